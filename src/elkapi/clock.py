@@ -1,0 +1,47 @@
+"""Injected time: every module that needs the time takes a `Clock`; tests pass a `ManualClock`."""
+
+from __future__ import annotations
+
+import time
+from typing import Protocol
+
+
+class Clock(Protocol):
+    """Wall time for records, monotonic time for durations."""
+
+    def now_ns(self) -> int:
+        """Unix time in nanoseconds."""
+
+    def monotonic_s(self) -> float:
+        """Seconds that never go backwards."""
+
+
+class SystemClock:
+    """The real clock."""
+
+    def now_ns(self) -> int:
+        return time.time_ns()
+
+    def monotonic_s(self) -> float:
+        return time.monotonic()
+
+
+class ManualClock:
+    """A clock that moves only when a test says so."""
+
+    def __init__(self, now_ns: int = 1_800_000_000_000_000_000) -> None:
+        self._now_ns = now_ns
+        self._monotonic_s = 0.0
+
+    def now_ns(self) -> int:
+        return self._now_ns
+
+    def monotonic_s(self) -> float:
+        return self._monotonic_s
+
+    def advance(self, seconds: float) -> None:
+        self._now_ns += round(seconds * 1_000_000_000)
+        self._monotonic_s += seconds
+
+
+SYSTEM_CLOCK: Clock = SystemClock()

@@ -1,0 +1,166 @@
+"""The one error tree of the gateway; it owns statuses and stable codes and leaves dialect bodies to `edge.render`.
+
+    GatewayError                     500  internal_error
+    ├── BadRequest                   400  invalid_request            (param names the field)
+    ├── Unauthenticated              401  invalid_api_key
+    ├── Forbidden                    403  access_denied
+    │   ├── ModelForbidden           403  model_not_allowed
+    │   └── InsufficientQuota        403  insufficient_user_quota
+    ├── NotFound                     404  not_found
+    ├── MethodNotAllowed             405  method_not_allowed         (Allow header)
+    ├── RequestTimeout               408  request_timeout
+    ├── Conflict                     409  idempotency_conflict, idempotent_replay_unavailable, outcome_unknown
+    ├── BodyTooLarge                 413  read_request_body_failed
+    ├── UnsupportedMediaType         415  unsupported_media_type
+    ├── RateLimited                  429  rate_limit_exceeded        (Retry-After)
+    ├── UpstreamError                502  upstream_error             (the outcome of the last attempt)
+    │   ├── UpstreamRejected         4xx  the upstream's own code    (its parameter errors survive)
+    │   └── UpstreamTimeout          504  upstream_timeout
+    └── Unavailable                  503  service_unavailable        (Retry-After)
+        ├── NoChannel                503  model_not_found            (x-should-retry: false)
+        └── NoPrice                  503  model_price_error          (x-should-retry: false)
+
+Contract: platform.md section 1. Every class is documented in docs/errors.md; a test compares the two.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+
+class GatewayError(Exception):
+    """An answer to the caller: HTTP `status`, stable `code`, OpenAI `type`, the field in `param`, extra `headers`.
+
+    The message is shown to the caller as it is, so it never quotes an upstream, a secret or a stack trace.
+    """
+
+    status: int = 500
+    code: str = "internal_error"
+    type: str = "api_error"
+    retryable: ClassVar[bool] = True
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        code: str | None = None,
+        param: str | None = None,
+        headers: tuple[tuple[bytes, bytes], ...] = (),
+        retry_after_s: int | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.message = message
+        self.param = param
+        if code is not None:
+            self.code = code
+        self.headers = headers
+        if retry_after_s is not None:
+            self.headers += ((b"retry-after", str(retry_after_s).encode()),)
+
+
+class BadRequest(GatewayError):
+    status, code, type = 400, "invalid_request", "invalid_request_error"
+    retryable = False
+
+
+class Unauthenticated(GatewayError):
+    status, code, type = 401, "invalid_api_key", "authentication_error"
+    retryable = False
+
+
+class Forbidden(GatewayError):
+    status, code, type = 403, "access_denied", "permission_error"
+    retryable = False
+
+
+class ModelForbidden(Forbidden):
+    code = "model_not_allowed"
+
+
+class InsufficientQuota(Forbidden):
+    code, type = "insufficient_user_quota", "insufficient_quota"
+
+
+class NotFound(GatewayError):
+    status, code, type = 404, "not_found", "invalid_request_error"
+    retryable = False
+
+
+class MethodNotAllowed(GatewayError):
+    status, code, type = 405, "method_not_allowed", "invalid_request_error"
+    retryable = False
+
+    def __init__(self, message: str, allow: tuple[str, ...]) -> None:
+        super().__init__(message, headers=((b"allow", ", ".join(allow).encode()),))
+
+
+class RequestTimeout(GatewayError):
+    status, code, type = 408, "request_timeout", "invalid_request_error"
+
+
+class Conflict(GatewayError):
+    """Idempotency answers; the official SDKs retry a 409, so each says whether that makes sense."""
+
+    status, code, type = 409, "idempotency_conflict", "invalid_request_error"
+    retryable = False
+
+    def __init__(self, message: str, *, code: str = "idempotency_conflict") -> None:
+        super().__init__(message, code=code, headers=((b"x-should-retry", b"false"),))
+
+
+class BodyTooLarge(GatewayError):
+    status, code, type = 413, "read_request_body_failed", "invalid_request_error"
+    retryable = False
+
+
+class UnsupportedMediaType(GatewayError):
+    status, code, type = 415, "unsupported_media_type", "invalid_request_error"
+    retryable = False
+
+
+class RateLimited(GatewayError):
+    status, code, type = 429, "rate_limit_exceeded", "rate_limit_error"
+
+
+class UpstreamError(GatewayError):
+    status, code, type = 502, "upstream_error", "upstream_error"
+
+
+class UpstreamRejected(UpstreamError):
+    """The upstream refused the caller's parameters: its status and code survive, its identity does not."""
+
+    retryable = False
+
+    def __init__(self, message: str, *, status: int, code: str | None, type_: str, param: str | None) -> None:
+        super().__init__(message, code=code or "upstream_rejected", param=param)
+        self.status = status
+        self.type = type_
+
+
+class UpstreamTimeout(UpstreamError):
+    status, code = 504, "upstream_timeout"
+
+
+class Unavailable(GatewayError):
+    status, code, type = 503, "service_unavailable", "api_error"
+
+    def __init__(self, message: str, *, code: str | None = None, retry_after_s: int | None = 1) -> None:
+        super().__init__(message, code=code, retry_after_s=retry_after_s)
+
+
+class NoChannel(Unavailable):
+    """Nothing serves this model here; waiting will not help, so the SDKs are told not to retry."""
+
+    code, type = "model_not_found", "upstream_error"
+    retryable = False
+
+    def __init__(self, message: str) -> None:
+        GatewayError.__init__(self, message, param="model", headers=((b"x-should-retry", b"false"),))
+
+
+class NoPrice(Unavailable):
+    code, type = "model_price_error", "upstream_error"
+    retryable = False
+
+    def __init__(self, message: str) -> None:
+        GatewayError.__init__(self, message, param="model", headers=((b"x-should-retry", b"false"),))

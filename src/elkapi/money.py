@@ -1,0 +1,64 @@
+"""Integer nano-US-dollars: the one place that multiplies, rounds, parses and prints money.
+
+1 USD = 1_000_000_000 nano. Prices per million units and group ratios in millionths keep every factor an integer;
+the product is divided once and rounded half away from zero (decisions.md, "Money").
+"""
+
+from __future__ import annotations
+
+from decimal import Decimal, InvalidOperation
+from typing import NewType
+
+Nano = NewType("Nano", int)
+
+NANO_PER_USD = 1_000_000_000
+RATIO_ONE_MICRO = 1_000_000
+PER_MILLION = 1_000_000
+QUOTA_UNITS_PER_USD = 500_000
+
+
+def divide_half_away(numerator: int, denominator: int) -> int:
+    """numerator / denominator rounded half away from zero; denominator > 0."""
+    quotient, remainder = divmod(abs(numerator), denominator)
+    if 2 * remainder >= denominator:
+        quotient += 1
+    return quotient if numerator >= 0 else -quotient
+
+
+def parse_usd(text: str) -> Nano:
+    """`"0.02"` -> 20_000_000 nano. Raises ValueError for anything but a finite decimal of at most 9 places."""
+    return Nano(_scaled(text, NANO_PER_USD, "an amount in US dollars"))
+
+
+def parse_ratio(text: str) -> int:
+    """`"0.8"` -> 800_000 millionths. Raises ValueError for negative or over-precise ratios."""
+    ratio = _scaled(text, RATIO_ONE_MICRO, "a ratio")
+    if ratio < 0:
+        raise ValueError(f"{text!r} is negative; a ratio is zero or more")
+    return ratio
+
+
+def _scaled(text: str, scale: int, what: str) -> int:
+    try:
+        value = Decimal(text) * scale
+    except InvalidOperation:
+        raise ValueError(f"{text!r} is not {what}") from None
+    if not value.is_finite() or value != value.to_integral_value():
+        raise ValueError(f"{text!r} is not {what}: at most {len(str(scale)) - 1} decimal places")
+    if abs(value) > 2**62:
+        raise ValueError(f"{text!r} is too large for {what}")
+    return int(value)
+
+
+def format_usd(nano: int) -> str:
+    """Exact decimal dollars with at least two places: 20_000_000 -> `"0.02"`, 130 -> `"0.00000013"`."""
+    sign = "-" if nano < 0 else ""
+    whole, rest = divmod(abs(nano), NANO_PER_USD)
+    places = f"{rest:09d}".rstrip("0").ljust(2, "0")
+    return f"{sign}{whole}.{places}"
+
+
+def format_ratio(micro: int) -> str:
+    """800_000 -> `"0.8"`, 1_000_000 -> `"1"`."""
+    whole, rest = divmod(micro, RATIO_ONE_MICRO)
+    return f"{whole}.{rest:06d}".rstrip("0").rstrip(".")

@@ -1,0 +1,141 @@
+"""One frozen `Settings` struct: defaults < file < environment < flags; every limit carries its unit in its name.
+
+`elkapi doctor` prints the effective values with secrets masked. docs/settings.md lists them; a test compares the two.
+"""
+
+from __future__ import annotations
+
+import os
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, get_type_hints
+
+import msgspec
+
+
+class Settings(msgspec.Struct, frozen=True, kw_only=True):
+    """Everything an operator can set. The field name in capitals with the prefix ELKAPI_ is its variable."""
+
+    data_dir: str = "./elkapi-data"
+    database_url: str = ""
+    redis_url: str = ""
+    storage_url: str = ""
+    host: str = "127.0.0.1"
+    port: int = 8000
+    workers: int = 1
+    trusted_proxies: tuple[str, ...] = ()
+    secret_key: str = ""
+    log_file: str = ""
+    log_level: str = "info"
+    sqlite_synchronous: str = "NORMAL"
+    cors_origins: tuple[str, ...] = ("*",)
+
+    body_bytes_max: int = 32 * 1024 * 1024
+    header_bytes_max: int = 64 * 1024
+    header_read_s: float = 20.0
+    body_read_s: float = 60.0
+    keepalive_idle_s: float = 75.0
+    connections_max: int = 10_000
+    drain_s: float = 30.0
+    embedding_items_max: int = 2048
+    reply_buffer_bytes_max: int = 4 * 1024 * 1024
+
+    connect_s: float = 5.0
+    header_s: float = 120.0
+    first_byte_s: float = 120.0
+    idle_s: float = 60.0
+    total_s: float = 600.0
+    attempts_max: int = 4
+    cooldown_s: float = 10.0
+    cooldown_max_s: float = 300.0
+    upstream_connections_max: int = 1024
+
+    key_cache_max: int = 50_000
+    snapshot_poll_s: float = 0.2
+    ledger_queue_max: int = 20_000
+    ledger_batch_max: int = 256
+    hold_wait_s: float = 5.0
+    settle_wait_s: float = 2.0
+    heartbeat_s: float = 1.0
+    heartbeat_lost_s: float = 10.0
+    idempotency_wait_s: float = 60.0
+    idempotency_keep_s: float = 86_400.0
+    idempotency_reply_bytes_max: int = 1024 * 1024
+
+    models_dir: str = ""
+    model_threads: int = 0
+
+    @property
+    def data_path(self) -> Path:
+        return Path(self.data_dir)
+
+    @property
+    def effective_database_url(self) -> str:
+        return self.database_url or f"sqlite:///{self.data_path.absolute() / 'elkapi.sqlite3'}"
+
+    @property
+    def is_sqlite(self) -> bool:
+        return self.effective_database_url.startswith("sqlite")
+
+    def socket_path(self, role: str) -> str:
+        """The unix socket of a role's process, in the data directory (kept short: the kernel's limit is 107 bytes)."""
+        return str(self.data_path.absolute() / f"{role}.sock")
+
+
+SECRET_FIELDS = frozenset({"secret_key", "database_url", "redis_url", "storage_url"})
+
+
+class SettingsError(ValueError):
+    """A setting that cannot be used; the message names the setting and where it came from."""
+
+
+def load_settings(flags: Mapping[str, Any] | None = None, environ: Mapping[str, str] | None = None) -> Settings:
+    """Settings from an optional TOML file (ELKAPI_CONFIG), the environment and flags; raises SettingsError."""
+    env = os.environ if environ is None else environ
+    values: dict[str, Any] = {}
+    if config := env.get("ELKAPI_CONFIG"):
+        values |= _from_file(Path(config))
+    for name in Settings.__struct_fields__:
+        if (text := env.get(f"ELKAPI_{name.upper()}")) is not None:
+            values[name] = _parse(name, text)
+    values |= {name: value for name, value in (flags or {}).items() if value is not None}
+    return _checked(values)
+
+
+def _from_file(path: Path) -> dict[str, Any]:
+    try:
+        table = tomllib.loads(path.read_text("utf-8"))
+    except (OSError, tomllib.TOMLDecodeError) as error:
+        raise SettingsError(f"cannot read the settings file {path}: {error}") from None
+    if unknown := sorted(table.keys() - set(Settings.__struct_fields__)):
+        raise SettingsError(f"{path} has settings nobody knows: {', '.join(unknown)}")
+    return table
+
+
+def _parse(name: str, text: str) -> Any:
+    kind = get_type_hints(Settings)[name]
+    if kind is str:
+        return text
+    if kind in (int, float):
+        try:
+            return kind(text)
+        except ValueError:
+            raise SettingsError(f"ELKAPI_{name.upper()}={text!r} is not a number") from None
+    return tuple(part.strip() for part in text.split(",") if part.strip())
+
+
+def _checked(values: dict[str, Any]) -> Settings:
+    try:
+        settings = msgspec.convert(values, Settings)
+    except msgspec.ValidationError as error:
+        raise SettingsError(str(error)) from None
+    for name in Settings.__struct_fields__:
+        value = getattr(settings, name)
+        if isinstance(value, int | float) and value < 0:
+            raise SettingsError(f"{name} is {value}; it cannot be negative")
+    if settings.workers < 1:
+        raise SettingsError("workers is 0; at least one is needed")
+    if settings.sqlite_synchronous.upper() not in {"NORMAL", "FULL", "EXTRA"}:
+        raise SettingsError(f"sqlite_synchronous is {settings.sqlite_synchronous!r}; use NORMAL, FULL or EXTRA")
+    return settings

@@ -1,0 +1,1 @@
+"""Tables, engines, migrations and repositories: the only room that speaks SQL, on SQLite and PostgreSQL alike."""

@@ -1,0 +1,218 @@
+"""Every table of the gateway as SQLAlchemy Core; migrations create them, repositories and the ledger use them.
+
+Money columns are nano-USD in 64-bit integers. They live in tables that no profile path writes (guarantee 7).
+Ids of requests and transfers are 16 or 17 time-ordered bytes; everything else has an integer id.
+"""
+
+from __future__ import annotations
+
+from sqlalchemy import (
+    BigInteger,
+    Boolean,
+    CheckConstraint,
+    Column,
+    ForeignKey,
+    Index,
+    Integer,
+    LargeBinary,
+    MetaData,
+    String,
+    Table,
+    UniqueConstraint,
+)
+
+metadata = MetaData()
+
+# SQLite only auto-increments INTEGER PRIMARY KEY; PostgreSQL wants a bigint.
+_Id = BigInteger().with_variant(Integer, "sqlite")
+
+meta = Table(
+    "meta",
+    metadata,
+    Column("name", String, primary_key=True),
+    Column("value", String, nullable=False),
+    comment="schema_version, config_version (bumped by every change a snapshot must see), installation facts",
+)
+
+groups = Table(
+    "groups",
+    metadata,
+    Column("name", String, primary_key=True),
+    Column("ratio_micro", BigInteger, nullable=False),
+    Column("description", String, nullable=False, default=""),
+    CheckConstraint("ratio_micro >= 0", name="groups_ratio_not_negative"),
+)
+
+owners = Table(
+    "owners",
+    metadata,
+    Column("id", _Id, primary_key=True, autoincrement=True),
+    Column("name", String, nullable=False, unique=True),
+    Column("created_ns", BigInteger, nullable=False),
+    comment="who keys belong to; users and teams arrive here later",
+)
+
+keys = Table(
+    "keys",
+    metadata,
+    Column("id", _Id, primary_key=True, autoincrement=True),
+    Column("digest", LargeBinary(32), nullable=False, unique=True),
+    Column("hint", String, nullable=False),
+    Column("name", String, nullable=False),
+    Column("owner_id", _Id, ForeignKey("owners.id"), nullable=False),
+    Column("group", String, ForeignKey("groups.name"), nullable=False),
+    Column("scope", String, nullable=False),
+    Column("enabled", Boolean, nullable=False),
+    Column("expires_at_ns", BigInteger),
+    Column("models", String),
+    Column("account_id", _Id, ForeignKey("accounts.id"), nullable=False),
+    Column("created_ns", BigInteger, nullable=False),
+    Column("version", BigInteger, nullable=False),
+    Index("keys_by_version", "version"),
+    comment="digest is sha256 of the whole key; models is a JSON array or NULL; version is config_version at the change",
+)
+
+channels = Table(
+    "channels",
+    metadata,
+    Column("id", _Id, primary_key=True, autoincrement=True),
+    Column("name", String, nullable=False, unique=True),
+    Column("family", String, nullable=False),
+    Column("base_url", String, nullable=False),
+    Column("enabled", Boolean, nullable=False),
+    Column("priority", Integer, nullable=False),
+    Column("weight", Integer, nullable=False),
+    Column("allow_private", Boolean, nullable=False),
+    Column("config", String, nullable=False),
+    Column("proxy_sealed", LargeBinary),
+    Column("created_ns", BigInteger, nullable=False),
+    CheckConstraint("weight >= 0", name="channels_weight_not_negative"),
+    comment="config is JSON: the remaining fields of types.Channel (models, groups, maps, overrides, limits, tags)",
+)
+
+channel_keys = Table(
+    "channel_keys",
+    metadata,
+    Column("id", _Id, primary_key=True, autoincrement=True),
+    Column("channel_id", _Id, ForeignKey("channels.id", ondelete="CASCADE"), nullable=False),
+    Column("sealed", LargeBinary, nullable=False),
+    Column("fingerprint", LargeBinary, nullable=False),
+    Column("hint", String, nullable=False),
+    Column("enabled", Boolean, nullable=False),
+    Column("reason", String, nullable=False, default=""),
+    Column("disabled_by", String, nullable=False, default=""),
+    Column("changed_ns", BigInteger, nullable=False),
+    UniqueConstraint("channel_id", "fingerprint", name="channel_keys_once"),
+    comment="sealed is the encrypted secret; fingerprint a keyed hash, so a bulk paste adds each key once",
+)
+
+prices = Table(
+    "prices",
+    metadata,
+    Column("id", _Id, primary_key=True, autoincrement=True),
+    Column("model", String, nullable=False),
+    Column("version", Integer, nullable=False),
+    Column("record", String, nullable=False),
+    Column("source", String, nullable=False),
+    Column("created_ns", BigInteger, nullable=False),
+    UniqueConstraint("model", "version", name="prices_version_once"),
+    comment="immutable; the highest version of a model is in force; record is JSON of types.Price's amounts",
+)
+
+accounts = Table(
+    "accounts",
+    metadata,
+    Column("id", _Id, primary_key=True, autoincrement=True),
+    Column("code", String, nullable=False, unique=True),
+    Column("kind", String, nullable=False),
+    Column("posted_nano", BigInteger, nullable=False, default=0),
+    Column("held_nano", BigInteger, nullable=False, default=0),
+    Column("credit_nano", BigInteger, nullable=False, default=0),
+    CheckConstraint("held_nano >= 0", name="accounts_held_not_negative"),
+    CheckConstraint("kind <> 'customer' OR posted_nano - held_nano + credit_nano >= 0", name="accounts_no_overdraft"),
+    comment="kind customer | revenue | loss | funding | upstream; posted and held are a cache of transfers",
+)
+
+transfers = Table(
+    "transfers",
+    metadata,
+    Column("id", LargeBinary, primary_key=True),
+    Column("kind", String, nullable=False),
+    Column("request_id", LargeBinary),
+    Column("pending_id", LargeBinary),
+    Column("debit_account", _Id, ForeignKey("accounts.id"), nullable=False),
+    Column("credit_account", _Id, ForeignKey("accounts.id"), nullable=False),
+    Column("nano", BigInteger, nullable=False),
+    Column("held_nano", BigInteger, nullable=False, default=0),
+    Column("owner", LargeBinary),
+    Column("created_ns", BigInteger, nullable=False),
+    Column("note", String, nullable=False, default=""),
+    CheckConstraint("nano >= 0", name="transfers_not_negative"),
+    comment="append-only; see ledger/transfers.py for the kinds",
+)
+
+requests = Table(
+    "requests",
+    metadata,
+    Column("id", LargeBinary, primary_key=True),
+    Column("key_id", _Id, nullable=False),
+    Column("owner_id", _Id, nullable=False),
+    Column("model", String, nullable=False),
+    Column("status", Integer, nullable=False),
+    Column("charge_nano", BigInteger, nullable=False),
+    Column("loss_nano", BigInteger, nullable=False),
+    Column("created_ns", BigInteger, nullable=False),
+    Column("record", LargeBinary, nullable=False),
+    comment="the usage row; record is JSON of types.RequestRecord",
+)
+
+unknown_outcomes = Table(
+    "unknown_outcomes",
+    metadata,
+    Column("request_id", LargeBinary, primary_key=True),
+    Column("key_id", _Id, nullable=False),
+    Column("model", String, nullable=False),
+    Column("held_nano", BigInteger, nullable=False),
+    Column("reason", String, nullable=False),
+    Column("created_ns", BigInteger, nullable=False),
+    comment="calls whose fate at the upstream nobody saw; printed by `elkapi ledger unknown`",
+)
+
+idempotency = Table(
+    "idempotency",
+    metadata,
+    Column("key_id", _Id, primary_key=True),
+    Column("operation", String, primary_key=True),
+    Column("idempotency_key", String, primary_key=True),
+    Column("fingerprint", LargeBinary, nullable=False),
+    Column("request_id", LargeBinary, nullable=False),
+    Column("state", String, nullable=False),
+    Column("reply_sealed", LargeBinary),
+    Column("created_ns", BigInteger, nullable=False),
+    Column("expires_ns", BigInteger, nullable=False),
+    Index("idempotency_by_expiry", "expires_ns"),
+    comment="state open | done | too_large | unknown; the reply is encrypted",
+)
+
+workers = Table(
+    "workers",
+    metadata,
+    Column("owner", LargeBinary, primary_key=True),
+    Column("role", String, nullable=False),
+    Column("started_ns", BigInteger, nullable=False),
+    Column("heartbeat_ns", BigInteger, nullable=False),
+    Column("ended_ns", BigInteger),
+    comment="a worker's boot owns holds; when its heartbeat stops, recovery resolves them",
+)
+
+audit = Table(
+    "audit",
+    metadata,
+    Column("id", _Id, primary_key=True, autoincrement=True),
+    Column("created_ns", BigInteger, nullable=False),
+    Column("actor", String, nullable=False),
+    Column("action", String, nullable=False),
+    Column("subject", String, nullable=False),
+    Column("detail", String, nullable=False),
+    comment="every change made through the CLI or the admin API; never a secret",
+)

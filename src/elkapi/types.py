@@ -1,0 +1,217 @@
+"""The leaf structs that travel along the request's way; they carry values and leave all behaviour to the rooms.
+
+Order of appearance on the way: Grant (who), Request (what), Plan of Attempts (where), Quote (at most how much),
+Hold (reserved), Usage and AttemptRecord (what happened), RequestRecord (what is kept).
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import msgspec
+
+Scope = Literal["live", "test"]
+
+
+class Grant(msgspec.Struct, frozen=True):
+    """What a presented key may do. `accounts` are the ledger accounts that fund its calls, in account-id order."""
+
+    key_id: int
+    key_name: str
+    owner_id: int
+    group: str
+    scope: Scope
+    accounts: tuple[int, ...]
+    models: frozenset[str] | None
+    expires_at_ns: int | None
+    enabled: bool
+
+
+class Usage(msgspec.Struct, frozen=True):
+    """Disjoint classes of units; every count is >= 0. Their sum is what the upstream worked on."""
+
+    input_tokens: int = 0
+    cached_tokens: int = 0
+    output_tokens: int = 0
+    calls: int = 0
+
+
+class Price(msgspec.Struct, frozen=True):
+    """One immutable version of a model's price. Token prices are nano-USD per million; `call_nano` is per call."""
+
+    id: int
+    model: str
+    version: int
+    input_nano_per_1m: int = 0
+    cached_nano_per_1m: int | None = None
+    output_nano_per_1m: int = 0
+    call_nano: int = 0
+
+    @property
+    def is_zero(self) -> bool:
+        return not (self.input_nano_per_1m or self.cached_nano_per_1m or self.output_nano_per_1m or self.call_nano)
+
+
+class Quote(msgspec.Struct, frozen=True):
+    """The most a call may cost: `upper` units at `price` times the group's ratio. `nano` 0 needs no hold."""
+
+    price: Price
+    group: str
+    ratio_micro: int
+    upper: Usage
+    nano: int
+
+
+class ChannelKey(msgspec.Struct, frozen=True):
+    """One credential of a channel, decrypted in memory only. `enabled` False carries the reason in the database."""
+
+    id: int
+    secret: str
+    enabled: bool = True
+
+
+class ChannelLimits(msgspec.Struct, frozen=True, omit_defaults=True):
+    """Deadlines and bounds of one channel; absent values fall back to the settings."""
+
+    connect_s: float | None = None
+    header_s: float | None = None
+    first_byte_s: float | None = None
+    idle_s: float | None = None
+    total_s: float | None = None
+    concurrency_max: int | None = None
+
+
+class Channel(msgspec.Struct, frozen=True):
+    """An upstream as routing and relaying see it. Maps are client name -> upstream name."""
+
+    id: int
+    name: str
+    family: str
+    base_url: str
+    keys: tuple[ChannelKey, ...]
+    models: tuple[str, ...]
+    groups: tuple[str, ...] = ("default",)
+    priority: int = 0
+    weight: int = 1
+    allow_private: bool = False
+    http2: bool = False
+    scope: Scope = "live"
+    model_map: dict[str, str] = {}
+    aliases: dict[str, str] = {}
+    param_set: dict[str, msgspec.Raw] = {}
+    param_default: dict[str, msgspec.Raw] = {}
+    param_remove: tuple[str, ...] = ()
+    header_set: dict[str, str] = {}
+    header_remove: tuple[str, ...] = ()
+    forward_headers: tuple[str, ...] = ()
+    status_map: dict[int, int] = {}
+    proxy_url: str | None = None
+    system_prompt: str | None = None
+    tags: tuple[str, ...] = ()
+    limits: ChannelLimits = ChannelLimits()
+
+
+class Attempt(msgspec.Struct, frozen=True):
+    """One planned try: this channel, with this key, asking for this upstream model."""
+
+    channel: Channel
+    key: ChannelKey
+    upstream_model: str
+    why: str
+
+
+class AttemptRecord(msgspec.Struct, omit_defaults=True):
+    """One try as it went; operators see all of it, customers see only `outcome`.
+
+    `fate`: "none" when no upstream work can have been billed, "complete" when a whole answer came,
+    "unknown" when the request left and no whole answer came back.
+    """
+
+    channel_id: int
+    channel_name: str
+    channel_key_id: int
+    why: str
+    outcome: str
+    fate: Literal["none", "complete", "unknown"]
+    status: int | None = None
+    upstream_request_id: str | None = None
+    upstream_model: str | None = None
+    error: str | None = None
+    duration_ms: float = 0.0
+
+
+class RequestRecord(msgspec.Struct, frozen=True, omit_defaults=True):
+    """The usage row: one per call that reached a plan, kept with its settlement in one transaction.
+
+    `charge_nano` is what the customer paid, `loss_nano` what the operator bore above it, both >= 0.
+    """
+
+    id: bytes
+    key_id: int
+    owner_id: int
+    operation: str
+    model: str
+    group: str
+    created_ns: int
+    duration_ms: float
+    status: int
+    outcome: str
+    usage: Usage
+    price_id: int
+    price_version: int
+    ratio_micro: int
+    hold_nano: int
+    charge_nano: int
+    loss_nano: int = 0
+    flags: tuple[str, ...] = ()
+    channel_id: int | None = None
+    channel_name: str | None = None
+    upstream_request_id: str | None = None
+    attempts: tuple[AttemptRecord, ...] = ()
+    error_code: str | None = None
+
+
+class IdempotencyClaim(msgspec.Struct, frozen=True):
+    """An `Idempotency-Key` as claimed in the hold's transaction; `fingerprint` is the sha256 of operation and body."""
+
+    key_id: int
+    operation: str
+    idempotency_key: str
+    fingerprint: bytes
+
+
+class StoredReply(msgspec.Struct, frozen=True):
+    """A reply kept for replay: body decrypted, headers as they were sent. `body` None means it was too large."""
+
+    request_id: bytes
+    status: int
+    headers: tuple[tuple[bytes, bytes], ...]
+    body: bytes | None
+
+
+class HoldOrder(msgspec.Struct, frozen=True):
+    """What `ledger.hold` is asked: reserve `nano` on every account of `accounts`, all or none, for this request id.
+
+    `nano` 0 with a claim only records the claim.
+    """
+
+    request_id: bytes
+    key_id: int
+    accounts: tuple[int, ...]
+    nano: int
+    model: str
+    price_id: int
+    claim: IdempotencyClaim | None = None
+
+
+class Settlement(msgspec.Struct, frozen=True):
+    """What `ledger.settle` is asked: resolve the hold of `record.id` to `record.charge_nano` and keep the record.
+
+    `hold` is None for a call that needed none. `reply` is kept when the call carried a claim; `forget_claim` drops the
+    claim instead (errors before the upstream are not stored).
+    """
+
+    record: RequestRecord
+    hold: HoldOrder | None
+    reply: StoredReply | None = None
+    forget_claim: bool = False
