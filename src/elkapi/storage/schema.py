@@ -69,7 +69,7 @@ keys = Table(
     Column("created_ns", BigInteger, nullable=False),
     Column("version", BigInteger, nullable=False),
     Index("keys_by_version", "version"),
-    comment="digest is sha256 of the whole key; models is a JSON array or NULL; version is config_version at the change",
+    comment="digest is sha256 of the whole key; models is a JSON array or NULL; version is config_version at a change",
 )
 
 channels = Table(

@@ -1,0 +1,139 @@
+"""Engines, transactions and the reader threads; it leaves SQL differences to `dialect` and statements to `repos`.
+
+A `Database` belongs to one process: open it after forking. Every wait is bounded, and a database that cannot
+answer is always `errors.Unavailable` (503), never a verdict about the caller (guarantee 78).
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any, TypeVar
+
+from sqlalchemy import Connection, Engine
+from sqlalchemy.exc import SQLAlchemyError
+
+from elkapi.errors import Unavailable
+from elkapi.storage import dialect as sql
+
+T = TypeVar("T")
+
+READ_WAIT_S = 5.0
+READ_QUEUE_MAX = 2_000
+UNAVAILABLE = "The database cannot be reached at the moment; please try again."
+
+
+class Database:
+    """One database as this process sees it: write transactions, read transactions, and the ledger's own connection."""
+
+    def __init__(self, writer: Engine, reader: Engine, synchronous: str) -> None:
+        self._writer = writer
+        self._reader = reader
+        self._synchronous = synchronous
+        self._adopted = False
+
+    @classmethod
+    def open(cls, url: str, *, synchronous: str = "NORMAL", readers: int = 2) -> Database:
+        """Prepare the engines; a SQLite file is created when absent, a PostgreSQL server is first asked on use.
+
+        Raises dialect.DatabaseUrlError for an address we cannot use, OSError when the file cannot be created.
+        """
+        parsed = sql.parse_url(url)
+        if sql.name_of(parsed) == sql.SQLITE:
+            sql.create_sqlite_file(Path(str(parsed.database)))
+        writer = sql.make_engine(parsed, synchronous=synchronous, pool_size=2, read_only=False)
+        reader = sql.make_engine(parsed, synchronous=synchronous, pool_size=readers, read_only=True)
+        return cls(writer, reader, synchronous)
+
+    @property
+    def dialect(self) -> str:
+        """ "sqlite" or "postgresql"."""
+        return self._writer.dialect.name
+
+    @property
+    def address(self) -> str:
+        """The address with its password masked, for people."""
+        return self._writer.url.render_as_string(hide_password=True)
+
+    @property
+    def sqlite_path(self) -> Path | None:
+        return Path(str(self._writer.url.database)) if self.dialect == sql.SQLITE else None
+
+    @contextmanager
+    def write(self) -> Iterator[Connection]:
+        """One write transaction (BEGIN IMMEDIATE on SQLite): committed at the end, rolled back on any exception."""
+        self._adopt()
+        with _outage_is_unavailable(), self._writer.begin() as connection:
+            yield connection
+
+    @contextmanager
+    def read(self) -> Iterator[Connection]:
+        """One read-only transaction that sees a single moment of the database."""
+        self._adopt()
+        with _outage_is_unavailable(), self._reader.connect() as connection:
+            yield connection
+
+    def raw_writer(self) -> Any:
+        """A DBAPI connection of the caller's own, in autocommit (see dialect.raw_connection); close it yourself."""
+        self._adopt()
+        return sql.raw_connection(self._writer, self._synchronous)
+
+    def close(self) -> None:
+        self._writer.dispose()
+        self._reader.dispose()
+
+    def _adopt(self) -> None:
+        if self._adopted or self.dialect != sql.SQLITE:
+            return
+        with _outage_is_unavailable():
+            raw = self._writer.raw_connection()
+            try:
+                sql.adopt_sqlite_file(raw.driver_connection)
+            finally:
+                raw.close()
+        self._adopted = True
+
+
+@contextmanager
+def _outage_is_unavailable() -> Iterator[None]:
+    try:
+        yield
+    except SQLAlchemyError as error:
+        if sql.is_outage(error):
+            raise Unavailable(UNAVAILABLE) from error
+        raise
+
+
+class Reader:
+    """Runs read functions off the event loop on a few threads; at most READ_QUEUE_MAX wait, each at most `wait_s`."""
+
+    def __init__(self, database: Database, *, threads: int = 2, wait_s: float = READ_WAIT_S) -> None:
+        self._database = database
+        self._threads = ThreadPoolExecutor(threads, thread_name_prefix="elkapi-read")
+        self._wait_s = wait_s
+        self._waiting = 0
+
+    async def run(self, fn: Callable[[Connection], T]) -> T:
+        """fn's answer over one read transaction; raises Unavailable when the database does not answer in time."""
+        if self._waiting >= READ_QUEUE_MAX:
+            raise Unavailable(UNAVAILABLE)
+        self._waiting += 1
+        try:
+            future = asyncio.get_running_loop().run_in_executor(self._threads, self._read, fn)
+            return await asyncio.wait_for(future, self._wait_s)
+        except TimeoutError:
+            raise Unavailable(UNAVAILABLE) from None
+        finally:
+            self._waiting -= 1
+
+    def _read(self, fn: Callable[[Connection], T]) -> T:
+        with self._database.read() as connection:
+            return fn(connection)
+
+    def close(self) -> None:
+        """Stop taking reads; one that is running ends by its own database timeout."""
+        with suppress(RuntimeError):
+            self._threads.shutdown(wait=False, cancel_futures=True)

@@ -1,0 +1,240 @@
+"""The only module that knows how SQLite and PostgreSQL differ; everything above it writes one code for both.
+
+It builds the engines (pragmas, transaction starts, timeouts), and spells upserts, row locks and the migration lock.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import URL, Connection, Engine, Select, Table, create_engine, event, func, make_url, select, text
+from sqlalchemy.dialects.postgresql import insert as postgresql_insert
+from sqlalchemy.dialects.sqlite import insert as sqlite_insert
+from sqlalchemy.exc import (
+    ArgumentError,
+    DataError,
+    DBAPIError,
+    IntegrityError,
+    NotSupportedError,
+    ProgrammingError,
+)
+from sqlalchemy.exc import TimeoutError as PoolTimeout
+
+SQLITE_APPLICATION_ID = 0x656C6B61  # "elka": `file` and a mistaken path can tell our file from another program's.
+BUSY_TIMEOUT_MS = 5_000
+CONNECT_TIMEOUT_S = 3
+STATEMENT_TIMEOUT_MS = 30_000
+POOL_TIMEOUT_S = 5.0
+POSTGRESQL_MIGRATION_LOCK = 0x656C6B61
+
+SQLITE = "sqlite"
+POSTGRESQL = "postgresql"
+
+
+class DatabaseUrlError(ValueError):
+    """A database address that cannot be used; the message never repeats a password."""
+
+
+def parse_url(url: str) -> URL:
+    """The SQLAlchemy address with our driver; raises DatabaseUrlError for anything but SQLite files and PostgreSQL."""
+    try:
+        parsed = make_url(url)
+    except (ArgumentError, ValueError):
+        raise DatabaseUrlError("the database address cannot be read; use sqlite:///FILE or postgresql://...") from None
+    if parsed.drivername in ("sqlite", "sqlite+pysqlite"):
+        if not parsed.database or parsed.database == ":memory:" or parsed.database.startswith("file:"):
+            raise DatabaseUrlError("a SQLite database must be a file, since several processes share it")
+        return parsed.set(drivername="sqlite+pysqlite")
+    if parsed.drivername in ("postgresql", "postgres", "postgresql+psycopg"):
+        return parsed.set(drivername="postgresql+psycopg")
+    raise DatabaseUrlError(f"{parsed.drivername!r} is not a database we know; use sqlite:///FILE or postgresql://...")
+
+
+def name_of(url: URL) -> str:
+    return SQLITE if url.drivername.startswith("sqlite") else POSTGRESQL
+
+
+def make_engine(url: URL, *, synchronous: str, pool_size: int, read_only: bool) -> Engine:
+    """A pooled engine. Writers begin at once with the write lock on SQLite; readers see one frozen moment."""
+    if name_of(url) == SQLITE:
+        return _sqlite_engine(url, synchronous, pool_size, read_only)
+    return _postgresql_engine(url, pool_size, read_only)
+
+
+def _sqlite_engine(url: URL, synchronous: str, pool_size: int, read_only: bool) -> Engine:
+    engine = create_engine(url, pool_size=pool_size, max_overflow=0, pool_timeout=POOL_TIMEOUT_S)
+    begin = "BEGIN" if read_only else "BEGIN IMMEDIATE"
+
+    @event.listens_for(engine, "connect")
+    def _prepare(connection: Any, _record: Any) -> None:
+        prepare_sqlite(connection, synchronous, read_only=read_only)
+
+    @event.listens_for(engine, "begin")
+    def _begin(connection: Connection) -> None:
+        connection.exec_driver_sql(begin)
+
+    return engine
+
+
+def prepare_sqlite(connection: Any, synchronous: str, *, read_only: bool = False) -> None:
+    """Pragmas of one DBAPI connection. `isolation_level` None: the driver must not begin transactions by itself."""
+    connection.isolation_level = None
+    cursor = connection.cursor()
+    try:
+        cursor.execute(f"PRAGMA busy_timeout = {BUSY_TIMEOUT_MS}")
+        cursor.execute("PRAGMA foreign_keys = ON")
+        cursor.execute(f"PRAGMA synchronous = {_synchronous(synchronous)}")
+        cursor.execute("PRAGMA temp_store = MEMORY")
+        cursor.execute("PRAGMA trusted_schema = OFF")
+        if read_only:
+            cursor.execute("PRAGMA query_only = ON")
+    finally:
+        cursor.close()
+
+
+def _synchronous(value: str) -> str:
+    upper = value.upper()
+    if upper not in {"NORMAL", "FULL", "EXTRA"}:
+        raise DatabaseUrlError(f"synchronous {value!r} is not NORMAL, FULL or EXTRA")
+    return upper
+
+
+def _postgresql_engine(url: URL, pool_size: int, read_only: bool) -> Engine:
+    engine = create_engine(
+        url,
+        pool_size=pool_size,
+        max_overflow=0,
+        pool_timeout=POOL_TIMEOUT_S,
+        # A server that restarted leaves dead connections in the pool; the ping replaces them before a query sees one.
+        pool_pre_ping=True,
+        isolation_level="REPEATABLE READ" if read_only else "READ COMMITTED",
+        connect_args=postgresql_connect_args(),
+    )
+    if read_only:
+
+        @event.listens_for(engine, "connect")
+        def _prepare(connection: Any, _record: Any) -> None:
+            connection.read_only = True
+
+    return engine
+
+
+def postgresql_connect_args() -> dict[str, Any]:
+    """Bounds of every PostgreSQL connection: a lost server is noticed in seconds, not in the kernel's minutes."""
+    return {
+        "connect_timeout": CONNECT_TIMEOUT_S,
+        "keepalives_idle": 10,
+        "keepalives_interval": 5,
+        "keepalives_count": 3,
+        "tcp_user_timeout": 10_000,
+        "options": f"-c statement_timeout={STATEMENT_TIMEOUT_MS} -c timezone=UTC",
+        "application_name": "elkapi",
+    }
+
+
+def raw_connection(engine: Engine, synchronous: str) -> Any:
+    """A DBAPI connection outside any pool, in autocommit: the caller sends BEGIN and COMMIT itself and closes it.
+
+    Placeholders are the driver's: `?` on SQLite, `%s` on PostgreSQL. It may be used from another thread.
+    """
+    if engine.dialect.name == SQLITE:
+        import sqlite3
+
+        connection = sqlite3.connect(
+            str(engine.url.database), isolation_level=None, check_same_thread=False, cached_statements=256
+        )
+        prepare_sqlite(connection, synchronous)
+        return connection
+    import psycopg
+
+    args, options = engine.dialect.create_connect_args(engine.url)
+    return psycopg.connect(*args, **{**options, **postgresql_connect_args()}, autocommit=True)
+
+
+def create_sqlite_file(path: Path) -> None:
+    """Create the data directory (0700) and the file (0600) when absent; SQLite gives -wal and -shm the same mode."""
+    if not path.parent.exists():
+        path.parent.mkdir(parents=True, mode=0o700, exist_ok=True)
+        path.parent.chmod(0o700)
+    with contextlib.suppress(FileExistsError):
+        os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600))
+
+
+def adopt_sqlite_file(connection: Any) -> None:
+    """Mark a fresh file as ours and switch it to WAL; raises DatabaseUrlError for another program's database."""
+    cursor = connection.cursor()
+    try:
+        application_id = cursor.execute("PRAGMA application_id").fetchone()[0]
+        if application_id not in (0, SQLITE_APPLICATION_ID):
+            raise DatabaseUrlError("the database file belongs to another program (its application id is not ours)")
+        if application_id == 0:
+            if cursor.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]:
+                raise DatabaseUrlError("the database file already holds tables that are not ours")
+            cursor.execute(f"PRAGMA application_id = {SQLITE_APPLICATION_ID}")
+        cursor.execute("PRAGMA journal_mode = WAL")
+    finally:
+        cursor.close()
+
+
+def is_outage(error: BaseException) -> bool:
+    """True when the database could not answer at all, as opposed to refusing what it was told."""
+    if isinstance(error, PoolTimeout):
+        return True
+    refused = (IntegrityError, ProgrammingError, DataError, NotSupportedError)
+    return isinstance(error, DBAPIError) and not isinstance(error, refused)
+
+
+def upsert(
+    connection: Connection,
+    table: Table,
+    values: Mapping[str, Any] | Sequence[Mapping[str, Any]],
+    *,
+    key: Sequence[str],
+    update: Sequence[str] = (),
+) -> int:
+    """Insert rows; where `key` exists already, overwrite the `update` columns or leave the row alone. Rows touched."""
+    if connection.dialect.name == SQLITE:
+        lite = sqlite_insert(table)
+        statement: Any = (
+            lite.on_conflict_do_update(index_elements=list(key), set_={name: lite.excluded[name] for name in update})
+            if update
+            else lite.on_conflict_do_nothing(index_elements=list(key))
+        )
+    else:
+        pg = postgresql_insert(table)
+        statement = (
+            pg.on_conflict_do_update(index_elements=list(key), set_={name: pg.excluded[name] for name in update})
+            if update
+            else pg.on_conflict_do_nothing(index_elements=list(key))
+        )
+    rows = [dict(values)] if isinstance(values, Mapping) else [dict(row) for row in values]
+    return sum(connection.execute(statement, row).rowcount for row in rows)
+
+
+def for_update(statement: Select[Any], *, skip_locked: bool = False) -> Select[Any]:
+    """Lock the rows read. SQLite ignores it: its write transaction already excludes every other writer."""
+    return statement.with_for_update(skip_locked=skip_locked)
+
+
+def lock_for_migration(connection: Connection) -> None:
+    """Hold off every other migrating process until this transaction ends (SQLite's BEGIN IMMEDIATE did it already)."""
+    if connection.dialect.name == POSTGRESQL:
+        connection.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": POSTGRESQL_MIGRATION_LOCK})
+
+
+def reset_sequences(connection: Connection, tables: Sequence[Table]) -> None:
+    """After rows were inserted with their own ids: let PostgreSQL's sequences go on behind the highest."""
+    if connection.dialect.name != POSTGRESQL:
+        return
+    quote = connection.dialect.identifier_preparer.quote
+    for table in tables:
+        column = table.autoincrement_column
+        if column is None:
+            continue
+        highest = select(func.coalesce(func.max(column), 0) + 1).scalar_subquery()
+        sequence = func.pg_get_serial_sequence(quote(table.name), column.name)
+        connection.execute(select(func.setval(sequence, highest, False)))
