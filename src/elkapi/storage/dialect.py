@@ -212,6 +212,7 @@ def upsert(
             else pg.on_conflict_do_nothing(index_elements=list(key))
         )
     rows = [dict(values)] if isinstance(values, Mapping) else [dict(row) for row in values]
+    statement = statement.execution_options(preserve_rowcount=True)
     return sum(connection.execute(statement, row).rowcount for row in rows)
 
 

@@ -31,7 +31,15 @@ meta = Table(
     metadata,
     Column("name", String, primary_key=True),
     Column("value", String, nullable=False),
-    comment="schema_version, config_version (bumped by every change a snapshot must see), installation facts",
+    comment="config_version (raised by every change a process must see), routing_version, installation facts",
+)
+
+migrations = Table(
+    "migrations",
+    metadata,
+    Column("name", String, primary_key=True),
+    Column("applied_ns", BigInteger, nullable=False),
+    comment="the halves of numbered migrations that ran here: 0001_initial.pre, 0001_initial.post, ...",
 )
 
 groups = Table(
@@ -67,6 +75,7 @@ keys = Table(
     Column("models", String),
     Column("account_id", _Id, ForeignKey("accounts.id"), nullable=False),
     Column("created_ns", BigInteger, nullable=False),
+    Column("revoked_ns", BigInteger),
     Column("version", BigInteger, nullable=False),
     Index("keys_by_version", "version"),
     comment="digest is sha256 of the whole key; models is a JSON array or NULL; version is config_version at a change",
@@ -85,9 +94,10 @@ channels = Table(
     Column("allow_private", Boolean, nullable=False),
     Column("config", String, nullable=False),
     Column("proxy_sealed", LargeBinary),
+    Column("headers_sealed", LargeBinary),
     Column("created_ns", BigInteger, nullable=False),
     CheckConstraint("weight >= 0", name="channels_weight_not_negative"),
-    comment="config is JSON: the remaining fields of types.Channel (models, groups, maps, overrides, limits, tags)",
+    comment="config is JSON: what types.Channel has beyond these columns; the proxy address and header_set are sealed",
 )
 
 channel_keys = Table(
