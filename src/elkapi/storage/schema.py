@@ -139,32 +139,37 @@ accounts = Table(
     Column("held_nano", BigInteger, nullable=False, default=0),
     Column("credit_nano", BigInteger, nullable=False, default=0),
     CheckConstraint("held_nano >= 0", name="accounts_held_not_negative"),
-    CheckConstraint("kind <> 'customer' OR posted_nano - held_nano + credit_nano >= 0", name="accounts_no_overdraft"),
-    comment="kind customer | revenue | loss | funding | upstream; posted and held are a cache of transfers",
+    CheckConstraint("credit_nano >= 0", name="accounts_credit_not_negative"),
+    CheckConstraint(
+        "kind NOT IN ('customer', 'quota') OR posted_nano - held_nano + credit_nano >= 0", name="accounts_no_overdraft"
+    ),
+    comment="kind customer | quota | revenue | loss | funding | upstream | spent; posted and held cache the transfers",
 )
 
+# The 18-byte id is the request's id, a byte for the step and a byte for the leg, so a step can happen only once and
+# a request's entries lie side by side; SQLite keeps the rows in that one B-tree (docs/adr/0010-ledger.md).
 transfers = Table(
     "transfers",
     metadata,
-    Column("id", LargeBinary, primary_key=True),
+    Column("id", LargeBinary, primary_key=True, nullable=False),
     Column("kind", String, nullable=False),
-    Column("request_id", LargeBinary),
-    Column("pending_id", LargeBinary),
-    Column("debit_account", _Id, ForeignKey("accounts.id"), nullable=False),
-    Column("credit_account", _Id, ForeignKey("accounts.id"), nullable=False),
+    Column("debit_account", _Id, nullable=False),
+    Column("credit_account", _Id, nullable=False),
     Column("nano", BigInteger, nullable=False),
-    Column("held_nano", BigInteger, nullable=False, default=0),
-    Column("owner", LargeBinary),
     Column("created_ns", BigInteger, nullable=False),
-    Column("note", String, nullable=False, default=""),
+    Column("owner", LargeBinary),
+    Column("key_id", _Id),
+    Column("price_id", _Id),
+    Column("note", String),
     CheckConstraint("nano >= 0", name="transfers_not_negative"),
-    comment="append-only; see ledger/transfers.py for the kinds",
+    sqlite_with_rowid=False,
+    comment="append-only; see ledger/transfers.py for the kinds; owner, key_id, price_id and the model (note) on holds",
 )
 
 requests = Table(
     "requests",
     metadata,
-    Column("id", LargeBinary, primary_key=True),
+    Column("id", LargeBinary, primary_key=True, nullable=False),
     Column("key_id", _Id, nullable=False),
     Column("owner_id", _Id, nullable=False),
     Column("model", String, nullable=False),
@@ -173,6 +178,8 @@ requests = Table(
     Column("loss_nano", BigInteger, nullable=False),
     Column("created_ns", BigInteger, nullable=False),
     Column("record", LargeBinary, nullable=False),
+    CheckConstraint("charge_nano >= 0 AND loss_nano >= 0", name="requests_not_negative"),
+    sqlite_with_rowid=False,
     comment="the usage row; record is JSON of types.RequestRecord",
 )
 
@@ -196,12 +203,20 @@ idempotency = Table(
     Column("idempotency_key", String, primary_key=True),
     Column("fingerprint", LargeBinary, nullable=False),
     Column("request_id", LargeBinary, nullable=False),
+    Column("owner", LargeBinary, nullable=False),
     Column("state", String, nullable=False),
     Column("reply_sealed", LargeBinary),
     Column("created_ns", BigInteger, nullable=False),
     Column("expires_ns", BigInteger, nullable=False),
     Index("idempotency_by_expiry", "expires_ns"),
-    comment="state open | done | too_large | unknown; the reply is encrypted",
+    comment="state open | done | too_large | unknown; the reply is encrypted; owner is the worker that holds it open",
+)
+# Recovery asks for the open claims of one worker; closed ones, which are nearly all, stay out of the index.
+Index(
+    "idempotency_open",
+    idempotency.c.owner,
+    sqlite_where=idempotency.c.state == "open",
+    postgresql_where=idempotency.c.state == "open",
 )
 
 workers = Table(
