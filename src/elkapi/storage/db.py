@@ -7,6 +7,7 @@ answer is always `errors.Unavailable` (503), never a verdict about the caller (g
 from __future__ import annotations
 
 import asyncio
+import sqlite3
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
@@ -92,6 +93,8 @@ class Database:
             raw = self._writer.raw_connection()
             try:
                 sql.adopt_sqlite_file(raw.driver_connection)
+            except sqlite3.Error as error:
+                raise Unavailable(UNAVAILABLE) from error
             finally:
                 raw.close()
         self._adopted = True

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import contextlib
 import os
+import sqlite3
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -142,8 +144,6 @@ def raw_connection(engine: Engine, synchronous: str) -> Any:
     Placeholders are the driver's: `?` on SQLite, `%s` on PostgreSQL. It may be used from another thread.
     """
     if engine.dialect.name == SQLITE:
-        import sqlite3
-
         connection = sqlite3.connect(
             str(engine.url.database), isolation_level=None, check_same_thread=False, cached_statements=256
         )
@@ -157,27 +157,48 @@ def raw_connection(engine: Engine, synchronous: str) -> Any:
 
 def create_sqlite_file(path: Path) -> None:
     """Create the data directory (0700) and the file (0600) when absent; SQLite gives -wal and -shm the same mode."""
-    if not path.parent.exists():
-        path.parent.mkdir(parents=True, mode=0o700, exist_ok=True)
-        path.parent.chmod(0o700)
+    create_private_directory(path.parent)
     with contextlib.suppress(FileExistsError):
         os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600))
 
 
+def create_private_directory(path: Path) -> None:
+    """Create a directory only its owner can enter; one that exists keeps the mode its owner gave it."""
+    if not path.exists():
+        path.mkdir(parents=True, mode=0o700, exist_ok=True)
+
+
 def adopt_sqlite_file(connection: Any) -> None:
     """Mark a fresh file as ours and switch it to WAL; raises DatabaseUrlError for another program's database."""
-    cursor = connection.cursor()
-    try:
-        application_id = cursor.execute("PRAGMA application_id").fetchone()[0]
-        if application_id not in (0, SQLITE_APPLICATION_ID):
-            raise DatabaseUrlError("the database file belongs to another program (its application id is not ours)")
-        if application_id == 0:
-            if cursor.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]:
-                raise DatabaseUrlError("the database file already holds tables that are not ours")
-            cursor.execute(f"PRAGMA application_id = {SQLITE_APPLICATION_ID}")
-        cursor.execute("PRAGMA journal_mode = WAL")
-    finally:
-        cursor.close()
+    if _scalar(connection, "PRAGMA application_id") != SQLITE_APPLICATION_ID:
+        connection.execute("BEGIN IMMEDIATE")
+        try:
+            _claim_sqlite_file(connection)
+        finally:
+            connection.execute("COMMIT")
+    deadline_s = time.monotonic() + BUSY_TIMEOUT_MS / 1000
+    while _scalar(connection, "PRAGMA journal_mode") != "wal":
+        # SQLite does not apply its busy timeout to this switch, and another process may be making it right now.
+        try:
+            connection.execute("PRAGMA journal_mode = WAL").fetchone()
+        except sqlite3.OperationalError as error:
+            if time.monotonic() > deadline_s:
+                raise DatabaseUrlError(f"the database file cannot be switched to WAL: {error}") from None
+            time.sleep(0.02)
+
+
+def _claim_sqlite_file(connection: Any) -> None:
+    application_id = _scalar(connection, "PRAGMA application_id")
+    if application_id not in (0, SQLITE_APPLICATION_ID):
+        raise DatabaseUrlError("the database file belongs to another program (its application id is not ours)")
+    if application_id == 0:
+        if _scalar(connection, "SELECT count(*) FROM sqlite_master"):
+            raise DatabaseUrlError("the database file already holds tables that are not ours")
+        connection.execute(f"PRAGMA application_id = {SQLITE_APPLICATION_ID}")
+
+
+def _scalar(connection: Any, statement: str) -> Any:
+    return connection.execute(statement).fetchone()[0]
 
 
 def is_outage(error: BaseException) -> bool:

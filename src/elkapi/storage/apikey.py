@@ -1,0 +1,55 @@
+"""The shape of a customer's key: how it is made, read from input, digested and hinted at; pure but for randomness.
+
+A key is `sk-` (or `sk-test-` for the sandbox) and 48 base62 characters. Only its sha256 digest is ever stored.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import secrets
+import string
+
+from elkapi.types import Scope
+
+ALPHABET = string.ascii_letters + string.digits
+BODY_CHARACTERS = 48
+PREFIX: dict[Scope, str] = {"live": "sk-", "test": "sk-test-"}
+PRESENTED_CHARACTERS_MAX = 256
+
+_KEY = re.compile(rf"(?:sk-)?(test-)?([A-Za-z0-9]{{{BODY_CHARACTERS}}})", re.ASCII)
+_BEARER = re.compile(r"bearer[ \t]+", re.ASCII | re.IGNORECASE)
+
+
+def new_key(scope: Scope) -> str:
+    """A fresh key with about 285 bits of randomness."""
+    return PREFIX[scope] + "".join(secrets.choice(ALPHABET) for _ in range(BODY_CHARACTERS))
+
+
+def normalize(presented: str) -> str | None:
+    """The key in its full spelling, or None when it cannot be one. `Bearer ` and `sk-` are optional on input."""
+    if len(presented) > PRESENTED_CHARACTERS_MAX:
+        return None
+    text = presented.strip(" \t")
+    if bearer := _BEARER.match(text):
+        text = text[bearer.end() :]
+    if (match := _KEY.fullmatch(text)) is None:
+        return None
+    return PREFIX["test" if match[1] else "live"] + match[2]
+
+
+def digest(key: str) -> bytes:
+    """The 32 bytes a key is looked up by. A key is random, so a plain hash cannot be guessed backwards."""
+    return hashlib.sha256(key.encode()).digest()
+
+
+def hint(key: str) -> str:
+    """What may be shown of a customer's key: its first 7 and last 4 characters."""
+    return f"{key[:7]}...{key[-4:]}"
+
+
+def secret_hint(secret: str) -> str:
+    """What may be shown of a provider's credential; a short one shows less, so that the hint never gives it away."""
+    if len(secret) >= 24:
+        return f"{secret[:7]}...{secret[-4:]}"
+    return f"...{secret[-2:]}" if len(secret) >= 12 else "..."

@@ -1,0 +1,97 @@
+"""Runs the numbered migrations, each in two halves, and keeps the table of their names; the steps are the modules here.
+
+`pre` adds what new code needs and old code can ignore, so it runs before a rolling restart. `post` removes what only
+old code used, so it runs when the last old process is gone. Code must work with its own `pre` and without its `post`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import msgspec
+from sqlalchemy import Connection, inspect, select
+
+from elkapi.clock import SYSTEM_CLOCK, Clock
+from elkapi.storage import dialect as sql
+from elkapi.storage import schema
+from elkapi.storage.db import Database
+from elkapi.storage.migrations import m0001_initial
+
+Step = Callable[[Connection, int], None]
+HALVES = ("pre", "post")
+
+
+class Migration(msgspec.Struct, frozen=True):
+    """One numbered change of the schema; a step takes the connection and the time in nanoseconds."""
+
+    name: str
+    pre: Step
+    post: Step
+
+
+MIGRATIONS: tuple[Migration, ...] = (Migration("0001_initial", m0001_initial.pre, m0001_initial.post),)
+
+
+class MigrationError(RuntimeError):
+    """The schema cannot be used or brought forward by this version; the message says what to do."""
+
+
+def schema_version(connection: Connection) -> int:
+    """The number of the newest migration whose `pre` half ran; 0 for an empty database."""
+    return max((int(name[:4]) for name in applied(connection)), default=0)
+
+
+def applied(connection: Connection) -> tuple[str, ...]:
+    """Names of the halves that ran here, such as `0001_initial.pre`, in order."""
+    if not inspect(connection).has_table(schema.migrations.name):
+        return ()
+    names = connection.execute(select(schema.migrations.c.name).order_by(schema.migrations.c.name)).scalars()
+    return tuple(sorted(names, key=_order))
+
+
+def pending(connection: Connection, halves: Sequence[str] = HALVES) -> tuple[str, ...]:
+    """Names of the halves of this version that did not run yet; raises MigrationError for a newer schema."""
+    done = set(applied(connection))
+    known = {f"{migration.name}.{half}" for migration in MIGRATIONS for half in HALVES}
+    # A newer `pre` is harmless by its contract (an old worker restarts in a rolling upgrade); a newer `post` is not.
+    if newer := sorted(name for name in done - known if name.endswith(".post")):
+        raise MigrationError(f"the database was upgraded by a newer elkapi ({newer[-1]}); start that version instead")
+    return tuple(
+        f"{migration.name}.{half}"
+        for migration in MIGRATIONS
+        for half in HALVES
+        if half in halves and f"{migration.name}.{half}" not in done
+    )
+
+
+def migrate(database: Database, *, clock: Clock = SYSTEM_CLOCK, halves: Sequence[str] = HALVES) -> tuple[str, ...]:
+    """Bring the schema forward in one transaction; the names that ran now. Any number of processes may call it at once.
+
+    Raises MigrationError for a schema of a newer version, errors.Unavailable when the database cannot be reached.
+    """
+    with database.read() as connection:
+        if not pending(connection, halves):
+            return ()
+    with database.write() as connection:
+        return migrate_in(connection, clock=clock, halves=halves)
+
+
+def migrate_in(
+    connection: Connection, *, clock: Clock = SYSTEM_CLOCK, halves: Sequence[str] = HALVES
+) -> tuple[str, ...]:
+    """As `migrate`, inside the caller's write transaction."""
+    sql.lock_for_migration(connection)
+    schema.migrations.create(connection, checkfirst=True)
+    names = pending(connection, halves)
+    for migration in MIGRATIONS:
+        for half in HALVES:
+            if (name := f"{migration.name}.{half}") in names:
+                now_ns = clock.now_ns()
+                (migration.pre if half == "pre" else migration.post)(connection, now_ns)
+                connection.execute(schema.migrations.insert(), {"name": name, "applied_ns": now_ns})
+    return names
+
+
+def _order(name: str) -> tuple[str, int]:
+    stem, _, half = name.partition(".")
+    return stem, HALVES.index(half) if half in HALVES else len(HALVES)

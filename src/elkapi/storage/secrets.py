@@ -1,0 +1,145 @@
+"""Encryption of provider secrets and stored replies at rest, and the installation's secret key; rows are `repos`'.
+
+A sealed value is one version byte, 16 bytes of salt, 12 bytes of nonce and an AES-256-GCM ciphertext under a key
+derived from the salt, so no count of values ever nears the limit of random nonces under one key. The context (table,
+column, row) is authenticated: a sealed value copied into another row does not open.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import hmac
+import os
+import secrets as random
+from pathlib import Path
+
+from cryptography.exceptions import InvalidTag
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+from sqlalchemy import Connection, select
+
+from elkapi.settings import Settings
+from elkapi.storage import dialect as sql
+from elkapi.storage import schema
+
+KEY_BYTES = 32
+SECRET_KEY_FILE = "secret.key"  # noqa: S105 - the name of a file, not a secret.
+_VERSION = b"\x01"
+_SALT_BYTES = 16
+_NONCE_BYTES = 12
+_TAG_BYTES = 16
+_CHECK_NAME = "secret_key_check"
+
+
+class SecretKeyError(ValueError):
+    """The secret key is malformed, unreadable or not the one this database was sealed with; never quotes it."""
+
+
+class SealError(ValueError):
+    """A sealed value does not open: another key, another row, or damaged bytes."""
+
+
+class Sealer:
+    """Seals and opens values under the installation's 32-byte secret key."""
+
+    def __init__(self, key: bytes) -> None:
+        if len(key) != KEY_BYTES:
+            raise SecretKeyError(f"the secret key has {len(key)} bytes; it needs {KEY_BYTES}")
+        self._key = hmac.digest(key, b"elkapi seal 1", "sha256")
+        self._fingerprint_key = hmac.digest(key, b"elkapi fingerprint 1", "sha256")
+
+    def seal(self, plain: bytes, context: bytes) -> bytes:
+        salt, nonce = os.urandom(_SALT_BYTES), os.urandom(_NONCE_BYTES)
+        return _VERSION + salt + nonce + self._cipher(salt).encrypt(nonce, plain, context)
+
+    def open(self, sealed: bytes, context: bytes) -> bytes:
+        """The plain value; raises SealError."""
+        head = 1 + _SALT_BYTES + _NONCE_BYTES
+        if len(sealed) < head + _TAG_BYTES or sealed[:1] != _VERSION:
+            raise SealError("the sealed value is damaged or of an unknown version")
+        salt, nonce = sealed[1 : 1 + _SALT_BYTES], sealed[1 + _SALT_BYTES : head]
+        try:
+            return self._cipher(salt).decrypt(nonce, sealed[head:], context)
+        except InvalidTag:
+            raise SealError("the sealed value does not open with this secret key in this place") from None
+
+    def fingerprint(self, plain: bytes) -> bytes:
+        """A keyed 32-byte hash: equal secrets are recognised without being stored or guessable from the database."""
+        return hmac.digest(self._fingerprint_key, plain, "sha256")
+
+    def _cipher(self, salt: bytes) -> AESGCM:
+        return AESGCM(hmac.digest(self._key, salt, "sha256"))
+
+
+def secret_key_path(settings: Settings) -> Path:
+    return settings.data_path / SECRET_KEY_FILE
+
+
+def load_secret_key(settings: Settings) -> bytes:
+    """ELKAPI_SECRET_KEY, else the file `secret.key` of the data directory, made on first use (mode 0600).
+
+    Raises SecretKeyError. Processes starting together agree on one key: the file appears whole or not at all.
+    """
+    if settings.secret_key:
+        return parse_secret_key(settings.secret_key, "ELKAPI_SECRET_KEY")
+    path = secret_key_path(settings)
+    if not path.exists():
+        sql.create_private_directory(path.parent)
+        install_secret_key(path, random.token_bytes(KEY_BYTES))
+    try:
+        return parse_secret_key(path.read_text("ascii"), str(path))
+    except (OSError, UnicodeDecodeError) as error:
+        raise SecretKeyError(f"cannot read the secret key file {path}: {type(error).__name__}") from None
+
+
+def install_secret_key(path: Path, key: bytes) -> bool:
+    """Write a key file that did not exist; False when another process was first. Never replaces one."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.{random.token_hex(4)}")
+    descriptor = os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600)
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(base64.b64encode(key) + b"\n")
+            file.flush()
+            os.fsync(file.fileno())
+        os.link(temporary, path)
+    except FileExistsError:
+        return False
+    finally:
+        temporary.unlink()
+    return True
+
+
+def parse_secret_key(text: str, source: str) -> bytes:
+    """32 bytes from 64 hex digits or base64; raises SecretKeyError naming the source, never the value."""
+    stripped = text.strip()
+    try:
+        key = bytes.fromhex(stripped) if len(stripped) == 2 * KEY_BYTES else _from_base64(stripped)
+    except (ValueError, binascii.Error):
+        key = b""
+    if len(key) != KEY_BYTES:
+        raise SecretKeyError(f"{source} is not {KEY_BYTES} bytes as 64 hex digits or base64 (`openssl rand -hex 32`)")
+    return key
+
+
+def _from_base64(text: str) -> bytes:
+    return base64.b64decode(text.replace("-", "+").replace("_", "/") + "=" * (-len(text) % 4), validate=True)
+
+
+def bind_secret_key(connection: Connection, sealer: Sealer) -> None:
+    """Remember which key seals this database, or check it; raises SecretKeyError for another one.
+
+    Without this check a lost key file would be replaced in silence and every channel would fail one by one.
+    """
+    check = sealer.fingerprint(b"elkapi secret key check").hex()
+    sql.upsert(connection, schema.meta, {"name": _CHECK_NAME, "value": check}, key=["name"])
+    if not is_bound_to(connection, sealer):
+        raise SecretKeyError(
+            "this database was sealed with another secret key; set ELKAPI_SECRET_KEY or restore the file secret.key"
+        )
+
+
+def is_bound_to(connection: Connection, sealer: Sealer) -> bool | None:
+    """Whether this key seals this database; None when no key was bound yet."""
+    stored = connection.execute(select(schema.meta.c.value).where(schema.meta.c.name == _CHECK_NAME)).scalar()
+    check = sealer.fingerprint(b"elkapi secret key check").hex()
+    return None if stored is None else hmac.compare_digest(stored, check)
