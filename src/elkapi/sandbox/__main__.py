@@ -1,0 +1,47 @@
+"""`python -m elkapi.sandbox`: reads the command line of a sandbox; the server does the rest."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from elkapi.sandbox.app import Options
+from elkapi.sandbox.faults import FaultError
+from elkapi.sandbox.record import REQUESTS_KEPT_MAX
+from elkapi.sandbox.server import HOST, PORT, run
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a sandbox from command line arguments; returns the exit code."""
+    parser = argparse.ArgumentParser(prog="elkapi sandbox", description="Upstream providers without an account.")
+    parser.add_argument("--host", default=HOST)
+    parser.add_argument("--port", type=int, help=f"0 picks a free one; default {PORT}, none when --socket is given")
+    parser.add_argument("--socket", metavar="PATH", help="listen on a Unix socket")
+    parser.add_argument("--bill", metavar="FILE", type=Path, help="append every bill line to this file")
+    parser.add_argument("--key", action="append", metavar="KEY", help="take only these keys (repeatable)")
+    parser.add_argument("--fault", default="", metavar="DIRECTIVE", help="a standing fault, such as status=503")
+    parser.add_argument(
+        "--record", type=int, default=REQUESTS_KEPT_MAX, metavar="N", help="requests kept; 0 keeps none"
+    )
+    parser.add_argument("--allow-remote", action="store_true", help="bind a host other than loopback")
+    given = parser.parse_args(arguments)
+    port = PORT if given.port is None and given.socket is None else given.port
+    options = Options(
+        bill_path=given.bill,
+        keys=frozenset(given.key) if given.key else None,
+        fault=given.fault,
+        requests_kept_max=max(0, given.record),
+        trust_any_host=given.allow_remote,
+    )
+    try:
+        run(given.host, port, given.socket, options=options, allow_remote=given.allow_remote)
+    except (OSError, ValueError, FaultError) as error:
+        sys.stderr.write(f"elkapi sandbox: {error}\n")
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

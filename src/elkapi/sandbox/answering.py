@@ -1,0 +1,104 @@
+"""Which answer a request gets: unknown route, key, fault or the provider's handler; pure, sending it is `deliver`'s."""
+
+from __future__ import annotations
+
+import time
+
+import msgspec
+
+from elkapi.sandbox.faults import Faults
+from elkapi.sandbox.messages import OWN_ACCOUNT, Answer, Problem, Request
+from elkapi.sandbox.routes import Match
+
+HTML_BODY = (
+    b"<!DOCTYPE html><html><head><title>Sandbox gateway page</title></head>"
+    b"<body><h1>A page from a proxy, where JSON was expected</h1></body></html>\n"
+)
+
+
+def answer_to(found: Match, request: Request, keys: frozenset[str] | None, started_s: float) -> Answer:
+    """The whole answer with the provider's headers. With `keys` None any key of the right shape is taken."""
+    try:
+        answer = _handled(found, request, keys)
+    except Problem as problem:
+        answer = found.provider.refusal(problem)
+    faults = request.faults
+    if faults.html:
+        answer = msgspec.structs.replace(answer, pieces=(HTML_BODY,), media_type="text/html; charset=utf-8")
+    if faults.invalid_json:
+        body = b"".join(answer.pieces)
+        answer = msgspec.structs.replace(answer, pieces=(body[: len(body) // 2],))
+    return found.provider.dress(request, _with_retry_after(answer, faults), time.perf_counter() - started_s)
+
+
+def fault_refused(faults: Faults, *, has_wire: bool) -> None:
+    """Raise Problem for faults that cannot be done here, so that none is silently left out."""
+    if faults.early_close:
+        raise Problem(
+            400, "early-close works in the header or as a standing fault only: the body that holds it was read."
+        )
+    names = faults.wire_names()
+    if names and not has_wire:
+        raise Problem(501, f"{', '.join(names)}: only the sandbox's own server can do this.", code="sandbox_needs_wire")
+
+
+def early_answer(found: Match, request: Request, took_s: float, *, has_wire: bool) -> Answer:
+    """The answer given before the body was read: the asked status, or 413."""
+    status = request.faults.status or 413
+    problem = Problem(status, "The sandbox was asked to answer before it read the body.", code=request.faults.code)
+    if not has_wire:
+        problem = Problem(501, "early-close: only the sandbox's own server can do this.", code="sandbox_needs_wire")
+    answer = _with_retry_after(found.provider.refusal(problem), request.faults)
+    return found.provider.dress(request, answer, took_s)
+
+
+def _handled(found: Match, request: Request, keys: frozenset[str] | None) -> Answer:
+    faults = request.faults
+    _check_key(found, request, keys)
+    if faults.echo_secrets:
+        raise Problem(faults.status or 401, _secrets(found, request), code=faults.code)
+    status = faults.status or (429 if faults.retry_after_ms is not None else None)
+    if status is not None and status >= 300:
+        raise Problem(status, f"The sandbox was asked to answer with status {status}.", code=faults.code)
+    if found.route is None:
+        raise _no_route(found, request)
+    answer = found.route.handler(request)
+    return answer if status is None else msgspec.structs.replace(answer, status=status)
+
+
+def _check_key(found: Match, request: Request, keys: frozenset[str] | None) -> None:
+    key = found.provider.key(request)
+    if key is None:
+        raise Problem(401, "No API key was provided.")
+    accepted = key.startswith(found.provider.key_prefix) if keys is None else key in keys
+    refused = request.faults.refuse_key is not None and key.endswith(request.faults.refuse_key)
+    if refused or not accepted:
+        raise Problem(401, f"Incorrect API key provided: {key[:3]}***{key[-4:] if len(key) > 12 else ''}.")
+
+
+def _no_route(found: Match, request: Request) -> Problem:
+    if found.allowed:
+        message = f"{request.method} is not allowed on {request.path}; allowed: {', '.join(found.allowed)}."
+        return Problem(405, message, code="method_not_supported")
+    return Problem(404, f"Invalid URL ({request.method} {request.path})", code="unknown_url")
+
+
+def _secrets(found: Match, request: Request) -> str:
+    """An error text as careless providers write them: the key, the host and the account of whoever called."""
+    return (
+        f"Request to {request.header('host')} with authorization {request.header('authorization')}, key "
+        f"{found.provider.key(request)}, was denied for {found.provider.name} organization "
+        f"{request.header('openai-organization') or OWN_ACCOUNT}, account {OWN_ACCOUNT}: you exceeded your current "
+        "quota, balance 0.42 USD, see https://sandbox-upstream.invalid/billing"
+    )
+
+
+def _with_retry_after(answer: Answer, faults: Faults) -> Answer:
+    if faults.retry_after_ms is None:
+        return answer
+    # Whole seconds are what HTTP allows; the finer header is the one provider SDKs look at first.
+    whole_s = b"%d" % -(-faults.retry_after_ms // 1000)
+    headers: tuple[tuple[bytes, bytes], ...] = ((b"retry-after", whole_s),)
+    if faults.retry_after_ms % 1000:
+        headers = (*headers, (b"retry-after-ms", b"%d" % faults.retry_after_ms))
+    return msgspec.structs.replace(answer, headers=(*answer.headers, *headers))

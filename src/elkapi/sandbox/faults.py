@@ -1,0 +1,243 @@
+"""The fault grammar: what a test may ask for, how it is written, which of it applies now; obeying it is for others.
+
+A directive is a comma-separated list such as `status=429, retry-after=2`. It arrives in the header `x-sandbox-fault`,
+inside any text of the body as `[sandbox: ...]`, or as a standing fault set through the control routes.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections import OrderedDict
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import msgspec
+
+HEADER = b"x-sandbox-fault"
+
+DIRECTIVE_BYTES_MAX = 1024
+DIRECTIVES_MAX = 16
+TRIES_KEPT_MAX = 10_000
+DURATION_MAX_S = 3600.0
+OVERSIZED_HEADER_BYTES = 128 * 1024
+OVERSIZED_HEADER_BYTES_MAX = 4 * 1024 * 1024
+USAGE_HUGE_TOKENS = 1_000_000_000_000
+HALF_CLOSE_S = 5.0
+
+_IN_TEXT = re.compile(rb"\[sandbox:([^\[\]]{1,%d})\]" % DIRECTIVE_BYTES_MAX)
+_DURATION = re.compile(r"(\d+(?:\.\d+)?)(ms|s)?")
+_EXTENT = re.compile(r"(\d+)(b)?")
+
+
+class FaultError(ValueError):
+    """A directive names a fault that does not exist or gives it a value it cannot take."""
+
+
+class Extent(msgspec.Struct, frozen=True):
+    """How far into a body: a count of pieces, or of bytes when `is_bytes`."""
+
+    count: int
+    is_bytes: bool
+
+
+class Faults(msgspec.Struct, frozen=True):
+    """Everything that shall go wrong with one answer; the default is an answer without fault."""
+
+    status: int | None = None
+    code: str | None = None
+    retry_after_ms: int | None = None
+    refuse_key: str | None = None
+    echo_secrets: bool = False
+    html: bool = False
+    invalid_json: bool = False
+    no_usage: bool = False
+    usage_tokens: int | None = None
+    oversized_header_bytes: int = 0
+    delay_s: float = 0.0
+    hang: bool = False
+    hang_after_headers: bool = False
+    cut_after: Extent | None = None
+    stall_after: Extent | None = None
+    slow_drip_s: float = 0.0
+    chunked: bool = False
+    content_length: bool = False
+    informational: int | None = None
+    reset_after: Extent | None = None
+    cut_mid_chunk_bytes: int | None = None
+    until_close: bool = False
+    close_keepalive_s: float | None = None
+    half_close_s: float | None = None
+    extra_answer: bool = False
+    garbage: bool = False
+    early_close: bool = False
+    times: int | None = None
+    marker: str | None = None
+
+    def shown_tokens(self, true_tokens: int) -> int | None:
+        """The count to show as usage: the true one, a wrong one, or None when usage shall be left out."""
+        if self.no_usage:
+            return None
+        return true_tokens if self.usage_tokens is None else self.usage_tokens
+
+    def wire_names(self) -> tuple[str, ...]:
+        """The asked faults that need the connection itself, not only ASGI."""
+        return tuple(rule.name for rule in RULES if rule.wire and getattr(self, rule.field) != rule.absent)
+
+
+class Rule(msgspec.Struct, frozen=True):
+    """One row of the grammar: the written name, the field it fills, how a value is read, whether it needs the wire."""
+
+    name: str
+    field: str
+    read: Callable[[str | None], Any]
+    absent: Any = None
+    wire: bool = False
+
+
+def _flag(text: str | None) -> bool:
+    if text is not None:
+        raise FaultError("takes no value")
+    return True
+
+
+def _whole(low: int, high: int, default: int | None = None) -> Callable[[str | None], int]:
+    def read(text: str | None) -> int:
+        if text is None and default is not None:
+            return default
+        if text is None or not re.fullmatch(r"-?\d{1,18}", text) or not low <= int(text) <= high:
+            raise FaultError(f"needs a whole number from {low} to {high}")
+        return int(text)
+
+    return read
+
+
+def _seconds(default_s: float | None = None) -> Callable[[str | None], float]:
+    def read(text: str | None) -> float:
+        if text is None and default_s is not None:
+            return default_s
+        found = _DURATION.fullmatch(text or "")
+        if found is None:
+            raise FaultError("needs a duration such as 150ms or 2s")
+        seconds = float(found[1]) / (1000.0 if found[2] == "ms" else 1.0)
+        if seconds > DURATION_MAX_S:
+            raise FaultError(f"is limited to {DURATION_MAX_S:.0f}s")
+        return seconds
+
+    return read
+
+
+def _retry_after(text: str | None) -> int:
+    return round(_seconds()(text) * 1000)
+
+
+def _extent(text: str | None) -> Extent:
+    found = _EXTENT.fullmatch(text or "")
+    if found is None:
+        raise FaultError("needs a count of pieces such as 3, or of bytes such as 100b")
+    return Extent(int(found[1]), found[2] is not None)
+
+
+def _usage(text: str | None) -> int:
+    return USAGE_HUGE_TOKENS if text == "huge" else _whole(-USAGE_HUGE_TOKENS, USAGE_HUGE_TOKENS)(text)
+
+
+def _word(text: str | None) -> str:
+    if not text:
+        raise FaultError("needs a value")
+    return text
+
+
+RULES: tuple[Rule, ...] = (
+    Rule("status", "status", _whole(200, 599)),
+    Rule("code", "code", _word),
+    Rule("retry-after", "retry_after_ms", _retry_after),
+    Rule("refuse-key", "refuse_key", _word),
+    Rule("echo-secrets", "echo_secrets", _flag, False),
+    Rule("html", "html", _flag, False),
+    Rule("invalid-json", "invalid_json", _flag, False),
+    Rule("no-usage", "no_usage", _flag, False),
+    Rule("usage", "usage_tokens", _usage),
+    Rule(
+        "oversized-headers", "oversized_header_bytes", _whole(1, OVERSIZED_HEADER_BYTES_MAX, OVERSIZED_HEADER_BYTES), 0
+    ),
+    Rule("delay", "delay_s", _seconds(), 0.0),
+    Rule("hang", "hang", _flag, False),
+    Rule("hang-after-headers", "hang_after_headers", _flag, False),
+    Rule("cut-after", "cut_after", _extent),
+    Rule("stall-after", "stall_after", _extent),
+    Rule("slow-drip", "slow_drip_s", _seconds(), 0.0),
+    Rule("chunked", "chunked", _flag, False),
+    Rule("content-length", "content_length", _flag, False),
+    Rule("1xx", "informational", _whole(102, 199, 103), wire=True),
+    Rule("reset-after", "reset_after", _extent, wire=True),
+    Rule("cut-mid-chunk", "cut_mid_chunk_bytes", _whole(0, 1 << 20), wire=True),
+    Rule("until-close", "until_close", _flag, False, wire=True),
+    Rule("close-keepalive", "close_keepalive_s", _seconds(0.0), wire=True),
+    Rule("half-close", "half_close_s", _seconds(HALF_CLOSE_S), wire=True),
+    Rule("extra-answer", "extra_answer", _flag, False, wire=True),
+    Rule("garbage", "garbage", _flag, False, wire=True),
+    Rule("early-close", "early_close", _flag, False, wire=True),
+    Rule("times", "times", _whole(1, 1_000_000)),
+    Rule("marker", "marker", _word),
+)
+_BY_NAME = {rule.name: rule for rule in RULES}
+
+
+def read_directive(text: str) -> dict[str, Any]:
+    """The fields one directive sets. Raises FaultError, naming the fault, for anything the grammar does not have."""
+    fields: dict[str, Any] = {}
+    for part in filter(None, (part.strip() for part in text.split(","))):
+        name, equals, value = (piece.strip() for piece in part.partition("="))
+        rule = _BY_NAME.get(name)
+        if rule is None:
+            raise FaultError(f"unknown sandbox fault {name!r}")
+        try:
+            fields[rule.field] = rule.read(value if equals else None)
+        except FaultError as error:
+            raise FaultError(f"sandbox fault {name!r} {error}") from None
+    return fields
+
+
+def directives_in(body: bytes) -> list[str]:
+    """The directives written as `[sandbox: ...]` anywhere in a body, in order; bytes beyond ASCII are escaped."""
+    if b"[sandbox:" not in body:
+        return []
+    found = _IN_TEXT.findall(body)
+    if len(found) > DIRECTIVES_MAX:
+        raise FaultError(f"more than {DIRECTIVES_MAX} sandbox directives in one request")
+    return [text.decode("ascii", "backslashreplace") for text in found]
+
+
+class Tries:
+    """Counts tries per marker for `times=N`; keeps the last `TRIES_KEPT_MAX` markers, so a flood cannot grow it."""
+
+    def __init__(self) -> None:
+        self._seen: OrderedDict[bytes, int] = OrderedDict()
+
+    def applies(self, directive: str, fields: dict[str, Any], marked_by: bytes) -> bool:
+        """Whether a directive still applies to this try; every call with `times` counts as one try."""
+        limit = fields.get("times")
+        if limit is None:
+            return True
+        marker = fields.get("marker")
+        basis = marker.encode() if marker is not None else marked_by
+        digest = hashlib.sha256(directive.encode() + b"\0" + basis).digest()
+        count = self._seen.pop(digest, 0) + 1
+        self._seen[digest] = count
+        if len(self._seen) > TRIES_KEPT_MAX:
+            self._seen.popitem(last=False)
+        return count <= int(limit)
+
+
+def resolve(directives: Iterable[tuple[str, bytes]], tries: Tries) -> Faults:
+    """The faults of one request: directives in rising precedence, each with the bytes that mark a try of it.
+
+    A directive is dropped once its `times` are used up. Raises FaultError for one that the grammar does not have.
+    """
+    merged: dict[str, Any] = {}
+    for directive, marked_by in directives:
+        fields = read_directive(directive)
+        if tries.applies(directive, fields, marked_by):
+            merged.update(fields)
+    return Faults(**merged)

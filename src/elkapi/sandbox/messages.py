@@ -1,0 +1,85 @@
+"""The values that travel inside the sandbox: what was received, what is answered, what it costs."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, MutableMapping
+from typing import Any, Literal
+
+import msgspec
+
+from elkapi.sandbox.faults import Faults
+
+Scope = MutableMapping[str, Any]
+Message = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[Message]]
+Send = Callable[[Message], Awaitable[None]]
+
+Headers = tuple[tuple[bytes, bytes], ...]
+
+OWN_ACCOUNT = "org-sandbox-account-7f3a"
+"""The account the sandbox claims to be: leak tests look for it in what a gateway passes on."""
+
+Outcome = Literal["complete", "cut", "aborted", "unanswered"]
+"""How an answer ended. complete: handed to the socket in full; cut: the sandbox stopped it; aborted: the client left
+first; unanswered: not one byte was sent on purpose (never billed)."""
+
+
+class Charge(msgspec.Struct, frozen=True):
+    """What the provider would bill for one call, by its own price table."""
+
+    model: str
+    prompt_tokens: int
+    cost_nano_usd: int
+
+
+class Request(msgspec.Struct, frozen=True):
+    """One received request, body read in full. `params` are the decoded `{name}` segments of the route's path."""
+
+    method: str
+    path: str
+    headers: Headers
+    body: bytes
+    faults: Faults
+    upstream_request_id: str
+    params: dict[str, str] = {}
+
+    def header(self, name: str) -> str | None:
+        """The first value of a header, decoded as Latin-1 as HTTP has it; None when it was not sent."""
+        return first_header(self.headers, name.encode("ascii"))
+
+
+class Answer(msgspec.Struct, frozen=True):
+    """What is sent back. A stream is one piece an event, a plain body is one piece. No charge: nothing is billed."""
+
+    status: int
+    pieces: tuple[bytes, ...]
+    media_type: str = "application/json"
+    headers: Headers = ()
+    charge: Charge | None = None
+
+
+class Problem(Exception):
+    """Raised by a handler that refuses a request; each provider renders it in its own error shape."""
+
+    def __init__(
+        self, status: int, message: str, *, code: str | None = None, param: str | None = None, kind: str | None = None
+    ) -> None:
+        super().__init__(message)
+        self.status = status
+        self.message = message
+        self.code = code
+        self.param = param
+        self.kind = kind
+
+
+def first_header(headers: Headers, name: bytes) -> str | None:
+    """The first value of a lower-case header name, or None."""
+    for key, value in headers:
+        if key == name:
+            return value.decode("latin-1")
+    return None
+
+
+def json_answer(body: object, *, status: int = 200, charge: Charge | None = None) -> Answer:
+    """An answer whose single piece is `body` as JSON."""
+    return Answer(status, (msgspec.json.encode(body),), charge=charge)

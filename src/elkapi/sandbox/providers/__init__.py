@@ -1,0 +1,8 @@
+"""The providers the sandbox speaks for: each is one file that declares its routes; everything else is shared."""
+
+from __future__ import annotations
+
+from elkapi.sandbox.providers.openai import PROVIDER as OPENAI
+from elkapi.sandbox.routes import Provider
+
+PROVIDERS: tuple[Provider, ...] = (OPENAI,)

@@ -1,0 +1,231 @@
+"""OpenAI's own protocol: embeddings and models, its error bodies, headers and prices; sending is the sandbox's."""
+
+from __future__ import annotations
+
+import base64
+from typing import Any
+
+import msgspec
+
+from elkapi.sandbox.messages import OWN_ACCOUNT, Answer, Charge, Problem, Request, json_answer
+from elkapi.sandbox.routes import Provider, Route
+from elkapi.sandbox.vectors import as_floats, seed, unit_vector
+
+ITEMS_MAX = 2048
+ITEM_TOKENS_MAX = 8192
+REQUEST_TOKENS_MAX = 300_000
+TOKEN_ID_MAX = 100_276
+RATE_LIMIT_REQUESTS = 10_000
+RATE_LIMIT_TOKENS = 10_000_000
+
+
+class Embedder(msgspec.Struct, frozen=True):
+    """One embedding model. `shortens`: whether it takes `dimensions`. `created` is Unix seconds."""
+
+    dimensions: int
+    nano_usd_per_token: int
+    shortens: bool
+    created: int
+    owned_by: str
+
+
+MODELS = {
+    "text-embedding-3-small": Embedder(1536, 20, True, 1705948997, "system"),
+    "text-embedding-3-large": Embedder(3072, 130, True, 1705953180, "system"),
+    "text-embedding-ada-002": Embedder(1536, 100, False, 1671217299, "openai-internal"),
+}
+
+_KINDS = {401: "invalid_request_error", 403: "invalid_request_error", 429: "requests"}
+_CODES = {401: "invalid_api_key", 429: "rate_limit_exceeded"}
+
+
+def embeddings(request: Request) -> Answer:
+    """`POST /v1/embeddings`: one unit vector an item, and usage by the rule of `item_tokens`."""
+    body = _json_object(request.body)
+    name = _model_name(body)
+    items = _items(body.get("input"))
+    model = MODELS.get(name)
+    if model is None:
+        raise _no_such_model(name)
+    dimensions = _dimensions(body.get("dimensions"), name, model)
+    as_base64 = _is_base64(body.get("encoding_format"))
+    if not isinstance(body.get("user", ""), str):
+        raise _invalid("user must be a string.", "user")
+    tokens = _counted(items)
+    data = [_embedding(index, name, item, dimensions, as_base64) for index, item in enumerate(items)]
+    answer: dict[str, object] = {"object": "list", "data": data, "model": name}
+    shown = request.faults.shown_tokens(tokens)
+    if shown is not None:
+        answer["usage"] = {"prompt_tokens": shown, "total_tokens": shown}
+    return json_answer(answer, charge=Charge(name, tokens, tokens * model.nano_usd_per_token))
+
+
+def list_models(request: Request) -> Answer:
+    """`GET /v1/models`."""
+    return json_answer({"object": "list", "data": [_model_body(name) for name in MODELS]})
+
+
+def retrieve_model(request: Request) -> Answer:
+    """`GET /v1/models/{id}`."""
+    name = request.params["id"]
+    if name not in MODELS:
+        raise _no_such_model(name)
+    return json_answer(_model_body(name))
+
+
+def item_tokens(item: str | list[int]) -> int:
+    """The token rule: an array of tokens counts its length, a text its whitespace-separated words, at least 1.
+
+    No byte-pair vocabulary merges across a space, so this never exceeds a true count: a gateway that holds the exact
+    count never sees usage above its hold, unless a fault asks for that.
+    """
+    return len(item) if isinstance(item, list) else max(1, len(item.split()))
+
+
+def _embedding(index: int, name: str, item: str | list[int], dimensions: int, as_base64: bool) -> dict[str, object]:
+    if isinstance(item, str):
+        grown_from = b"text:" + item.encode("utf-8", "surrogatepass")
+    else:
+        grown_from = b"tokens:" + ",".join(map(str, item)).encode("ascii")
+    vector = unit_vector(seed(name, grown_from), dimensions)
+    shown: object = base64.b64encode(vector).decode("ascii") if as_base64 else as_floats(vector)
+    return {"object": "embedding", "index": index, "embedding": shown}
+
+
+def _json_object(body: bytes) -> dict[str, Any]:
+    try:
+        value = msgspec.json.decode(body)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        raise Problem(400, "The body of this request is not valid JSON.") from None
+    if not isinstance(value, dict):
+        raise Problem(400, "The body of this request is not a JSON object.")
+    return value
+
+
+def _model_name(body: dict[str, Any]) -> str:
+    name = body.get("model")
+    if name is None:
+        raise _invalid("A model is required.", "model")
+    if not isinstance(name, str):
+        raise _invalid("model must be a string.", "model")
+    return name
+
+
+def _items(value: object) -> list[str | list[int]]:
+    """The input as a list of items: string, string[], int[] (one tokenised text) or int[][]."""
+    if isinstance(value, str):
+        value = [value]
+    if not isinstance(value, list):
+        raise _invalid("input must be a string, an array of strings, or an array of tokens.", "input")
+    if not value:
+        raise _invalid("input must not be an empty array.", "input")
+    if all(_is_token(entry) for entry in value):
+        return [value]
+    if len(value) > ITEMS_MAX:
+        raise _invalid(f"input holds {len(value)} items, and at most {ITEMS_MAX} are allowed.", "input")
+    if all(isinstance(entry, str) for entry in value):
+        if "" in value:
+            raise _invalid("input must not contain an empty string.", "input")
+        return value
+    if all(isinstance(entry, list) and entry and all(map(_is_token, entry)) for entry in value):
+        return value
+    raise _invalid("input mixes kinds, or holds an empty or invalid item.", "input")
+
+
+def _is_token(value: object) -> bool:
+    return type(value) is int and 0 <= value <= TOKEN_ID_MAX
+
+
+def _counted(items: list[str | list[int]]) -> int:
+    total = 0
+    for item in items:
+        count = item_tokens(item)
+        if count > ITEM_TOKENS_MAX:
+            raise _invalid(f"The maximum input length is {ITEM_TOKENS_MAX} tokens; an item has {count}.", "input")
+        total += count
+    if total > REQUEST_TOKENS_MAX:
+        message = f"Requested {total} tokens, and at most {REQUEST_TOKENS_MAX} are allowed in one request."
+        raise Problem(400, message, kind="max_tokens_per_request", code="max_tokens_per_request")
+    return total
+
+
+def _dimensions(value: object, name: str, model: Embedder) -> int:
+    if value is None:
+        return model.dimensions
+    if not model.shortens:
+        raise _invalid(f"The model {name} does not support specifying dimensions.", "dimensions")
+    if type(value) is not int or not 1 <= value <= model.dimensions:
+        raise _invalid(f"dimensions must be an integer from 1 to {model.dimensions} for {name}.", "dimensions")
+    return value
+
+
+def _is_base64(value: object) -> bool:
+    if value not in (None, "float", "base64"):
+        raise _invalid("encoding_format must be 'float' or 'base64'.", "encoding_format")
+    return value == "base64"
+
+
+def _model_body(name: str) -> dict[str, object]:
+    return {"id": name, "object": "model", "created": MODELS[name].created, "owned_by": MODELS[name].owned_by}
+
+
+def _invalid(message: str, param: str) -> Problem:
+    return Problem(400, message, param=param)
+
+
+def _no_such_model(name: str) -> Problem:
+    message = f"The model `{name}` does not exist or you do not have access to it."
+    return Problem(404, message, code="model_not_found", param="model")
+
+
+def bearer_key(request: Request) -> str | None:
+    """The key of `Authorization: Bearer`, or None."""
+    scheme, _, key = (request.header("authorization") or "").partition(" ")
+    return key.strip() or None if scheme.lower() == "bearer" else None
+
+
+def refusal(problem: Problem) -> Answer:
+    """A problem in OpenAI's error body."""
+    kind = problem.kind or _KINDS.get(problem.status)
+    if kind is None:
+        kind = "server_error" if problem.status >= 500 else "invalid_request_error"
+    code = problem.code or _CODES.get(problem.status)
+    error = {"message": problem.message, "type": kind, "param": problem.param, "code": code}
+    return json_answer({"error": error}, status=problem.status)
+
+
+def dress(request: Request, answer: Answer, took_s: float) -> Answer:
+    """The headers OpenAI sends: request id, organisation, processing time, model and rate limits."""
+    pairs = {
+        "x-request-id": request.upstream_request_id,
+        "openai-organization": request.header("openai-organization") or OWN_ACCOUNT,
+        "openai-processing-ms": str(max(1, round(took_s * 1000))),
+        "openai-version": "2020-10-01",
+    }
+    if answer.charge is not None:
+        pairs |= {
+            "openai-model": answer.charge.model,
+            "x-ratelimit-limit-requests": str(RATE_LIMIT_REQUESTS),
+            "x-ratelimit-limit-tokens": str(RATE_LIMIT_TOKENS),
+            "x-ratelimit-remaining-requests": str(RATE_LIMIT_REQUESTS - 1),
+            "x-ratelimit-remaining-tokens": str(RATE_LIMIT_TOKENS - answer.charge.prompt_tokens),
+            "x-ratelimit-reset-requests": "6ms",
+            "x-ratelimit-reset-tokens": "0s",
+        }
+    headers = tuple((name.encode("ascii"), value.encode("latin-1")) for name, value in pairs.items())
+    return msgspec.structs.replace(answer, headers=(*headers, *answer.headers))
+
+
+PROVIDER = Provider(
+    name="openai",
+    mounts=("", "/openai"),
+    key_prefix="sk-",
+    key=bearer_key,
+    refusal=refusal,
+    dress=dress,
+    routes=(
+        Route("POST", "/v1/embeddings", embeddings),
+        Route("GET", "/v1/models", list_models),
+        Route("GET", "/v1/models/{id}", retrieve_model),
+    ),
+)

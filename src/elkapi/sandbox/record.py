@@ -1,0 +1,106 @@
+"""The recorder: the last requests as received, keys included, for tests that look at the bytes a gateway sent."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import time
+from collections import deque
+from collections.abc import Callable
+
+import msgspec
+
+from elkapi.sandbox.messages import Headers, Outcome
+
+REQUESTS_KEPT_MAX = 200
+BODY_BYTES_KEPT_MAX = 8 * 1024 * 1024
+
+
+class Received(msgspec.Struct):
+    """One request as it came in; the recorder fills in the body and the way it ended as they become known."""
+
+    seq: int
+    time: float
+    method: str
+    target: str
+    http_version: str
+    headers: Headers
+    body: bytes = b""
+    body_complete: bool = False
+    status: int | None = None
+    outcome: Outcome | None = None
+    upstream_request_id: str | None = None
+
+
+class Shown(msgspec.Struct, frozen=True):
+    """One entry of `GET /_sandbox/requests`. Header names come in lower case, in the order received, repeats kept."""
+
+    seq: int
+    time: float
+    method: str
+    target: str
+    http_version: str
+    headers: list[tuple[str, str]]
+    body_base64: str
+    body_bytes: int
+    body_sha256: str
+    body_complete: bool
+    status: int | None
+    outcome: Outcome | None
+    upstream_request_id: str | None
+
+
+class Recorder:
+    """Keeps at most `requests_kept_max` requests, their bodies at most `body_bytes_kept_max`; the oldest go first."""
+
+    def __init__(
+        self,
+        requests_kept_max: int = REQUESTS_KEPT_MAX,
+        body_bytes_kept_max: int = BODY_BYTES_KEPT_MAX,
+        now: Callable[[], float] = time.time,
+    ) -> None:
+        self._kept: deque[Received] = deque(maxlen=requests_kept_max)
+        self._body_bytes_kept_max = body_bytes_kept_max
+        self._now = now
+        self._seq = 0
+
+    def open(self, method: str, target: str, http_version: str, headers: Headers) -> Received:
+        """Record a request whose head has arrived and whose body has not."""
+        self._seq += 1
+        received = Received(self._seq, self._now(), method, target, http_version, headers)
+        self._kept.append(received)
+        return received
+
+    def add_body(self, received: Received, body: bytes, complete: bool) -> None:
+        """Attach the body, dropping the oldest requests until all bodies fit; one larger than all the room goes too."""
+        received.body, received.body_complete = body, complete
+        held_bytes = sum(len(kept.body) for kept in self._kept)
+        while self._kept and held_bytes > self._body_bytes_kept_max:
+            held_bytes -= len(self._kept.popleft().body)
+
+    def shown(self, last: int | None = None) -> list[Shown]:
+        """The kept requests, oldest first, or only the `last` few of them."""
+        kept = list(self._kept)
+        return [_shown(received) for received in (kept if last is None else kept[-last:] if last else [])]
+
+    def reset(self) -> None:
+        """Forget every request; `seq` goes on."""
+        self._kept.clear()
+
+
+def _shown(received: Received) -> Shown:
+    return Shown(
+        seq=received.seq,
+        time=received.time,
+        method=received.method,
+        target=received.target,
+        http_version=received.http_version,
+        headers=[(name.decode("latin-1"), value.decode("latin-1")) for name, value in received.headers],
+        body_base64=base64.b64encode(received.body).decode("ascii"),
+        body_bytes=len(received.body),
+        body_sha256=hashlib.sha256(received.body).hexdigest(),
+        body_complete=received.body_complete,
+        status=received.status,
+        outcome=received.outcome,
+        upstream_request_id=received.upstream_request_id,
+    )
