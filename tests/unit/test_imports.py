@@ -1,0 +1,101 @@
+"""The drawing's import directions, as an AST walk: a room imports only from rooms that stand before it."""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+
+import pytest
+
+SOURCE = Path(__file__).parents[2] / "src" / "elkapi"
+
+# Each line may import from itself and from the lines above it.
+LAYERS = [
+    {"types", "errors", "money", "clock", "ids", "settings"},
+    {"catalog", "translate", "pricing", "routing"},
+    {"storage"},
+    {"snapshot", "access", "ledger"},
+    {"upstream", "local"},
+    {"relay", "tasks"},
+    {"edge", "admin", "control", "console", "cli"},
+    {"app"},
+]
+LEVEL = {room: level for level, layer in enumerate(LAYERS) for room in layer}
+LEAVES, PURE = LAYERS[0], LAYERS[0] | LAYERS[1]
+DOES_IO = {"asyncio", "socket", "ssl", "sqlite3", "sqlalchemy", "psycopg", "aiohttp", "uvloop", "subprocess"}
+
+# Rooms beside the drawing, and what each may import.
+APART = {
+    "observe": LEAVES,
+    "sandbox": LEAVES,
+    "testing": {*LEVEL, "observe", "sandbox"},
+    "__init__": LEAVES,
+    "__main__": {"cli"},
+}
+
+
+def _rooms_imported(tree: ast.Module, package: list[str]) -> set[tuple[int, str, str]]:
+    """(line, room of elkapi or "", top-level module) of every import, wherever in the file it stands."""
+    found = set()
+    for node in ast.walk(tree):
+        names: list[str] = []
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            prefix = package[: len(package) - node.level + 1] if node.level else []
+            base = ".".join([*prefix, *([node.module] if node.module else [])])
+            names = [f"{base}.{alias.name}" for alias in node.names] if base == "elkapi" else [base]
+        for name in names:
+            top, _, rest = name.partition(".")
+            found.add((node.lineno, rest.partition(".")[0] if top == "elkapi" else "", top))
+    return found
+
+
+def _allowed(room: str) -> set[str]:
+    if room in APART:
+        return APART[room] | {room}
+    below = {other for other, level in LEVEL.items() if level <= LEVEL[room]}
+    may_observe = {"observe"} if LEVEL[room] >= LEVEL["snapshot"] else set()
+    starts_sandbox = {"sandbox"} if room in {"app", "cli"} else set()
+    return below | may_observe | starts_sandbox
+
+
+def _is_forbidden(room: str, other: str, top: str) -> bool:
+    is_room = other in LEVEL or other in APART  # `from elkapi import __version__` names no room
+    return (is_room and other not in _allowed(room)) or (room in PURE and top in DOES_IO)
+
+
+def _complaints(path: Path) -> list[str]:
+    parts = path.relative_to(SOURCE).with_suffix("").parts
+    room = parts[0]
+    if room not in LEVEL and room not in APART:
+        return [f"the room {room!r} is not in the drawing"]
+    imports = _rooms_imported(ast.parse(path.read_text("utf-8")), ["elkapi", *parts[:-1]])
+    return [
+        f"line {line}: {room} may not import {other or top}"
+        for line, other, top in sorted(imports)
+        if _is_forbidden(room, other, top)
+    ]
+
+
+@pytest.mark.parametrize("path", sorted(SOURCE.rglob("*.py")), ids=lambda path: str(path.relative_to(SOURCE)))
+def test_imports_point_one_way(path: Path) -> None:
+    assert _complaints(path) == []
+
+
+@pytest.mark.parametrize(
+    ("room", "text", "complains"),
+    [
+        ("pricing", "from elkapi.storage import schema", True),
+        ("pricing", "from elkapi import ledger", True),
+        ("pricing", "def f():\n    import elkapi.edge.asgi", True),
+        ("pricing", "import asyncio", True),
+        ("pricing", "from elkapi.types import Usage", False),
+        ("ledger", "from elkapi.observe import log", False),
+        ("sandbox", "from elkapi.relay import serve", True),
+        ("edge", "from elkapi.relay import serve", False),
+    ],
+)
+def test_the_walk_sees_a_forbidden_import(room: str, text: str, complains: bool) -> None:
+    imports = _rooms_imported(ast.parse(text), ["elkapi", room])
+    assert any(_is_forbidden(room, other, top) for _, other, top in imports) is complains
