@@ -1,0 +1,180 @@
+"""Customers' keys: digests, hints and rights. Money is not here: a key names its ledger account (guarantee 7).
+
+Statements bind the digest as a parameter; nothing a caller presents ever becomes part of a statement (CVE-2026-42208).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import msgspec
+from sqlalchemy import Connection, RowMapping, bindparam, select, update
+
+from elkapi.storage import apikey, schema
+from elkapi.storage.repos import audit, versions
+from elkapi.types import Grant, Scope
+
+_keys = schema.keys
+_MODELS = msgspec.json.Decoder(tuple[str, ...])
+_BY_DIGEST = select(_keys).where(_keys.c.digest == bindparam("digest"))
+CHANGES_MAX = 1_000
+
+
+class KeyRow(msgspec.Struct, frozen=True):
+    """A key as it may be shown: the hint, never the key or its digest. `models` None allows every model."""
+
+    id: int
+    hint: str
+    name: str
+    owner_id: int
+    group: str
+    scope: Scope
+    enabled: bool
+    expires_at_ns: int | None
+    models: tuple[str, ...] | None
+    account_id: int
+    created_ns: int
+    revoked_ns: int | None
+    version: int
+
+
+_SHOWN = [_keys.c[name] for name in KeyRow.__struct_fields__]
+
+
+def create_key(
+    connection: Connection,
+    *,
+    name: str,
+    owner_id: int,
+    group: str,
+    scope: Scope,
+    account_id: int,
+    models: Iterable[str] | None,
+    expires_at_ns: int | None,
+    now_ns: int,
+    actor: str,
+) -> tuple[KeyRow, str]:
+    """A new enabled key and its plaintext, which exists nowhere else from here on."""
+    plaintext = apikey.new_key(scope)
+    values: dict[str, Any] = {
+        "digest": apikey.digest(plaintext),
+        "hint": apikey.hint(plaintext),
+        "name": name,
+        "owner_id": owner_id,
+        "group": group,
+        "scope": scope,
+        "enabled": True,
+        "expires_at_ns": expires_at_ns,
+        "models": _models_text(models),
+        "account_id": account_id,
+        "created_ns": now_ns,
+        "version": versions.bump(connection, routing=False),
+    }
+    key_id = connection.execute(_keys.insert().returning(_keys.c.id), values).scalar_one()
+    row = get_key(connection, key_id)
+    if row is None:
+        raise LookupError(f"key {key_id} vanished in its own transaction")
+    audit.write(
+        connection, now_ns=now_ns, actor=actor, action="key.create", subject=f"key:{key_id}", detail=_public(row)
+    )
+    return row, plaintext
+
+
+def find_grant(connection: Connection, digest: bytes) -> Grant | None:
+    """What the key with this digest may do, or None when there is none. A revoked key counts as disabled."""
+    row = connection.execute(_BY_DIGEST, {"digest": digest}).mappings().one_or_none()
+    return None if row is None else _grant(row)
+
+
+def get_key(connection: Connection, key_id: int) -> KeyRow | None:
+    row = connection.execute(select(*_SHOWN).where(_keys.c.id == key_id)).mappings().one_or_none()
+    return None if row is None else _row(row)
+
+
+def find_by_name(connection: Connection, name: str) -> list[KeyRow]:
+    query = select(*_SHOWN).where(_keys.c.name == name).order_by(_keys.c.id)
+    return [_row(row) for row in connection.execute(query).mappings()]
+
+
+def list_keys(connection: Connection, *, limit: int = 1_000, after_id: int = 0) -> list[KeyRow]:
+    """Keys in id order, `limit` of them behind `after_id`."""
+    query = select(*_SHOWN).where(_keys.c.id > after_id).order_by(_keys.c.id).limit(limit)
+    return [_row(row) for row in connection.execute(query).mappings()]
+
+
+def changed_since(connection: Connection, version: int) -> list[bytes] | None:
+    """Digests of keys changed behind this config version; None when they are more than CHANGES_MAX (forget them all)."""
+    query = select(_keys.c.digest).where(_keys.c.version > version).limit(CHANGES_MAX + 1)
+    digests = [bytes(digest) for digest in connection.execute(query).scalars()]
+    return None if len(digests) > CHANGES_MAX else digests
+
+
+def set_enabled(connection: Connection, key_id: int, enabled: bool, *, now_ns: int, actor: str) -> KeyRow | None:
+    """Switch a key on or off; None when there is no such key or it is revoked, which is for good."""
+    action = "key.enable" if enabled else "key.disable"
+    return _change(connection, key_id, {"enabled": enabled}, action=action, now_ns=now_ns, actor=actor)
+
+
+def revoke(connection: Connection, key_id: int, *, now_ns: int, actor: str) -> KeyRow | None:
+    """Switch a key off for good; its row and its history stay. None when there is none or it is revoked already."""
+    values = {"enabled": False, "revoked_ns": now_ns}
+    return _change(connection, key_id, values, action="key.revoke", now_ns=now_ns, actor=actor)
+
+
+def edit(
+    connection: Connection,
+    key_id: int,
+    *,
+    name: str,
+    group: str,
+    models: Iterable[str] | None,
+    expires_at_ns: int | None,
+    now_ns: int,
+    actor: str,
+) -> KeyRow | None:
+    """Replace the editable fields, all four named here: no other column can be reached this way (CVE-2026-47102)."""
+    values = {"name": name, "group": group, "models": _models_text(models), "expires_at_ns": expires_at_ns}
+    return _change(connection, key_id, values, action="key.edit", now_ns=now_ns, actor=actor)
+
+
+def _change(
+    connection: Connection, key_id: int, values: Mapping[str, Any], *, action: str, now_ns: int, actor: str
+) -> KeyRow | None:
+    version = versions.bump(connection, routing=False)
+    statement = update(_keys).where(_keys.c.id == key_id, _keys.c.revoked_ns.is_(None))
+    if connection.execute(statement.values(**values, version=version)).rowcount == 0:
+        return None
+    row = get_key(connection, key_id)
+    if row is not None:
+        subject = f"key:{key_id}"
+        audit.write(connection, now_ns=now_ns, actor=actor, action=action, subject=subject, detail=_public(row))
+    return row
+
+
+def _models_text(models: Iterable[str] | None) -> str | None:
+    return None if models is None else msgspec.json.encode(sorted(set(models))).decode()
+
+
+def _row(row: RowMapping) -> KeyRow:
+    fields = dict(row)
+    models = fields["models"]
+    return KeyRow(**(fields | {"models": None if models is None else _MODELS.decode(models)}))
+
+
+def _grant(row: RowMapping) -> Grant:
+    return Grant(
+        key_id=row["id"],
+        key_name=row["name"],
+        owner_id=row["owner_id"],
+        group=row["group"],
+        scope=row["scope"],
+        accounts=(row["account_id"],),
+        models=None if row["models"] is None else frozenset(_MODELS.decode(row["models"])),
+        expires_at_ns=row["expires_at_ns"],
+        enabled=row["enabled"] and row["revoked_ns"] is None,
+    )
+
+
+def _public(row: KeyRow) -> dict[str, Any]:
+    return {"name": row.name, "group": row.group, "models": row.models, "enabled": row.enabled, "hint": row.hint}

@@ -1,0 +1,80 @@
+"""Versioned, immutable price records: a change is a new version, and a model's highest version is in force."""
+
+from __future__ import annotations
+
+import msgspec
+from sqlalchemy import Connection, RowMapping, func, select, tuple_
+
+from elkapi.storage import schema
+from elkapi.storage.repos import audit, versions
+from elkapi.types import Price
+
+_prices = schema.prices
+
+
+class Amounts(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True):
+    """The stored record: nano-USD per million tokens of each class, and per call. None for cached: the input price."""
+
+    input_nano_per_1m: int = 0
+    cached_nano_per_1m: int | None = None
+    output_nano_per_1m: int = 0
+    call_nano: int = 0
+
+
+class PriceRow(msgspec.Struct, frozen=True):
+    """A record with where it came from (`seed`, or who set it) and when."""
+
+    price: Price
+    source: str
+    created_ns: int
+
+
+def in_force(connection: Connection) -> list[PriceRow]:
+    """The record in force of every model, by name."""
+    highest = select(_prices.c.model, func.max(_prices.c.version)).group_by(_prices.c.model)
+    query = select(_prices).where(tuple_(_prices.c.model, _prices.c.version).in_(highest)).order_by(_prices.c.model)
+    return [_row(row) for row in connection.execute(query).mappings()]
+
+
+def history(connection: Connection, model: str) -> list[PriceRow]:
+    """Every version of one model's price, newest first."""
+    query = select(_prices).where(_prices.c.model == model).order_by(_prices.c.version.desc())
+    return [_row(row) for row in connection.execute(query).mappings()]
+
+
+def get_price(connection: Connection, price_id: int) -> PriceRow | None:
+    row = connection.execute(select(_prices).where(_prices.c.id == price_id)).mappings().one_or_none()
+    return None if row is None else _row(row)
+
+
+def add_version(
+    connection: Connection, *, model: str, amounts: Amounts, source: str, now_ns: int, actor: str
+) -> PriceRow:
+    """Put a new version in force; calls that already hold money keep the version their hold names."""
+    # The counter's row serialises writers, so two of them cannot compute the same next version.
+    versions.bump(connection, routing=True)
+    last = connection.execute(select(func.max(_prices.c.version)).where(_prices.c.model == model)).scalar()
+    version = (last or 0) + 1
+    record = msgspec.json.encode(amounts).decode()
+    values = {"model": model, "version": version, "record": record, "source": source, "created_ns": now_ns}
+    price_id = connection.execute(_prices.insert().returning(_prices.c.id), values).scalar_one()
+    detail = {"version": version, **msgspec.to_builtins(amounts)}
+    audit.write(connection, now_ns=now_ns, actor=actor, action="price.set", subject=f"price:{model}", detail=detail)
+    return PriceRow(_price(price_id, model, version, amounts), source, now_ns)
+
+
+def _row(row: RowMapping) -> PriceRow:
+    amounts = msgspec.json.decode(row["record"], type=Amounts)
+    return PriceRow(_price(row["id"], row["model"], row["version"], amounts), row["source"], row["created_ns"])
+
+
+def _price(price_id: int, model: str, version: int, amounts: Amounts) -> Price:
+    return Price(
+        id=price_id,
+        model=model,
+        version=version,
+        input_nano_per_1m=amounts.input_nano_per_1m,
+        cached_nano_per_1m=amounts.cached_nano_per_1m,
+        output_nano_per_1m=amounts.output_nano_per_1m,
+        call_nano=amounts.call_nano,
+    )

@@ -1,0 +1,43 @@
+"""The counters other processes poll: `config_version` counts every change, `routing_version` those a snapshot shows."""
+
+from __future__ import annotations
+
+import msgspec
+from sqlalchemy import BigInteger, Connection, String, cast, select, update
+
+from elkapi.storage import schema
+
+_meta = schema.meta
+_READ = select(_meta.c.name, _meta.c.value).where(_meta.c.name.in_(("config_version", "routing_version")))
+_BUMP = (
+    update(_meta)
+    .where(_meta.c.name == "config_version")
+    .values(value=cast(cast(_meta.c.value, BigInteger) + 1, String))
+    .returning(_meta.c.value)
+)
+
+
+class Versions(msgspec.Struct, frozen=True):
+    """Both only ever rise; `routing` is the `config` value at the last change of a channel, price or group."""
+
+    config: int
+    routing: int
+
+
+def read(connection: Connection) -> Versions:
+    rows = {name: int(value) for name, value in connection.execute(_READ)}
+    return Versions(rows["config_version"], rows["routing_version"])
+
+
+def bump(connection: Connection, *, routing: bool) -> int:
+    """The new config version. The row stays locked until the commit, so versions rise in the order of commits."""
+    version = int(connection.execute(_BUMP).scalar_one())
+    if routing:
+        connection.execute(update(_meta).where(_meta.c.name == "routing_version").values(value=str(version)))
+    return version
+
+
+def raise_to(connection: Connection, version: int) -> None:
+    """Set both counters, for a restore: processes that saw the old database must see a higher number."""
+    names = ("config_version", "routing_version")
+    connection.execute(update(_meta).where(_meta.c.name.in_(names)).values(value=str(version)))
