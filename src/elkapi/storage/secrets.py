@@ -1,4 +1,4 @@
-"""Encryption at rest of provider secrets and stored replies, and the installation's secret key; rows are left to `repos`.
+"""Encryption at rest of provider secrets and stored replies, and the installation's secret key; rows are not its.
 
 A sealed value is one version byte, 16 bytes of salt, 12 bytes of nonce and an AES-256-GCM ciphertext under a key
 derived from the salt, so no count of values ever nears the limit of random nonces under one key. The context (table,

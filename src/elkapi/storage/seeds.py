@@ -14,8 +14,15 @@ from elkapi.storage import schema
 DEFAULT_GROUP = "default"
 OPERATOR = "operator"
 
-# code -> kind; customers' accounts arrive with their keys.
-SYSTEM_ACCOUNTS = {"revenue": "revenue", "operator-loss": "loss", "funding": "funding"}
+# code -> kind; the house's accounts as ledger.accounts names them (a test compares). Customers' come with their keys.
+SYSTEM_ACCOUNTS = {
+    "revenue": "revenue",
+    "operator-loss": "loss",
+    "funding": "funding",
+    "upstream": "upstream",
+    "quota-funding": "funding",
+    "quota-spent": "spent",
+}
 
 # Public list prices of embedding models, US dollars per million input tokens; the operator's own records replace them.
 PUBLIC_PRICES_USD_PER_1M = {

@@ -93,6 +93,7 @@ class Loaded(msgspec.Struct, frozen=True):
     sealed_shut: tuple[str, ...]
 
 
+_SPEC_COLUMNS = ("name", "family", "base_url", "enabled", "priority", "weight", "allow_private")
 _CONFIG = msgspec.json.Decoder(ChannelConfig)
 _HEADERS = msgspec.json.Decoder(dict[str, str])
 _KEY_SHOWN = [_channel_keys.c[name] for name in ChannelKeyView.__struct_fields__]
@@ -275,16 +276,8 @@ def _view(sealer: Sealer, row: RowMapping, keys: list[ChannelKeyView]) -> Channe
 
 
 def _plain_columns(spec: ChannelSpec) -> dict[str, Any]:
-    return {
-        "name": spec.name,
-        "family": spec.family,
-        "base_url": spec.base_url,
-        "enabled": spec.enabled,
-        "priority": spec.priority,
-        "weight": spec.weight,
-        "allow_private": spec.allow_private,
-        "config": msgspec.json.encode(spec.config).decode(),
-    }
+    columns = {name: getattr(spec, name) for name in _SPEC_COLUMNS}
+    return columns | {"config": msgspec.json.encode(spec.config).decode()}
 
 
 def _write_sealed(connection: Connection, sealer: Sealer, channel_id: int, spec: ChannelSpec) -> None:

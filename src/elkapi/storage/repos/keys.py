@@ -104,7 +104,7 @@ def list_keys(connection: Connection, *, limit: int = 1_000, after_id: int = 0) 
 
 
 def changed_since(connection: Connection, version: int) -> list[bytes] | None:
-    """Digests of keys changed behind this config version; None when they are more than CHANGES_MAX (forget them all)."""
+    """Digests of keys changed behind this config version; None when more than CHANGES_MAX did (forget them all)."""
     query = select(_keys.c.digest).where(_keys.c.version > version).limit(CHANGES_MAX + 1)
     digests = [bytes(digest) for digest in connection.execute(query).scalars()]
     return None if len(digests) > CHANGES_MAX else digests

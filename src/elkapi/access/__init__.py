@@ -1,0 +1,6 @@
+"""Who asks, and may they: a presented key becomes a `Grant`; what the grant may reach is routing's and the ledger's."""
+
+from elkapi.access.admit import admit
+from elkapi.access.cache import KeyCache
+
+__all__ = ["KeyCache", "admit"]

@@ -1,0 +1,78 @@
+"""A presented key -> Grant, from memory or, on a miss, by digest from the database, off the loop.
+
+Only the database saying "no such key" makes a 401. A database that cannot be asked is a 503 (guarantee 78): a caller
+with a good key must never be told that the key is bad.
+"""
+
+from __future__ import annotations
+
+import asyncio
+
+from sqlalchemy import Connection
+
+from elkapi.access.cache import KeyCache
+from elkapi.clock import Clock
+from elkapi.errors import Unauthenticated, Unavailable
+from elkapi.snapshot.snapshot import Snapshot
+from elkapi.storage import apikey
+from elkapi.storage.db import Reader
+from elkapi.storage.repos import keys, versions
+from elkapi.types import Grant
+
+MISSING = "You didn't provide an API key. Send it as `Authorization: Bearer sk-...`."
+MALFORMED = "This is not an API key of this gateway: a key is `sk-` and 48 letters and digits."
+UNKNOWN = "Incorrect API key provided."
+DISABLED = "This API key is disabled."
+EXPIRED = "This API key has expired."
+
+
+async def admit(
+    snapshot: Snapshot, cache: KeyCache, reader: Reader, presented: str | None, now_ns: int, clock: Clock
+) -> Grant:
+    """The grant of an enabled, unexpired key. Raises Unauthenticated with the reason, Unavailable without an answer."""
+    if presented is None or not presented.strip():
+        raise Unauthenticated(MISSING)
+    key = apikey.normalize(presented)
+    if key is None:
+        raise Unauthenticated(MALFORMED)
+    digest = apikey.digest(key)
+    grant = cache.get(digest)
+    if grant is None:
+        if cache.is_unknown(digest, clock.monotonic_s()):
+            raise Unauthenticated(UNKNOWN)
+        grant = await _fetch_once(cache, reader, digest, clock)
+        if grant is None:
+            raise Unauthenticated(UNKNOWN)
+    if not grant.enabled:
+        raise Unauthenticated(DISABLED)
+    if grant.expires_at_ns is not None and grant.expires_at_ns <= now_ns:
+        raise Unauthenticated(EXPIRED)
+    if grant.group not in snapshot.groups:
+        # The key is younger than the snapshot; the next poll brings its group.
+        raise Unavailable("The gateway is reading its configuration; please try again.")
+    return grant
+
+
+async def _fetch_once(cache: KeyCache, reader: Reader, digest: bytes, clock: Clock) -> Grant | None:
+    """One read however many calls of the same key wait for it; a caller that leaves does not take the others along."""
+    task = cache.pending.get(digest)
+    if task is None:
+        task = asyncio.get_running_loop().create_task(_fetch(cache, reader, digest, clock))
+        cache.pending[digest] = task
+        task.add_done_callback(lambda done: _forget(cache, digest, done))
+    return await asyncio.shield(task)
+
+
+def _forget(cache: KeyCache, digest: bytes, done: asyncio.Task[Grant | None]) -> None:
+    cache.pending.pop(digest, None)
+    if not done.cancelled():
+        done.exception()  # Seen here too, so that an outage nobody waits for any more is not reported as forgotten.
+
+
+async def _fetch(cache: KeyCache, reader: Reader, digest: bytes, clock: Clock) -> Grant | None:
+    def read(connection: Connection) -> tuple[Grant | None, int]:
+        return keys.find_grant(connection, digest), versions.read(connection).config
+
+    grant, version = await reader.run(read)
+    cache.put(digest, grant, version, clock.monotonic_s())
+    return grant

@@ -1,0 +1,73 @@
+"""A bounded cache of grants by key digest; filled on a miss, evicted by version. It lives on one event loop.
+
+An answer read from the database carries the config version of its moment. One that was read before a change the cache
+has already heard of is used for its request but not kept, so an eviction can never be undone by a slow read.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import OrderedDict
+
+from elkapi.types import Grant
+
+NEGATIVE_S = 5.0
+NEGATIVE_MAX = 10_000
+
+
+class KeyCache:
+    """At most `keys_max` grants and NEGATIVE_MAX unknown digests; the latter for NEGATIVE_S only."""
+
+    def __init__(self, keys_max: int) -> None:
+        self._keys_max = max(keys_max, 1)
+        self._grants: OrderedDict[bytes, Grant] = OrderedDict()
+        self._unknown: OrderedDict[bytes, float] = OrderedDict()
+        self._version = 0
+        self.pending: dict[bytes, asyncio.Task[Grant | None]] = {}
+        self.hits = 0
+        self.misses = 0
+
+    def __len__(self) -> int:
+        return len(self._grants)
+
+    def get(self, digest: bytes) -> Grant | None:
+        grant = self._grants.get(digest)
+        if grant is None:
+            self.misses += 1
+            return None
+        self.hits += 1
+        self._grants.move_to_end(digest)
+        return grant
+
+    def is_unknown(self, digest: bytes, now_s: float) -> bool:
+        """True when the database said so less than NEGATIVE_S ago."""
+        until_s = self._unknown.get(digest)
+        return until_s is not None and until_s > now_s
+
+    def put(self, digest: bytes, grant: Grant | None, version: int, now_s: float) -> None:
+        """Keep an answer that was true at this config version; None is "unknown key"."""
+        if version < self._version:
+            return
+        if grant is None:
+            self._unknown[digest] = now_s + NEGATIVE_S
+            self._unknown.move_to_end(digest)
+            if len(self._unknown) > NEGATIVE_MAX:
+                self._unknown.popitem(last=False)
+            return
+        self._unknown.pop(digest, None)
+        self._grants[digest] = grant
+        self._grants.move_to_end(digest)
+        if len(self._grants) > self._keys_max:
+            self._grants.popitem(last=False)
+
+    def evict(self, version: int, digests: list[bytes] | None) -> None:
+        """Forget keys that changed up to this version; None forgets all. It is SnapshotHolder's on_keys_changed."""
+        if digests is None:
+            self._grants.clear()
+            self._unknown.clear()
+        else:
+            for digest in digests:
+                self._grants.pop(digest, None)
+                self._unknown.pop(digest, None)
+        # Also lowered: after a restore the counter may start again below what was seen.
+        self._version = version

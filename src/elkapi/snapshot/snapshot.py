@@ -1,0 +1,41 @@
+"""`Snapshot`: what a request may look up, in memory; it is built whole by `build` and swapped by `watch`."""
+
+from __future__ import annotations
+
+import msgspec
+
+from elkapi.types import Channel, Price, Scope
+
+BUNDLED_CHANNEL_ID = -1
+SANDBOX_CHANNEL_ID = -2
+
+Tiers = tuple[tuple[Channel, ...], ...]
+
+
+class Snapshot(msgspec.Struct, frozen=True, kw_only=True):
+    """One consistent moment of the configuration; a request holds one reference from its start to its end.
+
+    `groups`: name -> ratio in millionths. `prices`: client model name -> the record in force for live keys.
+    `tiers`: (scope, group, model) -> channels by descending priority, only such that can be tried.
+    `models`: (scope, group) -> sorted names that are served and priced.
+    """
+
+    version: int
+    groups: dict[str, int]
+    prices: dict[str, Price]
+    test_prices: dict[str, Price]
+    channels: dict[int, Channel]
+    tiers: dict[tuple[Scope, str, str], Tiers]
+    models: dict[tuple[Scope, str], tuple[str, ...]]
+    warnings: tuple[str, ...] = ()
+
+    def tiers_for(self, scope: Scope, group: str, model: str) -> Tiers:
+        """The channels to try, best tier first; empty when nothing serves this model for this group."""
+        return self.tiers.get((scope, group, model), ())
+
+    def price_for(self, scope: Scope, model: str) -> Price | None:
+        """The price in force. The sandbox is free; a live model without a record has none and is refused."""
+        return (self.prices if scope == "live" else self.test_prices).get(model)
+
+    def models_for(self, scope: Scope, group: str) -> tuple[str, ...]:
+        return self.models.get((scope, group), ())

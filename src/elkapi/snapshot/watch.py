@@ -1,0 +1,131 @@
+"""Keeps a process's snapshot and key cache fresh by polling a version; a lost database makes them older, never slower.
+
+The poll is one row read on a thread of its own. A change of a key evicts that key; a change of a channel, price or
+group rebuilds the snapshot on the same thread and swaps it by one assignment.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import threading
+from collections.abc import Callable, Iterable
+
+from elkapi.clock import SYSTEM_CLOCK, Clock
+from elkapi.errors import Unavailable
+from elkapi.settings import Settings
+from elkapi.snapshot.build import build_snapshot
+from elkapi.snapshot.snapshot import Snapshot
+from elkapi.storage.db import Database
+from elkapi.storage.repos import keys, versions
+from elkapi.storage.secrets import Sealer
+
+STOP_WAIT_S = 5.0
+ERROR_PAUSE_MAX_S = 5.0
+
+# Called on the event loop with the config version seen and the changed digests, or None to forget every key.
+OnKeysChanged = Callable[[int, "list[bytes] | None"], None]
+log = logging.getLogger("elkapi.snapshot")
+
+
+class SnapshotHolder:
+    """`current` is the newest snapshot; `start()` builds the first one and begins to poll, `stop()` ends the thread."""
+
+    def __init__(
+        self,
+        database: Database,
+        sealer: Sealer,
+        settings: Settings,
+        *,
+        bundled: Iterable[str] = (),
+        sandbox: Iterable[str] = (),
+        on_keys_changed: OnKeysChanged = lambda _version, _digests: None,
+        clock: Clock = SYSTEM_CLOCK,
+    ) -> None:
+        self._database = database
+        self._sealer = sealer
+        self._settings = settings
+        self._bundled = tuple(bundled)
+        self._sandbox = tuple(sandbox)
+        self._on_keys_changed = on_keys_changed
+        self._clock = clock
+        self._snapshot: Snapshot | None = None
+        self._seen = versions.Versions(0, 0)
+        self._fresh_at_s = clock.monotonic_s()
+        self._stopping = threading.Event()
+        self._thread: threading.Thread | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
+
+    @property
+    def current(self) -> Snapshot:
+        """Read once per request. Raises Unavailable before the first build."""
+        if self._snapshot is None:
+            raise Unavailable("The gateway has not read its configuration yet; please try again.")
+        return self._snapshot
+
+    @property
+    def ready(self) -> bool:
+        return self._snapshot is not None
+
+    @property
+    def age_s(self) -> float:
+        """Seconds since the database last confirmed that this snapshot is the newest (snapshot_age_seconds)."""
+        return self._clock.monotonic_s() - self._fresh_at_s
+
+    async def start(self) -> None:
+        """Build the first snapshot and begin to poll; raises Unavailable when the database cannot be reached."""
+        self._loop = asyncio.get_running_loop()
+        await asyncio.to_thread(self._refresh)
+        self._thread = threading.Thread(target=self._poll, name="elkapi-snapshot", daemon=True)
+        self._thread.start()
+
+    async def stop(self) -> None:
+        """End the thread; a read that hangs in the database is left behind after STOP_WAIT_S."""
+        self._stopping.set()
+        if self._thread is not None:
+            await asyncio.to_thread(self._thread.join, STOP_WAIT_S)
+            self._thread = None
+
+    def _poll(self) -> None:
+        failures = 0
+        while not self._stopping.wait(self._pause_s(failures)):
+            try:
+                self._refresh()
+                failures = 0
+            except Unavailable:
+                failures += 1
+                if failures == 1:
+                    log.warning(
+                        "the database is unreachable; going on with the configuration of version %d", self._seen.config
+                    )
+            except Exception:
+                # A row that cannot be read must not end the polling: the next change may be the repair.
+                failures += 1
+                log.exception("the snapshot could not be rebuilt; going on with version %d", self._seen.config)
+
+    def _pause_s(self, failures: int) -> float:
+        poll_s = self._settings.snapshot_poll_s
+        return poll_s if failures == 0 else min(poll_s * 2 ** min(failures, 10), ERROR_PAUSE_MAX_S)
+
+    def _refresh(self) -> None:
+        """One poll: read the versions, then what changed. The moment taken first can only understate the freshness."""
+        at_s = self._clock.monotonic_s()
+        with self._database.read() as connection:
+            now = versions.read(connection)
+            if now == self._seen:
+                self._fresh_at_s = at_s
+                return
+            digests: list[bytes] | None = []
+            if self._snapshot is not None:
+                # A lower version means a restored database: nothing remembered can be trusted.
+                digests = keys.changed_since(connection, self._seen.config) if now.config > self._seen.config else None
+            snapshot = self._snapshot
+            if snapshot is None or now.routing != self._seen.routing:
+                snapshot = build_snapshot(
+                    connection, self._sealer, self._settings, bundled=self._bundled, sandbox=self._sandbox
+                )
+        for warning in snapshot.warnings if snapshot is not self._snapshot else ():
+            log.error("%s", warning)
+        self._snapshot, self._seen, self._fresh_at_s = snapshot, now, at_s
+        if self._loop is not None and not self._loop.is_closed():
+            self._loop.call_soon_threadsafe(self._on_keys_changed, now.config, digests)
