@@ -1,0 +1,64 @@
+"""The way out: connections to upstreams, guarded, pooled and bounded; what is sent and charged is left to `relay`."""
+
+from elkapi.upstream.client import UpstreamClient
+from elkapi.upstream.dialer import Resolver, system_resolver
+from elkapi.upstream.errors import (
+    AddressRefused,
+    ClientClosed,
+    ConnectFailed,
+    ConnectTimeout,
+    Cut,
+    FirstByteTimeout,
+    HeaderTimeout,
+    IdleTimeout,
+    PoolFull,
+    PoolTimeout,
+    ProtocolViolation,
+    RequestRefused,
+    SendFailed,
+    TlsFailed,
+    TotalTimeout,
+    TransportMissing,
+    UpstreamFailure,
+    UpstreamTimeout,
+)
+from elkapi.upstream.follow import follow
+from elkapi.upstream.guard import refusal
+from elkapi.upstream.origin import ClientLimits, Deadlines, Origin, UpstreamRequest, split_base_url
+from elkapi.upstream.reply import UpstreamReply
+from elkapi.upstream.timers import LoopTimers, TimerHandle, Timers
+
+__all__ = [
+    "AddressRefused",
+    "ClientClosed",
+    "ClientLimits",
+    "ConnectFailed",
+    "ConnectTimeout",
+    "Cut",
+    "Deadlines",
+    "FirstByteTimeout",
+    "HeaderTimeout",
+    "IdleTimeout",
+    "LoopTimers",
+    "Origin",
+    "PoolFull",
+    "PoolTimeout",
+    "ProtocolViolation",
+    "RequestRefused",
+    "Resolver",
+    "SendFailed",
+    "TimerHandle",
+    "Timers",
+    "TlsFailed",
+    "TotalTimeout",
+    "TransportMissing",
+    "UpstreamClient",
+    "UpstreamFailure",
+    "UpstreamReply",
+    "UpstreamRequest",
+    "UpstreamTimeout",
+    "follow",
+    "refusal",
+    "split_base_url",
+    "system_resolver",
+]

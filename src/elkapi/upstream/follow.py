@@ -1,0 +1,68 @@
+"""Redirects, for the few calls that may follow one (fetching a result file); ordinary relaying never does.
+
+Each hop is an ordinary `UpstreamClient.send`: the guard judges the address that is dialed, not the URL that was given.
+"""
+
+from __future__ import annotations
+
+from urllib.parse import urljoin, urlsplit
+
+import msgspec
+
+from elkapi.upstream.client import UpstreamClient
+from elkapi.upstream.errors import ProtocolViolation
+from elkapi.upstream.origin import Origin, UpstreamRequest
+from elkapi.upstream.reply import UpstreamReply
+
+REDIRECTS = frozenset({301, 302, 303, 307, 308})
+# What may accompany a request to a host the operator did not name. Everything else could be a credential: providers
+# invent header names for their keys, so a list of names to drop would always be one name short.
+HARMLESS_HEADERS = frozenset({b"accept", b"accept-encoding", b"accept-language", b"range", b"user-agent"})
+
+
+async def follow(
+    client: UpstreamClient, reply: UpstreamReply, request: UpstreamRequest, hops_max: int = 3
+) -> UpstreamReply:
+    """The reply at the end of at most `hops_max` redirects of a GET or HEAD; closes the replies in between.
+
+    A hop to another origin keeps only harmless headers and loses `allow_private` and the proxy's trust with it; a hop
+    from https to http, to an unreadable place, or one too many raises ProtocolViolation. Other methods are returned
+    as they are: repeating a body elsewhere is not this client's decision.
+    """
+    hops = 0
+    while reply.status in REDIRECTS and request.method in (b"GET", b"HEAD"):
+        location = reply.header(b"location")
+        if location is None:
+            return reply
+        await reply.aclose()
+        hops += 1
+        if hops > hops_max:
+            raise _violation(f"more than {hops_max} redirects")
+        request = next_hop(request, location)
+        reply = await client.send(request)
+    return reply
+
+
+def next_hop(request: UpstreamRequest, location: bytes) -> UpstreamRequest:
+    """The request a redirect asks for. Raises ProtocolViolation when it may not be followed."""
+    old = request.origin
+    try:
+        here = f"{'http' if old.scheme == 'unix' else old.scheme}://{old.authority}{request.target.decode('ascii')}"
+        url = urljoin(here, location.decode("ascii")).partition("#")[0]
+        parts = urlsplit(url)
+        new = Origin.parse(f"{parts.scheme}://{parts.netloc}", proxy_url=old.proxy_url, verify_tls=old.verify_tls)
+    except ValueError as error:
+        raise _violation(f"the redirect leads nowhere we go: {error}") from error
+    target = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
+    if (new.scheme, new.host, new.port) == (old.scheme, old.host, old.port):
+        return msgspec.structs.replace(request, target=target.encode("ascii"))
+    if old.unix_path is not None:
+        raise _violation("a local socket redirects elsewhere")
+    if old.is_tls and not new.is_tls:
+        raise _violation("the redirect leaves https")
+    headers = [(name, value) for name, value in request.headers if name.lower() in HARMLESS_HEADERS]
+    return msgspec.structs.replace(request, origin=new, target=target.encode("ascii"), headers=headers)
+
+
+def _violation(detail: str) -> ProtocolViolation:
+    return ProtocolViolation(detail, phase="header", sent=True)

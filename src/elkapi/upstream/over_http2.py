@@ -1,0 +1,188 @@
+"""Calls to upstreams that speak only HTTP/2, by httpcore (the engine inside httpx), behind the client's own interface.
+
+Needs the optional extra `http2`. Name resolution and the guard are ours: httpcore is given a network backend that dials
+only judged addresses. `header_s` covers sending the request too; idle time while sending is httpcore's write timeout.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Iterable
+from importlib.util import find_spec
+from typing import Any
+
+from elkapi.upstream.dialer import permitted_addresses
+from elkapi.upstream.errors import (
+    ConnectFailed,
+    ConnectTimeout,
+    Cut,
+    HeaderTimeout,
+    IdleTimeout,
+    PoolTimeout,
+    ProtocolViolation,
+    SendFailed,
+    TlsFailed,
+    TotalTimeout,
+    TransportMissing,
+    UpstreamFailure,
+)
+from elkapi.upstream.origin import UpstreamRequest
+from elkapi.upstream.phased import PulledReply
+from elkapi.upstream.pool import Dialing
+from elkapi.upstream.reply import UpstreamReply
+from elkapi.upstream.timers import Expired, run_until
+from elkapi.upstream.wire import BODILESS_METHODS, callers_headers, check_method, check_target
+
+# httpcore imports h2 only when the first connection is made, which is too late to say what is missing.
+if find_spec("httpcore") is None or find_spec("h2") is None:
+    raise TransportMissing(
+        "this channel asks for HTTP/2, which is not installed: pip install 'elkapi[http2]'", phase="request", sent=False
+    )
+
+import httpcore
+
+
+class _GuardedBackend(httpcore.AsyncNetworkBackend):
+    def __init__(self, dialing: Dialing, *, allow_private: bool) -> None:
+        self._dialing = dialing
+        self._allow_private = allow_private
+        self._inner = httpcore.AnyIOBackend()
+
+    async def connect_tcp(
+        self,
+        host: str,
+        port: int,
+        timeout: float | None = None,  # noqa: ASYNC109 - the signature is httpcore's.
+        local_address: str | None = None,
+        socket_options: Iterable[Any] | None = None,
+    ) -> httpcore.AsyncNetworkStream:
+        addresses = await permitted_addresses(self._dialing.resolve, host, port, allow_private=self._allow_private)
+        share_s = None if timeout is None else timeout / len(addresses)
+        for address in addresses[:-1]:
+            try:
+                return await self._inner.connect_tcp(address, port, share_s, local_address, socket_options)
+            except (httpcore.ConnectError, httpcore.ConnectTimeout):
+                continue
+        return await self._inner.connect_tcp(addresses[-1], port, share_s, local_address, socket_options)
+
+    async def sleep(self, seconds: float) -> None:
+        await asyncio.sleep(seconds)
+
+
+class Http2Transport:
+    """One httpcore pool for each trust setting; httpcore keys its connections by origin."""
+
+    def __init__(self, dialing: Dialing) -> None:
+        self._dialing = dialing
+        self._pools: dict[tuple[bool, bool], httpcore.AsyncConnectionPool] = {}
+
+    async def send(self, request: UpstreamRequest) -> UpstreamReply:
+        """See `UpstreamClient.send`."""
+        check_method(request.method)
+        check_target(request.target)
+        headers = callers_headers(request.headers)
+        timers, deadlines = self._dialing.timers, request.deadlines
+        started_s = timers.monotonic_s()
+        total_at_s = started_s + deadlines.total_s
+        head_at_s = started_s + deadlines.connect_s + deadlines.header_s
+        sent: list[bool] = []
+        try:
+            reply = await run_until(timers, min(head_at_s, total_at_s), self._request(request, headers, sent))
+        except Expired:
+            kind = TotalTimeout if timers.monotonic_s() >= total_at_s else HeaderTimeout
+            raise kind("no reply head in time", phase="header", sent=bool(sent)) from None
+        except (httpcore.NetworkError, httpcore.TimeoutException, httpcore.ProtocolError, OSError) as error:
+            raise _translated(error, "header") from error
+        return PulledReply(
+            reply.status,
+            [(name.lower(), value) for name, value in reply.headers],
+            reply.aiter_stream(),
+            reply.aclose,
+            _translated,
+            timers,
+            deadlines,
+            total_at_s,
+        )
+
+    async def _request(
+        self, request: UpstreamRequest, headers: list[tuple[bytes, bytes]], sent: list[bool]
+    ) -> httpcore.Response:
+        origin, deadlines = request.origin, request.deadlines
+        size = len(request.body) if isinstance(request.body, bytes) else request.body_bytes
+        if size or (size is not None and request.method not in BODILESS_METHODS):
+            headers = [*headers, (b"content-length", b"%d" % size)]
+
+        async def note(event: str, _info: object) -> None:
+            if event == "http2.send_request_headers.started":
+                sent.append(True)
+
+        message = httpcore.Request(
+            request.method,
+            httpcore.URL(scheme=origin.scheme, host=origin.host, port=origin.port, target=request.target),
+            headers=[(b"host", origin.authority.encode("ascii")), *headers],
+            content=_content(request.body),
+            extensions={
+                "timeout": {
+                    "connect": deadlines.connect_s,
+                    "pool": deadlines.connect_s,
+                    "write": deadlines.idle_s,
+                    "read": None,
+                },
+                "trace": note,
+            },
+        )
+        return await self._pool(allow_private=origin.allow_private, verify_tls=origin.verify_tls).handle_async_request(
+            message
+        )
+
+    def _pool(self, *, allow_private: bool, verify_tls: bool) -> httpcore.AsyncConnectionPool:
+        key = (allow_private, verify_tls)
+        pool = self._pools.get(key)
+        if pool is None:
+            limits = self._dialing.limits
+            pool = self._pools[key] = httpcore.AsyncConnectionPool(
+                # A context of its own: httpcore writes its ALPN list into the one it is given.
+                ssl_context=self._dialing.tls.fresh(verify=verify_tls),
+                http1=False,
+                http2=True,
+                max_connections=limits.connections_per_origin_max,
+                max_keepalive_connections=limits.idle_connections_per_origin_max,
+                keepalive_expiry=limits.idle_keep_s,
+                network_backend=_GuardedBackend(self._dialing, allow_private=allow_private),
+            )
+        return pool
+
+    async def aclose(self) -> None:
+        """Closes every pool."""
+        pools = list(self._pools.values())
+        self._pools.clear()
+        for pool in pools:
+            await pool.aclose()
+
+
+async def _content(body: bytes | AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+    if isinstance(body, bytes):
+        yield body
+        return
+    async for chunk in body:
+        yield chunk
+
+
+def _translated(error: Exception, phase: str) -> UpstreamFailure:
+    detail = f"{type(error).__name__}: {error}"
+    if isinstance(error, UpstreamFailure):
+        return error
+    if isinstance(error, httpcore.ConnectTimeout):
+        return ConnectTimeout(detail, phase="connect", sent=False)
+    if isinstance(error, httpcore.PoolTimeout):
+        return PoolTimeout(detail, phase="pool", sent=False)
+    if isinstance(error, httpcore.ConnectError):
+        is_tls = "SSL" in detail or "certificate" in detail
+        return (TlsFailed if is_tls else ConnectFailed)(detail, phase="tls" if is_tls else "connect", sent=False)
+    if isinstance(error, httpcore.WriteTimeout):
+        return IdleTimeout(detail, phase="send", sent=True)
+    if isinstance(error, httpcore.WriteError):
+        return SendFailed(detail, phase="send", sent=True)
+    if isinstance(error, httpcore.ProtocolError) and phase == "header":
+        return ProtocolViolation(detail, phase=phase, sent=True)
+    return Cut(detail, phase=phase, sent=True)

@@ -1,0 +1,111 @@
+"""A reply pulled from somebody else's client, held to our five deadlines; for the transports that are not our own."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Awaitable, Callable
+
+from elkapi.upstream.errors import Cut, FirstByteTimeout, IdleTimeout, TotalTimeout, UpstreamFailure
+from elkapi.upstream.origin import Deadlines
+from elkapi.upstream.reply import Headers, UpstreamReply
+from elkapi.upstream.timers import Expired, Timers, run_until
+
+Translate = Callable[[Exception, str], UpstreamFailure]
+"""(a foreign exception, our phase) -> ours."""
+
+
+class PulledReply(UpstreamReply):
+    """Backpressure is the foreign client's: it reads from its socket only as far as its own small buffer."""
+
+    __slots__ = (
+        "_cancelled",
+        "_close",
+        "_deadlines",
+        "_over",
+        "_phase",
+        "_source",
+        "_timers",
+        "_total_at_s",
+        "_translate",
+    )
+
+    def __init__(
+        self,
+        status: int,
+        headers: Headers,
+        source: AsyncIterator[bytes],
+        close: Callable[[], Awaitable[None]],
+        translate: Translate,
+        timers: Timers,
+        deadlines: Deadlines,
+        total_at_s: float,
+    ) -> None:
+        super().__init__()
+        self.status = status
+        self.headers = headers
+        self._source = source
+        self._close = close
+        self._translate = translate
+        self._timers = timers
+        self._deadlines = deadlines
+        self._total_at_s = total_at_s
+        self._phase = "first_byte"
+        self._over = False
+        self._cancelled = False
+
+    async def _pull(self) -> bytes:
+        if self._cancelled:
+            raise Cut("closed by the reader", phase=self._phase, sent=True)
+        if self._over:
+            return b""
+        wait_s = self._deadlines.first_byte_s if self._phase == "first_byte" else self._deadlines.idle_s
+        phase_at_s = self._timers.monotonic_s() + wait_s
+        try:
+            chunk = await run_until(self._timers, min(phase_at_s, self._total_at_s), self._next())
+        except Expired:
+            await self.aclose()
+            raise self._late() from None
+        except UpstreamFailure:
+            await self.aclose()
+            raise
+        except Exception as error:
+            await self.aclose()
+            raise self._translate(error, self._phase) from error
+        self._phase = "body"
+        if not chunk:
+            await self.aclose()
+        return chunk
+
+    async def _next(self) -> bytes:
+        async for chunk in self._source:
+            if chunk:
+                return chunk
+        return b""
+
+    def _late(self) -> UpstreamFailure:
+        if self._timers.monotonic_s() >= self._total_at_s:
+            return TotalTimeout("total_s passed", phase=self._phase, sent=True)
+        kind = FirstByteTimeout if self._phase == "first_byte" else IdleTimeout
+        return kind("the reply stands still", phase=self._phase, sent=True)
+
+    def cancel(self) -> None:
+        if not self._over:
+            self._over = self._cancelled = True
+            # Their clients close asynchronously; the task is held by the loop until it has run.
+            task = asyncio.ensure_future(self._closed_quietly())
+            _closing.add(task)
+            task.add_done_callback(_closing.discard)
+
+    async def aclose(self) -> None:
+        if not self._over:
+            self._over = True
+            await self._closed_quietly()
+
+    async def _closed_quietly(self) -> None:
+        # The connection is given up either way, and the first failure is the news.
+        with contextlib.suppress(Exception):
+            await self._close()
+
+
+_closing: set[asyncio.Future[None]] = set()

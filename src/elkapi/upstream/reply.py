@@ -1,0 +1,170 @@
+"""What the caller holds while a reply arrives: the head, then the body as it comes; the socket is `connection`'s."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Protocol
+
+from elkapi.upstream.errors import Cut
+
+Headers = list[tuple[bytes, bytes]]
+
+
+class UpstreamReply:
+    """A reply whose head is complete; its body is read once, in order.
+
+    `headers` have lower-case names and keep order and repeats. `reused` tells whether the connection was a pooled one.
+    Iterating gives non-empty chunks as they come. Any wait raises the UpstreamFailure that ended the reply, after the
+    bytes that came before it were given out. A reply that is not read to its end must be closed with `cancel()` or
+    `aclose()`.
+    """
+
+    __slots__ = ("_rest", "headers", "reused", "status")
+
+    def __init__(self) -> None:
+        self.status = 0
+        self.headers: Headers = []
+        self.reused = False
+        self._rest = b""
+
+    def header(self, name: bytes) -> bytes | None:
+        """The first value of a header; `name` in lower case."""
+        for known, value in self.headers:
+            if known == name:
+                return value
+        return None
+
+    def __aiter__(self) -> UpstreamReply:
+        return self
+
+    async def __anext__(self) -> bytes:
+        chunk = await self.next_chunk()
+        if not chunk:
+            raise StopAsyncIteration
+        return chunk
+
+    async def next_chunk(self) -> bytes:
+        """The next bytes of the body, at least one, or b"" at its proper end."""
+        if self._rest:
+            chunk, self._rest = self._rest, b""
+            return chunk
+        return await self._pull()
+
+    async def read(self, limit_bytes: int) -> tuple[bytes, bool]:
+        """(bytes, complete): the rest of the body, at most `limit_bytes` of it.
+
+        `complete` is False when the body goes on; what follows can still be read. Nothing read is lost.
+        """
+        parts: list[bytes] = []
+        size = 0
+        while chunk := await self.next_chunk():
+            parts.append(chunk)
+            size += len(chunk)
+            if size > limit_bytes:
+                data = b"".join(parts)
+                self._rest = data[limit_bytes:]
+                return data[:limit_bytes], False
+        return (parts[0] if len(parts) == 1 else b"".join(parts)), True
+
+    async def _pull(self) -> bytes:
+        raise NotImplementedError
+
+    def cancel(self) -> None:
+        """Closes the connection now unless the reply is complete; idempotent, never blocks."""
+        raise NotImplementedError
+
+    async def aclose(self) -> None:
+        """The same as `cancel`, for `async with` habits and for transports that wait for the peer."""
+        self.cancel()
+
+
+class Wire(Protocol):
+    """The connection, as its reply sees it."""
+
+    def resume_reply(self, reply: SocketReply) -> None: ...
+
+    def drop_reply(self, reply: SocketReply) -> None: ...
+
+
+class SocketReply(UpstreamReply):
+    """A reply of our own HTTP/1.1 connection, which calls the `give_*` and `end*` methods; none of those blocks.
+
+    Bytes are kept in a list and handed out joined: a slow reader then makes few large writes instead of many small.
+    """
+
+    __slots__ = ("_chunks", "_ended", "_failure", "_waiter", "_wire", "buffered_bytes", "is_head")
+
+    def __init__(self, wire: Wire, is_head: bool) -> None:
+        super().__init__()
+        self._wire = wire
+        self._chunks: list[bytes] = []
+        self._ended = False
+        self._failure: BaseException | None = None
+        self._waiter: asyncio.Future[None] | None = None
+        self.buffered_bytes = 0
+        self.is_head = is_head
+
+    async def head(self, new_future: Callable[[], asyncio.Future[None]]) -> None:
+        """Returns when status and headers are there; raises the failure that came instead."""
+        if self.status == 0 and self._failure is None:
+            await self._wait(new_future)
+        if self.status == 0 and self._failure is not None:
+            raise self._failure
+
+    async def _pull(self) -> bytes:
+        while not self._chunks:
+            if self._failure is not None:
+                raise self._failure
+            if self._ended:
+                return b""
+            await self._wait(asyncio.get_running_loop().create_future)
+        chunks = self._chunks
+        self._chunks = []
+        self.buffered_bytes = 0
+        # Asked also while nothing is paused: one call that compares a flag.
+        self._wire.resume_reply(self)
+        return chunks[0] if len(chunks) == 1 else b"".join(chunks)
+
+    async def _wait(self, new_future: Callable[[], asyncio.Future[None]]) -> None:
+        if self._waiter is not None:
+            raise RuntimeError("two readers of one reply")
+        self._waiter = new_future()
+        try:
+            await self._waiter
+        finally:
+            self._waiter = None
+
+    def _wake(self) -> None:
+        waiter = self._waiter
+        if waiter is not None and not waiter.done():
+            waiter.set_result(None)
+
+    def give_head(self, status: int, headers: Headers) -> None:
+        self.status = status
+        self.headers = headers
+        self._wake()
+
+    def give_body(self, chunk: bytes) -> None:
+        self._chunks.append(chunk)
+        self.buffered_bytes += len(chunk)
+        self._wake()
+
+    def end(self) -> None:
+        self._ended = True
+        self._wake()
+
+    def end_badly(self, failure: BaseException) -> None:
+        self._failure = failure
+        self._wake()
+
+    @property
+    def is_over(self) -> bool:
+        return self._ended or self._failure is not None
+
+    def cancel(self) -> None:
+        if not self.is_over:
+            self._failure = Cut("closed by the reader", phase="body", sent=True)
+            self._wire.drop_reply(self)
+            self._chunks.clear()
+            self._wake()

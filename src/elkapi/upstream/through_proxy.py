@@ -1,0 +1,247 @@
+"""Calls through an outbound HTTP or SOCKS proxy, by aiohttp and aiohttp_socks, behind the client's own interface.
+
+The proxy's address is judged by the guard and the judged address is the one dialed. The target's name is resolved and
+judged before the proxy hears of it, but the proxy resolves the name once more for itself: a proxy can connect wherever
+it likes, and an answer that changes in between is not seen from here. Whoever configures a proxy trusts it that far;
+over https it still cannot read or change the call. With `allow_private` neither is judged, nor is the target resolved.
+
+On this path `header_s` also covers sending the request, and a stale pooled connection is aiohttp's to handle.
+"""
+
+from __future__ import annotations
+
+import socket
+import ssl
+from types import SimpleNamespace
+from typing import Any
+from urllib.parse import urlsplit
+
+import aiohttp
+import python_socks
+from aiohttp.abc import AbstractResolver, ResolveResult
+from aiohttp_socks import ProxyConnectionError, ProxyConnector, ProxyError, ProxyTimeoutError
+from yarl import URL
+
+from elkapi.upstream.dialer import permitted_addresses
+from elkapi.upstream.errors import (
+    ConnectFailed,
+    ConnectTimeout,
+    Cut,
+    HeaderTimeout,
+    ProtocolViolation,
+    SendFailed,
+    TlsFailed,
+    TotalTimeout,
+    UpstreamFailure,
+)
+from elkapi.upstream.origin import Origin, UpstreamRequest
+from elkapi.upstream.phased import PulledReply
+from elkapi.upstream.pool import Dialing
+from elkapi.upstream.reply import UpstreamReply
+from elkapi.upstream.timers import Expired, run_until
+from elkapi.upstream.wire import callers_headers, check_method, check_target
+
+SESSIONS_MAX = 256
+READ_CHUNK_BYTES = 64 * 1024
+# aiohttp adds these by itself; what the caller did not send is not sent.
+_AUTO_HEADERS = ("User-Agent", "Accept", "Accept-Encoding", "Content-Type")
+_NOT_CONNECTED = (
+    aiohttp.ClientConnectorError,
+    aiohttp.ClientHttpProxyError,
+    ProxyConnectionError,
+    ProxyError,
+    python_socks.ProxyError,
+)
+_TOO_LATE_TO_CONNECT = (aiohttp.ConnectionTimeoutError, ProxyTimeoutError, python_socks.ProxyTimeoutError)
+
+
+class _GuardedResolver(AbstractResolver):
+    """aiohttp asks this for the one name it dials itself: the proxy's."""
+
+    def __init__(self, dialing: Dialing, *, allow_private: bool) -> None:
+        self._dialing = dialing
+        self._allow_private = allow_private
+
+    async def resolve(
+        self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_UNSPEC
+    ) -> list[ResolveResult]:
+        addresses = await permitted_addresses(self._dialing.resolve, host, port, allow_private=self._allow_private)
+        return [
+            ResolveResult(
+                hostname=host,
+                host=address,
+                port=port,
+                family=socket.AF_INET6 if ":" in address else socket.AF_INET,
+                proto=0,
+                flags=socket.AI_NUMERICHOST,
+            )
+            for address in addresses
+        ]
+
+    async def close(self) -> None:
+        """Nothing is held."""
+
+
+class ProxyTransport:
+    """One aiohttp session for each proxy address and trust setting."""
+
+    def __init__(self, dialing: Dialing) -> None:
+        self._dialing = dialing
+        self._sessions: dict[tuple[str, str, bool, bool], aiohttp.ClientSession] = {}
+
+    async def send(self, request: UpstreamRequest) -> UpstreamReply:
+        """See `UpstreamClient.send`."""
+        check_method(request.method)
+        check_target(request.target)
+        headers = callers_headers(request.headers)
+        timers, deadlines = self._dialing.timers, request.deadlines
+        started_s = timers.monotonic_s()
+        total_at_s = started_s + deadlines.total_s
+        progress = SimpleNamespace(sent=False)
+        try:
+            session = await run_until(
+                timers, min(started_s + deadlines.connect_s, total_at_s), self._session(request.origin)
+            )
+        except Expired:
+            raise ConnectTimeout(
+                "the proxy or the target did not resolve in time", phase="resolve", sent=False
+            ) from None
+        head_at_s = timers.monotonic_s() + deadlines.connect_s + deadlines.header_s
+        try:
+            reply = await run_until(
+                timers, min(head_at_s, total_at_s), self._request(session, request, headers, progress)
+            )
+        except Expired:
+            kind = TotalTimeout if timers.monotonic_s() >= total_at_s else HeaderTimeout
+            raise kind("no reply head in time", phase="header", sent=progress.sent) from None
+        except aiohttp.ClientError as error:
+            raise _translated(error, "header", sent=progress.sent) from error
+        except (python_socks.ProxyError, python_socks.ProxyTimeoutError, OSError) as error:
+            raise _translated(error, "header", sent=progress.sent) from error
+
+        async def close() -> None:
+            reply.close()
+
+        return PulledReply(
+            reply.status,
+            [(name.lower(), value) for name, value in reply.raw_headers],
+            reply.content.iter_chunked(READ_CHUNK_BYTES),
+            close,
+            lambda error, phase: _translated(error, phase, sent=True),
+            timers,
+            deadlines,
+            total_at_s,
+        )
+
+    async def _request(
+        self,
+        session: aiohttp.ClientSession,
+        request: UpstreamRequest,
+        headers: list[tuple[bytes, bytes]],
+        progress: SimpleNamespace,
+    ) -> aiohttp.ClientResponse:
+        origin = request.origin
+        own = [(name.decode("ascii"), value.decode("utf-8", "surrogateescape")) for name, value in headers]
+        if request.body_bytes is not None and not isinstance(request.body, bytes):
+            own.append(("Content-Length", str(request.body_bytes)))
+        proxy_url = origin.proxy_url or ""
+        return await session.request(
+            request.method.decode("ascii"),
+            URL(f"{origin.scheme}://{origin.authority}{request.target.decode('ascii')}", encoded=True),
+            headers=own,
+            data=request.body or None,
+            proxy=proxy_url if _is_http_proxy(proxy_url) else None,
+            allow_redirects=False,
+            timeout=aiohttp.ClientTimeout(total=None, connect=request.deadlines.connect_s),
+            trace_request_ctx=progress,
+        )
+
+    async def _session(self, origin: Origin) -> aiohttp.ClientSession:
+        assert origin.proxy_url is not None
+        parts = urlsplit(origin.proxy_url)
+        resolve, private = self._dialing.resolve, origin.allow_private
+        # Judged for every call: aiohttp dials a literal address without asking its resolver.
+        proxy_port = parts.port or 1080
+        addresses = await permitted_addresses(resolve, parts.hostname or "", proxy_port, allow_private=private)
+        if not private:
+            await permitted_addresses(resolve, origin.host, origin.port, allow_private=False)
+        address = "" if _is_http_proxy(origin.proxy_url) else addresses[0]
+        key = (origin.proxy_url, address, private, origin.verify_tls)
+        session = self._sessions.get(key)
+        if session is None:
+            if len(self._sessions) >= SESSIONS_MAX:
+                await self._sessions.pop(next(iter(self._sessions))).close()
+            session = self._sessions[key] = self._new_session(origin, address)
+        return session
+
+    def _new_session(self, origin: Origin, address: str) -> aiohttp.ClientSession:
+        limits = self._dialing.limits
+        context: ssl.SSLContext = self._dialing.tls.get(verify=origin.verify_tls)
+        common: dict[str, Any] = {
+            "ssl": context,
+            "limit": limits.connections_per_origin_max,
+            "keepalive_timeout": limits.idle_keep_s,
+            "use_dns_cache": False,
+        }
+        connector: aiohttp.TCPConnector
+        if address:
+            parts = urlsplit(origin.proxy_url or "")
+            scheme = parts.scheme.rstrip("ah")
+            connector = ProxyConnector(
+                host=address,
+                port=parts.port or 1080,
+                proxy_type=python_socks.ProxyType[scheme.upper()],
+                username=parts.username,
+                password=parts.password,
+                **{name: value for name, value in common.items() if name != "use_dns_cache"},
+            )
+        else:
+            resolver = _GuardedResolver(self._dialing, allow_private=origin.allow_private)
+            connector = aiohttp.TCPConnector(resolver=resolver, **common)
+        trace = aiohttp.TraceConfig()
+        trace.on_request_headers_sent.append(_note_sent)
+        return aiohttp.ClientSession(
+            connector=connector,
+            cookie_jar=aiohttp.DummyCookieJar(),
+            auto_decompress=False,
+            skip_auto_headers=_AUTO_HEADERS,
+            trace_configs=[trace],
+            max_line_size=limits.header_bytes_max,
+            max_field_size=limits.header_bytes_max,
+            read_bufsize=limits.reply_buffer_bytes_max,
+        )
+
+    async def aclose(self) -> None:
+        """Closes every session."""
+        sessions = list(self._sessions.values())
+        self._sessions.clear()
+        for session in sessions:
+            await session.close()
+
+
+async def _note_sent(_session: aiohttp.ClientSession, context: SimpleNamespace, _params: object) -> None:
+    context.trace_request_ctx.sent = True
+
+
+def _is_http_proxy(proxy_url: str) -> bool:
+    return proxy_url.startswith(("http://", "https://"))
+
+
+def _translated(error: Exception, phase: str, *, sent: bool) -> UpstreamFailure:
+    detail = f"{type(error).__name__}: {error}"
+    cause = error.__cause__ or error.__context__
+    if isinstance(cause, UpstreamFailure):  # The guarded resolver's own verdict, wrapped by aiohttp.
+        return cause
+    if isinstance(error, (aiohttp.ClientConnectorCertificateError, aiohttp.ClientConnectorSSLError, ssl.SSLError)):
+        return TlsFailed(detail, phase="tls", sent=False)
+    if isinstance(error, _TOO_LATE_TO_CONNECT):
+        return ConnectTimeout(detail, phase="connect", sent=False)
+    if isinstance(error, _NOT_CONNECTED):
+        return ConnectFailed(detail, phase="connect", sent=False)
+    if isinstance(error, (aiohttp.ServerDisconnectedError, aiohttp.ClientPayloadError)):
+        return Cut(detail, phase=phase, sent=True)
+    if isinstance(error, aiohttp.ClientResponseError):
+        return ProtocolViolation(detail, phase=phase, sent=True)
+    if isinstance(error, OSError) and phase == "header":
+        return SendFailed(detail, phase="send", sent=sent)
+    return Cut(detail, phase=phase, sent=sent)

@@ -1,0 +1,161 @@
+"""The bytes of HTTP/1.1 that we decide ourselves: writing a request head, judging a reply head; parsing is httptools'.
+
+Pure. A request head is checked as a whole after it was put together, so no single field can smuggle a line break past
+a check made for another field. A reply's framing is decided here from its headers, more strictly than the parser does,
+because a proxy that reads a body differently from its neighbours is how replies end up with the wrong caller.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Final
+
+from elkapi.upstream.errors import ProtocolViolation, RequestRefused
+
+# Hop-by-hop names, and the ones the client writes itself: the caller's own are left out.
+OWN_HEADERS: Final = frozenset(
+    {
+        b"host",
+        b"content-length",
+        b"transfer-encoding",
+        b"connection",
+        b"keep-alive",
+        b"proxy-connection",
+        b"proxy-authorization",
+        b"proxy-authenticate",
+        b"te",
+        b"trailer",
+        b"upgrade",
+        b"expect",
+        b"http2-settings",
+    }
+)
+BODILESS_METHODS: Final = frozenset({b"GET", b"HEAD", b"OPTIONS", b"DELETE", b"TRACE"})
+NO_BODY_STATUSES: Final = frozenset({204, 304})
+
+_TOKEN = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
+_TARGET_REFUSED: Final = bytes(range(0x21)) + bytes(range(0x7F, 0x100)) + b"#"
+_HEAD_REFUSED: Final = bytes(code for code in range(0x20) if code not in (0x09, 0x0A, 0x0D)) + b"\x7f"
+_METHODS_KNOWN: Final = frozenset({b"GET", b"POST", b"PUT", b"PATCH", b"DELETE", b"HEAD", b"OPTIONS"})
+
+# Header names repeat endlessly; judging each once keeps the check to one dictionary look-up. The value says whether
+# the name is the caller's to send. Bounded, because names may come from strangers.
+_names_seen: dict[bytes, bool] = {}
+_NAMES_SEEN_MAX: Final = 2048
+
+UNTIL_CLOSE: Final = -1
+CHUNKED: Final = -2
+
+
+def encode_head(
+    method: bytes, target: bytes, authority: bytes, headers: list[tuple[bytes, bytes]], framing: int
+) -> bytes:
+    """The request head up to and including the empty line.
+
+    `framing` is the body's length in bytes or CHUNKED. Raises RequestRefused for a method, target or header that could
+    be read as anything but one request.
+    """
+    check_method(method)
+    check_target(target)
+    lines = [b"%b %b HTTP/1.1\r\nhost: %b\r\n" % (method, target, authority)]
+    for name, value in headers:
+        if _is_callers(name):
+            lines.append(b"%b: %b\r\n" % (name, value))
+    if framing == CHUNKED:
+        lines.append(b"transfer-encoding: chunked\r\n\r\n")
+    elif framing or method not in BODILESS_METHODS:
+        lines.append(b"content-length: %d\r\n\r\n" % framing)
+    else:
+        lines.append(b"\r\n")
+    head = b"".join(lines)
+    # Request line and Host share the first item and the last item ends with the empty line: one break more than items
+    # at either end, except that a head without framing has only the empty line last.
+    breaks = len(lines) + (2 if len(lines[-1]) > 2 else 1)
+    if head.count(b"\r\n") != breaks or head.count(b"\n") != breaks or head.count(b"\r") != breaks:
+        raise _refused("a header holds a line break")
+    if len(head.translate(None, _HEAD_REFUSED)) != len(head):
+        raise _refused("a header holds a control character")
+    return head
+
+
+def check_method(method: bytes) -> None:
+    """Raises RequestRefused unless `method` is a token; CONNECT is refused too, as it asks for a tunnel."""
+    if method not in _METHODS_KNOWN and (method == b"CONNECT" or _TOKEN.fullmatch(method) is None):
+        raise _refused("the method is not one that can be relayed")
+
+
+def check_target(target: bytes) -> None:
+    """Raises RequestRefused unless `target` is an origin form without fragment, space, control or non-ASCII byte."""
+    if not target.startswith(b"/"):
+        raise _refused("the target does not start with /")
+    if len(target.translate(None, _TARGET_REFUSED)) != len(target):
+        raise _refused("the target holds a space, a control character, a fragment or a non-ASCII byte")
+
+
+def callers_headers(headers: list[tuple[bytes, bytes]]) -> list[tuple[bytes, bytes]]:
+    """The same check and the same omissions, for the transports that write the head themselves."""
+    for name, value in headers:
+        if b"\r" in value or b"\n" in value or len(value.translate(None, _HEAD_REFUSED)) != len(value):
+            raise _refused(f"the header {name!r} holds a line break or a control character")
+    return [(name, value) for name, value in headers if _is_callers(name)]
+
+
+def _is_callers(name: bytes) -> bool:
+    known = _names_seen.get(name)
+    if known is not None:
+        return known
+    if _TOKEN.fullmatch(name) is None:
+        raise _refused("a header name is not a token")
+    known = name.lower() not in OWN_HEADERS
+    if len(_names_seen) < _NAMES_SEEN_MAX:
+        _names_seen[name] = known
+    return known
+
+
+def _refused(detail: str) -> RequestRefused:
+    return RequestRefused(detail, phase="request", sent=False)
+
+
+def reply_framing(is_head: bool, status: int, version: str, headers: list[tuple[bytes, bytes]]) -> int:
+    """How the reply's body ends: a length in bytes (0 for none), CHUNKED, or UNTIL_CLOSE.
+
+    `headers` have lower-case names. Raises ProtocolViolation for anything that two readers could understand in two
+    ways: both kinds of framing, a repeated or malformed length, any coding but one plain `chunked`.
+    """
+    if version not in ("1.1", "1.0"):
+        raise _violation(f"the reply speaks HTTP/{version}")
+    if not 100 <= status <= 599:
+        raise _violation(f"the reply's status is {status}")
+    length: bytes | None = None
+    coding: bytes | None = None
+    for name, value in headers:
+        if name == b"content-length":
+            if length is not None:
+                raise _violation("the reply has more than one content-length")
+            length = value
+        elif name == b"transfer-encoding":
+            if coding is not None:
+                raise _violation("the reply has more than one transfer-encoding")
+            coding = value
+    if coding is not None:
+        if length is not None:
+            raise _violation("the reply has both content-length and transfer-encoding")
+        if version == "1.0" or coding.strip().lower() != b"chunked":
+            raise _violation("the reply's transfer-encoding is not plain chunked over HTTP/1.1")
+        framing = CHUNKED
+    elif length is not None:
+        # bytes.isdigit is ASCII only, so no sign, no underscore, no inner space.
+        if not length.isdigit() or len(length) > 18:
+            raise _violation("the reply's content-length is not a number")
+        framing = int(length)
+    else:
+        framing = UNTIL_CLOSE
+    if status < 200:
+        if framing not in (UNTIL_CLOSE, 0):
+            raise _violation("an interim reply announces a body")
+        return 0
+    return 0 if is_head or status in NO_BODY_STATUSES else framing
+
+
+def _violation(detail: str) -> ProtocolViolation:
+    return ProtocolViolation(detail, phase="header", sent=True)
