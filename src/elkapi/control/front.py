@@ -1,0 +1,121 @@
+"""The page at `/` and the console's page until it exists: what this is and the calls to try first; pure."""
+
+from __future__ import annotations
+
+import json
+import re
+from html import escape
+from textwrap import dedent
+
+from elkapi.control.html import page, sample
+from elkapi.control.status import LocalModels
+
+# What a Host header may look like before it is shown in a command that somebody will paste.
+_HOST = re.compile(r"\A(?:[A-Za-z0-9](?:[A-Za-z0-9.-]{0,252})|\[[0-9A-Fa-f:.]{2,45}\])(?::[0-9]{1,5})?\Z")
+
+SAMPLE_TEXT = "The food was delicious and the waiter was kind."
+
+COMMANDS = (
+    ("elkapi key create --name NAME --balance 5", "make a key with 5 US dollars; it is shown once"),
+    ("elkapi key list", "keys with their group, state and balance"),
+    ("elkapi channel add --family openai --base-url URL --key KEY --models A,B", "add an upstream"),
+    ("elkapi channel list", "channels and the state of each of their keys"),
+    ("elkapi price set --model M --input-per-1m USD", "put a price in force; a model without one is refused"),
+    ("elkapi ledger check", "recompute every balance and compare"),
+    ("elkapi backup FILE", "a consistent copy while the gateway runs"),
+    ("elkapi doctor", "the effective settings, secrets masked"),
+)
+
+
+def origin(host: str, scheme: str, fallback: str) -> str:
+    """The address the browser asked for, or `fallback` (host:port) where the header is not one."""
+    return f"{'https' if scheme == 'https' else 'http'}://{host if _HOST.match(host) else fallback}"
+
+
+def shell_sample(base: str, model: str) -> str:
+    """A call with curl; the key comes from the environment."""
+    return dedent(
+        f"""\
+        curl {base}/v1/embeddings \\
+          -H "Authorization: Bearer $ELKAPI_KEY" \\
+          -H "Content-Type: application/json" \\
+          -d '{{"model": {json.dumps(model)},
+               "input": {json.dumps(SAMPLE_TEXT)}}}'"""
+    )
+
+
+def python_sample(base: str, model: str) -> str:
+    """The same call with the official SDK."""
+    return dedent(
+        f"""\
+        # pip install openai
+        import os
+        from openai import OpenAI
+
+        client = OpenAI(
+            base_url="{base}/v1",
+            api_key=os.environ["ELKAPI_KEY"],
+        )
+        reply = client.embeddings.create(
+            model={json.dumps(model)},
+            input={json.dumps(SAMPLE_TEXT)},
+        )
+        print(len(reply.data[0].embedding), "numbers")"""
+    )
+
+
+def front_page(base: str, models: LocalModels) -> str:
+    """The whole front page for a browser that came by `base`, an origin."""
+    model = models.sample_model
+    body = f"""
+      <h1>One address and one key in front of your AI providers</h1>
+      <p class="lead">elkapi is a self-hosted AI API gateway. It speaks the OpenAI format at
+      <code>{escape(base)}/v1</code>, runs an embedding model of its own, relays other models to the upstreams you
+      add, and accounts for every call to the nano-dollar.</p>
+      <p class="actions"><a class="button main" href="/docs/quick-start">Quick start</a>
+      <a class="button" href="/docs">Docs</a><a class="button" href="/console">Console</a></p>
+      <div class="front"><div>
+      <section><h2>Make a key and call it</h2>
+      <p>On the gateway's machine, <code>elkapi key create --name first</code> prints a key once (in a clone the command
+      is <code>.venv/bin/elkapi</code>). Put it into <code>ELKAPI_KEY</code>, then:</p>
+      {sample("Shell", "sh", shell_sample(base, model))}</section>
+      <section>{sample("Python", "python", python_sample(base, model))}</section>
+      </div><aside>{_models_card(models)}{_links_card()}</aside></div>"""
+    return page("elkapi, a self-hosted AI API gateway", body)
+
+
+def _models_card(models: LocalModels) -> str:
+    rows = "".join(
+        f"<li><code>{escape(m.id)}</code><small>{m.dimensions} dimensions</small></li>" for m in models.models
+    )
+    if models.ready:
+        state = '<p class="state good">Ready on this machine</p>' if rows else '<p class="state">None installed</p>'
+    else:
+        state = '<p class="state bad">Starting, or not running on this machine</p>'
+    return f'<div class="card"><h2>Local models</h2>{state}<ul>{rows}</ul></div>'
+
+
+def _links_card() -> str:
+    return (
+        '<div class="card"><h2>Good to know</h2><ul>'
+        '<li><a href="/docs/errors">Errors</a><small>every status and code, and what to do</small></li>'
+        '<li><a href="/docs/money">Money</a><small>what is charged, when, and who bears what</small></li>'
+        '<li><a href="/docs/operate">Operate</a><small>channels, keys, prices, backup</small></li>'
+        '<li><a href="/api/status">Status</a><small>the same as JSON</small></li></ul></div>'
+    )
+
+
+def console_page() -> str:
+    """An honest page where the web console will be."""
+    rows = "".join(
+        f"<tr><td><code>{escape(command)}</code></td><td>{escape(what)}</td></tr>" for command, what in COMMANDS
+    )
+    body = f"""
+      <h1>The web console is not in this release</h1>
+      <p class="lead">It arrives in a later one. Everything it will do is done today by the <code>elkapi</code> command
+      on the gateway's machine; changes take effect in every process within a second.</p>
+      <div class="scroll" tabindex="0"><table><thead><tr><th>Command</th><th>What it does</th></tr></thead>
+      <tbody>{rows}</tbody></table></div>
+      <p>Every listing command takes <code>--json</code>. See
+      <a href="/docs/operate">how to operate a gateway</a>.</p>"""
+    return page("Console · elkapi", body, at="/console")

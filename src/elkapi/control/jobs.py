@@ -1,0 +1,56 @@
+"""Runs background jobs one beside the other; what each does and how often is its own."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from typing import Protocol
+
+BACKOFF_MAX_S = 60.0
+
+log = logging.getLogger("elkapi.control.jobs")
+
+
+class Job(Protocol):
+    """Something done again and again. `period_s` passes between the end of one run and the start of the next."""
+
+    name: str
+    period_s: float
+
+    async def run_once(self) -> None:
+        """One run; any exception is logged and the job goes on, later each time it fails in a row."""
+
+
+@contextlib.asynccontextmanager
+async def running_jobs(
+    jobs: Sequence[Job], sleep: Callable[[float], Awaitable[None]] = asyncio.sleep
+) -> AsyncIterator[None]:
+    """The jobs run while the block does; at its end each is cancelled and waited for."""
+    tasks = [asyncio.create_task(_repeat(job, sleep), name=f"job-{job.name}") for job in jobs]
+    try:
+        yield
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
+async def _repeat(job: Job, sleep: Callable[[float], Awaitable[None]]) -> None:
+    failures = 0
+    while True:
+        try:
+            await job.run_once()
+            failures = 0
+        except Exception as error:
+            failures += 1
+            log.warning("job_failed", exc_info=error, extra={"job": job.name, "failures": failures})
+        await sleep(wait_s(job.period_s, failures))
+
+
+def wait_s(period_s: float, failures: int) -> float:
+    """Seconds until the next run: the period, doubled for each failure in a row, at most BACKOFF_MAX_S more."""
+    if failures == 0:
+        return period_s
+    return max(period_s, min(period_s * (1 << min(failures, 16)), BACKOFF_MAX_S))

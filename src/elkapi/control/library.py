@@ -1,0 +1,144 @@
+"""The user documentation: finds the Markdown files, orders and renders them; serving them is left to `site`."""
+
+from __future__ import annotations
+
+import re
+from functools import cached_property
+from html import escape
+from pathlib import Path
+from typing import Any
+
+import msgspec
+from markdown_it import MarkdownIt
+from markdown_it.token import Token
+
+import elkapi
+
+PICTURE_TYPES = {".png": "image/png", ".svg": "image/svg+xml"}
+FILE_BYTES_MAX = 4 * 1024 * 1024
+
+_LINK_TO_PAGE = re.compile(r"\A(?!/|[a-z][a-z0-9+.-]*:)([a-z0-9-]+)\.md(#.*)?\Z", re.IGNORECASE)
+_NOT_SLUG = re.compile(r"[^a-z0-9]+")
+
+
+class Page(msgspec.Struct, frozen=True):
+    """One page: `name` is its address below /docs, `title` its first heading, `links` the pages it names, in order."""
+
+    name: str
+    title: str
+    markdown: str
+    html: str
+    links: tuple[str, ...]
+
+    @property
+    def path(self) -> str:
+        return page_path(self.name)
+
+
+def page_path(name: str) -> str:
+    """Where a page is served."""
+    return "/docs" if name == "index" else f"/docs/{name}"
+
+
+class Library:
+    """Every page and picture of one folder, read and rendered once."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+
+    @cached_property
+    def pages(self) -> dict[str, Page]:
+        """Pages by name in reading order: the index, the pages it links to as it does, then any other by name."""
+        found = {path.stem: _read_page(path) for path in sorted(self._folder.glob("*.md"))}
+        index = found.get("index")
+        order = ["index", *(index.links if index else ()), *found]
+        return {name: found[name] for name in dict.fromkeys(order) if name in found}
+
+    @cached_property
+    def pictures(self) -> dict[str, bytes]:
+        """Pictures by their path below the folder."""
+        paths = (path for path in sorted(self._folder.rglob("*")) if path.suffix in PICTURE_TYPES and path.is_file())
+        return {
+            path.relative_to(self._folder).as_posix(): path.read_bytes()
+            for path in paths
+            if path.stat().st_size <= FILE_BYTES_MAX
+        }
+
+    def picture(self, name: str) -> tuple[bytes, str] | None:
+        """A picture and its media type, or None; only names found in the folder exist, so no path can leave it."""
+        content = self.pictures.get(name)
+        return None if content is None else (content, PICTURE_TYPES[Path(name).suffix])
+
+
+def docs_folder() -> Path:
+    """The docs inside the installed package or, when running from a clone, beside `src`."""
+    package = Path(elkapi.__file__).parent
+    shipped = package / "data" / "docs"
+    return shipped if shipped.is_dir() else package.parents[1] / "docs"
+
+
+def _read_page(path: Path) -> Page:
+    markdown = path.read_text("utf-8")
+    tokens = _parser.parse(markdown)
+    links = _rewrite(tokens)
+    title = next((token.content for token in _after_headings(tokens)), path.stem)
+    html = _parser.renderer.render(tokens, _parser.options, {})
+    return Page(name=path.stem, title=_plain(title), markdown=markdown, html=html, links=tuple(links))
+
+
+def _after_headings(tokens: list[Token]) -> list[Token]:
+    return [tokens[i + 1] for i, token in enumerate(tokens) if token.type == "heading_open"]
+
+
+def _plain(inline: str) -> str:
+    return inline.replace("`", "").replace("*", "").strip()
+
+
+def _rewrite(tokens: list[Token]) -> list[str]:
+    """Give headings anchors and turn links between files into links between pages; returns the pages linked to."""
+    anchors: dict[str, int] = {}
+    linked: list[str] = []
+    for i, token in enumerate(tokens):
+        if token.type == "heading_open":
+            token.attrSet("id", _anchor(tokens[i + 1].content, anchors))
+        for child in token.children or ():
+            if child.type == "link_open" and (found := _LINK_TO_PAGE.match(str(child.attrs.get("href", "")))):
+                name = found[1]
+                child.attrSet("href", page_path(name) + (found[2] or ""))
+                linked.append(name)
+            elif child.type == "image" and not str(child.attrs.get("src", "")).startswith("/"):
+                child.attrSet("src", f"/docs/{child.attrs['src']}")
+    return linked
+
+
+def _anchor(heading: str, taken: dict[str, int]) -> str:
+    slug = _NOT_SLUG.sub("-", heading.lower()).strip("-") or "section"
+    taken[slug] = taken.get(slug, 0) + 1
+    return slug if taken[slug] == 1 else f"{slug}-{taken[slug]}"
+
+
+def _render_fence(renderer: Any, tokens: list[Token], index: int, options: Any, env: Any) -> str:
+    token = tokens[index]
+    language = escape(token.info.split(maxsplit=1)[0]) if token.info.strip() else "text"
+    code = f'<code class="language-{language}">{escape(token.content)}</code>'
+    return f'<div class="sample"><pre tabindex="0">{code}</pre></div>\n'
+
+
+def _open_table(renderer: Any, tokens: list[Token], index: int, options: Any, env: Any) -> str:
+    return '<div class="scroll" tabindex="0"><table>\n'
+
+
+def _close_table(renderer: Any, tokens: list[Token], index: int, options: Any, env: Any) -> str:
+    return "</table></div>\n"
+
+
+def _make_parser() -> MarkdownIt:
+    # Raw HTML in a page is shown as text: a page can never carry a script, whoever wrote it (CVE-2025-3801).
+    parser = MarkdownIt("commonmark", {"html": False}).enable("table")
+    parser.add_render_rule("fence", _render_fence)
+    parser.add_render_rule("table_open", _open_table)
+    parser.add_render_rule("table_close", _close_table)
+    return parser
+
+
+_parser = _make_parser()

@@ -1,0 +1,113 @@
+"""Runs the control process: its unix socket, uvicorn, the background jobs and an orderly end."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import signal
+import socket
+from collections.abc import Generator, Iterator
+from pathlib import Path
+
+import uvicorn
+
+from elkapi.clock import SYSTEM_CLOCK
+from elkapi.control.jobs import running_jobs
+from elkapi.control.library import Library, docs_folder
+from elkapi.control.logs import log_json_lines
+from elkapi.control.parts import Parts
+from elkapi.control.site import build_site
+from elkapi.control.status import StatusBook
+from elkapi.observe.process import die_with_parent, resident_bytes, set_title
+from elkapi.settings import Settings
+
+ROLE = "control"
+BACKLOG_CONNECTIONS = 128
+CONNECTIONS_MAX = 256
+KEEP_ALIVE_S = 75
+SHUTDOWN_S = 5
+# The kernel's limit for a unix socket's path, with its closing zero byte.
+SOCKET_PATH_BYTES_MAX = 107
+
+log = logging.getLogger("elkapi.control")
+
+
+def run(settings: Settings) -> None:
+    """Serve until SIGTERM or SIGINT; ends with its supervisor. Raises OSError when the socket cannot be made."""
+    die_with_parent()
+    set_title(ROLE)
+    log_json_lines(settings.log_level)
+    settings.data_path.mkdir(mode=0o700, parents=True, exist_ok=True)
+    with listening_socket(Path(settings.socket_path(ROLE))) as listening:
+        asyncio.run(_serve(settings, listening))
+
+
+async def _serve(settings: Settings, listening: socket.socket) -> None:
+    async with Parts(settings, SYSTEM_CLOCK) as parts:
+        status = StatusBook(SYSTEM_CLOCK, parts.local_models, parts.database_answers)
+        site = build_site(Library(docs_folder()), status, f"{settings.host}:{settings.port}")
+        jobs = parts.jobs()
+        async with running_jobs(jobs):
+            log.info("control_started", extra={"jobs": [job.name for job in jobs], "rss_bytes": resident_bytes()})
+            await _Server(_config(site)).serve(sockets=[listening])
+    log.info("control_stopped")
+
+
+class _Server(uvicorn.Server):
+    """uvicorn's server that returns after a signal; uvicorn would raise the signal again and skip our clean-up."""
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Generator[None, None, None]:
+        before = {number: signal.signal(number, self.handle_exit) for number in (signal.SIGINT, signal.SIGTERM)}
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+
+def _config(site: object) -> uvicorn.Config:
+    return uvicorn.Config(
+        site,  # type: ignore[arg-type]
+        http="httptools",
+        ws="none",
+        lifespan="off",
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        proxy_headers=False,
+        limit_concurrency=CONNECTIONS_MAX,
+        backlog=BACKLOG_CONNECTIONS,
+        timeout_keep_alive=KEEP_ALIVE_S,
+        timeout_graceful_shutdown=SHUTDOWN_S,
+    )
+
+
+@contextlib.contextmanager
+def listening_socket(path: Path) -> Iterator[socket.socket]:
+    """A listening unix socket that only its owner may open.
+
+    It is bound under another name and renamed: whoever connects to `path` meets either the last process or this one,
+    and a file left by a killed process is replaced. Raises OSError, for example for a path the kernel finds too long.
+    """
+    fresh = path.with_name(f"{path.name}.{os.getpid()}")
+    if len(os.fsencode(fresh)) > SOCKET_PATH_BYTES_MAX:
+        raise OSError(f"the socket's path {fresh} is longer than {SOCKET_PATH_BYTES_MAX} bytes; use a shorter data_dir")
+    with socket.socket(socket.AF_UNIX) as listening:
+        mask = os.umask(0o177)
+        try:
+            fresh.unlink(missing_ok=True)
+            listening.bind(str(fresh))
+        finally:
+            os.umask(mask)
+        listening.listen(BACKLOG_CONNECTIONS)
+        ours = fresh.stat().st_ino
+        fresh.rename(path)
+        try:
+            yield listening
+        finally:
+            with contextlib.suppress(FileNotFoundError):
+                if path.stat().st_ino == ours:  # A successor may have taken the name already.
+                    path.unlink()

@@ -1,0 +1,75 @@
+"""Ties a child process to the supervisor that started it and names it in `ps`; starting is left to `app`."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable
+
+PARENT_VARIABLE = "ELKAPI_PARENT_PID"
+PARENT_POLL_S = 1.0
+TITLE_BYTES_MAX = 15  # The kernel cuts a longer thread name.
+
+_PR_SET_PDEATHSIG = 1
+_PR_SET_NAME = 15
+
+
+def die_with_parent(parent_pid: int | None = None, *, signum: signal.Signals = signal.SIGKILL) -> None:
+    """End this process as soon as its parent `parent_pid` is gone. Call it first thing in a child.
+
+    Without a number the supervisor's is taken from the environment (PARENT_VARIABLE, which is removed so that no
+    grandchild mistakes it for its own); where there is none, nobody supervises this process and nothing happens.
+
+    Without a supervisor nobody could drain in order, and a survivor would keep its socket or port from the next
+    start, so the default is a kill; what it held is resolved by recovery, as after any crash.
+
+    Linux sends the signal when the *thread* that started the child ends, so a supervisor starts children from a thread
+    that lives as long as itself. The kernel's promise covers only deaths after the call, and elsewhere there is none,
+    so a change of parent is looked for as well: at once on Linux, every PARENT_POLL_S seconds by a thread elsewhere.
+    """
+    from_environment = os.environ.pop(PARENT_VARIABLE, "")
+    if parent_pid is None:
+        if not from_environment.isdecimal():
+            return
+        parent_pid = int(from_environment)
+    if sys.platform == "linux":
+        _prctl(_PR_SET_PDEATHSIG, int(signum))
+        if os.getppid() != parent_pid:
+            os.kill(os.getpid(), signum)
+        return
+    watcher = threading.Thread(target=_watch, args=(parent_pid, signum), name="parent-watch", daemon=True)
+    watcher.start()
+
+
+def _watch(parent_pid: int, signum: signal.Signals, sleep: Callable[[float], None] = time.sleep) -> None:
+    while os.getppid() == parent_pid:
+        sleep(PARENT_POLL_S)
+    os.kill(os.getpid(), signum)
+
+
+def set_title(role: str) -> None:
+    """Show this process as `elk-<role>` in `ps -c`, `top` and the kernel's messages; does nothing off Linux."""
+    if sys.platform == "linux":
+        name = f"elk-{role}".encode("ascii", "replace")[:TITLE_BYTES_MAX]
+        _prctl(_PR_SET_NAME, ctypes.create_string_buffer(name))
+
+
+def _prctl(option: int, argument: int | ctypes.Array[ctypes.c_char]) -> None:
+    libc = ctypes.CDLL(None, use_errno=True)
+    value = ctypes.c_ulong(argument) if isinstance(argument, int) else argument
+    if libc.prctl(option, value, 0, 0, 0) != 0:
+        error = ctypes.get_errno()
+        raise OSError(error, os.strerror(error))
+
+
+def resident_bytes() -> int:
+    """Memory of this process that is in RAM, in bytes; 0 where /proc does not say."""
+    try:
+        with open("/proc/self/statm", encoding="ascii") as statm:  # noqa: PTH123 - a kernel file, read on every scrape
+            return int(statm.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    except (OSError, ValueError, IndexError):
+        return 0

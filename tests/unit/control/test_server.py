@@ -1,0 +1,109 @@
+"""The control process as a process: its socket, its log lines, its end."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import signal
+import socket
+import stat
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import httpx
+import pytest
+
+from elkapi.control.logs import JsonLines
+from elkapi.control.server import listening_socket
+
+
+def test_socket_is_private_and_replaces_a_stale_one(tmp_path: Path) -> None:
+    path = tmp_path / "control.sock"
+    with socket.socket(socket.AF_UNIX) as killed:
+        killed.bind(str(path))
+    with listening_socket(path):
+        assert stat.S_IMODE(path.stat().st_mode) == 0o600
+        with socket.socket(socket.AF_UNIX) as client:
+            client.connect(str(path))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_successor_keeps_its_socket_when_the_predecessor_ends(tmp_path: Path) -> None:
+    path = tmp_path / "control.sock"
+    with listening_socket(path):
+        path.unlink()
+        path.write_text("the successor's")
+    assert path.exists()
+
+
+def test_too_long_a_path_is_refused_in_words(tmp_path: Path) -> None:
+    with pytest.raises(OSError, match="shorter data_dir"), listening_socket(tmp_path / ("x" * 120)):
+        pass
+
+
+def test_log_line_is_json_with_extras_and_trace() -> None:
+    record = logging.LogRecord("elkapi.control", logging.ERROR, __file__, 1, "page_failed", None, None)
+    record.path = "/docs"
+    record.odd = object()
+    try:
+        raise ValueError("why")
+    except ValueError:
+        record.exc_info = sys.exc_info()
+    line = JsonLines().format(record)
+    assert "\n" not in line
+    fields = json.loads(line)
+    assert list(fields)[:3] == ["time", "level", "event"]
+    assert fields["event"] == "page_failed"
+    assert fields["level"] == "error"
+    assert fields["path"] == "/docs"
+    assert fields["odd"].startswith("<object")
+    assert fields["trace"].endswith("ValueError: why\n")
+
+
+def test_a_librarys_sentence_is_a_message() -> None:
+    record = logging.LogRecord("uvicorn.error", logging.WARNING, __file__, 1, "odd %s", ("thing",), None)
+    fields = json.loads(JsonLines().format(record))
+    assert fields["event"] == "library"
+    assert fields["message"] == "odd thing"
+
+
+def test_process_serves_on_its_socket_and_ends_cleanly_on_sigterm(tmp_path: Path) -> None:
+    path = tmp_path / "control.sock"
+    environment = {**os.environ, "ELKAPI_DATA_DIR": str(tmp_path)}
+    with (tmp_path / "log").open("wb") as log:
+        child = subprocess.Popen(
+            [sys.executable, "-m", "elkapi.control"], env=environment, stdout=subprocess.PIPE, stderr=log
+        )
+    assert child.stdout is not None
+    try:
+        _wait_for(path, child, tmp_path / "log")
+        with httpx.Client(transport=httpx.HTTPTransport(uds=str(path))) as client:
+            assert client.get("http://gateway/healthz").json() == {"status": "ok"}
+            status = client.get("http://gateway/api/status").json()["data"]
+            assert status["database"] == "ok"
+            assert status["local_models_ready"] is False
+            assert client.get("http://gateway/docs").status_code == 200
+        child.send_signal(signal.SIGTERM)
+        assert child.wait(20) == 0
+        assert child.stdout.read() == b""
+    finally:
+        child.kill()
+        child.wait()
+        child.stdout.close()
+    assert not path.exists()
+    events = [json.loads(line) for line in (tmp_path / "log").read_text().splitlines()]
+    assert [event["event"] for event in events if event["event"].startswith("control_")] == [
+        "control_started",
+        "control_stopped",
+    ]
+
+
+def _wait_for(path: Path, child: subprocess.Popen[bytes], log: Path) -> None:
+    deadline = time.monotonic() + 30
+    while not path.exists():
+        assert child.poll() is None, log.read_text()
+        assert time.monotonic() < deadline, log.read_text()
+        time.sleep(0.05)
