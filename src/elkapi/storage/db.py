@@ -93,8 +93,6 @@ class Database:
             raw = self._writer.raw_connection()
             try:
                 sql.adopt_sqlite_file(raw.driver_connection)
-            except sqlite3.Error as error:
-                raise Unavailable(UNAVAILABLE) from error
             finally:
                 raw.close()
         self._adopted = True
@@ -104,7 +102,7 @@ class Database:
 def _outage_is_unavailable() -> Iterator[None]:
     try:
         yield
-    except SQLAlchemyError as error:
+    except (SQLAlchemyError, sqlite3.Error) as error:
         if sql.is_outage(error):
             raise Unavailable(UNAVAILABLE) from error
         raise

@@ -21,6 +21,7 @@ from sqlalchemy.exc import (
     DataError,
     DBAPIError,
     IntegrityError,
+    InternalError,
     NotSupportedError,
     ProgrammingError,
 )
@@ -205,6 +206,12 @@ def is_outage(error: BaseException) -> bool:
     """True when the database could not answer at all, as opposed to refusing what it was told."""
     if isinstance(error, PoolTimeout):
         return True
+    if isinstance(error, sqlite3.Error):
+        # The driver's own errors come from preparing a connection: the file is missing, locked or no database.
+        return isinstance(error, sqlite3.DatabaseError)
+    if isinstance(error, InternalError):
+        # A standby that has not been promoted yet refuses writes with this state: waiting helps.
+        return getattr(error.orig, "sqlstate", None) == "25006"
     refused = (IntegrityError, ProgrammingError, DataError, NotSupportedError)
     return isinstance(error, DBAPIError) and not isinstance(error, refused)
 

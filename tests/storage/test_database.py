@@ -1,0 +1,239 @@
+"""Transactions, outages and file modes of storage.db on both databases."""
+
+from __future__ import annotations
+
+import asyncio
+import sqlite3
+import stat
+import threading
+from pathlib import Path
+
+import pytest
+from sqlalchemy import select
+from sqlalchemy.exc import DBAPIError
+
+from elkapi.errors import Unavailable
+from elkapi.storage import dialect as sql
+from elkapi.storage import schema
+from elkapi.storage.db import Database, Reader
+
+meta = schema.meta
+
+
+def test_a_write_is_kept_whole_or_not_at_all(database: Database) -> None:
+    def stop_half_way() -> None:
+        with database.write() as connection:
+            connection.execute(meta.insert(), {"name": "half", "value": "1"})
+            raise RuntimeError("stop here")
+
+    with pytest.raises(RuntimeError, match="stop here"):
+        stop_half_way()
+    with database.write() as connection:
+        connection.execute(meta.insert(), {"name": "whole", "value": "1"})
+    with database.read() as connection:
+        names = set(connection.execute(select(meta.c.name)).scalars())
+    assert "whole" in names
+    assert "half" not in names
+
+
+def test_readers_cannot_write(database: Database) -> None:
+    with pytest.raises((Unavailable, DBAPIError)):
+        with database.read() as connection:
+            connection.execute(meta.insert(), {"name": "no", "value": "1"})
+
+
+def test_a_read_sees_one_moment(database: Database) -> None:
+    count = select(meta.c.name)
+    with database.read() as reading:
+        before = reading.execute(count).all()
+        with database.write() as writing:
+            writing.execute(meta.insert(), {"name": "later", "value": "1"})
+        assert reading.execute(count).all() == before
+
+
+def test_writers_wait_for_each_other_and_lose_nothing(database: Database) -> None:
+    with database.write() as connection:
+        connection.execute(meta.insert(), {"name": "count", "value": "0"})
+
+    def add() -> None:
+        for _ in range(10):
+            with database.write() as connection:
+                row = sql.for_update(select(meta.c.value).where(meta.c.name == "count"))
+                value = int(connection.execute(row).scalar_one())
+                connection.execute(meta.update().where(meta.c.name == "count").values(value=str(value + 1)))
+
+    threads = [threading.Thread(target=add) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    with database.read() as connection:
+        assert connection.execute(select(meta.c.value).where(meta.c.name == "count")).scalar_one() == "40"
+
+
+def test_upsert_inserts_overwrites_or_leaves_alone(database: Database) -> None:
+    with database.write() as connection:
+        assert sql.upsert(connection, meta, {"name": "a", "value": "1"}, key=["name"]) == 1
+        assert sql.upsert(connection, meta, {"name": "a", "value": "2"}, key=["name"]) == 0
+        assert connection.execute(select(meta.c.value).where(meta.c.name == "a")).scalar_one() == "1"
+        assert sql.upsert(connection, meta, {"name": "a", "value": "3"}, key=["name"], update=["value"]) == 1
+        assert connection.execute(select(meta.c.value).where(meta.c.name == "a")).scalar_one() == "3"
+
+
+def test_the_raw_writer_is_in_autocommit_and_sees_foreign_keys(database: Database) -> None:
+    raw = database.raw_writer()
+    try:
+        cursor = raw.cursor()
+        cursor.execute("BEGIN")
+        cursor.execute("INSERT INTO meta (name, value) VALUES ('raw', '1')")
+        cursor.execute("ROLLBACK")
+        cursor.execute("INSERT INTO meta (name, value) VALUES ('kept', '1')")
+        with pytest.raises(Exception, match=r"(?i)foreign key"):
+            cursor.execute(
+                "INSERT INTO channel_keys (channel_id, sealed, fingerprint, hint, enabled, reason, disabled_by,"
+                " changed_ns) VALUES (999, 'x', 'x', '', '1', '', '', 1)"
+            )
+    finally:
+        raw.close()
+    with database.read() as connection:
+        names = set(connection.execute(select(meta.c.name)).scalars())
+    assert "kept" in names
+    assert "raw" not in names
+
+
+async def test_the_reader_runs_off_the_loop(database: Database) -> None:
+    reader = Reader(database)
+    try:
+        name = await reader.run(lambda _connection: threading.current_thread().name)
+        assert name.startswith("elkapi-read")
+    finally:
+        reader.close()
+
+
+async def test_a_read_that_takes_too_long_is_unavailable(database: Database) -> None:
+    reader = Reader(database, threads=1, wait_s=0.05)
+    release = threading.Event()
+    try:
+        with pytest.raises(Unavailable):
+            await reader.run(lambda _connection: release.wait(5))
+    finally:
+        release.set()
+        reader.close()
+
+
+async def test_waiting_reads_are_bounded(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("elkapi.storage.db.READ_QUEUE_MAX", 1)
+    reader = Reader(database, threads=1)
+    release = threading.Event()
+    try:
+        first = asyncio.create_task(reader.run(lambda _connection: release.wait(5)))
+        await asyncio.sleep(0)
+        with pytest.raises(Unavailable):
+            await reader.run(lambda _connection: None)
+        release.set()
+        assert await first
+    finally:
+        release.set()
+        reader.close()
+
+
+def test_postgresql_outage_is_unavailable_and_heals(database: Database) -> None:
+    if database.dialect != "postgresql":
+        pytest.skip("a SQLite file has no server to lose")
+    raw = database.raw_writer()
+    with database.read() as connection:
+        name = connection.engine.url.database
+    other = Database.open(raw_url(database, "postgres"))
+    admin = other.raw_writer()
+    try:
+        raw.close()
+        admin.execute(f'ALTER DATABASE "{name}" ALLOW_CONNECTIONS false')
+        admin.execute("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = %s", (name,))
+        for use in (database.read, database.write):
+            with pytest.raises(Unavailable), use():
+                pass
+        admin.execute(f'ALTER DATABASE "{name}" ALLOW_CONNECTIONS true')
+        for use in (database.read, database.write):
+            with use() as connection:
+                assert connection.execute(select(meta.c.name)).first() is not None
+    finally:
+        admin.close()
+        other.close()
+
+
+def raw_url(database: Database, name: str) -> str:
+    with database.read() as connection:
+        return connection.engine.url.set(database=name).render_as_string(hide_password=False)
+
+
+def test_sqlite_files_are_private(tmp_path: Path) -> None:
+    path = tmp_path / "new" / "elkapi.sqlite3"
+    database = Database.open(f"sqlite:///{path}")
+    try:
+        with database.write() as connection:
+            schema.meta.create(connection)
+            assert {stat.S_IMODE(file.stat().st_mode) for file in path.parent.iterdir()} == {0o600}
+        assert stat.S_IMODE(path.parent.stat().st_mode) == 0o700
+    finally:
+        database.close()
+
+
+def test_sqlite_is_in_wal_mode_and_bears_our_mark(tmp_path: Path) -> None:
+    path = tmp_path / "elkapi.sqlite3"
+    database = Database.open(f"sqlite:///{path}", synchronous="FULL")
+    try:
+        raw = database.raw_writer()
+        assert raw.execute("PRAGMA journal_mode").fetchone() == ("wal",)
+        assert raw.execute("PRAGMA synchronous").fetchone() == (2,)
+        assert raw.execute("PRAGMA foreign_keys").fetchone() == (1,)
+        assert raw.execute("PRAGMA application_id").fetchone() == (sql.SQLITE_APPLICATION_ID,)
+        raw.close()
+    finally:
+        database.close()
+
+
+@pytest.mark.parametrize("statement", ["CREATE TABLE theirs (x)", "PRAGMA application_id = 1234"])
+def test_another_programs_sqlite_file_is_refused_untouched(tmp_path: Path, statement: str) -> None:
+    path = tmp_path / "theirs.sqlite3"
+    theirs = sqlite3.connect(path)
+    theirs.execute(statement)
+    theirs.commit()
+    theirs.close()
+    before = path.read_bytes()
+    database = Database.open(f"sqlite:///{path}")
+    try:
+        with pytest.raises(sql.DatabaseUrlError), database.write():
+            pass
+    finally:
+        database.close()
+    assert path.read_bytes() == before
+
+
+def test_g78_a_damaged_sqlite_file_is_unavailable(tmp_path: Path) -> None:
+    path = tmp_path / "damaged.sqlite3"
+    path.write_bytes(b"this is not a database" * 1000)
+    database = Database.open(f"sqlite:///{path}")
+    try:
+        for use in (database.read, database.write):
+            with pytest.raises(Unavailable), use():
+                pass
+    finally:
+        database.close()
+
+
+@pytest.mark.parametrize(
+    "url",
+    ["sqlite://", "sqlite:///:memory:", "sqlite:///file:x?mode=memory", "mysql://root:hunter2@h/x", "nonsense", ""],
+)
+def test_addresses_that_cannot_work_are_refused_without_their_password(url: str) -> None:
+    with pytest.raises(sql.DatabaseUrlError) as refused:
+        Database.open(url)
+    assert "hunter2" not in str(refused.value)
+
+
+def test_the_address_shown_hides_the_password() -> None:
+    database = Database.open("postgresql://me:hunter2@127.0.0.1:1/x")
+    try:
+        assert "hunter2" not in database.address
+    finally:
+        database.close()

@@ -1,0 +1,140 @@
+"""The migration runner, and that the migrations and schema.py describe the same tables."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from typing import Any
+
+import pytest
+from sqlalchemy import Connection, inspect, select
+
+from elkapi.ledger import accounts as ledger_accounts
+from elkapi.settings import Settings
+from elkapi.storage import migrations, schema, seeds
+from elkapi.storage.db import Database
+from elkapi.storage.installation import Installation, open_installation
+
+
+def test_migrating_twice_changes_nothing(database_url: str) -> None:
+    database = Database.open(database_url)
+    try:
+        assert migrations.migrate(database) == ("0001_initial.pre", "0001_initial.post")
+        assert migrations.migrate(database) == ()
+        with database.read() as connection:
+            assert migrations.schema_version(connection) == len(migrations.MIGRATIONS)
+    finally:
+        database.close()
+
+
+def test_the_gateway_starts_with_the_post_half_not_yet_applied(database_url: str) -> None:
+    database = Database.open(database_url)
+    try:
+        assert all(name.endswith(".pre") for name in migrations.migrate(database, halves=("pre",)))
+        with database.read() as connection:
+            assert connection.execute(select(schema.groups.c.name)).scalars().all() == ["default"]
+        assert all(name.endswith(".post") for name in migrations.migrate(database))
+    finally:
+        database.close()
+
+
+def test_a_newer_schemas_post_half_is_refused_and_its_pre_half_is_not(installation: Installation) -> None:
+    database = installation.database
+    with database.write() as connection:
+        connection.execute(schema.migrations.insert(), {"name": "9999_later.pre", "applied_ns": 1})
+    assert migrations.migrate(database) == ()
+    with database.write() as connection:
+        connection.execute(schema.migrations.insert(), {"name": "9999_later.post", "applied_ns": 1})
+    with pytest.raises(migrations.MigrationError, match="newer elkapi"):
+        migrations.migrate(database)
+
+
+def test_a_failing_step_leaves_the_database_as_it_was(database_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(connection: Connection, _now_ns: int) -> None:
+        schema.audit.drop(connection)
+        raise RuntimeError("power cut")
+
+    later = migrations.Migration("0002_later", fail, fail)
+    database = Database.open(database_url)
+    try:
+        migrations.migrate(database)
+        monkeypatch.setattr(migrations, "MIGRATIONS", (*migrations.MIGRATIONS, later))
+        with pytest.raises(RuntimeError, match="power cut"):
+            migrations.migrate(database)
+        with database.read() as connection:
+            assert inspect(connection).has_table("audit")
+            assert migrations.schema_version(connection) == 1
+    finally:
+        database.close()
+
+
+def test_processes_that_start_together_migrate_once_and_agree_on_the_key(settings: Settings) -> None:
+    program = (
+        "import sys; from elkapi.settings import Settings; from elkapi.storage.installation import open_installation\n"
+        "opened = open_installation(Settings(data_dir=sys.argv[1], database_url=sys.argv[2]))\n"
+        "print(opened.sealer.fingerprint(b'x').hex()); opened.database.close()"
+    )
+    command = [sys.executable, "-c", program, settings.data_dir, settings.database_url]
+    processes = [subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) for _ in range(4)]
+    outputs = [process.communicate() for process in processes]
+    assert [process.returncode for process in processes] == [0, 0, 0, 0], outputs
+    assert len({out for out, _ in outputs}) == 1
+    opened = open_installation(settings)
+    with opened.database.read() as connection:
+        assert connection.execute(select(schema.owners.c.name)).scalars().all() == ["operator"]
+    opened.database.close()
+
+
+def test_a_fresh_installation_has_prices_and_a_group_and_nobody_who_could_sign_in(database: Database) -> None:
+    with database.read() as connection:
+        assert connection.execute(select(schema.groups.c.name, schema.groups.c.ratio_micro)).all() == [
+            ("default", 1_000_000)
+        ]
+        models = set(connection.execute(select(schema.prices.c.model)).scalars())
+    assert "text-embedding-3-small" in models
+
+
+def test_one_api_default_login_no_default_password(database: Database) -> None:
+    assert not [
+        column.name
+        for table in schema.metadata.tables.values()
+        for column in table.columns
+        if "password" in column.name
+    ]
+    with database.read() as connection:
+        assert connection.execute(select(schema.keys)).all() == []
+        assert connection.execute(select(schema.channels)).all() == []
+
+
+def test_the_seeded_accounts_are_the_ones_the_ledger_names() -> None:
+    assert seeds.SYSTEM_ACCOUNTS == ledger_accounts.SYSTEM_ACCOUNTS
+
+
+def _described(connection: Connection) -> dict[str, Any]:
+    inspector = inspect(connection)
+    return {
+        table: {
+            "columns": [(c["name"], str(c["type"]), c["nullable"]) for c in inspector.get_columns(table)],
+            "primary_key": inspector.get_pk_constraint(table)["constrained_columns"],
+            "indexes": sorted((i["name"] or "", *map(str, i["column_names"])) for i in inspector.get_indexes(table)),
+            "unique": sorted(str(u["column_names"]) for u in inspector.get_unique_constraints(table)),
+            "checks": sorted(str(c["name"]) for c in inspector.get_check_constraints(table)),
+            "foreign": sorted(str(f["constrained_columns"]) for f in inspector.get_foreign_keys(table)),
+        }
+        for table in inspector.get_table_names()
+    }
+
+
+def test_the_migrations_end_in_exactly_the_tables_of_schema(database_url: str) -> None:
+    database = Database.open(database_url)
+    try:
+        migrations.migrate(database)
+        with database.read() as connection:
+            migrated = _described(connection)
+        with database.write() as connection:
+            schema.metadata.drop_all(connection)
+            schema.metadata.create_all(connection)
+        with database.read() as connection:
+            assert migrated == _described(connection)
+    finally:
+        database.close()
