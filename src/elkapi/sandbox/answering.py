@@ -28,7 +28,7 @@ def answer_to(found: Match, request: Request, keys: frozenset[str] | None, start
     if faults.invalid_json:
         body = b"".join(answer.pieces)
         answer = msgspec.structs.replace(answer, pieces=(body[: len(body) // 2],))
-    return found.provider.dress(request, _with_retry_after(answer, faults), time.perf_counter() - started_s)
+    return found.provider.dress(request, _with_fault_headers(answer, faults), time.perf_counter() - started_s)
 
 
 def fault_refused(faults: Faults, *, has_wire: bool) -> None:
@@ -48,7 +48,7 @@ def early_answer(found: Match, request: Request, took_s: float, *, has_wire: boo
     problem = Problem(status, "The sandbox was asked to answer before it read the body.", code=request.faults.code)
     if not has_wire:
         problem = Problem(501, "early-close: only the sandbox's own server can do this.", code="sandbox_needs_wire")
-    answer = _with_retry_after(found.provider.refusal(problem), request.faults)
+    answer = _with_fault_headers(found.provider.refusal(problem), request.faults)
     return found.provider.dress(request, answer, took_s)
 
 
@@ -93,12 +93,13 @@ def _secrets(found: Match, request: Request) -> str:
     )
 
 
-def _with_retry_after(answer: Answer, faults: Faults) -> Answer:
-    if faults.retry_after_ms is None:
-        return answer
-    # Whole seconds are what HTTP allows; the finer header is the one provider SDKs look at first.
-    whole_s = b"%d" % -(-faults.retry_after_ms // 1000)
-    headers: tuple[tuple[bytes, bytes], ...] = ((b"retry-after", whole_s),)
-    if faults.retry_after_ms % 1000:
-        headers = (*headers, (b"retry-after-ms", b"%d" % faults.retry_after_ms))
+def _with_fault_headers(answer: Answer, faults: Faults) -> Answer:
+    headers: list[tuple[bytes, bytes]] = []
+    if faults.retry_after_ms is not None:
+        # Whole seconds are what HTTP allows; the finer header is the one provider SDKs look at first.
+        headers.append((b"retry-after", b"%d" % -(-faults.retry_after_ms // 1000)))
+        if faults.retry_after_ms % 1000:
+            headers.append((b"retry-after-ms", b"%d" % faults.retry_after_ms))
+    if faults.location is not None:
+        headers.append((b"location", faults.location.encode("latin-1", "replace")))
     return msgspec.structs.replace(answer, headers=(*answer.headers, *headers))

@@ -25,9 +25,10 @@ OVERSIZED_HEADER_BYTES_MAX = 4 * 1024 * 1024
 USAGE_HUGE_TOKENS = 1_000_000_000_000
 HALF_CLOSE_S = 5.0
 
+_WITHOUT_BODY = (204, 205, 304)
 _IN_TEXT = re.compile(rb"\[sandbox:([^\[\]]{1,%d})\]" % DIRECTIVE_BYTES_MAX)
-_DURATION = re.compile(r"(\d+(?:\.\d+)?)(ms|s)?")
-_EXTENT = re.compile(r"(\d+)(b)?")
+_DURATION = re.compile(r"([0-9]{1,9}(?:\.[0-9]{1,9})?)(ms|s)?")
+_EXTENT = re.compile(r"([0-9]{1,9})(b)?")
 
 
 class FaultError(ValueError):
@@ -47,6 +48,7 @@ class Faults(msgspec.Struct, frozen=True):
     status: int | None = None
     code: str | None = None
     retry_after_ms: int | None = None
+    location: str | None = None
     refuse_key: str | None = None
     echo_secrets: bool = False
     html: bool = False
@@ -105,11 +107,18 @@ def _whole(low: int, high: int, default: int | None = None) -> Callable[[str | N
     def read(text: str | None) -> int:
         if text is None and default is not None:
             return default
-        if text is None or not re.fullmatch(r"-?\d{1,18}", text) or not low <= int(text) <= high:
+        if text is None or not re.fullmatch(r"-?[0-9]{1,18}", text) or not low <= int(text) <= high:
             raise FaultError(f"needs a whole number from {low} to {high}")
         return int(text)
 
     return read
+
+
+def _status(text: str | None) -> int:
+    number = _whole(200, 599)(text)
+    if number in _WITHOUT_BODY:
+        raise FaultError("cannot be a status without a body: the sandbox always sends one")
+    return number
 
 
 def _seconds(default_s: float | None = None) -> Callable[[str | None], float]:
@@ -149,9 +158,10 @@ def _word(text: str | None) -> str:
 
 
 RULES: tuple[Rule, ...] = (
-    Rule("status", "status", _whole(200, 599)),
+    Rule("status", "status", _status),
     Rule("code", "code", _word),
     Rule("retry-after", "retry_after_ms", _retry_after),
+    Rule("location", "location", _word),
     Rule("refuse-key", "refuse_key", _word),
     Rule("echo-secrets", "echo_secrets", _flag, False),
     Rule("html", "html", _flag, False),

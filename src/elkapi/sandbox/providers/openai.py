@@ -35,7 +35,7 @@ MODELS = {
     "text-embedding-ada-002": Embedder(1536, 100, False, 1671217299, "openai-internal"),
 }
 
-_KINDS = {401: "invalid_request_error", 403: "invalid_request_error", 429: "requests"}
+_KINDS = {429: "requests"}
 _CODES = {401: "invalid_api_key", 429: "rate_limit_exceeded"}
 
 
@@ -186,9 +186,10 @@ def bearer_key(request: Request) -> str | None:
 
 def refusal(problem: Problem) -> Answer:
     """A problem in OpenAI's error body."""
-    kind = problem.kind or _KINDS.get(problem.status)
-    if kind is None:
-        kind = "server_error" if problem.status >= 500 else "invalid_request_error"
+    usual = "server_error" if problem.status >= 500 else "invalid_request_error"
+    kind = problem.kind or _KINDS.get(problem.status, usual)
+    if problem.code == "insufficient_quota":
+        kind = problem.code  # A 429 that no retry can mend: OpenAI tells it apart by this type and code.
     code = problem.code or _CODES.get(problem.status)
     error = {"message": problem.message, "type": kind, "param": problem.param, "code": code}
     return json_answer({"error": error}, status=problem.status)

@@ -1,0 +1,46 @@
+"""Owns a live sandbox on loopback for each test."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+import httpx
+import pytest
+
+from elkapi.sandbox.app import Options
+from elkapi.sandbox.server import Running, running
+
+from .exchanging import KEY, Exchange, connected, embedding_body, read_until, request_bytes
+
+
+@pytest.fixture(scope="session")
+def served() -> Iterator[Running]:
+    with running(Options(hang_limit_s=0.05)) as served:
+        yield served
+
+
+@pytest.fixture
+def sandbox(served: Running) -> Running:
+    """The live sandbox with an empty bill, an empty record and no standing fault."""
+    served.sandbox.bill.reset()
+    served.sandbox.recorder.reset()
+    served.sandbox.stand("")
+    return served
+
+
+@pytest.fixture
+def http(sandbox: Running) -> Iterator[httpx.Client]:
+    with httpx.Client(base_url=sandbox.base_url, headers={"authorization": f"Bearer {KEY}"}) as client:
+        yield client
+
+
+@pytest.fixture
+def exchange(sandbox: Running) -> Callable[..., Exchange]:
+    """Send one request with a fault in its header and read everything until the end, or until nothing more comes."""
+
+    def send(fault: str, body: bytes | None = None, extra: str = "") -> Exchange:
+        with connected(sandbox.base_url) as connection:
+            connection.sendall(request_bytes(embedding_body() if body is None else body, fault, extra))
+            return read_until(connection, None)
+
+    return send
