@@ -18,7 +18,7 @@ LAYERS = [
     {"upstream", "local"},
     {"relay", "tasks"},
     {"edge", "admin", "control", "console", "cli"},
-    {"app"},
+    {"app", "supervisor", "worker"},
 ]
 LEVEL = {room: level for level, layer in enumerate(LAYERS) for room in layer}
 LEAVES, PURE = LAYERS[0], LAYERS[0] | LAYERS[1]
@@ -56,7 +56,7 @@ def _allowed(room: str) -> set[str]:
         return APART[room] | {room}
     below = {other for other, level in LEVEL.items() if level <= LEVEL[room]}
     may_observe = {"observe"} if LEVEL[room] >= LEVEL["snapshot"] else set()
-    starts_sandbox = {"sandbox"} if room in {"app", "cli"} else set()
+    starts_sandbox = {"sandbox"} if room in {"app", "worker", "cli"} else set()
     return below | may_observe | starts_sandbox
 
 

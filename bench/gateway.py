@@ -1,0 +1,237 @@
+"""What a relayed call costs beside nginx: CPU per request, latency added, memory, money, and where the time goes.
+
+    .venv/bin/python bench/gateway.py [--rounds 5] [--secs 2] [--keys 1000000] [--no-docs]
+
+The method: nginx and a C upstream stand for the least a relay can cost. The measured server has core 0 to itself; wrk
+and the upstream share core 1. Every round runs each server and each scenario in turn, forwards and then backwards, so
+that drift of the machine falls on all alike; figures are medians of the rounds with their range. Results go to
+bench/results/ (one file a run), docs/performance.json, docs/performance.md and docs/performance.png.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import measure
+import report
+import servers
+
+PROMPT = (
+    "Summarise in two sentences why the quick brown fox jumps over the lazy dog, and what the dog thinks of it. " * 2
+)
+RESULTS, DOCS = servers.BENCH / "results", servers.ROOT / "docs"
+REPLIES = {"large": "20 KB", "small": "0.3 KB"}
+PROFILE_S = 8
+PROFILE_ROWS = 15
+KEY_CONNECTIONS = 32
+
+Figures = dict[str, float]
+
+
+def _body(kind: str) -> bytes:
+    body = {"model": servers.MODELS[kind], "input": PROMPT, "encoding_format": "float"}
+    return json.dumps(body, separators=(",", ":")).encode()
+
+
+def _load(server: servers.Server, kind: str) -> measure.Load:
+    return measure.Load(f"{server.url}/v1/embeddings", _body(kind), server.headers, server.keys, servers.DRIVER_CORE)
+
+
+def run_rounds(
+    targets: dict[str, servers.Server], kinds: list[str], connections: list[int], rounds: int, secs: int
+) -> dict[tuple[str, str, int], list[Figures]]:
+    """Every (server, scenario, connections) once a round, in turn; odd rounds run the whole list backwards."""
+    plan = [(name, kind, c) for kind in kinds for c in connections for name in targets]
+    taken: dict[tuple[str, str, int], list[Figures]] = {cell: [] for cell in plan}
+    for kind in kinds:
+        for server in targets.values():
+            measure.run_wrk(_load(server, kind), 32, 1, [server.process.pid])  # warm up, uncounted
+    for number in range(rounds):
+        for name, kind, c in plan if number % 2 == 0 else reversed(plan):
+            server = targets[name]
+            taken[name, kind, c].append(measure.run_wrk(_load(server, kind), c, secs, [server.process.pid]))
+        print(f"round {number + 1} of {rounds} done", file=sys.stderr)
+    return taken
+
+
+def summarise(taken: dict[tuple[str, str, int], list[Figures]], kinds: list[str], connections: list[int]) -> list[Any]:
+    """One row for each scenario: the spread of every figure, what each server adds, and the ratio of their CPU."""
+    rows = []
+    for kind in kinds:
+        for c in connections:
+            direct = taken["direct", kind, c]
+            row: dict[str, Any] = {"reply": REPLIES[kind], "scenario": kind, "connections": c}
+            for name in ("direct", "nginx", "gateway"):
+                runs = taken.get((name, kind, c), [])
+                fields = sorted({field for run in runs for field in run})
+                row[name] = {field: measure.spread(run.get(field, 0.0) for run in runs) for field in fields}
+                for p in ("p50_ms", "p99_ms") if runs else ():
+                    added = (run[p] - base[p] for run, base in zip(runs, direct, strict=True))
+                    row[name][f"added_{p}"] = measure.spread(added)
+            if row["gateway"] and row["nginx"]:
+                pairs = zip(taken["gateway", kind, c], taken["nginx", kind, c], strict=True)
+                row["cpu_ratio"] = measure.spread(g["cpu_us"] / max(n["cpu_us"], 0.1) for g, n in pairs)
+            rows.append(row)
+    return rows
+
+
+def ledger_cost(gateway: servers.Server, rounds: int, secs: int) -> measure.Spread:
+    """CPU us a call that money costs: a priced model less a zero-priced one, alternating."""
+    taken = run_rounds({"gateway": gateway}, ["small", "small-free"], [KEY_CONNECTIONS], rounds, secs)
+    priced = taken["gateway", "small", KEY_CONNECTIONS]
+    free = taken["gateway", "small-free", KEY_CONNECTIONS]
+    return measure.spread(p["cpu_us"] - f["cpu_us"] for p, f in zip(priced, free, strict=True))
+
+
+def keys_cost(directory: Path, upstream: servers.Server, options: argparse.Namespace) -> dict[str, Any]:
+    """The same calls on a gateway with 100 keys and on one with `--keys`, alternating."""
+    started: dict[str, servers.Server] = {}
+    try:
+        for name, count in (("few", 100), ("many", options.keys)):
+            started[name] = servers.start_gateway(
+                directory / name, upstream, workers=1, synchronous=options.synchronous, keys=count
+            )
+        taken = run_rounds(started, ["small"], [KEY_CONNECTIONS], options.rounds, options.secs)
+        many = [run["cpu_us"] for run in taken["many", "small", KEY_CONNECTIONS]]
+        few = [run["cpu_us"] for run in taken["few", "small", KEY_CONNECTIONS]]
+        return {
+            "rows": options.keys,
+            "used": len(started["many"].keys),
+            "connections": KEY_CONNECTIONS,
+            "ratio": measure.spread(m / f for m, f in zip(many, few, strict=True)),
+            "cpu_us": {"few": measure.spread(few), "many": measure.spread(many)},
+            "errors": sum(run["errors"] for runs in taken.values() for run in runs),
+            "rss_mb": measure.by_role(measure.tree([started["many"].process.pid]), "rss_mb"),
+        }
+    finally:
+        for server in started.values():
+            server.stop()
+
+
+def profile(gateway: servers.Server) -> list[tuple[str, float]]:
+    """The functions a worker spends its own time in, as shares, from py-spy's samples under load; [] without py-spy."""
+    spy = Path(sys.executable).parent / "py-spy"
+    if not spy.exists():
+        return []
+    workers = [p for p in measure.tree([gateway.process.pid]) if "worker" in p.role] or measure.tree(
+        [gateway.process.pid]
+    )
+    busiest = max(workers, key=lambda p: p.cpu_s)
+    folded = gateway.directory / "profile.txt"
+    command = [spy, "record", "--pid", str(busiest.pid), "--duration", str(PROFILE_S), "--rate", "250"]
+    recording = subprocess.Popen(
+        [*command, "--format", "raw", "--output", folded, "--nonblocking"],
+        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+    )  # fmt: skip
+    measure.run_wrk(_load(gateway, "large"), 32, PROFILE_S, [gateway.process.pid])
+    recording.wait(60)
+    samples: Counter[str] = Counter()
+    for line in folded.read_text("utf-8").splitlines() if folded.exists() else ():
+        stack, _, count = line.rpartition(" ")
+        leaf = stack.split(";")[-1].rpartition(":")[0] or stack.split(";")[-1]
+        samples[leaf.replace("site-packages/", "")] += int(count)
+    total = sum(samples.values())
+    return [(name, round(count / total, 4)) for name, count in samples.most_common(PROFILE_ROWS)]
+
+
+def machine() -> dict[str, Any]:
+    """What the figures were taken on."""
+    cpu = next((line.partition(":")[2].strip() for line in Path("/proc/cpuinfo").read_text().splitlines()
+                if line.startswith("model name")), platform.machine())  # fmt: skip
+    revision = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=servers.ROOT, capture_output=True, text=True)
+    return {
+        "cores": os.cpu_count(), "cpu": cpu, "python": platform.python_version(),
+        "kernel": platform.release(), "revision": revision.stdout.strip(),
+    }  # fmt: skip
+
+
+def measure_all(directory: Path, options: argparse.Namespace) -> dict[str, Any]:
+    started: list[servers.Server] = []
+    try:
+        upstream = servers.start_upstream(directory)
+        started.append(upstream)
+        targets = {"direct": upstream}
+        (directory / "nginx").mkdir()
+        targets["nginx"] = servers.start_nginx(directory / "nginx", upstream)
+        started.append(targets["nginx"])
+        result: dict[str, Any] = {
+            "date": time.strftime("%Y-%m-%d"), "machine": machine(), "rounds": options.rounds,
+            "duration_s": options.secs, "synchronous": options.synchronous,
+        }  # fmt: skip
+        if not options.floor_only:
+            targets["gateway"] = servers.start_gateway(
+                directory / "gateway", upstream, workers=options.workers, synchronous=options.synchronous
+            )
+            started.append(targets["gateway"])
+            result["rss_start_mb"] = measure.by_role(measure.tree([targets["gateway"].process.pid]), "rss_mb")
+        kinds, connections = options.replies.split(","), [int(c) for c in options.connections.split(",")]
+        taken = run_rounds(targets, kinds, connections, options.rounds, options.secs)
+        result["rows"] = summarise(taken, kinds, connections)
+        if gateway := targets.get("gateway"):
+            result["rss_mb"] = measure.by_role(measure.tree([gateway.process.pid]), "rss_mb")
+            result["ledger_us"] = ledger_cost(gateway, options.rounds, options.secs)
+            result["profile"] = profile(gateway)
+            gateway.stop()
+            started.remove(gateway)
+            if options.keys:
+                result["keys"] = keys_cost(directory / "keys", upstream, options)
+        return result
+    finally:
+        for server in reversed(started):
+            server.stop()
+
+
+def compare(result: dict[str, Any], last_path: Path) -> None:
+    """Print each row's CPU ratio beside the committed one of the last run."""
+    rows = json.loads(last_path.read_text("utf-8"))["rows"] if last_path.exists() else []
+    last = {(row["scenario"], row["connections"]): row.get("cpu_ratio") for row in rows}
+    for row in result["rows"]:
+        if "cpu_ratio" in row:
+            before = last.get((row["scenario"], row["connections"]))
+            then = f" (last run {before[0]:.2f})" if before else ""
+            print(f"{row['reply']:>7} c={row['connections']:<4} CPU {row['cpu_ratio'][0]:.2f} x nginx{then}")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--secs", type=int, default=2, help="length of one wrk run")
+    parser.add_argument("--connections", default="1,32,256")
+    parser.add_argument("--replies", default="large,small")
+    parser.add_argument("--workers", type=int, default=1)
+    parser.add_argument("--synchronous", default="NORMAL", help="SQLite's setting for the gateway's database")
+    parser.add_argument("--keys", type=int, default=0, help="also compare 100 keys with this many")
+    parser.add_argument("--floor-only", action="store_true", help="nginx and the upstream alone: is the machine quiet?")
+    parser.add_argument("--no-docs", action="store_true", help="write bench/results/ only")
+    options = parser.parse_args()
+    if (os.cpu_count() or 1) < 2 or not shutil.which("wrk"):
+        parser.error("the bench needs two cores and wrk")
+    with tempfile.TemporaryDirectory(prefix="elkapi-bench-") as directory:
+        Path(directory).chmod(0o755)
+        result = measure_all(Path(directory), options)
+    RESULTS.mkdir(exist_ok=True)
+    text = json.dumps(result, indent=1) + "\n"
+    (RESULTS / f"gateway-{time.strftime('%Y%m%d-%H%M%S')}.json").write_text(text, "utf-8")
+    if options.floor_only:
+        print(text)
+        return
+    compare(result, DOCS / "performance.json")
+    if not options.no_docs:
+        (DOCS / "performance.json").write_text(text, "utf-8")
+        report.plot(result, DOCS / "performance.png")
+        report.write_block(DOCS / "performance.md", report.table(result))
+
+
+if __name__ == "__main__":
+    main()

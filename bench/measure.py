@@ -1,0 +1,129 @@
+"""Measures one server from outside: CPU and memory of its process tree, and wrk's requests, errors and percentiles.
+
+The figure to compare across machines and days is a ratio of `cpu_us` (user and system CPU of the whole process tree per
+request) to that of nginx measured in the same hour; absolute figures belong to the machine they were taken on.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import statistics
+import subprocess
+import tempfile
+from collections.abc import Iterable
+from pathlib import Path
+from typing import NamedTuple
+
+TICKS_PER_S = os.sysconf("SC_CLK_TCK")
+PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
+
+# wrk runs this script: one request over and over, or (with keys) the same body under a different key each time.
+LUA = """wrk.method = "POST"
+wrk.body = {body}
+{headers}
+local keys = {keys}
+if #keys > 0 then
+  local n = 0
+  request = function()
+    n = n % #keys + 1
+    wrk.headers["Authorization"] = "Bearer " .. keys[n]
+    return wrk.format()
+  end
+end
+done = function(s, l)
+  io.write(string.format("@%d %d %d %f %f", s.requests, s.duration,
+    s.errors.status + s.errors.timeout + s.errors.read + s.errors.connect, l:percentile(50), l:percentile(99)))
+end
+"""
+
+
+class Process(NamedTuple):
+    pid: int
+    role: str
+    cpu_s: float
+    rss_mb: float
+
+
+def _stat(pid: int) -> tuple[str, list[str]] | None:
+    """(command name, the fields after it) of /proc/PID/stat; None once the process is gone."""
+    try:
+        text = Path(f"/proc/{pid}/stat").read_text("utf-8", "replace")
+    except OSError:
+        return None
+    head, _, rest = text.rpartition(")")
+    return head.partition("(")[2], rest.split()
+
+
+def tree(pids: Iterable[int]) -> list[Process]:
+    """The given processes and all their descendants, each with its CPU time so far and its resident memory."""
+    running = [int(path.name) for path in Path("/proc").iterdir() if path.name.isdigit()]
+    stats = {pid: stat for pid in running if (stat := _stat(pid))}
+    children: dict[int, list[int]] = {}
+    for pid, (_, fields) in stats.items():
+        children.setdefault(int(fields[1]), []).append(pid)
+    found, todo = [], list(pids)
+    while todo:
+        pid = todo.pop()
+        todo += children.get(pid, [])
+        if pid in stats:
+            role, fields = stats[pid]
+            cpu_s = (int(fields[11]) + int(fields[12])) / TICKS_PER_S
+            found.append(Process(pid, role, cpu_s, int(fields[21]) * PAGE_BYTES / 2**20))
+    return found
+
+
+def by_role(processes: Iterable[Process], value: str) -> dict[str, float]:
+    """The sum of `value` ("cpu_s" or "rss_mb") for each process name."""
+    sums: dict[str, float] = {}
+    for process in processes:
+        sums[process.role] = sums.get(process.role, 0.0) + getattr(process, value)
+    return sums
+
+
+class Load(NamedTuple):
+    """What wrk sends, and from which core."""
+
+    url: str
+    body: bytes
+    headers: dict[str, str]
+    keys: tuple[str, ...] = ()
+    core: int = 1
+
+
+def run_wrk(load: Load, connections: int, duration_s: int, pids: Iterable[int]) -> dict[str, float]:
+    """One wrk run against `load.url` while `pids` and their children are watched.
+
+    Returns requests, rps, errors, p50_ms, p99_ms, cpu_us (a request, whole tree) and cpu_us_ROLE for each process name.
+    """
+    pids = list(pids)
+    headers = "\n".join(f"wrk.headers[{json.dumps(k)}] = {json.dumps(v)}" for k, v in load.headers.items())
+    keys = "{" + ",".join(json.dumps(key) for key in load.keys) + "}"
+    with tempfile.NamedTemporaryFile("w", suffix=".lua") as script:
+        script.write(LUA.format(body=json.dumps(load.body.decode()), headers=headers, keys=keys))
+        script.flush()
+        command = ["taskset", "-c", str(load.core), "wrk", "-t1", f"-c{connections}", f"-d{duration_s}s"]
+        before = tree(pids)
+        out = subprocess.run(
+            [*command, "--timeout", "10s", "-s", script.name, load.url], capture_output=True, text=True, check=True
+        ).stdout
+        after = tree(pids)
+    requests, duration_us, errors, p50_us, p99_us = map(float, out.rpartition("@")[2].split())
+    start, end = by_role(before, "cpu_s"), by_role(after, "cpu_s")
+    spent_us = {role: (cpu_s - start.get(role, 0.0)) * 1e6 / max(requests, 1) for role, cpu_s in end.items()}
+    figures = {"requests": requests, "rps": requests / duration_us * 1e6, "errors": errors}
+    figures |= {"p50_ms": p50_us / 1e3, "p99_ms": p99_us / 1e3, "cpu_us": sum(spent_us.values())}
+    return figures | {f"cpu_us_{role}": value for role, value in spent_us.items()}
+
+
+class Spread(NamedTuple):
+    """The median of the rounds, and the lowest and highest of them."""
+
+    median: float
+    low: float
+    high: float
+
+
+def spread(values: Iterable[float]) -> Spread:
+    ordered = sorted(values)
+    return Spread(*(round(v, 3) for v in (statistics.median(ordered), ordered[0], ordered[-1])))

@@ -1,0 +1,102 @@
+"""Turns the figures of bench/gateway.py into a table in docs/performance.md and a picture beside it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+BEGIN, END = "<!-- gateway bench: begin (written by make bench) -->", "<!-- gateway bench: end -->"
+HEADING = "# Performance\n\nWhat the gateway costs, measured on this project's own benches; every table says how.\n"
+
+
+def table(result: dict[str, Any]) -> str:
+    """The block for docs/performance.md: what was run, then one row for each reply size and concurrency."""
+    machine = result["machine"]
+    lines = [
+        "## A relayed call beside nginx",
+        "",
+        f"`make bench` on {result['date']}: {machine['cores']} cores ({machine['cpu']}), Python {machine['python']}, "
+        f"one worker, SQLite on disk with `synchronous={result['synchronous']}`, log to a file, a priced model "
+        f"(every call holds and settles money). {result['rounds']} interleaved rounds of {result['duration_s']} s; "
+        "medians, with the lowest and highest round in brackets. The server has one core; wrk and the C upstream share "
+        "the other. CPU is user and system time of the whole process tree per request; latency added is over the same "
+        "call sent straight to the upstream.",
+        "",
+        "| reply | connections | nginx CPU us | gateway CPU us | ratio | nginx adds p50 / p99 ms | "
+        "gateway adds p50 / p99 ms | gateway calls/s | errors |",
+        "|---|---|---|---|---|---|---|---|---|",
+    ]
+    for row in result["rows"]:
+        lines.append(
+            f"| {row['reply']} | {row['connections']} | {_range(row['nginx']['cpu_us'])} | "
+            f"{_range(row['gateway']['cpu_us'])} | **{row['cpu_ratio'][0]:.2f}** | "
+            f"{row['nginx']['added_p50_ms'][0]:.2f} / {row['nginx']['added_p99_ms'][0]:.2f} | "
+            f"{row['gateway']['added_p50_ms'][0]:.2f} / {row['gateway']['added_p99_ms'][0]:.2f} | "
+            f"{row['gateway']['rps'][0]:.0f} | {row['gateway']['errors'][2]:.0f} |"
+        )
+    lines += ["", "![CPU and added latency beside nginx](performance.png)", ""]
+    if "ledger_us" in result:
+        lines += [
+            f"Hold and settlement together: {_range(result['ledger_us'])} us of CPU a call, the difference between a "
+            "priced and a zero-priced model (which needs no hold) at 32 connections.",
+            "",
+        ]
+    memory = ", ".join(f"{role} {mb:.0f} MB" for role, mb in sorted(result["rss_mb"].items()))
+    lines += [f"Resident memory after the run: {memory}.", ""]
+    if keys := result.get("keys"):
+        lines += [
+            f"Key table: {keys['rows']:,} keys cost {keys['ratio'][0]:.3f} [{keys['ratio'][1]:.3f}-"
+            f"{keys['ratio'][2]:.3f}] times the CPU of 100 (calls spread over "
+            f"{keys['used']:,} of them, at {keys['connections']} connections).",
+            "",
+        ]
+    if result.get("profile"):
+        lines += ["Where a worker's time goes (sampled under the 32-connection load, own time of each function):", ""]
+        lines += ["| share | function |", "|---|---|"]
+        lines += [f"| {share:.1%} | `{name}` |" for name, share in result["profile"]]
+        lines += [""]
+    return "\n".join(lines)
+
+
+def _range(figures: list[float]) -> str:
+    median, low, high = figures
+    return f"{median:.0f} [{low:.0f}-{high:.0f}]"
+
+
+def write_block(path: Path, block: str) -> None:
+    """Put `block` between our markers in `path`; the rest of the file is other people's and stays."""
+    text = path.read_text("utf-8") if path.exists() else HEADING
+    if BEGIN not in text:
+        text = f"{text.rstrip()}\n\n{BEGIN}\n{END}\n"
+    head, tail = text.split(BEGIN)[0], text.split(END)[1]
+    path.write_text(f"{head}{BEGIN}\n\n{block}\n{END}{tail}", "utf-8")
+
+
+def plot(result: dict[str, Any], path: Path) -> None:
+    """Two panels: CPU per request, and p99 added at each number of connections; nginx beside the gateway."""
+    import matplotlib as mpl
+
+    mpl.use("Agg")
+    from matplotlib import pyplot as plt
+
+    labels = [f"{row['reply']}\nc={row['connections']}" for row in result["rows"]]
+    figure, panels = plt.subplots(1, 2, figsize=(11, 4.2), dpi=110)
+    for panel, (field, title) in zip(
+        panels,
+        [("cpu_us", "CPU per request, us"), ("added_p99_ms", "p99 added to the upstream's own, ms")],
+        strict=True,
+    ):
+        for offset, (name, colour) in enumerate([("nginx", "#7f8c8d"), ("gateway", "#1f6feb")]):
+            figures = [row[name][field] for row in result["rows"]]
+            medians = [f[0] for f in figures]
+            # A median can lie below a noisy round's own low by rounding; error bars cannot be negative.
+            errors = [[max(f[0] - f[1], 0) for f in figures], [max(f[2] - f[0], 0) for f in figures]]
+            places = [index + (offset - 0.5) * 0.38 for index in range(len(labels))]
+            panel.bar(places, medians, width=0.36, color=colour, label=name, yerr=errors, capsize=3)
+        panel.set_xticks(range(len(labels)), labels, fontsize=8)
+        panel.set_title(title, fontsize=10)
+        panel.spines[["top", "right"]].set_visible(False)
+        panel.legend(frameon=False, fontsize=8)
+    figure.tight_layout()
+    figure.savefig(path)
+    plt.close(figure)

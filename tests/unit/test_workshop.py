@@ -1,0 +1,182 @@
+"""What the repository promises about itself: pins, addresses, documented commands and settings, deployment files."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import tomllib
+from functools import cache
+from pathlib import Path
+
+import pytest
+import yaml
+
+from elkapi.settings import Settings
+
+ROOT = Path(__file__).parents[2]
+REQUIREMENTS = [*sorted((ROOT / "requirements").glob("*.txt")), ROOT / "src/elkapi/data/weights.txt"]
+SETTINGS = {f"ELKAPI_{name.upper()}" for name in Settings.__struct_fields__}
+WORKSHOP_VARIABLES = {
+    "ELKAPI_CONFIG", "ELKAPI_KEY", "ELKAPI_VERSION", "ELKAPI_REQUIRE_POSTGRES", "ELKAPI_REQUIRE_REDIS",
+    "ELKAPI_CHAOS_SECONDS", "ELKAPI_CHAOS_ROUNDS", "ELKAPI_SOAK_SECONDS",
+}  # fmt: skip
+
+# Spelled in parts, so that this file does not find itself.
+REGISTRY_HOSTS = re.compile(
+    "|".join(re.escape(a + b) for a, b in [
+        ("pypi", ".org"), ("pythonhosted", ".org"), ("registry.npm", "js.org"), ("deb.debian", ".org"),
+        ("security.debian", ".org"), ("npmmirror", ".com"), ("huggingface", ".co"),
+    ])
+    + r"|--(extra-)?index-url[ =]|--find-links[ =]|/simple/?[\"'\s]|\.whl\b.*https?:"
+)  # fmt: skip
+MACHINE_PATHS = re.compile(r"(?<![\w./~-])/(work|farm|opt/pypi|opt/wheels)/")
+
+
+@cache
+def tracked_texts() -> dict[str, str]:
+    """Every tracked text file by its path from the root."""
+    names = subprocess.check_output(["git", "ls-files", "-z"], cwd=ROOT, text=True).split("\0")
+    texts = {}
+    for name in filter(None, names):
+        path = ROOT / name
+        if path.is_file() and b"\0" not in (data := path.read_bytes()):
+            texts[name] = data.decode("utf-8", errors="replace")
+    return texts
+
+
+def make_words() -> set[str]:
+    text = (ROOT / "Makefile").read_text("utf-8")
+    return set(re.findall(r"^([a-z-]+):.*## ", text, re.MULTILINE))
+
+
+def documents() -> list[Path]:
+    names = [name for name in tracked_texts() if name.endswith(".md") and not name.startswith("changelog.d/")]
+    return [ROOT / name for name in names]
+
+
+@pytest.mark.parametrize("pattern", [REGISTRY_HOSTS, MACHINE_PATHS], ids=["registry address", "machine path"])
+def test_no_tracked_file_names_a_registry_or_a_machine(pattern: re.Pattern[str]) -> None:
+    found = [
+        f"{name}:{number}: {line.strip()[:100]}"
+        for name, text in tracked_texts().items()
+        for number, line in enumerate(text.splitlines(), 1)
+        if pattern.search(line) and name != "tests/unit/test_workshop.py"
+    ]
+    assert found == []
+
+
+@pytest.mark.parametrize("path", REQUIREMENTS, ids=lambda path: path.name)
+def test_every_requirement_is_pinned_with_hashes(path: Path) -> None:
+    logical = path.read_text("utf-8").replace("\\\n", " ").splitlines()
+    lines = [line for line in logical if line.strip() and not line.startswith("#")]
+    assert lines
+    for line in lines:
+        assert re.match(r"[a-z0-9._-]+(\[[a-z0-9,-]+\])?==\S+ ", line), line
+        assert re.search(r"--hash=sha256:[0-9a-f]{64}", line), line
+
+
+def test_every_declared_dependency_is_in_the_lock() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))
+    declared = project["project"]["dependencies"]
+    grouped = [name for group in project["dependency-groups"].values() for name in group]
+    locks = {name: (ROOT / "requirements" / name).read_text("utf-8").lower() for name in ("base.txt", "dev.txt")}
+    for requirement, lock in [*((d, "base.txt") for d in declared), *((d, "dev.txt") for d in declared + grouped)]:
+        name = re.split(r"[\[<>=; ]", requirement)[0].lower()
+        assert re.search(rf"^{re.escape(name)}(\[[a-z,]+\])?==", locks[lock], re.MULTILINE), f"{name}: run `make lock`"
+
+
+def test_base_and_dev_locks_agree() -> None:
+    def pins(name: str) -> set[str]:
+        return set(re.findall(r"^(\S+==\S+)", (ROOT / "requirements" / name).read_text("utf-8"), re.MULTILINE))
+
+    assert pins("base.txt") <= pins("dev.txt")
+
+
+@pytest.mark.parametrize("name", [name for name in tracked_texts() if name.endswith("package-lock.json")])
+def test_npm_locks_record_integrity_and_no_address(name: str) -> None:
+    packages = json.loads(tracked_texts()[name])["packages"]
+    for path, package in packages.items():
+        assert "resolved" not in package, path
+        assert path == "" or package["integrity"].startswith("sha512-"), path
+
+
+@pytest.mark.parametrize("path", documents(), ids=lambda path: str(path.relative_to(ROOT)))
+def test_documented_make_words_exist(path: Path) -> None:
+    text = path.read_text("utf-8")
+    spans = re.findall(r"`make ([a-z-]+)", text) + re.findall(r"^(?:\$ )?make ([a-z-]+)", text, re.MULTILINE)
+    assert set(spans) <= make_words()
+
+
+@pytest.mark.parametrize("path", documents(), ids=lambda path: str(path.relative_to(ROOT)))
+def test_relative_links_lead_somewhere(path: Path) -> None:
+    text = re.sub(r"```.*?```", "", path.read_text("utf-8"), flags=re.DOTALL)
+    targets = re.findall(r"\]\(([^)#\s]+)(?:#[^)]*)?\)", text)
+    dead = [target for target in targets if "://" not in target and not (path.parent / target).exists()]
+    assert dead == []
+
+
+@pytest.mark.parametrize("path", documents(), ids=lambda path: str(path.relative_to(ROOT)))
+def test_documented_variables_exist(path: Path) -> None:
+    assert set(re.findall(r"\bELKAPI_[A-Z_]+[A-Z]\b", path.read_text("utf-8"))) <= SETTINGS | WORKSHOP_VARIABLES
+
+
+@pytest.mark.parametrize("name", ["compose.yaml", "Containerfile", "deploy/elkapi.service"])
+def test_deployment_files_use_only_documented_variables(name: str) -> None:
+    used = set(re.findall(r"\bELKAPI_[A-Z_]+[A-Z]\b", (ROOT / name).read_text("utf-8")))
+    assert used
+    assert used <= SETTINGS | {"ELKAPI_VERSION"}
+    documented = (ROOT / "docs/settings.md").read_text("utf-8")
+    assert {variable for variable in used & SETTINGS if variable not in documented} == set()
+
+
+def test_compose_has_no_password_and_publishes_only_the_gateway_on_loopback() -> None:
+    services = yaml.safe_load((ROOT / "compose.yaml").read_text("utf-8"))["services"]
+    assert set(services) == {"gateway", "postgres", "redis"}
+    for name, service in services.items():
+        secrets = [k for k in service.get("environment", {}) if re.search(r"PASSWORD|SECRET|KEY|DATABASE_URL", k)]
+        assert secrets == [], f"{name}: secrets come from its env_file"
+    assert [name for name, service in services.items() if service.get("ports")] == ["gateway"]
+    assert all(str(port).startswith("127.0.0.1:") for port in services["gateway"]["ports"])
+    assert {name for name, service in services.items() if service.get("healthcheck")} == set(services)
+
+
+def test_container_runs_as_an_ordinary_user_with_hashed_packages() -> None:
+    lines = (ROOT / "Containerfile").read_text("utf-8").replace("\\\n", " ").splitlines()
+    installs = [line for line in lines if "pip install" in line]
+    assert installs
+    assert all("--require-hashes" in line for line in installs)
+    users = [line.split()[1] for line in lines if line.startswith("USER ")]
+    assert users
+    assert users[-1] not in {"root", "0", "0:0"}
+
+
+@pytest.mark.parametrize("name", [".ci/run", *sorted(n for n in tracked_texts() if n.startswith("scripts/"))])
+def test_scripts_are_executable_and_parse(name: str) -> None:
+    path = ROOT / name
+    if path.suffix == ".py":
+        compile(path.read_text("utf-8"), name, "exec")
+        return
+    assert path.stat().st_mode & 0o100, f"{name} is not executable"
+    subprocess.run(["bash", "-n", path], check=True)
+
+
+def test_ci_runs_the_readme_test_command() -> None:
+    assert "Tests: `make test`" in (ROOT / "README.md").read_text("utf-8")
+    assert re.search(r"^exec make .*\btest$", (ROOT / ".ci/run").read_text("utf-8"), re.MULTILINE)
+
+
+def test_every_decision_record_says_what_was_given_up() -> None:
+    records = sorted((ROOT / "docs/adr").glob("[0-9]*.md"))
+    assert [int(path.name[:4]) for path in records] == list(range(1, len(records) + 1))
+    for path in records:
+        text = path.read_text("utf-8")
+        for heading in ("## Context", "## Choice", "## Alternatives", "## What we gave up"):
+            assert heading in text, f"{path.name} lacks {heading}"
+
+
+def test_make_alone_lists_every_word() -> None:
+    out = subprocess.check_output(["make", "--no-print-directory"], cwd=ROOT, text=True)
+    public = {"setup", "run", "dev", "lint", "fix", "test", "test-fast", "bench", "chaos", "soak", "docs", "web"}
+    assert public <= make_words()
+    assert all(re.search(rf"^make {word} ", out, re.MULTILINE) for word in public)
