@@ -1,13 +1,10 @@
-"""One HTTP/1.1 connection: writes a request, feeds the parser, watches the deadlines; pooling is left to `pool`.
+"""One HTTP/1.1 connection: writes a request, watches the deadlines; reading is `inbound`'s, pooling `pool`'s.
 
 A connection carries one exchange at a time. Everything runs in the event loop's callbacks: no task unless the request
 body is an iterator, and no timer armed for each call. The connection keeps one timer; when it fires, it looks at
 what the current phase allows, and goes back to sleep when there is time left.
 
     SEND ──(all written)──> HEADER ──(head complete)──> FIRST_BYTE ──(first body byte)──> BODY ──> parked in the pool
-
-What the parser lets pass and we do not: see `wire.reply_framing`. Empty lines between two replies are skipped by the
-parser; any other byte after a reply, in the same segment or later, means that the connection is not used again.
 """
 
 from __future__ import annotations
@@ -19,22 +16,20 @@ from collections.abc import AsyncIterator
 from math import inf
 from typing import Protocol, cast
 
-from httptools import HttpResponseParser
-
 from elkapi.upstream.errors import (
     Cut,
     FirstByteTimeout,
     HeaderTimeout,
     IdleTimeout,
-    ProtocolViolation,
     SendFailed,
     TotalTimeout,
     UpstreamFailure,
 )
+from elkapi.upstream.inbound import Inbound
 from elkapi.upstream.origin import ClientLimits, Deadlines
-from elkapi.upstream.reply import Headers, SocketReply
+from elkapi.upstream.reply import SocketReply
 from elkapi.upstream.timers import TimerHandle, Timers
-from elkapi.upstream.wire import CHUNKED, UNTIL_CLOSE, reply_framing
+from elkapi.upstream.wire import CHUNKED
 
 SEND, HEADER, FIRST_BYTE, BODY = "send", "header", "first_byte", "body"
 # Up to this size a copy is cheaper than a second buffer in the transport.
@@ -58,7 +53,7 @@ class Connection(asyncio.Protocol):
         self._timers = timers
         self._sock = sock
         self._transport: asyncio.Transport | None = None
-        self._parser: HttpResponseParser | None = HttpResponseParser(self)
+        self._inbound = Inbound(limits)
         self.opened_at_s = timers.monotonic_s()
         self.exchanges = 0
         self._closed = False
@@ -73,24 +68,8 @@ class Connection(asyncio.Protocol):
         self._pump: asyncio.Task[None] | None = None
         self._reply: SocketReply | None = None
         self._deadlines = Deadlines()
-        self._clear()
-
-    def _clear(self) -> None:
-        self._headers: Headers = []
-        self._head_bytes = 0  # Bytes fed while the head was incomplete,
-        self._field_bytes = 0  # and bytes of complete fields: either alone may reach the limit first.
-        self._header_count = 0
-        self._interim_count = 0
-        self._in_interim = False
-        self._head_done = False
-        self._message_done = False
-        self._answered = False
-        self._body_moved = False
-        self._framing = 0
-        self._silent_bytes = 0
-        self._keep_alive = False
         self._unsent_bytes = 0
-        self._violation: UpstreamFailure | None = None
+        self._half_sent = False
 
     # --- the pool's and the reply's calls
 
@@ -147,6 +126,7 @@ class Connection(asyncio.Protocol):
         reply.reused = self.exchanges > 0
         self.exchanges += 1
         self._reply = reply
+        self._inbound.begin(reply)
         self._deadlines = deadlines
         self._total_at_s = total_at_s
         self._phase = SEND
@@ -167,6 +147,7 @@ class Connection(asyncio.Protocol):
     def drop_reply(self, reply: SocketReply) -> None:
         if self._reply is reply:
             self._reply = None
+            self._inbound.end()
             self.close()
 
     def end_badly(self, failure: UpstreamFailure) -> None:
@@ -190,8 +171,7 @@ class Connection(asyncio.Protocol):
             self._pump = None
         if self._drained is not None and not self._drained.done():
             self._drained.set_result(None)
-        # The parser holds our bound methods: without this the pair waits for the cycle collector.
-        self._parser = None
+        self._inbound.close()
 
     # --- deadlines
 
@@ -300,52 +280,36 @@ class Connection(asyncio.Protocol):
         self._transport.set_write_buffer_limits(high=self._limits.write_buffer_bytes_max)
 
     def data_received(self, data: bytes) -> None:
-        if self._reply is None or self._parser is None:
+        reply, inbound = self._reply, self._inbound
+        if reply is None:
             self.close()  # Bytes nobody asked for, such as a 408 on an idle connection.
             return
-        self._answered = True
-        self._body_moved = False
         try:
-            self._parser.feed_data(data)
-        except Exception as error:
-            if not self._message_done:
-                self._fail(self._violation or self._unreadable(error))
-                return
-            self._keep_alive = False
-        if self._message_done:
-            self._finish()
-        elif self._head_done:
-            self._after_body_bytes(len(data))
-        else:
-            self._head_bytes += len(data)
-            if self._head_bytes > self._limits.header_bytes_max:
-                self._fail(self._unreadable(f"the head is longer than {self._limits.header_bytes_max} bytes"))
+            inbound.feed(data)
+        except UpstreamFailure as violation:
+            self._fail(violation)
+            return
+        if inbound.message_done:
+            self._finish(reusable=inbound.keep_alive)
+        elif inbound.head_done:
+            self._mind_the_body(reply)
 
-    def _after_body_bytes(self, size: int) -> None:
-        reply = self._reply
-        assert reply is not None
-        if self._body_moved:
-            self._silent_bytes = 0
+    def _mind_the_body(self, reply: SocketReply) -> None:
+        if self._inbound.body_moved:
             if reply.buffered_bytes > self._limits.reply_buffer_bytes_max:
                 self._pause_reading()
             elif self._phase == BODY:
                 self._deadline_at_s = self._timers.monotonic_s() + self._deadlines.idle_s
             else:
                 self._enter(BODY, self._deadlines.idle_s)
-        else:
-            if self._phase in (SEND, HEADER):
-                self._enter(FIRST_BYTE, self._deadlines.first_byte_s)
-                size = 0  # That was the head, which has its own limit.
-            # Chunk extensions and trailers are collected by the parser without telling us: bound them here.
-            self._silent_bytes += size
-            if self._silent_bytes > self._limits.header_bytes_max:
-                self._fail(self._unreadable("the reply's framing is longer than its limit"))
-                return
+        elif self._phase in (SEND, HEADER):
+            self._enter(FIRST_BYTE, self._deadlines.first_byte_s)
         if self._pump is not None and reply.status >= 300:
-            # An early refusal: the rest of the body is of no use to anyone.
+            # An early refusal: the rest of the body is of no use to anyone. Without its end on the wire the
+            # connection is of no use either.
             self._pump.cancel()
             self._pump = None
-            self._keep_alive = False
+            self._half_sent = True
 
     def _pause_reading(self) -> None:
         assert self._transport is not None
@@ -365,101 +329,44 @@ class Connection(asyncio.Protocol):
         self._owner.lost(self)
 
     def _ended(self, exc: Exception | None) -> None:
-        reply = self._reply
+        reply, inbound = self._reply, self._inbound
         if reply is None:
             self.close()
-        elif self._head_done and self._framing == UNTIL_CLOSE and exc is None:
-            self._keep_alive = False
-            self._finish()
+        elif inbound.ends_with_connection and exc is None:
+            self._finish(reusable=False)
         else:
             why = f"the connection ended: {exc}" if exc is not None else "the connection ended"
-            stale = reply.reused and not self._answered
-            if self._phase == SEND and not self._answered:
+            stale = reply.reused and not inbound.answered
+            if self._phase == SEND and not inbound.answered:
                 self._fail(SendFailed(why, phase=SEND, sent=True, stale=stale))
             else:
-                self._fail(Cut(why, phase=BODY if self._head_done else HEADER, sent=True, stale=stale))
+                self._fail(Cut(why, phase=BODY if inbound.head_done else HEADER, sent=True, stale=stale))
 
-    def _finish(self) -> None:
-        reply = self._reply
-        transport = self._transport
+    def _finish(self, *, reusable: bool) -> None:
+        reply, transport = self._reply, self._transport
         assert reply is not None
-        assert transport is not None
         self._reply = None
-        reusable = self._keep_alive and self._pump is None and transport.get_write_buffer_size() == 0
+        self._inbound.end()
         reply.end()
-        if not reusable or transport.is_closing():
+        if (
+            not reusable
+            or transport is None
+            or transport.is_closing()
+            or self._pump is not None
+            or self._half_sent
+            or transport.get_write_buffer_size() > 0
+        ):
             self.close()
             return
         if self._read_paused:
             self._read_paused = False
             transport.resume_reading()
-        self._clear()
         self._owner.released(self)
 
     def _fail(self, failure: BaseException) -> None:
         reply = self._reply
         self._reply = None
+        self._inbound.end()
         if reply is not None:
             reply.end_badly(failure)
         self.close()
-
-    # --- what the parser says
-
-    def on_message_begin(self) -> None:
-        if self._message_done:
-            raise ValueError("bytes after the reply")
-
-    def on_header(self, name: bytes, value: bytes) -> None:
-        self._header_count += 1
-        if self._header_count > self._limits.header_count_max:
-            self._refuse(f"the reply has more than {self._limits.header_count_max} headers")
-        if self._head_done:
-            return  # Trailers are counted and dropped.
-        self._field_bytes += len(name) + len(value) + 4
-        if self._field_bytes > self._limits.header_bytes_max:
-            self._refuse(f"the head is longer than {self._limits.header_bytes_max} bytes")
-        self._headers.append((name.lower(), value))
-
-    def on_headers_complete(self) -> None:
-        reply, parser = self._reply, self._parser
-        assert reply is not None
-        assert parser is not None
-        status = parser.get_status_code()
-        try:
-            framing = reply_framing(reply.is_head, status, parser.get_http_version(), self._headers)
-        except UpstreamFailure as violation:
-            self._violation = violation
-            raise
-        if status < 200:
-            self._interim_count += 1
-            if status == 101 or self._interim_count > self._limits.interim_replies_max:
-                self._refuse(f"unexpected interim reply {status}")
-            self._in_interim = True
-            self._headers = []
-            return
-        self._head_done = True
-        self._framing = framing
-        # The parser cannot be told that this was a HEAD, so its state is of no use afterwards.
-        self._keep_alive = not reply.is_head and parser.should_keep_alive()
-        self._message_done = reply.is_head
-        reply.give_head(status, self._headers)
-
-    def on_body(self, chunk: bytes) -> None:
-        if self._message_done or self._reply is None:
-            self._keep_alive = False
-            return
-        self._body_moved = True
-        self._reply.give_body(chunk)
-
-    def on_message_complete(self) -> None:
-        if self._in_interim:
-            self._in_interim = False
-        else:
-            self._message_done = True
-
-    def _refuse(self, detail: str) -> None:
-        self._violation = self._unreadable(detail)
-        raise self._violation
-
-    def _unreadable(self, detail: object) -> ProtocolViolation:
-        return ProtocolViolation(str(detail), phase=BODY if self._head_done else HEADER, sent=True)
