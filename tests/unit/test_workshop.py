@@ -19,7 +19,7 @@ REQUIREMENTS = [*sorted((ROOT / "requirements").glob("*.txt")), ROOT / "src/elka
 SETTINGS = {f"ELKAPI_{name.upper()}" for name in Settings.__struct_fields__}
 WORKSHOP_VARIABLES = {
     "ELKAPI_CONFIG", "ELKAPI_KEY", "ELKAPI_VERSION", "ELKAPI_REQUIRE_POSTGRES", "ELKAPI_REQUIRE_REDIS",
-    "ELKAPI_CHAOS_SECONDS", "ELKAPI_CHAOS_ROUNDS", "ELKAPI_SOAK_SECONDS",
+    "ELKAPI_CRASH_AT", "ELKAPI_CHAOS_SECONDS", "ELKAPI_CHAOS_ROUNDS", "ELKAPI_SOAK_SECONDS",
 }  # fmt: skip
 
 # Spelled in parts, so that this file does not find itself.
