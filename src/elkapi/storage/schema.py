@@ -227,7 +227,8 @@ workers = Table(
     Column("started_ns", BigInteger, nullable=False),
     Column("heartbeat_ns", BigInteger, nullable=False),
     Column("ended_ns", BigInteger),
-    comment="a worker's boot owns holds; when its heartbeat stops, recovery resolves them",
+    Column("scan_from", LargeBinary, nullable=False),
+    comment="a worker's boot owns holds, none older than scan_from; when its heartbeat stops, recovery resolves them",
 )
 
 audit = Table(

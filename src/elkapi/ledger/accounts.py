@@ -1,0 +1,111 @@
+"""Accounts: the codes of the house, customers' and quota accounts, and reading a balance; entries are left to `books`.
+
+A customer account is a purse: its posts earn revenue. A quota account is a limit laid over a call beside the purse
+(a key's, team's or budget's): its posts go to `quota-spent`, so one call is never earned twice.
+Available = posted - held + credit line, in nano-USD, and never below zero (a CHECK and the conditional UPDATE say so).
+"""
+
+from __future__ import annotations
+
+import msgspec
+from sqlalchemy import Connection, case, select
+
+from elkapi.storage import dialect as sql
+from elkapi.storage.schema import accounts
+
+REVENUE = "revenue"
+OPERATOR_LOSS = "operator-loss"
+FUNDING = "funding"
+UPSTREAM = "upstream"
+QUOTA_FUNDING = "quota-funding"
+QUOTA_SPENT = "quota-spent"
+
+# code -> kind
+SYSTEM_ACCOUNTS = {
+    REVENUE: "revenue",
+    OPERATOR_LOSS: "loss",
+    FUNDING: "funding",
+    UPSTREAM: "upstream",
+    QUOTA_FUNDING: "funding",
+    QUOTA_SPENT: "spent",
+}
+
+CUSTOMER = "customer"
+QUOTA = "quota"
+HELD_KINDS = frozenset({CUSTOMER, QUOTA})
+
+
+class Balance(msgspec.Struct, frozen=True):
+    """An account in nano-USD at one moment; `available_nano` is what a hold may still take."""
+
+    account_id: int
+    code: str
+    kind: str
+    posted_nano: int
+    held_nano: int
+    credit_nano: int
+
+    @property
+    def available_nano(self) -> int:
+        return self.posted_nano - self.held_nano + self.credit_nano
+
+
+class AccountError(ValueError):
+    """An account that does not exist or cannot be used this way; the message is for an operator."""
+
+
+def key_account_code(key_id: int) -> str:
+    return f"key:{key_id}"
+
+
+def ensure_system_accounts(connection: Connection) -> dict[str, int]:
+    """The house's accounts, made when absent: code -> account id. Safe from several processes at once."""
+    rows = [{"code": code, "kind": kind} for code, kind in SYSTEM_ACCOUNTS.items()]
+    if len(_system_ids(connection)) < len(rows):
+        sql.upsert(connection, accounts, rows, key=["code"])
+    return _system_ids(connection)
+
+
+def _system_ids(connection: Connection) -> dict[str, int]:
+    found = connection.execute(select(accounts.c.code, accounts.c.id).where(accounts.c.code.in_(SYSTEM_ACCOUNTS)))
+    return {code: account_id for code, account_id in found}
+
+
+def create_account(connection: Connection, code: str, kind: str = CUSTOMER) -> int:
+    """A new empty account's id; kind is "customer" or "quota". Raises AccountError, IntegrityError for a taken code."""
+    if kind not in HELD_KINDS:
+        raise AccountError(f"{kind!r} accounts belong to the house; use {CUSTOMER!r} or {QUOTA!r}")
+    done = connection.execute(accounts.insert(), {"code": code, "kind": kind})
+    key = done.inserted_primary_key
+    if key is None:
+        raise AccountError(f"the database gave no id to the account {code!r}")
+    return int(key[0])
+
+
+def balance(connection: Connection, account_id: int) -> Balance:
+    """The account as it stands in the database now, never from a cache (guarantee 4). Raises AccountError."""
+    found = connection.execute(_balance_query().where(accounts.c.id == account_id)).one_or_none()
+    if found is None:
+        raise AccountError(f"there is no account {account_id}")
+    return Balance(*found)
+
+
+def balances(connection: Connection) -> list[Balance]:
+    """Every account: the house's first, then by id."""
+    house = case((accounts.c.kind.in_(HELD_KINDS), 1), else_=0)
+    return [Balance(*row) for row in connection.execute(_balance_query().order_by(house, accounts.c.id))]
+
+
+def _balance_query():  # type: ignore[no-untyped-def]
+    c = accounts.c
+    return select(c.id, c.code, c.kind, c.posted_nano, c.held_nano, c.credit_nano)
+
+
+def set_credit(connection: Connection, account_id: int, credit_nano: int) -> None:
+    """Give a customer a credit line of so many nano. Raises AccountError when what is spent already exceeds it."""
+    c = accounts.c
+    statement = accounts.update().where(
+        c.id == account_id, c.kind.in_(HELD_KINDS), c.posted_nano - c.held_nano + credit_nano >= 0
+    )
+    if credit_nano < 0 or connection.execute(statement, {"credit_nano": credit_nano}).rowcount != 1:
+        raise AccountError(f"account {account_id} cannot have a credit line of {credit_nano} nano")

@@ -1,0 +1,468 @@
+"""Carries out a batch of orders as one transaction on one connection; queues, threads and waiting are left to `writer`.
+
+The common way is one pass over the batch (`_together`): resolutions and usage rows, then one conditional UPDATE per
+account, then the holds that were admitted. Whatever does not fit it (a repeated order, a hold that recovery already
+expired, a row the database refuses) sends the batch the careful way (`_alone`): order by order, each in a savepoint,
+so one bad row fails alone. Rows are locked in one order everywhere: resolutions, customers by id, the house's accounts.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+import msgspec
+
+from elkapi.clock import Clock
+from elkapi.ledger import accounts
+from elkapi.ids import first_id_at
+from elkapi.ledger.orders import Beat, Hold, Order, Refusal, Settle, UsageRow
+from elkapi.ledger.statements import for_dialect
+from elkapi.ledger.transfers import HOLD_STEP, HOLD_SUFFIX, LEGS_MAX, LOSS_SUFFIX, RESOLVE_SUFFIX, entries_range
+from elkapi.testing.crash import point
+from elkapi.types import RequestRecord
+
+log = logging.getLogger("elkapi.ledger")
+
+# Holds this writer made itself need no query when they are settled; older ones are looked up.
+OPEN_MAX = 200_000
+# From a request's arrival (its id) to its hold; recovery relies on it when it decides where to begin.
+CALL_AGE_MAX_NS = 300 * 1_000_000_000
+COUNTERS_MAX = 50_000
+ATTEMPTS_MAX = 5
+
+QUOTA_REFUSED = "Your balance does not cover the most this call may cost."
+ACCOUNT_REFUSED = "This key's accounts cannot fund a call."
+TOO_OLD = "This call waited too long before its cost was reserved; please try again."
+FAILED = "The ledger could not carry out this call's booking; please try again."
+
+Outcome = Refusal | None
+
+_record_decoder = msgspec.json.Decoder(RequestRecord)
+_record_encoder = msgspec.json.Encoder()
+
+
+class _Irregular(Exception):
+    """The batch does not fit the common way; the transaction is rolled back and taken order by order."""
+
+
+class _Batch:
+    """What one pass collects: rows to write, flat, and what each account gains and loses."""
+
+    def __init__(self, orders: Sequence[Order], now_ns: int) -> None:
+        self.orders = orders
+        self.now_ns = now_ns
+        self.oldest_allowed = first_id_at(now_ns - CALL_AGE_MAX_NS)
+        self.outcomes: list[Outcome] = [None] * len(orders)
+        self.entries: list[Any] = []
+        self.rows: list[Any] = []
+        self.spent: defaultdict[int, int] = defaultdict(int)
+        self.released: defaultdict[int, int] = defaultdict(int)
+        self.house: defaultdict[int, int] = defaultdict(int)
+        self.holds: list[tuple[int, Hold, tuple[int, ...]]] = []
+        self.claim_ends: list[Settle] = []
+
+
+class Books:
+    """The ledger's tables behind one DBAPI connection in autocommit; used by one thread at a time."""
+
+    def __init__(self, connection: Any, dialect: str, house: dict[str, int], clock: Clock, keep_ns: int) -> None:
+        """`house` is accounts.ensure_system_accounts(); `keep_ns` is how long an idempotency key is remembered."""
+        self._connection = connection
+        self._cursor = connection.cursor()
+        self._sql = for_dialect(dialect)
+        self._clock = clock
+        self._keep_ns = keep_ns
+        self._revenue = house[accounts.REVENUE]
+        self._quota_spent = house[accounts.QUOTA_SPENT]
+        self._loss = house[accounts.OPERATOR_LOSS]
+        self._upstream = house[accounts.UPSTREAM]
+        self._open: dict[bytes, tuple[int, tuple[int, ...]]] = {}
+        self._opened: list[Hold] = []
+        self._closed: list[bytes] = []
+        self._counters: dict[tuple[int, ...], tuple[int, ...] | None] = {}
+        self._evicted = b"\xff" * 16
+
+    def adopt(self, holds: Iterable[tuple[bytes, int, tuple[int, ...]]]) -> None:
+        """Know holds made before this connection: (request id, nano, accounts)."""
+        for request_id, nano, legs in holds:
+            self._open[request_id] = (nano, legs)
+
+    def close(self) -> None:
+        """Close the connection; an open transaction is undone."""
+        with contextlib.suppress(Exception):
+            self._connection.close()
+
+    @property
+    def open_holds(self) -> int:
+        """Holds made here and not resolved yet: the calls in flight."""
+        return len(self._open)
+
+    def apply(self, orders: Sequence[Order]) -> list[Outcome]:
+        """The outcome of each order, all committed. Raises the driver's error when nothing was."""
+        for attempt in range(1, ATTEMPTS_MAX + 1):
+            try:
+                return self._apply_once(orders)
+            except Exception as error:
+                if attempt == ATTEMPTS_MAX or not _may_succeed_again(error):
+                    raise
+        raise AssertionError("unreachable")
+
+    def _apply_once(self, orders: Sequence[Order]) -> list[Outcome]:
+        try:
+            return self._transaction(lambda: self._together(orders))
+        except _Irregular:
+            pass
+        except Exception as error:
+            # An outage fails the batch; a value the database refuses must only fail its own order.
+            if _may_succeed_again(error) or _is_outage(error):
+                raise
+            log.warning("a batch of %d orders is taken one by one: %r", len(orders), error)
+        return self._transaction(lambda: [self._alone(order) for order in orders])
+
+    def _transaction(self, work: Callable[[], list[Outcome]]) -> list[Outcome]:
+        self._opened.clear()
+        self._closed.clear()
+        self._cursor.execute(self._sql.begin)
+        try:
+            outcomes = work()
+            point("ledger.before_commit")
+            self._cursor.execute("COMMIT")
+        except BaseException:
+            self._roll_back()
+            raise
+        self._remember()
+        return outcomes
+
+    def _roll_back(self) -> None:
+        try:
+            self._cursor.execute("ROLLBACK")
+        except Exception as error:  # the connection is gone, and the transaction with it
+            log.debug("rollback: %r", error)
+
+    def _remember(self) -> None:
+        for hold in self._opened:
+            self._open[hold.request_id] = (hold.nano, hold.accounts)
+        for request_id in self._closed:
+            self._open.pop(request_id, None)
+        while len(self._open) > OPEN_MAX:
+            oldest = next(iter(self._open))
+            self._evicted = min(self._evicted, oldest)
+            del self._open[oldest]
+
+    # The common way
+
+    def _together(self, orders: Sequence[Order]) -> list[Outcome]:
+        batch = _Batch(orders, self._clock.now_ns())
+        self._take_claims(batch)
+        for index, order in enumerate(orders):
+            kind = type(order)
+            if kind is Settle:
+                self._plan_settle(batch, order)
+            elif kind is Hold:
+                if order.nano and batch.outcomes[index] is None:
+                    self._plan_hold(batch, index, order)
+            else:
+                self._beat(order, batch.now_ns)
+        self._write(batch)
+        return batch.outcomes
+
+    def _write(self, batch: _Batch) -> None:
+        sql, cursor = self._sql, self._cursor
+        if batch.rows or batch.entries:
+            point("ledger.settle.before")
+            _insert_all(sql.entries, cursor, batch.entries)
+            _insert_all(sql.usage_rows, cursor, batch.rows)
+            for settle in batch.claim_ends:
+                self._end_claim(settle)
+        self._change_accounts(batch)
+        if batch.holds:
+            point("ledger.hold.before")
+            self._insert_holds(batch)
+            point("ledger.hold.after")
+        for account in sorted(batch.house):
+            cursor.execute(sql.account_change, (-batch.house[account], 0, account))
+        if batch.rows or batch.entries:
+            point("ledger.settle.after")
+
+    def _plan_settle(self, batch: _Batch, order: Settle) -> None:
+        request_id, charge, loss, row = order.request_id, order.charge_nano, order.loss_nano, order.row
+        if order.held:
+            known = self._open.get(request_id)
+            if known is None:
+                raise _Irregular
+            held, legs = known
+            if charge > held:
+                charge, loss, row = held, loss + charge - held, _flagged(row, held, loss + charge - held, "over_hold")
+            self._resolve(batch, request_id, held, legs, charge)
+        elif charge:
+            charge, loss, row = 0, loss + charge, _flagged(row, 0, loss + charge, "hold_missing")
+        if loss:
+            batch.entries += (request_id + LOSS_SUFFIX, "loss", self._loss, self._upstream, loss, batch.now_ns)
+            batch.house[self._loss] -= loss
+            batch.house[self._upstream] += loss
+        if row is not None:
+            batch.rows += (request_id, row.key_id, row.owner_id, row.model, row.status, charge, loss)
+            batch.rows += (row.created_ns, row.record)
+        if order.claim is not None:
+            batch.claim_ends.append(order)
+
+    def _resolve(self, batch: _Batch, request_id: bytes, held: int, legs: tuple[int, ...], charge: int) -> None:
+        counters = self._counters_of(legs)
+        if counters is None:
+            raise _Irregular
+        kind, amount = ("post", charge) if charge else ("void", held)
+        for leg, account in enumerate(legs):
+            counter = counters[leg]
+            batch.entries += (request_id + RESOLVE_SUFFIX[leg], kind, account, counter, amount, batch.now_ns)
+            batch.released[account] += held
+            if charge:
+                batch.spent[account] += charge
+                batch.house[counter] += charge
+        self._closed.append(request_id)
+
+    def _plan_hold(self, batch: _Batch, index: int, order: Hold) -> None:
+        if order.request_id in self._open:
+            return
+        counters = self._counters_of(order.accounts)
+        if counters is None or order.request_id < batch.oldest_allowed:
+            message = ACCOUNT_REFUSED if counters is None else TOO_OLD
+            batch.outcomes[index] = Refusal("unavailable", message, "account_error")
+            self._forget_claim_of(order)
+            return
+        batch.holds.append((index, order, counters))
+
+    def _change_accounts(self, batch: _Batch) -> None:
+        """One UPDATE per account for the whole batch; it admits the batch's holds on that account, or none of them."""
+        wanting: defaultdict[int, list[int]] = defaultdict(list)
+        for index, order, _ in batch.holds:
+            for account in order.accounts:
+                wanting[account].append(index)
+        for account in sorted(wanting.keys() | batch.released.keys()):
+            spent, released = batch.spent[account], batch.released[account]
+            alive = [index for index in wanting.get(account, ()) if batch.outcomes[index] is None]
+            wanted = sum(batch.orders[index].nano for index in alive)  # type: ignore[union-attr]
+            if not wanted:
+                if spent or released:
+                    self._cursor.execute(self._sql.account_change, (spent, -released, account))
+                continue
+            change = (spent, wanted - released, account, wanted + spent - released)
+            self._cursor.execute(self._sql.account_change_if, change)
+            if self._cursor.rowcount != 1:
+                self._admit_in_turn(batch, account, alive, spent, released)
+
+    def _admit_in_turn(self, batch: _Batch, account: int, alive: list[int], spent: int, released: int) -> None:
+        """The account does not cover all its holds: admit them in order of arrival as far as it goes."""
+        cursor, sql = self._cursor, self._sql
+        if spent or released:
+            cursor.execute(sql.account_change, (spent, -released, account))
+        cursor.execute(sql.account_available, (account,))
+        found = cursor.fetchone()
+        available, admitted = (found[0] if found else 0), 0
+        for index in alive:
+            order = batch.orders[index]
+            assert isinstance(order, Hold)
+            if admitted + order.nano <= available:
+                admitted += order.nano
+                continue
+            batch.outcomes[index] = Refusal("quota", QUOTA_REFUSED)
+            self._forget_claim_of(order)
+            for earlier in order.accounts:
+                if earlier < account:
+                    cursor.execute(sql.account_change, (0, -order.nano, earlier))
+        if admitted:
+            cursor.execute(sql.account_change_if, (0, admitted, account, admitted))
+            if cursor.rowcount != 1:
+                raise _Irregular
+
+    def _insert_holds(self, batch: _Batch) -> None:
+        flat: list[Any] = []
+        for index, order, counters in batch.holds:
+            if batch.outcomes[index] is not None:
+                continue
+            for leg, account in enumerate(order.accounts):
+                flat += (order.request_id + HOLD_SUFFIX[leg], account, counters[leg], order.nano, batch.now_ns)
+                flat += (order.owner, order.key_id, order.price_id, order.model)
+            self._opened.append(order)
+        _insert_all(self._sql.holds, self._cursor, flat)
+
+    def _counters_of(self, legs: tuple[int, ...]) -> tuple[int, ...] | None:
+        """Who earns each leg; None unless the legs are exactly one customer and any number of quotas."""
+        try:
+            return self._counters[legs]
+        except KeyError:
+            pass
+        kinds = []
+        for account in legs:
+            self._cursor.execute(self._sql.account_kind, (account,))
+            found = self._cursor.fetchone()
+            kinds.append(found[0] if found else "")
+        usable = kinds.count(accounts.CUSTOMER) == 1 and set(kinds) <= accounts.HELD_KINDS and len(legs) <= LEGS_MAX
+        counters = None
+        if usable and len(set(legs)) == len(legs):
+            counters = tuple(self._revenue if kind == accounts.CUSTOMER else self._quota_spent for kind in kinds)
+            if len(self._counters) >= COUNTERS_MAX:
+                self._counters.clear()
+            self._counters[legs] = counters
+        return counters
+
+    def _beat(self, order: Beat, now_ns: int) -> None:
+        ended = now_ns if order.ended else None
+        self._cursor.execute(
+            self._sql.beat, (order.owner, order.role, order.started_ns, now_ns, ended, self._scan_from(now_ns))
+        )
+
+    def _scan_from(self, now_ns: int) -> bytes:
+        """No hold that is open or will be made has a smaller id: where recovery would have to begin."""
+        return min(first_id_at(now_ns - CALL_AGE_MAX_NS), self._evicted, min(self._open, default=self._evicted))
+
+    # Idempotency keys
+
+    def _take_claims(self, batch: _Batch) -> None:
+        claiming = [
+            (order.claim.key_id, order.claim.operation, order.claim.idempotency_key, index)
+            for index, order in enumerate(batch.orders)
+            if type(order) is Hold and order.claim is not None
+        ]
+        for *_, index in sorted(claiming):
+            order = batch.orders[index]
+            assert isinstance(order, Hold)
+            batch.outcomes[index] = self._take_claim(order, batch.now_ns)
+
+    def _take_claim(self, order: Hold, now_ns: int) -> Outcome:
+        claim, cursor, sql = order.claim, self._cursor, self._sql
+        assert claim is not None
+        key = (claim.key_id, claim.operation, claim.idempotency_key)
+        row = [*key, claim.fingerprint, order.request_id, order.owner, now_ns, now_ns + self._keep_ns]
+        if sql.claims.insert(cursor, row):
+            return None
+        cursor.execute(sql.claim_drop_expired, (*key, now_ns))
+        if cursor.rowcount and sql.claims.insert(cursor, row):
+            return None
+        cursor.execute(sql.claim, key)
+        found = cursor.fetchone()
+        if found is None:
+            return Refusal("pending")
+        fingerprint, request_id, state, sealed, _ = found
+        return None if request_id == order.request_id else claim_refusal(claim.fingerprint, fingerprint, state, sealed)
+
+    def _end_claim(self, settle: Settle) -> None:
+        claim = settle.claim
+        assert claim is not None
+        key = (claim.key_id, claim.operation, claim.idempotency_key, settle.request_id)
+        if claim.end == "forget":
+            self._cursor.execute(self._sql.claim_forget, key)
+        else:
+            self._cursor.execute(self._sql.claim_end, (claim.end, claim.reply_sealed, *key))
+
+    def _forget_claim_of(self, order: Hold) -> None:
+        if (claim := order.claim) is not None:
+            key = (claim.key_id, claim.operation, claim.idempotency_key, order.request_id)
+            self._cursor.execute(self._sql.claim_forget, key)
+
+    # The careful way
+
+    def _alone(self, order: Order) -> Outcome:
+        self._cursor.execute("SAVEPOINT alone")
+        opened, closed = len(self._opened), len(self._closed)
+        try:
+            outcome = self._alone_inside(order)
+        except Exception as error:
+            if _may_succeed_again(error) or _is_outage(error):
+                raise
+            self._cursor.execute("ROLLBACK TO SAVEPOINT alone")
+            del self._opened[opened:], self._closed[closed:]
+            log.error("an order failed alone: %r: %r", order, error)
+            outcome = Refusal("unavailable", FAILED)
+        self._cursor.execute("RELEASE SAVEPOINT alone")
+        return outcome
+
+    def _alone_inside(self, order: Order) -> Outcome:
+        if isinstance(order, Hold) and order.nano:
+            legs = self._stored_legs(order.request_id)
+            if legs:
+                return self._repeated_hold(order, legs)
+        elif isinstance(order, Settle):
+            adapted = self._adapted(order)
+            if adapted is None:
+                return None
+            order = adapted
+        return self._together([order])[0]
+
+    def _stored_legs(self, request_id: bytes) -> list[tuple[int, int]]:
+        self._cursor.execute(self._sql.hold_legs, entries_range(request_id, HOLD_STEP))
+        return list(self._cursor.fetchall())
+
+    def _resolution(self, request_id: bytes) -> str | None:
+        self._cursor.execute(self._sql.resolution, (request_id + RESOLVE_SUFFIX[0],))
+        found = self._cursor.fetchone()
+        return found[0] if found else None
+
+    def _repeated_hold(self, order: Hold, legs: list[tuple[int, int]]) -> Outcome:
+        if self._resolution(order.request_id) is not None or legs != [(a, order.nano) for a in order.accounts]:
+            return Refusal("unavailable", FAILED, "hold_already_ended")
+        self._opened.append(order)
+        return None
+
+    def _adapted(self, order: Settle) -> Settle | None:
+        """The settlement as it can still be made, or None when it was made before."""
+        request_id = order.request_id
+        self._cursor.execute(self._sql.usage_row, (request_id,))
+        if self._cursor.fetchone() is not None:
+            return None
+        if not order.held:
+            return order
+        legs = self._stored_legs(request_id)
+        resolution = self._resolution(request_id)
+        if legs and resolution is None:
+            # Known again, so that the common way can resolve it; a rollback forgets it with the next batch.
+            self._open[request_id] = (legs[0][1], tuple(account for account, _ in legs))
+            return order
+        self._cursor.execute(self._sql.forget_unknown, (request_id,))
+        flag = {None: "hold_missing", "expire": "hold_expired"}.get(resolution, "hold_resolved")
+        loss = order.loss_nano + order.charge_nano
+        row = _flagged(order.row, 0, loss, flag)
+        return msgspec.structs.replace(order, held=False, charge_nano=0, loss_nano=loss if row else 0, row=row)
+
+
+def claim_refusal(ours: bytes, stored: bytes, state: str, sealed: bytes | None) -> Refusal:
+    """What a claim that was taken before answers; also asked while waiting for it."""
+    if ours != stored:
+        message = "This Idempotency-Key was used with a different request; use a new key for a new request."
+        return Refusal("conflict", message, "idempotency_key_reused")
+    if state == "open":
+        return Refusal("pending")
+    if state == "done" and sealed is not None:
+        return Refusal("replay", sealed=sealed)
+    if state == "unknown":
+        message = "The first request with this Idempotency-Key was cut off and its outcome is not known."
+        return Refusal("conflict", message, "outcome_unknown")
+    message = "The first request with this Idempotency-Key succeeded, but its answer was too large to keep."
+    return Refusal("conflict", message, "idempotent_replay_unavailable")
+
+
+def _insert_all(rows: Any, cursor: Any, flat: list[Any]) -> None:
+    if rows.insert(cursor, flat) * rows.width != len(flat):
+        raise _Irregular
+
+
+def _flagged(row: UsageRow | None, charge: int, loss: int, flag: str) -> UsageRow | None:
+    """The usage row of a call whose money went another way than it asked."""
+    if row is None:
+        return None
+    record = _record_decoder.decode(row.record)
+    record = msgspec.structs.replace(record, charge_nano=charge, loss_nano=loss, flags=(*record.flags, flag))
+    return msgspec.structs.replace(row, record=_record_encoder.encode(record))
+
+
+def _may_succeed_again(error: BaseException) -> bool:
+    """Deadlocks and serialization failures of PostgreSQL: the transaction was undone and may simply be repeated."""
+    return getattr(error, "sqlstate", None) in ("40001", "40P01")
+
+
+def _is_outage(error: BaseException) -> bool:
+    """The database could not do it at all: both drivers derive that from a class of one of these names."""
+    return any(kind.__name__ in ("OperationalError", "InterfaceError") for kind in type(error).__mro__)

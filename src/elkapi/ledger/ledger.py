@@ -1,0 +1,352 @@
+"""What a worker asks of the ledger: hold, settle, void, record, wait for a reply; where they are written is `_send`'s.
+
+`ThreadLedger` writes in this process (one worker, or any worker on PostgreSQL); `client.RemoteLedger` sends the same
+orders to the ledger process (SQLite with several workers). Orders of one loop iteration are handed over together.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from abc import ABC, abstractmethod
+from collections import deque
+from typing import Any
+
+import msgspec
+
+from elkapi.clock import SYSTEM_CLOCK, Clock
+from elkapi.errors import Conflict, InsufficientQuota, Unavailable
+from elkapi.ledger.accounts import ensure_system_accounts
+from elkapi.ledger.books import FAILED, Books, Outcome
+from elkapi.ledger.idempotency import ReplyWaits, open_reply, seal_reply
+from elkapi.ledger.orders import (
+    Beat,
+    Claim,
+    ClaimResult,
+    Hold,
+    IdempotencyPending,
+    IdempotencyReplay,
+    Order,
+    Refusal,
+    Settle,
+    UsageRow,
+)
+from elkapi.ledger.recovery import Recoverer, open_holds
+from elkapi.ledger.writer import UNREACHABLE, Entry, Limits, Writer
+from elkapi.settings import Settings
+from elkapi.storage.db import Database
+from elkapi.storage.secrets import Sealer
+from elkapi.types import HoldOrder, IdempotencyClaim, RequestRecord, Settlement, StoredReply
+
+SWEEP_S = 0.05
+TOO_SLOW_HOLD = "The ledger did not reserve this call's cost in time; please try again."
+TOO_SLOW_SETTLE = "The ledger did not book this call in time; it will be resolved by itself."
+
+_record_encoder = msgspec.json.Encoder()
+_TIMED_OUT = Refusal("unavailable", TOO_SLOW_HOLD, "ledger_timeout")
+
+# (loop time at which the wait ends, the waiter)
+_Wait = tuple[float, "asyncio.Future[Outcome]"]
+
+
+class Ledger(ABC):
+    """The money of one worker; every method runs on that worker's event loop."""
+
+    def __init__(self, settings: Settings, database: Database, owner: bytes, sealer: Sealer) -> None:
+        self._settings = settings
+        self._owner = owner
+        self._sealer = sealer
+        self._replies = ReplyWaits(database, sealer, settings.idempotency_wait_s)
+        self._collected: list[Entry] = []
+        self._hold_waits: deque[_Wait] = deque()
+        self._settle_waits: deque[_Wait] = deque()
+        self._sweeping = False
+        self._closed = True
+        self._loop: asyncio.AbstractEventLoop
+        self.records_dropped = 0
+
+    # What a worker calls
+
+    async def start(self) -> None:
+        """Begin to take orders. Raises Unavailable when the database cannot be reached."""
+        self._loop = asyncio.get_running_loop()
+        await self._start()
+        self._closed = False
+
+    async def aclose(self) -> None:
+        """Take no more holds, write everything that was asked, then end."""
+        if self._closed:
+            return
+        self._closed = True
+        self._flush()
+        await self._stop()
+        self._sweep()
+        await self._replies.aclose()
+
+    async def hold(self, order: HoldOrder) -> None:
+        """Reserve `order.nano` on every account, durable when this returns; nano 0 without a claim asks nothing.
+
+        Raises InsufficientQuota, Unavailable, and for a claim IdempotencyReplay, IdempotencyPending or Conflict.
+        A wait that is given up or cancelled leaves nothing held: a hold that was made after all is voided.
+        """
+        claim = order.claim
+        if not order.nano and claim is None:
+            return
+        if self._closed or self.depth >= self._settings.ledger_queue_max:
+            raise Unavailable(UNREACHABLE)
+        taken = None
+        if claim is not None:
+            taken = Claim(claim.key_id, claim.operation, claim.idempotency_key, claim.fingerprint)
+        hold = Hold(
+            order.request_id,
+            order.key_id,
+            order.accounts,
+            order.nano,
+            order.model,
+            order.price_id,
+            self._owner,
+            taken,
+        )
+        outcome = await self._ask(hold, self._hold_waits, self._settings.hold_wait_s)
+        if outcome is not None:
+            self._raise(outcome, claim)
+
+    async def settle(self, settlement: Settlement) -> None:
+        """Charge the hold, give the rest back and keep the usage row, all in one transaction, durable on return.
+
+        Raises Unavailable when that takes longer than settle_wait_s; the settlement then stays queued, and repeating
+        it is safe. What exceeds the hold becomes the operator's loss, flagged `over_hold`.
+        """
+        record, hold = settlement.record, settlement.hold
+        result = await self._claim_result(settlement) if hold is not None and hold.claim is not None else None
+        row = UsageRow(
+            record.key_id,
+            record.owner_id,
+            record.model,
+            record.status,
+            record.created_ns,
+            _record_encoder.encode(record),
+        )
+        held = hold is not None and hold.nano > 0
+        await self._settle(Settle(record.id, held, record.charge_nano, record.loss_nano, row, result))
+
+    async def void(self, order: HoldOrder, record: RequestRecord | None = None) -> None:
+        """Give the whole hold back and forget its claim; `record` (charge 0) is kept when given. Raises Unavailable."""
+        row, loss = None, 0
+        if record is not None:
+            loss = record.loss_nano
+            row = UsageRow(
+                record.key_id,
+                record.owner_id,
+                record.model,
+                record.status,
+                record.created_ns,
+                _record_encoder.encode(record),
+            )
+        claim = _forgotten(order.claim) if order.claim is not None else None
+        if order.nano or row is not None or claim is not None:
+            await self._settle(Settle(order.request_id, order.nano > 0, 0, loss, row, claim))
+
+    def record(self, record: RequestRecord) -> None:
+        """Keep the usage row of a call that cost nothing, soon; never waits, and drops (counted) when the queue is full."""
+        if self._closed or self.depth >= self._settings.ledger_queue_max:
+            self.records_dropped += 1
+            return
+        row = UsageRow(
+            record.key_id,
+            record.owner_id,
+            record.model,
+            record.status,
+            record.created_ns,
+            _record_encoder.encode(record),
+        )
+        self._collect(Settle(record.id, False, record.charge_nano, record.loss_nano, row), None)
+
+    async def wait_reply(self, claim: IdempotencyClaim, wait_s: float | None = None) -> StoredReply | None:
+        """The reply of the call that holds this claim, in whichever worker it runs; None when it was forgotten.
+
+        After None the caller may hold again. Raises Conflict: `idempotency_in_progress` after idempotency_wait_s (or
+        wait_s), `outcome_unknown`, `idempotent_replay_unavailable`, `idempotency_key_reused`; Unavailable.
+        """
+        return await self._replies.wait(claim, wait_s)
+
+    # What the two ledgers differ in
+
+    @property
+    @abstractmethod
+    def depth(self) -> int:
+        """Orders asked and not answered."""
+
+    @abstractmethod
+    async def _start(self) -> None: ...
+
+    @abstractmethod
+    async def _stop(self) -> None: ...
+
+    @abstractmethod
+    def _send(self, entries: list[Entry]) -> None:
+        """Hand over the orders of one loop iteration; raises Unavailable."""
+
+    # Asking and being answered
+
+    async def _ask(self, order: Order, waits: deque[_Wait], wait_s: float) -> Outcome:
+        waiter: asyncio.Future[Outcome] = self._loop.create_future()
+        self._collect(order, waiter)
+        waits.append((self._loop.time() + wait_s, waiter))
+        if not self._sweeping:
+            self._sweeping = True
+            self._loop.call_later(SWEEP_S, self._sweep)
+        return await waiter
+
+    def _collect(self, order: Order, waiter: asyncio.Future[Outcome] | None) -> None:
+        self._collected.append((order, waiter))
+        if len(self._collected) == 1:
+            self._loop.call_soon(self._flush)
+
+    def _flush(self) -> None:
+        entries = self._collected
+        if not entries:
+            return
+        self._collected = []
+        try:
+            self._send(entries)
+        except Unavailable as error:
+            self._deliver(entries, [Refusal("unavailable", error.message)] * len(entries))
+
+    async def _settle(self, order: Settle) -> None:
+        if self._closed:
+            raise Unavailable(UNREACHABLE)
+        outcome = await self._ask(order, self._settle_waits, self._settings.settle_wait_s)
+        if outcome is not None:
+            raise Unavailable(TOO_SLOW_SETTLE if outcome is _TIMED_OUT else outcome.message or FAILED)
+
+    def _deliver(self, entries: list[Entry], outcomes: list[Outcome]) -> None:
+        for (order, waiter), outcome in zip(entries, outcomes, strict=True):
+            if waiter is None:
+                continue
+            if not waiter.done():
+                waiter.set_result(outcome)
+            elif outcome is None and type(order) is Hold:
+                self._give_back(order)
+
+    def _give_back(self, hold: Hold) -> None:
+        """A hold was made for a caller who no longer waits."""
+        claim = hold.claim
+        forgotten = None
+        if claim is not None:
+            forgotten = ClaimResult(claim.key_id, claim.operation, claim.idempotency_key, "forget")
+        if not self._closed:
+            self._collect(Settle(hold.request_id, hold.nano > 0, 0, 0, None, forgotten), None)
+
+    def _sweep(self) -> None:
+        """End the waits that are over; one timer for all of them, since a timer per order would cost more than it."""
+        now_s = self._loop.time()
+        for waits in (self._hold_waits, self._settle_waits):
+            while waits and (self._closed or waits[0][1].done() or waits[0][0] <= now_s):
+                waiter = waits.popleft()[1]
+                if not waiter.done():
+                    waiter.set_result(_TIMED_OUT)
+        self._sweeping = bool(self._hold_waits or self._settle_waits)
+        if self._sweeping:
+            self._loop.call_later(SWEEP_S, self._sweep)
+
+    def _raise(self, refusal: Refusal, claim: IdempotencyClaim | None) -> None:
+        if refusal.kind == "quota":
+            raise InsufficientQuota(refusal.message)
+        if refusal.kind == "pending":
+            raise IdempotencyPending
+        if refusal.kind == "conflict":
+            raise Conflict(refusal.message, code=refusal.code)
+        if refusal.kind == "replay" and refusal.sealed is not None and claim is not None:
+            raise IdempotencyReplay(open_reply(self._sealer, claim, refusal.sealed))
+        raise Unavailable(refusal.message or FAILED)
+
+    async def _claim_result(self, settlement: Settlement) -> ClaimResult:
+        assert settlement.hold is not None and settlement.hold.claim is not None
+        claim, reply = settlement.hold.claim, settlement.reply
+        if settlement.forget_claim:
+            return _forgotten(claim)
+        key = (claim.key_id, claim.operation, claim.idempotency_key)
+        bytes_max = self._settings.idempotency_reply_bytes_max
+        if reply is None or reply.body is None or len(reply.body) > bytes_max:
+            return ClaimResult(*key, "too_large")
+        return ClaimResult(*key, "done", await seal_reply(self._sealer, claim, reply))
+
+
+def _forgotten(claim: IdempotencyClaim) -> ClaimResult:
+    return ClaimResult(claim.key_id, claim.operation, claim.idempotency_key, "forget")
+
+
+class ThreadLedger(Ledger):
+    """The ledger written by a thread of this process."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        database: Database,
+        owner: bytes,
+        sealer: Sealer,
+        *,
+        role: str = "worker",
+        clock: Clock = SYSTEM_CLOCK,
+    ) -> None:
+        super().__init__(settings, database, owner, sealer)
+        self._database = database
+        self._clock = clock
+        self._recoverer = Recoverer(database, settings, clock)
+        self.writer = Writer(
+            lambda: open_books(database, settings, clock, owner),
+            self._deliver,
+            writer_limits(settings),
+            beat=Beat(owner, role, clock.now_ns()),
+            tick=self._recoverer.tick,
+            abandoned=_is_done,
+        )
+
+    @property
+    def depth(self) -> int:
+        return self.writer.depth + len(self._collected)
+
+    async def _start(self) -> None:
+        await asyncio.to_thread(prepare, self._database)
+        self.writer.start()
+
+    async def _stop(self) -> None:
+        await self.writer.stop()
+
+    def _send(self, entries: list[Entry]) -> None:
+        self.writer.submit(entries)
+
+
+def _is_done(waiter: Any) -> bool:
+    return waiter is not None and waiter.done()
+
+
+def prepare(database: Database) -> None:
+    """Make sure the house's accounts exist."""
+    with database.write() as connection:
+        ensure_system_accounts(connection)
+
+
+def open_books(
+    database: Database, settings: Settings, clock: Clock = SYSTEM_CLOCK, owner: bytes | None = None
+) -> Books:
+    """The books on a connection of their own, knowing the open holds of `owner` (or of everybody).
+
+    Raises Unavailable or the driver's error.
+    """
+    with database.write() as connection:
+        house = ensure_system_accounts(connection)
+        holds = open_holds(connection, None if owner is None else {owner})
+    keep_ns = round(settings.idempotency_keep_s * 1e9)
+    books = Books(database.raw_writer(), database.dialect, house, clock, keep_ns)
+    books.adopt((hold.request_id, hold.nano, hold.account_ids) for hold in holds)
+    return books
+
+
+def writer_limits(settings: Settings) -> Limits:
+    return Limits(
+        batch_max=settings.ledger_batch_max,
+        heartbeat_s=settings.heartbeat_s,
+        tick_s=settings.heartbeat_lost_s / 4,
+        drain_s=settings.settle_wait_s,
+    )

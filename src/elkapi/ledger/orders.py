@@ -1,0 +1,106 @@
+"""The orders a ledger writer carries out, in the form in which they are queued and sent between processes.
+
+They are flat on purpose: the usage row arrives encoded and a reply sealed, so the writer moves bytes and integers only.
+An answer is None for "done" or a `Refusal`; `client` turns refusals into the exceptions of the tree below.
+
+    IdempotencyReplay    the first call with this key ended: its reply
+    IdempotencyPending   the first call with this key is still running: wait with `Ledger.wait_reply`
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import msgspec
+
+from elkapi.types import StoredReply
+
+ClaimEnd = Literal["done", "too_large", "forget"]
+RefusalKind = Literal["quota", "replay", "pending", "conflict", "unavailable"]
+
+
+class Claim(msgspec.Struct, frozen=True, array_like=True):
+    """An idempotency key to be taken in the hold's transaction."""
+
+    key_id: int
+    operation: str
+    idempotency_key: str
+    fingerprint: bytes
+
+
+class Hold(msgspec.Struct, frozen=True, array_like=True, tag="h"):
+    """Reserve `nano` on every account, all or none; `nano` 0 only takes the claim."""
+
+    request_id: bytes
+    key_id: int
+    accounts: tuple[int, ...]
+    nano: int
+    model: str
+    price_id: int
+    owner: bytes
+    claim: Claim | None = None
+
+
+class UsageRow(msgspec.Struct, frozen=True, array_like=True):
+    """The columns of the table `requests` that are not in the settlement; `record` is JSON of types.RequestRecord."""
+
+    key_id: int
+    owner_id: int
+    model: str
+    status: int
+    created_ns: int
+    record: bytes
+
+
+class ClaimResult(msgspec.Struct, frozen=True, array_like=True):
+    """What becomes of the claim: kept with a sealed reply, kept without one, or forgotten."""
+
+    key_id: int
+    operation: str
+    idempotency_key: str
+    end: ClaimEnd
+    reply_sealed: bytes | None = None
+
+
+class Settle(msgspec.Struct, frozen=True, array_like=True, tag="s"):
+    """Resolve the hold (if `held`) to `charge_nano`, or give it back whole when that is 0, and keep the usage row."""
+
+    request_id: bytes
+    held: bool
+    charge_nano: int
+    loss_nano: int
+    row: UsageRow | None
+    claim: ClaimResult | None = None
+
+
+class Beat(msgspec.Struct, frozen=True, array_like=True, tag="b"):
+    """A worker's heartbeat; `ended` is its farewell."""
+
+    owner: bytes
+    role: str
+    started_ns: int
+    ended: bool = False
+
+
+Order = Hold | Settle | Beat
+
+
+class Refusal(msgspec.Struct, frozen=True, array_like=True):
+    """Why an order was not carried out; `code` and `message` for the caller, `sealed` the stored reply of a replay."""
+
+    kind: RefusalKind
+    message: str = ""
+    code: str = ""
+    sealed: bytes | None = None
+
+
+class IdempotencyReplay(Exception):  # noqa: N818 - not an error: the stored answer.
+    """The call was made before; answer with `reply` and charge nothing."""
+
+    def __init__(self, reply: StoredReply) -> None:
+        super().__init__("replay")
+        self.reply = reply
+
+
+class IdempotencyPending(Exception):  # noqa: N818 - not an error: another call is at work.
+    """The same call is being made right now; `Ledger.wait_reply` waits for its reply."""

@@ -1,0 +1,220 @@
+"""Gives back what workers that are gone still held, and lists those calls; a live worker's holds are never touched.
+
+A worker is gone when it said so, when the supervisor saw its process end (`mark_dead`), or when its heartbeat did not
+move for heartbeat_lost_s. Its unresolved holds are expired, back to the customer, each listed in `unknown_outcomes`:
+whether the upstream billed such a call, nobody here can know. Its open idempotency keys become `unknown`.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections import defaultdict
+from collections.abc import Callable, Collection, Mapping
+
+import msgspec
+from sqlalchemy import Connection, case, delete, func, select, update
+
+from elkapi.clock import Clock
+from elkapi.ledger import transfers as entries
+from elkapi.ledger.idempotency import purge_claims
+from elkapi.settings import Settings
+from elkapi.storage import dialect as sql
+from elkapi.storage.db import Database
+from elkapi.storage.schema import accounts, idempotency, transfers, unknown_outcomes, workers
+from elkapi.testing.crash import point
+
+log = logging.getLogger("elkapi.ledger")
+
+
+class OpenHold(msgspec.Struct, frozen=True):
+    """A hold without a resolution; `legs` are (account, counter account) in the order's order."""
+
+    request_id: bytes
+    owner: bytes
+    key_id: int
+    model: str
+    nano: int
+    legs: tuple[tuple[int, int], ...]
+
+    @property
+    def account_ids(self) -> tuple[int, ...]:
+        return tuple(account for account, _ in self.legs)
+
+
+class RecoveryReport(msgspec.Struct):
+    """What one recovery did: workers given up, holds expired with their sum, claims whose outcome is unknown."""
+
+    workers: int = 0
+    holds: int = 0
+    nano: int = 0
+    claims_unknown: int = 0
+    claims_purged: int = 0
+    expired: list[OpenHold] = []
+
+
+def open_holds(connection: Connection, owners: Collection[bytes] | None = None) -> list[OpenHold]:
+    """Every unresolved hold, or those of these owners, oldest first; looks no further back than `scan_from` says."""
+    # ORDER BY and not min(): PostgreSQL has none for bytes before version 18.
+    known = select(workers.c.scan_from).order_by(workers.c.scan_from).limit(1)
+    if owners is not None:
+        known = known.where(workers.c.owner.in_(owners))
+    scan_from = connection.execute(known).scalar()
+    return [] if scan_from is None else _open_holds_from(connection, scan_from, owners)
+
+
+def _open_holds_from(connection: Connection, scan_from: bytes, owners: Collection[bytes] | None) -> list[OpenHold]:
+    t = transfers.c
+    request = func.substr(t.id, 1, 16)
+    resolutions = func.sum(case((t.kind.in_(entries.RESOLUTIONS), 1), else_=0))
+    holds = func.sum(case((t.kind == "hold", 1), else_=0))
+    candidates = (
+        select(request)
+        .where(t.id >= scan_from, t.kind.in_(entries.RESOLUTIONS | {"hold"}))
+        .group_by(request)
+        .having(holds > 0, resolutions == 0)
+        .order_by(request)
+    )
+    found = [read_hold(connection, request_id) for request_id in connection.execute(candidates).scalars()]
+    return [hold for hold in found if hold is not None and (owners is None or hold.owner in owners)]
+
+
+def read_hold(connection: Connection, request_id: bytes) -> OpenHold | None:
+    """A request's hold as it was made (resolved or not), or None."""
+    t = transfers.c
+    low, high = entries.entries_range(request_id, entries.HOLD_STEP)
+    rows = connection.execute(
+        select(t.owner, t.key_id, t.note, t.nano, t.debit_account, t.credit_account)
+        .where(t.id.between(low, high))
+        .order_by(t.id)
+    ).all()
+    if not rows:
+        return None
+    owner, key_id, model, nano, *_ = rows[0]
+    return OpenHold(request_id, owner or b"", key_id or 0, model or "", nano, tuple((row[4], row[5]) for row in rows))
+
+
+def mark_dead(connection: Connection, owner: bytes, now_ns: int) -> bool:
+    """The supervisor saw this worker's process end; True when it was still thought alive."""
+    statement = update(workers).where(workers.c.owner == owner, workers.c.ended_ns.is_(None))
+    return connection.execute(statement, {"ended_ns": now_ns}).rowcount == 1
+
+
+def gone_workers(connection: Connection, now_ns: int, settings: Settings) -> list[bytes]:
+    """Owners that ended, or whose heartbeat is older than heartbeat_lost_s by this clock."""
+    c = workers.c
+    lost_ns = now_ns - round(settings.heartbeat_lost_s * 1e9)
+    return list(connection.execute(select(c.owner).where((c.ended_ns.is_not(None)) | (c.heartbeat_ns < lost_ns))).scalars())
+
+
+def recover(connection: Connection, now_ns: int, settings: Settings) -> RecoveryReport:
+    """Resolve what every worker that is gone left behind, in the caller's write transaction; repeating it is harmless."""
+    return recover_owners(connection, gone_workers(connection, now_ns, settings), now_ns)
+
+
+def recover_owners(
+    connection: Connection, owners: Collection[bytes], now_ns: int, seen_ns: Mapping[bytes, int] | None = None
+) -> RecoveryReport:
+    """As `recover`, for these owners; one whose heartbeat moved on from `seen_ns` is alive after all."""
+    report = RecoveryReport(claims_purged=purge_claims(connection, now_ns))
+    if not owners:
+        return report
+    # The lock makes a worker that comes back at this very moment wait with its heartbeat, and so with new holds.
+    wanted = select(workers.c.owner, workers.c.heartbeat_ns).where(workers.c.owner.in_(owners))
+    locked = connection.execute(sql.for_update(wanted.order_by(workers.c.owner))).all()
+    owners = {owner for owner, beat in locked if seen_ns is None or seen_ns.get(owner) == beat}
+    holds = open_holds(connection, owners)
+    expired = [hold for hold in holds if _expire(connection, hold, now_ns)]
+    _release(connection, expired)
+    c = idempotency.c
+    unknown = update(idempotency).where(c.owner.in_(owners), c.state == "open").values(state="unknown")
+    report.claims_unknown = connection.execute(unknown).rowcount
+    connection.execute(delete(workers).where(workers.c.owner.in_(owners)))
+    point("ledger.recover.before_commit")
+    report.workers, report.holds, report.expired = len(owners), len(expired), expired
+    report.nano = sum(hold.nano for hold in expired)
+    return report
+
+
+def _expire(connection: Connection, hold: OpenHold, now_ns: int) -> bool:
+    """Insert the resolution and the line of the report; False when the hold was resolved meanwhile."""
+    rows = [
+        msgspec.structs.asdict(entries.expire(hold.request_id, leg, account, counter, hold.nano, now_ns))
+        for leg, (account, counter) in enumerate(hold.legs)
+    ]
+    if sql.upsert(connection, transfers, rows, key=["id"]) != len(rows):
+        return False
+    line = {
+        "request_id": hold.request_id,
+        "key_id": hold.key_id,
+        "model": hold.model,
+        "held_nano": hold.nano,
+        "reason": "worker_lost",
+        "created_ns": now_ns,
+    }
+    sql.upsert(connection, unknown_outcomes, line, key=["request_id"])
+    return True
+
+
+def _release(connection: Connection, expired: list[OpenHold]) -> None:
+    back: defaultdict[int, int] = defaultdict(int)
+    for hold in expired:
+        for account, _ in hold.legs:
+            back[account] += hold.nano
+    c = accounts.c
+    for account in sorted(back):
+        connection.execute(update(accounts).where(c.id == account).values(held_nano=c.held_nano - back[account]))
+
+
+class Recoverer:
+    """Watches heartbeats from inside a process and recovers; `tick` is called every few seconds by the writer's thread.
+
+    A heartbeat counts as stopped only when this process saw the same value for heartbeat_lost_s of its own running
+    time: a machine that slept, or a database that was away, makes every heartbeat old at once and nobody dead.
+    """
+
+    def __init__(
+        self, database: Database, settings: Settings, clock: Clock, notify: Callable[[RecoveryReport], None] | None = None
+    ) -> None:
+        self._database = database
+        self._settings = settings
+        self._clock = clock
+        self._notify = notify
+        self._seen: dict[bytes, tuple[int, float]] = {}
+
+    def tick(self) -> None:
+        """Look at the heartbeats and recover when somebody is gone. Raises Unavailable."""
+        with self._database.read() as connection:
+            c = workers.c
+            beats = connection.execute(select(c.owner, c.heartbeat_ns, c.ended_ns)).all()
+            due = connection.execute(
+                select(idempotency.c.key_id).where(idempotency.c.expires_ns <= self._clock.now_ns()).limit(1)
+            ).first()
+        gone = self._gone([(owner, beat, ended) for owner, beat, ended in beats])
+        if not gone and due is None:
+            return
+        started_s = time.perf_counter()
+        with self._database.write() as connection:
+            seen_ns = {owner: beat for owner, beat, _ in beats}
+            report = recover_owners(connection, gone, self._clock.now_ns(), seen_ns)
+        if report.workers:
+            log.warning(
+                "recovery: %d workers gone, %d holds of %d nano given back, %d idempotent calls unknown (%.0f ms)",
+                report.workers,
+                report.holds,
+                report.nano,
+                report.claims_unknown,
+                (time.perf_counter() - started_s) * 1000,
+            )
+        if self._notify is not None:
+            self._notify(report)
+
+    def _gone(self, beats: list[tuple[bytes, int, int | None]]) -> list[bytes]:
+        now_s = self._clock.monotonic_s()
+        seen = {}
+        for owner, beat, _ in beats:
+            known = self._seen.get(owner)
+            seen[owner] = known if known is not None and known[0] == beat else (beat, now_s)
+        self._seen = seen
+        lost_s = self._settings.heartbeat_lost_s
+        return [owner for owner, beat, ended in beats if ended is not None or now_s - seen[owner][1] >= lost_s]

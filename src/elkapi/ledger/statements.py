@@ -1,0 +1,169 @@
+"""The writer's SQL, compiled once per dialect from SQLAlchemy Core to text with positional places; `books` runs it.
+
+Rows are inserted many to a statement: the driver lets go of the interpreter once per statement and not once per row,
+which is most of the cost beside a busy event loop (docs/adr/0010-ledger.md has the figures).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from sqlalchemy import Table, bindparam, delete, literal_column, select, update
+from sqlalchemy.dialects import sqlite
+from sqlalchemy.dialects.postgresql import insert as postgresql_insert
+from sqlalchemy.dialects.postgresql import psycopg
+from sqlalchemy.dialects.sqlite import insert as sqlite_insert
+from sqlalchemy.sql import ClauseElement
+
+from elkapi.storage.schema import accounts, idempotency, requests, transfers, unknown_outcomes, workers
+
+# Row counts a multi-row statement exists for, descending; any batch is a sum of them.
+SIZES = (64, 16, 4, 1)
+
+
+class Rows:
+    """Inserts of one shape: `insert` takes the values of any number of rows, flat, and answers how many were new."""
+
+    def __init__(self, texts: dict[int, str], width: int) -> None:
+        self._texts = [(size, size * width, texts[size]) for size in SIZES]
+        self.width = width
+
+    def insert(self, cursor: Any, flat: list[Any]) -> int:
+        """Rows whose id exists already are left alone and not counted."""
+        at, end, fresh = 0, len(flat), 0
+        for _, step, text in self._texts:
+            while end - at >= step:
+                cursor.execute(text, flat[at : at + step])
+                fresh += cursor.rowcount
+                at += step
+        return fresh
+
+
+class Statements:
+    """Every statement of the writer for one dialect ("sqlite" or "postgresql"); the comments name the places' order."""
+
+    def __init__(self, dialect: str) -> None:
+        self.is_sqlite = dialect == "sqlite"
+        self._dialect: Any = (
+            sqlite.dialect()  # type: ignore[no-untyped-call]
+            if self.is_sqlite
+            else psycopg.PGDialect_psycopg(paramstyle="format")
+        )
+        self.begin = "BEGIN IMMEDIATE" if self.is_sqlite else "BEGIN"
+        self._accounts()
+        self._entries()
+        self._claims()
+        self._workers()
+
+    def _accounts(self) -> None:
+        c = accounts.c
+        one = c.id == bindparam("account")
+        self.account_kind = self._text(select(c.kind).where(one), "account")
+        # nano spent, nano more held (may be negative), account, nano that must be available
+        available = c.posted_nano - c.held_nano + c.credit_nano
+        change = update(accounts).values(
+            posted_nano=c.posted_nano - bindparam("spent"), held_nano=c.held_nano + bindparam("held")
+        )
+        self.account_change_if = self._text(
+            change.where(one, available >= bindparam("needed")), "spent", "held", "account", "needed"
+        )
+        self.account_change = self._text(change.where(one), "spent", "held", "account")
+        reading: Any = select(available).where(one)
+        self.account_available = self._text(reading if self.is_sqlite else reading.with_for_update(), "account")
+
+    def _entries(self) -> None:
+        self.holds = self._rows(
+            transfers,
+            ("id", "debit_account", "credit_account", "nano", "created_ns", "owner", "key_id", "price_id", "note"),
+            kind="hold",
+        )
+        self.entries = self._rows(
+            transfers, ("id", "kind", "debit_account", "credit_account", "nano", "created_ns"), key="id"
+        )
+        names = tuple(column.name for column in requests.columns)
+        self.usage_rows = self._rows(requests, names)
+        t = transfers.c
+        # the legs of a request's hold: its range of ids
+        self.hold_legs = self._text(
+            select(t.debit_account, t.nano)
+            .where(t.id.between(bindparam("low"), bindparam("high")), t.kind == literal_column("'hold'"))
+            .order_by(t.id),
+            "low",
+            "high",
+        )
+        self.resolution = self._text(select(t.kind).where(t.id == bindparam("id")), "id")
+        self.usage_row = self._text(
+            select(requests.c.charge_nano).where(requests.c.id == bindparam("id")), "id"
+        )
+        self.forget_unknown = self._text(
+            delete(unknown_outcomes).where(unknown_outcomes.c.request_id == bindparam("id")), "id"
+        )
+
+    def _claims(self) -> None:
+        c = idempotency.c
+        mine = (
+            c.key_id == bindparam("key"),
+            c.operation == bindparam("op"),
+            c.idempotency_key == bindparam("idem"),
+        )
+        names = tuple(column.name for column in idempotency.columns if column.name not in ("state", "reply_sealed"))
+        self.claims = self._rows(
+            idempotency, names, key="key_id operation idempotency_key", state="open"
+        )
+        self.claim = self._text(
+            select(c.fingerprint, c.request_id, c.state, c.reply_sealed, c.expires_ns).where(*mine), "key", "op", "idem"
+        )
+        self.claim_drop_expired = self._text(
+            delete(idempotency).where(*mine, c.expires_ns <= bindparam("now")), "key", "op", "idem", "now"
+        )
+        ours = (*mine, c.request_id == bindparam("request"))
+        self.claim_end = self._text(
+            update(idempotency).where(*ours).values(state=bindparam("end"), reply_sealed=bindparam("reply")),
+            "end",
+            "reply",
+            "key",
+            "op",
+            "idem",
+            "request",
+        )
+        self.claim_forget = self._text(delete(idempotency).where(*ours), "key", "op", "idem", "request")
+
+    def _workers(self) -> None:
+        insert: Any = (sqlite_insert if self.is_sqlite else postgresql_insert)(workers)
+        statement = insert.values({column.name: bindparam(column.name) for column in workers.columns})
+        statement = statement.on_conflict_do_update(
+            index_elements=["owner"],
+            # A worker declared dead while it was only cut off lives again from here on; its old holds stay given back.
+            set_={name: statement.excluded[name] for name in ("heartbeat_ns", "ended_ns", "scan_from")},
+        )
+        self.beat = self._text(statement, *(column.name for column in workers.columns))
+
+    def _rows(self, table: Table, names: Sequence[str], key: str = "id", **fixed: str) -> Rows:
+        texts = {}
+        for size in SIZES:
+            places = [f"{name}_{row}" for row in range(size) for name in names]
+            values = [
+                {name: bindparam(f"{name}_{row}") for name in names}
+                | {name: literal_column(f"'{text}'") for name, text in fixed.items()}
+                for row in range(size)
+            ]
+            insert: Any = (sqlite_insert if self.is_sqlite else postgresql_insert)(table)
+            texts[size] = self._text(insert.values(values).on_conflict_do_nothing(index_elements=key.split()), *places)
+        return Rows(texts, len(names))
+
+    def _text(self, statement: ClauseElement, *places: str) -> str:
+        compiled: Any = statement.compile(dialect=self._dialect)
+        if tuple(compiled.positiontup or ()) != places:
+            raise AssertionError(f"places are {compiled.positiontup}, not {places}: {compiled}")
+        return str(compiled)
+
+
+def for_dialect(dialect: str) -> Statements:
+    """The statements of a dialect, compiled at most once per process."""
+    if dialect not in _compiled:
+        _compiled[dialect] = Statements(dialect)
+    return _compiled[dialect]
+
+
+_compiled: dict[str, Statements] = {}

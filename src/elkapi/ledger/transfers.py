@@ -1,0 +1,138 @@
+"""The entries of the books as pure values: their kinds, their ids and who pays whom; writing them is left to `books`.
+
+    deposit   funding -> customer            an operator adds funds
+    hold      customer -> revenue            reserved, moves nothing yet
+    post      customer -> revenue            resolves a hold: this much is charged, the rest is given back
+    void      customer -> revenue            resolves a hold: all of it is given back
+    expire    customer -> revenue            as void, made by recovery for a worker that is gone
+    refund    revenue -> customer            a new entry against an earlier post, never a change of it
+    loss      operator-loss -> upstream      what an upstream billed and no customer paid
+    adjust    customer <-> funding           a correction by an operator
+
+An entry takes `nano` from the debit account and gives it to the credit account. A request's entries have the id
+`request id + step + leg` (18 bytes), where all resolutions share one step: the primary key alone makes a hold resolve
+once and turns a repeated order into an answer. A leg is the position of the account in the order's accounts.
+A quota account (a limit rather than a purse) is spent to `quota-spent` in place of `revenue`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+
+import msgspec
+
+LEGS_MAX = 16
+
+HOLD_STEP, RESOLVE_STEP, REFUND_STEP, LOSS_STEP = b"\x01", b"\x02", b"\x03", b"\x04"
+ADMIN_STEP = b"\x10"
+
+_LEGS = tuple(bytes((leg,)) for leg in range(LEGS_MAX))
+HOLD_SUFFIX = tuple(HOLD_STEP + leg for leg in _LEGS)
+RESOLVE_SUFFIX = tuple(RESOLVE_STEP + leg for leg in _LEGS)
+LOSS_SUFFIX = LOSS_STEP + b"\x00"
+
+# Kinds that change `posted`; the others only reserve or give back.
+MOVES = frozenset({"deposit", "post", "refund", "loss", "adjust"})
+RESOLUTIONS = frozenset({"post", "void", "expire"})
+KINDS = MOVES | RESOLUTIONS | {"hold"}
+
+
+class Transfer(msgspec.Struct, frozen=True):
+    """One entry; `nano` >= 0. The last four fields are kept on holds, so recovery can say whose call it was."""
+
+    id: bytes
+    kind: str
+    debit_account: int
+    credit_account: int
+    nano: int
+    created_ns: int
+    owner: bytes | None = None
+    key_id: int | None = None
+    price_id: int | None = None
+    note: str | None = None
+
+
+def hold_id(request_id: bytes, leg: int) -> bytes:
+    return request_id + HOLD_SUFFIX[leg]
+
+
+def resolution_id(request_id: bytes, leg: int) -> bytes:
+    return request_id + RESOLVE_SUFFIX[leg]
+
+
+def loss_id(request_id: bytes) -> bytes:
+    return request_id + LOSS_SUFFIX
+
+
+def refund_id(request_id: bytes, refund: str, leg: int) -> bytes:
+    """Refunds of one request may be several; each is named by its caller, and a repeated name is the same refund."""
+    return request_id + REFUND_STEP + _LEGS[leg] + hashlib.sha256(refund.encode()).digest()[:8]
+
+
+def admin_id(entry_id: bytes) -> bytes:
+    """The id of a deposit or an adjustment; `entry_id` is a fresh id of `elkapi.ids`."""
+    return entry_id + ADMIN_STEP + b"\x00"
+
+
+def request_of(transfer_id: bytes) -> bytes:
+    return transfer_id[:16]
+
+
+def leg_of(transfer_id: bytes) -> int:
+    return transfer_id[17]
+
+
+def entries_range(request_id: bytes, step: bytes | None = None) -> tuple[bytes, bytes]:
+    """The smallest and the largest id a request's entries (of one step) can have, for a range scan."""
+    low = request_id if step is None else request_id + step
+    return low, low + b"\xff" * 12
+
+
+def hold(
+    request_id: bytes,
+    leg: int,
+    account: int,
+    counter_account: int,
+    nano: int,
+    *,
+    now_ns: int,
+    owner: bytes,
+    key_id: int,
+    price_id: int,
+    model: str,
+) -> Transfer:
+    return Transfer(
+        hold_id(request_id, leg), "hold", account, counter_account, nano, now_ns, owner, key_id, price_id, model
+    )
+
+
+def post(request_id: bytes, leg: int, account: int, counter_account: int, nano: int, now_ns: int) -> Transfer:
+    return Transfer(resolution_id(request_id, leg), "post", account, counter_account, nano, now_ns)
+
+
+def void(request_id: bytes, leg: int, account: int, counter_account: int, held_nano: int, now_ns: int) -> Transfer:
+    return Transfer(resolution_id(request_id, leg), "void", account, counter_account, held_nano, now_ns)
+
+
+def expire(request_id: bytes, leg: int, account: int, counter_account: int, held_nano: int, now_ns: int) -> Transfer:
+    return Transfer(resolution_id(request_id, leg), "expire", account, counter_account, held_nano, now_ns)
+
+
+def loss(request_id: bytes, loss_account: int, upstream_account: int, nano: int, now_ns: int) -> Transfer:
+    return Transfer(loss_id(request_id), "loss", loss_account, upstream_account, nano, now_ns)
+
+
+def refund(
+    request_id: bytes, name: str, leg: int, source: int, account: int, nano: int, now_ns: int, note: str
+) -> Transfer:
+    return Transfer(refund_id(request_id, name, leg), "refund", source, account, nano, now_ns, note=note)
+
+
+def deposit(entry_id: bytes, funding: int, account: int, nano: int, now_ns: int, note: str) -> Transfer:
+    return Transfer(admin_id(entry_id), "deposit", funding, account, nano, now_ns, note=note)
+
+
+def adjust(entry_id: bytes, account: int, funding: int, nano: int, now_ns: int, note: str) -> Transfer:
+    """A correction: positive nano goes to the customer, negative comes back."""
+    debit, credit = (funding, account) if nano >= 0 else (account, funding)
+    return Transfer(admin_id(entry_id), "adjust", debit, credit, abs(nano), now_ns, note=note)

@@ -1,0 +1,249 @@
+"""The group-committing writer: one thread, one connection, one transaction for whatever is queued; entries are `books`'.
+
+An entry is an order with its waiter. The event loop hands over lists of entries; the thread writes them in batches and
+hands each batch back with its outcomes in one call, so a wake-up is paid per batch and not per order.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import threading
+import time
+from collections.abc import Callable, Sequence
+from queue import Empty, SimpleQueue
+from typing import Any
+
+import msgspec
+
+from elkapi.errors import Unavailable
+from elkapi.ledger.books import Books, Outcome
+from elkapi.ledger.orders import Beat, Hold, Order, Refusal
+from elkapi.testing.crash import point
+
+log = logging.getLogger("elkapi.ledger")
+
+# While many calls are in flight the thread waits this long for company, unless a fair share of them is queued already:
+# a commit costs about as much as writing ten orders, and a saturated loop hands orders over in twos and threes.
+LINGER_S = 0.000_5
+LINGER_FROM_HOLDS = 8
+LINGER_SHARE = 4
+
+RETRY_FIRST_S = 0.05
+RETRY_MAX_S = 1.0
+UNREACHABLE = "The ledger cannot be written at the moment; please try again."
+
+Entry = tuple[Order, Any]
+Deliver = Callable[[list[Entry], list[Outcome]], None]
+
+
+class Limits(msgspec.Struct, frozen=True):
+    """How the writer runs: orders per transaction, seconds between heartbeats and ticks, seconds to drain at the end."""
+
+    batch_max: int
+    heartbeat_s: float
+    tick_s: float
+    drain_s: float
+    linger_s: float = LINGER_S
+
+
+class Stats(msgspec.Struct):
+    """Counters for /metrics; written by the writer's thread only."""
+
+    transactions: int = 0
+    orders: int = 0
+    failures: int = 0
+
+
+class Writer:
+    """Takes entries from one event loop; `deliver(entries, outcomes)` is called on that loop, once per transaction.
+
+    A hold that cannot be written is refused as unavailable; a settlement or a heartbeat is kept and tried again, since
+    giving up on it would leave money held. `abandoned(waiter)` lets a hold nobody waits for any more be skipped.
+    """
+
+    def __init__(
+        self,
+        open_books: Callable[[], Books],
+        deliver: Deliver,
+        limits: Limits,
+        *,
+        beat: Beat | None = None,
+        tick: Callable[[], None] | None = None,
+        abandoned: Callable[[Any], bool] = lambda waiter: False,
+    ) -> None:
+        self._open_books = open_books
+        self._deliver = deliver
+        self._limits = limits
+        self._beat = beat
+        self._tick = tick
+        self._abandoned = abandoned
+        self._queue: SimpleQueue[Sequence[Entry] | None] = SimpleQueue()
+        self._thread: threading.Thread | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._books: Books | None = None
+        self._owed: list[Entry] = []
+        self._retry_s = RETRY_FIRST_S
+        self._next_beat_s = 0.0
+        self._next_tick_s = 0.0
+        self._taken = 0
+        self.stats = Stats()
+
+    @property
+    def depth(self) -> int:
+        """Orders taken and not answered yet."""
+        return self._taken - self.stats.orders
+
+    @property
+    def alive(self) -> bool:
+        return self._thread is not None and self._thread.is_alive()
+
+    def start(self) -> None:
+        """Start the thread; called on the loop that `deliver` runs on."""
+        self._loop = asyncio.get_running_loop()
+        self._thread = threading.Thread(target=self._run, name="elkapi-ledger", daemon=True)
+        self._thread.start()
+
+    def submit(self, entries: Sequence[Entry]) -> None:
+        """Queue entries. Raises Unavailable when the thread is gone."""
+        if not self.alive:
+            raise Unavailable(UNREACHABLE)
+        self._taken += len(entries)
+        self._queue.put(entries)
+
+    async def stop(self) -> None:
+        """Write what is queued, say farewell and end the thread; what cannot be written in time is left to recovery."""
+        if self._thread is None:
+            return
+        self._queue.put(None)
+        await asyncio.to_thread(self._thread.join, self._limits.drain_s + 10.0)
+        # Deliveries of the last batches are already scheduled on the loop; let them run.
+        await asyncio.sleep(0)
+
+    # The thread
+
+    def _run(self) -> None:
+        try:
+            while self._gather_and_write():
+                pass
+            self._end()
+        except BaseException:
+            log.critical("the ledger writer stopped", exc_info=True)
+            raise
+        finally:
+            if self._books is not None:
+                self._books.close()
+
+    def _gather_and_write(self) -> bool:
+        """One round; False when asked to stop."""
+        entries, goes_on = self._gather()
+        if self._owed:
+            entries, self._owed = self._owed + entries, []
+        for start in range(0, len(entries), self._limits.batch_max):
+            self._write(entries[start : start + self._limits.batch_max])
+        now_s = time.monotonic()
+        if self._tick is not None and now_s >= self._next_tick_s:
+            self._next_tick_s = now_s + self._limits.tick_s
+            self._run_tick()
+        return goes_on
+
+    def _gather(self) -> tuple[list[Entry], bool]:
+        queue, batch_max = self._queue, self._limits.batch_max
+        entries: list[Entry] = []
+        try:
+            part = queue.get(timeout=self._patience_s())
+            lingered = False
+            while True:
+                if part is None:
+                    return self._with_beat(entries), False
+                entries += part
+                if len(entries) >= batch_max:
+                    break
+                try:
+                    part = queue.get_nowait()
+                except Empty:
+                    if lingered or not self._company_is_near(len(entries)):
+                        break
+                    lingered = True
+                    time.sleep(self._limits.linger_s)
+                    part = queue.get_nowait()
+        except Empty:
+            pass
+        return self._with_beat(entries), True
+
+    def _company_is_near(self, queued: int) -> bool:
+        in_flight = self._books.open_holds if self._books is not None else 0
+        return in_flight >= LINGER_FROM_HOLDS and queued * LINGER_SHARE < in_flight
+
+    def _patience_s(self) -> float:
+        if self._owed:
+            return self._retry_s
+        due_s = self._next_beat_s if self._beat is not None else time.monotonic() + self._limits.heartbeat_s
+        return min(max(due_s - time.monotonic(), 0.001), self._limits.heartbeat_s)
+
+    def _with_beat(self, entries: list[Entry]) -> list[Entry]:
+        """The heartbeat goes first, in the same transaction: no hold is ever committed by an owner that looks dead."""
+        now_s = time.monotonic()
+        if self._beat is None or now_s < self._next_beat_s:
+            return entries
+        self._next_beat_s = now_s + self._limits.heartbeat_s
+        self._taken += 1
+        return [(self._beat, None), *entries]
+
+    def _write(self, entries: list[Entry]) -> None:
+        wanted = [entry for entry in entries if type(entry[0]) is not Hold or not self._abandoned(entry[1])]
+        if len(wanted) < len(entries):
+            self.stats.orders += len(entries) - len(wanted)
+            entries = wanted
+        if not entries:
+            return
+        try:
+            if self._books is None:
+                self._books = self._open_books()
+            outcomes = self._books.apply([entry[0] for entry in entries])
+        except Exception as error:
+            self._fail(entries, error)
+            return
+        point("ledger.after_commit_before_wake")
+        self._retry_s = RETRY_FIRST_S
+        self.stats.transactions += 1
+        self._answer(entries, outcomes)
+
+    def _fail(self, entries: list[Entry], error: Exception) -> None:
+        log.error("a ledger transaction of %d orders failed: %r", len(entries), error)
+        self.stats.failures += 1
+        if self._books is not None:
+            self._books.close()
+            self._books = None
+        self._next_beat_s = 0.0
+        self._retry_s = min(self._retry_s * 2, RETRY_MAX_S)
+        refused = [entry for entry in entries if type(entry[0]) is Hold]
+        self._owed += [entry for entry in entries if type(entry[0]) is not Hold and entry[0] is not self._beat]
+        self.stats.orders += sum(entry[0] is self._beat for entry in entries)
+        self._answer(refused, [Refusal("unavailable", UNREACHABLE)] * len(refused))
+
+    def _answer(self, entries: list[Entry], outcomes: list[Outcome]) -> None:
+        self.stats.orders += len(entries)
+        assert self._loop is not None
+        with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits any more
+            self._loop.call_soon_threadsafe(self._deliver, entries, outcomes)
+
+    def _run_tick(self) -> None:
+        assert self._tick is not None
+        try:
+            self._tick()
+        except Exception as error:
+            log.error("the ledger's recovery could not run: %r", error)
+
+    def _end(self) -> None:
+        deadline_s = time.monotonic() + self._limits.drain_s
+        while self._owed and time.monotonic() < deadline_s:
+            time.sleep(self._retry_s)
+            owed, self._owed = self._owed, []
+            self._write(owed)
+        if self._owed:
+            log.error("%d settlements are left to recovery", len(self._owed))
+        elif self._beat is not None:
+            self._taken += 1
+            self._write([(msgspec.structs.replace(self._beat, ended=True), None)])

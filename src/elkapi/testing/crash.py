@@ -1,0 +1,54 @@
+"""Named points at which a process kills itself when a test asks for it; it owns the names and leaves the checks to tests.
+
+`ELKAPI_CRASH_AT=ledger.before_commit:3` sends SIGKILL to the process that reaches the point for the third time. Unset,
+a point is one comparison with None, so the points may stay in production code: what is tested is what runs.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+
+VARIABLE = "ELKAPI_CRASH_AT"
+
+NAMES: tuple[str, ...] = (
+    "ledger.before_commit",
+    "ledger.after_commit_before_wake",
+    "ledger.hold.before",
+    "ledger.hold.after",
+    "ledger.settle.before",
+    "ledger.settle.after",
+    "ledger.recover.before_commit",
+    "ledger.server.before_reply",
+)
+
+
+class CrashPointError(ValueError):
+    """ELKAPI_CRASH_AT names a point that does not exist, so the test would prove nothing."""
+
+
+def _parse(text: str | None) -> tuple[str | None, int]:
+    if not text:
+        return None, 0
+    name, _, count = text.partition(":")
+    if name not in NAMES or (count and not count.isdecimal()):
+        raise CrashPointError(f"{VARIABLE}={text!r} is not one of: {', '.join(NAMES)} (with an optional :COUNT)")
+    return name, int(count or 1)
+
+
+_armed, _left = _parse(os.environ.get(VARIABLE))
+
+
+def point(name: str) -> None:
+    """Die here if this is the armed point and its count is reached."""
+    if _armed is not None:
+        _reach(name)
+
+
+def _reach(name: str) -> None:
+    global _left
+    if name != _armed:
+        return
+    _left -= 1
+    if _left <= 0:
+        os.kill(os.getpid(), signal.SIGKILL)
