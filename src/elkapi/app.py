@@ -1,0 +1,209 @@
+"""The composition root: from `Settings` to running processes; the only module that knows every role.
+
+`serve` is what the command calls. Each process is started as `python -m elkapi.app ROLE`, finds its order in the
+environment, and imports only the rooms of its role.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import msgspec
+
+from elkapi.roles import BundledModel, Preparation, Role, WorkerOrder
+from elkapi.settings import Settings
+from elkapi.supervisor import ORDER_VARIABLE, Supervisor, listen
+
+SAMPLE_INPUT = "The food was delicious and the waiter..."
+
+
+class StartError(Exception):
+    """The gateway cannot start; the message says what to do."""
+
+
+def serve(settings: Settings, role: Role | None = None) -> int:
+    """Run the whole gateway, or one role alone, until a signal. Returns the exit status; raises StartError."""
+    settings.data_path.mkdir(mode=0o700, parents=True, exist_ok=True)
+    if role is not None:
+        return _serve_one(settings, role)
+    with _only_here(settings):
+        found = _prepared(settings)
+        roles = tuple(name for name, wanted in _helpers(settings, found) if wanted)
+
+        def announce() -> None:
+            sys.stdout.write(_welcome(settings, supervisor.port, found))
+            sys.stdout.flush()
+
+        try:
+            supervisor = Supervisor(settings, roles, found.bundled, found.sandbox_models, announce)
+        except OSError as error:
+            raise StartError(f"cannot listen on {settings.host}:{settings.port}: {error.strerror}") from None
+        return supervisor.run()
+
+
+def _helpers(settings: Settings, found: Preparation) -> tuple[tuple[str, bool], ...]:
+    return (
+        # Several workers writing one SQLite file wait for each other; one writer process batches for all of them.
+        ("ledger", settings.is_sqlite and settings.workers > 1),
+        ("models", bool(found.bundled)),
+        ("control", True),
+        ("sandbox", True),
+    )
+
+
+class _only_here:
+    """One supervisor per data directory: a second one would take over the first one's sockets."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._path = settings.data_path / "serve.lock"
+
+    def __enter__(self) -> None:
+        self._file = os.open(self._path, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
+        try:
+            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            os.close(self._file)
+            raise StartError(f"another elkapi already runs with the data directory {self._path.parent}") from None
+
+    def __exit__(self, *_: object) -> None:
+        os.close(self._file)
+
+
+# Before the first process: schema, first key, what is installed
+
+
+def _prepared(settings: Settings) -> Preparation:
+    """`prepare` in a process of its own, so that the supervisor never loads a database driver or a model library."""
+    order = WorkerOrder(settings=settings)
+    environment = os.environ | {ORDER_VARIABLE: msgspec.json.encode(order).decode()}
+    done = subprocess.run([sys.executable, "-m", "elkapi.app", "prepare"], env=environment, stdout=subprocess.PIPE)
+    if done.returncode != 0:
+        raise StartError("the installation could not be prepared; see the lines above")
+    found = msgspec.json.decode(done.stdout, type=Preparation)
+    if found.problem:
+        raise StartError(found.problem)
+    return found
+
+
+def prepare(settings: Settings) -> Preparation:
+    """Migrate, make the first key of a new installation, and look which local models are installed."""
+    from elkapi.admin.keys import ensure_first_key
+    from elkapi.errors import Unavailable
+    from elkapi.local.catalog import installed_models
+    from elkapi.sandbox.providers.openai import MODELS
+    from elkapi.storage.dialect import DatabaseUrlError
+    from elkapi.storage.installation import open_installation
+    from elkapi.storage.migrations import MigrationError
+    from elkapi.storage.secrets import SecretKeyError
+
+    bundled = tuple(BundledModel(row.id, row.facts) for row in installed_models(settings.models_dir))
+    sandbox = tuple(MODELS)
+    try:
+        installation = open_installation(settings)
+    except (DatabaseUrlError, MigrationError, SecretKeyError, Unavailable) as error:
+        return Preparation(bundled, sandbox, problem=str(error))
+    try:
+        with installation.database.write() as connection:
+            first_key = ensure_first_key(connection)
+    finally:
+        installation.database.close()
+    return Preparation(bundled, sandbox, first_key)
+
+
+def _welcome(settings: Settings, port: int, found: Preparation) -> str:
+    host = f"[{settings.host}]" if ":" in settings.host else settings.host
+    origin = f"http://{host}:{port}"
+    lines = [f"elkapi is ready on {origin}  (docs: {origin}/docs)", ""]
+    if found.bundled:
+        body = msgspec.json.encode({"model": found.bundled[0].id, "input": SAMPLE_INPUT}).decode()
+        lines += [
+            f"curl {origin}/v1/embeddings \\",
+            f'  -H "Authorization: Bearer {found.first_key or "$ELKAPI_KEY"}" \\',
+            '  -H "Content-Type: application/json" \\',
+            f"  -d '{body}'",
+        ]
+    else:
+        lines += [
+            "No local model is installed: run `elkapi models install`, or add an upstream with `elkapi channel add`.",
+            f"Your first key: {found.first_key}" if found.first_key else "",
+        ]
+    if found.first_key:
+        lines += ["", "The key is shown only this once; keep it (export ELKAPI_KEY=...)."]
+    elif found.bundled:
+        lines += ["", "Set ELKAPI_KEY to your key; `elkapi key create --name NAME` makes another."]
+    return "\n".join(lines) + "\n"
+
+
+# One role
+
+
+def _serve_one(settings: Settings, role: Role) -> int:
+    found = _prepared(settings)
+    order = WorkerOrder(settings=settings, bundled=found.bundled, sandbox_models=found.sandbox_models)
+    if role == "worker":
+        try:
+            run_role(role, order, listen(settings.host, settings.port))
+        except OSError as error:
+            raise StartError(f"cannot listen on {settings.host}:{settings.port}: {error.strerror}") from None
+    else:
+        run_role(role, order)
+    return 0
+
+
+def run_role(
+    role: str, order: WorkerOrder, listening: socket.socket | None = None, ready_fd: int | None = None
+) -> None:
+    """Become one role until a signal; each branch imports only what that role needs."""
+    settings = order.settings
+    if role == "worker":
+        from elkapi import worker
+
+        if listening is None:
+            raise StartError("a worker needs a listening socket")
+        worker.run(order, listening, ready_fd)
+    elif role == "ledger":
+        from elkapi import ledger
+
+        ledger.run(settings)
+    elif role == "models":
+        from elkapi import local
+
+        local.run(settings.socket_path("models"), threads=settings.model_threads, models_dir=settings.models_dir)
+    elif role == "control":
+        from elkapi import control
+
+        control.run(settings)
+    elif role == "sandbox":
+        from elkapi import sandbox
+        from elkapi.observe.process import die_with_parent, set_title
+
+        die_with_parent()
+        set_title("sandbox")
+        sandbox.run(port=None, unix_path=Path(settings.socket_path("sandbox")))
+    else:
+        raise StartError(f"there is no role {role!r}")
+
+
+def main(arguments: list[str]) -> int:
+    """`python -m elkapi.app ROLE [LISTENING_FD READY_FD]`, as the supervisor calls it."""
+    role = arguments[0]
+    order = msgspec.json.decode(os.environ.pop(ORDER_VARIABLE), type=WorkerOrder)
+    if role == "prepare":
+        sys.stdout.buffer.write(msgspec.json.encode(prepare(order.settings)))
+        return 0
+    if role == "worker":
+        listening = socket.socket(fileno=int(arguments[1]))
+        listening.setblocking(False)
+        run_role(role, order, listening, int(arguments[2]))
+    else:
+        run_role(role, order)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

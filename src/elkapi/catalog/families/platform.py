@@ -1,0 +1,42 @@
+"""Routes the gateway answers itself. Contract: platform.md section 2; rows: platform.yaml."""
+
+from __future__ import annotations
+
+from elkapi.catalog.operation import Family, Operation, Role
+
+FAMILY = Family(
+    name="platform",
+    dialect="openai",
+    operations=(
+        Operation(
+            id="platform.models",
+            method="GET",
+            path="/v1/models",
+            aliases=("/v1beta/openai/models", "/anthropic/v1/models"),
+            family="platform",
+            role=Role.GATEWAY,
+        ),
+        Operation(
+            id="platform.model",
+            method="GET",
+            path="/v1/models/{model}",
+            aliases=("/anthropic/v1/models/{model}",),
+            family="platform",
+            role=Role.GATEWAY,
+        ),
+        Operation(
+            id="platform.models-gemini",
+            method="GET",
+            path="/v1beta/models",
+            family="platform",
+            role=Role.GATEWAY,
+        ),
+        Operation(
+            id="platform.request",
+            method="GET",
+            path="/v1/requests/{id}",
+            family="platform",
+            role=Role.GATEWAY,
+        ),
+    ),
+)

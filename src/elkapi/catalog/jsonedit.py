@@ -1,0 +1,97 @@
+"""Where a top-level member stands inside JSON bytes, and how to change it without rebuilding the rest.
+
+A relayed body is never parsed and written again: fields nobody here knows must survive byte for byte
+(decisions.md, "codecs"). The scanner looks at strings and brackets only, so numbers cost nothing.
+"""
+
+from __future__ import annotations
+
+import re
+
+import msgspec
+
+from elkapi.errors import BadRequest
+
+_TOKEN = re.compile(rb'"(?:[^"\\]|\\.)*+"|[{}\[\]]', re.DOTALL)
+_COLON = re.compile(rb"\s*:\s*")
+_STRING = re.compile(rb'"(?:[^"\\]|\\.)*+"', re.DOTALL)
+_members = msgspec.json.Decoder(dict[str, msgspec.Raw])
+_text = msgspec.json.Decoder(str)
+_encode = msgspec.json.encode
+
+Span = tuple[int, int]
+
+
+def string_member(body: bytes, name: str) -> Span | None:
+    """The span of the string value (quotes included) of a top-level member, or None when there is none.
+
+    Raises BadRequest when the member stands there twice: two readers could pick different ones, and a gateway that
+    prices one while the upstream serves the other is wrong. `body` must already have been accepted by a JSON decoder.
+    """
+    quoted = b'"' + name.encode() + b'"'
+    # Without a backslash a member's name is spelled one way only, so a single hit is the member itself.
+    if body.count(quoted) == 1 and b"\\" not in body:
+        return _value_span(body, body.index(quoted) + len(quoted))
+    found: Span | None = None
+    seen = False
+    for key_end in _keys_named(body, name):
+        if seen:
+            raise BadRequest(f"The body names `{name}` twice; name it once.", param=name, code="duplicate_field")
+        seen = True
+        found = _value_span(body, key_end)
+    return found
+
+
+def _value_span(body: bytes, key_end: int) -> Span | None:
+    colon = _COLON.match(body, key_end)
+    if colon is None:
+        return None
+    value = _STRING.match(body, colon.end())
+    return value.span() if value else None
+
+
+def _keys_named(body: bytes, name: str) -> list[int]:
+    """The end offsets of top-level keys that decode to `name`."""
+    plain = name.encode()
+    ends, depth = [], 0
+    for token in _TOKEN.finditer(body):
+        first = body[token.start()]
+        if first == 0x22:
+            if depth == 1 and _COLON.match(body, token.end()):
+                key = body[token.start() + 1 : token.end() - 1]
+                if key == plain or (b"\\" in key and _text.decode(token.group()) == name):
+                    ends.append(token.end())
+        elif first in b"{[":
+            depth += 1
+        else:
+            depth -= 1
+    return ends
+
+
+def with_string(body: bytes, name: str, value: str) -> bytes:
+    """The body with a top-level string member set: spliced where it stands, or put first when it is missing."""
+    encoded = _encode(value)
+    if (span := string_member(body, name)) is not None:
+        return body[: span[0]] + encoded + body[span[1] :]
+    start = body.index(b"{") + 1
+    rest = body[start:]
+    comma = b"" if rest.lstrip().startswith(b"}") else b","
+    return body[:start] + _encode(name) + b":" + encoded + comma + rest
+
+
+def with_overrides(
+    body: bytes,
+    replace: dict[str, msgspec.Raw],
+    default: dict[str, msgspec.Raw],
+    remove: tuple[str, ...],
+) -> bytes:
+    """The body with a channel's parameter overrides; every untouched value keeps its exact bytes."""
+    if not (replace or default or remove):
+        return body
+    members = _members.decode(body)
+    for name in remove:
+        members.pop(name, None)
+    for name, raw in default.items():
+        members.setdefault(name, raw)
+    members.update(replace)
+    return _encode(members)

@@ -1,0 +1,69 @@
+"""Method and path -> operation. Exact paths are one dictionary look-up; paths with parameters are tried after."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from urllib.parse import unquote
+
+from elkapi.catalog.operation import Family, Match, Operation
+from elkapi.errors import MethodNotAllowed, NotFound
+
+_PARAMETER = re.compile(r"\{(\w+)\}")
+
+
+class Catalog:
+    """Every operation of the given families; raises ValueError when two claim one method and path."""
+
+    def __init__(self, families: Iterable[Family]) -> None:
+        self.families = {family.name: family for family in families}
+        self.operations = tuple(op for family in self.families.values() for op in family.operations)
+        self._exact: dict[str, dict[str, Match]] = {}
+        self._patterns: list[tuple[re.Pattern[str], dict[str, Operation]]] = []
+        patterns: dict[str, dict[str, Operation]] = {}
+        for operation in self.operations:
+            for path in (operation.path, *operation.aliases):
+                methods = patterns.setdefault(path, {})
+                if operation.method in methods:
+                    raise ValueError(f"{operation.method} {path} is declared twice")
+                methods[operation.method] = operation
+        for path, methods in patterns.items():
+            if _PARAMETER.search(path):
+                self._patterns.append((_compiled(path), methods))
+            else:
+                self._exact[path] = {method: Match(op, {}) for method, op in methods.items()}
+
+    def match(self, method: str, path: str) -> Match:
+        """The operation asked for. Raises NotFound for an unknown path, MethodNotAllowed for a known one."""
+        methods = self._exact.get(path)
+        if methods is not None and (found := methods.get(method)) is not None:
+            return found
+        return self._match_slowly(method, path)
+
+    def _match_slowly(self, method: str, path: str) -> Match:
+        # Clients that are given `<origin>/v1` as an origin ask for /v1/v1/...; platform.md section 0.
+        plain = path[3:] if path.startswith("/v1/v1/") else path
+        allowed: list[str] = []
+        if (methods := self._exact.get(plain)) is not None:
+            if (found := methods.get(method)) is not None:
+                return found
+            allowed += methods
+        for pattern, operations in self._patterns:
+            if (hit := pattern.fullmatch(plain)) is None:
+                continue
+            if (operation := operations.get(method)) is not None:
+                return Match(operation, {name: unquote(text) for name, text in hit.groupdict().items()})
+            allowed += operations
+        if allowed:
+            raise MethodNotAllowed(f"{method} is not allowed on {path}", (*sorted(set(allowed)), "OPTIONS"))
+        raise NotFound(f"Invalid URL ({method} {path})", code="unknown_url")
+
+
+def _compiled(path: str) -> re.Pattern[str]:
+    parts = _PARAMETER.split(path)
+    # A model id may contain slashes (org/model), so a parameter named model takes them.
+    source = "".join(
+        re.escape(part) if index % 2 == 0 else f"(?P<{part}>{'.+' if part == 'model' else '[^/]+'})"
+        for index, part in enumerate(parts)
+    )
+    return re.compile(source)

@@ -1,0 +1,45 @@
+"""CORS for browser clients: preflights are answered before authentication, every reply says who may read it."""
+
+from __future__ import annotations
+
+from elkapi.relay.call import Call
+
+EXPOSED = b"x-request-id, x-elkapi-cost-usd, retry-after, x-should-retry"
+METHODS = b"GET, POST, PUT, PATCH, DELETE, OPTIONS"
+PREFLIGHT_MAX_AGE_S = b"86400"
+
+Pairs = list[tuple[bytes, bytes]]
+
+
+class Cors:
+    """`origins` is the operator's list; `*` answers any origin. Credentials are never allowed: keys are not cookies."""
+
+    def __init__(self, origins: tuple[str, ...]) -> None:
+        self._any = "*" in origins
+        self._origins = frozenset(origin.encode() for origin in origins)
+        self._open: Pairs = [(b"access-control-allow-origin", b"*"), (b"access-control-expose-headers", EXPOSED)]
+
+    def headers(self, call: Call) -> Pairs:
+        """What a reply carries; nothing for calls that do not come from a browser page."""
+        origin = call.header(b"origin")
+        if origin is None:
+            return []
+        if self._any:
+            return self._open
+        if origin not in self._origins:
+            return [(b"vary", b"origin")]
+        return [
+            (b"access-control-allow-origin", origin),
+            (b"access-control-expose-headers", EXPOSED),
+            (b"vary", b"origin"),
+        ]
+
+    def preflight(self, call: Call) -> Pairs:
+        """The answer to OPTIONS: the asked-for headers are allowed, since SDKs add their own."""
+        asked = call.header(b"access-control-request-headers") or b"authorization, content-type"
+        return [
+            *self.headers(call),
+            (b"access-control-allow-methods", METHODS),
+            (b"access-control-allow-headers", asked),
+            (b"access-control-max-age", PREFLIGHT_MAX_AGE_S),
+        ]

@@ -1,0 +1,116 @@
+"""The outermost layer of the data plane: request id, CORS, the gateway's own pages, errors in the caller's dialect.
+
+An exception nobody named is a bug: the caller gets a plain 500 with the request id and the log gets the trace.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import traceback
+from collections.abc import Awaitable, Callable
+
+from elkapi.catalog.operation import Dialect
+from elkapi.edge.control import relay_to_control
+from elkapi.edge.cors import Cors
+from elkapi.edge.render import render_error, request_id_headers
+from elkapi.errors import GatewayError
+from elkapi.ids import request_id_text
+from elkapi.observe.metrics import Metrics
+from elkapi.relay.call import Call, ClientGone
+from elkapi.relay.plane import DataPlane
+from elkapi.relay.relay import Failed, Left
+from elkapi.relay.serve import serve
+
+CONTROL_PREFIXES = ("/api/", "/docs", "/console", "/assets/", "/favicon")
+TEXT = [(b"content-type", b"text/plain; charset=utf-8")]
+
+
+def dialect_of(call: Call) -> Dialect:
+    """Whose error shape the caller reads: the Anthropic form is chosen by its version header or prefix."""
+    if call.path.startswith("/anthropic/") or call.header(b"anthropic-version") is not None:
+        return "anthropic"
+    if call.path.startswith("/v1beta/") and not call.path.startswith("/v1beta/openai/"):
+        return "gemini"
+    return "openai"
+
+
+class Front:
+    """The handler of a worker's server. `ready` says why the worker cannot serve yet, or None."""
+
+    def __init__(self, plane: DataPlane, ready: Callable[[], str | None]) -> None:
+        self._plane = plane
+        self._ready = ready
+        self._cors = Cors(plane.settings.cors_origins)
+        self._own: dict[str, Callable[[Call], Awaitable[None]]] = {
+            "/healthz": self._healthz,
+            "/readyz": self._readyz,
+            "/metrics": self._metrics,
+        }
+
+    async def __call__(self, call: Call) -> None:
+        common = request_id_headers(call.id)
+        if cors := self._cors.headers(call):
+            common += cors
+        call.reply.common = common
+        try:
+            await self._dispatch(call)
+        except GatewayError as error:
+            self._log(call, error.status, error.code)
+            self._answer(call, error)
+        except Failed as failed:
+            # Its record is kept and logged already, with the attempts.
+            self._answer(call, failed.error)
+        except Left:
+            raise ClientGone from None
+        except (ClientGone, asyncio.CancelledError):
+            self._log(call, 499, "client_gone")
+            raise
+        except Exception:
+            self._plane.log.write(
+                "unexpected", "error", request_id=request_id_text(call.id), trace=traceback.format_exc()
+            )
+            self._log(call, 500, GatewayError.code)
+            self._answer(call, GatewayError("The gateway failed to handle this request."))
+
+    async def _dispatch(self, call: Call) -> None:
+        if call.method == "OPTIONS":
+            call.reply.send(204, self._cors.preflight(call), b"")
+        elif (own := self._own.get(call.path)) is not None:
+            await own(call)
+        elif call.path == "/" or call.path.startswith(CONTROL_PREFIXES):
+            await relay_to_control(self._plane, call)
+        else:
+            await serve(self._plane, call)
+
+    def _answer(self, call: Call, error: GatewayError) -> None:
+        if call.reply.started:
+            # A started reply is broken off rather than ended as if it were whole.
+            call.reply.abort()
+            return
+        status, headers, body = render_error(error, call.id, dialect_of(call))
+        call.reply.send(status, headers, body)
+
+    def _log(self, call: Call, status: int, code: str) -> None:
+        plane = self._plane
+        plane.metrics.requests[("rejected", status)] += 1
+        plane.log.write(
+            "error" if status >= 500 else "refused",
+            "warning" if status >= 500 else "info",
+            request_id=request_id_text(call.id),
+            method=call.method,
+            path=call.path,
+            status=status,
+            code=code,
+            ms=round((plane.clock.monotonic_s() - call.started_s) * 1000, 3),
+        )
+
+    async def _healthz(self, call: Call) -> None:
+        call.reply.send(200, TEXT, b"ok\n")
+
+    async def _readyz(self, call: Call) -> None:
+        reason = self._ready()
+        call.reply.send(200 if reason is None else 503, TEXT, b"ready\n" if reason is None else reason.encode() + b"\n")
+
+    async def _metrics(self, call: Call) -> None:
+        page = await asyncio.get_running_loop().run_in_executor(None, Metrics.page)
+        call.reply.send(200, [(b"content-type", b"text/plain; version=0.0.4; charset=utf-8")], page)

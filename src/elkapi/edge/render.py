@@ -1,0 +1,80 @@
+"""GatewayError -> status, headers and a body in the caller's own dialect. Contract: platform.md section 1."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import msgspec
+
+from elkapi.catalog.operation import Dialect
+from elkapi.errors import GatewayError
+from elkapi.ids import request_id_text
+
+Rendered = tuple[int, list[tuple[bytes, bytes]], bytes]
+JSON = (b"content-type", b"application/json")
+
+_ANTHROPIC_TYPES = {
+    400: "invalid_request_error",
+    401: "authentication_error",
+    402: "billing_error",
+    403: "permission_error",
+    404: "not_found_error",
+    413: "request_too_large",
+    429: "rate_limit_error",
+    503: "overloaded_error",
+    504: "timeout_error",
+}
+_GOOGLE_STATUSES = {
+    400: "INVALID_ARGUMENT",
+    401: "UNAUTHENTICATED",
+    403: "PERMISSION_DENIED",
+    404: "NOT_FOUND",
+    409: "ABORTED",
+    413: "INVALID_ARGUMENT",
+    429: "RESOURCE_EXHAUSTED",
+    503: "UNAVAILABLE",
+    504: "DEADLINE_EXCEEDED",
+}
+
+
+def _openai(error: GatewayError, message: str, request_id: str) -> object:
+    return {"error": {"message": message, "type": error.type, "param": error.param, "code": error.code}}
+
+
+def _anthropic(error: GatewayError, message: str, request_id: str) -> object:
+    kind = _ANTHROPIC_TYPES.get(error.status, "invalid_request_error" if error.status < 500 else "api_error")
+    return {"type": "error", "error": {"type": kind, "message": message}, "request_id": request_id}
+
+
+def _gemini(error: GatewayError, message: str, request_id: str) -> object:
+    status = _GOOGLE_STATUSES.get(error.status, "INTERNAL")
+    return {"error": {"code": error.status, "message": message, "status": status}}
+
+
+_BODIES: dict[Dialect, Callable[[GatewayError, str, str], object]] = {
+    "openai": _openai,
+    "anthropic": _anthropic,
+    "gemini": _gemini,
+}
+
+
+def render_error(error: GatewayError, request_id: bytes, dialect: Dialect = "openai") -> Rendered:
+    """The answer to a caller; the request id stands in the message and where the dialect wants it."""
+    text = request_id_text(request_id)
+    body = msgspec.json.encode(_BODIES[dialect](error, f"{error.message} (request id: {text})", text))
+    headers = [JSON, *error.headers]
+    if not error.retryable and error.status >= 500 and all(name != b"x-should-retry" for name, _ in headers):
+        headers.append((b"x-should-retry", b"false"))
+    return error.status, headers, body
+
+
+def request_id_headers(request_id: bytes) -> list[tuple[bytes, bytes]]:
+    """`x-request-id`, which the OpenAI SDKs read, and the name that clients of this family expect."""
+    text = request_id_text(request_id).encode()
+    return [(b"x-request-id", text), (b"x-oneapi-request-id", text)]
+
+
+def rejected(error: GatewayError, request_id: bytes) -> Rendered:
+    """An error that the server found before there was a call."""
+    status, headers, body = render_error(error, request_id)
+    return status, [*request_id_headers(request_id), *headers], body

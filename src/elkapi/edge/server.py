@@ -1,0 +1,434 @@
+"""The HTTP/1.1 server: an asyncio Protocol around llhttp (httptools) that hands whole `Call`s to one handler.
+
+It owns framing, limits, time-outs, keep-alive, pipelining order and backpressure, and leaves every meaning to the
+handler. Why not uvicorn: docs/adr/0005-http-edge.md (half the CPU a request).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import email.utils
+import time
+from collections import deque
+from collections.abc import Awaitable, Callable
+from http import HTTPStatus
+from typing import Any
+
+import httptools
+
+from elkapi.errors import BadRequest, BodyTooLarge, GatewayError, RequestTimeout
+from elkapi.ids import new_id
+from elkapi.relay.call import Call, ClientGone, Headers
+from elkapi.settings import Settings
+
+Handler = Callable[[Call], Awaitable[None]]
+Rejected = Callable[[GatewayError, bytes], tuple[int, Headers, bytes]]
+BODY_BYTES_PER_S_MIN = 65_536
+SWEEP_EVERY_S = 0.5
+LINGER_S = 2.0
+
+_STATUS_LINES = {status.value: f"HTTP/1.1 {status.value} {status.phrase}\r\n".encode() for status in HTTPStatus}
+
+
+def _status_line(status: int) -> bytes:
+    return _STATUS_LINES.get(status) or f"HTTP/1.1 {status} Status {status}\r\n".encode()
+
+
+class Server:
+    """All connections of one listening socket. `rejected` renders an error that has no handler yet."""
+
+    def __init__(self, handler: Handler, rejected: Rejected, settings: Settings) -> None:
+        self.handler = handler
+        self.rejected = rejected
+        self.settings = settings
+        self.connections: set[Connection] = set()
+        self.draining = False
+        self.date = b""
+        self._listener: asyncio.Server | None = None
+        self._sweep: asyncio.TimerHandle | None = None
+
+    async def start(self, sock: Any) -> None:
+        """Accept on an already listening socket."""
+        loop = asyncio.get_running_loop()
+        self._tick()
+        self._listener = await loop.create_server(lambda: Connection(self, loop), sock=sock, backlog=2048)
+
+    def stop_accepting(self) -> None:
+        """Leave the listening socket to others; connections go on."""
+        self.draining = True
+        if self._listener:
+            self._listener.close()
+            self._listener = None
+        for connection in list(self.connections):
+            connection.close_if_idle()
+
+    async def drain(self, seconds: float) -> int:
+        """Finish what is under way, then close; returns how many connections had to be cut."""
+        self.stop_accepting()
+        deadline_s = time.monotonic() + seconds
+        while self.connections and time.monotonic() < deadline_s:  # noqa: ASYNC110 - once per shutdown
+            await asyncio.sleep(0.02)
+        cut = len(self.connections)
+        for connection in list(self.connections):
+            connection.abort()
+        if self._sweep:
+            self._sweep.cancel()
+        return cut
+
+    def _tick(self) -> None:
+        """Refresh the Date header and close what overstayed: one timer for all connections."""
+        self.date = b"date: " + email.utils.formatdate(usegmt=True).encode() + b"\r\n"
+        now_s = time.monotonic()
+        for connection in [c for c in self.connections if c.deadline_s < now_s]:
+            connection.overdue()
+        self._sweep = asyncio.get_running_loop().call_later(SWEEP_EVERY_S, self._tick)
+
+
+class Connection(asyncio.Protocol):
+    """One client connection: parser callbacks fill exchanges, which are answered strictly in order."""
+
+    def __init__(self, server: Server, loop: asyncio.AbstractEventLoop) -> None:
+        self.server = server
+        self.settings = server.settings
+        self.loop = loop
+        self.parser = httptools.HttpRequestParser(self)
+        self.transport: asyncio.Transport = None  # type: ignore[assignment]
+        self.client_ip = ""
+        self.current: Exchange | None = None
+        self.waiting: deque[Exchange] = deque()
+        self.incoming: Exchange | None = None
+        self.deadline_s = time.monotonic() + self.settings.keepalive_idle_s
+        self.header_bytes = 0
+        self.url = b""
+        self.headers: list[tuple[bytes, bytes]] = []
+        self.writable: asyncio.Future[None] | None = None
+        self.closing = False
+
+    # Transport callbacks
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self.transport = transport  # type: ignore[assignment]
+        peer = transport.get_extra_info("peername")
+        self.client_ip = peer[0] if isinstance(peer, tuple) else ""
+        self.server.connections.add(self)
+        if len(self.server.connections) > self.settings.connections_max:
+            self._refuse(GatewayError("Too many connections.", code="too_many_connections", retry_after_s=1))
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self.server.connections.discard(self)
+        self.closing = True
+        for exchange in (self.incoming, self.current, *self.waiting):
+            if exchange:
+                exchange.client_left()
+        self.waiting.clear()
+        if self.writable and not self.writable.done():
+            self.writable.set_exception(ClientGone())
+            self.writable.exception()
+
+    def data_received(self, data: bytes) -> None:
+        if self.closing:
+            return
+        if self.incoming is None:
+            self.header_bytes += len(data)
+            if self.header_bytes == len(data):
+                self.deadline_s = time.monotonic() + self.settings.header_read_s
+        try:
+            self.parser.feed_data(data)
+        except httptools.HttpParserUpgrade:
+            self._refuse(BadRequest("This route does not speak another protocol."))
+        except GatewayError as error:
+            self._refuse(error)
+        except httptools.HttpParserCallbackError as error:
+            cause = error.__context__
+            self._refuse(cause if isinstance(cause, GatewayError) else BadRequest("Malformed HTTP request."))
+        except httptools.HttpParserError:
+            self._refuse(BadRequest("Malformed HTTP request.", code="bad_request_body"))
+
+    def pause_writing(self) -> None:
+        self.writable = self.loop.create_future()
+
+    def resume_writing(self) -> None:
+        if self.writable and not self.writable.done():
+            self.writable.set_result(None)
+        self.writable = None
+
+    # Parser callbacks
+
+    def on_message_begin(self) -> None:
+        self.url = b""
+        self.headers = []
+
+    def on_url(self, url: bytes) -> None:
+        self.url += url
+        if len(self.url) > self.settings.header_bytes_max:
+            raise BadRequest("The URL is too long.")
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        self.headers.append((name.lower(), value))
+        if self.header_bytes > self.settings.header_bytes_max and self._head_size() > self.settings.header_bytes_max:
+            raise BadRequest("The request's headers are too large.", code="headers_too_large")
+
+    def on_headers_complete(self) -> None:
+        length: int | None = None
+        chunked = expects = False
+        for name, value in self.headers:
+            if name == b"content-length":
+                length = int(value)
+            elif name == b"transfer-encoding":
+                chunked = True
+            elif name == b"expect" and value.lower() == b"100-continue":
+                expects = True
+        if chunked and length is not None:
+            raise BadRequest("A request cannot carry both Content-Length and Transfer-Encoding.")
+        if (length or 0) > self.settings.body_bytes_max:
+            raise BodyTooLarge(f"The body has {length} bytes; at most {self.settings.body_bytes_max} are accepted.")
+        exchange = Exchange(self, length)
+        self.incoming = exchange
+        self.deadline_s = time.monotonic() + self.settings.body_read_s + (length or 0) / BODY_BYTES_PER_S_MIN
+        if self.current is None:
+            self._begin(exchange)
+            if expects:
+                self.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+        else:
+            # One request ahead is enough: its memory is bounded by not reading on until its turn has come.
+            self.waiting.append(exchange)
+            self.deadline_s = float("inf")
+            self.transport.pause_reading()
+
+    def on_body(self, chunk: bytes) -> None:
+        if self.incoming:
+            self.incoming.add(chunk)
+
+    def on_message_complete(self) -> None:
+        exchange, self.incoming = self.incoming, None
+        self.header_bytes = 0
+        self.deadline_s = float("inf")
+        if exchange:
+            exchange.complete()
+            if exchange.answered:
+                self._next()
+
+    # Order of exchanges
+
+    def _begin(self, exchange: Exchange) -> None:
+        self.current = exchange
+        exchange.task = self.loop.create_task(exchange.run())
+
+    def answered(self, exchange: Exchange) -> None:
+        """The reply is out; the next request waits for the rest of this one's body, which is read and dropped."""
+        if exchange.body_complete:
+            self._next()
+        else:
+            self.deadline_s = time.monotonic() + LINGER_S
+
+    def _next(self) -> None:
+        exchange, self.current = self.current, None
+        if self.closing:
+            return
+        if (exchange and exchange.close_after) or self.server.draining:
+            self.transport.close()
+        elif self.waiting:
+            following = self.waiting.popleft()
+            if not following.body_complete:
+                self.deadline_s = time.monotonic() + self.settings.body_read_s
+            self._begin(following)
+            if not self.waiting:
+                self.transport.resume_reading()
+        elif self.incoming is None:
+            self.deadline_s = time.monotonic() + self.settings.keepalive_idle_s
+
+    def close_if_idle(self) -> None:
+        if self.current is None and self.incoming is None:
+            self.transport.close()
+
+    def overdue(self) -> None:
+        """The sweep found the deadline passed: a slow head or body is told so, an idle connection just closes."""
+        self.deadline_s = float("inf")
+        if self.incoming and not self.incoming.answered:
+            self.incoming.fail(RequestTimeout("The request body did not arrive in time."))
+        elif self.incoming is None and self.current is None and self.header_bytes:
+            self._refuse(RequestTimeout("The request head did not arrive in time."))
+        else:
+            self.transport.close()
+
+    def abort(self) -> None:
+        self.transport.abort()
+
+    def _refuse(self, error: GatewayError) -> None:
+        """Answer an error and close: after broken framing nothing later on this connection can be trusted."""
+        if self.current and not self.current.answered:
+            self.current.close_after = True
+            if self.incoming is self.current and not self.current.body_complete:
+                self.current.fail(error)
+                return
+            # The request under way was whole: it is answered first, and the broken rest is dropped.
+            self.transport.pause_reading()
+            return
+        self.closing = True
+        status, headers, body = self.server.rejected(error, new_id())
+        framing = b"content-length: %d\r\nconnection: close\r\n" % len(body)
+        self.transport.write(_head(status, headers, self.server.date, framing) + body)
+        # Closing while the client still sends would reset the connection and lose this answer: half-close and linger.
+        self.transport.write_eof()
+        self.deadline_s = time.monotonic() + LINGER_S
+
+    def _head_size(self) -> int:
+        return len(self.url) + sum(len(name) + len(value) + 4 for name, value in self.headers)
+
+
+def _head(status: int, headers: Headers, date: bytes, framing: bytes) -> bytes:
+    lines = b"".join([name + b": " + value + b"\r\n" for name, value in headers])
+    return _status_line(status) + lines + date + framing + b"\r\n"
+
+
+class Exchange:
+    """One request and its reply (relay.call.Reply): body bytes are collected up to the limit, writes are ordered."""
+
+    __slots__ = (
+        "_body",
+        "_chunks",
+        "_size",
+        "answered",
+        "body_complete",
+        "call_id",
+        "close_after",
+        "common",
+        "connection",
+        "error",
+        "head_only",
+        "headers",
+        "method",
+        "started",
+        "task",
+        "url",
+    )
+
+    def __init__(self, connection: Connection, length: int | None) -> None:
+        self.connection = connection
+        self.url = connection.url
+        self.headers = connection.headers
+        self.method = connection.parser.get_method().decode("ascii", "replace")
+        self.head_only = self.method == "HEAD"
+        self.close_after = not connection.parser.should_keep_alive()
+        self.call_id = new_id()
+        self.task: asyncio.Task[None] | None = None
+        self.started = self.answered = self.body_complete = False
+        self.error: GatewayError | ClientGone | None = None
+        self.common: Headers = ()
+        self._chunks: list[bytes] = []
+        self._size = 0
+        self._body: asyncio.Future[bytes] | None = None
+
+    # The request
+
+    def add(self, chunk: bytes) -> None:
+        if self.answered or self.error:
+            return
+        self._size += len(chunk)
+        limit = self.connection.settings.body_bytes_max
+        if self._size > limit:
+            self.close_after = True
+            self.fail(BodyTooLarge(f"The body is larger than {limit} bytes."))
+            return
+        self._chunks.append(chunk)
+
+    def complete(self) -> None:
+        self.body_complete = True
+        if self._body and not self._body.done():
+            self._body.set_result(self._joined())
+
+    def fail(self, error: GatewayError | ClientGone) -> None:
+        """The body will not come; whoever waits for it learns why."""
+        self.error = error
+        self.close_after = True
+        self._chunks.clear()
+        if self._body and not self._body.done():
+            self._body.set_exception(error)
+
+    def client_left(self) -> None:
+        self.fail(ClientGone())
+        if self._body and self._body.done() and not self._body.cancelled():
+            self._body.exception()
+        if self.task and not self.answered:
+            self.task.cancel()
+
+    def _joined(self) -> bytes:
+        body = self._chunks[0] if len(self._chunks) == 1 else b"".join(self._chunks)
+        self._chunks = []
+        return body
+
+    async def _read(self) -> bytes:
+        if self.error:
+            raise self.error
+        if self.body_complete:
+            return self._joined()
+        self._body = self.connection.loop.create_future()
+        return await self._body
+
+    async def run(self) -> None:
+        connection = self.connection
+        path, _, query = self.url.decode("latin-1").partition("?")
+        if not path.startswith("/"):
+            # The absolute form names an authority; only its path means anything here (never route on Host).
+            path = "/" + path.partition("://")[2].partition("/")[2]
+        call = Call(
+            self.call_id,
+            "GET" if self.head_only else self.method,
+            path,
+            query,
+            self.headers,
+            connection.client_ip,
+            self._joined() if self.body_complete else self._read,
+            self,
+            time.monotonic(),
+        )
+        try:
+            await connection.server.handler(call)
+        except ClientGone:
+            connection.transport.abort()
+        finally:
+            if not self.answered:
+                connection.transport.abort()
+
+    # The reply
+
+    def send(self, status: int, headers: Headers, body: bytes) -> None:
+        connection = self.connection
+        self.started = True
+        framing = b"content-length: %d\r\n" % len(body)
+        if self.close_after or connection.server.draining:
+            framing += b"connection: close\r\n"
+            self.close_after = True
+        head = _head(status, (*self.common, *headers), connection.server.date, framing)
+        connection.transport.write(head if self.head_only else head + body)
+        self._done()
+
+    def start(self, status: int, headers: Headers) -> None:
+        connection = self.connection
+        self.started = True
+        framing = b"transfer-encoding: chunked\r\n"
+        if self.close_after or connection.server.draining:
+            framing += b"connection: close\r\n"
+            self.close_after = True
+        connection.transport.write(_head(status, (*self.common, *headers), connection.server.date, framing))
+
+    async def write(self, chunk: bytes) -> None:
+        if chunk and not self.head_only:
+            self.connection.transport.write(b"%x\r\n%b\r\n" % (len(chunk), chunk))
+        if self.connection.writable:
+            await self.connection.writable
+
+    def finish(self, chunk: bytes = b"") -> None:
+        if not self.head_only:
+            last = b"%x\r\n%b\r\n" % (len(chunk), chunk) if chunk else b""
+            self.connection.transport.write(last + b"0\r\n\r\n")
+        self._done()
+
+    def abort(self) -> None:
+        self.answered = True
+        self.connection.transport.abort()
+
+    def _done(self) -> None:
+        self.answered = True
+        self._chunks.clear()
+        self.connection.answered(self)

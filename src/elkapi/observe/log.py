@@ -1,0 +1,80 @@
+"""Structured JSON logs off the hot path: callers append to a bounded queue, one thread encodes and writes in batches.
+
+A full queue drops lines and counts them (`dropped`): a slow disk must never slow a call. Secrets are not logged: the
+fields are chosen by name at each call site, and no site passes headers, bodies or keys.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import threading
+from collections import deque
+from pathlib import Path
+from typing import IO
+
+import msgspec
+
+from elkapi.clock import SYSTEM_CLOCK, Clock
+
+QUEUE_LINES_MAX = 50_000
+FLUSH_EVERY_S = 0.1
+LEVELS = {"debug": 10, "info": 20, "warning": 30, "error": 40}
+
+
+class Log:
+    """A JSON-lines log. `file` empty means standard error."""
+
+    def __init__(self, role: str, *, file: str = "", level: str = "info", clock: Clock = SYSTEM_CLOCK) -> None:
+        self.dropped = 0
+        self._role = role
+        self._level = LEVELS.get(level, 20)
+        self._clock = clock
+        self._lines: deque[tuple[int, str, str, dict[str, object]]] = deque()
+        self._stop = threading.Event()
+        self._out: IO[bytes] = Path(file).open("ab", buffering=0) if file else sys.stderr.buffer  # noqa: SIM115
+        self._owns_out = bool(file)
+        self._pid = os.getpid()
+        self._thread = threading.Thread(target=self._run, name="log", daemon=True)
+        self._thread.start()
+
+    def write(self, event: str, level: str = "info", **fields: object) -> None:
+        """Queue one line; returns at once."""
+        if LEVELS[level] < self._level:
+            return
+        if len(self._lines) >= QUEUE_LINES_MAX:
+            self.dropped += 1
+            return
+        self._lines.append((self._clock.now_ns(), level, event, fields))
+
+    def close(self) -> None:
+        """Write what is queued and stop the thread."""
+        self._stop.set()
+        self._thread.join(5)
+        self._flush()
+        if self._owns_out:
+            self._out.close()
+
+    def _run(self) -> None:
+        while not self._stop.wait(FLUSH_EVERY_S):
+            self._flush()
+
+    def _flush(self) -> None:
+        encode = msgspec.json.encode
+        while self._lines:
+            batch = [self._lines.popleft() for _ in range(min(len(self._lines), 1000))]
+            text = b"".join(
+                [
+                    encode(
+                        {"time_ns": at, "level": level, "role": self._role, "pid": self._pid, "event": event, **fields}
+                    )
+                    + b"\n"
+                    for at, level, event, fields in batch
+                ]
+            )
+            try:
+                self._out.write(text)
+                self._out.flush()
+            except (OSError, ValueError):
+                self.dropped += len(batch)
+                return

@@ -1,0 +1,86 @@
+"""Prometheus metrics without a lock on the hot path: calls bump plain numbers, a timer folds them into the registry.
+
+Each process writes to prometheus-client's multi-process files in the data directory, so any worker can answer
+`/metrics` for all of them.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections import defaultdict
+from pathlib import Path
+
+BUCKETS_S = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
+FOLD_EVERY_S = 1.0
+
+
+def prepare(folder: Path, *, fresh: bool = False) -> None:
+    """Name the shared folder before prometheus_client is imported; the supervisor empties it at start."""
+    if fresh:
+        shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True, exist_ok=True)
+    os.environ["PROMETHEUS_MULTIPROC_DIR"] = str(folder)
+
+
+class Metrics:
+    """The counters of one process. `prepare` must have been called before the first instance is made."""
+
+    def __init__(self) -> None:
+        from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+
+        registry = CollectorRegistry()
+        self._requests = Counter("elkapi_requests", "Calls answered.", ["operation", "status"], registry=registry)
+        self._seconds = Histogram(
+            "elkapi_request_seconds",
+            "Time from request head to reply end.",
+            ["operation"],
+            buckets=BUCKETS_S,
+            registry=registry,
+        )
+        self._tokens = Counter("elkapi_input_tokens", "Input tokens metered.", registry=registry)
+        self._charged = Counter("elkapi_charged_nano_usd", "Charged to customers.", registry=registry)
+        self._lost = Counter("elkapi_operator_loss_nano_usd", "Borne by the operator.", registry=registry)
+        self._attempts = Counter("elkapi_attempts", "Attempts at upstreams.", ["channel", "outcome"], registry=registry)
+        self._gauges = {
+            name: Gauge(f"elkapi_{name}", text, registry=registry, multiprocess_mode=mode)
+            for name, text, mode in (
+                ("connections", "Open client connections.", "livesum"),
+                ("snapshot_age_seconds", "Age of the oldest worker's snapshot.", "livemax"),
+                ("log_lines_dropped", "Log lines dropped because the disk was slow.", "livesum"),
+            )
+        }
+        self.requests: dict[tuple[str, int], int] = defaultdict(int)
+        self.durations: dict[str, list[float]] = defaultdict(list)
+        self.attempts: dict[tuple[str, str], int] = defaultdict(int)
+        self.tokens = self.charged_nano = self.lost_nano = 0
+
+    def fold(self, gauges: dict[str, float]) -> None:
+        """Move the plain numbers into the registry; called about once a second."""
+        requests, self.requests = self.requests, defaultdict(int)
+        durations, self.durations = self.durations, defaultdict(list)
+        attempts, self.attempts = self.attempts, defaultdict(int)
+        for (operation, status), count in requests.items():
+            self._requests.labels(operation, str(status)).inc(count)
+        for operation, seconds in durations.items():
+            histogram = self._seconds.labels(operation)
+            for value in seconds:
+                histogram.observe(value)
+        for (channel, outcome), count in attempts.items():
+            self._attempts.labels(channel, outcome).inc(count)
+        self._tokens.inc(self.tokens)
+        self._charged.inc(self.charged_nano)
+        self._lost.inc(self.lost_nano)
+        self.tokens = self.charged_nano = self.lost_nano = 0
+        for name, value in gauges.items():
+            self._gauges[name].set(value)
+
+    @staticmethod
+    def page() -> bytes:
+        """The text format over all processes."""
+        from prometheus_client import CollectorRegistry, generate_latest
+        from prometheus_client.multiprocess import MultiProcessCollector
+
+        registry = CollectorRegistry()
+        MultiProcessCollector(registry)
+        return generate_latest(registry)

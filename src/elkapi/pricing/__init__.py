@@ -1,0 +1,1 @@
+"""Reply -> usage -> amount: pure arithmetic over integers; the ledger moves the money."""

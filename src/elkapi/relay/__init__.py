@@ -1,0 +1,1 @@
+"""The request's way: `serve` reads as its table of contents, the other modules are its hops."""

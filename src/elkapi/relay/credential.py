@@ -1,0 +1,24 @@
+"""Where a client put its key: every spelling the official SDKs use. Contract: platform.md section 0."""
+
+from __future__ import annotations
+
+from urllib.parse import parse_qs
+
+from elkapi.relay.call import Call
+
+_X_API_KEY_PATHS = ("/v1/messages", "/anthropic/", "/v1/models", "/v1/files")
+_GOOGLE_PATHS = ("/v1beta/", "/v1/models")
+
+
+def presented_key(call: Call) -> str | None:
+    """The key as presented, or None. x-goog-api-key wins over `?key=`; x-api-key over Authorization on its routes."""
+    path = call.path
+    if path.startswith(_GOOGLE_PATHS):
+        if (value := call.header(b"x-goog-api-key")) is not None:
+            return value.decode("latin-1")
+        if "key=" in call.query and (found := parse_qs(call.query).get("key")):
+            return found[0]
+    if path.startswith(_X_API_KEY_PATHS) and (value := call.header(b"x-api-key")) is not None:
+        return value.decode("latin-1")
+    value = call.header(b"authorization")
+    return value.decode("latin-1") if value is not None else None

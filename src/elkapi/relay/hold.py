@@ -1,0 +1,217 @@
+"""Hop 6 and 8: reserve the most a call may cost before any upstream byte, then resolve it exactly once.
+
+Settlement law: docs/money.md. Whatever way the call leaves the `async with` block, the hold is resolved: settled by
+`settle`, else voided with a record that says why.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+from types import TracebackType
+
+from elkapi.errors import BadRequest, GatewayError, InsufficientQuota
+from elkapi.pricing.price import amount_nano, quote
+from elkapi.relay.call import Call
+from elkapi.relay.count import count_exactly, count_locally
+from elkapi.relay.note import note
+from elkapi.relay.outcome import Outcome
+from elkapi.relay.plane import DataPlane
+from elkapi.relay.read import Request
+from elkapi.relay.relay import Failed, Left
+from elkapi.types import (
+    AttemptRecord,
+    Channel,
+    Grant,
+    HoldOrder,
+    IdempotencyClaim,
+    Quote,
+    RequestRecord,
+    Settlement,
+    StoredReply,
+    Usage,
+)
+
+IDEMPOTENCY_KEY_CHARS_MAX = 255
+
+
+def claim_of(call: Call, grant: Grant, request: Request) -> IdempotencyClaim | None:
+    """The caller's Idempotency-Key, if any. Raises BadRequest for one that cannot be kept."""
+    value = call.header(b"idempotency-key")
+    if value is None:
+        return None
+    text = value.decode("latin-1")
+    if not 0 < len(text) <= IDEMPOTENCY_KEY_CHARS_MAX or not text.isprintable():
+        raise BadRequest(
+            f"Idempotency-Key must have 1 to {IDEMPOTENCY_KEY_CHARS_MAX} printable characters.", param="Idempotency-Key"
+        )
+    fingerprint = hashlib.sha256(request.operation.id.encode() + b"\0" + request.body).digest()
+    return IdempotencyClaim(grant.key_id, request.operation.id, text, fingerprint)
+
+
+class Hold:
+    """The money of one call. Use as `async with`; `settle` at most once inside."""
+
+    def __init__(self, plane: DataPlane, call: Call, grant: Grant, request: Request, quote: Quote) -> None:
+        self.plane = plane
+        self.call = call
+        self.grant = grant
+        self.request = request
+        self.quote = quote
+        self.order: HoldOrder | None = None
+        self.charge_nano = 0
+        self._resolved = False
+
+    async def __aenter__(self) -> Hold:
+        """Raises InsufficientQuota, Unavailable, and the ledger's idempotency answers."""
+        claim = claim_of(self.call, self.grant, self.request)
+        if not self.quote.nano and claim is None:
+            return self
+        try:
+            await self._reserve(claim)
+        except InsufficientQuota:
+            exact = await count_exactly(self.plane, self.request)
+            if exact is None or exact.input_tokens >= self.quote.upper.input_tokens:
+                raise
+            old = self.quote
+            self.quote = quote(old.price, old.group, old.ratio_micro, exact)
+            await self._reserve(claim)
+        return self
+
+    async def _reserve(self, claim: IdempotencyClaim | None) -> None:
+        order = HoldOrder(
+            request_id=self.call.id,
+            key_id=self.grant.key_id,
+            accounts=self.grant.accounts,
+            nano=self.quote.nano,
+            model=self.request.model,
+            price_id=self.quote.price.id,
+            claim=claim,
+        )
+        try:
+            await self.plane.ledger.hold(order)
+        except asyncio.CancelledError:
+            # The order may have been written; resolving it is idempotent, leaving it would lock money up.
+            self.order = order
+            await self._void("client_gone", 499, ())
+            raise
+        self.order = order
+
+    async def settle(self, outcome: Outcome) -> None:
+        """Charge the metered usage; the record and the money are one transaction. Raises Unavailable."""
+        flags: tuple[str, ...] = ()
+        usage = outcome.usage
+        if usage is None:
+            usage, flags = await self._counted()
+        reply = None
+        if self.order is not None and self.order.claim is not None:
+            body = None if outcome.started else outcome.body
+            reply = StoredReply(self.call.id, outcome.status, tuple(outcome.headers), body)
+        await self._charge(usage, flags, "ok", outcome.status, outcome.attempts, outcome.channel, reply)
+
+    async def _counted(self) -> tuple[Usage, tuple[str, ...]]:
+        """A local count for an answer without believable usage, flagged and never above the hold."""
+        usage, how = await count_locally(self.plane, self.request)
+        return usage, ("usage_missing", how)
+
+    async def _charge(
+        self,
+        usage: Usage,
+        flags: tuple[str, ...],
+        outcome: str,
+        status: int,
+        attempts: tuple[AttemptRecord, ...],
+        channel: Channel,
+        reply: StoredReply | None,
+    ) -> None:
+        price, ratio = self.quote.price, self.quote.ratio_micro
+        cost = amount_nano(price, usage, ratio)
+        charge = min(cost, self.quote.nano)
+        if cost > charge:
+            flags += ("above_hold",)
+        self.charge_nano = charge
+        self._resolved = True
+        record = self._record(outcome, status, usage, charge, cost - charge, flags, attempts, channel, None)
+        await self._write(Settlement(record=record, hold=self.order, reply=reply))
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._resolved:
+            return
+        if isinstance(error, Failed):
+            await self._void(error.error.code, error.error.status, error.attempts, error.error)
+        elif isinstance(error, Left):
+            await self._left(error)
+        elif isinstance(error, asyncio.CancelledError):
+            await self._void("client_gone", 499, ())
+        else:
+            gateway = error if isinstance(error, GatewayError) else None
+            await self._void("internal_error", gateway.status if gateway else 500, (), gateway)
+
+    async def _left(self, left: Left) -> None:
+        """The caller went away: what had reached them is charged by a local count, flagged; before that it is free."""
+        if not left.started:
+            await self._void("client_gone", 499, left.attempts)
+            return
+        usage, how = await count_locally(self.plane, self.request)
+        flags = ("client_gone", how)
+        await self._charge(usage, flags, "client_gone", 499, left.attempts, left.channel, None)
+
+    async def _void(
+        self, outcome: str, status: int, attempts: tuple[AttemptRecord, ...], error: GatewayError | None = None
+    ) -> None:
+        """Free of charge: the hold goes back. The claim is forgotten unless the upstream may have done the work."""
+        self._resolved = True
+        unknown = any(attempt.fate == "unknown" for attempt in attempts)
+        record = self._record(
+            outcome, status, Usage(), 0, 0, ("unknown_outcome",) if unknown else (), attempts, None, error
+        )
+        await self._write(Settlement(record=record, hold=self.order, forget_claim=not unknown))
+
+    async def _write(self, settlement: Settlement) -> None:
+        note(self.plane, settlement.record)
+        if settlement.hold is None:
+            self.plane.ledger.record(settlement.record)
+            return
+        # A caller that leaves now must not stop the money from being written.
+        await asyncio.shield(self.plane.ledger.settle(settlement))
+
+    def _record(
+        self,
+        outcome: str,
+        status: int,
+        usage: Usage,
+        charge_nano: int,
+        loss_nano: int,
+        flags: tuple[str, ...],
+        attempts: tuple[AttemptRecord, ...],
+        channel: Channel | None,
+        error: GatewayError | None,
+    ) -> RequestRecord:
+        plane, grant, quote = self.plane, self.grant, self.quote
+        return RequestRecord(
+            id=self.call.id,
+            key_id=grant.key_id,
+            owner_id=grant.owner_id,
+            operation=self.request.operation.id,
+            model=self.request.model,
+            group=grant.group,
+            created_ns=plane.clock.now_ns(),
+            duration_ms=round((plane.clock.monotonic_s() - self.call.started_s) * 1000, 3),
+            status=status,
+            outcome=outcome,
+            usage=usage,
+            price_id=quote.price.id,
+            price_version=quote.price.version,
+            ratio_micro=quote.ratio_micro,
+            hold_nano=quote.nano,
+            charge_nano=charge_nano,
+            loss_nano=loss_nano,
+            flags=flags,
+            channel_id=channel.id if channel else None,
+            channel_name=channel.name if channel else None,
+            upstream_request_id=attempts[-1].upstream_request_id if attempts else None,
+            attempts=attempts,
+            error_code=error.code if error else None,
+        )

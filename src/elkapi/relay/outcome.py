@@ -1,0 +1,29 @@
+"""What one call came to: the reply to finish, the usage to charge, and the attempts that led there."""
+
+from __future__ import annotations
+
+import msgspec
+
+from elkapi.relay.call import Headers, Reply
+from elkapi.types import AttemptRecord, Channel, Usage
+
+
+class Outcome(msgspec.Struct):
+    """`usage` None means the upstream reported none that can be believed. `tail` is what a started reply still owes."""
+
+    status: int
+    headers: list[tuple[bytes, bytes]]
+    body: bytes
+    usage: Usage | None
+    attempts: tuple[AttemptRecord, ...]
+    channel: Channel
+    upstream_request_id: str | None
+    started: bool = False
+    delivered: str = "ok"
+
+    def finish(self, reply: Reply, extra: Headers = ()) -> None:
+        """Let the last bytes go: only called after the money is written."""
+        if self.started:
+            reply.finish(self.body)
+        else:
+            reply.send(self.status, [*self.headers, *extra], self.body)

@@ -1,0 +1,144 @@
+"""Operations the gateway answers from memory or its own tables: model lists in three shapes, and one request's account.
+
+Contract: platform.md section 2. A customer sees what a call cost and why; who the upstream was is the operator's.
+"""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+
+import msgspec
+
+from elkapi.catalog import Match
+from elkapi.errors import NotFound
+from elkapi.ids import parse_request_id, request_id_text
+from elkapi.money import format_ratio, format_usd
+from elkapi.pricing.price import arithmetic
+from elkapi.relay.call import Call
+from elkapi.relay.plane import DataPlane
+from elkapi.snapshot import Snapshot
+from elkapi.storage.repos.requests import RequestAccount, get_request
+from elkapi.types import Grant
+
+JSON = [(b"content-type", b"application/json")]
+CREATED_UNIX_S = 1_700_000_000
+_CREATED_TEXT = datetime.fromtimestamp(CREATED_UNIX_S, UTC).isoformat().replace("+00:00", "Z")
+
+
+def _names(snapshot: Snapshot, grant: Grant) -> list[str]:
+    listed = snapshot.models_for(grant.scope, grant.group)
+    return [name for name in listed if grant.models is None or name in grant.models]
+
+
+def _is_anthropic(call: Call) -> bool:
+    return call.header(b"anthropic-version") is not None or call.path.startswith("/anthropic/")
+
+
+def _is_gemini(call: Call) -> bool:
+    return call.header(b"x-goog-api-key") is not None or call.query.startswith("key=") or "&key=" in call.query
+
+
+def _send(call: Call, value: object) -> None:
+    call.reply.send(200, JSON, msgspec.json.encode(value))
+
+
+def _openai_model(plane: DataPlane, name: str) -> dict[str, object]:
+    facts = plane.model_facts.get(name, {})
+    return {
+        "id": name,
+        "object": "model",
+        "created": CREATED_UNIX_S,
+        "owned_by": facts.get("owned_by", "system"),
+        "supported_endpoint_types": ["embeddings"],
+        **({"dimensions": facts["dimensions"]} if "dimensions" in facts else {}),
+    }
+
+
+def _anthropic_model(name: str) -> dict[str, object]:
+    return {"type": "model", "id": name, "display_name": name, "created_at": _CREATED_TEXT}
+
+
+def _gemini_list(names: list[str]) -> dict[str, object]:
+    models = [
+        {"name": f"models/{name}", "displayName": name, "supportedGenerationMethods": ["embedContent"]}
+        for name in names
+    ]
+    return {"models": models, "nextPageToken": None}
+
+
+async def list_models(plane: DataPlane, snapshot: Snapshot, grant: Grant, match: Match, call: Call) -> None:
+    """One path, three answers, chosen by the request's headers, never by where the key stood."""
+    names = _names(snapshot, grant)
+    if _is_anthropic(call):
+        ends = {"first_id": names[0] if names else None, "last_id": names[-1] if names else None}
+        _send(call, {"data": [_anthropic_model(name) for name in names], "has_more": False, **ends})
+    elif _is_gemini(call):
+        _send(call, _gemini_list(names))
+    else:
+        data = [_openai_model(plane, name) for name in names]
+        _send(call, {"object": "list", "success": True, "data": data})
+
+
+async def list_gemini_models(plane: DataPlane, snapshot: Snapshot, grant: Grant, match: Match, call: Call) -> None:
+    """`GET /v1beta/models`: Google's list."""
+    _send(call, _gemini_list(_names(snapshot, grant)))
+
+
+async def get_model(plane: DataPlane, snapshot: Snapshot, grant: Grant, match: Match, call: Call) -> None:
+    """One model the key may use. Raises NotFound with code `model_not_found`."""
+    name = match.params["model"]
+    if name not in _names(snapshot, grant):
+        raise NotFound(f"The model {name!r} does not exist for this key.", code="model_not_found", param="model")
+    _send(call, _anthropic_model(name) if _is_anthropic(call) else _openai_model(plane, name))
+
+
+async def show_request(plane: DataPlane, snapshot: Snapshot, grant: Grant, match: Match, call: Call) -> None:
+    """`GET /v1/requests/{id}`: attempts, price rule, token classes, arithmetic and ledger entries of one own call."""
+    request_id = parse_request_id(match.params["id"])
+    found = None
+    if request_id is not None:
+        found = await plane.reader.run(lambda conn: get_request(conn, request_id, owner_id=grant.owner_id))
+    if found is None:
+        raise NotFound("There is no such request of yours.", code="request_not_found", param="id")
+    _send(call, _account(found))
+
+
+def _account(found: RequestAccount) -> dict[str, object]:
+    record, price = found.record, found.price
+    return {
+        "id": request_id_text(record.id),
+        "object": "request",
+        "operation": record.operation,
+        "model": record.model,
+        "group": record.group,
+        "created_at": record.created_ns // 1_000_000_000,
+        "duration_ms": record.duration_ms,
+        "status": record.status,
+        "outcome": record.outcome,
+        "error_code": record.error_code,
+        "flags": record.flags,
+        "attempts": [
+            {"number": n, "outcome": a.outcome, "duration_ms": a.duration_ms} for n, a in enumerate(record.attempts, 1)
+        ],
+        "usage": record.usage,
+        "price": {
+            "id": record.price_id,
+            "version": record.price_version,
+            "group_ratio": format_ratio(record.ratio_micro),
+            "arithmetic": arithmetic(price, record.usage, record.ratio_micro) if price else [],
+        },
+        "held_usd": format_usd(record.hold_nano),
+        "cost_usd": format_usd(record.charge_nano),
+        "ledger": [
+            {"kind": entry.kind, "amount_usd": format_usd(entry.nano), "created_at": entry.created_ns // 1_000_000_000}
+            for entry in found.entries
+        ],
+    }
+
+
+PAGES = {
+    "platform.models": list_models,
+    "platform.model": get_model,
+    "platform.models-gemini": list_gemini_models,
+    "platform.request": show_request,
+}

@@ -1,0 +1,52 @@
+"""The data plane's parts, wired once by `app`: what `serve` and its hops may reach, and nothing else."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping
+from random import Random
+from typing import Protocol
+
+import msgspec
+
+from elkapi.access import KeyCache
+from elkapi.catalog import Catalog, Match
+from elkapi.clock import Clock
+from elkapi.ledger import Ledger
+from elkapi.observe.log import Log
+from elkapi.observe.metrics import Metrics
+from elkapi.relay.call import Call
+from elkapi.routing.health import Health
+from elkapi.settings import Settings
+from elkapi.snapshot import Snapshot, SnapshotHolder
+from elkapi.storage.db import Reader
+from elkapi.types import Grant
+from elkapi.upstream import UpstreamClient
+
+Page = Callable[["DataPlane", Snapshot, Grant, Match, Call], Awaitable[None]]
+
+
+class KeyJudge(Protocol):
+    """Takes a bad channel key out of service, off the loop."""
+
+    def disable(self, channel_key_id: int, reason: str) -> None:
+        """Returns at once; the change reaches every process through the snapshot."""
+
+
+class DataPlane(msgspec.Struct):
+    """Shared by all calls of one worker; no part of it belongs to a single call."""
+
+    settings: Settings
+    catalog: Catalog
+    snapshots: SnapshotHolder
+    key_cache: KeyCache
+    reader: Reader
+    ledger: Ledger
+    client: UpstreamClient
+    health: Health
+    judge: KeyJudge
+    metrics: Metrics
+    log: Log
+    clock: Clock
+    rng: Random
+    pages: Mapping[str, Page]
+    model_facts: dict[str, dict[str, object]]

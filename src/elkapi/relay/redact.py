@@ -1,0 +1,66 @@
+"""What an upstream says about a caller's mistake, without who the upstream is (decisions.md, "Money", last line)."""
+
+from __future__ import annotations
+
+import re
+
+import msgspec
+
+from elkapi.errors import GatewayError, UpstreamRejected
+from elkapi.types import Attempt
+
+MESSAGE_CHARS_MAX = 1000
+_SECRETS = re.compile(
+    r"""(?ix)
+    (?: https?://\S+ )                                    # addresses
+  | (?: \b(?:bearer\s+)?(?:sk|pk|rk|key|org|proj|user|acct|AIza)[-_][\w*.\-]{4,} )   # keys and account ids
+  | (?: \bAIza[\w\-]{10,} )
+  | (?: \b[\w.+-]+@[\w-]+\.[\w.]+ )                       # mail addresses
+  | (?: \b(?:\d{1,3}\.){3}\d{1,3}(?::\d+)?\b )            # IPv4 addresses
+  | (?: \b(?:req|request)[-_][\w\-]{8,} )                 # the upstream's own request ids
+  | (?: \b(?:[a-z0-9-]+\.)+(?:com|net|org|io|ai|cn|dev|cloud|app|internal|local)\b(?::\d+)? )
+    """
+)
+_ACCOUNT = re.compile(r"(?i)quota|billing|balance|credit|account|organi[sz]ation|subscription|payment|\bplan\b")
+
+
+class _Error(msgspec.Struct):
+    message: str | None = None
+    type: str | None = None
+    param: str | None = None
+    code: str | int | None = None
+
+
+class _Body(msgspec.Struct):
+    error: _Error | str | None = None
+    message: str | None = None
+
+
+_decoder = msgspec.json.Decoder(_Body, strict=False)
+_WORD = re.compile(r"[\w.\-]{1,64}")
+
+
+def rejected(status: int, body: bytes, attempt: Attempt, client_model: str) -> GatewayError:
+    """The caller's error for a 4xx that is the caller's own doing; the OpenAI `param` and `code` survive."""
+    try:
+        view = _decoder.decode(body)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        view = _Body()
+    error = view.error if isinstance(view.error, _Error) else _Error(message=view.error or view.message)
+    message = redact(error.message or f"The request was refused (status {status}).", attempt, client_model)
+    code = str(error.code) if error.code is not None and _WORD.fullmatch(str(error.code)) else None
+    kind = error.type if error.type and _WORD.fullmatch(error.type) else "invalid_request_error"
+    param = error.param if error.param and _WORD.fullmatch(error.param) else None
+    return UpstreamRejected(message, status=status, code=code, type_=kind, param=param)
+
+
+def redact(message: str, attempt: Attempt, client_model: str) -> str:
+    """The message with the upstream's identity, secrets and account texts taken out."""
+    if _ACCOUNT.search(message):
+        return "The request was refused by the service behind this model."
+    text = message[:MESSAGE_CHARS_MAX]
+    if attempt.key.secret:
+        text = text.replace(attempt.key.secret, "***")
+    if attempt.upstream_model != client_model:
+        text = text.replace(attempt.upstream_model, client_model)
+    return _SECRETS.sub("***", text)

@@ -1,0 +1,54 @@
+"""Hops 4 and 5: where a call may go and the most it may cost, from the snapshot alone."""
+
+from __future__ import annotations
+
+import difflib
+
+from elkapi.errors import ModelForbidden, NoChannel, NoPrice
+from elkapi.pricing.price import quote
+from elkapi.relay.plane import DataPlane
+from elkapi.relay.read import Request
+from elkapi.routing.plan import plan
+from elkapi.snapshot import Snapshot
+from elkapi.types import Attempt, Grant, Quote
+
+SUGGESTIONS_MAX = 5
+
+
+def route(plane: DataPlane, snapshot: Snapshot, grant: Grant, request: Request) -> tuple[Attempt, ...]:
+    """Ordered attempts. Raises ModelForbidden, or NoChannel with close names the caller could use."""
+    if grant.models is not None and request.model not in grant.models:
+        raise ModelForbidden(f"This key may not use the model {request.model!r}.", param="model")
+    tiers = snapshot.tiers_for(grant.scope, grant.group, request.model)
+    families = plane.catalog.families[request.operation.family].upstream_families
+    attempts = plan(tiers, request.model, families, plane.health, plane.rng, plane.settings.attempts_max)
+    if not attempts:
+        raise NoChannel(_no_channel(snapshot, grant, request))
+    return attempts
+
+
+def _no_channel(snapshot: Snapshot, grant: Grant, request: Request) -> str:
+    """Words for a caller at 3 a.m.: what is missing, what is close, and the corrected call on a fresh installation."""
+    listed = [m for m in snapshot.models_for(grant.scope, grant.group) if not grant.models or m in grant.models]
+    text = f"No channel serves the model {request.model!r} in group {grant.group!r}."
+    if not listed:
+        return text + " This group has no model at all yet; an operator adds a channel with `elkapi channel add`."
+    close = difflib.get_close_matches(request.model, listed, n=SUGGESTIONS_MAX, cutoff=0.4) or listed[:SUGGESTIONS_MAX]
+    text += f" Available: {', '.join(close)}."
+    if grant.scope == "live" and all(channel.id < 0 for channel in snapshot.channels.values()):
+        text += (
+            " This installation has no upstream yet, so only its bundled models answer. The corrected call: "
+            f"""POST {request.operation.path.replace("{model}", close[0])} with {{"model": "{close[0]}", ...}}."""
+        )
+    return text
+
+
+def estimate(snapshot: Snapshot, grant: Grant, request: Request) -> Quote:
+    """The upper bound in money. Raises NoPrice: a model nobody priced is refused, never free by accident."""
+    price = snapshot.price_for(grant.scope, request.model)
+    if price is None:
+        raise NoPrice(f"The model {request.model!r} has no price yet; an operator sets one with `elkapi price set`.")
+    ratio_micro = snapshot.groups.get(grant.group)
+    if ratio_micro is None:
+        raise NoPrice(f"The group {grant.group!r} of this key does not exist any more.")
+    return quote(price, grant.group, ratio_micro, request.facts.upper)

@@ -1,0 +1,61 @@
+"""The request's way, written once: eight hops, each takes values and returns one new value.
+
+    socket -> edge.front -> serve -> [1 match] -> [2 admit] -> [3 read] -> [4 route] -> [5 estimate]
+                                  -> [6 hold] -> [7 relay -> upstream] -> [8 settle] -> finish -> socket
+
+A later hop cannot change what an earlier one decided. Errors leave as `GatewayError`; `edge.front` renders them.
+"""
+
+from __future__ import annotations
+
+from elkapi.access import admit
+from elkapi.catalog import Role
+from elkapi.ledger import IdempotencyPending, IdempotencyReplay
+from elkapi.money import format_usd
+from elkapi.relay.call import Call
+from elkapi.relay.credential import presented_key
+from elkapi.relay.hold import Hold, claim_of
+from elkapi.relay.plane import DataPlane
+from elkapi.relay.read import Request, read
+from elkapi.relay.relay import relay
+from elkapi.relay.route import estimate, route
+from elkapi.types import Grant, StoredReply
+
+
+async def serve(plane: DataPlane, call: Call) -> None:
+    """Answer one call. Raises GatewayError or Failed (then no reply is complete), Left, ClientGone."""
+    snapshot = plane.snapshots.current
+    match = plane.catalog.match(call.method, call.path)  # 1 what is asked
+    key = presented_key(call)
+    grant = await admit(snapshot, plane.key_cache, plane.reader, key, plane.clock.now_ns(), plane.clock)  # 2
+    if match.operation.role is Role.GATEWAY:
+        await plane.pages[match.operation.id](plane, snapshot, grant, match, call)
+        return
+    request = await read(call, match)  # 3 bounded bytes, model, size facts
+    attempts = route(plane, snapshot, grant, request)  # 4 ordered attempts
+    quote = estimate(snapshot, grant, request)  # 5 the most it may cost
+    try:
+        async with Hold(plane, call, grant, request, quote) as hold:  # 6 durable before any upstream byte
+            outcome = await relay(plane, attempts, request, call)  # 7 send, meter
+            await hold.settle(outcome)  # 8 charge + usage row, one transaction
+    except IdempotencyReplay as replay:
+        _replay(call, replay.reply)
+        return
+    except IdempotencyPending:
+        _replay(call, await _wait(plane, call, grant, request))
+        return
+    cost = ((b"x-elkapi-cost-usd", format_usd(hold.charge_nano).encode()),)
+    outcome.finish(call.reply, cost)  # the last bytes leave after the money is written
+
+
+async def _wait(plane: DataPlane, call: Call, grant: Grant, request: Request) -> StoredReply:
+    """Another call with the same Idempotency-Key is under way, in whatever worker; its reply is the answer."""
+    claim = claim_of(call, grant, request)
+    if claim is None:
+        raise TypeError("only a call with a claim can wait for one")
+    return await plane.ledger.wait_reply(claim, plane.settings.idempotency_wait_s)
+
+
+def _replay(call: Call, reply: StoredReply) -> None:
+    headers = [*reply.headers, (b"idempotent-replayed", b"true")]
+    call.reply.send(reply.status, headers, reply.body or b"")

@@ -1,0 +1,40 @@
+"""What the supervisor tells its children, as plain structs: imported by both sides, so it imports almost nothing."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import msgspec
+
+from elkapi.settings import Settings
+
+Role = Literal["worker", "ledger", "models", "control", "sandbox"]
+ROLES: tuple[Role, ...] = ("worker", "ledger", "models", "control", "sandbox")
+
+
+class BundledModel(msgspec.Struct, frozen=True):
+    """What a worker needs to know of a local model: its name and the facts a listing shows."""
+
+    id: str
+    facts: dict[str, object] = {}
+
+
+class WorkerOrder(msgspec.Struct, frozen=True):
+    """What the supervisor tells a worker. `owner` is this boot's id (hex), `dead_owner` its crashed predecessor's."""
+
+    settings: Settings
+    bundled: tuple[BundledModel, ...] = ()
+    sandbox_models: tuple[str, ...] = ()
+    owner: str = ""
+    dead_owner: str = ""
+    ledger_in_process: bool = True
+    wait_for_models: bool = False
+
+
+class Preparation(msgspec.Struct, frozen=True):
+    """What `app.prepare` found before the first process starts; `first_key` is shown once and stored nowhere."""
+
+    bundled: tuple[BundledModel, ...]
+    sandbox_models: tuple[str, ...]
+    first_key: str | None = None
+    problem: str | None = None

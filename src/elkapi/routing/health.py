@@ -1,0 +1,53 @@
+"""What recent failures say about channels and their keys: cooldowns in this process's memory, with an injected clock.
+
+Every transport failure counts (guarantee 66); a further failure never shortens a running cooldown (guarantee 67).
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import msgspec
+
+from elkapi.clock import SYSTEM_CLOCK, Clock
+
+Part = tuple[Literal["channel", "key"], int]
+PARTS_MAX = 10_000
+
+
+class _State(msgspec.Struct):
+    failures: int = 0
+    until_s: float = 0.0
+
+
+class Health:
+    """Cooldowns by channel and by channel key; `cooldown_s` doubles with each failure in a row up to the maximum."""
+
+    def __init__(self, cooldown_s: float, cooldown_max_s: float, clock: Clock = SYSTEM_CLOCK) -> None:
+        self._cooldown_s = cooldown_s
+        self._cooldown_max_s = cooldown_max_s
+        self._clock = clock
+        self._states: dict[Part, _State] = {}
+
+    def ready(self, part: Part) -> bool:
+        state = self._states.get(part)
+        return state is None or state.until_s <= self._clock.monotonic_s()
+
+    def failed(self, part: Part, at_least_s: float = 0.0) -> None:
+        """Cool the part down, for at least what a Retry-After asked, within the maximum."""
+        if len(self._states) >= PARTS_MAX:
+            self._states.pop(next(iter(self._states)))
+        state = self._states.setdefault(part, _State())
+        state.failures += 1
+        wait_s = max(self._cooldown_s * 2 ** min(state.failures - 1, 16), at_least_s)
+        until_s = self._clock.monotonic_s() + min(wait_s, self._cooldown_max_s)
+        state.until_s = max(state.until_s, until_s)
+
+    def succeeded(self, part: Part) -> None:
+        if self._states:
+            self._states.pop(part, None)
+
+    def cooling(self) -> dict[Part, float]:
+        """Parts that are cooling down and for how many more seconds."""
+        now_s = self._clock.monotonic_s()
+        return {part: state.until_s - now_s for part, state in self._states.items() if state.until_s > now_s}

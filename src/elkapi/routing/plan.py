@@ -1,0 +1,59 @@
+"""Candidate channels -> ordered attempts: by priority, inside one priority by weighted chance, healthy ones first.
+
+Pure but for the randomness and the health it is handed, so one test table covers it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from random import Random
+from typing import TypeVar
+
+from elkapi.routing.health import Health
+from elkapi.types import Attempt, Channel, ChannelKey
+
+_T = TypeVar("_T")
+Tiers = Sequence[Sequence[Channel]]
+
+
+def plan(
+    tiers: Tiers, model: str, families: frozenset[str], health: Health, rng: Random, attempts_max: int
+) -> tuple[Attempt, ...]:
+    """At most `attempts_max` attempts, no (channel, key) twice. Empty when no channel of `families` serves the model.
+
+    Channels that cool down come last instead of never: a call that has nowhere better to go may as well try them.
+    """
+    ready: list[Attempt] = []
+    cooling: list[Attempt] = []
+    for tier in tiers:
+        for channel in _shuffled([c for c in tier if c.family in families], lambda c: c.weight, rng):
+            channel_ready = health.ready(("channel", channel.id))
+            for key in _shuffled([k for k in channel.keys if k.enabled], lambda _: 1, rng):
+                fit = channel_ready and health.ready(("key", key.id))
+                (ready if fit else cooling).append(_attempt(channel, key, model, fit))
+    return tuple((_spread(ready) + _spread(cooling))[:attempts_max])
+
+
+def _attempt(channel: Channel, key: ChannelKey, model: str, fit: bool) -> Attempt:
+    named = channel.aliases.get(model, model)
+    why = f"priority {channel.priority}, weight {channel.weight}" + ("" if fit else ", cooling down")
+    return Attempt(channel, key, channel.model_map.get(named, named), why)
+
+
+def _spread(attempts: list[Attempt]) -> list[Attempt]:
+    """Another channel before another key of the same one: a failed channel is the likelier cause."""
+    if len(attempts) < 3:
+        return attempts
+    seen: dict[int, int] = {}
+    ranked = []
+    for order, attempt in enumerate(attempts):
+        turn = seen[attempt.channel.id] = seen.get(attempt.channel.id, -1) + 1
+        ranked.append((-attempt.channel.priority, turn, order, attempt))
+    return [row[3] for row in sorted(ranked, key=lambda row: row[:3])]
+
+
+def _shuffled(items: list[_T], weight: Callable[[_T], int], rng: Random) -> list[_T]:
+    if len(items) < 2:
+        return items
+    # The exponential form of weighted sampling without replacement; weight 0 means "only when nothing else is left".
+    return sorted(items, key=lambda item: rng.expovariate(1) / weight(item) if weight(item) else float("inf"))

@@ -1,0 +1,81 @@
+"""What the outcome of one attempt means: accept it, try the next channel, or tell the caller it failed. One pure table.
+
+| outcome                                     | action | cools down | may be billed |
+|---------------------------------------------|--------|------------|---------------|
+| 2xx with a body that can be an answer       | accept | -          | yes           |
+| 2xx with anything else                      | next   | channel    | unknown       |
+| never connected, refused, TLS failed        | next   | channel    | no            |
+| sent, then no head, no byte, cut, timed out | next   | channel    | unknown       |
+| 400 409 413 415 422 and other 4xx           | fail   | -          | no            |
+| 401, 402, 403                               | next   | key        | no            |
+| 404                                         | next   | -          | no            |
+| 408 425 429                                 | next   | key        | no            |
+| 3xx, 5xx                                    | next   | channel    | no            |
+
+"Next" never happens after a byte reached the client: the relay stops asking for verdicts then.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import msgspec
+
+Action = Literal["accept", "next", "fail"]
+Fate = Literal["none", "complete", "unknown"]
+RETRY_AFTER_S_MAX = 3600.0
+
+
+class Verdict(msgspec.Struct, frozen=True):
+    """`cool` says what rests and `at_least_s` for how long; `disable_key` carries the reason to take the key out."""
+
+    action: Action
+    outcome: str
+    fate: Fate
+    cool: Literal["channel", "key"] | None = None
+    at_least_s: float = 0.0
+    disable_key: str | None = None
+
+
+ACCEPT = Verdict("accept", "ok", "complete")
+
+
+def on_failure(code: str, sent: bool, stale: bool = False) -> Verdict:
+    """A transport failure before any byte reached the client; `code` is the UpstreamFailure's own.
+
+    A stale pooled connection is nobody's fault, so nothing cools down for it.
+    """
+    return Verdict("next", code, "unknown" if sent else "none", cool=None if stale else "channel")
+
+
+def on_unreadable(reason: str) -> Verdict:
+    """A success status with a body that cannot be an answer: an HTML page, a cut or an empty body."""
+    return Verdict("next", reason, "unknown", cool="channel")
+
+
+def on_status(status: int, retry_after: bytes | None = None) -> Verdict:
+    """The verdict on a whole reply's status, after the channel's own status map."""
+    if 200 <= status < 300:
+        return ACCEPT
+    outcome = f"status_{status}"
+    if status in (401, 402):
+        reason = "the upstream refused this key" if status == 401 else "the upstream account is out of funds"
+        return Verdict("next", outcome, "none", cool="key", disable_key=f"{reason} (status {status})")
+    if status == 403:
+        return Verdict("next", outcome, "none", cool="key")
+    if status in (408, 425, 429):
+        return Verdict("next", outcome, "none", cool="key", at_least_s=parse_retry_after_s(retry_after))
+    if status == 404:
+        return Verdict("next", outcome, "none")
+    if 400 <= status < 500:
+        return Verdict("fail", outcome, "none")
+    return Verdict("next", outcome, "none", cool="channel", at_least_s=parse_retry_after_s(retry_after))
+
+
+def parse_retry_after_s(value: bytes | None) -> float:
+    """Seconds of a Retry-After in its numeric form, bounded; dates and garbage count as 0 (the default cooldown)."""
+    try:
+        seconds = float(value) if value else 0.0
+    except ValueError:
+        return 0.0
+    return min(max(seconds, 0.0), RETRY_AFTER_S_MAX) if seconds == seconds else 0.0

@@ -1,0 +1,266 @@
+"""`elkapi serve`: owns the listening socket, starts every role as a process of its own, restarts what dies, drains.
+
+It imports none of the heavy rooms, opens no database while serving and answers no request, so there is little in it
+that could fail. Children end with it (observe/process.py). Signals: SIGTERM or SIGINT stops in order (workers drain
+first, the ledger goes last); SIGHUP replaces the workers one by one, each new one ready before its predecessor drains.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import selectors
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+
+import msgspec
+
+from elkapi.ids import new_id
+from elkapi.observe.process import PARENT_VARIABLE
+from elkapi.roles import BundledModel, WorkerOrder
+from elkapi.settings import Settings
+
+BACKLOG = 2048
+TICK_S = 0.1
+RESTART_FIRST_S = 0.05
+RESTART_MAX_S = 5.0
+STEADY_AFTER_S = 10.0
+STOP_GRACE_S = 5.0
+READY_WAIT_S = 60.0
+ORDER_VARIABLE = "ELKAPI_ORDER"
+
+Announce = Callable[[], None]
+
+
+class Child:
+    """One role's process and what is known of it."""
+
+    def __init__(self, role: str, number: int = 0) -> None:
+        self.role = role
+        self.number = number
+        self.process: subprocess.Popen[bytes] | None = None
+        self.owner = ""
+        self.started_s = 0.0
+        self.restart_at_s = 0.0
+        self.failures = 0
+        self.ready_fd: int | None = None
+        self.ready = False
+
+    @property
+    def alive(self) -> bool:
+        return self.process is not None and self.process.poll() is None
+
+
+class Supervisor:
+    """Starts `roles` beside `settings.workers` workers. `announce` is called once, when everything is ready."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        roles: tuple[str, ...],
+        bundled: tuple[BundledModel, ...],
+        sandbox_models: tuple[str, ...],
+        announce: Announce,
+    ) -> None:
+        self._settings = settings
+        self._bundled = bundled
+        self._sandbox_models = sandbox_models
+        self._announce = announce
+        self._helpers = [Child(role) for role in roles]
+        self._workers = [Child("worker", number) for number in range(settings.workers)]
+        self._socket = listen(settings.host, settings.port)
+        self._stopping = self._rolling = self._announced = False
+        self._wake_read, self._wake_write = os.pipe()
+        os.set_blocking(self._wake_write, False)
+
+    @property
+    def port(self) -> int:
+        """The port in use, also when 0 was asked for."""
+        return int(self._socket.getsockname()[1])
+
+    def run(self) -> int:
+        """Supervise until told to stop; returns the exit status."""
+        signal.set_wakeup_fd(self._wake_write, warn_on_full_buffer=False)
+        signal.signal(signal.SIGTERM, self._on_stop)
+        signal.signal(signal.SIGINT, self._on_stop)
+        signal.signal(signal.SIGHUP, self._on_roll)
+        signal.signal(signal.SIGCHLD, lambda *_: None)
+        try:
+            for child in (*self._helpers, *self._workers):
+                self._start(child)
+            while not self._stopping:
+                self._look_after()
+                if self._rolling:
+                    self._roll()
+                self._wait(TICK_S)
+        finally:
+            self._stop_all()
+        return 0
+
+    # Starting and restarting
+
+    def _start(self, child: Child, predecessor: str = "") -> None:
+        order = WorkerOrder(
+            settings=msgspec.structs.replace(self._settings, port=self.port),
+            bundled=self._bundled,
+            sandbox_models=self._sandbox_models,
+            owner=new_id().hex(),
+            dead_owner=predecessor,
+            ledger_in_process=all(helper.role != "ledger" for helper in self._helpers),
+            wait_for_models=any(helper.role == "models" for helper in self._helpers),
+        )
+        environment = os.environ | {
+            ORDER_VARIABLE: msgspec.json.encode(order).decode(),
+            PARENT_VARIABLE: str(os.getpid()),
+        }
+        arguments = [sys.executable, "-m", "elkapi.app", child.role]
+        fds: tuple[int, ...] = ()
+        if child.role == "worker":
+            ready_read, ready_write = os.pipe()
+            os.set_blocking(ready_read, False)
+            fds = (self._socket.fileno(), ready_write)
+            arguments += [str(fd) for fd in fds]
+            child.ready_fd = ready_read
+        child.process = subprocess.Popen(arguments, env=environment, pass_fds=fds, stdin=subprocess.DEVNULL)
+        if fds:
+            os.close(fds[1])
+        child.owner = order.owner
+        child.ready = False
+        child.started_s = time.monotonic()
+
+    def _look_after(self) -> None:
+        now_s = time.monotonic()
+        for child in (*self._helpers, *self._workers):
+            if child.alive:
+                if not child.ready:
+                    self._check_ready(child)
+                elif now_s - child.started_s > STEADY_AFTER_S:
+                    child.failures = 0
+            elif child.process is not None:
+                _say(f"{child.role} {child.process.pid} ended with status {child.process.returncode}; restarting it")
+                child.process = None
+                child.restart_at_s = now_s + min(RESTART_FIRST_S * 2**child.failures, RESTART_MAX_S)
+                child.failures += 1
+                _close(child)
+            elif now_s >= child.restart_at_s:
+                # A worker's successor settles what its predecessor left, at once instead of after the heartbeat.
+                self._start(child, predecessor=child.owner)
+        if not self._announced and all(child.ready for child in (*self._helpers, *self._workers)):
+            self._announced = True
+            self._announce()
+
+    def _check_ready(self, child: Child) -> None:
+        if child.ready_fd is None:
+            child.ready = answers(self._settings.socket_path(child.role))
+            return
+        with contextlib.suppress(BlockingIOError):
+            child.ready = os.read(child.ready_fd, 1) == b"1"
+            _close(child)
+
+    def _roll(self) -> None:
+        """Replace each worker: start the new one, wait until it is ready, then let the old one drain."""
+        self._rolling = False
+        for index, old in enumerate(self._workers):
+            new = Child("worker", old.number)
+            self._start(new)
+            deadline_s = time.monotonic() + READY_WAIT_S
+            while not new.ready and new.alive and not self._stopping and time.monotonic() < deadline_s:
+                self._check_ready(new)
+                self._wait(0.02)
+            if not new.ready:
+                _say("the new worker did not become ready; keeping the old one")
+                _end(new, signal.SIGKILL)
+                continue
+            self._workers[index] = new
+            if old.process is not None:
+                old.process.terminate()
+                self._reap(old, self._settings.drain_s + STOP_GRACE_S)
+        _say("all workers were replaced")
+
+    # Stopping
+
+    def _stop_all(self) -> None:
+        """Workers drain first; then the helpers, the ledger last of all."""
+        order = sorted(self._helpers, key=lambda child: child.role == "ledger")
+        for group in (
+            self._workers,
+            [c for c in order if c.role != "ledger"],
+            [c for c in order if c.role == "ledger"],
+        ):
+            for child in group:
+                _end(child, signal.SIGTERM)
+            deadline_s = time.monotonic() + self._settings.drain_s + STOP_GRACE_S
+            for child in group:
+                self._reap(child, max(0.0, deadline_s - time.monotonic()))
+        self._socket.close()
+
+    def _reap(self, child: Child, wait_s: float) -> None:
+        if child.process is None:
+            return
+        try:
+            child.process.wait(wait_s)
+        except subprocess.TimeoutExpired:
+            _say(f"{child.role} {child.process.pid} did not stop in time; killing it")
+            child.process.kill()
+            child.process.wait()
+        _close(child)
+
+    # Signals
+
+    def _on_stop(self, signum: int, frame: object) -> None:
+        self._stopping = True
+
+    def _on_roll(self, signum: int, frame: object) -> None:
+        self._rolling = True
+
+    def _wait(self, seconds: float) -> None:
+        """Sleep, but wake for a signal: a dead child is replaced at once."""
+        with selectors.DefaultSelector() as selector:
+            selector.register(self._wake_read, selectors.EVENT_READ)
+            if selector.select(seconds):
+                os.read(self._wake_read, 4096)
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """A listening socket that outlives every worker. Raises OSError when the address is taken."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    listening = socket.socket(family, socket.SOCK_STREAM)
+    listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listening.bind((host, port))
+        listening.listen(BACKLOG)
+    except OSError:
+        listening.close()
+        raise
+    listening.setblocking(False)
+    return listening
+
+
+def answers(path: str) -> bool:
+    """Whether a role's unix socket accepts connections."""
+    with socket.socket(socket.AF_UNIX) as probe:
+        try:
+            probe.connect(path)
+        except OSError:
+            return False
+    return True
+
+
+def _end(child: Child, signum: signal.Signals) -> None:
+    if child.process is not None and child.process.poll() is None:
+        child.process.send_signal(signum)
+
+
+def _close(child: Child) -> None:
+    if child.ready_fd is not None:
+        os.close(child.ready_fd)
+        child.ready_fd = None
+
+
+def _say(text: str) -> None:
+    sys.stderr.write(f"elkapi: {text}\n")
+    sys.stderr.flush()

@@ -1,0 +1,173 @@
+"""One worker: wires the data plane's parts together, serves the listening socket, drains on SIGTERM."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import signal
+import socket
+from collections.abc import AsyncIterator
+from random import Random
+
+from elkapi.access import KeyCache
+from elkapi.catalog import CATALOG
+from elkapi.clock import SYSTEM_CLOCK
+from elkapi.edge.front import Front
+from elkapi.edge.render import rejected
+from elkapi.edge.server import Server
+from elkapi.ids import new_id
+from elkapi.ledger import Ledger, open_ledger
+from elkapi.observe import metrics as observe_metrics
+from elkapi.observe.log import Log
+from elkapi.observe.metrics import FOLD_EVERY_S, Metrics
+from elkapi.observe.process import die_with_parent, set_title
+from elkapi.relay.judge import StorageKeyJudge
+from elkapi.relay.pages import PAGES
+from elkapi.relay.plane import DataPlane
+from elkapi.roles import WorkerOrder
+from elkapi.routing.health import Health
+from elkapi.snapshot import SnapshotHolder
+from elkapi.storage.db import Reader
+from elkapi.storage.installation import Installation, open_installation
+from elkapi.upstream import ClientLimits, UpstreamClient
+
+
+def run(order: WorkerOrder, listening: socket.socket, ready_fd: int | None = None) -> None:
+    """Serve until SIGTERM, then drain. Ends with its supervisor."""
+    die_with_parent()
+    set_title("worker")
+    observe_metrics.prepare(order.settings.data_path / "metrics")
+    try:
+        import uvloop
+    except ImportError:
+        asyncio.run(_serve(order, listening, ready_fd))
+    else:
+        uvloop.run(_serve(order, listening, ready_fd))
+
+
+async def _serve(order: WorkerOrder, listening: socket.socket, ready_fd: int | None) -> None:
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for signum in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(signum, stop.set)
+    async with opened_plane(order) as plane:
+        models = ModelsWatch(order)
+        front = Front(plane, models.reason)
+        server = Server(front, rejected, order.settings)
+        await models.wait()
+        await server.start(listening)
+        plane.log.write("worker_ready", version=plane.snapshots.current.version)
+        folding = loop.create_task(_fold(plane, server))
+        if ready_fd is not None:
+            os.write(ready_fd, b"1")
+            os.close(ready_fd)
+        await stop.wait()
+        cut = await server.drain(order.settings.drain_s)
+        plane.log.write("worker_drained", cut_connections=cut)
+        folding.cancel()
+
+
+@contextlib.asynccontextmanager
+async def opened_plane(order: WorkerOrder) -> AsyncIterator[DataPlane]:
+    """Every part of the data plane, opened in the order of need and closed in reverse."""
+    settings = order.settings
+    installation = open_installation(settings)
+    async with contextlib.AsyncExitStack() as stack:
+        stack.callback(installation.database.close)
+        log = Log("worker", file=settings.log_file, level=settings.log_level)
+        stack.callback(log.close)
+        cache = KeyCache(settings.key_cache_max)
+        holder = SnapshotHolder(
+            installation.database,
+            installation.sealer,
+            settings,
+            bundled=[model.id for model in order.bundled],
+            sandbox=order.sandbox_models,
+            on_keys_changed=cache.evict,
+        )
+        await holder.start()
+        stack.push_async_callback(holder.stop)
+        reader = Reader(installation.database)
+        stack.callback(reader.close)
+        owner = bytes.fromhex(order.owner) if order.owner else new_id()
+        ledger = _ledger(order, installation, owner)
+        await ledger.start()
+        stack.push_async_callback(ledger.aclose)
+        client = UpstreamClient(ClientLimits(connections_per_origin_max=settings.upstream_connections_max))
+        stack.push_async_callback(client.aclose)
+        judge = StorageKeyJudge(installation.database, log, SYSTEM_CLOCK)
+        stack.callback(judge.close)
+        yield DataPlane(
+            settings=settings,
+            catalog=CATALOG,
+            snapshots=holder,
+            key_cache=cache,
+            reader=reader,
+            ledger=ledger,
+            client=client,
+            health=Health(settings.cooldown_s, settings.cooldown_max_s),
+            judge=judge,
+            metrics=Metrics(),
+            log=log,
+            clock=SYSTEM_CLOCK,
+            rng=Random(),  # noqa: S311 - spreads load, guards nothing.
+            pages=PAGES,
+            model_facts={model.id: model.facts for model in order.bundled},
+        )
+
+
+def _ledger(order: WorkerOrder, installation: Installation, owner: bytes) -> Ledger:
+    return open_ledger(
+        order.settings,
+        installation.database,
+        owner,
+        sealer=installation.sealer,
+        in_process=order.ledger_in_process,
+        dead_owner=bytes.fromhex(order.dead_owner) if order.dead_owner else None,
+    )
+
+
+async def _fold(plane: DataPlane, server: Server) -> None:
+    while True:
+        await asyncio.sleep(FOLD_EVERY_S)
+        plane.metrics.fold(
+            {
+                "connections": len(server.connections),
+                "snapshot_age_seconds": plane.snapshots.age_s,
+                "log_lines_dropped": plane.log.dropped,
+            }
+        )
+
+
+class ModelsWatch:
+    """Whether the model process accepts connections yet; a worker that should wait for it is not ready before."""
+
+    POLL_S = 0.05
+    POLLS_MAX = 600
+
+    def __init__(self, order: WorkerOrder) -> None:
+        self._path = order.settings.socket_path("models")
+        self._up = not order.wait_for_models
+
+    def reason(self) -> str | None:
+        """Why `/readyz` says no, or None."""
+        return None if self._up else "the model process is starting"
+
+    async def wait(self) -> None:
+        """Return when it is up, or after half a minute: upstream channels work without it."""
+        for _ in range(self.POLLS_MAX):
+            if self._up or _connects(self._path):
+                self._up = True
+                return
+            await asyncio.sleep(self.POLL_S)
+        self._up = True
+
+
+def _connects(path: str) -> bool:
+    with socket.socket(socket.AF_UNIX) as probe:
+        try:
+            probe.connect(path)
+        except OSError:
+            return False
+    return True

@@ -1,0 +1,256 @@
+"""The HTTP server over real sockets: framing, limits, order, keep-alive, drain, and who is told what."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import socket
+from collections.abc import AsyncIterator, Awaitable, Callable
+
+import msgspec
+
+from elkapi.edge.render import rejected
+from elkapi.edge.server import Server
+from elkapi.errors import GatewayError
+from elkapi.relay.call import Call
+from elkapi.settings import Settings
+
+LIMITS = Settings(body_bytes_max=1000, header_bytes_max=2000)
+
+
+async def echo(call: Call) -> None:
+    try:
+        body = await call.body()
+    except GatewayError as error:
+        status, headers, text = rejected(error, call.id)
+        call.reply.send(status, headers, text)
+        return
+    call.reply.send(200, [(b"x-path", call.path.encode())], call.method.encode() + b" " + body)
+
+
+@contextlib.asynccontextmanager
+async def running(
+    handler: Callable[[Call], Awaitable[None]] = echo, settings: Settings = LIMITS
+) -> AsyncIterator[tuple[Server, int]]:
+    listening = socket.create_server(("127.0.0.1", 0))
+    listening.setblocking(False)
+    server = Server(handler, rejected, settings)
+    await server.start(listening)
+    try:
+        yield server, listening.getsockname()[1]
+    finally:
+        await server.drain(0)
+        await asyncio.sleep(0)
+
+
+async def talk(port: int, *pieces: bytes) -> bytes:
+    """Send pieces one by one and read until the server closes or falls silent."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    for piece in pieces:
+        writer.write(piece)
+        await writer.drain()
+        await asyncio.sleep(0.005)
+    received = b""
+    with contextlib.suppress(TimeoutError):
+        while chunk := await asyncio.wait_for(reader.read(65536), 0.2):
+            received += chunk
+    writer.close()
+    with contextlib.suppress(ConnectionError):
+        await writer.wait_closed()
+    return received
+
+
+def code(reply: bytes) -> str:
+    return str(msgspec.json.decode(reply.partition(b"\r\n\r\n")[2])["error"]["code"])
+
+
+async def test_a_request_split_at_every_byte_gets_the_same_answer() -> None:
+    request = b"POST /p?q=1 HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\n\r\nhello"
+    async with running() as (_, port):
+        whole = await talk(port, request)
+        for cut in range(1, len(request), 7):
+            reply = await talk(port, request[:cut], request[cut:])
+            assert reply.endswith(b"POST hello")
+    assert whole.startswith(b"HTTP/1.1 200 OK\r\n")
+    assert b"x-path: /p\r\n" in whole
+
+
+async def test_chunked_bodies_are_joined() -> None:
+    async with running() as (_, port):
+        reply = await talk(
+            port,
+            b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n",
+            b"2\r\nde\r\n0\r\n\r\n",
+        )
+    assert reply.endswith(b"POST abcde")
+
+
+async def test_pipelined_requests_are_answered_in_order() -> None:
+    async def slow_first(call: Call) -> None:
+        if call.path == "/1":
+            await asyncio.sleep(0.02)
+        await echo(call)
+
+    async with running(slow_first) as (_, port):
+        reply = await talk(port, b"".join(b"GET /%d HTTP/1.1\r\nHost: a\r\n\r\n" % n for n in (1, 2, 3)))
+    assert [line for line in reply.split(b"\r\n") if line.startswith(b"x-path")] == [
+        b"x-path: /1",
+        b"x-path: /2",
+        b"x-path: /3",
+    ]
+
+
+async def test_a_body_over_the_limit_is_413_announced_or_not() -> None:
+    async with running() as (_, port):
+        announced = await talk(port, b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 1001\r\n\r\n")
+        chunked = await talk(
+            port, b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n3e9\r\n" + b"x" * 1001 + b"\r\n"
+        )
+    for reply in (announced, chunked):
+        assert reply.startswith(b"HTTP/1.1 413 ")
+        assert b"connection: close" in reply
+        assert code(reply) == "read_request_body_failed"
+
+
+async def test_conflicting_framing_is_refused() -> None:
+    async with running() as (_, port):
+        reply = await talk(
+            port,
+            b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 3\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\nGET /evil HTTP/1.1\r\n\r\n",
+        )
+    assert reply.startswith(b"HTTP/1.1 400 ")
+    assert reply.count(b"HTTP/1.1") == 1
+
+
+async def test_headers_over_the_limit_and_garbage_are_400() -> None:
+    async with running() as (_, port):
+        for request in (
+            b"GET / HTTP/1.1\r\nHost: a\r\nX: " + b"y" * 3000 + b"\r\n\r\n",
+            b"GET /" + b"u" * 3000 + b" HTTP/1.1\r\nHost: a\r\n\r\n",
+            b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03",
+            b"GET / HTTP/9.9\r\n\r\n",
+            b"POST / HTTP/1.1\r\nContent-Length: -1\r\n\r\n",
+        ):
+            assert (await talk(port, request)).startswith(b"HTTP/1.1 400 ")
+
+
+async def test_a_slow_body_is_408_and_a_slow_head_too() -> None:
+    slow = Settings(body_read_s=0.0, header_read_s=0.0, header_bytes_max=2000)
+    async with running(settings=slow) as (server, port):
+        for start in (b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 9\r\n\r\nabc", b"POST / HTT"):
+            reader, writer = await asyncio.open_connection("127.0.0.1", port)
+            writer.write(start)
+            await asyncio.sleep(0.02)
+            server._tick()
+            reply = await reader.read(4096)
+            assert reply.startswith(b"HTTP/1.1 408 ")
+            writer.close()
+            await writer.wait_closed()
+
+
+async def test_an_early_answer_does_not_wait_for_the_body() -> None:
+    async def refuse(call: Call) -> None:
+        call.reply.send(401, [], b"no")
+
+    async with running(refuse) as (_, port):
+        reply = await talk(port, b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 900\r\n\r\nabc")
+        kept = await talk(
+            port,
+            b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 4\r\n\r\nab",
+            b"cd" + b"GET /again HTTP/1.1\r\nHost: a\r\n\r\n",
+        )
+    assert reply.startswith(b"HTTP/1.1 401 ")
+    assert kept.count(b"HTTP/1.1 401 ") == 2
+
+
+async def test_a_leaving_client_cancels_its_handler() -> None:
+    cancelled = asyncio.Event()
+    begun = asyncio.Event()
+
+    async def wait(call: Call) -> None:
+        begun.set()
+        try:
+            await asyncio.sleep(60)
+        except asyncio.CancelledError:
+            cancelled.set()
+            raise
+
+    async with running(wait) as (_, port):
+        _, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")
+        await begun.wait()
+        writer.close()
+        await asyncio.wait_for(cancelled.wait(), 2)
+
+
+async def test_a_slow_reader_holds_the_handler_back() -> None:
+    written = 0
+
+    async def pour(call: Call) -> None:
+        nonlocal written
+        call.reply.start(200, [])
+        for _ in range(1000):
+            await call.reply.write(b"x" * 65536)
+            written += 65536
+        call.reply.finish()
+
+    async with running(pour) as (_, port):
+        reader, writer = await asyncio.open_connection("127.0.0.1", port, limit=1024)
+        writer.write(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")
+        await asyncio.sleep(0.3)
+        assert written < 32 * 1024 * 1024
+        received = 0
+        while b"0\r\n\r\n" not in (chunk := await reader.read(1 << 20)):
+            received += len(chunk)
+        assert written == 65536000
+        writer.close()
+        await writer.wait_closed()
+
+
+async def test_drain_finishes_what_is_under_way_and_closes_idle_connections() -> None:
+    release = asyncio.Event()
+
+    async def wait(call: Call) -> None:
+        await release.wait()
+        await echo(call)
+
+    async with running(wait) as (server, port):
+        idle_reader, idle_writer = await asyncio.open_connection("127.0.0.1", port)
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(b"GET /late HTTP/1.1\r\nHost: a\r\n\r\n")
+        await asyncio.sleep(0.02)
+        draining = asyncio.create_task(server.drain(5))
+        assert await idle_reader.read() == b""
+        release.set()
+        reply = await reader.read()
+        assert b"x-path: /late" in reply
+        assert b"connection: close" in reply
+        assert await draining == 0
+        for each in (writer, idle_writer):
+            each.close()
+            await each.wait_closed()
+
+
+async def test_too_many_connections_are_told_so() -> None:
+    async with running(settings=Settings(connections_max=1)) as (_, port):
+        _, first = await asyncio.open_connection("127.0.0.1", port)
+        await asyncio.sleep(0.02)
+        reply = await talk(port, b"GET / HTTP/1.1\r\n\r\n")
+        first.close()
+        await first.wait_closed()
+    assert code(reply) == "too_many_connections"
+
+
+async def test_head_gets_no_body_and_connection_close_is_honoured() -> None:
+    async with running() as (_, port):
+        reply = await talk(port, b"HEAD /x HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n")
+    assert reply.startswith(b"HTTP/1.1 200 ")
+    assert reply.endswith(b"\r\n\r\n")
+
+
+async def test_expect_continue_is_answered() -> None:
+    async with running() as (_, port):
+        reply = await talk(
+            port, b"POST / HTTP/1.1\r\nHost: a\r\nExpect: 100-continue\r\nContent-Length: 2\r\n\r\n", b"ok"
+        )
+    assert reply.startswith(b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 200 ")
