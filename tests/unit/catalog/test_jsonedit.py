@@ -1,0 +1,74 @@
+"""Changing one member of a body leaves every other byte as it came."""
+
+from __future__ import annotations
+
+import json
+
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from elkapi.catalog.jsonedit import string_member, with_overrides, with_string
+from elkapi.errors import BadRequest
+
+
+def test_splicing_keeps_unknown_fields_byte_for_byte() -> None:
+    body = b'{ "input" : "a \\u00e9" , "model"  :  "x" , "n": 1.50, "z":{"model":"inner"} }'
+    assert with_string(body, "model", "long-name") == body.replace(b'"x"', b'"long-name"')
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b'{"model":"a","model":"b","input":"x"}',
+        b'{"model":"a","mod\\u0065l":"b","input":"x"}',
+        b'{"x":{"model":"n"},"model":"a","input":"y","model":"a"}',
+    ],
+)
+def test_a_second_model_is_refused(body: bytes) -> None:
+    with pytest.raises(BadRequest) as caught:
+        string_member(body, "model")
+    assert (caught.value.code, caught.value.param) == ("duplicate_field", "model")
+
+
+def test_an_escaped_key_is_the_same_key() -> None:
+    assert with_string(b'{"mod\\u0065l":"a"}', "model", "b") == b'{"mod\\u0065l":"b"}'
+
+
+def test_a_nested_or_quoted_model_is_not_the_models_name() -> None:
+    body = b'{"input":"say \\"model\\": \\"evil\\"","deep":[{"model":"inner"}],"model":"outer"}'
+    span = string_member(body, "model")
+    assert span is not None
+    assert body[slice(*span)] == b'"outer"'
+
+
+def test_a_missing_member_is_put_first() -> None:
+    assert with_string(b'{"input":"x"}', "model", "m") == b'{"model":"m","input":"x"}'
+    assert with_string(b" { } ", "model", "m") == b' {"model":"m" } '
+
+
+members = st.dictionaries(
+    st.text(max_size=8).filter(lambda name: name != "model"),
+    st.recursive(
+        st.none() | st.booleans() | st.integers() | st.text(max_size=8), lambda inner: st.lists(inner, max_size=3)
+    ),
+    max_size=5,
+)
+
+
+@given(members, st.text(max_size=10), st.text(max_size=10), st.booleans())
+def test_a_splice_reads_back_as_the_same_object_with_one_value_changed(
+    others: dict[str, object], old: str, new: str, ascii_only: bool
+) -> None:
+    value = {**others, "model": old}
+    body = json.dumps(value, ensure_ascii=ascii_only).encode("utf-8", "surrogatepass")
+    assert json.loads(with_string(body, "model", new)) == {**others, "model": new}
+
+
+def test_overrides_set_default_and_remove_and_leave_values_raw() -> None:
+    raw = msgspec.Raw
+    body = b'{"a":1.50,"b":[1, 2],"c":"x"}'
+    changed = with_overrides(body, {"b": raw(b'"new"')}, {"a": raw(b"9"), "d": raw(b"true")}, ("c",))
+    assert changed == b'{"a":1.50,"b":"new","d":true}'
+    assert with_overrides(body, {}, {}, ()) is body

@@ -1,0 +1,74 @@
+"""Method and path to operation; a known path with another method says what is allowed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+from elkapi.catalog import CATALOG, Catalog
+from elkapi.errors import MethodNotAllowed, NotFound
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "operation", "params"),
+    [
+        ("POST", "/v1/embeddings", "openai.embeddings", {}),
+        ("POST", "/v1/v1/embeddings", "openai.embeddings", {}),
+        (
+            "POST",
+            "/v1/engines/text-embedding-3-small/embeddings",
+            "openai.embeddings-engine",
+            {"model": "text-embedding-3-small"},
+        ),
+        ("POST", "/v1/engines/BAAI%2Fbge/embeddings", "openai.embeddings-engine", {"model": "BAAI/bge"}),
+        ("GET", "/v1/models", "platform.models", {}),
+        ("GET", "/v1beta/openai/models", "platform.models", {}),
+        ("GET", "/v1/models/BAAI/bge-m3", "platform.model", {"model": "BAAI/bge-m3"}),
+        ("GET", "/v1beta/models", "platform.models-gemini", {}),
+        ("GET", "/v1/requests/req_1", "platform.request", {"id": "req_1"}),
+    ],
+)
+def test_paths_find_their_operation(method: str, path: str, operation: str, params: dict[str, str]) -> None:
+    match = CATALOG.match(method, path)
+    assert (match.operation.id, match.params) == (operation, params)
+
+
+def test_another_method_says_what_is_allowed() -> None:
+    with pytest.raises(MethodNotAllowed) as caught:
+        CATALOG.match("GET", "/v1/embeddings")
+    assert (b"allow", b"POST, OPTIONS") in caught.value.headers
+
+
+@pytest.mark.parametrize("path", ["/v1/nothing", "/v1/embeddings/", "/", "//v1/embeddings", "/v1/engines//embeddings"])
+def test_an_unknown_path_is_not_found(path: str) -> None:
+    with pytest.raises(NotFound):
+        CATALOG.match("POST", path)
+
+
+def test_two_operations_cannot_claim_one_route() -> None:
+    family = CATALOG.families["openai"]
+    with pytest.raises(ValueError, match="declared twice"):
+        Catalog([family, type(family)(name="other", dialect="openai", operations=family.operations)])
+
+
+def test_g17_every_relayed_operation_declares_a_unit_and_a_reader_so_none_is_unmetered() -> None:
+    for operation in CATALOG.operations:
+        if operation.role.value == "relay":
+            assert operation.unit != "free", operation.id
+            assert operation.read is not None, operation.id
+
+
+CONTRACTS = Path(__file__).parents[4] / "shared" / "contracts"
+
+
+@pytest.mark.skipif(not CONTRACTS.is_dir(), reason="the contracts stand beside the repository only in the workplace")
+def test_served_rows_agree_with_the_contract() -> None:
+    rows = {}
+    for file in CONTRACTS.glob("*.yaml"):
+        rows |= {row["id"]: row for row in yaml.safe_load(file.read_text())}
+    for operation in CATALOG.operations:
+        if (row := rows.get(operation.id)) is not None:
+            assert (operation.method, operation.path) == (row["method"], row["path"])
+            assert set(row["aliases"]) <= set(operation.aliases)

@@ -1,0 +1,70 @@
+"""Usage is read where it can stand and believed only when it is possible."""
+
+from __future__ import annotations
+
+import pytest
+
+from elkapi.pricing.meter import looks_like_json_object, read_usage, with_client_model
+from elkapi.types import Usage
+
+UPPER = Usage(input_tokens=100, calls=1)
+
+
+def reply(usage: str) -> bytes:
+    return b'{"object":"list","data":[{"embedding":[0.1,0.2]}],"model":"m","usage":' + usage.encode() + b"}"
+
+
+def test_usage_at_the_tail_of_a_large_reply_is_found() -> None:
+    body = b'{"data":[' + b"0.5," * 50_000 + b'0],"usage":{"prompt_tokens":8,"total_tokens":8}}'
+    assert read_usage(body, UPPER) == Usage(input_tokens=8, calls=1)
+
+
+def test_usage_that_comes_first_is_found_too() -> None:
+    body = b'{"usage":{"prompt_tokens":8,"total_tokens":8},"data":[' + b"0.5," * 5_000 + b"0]}"
+    assert read_usage(body, UPPER) == Usage(input_tokens=8, calls=1)
+
+
+def test_g23_cached_tokens_are_a_class_of_their_own_and_never_make_input_negative() -> None:
+    inside = reply('{"prompt_tokens":10,"total_tokens":10,"prompt_tokens_details":{"cached_tokens":4}}')
+    above = reply('{"prompt_tokens":10,"total_tokens":10,"prompt_tokens_details":{"cached_tokens":40}}')
+    assert read_usage(inside, UPPER) == Usage(input_tokens=6, cached_tokens=4, calls=1)
+    assert read_usage(above, UPPER) is None
+
+
+@pytest.mark.parametrize(
+    "usage",
+    [
+        '{"prompt_tokens":-5}',
+        '{"prompt_tokens":101}',
+        '{"prompt_tokens":"8"}',
+        '{"prompt_tokens":1.5}',
+        "null",
+        "{}",
+        "[]",
+    ],
+)
+def test_g21_impossible_usage_is_no_usage(usage: str) -> None:
+    assert read_usage(reply(usage), UPPER) is None
+
+
+def test_a_reply_without_usage_has_none() -> None:
+    assert read_usage(b'{"data":[]}', UPPER) is None
+
+
+@pytest.mark.parametrize(
+    ("body", "answer"),
+    [(b' {"a":1}\n', True), (b"<html></html>", False), (b"", False), (b'{"a":[1,2', False), (b"[]", False)],
+)
+def test_only_a_whole_object_can_be_an_answer(body: bytes, answer: bool) -> None:
+    assert looks_like_json_object(body) is answer
+
+
+def test_the_client_sees_its_own_name_of_a_mapped_model_wherever_it_stands() -> None:
+    for body in (
+        b'{"model": "their-x","data":[%s]}' % (b"1," * 3000 + b"1"),
+        b'{"data":[%s],"model":"their-x"}' % (b"1," * 3000 + b"1"),
+    ):
+        renamed = with_client_model(body, "their-x", "mine")
+        assert b"their-x" not in renamed
+        assert b'"mine"' in renamed
+        assert len(renamed) == len(body) - len("their-x") + len("mine")
