@@ -1,46 +1,64 @@
-"""One JSON object a line on standard error for everything this process logs; what to log is left to its modules."""
+"""Leads what `logging` is told here, by us and by libraries, into the JSON log of `observe.log`."""
 
 from __future__ import annotations
 
+import contextlib
 import logging
-import sys
 import traceback
-from datetime import UTC, datetime
+from collections.abc import Iterator
 
-import msgspec
+from elkapi.observe.log import Log
+from elkapi.settings import Settings
 
 # Attributes every LogRecord has; what else is found on one was given as `extra` and is a field of ours.
 _STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
-# Libraries write sentences where we write an event name; theirs become the `message` of this event.
-_LIBRARY_EVENT = "library"
+# Libraries write sentences where we write an event's name; theirs become the `message` of this event.
+LIBRARY_EVENT = "library"
 TEXT_CHARS_MAX = 8_000
+_JSON_TYPES = (str, int, float, bool, type(None), list, tuple, dict)
 
 
-class JsonLines(logging.Formatter):
-    """`{"time","level","event","logger",...}`; a record of ours has the event's name as its message."""
+class IntoLog(logging.Handler):
+    """A record of a logger below `elkapi` is an event with its extras as fields; any other is a library's message."""
 
-    def format(self, record: logging.LogRecord) -> str:
-        line: dict[str, object] = {
-            "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
-            "level": record.levelname.lower(),
-        }
-        if record.name.startswith("elkapi"):
-            line["event"] = record.getMessage()
-        else:
-            line |= {"event": _LIBRARY_EVENT, "message": record.getMessage()[:TEXT_CHARS_MAX]}
-        line |= {"logger": record.name, "process": record.process}
-        line |= {name: value for name, value in vars(record).items() if name not in _STANDARD}
+    def __init__(self, log: Log) -> None:
+        super().__init__()
+        self._log = log
+
+    def emit(self, record: logging.LogRecord) -> None:
+        given = {name: value for name, value in vars(record).items() if name not in _STANDARD}
+        fields = {name: value if isinstance(value, _JSON_TYPES) else repr(value) for name, value in given.items()}
+        fields["logger"] = record.name
+        event = record.getMessage()
+        if not record.name.startswith("elkapi"):
+            fields["message"], event = event[:TEXT_CHARS_MAX], LIBRARY_EVENT
         if record.exc_info and record.exc_info[1] is not None:
             # The end of a long trace names the cause.
-            line["trace"] = "".join(traceback.format_exception(record.exc_info[1]))[-TEXT_CHARS_MAX:]
-        return msgspec.json.encode(line, enc_hook=repr).decode()
+            fields["trace"] = "".join(traceback.format_exception(record.exc_info[1]))[-TEXT_CHARS_MAX:]
+        self._log.write(event, _level(record.levelno), **fields)
 
 
-def log_json_lines(level: str) -> None:
-    """Send every record of `level` (a name such as "info") or above to standard error, libraries' from warning on."""
-    handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(JsonLines())
-    root = logging.getLogger()
+def _level(number: int) -> str:
+    for name, least in (("error", logging.ERROR), ("warning", logging.WARNING), ("info", logging.INFO)):
+        if number >= least:
+            return name
+    return "debug"
+
+
+@contextlib.contextmanager
+def json_log(role: str, settings: Settings) -> Iterator[Log]:
+    """Everything logged while the block runs becomes JSON lines: ours of the set level, libraries' from warning on."""
+    log = Log(role, file=settings.log_file, level=settings.log_level)
+    handler = IntoLog(log)
+    root, ours = logging.getLogger(), logging.getLogger("elkapi")
+    before = root.handlers[:], root.level, ours.level
     root.handlers[:] = [handler]
     root.setLevel(logging.WARNING)
-    logging.getLogger("elkapi").setLevel(level.upper())
+    ours.setLevel(logging.DEBUG)  # `Log` itself drops what is below the set level.
+    try:
+        yield log
+    finally:
+        root.handlers[:] = before[0]
+        root.setLevel(before[1])
+        ours.setLevel(before[2])
+        log.close()

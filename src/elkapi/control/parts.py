@@ -1,22 +1,18 @@
-"""Opens what the control process works with: the database (when it can be had), the way out, the model process."""
+"""Puts together what the control process works with: its database thread, its way out, its jobs, the model process."""
 
 from __future__ import annotations
 
-import asyncio
 import logging
-from concurrent.futures import ThreadPoolExecutor
 from types import TracebackType
 
 import msgspec
-from sqlalchemy import select
 
 from elkapi.clock import Clock
 from elkapi.control.jobs import Job
+from elkapi.control.prober import Prober
 from elkapi.control.status import LocalModel, LocalModels
+from elkapi.control.store import Store
 from elkapi.settings import Settings
-from elkapi.storage import schema
-from elkapi.storage.db import Reader
-from elkapi.storage.installation import Installation, open_installation
 from elkapi.upstream import Deadlines, Origin, UpstreamClient, UpstreamFailure, UpstreamRequest
 
 MODELS_ANSWER_BYTES_MAX = 256 * 1024
@@ -33,19 +29,13 @@ _listing = msgspec.json.Decoder(_Listing)
 
 
 class Parts:
-    """The control process's own database threads and upstream client; used as an async context manager.
-
-    The database is opened on first use and again after a failure: pages are served while it is away.
-    """
+    """Used as an async context manager; nothing is opened before it is needed."""
 
     def __init__(self, settings: Settings, clock: Clock) -> None:
         self._settings = settings
         self._clock = clock
         self._client = UpstreamClient()
-        self._threads = ThreadPoolExecutor(1, thread_name_prefix="elkapi-open")
-        self._opening = asyncio.Lock()
-        self._installation: Installation | None = None
-        self._reader: Reader | None = None
+        self._store = Store(settings, clock)
 
     async def __aenter__(self) -> Parts:
         return self
@@ -54,30 +44,16 @@ class Parts:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         await self._client.aclose()
-        if self._reader is not None:
-            self._reader.close()
-        if self._installation is not None:
-            self._installation.database.close()
-        self._threads.shutdown(wait=False, cancel_futures=True)
-
-    async def installation(self) -> Installation:
-        """The opened database with its secrets. Raises what `open_installation` raises."""
-        async with self._opening:
-            if self._installation is None:
-                loop = asyncio.get_running_loop()
-                self._installation = await loop.run_in_executor(self._threads, open_installation, self._settings)
-                self._reader = Reader(self._installation.database, threads=1)
-        return self._installation
+        self._store.close()
 
     def jobs(self) -> tuple[Job, ...]:
-        return ()
+        """The background jobs, each with its own period."""
+        return (Prober(self._store, self._client.send, self._clock),)
 
     async def database_answers(self) -> bool:
         """Whether a read works now."""
         try:
-            await self.installation()
-            assert self._reader is not None
-            await self._reader.run(lambda connection: connection.execute(select(schema.meta.c.value).limit(1)).first())
+            await self._store.answers()
         except Exception as error:
             log.warning("database_unavailable", extra={"error": str(error)})
             return False

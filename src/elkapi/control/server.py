@@ -16,7 +16,7 @@ import uvicorn
 from elkapi.clock import SYSTEM_CLOCK
 from elkapi.control.jobs import running_jobs
 from elkapi.control.library import Library, docs_folder
-from elkapi.control.logs import log_json_lines
+from elkapi.control.logs import json_log
 from elkapi.control.parts import Parts
 from elkapi.control.site import build_site
 from elkapi.control.status import StatusBook
@@ -38,9 +38,8 @@ def run(settings: Settings) -> None:
     """Serve until SIGTERM or SIGINT; ends with its supervisor. Raises OSError when the socket cannot be made."""
     die_with_parent()
     set_title(ROLE)
-    log_json_lines(settings.log_level)
     settings.data_path.mkdir(mode=0o700, parents=True, exist_ok=True)
-    with listening_socket(Path(settings.socket_path(ROLE))) as listening:
+    with json_log(ROLE, settings), listening_socket(Path(settings.socket_path(ROLE))) as listening:
         asyncio.run(_serve(settings, listening))
 
 

@@ -12,12 +12,14 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
 
-from elkapi.control.logs import JsonLines
+from elkapi.control.logs import json_log
 from elkapi.control.server import listening_socket
+from elkapi.settings import Settings
 
 
 def test_socket_is_private_and_replaces_a_stale_one(tmp_path: Path) -> None:
@@ -44,7 +46,15 @@ def test_too_long_a_path_is_refused_in_words(tmp_path: Path) -> None:
         pass
 
 
-def test_log_line_is_json_with_extras_and_trace() -> None:
+def _lines_of(tmp_path: Path, *records: logging.LogRecord, level: str = "info") -> list[dict[str, Any]]:
+    file = tmp_path / "log"
+    with json_log("control", Settings(log_file=str(file), log_level=level)):
+        for record in records:
+            logging.getLogger(record.name).handle(record)
+    return [json.loads(line) for line in file.read_text().splitlines()]
+
+
+def test_log_line_is_json_with_extras_and_trace(tmp_path: Path) -> None:
     record = logging.LogRecord("elkapi.control", logging.ERROR, __file__, 1, "page_failed", None, None)
     record.path = "/docs"
     record.odd = object()
@@ -52,22 +62,23 @@ def test_log_line_is_json_with_extras_and_trace() -> None:
         raise ValueError("why")
     except ValueError:
         record.exc_info = sys.exc_info()
-    line = JsonLines().format(record)
-    assert "\n" not in line
-    fields = json.loads(line)
-    assert list(fields)[:3] == ["time", "level", "event"]
-    assert fields["event"] == "page_failed"
-    assert fields["level"] == "error"
+    (fields,) = _lines_of(tmp_path, record)
+    assert (fields["event"], fields["level"], fields["role"]) == ("page_failed", "error", "control")
     assert fields["path"] == "/docs"
     assert fields["odd"].startswith("<object")
     assert fields["trace"].endswith("ValueError: why\n")
 
 
-def test_a_librarys_sentence_is_a_message() -> None:
-    record = logging.LogRecord("uvicorn.error", logging.WARNING, __file__, 1, "odd %s", ("thing",), None)
-    fields = json.loads(JsonLines().format(record))
-    assert fields["event"] == "library"
-    assert fields["message"] == "odd thing"
+def test_a_librarys_sentence_is_a_message(tmp_path: Path) -> None:
+    record = logging.LogRecord("some.library", logging.WARNING, __file__, 1, "odd %s", ("thing",), None)
+    (fields,) = _lines_of(tmp_path, record)
+    assert (fields["event"], fields["message"]) == ("library", "odd thing")
+
+
+def test_set_level_holds_for_our_events(tmp_path: Path) -> None:
+    quiet = logging.LogRecord("elkapi.control", logging.INFO, __file__, 1, "quiet", None, None)
+    loud = logging.LogRecord("elkapi.control", logging.WARNING, __file__, 1, "loud", None, None)
+    assert [line["event"] for line in _lines_of(tmp_path, quiet, loud, level="warning")] == ["loud"]
 
 
 def test_process_serves_on_its_socket_and_ends_cleanly_on_sigterm(tmp_path: Path) -> None:

@@ -1,0 +1,149 @@
+"""Brings back channel keys that the gateway took out of service: asks each something free until it answers well.
+
+Which keys are off and writing the change are left to the store; the address guard and deadlines to `upstream`.
+Keys that an operator disabled are never asked.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable
+from typing import Protocol
+
+import msgspec
+
+from elkapi.catalog.upstreams import UPSTREAM_FAMILIES, auth_headers, target_path
+from elkapi.clock import Clock
+from elkapi.types import Channel, ChannelKey
+from elkapi.upstream import Deadlines, Origin, UpstreamFailure, UpstreamReply, UpstreamRequest, split_base_url
+
+SCAN_EVERY_S = 5.0
+FIRST_PROBE_AFTER_S = 15.0
+PROBE_AFTER_S_MAX = 600.0
+# A key that was brought back and is off again within this time goes on where its waiting had got to: an account
+# without funds still lists its models, and must not be switched on and off every few seconds.
+STEADY_AFTER_S = 3600.0
+PROBES_AT_ONCE_MAX = 8
+ANSWER_BYTES_MAX = 64 * 1024
+DEADLINES = Deadlines(connect_s=5.0, header_s=10.0, first_byte_s=10.0, idle_s=5.0, total_s=20.0)
+
+log = logging.getLogger("elkapi.control.prober")
+
+
+class DisabledKey(msgspec.Struct, frozen=True):
+    """A key that the gateway itself switched off at `changed_ns`, with its channel."""
+
+    channel: Channel
+    key: ChannelKey
+    changed_ns: int
+
+
+class ProbeStore(Protocol):
+    """The database as the prober needs it."""
+
+    async def disabled_keys(self) -> list[DisabledKey]:
+        """Keys of enabled channels that the gateway, not an operator, switched off."""
+
+    async def enable(self, found: DisabledKey) -> bool:
+        """Switch the key on and say so in the audit trail; False when somebody changed it since it was read."""
+
+
+class _Course(msgspec.Struct):
+    """How a key's probing goes: when next, after how many tries, and since when it is back."""
+
+    next_s: float
+    tries: int = 0
+    revived_s: float | None = None
+
+
+class Prober:
+    """One job for all keys; each has its own backoff."""
+
+    name = "prober"
+    period_s = SCAN_EVERY_S
+
+    def __init__(
+        self, store: ProbeStore, send: Callable[[UpstreamRequest], Awaitable[UpstreamReply]], clock: Clock
+    ) -> None:
+        self._store = store
+        self._send = send
+        self._clock = clock
+        self._courses: dict[int, _Course] = {}
+        self._at_once = asyncio.Semaphore(PROBES_AT_ONCE_MAX)
+
+    async def run_once(self) -> None:
+        found = await self._store.disabled_keys()
+        now_s = self._clock.monotonic_s()
+        self._forget({entry.key.id for entry in found}, now_s)
+        due = [entry for entry in found if self._is_due(entry.key.id, now_s)]
+        await asyncio.gather(*(self._probe(entry) for entry in due))
+
+    def _forget(self, off: set[int], now_s: float) -> None:
+        """Drop the courses of keys that came back by another hand, or that have been back for long enough."""
+        for key_id in self._courses.keys() - off:
+            revived_s = self._courses[key_id].revived_s
+            if revived_s is None or now_s - revived_s > STEADY_AFTER_S:
+                del self._courses[key_id]
+
+    def _is_due(self, key_id: int, now_s: float) -> bool:
+        course = self._courses.get(key_id)
+        if course is None:
+            self._courses[key_id] = _Course(next_s=now_s + wait_s(0))
+            return False
+        if course.revived_s is not None:
+            course.revived_s, course.next_s = None, now_s + wait_s(course.tries)
+        return now_s >= course.next_s
+
+    async def _probe(self, found: DisabledKey) -> None:
+        async with self._at_once:
+            outcome, works = await self._ask(found)
+        course = self._courses[found.key.id]
+        course.tries += 1
+        now_s = self._clock.monotonic_s()
+        course.next_s = now_s + wait_s(course.tries)
+        facts = {"channel": found.channel.name, "channel_key_id": found.key.id, "outcome": outcome}
+        if not works:
+            log.info("channel_key_still_bad", extra=facts | {"next_probe_s": wait_s(course.tries)})
+        elif await self._store.enable(found):
+            course.revived_s = now_s
+            log.info("channel_key_enabled", extra=facts)
+
+    async def _ask(self, found: DisabledKey) -> tuple[str, bool]:
+        """What the upstream said, for the log, and whether the key works."""
+        try:
+            reply = await self._send(probe_request(found.channel, found.key))
+            try:
+                await reply.read(ANSWER_BYTES_MAX)
+            finally:
+                await reply.aclose()
+        except UpstreamFailure as failure:
+            return failure.code, False
+        except ValueError:
+            return "unusable_address", False
+        return f"status {reply.status}", 200 <= reply.status < 300
+
+
+def wait_s(tries: int) -> float:
+    """Seconds before the next probe of a key that was asked `tries` times: doubled each time, with a ceiling."""
+    return min(FIRST_PROBE_AFTER_S * (1 << min(tries, 16)), PROBE_AFTER_S_MAX)
+
+
+def probe_request(channel: Channel, key: ChannelKey) -> UpstreamRequest:
+    """The family's free question, sent exactly where and how a call would go. Raises ValueError for a bad address."""
+    headers = {b"accept": b"application/json", **dict(auth_headers(channel, key))}
+    for name in channel.header_remove:
+        headers.pop(name.lower().encode(), None)
+    headers |= {name.lower().encode(): value.encode() for name, value in channel.header_set.items()}
+    return UpstreamRequest(
+        origin=Origin.parse(
+            channel.base_url,
+            allow_private=channel.allow_private,
+            proxy_url=channel.proxy_url,
+            http2=channel.http2,
+        ),
+        method=b"GET",
+        target=target_path(split_base_url(channel.base_url), UPSTREAM_FAMILIES[channel.family].probe).encode(),
+        headers=list(headers.items()),
+        deadlines=DEADLINES,
+    )
