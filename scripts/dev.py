@@ -58,6 +58,7 @@ def stop(processes: list[subprocess.Popen[bytes]]) -> None:
 
 
 def main() -> None:
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))  # so that the children are stopped on the way out
     key = seeded_key()
     commands = [[ELKAPI, "sandbox", "--port", str(SANDBOX_PORT)], [ELKAPI, "serve"]]
     running: list[subprocess.Popen[bytes]] = []
