@@ -107,18 +107,18 @@ async def test_the_reader_runs_off_the_loop(database: Database) -> None:
         name = await reader.run(lambda _connection: threading.current_thread().name)
         assert name.startswith("elkapi-read")
     finally:
-        reader.close()
+        await reader.aclose()
 
 
 async def test_a_read_that_takes_too_long_is_unavailable(database: Database) -> None:
-    reader = Reader(database, threads=1, wait_s=0.05)
+    reader = Reader(database, threads=1, wait_s=0.2)
     release = threading.Event()
     try:
         with pytest.raises(Unavailable):
             await reader.run(lambda _connection: release.wait(5))
     finally:
         release.set()
-        reader.close()
+        await reader.aclose()
 
 
 async def test_waiting_reads_are_bounded(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -134,7 +134,7 @@ async def test_waiting_reads_are_bounded(database: Database, monkeypatch: pytest
         assert await first
     finally:
         release.set()
-        reader.close()
+        await reader.aclose()
 
 
 def test_postgresql_outage_is_unavailable_and_heals(database: Database) -> None:

@@ -134,7 +134,8 @@ class Reader:
         with self._database.read() as connection:
             return fn(connection)
 
-    def close(self) -> None:
-        """Stop taking reads; one that is running ends by its own database timeout."""
-        with suppress(RuntimeError):
-            self._threads.shutdown(wait=False, cancel_futures=True)
+    async def aclose(self) -> None:
+        """Stop taking reads and wait at most `wait_s` for those that run; call it before the database is closed."""
+        self._threads.shutdown(wait=False, cancel_futures=True)
+        with suppress(TimeoutError):
+            await asyncio.wait_for(asyncio.to_thread(self._threads.shutdown), self._wait_s)

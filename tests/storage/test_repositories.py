@@ -1,0 +1,375 @@
+"""Keys, channels, prices, groups, audit: what is written is read back, versions rise, secrets stay in."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+import pytest
+from sqlalchemy import Connection, select
+from sqlalchemy.exc import IntegrityError
+
+from elkapi.ledger.accounts import create_account
+from elkapi.storage import apikey, schema
+from elkapi.storage.db import Database
+from elkapi.storage.installation import Installation, open_installation
+from elkapi.storage.repos import audit, channels, groups, keys, owners, prices, requests, versions
+from elkapi.storage.secrets import Sealer, SecretKeyError
+from elkapi.types import ChannelLimits, RequestRecord, Usage
+
+NOW_NS = 1_800_000_000_000_000_000
+WHO: dict[str, Any] = {"now_ns": NOW_NS, "actor": "test"}
+PLANTED = "sk-planted-provider-secret-0123456789"
+
+
+def make_key(connection: Connection, **changes: Any) -> tuple[keys.KeyRow, str]:
+    fields: dict[str, Any] = {
+        "name": "k",
+        "owner_id": owners.operator_id(connection),
+        "group": "default",
+        "scope": "live",
+        "account_id": create_account(connection, f"test:{len(keys.list_keys(connection))}"),
+        "models": None,
+        "expires_at_ns": None,
+    }
+    return keys.create_key(connection, **(fields | changes), **WHO)
+
+
+def spec(**changes: Any) -> channels.ChannelSpec:
+    fields: dict[str, Any] = {
+        "name": "main",
+        "family": "openai",
+        "base_url": "https://api.example.com/v1",
+        "config": channels.ChannelConfig(models=("m",)),
+    }
+    return channels.ChannelSpec(**(fields | changes))
+
+
+FULL_CONFIG = channels.ChannelConfig(
+    models=("a", "b"),
+    groups=("default",),
+    http2=True,
+    model_map={"a": "A"},
+    aliases={"c": "a"},
+    param_set={"user": msgspec.Raw(b'"x"')},
+    param_default={"dimensions": msgspec.Raw(b"8")},
+    param_remove=("foo",),
+    header_remove=("x-a",),
+    forward_headers=("x-b",),
+    status_map={404: 503},
+    system_prompt="be kind",
+    tags=("t",),
+    limits=ChannelLimits(connect_s=1.5, concurrency_max=3),
+)
+
+
+def test_a_key_is_found_by_its_digest_and_by_nothing_else(database: Database) -> None:
+    with database.write() as connection:
+        row, plaintext = make_key(connection, models=["b", "a", "a"], expires_at_ns=NOW_NS)
+    with database.read() as connection:
+        grant = keys.find_grant(connection, apikey.digest(plaintext))
+        assert keys.find_grant(connection, apikey.digest(plaintext + "x")) is None
+        stored = connection.execute(select(schema.keys)).one()
+    assert grant is not None
+    assert (grant.key_id, grant.accounts, grant.enabled) == (row.id, (row.account_id,), True)
+    assert grant.models == frozenset({"a", "b"})
+    assert grant.expires_at_ns == NOW_NS
+    assert row.hint == f"{plaintext[:7]}...{plaintext[-4:]}"
+    assert plaintext not in repr(stored)
+    assert plaintext[10:40] not in repr(stored)
+
+
+@pytest.mark.parametrize(
+    "hostile", ["' OR 1=1 --", '"; DROP TABLE keys; --', "%", "_" * 51, "\x00", "sk-' UNION SELECT 1"]
+)
+def test_cve_2026_42208_a_hostile_key_is_data_never_sql(database: Database, hostile: str) -> None:
+    with database.write() as connection:
+        make_key(connection)
+    with database.read() as connection:
+        assert keys.find_grant(connection, apikey.digest(hostile)) is None
+        assert keys.find_grant(connection, hostile.encode()) is None
+        assert len(keys.list_keys(connection)) == 1
+
+
+def test_cve_2026_25591_a_name_is_matched_whole_never_as_a_pattern(database: Database) -> None:
+    with database.write() as connection:
+        make_key(connection, name="production")
+    with database.read() as connection:
+        assert keys.find_by_name(connection, "%") == []
+        assert keys.find_by_name(connection, "productio_") == []
+        assert len(keys.find_by_name(connection, "production")) == 1
+
+
+def test_g16_edited_key_fields_read_back(database: Database) -> None:
+    with database.write() as connection:
+        row, _ = make_key(connection)
+        groups.set_group(connection, name="vip", ratio_micro=500_000, description=None, **WHO)
+        edited = keys.edit(connection, row.id, name="n", group="vip", models=["z"], expires_at_ns=5, **WHO)
+    with database.read() as connection:
+        assert keys.get_key(connection, row.id) == edited
+    assert edited is not None
+    assert (edited.name, edited.group, edited.models, edited.expires_at_ns) == ("n", "vip", ("z",), 5)
+
+
+def test_cve_2026_47102_an_edit_reaches_no_field_it_does_not_name(database: Database) -> None:
+    with database.write() as connection:
+        row, _ = make_key(connection)
+    with pytest.raises(TypeError):
+        keys.edit(None, row.id, account_id=1, **WHO)  # type: ignore[call-arg, arg-type]
+    with database.write() as connection:
+        edited = keys.edit(connection, row.id, name="n", group="default", models=None, expires_at_ns=None, **WHO)
+    assert edited is not None
+    assert (edited.account_id, edited.owner_id, edited.scope) == (row.account_id, row.owner_id, row.scope)
+
+
+def test_g07_editing_a_key_never_writes_money(database: Database) -> None:
+    with database.write() as connection:
+        row, _ = make_key(connection)
+        account = schema.accounts.c.id == row.account_id
+        connection.execute(schema.accounts.update().where(account).values(posted_nano=77, held_nano=7))
+        keys.edit(connection, row.id, name="n", group="default", models=None, expires_at_ns=None, **WHO)
+        keys.set_enabled(connection, row.id, False, **WHO)
+        money = connection.execute(select(schema.accounts.c.posted_nano, schema.accounts.c.held_nano).where(account))
+        assert money.one() == (77, 7)
+    assert not [column.name for column in schema.keys.columns if "nano" in column.name]
+    assert not [column.name for column in schema.owners.columns if "nano" in column.name]
+
+
+def test_g03_the_database_itself_refuses_an_overdraft(database: Database) -> None:
+    with database.write() as connection:
+        row, _ = make_key(connection)
+    account = schema.accounts.c.id == row.account_id
+    for values in ({"posted_nano": -1}, {"held_nano": 1}, {"held_nano": -1}):
+        with pytest.raises(IntegrityError), database.write() as connection:
+            connection.execute(schema.accounts.update().where(account).values(**values))
+
+
+def test_a_revoked_key_stays_revoked(database: Database) -> None:
+    with database.write() as connection:
+        row, plaintext = make_key(connection)
+        assert keys.revoke(connection, row.id, **WHO) is not None
+    with database.write() as connection:
+        assert keys.set_enabled(connection, row.id, True, **WHO) is None
+        assert keys.revoke(connection, row.id, **WHO) is None
+        assert keys.edit(connection, row.id, name="x", group="default", models=None, expires_at_ns=None, **WHO) is None
+        grant = keys.find_grant(connection, apikey.digest(plaintext))
+    assert grant is not None
+    assert not grant.enabled
+
+
+def test_changes_are_found_by_version(database: Database) -> None:
+    with database.write() as connection:
+        first, plaintext = make_key(connection)
+        before = versions.read(connection).config
+    with database.write() as connection:
+        _, second = make_key(connection)
+    with database.write() as connection:
+        keys.set_enabled(connection, first.id, False, **WHO)
+    with database.read() as connection:
+        assert set(keys.changed_since(connection, before) or ()) == {apikey.digest(plaintext), apikey.digest(second)}
+        assert keys.changed_since(connection, versions.read(connection).config) == []
+
+
+def test_more_changes_than_the_bound_mean_forget_all(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(keys, "CHANGES_MAX", 1)
+    with database.write() as connection:
+        make_key(connection)
+        make_key(connection)
+        assert keys.changed_since(connection, 0) is None
+
+
+def test_only_routing_changes_raise_the_routing_version(database: Database) -> None:
+    with database.write() as connection:
+        start = versions.read(connection)
+        make_key(connection)
+        after_key = versions.read(connection)
+        groups.set_group(connection, name="g", ratio_micro=1, description=None, **WHO)
+        after_group = versions.read(connection)
+    assert after_key.config > start.config
+    assert after_key.routing == start.routing
+    assert after_group.routing == after_group.config > after_key.config
+
+
+def test_every_change_leaves_an_audit_row_without_secrets(database: Database, installation: Installation) -> None:
+    with database.write() as connection:
+        row, plaintext = make_key(connection)
+        channel_id = channels.add_channel(
+            connection, installation.sealer, spec(proxy_url=f"http://u:{PLANTED}@p", header_set={"x": PLANTED}), **WHO
+        )
+        channels.add_keys(connection, installation.sealer, channel_id, [PLANTED], **WHO)
+        prices.add_version(connection, model="m", amounts=prices.Amounts(call_nano=1), source="test", **WHO)
+        rows = audit.newest(connection)
+    assert [entry.action for entry in rows] == ["price.set", "channel.key.add", "channel.add", "key.create"]
+    assert {entry.actor for entry in rows} == {"test"}
+    assert rows[-1].subject == f"key:{row.id}"
+    text = repr(rows)
+    assert PLANTED not in text
+    assert plaintext not in text
+
+
+def test_g16_every_channel_field_reads_back(database: Database, installation: Installation) -> None:
+    sealer = installation.sealer
+    written = spec(
+        enabled=False,
+        priority=-3,
+        weight=7,
+        allow_private=True,
+        config=FULL_CONFIG,
+        proxy_url="socks5://u:p@127.0.0.1:1",
+        header_set={"x-c": "1"},
+    )
+    assert all(getattr(FULL_CONFIG, f) != getattr(channels.ChannelConfig(), f) for f in ("models", "limits", "http2"))
+    with database.write() as connection:
+        channel_id = channels.add_channel(connection, sealer, written, **WHO)
+    with database.read() as connection:
+        assert msgspec.json.encode(channels.read_spec(connection, sealer, channel_id)) == msgspec.json.encode(written)
+        loaded = channels.load_channels(connection, sealer)[0]
+    assert not loaded.enabled
+    for name in channels.ChannelConfig.__struct_fields__:
+        assert msgspec.json.encode(getattr(loaded.channel, name)) == msgspec.json.encode(getattr(FULL_CONFIG, name))
+    assert loaded.channel.proxy_url == written.proxy_url
+    assert loaded.channel.header_set == written.header_set
+    changed = spec(name="renamed", weight=0)
+    with database.write() as connection:
+        assert channels.replace_channel(connection, sealer, channel_id, changed, **WHO)
+        assert channels.read_spec(connection, sealer, channel_id) == changed
+
+
+def test_go_2026_4813_channel_secrets_are_write_only(database: Database, installation: Installation) -> None:
+    sealer = installation.sealer
+    with database.write() as connection:
+        written = spec(proxy_url=f"http://u:{PLANTED}@127.0.0.1:1", header_set={"x-auth": PLANTED})
+        channel_id = channels.add_channel(connection, sealer, written, **WHO)
+        channels.add_keys(connection, sealer, channel_id, [PLANTED], **WHO)
+    with database.read() as connection:
+        view = channels.view_channel(connection, sealer, channel_id)
+        listed = channels.view_channels(connection, sealer)
+        raw = connection.execute(select(schema.channels)).all() + connection.execute(select(schema.channel_keys)).all()
+        opened = channels.load_channels(connection, sealer)[0].channel
+    assert view is not None
+    assert view.has_proxy
+    assert view.header_names == ("x-auth",)
+    assert view.keys[0].hint == "sk-plan...6789"
+    assert PLANTED not in repr(view) + repr(listed) + repr(raw)
+    assert opened.keys[0].secret == PLANTED
+
+
+def test_bulk_pasted_keys_are_added_once(database: Database, installation: Installation) -> None:
+    with database.write() as connection:
+        channel_id = channels.add_channel(connection, installation.sealer, spec(), **WHO)
+        added = channels.add_keys(connection, installation.sealer, channel_id, ["one", "two", "one"], **WHO)
+        again = channels.add_keys(connection, installation.sealer, channel_id, ["two", "three"], **WHO)
+        assert [len(added), len(again)] == [2, 1]
+        assert len(channels.view_keys(connection, channel_id)) == 3
+
+
+def test_a_bad_channel_key_is_disabled_alone_with_its_reason_and_comes_back(
+    database: Database, installation: Installation
+) -> None:
+    with database.write() as connection:
+        channel_id = channels.add_channel(connection, installation.sealer, spec(), **WHO)
+        first, _ = channels.add_keys(connection, installation.sealer, channel_id, ["one", "two"], **WHO)
+        channels.set_key_enabled(connection, first.id, False, reason="401 from the upstream", **WHO)
+        version = versions.read(connection)
+        channels.set_key_enabled(connection, first.id, False, reason="401 again", **WHO)
+        assert versions.read(connection) == version
+        off, on = channels.view_keys(connection, channel_id)
+        assert (off.enabled, off.reason, off.disabled_by) == (False, "401 from the upstream", "test")
+        assert on.enabled
+        channels.set_key_enabled(connection, first.id, True, **WHO)
+        assert channels.view_keys(connection, channel_id)[0].reason == ""
+        assert channels.set_key_enabled(connection, 10_000, True, **WHO) is None
+
+
+def test_a_channel_goes_with_its_keys(database: Database, installation: Installation) -> None:
+    with database.write() as connection:
+        channel_id = channels.add_channel(connection, installation.sealer, spec(), **WHO)
+        channels.add_keys(connection, installation.sealer, channel_id, ["one"], **WHO)
+        assert channels.remove_channel(connection, channel_id, **WHO)
+        assert not channels.remove_channel(connection, channel_id, **WHO)
+        assert connection.execute(select(schema.channel_keys)).all() == []
+
+
+def test_a_sealed_value_moved_to_another_row_does_not_open(database: Database, installation: Installation) -> None:
+    sealer = installation.sealer
+    with database.write() as connection:
+        one = channels.add_channel(connection, sealer, spec(name="one"), **WHO)
+        two = channels.add_channel(connection, sealer, spec(name="two"), **WHO)
+        channels.add_keys(connection, sealer, one, ["secret of one"], **WHO)
+        key_row = schema.channel_keys.c.channel_id == one
+        connection.execute(schema.channel_keys.update().where(key_row).values(channel_id=two))
+        loaded = {entry.channel.id: entry for entry in channels.load_channels(connection, sealer)}
+    assert loaded[two].channel.keys == ()
+    assert loaded[two].sealed_shut
+
+
+def test_a_channel_whose_headers_do_not_open_is_left_without_keys(
+    database: Database, installation: Installation
+) -> None:
+    with database.write() as connection:
+        channel_id = channels.add_channel(connection, installation.sealer, spec(header_set={"a": "b"}), **WHO)
+        channels.add_keys(connection, installation.sealer, channel_id, ["one"], **WHO)
+        connection.execute(schema.channels.update().values(headers_sealed=Sealer(bytes(32)).seal(b"{}", b"")))
+        loaded = channels.load_channels(connection, installation.sealer)[0]
+    assert loaded.channel.keys == ()
+
+
+def test_another_secret_key_is_refused_at_the_start(installation: Installation) -> None:
+    settings = msgspec.structs.replace(installation.settings, secret_key="ab" * 32)
+    with pytest.raises(SecretKeyError, match="another secret key"):
+        open_installation(settings)
+
+
+def test_prices_are_versions_and_the_highest_is_in_force(database: Database) -> None:
+    with database.write() as connection:
+        first = prices.add_version(
+            connection, model="m", amounts=prices.Amounts(input_nano_per_1m=5, cached_nano_per_1m=0), source="a", **WHO
+        )
+        second = prices.add_version(connection, model="m", amounts=prices.Amounts(call_nano=9), source="b", **WHO)
+        rows = {row.price.model: row for row in prices.in_force(connection)}
+        assert rows["m"] == second
+        assert rows["text-embedding-3-small"].price.input_nano_per_1m == 20_000_000
+        assert prices.history(connection, "m") == [second, first]
+        assert prices.get_price(connection, first.price.id) == first
+    assert [first.price.version, second.price.version] == [1, 2]
+    assert first.price.cached_nano_per_1m == 0
+    assert second.price.cached_nano_per_1m is None
+
+
+def test_cve_2026_30886_a_request_is_found_by_its_owner_only(database: Database) -> None:
+    record = RequestRecord(
+        id=bytes(16),
+        key_id=1,
+        owner_id=7,
+        operation="openai.embeddings",
+        model="m",
+        group="default",
+        created_ns=NOW_NS,
+        duration_ms=1.5,
+        status=200,
+        outcome="ok",
+        usage=Usage(input_tokens=3),
+        price_id=1,
+        price_version=1,
+        ratio_micro=1_000_000,
+        hold_nano=5,
+        charge_nano=4,
+    )
+    values = {
+        "id": record.id,
+        "key_id": 1,
+        "owner_id": 7,
+        "model": "m",
+        "status": 200,
+        "charge_nano": 4,
+        "loss_nano": 0,
+        "created_ns": NOW_NS,
+        "record": msgspec.json.encode(record),
+    }
+    with database.write() as connection:
+        connection.execute(schema.requests.insert(), values)
+        assert requests.get_request(connection, record.id, 7) == record
+        assert requests.get_request(connection, record.id, None) == record
+        assert requests.get_request(connection, record.id, 8) is None
+        assert requests.list_requests(connection, owner_id=8) == []
+        assert requests.list_requests(connection, owner_id=7) == [record]
