@@ -2,3 +2,58 @@
 
 What a call may cost is decided in `pricing`; what it did cost is told to us in a Settlement. Storage is SQL below.
 """
+
+from __future__ import annotations
+
+from elkapi.ledger.accounts import (
+    AccountError,
+    Balance,
+    balance,
+    balances,
+    create_account,
+    ensure_system_accounts,
+    key_account_code,
+    set_credit,
+)
+from elkapi.ledger.admin import RefundError, adjust, deposit, refund, refunded_nano
+from elkapi.ledger.ledger import Ledger, ThreadLedger
+from elkapi.ledger.orders import IdempotencyPending, IdempotencyReplay
+from elkapi.ledger.recovery import RecoveryReport, mark_dead, recover
+from elkapi.settings import Settings
+from elkapi.storage.db import Database
+from elkapi.storage.secrets import Sealer, load_secret_key
+
+__all__ = [
+    "AccountError",
+    "Balance",
+    "IdempotencyPending",
+    "IdempotencyReplay",
+    "Ledger",
+    "RecoveryReport",
+    "RefundError",
+    "ThreadLedger",
+    "adjust",
+    "balance",
+    "balances",
+    "create_account",
+    "deposit",
+    "ensure_system_accounts",
+    "key_account_code",
+    "mark_dead",
+    "open_ledger",
+    "recover",
+    "refund",
+    "refunded_nano",
+    "set_credit",
+]
+
+
+def open_ledger(
+    settings: Settings, database: Database, owner: bytes, *, in_process: bool, sealer: Sealer | None = None
+) -> Ledger:
+    """The ledger of one worker, not started: `owner` is this boot's 16-byte id.
+
+    In process means a writer thread (one worker, or any worker on PostgreSQL); otherwise orders go to the ledger
+    process behind `settings.socket_path("ledger")`. Raises storage.secrets.SecretKeyError.
+    """
+    return ThreadLedger(settings, database, owner, sealer or Sealer(load_secret_key(settings)))

@@ -17,8 +17,8 @@ from typing import Any
 import msgspec
 
 from elkapi.clock import Clock
-from elkapi.ledger import accounts
 from elkapi.ids import first_id_at
+from elkapi.ledger import accounts
 from elkapi.ledger.orders import Beat, Hold, Order, Refusal, Settle, UsageRow
 from elkapi.ledger.statements import for_dialect
 from elkapi.ledger.transfers import HOLD_STEP, HOLD_SUFFIX, LEGS_MAX, LOSS_SUFFIX, RESOLVE_SUFFIX, entries_range

@@ -64,7 +64,11 @@ def read_claim(connection: Connection, claim: IdempotencyClaim) -> Refusal | Non
 def purge_claims(connection: Connection, now_ns: int, rows_max: int = 1000) -> int:
     """Forget claims kept long enough; at most `rows_max` at a time, so that no transaction grows long."""
     c = idempotency.c
-    due = list(connection.execute(select(c.key_id, c.operation, c.idempotency_key).where(c.expires_ns <= now_ns).limit(rows_max)))
+    due = list(
+        connection.execute(
+            select(c.key_id, c.operation, c.idempotency_key).where(c.expires_ns <= now_ns).limit(rows_max)
+        )
+    )
     for key_id, operation, key in due:
         connection.execute(
             delete(idempotency).where(

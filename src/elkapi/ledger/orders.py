@@ -94,7 +94,7 @@ class Refusal(msgspec.Struct, frozen=True, array_like=True):
     sealed: bytes | None = None
 
 
-class IdempotencyReplay(Exception):  # noqa: N818 - not an error: the stored answer.
+class IdempotencyReplay(Exception):
     """The call was made before; answer with `reply` and charge nothing."""
 
     def __init__(self, reply: StoredReply) -> None:
@@ -102,5 +102,5 @@ class IdempotencyReplay(Exception):  # noqa: N818 - not an error: the stored ans
         self.reply = reply
 
 
-class IdempotencyPending(Exception):  # noqa: N818 - not an error: another call is at work.
+class IdempotencyPending(Exception):
     """The same call is being made right now; `Ledger.wait_reply` waits for its reply."""

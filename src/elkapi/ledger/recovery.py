@@ -104,7 +104,9 @@ def gone_workers(connection: Connection, now_ns: int, settings: Settings) -> lis
     """Owners that ended, or whose heartbeat is older than heartbeat_lost_s by this clock."""
     c = workers.c
     lost_ns = now_ns - round(settings.heartbeat_lost_s * 1e9)
-    return list(connection.execute(select(c.owner).where((c.ended_ns.is_not(None)) | (c.heartbeat_ns < lost_ns))).scalars())
+    return list(
+        connection.execute(select(c.owner).where((c.ended_ns.is_not(None)) | (c.heartbeat_ns < lost_ns))).scalars()
+    )
 
 
 def recover(connection: Connection, now_ns: int, settings: Settings) -> RecoveryReport:
@@ -174,7 +176,11 @@ class Recoverer:
     """
 
     def __init__(
-        self, database: Database, settings: Settings, clock: Clock, notify: Callable[[RecoveryReport], None] | None = None
+        self,
+        database: Database,
+        settings: Settings,
+        clock: Clock,
+        notify: Callable[[RecoveryReport], None] | None = None,
     ) -> None:
         self._database = database
         self._settings = settings

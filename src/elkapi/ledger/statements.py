@@ -93,9 +93,7 @@ class Statements:
             "high",
         )
         self.resolution = self._text(select(t.kind).where(t.id == bindparam("id")), "id")
-        self.usage_row = self._text(
-            select(requests.c.charge_nano).where(requests.c.id == bindparam("id")), "id"
-        )
+        self.usage_row = self._text(select(requests.c.charge_nano).where(requests.c.id == bindparam("id")), "id")
         self.forget_unknown = self._text(
             delete(unknown_outcomes).where(unknown_outcomes.c.request_id == bindparam("id")), "id"
         )
@@ -108,9 +106,7 @@ class Statements:
             c.idempotency_key == bindparam("idem"),
         )
         names = tuple(column.name for column in idempotency.columns if column.name not in ("state", "reply_sealed"))
-        self.claims = self._rows(
-            idempotency, names, key="key_id operation idempotency_key", state="open"
-        )
+        self.claims = self._rows(idempotency, names, key="key_id operation idempotency_key", state="open")
         self.claim = self._text(
             select(c.fingerprint, c.request_id, c.state, c.reply_sealed, c.expires_ns).where(*mine), "key", "op", "idem"
         )

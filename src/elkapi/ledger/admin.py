@@ -1,0 +1,142 @@
+"""What operators do to the books: deposits, corrections and refunds, each a new entry with its reason in the audit log.
+
+Every function works inside the caller's write transaction and is idempotent where it takes a name for the entry.
+"""
+
+from __future__ import annotations
+
+import msgspec
+from sqlalchemy import Connection, select, update
+
+from elkapi.clock import SYSTEM_CLOCK, Clock
+from elkapi.ids import new_id, request_id_text
+from elkapi.ledger import transfers as entries
+from elkapi.ledger.accounts import (
+    FUNDING,
+    HELD_KINDS,
+    QUOTA,
+    QUOTA_FUNDING,
+    AccountError,
+    ensure_system_accounts,
+)
+from elkapi.storage import dialect as sql
+from elkapi.storage.schema import accounts, audit, requests, transfers
+
+AMOUNT_MAX_NANO = 2**60
+
+
+class RefundError(ValueError):
+    """A refund that cannot be made; the message is for an operator."""
+
+
+def deposit(
+    connection: Connection, account_id: int, nano: int, note: str, actor: str, *, clock: Clock = SYSTEM_CLOCK
+) -> bytes:
+    """Add `nano` > 0 to an account; the entry's id. Raises AccountError."""
+    if not 0 < nano <= AMOUNT_MAX_NANO:
+        raise AccountError(f"a deposit of {nano} nano is not possible")
+    now_ns = clock.now_ns()
+    entry = entries.deposit(new_id(now_ns), _funding_of(connection, account_id), account_id, nano, now_ns, note)
+    return _book(connection, account_id, entry, actor)
+
+
+def adjust(
+    connection: Connection, account_id: int, nano: int, note: str, actor: str, *, clock: Clock = SYSTEM_CLOCK
+) -> bytes:
+    """Correct an account by `nano`, up or down but never below zero; the entry's id. Raises AccountError."""
+    if not nano or abs(nano) > AMOUNT_MAX_NANO:
+        raise AccountError(f"an adjustment of {nano} nano is not possible")
+    now_ns = clock.now_ns()
+    entry = entries.adjust(new_id(now_ns), account_id, _funding_of(connection, account_id), nano, now_ns, note)
+    return _book(connection, account_id, entry, actor)
+
+
+def refund(
+    connection: Connection,
+    request_id: bytes,
+    nano: int | None,
+    note: str,
+    actor: str,
+    *,
+    name: str | None = None,
+    clock: Clock = SYSTEM_CLOCK,
+) -> int:
+    """Give back `nano` (None: all that is left) of what a call was charged, on each account it was taken from.
+
+    `name` identifies the refund: repeating it changes nothing. The answer is what this name refunded, in nano.
+    Raises RefundError for an unknown call, an amount of zero or less, or more than is left of the charge.
+    """
+    if connection.execute(sql.for_update(select(requests.c.id).where(requests.c.id == request_id))).first() is None:
+        raise RefundError(f"there is no call {request_id_text(request_id)}")
+    now_ns = clock.now_ns()
+    label = new_id(now_ns).hex() if name is None else name
+    done = _refund_entries(connection, request_id)
+    first_id = entries.refund_id(request_id, label, 0)
+    if first_id in done:
+        return done[first_id]
+    t = transfers.c
+    low, high = entries.entries_range(request_id, entries.RESOLVE_STEP)
+    posts = connection.execute(
+        select(t.id, t.debit_account, t.credit_account, t.nano)
+        .where(t.id.between(low, high), t.kind == "post")
+        .order_by(t.id)
+    ).all()
+    charged = posts[0].nano if posts else 0
+    left = charged - sum(value for key, value in done.items() if key[17] == 0)
+    amount = left if nano is None else nano
+    if amount <= 0 or amount > left:
+        raise RefundError(f"{amount} nano cannot be refunded: {left} of {charged} nano charged are left")
+    for post in posts:
+        leg = entries.leg_of(post.id)
+        source, account = post.credit_account, post.debit_account
+        _write(connection, entries.refund(request_id, label, leg, source, account, amount, now_ns, note))
+    _audit(connection, now_ns, actor, "ledger.refund", request_id_text(request_id), {"nano": amount, "note": note})
+    return amount
+
+
+def _refund_entries(connection: Connection, request_id: bytes) -> dict[bytes, int]:
+    low, high = entries.entries_range(request_id, entries.REFUND_STEP)
+    found = connection.execute(select(transfers.c.id, transfers.c.nano).where(transfers.c.id.between(low, high)))
+    return {entry_id: nano for entry_id, nano in found}
+
+
+def refunded_nano(connection: Connection, request_id: bytes) -> int:
+    """How much of a call's charge was given back so far."""
+    return sum(nano for key, nano in _refund_entries(connection, request_id).items() if key[17] == 0)
+
+
+def _funding_of(connection: Connection, account_id: int) -> int:
+    kind = connection.execute(select(accounts.c.kind).where(accounts.c.id == account_id)).scalar()
+    if kind not in HELD_KINDS:
+        raise AccountError(f"account {account_id} is not a customer's account")
+    return ensure_system_accounts(connection)[QUOTA_FUNDING if kind == QUOTA else FUNDING]
+
+
+def _book(connection: Connection, account: int, entry: entries.Transfer, actor: str) -> bytes:
+    _write(connection, entry)
+    detail = {"nano": entry.nano, "note": entry.note, "from": entry.debit_account, "to": entry.credit_account}
+    _audit(connection, entry.created_ns, actor, f"ledger.{entry.kind}", f"account:{account}", detail)
+    return entry.id
+
+
+def _write(connection: Connection, entry: entries.Transfer) -> None:
+    """The entry and both balances; the customer's side only as far as it is covered."""
+    connection.execute(transfers.insert(), msgspec.structs.asdict(entry))
+    c = accounts.c
+    moves = ((entry.debit_account, -entry.nano), (entry.credit_account, entry.nano))
+    both = [account for account, _ in moves]
+    house = set(connection.execute(select(c.id).where(c.id.in_(both), c.kind.not_in(HELD_KINDS))).scalars())
+    # Customers' rows are locked before the house's, as everywhere in the ledger.
+    for account, nano in sorted(moves, key=lambda move: (move[0] in house, move[0])):
+        change = update(accounts).where(c.id == account).values(posted_nano=c.posted_nano + nano)
+        if account not in house:
+            change = change.where(c.posted_nano - c.held_nano + c.credit_nano + nano >= 0)
+        if connection.execute(change).rowcount != 1:
+            raise AccountError(f"account {account} does not cover {-nano} nano")
+
+
+def _audit(
+    connection: Connection, now_ns: int, actor: str, action: str, subject: str, detail: dict[str, object]
+) -> None:
+    row = {"created_ns": now_ns, "actor": actor, "action": action, "subject": subject}
+    connection.execute(audit.insert(), {**row, "detail": msgspec.json.encode(detail).decode()})
