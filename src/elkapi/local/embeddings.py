@@ -1,0 +1,218 @@
+"""What an embeddings request means: its fields, its limits, its tokens, and the bytes of its answer.
+
+Pure but for the tokenizers; it leaves queueing to `lanes` and HTTP to `server`. Errors are those of `elkapi.errors`.
+"""
+
+from __future__ import annotations
+
+import binascii
+import re
+from collections.abc import Sequence
+from typing import Literal, TypeVar
+
+import msgspec
+
+from elkapi.errors import BadRequest, NotFound
+from elkapi.local import vocabulary
+from elkapi.local.engine import Engine, Vectors
+
+ITEMS_MAX = 2048
+INT_VOCABULARY = "cl100k_base"
+
+Input = str | list[str | int | list[int]]
+
+
+class EmbeddingsRequest(msgspec.Struct):
+    """The fields we use; unknown ones are ignored, as the dialect's servers do."""
+
+    model: str
+    input: Input
+    encoding_format: Literal["float", "base64"] | None = None
+    dimensions: int | None = None
+    truncate: bool | None = None
+
+
+class CountRequest(msgspec.Struct):
+    """A count by a model's own tokenizer or by a named byte-pair vocabulary; exactly one of the two is given."""
+
+    input: Input
+    model: str | None = None
+    vocabulary: str | None = None
+    truncate: bool | None = None
+
+
+_embeddings_decoder = msgspec.json.Decoder(EmbeddingsRequest)
+_count_decoder = msgspec.json.Decoder(CountRequest)
+T = TypeVar("T")
+_json = msgspec.json.Encoder()
+
+_PATH = re.compile(r"`\$\.([A-Za-z_]+)")
+_MISSING = re.compile(r"missing required field `([A-Za-z_]+)`")
+
+
+def read_embeddings(body: bytes) -> EmbeddingsRequest:
+    """The request in a JSON body; raises BadRequest naming the field."""
+    return _decode(_embeddings_decoder, body)
+
+
+def read_count(body: bytes) -> CountRequest:
+    """The request in a JSON body; raises BadRequest naming the field."""
+    request = _decode(_count_decoder, body)
+    if (request.model is None) == (request.vocabulary is None):
+        raise BadRequest("Give either `model` or `vocabulary`.", param="model")
+    return request
+
+
+def _decode(decoder: msgspec.json.Decoder[T], body: bytes) -> T:
+    try:
+        return decoder.decode(body)
+    except msgspec.ValidationError as error:
+        text = str(error)
+        found = _PATH.search(text) or _MISSING.search(text)
+        raise BadRequest(text, param=found.group(1) if found else None) from None
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise BadRequest(f"The body is not valid JSON: {error}") from None
+
+
+def pick(engines: dict[str, Engine], model: str) -> Engine:
+    """The engine a request names; raises NotFound."""
+    try:
+        return engines[model]
+    except KeyError:
+        raise NotFound(
+            f"There is no local model {model!r}; there is {', '.join(engines)}.", code="model_not_found", param="model"
+        ) from None
+
+
+def read_texts(value: Input) -> list[str]:
+    """The texts of an `input`: text as it is, token ids decoded. Raises BadRequest for an empty or mixed one."""
+    if isinstance(value, str):
+        return _not_empty([value], [None])
+    if not value:
+        raise BadRequest("`input` is an empty array; give at least one text.", param="input")
+    kinds = set(map(type, value))
+    if len(kinds) > 1:
+        raise BadRequest(
+            "`input` mixes types; give a string, strings, token ids, or arrays of token ids.", param="input"
+        )
+    kind = kinds.pop()
+    if kind is int:
+        return [_decode_ids(value, None)]  # type: ignore[arg-type]
+    if len(value) > ITEMS_MAX:
+        raise BadRequest(f"`input` has {len(value)} items; at most {ITEMS_MAX} are taken at once.", param="input")
+    if kind is str:
+        return _not_empty(value, range(len(value)))  # type: ignore[arg-type]
+    return [_decode_ids(ids, index) for index, ids in enumerate(value)]  # type: ignore[arg-type]
+
+
+def _not_empty(texts: list[str], indexes: Sequence[int | None]) -> list[str]:
+    for text, index in zip(texts, indexes, strict=True):
+        if not text:
+            raise BadRequest(f"{_name(index)} is an empty string.", param="input")
+    return texts
+
+
+def _decode_ids(ids: list[int], index: int | None) -> str:
+    if not ids:
+        raise BadRequest(f"{_name(index)} is an empty array of token ids.", param="input")
+    try:
+        return vocabulary.decode(ids, INT_VOCABULARY)
+    except vocabulary.UnknownToken as error:
+        raise BadRequest(
+            f"{_name(index)} has {error.token} at position {error.place}, which is no token id of {INT_VOCABULARY}.",
+            param="input",
+        ) from None
+
+
+def _name(index: int | None) -> str:
+    return "`input`" if index is None else f"`input[{index}]`"
+
+
+def read_tokens(engine: Engine, request: EmbeddingsRequest) -> list[list[int]]:
+    """Token ids of each text, fit for the model; slow for large inputs. Raises BadRequest."""
+    row = engine.row
+    if request.dimensions is not None and request.dimensions != row.dimensions:
+        raise BadRequest(
+            f"{row.id} makes vectors of {row.dimensions} dimensions only; {request.dimensions} were asked for.",
+            param="dimensions",
+        )
+    tokens = engine.tokenize(read_texts(request.input))
+    if request.truncate:
+        return [engine.truncate(ids) for ids in tokens]
+    for index, ids in enumerate(tokens):
+        if len(ids) > row.window:
+            name = _name(index if isinstance(request.input, list) and not isinstance(request.input[0], int) else None)
+            raise BadRequest(
+                f"{name} has {len(ids)} tokens; {row.id} reads at most {row.window}. "
+                'Shorten it, or send "truncate": true to have it cut.',
+                code="context_length_exceeded",
+                param="input",
+            )
+    return tokens
+
+
+def count_tokens(engines: dict[str, Engine], request: CountRequest) -> list[int]:
+    """Tokens of each text; with `truncate` at most the model's window. Slow for large inputs. Raises BadRequest."""
+    if request.vocabulary is not None:
+        return _count_by_vocabulary(request.input, request.vocabulary)
+    engine = pick(engines, request.model or "")
+    tokens = engine.tokenize(read_texts(request.input))
+    longest = engine.row.window if request.truncate else None
+    return [len(ids) if longest is None else min(len(ids), longest) for ids in tokens]
+
+
+def _count_by_vocabulary(value: Input, name: str) -> list[int]:
+    if name not in vocabulary.NAMES:
+        raise BadRequest(
+            f"There is no vocabulary {name!r}; there is {', '.join(vocabulary.NAMES)}.", param="vocabulary"
+        )
+    if isinstance(value, list) and value and not isinstance(value[0], str):
+        # Ids are counted, not read: whichever vocabulary they are of, the upstream bills their number.
+        if all(type(one) is int for one in value):
+            return [len(value)]
+        if all(type(one) is list for one in value):
+            return [len(one) for one in value if isinstance(one, list)]
+    return [vocabulary.count(text, name) for text in read_texts(value)]
+
+
+def write_embeddings(model: str, vectors: Vectors, tokens: int, encoding_format: str | None) -> bytes:
+    """The answer's JSON. Floats are written so that they read back as the same float32, bit for bit."""
+    # Little-endian is the dialect's order for base64, whatever this machine's own is.
+    rows = vectors.astype("<f4", copy=False)
+    out = bytearray(b'{"object":"list","data":[')
+    for index, row in enumerate(rows):
+        out += b'%s{"object":"embedding","index":%d,"embedding":' % (b"," if index else b"", index)
+        if encoding_format == "base64":
+            out += b'"%s"}' % binascii.b2a_base64(row.tobytes(), newline=False)
+        else:
+            out += _json.encode(row.tolist())
+            out += b"}"
+    out += b'],"model":%s,"usage":{"prompt_tokens":%d,"total_tokens":%d}}' % (_json.encode(model), tokens, tokens)
+    return bytes(out)
+
+
+def write_count(tokens: list[int]) -> bytes:
+    """The count's answer: `{"tokens": [...]}`, one number a text."""
+    return _json.encode({"tokens": tokens})
+
+
+def write_models(engines: dict[str, Engine]) -> bytes:
+    """The list of models, in the OpenAI shape with `dimensions`, `context_length` and `license` beside it."""
+    data = [
+        {
+            "id": engine.row.id,
+            "object": "model",
+            "created": engine.row.created,
+            "owned_by": engine.row.owned_by,
+            "dimensions": engine.row.dimensions,
+            "context_length": engine.row.window,
+            "license": engine.row.licence,
+        }
+        for engine in engines.values()
+    ]
+    return _json.encode({"object": "list", "data": data})
+
+
+def write_error(message: str, type_: str, param: str | None, code: str | None) -> bytes:
+    """The OpenAI shape of an error."""
+    return _json.encode({"error": {"message": message, "type": type_, "param": param, "code": code}})

@@ -1,0 +1,122 @@
+"""One loaded model: text to tokens and token batches to vectors. It leaves queueing and threads to `batcher`, `lanes`.
+
+Every call runs on the calling thread alone: parallelism comes from several callers, which beats splitting each
+matrix product whenever the cores are shared with anything else (measured 84 against 63 GFLOP/s).
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+# The tokenizers package would otherwise consider asking a hub, or starting threads of its own beside the lanes.
+os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ["TOKENIZERS_PARALLELISM"] = "false"
+
+import numpy as np
+import onnxruntime as ort
+from numpy.typing import NDArray
+from tokenizers import Tokenizer
+
+from elkapi.local.bert import INPUT_IDS, MASK, VECTORS, Graph
+from elkapi.local.models import ModelFiles, ModelRow, ModelUnusable, check_hash, locate, read_rows
+from elkapi.local.safetensors import TensorFile
+
+Vectors = NDArray[np.float32]
+ONNX_ERRORS_ONLY = 3
+
+
+class Engine:
+    """A model ready to run. Its methods are safe to call from several threads at once."""
+
+    def __init__(self, files: ModelFiles) -> None:
+        """Checks both files against the row's hashes and builds the session; raises ModelUnusable, WeightsRefused."""
+        self.row: ModelRow = files.row
+        self._tokenizer = _load_tokenizer(files.tokenizer, files.row.tokenizer_sha256)
+        self._last_token: int = self._tokenizer.encode("").ids[-1]
+        self._file = TensorFile(files.weights, files.row.weights_sha256)
+        self._graph = Graph(files.row, self._file.tensors)
+        self._session = _session(self._graph)
+        self._file.forget_pages()
+
+    def tokenize(self, texts: Sequence[str]) -> list[list[int]]:
+        """Token ids of each text, special tokens included, never truncated; shape [len(texts)][tokens]."""
+        if len(texts) == 1:
+            return [self._tokenizer.encode(texts[0]).ids]
+        return [encoding.ids for encoding in self._tokenizer.encode_batch_fast(list(texts))]
+
+    def truncate(self, ids: list[int]) -> list[int]:
+        """At most `row.window` ids, still ending in the closing special token, as sentence-transformers cuts."""
+        return ids if len(ids) <= self.row.window else [*ids[: self.row.window - 1], self._last_token]
+
+    def embed(self, batch: Sequence[Sequence[int]]) -> Vectors:
+        """Unit vectors of token sequences, shape [len(batch), dimensions]. Each sequence has 1 to `window` ids."""
+        width = max(map(len, batch))
+        ids = np.zeros((len(batch), width), np.int32)
+        mask = np.zeros((len(batch), width), np.int32)
+        for row, tokens in enumerate(batch):
+            ids[row, : len(tokens)] = tokens
+            mask[row, : len(tokens)] = 1
+        vectors: Vectors = self._session.run([VECTORS], {INPUT_IDS: ids, MASK: mask})[0]
+        return vectors
+
+
+def _load_tokenizer(path: Path, pinned_sha256: str) -> Tokenizer:
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise ModelUnusable(f"cannot read {path}: {error}") from None
+    check_hash(path, content, pinned_sha256)
+    tokenizer = Tokenizer.from_buffer(content)
+    # The shipped file cuts at 128 tokens and pads everything to 128; the model's window is the row's.
+    tokenizer.no_truncation()
+    tokenizer.no_padding()
+    return tokenizer
+
+
+def _session(graph: Graph) -> ort.InferenceSession:
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = 1
+    options.inter_op_num_threads = 1
+    options.log_severity_level = ONNX_ERRORS_ONLY
+    large = graph.large_arrays()
+    values = [ort.OrtValue.ortvalue_from_numpy(array) for array in large.values()]
+    options.add_external_initializers(list(large), values)
+    try:
+        return ort.InferenceSession(graph.message, options, providers=["CPUExecutionProvider"])
+    except Exception as error:
+        # ONNX Runtime raises classes of its own for every kind of broken graph; all mean the same here.
+        raise ModelUnusable(f"ONNX Runtime refuses the graph: {error}") from error
+
+
+def load_engines(models_dir: str | Path | None = None) -> tuple[dict[str, Engine], list[ModelUnusable]]:
+    """Every usable model by id, and why each other one was left out. A broken row file is left out with its folder."""
+    engines: dict[str, Engine] = {}
+    refused: list[ModelUnusable] = []
+    for row, folder in read_rows(models_dir):
+        try:
+            engines[row.id] = Engine(locate(row, folder))
+        except ModelUnusable as error:
+            refused.append(error)
+    return engines, refused
+
+
+def embed_texts(texts: Sequence[str], model: str = "", models_dir: str | Path | None = None) -> list[list[float]]:
+    """Vectors of texts in this process, for `elkapi embed`; shape [len(texts)][dimensions].
+
+    Raises ModelUnusable when the model cannot be loaded and ValueError for a text that is empty or too long.
+    """
+    rows = {row.id: (row, folder) for row, folder in read_rows(models_dir)}
+    wanted = model or next(iter(rows))
+    if wanted not in rows:
+        raise ModelUnusable(f"no local model is called {wanted!r}; there are {', '.join(rows)}")
+    engine = Engine(locate(*rows[wanted]))
+    vectors: list[list[float]] = []
+    for text, ids in zip(texts, engine.tokenize(texts), strict=True):
+        if not text:
+            raise ValueError("the text is empty")
+        if len(ids) > engine.row.window:
+            raise ValueError(f"the text has {len(ids)} tokens; {wanted} reads at most {engine.row.window}")
+        vectors.append(engine.embed([ids])[0].tolist())
+    return vectors

@@ -1,0 +1,283 @@
+"""The model process: HTTP/1.1 on a unix socket in the OpenAI dialect, for the gateway and nobody else.
+
+It owns the process (socket, threads, drain) and the way of a request, and leaves meaning to `embeddings`, queueing
+to `lanes` and inference to `engine`. Routes: `POST /v1/embeddings`, `GET /v1/models`, `GET /healthz` and the
+private `POST /v1/tokenize/count`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import signal
+import socket
+import sys
+import time
+from collections.abc import Awaitable, Callable, Iterator, MutableMapping
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from pathlib import Path
+from typing import Any, TypeVar
+
+import uvicorn
+
+from elkapi.errors import BodyTooLarge, GatewayError, MethodNotAllowed, NotFound, Unavailable
+from elkapi.local import embeddings
+from elkapi.local.batcher import Limits, QueueFull
+from elkapi.local.engine import Engine, load_engines
+from elkapi.local.lanes import InferenceFailed, Lanes
+from elkapi.local.models import ModelUnusable
+from elkapi.local.vocabulary import VocabularyUnusable
+
+log = logging.getLogger("elkapi.local")
+
+BODY_BYTES_MAX = 32 * 1024 * 1024
+# Bodies being received, parsed and tokenized at once; past it the answer is 503, so memory stays bounded.
+BODY_BYTES_IN_FLIGHT_MAX = 64 * 1024 * 1024
+# Smaller work than this is done where it stands: a thread hop costs more (about 70 us) than it takes.
+INLINE_BODY_BYTES_MAX = 2048
+INLINE_VECTORS_MAX = 8
+TEXT_THREADS = 2
+DRAIN_S = 30
+EXIT_NO_MODEL = 78
+
+Scope = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
+Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
+T = TypeVar("T")
+
+
+class _Gone(Exception):
+    """The client left before its answer."""
+
+
+class ModelApp:
+    """The ASGI callable over loaded engines; `close` ends its threads."""
+
+    def __init__(self, engines: dict[str, Engine], lanes: int, limits: Limits | None = None) -> None:
+        self._engines = engines
+        self._lanes = {
+            name: Lanes(engine, engine.row.dimensions, limits or Limits(), lanes) for name, engine in engines.items()
+        }
+        self._text_pool = ThreadPoolExecutor(TEXT_THREADS, thread_name_prefix="text")
+        self._bytes_in_flight = 0
+        self._models = embeddings.write_models(engines)
+        self._routes: dict[str, tuple[str, Callable[[Scope, Receive], Awaitable[bytes]]]] = {
+            "/v1/embeddings": ("POST", self._embeddings),
+            "/v1/tokenize/count": ("POST", self._count),
+            "/v1/models": ("GET", self._list_models),
+            "/healthz": ("GET", self._health),
+        }
+
+    def close(self) -> None:
+        """Ends the threads; requests still waiting are not answered."""
+        for lanes in self._lanes.values():
+            lanes.close()
+        self._text_pool.shutdown(cancel_futures=True)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            raise RuntimeError(f"the model process speaks http only, not {scope['type']}")
+        headers: tuple[tuple[bytes, bytes], ...] = ()
+        try:
+            body, status = await self._answer(scope, receive), 200
+        except _Gone:
+            return
+        except GatewayError as error:
+            body = embeddings.write_error(error.message, error.type, error.param, error.code)
+            status, headers = error.status, error.headers
+        lines = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode()), *headers]
+        await send({"type": "http.response.start", "status": status, "headers": lines})
+        await send({"type": "http.response.body", "body": body})
+
+    async def _answer(self, scope: Scope, receive: Receive) -> bytes:
+        try:
+            method, handler = self._routes[scope["path"]]
+        except KeyError:
+            raise NotFound(f"There is nothing at {scope['path']}.") from None
+        if scope["method"] != method:
+            raise MethodNotAllowed(f"Use {method} here.", (method,))
+        try:
+            return await handler(scope, receive)
+        except QueueFull as full:
+            message = "The local model has more work queued than it may take."
+            raise Unavailable(message, code="model_overloaded", retry_after_s=full.retry_after_s) from None
+        except VocabularyUnusable as error:
+            raise Unavailable(str(error), code="vocabulary_unavailable", retry_after_s=None) from None
+        except InferenceFailed:
+            raise GatewayError("The local model failed on this input.", code="local_inference_failed") from None
+        except (GatewayError, _Gone):
+            raise
+        except Exception:
+            # Whatever broke, it ends this attempt alone: the caller gets a clean 500 and the log the traceback.
+            log.exception("%s %s failed", scope["method"], scope["path"])
+            raise GatewayError("The local model process failed on this request.") from None
+
+    async def _embeddings(self, scope: Scope, receive: Receive) -> bytes:
+        with self._received(await self._body(scope, receive)) as body:
+            request = await self._text_work(body, embeddings.read_embeddings, body)
+            engine = embeddings.pick(self._engines, request.model)
+            tokens = await self._text_work(body, embeddings.read_tokens, engine, request)
+        vectors = await _unless_gone(self._lanes[engine.row.id].embed(tokens), receive)
+        count = sum(map(len, tokens))
+        write = partial(embeddings.write_embeddings, engine.row.id, vectors, count, request.encoding_format)
+        if len(tokens) <= INLINE_VECTORS_MAX:
+            return write()
+        return await asyncio.get_running_loop().run_in_executor(self._text_pool, write)
+
+    async def _count(self, scope: Scope, receive: Receive) -> bytes:
+        with self._received(await self._body(scope, receive)) as body:
+            request = embeddings.read_count(body)
+            # A vocabulary's first use loads it, so a count by vocabulary never runs on the loop.
+            inline = len(body) <= INLINE_BODY_BYTES_MAX and request.vocabulary is None
+            work = partial(embeddings.count_tokens, self._engines, request)
+            tokens = work() if inline else await asyncio.get_running_loop().run_in_executor(self._text_pool, work)
+        return embeddings.write_count(tokens)
+
+    async def _list_models(self, scope: Scope, receive: Receive) -> bytes:
+        return self._models
+
+    async def _health(self, scope: Scope, receive: Receive) -> bytes:
+        return b'{"status":"ok"}'
+
+    async def _text_work(self, body: bytes, work: Callable[..., T], *args: Any) -> T:
+        if len(body) <= INLINE_BODY_BYTES_MAX:
+            return work(*args)
+        return await asyncio.get_running_loop().run_in_executor(self._text_pool, partial(work, *args))
+
+    @contextlib.contextmanager
+    def _received(self, body: bytes) -> Iterator[bytes]:
+        """Counts the body's bytes until its texts have become tokens."""
+        self._bytes_in_flight += len(body)
+        try:
+            yield body
+        finally:
+            self._bytes_in_flight -= len(body)
+
+    async def _body(self, scope: Scope, receive: Receive) -> bytes:
+        parts = bytearray()
+        while True:
+            message = await receive()
+            if message["type"] == "http.disconnect":
+                raise _Gone
+            parts += message.get("body", b"")
+            if len(parts) > BODY_BYTES_MAX:
+                raise BodyTooLarge(f"The body is larger than {BODY_BYTES_MAX} bytes.")
+            if self._bytes_in_flight + len(parts) > BODY_BYTES_IN_FLIGHT_MAX:
+                raise Unavailable("The local model process holds too many large requests.", code="model_overloaded")
+            if not message.get("more_body"):
+                return bytes(parts)
+
+
+async def _unless_gone(work: Awaitable[T], receive: Receive) -> T:
+    """The work's result; when the client leaves first, the work is cancelled and _Gone raised."""
+    task = asyncio.ensure_future(work)
+    gone = asyncio.ensure_future(receive())
+    try:
+        await asyncio.wait((task, gone), return_when=asyncio.FIRST_COMPLETED)
+        if task.done():
+            return task.result()
+        raise _Gone
+    finally:
+        for one in (task, gone):
+            if not one.done():
+                one.cancel()
+                with contextlib.suppress(asyncio.CancelledError):
+                    await one
+
+
+class _Server(uvicorn.Server):
+    """uvicorn's server, but it says when it listens, and a signal it drained for is not raised again at the end."""
+
+    def __init__(self, config: uvicorn.Config, on_ready: Callable[[], None]) -> None:
+        super().__init__(config)
+        self._on_ready = on_ready
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        if self.started:
+            self._on_ready()
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self.handle_exit, number, None)
+        yield
+
+
+def listen(path: str) -> socket.socket:
+    """A listening unix socket, readable by this user only; a socket left by a dead process is replaced."""
+    with contextlib.suppress(FileNotFoundError):
+        Path(path).unlink()
+    listener = socket.socket(socket.AF_UNIX)
+    before = os.umask(0o177)
+    try:
+        listener.bind(path)
+    finally:
+        os.umask(before)
+    return listener
+
+
+async def serve(app: ModelApp, listener: socket.socket, on_ready: Callable[[], None], drain_s: int = DRAIN_S) -> None:
+    """Serves until SIGTERM or SIGINT, then answers what is under way for at most `drain_s` seconds."""
+    config = uvicorn.Config(
+        app,
+        http="httptools",
+        ws="none",
+        lifespan="off",
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        date_header=False,
+        proxy_headers=False,
+        timeout_keep_alive=3600,
+        timeout_graceful_shutdown=drain_s,
+    )
+    await _Server(config, on_ready).serve(sockets=[listener])
+
+
+def lane_count(threads: int) -> int:
+    """Threads that run the model: as asked, or one for every core this process may use."""
+    return threads or len(os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else [0])
+
+
+def run(socket_path: str, threads: int = 0, models_dir: str = "") -> int:
+    """The process's whole life; answers its exit code: 0 after a drain, 78 when no model can be used.
+
+    A model that cannot be used is logged and left out, and the others are served.
+    """
+    started_s = time.monotonic()
+    logging.getLogger("uvicorn").setLevel(logging.WARNING)
+    try:
+        engines, refused = load_engines(models_dir)
+    except ModelUnusable as error:
+        engines, refused = {}, [error]
+    for problem in refused:
+        log.error("%s", problem)
+    if not engines:
+        log.error("no local model can be used")
+        return EXIT_NO_MODEL
+    app = ModelApp(engines, lane_count(threads))
+
+    def ready() -> None:
+        log.info("ready in %.2f s: %s on %s", time.monotonic() - started_s, ", ".join(engines), socket_path)
+
+    try:
+        _run_loop(serve(app, listen(socket_path), ready))
+    finally:
+        app.close()
+        with contextlib.suppress(FileNotFoundError):
+            Path(socket_path).unlink()
+    return 0
+
+
+def _run_loop(main: Any) -> None:
+    if sys.platform == "win32":
+        asyncio.run(main)
+        return
+    import uvloop
+
+    uvloop.run(main)
