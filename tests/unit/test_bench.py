@@ -1,0 +1,75 @@
+"""The bench's own arithmetic: process trees, spreads, and that its block in a page leaves other people's text alone."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(autouse=True)
+def _bench_on_path(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(ROOT / "bench"))
+
+
+def test_tree_counts_a_child_and_its_memory_with_its_parent() -> None:
+    import measure
+
+    child = subprocess.Popen([sys.executable, "-c", "print(flush=True); input()"], stdin=-1, stdout=-1)
+    assert child.stdin
+    assert child.stdout
+    with child.stdin, child.stdout:
+        child.stdout.readline()
+        found = {process.pid: process for process in measure.tree([os.getpid()])}
+        assert {os.getpid(), child.pid} <= found.keys()
+        assert child.pid not in {process.pid for process in measure.tree([])}
+        assert found[child.pid].rss_mb > 1
+    child.wait()
+    assert child.pid not in {process.pid for process in measure.tree([os.getpid()])}
+
+
+def test_by_role_adds_processes_of_one_name() -> None:
+    import measure
+
+    processes = [measure.Process(1, "worker", 1.0, 10.0), measure.Process(2, "worker", 2.0, 20.0)]
+    processes.append(measure.Process(3, "ledger", 4.0, 5.0))
+    assert measure.by_role(processes, "cpu_s") == {"worker": 3.0, "ledger": 4.0}
+    assert measure.by_role(processes, "rss_mb") == {"worker": 30.0, "ledger": 5.0}
+
+
+def test_spread_is_the_median_with_the_lowest_and_highest_round() -> None:
+    import measure
+
+    assert measure.spread([3.0, 1.0, 2.0, 9.0]) == (2.5, 1.0, 9.0)
+
+
+def test_writing_the_block_twice_replaces_only_the_block(tmp_path: Path) -> None:
+    import report
+
+    page = tmp_path / "performance.md"
+    page.write_text("# Performance\n\nbefore\n", "utf-8")
+    report.write_block(page, "first")
+    page.write_text(page.read_text("utf-8") + "\nafter\n", "utf-8")
+    report.write_block(page, "second")
+    text = page.read_text("utf-8")
+    assert "first" not in text
+    assert text.index("before") < text.index("second") < text.index("after")
+    assert text.count(report.BEGIN) == text.count(report.END) == 1
+
+
+def test_rounds_are_paired_so_that_drift_cancels() -> None:
+    import gateway
+
+    runs = {"direct": (1.0, 10.0), "nginx": (2.0, 20.0), "gateway": (6.0, 60.0)}
+    taken = {
+        (name, "small", 1): [dict.fromkeys(("p50_ms", "p99_ms", "cpu_us"), value) for value in values]
+        for name, values in runs.items()
+    }
+    (row,) = gateway.summarise(taken, ["small"], [1])
+    assert row["cpu_ratio"] == (3.0, 3.0, 3.0)
+    assert row["nginx"]["added_p99_ms"] == (5.5, 1.0, 10.0)
