@@ -21,10 +21,11 @@ from elkapi.sandbox.faults import HEADER, FaultError, Faults, Tries, directives_
 from elkapi.sandbox.messages import Answer, Headers, Outcome, Problem, Receive, Request, Scope, Send, first_header
 from elkapi.sandbox.providers import PROVIDERS
 from elkapi.sandbox.raw import wire_of
-from elkapi.sandbox.record import BODY_BYTES_KEPT_MAX, REQUESTS_KEPT_MAX, Received, Recorder
+from elkapi.sandbox.record import BYTES_KEPT_MAX, REQUESTS_KEPT_MAX, Received, Recorder
 from elkapi.sandbox.routes import Match, Provider, match
 
 BODY_BYTES_MAX = 16 * 1024 * 1024
+CLIENT_ID_CHARS_MAX = 200
 
 
 class Options(msgspec.Struct, frozen=True, kw_only=True):
@@ -41,7 +42,7 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
     hang_limit_s: float = HANG_LIMIT_S
     bill_lines_kept_max: int = LINES_KEPT_MAX
     requests_kept_max: int = REQUESTS_KEPT_MAX
-    request_bytes_kept_max: int = BODY_BYTES_KEPT_MAX
+    request_bytes_kept_max: int = BYTES_KEPT_MAX
     trust_any_host: bool = False
     now: Callable[[], float] = time.time
 
@@ -110,7 +111,8 @@ class Sandbox:
             received.status, received.outcome = answer.status, outcome
             if answer.charge is not None:
                 client_id = first_header(headers, b"x-client-request-id")
-                self.bill.append(found.provider.name, answer.charge, outcome, client_id, upstream_id)
+                short_id = client_id and client_id[:CLIENT_ID_CHARS_MAX]
+                self.bill.append(found.provider.name, answer.charge, outcome, short_id, upstream_id)
 
         received.outcome = await deliver.deliver(answer, request.faults, client, settle, self.options.hang_limit_s)
 

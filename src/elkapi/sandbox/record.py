@@ -13,7 +13,7 @@ import msgspec
 from elkapi.sandbox.messages import Headers, Outcome
 
 REQUESTS_KEPT_MAX = 200
-BODY_BYTES_KEPT_MAX = 8 * 1024 * 1024
+BYTES_KEPT_MAX = 8 * 1024 * 1024
 
 
 class Received(msgspec.Struct):
@@ -30,6 +30,10 @@ class Received(msgspec.Struct):
     status: int | None = None
     outcome: Outcome | None = None
     upstream_request_id: str | None = None
+
+    def size_bytes(self) -> int:
+        """What counts towards the recorder's room: the target, the headers and the body."""
+        return len(self.target) + sum(len(name) + len(value) for name, value in self.headers) + len(self.body)
 
 
 class Shown(msgspec.Struct, frozen=True):
@@ -51,16 +55,16 @@ class Shown(msgspec.Struct, frozen=True):
 
 
 class Recorder:
-    """Keeps at most `requests_kept_max` requests, their bodies at most `body_bytes_kept_max`; the oldest go first."""
+    """Keeps at most `requests_kept_max` requests, together at most `bytes_kept_max` in size; the oldest go first."""
 
     def __init__(
         self,
         requests_kept_max: int = REQUESTS_KEPT_MAX,
-        body_bytes_kept_max: int = BODY_BYTES_KEPT_MAX,
+        bytes_kept_max: int = BYTES_KEPT_MAX,
         now: Callable[[], float] = time.time,
     ) -> None:
         self._kept: deque[Received] = deque(maxlen=requests_kept_max)
-        self._body_bytes_kept_max = body_bytes_kept_max
+        self._bytes_kept_max = bytes_kept_max
         self._now = now
         self._seq = 0
 
@@ -72,11 +76,11 @@ class Recorder:
         return received
 
     def add_body(self, received: Received, body: bytes, complete: bool) -> None:
-        """Attach the body, dropping the oldest requests until all bodies fit; one larger than all the room goes too."""
+        """Attach the body, dropping the oldest requests until all fit; one larger than all the room goes too."""
         received.body, received.body_complete = body, complete
-        held_bytes = sum(len(kept.body) for kept in self._kept)
-        while self._kept and held_bytes > self._body_bytes_kept_max:
-            held_bytes -= len(self._kept.popleft().body)
+        held_bytes = sum(kept.size_bytes() for kept in self._kept)
+        while self._kept and held_bytes > self._bytes_kept_max:
+            held_bytes -= self._kept.popleft().size_bytes()
 
     def shown(self, last: int | None = None) -> list[Shown]:
         """The kept requests, oldest first, or only the `last` few of them."""

@@ -10,7 +10,7 @@ import pytest
 from elkapi.sandbox.app import Options
 from elkapi.sandbox.server import Running, running
 
-from .exchanging import KEY, Exchange, connected, embedding_body, read_until, request_bytes
+from .exchanging import KEY, READERS, Exchange, connected, embedding_body, request_bytes
 
 
 @pytest.fixture(scope="session")
@@ -36,11 +36,11 @@ def http(sandbox: Running) -> Iterator[httpx.Client]:
 
 @pytest.fixture
 def exchange(sandbox: Running) -> Callable[..., Exchange]:
-    """Send one request with a fault in its header and read everything until the end, or until nothing more comes."""
+    """Send one request with a fault in its header and read the connection up to the end that is expected of it."""
 
-    def send(fault: str, body: bytes | None = None, extra: str = "") -> Exchange:
+    def send(fault: str, end: str = "open", body: bytes | None = None) -> Exchange:
         with connected(sandbox.base_url) as connection:
-            connection.sendall(request_bytes(embedding_body() if body is None else body, fault, extra))
-            return read_until(connection, None)
+            connection.sendall(request_bytes(embedding_body() if body is None else body, fault))
+            return READERS[end](connection)
 
     return send

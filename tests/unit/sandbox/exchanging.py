@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import socket
 import time
 from collections.abc import Callable
@@ -12,12 +13,16 @@ from urllib.parse import urlsplit
 import msgspec
 
 KEY = "sk-sandbox-1234567890abcd"
-IDLE_S = 0.15
+IDLE_S = 0.1
 END_S = 10.0
+END_OF_PROBE = b"no control route 'GET probe'\"}"
 
 
 class Exchange(msgspec.Struct):
-    """What one raw request got: every byte, and how the connection stood at the end: "closed", "reset" or "open"."""
+    """What one raw request got: every byte, and how the connection stood at the end.
+
+    "open": it then served another request; "closed": the peer sent its end; "reset"; "stalled": open, nothing came.
+    """
 
     data: bytes
     end: str
@@ -51,21 +56,64 @@ def connected(base_url: str) -> socket.socket:
     return socket.create_connection((target.hostname, target.port), timeout=END_S)
 
 
-def read_until(connection: socket.socket, until: bytes | None) -> Exchange:
-    """Read until `until` was seen, the peer ends, or nothing came for `IDLE_S`."""
+def is_whole(data: bytes) -> bool:
+    """Whether a final answer, after any informational ones, is complete by its own framing."""
+    head, separator, body = data.partition(b"\r\n\r\n")
+    if not separator:
+        return False
+    if head.startswith(b"HTTP/1.1 1"):
+        return is_whole(body)
+    length = re.search(rb"\r\ncontent-length: (\d+)", head)
+    return len(body) >= int(length[1]) if length else body.endswith(b"\r\n0\r\n\r\n")
+
+
+def read_whole(connection: socket.socket) -> bytes:
+    """Read until one answer is complete; fails when the connection ends before that."""
     data = b""
-    connection.settimeout(IDLE_S if until is None else END_S)
-    while until is None or until not in data:
+    while not is_whole(data):
+        piece = connection.recv(65536)
+        assert piece, data
+        data += piece
+    return data
+
+
+def read_to_end(connection: socket.socket) -> Exchange:
+    """Read until the peer ends the connection; fails with TimeoutError when it does not."""
+    data = b""
+    while True:
         try:
             piece = connection.recv(65536)
-        except TimeoutError:
-            return Exchange(data, "open")
         except ConnectionResetError:
             return Exchange(data, "reset")
         if not piece:
             return Exchange(data, "closed")
         data += piece
-    return Exchange(data, "open")
+
+
+def read_until_stalled(connection: socket.socket) -> Exchange:
+    """Read until nothing has come for `IDLE_S`, or the peer ends the connection."""
+    data = b""
+    connection.settimeout(IDLE_S)
+    try:
+        while piece := connection.recv(65536):
+            data += piece
+    except TimeoutError:
+        return Exchange(data, "stalled")
+    return Exchange(data, "closed")
+
+
+def read_and_go_on(connection: socket.socket) -> Exchange:
+    """Read one answer, then prove that the connection is open by another request; its answer is left out."""
+    data = read_whole(connection)
+    connection.sendall(b"GET /_sandbox/probe HTTP/1.1\r\nhost: localhost\r\n\r\n")
+    while not data.endswith(END_OF_PROBE):
+        piece = connection.recv(65536)
+        assert piece, data
+        data += piece
+    return Exchange(data[: data.rindex(b"HTTP/1.1 404 ")], "open")
+
+
+READERS = {"open": read_and_go_on, "closed": read_to_end, "reset": read_to_end, "stalled": read_until_stalled}
 
 
 def eventually(found: Callable[[], bool]) -> None:
