@@ -12,6 +12,8 @@ from elkapi.control.jobs import Job
 from elkapi.control.prober import Prober
 from elkapi.control.status import LocalModel, LocalModels
 from elkapi.control.store import Store
+from elkapi.control.sweeper import Sweeper
+from elkapi.ledger.recovery import Recoverer
 from elkapi.settings import Settings
 from elkapi.upstream import Deadlines, Origin, UpstreamClient, UpstreamFailure, UpstreamRequest
 
@@ -48,7 +50,10 @@ class Parts:
 
     def jobs(self) -> tuple[Job, ...]:
         """The background jobs, each with its own period."""
-        return (Prober(self._store, self._client.send, self._clock),)
+        return (
+            Sweeper(self._store.on_thread, lambda database: Recoverer(database, self._settings, self._clock)),
+            Prober(self._store, self._client.send, self._clock),
+        )
 
     async def database_answers(self) -> bool:
         """Whether a read works now."""

@@ -36,9 +36,10 @@ def build_site(library: Library, status: StatusBook, fallback_host: str) -> ASGI
 
     @get("/")
     async def front(request: Request[Any, Any, Any]) -> Answer:
-        # The worker in front decides whose forwarded scheme counts; this socket is reached by workers alone.
+        # Workers alone reach this socket; each adds the host its caller asked for behind whatever the caller sent.
+        hosts = request.headers.getall("x-forwarded-host", [request.headers.get("host", "")])
         scheme = request.headers.get("x-forwarded-proto", "http")
-        base = origin(request.headers.get("host", ""), scheme, fallback_host)
+        base = origin(hosts[-1], scheme, fallback_host)
         return _html(front_page(base, await status.models()))
 
     @get(["/console", "/console/{_rest:path}"])

@@ -13,6 +13,7 @@ from elkapi.clock import Clock
 from elkapi.control.prober import DisabledKey
 from elkapi.settings import Settings
 from elkapi.storage import schema
+from elkapi.storage.db import Database
 from elkapi.storage.installation import Installation, open_installation
 from elkapi.storage.repos import channels
 from elkapi.storage.secrets import Sealer
@@ -45,6 +46,10 @@ class Store:
     async def write(self, change: Callable[[Connection], T]) -> T:
         """`change`'s answer, after its write transaction is committed."""
         return await self._run(lambda parts: self._write(parts, change))
+
+    async def on_thread(self, work: Callable[[Database], T]) -> T:
+        """`work`'s answer with the opened database, for what opens its own transactions."""
+        return await self._run(lambda parts: work(parts.database))
 
     async def answers(self) -> None:
         """Returns when the database gave an answer."""

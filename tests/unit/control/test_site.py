@@ -77,8 +77,15 @@ async def test_front_page_uses_the_host_the_browser_asked_for(site: Site) -> Non
 
 
 async def test_front_page_speaks_https_when_the_worker_says_so(site: Site) -> None:
-    answer = await site.ask("/", host="api.example", x_forwarded_proto="https")
+    answer = await site.ask("/", host="localhost", x_forwarded_host="api.example", x_forwarded_proto="https")
     assert "curl https://api.example/v1/embeddings" in answer.text
+
+
+async def test_last_forwarded_host_counts_since_the_worker_adds_it(site: Site) -> None:
+    async with site._client as client:
+        sent = [("x-forwarded-host", "callers.example"), ("x-forwarded-host", "asked.example")]
+        answer = await client.get("/", headers=sent)
+    assert "curl http://asked.example/v1/embeddings" in answer.text
 
 
 @pytest.mark.parametrize("host", ['x"><script>', "a b", "host;rm -rf ~", "$(reboot)", "user@host", "a/b", "é", ""])
