@@ -65,7 +65,8 @@ def _allowed(room: str) -> set[str]:
     may_observe = {"observe"} if LEVEL[room] >= LEVEL["snapshot"] else set()
     starts_sandbox = {"sandbox"} if room in {"app", "worker", "cli"} else set()
     has_crash_points = {"testing.crash"} if LEVEL[room] >= LEVEL["storage"] else set()
-    return below | may_observe | starts_sandbox | has_crash_points
+    serves = {"app"} if room == "cli" else set()  # `elkapi serve` is where the composition root is called from
+    return below | may_observe | starts_sandbox | has_crash_points | serves
 
 
 def _is_forbidden(room: str, other: str, top: str) -> bool:
