@@ -1,0 +1,87 @@
+"""`Admin`: who acts, on which installation, at what time; every admin function takes one."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, TypedDict, TypeVar
+
+import msgspec
+
+from elkapi.admin.errors import InvalidInput
+from elkapi.clock import SYSTEM_CLOCK, Clock
+from elkapi.settings import Settings
+from elkapi.storage.db import Database
+from elkapi.storage.installation import Installation, open_installation
+from elkapi.storage.secrets import Sealer
+
+T = TypeVar("T")
+NAME_CHARACTERS_MAX = 128
+
+
+class Who(TypedDict):
+    """The keyword arguments every repository change takes."""
+
+    now_ns: int
+    actor: str
+
+
+class Admin:
+    """An opened installation and the actor its audit rows name; a context manager that closes the database."""
+
+    def __init__(self, installation: Installation, actor: str, clock: Clock = SYSTEM_CLOCK) -> None:
+        self.installation = installation
+        self.actor = actor
+        self.clock = clock
+
+    @classmethod
+    def open(cls, settings: Settings, actor: str, clock: Clock = SYSTEM_CLOCK) -> Admin:
+        """Raises what storage.installation.open_installation raises."""
+        return cls(open_installation(settings, clock=clock), actor, clock)
+
+    @property
+    def settings(self) -> Settings:
+        return self.installation.settings
+
+    @property
+    def database(self) -> Database:
+        return self.installation.database
+
+    @property
+    def sealer(self) -> Sealer:
+        return self.installation.sealer
+
+    def who(self) -> Who:
+        return {"now_ns": self.clock.now_ns(), "actor": self.actor}
+
+    def __enter__(self) -> Admin:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.database.close()
+
+
+def read_input(kind: type[T], values: Mapping[str, Any]) -> T:
+    """A checked input struct from plain values. Unknown fields and wrong types raise InvalidInput; none is dropped."""
+    fields = getattr(kind, "__struct_fields__", ())
+    if unknown := sorted(set(values) - set(fields)):
+        raise InvalidInput("there is no such field", field=unknown[0])
+    try:
+        return msgspec.convert(dict(values), kind)
+    except msgspec.ValidationError as error:
+        message, _, path = str(error).partition(" - at `$.")
+        raise InvalidInput(message, field=path.rstrip("`") or "input") from None
+
+
+def check_name(name: str, field: str = "name") -> str:
+    """A name people can read back: printable, not blank, not too long."""
+    stripped = name.strip()
+    if not stripped or len(stripped) > NAME_CHARACTERS_MAX or not stripped.isprintable():
+        raise InvalidInput(f"it needs 1 to {NAME_CHARACTERS_MAX} printable characters", field=field)
+    return stripped
+
+
+def check_model(model: str, field: str = "models") -> str:
+    """A model name: printable, no spaces."""
+    if not model or len(model) > 256 or not model.isprintable() or " " in model:
+        raise InvalidInput(f"{model[:80]!r} is not a model name", field=field)
+    return model

@@ -1,0 +1,194 @@
+"""Customers' keys: made with their account, shown without their secret, switched off everywhere within a second."""
+
+from __future__ import annotations
+
+import msgspec
+from msgspec import UNSET, UnsetType
+from sqlalchemy import Connection
+
+from elkapi import ledger
+from elkapi.admin.context import Admin, check_model, check_name
+from elkapi.admin.errors import InvalidInput, Missing, Refused
+from elkapi.clock import SYSTEM_CLOCK
+from elkapi.ids import new_id
+from elkapi.money import parse_usd
+from elkapi.storage.repos import groups, keys, owners, versions
+from elkapi.storage.repos.keys import KeyRow
+from elkapi.storage.seeds import DEFAULT_GROUP
+from elkapi.types import Scope
+
+FIRST_KEY_NAME = "first"
+
+
+class KeyInput(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A new key. `balance` is decimal US dollars as text; `models` None allows every model."""
+
+    name: str
+    group: str = DEFAULT_GROUP
+    balance: str = "0"
+    models: tuple[str, ...] | None = None
+    expires_at_ns: int | None = None
+    scope: Scope = "live"
+
+
+class KeyPatch(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What may be changed of a key afterwards; nothing else of it can be (CVE-2026-47102)."""
+
+    name: str | UnsetType = UNSET
+    group: str | UnsetType = UNSET
+    models: tuple[str, ...] | UnsetType | None = UNSET
+    expires_at_ns: int | UnsetType | None = UNSET
+
+
+class KeyView(msgspec.Struct, frozen=True):
+    """A key with its money, in nano-USD, as it stands now."""
+
+    row: KeyRow
+    posted_nano: int
+    held_nano: int
+    available_nano: int
+
+
+def create_key(admin: Admin, given: KeyInput) -> tuple[KeyView, str]:
+    """A key, its account and its first deposit in one transaction; the plaintext is returned here and nowhere else."""
+    name = check_name(given.name)
+    models = None if given.models is None else tuple(check_model(model) for model in given.models)
+    nano = _dollars(given.balance, "balance")
+    who = admin.who()
+    if given.expires_at_ns is not None and given.expires_at_ns <= who["now_ns"]:
+        raise InvalidInput("it lies in the past", field="expires_at_ns")
+    with admin.database.write() as connection:
+        _check_group(connection, given.group)
+        row, plaintext = keys.create_key(
+            connection,
+            name=name,
+            owner_id=owners.operator_id(connection),
+            group=given.group,
+            scope=given.scope,
+            account_id=ledger.create_account(connection, f"key:{new_id(who['now_ns']).hex()}"),
+            models=models,
+            expires_at_ns=given.expires_at_ns,
+            **who,
+        )
+        if nano:
+            ledger.deposit(connection, row.account_id, nano, "opening balance", admin.actor, clock=admin.clock)
+        return _view(connection, row), plaintext
+
+
+def ensure_first_key(connection: Connection) -> str | None:
+    """The plaintext of a key without funds, made when there is no key at all; else None. It reaches free models."""
+    versions.bump(connection, routing=False)  # Its row lock makes two processes that start together take turns.
+    if keys.list_keys(connection, limit=1):
+        return None
+    now_ns = SYSTEM_CLOCK.now_ns()
+    _, plaintext = keys.create_key(
+        connection,
+        name=FIRST_KEY_NAME,
+        owner_id=owners.operator_id(connection),
+        group=DEFAULT_GROUP,
+        scope="live",
+        account_id=ledger.create_account(connection, f"key:{new_id(now_ns).hex()}"),
+        models=None,
+        expires_at_ns=None,
+        now_ns=now_ns,
+        actor="first start",
+    )
+    return plaintext
+
+
+def list_keys(admin: Admin, *, limit: int = 1_000, after_id: int = 0) -> list[KeyView]:
+    """Keys in id order, a page at a time."""
+    with admin.database.read() as connection:
+        return [_view(connection, row) for row in keys.list_keys(connection, limit=limit, after_id=after_id)]
+
+
+def show_key(admin: Admin, which: str) -> KeyView:
+    """By id or by exact name; raises Missing, Refused when several keys share the name."""
+    with admin.database.read() as connection:
+        return _view(connection, _find(connection, which))
+
+
+def set_key_enabled(admin: Admin, which: str, enabled: bool) -> KeyView:
+    with admin.database.write() as connection:
+        row = _find(connection, which)
+        changed = keys.set_enabled(connection, row.id, enabled, **admin.who())
+        return _view(connection, _not_revoked(changed, row))
+
+
+def revoke_key(admin: Admin, which: str) -> KeyView:
+    """Switch a key off for good."""
+    with admin.database.write() as connection:
+        row = _find(connection, which)
+        return _view(connection, _not_revoked(keys.revoke(connection, row.id, **admin.who()), row))
+
+
+def edit_key(admin: Admin, which: str, patch: KeyPatch) -> KeyView:
+    with admin.database.write() as connection:
+        row = _find(connection, which)
+        group = row.group if patch.group is UNSET else patch.group
+        _check_group(connection, group)
+        models = row.models if patch.models is UNSET else patch.models
+        changed = keys.edit(
+            connection,
+            row.id,
+            name=row.name if patch.name is UNSET else check_name(patch.name),
+            group=group,
+            models=None if models is None else [check_model(model) for model in models],
+            expires_at_ns=row.expires_at_ns if patch.expires_at_ns is UNSET else patch.expires_at_ns,
+            **admin.who(),
+        )
+        return _view(connection, _not_revoked(changed, row))
+
+
+def deposit(admin: Admin, which: str, amount: str, note: str) -> KeyView:
+    """Add decimal US dollars to the key's account; raises InvalidInput, Missing."""
+    nano = _dollars(amount, "amount")
+    if nano == 0:
+        raise InvalidInput("a deposit is more than zero", field="amount")
+    with admin.database.write() as connection:
+        row = _find(connection, which)
+        try:
+            ledger.deposit(connection, row.account_id, nano, note, admin.actor, clock=admin.clock)
+        except ledger.AccountError as error:
+            raise Refused(str(error)) from None
+        return _view(connection, row)
+
+
+def _view(connection: Connection, row: KeyRow) -> KeyView:
+    money = ledger.balance(connection, row.account_id)
+    return KeyView(row, money.posted_nano, money.held_nano, money.available_nano)
+
+
+def _find(connection: Connection, which: str) -> KeyRow:
+    # Beyond 18 digits it is no id of a 64-bit column.
+    if which.isascii() and which.isdecimal() and len(which) <= 18 and (row := keys.get_key(connection, int(which))):
+        return row
+    named = keys.find_by_name(connection, which)
+    if len(named) > 1:
+        ids = ", ".join(str(row.id) for row in named)
+        raise Refused(f"several keys are named {which!r}; say which by its id: {ids}")
+    if not named:
+        raise Missing(f"there is no key {which!r}; `elkapi key list` shows them")
+    return named[0]
+
+
+def _not_revoked(changed: KeyRow | None, row: KeyRow) -> KeyRow:
+    if changed is None:
+        raise Refused(f"key {row.id} ({row.name}) is revoked, which is for good; create a new one")
+    return changed
+
+
+def _check_group(connection: Connection, group: str) -> None:
+    if groups.get_group(connection, group) is None:
+        hint = f"there is no group {group!r}; make it with `elkapi group set {group} --ratio 1`"
+        raise InvalidInput(hint, field="group")
+
+
+def _dollars(text: str, field: str) -> int:
+    try:
+        nano = int(parse_usd(text))
+    except ValueError as error:
+        raise InvalidInput(str(error), field=field) from None
+    if nano < 0:
+        raise InvalidInput("it cannot be negative", field=field)
+    return nano
