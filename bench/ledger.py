@@ -10,14 +10,17 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import contextlib
 import json
 import os
 import resource
 import statistics
+import subprocess
+import sys
 import tempfile
 import threading
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
 
 import uvloop
@@ -95,12 +98,19 @@ class Calls:
         self.settle_s.append(time.perf_counter() - start_s)
 
 
-def cpu_s() -> float:
+def cpu_s(other_pid: int | None) -> float:
+    """CPU seconds of this process and, through a remote ledger, of the process that writes."""
     used = resource.getrusage(resource.RUSAGE_SELF)
-    return used.ru_utime + used.ru_stime
+    total = used.ru_utime + used.ru_stime
+    if other_pid is not None:
+        threads = Path(f"/proc/{other_pid}/task").iterdir()
+        total += sum(int((thread / "schedstat").read_text().split()[0]) for thread in threads) / 1e9
+    return total
 
 
-async def run(call: Callable[[], Awaitable[None]], calls: int, concurrency: int) -> tuple[float, float]:
+async def run(
+    call: Callable[[], Awaitable[None]], calls: int, concurrency: int, pid: int | None
+) -> tuple[float, float]:
     """(CPU microseconds a call, calls a second)."""
     left = calls
 
@@ -110,9 +120,9 @@ async def run(call: Callable[[], Awaitable[None]], calls: int, concurrency: int)
             left -= 1
             await call()
 
-    start_cpu_s, start_s = cpu_s(), time.perf_counter()
+    start_cpu_s, start_s = cpu_s(pid), time.perf_counter()
     await asyncio.gather(*(caller() for _ in range(concurrency)))
-    return (cpu_s() - start_cpu_s) / calls * 1e6, calls / (time.perf_counter() - start_s)
+    return (cpu_s(pid) - start_cpu_s) / calls * 1e6, calls / (time.perf_counter() - start_s)
 
 
 def ms(values: list[float], part: float) -> float:
@@ -133,16 +143,17 @@ async def measure(database: Database, settings: Settings, arguments: argparse.Na
             record_of(b"0" * 16)
         record_us.append((time.process_time() - start_s) * 1000)
     results = []
+    pid = arguments.writer_pid
     for concurrency in arguments.concurrency:
         calls = arguments.calls if concurrency > 1 else arguments.calls // 10
         without, with_ledger, rates = [], [], []
         paid = Calls(ledger, account)
-        await run(paid.one, calls // 4, concurrency)
+        await run(paid.one, calls // 4, concurrency, pid)
         paid.hold_s.clear()
         paid.settle_s.clear()
         for _ in range(arguments.rounds):
-            without.append((await run(Calls(None, account).one, calls, concurrency))[0])
-            cost, rate = await run(paid.one, calls, concurrency)
+            without.append((await run(Calls(None, account).one, calls, concurrency, pid))[0])
+            cost, rate = await run(paid.one, calls, concurrency, pid)
             with_ledger.append(cost)
             rates.append(rate)
         pairs = [paid_us - free_us - statistics.median(record_us) for paid_us, free_us in zip(with_ledger, without)]
@@ -167,6 +178,20 @@ async def measure(database: Database, settings: Settings, arguments: argparse.Na
     return results
 
 
+@contextlib.contextmanager
+def ledger_process(settings: Settings, wanted: bool) -> Iterator[int | None]:
+    if not wanted:
+        yield None
+        return
+    environment = os.environ | {"ELKAPI_DATA_DIR": settings.data_dir}
+    process = subprocess.Popen([sys.executable, "-m", "elkapi.ledger"], env=environment)
+    try:
+        yield process.pid
+    finally:
+        process.terminate()
+        process.wait()
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--database-url", default="")
@@ -186,7 +211,9 @@ def main() -> None:
         print(
             f"{database.dialect}, synchronous={arguments.synchronous}, threads={threading.active_count()}", flush=True
         )
-        results = uvloop.run(measure(database, settings, arguments))
+        with ledger_process(settings, arguments.remote) as pid:
+            arguments.writer_pid = pid
+            results = uvloop.run(measure(database, settings, arguments))
         database.close()
     if arguments.json:
         arguments.json.write_text(json.dumps(results, indent=1) + "\n")

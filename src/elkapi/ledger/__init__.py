@@ -16,6 +16,7 @@ from elkapi.ledger.accounts import (
     set_credit,
 )
 from elkapi.ledger.admin import RefundError, adjust, deposit, refund, refunded_nano
+from elkapi.ledger.client import RemoteLedger
 from elkapi.ledger.ledger import Ledger, ThreadLedger
 from elkapi.ledger.orders import IdempotencyPending, IdempotencyReplay
 from elkapi.ledger.recovery import RecoveryReport, mark_dead, recover
@@ -31,6 +32,7 @@ __all__ = [
     "Ledger",
     "RecoveryReport",
     "RefundError",
+    "RemoteLedger",
     "ThreadLedger",
     "adjust",
     "balance",
@@ -44,16 +46,32 @@ __all__ = [
     "recover",
     "refund",
     "refunded_nano",
+    "run",
     "set_credit",
 ]
 
 
 def open_ledger(
-    settings: Settings, database: Database, owner: bytes, *, in_process: bool, sealer: Sealer | None = None
+    settings: Settings,
+    database: Database,
+    owner: bytes,
+    *,
+    in_process: bool,
+    sealer: Sealer | None = None,
+    dead_owner: bytes | None = None,
 ) -> Ledger:
-    """The ledger of one worker, not started: `owner` is this boot's 16-byte id.
+    """The ledger of one worker, not started. `owner` is this boot's 16-byte id, `dead_owner` its crashed predecessor's.
 
     In process means a writer thread (one worker, or any worker on PostgreSQL); otherwise orders go to the ledger
     process behind `settings.socket_path("ledger")`. Raises storage.secrets.SecretKeyError.
     """
-    return ThreadLedger(settings, database, owner, sealer or Sealer(load_secret_key(settings)))
+    sealer = sealer or Sealer(load_secret_key(settings))
+    kind = ThreadLedger if in_process or not settings.is_sqlite else RemoteLedger
+    return kind(settings, database, owner, sealer, dead_owner=dead_owner)
+
+
+def run(settings: Settings) -> None:
+    """Be the ledger process of this data directory until SIGTERM; see `server`."""
+    from elkapi.ledger.server import run as serve
+
+    serve(settings)

@@ -8,7 +8,7 @@ Available = posted - held + credit line, in nano-USD, and never below zero (a CH
 from __future__ import annotations
 
 import msgspec
-from sqlalchemy import Connection, case, select
+from sqlalchemy import Connection, Select, case, select
 
 from elkapi.storage import dialect as sql
 from elkapi.storage.schema import accounts
@@ -68,7 +68,7 @@ def ensure_system_accounts(connection: Connection) -> dict[str, int]:
 
 def _system_ids(connection: Connection) -> dict[str, int]:
     found = connection.execute(select(accounts.c.code, accounts.c.id).where(accounts.c.code.in_(SYSTEM_ACCOUNTS)))
-    return {code: account_id for code, account_id in found}
+    return {row.code: row.id for row in found}
 
 
 def create_account(connection: Connection, code: str, kind: str = CUSTOMER) -> int:
@@ -87,16 +87,16 @@ def balance(connection: Connection, account_id: int) -> Balance:
     found = connection.execute(_balance_query().where(accounts.c.id == account_id)).one_or_none()
     if found is None:
         raise AccountError(f"there is no account {account_id}")
-    return Balance(*found)
+    return Balance(*found._tuple())
 
 
 def balances(connection: Connection) -> list[Balance]:
     """Every account: the house's first, then by id."""
     house = case((accounts.c.kind.in_(HELD_KINDS), 1), else_=0)
-    return [Balance(*row) for row in connection.execute(_balance_query().order_by(house, accounts.c.id))]
+    return [Balance(*row._tuple()) for row in connection.execute(_balance_query().order_by(house, accounts.c.id))]
 
 
-def _balance_query():  # type: ignore[no-untyped-def]
+def _balance_query() -> Select[tuple[int, str, str, int, int, int]]:
     c = accounts.c
     return select(c.id, c.code, c.kind, c.posted_nano, c.held_nano, c.credit_nano)
 

@@ -5,6 +5,8 @@ Every function works inside the caller's write transaction and is idempotent whe
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import msgspec
 from sqlalchemy import Connection, select, update
 
@@ -97,7 +99,7 @@ def refund(
 def _refund_entries(connection: Connection, request_id: bytes) -> dict[bytes, int]:
     low, high = entries.entries_range(request_id, entries.REFUND_STEP)
     found = connection.execute(select(transfers.c.id, transfers.c.nano).where(transfers.c.id.between(low, high)))
-    return {entry_id: nano for entry_id, nano in found}
+    return {row.id: row.nano for row in found}
 
 
 def refunded_nano(connection: Connection, request_id: bytes) -> int:
@@ -136,7 +138,7 @@ def _write(connection: Connection, entry: entries.Transfer) -> None:
 
 
 def _audit(
-    connection: Connection, now_ns: int, actor: str, action: str, subject: str, detail: dict[str, object]
+    connection: Connection, now_ns: int, actor: str, action: str, subject: str, detail: Mapping[str, object]
 ) -> None:
     row = {"created_ns": now_ns, "actor": actor, "action": action, "subject": subject}
     connection.execute(audit.insert(), {**row, "detail": msgspec.json.encode(detail).decode()})

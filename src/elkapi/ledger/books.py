@@ -63,7 +63,9 @@ class _Batch:
         self.released: defaultdict[int, int] = defaultdict(int)
         self.house: defaultdict[int, int] = defaultdict(int)
         self.holds: list[tuple[int, Hold, tuple[int, ...]]] = []
+        self.wanted: dict[int, int] = {}
         self.claim_ends: list[Settle] = []
+        self.unknowns: list[Any] = []
 
 
 class Books:
@@ -159,10 +161,9 @@ class Books:
         batch = _Batch(orders, self._clock.now_ns())
         self._take_claims(batch)
         for index, order in enumerate(orders):
-            kind = type(order)
-            if kind is Settle:
+            if isinstance(order, Settle):
                 self._plan_settle(batch, order)
-            elif kind is Hold:
+            elif isinstance(order, Hold):
                 if order.nano and batch.outcomes[index] is None:
                     self._plan_hold(batch, index, order)
             else:
@@ -176,6 +177,7 @@ class Books:
             point("ledger.settle.before")
             _insert_all(sql.entries, cursor, batch.entries)
             _insert_all(sql.usage_rows, cursor, batch.rows)
+            sql.unknowns.insert(cursor, batch.unknowns)
             for settle in batch.claim_ends:
                 self._end_claim(settle)
         self._change_accounts(batch)
@@ -198,6 +200,8 @@ class Books:
             if charge > held:
                 charge, loss, row = held, loss + charge - held, _flagged(row, held, loss + charge - held, "over_hold")
             self._resolve(batch, request_id, held, legs, charge)
+            if order.unknown and row is not None:
+                batch.unknowns += (request_id, row.key_id, row.model, held, "no_answer", batch.now_ns)
         elif charge:
             charge, loss, row = 0, loss + charge, _flagged(row, 0, loss + charge, "hold_missing")
         if loss:
@@ -234,6 +238,7 @@ class Books:
             self._forget_claim_of(order)
             return
         batch.holds.append((index, order, counters))
+        batch.wanted[index] = order.nano
 
     def _change_accounts(self, batch: _Batch) -> None:
         """One UPDATE per account for the whole batch; it admits the batch's holds on that account, or none of them."""
@@ -244,7 +249,7 @@ class Books:
         for account in sorted(wanting.keys() | batch.released.keys()):
             spent, released = batch.spent[account], batch.released[account]
             alive = [index for index in wanting.get(account, ()) if batch.outcomes[index] is None]
-            wanted = sum(batch.orders[index].nano for index in alive)  # type: ignore[union-attr]
+            wanted = sum(batch.wanted[index] for index in alive)
             if not wanted:
                 if spent or released:
                     self._cursor.execute(self._sql.account_change, (spent, -released, account))

@@ -19,6 +19,7 @@ from elkapi.ledger.accounts import ensure_system_accounts
 from elkapi.ledger.books import FAILED, Books, Outcome
 from elkapi.ledger.idempotency import ReplyWaits, open_reply, seal_reply
 from elkapi.ledger.orders import (
+    UNKNOWN_FLAG,
     Beat,
     Claim,
     ClaimResult,
@@ -30,7 +31,7 @@ from elkapi.ledger.orders import (
     Settle,
     UsageRow,
 )
-from elkapi.ledger.recovery import Recoverer, open_holds
+from elkapi.ledger.recovery import Recoverer, mark_dead, open_holds
 from elkapi.ledger.writer import UNREACHABLE, Entry, Limits, Writer
 from elkapi.settings import Settings
 from elkapi.storage.db import Database
@@ -51,8 +52,17 @@ _Wait = tuple[float, "asyncio.Future[Outcome]"]
 class Ledger(ABC):
     """The money of one worker; every method runs on that worker's event loop."""
 
-    def __init__(self, settings: Settings, database: Database, owner: bytes, sealer: Sealer) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        database: Database,
+        owner: bytes,
+        sealer: Sealer,
+        dead_owner: bytes | None = None,
+    ) -> None:
         self._settings = settings
+        self._database = database
+        self._dead_owner = dead_owner
         self._owner = owner
         self._sealer = sealer
         self._replies = ReplyWaits(database, sealer, settings.idempotency_wait_s)
@@ -69,6 +79,7 @@ class Ledger(ABC):
     async def start(self) -> None:
         """Begin to take orders. Raises Unavailable when the database cannot be reached."""
         self._loop = asyncio.get_running_loop()
+        await asyncio.to_thread(prepare, self._database, self._dead_owner)
         await self._start()
         self._closed = False
 
@@ -118,47 +129,27 @@ class Ledger(ABC):
         """
         record, hold = settlement.record, settlement.hold
         result = await self._claim_result(settlement) if hold is not None and hold.claim is not None else None
-        row = UsageRow(
-            record.key_id,
-            record.owner_id,
-            record.model,
-            record.status,
-            record.created_ns,
-            _record_encoder.encode(record),
-        )
+        row = _usage_row(record)
         held = hold is not None and hold.nano > 0
-        await self._settle(Settle(record.id, held, record.charge_nano, record.loss_nano, row, result))
+        unknown = held and UNKNOWN_FLAG in record.flags
+        await self._settle(Settle(record.id, held, record.charge_nano, record.loss_nano, row, result, unknown))
 
     async def void(self, order: HoldOrder, record: RequestRecord | None = None) -> None:
         """Give the whole hold back and forget its claim; `record` (charge 0) is kept when given. Raises Unavailable."""
         row, loss = None, 0
         if record is not None:
             loss = record.loss_nano
-            row = UsageRow(
-                record.key_id,
-                record.owner_id,
-                record.model,
-                record.status,
-                record.created_ns,
-                _record_encoder.encode(record),
-            )
+            row = _usage_row(record)
         claim = _forgotten(order.claim) if order.claim is not None else None
         if order.nano or row is not None or claim is not None:
             await self._settle(Settle(order.request_id, order.nano > 0, 0, loss, row, claim))
 
     def record(self, record: RequestRecord) -> None:
-        """Keep the usage row of a call that cost nothing, soon; never waits, and drops (counted) when the queue is full."""
+        """Keep the usage row of a free call, soon; never waits, and drops it (counted) when the queue is full."""
         if self._closed or self.depth >= self._settings.ledger_queue_max:
             self.records_dropped += 1
             return
-        row = UsageRow(
-            record.key_id,
-            record.owner_id,
-            record.model,
-            record.status,
-            record.created_ns,
-            _record_encoder.encode(record),
-        )
+        row = _usage_row(record)
         self._collect(Settle(record.id, False, record.charge_nano, record.loss_nano, row), None)
 
     async def wait_reply(self, claim: IdempotencyClaim, wait_s: float | None = None) -> StoredReply | None:
@@ -261,15 +252,23 @@ class Ledger(ABC):
         raise Unavailable(refusal.message or FAILED)
 
     async def _claim_result(self, settlement: Settlement) -> ClaimResult:
-        assert settlement.hold is not None and settlement.hold.claim is not None
+        assert settlement.hold is not None
         claim, reply = settlement.hold.claim, settlement.reply
+        assert claim is not None
         if settlement.forget_claim:
             return _forgotten(claim)
         key = (claim.key_id, claim.operation, claim.idempotency_key)
+        if reply is None and UNKNOWN_FLAG in settlement.record.flags:
+            return ClaimResult(*key, "unknown")
         bytes_max = self._settings.idempotency_reply_bytes_max
         if reply is None or reply.body is None or len(reply.body) > bytes_max:
             return ClaimResult(*key, "too_large")
         return ClaimResult(*key, "done", await seal_reply(self._sealer, claim, reply))
+
+
+def _usage_row(record: RequestRecord) -> UsageRow:
+    encoded = _record_encoder.encode(record)
+    return UsageRow(record.key_id, record.owner_id, record.model, record.status, record.created_ns, encoded)
 
 
 def _forgotten(claim: IdempotencyClaim) -> ClaimResult:
@@ -288,17 +287,15 @@ class ThreadLedger(Ledger):
         *,
         role: str = "worker",
         clock: Clock = SYSTEM_CLOCK,
+        dead_owner: bytes | None = None,
     ) -> None:
-        super().__init__(settings, database, owner, sealer)
-        self._database = database
-        self._clock = clock
-        self._recoverer = Recoverer(database, settings, clock)
+        super().__init__(settings, database, owner, sealer, dead_owner)
         self.writer = Writer(
             lambda: open_books(database, settings, clock, owner),
             self._deliver,
             writer_limits(settings),
             beat=Beat(owner, role, clock.now_ns()),
-            tick=self._recoverer.tick,
+            tick=Recoverer(database, settings, clock).tick,
             abandoned=_is_done,
         )
 
@@ -307,7 +304,6 @@ class ThreadLedger(Ledger):
         return self.writer.depth + len(self._collected)
 
     async def _start(self) -> None:
-        await asyncio.to_thread(prepare, self._database)
         self.writer.start()
 
     async def _stop(self) -> None:
@@ -321,10 +317,12 @@ def _is_done(waiter: Any) -> bool:
     return waiter is not None and waiter.done()
 
 
-def prepare(database: Database) -> None:
-    """Make sure the house's accounts exist."""
+def prepare(database: Database, dead_owner: bytes | None = None) -> None:
+    """Make sure the house's accounts exist, and that a crashed predecessor is known to be gone. Raises Unavailable."""
     with database.write() as connection:
         ensure_system_accounts(connection)
+        if dead_owner is not None:
+            mark_dead(connection, dead_owner, SYSTEM_CLOCK.now_ns())
 
 
 def open_books(

@@ -15,7 +15,10 @@ import msgspec
 
 from elkapi.types import StoredReply
 
-ClaimEnd = Literal["done", "too_large", "forget"]
+ClaimEnd = Literal["done", "too_large", "unknown", "forget"]
+
+# The relay's word on a record: the request left, no answer came back, nobody knows whether the upstream billed it.
+UNKNOWN_FLAG = "unknown_outcome"
 RefusalKind = Literal["quota", "replay", "pending", "conflict", "unavailable"]
 
 
@@ -63,7 +66,9 @@ class ClaimResult(msgspec.Struct, frozen=True, array_like=True):
 
 
 class Settle(msgspec.Struct, frozen=True, array_like=True, tag="s"):
-    """Resolve the hold (if `held`) to `charge_nano`, or give it back whole when that is 0, and keep the usage row."""
+    """Resolve the hold (if `held`) to `charge_nano`, or give it back whole when that is 0, and keep the usage row.
+
+    `unknown` lists the call among the unknown outcomes."""
 
     request_id: bytes
     held: bool
@@ -71,6 +76,7 @@ class Settle(msgspec.Struct, frozen=True, array_like=True, tag="s"):
     loss_nano: int
     row: UsageRow | None
     claim: ClaimResult | None = None
+    unknown: bool = False
 
 
 class Beat(msgspec.Struct, frozen=True, array_like=True, tag="b"):

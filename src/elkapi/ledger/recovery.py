@@ -110,7 +110,7 @@ def gone_workers(connection: Connection, now_ns: int, settings: Settings) -> lis
 
 
 def recover(connection: Connection, now_ns: int, settings: Settings) -> RecoveryReport:
-    """Resolve what every worker that is gone left behind, in the caller's write transaction; repeating it is harmless."""
+    """Resolve what every worker that is gone left behind, in the caller's transaction; safe to repeat."""
     return recover_owners(connection, gone_workers(connection, now_ns, settings), now_ns)
 
 

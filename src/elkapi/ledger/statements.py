@@ -46,9 +46,7 @@ class Statements:
     def __init__(self, dialect: str) -> None:
         self.is_sqlite = dialect == "sqlite"
         self._dialect: Any = (
-            sqlite.dialect()  # type: ignore[no-untyped-call]
-            if self.is_sqlite
-            else psycopg.PGDialect_psycopg(paramstyle="format")
+            sqlite.dialect() if self.is_sqlite else psycopg.PGDialect_psycopg(paramstyle="format")  # type: ignore[no-untyped-call]
         )
         self.begin = "BEGIN IMMEDIATE" if self.is_sqlite else "BEGIN"
         self._accounts()
@@ -94,6 +92,9 @@ class Statements:
         )
         self.resolution = self._text(select(t.kind).where(t.id == bindparam("id")), "id")
         self.usage_row = self._text(select(requests.c.charge_nano).where(requests.c.id == bindparam("id")), "id")
+        self.unknowns = self._rows(
+            unknown_outcomes, tuple(column.name for column in unknown_outcomes.columns), key="request_id"
+        )
         self.forget_unknown = self._text(
             delete(unknown_outcomes).where(unknown_outcomes.c.request_id == bindparam("id")), "id"
         )
@@ -139,7 +140,7 @@ class Statements:
         texts = {}
         for size in SIZES:
             places = [f"{name}_{row}" for row in range(size) for name in names]
-            values = [
+            values: list[dict[str, Any]] = [
                 {name: bindparam(f"{name}_{row}") for name in names}
                 | {name: literal_column(f"'{text}'") for name, text in fixed.items()}
                 for row in range(size)

@@ -1,4 +1,4 @@
-"""The group-committing writer: one thread, one connection, one transaction for whatever is queued; entries are `books`'.
+"""The group-committing writer: one thread, one transaction for whatever is queued; the entries made are `books`'.
 
 An entry is an order with its waiter. The event loop hands over lists of entries; the thread writes them in batches and
 hands each batch back with its outcomes in one call, so a wake-up is paid per batch and not per order.
@@ -39,7 +39,7 @@ Deliver = Callable[[list[Entry], list[Outcome]], None]
 
 
 class Limits(msgspec.Struct, frozen=True):
-    """How the writer runs: orders per transaction, seconds between heartbeats and ticks, seconds to drain at the end."""
+    """How the writer runs: orders a transaction, seconds between heartbeats and between ticks, seconds to drain."""
 
     batch_max: int
     heartbeat_s: float

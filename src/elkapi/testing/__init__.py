@@ -1,1 +1,1 @@
-"""What tests and chaos runs use of the package itself: crash points, factories, doubles; no room depends on it but for crash points."""
+"""What tests and chaos runs need of the package itself; no room depends on it but for its crash points."""

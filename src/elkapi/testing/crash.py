@@ -1,4 +1,4 @@
-"""Named points at which a process kills itself when a test asks for it; it owns the names and leaves the checks to tests.
+"""Named points at which a process kills itself when a test asks for it; what must hold afterwards is left to tests.
 
 `ELKAPI_CRASH_AT=ledger.before_commit:3` sends SIGKILL to the process that reaches the point for the third time. Unset,
 a point is one comparison with None, so the points may stay in production code: what is tested is what runs.

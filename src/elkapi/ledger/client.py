@@ -1,0 +1,181 @@
+"""A worker's side of the ledger process: the same `Ledger`, its orders sent as frames and sent again when it restarts.
+
+Orders wait in `_pending` until they are answered. After a reconnect all of them are sent once more: repeated by id they
+are answers. A hold whose caller stopped waiting is sent as a void instead, since nobody knows whether it was made.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+
+from elkapi.clock import SYSTEM_CLOCK, Clock
+from elkapi.ledger.ledger import Ledger
+from elkapi.ledger.orders import Beat, ClaimResult, Hold, Settle
+from elkapi.ledger.wire import ANSWERS_DECODER, Answers, FrameError, Frames, Orders, encode
+from elkapi.ledger.writer import Entry
+from elkapi.settings import Settings
+from elkapi.storage.db import Database
+from elkapi.storage.secrets import Sealer
+
+RECONNECT_FIRST_S = 0.02
+RECONNECT_MAX_S = 0.5
+# A frame with sealed replies is cut after about this much, so that none comes near the frame's limit.
+FRAME_REPLY_BYTES_MAX = 8 * 1024 * 1024
+
+
+class _Connection(asyncio.Protocol):
+    def __init__(self, ledger: RemoteLedger) -> None:
+        self._ledger = ledger
+        self._frames: Frames[Answers] = Frames(ANSWERS_DECODER)
+        self.transport: asyncio.Transport | None = None
+        self.lost: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport)
+        self.transport = transport
+
+    def data_received(self, data: bytes) -> None:
+        try:
+            for answers in self._frames.feed(data):
+                self._ledger.answered(answers)
+        except FrameError:
+            if self.transport is not None:
+                self.transport.abort()
+
+    def connection_lost(self, error: Exception | None) -> None:
+        self.transport = None
+        if not self.lost.done():
+            self.lost.set_result(None)
+
+
+class RemoteLedger(Ledger):
+    """The ledger behind `settings.socket_path("ledger")`."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        database: Database,
+        owner: bytes,
+        sealer: Sealer,
+        *,
+        role: str = "worker",
+        clock: Clock = SYSTEM_CLOCK,
+        dead_owner: bytes | None = None,
+    ) -> None:
+        super().__init__(settings, database, owner, sealer, dead_owner)
+        self._beat = Beat(owner, role, clock.now_ns())
+        self._pending: dict[int, Entry] = {}
+        self._next = 0
+        self._connection: _Connection | None = None
+        self._keeper: asyncio.Task[None] | None = None
+        self._beater: asyncio.TimerHandle | None = None
+        self._idle: asyncio.Future[None] | None = None
+
+    @property
+    def depth(self) -> int:
+        return len(self._pending) + len(self._collected)
+
+    async def _start(self) -> None:
+        self._keeper = asyncio.create_task(self._keep_connected())
+        self._schedule_beat()
+
+    async def _stop(self) -> None:
+        assert self._keeper is not None
+        if self._beater is not None:
+            self._beater.cancel()
+        await self._drained()
+        self._send([(Beat(self._beat.owner, self._beat.role, self._beat.started_ns, ended=True), None)])
+        await self._drained()
+        self._keeper.cancel()
+        await asyncio.gather(self._keeper, return_exceptions=True)
+
+    async def _drained(self) -> None:
+        """Wait until everything is answered, at most settle_wait_s; recovery owns what is left."""
+        if not self._pending:
+            return
+        self._idle = self._loop.create_future()
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._idle, self._settings.settle_wait_s)
+        self._idle = None
+
+    def _schedule_beat(self) -> None:
+        self._beater = self._loop.call_later(self._settings.heartbeat_s, self._schedule_beat)
+        if self._connection is not None:
+            self._collect(self._beat, None)
+
+    def _send(self, entries: list[Entry]) -> None:
+        first = self._next
+        for entry in entries:
+            self._pending[self._next] = entry
+            self._next += 1
+        if self._connection is not None:
+            self._write(first, entries)
+
+    def _write(self, first: int, entries: list[Entry]) -> None:
+        assert self._connection is not None
+        transport = self._connection.transport
+        if transport is None:
+            return
+        part: list[Entry] = []
+        part_bytes = 0
+        for entry in entries:
+            part.append(entry)
+            order = entry[0]
+            if type(order) is Settle and order.claim is not None and order.claim.reply_sealed is not None:
+                part_bytes += len(order.claim.reply_sealed)
+            if part_bytes > FRAME_REPLY_BYTES_MAX:
+                transport.write(encode(Orders(first, [order for order, _ in part])))
+                first, part, part_bytes = first + len(part), [], 0
+        if part:
+            transport.write(encode(Orders(first, [order for order, _ in part])))
+
+    def answered(self, answers: Answers) -> None:
+        """Outcomes from the process; a number nobody waits for was answered before a reconnect."""
+        pending, refused = self._pending, answers.refused
+        entries, outcomes = [], []
+        for number in answers.numbers:
+            entry = pending.pop(number, None)
+            if entry is not None:
+                entries.append(entry)
+                outcomes.append(refused.get(number))
+        self._deliver(entries, outcomes)
+        if self._idle is not None and not pending and not self._collected and not self._idle.done():
+            self._idle.set_result(None)
+
+    async def _keep_connected(self) -> None:
+        pause_s = RECONNECT_FIRST_S
+        path = self._settings.socket_path("ledger")
+        while True:
+            try:
+                _, connection = await self._loop.create_unix_connection(lambda: _Connection(self), path)
+            except OSError:
+                await asyncio.sleep(pause_s)
+                pause_s = min(pause_s * 2, RECONNECT_MAX_S)
+                continue
+            pause_s = RECONNECT_FIRST_S
+            try:
+                self._resend(connection)
+                await connection.lost
+            finally:
+                self._connection = None
+                if connection.transport is not None:
+                    connection.transport.close()
+
+    def _resend(self, connection: _Connection) -> None:
+        """Everything unanswered, heartbeat first, under new numbers: answers to old ones can no longer come."""
+        entries = [_again(entry) for entry in self._pending.values() if type(entry[0]) is not Beat or entry[0].ended]
+        self._pending = {}
+        self._connection = connection
+        self._send([(self._beat, None), *entries])
+
+
+def _again(entry: Entry) -> Entry:
+    order, waiter = entry
+    if type(order) is not Hold or waiter is None or not waiter.done():
+        return entry
+    claim = order.claim
+    forgotten = None
+    if claim is not None:
+        forgotten = ClaimResult(claim.key_id, claim.operation, claim.idempotency_key, "forget")
+    return Settle(order.request_id, order.nano > 0, 0, 0, None, forgotten), None

@@ -1,0 +1,79 @@
+"""How workers and the ledger process talk: length-prefixed msgpack frames on a unix socket; both ends are elsewhere.
+
+A worker sends `Orders`: the number of its first order and the orders, numbered on from there. The process answers each
+transaction with `Answers`: the numbers that are done, and the refusals among them. The first order is a heartbeat.
+"""
+
+from __future__ import annotations
+
+import struct
+from typing import Generic, TypeVar
+
+import msgspec
+
+from elkapi.ledger.orders import Order, Refusal
+
+FRAME_BYTES_MAX = 64 * 1024 * 1024
+_HEAD = struct.Struct(">I")
+
+T = TypeVar("T")
+
+
+class Orders(msgspec.Struct, frozen=True, array_like=True):
+    """Orders `first`, `first + 1`, ... of this connection."""
+
+    first: int
+    orders: list[Order]
+
+
+class Answers(msgspec.Struct, frozen=True, array_like=True):
+    """Orders that were carried out or refused; a number absent from `refused` is done and durable."""
+
+    numbers: list[int]
+    refused: dict[int, Refusal]
+
+
+class FrameError(ValueError):
+    """The other side does not speak this protocol."""
+
+
+_encoder = msgspec.msgpack.Encoder()
+
+
+def encode(message: Orders | Answers) -> bytes:
+    body = _encoder.encode(message)
+    return _HEAD.pack(len(body)) + body
+
+
+class Frames(Generic[T]):
+    """Cuts a byte stream into decoded frames of one type, sans I/O; at most one unfinished frame is kept."""
+
+    def __init__(self, decoder: msgspec.msgpack.Decoder[T]) -> None:
+        self._decoder = decoder
+        self._buffer = bytearray()
+
+    def feed(self, data: bytes) -> list[T]:
+        """Every frame that is now complete. Raises FrameError."""
+        buffer = self._buffer
+        buffer += data
+        found: list[T] = []
+        at = 0
+        while len(buffer) - at >= _HEAD.size:
+            (size,) = _HEAD.unpack_from(buffer, at)
+            if size > FRAME_BYTES_MAX:
+                raise FrameError(f"a frame of {size} bytes")
+            end = at + _HEAD.size + size
+            if len(buffer) < end:
+                break
+            try:
+                found.append(self._decoder.decode(memoryview(buffer)[at + _HEAD.size : end].tobytes()))
+            except msgspec.DecodeError as error:
+                raise FrameError(str(error)) from None
+            at = end
+        if at:
+            del buffer[:at]
+        return found
+
+
+ORDERS_DECODER = msgspec.msgpack.Decoder(Orders)
+ANSWERS_DECODER = msgspec.msgpack.Decoder(Answers)
