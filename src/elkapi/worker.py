@@ -17,7 +17,7 @@ from elkapi.edge.front import Front
 from elkapi.edge.render import rejected
 from elkapi.edge.server import Server
 from elkapi.ids import new_id
-from elkapi.ledger import Ledger, open_ledger
+from elkapi.ledger import mark_dead, open_ledger
 from elkapi.observe import metrics as observe_metrics
 from elkapi.observe.log import Log
 from elkapi.observe.metrics import FOLD_EVERY_S, Metrics
@@ -89,9 +89,12 @@ async def opened_plane(order: WorkerOrder) -> AsyncIterator[DataPlane]:
         await holder.start()
         stack.push_async_callback(holder.stop)
         reader = Reader(installation.database)
-        stack.callback(reader.close)
+        stack.push_async_callback(reader.aclose)
         owner = bytes.fromhex(order.owner) if order.owner else new_id()
-        ledger = _ledger(order, installation, owner)
+        _bury(order, installation)
+        ledger = open_ledger(
+            settings, installation.database, owner, in_process=order.ledger_in_process, sealer=installation.sealer
+        )
         await ledger.start()
         stack.push_async_callback(ledger.aclose)
         client = UpstreamClient(ClientLimits(connections_per_origin_max=settings.upstream_connections_max))
@@ -117,15 +120,11 @@ async def opened_plane(order: WorkerOrder) -> AsyncIterator[DataPlane]:
         )
 
 
-def _ledger(order: WorkerOrder, installation: Installation, owner: bytes) -> Ledger:
-    return open_ledger(
-        order.settings,
-        installation.database,
-        owner,
-        sealer=installation.sealer,
-        in_process=order.ledger_in_process,
-        dead_owner=bytes.fromhex(order.dead_owner) if order.dead_owner else None,
-    )
+def _bury(order: WorkerOrder, installation: Installation) -> None:
+    """Say that the crashed predecessor is gone, so that what it held is resolved now and not after its heartbeat."""
+    if order.dead_owner:
+        with installation.database.write() as connection:
+            mark_dead(connection, bytes.fromhex(order.dead_owner), SYSTEM_CLOCK.now_ns())
 
 
 async def _fold(plane: DataPlane, server: Server) -> None:

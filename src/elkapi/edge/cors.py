@@ -35,10 +35,12 @@ class Cors:
         ]
 
     def preflight(self, call: Call) -> Pairs:
-        """The answer to OPTIONS: the asked-for headers are allowed, since SDKs add their own."""
+        """The answer to OPTIONS: the asked-for headers are allowed, since SDKs add their own.
+
+        Who may ask stands among the headers common to every reply.
+        """
         asked = call.header(b"access-control-request-headers") or b"authorization, content-type"
         return [
-            *self.headers(call),
             (b"access-control-allow-methods", METHODS),
             (b"access-control-allow-headers", asked),
             (b"access-control-max-age", PREFLIGHT_MAX_AGE_S),

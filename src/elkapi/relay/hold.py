@@ -11,6 +11,7 @@ import hashlib
 from types import TracebackType
 
 from elkapi.errors import BadRequest, GatewayError, InsufficientQuota
+from elkapi.ledger import IdempotencyPending, IdempotencyReplay
 from elkapi.pricing.price import amount_nano, quote
 from elkapi.relay.call import Call
 from elkapi.relay.count import count_exactly, count_locally
@@ -50,7 +51,7 @@ def claim_of(call: Call, grant: Grant, request: Request) -> IdempotencyClaim | N
 
 
 class Hold:
-    """The money of one call. Use as `async with`; `settle` at most once inside."""
+    """The money of one call: `reserve`, then `async with`, inside which `settle` is called at most once."""
 
     def __init__(self, plane: DataPlane, call: Call, grant: Grant, request: Request, quote: Quote) -> None:
         self.plane = plane
@@ -62,23 +63,43 @@ class Hold:
         self.charge_nano = 0
         self._resolved = False
 
-    async def __aenter__(self) -> Hold:
-        """Raises InsufficientQuota, Unavailable, and the ledger's idempotency answers."""
+    async def reserve(self) -> StoredReply | None:
+        """Reserve before any upstream byte. Returns the stored reply when this call was made before.
+
+        Raises InsufficientQuota, Conflict (see docs/errors.md), Unavailable. Needs no resolution when it raises.
+        """
         claim = claim_of(self.call, self.grant, self.request)
         if not self.quote.nano and claim is None:
-            return self
+            return None
+        while True:
+            try:
+                await self._reserve_or_count(claim)
+            except IdempotencyReplay as replay:
+                return replay.reply
+            except IdempotencyPending:
+                # The same call is under way, perhaps in another worker. None means it failed before the upstream and
+                # its claim is free again, so this one takes its place.
+                if claim and (reply := await self.plane.ledger.wait_reply(claim)) is not None:
+                    return reply
+            else:
+                return None
+
+    async def _reserve_or_count(self, claim: IdempotencyClaim | None) -> None:
+        """Bytes bound tokens from above; only when that much is not there is the exact count worth its time."""
         try:
-            await self._reserve(claim)
+            await self._hold(claim)
         except InsufficientQuota:
             exact = await count_exactly(self.plane, self.request)
             if exact is None or exact.input_tokens >= self.quote.upper.input_tokens:
                 raise
             old = self.quote
             self.quote = quote(old.price, old.group, old.ratio_micro, exact)
-            await self._reserve(claim)
+            await self._hold(claim)
+
+    async def __aenter__(self) -> Hold:
         return self
 
-    async def _reserve(self, claim: IdempotencyClaim | None) -> None:
+    async def _hold(self, claim: IdempotencyClaim | None) -> None:
         order = HoldOrder(
             request_id=self.call.id,
             key_id=self.grant.key_id,
@@ -88,13 +109,7 @@ class Hold:
             price_id=self.quote.price.id,
             claim=claim,
         )
-        try:
-            await self.plane.ledger.hold(order)
-        except asyncio.CancelledError:
-            # The order may have been written; resolving it is idempotent, leaving it would lock money up.
-            self.order = order
-            await self._void("client_gone", 499, ())
-            raise
+        await self.plane.ledger.hold(order)
         self.order = order
 
     async def settle(self, outcome: Outcome) -> None:

@@ -14,10 +14,10 @@ from elkapi.errors import NotFound
 from elkapi.ids import parse_request_id, request_id_text
 from elkapi.money import format_ratio, format_usd
 from elkapi.pricing.price import arithmetic
+from elkapi.relay.account import RequestAccount, read_account
 from elkapi.relay.call import Call
 from elkapi.relay.plane import DataPlane
 from elkapi.snapshot import Snapshot
-from elkapi.storage.repos.requests import RequestAccount, get_request
 from elkapi.types import Grant
 
 JSON = [(b"content-type", b"application/json")]
@@ -97,7 +97,7 @@ async def show_request(plane: DataPlane, snapshot: Snapshot, grant: Grant, match
     request_id = parse_request_id(match.params["id"])
     found = None
     if request_id is not None:
-        found = await plane.reader.run(lambda conn: get_request(conn, request_id, owner_id=grant.owner_id))
+        found = await plane.reader.run(lambda connection: read_account(connection, request_id, grant.owner_id))
     if found is None:
         raise NotFound("There is no such request of yours.", code="request_not_found", param="id")
     _send(call, _account(found))

@@ -10,16 +10,15 @@ from __future__ import annotations
 
 from elkapi.access import admit
 from elkapi.catalog import Role
-from elkapi.ledger import IdempotencyPending, IdempotencyReplay
 from elkapi.money import format_usd
 from elkapi.relay.call import Call
 from elkapi.relay.credential import presented_key
-from elkapi.relay.hold import Hold, claim_of
+from elkapi.relay.hold import Hold
 from elkapi.relay.plane import DataPlane
-from elkapi.relay.read import Request, read
+from elkapi.relay.read import read
 from elkapi.relay.relay import relay
 from elkapi.relay.route import estimate, route
-from elkapi.types import Grant, StoredReply
+from elkapi.types import StoredReply
 
 
 async def serve(plane: DataPlane, call: Call) -> None:
@@ -34,28 +33,18 @@ async def serve(plane: DataPlane, call: Call) -> None:
     request = await read(call, match)  # 3 bounded bytes, model, size facts
     attempts = route(plane, snapshot, grant, request)  # 4 ordered attempts
     quote = estimate(snapshot, grant, request)  # 5 the most it may cost
-    try:
-        async with Hold(plane, call, grant, request, quote) as hold:  # 6 durable before any upstream byte
-            outcome = await relay(plane, attempts, request, call)  # 7 send, meter
-            await hold.settle(outcome)  # 8 charge + usage row, one transaction
-    except IdempotencyReplay as replay:
-        _replay(call, replay.reply)
+    hold = Hold(plane, call, grant, request, quote)
+    if (stored := await hold.reserve()) is not None:  # 6 durable before any upstream byte
+        _replay(call, stored)
         return
-    except IdempotencyPending:
-        _replay(call, await _wait(plane, call, grant, request))
-        return
+    async with hold:
+        outcome = await relay(plane, attempts, request, call)  # 7 send, meter
+        await hold.settle(outcome)  # 8 charge + usage row, one transaction
     cost = ((b"x-elkapi-cost-usd", format_usd(hold.charge_nano).encode()),)
     outcome.finish(call.reply, cost)  # the last bytes leave after the money is written
 
 
-async def _wait(plane: DataPlane, call: Call, grant: Grant, request: Request) -> StoredReply:
-    """Another call with the same Idempotency-Key is under way, in whatever worker; its reply is the answer."""
-    claim = claim_of(call, grant, request)
-    if claim is None:
-        raise TypeError("only a call with a claim can wait for one")
-    return await plane.ledger.wait_reply(claim, plane.settings.idempotency_wait_s)
-
-
 def _replay(call: Call, reply: StoredReply) -> None:
+    """The stored answer of an earlier call with the same Idempotency-Key; nothing is asked or charged again."""
     headers = [*reply.headers, (b"idempotent-replayed", b"true")]
     call.reply.send(reply.status, headers, reply.body or b"")

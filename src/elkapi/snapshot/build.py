@@ -120,7 +120,7 @@ def _sandbox_channel(settings: Settings, models: tuple[str, ...], all_groups: tu
         family="sandbox",
         base_url=f"unix://{settings.socket_path('sandbox')}",
         # The sandbox takes any key; this one is a word, not a credential.
-        keys=(ChannelKey(SANDBOX_CHANNEL_ID, "sandbox"),),
+        keys=(ChannelKey(SANDBOX_CHANNEL_ID, "sk-sandbox"),),
         models=models,
         groups=all_groups,
         scope="test",

@@ -1,0 +1,196 @@
+"""A whole worker inside the test's own loop, with the sandbox as its upstream: what the relay suites drive.
+
+Everything is real (server, snapshot, ledger thread, upstream client, SQLite or PostgreSQL) but the process boundaries.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import socket
+import time
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import msgspec
+from sqlalchemy import Connection, select, text
+
+from elkapi.edge.front import Front
+from elkapi.edge.render import rejected
+from elkapi.edge.server import Server
+from elkapi.ledger import create_account, deposit
+from elkapi.money import parse_usd
+from elkapi.relay.plane import DataPlane
+from elkapi.roles import BundledModel, WorkerOrder
+from elkapi.settings import Settings
+from elkapi.storage.db import Database
+from elkapi.storage.installation import Installation, open_installation
+from elkapi.storage.repos import channels, groups, keys, prices
+from elkapi.storage.repos.channels import ChannelConfig, ChannelSpec
+from elkapi.storage.repos.prices import Amounts
+from elkapi.storage.schema import owners
+from elkapi.types import Scope
+from elkapi.worker import opened_plane
+
+ACTOR = "test"
+SMALL = "text-embedding-3-small"
+
+
+class Gateway:
+    """A running worker and the operator's hands on it; every change waits until the worker has seen it."""
+
+    def __init__(self, plane: DataPlane, installation: Installation, origin: str) -> None:
+        self.plane = plane
+        self.installation = installation
+        self.origin = origin
+        self.http = httpx.AsyncClient(base_url=origin, timeout=20)
+        self._numbers = iter(range(1, 1_000_000))
+
+    @property
+    def database(self) -> Database:
+        return self.installation.database
+
+    async def settled(self) -> None:
+        """Wait until the worker's snapshot is as new as the database."""
+        with self.database.read() as connection:
+            wanted = int(str(connection.execute(text("select value from meta where name = 'config_version'")).scalar()))
+        while self.plane.snapshots._seen.config < wanted:
+            await asyncio.sleep(0.005)
+        await asyncio.sleep(0)
+
+    async def key(
+        self,
+        balance_usd: str = "0",
+        *,
+        group: str = "default",
+        models: tuple[str, ...] | None = None,
+        scope: Scope = "live",
+        expires_at_ns: int | None = None,
+    ) -> str:
+        number = next(self._numbers)
+        with self.database.write() as connection:
+            owner_id = connection.execute(select(owners.c.id)).scalars().first()
+            assert owner_id is not None
+            account = create_account(connection, f"key:test-{number}")
+            if parse_usd(balance_usd):
+                deposit(connection, account, parse_usd(balance_usd), "test funds", ACTOR)
+            _, secret = keys.create_key(
+                connection,
+                name=f"test-{number}",
+                owner_id=owner_id,
+                group=group,
+                scope=scope,
+                account_id=account,
+                models=models,
+                expires_at_ns=expires_at_ns,
+                now_ns=time.time_ns(),
+                actor=ACTOR,
+            )
+        await self.settled()
+        return secret
+
+    async def channel(
+        self,
+        base_url: str,
+        models: tuple[str, ...] = (SMALL,),
+        *,
+        secrets: tuple[str, ...] = ("sk-upstream-secret",),
+        name: str | None = None,
+        priority: int = 0,
+        allow_private: bool = True,
+        header_set: dict[str, str] | None = None,
+        proxy_url: str | None = None,
+        **config: Any,
+    ) -> int:
+        spec = ChannelSpec(
+            name=name or f"channel-{next(self._numbers)}",
+            family="openai",
+            base_url=base_url,
+            priority=priority,
+            allow_private=allow_private,
+            config=ChannelConfig(models=models, **config),
+            header_set=header_set or {},
+            proxy_url=proxy_url,
+        )
+        now_ns = time.time_ns()
+        with self.database.write() as connection:
+            added = channels.add_channel(connection, self.installation.sealer, spec, now_ns=now_ns, actor=ACTOR)
+            channels.add_keys(connection, self.installation.sealer, added, secrets, now_ns=now_ns, actor=ACTOR)
+        await self.settled()
+        return added
+
+    async def price(self, model: str, *, per_1m_usd: str = "0", per_call_usd: str = "0") -> None:
+        amounts = Amounts(input_nano_per_1m=parse_usd(per_1m_usd), call_nano=parse_usd(per_call_usd))
+        with self.database.write() as connection:
+            prices.add_version(
+                connection, model=model, amounts=amounts, source="test", now_ns=time.time_ns(), actor=ACTOR
+            )
+        await self.settled()
+
+    async def group(self, name: str, ratio_micro: int) -> None:
+        with self.database.write() as connection:
+            groups.set_group(
+                connection, name=name, ratio_micro=ratio_micro, description=None, now_ns=time.time_ns(), actor=ACTOR
+            )
+        await self.settled()
+
+    def ask(self, key: str | None, body: Any = None, **more: Any) -> Any:
+        """POST /v1/embeddings; `body` bytes go as they are."""
+        headers = {"content-type": "application/json", **more.pop("headers", {})}
+        if key is not None:
+            headers["authorization"] = f"Bearer {key}"
+        content = body if isinstance(body, bytes) else msgspec.json.encode(body or {"model": SMALL, "input": "hello"})
+        path = more.pop("path", "/v1/embeddings")
+        return self.http.post(path, content=content, headers=headers, **more)
+
+    async def account(self, request_id: str, key: str) -> dict[str, Any]:
+        """`GET /v1/requests/{id}` as the key's owner, once the record is written."""
+        for _ in range(400):
+            reply = await self.http.get(f"/v1/requests/{request_id}", headers={"authorization": f"Bearer {key}"})
+            if reply.status_code == 200:
+                return dict(reply.json())
+            await asyncio.sleep(0.01)
+        raise AssertionError(f"no record of {request_id}: {reply.text}")
+
+    def sql(self, statement: str, **values: Any) -> list[Any]:
+        def read(connection: Connection) -> list[Any]:
+            return list(connection.execute(text(statement), values))
+
+        with self.database.read() as connection:
+            return read(connection)
+
+
+@contextlib.asynccontextmanager
+async def gateway(
+    folder: Path, *, database_url: str = "", sandbox: str = "", bundled: tuple[str, ...] = (), **settings: Any
+) -> AsyncIterator[Gateway]:
+    """A gateway with its data in `folder`; extra keyword arguments are Settings."""
+    (folder / "metrics").mkdir(parents=True, exist_ok=True)
+    chosen = Settings(
+        data_dir=str(folder),
+        database_url=database_url,
+        log_file=str(folder / "gateway.log"),
+        **{"snapshot_poll_s": 0.01, **settings},
+    )
+    installation = open_installation(chosen)
+    order = WorkerOrder(
+        settings=chosen,
+        bundled=tuple(BundledModel(name) for name in bundled),
+        sandbox_models=(SMALL,) if sandbox else (),
+    )
+    listening = socket.create_server(("127.0.0.1", 0))
+    listening.setblocking(False)
+    try:
+        async with opened_plane(order) as plane:
+            server = Server(Front(plane, lambda: None), rejected, chosen)
+            await server.start(listening)
+            running = Gateway(plane, installation, f"http://127.0.0.1:{listening.getsockname()[1]}")
+            try:
+                yield running
+            finally:
+                await running.http.aclose()
+                await server.drain(2)
+    finally:
+        installation.database.close()

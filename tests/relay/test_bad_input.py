@@ -1,0 +1,162 @@
+"""Bad input: the right status, a stable code, a request id, and nothing held, charged, leaked or sent upstream."""
+
+from __future__ import annotations
+
+import json
+import time
+from typing import Any
+
+import pytest
+
+from elkapi.sandbox.server import Running
+from tests.gateway import SMALL, Gateway
+
+GOOD = {"model": SMALL, "input": "hello"}
+
+
+def codes(reply: Any) -> tuple[int, str, str | None]:
+    error = reply.json()["error"]
+    assert set(error) == {"message", "type", "param", "code"}
+    assert reply.headers["x-request-id"] in error["message"]
+    return reply.status_code, error["code"], error["param"]
+
+
+def untouched(gate: Gateway, sandbox: Running | None = None) -> None:
+    assert gate.sql("select count(*) from transfers where kind = 'hold'") == [(0,)]
+    if sandbox is not None:
+        assert not sandbox.sandbox.recorder.shown()
+
+
+async def test_a_key_that_is_missing_malformed_unknown_disabled_or_expired_is_401(
+    gate: Gateway, sandbox: Running
+) -> None:
+    await gate.channel(sandbox.base_url)
+    expired = await gate.key("1", expires_at_ns=time.time_ns() - 1)
+    disabled = await gate.key("1")
+    gate_sql_disable(gate)
+    await gate.settled()
+    for key in (None, "x", "sk-' OR 1=1 --", "sk-" + "A" * 48, expired, disabled):
+        reply = await gate.ask(key, GOOD)
+        assert codes(reply)[:2] == (401, "invalid_api_key"), key
+    untouched(gate, sandbox)
+
+
+def gate_sql_disable(gate: Gateway) -> None:
+    from elkapi.storage.repos import keys
+
+    with gate.database.write() as connection:
+        newest = keys.list_keys(connection)[-1]
+        keys.set_enabled(connection, newest.id, False, now_ns=time.time_ns(), actor="test")
+
+
+async def test_a_model_the_key_may_not_use_is_403(gate: Gateway, sandbox: Running) -> None:
+    await gate.channel(sandbox.base_url)
+    key = await gate.key("1", models=("other",))
+    assert codes(await gate.ask(key, GOOD)) == (403, "model_not_allowed", "model")
+    untouched(gate, sandbox)
+
+
+async def test_an_empty_balance_is_403_and_never_reaches_an_upstream(gate: Gateway, sandbox: Running) -> None:
+    await gate.channel(sandbox.base_url)
+    key = await gate.key("0")
+    assert codes(await gate.ask(key, GOOD))[:2] == (403, "insufficient_user_quota")
+    untouched(gate, sandbox)
+
+
+async def test_an_unknown_model_is_503_with_close_names_and_no_retry(gate: Gateway, sandbox: Running) -> None:
+    await gate.channel(sandbox.base_url)
+    key = await gate.key("1")
+    reply = await gate.ask(key, {"model": "text-embedding-3-smal", "input": "x"})
+    assert codes(reply)[:2] == (503, "model_not_found")
+    assert reply.headers["x-should-retry"] == "false"
+    assert SMALL in reply.text
+    untouched(gate, sandbox)
+
+
+async def test_the_seeds_own_model_on_a_fresh_installation_gets_the_corrected_call(tmp_path: Any) -> None:
+    from tests.gateway import gateway
+
+    async with gateway(tmp_path, bundled=("all-MiniLM-L6-v2",)) as gate:
+        key = await gate.key("1")
+        reply = await gate.ask(
+            key, {"model": "text-embedding-3-large", "input": "The food was delicious and the waiter..."}
+        )
+        assert codes(reply)[:2] == (503, "model_not_found")
+        message = reply.json()["error"]["message"]
+        assert "corrected call" in message
+        assert '"model": "all-MiniLM-L6-v2"' in message
+
+
+async def test_a_model_without_a_price_is_refused_not_free(gate: Gateway, sandbox: Running) -> None:
+    await gate.channel(sandbox.base_url, ("unpriced",))
+    key = await gate.key("1")
+    assert codes(await gate.ask(key, {"model": "unpriced", "input": "x"}))[:2] == (503, "model_price_error")
+    untouched(gate, sandbox)
+
+
+BAD_BODIES: list[tuple[bytes, str | None]] = [
+    (b"", None),
+    (b"{", None),
+    (b"[]", None),
+    (b"\xff\xfe\x00", None),
+    (b'{"model":"m","input":"\xc3"}', None),
+    (b'{"model":"m","input":"a","x":' + b"[" * 50_000 + b"]" * 50_000 + b"}", None),
+    (b'{"model":"a","model":"b","input":"x"}', "model"),
+    (b'{"model":5,"input":"x"}', "model"),
+    (b'{"input":"x"}', "model"),
+    (b'{"model":"m"}', "input"),
+    (b'{"model":"m","input":""}', "input"),
+    (b'{"model":"m","input":[]}', "input"),
+    (b'{"model":"m","input":["a",{}]}', "input"),
+    (b'{"model":"m","input":"x","dimensions":0}', "dimensions"),
+    (b'{"model":"m","input":"x","dimensions":1e99}', "dimensions"),
+    (json.dumps({"model": "m", "input": ["x"] * 2049}).encode(), "input"),
+]
+
+
+@pytest.mark.parametrize(("body", "param"), BAD_BODIES, ids=range(len(BAD_BODIES)))
+async def test_a_bad_body_is_400_naming_the_field(gate: Gateway, body: bytes, param: str | None) -> None:
+    key = await gate.key("1")
+    status, _, named = codes(await gate.ask(key, body))
+    assert (status, named) == (400, param)
+    untouched(gate)
+
+
+async def test_size_type_method_and_path_mistakes_have_their_status(tmp_path: Any) -> None:
+    from tests.gateway import gateway
+
+    async with gateway(tmp_path, body_bytes_max=1000) as gate:
+        key = await gate.key("1")
+        auth = {"authorization": f"Bearer {key}"}
+        assert codes(await gate.ask(key, b"x" * 1001))[:2] == (413, "read_request_body_failed")
+        assert codes(await gate.ask(key, b"x=1", headers={"content-type": "text/plain"}))[0] == 415
+        wrong = await gate.http.get("/v1/embeddings", headers=auth)
+        assert codes(wrong)[:2] == (405, "method_not_allowed")
+        assert wrong.headers["allow"] == "POST, OPTIONS"
+        assert codes(await gate.http.get("/v1/nowhere"))[:2] == (404, "unknown_url")
+        assert (await gate.http.get("/v1/models")).status_code == 401
+        untouched(gate)
+
+
+async def test_errors_take_the_callers_dialect(gate: Gateway) -> None:
+    anthropic = (await gate.http.get("/v1/models", headers={"anthropic-version": "2023-06-01"})).json()
+    assert anthropic["type"] == "error"
+    assert anthropic["error"]["type"] == "authentication_error"
+    assert anthropic["request_id"].startswith("req_")
+    google = (await gate.http.get("/v1beta/models")).json()
+    assert google["error"]["status"] == "UNAUTHENTICATED"
+    assert google["error"]["code"] == 401
+
+
+async def test_browsers_may_call_and_read(gate: Gateway) -> None:
+    preflight = await gate.http.options(
+        "/v1/embeddings",
+        headers={"origin": "https://app.example", "access-control-request-headers": "authorization,x-stainless-os"},
+    )
+    assert preflight.status_code == 204
+    assert preflight.headers["access-control-allow-origin"] == "*"
+    assert preflight.headers["access-control-allow-headers"] == "authorization,x-stainless-os"
+    refused = await gate.http.post("/v1/embeddings", headers={"origin": "https://app.example"})
+    assert refused.status_code == 401
+    assert refused.headers["access-control-allow-origin"] == "*"
+    assert "x-request-id" in refused.headers["access-control-expose-headers"]

@@ -1,0 +1,421 @@
+"""The relayed route end to end: bytes, money, retry, records, and what each channel override does to the wire."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import struct
+from typing import Any
+
+import msgspec
+import pytest
+
+from elkapi.money import parse_ratio
+from elkapi.sandbox.server import Running, running
+from tests.gateway import SMALL, Gateway, gateway
+
+GOOD = {"model": SMALL, "input": "the quick brown fox"}
+SECRET = "sk-upstream-secret"
+
+
+def sent(sandbox: Running) -> list[Any]:
+    return sandbox.sandbox.recorder.shown()
+
+
+def body_of(received: Any) -> bytes:
+    return base64.b64decode(received.body_base64)
+
+
+def bill_nano(sandbox: Running) -> int:
+    return sandbox.sandbox.bill.statement().cost_nano_usd_total
+
+
+def balance_nano(gate: Gateway) -> int:
+    return int(gate.sql("select sum(posted_nano) from accounts where kind = 'customer'")[0][0])
+
+
+def held_nano(gate: Gateway) -> int:
+    return int(gate.sql("select sum(held_nano) from accounts where kind = 'customer'")[0][0])
+
+
+async def test_a_call_is_answered_charged_exactly_and_accounted_for(gate: Gateway, sandbox: Running) -> None:
+    await gate.channel(sandbox.base_url)
+    key = await gate.key("1")
+    reply = await gate.ask(key, GOOD)
+    assert reply.status_code == 200
+    assert reply.json()["usage"] == {"prompt_tokens": 4, "total_tokens": 4}
+    assert reply.headers["x-elkapi-cost-usd"] == "0.00000008"
+    assert balance_nano(gate) == 10**9 - 80
+    assert held_nano(gate) == 0
+    assert bill_nano(sandbox) == 80
+    account = await gate.account(reply.headers["x-request-id"], key)
+    assert account["cost_usd"] == "0.00000008"
+    assert account["price"]["arithmetic"] == [
+        {"class": "input_tokens", "units": 4, "nano_usd": 20_000_000, "per_units": 1_000_000, "ratio_micro": 1_000_000}
+    ]
+    assert [entry["kind"] for entry in account["ledger"]] == ["hold", "post"]
+    assert sandbox.sandbox.bill.statement().lines
+    line = msgspec.json.decode(sandbox.sandbox.bill.statement().lines[0])
+    assert line["client_request_id"] == reply.headers["x-request-id"]
+
+
+async def test_customers_never_see_channels_and_strangers_see_nothing(gate: Gateway, sandbox: Running) -> None:
+    await gate.channel(sandbox.base_url, name="very-secret-channel")
+    key, stranger = await gate.key("1"), await gate.key("1")
+    reply = await gate.ask(key, GOOD)
+    request_id = reply.headers["x-request-id"]
+    assert "very-secret-channel" not in str(await gate.account(request_id, key))
+    with gate.database.write() as connection:
+        from elkapi.storage.schema import keys, owners
+
+        other = connection.execute(owners.insert().values(name="other", created_ns=0)).inserted_primary_key
+        assert other is not None
+        connection.execute(keys.update().where(keys.c.hint.like(f"%{stranger[-4:]}")).values(owner_id=other[0]))
+    gate.plane.key_cache.evict(0, None)
+    hidden = await gate.http.get(f"/v1/requests/{request_id}", headers={"authorization": f"Bearer {stranger}"})
+    assert hidden.status_code == 404
+
+
+async def test_unknown_fields_reach_the_upstream_byte_for_byte(gate: Gateway, sandbox: Running) -> None:
+    await gate.channel(sandbox.base_url)
+    key = await gate.key("1")
+    body = b'{ "input" : "caf\\u00e9",\n "model":"text-embedding-3-small" , "future_field":{"x":[1, 2.50,null]} }'
+    assert (await gate.ask(key, body)).status_code == 200
+    assert body_of(sent(sandbox)[0]) == body
+
+
+async def test_the_clients_key_and_headers_never_travel_upstream(gate: Gateway, sandbox: Running) -> None:
+    await gate.channel(sandbox.base_url)
+    key = await gate.key("1")
+    await gate.ask(key, GOOD, headers={"openai-organization": "org-client", "x-stainless-os": "Linux", "cookie": "a=b"})
+    headers = dict(sent(sandbox)[0].headers)
+    assert headers["authorization"] == f"Bearer {SECRET}"
+    assert key not in str(headers)
+    assert not {"openai-organization", "x-stainless-os", "cookie"} & set(headers)
+
+
+async def test_the_engine_path_puts_its_model_into_the_body(gate: Gateway, sandbox: Running) -> None:
+    await gate.channel(sandbox.base_url)
+    key = await gate.key("1")
+    reply = await gate.ask(key, b'{"input":"x"}', path=f"/v1/engines/{SMALL}/embeddings")
+    assert reply.status_code == 200
+    assert body_of(sent(sandbox)[0]) == b'{"model":"text-embedding-3-small","input":"x"}'
+    assert sent(sandbox)[0].target == "/v1/embeddings"
+
+
+async def test_a_mapped_model_is_spliced_both_ways_and_priced_by_the_clients_name(
+    gate: Gateway, sandbox: Running
+) -> None:
+    await gate.channel(sandbox.base_url, ("mine",), model_map={"mine": SMALL})
+    await gate.price("mine", per_1m_usd="1")
+    key = await gate.key("1")
+    reply = await gate.ask(key, b'{"input":"a b", "model" : "mine"}')
+    assert body_of(sent(sandbox)[0]) == b'{"input":"a b", "model" : "text-embedding-3-small"}'
+    assert reply.json()["model"] == "mine"
+    assert SMALL not in reply.text
+    assert reply.headers["x-elkapi-cost-usd"] == "0.000002"
+
+
+async def test_parameter_overrides_are_visible_in_the_bytes(gate: Gateway, sandbox: Running) -> None:
+    raw = msgspec.Raw
+    await gate.channel(
+        sandbox.base_url,
+        param_set={"dimensions": raw(b"4")},
+        param_default={"user": raw(b'"gateway"'), "encoding_format": raw(b'"base64"')},
+        param_remove=("secret",),
+    )
+    key = await gate.key("1")
+    body = b'{"model":"text-embedding-3-small","input":"x","dimensions":8,"secret":1,"encoding_format":"float"}'
+    reply = await gate.ask(key, body)
+    assert len(reply.json()["data"][0]["embedding"]) == 4
+    assert msgspec.json.decode(body_of(sent(sandbox)[0])) == {
+        "model": SMALL,
+        "input": "x",
+        "dimensions": 4,
+        "encoding_format": "float",
+        "user": "gateway",
+    }
+
+
+async def test_header_overrides_and_the_allow_list_are_visible_on_the_wire(gate: Gateway, sandbox: Running) -> None:
+    await gate.channel(
+        sandbox.base_url,
+        header_set={"X-Team": "blue", "Accept": "application/json; v=2"},
+        header_remove=("x-client-request-id",),
+        forward_headers=("X-Trace", "Authorization"),
+    )
+    key = await gate.key("1")
+    await gate.ask(key, GOOD, headers={"x-trace": "t1", "x-other": "no"})
+    headers = dict(sent(sandbox)[0].headers)
+    assert headers["x-team"] == "blue"
+    assert headers["accept"] == "application/json; v=2"
+    assert headers["x-trace"] == "t1"
+    assert headers["authorization"] == f"Bearer {SECRET}"
+    assert not {"x-other", "x-client-request-id"} & set(headers)
+
+
+async def test_group_ratios_are_applied_exactly(gate: Gateway, sandbox: Running) -> None:
+    await gate.channel(sandbox.base_url, groups=("default", "vip"))
+    await gate.group("vip", parse_ratio("0.125"))
+    key = await gate.key("1", group="vip")
+    assert (await gate.ask(key, GOOD)).headers["x-elkapi-cost-usd"] == "0.00000001"
+
+
+async def test_the_next_channel_answers_when_one_refuses_limits_fails_or_is_not_there(
+    gate: Gateway, sandbox: Running
+) -> None:
+    await gate.channel("http://127.0.0.1:9", priority=10)
+    for fault in ("status=429", "status=500", "status=503", "html", "invalid-json", "cut-after=1", "close-keepalive"):
+        with running() as bad:
+            bad.sandbox.stand(fault)
+            await gate.channel(bad.base_url, priority=9)
+    await gate.channel(sandbox.base_url)
+    async with gateway_like(gate, attempts_max=20):
+        key = await gate.key("1")
+        reply = await gate.ask(key, GOOD)
+    assert reply.status_code == 200
+    assert held_nano(gate) == 0
+
+
+class gateway_like:
+    """Settings of a running gateway, changed for one block."""
+
+    def __init__(self, gate: Gateway, **changes: Any) -> None:
+        self.gate, self.changes = gate, changes
+
+    async def __aenter__(self) -> None:
+        self.before = self.gate.plane.settings
+        self.gate.plane.settings = msgspec.structs.replace(self.before, **self.changes)
+
+    async def __aexit__(self, *_: object) -> None:
+        self.gate.plane.settings = self.before
+
+
+@pytest.mark.parametrize(
+    ("fault", "status", "code", "fate"),
+    [
+        ("status=429, retry-after=7", 429, "upstream_rate_limited", "none"),
+        ("status=500", 502, "upstream_error", "none"),
+        ("status=401", 502, "upstream_error", "none"),
+        ("html", 502, "upstream_error", "unknown"),
+        ("invalid-json", 502, "upstream_error", "unknown"),
+        ("cut-after=1", 502, "upstream_error", "unknown"),
+        ("hang", 504, "upstream_timeout", "unknown"),
+        ("hang-after-headers", 504, "upstream_timeout", "unknown"),
+    ],
+)
+async def test_g49_a_failed_call_is_free_and_told_apart(
+    gate: Gateway, sandbox: Running, fault: str, status: int, code: str, fate: str
+) -> None:
+    sandbox.sandbox.stand(fault)
+    await gate.channel(sandbox.base_url, limits=_limits(header_s=0.2, first_byte_s=0.2, idle_s=0.2))
+    key = await gate.key("1")
+    reply = await gate.ask(key, GOOD)
+    assert (reply.status_code, reply.json()["error"]["code"]) == (status, code)
+    if status == 429:
+        assert reply.headers["retry-after"] == "7"
+    assert balance_nano(gate) == 10**9
+    assert held_nano(gate) == 0
+    account = await gate.account(reply.headers["x-request-id"], key)
+    assert account["cost_usd"] == "0.00"
+    assert [entry["kind"] for entry in account["ledger"]] == ["hold", "void"]
+    assert ("unknown_outcome" in account["flags"]) is (fate == "unknown")
+
+
+def _limits(**values: float) -> Any:
+    from elkapi.types import ChannelLimits
+
+    return ChannelLimits(**values)
+
+
+async def test_a_parameter_error_survives_but_the_upstream_stays_unknown(gate: Gateway, sandbox: Running) -> None:
+    await gate.channel(sandbox.base_url)
+    key = await gate.key("1")
+    reply = await gate.ask(key, {"model": SMALL, "input": "x", "dimensions": 5000})
+    assert reply.status_code == 400
+    assert reply.json()["error"]["param"] == "dimensions"
+    assert balance_nano(gate) == 10**9
+
+
+async def test_g78_planted_secrets_appear_in_no_answer_and_no_log(
+    gate: Gateway, sandbox: Running, tmp_path: Any
+) -> None:
+    await gate.channel(sandbox.base_url, name="planted-channel")
+    key = await gate.key("1")
+    answers = []
+    for fault in ("echo-secrets", "echo-secrets, status=400", "echo-secrets, status=422", "echo-secrets, status=500"):
+        sandbox.sandbox.stand(fault)
+        for _ in range(2):
+            reply = await gate.ask(key, GOOD)
+            answers.append(reply.text + str(reply.headers))
+    gate.plane.log.close()
+    log = (tmp_path / "gateway.log").read_text()
+    port = sandbox.base_url.rpartition(":")[2]
+    for answer in answers:
+        assert SECRET not in answer
+        assert port not in answer
+        assert "planted-channel" not in answer
+        assert key not in answer
+    assert SECRET not in log
+    assert key not in log
+
+
+async def test_a_bad_key_is_disabled_alone_with_its_reason_while_others_go_on(gate: Gateway, sandbox: Running) -> None:
+    sandbox.sandbox.stand("refuse-key=bad1")
+    await gate.channel(sandbox.base_url, secrets=("sk-upstream-bad1", "sk-upstream-good"))
+    key = await gate.key("1")
+    for _ in range(8):
+        assert (await gate.ask(key, GOOD)).status_code == 200
+    for _ in range(200):
+        rows = gate.sql("select hint, enabled, reason from channel_keys order by id")
+        if not all(enabled for _, enabled, _ in rows):
+            break
+        await asyncio.sleep(0.01)
+    assert [bool(enabled) for _, enabled, _ in rows] == [False, True]
+    assert "401" in rows[0][2]
+    await gate.settled()
+    before = len(sent(sandbox))
+    await gate.ask(key, GOOD)
+    assert len(sent(sandbox)) == before + 1
+
+
+async def test_g48_missing_usage_is_counted_locally_and_flagged(gate: Gateway, sandbox: Running) -> None:
+    sandbox.sandbox.stand("no-usage")
+    await gate.channel(sandbox.base_url)
+    key = await gate.key("1")
+    reply = await gate.ask(key, {"model": SMALL, "input": [1, 2, 3, 4, 5]})
+    assert reply.headers["x-elkapi-cost-usd"] == "0.0000001"
+    account = await gate.account(reply.headers["x-request-id"], key)
+    assert account["flags"] == ["usage_missing", "counted_locally"]
+
+
+@pytest.mark.parametrize("usage", ["-5", "huge"])
+async def test_g21_impossible_usage_never_refills_or_drains_a_balance(
+    gate: Gateway, sandbox: Running, usage: str
+) -> None:
+    sandbox.sandbox.stand(f"usage={usage}")
+    await gate.channel(sandbox.base_url)
+    key = await gate.key("1")
+    reply = await gate.ask(key, {"model": SMALL, "input": [1, 2, 3]})
+    assert reply.headers["x-elkapi-cost-usd"] == "0.00000006"
+    assert balance_nano(gate) == 10**9 - 60
+
+
+async def test_an_idempotent_repeat_is_answered_from_store_and_charged_once(gate: Gateway, sandbox: Running) -> None:
+    await gate.channel(sandbox.base_url)
+    key = await gate.key("1")
+    headers = {"idempotency-key": "order-1"}
+    first = await gate.ask(key, GOOD, headers=headers)
+    again = await gate.ask(key, GOOD, headers=headers)
+    assert again.content == first.content
+    assert again.headers["idempotent-replayed"] == "true"
+    other = await gate.ask(key, {"model": SMALL, "input": "another body"}, headers=headers)
+    assert other.status_code == 409
+    assert len(sent(sandbox)) == 1
+    assert balance_nano(gate) == 10**9 - 80
+
+
+async def test_100_parallel_calls_with_one_idempotency_key_are_one_call_and_one_charge(
+    gate: Gateway, sandbox: Running
+) -> None:
+    sandbox.sandbox.stand("delay=100ms")
+    await gate.channel(sandbox.base_url)
+    key = await gate.key("1")
+    headers = {"idempotency-key": "storm"}
+    replies = await asyncio.gather(*(gate.ask(key, GOOD, headers=headers) for _ in range(100)))
+    assert {reply.status_code for reply in replies} == {200}
+    assert len({reply.content for reply in replies}) == 1
+    assert len(sent(sandbox)) == 1
+    assert balance_nano(gate) == 10**9 - 80
+
+
+async def test_an_error_before_the_upstream_frees_the_idempotency_key(gate: Gateway, sandbox: Running) -> None:
+    await gate.channel("http://127.0.0.1:9")
+    key = await gate.key("1")
+    headers = {"idempotency-key": "k"}
+    assert (await gate.ask(key, GOOD, headers=headers)).status_code == 502
+    await gate.channel(sandbox.base_url)
+    assert (await gate.ask(key, GOOD, headers=headers)).status_code == 200
+
+
+async def test_a_large_reply_is_streamed_with_its_end_held_back(tmp_path: Any, sandbox: Running) -> None:
+    async with gateway(tmp_path, reply_buffer_bytes_max=10_000) as gate:
+        await gate.channel(sandbox.base_url, ("mine",), model_map={"mine": SMALL})
+        await gate.price("mine", per_1m_usd="1")
+        key = await gate.key("1")
+        reply = await gate.ask(key, {"model": "mine", "input": ["a b c"] * 40})
+        assert reply.headers["transfer-encoding"] == "chunked"
+        assert len(reply.json()["data"]) == 40
+        assert reply.json()["model"] == "mine"
+        account = await gate.account(reply.headers["x-request-id"], key)
+        assert account["cost_usd"] == "0.00012"
+
+
+async def test_a_large_reply_that_breaks_never_looks_whole_and_is_free(tmp_path: Any, sandbox: Running) -> None:
+    async with gateway(tmp_path, reply_buffer_bytes_max=10_000) as gate:
+        sandbox.sandbox.stand("cut-after=100000b")
+        await gate.channel(sandbox.base_url)
+        key = await gate.key("1")
+        with pytest.raises(Exception, match=r"peer closed|disconnected|incomplete"):
+            await gate.ask(key, {"model": SMALL, "input": ["a b c"] * 40})
+        for _ in range(200):
+            if not held_nano(gate):
+                break
+            await asyncio.sleep(0.01)
+        assert balance_nano(gate) == 10**9
+
+
+async def test_g43_a_client_that_leaves_cancels_the_upstream_and_pays_nothing(gate: Gateway, sandbox: Running) -> None:
+    sandbox.sandbox.stand("delay=30s")
+    await gate.channel(sandbox.base_url)
+    key = await gate.key("1")
+    asking = asyncio.create_task(gate.ask(key, GOOD))
+    while not sent(sandbox):
+        await asyncio.sleep(0.01)
+    asking.cancel()
+    await asyncio.gather(asking, return_exceptions=True)
+    for _ in range(300):
+        if sent(sandbox)[0].outcome is not None and not held_nano(gate):
+            break
+        await asyncio.sleep(0.01)
+    assert sent(sandbox)[0].outcome == "aborted"
+    assert held_nano(gate) == 0
+    assert balance_nano(gate) == 10**9
+
+
+async def test_ghsa_h7x2_no_caller_can_choose_the_upstream(gate: Gateway, sandbox: Running) -> None:
+    await gate.channel(sandbox.base_url)
+    key = await gate.key("1")
+    with running() as evil:
+        body = {**GOOD, "api_base": evil.base_url, "base_url": evil.base_url}
+        headers = {"x-portkey-custom-host": evil.base_url, "host": "evil.example", "x-forwarded-host": evil.base_url}
+        assert (await gate.ask(key, body, headers=headers)).status_code == 200
+        assert not sent(evil)
+    assert len(sent(sandbox)) == 1
+
+
+async def test_a_private_upstream_is_refused_unless_the_channel_allows_it(gate: Gateway, sandbox: Running) -> None:
+    await gate.channel(sandbox.base_url, allow_private=False)
+    key = await gate.key("1")
+    assert (await gate.ask(key, GOOD)).status_code == 502
+    assert not sent(sandbox)
+
+
+async def test_test_keys_reach_only_the_sandbox(tmp_path: Any) -> None:
+    async with gateway(tmp_path, sandbox="on", bundled=("all-MiniLM-L6-v2",)) as gate:
+        with running() as live:
+            await gate.channel(live.base_url)
+            key = await gate.key("0", scope="test")
+            assert key.startswith("sk-test-")
+            listed = await gate.http.get("/v1/models", headers={"authorization": f"Bearer {key}"})
+            assert [model["id"] for model in listed.json()["data"]] == [SMALL]
+            assert (await gate.ask(key, GOOD)).status_code == 502
+            assert not sent(live)
+
+
+async def test_floats_equal_base64_to_the_bit_when_relayed(gate: Gateway, sandbox: Running) -> None:
+    await gate.channel(sandbox.base_url)
+    key = await gate.key("1")
+    floats = (await gate.ask(key, {**GOOD, "encoding_format": "float"})).json()["data"][0]["embedding"]
+    packed = (await gate.ask(key, {**GOOD, "encoding_format": "base64"})).json()["data"][0]["embedding"]
+    assert list(struct.unpack("<1536f", base64.b64decode(packed))) == floats
