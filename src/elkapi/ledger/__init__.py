@@ -16,6 +16,7 @@ from elkapi.ledger.accounts import (
     set_credit,
 )
 from elkapi.ledger.admin import RefundError, adjust, deposit, refund, refunded_nano
+from elkapi.ledger.check import CheckReport, ReconcileReport, check, reconcile
 from elkapi.ledger.client import RemoteLedger
 from elkapi.ledger.ledger import Ledger, ThreadLedger
 from elkapi.ledger.orders import IdempotencyPending, IdempotencyReplay
@@ -27,9 +28,11 @@ from elkapi.storage.secrets import Sealer, load_secret_key
 __all__ = [
     "AccountError",
     "Balance",
+    "CheckReport",
     "IdempotencyPending",
     "IdempotencyReplay",
     "Ledger",
+    "ReconcileReport",
     "RecoveryReport",
     "RefundError",
     "RemoteLedger",
@@ -37,12 +40,14 @@ __all__ = [
     "adjust",
     "balance",
     "balances",
+    "check",
     "create_account",
     "deposit",
     "ensure_system_accounts",
     "key_account_code",
     "mark_dead",
     "open_ledger",
+    "reconcile",
     "recover",
     "refund",
     "refunded_nano",

@@ -7,8 +7,10 @@ Available = posted - held + credit line, in nano-USD, and never below zero (a CH
 
 from __future__ import annotations
 
+from typing import Any
+
 import msgspec
-from sqlalchemy import Connection, Select, case, select
+from sqlalchemy import Connection, Row, Select, case, select
 
 from elkapi.storage import dialect as sql
 from elkapi.storage.schema import accounts
@@ -87,16 +89,20 @@ def balance(connection: Connection, account_id: int) -> Balance:
     found = connection.execute(_balance_query().where(accounts.c.id == account_id)).one_or_none()
     if found is None:
         raise AccountError(f"there is no account {account_id}")
-    return Balance(*found._tuple())
+    return _balance_of(found)
 
 
 def balances(connection: Connection) -> list[Balance]:
     """Every account: the house's first, then by id."""
     house = case((accounts.c.kind.in_(HELD_KINDS), 1), else_=0)
-    return [Balance(*row._tuple()) for row in connection.execute(_balance_query().order_by(house, accounts.c.id))]
+    return [_balance_of(row) for row in connection.execute(_balance_query().order_by(house, accounts.c.id))]
 
 
-def _balance_query() -> Select[tuple[int, str, str, int, int, int]]:
+def _balance_of(row: Row[Any]) -> Balance:
+    return Balance(row.id, row.code, row.kind, row.posted_nano, row.held_nano, row.credit_nano)
+
+
+def _balance_query() -> Select[Any]:
     c = accounts.c
     return select(c.id, c.code, c.kind, c.posted_nano, c.held_nano, c.credit_nano)
 
