@@ -35,8 +35,8 @@ class Inbound:
         self.body_moved = False
         self.keep_alive = False
         self._headers: Headers = []
-        self._raw_head_bytes = 0  # Bytes fed while the head was incomplete,
-        self._field_bytes = 0  # and bytes of complete fields: either alone may reach the limit first.
+        self._field_bytes = 0  # Of complete fields: the limit proper, which no segmentation changes.
+        self._raw_head_bytes = 0  # Fed while the head was incomplete: the backstop against a line that never ends.
         self._header_count = 0
         self._interim_count = 0
         self._in_interim = False
@@ -77,7 +77,7 @@ class Inbound:
             return
         if not self.head_done:
             self._raw_head_bytes += len(data)
-            if self._raw_head_bytes > self._limits.header_bytes_max:
+            if self._raw_head_bytes > 2 * self._limits.header_bytes_max:
                 raise self._unreadable(f"the head is longer than {self._limits.header_bytes_max} bytes")
         elif self.body_moved:
             self._silent_bytes = 0

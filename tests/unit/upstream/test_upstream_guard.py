@@ -1,0 +1,351 @@
+"""The guard: addresses judged by class after resolution, at every connect, on the very address that is dialed."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+from upstream_peers import BIG, OK, answering, body_of
+
+from elkapi.upstream import AddressRefused, ConnectFailed, Origin, ProtocolViolation, UpstreamRequest, follow, refusal
+from elkapi.upstream.dialer import permitted_addresses, system_resolver
+from elkapi.upstream.follow import next_hop
+
+
+def answers(*lists):
+    """(resolver, asked): gives the n-th list to the n-th question and repeats the last one."""
+    asked = []
+
+    async def resolve(host, port):
+        asked.append((host, port))
+        return lists[min(len(asked), len(lists)) - 1]
+
+    return resolve, asked
+
+
+@pytest.mark.parametrize(
+    ("address", "reason"),
+    [
+        ("0.0.0.0", "unspecified"),
+        ("0.1.2.3", "unspecified"),
+        ("10.0.0.1", "private"),
+        ("100.64.0.1", "carrier_nat"),
+        ("100.127.255.254", "carrier_nat"),
+        ("100.100.100.200", "metadata"),
+        ("127.0.0.1", "loopback"),
+        ("127.255.255.254", "loopback"),
+        ("168.63.129.16", "metadata"),
+        ("169.254.1.1", "link_local"),
+        ("169.254.169.254", "metadata"),
+        ("169.254.170.2", "metadata"),
+        ("172.16.0.1", "private"),
+        ("172.31.255.255", "private"),
+        ("192.0.0.192", "metadata"),
+        ("192.0.0.8", "reserved"),
+        ("192.0.2.1", "reserved"),
+        ("192.88.99.1", "reserved"),
+        ("192.168.1.1", "private"),
+        ("198.18.0.1", "reserved"),
+        ("198.51.100.1", "reserved"),
+        ("203.0.113.1", "reserved"),
+        ("224.0.0.1", "multicast"),
+        ("239.255.255.250", "multicast"),
+        ("240.0.0.1", "reserved"),
+        ("255.255.255.255", "broadcast"),
+        ("::", "unspecified"),
+        ("::1", "loopback"),
+        ("::ffff:127.0.0.1", "loopback"),
+        ("::ffff:a9fe:a9fe", "metadata"),
+        ("::ffff:0:10.0.0.1", "private"),
+        ("::ffff:0:8.8.8.8", "reserved"),
+        ("::127.0.0.1", "loopback"),
+        ("::8.8.8.8", "reserved"),
+        ("64:ff9b::10.0.0.1", "private"),
+        ("64:ff9b::169.254.169.254", "metadata"),
+        ("64:ff9b:1::8.8.8.8", "private"),
+        ("2002:7f00:1::", "loopback"),
+        ("2002:c0a8:101::1", "private"),
+        ("2001:0:4136:e378:8000:63bf:3fff:fdd2", "reserved"),
+        ("2001:0:7f00:1:0:0:0:0", "loopback"),
+        ("2001:0:4136:e378:8000:63bf:80ff:fffe", "loopback"),
+        ("2001:db8::1", "reserved"),
+        ("2001:2::1", "reserved"),
+        ("3fff::1", "reserved"),
+        ("2606:4700::5efe:10.0.0.1", "private"),
+        ("2606:4700::200:5efe:7f00:1", "loopback"),
+        ("fe80::1", "link_local"),
+        ("fe80::1%eth0", "link_local"),
+        ("::1%lo", "loopback"),
+        ("fec0::1", "private"),
+        ("fc00::1", "private"),
+        ("fd00:ec2::254", "metadata"),
+        ("fd20:ce::254", "metadata"),
+        ("fd12:3456::1", "private"),
+        ("ff02::1", "multicast"),
+        ("100::1", "reserved"),
+        ("4000::1", "reserved"),
+        ("localhost", "malformed"),
+        ("", "malformed"),
+        ("127.1", "malformed"),
+        ("1.1.1.1", None),
+        ("8.8.8.8", None),
+        ("100.63.255.255", None),
+        ("100.128.0.1", None),
+        ("172.15.0.1", None),
+        ("172.32.0.1", None),
+        ("169.253.255.255", None),
+        ("::ffff:8.8.8.8", None),
+        ("64:ff9b::8.8.8.8", None),
+        ("2002:808:808::1", None),
+        ("2606:4700:4700::1111", None),
+        ("2a00:1450:4001:80b::200e", None),
+    ],
+)
+def test_an_address_is_judged_by_its_class_and_by_what_it_carries(address, reason):
+    assert refusal(address) == reason
+
+
+@pytest.mark.parametrize(
+    "host", ["0", "0.0.0.0", "127.1", "0x7f.1", "2130706433", "017700000001", "[::]", "[::ffff:127.0.0.1]", "localhost"]
+)
+async def test_go_2026_5652_zero_address_is_refused_by_resolved_class(make_client, ask, host):
+    """Every spelling goes through the system's own resolver, none of which needs a network."""
+    client = make_client(resolver=system_resolver)
+    with pytest.raises(AddressRefused) as caught:
+        await client.send(ask(Origin.parse(f"http://{host}:8080")))
+    assert caught.value.sent is False
+    assert client.stats()["open"] == 0
+
+
+async def test_cve_2025_66405_guard_sits_in_the_dialer_not_on_a_route(serve, make_client, ask):
+    """No header, target or spelling of a route changes what is dialed: the origin's own host, judged at the socket."""
+    peer = await serve(answering(OK))
+    resolve, asked = answers(["127.0.0.1"])
+    client = make_client(resolver=resolve)
+    origin = Origin.parse(f"http://provider.example:{peer.origin.port}")
+    for change in (
+        {"headers": [(b"x-portkey-custom-host", b"http://127.0.0.1/"), (b"host", b"public.example")]},
+        {"target": b"/v1/proxy/http://public.example/"},
+        {"target": b"//public.example/"},
+    ):
+        with pytest.raises(AddressRefused):
+            await client.send(ask(origin, **change))
+    assert {host for host, _ in asked} == {"provider.example"}
+    assert peer.connections == 0
+
+
+async def test_a_name_that_changes_its_address_after_the_check_is_not_asked_again(serve, make_client, ask):
+    """DNS rebinding: the first answer is public, any later one would be loopback. One connect, one question."""
+    resolve, asked = answers(["192.0.2.9", "203.0.113.9"], ["127.0.0.1"])
+    client = make_client(resolver=resolve)
+    origin = Origin.parse("http://rebind.example")
+    for _ in range(2):  # The second answer is judged as freshly as the first.
+        with pytest.raises(AddressRefused):
+            await client.send(ask(origin))
+    assert len(asked) == 2
+
+
+async def test_what_was_judged_is_what_is_dialed(serve, make_client, ask, monkeypatch):
+    dialed = []
+
+    async def record(family, address, label, timers, deadline_s):
+        dialed.append(address)
+        raise ConnectFailed("recorded", phase="connect", sent=False)
+
+    monkeypatch.setattr("elkapi.upstream.dialer._connect", record)
+    resolve, asked = answers(["10.0.0.1", "1.1.1.1", "::1", "2606:4700:4700::1111"])
+    client = make_client(resolver=resolve)
+    with pytest.raises(ConnectFailed):
+        await client.send(ask(Origin.parse("https://mixed.example")))
+    assert dialed == [("1.1.1.1", 443), ("2606:4700:4700::1111", 443)]
+    assert len(asked) == 1
+
+
+async def test_every_connect_is_judged_also_after_the_first_was_fine(serve, make_client, ask):
+    peer = await serve(answering(b"HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 2\r\n\r\nok"))
+    resolve, _ = answers(["127.0.0.1"], ["127.0.0.1"], ["not an address"])
+    client = make_client(resolver=resolve)
+    origin = Origin.parse(f"http://provider.example:{peer.origin.port}", allow_private=True)
+    assert await body_of(client, ask(origin)) == b"ok"
+    assert await body_of(client, ask(origin)) == b"ok"
+    with pytest.raises(AddressRefused):
+        await client.send(ask(origin))
+
+
+async def test_a_permitted_origin_and_a_guarded_one_never_share_a_connection(serve, make_client, ask):
+    peer = await serve(answering(OK))
+    client = make_client()
+    assert await body_of(client, ask(peer.origin)) == b"ok"
+    guarded = Origin.parse(f"http://127.0.0.1:{peer.origin.port}")
+    with pytest.raises(AddressRefused):
+        await client.send(ask(guarded))
+    assert client.stats()["idle"] == 1
+
+
+async def test_a_name_that_does_not_resolve_or_has_no_address_is_a_connect_failure():
+    async def fails(_host, _port):
+        raise OSError("no such name")
+
+    async def empty(_host, _port):
+        return []
+
+    for resolve in (fails, empty):
+        with pytest.raises(ConnectFailed) as caught:
+            await permitted_addresses(resolve, "x.example", 443, allow_private=False)
+        assert (caught.value.phase, caught.value.sent) == ("resolve", False)
+
+
+async def test_a_refused_connection_tries_the_next_address(serve, make_client, ask):
+    peer = await serve(answering(OK))
+    # Nobody listens on the peer's port at the first address.
+    resolve, _ = answers(["127.0.0.77", "127.0.0.1"])
+    client = make_client(resolver=resolve)
+    origin = Origin.parse(f"http://two.example:{peer.origin.port}", allow_private=True)
+    assert await body_of(client, ask(origin)) == b"ok"
+
+
+async def test_nobody_listening_is_a_connect_failure_that_sent_nothing(make_client, ask, serve):
+    peer = await serve(answering(OK))
+    await peer.stop()
+    with pytest.raises(ConnectFailed) as caught:
+        await make_client().send(ask(peer.origin))
+    assert caught.value.sent is False
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "ftp://x.example",
+        "x.example",
+        "http://",
+        "http://user@x.example",
+        "http://user:pw@x.example",
+        "http://x.example@evil.example",
+        "http://x.example/#f",
+        "http://x.example/?q=1",
+        "http://x.example?",
+        "http://x.example:0",
+        "http://x.example:99999",
+        "http://x.example:x",
+        "http://x .example",
+        "http://x.example\r\nHost: y",
+        "http://x.example\\@evil.example",
+        "http://[fe80::1%25eth0]/",
+        "http://exämple.de",
+        "unix://relative.sock",
+        "unix:///a.sock?x",
+        "file:///etc/passwd",
+    ],
+)
+def test_an_origin_refuses_urls_that_could_mean_something_else(url):
+    with pytest.raises(ValueError):
+        Origin.parse(url)
+
+
+def test_an_origin_knows_default_ports_and_is_a_key():
+    assert Origin.parse("https://x.example/v1") == Origin.parse("https://X.example:443")
+    assert hash(Origin.parse("http://x.example")) == hash(Origin.parse("http://x.example:80/"))
+    assert Origin.parse("http://x.example") != Origin.parse("http://x.example", allow_private=True)
+    assert Origin.parse("http://x.example:8080").authority == "x.example:8080"
+    assert Origin.parse("http://[2606::1]:8080").authority == "[2606::1]:8080"
+    assert Origin.parse("unix:///run/x.sock").unix_path == "/run/x.sock"
+
+
+@pytest.mark.parametrize("proxy_url", ["ftp://x", "socks5://", "http://p#f", "nonsense"])
+def test_an_origin_refuses_a_proxy_it_cannot_speak_to(proxy_url):
+    with pytest.raises(ValueError):
+        Origin.parse("https://x.example", proxy_url=proxy_url)
+
+
+# --- redirects
+
+
+def redirect(location):
+    return answering(b"HTTP/1.1 302 Found\r\nContent-Length: 0\r\nLocation: " + location + b"\r\n\r\n")
+
+
+async def test_the_client_itself_follows_nothing(serve, client, ask):
+    peer = await serve(redirect(b"/elsewhere"))
+    reply = await client.send(ask(peer.origin, b"GET"))
+    assert (reply.status, reply.header(b"location")) == (302, b"/elsewhere")
+
+
+async def test_ghsa_9f46_w24h_69w4_redirect_hops_are_guarded_at_connect_time(serve, make_client, ask):
+    """The first hop is allowed to be private; the place it redirects to is judged for itself, and refused."""
+    inner = await serve(answering(OK))
+    outer = await serve(redirect(b"http://127.0.0.1:%d/secret" % inner.origin.port))
+    client = make_client()
+    request = ask(outer.origin, b"GET")
+    with pytest.raises(AddressRefused):
+        await follow(client, await client.send(request), request)
+    named = await serve(redirect(b"http://public.example:%d/secret" % inner.origin.port))
+    resolve, _ = answers(["127.0.0.1"])
+    client = make_client(resolver=resolve)
+    request = ask(named.origin, b"GET")
+    with pytest.raises(AddressRefused):
+        await follow(client, await client.send(request), request)
+    assert inner.connections == 0
+
+
+async def test_a_redirect_on_the_same_origin_is_followed_with_its_headers(serve, client, ask):
+    seen = []
+
+    async def script(stream):
+        while True:
+            request = await stream.request()
+            seen.append(request)
+            if request.startswith(b"GET /v1/x"):
+                await stream.write(b"HTTP/1.1 307 Go\r\nContent-Length: 0\r\nLocation: ../file?a=1#frag\r\n\r\n")
+            else:
+                await stream.write(OK)
+
+    peer = await serve(script)
+    request = ask(peer.origin, b"GET", headers=[(b"authorization", b"Bearer k")])
+    reply = await follow(client, await client.send(request), request)
+    assert await reply.read(BIG) == (b"ok", True)
+    assert seen[1].startswith(b"GET /file?a=1 HTTP/1.1\r\n")
+    assert b"authorization: Bearer k" in seen[1]
+
+
+async def test_redirects_end(serve, client, ask):
+    peer = await serve(redirect(b"/again"))
+    request = ask(peer.origin, b"GET")
+    with pytest.raises(ProtocolViolation):
+        await follow(client, await client.send(request), request, hops_max=3)
+
+
+async def test_a_post_is_never_repeated_elsewhere(serve, client, ask):
+    peer = await serve(redirect(b"/again"))
+    request = ask(peer.origin)
+    assert (await follow(client, await client.send(request), request)).status == 302
+
+
+def test_a_hop_to_another_origin_loses_credentials_and_permissions():
+    origin = Origin.parse("https://api.example", allow_private=True)
+    headers = [(b"Authorization", b"k"), (b"x-api-key", b"k"), (b"cookie", b"k"), (b"Accept", b"*/*")]
+    request = UpstreamRequest(origin=origin, method=b"GET", target=b"/a", headers=headers)
+    hop = next_hop(request, b"https://cdn.example/b")
+    assert hop.headers == [(b"Accept", b"*/*")]
+    assert hop.origin == Origin.parse("https://cdn.example")
+    assert next_hop(request, b"https://api.example:8443/b").headers == [(b"Accept", b"*/*")]
+    assert next_hop(request, b"//cdn.example/b").origin.host == "cdn.example"
+    assert next_hop(request, b"/b").headers == headers
+
+
+@pytest.mark.parametrize(
+    "location",
+    [b"http://api.example/", b"ftp://x/", b"https://u@x/", b"javascript:1", b"https://x\\@y/", b"/\xff", b"unix:///x"],
+)
+def test_a_hop_out_of_https_or_to_an_unreadable_place_is_refused(location):
+    origin = Origin.parse("https://api.example")
+    request = UpstreamRequest(origin=origin, method=b"GET", target=b"/a", headers=[])
+    with pytest.raises(ProtocolViolation):
+        next_hop(request, location)
+
+
+async def test_a_local_socket_cannot_redirect_elsewhere(serve, client, ask, tmp_path):
+    peer = await serve(redirect(b"http://public.example/"), unix_path=str(tmp_path / "s.sock"))
+    request = ask(peer.origin, b"GET")
+    with pytest.raises(ProtocolViolation):
+        await follow(client, await client.send(request), request)
+    await asyncio.sleep(0)

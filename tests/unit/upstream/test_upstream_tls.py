@@ -1,0 +1,115 @@
+"""TLS: a good certificate, a wrong name, an unknown authority, and what a broken handshake says about `sent`."""
+
+from __future__ import annotations
+
+import asyncio
+import ssl
+
+import msgspec
+import pytest
+import trustme
+from upstream_peers import BIG, OK, answering, body_of
+
+from elkapi.upstream import ConnectTimeout, Deadlines, Origin, TlsFailed
+
+
+@pytest.fixture(scope="module")
+def authority():
+    return trustme.CA()
+
+
+def server_context(certificate):
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    certificate.configure_cert(context)
+    return context
+
+
+@pytest.fixture
+def trusting(authority):
+    def make():
+        context = ssl.create_default_context()
+        authority.configure_trust(context)
+        return context
+
+    return make
+
+
+async def test_a_good_certificate_is_accepted_and_the_connection_reused(serve, make_client, ask, authority, trusting):
+    peer = await serve(answering(OK), tls=server_context(authority.issue_cert("localhost")))
+    client = make_client(tls=trusting)
+    for _ in range(3):
+        assert await body_of(client, ask(peer.origin)) == b"ok"
+    assert peer.connections == 1
+
+
+async def test_large_bodies_pass_through_tls_both_ways(serve, make_client, ask, authority, trusting):
+    big = bytes(range(256)) * 8000
+
+    async def script(stream):
+        request = await stream.request()
+        body = request.split(b"\r\n\r\n", 1)[1]
+        await stream.write(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%b" % (len(body), body))
+        await stream.reader.read()
+
+    peer = await serve(script, tls=server_context(authority.issue_cert("localhost")))
+    assert await body_of(make_client(tls=trusting), ask(peer.origin, body=big)) == big
+
+
+@pytest.mark.parametrize("case", ["wrong host", "self-signed", "plain text"])
+async def test_an_untrusted_peer_gets_nothing(serve, make_client, ask, authority, trusting, case):
+    if case == "wrong host":
+        context = server_context(authority.issue_cert("other.example"))
+    elif case == "self-signed":
+        context = server_context(trustme.CA().issue_cert("localhost"))
+    else:
+        context = None
+    seen = []
+
+    async def script(stream):
+        if case == "plain text":
+            await stream.write(b"HTTP/1.1 400 Bad Request\r\n\r\n")
+        seen.append(await stream.reader.read(100))
+
+    peer = await serve(script, tls=context)
+    origin = Origin.parse(f"https://localhost:{peer.origin.port}", allow_private=True)
+    client = make_client(tls=trusting)
+    with pytest.raises(TlsFailed) as caught:
+        await client.send(ask(origin))
+    assert (caught.value.phase, caught.value.sent) == ("tls", False)
+    assert client.stats()["open"] == 0
+    assert all(b"POST" not in data for data in seen)
+
+
+async def test_verification_is_left_out_only_where_the_origin_says_so(serve, make_client, ask):
+    peer = await serve(answering(OK), tls=server_context(trustme.CA().issue_cert("other.example")))
+    lax = msgspec.structs.replace(peer.origin, verify_tls=False)
+    client = make_client()
+    assert await body_of(client, ask(lax)) == b"ok"
+    with pytest.raises(TlsFailed):
+        await client.send(ask(peer.origin))
+
+
+async def test_a_handshake_that_never_ends_is_bounded_by_connect_s(serve, make_client, timers, ask, until):
+    async def script(stream):
+        await stream.reader.read()
+
+    peer = await serve(script)
+    origin = Origin.parse(f"https://localhost:{peer.origin.port}", allow_private=True)
+    client = make_client()
+    task = asyncio.ensure_future(client.send(ask(origin, deadlines=Deadlines(connect_s=3.0))))
+    await until(lambda: peer.connections == 1)
+    await asyncio.sleep(0.02)
+    timers.advance(3.1)
+    with pytest.raises(ConnectTimeout) as caught:
+        await task
+    assert (caught.value.phase, caught.value.sent) == ("tls", False)
+
+
+async def test_a_reply_without_framing_ends_with_the_tls_connection(serve, make_client, ask, authority, trusting):
+    async def script(stream):
+        await stream.request()
+        await stream.write(b"HTTP/1.1 200 OK\r\n\r\nall of it")
+
+    peer = await serve(script, tls=server_context(authority.issue_cert("localhost")))
+    reply = await make_client(tls=trusting).send(ask(peer.origin))
+    assert await reply.read(BIG) == (b"all of it", True)
