@@ -6,7 +6,9 @@ environment, and imports only the rooms of its role.
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
+import logging
 import os
 import socket
 import subprocess
@@ -94,14 +96,13 @@ def prepare(settings: Settings) -> Preparation:
     """Migrate, make the first key of a new installation, and look which local models are installed."""
     from elkapi.admin.keys import ensure_first_key
     from elkapi.errors import Unavailable
-    from elkapi.local.catalog import installed_models
     from elkapi.sandbox.providers.openai import MODELS
     from elkapi.storage.dialect import DatabaseUrlError
     from elkapi.storage.installation import open_installation
     from elkapi.storage.migrations import MigrationError
     from elkapi.storage.secrets import SecretKeyError
 
-    bundled = tuple(BundledModel(row.id, row.facts) for row in installed_models(settings.models_dir))
+    bundled = installed_models(settings)
     sandbox = tuple(MODELS)
     try:
         installation = open_installation(settings)
@@ -113,6 +114,18 @@ def prepare(settings: Settings) -> Preparation:
     finally:
         installation.database.close()
     return Preparation(bundled, sandbox, first_key)
+
+
+def installed_models(settings: Settings) -> tuple[BundledModel, ...]:
+    """The local models whose files are on this machine; their hashes are checked when they are loaded."""
+    from elkapi.local.models import ModelUnusable, locate, read_rows
+
+    found = []
+    for row, folder in read_rows(settings.models_dir):
+        with contextlib.suppress(ModelUnusable):
+            locate(row, folder)
+            found.append(BundledModel(row.id, {"owned_by": row.owned_by, "dimensions": row.dimensions}))
+    return tuple(found)
 
 
 def _welcome(settings: Settings, port: int, found: Preparation) -> str:
@@ -167,13 +180,17 @@ def run_role(
             raise StartError("a worker needs a listening socket")
         worker.run(order, listening, ready_fd)
     elif role == "ledger":
-        from elkapi import ledger
+        from elkapi.ledger.server import run as run_ledger
 
-        ledger.run(settings)
+        run_ledger(settings)
     elif role == "models":
-        from elkapi import local
+        from elkapi.local.server import run
+        from elkapi.observe.process import die_with_parent, set_title
 
-        local.run(settings.socket_path("models"), threads=settings.model_threads, models_dir=settings.models_dir)
+        die_with_parent()
+        set_title("models")
+        logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
+        sys.exit(run(settings.socket_path("models"), settings.model_threads, settings.models_dir))
     elif role == "control":
         from elkapi import control
 
@@ -184,7 +201,8 @@ def run_role(
 
         die_with_parent()
         set_title("sandbox")
-        sandbox.run(port=None, unix_path=Path(settings.socket_path("sandbox")))
+        with Path(os.devnull).open("w") as nowhere, contextlib.redirect_stdout(nowhere):
+            sandbox.run(port=None, unix_path=Path(settings.socket_path("sandbox")))
     else:
         raise StartError(f"there is no role {role!r}")
 
