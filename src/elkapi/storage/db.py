@@ -83,8 +83,9 @@ class Database:
         return sql.raw_connection(self._writer, self._synchronous)
 
     def close(self) -> None:
-        self._writer.dispose()
+        # The writer last: whoever closes a SQLite file last folds its -wal back in, and a reader may not write.
         self._reader.dispose()
+        self._writer.dispose()
 
     def _adopt(self) -> None:
         if self._adopted or self.dialect != sql.SQLITE:

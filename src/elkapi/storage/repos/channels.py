@@ -170,6 +170,10 @@ def find_id(connection: Connection, name: str) -> int | None:
     return connection.execute(select(_channels.c.id).where(_channels.c.name == name)).scalar()
 
 
+def exists(connection: Connection, channel_id: int) -> bool:
+    return connection.execute(select(_channels.c.id).where(_channels.c.id == channel_id)).first() is not None
+
+
 def view_keys(connection: Connection, channel_id: int) -> list[ChannelKeyView]:
     query = select(*_KEY_SHOWN).where(_channel_keys.c.channel_id == channel_id).order_by(_channel_keys.c.id)
     return [ChannelKeyView(**row) for row in connection.execute(query).mappings()]

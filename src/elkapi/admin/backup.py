@@ -1,0 +1,294 @@
+"""Backup and restore: one portable file, the same from SQLite and from PostgreSQL, restorable on both.
+
+The file is a SQLite database with the gateway's own tables. A SQLite installation is copied with SQLite's backup API
+while it runs; a PostgreSQL one is read table by table in a single REPEATABLE READ transaction. A restore upgrades the
+copy by the ordinary migrations, checks that its sealed secrets open, writes all rows in one transaction and lets the
+ledger's check decide whether it may commit.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sqlite3
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+import msgspec
+from sqlalchemy import Connection, Table, func, select
+
+from elkapi.admin.context import Admin
+from elkapi.admin.errors import AdminError, InvalidInput, Missing, Refused
+from elkapi.clock import SYSTEM_CLOCK, Clock
+from elkapi.settings import Settings
+from elkapi.storage import dialect as sql
+from elkapi.storage import schema
+from elkapi.storage.db import Database
+from elkapi.storage.migrations import migrate, migrate_in, schema_version
+from elkapi.storage.repos import audit, versions
+from elkapi.storage.secrets import (
+    KEY_BYTES,
+    Sealer,
+    SecretKeyError,
+    install_secret_key,
+    is_bound_to,
+    load_secret_key,
+    parse_secret_key,
+    secret_key_path,
+)
+
+ROWS_AT_ONCE = 1_000
+KEY_SUFFIX = ".secret-key"
+
+# The check is handed in by the caller of `restore`, so that this module needs to know nothing of its report:
+# it raises AdminError when an invariant does not hold.
+LedgerCheck = Callable[[Connection], None]
+
+
+class BackupReport(msgspec.Struct, frozen=True):
+    """What was written or read: rows per table, the schema's version, and where the secret key went, if anywhere."""
+
+    path: str
+    schema_version: int
+    rows: dict[str, int]
+    secret_key_path: str | None = None
+
+
+def backup(admin: Admin, path: Path, *, with_secret_key: bool = False) -> BackupReport:
+    """Write a consistent copy to a new file (mode 0600) while the gateway runs; raises Refused when it exists."""
+    key_path = path.with_name(path.name + KEY_SUFFIX)
+    for target in (path, key_path) if with_secret_key else (path,):
+        if target.exists():
+            raise Refused(f"{target} exists already; a backup never overwrites a file")
+    if not path.parent.is_dir():
+        raise Missing(f"there is no folder {path.parent}")
+    with _private_folder(path.parent) as folder:
+        copy = folder / "copy"
+        if admin.database.dialect == sql.SQLITE:
+            _copy_sqlite_file(admin.database, copy)
+        else:
+            _copy_from_server(admin.database, copy, admin.clock)
+        report = _described(copy, path)
+        _link_new(copy, path)
+    if with_secret_key:
+        install_secret_key(key_path, load_secret_key(admin.settings))
+        report = msgspec.structs.replace(report, secret_key_path=str(key_path))
+    return report
+
+
+def restore(
+    settings: Settings,
+    path: Path,
+    *,
+    check: LedgerCheck,
+    actor: str,
+    force: bool = False,
+    secret_key_file: Path | None = None,
+    clock: Clock = SYSTEM_CLOCK,
+) -> BackupReport:
+    """Replace the installation's rows by those of a backup, all or nothing.
+
+    Raises Refused for a target that is in use or (without `force`) not empty, and when the secrets of the backup do
+    not open; Missing without the file; InvalidInput for a file that is no backup.
+    """
+    if not path.is_file():
+        raise Missing(f"there is no file {path}")
+    with _private_folder(None) as folder:
+        copy = folder / "copy"
+        shutil.copyfile(path, copy)
+        source = _opened_backup(copy)
+        try:
+            migrate(source, clock=clock)
+            install_key = _fitting_key(source, settings, path, secret_key_file)
+            report = _described(copy, path)
+            target = Database.open(settings.effective_database_url, synchronous=settings.sqlite_synchronous)
+            try:
+                _replace_rows(source, target, settings, check, actor=actor, force=force, clock=clock)
+            finally:
+                target.close()
+        finally:
+            source.close()
+    if install_key is not None:
+        sql.create_private_directory(settings.data_path)
+        install_secret_key(secret_key_path(settings), install_key)
+        report = msgspec.structs.replace(report, secret_key_path=str(secret_key_path(settings)))
+    return report
+
+
+def _replace_rows(
+    source: Database,
+    target: Database,
+    settings: Settings,
+    check: LedgerCheck,
+    *,
+    actor: str,
+    force: bool,
+    clock: Clock,
+) -> None:
+    with target.write() as connection:
+        sql.lock_for_migration(connection)
+        _refuse_unless_free(connection, settings, force=force, clock=clock)
+        version = _highest_version(connection)
+        # Tables and not rows are dropped: append-only tables may refuse to forget single rows.
+        schema.metadata.drop_all(connection)
+        migrate_in(connection, clock=clock)
+        for table in reversed(schema.metadata.sorted_tables):
+            connection.execute(table.delete())
+        with source.read() as reading:
+            for table in schema.metadata.sorted_tables:
+                for rows in _batches(reading, table):
+                    connection.execute(table.insert(), rows)
+            version = max(version, _highest_version(reading))
+        sql.reset_sequences(connection, schema.metadata.sorted_tables)
+        versions.raise_to(connection, version + 1)
+        # Every key counts as changed, so that a process which knew the old rows forgets them.
+        connection.execute(schema.keys.update().values(version=version + 1))
+        now_ns = clock.now_ns()
+        audit.write(connection, now_ns=now_ns, actor=actor, action="backup.restore", subject="installation")
+        check(connection)
+
+
+def _refuse_unless_free(connection: Connection, settings: Settings, *, force: bool, clock: Clock) -> None:
+    if schema_version(connection) == 0:
+        return
+    alive_since_ns = clock.now_ns() - round(settings.heartbeat_lost_s * 1_000_000_000)
+    workers = schema.workers.c
+    running = select(func.count()).where(workers.ended_ns.is_(None), workers.heartbeat_ns > alive_since_ns)
+    if connection.execute(running).scalar():
+        wait_s = settings.heartbeat_lost_s
+        raise Refused(f"a gateway is running on this database; stop it first (after a crash, wait {wait_s:g} s)")
+    tables = (schema.keys, schema.channels, schema.requests, schema.transfers)
+    if not force and any(connection.execute(select(func.count()).select_from(table)).scalar() for table in tables):
+        raise Refused("this installation is not empty; --force replaces everything in it")
+
+
+def _highest_version(connection: Connection) -> int:
+    return versions.read(connection).config if schema_version(connection) else 0
+
+
+def _fitting_key(source: Database, settings: Settings, path: Path, given: Path | None) -> bytes | None:
+    """Check that the backup's secrets will open; a key that has to be installed for that, or None."""
+    with source.read() as connection:
+        if (own := _own_key(settings)) is not None and is_bound_to(connection, Sealer(own)) is not False:
+            return None
+        beside = path.with_name(path.name + KEY_SUFFIX)
+        file = given or (beside if beside.exists() else None)
+        if file is None:
+            if own is None and is_bound_to(connection, Sealer(bytes(KEY_BYTES))) is None:
+                return None
+            raise Refused("the secrets in this backup need their own secret key; give it with --secret-key-file FILE")
+        try:
+            key = parse_secret_key(file.read_text("ascii"), str(file))
+        except (OSError, UnicodeDecodeError, SecretKeyError) as error:
+            raise InvalidInput(str(error), field="secret_key_file") from None
+        if is_bound_to(connection, Sealer(key)) is False:
+            raise Refused(f"{file} is not the secret key of this backup")
+        if own is not None:
+            where = "ELKAPI_SECRET_KEY" if settings.secret_key else str(secret_key_path(settings))
+            raise Refused(f"this installation has another secret key; move {where} away first, nothing replaces it")
+        return key
+
+
+def _own_key(settings: Settings) -> bytes | None:
+    if settings.secret_key or secret_key_path(settings).exists():
+        return load_secret_key(settings)
+    return None
+
+
+def _copy_sqlite_file(database: Database, copy: Path) -> None:
+    raw = database.raw_writer()
+    try:
+        target = sqlite3.connect(_created(copy))
+        try:
+            # All pages in one step: between steps another process's write would start the copy anew, for ever under
+            # load. In WAL mode the one long read keeps nobody from writing.
+            raw.backup(target)
+        finally:
+            target.close()
+    finally:
+        raw.close()
+
+
+def _copy_from_server(database: Database, copy: Path, clock: Clock) -> None:
+    _created(copy)
+    target = Database.open(f"sqlite:///{copy}")
+    try:
+        with database.read() as reading, target.write() as connection:
+            if not schema_version(reading):
+                raise Missing("this database is empty; there is nothing to back up")
+            migrate_in(connection, clock=clock)
+            for table in reversed(schema.metadata.sorted_tables):
+                connection.execute(table.delete())
+            for table in schema.metadata.sorted_tables:
+                for rows in _batches(reading, table):
+                    connection.execute(table.insert(), rows)
+    finally:
+        target.close()
+
+
+def _batches(connection: Connection, table: Table) -> Iterator[list[dict[str, object]]]:
+    """Rows of a table, at most ROWS_AT_ONCE in memory."""
+    result = connection.execution_options(stream_results=True, yield_per=ROWS_AT_ONCE).execute(select(table))
+    for part in result.mappings().partitions():
+        yield [dict(row) for row in part]
+
+
+def _opened_backup(copy: Path) -> Database:
+    with copy.open("rb") as file:
+        if file.read(16) != b"SQLite format 3\x00":
+            raise InvalidInput("it is not a backup of elkapi", field="file")
+    source = Database.open(f"sqlite:///{copy}")
+    try:
+        with source.read() as connection:
+            if schema_version(connection) == 0:
+                raise InvalidInput("it is not a backup of elkapi", field="file")
+            problems = connection.exec_driver_sql("PRAGMA integrity_check(1)").scalar()
+            if problems != "ok":
+                raise InvalidInput(f"the file is damaged: {problems}", field="file")
+    except sql.DatabaseUrlError:
+        source.close()
+        raise InvalidInput("it is not a backup of elkapi", field="file") from None
+    except AdminError:
+        source.close()
+        raise
+    return source
+
+
+def _described(copy: Path, path: Path) -> BackupReport:
+    database = Database.open(f"sqlite:///{copy}")
+    try:
+        with database.read() as connection:
+            counts = {
+                table.name: connection.execute(select(func.count()).select_from(table)).scalar_one()
+                for table in schema.metadata.sorted_tables
+            }
+            return BackupReport(str(path), schema_version(connection), counts)
+    finally:
+        database.close()
+
+
+def _created(path: Path) -> Path:
+    os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600))
+    return path
+
+
+def _link_new(copy: Path, path: Path) -> None:
+    """Give the finished copy its name, on disk for good, and never over another file."""
+    with copy.open("rb") as file:
+        os.fsync(file.fileno())
+    try:
+        os.link(copy, path)
+    except FileExistsError:
+        raise Refused(f"{path} exists already; a backup never overwrites a file") from None
+
+
+@contextmanager
+def _private_folder(parent: Path | None) -> Iterator[Path]:
+    folder = Path(tempfile.mkdtemp(prefix=".elkapi-", dir=parent))
+    try:
+        yield folder
+    finally:
+        with suppress(OSError):
+            shutil.rmtree(folder)

@@ -1,0 +1,249 @@
+"""Channels: checked when they are written, listed without their secrets; relaying them is the data plane's."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+from urllib.parse import urlsplit
+
+import msgspec
+from msgspec import UNSET, UnsetType
+from sqlalchemy import Connection
+from sqlalchemy.exc import IntegrityError
+
+from elkapi.admin import addresses, overrides
+from elkapi.admin.context import Admin, check_model, check_name
+from elkapi.admin.errors import InvalidInput, Missing, Refused
+from elkapi.catalog.upstreams import UPSTREAM_FAMILIES
+from elkapi.storage.repos import channels, groups
+from elkapi.storage.repos.channels import ChannelConfig, ChannelKeyView, ChannelSpec, ChannelView
+from elkapi.storage.seeds import DEFAULT_GROUP
+from elkapi.types import ChannelLimits
+
+KEYS_MAX = 10_000
+WEIGHT_MAX = 1_000_000
+PRIORITY_MAX = 1_000_000
+
+
+class ChannelFields(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What may be written of a channel. A new one needs family, base_url and models; an edit replaces what is given."""
+
+    name: str | UnsetType = UNSET
+    family: str | UnsetType = UNSET
+    base_url: str | UnsetType = UNSET
+    enabled: bool | UnsetType = UNSET
+    priority: int | UnsetType = UNSET
+    weight: int | UnsetType = UNSET
+    allow_private: bool | UnsetType = UNSET
+    models: tuple[str, ...] | UnsetType = UNSET
+    groups: tuple[str, ...] | UnsetType = UNSET
+    http2: bool | UnsetType = UNSET
+    model_map: dict[str, str] | UnsetType = UNSET
+    aliases: dict[str, str] | UnsetType = UNSET
+    param_set: dict[str, msgspec.Raw] | UnsetType = UNSET
+    param_default: dict[str, msgspec.Raw] | UnsetType = UNSET
+    param_remove: tuple[str, ...] | UnsetType = UNSET
+    header_set: dict[str, str] | UnsetType = UNSET
+    header_remove: tuple[str, ...] | UnsetType = UNSET
+    forward_headers: tuple[str, ...] | UnsetType = UNSET
+    status_map: dict[int, int] | UnsetType = UNSET
+    proxy_url: str | UnsetType | None = UNSET
+    system_prompt: str | UnsetType | None = UNSET
+    tags: tuple[str, ...] | UnsetType = UNSET
+    limits: ChannelLimits | UnsetType = UNSET
+
+
+_SPEC_FIELDS = frozenset(ChannelSpec.__struct_fields__) - {"config"}
+_EMPTY = ChannelSpec(name="", family="", base_url="", config=ChannelConfig())
+
+
+def add_channel(admin: Admin, fields: ChannelFields, secrets: Iterable[str]) -> ChannelView:
+    """A new channel with its credentials, each once; raises InvalidInput, Refused for a name that is taken."""
+    for name in ("family", "base_url"):
+        if getattr(fields, name) is UNSET:
+            raise InvalidInput("it is needed", field=name)
+    keys = _checked_secrets(secrets)
+    if not keys:
+        raise InvalidInput("it needs at least one; for an upstream that asks for none, give any word", field="keys")
+    spec = _checked(_merged(_EMPTY, fields))
+    with admin.database.write() as connection:
+        _check_groups(connection, spec.config.groups)
+        if not spec.name:
+            spec = msgspec.structs.replace(spec, name=_free_name(connection, spec))
+        elif channels.find_id(connection, spec.name) is not None:
+            raise Refused(f"a channel is named {spec.name!r} already")
+        channel_id = channels.add_channel(connection, admin.sealer, spec, **admin.who())
+        channels.add_keys(connection, admin.sealer, channel_id, keys, **admin.who())
+        return _read_back(connection, admin, channel_id, spec)
+
+
+def edit_channel(admin: Admin, which: str, fields: ChannelFields) -> ChannelView:
+    """Replace the given fields; raises InvalidInput, Missing, Refused for a name that is taken."""
+    with admin.database.read() as connection:
+        channel_id = _find(connection, which)
+        before = channels.read_spec(connection, admin.sealer, channel_id)
+    if before is None:
+        raise Missing(f"there is no channel {which!r}")
+    spec = _checked(_merged(before, fields))
+    if not spec.name:
+        raise InvalidInput("it is empty", field="name")
+    try:
+        with admin.database.write() as connection:
+            _check_groups(connection, spec.config.groups)
+            if channels.read_spec(connection, admin.sealer, channel_id) != before:
+                raise Refused("the channel was changed by somebody else at the same moment; look at it and try again")
+            channels.replace_channel(connection, admin.sealer, channel_id, spec, **admin.who())
+            return _read_back(connection, admin, channel_id, spec)
+    except IntegrityError:
+        raise Refused(f"a channel is named {spec.name!r} already") from None
+
+
+def list_channels(admin: Admin) -> list[ChannelView]:
+    with admin.database.read() as connection:
+        return channels.view_channels(connection, admin.sealer)
+
+
+def show_channel(admin: Admin, which: str) -> ChannelView:
+    with admin.database.read() as connection:
+        return _view(connection, admin, _find(connection, which))
+
+
+def set_channel_enabled(admin: Admin, which: str, enabled: bool) -> ChannelView:
+    with admin.database.write() as connection:
+        channel_id = _find(connection, which)
+        channels.set_enabled(connection, channel_id, enabled, **admin.who())
+        return _view(connection, admin, channel_id)
+
+
+def remove_channel(admin: Admin, which: str) -> int:
+    """Delete a channel and its credentials; the id it had."""
+    with admin.database.write() as connection:
+        channel_id = _find(connection, which)
+        channels.remove_channel(connection, channel_id, **admin.who())
+    return channel_id
+
+
+def add_channel_keys(admin: Admin, which: str, secrets: Iterable[str]) -> list[ChannelKeyView]:
+    """Add credentials in bulk; the ones that are new. A channel never holds the same one twice."""
+    keys = _checked_secrets(secrets)
+    if not keys:
+        raise InvalidInput("none was given", field="keys")
+    with admin.database.write() as connection:
+        channel_id = _find(connection, which)
+        if len(channels.view_keys(connection, channel_id)) + len(keys) > KEYS_MAX:
+            raise InvalidInput(f"a channel holds at most {KEYS_MAX}", field="keys")
+        return channels.add_keys(connection, admin.sealer, channel_id, keys, **admin.who())
+
+
+def list_channel_keys(admin: Admin, which: str) -> list[ChannelKeyView]:
+    return list(show_channel(admin, which).keys)
+
+
+def set_channel_key_enabled(admin: Admin, key_id: int, enabled: bool, reason: str = "") -> ChannelKeyView:
+    """Switch one credential by its id; raises Missing."""
+    with admin.database.write() as connection:
+        view = channels.set_key_enabled(connection, key_id, enabled, reason=reason, **admin.who())
+    if view is None:
+        raise Missing(f"there is no channel key {key_id}; `elkapi channel key list CHANNEL` shows them")
+    return view
+
+
+def _merged(before: ChannelSpec, fields: ChannelFields) -> ChannelSpec:
+    given = {name: value for name in fields.__struct_fields__ if (value := getattr(fields, name)) is not UNSET}
+    for_config = {name: value for name, value in given.items() if name not in _SPEC_FIELDS}
+    for_spec: dict[str, Any] = {name: value for name, value in given.items() if name in _SPEC_FIELDS}
+    return msgspec.structs.replace(before, **for_spec, config=msgspec.structs.replace(before.config, **for_config))
+
+
+def _checked(spec: ChannelSpec) -> ChannelSpec:
+    config = spec.config
+    if (family := UPSTREAM_FAMILIES.get(spec.family)) is None or not family.operator_may_add:
+        known = ", ".join(name for name, row in UPSTREAM_FAMILIES.items() if row.operator_may_add)
+        raise InvalidInput(f"{spec.family[:40]!r} is not one of: {known}", field="family")
+    if not 0 <= spec.weight <= WEIGHT_MAX:
+        raise InvalidInput(f"it is between 0 and {WEIGHT_MAX}", field="weight")
+    if abs(spec.priority) > PRIORITY_MAX:
+        raise InvalidInput(f"it is between -{PRIORITY_MAX} and {PRIORITY_MAX}", field="priority")
+    if spec.proxy_url is not None and config.http2:
+        raise InvalidInput("HTTP/2 through a proxy is not supported", field="http2")
+    return msgspec.structs.replace(
+        spec,
+        name=check_name(spec.name) if spec.name else "",
+        base_url=addresses.check_base_url(spec.base_url, allow_private=spec.allow_private),
+        proxy_url=spec.proxy_url and addresses.check_proxy(spec.proxy_url, allow_private=spec.allow_private),
+        header_set=overrides.check_headers_set(spec.header_set),
+        config=_checked_config(config),
+    )
+
+
+def _checked_config(config: ChannelConfig) -> ChannelConfig:
+    models = tuple(dict.fromkeys(check_model(model) for model in config.models))
+    if not models and not config.aliases:
+        raise InvalidInput("a channel serves at least one", field="models")
+    for nick, model in config.aliases.items():
+        if check_model(nick, "aliases") in models:
+            raise InvalidInput(f"{nick!r} is one of the channel's models already", field="aliases")
+        check_model(model, "aliases")
+    for client, upstream in config.model_map.items():
+        if client not in models and client not in config.aliases.values():
+            raise InvalidInput(f"{client!r} is not one of the channel's models", field="model_map")
+        check_model(upstream, "model_map")
+    for name, value in msgspec.structs.asdict(config.limits).items():
+        if value is not None and value <= 0:
+            raise InvalidInput(f"{name} is {value}; it must be above zero", field="limits")
+    return msgspec.structs.replace(
+        config,
+        models=models,
+        groups=tuple(dict.fromkeys(config.groups)) or (DEFAULT_GROUP,),
+        param_remove=overrides.check_parameters(config.param_set, config.param_default, config.param_remove),
+        header_remove=overrides.check_headers_removed(config.header_remove),
+        forward_headers=overrides.check_headers_forwarded(config.forward_headers),
+        status_map=overrides.check_statuses(config.status_map),
+        tags=tuple(dict.fromkeys(check_name(tag, "tags") for tag in config.tags)),
+        system_prompt=config.system_prompt or None,
+    )
+
+
+def _checked_secrets(secrets: Iterable[str]) -> list[str]:
+    keys = list(dict.fromkeys(overrides.check_secret(secret) for secret in secrets))
+    if len(keys) > KEYS_MAX:
+        raise InvalidInput(f"a channel holds at most {KEYS_MAX}", field="keys")
+    return keys
+
+
+def _check_groups(connection: Connection, names: tuple[str, ...]) -> None:
+    for name in names:
+        if groups.get_group(connection, name) is None:
+            hint = f"there is no group {name!r}; make it with `elkapi group set {name} --ratio 1`"
+            raise InvalidInput(hint, field="groups")
+
+
+def _free_name(connection: Connection, spec: ChannelSpec) -> str:
+    host = urlsplit(spec.base_url).hostname or spec.family
+    name, number = host, 1
+    while channels.find_id(connection, name) is not None:
+        number += 1
+        name = f"{host}-{number}"
+    return name
+
+
+def _find(connection: Connection, which: str) -> int:
+    if which.isascii() and which.isdecimal() and len(which) <= 18 and channels.exists(connection, int(which)):
+        return int(which)
+    if (channel_id := channels.find_id(connection, which)) is None:
+        raise Missing(f"there is no channel {which!r}; `elkapi channel list` shows them")
+    return channel_id
+
+
+def _view(connection: Connection, admin: Admin, channel_id: int) -> ChannelView:
+    view = channels.view_channel(connection, admin.sealer, channel_id)
+    if view is None:
+        raise Missing(f"there is no channel {channel_id}")
+    return view
+
+
+def _read_back(connection: Connection, admin: Admin, channel_id: int, spec: ChannelSpec) -> ChannelView:
+    """Guarantee 16: what was asked for and what is stored are compared before the transaction commits."""
+    if channels.read_spec(connection, admin.sealer, channel_id) != spec:
+        raise Refused("the channel would not be stored as given; nothing was changed")
+    return _view(connection, admin, channel_id)

@@ -1,0 +1,96 @@
+"""Checks of a channel's overrides: what would break framing, metering or authentication is refused."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+
+import msgspec
+
+from elkapi.admin.errors import InvalidInput
+from elkapi.upstream.wire import OWN_HEADERS
+
+_TOKEN = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]{1,128}", re.ASCII)
+HEADER_VALUE_CHARACTERS_MAX = 4_096
+
+# A caller's credential for us must never travel on to an upstream.
+CREDENTIAL_HEADERS = frozenset(
+    {"authorization", "cookie", "x-api-key", "x-goog-api-key", "api-key", "mj-api-secret", "proxy-authorization"}
+)
+# The gateway reads these to route, meter and charge; a channel may not rewrite them behind its back.
+OWN_PARAMETERS = {"model": "map a model with --map client=upstream", "stream": "it is the caller's choice"}
+
+
+def check_headers_set(headers: Mapping[str, str]) -> dict[str, str]:
+    """Names lower case. Raises InvalidInput naming the header, never its value."""
+    result: dict[str, str] = {}
+    for name, value in headers.items():
+        lower = _header_name(name, "header_set")
+        if len(value) > HEADER_VALUE_CHARACTERS_MAX or any(not " " <= sign <= "~" and sign != "\t" for sign in value):
+            raise InvalidInput(f"the value of {lower} holds a character that no header may hold", field="header_set")
+        if lower in result:
+            raise InvalidInput(f"{lower} is given twice", field="header_set")
+        result[lower] = value.strip()
+    return result
+
+
+def check_headers_removed(names: Iterable[str]) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(_header_name(name, "header_remove") for name in names))
+
+
+def check_headers_forwarded(names: Iterable[str]) -> tuple[str, ...]:
+    """Client headers to pass on; the ones that carry a credential for this gateway are refused."""
+    result = dict.fromkeys(_header_name(name, "forward_headers") for name in names)
+    for name in result:
+        if name in CREDENTIAL_HEADERS or name.startswith("sec-"):
+            raise InvalidInput(f"{name} carries the caller's key for this gateway", field="forward_headers")
+    return tuple(result)
+
+
+def _header_name(name: str, field: str) -> str:
+    if _TOKEN.fullmatch(name) is None:
+        raise InvalidInput(f"{name[:80]!r} is not a header name", field=field)
+    lower = name.lower()
+    if lower.encode() in OWN_HEADERS:
+        raise InvalidInput(f"{lower} is written by the gateway itself", field=field)
+    return lower
+
+
+def check_parameters(
+    set_: Mapping[str, msgspec.Raw], default: Mapping[str, msgspec.Raw], remove: Iterable[str]
+) -> tuple[str, ...]:
+    """The removed names, each once. Raises InvalidInput for reserved names and for ones that contradict each other."""
+    removed = tuple(dict.fromkeys(remove))
+    for field, names in (("param_set", tuple(set_)), ("param_default", tuple(default)), ("param_remove", removed)):
+        for name in names:
+            if not name or len(name) > 128 or not name.isprintable():
+                raise InvalidInput(f"{name[:80]!r} is not a field name", field=field)
+            if name in OWN_PARAMETERS:
+                raise InvalidInput(f"{name!r} cannot be overridden: {OWN_PARAMETERS[name]}", field=field)
+    for name in removed:
+        if name in set_ or name in default:
+            raise InvalidInput(f"{name!r} is both removed and given", field="param_remove")
+    for field, values in (("param_set", set_), ("param_default", default)):
+        for name, raw in values.items():
+            try:
+                msgspec.json.decode(raw)
+            except msgspec.DecodeError:
+                raise InvalidInput(
+                    f"the value of {name!r} is not JSON; a text needs its own quotes", field=field
+                ) from None
+    return removed
+
+
+def check_statuses(statuses: Mapping[int, int]) -> dict[int, int]:
+    for theirs, ours in statuses.items():
+        if not (400 <= theirs <= 599 and 400 <= ours <= 599):
+            raise InvalidInput(f"{theirs}={ours}: both must be error statuses, 400 to 599", field="status_map")
+    return dict(statuses)
+
+
+def check_secret(secret: str) -> str:
+    """A provider's credential: one line of printable ASCII. The message never repeats it."""
+    stripped = secret.strip()
+    if not stripped or len(stripped) > HEADER_VALUE_CHARACTERS_MAX or any(not "!" <= sign <= "~" for sign in stripped):
+        raise InvalidInput("a key is one line of printable ASCII characters without spaces", field="keys")
+    return stripped

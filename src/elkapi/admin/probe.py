@@ -1,0 +1,70 @@
+"""Asks an upstream something free with each credential of a channel; what an answer means is left to the operator."""
+
+from __future__ import annotations
+
+import time
+
+import msgspec
+
+from elkapi.admin import channels as admin_channels
+from elkapi.admin.context import Admin
+from elkapi.admin.errors import Missing
+from elkapi.catalog.upstreams import UPSTREAM_FAMILIES
+from elkapi.control.prober import ANSWER_BYTES_MAX, probe_request
+from elkapi.control.store import AUTOMATIC
+from elkapi.storage.repos import channels
+from elkapi.types import Channel, ChannelKey
+from elkapi.upstream import UpstreamClient, UpstreamFailure
+
+
+class ProbeResult(msgspec.Struct, frozen=True):
+    """One credential's answer. `revived` says that it was off and was brought back by this probe."""
+
+    key_id: int
+    hint: str
+    works: bool
+    outcome: str
+    duration_ms: float
+    revived: bool
+
+
+async def test_channel(admin: Admin, which: str) -> list[ProbeResult]:
+    """Probe every credential of a channel, also of a disabled one. Those that work and that the gateway itself had
+    switched off are brought back; those an operator switched off stay off. Raises Missing.
+    """
+    view = admin_channels.show_channel(admin, which)
+    with admin.database.read() as connection:
+        loaded = {entry.channel.id: entry.channel for entry in channels.load_channels(connection, admin.sealer)}
+    channel = loaded.get(view.id)
+    if channel is None or channel.family not in UPSTREAM_FAMILIES:
+        raise Missing(f"there is no channel {which!r} that could be asked")
+    secrets = {key.id: key for key in channel.keys}
+    client = UpstreamClient()
+    results = []
+    try:
+        for key in view.keys:
+            if key.id not in secrets:
+                results.append(ProbeResult(key.id, key.hint, False, "does not open with this secret key", 0.0, False))
+                continue
+            started_s = time.perf_counter()
+            works, outcome = await _ask(client, channel, secrets[key.id])
+            duration_ms = round((time.perf_counter() - started_s) * 1000, 1)
+            revived = works and not key.enabled and key.disabled_by in AUTOMATIC
+            if revived:
+                admin_channels.set_channel_key_enabled(admin, key.id, True)
+            results.append(ProbeResult(key.id, key.hint, works, outcome, duration_ms, revived))
+    finally:
+        await client.aclose()
+    return results
+
+
+async def _ask(client: UpstreamClient, channel: Channel, key: ChannelKey) -> tuple[bool, str]:
+    try:
+        reply = await client.send(probe_request(channel, key))
+        try:
+            await reply.read(ANSWER_BYTES_MAX)
+        finally:
+            await reply.aclose()
+    except UpstreamFailure as failure:
+        return False, failure.code
+    return 200 <= reply.status < 300, f"status {reply.status}"
