@@ -130,11 +130,13 @@ def test_a_bill_keeps_its_last_lines_and_all_its_totals(tmp_path: Path) -> None:
 
 
 def test_a_bill_file_is_appended_to_never_overwritten(tmp_path: Path) -> None:
-    for _ in range(2):
-        bill = Bill(tmp_path / "bill")
-        bill.append("openai", Charge("m", 1, 20), "cut", "call", "req")
+    bills = [Bill(tmp_path / "bill"), Bill(tmp_path / "bill")]
+    for turn in range(6):
+        bills[turn % 2].append("openai", Charge("m", turn, 20), "cut", "call", "req")
+    for bill in bills:
         bill.close()
-    assert len((tmp_path / "bill").read_text().splitlines()) == 2
+    lines = [json.loads(line) for line in (tmp_path / "bill").read_text().splitlines()]
+    assert [line["prompt_tokens"] for line in lines] == list(range(6))
     assert (tmp_path / "bill").stat().st_mode & 0o777 == 0o600
 
 

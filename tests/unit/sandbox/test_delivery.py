@@ -210,6 +210,16 @@ def test_early_close_answers_a_client_that_waits_for_continue(sandbox: Running) 
         got = read_to_end(connection)
     assert got.status == 413
     assert b"100 Continue" not in got.data
+    eventually(lambda: sandbox.sandbox.recorder.shown()[-1].outcome == "complete")
+
+
+def test_early_close_ends_with_its_times(exchange: Send, sandbox: Running) -> None:
+    sandbox.sandbox.stand("early-close, times=1")
+    assert exchange("", "closed").status == 413
+    assert [exchange("").status for _ in range(2)] == [200, 200]
+    in_header = "early-close, times=1, status=422"
+    assert exchange(in_header, "closed").status == 422
+    assert exchange(in_header).status == 200
 
 
 def test_early_close_in_a_text_is_refused(exchange: Send) -> None:

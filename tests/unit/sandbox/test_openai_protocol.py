@@ -157,6 +157,12 @@ def test_a_refused_key_is_not_quoted_in_full(http: httpx.Client) -> None:
     assert http.headers["authorization"].removeprefix("Bearer ") not in answer.text
 
 
+def test_a_percent_encoded_model_is_the_same_model(http: httpx.Client) -> None:
+    assert http.get("/v1/models/text%2Dembedding-3-small").json()["id"] == SMALL
+    assert http.get("/v1/models/a%2Fb").status_code == 404
+    assert http.get("/v1/models/").status_code == 404
+
+
 def test_unknown_paths_and_methods_are_refused(http: httpx.Client) -> None:
     assert http.get("/v1/nothing").status_code == 404
     wrong = http.get("/v1/embeddings")
