@@ -114,9 +114,9 @@ class ProxyTransport:
         except Expired:
             kind = TotalTimeout if timers.monotonic_s() >= total_at_s else HeaderTimeout
             raise kind("no reply head in time", phase="header", sent=progress.sent) from None
-        except aiohttp.ClientError as error:
-            raise _translated(error, "header", sent=progress.sent) from error
-        except (python_socks.ProxyError, python_socks.ProxyTimeoutError, OSError) as error:
+        except UpstreamFailure:
+            raise
+        except Exception as error:  # aiohttp, aiohttp_socks and python_socks each have a tree of their own.
             raise _translated(error, "header", sent=progress.sent) from error
 
         async def close() -> None:
@@ -232,7 +232,8 @@ def _translated(error: Exception, phase: str, *, sent: bool) -> UpstreamFailure:
     cause = error.__cause__ or error.__context__
     if isinstance(cause, UpstreamFailure):  # The guarded resolver's own verdict, wrapped by aiohttp.
         return cause
-    if isinstance(error, (aiohttp.ClientConnectorCertificateError, aiohttp.ClientConnectorSSLError, ssl.SSLError)):
+    is_tls = isinstance(error, ssl.SSLError | aiohttp.ClientSSLError) or isinstance(cause, ssl.SSLError)
+    if is_tls and not sent:
         return TlsFailed(detail, phase="tls", sent=False)
     if isinstance(error, _TOO_LATE_TO_CONNECT):
         return ConnectTimeout(detail, phase="connect", sent=False)
@@ -243,5 +244,7 @@ def _translated(error: Exception, phase: str, *, sent: bool) -> UpstreamFailure:
     if isinstance(error, aiohttp.ClientResponseError):
         return ProtocolViolation(detail, phase=phase, sent=True)
     if isinstance(error, OSError) and phase == "header":
-        return SendFailed(detail, phase="send", sent=sent)
+        return (
+            SendFailed(detail, phase="send", sent=True) if sent else ConnectFailed(detail, phase="connect", sent=False)
+        )
     return Cut(detail, phase=phase, sent=sent)

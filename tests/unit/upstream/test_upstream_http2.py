@@ -1,0 +1,162 @@
+"""Origins that speak only HTTP/2, against a small server on the h2 library; and what a missing extra says."""
+
+from __future__ import annotations
+
+import asyncio
+import ssl
+import subprocess
+import sys
+
+import msgspec
+import pytest
+import trustme
+from upstream_peers import BIG
+
+from elkapi.upstream import AddressRefused, ConnectFailed, Cut, HeaderTimeout, Origin, TransportMissing
+
+
+def test_asking_for_http2_without_the_extra_says_what_to_install():
+    program = """
+import asyncio, importlib.util, sys
+real = importlib.util.find_spec
+importlib.util.find_spec = lambda name, package=None: None if name == "h2" else real(name, package)
+from elkapi.upstream import Origin, TransportMissing, UpstreamClient, UpstreamRequest
+
+async def main():
+    client = UpstreamClient()
+    origin = Origin.parse("https://127.0.0.1:1", http2=True, allow_private=True)
+    try:
+        await client.send(UpstreamRequest(origin=origin, method=b"GET", target=b"/", headers=[]))
+    except TransportMissing as failure:
+        print(failure.code, failure.sent, failure)
+
+asyncio.run(main())
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=True)
+    assert done.stdout.startswith("upstream_transport_missing False ")
+    assert "elkapi[http2]" in done.stdout
+
+
+async def test_http2_through_a_proxy_is_said_to_be_missing(client, ask):
+    origin = Origin.parse("https://x.example", http2=True, proxy_url="http://proxy.example:3128")
+    with pytest.raises(TransportMissing):
+        await client.send(ask(origin))
+
+
+@pytest.fixture
+def http2():
+    pytest.importorskip("h2", reason="the http2 extra is not installed")
+
+
+def echo_script(act):
+    """An h2 server side: collects each request, then calls `act(connection, stream_id, headers, body)`."""
+    import h2.config
+    import h2.connection
+    import h2.events
+
+    async def script(stream):
+        connection = h2.connection.H2Connection(h2.config.H2Configuration(client_side=False))
+        connection.initiate_connection()
+        await stream.write(connection.data_to_send())
+        requests = {}
+        while data := await stream.reader.read(65536):
+            for event in connection.receive_data(data):
+                if isinstance(event, h2.events.RequestReceived):
+                    requests[event.stream_id] = [dict(event.headers), b""]
+                elif isinstance(event, h2.events.DataReceived):
+                    connection.acknowledge_received_data(event.flow_controlled_length, event.stream_id)
+                    requests[event.stream_id][1] += event.data
+                elif isinstance(event, h2.events.StreamEnded):
+                    headers, body = requests.pop(event.stream_id)
+                    act(connection, event.stream_id, headers, body)
+            await stream.write(connection.data_to_send())
+
+    return script
+
+
+@pytest.fixture(scope="module")
+def authority():
+    return trustme.CA()
+
+
+@pytest.fixture
+def tls(authority):
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    authority.issue_cert("localhost").configure_cert(context)
+    context.set_alpn_protocols(["h2"])
+
+    def trusting():
+        made = ssl.create_default_context()
+        authority.configure_trust(made)
+        return made
+
+    return context, trusting
+
+
+@pytest.mark.usefixtures("http2")
+async def test_requests_share_one_http2_connection(serve, make_client, ask, tls):
+    seen = []
+
+    def act(connection, stream_id, headers, body):
+        seen.append(headers)
+        connection.send_headers(stream_id, [(":status", "200"), ("x-size", str(len(body)))])
+        connection.send_data(stream_id, b"got " + body, end_stream=True)
+
+    context, trusting = tls
+    peer = await serve(echo_script(act), tls=context)
+    origin = msgspec.structs.replace(peer.origin, http2=True)
+    client = make_client(tls=trusting)
+
+    async def call(number):
+        reply = await client.send(ask(origin, body=b"%d" % number, headers=[(b"x-a", b"1"), (b"connection", b"x")]))
+        assert (reply.status, reply.header(b"x-size")) == (200, b"1")
+        return (await reply.read(BIG))[0]
+
+    assert await call(0) == b"got 0"
+    assert await asyncio.gather(*(call(number) for number in range(1, 9))) == [b"got %d" % n for n in range(1, 9)]
+    assert peer.connections == 1
+    assert seen[0][b":path"] == b"/v1/x"
+    assert seen[0][b":authority"] == origin.authority.encode()
+    assert (seen[0][b"x-a"], seen[0][b"content-length"]) == (b"1", b"1")
+    assert b"connection" not in seen[0]
+
+
+@pytest.mark.usefixtures("http2")
+async def test_a_reset_stream_is_cut_and_a_silent_one_times_out(serve, make_client, timers, ask, tls, until):
+    silent = asyncio.Event()
+
+    def act(connection, stream_id, _headers, body):
+        if body == b"silent":
+            silent.set()
+            return
+        connection.send_headers(stream_id, [(":status", "200")])
+        connection.send_data(stream_id, b"half")
+        connection.reset_stream(stream_id)
+
+    context, trusting = tls
+    peer = await serve(echo_script(act), tls=context)
+    origin = msgspec.structs.replace(peer.origin, http2=True)
+    client = make_client(tls=trusting)
+    reply = await client.send(ask(origin, body=b"reset"))
+    with pytest.raises(Cut):
+        await reply.read(BIG)
+    task = asyncio.ensure_future(client.send(ask(origin, body=b"silent")))
+    await silent.wait()
+    timers.advance(70.0)
+    with pytest.raises(HeaderTimeout) as caught:
+        await task
+    assert caught.value.sent
+
+
+@pytest.mark.usefixtures("http2")
+async def test_the_guard_holds_for_http2_too(serve, make_client, ask):
+    async def resolve(_host, _port):
+        return ["127.0.0.1"]
+
+    client = make_client(resolver=resolve)
+    with pytest.raises(AddressRefused) as caught:
+        await client.send(ask(Origin.parse("https://x.example", http2=True)))
+    assert caught.value.sent is False
+    origin = Origin.parse("https://127.0.0.1:1", http2=True, allow_private=True)
+    with pytest.raises(ConnectFailed):
+        await client.send(ask(origin))

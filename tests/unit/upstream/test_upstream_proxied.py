@@ -1,0 +1,284 @@
+"""Origins behind an HTTP or SOCKS proxy: the same interface, the same failures, the same guard."""
+
+from __future__ import annotations
+
+import asyncio
+import ssl
+
+import msgspec
+import pytest
+import trustme
+from upstream_peers import BIG, OK, answering, body_of
+
+from elkapi.upstream import (
+    AddressRefused,
+    ConnectFailed,
+    Cut,
+    Deadlines,
+    FirstByteTimeout,
+    HeaderTimeout,
+    IdleTimeout,
+    Origin,
+    ProtocolViolation,
+    RequestRefused,
+    TlsFailed,
+    TotalTimeout,
+)
+
+
+def through(peer, proxy, scheme="http"):
+    return msgspec.structs.replace(peer.origin, proxy_url=f"{scheme}://127.0.0.1:{proxy.origin.port}")
+
+
+async def splice(stream, port):
+    """Both directions between the proxy's client and a local port, until either ends."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+
+    async def copy(source, sink):
+        while data := await source.read(65536):
+            sink.write(data)
+            await sink.drain()
+        sink.write_eof() if sink.can_write_eof() else sink.close()
+
+    try:
+        await asyncio.gather(copy(stream.reader, writer), copy(reader, stream.writer))
+    finally:
+        writer.close()
+
+
+async def http_proxy(stream):
+    """CONNECT only."""
+    head = await stream.reader.readuntil(b"\r\n\r\n")
+    method, target, _ = head.split(b" ", 2)
+    assert method == b"CONNECT"
+    await stream.write(b"HTTP/1.1 200 Connected\r\n\r\n")
+    await splice(stream, int(target.rsplit(b":", 1)[1]))
+
+
+def socks_proxy(seen):
+    async def script(stream):
+        _, count = await stream.reader.readexactly(2)
+        await stream.reader.readexactly(count)
+        await stream.write(b"\x05\x00")
+        _, _, _, kind = await stream.reader.readexactly(4)
+        size = 4 if kind == 1 else (await stream.reader.readexactly(1))[0]
+        seen.append(await stream.reader.readexactly(size))
+        port = int.from_bytes(await stream.reader.readexactly(2), "big")
+        await stream.write(b"\x05\x00\x00\x01\x7f\x00\x00\x01\x00\x00")
+        await splice(stream, port)
+
+    return script
+
+
+async def test_a_plain_target_is_asked_for_in_absolute_form(serve, client, ask):
+    seen = []
+
+    async def proxy_script(stream):
+        while True:
+            seen.append(await stream.request())
+            await stream.write(b"HTTP/1.1 200 OK\r\nX-A: 1\r\nContent-Length: 2\r\n\r\nok")
+
+    proxy = await serve(proxy_script)
+    target = await serve(answering(OK))
+    request = ask(through(target, proxy), target=b"/v1/x?a=%2F", headers=[(b"x-b", b"2"), (b"connection", b"close")])
+    for _ in range(2):
+        reply = await client.send(request)
+        assert (reply.status, reply.header(b"x-a")) == (200, b"1")
+        assert await reply.read(BIG) == (b"ok", True)
+    assert seen[0].startswith(b"POST http://127.0.0.1:%d/v1/x?a=%%2F HTTP/1.1\r\n" % target.origin.port)
+    assert b"x-b: 2\r\n" in seen[0]
+    assert b"connection: close" not in seen[0].lower()
+    assert b"user-agent" not in seen[0].lower()
+    assert seen[0].endswith(b"\r\n\r\n{}")
+    assert (proxy.connections, target.connections) == (1, 0)
+
+
+@pytest.fixture(scope="module")
+def authority():
+    return trustme.CA()
+
+
+@pytest.fixture
+def trusting(authority):
+    def make():
+        context = ssl.create_default_context()
+        authority.configure_trust(context)
+        return context
+
+    return make
+
+
+@pytest.mark.parametrize("scheme", ["http", "socks5", "socks5h"])
+async def test_tls_goes_through_the_proxy_end_to_end(serve, make_client, ask, authority, trusting, scheme):
+    names = []
+    proxy = await serve(http_proxy if scheme == "http" else socks_proxy(names))
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    authority.issue_cert("localhost").configure_cert(context)
+    target = await serve(answering(OK), tls=context)
+    origin = through(target, proxy, scheme)
+    client = make_client(tls=trusting)
+    for _ in range(2):
+        assert await body_of(client, ask(origin)) == b"ok"
+    assert (proxy.connections, target.connections) == (1, 1)
+    assert names == ([] if scheme == "http" else [b"localhost"])
+    with pytest.raises(TlsFailed) as caught:
+        await make_client().send(ask(origin))
+    assert caught.value.sent is False
+
+
+async def test_the_target_is_judged_before_the_proxy_hears_of_it(serve, make_client, ask):
+    async def resolve(host, _port):
+        return ["1.1.1.1"] if host == "proxy.example" else ["10.0.0.1"]
+
+    for scheme in ("http", "socks5"):
+        origin = Origin.parse("https://inner.example", proxy_url=f"{scheme}://proxy.example:3128")
+        with pytest.raises(AddressRefused) as caught:
+            await make_client(resolver=resolve).send(ask(origin))
+        assert "inner.example" in str(caught.value)
+
+
+async def test_the_proxys_own_address_is_judged_too(serve, make_client, ask):
+    async def resolve(host, _port):
+        return ["127.0.0.1"] if host in ("proxy.example", "127.0.0.1") else ["1.1.1.1"]
+
+    proxy = await serve(answering(OK))
+    for scheme in ("http", "socks5"):
+        for host in ("proxy.example", "127.0.0.1"):
+            url = f"{scheme}://{host}:{proxy.origin.port}"
+            with pytest.raises(AddressRefused):
+                await make_client(resolver=resolve).send(ask(Origin.parse("https://x.example", proxy_url=url)))
+    assert proxy.connections == 0
+
+
+async def test_a_proxy_that_is_not_there_or_says_no_is_a_connect_failure(serve, client, ask):
+    async def refuses(stream):
+        await stream.reader.readuntil(b"\r\n\r\n")
+        await stream.write(b"HTTP/1.1 403 Forbidden\r\nContent-Length: 0\r\n\r\n")
+
+    async def socks_refuses(stream):
+        await stream.reader.readexactly(3)
+        await stream.write(b"\x05\xff")
+
+    gone = await serve(answering(OK))
+    await gone.stop()
+    for scheme, proxy in (("http", gone), ("socks5", gone), ("http", await serve(refuses))):
+        origin = Origin.parse(
+            "https://localhost:1", allow_private=True, proxy_url=f"{scheme}://127.0.0.1:{proxy.origin.port}"
+        )
+        with pytest.raises(ConnectFailed) as caught:
+            await client.send(ask(origin))
+        assert caught.value.sent is False
+    proxy = await serve(socks_refuses)
+    origin = Origin.parse("http://localhost:1", allow_private=True, proxy_url=f"socks5://127.0.0.1:{proxy.origin.port}")
+    with pytest.raises(ConnectFailed):
+        await client.send(ask(origin))
+
+
+async def test_a_cut_and_an_unreadable_reply_are_told_apart(serve, client, ask):
+    target = await serve(answering(OK))
+    cut = await serve(answering(b"HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\nshort", then=lambda _: asyncio.sleep(0)))
+    with pytest.raises(Cut) as caught:
+        await body_of(client, ask(through(target, cut)))
+    assert (caught.value.phase, caught.value.sent) == ("body", True)
+    silent = await serve(answering(b"", then=lambda _: asyncio.sleep(0)))
+    with pytest.raises(Cut) as caught:
+        await client.send(ask(through(target, silent)))
+    assert (caught.value.phase, caught.value.sent) == ("header", True)
+    babble = await serve(answering(b"SSH-2.0-x\r\n\r\n"))
+    with pytest.raises(ProtocolViolation) as violated:
+        await client.send(ask(through(target, babble)))
+    assert violated.value.sent
+
+
+async def test_an_unsafe_request_is_refused_on_this_path_too(serve, client, ask):
+    proxy = await serve(answering(OK))
+    target = await serve(answering(OK))
+    origin = through(target, proxy)
+    for change in (
+        {"target": b"/x y"},
+        {"method": b"CONNECT"},
+        {"headers": [(b"x", b"a\r\nb: c")]},
+        {"headers": [(b"bad name", b"a")]},
+    ):
+        with pytest.raises(RequestRefused):
+            await client.send(ask(origin, **change))
+    assert proxy.connections == 0
+
+
+async def test_streamed_bodies_leave_chunked_or_with_their_length(serve, client, ask):
+    seen = []
+
+    async def script(stream):
+        while True:
+            seen.append(await stream.request())
+            await stream.write(OK)
+
+    async def parts():
+        yield b"abc"
+        yield b"de"
+
+    proxy = await serve(script)
+    target = await serve(answering(OK))
+    await body_of(client, ask(through(target, proxy), body=parts()))
+    await body_of(client, ask(through(target, proxy), body=parts(), body_bytes=5))
+    assert seen[0].endswith(b"3\r\nabc\r\n2\r\nde\r\n0\r\n\r\n")
+    assert b"content-length: 5" in seen[1].lower()
+    assert seen[1].endswith(b"\r\n\r\nabcde")
+
+
+@pytest.mark.parametrize(
+    ("sent", "kind", "wait_s"),
+    [
+        (b"", HeaderTimeout, 12.0),
+        (b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\n", FirstByteTimeout, 20.1),
+        (b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nabc", IdleTimeout, 5.1),
+        (b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nabc", TotalTimeout, 101.0),
+    ],
+)
+async def test_the_deadlines_hold_behind_a_proxy(serve, client, timers, ask, until, sent, kind, wait_s):
+    idle_s = 1000.0 if kind is TotalTimeout else 5.0
+    deadlines = Deadlines(connect_s=1.5, header_s=10.0, first_byte_s=20.0, idle_s=idle_s, total_s=100.0)
+
+    async def script(stream):
+        await stream.request()
+        await stream.write(sent)
+        arrived.set()
+        await stream.reader.read()
+
+    arrived = asyncio.Event()
+    proxy = await serve(script)
+    target = await serve(answering(OK))
+    sending = asyncio.ensure_future(client.send(ask(through(target, proxy), deadlines=deadlines)))
+    await arrived.wait()
+    if not sent:
+        timers.advance(wait_s)
+        with pytest.raises(kind):
+            await sending
+        return
+    reply = await sending
+    if sent.endswith(b"abc"):
+        assert await reply.next_chunk() == b"abc"
+    reading = asyncio.ensure_future(reply.next_chunk())
+    await asyncio.sleep(0.01)
+    timers.advance(wait_s)
+    with pytest.raises(kind):
+        await reading
+
+
+async def test_cancelling_closes_the_proxied_connection(serve, client, ask):
+    gone = asyncio.Event()
+
+    async def script(stream):
+        await stream.request()
+        await stream.write(b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nabc")
+        await stream.reader.read()
+        gone.set()
+
+    proxy = await serve(script)
+    target = await serve(answering(OK))
+    reply = await client.send(ask(through(target, proxy)))
+    reply.cancel()
+    reply.cancel()
+    await gone.wait()
+    with pytest.raises(Cut):
+        await reply.read(BIG)
