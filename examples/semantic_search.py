@@ -4,8 +4,8 @@
     python examples/semantic_search.py "may I repeat a call that failed?"
     python examples/semantic_search.py --self-test
 
-Each page is cut at its headings and, where a section is long, between its paragraphs; every piece is embedded with the
-titles above it, and a question is compared with each piece by cosine. A page counts as much as its best piece.
+Each page is cut at its headings, into paragraphs and table rows; every piece is embedded with the titles above it, and
+a question is compared with each piece by cosine. A page counts as much as its best piece.
 """
 
 from __future__ import annotations
@@ -27,13 +27,15 @@ BATCH_TEXTS = 64
 # The bundled model reads 256 tokens; English prose and Markdown stay below that at this length.
 PIECE_CHARACTERS_MAX = 600
 PAGES_SHOWN = 3
+HEADING = re.compile(r"(#{1,4}) (.*)")
+RULE = re.compile(r"\|[-| :]+\|$")
 
 # What a reader may ask, and the page of this project's documentation that answers it.
 QUESTIONS = (
     ("which HTTP status tells me that my API key is wrong, and should I retry?", "errors"),
     ("am I charged when I disconnect before the answer is complete?", "money"),
     ("how do I make a backup and restore it on another server?", "operate"),
-    ("which environment variable changes the port that the gateway listens on?", "settings"),
+    ("how do I change the port that the gateway listens on?", "settings"),
     ("what is the longest text the local model can turn into a vector?", "embeddings"),
 )
 
@@ -47,33 +49,42 @@ class Piece(NamedTuple):
 
 
 def pieces_of(path: Path) -> Iterator[Piece]:
-    """Sections of a Markdown file; a long one in several pieces."""
+    """The paragraphs of a Markdown file; each row of a table is one, and so is a block of code."""
     titles: list[str] = []
-    for section in re.split(r"(?m)^(?=#{1,4} )", path.read_text("utf-8")):
-        found = re.match(r"(#{1,4}) (.*)\n?", section)
-        body = section
-        if found:
-            level = len(found[1])
-            titles = [*titles[: level - 1], found[2].strip("` ")]
-            body = section[found.end() :]
-        heading = " > ".join(titles)
-        for text in split_long(body):
-            yield Piece(path.stem, heading, text)
+    paragraph: list[str] = []
+    in_code = False
+    for line in [*path.read_text("utf-8").splitlines(), ""]:
+        heading = None if in_code else HEADING.match(line)
+        is_row = not in_code and line.startswith("|")
+        if line.startswith("```"):
+            in_code = not in_code
+        if (heading or is_row or not line.strip()) and not in_code:
+            for text in split_long(" ".join(paragraph)):
+                yield Piece(path.stem, " > ".join(titles), text)
+            paragraph = []
+        if heading:
+            titles = [*titles[: len(heading[1]) - 1], heading[2].replace("`", "")]
+        elif is_row and not RULE.match(line):
+            yield from (Piece(path.stem, " > ".join(titles), text) for text in split_long(cells_of(line)))
+        elif not is_row and line.strip():
+            paragraph.append(line.strip())
 
 
-def split_long(body: str) -> Iterator[str]:
-    """The body in pieces of at most PIECE_CHARACTERS_MAX, cut between lines; a longer line is cut where it must be."""
+def cells_of(row: str) -> str:
+    """A table's row as a reader would say it."""
+    return ", ".join(cell for cell in (cell.strip(" `") for cell in row.split("|")) if cell)
+
+
+def split_long(text: str) -> Iterator[str]:
+    """The text in pieces of at most PIECE_CHARACTERS_MAX, cut between words."""
     piece = ""
-    for line in body.splitlines(keepends=True):
-        while len(line) > PIECE_CHARACTERS_MAX:
-            yield from (text for text in (piece.strip(), line[:PIECE_CHARACTERS_MAX].strip()) if text)
-            piece, line = "", line[PIECE_CHARACTERS_MAX:]
-        if len(piece) + len(line) > PIECE_CHARACTERS_MAX and piece.strip():
-            yield piece.strip()
+    for word in text.split():
+        if piece and len(piece) + 1 + len(word) > PIECE_CHARACTERS_MAX:
+            yield piece
             piece = ""
-        piece += line
-    if piece.strip():
-        yield piece.strip()
+        piece = f"{piece} {word}".lstrip()
+    if piece:
+        yield piece
 
 
 def embed(client: OpenAI, model: str, texts: list[str]) -> numpy.ndarray:

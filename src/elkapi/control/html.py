@@ -12,6 +12,8 @@ from elkapi import __version__
 STYLE = files("elkapi.control").joinpath("assets/site.css").read_text("utf-8")
 SCRIPT = files("elkapi.control").joinpath("assets/site.js").read_text("utf-8")
 
+ICON = files("elkapi.control").joinpath("assets/icon.svg").read_bytes()
+
 LINKS = (("/docs", "Docs"), ("/console", "Console"), ("/api/status", "Status"))
 
 
@@ -49,6 +51,7 @@ def page(title: str, body: str, *, at: str = "") -> str:
     return (
         f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>{escape(title)}</title>'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
+        '<link rel="icon" href="/favicon.svg" type="image/svg+xml">'
         f"<style>{STYLE}</style></head><body>"
         '<a class="skip" href="#content">Skip to the content</a>'
         '<header class="bar"><div><a class="brand" href="/">elkapi</a>'

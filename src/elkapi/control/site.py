@@ -12,7 +12,7 @@ from litestar.exceptions import HTTPException
 from litestar.types import ASGIApp, Message, Receive, Send
 
 from elkapi.control.front import console_page, front_page, origin
-from elkapi.control.html import SECURITY_HEADERS, error_page, page
+from elkapi.control.html import ICON, SECURITY_HEADERS, error_page, page
 from elkapi.control.library import Library, Page
 from elkapi.control.status import StatusBook
 
@@ -50,6 +50,10 @@ def build_site(library: Library, status: StatusBook, fallback_host: str) -> ASGI
     async def docs(request: Request[Any, Any, Any]) -> Answer:
         return _docs_answer(library, str(request.path_params.get("name", "index")).strip("/") or "index")
 
+    @get(["/favicon.svg", "/favicon.ico"])
+    async def icon() -> Answer:
+        return Response(ICON, media_type="image/svg+xml", headers={"cache-control": "public, max-age=86400"})
+
     @get("/api/status")
     async def api_status() -> Answer:
         return _json({"success": True, "message": "", "data": await status.site()})
@@ -59,7 +63,7 @@ def build_site(library: Library, status: StatusBook, fallback_host: str) -> ASGI
         return _json({"status": "ok"})
 
     app = Litestar(
-        [front, console, docs, api_status, healthz],
+        [front, console, docs, icon, api_status, healthz],
         openapi_config=None,
         logging_config=None,
         debug=False,

@@ -180,6 +180,15 @@ async def test_unknown_page_is_404_in_html(site: Site, path: str) -> None:
     assert "Outside" not in answer.text
 
 
+async def test_icon_is_served_where_browsers_look(site: Site) -> None:
+    async with site._client as client:
+        for path in ("/favicon.svg", "/favicon.ico"):
+            answer = await client.get(path)
+            assert answer.headers["content-type"] == "image/svg+xml"
+            assert answer.content.startswith(b"<svg")
+        assert 'href="/favicon.svg"' in (await client.get("/")).text
+
+
 async def test_console_is_honest_about_what_exists(site: Site) -> None:
     async with site._client as client:
         for path in ("/console", "/console/channels/7"):

@@ -1,0 +1,1 @@
+from live import live_gateway as live_gateway

@@ -1,0 +1,123 @@
+"""Every Shell and Python sample of the documentation, run as a reader would paste it, against a live live_gateway.
+
+A sample is a fenced `sh` or `python` block whose first line is `# sample: NAME`. Addresses in it are replaced by those
+of the gateway under test; nothing else is.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.util
+import os
+import re
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from live import LiveGateway, free_port
+
+ROOT = Path(__file__).parents[2]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+EXAMPLE = ROOT / "examples/semantic_search.py"
+SAMPLE_S = 60
+_FENCE = re.compile(r"^```(?P<language>\w+)\n(?P<code>.*?)^```$", re.MULTILINE | re.DOTALL)
+_NAMED = re.compile(r"\A# sample: (?P<name>.+)\n")
+# Blocks in these languages are commands or programs; each must be a sample, or be listed here with the reason.
+RUNNABLE = {"sh", "python"}
+
+
+def samples() -> list[tuple[str, str, str]]:
+    """(name, language, code) of every sample, in the order of the pages."""
+    found = []
+    for page in PAGES:
+        for block in _FENCE.finditer(page.read_text("utf-8")):
+            if named := _NAMED.match(block["code"]):
+                found.append((f"{page.stem}: {named['name']}", block["language"], block["code"]))
+    return found
+
+
+def test_sample_names_are_unique() -> None:
+    names = [name for name, _, _ in samples()]
+    assert len(names) == len(set(names))
+    assert len(names) >= 8
+
+
+@pytest.mark.parametrize("name", ["quick-start", "embeddings", "money", "operate", "errors", "settings"])
+def test_every_command_of_a_page_is_a_sample(name: str) -> None:
+    text = (ROOT / f"docs/{name}.md").read_text("utf-8")
+    loose = [
+        block["code"]
+        for block in _FENCE.finditer(text)
+        if block["language"] in RUNNABLE and not _NAMED.match(block["code"])
+    ]
+    assert loose == []
+
+
+def test_semantic_search_cuts_pages_into_pieces_under_their_headings(tmp_path: Path) -> None:
+    page = tmp_path / "page.md"
+    page.write_text(
+        "# One\n\nintro\n\n## Two `x`\n\n| a | b |\n|---|---|\n| 1 | `2` |\n\n"
+        "```sh\n# no heading\n\nrun\n```\n\n# Three\n" + "word " * 200
+    )
+    spec = importlib.util.spec_from_file_location("semantic_search", EXAMPLE)
+    assert spec is not None
+    assert spec.loader is not None
+    example = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(example)
+    pieces = list(example.pieces_of(page))
+    assert [(piece.heading, piece.text) for piece in pieces[:3]] == [
+        ("One", "intro"),
+        ("One > Two x", "a, b"),
+        ("One > Two x", "1, 2"),
+    ]
+    assert pieces[3].text == "```sh # no heading run ```"
+    long = [piece.text for piece in pieces if piece.heading == "Three"]
+    assert len(long) > 1
+    assert " ".join(long) == ("word " * 200).strip()
+    assert all(len(text) <= example.PIECE_CHARACTERS_MAX for text in long)
+
+
+def test_semantic_search_finds_the_right_pages(live_gateway: LiveGateway) -> None:
+    environment = live_gateway.environment | {
+        "ELKAPI_KEY": live_gateway.key,
+        "OPENAI_BASE_URL": f"{live_gateway.base_url}/v1",
+    }
+    done = subprocess.run(
+        [sys.executable, str(EXAMPLE), "--self-test"], env=environment, capture_output=True, text=True, timeout=100
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.stdout.count("ok ") == 5
+
+
+@pytest.mark.parametrize(("language", "code"), [pytest.param(lang, code, id=name) for name, lang, code in samples()])
+def test_sample_runs_as_it_stands(live_gateway: LiveGateway, tmp_path: Path, language: str, code: str) -> None:
+    assert language in RUNNABLE
+    code = code.replace("http://127.0.0.1:8000", live_gateway.base_url)
+    code = code.replace("8100", str(free_port()))
+    environment = live_gateway.environment | {"ELKAPI_KEY": live_gateway.key, "OPENAI_API_KEY": live_gateway.key}
+    # A reader's shell has neither of these options; without them a failure in the middle would pass unseen.
+    arguments = ["bash", "-euo", "pipefail", "-c", code] if language == "sh" else [sys.executable, "-c", code]
+    with (tmp_path / "out").open("w+", encoding="utf-8") as out:
+        # A group of its own: a sample may leave a process running, as a reader's shell would.
+        process = subprocess.Popen(
+            arguments,
+            env=environment,
+            cwd=tmp_path,
+            stdin=subprocess.DEVNULL,
+            stdout=out,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+        try:
+            status = process.wait(SAMPLE_S)
+        finally:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+    said = (tmp_path / "out").read_text("utf-8")
+    assert status == 0, said
+    assert '"error"' not in said, said
+    assert "Traceback" not in said, said
+    assert said.strip(), "the sample shows nothing"

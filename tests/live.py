@@ -1,0 +1,171 @@
+"""A whole gateway as users run it: `elkapi serve` in a directory of its own, shared by the suites that need one.
+
+A suite's conftest says `from live import live_gateway as live_gateway`; however many do, one runs per session. Its
+output goes to a file, shown when the start fails and, at the end of the session, when any test failed.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, Any
+
+import pytest
+
+START_S = 90.0
+STOP_S = 45.0
+COMMAND_S = 60.0
+LOG_CHARS_SHOWN = 6_000
+_READY = re.compile(r"ready on (http://\S+)")
+_shared: pytest.StashKey[LiveGateway] = pytest.StashKey()
+
+
+class LiveGateway:
+    """A running gateway: `base_url` without a slash at its end, `key` of a customer, `data_dir`, and the command."""
+
+    def __init__(self, folder: Path, environment: dict[str, str]) -> None:
+        self.folder = folder
+        self.data_dir = folder / "data"
+        self.log_path = folder / "log"
+        self.environment = {name: text for name, text in os.environ.items() if not name.startswith("ELKAPI_")}
+        self.environment |= {"ELKAPI_DATA_DIR": str(self.data_dir), **environment}
+        self.environment["PATH"] = f"{command().parent}{os.pathsep}{self.environment.get('PATH', '')}"
+        self.base_url = ""
+        self.key = ""
+        self.process: subprocess.Popen[bytes] | None = None
+        self._log: IO[bytes] | None = None
+
+    def start(self) -> None:
+        """Start it and wait until it can serve. Fails the test, with the log, when it does not."""
+        self._log = self.log_path.open("ab")
+        self.process = subprocess.Popen(
+            [str(command()), "serve", "--port", "0"],
+            env=self.environment,
+            cwd=self.folder,
+            stdin=subprocess.DEVNULL,
+            stdout=self._log,
+            stderr=subprocess.STDOUT,
+        )
+        deadline_s = time.monotonic() + START_S
+        while not self._is_ready():
+            if self.process.poll() is not None or time.monotonic() > deadline_s:
+                self.stop()
+                pytest.fail(f"the gateway did not become ready:\n{self.log_tail()}", pytrace=False)
+            time.sleep(0.05)
+        self.key = self.make_key("live")
+
+    def stop(self) -> int:
+        """End it by its own pid; returns its exit status. Its children end with it."""
+        if self.process is None:
+            return 0
+        if self.process.poll() is None:
+            self.process.send_signal(signal.SIGTERM)
+        try:
+            status = self.process.wait(STOP_S)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            status = self.process.wait()
+        if self._log is not None:
+            self._log.close()
+        return status
+
+    def run(self, *arguments: str, check: bool = True) -> subprocess.CompletedProcess[str]:
+        """The `elkapi` command on this gateway's data, while it runs."""
+        done = subprocess.run(
+            [str(command()), *arguments],
+            env=self.environment,
+            cwd=self.folder,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=COMMAND_S,
+        )
+        if check and done.returncode != 0:
+            pytest.fail(f"elkapi {' '.join(arguments)} ended with {done.returncode}:\n{done.stderr}", pytrace=False)
+        return done
+
+    def run_json(self, *arguments: str) -> Any:
+        """The answer of a command that takes --json."""
+        return json.loads(self.run(*arguments, "--json").stdout)
+
+    def make_key(self, name: str, *arguments: str) -> str:
+        """A new customer's key."""
+        made: str = self.run_json("key", "create", "--name", name, *arguments)["key"]
+        return made
+
+    def log_tail(self) -> str:
+        """The last of what it wrote."""
+        try:
+            return self.log_path.read_text("utf-8", "replace")[-LOG_CHARS_SHOWN:]
+        except FileNotFoundError:
+            return "(it wrote nothing)"
+
+    def _is_ready(self) -> bool:
+        if not self.base_url:
+            found = _READY.search(self.log_path.read_text("utf-8", "replace"))
+            if found is None:
+                return False
+            self.base_url = found[1]
+        try:
+            with urllib.request.urlopen(f"{self.base_url}/readyz", timeout=2) as answer:
+                return bool(answer.status == 200)
+        except (urllib.error.URLError, OSError):
+            return False
+
+
+def free_port() -> int:
+    """A TCP port on loopback that was free a moment ago."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def command() -> Path:
+    """The `elkapi` command of the environment the tests run in."""
+    return Path(sys.executable).parent / "elkapi"
+
+
+@contextmanager
+def running_gateway(**environment: str) -> Iterator[LiveGateway]:
+    """A gateway of one's own; `environment` are settings such as ELKAPI_WORKERS="4"."""
+    # The folder's name is short: a unix socket's path has at most 107 bytes, and pytest's own folders are long.
+    folder = Path(tempfile.mkdtemp(prefix="elk-"))
+    gateway = LiveGateway(folder, environment)
+    try:
+        gateway.start()
+        yield gateway
+    finally:
+        gateway.stop()
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture(scope="session")
+def live_gateway(request: pytest.FixtureRequest) -> LiveGateway:
+    """The session's shared gateway with one worker, SQLite and the bundled model. Leave its `key` as it is."""
+    config = request.config
+    started = config.stash.get(_shared, None)
+    if started is None:
+        context = running_gateway()
+        started = context.__enter__()
+        config.stash[_shared] = started
+
+        def end() -> None:
+            if request.session.testsfailed:
+                sys.stderr.write(f"\n--- the shared gateway's log ---\n{started.log_tail()}\n")
+            context.__exit__(None, None, None)
+
+        config.add_cleanup(end)
+    return started
