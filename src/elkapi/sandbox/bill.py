@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import threading
 import time
 from collections import deque
 from collections.abc import Callable
@@ -49,39 +50,44 @@ class Bill:
         self._now = now
         self._file = None if path is None else os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
         self._seq = 0
+        # A test reads and resets from its own thread while the server's thread appends.
+        self._lock = threading.Lock()
         self.reset()
 
     def reset(self) -> None:
         """Forget the lines and totals. `seq` goes on, and the file keeps what it has: it is the record of the run."""
-        self._lines.clear()
-        self._count = 0
-        self._prompt_tokens = 0
-        self._cost_nano_usd = 0
+        with self._lock:
+            self._lines.clear()
+            self._count = 0
+            self._prompt_tokens = 0
+            self._cost_nano_usd = 0
 
     def append(self, provider: str, charge: Charge, outcome: Outcome, client_id: str | None, upstream_id: str) -> None:
         """Write one line. Raises OSError when the file cannot take it; then nothing was counted."""
-        line = Line(
-            self._seq + 1, self._now(), provider, client_id, upstream_id,
-            charge.model, charge.prompt_tokens, charge.cost_nano_usd, outcome,
-        )  # fmt: skip
-        encoded = msgspec.json.encode(line)
-        if self._file is not None and os.write(self._file, encoded + b"\n") != len(encoded) + 1:
-            raise OSError("the bill file took only part of a line")
-        self._seq += 1
-        self._lines.append(encoded)
-        self._count += 1
-        self._prompt_tokens += charge.prompt_tokens
-        self._cost_nano_usd += charge.cost_nano_usd
+        with self._lock:
+            line = Line(
+                self._seq + 1, self._now(), provider, client_id, upstream_id,
+                charge.model, charge.prompt_tokens, charge.cost_nano_usd, outcome,
+            )  # fmt: skip
+            encoded = msgspec.json.encode(line)
+            if self._file is not None and os.write(self._file, encoded + b"\n") != len(encoded) + 1:
+                raise OSError("the bill file took only part of a line")
+            self._seq += 1
+            self._lines.append(encoded)
+            self._count += 1
+            self._prompt_tokens += charge.prompt_tokens
+            self._cost_nano_usd += charge.cost_nano_usd
 
     def statement(self) -> Statement:
         """The kept lines, oldest first, and the totals."""
-        return Statement(
-            self._count,
-            self._count - len(self._lines),
-            self._prompt_tokens,
-            self._cost_nano_usd,
-            [msgspec.Raw(line) for line in self._lines],
-        )
+        with self._lock:
+            return Statement(
+                self._count,
+                self._count - len(self._lines),
+                self._prompt_tokens,
+                self._cost_nano_usd,
+                [msgspec.Raw(line) for line in self._lines],
+            )
 
     def close(self) -> None:
         """Close the file, if there is one; the bill stays readable."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import threading
 import time
 from collections import deque
 from collections.abc import Callable
@@ -30,6 +31,7 @@ class Received(msgspec.Struct):
     status: int | None = None
     outcome: Outcome | None = None
     upstream_request_id: str | None = None
+    kept: bool = False
 
     def size_bytes(self) -> int:
         """What counts towards the recorder's room: the target, the headers and the body."""
@@ -63,33 +65,54 @@ class Recorder:
         bytes_kept_max: int = BYTES_KEPT_MAX,
         now: Callable[[], float] = time.time,
     ) -> None:
-        self._kept: deque[Received] = deque(maxlen=requests_kept_max)
+        self._kept: deque[Received] = deque()
+        self._requests_kept_max = requests_kept_max
         self._bytes_kept_max = bytes_kept_max
         self._now = now
         self._seq = 0
+        self._held_bytes = 0
+        # A test reads and resets from its own thread while the server's thread records.
+        self._lock = threading.Lock()
 
     def open(self, method: str, target: str, http_version: str, headers: Headers) -> Received:
         """Record a request whose head has arrived and whose body has not."""
-        self._seq += 1
-        received = Received(self._seq, self._now(), method, target, http_version, headers)
-        self._kept.append(received)
+        with self._lock:
+            self._seq += 1
+            received = Received(self._seq, self._now(), method, target, http_version, headers)
+            if self._requests_kept_max:
+                while len(self._kept) >= self._requests_kept_max:
+                    self._drop_oldest()
+                received.kept = True
+                self._kept.append(received)
+                self._held_bytes += received.size_bytes()
         return received
 
     def add_body(self, received: Received, body: bytes, complete: bool) -> None:
         """Attach the body, dropping the oldest requests until all fit; one larger than all the room goes too."""
-        received.body, received.body_complete = body, complete
-        held_bytes = sum(kept.size_bytes() for kept in self._kept)
-        while self._kept and held_bytes > self._bytes_kept_max:
-            held_bytes -= self._kept.popleft().size_bytes()
+        with self._lock:
+            before_bytes = received.size_bytes()
+            received.body, received.body_complete = body, complete
+            if received.kept:
+                self._held_bytes += received.size_bytes() - before_bytes
+            while self._held_bytes > self._bytes_kept_max:
+                self._drop_oldest()
+
+    def _drop_oldest(self) -> None:
+        dropped = self._kept.popleft()
+        dropped.kept = False
+        self._held_bytes -= dropped.size_bytes()
 
     def shown(self, last: int | None = None) -> list[Shown]:
         """The kept requests, oldest first, or only the `last` few of them."""
-        kept = list(self._kept)
+        with self._lock:
+            kept = list(self._kept)
         return [_shown(received) for received in (kept if last is None else kept[-last:] if last else [])]
 
     def reset(self) -> None:
         """Forget every request; `seq` goes on."""
-        self._kept.clear()
+        with self._lock:
+            while self._kept:
+                self._drop_oldest()
 
 
 def _shown(received: Received) -> Shown:

@@ -140,8 +140,12 @@ def test_a_bill_file_is_appended_to_never_overwritten(tmp_path: Path) -> None:
     assert (tmp_path / "bill").stat().st_mode & 0o777 == 0o600
 
 
-def test_a_bill_that_cannot_be_written_counts_nothing(tmp_path: Path) -> None:
-    bill = Bill(Path("/dev/full"))
+FULL = Path("/dev/full")
+
+
+@pytest.mark.skipif(not FULL.exists(), reason="this system has no device that is always full")
+def test_a_bill_that_cannot_be_written_counts_nothing() -> None:
+    bill = Bill(FULL)
     with pytest.raises(OSError, match="space"):
         bill.append("openai", Charge("m", 1, 20), "complete", None, "req")
     bill.close()
