@@ -1,8 +1,8 @@
 """Recomputes the books from their entries and says where anything differs; it changes nothing.
 
-What must hold: cached balances equal the entries; the sum over all accounts is zero; every hold is resolved once, whole,
-for no more than it reserved, or belongs to a live worker; no customer is below the credit line; usage rows, posts and
-losses tell the same story call by call. `reconcile` lays an upstream's bill beside that story.
+What must hold: cached balances equal the entries; the sum over all accounts is zero; every hold is resolved once,
+whole, for no more than it reserved, or belongs to a live worker; no customer is below the credit line; usage rows,
+posts and losses tell the same story call by call. `reconcile` lays an upstream's bill beside that story.
 """
 
 from __future__ import annotations
@@ -97,8 +97,8 @@ def _check_balances(
     posted = _movements(connection)
     held: defaultdict[int, int] = defaultdict(int)
     for hold in holds:
-        for account in hold.account_ids:
-            held[account] += hold.nano
+        for account_id in hold.account_ids:
+            held[account_id] += hold.nano
     report.accounts = len(known)
     report.entries = connection.execute(select(func.count()).select_from(transfers)).scalar_one()
     for account in known:

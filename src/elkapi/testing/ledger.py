@@ -1,0 +1,105 @@
+"""Factories for ledger tests, and a reference ledger: plain arithmetic that the real one is compared with."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+import msgspec
+
+from elkapi.ids import new_id
+from elkapi.ledger.accounts import create_account
+from elkapi.ledger.admin import deposit
+from elkapi.settings import Settings
+from elkapi.storage.db import Database
+from elkapi.types import HoldOrder, IdempotencyClaim, RequestRecord, Settlement, StoredReply, Usage
+
+
+def funded_account(database: Database, nano: int, kind: str = "customer") -> int:
+    """A new account with `nano` on it (0 leaves it empty); its id."""
+    with database.write() as connection:
+        account = create_account(connection, f"{kind}:{os.urandom(6).hex()}", kind)
+        if nano:
+            deposit(connection, account, nano, "test", "test")
+    return account
+
+
+def an_order(*accounts: int, nano: int, claim: IdempotencyClaim | None = None, model: str = "m") -> HoldOrder:
+    """A hold for a fresh request id."""
+    return HoldOrder(new_id(), 1, accounts, nano, model, price_id=7, claim=claim)
+
+
+def a_record(order: HoldOrder, charge_nano: int, **fields: Any) -> RequestRecord:
+    """The usage row of that order's call, answered well unless `fields` say otherwise."""
+    record = RequestRecord(
+        id=order.request_id,
+        key_id=order.key_id,
+        owner_id=1,
+        operation="openai.embeddings",
+        model=order.model,
+        group="default",
+        created_ns=1,
+        duration_ms=1.0,
+        status=200,
+        outcome="ok",
+        usage=Usage(input_tokens=1),
+        price_id=order.price_id,
+        price_version=1,
+        ratio_micro=1_000_000,
+        hold_nano=order.nano,
+        charge_nano=charge_nano,
+    )
+    return msgspec.structs.replace(record, **fields)
+
+
+def a_settlement(
+    order: HoldOrder, charge_nano: int, *, reply: StoredReply | None = None, forget: bool = False, **fields: Any
+) -> Settlement:
+    return Settlement(a_record(order, charge_nano, **fields), order, reply, forget)
+
+
+def quick_settings(data_dir: str, **fields: Any) -> Settings:
+    """Settings with heartbeats short enough for a test to see a worker die."""
+    return Settings(data_dir=data_dir, **{"heartbeat_s": 0.1, "heartbeat_lost_s": 0.6, **fields})
+
+
+class ReferenceLedger:
+    """What the ledger must do, as arithmetic: one dict of balances, one of open holds, nothing durable, no batches."""
+
+    def __init__(self, posted: dict[int, int]) -> None:
+        self.posted = dict(posted)
+        self.held: dict[bytes, tuple[int, tuple[int, ...]]] = {}
+        self.resolved: set[bytes] = set()
+        self.rows: dict[bytes, tuple[int, int]] = {}
+        self.revenue = 0
+        self.loss = 0
+
+    def available(self, account: int) -> int:
+        return self.posted[account] - sum(nano for nano, accounts in self.held.values() if account in accounts)
+
+    def hold(self, order: HoldOrder) -> bool:
+        """True when it is (or already was) held."""
+        if order.request_id in self.held:
+            return True
+        if order.request_id in self.resolved or any(self.available(a) < order.nano for a in order.accounts):
+            return False
+        self.held[order.request_id] = (order.nano, order.accounts)
+        return True
+
+    def settle(self, request_id: bytes, charge: int) -> None:
+        """Charge up to the hold; what exceeds it, or comes after the hold is gone, is the operator's loss."""
+        if request_id in self.rows:
+            return
+        nano, accounts = self.held.pop(request_id, (0, ()))
+        taken = min(charge, nano)
+        for account in accounts:
+            self.posted[account] -= taken
+        self.revenue += taken
+        self.loss += charge - taken
+        self.rows[request_id] = (taken, charge - taken)
+        self.resolved.add(request_id)
+
+    def give_back(self, request_id: bytes) -> None:
+        """A void or an expiry."""
+        if self.held.pop(request_id, None) is not None:
+            self.resolved.add(request_id)

@@ -1,0 +1,379 @@
+"""Holds and settlements through the writer thread, on both databases; named after the guarantee rows they keep."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import random
+from collections.abc import AsyncIterator, Callable
+
+import pytest
+from sqlalchemy import select
+from sqlalchemy.exc import IntegrityError
+
+from elkapi.errors import InsufficientQuota, Unavailable
+from elkapi.ledger import Ledger, balance, balances, check, open_ledger, refund, refunded_nano, set_credit
+from elkapi.ledger.accounts import AccountError
+from elkapi.ledger.admin import RefundError, adjust
+from elkapi.settings import Settings
+from elkapi.storage.db import Database
+from elkapi.storage.installation import Installation
+from elkapi.storage.repos.requests import get_request
+from elkapi.storage.schema import accounts, requests, transfers
+from elkapi.testing.ledger import a_record, a_settlement, an_order, funded_account
+from elkapi.types import HoldOrder, RequestRecord
+
+
+@pytest.fixture
+async def ledger(settings: Settings, installation: Installation) -> AsyncIterator[Ledger]:
+    opened = open_ledger(settings, installation.database, os.urandom(16), in_process=True, sealer=installation.sealer)
+    await opened.start()
+    yield opened
+    await opened.aclose()
+    assert_in_order(installation.database)
+
+
+def assert_in_order(database: Database) -> None:
+    with database.read() as connection:
+        report = check(connection)
+    assert report.problems == []
+    assert report.entries_sum_nano == 0
+
+
+def available(database: Database, account: int) -> int:
+    with database.read() as connection:
+        return balance(connection, account).available_nano
+
+
+def posted(database: Database, code: str) -> int:
+    with database.read() as connection:
+        return next(b.posted_nano for b in balances(connection) if b.code == code)
+
+
+def record_of(database: Database, order: HoldOrder) -> RequestRecord | None:
+    with database.read() as connection:
+        return get_request(connection, order.request_id, None)
+
+
+async def admitted(ledger: Ledger, order: HoldOrder) -> bool:
+    try:
+        await ledger.hold(order)
+    except InsufficientQuota:
+        return False
+    return True
+
+
+async def paid_call(ledger: Ledger, account: int, nano: int) -> bool:
+    order = an_order(account, nano=nano)
+    if not await admitted(ledger, order):
+        return False
+    await asyncio.sleep(0)
+    await ledger.settle(a_settlement(order, nano))
+    return True
+
+
+# Admission
+
+
+@pytest.mark.parametrize("covered", [0, 1, 50])
+async def test_g01_parallel_calls_cannot_pass_one_balance_check(
+    ledger: Ledger, database: Database, covered: int
+) -> None:
+    account = funded_account(database, covered * 1000 + 999)
+    done = await asyncio.gather(*(paid_call(ledger, account, 1000) for _ in range(50 * max(1, covered))))
+    assert sum(done) == covered
+    assert available(database, account) == 999
+    assert posted(database, "revenue") == covered * 1000
+
+
+async def test_g14_g18_parallel_calls_of_mixed_prices_cannot_pass_together(ledger: Ledger, database: Database) -> None:
+    account = funded_account(database, 10_000)
+    orders = [an_order(account, nano=nano) for nano in (7000, 6000, 3000, 2500, 500)]
+    verdicts = await asyncio.gather(*(admitted(ledger, order) for order in orders))
+    assert verdicts == [True, False, True, False, False]
+    assert available(database, account) == 0
+    for order, held in zip(orders, verdicts, strict=True):
+        if held:
+            await ledger.void(order)
+    assert available(database, account) == 10_000
+
+
+async def test_g02_every_paid_call_has_a_hold_row(ledger: Ledger, database: Database) -> None:
+    account = funded_account(database, 10**18)
+    order = an_order(account, nano=5)
+    await ledger.hold(order)
+    with database.read() as connection:
+        kinds = connection.execute(select(transfers.c.kind).where(transfers.c.debit_account == account)).scalars().all()
+    assert kinds == ["hold"]
+    unheld = an_order(account, nano=5)
+    with pytest.raises(Unavailable):
+        await ledger.hold(an_order(account + 10**6, nano=5))
+    await ledger.settle(a_settlement(unheld, 5))
+    row = record_of(database, unheld)
+    assert row is not None
+    assert (row.charge_nano, row.loss_nano, row.flags) == (0, 5, ("hold_missing",))
+    await ledger.settle(a_settlement(order, 5))
+    assert available(database, account) == 10**18 - 5
+
+
+async def test_g03_g20_the_database_itself_refuses_an_overdraft(ledger: Ledger, database: Database) -> None:
+    account = funded_account(database, 100)
+    with pytest.raises(IntegrityError), database.write() as connection:
+        connection.execute(accounts.update().where(accounts.c.id == account).values(held_nano=101))
+    with database.write() as connection:
+        set_credit(connection, account, 50)
+    order = an_order(account, nano=150)
+    assert await admitted(ledger, order)
+    assert not await admitted(ledger, an_order(account, nano=1))
+    with pytest.raises(AccountError), database.write() as connection:
+        set_credit(connection, account, 49)
+    await ledger.settle(a_settlement(order, 150))
+    with database.read() as connection:
+        assert balance(connection, account).posted_nano == -50
+        assert check(connection).problems == []
+
+
+async def test_g04_g05_admission_sees_a_change_made_elsewhere_at_once(ledger: Ledger, database: Database) -> None:
+    account = funded_account(database, 1000)
+    assert await paid_call(ledger, account, 400)
+    with database.write() as connection:
+        adjust(connection, account, -600, "charged elsewhere", "test")
+    assert not await admitted(ledger, an_order(account, nano=1))
+
+
+async def test_g06_several_accounts_are_held_in_one_transaction_or_not_at_all(
+    ledger: Ledger, database: Database
+) -> None:
+    user = funded_account(database, 10_000)
+    key = funded_account(database, 300, "quota")
+    team = funded_account(database, 500, "quota")
+    first = an_order(user, key, team, nano=200)
+    await ledger.hold(first)
+    crowd = [an_order(user, key, team, nano=200) for _ in range(10)]
+    assert not any(await asyncio.gather(*(admitted(ledger, order) for order in crowd)))
+    assert [available(database, account) for account in (user, key, team)] == [9800, 100, 300]
+    await ledger.settle(a_settlement(first, 150))
+    assert [available(database, account) for account in (user, key, team)] == [9850, 150, 350]
+    assert (posted(database, "revenue"), posted(database, "quota-spent")) == (150, 300)
+
+
+async def test_an_order_needs_exactly_one_customer_account(ledger: Ledger, database: Database) -> None:
+    one, other = funded_account(database, 100), funded_account(database, 100)
+    quota = funded_account(database, 100, "quota")
+    for wrong in ((one, other), (quota,), (one, one)):
+        with pytest.raises(Unavailable):
+            await ledger.hold(an_order(*wrong, nano=1))
+    assert available(database, one) == available(database, other) == available(database, quota) == 100
+
+
+async def test_g15_settled_never_exceeds_the_funds_for_any_interleaving(ledger: Ledger, database: Database) -> None:
+    seed = random.randrange(2**32)
+    print(f"seed {seed}")
+    dice = random.Random(seed)
+    account = funded_account(database, 20_000)
+
+    async def call() -> None:
+        order = an_order(account, nano=dice.randrange(1, 900))
+        for _ in range(dice.randrange(4)):
+            await asyncio.sleep(0)
+        if not await admitted(ledger, order):
+            return
+        await asyncio.sleep(dice.random() / 500)
+        if dice.random() < 0.3:
+            await ledger.void(order)
+        else:
+            await ledger.settle(a_settlement(order, dice.randrange(order.nano * 2)))
+
+    await asyncio.gather(*(call() for _ in range(300)))
+    revenue = posted(database, "revenue")
+    assert 0 < revenue <= 20_000
+    assert available(database, account) == 20_000 - revenue
+
+
+async def test_g19_a_free_call_needs_no_hold_and_no_funds(ledger: Ledger, database: Database) -> None:
+    account = funded_account(database, 0)
+    order = an_order(account, nano=0)
+    await ledger.hold(order)
+    ledger.record(a_record(order, 0))
+    other = an_order(account, nano=0)
+    await ledger.settle(a_settlement(other, 0))
+    assert record_of(database, order) is not None
+    assert record_of(database, other) is not None
+    with database.read() as connection:
+        assert connection.execute(select(transfers.c.id).where(transfers.c.debit_account == account)).all() == []
+
+
+async def test_g22_spend_is_visible_when_settle_returns(ledger: Ledger, database: Database) -> None:
+    account = funded_account(database, 1000)
+    order = an_order(account, nano=300)
+    await ledger.hold(order)
+    assert available(database, account) == 700
+    await ledger.settle(a_settlement(order, 120))
+    assert available(database, account) == 880
+    with database.read() as connection:
+        row = connection.execute(select(requests.c.charge_nano).where(requests.c.id == order.request_id)).scalar_one()
+    assert row == 120
+
+
+# Settlement
+
+
+async def test_g12_settle_is_idempotent_by_hold_id(ledger: Ledger, database: Database) -> None:
+    account = funded_account(database, 1000)
+    order = an_order(account, nano=300)
+    await asyncio.gather(ledger.hold(order), ledger.hold(order))
+    await ledger.hold(order)
+    assert available(database, account) == 700
+    settlement = a_settlement(order, 200)
+    await asyncio.gather(*(ledger.settle(settlement) for _ in range(20)))
+    await ledger.settle(a_settlement(order, 50))
+    await ledger.void(order)
+    assert available(database, account) == 800
+    assert posted(database, "revenue") == 200
+
+
+async def test_a_hold_resolves_only_once(ledger: Ledger, database: Database) -> None:
+    account = funded_account(database, 1000)
+    order = an_order(account, nano=300)
+    await ledger.hold(order)
+    await ledger.void(order)
+    await ledger.settle(a_settlement(order, 300))
+    row = record_of(database, order)
+    assert row is not None
+    assert (row.charge_nano, row.loss_nano, row.flags) == (0, 300, ("hold_resolved",))
+    assert available(database, account) == 1000
+    with pytest.raises(Unavailable):
+        await ledger.hold(order)
+
+
+async def test_g35_the_price_is_frozen_in_the_hold(ledger: Ledger, database: Database) -> None:
+    account = funded_account(database, 1000)
+    order = an_order(account, nano=10)
+    await ledger.hold(order)
+    with database.read() as connection:
+        row = connection.execute(select(transfers).where(transfers.c.debit_account == account)).one()
+    assert (row.price_id, row.note, row.key_id) == (order.price_id, order.model, order.key_id)
+    await ledger.settle(a_settlement(order, 10))
+
+
+async def test_g36_what_exceeds_the_hold_is_the_operators_loss_and_flagged(ledger: Ledger, database: Database) -> None:
+    account = funded_account(database, 100)
+    order = an_order(account, nano=100)
+    await ledger.hold(order)
+    await ledger.settle(a_settlement(order, 130, flags=("usage_missing",)))
+    row = record_of(database, order)
+    assert row is not None
+    assert (row.charge_nano, row.loss_nano, row.flags) == (100, 30, ("usage_missing", "over_hold"))
+    assert available(database, account) == 0
+    assert (posted(database, "operator-loss"), posted(database, "upstream")) == (-30, 30)
+
+
+async def test_a_loss_is_booked_beside_the_charge(ledger: Ledger, database: Database) -> None:
+    account = funded_account(database, 100)
+    order = an_order(account, nano=100)
+    await ledger.hold(order)
+    await ledger.settle(a_settlement(order, 0, loss_nano=70, outcome="upstream_died"))
+    assert available(database, account) == 100
+    assert posted(database, "operator-loss") == -70
+    free = an_order(account, nano=0)
+    await ledger.settle(a_settlement(free, 0, loss_nano=5))
+    assert posted(database, "operator-loss") == -75
+
+
+async def test_one_bad_row_fails_alone(ledger: Ledger, database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+    account = funded_account(database, 10_000)
+    good = [an_order(account, nano=10) for _ in range(40)]
+    # A lone surrogate cannot be written by either driver.
+    bad = an_order(account, nano=10, model="\ud800")
+    results = await asyncio.gather(
+        *(ledger.hold(order) for order in [*good[:20], bad, *good[20:]]), return_exceptions=True
+    )
+    assert [type(result) for result in results if result is not None] == [Unavailable]
+    assert available(database, account) == 10_000 - 400
+    await asyncio.gather(*(ledger.settle(a_settlement(order, 10)) for order in good))
+    assert available(database, account) == 10_000 - 400
+
+
+async def test_a_cancelled_hold_leaves_nothing_held(ledger: Ledger, database: Database) -> None:
+    account = funded_account(database, 1000)
+    granted = []
+    for _ in range(20):
+        orders = [an_order(account, nano=1) for _ in range(20)]
+        tasks = [asyncio.create_task(ledger.hold(order)) for order in orders]
+        await asyncio.sleep(random.random() / 300)
+        for task in tasks[::2]:
+            task.cancel()
+        done = await asyncio.gather(*tasks, return_exceptions=True)
+        assert all(result is None or isinstance(result, asyncio.CancelledError) for result in done)
+        granted += [order for order, result in zip(orders, done, strict=True) if result is None]
+    # Holds that were granted stay; those whose caller left are given back soon.
+    await eventually(lambda: ledger.depth == 0)
+    with database.read() as connection:
+        held = balance(connection, account).held_nano
+        open_now = check(connection).open_holds
+    assert held == open_now == len(granted) >= 200
+    await asyncio.gather(*(ledger.void(order) for order in granted))
+
+
+async def eventually(condition: Callable[[], bool]) -> None:
+    for _ in range(500):
+        if condition():
+            return
+        await asyncio.sleep(0.01)
+    pytest.fail("it did not happen within 5 s")
+
+
+async def test_a_full_queue_refuses_holds_but_never_settlements(settings: Settings, installation: Installation) -> None:
+    import msgspec
+
+    small = msgspec.structs.replace(settings, ledger_queue_max=5)
+    ledger = open_ledger(small, installation.database, os.urandom(16), in_process=True, sealer=installation.sealer)
+    await ledger.start()
+    account = funded_account(installation.database, 10_000)
+    order = an_order(account, nano=1)
+    await ledger.hold(order)
+    settling = [asyncio.create_task(ledger.settle(a_settlement(order, 1))) for _ in range(20)]
+    holds = [an_order(account, nano=1) for _ in range(30)]
+    results = await asyncio.gather(*(ledger.hold(hold) for hold in holds), return_exceptions=True)
+    assert any(isinstance(result, Unavailable) for result in results)
+    await asyncio.gather(*settling)
+    await asyncio.gather(*(ledger.void(h) for h, r in zip(holds, results, strict=True) if r is None))
+    await ledger.aclose()
+    with pytest.raises(Unavailable):
+        await ledger.hold(an_order(account, nano=1))
+    assert_in_order(installation.database)
+
+
+# Refunds and corrections
+
+
+async def test_a_refund_is_a_new_entry_and_never_more_than_was_charged(ledger: Ledger, database: Database) -> None:
+    user, quota = funded_account(database, 1000), funded_account(database, 1000, "quota")
+    order = an_order(user, quota, nano=500)
+    await ledger.hold(order)
+    await ledger.settle(a_settlement(order, 400))
+    with database.write() as connection:
+        assert refund(connection, order.request_id, 100, "slow", "test", name="ticket-1") == 100
+        assert refund(connection, order.request_id, 100, "slow", "test", name="ticket-1") == 100
+    assert available(database, user) == available(database, quota) == 700
+    with pytest.raises(RefundError), database.write() as connection:
+        refund(connection, order.request_id, 301, "too much", "test")
+    with database.write() as connection:
+        assert refund(connection, order.request_id, None, "all the rest", "test") == 300
+        assert refunded_nano(connection, order.request_id) == 400
+    with pytest.raises(RefundError), database.write() as connection:
+        refund(connection, order.request_id, None, "nothing is left", "test")
+    assert available(database, user) == 1000
+    assert posted(database, "revenue") == 0
+
+
+async def test_an_adjustment_cannot_take_what_is_held(ledger: Ledger, database: Database) -> None:
+    account = funded_account(database, 1000)
+    order = an_order(account, nano=600)
+    await ledger.hold(order)
+    with pytest.raises(AccountError), database.write() as connection:
+        adjust(connection, account, -401, "", "test")
+    with database.write() as connection:
+        adjust(connection, account, -400, "", "test")
+    await ledger.settle(a_settlement(order, 600))
+    assert available(database, account) == 0
