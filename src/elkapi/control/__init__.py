@@ -3,6 +3,12 @@
 Workers relay `/`, `/docs*`, `/console*` and `/api/*` to it, so it may be slow or down without touching the data plane.
 """
 
-from elkapi.control.server import run
+from elkapi.settings import Settings
 
-__all__ = ["run"]
+
+def run(settings: Settings) -> None:
+    """Serve until SIGTERM or SIGINT; ends with its supervisor. Raises OSError when the socket cannot be made."""
+    # Others use parts of this package (the admin functions probe as the prober does) and must not load a web framework.
+    from elkapi.control import server
+
+    server.run(settings)

@@ -118,3 +118,10 @@ def _wait_for(path: Path, child: subprocess.Popen[bytes], log: Path) -> None:
         assert child.poll() is None, log.read_text()
         assert time.monotonic() < deadline, log.read_text()
         time.sleep(0.05)
+
+
+def test_parts_of_the_package_load_no_web_framework() -> None:
+    code = (
+        "import sys, elkapi.control.prober, elkapi.control.store; print(*{'litestar', 'uvicorn'} & sys.modules.keys())"
+    )
+    assert subprocess.check_output([sys.executable, "-c", code], text=True).strip() == ""
