@@ -42,6 +42,12 @@ def string_member(body: bytes, name: str) -> Span | None:
     return found
 
 
+def check_named_once(body: bytes, name: str) -> None:
+    """Raises BadRequest as `string_member` does, at a fraction of its cost for an ordinary body."""
+    if body.count(b'"' + name.encode() + b'"') != 1 or b"\\" in body:
+        string_member(body, name)
+
+
 def _value_span(body: bytes, key_end: int) -> Span | None:
     colon = _COLON.match(body, key_end)
     if colon is None:

@@ -10,6 +10,7 @@ import os
 import sys
 import threading
 from collections import deque
+from collections.abc import Callable
 from pathlib import Path
 from typing import IO
 
@@ -19,6 +20,7 @@ from elkapi.clock import SYSTEM_CLOCK, Clock
 
 QUEUE_LINES_MAX = 50_000
 FLUSH_EVERY_S = 0.1
+Fields = dict[str, object]
 LEVELS = {"debug": 10, "info": 20, "warning": 30, "error": 40}
 
 
@@ -30,7 +32,7 @@ class Log:
         self._role = role
         self._level = LEVELS.get(level, 20)
         self._clock = clock
-        self._lines: deque[tuple[int, str, str, dict[str, object]]] = deque()
+        self._lines: deque[tuple[int, str, str, Fields | Callable[[], Fields]]] = deque()
         self._stop = threading.Event()
         self._out: IO[bytes] = Path(file).open("ab", buffering=0) if file else sys.stderr.buffer  # noqa: SIM115
         self._owns_out = bool(file)
@@ -40,6 +42,15 @@ class Log:
 
     def write(self, event: str, level: str = "info", **fields: object) -> None:
         """Queue one line; returns at once."""
+        if LEVELS[level] < self._level:
+            return
+        if len(self._lines) >= QUEUE_LINES_MAX:
+            self.dropped += 1
+            return
+        self._lines.append((self._clock.now_ns(), level, event, fields))
+
+    def write_later(self, event: str, level: str, fields: Callable[[], Fields]) -> None:
+        """As `write`, with the fields made on the log's own thread: for the one line that every call writes."""
         if LEVELS[level] < self._level:
             return
         if len(self._lines) >= QUEUE_LINES_MAX:
@@ -60,21 +71,16 @@ class Log:
             self._flush()
 
     def _flush(self) -> None:
-        encode = msgspec.json.encode
         while self._lines:
             batch = [self._lines.popleft() for _ in range(min(len(self._lines), 1000))]
-            text = b"".join(
-                [
-                    encode(
-                        {"time_ns": at, "level": level, "role": self._role, "pid": self._pid, "event": event, **fields}
-                    )
-                    + b"\n"
-                    for at, level, event, fields in batch
-                ]
-            )
+            text = b"".join([self._line(*row) for row in batch])
             try:
                 self._out.write(text)
                 self._out.flush()
             except (OSError, ValueError):
                 self.dropped += len(batch)
                 return
+
+    def _line(self, at_ns: int, level: str, event: str, fields: Fields | Callable[[], Fields]) -> bytes:
+        head: Fields = {"time_ns": at_ns, "level": level, "role": self._role, "pid": self._pid, "event": event}
+        return msgspec.json.encode(head | (fields if isinstance(fields, dict) else fields())) + b"\n"

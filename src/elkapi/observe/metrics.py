@@ -43,12 +43,21 @@ class Metrics:
         self._lost = Counter("elkapi_operator_loss_nano_usd", "Borne by the operator.", registry=registry)
         self._attempts = Counter("elkapi_attempts", "Attempts at upstreams.", ["channel", "outcome"], registry=registry)
         self._gauges = {
-            name: Gauge(f"elkapi_{name}", text, registry=registry, multiprocess_mode=mode)
-            for name, text, mode in (
-                ("connections", "Open client connections.", "livesum"),
-                ("snapshot_age_seconds", "Age of the oldest worker's snapshot.", "livemax"),
-                ("log_lines_dropped", "Log lines dropped because the disk was slow.", "livesum"),
-            )
+            "connections": Gauge(
+                "elkapi_connections", "Open client connections.", registry=registry, multiprocess_mode="livesum"
+            ),
+            "snapshot_age_seconds": Gauge(
+                "elkapi_snapshot_age_seconds",
+                "Age of the oldest worker's snapshot.",
+                registry=registry,
+                multiprocess_mode="livemax",
+            ),
+            "log_lines_dropped": Gauge(
+                "elkapi_log_lines_dropped",
+                "Log lines dropped because the disk was slow.",
+                registry=registry,
+                multiprocess_mode="livesum",
+            ),
         }
         self.requests: dict[tuple[str, int], int] = defaultdict(int)
         self.durations: dict[str, list[float]] = defaultdict(list)
@@ -82,5 +91,5 @@ class Metrics:
         from prometheus_client.multiprocess import MultiProcessCollector
 
         registry = CollectorRegistry()
-        MultiProcessCollector(registry)
+        MultiProcessCollector(registry)  # type: ignore[no-untyped-call]
         return generate_latest(registry)

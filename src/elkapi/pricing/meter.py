@@ -49,8 +49,9 @@ def read_usage(body: bytes, upper: Usage) -> Usage | None:
 
 def _last_usage(body: bytes) -> UsageView | None:
     try:
-        if hits := _USAGE.findall(body, max(0, len(body) - TAIL_BYTES)):
-            return _usage.decode(hits[-1])
+        start = body.rfind(b'"usage"', max(0, len(body) - TAIL_BYTES))
+        if start >= 0 and (hit := _USAGE.match(body, start)) is not None:
+            return _usage.decode(hit.group(1))
         # Some servers put usage first; decoding the whole reply is the rare, slower way to find it.
         return _reply.decode(body).usage
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):

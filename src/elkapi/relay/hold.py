@@ -20,6 +20,7 @@ from elkapi.relay.outcome import Outcome
 from elkapi.relay.plane import DataPlane
 from elkapi.relay.read import Request
 from elkapi.relay.relay import Failed, Left
+from elkapi.testing.crash import point
 from elkapi.types import (
     AttemptRecord,
     Channel,
@@ -109,8 +110,10 @@ class Hold:
             price_id=self.quote.price.id,
             claim=claim,
         )
+        point("relay.hold.before")
         await self.plane.ledger.hold(order)
         self.order = order
+        point("relay.hold.after")
 
     async def settle(self, outcome: Outcome) -> None:
         """Charge the metered usage; the record and the money are one transaction. Raises Unavailable."""
@@ -189,8 +192,15 @@ class Hold:
         if settlement.hold is None:
             self.plane.ledger.record(settlement.record)
             return
-        # A caller that leaves now must not stop the money from being written.
-        await asyncio.shield(self.plane.ledger.settle(settlement))
+        point("relay.settle.before")
+        settling = self.plane.ledger.settle(settlement)
+        if settlement.reply is None:
+            # The order is handed over before the first wait, so a caller that leaves now cannot take it back.
+            await settling
+        else:
+            # Sealing the reply to keep comes before that; the shield costs a task, so only these calls pay for it.
+            await asyncio.shield(settling)
+        point("relay.settle.after")
 
     def _record(
         self,

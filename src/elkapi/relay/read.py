@@ -5,7 +5,7 @@ from __future__ import annotations
 import msgspec
 
 from elkapi.catalog import Body, Facts, Match, Operation
-from elkapi.catalog.jsonedit import string_member, with_string
+from elkapi.catalog.jsonedit import check_named_once, with_string
 from elkapi.errors import BadRequest, UnsupportedMediaType
 from elkapi.relay.call import Call
 
@@ -31,7 +31,7 @@ async def read(call: Call, match: Match) -> Request:
     model = facts.model
     if model is not None:
         # Looks for a second `model`, which would let the gateway price one and the upstream serve the other.
-        string_member(body, operation.model.name)
+        check_named_once(body, operation.model.name)
     elif (model := match.params.get(operation.model.name)) is not None:
         body = with_string(body, operation.model.name, model)
     else:

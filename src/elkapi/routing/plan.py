@@ -23,6 +23,8 @@ def plan(
 
     Channels that cool down come last instead of never: a call that has nowhere better to go may as well try them.
     """
+    if len(tiers) == 1 and len(tiers[0]) == 1 and len(tiers[0][0].keys) == 1:
+        return _only(tiers[0][0], model, families)
     ready: list[Attempt] = []
     cooling: list[Attempt] = []
     for tier in tiers:
@@ -32,6 +34,14 @@ def plan(
                 fit = channel_ready and health.ready(("key", key.id))
                 (ready if fit else cooling).append(_attempt(channel, key, model, fit))
     return tuple((_spread(ready) + _spread(cooling))[:attempts_max])
+
+
+def _only(channel: Channel, model: str, families: frozenset[str]) -> tuple[Attempt, ...]:
+    """The common case of one channel with one key: there is nothing to choose, whatever its health."""
+    if channel.family not in families or not channel.keys[0].enabled:
+        return ()
+    named = channel.aliases.get(model, model)
+    return (Attempt(channel, channel.keys[0], channel.model_map.get(named, named), "the only channel"),)
 
 
 def _attempt(channel: Channel, key: ChannelKey, model: str, fit: bool) -> Attempt:
