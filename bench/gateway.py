@@ -119,30 +119,40 @@ def keys_cost(directory: Path, upstream: servers.Server, options: argparse.Names
             server.stop()
 
 
-def profile(gateway: servers.Server) -> list[tuple[str, float]]:
-    """The functions a worker spends its own time in, as shares, from py-spy's samples under load; [] without py-spy."""
+def profile(gateway: servers.Server) -> dict[str, list[tuple[str, float]]]:
+    """Where the busiest process spends its time under load, from py-spy's samples; {} where py-spy is not installed.
+
+    Only threads that hold the interpreter lock are counted: py-spy takes a thread that waits in a queue for a busy one.
+    `rooms`: each sample counts for the innermost frame of ours on its stack; `functions`: for the innermost frame.
+    """
     spy = Path(sys.executable).parent / "py-spy"
     if not spy.exists():
-        return []
-    workers = [p for p in measure.tree([gateway.process.pid]) if "worker" in p.role] or measure.tree(
-        [gateway.process.pid]
-    )
-    busiest = max(workers, key=lambda p: p.cpu_s)
+        return {}
+    busiest = max(measure.tree([gateway.process.pid]), key=lambda process: process.cpu_s)
     folded = gateway.directory / "profile.txt"
-    command = [spy, "record", "--pid", str(busiest.pid), "--duration", str(PROFILE_S), "--rate", "250"]
-    recording = subprocess.Popen(
-        [*command, "--format", "raw", "--output", folded, "--nonblocking"],
-        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-    )  # fmt: skip
-    measure.run_wrk(_load(gateway, "large"), 32, PROFILE_S, [gateway.process.pid])
-    recording.wait(60)
-    samples: Counter[str] = Counter()
-    for line in folded.read_text("utf-8").splitlines() if folded.exists() else ():
+    command = [spy, "record", "--pid", str(busiest.pid), "--duration", str(PROFILE_S), "--rate", "200"]
+    with (gateway.directory / "py-spy.log").open("wb") as log:
+        recording = subprocess.Popen([*command, "--gil", "--format", "raw", "--output", folded], stdout=log, stderr=log)
+        measure.run_wrk(_load(gateway, "large"), 32, PROFILE_S, [gateway.process.pid])
+        recording.wait(60)
+    return shares(folded.read_text("utf-8")) if folded.exists() else {}
+
+
+def shares(folded: str) -> dict[str, list[tuple[str, float]]]:
+    """Folded stacks (`a (file:line);b (file:line) COUNT`) to shares by room and by function, largest first."""
+    rooms: Counter[str] = Counter()
+    functions: Counter[str] = Counter()
+    for line in folded.splitlines():
         stack, _, count = line.rpartition(" ")
-        leaf = stack.split(";")[-1].rpartition(":")[0] or stack.split(";")[-1]
-        samples[leaf.replace("site-packages/", "")] += int(count)
-    total = sum(samples.values())
-    return [(name, round(count / total, 4)) for name, count in samples.most_common(PROFILE_ROWS)]
+        frames = [frame.rstrip(")").rpartition(":")[0] or frame for frame in stack.split(";")]
+        files = [frame.rpartition("(")[2].split("/") for frame in frames]
+        ours = [file[file.index("elkapi") + 1].removesuffix(".py") for file in files if "elkapi" in file[:-1]]
+        rooms[ours[-1] if ours else "event loop"] += int(count)
+        functions[f"{frames[-1]})"] += int(count)
+    return {
+        name: [(key, round(value / found.total(), 4)) for key, value in found.most_common(PROFILE_ROWS)]
+        for name, found in (("rooms", rooms), ("functions", functions))
+    }
 
 
 def machine() -> dict[str, Any]:

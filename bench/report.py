@@ -37,8 +37,8 @@ def table(result: dict[str, Any]) -> str:
     lines += ["", "![CPU and added latency beside nginx](performance.png)", ""]
     if "ledger_us" in result:
         lines += [
-            f"Hold and settlement together: {_range(result['ledger_us'])} us of CPU a call, the difference between a "
-            "priced and a zero-priced model (which needs no hold) at 32 connections.",
+            f"Hold and settlement: {_range(result['ledger_us'])} us of CPU a call, the difference between a priced and "
+            "a zero-priced model at 32 connections (a free call needs no hold; both write their usage row).",
             "",
         ]
     memory = ", ".join(f"{role} {mb:.0f} MB" for role, mb in sorted(result["rss_mb"].items()))
@@ -50,10 +50,14 @@ def table(result: dict[str, Any]) -> str:
             f"{keys['used']:,} of them, at {keys['connections']} connections).",
             "",
         ]
-    if result.get("profile"):
-        lines += ["Where a worker's time goes (sampled under the 32-connection load, own time of each function):", ""]
+    if found := result.get("profile"):
+        rooms = ", ".join(f"{room} {share:.0%}" for room, share in found["rooms"] if share >= 0.01)
+        lines += [
+            f"Where a worker's time goes, sampled under 32 connections. By room: {rooms}. Own time by function:",
+            "",
+        ]
         lines += ["| share | function |", "|---|---|"]
-        lines += [f"| {share:.1%} | `{name}` |" for name, share in result["profile"]]
+        lines += [f"| {share:.1%} | `{name}` |" for name, share in found["functions"]]
         lines += [""]
     return "\n".join(lines)
 

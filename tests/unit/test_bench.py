@@ -73,3 +73,14 @@ def test_rounds_are_paired_so_that_drift_cancels() -> None:
     (row,) = gateway.summarise(taken, ["small"], [1])
     assert row["cpu_ratio"] == (3.0, 3.0, 3.0)
     assert row["nginx"]["added_p99_ms"] == (5.5, 1.0, 10.0)
+
+
+def test_profile_samples_count_for_our_innermost_room_and_for_the_leaf() -> None:
+    import gateway
+
+    found = gateway.shares(
+        "run (asyncio/runners.py:118);serve (elkapi/relay/serve.py:30);loads (json/decoder.py:9) 3\n"
+        "run (asyncio/runners.py:118) 1\n"
+    )
+    assert found["rooms"] == [("relay", 0.75), ("event loop", 0.25)]
+    assert found["functions"] == [("loads (json/decoder.py)", 0.75), ("run (asyncio/runners.py)", 0.25)]
