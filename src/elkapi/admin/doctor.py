@@ -1,0 +1,189 @@
+"""Looks an installation over without changing it: settings, database, secret key, weights, kernel limits."""
+
+from __future__ import annotations
+
+import mmap
+import resource
+import stat
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit, urlunsplit
+
+import msgspec
+
+from elkapi.errors import Unavailable
+from elkapi.local.models import ModelUnusable, check_hash, locate, read_rows
+from elkapi.settings import SECRET_FIELDS, Settings
+from elkapi.storage import dialect as sql
+from elkapi.storage.db import Database
+from elkapi.storage.migrations import MIGRATIONS, MigrationError, pending, schema_version
+from elkapi.storage.repos import channels
+from elkapi.storage.secrets import Sealer, SecretKeyError, is_bound_to, load_secret_key, secret_key_path
+
+MASK = "***"
+SOCKET_PATH_BYTES_MAX = 107
+SOMAXCONN_MIN = 1_024
+SPARE_FILES = 256
+_SOMAXCONN = Path("/proc/sys/net/core/somaxconn")
+
+
+class Finding(msgspec.Struct, frozen=True):
+    """One thing looked at; `detail` says what was seen and, when it is wrong, what to do."""
+
+    name: str
+    ok: bool
+    detail: str
+
+
+def effective_settings(settings: Settings) -> dict[str, Any]:
+    """Every setting as it is in force, secrets masked."""
+    shown: dict[str, Any] = {}
+    for name in Settings.__struct_fields__:
+        value = getattr(settings, name)
+        shown[name] = _masked(value) if name in SECRET_FIELDS else value
+    shown["effective_database_url"] = _masked(settings.effective_database_url)
+    return shown
+
+
+def examine(settings: Settings) -> list[Finding]:
+    """Every finding, in the order in which to mend them; nothing is created or changed."""
+    looks: tuple[Callable[[Settings], Iterator[Finding]], ...] = (
+        _data_dir,
+        _secret_key_file,
+        _database,
+        _weights,
+        _limits,
+    )
+    return [finding for look in looks for finding in look(settings)]
+
+
+def _data_dir(settings: Settings) -> Iterator[Finding]:
+    path = settings.data_path
+    if not path.exists():
+        yield Finding("data directory", True, f"{path} is not there yet; the first start creates it")
+        return
+    mode = stat.S_IMODE(path.stat().st_mode)
+    closed = not mode & 0o077
+    yield Finding("data directory", closed, f"{path} has mode {mode:04o}" + ("" if closed else "; chmod 700 it"))
+    socket_bytes = len(settings.socket_path("control").encode())
+    fits = socket_bytes <= SOCKET_PATH_BYTES_MAX
+    hint = "" if fits else f"; the kernel takes {SOCKET_PATH_BYTES_MAX}: choose a shorter ELKAPI_DATA_DIR"
+    yield Finding("socket paths", fits, f"{socket_bytes} bytes{hint}")
+
+
+def _secret_key_file(settings: Settings) -> Iterator[Finding]:
+    path = secret_key_path(settings)
+    if settings.secret_key:
+        try:
+            load_secret_key(settings)
+        except SecretKeyError as error:
+            yield Finding("secret key", False, str(error))
+        else:
+            yield Finding("secret key", True, "ELKAPI_SECRET_KEY is set")
+        return
+    if not path.exists():
+        yield Finding("secret key", True, f"{path} is not there yet; the first start creates it")
+        return
+    mode = stat.S_IMODE(path.stat().st_mode)
+    if mode & 0o077:
+        yield Finding("secret key", False, f"{path} has mode {mode:04o}; chmod 600 it")
+        return
+    try:
+        load_secret_key(settings)
+    except SecretKeyError as error:
+        yield Finding("secret key", False, str(error))
+    else:
+        yield Finding("secret key", True, f"{path} has mode {mode:04o}")
+
+
+def _database(settings: Settings) -> Iterator[Finding]:
+    try:
+        url = sql.parse_url(settings.effective_database_url)
+    except sql.DatabaseUrlError as error:
+        yield Finding("database", False, str(error))
+        return
+    if sql.name_of(url) == sql.SQLITE and not Path(str(url.database)).exists():
+        yield Finding("database", True, f"{url.database} is not there yet; the first start creates it")
+        return
+    database = Database.open(settings.effective_database_url, synchronous=settings.sqlite_synchronous)
+    try:
+        yield from _schema(database)
+        yield from _seals(database, settings)
+    except (Unavailable, sql.DatabaseUrlError, MigrationError) as error:
+        cause = error.__cause__
+        reason = type(cause).__name__ if cause is not None else str(error)
+        yield Finding("database", False, f"{database.address}: {reason}")
+    finally:
+        database.close()
+
+
+def _schema(database: Database) -> Iterator[Finding]:
+    with database.read() as connection:
+        version, missing = schema_version(connection), pending(connection)
+    yield Finding("database", True, f"{database.address} answers")
+    newest = int(MIGRATIONS[-1].name[:4])
+    hint = f"; {', '.join(missing)} not applied: run `elkapi migrate`" if missing else ""
+    yield Finding("schema", not missing, f"version {version} of {newest}{hint}")
+
+
+def _seals(database: Database, settings: Settings) -> Iterator[Finding]:
+    with database.read() as connection:
+        if schema_version(connection) == 0 or not (settings.secret_key or secret_key_path(settings).exists()):
+            return
+        try:
+            sealer = Sealer(load_secret_key(settings))
+        except SecretKeyError:
+            return  # Reported already.
+        if is_bound_to(connection, sealer) is False:
+            yield Finding("sealed secrets", False, "this database was sealed with another secret key")
+            return
+        loaded = channels.load_channels(connection, sealer)
+    shut = [f"channel {entry.channel.id}: {part}" for entry in loaded for part in entry.sealed_shut]
+    yield Finding("sealed secrets", not shut, "; ".join(shut) or f"those of {len(loaded)} channels open")
+
+
+def _weights(settings: Settings) -> Iterator[Finding]:
+    try:
+        rows = read_rows(settings.models_dir)
+    except ModelUnusable as error:
+        yield Finding("local models", False, str(error))
+        return
+    for row, folder in rows:
+        try:
+            files = locate(row, folder)
+            with files.weights.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
+                with memoryview(content) as view:
+                    check_hash(files.weights, view, row.weights_sha256)
+            check_hash(files.tokenizer, files.tokenizer.read_bytes(), row.tokenizer_sha256)
+        except (ModelUnusable, OSError) as error:
+            yield Finding(f"model {row.id}", False, f"{error}; `elkapi models install` fetches the bundled ones")
+        else:
+            yield Finding(f"model {row.id}", True, "weights and tokenizer have their pinned sha256")
+
+
+def _limits(settings: Settings) -> Iterator[Finding]:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    needed = settings.connections_max + settings.upstream_connections_max + SPARE_FILES
+    enough = hard == resource.RLIM_INFINITY or hard >= needed
+    hint = "" if enough else f"; up to {needed} are needed: raise it or lower ELKAPI_CONNECTIONS_MAX"
+    yield Finding("open files", enough, f"limit {soft}, at most {hard}{hint}")
+    if _SOMAXCONN.exists():
+        backlog = int(_SOMAXCONN.read_text("ascii"))
+        hint = "" if backlog >= SOMAXCONN_MIN else f"; bursts need {SOMAXCONN_MIN}: sysctl net.core.somaxconn"
+        yield Finding("accept backlog", backlog >= SOMAXCONN_MIN, f"net.core.somaxconn is {backlog}{hint}")
+
+
+def _masked(value: str) -> str:
+    """A URL with everything that can hold a secret masked, any other text hidden whole."""
+    if not value:
+        return ""
+    try:
+        parts = urlsplit(value)
+    except ValueError:
+        return MASK
+    if not parts.scheme or "://" not in value:
+        return MASK
+    user, at, host = parts.netloc.rpartition("@")
+    netloc = f"{user.partition(':')[0]}:{MASK}@{host}" if at else host
+    return urlunsplit((parts.scheme, netloc, parts.path, MASK if parts.query else "", ""))

@@ -1,0 +1,68 @@
+"""`elkapi backup` and `elkapi restore`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from elkapi.cli.output import actor, json_option, opened, print_json
+from elkapi.settings import load_settings
+
+if TYPE_CHECKING:
+    from sqlalchemy import Connection
+
+    from elkapi.admin.backup import BackupReport
+
+_path = click.Path(dir_okay=False, path_type=Path)
+
+
+@click.command()
+@click.argument("file", type=_path)
+@click.option("--with-secret-key", is_flag=True, help="also write FILE.secret-key: whoever has both has every secret")
+@json_option
+def backup(file: Path, with_secret_key: bool, as_json: bool) -> None:
+    """Write a consistent copy of the database to FILE while the gateway runs.
+
+    A copy taken on SQLite restores on PostgreSQL and the other way round. Provider secrets in it are sealed; without
+    the secret key (ELKAPI_SECRET_KEY or the file secret.key) they cannot be opened, so keep that key elsewhere.
+    """
+    from elkapi.admin.backup import backup as write_backup
+
+    with opened() as admin:
+        report = write_backup(admin, file, with_secret_key=with_secret_key)
+    _print(report, as_json, "wrote")
+
+
+@click.command()
+@click.argument("file", type=_path)
+@click.option("--force", is_flag=True, help="replace what the installation holds")
+@click.option("--secret-key-file", type=_path, help="the key that seals this backup's secrets")
+@json_option
+def restore(file: Path, force: bool, secret_key_file: Path | None, as_json: bool) -> None:
+    """Replace this installation's data by FILE, all or nothing; the gateway must be stopped."""
+    from elkapi.admin.backup import restore as read_backup
+
+    report = read_backup(
+        load_settings(), file, check=_check_books, actor=actor(), force=force, secret_key_file=secret_key_file
+    )
+    _print(report, as_json, "restored")
+
+
+def _check_books(connection: Connection) -> None:
+    from elkapi.admin.errors import Refused
+    from elkapi.ledger import check
+
+    report = check(connection)
+    if not report.ok:
+        raise Refused(f"the books in this backup are not in order; nothing was changed: {report.problems[0]}")
+
+
+def _print(report: BackupReport, as_json: bool, verb: str) -> None:
+    if as_json:
+        print_json(report)
+        return
+    click.echo(f"{verb} {report.path}: schema {report.schema_version}, {sum(report.rows.values())} rows")
+    if report.secret_key_path is not None:
+        click.echo(f"secret key: {report.secret_key_path}")

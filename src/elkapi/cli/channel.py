@@ -1,0 +1,362 @@
+"""`elkapi channel`: upstreams and their credentials. Secrets go in; only hints of them ever come out."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+import msgspec
+
+from elkapi.cli.output import json_option, opened, pairs, print_facts, print_json, print_table, when, words
+
+if TYPE_CHECKING:
+    from elkapi.admin.channels import ChannelFields
+    from elkapi.storage.repos.channels import ChannelKeyView, ChannelView
+
+F = TypeVar("F", bound=Callable[..., Any])
+COLUMNS = ("id", "name", "family", "base_url", "state", "groups", "models", "priority", "weight", "keys")
+KEY_COLUMNS = ("id", "hint", "state", "reason", "disabled_by", "changed_at")
+KEY_FILE_BYTES_MAX = 4 * 1024 * 1024
+
+# field -> what it is when nothing is set
+EMPTY: dict[str, Any] = {
+    "model_map": {},
+    "aliases": {},
+    "param_set": {},
+    "param_default": {},
+    "param_remove": (),
+    "header_set": {},
+    "header_remove": (),
+    "forward_headers": (),
+    "status_map": {},
+    "proxy_url": None,
+    "system_prompt": None,
+    "tags": (),
+    "limits": {},
+}
+
+_FIELD_OPTIONS = (
+    click.option("--name", help="default: the base URL's host"),
+    click.option("--family", help="the protocol the upstream speaks, such as openai"),
+    click.option("--base-url", metavar="URL", help="such as https://api.openai.com/v1"),
+    click.option("--models", metavar="A,B", help="the models it serves, by the names clients use"),
+    click.option("--group", "groups", multiple=True, metavar="G", help="groups it serves; default: default"),
+    click.option("--priority", type=int, help="higher is tried first; default 0"),
+    click.option("--weight", type=int, help="share of the calls inside one priority; default 1"),
+    click.option("--allow-private/--no-allow-private", default=None, help="may lie on a private address"),
+    click.option("--http2/--no-http2", default=None, help="the upstream speaks only HTTP/2"),
+    click.option("--map", "model_map", multiple=True, metavar="CLIENT=UPSTREAM", help="rename a model on the way out"),
+    click.option("--alias", "aliases", multiple=True, metavar="NAME=MODEL", help="serve a model by another name too"),
+    click.option("--set", "param_set", multiple=True, metavar="FIELD=JSON", help="put this into every body"),
+    click.option("--default", "param_default", multiple=True, metavar="FIELD=JSON", help="put it in when it is absent"),
+    click.option("--remove", "param_remove", multiple=True, metavar="FIELD", help="take this out of every body"),
+    click.option("--header-set", multiple=True, metavar="'NAME: VALUE'", help="send this header; it is kept sealed"),
+    click.option("--header-remove", multiple=True, metavar="NAME", help="do not send this header"),
+    click.option("--forward-header", "forward_headers", multiple=True, metavar="NAME", help="pass on the client's"),
+    click.option("--status-map", multiple=True, metavar="404=503", help="answer another status for this one"),
+    click.option("--proxy", "proxy_url", metavar="URL", help="reach it through this proxy; it is kept sealed"),
+    click.option("--system-prompt", metavar="TEXT", help="put before every conversation"),
+    click.option("--tag", "tags", multiple=True, metavar="T"),
+    click.option("--limit", "limits", multiple=True, metavar="NAME=VALUE", help="connect_s=3, concurrency_max=8, ..."),
+)
+
+
+def _field_options(command: F) -> F:
+    for option in reversed(_FIELD_OPTIONS):
+        command = option(command)
+    return command
+
+
+def _key_options(command: F) -> F:
+    """Command lines are visible to every user of a machine: a file or stdin is the better way in."""
+    command = click.option("--key-file", type=click.File("rb"), help="one key a line; `-` reads standard input")(
+        command
+    )
+    return click.option("--key", "keys", multiple=True, help="a provider's key (repeatable; see --key-file)")(command)
+
+
+@click.group()
+def channel() -> None:
+    """Upstreams; CHANNEL is a channel's id or its exact name."""
+
+
+@channel.command()
+@_field_options
+@_key_options
+@json_option
+def add(keys: tuple[str, ...], key_file: Any, as_json: bool, **given: Any) -> None:
+    """Add an upstream."""
+    from elkapi.admin import channels
+
+    for name in ("family", "base_url", "models"):
+        if given[name] is None:
+            raise click.UsageError(f"--{name.replace('_', '-')} is needed")
+    with opened() as admin:
+        view = channels.add_channel(admin, _fields(given, ()), _secrets(keys, key_file))
+    _print(view, as_json)
+
+
+@channel.command()
+@click.argument("channel")
+@_field_options
+@click.option("--clear", multiple=True, type=click.Choice(sorted(EMPTY)), help="take an override away")
+@json_option
+def edit(channel: str, clear: tuple[str, ...], as_json: bool, **given: Any) -> None:
+    """Change what is given; a repeatable option replaces all that was there before."""
+    from elkapi.admin import channels
+
+    fields = _fields(given, clear)
+    if not any(getattr(fields, name) is not msgspec.UNSET for name in fields.__struct_fields__):
+        raise click.UsageError("nothing to change was given")
+    with opened() as admin:
+        _print(channels.edit_channel(admin, channel, fields), as_json)
+
+
+@channel.command("list")
+@json_option
+def list_(as_json: bool) -> None:
+    """Upstreams and how many of their keys work."""
+    from elkapi.admin import channels
+
+    with opened() as admin:
+        views = channels.list_channels(admin)
+    if as_json:
+        print_json([_shown(view) for view in views])
+        return
+    rows = [_shown(view) | {"keys": f"{sum(key.enabled for key in view.keys)}/{len(view.keys)}"} for view in views]
+    print_table(COLUMNS, [[row[name] for name in COLUMNS] for row in rows], none="no channel")
+
+
+@channel.command()
+@click.argument("channel")
+@json_option
+def show(channel: str, as_json: bool) -> None:
+    """One upstream with its overrides and the state of each key."""
+    from elkapi.admin import channels
+
+    with opened() as admin:
+        _print(channels.show_channel(admin, channel), as_json)
+
+
+@channel.command()
+@click.argument("channel")
+@json_option
+def enable(channel: str, as_json: bool) -> None:
+    """Use an upstream again."""
+    from elkapi.admin import channels
+
+    with opened() as admin:
+        _print(channels.set_channel_enabled(admin, channel, True), as_json)
+
+
+@channel.command()
+@click.argument("channel")
+@json_option
+def disable(channel: str, as_json: bool) -> None:
+    """Stop using an upstream; in force everywhere within a second."""
+    from elkapi.admin import channels
+
+    with opened() as admin:
+        _print(channels.set_channel_enabled(admin, channel, False), as_json)
+
+
+@channel.command()
+@click.argument("channel")
+@json_option
+def remove(channel: str, as_json: bool) -> None:
+    """Delete an upstream and its keys; records of past calls stay."""
+    from elkapi.admin import channels
+
+    with opened() as admin:
+        channel_id = channels.remove_channel(admin, channel)
+    if as_json:
+        print_json({"removed": channel_id})
+    else:
+        click.echo(f"removed channel {channel_id}")
+
+
+@channel.command()
+@click.argument("channel")
+@json_option
+def test(channel: str, as_json: bool) -> int:
+    """Ask the upstream something free with each key; exit status 1 when none works."""
+    from elkapi.admin.probe import test_channel
+
+    with opened() as admin:
+        results = asyncio.run(test_channel(admin, channel))
+    if as_json:
+        print_json(results)
+    else:
+        names = ("key_id", "hint", "works", "outcome", "duration_ms", "revived")
+        print_table(names, [[getattr(result, name) for name in names] for result in results], none="it has no key")
+    return 0 if any(result.works for result in results) else 1
+
+
+@channel.group("key")
+def key() -> None:
+    """Keys of an upstream. They can be added and switched, never read."""
+
+
+@key.command("add")
+@click.argument("channel")
+@_key_options
+@json_option
+def add_keys(channel: str, keys: tuple[str, ...], key_file: Any, as_json: bool) -> None:
+    """Add keys; ones the channel has already are left as they are."""
+    from elkapi.admin import channels
+
+    with opened() as admin:
+        added = channels.add_channel_keys(admin, channel, _secrets(keys, key_file))
+    _print_keys(added, as_json, "no new key")
+
+
+@key.command("list")
+@click.argument("channel")
+@json_option
+def list_keys(channel: str, as_json: bool) -> None:
+    """Keys with their state, and why one is off."""
+    from elkapi.admin import channels
+
+    with opened() as admin:
+        _print_keys(channels.list_channel_keys(admin, channel), as_json, "it has no key")
+
+
+@key.command("disable")
+@click.argument("key_id", type=click.IntRange(1))
+@click.option("--reason", default="disabled by the operator", show_default=True)
+@json_option
+def disable_key(key_id: int, reason: str, as_json: bool) -> None:
+    """Stop using one key; only an operator brings it back."""
+    from elkapi.admin import channels
+
+    with opened() as admin:
+        _print_keys([channels.set_channel_key_enabled(admin, key_id, False, reason)], as_json, "")
+
+
+@key.command("enable")
+@click.argument("key_id", type=click.IntRange(1))
+@json_option
+def enable_key(key_id: int, as_json: bool) -> None:
+    """Use one key again."""
+    from elkapi.admin import channels
+
+    with opened() as admin:
+        _print_keys([channels.set_channel_key_enabled(admin, key_id, True)], as_json, "")
+
+
+def _fields(given: dict[str, Any], clear: tuple[str, ...]) -> ChannelFields:
+    """The options as the admin function takes them; options not given are absent."""
+    from elkapi.admin.channels import ChannelFields
+    from elkapi.admin.context import read_input
+
+    values = {name: value for name, value in given.items() if value is not None and value != ()}
+    if "models" in values:
+        values["models"] = words(values["models"])
+    for name, option in (("model_map", "--map"), ("aliases", "--alias")):
+        if name in values:
+            values[name] = pairs(values[name], option)
+    for name, option in (("param_set", "--set"), ("param_default", "--default")):
+        if name in values:
+            values[name] = {k: msgspec.Raw(v.encode()) for k, v in pairs(values[name], option).items()}
+    if "header_set" in values:
+        values["header_set"] = pairs(values["header_set"], "--header-set", ":")
+    if "status_map" in values:
+        values["status_map"] = {
+            _number(k, "--status-map"): _number(v, "--status-map")
+            for k, v in pairs(values["status_map"], "--status-map").items()
+        }
+    if "limits" in values:
+        values["limits"] = _limits(pairs(values["limits"], "--limit"))
+    for name in clear:
+        if name in values:
+            raise click.UsageError(f"{name} is both given and cleared")
+        values[name] = EMPTY[name]
+    return read_input(ChannelFields, values)
+
+
+def _limits(given: dict[str, str]) -> dict[str, float]:
+    from elkapi.types import ChannelLimits
+
+    if unknown := sorted(set(given) - set(ChannelLimits.__struct_fields__)):
+        raise click.UsageError(f"{unknown[0]!r} is no limit; there are {', '.join(ChannelLimits.__struct_fields__)}")
+    return {k: _number(v, "--limit") if k.endswith("_max") else _seconds(v) for k, v in given.items()}
+
+
+def _number(text: str, option: str) -> int:
+    if not (text.isascii() and text.isdecimal() and len(text) < 10):
+        raise click.UsageError(f"{option} takes whole numbers")
+    return int(text)
+
+
+def _seconds(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        raise click.UsageError("--limit takes NAME=SECONDS") from None
+
+
+def _secrets(keys: tuple[str, ...], key_file: Any) -> list[str]:
+    lines = list(keys)
+    if key_file is not None:
+        pasted = key_file.read(KEY_FILE_BYTES_MAX + 1)
+        if len(pasted) > KEY_FILE_BYTES_MAX:
+            raise click.UsageError("the key file is larger than 4 MiB")
+        lines += pasted.decode("utf-8", "replace").splitlines()
+    return [line.strip() for line in lines if line.strip()]
+
+
+def _print(view: ChannelView, as_json: bool) -> None:
+    shown = _shown(view)
+    if as_json:
+        print_json(shown)
+        return
+    del shown["keys"]
+    print_facts({name: _readable(value) for name, value in shown.items() if value not in ({}, (), [], None)})
+    click.echo()
+    _print_keys(list(view.keys), False, "it has no key")
+
+
+def _print_keys(views: list[ChannelKeyView], as_json: bool, none: str) -> None:
+    rows = [_shown_key(view) for view in views]
+    if as_json:
+        print_json(rows)
+    else:
+        print_table(KEY_COLUMNS, [[row[name] for name in KEY_COLUMNS] for row in rows], none=none)
+
+
+def _readable(value: object) -> object:
+    return msgspec.json.encode(value).decode() if isinstance(value, dict) else value
+
+
+def _shown(view: ChannelView) -> dict[str, Any]:
+    config = msgspec.structs.asdict(view.config)
+    limits = msgspec.to_builtins(config.pop("limits"))
+    return {
+        "id": view.id,
+        "name": view.name,
+        "family": view.family,
+        "base_url": view.base_url,
+        "state": "enabled" if view.enabled else "disabled",
+        "priority": view.priority,
+        "weight": view.weight,
+        "allow_private": view.allow_private,
+        **config,
+        "limits": limits,
+        "header_set": view.header_names,
+        "proxy": "set" if view.has_proxy else None,
+        "created_at": when(view.created_ns),
+        "keys": [_shown_key(key) for key in view.keys],
+    }
+
+
+def _shown_key(view: ChannelKeyView) -> dict[str, Any]:
+    return {
+        "id": view.id,
+        "hint": view.hint,
+        "state": "enabled" if view.enabled else "disabled",
+        "reason": view.reason,
+        "disabled_by": view.disabled_by,
+        "changed_at": when(view.changed_ns),
+    }

@@ -1,0 +1,182 @@
+"""`elkapi key`: customers' keys."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from elkapi.cli.output import json_option, opened, parse_expiry, print_facts, print_json, print_table, when, words
+from elkapi.money import format_usd
+
+if TYPE_CHECKING:
+    from elkapi.admin.keys import KeyView
+
+COLUMNS = ("id", "name", "hint", "group", "scope", "state", "balance_usd", "models", "expires_at")
+
+
+@click.group()
+def key() -> None:
+    """Customers' keys; WHICH is a key's id or its exact name."""
+
+
+@key.command()
+@click.option("--name", required=True)
+@click.option("--group", help="the group its calls are priced and routed by; default: default")
+@click.option("--balance", metavar="USD", help="opening balance; without one it reaches free models only")
+@click.option("--models", metavar="A,B", help="allow these models only")
+@click.option("--expires", metavar="WHEN", help="30d, 12h or a date such as 2027-01-31")
+@click.option("--test", "is_test", is_flag=True, help="a key that reaches only the sandbox, for free")
+@json_option
+def create(expires: str | None, is_test: bool, models: str | None, as_json: bool, **given: str | None) -> None:
+    """Create a key. It is printed once, now: only a digest of it is stored."""
+    from elkapi.admin import keys
+    from elkapi.admin.context import read_input
+
+    values: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
+    values["models"] = words(models)
+    values["scope"] = "test" if is_test else "live"
+    if expires is not None:
+        values["expires_at_ns"] = parse_expiry(expires)
+    with opened() as admin:
+        view, plaintext = keys.create_key(admin, read_input(keys.KeyInput, values))
+    if as_json:
+        print_json({"key": plaintext} | _shown(view))
+        return
+    click.echo(plaintext)
+    click.echo(f"key {view.row.id} ({view.row.name}); keep it now, it is not shown again", err=True)
+
+
+@key.command("list")
+@click.option("--limit", type=click.IntRange(1, 100_000), default=1_000, show_default=True)
+@click.option("--after", type=click.IntRange(0), default=0, help="go on behind this id")
+@json_option
+def list_(limit: int, after: int, as_json: bool) -> None:
+    """Keys with their group, state and balance."""
+    from elkapi.admin import keys
+
+    with opened() as admin:
+        rows = [_shown(view) for view in keys.list_keys(admin, limit=limit, after_id=after)]
+    if as_json:
+        print_json(rows)
+    else:
+        print_table(COLUMNS, [[row[name] for name in COLUMNS] for row in rows], none="no key")
+
+
+@key.command()
+@click.argument("which")
+@json_option
+def show(which: str, as_json: bool) -> None:
+    """One key."""
+    from elkapi.admin import keys
+
+    with opened() as admin:
+        _print(keys.show_key(admin, which), as_json)
+
+
+@key.command()
+@click.argument("which")
+@json_option
+def disable(which: str, as_json: bool) -> None:
+    """Refuse a key until it is enabled again; in force everywhere within a second."""
+    from elkapi.admin import keys
+
+    with opened() as admin:
+        _print(keys.set_key_enabled(admin, which, False), as_json)
+
+
+@key.command()
+@click.argument("which")
+@json_option
+def enable(which: str, as_json: bool) -> None:
+    """Accept a disabled key again."""
+    from elkapi.admin import keys
+
+    with opened() as admin:
+        _print(keys.set_key_enabled(admin, which, True), as_json)
+
+
+@key.command()
+@click.argument("which")
+@json_option
+def revoke(which: str, as_json: bool) -> None:
+    """Refuse a key for good."""
+    from elkapi.admin import keys
+
+    with opened() as admin:
+        _print(keys.revoke_key(admin, which), as_json)
+
+
+@key.command()
+@click.argument("which")
+@click.argument("amount", metavar="USD")
+@click.option("--note", default="", help="why, for the books")
+@json_option
+def deposit(which: str, amount: str, note: str, as_json: bool) -> None:
+    """Add US dollars to a key's balance."""
+    from elkapi.admin import keys
+
+    with opened() as admin:
+        _print(keys.deposit(admin, which, amount, note), as_json)
+
+
+@key.command()
+@click.argument("which")
+@click.option("--name")
+@click.option("--group")
+@click.option("--models", metavar="A,B", help="allow these models only")
+@click.option("--all-models", is_flag=True, help="allow every model")
+@click.option("--expires", metavar="WHEN", help="30d, 12h or a date such as 2027-01-31")
+@click.option("--never-expires", is_flag=True)
+@json_option
+def edit(
+    which: str,
+    models: str | None,
+    all_models: bool,
+    expires: str | None,
+    never_expires: bool,
+    as_json: bool,
+    **given: str | None,
+) -> None:
+    """Change a key's name, group, models or expiry; nothing else of it can be changed."""
+    from elkapi.admin import keys
+    from elkapi.admin.context import read_input
+
+    if models is not None and all_models:
+        raise click.UsageError("--models and --all-models contradict each other")
+    if expires is not None and never_expires:
+        raise click.UsageError("--expires and --never-expires contradict each other")
+    values: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
+    if models is not None or all_models:
+        values["models"] = words(models)
+    if expires is not None or never_expires:
+        values["expires_at_ns"] = None if expires is None else parse_expiry(expires)
+    if not values:
+        raise click.UsageError("nothing to change was given")
+    with opened() as admin:
+        _print(keys.edit_key(admin, which, read_input(keys.KeyPatch, values)), as_json)
+
+
+def _print(view: KeyView, as_json: bool) -> None:
+    if as_json:
+        print_json(_shown(view))
+    else:
+        print_facts(_shown(view))
+
+
+def _shown(view: KeyView) -> dict[str, Any]:
+    row = view.row
+    state = "revoked" if row.revoked_ns is not None else "enabled" if row.enabled else "disabled"
+    return {
+        "id": row.id,
+        "name": row.name,
+        "hint": row.hint,
+        "group": row.group,
+        "scope": row.scope,
+        "state": state,
+        "models": row.models,
+        "expires_at": when(row.expires_at_ns),
+        "balance_usd": format_usd(view.available_nano),
+        "held_usd": format_usd(view.held_nano),
+        "created_at": when(row.created_ns),
+    }

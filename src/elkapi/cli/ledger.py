@@ -1,0 +1,131 @@
+"""`elkapi ledger`: the books, checked and mended."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from elkapi.cli.output import json_option, opened, print_json, print_table, when
+from elkapi.ids import parse_request_id, request_id_text
+from elkapi.money import format_usd, parse_usd
+
+if TYPE_CHECKING:
+    from elkapi.ledger.recovery import OpenHold
+
+
+@click.group()
+def ledger() -> None:
+    """The books: every hold, charge, loss and refund."""
+
+
+@ledger.command()
+@json_option
+def check(as_json: bool) -> int:
+    """Recompute every balance from the entries and compare; exit status 1 when an invariant does not hold."""
+    from elkapi.ledger import check as check_books
+
+    with opened() as admin, admin.database.read() as connection:
+        report = check_books(connection)
+    if as_json:
+        print_json({"ok": report.ok, "report": report})
+    else:
+        click.echo("\n".join(report.lines()))
+    return 0 if report.ok else 1
+
+
+@ledger.command()
+@json_option
+def unknown(as_json: bool) -> None:
+    """Calls whose fate at the upstream nobody saw: compare them with the upstream's bill."""
+    from sqlalchemy import select
+
+    from elkapi.storage.schema import unknown_outcomes
+
+    with opened() as admin, admin.database.read() as connection:
+        found = connection.execute(select(unknown_outcomes).order_by(unknown_outcomes.c.request_id)).mappings().all()
+    rows = [
+        {
+            "request_id": request_id_text(row["request_id"]),
+            "key_id": row["key_id"],
+            "model": row["model"],
+            "held_usd": format_usd(row["held_nano"]),
+            "reason": row["reason"],
+            "created_at": when(row["created_ns"]),
+        }
+        for row in found
+    ]
+    _print_rows(rows, as_json, "no unknown outcome")
+
+
+@ledger.command()
+@json_option
+def holds(as_json: bool) -> None:
+    """Money that is held for calls under way, or by workers that are gone."""
+    from elkapi.ledger.recovery import open_holds
+
+    with opened() as admin, admin.database.read() as connection:
+        rows = [_hold(hold) for hold in open_holds(connection)]
+    _print_rows(rows, as_json, "nothing is held")
+
+
+@ledger.command()
+@json_option
+def recover(as_json: bool) -> None:
+    """Give back what workers that are gone still held; the gateway does the same by itself."""
+    from elkapi.ledger import recover as recover_holds
+
+    with opened() as admin:
+        with admin.database.write() as connection:
+            report = recover_holds(connection, admin.clock.now_ns(), admin.settings)
+    expired = [_hold(hold) for hold in report.expired]
+    if as_json:
+        numbers = {"workers": report.workers, "holds": report.holds, "held_usd": format_usd(report.nano)}
+        print_json(numbers | {"claims_unknown": report.claims_unknown, "expired": expired})
+        return
+    click.echo(f"{report.workers} workers gone, {report.holds} holds given back: {format_usd(report.nano)} USD")
+    if expired:
+        _print_rows(expired, False, "")
+
+
+@ledger.command()
+@click.argument("request_id", metavar="ID")
+@click.option("--amount", metavar="USD", help="default: all that is left of the charge")
+@click.option("--note", required=True, help="why, for the books")
+@click.option("--name", help="makes the refund repeatable: the same name never pays twice")
+@json_option
+def refund(request_id: str, amount: str | None, note: str, name: str | None, as_json: bool) -> None:
+    """Give a call's charge back, as a new entry."""
+    from elkapi.ledger import RefundError
+    from elkapi.ledger import refund as book_refund
+
+    parsed = parse_request_id(request_id)
+    if parsed is None:
+        raise click.UsageError("a request id is `req_` and 32 hex digits")
+    try:
+        nano = None if amount is None else int(parse_usd(amount))
+        with opened() as admin, admin.database.write() as connection:
+            refunded = book_refund(connection, parsed, nano, note, admin.actor, name=name, clock=admin.clock)
+    except (RefundError, ValueError) as error:
+        raise click.ClickException(str(error)) from None
+    if as_json:
+        print_json({"request_id": request_id, "refunded_usd": format_usd(refunded)})
+    else:
+        click.echo(f"refunded {format_usd(refunded)} USD of {request_id}")
+
+
+def _hold(hold: OpenHold) -> dict[str, Any]:
+    return {
+        "request_id": request_id_text(hold.request_id),
+        "key_id": hold.key_id,
+        "model": hold.model,
+        "held_usd": format_usd(hold.nano),
+        "worker": hold.owner.hex(),
+    }
+
+
+def _print_rows(rows: list[dict[str, Any]], as_json: bool, none: str) -> None:
+    if as_json:
+        print_json(rows)
+    else:
+        print_table(tuple(rows[0]) if rows else (), [tuple(row.values()) for row in rows], none=none)

@@ -1,0 +1,116 @@
+"""The group of all verbs and the one place where errors become a line and an exit status."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+import traceback
+from pathlib import Path
+from typing import Any
+
+import click
+
+from elkapi import __version__
+from elkapi.errors import GatewayError
+from elkapi.settings import SettingsError
+
+# verb -> (module below elkapi.cli, attribute, one line of help)
+VERBS = {
+    "serve": ("serve", "serve", "start the gateway"),
+    "sandbox": ("sandbox", "sandbox", "start a stand-in for the providers, to test against"),
+    "embed": ("embed", "embed", "print the vector of a text, computed by a bundled model"),
+    "doctor": ("doctor", "doctor", "print the effective settings and what is wrong with this installation"),
+    "migrate": ("migrate", "migrate", "bring the database's schema forward"),
+    "operations": ("operations", "operations", "list every served route"),
+    "models": ("models", "models", "bundled models: list, install"),
+    "key": ("key", "key", "customers' keys: create, list, show, edit, disable, enable, revoke, deposit"),
+    "channel": ("channel", "channel", "upstreams: add, list, show, edit, enable, disable, remove, test, key"),
+    "price": ("price", "price", "the price book: set, list, show, history"),
+    "group": ("group", "group", "groups and their price ratios: set, list"),
+    "request": ("request", "request", "past calls: show, list"),
+    "ledger": ("ledger", "ledger", "the books: check, unknown, holds, recover, refund"),
+    "backup": ("backup", "backup", "write a consistent copy of everything to a file"),
+    "restore": ("backup", "restore", "replace this installation's data by a backup"),
+}
+FAILURE, MISUSE = 1, 2
+
+
+class _Verbs(click.Group):
+    """Loads a verb's module only when it is called: `elkapi serve` must not carry a database driver along."""
+
+    def list_commands(self, _ctx: click.Context) -> list[str]:
+        return list(VERBS)
+
+    def get_command(self, _ctx: click.Context, name: str) -> click.Command | None:
+        if name not in VERBS:
+            return None
+        module, attribute, _ = VERBS[name]
+        command: click.Command = getattr(importlib.import_module(f"elkapi.cli.{module}"), attribute)
+        return command
+
+    def format_commands(self, _ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, text) for name, (_, _, text) in VERBS.items()])
+
+
+@click.group(cls=_Verbs, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.version_option(__version__, prog_name="elkapi")
+def cli() -> None:
+    """elkapi: one base URL and one key in front of every AI provider, with exact money.
+
+    Settings come from ELKAPI_... variables and an optional TOML file (ELKAPI_CONFIG); `elkapi doctor` prints them.
+    """
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run one command and end the process with its exit status."""
+    sys.exit(run(sys.argv[1:] if arguments is None else arguments))
+
+
+def run(arguments: list[str]) -> int:
+    """As `main`, but the exit status is returned. Errors are written to stderr as one line."""
+    try:
+        result: Any = cli.main(arguments, prog_name="elkapi", standalone_mode=False)
+    except click.exceptions.NoArgsIsHelpError as error:
+        click.echo(error.format_message(), err=True)
+        return MISUSE
+    except click.UsageError as error:
+        where = error.ctx.command_path if error.ctx is not None else "elkapi"
+        return _complain(f"{error.format_message()} (see `{where} --help`)", MISUSE)
+    except click.ClickException as error:
+        return _complain(error.format_message(), FAILURE)
+    except (click.Abort, KeyboardInterrupt):
+        return _complain("stopped", FAILURE)
+    except SettingsError as error:
+        return _complain(str(error), MISUSE)
+    except GatewayError as error:
+        cause = error.__cause__
+        return _complain(f"{error.message}{'' if cause is None else f' ({type(cause).__name__})'}", FAILURE)
+    except BrokenPipeError:
+        # Whoever read our output has seen enough; the interpreter must not complain about it while it ends.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return FAILURE
+    except Exception as error:
+        return _known_or_internal(error)
+    return result if isinstance(result, int) else 0
+
+
+def _known_or_internal(error: Exception) -> int:
+    """Errors of rooms that are not always loaded are known by name. Anything else is a bug: its kind and place are
+    told, never its text, which could quote a secret.
+    """
+    kind = type(error).__name__
+    if kind in {"InvalidInput", "DatabaseUrlError"}:
+        return _complain(str(error), MISUSE)
+    if kind in {"AdminError", "Missing", "Refused", "MigrationError", "SecretKeyError", "StartError", "ModelUnusable"}:
+        return _complain(str(error), FAILURE)
+    if isinstance(error, OSError) and error.strerror:
+        return _complain(f"{error.strerror}: {error.filename}" if error.filename else error.strerror, FAILURE)
+    place = traceback.extract_tb(error.__traceback__)[-1]
+    return _complain(f"internal error: {kind} in {Path(place.filename).name} line {place.lineno}", FAILURE)
+
+
+def _complain(message: str, status: int) -> int:
+    click.echo(f"elkapi: {' '.join(message.split())}", err=True)
+    return status

@@ -1,0 +1,113 @@
+"""How verbs print: JSON for scripts, aligned columns for people; and the options and the opening they share."""
+
+from __future__ import annotations
+
+import getpass
+import os
+from collections.abc import Callable, Iterable, Sequence
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+import msgspec
+
+from elkapi.settings import load_settings
+
+if TYPE_CHECKING:
+    from elkapi.admin.context import Admin
+
+F = TypeVar("F", bound=Callable[..., Any])
+CELL_CHARACTERS_MAX = 60
+_UNITS = {"m": timedelta(minutes=1), "h": timedelta(hours=1), "d": timedelta(days=1), "w": timedelta(weeks=1)}
+
+
+def json_option(command: F) -> F:
+    return click.option("--json", "as_json", is_flag=True, help="print JSON, for scripts")(command)
+
+
+def opened() -> Admin:
+    """The installation that the settings name, opened for the person at the keyboard."""
+    from elkapi.admin.context import Admin
+
+    return Admin.open(load_settings(), actor())
+
+
+def actor() -> str:
+    """What audit rows say about who it was."""
+    try:
+        return f"cli:{getpass.getuser()}"
+    except (KeyError, OSError):
+        return f"cli:uid {os.getuid()}"
+
+
+def print_json(value: Any) -> None:
+    """Indented JSON; structs and bytes are written by msgspec."""
+    click.echo(msgspec.json.format(msgspec.json.encode(value), indent=2))
+
+
+def print_table(headings: Sequence[str], rows: Iterable[Sequence[object]], *, none: str) -> None:
+    """Aligned columns; `none` is printed when there is no row."""
+    cells = [[_cell(value) for value in row] for row in rows]
+    if not cells:
+        click.echo(none, err=True)
+        return
+    widths = [max(len(row[column]) for row in (list(headings), *cells)) for column in range(len(headings))]
+    for row in ([heading.upper() for heading in headings], *cells):
+        click.echo("  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)).rstrip())
+
+
+def print_facts(facts: dict[str, object]) -> None:
+    """One fact a line."""
+    width = max(map(len, facts))
+    for name, value in facts.items():
+        click.echo(f"{name.ljust(width)}  {_cell(value, None)}")
+
+
+def _cell(value: object, characters_max: int | None = CELL_CHARACTERS_MAX) -> str:
+    if value is None or value == "":
+        return "-"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    text = ", ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
+    # A name must not be able to move the cursor of whoever lists it.
+    text = "".join(sign if sign.isprintable() else "?" for sign in text)
+    if characters_max is not None and len(text) > characters_max:
+        return text[: characters_max - 1] + "…"
+    return text
+
+
+def when(ns: int | None) -> str | None:
+    """Unix nanoseconds -> `2026-11-22T20:00:00Z`."""
+    if ns is None:
+        return None
+    return datetime.fromtimestamp(ns // 1_000_000_000, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def parse_expiry(text: str) -> int:
+    """`30d`, `12h` or an ISO date or time (UTC unless it says otherwise) -> unix nanoseconds; raises UsageError."""
+    if text[-1:] in _UNITS and text[:-1].isdecimal() and len(text) < 8:
+        at = datetime.now(UTC) + int(text[:-1]) * _UNITS[text[-1]]
+    else:
+        try:
+            at = datetime.fromisoformat(text)
+        except ValueError:
+            hint = "use 30d, 12h or a date such as 2027-01-31"
+            raise click.UsageError(f"{text!r} is not a time: {hint}") from None
+        at = at if at.tzinfo is not None else at.replace(tzinfo=UTC)
+    return int(at.timestamp()) * 1_000_000_000
+
+
+def words(text: str | None) -> list[str] | None:
+    """`a,b` -> ["a", "b"]; None stays None."""
+    return None if text is None else [part.strip() for part in text.split(",") if part.strip()]
+
+
+def pairs(given: Sequence[str], option: str, separator: str = "=") -> dict[str, str]:
+    """`("a=b", ...)` -> {"a": "b"}; raises UsageError. The message never repeats the value."""
+    result: dict[str, str] = {}
+    for text in given:
+        name, found, value = text.partition(separator)
+        if not found or not name.strip():
+            raise click.UsageError(f"{option} takes NAME{separator}VALUE")
+        result[name.strip()] = value.strip()
+    return result

@@ -1,0 +1,72 @@
+"""`elkapi request`: past calls with every attempt and the arithmetic of their price."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+import msgspec
+
+from elkapi.cli.output import json_option, opened, print_facts, print_json, print_table, when
+from elkapi.ids import request_id_text
+from elkapi.money import format_ratio, format_usd
+from elkapi.types import RequestRecord
+
+COLUMNS = ("id", "created_at", "model", "status", "outcome", "charge_usd", "loss_usd", "channel_name")
+
+
+@click.group()
+def request() -> None:
+    """Past calls, as the operator sees them."""
+
+
+@request.command()
+@click.argument("request_id", metavar="ID")
+@json_option
+def show(request_id: str, as_json: bool) -> None:
+    """One call by its `x-request-id`."""
+    from elkapi.admin import requests
+
+    with opened() as admin:
+        shown = _shown(requests.show_request(admin, request_id))
+    if as_json:
+        print_json(shown)
+        return
+    attempts = shown.pop("attempts")
+    print_facts(shown)
+    click.echo()
+    names = ("channel_name", "channel_key_id", "why", "outcome", "status", "fate", "duration_ms", "upstream_request_id")
+    print_table(names, [[attempt.get(name) for name in names] for attempt in attempts], none="no attempt was made")
+
+
+@request.command("list")
+@click.option("--limit", type=click.IntRange(1, 10_000), default=50, show_default=True)
+@json_option
+def list_(limit: int, as_json: bool) -> None:
+    """The newest calls."""
+    from elkapi.admin import requests
+
+    with opened() as admin:
+        rows = [_shown(record) for record in requests.list_requests(admin, limit=limit)]
+    if as_json:
+        print_json(rows)
+    else:
+        print_table(COLUMNS, [[row[name] for name in COLUMNS] for row in rows], none="no call yet")
+
+
+def _shown(record: RequestRecord) -> dict[str, Any]:
+    fields = {name: getattr(record, name) for name in RequestRecord.__struct_fields__}
+    changed: dict[str, Any] = {
+        "id": request_id_text(record.id),
+        "usage": msgspec.structs.asdict(record.usage),
+        "attempts": [msgspec.structs.asdict(attempt) for attempt in record.attempts],
+    }
+    dropped = {"hold_nano", "charge_nano", "loss_nano", "created_ns", "ratio_micro"}
+    extra = {
+        "created_at": when(record.created_ns),
+        "ratio": format_ratio(record.ratio_micro),
+        "hold_usd": format_usd(record.hold_nano),
+        "charge_usd": format_usd(record.charge_nano),
+        "loss_usd": format_usd(record.loss_nano),
+    }
+    return {name: value for name, value in (fields | changed | extra).items() if name not in dropped}
