@@ -1,0 +1,238 @@
+"""Idempotency keys: claimed in the hold's transaction, answered from the stored reply, in any worker."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+from collections.abc import AsyncIterator
+
+import msgspec
+import pytest
+from sqlalchemy import select
+
+from elkapi.clock import ManualClock
+from elkapi.errors import Conflict, InsufficientQuota
+from elkapi.ledger import (
+    IdempotencyPending,
+    IdempotencyReplay,
+    Ledger,
+    ThreadLedger,
+    balance,
+    mark_dead,
+    open_ledger,
+    recover,
+)
+from elkapi.ledger.idempotency import purge_claims
+from elkapi.settings import Settings
+from elkapi.storage.db import Database
+from elkapi.storage.installation import Installation
+from elkapi.storage.schema import idempotency
+from elkapi.testing.ledger import a_settlement, an_order, funded_account
+from elkapi.types import HoldOrder, IdempotencyClaim, StoredReply
+
+
+@contextlib.asynccontextmanager
+async def started(settings: Settings, installation: Installation, owner: bytes | None = None) -> AsyncIterator[Ledger]:
+    ledger = open_ledger(
+        settings, installation.database, owner or os.urandom(16), in_process=True, sealer=installation.sealer
+    )
+    await ledger.start()
+    try:
+        yield ledger
+    finally:
+        await ledger.aclose()
+
+
+@pytest.fixture
+async def ledger(settings: Settings, installation: Installation) -> AsyncIterator[Ledger]:
+    async with started(settings, installation) as opened:
+        yield opened
+
+
+def a_claim(key: str = "k", fingerprint: bytes = b"\x01" * 32) -> IdempotencyClaim:
+    return IdempotencyClaim(1, "openai.embeddings", key, fingerprint)
+
+
+def a_reply(order: HoldOrder, body: bytes | None = b'{"data": []}') -> StoredReply:
+    return StoredReply(order.request_id, 200, ((b"content-type", b"application/json"),), body)
+
+
+async def test_a_repeated_call_gets_the_stored_reply_and_no_second_charge(ledger: Ledger, database: Database) -> None:
+    account = funded_account(database, 1000)
+    order = an_order(account, nano=100, claim=a_claim())
+    await ledger.hold(order)
+    await ledger.settle(a_settlement(order, 100, reply=a_reply(order)))
+    for _ in range(2):
+        with pytest.raises(IdempotencyReplay) as replay:
+            await ledger.hold(an_order(account, nano=100, claim=a_claim()))
+        assert replay.value.reply == a_reply(order)
+    with database.read() as connection:
+        assert balance(connection, account).posted_nano == 900
+        sealed = connection.execute(select(idempotency.c.reply_sealed)).scalar_one()
+    assert b"data" not in sealed
+
+
+async def test_a_key_used_for_another_body_is_a_conflict(ledger: Ledger, database: Database) -> None:
+    account = funded_account(database, 1000)
+    await ledger.hold(order := an_order(account, nano=1, claim=a_claim()))
+    with pytest.raises(Conflict) as conflict:
+        await ledger.hold(an_order(account, nano=1, claim=a_claim(fingerprint=b"\x02" * 32)))
+    assert conflict.value.code == "idempotency_key_reused"
+    await ledger.hold(other := an_order(account, nano=1, claim=a_claim("another key", b"\x02" * 32)))
+    for done in (order, other):
+        await ledger.void(done)
+
+
+async def test_g75_a_hundred_parallel_calls_with_one_key_are_one_call(
+    settings: Settings, installation: Installation
+) -> None:
+    database = installation.database
+    account = funded_account(database, 10**9)
+    upstream_calls = 0
+    async with started(settings, installation) as one, started(settings, installation) as two:
+
+        async def call(ledger: Ledger) -> StoredReply:
+            nonlocal upstream_calls
+            while True:
+                order = an_order(account, nano=100, claim=a_claim())
+                try:
+                    await ledger.hold(order)
+                except IdempotencyReplay as replay:
+                    return replay.reply
+                except IdempotencyPending:
+                    if (reply := await ledger.wait_reply(a_claim())) is not None:
+                        return reply
+                    continue
+                upstream_calls += 1
+                await asyncio.sleep(0.1)
+                await ledger.settle(a_settlement(order, 100, reply=a_reply(order)))
+                return a_reply(order)
+
+        replies = await asyncio.gather(*(call(ledger) for ledger in (one, two) for _ in range(50)))
+    assert upstream_calls == 1
+    assert len({reply.request_id for reply in replies}) == 1
+    with database.read() as connection:
+        assert balance(connection, account).posted_nano == 10**9 - 100
+
+
+async def test_a_call_that_failed_before_the_upstream_forgets_its_key(ledger: Ledger, database: Database) -> None:
+    account = funded_account(database, 1000)
+    await ledger.hold(order := an_order(account, nano=1, claim=a_claim()))
+    waiting = asyncio.create_task(ledger.wait_reply(a_claim()))
+    await asyncio.sleep(0.05)
+    await ledger.settle(a_settlement(order, 0, forget=True))
+    assert await waiting is None
+    await ledger.hold(again := an_order(account, nano=1, claim=a_claim()))
+    await ledger.void(again)
+    await ledger.hold(third := an_order(account, nano=1, claim=a_claim()))
+    await ledger.void(third)
+
+
+async def test_a_refused_hold_leaves_no_claim(ledger: Ledger, database: Database) -> None:
+    account = funded_account(database, 10)
+    results = await asyncio.gather(
+        *(ledger.hold(an_order(account, nano=11, claim=a_claim(f"key {n % 3}"))) for n in range(9)),
+        return_exceptions=True,
+    )
+    assert {type(result) for result in results} <= {InsufficientQuota, IdempotencyPending}
+    with database.read() as connection:
+        assert connection.execute(select(idempotency)).all() == []
+
+
+async def test_a_free_call_can_be_idempotent(ledger: Ledger, database: Database) -> None:
+    account = funded_account(database, 0)
+    await ledger.hold(order := an_order(account, nano=0, claim=a_claim()))
+    with pytest.raises(IdempotencyPending):
+        await ledger.hold(an_order(account, nano=0, claim=a_claim()))
+    await ledger.settle(a_settlement(order, 0, reply=a_reply(order)))
+    assert await ledger.wait_reply(a_claim()) == a_reply(order)
+
+
+@pytest.mark.parametrize("body", [None, b"x" * 1001])
+async def test_a_reply_too_large_to_keep_is_a_conflict_when_repeated(
+    settings: Settings, installation: Installation, body: bytes | None
+) -> None:
+    small = msgspec.structs.replace(settings, idempotency_reply_bytes_max=1000)
+    account = funded_account(installation.database, 1000)
+    async with started(small, installation) as ledger:
+        await ledger.hold(order := an_order(account, nano=1, claim=a_claim()))
+        await ledger.settle(a_settlement(order, 1, reply=a_reply(order, body)))
+        with pytest.raises(Conflict) as conflict:
+            await ledger.hold(an_order(account, nano=1, claim=a_claim()))
+    assert conflict.value.code == "idempotent_replay_unavailable"
+
+
+async def test_a_large_reply_survives_sealing(ledger: Ledger, database: Database) -> None:
+    account = funded_account(database, 1000)
+    await ledger.hold(order := an_order(account, nano=1, claim=a_claim()))
+    reply = a_reply(order, os.urandom(1_000_000))
+    await ledger.settle(a_settlement(order, 1, reply=reply))
+    assert await ledger.wait_reply(a_claim()) == reply
+
+
+async def test_waiting_for_a_reply_ends(settings: Settings, installation: Installation) -> None:
+    quick = msgspec.structs.replace(settings, idempotency_wait_s=0.2)
+    account = funded_account(installation.database, 1000)
+    async with started(quick, installation) as ledger:
+        await ledger.hold(order := an_order(account, nano=1, claim=a_claim()))
+        with pytest.raises(Conflict) as conflict:
+            await ledger.wait_reply(a_claim())
+        assert conflict.value.code == "idempotency_in_progress"
+        await ledger.void(order)
+
+
+@pytest.mark.parametrize("flags", [(), ("unknown_outcome",)])
+async def test_an_unknown_outcome_is_never_repeated(
+    settings: Settings, installation: Installation, flags: tuple[str, ...]
+) -> None:
+    database, owner = installation.database, os.urandom(16)
+    account = funded_account(database, 1000)
+    async with started(settings, installation, owner) as ledger:
+        await ledger.hold(order := an_order(account, nano=1, claim=a_claim()))
+        free = a_claim("free")
+        await ledger.hold(an_order(account, nano=0, claim=free))
+        if flags:
+            await ledger.settle(a_settlement(order, 0, flags=flags))
+    with database.write() as connection:
+        mark_dead(connection, owner, 1)
+        recover(connection, 1, settings)
+    async with started(settings, installation) as other:
+        for claim in (a_claim(), free):
+            with pytest.raises(Conflict) as conflict:
+                await other.hold(an_order(account, nano=1, claim=claim))
+            assert conflict.value.code == "outcome_unknown"
+    with database.read() as connection:
+        assert balance(connection, account).available_nano == 1000
+
+
+async def test_a_claim_is_forgotten_after_its_time(settings: Settings, installation: Installation) -> None:
+    database, clock = installation.database, ManualClock()
+    account = funded_account(database, 1000)
+    ledger = ThreadLedger(settings, database, os.urandom(16), installation.sealer, clock=clock)
+    await ledger.start()
+
+    def claiming(key: str) -> HoldOrder:
+        return an_order(account, nano=0, claim=a_claim(key))
+
+    await ledger.hold(order := claiming("k"))
+    await ledger.settle(a_settlement(order, 0, reply=a_reply(order)))
+    with pytest.raises(IdempotencyReplay):
+        await ledger.hold(claiming("k"))
+    clock.advance(settings.idempotency_keep_s + 1)
+    await ledger.hold(claiming("k"))
+    await ledger.aclose()
+    with database.write() as connection:
+        assert purge_claims(connection, clock.now_ns()) == 0
+        assert purge_claims(connection, clock.now_ns() + round(settings.idempotency_keep_s * 1e9)) == 1
+
+
+async def test_cve_2026_42208_keys_and_values_are_bound_never_spelled_into_sql(
+    ledger: Ledger, database: Database
+) -> None:
+    account = funded_account(database, 1000)
+    hostile = "'); DROP TABLE transfers; --"
+    await ledger.hold(order := an_order(account, nano=1, claim=a_claim(hostile), model=hostile))
+    await ledger.settle(a_settlement(order, 1, reply=a_reply(order), operation=hostile))
+    with pytest.raises(IdempotencyReplay):
+        await ledger.hold(an_order(account, nano=1, claim=a_claim(hostile)))

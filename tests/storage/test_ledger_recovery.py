@@ -1,0 +1,240 @@
+"""Recovery: what a worker that is gone held goes back, once, listed; a live worker's holds are never touched."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+from collections.abc import AsyncIterator
+
+import pytest
+from sqlalchemy import select
+
+from elkapi.clock import ManualClock
+from elkapi.ids import new_id
+from elkapi.ledger import Ledger, balance, balances, check, mark_dead, open_ledger, reconcile, recover
+from elkapi.ledger.recovery import Recoverer
+from elkapi.settings import Settings
+from elkapi.storage.db import Database
+from elkapi.storage.installation import Installation
+from elkapi.storage.repos.requests import get_request
+from elkapi.storage.schema import transfers, unknown_outcomes, workers
+from elkapi.testing.ledger import a_settlement, an_order, funded_account
+from elkapi.types import AttemptRecord, HoldOrder
+
+
+@contextlib.asynccontextmanager
+async def started(settings: Settings, installation: Installation, owner: bytes) -> AsyncIterator[Ledger]:
+    ledger = open_ledger(settings, installation.database, owner, in_process=True, sealer=installation.sealer)
+    await ledger.start()
+    try:
+        yield ledger
+    finally:
+        await ledger.aclose()
+
+
+def kinds_of(database: Database, order: HoldOrder) -> list[str]:
+    with database.read() as connection:
+        t = transfers.c
+        rows = connection.execute(select(t.kind).where(t.id.between(order.request_id, order.request_id + b"\xff" * 3)))
+        return list(rows.scalars())
+
+
+def resolve_all(database: Database, settings: Settings, owner: bytes) -> int:
+    with database.write() as connection:
+        mark_dead(connection, owner, 1)
+        return recover(connection, 1, settings).holds
+
+
+async def test_g08_holds_of_a_dead_worker_go_back_exactly_once(settings: Settings, installation: Installation) -> None:
+    database, owner = installation.database, os.urandom(16)
+    user, quota = funded_account(database, 10_000), funded_account(database, 10_000, "quota")
+    async with started(settings, installation, owner) as ledger:
+        orders = [an_order(user, quota, nano=100, model=f"m{n}") for n in range(20)]
+        await asyncio.gather(*(ledger.hold(order) for order in orders))
+        for order in orders[:5]:
+            await ledger.settle(a_settlement(order, 60))
+    assert resolve_all(database, settings, owner) == 15
+    assert resolve_all(database, settings, owner) == 0
+    with database.read() as connection:
+        assert balance(connection, user).available_nano == balance(connection, quota).available_nano == 9700
+        listed = connection.execute(select(unknown_outcomes)).all()
+        report = check(connection)
+    assert {(row.request_id, row.model, row.held_nano) for row in listed} == {
+        (order.request_id, order.model, 100) for order in orders[5:]
+    }
+    assert report.problems == []
+    assert (report.unknown_outcomes, report.unknown_outcomes_nano) == (15, 1500)
+    assert kinds_of(database, orders[9]) == ["hold", "hold", "expire", "expire"]
+
+
+async def test_g09_a_leaked_hold_is_visible_and_heals(settings: Settings, installation: Installation) -> None:
+    database, owner = installation.database, os.urandom(16)
+    account = funded_account(database, 100)
+    async with started(settings, installation, owner) as ledger:
+        await ledger.hold(an_order(account, nano=70))
+    with database.read() as connection:
+        report = check(connection)
+    assert (report.open_holds, report.open_holds_nano) == (1, 70)
+    assert "for a worker that is gone" in report.problems[0]
+    assert resolve_all(database, settings, owner) == 1
+    with database.read() as connection:
+        assert check(connection).problems == []
+
+
+async def test_a_live_workers_holds_are_never_expired(settings: Settings, installation: Installation) -> None:
+    database, owner = installation.database, os.urandom(16)
+    account = funded_account(database, 100)
+    async with started(settings, installation, owner) as ledger:
+        order = an_order(account, nano=70)
+        await ledger.hold(order)
+        with database.write() as connection:
+            beat = connection.execute(select(workers.c.heartbeat_ns)).scalar_one()
+            assert recover(connection, beat + round(settings.heartbeat_lost_s * 0.9e9), settings).holds == 0
+            assert check(connection).problems == []
+        await ledger.settle(a_settlement(order, 70))
+
+
+async def test_a_machine_that_slept_expires_nobody(settings: Settings, installation: Installation) -> None:
+    database, owner = installation.database, os.urandom(16)
+    account = funded_account(database, 100)
+    async with started(settings, installation, owner) as ledger:
+        await ledger.hold(order := an_order(account, nano=70))
+        clock = ManualClock()  # a year ahead of the heartbeats
+        watch = Recoverer(database, settings, clock)
+        watch.tick()
+        assert kinds_of(database, order) == ["hold"]
+        await ledger.void(order)
+
+
+async def test_a_heartbeat_that_stands_still_is_noticed(settings: Settings, installation: Installation) -> None:
+    database, owner = installation.database, os.urandom(16)
+    account = funded_account(database, 100)
+    async with started(settings, installation, owner) as ledger:
+        await ledger.hold(order := an_order(account, nano=70))
+    with database.write() as connection:
+        connection.execute(workers.update().values(ended_ns=None))  # as after a kill: no farewell
+    clock = ManualClock()
+    watch = Recoverer(database, settings, clock)
+    watch.tick()
+    clock.advance(settings.heartbeat_lost_s * 0.9)
+    watch.tick()
+    assert kinds_of(database, order) == ["hold"]
+    clock.advance(settings.heartbeat_lost_s * 0.2)
+    watch.tick()
+    assert kinds_of(database, order) == ["hold", "expire"]
+
+
+async def test_a_late_settlement_of_an_expired_hold_charges_nothing_and_is_kept(
+    settings: Settings, installation: Installation
+) -> None:
+    database, owner = installation.database, os.urandom(16)
+    account = funded_account(database, 100)
+    async with started(settings, installation, owner) as ledger:
+        orders = [an_order(account, nano=10) for _ in range(3)]
+        await asyncio.gather(*(ledger.hold(order) for order in orders))
+        assert resolve_all(database, settings, owner) == 3
+        await asyncio.gather(*(ledger.settle(a_settlement(order, 8)) for order in orders))
+        await ledger.settle(a_settlement(orders[0], 8))
+        with database.read() as connection:
+            rows = [get_request(connection, order.request_id, None) for order in orders]
+            loss = next(b.posted_nano for b in balances(connection) if b.code == "operator-loss")
+            assert balance(connection, account).available_nano == 100
+            assert connection.execute(select(unknown_outcomes)).all() == []
+        assert [(row.charge_nano, row.loss_nano, row.flags) for row in rows if row] == [(0, 8, ("hold_expired",))] * 3
+        assert loss == -24
+        # The worker was only cut off: its heartbeat revives it, and new holds are safe.
+        order = an_order(account, nano=100)
+        await asyncio.sleep(settings.heartbeat_s * 1.2)
+        await ledger.hold(order)
+        with database.read() as connection:
+            assert check(connection).problems == []
+        await ledger.settle(a_settlement(order, 100))
+
+
+async def test_a_successor_declares_its_predecessor_dead(settings: Settings, installation: Installation) -> None:
+    import msgspec
+
+    database, dead = installation.database, os.urandom(16)
+    account = funded_account(database, 100)
+    async with started(settings, installation, dead) as ledger:
+        await ledger.hold(order := an_order(account, nano=10))
+    with database.write() as connection:
+        connection.execute(workers.update().values(ended_ns=None))
+    quick = msgspec.structs.replace(settings, heartbeat_s=0.05)
+    successor = open_ledger(quick, database, new_id(), in_process=True, sealer=installation.sealer, dead_owner=dead)
+    await successor.start()
+    for _ in range(200):
+        if kinds_of(database, order) == ["hold", "expire"]:
+            break
+        await asyncio.sleep(0.02)
+    await successor.aclose()
+    assert kinds_of(database, order) == ["hold", "expire"]
+
+
+async def test_g10_balances_are_rebuilt_from_entries_and_drift_is_named(
+    settings: Settings, installation: Installation
+) -> None:
+    database = installation.database
+    account = funded_account(database, 100)
+    async with started(settings, installation, os.urandom(16)) as ledger:
+        await ledger.hold(order := an_order(account, nano=10))
+        await ledger.settle(a_settlement(order, 10))
+    with database.write() as connection:
+        from elkapi.storage.schema import accounts, requests
+
+        connection.execute(accounts.update().where(accounts.c.id == account).values(posted_nano=91, held_nano=3))
+        connection.execute(requests.update().values(charge_nano=9))
+    with database.read() as connection:
+        report = check(connection)
+    assert not report.ok
+    text = "\n".join(report.lines())
+    for part in (
+        "says 91 nano, its entries 90",
+        "holds 3 nano, its open holds 0",
+        "a usage row of 9 nano",
+        "is 1 nano",
+    ):
+        assert part in text
+
+
+async def test_an_upstreams_bill_is_explained_to_the_nano(settings: Settings, installation: Installation) -> None:
+    database, owner = installation.database, os.urandom(16)
+    account = funded_account(database, 10_000)
+    async with started(settings, installation, owner) as ledger:
+        charged, lost, over, failed, killed, retried, ghost = (an_order(account, nano=100) for _ in range(7))
+        for order in (charged, lost, over, failed, killed, retried):
+            await ledger.hold(order)
+        await ledger.settle(a_settlement(charged, 80))
+        await ledger.settle(a_settlement(lost, 0, loss_nano=55))
+        await ledger.settle(a_settlement(over, 130))
+        await ledger.settle(a_settlement(failed, 0, flags=("unknown_outcome",)))
+        attempt = AttemptRecord(1, "c", 1, "first", "timeout", "unknown")
+        await ledger.settle(a_settlement(retried, 20, attempts=(attempt,)))
+    resolve_all(database, settings, owner)
+    bill = [(charged, 80), (lost, 55), (over, 130), (failed, 90), (killed, 70), (retried, 20), (retried, 19)]
+    with database.read() as connection:
+        report = reconcile(connection, [(order.request_id, nano) for order, nano in bill])
+        assert report.ok, report
+        assert (report.charged_nano, report.loss_nano, report.unknown_nano) == (200, 85, 179)
+        assert {line.request_id for line in report.unknown} == {order.request_id for order in (failed, killed, retried)}
+        wrong = reconcile(connection, [(charged.request_id, 81), (ghost.request_id, 5)])
+        listed = connection.execute(select(unknown_outcomes.c.request_id)).scalars().all()
+    assert not wrong.ok
+    assert {line.request_id for line in wrong.unexplained} == {
+        order.request_id for order in (charged, lost, over, retried, ghost)
+    }
+    assert all("nano" in line.text() for line in wrong.unexplained)
+    assert set(listed) == {failed.request_id, killed.request_id}
+
+
+async def test_a_hold_older_than_recovery_looks_back_is_refused(settings: Settings, installation: Installation) -> None:
+    import msgspec
+
+    from elkapi.errors import Unavailable
+
+    account = funded_account(installation.database, 100)
+    async with started(settings, installation, os.urandom(16)) as ledger:
+        order = msgspec.structs.replace(an_order(account, nano=1), request_id=new_id(1_700_000_000 * 10**9))
+        with pytest.raises(Unavailable):
+            await ledger.hold(order)
