@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import ipaddress
+import socket
 from collections.abc import Iterator
 from itertools import pairwise
 from typing import Any
@@ -92,7 +93,8 @@ def loop() -> Iterator[asyncio.AbstractEventLoop]:
 
 async def outcome(segments: list[bytes], *, is_head: bool = False) -> tuple[Any, ...]:
     """(status, headers, body, failure class, failure phase, open before the peer closed) of one exchange."""
-    connection = Connection(NoOwner(), LIMITS, LoopTimers(), None)  # type: ignore[arg-type]
+    with socket.socket() as unused:
+        connection = Connection(NoOwner(), LIMITS, LoopTimers(), unused)
     connection.connection_made(MemoryTransport())
     reply = SocketReply(connection, is_head)
     loop = asyncio.get_running_loop()
@@ -108,7 +110,7 @@ async def outcome(segments: list[bytes], *, is_head: bool = False) -> tuple[Any,
     body = b""
     ended: UpstreamFailure | None = None
     try:
-        await reply.head(loop.create_future)
+        await reply.head()
         while chunk := await reply.next_chunk():
             body += chunk
     except UpstreamFailure as failure:

