@@ -1,1 +1,11 @@
-from live import live_gateway as live_gateway
+from collections.abc import Iterator
+
+import pytest
+from live import LiveGateway, running_gateway
+
+
+@pytest.fixture(scope="session")
+def docs_gateway() -> Iterator[LiveGateway]:
+    """A gateway for samples alone: they add channels and prices that other suites do not expect."""
+    with running_gateway() as gateway:
+        yield gateway

@@ -1,4 +1,4 @@
-"""Every Shell and Python sample of the documentation, run as a reader would paste it, against a live live_gateway.
+"""Every Shell and Python sample of the documentation, run as a reader would paste it, against a live docs_gateway.
 
 A sample is a fenced `sh` or `python` block whose first line is `# sample: NAME`. Addresses in it are replaced by those
 of the gateway under test; nothing else is.
@@ -79,10 +79,10 @@ def test_semantic_search_cuts_pages_into_pieces_under_their_headings(tmp_path: P
     assert all(len(text) <= example.PIECE_CHARACTERS_MAX for text in long)
 
 
-def test_semantic_search_finds_the_right_pages(live_gateway: LiveGateway) -> None:
-    environment = live_gateway.environment | {
-        "ELKAPI_KEY": live_gateway.key,
-        "OPENAI_BASE_URL": f"{live_gateway.base_url}/v1",
+def test_semantic_search_finds_the_right_pages(docs_gateway: LiveGateway) -> None:
+    environment = docs_gateway.environment | {
+        "ELKAPI_KEY": docs_gateway.key,
+        "OPENAI_BASE_URL": f"{docs_gateway.base_url}/v1",
     }
     done = subprocess.run(
         [sys.executable, str(EXAMPLE), "--self-test"], env=environment, capture_output=True, text=True, timeout=100
@@ -92,11 +92,11 @@ def test_semantic_search_finds_the_right_pages(live_gateway: LiveGateway) -> Non
 
 
 @pytest.mark.parametrize(("language", "code"), [pytest.param(lang, code, id=name) for name, lang, code in samples()])
-def test_sample_runs_as_it_stands(live_gateway: LiveGateway, tmp_path: Path, language: str, code: str) -> None:
+def test_sample_runs_as_it_stands(docs_gateway: LiveGateway, tmp_path: Path, language: str, code: str) -> None:
     assert language in RUNNABLE
-    code = code.replace("http://127.0.0.1:8000", live_gateway.base_url)
+    code = code.replace("http://127.0.0.1:8000", docs_gateway.base_url)
     code = code.replace("8100", str(free_port()))
-    environment = live_gateway.environment | {"ELKAPI_KEY": live_gateway.key, "OPENAI_API_KEY": live_gateway.key}
+    environment = docs_gateway.environment | {"ELKAPI_KEY": docs_gateway.key, "OPENAI_API_KEY": docs_gateway.key}
     # A reader's shell has neither of these options; without them a failure in the middle would pass unseen.
     arguments = ["bash", "-euo", "pipefail", "-c", code] if language == "sh" else [sys.executable, "-c", code]
     with (tmp_path / "out").open("w+", encoding="utf-8") as out:

@@ -124,6 +124,11 @@ def _render_fence(renderer: Any, tokens: list[Token], index: int, options: Any, 
     return f'<div class="sample"><pre tabindex="0">{code}</pre></div>\n'
 
 
+def _render_code(renderer: Any, tokens: list[Token], index: int, options: Any, env: Any) -> str:
+    # A long name in a narrow column may break behind its underscores, and nowhere else.
+    return f"<code>{escape(tokens[index].content).replace('_', '_<wbr>')}</code>"
+
+
 def _open_table(renderer: Any, tokens: list[Token], index: int, options: Any, env: Any) -> str:
     return '<div class="scroll" tabindex="0"><table>\n'
 
@@ -136,6 +141,7 @@ def _make_parser() -> MarkdownIt:
     # Raw HTML in a page is shown as text: a page can never carry a script, whoever wrote it (CVE-2025-3801).
     parser = MarkdownIt("commonmark", {"html": False}).enable("table")
     parser.add_render_rule("fence", _render_fence)
+    parser.add_render_rule("code_inline", _render_code)
     parser.add_render_rule("table_open", _open_table)
     parser.add_render_rule("table_close", _close_table)
     return parser
