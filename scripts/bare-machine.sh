@@ -79,7 +79,7 @@ for step in "${steps[@]}"; do
       # The curl may span lines; it is the printed text from `curl` to the first line without a closing backslash.
       command=$(sed -n '/curl /,/[^\\]$/p' "$base/run.log" | sed 's/^.*curl /curl /;1!s/^ *//')
       key=$(grep -oE 'sk-[A-Za-z0-9_-]+' "$base/run.log" | head -1)
-      echo "$command" | bash | head -c 300; echo
+      echo "${command/curl /curl -sS }" | bash | head -c 300; echo
       stop ;;
     second)
       start 60 "ELKAPI_KEY=${key:-}"
