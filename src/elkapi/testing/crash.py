@@ -1,13 +1,15 @@
 """Named points at which a process kills itself when a test asks for it; what must hold afterwards is left to tests.
 
-`ELKAPI_CRASH_AT=ledger.before_commit:3` sends SIGKILL to the process that reaches the point for the third time. Unset,
-a point is one comparison with None, so the points may stay in production code: what is tested is what runs.
+`ELKAPI_CRASH_AT=ledger.before_commit:3` sends SIGKILL to the process that reaches the point for the third time;
+`ELKAPI_CRASH_AT=@FILE` lets the first process that starts after FILE was written take its order, once. Unset, a point is
+one comparison with None, so the points may stay in production code: what is tested is what runs.
 """
 
 from __future__ import annotations
 
 import os
 import signal
+from pathlib import Path
 
 VARIABLE = "ELKAPI_CRASH_AT"
 
@@ -20,6 +22,10 @@ NAMES: tuple[str, ...] = (
     "ledger.settle.after",
     "ledger.recover.before_commit",
     "ledger.server.before_reply",
+    "relay.hold.before",
+    "relay.hold.after",
+    "relay.settle.before",
+    "relay.settle.after",
 )
 
 
@@ -27,7 +33,19 @@ class CrashPointError(ValueError):
     """ELKAPI_CRASH_AT names a point that does not exist, so the test would prove nothing."""
 
 
+def _taken(path: Path) -> str | None:
+    """The order in a file, for this process alone: renaming it is what only one process can do."""
+    mine = path.with_name(f"{path.name}.{os.getpid()}")
+    try:
+        path.rename(mine)
+    except FileNotFoundError:
+        return None
+    return mine.read_text("ascii").strip()
+
+
 def _parse(text: str | None) -> tuple[str | None, int]:
+    if text and text.startswith("@"):
+        text = _taken(Path(text[1:]))
     if not text:
         return None, 0
     name, _, count = text.partition(":")

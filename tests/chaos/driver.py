@@ -1,0 +1,218 @@
+"""Rounds of violence against a gateway under load, and the books afterwards; what must hold is asserted here, once."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import random
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import pytest
+
+from elkapi.ledger import ReconcileReport
+from elkapi.money import format_usd
+from elkapi.testing.crash import NAMES
+from tests.chaos.load import Load
+from tests.cluster import (
+    PER_CALL,
+    PER_TOKEN,
+    PER_TOKEN_DEAR,
+    Cluster,
+    Upstream,
+    client,
+    eventually,
+    lives,
+    port_is_free,
+)
+
+CALLERS = 24
+WORKERS = 4
+SERVES_AGAIN_S = 90.0
+REACHED_S = 30.0
+SETTLED_S = 60.0
+CALM_S = 0.4
+LARGE_NANO = 10**12
+# Small enough to run dry during a run, so that refusals and exact fits occur under load.
+SMALL_NANO = (30_000, 60_000, 120_000)
+MODELS = (PER_TOKEN, PER_TOKEN_DEAR, PER_CALL)
+
+# Short deadlines, heartbeats and cooldowns: what takes minutes in production has to happen many times in a minute here.
+SETTINGS: dict[str, Any] = {
+    "workers": WORKERS,
+    "heartbeat_s": 0.3,
+    "heartbeat_lost_s": 5,
+    "cooldown_s": 0.5,
+    "cooldown_max_s": 4,
+    "header_s": 2,
+    "first_byte_s": 2,
+    "idle_s": 2,
+    "idempotency_wait_s": 10,
+    "drain_s": 20,
+}
+
+LEDGER_POINTS = tuple(name for name in NAMES if name.startswith("ledger."))
+RELAY_POINTS = tuple(name for name in NAMES if name.startswith("relay."))
+
+
+class Chaos:
+    """One run on one database; `seed` decides every choice the driver makes."""
+
+    def __init__(self, cluster: Cluster, upstream: Upstream, load: Load, seed: int) -> None:
+        self.cluster = cluster
+        self.upstream = upstream
+        self.load = load
+        self._random = random.Random(seed)
+        self._menu: list[str] = []
+        self.history: list[str] = []
+
+    def _acts(self) -> list[str]:
+        sqlite = self.cluster.settings.is_sqlite
+        roles = ["worker", "models", "control", "sandbox", *(["ledger"] if sqlite else [])]
+        # The ledger's socket exists only where there is a ledger process.
+        points = [p for p in (*RELAY_POINTS, *LEDGER_POINTS) if sqlite or p != "ledger.server.before_reply"]
+        return ["supervisor", *(f"kill {role}" for role in roles), *(f"point {name}" for name in points)]
+
+    async def round(self) -> None:
+        """One act, drawn without repetition until all had their turn; then wait until it serves again."""
+        if not self._menu:
+            self._menu = self._acts()
+            self._random.shuffle(self._menu)
+        act = self._menu.pop()
+        started_s = time.monotonic()
+        kind, _, what = act.partition(" ")
+        if kind == "supervisor":
+            await self._kill_supervisor()
+        elif kind == "kill":
+            await self._kill_role(what)
+        else:
+            await self._crash_at(what)
+        await self._serves_again()
+        self.history.append(f"{act} ({time.monotonic() - started_s:.1f} s)")
+        await asyncio.sleep(self._random.random() * CALM_S)
+
+    async def _kill_supervisor(self) -> None:
+        children = list(self.cluster.children())
+        self.load.supervisor_is_up = False
+        self.cluster.kill_supervisor()
+        await eventually("the children end with their supervisor", lambda: not any(map(lives, children)), 20)
+        assert port_is_free(self.cluster.port)
+        self.cluster.start()
+        await self.cluster.ready()
+        self.load.supervisor_is_up = True
+
+    async def _kill_role(self, role: str) -> None:
+        victim = self._random.choice(sorted(self.cluster.children(role)))
+        self.cluster.kill(victim)
+        await eventually(f"the {role} ended", lambda: not lives(victim), 10)
+
+    async def _crash_at(self, point: str) -> None:
+        """Let the successor of a killed process die by itself at the point, at its first few passes."""
+        role = "ledger" if point.startswith("ledger.") and self.cluster.settings.is_sqlite else "worker"
+        passes = 1 if "recover" in point else self._random.randint(1, 20)
+        self.cluster.crash_order.write_text(f"{point}:{passes}", "ascii")
+        await self._kill_role(role)
+        await eventually("the order to crash was taken", lambda: not self.cluster.crash_order.exists(), SERVES_AGAIN_S)
+        (taken,) = self.cluster.folder.glob("crash.*")
+        armed = int(taken.suffix[1:])
+        taken.rename(taken.with_name("crashed"))
+        deadline_s = time.monotonic() + REACHED_S
+        while lives(armed):
+            if "recover" in point and armed in self.cluster.children():
+                # Recovery has work only when somebody left holds behind.
+                others = sorted(pid for pid in self.cluster.children("worker") if pid != armed)
+                self.cluster.kill(self._random.choice(others))
+                await asyncio.sleep(2)
+            if time.monotonic() > deadline_s:
+                self.load.raise_failures()
+                pytest.fail(f"{role} {armed} never came to {point}:{passes}; {self.load.summary()}", pytrace=False)
+            await asyncio.sleep(0.05)
+
+    async def _serves_again(self) -> None:
+        """Every role is back, and calls succeed."""
+        await eventually("every role is back", self.cluster.is_complete, SERVES_AGAIN_S)
+        before = self.load.successes
+        await eventually("calls succeed again", lambda: self.load.successes > before + CALLERS, SERVES_AGAIN_S)
+        self.load.raise_failures()
+
+    async def settled(self) -> None:
+        """Wait until recovery has resolved what the dead left behind."""
+        await eventually("no hold is open", lambda: self.cluster.check().open_holds == 0, SETTLED_S)
+
+
+@asynccontextmanager
+async def chaos(cluster: Cluster, upstream: Upstream, seed: int) -> AsyncIterator[Chaos]:
+    """A gateway that serves, with its load running; the load has ended when the block does."""
+    configure(cluster, upstream)
+    keys = [cluster.key(f"large-{n}", LARGE_NANO) for n in range(5)]
+    keys += [cluster.key(f"small-{n}", nano) for n, nano in enumerate(SMALL_NANO)]
+    cluster.start()
+    await cluster.ready()
+    async with client(cluster.origin, CALLERS) as caller:
+        load = Load(caller, keys, seed, CALLERS)
+        load.start()
+        try:
+            yield Chaos(cluster, upstream, load, seed)
+        finally:
+            await load.stop()
+
+
+def configure(cluster: Cluster, upstream: Upstream) -> None:
+    """Prices equal to the upstream's, one clean channel, and a preferred one that cuts every first answer."""
+    cluster.sandbox_prices()
+    cluster.channel("clean", upstream.base_url, MODELS, priority=0)
+    faulty = {"x-sandbox-fault": "cut-after=1, times=1"}
+    cluster.channel("faulty", upstream.base_url, MODELS, priority=1, header_set=faulty)
+
+
+def assert_books(cluster: Cluster, upstream: Upstream, load: Load) -> ReconcileReport:
+    """What must hold after any run: the ledger's invariants, and every line of the upstream's bill explained."""
+    report = cluster.check()
+    assert report.ok, "\n".join(report.lines())
+    assert report.entries_sum_nano == 0
+    assert report.open_holds == 0
+    assert report.customers_held_nano == 0
+    assert not cluster.sql("select code from accounts where kind = 'customer' and posted_nano < 0")
+    bill = upstream.bill()
+    found = cluster.reconcile(bill)
+    assert not found.unexplained, "\n".join(line.text() for line in found.unexplained)
+    assert found.bill_nano == sum(int(line["cost_nano_usd"]) for line in bill)
+    assert found.bill_nano == found.charged_nano + found.loss_nano + found.unknown_nano
+    assert found.charged_nano == report.charged_nano
+    assert found.loss_nano == report.loss_nano
+    assert_callers_were_told_the_truth(cluster, load)
+    return found
+
+
+def assert_callers_were_told_the_truth(cluster: Cluster, load: Load) -> None:
+    charged = dict(cluster.sql("select id, charge_nano from requests"))
+    charged = {bytes(request_id): nano for request_id, nano in charged.items()}
+    for request_id, nano in load.acknowledged.items():
+        assert charged.get(request_id) == nano, f"{request_id.hex()}: told {nano}, booked {charged.get(request_id)}"
+    twice = {name: calls for name, calls in load.fresh.items() if len(calls) > 1}
+    assert not twice, f"idempotency keys answered afresh more than once: {twice}"
+    assert load.refused_while_up == 0, "connections were refused although the supervisor lived"
+
+
+def printed(found: ReconcileReport, chaos: Chaos, seed: int) -> str:
+    """The run in figures, and the list of unknown outcomes."""
+    load = chaos.load
+    lines = [
+        f"seed {seed}: {len(chaos.history)} rounds: {'; '.join(chaos.history)}",
+        load.summary(),
+        f"upstream bill     {found.bill_nano:>14} nano = {format_usd(found.bill_nano)} USD",
+        f"customer charges  {found.charged_nano:>14} nano",
+        f"operator losses   {found.loss_nano:>14} nano",
+        f"unknown outcomes  {found.unknown_nano:>14} nano in {len(found.unknown)} calls",
+        *(f"  {line.text()}" for line in found.unknown[:20]),
+        *([f"  and {len(found.unknown) - 20} more"] if len(found.unknown) > 20 else []),
+    ]
+    return "\n".join(lines)
+
+
+def seed_of_the_day() -> int:
+    """ELKAPI_CHAOS_SEED, or a new one each run; it is printed and stands in every failure."""
+    given = os.environ.get("ELKAPI_CHAOS_SEED", "")
+    return int(given) if given.isdecimal() else int.from_bytes(os.urandom(4), "big")

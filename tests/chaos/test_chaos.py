@@ -1,0 +1,38 @@
+"""kill -9 of every process, at random and at named crash points, under load; then the books and the upstream's bill."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+
+from tests.chaos.driver import SETTINGS, assert_books, chaos, printed, seed_of_the_day
+from tests.cluster import cluster, upstream
+
+# `make test` runs a few rounds, `make chaos` fifty on each database.
+DEFAULT_ROUNDS = {"sqlite": 6, "postgresql": 3}
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(0)]
+
+
+async def test_g08_every_bill_line_is_explained_after_kill_9_at_any_moment(
+    database_url: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    seed = seed_of_the_day()
+    rounds = int(os.environ.get("ELKAPI_CHAOS_ROUNDS") or DEFAULT_ROUNDS[database_url.partition(":")[0]])
+    with cluster(database_url, **SETTINGS) as gate, upstream(gate.folder) as sandbox:
+        try:
+            async with chaos(gate, sandbox, seed) as run:
+                for _ in range(rounds):
+                    await run.round()
+            await run.settled()
+            assert gate.stop() == 0
+            found = assert_books(gate, sandbox, run.load)
+        except BaseException:
+            with capsys.disabled():
+                print(f"\nELKAPI_CHAOS_SEED={seed}\n{gate.log_tail()}")
+            raise
+        with capsys.disabled():
+            print(f"\n{gate.admin.database.dialect}: {printed(found, run, seed)}")
+        assert run.load.successes > 0
+        assert found.charged_nano > 0
