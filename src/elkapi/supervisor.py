@@ -20,6 +20,7 @@ from collections.abc import Callable
 import msgspec
 
 from elkapi.ids import new_id
+from elkapi.observe.metrics import forget_process
 from elkapi.observe.process import PARENT_VARIABLE
 from elkapi.roles import BundledModel, WorkerOrder
 from elkapi.settings import Settings
@@ -142,6 +143,7 @@ class Supervisor:
                     child.failures = 0
             elif child.process is not None:
                 _say(f"{child.role} {child.process.pid} ended with status {child.process.returncode}; restarting it")
+                forget_process(self._settings.data_path / "metrics", child.process.pid)
                 child.process = None
                 child.restart_at_s = now_s + min(RESTART_FIRST_S * 2**child.failures, RESTART_MAX_S)
                 child.failures += 1
@@ -179,6 +181,7 @@ class Supervisor:
             if old.process is not None:
                 old.process.terminate()
                 self._reap(old, self._settings.drain_s + STOP_GRACE_S)
+                forget_process(self._settings.data_path / "metrics", old.process.pid)
         _say("all workers were replaced")
 
     # Stopping

@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import os
 import shutil
+from bisect import bisect_left
 from collections import defaultdict
 from pathlib import Path
+from typing import Any
 
 BUCKETS_S = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
 FOLD_EVERY_S = 1.0
@@ -21,6 +23,34 @@ def prepare(folder: Path, *, fresh: bool = False) -> None:
         shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True, exist_ok=True)
     os.environ["PROMETHEUS_MULTIPROC_DIR"] = str(folder)
+
+
+def forget_process(folder: Path, pid: int) -> None:
+    """Drop the gauges of a process that ended; its counters stay, since what was counted happened."""
+    for file in folder.glob(f"gauge_live*_{pid}.db"):
+        file.unlink(missing_ok=True)
+
+
+class _Durations:
+    """Counts by bucket and their sum, kept as plain numbers until they are folded."""
+
+    __slots__ = ("counts", "total_s")
+
+    def __init__(self) -> None:
+        self.counts = [0] * (len(BUCKETS_S) + 1)
+        self.total_s = 0.0
+
+    def add(self, seconds: float) -> None:
+        self.counts[bisect_left(BUCKETS_S, seconds)] += 1
+        self.total_s += seconds
+
+    def pour_into(self, histogram: Any) -> None:
+        # `observe` once a call would hold the loop for tens of milliseconds a second, so whole counts go in at once.
+        # The library has no public way to do that; tests/unit/observe/test_metrics.py watches over this one.
+        for bucket, count in zip(histogram._buckets, self.counts, strict=True):
+            if count:
+                bucket.inc(count)
+        histogram._sum.inc(self.total_s)
 
 
 class Metrics:
@@ -60,21 +90,23 @@ class Metrics:
             ),
         }
         self.requests: dict[tuple[str, int], int] = defaultdict(int)
-        self.durations: dict[str, list[float]] = defaultdict(list)
+        self._durations: dict[str, _Durations] = defaultdict(_Durations)
         self.attempts: dict[tuple[str, str], int] = defaultdict(int)
         self.tokens = self.charged_nano = self.lost_nano = 0
+
+    def took(self, operation: str, seconds: float) -> None:
+        """One call of this operation took so long."""
+        self._durations[operation].add(seconds)
 
     def fold(self, gauges: dict[str, float]) -> None:
         """Move the plain numbers into the registry; called about once a second."""
         requests, self.requests = self.requests, defaultdict(int)
-        durations, self.durations = self.durations, defaultdict(list)
+        durations, self._durations = self._durations, defaultdict(_Durations)
         attempts, self.attempts = self.attempts, defaultdict(int)
         for (operation, status), count in requests.items():
             self._requests.labels(operation, str(status)).inc(count)
-        for operation, seconds in durations.items():
-            histogram = self._seconds.labels(operation)
-            for value in seconds:
-                histogram.observe(value)
+        for operation, taken in durations.items():
+            taken.pour_into(self._seconds.labels(operation))
         for (channel, outcome), count in attempts.items():
             self._attempts.labels(channel, outcome).inc(count)
         self._tokens.inc(self.tokens)

@@ -1,0 +1,44 @@
+"""Plain numbers folded into prometheus files come out of the page as what was counted, over all processes."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+COUNT = """
+import sys
+from pathlib import Path
+from elkapi.observe import metrics
+metrics.prepare(Path(sys.argv[1]))
+mine = metrics.Metrics()
+for seconds in (0.0005, 0.001, 0.02, 99.0):
+    mine.took("op", seconds)
+mine.requests[("op", 200)] += 4
+mine.charged_nano += 80
+mine.fold({"connections": 3})
+mine.took("op", 0.3)
+mine.fold({"connections": 2})
+if sys.argv[2] == "page":
+    sys.stdout.write(metrics.Metrics.page().decode())
+"""
+
+
+def test_the_page_adds_up_what_every_process_folded(tmp_path: Path) -> None:
+    environment = {**os.environ, "PYTHONWARNINGS": "error"}
+    for what in ("count", "page"):
+        done = subprocess.run(
+            [sys.executable, "-c", COUNT, str(tmp_path), what],
+            capture_output=True,
+            text=True,
+            check=True,
+            env=environment,
+        )
+    lines = dict(line.rsplit(" ", 1) for line in done.stdout.splitlines() if not line.startswith("#"))
+    assert float(lines['elkapi_requests_total{operation="op",status="200"}']) == 8
+    assert float(lines['elkapi_request_seconds_count{operation="op"}']) == 10
+    assert float(lines['elkapi_request_seconds_bucket{le="0.001",operation="op"}']) == 4
+    assert float(lines['elkapi_request_seconds_bucket{le="0.025",operation="op"}']) == 6
+    assert float(lines['elkapi_request_seconds_bucket{le="+Inf",operation="op"}']) == 10
+    assert float(lines["elkapi_charged_nano_usd_total"]) == 160
