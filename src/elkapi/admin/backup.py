@@ -22,6 +22,7 @@ from sqlalchemy import Connection, Table, func, select
 from elkapi.admin.context import Admin
 from elkapi.admin.errors import AdminError, InvalidInput, Missing, Refused
 from elkapi.clock import SYSTEM_CLOCK, Clock
+from elkapi.errors import Unavailable
 from elkapi.settings import Settings
 from elkapi.storage import dialect as sql
 from elkapi.storage import schema
@@ -242,14 +243,14 @@ def _opened_backup(copy: Path) -> Database:
     source = Database.open(f"sqlite:///{copy}")
     try:
         with source.read() as connection:
+            if connection.exec_driver_sql("PRAGMA integrity_check(1)").scalar() != "ok":
+                raise InvalidInput("it is damaged", field="file")
             if schema_version(connection) == 0:
                 raise InvalidInput("it is not a backup of elkapi", field="file")
-            problems = connection.exec_driver_sql("PRAGMA integrity_check(1)").scalar()
-            if problems != "ok":
-                raise InvalidInput(f"the file is damaged: {problems}", field="file")
-    except sql.DatabaseUrlError:
+    except (sql.DatabaseUrlError, Unavailable) as error:
         source.close()
-        raise InvalidInput("it is not a backup of elkapi", field="file") from None
+        what = "is not a backup of elkapi" if isinstance(error, sql.DatabaseUrlError) else "is damaged"
+        raise InvalidInput(f"it {what}", field="file") from None
     except AdminError:
         source.close()
         raise

