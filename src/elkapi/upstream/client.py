@@ -153,4 +153,4 @@ class UpstreamClient:
         while any(bucket.open for bucket in self._buckets.values()):
             if asyncio.get_running_loop().time() > give_up_s:
                 break
-            await asyncio.sleep(0)
+            await asyncio.sleep(0.001)

@@ -266,13 +266,13 @@ class Connection(asyncio.Protocol):
         assert self._transport is not None
         self._transport.write(piece)
         if self._write_paused and not self._closed:
+            if self._phase == SEND:
+                self._watch_writing()
             self._drained = asyncio.get_running_loop().create_future()
             await self._drained
 
     def pause_writing(self) -> None:
         self._write_paused = True
-        if self._pump is not None and self._phase == SEND:
-            self._watch_writing()
 
     def resume_writing(self) -> None:
         self._write_paused = False

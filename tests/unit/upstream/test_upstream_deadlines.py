@@ -376,3 +376,28 @@ async def test_closing_the_client_ends_calls_under_way_and_waiting(serve, make_c
     assert caught.value.sent is False
     with pytest.raises(Exception, match="closed"):
         await client.send(ask(peer.origin))
+
+
+async def test_a_head_larger_than_the_write_buffer_does_not_hide_a_peer_that_stops_reading(
+    serve, make_client, timers, ask
+):
+    client = make_client(write_buffer_bytes_max=1024)
+
+    async def script(stream):
+        stream.writer.transport.pause_reading()
+        await asyncio.Event().wait()
+
+    async def body():
+        while True:
+            yield b"x" * 65536
+
+    peer = await serve(script)
+    headers = [(b"x-%d" % number, b"y" * 50_000) for number in range(400)]
+    task = asyncio.ensure_future(client.send(ask(peer.origin, headers=headers, body=body(), deadlines=FIVE)))
+    await connected(client)
+    for _ in range(40):
+        await turn()
+        if task.done():
+            break
+        timers.advance(5.1)
+    await ends(task, IdleTimeout, "send", sent=True)

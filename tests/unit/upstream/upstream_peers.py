@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import heapq
 import itertools
 from collections.abc import Awaitable, Callable
@@ -129,7 +130,9 @@ class Peer:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         for writer in self._writers:
-            writer.transport.abort()
+            # CPython 3.11's own loop trips over abort() on a transport that a flush has closed meanwhile.
+            with contextlib.suppress(AttributeError):
+                writer.transport.abort()
         for _ in range(3):
             await asyncio.sleep(0)
 
