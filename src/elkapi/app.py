@@ -17,6 +17,7 @@ from pathlib import Path
 
 import msgspec
 
+from elkapi.observe import metrics
 from elkapi.roles import BundledModel, Preparation, Role, WorkerOrder
 from elkapi.settings import Settings
 from elkapi.supervisor import ORDER_VARIABLE, Supervisor, listen
@@ -34,6 +35,7 @@ def serve(settings: Settings, role: Role | None = None) -> int:
     if role is not None:
         return _serve_one(settings, role)
     with _only_here(settings):
+        metrics.prepare(settings.data_path / "metrics", fresh=True)
         found = _prepared(settings)
         roles = tuple(name for name, wanted in _helpers(settings, found) if wanted)
 
@@ -96,14 +98,12 @@ def prepare(settings: Settings) -> Preparation:
     """Migrate, make the first key of a new installation, and look which local models are installed."""
     from elkapi.admin.keys import ensure_first_key
     from elkapi.errors import Unavailable
-    from elkapi.observe import metrics
     from elkapi.sandbox.providers.openai import MODELS
     from elkapi.storage.dialect import DatabaseUrlError
     from elkapi.storage.installation import open_installation
     from elkapi.storage.migrations import MigrationError
     from elkapi.storage.secrets import SecretKeyError
 
-    metrics.prepare(settings.data_path / "metrics", fresh=True)
     bundled = installed_models(settings)
     sandbox = tuple(MODELS)
     try:
