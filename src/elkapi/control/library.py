@@ -15,6 +15,8 @@ from markdown_it.token import Token
 import elkapi
 
 PICTURE_TYPES = {".png": "image/png", ".svg": "image/svg+xml"}
+# Blocks in these languages are for the reader to run, so they get a copy button.
+COPIED = frozenset({"sh", "shell", "bash", "python", "toml"})
 FILE_BYTES_MAX = 4 * 1024 * 1024
 
 _LINK_TO_PAGE = re.compile(r"\A(?!/|[a-z][a-z0-9+.-]*:)([a-z0-9-]+)\.md(#.*)?\Z", re.IGNORECASE)
@@ -121,7 +123,8 @@ def _render_fence(renderer: Any, tokens: list[Token], index: int, options: Any, 
     token = tokens[index]
     language = escape(token.info.split(maxsplit=1)[0]) if token.info.strip() else "text"
     code = f'<code class="language-{language}">{escape(token.content)}</code>'
-    return f'<div class="sample"><pre tabindex="0">{code}</pre></div>\n'
+    kind = "sample" if language in COPIED else "block"
+    return f'<div class="{kind}"><pre tabindex="0">{code}</pre></div>\n'
 
 
 def _render_code(renderer: Any, tokens: list[Token], index: int, options: Any, env: Any) -> str:

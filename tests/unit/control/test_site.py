@@ -59,7 +59,7 @@ def site(tmp_path: Path) -> Site:
         "# First `page`\n\n<script>alert(1)</script>\n\n```sh\n# sample: x\necho a < b\n```\n"
     )
     (tmp_path / "second.md").write_text("# Second\n\n| a | b |\n|---|---|\n| 1 | 2 |\n\n## The end\n\n## The end\n")
-    (tmp_path / "other.md").write_text("# Other\n\n![plot](plot.svg)\n")
+    (tmp_path / "other.md").write_text("# Other\n\n![plot](plot.svg)\n\n```json\n{}\n```\n")
     (tmp_path / "plot.svg").write_text("<svg xmlns='http://www.w3.org/2000/svg'/>")
     (tmp_path.parent / "outside.md").write_text("# Outside\n")
     return Site(tmp_path)
@@ -89,7 +89,7 @@ async def test_last_forwarded_host_counts_since_the_worker_adds_it(site: Site) -
 
 
 @pytest.mark.parametrize("host", ['x"><script>', "a b", "host;rm -rf ~", "$(reboot)", "user@host", "a/b", "é", ""])
-async def test_badhost_an_odd_host_never_reaches_the_page(site: Site, host: str) -> None:
+async def test_cve_2026_48710_an_odd_host_never_reaches_the_page(site: Site, host: str) -> None:
     scope: dict[str, Any] = {"type": "http", "method": "GET", "path": "/", "raw_path": b"/", "query_string": b""}
     scope |= {"headers": [(b"host", host.encode("latin-1", "replace"))], "scheme": "http", "http_version": "1.1"}
     scope |= {"asgi": {"version": "3.0", "spec_version": "2.3"}, "server": None, "client": None, "root_path": ""}
@@ -139,12 +139,19 @@ async def test_docs_show_pages_in_the_order_of_the_index(site: Site) -> None:
     assert 'href="/docs/second#the-end"' in answer.text
 
 
-async def test_docs_show_raw_html_as_text(site: Site) -> None:
+async def test_cve_2025_3801_raw_html_in_docs_is_shown_as_text(site: Site) -> None:
     answer = await site.ask("/docs/first")
     assert "<title>First page · elkapi</title>" in answer.text
     assert "&lt;script&gt;alert(1)&lt;/script&gt;" in answer.text
     assert "<script>alert" not in answer.text
     assert "echo a &lt; b" in answer.text
+
+
+async def test_only_what_a_reader_may_run_gets_a_copy_button(site: Site) -> None:
+    async with site._client as client:
+        runnable, shown = await client.get("/docs/first"), await client.get("/docs/other")
+    assert '<div class="sample"><pre tabindex="0"><code class="language-sh">' in runnable.text
+    assert '<div class="block"><pre tabindex="0"><code class="language-json">' in shown.text
 
 
 async def test_docs_headings_have_anchors_of_their_own(site: Site) -> None:
