@@ -168,11 +168,11 @@ def test_ci_runs_the_readme_test_command() -> None:
 
 def test_every_decision_record_says_what_was_given_up() -> None:
     records = sorted((ROOT / "docs/adr").glob("[0-9]*.md"))
-    assert [int(path.name[:4]) for path in records] == list(range(1, len(records) + 1))
+    assert len(records) == len({path.name[:4] for path in records}) > 0
     for path in records:
-        text = path.read_text("utf-8")
-        for heading in ("## Context", "## Choice", "## Alternatives", "## What we gave up"):
-            assert heading in text, f"{path.name} lacks {heading}"
+        headings = set(re.findall(r"^## (.*)$", path.read_text("utf-8"), re.MULTILINE))
+        assert {"Context", "Choice", "What we gave up"} <= headings, path.name
+        assert headings & {"Alternatives", "Compared"}, path.name
 
 
 def test_make_alone_lists_every_word() -> None:
