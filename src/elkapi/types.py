@@ -71,14 +71,13 @@ class ChannelKey(msgspec.Struct, frozen=True):
 
 
 class ChannelLimits(msgspec.Struct, frozen=True, omit_defaults=True):
-    """Deadlines and bounds of one channel; absent values fall back to the settings."""
+    """The five deadlines of one channel; absent values fall back to the settings."""
 
     connect_s: float | None = None
     header_s: float | None = None
     first_byte_s: float | None = None
     idle_s: float | None = None
     total_s: float | None = None
-    concurrency_max: int | None = None
 
 
 class Channel(msgspec.Struct, frozen=True):

@@ -15,10 +15,11 @@ Kind = Literal["sync", "stream", "task", "file", "websocket", "doc"]
 
 
 class Role(Enum):
-    """Who answers: an upstream, or the gateway itself from memory or its tables."""
+    """Who answers: an upstream, the gateway itself from memory or its tables, or the control process without a key."""
 
     RELAY = "relay"
     GATEWAY = "gateway"
+    CONTROL = "control"
 
 
 class Body(Enum):
@@ -63,7 +64,6 @@ class Operation(msgspec.Struct, frozen=True):
     upstream: str = ""
     unit: str = "free"
     read: Callable[[bytes], Facts] | None = None
-    public: bool = False
 
 
 class Match(msgspec.Struct, frozen=True):

@@ -59,7 +59,7 @@ _FIELD_OPTIONS = (
     click.option("--proxy", "proxy_url", metavar="URL", help="reach it through this proxy; it is kept sealed"),
     click.option("--system-prompt", metavar="TEXT", help="put before every conversation"),
     click.option("--tag", "tags", multiple=True, metavar="T"),
-    click.option("--limit", "limits", multiple=True, metavar="NAME=VALUE", help="connect_s=3, concurrency_max=8, ..."),
+    click.option("--limit", "limits", multiple=True, metavar="NAME=VALUE", help="connect_s=3, total_s=120, ..."),
 )
 
 

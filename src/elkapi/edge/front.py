@@ -21,6 +21,7 @@ from elkapi.relay.plane import DataPlane
 from elkapi.relay.relay import Failed, Left
 from elkapi.relay.serve import serve
 
+# Everything below these belongs to the control process; the catalog names the routes among them that have a contract.
 CONTROL_PREFIXES = ("/api/", "/docs", "/console", "/assets/", "/favicon")
 TEXT = [(b"content-type", b"text/plain; charset=utf-8")]
 

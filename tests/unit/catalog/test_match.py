@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from elkapi.catalog import CATALOG, Catalog
+from elkapi.catalog import CATALOG, Catalog, Role
+from elkapi.edge.front import CONTROL_PREFIXES
 from elkapi.errors import MethodNotAllowed, NotFound
 
 
@@ -58,6 +59,12 @@ def test_g17_every_relayed_operation_declares_a_unit_and_a_reader_so_none_is_unm
         if operation.role.value == "relay":
             assert operation.unit != "free", operation.id
             assert operation.read is not None, operation.id
+
+
+def test_control_rows_lie_where_the_front_relays_to_the_control_process() -> None:
+    rows = [operation for operation in CATALOG.operations if operation.role is Role.CONTROL]
+    assert rows
+    assert all(operation.path.startswith(CONTROL_PREFIXES) for operation in rows)
 
 
 CONTRACTS = Path(__file__).parents[4] / "shared" / "contracts"

@@ -293,7 +293,7 @@ def test_g16_every_channel_option_reads_back(elkapi: Elkapi) -> None:
         *("--map", "a=A", "--alias", "n=a", "--set", 'x={"k": [1]}', "--default", "dimensions=8", "--remove", "foo"),
         *("--header-set", "X-Up: v", "--header-remove", "X-Down", "--forward-header", "X-Trace", "--status-map"),
         *("404=503", "--system-prompt", "be kind", "--tag", "t", "--limit", "connect_s=1.5"),
-        *("--limit", "concurrency_max=3"),
+        *("--limit", "total_s=30"),
     )
     expected = {
         "name": "c",
@@ -313,7 +313,7 @@ def test_g16_every_channel_option_reads_back(elkapi: Elkapi) -> None:
         "status_map": {"404": 503},
         "system_prompt": "be kind",
         "tags": ["t"],
-        "limits": {"connect_s": 1.5, "concurrency_max": 3},
+        "limits": {"connect_s": 1.5, "total_s": 30.0},
     }
     for shown in (add_channel(elkapi, *options), elkapi("channel", "show", "c", "--json").json):
         assert {name: shown[name] for name in expected} == expected

@@ -2,7 +2,14 @@
 
 from __future__ import annotations
 
-from elkapi.catalog.operation import Family, Operation, Role
+from elkapi.catalog.operation import Family, Kind, Operation, Role
+
+# Pages of the control process; docs/index.md lists them all, these are the ones the contract names.
+_CONTROL_ROWS: tuple[tuple[str, str, Kind], ...] = (
+    ("platform.status", "/api/status", "sync"),
+    ("platform.quick-start", "/docs/quick-start", "doc"),
+    ("platform.errors", "/docs/errors", "doc"),
+)
 
 FAMILY = Family(
     name="platform",
@@ -37,6 +44,10 @@ FAMILY = Family(
             path="/v1/requests/{id}",
             family="platform",
             role=Role.GATEWAY,
+        ),
+        *(
+            Operation(id=id_, method="GET", path=path, family="platform", role=Role.CONTROL, kind=kind)
+            for id_, path, kind in _CONTROL_ROWS
         ),
     ),
 )
