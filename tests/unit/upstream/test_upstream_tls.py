@@ -89,16 +89,19 @@ async def test_verification_is_left_out_only_where_the_origin_says_so(serve, mak
         await client.send(ask(peer.origin))
 
 
-async def test_a_handshake_that_never_ends_is_bounded_by_connect_s(serve, make_client, timers, ask, until):
+async def test_a_handshake_that_never_ends_is_bounded_by_connect_s(serve, make_client, timers, ask):
+    hello = asyncio.Event()
+
     async def script(stream):
+        await stream.reader.readexactly(1)
+        hello.set()
         await stream.reader.read()
 
     peer = await serve(script)
     origin = Origin.parse(f"https://localhost:{peer.origin.port}", allow_private=True)
     client = make_client()
     task = asyncio.ensure_future(client.send(ask(origin, deadlines=Deadlines(connect_s=3.0))))
-    await until(lambda: peer.connections == 1)
-    await asyncio.sleep(0.02)
+    await hello.wait()
     timers.advance(3.1)
     with pytest.raises(ConnectTimeout) as caught:
         await task
