@@ -59,7 +59,7 @@ FULL_CONFIG = channels.ChannelConfig(
     status_map={404: 503},
     system_prompt="be kind",
     tags=("t",),
-    limits=ChannelLimits(connect_s=1.5, total_s=30),
+    limits=ChannelLimits(connect_s=1.5, total_s=30.0),
 )
 
 
