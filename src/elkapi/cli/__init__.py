@@ -3,6 +3,6 @@
 Verbs are imported when they are used. Errors are one line on stderr: exit status 2 for misuse, 1 for failure.
 """
 
-from elkapi.cli.root import main
+from elkapi.cli.main import main
 
 __all__ = ["main"]

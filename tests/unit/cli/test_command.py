@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import io
 import json
 import sys
@@ -13,9 +14,10 @@ from typing import Any
 import click
 import pytest
 
-from elkapi.cli import root as cli_main
 from elkapi.storage import apikey
 
+# By its path: in the package, `main` is the function.
+cli_main = importlib.import_module("elkapi.cli.main")
 PLANTED = "sk-planted-provider-secret-0123456789"
 
 
@@ -443,7 +445,7 @@ def test_serving_loads_no_database_driver_and_no_model_library() -> None:
     import subprocess
 
     program = (
-        "import sys, elkapi.cli.serve, elkapi.cli.root\n"
+        "import sys, elkapi.cli.serve, elkapi.cli.main\n"
         "print([name for name in ('sqlalchemy', 'psycopg', 'numpy', 'onnxruntime') if name in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
