@@ -1,0 +1,78 @@
+"""The engine against vectors made with sentence-transformers, whatever the texts share a batch with."""
+
+from __future__ import annotations
+
+import random
+from typing import Any
+
+import numpy as np
+import pytest
+
+from elkapi.local import engine as engine_module
+from elkapi.local.engine import Engine, embed_texts
+
+TOLERANCE = 1e-5
+
+
+def _difference(found: Any, wanted: Any) -> float:
+    return float(np.abs(np.asarray(found) - wanted).max())
+
+
+def test_token_counts_equal_those_of_sentence_transformers(engine: Engine, golden: Any) -> None:
+    assert [len(ids) for ids in engine.tokenize(golden.texts)] == golden.tokens
+    assert [len(engine.tokenize([text])[0]) for text in golden.texts] == golden.tokens
+
+
+def test_every_golden_text_alone_has_its_vector(engine: Engine, golden: Any) -> None:
+    vectors = [engine.embed([ids])[0] for ids in engine.tokenize(golden.texts)]
+    assert _difference(vectors, golden.vectors) <= TOLERANCE
+
+
+@pytest.mark.parametrize("seed", [1, 2])
+def test_vectors_do_not_depend_on_batch_mates(engine: Engine, golden: Any, seed: int) -> None:
+    order = list(range(200))
+    random.Random(seed).shuffle(order)
+    ids = engine.tokenize([golden.texts[place] for place in order])
+    shares = [engine.embed(ids[start : start + 23]) for start in range(0, 200, 23)]
+    assert _difference(np.concatenate(shares), golden.vectors[order]) <= TOLERANCE
+
+
+def test_a_text_padded_to_the_whole_window_keeps_its_vector(engine: Engine, golden: Any) -> None:
+    short, long = engine.tokenize(["a", "word " * 254])
+    assert len(long) == 256
+    assert _difference(engine.embed([short, long])[0], engine.embed([short])[0]) <= TOLERANCE
+    assert _difference(engine.embed([short, long])[1], engine.embed([long])[0]) <= TOLERANCE
+
+
+def test_vectors_have_length_one(engine: Engine, golden: Any) -> None:
+    lengths = np.linalg.norm(engine.embed(engine.tokenize(golden.texts[:8])), axis=1)
+    assert np.abs(lengths - 1).max() < 1e-5
+
+
+def test_the_shipped_truncation_at_128_is_off_and_ours_keeps_the_closing_token(engine: Engine) -> None:
+    (ids,) = engine.tokenize(["word " * 400])
+    assert len(ids) == 402
+    cut = engine.truncate(ids)
+    assert len(cut) == 256
+    assert cut == [*ids[:255], ids[-1]]
+    assert engine.truncate(cut) == cut
+
+
+def test_one_text_and_many_are_tokenized_alike(engine: Engine) -> None:
+    texts = ["", "  two  spaces ", "Ünïcødé 你好 \U0001f600", "\x00\x01", "a" * 500, "don't [MASK] this [SEP]"]
+    assert engine.tokenize(texts) == [engine.tokenize([text])[0] for text in texts]
+
+
+def test_embed_texts_gives_lists_and_refuses_what_does_not_fit(
+    monkeypatch: pytest.MonkeyPatch, engine: Engine, golden: Any
+) -> None:
+    monkeypatch.setattr(engine_module, "Engine", lambda files: engine)
+    vectors = embed_texts(golden.texts[:3])
+    assert _difference(vectors, golden.vectors[:3]) <= TOLERANCE
+    assert isinstance(vectors[0][0], float)
+    with pytest.raises(ValueError, match="empty"):
+        embed_texts([""])
+    with pytest.raises(ValueError, match="402 tokens"):
+        embed_texts(["word " * 400])
+    with pytest.raises(engine_module.ModelUnusable, match="no local model is called 'nope'"):
+        embed_texts(["a"], model="nope")
