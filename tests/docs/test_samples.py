@@ -7,12 +7,14 @@ of the gateway under test; nothing else is.
 from __future__ import annotations
 
 import contextlib
+import html
 import importlib.util
 import os
 import re
 import signal
 import subprocess
 import sys
+import urllib.request
 from pathlib import Path
 
 import pytest
@@ -91,20 +93,17 @@ def test_semantic_search_finds_the_right_pages(docs_gateway: LiveGateway) -> Non
     assert done.stdout.count("ok ") == 5
 
 
-@pytest.mark.parametrize(("language", "code"), [pytest.param(lang, code, id=name) for name, lang, code in samples()])
-def test_sample_runs_as_it_stands(docs_gateway: LiveGateway, tmp_path: Path, language: str, code: str) -> None:
-    assert language in RUNNABLE
-    code = code.replace("http://127.0.0.1:8000", docs_gateway.base_url)
-    code = code.replace("8100", str(free_port()))
-    environment = docs_gateway.environment | {"ELKAPI_KEY": docs_gateway.key, "OPENAI_API_KEY": docs_gateway.key}
-    # A reader's shell has neither of these options; without them a failure in the middle would pass unseen.
+def run_sample(gateway: LiveGateway, folder: Path, language: str, code: str) -> str:
+    """What the code says, run as a reader would paste it; fails unless it ends well."""
+    environment = gateway.environment | {"ELKAPI_KEY": gateway.key, "OPENAI_API_KEY": gateway.key}
+    # A reader's shell has none of these options; without them a failure in the middle would pass unseen.
     arguments = ["bash", "-euo", "pipefail", "-c", code] if language == "sh" else [sys.executable, "-c", code]
-    with (tmp_path / "out").open("w+", encoding="utf-8") as out:
+    with (folder / "out").open("w+", encoding="utf-8") as out:
         # A group of its own: a sample may leave a process running, as a reader's shell would.
         process = subprocess.Popen(
             arguments,
             env=environment,
-            cwd=tmp_path,
+            cwd=folder,
             stdin=subprocess.DEVNULL,
             stdout=out,
             stderr=subprocess.STDOUT,
@@ -116,8 +115,25 @@ def test_sample_runs_as_it_stands(docs_gateway: LiveGateway, tmp_path: Path, lan
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGKILL)
             process.wait()
-    said = (tmp_path / "out").read_text("utf-8")
+    said = (folder / "out").read_text("utf-8")
     assert status == 0, said
     assert '"error"' not in said, said
     assert "Traceback" not in said, said
     assert said.strip(), "the sample shows nothing"
+    return said
+
+
+@pytest.mark.parametrize(("language", "code"), [pytest.param(lang, code, id=name) for name, lang, code in samples()])
+def test_sample_runs_as_it_stands(docs_gateway: LiveGateway, tmp_path: Path, language: str, code: str) -> None:
+    assert language in RUNNABLE
+    code = code.replace("http://127.0.0.1:8000", docs_gateway.base_url).replace("8100", str(free_port()))
+    run_sample(docs_gateway, tmp_path, language, code)
+
+
+def test_examples_on_the_front_page_run_as_they_stand(docs_gateway: LiveGateway, tmp_path: Path) -> None:
+    with urllib.request.urlopen(f"{docs_gateway.base_url}/", timeout=10) as answer:
+        page = answer.read().decode()
+    found = re.findall(r'<pre tabindex="0"><code class="language-(\w+)">(.*?)</code></pre>', page, re.DOTALL)
+    said = {language: run_sample(docs_gateway, tmp_path, language, html.unescape(code)) for language, code in found}
+    assert '"object":"embedding"' in said["sh"]
+    assert said["python"].strip() == "384 numbers"
