@@ -186,7 +186,13 @@ class Ledger(ABC):
         if not self._sweeping:
             self._sweeping = True
             self._loop.call_later(SWEEP_S, self._sweep)
-        return await waiter
+        try:
+            return await waiter
+        except asyncio.CancelledError:
+            # Cancelled after the answer came but before this call woke up to it: nobody else knows of the hold.
+            if type(order) is Hold and waiter.done() and not waiter.cancelled() and waiter.result() is None:
+                self._give_back(order)
+            raise
 
     def _collect(self, order: Order, waiter: asyncio.Future[Outcome] | None) -> None:
         self._collected.append((order, waiter))
