@@ -240,6 +240,11 @@ def test_the_cache_is_bounded_and_keeps_what_is_used(database: Database) -> None
     assert len(cache) == 2
 
 
+def test_g05_neither_grant_nor_snapshot_holds_a_copy_of_money() -> None:
+    for kind in (Grant, Snapshot):
+        assert not [name for name in kind.__struct_fields__ if "nano" in name or "balance" in name or "quota" in name]
+
+
 def test_unknown_keys_are_bounded_apart_from_the_known(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(access_cache, "NEGATIVE_MAX", 3)
     cache = KeyCache(2)

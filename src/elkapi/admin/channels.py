@@ -25,6 +25,10 @@ WEIGHT_MAX = 1_000_000
 PRIORITY_MAX = 1_000_000
 
 
+class LimitFields(ChannelLimits, frozen=True, omit_defaults=True, forbid_unknown_fields=True):
+    """types.ChannelLimits as input: a limit that nobody knows is refused, not forgotten (guarantee 16)."""
+
+
 class ChannelFields(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """What may be written of a channel. A new one needs family, base_url and models; an edit replaces what is given."""
 
@@ -50,7 +54,7 @@ class ChannelFields(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     proxy_url: str | UnsetType | None = UNSET
     system_prompt: str | UnsetType | None = UNSET
     tags: tuple[str, ...] | UnsetType = UNSET
-    limits: ChannelLimits | UnsetType = UNSET
+    limits: LimitFields | UnsetType = UNSET
 
 
 _SPEC_FIELDS = frozenset(ChannelSpec.__struct_fields__) - {"config"}
@@ -150,7 +154,9 @@ def set_channel_key_enabled(admin: Admin, key_id: int, enabled: bool, reason: st
 
 def _merged(before: ChannelSpec, fields: ChannelFields) -> ChannelSpec:
     given = {name: value for name in fields.__struct_fields__ if (value := getattr(fields, name)) is not UNSET}
-    for_config = {name: value for name, value in given.items() if name not in _SPEC_FIELDS}
+    for_config: dict[str, Any] = {name: value for name, value in given.items() if name not in _SPEC_FIELDS}
+    if "limits" in for_config:
+        for_config["limits"] = ChannelLimits(**msgspec.structs.asdict(for_config["limits"]))
     for_spec: dict[str, Any] = {name: value for name, value in given.items() if name in _SPEC_FIELDS}
     return msgspec.structs.replace(before, **for_spec, config=msgspec.structs.replace(before.config, **for_config))
 

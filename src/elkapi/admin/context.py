@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Any, TypedDict, TypeVar
 
@@ -15,6 +16,7 @@ from elkapi.storage.installation import Installation, open_installation
 from elkapi.storage.secrets import Sealer
 
 T = TypeVar("T")
+_PLACE = re.compile(r"`\$\.([\w.\[\]]+)`")
 NAME_CHARACTERS_MAX = 128
 
 
@@ -66,10 +68,11 @@ def read_input(kind: type[T], values: Mapping[str, Any]) -> T:
     if unknown := sorted(set(values) - set(fields)):
         raise InvalidInput("there is no such field", field=unknown[0])
     try:
-        return msgspec.convert(dict(values), kind)
+        return msgspec.convert(dict(values), kind, str_keys=True)
     except msgspec.ValidationError as error:
-        message, _, path = str(error).partition(" - at `$.")
-        raise InvalidInput(message, field=path.rstrip("`") or "input") from None
+        place = _PLACE.search(str(error))
+        message = str(error).partition(" - at `")[0]
+        raise InvalidInput(message, field="input" if place is None else place[1]) from None
 
 
 def check_name(name: str, field: str = "name") -> str:
