@@ -18,6 +18,7 @@ def sandbox() -> Iterator[Running]:
 
 
 @pytest.fixture
-async def gate(tmp_path: Path) -> AsyncIterator[Gateway]:
-    async with gateway(tmp_path) as served:
+async def gate(tmp_path: Path, database_url: str) -> AsyncIterator[Gateway]:
+    """On SQLite and on PostgreSQL: the same bodies."""
+    async with gateway(tmp_path, database_url=database_url) as served:
         yield served
