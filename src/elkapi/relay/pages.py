@@ -39,7 +39,11 @@ def _is_gemini(call: Call) -> bool:
 
 
 def _send(call: Call, value: object) -> None:
-    call.reply.send(200, JSON, msgspec.json.encode(value))
+    headers = JSON
+    if _is_anthropic(call):
+        # Where Anthropic's SDKs look for it.
+        headers = [*JSON, (b"request-id", request_id_text(call.id).encode())]
+    call.reply.send(200, headers, msgspec.json.encode(value))
 
 
 def _openai_model(plane: DataPlane, name: str) -> dict[str, object]:

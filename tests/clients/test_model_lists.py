@@ -1,0 +1,160 @@
+"""Model lists in the three shapes, read as each provider's documentation says: headers in, pagination fields out."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from datetime import datetime
+from typing import Any
+
+import httpx
+import pytest
+from client_stage import LOCAL, SMALL, UNPRICED, UNSTEADY, Stage
+
+ANTHROPIC = {"anthropic-version": "2023-06-01"}
+LIVE_MODELS = [LOCAL, SMALL, UNSTEADY]
+
+
+@pytest.fixture(scope="module")
+def http(stage: Stage) -> Iterator[httpx.Client]:
+    with httpx.Client(base_url=stage.origin, timeout=20) as client:
+        yield client
+
+
+@pytest.fixture(scope="module")
+def empty_key(stage: Stage) -> str:
+    """A key that may use one model only, which nobody serves."""
+    return stage.gateway.make_key("clients-empty", "--models", "nobody-serves-this")
+
+
+def read(answer: httpx.Response) -> Any:
+    assert answer.status_code == 200, answer.text
+    assert answer.headers["content-type"] == "application/json"
+    assert answer.headers["x-request-id"].startswith("req_")
+    return answer.json()
+
+
+@pytest.mark.parametrize("path", ["/v1/models", "/v1/v1/models", "/v1beta/openai/models"])
+@pytest.mark.parametrize("scheme", ["Bearer ", "bearer ", ""])
+def test_openai_list(http: httpx.Client, stage: Stage, path: str, scheme: str) -> None:
+    page = read(http.get(path, headers={"authorization": f"{scheme}{stage.key}"}))
+    assert page["object"] == "list"
+    assert page["success"] is True
+    assert [model["id"] for model in page["data"]] == LIVE_MODELS
+    for model in page["data"]:
+        assert model["object"] == "model"
+        assert isinstance(model["created"], int)
+        assert isinstance(model["owned_by"], str)
+        assert model["supported_endpoint_types"] == ["embeddings"]
+    assert page["data"][0]["dimensions"] == 384
+
+
+@pytest.mark.parametrize(
+    ("path", "key_header", "more"),
+    [
+        ("/v1/models", "x-api-key", ANTHROPIC),
+        ("/v1/models", "authorization", ANTHROPIC),
+        ("/anthropic/v1/models", "x-api-key", ANTHROPIC),
+        ("/anthropic/v1/models", "x-api-key", {}),
+        ("/anthropic/v1/models", "authorization", {}),
+    ],
+)
+def test_anthropic_list(http: httpx.Client, stage: Stage, path: str, key_header: str, more: dict[str, str]) -> None:
+    key = stage.key if key_header == "x-api-key" else f"Bearer {stage.key}"
+    answer = http.get(path, headers={key_header: key, **more})
+    page = read(answer)
+    assert [model["id"] for model in page["data"]] == LIVE_MODELS
+    assert (page["has_more"], page["first_id"], page["last_id"]) == (False, LIVE_MODELS[0], LIVE_MODELS[-1])
+    for model in page["data"]:
+        assert model["type"] == "model"
+        assert model["display_name"]
+        assert datetime.fromisoformat(model["created_at"]).tzinfo is not None
+    # Anthropic's SDKs read the request id under this name.
+    assert answer.headers["request-id"] == answer.headers["x-request-id"]
+
+
+def test_the_key_header_alone_does_not_choose_the_anthropic_shape(http: httpx.Client, stage: Stage) -> None:
+    assert read(http.get("/v1/models", headers={"x-api-key": stage.key}))["object"] == "list"
+
+
+@pytest.mark.parametrize("path", ["/v1beta/models", "/v1/models"])
+@pytest.mark.parametrize("by_query", [False, True])
+def test_gemini_list(http: httpx.Client, stage: Stage, path: str, by_query: bool) -> None:
+    params = {"key": stage.key, "pageSize": "50"} if by_query else {"pageSize": "50"}
+    headers = {} if by_query else {"x-goog-api-key": stage.key}
+    page = read(http.get(path, params=params, headers=headers))
+    assert [model["name"] for model in page["models"]] == [f"models/{name}" for name in LIVE_MODELS]
+    assert page["nextPageToken"] is None
+    for model in page["models"]:
+        assert model["displayName"]
+        assert model["supportedGenerationMethods"] == ["embedContent"]
+
+
+def test_a_list_without_models_is_a_whole_page_in_every_shape(http: httpx.Client, empty_key: str) -> None:
+    openai_page = read(http.get("/v1/models", headers={"authorization": f"Bearer {empty_key}"}))
+    assert openai_page == {"object": "list", "success": True, "data": []}
+    anthropic_page = read(http.get("/v1/models", headers={"x-api-key": empty_key, **ANTHROPIC}))
+    assert anthropic_page == {"data": [], "has_more": False, "first_id": None, "last_id": None}
+    gemini_page = read(http.get("/v1beta/models", headers={"x-goog-api-key": empty_key}))
+    assert gemini_page == {"models": [], "nextPageToken": None}
+
+
+def test_a_key_for_one_model_lists_that_one(http: httpx.Client, stage: Stage) -> None:
+    page = read(http.get("/v1/models", headers={"authorization": f"Bearer {stage.narrow_key}"}))
+    assert [model["id"] for model in page["data"]] == [LOCAL]
+    hidden = http.get(f"/v1/models/{SMALL}", headers={"authorization": f"Bearer {stage.narrow_key}"})
+    assert hidden.status_code == 404
+
+
+def test_a_test_key_lists_the_sandboxs_models_only(http: httpx.Client, stage: Stage) -> None:
+    page = read(http.get("/v1/models", headers={"authorization": f"Bearer {stage.lanes['test key'].key}"}))
+    assert SMALL in [model["id"] for model in page["data"]]
+    assert not {LOCAL, UNSTEADY, UNPRICED} & {model["id"] for model in page["data"]}
+
+
+def test_one_model_in_its_shapes(http: httpx.Client, stage: Stage) -> None:
+    as_openai = read(http.get(f"/v1/models/{LOCAL}", headers={"authorization": f"Bearer {stage.key}"}))
+    assert (as_openai["id"], as_openai["object"], as_openai["dimensions"]) == (LOCAL, "model", 384)
+    for path in (f"/v1/models/{LOCAL}", f"/anthropic/v1/models/{LOCAL}"):
+        as_anthropic = read(http.get(path, headers={"x-api-key": stage.key, **ANTHROPIC}))
+        assert (as_anthropic["id"], as_anthropic["type"]) == (LOCAL, "model")
+
+
+@pytest.mark.parametrize(
+    ("path", "headers", "status", "shape"),
+    [
+        ("/v1/models", {}, 401, "openai"),
+        ("/v1/models", {"authorization": "Bearer sk-wrong"}, 401, "openai"),
+        ("/v1/models/none", {"authorization": "KEY"}, 404, "openai"),
+        ("/v1/models", ANTHROPIC, 401, "anthropic"),
+        ("/anthropic/v1/models", {"x-api-key": "sk-wrong"}, 401, "anthropic"),
+        ("/anthropic/v1/models/none", {"x-api-key": "KEY"}, 404, "anthropic"),
+        ("/v1beta/models", {"x-goog-api-key": "sk-wrong"}, 401, "gemini"),
+        ("/v1beta/models", {}, 401, "gemini"),
+    ],
+)
+def test_a_refusal_comes_in_the_callers_shape(
+    http: httpx.Client, stage: Stage, path: str, headers: dict[str, str], status: int, shape: str
+) -> None:
+    sent = {name: value.replace("KEY", stage.key) for name, value in headers.items()}
+    answer = http.get(path, headers=sent)
+    assert answer.status_code == status
+    request_id = answer.headers["x-request-id"]
+    assert request_id in answer.text
+    stage.check_hides_upstream(answer.text + str(answer.headers))
+    error = answer.json()["error"]
+    assert error["message"]
+    if shape == "openai":
+        assert set(error) == {"message", "type", "param", "code"}
+        assert error["code"] == ("model_not_found" if status == 404 else "invalid_api_key")
+    elif shape == "anthropic":
+        assert answer.json()["type"] == "error"
+        assert error["type"] == ("not_found_error" if status == 404 else "authentication_error")
+        assert answer.json()["request_id"] == request_id == answer.headers["request-id"]
+    else:
+        assert (error["code"], error["status"]) == (401, "UNAUTHENTICATED")
+
+
+def test_a_list_cannot_be_posted_to(http: httpx.Client, stage: Stage) -> None:
+    answer = http.post("/v1/models", headers={"authorization": f"Bearer {stage.key}"}, json={})
+    assert answer.status_code == 405
+    assert "GET" in answer.headers["allow"]
