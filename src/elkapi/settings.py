@@ -38,7 +38,6 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     keepalive_idle_s: float = 75.0
     connections_max: int = 10_000
     drain_s: float = 30.0
-    embedding_items_max: int = 2048
     reply_buffer_bytes_max: int = 4 * 1024 * 1024
 
     connect_s: float = 5.0

@@ -373,3 +373,18 @@ def test_cve_2026_30886_a_request_is_found_by_its_owner_only(database: Database)
         assert requests.get_request(connection, record.id, 8) is None
         assert requests.list_requests(connection, owner_id=8) == []
         assert requests.list_requests(connection, owner_id=7) == [record]
+
+
+def test_an_operator_takes_over_a_key_that_the_gateway_had_switched_off(
+    database: Database, installation: Installation
+) -> None:
+    with database.write() as connection:
+        channel_id = channels.add_channel(connection, installation.sealer, spec(), **WHO)
+        key = channels.add_keys(connection, installation.sealer, channel_id, ["sk-1"], **WHO)[0]
+        automatic = {**WHO, "actor": channels.AUTOMATIC}
+        channels.set_key_enabled(connection, key.id, False, reason="401", **automatic)
+        taken = channels.set_key_enabled(connection, key.id, False, reason="leaked", **WHO)
+        again = channels.set_key_enabled(connection, key.id, False, reason="401", **automatic)
+    assert taken is not None
+    assert (taken.disabled_by, taken.reason) == ("test", "leaked")
+    assert again == taken

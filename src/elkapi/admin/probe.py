@@ -11,7 +11,6 @@ from elkapi.admin.context import Admin
 from elkapi.admin.errors import Missing
 from elkapi.catalog.upstreams import UPSTREAM_FAMILIES
 from elkapi.control.prober import ANSWER_BYTES_MAX, probe_request
-from elkapi.control.store import AUTOMATIC
 from elkapi.storage.repos import channels
 from elkapi.types import Channel, ChannelKey
 from elkapi.upstream import UpstreamClient, UpstreamFailure
@@ -49,7 +48,7 @@ async def test_channel(admin: Admin, which: str) -> list[ProbeResult]:
             started_s = time.perf_counter()
             works, outcome = await _ask(client, channel, secrets[key.id])
             duration_ms = round((time.perf_counter() - started_s) * 1000, 1)
-            revived = works and not key.enabled and key.disabled_by in AUTOMATIC
+            revived = works and not key.enabled and key.disabled_by == channels.AUTOMATIC
             if revived:
                 admin_channels.set_channel_key_enabled(admin, key.id, True)
             results.append(ProbeResult(key.id, key.hint, works, outcome, duration_ms, revived))

@@ -21,8 +21,6 @@ from elkapi.storage.secrets import Sealer
 T = TypeVar("T")
 
 ACTOR = "prober"
-# Who switched a key off when no person did; any other name is an operator's, and final.
-AUTOMATIC = frozenset({"auto", "gateway"})
 _keys = schema.channel_keys
 
 
@@ -91,7 +89,7 @@ class Store:
 def read_disabled_keys(connection: Connection, sealer: Sealer) -> list[DisabledKey]:
     """What the prober asks for. Secrets are opened only when there is such a key, which is rare."""
     query = select(_keys.c.id, _keys.c.changed_ns).where(
-        _keys.c.enabled.is_(False), _keys.c.disabled_by.in_(sorted(AUTOMATIC))
+        _keys.c.enabled.is_(False), _keys.c.disabled_by == channels.AUTOMATIC
     )
     off: dict[int, int] = {row.id: row.changed_ns for row in connection.execute(query)}
     if not off:

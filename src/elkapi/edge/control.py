@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from elkapi.edge.proxies import TrustedProxies
 from elkapi.errors import Unavailable
 from elkapi.relay.call import Call
 from elkapi.relay.plane import DataPlane
@@ -11,13 +12,18 @@ DEADLINES = Deadlines(connect_s=1.0, header_s=60.0, first_byte_s=60.0, idle_s=60
 _HOP_BY_HOP = frozenset(
     {b"connection", b"keep-alive", b"transfer-encoding", b"content-length", b"upgrade", b"te", b"trailer", b"expect"}
 )
+_NOT_RELAYED = _HOP_BY_HOP | {b"host", b"x-forwarded-host", b"x-forwarded-proto", b"x-forwarded-for"}
 _NOT_RELAYED_BACK = _HOP_BY_HOP | {b"date", b"server"}
 
 
-async def relay_to_control(plane: DataPlane, call: Call) -> None:
+async def relay_to_control(plane: DataPlane, call: Call, proxies: TrustedProxies) -> None:
     """Pass one call on to the control process and its reply back. Raises Unavailable when it is not there."""
-    headers = [(name, value) for name, value in call.headers if name not in _HOP_BY_HOP and name != b"host"]
-    headers.append((b"x-forwarded-host", call.header(b"host") or b""))
+    headers = [(name, value) for name, value in call.headers if name not in _NOT_RELAYED]
+    headers += [
+        (b"x-forwarded-host", call.header(b"host") or b""),
+        (b"x-forwarded-proto", proxies.scheme(call)),
+        (b"x-forwarded-for", proxies.client_ip(call).encode()),
+    ]
     target = call.path + (f"?{call.query}" if call.query else "")
     order = UpstreamRequest(
         origin=Origin.parse("unix://" + plane.settings.socket_path("control")),

@@ -12,6 +12,7 @@ from collections.abc import Awaitable, Callable
 from elkapi.catalog.operation import Dialect
 from elkapi.edge.control import relay_to_control
 from elkapi.edge.cors import Cors
+from elkapi.edge.proxies import TrustedProxies
 from elkapi.edge.render import render_error, request_id_headers
 from elkapi.errors import GatewayError
 from elkapi.ids import request_id_text
@@ -42,6 +43,7 @@ class Front:
         self._plane = plane
         self._ready = ready
         self._cors = Cors(plane.settings.cors_origins)
+        self._proxies = TrustedProxies(plane.settings.trusted_proxies)
         self._own: dict[str, Callable[[Call], Awaitable[None]]] = {
             "/healthz": self._healthz,
             "/readyz": self._readyz,
@@ -79,7 +81,7 @@ class Front:
         elif (own := self._own.get(call.path)) is not None:
             await own(call)
         elif call.path == "/" or call.path.startswith(CONTROL_PREFIXES):
-            await relay_to_control(self._plane, call)
+            await relay_to_control(self._plane, call, self._proxies)
         else:
             await serve(self._plane, call)
 
@@ -102,6 +104,7 @@ class Front:
             path=call.path,
             status=status,
             code=code,
+            client_ip=self._proxies.client_ip(call),
             ms=round((plane.clock.monotonic_s() - call.started_s) * 1000, 3),
         )
 

@@ -16,7 +16,7 @@ from typing import Any
 
 import httptools
 
-from elkapi.errors import BadRequest, BodyTooLarge, GatewayError, RequestTimeout
+from elkapi.errors import BadRequest, BodyTooLarge, GatewayError, RequestTimeout, Unavailable
 from elkapi.ids import new_id
 from elkapi.relay.call import Call, ClientGone, Headers
 from elkapi.settings import Settings
@@ -112,7 +112,7 @@ class Connection(asyncio.Protocol):
         self.client_ip = peer[0] if isinstance(peer, tuple) else ""
         self.server.connections.add(self)
         if len(self.server.connections) > self.settings.connections_max:
-            self._refuse(GatewayError("Too many connections.", code="too_many_connections", retry_after_s=1))
+            self._refuse(Unavailable("Too many connections.", code="too_many_connections"))
 
     def connection_lost(self, exc: Exception | None) -> None:
         self.server.connections.discard(self)

@@ -11,11 +11,10 @@ from elkapi.clock import Clock
 from elkapi.errors import Unavailable
 from elkapi.observe.log import Log
 from elkapi.storage.db import Database
-from elkapi.storage.repos.channels import set_key_enabled
+from elkapi.storage.repos.channels import AUTOMATIC, set_key_enabled
 
 REMEMBERED_MAX = 10_000
 AGAIN_AFTER_S = 5.0
-AUTOMATIC = "auto"
 
 
 class StorageKeyJudge:

@@ -237,7 +237,7 @@ async def test_probe_against_an_upstream_brings_back_the_key_that_works(
         installation, sandbox.base_url, ["sk-good-key-of-this-test", "sk-bad-key-of-this-test", "sk-operators-key-x"]
     )
     _switch_off(installation, good, "auto")
-    _switch_off(installation, bad, "gateway")
+    _switch_off(installation, bad, "auto")
     _switch_off(installation, operators, "cli")
     clock = ManualClock()
     store, client = Store(installation.settings, clock), UpstreamClient()

@@ -21,6 +21,10 @@ _channels = schema.channels
 _channel_keys = schema.channel_keys
 
 
+# Who switched a key off when no person did, so that a probe may bring it back; any other name is final.
+AUTOMATIC = "auto"
+
+
 class ChannelConfig(msgspec.Struct, frozen=True, omit_defaults=True):
     """The JSON of `channels.config`: the open fields of types.Channel that need no column of their own."""
 
@@ -209,10 +213,14 @@ def set_key_enabled(
     """Switch one credential on or off, with the reason an operator reads later. None when there is no such credential.
 
     Nothing changes, and no snapshot is rebuilt, when it is in that state already: many workers may report one bad key.
+    A person who disables what the gateway had switched off takes the key over, so that no probe brings it back.
     """
     row = connection.execute(select(*_KEY_SHOWN).where(_channel_keys.c.id == key_id)).mappings().one_or_none()
-    if row is None or row["enabled"] == enabled:
-        return None if row is None else ChannelKeyView(**row)
+    if row is None:
+        return None
+    taken_over = not enabled and row["disabled_by"] == AUTOMATIC and actor != AUTOMATIC
+    if row["enabled"] == enabled and not taken_over:
+        return ChannelKeyView(**row)
     values = {
         "enabled": enabled,
         "reason": "" if enabled else reason,

@@ -1,0 +1,50 @@
+"""Whose forwarded headers count: only those of proxies that the operator named in `trusted_proxies`."""
+
+from __future__ import annotations
+
+import ipaddress
+
+from elkapi.relay.call import Call
+from elkapi.settings import SettingsError
+
+Network = ipaddress.IPv4Network | ipaddress.IPv6Network
+
+
+class TrustedProxies:
+    """Addresses and networks (CIDR). Raises SettingsError for an entry that is neither."""
+
+    def __init__(self, entries: tuple[str, ...]) -> None:
+        try:
+            self._networks: list[Network] = [ipaddress.ip_network(entry, strict=False) for entry in entries]
+        except ValueError as error:
+            raise SettingsError(f"trusted_proxies: {error}") from None
+
+    def client_ip(self, call: Call) -> str:
+        """The nearest address that is not a trusted proxy: what a caller writes in front of it proves nothing."""
+        if not self._networks or not self._trusts(call.client_ip):
+            return call.client_ip
+        named = b",".join(value for name, value in call.headers if name == b"x-forwarded-for")
+        hops = [hop.strip() for hop in named.decode("latin-1").split(",") if hop.strip()]
+        for hop in reversed(hops):
+            if not self._trusts(hop):
+                return hop if _is_address(hop) else call.client_ip
+        return hops[0] if hops else call.client_ip
+
+    def scheme(self, call: Call) -> bytes:
+        """https when a trusted proxy says that the caller came by it."""
+        said = call.header(b"x-forwarded-proto") if self._networks and self._trusts(call.client_ip) else None
+        return b"https" if said == b"https" else b"http"
+
+    def _trusts(self, address: str) -> bool:
+        if not _is_address(address):
+            return False
+        parsed = ipaddress.ip_address(address)
+        return any(parsed.version == network.version and parsed in network for network in self._networks)
+
+
+def _is_address(text: str) -> bool:
+    try:
+        ipaddress.ip_address(text)
+    except ValueError:
+        return False
+    return True

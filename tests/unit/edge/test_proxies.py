@@ -1,0 +1,51 @@
+"""Forwarded headers count only when a named proxy sent them, and only from the first untrusted hop on."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from elkapi.edge.proxies import TrustedProxies
+from elkapi.relay.call import Call
+from elkapi.settings import SettingsError
+
+
+def call(peer: str, **headers: str) -> Call:
+    pairs = [(name.replace("_", "-").encode(), value.encode()) for name, value in headers.items()]
+    reply: Any = None
+    return Call(b"", "GET", "/", "", pairs, peer, b"", reply, 0.0)
+
+
+@pytest.mark.parametrize(
+    ("peer", "forwarded", "client"),
+    [
+        ("9.9.9.9", "1.1.1.1", "9.9.9.9"),
+        ("10.0.0.1", "1.1.1.1", "1.1.1.1"),
+        ("10.0.0.1", "6.6.6.6, 1.1.1.1, 10.0.0.2", "1.1.1.1"),
+        ("10.0.0.1", "", "10.0.0.1"),
+        ("10.0.0.1", "1.1.1.1, <script>", "10.0.0.1"),
+        ("10.0.0.1", "10.0.0.3, 10.0.0.2", "10.0.0.3"),
+        ("::1", "2001:db8::1", "2001:db8::1"),
+    ],
+)
+def test_the_client_is_the_nearest_hop_nobody_vouches_for(peer: str, forwarded: str, client: str) -> None:
+    proxies = TrustedProxies(("10.0.0.0/8", "::1"))
+    assert proxies.client_ip(call(peer, x_forwarded_for=forwarded)) == client
+
+
+def test_nobody_is_trusted_by_default() -> None:
+    proxies = TrustedProxies(())
+    forged = call("127.0.0.1", x_forwarded_for="1.1.1.1", x_forwarded_proto="https")
+    assert (proxies.client_ip(forged), proxies.scheme(forged)) == ("127.0.0.1", b"http")
+
+
+def test_the_scheme_is_a_trusted_proxys_word() -> None:
+    proxies = TrustedProxies(("127.0.0.1",))
+    assert proxies.scheme(call("127.0.0.1", x_forwarded_proto="https")) == b"https"
+    assert proxies.scheme(call("127.0.0.2", x_forwarded_proto="https")) == b"http"
+
+
+def test_an_entry_that_is_no_address_is_refused_at_start() -> None:
+    with pytest.raises(SettingsError, match="trusted_proxies"):
+        TrustedProxies(("proxy.example",))
