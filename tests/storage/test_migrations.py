@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from sqlalchemy import Connection, inspect, select
 
+from elkapi.clock import ManualClock
 from elkapi.ledger import accounts as ledger_accounts
 from elkapi.settings import Settings
 from elkapi.storage import migrations, schema, seeds
@@ -83,6 +84,25 @@ def test_processes_that_start_together_migrate_once_and_agree_on_the_key(setting
     with opened.database.read() as connection:
         assert connection.execute(select(schema.owners.c.name)).scalars().all() == ["operator"]
     opened.database.close()
+
+
+def test_beside_running_workers_only_the_pre_half_is_applied(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock, ran = ManualClock(), []
+    open_installation(settings, clock=clock).database.close()
+    steps = [lambda _connection, _now_ns, half=half: ran.append(half) for half in migrations.HALVES]
+    monkeypatch.setattr(migrations, "MIGRATIONS", (*migrations.MIGRATIONS, migrations.Migration("0002_later", *steps)))
+    worker = {"owner": bytes(16), "role": "worker", "started_ns": 1, "heartbeat_ns": clock.now_ns(), "scan_from": b""}
+    database = Database.open(settings.effective_database_url)
+    with database.write() as connection:
+        connection.execute(schema.workers.insert(), worker)
+    database.close()
+    open_installation(settings, clock=clock).database.close()
+    assert ran == ["pre"]
+    clock.advance(settings.heartbeat_lost_s + 1)
+    open_installation(settings, clock=clock).database.close()
+    assert ran == ["pre", "post"]
 
 
 def test_a_fresh_installation_has_prices_and_a_group_and_nobody_who_could_sign_in(database: Database) -> None:

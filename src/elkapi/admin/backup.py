@@ -27,6 +27,7 @@ from elkapi.settings import Settings
 from elkapi.storage import dialect as sql
 from elkapi.storage import schema
 from elkapi.storage.db import Database
+from elkapi.storage.installation import running_workers
 from elkapi.storage.migrations import migrate, migrate_in, schema_version
 from elkapi.storage.repos import audit, versions
 from elkapi.storage.secrets import (
@@ -155,9 +156,7 @@ def _refuse_unless_free(connection: Connection, settings: Settings, *, force: bo
     if schema_version(connection) == 0:
         return
     alive_since_ns = clock.now_ns() - round(settings.heartbeat_lost_s * 1_000_000_000)
-    workers = schema.workers.c
-    running = select(func.count()).where(workers.ended_ns.is_(None), workers.heartbeat_ns > alive_since_ns)
-    if connection.execute(running).scalar():
+    if running_workers(connection, alive_since_ns):
         wait_s = settings.heartbeat_lost_s
         raise Refused(f"a gateway is running on this database; stop it first (after a crash, wait {wait_s:g} s)")
     tables = (schema.keys, schema.channels, schema.requests, schema.transfers)

@@ -124,7 +124,9 @@ def _schema(database: Database) -> Iterator[Finding]:
     yield Finding("database", True, f"{database.address} answers")
     newest = int(MIGRATIONS[-1].name[:4])
     hint = f"; {', '.join(missing)} not applied: run `elkapi migrate`" if missing else ""
-    yield Finding("schema", not missing, f"version {version} of {newest}{hint}")
+    # A `post` half may wait: it is applied when the last process of the version before is gone.
+    usable = not any(name.endswith(".pre") for name in missing)
+    yield Finding("schema", usable, f"version {version} of {newest}{hint}")
 
 
 def _seals(database: Database, settings: Settings) -> Iterator[Finding]:

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import msgspec
+from sqlalchemy import Connection, func, select
 
 from elkapi.clock import SYSTEM_CLOCK, Clock
 from elkapi.settings import Settings
+from elkapi.storage import schema
 from elkapi.storage.db import Database
-from elkapi.storage.migrations import migrate
+from elkapi.storage.migrations import HALVES, applied, migrate
 from elkapi.storage.secrets import Sealer, bind_secret_key, is_bound_to, load_secret_key
 
 
@@ -19,13 +23,32 @@ class Installation(msgspec.Struct, frozen=True):
     sealer: Sealer
 
 
+def _halves_now(database: Database, settings: Settings, clock: Clock) -> Sequence[str]:
+    """Both halves when nobody works on this database; beside running workers only `pre`, as they may be older than us.
+
+    A `post` half left out this way is made up for by the next start that finds nobody, or by `elkapi migrate`.
+    """
+    with database.read() as connection:
+        if not applied(connection):
+            return HALVES
+        alive_since_ns = clock.now_ns() - round(settings.heartbeat_lost_s * 1_000_000_000)
+        return ("pre",) if running_workers(connection, alive_since_ns) else HALVES
+
+
+def running_workers(connection: Connection, alive_since_ns: int) -> int:
+    """How many workers, of any host, gave a sign of life since then."""
+    workers = schema.workers.c
+    alive = select(func.count()).where(workers.ended_ns.is_(None), workers.heartbeat_ns > alive_since_ns)
+    return connection.execute(alive).scalar_one()
+
+
 def open_installation(settings: Settings, *, readers: int = 2, clock: Clock = SYSTEM_CLOCK) -> Installation:
     """Open, migrate and check. Raises dialect.DatabaseUrlError, migrations.MigrationError, secrets.SecretKeyError,
     errors.Unavailable when the database cannot be reached.
     """
     database = Database.open(settings.effective_database_url, synchronous=settings.sqlite_synchronous, readers=readers)
     try:
-        migrate(database, clock=clock)
+        migrate(database, clock=clock, halves=_halves_now(database, settings, clock))
         sealer = Sealer(load_secret_key(settings))
         with database.read() as connection:
             bound = is_bound_to(connection, sealer)

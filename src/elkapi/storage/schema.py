@@ -1,5 +1,7 @@
 """Every table of the gateway as SQLAlchemy Core; migrations create them, repositories and the ledger use them.
 
+A change here needs a migration that makes it (a test compares the two); before the first release that is m0001_initial.
+
 Money columns are nano-USD in 64-bit integers. They live in tables that no profile path writes (guarantee 7).
 Ids of requests and transfers are 16 or 17 time-ordered bytes; everything else has an integer id.
 """

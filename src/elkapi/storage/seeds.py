@@ -5,11 +5,12 @@ There is deliberately no password and no default key here: the first key is made
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import msgspec
-from sqlalchemy import Connection
+from sqlalchemy import Connection, Table
 
 from elkapi.money import RATIO_ONE_MICRO, parse_usd
-from elkapi.storage import schema
 
 DEFAULT_GROUP = "default"
 OPERATOR = "operator"
@@ -35,20 +36,20 @@ PUBLIC_PRICES_USD_PER_1M = {
 SEED_SOURCE = "seed"
 
 
-def seed(connection: Connection, now_ns: int) -> None:
-    """Fill the freshly created tables; runs once, in the migration that makes them."""
+def seed(connection: Connection, tables: Mapping[str, Table], now_ns: int) -> None:
+    """Fill the freshly created tables; runs once, in the migration that makes them, with that migration's tables."""
     connection.execute(
-        schema.meta.insert(), [{"name": "config_version", "value": "1"}, {"name": "routing_version", "value": "1"}]
+        tables["meta"].insert(), [{"name": "config_version", "value": "1"}, {"name": "routing_version", "value": "1"}]
     )
     connection.execute(
-        schema.groups.insert(), {"name": DEFAULT_GROUP, "ratio_micro": RATIO_ONE_MICRO, "description": ""}
+        tables["groups"].insert(), {"name": DEFAULT_GROUP, "ratio_micro": RATIO_ONE_MICRO, "description": ""}
     )
-    connection.execute(schema.owners.insert(), {"name": OPERATOR, "created_ns": now_ns})
+    connection.execute(tables["owners"].insert(), {"name": OPERATOR, "created_ns": now_ns})
     connection.execute(
-        schema.accounts.insert(), [{"code": code, "kind": kind} for code, kind in SYSTEM_ACCOUNTS.items()]
+        tables["accounts"].insert(), [{"code": code, "kind": kind} for code, kind in SYSTEM_ACCOUNTS.items()]
     )
     connection.execute(
-        schema.prices.insert(),
+        tables["prices"].insert(),
         [
             {
                 "model": model,

@@ -1,16 +1,255 @@
-"""The first schema and what a fresh installation starts with; nothing here knows later versions."""
+"""The first schema, as it was, and what a fresh installation starts with; nothing here follows later changes.
+
+The tables are a copy of `schema` at version 1: a later migration alters what this one made, so this one must go on
+making exactly that. A test holds the migrations' result against `schema`.
+"""
 
 from __future__ import annotations
 
-from sqlalchemy import Connection
+from sqlalchemy import (
+    BigInteger,
+    Boolean,
+    CheckConstraint,
+    Column,
+    Connection,
+    ForeignKey,
+    Index,
+    Integer,
+    LargeBinary,
+    MetaData,
+    String,
+    Table,
+    UniqueConstraint,
+)
 
-from elkapi.storage import schema
 from elkapi.storage.seeds import seed
+
+metadata = MetaData()
+
+# SQLite only auto-increments INTEGER PRIMARY KEY; PostgreSQL wants a bigint.
+_Id = BigInteger().with_variant(Integer, "sqlite")
+
+meta = Table(
+    "meta",
+    metadata,
+    Column("name", String, primary_key=True),
+    Column("value", String, nullable=False),
+    comment="config_version (raised by every change a process must see), routing_version, installation facts",
+)
+
+migrations = Table(
+    "migrations",
+    metadata,
+    Column("name", String, primary_key=True),
+    Column("applied_ns", BigInteger, nullable=False),
+    comment="the halves of numbered migrations that ran here: 0001_initial.pre, 0001_initial.post, ...",
+)
+
+groups = Table(
+    "groups",
+    metadata,
+    Column("name", String, primary_key=True),
+    Column("ratio_micro", BigInteger, nullable=False),
+    Column("description", String, nullable=False, default=""),
+    CheckConstraint("ratio_micro >= 0", name="groups_ratio_not_negative"),
+)
+
+owners = Table(
+    "owners",
+    metadata,
+    Column("id", _Id, primary_key=True, autoincrement=True),
+    Column("name", String, nullable=False, unique=True),
+    Column("created_ns", BigInteger, nullable=False),
+    comment="who keys belong to; users and teams arrive here later",
+)
+
+keys = Table(
+    "keys",
+    metadata,
+    Column("id", _Id, primary_key=True, autoincrement=True),
+    Column("digest", LargeBinary(32), nullable=False, unique=True),
+    Column("hint", String, nullable=False),
+    Column("name", String, nullable=False),
+    Column("owner_id", _Id, ForeignKey("owners.id"), nullable=False),
+    Column("group", String, ForeignKey("groups.name"), nullable=False),
+    Column("scope", String, nullable=False),
+    Column("enabled", Boolean, nullable=False),
+    Column("expires_at_ns", BigInteger),
+    Column("models", String),
+    Column("account_id", _Id, ForeignKey("accounts.id"), nullable=False),
+    Column("created_ns", BigInteger, nullable=False),
+    Column("revoked_ns", BigInteger),
+    Column("version", BigInteger, nullable=False),
+    Index("keys_by_version", "version"),
+    comment="digest is sha256 of the whole key; models is a JSON array or NULL; version is config_version at a change",
+)
+
+channels = Table(
+    "channels",
+    metadata,
+    Column("id", _Id, primary_key=True, autoincrement=True),
+    Column("name", String, nullable=False, unique=True),
+    Column("family", String, nullable=False),
+    Column("base_url", String, nullable=False),
+    Column("enabled", Boolean, nullable=False),
+    Column("priority", Integer, nullable=False),
+    Column("weight", Integer, nullable=False),
+    Column("allow_private", Boolean, nullable=False),
+    Column("config", String, nullable=False),
+    Column("proxy_sealed", LargeBinary),
+    Column("headers_sealed", LargeBinary),
+    Column("created_ns", BigInteger, nullable=False),
+    CheckConstraint("weight >= 0", name="channels_weight_not_negative"),
+    comment="config is JSON: what types.Channel has beyond these columns; the proxy address and header_set are sealed",
+)
+
+channel_keys = Table(
+    "channel_keys",
+    metadata,
+    Column("id", _Id, primary_key=True, autoincrement=True),
+    Column("channel_id", _Id, ForeignKey("channels.id", ondelete="CASCADE"), nullable=False),
+    Column("sealed", LargeBinary, nullable=False),
+    Column("fingerprint", LargeBinary, nullable=False),
+    Column("hint", String, nullable=False),
+    Column("enabled", Boolean, nullable=False),
+    Column("reason", String, nullable=False, default=""),
+    Column("disabled_by", String, nullable=False, default=""),
+    Column("changed_ns", BigInteger, nullable=False),
+    UniqueConstraint("channel_id", "fingerprint", name="channel_keys_once"),
+    comment="sealed is the encrypted secret; fingerprint a keyed hash, so a bulk paste adds each key once",
+)
+
+prices = Table(
+    "prices",
+    metadata,
+    Column("id", _Id, primary_key=True, autoincrement=True),
+    Column("model", String, nullable=False),
+    Column("version", Integer, nullable=False),
+    Column("record", String, nullable=False),
+    Column("source", String, nullable=False),
+    Column("created_ns", BigInteger, nullable=False),
+    UniqueConstraint("model", "version", name="prices_version_once"),
+    comment="immutable; the highest version of a model is in force; record is JSON of types.Price's amounts",
+)
+
+accounts = Table(
+    "accounts",
+    metadata,
+    Column("id", _Id, primary_key=True, autoincrement=True),
+    Column("code", String, nullable=False, unique=True),
+    Column("kind", String, nullable=False),
+    Column("posted_nano", BigInteger, nullable=False, default=0),
+    Column("held_nano", BigInteger, nullable=False, default=0),
+    Column("credit_nano", BigInteger, nullable=False, default=0),
+    CheckConstraint("held_nano >= 0", name="accounts_held_not_negative"),
+    CheckConstraint("credit_nano >= 0", name="accounts_credit_not_negative"),
+    CheckConstraint(
+        "kind NOT IN ('customer', 'quota') OR posted_nano - held_nano + credit_nano >= 0", name="accounts_no_overdraft"
+    ),
+    comment="kind customer | quota | revenue | loss | funding | upstream | spent; posted and held cache the transfers",
+)
+
+# The 18-byte id is the request's id, a byte for the step and a byte for the leg, so a step can happen only once and
+# a request's entries lie side by side; SQLite keeps the rows in that one B-tree (docs/adr/0010-ledger.md).
+transfers = Table(
+    "transfers",
+    metadata,
+    Column("id", LargeBinary, primary_key=True, nullable=False),
+    Column("kind", String, nullable=False),
+    Column("debit_account", _Id, nullable=False),
+    Column("credit_account", _Id, nullable=False),
+    Column("nano", BigInteger, nullable=False),
+    Column("created_ns", BigInteger, nullable=False),
+    Column("owner", LargeBinary),
+    Column("key_id", _Id),
+    Column("price_id", _Id),
+    Column("note", String),
+    CheckConstraint("nano >= 0", name="transfers_not_negative"),
+    sqlite_with_rowid=False,
+    comment="append-only; see ledger/transfers.py for the kinds; owner, key_id, price_id and the model (note) on holds",
+)
+
+requests = Table(
+    "requests",
+    metadata,
+    Column("id", LargeBinary, primary_key=True, nullable=False),
+    Column("key_id", _Id, nullable=False),
+    Column("owner_id", _Id, nullable=False),
+    Column("model", String, nullable=False),
+    Column("status", Integer, nullable=False),
+    Column("charge_nano", BigInteger, nullable=False),
+    Column("loss_nano", BigInteger, nullable=False),
+    Column("created_ns", BigInteger, nullable=False),
+    Column("record", LargeBinary, nullable=False),
+    CheckConstraint("charge_nano >= 0 AND loss_nano >= 0", name="requests_not_negative"),
+    sqlite_with_rowid=False,
+    comment="the usage row; record is JSON of types.RequestRecord",
+)
+
+unknown_outcomes = Table(
+    "unknown_outcomes",
+    metadata,
+    Column("request_id", LargeBinary, primary_key=True),
+    Column("key_id", _Id, nullable=False),
+    Column("model", String, nullable=False),
+    Column("held_nano", BigInteger, nullable=False),
+    Column("reason", String, nullable=False),
+    Column("created_ns", BigInteger, nullable=False),
+    comment="calls whose fate at the upstream nobody saw; printed by `elkapi ledger unknown`",
+)
+
+idempotency = Table(
+    "idempotency",
+    metadata,
+    Column("key_id", _Id, primary_key=True),
+    Column("operation", String, primary_key=True),
+    Column("idempotency_key", String, primary_key=True),
+    Column("fingerprint", LargeBinary, nullable=False),
+    Column("request_id", LargeBinary, nullable=False),
+    Column("owner", LargeBinary, nullable=False),
+    Column("state", String, nullable=False),
+    Column("reply_sealed", LargeBinary),
+    Column("created_ns", BigInteger, nullable=False),
+    Column("expires_ns", BigInteger, nullable=False),
+    Index("idempotency_by_expiry", "expires_ns"),
+    comment="state open | done | too_large | unknown; the reply is encrypted; owner is the worker that holds it open",
+)
+# Recovery asks for the open claims of one worker; closed ones, which are nearly all, stay out of the index.
+Index(
+    "idempotency_open",
+    idempotency.c.owner,
+    sqlite_where=idempotency.c.state == "open",
+    postgresql_where=idempotency.c.state == "open",
+)
+
+workers = Table(
+    "workers",
+    metadata,
+    Column("owner", LargeBinary, primary_key=True),
+    Column("role", String, nullable=False),
+    Column("started_ns", BigInteger, nullable=False),
+    Column("heartbeat_ns", BigInteger, nullable=False),
+    Column("ended_ns", BigInteger),
+    Column("scan_from", LargeBinary, nullable=False),
+    comment="a worker's boot owns holds, none older than scan_from; when its heartbeat stops, recovery resolves them",
+)
+
+audit = Table(
+    "audit",
+    metadata,
+    Column("id", _Id, primary_key=True, autoincrement=True),
+    Column("created_ns", BigInteger, nullable=False),
+    Column("actor", String, nullable=False),
+    Column("action", String, nullable=False),
+    Column("subject", String, nullable=False),
+    Column("detail", String, nullable=False),
+    comment="every change made through the CLI or the admin API; never a secret",
+)
 
 
 def pre(connection: Connection, now_ns: int) -> None:
-    schema.metadata.create_all(connection)
-    seed(connection, now_ns)
+    metadata.create_all(connection)
+    seed(connection, metadata.tables, now_ns)
 
 
 def post(connection: Connection, now_ns: int) -> None:

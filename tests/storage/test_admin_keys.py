@@ -1,0 +1,108 @@
+"""Keys as an operator handles them, with their money, on both databases."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+
+import pytest
+
+from elkapi import ledger
+from elkapi.admin import keys
+from elkapi.admin.context import Admin
+from elkapi.admin.errors import Missing, Refused
+from elkapi.settings import Settings
+from elkapi.storage import apikey
+from elkapi.storage.db import Database
+from elkapi.storage.repos import keys as key_rows
+
+
+@pytest.fixture
+def admin(settings: Settings) -> Iterator[Admin]:
+    with Admin.open(settings, "test") as opened:
+        yield opened
+
+
+def test_the_first_key_is_made_once_without_funds(admin: Admin) -> None:
+    with admin.database.write() as connection:
+        plaintext = keys.ensure_first_key(connection)
+    assert plaintext is not None
+    assert apikey.normalize(plaintext) == plaintext
+    with admin.database.write() as connection:
+        assert keys.ensure_first_key(connection) is None
+    (view,) = keys.list_keys(admin)
+    assert view.available_nano == 0
+
+
+def test_supervisors_that_start_together_make_one_first_key(admin: Admin, settings: Settings) -> None:
+    made: list[str | None] = []
+
+    def start() -> None:
+        database = Database.open(settings.effective_database_url)
+        try:
+            with database.write() as connection:
+                made.append(keys.ensure_first_key(connection))
+        finally:
+            database.close()
+
+    threads = [threading.Thread(target=start) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len([key for key in made if key is not None]) == 1
+    assert len(made) == 4
+    assert len(keys.list_keys(admin)) == 1
+
+
+def test_a_key_and_its_opening_balance_are_one_transaction(admin: Admin, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_args: object, **_kwargs: object) -> None:
+        raise ledger.AccountError("the books are closed")
+
+    monkeypatch.setattr(ledger, "deposit", fail)
+    with pytest.raises(ledger.AccountError):
+        keys.create_key(admin, keys.KeyInput(name="k", balance="5"))
+    assert keys.list_keys(admin) == []
+    with admin.database.read() as connection:
+        assert [row.code for row in ledger.balances(connection) if row.kind == "customer"] == []
+
+
+def test_deposits_add_up_and_the_books_hold(admin: Admin) -> None:
+    keys.create_key(admin, keys.KeyInput(name="k", balance="0.1"))
+    for _ in range(3):
+        view = keys.deposit(admin, "k", "0.000000001", "drip")
+    assert view.available_nano == 100_000_003
+    with admin.database.read() as connection:
+        assert ledger.check(connection).ok
+
+
+def test_pages_of_keys_go_on_behind_the_last_id(admin: Admin) -> None:
+    for number in range(5):
+        keys.create_key(admin, keys.KeyInput(name=f"k{number}"))
+    first = keys.list_keys(admin, limit=2)
+    second = keys.list_keys(admin, limit=2, after_id=first[-1].row.id)
+    assert [view.row.name for view in (*first, *second)] == ["k0", "k1", "k2", "k3"]
+
+
+def test_a_name_made_of_digits_is_found_where_no_id_is(admin: Admin) -> None:
+    view, _ = keys.create_key(admin, keys.KeyInput(name="77"))
+    assert keys.show_key(admin, "77") == view
+    assert keys.show_key(admin, str(view.row.id)) == view
+    with pytest.raises(Missing):
+        keys.show_key(admin, "78")
+
+
+def test_a_revoked_key_takes_no_change(admin: Admin) -> None:
+    view, plaintext = keys.create_key(admin, keys.KeyInput(name="k"))
+    keys.revoke_key(admin, "k")
+    for change in (
+        lambda: keys.revoke_key(admin, "k"),
+        lambda: keys.set_key_enabled(admin, "k", True),
+        lambda: keys.edit_key(admin, "k", keys.KeyPatch(name="j")),
+    ):
+        with pytest.raises(Refused, match="for good"):
+            change()
+    with admin.database.read() as connection:
+        grant = key_rows.find_grant(connection, apikey.digest(plaintext))
+    assert grant is not None
+    assert (grant.key_id, grant.enabled) == (view.row.id, False)
