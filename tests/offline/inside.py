@@ -1,0 +1,81 @@
+"""What a user does, on a machine without a network: run by test_offline.py inside a network namespace of its own.
+
+Starts the gateway, runs the `curl` it prints, and the semantic search of examples/; prints one JSON object of what came
+of it. It judges nothing.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import re
+import socket
+import struct
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+sys.path.insert(0, str(ROOT / "tests"))
+
+from live import running_gateway  # noqa: E402 - the path above is where it lies.
+
+EXAMPLE = ROOT / "examples/semantic_search.py"
+COMMAND_S = 60
+SEARCH_S = 120
+# The kernel's names for reading and setting an interface's flags, and the flag that says it is up.
+SIOCGIFFLAGS, SIOCSIFFLAGS, IFF_UP = 0x8913, 0x8914, 0x1
+_PRINTED = re.compile(r"^curl .*?[^\\]$", re.MULTILINE | re.DOTALL)
+
+
+def bring_loopback_up() -> None:
+    """A new namespace has one interface, and it is down."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as control:
+        asked = struct.pack("16sh14x", b"lo", 0)
+        _, flags = struct.unpack("16sh14x", fcntl.ioctl(control, SIOCGIFFLAGS, asked))
+        fcntl.ioctl(control, SIOCSIFFLAGS, struct.pack("16sh14x", b"lo", flags | IFF_UP))
+
+
+def reaches_out() -> str:
+    """What happens to a connection that would leave this machine (a documentation address, which nobody has)."""
+    with socket.socket() as probe:
+        probe.settimeout(2)
+        try:
+            probe.connect(("192.0.2.1", 443))
+        except OSError as error:
+            return os.strerror(error.errno) if error.errno else str(error)
+    return "connected"
+
+
+def main() -> None:
+    bring_loopback_up()
+    found: dict[str, object] = {"interfaces": [name for _, name in socket.if_nameindex()], "outside": reaches_out()}
+    with running_gateway() as gateway:
+        printed = _PRINTED.search(gateway.log_path.read_text("utf-8"))
+        if printed is None:
+            raise SystemExit(f"no curl was printed:\n{gateway.log_tail()}")
+        found["printed"] = printed[0]
+        # -sS: the answer alone on standard output, as the reader sees it without a progress bar.
+        command = printed[0].replace("curl ", "curl -sS ", 1)
+        asked = subprocess.run(["bash", "-c", command], capture_output=True, text=True, timeout=COMMAND_S)
+        found["curl"] = {"status": asked.returncode, "answer": asked.stdout, "complaint": asked.stderr}
+        environment = gateway.environment | {
+            "ELKAPI_KEY": gateway.key,
+            "OPENAI_BASE_URL": f"{gateway.base_url}/v1",
+        }
+        search = subprocess.run(
+            [sys.executable, str(EXAMPLE), "--self-test"],
+            env=environment,
+            capture_output=True,
+            text=True,
+            timeout=SEARCH_S,
+        )
+        found["search"] = {"status": search.returncode, "answer": search.stdout, "complaint": search.stderr}
+        found["embed"] = gateway.run("embed", "The food was delicious and the waiter...", "--json").stdout
+        found["log"] = gateway.log_path.read_text("utf-8", "replace")
+    print(json.dumps(found))
+
+
+if __name__ == "__main__":
+    main()
