@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
+import gc
 import json
 import os
 import resource
@@ -34,6 +35,7 @@ from elkapi.settings import Settings
 from elkapi.storage.db import Database
 from elkapi.storage.migrations import migrate
 from elkapi.types import HoldOrder, RequestRecord, Settlement, Usage
+from elkapi.worker import GC_ALLOCATIONS, SWITCH_INTERVAL_S
 
 CONCURRENCY = (1, 32, 256)
 UPSTREAM_S = 0.001
@@ -136,6 +138,11 @@ async def measure(database: Database, settings: Settings, arguments: argparse.Na
     ledger = open_ledger(settings, database, os.urandom(16), in_process=not arguments.remote)
     await ledger.start()
     # The cost of making the usage record itself is the relay's, with or without a ledger.
+    # As a worker tunes its interpreter (elkapi.worker).
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(GC_ALLOCATIONS, 20, 50)
+    sys.setswitchinterval(SWITCH_INTERVAL_S)
     record_us = []
     for _ in range(5):
         start_s = time.process_time()
@@ -156,7 +163,10 @@ async def measure(database: Database, settings: Settings, arguments: argparse.Na
             cost, rate = await run(paid.one, calls, concurrency, pid)
             with_ledger.append(cost)
             rates.append(rate)
-        pairs = [paid_us - free_us - statistics.median(record_us) for paid_us, free_us in zip(with_ledger, without)]
+        pairs = [
+            paid_us - free_us - statistics.median(record_us)
+            for paid_us, free_us in zip(with_ledger, without, strict=True)
+        ]
         results.append(
             {
                 "concurrency": concurrency,

@@ -63,7 +63,6 @@ class _Batch:
         self.released: defaultdict[int, int] = defaultdict(int)
         self.house: defaultdict[int, int] = defaultdict(int)
         self.holds: list[tuple[int, Hold, tuple[int, ...]]] = []
-        self.wanted: dict[int, int] = {}
         self.claim_ends: list[Settle] = []
         self.unknowns: list[Any] = []
 
@@ -238,18 +237,20 @@ class Books:
             self._forget_claim_of(order)
             return
         batch.holds.append((index, order, counters))
-        batch.wanted[index] = order.nano
 
     def _change_accounts(self, batch: _Batch) -> None:
         """One UPDATE per account for the whole batch; it admits the batch's holds on that account, or none of them."""
-        wanting: defaultdict[int, list[int]] = defaultdict(list)
+        wanting: defaultdict[int, list[tuple[int, Hold]]] = defaultdict(list)
         for index, order, _ in batch.holds:
             for account in order.accounts:
-                wanting[account].append(index)
+                wanting[account].append((index, order))
+        refused = False
         for account in sorted(wanting.keys() | batch.released.keys()):
             spent, released = batch.spent[account], batch.released[account]
-            alive = [index for index in wanting.get(account, ()) if batch.outcomes[index] is None]
-            wanted = sum(batch.wanted[index] for index in alive)
+            alive = wanting.get(account, [])
+            if refused:
+                alive = [(index, order) for index, order in alive if batch.outcomes[index] is None]
+            wanted = sum([order.nano for _, order in alive])
             if not wanted:
                 if spent or released:
                     self._cursor.execute(self._sql.account_change, (spent, -released, account))
@@ -257,9 +258,12 @@ class Books:
             change = (spent, wanted - released, account, wanted + spent - released)
             self._cursor.execute(self._sql.account_change_if, change)
             if self._cursor.rowcount != 1:
+                refused = True
                 self._admit_in_turn(batch, account, alive, spent, released)
 
-    def _admit_in_turn(self, batch: _Batch, account: int, alive: list[int], spent: int, released: int) -> None:
+    def _admit_in_turn(
+        self, batch: _Batch, account: int, alive: list[tuple[int, Hold]], spent: int, released: int
+    ) -> None:
         """The account does not cover all its holds: admit them in order of arrival as far as it goes."""
         cursor, sql = self._cursor, self._sql
         if spent or released:
@@ -267,9 +271,7 @@ class Books:
         cursor.execute(sql.account_available, (account,))
         found = cursor.fetchone()
         available, admitted = (found[0] if found else 0), 0
-        for index in alive:
-            order = batch.orders[index]
-            assert isinstance(order, Hold)
+        for index, order in alive:
             if admitted + order.nano <= available:
                 admitted += order.nano
                 continue

@@ -117,7 +117,14 @@ class Ledger(ABC):
             self._owner,
             taken,
         )
-        outcome = await self._ask(hold, self._hold_waits, self._settings.hold_wait_s)
+        waiter = self._ask(hold, self._hold_waits, self._settings.hold_wait_s)
+        try:
+            outcome = await waiter
+        except asyncio.CancelledError:
+            # Cancelled after the answer came but before this call woke up to it: nobody else knows of the hold.
+            if waiter.done() and not waiter.cancelled() and waiter.result() is None:
+                self._give_back(hold)
+            raise
         if outcome is not None:
             self._raise(outcome, claim)
 
@@ -132,7 +139,11 @@ class Ledger(ABC):
         row = _usage_row(record)
         held = hold is not None and hold.nano > 0
         unknown = held and UNKNOWN_FLAG in record.flags
-        await self._settle(Settle(record.id, held, record.charge_nano, record.loss_nano, row, result, unknown))
+        outcome = await self._ask_settle(
+            Settle(record.id, held, record.charge_nano, record.loss_nano, row, result, unknown)
+        )
+        if outcome is not None:
+            raise _settle_error(outcome)
 
     async def void(self, order: HoldOrder, record: RequestRecord | None = None) -> None:
         """Give the whole hold back and forget its claim; `record` (charge 0) is kept when given. Raises Unavailable."""
@@ -142,7 +153,9 @@ class Ledger(ABC):
             row = _usage_row(record)
         claim = _forgotten(order.claim) if order.claim is not None else None
         if order.nano or row is not None or claim is not None:
-            await self._settle(Settle(order.request_id, order.nano > 0, 0, loss, row, claim))
+            outcome = await self._ask_settle(Settle(order.request_id, order.nano > 0, 0, loss, row, claim))
+            if outcome is not None:
+                raise _settle_error(outcome)
 
     def record(self, record: RequestRecord) -> None:
         """Keep the usage row of a free call, soon; never waits, and drops it (counted) when the queue is full."""
@@ -179,20 +192,18 @@ class Ledger(ABC):
 
     # Asking and being answered
 
-    async def _ask(self, order: Order, waits: deque[_Wait], wait_s: float) -> Outcome:
-        waiter: asyncio.Future[Outcome] = self._loop.create_future()
-        self._collect(order, waiter)
-        waits.append((self._loop.time() + wait_s, waiter))
+    def _ask(self, order: Order, waits: deque[_Wait], wait_s: float) -> asyncio.Future[Outcome]:
+        """A plain function on purpose: each coroutine between a caller and its future costs on every resumption."""
+        loop = self._loop
+        waiter: asyncio.Future[Outcome] = loop.create_future()
+        self._collected.append((order, waiter))
+        if len(self._collected) == 1:
+            loop.call_soon(self._flush)
+        waits.append((loop.time() + wait_s, waiter))
         if not self._sweeping:
             self._sweeping = True
-            self._loop.call_later(SWEEP_S, self._sweep)
-        try:
-            return await waiter
-        except asyncio.CancelledError:
-            # Cancelled after the answer came but before this call woke up to it: nobody else knows of the hold.
-            if type(order) is Hold and waiter.done() and not waiter.cancelled() and waiter.result() is None:
-                self._give_back(order)
-            raise
+            loop.call_later(SWEEP_S, self._sweep)
+        return waiter
 
     def _collect(self, order: Order, waiter: asyncio.Future[Outcome] | None) -> None:
         self._collected.append((order, waiter))
@@ -209,12 +220,10 @@ class Ledger(ABC):
         except Unavailable as error:
             self._deliver(entries, [Refusal("unavailable", error.message)] * len(entries))
 
-    async def _settle(self, order: Settle) -> None:
+    def _ask_settle(self, order: Settle) -> asyncio.Future[Outcome]:
         if self._closed:
             raise Unavailable(UNREACHABLE)
-        outcome = await self._ask(order, self._settle_waits, self._settings.settle_wait_s)
-        if outcome is not None:
-            raise Unavailable(TOO_SLOW_SETTLE if outcome is _TIMED_OUT else outcome.message or FAILED)
+        return self._ask(order, self._settle_waits, self._settings.settle_wait_s)
 
     def _deliver(self, entries: list[Entry], outcomes: list[Outcome]) -> None:
         for (order, waiter), outcome in zip(entries, outcomes, strict=True):
@@ -270,6 +279,10 @@ class Ledger(ABC):
         if reply is None or reply.body is None or len(reply.body) > bytes_max:
             return ClaimResult(*key, "too_large")
         return ClaimResult(*key, "done", await seal_reply(self._sealer, claim, reply))
+
+
+def _settle_error(refusal: Refusal) -> Unavailable:
+    return Unavailable(TOO_SLOW_SETTLE if refusal is _TIMED_OUT else refusal.message or FAILED)
 
 
 def _usage_row(record: RequestRecord) -> UsageRow:

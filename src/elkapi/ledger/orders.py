@@ -22,7 +22,7 @@ UNKNOWN_FLAG = "unknown_outcome"
 RefusalKind = Literal["quota", "replay", "pending", "conflict", "unavailable"]
 
 
-class Claim(msgspec.Struct, frozen=True, array_like=True):
+class Claim(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """An idempotency key to be taken in the hold's transaction."""
 
     key_id: int
@@ -31,7 +31,7 @@ class Claim(msgspec.Struct, frozen=True, array_like=True):
     fingerprint: bytes
 
 
-class Hold(msgspec.Struct, frozen=True, array_like=True, tag="h"):
+class Hold(msgspec.Struct, frozen=True, array_like=True, gc=False, tag="h"):
     """Reserve `nano` on every account, all or none; `nano` 0 only takes the claim."""
 
     request_id: bytes
@@ -44,7 +44,7 @@ class Hold(msgspec.Struct, frozen=True, array_like=True, tag="h"):
     claim: Claim | None = None
 
 
-class UsageRow(msgspec.Struct, frozen=True, array_like=True):
+class UsageRow(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """The columns of the table `requests` that are not in the settlement; `record` is JSON of types.RequestRecord."""
 
     key_id: int
@@ -55,7 +55,7 @@ class UsageRow(msgspec.Struct, frozen=True, array_like=True):
     record: bytes
 
 
-class ClaimResult(msgspec.Struct, frozen=True, array_like=True):
+class ClaimResult(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """What becomes of the claim: kept with a sealed reply, kept without one, or forgotten."""
 
     key_id: int
@@ -65,7 +65,7 @@ class ClaimResult(msgspec.Struct, frozen=True, array_like=True):
     reply_sealed: bytes | None = None
 
 
-class Settle(msgspec.Struct, frozen=True, array_like=True, tag="s"):
+class Settle(msgspec.Struct, frozen=True, array_like=True, gc=False, tag="s"):
     """Resolve the hold (if `held`) to `charge_nano`, or give it back whole when that is 0, and keep the usage row.
 
     `unknown` lists the call among the unknown outcomes."""
@@ -79,7 +79,7 @@ class Settle(msgspec.Struct, frozen=True, array_like=True, tag="s"):
     unknown: bool = False
 
 
-class Beat(msgspec.Struct, frozen=True, array_like=True, tag="b"):
+class Beat(msgspec.Struct, frozen=True, array_like=True, gc=False, tag="b"):
     """A worker's heartbeat; `ended` is its farewell."""
 
     owner: bytes
@@ -91,7 +91,7 @@ class Beat(msgspec.Struct, frozen=True, array_like=True, tag="b"):
 Order = Hold | Settle | Beat
 
 
-class Refusal(msgspec.Struct, frozen=True, array_like=True):
+class Refusal(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """Why an order was not carried out; `code` and `message` for the caller, `sealed` the stored reply of a replay."""
 
     kind: RefusalKind

@@ -192,8 +192,9 @@ class Writer:
         return [(self._beat, None), *entries]
 
     def _write(self, entries: list[Entry]) -> None:
-        wanted = [entry for entry in entries if type(entry[0]) is not Hold or not self._abandoned(entry[1])]
-        if len(wanted) < len(entries):
+        if len(entries) == self._limits.batch_max or self._books is None:
+            # The writer is behind: holds whose callers gave up meanwhile need not be made.
+            wanted = [entry for entry in entries if type(entry[0]) is not Hold or not self._abandoned(entry[1])]
             self.stats.orders += len(entries) - len(wanted)
             entries = wanted
         if not entries:
