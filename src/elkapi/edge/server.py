@@ -26,6 +26,9 @@ Rejected = Callable[[GatewayError, bytes], tuple[int, Headers, bytes]]
 BODY_BYTES_PER_S_MIN = 65_536
 SWEEP_EVERY_S = 0.5
 LINGER_S = 2.0
+# A client may be sending its next request while its idle connection is closed, and would have to guess whether it was
+# carried out. So a draining server lets idle connections ask once more; the answer tells them that it was the last one.
+DRAIN_IDLE_S = 1.0
 
 _STATUS_LINES = {status.value: f"HTTP/1.1 {status.value} {status.phrase}\r\n".encode() for status in HTTPStatus}
 
@@ -54,13 +57,13 @@ class Server:
         self._listener = await loop.create_server(lambda: Connection(self, loop), sock=sock, backlog=2048)
 
     def stop_accepting(self) -> None:
-        """Leave the listening socket to others; connections go on."""
+        """Leave the listening socket to others; each connection may finish, or ask once more within DRAIN_IDLE_S."""
         self.draining = True
         if self._listener:
             self._listener.close()
             self._listener = None
-        for connection in list(self.connections):
-            connection.close_if_idle()
+        for connection in self.connections:
+            connection.close_soon()
 
     async def drain(self, seconds: float) -> int:
         """Finish what is under way, then close; returns how many connections had to be cut."""
@@ -237,9 +240,9 @@ class Connection(asyncio.Protocol):
         elif self.incoming is None:
             self.deadline_s = time.monotonic() + self.settings.keepalive_idle_s
 
-    def close_if_idle(self) -> None:
+    def close_soon(self) -> None:
         if self.current is None and self.incoming is None:
-            self.transport.close()
+            self.deadline_s = min(self.deadline_s, time.monotonic() + DRAIN_IDLE_S)
 
     def overdue(self) -> None:
         """The sweep found the deadline passed: a slow head or body is told so, an idle connection just closes."""

@@ -232,6 +232,23 @@ async def test_drain_finishes_what_is_under_way_and_closes_idle_connections() ->
             await each.wait_closed()
 
 
+async def test_a_draining_server_answers_an_idle_connection_once_more() -> None:
+    async with running() as (server, port):
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(b"GET /first HTTP/1.1\r\nHost: a\r\n\r\n")
+        assert b"x-path: /first" in await reader.readuntil(b"GET ")
+        draining = asyncio.create_task(server.drain(5))
+        await asyncio.sleep(0)
+        assert server.draining
+        writer.write(b"GET /last HTTP/1.1\r\nHost: a\r\n\r\n")
+        reply = await reader.read()
+        assert b"x-path: /last" in reply
+        assert b"connection: close" in reply
+        assert await draining == 0
+        writer.close()
+        await writer.wait_closed()
+
+
 async def test_too_many_connections_are_told_so() -> None:
     async with running(settings=Settings(connections_max=1)) as (_, port):
         _, first = await asyncio.open_connection("127.0.0.1", port)
