@@ -174,17 +174,24 @@ class Cluster:
 
     def _read_events(self) -> None:
         """Which workers said in the log that they are ready; a worker that still starts is not complete."""
+        self._ready_workers |= {event["pid"] for event in self.new_events("worker_ready")}
+
+    def new_events(self, name: str) -> list[dict[str, Any]]:
+        """The log's events of one name that were written since the last time anybody asked."""
         path = Path(self.settings.log_file)
         if not path.exists():
-            return
+            return []
+        marked = f'"event":"{name}"'.encode()
+        found = []
         with path.open("rb") as log:
             log.seek(self._events_read_bytes)
             for line in log:
                 if not line.endswith(b"\n"):
                     break
                 self._events_read_bytes += len(line)
-                if b'"worker_ready"' in line:
-                    self._ready_workers.add(json.loads(line)["pid"])
+                if marked in line:
+                    found.append(json.loads(line))
+        return found
 
     def kill(self, pid: int) -> None:
         with contextlib.suppress(ProcessLookupError):
@@ -258,9 +265,9 @@ def set_price(admin: Admin, model: str, **amounts: str) -> None:
     prices.set_price(admin, prices.PriceInput(model=model, **amounts))
 
 
-def serve_command() -> list[str]:
-    program = "import sys; from elkapi.app import serve; from elkapi.settings import load_settings; "
-    return [sys.executable, "-c", program + "sys.exit(serve(load_settings()))"]
+def serve_command(role: str | None = None) -> list[str]:
+    """`elkapi serve`, whole or one role alone; the settings come from the environment."""
+    return [str(Path(sys.executable).parent / "elkapi"), "serve", *(["--role", role] if role else [])]
 
 
 @contextmanager

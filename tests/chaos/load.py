@@ -20,9 +20,9 @@ REPEATS_MAX = 3
 LEAVE_SHARE = 0.03
 IDEMPOTENT_SHARE = 0.15
 
-# What an upstream does wrong, and how often out of 100 calls. With times=1 only the first attempt meets it.
+# What an upstream does wrong, and how often in relation to each other. With times=1 only the first attempt meets it.
 FAULTS: tuple[tuple[int, str], ...] = (
-    (60, ""),
+    (90, ""),
     (5, "delay=60ms"),
     (4, "delay=400ms"),
     (4, "status=500, times=1"),
@@ -43,11 +43,22 @@ FAULTS: tuple[tuple[int, str], ...] = (
 class Load:
     """`callers` loops of calls until `stop`; the counters tell what became of them."""
 
-    def __init__(self, client: Client, keys: list[str], seed: int, callers: int) -> None:
+    def __init__(
+        self,
+        client: Client,
+        keys: list[str],
+        seed: int,
+        callers: int,
+        *,
+        faults: tuple[tuple[int, str], ...] = FAULTS,
+        leave_share: float = LEAVE_SHARE,
+    ) -> None:
         self._client = client
         self._keys = keys
         self._random = random.Random(seed)
         self._callers = callers
+        self._faults = faults
+        self._leave_share = leave_share
         self._stopping = asyncio.Event()
         self._tasks: list[asyncio.Task[None]] = []
         self._made = 0
@@ -97,7 +108,7 @@ class Load:
         mark = str(self._made)
         key = draw.choice(self._keys)
         model, content = self._question(mark)
-        if draw.random() < LEAVE_SHARE:
+        if draw.random() < self._leave_share:
             await self._leave_early(key, model, content, draw.random() * 0.1)
             return
         if draw.random() < IDEMPOTENT_SHARE:
@@ -107,7 +118,7 @@ class Load:
 
     def _question(self, mark: str) -> tuple[str, list[str]]:
         draw = self._random
-        fault = draw.choices([text for _, text in FAULTS], [weight for weight, _ in FAULTS])[0]
+        fault = draw.choices([text for _, text in self._faults], [weight for weight, _ in self._faults])[0]
         directive = f"[sandbox:{fault.replace(' ', '')}]" if fault else "plain"
         model = draw.choice((PER_TOKEN, PER_TOKEN_DEAR, PER_CALL))
         count = PER_CALL_WORDS - 1 if model == PER_CALL else draw.randint(1, 60)
