@@ -18,6 +18,7 @@ import httpx
 import openai
 import pytest
 from client_stage import LOCAL, SMALL, UNPRICED, UNSTEADY, Lane, Stage
+from openai.types import CreateEmbeddingResponse
 
 SEED_TEXT = "The food was delicious and the waiter..."
 # The token ids are cl100k's: "The food was delicious and the waiter..." and "red".
@@ -30,6 +31,7 @@ INPUTS: dict[str, Any] = {
 SLOW_ANSWER_S = 0.5
 # 600 vectors of 1536 numbers are more than the gateway holds back of one answer (reply_buffer_bytes_max).
 LARGE_ITEMS = 600
+BODY_MIB_MAX = 32
 
 Client = openai.OpenAI | openai.AsyncOpenAI
 Connect = Callable[..., Client]
@@ -164,6 +166,43 @@ async def test_a_raw_response_has_the_request_id_and_the_cost(connect: Connect, 
     assert len(raw.parse().data[0].embedding) == lane.size
 
 
+async def test_an_answer_carries_no_header_of_the_upstreams(connect: Connect, stage: Stage, lane: Lane) -> None:
+    raw = await done(connect(lane.key).embeddings.with_raw_response.create(model=lane.model, input="a"))
+    ours = {"x-request-id", "x-oneapi-request-id", "x-elkapi-cost-usd", "content-type", "content-length", "date"}
+    assert set(raw.headers) == ours
+    stage.check_hides_upstream(str(raw.headers) + raw.text)
+
+
+@pytest.mark.parametrize("named", [False, True])
+async def test_the_engines_path_answers_like_the_usual_one(connect: Connect, lane: Lane, named: bool) -> None:
+    client = connect(lane.key)
+    usual = await done(client.embeddings.create(model=lane.model, input="a", encoding_format="float"))
+    body = {"input": "a", "encoding_format": "float"} | ({"model": lane.model} if named else {})
+    path = f"/engines/{lane.model}/embeddings"
+    by_engine = await done(client.post(path, cast_to=CreateEmbeddingResponse, body=body))
+    assert by_engine == usual
+
+
+async def test_a_repeated_idempotency_key_gets_the_first_answer_and_asks_nobody(
+    connect: Connect, relayed: Stage, requests: list[Any]
+) -> None:
+    client = connect(relayed.key, max_retries=2)
+    headers = {"Idempotency-Key": f"order-{type(client).__name__}"}
+    raw = client.embeddings.with_raw_response
+    first = await done(raw.create(model=SMALL, input="an order", extra_headers=headers))
+    again = await done(raw.create(model=SMALL, input="an order", extra_headers=headers))
+    assert again.content == first.content
+    assert again.headers["idempotent-replayed"] == "true"
+    assert "idempotent-replayed" not in first.headers
+    assert len(relayed.received()) == 1
+    # The SDK would repeat a 409; this one says that it is no use.
+    with pytest.raises(openai.ConflictError) as caught:
+        await done(client.embeddings.create(model=SMALL, input="another order", extra_headers=headers))
+    check_error(relayed, caught.value)
+    assert len(requests) == 3
+    assert len(relayed.received()) == 1
+
+
 async def test_an_answer_too_large_to_hold_back_arrives_whole_and_is_charged(connect: Connect, stage: Stage) -> None:
     client = connect(stage.key)
     raw = await done(
@@ -280,6 +319,16 @@ async def test_a_text_beyond_the_bundled_models_window_is_refused_unless_it_may_
     check_error(stage, caught.value)
     cut = await done(client.embeddings.create(model=LOCAL, input="word " * 400, extra_body={"truncate": True}))
     assert cut.usage.prompt_tokens == 256
+
+
+async def test_a_body_over_the_limit_is_refused_and_the_client_can_read_why(connect: Connect, relayed: Stage) -> None:
+    client = connect(relayed.key)
+    with pytest.raises(openai.APIStatusError) as caught:
+        await done(client.embeddings.create(model=SMALL, input=["x" * (1 << 20)] * (BODY_MIB_MAX + 1)))
+    assert (caught.value.status_code, caught.value.code) == (413, "read_request_body_failed")
+    check_error(relayed, caught.value)
+    assert relayed.received() == []
+    assert (await done(client.embeddings.create(model=SMALL, input="a"))).data
 
 
 @pytest.mark.parametrize(("model", "code"), [("no-such-model", "model_not_found"), (UNPRICED, "model_price_error")])
