@@ -19,6 +19,7 @@ import msgspec
 from elkapi.clock import Clock
 from elkapi.ids import first_id_at
 from elkapi.ledger import accounts
+from elkapi.ledger.claims import Claims
 from elkapi.ledger.orders import Beat, Hold, Order, Refusal, Settle, UsageRow
 from elkapi.ledger.statements import for_dialect
 from elkapi.ledger.transfers import HOLD_STEP, HOLD_SUFFIX, LEGS_MAX, LOSS_SUFFIX, RESOLVE_SUFFIX, entries_range
@@ -75,8 +76,8 @@ class Books:
         self._connection = connection
         self._cursor = connection.cursor()
         self._sql = for_dialect(dialect)
+        self._claims = Claims(self._cursor, self._sql, keep_ns)
         self._clock = clock
-        self._keep_ns = keep_ns
         self._revenue = house[accounts.REVENUE]
         self._quota_spent = house[accounts.QUOTA_SPENT]
         self._loss = house[accounts.OPERATOR_LOSS]
@@ -158,7 +159,8 @@ class Books:
 
     def _together(self, orders: Sequence[Order]) -> list[Outcome]:
         batch = _Batch(orders, self._clock.now_ns())
-        self._take_claims(batch)
+        for index, refusal in self._claims.take_all(orders, batch.now_ns):
+            batch.outcomes[index] = refusal
         for index, order in enumerate(orders):
             if isinstance(order, Settle):
                 self._plan_settle(batch, order)
@@ -178,7 +180,7 @@ class Books:
             _insert_all(sql.usage_rows, cursor, batch.rows)
             sql.unknowns.insert(cursor, batch.unknowns)
             for settle in batch.claim_ends:
-                self._end_claim(settle)
+                self._claims.end(settle)
         self._change_accounts(batch)
         if batch.holds:
             point("ledger.hold.before")
@@ -234,7 +236,7 @@ class Books:
         if counters is None or order.request_id < batch.oldest_allowed:
             message = ACCOUNT_REFUSED if counters is None else TOO_OLD
             batch.outcomes[index] = Refusal("unavailable", message, "account_error")
-            self._forget_claim_of(order)
+            self._claims.forget(order)
             return
         batch.holds.append((index, order, counters))
 
@@ -276,7 +278,7 @@ class Books:
                 admitted += order.nano
                 continue
             batch.outcomes[index] = Refusal("quota", QUOTA_REFUSED)
-            self._forget_claim_of(order)
+            self._claims.forget(order)
             for earlier in order.accounts:
                 if earlier < account:
                     cursor.execute(sql.account_change, (0, -order.nano, earlier))
@@ -325,50 +327,6 @@ class Books:
     def _scan_from(self, now_ns: int) -> bytes:
         """No hold that is open or will be made has a smaller id: where recovery would have to begin."""
         return min(first_id_at(now_ns - CALL_AGE_MAX_NS), self._evicted, min(self._open, default=self._evicted))
-
-    # Idempotency keys
-
-    def _take_claims(self, batch: _Batch) -> None:
-        claiming = [
-            (order.claim.key_id, order.claim.operation, order.claim.idempotency_key, index)
-            for index, order in enumerate(batch.orders)
-            if type(order) is Hold and order.claim is not None
-        ]
-        for *_, index in sorted(claiming):
-            order = batch.orders[index]
-            assert isinstance(order, Hold)
-            batch.outcomes[index] = self._take_claim(order, batch.now_ns)
-
-    def _take_claim(self, order: Hold, now_ns: int) -> Outcome:
-        claim, cursor, sql = order.claim, self._cursor, self._sql
-        assert claim is not None
-        key = (claim.key_id, claim.operation, claim.idempotency_key)
-        row = [*key, claim.fingerprint, order.request_id, order.owner, now_ns, now_ns + self._keep_ns]
-        if sql.claims.insert(cursor, row):
-            return None
-        cursor.execute(sql.claim_drop_expired, (*key, now_ns))
-        if cursor.rowcount and sql.claims.insert(cursor, row):
-            return None
-        cursor.execute(sql.claim, key)
-        found = cursor.fetchone()
-        if found is None:
-            return Refusal("pending")
-        fingerprint, request_id, state, sealed, _ = found
-        return None if request_id == order.request_id else claim_refusal(claim.fingerprint, fingerprint, state, sealed)
-
-    def _end_claim(self, settle: Settle) -> None:
-        claim = settle.claim
-        assert claim is not None
-        key = (claim.key_id, claim.operation, claim.idempotency_key, settle.request_id)
-        if claim.end == "forget":
-            self._cursor.execute(self._sql.claim_forget, key)
-        else:
-            self._cursor.execute(self._sql.claim_end, (claim.end, claim.reply_sealed, *key))
-
-    def _forget_claim_of(self, order: Hold) -> None:
-        if (claim := order.claim) is not None:
-            key = (claim.key_id, claim.operation, claim.idempotency_key, order.request_id)
-            self._cursor.execute(self._sql.claim_forget, key)
 
     # The careful way
 
@@ -433,22 +391,6 @@ class Books:
         loss = order.loss_nano + order.charge_nano
         row = _flagged(order.row, 0, loss, flag)
         return msgspec.structs.replace(order, held=False, charge_nano=0, loss_nano=loss if row else 0, row=row)
-
-
-def claim_refusal(ours: bytes, stored: bytes, state: str, sealed: bytes | None) -> Refusal:
-    """What a claim that was taken before answers; also asked while waiting for it."""
-    if ours != stored:
-        message = "This Idempotency-Key was used with a different request; use a new key for a new request."
-        return Refusal("conflict", message, "idempotency_key_reused")
-    if state == "open":
-        return Refusal("pending")
-    if state == "done" and sealed is not None:
-        return Refusal("replay", sealed=sealed)
-    if state == "unknown":
-        message = "The first request with this Idempotency-Key was cut off and its outcome is not known."
-        return Refusal("conflict", message, "outcome_unknown")
-    message = "The first request with this Idempotency-Key succeeded, but its answer was too large to keep."
-    return Refusal("conflict", message, "idempotent_replay_unavailable")
 
 
 def _insert_all(rows: Any, cursor: Any, flat: list[Any]) -> None:

@@ -1,6 +1,6 @@
 """Stored replies of idempotent calls: sealing them, opening them, and waiting for one another call is making.
 
-Claims are taken and ended by `books`, inside the transactions of holds and settlements. Waiting polls the database, so
+Claims are taken and ended by `claims`, inside the transactions of holds and settlements. Waiting polls the database, so
 it works for calls of any worker; calls of one process that wait for the same claim share one poll.
 """
 
@@ -12,7 +12,7 @@ import msgspec
 from sqlalchemy import Connection, delete, select
 
 from elkapi.errors import Conflict
-from elkapi.ledger.books import claim_refusal
+from elkapi.ledger.claims import claim_refusal
 from elkapi.ledger.orders import Refusal
 from elkapi.storage.db import Database, Reader
 from elkapi.storage.schema import idempotency

@@ -1,0 +1,86 @@
+"""Idempotency keys inside the books' transactions: taking a claim, ending it, and what a taken one answers.
+
+Sealing, opening and waiting for replies is `idempotency`'s; these functions only move rows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from elkapi.ledger.orders import Hold, Order, Refusal, Settle
+from elkapi.ledger.statements import Statements
+
+
+class Claims:
+    """The table `idempotency` behind the books' own cursor; `keep_ns` is how long a key is remembered."""
+
+    def __init__(self, cursor: Any, sql: Statements, keep_ns: int) -> None:
+        self._cursor = cursor
+        self._sql = sql
+        self._keep_ns = keep_ns
+
+    def take_all(self, orders: Sequence[Order], now_ns: int) -> list[tuple[int, Refusal]]:
+        """Take every claim of these holds; (index, refusal) of those that were taken before.
+
+        In the keys' order, so that two writers never wait for each other.
+        """
+        claiming = [
+            (order.claim.key_id, order.claim.operation, order.claim.idempotency_key, index, order)
+            for index, order in enumerate(orders)
+            if type(order) is Hold and order.claim is not None
+        ]
+        refused = []
+        for *_, index, order in sorted(claiming, key=lambda entry: entry[:4]):
+            if (refusal := self._take(order, now_ns)) is not None:
+                refused.append((index, refusal))
+        return refused
+
+    def _take(self, order: Hold, now_ns: int) -> Refusal | None:
+        claim, cursor, sql = order.claim, self._cursor, self._sql
+        assert claim is not None
+        key = (claim.key_id, claim.operation, claim.idempotency_key)
+        row = [*key, claim.fingerprint, order.request_id, order.owner, now_ns, now_ns + self._keep_ns]
+        if sql.claims.insert(cursor, row):
+            return None
+        cursor.execute(sql.claim_drop_expired, (*key, now_ns))
+        if cursor.rowcount and sql.claims.insert(cursor, row):
+            return None
+        cursor.execute(sql.claim, key)
+        found = cursor.fetchone()
+        if found is None:
+            return Refusal("pending")
+        fingerprint, request_id, state, sealed, _ = found
+        return None if request_id == order.request_id else claim_refusal(claim.fingerprint, fingerprint, state, sealed)
+
+    def end(self, settle: Settle) -> None:
+        """Keep the reply, or only the fact, or forget the key; nothing happens to a claim of another request."""
+        claim = settle.claim
+        assert claim is not None
+        key = (claim.key_id, claim.operation, claim.idempotency_key, settle.request_id)
+        if claim.end == "forget":
+            self._cursor.execute(self._sql.claim_forget, key)
+        else:
+            self._cursor.execute(self._sql.claim_end, (claim.end, claim.reply_sealed, *key))
+
+    def forget(self, order: Hold) -> None:
+        """The hold was refused, so its claim is free again."""
+        if (claim := order.claim) is not None:
+            key = (claim.key_id, claim.operation, claim.idempotency_key, order.request_id)
+            self._cursor.execute(self._sql.claim_forget, key)
+
+
+def claim_refusal(ours: bytes, stored: bytes, state: str, sealed: bytes | None) -> Refusal:
+    """What a claim that was taken before answers; also asked while waiting for it."""
+    if ours != stored:
+        message = "This Idempotency-Key was used with a different request; use a new key for a new request."
+        return Refusal("conflict", message, "idempotency_key_reused")
+    if state == "open":
+        return Refusal("pending")
+    if state == "done" and sealed is not None:
+        return Refusal("replay", sealed=sealed)
+    if state == "unknown":
+        message = "The first request with this Idempotency-Key was cut off and its outcome is not known."
+        return Refusal("conflict", message, "outcome_unknown")
+    message = "The first request with this Idempotency-Key succeeded, but its answer was too large to keep."
+    return Refusal("conflict", message, "idempotent_replay_unavailable")
