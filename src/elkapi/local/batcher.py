@@ -26,15 +26,15 @@ class QueueFull(Exception):
 class Limits(msgspec.Struct, frozen=True, kw_only=True):
     """Bounds of one model's queue and batches. Tokens count with the special ones.
 
-    `batch_tokens_max` bounds how long a newcomer waits for a lane (about 70 ms at 3,600 tokens/s a core); above 64
+    `batch_tokens_max` bounds how long a newcomer waits for a lane (about 70 ms at 3,600 tokens/s a core); above 96
     tokens a batch gains nothing. `padding_tokens_max` is about what starting one more batch costs instead.
     """
 
     queue_items_max: int = 16_384
     queue_tokens_max: int = 1_048_576
     batch_tokens_max: int = 256
-    batch_tokens_min: int = 64
-    padding_tokens_max: int = 16
+    batch_tokens_min: int = 96
+    padding_tokens_max: int = 8
     wait_s: float = 0.002
     retry_after_s_max: int = 60
 

@@ -80,6 +80,8 @@ def _session(graph: Graph) -> ort.InferenceSession:
     options.intra_op_num_threads = 1
     options.inter_op_num_threads = 1
     options.log_severity_level = ONNX_ERRORS_ONLY
+    # The graph is fused by hand where that pays; the optimizer would fuse the rest into slower operators.
+    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_BASIC
     large = graph.large_arrays()
     values = [ort.OrtValue.ortvalue_from_numpy(array) for array in large.values()]
     options.add_external_initializers(list(large), values)
