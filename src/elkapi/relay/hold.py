@@ -14,7 +14,7 @@ from elkapi.errors import BadRequest, GatewayError, InsufficientQuota
 from elkapi.ledger import IdempotencyPending, IdempotencyReplay
 from elkapi.pricing.price import amount_nano, quote
 from elkapi.relay.call import Call
-from elkapi.relay.count import count_exactly, count_locally
+from elkapi.relay.count import count_exactly, count_locally, estimated
 from elkapi.relay.note import note
 from elkapi.relay.outcome import Outcome
 from elkapi.relay.plane import DataPlane
@@ -120,7 +120,14 @@ class Hold:
         flags: tuple[str, ...] = ()
         usage = outcome.usage
         if usage is None:
-            usage, flags = await self._counted()
+            try:
+                usage, flags = await self._counted()
+            except asyncio.CancelledError:
+                # The upstream answered in full, so the call is charged; its caller left while its input was counted.
+                usage, how = estimated(self.request)
+                flags = ("usage_missing", "client_gone", how)
+                await self._charge(usage, flags, "client_gone", 499, outcome.attempts, outcome.channel, None)
+                raise
         reply = None
         if self.order is not None and self.order.claim is not None:
             body = None if outcome.started else outcome.body
