@@ -193,6 +193,7 @@ class Books:
 
     def _plan_settle(self, batch: _Batch, order: Settle) -> None:
         request_id, charge, loss, row = order.request_id, order.charge_nano, order.loss_nano, order.row
+        held = 0
         if order.held:
             known = self._open.get(request_id)
             if known is None:
@@ -201,8 +202,6 @@ class Books:
             if charge > held:
                 charge, loss, row = held, loss + charge - held, _flagged(row, held, loss + charge - held, "over_hold")
             self._resolve(batch, request_id, held, legs, charge)
-            if order.unknown and row is not None:
-                batch.unknowns += (request_id, row.key_id, row.model, held, "no_answer", batch.now_ns)
         elif charge:
             charge, loss, row = 0, loss + charge, _flagged(row, 0, loss + charge, "hold_missing")
         if loss:
@@ -210,6 +209,9 @@ class Books:
             batch.house[self._loss] -= loss
             batch.house[self._upstream] += loss
         if row is not None:
+            if order.unknown:
+                reason = "retried" if charge or loss else "no_answer"
+                batch.unknowns += (request_id, row.key_id, row.model, held, reason, batch.now_ns)
             batch.rows += (request_id, row.key_id, row.owner_id, row.model, row.status, charge, loss)
             batch.rows += (row.created_ns, row.record)
         if order.claim is not None:

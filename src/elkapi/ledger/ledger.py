@@ -138,7 +138,7 @@ class Ledger(ABC):
         result = await self._claim_result(settlement) if hold is not None and hold.claim is not None else None
         row = _usage_row(record)
         held = hold is not None and hold.nano > 0
-        unknown = held and UNKNOWN_FLAG in record.flags
+        unknown = held and (UNKNOWN_FLAG in record.flags or _tried_in_vain(record))
         outcome = await self._ask_settle(
             Settle(record.id, held, record.charge_nano, record.loss_nano, row, result, unknown)
         )
@@ -288,6 +288,11 @@ def _settle_error(refusal: Refusal) -> Unavailable:
 def _usage_row(record: RequestRecord) -> UsageRow:
     encoded = _record_encoder.encode(record)
     return UsageRow(record.key_id, record.owner_id, record.model, record.status, record.created_ns, encoded)
+
+
+def _tried_in_vain(record: RequestRecord) -> bool:
+    """An attempt went out and no whole answer came back: it may be billed, whatever a later attempt brought."""
+    return any(attempt.fate == "unknown" for attempt in record.attempts)
 
 
 def _forgotten(claim: IdempotencyClaim) -> ClaimResult:

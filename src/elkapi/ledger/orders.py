@@ -68,7 +68,7 @@ class ClaimResult(msgspec.Struct, frozen=True, array_like=True, gc=False):
 class Settle(msgspec.Struct, frozen=True, array_like=True, gc=False, tag="s"):
     """Resolve the hold (if `held`) to `charge_nano`, or give it back whole when that is 0, and keep the usage row.
 
-    `unknown` lists the call among the unknown outcomes."""
+    `unknown` lists the call among the unknown outcomes, also when a later attempt was answered and is charged."""
 
     request_id: bytes
     held: bool
