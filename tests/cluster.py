@@ -41,6 +41,8 @@ STOP_S = 60.0
 HANG_S = 75.0
 POLL_S = 0.05
 
+# The model inside the package, which is free.
+BUNDLED = "all-MiniLM-L6-v2"
 PER_TOKEN = "text-embedding-3-small"
 PER_TOKEN_DEAR = "text-embedding-3-large"
 PER_CALL = "text-embedding-ada-002"

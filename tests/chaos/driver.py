@@ -161,7 +161,7 @@ class Chaos:
 
 
 @asynccontextmanager
-async def chaos(cluster: Cluster, upstream: Upstream, seed: int) -> AsyncIterator[Chaos]:
+async def chaos(cluster: Cluster, upstream: Upstream, seed: int, *, local_share: float = 0) -> AsyncIterator[Chaos]:
     """A gateway that serves, with its load running; the load has ended when the block does."""
     configure(cluster, upstream)
     keys = [cluster.key(f"large-{n}", LARGE_NANO) for n in range(5)]
@@ -169,7 +169,7 @@ async def chaos(cluster: Cluster, upstream: Upstream, seed: int) -> AsyncIterato
     cluster.start()
     await cluster.ready()
     async with client(cluster.origin, CALLERS) as caller:
-        load = Load(caller, keys, seed, CALLERS)
+        load = Load(caller, keys, seed, CALLERS, local_share=local_share)
         load.start()
         try:
             yield Chaos(cluster, upstream, load, seed)
@@ -207,6 +207,9 @@ def assert_bill_is_explained(cluster: Cluster, upstream: Upstream) -> ReconcileR
     assert found.bill_nano == found.charged_nano + found.loss_nano + found.unknown_nano
     assert found.charged_nano == report.charged_nano
     assert found.loss_nano == report.loss_nano
+    # What the bill leaves unknown is what `elkapi ledger unknown` prints, and not only what this bill happens to show.
+    listed = {bytes(request_id) for (request_id,) in cluster.sql("select request_id from unknown_outcomes")}
+    assert {line.request_id for line in found.unknown} <= listed
     return found
 
 

@@ -13,7 +13,7 @@ from collections import Counter, defaultdict
 
 import aiohttp
 
-from tests.cluster import PER_CALL, PER_CALL_WORDS, PER_TOKEN, PER_TOKEN_DEAR, Answer, Client, words
+from tests.cluster import BUNDLED, PER_CALL, PER_CALL_WORDS, PER_TOKEN, PER_TOKEN_DEAR, Answer, Client, words
 
 THINK_S = 0.03
 REPEATS_MAX = 3
@@ -52,6 +52,7 @@ class Load:
         *,
         faults: tuple[tuple[int, str], ...] = FAULTS,
         leave_share: float = LEAVE_SHARE,
+        local_share: float = 0,
     ) -> None:
         self._client = client
         self._keys = keys
@@ -59,6 +60,7 @@ class Load:
         self._callers = callers
         self._faults = faults
         self._leave_share = leave_share
+        self._local_share = local_share
         self._stopping = asyncio.Event()
         self._tasks: list[asyncio.Task[None]] = []
         self._made = 0
@@ -121,6 +123,8 @@ class Load:
         fault = draw.choices([text for _, text in self._faults], [weight for weight, _ in self._faults])[0]
         directive = f"[sandbox:{fault.replace(' ', '')}]" if fault else "plain"
         model = draw.choice((PER_TOKEN, PER_TOKEN_DEAR, PER_CALL))
+        if draw.random() < self._local_share:
+            model = BUNDLED
         count = PER_CALL_WORDS - 1 if model == PER_CALL else draw.randint(1, 60)
         return model, [words(count, mark), directive]
 
@@ -140,7 +144,8 @@ class Load:
             self.codes[answer.code] += 1
         elif "idempotent-replayed" in answer.headers:
             self.replayed += 1
-        else:
+        elif answer.cost_nano:
+            # A free call's record is not waited for, so a kill may take it along.
             self.acknowledged[answer.request_id] = answer.cost_nano
         return answer
 

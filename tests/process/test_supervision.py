@@ -17,6 +17,7 @@ import pytest
 from tests.chaos.driver import assert_bill_is_explained
 from tests.chaos.load import Load
 from tests.cluster import (
+    BUNDLED,
     PER_CALL,
     PER_CALL_WORDS,
     PER_TOKEN,
@@ -35,7 +36,6 @@ from tests.process.conftest import WORKERS, Stage, running_stage
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(240)]
 
-BUNDLED = "all-MiniLM-L6-v2"
 BACK_S = 60.0
 
 
