@@ -23,6 +23,9 @@ from elkapi.types import RequestRecord
 
 PROBLEMS_MAX = 100
 
+WORKER_LOST = "outcome unknown: the worker ended before it was written"
+ATTEMPT_CUT = "outcome unknown: an attempt went out and no whole answer came back"
+
 
 class CheckReport(msgspec.Struct):
     """The books in numbers (nano-USD), and every invariant that does not hold, in words; empty `problems` is good."""
@@ -267,21 +270,23 @@ def reconcile(
         report.loss_nano += loss
         rest = bill - charged - loss
         tried_in_vain = any(attempt.fate == "unknown" for attempt in record.attempts)
-        _explain(report, request_id, bill, charged, loss, rest > 0 and (tried_in_vain or request_id in unknown))
+        why = (ATTEMPT_CUT if tried_in_vain else WORKER_LOST if request_id in unknown else None) if rest > 0 else None
+        _explain(report, request_id, bill, charged, loss, why)
     for request_id, bill in billed.items():
-        _explain(report, request_id, bill, 0, 0, request_id in unknown)
+        _explain(report, request_id, bill, 0, 0, WORKER_LOST if request_id in unknown else None)
     return report
 
 
 def _explain(
-    report: ReconcileReport, request_id: bytes, bill: int, charged: int, loss: int, outcome_unknown: bool
+    report: ReconcileReport, request_id: bytes, bill: int, charged: int, loss: int, unknown: str | None
 ) -> None:
+    """`unknown` says why what is billed beyond the books may be: nobody saw that outcome."""
     rest = bill - charged - loss
     if rest == 0:
         return
-    if outcome_unknown:
+    if unknown is not None:
         report.unknown_nano += rest
-        report.unknown.append(BillLine(request_id, bill, charged, loss, "outcome unknown when the worker ended"))
+        report.unknown.append(BillLine(request_id, bill, charged, loss, unknown))
         return
     why = "billed, and nothing here says why" if rest > 0 else "booked, and the upstream did not bill it"
     report.unexplained.append(BillLine(request_id, bill, charged, loss, why))
