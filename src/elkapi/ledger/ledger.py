@@ -31,6 +31,7 @@ from elkapi.ledger.orders import (
     Settle,
     UsageRow,
 )
+from elkapi.ledger.postgres import Session
 from elkapi.ledger.recovery import Recoverer, mark_dead, open_holds
 from elkapi.ledger.writer import UNREACHABLE, Entry, Limits, Writer
 from elkapi.settings import Settings
@@ -360,7 +361,8 @@ def open_books(
         house = ensure_system_accounts(connection)
         holds = open_holds(connection, None if owner is None else {owner})
     keep_ns = round(settings.idempotency_keep_s * 1e9)
-    books = Books(database.raw_writer(), database.dialect, house, clock, keep_ns)
+    raw = database.raw_writer()
+    books = Books(raw if database.dialect == "sqlite" else Session(raw), database.dialect, house, clock, keep_ns)
     books.adopt((hold.request_id, hold.nano, hold.account_ids) for hold in holds)
     return books
 
