@@ -25,6 +25,8 @@ from client_stage import LOCAL, SMALL, UNSTEADY, Stage, required
 
 from tests.gateway import gateway
 
+pytestmark = pytest.mark.slow
+
 PAGE_S = 60.0
 # The switches after --disable-gpu keep it from calling its maker's hosts.
 FLAGS = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"]

@@ -21,6 +21,8 @@ import tiktoken_ext.openai_public
 from client_stage import LOCAL, SMALL, Lane, Stage
 from langchain_openai import OpenAIEmbeddings
 
+pytestmark = pytest.mark.slow
+
 VOCABULARY = "cl100k_base"
 TEXTS = [
     "The food was delicious and the waiter...",

@@ -10,6 +10,8 @@ import httpx
 import pytest
 from client_stage import LOCAL, SMALL, UNPRICED, UNSTEADY, Stage
 
+pytestmark = pytest.mark.slow
+
 ANTHROPIC = {"anthropic-version": "2023-06-01"}
 LIVE_MODELS = [LOCAL, SMALL, UNSTEADY]
 

@@ -13,6 +13,8 @@ import pytest
 from client_stage import LOCAL, SMALL, UNPRICED, UNSTEADY, Lane, Stage
 from test_openai_python import INPUTS
 
+pytestmark = pytest.mark.slow
+
 RUN_S = 90
 # name -> (key, model, what is embedded, the SDK's retries), and what must come of it: (class, status, code, requests)
 CALLS: dict[str, tuple[tuple[str, str, str, int], tuple[str, int | None, str | None, int]]] = {

@@ -20,6 +20,8 @@ import pytest
 from client_stage import LOCAL, SMALL, UNPRICED, UNSTEADY, Lane, Stage
 from openai.types import CreateEmbeddingResponse
 
+pytestmark = pytest.mark.slow
+
 SEED_TEXT = "The food was delicious and the waiter..."
 # The token ids are cl100k's: "The food was delicious and the waiter..." and "red".
 INPUTS: dict[str, Any] = {
@@ -383,6 +385,14 @@ async def test_an_upstreams_fault_is_the_right_class_and_tells_nothing_of_it(
     assert caught.value.status_code == status
     if code is not None:
         assert caught.value.code == code
+    check_error(stage, caught.value)
+
+
+async def test_an_upstreams_parameter_error_names_the_model_as_the_caller_did(connect: Connect, stage: Stage) -> None:
+    with pytest.raises(openai.BadRequestError, match=f"dimensions must be .* for {UNSTEADY}") as caught:
+        await done(connect(stage.key).embeddings.create(model=UNSTEADY, input="a", dimensions=5_000))
+    assert caught.value.param == "dimensions"
+    assert SMALL not in caught.value.response.text
     check_error(stage, caught.value)
 
 

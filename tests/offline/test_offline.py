@@ -20,7 +20,7 @@ INSIDE = Path(__file__).parent / "inside.py"
 RUN_S = 240
 SEED_TEXT = "The food was delicious and the waiter..."
 
-pytestmark = pytest.mark.timeout(RUN_S + 30)
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(RUN_S + 30)]
 
 
 def _missing(what: str) -> NoReturn:

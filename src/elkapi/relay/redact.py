@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from urllib.parse import urlsplit
 
 import msgspec
 
@@ -12,8 +13,10 @@ from elkapi.types import Attempt
 MESSAGE_CHARS_MAX = 1000
 _SECRETS = re.compile(
     r"""(?ix)
-    (?: https?://\S+ )                                    # addresses
-  | (?: \b(?:bearer\s+)?(?:sk|pk|rk|key|org|proj|user|acct|AIza)[-_][\w*.\-]{4,} )   # keys and account ids
+    (?: https?://[^\s)\]>"']+ )                           # addresses
+  | (?: \b(?:bearer\s+)?(?:sk|pk|rk)[-_][\w*.\-]{4,} )  # keys
+    # Account ids; words such as `user_location` or `key-value` are a field's name or prose, and stay.
+  | (?: \b(?:key|org|proj|user|acct)[-_](?: (?=[\w\-]*[\d*])[\w*.\-]{4,} | [a-z]{20,} ) )
   | (?: \bAIza[\w\-]{10,} )
   | (?: \b[\w.+-]+@[\w-]+\.[\w.]+ )                       # mail addresses
   | (?: \b(?:\d{1,3}\.){3}\d{1,3}(?::\d+)?\b )            # IPv4 addresses
@@ -61,6 +64,9 @@ def redact(message: str, attempt: Attempt, client_model: str) -> str:
     text = message[:MESSAGE_CHARS_MAX]
     if attempt.key.secret:
         text = text.replace(attempt.key.secret, "***")
+    if host := urlsplit(attempt.channel.base_url).hostname:
+        # A host inside somebody's network needs no dot, so the patterns would not know it for one.
+        text = re.sub(rf"(?i)(?<![\w.-]){re.escape(host)}(?![\w-])(?::\d+)?", "***", text)
     if attempt.upstream_model != client_model:
         text = text.replace(attempt.upstream_model, client_model)
     return _SECRETS.sub("***", text)

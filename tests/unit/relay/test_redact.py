@@ -1,0 +1,125 @@
+"""What an upstream's refusal may say to a caller: the mistake in their parameters, and nothing of who was asked."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+import pytest
+
+from elkapi.relay.redact import MESSAGE_CHARS_MAX, redact, rejected
+from elkapi.types import Attempt, Channel, ChannelKey
+
+SECRET = "0123-a-secret-of-no-known-shape"
+
+
+def attempt(base_url: str = "https://gpu-box:8443/v1", upstream_model: str = "their-model") -> Attempt:
+    key = ChannelKey(1, SECRET)
+    channel = Channel(id=1, name="backstage", family="openai", base_url=base_url, keys=(key,), models=("my-model",))
+    return Attempt(channel, key, upstream_model, "the only channel")
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        "Invalid 'dimensions': integer above maximum value. Expected a value <= 1536, but got 2000 instead.",
+        "This model's maximum context length is 8192 tokens, however you requested 9000 tokens.",
+        "Unknown parameter: 'user_location'.",
+        "Missing required parameter: 'tools[0].key_name'.",
+        "Each item must be a key-value pair; user-facing names are at most 64 characters.",
+        "'$.input' is invalid.",
+        "Version 1.2.3 of the schema is not supported.",
+        "temperature must be between 0.0 and 2.0",
+    ],
+)
+def test_a_refusal_about_parameters_survives_word_for_word(message: str) -> None:
+    assert redact(message, attempt(), "my-model") == message
+
+
+@pytest.mark.parametrize(
+    "secret",
+    [
+        SECRET,
+        "sk-proj-abcdEFGH1234567890",
+        "sk-ab**********************wxyz",
+        "Bearer sk-test-abcd",
+        "org-AbCdEf0123456789",
+        "org-abcdefghijklmnopqrstuvwx",
+        "proj_0123456789abcdef",
+        "user-7Hs82kLm",
+        "AIzaSyA-0123456789_abcdefghijk",
+        "req_0123456789abcdef",
+        "https://api.provider.example/v1/embeddings?key=1",
+        "http://10.1.2.3:8080/x",
+        "10.1.2.3:8080",
+        "api.openai.com",
+        "eastus2.api.cognitive.microsoft.com:443",
+        "operator@company.example.org",
+        "gpu-box:8443",
+        "GPU-BOX",
+        "their-model",
+    ],
+)
+def test_what_names_the_upstream_is_taken_out(secret: str) -> None:
+    shown = redact(f"Refused ({secret}): the field 'input' is wrong.", attempt(), "my-model")
+    assert secret not in shown
+    assert shown.startswith("Refused (")
+    assert shown.endswith("): the field 'input' is wrong.")
+
+
+def test_the_model_is_named_as_the_caller_named_it() -> None:
+    message = "The model their-model does not support specifying dimensions."
+    assert redact(message, attempt(), "my-model") == "The model my-model does not support specifying dimensions."
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        "You exceeded your current quota, please check your plan and billing details.",
+        "Your organization must be verified to use this model.",
+        "Insufficient balance.",
+        "Your account is not active.",
+    ],
+)
+def test_what_is_said_of_the_upstreams_account_is_not_passed_on(message: str) -> None:
+    assert redact(message, attempt(), "my-model") == "The request was refused by the service behind this model."
+
+
+def test_the_host_is_not_cut_out_of_longer_words() -> None:
+    message = "the field 'gpu-boxes' and big-gpu-box stay"
+    assert redact(message, attempt(), "my-model") == message
+
+
+def test_a_long_message_is_cut() -> None:
+    assert len(redact("x" * 5_000, attempt(), "my-model")) == MESSAGE_CHARS_MAX
+
+
+@pytest.mark.parametrize(
+    ("body", "message", "param", "code", "kind"),
+    [
+        (
+            {"error": {"message": "bad", "type": "invalid_request_error", "param": "input", "code": "too_long"}},
+            "bad",
+            "input",
+            "too_long",
+            "invalid_request_error",
+        ),
+        ({"error": {"message": "bad", "code": 42}}, "bad", None, "42", "invalid_request_error"),
+        ({"error": "bad"}, "bad", None, "upstream_rejected", "invalid_request_error"),
+        ({"message": "bad"}, "bad", None, "upstream_rejected", "invalid_request_error"),
+        (
+            {"error": {"message": "bad", "type": "see https://x.example/", "param": "a b", "code": "<b>"}},
+            "bad",
+            None,
+            "upstream_rejected",
+            "invalid_request_error",
+        ),
+        ("<html>", "The request was refused (status 422).", None, "upstream_rejected", "invalid_request_error"),
+    ],
+)
+def test_a_refusal_keeps_its_status_param_and_code(
+    body: Any, message: str, param: str | None, code: str, kind: str
+) -> None:
+    content = body.encode() if isinstance(body, str) else msgspec.json.encode(body)
+    error = rejected(422, content, attempt(), "my-model")
+    assert (error.status, error.message, error.param, error.code, error.type) == (422, message, param, code, kind)
