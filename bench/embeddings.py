@@ -18,6 +18,7 @@ import json
 import os
 import platform
 import random
+import signal
 import socket
 import statistics
 import subprocess
@@ -363,6 +364,8 @@ def main() -> int:
     parser.add_argument("--work", default="", help="folder for converted weights, kept between runs")
     parser.add_argument("--out", default=".")
     flags = parser.parse_args()
+    # A bench that is stopped early still stops the servers it started.
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
     from tokenizers import Tokenizer
 
     from elkapi.local.models import BUNDLED, locate

@@ -325,6 +325,13 @@ def test_without_any_usable_model_the_process_says_why_and_ends_with_78(
     assert not (tmp_path / "x.sock").exists()
 
 
+def test_a_broken_row_file_ends_the_process_naming_it(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "model.json").write_bytes(b"{")
+    assert server.run(str(tmp_path / "x.sock"), models_dir=str(tmp_path)) == server.EXIT_NO_MODEL
+    assert "mine/model.json is not a model row" in caplog.text
+
+
 async def test_only_http_is_spoken(app: ModelApp) -> None:
     with pytest.raises(RuntimeError, match="speaks http only"):
         await app({"type": "websocket"}, asyncio.Queue[Any]().get, asyncio.Queue[Any]().put)
