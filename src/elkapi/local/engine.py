@@ -93,7 +93,7 @@ def _session(graph: Graph) -> ort.InferenceSession:
 
 
 def load_engines(models_dir: str | Path | None = None) -> tuple[dict[str, Engine], list[ModelUnusable]]:
-    """Every usable model by id, and why each other one was left out; raises ModelUnusable for an unreadable row file."""
+    """Every usable model by id and why the others were left out; raises ModelUnusable for an unreadable row file."""
     engines: dict[str, Engine] = {}
     refused: list[ModelUnusable] = []
     for row, folder in read_rows(models_dir):
