@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
-import logging
 import os
 import socket
 import subprocess
@@ -183,16 +182,20 @@ def run_role(
         worker.run(order, listening, ready_fd)
     elif role == "ledger":
         from elkapi.ledger.server import run as run_ledger
+        from elkapi.observe.bridge import json_log
 
-        run_ledger(settings)
+        with json_log(role, settings):
+            run_ledger(settings)
     elif role == "models":
         from elkapi.local.server import run
+        from elkapi.observe.bridge import json_log
         from elkapi.observe.process import die_with_parent, set_title
 
         die_with_parent()
         set_title("models")
-        logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
-        sys.exit(run(settings.socket_path("models"), settings.model_threads, settings.models_dir))
+        with json_log(role, settings):
+            status = run(settings.socket_path("models"), settings.model_threads, settings.models_dir)
+        sys.exit(status)
     elif role == "control":
         from elkapi import control
 

@@ -21,7 +21,7 @@ from elkapi.edge.server import Server
 from elkapi.ids import new_id
 from elkapi.ledger import mark_dead, open_ledger
 from elkapi.observe import metrics as observe_metrics
-from elkapi.observe.log import Log
+from elkapi.observe.bridge import json_log
 from elkapi.observe.metrics import FOLD_EVERY_S, Metrics
 from elkapi.observe.process import die_with_parent, set_title
 from elkapi.relay.judge import StorageKeyJudge
@@ -90,8 +90,7 @@ async def opened_plane(order: WorkerOrder) -> AsyncIterator[DataPlane]:
     installation = open_installation(settings)
     async with contextlib.AsyncExitStack() as stack:
         stack.callback(installation.database.close)
-        log = Log("worker", file=settings.log_file, level=settings.log_level)
-        stack.callback(log.close)
+        log = stack.enter_context(json_log("worker", settings))
         cache = KeyCache(settings.key_cache_max)
         holder = SnapshotHolder(
             installation.database,

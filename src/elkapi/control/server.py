@@ -16,10 +16,10 @@ import uvicorn
 from elkapi.clock import SYSTEM_CLOCK
 from elkapi.control.jobs import running_jobs
 from elkapi.control.library import Library, docs_folder
-from elkapi.control.logs import json_log
 from elkapi.control.parts import Parts
 from elkapi.control.site import build_site
 from elkapi.control.status import StatusBook
+from elkapi.observe.bridge import json_log
 from elkapi.observe.process import die_with_parent, resident_bytes, set_title
 from elkapi.settings import Settings
 

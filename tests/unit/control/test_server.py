@@ -17,8 +17,8 @@ from typing import Any
 import httpx
 import pytest
 
-from elkapi.control.logs import json_log
 from elkapi.control.server import listening_socket
+from elkapi.observe.bridge import json_log
 from elkapi.settings import Settings
 
 
