@@ -10,9 +10,11 @@ from collections.abc import AsyncIterator
 import pytest
 from sqlalchemy import select
 
-from elkapi.clock import ManualClock
+from elkapi.clock import SYSTEM_CLOCK, ManualClock
 from elkapi.ids import new_id
 from elkapi.ledger import Ledger, balance, balances, check, mark_dead, open_ledger, reconcile, recover
+from elkapi.ledger.ledger import open_books
+from elkapi.ledger.orders import Hold
 from elkapi.ledger.recovery import Recoverer
 from elkapi.settings import Settings
 from elkapi.storage.db import Database
@@ -123,6 +125,32 @@ async def test_a_heartbeat_that_stands_still_is_noticed(settings: Settings, inst
     clock.advance(settings.heartbeat_lost_s * 0.2)
     watch.tick()
     assert kinds_of(database, order) == ["hold", "expire"]
+
+
+async def test_g08_a_hold_that_reaches_the_disk_after_its_worker_was_given_up_goes_back_too(
+    settings: Settings, installation: Installation
+) -> None:
+    database, owner = installation.database, os.urandom(16)
+    account = funded_account(database, 100)
+    async with started(settings, installation, owner):
+        pass
+    clock = ManualClock(SYSTEM_CLOCK.now_ns())
+    watch = Recoverer(database, settings, clock)
+    watch.tick()
+    # Sent before the end, written after the first look: as when the writer waited for a lock meanwhile.
+    late = an_order(account, nano=70)
+    books = open_books(database, settings)
+    sent = Hold(late.request_id, late.key_id, late.accounts, late.nano, late.model, late.price_id, owner)
+    assert books.apply([sent]) == [None]
+    books.close()
+    watch.tick()
+    assert kinds_of(database, late) == ["hold"]
+    clock.advance(settings.heartbeat_lost_s * 1.1)
+    watch.tick()
+    assert kinds_of(database, late) == ["hold", "expire"]
+    with database.read() as connection:
+        assert check(connection).problems == []
+        assert connection.execute(select(workers)).all() == []
 
 
 async def test_a_late_settlement_of_an_expired_hold_charges_nothing_and_is_kept(

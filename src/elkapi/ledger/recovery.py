@@ -3,6 +3,9 @@
 A worker is gone when it said so, when the supervisor saw its process end (`mark_dead`), or when its heartbeat did not
 move for heartbeat_lost_s. Its unresolved holds are expired, back to the customer, each listed in `unknown_outcomes`:
 whether the upstream billed such a call, nobody here can know. Its open idempotency keys become `unknown`.
+
+Its row stays for another heartbeat_lost_s and is looked at once more: a hold it had sent just before its end may still
+have been under way to the disk. A heartbeat of 0 says that the first look was taken.
 """
 
 from __future__ import annotations
@@ -25,6 +28,8 @@ from elkapi.storage.schema import accounts, idempotency, transfers, unknown_outc
 from elkapi.testing.crash import point
 
 log = logging.getLogger("elkapi.ledger")
+
+LOOKED_AT = 0
 
 
 class OpenHold(msgspec.Struct, frozen=True):
@@ -101,12 +106,16 @@ def mark_dead(connection: Connection, owner: bytes, now_ns: int) -> bool:
 
 
 def gone_workers(connection: Connection, now_ns: int, settings: Settings) -> list[bytes]:
-    """Owners that ended, or whose heartbeat is older than heartbeat_lost_s by this clock."""
+    """Owners that ended, or whose heartbeat is older than heartbeat_lost_s by this clock, and are due for a look."""
     c = workers.c
+    beats = connection.execute(select(c.owner, c.heartbeat_ns, c.ended_ns)).all()
     lost_ns = now_ns - round(settings.heartbeat_lost_s * 1e9)
-    return list(
-        connection.execute(select(c.owner).where((c.ended_ns.is_not(None)) | (c.heartbeat_ns < lost_ns))).scalars()
-    )
+    return [owner for owner, beat, ended in beats if (beat < lost_ns if ended is None else _due(beat, ended, lost_ns))]
+
+
+def _due(beat_ns: int, ended_ns: int, lost_ns: int) -> bool:
+    """Whether an ended worker is due for its first look, or for its second and last one."""
+    return beat_ns != LOOKED_AT or ended_ns < lost_ns
 
 
 def recover(connection: Connection, now_ns: int, settings: Settings) -> RecoveryReport:
@@ -121,19 +130,24 @@ def recover_owners(
     report = RecoveryReport(claims_purged=purge_claims(connection, now_ns))
     if not owners:
         return report
+    w = workers.c
     # The lock makes a worker that comes back at this very moment wait with its heartbeat, and so with new holds.
-    wanted = select(workers.c.owner, workers.c.heartbeat_ns).where(workers.c.owner.in_(owners))
-    locked = connection.execute(sql.for_update(wanted.order_by(workers.c.owner))).all()
+    wanted = select(w.owner, w.heartbeat_ns).where(w.owner.in_(owners)).order_by(w.owner)
+    locked = connection.execute(sql.for_update(wanted)).all()
     owners = {owner for owner, beat in locked if seen_ns is None or seen_ns.get(owner) == beat}
+    looked_at = {owner for owner, beat in locked if beat == LOOKED_AT} & owners
     holds = open_holds(connection, owners)
     expired = [hold for hold in holds if _expire(connection, hold, now_ns)]
     _release(connection, expired)
     c = idempotency.c
     unknown = update(idempotency).where(c.owner.in_(owners), c.state == "open").values(state="unknown")
     report.claims_unknown = connection.execute(unknown).rowcount
-    connection.execute(delete(workers).where(workers.c.owner.in_(owners)))
+    first = owners - looked_at
+    ended = {"heartbeat_ns": LOOKED_AT, "ended_ns": func.coalesce(w.ended_ns, now_ns)}
+    connection.execute(update(workers).where(w.owner.in_(first)).values(ended))
+    connection.execute(delete(workers).where(w.owner.in_(looked_at)))
     point("ledger.recover.before_commit")
-    report.workers, report.holds, report.expired = len(owners), len(expired), expired
+    report.workers, report.holds, report.expired = len(first), len(expired), expired
     report.nano = sum(hold.nano for hold in expired)
     return report
 
@@ -203,7 +217,7 @@ class Recoverer:
         with self._database.write() as connection:
             seen_ns = {owner: beat for owner, beat, _ in beats}
             report = recover_owners(connection, gone, self._clock.now_ns(), seen_ns)
-        if report.workers:
+        if report.workers or report.holds:
             log.warning(
                 "recovery: %d workers gone, %d holds of %d nano given back, %d idempotent calls unknown (%.0f ms)",
                 report.workers,
@@ -223,4 +237,9 @@ class Recoverer:
             seen[owner] = known if known is not None and known[0] == beat else (beat, now_s)
         self._seen = seen
         lost_s = self._settings.heartbeat_lost_s
-        return [owner for owner, beat, ended in beats if ended is not None or now_s - seen[owner][1] >= lost_s]
+        lost_ns = self._clock.now_ns() - round(lost_s * 1e9)
+        return [
+            owner
+            for owner, beat, ended in beats
+            if (now_s - seen[owner][1] >= lost_s if ended is None else _due(beat, ended, lost_ns))
+        ]
