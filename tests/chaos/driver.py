@@ -164,7 +164,7 @@ class Chaos:
 async def chaos(cluster: Cluster, upstream: Upstream, seed: int, *, local_share: float = 0) -> AsyncIterator[Chaos]:
     """A gateway that serves, with its load running; the load has ended when the block does."""
     configure(cluster, upstream)
-    keys = [cluster.key(f"large-{n}", LARGE_NANO) for n in range(5)]
+    keys = [cluster.key(f"large-{n}", LARGE_NANO) for n in range(10)]
     keys += [cluster.key(f"small-{n}", nano) for n, nano in enumerate(SMALL_NANO)]
     cluster.start()
     await cluster.ready()
@@ -229,6 +229,7 @@ def printed(found: ReconcileReport, chaos: Chaos, seed: int) -> str:
     lines = [
         f"seed {seed}: {len(chaos.history)} rounds: {'; '.join(chaos.history)}",
         load.summary(),
+        f"told 503 and charged all the same: {charged_in_vain(chaos)} of {len(load.unavailable)} calls",
         f"upstream bill     {found.bill_nano:>14} nano = {format_usd(found.bill_nano)} USD",
         f"customer charges  {found.charged_nano:>14} nano",
         f"operator losses   {found.loss_nano:>14} nano",
@@ -237,6 +238,12 @@ def printed(found: ReconcileReport, chaos: Chaos, seed: int) -> str:
         *([f"  and {len(found.unknown) - 20} more"] if len(found.unknown) > 20 else []),
     ]
     return "\n".join(lines)
+
+
+def charged_in_vain(chaos: Chaos) -> int:
+    """Answered calls whose settlement took longer than settle_wait_s, as while the ledger process was away."""
+    charged = chaos.cluster.sql("select id from requests where charge_nano > 0")
+    return len(chaos.load.unavailable & {bytes(request_id) for (request_id,) in charged})
 
 
 def seed_of_the_day() -> int:
