@@ -16,6 +16,7 @@ from typing import Any
 
 import httptools
 
+from elkapi.edge.upgrade import without_upgrade
 from elkapi.errors import BadRequest, BodyTooLarge, GatewayError, RequestTimeout, Unavailable
 from elkapi.ids import new_id
 from elkapi.relay.call import Call, ClientGone, Headers
@@ -26,6 +27,7 @@ Rejected = Callable[[GatewayError, bytes], tuple[int, Headers, bytes]]
 BODY_BYTES_PER_S_MIN = 65_536
 SWEEP_EVERY_S = 0.5
 LINGER_S = 2.0
+UPGRADES_PER_READ_MAX = 4
 # A client may be sending its next request while its idle connection is closed, and would have to guess whether it was
 # carried out. So a draining server lets idle connections ask once more; the answer tells them that it was the last one.
 DRAIN_IDLE_S = 1.0
@@ -106,6 +108,7 @@ class Connection(asyncio.Protocol):
         self.headers: list[tuple[bytes, bytes]] = []
         self.writable: asyncio.Future[None] | None = None
         self.closing = False
+        self.upgrading = False
 
     # Transport callbacks
 
@@ -136,9 +139,7 @@ class Connection(asyncio.Protocol):
             if self.header_bytes == len(data):
                 self.deadline_s = time.monotonic() + self.settings.header_read_s
         try:
-            self.parser.feed_data(data)
-        except httptools.HttpParserUpgrade:
-            self._refuse(BadRequest("This route does not speak another protocol."))
+            self._feed(data)
         except GatewayError as error:
             self._refuse(error)
         except httptools.HttpParserCallbackError as error:
@@ -146,6 +147,19 @@ class Connection(asyncio.Protocol):
             self._refuse(cause if isinstance(cause, GatewayError) else BadRequest("Malformed HTTP request."))
         except httptools.HttpParserError:
             self._refuse(BadRequest("Malformed HTTP request.", code="bad_request_body"))
+
+    def _feed(self, data: bytes) -> None:
+        for _ in range(UPGRADES_PER_READ_MAX):
+            try:
+                self.parser.feed_data(data)
+            except httptools.HttpParserUpgrade as stopped:
+                method, version = self.parser.get_method(), self.parser.get_http_version()
+                head = without_upgrade(method, self.url, version, self.headers)
+                self.parser = httptools.HttpRequestParser(self)
+                data = head + data[stopped.args[0] :]
+            else:
+                return
+        raise BadRequest("Too many requests for another protocol at once.")
 
     def pause_writing(self) -> None:
         self.writable = self.loop.create_future()
@@ -158,6 +172,7 @@ class Connection(asyncio.Protocol):
     # Parser callbacks
 
     def on_message_begin(self) -> None:
+        self.upgrading = False
         self.url = b""
         self.headers = []
 
@@ -172,6 +187,11 @@ class Connection(asyncio.Protocol):
             raise BadRequest("The request's headers are too large.", code="headers_too_large")
 
     def on_headers_complete(self) -> None:
+        if self.parser.should_upgrade():
+            if self.parser.get_method() == b"CONNECT":
+                raise BadRequest("CONNECT is for proxies; this is none.")
+            self.upgrading = True
+            return
         length: int | None = None
         chunked = expects = False
         for name, value in self.headers:
@@ -203,6 +223,8 @@ class Connection(asyncio.Protocol):
             self.incoming.add(chunk)
 
     def on_message_complete(self) -> None:
+        if self.upgrading and self.incoming is None:
+            return  # The same request comes again, without its Upgrade and with its body.
         exchange, self.incoming = self.incoming, None
         self.header_bytes = 0
         self.deadline_s = float("inf")
@@ -301,6 +323,7 @@ class Exchange:
         "head_only",
         "headers",
         "method",
+        "old",
         "started",
         "task",
         "url",
@@ -312,7 +335,9 @@ class Exchange:
         self.headers = connection.headers
         self.method = connection.parser.get_method().decode("ascii", "replace")
         self.head_only = self.method == "HEAD"
-        self.close_after = not connection.parser.should_keep_alive()
+        # HTTP/1.0 knows no chunks, and may wait for the end of the connection whatever it asked for.
+        self.old = connection.parser.get_http_version() < "1.1"
+        self.close_after = self.old or not connection.parser.should_keep_alive()
         self.call_id = new_id()
         self.task: asyncio.Task[None] | None = None
         self.started = self.answered = self.body_complete = False
@@ -409,7 +434,7 @@ class Exchange:
     def start(self, status: int, headers: Headers) -> None:
         connection = self.connection
         self.started = True
-        framing = b"transfer-encoding: chunked\r\n"
+        framing = b"" if self.old else b"transfer-encoding: chunked\r\n"
         if self.close_after or connection.server.draining:
             framing += b"connection: close\r\n"
             self.close_after = True
@@ -417,15 +442,19 @@ class Exchange:
 
     async def write(self, chunk: bytes) -> None:
         if chunk and not self.head_only:
-            self.connection.transport.write(b"%x\r\n%b\r\n" % (len(chunk), chunk))
+            self.connection.transport.write(self._framed(chunk))
         if self.connection.writable:
             await self.connection.writable
 
     def finish(self, chunk: bytes = b"") -> None:
         if not self.head_only:
-            last = b"%x\r\n%b\r\n" % (len(chunk), chunk) if chunk else b""
-            self.connection.transport.write(last + b"0\r\n\r\n")
+            last = self._framed(chunk) if chunk else b""
+            self.connection.transport.write(last if self.old else last + b"0\r\n\r\n")
         self._done()
+
+    def _framed(self, chunk: bytes) -> bytes:
+        """A piece of a started reply; to HTTP/1.0 the end of the connection is the end of the body."""
+        return chunk if self.old else b"%x\r\n%b\r\n" % (len(chunk), chunk)
 
     def abort(self) -> None:
         self.answered = True

@@ -272,3 +272,55 @@ async def test_expect_continue_is_answered() -> None:
             port, b"POST / HTTP/1.1\r\nHost: a\r\nExpect: 100-continue\r\nContent-Length: 2\r\n\r\n", b"ok"
         )
     assert reply.startswith(b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 200 ")
+
+
+OFFER = b"Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAEAAEAAAAIAAAAB\r\n"
+
+
+async def test_an_offer_of_another_protocol_is_ignored_and_the_body_read() -> None:
+    """Java's own client sends this with every request in the clear."""
+    known = b"POST /p HTTP/1.1\r\n" + OFFER + b"Content-Length: 5\r\n\r\nhello"
+    chunked = b"POST /q HTTP/1.1\r\n" + OFFER + b"Transfer-Encoding: chunked\r\n\r\n2\r\nhe\r\n3\r\nllo\r\n0\r\n\r\n"
+    async with running() as (_, port):
+        for request in (known, chunked):
+            for cut in (*range(1, len(request), 5), len(request)):
+                reply = await talk(port, request[:cut], request[cut:], b"GET /after HTTP/1.1\r\n\r\n")
+                assert reply.count(b"HTTP/1.1 200 OK") == 2
+                assert b"POST hello" in reply
+                assert reply.endswith(b"GET ")
+                assert b"connection: close" not in reply
+
+
+async def test_offers_one_after_the_other_are_answered_in_order_and_a_heap_of_them_refused() -> None:
+    one = b"GET /%d HTTP/1.1\r\n" + OFFER + b"\r\n"
+    async with running() as (_, port):
+        few = await talk(port, b"".join(one % number for number in range(3)))
+        heap = await talk(port, b"".join(one % number for number in range(500)))
+    assert [part.partition(b"\r\n")[0] for part in few.split(b"x-path: ")[1:]] == [b"/0", b"/1", b"/2"]
+    assert heap.count(b"HTTP/1.1 200 OK") < 8
+
+
+async def test_what_is_wrong_with_an_offering_request_is_still_refused() -> None:
+    async with running() as (_, port):
+        both = b"POST /p HTTP/1.1\r\n" + OFFER + b"Content-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n"
+        assert b" 400 " in await talk(port, both)
+        large = b"POST /p HTTP/1.1\r\n" + OFFER + b"Content-Length: 5000\r\n\r\n" + b"x" * 5000
+        assert b" 413 " in await talk(port, large)
+        assert b" 400 " in await talk(port, b"CONNECT a.example:443 HTTP/1.1\r\nHost: a\r\n\r\n")
+
+
+async def test_http_1_0_gets_no_chunks_and_the_end_of_the_connection() -> None:
+    async def stream(call: Call) -> None:
+        call.reply.start(200, [])
+        await call.reply.write(b"one ")
+        call.reply.finish(b"two")
+
+    async with running(stream) as (_, port):
+        for more in (b"", b"Connection: keep-alive\r\n"):
+            head, _, body = (await talk(port, b"GET / HTTP/1.0\r\n" + more + b"\r\n")).partition(b"\r\n\r\n")
+            assert body == b"one two"
+            assert b"transfer-encoding" not in head
+            assert head.endswith(b"connection: close")
+        assert (await talk(port, b"GET / HTTP/1.1\r\n\r\n")).endswith(b"4\r\none \r\n3\r\ntwo\r\n0\r\n\r\n")
+    async with running() as (_, port):
+        assert b"connection: close" in await talk(port, b"GET / HTTP/1.0\r\nConnection: keep-alive\r\n\r\n")
