@@ -74,6 +74,7 @@ class Supervisor:
         self._helpers = [Child(role) for role in roles]
         self._workers = [Child("worker", number) for number in range(settings.workers)]
         self._socket = listen(settings.host, settings.port)
+        self._retiring: Child | None = None
         self._stopping = self._rolling = self._announced = False
         self._wake_read, self._wake_write = os.pipe()
         os.set_blocking(self._wake_write, False)
@@ -164,25 +165,43 @@ class Supervisor:
             _close(child)
 
     def _roll(self) -> None:
-        """Replace each worker: start the new one, wait until it is ready, then let the old one drain."""
+        """Replace the workers one by one; a stop in between leaves the rest to `_stop_all`."""
         self._rolling = False
-        for index, old in enumerate(self._workers):
-            new = Child("worker", old.number)
-            self._start(new)
-            deadline_s = time.monotonic() + READY_WAIT_S
-            while not new.ready and new.alive and not self._stopping and time.monotonic() < deadline_s:
-                self._check_ready(new)
-                self._wait(0.02)
-            if not new.ready:
-                _say("the new worker did not become ready; keeping the old one")
-                _end(new, signal.SIGKILL)
-                continue
-            self._workers[index] = new
-            if old.process is not None:
-                old.process.terminate()
-                self._reap(old, self._settings.drain_s + STOP_GRACE_S)
-                forget_process(self._settings.data_path / "metrics", old.process.pid)
+        for index in range(len(self._workers)):
+            self._replace(index)
+            if self._stopping:
+                return
         _say("all workers were replaced")
+
+    def _replace(self, index: int) -> None:
+        """Start the new worker, wait until it is ready, then let the old one drain."""
+        old, new = self._workers[index], Child("worker", self._workers[index].number)
+        self._start(new)
+        self._look_after_until(lambda: self._is_ready_or_dead(new), READY_WAIT_S)
+        if not new.ready:
+            _say("the new worker did not become ready; keeping the old one")
+            _end(new, signal.SIGKILL)
+            self._reap(new, STOP_GRACE_S)
+            return
+        self._workers[index] = new
+        self._retiring = old
+        _end(old, signal.SIGTERM)
+        self._look_after_until(lambda: not old.alive, self._settings.drain_s + STOP_GRACE_S)
+        if not self._stopping:
+            self._reap(old, 0.0)
+            self._retiring = None
+
+    def _is_ready_or_dead(self, child: Child) -> bool:
+        if child.alive:
+            self._check_ready(child)
+        return child.ready or not child.alive
+
+    def _look_after_until(self, done: Callable[[], bool], wait_s: float) -> None:
+        """Wait as long as a drain may take, while whatever dies meanwhile is replaced as ever."""
+        deadline_s = time.monotonic() + wait_s
+        while not done() and not self._stopping and time.monotonic() < deadline_s:
+            self._look_after()
+            self._wait(TICK_S)
 
     # Stopping
 
@@ -190,7 +209,7 @@ class Supervisor:
         """Workers drain first; then the helpers, the ledger last of all."""
         order = sorted(self._helpers, key=lambda child: child.role == "ledger")
         for group in (
-            self._workers,
+            [*self._workers, *([self._retiring] if self._retiring else [])],
             [c for c in order if c.role != "ledger"],
             [c for c in order if c.role == "ledger"],
         ):

@@ -92,6 +92,27 @@ async def test_a_rolling_restart_under_load_fails_no_call(stage: Stage) -> None:
     assert_bill_is_explained(gate, stage.sandbox)
 
 
+async def test_a_role_that_dies_during_a_rolling_restart_comes_back_at_once(stage: Stage) -> None:
+    gate = stage.gate
+    key = gate.key("slow", 10**9)
+    before = set(gate.children("worker"))
+    async with client(gate.origin, reuse=False) as caller:
+        text = [words(PER_CALL_WORDS - 1, "x"), "[sandbox:delay=12s]"]
+        slow = [asyncio.create_task(caller.embed(key, PER_CALL, text)) for _ in range(16)]
+        await eventually("all calls hold their money", lambda: gate.check().open_holds == len(slow), 10)
+        os.kill(gate.pid, signal.SIGHUP)
+        await eventually("the first worker is new", lambda: bool(set(gate.children("worker")) - before), BACK_S)
+        (ledger,) = gate.children("ledger")
+        gate.kill(ledger)
+        await eventually("the ledger ended", lambda: not lives(ledger), 10)
+        await eventually("the ledger is back", lambda: bool(gate.children("ledger")), BACK_S)
+        # The drain that the restart waits for goes on, and the calls are answered and booked.
+        assert not any(call.done() for call in slow)
+        assert {answer.status for answer in await asyncio.gather(*slow)} == {200}
+    await eventually("all workers are new", lambda: replaced(stage, before), BACK_S)
+    assert_bill_is_explained(gate, stage.sandbox)
+
+
 def replaced(stage: Stage, before: set[int]) -> bool:
     now = set(stage.gate.children("worker"))
     return len(now) == WORKERS and not now & before
