@@ -1,8 +1,8 @@
 """Named points at which a process kills itself when a test asks for it; what must hold afterwards is left to tests.
 
 `ELKAPI_CRASH_AT=ledger.before_commit:3` sends SIGKILL to the process that reaches the point for the third time;
-`ELKAPI_CRASH_AT=@FILE` lets the first process that starts after FILE was written take its order, once. Unset, a point is
-one comparison with None, so the points may stay in production code: what is tested is what runs.
+`ELKAPI_CRASH_AT=@FILE` lets the first process that starts after FILE was written take its order, once. Unset, a point
+is one comparison with None, so the points may stay in production code: what is tested is what runs.
 """
 
 from __future__ import annotations
