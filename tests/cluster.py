@@ -160,12 +160,17 @@ class Cluster:
                             return
                 await asyncio.sleep(POLL_S)
 
+    @property
+    def has_ledger_process(self) -> bool:
+        """Elsewhere each worker writes the ledger in a thread of its own."""
+        return self.settings.is_sqlite and self.settings.workers > 1
+
     def is_complete(self) -> bool:
         """Whether every role has its processes, each worker said it is ready and each helper's socket accepts."""
         roles = list(self.children().values())
         self._read_events()
         helpers = ["models", "control", "sandbox"]
-        if self.settings.is_sqlite and self.settings.workers > 1:
+        if self.has_ledger_process:
             helpers.append("ledger")
         return (
             roles.count("worker") == self.settings.workers
