@@ -12,7 +12,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import pytest
 
@@ -23,20 +23,15 @@ SEED_TEXT = "The food was delicious and the waiter..."
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(RUN_S + 30)]
 
 
-def _missing(what: str) -> NoReturn:
-    if os.environ.get("CI") == "true":
-        pytest.fail(what, pytrace=False)
-    pytest.skip(what)
-
-
 def _without_network() -> list[str]:
     """The command that cuts the network for what follows it: plainly for root, else by a user namespace."""
     if shutil.which("unshare") is None:
-        _missing("unshare is not installed (Debian: util-linux)")
+        pytest.skip("unshare is not installed (Debian: util-linux)")
     command = ["unshare", "--net"] if os.geteuid() == 0 else ["unshare", "--net", "--map-root-user"]
     refused = subprocess.run([*command, "true"], capture_output=True, text=True)
     if refused.returncode != 0:
-        _missing(f"this machine does not allow a network namespace: {refused.stderr.strip()}")
+        # Not a failure in CI either: some containers forbid it, and nothing installed could change that.
+        pytest.skip(f"this machine does not allow a network namespace: {refused.stderr.strip()}")
     return command
 
 
@@ -44,7 +39,8 @@ def _without_network() -> list[str]:
 def found() -> Any:
     """What inside.py saw."""
     if shutil.which("curl") is None:
-        _missing("curl is not installed (Debian: apt-get install curl)")
+        reason = "curl is not installed (Debian: apt-get install curl)"
+        pytest.fail(reason, pytrace=False) if os.environ.get("CI") == "true" else pytest.skip(reason)
     done = subprocess.run(
         [*_without_network(), sys.executable, str(INSIDE)],
         capture_output=True,
