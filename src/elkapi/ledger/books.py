@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import time
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
@@ -30,6 +31,8 @@ log = logging.getLogger("elkapi.ledger")
 
 # Holds this writer made itself need no query when they are settled; older ones are looked up.
 OPEN_MAX = 200_000
+BUSY_WAIT_S = 5.0
+BUSY_STEP_S = 0.002
 # From a request's arrival (its id) to its hold; recovery relies on it when it decides where to begin.
 CALL_AGE_MAX_NS = 300 * 1_000_000_000
 COUNTERS_MAX = 50_000
@@ -87,6 +90,7 @@ class Books:
         self._closed: list[bytes] = []
         self._counters: dict[tuple[int, ...], tuple[int, ...] | None] = {}
         self._evicted = b"\xff" * 16
+        self._patient = True
 
     def adopt(self, holds: Iterable[tuple[bytes, int, tuple[int, ...]]]) -> None:
         """Know holds made before this connection: (request id, nano, accounts)."""
@@ -103,8 +107,12 @@ class Books:
         """Holds made here and not resolved yet: the calls in flight."""
         return len(self._open)
 
-    def apply(self, orders: Sequence[Order]) -> list[Outcome]:
-        """The outcome of each order, all committed. Raises the driver's error when nothing was."""
+    def apply(self, orders: Sequence[Order], *, patient: bool = True) -> list[Outcome]:
+        """The outcome of each order, all committed. Raises the driver's error when nothing was.
+
+        Not `patient`, it never waits for another process that is writing, but raises at once.
+        """
+        self._patient = patient
         for attempt in range(1, ATTEMPTS_MAX + 1):
             try:
                 return self._apply_once(orders)
@@ -128,7 +136,7 @@ class Books:
     def _transaction(self, work: Callable[[], list[Outcome]]) -> list[Outcome]:
         self._opened.clear()
         self._closed.clear()
-        self._cursor.execute(self._sql.begin)
+        self._begin()
         try:
             outcomes = work()
             point("ledger.before_commit")
@@ -138,6 +146,20 @@ class Books:
             raise
         self._remember()
         return outcomes
+
+    def _begin(self) -> None:
+        """Begin; on SQLite wait for another writer in small steps, since its own wait sleeps for up to 100 ms."""
+        deadline_s = time.monotonic() + BUSY_WAIT_S
+        while True:
+            try:
+                self._cursor.execute(self._sql.begin)
+            except Exception as error:
+                busy = getattr(error, "sqlite_errorname", "").startswith("SQLITE_BUSY")
+                if not busy or not self._patient or time.monotonic() > deadline_s:
+                    raise
+                time.sleep(BUSY_STEP_S)
+            else:
+                return
 
     def _roll_back(self) -> None:
         try:

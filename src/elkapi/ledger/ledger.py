@@ -17,6 +17,7 @@ from elkapi.clock import SYSTEM_CLOCK, Clock
 from elkapi.errors import Conflict, InsufficientQuota, Unavailable
 from elkapi.ledger.accounts import ensure_system_accounts
 from elkapi.ledger.books import FAILED, Books, Outcome
+from elkapi.ledger.checkpoint import Checkpointer
 from elkapi.ledger.idempotency import ReplyWaits, open_reply, seal_reply
 from elkapi.ledger.orders import (
     UNKNOWN_FLAG,
@@ -33,13 +34,15 @@ from elkapi.ledger.orders import (
 )
 from elkapi.ledger.postgres import Session
 from elkapi.ledger.recovery import Recoverer, mark_dead, open_holds
-from elkapi.ledger.writer import UNREACHABLE, Entry, Limits, Writer
+from elkapi.ledger.writer import LINGER_FROM_HOLDS, UNREACHABLE, Entry, Limits, Writer
 from elkapi.settings import Settings
 from elkapi.storage.db import Database
 from elkapi.storage.secrets import Sealer
 from elkapi.types import HoldOrder, IdempotencyClaim, RequestRecord, Settlement, StoredReply
 
 SWEEP_S = 0.05
+# Orders written on the loop wait this long for company while many calls are in flight (the loop's timers know 1 ms).
+LINGER_ON_LOOP_S = 0.001
 TOO_SLOW_HOLD = "The ledger did not reserve this call's cost in time; please try again."
 TOO_SLOW_SETTLE = "The ledger did not book this call in time; it will be resolved by itself."
 
@@ -68,6 +71,7 @@ class Ledger(ABC):
         self._sealer = sealer
         self._replies = ReplyWaits(database, sealer, settings.idempotency_wait_s)
         self._collected: list[Entry] = []
+        self._enough = 0
         self._hold_waits: deque[_Wait] = deque()
         self._settle_waits: deque[_Wait] = deque()
         self._sweeping = False
@@ -198,8 +202,8 @@ class Ledger(ABC):
         loop = self._loop
         waiter: asyncio.Future[Outcome] = loop.create_future()
         self._collected.append((order, waiter))
-        if len(self._collected) == 1:
-            loop.call_soon(self._flush)
+        if (queued := len(self._collected)) == 1 or queued == self._enough:
+            self._schedule_flush()
         waits.append((loop.time() + wait_s, waiter))
         if not self._sweeping:
             self._sweeping = True
@@ -208,8 +212,12 @@ class Ledger(ABC):
 
     def _collect(self, order: Order, waiter: asyncio.Future[Outcome] | None) -> None:
         self._collected.append((order, waiter))
-        if len(self._collected) == 1:
-            self._loop.call_soon(self._flush)
+        if (queued := len(self._collected)) == 1 or queued == self._enough:
+            self._schedule_flush()
+
+    def _schedule_flush(self) -> None:
+        """The first order of a batch is here; hand it over with those that come in this loop iteration."""
+        self._loop.call_soon(self._flush)
 
     def _flush(self) -> None:
         entries = self._collected
@@ -323,6 +331,9 @@ class ThreadLedger(Ledger):
             tick=Recoverer(database, settings, clock).tick,
             abandoned=_is_done,
         )
+        # With a flush per commit, or a server to ask, a transaction would keep the loop waiting.
+        self._inline = database.dialect == "sqlite" and settings.sqlite_synchronous.upper() == "NORMAL"
+        self._checkpointer = checkpointer(database, self.writer)
 
     @property
     def depth(self) -> int:
@@ -330,12 +341,28 @@ class ThreadLedger(Ledger):
 
     async def _start(self) -> None:
         self.writer.start()
+        if self._checkpointer is not None:
+            self._checkpointer.start()
 
     async def _stop(self) -> None:
         await self.writer.stop()
+        if self._checkpointer is not None:
+            await asyncio.to_thread(self._checkpointer.stop)
+
+    def _schedule_flush(self) -> None:
+        in_flight = self.writer.open_holds
+        if self._inline and in_flight >= LINGER_FROM_HOLDS and len(self._collected) == 1:
+            self._enough = in_flight  # as many as can be expected: at most one order of each call waits
+            self._loop.call_later(LINGER_ON_LOOP_S, self._flush)
+        else:
+            self._loop.call_soon(self._flush)
 
     def _send(self, entries: list[Entry]) -> None:
-        self.writer.submit(entries)
+        outcomes = self.writer.write_now(entries) if self._inline else None
+        if outcomes is None:
+            self.writer.submit(entries)
+        else:
+            self._deliver(entries, outcomes)
 
 
 def _is_done(waiter: Any) -> bool:
@@ -362,9 +389,17 @@ def open_books(
         holds = open_holds(connection, None if owner is None else {owner})
     keep_ns = round(settings.idempotency_keep_s * 1e9)
     raw = database.raw_writer()
+    if database.dialect == "sqlite":
+        raw.execute("PRAGMA busy_timeout = 0")  # the books wait by themselves, or not at all
+        raw.execute("PRAGMA wal_autocheckpoint = 0")  # see checkpoint.py
     books = Books(raw if database.dialect == "sqlite" else Session(raw), database.dialect, house, clock, keep_ns)
     books.adopt((hold.request_id, hold.nano, hold.account_ids) for hold in holds)
     return books
+
+
+def checkpointer(database: Database, writer: Writer) -> Checkpointer | None:
+    """What moves the write-ahead log beside this writer; None where there is none."""
+    return Checkpointer(database.raw_writer, writer.lock) if database.dialect == "sqlite" else None
 
 
 def writer_limits(settings: Settings) -> Limits:

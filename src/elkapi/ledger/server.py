@@ -19,7 +19,7 @@ from typing import cast
 
 from elkapi.clock import SYSTEM_CLOCK, Clock
 from elkapi.ledger.books import Outcome
-from elkapi.ledger.ledger import open_books, writer_limits
+from elkapi.ledger.ledger import checkpointer, open_books, writer_limits
 from elkapi.ledger.orders import Hold, Refusal
 from elkapi.ledger.recovery import Recoverer
 from elkapi.ledger.wire import ORDERS_DECODER, Answers, FrameError, Frames, Orders, encode
@@ -88,6 +88,7 @@ class LedgerServer:
             writer_limits(settings),
             tick=Recoverer(database, settings, clock).tick,
         )
+        self._checkpointer = checkpointer(database, self.writer)
         self._server: asyncio.Server | None = None
 
     async def start(self) -> None:
@@ -95,6 +96,8 @@ class LedgerServer:
         path = self._settings.socket_path("ledger")
         Path(path).unlink(missing_ok=True)  # noqa: ASYNC240 - nothing is served yet.
         self.writer.start()
+        if self._checkpointer is not None:
+            self._checkpointer.start()
         loop = asyncio.get_running_loop()
         before = os.umask(0o177)
         try:
@@ -107,6 +110,8 @@ class LedgerServer:
         if self._server is not None:
             self._server.close()
         await self.writer.stop()
+        if self._checkpointer is not None:
+            await asyncio.to_thread(self._checkpointer.stop)
         for connection in list(self.connections):
             connection.close()
         if self._server is not None:

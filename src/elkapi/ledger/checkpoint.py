@@ -1,0 +1,61 @@
+"""Moves SQLite's write-ahead log into the database file on a thread of its own, so that no commit waits for the disk.
+
+By itself SQLite does this inside whichever commit fills the log, and that commit then waits for two disk flushes. Here
+the thread copies while others go on committing; only the short rest at the end is copied under the writer's lock, so
+that the log can begin anew and stays small.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import threading
+from collections.abc import Callable
+from typing import Any
+
+log = logging.getLogger("elkapi.ledger")
+
+LOOK_EVERY_S = 0.25
+# With 4 KiB pages the log then has 32 MiB, and commits are kept out for the few pages that came meanwhile.
+PAGES_BEGIN_ANEW = 8000
+
+
+class Checkpointer:
+    """`open_connection` gives a raw SQLite connection in autocommit; `lock` is held by whoever writes a transaction."""
+
+    def __init__(self, open_connection: Callable[[], Any], lock: threading.Lock) -> None:
+        self._open_connection = open_connection
+        self._lock = lock
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="elkapi-checkpoint", daemon=True)
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def stop(self) -> None:
+        """End the thread after the checkpoint it may be making; SQLite makes the last one when the file is closed."""
+        self._stop.set()
+        self._thread.join()
+
+    def _run(self) -> None:
+        connection = None
+        while not self._stop.wait(LOOK_EVERY_S):
+            try:
+                connection = connection or self._open_connection()
+                self._look(connection)
+            except Exception as error:
+                log.warning("the write-ahead log could not be moved: %r", error)
+        if connection is not None:
+            with contextlib.suppress(Exception):
+                connection.close()
+
+    def _look(self, connection: Any) -> None:
+        pages = self._copy(connection)
+        if pages >= PAGES_BEGIN_ANEW:
+            with self._lock:
+                self._copy(connection)
+
+    def _copy(self, connection: Any) -> int:
+        """Copy what can be copied beside readers and writers; how many pages the log has."""
+        _, pages, _ = connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
+        return int(pages)

@@ -1,0 +1,172 @@
+"""The writer on SQLite: on the loop while that is quick, on its thread otherwise; another thread moves the log."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sqlite3
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from elkapi.ledger import ThreadLedger, balance, check
+from elkapi.ledger import writer as writer_module
+from elkapi.ledger.checkpoint import Checkpointer
+from elkapi.settings import Settings
+from elkapi.storage.installation import Installation, open_installation
+from elkapi.testing.ledger import a_settlement, an_order, funded_account
+
+
+@pytest.fixture
+def sqlite(tmp_path: Path) -> Iterator[Installation]:
+    installation = open_installation(Settings(data_dir=str(tmp_path / "data")))
+    yield installation
+    with installation.database.read() as connection:
+        assert check(connection).problems == []
+    installation.database.close()
+
+
+async def opened(installation: Installation, **fields: object) -> ThreadLedger:
+    settings = msgspec.structs.replace(installation.settings, **fields)
+    ledger = ThreadLedger(settings, installation.database, os.urandom(16), installation.sealer)
+    await ledger.start()
+    return ledger
+
+
+async def pairs(ledger: ThreadLedger, account: int, calls: int, at_once: int) -> None:
+    gate = asyncio.Semaphore(at_once)
+
+    async def call() -> None:
+        async with gate:
+            order = an_order(account, nano=3)
+            await ledger.hold(order)
+            await ledger.settle(a_settlement(order, 3))
+
+    await asyncio.gather(*(call() for _ in range(calls)))
+
+
+def count_inline(ledger: ThreadLedger, monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    written: list[int] = []
+    real = ledger.writer.write_now
+
+    def counting(entries):  # type: ignore[no-untyped-def]
+        outcomes = real(entries)
+        if outcomes is not None:
+            written.append(len(entries))
+        return outcomes
+
+    monkeypatch.setattr(ledger.writer, "write_now", counting)
+    return written
+
+
+async def test_small_batches_are_written_on_the_loop_and_large_ones_by_the_thread(
+    sqlite: Installation, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    account = funded_account(sqlite.database, 10**6)
+    ledger = await opened(sqlite)
+    inline = count_inline(ledger, monkeypatch)
+    await pairs(ledger, account, 50, 1)
+    assert sum(inline) > 50
+    inline.clear()
+    before = ledger.writer.stats.orders
+    await pairs(ledger, account, 400, 400)
+    assert max(inline, default=0) <= writer_module.INLINE_ORDERS_MAX
+    assert ledger.writer.stats.orders - before >= 800
+    assert ledger.depth == 0
+    await ledger.aclose()
+    with sqlite.database.read() as connection:
+        assert balance(connection, account).posted_nano == 10**6 - 450 * 3
+
+
+async def test_with_a_flush_per_commit_the_loop_never_writes(
+    sqlite: Installation, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    account = funded_account(sqlite.database, 10**6)
+    ledger = await opened(sqlite, sqlite_synchronous="FULL")
+    inline = count_inline(ledger, monkeypatch)
+    await pairs(ledger, account, 20, 4)
+    assert inline == []
+    await ledger.aclose()
+
+
+async def test_the_loop_goes_on_while_another_process_writes(sqlite: Installation) -> None:
+    account = funded_account(sqlite.database, 10**6)
+    ledger = await opened(sqlite)
+    await pairs(ledger, account, 5, 1)
+    path = str(sqlite.database.sqlite_path)
+    locked, release = threading.Event(), threading.Event()
+
+    def hold_the_lock() -> None:
+        other = sqlite3.connect(path, isolation_level=None)
+        other.execute("BEGIN IMMEDIATE")
+        locked.set()
+        release.wait(10)
+        other.execute("COMMIT")
+        other.close()
+
+    thread = threading.Thread(target=hold_the_lock)
+    thread.start()
+    await asyncio.to_thread(locked.wait)
+    waiting = asyncio.create_task(pairs(ledger, account, 20, 20))
+    ticks = 0
+    for _ in range(20):
+        await asyncio.sleep(0.01)
+        ticks += 1
+    assert ticks == 20
+    assert not waiting.done()
+    release.set()
+    await waiting
+    thread.join()
+    await ledger.aclose()
+
+
+async def test_a_slow_transaction_sends_the_next_ones_to_the_thread(
+    sqlite: Installation, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    account = funded_account(sqlite.database, 10**6)
+    ledger = await opened(sqlite)
+    await pairs(ledger, account, 5, 1)
+    inline = count_inline(ledger, monkeypatch)
+    monkeypatch.setattr(writer_module, "INLINE_SLOW_S", 0.0)
+    await pairs(ledger, account, 20, 1)
+    assert len(inline) <= 1
+    await ledger.aclose()
+
+
+async def test_the_write_ahead_log_stays_small_under_load(
+    sqlite: Installation, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from elkapi.ledger import checkpoint
+
+    monkeypatch.setattr(checkpoint, "PAGES_BEGIN_ANEW", 200)
+    monkeypatch.setattr(checkpoint, "LOOK_EVERY_S", 0.02)
+    account = funded_account(sqlite.database, 10**6)
+    ledger = await opened(sqlite)
+    log = Path(f"{sqlite.database.sqlite_path}-wal")
+    largest = 0
+    while ledger.writer.stats.transactions < 1500:
+        await pairs(ledger, account, 50, 4)
+        largest = max(largest, log.stat().st_size)
+    await ledger.aclose()
+    # A transaction touches three pages at least; a log that never began anew would hold them all.
+    assert largest < 1500 * 3 * 4096 / 2
+
+
+async def test_a_checkpoint_that_fails_is_tried_again(sqlite: Installation) -> None:
+    failures = iter([OSError("no"), None])
+    made = threading.Event()
+
+    def connect():  # type: ignore[no-untyped-def]
+        error = next(failures, None)
+        if error is not None:
+            raise error
+        made.set()
+        return sqlite.database.raw_writer()
+
+    checkpointer = Checkpointer(connect, threading.Lock())
+    checkpointer.start()
+    assert await asyncio.to_thread(made.wait, 10)
+    await asyncio.to_thread(checkpointer.stop)
