@@ -12,9 +12,10 @@ import msgspec
 
 from elkapi.errors import BadRequest
 
-_TOKEN = re.compile(rb'"(?:[^"\\]|\\.)*+"|[{}\[\]]', re.DOTALL)
+# Runs of plain characters are taken at once: one step a character made a text with line breaks 20 times slower to scan.
+_TOKEN = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"|[{}\[\]]', re.DOTALL)
 _COLON = re.compile(rb"\s*:\s*")
-_STRING = re.compile(rb'"(?:[^"\\]|\\.)*+"', re.DOTALL)
+_STRING = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"', re.DOTALL)
 _members = msgspec.json.Decoder(dict[str, msgspec.Raw])
 _text = msgspec.json.Decoder(str)
 _encode = msgspec.json.encode
@@ -43,8 +44,12 @@ def string_member(body: bytes, name: str) -> Span | None:
 
 
 def check_named_once(body: bytes, name: str) -> None:
-    """Raises BadRequest as `string_member` does, at a fraction of its cost for an ordinary body."""
-    if body.count(b'"' + name.encode() + b'"') != 1 or b"\\" in body:
+    """Raises BadRequest as `string_member` does, at a fraction of its cost; the body must have the member.
+
+    A letter of a name can be hidden in one way only, as a \\u escape, so other backslashes (line breaks) are no reason
+    to scan: the one plain spelling is the member, and a second member would be a second plain spelling.
+    """
+    if body.count(b'"' + name.encode() + b'"') != 1 or b"\\u" in body:
         string_member(body, name)
 
 

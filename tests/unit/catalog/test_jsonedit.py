@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from elkapi.catalog.jsonedit import string_member, with_overrides, with_string
+from elkapi.catalog.jsonedit import check_named_once, string_member, with_overrides, with_string
 from elkapi.errors import BadRequest
 
 
@@ -30,6 +30,34 @@ def test_a_second_model_is_refused(body: bytes) -> None:
     with pytest.raises(BadRequest) as caught:
         string_member(body, "model")
     assert (caught.value.code, caught.value.param) == ("duplicate_field", "model")
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b'{"model":"a","model":"b","input":"x"}',
+        b'{"model":"a","input":"line\\nbreak","model":"b"}',
+        b'{"model":"a","mod\\u0065l":"b","input":"x"}',
+        b'{"\\u006dodel":"a","input":"say \\"model","mod\\u0065l":"b"}',
+    ],
+)
+def test_the_quick_look_finds_every_second_model(body: bytes) -> None:
+    with pytest.raises(BadRequest) as caught:
+        check_named_once(body, "model")
+    assert (caught.value.code, caught.value.param) == ("duplicate_field", "model")
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b'{"model":"a","input":"line\\nbreak"}',
+        b'{"input":"say \\"model\\": and \\"model","model":"a"}',
+        b'{"input":["model","caf\\u00e9"],"deep":{"model":1},"model":"a"}',
+        b'{"mod\\u0065l":"a","input":"model"}',
+    ],
+)
+def test_the_quick_look_takes_no_text_for_a_second_model(body: bytes) -> None:
+    check_named_once(body, "model")
 
 
 def test_an_escaped_key_is_the_same_key() -> None:
