@@ -19,7 +19,7 @@ from elkapi.edge.front import Front
 from elkapi.edge.render import rejected
 from elkapi.edge.server import Server
 from elkapi.ids import new_id
-from elkapi.ledger import mark_dead, open_ledger
+from elkapi.ledger import open_ledger
 from elkapi.observe import metrics as observe_metrics
 from elkapi.observe.bridge import json_log
 from elkapi.observe.metrics import FOLD_EVERY_S, Metrics
@@ -31,7 +31,7 @@ from elkapi.roles import WorkerOrder
 from elkapi.routing.health import Health
 from elkapi.snapshot import SnapshotHolder
 from elkapi.storage.db import Reader
-from elkapi.storage.installation import Installation, open_installation
+from elkapi.storage.installation import open_installation
 from elkapi.upstream import ClientLimits, UpstreamClient
 
 GC_ALLOCATIONS = 20_000
@@ -105,9 +105,13 @@ async def opened_plane(order: WorkerOrder) -> AsyncIterator[DataPlane]:
         reader = Reader(installation.database)
         stack.push_async_callback(reader.aclose)
         owner = bytes.fromhex(order.owner) if order.owner else new_id()
-        _bury(order, installation)
         ledger = open_ledger(
-            settings, installation.database, owner, in_process=order.ledger_in_process, sealer=installation.sealer
+            settings,
+            installation.database,
+            owner,
+            in_process=order.ledger_in_process,
+            sealer=installation.sealer,
+            dead_owner=bytes.fromhex(order.dead_owner) if order.dead_owner else None,
         )
         await ledger.start()
         stack.push_async_callback(ledger.aclose)
@@ -132,13 +136,6 @@ async def opened_plane(order: WorkerOrder) -> AsyncIterator[DataPlane]:
             pages=PAGES,
             model_facts={model.id: model.facts for model in order.bundled},
         )
-
-
-def _bury(order: WorkerOrder, installation: Installation) -> None:
-    """Say that the crashed predecessor is gone, so that what it held is resolved now and not after its heartbeat."""
-    if order.dead_owner:
-        with installation.database.write() as connection:
-            mark_dead(connection, bytes.fromhex(order.dead_owner), SYSTEM_CLOCK.now_ns())
 
 
 async def _fold(plane: DataPlane, server: Server) -> None:
