@@ -17,6 +17,7 @@ from pathlib import Path
 import msgspec
 
 from elkapi.observe import metrics
+from elkapi.observe.process import die_with_parent
 from elkapi.roles import BundledModel, Preparation, Role, WorkerOrder
 from elkapi.settings import Settings
 from elkapi.supervisor import ORDER_VARIABLE, Supervisor, listen
@@ -189,9 +190,8 @@ def run_role(
     elif role == "models":
         from elkapi.local.server import run
         from elkapi.observe.bridge import json_log
-        from elkapi.observe.process import die_with_parent, set_title
+        from elkapi.observe.process import set_title
 
-        die_with_parent()
         set_title("models")
         with json_log(role, settings):
             status = run(settings.socket_path("models"), settings.model_threads, settings.models_dir)
@@ -202,9 +202,8 @@ def run_role(
         control.run(settings)
     elif role == "sandbox":
         from elkapi import sandbox
-        from elkapi.observe.process import die_with_parent, set_title
+        from elkapi.observe.process import set_title
 
-        die_with_parent()
         set_title("sandbox")
         with Path(os.devnull).open("w") as nowhere, contextlib.redirect_stdout(nowhere):
             sandbox.run(port=None, unix_path=Path(settings.socket_path("sandbox")))
@@ -214,6 +213,8 @@ def run_role(
 
 def main(arguments: list[str]) -> int:
     """`python -m elkapi.app ROLE [LISTENING_FD READY_FD]`, as the supervisor calls it."""
+    # Before the heavy imports: a child whose supervisor is killed meanwhile would keep the port from the next one.
+    die_with_parent()
     role = arguments[0]
     order = msgspec.json.decode(os.environ.pop(ORDER_VARIABLE), type=WorkerOrder)
     if role == "prepare":
