@@ -32,9 +32,11 @@ async def run_chaos(database_url: str, workers: int, capsys: pytest.CaptureFixtu
     seed = seed_of_the_day()
     default = DEFAULT_ROUNDS[database_url.partition(":")[0], workers]
     rounds = int(os.environ.get("ELKAPI_CHAOS_ROUNDS") or default)
+    history: list[str] = []
     with cluster(database_url, **(SETTINGS | {"workers": workers})) as gate, upstream(gate.folder) as sandbox:
         try:
             async with chaos(gate, sandbox, seed) as run:
+                history = run.history
                 for _ in range(rounds):
                     await run.round()
             await run.settled()
@@ -42,7 +44,7 @@ async def run_chaos(database_url: str, workers: int, capsys: pytest.CaptureFixtu
             found = assert_books(gate, sandbox, run.load)
         except BaseException:
             with capsys.disabled():
-                print(f"\nELKAPI_CHAOS_SEED={seed}\n{gate.log_tail()}")
+                print(f"\nELKAPI_CHAOS_SEED={seed}, failed after {history}\n{gate.log_tail()}")
             raise
         with capsys.disabled():
             print(f"\n{gate.admin.database.dialect}, {workers} workers: {printed(found, run, seed)}")

@@ -147,20 +147,20 @@ async def test_a_killed_supervisor_leaves_no_process_and_frees_the_port(stage: S
     await gate.ready()
 
 
-def test_a_second_gateway_on_the_same_data_is_refused_in_one_line(stage: Stage) -> None:
+def test_a_second_gateway_on_the_same_data_is_refused_in_one_line(stage_of_all: Stage) -> None:
     second = subprocess.run(
-        serve_command(), env=stage.gate.environment, capture_output=True, text=True, timeout=START_S
+        serve_command(), env=stage_of_all.gate.environment, capture_output=True, text=True, timeout=START_S
     )
     assert second.returncode != 0
     assert second.stdout == ""
     said = second.stderr.strip().splitlines()
     assert len(said) == 1, second.stderr
     assert "another elkapi already runs" in said[0]
-    assert str(stage.gate.data_dir) in said[0]
+    assert str(stage_of_all.gate.data_dir) in said[0]
 
 
-async def test_the_bundled_model_killed_mid_call_is_one_failed_attempt(stage: Stage) -> None:
-    gate = stage.gate
+async def test_the_bundled_model_killed_mid_call_is_one_failed_attempt(stage_of_all: Stage) -> None:
+    gate = stage_of_all.gate
     key = gate.key("local")
     (models,) = gate.children("models")
     long_texts = [words(200, str(n)) for n in range(300)]
@@ -212,9 +212,9 @@ async def until_it_answers(path: str, role: str) -> None:
                 await answer.read()
 
 
-async def test_cold_start_is_measured(stage: Stage, capsys: pytest.CaptureFixture[str]) -> None:
+async def test_cold_start_is_measured(stage_of_all: Stage, capsys: pytest.CaptureFixture[str]) -> None:
     """Printed, not judged: the bench judges it on a quiet machine."""
-    gate = stage.gate
+    gate = stage_of_all.gate
     gate.new_events("worker_ready")
     (victim, *_) = sorted(gate.children("worker"))
     killed_ns = time.time_ns()
