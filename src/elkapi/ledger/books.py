@@ -222,10 +222,10 @@ class Books:
                 raise _Irregular
             held, legs = known
             if charge > held:
-                charge, loss, row = held, loss + charge - held, _flagged(row, held, loss + charge - held, "over_hold")
+                charge, loss, row = held, loss + charge - held, flagged(row, held, loss + charge - held, "over_hold")
             self._resolve(batch, request_id, held, legs, charge)
         elif charge:
-            charge, loss, row = 0, loss + charge, _flagged(row, 0, loss + charge, "hold_missing")
+            charge, loss, row = 0, loss + charge, flagged(row, 0, loss + charge, "hold_missing")
         if loss:
             batch.entries += (request_id + LOSS_SUFFIX, "loss", self._loss, self._upstream, loss, batch.now_ns)
             batch.house[self._loss] -= loss
@@ -413,7 +413,7 @@ class Books:
         self._cursor.execute(self._sql.forget_unknown, (request_id,))
         flag = {None: "hold_missing", "expire": "hold_expired"}.get(resolution, "hold_resolved")
         loss = order.loss_nano + order.charge_nano
-        row = _flagged(order.row, 0, loss, flag)
+        row = flagged(order.row, 0, loss, flag)
         return msgspec.structs.replace(order, held=False, charge_nano=0, loss_nano=loss if row else 0, row=row)
 
 
@@ -422,7 +422,7 @@ def _insert_all(rows: Any, cursor: Any, flat: list[Any]) -> None:
         raise _Irregular
 
 
-def _flagged(row: UsageRow | None, charge: int, loss: int, flag: str) -> UsageRow | None:
+def flagged(row: UsageRow | None, charge: int, loss: int, flag: str) -> UsageRow | None:
     """The usage row of a call whose money went another way than it asked."""
     if row is None:
         return None

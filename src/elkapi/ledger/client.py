@@ -11,7 +11,7 @@ import contextlib
 from typing import cast
 
 from elkapi.clock import SYSTEM_CLOCK, Clock
-from elkapi.ledger.ledger import Ledger
+from elkapi.ledger.ledger import Ledger, tried_again
 from elkapi.ledger.orders import Beat, ClaimResult, Hold, Settle
 from elkapi.ledger.wire import ANSWERS_DECODER, Answers, FrameError, Frames, Orders, encode
 from elkapi.ledger.writer import Entry
@@ -172,7 +172,9 @@ class RemoteLedger(Ledger):
 
 def _again(entry: Entry) -> Entry:
     order, waiter = entry
-    if type(order) is not Hold or waiter is None or not waiter.done():
+    if type(order) is not Hold:
+        return tried_again(entry)
+    if waiter is None or not waiter.done():
         return entry
     claim = order.claim
     forgotten = None

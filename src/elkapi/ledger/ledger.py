@@ -16,7 +16,7 @@ import msgspec
 from elkapi.clock import SYSTEM_CLOCK, Clock
 from elkapi.errors import Conflict, InsufficientQuota, Unavailable
 from elkapi.ledger.accounts import ensure_system_accounts
-from elkapi.ledger.books import FAILED, Books, Outcome
+from elkapi.ledger.books import FAILED, Books, Outcome, flagged
 from elkapi.ledger.checkpoint import Checkpointer
 from elkapi.ledger.idempotency import ReplyWaits, open_reply, seal_reply
 from elkapi.ledger.orders import (
@@ -330,6 +330,7 @@ class ThreadLedger(Ledger):
             beat=Beat(owner, role, clock.now_ns()),
             tick=Recoverer(database, settings, clock).tick,
             abandoned=_is_done,
+            again=tried_again,
         )
         # With a flush per commit, or a server to ask, a transaction would keep the loop waiting.
         self._inline = database.dialect == "sqlite" and settings.sqlite_synchronous.upper() == "NORMAL"
@@ -363,6 +364,22 @@ class ThreadLedger(Ledger):
             self.writer.submit(entries)
         else:
             self._deliver(entries, outcomes)
+
+
+def tried_again(entry: Entry) -> Entry:
+    """A settlement as it is tried again: free, at the operator's loss, once its caller was told that the call failed.
+
+    With an idempotency key it stays as it is: the caller asks again and gets the answer that is kept. One that was
+    committed while its outcome got lost on the way back stays charged too.
+    """
+    order, waiter = entry
+    if type(order) is not Settle or order.claim is not None or not order.charge_nano:
+        return entry
+    if waiter is None or not waiter.done() or waiter.cancelled() or waiter.result() is not _TIMED_OUT:
+        return entry
+    loss = order.loss_nano + order.charge_nano
+    row = flagged(order.row, 0, loss, "settled_late")
+    return msgspec.structs.replace(order, charge_nano=0, loss_nano=loss, row=row), waiter
 
 
 def _is_done(waiter: Any) -> bool:

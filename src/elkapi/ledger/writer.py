@@ -66,7 +66,8 @@ class Writer:
     """Takes entries from one event loop; `deliver(entries, outcomes)` is called on that loop, once per transaction.
 
     A hold that cannot be written is refused as unavailable; a settlement or a heartbeat is kept and tried again, since
-    giving up on it would leave money held. `abandoned(waiter)` lets a hold nobody waits for any more be skipped.
+    giving up on it would leave money held. `abandoned(waiter)` lets a hold nobody waits for any more be skipped;
+    `again(entry)` is what is written of an entry that has to be tried again.
     """
 
     def __init__(
@@ -78,6 +79,7 @@ class Writer:
         beat: Beat | None = None,
         tick: Callable[[], None] | None = None,
         abandoned: Callable[[Any], bool] = lambda waiter: False,
+        again: Callable[[Entry], Entry] = lambda entry: entry,
     ) -> None:
         self._open_books = open_books
         self._deliver = deliver
@@ -85,6 +87,7 @@ class Writer:
         self._beat = beat
         self._tick = tick
         self._abandoned = abandoned
+        self._again = again
         self._queue: SimpleQueue[Sequence[Entry] | None] = SimpleQueue()
         self._thread: threading.Thread | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -180,7 +183,7 @@ class Writer:
         """One round; False when asked to stop."""
         entries, goes_on = self._gather()
         if self._owed:
-            entries, self._owed = self._owed + entries, []
+            entries, self._owed = [*map(self._again, self._owed), *entries], []
         for start in range(0, len(entries), self._limits.batch_max):
             with self.lock:
                 self._write(entries[start : start + self._limits.batch_max])
@@ -282,7 +285,7 @@ class Writer:
         deadline_s = time.monotonic() + self._limits.drain_s
         while self._owed and time.monotonic() < deadline_s:
             time.sleep(self._retry_s)
-            owed, self._owed = self._owed, []
+            owed, self._owed = [*map(self._again, self._owed)], []
             with self.lock:
                 self._write(owed)
         if self._owed:

@@ -1,4 +1,4 @@
-"""A caller who leaves while its hold is being made must leave nothing held, at whatever moment that happens."""
+"""Callers who leave at an awkward moment, or are told to try again: nothing stays held, nothing is charged unseen."""
 
 from __future__ import annotations
 
@@ -6,16 +6,18 @@ import asyncio
 from collections.abc import AsyncIterator
 from pathlib import Path
 
+import msgspec
 import pytest
 
-from elkapi.ledger.ledger import Ledger
-from elkapi.ledger.orders import Hold, Order, Refusal, Settle
+from elkapi.ledger.ledger import _TIMED_OUT, Ledger, tried_again
+from elkapi.ledger.orders import ClaimResult, Hold, Order, Refusal, Settle, UsageRow
 from elkapi.ledger.writer import Entry
 from elkapi.settings import Settings
 from elkapi.storage.db import Database
 from elkapi.storage.migrations import migrate
 from elkapi.storage.secrets import Sealer
-from elkapi.testing.ledger import an_order
+from elkapi.testing.ledger import a_record, an_order
+from elkapi.types import RequestRecord
 
 
 class ScriptedLedger(Ledger):
@@ -90,3 +92,30 @@ async def test_a_hold_refused_as_its_caller_leaves_needs_nothing_more(ledger: Sc
     await asyncio.sleep(0)
     await asyncio.sleep(0)
     assert len(ledger.sent) == 1
+
+
+def settled(waiter: asyncio.Future[Refusal | None] | None, *, claim: ClaimResult | None = None) -> Settle:
+    """What a settlement of 60 nano becomes when it is tried again."""
+    order = an_order(1, nano=100)
+    record = a_record(order, 60)
+    row = UsageRow(1, 1, "m", 200, 1, msgspec.json.encode(record))
+    again, _ = tried_again((Settle(order.request_id, True, 60, 0, row, claim), waiter))
+    assert isinstance(again, Settle)
+    return again
+
+
+async def test_a_settlement_tried_again_is_free_only_once_its_caller_was_told_that_it_failed() -> None:
+    waiter: asyncio.Future[Refusal | None] = asyncio.get_running_loop().create_future()
+    assert settled(waiter).charge_nano == 60
+    assert settled(None).charge_nano == 60
+    left: asyncio.Future[Refusal | None] = asyncio.get_running_loop().create_future()
+    left.cancel()  # A caller who left after the whole answer was there has been served.
+    assert settled(left).charge_nano == 60
+    waiter.set_result(_TIMED_OUT)
+    late = settled(waiter)
+    assert (late.held, late.charge_nano, late.loss_nano) == (True, 0, 60)
+    assert late.row is not None
+    record = msgspec.json.decode(late.row.record, type=RequestRecord)
+    assert (record.charge_nano, record.loss_nano, record.flags) == (0, 60, ("settled_late",))
+    # With an idempotency key the caller gets the kept answer by asking again.
+    assert settled(waiter, claim=ClaimResult(1, "op", "k", "done", b"sealed")).charge_nano == 60
