@@ -29,6 +29,7 @@ BACKLOG = 2048
 TICK_S = 0.1
 RESTART_FIRST_S = 0.05
 RESTART_MAX_S = 5.0
+RESTART_DOUBLINGS_MAX = 10
 STEADY_AFTER_S = 10.0
 STOP_GRACE_S = 5.0
 READY_WAIT_S = 60.0
@@ -127,9 +128,19 @@ class Supervisor:
             fds = (self._socket.fileno(), ready_write)
             arguments += [str(fd) for fd in fds]
             child.ready_fd = ready_read
-        child.process = subprocess.Popen(arguments, env=environment, pass_fds=fds, stdin=subprocess.DEVNULL)
-        if fds:
-            os.close(fds[1])
+        try:
+            # A group of its own: Ctrl-C in a terminal reaches the supervisor alone, which then stops all in order.
+            child.process = subprocess.Popen(
+                arguments, env=environment, pass_fds=fds, stdin=subprocess.DEVNULL, process_group=0
+            )
+        except OSError as error:
+            # No process or no memory to be had right now is no reason to stop those that run.
+            _say(f"{child.role} cannot be started: {error}")
+            _retry_later(child)
+            return
+        finally:
+            if fds:
+                os.close(fds[1])
         child.owner = order.owner
         child.ready = False
         child.started_s = time.monotonic()
@@ -146,9 +157,7 @@ class Supervisor:
                 _say(f"{child.role} {child.process.pid} ended with status {child.process.returncode}; restarting it")
                 forget_process(self._settings.data_path / "metrics", child.process.pid)
                 child.process = None
-                child.restart_at_s = now_s + min(RESTART_FIRST_S * 2**child.failures, RESTART_MAX_S)
-                child.failures += 1
-                _close(child)
+                _retry_later(child)
             elif now_s >= child.restart_at_s:
                 # A worker's successor settles what its predecessor left, at once instead of after the heartbeat.
                 self._start(child, predecessor=child.owner)
@@ -265,6 +274,8 @@ def listen(host: str, port: int) -> socket.socket:
 def answers(path: str) -> bool:
     """Whether a role's unix socket accepts connections."""
     with socket.socket(socket.AF_UNIX) as probe:
+        # A role that listens and does not accept must not make its supervisor wait in the queue.
+        probe.setblocking(False)
         try:
             probe.connect(path)
         except OSError:
@@ -275,6 +286,14 @@ def answers(path: str) -> bool:
 def _end(child: Child, signum: signal.Signals) -> None:
     if child.process is not None and child.process.poll() is None:
         child.process.send_signal(signum)
+
+
+def _retry_later(child: Child) -> None:
+    child.restart_at_s = time.monotonic() + min(
+        RESTART_FIRST_S * 2 ** min(child.failures, RESTART_DOUBLINGS_MAX), RESTART_MAX_S
+    )
+    child.failures += 1
+    _close(child)
 
 
 def _close(child: Child) -> None:

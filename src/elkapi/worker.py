@@ -70,7 +70,7 @@ async def _serve(order: WorkerOrder, listening: socket.socket, ready_fd: int | N
         models = ModelsWatch(order)
         front = Front(plane, models.reason)
         server = Server(front, rejected, order.settings)
-        await models.wait()
+        await models.wait(stop)
         await server.start(listening)
         plane.log.write("worker_ready", version=plane.snapshots.current.version)
         folding = loop.create_task(_fold(plane, server))
@@ -164,9 +164,11 @@ class ModelsWatch:
         """Why `/readyz` says no, or None."""
         return None if self._up else "the model process is starting"
 
-    async def wait(self) -> None:
-        """Return when it is up, or after half a minute: upstream channels work without it."""
+    async def wait(self, stop: asyncio.Event) -> None:
+        """Return when it is up, when told to stop, or after half a minute: upstream channels work without it."""
         for _ in range(self.POLLS_MAX):
+            if stop.is_set():
+                return
             if self._up or _connects(self._path):
                 self._up = True
                 return
@@ -176,6 +178,7 @@ class ModelsWatch:
 
 def _connects(path: str) -> bool:
     with socket.socket(socket.AF_UNIX) as probe:
+        probe.setblocking(False)
         try:
             probe.connect(path)
         except OSError:

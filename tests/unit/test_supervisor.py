@@ -1,0 +1,96 @@
+"""The supervisor's own decisions: when a child is started again, and what it shares with its children."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from elkapi import supervisor
+from elkapi.roles import WorkerOrder
+from elkapi.settings import Settings
+from elkapi.supervisor import RESTART_MAX_S, Supervisor, answers
+from elkapi.worker import ModelsWatch
+
+
+class Ended:
+    """A child's process as the supervisor finds it: gone."""
+
+    pid = 0
+    returncode = 78
+
+    def poll(self) -> int:
+        return 78
+
+
+@pytest.fixture
+def supervising(tmp_path: Path) -> Any:
+    made = Supervisor(Settings(data_dir=str(tmp_path), port=0), ("models",), (), (), lambda: None)
+    yield made
+    made._socket.close()
+    for child in (*made._helpers, *made._workers):
+        if child.ready_fd is not None:
+            os.close(child.ready_fd)
+    os.close(made._wake_read)
+    os.close(made._wake_write)
+
+
+def test_a_child_that_fails_for_hours_does_not_end_the_supervisor(
+    supervising: Supervisor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(supervisor.time, "monotonic", lambda: 1000.0)
+    child = supervising._helpers[0]
+    child.failures = 5000
+    child.process = Ended()  # type: ignore[assignment]
+    supervising._workers.clear()
+    supervising._look_after()
+    assert child.restart_at_s == 1000.0 + RESTART_MAX_S
+    assert child.failures == 5001
+
+
+def test_a_machine_out_of_processes_does_not_end_the_supervisor_nor_lose_descriptors(
+    supervising: Supervisor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise BlockingIOError(11, "Resource temporarily unavailable")
+
+    monkeypatch.setattr(subprocess, "Popen", refuse)
+    monkeypatch.setattr(supervisor.time, "monotonic", lambda: 1000.0)
+    worker = supervising._workers[0]
+    before = len(list(Path("/proc/self/fd").iterdir()))
+    supervising._start(worker)
+    assert len(list(Path("/proc/self/fd").iterdir())) == before
+    assert worker.process is None
+    assert worker.restart_at_s > 1000.0
+
+
+def test_children_are_out_of_reach_of_the_terminals_ctrl_c(
+    supervising: Supervisor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    started: dict[str, Any] = {}
+    monkeypatch.setattr(subprocess, "Popen", lambda *_, **given: started.update(given))
+    supervising._start(supervising._helpers[0])
+    assert started["process_group"] == 0
+    assert started["pass_fds"] == ()
+
+
+def test_a_role_that_listens_and_does_not_accept_is_not_waited_for(tmp_path: Path) -> None:
+    path = str(tmp_path / "s.sock")
+    with socket.socket(socket.AF_UNIX) as listening:
+        listening.bind(path)
+        listening.listen(0)
+        # The first ones fit the queue; the rest would wait for ever in a blocking connect.
+        assert [answers(path) for _ in range(4)][-1] is False
+
+
+async def test_a_worker_that_is_told_to_stop_does_not_wait_for_the_models(tmp_path: Path) -> None:
+    stop = asyncio.Event()
+    stop.set()
+    watch = ModelsWatch(WorkerOrder(settings=Settings(data_dir=str(tmp_path)), wait_for_models=True))
+    await asyncio.wait_for(watch.wait(stop), 1)
+    assert watch.reason() is not None
