@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -33,6 +34,14 @@ def test_the_armed_point_kills_at_its_count(crash_at: str, reached: str) -> None
     assert (done.returncode, done.stdout) == (-signal.SIGKILL, reached)
 
 
+def test_an_order_in_a_file_is_carried_out_by_the_first_process_alone(tmp_path: Path) -> None:
+    order = tmp_path / "order"
+    assert run(f"@{order}").returncode == 0
+    order.write_text("ledger.before_commit:2", "ascii")
+    assert [run(f"@{order}").returncode for _ in range(2)] == [-signal.SIGKILL, 0]
+    assert not order.exists()
+
+
 def test_unarmed_points_do_nothing() -> None:
     for crash_at in (None, "", "ledger.settle.after"):
         assert run(crash_at).returncode == 0
@@ -43,14 +52,13 @@ def test_a_point_that_does_not_exist_is_an_error(wrong: str) -> None:
     assert "CrashPointError" in run(wrong).stderr
 
 
-def test_every_point_of_the_ledger_is_reached_by_the_code_and_named() -> None:
-    from pathlib import Path
-
+def test_every_point_is_reached_by_the_code_and_named() -> None:
     source = Path(crash.__file__).parents[1]
     used = {
         line.partition('point("')[2].partition('"')[0]
-        for path in (source / "ledger").glob("*.py")
+        for room in ("ledger", "relay")
+        for path in (source / room).glob("*.py")
         for line in path.read_text("utf-8").splitlines()
         if 'point("' in line
     }
-    assert used == {name for name in crash.NAMES if name.startswith("ledger.")}
+    assert used == set(crash.NAMES)
