@@ -83,4 +83,8 @@ class Log:
 
     def _line(self, at_ns: int, level: str, event: str, fields: Fields | Callable[[], Fields]) -> bytes:
         head: Fields = {"time_ns": at_ns, "level": level, "role": self._role, "pid": self._pid, "event": event}
-        return msgspec.json.encode(head | (fields if isinstance(fields, dict) else fields())) + b"\n"
+        try:
+            return msgspec.json.encode(head | (fields if isinstance(fields, dict) else fields())) + b"\n"
+        except Exception as error:
+            # One line that cannot be written must not end the thread, and with it every later line.
+            return msgspec.json.encode(head | {"unwritable": ascii(error)}) + b"\n"
