@@ -11,6 +11,7 @@ from elkapi.errors import GatewayError, UpstreamRejected
 from elkapi.types import Attempt
 
 MESSAGE_CHARS_MAX = 1000
+LOOKED_AT_CHARS_MAX = 4000
 _SECRETS = re.compile(
     r"""(?ix)
     (?: https?://[^\s)\]>"']+ )                           # addresses
@@ -51,9 +52,9 @@ def rejected(status: int, body: bytes, attempt: Attempt, client_model: str) -> G
         view = _Body()
     error = view.error if isinstance(view.error, _Error) else _Error(message=view.error or view.message)
     message = redact(error.message or f"The request was refused (status {status}).", attempt, client_model)
-    code = str(error.code) if error.code is not None and _WORD.fullmatch(str(error.code)) else None
-    kind = error.type if error.type and _WORD.fullmatch(error.type) else "invalid_request_error"
-    param = error.param if error.param and _WORD.fullmatch(error.param) else None
+    code = _word(None if error.code is None else str(error.code), attempt, client_model)
+    kind = _word(error.type, attempt, client_model) or "invalid_request_error"
+    param = _word(error.param, attempt, client_model)
     return UpstreamRejected(message, status=status, code=code, type_=kind, param=param)
 
 
@@ -61,9 +62,21 @@ def redact(message: str, attempt: Attempt, client_model: str) -> str:
     """The message with the upstream's identity, secrets and account texts taken out."""
     if _ACCOUNT.search(message):
         return "The request was refused by the service behind this model."
-    text = message[:MESSAGE_CHARS_MAX]
+    return _without_identity(message, attempt, client_model)[:MESSAGE_CHARS_MAX]
+
+
+def _word(text: str | None, attempt: Attempt, client_model: str) -> str | None:
+    """A machine-readable member as it came, or None when it is no word or holds what a message may not."""
+    if not text or not _WORD.fullmatch(text) or _without_identity(text, attempt, client_model) != text:
+        return None
+    return text
+
+
+def _without_identity(text: str, attempt: Attempt, client_model: str) -> str:
     if attempt.key.secret:
+        # Before anything is cut: the first half of a secret would not be known for one.
         text = text.replace(attempt.key.secret, "***")
+    text = text[:LOOKED_AT_CHARS_MAX]
     if host := urlsplit(attempt.channel.base_url).hostname:
         # A host inside somebody's network needs no dot, so the patterns would not know it for one.
         text = re.sub(rf"(?i)(?<![\w.-]){re.escape(host)}(?![\w-])(?::\d+)?", "***", text)

@@ -90,6 +90,19 @@ def test_the_host_is_not_cut_out_of_longer_words() -> None:
     assert redact(message, attempt(), "my-model") == message
 
 
+@pytest.mark.parametrize("padding", range(MESSAGE_CHARS_MAX - len(SECRET), MESSAGE_CHARS_MAX, 7))
+def test_a_secret_at_the_cut_is_not_shown_in_half(padding: int) -> None:
+    shown = redact("x" * padding + SECRET, attempt(), "my-model")
+    assert SECRET[:4] not in shown
+
+
+@pytest.mark.parametrize("secret", [SECRET, "sk-proj-abcdEFGH1234567890", "org-AbCdEf0123456789", "api.openai.com"])
+def test_a_code_type_or_param_that_names_the_upstream_is_dropped(secret: str) -> None:
+    body = msgspec.json.encode({"error": {"message": "bad", "type": secret, "param": secret, "code": secret}})
+    error = rejected(422, body, attempt(), "my-model")
+    assert (error.param, error.code, error.type) == (None, "upstream_rejected", "invalid_request_error")
+
+
 def test_a_long_message_is_cut() -> None:
     assert len(redact("x" * 5_000, attempt(), "my-model")) == MESSAGE_CHARS_MAX
 
