@@ -7,7 +7,11 @@ handler. Why not uvicorn: docs/adr/0005-http-edge.md (half the CPU a request).
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import email.utils
+import fcntl
+import sys
+import termios
 import time
 from collections import deque
 from collections.abc import Awaitable, Callable
@@ -27,6 +31,9 @@ Rejected = Callable[[GatewayError, bytes], tuple[int, Headers, bytes]]
 BODY_BYTES_PER_S_MIN = 65_536
 SWEEP_EVERY_S = 0.5
 LINGER_S = 2.0
+# A client that takes no byte of its answer for this long is gone, whatever its connection says: it would keep the
+# answer's memory, and the hold of a call whose answer is still coming, for as long as it likes.
+WRITE_STALL_S = 60.0
 UPGRADES_PER_READ_MAX = 4
 # A client may be sending its next request while its idle connection is closed, and would have to guess whether it was
 # carried out. So a draining server lets idle connections ask once more; the answer tells them that it was the last one.
@@ -86,6 +93,8 @@ class Server:
         now_s = time.monotonic()
         for connection in [c for c in self.connections if c.deadline_s < now_s]:
             connection.overdue()
+        for connection in [c for c in self.connections if c.unsent_until_s < now_s]:
+            connection.check_writing()
         self._sweep = asyncio.get_running_loop().call_later(SWEEP_EVERY_S, self._tick)
 
 
@@ -107,6 +116,8 @@ class Connection(asyncio.Protocol):
         self.url = b""
         self.headers: list[tuple[bytes, bytes]] = []
         self.writable: asyncio.Future[None] | None = None
+        self.unsent_bytes = 0
+        self.unsent_until_s = float("inf")
         self.closing = False
         self.upgrading = False
 
@@ -163,11 +174,36 @@ class Connection(asyncio.Protocol):
 
     def pause_writing(self) -> None:
         self.writable = self.loop.create_future()
+        self._watch_writing()
 
     def resume_writing(self) -> None:
+        self.unsent_until_s = float("inf")
         if self.writable and not self.writable.done():
             self.writable.set_result(None)
         self.writable = None
+
+    def _watch_writing(self) -> None:
+        self.unsent_bytes = self._unsent()
+        self.unsent_until_s = time.monotonic() + WRITE_STALL_S
+
+    def check_writing(self) -> None:
+        """WRITE_STALL_S have passed over unsent bytes: a client that took none of them since is given up."""
+        if self._unsent() < self.unsent_bytes:
+            self._watch_writing()
+        else:
+            self.transport.abort()
+
+    def _unsent(self) -> int:
+        """Bytes of answers that the client has not taken yet, those in the kernel's hands included."""
+        queued = bytearray(4)
+        with contextlib.suppress(OSError, ValueError):  # Closed meanwhile, or a system that does not say.
+            fcntl.ioctl(self.transport.get_extra_info("socket").fileno(), termios.TIOCOUTQ, queued)
+        return self.transport.get_write_buffer_size() + int.from_bytes(queued, sys.byteorder)
+
+    def _close(self) -> None:
+        """Close once everything is sent; the transport itself would wait for that for ever."""
+        self.transport.close()
+        self._watch_writing()
 
     # Parser callbacks
 
@@ -251,7 +287,7 @@ class Connection(asyncio.Protocol):
         if self.closing:
             return
         if (exchange and exchange.close_after) or self.server.draining:
-            self.transport.close()
+            self._close()
         elif self.waiting:
             following = self.waiting.popleft()
             if not following.body_complete:
@@ -274,7 +310,7 @@ class Connection(asyncio.Protocol):
         elif self.incoming is None and self.current is None and self.header_bytes:
             self._refuse(RequestTimeout("The request head did not arrive in time."))
         else:
-            self.transport.close()
+            self._close()
 
     def abort(self) -> None:
         self.transport.abort()
@@ -290,6 +326,10 @@ class Connection(asyncio.Protocol):
             self.transport.pause_reading()
             return
         self.closing = True
+        if self.current:
+            # Its answer is out; a second one would be read as the answer to the next request.
+            self._close()
+            return
         status, headers, body = self.server.rejected(error, new_id())
         framing = b"content-length: %d\r\nconnection: close\r\n" % len(body)
         self.transport.write(_head(status, headers, self.server.date, framing) + body)

@@ -8,7 +8,9 @@ import socket
 from collections.abc import AsyncIterator, Awaitable, Callable
 
 import msgspec
+import pytest
 
+from elkapi.edge import server as edge
 from elkapi.edge.render import rejected
 from elkapi.edge.server import Server
 from elkapi.errors import GatewayError
@@ -326,3 +328,87 @@ async def test_http_1_0_gets_no_chunks_and_the_end_of_the_connection() -> None:
         assert (await talk(port, b"GET / HTTP/1.1\r\n\r\n")).endswith(b"4\r\none \r\n3\r\ntwo\r\n0\r\n\r\n")
     async with running() as (_, port):
         assert b"connection: close" in await talk(port, b"GET / HTTP/1.0\r\nConnection: keep-alive\r\n\r\n")
+
+
+async def never_reading(port: int, request: bytes, receive_bytes: int = 4096) -> socket.socket:
+    """A client that asks and takes no byte of the answer by itself."""
+    client = socket.socket()
+    client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_bytes)
+    client.setblocking(False)
+    loop = asyncio.get_running_loop()
+    await loop.sock_connect(client, ("127.0.0.1", port))
+    await loop.sock_sendall(client, request)
+    return client
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    async with asyncio.timeout(5):
+        while not condition():
+            await asyncio.sleep(0.005)
+
+
+@pytest.mark.parametrize("keeps_alive", [True, False])
+async def test_a_client_that_never_reads_its_answer_is_given_up(
+    keeps_alive: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(edge, "WRITE_STALL_S", 0.05)
+    monkeypatch.setattr(edge, "SWEEP_EVERY_S", 0.01)
+
+    async def large(call: Call) -> None:
+        call.reply.send(200, [], b"x" * 16_000_000)
+
+    head = b"GET / HTTP/1.1\r\nHost: a\r\n" + (b"" if keeps_alive else b"Connection: close\r\n") + b"\r\n"
+    async with running(large) as (server, port):
+        client = await never_reading(port, head)
+        await until(lambda: bool(server.connections))
+        await until(lambda: not server.connections)
+        client.close()
+
+
+async def test_a_call_whose_client_stops_reading_midway_is_ended(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(edge, "WRITE_STALL_S", 0.05)
+    monkeypatch.setattr(edge, "SWEEP_EVERY_S", 0.01)
+    ended: list[type[BaseException]] = []
+
+    async def endless(call: Call) -> None:
+        call.reply.start(200, [])
+        try:
+            while True:
+                await call.reply.write(b"x" * 1_000_000)
+        except BaseException as error:
+            ended.append(type(error))
+            raise
+
+    async with running(endless) as (server, port):
+        client = await never_reading(port, b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")
+        await until(lambda: bool(ended))
+        assert not server.connections
+        client.close()
+
+
+async def test_a_slow_reader_that_goes_on_reading_gets_everything(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(edge, "WRITE_STALL_S", 0.2)
+    monkeypatch.setattr(edge, "SWEEP_EVERY_S", 0.01)
+
+    async def large(call: Call) -> None:
+        call.reply.send(200, [], b"x" * 8_000_000)
+
+    async with running(large) as (_, port):
+        client = await never_reading(port, b"GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n", 262_144)
+        loop, received = asyncio.get_running_loop(), 0
+        while chunk := await loop.sock_recv(client, 400_000):
+            received += len(chunk)
+            await asyncio.sleep(0.01)
+        client.close()
+    assert received > 8_000_000
+
+
+async def test_a_body_that_breaks_after_its_answer_gets_no_second_answer() -> None:
+    async def hasty(call: Call) -> None:
+        call.reply.send(401, [], b"no")
+
+    async with running(hasty) as (_, port):
+        reply = await talk(
+            port, b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n", b"zz\r\n"
+        )
+    assert reply.count(b"HTTP/1.1 ") == 1
