@@ -43,14 +43,20 @@ def string_member(body: bytes, name: str) -> Span | None:
     return found
 
 
-def check_named_once(body: bytes, name: str) -> None:
-    """Raises BadRequest as `string_member` does, at a fraction of its cost; the body must have the member.
+def check_named_once(body: bytes, *names: str) -> None:
+    """Raises BadRequest as `string_member` does, at a fraction of its cost; the body must have the members.
 
     A letter of a name can be hidden in one way only, as a \\u escape, so other backslashes (line breaks) are no reason
     to scan: the one plain spelling is the member, and a second member would be a second plain spelling.
     """
-    if body.count(b'"' + name.encode() + b'"') != 1 or b"\\u" in body:
-        string_member(body, name)
+    # One byte is looked for fifty times faster than two, and most bodies hold no backslash at all.
+    escaped = b"\\" in body and b"\\u" in body
+    for name in names:
+        quoted = b'"' + name.encode() + b'"'
+        first = body.find(quoted)
+        # From both ends: half of what counting costs.
+        if escaped or first < 0 or body.rfind(quoted) != first:
+            string_member(body, name)
 
 
 def _value_span(body: bytes, key_end: int) -> Span | None:

@@ -50,7 +50,10 @@ class Facts(msgspec.Struct, frozen=True):
 
 
 class Operation(msgspec.Struct, frozen=True):
-    """One served route. `upstream` is the path below an OpenAI-type base URL; `read` raises errors.BadRequest."""
+    """One served route. `upstream` is the path below an OpenAI-type base URL; `read` raises errors.BadRequest.
+
+    `named_once` are the members, beside the model, that a body has and that decide what it costs.
+    """
 
     id: str
     method: str
@@ -61,6 +64,7 @@ class Operation(msgspec.Struct, frozen=True):
     aliases: tuple[str, ...] = ()
     body: Body = Body.NONE
     model: ModelSource = ModelSource("none")
+    named_once: tuple[str, ...] = ()
     upstream: str = ""
     unit: str = "free"
     read: Callable[[bytes], Facts] | None = None

@@ -29,12 +29,12 @@ async def read(call: Call, match: Match) -> Request:
         raise TypeError(f"{operation.id} is relayed but has no reader")
     facts = operation.read(body)
     model = facts.model
-    if model is not None:
-        # Looks for a second `model`, which would let the gateway price one and the upstream serve the other.
-        check_named_once(body, operation.model.name)
-    elif (model := match.params.get(operation.model.name)) is not None:
+    # A second `model` or `input` would let the gateway price one and the upstream serve the other.
+    once = operation.named_once
+    check_named_once(body, *(once if model is None else (operation.model.name, *once)))
+    if model is None and (model := match.params.get(operation.model.name)) is not None:
         body = with_string(body, operation.model.name, model)
-    else:
+    if model is None:
         raise BadRequest("`model` is missing.", param=operation.model.name)
     return Request(operation, model, body, facts)
 

@@ -100,3 +100,21 @@ def test_overrides_set_default_and_remove_and_leave_values_raw() -> None:
     changed = with_overrides(body, {"b": raw(b'"new"')}, {"a": raw(b"9"), "d": raw(b"true")}, ("c",))
     assert changed == b'{"a":1.50,"b":"new","d":true}'
     assert with_overrides(body, {}, {}, ()) is body
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b'{"model":"a","input":"x","input":"y"}',
+        b'{"input":"x","model":"a","inpu\\u0074":["y"]}',
+        b'{"input":"x","model":"a","deep":{"input":1},"input":[1]}',
+    ],
+)
+def test_a_second_member_beside_the_model_is_found_too(body: bytes) -> None:
+    with pytest.raises(BadRequest) as caught:
+        check_named_once(body, "model", "input")
+    assert (caught.value.code, caught.value.param) == ("duplicate_field", "input")
+
+
+def test_texts_and_nested_members_are_no_second_input() -> None:
+    check_named_once(b'{"model":"a","input":["input","say \\"input\\""],"deep":{"input":1}}', "model", "input")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from itertools import product
 from typing import Annotated, Literal
 
 import msgspec
@@ -26,7 +27,19 @@ class EmbeddingsView(msgspec.Struct):
     user: str | None = None
 
 
-_view = msgspec.json.Decoder(EmbeddingsView)
+def _other_spellings(*names: str) -> set[str]:
+    spelled = {"".join(letters) for name in names for letters in product(*zip(name, name.upper(), strict=True))}
+    return spelled - set(names)
+
+
+# Upstreams written in Go take `Model` for `model`, so they could serve another model than the one that is priced. As
+# fields that no value fits, such spellings are found by the one decoding that happens anyway.
+_Never = Annotated[str, msgspec.Meta(min_length=1, max_length=0)]
+_OTHER_SPELLINGS = _other_spellings("model", "input")
+_Strict = msgspec.defstruct(
+    "EmbeddingsView", [(name, _Never, "") for name in sorted(_OTHER_SPELLINGS)], bases=(EmbeddingsView,)
+)
+_view: msgspec.json.Decoder[EmbeddingsView] = msgspec.json.Decoder(_Strict)
 _PATH = re.compile(r"at `\$\.?([^`\[]*)")
 
 
@@ -55,6 +68,8 @@ def decode_view(decoder: msgspec.json.Decoder[EmbeddingsView], body: bytes) -> E
         missing = re.search(r"missing required field `(\w+)`", text)
         named = missing or _PATH.search(text)
         param = named.group(1) if named and named.group(1) else None
+        if param in _OTHER_SPELLINGS:
+            text = f"write `{param.lower()}` in small letters"
         raise BadRequest(f"Invalid body: {text}.", param=param) from None
     except msgspec.DecodeError as error:
         raise BadRequest(f"The body is not valid JSON: {error}.", code="bad_request_body") from None
@@ -111,6 +126,7 @@ FAMILY = Family(
             role=Role.RELAY,
             body=Body.JSON,
             model=ModelSource("body"),
+            named_once=("input",),
             upstream="/v1/embeddings",
             unit="token",
             read=read_embeddings,
@@ -123,6 +139,7 @@ FAMILY = Family(
             role=Role.RELAY,
             body=Body.JSON,
             model=ModelSource("body_or_path"),
+            named_once=("input",),
             upstream="/v1/embeddings",
             unit="token",
             read=read_embeddings,
