@@ -9,8 +9,10 @@ from __future__ import annotations
 import asyncio
 import zlib
 from collections import deque
+from traceback import format_exception
 
 from elkapi.errors import GatewayError, NoChannel, RateLimited, UpstreamError, UpstreamTimeout
+from elkapi.ids import request_id_text
 from elkapi.pricing.meter import TAIL_BYTES, looks_like_json_object, read_usage, with_client_model
 from elkapi.relay.call import Call, ClientGone
 from elkapi.relay.outcome import Outcome
@@ -30,6 +32,7 @@ from elkapi.upstream import (
 )
 
 ERROR_BODY_BYTES_MAX = 64 * 1024
+OWN_FAULT = "The gateway failed to handle this request."
 _TIMEOUTS = frozenset(kind.code for kind in (HeaderTimeout, FirstByteTimeout, IdleTimeout, TotalTimeout))
 
 
@@ -77,6 +80,14 @@ async def relay(plane: DataPlane, attempts: tuple[Attempt, ...], request: Reques
             # Cancelled by the edge because the connection closed; the record says what may have been billed.
             one.time()
             raise Left(tuple(tries), attempt.channel, one.started) from None
+        except Exception as fault:
+            # A fault of ours forgets neither what was sent before it nor that this attempt may be billed too.
+            one.note(Verdict("fail", "internal_error", "unknown" if one.sent else "none"))
+            plane.log.write(
+                "unexpected", "error", request_id=request_id_text(call.id), trace="".join(format_exception(fault))
+            )
+            error = fault if isinstance(fault, GatewayError) else GatewayError(OWN_FAULT)
+            raise Failed(error, tuple(tries)) from fault
         else:
             if isinstance(outcome, Outcome):
                 outcome.attempts = tuple(tries)
@@ -97,14 +108,14 @@ async def relay(plane: DataPlane, attempts: tuple[Attempt, ...], request: Reques
 
 
 class Try:
-    """One attempt under way; `started` is true once bytes of its answer went to the caller."""
+    """One attempt under way: `sent` once the upstream may have seen it, `started` once the caller has bytes of it."""
 
     def __init__(self, plane: DataPlane, attempt: Attempt, request: Request, call: Call) -> None:
         self.plane = plane
         self.attempt = attempt
         self.request = request
         self.call = call
-        self.started = False
+        self.started = self.sent = False
         self.error: GatewayError | None = None
         self.begun_s = plane.clock.monotonic_s()
         self.reply: UpstreamReply | None = None
@@ -121,6 +132,7 @@ class Try:
     async def run(self) -> Outcome | Verdict:
         """An Outcome when the answer is accepted, else the verdict on it. Raises UpstreamFailure."""
         upstream_request = build(self.attempt, self.request, self.call, self.plane.settings)
+        self.sent = True
         self.reply = reply = await self.plane.client.send(upstream_request)
         status = self.attempt.channel.status_map.get(reply.status, reply.status)
         self.record.status = reply.status
