@@ -38,6 +38,8 @@ UPGRADES_PER_READ_MAX = 4
 # A client may be sending its next request while its idle connection is closed, and would have to guess whether it was
 # carried out. So a draining server lets idle connections ask once more; the answer tells them that it was the last one.
 DRAIN_IDLE_S = 1.0
+# What a call that a drain cut off gets to give its hold back.
+CUT_WAIT_S = 3.0
 
 _STATUS_LINES = {status.value: f"HTTP/1.1 {status.value} {status.phrase}\r\n".encode() for status in HTTPStatus}
 
@@ -81,8 +83,12 @@ class Server:
         while self.connections and time.monotonic() < deadline_s:  # noqa: ASYNC110 - once per shutdown
             await asyncio.sleep(0.02)
         cut = len(self.connections)
+        tasks = [c.current.task for c in self.connections if c.current and c.current.task]
         for connection in list(self.connections):
             connection.abort()
+        if tasks:
+            # Each learns of its end on the loop, and gives its hold back while there still is a ledger.
+            await asyncio.wait(tasks, timeout=CUT_WAIT_S)
         if self._sweep:
             self._sweep.cancel()
         return cut

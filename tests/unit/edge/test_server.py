@@ -412,3 +412,23 @@ async def test_a_body_that_breaks_after_its_answer_gets_no_second_answer() -> No
             port, b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n", b"zz\r\n"
         )
     assert reply.count(b"HTTP/1.1 ") == 1
+
+
+async def test_a_drain_waits_until_the_calls_it_cut_off_have_cleaned_up() -> None:
+    under_way, cleaned_up = asyncio.Event(), asyncio.Event()
+
+    async def lasting(call: Call) -> None:
+        try:
+            under_way.set()
+            await asyncio.sleep(60)
+        finally:
+            await asyncio.sleep(0.02)  # as giving back a hold takes
+            cleaned_up.set()
+
+    async with running(lasting) as (server, port):
+        _, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")
+        await under_way.wait()
+        assert await server.drain(0) == 1
+        assert cleaned_up.is_set()
+        writer.close()
