@@ -65,6 +65,9 @@ async def test_customers_never_see_channels_and_strangers_see_nothing(gate: Gate
     reply = await gate.ask(key, GOOD)
     request_id = reply.headers["x-request-id"]
     assert "very-secret-channel" not in str(await gate.account(request_id, key))
+    # Every key the command makes has the same owner; ids can be guessed, so they must keep nothing secret.
+    neighbour = await gate.http.get(f"/v1/requests/{request_id}", headers={"authorization": f"Bearer {stranger}"})
+    assert neighbour.status_code == 404
     with gate.database.write() as connection:
         from elkapi.storage.schema import keys, owners
 
