@@ -228,7 +228,9 @@ def _is_http_proxy(proxy_url: str) -> bool:
 
 
 def _translated(error: Exception, phase: str, *, sent: bool) -> UpstreamFailure:
-    detail = f"{type(error).__name__}: {error}"
+    # A reply error's own text quotes the address, and the proxy's holds its password.
+    said = f"{error.status} {error.message}" if isinstance(error, aiohttp.ClientResponseError) else error
+    detail = f"{type(error).__name__}: {said}"
     cause = error.__cause__ or error.__context__
     if isinstance(cause, UpstreamFailure):  # The guarded resolver's own verdict, wrapped by aiohttp.
         return cause

@@ -174,6 +174,20 @@ async def test_a_proxy_that_is_not_there_or_says_no_is_a_connect_failure(serve, 
         await client.send(ask(origin))
 
 
+async def test_a_proxys_password_is_in_no_failure(serve, client, ask):
+    async def asks_for_another(stream):
+        await stream.reader.readuntil(b"\r\n\r\n")
+        await stream.write(b"HTTP/1.1 407 Proxy Authentication Required\r\nContent-Length: 0\r\n\r\n")
+
+    proxy = await serve(asks_for_another)
+    proxy_url = f"http://operator:pass-word-1@127.0.0.1:{proxy.origin.port}"
+    origin = Origin.parse("https://localhost:1", allow_private=True, proxy_url=proxy_url)
+    with pytest.raises(ConnectFailed) as caught:
+        await client.send(ask(origin))
+    assert "407" in str(caught.value)
+    assert "pass-word-1" not in str(caught.value)
+
+
 async def test_a_cut_and_an_unreadable_reply_are_told_apart(serve, client, ask):
     target = await serve(answering(OK))
     cut = await serve(answering(b"HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\nshort", then=lambda _: asyncio.sleep(0)))
