@@ -22,9 +22,12 @@ class InferenceFailed(Exception):
 
 
 class Model(Protocol):
-    """What a lane needs of an engine: token sequences in, vectors of shape [len(batch), dimensions] out."""
+    """What a lane needs of an engine: token sequences in, vectors of shape [len(batch), dimensions] out.
 
-    def embed(self, batch: Sequence[Sequence[int]]) -> Vectors: ...
+    `wide` says that nothing else runs or waits, so the batch may use every thread.
+    """
+
+    def embed(self, batch: Sequence[Sequence[int]], wide: bool) -> Vectors: ...
 
 
 class _Waiter(Ticket):
@@ -48,6 +51,7 @@ class Lanes:
         self._batcher = Batcher(limits, lanes)
         self._changed = threading.Condition()
         self._closing = False
+        self._running = 0
         self._threads = [threading.Thread(target=self._work, name=f"lane-{n}", daemon=True) for n in range(lanes)]
         for thread in self._threads:
             thread.start()
@@ -77,24 +81,28 @@ class Lanes:
         for thread in self._threads:
             thread.join()
 
-    def _next(self) -> Batch | None:
+    def _next(self) -> tuple[Batch, bool] | None:
+        """The next batch and whether it is alone: nothing else is running and nothing is left waiting."""
         with self._changed:
             while not self._closing:
                 now_s = self._clock.monotonic_s()
                 if batch := self._batcher.take(now_s):
-                    return batch
+                    self._running += 1
+                    return batch, self._running == 1 and not self._batcher.items_queued
                 self._changed.wait(self._batcher.wait_s(now_s))
         return None
 
     def _work(self) -> None:
-        while batch := self._next():
+        while taken := self._next():
+            batch, alone = taken
             started_s = self._clock.monotonic_s()
             try:
-                vectors = self._model.embed([item.ids for item in batch.items])
+                vectors = self._model.embed([item.ids for item in batch.items], alone)
             except Exception:
                 # Whatever the model raised, only the requests in this batch fail, and the lane goes on.
                 log.exception("a batch of %d texts failed", len(batch.items))
                 with self._changed:
+                    self._running -= 1
                     failed = self._batcher.failed(batch)
                     self._changed.notify()
                 _wake(failed, ok=False)
@@ -103,6 +111,7 @@ class Lanes:
                 if isinstance(item.ticket, _Waiter):
                     item.ticket.vectors[item.place] = vector
             with self._changed:
+                self._running -= 1
                 finished = self._batcher.done(batch, self._clock.monotonic_s() - started_s)
             _wake(finished, ok=True)
 

@@ -254,7 +254,7 @@ def run(socket_path: str, threads: int = 0, models_dir: str = "") -> int:
     started_s = time.monotonic()
     logging.getLogger("uvicorn").setLevel(logging.WARNING)
     try:
-        engines, refused = load_engines(models_dir)
+        engines, refused = load_engines(models_dir, lane_count(threads))
     except ModelUnusable as error:
         engines, refused = {}, [error]
     for problem in refused:

@@ -10,6 +10,7 @@ import pytest
 
 from elkapi.local import engine as engine_module
 from elkapi.local.engine import Engine, embed_texts
+from elkapi.local.models import BUNDLED, locate
 
 TOLERANCE = 1e-5
 
@@ -76,3 +77,10 @@ def test_embed_texts_gives_lists_and_refuses_what_does_not_fit(
         embed_texts(["word " * 400])
     with pytest.raises(engine_module.ModelUnusable, match="no local model is called 'nope'"):
         embed_texts(["a"], model="nope")
+
+
+def test_a_wide_batch_gives_the_vectors_of_a_narrow_one(engine: Engine) -> None:
+    wide = Engine(locate(BUNDLED[0]), threads=2)
+    batch = engine.tokenize(["a short text", "a longer text " * 40, "x"])
+    assert float(abs(wide.embed(batch, wide=True) - engine.embed(batch)).max()) < 1e-6
+    assert float(abs(wide.embed(batch) - engine.embed(batch)).max()) == 0.0

@@ -169,7 +169,7 @@ class _Stalled:
         self.started = threading.Event()
         self.fail_beyond_tokens = 10_000
 
-    def embed(self, batch: Sequence[Sequence[int]]) -> Vectors:
+    def embed(self, batch: Sequence[Sequence[int]], wide: bool = False) -> Vectors:
         self.started.set()
         assert self.go.wait(30)
         if len(batch[0]) > self.fail_beyond_tokens:
