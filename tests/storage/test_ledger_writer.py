@@ -12,6 +12,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from elkapi.errors import Unavailable
 from elkapi.ledger import ThreadLedger, balance, check
 from elkapi.ledger import writer as writer_module
 from elkapi.ledger.checkpoint import Checkpointer
@@ -170,3 +171,46 @@ async def test_a_checkpoint_that_fails_is_tried_again(sqlite: Installation) -> N
     checkpointer.start()
     assert await asyncio.to_thread(made.wait, 10)
     await asyncio.to_thread(checkpointer.stop)
+
+
+class LosesAnAnswer:
+    """A cursor whose next COMMIT is carried out, and then the connection is gone."""
+
+    def __init__(self, cursor: sqlite3.Cursor) -> None:
+        self._cursor = cursor
+
+    def __getattr__(self, name: str) -> object:
+        return getattr(self._cursor, name)
+
+    def execute(self, text: str, *values: object) -> object:
+        result = self._cursor.execute(text, *values)  # type: ignore[arg-type]
+        if text == "COMMIT":
+            raise sqlite3.OperationalError("the answer got lost")
+        return result
+
+
+async def test_a_hold_whose_commit_was_not_answered_is_given_back(sqlite: Installation) -> None:
+    account = funded_account(sqlite.database, 10**6)
+    ledger = await opened(sqlite, sqlite_synchronous="FULL")  # so that the thread writes
+    await pairs(ledger, account, 1, 1)
+    books = ledger.writer._books
+    assert books is not None
+    books._cursor = LosesAnAnswer(books._cursor)
+    with pytest.raises(Unavailable):
+        await ledger.hold(an_order(account, nano=3))
+    await ledger.aclose()
+    with sqlite.database.read() as connection:
+        assert balance(connection, account).held_nano == 0
+
+
+async def test_giving_back_a_hold_that_was_never_made_changes_nothing(sqlite: Installation) -> None:
+    account = funded_account(sqlite.database, 10**6)
+    ledger = await opened(sqlite)
+    order = an_order(account, nano=3)
+    await ledger.void(order)
+    await ledger.void(order)
+    await pairs(ledger, account, 2, 2)
+    await ledger.aclose()
+    with sqlite.database.read() as connection:
+        assert balance(connection, account).held_nano == 0
+        assert check(connection).ok

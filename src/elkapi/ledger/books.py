@@ -91,6 +91,8 @@ class Books:
         self._counters: dict[tuple[int, ...], tuple[int, ...] | None] = {}
         self._evicted = b"\xff" * 16
         self._patient = True
+        # Whether the last transaction failed while it was being committed: it may stand all the same.
+        self.in_doubt = False
 
     def adopt(self, holds: Iterable[tuple[bytes, int, tuple[int, ...]]]) -> None:
         """Know holds made before this connection: (request id, nano, accounts)."""
@@ -136,11 +138,14 @@ class Books:
     def _transaction(self, work: Callable[[], list[Outcome]]) -> list[Outcome]:
         self._opened.clear()
         self._closed.clear()
+        self.in_doubt = False
         self._begin()
         try:
             outcomes = work()
             point("ledger.before_commit")
+            self.in_doubt = True
             self._cursor.execute("COMMIT")
+            self.in_doubt = False
         except BaseException:
             self._roll_back()
             raise

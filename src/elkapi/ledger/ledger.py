@@ -31,6 +31,7 @@ from elkapi.ledger.orders import (
     Refusal,
     Settle,
     UsageRow,
+    given_back,
 )
 from elkapi.ledger.postgres import Session
 from elkapi.ledger.recovery import Recoverer, mark_dead, open_holds
@@ -245,12 +246,8 @@ class Ledger(ABC):
 
     def _give_back(self, hold: Hold) -> None:
         """A hold was made for a caller who no longer waits."""
-        claim = hold.claim
-        forgotten = None
-        if claim is not None:
-            forgotten = ClaimResult(claim.key_id, claim.operation, claim.idempotency_key, "forget")
         if not self._closed:
-            self._collect(Settle(hold.request_id, hold.nano > 0, 0, 0, None, forgotten), None)
+            self._collect(given_back(hold), None)
 
     def _sweep(self) -> None:
         """End the waits that are over; one timer for all of them, since a timer per order would cost more than it."""

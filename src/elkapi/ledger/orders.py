@@ -91,6 +91,15 @@ class Beat(msgspec.Struct, frozen=True, array_like=True, gc=False, tag="b"):
 Order = Hold | Settle | Beat
 
 
+def given_back(hold: Hold) -> Settle:
+    """What undoes a hold that was made, or may have been, for a caller who was told otherwise; repeating it is safe."""
+    claim = hold.claim
+    forgotten = None
+    if claim is not None:
+        forgotten = ClaimResult(claim.key_id, claim.operation, claim.idempotency_key, "forget")
+    return Settle(hold.request_id, hold.nano > 0, 0, 0, None, forgotten)
+
+
 class Refusal(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """Why an order was not carried out; `code` and `message` for the caller, `sealed` the stored reply of a replay."""
 

@@ -128,7 +128,10 @@ class LedgerServer:
     def _deliver(self, entries: list[Entry], outcomes: list[Outcome]) -> None:
         point("ledger.server.before_reply")
         answers: dict[Connection, Answers] = {}
-        for (_, (connection, number)), outcome in zip(entries, outcomes, strict=True):
+        for (_, waiter), outcome in zip(entries, outcomes, strict=True):
+            if waiter is None:
+                continue
+            connection, number = waiter
             answer = answers.get(connection)
             if answer is None:
                 answer = answers[connection] = Answers([], {})

@@ -19,7 +19,7 @@ import msgspec
 
 from elkapi.errors import Unavailable
 from elkapi.ledger.books import Books, Outcome
-from elkapi.ledger.orders import Beat, Hold, Order, Refusal
+from elkapi.ledger.orders import Beat, Hold, Order, Refusal, given_back
 from elkapi.testing.crash import point
 
 log = logging.getLogger("elkapi.ledger")
@@ -258,6 +258,7 @@ class Writer:
     def _fail(self, entries: list[Entry], error: Exception) -> None:
         log.error("a ledger transaction of %d orders failed: %r", len(entries), error)
         self.stats.failures += 1
+        in_doubt = self._books is not None and self._books.in_doubt
         if self._books is not None:
             self._books.close()
             self._books = None
@@ -265,6 +266,10 @@ class Writer:
         self._retry_s = min(self._retry_s * 2, RETRY_MAX_S)
         refused = [entry for entry in entries if type(entry[0]) is Hold]
         self._owed += [entry for entry in entries if type(entry[0]) is not Hold and entry[0] is not self._beat]
+        if in_doubt:
+            # Refused below, and perhaps made: nobody else would ever give such a hold back.
+            self._owed += [(given_back(order), None) for order, _ in entries if isinstance(order, Hold)]
+            self._finished -= len(refused)
         self._answer(refused, [Refusal("unavailable", UNREACHABLE)] * len(refused))
 
     def _answer(self, entries: list[Entry], outcomes: list[Outcome]) -> None:
