@@ -159,9 +159,17 @@ async def test_browsers_may_call_and_read(gate: Gateway) -> None:
         headers={"origin": "https://app.example", "access-control-request-headers": "authorization,x-stainless-os"},
     )
     assert preflight.status_code == 204
+    assert "content-length" not in preflight.headers
     assert preflight.headers["access-control-allow-origin"] == "*"
     assert preflight.headers["access-control-allow-headers"] == "authorization,x-stainless-os"
     refused = await gate.http.post("/v1/embeddings", headers={"origin": "https://app.example"})
     assert refused.status_code == 401
     assert refused.headers["access-control-allow-origin"] == "*"
     assert "x-request-id" in refused.headers["access-control-expose-headers"]
+
+
+async def test_nobody_without_a_key_can_make_the_gateway_collect_a_body(gate: Gateway) -> None:
+    for path in ("/", "/docs", "/docs/errors", "/console", "/api/status"):
+        reply = await gate.http.post(path, content=b"x" * 100_000)
+        assert codes(reply)[:2] == (405, "method_not_allowed")
+        assert reply.headers["allow"] == "GET, HEAD, OPTIONS"

@@ -14,7 +14,7 @@ from elkapi.edge.control import relay_to_control
 from elkapi.edge.cors import Cors
 from elkapi.edge.proxies import TrustedProxies
 from elkapi.edge.render import render_error, request_id_headers
-from elkapi.errors import GatewayError
+from elkapi.errors import GatewayError, MethodNotAllowed
 from elkapi.ids import request_id_text
 from elkapi.observe.metrics import Metrics
 from elkapi.relay.call import Call, ClientGone
@@ -24,6 +24,7 @@ from elkapi.relay.serve import serve
 
 # Everything below these belongs to the control process; the catalog names the routes among them that have a contract.
 CONTROL_PREFIXES = ("/api/", "/docs", "/console", "/assets/", "/favicon")
+CONTROL_METHODS = ("GET", "HEAD", "OPTIONS")
 TEXT = [(b"content-type", b"text/plain; charset=utf-8")]
 
 
@@ -81,6 +82,9 @@ class Front:
         elif (own := self._own.get(call.path)) is not None:
             await own(call)
         elif call.path == "/" or call.path.startswith(CONTROL_PREFIXES):
+            if call.method not in CONTROL_METHODS:
+                # Nothing there takes a body yet, so nobody without a key may make us collect one.
+                raise MethodNotAllowed(f"{call.method} is not allowed on {call.path}", CONTROL_METHODS)
             await relay_to_control(self._plane, call, self._proxies)
         else:
             await serve(self._plane, call)

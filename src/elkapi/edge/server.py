@@ -469,7 +469,8 @@ class Exchange:
     def send(self, status: int, headers: Headers, body: bytes) -> None:
         connection = self.connection
         self.started = True
-        framing = b"content-length: %d\r\n" % len(body)
+        # RFC 9110: a 204 has no body and names no length.
+        framing = b"" if status == HTTPStatus.NO_CONTENT else b"content-length: %d\r\n" % len(body)
         if self.close_after or connection.server.draining:
             framing += b"connection: close\r\n"
             self.close_after = True
