@@ -30,6 +30,7 @@ Handler = Callable[[Call], Awaitable[None]]
 Rejected = Callable[[GatewayError, bytes], tuple[int, Headers, bytes]]
 BODY_BYTES_PER_S_MIN = 65_536
 SWEEP_EVERY_S = 0.5
+NO_CONTENT = 204
 LINGER_S = 2.0
 # A client that takes no byte of its answer for this long is gone, whatever its connection says: it would keep the
 # answer's memory, and the hold of a call whose answer is still coming, for as long as it likes.
@@ -470,7 +471,7 @@ class Exchange:
         connection = self.connection
         self.started = True
         # RFC 9110: a 204 has no body and names no length.
-        framing = b"" if status == HTTPStatus.NO_CONTENT else b"content-length: %d\r\n" % len(body)
+        framing = b"" if status == NO_CONTENT else b"content-length: %d\r\n" % len(body)
         if self.close_after or connection.server.draining:
             framing += b"connection: close\r\n"
             self.close_after = True
