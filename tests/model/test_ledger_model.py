@@ -46,18 +46,19 @@ class Twin:
             return balance(connection, account).available_nano
 
     def batch(self) -> None:
-        """Settlements first: within a batch the real books give back before they take."""
+        """Settlements are mirrored first: the books give back before they take, unless a batch goes order by order."""
         settles = [self.a_settle() for _ in range(self.dice.randrange(ORDERS_PER_BATCH_MAX)) if self.known]
         holds = [self.a_hold() for _ in range(self.dice.randrange(ORDERS_PER_BATCH_MAX))]
         orders: list[Order] = [*settles, *holds]
         self.dice.shuffle(orders)
         beat = Beat(self.owner, "worker", 1)
+        before = {account: self.model.available(account) for account in (*self.users, *self.quotas)}
         outcomes = self.books.apply([beat, *orders])[1:]
         for order, outcome in zip(orders, outcomes, strict=True):
             if isinstance(order, Settle):
                 assert outcome is None
                 self.mirror_settle(order)
-        self.mirror_holds([(o, r) for o, r in zip(orders, outcomes, strict=True) if isinstance(o, Hold)])
+        self.mirror_holds([(o, r) for o, r in zip(orders, outcomes, strict=True) if isinstance(o, Hold)], before)
 
     def a_hold(self) -> Hold:
         accounts = sorted([self.dice.choice(self.users), *self.dice.sample(self.quotas, self.dice.randrange(3))])
@@ -75,17 +76,20 @@ class Twin:
     def mirror_settle(self, order: Settle) -> None:
         self.model.settle(order.request_id, order.charge_nano)
 
-    def mirror_holds(self, holds: list[tuple[Hold, Outcome]]) -> None:
+    def mirror_holds(self, holds: list[tuple[Hold, Outcome]], before: dict[int, int]) -> None:
         """Which of several rivals is admitted is the writer's choice; that their sum fits is not."""
         for order, outcome in holds:
             if outcome is None:
                 assert self.model.hold(HoldOrder(order.request_id, 1, order.accounts, order.nano, "m", 7))
         for order, outcome in holds:
             if outcome is not None and order.request_id not in self.model.resolved:
-                # Refused: at its turn it did not fit beside what was admitted before it, so it cannot fit by much now.
+                # Refused: at its turn it did not fit beside what was admitted before it, so it cannot fit by much now;
+                # or a settlement of the same batch made the room for it only after its turn.
                 left = min(self.model.available(account) for account in order.accounts)
                 rivals = sum(o.nano for o, r in holds if r is not None)
-                assert order.nano > left or rivals > left or order.request_id in self.model.rows
+                admitted = sum(o.nano for o, r in holds if r is None)
+                too_early = any(order.nano + admitted > before[account] for account in order.accounts)
+                assert order.nano > left or rivals > left or too_early or order.request_id in self.model.rows
 
     def restart(self) -> None:
         self.books.close()
