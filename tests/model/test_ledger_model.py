@@ -87,8 +87,10 @@ class Twin:
                 # or a settlement of the same batch made the room for it only after its turn.
                 left = min(self.model.available(account) for account in order.accounts)
                 rivals = sum(o.nano for o, r in holds if r is not None)
-                admitted = sum(o.nano for o, r in holds if r is None)
-                too_early = any(order.nano + admitted > before[account] for account in order.accounts)
+                too_early = any(
+                    order.nano + sum(o.nano for o, r in holds if r is None and account in o.accounts) > before[account]
+                    for account in order.accounts
+                )
                 assert order.nano > left or rivals > left or too_early or order.request_id in self.model.rows
 
     def restart(self) -> None:
