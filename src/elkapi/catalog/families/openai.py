@@ -113,36 +113,31 @@ def _bytes(text: str) -> int:
     return len(text) if text.isascii() else len(text.encode())
 
 
+_EMBEDDINGS = Operation(
+    id="openai.embeddings",
+    method="POST",
+    path="/v1/embeddings",
+    family="openai",
+    role=Role.RELAY,
+    body=Body.JSON,
+    model=ModelSource("body"),
+    named_once=("input",),
+    upstream="/v1/embeddings",
+    unit="token",
+    read=read_embeddings,
+)
+
 FAMILY = Family(
     name="openai",
     dialect="openai",
     upstream_families=frozenset({"openai", "local", "sandbox"}),
     operations=(
-        Operation(
-            id="openai.embeddings",
-            method="POST",
-            path="/v1/embeddings",
-            family="openai",
-            role=Role.RELAY,
-            body=Body.JSON,
-            model=ModelSource("body"),
-            named_once=("input",),
-            upstream="/v1/embeddings",
-            unit="token",
-            read=read_embeddings,
-        ),
-        Operation(
+        _EMBEDDINGS,
+        msgspec.structs.replace(
+            _EMBEDDINGS,
             id="openai.embeddings-engine",
-            method="POST",
             path="/v1/engines/{model}/embeddings",
-            family="openai",
-            role=Role.RELAY,
-            body=Body.JSON,
             model=ModelSource("body_or_path"),
-            named_once=("input",),
-            upstream="/v1/embeddings",
-            unit="token",
-            read=read_embeddings,
         ),
     ),
 )
