@@ -27,13 +27,43 @@ class Grant(msgspec.Struct, frozen=True):
     enabled: bool
 
 
-class Usage(msgspec.Struct, frozen=True):
-    """Disjoint classes of units; every count is >= 0. Their sum is what the upstream worked on."""
+class Usage(msgspec.Struct, frozen=True, omit_defaults=True):
+    """Disjoint classes of units; every count is >= 0. Their sum is what the upstream worked on (guarantees 23, 25).
+
+    Input: `input_tokens` are uncached text, `cached_tokens` were read from a cache (of whatever modality), the writes
+    went into one; audio and image inputs are the uncached ones. Output: `output_tokens` are text, `reasoning_tokens`
+    thinking. `searches` are web searches that the upstream ran; `calls` answers per call.
+    """
 
     input_tokens: int = 0
     cached_tokens: int = 0
+    cache_write_5m_tokens: int = 0
+    cache_write_1h_tokens: int = 0
+    audio_input_tokens: int = 0
+    image_input_tokens: int = 0
     output_tokens: int = 0
+    reasoning_tokens: int = 0
+    audio_output_tokens: int = 0
+    image_output_tokens: int = 0
+    searches: int = 0
     calls: int = 0
+
+    @property
+    def input_total(self) -> int:
+        """Every token that went in."""
+        return (
+            self.input_tokens
+            + self.cached_tokens
+            + self.cache_write_5m_tokens
+            + self.cache_write_1h_tokens
+            + self.audio_input_tokens
+            + self.image_input_tokens
+        )
+
+    @property
+    def output_total(self) -> int:
+        """Every token that came out."""
+        return self.output_tokens + self.reasoning_tokens + self.audio_output_tokens + self.image_output_tokens
 
 
 class Price(msgspec.Struct, frozen=True):

@@ -1,0 +1,82 @@
+"""What every dialect file offers, as types: the relay and the tests treat all dialects alike through them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Protocol
+
+import msgspec
+
+from elkapi.translate.ir import ChatRequest, DialectName, Event, Failure, Loss
+from elkapi.translate.profiles import Profile
+from elkapi.translate.sse import Frame
+
+
+class Unreadable(Exception):
+    """A success reply or a frame that is not of its dialect (an HTML page, broken JSON, missing members)."""
+
+
+class ReplyFacts(msgspec.Struct, frozen=True):
+    """What a writer needs beside the events: the ids and names the caller sees, and how it asked.
+
+    `model` is the client's name for it. `request` is None when the caller's request was not decoded (pass-through).
+    `created_s` is Unix time.
+    """
+
+    id: str
+    model: str
+    created_s: int
+    request: ChatRequest
+    include_usage: bool = False
+
+
+class Reader(Protocol):
+    """Frames of one streamed answer -> events, without I/O.
+
+    Never raises for an unknown event, unknown member or unknown block (a `ServerToolPart`, or nothing); raises
+    Unreadable for a frame that is no JSON object where one must be. After `End` or `Failure` it is not fed again.
+    """
+
+    def feed(self, frame: Frame) -> list[Event]:
+        """The events of one frame, in order; often one, sometimes none."""
+
+
+class Writer(Protocol):
+    """Events -> the caller's bytes. `Finish` and `UsageSeen` are remembered, not written: `finish` writes them.
+
+    Every call's bytes are whole frames, so one call is one write.
+    """
+
+    def feed(self, event: Event) -> bytes:
+        """The bytes of one event, b"" when it needs none (yet)."""
+
+    def finish(self) -> bytes:
+        """Everything up to and including the terminal event; sent only after the money is written."""
+
+    def fail(self, failure: Failure) -> bytes:
+        """An explicit error event after which nothing follows; no terminal event, never a clean end."""
+
+    def ping(self) -> bytes:
+        """A frame that keeps a silent connection open and that every SDK of the dialect ignores."""
+
+
+class Dialect(msgspec.Struct, frozen=True):
+    """One text dialect, both ways.
+
+    read_request(body) -> ChatRequest         raises BadRequest (with `param`) for what the dialect does not allow
+    write_request(request, profile) -> body   raises BadRequest for what it cannot carry; see `losses`
+    read_reply(body) -> events                a whole 200 body; ends in End, or holds a Failure; raises Unreadable
+    write_reply(events, facts) -> body        a whole 200 body
+    reader() / writer(facts)                  the two sides of a stream
+    `ends_by_close`: the stream has no terminator of its own; its end is the upstream's orderly end of the body.
+    """
+
+    name: DialectName
+    read_request: Callable[[bytes], ChatRequest]
+    write_request: Callable[[ChatRequest, Profile], bytes]
+    read_reply: Callable[[bytes], list[Event]]
+    write_reply: Callable[[Sequence[Event], ReplyFacts], bytes]
+    reader: Callable[[], Reader]
+    writer: Callable[[ReplyFacts], Writer]
+    losses: tuple[Loss, ...]
+    ends_by_close: bool = False

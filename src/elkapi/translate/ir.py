@@ -1,0 +1,351 @@
+"""The hub every text dialect is read into and written from: requests, and answers as a list of events.
+
+It owns the neutral structs and leaves every wire spelling to the dialect files beside it. An answer is a sequence of
+events whether it was streamed or not, so a streamed answer and a whole one cannot differ: `read_reply` of a whole body
+and the `Reader` of a stream give the same events, `write_reply` and the `Writer` take them.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import msgspec
+
+from elkapi.types import Usage
+
+DialectName = Literal["chat", "responses", "anthropic", "gemini", "converse"]
+Effort = Literal["none", "minimal", "low", "medium", "high", "xhigh", "max"]
+FinishReason = Literal["stop", "stop_sequence", "length", "tool_calls", "content_filter", "refusal", "pause"]
+
+
+# --- the parts of a message ------------------------------------------------------------------------------------------
+
+
+class Text(msgspec.Struct, frozen=True, gc=False):
+    """`cache_ttl` marks the end of a prefix the caller wants cached."""
+
+    text: str
+    cache_ttl: Literal["5m", "1h"] | None = None
+
+
+class Image(msgspec.Struct, frozen=True, gc=False):
+    """Exactly one of `url` and `data` (base64); `media_type` is known for data, optional for a URL."""
+
+    url: str | None = None
+    data: str | None = None
+    media_type: str | None = None
+    detail: str | None = None
+    cache_ttl: Literal["5m", "1h"] | None = None
+
+
+class File(msgspec.Struct, frozen=True, gc=False):
+    """A document: exactly one of `url`, `data` (base64) and `text`."""
+
+    media_type: str
+    url: str | None = None
+    data: str | None = None
+    text: str | None = None
+    name: str | None = None
+    cache_ttl: Literal["5m", "1h"] | None = None
+
+
+class Audio(msgspec.Struct, frozen=True, gc=False):
+    """Base64 audio; `format` is `wav` or `mp3`."""
+
+    data: str
+    format: str
+
+
+class Thinking(msgspec.Struct, frozen=True, gc=False):
+    """A reasoning passage. A signature is only valid in the dialect it came from; `redacted` is opaque data."""
+
+    text: str = ""
+    signature: str | None = None
+    signed_by: DialectName | None = None
+    redacted: str | None = None
+
+
+class Refusal(msgspec.Struct, frozen=True, gc=False):
+    text: str
+
+
+class ToolCall(msgspec.Struct, frozen=True, gc=False):
+    """`arguments` is JSON text of an object; for a `custom` tool it is free text. `signature`: Gemini's thought."""
+
+    id: str
+    name: str
+    arguments: str
+    custom: bool = False
+    signature: str | None = None
+    signed_by: DialectName | None = None
+    cache_ttl: Literal["5m", "1h"] | None = None
+
+
+class ToolResult(msgspec.Struct, frozen=True):
+    """The answer to a `ToolCall`. `name` is the tool's, looked up by the reader where the wire has only ids."""
+
+    call_id: str
+    parts: tuple[Text | Image | File, ...]
+    name: str = ""
+    is_error: bool = False
+    custom: bool = False
+    cache_ttl: Literal["5m", "1h"] | None = None
+
+
+Part = Text | Image | File | Audio | Thinking | Refusal | ToolCall | ToolResult
+
+
+class Message(msgspec.Struct, frozen=True):
+    """`system` appears here only for instructions after the first turn; leading ones are `ChatRequest.system`.
+
+    Tool results are parts of a `user` message; readers merge neighbours of one role.
+    """
+
+    role: Literal["user", "assistant", "system"]
+    parts: tuple[Part, ...]
+
+
+# --- what is asked ---------------------------------------------------------------------------------------------------
+
+
+class Tool(msgspec.Struct, frozen=True):
+    """A tool the caller runs. `schema` is a JSON schema object; a `custom` tool has `format` (or None) instead."""
+
+    name: str
+    description: str | None = None
+    schema: dict[str, Any] | None = None
+    strict: bool | None = None
+    custom: bool = False
+    format: Any = None
+    cache_ttl: Literal["5m", "1h"] | None = None
+
+
+class ServerTool(msgspec.Struct, frozen=True):
+    """A tool the upstream runs itself. `kind` is neutral ("web_search", "code_execution", "mcp", ...), or the wire's
+    own type; `raw` is the declaration as it came, only valid in `dialect`."""
+
+    kind: str
+    dialect: DialectName
+    raw: dict[str, Any]
+
+
+class ToolChoice(msgspec.Struct, frozen=True):
+    """`names`: the one tool of mode `named`, or the tools a mode is limited to (empty: all)."""
+
+    mode: Literal["auto", "none", "required", "named"]
+    names: tuple[str, ...] = ()
+
+
+class OutputFormat(msgspec.Struct, frozen=True):
+    """What the text must be; `schema` is a JSON schema object for kind `schema`."""
+
+    kind: Literal["text", "json", "schema"]
+    name: str = "output"
+    schema: dict[str, Any] | None = None
+    strict: bool | None = None
+    description: str | None = None
+
+
+class Reasoning(msgspec.Struct, frozen=True):
+    """How much to think, as an effort or a token budget (whichever the caller spoke), and whether to show it.
+
+    `adaptive`: the model decides (Anthropic adaptive, Gemini budget -1).
+    """
+
+    effort: Effort | None = None
+    budget_tokens: int | None = None
+    adaptive: bool = False
+    visible: bool | None = None
+    summary: str | None = None
+
+
+class ChatRequest(msgspec.Struct, kw_only=True):
+    """One text request, in no dialect. None means the caller did not say.
+
+    `extra` holds members that only the caller's own dialect knows, by name: a writer of another dialect drops them when
+    they cannot change the meaning and refuses them otherwise (its `LOSSES` say which).
+    """
+
+    model: str
+    messages: list[Message]
+    system: tuple[Text, ...] = ()
+    tools: tuple[Tool, ...] = ()
+    server_tools: tuple[ServerTool, ...] = ()
+    tool_choice: ToolChoice | None = None
+    parallel_tools: bool | None = None
+    max_output_tokens: int | None = None
+    temperature: float | None = None
+    top_p: float | None = None
+    top_k: int | None = None
+    stop: tuple[str, ...] = ()
+    seed: int | None = None
+    n: int = 1
+    presence_penalty: float | None = None
+    frequency_penalty: float | None = None
+    logit_bias: dict[str, float] | None = None
+    logprobs: bool = False
+    top_logprobs: int | None = None
+    output: OutputFormat | None = None
+    reasoning: Reasoning | None = None
+    verbosity: str | None = None
+    user: str | None = None
+    metadata: dict[str, str] | None = None
+    service_tier: str | None = None
+    cache_key: str | None = None
+    stream: bool = False
+    include_usage: bool = False
+    dialect: DialectName = "chat"
+    extra: dict[str, Any] = {}
+
+
+# --- what comes back -------------------------------------------------------------------------------------------------
+
+
+class TokenLogprob(msgspec.Struct, frozen=True):
+    """Of one output token; `top` are the likeliest ones at its place, as (token, logprob)."""
+
+    token: str
+    logprob: float
+    top: tuple[tuple[str, float], ...] = ()
+
+
+class Start(msgspec.Struct, frozen=True, gc=False):
+    """The upstream accepted the call. Not content: failover is still possible after it."""
+
+    id: str
+    model: str
+
+
+class TextDelta(msgspec.Struct, frozen=True):
+    """A piece of the answer's text; `logprobs` of its tokens where both sides have them."""
+
+    text: str
+    logprobs: tuple[TokenLogprob, ...] = ()
+
+
+class RefusalDelta(msgspec.Struct, frozen=True, gc=False):
+    text: str
+
+
+class ThinkingDelta(msgspec.Struct, frozen=True, gc=False):
+    text: str
+
+
+class ThinkingSignature(msgspec.Struct, frozen=True, gc=False):
+    """Ends the thinking passage before it."""
+
+    signature: str
+    signed_by: DialectName
+
+
+class RedactedThinking(msgspec.Struct, frozen=True, gc=False):
+    data: str
+
+
+class ToolCallStart(msgspec.Struct, frozen=True, gc=False):
+    """`index` counts the tool calls of the answer from 0; their deltas may interleave."""
+
+    index: int
+    id: str
+    name: str
+    custom: bool = False
+    signature: str | None = None
+    signed_by: DialectName | None = None
+
+
+class ToolCallDelta(msgspec.Struct, frozen=True, gc=False):
+    """A piece of the JSON text (or, for a custom tool, of the free text) of call `index`."""
+
+    index: int
+    arguments: str
+
+
+class ImageOut(msgspec.Struct, frozen=True, gc=False):
+    """An image the model made, base64."""
+
+    media_type: str
+    data: str
+
+
+class Citation(msgspec.Struct, frozen=True):
+    """A source of the text before it."""
+
+    url: str
+    title: str = ""
+    quoted: str = ""
+
+
+class ServerToolPart(msgspec.Struct, frozen=True):
+    """A block of a tool that the upstream ran itself, as it came; only its own dialect can write it back."""
+
+    dialect: DialectName
+    raw: dict[str, Any]
+
+
+class UsageSeen(msgspec.Struct, frozen=True):
+    """Usage so far, cumulative: the latest one counts. `unsplit` cache writes did not say how long they live."""
+
+    usage: Usage
+    unsplit: bool = False
+
+
+class Finish(msgspec.Struct, frozen=True, gc=False):
+    """Why the model stopped. `stop_sequence` is the one it met, where the dialect says so."""
+
+    reason: FinishReason
+    stop_sequence: str | None = None
+    explanation: str | None = None
+
+
+class Failure(msgspec.Struct, frozen=True, gc=False):
+    """An error reported inside the stream (or inside a 200). `status` is what it would have been as a reply.
+
+    `kind` is one of the upstream's own words and never shown to a caller of another dialect as it is.
+    """
+
+    status: int
+    kind: str
+    message: str
+
+
+class End(msgspec.Struct, frozen=True, gc=False):
+    """The dialect's terminal event was seen: the answer is whole. Without it a stream was cut."""
+
+
+Event = (
+    Start
+    | TextDelta
+    | RefusalDelta
+    | ThinkingDelta
+    | ThinkingSignature
+    | RedactedThinking
+    | ToolCallStart
+    | ToolCallDelta
+    | ImageOut
+    | Citation
+    | ServerToolPart
+    | UsageSeen
+    | Finish
+    | Failure
+    | End
+)
+
+# What a caller can see of the answer: the first of these is the point after which no other channel is tried.
+CONTENT = (
+    TextDelta,
+    RefusalDelta,
+    ThinkingDelta,
+    RedactedThinking,
+    ToolCallStart,
+    ToolCallDelta,
+    ImageOut,
+    ServerToolPart,
+)
+
+
+class Loss(msgspec.Struct, frozen=True):
+    """What a dialect cannot carry: `refused` with a 400 because dropping it would change the meaning, or dropped."""
+
+    field: str
+    refused: bool
+    why: str

@@ -1,0 +1,66 @@
+"""What a model takes: flags merged from rows, so that no dialect file asks for a model by name. It owns the rows.
+
+A row is `(upstream families, pattern of the upstream model's name, flags)`; later rows win. None in the first place
+means every family.
+"""
+
+from __future__ import annotations
+
+import re
+from functools import lru_cache
+from typing import Any, Literal
+
+import msgspec
+
+
+class Profile(msgspec.Struct, frozen=True):
+    """`max_output_tokens` is the model's own maximum (also what is asked for where a dialect demands a limit).
+
+    `reasoning` is the shape in which the model takes its thinking: none, an effort word, a token budget, a level word
+    (Gemini 3), or adaptive (Claude's newer models). `sampling` False: temperature, top_p and top_k are refused.
+    """
+
+    max_output_tokens: int = 8192
+    context_tokens: int = 131_072
+    max_tokens_field: Literal["max_tokens", "max_completion_tokens"] = "max_tokens"
+    reasoning: Literal["none", "effort", "budget", "level", "adaptive"] = "none"
+    sampling: bool = True
+    temperature_and_top_p: bool = True
+    system_role: Literal["system", "developer"] = "system"
+    json_schema: bool = True
+    parallel_tools_field: bool = True
+
+
+_Row = tuple[frozenset[str] | None, str, dict[str, Any]]
+
+ROWS: tuple[_Row, ...] = (
+    (None, r"^(gpt-4o|gpt-4\.1|chatgpt)", {"max_output_tokens": 32_768}),
+    (
+        None,
+        r"^(o\d|gpt-5|codex)",
+        {
+            "max_output_tokens": 128_000,
+            "context_tokens": 400_000,
+            "max_tokens_field": "max_completion_tokens",
+            "reasoning": "effort",
+            "sampling": False,
+            "system_role": "developer",
+        },
+    ),
+    (None, r"^(deepseek|qwen|glm|kimi|grok|mistral|magistral)", {"max_output_tokens": 32_768}),
+    (None, r"(^|[./])claude", {"max_output_tokens": 8192, "context_tokens": 200_000, "reasoning": "budget"}),
+    (None, r"claude-(3-7|sonnet-4|opus-4|haiku-4)", {"max_output_tokens": 64_000, "temperature_and_top_p": False}),
+    (None, r"claude-(opus|sonnet|haiku|fable)-(4-[6-9]|[5-9])", {"reasoning": "adaptive"}),
+    (None, r"(^|/)gemini", {"max_output_tokens": 65_536, "context_tokens": 1_048_576, "reasoning": "budget"}),
+    (None, r"(^|/)gemini-3", {"reasoning": "level"}),
+)
+
+
+@lru_cache(maxsize=4096)
+def profile_for(family: str, upstream_model: str) -> Profile:
+    """The flags of a model as an upstream family serves it."""
+    flags: dict[str, Any] = {}
+    for families, pattern, row in ROWS:
+        if (families is None or family in families) and re.search(pattern, upstream_model):
+            flags.update(row)
+    return msgspec.structs.replace(Profile(), **flags)

@@ -1,0 +1,93 @@
+"""Server-sent events without I/O: bytes in any cut -> whole frames; it owns framing and leaves meaning to the dialects.
+
+Format: the WHATWG event stream. A frame's bytes are kept as they came, so a relayed frame is relayed unchanged.
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+FRAME_BYTES_MAX = 8 * 1024 * 1024
+
+
+class FrameTooLarge(Exception):
+    """One frame is longer than FRAME_BYTES_MAX; the stream cannot be relayed in constant memory."""
+
+
+class Frame(msgspec.Struct, frozen=True, gc=False):
+    """`raw` with its blank line; `event` is the event line's value or b"", `data` the data lines joined by newlines.
+
+    A frame of comments alone has `data` None.
+    """
+
+    raw: bytes
+    event: bytes
+    data: bytes | None
+
+
+class SseDecoder:
+    """Feed pieces, get whole frames. Line ends may be LF, CRLF or CR; a frame ends at a blank line."""
+
+    __slots__ = ("_pending",)
+
+    def __init__(self) -> None:
+        self._pending = b""
+
+    def feed(self, chunk: bytes) -> list[Frame]:
+        """The frames that `chunk` completes. Raises FrameTooLarge."""
+        pending = self._pending + chunk if self._pending else chunk
+        frames: list[Frame] = []
+        start = 0
+        # The common case first: LF only, one search a frame.
+        if b"\r" not in pending:
+            while (end := pending.find(b"\n\n", start)) >= 0:
+                frames.append(_frame(pending[start : end + 2]))
+                start = end + 2
+        else:
+            while (end := _blank_line(pending, start)) >= 0:
+                frames.append(_frame(pending[start:end]))
+                start = end
+        self._pending = pending[start:]
+        if len(self._pending) > FRAME_BYTES_MAX:
+            raise FrameTooLarge
+        return frames
+
+    def close(self) -> list[Frame]:
+        """The last frame when the stream ended without its blank line (some upstreams do that after `[DONE]`)."""
+        rest, self._pending = self._pending, b""
+        return [_frame(rest + b"\n\n")] if rest.strip() else []
+
+
+def _blank_line(pending: bytes, start: int) -> int:
+    """Where the frame that begins at `start` ends (after its blank line), or -1. A CR at the very end may be half."""
+    position = start
+    while True:
+        ends = [end for end in (pending.find(b"\n", position), pending.find(b"\r", position)) if end >= 0]
+        if not ends:
+            return -1
+        end = min(ends)
+        if pending[end : end + 1] == b"\r":
+            if end + 1 == len(pending):
+                return -1
+            after = end + 2 if pending[end + 1 : end + 2] == b"\n" else end + 1
+        else:
+            after = end + 1
+        if end == position and position > start:
+            return after
+        position = after
+
+
+def _frame(raw: bytes) -> Frame:
+    # `data: {...}\n\n` alone, as most streams send it.
+    if raw.startswith(b"data: ") and raw.find(b"\n") == len(raw) - 2:
+        return Frame(raw, b"", raw[6:-2])
+    event = b""
+    data: list[bytes] = []
+    for line in raw.replace(b"\r\n", b"\n").replace(b"\r", b"\n").split(b"\n"):
+        name, _, value = line.partition(b":")
+        value = value.removeprefix(b" ")
+        if name == b"data":
+            data.append(value)
+        elif name == b"event":
+            event = value
+    return Frame(raw, event, b"\n".join(data) if data else None)

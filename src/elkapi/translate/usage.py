@@ -1,0 +1,249 @@
+"""Each dialect's usage object <-> the one canonical `Usage`; it owns how the dialects count, and nothing about prices.
+
+Every reader gives disjoint classes whose sum is the dialect's own total, or None when a count is negative, no integer
+or contradicts itself (guarantees 21, 23, 25): then nothing in the object is believed. Contracts: openai.md,
+anthropic.md sections 1, 3, 6.2.
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+from elkapi.types import Usage
+
+
+class _PromptDetails(msgspec.Struct):
+    cached_tokens: int | None = None
+    cache_write_tokens: int | None = None
+    audio_tokens: int | None = None
+    image_tokens: int | None = None
+
+
+class _CompletionDetails(msgspec.Struct):
+    reasoning_tokens: int | None = None
+    audio_tokens: int | None = None
+    image_tokens: int | None = None
+
+
+class ChatUsage(msgspec.Struct):
+    """OpenAI's chat and completions; `prompt_cache_hit_tokens` is DeepSeek's, a bare `cached_tokens` Moonshot's."""
+
+    prompt_tokens: int
+    completion_tokens: int | None = None
+    total_tokens: int | None = None
+    prompt_tokens_details: _PromptDetails | None = None
+    completion_tokens_details: _CompletionDetails | None = None
+    prompt_cache_hit_tokens: int | None = None
+    cached_tokens: int | None = None
+
+
+class ResponsesUsage(msgspec.Struct):
+    """OpenAI's responses."""
+
+    input_tokens: int
+    output_tokens: int
+    total_tokens: int | None = None
+    input_tokens_details: _PromptDetails | None = None
+    output_tokens_details: _CompletionDetails | None = None
+
+
+class _CacheCreation(msgspec.Struct):
+    ephemeral_5m_input_tokens: int | None = None
+    ephemeral_1h_input_tokens: int | None = None
+
+
+class _ThinkingDetails(msgspec.Struct):
+    thinking_tokens: int | None = None
+
+
+class _ServerTools(msgspec.Struct):
+    web_search_requests: int | None = None
+
+
+class AnthropicUsage(msgspec.Struct):
+    """Anthropic's messages; `input_tokens` excludes both cache figures. In message_delta any member may be absent."""
+
+    input_tokens: int | None = None
+    output_tokens: int | None = None
+    cache_creation_input_tokens: int | None = None
+    cache_read_input_tokens: int | None = None
+    cache_creation: _CacheCreation | None = None
+    output_tokens_details: _ThinkingDetails | None = None
+    server_tool_use: _ServerTools | None = None
+
+
+class _Modality(msgspec.Struct):
+    modality: str = ""
+    tokenCount: int = 0
+
+
+class GeminiUsage(msgspec.Struct):
+    """Gemini's usageMetadata; thoughts are not inside candidatesTokenCount, cached content is inside the prompt."""
+
+    promptTokenCount: int | None = None
+    candidatesTokenCount: int | None = None
+    totalTokenCount: int | None = None
+    cachedContentTokenCount: int | None = None
+    thoughtsTokenCount: int | None = None
+    toolUsePromptTokenCount: int | None = None
+    promptTokensDetails: list[_Modality] | None = None
+    candidatesTokensDetails: list[_Modality] | None = None
+
+
+def read_chat_usage(view: ChatUsage) -> Usage | None:
+    """The canonical classes. Some providers count reasoning beside completion_tokens: their own total tells."""
+    details, out = view.prompt_tokens_details or _PromptDetails(), view.completion_tokens_details
+    cached = details.cached_tokens or view.prompt_cache_hit_tokens or view.cached_tokens or 0
+    completion = view.completion_tokens or 0
+    reasoning = (out.reasoning_tokens if out else 0) or 0
+    if reasoning and view.total_tokens == view.prompt_tokens + completion + reasoning:
+        completion += reasoning
+    return _split(view.prompt_tokens, cached, details, completion, reasoning, out)
+
+
+def read_responses_usage(view: ResponsesUsage) -> Usage | None:
+    """The canonical classes of a response's usage."""
+    details, out = view.input_tokens_details or _PromptDetails(), view.output_tokens_details
+    reasoning = (out.reasoning_tokens if out else 0) or 0
+    return _split(view.input_tokens, details.cached_tokens or 0, details, view.output_tokens, reasoning, out)
+
+
+def _split(
+    total_in: int,
+    cached: int,
+    details: _PromptDetails,
+    total_out: int,
+    reasoning: int,
+    out: _CompletionDetails | None,
+) -> Usage | None:
+    """Totals and their parts -> disjoint classes. A modality never counts what the cache already counted."""
+    write, audio, image = details.cache_write_tokens or 0, details.audio_tokens or 0, details.image_tokens or 0
+    audio_out = (out.audio_tokens if out else 0) or 0
+    image_out = (out.image_tokens if out else 0) or 0
+    if min(total_in, cached, write, audio, image, total_out, reasoning, audio_out, image_out) < 0:
+        return None
+    uncached = total_in - cached - write
+    text_out = total_out - reasoning - audio_out - image_out
+    if uncached < 0 or text_out < 0:
+        return None
+    audio = min(audio, uncached)
+    image = min(image, uncached - audio)
+    return Usage(
+        input_tokens=uncached - audio - image,
+        cached_tokens=cached,
+        cache_write_5m_tokens=write,
+        audio_input_tokens=audio,
+        image_input_tokens=image,
+        output_tokens=text_out,
+        reasoning_tokens=reasoning,
+        audio_output_tokens=audio_out,
+        image_output_tokens=image_out,
+        calls=1,
+    )
+
+
+def read_anthropic_usage(view: AnthropicUsage) -> tuple[Usage, bool] | None:
+    """(usage, unsplit): `unsplit` when cache writes came without their lifetimes; they stand in the 5m class then."""
+    read, write = view.cache_read_input_tokens or 0, view.cache_creation_input_tokens or 0
+    split = view.cache_creation
+    write_5m, write_1h = (
+        (split.ephemeral_5m_input_tokens or 0, split.ephemeral_1h_input_tokens or 0) if split else (0, 0)
+    )
+    unsplit = write_5m + write_1h < write
+    if unsplit:
+        write_5m = write - write_1h
+    thinking = (view.output_tokens_details.thinking_tokens if view.output_tokens_details else 0) or 0
+    searches = (view.server_tool_use.web_search_requests if view.server_tool_use else 0) or 0
+    total_in, total_out = view.input_tokens or 0, view.output_tokens or 0
+    if min(total_in, read, write_5m, write_1h, thinking, searches, total_out - thinking) < 0:
+        return None
+    usage = Usage(
+        input_tokens=total_in,
+        cached_tokens=read,
+        cache_write_5m_tokens=write_5m,
+        cache_write_1h_tokens=write_1h,
+        output_tokens=total_out - thinking,
+        reasoning_tokens=thinking,
+        searches=searches,
+        calls=1,
+    )
+    return usage, unsplit
+
+
+def read_gemini_usage(view: GeminiUsage) -> Usage | None:
+    """The canonical classes of a usageMetadata."""
+    thoughts, cached = view.thoughtsTokenCount or 0, view.cachedContentTokenCount or 0
+    inputs = {row.modality: row.tokenCount for row in view.promptTokensDetails or ()}
+    outputs = {row.modality: row.tokenCount for row in view.candidatesTokensDetails or ()}
+    details = _PromptDetails(audio_tokens=inputs.get("AUDIO"), image_tokens=inputs.get("IMAGE"))
+    out = _CompletionDetails(audio_tokens=outputs.get("AUDIO"), image_tokens=outputs.get("IMAGE"))
+    total_in = (view.promptTokenCount or 0) + (view.toolUsePromptTokenCount or 0)
+    return _split(total_in, cached, details, (view.candidatesTokenCount or 0) + thoughts, thoughts, out)
+
+
+def chat_usage_object(usage: Usage) -> dict[str, object]:
+    """OpenAI's chat usage; the classes that are zero are left out of the details, as far as SDKs allow."""
+    prompt: dict[str, int] = {"cached_tokens": usage.cached_tokens, "audio_tokens": usage.audio_input_tokens}
+    writes = usage.cache_write_5m_tokens + usage.cache_write_1h_tokens
+    if writes:
+        prompt["cache_write_tokens"] = writes
+    if usage.image_input_tokens:
+        prompt["image_tokens"] = usage.image_input_tokens
+    completion = {"reasoning_tokens": usage.reasoning_tokens, "audio_tokens": usage.audio_output_tokens}
+    if usage.image_output_tokens:
+        completion["image_tokens"] = usage.image_output_tokens
+    return {
+        "prompt_tokens": usage.input_total,
+        "completion_tokens": usage.output_total,
+        "total_tokens": usage.input_total + usage.output_total,
+        "prompt_tokens_details": prompt,
+        "completion_tokens_details": completion,
+    }
+
+
+def responses_usage_object(usage: Usage) -> dict[str, object]:
+    """OpenAI's responses usage."""
+    return {
+        "input_tokens": usage.input_total,
+        "input_tokens_details": {
+            "cached_tokens": usage.cached_tokens,
+            "cache_write_tokens": usage.cache_write_5m_tokens + usage.cache_write_1h_tokens,
+        },
+        "output_tokens": usage.output_total,
+        "output_tokens_details": {"reasoning_tokens": usage.reasoning_tokens},
+        "total_tokens": usage.input_total + usage.output_total,
+    }
+
+
+def anthropic_usage_object(usage: Usage) -> dict[str, object]:
+    """Anthropic's usage: input without both cache figures."""
+    result: dict[str, object] = {
+        "input_tokens": usage.input_tokens + usage.audio_input_tokens + usage.image_input_tokens,
+        "cache_creation_input_tokens": usage.cache_write_5m_tokens + usage.cache_write_1h_tokens,
+        "cache_read_input_tokens": usage.cached_tokens,
+        "output_tokens": usage.output_total,
+    }
+    if usage.cache_write_5m_tokens or usage.cache_write_1h_tokens:
+        result["cache_creation"] = {
+            "ephemeral_5m_input_tokens": usage.cache_write_5m_tokens,
+            "ephemeral_1h_input_tokens": usage.cache_write_1h_tokens,
+        }
+    if usage.reasoning_tokens:
+        result["output_tokens_details"] = {"thinking_tokens": usage.reasoning_tokens}
+    if usage.searches:
+        result["server_tool_use"] = {"web_search_requests": usage.searches}
+    return result
+
+
+def gemini_usage_object(usage: Usage) -> dict[str, object]:
+    """Gemini's usageMetadata."""
+    result: dict[str, object] = {
+        "promptTokenCount": usage.input_total,
+        "candidatesTokenCount": usage.output_total - usage.reasoning_tokens,
+        "totalTokenCount": usage.input_total + usage.output_total,
+    }
+    if usage.cached_tokens:
+        result["cachedContentTokenCount"] = usage.cached_tokens
+    if usage.reasoning_tokens:
+        result["thoughtsTokenCount"] = usage.reasoning_tokens
+    return result

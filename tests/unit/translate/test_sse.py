@@ -1,0 +1,51 @@
+"""Framing: any cut gives the same frames, bytes are kept as they came."""
+
+from __future__ import annotations
+
+import pytest
+
+from elkapi.translate import sse
+from elkapi.translate.sse import Frame, FrameTooLarge, SseDecoder
+
+STREAMS = {
+    "lf": b'data: {"a":1}\n\ndata: [DONE]\n\n',
+    "crlf": b"event: ping\r\ndata: 1\r\n\r\ndata: 2\r\n\r\n",
+    "cr": b"data: 1\r\rdata: 2\r\r",
+    "mixed": b"event: a\ndata: 1\r\n\r\n: comment\n\ndata: x\ndata: y\nid: 3\n\n",
+    "no space": b"data:1\n\ndata:  two spaces\n\n",
+}
+
+
+def _frames(pieces: list[bytes]) -> list[Frame]:
+    decoder = SseDecoder()
+    frames = [frame for piece in pieces for frame in decoder.feed(piece)]
+    return frames + decoder.close()
+
+
+@pytest.mark.parametrize("name", STREAMS)
+def test_every_cut_gives_the_same_events_and_loses_no_byte(name: str) -> None:
+    stream = STREAMS[name]
+    whole = [(frame.event, frame.data) for frame in _frames([stream])]
+    for cut in range(len(stream) + 1):
+        frames = _frames([stream[:cut], stream[cut:]])
+        assert [(frame.event, frame.data) for frame in frames if frame.data is not None or frame.event] == [
+            pair for pair in whole if pair[1] is not None or pair[0]
+        ]
+    assert b"".join(frame.raw for frame in _frames([bytes([byte]) for byte in stream])).startswith(stream.rstrip())
+
+
+def test_events_are_read_as_the_format_says() -> None:
+    frames = _frames([STREAMS["mixed"]])
+    assert [(frame.event, frame.data) for frame in frames] == [(b"a", b"1"), (b"", None), (b"", b"x\ny")]
+    assert [frame.data for frame in _frames([STREAMS["no space"]])] == [b"1", b" two spaces"]
+
+
+def test_the_last_frame_may_lack_its_blank_line() -> None:
+    assert [frame.data for frame in _frames([b"data: 1\n\ndata: [DONE]"])] == [b"1", b"[DONE]"]
+    assert _frames([b"data: 1\n\n\n"])[0].data == b"1"
+
+
+def test_a_frame_without_end_is_refused_instead_of_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sse, "FRAME_BYTES_MAX", 10)
+    with pytest.raises(FrameTooLarge):
+        SseDecoder().feed(b"data: 0123456789")
