@@ -81,12 +81,13 @@ class Sandbox:
         started_s = time.perf_counter()
         headers: Headers = tuple(scope["headers"])
         received = self.recorder.open(scope["method"], _target(scope), scope["http_version"], headers)
-        found = match(self.options.providers, scope["method"], scope["raw_path"].decode("latin-1"))
+        found = match(self.options.providers, scope["method"], scope["raw_path"].decode("latin-1"), headers)
         upstream_id = found.provider.request_id_prefix + uuid.uuid4().hex
         received.upstream_request_id = upstream_id
 
         def request_with(body: bytes, faults: Faults) -> Request:
-            return Request(scope["method"], scope["path"], headers, body, faults, upstream_id, found.params)
+            target = _target(scope)
+            return Request(scope["method"], scope["path"], headers, body, faults, upstream_id, found.params, target)
 
         header = first_header(headers, HEADER) or ""
         early = [text for text in (self.standing, header) if _closes_early(text)]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any, Literal
+from urllib.parse import parse_qs
 
 import msgspec
 
@@ -33,7 +34,10 @@ class Charge(msgspec.Struct, frozen=True):
 
 
 class Request(msgspec.Struct, frozen=True):
-    """One received request, body read in full. `params` are the decoded `{name}` segments of the route's path."""
+    """One received request, body read in full. `params` are the decoded `{name}` segments of the route's path.
+
+    `raw_target` is path and query as they came, percent-encoding untouched: signatures cover those bytes.
+    """
 
     method: str
     path: str
@@ -42,6 +46,12 @@ class Request(msgspec.Struct, frozen=True):
     faults: Faults
     upstream_request_id: str
     params: dict[str, str] = {}
+    raw_target: str = ""
+
+    def query(self, name: str) -> str | None:
+        """The first value of a query parameter, decoded; None when it was not sent."""
+        values = parse_qs(self.raw_target.partition("?")[2], keep_blank_values=True).get(name)
+        return values[0] if values else None
 
     def header(self, name: str) -> str | None:
         """The first value of a header, decoded as Latin-1 as HTTP has it; None when it was not sent."""

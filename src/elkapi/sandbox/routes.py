@@ -7,11 +7,14 @@ from urllib.parse import unquote
 
 import msgspec
 
-from elkapi.sandbox.messages import Answer, Problem, Request
+from elkapi.sandbox.messages import Answer, Headers, Problem, Request
 
 
 class Route(msgspec.Struct, frozen=True):
-    """One operation. `path` holds `{name}` for a segment that becomes a parameter; the handler may raise Problem."""
+    """One operation. `path` holds `{name}` for a segment that becomes a parameter; the handler may raise Problem.
+
+    A segment may end with a verb, `{model}:countTokens`; the parameter is then what stands before it.
+    """
 
     method: str
     path: str
@@ -23,7 +26,8 @@ class Provider(msgspec.Struct, frozen=True):
 
     `key` reads the caller's key from wherever this provider wants it, None when there is none. `refusal` words a
     problem the way this provider does. `dress` adds its headers, given the request, the answer and the seconds it took.
-    A key that does not begin with `key_prefix` is wrong.
+    A key that does not begin with `key_prefix` is wrong. `claim` is a header (lower case) that only this provider's
+    clients send: with it, a path that several providers know belongs to this one.
     """
 
     name: str
@@ -34,6 +38,7 @@ class Provider(msgspec.Struct, frozen=True):
     dress: Callable[[Request, Answer, float], Answer]
     request_id_prefix: str = "req_"
     key_prefix: str = ""
+    claim: bytes | None = None
 
 
 class Match(msgspec.Struct, frozen=True):
@@ -45,15 +50,19 @@ class Match(msgspec.Struct, frozen=True):
     allowed: tuple[str, ...] = ()
 
 
-def match(providers: tuple[Provider, ...], method: str, raw_path: str) -> Match:
-    """The route of a percent-encoded path. An unknown path belongs to the provider with the longest fitting mount."""
+def match(providers: tuple[Provider, ...], method: str, raw_path: str, headers: Headers = ()) -> Match:
+    """The route of a percent-encoded path. An unknown path belongs to the provider with the longest fitting mount.
+
+    Between providers of the same mount, one whose `claim` is among the headers goes first.
+    """
+    sent = {name for name, _ in headers}
     mounted = [
         (mount, provider)
         for provider in providers
         for mount in provider.mounts
         if not mount or raw_path == mount or raw_path.startswith(mount + "/")
     ]
-    mounted.sort(key=lambda pair: len(pair[0]), reverse=True)
+    mounted.sort(key=lambda pair: (len(pair[0]), pair[1].claim in sent), reverse=True)
     best: Match | None = None
     for mount, provider in mounted:
         found = _match_in(provider, method, raw_path[len(mount) :])
@@ -85,9 +94,10 @@ def _params(pattern: str, path: str) -> dict[str, str] | None:
     params: dict[str, str] = {}
     for want, got in zip(wanted, given, strict=True):
         if want.startswith("{"):
-            if not got:
+            name, _, verb = want[1:].partition("}")
+            if len(got) <= len(verb) or not got.endswith(verb):
                 return None
-            params[want[1:-1]] = unquote(got)
+            params[name] = unquote(got[: len(got) - len(verb)])
         elif want != got:
             return None
     return params
