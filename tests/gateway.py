@@ -29,9 +29,8 @@ from elkapi.storage.db import Database
 from elkapi.storage.installation import Installation, open_installation
 from elkapi.storage.repos import channels, groups, keys, prices
 from elkapi.storage.repos.channels import ChannelConfig, ChannelSpec
-from elkapi.storage.repos.prices import Amounts
 from elkapi.storage.schema import owners
-from elkapi.types import Scope
+from elkapi.types import Amounts, Scope
 from elkapi.worker import opened_plane
 
 ACTOR = "test"

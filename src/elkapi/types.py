@@ -66,30 +66,67 @@ class Usage(msgspec.Struct, frozen=True, omit_defaults=True):
         return self.output_tokens + self.reasoning_tokens + self.audio_output_tokens + self.image_output_tokens
 
 
-class Price(msgspec.Struct, frozen=True):
-    """One immutable version of a model's price. Token prices are nano-USD per million; `call_nano` is per call."""
+class Rates(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """What each class of units costs: nano-USD per million tokens, per search, per call.
+
+    A class without a rate of its own costs what its parent does: every other input what input costs, every other
+    output what output costs.
+    """
+
+    input_nano_per_1m: int = 0
+    cached_nano_per_1m: int | None = None
+    cache_write_5m_nano_per_1m: int | None = None
+    cache_write_1h_nano_per_1m: int | None = None
+    audio_input_nano_per_1m: int | None = None
+    image_input_nano_per_1m: int | None = None
+    output_nano_per_1m: int = 0
+    reasoning_nano_per_1m: int | None = None
+    audio_output_nano_per_1m: int | None = None
+    image_output_nano_per_1m: int | None = None
+    search_nano: int = 0
+    call_nano: int = 0
+
+
+class Tier(Rates, frozen=True, kw_only=True, omit_defaults=True, forbid_unknown_fields=True):
+    """The rates of a whole call whose input is longer than `above_tokens`."""
+
+    above_tokens: int
+
+
+class Amounts(Rates, frozen=True, kw_only=True, omit_defaults=True, forbid_unknown_fields=True):
+    """What a price record says; `tiers` by ascending `above_tokens`."""
+
+    tiers: tuple[Tier, ...] = ()
+
+
+class Price(Amounts, frozen=True, kw_only=True):
+    """One immutable version of a model's price."""
 
     id: int
     model: str
     version: int
-    input_nano_per_1m: int = 0
-    cached_nano_per_1m: int | None = None
-    output_nano_per_1m: int = 0
-    call_nano: int = 0
 
     @property
     def is_zero(self) -> bool:
-        return not (self.input_nano_per_1m or self.cached_nano_per_1m or self.output_nano_per_1m or self.call_nano)
+        return not any(_is_priced(rates) for rates in (self, *self.tiers))
+
+
+def _is_priced(rates: Rates) -> bool:
+    return any(getattr(rates, name) for name in Rates.__struct_fields__)
 
 
 class Quote(msgspec.Struct, frozen=True):
-    """The most a call may cost: `upper` units at `price` times the group's ratio. `nano` 0 needs no hold."""
+    """The most a call may cost: `upper` units at `price` times the group's ratio. `nano` 0 needs no hold.
+
+    `wide`: the call may also be metered in audio, images and long-lived cache writes.
+    """
 
     price: Price
     group: str
     ratio_micro: int
     upper: Usage
     nano: int
+    wide: bool = False
 
 
 class ChannelKey(msgspec.Struct, frozen=True):

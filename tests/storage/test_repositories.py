@@ -15,7 +15,7 @@ from elkapi.storage.db import Database
 from elkapi.storage.installation import Installation, open_installation
 from elkapi.storage.repos import audit, channels, groups, keys, owners, prices, requests, versions
 from elkapi.storage.secrets import Sealer, SecretKeyError
-from elkapi.types import ChannelLimits, RequestRecord, Usage
+from elkapi.types import Amounts, ChannelLimits, RequestRecord, Usage
 
 NOW_NS = 1_800_000_000_000_000_000
 WHO: dict[str, Any] = {"now_ns": NOW_NS, "actor": "test"}
@@ -197,7 +197,7 @@ def test_every_change_leaves_an_audit_row_without_secrets(database: Database, in
             connection, installation.sealer, spec(proxy_url=f"http://u:{PLANTED}@p", header_set={"x": PLANTED}), **WHO
         )
         channels.add_keys(connection, installation.sealer, channel_id, [PLANTED], **WHO)
-        prices.add_version(connection, model="m", amounts=prices.Amounts(call_nano=1), source="test", **WHO)
+        prices.add_version(connection, model="m", amounts=Amounts(call_nano=1), source="test", **WHO)
         rows = audit.newest(connection)
     assert [entry.action for entry in rows] == ["price.set", "channel.key.add", "channel.add", "key.create"]
     assert {entry.actor for entry in rows} == {"test"}
@@ -323,9 +323,9 @@ def test_another_secret_key_is_refused_at_the_start(installation: Installation) 
 def test_prices_are_versions_and_the_highest_is_in_force(database: Database) -> None:
     with database.write() as connection:
         first = prices.add_version(
-            connection, model="m", amounts=prices.Amounts(input_nano_per_1m=5, cached_nano_per_1m=0), source="a", **WHO
+            connection, model="m", amounts=Amounts(input_nano_per_1m=5, cached_nano_per_1m=0), source="a", **WHO
         )
-        second = prices.add_version(connection, model="m", amounts=prices.Amounts(call_nano=9), source="b", **WHO)
+        second = prices.add_version(connection, model="m", amounts=Amounts(call_nano=9), source="b", **WHO)
         rows = {row.price.model: row for row in prices.in_force(connection)}
         assert rows["m"] == second
         assert rows["text-embedding-3-small"].price.input_nano_per_1m == 20_000_000

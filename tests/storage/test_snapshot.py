@@ -18,6 +18,7 @@ from elkapi.storage import schema
 from elkapi.storage.db import Database
 from elkapi.storage.installation import Installation
 from elkapi.storage.repos import channels, groups, keys, owners, prices, versions
+from elkapi.types import Amounts
 
 WHO: dict[str, Any] = {"now_ns": 1, "actor": "test"}
 
@@ -82,7 +83,7 @@ def test_only_priced_models_are_listed(installation: Installation) -> None:
     with installation.database.write() as connection:
         add(connection, installation, "c", models=("z", "text-embedding-3-small", "a"), aliases={"b": "a"})
         for model in ("z", "b"):
-            prices.add_version(connection, model=model, amounts=prices.Amounts(), source="test", **WHO)
+            prices.add_version(connection, model=model, amounts=Amounts(), source="test", **WHO)
     snapshot = build(installation)
     assert snapshot.models_for("live", "default") == ("b", "text-embedding-3-small", "z")
     assert snapshot.price_for("live", "a") is None
@@ -106,7 +107,7 @@ def test_the_bundled_models_are_a_free_channel_of_every_group_behind_the_operato
 
 def test_an_operators_price_for_a_bundled_model_wins(installation: Installation) -> None:
     with installation.database.write() as connection:
-        prices.add_version(connection, model="mini", amounts=prices.Amounts(call_nano=3), source="test", **WHO)
+        prices.add_version(connection, model="mini", amounts=Amounts(call_nano=3), source="test", **WHO)
     price = build(installation, bundled=("mini",)).price_for("live", "mini")
     assert price is not None
     assert price.call_nano == 3

@@ -2,46 +2,87 @@
 
 from __future__ import annotations
 
-import msgspec
-
 from elkapi.money import PER_MILLION, RATIO_ONE_MICRO, divide_half_away
-from elkapi.types import Price, Quote, Usage
+from elkapi.types import Price, Quote, Rates, Usage
+
+# Token class -> (its rate, the rate it falls back to). Searches and calls are priced apart, a unit at a time.
+_PER_MILLION = (
+    ("input_tokens", "input_nano_per_1m", "input_nano_per_1m"),
+    ("cached_tokens", "cached_nano_per_1m", "input_nano_per_1m"),
+    ("cache_write_5m_tokens", "cache_write_5m_nano_per_1m", "input_nano_per_1m"),
+    ("cache_write_1h_tokens", "cache_write_1h_nano_per_1m", "input_nano_per_1m"),
+    ("audio_input_tokens", "audio_input_nano_per_1m", "input_nano_per_1m"),
+    ("image_input_tokens", "image_input_nano_per_1m", "input_nano_per_1m"),
+    ("output_tokens", "output_nano_per_1m", "output_nano_per_1m"),
+    ("reasoning_tokens", "reasoning_nano_per_1m", "output_nano_per_1m"),
+    ("audio_output_tokens", "audio_output_nano_per_1m", "output_nano_per_1m"),
+    ("image_output_tokens", "image_output_nano_per_1m", "output_nano_per_1m"),
+)
+_PER_UNIT = (("searches", "search_nano"), ("calls", "call_nano"))
+_NARROW_INPUT = ("input_nano_per_1m", "cached_nano_per_1m", "cache_write_5m_nano_per_1m")
+_WIDE_INPUT = (*_NARROW_INPUT, "cache_write_1h_nano_per_1m", "audio_input_nano_per_1m", "image_input_nano_per_1m")
+_NARROW_OUTPUT = ("output_nano_per_1m", "reasoning_nano_per_1m")
+_WIDE_OUTPUT = (*_NARROW_OUTPUT, "audio_output_nano_per_1m", "image_output_nano_per_1m")
 
 
 def amount_nano(price: Price, usage: Usage, ratio_micro: int) -> int:
     """The amount of `usage`, rounded half away from zero once, at the very end. Never negative."""
-    cached_nano = price.input_nano_per_1m if price.cached_nano_per_1m is None else price.cached_nano_per_1m
+    rates = rates_for(price, usage.input_total) if price.tiers else price
+    millionths = usage.input_tokens * rates.input_nano_per_1m + usage.output_tokens * rates.output_nano_per_1m
+    if usage.input_total != usage.input_tokens or usage.output_total != usage.output_tokens or usage.searches:
+        millionths = sum(units * nano * (PER_MILLION // per) for _, units, nano, per in _terms(rates, usage))
+    else:
+        millionths += usage.calls * rates.call_nano * PER_MILLION
+    return divide_half_away(millionths * ratio_micro, PER_MILLION * RATIO_ONE_MICRO)
+
+
+def rates_for(price: Price, input_total: int) -> Rates:
+    """The rates of a call with this much input: those of the highest tier that it exceeds."""
+    rates: Rates = price
+    for tier in price.tiers:
+        if input_total > tier.above_tokens:
+            rates = tier
+    return rates
+
+
+def quote(price: Price, group: str, ratio_micro: int, upper: Usage, wide: bool = False) -> Quote:
+    """The most a call of at most `upper` input and output tokens may cost, whichever classes the upstream reports.
+
+    `wide` counts the classes in that only some calls can have (audio, images, an hour's cache).
+    """
+    nano = max(
+        _bound_nano(rates, upper, ratio_micro, wide)
+        for rates in (price, *(tier for tier in price.tiers if upper.input_total > tier.above_tokens))
+    )
+    return Quote(price, group, ratio_micro, upper, nano, wide)
+
+
+def _bound_nano(rates: Rates, upper: Usage, ratio_micro: int, wide: bool) -> int:
+    dearest_in = max(getattr(rates, name) or 0 for name in (_WIDE_INPUT if wide else _NARROW_INPUT))
+    dearest_out = max(getattr(rates, name) or 0 for name in (_WIDE_OUTPUT if wide else _NARROW_OUTPUT))
     millionths = (
-        usage.input_tokens * price.input_nano_per_1m
-        + usage.cached_tokens * cached_nano
-        + usage.output_tokens * price.output_nano_per_1m
-        + usage.calls * price.call_nano * PER_MILLION
+        upper.input_total * dearest_in
+        + upper.output_total * dearest_out
+        + (upper.searches * rates.search_nano + upper.calls * rates.call_nano) * PER_MILLION
     )
     return divide_half_away(millionths * ratio_micro, PER_MILLION * RATIO_ONE_MICRO)
 
 
-def quote(price: Price, group: str, ratio_micro: int, upper: Usage) -> Quote:
-    """The most a call may cost; cached units are assumed to be absent, since they may be cheaper or dearer.
-
-    The dearer of the two input prices bounds the input, so the quote holds whichever class the upstream reports.
-    """
-    bound = price
-    if price.cached_nano_per_1m is not None and price.cached_nano_per_1m > price.input_nano_per_1m:
-        bound = msgspec.structs.replace(price, input_nano_per_1m=price.cached_nano_per_1m)
-    return Quote(price, group, ratio_micro, upper, amount_nano(bound, upper, ratio_micro))
-
-
-def arithmetic(price: Price, usage: Usage, ratio_micro: int) -> list[dict[str, int]]:
+def arithmetic(price: Price, usage: Usage, ratio_micro: int) -> list[dict[str, int | str]]:
     """The terms behind a charge, for `GET /v1/requests/{id}`: units x nano per million (or per call)."""
-    cached_nano = price.input_nano_per_1m if price.cached_nano_per_1m is None else price.cached_nano_per_1m
-    terms = (
-        ("input_tokens", usage.input_tokens, price.input_nano_per_1m, PER_MILLION),
-        ("cached_tokens", usage.cached_tokens, cached_nano, PER_MILLION),
-        ("output_tokens", usage.output_tokens, price.output_nano_per_1m, PER_MILLION),
-        ("calls", usage.calls, price.call_nano, 1),
-    )
     return [
-        {"class": name, "units": units, "nano_usd": nano, "per_units": per, "ratio_micro": ratio_micro}  # type: ignore[dict-item]
-        for name, units, nano, per in terms
-        if units and nano
+        {"class": name, "units": units, "nano_usd": nano, "per_units": per, "ratio_micro": ratio_micro}
+        for name, units, nano, per in _terms(rates_for(price, usage.input_total), usage)
     ]
+
+
+def _terms(rates: Rates, usage: Usage) -> list[tuple[str, int, int, int]]:
+    """(class, units, nano, per how many units) of every class that has units and a rate."""
+    terms = []
+    for name, own, parent in _PER_MILLION:
+        units = getattr(usage, name)
+        if units:
+            nano = getattr(rates, own)
+            terms.append((name, units, getattr(rates, parent) if nano is None else nano, PER_MILLION))
+    terms += [(name, getattr(usage, name), getattr(rates, rate), 1) for name, rate in _PER_UNIT]
+    return [term for term in terms if term[1] and term[2]]

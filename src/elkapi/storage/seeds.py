@@ -11,6 +11,7 @@ import msgspec
 from sqlalchemy import Connection, Table
 
 from elkapi.money import RATIO_ONE_MICRO, parse_usd
+from elkapi.types import Amounts, Tier
 
 DEFAULT_GROUP = "default"
 OPERATOR = "operator"
@@ -25,7 +26,47 @@ SYSTEM_ACCOUNTS = {
     "quota-spent": "spent",
 }
 
-# Public list prices of embedding models, US dollars per million input tokens; the operator's own records replace them.
+# Public list prices, US dollars per million tokens (input, cached input, output); the operator's own records replace
+# them. Families with more classes or with tiers stand in PUBLIC_RECORDS.
+PUBLIC_TEXT_PRICES_USD_PER_1M = {
+    "gpt-4o": ("2.50", "1.25", "10"),
+    "gpt-4o-mini": ("0.15", "0.075", "0.60"),
+    "gpt-4.1": ("2", "0.50", "8"),
+    "gpt-4.1-mini": ("0.40", "0.10", "1.60"),
+    "gpt-4.1-nano": ("0.10", "0.025", "0.40"),
+    "gpt-5": ("1.25", "0.125", "10"),
+    "gpt-5-mini": ("0.25", "0.025", "2"),
+    "gpt-5-nano": ("0.05", "0.005", "0.40"),
+    "o3": ("2", "0.50", "8"),
+    "o4-mini": ("1.10", "0.275", "4.40"),
+    "gemini-2.5-flash": ("0.30", "0.03", "2.50"),
+    "gemini-2.5-flash-lite": ("0.10", "0.01", "0.40"),
+    "deepseek-chat": ("0.28", "0.028", "0.42"),
+    "deepseek-reasoner": ("0.28", "0.028", "0.42"),
+}
+# Input and output of Claude models; their cache is priced by fixed factors of the input.
+PUBLIC_CLAUDE_PRICES_USD_PER_1M = {
+    "claude-haiku-4-5": ("1", "5"),
+    "claude-sonnet-4-5": ("3", "15"),
+    "claude-opus-4-5": ("5", "25"),
+    "claude-opus-4-1": ("15", "75"),
+}
+PUBLIC_RECORDS = {
+    "gemini-2.5-pro": Amounts(
+        input_nano_per_1m=parse_usd("1.25"),
+        cached_nano_per_1m=parse_usd("0.125"),
+        output_nano_per_1m=parse_usd("10"),
+        tiers=(
+            Tier(
+                above_tokens=200_000,
+                input_nano_per_1m=parse_usd("2.50"),
+                cached_nano_per_1m=parse_usd("0.25"),
+                output_nano_per_1m=parse_usd("15"),
+            ),
+        ),
+    ),
+}
+# Embedding models, per million input tokens.
 PUBLIC_PRICES_USD_PER_1M = {
     "text-embedding-3-small": "0.02",
     "text-embedding-3-large": "0.13",
@@ -54,10 +95,32 @@ def seed(connection: Connection, tables: Mapping[str, Table], now_ns: int) -> No
             {
                 "model": model,
                 "version": 1,
-                "record": msgspec.json.encode({"input_nano_per_1m": int(parse_usd(usd))}).decode(),
+                "record": msgspec.json.encode(amounts).decode(),
                 "source": SEED_SOURCE,
                 "created_ns": now_ns,
             }
-            for model, usd in PUBLIC_PRICES_USD_PER_1M.items()
+            for model, amounts in public_prices().items()
         ],
     )
+
+
+def public_prices() -> dict[str, Amounts]:
+    """Every seeded record, by model."""
+    found = {model: Amounts(input_nano_per_1m=parse_usd(usd)) for model, usd in PUBLIC_PRICES_USD_PER_1M.items()}
+    for model, (given, cached, out) in PUBLIC_TEXT_PRICES_USD_PER_1M.items():
+        found[model] = Amounts(
+            input_nano_per_1m=parse_usd(given),
+            cached_nano_per_1m=parse_usd(cached),
+            output_nano_per_1m=parse_usd(out),
+        )
+    for model, (given, out) in PUBLIC_CLAUDE_PRICES_USD_PER_1M.items():
+        nano = parse_usd(given)
+        found[model] = Amounts(
+            input_nano_per_1m=nano,
+            cached_nano_per_1m=nano // 10,
+            cache_write_5m_nano_per_1m=nano * 5 // 4,
+            cache_write_1h_nano_per_1m=nano * 2,
+            output_nano_per_1m=parse_usd(out),
+            search_nano=parse_usd("0.01"),
+        )
+    return found | PUBLIC_RECORDS

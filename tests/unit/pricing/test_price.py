@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from elkapi.money import divide_half_away, format_usd, parse_ratio, parse_usd
 from elkapi.pricing.price import amount_nano, arithmetic, quote
-from elkapi.types import Price, Usage
+from elkapi.types import Price, Tier, Usage
 
 SMALL = Price(id=1, model="m", version=1, input_nano_per_1m=parse_usd("0.02"))
 
@@ -31,44 +31,92 @@ def test_a_per_call_price_does_not_look_at_tokens() -> None:
     assert amount_nano(price, Usage(input_tokens=999, calls=1), parse_ratio("0.5")) == parse_usd("0.02")
 
 
-prices = st.builds(
-    Price,
-    id=st.just(1),
-    model=st.just("m"),
-    version=st.just(1),
-    input_nano_per_1m=st.integers(0, 10**12),
-    cached_nano_per_1m=st.none() | st.integers(0, 10**12),
-    output_nano_per_1m=st.integers(0, 10**12),
-    call_nano=st.integers(0, 10**10),
+_rate = st.integers(0, 10**12)
+_maybe = st.none() | _rate
+_RATES = {
+    "input_nano_per_1m": _rate,
+    "cached_nano_per_1m": _maybe,
+    "cache_write_5m_nano_per_1m": _maybe,
+    "cache_write_1h_nano_per_1m": _maybe,
+    "audio_input_nano_per_1m": _maybe,
+    "image_input_nano_per_1m": _maybe,
+    "output_nano_per_1m": _rate,
+    "reasoning_nano_per_1m": _maybe,
+    "audio_output_nano_per_1m": _maybe,
+    "image_output_nano_per_1m": _maybe,
+    "search_nano": st.integers(0, 10**10),
+    "call_nano": st.integers(0, 10**10),
+}
+tiers = st.lists(st.builds(Tier, above_tokens=st.integers(1, 10**6), **_RATES), max_size=2).map(
+    lambda rows: tuple(sorted(rows, key=lambda row: row.above_tokens))
 )
+prices = st.builds(Price, id=st.just(1), model=st.just("m"), version=st.just(1), tiers=tiers, **_RATES)
 usages = st.builds(
     Usage,
-    input_tokens=st.integers(0, 10**7),
-    cached_tokens=st.integers(0, 10**7),
-    output_tokens=st.integers(0, 10**7),
+    **{name: st.integers(0, 10**6) for name in Usage.__struct_fields__ if name not in ("calls", "searches")},
     calls=st.integers(0, 9),
+    searches=st.integers(0, 9),
 )
+PARENTS = {
+    name: ("output" if "output" in name or name == "reasoning_tokens" else "input") + "_nano_per_1m"
+    for name in Usage.__struct_fields__
+    if name.endswith("_tokens")
+}
+
+
+def _exact(price: Price, usage: Usage, ratio: int) -> Fraction:
+    """The amount by the definition: every class by its own rate, else its parent's, of the highest tier exceeded."""
+    exceeded = [tier for tier in price.tiers if usage.input_total > tier.above_tokens]
+    rates = exceeded[-1] if exceeded else price
+    total = Fraction(usage.calls * rates.call_nano + usage.searches * rates.search_nano)
+    for name, parent in PARENTS.items():
+        own = getattr(rates, name.removesuffix("_tokens") + "_nano_per_1m")
+        rate = getattr(rates, parent) if own is None else own
+        total += Fraction(getattr(usage, name) * rate, 1_000_000)
+    return total * Fraction(ratio, 1_000_000)
 
 
 @given(prices, usages, st.integers(0, 5_000_000))
 def test_the_amount_is_within_half_a_nano_of_the_exact_fraction(price: Price, usage: Usage, ratio: int) -> None:
-    cached = price.input_nano_per_1m if price.cached_nano_per_1m is None else price.cached_nano_per_1m
-    per_million = Fraction(
-        usage.input_tokens * price.input_nano_per_1m
-        + usage.cached_tokens * cached
-        + usage.output_tokens * price.output_nano_per_1m,
-        1_000_000,
-    )
-    exact = (per_million + usage.calls * price.call_nano) * Fraction(ratio, 1_000_000)
+    exact = _exact(price, usage, ratio)
     amount = amount_nano(price, usage, ratio)
     assert amount >= 0
     assert abs(amount - exact) <= Fraction(1, 2)
 
 
-@given(prices, st.integers(0, 10**6), st.integers(0, 10**6), st.integers(0, 5_000_000))
-def test_g36_a_quote_bounds_every_split_of_its_input(price: Price, fresh: int, cached: int, ratio: int) -> None:
-    bound = quote(price, "g", ratio, Usage(input_tokens=fresh + cached, calls=1)).nano
-    assert amount_nano(price, Usage(input_tokens=fresh, cached_tokens=cached, calls=1), ratio) <= bound
+@given(prices, usages, st.integers(0, 5_000_000))
+def test_g36_a_quote_bounds_every_split_of_its_tokens(price: Price, usage: Usage, ratio: int) -> None:
+    upper = Usage(
+        input_tokens=usage.input_total,
+        output_tokens=usage.output_total,
+        searches=usage.searches,
+        calls=usage.calls,
+    )
+    assert amount_nano(price, usage, ratio) <= quote(price, "g", ratio, upper, wide=True).nano
+
+
+def test_a_narrow_quote_leaves_out_what_the_call_cannot_have() -> None:
+    price = Price(id=1, model="m", version=1, input_nano_per_1m=10, cache_write_1h_nano_per_1m=20 * 10**6)
+    upper = Usage(input_tokens=10**6, calls=1)
+    assert quote(price, "g", 1_000_000, upper).nano == 10
+    assert quote(price, "g", 1_000_000, upper, wide=True).nano == 20 * 10**6
+
+
+def test_a_long_context_is_priced_whole_by_its_tier() -> None:
+    tier = Tier(above_tokens=200_000, input_nano_per_1m=parse_usd("6"), output_nano_per_1m=parse_usd("22.5"))
+    price = Price(
+        id=1, model="m", version=1, input_nano_per_1m=parse_usd("3"), output_nano_per_1m=parse_usd("15"), tiers=(tier,)
+    )
+    at, above = Usage(input_tokens=200_000, output_tokens=10), Usage(input_tokens=200_001, output_tokens=10)
+    assert amount_nano(price, at, 1_000_000) == parse_usd("0.60015")
+    assert amount_nano(price, above, 1_000_000) == parse_usd("1.200231")
+
+
+@given(prices, usages, st.integers(0, 5_000_000))
+def test_the_arithmetic_of_every_class_adds_up_to_the_charge(price: Price, usage: Usage, ratio: int) -> None:
+    terms = arithmetic(price, usage, ratio)
+    total = sum((Fraction(int(t["units"]) * int(t["nano_usd"]), int(t["per_units"])) for t in terms), Fraction(0))
+    assert abs(total * Fraction(ratio, 1_000_000) - amount_nano(price, usage, ratio)) <= Fraction(1, 2)
 
 
 def test_the_arithmetic_shown_adds_up_to_the_charge() -> None:

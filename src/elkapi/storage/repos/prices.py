@@ -7,18 +7,9 @@ from sqlalchemy import Connection, RowMapping, func, select, tuple_
 
 from elkapi.storage import schema
 from elkapi.storage.repos import audit, versions
-from elkapi.types import Price
+from elkapi.types import Amounts, Price
 
 _prices = schema.prices
-
-
-class Amounts(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True):
-    """The stored record: nano-USD per million tokens of each class, and per call. None for cached: the input price."""
-
-    input_nano_per_1m: int = 0
-    cached_nano_per_1m: int | None = None
-    output_nano_per_1m: int = 0
-    call_nano: int = 0
 
 
 class PriceRow(msgspec.Struct, frozen=True):
@@ -69,12 +60,5 @@ def _row(row: RowMapping) -> PriceRow:
 
 
 def _price(price_id: int, model: str, version: int, amounts: Amounts) -> Price:
-    return Price(
-        id=price_id,
-        model=model,
-        version=version,
-        input_nano_per_1m=amounts.input_nano_per_1m,
-        cached_nano_per_1m=amounts.cached_nano_per_1m,
-        output_nano_per_1m=amounts.output_nano_per_1m,
-        call_nano=amounts.call_nano,
-    )
+    rates = {name: getattr(amounts, name) for name in Amounts.__struct_fields__}
+    return Price(id=price_id, model=model, version=version, **rates)
