@@ -1,0 +1,170 @@
+"""The neutral words of a conversation with a model: what is asked, what is replied, and how both are counted.
+
+Providers read their bodies into an `Ask` and write a `Reply` in their own shape; what is replied is `script`'s.
+
+Token rule: input counts whitespace-separated words, which no true count is below, `IMAGE_TOKENS` an image and
+`AUDIO_TOKENS` a sound; output counts `pieces`, so that one piece of a stream is one token, streamed or not.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Any, Literal
+
+import msgspec
+
+PIECE_CHARS_MAX = 8
+IMAGE_TOKENS = 85
+AUDIO_TOKENS = 10
+TAKES_S = 0.5
+
+Finish = Literal["stop", "stop_sequence", "length", "tools", "refusal", "filter"]
+
+_PIECE = re.compile(rf"\s*\S{{1,{PIECE_CHARS_MAX}}}|\s+")
+
+
+class Tool(msgspec.Struct, frozen=True):
+    """A tool on offer. `schema` is the JSON schema of its arguments; a custom tool takes free text instead."""
+
+    name: str
+    schema: dict[str, Any] | None = None
+    description: str = ""
+    custom: bool = False
+
+
+class Call(msgspec.Struct, frozen=True, tag="call"):
+    """One tool call. `arguments` is JSON text, or the free text of a custom tool; ids are the provider's."""
+
+    name: str
+    arguments: str
+    custom: bool = False
+
+
+class Thinking(msgspec.Struct, frozen=True, tag="thinking"):
+    """A thought; counted as reasoning tokens whether or not the provider shows it."""
+
+    text: str
+
+
+class Text(msgspec.Struct, frozen=True, tag="text"):
+    """A piece of the answer proper."""
+
+    text: str
+
+
+class Refusal(msgspec.Struct, frozen=True, tag="refusal"):
+    """A refusal, for providers that tell it from text; the others say it as text."""
+
+    text: str
+
+
+Part = Thinking | Text | Call | Refusal
+
+
+class Result(msgspec.Struct, frozen=True):
+    """What a tool answered; `name` is the tool's, or the call's id where the provider repeats only that."""
+
+    name: str
+    text: str
+
+
+class Turn(msgspec.Struct, frozen=True):
+    """One message. `images` and `files` name their sources (a URL, a media type); `sounds` counts audio parts."""
+
+    role: Literal["user", "assistant"]
+    text: str = ""
+    images: tuple[str, ...] = ()
+    files: tuple[str, ...] = ()
+    sounds: int = 0
+    calls: tuple[Call, ...] = ()
+    results: tuple[Result, ...] = ()
+
+
+class Ask(msgspec.Struct, frozen=True, kw_only=True):
+    """One question to a model, in no provider's words.
+
+    `choice`: "auto", "none", "required", or "tool:NAME". `thinks_tokens`: how long it thinks unasked by a script, 0 not
+    at all. `schema`: the answer must be an instance of it; `wants_json`: of any object. `output_tokens_max` includes
+    thinking.
+    """
+
+    turns: tuple[Turn, ...]
+    system: str = ""
+    tools: tuple[Tool, ...] = ()
+    choice: str = "auto"
+    parallel: bool = True
+    schema: dict[str, Any] | None = None
+    wants_json: bool = False
+    thinks_tokens: int = 0
+    stops: tuple[str, ...] = ()
+    output_tokens_max: int | None = None
+
+
+class Usage(msgspec.Struct, frozen=True, kw_only=True):
+    """Token counts. `input` includes cached, cache_write, image and audio; `output` includes reasoning."""
+
+    input: int = 0
+    cached: int = 0
+    cache_write: int = 0
+    image: int = 0
+    audio: int = 0
+    output: int = 0
+    reasoning: int = 0
+
+
+class Reply(msgspec.Struct, frozen=True, kw_only=True):
+    """What the model answers: parts in order, how it finished, what it counts.
+
+    `stopped_at` is the stop sequence that ended it. `takes_s` is how long a background answer takes.
+    """
+
+    parts: tuple[Part, ...]
+    finish: Finish
+    usage: Usage
+    stopped_at: str | None = None
+    takes_s: float = TAKES_S
+
+    @property
+    def text(self) -> str:
+        """All text parts, joined."""
+        return "".join(part.text for part in self.parts if isinstance(part, Text))
+
+    @property
+    def thinking(self) -> str:
+        """All thinking parts, joined."""
+        return "".join(part.text for part in self.parts if isinstance(part, Thinking))
+
+    @property
+    def refusal(self) -> str | None:
+        """The refusal, or None."""
+        return next((part.text for part in self.parts if isinstance(part, Refusal)), None)
+
+    @property
+    def calls(self) -> tuple[Call, ...]:
+        """The tool calls in order."""
+        return tuple(part for part in self.parts if isinstance(part, Call))
+
+
+def pieces(text: str) -> list[str]:
+    """The tokens of an output text: a word with the space before it, or each `PIECE_CHARS_MAX` characters of it."""
+    return _PIECE.findall(text)
+
+
+def part_tokens(part: Part) -> int:
+    """The output tokens of one part; a call's name is one token, before its arguments."""
+    return 1 + len(pieces(part.arguments)) if isinstance(part, Call) else len(pieces(part.text))
+
+
+def words(text: str) -> int:
+    """The input tokens of a text."""
+    return len(text.split())
+
+
+def input_tokens(ask: Ask) -> int:
+    """The input tokens of an ask without script words, at least 1: what a token counting route answers."""
+    total = words(ask.system) + sum(1 + words(tool.description) for tool in ask.tools)
+    for turn in ask.turns:
+        total += words(turn.text) + IMAGE_TOKENS * len(turn.images) + AUDIO_TOKENS * turn.sounds
+        total += sum(1 + words(call.arguments) for call in turn.calls)
+        total += sum(words(result.text) for result in turn.results)
+    return max(1, total)
