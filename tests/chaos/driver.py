@@ -219,6 +219,8 @@ def assert_callers_were_told_the_truth(cluster: Cluster, load: Load) -> None:
     charged = {bytes(request_id): nano for request_id, nano in charged.items()}
     for request_id, nano in load.acknowledged.items():
         assert charged.get(request_id) == nano, f"{request_id.hex()}: told {nano}, booked {charged.get(request_id)}"
+    paid_for_nothing = {request_id.hex(): charged[request_id] for request_id in load.failed if charged.get(request_id)}
+    assert not paid_for_nothing, f"answered with an error and charged: {paid_for_nothing}"
     twice = {name: calls for name, calls in load.fresh.items() if len(calls) > 1}
     assert not twice, f"idempotency keys answered afresh more than once: {twice}"
     assert load.refused_while_up == 0, "connections were refused although the supervisor lived"
@@ -230,7 +232,7 @@ def printed(found: ReconcileReport, chaos: Chaos, seed: int) -> str:
     lines = [
         f"seed {seed}: {len(chaos.history)} rounds: {'; '.join(chaos.history)}",
         load.summary(),
-        f"told 503 and charged all the same: {charged_in_vain(chaos)} of {len(load.unavailable)} calls",
+        f"charges taken back because their callers were told of a failure: {taken_back(chaos)} of {len(load.failed)}",
         f"upstream bill     {found.bill_nano:>14} nano = {format_usd(found.bill_nano)} USD",
         f"customer charges  {found.charged_nano:>14} nano",
         f"operator losses   {found.loss_nano:>14} nano",
@@ -241,10 +243,9 @@ def printed(found: ReconcileReport, chaos: Chaos, seed: int) -> str:
     return "\n".join(lines)
 
 
-def charged_in_vain(chaos: Chaos) -> int:
-    """Answered calls whose settlement took longer than settle_wait_s, as while the ledger process was away."""
-    charged = chaos.cluster.sql("select id from requests where charge_nano > 0")
-    return len(chaos.load.unavailable & {bytes(request_id) for (request_id,) in charged})
+def taken_back(chaos: Chaos) -> int:
+    """Calls whose settlement was committed while the answer to it got lost for longer than settle_wait_s."""
+    return len({bytes(entry)[:16] for (entry,) in chaos.cluster.sql("select id from transfers where kind = 'reverse'")})
 
 
 def seed_of_the_day() -> int:

@@ -72,8 +72,8 @@ class Load:
         self.supervisor_is_up = True
         # request id -> nano-dollars, as the answer's header said
         self.acknowledged: dict[bytes, int] = {}
-        # calls without an idempotency key that were told to try again later
-        self.unavailable: set[bytes] = set()
+        # every call that was answered with an error
+        self.failed: set[bytes] = set()
         # idempotency key -> the calls that were answered afresh
         self.fresh: defaultdict[str, set[bytes]] = defaultdict(set)
         self.replayed = 0
@@ -144,8 +144,7 @@ class Load:
         self.statuses[answer.status] += 1
         if answer.status != 200:
             self.codes[answer.code] += 1
-            if answer.status == 503 and not headers:
-                self.unavailable.add(answer.request_id)
+            self.failed.add(answer.request_id)
         elif "idempotent-replayed" in answer.headers:
             self.replayed += 1
         elif answer.cost_nano:

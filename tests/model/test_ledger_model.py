@@ -15,6 +15,7 @@ from elkapi.ledger import balance, balances, check, mark_dead, recover
 from elkapi.ledger.books import Books, Outcome
 from elkapi.ledger.ledger import open_books
 from elkapi.ledger.orders import Beat, Hold, Order, Settle, UsageRow
+from elkapi.ledger.told import waived
 from elkapi.settings import Settings
 from elkapi.storage.db import Database
 from elkapi.storage.migrations import migrate
@@ -71,10 +72,11 @@ class Twin:
         charge = self.dice.choice([0, order.nano, self.dice.randrange(order.nano + 1), order.nano + 50])
         record = a_record(order, charge)
         row = UsageRow(1, 1, order.model, 200, 1, msgspec.json.encode(record))
-        return Settle(order.request_id, True, charge, 0, row)
+        settle = Settle(order.request_id, True, charge, 0, row)
+        return waived(settle) if self.dice.random() < 0.2 else settle
 
     def mirror_settle(self, order: Settle) -> None:
-        self.model.settle(order.request_id, order.charge_nano)
+        self.model.settle(order.request_id, order.charge_nano + order.loss_nano, waived=order.waived)
 
     def mirror_holds(self, holds: list[tuple[Hold, Outcome]], before: dict[int, int]) -> None:
         """Which of several rivals is admitted is the writer's choice; that their sum fits is not."""

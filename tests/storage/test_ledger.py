@@ -7,14 +7,17 @@ import os
 import random
 from collections.abc import AsyncIterator, Callable
 
+import msgspec
 import pytest
 from sqlalchemy import select
 from sqlalchemy.exc import IntegrityError
 
 from elkapi.errors import InsufficientQuota, Unavailable
-from elkapi.ledger import Ledger, balance, balances, check, open_ledger, refund, refunded_nano, set_credit
+from elkapi.ledger import Ledger, balance, balances, check, open_ledger, reconcile, refund, refunded_nano, set_credit
 from elkapi.ledger.accounts import AccountError
 from elkapi.ledger.admin import RefundError, adjust
+from elkapi.ledger.orders import Settle, UsageRow
+from elkapi.ledger.told import waived
 from elkapi.settings import Settings
 from elkapi.storage.db import Database
 from elkapi.storage.installation import Installation
@@ -365,6 +368,62 @@ async def test_a_refund_is_a_new_entry_and_never_more_than_was_charged(ledger: L
         refund(connection, order.request_id, None, "nothing is left", "test")
     assert available(database, user) == 1000
     assert posted(database, "revenue") == 0
+
+
+def told_as_failed(order: HoldOrder, charge: int) -> Settle:
+    """What a worker sends for a settlement whose caller was told to try again."""
+    row = UsageRow(1, 1, order.model, 200, 1, msgspec.json.encode(a_record(order, charge)))
+    return waived(Settle(order.request_id, True, charge, 0, row))
+
+
+async def test_nobody_pays_for_a_call_that_was_told_as_failed(ledger: Ledger, database: Database) -> None:
+    user, quota = funded_account(database, 1000), funded_account(database, 500, "quota")
+    lost = an_order(user, quota, nano=100)
+    await ledger.hold(lost)
+    await ledger.settle(a_settlement(lost, 60))  # Committed, and then the answer gets lost.
+    assert (available(database, user), available(database, quota)) == (940, 440)
+    for _ in range(3):
+        assert await ledger._ask_settle(told_as_failed(lost, 60)) is None
+        assert (available(database, user), available(database, quota)) == (1000, 500)
+        assert (posted(database, "revenue"), posted(database, "operator-loss")) == (0, -60)
+    row = record_of(database, lost)
+    assert row is not None
+    assert (row.charge_nano, row.loss_nano, row.flags) == (0, 60, ("settled_late",))
+    with database.read() as connection:
+        assert reconcile(connection, [(lost.request_id, 60)]).ok
+    # The settlement itself may come after it: there is nothing left to charge.
+    await ledger.settle(a_settlement(lost, 60))
+    assert available(database, user) == 1000
+    with database.write() as connection, pytest.raises(RefundError):
+        refund(connection, lost.request_id, None, "too late", "test")
+
+
+async def test_a_call_told_as_failed_before_it_was_charged_is_the_operators_loss(
+    ledger: Ledger, database: Database
+) -> None:
+    user = funded_account(database, 1000)
+    order = an_order(user, nano=100)
+    await ledger.hold(order)
+    # Both in one batch, in either order, as after a reconnect.
+    settle = msgspec.structs.replace(told_as_failed(order, 60), charge_nano=60, loss_nano=0, waived=False)
+    await asyncio.gather(ledger._ask_settle(settle), ledger._ask_settle(told_as_failed(order, 60)))
+    assert available(database, user) == 1000
+    assert posted(database, "operator-loss") == -60
+
+
+async def test_what_an_operator_refunded_already_is_not_given_back_twice(ledger: Ledger, database: Database) -> None:
+    user = funded_account(database, 1000)
+    order = an_order(user, nano=100)
+    await ledger.hold(order)
+    await ledger.settle(a_settlement(order, 130))  # 30 above the hold is a loss already
+    with database.write() as connection:
+        assert refund(connection, order.request_id, 45, "half", "test") == 45
+    assert await ledger._ask_settle(told_as_failed(order, 130)) is None
+    assert available(database, user) == 1000
+    assert posted(database, "operator-loss") == -85
+    row = record_of(database, order)
+    assert row is not None
+    assert (row.charge_nano, row.loss_nano, row.flags) == (45, 85, ("over_hold", "settled_late"))
 
 
 async def test_an_adjustment_cannot_take_what_is_held(ledger: Ledger, database: Database) -> None:

@@ -10,13 +10,15 @@ import subprocess
 import sys
 import textwrap
 import time
+from collections import deque
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from elkapi.errors import InsufficientQuota, Unavailable
-from elkapi.ledger import IdempotencyReplay, RemoteLedger, balance, check, mark_dead, open_ledger, recover
+from elkapi.ledger import IdempotencyReplay, RemoteLedger, balance, check, mark_dead, open_ledger, reconcile, recover
 from elkapi.ledger.server import SocketTakenError, only_one
 from elkapi.settings import Settings
 from elkapi.storage.db import Database
@@ -193,6 +195,42 @@ async def test_a_hold_given_up_while_the_process_was_down_is_given_back(
         await ledger.hold(last := an_order(account, nano=1000))
         await ledger.settle(a_settlement(last, 1000))
     assert_in_order(sqlite.database)
+
+
+@pytest.mark.parametrize("worker_dies", [False, True])
+async def test_nobody_pays_for_calls_told_as_failed_when_the_process_died_before_it_answered(
+    settings: Settings, sqlite: Installation, process: Process, worker_dies: bool
+) -> None:
+    account = funded_account(sqlite.database, 1000)
+    orders = [an_order(account, nano=10) for _ in range(5)]
+    async with worker(sqlite) as ledger:
+        await asyncio.gather(*map(ledger.hold, orders))
+        process.stop(signal.SIGKILL)
+        settling = [asyncio.create_task(ledger.settle(a_settlement(order, 7))) for order in orders]
+        await asyncio.sleep(0)
+        process.start("ledger.server.before_reply")
+        assert process.process is not None
+        assert await asyncio.to_thread(process.process.wait, 20) == -signal.SIGKILL
+        with sqlite.database.read() as connection:
+            assert check(connection).charged_nano == 35  # committed, and nobody heard of it
+        ledger._settle_waits = deque((0.0, waiter, order) for _, waiter, order in ledger._settle_waits)
+        ledger._settings = msgspec.structs.replace(settings, settle_wait_s=0.1)  # nor does it wait long at its end
+        told = await asyncio.gather(*settling, return_exceptions=True)
+        assert [type(answer) for answer in told] == [Unavailable] * 5
+        if not worker_dies:
+            process.start()
+            await ledger.hold(last := an_order(account, nano=1000))
+            await ledger.void(last)
+    if worker_dies:
+        process.start()
+        async with worker(sqlite) as successor:
+            await successor.hold(last := an_order(account, nano=900))
+            await successor.void(last)
+    assert_in_order(sqlite.database)
+    with sqlite.database.read() as connection:
+        assert balance(connection, account).available_nano == 1000
+        assert check(connection).loss_nano == 35
+        assert reconcile(connection, [(order.request_id, 7) for order in orders]).ok
 
 
 async def test_an_unreachable_process_is_unavailable_within_the_deadline(tmp_path: Path) -> None:

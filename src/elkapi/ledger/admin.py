@@ -68,7 +68,10 @@ def refund(
     `name` identifies the refund: repeating it changes nothing. The answer is what this name refunded, in nano.
     Raises RefundError for an unknown call, an amount of zero or less, or more than is left of the charge.
     """
-    if connection.execute(sql.for_update(select(requests.c.id).where(requests.c.id == request_id))).first() is None:
+    charged = connection.execute(
+        sql.for_update(select(requests.c.charge_nano).where(requests.c.id == request_id))
+    ).scalar()
+    if charged is None:
         raise RefundError(f"there is no call {request_id_text(request_id)}")
     now_ns = clock.now_ns()
     label = new_id(now_ns).hex() if name is None else name
@@ -83,7 +86,6 @@ def refund(
         .where(t.id.between(low, high), t.kind == "post")
         .order_by(t.id)
     ).all()
-    charged = posts[0].nano if posts else 0
     left = charged - sum(value for key, value in done.items() if key[17] == 0)
     amount = left if nano is None else nano
     if amount <= 0 or amount > left:

@@ -21,11 +21,11 @@ from elkapi.clock import Clock
 from elkapi.ids import first_id_at
 from elkapi.ledger import accounts
 from elkapi.ledger.claims import Claims
-from elkapi.ledger.orders import Beat, Hold, Order, Refusal, Settle, UsageRow
+from elkapi.ledger.orders import Beat, Hold, Order, Refusal, Settle, flagged
+from elkapi.ledger.reversal import Reversal
 from elkapi.ledger.statements import for_dialect
 from elkapi.ledger.transfers import HOLD_STEP, HOLD_SUFFIX, LEGS_MAX, LOSS_SUFFIX, RESOLVE_SUFFIX, entries_range
 from elkapi.testing.crash import point
-from elkapi.types import RequestRecord
 
 log = logging.getLogger("elkapi.ledger")
 
@@ -44,9 +44,6 @@ TOO_OLD = "This call waited too long before its cost was reserved; please try ag
 FAILED = "The ledger could not carry out this call's booking; please try again."
 
 Outcome = Refusal | None
-
-_record_decoder = msgspec.json.Decoder(RequestRecord)
-_record_encoder = msgspec.json.Encoder()
 
 
 class _Irregular(Exception):
@@ -80,6 +77,7 @@ class Books:
         self._cursor = connection.cursor()
         self._sql = for_dialect(dialect)
         self._claims = Claims(self._cursor, self._sql, keep_ns)
+        self._reversal = Reversal(self._cursor, self._sql, house)
         self._clock = clock
         self._revenue = house[accounts.REVENUE]
         self._quota_spent = house[accounts.QUOTA_SPENT]
@@ -405,7 +403,11 @@ class Books:
         """The settlement as it can still be made, or None when it was made before."""
         request_id = order.request_id
         self._cursor.execute(self._sql.usage_row, (request_id,))
-        if self._cursor.fetchone() is not None:
+        made = self._cursor.fetchone()
+        if made is not None:
+            if order.waived:
+                charge, loss, record = made
+                self._reversal.take_back(request_id, charge, loss, record, self._clock.now_ns())
             return None
         if not order.held:
             return order
@@ -425,15 +427,6 @@ class Books:
 def _insert_all(rows: Any, cursor: Any, flat: list[Any]) -> None:
     if rows.insert(cursor, flat) * rows.width != len(flat):
         raise _Irregular
-
-
-def flagged(row: UsageRow | None, charge: int, loss: int, flag: str) -> UsageRow | None:
-    """The usage row of a call whose money went another way than it asked."""
-    if row is None:
-        return None
-    record = _record_decoder.decode(row.record)
-    record = msgspec.structs.replace(record, charge_nano=charge, loss_nano=loss, flags=(*record.flags, flag))
-    return msgspec.structs.replace(row, record=_record_encoder.encode(record))
 
 
 def _may_succeed_again(error: BaseException) -> bool:

@@ -186,12 +186,14 @@ def _check_story(connection: Connection, report: CheckReport, kind: str, credit:
     t = transfers.c
     column = requests.c.charge_nano if kind == "post" else requests.c.loss_nano
     request = func.substr(t.id, 1, 16)
-    where = [t.kind == kind]
+    wanted = t.kind == kind
     if credit is not None:
-        where.append(t.credit_account == credit)
+        wanted = wanted & (t.credit_account == credit)
     if debit is not None:
-        where.append(t.debit_account == debit)
-    booked = select(request.label("id"), func.sum(t.nano).label("nano")).where(*where).group_by(request).subquery()
+        wanted = wanted & (t.debit_account == debit)
+    back = (t.kind == "reverse") & (t.debit_account == credit)
+    nano = func.sum(case((t.kind == "reverse", -t.nano), else_=t.nano)).label("nano")
+    booked = select(request.label("id"), nano).where(or_(wanted, back)).group_by(request).subquery()
     said = connection.execute(select(func.coalesce(func.sum(column), 0))).scalar_one()
     done = connection.execute(select(func.coalesce(func.sum(booked.c.nano), 0))).scalar_one()
     if kind == "post":

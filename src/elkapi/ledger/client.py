@@ -11,8 +11,8 @@ import contextlib
 from typing import cast
 
 from elkapi.clock import SYSTEM_CLOCK, Clock
-from elkapi.ledger.ledger import Ledger, tried_again
-from elkapi.ledger.orders import Beat, ClaimResult, Hold, Settle
+from elkapi.ledger.ledger import Ledger
+from elkapi.ledger.orders import Beat, Hold, Settle, given_back
 from elkapi.ledger.wire import ANSWERS_DECODER, Answers, FrameError, Frames, Orders, encode
 from elkapi.ledger.writer import Entry
 from elkapi.settings import Settings
@@ -164,20 +164,15 @@ class RemoteLedger(Ledger):
 
     def _resend(self, connection: _Connection) -> None:
         """Everything unanswered, heartbeat first, under new numbers: answers to old ones can no longer come."""
-        entries = [_again(entry) for entry in self._pending.values() if type(entry[0]) is not Beat or entry[0].ended]
+        entries = [
+            self._again(entry) for entry in self._pending.values() if type(entry[0]) is not Beat or entry[0].ended
+        ]
         self._pending = {}
         self._connection = connection
         self._send([(self._beat, None), *entries])
 
-
-def _again(entry: Entry) -> Entry:
-    order, waiter = entry
-    if type(order) is not Hold:
-        return tried_again(entry)
-    if waiter is None or not waiter.done():
-        return entry
-    claim = order.claim
-    forgotten = None
-    if claim is not None:
-        forgotten = ClaimResult(claim.key_id, claim.operation, claim.idempotency_key, "forget")
-    return Settle(order.request_id, order.nano > 0, 0, 0, None, forgotten), None
+    def _again(self, entry: Entry) -> Entry:
+        order, waiter = entry
+        if type(order) is Hold and waiter is not None and waiter.done():
+            return given_back(order), None
+        return super()._again(entry)

@@ -16,7 +16,7 @@ import msgspec
 from elkapi.clock import SYSTEM_CLOCK, Clock
 from elkapi.errors import Conflict, InsufficientQuota, Unavailable
 from elkapi.ledger.accounts import ensure_system_accounts
-from elkapi.ledger.books import FAILED, Books, Outcome, flagged
+from elkapi.ledger.books import FAILED, Books, Outcome
 from elkapi.ledger.checkpoint import Checkpointer
 from elkapi.ledger.idempotency import ReplyWaits, open_reply, seal_reply
 from elkapi.ledger.orders import (
@@ -35,6 +35,7 @@ from elkapi.ledger.orders import (
 )
 from elkapi.ledger.postgres import Session
 from elkapi.ledger.recovery import Recoverer, mark_dead, open_holds
+from elkapi.ledger.told import ToldFailures
 from elkapi.ledger.writer import LINGER_FROM_HOLDS, UNREACHABLE, Entry, Limits, Writer
 from elkapi.settings import Settings
 from elkapi.storage.db import Database
@@ -45,13 +46,13 @@ SWEEP_S = 0.05
 # Orders written on the loop wait this long for company while many calls are in flight (the loop's timers know 1 ms).
 LINGER_ON_LOOP_S = 0.001
 TOO_SLOW_HOLD = "The ledger did not reserve this call's cost in time; please try again."
-TOO_SLOW_SETTLE = "The ledger did not book this call in time; it will be resolved by itself."
+TOO_SLOW_SETTLE = "The ledger did not book this call in time, so it is not charged; please try again."
 
 _record_encoder = msgspec.json.Encoder()
 _TIMED_OUT = Refusal("unavailable", TOO_SLOW_HOLD, "ledger_timeout")
 
-# (loop time at which the wait ends, the waiter)
-_Wait = tuple[float, "asyncio.Future[Outcome]"]
+# (loop time at which the wait ends, the waiter, what it waits for)
+_Wait = tuple[float, "asyncio.Future[Outcome]", Order]
 
 
 class Ledger(ABC):
@@ -70,6 +71,7 @@ class Ledger(ABC):
         self._dead_owner = dead_owner
         self._owner = owner
         self._sealer = sealer
+        self._told = ToldFailures(settings.data_path, owner)
         self._replies = ReplyWaits(database, sealer, settings.idempotency_wait_s)
         self._collected: list[Entry] = []
         self._enough = 0
@@ -86,8 +88,11 @@ class Ledger(ABC):
         """Begin to take orders. Raises Unavailable when the database cannot be reached."""
         self._loop = asyncio.get_running_loop()
         await asyncio.to_thread(prepare, self._database, self._dead_owner)
+        left_behind = await asyncio.to_thread(self._told.take_over)
         await self._start()
         self._closed = False
+        for order in left_behind:
+            self._collect(order, None)
 
     async def aclose(self) -> None:
         """Take no more holds, write everything that was asked, then end."""
@@ -97,6 +102,7 @@ class Ledger(ABC):
         self._flush()
         await self._stop()
         self._sweep()
+        self._told.close()
         await self._replies.aclose()
 
     async def hold(self, order: HoldOrder) -> None:
@@ -137,8 +143,9 @@ class Ledger(ABC):
     async def settle(self, settlement: Settlement) -> None:
         """Charge the hold, give the rest back and keep the usage row, all in one transaction, durable on return.
 
-        Raises Unavailable when that takes longer than settle_wait_s; the settlement then stays queued, and repeating
-        it is safe. What exceeds the hold becomes the operator's loss, flagged `over_hold`.
+        Raises Unavailable when that takes longer than settle_wait_s. The caller is to be told that the call failed, so
+        it will be free, whatever became of the settlement. Repeating one is safe. What exceeds the hold becomes the
+        operator's loss, flagged `over_hold`.
         """
         record, hold = settlement.record, settlement.hold
         result = await self._claim_result(settlement) if hold is not None and hold.claim is not None else None
@@ -205,7 +212,7 @@ class Ledger(ABC):
         self._collected.append((order, waiter))
         if (queued := len(self._collected)) == 1 or queued == self._enough:
             self._schedule_flush()
-        waits.append((loop.time() + wait_s, waiter))
+        waits.append((loop.time() + wait_s, waiter, order))
         if not self._sweeping:
             self._sweeping = True
             loop.call_later(SWEEP_S, self._sweep)
@@ -237,12 +244,26 @@ class Ledger(ABC):
 
     def _deliver(self, entries: list[Entry], outcomes: list[Outcome]) -> None:
         for (order, waiter), outcome in zip(entries, outcomes, strict=True):
-            if waiter is None:
-                continue
-            if not waiter.done():
+            if waiter is not None and not waiter.done():
                 waiter.set_result(outcome)
-            elif outcome is None and type(order) is Hold:
-                self._give_back(order)
+            elif outcome is None and (waiter is not None or self._told):
+                self._done_too_late(order)
+
+    def _done_too_late(self, order: Order) -> None:
+        """It was carried out while its caller had left, or had been told otherwise."""
+        if type(order) is Hold:
+            self._give_back(order)
+        elif type(order) is Settle and (waived := self._told.get(order.request_id)) is not None:
+            if order.waived:
+                self._told.resolved(order.request_id)
+            elif not self._closed:
+                self._collect(waived, None)
+
+    def _again(self, entry: Entry) -> Entry:
+        """A settlement as it is tried again: free once its caller was told that the call failed. Any thread may ask."""
+        order, waiter = entry
+        waived = self._told.get(order.request_id) if type(order) is Settle else None
+        return entry if waived is None else (waived, waiter)
 
     def _give_back(self, hold: Hold) -> None:
         """A hold was made for a caller who no longer waits."""
@@ -252,11 +273,16 @@ class Ledger(ABC):
     def _sweep(self) -> None:
         """End the waits that are over; one timer for all of them, since a timer per order would cost more than it."""
         now_s = self._loop.time()
+        over: list[_Wait] = []
         for waits in (self._hold_waits, self._settle_waits):
             while waits and (self._closed or waits[0][1].done() or waits[0][0] <= now_s):
-                waiter = waits.popleft()[1]
-                if not waiter.done():
-                    waiter.set_result(_TIMED_OUT)
+                wait = waits.popleft()
+                if not wait[1].done():
+                    over.append(wait)
+        if over:
+            self._told.note([order for _, _, order in over])
+            for _, waiter, _ in over:
+                waiter.set_result(_TIMED_OUT)
         self._sweeping = bool(self._hold_waits or self._settle_waits)
         if self._sweeping:
             self._loop.call_later(SWEEP_S, self._sweep)
@@ -327,7 +353,7 @@ class ThreadLedger(Ledger):
             beat=Beat(owner, role, clock.now_ns()),
             tick=Recoverer(database, settings, clock).tick,
             abandoned=_is_done,
-            again=tried_again,
+            again=self._again,
         )
         # With a flush per commit, or a server to ask, a transaction would keep the loop waiting.
         self._inline = database.dialect == "sqlite" and settings.sqlite_synchronous.upper() == "NORMAL"
@@ -361,22 +387,6 @@ class ThreadLedger(Ledger):
             self.writer.submit(entries)
         else:
             self._deliver(entries, outcomes)
-
-
-def tried_again(entry: Entry) -> Entry:
-    """A settlement as it is tried again: free, at the operator's loss, once its caller was told that the call failed.
-
-    With an idempotency key it stays as it is: the caller asks again and gets the answer that is kept. One that was
-    committed while its outcome got lost on the way back stays charged too.
-    """
-    order, waiter = entry
-    if type(order) is not Settle or order.claim is not None or not order.charge_nano:
-        return entry
-    if waiter is None or not waiter.done() or waiter.cancelled() or waiter.result() is not _TIMED_OUT:
-        return entry
-    loss = order.loss_nano + order.charge_nano
-    row = flagged(order.row, 0, loss, "settled_late")
-    return msgspec.structs.replace(order, charge_nano=0, loss_nano=loss, row=row), waiter
 
 
 def _is_done(waiter: Any) -> bool:

@@ -13,13 +13,16 @@ from typing import Literal
 
 import msgspec
 
-from elkapi.types import StoredReply
+from elkapi.types import RequestRecord, StoredReply
 
 ClaimEnd = Literal["done", "too_large", "unknown", "forget"]
 
 # The relay's word on a record: the request left, no answer came back, nobody knows whether the upstream billed it.
 UNKNOWN_FLAG = "unknown_outcome"
 RefusalKind = Literal["quota", "replay", "pending", "conflict", "unavailable"]
+
+_record_decoder = msgspec.json.Decoder(RequestRecord)
+_record_encoder = msgspec.json.Encoder()
 
 
 class Claim(msgspec.Struct, frozen=True, array_like=True, gc=False):
@@ -68,7 +71,9 @@ class ClaimResult(msgspec.Struct, frozen=True, array_like=True, gc=False):
 class Settle(msgspec.Struct, frozen=True, array_like=True, gc=False, tag="s"):
     """Resolve the hold (if `held`) to `charge_nano`, or give it back whole when that is 0, and keep the usage row.
 
-    `unknown` lists the call among the unknown outcomes, also when a later attempt was answered and is charged."""
+    `unknown` lists the call among the unknown outcomes, also when a later attempt was answered and is charged.
+    `waived`: its caller was told that the call failed, so a charge that was committed all the same is taken back.
+    """
 
     request_id: bytes
     held: bool
@@ -77,6 +82,7 @@ class Settle(msgspec.Struct, frozen=True, array_like=True, gc=False, tag="s"):
     row: UsageRow | None
     claim: ClaimResult | None = None
     unknown: bool = False
+    waived: bool = False
 
 
 class Beat(msgspec.Struct, frozen=True, array_like=True, gc=False, tag="b"):
@@ -98,6 +104,19 @@ def given_back(hold: Hold) -> Settle:
     if claim is not None:
         forgotten = ClaimResult(claim.key_id, claim.operation, claim.idempotency_key, "forget")
     return Settle(hold.request_id, hold.nano > 0, 0, 0, None, forgotten)
+
+
+def flagged(row: UsageRow | None, charge: int, loss: int, flag: str) -> UsageRow | None:
+    """The usage row of a call whose money went another way than it asked."""
+    if row is None:
+        return None
+    return msgspec.structs.replace(row, record=flagged_record(row.record, charge, loss, flag))
+
+
+def flagged_record(encoded: bytes, charge: int, loss: int, flag: str) -> bytes:
+    record = _record_decoder.decode(encoded)
+    record = msgspec.structs.replace(record, charge_nano=charge, loss_nano=loss, flags=(*record.flags, flag))
+    return _record_encoder.encode(record)
 
 
 class Refusal(msgspec.Struct, frozen=True, array_like=True, gc=False):

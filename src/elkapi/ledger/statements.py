@@ -94,7 +94,21 @@ class Statements:
             "high",
         )
         self.resolution = self._text(select(t.kind).where(t.id == bindparam("id")), "id")
-        self.usage_row = self._text(select(requests.c.charge_nano).where(requests.c.id == bindparam("id")), "id")
+        r = requests.c
+        row: Any = select(r.charge_nano, r.loss_nano, r.record).where(r.id == bindparam("id"))
+        self.usage_row = self._text(row if self.is_sqlite else row.with_for_update(), "id")
+        change = update(requests).where(r.id == bindparam("id"))
+        change = change.values(charge_nano=bindparam("charge"), loss_nano=bindparam("loss"), record=bindparam("record"))
+        self.usage_row_change = self._text(change, "charge", "loss", "record", "id")
+        # the entries of one kind in a range of ids
+        self.entries_of = self._text(
+            select(t.debit_account, t.credit_account, t.nano)
+            .where(t.id.between(bindparam("low"), bindparam("high")), t.kind == bindparam("kind"))
+            .order_by(t.id),
+            "low",
+            "high",
+            "kind",
+        )
         self.unknowns = self._rows(
             unknown_outcomes, tuple(column.name for column in unknown_outcomes.columns), key="request_id"
         )

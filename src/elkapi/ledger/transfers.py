@@ -6,6 +6,7 @@
     void      customer -> revenue            resolves a hold: all of it is given back
     expire    customer -> revenue            as void, made by recovery for a worker that is gone
     refund    revenue -> customer            a new entry against an earlier post, never a change of it
+    reverse   revenue -> customer   takes back a post whose caller was told that the call failed
     loss      operator-loss -> upstream      what an upstream billed and no customer paid
     adjust    customer <-> funding           a correction by an operator
 
@@ -23,16 +24,19 @@ import msgspec
 
 LEGS_MAX = 16
 
-HOLD_STEP, RESOLVE_STEP, REFUND_STEP, LOSS_STEP = b"\x01", b"\x02", b"\x03", b"\x04"
+HOLD_STEP, RESOLVE_STEP, REFUND_STEP, LOSS_STEP, REVERSE_STEP = b"\x01", b"\x02", b"\x03", b"\x04", b"\x05"
 ADMIN_STEP = b"\x10"
 
 _LEGS = tuple(bytes((leg,)) for leg in range(LEGS_MAX))
 HOLD_SUFFIX = tuple(HOLD_STEP + leg for leg in _LEGS)
 RESOLVE_SUFFIX = tuple(RESOLVE_STEP + leg for leg in _LEGS)
+REVERSE_SUFFIX = tuple(REVERSE_STEP + leg for leg in _LEGS)
 LOSS_SUFFIX = LOSS_STEP + b"\x00"
+# What a reversed charge cost the operator, beside what the settlement itself may have booked.
+REVERSED_LOSS_SUFFIX = LOSS_STEP + b"\x01"
 
 # Kinds that change `posted`; the others only reserve or give back.
-MOVES = frozenset({"deposit", "post", "refund", "loss", "adjust"})
+MOVES = frozenset({"deposit", "post", "refund", "reverse", "loss", "adjust"})
 RESOLUTIONS = frozenset({"post", "void", "expire"})
 KINDS = MOVES | RESOLUTIONS | {"hold"}
 

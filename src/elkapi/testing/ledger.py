@@ -71,6 +71,7 @@ class ReferenceLedger:
         self.held: dict[bytes, tuple[int, tuple[int, ...]]] = {}
         self.resolved: set[bytes] = set()
         self.rows: dict[bytes, tuple[int, int]] = {}
+        self.paid_by: dict[bytes, tuple[int, ...]] = {}
         self.revenue = 0
         self.loss = 0
 
@@ -86,18 +87,32 @@ class ReferenceLedger:
         self.held[order.request_id] = (order.nano, order.accounts)
         return True
 
-    def settle(self, request_id: bytes, charge: int) -> None:
-        """Charge up to the hold; what exceeds it, or comes after the hold is gone, is the operator's loss."""
+    def settle(self, request_id: bytes, charge: int, *, waived: bool = False) -> None:
+        """Charge up to the hold; what exceeds it, or comes after the hold is gone, is the operator's loss.
+
+        Waived, all of it is, also what had been charged before.
+        """
         if request_id in self.rows:
+            if waived:
+                self._take_back(request_id)
             return
         nano, accounts = self.held.pop(request_id, (0, ()))
-        taken = min(charge, nano)
+        taken = 0 if waived else min(charge, nano)
+        self.paid_by[request_id] = accounts
         for account in accounts:
             self.posted[account] -= taken
         self.revenue += taken
         self.loss += charge - taken
         self.rows[request_id] = (taken, charge - taken)
         self.resolved.add(request_id)
+
+    def _take_back(self, request_id: bytes) -> None:
+        taken, lost = self.rows[request_id]
+        for account in self.paid_by[request_id]:
+            self.posted[account] += taken
+        self.revenue -= taken
+        self.loss += taken
+        self.rows[request_id] = (0, lost + taken)
 
     def give_back(self, request_id: bytes) -> None:
         """A void or an expiry."""

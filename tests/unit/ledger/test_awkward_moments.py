@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
 
-from elkapi.ledger.ledger import _TIMED_OUT, Ledger, tried_again
-from elkapi.ledger.orders import ClaimResult, Hold, Order, Refusal, Settle, UsageRow
+from elkapi.errors import Unavailable
+from elkapi.ledger.ledger import Ledger
+from elkapi.ledger.orders import Hold, Order, Refusal, Settle
 from elkapi.ledger.writer import Entry
 from elkapi.settings import Settings
 from elkapi.storage.db import Database
 from elkapi.storage.migrations import migrate
 from elkapi.storage.secrets import Sealer
-from elkapi.testing.ledger import a_record, an_order
-from elkapi.types import RequestRecord
+from elkapi.testing.ledger import a_settlement, an_order
+from elkapi.types import HoldOrder, IdempotencyClaim, RequestRecord, StoredReply
 
 
 class ScriptedLedger(Ledger):
@@ -46,16 +49,22 @@ class ScriptedLedger(Ledger):
         self._deliver(holds, [None] * len(holds))
 
 
-@pytest.fixture
-async def ledger(tmp_path: Path) -> AsyncIterator[ScriptedLedger]:
-
-    database = Database.open(f"sqlite:///{tmp_path / 'books.sqlite3'}")
+@contextlib.asynccontextmanager
+async def scripted(folder: Path, owner: bytes, **fields: Any) -> AsyncIterator[ScriptedLedger]:
+    """One worker's ledger in a data directory."""
+    database = Database.open(f"sqlite:///{folder / 'books.sqlite3'}")
     migrate(database)
-    made = ScriptedLedger(Settings(data_dir=str(tmp_path)), database, b"o" * 16, Sealer(b"k" * 32))
+    made = ScriptedLedger(Settings(data_dir=str(folder), **fields), database, owner, Sealer(b"k" * 32))
     await made.start()
     yield made
     await made.aclose()
     database.close()
+
+
+@pytest.fixture
+async def ledger(tmp_path: Path) -> AsyncIterator[ScriptedLedger]:
+    async with scripted(tmp_path, b"o" * 16) as made:
+        yield made
 
 
 async def until_sent(ledger: ScriptedLedger, count: int) -> None:
@@ -94,28 +103,92 @@ async def test_a_hold_refused_as_its_caller_leaves_needs_nothing_more(ledger: Sc
     assert len(ledger.sent) == 1
 
 
-def settled(waiter: asyncio.Future[Refusal | None] | None, *, claim: ClaimResult | None = None) -> Settle:
-    """What a settlement of 60 nano becomes when it is tried again."""
-    order = an_order(1, nano=100)
-    record = a_record(order, 60)
-    row = UsageRow(1, 1, "m", 200, 1, msgspec.json.encode(record))
-    again, _ = tried_again((Settle(order.request_id, True, 60, 0, row, claim), waiter))
-    assert isinstance(again, Settle)
-    return again
+@pytest.fixture
+async def impatient(tmp_path: Path) -> AsyncIterator[ScriptedLedger]:
+    async with scripted(tmp_path, b"i" * 16, settle_wait_s=0.01) as made:
+        yield made
 
 
-async def test_a_settlement_tried_again_is_free_only_once_its_caller_was_told_that_it_failed() -> None:
-    waiter: asyncio.Future[Refusal | None] = asyncio.get_running_loop().create_future()
-    assert settled(waiter).charge_nano == 60
-    assert settled(None).charge_nano == 60
-    left: asyncio.Future[Refusal | None] = asyncio.get_running_loop().create_future()
-    left.cancel()  # A caller who left after the whole answer was there has been served.
-    assert settled(left).charge_nano == 60
-    waiter.set_result(_TIMED_OUT)
-    late = settled(waiter)
-    assert (late.held, late.charge_nano, late.loss_nano) == (True, 0, 60)
-    assert late.row is not None
-    record = msgspec.json.decode(late.row.record, type=RequestRecord)
-    assert (record.charge_nano, record.loss_nano, record.flags) == (0, 60, ("settled_late",))
-    # With an idempotency key the caller gets the kept answer by asking again.
-    assert settled(waiter, claim=ClaimResult(1, "op", "k", "done", b"sealed")).charge_nano == 60
+async def told_to_try_again(ledger: ScriptedLedger, **fields: Any) -> HoldOrder:
+    """A settlement of 60 of 100 nano that is not answered in time."""
+    order = an_order(1, nano=100, **fields)
+    reply = StoredReply(order.request_id, 200, (), b"{}") if order.claim else None
+    with pytest.raises(Unavailable):
+        await ledger.settle(a_settlement(order, 60, reply=reply))
+    return order
+
+
+def is_free(order: Order, request_id: bytes) -> bool:
+    assert isinstance(order, Settle)
+    assert order.row is not None
+    record = msgspec.json.decode(order.row.record, type=RequestRecord)
+    assert order.request_id == request_id
+    return (order.waived, order.held, order.charge_nano, order.loss_nano) == (True, True, 0, 60) and (
+        record.charge_nano,
+        record.loss_nano,
+        record.flags,
+    ) == (0, 60, ("settled_late",))
+
+
+@pytest.mark.parametrize("claim", [None, IdempotencyClaim(1, "op", "key", b"f" * 32)])
+async def test_a_settlement_is_free_once_its_caller_was_told_that_it_failed(
+    impatient: ScriptedLedger, claim: IdempotencyClaim | None
+) -> None:
+    order = await told_to_try_again(impatient, claim=claim)
+    (entry,) = impatient.sent
+    assert isinstance(entry[0], Settle)
+    assert entry[0].charge_nano == 60
+    # Not carried out yet: it is tried again as a free one.
+    assert is_free(impatient._again(entry)[0], order.request_id)
+    # Carried out although the caller heard that it was not: the charge is taken back, once.
+    impatient._deliver([entry], [None])
+    await until_sent(impatient, 2)
+    assert is_free(impatient.orders()[1], order.request_id)
+    impatient._deliver(impatient.sent[1:], [None])
+    assert impatient._again(entry) == entry
+
+
+async def test_a_settlement_whose_caller_was_not_told_that_it_failed_stays_charged(ledger: ScriptedLedger) -> None:
+    call = asyncio.create_task(ledger.settle(a_settlement(an_order(1, nano=100), 60)))
+    await until_sent(ledger, 1)
+    assert ledger._again(ledger.sent[0]) == ledger.sent[0]
+    call.cancel()  # A caller who left after the whole answer was there has been served.
+    with pytest.raises(asyncio.CancelledError):
+        await call
+    assert ledger._again(ledger.sent[0]) == ledger.sent[0]
+    ledger._deliver(ledger.sent, [None])
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    assert len(ledger.sent) == 1
+
+
+async def test_what_callers_were_told_outlives_the_worker(tmp_path: Path) -> None:
+    async with scripted(tmp_path, b"1" * 16, settle_wait_s=0.01) as dead:
+        first = await told_to_try_again(dead)
+        second = await told_to_try_again(dead)
+        async with scripted(tmp_path, b"2" * 16) as beside:
+            assert beside.sent == []  # The other one lives and will see to it.
+    async with scripted(tmp_path, b"3" * 16) as successor:
+        await until_sent(successor, 2)
+        assert is_free(successor.orders()[0], first.request_id)
+        assert is_free(successor.orders()[1], second.request_id)
+        successor._deliver(successor.sent[:1], [None])
+    async with scripted(tmp_path, b"4" * 16) as last:
+        await until_sent(last, 2)
+        last._deliver(last.sent, [None] * 2)
+    assert list(tmp_path.glob("*.waived")) == []
+
+
+async def test_a_note_of_what_callers_were_told_may_end_anywhere(tmp_path: Path) -> None:
+    async with scripted(tmp_path, b"1" * 16, settle_wait_s=0.01) as dead:
+        order = await told_to_try_again(dead)
+        await told_to_try_again(dead)
+    (path,) = tmp_path.glob("*.waived")
+    path.write_bytes(path.read_bytes()[:-3])
+    async with scripted(tmp_path, b"2" * 16) as successor:
+        await until_sent(successor, 1)
+        assert is_free(successor.orders()[0], order.request_id)
+        successor._deliver(successor.sent, [None])
+    (tmp_path / "garbage.waived").write_bytes(b"\xff" * 100)
+    async with scripted(tmp_path, b"3" * 16) as next_one:
+        assert next_one.sent == []

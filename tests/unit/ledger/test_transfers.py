@@ -49,7 +49,7 @@ def test_a_correction_moves_money_either_way_and_amounts_stay_positive() -> None
 
 
 def test_kinds_are_either_movements_or_reservations() -> None:
-    assert {"deposit", "hold", "post", "void", "expire", "refund", "loss", "adjust"} == transfers.KINDS
+    assert {"deposit", "hold", "post", "void", "expire", "refund", "reverse", "loss", "adjust"} == transfers.KINDS
     assert {"post"} == transfers.MOVES & transfers.RESOLUTIONS
 
 

@@ -1,0 +1,122 @@
+"""Calls whose callers were told that the booking failed: each is free, also when its charge had been committed unseen.
+
+What such a call's settlement becomes (`waived`) is kept in memory until the ledger carried it out, and in a file of the
+data directory, so that a worker that dies in between leaves it to the next one that starts there. The file is written
+before the callers are told; like SQLite at NORMAL it outlives the process, not a loss of power.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import logging
+import os
+from collections.abc import Iterable
+from pathlib import Path
+
+import msgspec
+
+from elkapi.ledger.orders import Order, Settle, flagged
+from elkapi.ledger.wire import ORDERS_DECODER, FrameError, Frames, Orders, encode
+
+log = logging.getLogger("elkapi.ledger")
+
+SUFFIX = ".waived"
+WAIVED_FLAG = "settled_late"
+
+
+def waived(order: Settle) -> Settle:
+    """The same settlement at the operator's loss; what was charged all the same is taken back."""
+    loss = order.loss_nano + order.charge_nano
+    row = flagged(order.row, 0, loss, WAIVED_FLAG)
+    return msgspec.structs.replace(order, charge_nano=0, loss_nano=loss, row=row, waived=True)
+
+
+class ToldFailures:
+    """Those of one worker, by request id; its file is locked while the worker lives, and there only when needed."""
+
+    def __init__(self, folder: Path, owner: bytes) -> None:
+        self._path = folder / f"{owner.hex()}{SUFFIX}"
+        self._file: int | None = None
+        self._orders: dict[bytes, Settle] = {}
+
+    def __len__(self) -> int:
+        return len(self._orders)
+
+    def get(self, request_id: bytes) -> Settle | None:
+        """The settlement to carry out instead, or None for a call whose caller was told nothing of the kind."""
+        return self._orders.get(request_id)
+
+    def note(self, orders: Iterable[Order]) -> None:
+        """Their callers are about to be told that the call failed; only settlements that charge anything matter."""
+        fresh = [waived(order) for order in orders if type(order) is Settle and order.charge_nano]
+        if fresh:
+            self._orders |= {order.request_id: order for order in fresh}
+            self._write(fresh)
+
+    def resolved(self, request_id: bytes) -> None:
+        """The ledger carried it out."""
+        self._orders.pop(request_id, None)
+        if not self._orders and self._file is not None:
+            os.ftruncate(self._file, 0)
+
+    def take_over(self) -> list[Settle]:
+        """What workers that died here left behind, now this one's to send. Blocking."""
+        found: list[Settle] = []
+        for path in sorted(self._path.parent.glob(f"*{SUFFIX}")):
+            if path == self._path:
+                continue
+            descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                left = _read(descriptor, path)
+                self._orders |= {order.request_id: order for order in left}
+                self._write(left)
+                path.unlink(missing_ok=True)
+                found += left
+            except BlockingIOError:
+                pass  # its worker lives
+            finally:
+                os.close(descriptor)
+        return found
+
+    def close(self) -> None:
+        """Leave the file behind only when something is left to do."""
+        if self._file is None:
+            return
+        if not self._orders:
+            self._path.unlink(missing_ok=True)
+        os.close(self._file)
+        self._file = None
+
+    def _write(self, orders: list[Settle]) -> None:
+        if not orders:
+            return
+        # A reply that is kept for a repeat is not needed to take a charge back, and may be large.
+        lean: list[Order] = [msgspec.structs.replace(order, claim=None) for order in orders]
+        try:
+            if self._file is None:
+                self._file = _locked_file(self._path)
+            os.write(self._file, encode(Orders(0, lean)))
+        except OSError as error:
+            log.error("%d calls told as failed are kept in memory only: %r", len(orders), error)
+
+
+def _locked_file(path: Path) -> int:
+    """A new file that is locked before anybody can see it under its name."""
+    hidden = path.with_suffix(".new")
+    descriptor = os.open(hidden, os.O_CREAT | os.O_TRUNC | os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC, 0o600)
+    fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    hidden.rename(path)
+    return descriptor
+
+
+def _read(descriptor: int, path: Path) -> list[Settle]:
+    with open(descriptor, "rb", closefd=False) as file:
+        data = file.read()
+    try:
+        # A last frame that was cut by the worker's end belongs to callers that were never told anything.
+        frames = Frames(ORDERS_DECODER).feed(data)
+    except FrameError as error:
+        log.error("%s cannot be read: %s", path.name, error)
+        return []
+    return [order for frame in frames for order in frame.orders if isinstance(order, Settle)]
