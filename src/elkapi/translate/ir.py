@@ -92,7 +92,17 @@ class ToolResult(msgspec.Struct, frozen=True):
     cache_ttl: Literal["5m", "1h"] | None = None
 
 
-Part = Text | Image | File | Audio | Thinking | Refusal | ToolCall | ToolResult
+class ServerToolPart(msgspec.Struct, frozen=True):
+    """A block of a tool that the upstream ran itself, as it came: of an answer, or of an earlier turn sent back.
+
+    Only its own dialect can write it; a writer of another one leaves it out.
+    """
+
+    dialect: DialectName
+    raw: dict[str, Any]
+
+
+Part = Text | Image | File | Audio | Thinking | Refusal | ToolCall | ToolResult | ServerToolPart
 
 
 class Message(msgspec.Struct, frozen=True):
@@ -273,13 +283,6 @@ class Citation(msgspec.Struct, frozen=True):
     url: str
     title: str = ""
     quoted: str = ""
-
-
-class ServerToolPart(msgspec.Struct, frozen=True):
-    """A block of a tool that the upstream ran itself, as it came; only its own dialect can write it back."""
-
-    dialect: DialectName
-    raw: dict[str, Any]
 
 
 class UsageSeen(msgspec.Struct, frozen=True):

@@ -1,0 +1,47 @@
+"""Errors of a caller's body name the field, in the caller's words."""
+
+from __future__ import annotations
+
+import msgspec
+import pytest
+
+from elkapi.errors import BadRequest
+from elkapi.translate.decode import convert, decode
+
+
+class _Inner(msgspec.Struct):
+    name: str
+
+
+class _View(msgspec.Struct):
+    model: str
+    items: list[_Inner] = []
+
+
+_decoder = msgspec.json.Decoder(_View)
+
+
+@pytest.mark.parametrize(
+    ("body", "param", "code"),
+    [
+        (b'{"items":[]}', "model", "invalid_request"),
+        (b'{"model":1}', "model", "invalid_request"),
+        (b'{"model":"m","items":[{"name":"a"},{}]}', "items[1].name", "invalid_request"),
+        (b'{"model":"m","items":[{"name":2}]}', "items[0].name", "invalid_request"),
+        (b"[]", None, "invalid_request"),
+        (b"{", None, "bad_request_body"),
+        (b'{"model":"\xff"}', None, "bad_request_body"),
+        (b'{"x":' + b"[" * 100_000, None, "bad_request_body"),
+    ],
+)
+def test_a_refused_body_names_its_field(body: bytes, param: str | None, code: str) -> None:
+    with pytest.raises(BadRequest) as caught:
+        decode(_decoder, body)
+    assert (caught.value.param, caught.value.code) == (param, code)
+
+
+def test_a_decoded_value_is_refused_in_the_same_words() -> None:
+    with pytest.raises(BadRequest) as caught:
+        convert({"model": "m", "items": [{}]}, _View)
+    assert caught.value.param == "items[0].name"
+    assert convert({"model": "m"}, _View) == decode(_decoder, b'{"model":"m"}') == _View("m")
