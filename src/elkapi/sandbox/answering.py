@@ -24,8 +24,9 @@ def answer_to(found: Match, request: Request, keys: frozenset[str] | None, start
         answer = found.provider.refusal(problem)
     faults = request.faults
     if faults.html:
-        answer = msgspec.structs.replace(answer, pieces=(HTML_BODY,), media_type="text/html; charset=utf-8")
-    if faults.invalid_json:
+        media_type = "text/html; charset=utf-8"
+        answer = msgspec.structs.replace(answer, pieces=(HTML_BODY,), media_type=media_type, stream=None)
+    if faults.invalid_json and answer.stream is None:
         body = b"".join(answer.pieces)
         answer = msgspec.structs.replace(answer, pieces=(body[: len(body) // 2],))
     return found.provider.dress(request, _with_fault_headers(answer, faults), time.perf_counter() - started_s)

@@ -18,11 +18,23 @@ from elkapi.sandbox.answering import answer_to, early_answer, fault_refused
 from elkapi.sandbox.bill import LINES_KEPT_MAX, Bill
 from elkapi.sandbox.deliver import HANG_LIMIT_S, Client
 from elkapi.sandbox.faults import HEADER, FaultError, Faults, Tries, directives_in, read_directive, resolve
-from elkapi.sandbox.messages import Answer, Headers, Outcome, Problem, Receive, Request, Scope, Send, first_header
+from elkapi.sandbox.messages import (
+    Answer,
+    Charge,
+    Headers,
+    Outcome,
+    Problem,
+    Receive,
+    Request,
+    Scope,
+    Send,
+    first_header,
+)
 from elkapi.sandbox.providers import PROVIDERS
 from elkapi.sandbox.raw import wire_of
 from elkapi.sandbox.record import BYTES_KEPT_MAX, REQUESTS_KEPT_MAX, Received, Recorder
 from elkapi.sandbox.routes import Match, Provider, match
+from elkapi.sandbox.store import Store
 
 BODY_BYTES_MAX = 16 * 1024 * 1024
 CLIENT_ID_CHARS_MAX = 200
@@ -55,6 +67,7 @@ class Sandbox:
         self.bill = Bill(options.bill_path, options.bill_lines_kept_max, options.now)
         self.recorder = Recorder(options.requests_kept_max, options.request_bytes_kept_max, options.now)
         self.tries = Tries()
+        self.store = Store()
         self.standing = ""
         self.stand(options.fault)
 
@@ -87,7 +100,9 @@ class Sandbox:
 
         def request_with(body: bytes, faults: Faults) -> Request:
             target = _target(scope)
-            return Request(scope["method"], scope["path"], headers, body, faults, upstream_id, found.params, target)
+            place = (scope["method"], scope["path"], headers)
+            now_s = self.options.now()
+            return Request(*place, body, faults, upstream_id, found.params, target, self.store, now_s)
 
         header = first_header(headers, HEADER) or ""
         early = [text for text in (self.standing, header) if _closes_early(text)]
@@ -108,12 +123,12 @@ class Sandbox:
 
         request, answer = self._answered(found, request_with, faults_for, body, client, started_s)
 
-        def settle(outcome: Outcome) -> None:
+        def settle(outcome: Outcome, charge: Charge | None) -> None:
             received.status, received.outcome = answer.status, outcome
-            if answer.charge is not None:
+            if charge is not None:
                 client_id = first_header(headers, b"x-client-request-id")
                 short_id = client_id and client_id[:CLIENT_ID_CHARS_MAX]
-                self.bill.append(found.provider.name, answer.charge, outcome, short_id, upstream_id)
+                self.bill.append(found.provider.name, charge, outcome, short_id, upstream_id)
 
         received.outcome = await deliver.deliver(answer, request.faults, client, settle, self.options.hang_limit_s)
 
@@ -126,7 +141,7 @@ class Sandbox:
         if client.wire is not None:
             received.outcome = await deliver.answer_early(answer, client, expects_continue=expects)
         else:
-            received.outcome = await deliver.deliver(answer, Faults(), client, lambda outcome: None)
+            received.outcome = await deliver.deliver(answer, Faults(), client, lambda outcome, charge: None)
 
     def _answered(
         self,

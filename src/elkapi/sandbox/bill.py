@@ -16,8 +16,11 @@ from elkapi.sandbox.messages import Charge, Outcome
 LINES_KEPT_MAX = 20_000
 
 
-class Line(msgspec.Struct, frozen=True):
-    """One billed call. `time` is Unix seconds; `client_request_id` is what the caller sent as `x-client-request-id`."""
+class Line(msgspec.Struct, frozen=True, omit_defaults=True):
+    """One billed call. `time` is Unix seconds; `client_request_id` is what the caller sent as `x-client-request-id`.
+
+    Counts that are zero are left out, apart from `prompt_tokens`.
+    """
 
     seq: int
     time: float
@@ -28,6 +31,9 @@ class Line(msgspec.Struct, frozen=True):
     prompt_tokens: int
     cost_nano_usd: int
     outcome: Outcome
+    output_tokens: int = 0
+    cached_tokens: int = 0
+    cache_write_tokens: int = 0
 
 
 class Statement(msgspec.Struct, frozen=True):
@@ -68,6 +74,7 @@ class Bill:
             line = Line(
                 self._seq + 1, self._now(), provider, client_id, upstream_id,
                 charge.model, charge.prompt_tokens, charge.cost_nano_usd, outcome,
+                charge.output_tokens, charge.cached_tokens, charge.cache_write_tokens,
             )  # fmt: skip
             encoded = msgspec.json.encode(line)
             if self._file is not None and os.write(self._file, encoded + b"\n") != len(encoded) + 1:

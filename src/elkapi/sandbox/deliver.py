@@ -7,18 +7,23 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 from collections.abc import Callable
 
 from elkapi.sandbox import raw
 from elkapi.sandbox.faults import Extent, Faults
-from elkapi.sandbox.messages import Answer, Headers, Message, Outcome, Receive, Send
+from elkapi.sandbox.messages import Answer, Charge, Frame, Headers, Message, Outcome, Receive, Send, Stream
 from elkapi.sandbox.raw import Wire
+from elkapi.sandbox.stream import output_tokens, stop_extent, under_faults
 
 PIECE_BYTES = 64
 HANG_LIMIT_S = 600.0
 LINGER_S = 5.0
 
-Settle = Callable[[Outcome], None]
+# A client that left is noticed at the latest after so many frames, even when sending never has to wait.
+FRAMES_BETWEEN_LOOKS = 64
+
+Settle = Callable[[Outcome, Charge | None], None]
 
 
 class Client:
@@ -90,7 +95,8 @@ def framed(answer: Answer, faults: Faults) -> Headers:
     headers = [*answer.headers, (b"content-type", answer.media_type.encode("ascii"))]
     if faults.oversized_header_bytes:
         headers.append((b"x-sandbox-oversized", b"o" * faults.oversized_header_bytes))
-    chunked = faults.chunked or (len(answer.pieces) != 1 and not faults.content_length)
+    plain = answer.stream is None
+    chunked = faults.chunked or not plain or (len(answer.pieces) != 1 and not faults.content_length)
     if chunked:
         headers.append((b"transfer-encoding", b"chunked"))
     else:
@@ -104,7 +110,7 @@ async def deliver(
     """Send `answer` under `faults`, calling `settle` exactly once unless not a byte was sent on purpose."""
     try:
         if faults.delay_s and await client.gone_within(faults.delay_s):
-            return _settled(settle, "aborted")
+            return _settled(settle, "aborted", answer.charge if answer.stream is None else answer.stream.charge_at(0))
         if faults.hang:
             await client.gone_within(hang_limit_s)
             await client.drop()
@@ -114,38 +120,81 @@ async def deliver(
         if client.wire is not None and (faults.garbage or faults.until_close or faults.cut_mid_chunk_bytes is not None):
             return await _raw_answer(answer, faults, client, client.wire, settle)
         await client.send({"type": "http.response.start", "status": answer.status, "headers": framed(answer, faults)})
+        if answer.stream is not None:
+            return await _stream(answer.stream, answer.media_type, faults, client, settle, hang_limit_s)
         return await _body(answer, faults, client, settle, hang_limit_s)
     finally:
         await client.finish()
 
 
-def _settled(settle: Settle, outcome: Outcome) -> Outcome:
-    settle(outcome)
+def _settled(settle: Settle, outcome: Outcome, charge: Charge | None) -> Outcome:
+    settle(outcome, charge)
     return outcome
 
 
 async def _body(answer: Answer, faults: Faults, client: Client, settle: Settle, hang_limit_s: float) -> Outcome:
     """The body after the headers have left: whole, or up to where a fault stops it."""
-    stall = Extent(0, is_bytes=False) if faults.hang_after_headers else faults.stall_after
-    extent = stall or faults.cut_after or faults.reset_after
-    pieces, stopped = portion(sliced(answer, faults), extent)
+    pieces, stopped = portion(sliced(answer, faults), stop_extent(faults))
     last = None if stopped else (pieces.pop() if pieces else b"")
     for piece in pieces:
         if faults.slow_drip_s and await client.gone_within(faults.slow_drip_s):
-            return _settled(settle, "aborted")
+            return _settled(settle, "aborted", answer.charge)
         await client.send({"type": "http.response.body", "body": piece, "more_body": True})
     if last is None:
-        gone = stall is not None and await client.gone_within(hang_limit_s)
-        settle("aborted" if gone else "cut")
-        await client.drop(reset=faults.reset_after is not None)
-        return "aborted" if gone else "cut"
+        return await _stopped(answer.charge, faults, client, settle, hang_limit_s)
     if faults.slow_drip_s and await client.gone_within(faults.slow_drip_s):
-        return _settled(settle, "aborted")
-    settle("complete")
+        return _settled(settle, "aborted", answer.charge)
+    settle("complete", answer.charge)
     await client.send({"type": "http.response.body", "body": last, "more_body": False})
     if client.wire is not None:
         _afterwards(faults, client.wire)
     return "complete"
+
+
+async def _stopped(
+    charge: Charge | None, faults: Faults, client: Client, settle: Settle, hang_limit_s: float
+) -> Outcome:
+    """The end of a body that a fault stopped: at once, or after a stall."""
+    stalls = faults.hang_after_headers or faults.stall_after is not None
+    outcome: Outcome = "aborted" if stalls and await client.gone_within(hang_limit_s) else "cut"
+    settle(outcome, charge)
+    await client.drop(reset=faults.reset_after is not None)
+    return outcome
+
+
+async def _stream(
+    stream: Stream, media_type: str, faults: Faults, client: Client, settle: Settle, hang_limit_s: float
+) -> Outcome:
+    """The frames of a stream after the headers have left, one write each. What was handed over is what is billed."""
+    now_s = asyncio.get_running_loop().time
+    started_s = now_s()
+    frames = under_faults(stream, faults, media_type)
+    produced = 0
+    frame = next(frames, Frame(b"", "terminal"))
+    for number in itertools.count():
+        if frame.mark == "stop":
+            return await _stopped(stream.charge_at(produced), faults, client, settle, hang_limit_s)
+        # A paced frame has a moment of its own, counted from the first, so that pauses do not add up.
+        wait_s = faults.slow_drip_s or (faults.pace_s and started_s + number * faults.pace_s - now_s())
+        looks = wait_s > 0 or number % FRAMES_BETWEEN_LOOKS == 0
+        if looks and await client.gone_within(max(wait_s, 0.0)):
+            return _settled(settle, "aborted", stream.charge_at(produced))
+        if faults.endless and now_s() - started_s > hang_limit_s:
+            return await _stopped(stream.charge_at(produced), faults, client, settle, hang_limit_s)
+        produced += frame.output_tokens
+        following = next(frames, None)
+        if following is None:
+            # A provider that failed before it said anything bills nothing.
+            failed = frame.mark == "error"
+            outcome: Outcome = "cut" if failed else "complete"
+            settle(outcome, stream.charge_at(produced) if produced or not failed else None)
+        await client.send({"type": "http.response.body", "body": frame.data, "more_body": following is not None})
+        if following is None:
+            if client.wire is not None:
+                _afterwards(faults, client.wire)
+            return outcome
+        frame = following
+    raise AssertionError("a count ends")
 
 
 def _afterwards(faults: Faults, wire: Wire) -> None:
@@ -165,7 +214,8 @@ async def _raw_answer(answer: Answer, faults: Faults, client: Client, wire: Wire
     headers = tuple(pair for pair in framed(answer, faults) if pair[0] not in (b"content-length", b"transfer-encoding"))
     body = raw.joined(answer.pieces)
     outcome: Outcome = "complete" if faults.until_close and not faults.garbage else "cut"
-    settle(outcome)
+    charge = answer.charge if answer.stream is None else answer.stream.charge_at(output_tokens(answer.stream.frames))
+    settle(outcome, charge)
     if faults.garbage:
         wire.write(raw.GARBAGE)
     elif faults.cut_mid_chunk_bytes is not None:

@@ -24,6 +24,7 @@ OVERSIZED_HEADER_BYTES = 128 * 1024
 OVERSIZED_HEADER_BYTES_MAX = 4 * 1024 * 1024
 USAGE_HUGE_TOKENS = 1_000_000_000_000
 HALF_CLOSE_S = 5.0
+USAGE_PLACES = ("last-content", "finish", "empty-delta", "every")
 
 _WITHOUT_BODY = (204, 205, 304)
 _IN_TEXT = re.compile(rb"\[sandbox:([^\[\]]{1,%d})\]" % DIRECTIVE_BYTES_MAX)
@@ -73,6 +74,14 @@ class Faults(msgspec.Struct, frozen=True):
     extra_answer: bool = False
     garbage: bool = False
     early_close: bool = False
+    error_before: bool = False
+    error_after: int | None = None
+    truncated: int | None = None
+    endless: bool = False
+    usage_in: str | None = None
+    pace_s: float = 0.0
+    split_bytes: int | None = None
+    comments: bool = False
     times: int | None = None
     marker: str | None = None
 
@@ -88,13 +97,17 @@ class Faults(msgspec.Struct, frozen=True):
 
 
 class Rule(msgspec.Struct, frozen=True):
-    """One row of the grammar: the written name, the field it fills, how a value is read, whether it needs the wire."""
+    """One row of the grammar: the written name, the field it fills, how a value is read.
+
+    `wire`: it needs the connection itself; `stream`: it does something to streams only.
+    """
 
     name: str
     field: str
     read: Callable[[str | None], Any]
     absent: Any = None
     wire: bool = False
+    stream: bool = False
 
 
 def _flag(text: str | None) -> bool:
@@ -151,6 +164,12 @@ def _usage(text: str | None) -> int:
     return USAGE_HUGE_TOKENS if text == "huge" else _whole(-USAGE_HUGE_TOKENS, USAGE_HUGE_TOKENS)(text)
 
 
+def _usage_place(text: str | None) -> str:
+    if text not in USAGE_PLACES:
+        raise FaultError(f"needs one of {', '.join(USAGE_PLACES)}")
+    return text
+
+
 def _word(text: str | None) -> str:
     if not text:
         raise FaultError("needs a value")
@@ -188,6 +207,14 @@ RULES: tuple[Rule, ...] = (
     Rule("extra-answer", "extra_answer", _flag, False, wire=True),
     Rule("garbage", "garbage", _flag, False, wire=True),
     Rule("early-close", "early_close", _flag, False, wire=True),
+    Rule("error-before", "error_before", _flag, False, stream=True),
+    Rule("error-after", "error_after", _whole(0, 1_000_000), stream=True),
+    Rule("truncated", "truncated", _whole(0, 1000, 0), stream=True),
+    Rule("endless", "endless", _flag, False, stream=True),
+    Rule("usage-in", "usage_in", _usage_place, stream=True),
+    Rule("pace", "pace_s", _seconds(), 0.0, stream=True),
+    Rule("split", "split_bytes", _whole(1, 1 << 20), stream=True),
+    Rule("comments", "comments", _flag, False, stream=True),
     Rule("times", "times", _whole(1, 1_000_000)),
     Rule("marker", "marker", _word),
 )

@@ -9,6 +9,7 @@ from urllib.parse import parse_qs
 import msgspec
 
 from elkapi.sandbox.faults import Faults
+from elkapi.sandbox.store import Store
 
 Scope = MutableMapping[str, Any]
 Message = MutableMapping[str, Any]
@@ -26,17 +27,43 @@ first; unanswered: not one byte was sent on purpose (never billed)."""
 
 
 class Charge(msgspec.Struct, frozen=True):
-    """What the provider would bill for one call, by its own price table."""
+    """What the provider would bill for one call, by its own price table.
+
+    `prompt_tokens` is the whole input, of which `cached_tokens` and `cache_write_tokens` are parts.
+    """
 
     model: str
     prompt_tokens: int
     cost_nano_usd: int
+    output_tokens: int = 0
+    cached_tokens: int = 0
+    cache_write_tokens: int = 0
+
+
+Mark = Literal["setup", "content", "usage", "terminal", "error", "stop"]
+
+
+class Frame(msgspec.Struct, frozen=True):
+    """One event of a stream as bytes; what the marks mean is written in `stream`. `output_tokens`: what it adds."""
+
+    data: bytes
+    mark: Mark
+    output_tokens: int = 0
+
+
+class Stream(msgspec.Struct, frozen=True):
+    """The frames of one streamed answer, the frame of a failure inside it, and its price by output tokens."""
+
+    frames: tuple[Frame, ...]
+    error: bytes
+    charge_at: Callable[[int], Charge | None]
 
 
 class Request(msgspec.Struct, frozen=True):
     """One received request, body read in full. `params` are the decoded `{name}` segments of the route's path.
 
-    `raw_target` is path and query as they came, percent-encoding untouched: signatures cover those bytes.
+    `raw_target` is path and query as they came, percent-encoding untouched: signatures cover those bytes. `store` is
+    what this sandbox remembers, `now_s` the Unix time of its own clock.
     """
 
     method: str
@@ -47,6 +74,8 @@ class Request(msgspec.Struct, frozen=True):
     upstream_request_id: str
     params: dict[str, str] = {}
     raw_target: str = ""
+    store: Store = msgspec.field(default_factory=Store)
+    now_s: float = 0.0
 
     def query(self, name: str) -> str | None:
         """The first value of a query parameter, decoded; None when it was not sent."""
@@ -59,13 +88,17 @@ class Request(msgspec.Struct, frozen=True):
 
 
 class Answer(msgspec.Struct, frozen=True):
-    """What is sent back. A stream is one piece an event, a plain body is one piece. No charge: nothing is billed."""
+    """What is sent back. A stream is one piece an event, a plain body is one piece. No charge: nothing is billed.
+
+    With `stream` set (see `stream.stream_answer`) the frames are sent and priced, and `charge` is only shown.
+    """
 
     status: int
     pieces: tuple[bytes, ...]
     media_type: str = "application/json"
     headers: Headers = ()
     charge: Charge | None = None
+    stream: Stream | None = None
 
 
 class Problem(Exception):

@@ -13,7 +13,7 @@ from elkapi.sandbox import faults
 from elkapi.sandbox.faults import RULES, Extent, FaultError, Faults, Tries, directives_in, read_directive, resolve
 
 DOCUMENT = Path(__file__).parents[3] / "docs" / "sandbox.md"
-ROW = re.compile(r"^\| `([^`]+)` \| .+ \| (ASGI|wire) \|$", re.MULTILINE)
+ROW = re.compile(r"^\| `([^`]+)` \| .+ \| (ASGI|wire|stream) \|$", re.MULTILINE)
 
 
 def resolved(directive: str) -> Faults:
@@ -55,6 +55,10 @@ OUTSIDE = [
     "refuse-key=",
     "1xx=101",
     "oversized-headers=0",
+    "usage-in=nowhere",
+    "pace",
+    "split=0",
+    "error-after",
     "oversized-headers=9999999999",
 ]
 
@@ -118,7 +122,7 @@ def test_counted_tries_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_every_fault_is_documented_and_every_documented_fault_exists() -> None:
     documented = {row[1].partition("=")[0]: row[2] for row in ROW.finditer(DOCUMENT.read_text())}
-    implemented = {rule.name: "wire" if rule.wire else "ASGI" for rule in RULES}
+    implemented = {rule.name: "wire" if rule.wire else "stream" if rule.stream else "ASGI" for rule in RULES}
     assert documented == implemented
 
 
