@@ -12,12 +12,15 @@ from typing import Any, Literal
 
 import msgspec
 
+from elkapi.translate.ir import Effort, Reasoning
+
 
 class Profile(msgspec.Struct, frozen=True):
     """`max_output_tokens` is the model's own maximum (also what is asked for where a dialect demands a limit).
 
     `reasoning` is the shape in which the model takes its thinking: none, an effort word, a token budget, a level word
     (Gemini 3), or adaptive (Claude's newer models). `sampling` False: temperature, top_p and top_k are refused.
+    `efforts` are the effort words it knows, weakest first. `reasoning_content`: it wants its earlier thinking back.
     """
 
     max_output_tokens: int = 8192
@@ -29,6 +32,8 @@ class Profile(msgspec.Struct, frozen=True):
     system_role: Literal["system", "developer"] = "system"
     json_schema: bool = True
     parallel_tools_field: bool = True
+    efforts: tuple[Effort, ...] = ("low", "medium", "high")
+    reasoning_content: bool = False
 
 
 _Row = tuple[frozenset[str] | None, str, dict[str, Any]]
@@ -47,6 +52,10 @@ ROWS: tuple[_Row, ...] = (
             "system_role": "developer",
         },
     ),
+    (None, r"^gpt-5($|-)", {"efforts": ("minimal", "low", "medium", "high")}),
+    (None, r"^(gpt-5\.[1-9]|gpt-[6-9])", {"efforts": ("none", "low", "medium", "high", "xhigh")}),
+    # Models that think between tool calls and ask for those thoughts back (DeepSeek, Kimi, GLM, MiniMax).
+    (None, r"(^|/)(deepseek|kimi|glm|minimax)", {"reasoning_content": True}),
     (None, r"^(deepseek|qwen|glm|kimi|grok|mistral|magistral)", {"max_output_tokens": 32_768}),
     (None, r"(^|[./])claude", {"max_output_tokens": 8192, "context_tokens": 200_000, "reasoning": "budget"}),
     (None, r"claude-(3-7|sonnet-4|opus-4|haiku-4)", {"max_output_tokens": 64_000, "temperature_and_top_p": False}),
@@ -64,3 +73,19 @@ def profile_for(family: str, upstream_model: str) -> Profile:
         if (families is None or family in families) and re.search(pattern, upstream_model):
             flags.update(row)
     return msgspec.structs.replace(Profile(), **flags)
+
+
+_EFFORTS: tuple[Effort, ...] = ("none", "minimal", "low", "medium", "high", "xhigh", "max")
+# The largest token budget that still reads as an effort word; anything above is "high".
+_BUDGETS: tuple[tuple[int, Effort], ...] = ((0, "none"), (4096, "low"), (16_384, "medium"))
+
+
+def effort_for(reasoning: Reasoning, profile: Profile) -> Effort | None:
+    """The effort word nearest to what was asked that the model knows; None when the model is to decide."""
+    effort, budget = reasoning.effort, reasoning.budget_tokens
+    if effort is None and budget is not None and not reasoning.adaptive:
+        effort = next((word for limit, word in _BUDGETS if budget <= limit), "high")
+    if effort is None:
+        return None
+    rank = _EFFORTS.index(effort)
+    return min(profile.efforts, key=lambda known: abs(_EFFORTS.index(known) - rank))
