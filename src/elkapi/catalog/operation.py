@@ -8,9 +8,29 @@ from typing import Literal
 
 import msgspec
 
+from elkapi.translate.ir import DialectName
 from elkapi.types import Usage
 
+# How errors are worded for a caller, and the wire an operation or an upstream's endpoint speaks.
 Dialect = Literal["openai", "anthropic", "gemini"]
+Wire = Literal[
+    "chat",
+    "responses",
+    "anthropic",
+    "gemini",
+    "converse",
+    "completions",
+    "embeddings",
+    "gemini-embed",
+    "gemini-batch-embed",
+    "moderations",
+    "rerank",
+    "cohere-rerank",
+    "anthropic-count",
+    "gemini-count",
+    "responses-count",
+    "responses-compact",
+]
 Kind = Literal["sync", "stream", "task", "file", "websocket", "doc"]
 
 
@@ -30,16 +50,22 @@ class Body(Enum):
 
 
 class ModelSource(msgspec.Struct, frozen=True):
-    """Where the model's name stands: in the JSON body under `name`, or there and (as a fallback) in the path."""
+    """Where the model's name stands: in the JSON body under `name`, in the path, or in either (the body wins).
 
-    where: Literal["body", "body_or_path", "none"] = "body"
+    `default` is taken when the caller names none.
+    """
+
+    where: Literal["body", "body_or_path", "path", "none"] = "body"
     name: str = "model"
+    default: str | None = None
 
 
 class Facts(msgspec.Struct, frozen=True):
     """What reading a body told us: the model as the caller named it and the most units the call can use.
 
-    `texts` is what a local count would count (strings, or lists of token ids), kept as decoded.
+    `texts` is what a local count would count (strings, or lists of token ids), kept as decoded. `output_limit` is the
+    caller's own limit of output tokens, None when it set none; `upper` has the model's maximum then. `choices` is how
+    many answers were asked for. `wide`: the call may be metered in images, audio or an hour's cache.
     """
 
     model: str | None
@@ -47,12 +73,22 @@ class Facts(msgspec.Struct, frozen=True):
     items: int = 1
     stream: bool = False
     texts: object = None
+    output_limit: int | None = None
+    choices: int = 1
+    wide: bool = False
+    include_usage: bool = False
+    store: bool = False
+    background: bool = False
+    previous: str | None = None
 
 
 class Operation(msgspec.Struct, frozen=True):
-    """One served route. `upstream` is the path below an OpenAI-type base URL; `read` raises errors.BadRequest.
+    """One served route. `wire` is the format of its body; `read` raises errors.BadRequest.
 
-    `named_once` are the members, beside the model, that a body has and that decide what it costs.
+    `dialect` is set when other dialects' upstreams can serve it through `translate`. `named_once` are the members,
+    beside the model, that decide what a call costs. `also` are further rows of the contract that this route serves
+    (the streamed twin), as (id, kind). `stream` True: always streamed; None: as the body says. `free_unless_priced`: a
+    model without a price record is free here instead of refused.
     """
 
     id: str
@@ -62,11 +98,16 @@ class Operation(msgspec.Struct, frozen=True):
     role: Role
     kind: Kind = "sync"
     aliases: tuple[str, ...] = ()
+    also: tuple[tuple[str, Kind], ...] = ()
     body: Body = Body.NONE
     model: ModelSource = ModelSource("none")
     named_once: tuple[str, ...] = ()
     upstream: str = ""
+    wire: Wire | None = None
+    dialect: DialectName | None = None
+    stream: bool | None = None
     unit: str = "free"
+    free_unless_priced: bool = False
     read: Callable[[bytes], Facts] | None = None
 
 
@@ -78,7 +119,7 @@ class Match(msgspec.Struct, frozen=True):
 
 
 class Family(msgspec.Struct, frozen=True):
-    """Operations of one wire format; `upstream_families` are the channel families that serve its RELAY operations."""
+    """Operations of one wire format; `dialect` is how their errors are worded."""
 
     name: str
     dialect: Dialect

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import re
-from itertools import product
 from typing import Annotated, Literal
 
 import msgspec
 
+from elkapi.catalog import text
 from elkapi.catalog.operation import Body, Facts, Family, ModelSource, Operation, Role
+from elkapi.catalog.spelling import decode_strict, strict
 from elkapi.errors import BadRequest
 from elkapi.types import Usage
 
@@ -27,52 +27,17 @@ class EmbeddingsView(msgspec.Struct):
     user: str | None = None
 
 
-def _other_spellings(*names: str) -> set[str]:
-    spelled = {"".join(letters) for name in names for letters in product(*zip(name, name.upper(), strict=True))}
-    return spelled - set(names)
-
-
-# Upstreams written in Go take `Model` for `model`, so they could serve another model than the one that is priced. As
-# fields that no value fits, such spellings are found by the one decoding that happens anyway.
-_Never = Annotated[str, msgspec.Meta(min_length=1, max_length=0)]
-_OTHER_SPELLINGS = _other_spellings("model", "input")
-_Strict = msgspec.defstruct(
-    "EmbeddingsView", [(name, _Never, "") for name in sorted(_OTHER_SPELLINGS)], bases=(EmbeddingsView,)
-)
-_view: msgspec.json.Decoder[EmbeddingsView] = msgspec.json.Decoder(_Strict)
-_PATH = re.compile(r"at `\$\.?([^`\[]*)")
+_view = strict(EmbeddingsView, "model", "input")
 
 
 def read_embeddings(body: bytes) -> Facts:
     """Check a body and bound its tokens. Raises BadRequest naming the field."""
-    view = decode_view(_view, body)
+    view: EmbeddingsView = decode_strict(_view, body)
     if view.model == "":
         raise BadRequest("`model` must be the name of a model.", param="model")
     items, upper = _count(view.input)
     model = None if isinstance(view.model, msgspec.UnsetType) else view.model
     return Facts(model=model, upper=Usage(input_tokens=upper, calls=1), items=items, texts=view.input)
-
-
-def decode_view(decoder: msgspec.json.Decoder[EmbeddingsView], body: bytes) -> EmbeddingsView:
-    """Decode with errors in the caller's words: bad UTF-8, bad JSON, depth, a missing or wrongly typed field."""
-    try:
-        if not body.isascii():
-            body.decode()
-        return decoder.decode(body)
-    except UnicodeDecodeError as error:
-        raise BadRequest(f"The body is not valid UTF-8 (byte {error.start}).", code="bad_request_body") from None
-    except RecursionError:
-        raise BadRequest("The body is nested too deeply.", code="bad_request_body") from None
-    except msgspec.ValidationError as error:
-        text = str(error)
-        missing = re.search(r"missing required field `(\w+)`", text)
-        named = missing or _PATH.search(text)
-        param = named.group(1) if named and named.group(1) else None
-        if param in _OTHER_SPELLINGS:
-            text = f"write `{param.lower()}` in small letters"
-        raise BadRequest(f"Invalid body: {text}.", param=param) from None
-    except msgspec.DecodeError as error:
-        raise BadRequest(f"The body is not valid JSON: {error}.", code="bad_request_body") from None
 
 
 def _count(value: str | list[str | int | list[int]]) -> tuple[int, int]:
@@ -122,9 +87,25 @@ _EMBEDDINGS = Operation(
     body=Body.JSON,
     model=ModelSource("body"),
     named_once=("input",),
+    wire="embeddings",
     upstream="/v1/embeddings",
     unit="token",
     read=read_embeddings,
+)
+_CHAT = Operation(
+    id="openai.chat",
+    method="POST",
+    path="/v1/chat/completions",
+    also=(("openai.chat-stream", "stream"),),
+    family="openai",
+    role=Role.RELAY,
+    body=Body.JSON,
+    model=ModelSource("body"),
+    named_once=("messages", "max_tokens", "max_completion_tokens", "n", "stream"),
+    wire="chat",
+    dialect="chat",
+    unit="token",
+    read=text.read_chat,
 )
 
 FAMILY = Family(
@@ -138,6 +119,57 @@ FAMILY = Family(
             id="openai.embeddings-engine",
             path="/v1/engines/{model}/embeddings",
             model=ModelSource("body_or_path"),
+        ),
+    ),
+)
+_TEXT = (
+    (
+        _CHAT,
+        msgspec.structs.replace(
+            _CHAT,
+            id="openai.completions",
+            path="/v1/completions",
+            also=(("openai.completions-stream", "stream"),),
+            named_once=("prompt", "max_tokens", "n", "best_of", "stream"),
+            wire="completions",
+            dialect=None,
+            read=text.read_completion,
+        ),
+        msgspec.structs.replace(
+            _CHAT,
+            id="openai.responses",
+            path="/v1/responses",
+            also=(("openai.responses-stream", "stream"),),
+            named_once=("input", "max_output_tokens", "previous_response_id", "stream"),
+            wire="responses",
+            dialect="responses",
+            read=text.read_responses,
+        ),
+        Operation(
+            id="openai.moderations",
+            method="POST",
+            path="/v1/moderations",
+            family="openai",
+            role=Role.RELAY,
+            body=Body.JSON,
+            model=ModelSource("body", default="omni-moderation-latest"),
+            named_once=("input",),
+            wire="moderations",
+            free_unless_priced=True,
+            read=text.read_moderation,
+        ),
+        Operation(
+            id="openai.rerank",
+            method="POST",
+            path="/v1/rerank",
+            family="openai",
+            role=Role.RELAY,
+            body=Body.JSON,
+            model=ModelSource("body"),
+            named_once=("query", "documents"),
+            wire="rerank",
+            unit="token",
+            read=text.read_rerank,
         ),
     ),
 )

@@ -1,0 +1,41 @@
+"""Anthropic's wire format. Contract: anthropic.md section 1; rows: anthropic.yaml."""
+
+from __future__ import annotations
+
+from elkapi.catalog import text
+from elkapi.catalog.operation import Body, Family, ModelSource, Operation, Role
+
+FAMILY = Family(
+    name="anthropic",
+    dialect="anthropic",
+    operations=(
+        Operation(
+            id="anthropic.messages",
+            method="POST",
+            path="/v1/messages",
+            aliases=("/anthropic/v1/messages",),
+            also=(("anthropic.messages-stream", "stream"),),
+            family="anthropic",
+            role=Role.RELAY,
+            body=Body.JSON,
+            model=ModelSource("body"),
+            named_once=("messages", "max_tokens", "stream"),
+            wire="anthropic",
+            dialect="anthropic",
+            unit="token",
+            read=text.read_messages,
+        ),
+        Operation(
+            id="anthropic.count-tokens",
+            method="POST",
+            path="/v1/messages/count_tokens",
+            aliases=("/anthropic/v1/messages/count_tokens",),
+            family="anthropic",
+            role=Role.RELAY,
+            body=Body.JSON,
+            model=ModelSource("body"),
+            wire="anthropic-count",
+            read=text.read_count,
+        ),
+    ),
+)

@@ -1,0 +1,50 @@
+"""Decoders that refuse a member spelled in other letters; it owns no field of any operation."""
+
+from __future__ import annotations
+
+import re
+from itertools import product
+from typing import Annotated, Any, TypeVar
+
+import msgspec
+
+from elkapi.errors import BadRequest
+from elkapi.translate.decode import decode
+
+_T = TypeVar("_T", bound=msgspec.Struct)
+# No value fits.
+_Never = Annotated[str, msgspec.Meta(min_length=1, max_length=0)]
+
+
+class Strict(msgspec.Struct, frozen=True):
+    """A decoder of a view, and the other spellings it takes note of."""
+
+    decoder: msgspec.json.Decoder[Any]
+    spellings: frozenset[str]
+
+
+def strict(view: type[_T], *names: str) -> Strict:
+    """A decoder of `view` that refuses every other spelling of `names`.
+
+    Upstreams written in Go take `Model` for `model`, so they could serve another model than the one that is priced. As
+    fields that no value fits, such spellings are found by the one decoding that happens anyway.
+    """
+    spelled = {"".join(letters) for name in names for letters in product(*zip(name, name.upper(), strict=True))}
+    others = spelled - set(names)
+    guarded = msgspec.defstruct(view.__name__, [(name, _Never, "") for name in sorted(others)], bases=(view,))
+    return Strict(msgspec.json.Decoder(guarded), frozenset(others))
+
+
+def decode_strict(reader: Strict, body: bytes) -> Any:
+    """The view of a body. Raises BadRequest as `translate.decode` does, and for another spelling of a guarded name.
+
+    `param` is the top-level member: what stands below it is the upstream's to judge.
+    """
+    try:
+        return decode(reader.decoder, body)
+    except BadRequest as error:
+        member = error.param and re.split(r"[.\[]", error.param)[0]
+        text = (
+            f"Invalid body: write `{member.lower()}` in small letters." if member in reader.spellings else error.message
+        )
+        raise BadRequest(text, param=member, code=error.code) from None

@@ -1,0 +1,310 @@
+"""What the gateway reads of a text call's body before it is relayed: the model, the stream flag, and its upper bounds.
+
+Only small views are decoded; a body is read in full by `translate` and only when it must be translated or counted.
+Bytes bound the tokens of text from above; what stands behind an address is bounded by the constants here.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import msgspec
+
+from elkapi.catalog.operation import Facts
+from elkapi.catalog.spelling import decode_strict, strict
+from elkapi.errors import BadRequest
+from elkapi.translate.profiles import profile_for
+from elkapi.types import Usage
+
+IMAGE_TOKENS_MAX = 4096
+REMOTE_FILE_TOKENS_MAX = 100_000
+RERANK_DOCUMENTS_MAX = 1000
+EMBED_REQUESTS_MAX = 2048
+# What a provider's own framing of messages, tools and schemas adds at most to the bytes of the body.
+FRAME_TOKENS_MAX = 64
+OUTPUT_TOKENS_MAX = 2_000_000
+COMPLETION_TOKENS_DEFAULT = 16
+_REMOTE_FILES = (b'"file_id"', b'"file_url"', b'"fileUri"', b'"file_uri"')
+
+_Limit = Annotated[int, msgspec.Meta(ge=1, le=OUTPUT_TOKENS_MAX)] | None
+_Items = Annotated[list[msgspec.Raw], msgspec.Meta(min_length=1)]
+_Count = Annotated[int, msgspec.Meta(ge=1, le=128)] | None
+_Unset = msgspec.UnsetType
+_UNSET = msgspec.UNSET
+
+
+class _StreamOptions(msgspec.Struct):
+    include_usage: bool | None = None
+
+
+class ChatView(msgspec.Struct):
+    """`POST /v1/chat/completions`."""
+
+    messages: _Items
+    model: str | _Unset = _UNSET
+    stream: bool | None = None
+    stream_options: _StreamOptions | None = None
+    max_tokens: _Limit = None
+    max_completion_tokens: _Limit = None
+    n: _Count = None
+    store: bool | None = None
+
+
+class CompletionView(msgspec.Struct):
+    """`POST /v1/completions`."""
+
+    prompt: str | list[str | int | list[int]]
+    model: str | _Unset = _UNSET
+    stream: bool | None = None
+    stream_options: _StreamOptions | None = None
+    max_tokens: Annotated[int, msgspec.Meta(ge=0, le=OUTPUT_TOKENS_MAX)] | None = None
+    n: _Count = None
+    best_of: _Count = None
+
+
+class ResponsesView(msgspec.Struct):
+    """`POST /v1/responses` and its count and compact forms."""
+
+    input: str | list[msgspec.Raw] | None = None
+    model: str | _Unset = _UNSET
+    stream: bool | None = None
+    max_output_tokens: _Limit = None
+    store: bool | None = None
+    background: bool | None = None
+    previous_response_id: str | None = None
+
+
+class MessagesView(msgspec.Struct):
+    """`POST /v1/messages`."""
+
+    max_tokens: Annotated[int, msgspec.Meta(ge=1, le=OUTPUT_TOKENS_MAX)]
+    messages: _Items
+    model: str | _Unset = _UNSET
+    stream: bool | None = None
+
+
+class CountView(msgspec.Struct):
+    """`POST /v1/messages/count_tokens`."""
+
+    messages: _Items
+    model: str | _Unset = _UNSET
+
+
+class _GenerationConfig(msgspec.Struct, rename={"max_output_tokens": "maxOutputTokens", "count": "candidateCount"}):
+    max_output_tokens: _Limit = None
+    count: _Count = None
+
+
+class _SnakeConfig(msgspec.Struct, rename={"count": "candidate_count"}):
+    max_output_tokens: _Limit = None
+    count: _Count = None
+
+
+class GenerateView(msgspec.Struct):
+    """`POST /v1beta/models/{model}:generateContent`; Google takes both spellings of every member."""
+
+    contents: _Items
+    generationConfig: _GenerationConfig | None = None
+    generation_config: _SnakeConfig | None = None
+
+
+class EmbedView(msgspec.Struct):
+    """`POST /v1beta/models/{model}:embedContent`."""
+
+    content: msgspec.Raw
+
+
+class BatchEmbedView(msgspec.Struct):
+    """`POST /v1beta/models/{model}:batchEmbedContents`."""
+
+    requests: Annotated[list[EmbedView], msgspec.Meta(min_length=1, max_length=EMBED_REQUESTS_MAX)]
+
+
+class AnyView(msgspec.Struct):
+    """A JSON object of whatever members."""
+
+    model: str | _Unset = _UNSET
+
+
+class ModerationView(msgspec.Struct):
+    """`POST /v1/moderations`."""
+
+    input: str | list[Any]
+    model: str | _Unset = _UNSET
+
+
+class RerankView(msgspec.Struct):
+    """`POST /v1/rerank`."""
+
+    query: Annotated[str, msgspec.Meta(min_length=1)]
+    documents: Annotated[list[Any], msgspec.Meta(min_length=1, max_length=RERANK_DOCUMENTS_MAX)]
+    model: str | _Unset = _UNSET
+    top_n: Annotated[int, msgspec.Meta(ge=1)] | None = None
+
+
+_chat = strict(ChatView, "model")
+_completion = strict(CompletionView, "model", "prompt")
+_responses = strict(ResponsesView, "model")
+_messages = strict(MessagesView, "model")
+_count = strict(CountView, "model")
+_generate = strict(GenerateView)
+_embed = strict(EmbedView)
+_batch_embed = strict(BatchEmbedView)
+_any = strict(AnyView, "model")
+_moderation = strict(ModerationView, "model")
+_rerank = strict(RerankView, "model")
+
+
+def read_chat(body: bytes) -> Facts:
+    """Facts of a chat completion. Raises BadRequest naming the field."""
+    view: ChatView = decode_strict(_chat, body)
+    limit = view.max_completion_tokens or view.max_tokens
+    options = view.stream_options
+    return _facts(
+        body,
+        _model(view.model),
+        limit=limit,
+        choices=view.n or 1,
+        stream=bool(view.stream),
+        include_usage=bool(options and options.include_usage),
+        store=bool(view.store),
+    )
+
+
+def read_completion(body: bytes) -> Facts:
+    """Facts of a legacy completion. Raises BadRequest naming the field."""
+    view: CompletionView = decode_strict(_completion, body)
+    if not view.prompt:
+        raise BadRequest("`prompt` is empty.", param="prompt")
+    prompts = len(view.prompt) if isinstance(view.prompt, list) and not isinstance(view.prompt[0], int) else 1
+    limit = COMPLETION_TOKENS_DEFAULT if view.max_tokens is None else view.max_tokens
+    return _facts(
+        body,
+        _model(view.model),
+        limit=limit,
+        choices=prompts * max(view.n or 1, view.best_of or 1),
+        stream=bool(view.stream),
+        include_usage=bool(view.stream_options and view.stream_options.include_usage),
+    )
+
+
+def read_responses(body: bytes) -> Facts:
+    """Facts of a response. Raises BadRequest naming the field."""
+    view: ResponsesView = decode_strict(_responses, body)
+    facts = _facts(
+        body,
+        _model(view.model),
+        limit=view.max_output_tokens,
+        stream=bool(view.stream),
+        include_usage=True,
+        # The provider keeps responses unless told otherwise.
+        store=view.store is not False,
+    )
+    return msgspec.structs.replace(facts, background=bool(view.background), previous=view.previous_response_id or None)
+
+
+def read_messages(body: bytes) -> Facts:
+    """Facts of an Anthropic message. Raises BadRequest naming the field."""
+    view: MessagesView = decode_strict(_messages, body)
+    return _facts(body, _model(view.model), limit=view.max_tokens, stream=bool(view.stream), include_usage=True)
+
+
+def read_generate(body: bytes) -> Facts:
+    """Facts of a Gemini call; the model stands in its path. Raises BadRequest naming the field."""
+    view: GenerateView = decode_strict(_generate, body)
+    config = view.generationConfig or view.generation_config
+    limit = config.max_output_tokens if config else None
+    return _facts(body, None, limit=limit, choices=(config.count if config else 1) or 1, include_usage=True)
+
+
+def read_gemini_embed(body: bytes) -> Facts:
+    """Facts of one Gemini embedding. Raises BadRequest naming the field."""
+    decode_strict(_embed, body)
+    return Facts(model=None, upper=Usage(input_tokens=len(body), calls=1))
+
+
+def read_gemini_batch_embed(body: bytes) -> Facts:
+    """Facts of many Gemini embeddings. Raises BadRequest naming the field."""
+    view: BatchEmbedView = decode_strict(_batch_embed, body)
+    return Facts(model=None, upper=Usage(input_tokens=len(body), calls=1), items=len(view.requests))
+
+
+def read_count(body: bytes) -> Facts:
+    """Facts of an Anthropic token count. Raises BadRequest naming the field."""
+    view: CountView = decode_strict(_count, body)
+    return Facts(model=_model(view.model), upper=Usage())
+
+
+def read_any(body: bytes) -> Facts:
+    """Facts of a free call whose body only its own code reads. Raises BadRequest for what is no JSON object."""
+    return Facts(model=_model(decode_strict(_any, body).model), upper=Usage())
+
+
+def read_compact(body: bytes) -> Facts:
+    """Facts of a compaction, which is priced like a response. Raises BadRequest naming the field."""
+    view: ResponsesView = decode_strict(_responses, body)
+    return msgspec.structs.replace(_facts(body, _model(view.model)), previous=view.previous_response_id or None)
+
+
+def read_moderation(body: bytes) -> Facts:
+    """Facts of a moderation. Raises BadRequest naming the field."""
+    view: ModerationView = decode_strict(_moderation, body)
+    if not view.input:
+        raise BadRequest("`input` is empty.", param="input")
+    return Facts(model=_model(view.model), upper=Usage(input_tokens=len(body), calls=1), texts=view.input)
+
+
+def read_rerank(body: bytes) -> Facts:
+    """Facts of a rerank. Raises BadRequest naming the field."""
+    view: RerankView = decode_strict(_rerank, body)
+    # The query is read again with every document.
+    upper = len(body) + len(view.documents) * len(view.query.encode())
+    return Facts(model=_model(view.model), upper=Usage(input_tokens=upper, searches=1, calls=1))
+
+
+def bounded_by_model(facts: Facts, model: str) -> Facts:
+    """The bounds that only the model's name gives: its own output maximum, and its context for a stored history."""
+    if facts.output_limit is not None and facts.previous is None:
+        return facts
+    profile, upper = profile_for("", model), facts.upper
+    output = upper.output_tokens if facts.output_limit is not None else profile.max_output_tokens * facts.choices
+    stored = profile.context_tokens if facts.previous is not None else 0
+    return msgspec.structs.replace(
+        facts, upper=Usage(input_tokens=upper.input_tokens + stored, output_tokens=output, calls=upper.calls)
+    )
+
+
+def _model(named: str | _Unset) -> str | None:
+    if isinstance(named, _Unset):
+        return None
+    if not named:
+        raise BadRequest("`model` must be the name of a model.", param="model")
+    return named
+
+
+def _facts(
+    body: bytes,
+    model: str | None,
+    *,
+    limit: int | None = None,
+    choices: int = 1,
+    stream: bool = False,
+    include_usage: bool = False,
+    store: bool = False,
+) -> Facts:
+    """Bound a text call by its bytes, its pictures and files and its own output limit."""
+    given = len(body) + FRAME_TOKENS_MAX
+    wide = b'"image' in body or b"audio" in body or b"inline" in body or b"1h" in body
+    if wide:
+        given += IMAGE_TOKENS_MAX * (body.count(b'"image') + body.count(b'"inline'))
+    given += REMOTE_FILE_TOKENS_MAX * sum(map(body.count, _REMOTE_FILES))
+    return Facts(
+        model=model,
+        upper=Usage(input_tokens=given, output_tokens=(limit or 0) * choices, calls=1),
+        stream=stream,
+        output_limit=limit,
+        choices=choices,
+        wide=wide,
+        include_usage=include_usage,
+        store=store,
+    )
