@@ -10,7 +10,8 @@ A test steers the answer with words in the question (the last user turn that is 
     [[say: text]]                     says this text; [[say]] words and the others below come out in the order written
     [[tokens: 500]]                   says so many tokens
     [[json: {"a": [1]}]]              says this JSON
-    [[think: text]]                   thinks this first
+    [[think: text]]                   thinks this first, where the caller lets it think
+    [[redact: text]]                  the same, in an opaque block where the provider has such
     [[tools: f {"a":1}; g {"b":2}]]   calls these tools, side by side; a custom tool takes a JSON string;
                                       the second [[tools]] word is called after the results of the first, and so on
     [[then: text]]                    says this after the last tool results (default: quotes them)
@@ -85,7 +86,9 @@ def reply_to(ask: Ask) -> Reply:
     question, results, rounds = _question(ask.turns)
     script = _read_script(question.text if question else "", ask.tools)
     parts = _parts(ask, script, question, results, rounds)
-    if ask.thinks_tokens and not any(isinstance(part, Thinking) for part in parts):
+    if not ask.thinks:
+        parts = [part for part in parts if not isinstance(part, Thinking)]
+    elif ask.thinks_tokens and not any(isinstance(part, Thinking) for part in parts):
         parts = [Thinking(" ".join(f"thought{n}" for n in range(1, ask.thinks_tokens + 1))), *parts]
     stopped_at, parts = _stopped(parts, ask.stops)
     cut, parts = _limited(parts, ask.output_tokens_max)
@@ -126,8 +129,8 @@ def _read_word(script: _Script, word: str, text: str, at: int, custom: set[str])
         script.said.append(Text(value))
     elif word == "then":
         script.then.append(Text(value))
-    elif word == "think":
-        script.said.append(Thinking(value))
+    elif word in ("think", "redact"):
+        script.said.append(Thinking(value, redacted=word == "redact"))
     elif word == "refuse":
         script.said.append(Refusal(value or "I cannot help with that."))
     elif word == "tokens":

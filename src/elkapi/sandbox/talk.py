@@ -41,9 +41,13 @@ class Call(msgspec.Struct, frozen=True, tag="call"):
 
 
 class Thinking(msgspec.Struct, frozen=True, tag="thinking"):
-    """A thought; counted as reasoning tokens whether or not the provider shows it."""
+    """A thought; counted as reasoning tokens whether or not the provider shows it.
+
+    `redacted`: shown as an opaque block by providers that have such blocks.
+    """
 
     text: str
+    redacted: bool = False
 
 
 class Text(msgspec.Struct, frozen=True, tag="text"):
@@ -84,8 +88,8 @@ class Ask(msgspec.Struct, frozen=True, kw_only=True):
     """One question to a model, in no provider's words.
 
     `choice`: "auto", "none", "required", or "tool:NAME". `thinks_tokens`: how long it thinks unasked by a script, 0 not
-    at all. `schema`: the answer must be an instance of it; `wants_json`: of any object. `output_tokens_max` includes
-    thinking.
+    at all; `thinks` False: not even by a script. `schema`: the answer must be an instance of it; `wants_json`: of any
+    object. `output_tokens_max` includes thinking.
     """
 
     turns: tuple[Turn, ...]
@@ -95,6 +99,7 @@ class Ask(msgspec.Struct, frozen=True, kw_only=True):
     parallel: bool = True
     schema: dict[str, Any] | None = None
     wants_json: bool = False
+    thinks: bool = True
     thinks_tokens: int = 0
     stops: tuple[str, ...] = ()
     output_tokens_max: int | None = None
