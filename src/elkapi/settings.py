@@ -26,6 +26,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     workers: int = 1
     trusted_proxies: tuple[str, ...] = ()
     secret_key: str = ""
+    metrics_token: str = ""
     log_file: str = ""
     log_level: str = "info"
     sqlite_synchronous: str = "NORMAL"
@@ -82,7 +83,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         return str(self.data_path.absolute() / f"{role}.sock")
 
 
-SECRET_FIELDS = frozenset({"secret_key", "database_url", "redis_url", "storage_url"})
+SECRET_FIELDS = frozenset({"secret_key", "metrics_token", "database_url", "redis_url", "storage_url"})
 
 
 class SettingsError(ValueError):

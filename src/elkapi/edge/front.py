@@ -6,6 +6,7 @@ An exception nobody named is a bug: the caller gets a plain 500 with the request
 from __future__ import annotations
 
 import asyncio
+import hmac
 import traceback
 from collections.abc import Awaitable, Callable
 
@@ -14,7 +15,7 @@ from elkapi.edge.control import relay_to_control
 from elkapi.edge.cors import Cors
 from elkapi.edge.proxies import TrustedProxies
 from elkapi.edge.render import render_error, request_id_headers
-from elkapi.errors import GatewayError, MethodNotAllowed
+from elkapi.errors import GatewayError, MethodNotAllowed, Unauthenticated
 from elkapi.ids import request_id_text
 from elkapi.observe.metrics import Metrics
 from elkapi.relay.call import Call, ClientGone
@@ -120,5 +121,10 @@ class Front:
         call.reply.send(200 if reason is None else 503, TEXT, b"ready\n" if reason is None else reason.encode() + b"\n")
 
     async def _metrics(self, call: Call) -> None:
-        page = await asyncio.get_running_loop().run_in_executor(None, Metrics.page)
+        """Everything for who presents `metrics_token`; channels, tokens and money are nobody else's business."""
+        token = self._plane.settings.metrics_token.encode()
+        said = call.header(b"authorization") if token else None
+        if said is not None and not hmac.compare_digest(said, b"Bearer " + token):
+            raise Unauthenticated("This is not the token of ELKAPI_METRICS_TOKEN.")
+        page = await asyncio.to_thread(Metrics.page, for_operator=said is not None)
         call.reply.send(200, [(b"content-type", b"text/plain; version=0.0.4; charset=utf-8")], page)

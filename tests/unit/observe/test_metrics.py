@@ -17,28 +17,43 @@ for seconds in (0.0005, 0.001, 0.02, 99.0):
     mine.took("op", seconds)
 mine.requests[("op", 200)] += 4
 mine.charged_nano += 80
+mine.attempts[("secret-upstream", "ok")] += 1
 mine.fold({"connections": 3})
 mine.took("op", 0.3)
 mine.fold({"connections": 2})
-if sys.argv[2] == "page":
-    sys.stdout.write(metrics.Metrics.page().decode())
+if sys.argv[2] != "count":
+    sys.stdout.write(metrics.Metrics.page(for_operator=sys.argv[2] == "whole").decode())
 """
 
 
-def test_the_page_adds_up_what_every_process_folded(tmp_path: Path) -> None:
+def page_of_two_processes(folder: Path, kind: str) -> str:
     environment = {**os.environ, "PYTHONWARNINGS": "error"}
-    for what in ("count", "page"):
+    for what in ("count", kind):
         done = subprocess.run(
-            [sys.executable, "-c", COUNT, str(tmp_path), what],
+            [sys.executable, "-c", COUNT, str(folder), what],
             capture_output=True,
             text=True,
             check=True,
             env=environment,
         )
-    lines = dict(line.rsplit(" ", 1) for line in done.stdout.splitlines() if not line.startswith("#"))
+    return done.stdout
+
+
+def test_the_page_adds_up_what_every_process_folded(tmp_path: Path) -> None:
+    page = page_of_two_processes(tmp_path, "whole")
+    lines = dict(line.rsplit(" ", 1) for line in page.splitlines() if not line.startswith("#"))
+    assert float(lines['elkapi_attempts_total{channel="secret-upstream",outcome="ok"}']) == 2
     assert float(lines['elkapi_requests_total{operation="op",status="200"}']) == 8
     assert float(lines['elkapi_request_seconds_count{operation="op"}']) == 10
     assert float(lines['elkapi_request_seconds_bucket{le="0.001",operation="op"}']) == 4
     assert float(lines['elkapi_request_seconds_bucket{le="0.025",operation="op"}']) == 6
     assert float(lines['elkapi_request_seconds_bucket{le="+Inf",operation="op"}']) == 10
     assert float(lines["elkapi_charged_nano_usd_total"]) == 160
+
+
+def test_what_anybody_may_read_names_no_channel_and_no_money(tmp_path: Path) -> None:
+    page = page_of_two_processes(tmp_path, "public")
+    families = {line.split()[2] for line in page.splitlines() if line.startswith("# TYPE")}
+    assert {"elkapi_requests_total", "elkapi_request_seconds", "elkapi_connections"} <= families
+    assert "secret-upstream" not in page
+    assert not any(word in page for word in ("channel", "nano", "tokens"))
