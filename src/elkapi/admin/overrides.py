@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping
 import msgspec
 
 from elkapi.admin.errors import InvalidInput
+from elkapi.catalog import CATALOG
 from elkapi.upstream.wire import OWN_HEADERS
 
 _TOKEN = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]{1,128}", re.ASCII)
@@ -19,6 +20,8 @@ CREDENTIAL_HEADERS = frozenset(
 )
 # The gateway reads these to route, meter and charge; a channel may not rewrite them behind its back.
 OWN_PARAMETERS = {"model": "map a model with --map client=upstream", "stream": "it is the caller's choice"}
+# What a call may cost is held by the caller's body, before anybody knows which channel will serve it.
+PRICED_PARAMETERS = frozenset(name for operation in CATALOG.operations for name in operation.named_once)
 
 
 def check_headers_set(headers: Mapping[str, str]) -> dict[str, str]:
@@ -67,6 +70,8 @@ def check_parameters(
                 raise InvalidInput(f"{name[:80]!r} is not a field name", field=field)
             if name in OWN_PARAMETERS:
                 raise InvalidInput(f"{name!r} cannot be overridden: {OWN_PARAMETERS[name]}", field=field)
+            if name in PRICED_PARAMETERS:
+                raise InvalidInput(f"{name!r} cannot be overridden: it decides what the caller pays", field=field)
     for name in removed:
         if name in set_ or name in default:
             raise InvalidInput(f"{name!r} is both removed and given", field="param_remove")

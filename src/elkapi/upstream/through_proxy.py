@@ -14,7 +14,7 @@ import socket
 import ssl
 from types import SimpleNamespace
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
 import aiohttp
 import python_socks
@@ -191,8 +191,9 @@ class ProxyTransport:
                 host=address,
                 port=parts.port or 1080,
                 proxy_type=python_socks.ProxyType[scheme.upper()],
-                username=parts.username,
-                password=parts.password,
+                # As in any URL they are percent-encoded; aiohttp decodes those of an HTTP proxy by itself.
+                username=parts.username and unquote(parts.username),
+                password=parts.password and unquote(parts.password),
                 **{name: value for name, value in common.items() if name != "use_dns_cache"},
             )
         else:

@@ -16,6 +16,7 @@ from elkapi.admin.context import read_input
 from elkapi.admin.errors import InvalidInput
 from elkapi.admin.keys import KeyInput, KeyPatch
 from elkapi.admin.prices import PriceInput
+from elkapi.catalog import CATALOG
 
 
 @pytest.mark.parametrize(
@@ -163,12 +164,20 @@ def test_headers_given_twice_in_other_letters_are_refused() -> None:
         overrides.check_headers_set({"X-A": "1", "x-a": "2"})
 
 
-@pytest.mark.parametrize("name", ["model", "stream", "", "a\nb"])
+@pytest.mark.parametrize("name", ["model", "stream", "input", "", "a\nb"])
 def test_parameters_that_the_gateway_reads_are_not_overridden(name: str) -> None:
     raw = msgspec.Raw(b"1")
     for arguments in (({name: raw}, {}, ()), ({}, {name: raw}, ()), ({}, {}, (name,))):
         with pytest.raises(InvalidInput):
             overrides.check_parameters(*arguments)
+
+
+def test_no_channel_overrides_what_a_hold_was_counted_from() -> None:
+    counted = {name for operation in CATALOG.operations for name in operation.named_once}
+    assert "input" in counted
+    for name in counted:
+        with pytest.raises(InvalidInput, match="overridden"):
+            overrides.check_parameters({name: msgspec.Raw(b'"x"')}, {}, ())
 
 
 def test_a_parameter_is_json_and_not_both_given_and_removed() -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import base64
+import re
 import ssl
 
 import msgspec
@@ -124,6 +126,37 @@ async def test_tls_goes_through_the_proxy_end_to_end(serve, make_client, ask, au
     with pytest.raises(TlsFailed) as caught:
         await make_client().send(ask(origin))
     assert caught.value.sent is False
+
+
+async def test_credentials_in_a_proxys_url_are_percent_decoded(serve, client, ask):
+    """The same `user:p@ss/w:rd` reaches an HTTP proxy as Basic and a SOCKS proxy by RFC 1929."""
+    said = []
+
+    async def http(stream):
+        head = await stream.request()
+        said.append(base64.b64decode(re.search(rb"(?i)proxy-authorization: basic (\S+)", head)[1]))
+        await stream.write(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok")
+
+    async def socks(stream):
+        _, count = await stream.reader.readexactly(2)
+        assert 2 in await stream.reader.readexactly(count)
+        await stream.write(b"\x05\x02")
+        _, size = await stream.reader.readexactly(2)
+        name = await stream.reader.readexactly(size)
+        (size,) = await stream.reader.readexactly(1)
+        said.append(name + b":" + await stream.reader.readexactly(size))
+        await stream.write(b"\x01\x00")
+        await stream.reader.readexactly(10)
+        await stream.write(b"\x05\x00\x00\x01\x7f\x00\x00\x01\x00\x00")
+        await stream.request()
+        await stream.write(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok")
+
+    for scheme, script in (("http", http), ("socks5", socks)):
+        proxy = await serve(script)
+        url = f"{scheme}://user:p%40ss%2Fw%3Ard@127.0.0.1:{proxy.origin.port}"
+        origin = Origin.parse("http://127.0.0.1:1", allow_private=True, proxy_url=url)
+        assert await body_of(client, ask(origin)) == b"ok"
+    assert said == [b"user:p@ss/w:rd"] * 2
 
 
 async def test_the_target_is_judged_before_the_proxy_hears_of_it(serve, make_client, ask):
