@@ -13,8 +13,9 @@ from collections.abc import Awaitable, Callable
 from elkapi.catalog.operation import Dialect
 from elkapi.edge.control import relay_to_control
 from elkapi.edge.cors import Cors
+from elkapi.edge.exchange import header_lines
 from elkapi.edge.proxies import TrustedProxies
-from elkapi.edge.render import render_error, request_id_headers
+from elkapi.edge.render import render_error
 from elkapi.errors import GatewayError, MethodNotAllowed, Unauthenticated
 from elkapi.ids import request_id_text
 from elkapi.observe.metrics import Metrics
@@ -53,12 +54,11 @@ class Front:
         }
 
     async def __call__(self, call: Call) -> None:
-        common = request_id_headers(call.id)
+        call.reply.common = b"x-request-id: %b\r\nx-oneapi-request-id: %b\r\n" % (call.text_id, call.text_id)
         if cors := self._cors.headers(call):
-            common += cors
-        call.reply.common = common
+            call.reply.common += header_lines(cors)
         try:
-            await self._dispatch(call)
+            await self._handled(call)
         except GatewayError as error:
             self._log(call, error.status, error.code)
             self._answer(call, error)
@@ -77,18 +77,21 @@ class Front:
             self._log(call, 500, GatewayError.code)
             self._answer(call, GatewayError("The gateway failed to handle this request."))
 
-    async def _dispatch(self, call: Call) -> None:
+    def _handled(self, call: Call) -> Awaitable[None]:
+        path = call.path
         if call.method == "OPTIONS":
-            call.reply.send(204, self._cors.preflight(call), b"")
-        elif (own := self._own.get(call.path)) is not None:
-            await own(call)
-        elif call.path == "/" or call.path.startswith(CONTROL_PREFIXES):
+            return self._preflight(call)
+        if (own := self._own.get(path)) is not None:
+            return own(call)
+        if path == "/" or path.startswith(CONTROL_PREFIXES):
             if call.method not in CONTROL_METHODS:
                 # Nothing there takes a body yet, so nobody without a key may make us collect one.
-                raise MethodNotAllowed(f"{call.method} is not allowed on {call.path}", CONTROL_METHODS)
-            await relay_to_control(self._plane, call, self._proxies)
-        else:
-            await serve(self._plane, call)
+                raise MethodNotAllowed(f"{call.method} is not allowed on {path}", CONTROL_METHODS)
+            return relay_to_control(self._plane, call, self._proxies)
+        return serve(self._plane, call)
+
+    async def _preflight(self, call: Call) -> None:
+        call.reply.send(204, self._cors.preflight(call), b"")
 
     def _answer(self, call: Call, error: GatewayError) -> None:
         if call.reply.started:

@@ -12,7 +12,7 @@ import threading
 from collections import deque
 from collections.abc import Callable
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 import msgspec
 
@@ -32,7 +32,7 @@ class Log:
         self._role = role
         self._level = LEVELS.get(level, 20)
         self._clock = clock
-        self._lines: deque[tuple[int, str, str, Fields | Callable[[], Fields]]] = deque()
+        self._lines: deque[tuple[int, str, str, Callable[[Any], object] | None, Any]] = deque()
         self._stop = threading.Event()
         self._out: IO[bytes] = Path(file).open("ab", buffering=0) if file else sys.stderr.buffer  # noqa: SIM115
         self._owns_out = bool(file)
@@ -47,16 +47,16 @@ class Log:
         if len(self._lines) >= QUEUE_LINES_MAX:
             self.dropped += 1
             return
-        self._lines.append((self._clock.now_ns(), level, event, fields))
+        self._lines.append((self._clock.now_ns(), level, event, None, fields))
 
-    def write_later(self, event: str, level: str, fields: Callable[[], Fields]) -> None:
-        """As `write`, with the fields made on the log's own thread: for the one line that every call writes."""
+    def write_later(self, event: str, level: str, fields_of: Callable[[Any], object], value: object) -> None:
+        """As `write`, with the fields (a Struct) made of `value` on the log's own thread: for the line of each call."""
         if LEVELS[level] < self._level:
             return
         if len(self._lines) >= QUEUE_LINES_MAX:
             self.dropped += 1
             return
-        self._lines.append((self._clock.now_ns(), level, event, fields))
+        self._lines.append((self._clock.now_ns(), level, event, fields_of, value))
 
     def close(self) -> None:
         """Write what is queued and stop the thread."""
@@ -81,10 +81,13 @@ class Log:
                 self.dropped += len(batch)
                 return
 
-    def _line(self, at_ns: int, level: str, event: str, fields: Fields | Callable[[], Fields]) -> bytes:
+    def _line(self, at_ns: int, level: str, event: str, fields_of: Callable[[Any], object] | None, value: Any) -> bytes:
         head: Fields = {"time_ns": at_ns, "level": level, "role": self._role, "pid": self._pid, "event": event}
         try:
-            return msgspec.json.encode(head | (fields if isinstance(fields, dict) else fields())) + b"\n"
+            if fields_of is None:
+                return msgspec.json.encode(head | value) + b"\n"
+            # Two objects made one: cheaper than a dictionary of all fields.
+            return b"%b,%b\n" % (msgspec.json.encode(head)[:-1], msgspec.json.encode(fields_of(value))[1:])
         except Exception as error:
             # One line that cannot be written must not end the thread, and with it every later line.
             return msgspec.json.encode(head | {"unwritable": ascii(error)}) + b"\n"

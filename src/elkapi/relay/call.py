@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from binascii import hexlify
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Protocol
 
 Headers = Sequence[tuple[bytes, bytes]]
+Fields = dict[bytes, bytes]
 
 
 class ClientGone(Exception):
@@ -15,11 +17,11 @@ class ClientGone(Exception):
 class Reply(Protocol):
     """Where a reply goes. `started` turns true when a byte of it may have reached the client.
 
-    `common` headers (request id, CORS) are added to every reply.
+    `common` header lines (request id, CORS), as they stand in a head, are added to every reply.
     """
 
     started: bool
-    common: Headers
+    common: bytes
 
     def send(self, status: int, headers: Headers, body: bytes) -> None:
         """A whole reply at once; the server adds content-length."""
@@ -38,9 +40,24 @@ class Reply(Protocol):
 
 
 class Call:
-    """One request: `headers` have lower-case names, `path` is percent-encoded as it came, `query` without `?`."""
+    """One request: `headers` have lower-case names, `path` is percent-encoded as it came, `query` without `?`.
 
-    __slots__ = ("_body", "client_ip", "headers", "id", "method", "path", "query", "reply", "started_s")
+    `text_id` is the id's public spelling, as it stands in headers.
+    """
+
+    __slots__ = (
+        "_body",
+        "_fields",
+        "client_ip",
+        "headers",
+        "id",
+        "method",
+        "path",
+        "query",
+        "reply",
+        "started_s",
+        "text_id",
+    )
 
     def __init__(
         self,
@@ -53,12 +70,15 @@ class Call:
         body: Callable[[], Awaitable[bytes]] | bytes,
         reply: Reply,
         started_s: float,
+        fields: Fields | None = None,
     ) -> None:
         self.id = id
+        self.text_id = b"req_" + hexlify(id)
         self.method = method
         self.path = path
         self.query = query
         self.headers = headers
+        self._fields = dict(reversed(headers)) if fields is None else fields
         self.client_ip = client_ip
         self._body = body
         self.reply = reply
@@ -66,10 +86,7 @@ class Call:
 
     def header(self, name: bytes) -> bytes | None:
         """The first header of this lower-case name."""
-        for key, value in self.headers:
-            if key == name:
-                return value
-        return None
+        return self._fields.get(name)
 
     async def body(self) -> bytes:
         """The whole body. Raises BodyTooLarge, RequestTimeout, BadRequest (broken framing) or ClientGone."""

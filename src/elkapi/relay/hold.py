@@ -1,14 +1,13 @@
 """Hop 6 and 8: reserve the most a call may cost before any upstream byte, then resolve it exactly once.
 
-Settlement law: docs/money.md. Whatever way the call leaves the `async with` block, the hold is resolved: settled by
-`settle`, else voided with a record that says why.
+Settlement law: docs/money.md. Whatever way a call ends, its hold is resolved: settled by `settle`, or by `resolve` with
+what went wrong, and then given back (or charged for what had reached the caller) with a record that says why.
 """
 
 from __future__ import annotations
 
 import asyncio
 import hashlib
-from types import TracebackType
 
 from elkapi.errors import BadRequest, GatewayError, InsufficientQuota
 from elkapi.ledger import IdempotencyPending, IdempotencyReplay
@@ -52,7 +51,7 @@ def claim_of(call: Call, grant: Grant, request: Request) -> IdempotencyClaim | N
 
 
 class Hold:
-    """The money of one call: `reserve`, then `async with`, inside which `settle` is called at most once."""
+    """The money of one call: `reserve`, then `settle` or, whenever anything raised after that, `resolve`."""
 
     def __init__(self, plane: DataPlane, call: Call, grant: Grant, request: Request, quote: Quote) -> None:
         self.plane = plane
@@ -73,8 +72,14 @@ class Hold:
         if not self.quote.nano and claim is None:
             return None
         while True:
+            order = self._order(claim)
+            point("relay.hold.before")
             try:
-                await self._reserve_or_count(claim)
+                await self.plane.ledger.hold(order)
+            except InsufficientQuota:
+                # Bytes bound tokens from above; only when that much is not there is the exact count worth its time.
+                if not await self._quote_exactly():
+                    raise
             except IdempotencyReplay as replay:
                 return replay.reply
             except IdempotencyPending:
@@ -83,37 +88,24 @@ class Hold:
                 if claim and (reply := await self.plane.ledger.wait_reply(claim)) is not None:
                     return reply
             else:
+                self.order = order
+                point("relay.hold.after")
                 return None
 
-    async def _reserve_or_count(self, claim: IdempotencyClaim | None) -> None:
-        """Bytes bound tokens from above; only when that much is not there is the exact count worth its time."""
-        try:
-            await self._hold(claim)
-        except InsufficientQuota:
-            exact = await count_exactly(self.plane, self.request)
-            if exact is None or exact.input_tokens >= self.quote.upper.input_tokens:
-                raise
-            old = self.quote
-            self.quote = quote(old.price, old.group, old.ratio_micro, exact)
-            await self._hold(claim)
+    async def _quote_exactly(self) -> bool:
+        """Lower the quote to an exact count; False when it would not be lower, as after the first time."""
+        exact = await count_exactly(self.plane, self.request)
+        if exact is None or exact.input_tokens >= self.quote.upper.input_tokens:
+            return False
+        old = self.quote
+        self.quote = quote(old.price, old.group, old.ratio_micro, exact)
+        return True
 
-    async def __aenter__(self) -> Hold:
-        return self
-
-    async def _hold(self, claim: IdempotencyClaim | None) -> None:
-        order = HoldOrder(
-            request_id=self.call.id,
-            key_id=self.grant.key_id,
-            accounts=self.grant.accounts,
-            nano=self.quote.nano,
-            model=self.request.model,
-            price_id=self.quote.price.id,
-            claim=claim,
+    def _order(self, claim: IdempotencyClaim | None) -> HoldOrder:
+        grant, quote = self.grant, self.quote
+        return HoldOrder(
+            self.call.id, grant.key_id, grant.accounts, quote.nano, self.request.model, quote.price.id, claim
         )
-        point("relay.hold.before")
-        await self.plane.ledger.hold(order)
-        self.order = order
-        point("relay.hold.after")
 
     async def settle(self, outcome: Outcome) -> None:
         """Charge the metered usage; the record and the money are one transaction. Raises Unavailable."""
@@ -126,20 +118,20 @@ class Hold:
                 # The upstream answered in full, so the call is charged; its caller left while its input was counted.
                 usage, how = estimated(self.request)
                 flags = ("usage_missing", "client_gone", how)
-                await self._charge(usage, flags, "client_gone", 499, outcome.attempts, outcome.channel, None)
+                await self._write(self._charged(usage, flags, "client_gone", 499, outcome.attempts, outcome.channel))
                 raise
         reply = None
         if self.order is not None and self.order.claim is not None:
             body = None if outcome.started else outcome.body
             reply = StoredReply(self.call.id, outcome.status, tuple(outcome.headers), body)
-        await self._charge(usage, flags, "ok", outcome.status, outcome.attempts, outcome.channel, reply)
+        await self._write(self._charged(usage, flags, "ok", outcome.status, outcome.attempts, outcome.channel, reply))
 
     async def _counted(self) -> tuple[Usage, tuple[str, ...]]:
         """A local count for an answer without believable usage, flagged and never above the hold."""
         usage, how = await count_locally(self.plane, self.request)
         return usage, ("usage_missing", how)
 
-    async def _charge(
+    def _charged(
         self,
         usage: Usage,
         flags: tuple[str, ...],
@@ -147,8 +139,8 @@ class Hold:
         status: int,
         attempts: tuple[AttemptRecord, ...],
         channel: Channel,
-        reply: StoredReply | None,
-    ) -> None:
+        reply: StoredReply | None = None,
+    ) -> Settlement:
         price, ratio = self.quote.price, self.quote.ratio_micro
         cost = amount_nano(price, usage, ratio)
         charge = min(cost, self.quote.nano)
@@ -157,11 +149,10 @@ class Hold:
         self.charge_nano = charge
         self._resolved = True
         record = self._record(outcome, status, usage, charge, cost - charge, flags, attempts, channel, None)
-        await self._write(Settlement(record=record, hold=self.order, reply=reply))
+        return Settlement(record, self.order, reply)
 
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    async def resolve(self, error: BaseException) -> None:
+        """End the hold of a call that ended with `error`; nothing is left to do when it was settled already."""
         if self._resolved:
             return
         if isinstance(error, Failed):
@@ -181,7 +172,7 @@ class Hold:
             return
         usage, how = await count_locally(self.plane, self.request)
         flags = ("client_gone", how)
-        await self._charge(usage, flags, "client_gone", 499, left.attempts, left.channel, None)
+        await self._write(self._charged(usage, flags, "client_gone", 499, left.attempts, left.channel))
 
     async def _void(
         self, outcome: str, status: int, attempts: tuple[AttemptRecord, ...], error: GatewayError | None = None

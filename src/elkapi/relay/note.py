@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from functools import partial
+import msgspec
 
 from elkapi.ids import request_id_text
 from elkapi.relay.plane import DataPlane
@@ -19,22 +19,38 @@ def note(plane: DataPlane, record: RequestRecord) -> None:
     metrics.lost_nano += record.loss_nano
     for attempt in record.attempts:
         metrics.attempts[(attempt.channel_name, attempt.outcome)] += 1
-    plane.log.write_later("request", "info" if record.status < 500 else "warning", partial(_fields, record))
+    plane.log.write_later("request", "info" if record.status < 500 else "warning", _line, record)
 
 
-def _fields(record: RequestRecord) -> dict[str, object]:
-    return {
-        "request_id": request_id_text(record.id),
-        "key_id": record.key_id,
-        "operation": record.operation,
-        "model": record.model,
-        "status": record.status,
-        "outcome": record.outcome,
-        "channel": record.channel_name,
-        "attempts": len(record.attempts),
-        "input_tokens": record.usage.input_tokens,
-        "charge_nano": record.charge_nano,
-        "loss_nano": record.loss_nano,
-        "flags": record.flags,
-        "ms": record.duration_ms,
-    }
+class _Line(msgspec.Struct, frozen=True):
+    request_id: str
+    key_id: int
+    operation: str
+    model: str
+    status: int
+    outcome: str
+    channel: str | None
+    attempts: int
+    input_tokens: int
+    charge_nano: int
+    loss_nano: int
+    flags: tuple[str, ...]
+    ms: float
+
+
+def _line(record: RequestRecord) -> _Line:
+    return _Line(
+        request_id_text(record.id),
+        record.key_id,
+        record.operation,
+        record.model,
+        record.status,
+        record.outcome,
+        record.channel_name,
+        len(record.attempts),
+        record.usage.input_tokens,
+        record.charge_nano,
+        record.loss_nano,
+        record.flags,
+        record.duration_ms,
+    )

@@ -12,18 +12,16 @@ class Outcome(msgspec.Struct):
     """`usage` None means the upstream reported none that can be believed. `tail` is what a started reply still owes."""
 
     status: int
-    headers: list[tuple[bytes, bytes]]
+    headers: Headers
     body: bytes
     usage: Usage | None
     attempts: tuple[AttemptRecord, ...]
     channel: Channel
-    upstream_request_id: str | None
     started: bool = False
-    delivered: str = "ok"
 
     def finish(self, reply: Reply, extra: Headers = ()) -> None:
         """Let the last bytes go: only called after the money is written."""
         if self.started:
             reply.finish(self.body)
         else:
-            reply.send(self.status, [*self.headers, *extra], self.body)
+            reply.send(self.status, (*self.headers, *extra), self.body)

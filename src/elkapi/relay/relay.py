@@ -20,7 +20,7 @@ from elkapi.relay.plane import DataPlane
 from elkapi.relay.read import Request
 from elkapi.relay.redact import rejected
 from elkapi.relay.target import build
-from elkapi.routing.verdict import Verdict, on_failure, on_status, on_unreadable
+from elkapi.routing.verdict import Verdict, is_success, on_failure, on_status, on_unreadable
 from elkapi.types import Attempt, AttemptRecord, Channel, Usage
 from elkapi.upstream import (
     FirstByteTimeout,
@@ -32,6 +32,7 @@ from elkapi.upstream import (
 )
 
 ERROR_BODY_BYTES_MAX = 64 * 1024
+JSON = ((b"content-type", b"application/json"),)
 OWN_FAULT = "The gateway failed to handle this request."
 _TIMEOUTS = frozenset(kind.code for kind in (HeaderTimeout, FirstByteTimeout, IdleTimeout, TotalTimeout))
 
@@ -70,10 +71,8 @@ async def relay(plane: DataPlane, attempts: tuple[Attempt, ...], request: Reques
         try:
             outcome = await one.run()
         except UpstreamFailure as failure:
-            verdict = on_failure(failure.code, failure.sent, failure.stale)
-            if failure.stale and not any(record.outcome == failure.code for record in tries[:-1]):
-                # The upstream closed an idle connection under us: that says nothing about its health, so it is asked
-                # again, once, on a new connection.
+            verdict = on_failure(failure.code, failure.sent, failure.stale, [record.outcome for record in tries[:-1]])
+            if verdict.again:
                 waiting.appendleft(attempt)
             one.record.error = str(failure)[:300]
         except (asyncio.CancelledError, ClientGone):
@@ -91,7 +90,7 @@ async def relay(plane: DataPlane, attempts: tuple[Attempt, ...], request: Reques
         else:
             if isinstance(outcome, Outcome):
                 outcome.attempts = tuple(tries)
-                _remember_success(plane, attempt)
+                plane.health.succeeded(attempt.channel.id, attempt.key.id)
                 return outcome
             verdict = outcome
         finally:
@@ -134,13 +133,14 @@ class Try:
         upstream_request = build(self.attempt, self.request, self.call, self.plane.settings)
         self.sent = True
         self.reply = reply = await self.plane.client.send(upstream_request)
-        status = self.attempt.channel.status_map.get(reply.status, reply.status)
-        self.record.status = reply.status
+        status = self.record.status = reply.status
+        if self.attempt.channel.status_map:
+            status = self.attempt.channel.status_map.get(status, status)
         if (theirs := reply.header(b"x-request-id")) is not None:
             self.record.upstream_request_id = theirs[:128].decode("latin-1")
-        verdict = on_status(status, reply.header(b"retry-after"))
-        if verdict.action == "accept":
+        if is_success(status):
             return await self._accept(reply, status)
+        verdict = on_status(status, reply.header(b"retry-after"))
         body, _ = await reply.read(ERROR_BODY_BYTES_MAX)
         self.record.error = body[:300].decode("utf-8", "replace")
         if verdict.action == "fail":
@@ -149,14 +149,14 @@ class Try:
 
     async def _accept(self, reply: UpstreamReply, status: int) -> Outcome | Verdict:
         body, whole = await reply.read(self.plane.settings.reply_buffer_bytes_max)
-        if reply.header(b"content-encoding") not in (None, b"identity"):
+        encoding = reply.header(b"content-encoding")
+        if encoding is not None and encoding != b"identity":
             body = _inflated(body, self.plane.settings.reply_buffer_bytes_max) if whole else b""
         if not (looks_like_json_object(body) if whole else body[:64].lstrip()[:1] == b"{"):
             return on_unreadable("unreadable_reply")
         if not whole:
             return await self._pump(reply, status, body)
-        upper = self.request.facts.upper
-        usage = read_usage(body, upper)
+        usage = read_usage(body, self.request.facts.upper)
         return self._outcome(status, self._renamed(body), usage, started=False)
 
     async def _pump(self, reply: UpstreamReply, status: int, first: bytes) -> Outcome | Verdict:
@@ -164,7 +164,7 @@ class Try:
         out = self.call.reply
         try:
             self.started = True
-            out.start(status, [(b"content-type", b"application/json")])
+            out.start(status, JSON)
             head = self._renamed(first[:TAIL_BYTES]) + first[TAIL_BYTES:]
             await out.write(head[:-TAIL_BYTES])
             tail = head[-TAIL_BYTES:]
@@ -190,16 +190,7 @@ class Try:
     def _outcome(self, status: int, body: bytes, usage: Usage | None, started: bool) -> Outcome:
         self.record.outcome, self.record.fate = "ok", "complete"
         self.time()
-        return Outcome(
-            status=status,
-            headers=[(b"content-type", b"application/json")],
-            body=body,
-            usage=usage,
-            attempts=(),
-            channel=self.attempt.channel,
-            upstream_request_id=self.record.upstream_request_id,
-            started=started,
-        )
+        return Outcome(status, JSON, body, usage, (), self.attempt.channel, started)
 
     def note(self, verdict: Verdict) -> None:
         self.record.outcome, self.record.fate = verdict.outcome, verdict.fate
@@ -222,11 +213,6 @@ def _inflated(body: bytes, bytes_max: int) -> bytes:
     except zlib.error:
         return b""
     return plain if stream.eof else b""
-
-
-def _remember_success(plane: DataPlane, attempt: Attempt) -> None:
-    plane.health.succeeded(("channel", attempt.channel.id))
-    plane.health.succeeded(("key", attempt.key.id))
 
 
 def _remember(plane: DataPlane, attempt: Attempt, verdict: Verdict) -> None:

@@ -37,9 +37,12 @@ async def serve(plane: DataPlane, call: Call) -> None:
     if (stored := await hold.reserve()) is not None:  # 6 durable before any upstream byte
         _replay(call, stored)
         return
-    async with hold:
+    try:
         outcome = await relay(plane, attempts, request, call)  # 7 send, meter
         await hold.settle(outcome)  # 8 charge + usage row, one transaction
+    except BaseException as error:
+        await hold.resolve(error)
+        raise
     cost = ((b"x-elkapi-cost-usd", format_usd(hold.charge_nano).encode()),)
     outcome.finish(call.reply, cost)  # the last bytes leave after the money is written
 

@@ -43,9 +43,10 @@ class Health:
         until_s = self._clock.monotonic_s() + min(wait_s, self._cooldown_max_s)
         state.until_s = max(state.until_s, until_s)
 
-    def succeeded(self, part: Part) -> None:
+    def succeeded(self, channel_id: int, key_id: int) -> None:
         if self._states:
-            self._states.pop(part, None)
+            self._states.pop(("channel", channel_id), None)
+            self._states.pop(("key", key_id), None)
 
     def cooling(self) -> dict[Part, float]:
         """Parts that are cooling down and for how many more seconds."""

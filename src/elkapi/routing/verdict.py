@@ -6,17 +6,21 @@
 | 2xx with anything else                      | next   | channel    | unknown       |
 | never connected, refused, TLS failed        | next   | channel    | no            |
 | sent, then no head, no byte, cut, timed out | next   | channel    | unknown       |
+| a pooled connection turns out to be closed  | again  | -          | unknown       |
 | 400 409 413 415 422 and other 4xx           | fail   | -          | no            |
 | 401, 402, 403                               | next   | key        | no            |
 | 404                                         | next   | -          | no            |
 | 408 425 429                                 | next   | key        | no            |
 | 3xx, 5xx                                    | next   | channel    | no            |
 
-"Next" never happens after a byte reached the client: the relay stops asking for verdicts then.
+"Again" is "next" with the same channel in front, on a new connection, once a call: an upstream that closed an idle
+connection under us said nothing about its health. Neither happens after a byte reached the client: the relay stops
+asking for verdicts then.
 """
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Literal
 
 import msgspec
@@ -27,7 +31,10 @@ RETRY_AFTER_S_MAX = 3600.0
 
 
 class Verdict(msgspec.Struct, frozen=True):
-    """`cool` says what rests and `at_least_s` for how long; `disable_key` carries the reason to take the key out."""
+    """`cool` says what rests and `at_least_s` for how long; `disable_key` carries the reason to take the key out.
+
+    `again` asks for the same channel once more before the next one.
+    """
 
     action: Action
     outcome: str
@@ -35,17 +42,20 @@ class Verdict(msgspec.Struct, frozen=True):
     cool: Literal["channel", "key"] | None = None
     at_least_s: float = 0.0
     disable_key: str | None = None
+    again: bool = False
 
 
 ACCEPT = Verdict("accept", "ok", "complete")
 
 
-def on_failure(code: str, sent: bool, stale: bool = False) -> Verdict:
+def on_failure(code: str, sent: bool, stale: bool = False, before: Collection[str] = ()) -> Verdict:
     """A transport failure before any byte reached the client; `code` is the UpstreamFailure's own.
 
-    A stale pooled connection is nobody's fault, so nothing cools down for it.
+    A stale pooled connection is nobody's fault, so nothing cools down for it. `before` are the outcomes of the call's
+    earlier attempts: what failed like this already is not tried again.
     """
-    return Verdict("next", code, "unknown" if sent else "none", cool=None if stale else "channel")
+    fate: Fate = "unknown" if sent else "none"
+    return Verdict("next", code, fate, cool=None if stale else "channel", again=stale and code not in before)
 
 
 def on_unreadable(reason: str) -> Verdict:
@@ -53,9 +63,14 @@ def on_unreadable(reason: str) -> Verdict:
     return Verdict("next", reason, "unknown", cool="channel")
 
 
+def is_success(status: int) -> bool:
+    """Whether a reply of this status is accepted when its body can be an answer."""
+    return 200 <= status < 300
+
+
 def on_status(status: int, retry_after: bytes | None = None) -> Verdict:
     """The verdict on a whole reply's status, after the channel's own status map."""
-    if 200 <= status < 300:
+    if is_success(status):
         return ACCEPT
     outcome = f"status_{status}"
     if status in (401, 402):

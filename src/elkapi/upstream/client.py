@@ -81,11 +81,8 @@ class UpstreamClient:
                 raise RequestRefused("body_bytes is negative", phase="request", sent=False)
         bucket = self._buckets.get(origin) or self._new_bucket(origin)
         # Checked before a connection is taken: a refused request costs the upstream nothing.
-        head = encode_head(request.method, request.target, bucket.authority, request.headers, framing)
-        return await self._exchange(bucket, request, head, framing)
-
-    async def _exchange(self, bucket: Bucket, request: UpstreamRequest, head: bytes, framing: int) -> SocketReply:
-        deadlines, body = request.deadlines, request.body
+        head = encode_head(request.method, request.target, bucket.authority, request.headers, framing, request.shared)
+        deadlines = request.deadlines
         started_s = self._timers.monotonic_s()
         total_at_s = started_s + deadlines.total_s
         connection = bucket.take_idle()

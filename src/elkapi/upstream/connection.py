@@ -93,7 +93,8 @@ class Connection(asyncio.Protocol):
         The look into the kernel is what makes it provable that a peer closed before we wrote; the loop may not have
         been told yet.
         """
-        if not self.is_open():
+        transport = self._transport
+        if self._closed or transport is None or transport.is_closing():
             return False
         if self._readable is not None:
             return not self._readable.poll(0)
@@ -108,7 +109,6 @@ class Connection(asyncio.Protocol):
     def start(self, reply: SocketReply, head: bytes, body: bytes, deadlines: Deadlines, total_at_s: float) -> None:
         """Writes a whole request at once."""
         transport = self._begin(reply, deadlines, total_at_s)
-        self._deadline_at_s = inf
         if len(body) <= JOINED_WRITE_BYTES_MAX:
             transport.write(head + body if body else head)
         else:
@@ -141,6 +141,7 @@ class Connection(asyncio.Protocol):
         self._reply = reply
         self._inbound.begin(reply)
         self._deadlines = deadlines
+        self._deadline_at_s = inf
         self._total_at_s = total_at_s
         self._phase = SEND
         return self._transport
@@ -190,8 +191,8 @@ class Connection(asyncio.Protocol):
 
     def _enter(self, phase: str, seconds: float) -> None:
         self._phase = phase
-        self._deadline_at_s = self._timers.monotonic_s() + seconds
-        self._arm(min(self._deadline_at_s, self._total_at_s))
+        self._deadline_at_s = at_s = self._timers.monotonic_s() + seconds
+        self._arm(at_s if at_s < self._total_at_s else self._total_at_s)
 
     def _arm(self, when_s: float) -> None:
         if when_s < self._timer_at_s or self._timer is None:
@@ -306,6 +307,7 @@ class Connection(asyncio.Protocol):
             self._finish(reusable=inbound.keep_alive)
         elif inbound.head_done:
             self._mind_the_body(reply)
+            reply.wake()
 
     def _mind_the_body(self, reply: SocketReply) -> None:
         if self._inbound.body_moved:

@@ -60,8 +60,9 @@ def next_hop(request: UpstreamRequest, location: bytes) -> UpstreamRequest:
         raise _violation("a local socket redirects elsewhere")
     if old.is_tls and not new.is_tls:
         raise _violation("the redirect leaves https")
-    headers = [(name, value) for name, value in request.headers if name.lower() in HARMLESS_HEADERS]
-    return msgspec.structs.replace(request, origin=new, target=target.encode("ascii"), headers=headers)
+    every = (*request.shared, *request.headers)
+    headers = [(name, value) for name, value in every if name.lower() in HARMLESS_HEADERS]
+    return msgspec.structs.replace(request, origin=new, target=target.encode("ascii"), headers=headers, shared=())
 
 
 def _violation(detail: str) -> ProtocolViolation:

@@ -127,6 +127,7 @@ class UpstreamRequest(msgspec.Struct):
     `headers` need neither Host nor framing nor connection headers: the client writes those and leaves out the caller's.
     A body of bytes leaves with the head in one write. An iterator is sent chunked, or with Content-Length when
     `body_bytes` says how many bytes it will give; an exception of the iterator is raised to the caller as it is.
+    `shared` are further headers, sent first: a tuple that many calls share is encoded once.
     """
 
     origin: Origin
@@ -136,6 +137,7 @@ class UpstreamRequest(msgspec.Struct):
     body: bytes | AsyncIterator[bytes] = b""
     deadlines: Deadlines = Deadlines()
     body_bytes: int | None = None
+    shared: tuple[tuple[bytes, bytes], ...] = ()
 
 
 class ClientLimits(msgspec.Struct, frozen=True):

@@ -80,7 +80,7 @@ class Http2Transport:
         """See `UpstreamClient.send`."""
         check_method(request.method)
         check_target(request.target)
-        headers = callers_headers(request.headers)
+        headers = callers_headers([*request.shared, *request.headers])
         timers, deadlines = self._dialing.timers, request.deadlines
         started_s = timers.monotonic_s()
         total_at_s = started_s + deadlines.total_s

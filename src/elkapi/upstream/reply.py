@@ -87,7 +87,7 @@ class Wire(Protocol):
 
 
 class SocketReply(UpstreamReply):
-    """A reply of our own HTTP/1.1 connection, which calls the `give_*` and `end*` methods; none of those blocks.
+    """A reply of our own HTTP/1.1 connection, which calls `give_*`, `wake` and `end*`; none of those blocks.
 
     Bytes are kept in a list and handed out joined: a slow reader then makes few large writes instead of many small.
     """
@@ -110,13 +110,17 @@ class SocketReply(UpstreamReply):
     async def head(self) -> None:
         """Returns when status and headers are there; raises the failure that came instead."""
         if self.status == 0 and self._failure is None:
-            self._waiter = asyncio.get_running_loop().create_future()
-            try:
-                await self._waiter
-            finally:
-                self._waiter = None
+            await self._wait()
         if self.status == 0 and self._failure is not None:
             raise self._failure
+
+    async def read(self, limit_bytes: int) -> tuple[bytes, bool]:
+        if not self._ended or self._rest or self.buffered_bytes > limit_bytes:
+            return await super().read(limit_bytes)
+        # The common case: all of it is here already.
+        chunks, self._chunks = self._chunks, []
+        self.buffered_bytes = 0
+        return (chunks[0] if len(chunks) == 1 else b"".join(chunks)), True
 
     async def _pull(self) -> bytes:
         while not self._chunks:
@@ -141,7 +145,8 @@ class SocketReply(UpstreamReply):
         finally:
             self._waiter = None
 
-    def _wake(self) -> None:
+    def wake(self) -> None:
+        """Let the reader see what came; the connection calls it once for all that one segment brought."""
         waiter = self._waiter
         if waiter is not None and not waiter.done():
             waiter.set_result(None)
@@ -149,20 +154,18 @@ class SocketReply(UpstreamReply):
     def give_head(self, status: int, headers: Headers) -> None:
         self.status = status
         self.headers = headers
-        self._wake()
 
     def give_body(self, chunk: bytes) -> None:
         self._chunks.append(chunk)
         self.buffered_bytes += len(chunk)
-        self._wake()
 
     def end(self) -> None:
         self._ended = True
-        self._wake()
+        self.wake()
 
     def end_badly(self, failure: BaseException) -> None:
         self._failure = failure
-        self._wake()
+        self.wake()
 
     @property
     def is_over(self) -> bool:
@@ -173,4 +176,4 @@ class SocketReply(UpstreamReply):
             self._failure = Cut("closed by the reader", phase="body", sent=True)
             self._wire.drop_reply(self)
             self._chunks.clear()
-            self._wake()
+            self.wake()

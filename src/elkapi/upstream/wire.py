@@ -8,9 +8,12 @@ because a proxy that reads a body differently from its neighbours is how replies
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from typing import Final
 
 from elkapi.upstream.errors import ProtocolViolation, RequestRefused
+
+Fields = Sequence[tuple[bytes, bytes]]
 
 # Hop-by-hop names, and the ones the client writes itself: the caller's own are left out.
 OWN_HEADERS: Final = frozenset(
@@ -45,41 +48,62 @@ _NAMES_SEEN_MAX: Final = 2048
 _targets_seen: set[bytes] = set()
 _TARGETS_SEEN_MAX: Final = 2048
 _KEPT_BYTES_MAX: Final = 256
+# The beginning of a head that many calls share, encoded and checked: by method, target, authority and shared headers.
+_shared_heads: dict[tuple[bytes, bytes, bytes, Fields], bytes] = {}
+_SHARED_HEADS_MAX: Final = 1024
 
 UNTIL_CLOSE: Final = -1
 CHUNKED: Final = -2
 
 
 def encode_head(
-    method: bytes, target: bytes, authority: bytes, headers: list[tuple[bytes, bytes]], framing: int
+    method: bytes,
+    target: bytes,
+    authority: bytes,
+    headers: Fields,
+    framing: int,
+    shared: tuple[tuple[bytes, bytes], ...] = (),
 ) -> bytes:
     """The request head up to and including the empty line.
 
-    `framing` is the body's length in bytes or CHUNKED. Raises RequestRefused for a method, target or header that could
-    be read as anything but one request.
+    `framing` is the body's length in bytes or CHUNKED. `shared` are headers that many calls have alike; with them the
+    first part of the head is made and checked once. Raises RequestRefused for a method, target or header that could be
+    read as anything but one request.
     """
-    check_method(method)
-    if target not in _targets_seen:
-        check_target(target)
-        if len(_targets_seen) < _TARGETS_SEEN_MAX and len(target) <= _KEPT_BYTES_MAX:
-            _targets_seen.add(target)
-    lines = [b"%b %b HTTP/1.1\r\nhost: %b" % (method, target, authority)]
-    for name, value in headers:
-        known = _names_seen.get(name)
-        if known or (known is None and _is_callers(name)):
-            lines.append(name + b": " + value)
+    key = (method, target, authority, shared)
+    begin = _shared_heads.get(key) if shared else None
+    if begin is None:
+        check_method(method)
+        if target not in _targets_seen:
+            check_target(target)
+            if len(_targets_seen) < _TARGETS_SEEN_MAX and len(target) <= _KEPT_BYTES_MAX:
+                _targets_seen.add(target)
+        begin = b"%b %b HTTP/1.1\r\nhost: %b\r\n%b" % (method, target, authority, _lines(shared))
+        if shared:
+            if len(_shared_heads) >= _SHARED_HEADS_MAX:
+                _shared_heads.clear()
+            _shared_heads[key] = begin
     if framing == CHUNKED:
-        lines.append(b"transfer-encoding: chunked\r\n\r\n")
+        end = b"transfer-encoding: chunked\r\n\r\n"
     elif framing or method not in BODILESS_METHODS:
-        lines.append(b"content-length: %d\r\n\r\n" % framing)
+        end = b"content-length: %d\r\n\r\n" % framing
     else:
-        lines.append(b"\r\n")
-    head = b"\r\n".join(lines)
-    # Our own breaks: one in the first line, one between lines, two or one at the end. Anything more came in a value.
-    breaks = len(lines) + (2 if framing or method not in BODILESS_METHODS else 1)
-    if len(head.translate(None, _CONTROLS)) != len(head) - 2 * breaks:
+        end = b"\r\n"
+    return begin + _lines(headers) + end
+
+
+def _lines(headers: Fields) -> bytes:
+    """Header lines; raises RequestRefused unless each of them is exactly one."""
+    lines = [
+        b"%b: %b\r\n" % (name, value)
+        for name, value in headers
+        if (known := _names_seen.get(name)) or (known is None and _is_callers(name))
+    ]
+    text = b"".join(lines)
+    # One break of ours a line. Anything more came in a value.
+    if len(text.translate(None, _CONTROLS)) != len(text) - 2 * len(lines):
         raise _refused("a header holds a line break or a control character")
-    return head
+    return text
 
 
 def check_method(method: bytes) -> None:
@@ -130,17 +154,12 @@ def reply_framing(is_head: bool, status: int, version: str, headers: list[tuple[
         raise _violation(f"the reply speaks HTTP/{version}")
     if not 100 <= status <= 599:
         raise _violation(f"the reply's status is {status}")
-    length: bytes | None = None
-    coding: bytes | None = None
-    for name, value in headers:
-        if name == b"content-length":
-            if length is not None:
-                raise _violation("the reply has more than one content-length")
-            length = value
-        elif name == b"transfer-encoding":
-            if coding is not None:
-                raise _violation("the reply has more than one transfer-encoding")
-            coding = value
+    fields = dict(headers)
+    if len(fields) != len(headers):
+        for once in (b"content-length", b"transfer-encoding"):
+            if sum(name == once for name, _ in headers) > 1:
+                raise _violation(f"the reply has more than one {once.decode()}")
+    length, coding = fields.get(b"content-length"), fields.get(b"transfer-encoding")
     if coding is not None:
         if length is not None:
             raise _violation("the reply has both content-length and transfer-encoding")

@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 import msgspec
 import pytest
 
+from elkapi.edge import connection
 from elkapi.edge import server as edge
 from elkapi.edge.render import rejected
 from elkapi.edge.server import Server
@@ -351,7 +352,7 @@ async def until(condition: Callable[[], bool]) -> None:
 async def test_a_client_that_never_reads_its_answer_is_given_up(
     keeps_alive: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(edge, "WRITE_STALL_S", 0.05)
+    monkeypatch.setattr(connection, "WRITE_STALL_S", 0.05)
     monkeypatch.setattr(edge, "SWEEP_EVERY_S", 0.01)
 
     async def large(call: Call) -> None:
@@ -366,7 +367,7 @@ async def test_a_client_that_never_reads_its_answer_is_given_up(
 
 
 async def test_a_call_whose_client_stops_reading_midway_is_ended(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(edge, "WRITE_STALL_S", 0.05)
+    monkeypatch.setattr(connection, "WRITE_STALL_S", 0.05)
     monkeypatch.setattr(edge, "SWEEP_EVERY_S", 0.01)
     ended: list[type[BaseException]] = []
 
@@ -387,7 +388,7 @@ async def test_a_call_whose_client_stops_reading_midway_is_ended(monkeypatch: py
 
 
 async def test_a_slow_reader_that_goes_on_reading_gets_everything(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(edge, "WRITE_STALL_S", 0.2)
+    monkeypatch.setattr(connection, "WRITE_STALL_S", 0.2)
     monkeypatch.setattr(edge, "SWEEP_EVERY_S", 0.01)
 
     async def large(call: Call) -> None:

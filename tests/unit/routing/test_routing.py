@@ -137,5 +137,5 @@ def test_cooldowns_double_up_to_the_maximum_and_success_ends_them() -> None:
         clock.advance(waits[-1])
     assert waits == [10, 20, 35, 35]
     health.failed(("key", 1))
-    health.succeeded(("key", 1))
+    health.succeeded(0, 1)
     assert health.ready(("key", 1))

@@ -1,0 +1,283 @@
+"""One client connection: framing, limits, time-outs, keep-alive, pipelining order and backpressure.
+
+An asyncio Protocol around llhttp (httptools). The parser's callbacks fill `Exchange`s, which are answered strictly in
+order; the meaning of a request is left to the server's handler. Why not uvicorn: docs/adr/0005-http-edge.md.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import fcntl
+import sys
+import termios
+import time
+from collections import deque
+from math import inf
+from typing import TYPE_CHECKING
+
+import httptools
+
+from elkapi.edge.exchange import Exchange, head, header_lines
+from elkapi.edge.upgrade import without_upgrade
+from elkapi.errors import BadRequest, BodyTooLarge, GatewayError, RequestTimeout, Unavailable
+from elkapi.ids import new_id
+from elkapi.relay.call import ClientGone
+
+if TYPE_CHECKING:
+    from elkapi.edge.server import Server
+
+BODY_BYTES_PER_S_MIN = 65_536
+LINGER_S = 2.0
+# A client that takes no byte of its answer for this long is gone, whatever its connection says: it would keep the
+# answer's memory, and the hold of a call whose answer is still coming, for as long as it likes.
+WRITE_STALL_S = 60.0
+UPGRADES_PER_READ_MAX = 4
+# A client may be sending its next request while its idle connection is closed, and would have to guess whether it was
+# carried out. So a draining server lets idle connections ask once more; the answer tells them that it was the last one.
+DRAIN_IDLE_S = 1.0
+
+
+class Connection(asyncio.Protocol):
+    """One client connection: parser callbacks fill exchanges, which are answered strictly in order."""
+
+    def __init__(self, server: Server, loop: asyncio.AbstractEventLoop) -> None:
+        self.server = server
+        self.settings = server.settings
+        self.loop = loop
+        self.parser = httptools.HttpRequestParser(self)
+        self.transport: asyncio.Transport = None  # type: ignore[assignment]
+        self.client_ip = ""
+        self.current: Exchange | None = None
+        self.waiting: deque[Exchange] = deque()
+        self.incoming: Exchange | None = None
+        self.now_s = time.monotonic()  # when the last bytes came
+        self.deadline_s = self.now_s + self.settings.keepalive_idle_s
+        self.header_bytes = 0
+        self.url = b""
+        self.headers: list[tuple[bytes, bytes]] = []
+        self.writable: asyncio.Future[None] | None = None
+        self.unsent_bytes = 0
+        self.unsent_until_s = inf
+        self.closing = False
+        self.upgrading = False
+
+    # Transport callbacks
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self.transport = transport  # type: ignore[assignment]
+        peer = transport.get_extra_info("peername")
+        self.client_ip = peer[0] if isinstance(peer, tuple) else ""
+        self.server.connections.add(self)
+        if len(self.server.connections) > self.settings.connections_max:
+            self._refuse(Unavailable("Too many connections.", code="too_many_connections"))
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self.server.connections.discard(self)
+        self.closing = True
+        for exchange in (self.incoming, self.current, *self.waiting):
+            if exchange:
+                exchange.client_left()
+        self.waiting.clear()
+        if self.writable and not self.writable.done():
+            self.writable.set_exception(ClientGone())
+            self.writable.exception()
+
+    def data_received(self, data: bytes) -> None:
+        if self.closing:
+            return
+        self.now_s = time.monotonic()
+        if self.incoming is None:
+            if not self.header_bytes:
+                self.deadline_s = self.now_s + self.settings.header_read_s
+            self.header_bytes += len(data)
+        try:
+            self._feed(data)
+            if self.header_bytes > self.settings.header_bytes_max and self.incoming is None:
+                # A line that never ends reaches no callback, so what the parser swallows is counted here.
+                raise _headers_too_large()
+        except GatewayError as error:
+            self._refuse(error)
+        except httptools.HttpParserCallbackError as error:
+            cause = error.__context__
+            self._refuse(cause if isinstance(cause, GatewayError) else BadRequest("Malformed HTTP request."))
+        except httptools.HttpParserError:
+            self._refuse(BadRequest("Malformed HTTP request.", code="bad_request_body"))
+
+    def _feed(self, data: bytes) -> None:
+        for _ in range(UPGRADES_PER_READ_MAX):
+            try:
+                self.parser.feed_data(data)
+            except httptools.HttpParserUpgrade as stopped:
+                method, version = self.parser.get_method(), self.parser.get_http_version()
+                head = without_upgrade(method, self.url, version, self.headers)
+                self.parser = httptools.HttpRequestParser(self)
+                data = head + data[stopped.args[0] :]
+            else:
+                return
+        raise BadRequest("Too many requests for another protocol at once.")
+
+    def pause_writing(self) -> None:
+        self.writable = self.loop.create_future()
+        self._watch_writing()
+
+    def resume_writing(self) -> None:
+        self.unsent_until_s = inf
+        if self.writable and not self.writable.done():
+            self.writable.set_result(None)
+        self.writable = None
+
+    def _watch_writing(self) -> None:
+        self.unsent_bytes = self._unsent()
+        self.unsent_until_s = time.monotonic() + WRITE_STALL_S
+
+    def check_writing(self) -> None:
+        """WRITE_STALL_S have passed over unsent bytes: a client that took none of them since is given up."""
+        if self._unsent() < self.unsent_bytes:
+            self._watch_writing()
+        else:
+            self.transport.abort()
+
+    def _unsent(self) -> int:
+        """Bytes of answers that the client has not taken yet, those in the kernel's hands included."""
+        queued = bytearray(4)
+        with contextlib.suppress(OSError, ValueError):  # Closed meanwhile, or a system that does not say.
+            fcntl.ioctl(self.transport.get_extra_info("socket").fileno(), termios.TIOCOUTQ, queued)
+        return self.transport.get_write_buffer_size() + int.from_bytes(queued, sys.byteorder)
+
+    def _close(self) -> None:
+        """Close once everything is sent; the transport itself would wait for that for ever."""
+        self.transport.close()
+        self._watch_writing()
+
+    # Parser callbacks
+
+    def on_message_begin(self) -> None:
+        self.upgrading = False
+        self.url = b""
+        self.headers = []
+
+    def on_url(self, url: bytes) -> None:
+        self.url += url
+        if len(self.url) > self.settings.header_bytes_max:
+            raise BadRequest("The URL is too long.")
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        self.headers.append((name.lower(), value))
+
+    def on_headers_complete(self) -> None:
+        parser, settings = self.parser, self.settings
+        if parser.should_upgrade():
+            if parser.get_method() == b"CONNECT":
+                raise BadRequest("CONNECT is for proxies; this is none.")
+            self.upgrading = True
+            return
+        if self.header_bytes > settings.header_bytes_max and self._head_size() > settings.header_bytes_max:
+            raise _headers_too_large()
+        fields = dict(reversed(self.headers))  # The first of a repeated header counts.
+        length = int(fields.get(b"content-length", 0))
+        if b"content-length" in fields and b"transfer-encoding" in fields:
+            raise BadRequest("A request cannot carry both Content-Length and Transfer-Encoding.")
+        if length > settings.body_bytes_max:
+            raise BodyTooLarge(f"The body has {length} bytes; at most {settings.body_bytes_max} are accepted.")
+        self.incoming = exchange = Exchange(self, fields)
+        self.deadline_s = self.now_s + settings.body_read_s + length / BODY_BYTES_PER_S_MIN
+        if self.current is None:
+            self._begin(exchange)
+            if fields.get(b"expect", b"").lower() == b"100-continue":
+                self.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+        else:
+            # One request ahead is enough: its memory is bounded by not reading on until its turn has come.
+            self.waiting.append(exchange)
+            self.deadline_s = inf
+            self.transport.pause_reading()
+
+    def on_body(self, chunk: bytes) -> None:
+        if self.incoming:
+            self.incoming.add(chunk)
+
+    def on_message_complete(self) -> None:
+        if self.upgrading and self.incoming is None:
+            return  # The same request comes again, without its Upgrade and with its body.
+        exchange, self.incoming = self.incoming, None
+        self.header_bytes = 0
+        self.deadline_s = inf
+        if exchange:
+            exchange.complete()
+            if exchange.answered:
+                self._next()
+
+    # Order of exchanges
+
+    def _begin(self, exchange: Exchange) -> None:
+        self.current = exchange
+        exchange.task = self.loop.create_task(exchange.run())
+
+    def answered(self, exchange: Exchange) -> None:
+        """The reply is out; the next request waits for the rest of this one's body, which is read and dropped."""
+        if exchange.body_complete:
+            self._next()
+        else:
+            self.deadline_s = time.monotonic() + LINGER_S
+
+    def _next(self) -> None:
+        exchange, self.current = self.current, None
+        if self.closing:
+            return
+        if (exchange and exchange.close_after) or self.server.draining:
+            self._close()
+        elif self.waiting:
+            following = self.waiting.popleft()
+            if not following.body_complete:
+                self.deadline_s = time.monotonic() + self.settings.body_read_s
+            self._begin(following)
+            if not self.waiting:
+                self.transport.resume_reading()
+        elif self.incoming is None:
+            self.deadline_s = time.monotonic() + self.settings.keepalive_idle_s
+
+    def close_soon(self) -> None:
+        if self.current is None and self.incoming is None:
+            self.deadline_s = min(self.deadline_s, time.monotonic() + DRAIN_IDLE_S)
+
+    def overdue(self) -> None:
+        """The sweep found the deadline passed: a slow head or body is told so, an idle connection just closes."""
+        self.deadline_s = inf
+        if self.incoming and not self.incoming.answered:
+            self.incoming.fail(RequestTimeout("The request body did not arrive in time."))
+        elif self.incoming is None and self.current is None and self.header_bytes:
+            self._refuse(RequestTimeout("The request head did not arrive in time."))
+        else:
+            self._close()
+
+    def abort(self) -> None:
+        self.transport.abort()
+
+    def _refuse(self, error: GatewayError) -> None:
+        """Answer an error and close: after broken framing nothing later on this connection can be trusted."""
+        if self.current and not self.current.answered:
+            self.current.close_after = True
+            if self.incoming is self.current and not self.current.body_complete:
+                self.current.fail(error)
+                return
+            # The request under way was whole: it is answered first, and the broken rest is dropped.
+            self.transport.pause_reading()
+            return
+        self.closing = True
+        if self.current:
+            # Its answer is out; a second one would be read as the answer to the next request.
+            self._close()
+            return
+        status, headers, body = self.server.rejected(error, new_id())
+        framing = b"content-length: %d\r\nconnection: close\r\n" % len(body)
+        self.transport.write(head(status, header_lines(headers), self.server.date, framing) + body)
+        # Closing while the client still sends would reset the connection and lose this answer: half-close and linger.
+        self.transport.write_eof()
+        self.deadline_s = time.monotonic() + LINGER_S
+
+    def _head_size(self) -> int:
+        return len(self.url) + sum(len(name) + len(value) + 4 for name, value in self.headers)
+
+
+def _headers_too_large() -> BadRequest:
+    return BadRequest("The request's headers are too large.", code="headers_too_large")

@@ -1,0 +1,200 @@
+"""One request and its reply on a client's connection: the body as it comes, the bytes of the answer, in order.
+
+It is `relay.call.Reply` for the handler; whose turn it is and what the parser says are left to `connection`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from http import HTTPStatus
+from typing import TYPE_CHECKING
+
+from elkapi.errors import BodyTooLarge, GatewayError
+from elkapi.ids import new_id
+from elkapi.relay.call import Call, ClientGone, Fields, Headers
+
+if TYPE_CHECKING:
+    from elkapi.edge.connection import Connection
+
+NO_CONTENT = 204
+
+_STATUS_LINES = {status.value: f"HTTP/1.1 {status.value} {status.phrase}\r\n".encode() for status in HTTPStatus}
+_METHODS = {method.encode(): method for method in ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")}
+
+
+def _status_line(status: int) -> bytes:
+    return _STATUS_LINES.get(status) or f"HTTP/1.1 {status} Status {status}\r\n".encode()
+
+
+def header_lines(headers: Headers) -> bytes:
+    """Headers as they stand in a head."""
+    return b"".join([name + b": " + value + b"\r\n" for name, value in headers])
+
+
+def head(status: int, lines: bytes, date: bytes, framing: bytes) -> bytes:
+    """The head of a reply: `lines`, `date` and `framing` are whole header lines."""
+    return b"%b%b%b%b\r\n" % (_status_line(status), lines, date, framing)
+
+
+class Exchange:
+    """One request and its reply (relay.call.Reply): body bytes are collected up to the limit, writes are ordered."""
+
+    __slots__ = (
+        "_body",
+        "_chunks",
+        "_size",
+        "answered",
+        "body_complete",
+        "call_id",
+        "close_after",
+        "common",
+        "connection",
+        "error",
+        "fields",
+        "head_only",
+        "headers",
+        "method",
+        "old",
+        "started",
+        "task",
+        "url",
+    )
+
+    def __init__(self, connection: Connection, fields: Fields) -> None:
+        parser = connection.parser
+        method = parser.get_method()
+        self.connection = connection
+        self.url = connection.url
+        self.headers = connection.headers
+        self.fields = fields
+        self.method = _METHODS.get(method) or method.decode("ascii", "replace")
+        self.head_only = method == b"HEAD"
+        # HTTP/1.0 knows no chunks, and may wait for the end of the connection whatever it asked for.
+        self.old = parser.get_http_version() < "1.1"
+        self.close_after = self.old or not parser.should_keep_alive()
+        self.call_id = new_id()
+        self.task: asyncio.Task[None] | None = None
+        self.started = self.answered = self.body_complete = False
+        self.error: GatewayError | ClientGone | None = None
+        self.common = b""
+        self._chunks: list[bytes] = []
+        self._size = 0
+        self._body: asyncio.Future[bytes] | None = None
+
+    # The request
+
+    def add(self, chunk: bytes) -> None:
+        if self.answered or self.error:
+            return
+        self._size += len(chunk)
+        limit = self.connection.settings.body_bytes_max
+        if self._size > limit:
+            self.close_after = True
+            self.fail(BodyTooLarge(f"The body is larger than {limit} bytes."))
+            return
+        self._chunks.append(chunk)
+
+    def complete(self) -> None:
+        self.body_complete = True
+        if self._body and not self._body.done():
+            self._body.set_result(self._joined())
+
+    def fail(self, error: GatewayError | ClientGone) -> None:
+        """The body will not come; whoever waits for it learns why."""
+        self.error = error
+        self.close_after = True
+        self._chunks.clear()
+        if self._body and not self._body.done():
+            self._body.set_exception(error)
+
+    def client_left(self) -> None:
+        self.fail(ClientGone())
+        if self._body and self._body.done() and not self._body.cancelled():
+            self._body.exception()
+        if self.task and not self.answered:
+            self.task.cancel()
+
+    def _joined(self) -> bytes:
+        body = self._chunks[0] if len(self._chunks) == 1 else b"".join(self._chunks)
+        self._chunks = []
+        return body
+
+    async def _read(self) -> bytes:
+        if self.error:
+            raise self.error
+        if self.body_complete:
+            return self._joined()
+        self._body = self.connection.loop.create_future()
+        return await self._body
+
+    async def run(self) -> None:
+        connection = self.connection
+        path, _, query = self.url.decode("latin-1").partition("?")
+        if not path.startswith("/"):
+            # The absolute form names an authority; only its path means anything here (never route on Host).
+            path = "/" + path.partition("://")[2].partition("/")[2]
+        call = Call(
+            self.call_id,
+            "GET" if self.head_only else self.method,
+            path,
+            query,
+            self.headers,
+            connection.client_ip,
+            self._joined() if self.body_complete else self._read,
+            self,
+            connection.now_s,
+            self.fields,
+        )
+        try:
+            await connection.server.handler(call)
+        except ClientGone:
+            connection.transport.abort()
+        finally:
+            if not self.answered:
+                connection.transport.abort()
+
+    # The reply
+
+    def send(self, status: int, headers: Headers, body: bytes) -> None:
+        # RFC 9110: a 204 has no body and names no length.
+        text = self._head(status, headers, b"" if status == NO_CONTENT else b"content-length: %d\r\n" % len(body))
+        self.connection.transport.write(text if self.head_only else text + body)
+        self._done()
+
+    def start(self, status: int, headers: Headers) -> None:
+        self.connection.transport.write(
+            self._head(status, headers, b"" if self.old else b"transfer-encoding: chunked\r\n")
+        )
+
+    def _head(self, status: int, headers: Headers, framing: bytes) -> bytes:
+        self.started = True
+        server = self.connection.server
+        if self.close_after or server.draining:
+            framing += b"connection: close\r\n"
+            self.close_after = True
+        return head(status, self.common + header_lines(headers), server.date, framing)
+
+    async def write(self, chunk: bytes) -> None:
+        if chunk and not self.head_only:
+            self.connection.transport.write(self._framed(chunk))
+        if self.connection.writable:
+            await self.connection.writable
+
+    def finish(self, chunk: bytes = b"") -> None:
+        if not self.head_only:
+            last = self._framed(chunk) if chunk else b""
+            self.connection.transport.write(last if self.old else last + b"0\r\n\r\n")
+        self._done()
+
+    def _framed(self, chunk: bytes) -> bytes:
+        """A piece of a started reply; to HTTP/1.0 the end of the connection is the end of the body."""
+        return chunk if self.old else b"%x\r\n%b\r\n" % (len(chunk), chunk)
+
+    def abort(self) -> None:
+        self.answered = True
+        self.connection.transport.abort()
+
+    def _done(self) -> None:
+        self.answered = True
+        self._chunks.clear()
+        self.connection.answered(self)
