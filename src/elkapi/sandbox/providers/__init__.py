@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
+from elkapi.sandbox.providers.anthropic import PROVIDER as ANTHROPIC
 from elkapi.sandbox.providers.openai import PROVIDER as OPENAI
 from elkapi.sandbox.routes import Provider
 
-PROVIDERS: tuple[Provider, ...] = (OPENAI,)
+PROVIDERS: tuple[Provider, ...] = (OPENAI, ANTHROPIC)

@@ -1,0 +1,182 @@
+"""Anthropic's Messages body, read strictly into a neutral `Ask`; what is wrong with it is worded as Anthropic words it.
+
+Bedrock and Vertex carry the same body. Which model answers, and at what price, is the provider's.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+from elkapi.sandbox.messages import Problem
+from elkapi.sandbox.providers.anthropic_blocks import Reader, Segment, fail, list_of, object_of, whole_of
+from elkapi.sandbox.talk import Ask, Tool
+
+THINKING_BUDGET_MIN = 1024
+ENABLED_THOUGHT_TOKENS = 12
+ADAPTIVE_THOUGHT_TOKENS = 6
+KNOWN_FIELDS = {
+    "model", "max_tokens", "messages", "system", "stream", "temperature", "top_p", "top_k", "stop_sequences",
+    "tools", "tool_choice", "thinking", "output_config", "output_format", "metadata", "service_tier", "container",
+    "cache_control", "inference_geo", "context_management", "mcp_servers", "fallbacks", "fallback_credit_token",
+    "speed", "diagnostics", "anthropic_version", "anthropic_beta", "user_profile_id", "image_transformations",
+}  # fmt: skip
+_CHOICES = {"auto": "auto", "any": "required", "none": "none"}
+
+
+class Asked(msgspec.Struct, frozen=True, kw_only=True):
+    """A valid Messages body. `shows_thinking` is False for `display: omitted`; `max_tokens` is None when counting."""
+
+    model: str
+    ask: Ask
+    stream: bool
+    shows_thinking: bool
+    segments: tuple[Segment, ...]
+    max_tokens: int | None
+
+
+def json_object(body: bytes) -> dict[str, Any]:
+    """The body as an object. Raises Problem when it is none."""
+    try:
+        value = msgspec.json.decode(body)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        raise Problem(400, "The request body is not valid JSON.") from None
+    if not isinstance(value, dict):
+        raise Problem(400, "The request body is not a JSON object.")
+    return value
+
+
+def read(body: dict[str, Any], *, counting: bool = False) -> Asked:
+    """Read a body; `counting` is for count_tokens, which needs no `max_tokens`. Raises Problem."""
+    for name in body:
+        if name not in KNOWN_FIELDS:
+            raise fail(name, "Extra inputs are not permitted")
+    for name in ("model", "messages") if counting else ("model", "max_tokens", "messages"):
+        if name not in body:
+            raise fail(name, "Field required")
+    model, stream = body["model"], body.get("stream", False)
+    if not isinstance(model, str) or not model:
+        raise fail("model", "Input should be a valid string")
+    if not isinstance(stream, bool):
+        raise fail("stream", "Input should be a valid boolean")
+    max_tokens = None if counting else whole_of(body, "max_tokens", 1)
+    _check_sampling(body)
+    thinks, shows = _thinking(body, max_tokens)
+    reader = Reader()
+    tools = reader.tools(body.get("tools"))
+    choice, parallel = _choice(body.get("tool_choice"), tools, forced_ok=not (body.get("thinking") and thinks))
+    system = reader.system(body.get("system"))
+    turns, late_system = reader.messages(body["messages"], must_think=_is_enabled(body.get("thinking")))
+    ask = Ask(
+        turns=turns,
+        system="\n".join(filter(None, (system, *late_system))),
+        tools=tools,
+        choice=choice,
+        parallel=parallel,
+        schema=_schema(body),
+        thinks=thinks > 0,
+        thinks_tokens=thinks,
+        stops=_stops(body.get("stop_sequences")),
+        output_tokens_max=max_tokens,
+    )
+    segments = reader.done(body.get("cache_control"))
+    return Asked(model=model, ask=ask, stream=stream, shows_thinking=shows, segments=segments, max_tokens=max_tokens)
+
+
+def _is_enabled(thinking: object) -> bool:
+    return isinstance(thinking, dict) and thinking.get("type") == "enabled"
+
+
+def _thinking(body: dict[str, Any], max_tokens: int | None) -> tuple[int, bool]:
+    """How many tokens it thinks unasked (0: not at all) and whether the thoughts are shown."""
+    thinking = body.get("thinking")
+    if thinking is None:
+        return 0, True
+    kind = object_of(thinking, "thinking").get("type")
+    if kind not in ("enabled", "adaptive", "disabled"):
+        raise fail("thinking", "Input tag found using 'type' does not match: 'adaptive', 'disabled', 'enabled'")
+    if kind == "disabled":
+        return 0, True
+    if kind == "enabled":
+        budget = whole_of(thinking, "budget_tokens", THINKING_BUDGET_MIN, "thinking.enabled.")
+        if max_tokens is not None and budget >= max_tokens:
+            raise Problem(400, "`max_tokens` must be greater than `thinking.budget_tokens`.")
+    if body.get("temperature", 1) != 1:
+        raise Problem(400, "`temperature` may only be set to 1 when thinking is enabled.")
+    if body.get("top_k") is not None:
+        raise Problem(400, "`top_k` must be unset when thinking is enabled.")
+    shown = thinking.get("display", "summarized")
+    if shown not in ("summarized", "omitted"):
+        raise fail("thinking.display", "Input should be 'summarized' or 'omitted'")
+    return (ENABLED_THOUGHT_TOKENS if kind == "enabled" else ADAPTIVE_THOUGHT_TOKENS), shown == "summarized"
+
+
+def _choice(value: object, tools: tuple[Tool, ...], *, forced_ok: bool) -> tuple[str, bool]:
+    if value is None:
+        return "auto", True
+    kind = object_of(value, "tool_choice").get("type")
+    parallel = not value.get("disable_parallel_tool_use", False)  # type: ignore[attr-defined]
+    if kind in ("any", "tool") and not forced_ok:
+        raise Problem(400, "Thinking may not be enabled when tool_choice forces tool use.")
+    if kind in ("any", "auto") and not tools:
+        raise Problem(400, "tool_choice: may only be specified while providing tools.")
+    if kind == "tool":
+        name = value.get("name")  # type: ignore[attr-defined]
+        if name not in {tool.name for tool in tools}:
+            raise Problem(400, f"tool_choice: Tool '{name}' not found in provided tools")
+        return f"tool:{name}", parallel
+    if kind not in _CHOICES:
+        raise fail("tool_choice", "Input tag found using 'type' does not match: 'auto', 'any', 'tool', 'none'")
+    return _CHOICES[kind], parallel
+
+
+def _schema(body: dict[str, Any]) -> dict[str, Any] | None:
+    path = "output_config.format" if body.get("output_config") is not None else "output_format"
+    wanted = body.get("output_format")
+    if path == "output_config.format":
+        config = object_of(body["output_config"], "output_config")
+        if config.get("effort") not in (None, "low", "medium", "high", "xhigh", "max"):
+            raise fail("output_config.effort", "Input should be 'low', 'medium', 'high', 'xhigh' or 'max'")
+        wanted = config.get("format")
+    if wanted is None:
+        return None
+    if object_of(wanted, path).get("type") != "json_schema" or not isinstance(wanted.get("schema"), dict):
+        raise fail(f"{path}.schema", "Field required")
+    schema: dict[str, Any] = wanted["schema"]
+    _check_closed(schema, f"{path}.schema")
+    return schema
+
+
+def _check_closed(schema: object, path: str) -> None:
+    """Structured output takes closed objects only."""
+    if isinstance(schema, list):
+        for entry in schema:
+            _check_closed(entry, path)
+    elif isinstance(schema, dict):
+        if schema.get("type") == "object" and schema.get("additionalProperties") is not False:
+            raise fail(path, "For 'object' type, 'additionalProperties' must be explicitly set to false")
+        for name, value in schema.items():
+            if name in ("properties", "$defs", "definitions") and isinstance(value, dict):
+                _check_closed(list(value.values()), path)
+            elif name in ("items", "anyOf", "allOf", "oneOf", "prefixItems"):
+                _check_closed(value, path)
+
+
+def _stops(value: object) -> tuple[str, ...]:
+    stops = list_of(value or [], "stop_sequences")
+    for index, stop in enumerate(stops):
+        if not isinstance(stop, str):
+            raise fail(f"stop_sequences.{index}", "Input should be a valid string")
+        if not stop.strip():
+            raise fail("stop_sequences", "each stop sequence must contain non-whitespace")
+    return tuple(stops)
+
+
+def _check_sampling(body: dict[str, Any]) -> None:
+    for name in ("temperature", "top_p"):
+        value = body.get(name)
+        if value is not None and (isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= 1):
+            raise fail(name, "range: 0..1")
+    if body.get("top_k") is not None:
+        whole_of(body, "top_k", 0)

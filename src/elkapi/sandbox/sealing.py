@@ -1,0 +1,35 @@
+"""Seals that prove a thought came from this sandbox and came back unchanged; what is sealed is each provider's."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import hashlib
+import hmac
+
+# The sandbox guards nothing: the seal only has to differ when what it covers differs.
+_KEY = b"elkapi sandbox seal"
+_HIDDEN_BYTES = 24
+
+
+def seal(purpose: str, shown: str, hidden: str = "") -> str:
+    """Base64 text that belongs to `shown` under `purpose`; `hidden` makes two seals of the same text differ."""
+    digest = hashlib.sha256(hidden.encode("utf-8", "surrogatepass")).digest()[:_HIDDEN_BYTES]
+    return base64.b64encode(digest + _mac(purpose, shown, digest)).decode("ascii")
+
+
+def is_sealed(purpose: str, shown: str, given: object) -> bool:
+    """Whether `given` is a seal of `shown`, standard or URL-safe base64."""
+    if not isinstance(given, str):
+        return False
+    try:
+        raw = base64.b64decode(given.translate(str.maketrans("-_", "+/")), validate=True)
+    except (binascii.Error, ValueError):
+        return False
+    digest, mac = raw[:_HIDDEN_BYTES], raw[_HIDDEN_BYTES:]
+    return hmac.compare_digest(mac, _mac(purpose, shown, digest))
+
+
+def _mac(purpose: str, shown: str, digest: bytes) -> bytes:
+    text = b"\0".join((purpose.encode(), digest, shown.encode("utf-8", "surrogatepass")))
+    return hmac.digest(_KEY, text, "sha256")
