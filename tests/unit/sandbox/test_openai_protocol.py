@@ -11,6 +11,7 @@ import httpx
 import pytest
 
 from elkapi.sandbox.providers.openai import ITEM_TOKENS_MAX, ITEMS_MAX, MODELS, TOKEN_ID_MAX, item_tokens
+from elkapi.sandbox.providers.openai_models import TEXT_MODELS
 
 SMALL = "text-embedding-3-small"
 
@@ -134,7 +135,7 @@ def test_an_unknown_model_is_a_404(http: httpx.Client) -> None:
 def test_models_are_listed_and_retrieved(http: httpx.Client) -> None:
     listed = http.get("/v1/models").json()
     assert listed["object"] == "list"
-    assert [model["id"] for model in listed["data"]] == list(MODELS)
+    assert [model["id"] for model in listed["data"]] == [*MODELS, *TEXT_MODELS]
     for model in listed["data"]:
         assert set(model) == {"id", "object", "created", "owned_by"}
         assert http.get(f"/v1/models/{model['id']}").json() == model

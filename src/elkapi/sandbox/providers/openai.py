@@ -1,13 +1,15 @@
-"""OpenAI's own protocol: embeddings and models, its error bodies, headers and prices; sending is the sandbox's."""
+"""OpenAI's own protocol: its routes, error bodies and headers, embeddings and models; text is in `openai_*` beside."""
 
 from __future__ import annotations
 
 import base64
-from typing import Any
 
 import msgspec
 
 from elkapi.sandbox.messages import OWN_ACCOUNT, Answer, Charge, Problem, Request, json_answer
+from elkapi.sandbox.providers import openai_chat, openai_stored
+from elkapi.sandbox.providers.openai_models import CREATED, TEXT_MODELS
+from elkapi.sandbox.providers.openai_read import invalid, json_object, model_name, no_such_model
 from elkapi.sandbox.routes import Provider, Route
 from elkapi.sandbox.vectors import as_floats, seed, unit_vector
 
@@ -41,16 +43,16 @@ _CODES = {401: "invalid_api_key", 429: "rate_limit_exceeded"}
 
 def embeddings(request: Request) -> Answer:
     """`POST /v1/embeddings`: one unit vector an item, and usage by the rule of `item_tokens`."""
-    body = _json_object(request.body)
-    name = _model_name(body)
+    body = json_object(request.body)
+    name = model_name(body)
     items = _items(body.get("input"))
     model = MODELS.get(name)
     if model is None:
-        raise _no_such_model(name)
+        raise no_such_model(name)
     dimensions = _dimensions(body.get("dimensions"), name, model)
     as_base64 = _is_base64(body.get("encoding_format"))
     if not isinstance(body.get("user", ""), str):
-        raise _invalid("user must be a string.", "user")
+        raise invalid("user must be a string.", "user")
     tokens = _counted(items)
     data = [_embedding(index, name, item, dimensions, as_base64) for index, item in enumerate(items)]
     answer: dict[str, object] = {"object": "list", "data": data, "model": name}
@@ -62,14 +64,14 @@ def embeddings(request: Request) -> Answer:
 
 def list_models(request: Request) -> Answer:
     """`GET /v1/models`."""
-    return json_answer({"object": "list", "data": [_model_body(name) for name in MODELS]})
+    return json_answer({"object": "list", "data": [_model_body(name) for name in (*MODELS, *TEXT_MODELS)]})
 
 
 def retrieve_model(request: Request) -> Answer:
     """`GET /v1/models/{id}`."""
     name = request.params["id"]
-    if name not in MODELS:
-        raise _no_such_model(name)
+    if name not in MODELS and name not in TEXT_MODELS:
+        raise no_such_model(name)
     return json_answer(_model_body(name))
 
 
@@ -92,44 +94,25 @@ def _embedding(index: int, name: str, item: str | list[int], dimensions: int, as
     return {"object": "embedding", "index": index, "embedding": shown}
 
 
-def _json_object(body: bytes) -> dict[str, Any]:
-    try:
-        value = msgspec.json.decode(body)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        raise Problem(400, "The body of this request is not valid JSON.") from None
-    if not isinstance(value, dict):
-        raise Problem(400, "The body of this request is not a JSON object.")
-    return value
-
-
-def _model_name(body: dict[str, Any]) -> str:
-    name = body.get("model")
-    if name is None:
-        raise _invalid("A model is required.", "model")
-    if not isinstance(name, str):
-        raise _invalid("model must be a string.", "model")
-    return name
-
-
 def _items(value: object) -> list[str | list[int]]:
     """The input as a list of items: string, string[], int[] (one tokenised text) or int[][]."""
     if isinstance(value, str):
         value = [value]
     if not isinstance(value, list):
-        raise _invalid("input must be a string, an array of strings, or an array of tokens.", "input")
+        raise invalid("input must be a string, an array of strings, or an array of tokens.", "input")
     if not value:
-        raise _invalid("input must not be an empty array.", "input")
+        raise invalid("input must not be an empty array.", "input")
     if all(_is_token(entry) for entry in value):
         return [value]
     if len(value) > ITEMS_MAX:
-        raise _invalid(f"input holds {len(value)} items, and at most {ITEMS_MAX} are allowed.", "input")
+        raise invalid(f"input holds {len(value)} items, and at most {ITEMS_MAX} are allowed.", "input")
     if all(isinstance(entry, str) for entry in value):
         if "" in value:
-            raise _invalid("input must not contain an empty string.", "input")
+            raise invalid("input must not contain an empty string.", "input")
         return value
     if all(isinstance(entry, list) and entry and all(map(_is_token, entry)) for entry in value):
         return value
-    raise _invalid("input mixes kinds, or holds an empty or invalid item.", "input")
+    raise invalid("input mixes kinds, or holds an empty or invalid item.", "input")
 
 
 def _is_token(value: object) -> bool:
@@ -141,7 +124,7 @@ def _counted(items: list[str | list[int]]) -> int:
     for item in items:
         count = item_tokens(item)
         if count > ITEM_TOKENS_MAX:
-            raise _invalid(f"The maximum input length is {ITEM_TOKENS_MAX} tokens; an item has {count}.", "input")
+            raise invalid(f"The maximum input length is {ITEM_TOKENS_MAX} tokens; an item has {count}.", "input")
         total += count
     if total > REQUEST_TOKENS_MAX:
         message = f"Requested {total} tokens, and at most {REQUEST_TOKENS_MAX} are allowed in one request."
@@ -153,29 +136,22 @@ def _dimensions(value: object, name: str, model: Embedder) -> int:
     if value is None:
         return model.dimensions
     if not model.shortens:
-        raise _invalid(f"The model {name} does not support specifying dimensions.", "dimensions")
+        raise invalid(f"The model {name} does not support specifying dimensions.", "dimensions")
     if type(value) is not int or not 1 <= value <= model.dimensions:
-        raise _invalid(f"dimensions must be an integer from 1 to {model.dimensions} for {name}.", "dimensions")
+        raise invalid(f"dimensions must be an integer from 1 to {model.dimensions} for {name}.", "dimensions")
     return value
 
 
 def _is_base64(value: object) -> bool:
     if value not in (None, "float", "base64"):
-        raise _invalid("encoding_format must be 'float' or 'base64'.", "encoding_format")
+        raise invalid("encoding_format must be 'float' or 'base64'.", "encoding_format")
     return value == "base64"
 
 
 def _model_body(name: str) -> dict[str, object]:
-    return {"id": name, "object": "model", "created": MODELS[name].created, "owned_by": MODELS[name].owned_by}
-
-
-def _invalid(message: str, param: str) -> Problem:
-    return Problem(400, message, param=param)
-
-
-def _no_such_model(name: str) -> Problem:
-    message = f"The model `{name}` does not exist or you do not have access to it."
-    return Problem(404, message, code="model_not_found", param="model")
+    model = MODELS.get(name)
+    created, owner = (model.created, model.owned_by) if model else (CREATED, "system")
+    return {"id": name, "object": "model", "created": created, "owned_by": owner}
 
 
 def bearer_key(request: Request) -> str | None:
@@ -226,6 +202,12 @@ PROVIDER = Provider(
     dress=dress,
     routes=(
         Route("POST", "/v1/embeddings", embeddings),
+        Route("POST", "/v1/chat/completions", openai_chat.create),
+        Route("GET", "/v1/chat/completions", openai_stored.list_chats),
+        Route("GET", "/v1/chat/completions/{id}", openai_stored.get_chat),
+        Route("POST", "/v1/chat/completions/{id}", openai_stored.update_chat),
+        Route("DELETE", "/v1/chat/completions/{id}", openai_stored.delete_chat),
+        Route("GET", "/v1/chat/completions/{id}/messages", openai_stored.chat_messages),
         Route("GET", "/v1/models", list_models),
         Route("GET", "/v1/models/{id}", retrieve_model),
     ),
