@@ -170,6 +170,7 @@ class Channel(msgspec.Struct, frozen=True):
     header_set: dict[str, str] = {}
     header_remove: tuple[str, ...] = ()
     forward_headers: tuple[str, ...] = ()
+    options: dict[str, str] = {}
     status_map: dict[int, int] = {}
     proxy_url: str | None = None
     system_prompt: str | None = None

@@ -14,13 +14,14 @@ from sqlalchemy.exc import IntegrityError
 from elkapi.admin import addresses, overrides
 from elkapi.admin.context import Admin, check_model, check_name
 from elkapi.admin.errors import InvalidInput, Missing, Refused
-from elkapi.catalog.upstreams import UPSTREAM_FAMILIES
+from elkapi.catalog.upstreams import UPSTREAM_FAMILIES, UpstreamFamily
 from elkapi.storage.repos import channels, groups
 from elkapi.storage.repos.channels import ChannelConfig, ChannelKeyView, ChannelSpec, ChannelView
 from elkapi.storage.seeds import DEFAULT_GROUP
 from elkapi.types import ChannelLimits
 
 KEYS_MAX = 10_000
+OPTION_CHARACTERS_MAX = 500
 WEIGHT_MAX = 1_000_000
 PRIORITY_MAX = 1_000_000
 
@@ -50,6 +51,7 @@ class ChannelFields(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     header_set: dict[str, str] | UnsetType = UNSET
     header_remove: tuple[str, ...] | UnsetType = UNSET
     forward_headers: tuple[str, ...] | UnsetType = UNSET
+    options: dict[str, str] | UnsetType = UNSET
     status_map: dict[int, int] | UnsetType = UNSET
     proxy_url: str | UnsetType | None = UNSET
     system_prompt: str | UnsetType | None = UNSET
@@ -63,9 +65,8 @@ _EMPTY = ChannelSpec(name="", family="", base_url="", config=ChannelConfig())
 
 def add_channel(admin: Admin, fields: ChannelFields, secrets: Iterable[str]) -> ChannelView:
     """A new channel with its credentials, each once; raises InvalidInput, Refused for a name that is taken."""
-    for name in ("family", "base_url"):
-        if getattr(fields, name) is UNSET:
-            raise InvalidInput("it is needed", field=name)
+    if fields.family is UNSET:
+        raise InvalidInput("it is needed", field="family")
     keys = _checked_secrets(secrets)
     if not keys:
         raise InvalidInput("it needs at least one; for an upstream that asks for none, give any word", field="keys")
@@ -166,6 +167,10 @@ def _checked(spec: ChannelSpec) -> ChannelSpec:
     if (family := UPSTREAM_FAMILIES.get(spec.family)) is None or not family.operator_may_add:
         known = ", ".join(name for name, row in UPSTREAM_FAMILIES.items() if row.operator_may_add)
         raise InvalidInput(f"{spec.family[:40]!r} is not one of: {known}", field="family")
+    base_url = spec.base_url or family.base_url
+    if base_url is None:
+        raise InvalidInput(f"the family {family.name} has no address of its own, so it is needed", field="base_url")
+    _check_options(family, config.options)
     if not 0 <= spec.weight <= WEIGHT_MAX:
         raise InvalidInput(f"it is between 0 and {WEIGHT_MAX}", field="weight")
     if abs(spec.priority) > PRIORITY_MAX:
@@ -175,11 +180,23 @@ def _checked(spec: ChannelSpec) -> ChannelSpec:
     return msgspec.structs.replace(
         spec,
         name=check_name(spec.name) if spec.name else "",
-        base_url=addresses.check_base_url(spec.base_url, allow_private=spec.allow_private),
+        base_url=addresses.check_base_url(base_url, allow_private=spec.allow_private),
         proxy_url=spec.proxy_url and addresses.check_proxy(spec.proxy_url, allow_private=spec.allow_private),
         header_set=overrides.check_headers_set(spec.header_set),
         config=_checked_config(config),
     )
+
+
+def _check_options(family: UpstreamFamily, given: dict[str, str]) -> None:
+    for name, text in given.items():
+        if name not in family.options:
+            known = ", ".join(family.options) or "none"
+            raise InvalidInput(f"{name[:40]!r} is no option of the family {family.name}: {known}", field="options")
+        if not text or not text.isprintable() or len(text) > OPTION_CHARACTERS_MAX:
+            raise InvalidInput(f"{name} is not a printable text", field="options")
+    for name, default in family.options.items():
+        if default is None and name not in given:
+            raise InvalidInput(f"the family {family.name} needs {name}", field="options")
 
 
 def _checked_config(config: ChannelConfig) -> ChannelConfig:

@@ -13,6 +13,7 @@ from elkapi.upstream.wire import OWN_HEADERS
 
 _TOKEN = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]{1,128}", re.ASCII)
 HEADER_VALUE_CHARACTERS_MAX = 4_096
+JSON_SECRET_CHARACTERS_MAX = 16 * 1024
 
 # A caller's credential for us must never travel on to an upstream.
 CREDENTIAL_HEADERS = frozenset(
@@ -94,8 +95,22 @@ def check_statuses(statuses: Mapping[int, int]) -> dict[int, int]:
 
 
 def check_secret(secret: str) -> str:
-    """A provider's credential: one line of printable ASCII. The message never repeats it."""
+    """A provider's credential: one line of printable ASCII, or a JSON object. The message never repeats it."""
     stripped = secret.strip()
+    if stripped.startswith("{"):
+        return _check_json_secret(stripped)
     if not stripped or len(stripped) > HEADER_VALUE_CHARACTERS_MAX or any(not "!" <= sign <= "~" for sign in stripped):
         raise InvalidInput("a key is one line of printable ASCII characters without spaces", field="keys")
     return stripped
+
+
+def _check_json_secret(text: str) -> str:
+    """A credential that is a file, such as a Google service account's: kept as compact JSON."""
+    try:
+        members = msgspec.json.decode(text, type=dict[str, msgspec.Raw])
+    except msgspec.DecodeError:
+        raise InvalidInput("a key that begins with { is a JSON object", field="keys") from None
+    compact = msgspec.json.encode(members).decode()
+    if len(compact) > JSON_SECRET_CHARACTERS_MAX:
+        raise InvalidInput(f"a key has at most {JSON_SECRET_CHARACTERS_MAX} characters", field="keys")
+    return compact

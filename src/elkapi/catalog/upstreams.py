@@ -1,43 +1,288 @@
-"""Channel families: how each kind of upstream is addressed and authenticated. A new one is a row."""
+"""Channel families: how each kind of upstream is addressed and authenticated, and which wires it speaks.
+
+A provider that needs no behaviour is a row of COMPATIBLE; its differences from the plain form are its endpoints.
+Contract: openai.md and anthropic.md ("Upstream" of each row); the providers' own references for their base URLs.
+"""
 
 from __future__ import annotations
 
+import re
+from functools import lru_cache
 from typing import Literal
+from urllib.parse import quote
 
 import msgspec
 
+from elkapi.catalog.operation import Operation, Wire
 from elkapi.types import Channel, ChannelKey
+
+Auth = Literal["bearer", "x-api-key", "x-goog-api-key", "api-key", "aws", "gcp", "none"]
+
+
+class Endpoint(msgspec.Struct, frozen=True):
+    """Where an upstream takes one wire, below its base URL. `{model}` and the channel's options are filled in.
+
+    `stream_path` is set where a stream is asked for by another path. `framing` is that of its streams. `models` limits
+    the endpoint to upstream models that the expression finds. `body` are members the upstream wants beside the
+    caller's; `model_in_body` False takes the model's name out of the body.
+    """
+
+    path: str
+    stream_path: str | None = None
+    framing: Literal["sse", "aws"] = "sse"
+    models: str = ""
+    auth: Auth | None = None
+    body: tuple[tuple[str, str], ...] = ()
+    model_in_body: bool = True
 
 
 class UpstreamFamily(msgspec.Struct, frozen=True):
-    """`auth` names how the channel's key travels; `probe` is a free request that tells whether a key works."""
+    """`auth` names how the channel's key travels; `probe` is a free request that tells whether a key works, "" if none.
+
+    `base_url` is the provider's own; a channel may name another. `options` are settings a channel may have, with their
+    defaults; one without a default must be given. `key_help` says what a key looks like where it is not a plain word.
+    """
 
     name: str
-    auth: Literal["bearer", "none"]
+    auth: Auth
+    wires: dict[Wire, Endpoint]
+    base_url: str | None = None
     probe: str = "/v1/models"
+    options: dict[str, str | None] = {}
+    headers: tuple[tuple[str, str], ...] = ()
+    key_help: str = ""
     operator_may_add: bool = True
 
 
-UPSTREAM_FAMILIES: dict[str, UpstreamFamily] = {
-    family.name: family
-    for family in (
-        UpstreamFamily("openai", auth="bearer"),
-        UpstreamFamily("local", auth="none", operator_may_add=False),
-        UpstreamFamily("sandbox", auth="bearer", operator_may_add=False),
-    )
+_CHAT: dict[Wire, Endpoint] = {
+    "chat": Endpoint("/v1/chat/completions"),
+    "completions": Endpoint("/v1/completions"),
+    "embeddings": Endpoint("/v1/embeddings"),
 }
+_OPENAI: dict[Wire, Endpoint] = {
+    **_CHAT,
+    "responses": Endpoint("/v1/responses"),
+    "responses-count": Endpoint("/v1/responses/input_tokens"),
+    "responses-compact": Endpoint("/v1/responses/compact"),
+    "moderations": Endpoint("/v1/moderations"),
+    "rerank": Endpoint("/v1/rerank"),
+}
+_ANTHROPIC: dict[Wire, Endpoint] = {
+    "anthropic": Endpoint("/v1/messages"),
+    "anthropic-count": Endpoint("/v1/messages/count_tokens"),
+}
+_GEMINI: dict[Wire, Endpoint] = {
+    "gemini": Endpoint(
+        "/v1beta/models/{model}:generateContent", "/v1beta/models/{model}:streamGenerateContent?alt=sse"
+    ),
+    "gemini-embed": Endpoint("/v1beta/models/{model}:embedContent"),
+    "gemini-batch-embed": Endpoint("/v1beta/models/{model}:batchEmbedContents"),
+    "gemini-count": Endpoint("/v1beta/models/{model}:countTokens"),
+}
+_ANTHROPIC_VERSION = (("anthropic-version", "2023-06-01"),)
 
 
-def auth_headers(channel: Channel, key: ChannelKey) -> list[tuple[bytes, bytes]]:
-    """The headers that carry a channel's credential."""
-    if UPSTREAM_FAMILIES[channel.family].auth == "bearer":
-        return [(b"authorization", b"Bearer " + key.secret.encode())]
+def _deployment(path: str) -> Endpoint:
+    return Endpoint(f"/openai/deployments/{{model}}{path}?api-version={{api-version}}")
+
+
+# Providers that speak OpenAI's form at their own address: (name, base URL, wires beside chat).
+_COMPATIBLE_ROWS: tuple[tuple[str, str | None, tuple[Wire, ...]], ...] = (
+    ("deepseek", "https://api.deepseek.com", ("completions",)),
+    ("qwen", "https://dashscope-intl.aliyuncs.com/compatible-mode/v1", ("embeddings",)),
+    ("mistral", "https://api.mistral.ai", ("embeddings", "moderations")),
+    ("xai", "https://api.x.ai", ("responses",)),
+    ("groq", "https://api.groq.com/openai/v1", ("responses",)),
+    ("together", "https://api.together.xyz", ("completions", "embeddings", "rerank")),
+    ("fireworks", "https://api.fireworks.ai/inference/v1", ("completions", "embeddings")),
+    ("openrouter", "https://openrouter.ai/api/v1", ("completions", "responses", "embeddings")),
+    ("moonshot", "https://api.moonshot.ai", ()),
+    ("zhipu", "https://open.bigmodel.cn/api/paas/v4", ("embeddings", "rerank")),
+    ("ark", "https://ark.cn-beijing.volces.com/api/v3", ("embeddings", "responses")),
+    ("siliconflow", "https://api.siliconflow.cn", ("embeddings", "rerank")),
+    ("minimax", "https://api.minimax.io", ()),
+    ("perplexity", "https://api.perplexity.ai/v1", ()),
+    ("cerebras", "https://api.cerebras.ai", ("completions",)),
+    ("nvidia", "https://integrate.api.nvidia.com", ("embeddings",)),
+    ("ollama", "http://127.0.0.1:11434", ("completions", "embeddings", "responses")),
+    ("vllm", None, ("completions", "embeddings", "responses", "rerank")),
+    ("lmstudio", "http://127.0.0.1:1234", ("completions", "embeddings")),
+    ("compatible", None, ("completions", "embeddings")),
+    ("jina", "https://api.jina.ai", ("embeddings", "rerank")),
+)
+_NO_CHAT = frozenset({"jina"})
+_WIDE: dict[Wire, Endpoint] = {**_OPENAI, **_ANTHROPIC, **_GEMINI}
+
+_ROWS = (
+    UpstreamFamily("openai", auth="bearer", wires=_OPENAI, base_url="https://api.openai.com"),
+    UpstreamFamily(
+        "azure",
+        auth="api-key",
+        wires={
+            "chat": _deployment("/chat/completions"),
+            "completions": _deployment("/completions"),
+            "embeddings": _deployment("/embeddings"),
+            "responses": Endpoint("/openai/v1/responses"),
+        },
+        options={"api-version": "2024-10-21"},
+        probe="/openai/models?api-version={api-version}",
+    ),
+    UpstreamFamily(
+        "anthropic",
+        auth="x-api-key",
+        wires=_ANTHROPIC,
+        base_url="https://api.anthropic.com",
+        headers=_ANTHROPIC_VERSION,
+    ),
+    UpstreamFamily(
+        "gemini",
+        auth="x-goog-api-key",
+        wires=_GEMINI,
+        base_url="https://generativelanguage.googleapis.com",
+        probe="/v1beta/models",
+    ),
+    UpstreamFamily(
+        "vertex",
+        auth="gcp",
+        wires={
+            "gemini": Endpoint(
+                "/publishers/google/models/{model}:generateContent",
+                "/publishers/google/models/{model}:streamGenerateContent?alt=sse",
+                models="^gemini",
+            ),
+            "gemini-count": Endpoint("/publishers/google/models/{model}:countTokens", models="^gemini"),
+            "anthropic": Endpoint(
+                "/publishers/anthropic/models/{model}:rawPredict",
+                "/publishers/anthropic/models/{model}:streamRawPredict",
+                models="^claude",
+                body=(("anthropic_version", "vertex-2023-10-16"),),
+                model_in_body=False,
+            ),
+        },
+        probe="",
+        options={"token-url": "https://oauth2.googleapis.com/token"},
+        key_help="a service account key: the JSON file's text",
+    ),
+    UpstreamFamily(
+        "bedrock",
+        auth="aws",
+        wires={
+            "anthropic": Endpoint(
+                "/model/{model}/invoke",
+                "/model/{model}/invoke-with-response-stream",
+                framing="aws",
+                models=r"(^|\.)anthropic\.",
+                body=(("anthropic_version", "bedrock-2023-05-31"),),
+                model_in_body=False,
+            ),
+            "converse": Endpoint(
+                "/model/{model}/converse", "/model/{model}/converse-stream", framing="aws", model_in_body=False
+            ),
+        },
+        probe="",
+        options={"region": None},
+        key_help="ACCESS_KEY_ID:SECRET_ACCESS_KEY[:SESSION_TOKEN]",
+    ),
+    UpstreamFamily(
+        "cohere", auth="bearer", wires={"cohere-rerank": Endpoint("/v2/rerank")}, base_url="https://api.cohere.com"
+    ),
+    # Another gateway of this kind speaks every dialect itself, so nothing is translated on the way to it.
+    UpstreamFamily("elkapi", auth="bearer", wires=_WIDE),
+    UpstreamFamily("new-api", auth="bearer", wires=_WIDE),
+    *(
+        UpstreamFamily(
+            name,
+            auth="bearer",
+            wires={wire: _OPENAI[wire] for wire in (*(() if name in _NO_CHAT else ("chat",)), *more)},
+            base_url=base_url,
+        )
+        for name, base_url, more in _COMPATIBLE_ROWS
+    ),
+    UpstreamFamily(
+        "local", auth="none", wires={"embeddings": _CHAT["embeddings"], "chat": _CHAT["chat"]}, operator_may_add=False
+    ),
+    UpstreamFamily(
+        "sandbox",
+        auth="bearer",
+        wires={
+            **_OPENAI,
+            **_ANTHROPIC,
+            **{wire: msgspec.structs.replace(row, auth="x-goog-api-key") for wire, row in _GEMINI.items()},
+        },
+        headers=_ANTHROPIC_VERSION,
+        operator_may_add=False,
+    ),
+)
+UPSTREAM_FAMILIES: dict[str, UpstreamFamily] = {family.name: family for family in _ROWS}
+
+# A call whose own wire a family does not speak is translated into the first of these that it does.
+_DIALECTS: tuple[Wire, ...] = ("chat", "anthropic", "gemini", "responses", "converse")
+_CROSSINGS: dict[Wire, tuple[Wire, ...]] = {
+    "completions": _DIALECTS,
+    "embeddings": ("gemini-batch-embed",),
+    "gemini-embed": ("embeddings",),
+    "gemini-batch-embed": ("embeddings",),
+    "rerank": ("cohere-rerank",),
+}
+# Counted by the gateway itself where the upstream has no such route.
+COUNTS: frozenset[Wire] = frozenset({"anthropic-count", "gemini-count", "responses-count"})
+
+
+@lru_cache(maxsize=4096)
+def endpoint_for(family: str, wire: Wire, translatable: bool, model: str) -> tuple[Wire, Endpoint] | None:
+    """The wire and endpoint that serve a call of `wire` for this upstream model, or None when the family cannot."""
+    wires = UPSTREAM_FAMILIES[family].wires
+    others = _DIALECTS if translatable else _CROSSINGS.get(wire, ())
+    for candidate in (wire, *others):
+        endpoint = wires.get(candidate)
+        if endpoint is not None and (not endpoint.models or re.search(endpoint.models, model)):
+            return candidate, endpoint
+    return None
+
+
+def serves(channel: Channel, operation: Operation, model: str) -> bool:
+    """Whether a channel can answer an operation at all, natively or translated."""
+    if operation.wire is None or channel.family not in UPSTREAM_FAMILIES:
+        return False
+    return endpoint_for(channel.family, operation.wire, operation.dialect is not None, model) is not None
+
+
+def auth_headers(channel: Channel, key: ChannelKey, auth: Auth | None = None) -> list[tuple[bytes, bytes]]:
+    """The headers that carry a channel's credential; signed and exchanged credentials are added by `upstream`."""
+    secret = key.secret.encode()
+    match auth or UPSTREAM_FAMILIES[channel.family].auth:
+        case "bearer":
+            return [(b"authorization", b"Bearer " + secret)]
+        case "x-api-key" | "x-goog-api-key" | "api-key" as name:
+            return [(name.encode(), secret)]
     return []
 
 
+def option(channel: Channel, name: str) -> str:
+    """A channel's option, or its family's default. Raises KeyError for one that has neither."""
+    value = channel.options.get(name, UPSTREAM_FAMILIES[channel.family].options.get(name))
+    if value is None:
+        raise KeyError(name)
+    return value
+
+
+def endpoint_path(channel: Channel, endpoint: Endpoint, model: str, stream: bool) -> str:
+    """The endpoint's path with the model and the channel's options in it, percent-encoded."""
+    path = endpoint.stream_path if stream and endpoint.stream_path is not None else endpoint.path
+    if "{" not in path:
+        return path
+    values = {"model": model, **{name: option(channel, name) for name in UPSTREAM_FAMILIES[channel.family].options}}
+    return re.sub(r"\{([a-z-]+)\}", lambda hit: quote(values[hit.group(1)], safe=""), path)
+
+
+_VERSIONED = re.compile(r"/v\d+(beta\d*)?$")
+
+
 def target_path(base_path: str, upstream: str) -> str:
-    """Join a base URL's path and an operation's path; a base that already ends in /v1 is not doubled."""
+    """Join a base URL's path and an operation's path; a base that already ends in a version is not given another."""
     base = base_path.rstrip("/")
-    if base.endswith("/v1") and upstream.startswith("/v1/"):
+    if upstream.startswith("/v1/") and _VERSIONED.search(base):
         return base + upstream[3:]
+    if upstream.startswith("/v1beta/") and _VERSIONED.search(base):
+        return base + upstream[7:]
     return base + upstream

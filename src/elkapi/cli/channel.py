@@ -30,6 +30,7 @@ EMPTY: dict[str, Any] = {
     "header_set": {},
     "header_remove": (),
     "forward_headers": (),
+    "options": {},
     "status_map": {},
     "proxy_url": None,
     "system_prompt": None,
@@ -40,7 +41,7 @@ EMPTY: dict[str, Any] = {
 _FIELD_OPTIONS = (
     click.option("--name", help="default: the base URL's host"),
     click.option("--family", help="the protocol the upstream speaks, such as openai"),
-    click.option("--base-url", metavar="URL", help="such as https://api.openai.com/v1"),
+    click.option("--base-url", metavar="URL", help="such as https://api.openai.com/v1; default: the family's own"),
     click.option("--models", metavar="A,B", help="the models it serves, by the names clients use"),
     click.option("--group", "groups", multiple=True, metavar="G", help="groups it serves; default: default"),
     click.option("--priority", type=int, help="higher is tried first; default 0"),
@@ -55,6 +56,9 @@ _FIELD_OPTIONS = (
     click.option("--header-set", multiple=True, metavar="'NAME: VALUE'", help="send this header; it is kept sealed"),
     click.option("--header-remove", multiple=True, metavar="NAME", help="do not send this header"),
     click.option("--forward-header", "forward_headers", multiple=True, metavar="NAME", help="pass on the client's"),
+    click.option(
+        "--option", "options", multiple=True, metavar="NAME=VALUE", help="of the family: region=eu-west-1, ..."
+    ),
     click.option("--status-map", multiple=True, metavar="404=503", help="answer another status for this one"),
     click.option("--proxy", "proxy_url", metavar="URL", help="reach it through this proxy; it is kept sealed"),
     click.option("--system-prompt", metavar="TEXT", help="put before every conversation"),
@@ -90,7 +94,7 @@ def add(keys: tuple[str, ...], key_file: Any, as_json: bool, **given: Any) -> No
     """Add an upstream."""
     from elkapi.admin import channels
 
-    for name in ("family", "base_url", "models"):
+    for name in ("family", "models"):
         if given[name] is None:
             raise click.UsageError(f"--{name.replace('_', '-')} is needed")
     with opened() as admin:
@@ -254,7 +258,7 @@ def _fields(given: dict[str, Any], clear: tuple[str, ...]) -> ChannelFields:
     values = {name: value for name, value in given.items() if value is not None and value != ()}
     if "models" in values:
         values["models"] = words(values["models"])
-    for name, option in (("model_map", "--map"), ("aliases", "--alias")):
+    for name, option in (("model_map", "--map"), ("aliases", "--alias"), ("options", "--option")):
         if name in values:
             values[name] = pairs(values[name], option)
     for name, option in (("param_set", "--set"), ("param_default", "--default")):
@@ -303,7 +307,9 @@ def _secrets(keys: tuple[str, ...], key_file: Any) -> list[str]:
         pasted = key_file.read(KEY_FILE_BYTES_MAX + 1)
         if len(pasted) > KEY_FILE_BYTES_MAX:
             raise click.UsageError("the key file is larger than 4 MiB")
-        lines += pasted.decode("utf-8", "replace").splitlines()
+        text = pasted.decode("utf-8", "replace")
+        # A service account's key is a whole JSON file.
+        lines += [text] if text.lstrip().startswith("{") else text.splitlines()
     return [line.strip() for line in lines if line.strip()]
 
 

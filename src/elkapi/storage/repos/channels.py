@@ -38,6 +38,7 @@ class ChannelConfig(msgspec.Struct, frozen=True, omit_defaults=True):
     param_remove: tuple[str, ...] = ()
     header_remove: tuple[str, ...] = ()
     forward_headers: tuple[str, ...] = ()
+    options: dict[str, str] = {}
     status_map: dict[int, int] = {}
     system_prompt: str | None = None
     tags: tuple[str, ...] = ()

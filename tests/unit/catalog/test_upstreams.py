@@ -1,0 +1,111 @@
+"""Upstream families as data: every one is addressable, and a call finds its native wire or one to translate into."""
+
+from __future__ import annotations
+
+import pytest
+
+from elkapi.catalog.upstreams import (
+    UPSTREAM_FAMILIES,
+    Endpoint,
+    auth_headers,
+    endpoint_for,
+    endpoint_path,
+    target_path,
+)
+from elkapi.types import Channel, ChannelKey
+
+KEY = ChannelKey(1, "secret")
+
+
+def _channel(family: str, **fields: object) -> Channel:
+    return Channel(id=1, name="c", family=family, base_url="https://h", keys=(KEY,), models=("m",), **fields)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("family", "wire", "model", "found"),
+    [
+        ("openai", "chat", "gpt-4o", "chat"),
+        ("openai", "anthropic", "gpt-4o", "chat"),
+        ("openai", "gemini", "gpt-4o", "chat"),
+        ("deepseek", "responses", "deepseek-chat", "chat"),
+        ("anthropic", "chat", "claude-x", "anthropic"),
+        ("gemini", "anthropic", "gemini-2.5-pro", "gemini"),
+        ("vertex", "chat", "gemini-2.5-pro", "gemini"),
+        ("vertex", "chat", "claude-sonnet-4-5", "anthropic"),
+        ("bedrock", "chat", "eu.anthropic.claude-x-v1:0", "anthropic"),
+        ("bedrock", "anthropic", "amazon.nova-pro-v1:0", "converse"),
+        ("elkapi", "gemini", "whatever", "gemini"),
+    ],
+)
+def test_a_text_call_finds_a_wire_of_every_family(family: str, wire: str, model: str, found: str) -> None:
+    served = endpoint_for(family, wire, True, model)  # type: ignore[arg-type]
+    assert served is not None
+    assert served[0] == found
+
+
+@pytest.mark.parametrize(
+    ("family", "wire", "found"),
+    [
+        ("gemini", "embeddings", "gemini-batch-embed"),
+        ("openai", "gemini-batch-embed", "embeddings"),
+        ("cohere", "rerank", "cohere-rerank"),
+        ("anthropic", "completions", "anthropic"),
+        ("anthropic", "embeddings", None),
+        ("anthropic", "moderations", None),
+        ("deepseek", "anthropic-count", None),
+    ],
+)
+def test_other_calls_cross_only_where_an_answer_can_be_carried_back(family: str, wire: str, found: str | None) -> None:
+    served = endpoint_for(family, wire, False, "m")  # type: ignore[arg-type]
+    assert (served and served[0]) == found
+
+
+def test_a_model_and_options_are_percent_encoded_into_the_path() -> None:
+    endpoint = UPSTREAM_FAMILIES["azure"].wires["chat"]
+    channel = _channel("azure")
+    assert endpoint_path(channel, endpoint, "a/b#c?d", False) == (
+        "/openai/deployments/a%2Fb%23c%3Fd/chat/completions?api-version=2024-10-21"
+    )
+    newer = _channel("azure", options={"api-version": "2025-01-01&x=1"})
+    assert endpoint_path(newer, endpoint, "m", True).endswith("?api-version=2025-01-01%26x%3D1")
+
+
+def test_a_stream_may_have_a_path_of_its_own() -> None:
+    endpoint = UPSTREAM_FAMILIES["gemini"].wires["gemini"]
+    assert endpoint_path(_channel("gemini"), endpoint, "g", False) == "/v1beta/models/g:generateContent"
+    assert endpoint_path(_channel("gemini"), endpoint, "g", True).endswith("g:streamGenerateContent?alt=sse")
+
+
+@pytest.mark.parametrize(
+    ("base", "path", "joined"),
+    [
+        ("", "/v1/chat/completions", "/v1/chat/completions"),
+        ("/v1", "/v1/chat/completions", "/v1/chat/completions"),
+        ("/api/paas/v4", "/v1/chat/completions", "/api/paas/v4/chat/completions"),
+        ("/v1beta", "/v1beta/models/m:countTokens", "/v1beta/models/m:countTokens"),
+        ("/compatible-mode/v1/", "/v1/embeddings", "/compatible-mode/v1/embeddings"),
+    ],
+)
+def test_a_base_with_a_version_is_not_given_another(base: str, path: str, joined: str) -> None:
+    assert target_path(base, path) == joined
+
+
+@pytest.mark.parametrize(
+    ("family", "header"),
+    [
+        ("openai", (b"authorization", b"Bearer secret")),
+        ("anthropic", (b"x-api-key", b"secret")),
+        ("gemini", (b"x-goog-api-key", b"secret")),
+        ("azure", (b"api-key", b"secret")),
+    ],
+)
+def test_a_credential_travels_as_its_provider_wants(family: str, header: tuple[bytes, bytes]) -> None:
+    assert auth_headers(_channel(family), KEY) == [header]
+
+
+def test_every_family_is_complete() -> None:
+    for family in UPSTREAM_FAMILIES.values():
+        assert family.wires, family.name
+        assert all(isinstance(endpoint, Endpoint) for endpoint in family.wires.values())
+        if family.operator_may_add and family.base_url:
+            assert family.base_url.startswith(("https://", "http://127.0.0.1")), family.name
