@@ -15,14 +15,14 @@ from elkapi.ids import new_id
 from elkapi.ledger import Ledger, balance, balances, check, mark_dead, open_ledger, reconcile, recover
 from elkapi.ledger.ledger import open_books
 from elkapi.ledger.orders import Hold
-from elkapi.ledger.recovery import Recoverer
+from elkapi.ledger.recovery import Recoverer, RecoveryReport
 from elkapi.settings import Settings
 from elkapi.storage.db import Database
 from elkapi.storage.installation import Installation
 from elkapi.storage.repos.requests import get_request
 from elkapi.storage.schema import transfers, unknown_outcomes, workers
 from elkapi.testing.ledger import a_settlement, an_order, funded_account
-from elkapi.types import AttemptRecord, HoldOrder
+from elkapi.types import AttemptRecord, HoldOrder, IdempotencyClaim
 
 
 @contextlib.asynccontextmanager
@@ -198,6 +198,30 @@ async def test_a_successor_declares_its_predecessor_dead(settings: Settings, ins
         await asyncio.sleep(0.02)
     await successor.aclose()
     assert kinds_of(database, order) == ["hold", "expire"]
+
+
+async def test_a_worker_that_said_farewell_is_no_news_to_the_next_start(
+    settings: Settings, installation: Installation, caplog: pytest.LogCaptureFixture
+) -> None:
+    account = funded_account(installation.database, 1000)
+    recoverer = Recoverer(installation.database, settings, SYSTEM_CLOCK)
+
+    def news() -> list[str]:
+        caplog.clear()
+        recoverer.tick()
+        return [record.getMessage().partition(" (")[0] for record in caplog.records]
+
+    async with started(settings, installation, os.urandom(16)) as ledger:
+        await ledger.hold(order := an_order(account, nano=1))
+        await ledger.settle(a_settlement(order, 1))
+    assert news() == []
+    dead = os.urandom(16)
+    async with started(settings, installation, dead) as ledger:
+        claim = IdempotencyClaim(1, "op", "key", b"f" * 32)
+        await ledger.hold(an_order(account, nano=5, claim=claim))
+    assert news() == ["recovery: 1 worker gone, 1 hold of 5 nano given back, 1 idempotent call unknown"]
+    two = RecoveryReport(workers=2, holds=0, claims_unknown=3)
+    assert two.text() == "2 workers gone, 0 holds of 0 nano given back, 3 idempotent calls unknown"
 
 
 async def test_g10_balances_are_rebuilt_from_entries_and_drift_is_named(

@@ -74,6 +74,7 @@ def holds(as_json: bool) -> None:
 def recover(as_json: bool) -> None:
     """Give back what workers that are gone still held; the gateway does the same by itself."""
     from elkapi.ledger import recover as recover_holds
+    from elkapi.ledger.recovery import counted
 
     with opened() as admin:
         with admin.database.write() as connection:
@@ -83,7 +84,8 @@ def recover(as_json: bool) -> None:
         numbers = {"workers": report.workers, "holds": report.holds, "held_usd": format_usd(report.nano)}
         print_json(numbers | {"claims_unknown": report.claims_unknown, "expired": expired})
         return
-    click.echo(f"{report.workers} workers gone, {report.holds} holds given back: {format_usd(report.nano)} USD")
+    gone, back = counted(report.workers, "worker"), counted(report.holds, "hold")
+    click.echo(f"{gone} gone, {back} given back: {format_usd(report.nano)} USD")
     if expired:
         _print_rows(expired, False, "")
 

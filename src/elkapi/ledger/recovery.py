@@ -48,14 +48,33 @@ class OpenHold(msgspec.Struct, frozen=True):
 
 
 class RecoveryReport(msgspec.Struct):
-    """What one recovery did: workers given up, holds expired with their sum, claims whose outcome is unknown."""
+    """What one recovery did: workers that ended, those of them that just fell silent, holds expired with their sum,
+    claims whose outcome is unknown."""
 
     workers: int = 0
+    silent: int = 0
     holds: int = 0
     nano: int = 0
     claims_unknown: int = 0
     claims_purged: int = 0
     expired: list[OpenHold] = []
+
+    @property
+    def is_news(self) -> bool:
+        """A worker that said farewell and left nothing behind is none."""
+        return bool(self.silent or self.holds or self.claims_unknown)
+
+    def text(self) -> str:
+        """One line for the log."""
+        return (
+            f"{counted(self.workers, 'worker')} gone, {counted(self.holds, 'hold')} of {self.nano} nano given back, "
+            f"{counted(self.claims_unknown, 'idempotent call')} unknown"
+        )
+
+
+def counted(number: int, what: str) -> str:
+    """`1 hold`, `2 holds`."""
+    return f"{number} {what}" if number == 1 else f"{number} {what}s"
 
 
 def open_holds(connection: Connection, owners: Collection[bytes] | None = None) -> list[OpenHold]:
@@ -132,10 +151,11 @@ def recover_owners(
         return report
     w = workers.c
     # The lock makes a worker that comes back at this very moment wait with its heartbeat, and so with new holds.
-    wanted = select(w.owner, w.heartbeat_ns).where(w.owner.in_(owners)).order_by(w.owner)
+    wanted = select(w.owner, w.heartbeat_ns, w.ended_ns).where(w.owner.in_(owners)).order_by(w.owner)
     locked = connection.execute(sql.for_update(wanted)).all()
-    owners = {owner for owner, beat in locked if seen_ns is None or seen_ns.get(owner) == beat}
-    looked_at = {owner for owner, beat in locked if beat == LOOKED_AT} & owners
+    owners = {owner for owner, beat, _ in locked if seen_ns is None or seen_ns.get(owner) == beat}
+    looked_at = {owner for owner, beat, _ in locked if beat == LOOKED_AT} & owners
+    report.silent = sum(owner in owners for owner, _, ended in locked if ended is None)
     holds = open_holds(connection, owners)
     expired = [hold for hold in holds if _expire(connection, hold, now_ns)]
     _release(connection, expired)
@@ -217,15 +237,8 @@ class Recoverer:
         with self._database.write() as connection:
             seen_ns = {owner: beat for owner, beat, _ in beats}
             report = recover_owners(connection, gone, self._clock.now_ns(), seen_ns)
-        if report.workers or report.holds:
-            log.warning(
-                "recovery: %d workers gone, %d holds of %d nano given back, %d idempotent calls unknown (%.0f ms)",
-                report.workers,
-                report.holds,
-                report.nano,
-                report.claims_unknown,
-                (time.perf_counter() - started_s) * 1000,
-            )
+        if report.is_news:
+            log.warning("recovery: %s (%.0f ms)", report.text(), (time.perf_counter() - started_s) * 1000)
         if self._notify is not None:
             self._notify(report)
 

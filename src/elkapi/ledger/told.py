@@ -98,7 +98,7 @@ class ToldFailures:
                 self._file = _locked_file(self._path)
             os.write(self._file, encode(Orders(0, lean)))
         except OSError as error:
-            log.error("%d calls told as failed are kept in memory only: %r", len(orders), error)
+            log.error("what callers were told is kept in memory only: %r", error)
 
 
 def _locked_file(path: Path) -> int:

@@ -256,7 +256,7 @@ class Writer:
         self._answer(entries, outcomes)
 
     def _fail(self, entries: list[Entry], error: Exception) -> None:
-        log.error("a ledger transaction of %d orders failed: %r", len(entries), error)
+        log.error("a ledger transaction (orders: %d) failed: %r", len(entries), error)
         self.stats.failures += 1
         in_doubt = self._books is not None and self._books.in_doubt
         if self._books is not None:
@@ -294,7 +294,7 @@ class Writer:
             with self.lock:
                 self._write(owed)
         if self._owed:
-            log.error("%d settlements are left to recovery", len(self._owed))
+            log.error("settlements left to recovery: %d", len(self._owed))
         elif self._beat is not None:
             with self.lock:
                 self._write([(msgspec.structs.replace(self._beat, ended=True), None)])
