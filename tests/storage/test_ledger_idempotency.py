@@ -23,7 +23,7 @@ from elkapi.ledger import (
     open_ledger,
     recover,
 )
-from elkapi.ledger.idempotency import purge_claims
+from elkapi.ledger.idempotency import ReplyWaits, purge_claims
 from elkapi.settings import Settings
 from elkapi.storage.db import Database
 from elkapi.storage.installation import Installation
@@ -180,6 +180,41 @@ async def test_waiting_for_a_reply_ends(settings: Settings, installation: Instal
             await ledger.wait_reply(a_claim())
         assert conflict.value.code == "idempotency_in_progress"
         await ledger.void(order)
+
+
+async def test_g75_each_waiter_waits_from_its_own_arrival(settings: Settings, installation: Installation) -> None:
+    account = funded_account(installation.database, 1000)
+    clock = ManualClock()
+    waits = ReplyWaits(installation.database, installation.sealer, 60.0, clock)
+    async with started(settings, installation) as ledger:
+        await ledger.hold(order := an_order(account, nano=1, claim=a_claim()))
+        first = asyncio.create_task(waits.wait(a_claim()))
+        await asyncio.sleep(0)
+        clock.advance(50)
+        second = asyncio.create_task(waits.wait(a_claim()))
+        await asyncio.sleep(0)
+        assert len(waits._polls) == 1  # one question to the database for both
+        clock.advance(10)
+        with pytest.raises(Conflict) as conflict:
+            await first
+        assert conflict.value.code == "idempotency_in_progress"
+        clock.advance(49)
+        reply = StoredReply(order.request_id, 200, (), b"late")
+        await ledger.settle(a_settlement(order, 1, reply=reply))
+        assert await second == reply
+        # The last one took the poll with it, and a third that leaves does too.
+        assert waits._polls == {}
+        await ledger.hold(an_order(account, nano=1, claim=a_claim("other")))
+        third = asyncio.create_task(waits.wait(a_claim("other")))
+        await asyncio.sleep(0)
+        third.cancel()
+        while waits._polls:
+            await asyncio.sleep(0.01)
+    fourth = asyncio.create_task(waits.wait(a_claim("other")))
+    await asyncio.sleep(0)
+    await waits.aclose()
+    with pytest.raises(asyncio.CancelledError):
+        await fourth
 
 
 @pytest.mark.parametrize("flags", [(), ("unknown_outcome",)])

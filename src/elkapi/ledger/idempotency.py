@@ -1,7 +1,8 @@
 """Stored replies of idempotent calls: sealing them, opening them, and waiting for one another call is making.
 
 Claims are taken and ended by `claims`, inside the transactions of holds and settlements. Waiting polls the database, so
-it works for calls of any worker; calls of one process that wait for the same claim share one poll.
+it works for calls of any worker; calls of one process that wait for the same claim share one poll, and each of them
+waits as long as it may, counted from its own arrival.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import asyncio
 import msgspec
 from sqlalchemy import Connection, delete, select
 
+from elkapi.clock import SYSTEM_CLOCK, Clock
 from elkapi.errors import Conflict
 from elkapi.ledger.claims import claim_refusal
 from elkapi.ledger.orders import Refusal
@@ -78,34 +80,44 @@ def purge_claims(connection: Connection, now_ns: int, rows_max: int = 1000) -> i
     return len(due)
 
 
+class _Poll:
+    """One task asking about one claim, for `waiters` (deadline, future); it ends with the last of them."""
+
+    def __init__(self) -> None:
+        self.waiters: list[tuple[float, asyncio.Future[Refusal | None]]] = []
+        self.task: asyncio.Task[None]
+
+
 class ReplyWaits:
     """Waits of one process for replies; one poll per distinct claim however many calls wait."""
 
-    def __init__(self, database: Database, sealer: Sealer, wait_s: float) -> None:
+    def __init__(self, database: Database, sealer: Sealer, wait_s: float, clock: Clock = SYSTEM_CLOCK) -> None:
         self._reader = Reader(database, threads=1)
         self._sealer = sealer
         self._wait_s = wait_s
-        self._polls: dict[_Key, asyncio.Task[Refusal | None]] = {}
+        self._clock = clock
+        self._polls: dict[_Key, _Poll] = {}
 
     async def wait(self, claim: IdempotencyClaim, wait_s: float | None = None) -> StoredReply | None:
         """See Ledger.wait_reply."""
         key = (claim.key_id, claim.operation, claim.idempotency_key, claim.fingerprint)
         poll = self._polls.get(key)
         if poll is None:
-            poll = asyncio.create_task(self._poll(claim))
-            self._polls[key] = poll
-            poll.add_done_callback(lambda task: self._forget(key, task))
-        try:
-            answer = await asyncio.wait_for(asyncio.shield(poll), self._wait_s if wait_s is None else wait_s)
-        except TimeoutError:
-            answer = Refusal("pending")
-        return self._reply(claim, answer)
+            poll = self._polls[key] = _Poll()
+            poll.task = asyncio.create_task(self._poll(key, claim, poll))
+        answer: asyncio.Future[Refusal | None] = asyncio.get_running_loop().create_future()
+        until_s = self._clock.monotonic_s() + (self._wait_s if wait_s is None else wait_s)
+        poll.waiters.append((until_s, answer))
+        return self._reply(claim, await answer)
 
     async def aclose(self) -> None:
         polls = list(self._polls.values())
         for poll in polls:
-            poll.cancel()
-        await asyncio.gather(*polls, return_exceptions=True)
+            poll.task.cancel()
+        await asyncio.gather(*(poll.task for poll in polls), return_exceptions=True)
+        for poll in polls:
+            for _, waiter in poll.waiters:
+                waiter.cancel()
         await self._reader.aclose()
 
     def _reply(self, claim: IdempotencyClaim, answer: Refusal | None) -> StoredReply | None:
@@ -118,17 +130,29 @@ class ReplyWaits:
             raise Conflict(message, code="idempotency_in_progress")
         raise Conflict(answer.message, code=answer.code)
 
-    def _forget(self, key: _Key, task: asyncio.Task[Refusal | None]) -> None:
-        self._polls.pop(key, None)
-        if not task.cancelled():
-            task.exception()  # seen: nobody may be left to await a poll that failed
-
-    async def _poll(self, claim: IdempotencyClaim) -> Refusal | None:
-        loop = asyncio.get_running_loop()
-        deadline_s, pause_s = loop.time() + self._wait_s, POLL_FIRST_S
-        while True:
-            answer = await self._reader.run(lambda connection: read_claim(connection, claim))
-            if answer is None or answer.kind != "pending" or loop.time() >= deadline_s:
-                return answer
-            await asyncio.sleep(pause_s)
-            pause_s = min(pause_s * 1.5, POLL_MAX_S)
+    async def _poll(self, key: _Key, claim: IdempotencyClaim, poll: _Poll) -> None:
+        """Ask until there is an answer for all, or nobody waits any more."""
+        pause_s = POLL_FIRST_S
+        try:
+            while poll.waiters:
+                answer = await self._reader.run(lambda connection: read_claim(connection, claim))
+                still_open = answer is not None and answer.kind == "pending"
+                now_s = self._clock.monotonic_s()
+                waiting = []
+                for until_s, waiter in poll.waiters:
+                    if waiter.done():
+                        continue  # its caller left
+                    if still_open and now_s < until_s:
+                        waiting.append((until_s, waiter))
+                    else:
+                        waiter.set_result(answer)
+                poll.waiters = waiting
+                if waiting:
+                    await asyncio.sleep(pause_s)
+                    pause_s = min(pause_s * 1.5, POLL_MAX_S)
+        except Exception as error:
+            for _, waiter in poll.waiters:
+                if not waiter.done():
+                    waiter.set_exception(error)
+        finally:
+            del self._polls[key]
