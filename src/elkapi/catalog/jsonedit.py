@@ -108,6 +108,14 @@ def with_raw(body: bytes, name: str, value: bytes) -> bytes:
     return _encode(members)
 
 
+def without(body: bytes, names: tuple[str, ...]) -> bytes:
+    """The body without these top-level members; every other value keeps its exact bytes."""
+    members = _members.decode(body)
+    if not any(name in members for name in names):
+        return body
+    return _encode({name: raw for name, raw in members.items() if name not in names})
+
+
 def with_overrides(
     body: bytes,
     replace: dict[str, msgspec.Raw],

@@ -1,61 +1,104 @@
-"""A reply's bytes -> `Usage`, reading only where usage can stand; what an upstream says is checked, never trusted.
+"""A whole reply's bytes -> `Usage`, reading only where usage can stand; what an upstream says is checked, not trusted.
 
-A count that is negative, not an integer or above the call's possible maximum is no usage (guarantee 21).
+A count that is negative, not an integer, contradicts itself or is above the call's possible maximum is no usage
+(guarantee 21). How each dialect counts is `translate.usage`'s.
 """
 
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
+from typing import Any
 
 import msgspec
 
+from elkapi.translate import usage as counts
 from elkapi.types import Usage
 
 TAIL_BYTES = 2048
-_USAGE = re.compile(rb'"usage"\s*:\s*(\{(?:[^{}]|\{[^{}]*\})*\})')
+# A provider may put instructions of its own before the caller's (for tools, for a schema), and count them.
+INPUT_SLACK_TOKENS = 8192
+OUTPUT_SLACK_TOKENS = 1024
+
+Found = tuple[Usage | None, bool]
+NOTHING: Found = (None, False)
 
 
-class _Details(msgspec.Struct):
-    cached_tokens: int | None = 0
+class _Meter:
+    """How one wire reports usage: the member, its view, and the view's meaning."""
+
+    def __init__(self, member: str, view: type[Any], read: Callable[[Any], Found]) -> None:
+        self.quoted = b'"' + member.encode() + b'"'
+        self.pattern = re.compile(self.quoted + rb"\s*:\s*(\{(?:[^{}]|\{[^{}]*\})*\})")
+        self.view = msgspec.json.Decoder(view)
+        self.reply = msgspec.json.Decoder(msgspec.defstruct("Reply", [(member, view | None, None)]))
+        self.member = member
+        self.read = read
+
+    def find(self, body: bytes) -> Found:
+        """The last usage object of a body."""
+        try:
+            start = body.rfind(self.quoted, max(0, len(body) - TAIL_BYTES))
+            if start >= 0 and (hit := self.pattern.match(body, start)) is not None:
+                return self.read(self.view.decode(hit.group(1)))
+            # Some servers put usage first; decoding the whole reply is the rare, slower way to find it.
+            view = getattr(self.reply.decode(body), self.member)
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+            return NOTHING
+        return NOTHING if view is None else self.read(view)
 
 
-class UsageView(msgspec.Struct):
-    """OpenAI's usage object, as far as embeddings report it."""
-
-    prompt_tokens: int
-    total_tokens: int | None = None
-    prompt_tokens_details: _Details | None = None
+class _SearchUnits(msgspec.Struct):
+    search_units: int | None = None
 
 
-class _Reply(msgspec.Struct):
-    usage: UsageView | None = None
+class _CohereMeta(msgspec.Struct):
+    billed_units: _SearchUnits | None = None
 
 
-_usage = msgspec.json.Decoder(UsageView)
-_reply = msgspec.json.Decoder(_Reply)
+def _plain(read: Callable[[Any], Usage | None]) -> Callable[[Any], Found]:
+    return lambda view: (read(view), False)
+
+
+def _searches(view: _CohereMeta) -> Found:
+    units = view.billed_units.search_units if view.billed_units else None
+    return (Usage(searches=units, calls=1), False) if units is not None and units >= 0 else NOTHING
+
+
+_OPENAI = _Meter("usage", counts.ChatUsage, _plain(counts.read_chat_usage))
+_METERS = {
+    "responses": _Meter("usage", counts.ResponsesUsage, _plain(counts.read_responses_usage)),
+    "responses-compact": _Meter("usage", counts.ResponsesUsage, _plain(counts.read_responses_usage)),
+    "anthropic": _Meter("usage", counts.AnthropicUsage, lambda view: counts.read_anthropic_usage(view) or NOTHING),
+    "gemini": _Meter("usageMetadata", counts.GeminiUsage, _plain(counts.read_gemini_usage)),
+    "cohere-rerank": _Meter("meta", _CohereMeta, _searches),
+}
 
 
 def read_usage(body: bytes, upper: Usage) -> Usage | None:
-    """The usage an embeddings reply reports, in disjoint classes, or None when it is missing or impossible."""
-    view = _last_usage(body)
-    if view is None:
-        return None
-    cached = (view.prompt_tokens_details.cached_tokens if view.prompt_tokens_details else 0) or 0
-    total = view.prompt_tokens
-    if cached < 0 or total < cached or total < 0 or total > upper.input_tokens:
-        return None
-    return Usage(input_tokens=total - cached, cached_tokens=cached, calls=upper.calls)
+    """What a whole reply in OpenAI's form reports; see `metered`."""
+    return metered(body, "", upper)[0]
 
 
-def _last_usage(body: bytes) -> UsageView | None:
-    try:
-        start = body.rfind(b'"usage"', max(0, len(body) - TAIL_BYTES))
-        if start >= 0 and (hit := _USAGE.match(body, start)) is not None:
-            return _usage.decode(hit.group(1))
-        # Some servers put usage first; decoding the whole reply is the rare, slower way to find it.
-        return _reply.decode(body).usage
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        return None
+def metered(body: bytes, wire: str, upper: Usage) -> Found:
+    """(usage, unsplit): what a whole reply reports, in disjoint classes; None when it is missing or impossible.
+
+    `unsplit`: cache writes came without their lifetimes.
+    """
+    usage, unsplit = _METERS.get(wire, _OPENAI).find(body)
+    if usage is None or not is_possible(usage, upper):
+        return NOTHING
+    return usage, unsplit
+
+
+def is_possible(usage: Usage, upper: Usage) -> bool:
+    """Whether a call of at most `upper` can have used this much."""
+    if not upper.output_tokens:
+        return usage.input_total <= upper.input_tokens
+    return (
+        usage.input_total <= upper.input_tokens + INPUT_SLACK_TOKENS
+        and usage.output_total <= upper.output_tokens + OUTPUT_SLACK_TOKENS
+    )
 
 
 def looks_like_json_object(body: bytes) -> bool:
@@ -63,9 +106,10 @@ def looks_like_json_object(body: bytes) -> bool:
     return body[:64].lstrip()[:1] == b"{" and body[-64:].rstrip()[-1:] == b"}"
 
 
-def with_client_model(body: bytes, upstream_model: str, client_model: str) -> bytes:
+def with_client_model(body: bytes, upstream_model: str, client_model: str, member: str = "model") -> bytes:
     """The reply with the model's client name where the upstream wrote its own (callers never see the mapping)."""
-    pattern = re.compile(rb'("model"\s*:\s*)' + re.escape(msgspec.json.encode(upstream_model)))
+    name = b'("' + member.encode() + rb'"\s*:\s*)'
+    pattern = re.compile(name + re.escape(msgspec.json.encode(upstream_model)))
     replacement = msgspec.json.encode(client_model)
     head, tail = body[:TAIL_BYTES], body[TAIL_BYTES:]
     renamed, count = pattern.subn(lambda hit: hit.group(1) + replacement, head, count=1)

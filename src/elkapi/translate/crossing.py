@@ -1,0 +1,216 @@
+"""One streamed answer on its way from an upstream's frames to the caller's bytes, metered as it passes; sans-I/O.
+
+Both ways across are alike to the relay: `Relayed` hands frames on as they came when both sides speak one dialect,
+`Translated` writes them anew. Neither keeps more of a stream than its last frame, its usage and a bounded tally.
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+from elkapi.translate.dialect import Reader, Writer
+from elkapi.translate.ir import (
+    CONTENT,
+    End,
+    Event,
+    Failure,
+    Finish,
+    RefusalDelta,
+    Start,
+    TextDelta,
+    ThinkingDelta,
+    ToolCallDelta,
+    ToolCallStart,
+    UsageSeen,
+)
+from elkapi.translate.sse import Frame
+from elkapi.types import Usage
+
+TALLY_BYTES_MAX = 64 * 1024
+
+
+class Tally:
+    """What the caller was sent, for a count of our own: the text up to TALLY_BYTES_MAX, beyond that only its length.
+
+    Reasoning is kept apart, since it is priced apart.
+    """
+
+    __slots__ = ("beyond_bytes", "kept_bytes", "text", "thinking")
+
+    def __init__(self) -> None:
+        self.text: list[str] = []
+        self.thinking: list[str] = []
+        self.kept_bytes = 0
+        self.beyond_bytes = 0
+
+    def add(self, event: Event) -> None:
+        """Count one event's text."""
+        if isinstance(event, TextDelta | RefusalDelta):
+            self._keep(self.text, event.text)
+        elif isinstance(event, ThinkingDelta):
+            self._keep(self.thinking, event.text)
+        elif isinstance(event, ToolCallDelta):
+            self._keep(self.text, event.arguments)
+        elif isinstance(event, ToolCallStart):
+            self._keep(self.text, event.name)
+
+    def _keep(self, where: list[str], text: str) -> None:
+        size = len(text)
+        if self.kept_bytes + size <= TALLY_BYTES_MAX:
+            where.append(text)
+            self.kept_bytes += size
+        else:
+            self.beyond_bytes += len(text.encode())
+
+
+class Metered:
+    """What both ways across learn from a stream's events; `feed` of the subclasses calls `_learn`.
+
+    `content`: something the caller can see has come. `ended`: the terminal event was seen, or the finish of a dialect
+    that ends by closing. `failure`: an error inside the stream. `usage`: the latest the upstream reported.
+    """
+
+    def __init__(self, reader: Reader, ends_by_close: bool) -> None:
+        self._reader = reader
+        self._ends_by_close = ends_by_close
+        self.content = False
+        self.ended = False
+        self.finished = False
+        self.failure: Failure | None = None
+        self.usage: Usage | None = None
+        self.unsplit = False
+        self.upstream_id: str | None = None
+        self.tally = Tally()
+
+    @property
+    def whole(self) -> bool:
+        """Whether an orderly end of the body here is the end of the answer."""
+        return self.ended or (self._ends_by_close and self.finished)
+
+    def _learn(self, event: Event) -> None:
+        if isinstance(event, CONTENT):
+            self.content = True
+            self.tally.add(event)
+        elif isinstance(event, UsageSeen):
+            self.usage, self.unsplit = event.usage, event.unsplit
+        elif isinstance(event, Finish):
+            self.finished = True
+        elif isinstance(event, End):
+            self.ended = True
+        elif isinstance(event, Failure):
+            self.failure = event
+        elif isinstance(event, Start):
+            self.upstream_id = event.id
+
+
+class Relayed(Metered):
+    """The caller and the upstream speak one dialect: frames pass as they came.
+
+    `strip_usage`: the caller did not ask for the usage frame that we asked the upstream for. `rename`: byte pairs that
+    put the client's model name where the upstream wrote its own.
+    """
+
+    def __init__(
+        self,
+        reader: Reader,
+        writer: Writer,
+        ends_by_close: bool,
+        strip_usage: bool = False,
+        rename: tuple[tuple[bytes, bytes], ...] = (),
+    ) -> None:
+        super().__init__(reader, ends_by_close)
+        self._writer = writer
+        self._strip_usage = strip_usage
+        self._rename = rename
+        self._last: list[bytes] = []
+
+    def feed(self, frame: Frame) -> bytes:
+        """What the caller gets for one frame now. Raises Unreadable."""
+        events = self._reader.feed(frame) if frame.data is not None else []
+        for event in events:
+            self._learn(event)
+        if self.failure is not None:
+            return b""
+        if self._strip_usage and len(events) == 1 and isinstance(events[0], UsageSeen):
+            return b""
+        raw = frame.raw
+        for theirs, ours in self._rename:
+            raw = raw.replace(theirs, ours)
+        if self.whole:
+            # The terminal event, and whatever follows it, leaves after the money is written.
+            self._last.append(raw)
+            return b""
+        return raw
+
+    def finish(self) -> bytes:
+        """The frames held back: everything from the terminal event on."""
+        return b"".join(self._last)
+
+    def fail(self, failure: Failure) -> bytes:
+        """An explicit error event in the caller's dialect."""
+        return self._writer.fail(failure)
+
+    def ping(self) -> bytes:
+        """A frame that keeps a silent connection open."""
+        return self._writer.ping()
+
+
+class Array(Relayed):
+    """Frames pass as the members of one JSON array: Gemini's stream for callers without `alt=sse`."""
+
+    _opened = False
+
+    def feed(self, frame: Frame) -> bytes:
+        """What the caller gets for one frame now. Raises Unreadable."""
+        if frame.data is None:
+            return b""
+        opener, self._opened = (b",\r\n" if self._opened else b"["), True
+        raw = opener + frame.data
+        return super().feed(Frame(raw, frame.event, frame.data))
+
+    def finish(self) -> bytes:
+        """The members held back, and the end of the array."""
+        return super().finish() + (b"]" if self._opened else b"[]")
+
+
+class Translated(Metered):
+    """The caller speaks another dialect than the upstream: frames are read into events and written anew."""
+
+    def __init__(self, reader: Reader, writer: Writer, ends_by_close: bool) -> None:
+        super().__init__(reader, ends_by_close)
+        self._writer = writer
+
+    def feed(self, frame: Frame) -> bytes:
+        """What the caller gets for one frame now. Raises Unreadable."""
+        if frame.data is None:
+            return b""
+        pieces = []
+        for event in self._reader.feed(frame):
+            self._learn(event)
+            if self.failure is not None:
+                break
+            if not isinstance(event, End) and (piece := self._writer.feed(event)):
+                pieces.append(piece)
+        return b"".join(pieces)
+
+    def finish(self) -> bytes:
+        """The closing frames with the finish reason and the usage."""
+        return self._writer.finish()
+
+    def fail(self, failure: Failure) -> bytes:
+        """An explicit error event in the caller's dialect."""
+        return self._writer.fail(failure)
+
+    def ping(self) -> bytes:
+        """A frame that keeps a silent connection open."""
+        return self._writer.ping()
+
+
+Crossing = Relayed | Array | Translated
+
+
+def renamed(member: str, upstream_model: str, client_model: str) -> tuple[tuple[bytes, bytes], ...]:
+    """The byte pairs for `Relayed`: the member as encoders write it, with and without a space."""
+    theirs, ours = msgspec.json.encode(upstream_model), msgspec.json.encode(client_model)
+    name = msgspec.json.encode(member)
+    return tuple((name + colon + theirs, name + colon + ours) for colon in (b":", b": "))
