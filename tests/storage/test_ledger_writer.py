@@ -12,10 +12,13 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from elkapi.clock import ManualClock
 from elkapi.errors import Unavailable
 from elkapi.ledger import ThreadLedger, balance, check
 from elkapi.ledger import writer as writer_module
 from elkapi.ledger.checkpoint import Checkpointer
+from elkapi.ledger.orders import Beat, Order, Settle
+from elkapi.ledger.writer import Entry, Limits, Writer
 from elkapi.settings import Settings
 from elkapi.storage.installation import Installation, open_installation
 from elkapi.testing.ledger import a_settlement, an_order, funded_account
@@ -124,17 +127,67 @@ async def test_the_loop_goes_on_while_another_process_writes(sqlite: Installatio
     await ledger.aclose()
 
 
-async def test_a_slow_transaction_sends_the_next_ones_to_the_thread(
-    sqlite: Installation, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    account = funded_account(sqlite.database, 10**6)
-    ledger = await opened(sqlite)
-    await pairs(ledger, account, 5, 1)
-    inline = count_inline(ledger, monkeypatch)
-    monkeypatch.setattr(writer_module, "INLINE_SLOW_S", 0.0)
-    await pairs(ledger, account, 20, 1)
-    assert len(inline) <= 1
-    await ledger.aclose()
+class TimedBooks:
+    """Books whose transactions take as long as the test says, by a clock that only they move."""
+
+    in_doubt = False
+    open_holds = 0
+
+    def __init__(self) -> None:
+        self.clock = ManualClock()
+        self.takes_s = 0.0
+        self.fails = False
+
+    def apply(self, orders: list[Order], *, patient: bool = True) -> list[None]:
+        self.clock.advance(self.takes_s)
+        if self.fails:
+            raise sqlite3.OperationalError("database is locked")
+        return [None] * len(orders)
+
+    def close(self) -> None: ...
+
+
+async def test_the_loop_writes_only_while_transactions_are_measured_to_be_fast() -> None:
+    books = TimedBooks()
+    beat = Beat(b"o" * 16, "worker", 1)
+    limits = Limits(batch_max=256, heartbeat_s=1e6, tick_s=1e6, drain_s=1)
+    writer = Writer(lambda: books, lambda *_: None, limits, beat=beat, monotonic_s=books.clock.monotonic_s)  # type: ignore[arg-type, return-value]
+    writer._loop = asyncio.get_running_loop()
+    writer._with_beat([])
+    entry: Entry = (Settle(b"r" * 16, False, 0, 0, None), None)
+
+    def on_the_loop() -> bool:
+        return writer.write_now([entry]) is not None
+
+    def on_the_thread(times: int, takes_s: float) -> None:
+        books.takes_s = takes_s
+        for _ in range(times):
+            writer._taken += 1
+            writer._write([entry])
+
+    fast, slow, enough = 0.001, 0.026, writer_module.INLINE_FAST_IN_A_ROW
+    assert not on_the_loop()  # nothing has been measured yet
+    on_the_thread(enough - 1, fast)
+    assert not on_the_loop()
+    on_the_thread(1, fast)
+    assert on_the_loop()
+    books.takes_s = slow
+    assert on_the_loop()  # this one could not be foreseen,
+    on_the_thread(2 * enough, fast)
+    assert not on_the_loop()  # the next ones could
+    books.clock.advance(writer_module.INLINE_PAUSE_S)
+    assert on_the_loop()
+    # The thread's transactions count too, and so do its failures.
+    on_the_thread(1, slow)
+    on_the_thread(enough - 1, fast)
+    assert not on_the_loop()
+    on_the_thread(1, fast)
+    assert on_the_loop()
+    books.fails = True
+    on_the_thread(1, fast)
+    books.fails = False
+    on_the_thread(enough - 1, fast)
+    assert not on_the_loop()
 
 
 async def test_the_write_ahead_log_stays_small_under_load(

@@ -30,10 +30,12 @@ LINGER_S = 0.000_5
 LINGER_FROM_HOLDS = 8
 LINGER_SHARE = 4
 
-# Batches up to this size may be written on the loop itself (see `write_now`); one slower than this sends the next ones
-# to the thread for a while.
+# Batches up to this size may be written on the loop itself (see `write_now`), but only while this many transactions in
+# a row, whoever wrote them, took no longer than this. One that did on the loop also keeps the loop out for a while, so
+# a disk that stalls now and then holds up the loop at most once in that time.
 INLINE_ORDERS_MAX = 64
-INLINE_SLOW_S = 0.025
+INLINE_FAST_S = 0.025
+INLINE_FAST_IN_A_ROW = 16
 INLINE_PAUSE_S = 5.0
 
 RETRY_FIRST_S = 0.05
@@ -80,7 +82,9 @@ class Writer:
         tick: Callable[[], None] | None = None,
         abandoned: Callable[[Any], bool] = lambda waiter: False,
         again: Callable[[Entry], Entry] = lambda entry: entry,
+        monotonic_s: Callable[[], float] = time.monotonic,
     ) -> None:
+        self._monotonic_s = monotonic_s
         self._open_books = open_books
         self._deliver = deliver
         self._limits = limits
@@ -99,6 +103,7 @@ class Writer:
         self._taken = 0
         self._finished = 0
         self._inline_from_s = 0.0
+        self._fast_in_a_row = 0
         self.lock = threading.Lock()
         self.stats = Stats()
 
@@ -133,14 +138,17 @@ class Writer:
     def write_now(self, entries: Sequence[Entry]) -> list[Outcome] | None:
         """Write on the caller's thread, without a queue and two wake-ups; None when the thread must do it instead.
 
-        Only for SQLite without a flush per commit: such a transaction takes about as long as handing it over. Anything
-        unusual (work queued, a heartbeat due, another process writing, an error) is left to the thread.
+        Only for SQLite without a flush per commit, and while transactions are measured to be fast: such a one takes
+        about as long as handing it over. Anything unusual (work queued, a heartbeat due, another process writing, an
+        error) is left to the thread.
         """
         if len(entries) > INLINE_ORDERS_MAX or self.depth or not self.lock.acquire(blocking=False):
             return None
         try:
-            books, start_s = self._books, time.monotonic()
-            if books is None or start_s >= self._next_beat_s or start_s < self._inline_from_s:
+            books, start_s = self._books, self._monotonic_s()
+            if self._fast_in_a_row < INLINE_FAST_IN_A_ROW or start_s < self._inline_from_s:
+                return None
+            if books is None or start_s >= self._next_beat_s:
                 return None
             outcomes = books.apply([entry[0] for entry in entries], patient=False)
             self.stats.transactions += 1
@@ -151,10 +159,14 @@ class Writer:
         finally:
             self.lock.release()
         point("ledger.after_commit_before_wake")
-        end_s = time.monotonic()
-        if end_s - start_s > INLINE_SLOW_S:
-            self._inline_from_s = end_s + INLINE_PAUSE_S
+        if not self._was_fast(start_s):
+            self._inline_from_s = self._monotonic_s() + INLINE_PAUSE_S
         return outcomes
+
+    def _was_fast(self, start_s: float) -> bool:
+        fast = self._monotonic_s() - start_s <= INLINE_FAST_S
+        self._fast_in_a_row = self._fast_in_a_row + 1 if fast else 0
+        return fast
 
     async def stop(self) -> None:
         """Write what is queued, say farewell and end the thread; what cannot be written in time is left to recovery."""
@@ -187,7 +199,7 @@ class Writer:
         for start in range(0, len(entries), self._limits.batch_max):
             with self.lock:
                 self._write(entries[start : start + self._limits.batch_max])
-        now_s = time.monotonic()
+        now_s = self._monotonic_s()
         if self._tick is not None and now_s >= self._next_tick_s:
             self._next_tick_s = now_s + self._limits.tick_s
             self._run_tick()
@@ -224,12 +236,12 @@ class Writer:
     def _patience_s(self) -> float:
         if self._owed:
             return self._retry_s
-        due_s = self._next_beat_s if self._beat is not None else time.monotonic() + self._limits.heartbeat_s
-        return min(max(due_s - time.monotonic(), 0.001), self._limits.heartbeat_s)
+        due_s = self._next_beat_s if self._beat is not None else self._monotonic_s() + self._limits.heartbeat_s
+        return min(max(due_s - self._monotonic_s(), 0.001), self._limits.heartbeat_s)
 
     def _with_beat(self, entries: list[Entry]) -> list[Entry]:
         """The heartbeat goes first, in the same transaction: no hold is ever committed by an owner that looks dead."""
-        now_s = time.monotonic()
+        now_s = self._monotonic_s()
         if self._beat is None or now_s < self._next_beat_s:
             return entries
         self._next_beat_s = now_s + self._limits.heartbeat_s
@@ -246,10 +258,12 @@ class Writer:
         try:
             if self._books is None:
                 self._books = self._open_books()
+            start_s = self._monotonic_s()
             outcomes = self._books.apply([entry[0] for entry in entries])
         except Exception as error:
             self._fail(entries, error)
             return
+        self._was_fast(start_s)
         point("ledger.after_commit_before_wake")
         self._retry_s = RETRY_FIRST_S
         self.stats.transactions += 1
@@ -258,6 +272,7 @@ class Writer:
     def _fail(self, entries: list[Entry], error: Exception) -> None:
         log.error("a ledger transaction (orders: %d) failed: %r", len(entries), error)
         self.stats.failures += 1
+        self._fast_in_a_row = 0
         in_doubt = self._books is not None and self._books.in_doubt
         if self._books is not None:
             self._books.close()
@@ -287,8 +302,8 @@ class Writer:
             log.error("the ledger's recovery could not run: %r", error)
 
     def _end(self) -> None:
-        deadline_s = time.monotonic() + self._limits.drain_s
-        while self._owed and time.monotonic() < deadline_s:
+        deadline_s = self._monotonic_s() + self._limits.drain_s
+        while self._owed and self._monotonic_s() < deadline_s:
             time.sleep(self._retry_s)
             owed, self._owed = [*map(self._again, self._owed)], []
             with self.lock:
