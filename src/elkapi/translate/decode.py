@@ -18,15 +18,16 @@ _MISSING = re.compile(r"missing required field `(\w+)`")
 
 def decode(decoder: msgspec.json.Decoder[T], body: bytes) -> T:
     """The view of a JSON body. Raises BadRequest: bad UTF-8, bad JSON, depth, a missing or wrongly typed field."""
-    return _worded(lambda: decoder.decode(body), body)
+    return worded(lambda: decoder.decode(body), body)
 
 
 def convert(value: Any, type_: type[T]) -> T:
     """The view of a value that is decoded already. Raises BadRequest as `decode` does."""
-    return _worded(lambda: msgspec.convert(value, type_), b"")
+    return worded(lambda: msgspec.convert(value, type_))
 
 
-def _worded(work: Callable[[], T], body: bytes) -> T:
+def worded(work: Callable[[], T], body: bytes = b"") -> T:
+    """What `work` gives; what it raises about the shape of a body becomes BadRequest."""
     try:
         if not body.isascii():
             body.decode()

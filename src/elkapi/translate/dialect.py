@@ -60,6 +60,10 @@ class Writer(Protocol):
         """A frame that keeps a silent connection open and that every SDK of the dialect ignores."""
 
 
+def _anything_crosses(_request: ChatRequest) -> None:
+    return None
+
+
 class Dialect(msgspec.Struct, frozen=True):
     """One text dialect, both ways.
 
@@ -68,7 +72,10 @@ class Dialect(msgspec.Struct, frozen=True):
     read_reply(body) -> events                a whole 200 body; ends in End, or holds a Failure; raises Unreadable
     write_reply(events, facts) -> body        a whole 200 body
     reader() / writer(facts)                  the two sides of a stream
-    `ends_by_close`: the stream has no terminator of its own; its end is the upstream's orderly end of the body.
+    check_crossing(request)                   called before another dialect writes a request that this one read; raises
+                                              BadRequest for what changes the meaning and only this dialect can say
+    `ends_by_close`: the stream has no terminator of its own; its end is the upstream's orderly end of the body,
+    so its reader gives no `End`; closed without a `Finish` it was cut.
     """
 
     name: DialectName
@@ -78,5 +85,17 @@ class Dialect(msgspec.Struct, frozen=True):
     write_reply: Callable[[Sequence[Event], ReplyFacts], bytes]
     reader: Callable[[], Reader]
     writer: Callable[[ReplyFacts], Writer]
+    losses: tuple[Loss, ...]
+    ends_by_close: bool = False
+    check_crossing: Callable[[ChatRequest], None] = _anything_crosses
+
+
+class UpstreamDialect(msgspec.Struct, frozen=True):
+    """A dialect that only upstreams speak: the members of `Dialect` that face them, with the same meaning."""
+
+    name: DialectName
+    write_request: Callable[[ChatRequest, Profile], bytes]
+    read_reply: Callable[[bytes], list[Event]]
+    reader: Callable[[], Reader]
     losses: tuple[Loss, ...]
     ends_by_close: bool = False

@@ -21,6 +21,9 @@ class Profile(msgspec.Struct, frozen=True):
     `reasoning` is the shape in which the model takes its thinking: none, an effort word, a token budget, a level word
     (Gemini 3), or adaptive (Claude's newer models). `sampling` False: temperature, top_p and top_k are refused.
     `efforts` are the effort words it knows, weakest first. `reasoning_content`: it wants its earlier thinking back.
+    `json_schema` False: a forced tool stands in for a schema. `anthropic_members`: it takes Anthropic's own members
+    (thinking, top_k) where another dialect passes members on.
+    `schema_subset`: Gemini's own Schema instead of JSON schema. `call_signatures`: it refuses its calls unsigned.
     """
 
     max_output_tokens: int = 8192
@@ -34,6 +37,8 @@ class Profile(msgspec.Struct, frozen=True):
     parallel_tools_field: bool = True
     efforts: tuple[Effort, ...] = ("low", "medium", "high")
     reasoning_content: bool = False
+    schema_subset: bool = False
+    call_signatures: bool = False
 
 
 _Row = tuple[frozenset[str] | None, str, dict[str, Any]]
@@ -57,11 +62,48 @@ ROWS: tuple[_Row, ...] = (
     # Models that think between tool calls and ask for those thoughts back (DeepSeek, Kimi, GLM, MiniMax).
     (None, r"(^|/)(deepseek|kimi|glm|minimax)", {"reasoning_content": True}),
     (None, r"^(deepseek|qwen|glm|kimi|grok|mistral|magistral)", {"max_output_tokens": 32_768}),
-    (None, r"(^|[./])claude", {"max_output_tokens": 8192, "context_tokens": 200_000, "reasoning": "budget"}),
-    (None, r"claude-(3-7|sonnet-4|opus-4|haiku-4)", {"max_output_tokens": 64_000, "temperature_and_top_p": False}),
-    (None, r"claude-(opus|sonnet|haiku|fable)-(4-[6-9]|[5-9])", {"reasoning": "adaptive"}),
+    # Converse offers structured answers for newer Claude models only.
+    (frozenset({"bedrock", "converse"}), r"", {"json_schema": False}),
+    (
+        None,
+        r"(^|[./])claude",
+        {"max_output_tokens": 8192, "context_tokens": 200_000, "json_schema": False, "anthropic_members": True},
+    ),
+    (None, r"claude-(3-opus|3-sonnet|3-haiku|2|instant)", {"max_output_tokens": 4096}),
+    (
+        None,
+        r"claude-(3-7|sonnet-4|opus-4|haiku-4)",
+        {"max_output_tokens": 64_000, "reasoning": "budget", "temperature_and_top_p": False},
+    ),
+    (None, r"claude-opus-4($|-0|-1|-2|@)", {"max_output_tokens": 32_000}),
+    (
+        None,
+        r"claude-(opus-4-1($|\D)|(opus|sonnet|haiku)-4-[5-9]|(opus|sonnet|haiku|fable)-[5-9])",
+        {"json_schema": True},
+    ),
+    (
+        None,
+        r"claude-(opus|sonnet|haiku|fable)-(4-[6-9]|[5-9])",
+        {
+            "max_output_tokens": 64_000,
+            "reasoning": "adaptive",
+            "efforts": ("low", "medium", "high", "max"),
+            "temperature_and_top_p": False,
+        },
+    ),
+    # From Opus 4.7 on there is neither a token budget nor sampling.
+    (
+        None,
+        r"claude-(opus|sonnet|haiku|fable)-(4-[7-9]|[5-9])",
+        {"sampling": False, "efforts": ("low", "medium", "high", "xhigh", "max")},
+    ),
     (None, r"(^|/)gemini", {"max_output_tokens": 65_536, "context_tokens": 1_048_576, "reasoning": "budget"}),
-    (None, r"(^|/)gemini-3", {"reasoning": "level"}),
+    (None, r"(^|/)gemini-(1|2\.0)", {"max_output_tokens": 8192, "reasoning": "none", "schema_subset": True}),
+    (
+        None,
+        r"(^|/)gemini-[3-9]",
+        {"reasoning": "level", "efforts": ("minimal", "low", "medium", "high"), "call_signatures": True},
+    ),
 )
 
 

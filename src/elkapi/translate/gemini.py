@@ -1,0 +1,91 @@
+"""The Gemini dialect (generateContent and streamGenerateContent): its entry, what it cannot carry, what may not cross.
+
+Reading requests is in `gemini_request`, writing them in `gemini_write`, answers in `gemini_reply` and `gemini_writer`.
+Contract: anthropic.md sections 6 and 7.
+"""
+
+from __future__ import annotations
+
+from elkapi.errors import BadRequest
+from elkapi.translate.dialect import Dialect
+from elkapi.translate.gemini_reply import Reader, read_reply
+from elkapi.translate.gemini_request import read_request
+from elkapi.translate.gemini_write import STOP_MAX, write_request
+from elkapi.translate.gemini_writer import ArrayWriter, Writer, write_reply
+from elkapi.translate.ir import ChatRequest, File, Image, Loss, Message, ServerToolPart, ToolCall, ToolResult
+
+__all__ = ["DIALECT", "LOSSES", "ArrayWriter", "check_crossing"]
+
+LOSSES = (
+    Loss("n", True, "an answer has one candidate once it is translated"),
+    Loss("logit_bias", True, "the tokens of another vocabulary mean nothing here"),
+    Loss("stop", True, f"more than {STOP_MAX} stop sequences are not taken"),
+    Loss("custom tools", True, "Gemini's functions take JSON objects, no free text"),
+    Loss("server tools", True, "only web search, code execution and web fetch exist here, without domain filters"),
+    Loss("parallel_tools", False, "Gemini has no switch for parallel calls"),
+    Loss("tool strict", False, "calls follow the schema as well as the model can"),
+    Loss("thinking", False, "thoughts are signed by the upstream that had them; others' are left out"),
+    Loss("system later", False, "an instruction after the first turn is sent as the user's text"),
+    Loss("cache_ttl", False, "Gemini caches by itself"),
+    Loss("image detail", False, "there is no such setting for one image"),
+    Loss("server tool parts", False, "what another upstream's own tools did is not told"),
+    Loss("user", False, "not known here"),
+    Loss("metadata", False, "not known here"),
+    Loss("cache_key", False, "not known here"),
+    Loss("service_tier", False, "tiers of different upstreams do not compare"),
+    Loss("verbosity", False, "not known here"),
+    Loss("temperature, top_p, top_k", False, "left out for models that refuse sampling settings"),
+)
+
+# Members that change what is answered and that no other dialect can say.
+_MEANINGFUL = ("speechConfig", "imageConfig", "continuationToken", "responseMimeType")
+
+
+def check_crossing(request: ChatRequest) -> None:
+    """Raises BadRequest for what only a Gemini upstream could do with this request, in the caller's words."""
+    settings = request.extra.get("generationConfig", {})
+    refused = [name for name in _MEANINGFUL if name in settings and settings[name] != "text/plain"]
+    modalities = settings.get("responseModalities")
+    if isinstance(modalities, list) and any(str(word).upper() != "TEXT" for word in modalities):
+        refused.append("responseModalities")
+    if refused:
+        raise BadRequest(f"This model cannot take `{refused[0]}`.", param=f"generationConfig.{refused[0]}")
+    if "cachedContent" in request.extra:
+        raise BadRequest("This model has no `cachedContent`; send the contents.", param="cachedContent")
+    if request.n > 1:
+        raise BadRequest("This model gives one candidate a call.", param="generationConfig.candidateCount")
+    _check_parts(request.messages)
+
+
+def _check_parts(messages: list[Message]) -> None:
+    calls: set[str] = set()
+    for message in messages:
+        for part in message.parts:
+            if isinstance(part, ToolCall):
+                calls.add(part.id)
+            elif isinstance(part, ToolResult) and part.call_id not in calls:
+                raise BadRequest(f"There is no function call before the response of `{part.name}`.", param="contents")
+            elif isinstance(part, ServerToolPart) and "videoMetadata" in part.raw:
+                raise BadRequest("This model cannot take `videoMetadata`.", param="contents")
+            elif isinstance(part, Image | File) and part.url and _only_google_opens(part.url):
+                raise BadRequest(
+                    "This model cannot open a file stored at Google; send it as `inlineData`.", param="contents"
+                )
+
+
+def _only_google_opens(url: str) -> bool:
+    return not url.startswith(("http://", "https://")) or "://generativelanguage.googleapis.com/" in url
+
+
+DIALECT = Dialect(
+    name="gemini",
+    read_request=read_request,
+    write_request=write_request,
+    read_reply=read_reply,
+    write_reply=write_reply,
+    reader=Reader,
+    writer=Writer,
+    losses=LOSSES,
+    ends_by_close=True,
+    check_crossing=check_crossing,
+)

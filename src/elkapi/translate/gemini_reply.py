@@ -1,0 +1,379 @@
+"""Gemini's answers -> events, whole and streamed; every chunk has the shape of a whole answer, so one reader does both.
+
+Contract: anthropic.md sections 6.2 and 6.3. The stream has no terminator: it ends by close, and it was cut when no
+`Finish` came before. Usage stands on every chunk and is cumulative.
+"""
+
+from __future__ import annotations
+
+import re
+
+import msgspec
+
+from elkapi.translate.dialect import Unreadable
+from elkapi.translate.ir import (
+    CONTENT,
+    Citation,
+    End,
+    Event,
+    Failure,
+    Finish,
+    FinishReason,
+    ImageOut,
+    ServerToolPart,
+    Start,
+    TextDelta,
+    ThinkingDelta,
+    ThinkingSignature,
+    TokenLogprob,
+    ToolCallDelta,
+    ToolCallStart,
+    UsageSeen,
+)
+from elkapi.translate.sse import Frame
+from elkapi.translate.usage import GeminiUsage, read_gemini_usage
+from elkapi.types import Usage
+
+PROMPT_BLOCKED = "prompt_blocked"
+# OpenAI takes call ids of up to 40 characters.
+_REPLY_ID_MAX = 28
+_FILTERED = frozenset(
+    {
+        "SAFETY",
+        "RECITATION",
+        "LANGUAGE",
+        "BLOCKLIST",
+        "PROHIBITED_CONTENT",
+        "SPII",
+        "IMAGE_SAFETY",
+        "IMAGE_PROHIBITED_CONTENT",
+        "IMAGE_RECITATION",
+        "ESCALATION",
+        "PUP_LIMITED_DISABLED",
+        "MODEL_ARMOR",
+    }
+)
+_STATUS_WORDS = {
+    "INVALID_ARGUMENT": 400,
+    "FAILED_PRECONDITION": 400,
+    "OUT_OF_RANGE": 400,
+    "UNAUTHENTICATED": 401,
+    "PERMISSION_DENIED": 403,
+    "NOT_FOUND": 404,
+    "ABORTED": 409,
+    "ALREADY_EXISTS": 409,
+    "RESOURCE_EXHAUSTED": 429,
+    "CANCELLED": 499,
+    "INTERNAL": 500,
+    "UNKNOWN": 500,
+    "UNIMPLEMENTED": 501,
+    "UNAVAILABLE": 503,
+    "DEADLINE_EXCEEDED": 504,
+}
+
+
+# --- the wire --------------------------------------------------------------------------------------------------------
+
+
+class _Blob(msgspec.Struct, gc=False):
+    data: str = ""
+    mimeType: str = ""
+
+
+class _Call(msgspec.Struct, gc=False):
+    name: str
+    args: msgspec.Raw = msgspec.Raw()
+    id: str | None = None
+
+
+class _Part(msgspec.Struct, gc=False):
+    text: str | None = None
+    thought: bool | None = None
+    thoughtSignature: str | None = None
+    functionCall: _Call | None = None
+    inlineData: _Blob | None = None
+    executableCode: msgspec.Raw = msgspec.Raw()
+    codeExecutionResult: msgspec.Raw = msgspec.Raw()
+    toolCall: msgspec.Raw = msgspec.Raw()
+    toolResponse: msgspec.Raw = msgspec.Raw()
+
+
+class _Content(msgspec.Struct, gc=False):
+    parts: list[_Part] | None = None
+
+
+class _Candidate(msgspec.Struct, gc=False):
+    content: _Content | None = None
+    finishReason: str | None = None
+    finishMessage: str | None = None
+    index: int = 0
+    groundingMetadata: msgspec.Raw = msgspec.Raw()
+    citationMetadata: msgspec.Raw = msgspec.Raw()
+    logprobsResult: msgspec.Raw = msgspec.Raw()
+
+
+class _Feedback(msgspec.Struct, gc=False):
+    blockReason: str | None = None
+    blockReasonMessage: str | None = None
+
+
+class _Error(msgspec.Struct, gc=False):
+    code: int | str | None = None
+    message: str = ""
+    status: str = ""
+
+
+class _Chunk(msgspec.Struct, gc=False):
+    candidates: list[_Candidate] | None = None
+    usageMetadata: msgspec.Raw = msgspec.Raw()
+    responseId: str | None = None
+    modelVersion: str | None = None
+    promptFeedback: _Feedback | None = None
+    error: _Error | None = None
+
+
+class _Web(msgspec.Struct):
+    uri: str = ""
+    title: str = ""
+
+
+class _Source(msgspec.Struct):
+    web: _Web | None = None
+
+
+class _Segment(msgspec.Struct):
+    text: str = ""
+
+
+class _Support(msgspec.Struct):
+    segment: _Segment | None = None
+    groundingChunkIndices: list[int] | None = None
+
+
+class _Grounding(msgspec.Struct):
+    groundingChunks: list[_Source] | None = None
+    groundingSupports: list[_Support] | None = None
+    webSearchQueries: list[str] | None = None
+
+
+class _Citations(msgspec.Struct):
+    citations: list[_Web] | None = None
+    citationSources: list[_Web] | None = None
+
+
+class _Token(msgspec.Struct):
+    token: str = ""
+    logProbability: float = 0.0
+
+
+class _Top(msgspec.Struct):
+    candidates: list[_Token] | None = None
+
+
+class _Logprobs(msgspec.Struct):
+    chosenCandidates: list[_Token] | None = None
+    topCandidates: list[_Top] | None = None
+
+
+_chunk = msgspec.json.Decoder(_Chunk)
+_usage = msgspec.json.Decoder(GeminiUsage)
+_grounding = msgspec.json.Decoder(_Grounding)
+_citations = msgspec.json.Decoder(_Citations)
+_logprobs = msgspec.json.Decoder(_Logprobs)
+
+
+# --- reading ---------------------------------------------------------------------------------------------------------
+
+
+class Reader:
+    """One answer's chunks -> events. A later `Finish` replaces an earlier one; `End` is the relay's to add at close."""
+
+    __slots__ = ("_calls", "_cited", "_reply_id", "_searches", "_started", "_usage", "_usage_raw", "finished")
+
+    def __init__(self) -> None:
+        self._started = False
+        self._reply_id = ""
+        self._calls = 0
+        self._searches = 0
+        self._usage_raw = b""
+        self._usage: Usage | None = None
+        self._cited: set[Citation] = set()
+        self.finished = False
+
+    def feed(self, frame: Frame) -> list[Event]:
+        """The events of one frame. Raises Unreadable."""
+        if not frame.data:
+            return []
+        return self.chunk(frame.data)
+
+    def chunk(self, data: bytes) -> list[Event]:
+        """The events of one GenerateContentResponse. Raises Unreadable."""
+        try:
+            chunk = _chunk.decode(data)
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+            raise Unreadable(f"not a Gemini answer: {error}") from None
+        if chunk.error is not None:
+            return [_failure(chunk.error)]
+        events: list[Event] = []
+        if not self._started:
+            self._started = True
+            self._reply_id = re.sub(r"[^a-zA-Z0-9_-]", "", chunk.responseId or "")[-_REPLY_ID_MAX:]
+            events.append(Start(chunk.responseId or "", chunk.modelVersion or ""))
+        candidate = chunk.candidates[0] if chunk.candidates else None
+        if candidate is not None and candidate.index == 0:
+            self._content(candidate, events)
+        self._metered(bytes(chunk.usageMetadata), events)
+        if candidate is None:
+            feedback = chunk.promptFeedback
+            if feedback is not None and feedback.blockReason:
+                text = feedback.blockReasonMessage or f"The prompt was blocked ({feedback.blockReason})."
+                events.append(Failure(400, PROMPT_BLOCKED, text))
+        elif candidate.finishReason and candidate.finishReason != "FINISH_REASON_UNSPECIFIED":
+            self.finished = True
+            reason = _reason(candidate.finishReason, self._calls)
+            events.append(Finish(reason, explanation=candidate.finishMessage))
+        return events
+
+    def _content(self, candidate: _Candidate, events: list[Event]) -> None:
+        parts = candidate.content.parts if candidate.content is not None else None
+        logprobs = _read_logprobs(candidate.logprobsResult) if candidate.logprobsResult else ()
+        for part in parts or ():
+            if part.text:
+                if part.thought:
+                    events.append(ThinkingDelta(part.text))
+                else:
+                    events.append(TextDelta(part.text, logprobs))
+                    logprobs = ()
+            elif part.functionCall is not None:
+                self._call(part.functionCall, part.thoughtSignature, events)
+                continue
+            elif part.inlineData is not None:
+                _inline(part.inlineData, events)
+            elif part.text is None:
+                _server_tool(part, events)
+            if part.thoughtSignature:
+                events.append(ThinkingSignature(part.thoughtSignature, "gemini"))
+        if candidate.groundingMetadata:
+            self._grounded(candidate.groundingMetadata, events)
+        if candidate.citationMetadata:
+            self._cite(_read_citations(candidate.citationMetadata), events)
+
+    def _call(self, call: _Call, signature: str | None, events: list[Event]) -> None:
+        """Gemini often gives no id; ours is unique in a conversation and the same whenever this answer is read."""
+        index, self._calls = self._calls, self._calls + 1
+        id_ = call.id or (f"call_{self._reply_id}_{index}" if self._reply_id else f"call_{index}")
+        events.append(
+            ToolCallStart(index, id_, call.name, signature=signature, signed_by="gemini" if signature else None)
+        )
+        arguments = bytes(call.args).decode()
+        events.append(ToolCallDelta(index, "{}" if arguments in ("", "null") else arguments))
+
+    def _grounded(self, raw: msgspec.Raw, events: list[Event]) -> None:
+        try:
+            view = _grounding.decode(raw)
+        except msgspec.DecodeError:
+            return
+        self._searches = max(self._searches, len(view.webSearchQueries or ()))
+        sources = [chunk.web for chunk in view.groundingChunks or ()]
+        found: list[Citation] = []
+        named: set[int] = set()
+        for support in view.groundingSupports or ():
+            quoted = support.segment.text if support.segment is not None else ""
+            for place in support.groundingChunkIndices or ():
+                if 0 <= place < len(sources) and (web := sources[place]) is not None:
+                    named.add(place)
+                    found.append(Citation(web.uri, web.title, quoted))
+        found += [Citation(web.uri, web.title) for place, web in enumerate(sources) if web and place not in named]
+        self._cite(found, events)
+
+    def _cite(self, found: list[Citation], events: list[Event]) -> None:
+        """Grounding repeats on later chunks; each source is told once for each passage."""
+        for citation in found:
+            if citation.url and citation not in self._cited:
+                self._cited.add(citation)
+                events.append(citation)
+
+    def _metered(self, raw: bytes, events: list[Event]) -> None:
+        """Usage so far, when this chunk has another one than the last; impossible counts are not believed."""
+        if raw and raw != self._usage_raw:
+            self._usage_raw = raw
+            try:
+                self._usage = read_gemini_usage(_usage.decode(raw))
+            except msgspec.DecodeError:
+                self._usage = None
+        elif not self._searches or self._usage is None or self._usage.searches == self._searches:
+            return
+        if self._usage is None:
+            return
+        if self._searches:
+            self._usage = msgspec.structs.replace(self._usage, searches=self._searches)
+        events.append(UsageSeen(self._usage))
+
+
+def _reason(word: str, calls: int) -> FinishReason:
+    """Calls end with STOP too. Words nobody knows count as a stop: the answer is whole as far as the upstream says."""
+    if word == "MAX_TOKENS":
+        return "length"
+    if word == "CONTINUATION":
+        return "pause"
+    if word in _FILTERED:
+        return "content_filter"
+    return "tool_calls" if calls and word == "STOP" else "stop"
+
+
+def _failure(error: _Error) -> Failure:
+    code = error.code
+    if isinstance(code, str):
+        code = int(code) if code.isascii() and code.isdigit() else None
+    if code is None or not 400 <= code <= 599:
+        code = _STATUS_WORDS.get(error.status, 500)
+    return Failure(code, error.status or "UNKNOWN", error.message)
+
+
+def _inline(blob: _Blob, events: list[Event]) -> None:
+    if blob.mimeType.startswith("image/"):
+        events.append(ImageOut(blob.mimeType, blob.data))
+    else:
+        events.append(ServerToolPart("gemini", {"inlineData": {"mimeType": blob.mimeType, "data": blob.data}}))
+
+
+def _server_tool(part: _Part, events: list[Event]) -> None:
+    for name in ("executableCode", "codeExecutionResult", "toolCall", "toolResponse"):
+        if raw := getattr(part, name):
+            try:
+                events.append(ServerToolPart("gemini", {name: msgspec.json.decode(raw)}))
+            except (msgspec.DecodeError, RecursionError):
+                raise Unreadable(f"an unreadable {name}") from None
+
+
+def _read_citations(raw: msgspec.Raw) -> list[Citation]:
+    try:
+        view = _citations.decode(raw)
+    except msgspec.DecodeError:
+        return []
+    return [Citation(item.uri, item.title) for item in (view.citations or view.citationSources or ())]
+
+
+def _read_logprobs(raw: msgspec.Raw) -> tuple[TokenLogprob, ...]:
+    try:
+        view = _logprobs.decode(raw)
+    except msgspec.DecodeError:
+        return ()
+    tops = [[(item.token, item.logProbability) for item in top.candidates or ()] for top in view.topCandidates or ()]
+    return tuple(
+        TokenLogprob(token.token, token.logProbability, tuple(tops[place]) if place < len(tops) else ())
+        for place, token in enumerate(view.chosenCandidates or ())
+    )
+
+
+def read_reply(body: bytes) -> list[Event]:
+    """The events of a whole body; ends in End, or in a Failure. Raises Unreadable."""
+    reader = Reader()
+    events = reader.chunk(body)
+    if isinstance(events[-1], Failure):
+        return events
+    if not reader.finished:
+        if not any(isinstance(event, CONTENT) for event in events):
+            raise Unreadable("an answer without content or a reason")
+        events.append(Finish("stop"))
+    return [*events, End()]

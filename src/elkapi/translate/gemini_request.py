@@ -1,0 +1,319 @@
+"""Gemini's generateContent request -> the hub; it owns the wire's names and leaves writing to `gemini_write`.
+
+Contract: anthropic.md sections 6.1 and 7. Names come in camelCase or snake_case, as Google takes both. The model and
+whether to stream stand in the path, so `model` is "" and `stream` False until the caller of `read_request` sets them.
+Bytes may come in the URL-safe base64 alphabet (google-genai writes that); the hub carries the standard one.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+from elkapi.errors import BadRequest
+from elkapi.translate.decode import convert
+from elkapi.translate.gemini_schema import from_subset
+from elkapi.translate.gemini_wire import (
+    AUDIO_FORMATS,
+    SERVER_TOOLS,
+    WireBlob,
+    WireCall,
+    WireCalling,
+    WireContent,
+    WireDeclaration,
+    WireFileData,
+    WireGeneration,
+    WirePart,
+    WireRequest,
+    WireResponse,
+    WireThinking,
+    WireToolConfig,
+    decode_names,
+    standard_base64,
+)
+from elkapi.translate.ir import (
+    Audio,
+    ChatRequest,
+    Effort,
+    File,
+    Image,
+    Message,
+    OutputFormat,
+    Part,
+    Reasoning,
+    ServerTool,
+    ServerToolPart,
+    Text,
+    Thinking,
+    Tool,
+    ToolCall,
+    ToolChoice,
+    ToolResult,
+)
+
+CONTENTS_MAX = 10_000
+_EFFORTS: tuple[Effort, ...] = ("minimal", "low", "medium", "high", "xhigh")
+
+
+def read_request(body: bytes) -> ChatRequest:
+    """The request in a generateContent body. Raises BadRequest with `param`."""
+    return read_object(decode_names(body))
+
+
+def read_object(wire: dict[str, Any]) -> ChatRequest:
+    """As `read_request`, of an object whose names are Google's already (countTokens holds one)."""
+    view = convert(wire, WireRequest)
+    settings = view.generationConfig or WireGeneration()
+    extra = _extra(wire, settings)
+    tools, server_tools, declared = _tools(view.tools or [])
+    if declared:
+        extra["functionDeclarations"] = declared
+    system = _contents([view.systemInstruction], "systemInstruction") if view.systemInstruction else []
+    return ChatRequest(
+        model="",
+        messages=_messages(view.contents),
+        system=tuple(part for message in system for part in message.parts if isinstance(part, Text)),
+        tools=tools,
+        server_tools=server_tools,
+        tool_choice=_tool_choice(view.toolConfig),
+        max_output_tokens=_positive(settings.maxOutputTokens, "maxOutputTokens"),
+        temperature=settings.temperature,
+        top_p=settings.topP,
+        top_k=_top_k(settings.topK),
+        stop=tuple(settings.stopSequences or ()),
+        seed=settings.seed,
+        n=_positive(settings.candidateCount, "candidateCount") or 1,
+        presence_penalty=settings.presencePenalty,
+        frequency_penalty=settings.frequencyPenalty,
+        logprobs=bool(settings.responseLogprobs),
+        top_logprobs=settings.logprobs,
+        output=_output(settings),
+        reasoning=_reasoning(settings.thinkingConfig),
+        include_usage=True,
+        dialect="gemini",
+        extra=extra,
+    )
+
+
+# --- contents --------------------------------------------------------------------------------------------------------
+
+
+def _messages(contents: list[WireContent]) -> list[Message]:
+    if not contents:
+        raise BadRequest("`contents` is empty; give at least one content.", param="contents")
+    if len(contents) > CONTENTS_MAX:
+        raise BadRequest(f"`contents` has {len(contents)} items; at most {CONTENTS_MAX} are allowed.", param="contents")
+    return _contents(contents, "contents")
+
+
+_ROLES = {None: "user", "": "user", "user": "user", "function": "user", "tool": "user", "model": "assistant"}
+
+
+def _contents(contents: list[WireContent], where: str) -> list[Message]:
+    """The messages, neighbours of one role merged; calls get ids by order and results the id of their call."""
+    ids = _Ids()
+    merged: list[tuple[str, list[Part]]] = []
+    for place, content in enumerate(contents):
+        role = "user" if where == "systemInstruction" else _ROLES.get(content.role)
+        if role is None:
+            raise BadRequest("`role` must be `user` or `model`.", param=f"{where}[{place}].role")
+        if not merged or merged[-1][0] != role:
+            merged.append((role, []))
+        for index, raw in enumerate(content.parts or ()):
+            merged[-1][1].extend(_part(raw, ids, f"{where}[{place}].parts[{index}]"))
+    return [Message(role, tuple(parts)) for role, parts in merged]  # type: ignore[arg-type]
+
+
+class _Ids:
+    """Ids of calls by order, and the calls that still wait for their result, by name."""
+
+    def __init__(self) -> None:
+        self._count = 0
+        self._waiting: dict[str, list[str]] = {}
+
+    def of_call(self, call: WireCall) -> str:
+        id_ = call.id or f"call_{self._count}"
+        self._count += 1
+        self._waiting.setdefault(call.name, []).append(id_)
+        return id_
+
+    def of_result(self, result: WireResponse) -> str:
+        waiting = self._waiting.get(result.name, [])
+        if result.id:
+            if result.id in waiting:
+                waiting.remove(result.id)
+            return result.id
+        if waiting:
+            return waiting.pop(0)
+        self._count += 1
+        return f"call_{self._count - 1}"
+
+
+def _part(raw: dict[str, Any], ids: _Ids, where: str) -> list[Part]:
+    """One part, and after it the signature it carries where our part has no place for one."""
+    try:
+        view = convert(raw, WirePart)
+    except BadRequest as error:
+        raise BadRequest(error.message, param=f"{where}.{error.param}" if error.param else where) from None
+    signature = view.thoughtSignature
+    if view.functionCall is not None:
+        call = view.functionCall
+        arguments = msgspec.json.encode(call.args or {}).decode()
+        signed = {"signature": signature, "signed_by": "gemini"} if signature else {}
+        return [ToolCall(ids.of_call(call), call.name, arguments, **signed)]  # type: ignore[arg-type]
+    if view.thought:
+        return [Thinking(view.text or "", signature, "gemini" if signature else None)]
+    parts: list[Part] = []
+    if "videoMetadata" in raw:
+        # What to watch of a video: only this dialect can say it, so the part stays whole.
+        return [ServerToolPart("gemini", raw)]
+    if view.text is not None:
+        if view.text or not signature:
+            parts.append(Text(view.text))
+    elif view.inlineData is not None:
+        parts.append(_inline(view.inlineData))
+    elif view.fileData is not None:
+        parts.append(_file(view.fileData))
+    elif view.functionResponse is not None:
+        parts.append(_result(view.functionResponse, ids))
+    elif raw.keys() - {"thoughtSignature", "thought"}:
+        return [ServerToolPart("gemini", raw)]
+    elif not signature:
+        raise BadRequest("A part must hold text, data, a file, or a function call or response.", param=where)
+    if signature:
+        parts.append(Thinking(signature=signature, signed_by="gemini"))
+    return parts
+
+
+def _inline(blob: WireBlob) -> Image | Audio | File:
+    data = standard_base64(blob.data)
+    if blob.mimeType.startswith("image/"):
+        return Image(data=data, media_type=blob.mimeType)
+    if blob.mimeType in AUDIO_FORMATS:
+        return Audio(data, AUDIO_FORMATS[blob.mimeType])
+    return File(blob.mimeType, data=data, name=blob.displayName)
+
+
+def _file(file: WireFileData) -> Image | File:
+    if file.mimeType.startswith("image/"):
+        return Image(url=file.fileUri, media_type=file.mimeType)
+    return File(file.mimeType, url=file.fileUri, name=file.displayName)
+
+
+def _result(result: WireResponse, ids: _Ids) -> ToolResult:
+    """`{"result": text}` is the text, `{"error": text}` a failure; any other object is its JSON."""
+    response = result.response or {}
+    error = False
+    text: Any = response.get("result") if len(response) == 1 else None
+    if not isinstance(text, str) and len(response) == 1 and isinstance(response.get("error"), str):
+        text, error = response["error"], True
+    if not isinstance(text, str):
+        text = msgspec.json.encode(response).decode()
+    parts: list[Text | Image | File] = [Text(text)]
+    for part in result.parts or ():
+        if part.inlineData is not None and not isinstance(found := _inline(part.inlineData), Audio):
+            parts.append(found)
+        elif part.fileData is not None:
+            parts.append(_file(part.fileData))
+    return ToolResult(ids.of_result(result), tuple(parts), result.name, error)
+
+
+# --- tools and settings ----------------------------------------------------------------------------------------------
+
+
+def _tools(listed: list[dict[str, Any]]) -> tuple[tuple[Tool, ...], tuple[ServerTool, ...], dict[str, Any]]:
+    """(the caller's tools, the upstream's own, what declarations say that only Gemini understands, by name)."""
+    tools: list[Tool] = []
+    server_tools: list[ServerTool] = []
+    declared: dict[str, Any] = {}
+    for place, tool in enumerate(listed):
+        for kind, value in tool.items():
+            if kind == "functionDeclarations":
+                for raw in convert(value, list[dict[str, Any]]):
+                    view = convert(raw, WireDeclaration)
+                    schema = view.parametersJsonSchema or from_subset(view.parameters)
+                    tools.append(Tool(view.name, view.description, schema))
+                    if rest := {name: raw[name] for name in raw if name not in WireDeclaration.__struct_fields__}:
+                        declared[view.name] = rest
+            elif isinstance(value, dict):
+                server_tools.append(ServerTool(SERVER_TOOLS.get(kind, kind), "gemini", {kind: value}))
+            else:
+                raise BadRequest(f"`{kind}` must be an object.", param=f"tools[{place}].{kind}")
+    return tuple(tools), tuple(server_tools), declared
+
+
+def _tool_choice(config: WireToolConfig | None) -> ToolChoice | None:
+    calling = config.functionCallingConfig if config else None
+    if calling is None or calling.mode in (None, "MODE_UNSPECIFIED"):
+        return None
+    names = tuple(calling.allowedFunctionNames or ())
+    match calling.mode.upper() if calling.mode else "":
+        case "AUTO" | "VALIDATED":
+            return ToolChoice("auto", names)
+        case "NONE":
+            return ToolChoice("none")
+        case "ANY":
+            return ToolChoice("named" if len(names) == 1 else "required", names)
+    raise BadRequest("`mode` must be AUTO, ANY, NONE or VALIDATED.", param="toolConfig.functionCallingConfig.mode")
+
+
+def _output(settings: WireGeneration) -> OutputFormat | None:
+    schema = settings.responseJsonSchema or from_subset(settings.responseSchema)
+    if settings.responseMimeType == "application/json":
+        return OutputFormat("schema", schema=schema) if schema else OutputFormat("json")
+    return None
+
+
+def _reasoning(config: WireThinking | None) -> Reasoning | None:
+    if config is None:
+        return None
+    level = (config.thinkingLevel or "").lower()
+    effort: Effort | None = next((word for word in _EFFORTS if word == level), None)
+    if level and effort is None and level != "thinking_level_unspecified":
+        raise BadRequest(
+            "`thinkingLevel` must be MINIMAL, LOW, MEDIUM, HIGH or XHIGH.",
+            param="generationConfig.thinkingConfig.thinkingLevel",
+        )
+    budget = config.thinkingBudget
+    if budget is not None and budget < -1:
+        raise BadRequest("`thinkingBudget` must be -1 or more.", param="generationConfig.thinkingConfig.thinkingBudget")
+    adaptive = budget == -1
+    return Reasoning(effort, None if adaptive else budget, adaptive, config.includeThoughts)
+
+
+def _positive(value: int | None, name: str) -> int | None:
+    if value is not None and value < 1:
+        raise BadRequest(f"`{name}` must be 1 or more.", param=f"generationConfig.{name}")
+    return value
+
+
+def _top_k(value: float | None) -> int | None:
+    if value is not None and (value != value // 1 or value < 0):
+        raise BadRequest("`topK` must be a whole number.", param="generationConfig.topK")
+    return None if value is None else int(value)
+
+
+# --- what only this dialect knows ------------------------------------------------------------------------------------
+
+
+def _extra(wire: dict[str, Any], settings: WireGeneration) -> dict[str, Any]:
+    """Every member that the hub has no word for, under its own name and in its own object."""
+    extra = {name: wire[name] for name in wire if name not in WireRequest.__struct_fields__}
+    known = set(WireGeneration.__struct_fields__)
+    if settings.responseMimeType not in (None, "application/json"):
+        known -= {"responseMimeType", "responseSchema", "responseJsonSchema"}
+    raw = wire.get("generationConfig") or {}
+    if rest := {name: value for name, value in raw.items() if name not in known and value is not None}:
+        extra["generationConfig"] = rest
+    config = wire.get("toolConfig") or {}
+    rest = {name: value for name, value in config.items() if name != "functionCallingConfig"}
+    calling = config.get("functionCallingConfig") or {}
+    kept = {name: value for name, value in calling.items() if name not in WireCalling.__struct_fields__}
+    if calling.get("mode") == "VALIDATED":
+        kept["mode"] = "VALIDATED"
+    if kept:
+        rest["functionCallingConfig"] = kept
+    if rest:
+        extra["toolConfig"] = rest
+    return extra

@@ -1,0 +1,191 @@
+"""JSON schema <-> the OpenAPI subset that Gemini calls Schema; pure, and it never changes what it was given.
+
+Contract: anthropic.md sections 6.1 and 7. Newer models take JSON schema as it is (`parametersJsonSchema`,
+`responseJsonSchema`); the subset is for those that do not (`Profile.schema_subset`).
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from elkapi.errors import BadRequest
+
+_Schema = dict[str, Any]
+
+# What a Schema has in common with JSON schema, member by member.
+_KEPT = (
+    "description",
+    "enum",
+    "maxItems",
+    "minItems",
+    "maxLength",
+    "minLength",
+    "maxProperties",
+    "minProperties",
+    "maximum",
+    "minimum",
+    "pattern",
+    "propertyOrdering",
+    "required",
+)
+_FORMATS = {"string": ("enum", "date-time"), "number": ("float", "double"), "integer": ("int32", "int64")}
+NODES_MAX = 10_000
+
+
+def to_subset(schema: _Schema) -> _Schema | None:
+    """The nearest Schema, or None for an object without properties (Gemini refuses those). Raises BadRequest.
+
+    References are written out (one that leads to itself becomes any value), `const` becomes an enum, a union with null
+    `nullable`, other unions `anyOf`, tuples arrays of any of their items; what the subset has no word for (defaults,
+    exclusive bounds, titles, additionalProperties) is left out: the result accepts at least what the schema accepted.
+    """
+    result = _Subset(schema).of(schema, ())
+    return None if result.get("type") == "object" and not result.get("properties") else result
+
+
+class _Subset:
+    """One schema on its way into the subset; `way` are the references that are being written out."""
+
+    def __init__(self, root: _Schema) -> None:
+        self._root = root
+        self._nodes_left = NODES_MAX
+
+    def of(self, node: Any, way: tuple[str, ...]) -> _Schema:
+        self._nodes_left -= 1
+        if self._nodes_left < 0:
+            raise BadRequest(f"A schema has more than {NODES_MAX} parts when its references are written out.")
+        if not isinstance(node, dict):
+            return {}
+        node, way = self._resolve(node, way)
+        node, options = _options(node)
+        result = {name: node[name] for name in _KEPT if name in node}
+        if node.get("nullable") is True:
+            result["nullable"] = True
+        if options is not None:
+            return self._union(result, options, way)
+        _typed(result, node)
+        if isinstance(properties := node.get("properties"), dict):
+            result["properties"] = {name: self.of(value, way) for name, value in properties.items()}
+            result.setdefault("type", "object")
+        if result.get("type") == "array":
+            result["items"] = self._items(node, way)
+        for part in node["allOf"] if isinstance(node.get("allOf"), list) else ():
+            _merge(result, self.of(part, way))
+        return result
+
+    def _union(self, result: _Schema, options: list[Any], way: tuple[str, ...]) -> _Schema:
+        some = [self.of(option, way) for option in options if option != {"type": "null"}]
+        if len(some) < len(options):
+            result["nullable"] = True
+        if len(some) == 1:
+            return {**some[0], **result}
+        return {**{name: result[name] for name in ("description", "nullable") if name in result}, "anyOf": some}
+
+    def _items(self, node: _Schema, way: tuple[str, ...]) -> _Schema:
+        if isinstance(listed := node.get("prefixItems") or node.get("items"), list):
+            places = [self.of(item, way) for item in listed]
+            return places[0] if len(places) == 1 else {"anyOf": places}
+        return self.of(node.get("items"), way) or {"type": "string"}
+
+    def _resolve(self, node: _Schema, way: tuple[str, ...]) -> tuple[_Schema, tuple[str, ...]]:
+        """The node with its reference written out; an unknown or circular reference is any value."""
+        while isinstance(path := node.get("$ref"), str):
+            beside = {name: value for name, value in node.items() if name != "$ref"}
+            target: Any = self._root if path.startswith("#") and path not in way else None
+            for step in filter(None, path.removeprefix("#").split("/")):
+                name = step.replace("~1", "/").replace("~0", "~")
+                target = target.get(name) if isinstance(target, dict) else None
+            node = {**target, **beside} if isinstance(target, dict) else beside
+            way = (*way, path)
+        return node, way
+
+
+def _options(node: _Schema) -> tuple[_Schema, list[Any] | None]:
+    """The node with one type at most, and the alternatives it names as a union or as a list of types."""
+    options = node.get("anyOf") or node.get("oneOf")
+    if isinstance(kinds := node.get("type"), list):
+        named = [kind for kind in kinds if kind != "null"]
+        if len(named) > 1:
+            options = [{**node, "type": kind} for kind in named]
+        node = {**node, "type": named[0] if len(named) == 1 else None, "nullable": "null" in kinds}
+    return node, options if isinstance(options, list) and options else None
+
+
+def _typed(result: _Schema, node: _Schema) -> None:
+    """The type, the format where the subset knows it, and a constant as an enum (which only strings may have)."""
+    kind: Any = node.get("type")
+    if "const" in node:
+        result["enum"] = [node["const"]]
+    if isinstance(values := result.get("enum"), list):
+        values = [value for value in values if value is not None]
+        if all(isinstance(value, str) for value in values):
+            kind, result["enum"] = kind or "string", values
+        else:
+            del result["enum"]
+            listed = f"One of: {', '.join(map(str, values))}."
+            result["description"] = f"{result['description']} {listed}" if result.get("description") else listed
+    if isinstance(kind, str):
+        result["type"] = kind
+        if (form := node.get("format")) in _FORMATS.get(kind, ()):
+            result["format"] = form
+
+
+def _merge(into: _Schema, other: _Schema) -> None:
+    for name, value in other.items():
+        if name == "properties":
+            into["properties"] = {**into.get("properties", {}), **value}
+        elif name == "required" and isinstance(value, list):
+            into["required"] = [*into.get("required", []), *value]
+        else:
+            into.setdefault(name, value)
+
+
+def from_subset(schema: Any) -> Any:
+    """A Schema as JSON schema: types in small letters, `nullable` as a union with null, snake_case names understood."""
+    if isinstance(schema, list):
+        return [from_subset(item) for item in schema]
+    if not isinstance(schema, dict):
+        return schema
+    result: _Schema = {}
+    for spelled, value in schema.items():
+        name = _JSON_NAMES.get(spelled) or str(spelled)
+        if name == "type" and isinstance(value, str):
+            result[name] = value.lower()
+        elif name in ("properties", "$defs") and isinstance(value, dict):
+            result[name] = {key: from_subset(item) for key, item in value.items()}
+        elif name in ("items", "anyOf", "additionalProperties"):
+            result[name] = from_subset(value)
+        elif name in _COUNTS and isinstance(value, str) and value.isdigit():
+            result[name] = int(value)
+        elif name not in ("nullable", "example") and not (name == "format" and value == "enum"):
+            result[name] = value
+    if schema.get("nullable") is True:
+        return _nullable(result)
+    return result
+
+
+def _nullable(schema: _Schema) -> _Schema:
+    if isinstance(kind := schema.get("type"), str):
+        schema["type"] = [kind, "null"]
+        if isinstance(values := schema.get("enum"), list):
+            schema["enum"] = [*values, None]
+    elif isinstance(options := schema.get("anyOf"), list):
+        schema["anyOf"] = [*options, {"type": "null"}]
+    return schema
+
+
+# Integers of 64 bits come as text in Google's JSON.
+_COUNTS = ("maxItems", "minItems", "maxLength", "minLength", "maxProperties", "minProperties")
+_JSON_NAMES = {
+    "any_of": "anyOf",
+    "max_items": "maxItems",
+    "min_items": "minItems",
+    "max_length": "maxLength",
+    "min_length": "minLength",
+    "max_properties": "maxProperties",
+    "min_properties": "minProperties",
+    "property_ordering": "propertyOrdering",
+    "additional_properties": "additionalProperties",
+    "defs": "$defs",
+    "ref": "$ref",
+}

@@ -1,0 +1,352 @@
+"""The hub -> a generateContent body; what Gemini cannot carry is refused here or dropped, as `gemini.LOSSES` lists.
+
+Contract: anthropic.md sections 6.1 and 7. Signatures of other dialects never leave; where a model refuses its calls
+unsigned, the word that Google documents for calls from elsewhere stands in (docs "thought signatures").
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from typing import Any
+
+import msgspec
+
+from elkapi.errors import BadRequest
+from elkapi.translate.decode import worded
+from elkapi.translate.gemini_schema import to_subset
+from elkapi.translate.gemini_wire import SERVER_TOOLS
+from elkapi.translate.ir import (
+    Audio,
+    ChatRequest,
+    Effort,
+    File,
+    Image,
+    Message,
+    Part,
+    Refusal,
+    ServerTool,
+    ServerToolPart,
+    Text,
+    Thinking,
+    Tool,
+    ToolCall,
+    ToolResult,
+)
+from elkapi.translate.profiles import Profile, effort_for
+
+STOP_MAX = 5
+BUDGETS: dict[Effort, int] = {"none": 0, "minimal": 512, "low": 1024, "medium": 8192, "high": 24_576}
+# What every thinking model of the budget kind takes.
+BUDGET_MAX = 24_576
+UNSIGNED = "skip_thought_signature_validator"
+FIRST_TURN = "..."
+# Ids that our reader made up are not written back.
+_MADE_UP = re.compile(r"call_\d+")
+# What narrows a search elsewhere and cannot be said here.
+_NARROWING = ("allowed_domains", "blocked_domains", "filters")
+_MEDIA_TYPES = {
+    "png": "image/png",
+    "jpg": "image/jpeg",
+    "jpeg": "image/jpeg",
+    "webp": "image/webp",
+    "gif": "image/gif",
+    "heic": "image/heic",
+    "heif": "image/heif",
+}
+_json = msgspec.json.Encoder()
+_object: msgspec.json.Decoder[dict[str, msgspec.Raw]] = msgspec.json.Decoder(dict[str, msgspec.Raw])
+
+_Wire = dict[str, Any]
+
+
+def write_request(request: ChatRequest, profile: Profile) -> bytes:
+    """The body; model and streaming stand in the path. Raises BadRequest for what Gemini cannot carry."""
+    _check(request)
+    own = request.dialect == "gemini"
+    body: _Wire = {"contents": _contents(request, profile)}
+    if request.system:
+        body["systemInstruction"] = {"parts": [{"text": part.text} for part in request.system]}
+    extra = dict(request.extra) if own else {}
+    declared = extra.pop("functionDeclarations", {})
+    if tools := _tools(request, profile, declared):
+        body["tools"] = tools
+    if request.tool_choice is not None:
+        body["toolConfig"] = {"functionCallingConfig": _calling(request)}
+    if settings := _settings(request, profile):
+        body["generationConfig"] = settings
+    return worded(lambda: _json.encode(_merged(body, extra)))
+
+
+def _merged(body: _Wire, extra: _Wire) -> _Wire:
+    """Members that only Gemini knows go back to where they stood."""
+    for name, value in extra.items():
+        if isinstance(value, dict) and isinstance(body.get(name), dict):
+            body[name] = _merged(body[name], value)
+        else:
+            body[name] = value
+    return body
+
+
+def _check(request: ChatRequest) -> None:
+    if request.logit_bias:
+        raise BadRequest("This model cannot take `logit_bias`.", param="logit_bias")
+    if len(request.stop) > STOP_MAX:
+        raise BadRequest(f"This model takes at most {STOP_MAX} stop sequences.", param="stop")
+    if request.n > 1 and request.dialect != "gemini":
+        raise BadRequest("This model gives one answer a call; `n` must be 1.", param="n")
+
+
+# --- contents --------------------------------------------------------------------------------------------------------
+
+
+def _contents(request: ChatRequest, profile: Profile) -> list[_Wire]:
+    names = {part.id: part.name for message in request.messages for part in message.parts if isinstance(part, ToolCall)}
+    order = {id_: place for place, id_ in enumerate(names)}
+    own = request.dialect == "gemini"
+    contents: list[_Wire] = []
+    for message in request.messages:
+        role = "model" if message.role == "assistant" else "user"
+        if role == "model":
+            parts = _model_parts(message.parts, own, profile)
+        else:
+            parts = _user_parts(message, names, order, own)
+        if parts and contents and contents[-1]["role"] == role:
+            contents[-1]["parts"].extend(parts)
+        elif parts:
+            contents.append({"role": role, "parts": parts})
+    if not contents:
+        raise BadRequest("There is no message with content.", param="messages")
+    if contents[0]["role"] == "model" and not own:
+        contents.insert(0, {"role": "user", "parts": [{"text": FIRST_TURN}]})
+    return contents
+
+
+def _model_parts(parts: Iterable[Part], own: bool, profile: Profile) -> list[_Wire]:
+    result: list[_Wire] = []
+    unsigned = profile.call_signatures
+    for part in parts:
+        if isinstance(part, ToolCall):
+            wire = _call(part, own)
+            if unsigned and "thoughtSignature" not in wire and not own:
+                wire["thoughtSignature"] = UNSIGNED
+            # Of parallel calls only the first is signed.
+            unsigned = False
+            result.append(wire)
+        elif isinstance(part, Thinking):
+            _add_thinking(result, part, own)
+        elif (common := _common_part(part)) is not None:
+            result.append(common)
+    return result
+
+
+def _user_parts(message: Message, names: dict[str, str], order: dict[str, int], own: bool) -> list[_Wire]:
+    """Results first, in the order of their calls: that order and the name are all that matches them."""
+    results = [part for part in message.parts if isinstance(part, ToolResult)]
+    if not own:
+        results.sort(key=lambda part: order.get(part.call_id, len(order)))
+    written = {id(part): _result(part, names, own) for part in results}
+    result: list[_Wire] = [] if own else [wire for part in results for wire in written[id(part)]]
+    for part in message.parts:
+        if isinstance(part, ToolResult):
+            result.extend(written[id(part)] if own else ())
+        elif isinstance(part, Thinking):
+            _add_thinking(result, part, own)
+        elif isinstance(part, ToolCall):
+            raise BadRequest("A tool call can only stand in an assistant message.", param="messages")
+        elif (common := _common_part(part)) is not None:
+            result.append(common)
+    return result
+
+
+def _call(part: ToolCall, own: bool) -> _Wire:
+    if part.custom:
+        raise BadRequest(f"This model cannot take the custom tool call `{part.name}`.", param="messages")
+    call: _Wire = {"name": part.name, "args": _arguments(part)}
+    if own and not _MADE_UP.fullmatch(part.id):
+        call["id"] = part.id
+    if part.signature and part.signed_by == "gemini":
+        return {"functionCall": call, "thoughtSignature": part.signature}
+    return {"functionCall": call}
+
+
+def _arguments(part: ToolCall) -> msgspec.Raw:
+    text = part.arguments.strip() or "{}"
+    try:
+        _object.decode(text)
+    except (msgspec.DecodeError, RecursionError):
+        raise BadRequest(
+            f"The arguments of the call `{part.id}` of `{part.name}` are not a JSON object.", param="messages"
+        ) from None
+    return msgspec.Raw(text.encode())
+
+
+def _add_thinking(result: list[_Wire], part: Thinking, own: bool) -> None:
+    """A thought, or a bare signature, which belongs to the part before it. Thoughts from elsewhere are left out."""
+    signature = part.signature if part.signed_by == "gemini" else None
+    if not own and signature is None:
+        return
+    if part.text:
+        result.append({"text": part.text, "thought": True, **({"thoughtSignature": signature} if signature else {})})
+    elif signature and result and "thoughtSignature" not in result[-1]:
+        result[-1]["thoughtSignature"] = signature
+    elif signature:
+        result.append({"text": "", "thoughtSignature": signature})
+
+
+def _common_part(part: Part) -> _Wire | None:
+    match part:
+        case Text(text=text) | Refusal(text=text):
+            return {"text": text} if text else None
+        case Image(data=str(data)):
+            return {"inlineData": {"mimeType": part.media_type or "image/png", "data": data}}
+        case Image(url=str(url)):
+            return {"fileData": _pruned(fileUri=url, mimeType=part.media_type or _media_type(url))}
+        case Audio(data=data, format=form):
+            return {"inlineData": {"mimeType": f"audio/{form}", "data": data}}
+        case File(text=str(text)):
+            return {"text": text}
+        case File(data=str(data)):
+            return {"inlineData": _pruned(mimeType=part.media_type, data=data, displayName=part.name)}
+        case File(url=str(url)):
+            known = part.media_type if part.media_type != "application/octet-stream" else None
+            return {"fileData": _pruned(fileUri=url, mimeType=known, displayName=part.name)}
+        case ServerToolPart(dialect="gemini", raw=raw):
+            return raw
+    return None
+
+
+def _media_type(url: str) -> str | None:
+    ending = url.partition("?")[0].partition("#")[0].rpartition(".")[2].lower()
+    return _MEDIA_TYPES.get(ending)
+
+
+def _pruned(**members: Any) -> _Wire:
+    return {name: value for name, value in members.items() if value is not None}
+
+
+def _result(part: ToolResult, names: dict[str, str], own: bool) -> list[_Wire]:
+    """The response, and after it what else the tool gave; a Gemini caller's stays inside the response."""
+    name = part.name or names.get(part.call_id)
+    if not name:
+        raise BadRequest(f"There is no tool call `{part.call_id}` before its result.", param="messages")
+    text = "\n".join(item.text for item in part.parts if isinstance(item, Text))
+    response: _Wire = {"name": name, "response": {"error": text} if part.is_error else _response(text)}
+    if own and not _MADE_UP.fullmatch(part.call_id):
+        response["id"] = part.call_id
+    others = [wire for item in part.parts if not isinstance(item, Text) if (wire := _common_part(item)) is not None]
+    if own and others:
+        response["parts"] = others
+        return [{"functionResponse": response}]
+    return [{"functionResponse": response}, *others]
+
+
+def _response(text: str) -> Any:
+    """A JSON object as it is, anything else under `result`."""
+    if text.lstrip().startswith("{"):
+        try:
+            _object.decode(text)
+        except (msgspec.DecodeError, RecursionError):
+            pass
+        else:
+            return msgspec.Raw(text.encode())
+    return {"result": text}
+
+
+# --- tools and settings ----------------------------------------------------------------------------------------------
+
+
+def _tools(request: ChatRequest, profile: Profile, declared: dict[str, _Wire]) -> list[_Wire]:
+    tools: list[_Wire] = [_server_tool(tool) for tool in request.server_tools]
+    if request.tools:
+        listed = [{**_declaration(tool, profile), **declared.get(tool.name, {})} for tool in request.tools]
+        tools.insert(0, {"functionDeclarations": listed})
+    return tools
+
+
+def _declaration(tool: Tool, profile: Profile) -> _Wire:
+    if tool.custom:
+        raise BadRequest(f"This model cannot take the custom tool `{tool.name}`.", param="tools")
+    schema = tool.schema
+    if not schema or (schema.get("type") == "object" and not schema.get("properties")):
+        return _pruned(name=tool.name, description=tool.description)
+    if profile.schema_subset:
+        return _pruned(name=tool.name, description=tool.description, parameters=to_subset(schema))
+    return _pruned(name=tool.name, description=tool.description, parametersJsonSchema=_plain(schema))
+
+
+def _plain(schema: _Wire) -> _Wire:
+    return {name: value for name, value in schema.items() if name not in ("$schema", "$id")}
+
+
+def _server_tool(tool: ServerTool) -> _Wire:
+    if tool.dialect == "gemini":
+        return tool.raw
+    name = next((name for name, kind in SERVER_TOOLS.items() if kind == tool.kind), None)
+    if name is None or any(tool.raw.get(word) for word in _NARROWING):
+        raise BadRequest(f"This model cannot take the tool `{tool.raw.get('type', tool.kind)}`.", param="tools")
+    return {name: {}}
+
+
+def _calling(request: ChatRequest) -> _Wire:
+    choice = request.tool_choice
+    assert choice is not None
+    if choice.mode == "auto" and choice.names:
+        # Text or one of these: what Gemini calls VALIDATED.
+        return {"mode": "VALIDATED", "allowedFunctionNames": list(choice.names)}
+    mode = {"auto": "AUTO", "none": "NONE", "required": "ANY", "named": "ANY"}[choice.mode]
+    return _pruned(mode=mode, allowedFunctionNames=list(choice.names) or None)
+
+
+def _settings(request: ChatRequest, profile: Profile) -> _Wire:
+    settings = _pruned(
+        maxOutputTokens=request.max_output_tokens,
+        stopSequences=list(request.stop) or None,
+        seed=request.seed,
+        candidateCount=request.n if request.n > 1 else None,
+        presencePenalty=request.presence_penalty,
+        frequencyPenalty=request.frequency_penalty,
+        responseLogprobs=request.logprobs or None,
+        logprobs=request.top_logprobs,
+        thinkingConfig=_thinking(request, profile),
+        **_output(request, profile),
+    )
+    if profile.sampling:
+        settings |= _pruned(temperature=request.temperature, topP=request.top_p, topK=request.top_k)
+    return settings
+
+
+def _output(request: ChatRequest, profile: Profile) -> _Wire:
+    output = request.output
+    if output is None or output.kind == "text":
+        return {}
+    result: _Wire = {"responseMimeType": "application/json"}
+    if output.schema:
+        if not profile.schema_subset:
+            result["responseJsonSchema"] = _plain(output.schema)
+        elif subset := to_subset(output.schema):
+            result["responseSchema"] = subset
+    return result
+
+
+def _thinking(request: ChatRequest, profile: Profile) -> _Wire | None:
+    asked = request.reasoning
+    if asked is None:
+        return None
+    if request.dialect == "gemini":
+        budget = -1 if asked.adaptive else asked.budget_tokens
+        level = asked.effort.upper() if asked.effort else None
+        return _pruned(thinkingBudget=budget, thinkingLevel=level, includeThoughts=asked.visible)
+    if profile.reasoning in ("budget", "adaptive"):
+        budget = asked.budget_tokens
+        if budget is None:
+            budget = BUDGETS.get(asked.effort, BUDGET_MAX) if asked.effort else -1
+        config: _Wire = {"thinkingBudget": min(budget, BUDGET_MAX)}
+    elif profile.reasoning in ("level", "effort"):
+        level = effort_for(asked, profile)
+        config = {"thinkingLevel": level.upper()} if level else {}
+    else:
+        return None
+    # A caller who asks for thinking reads it where its dialect has a place for it.
+    off = asked.effort == "none" or asked.budget_tokens == 0
+    return {**config, "includeThoughts": False if off else asked.visible is not False}

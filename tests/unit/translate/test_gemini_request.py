@@ -1,0 +1,553 @@
+"""Gemini's requests: both spellings, tools by name and order, settings, what may cross and what may not."""
+
+from __future__ import annotations
+
+import base64
+import json
+from typing import Any
+
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from elkapi.errors import BadRequest
+from elkapi.translate import ir
+from elkapi.translate.gemini import DIALECT
+from elkapi.translate.gemini_write import BUDGET_MAX, UNSIGNED
+from elkapi.translate.profiles import Profile, profile_for
+
+GEMINI_25 = profile_for("gemini", "gemini-2.5-flash")
+GEMINI_3 = profile_for("gemini", "gemini-3-pro-preview")
+GEMINI_2 = profile_for("gemini", "gemini-2.0-flash")
+
+RICH: dict[str, Any] = {
+    "contents": [
+        {
+            "role": "user",
+            "parts": [
+                {"text": "Look."},
+                {"inlineData": {"mimeType": "image/png", "data": "iVBORw0KGgo="}},
+                {"inlineData": {"mimeType": "audio/wav", "data": "UklGRg=="}},
+                {"inlineData": {"mimeType": "application/pdf", "data": "JVBERg==", "displayName": "a.pdf"}},
+                {"fileData": {"mimeType": "image/jpeg", "fileUri": "https://example.test/a.jpg"}},
+                {"fileData": {"fileUri": "https://example.test/film"}},
+                {
+                    "fileData": {"mimeType": "video/mp4", "fileUri": "https://example.test/f.mp4"},
+                    "videoMetadata": {"startOffset": "3s"},
+                },
+            ],
+        },
+        {
+            "role": "model",
+            "parts": [
+                {"text": "Two calls.", "thought": True},
+                {"text": "Calling.", "thoughtSignature": "c2ln"},
+                {"executableCode": {"language": "PYTHON", "code": "print(1)"}},
+                {"codeExecutionResult": {"outcome": "OUTCOME_OK", "output": "1"}},
+                {"functionCall": {"name": "weather", "args": {"city": "Ulm"}}, "thoughtSignature": "YWJj"},
+                {"functionCall": {"name": "weather", "args": {"city": "Bern"}}},
+                {"functionCall": {"name": "clock", "args": {}, "id": "theirs"}},
+            ],
+        },
+        {
+            "role": "user",
+            "parts": [
+                {"functionResponse": {"name": "weather", "response": {"result": "rain"}}},
+                {"functionResponse": {"name": "weather", "response": {"degrees": 4}}},
+                {
+                    "functionResponse": {
+                        "name": "clock",
+                        "id": "theirs",
+                        "response": {"error": "broken"},
+                        "parts": [{"inlineData": {"mimeType": "image/png", "data": "iVBORw0KGgo="}}],
+                    }
+                },
+                {"text": "Go on."},
+            ],
+        },
+    ],
+    "systemInstruction": {"parts": [{"text": "Be brief."}, {"text": "Be kind."}]},
+    "tools": [
+        {
+            "functionDeclarations": [
+                {
+                    "name": "weather",
+                    "description": "Of a city",
+                    "parametersJsonSchema": {
+                        "type": "object",
+                        "properties": {"city": {"type": "string"}},
+                        "additionalProperties": False,
+                    },
+                    "behavior": "BLOCKING",
+                },
+                {"name": "clock"},
+            ]
+        },
+        {"googleSearch": {}},
+        {"fileSearch": {"fileSearchStoreNames": ["a_b"]}},
+    ],
+    "toolConfig": {
+        "functionCallingConfig": {"mode": "VALIDATED", "allowedFunctionNames": ["weather", "clock"]},
+        "retrievalConfig": {"languageCode": "de"},
+    },
+    "generationConfig": {
+        "temperature": 0.5,
+        "topP": 0.9,
+        "topK": 40,
+        "candidateCount": 2,
+        "maxOutputTokens": 100,
+        "stopSequences": ["END"],
+        "seed": 7,
+        "presencePenalty": 0.1,
+        "frequencyPenalty": 0.2,
+        "responseLogprobs": True,
+        "logprobs": 3,
+        "responseMimeType": "application/json",
+        "responseJsonSchema": {"type": "object", "properties": {"a": {"type": ["integer", "null"]}}},
+        "thinkingConfig": {"thinkingBudget": 1024, "includeThoughts": True},
+        "responseModalities": ["TEXT"],
+        "mediaResolution": "MEDIA_RESOLUTION_LOW",
+        "speechConfig": {"voiceConfig": {"prebuiltVoiceConfig": {"voiceName": "Kore"}}},
+        "imageConfig": {"aspectRatio": "16:9"},
+    },
+    "safetySettings": [{"category": "HARM_CATEGORY_HARASSMENT", "threshold": "OFF"}],
+    "cachedContent": "cachedContents/abc",
+    "labels": {"team_name": "x"},
+}
+
+
+def _read(body: object) -> ir.ChatRequest:
+    return DIALECT.read_request(json.dumps(body).encode())
+
+
+def _write(request: ir.ChatRequest, profile: Profile = GEMINI_25) -> dict[str, Any]:
+    written: dict[str, Any] = json.loads(DIALECT.write_request(request, profile))
+    return written
+
+
+def _chat(*messages: ir.Message, **members: Any) -> ir.ChatRequest:
+    return ir.ChatRequest(model="m", messages=list(messages) or [_user("hi")], **members)
+
+
+def _user(*parts: Any) -> ir.Message:
+    return ir.Message("user", tuple(ir.Text(part) if isinstance(part, str) else part for part in parts))
+
+
+def _model(*parts: Any) -> ir.Message:
+    return ir.Message("assistant", tuple(ir.Text(part) if isinstance(part, str) else part for part in parts))
+
+
+def test_what_is_read_is_written_back_as_it_was() -> None:
+    assert _write(_read(RICH)) == RICH
+
+
+def _snake(value: Any, inside: str = "") -> Any:
+    if isinstance(value, list):
+        return [_snake(item, inside) for item in value]
+    if not isinstance(value, dict) or inside in ("args", "response", "labels") or inside.endswith("Schema"):
+        return value
+    return {"".join("_" + c.lower() if c.isupper() else c for c in k): _snake(v, k) for k, v in value.items()}
+
+
+def test_snake_case_means_the_same() -> None:
+    snake = _snake(RICH)
+    assert snake["generation_config"]["max_output_tokens"] == 100
+    assert _read(snake) == _read(RICH)
+
+
+def test_a_member_in_both_spellings_is_refused() -> None:
+    with pytest.raises(BadRequest) as caught:
+        _read({**RICH, "cached_content": "x"})
+    assert caught.value.param == "cachedContent"
+
+
+def test_calls_get_ids_by_order_and_responses_find_them_by_name_then_order() -> None:
+    request = _read(RICH)
+    calls = [part for message in request.messages for part in message.parts if isinstance(part, ir.ToolCall)]
+    results = [part for message in request.messages for part in message.parts if isinstance(part, ir.ToolResult)]
+    assert [call.id for call in calls] == ["call_0", "call_1", "theirs"]
+    assert [(result.call_id, result.name, result.is_error) for result in results] == [
+        ("call_0", "weather", False),
+        ("call_1", "weather", False),
+        ("theirs", "clock", True),
+    ]
+    assert results[0].parts == (ir.Text("rain"),)
+    assert results[1].parts == (ir.Text('{"degrees":4}'),)
+
+
+def test_url_safe_base64_of_the_sdk_becomes_the_standard_alphabet() -> None:
+    data = bytes(range(248, 256))
+    safe = base64.urlsafe_b64encode(data).decode().rstrip("=")
+    request = _read({"contents": [{"parts": [{"inline_data": {"mime_type": "image/png", "data": safe}}]}]})
+    part = request.messages[0].parts[0]
+    assert isinstance(part, ir.Image)
+    assert part.data == base64.b64encode(data).decode()
+
+
+def test_an_openapi_schema_becomes_json_schema() -> None:
+    request = _read(
+        {
+            "contents": [{"parts": [{"text": "x"}]}],
+            "tools": [
+                {
+                    "functionDeclarations": [
+                        {
+                            "name": "f",
+                            "parameters": {
+                                "type": "OBJECT",
+                                "properties": {
+                                    "max_items": {"type": "STRING", "nullable": True},
+                                    "kind": {"type": "STRING", "format": "enum", "enum": ["a"]},
+                                    "list": {"type": "ARRAY", "items": {"type": "INTEGER"}, "max_items": "3"},
+                                },
+                            },
+                        }
+                    ]
+                }
+            ],
+        }
+    )
+    assert request.tools[0].schema == {
+        "type": "object",
+        "properties": {
+            "max_items": {"type": ["string", "null"]},
+            "kind": {"type": "string", "enum": ["a"]},
+            "list": {"type": "array", "items": {"type": "integer"}, "maxItems": 3},
+        },
+    }
+
+
+@pytest.mark.parametrize(
+    ("body", "param"),
+    [
+        ({}, "contents"),
+        ({"contents": []}, "contents"),
+        ({"contents": "hi"}, "contents"),
+        ({"contents": [{"role": "system", "parts": []}]}, "contents[0].role"),
+        ({"contents": [{"parts": [{"text": 1}]}]}, "contents[0].parts[0].text"),
+        ({"contents": [{"parts": [{}]}]}, "contents[0].parts[0]"),
+        ({"contents": [{"parts": [{"functionCall": {}}]}]}, "contents[0].parts[0].functionCall.name"),
+        ({"contents": [{"parts": []}], "generationConfig": {"topK": 1.5}}, "generationConfig.topK"),
+        ({"contents": [{"parts": []}], "generationConfig": {"maxOutputTokens": 0}}, "generationConfig.maxOutputTokens"),
+        ({"contents": [{"parts": []}], "generation_config": {"top_p": "x"}}, "generationConfig.topP"),
+        (
+            {"contents": [{"parts": []}], "toolConfig": {"functionCallingConfig": {"mode": "SOME"}}},
+            "toolConfig.functionCallingConfig.mode",
+        ),
+        (
+            {"contents": [{"parts": []}], "generationConfig": {"thinkingConfig": {"thinkingLevel": "HUGE"}}},
+            "generationConfig.thinkingConfig.thinkingLevel",
+        ),
+        ({"contents": [{"parts": []}], "tools": [{"googleSearch": 1}]}, "tools[0].googleSearch"),
+    ],
+)
+def test_a_refused_request_names_its_field(body: object, param: str) -> None:
+    with pytest.raises(BadRequest) as caught:
+        _read(body)
+    assert caught.value.param == param
+
+
+@pytest.mark.parametrize(
+    ("wire", "reasoning"),
+    [
+        ({"thinkingBudget": 0}, ir.Reasoning(budget_tokens=0)),
+        ({"thinkingBudget": -1}, ir.Reasoning(adaptive=True)),
+        ({"thinkingLevel": "LOW", "includeThoughts": True}, ir.Reasoning("low", visible=True)),
+    ],
+)
+def test_thinking_is_read_as_it_was_asked_for_and_written_back(wire: dict[str, Any], reasoning: ir.Reasoning) -> None:
+    request = _read({"contents": [{"parts": [{"text": "x"}]}], "generationConfig": {"thinkingConfig": wire}})
+    assert request.reasoning == reasoning
+    assert _write(request)["generationConfig"]["thinkingConfig"] == wire
+
+
+@pytest.mark.parametrize(
+    ("reasoning", "profile", "wire"),
+    [
+        (ir.Reasoning("none"), GEMINI_25, {"thinkingBudget": 0, "includeThoughts": False}),
+        (ir.Reasoning("low"), GEMINI_25, {"thinkingBudget": 1024, "includeThoughts": True}),
+        (ir.Reasoning("medium"), GEMINI_25, {"thinkingBudget": 8192, "includeThoughts": True}),
+        (ir.Reasoning("high", visible=False), GEMINI_25, {"thinkingBudget": 24576, "includeThoughts": False}),
+        (ir.Reasoning("max"), GEMINI_25, {"thinkingBudget": BUDGET_MAX, "includeThoughts": True}),
+        (ir.Reasoning(budget_tokens=99_999), GEMINI_25, {"thinkingBudget": BUDGET_MAX, "includeThoughts": True}),
+        (ir.Reasoning(adaptive=True), GEMINI_25, {"thinkingBudget": -1, "includeThoughts": True}),
+        (ir.Reasoning("none"), GEMINI_3, {"thinkingLevel": "MINIMAL", "includeThoughts": False}),
+        (ir.Reasoning("xhigh"), GEMINI_3, {"thinkingLevel": "HIGH", "includeThoughts": True}),
+        (ir.Reasoning(budget_tokens=2000), GEMINI_3, {"thinkingLevel": "LOW", "includeThoughts": True}),
+        (ir.Reasoning(adaptive=True), GEMINI_3, {"includeThoughts": True}),
+    ],
+)
+def test_an_effort_becomes_the_budget_or_the_level_that_the_model_takes(
+    reasoning: ir.Reasoning, profile: Profile, wire: dict[str, Any]
+) -> None:
+    assert _write(_chat(reasoning=reasoning), profile)["generationConfig"]["thinkingConfig"] == wire
+
+
+def test_a_model_that_does_not_think_is_not_asked_to() -> None:
+    assert "generationConfig" not in _write(_chat(reasoning=ir.Reasoning("high")), GEMINI_2)
+
+
+def test_results_of_parallel_calls_go_back_in_the_order_of_the_calls_with_the_tools_name() -> None:
+    request = _chat(
+        _user("?"),
+        _model(ir.ToolCall("a", "f", '{"n":1}'), ir.ToolCall("b", "f", "")),
+        _user(ir.ToolResult("b", (ir.Text("second"),)), ir.ToolResult("a", (ir.Text('{"first":1}'),)), "and?"),
+    )
+    contents = _write(request)["contents"]
+    assert contents[1]["parts"] == [
+        {"functionCall": {"name": "f", "args": {"n": 1}}},
+        {"functionCall": {"name": "f", "args": {}}},
+    ]
+    assert contents[2]["parts"] == [
+        {"functionResponse": {"name": "f", "response": {"first": 1}}},
+        {"functionResponse": {"name": "f", "response": {"result": "second"}}},
+        {"text": "and?"},
+    ]
+
+
+def test_calls_from_elsewhere_are_marked_for_models_that_refuse_unsigned_ones() -> None:
+    calls = (ir.ToolCall("a", "f", "{}", signature="c2ln", signed_by="anthropic"), ir.ToolCall("b", "f", "{}"))
+    parts = _write(_chat(_user("?"), _model(*calls)), GEMINI_3)["contents"][1]["parts"]
+    assert [part.get("thoughtSignature") for part in parts] == [UNSIGNED, None]
+    assert base64.urlsafe_b64decode(UNSIGNED)
+    signed = ir.ToolCall("a", "f", "{}", signature="c2ln", signed_by="gemini")
+    parts = _write(_chat(_user("?"), _model(signed)), GEMINI_3)["contents"][1]["parts"]
+    assert parts[0]["thoughtSignature"] == "c2ln"
+
+
+def test_thoughts_and_signatures_of_other_dialects_are_left_out() -> None:
+    request = _chat(_user("?"), _model(ir.Thinking("hm", "sig", "anthropic"), "answer"))
+    assert _write(request)["contents"][1]["parts"] == [{"text": "answer"}]
+
+
+def test_neighbours_of_one_role_are_merged_and_a_user_speaks_first() -> None:
+    request = _chat(_model("a"), _user("b"), ir.Message("system", (ir.Text("c"),)), _user("d"))
+    assert _write(request)["contents"] == [
+        {"role": "user", "parts": [{"text": "..."}]},
+        {"role": "model", "parts": [{"text": "a"}]},
+        {"role": "user", "parts": [{"text": "b"}, {"text": "c"}, {"text": "d"}]},
+    ]
+
+
+@pytest.mark.parametrize(
+    ("part", "wire"),
+    [
+        (ir.Image(url="https://x.test/a.PNG?w=1"), {"fileUri": "https://x.test/a.PNG?w=1", "mimeType": "image/png"}),
+        (ir.Image(url="https://x.test/a"), {"fileUri": "https://x.test/a"}),
+        (
+            ir.File("application/pdf", url="https://x.test/a.pdf"),
+            {"fileUri": "https://x.test/a.pdf", "mimeType": "application/pdf"},
+        ),
+    ],
+)
+def test_urls_become_file_data(part: Any, wire: dict[str, Any]) -> None:
+    assert _write(_chat(_user(part)))["contents"][0]["parts"] == [{"fileData": wire}]
+
+
+@pytest.mark.parametrize(
+    ("choice", "wire"),
+    [
+        (ir.ToolChoice("auto"), {"mode": "AUTO"}),
+        (ir.ToolChoice("auto", ("f",)), {"mode": "VALIDATED", "allowedFunctionNames": ["f"]}),
+        (ir.ToolChoice("none"), {"mode": "NONE"}),
+        (ir.ToolChoice("required"), {"mode": "ANY"}),
+        (ir.ToolChoice("named", ("f",)), {"mode": "ANY", "allowedFunctionNames": ["f"]}),
+    ],
+)
+def test_every_tool_choice_has_its_mode_and_is_read_back(choice: ir.ToolChoice, wire: dict[str, Any]) -> None:
+    written = _write(_chat(tool_choice=choice))
+    assert written["toolConfig"] == {"functionCallingConfig": wire}
+    assert _read(written).tool_choice == choice
+
+
+@pytest.mark.parametrize("profile", [GEMINI_25, GEMINI_2])
+def test_a_schema_is_asked_for_in_the_form_the_model_knows(profile: Profile) -> None:
+    schema = {"$schema": "x", "type": "object", "properties": {"a": {"const": "b"}}, "additionalProperties": False}
+    request = _chat(
+        output=ir.OutputFormat("schema", schema=schema),
+        tools=(ir.Tool("f", schema=schema), ir.Tool("g", schema={"type": "object", "properties": {}})),
+    )
+    written = _write(request, profile)
+    settings, declared = written["generationConfig"], written["tools"][0]["functionDeclarations"]
+    assert settings["responseMimeType"] == "application/json"
+    if profile.schema_subset:
+        subset = {"type": "object", "properties": {"a": {"type": "string", "enum": ["b"]}}}
+        assert settings["responseSchema"] == declared[0]["parameters"] == subset
+    else:
+        plain = {name: value for name, value in schema.items() if name != "$schema"}
+        assert settings["responseJsonSchema"] == declared[0]["parametersJsonSchema"] == plain
+    assert declared[1] == {"name": "g"}
+
+
+def _search(**raw: Any) -> ir.ServerTool:
+    return ir.ServerTool("web_search", "anthropic", {"type": "web_search_20250305", **raw})
+
+
+REFUSED: dict[str, tuple[ir.ChatRequest, str]] = {
+    "n": (_chat(n=2), "n"),
+    "logit_bias": (_chat(logit_bias={"1": 1.0}), "logit_bias"),
+    "stop": (_chat(stop=tuple("abcdef")), "stop"),
+    "custom tools": (_chat(tools=(ir.Tool("f", custom=True),)), "tools"),
+    "server tools": (_chat(server_tools=(_search(allowed_domains=["a"]),)), "tools"),
+}
+DROPPED: dict[str, ir.ChatRequest] = {
+    "parallel_tools": _chat(parallel_tools=False),
+    "tool strict": _chat(tools=(ir.Tool("f", strict=True),)),
+    "thinking": _chat(_user("hi"), _model(ir.Thinking("x"))),
+    "system later": _chat(_user("hi"), ir.Message("system", (ir.Text("y"),))),
+    "cache_ttl": _chat(_user(ir.Text("hi", "5m"))),
+    "image detail": _chat(_user(ir.Image(data="QQ==", media_type="image/png", detail="low"))),
+    "server tool parts": _chat(_user("hi"), _model(ir.ServerToolPart("anthropic", {"type": "x"}))),
+    "user": _chat(user="u"),
+    "metadata": _chat(metadata={"a": "b"}),
+    "cache_key": _chat(cache_key="k"),
+    "service_tier": _chat(service_tier="flex"),
+    "verbosity": _chat(verbosity="low"),
+    "temperature, top_p, top_k": _chat(temperature=1.0, top_p=0.5, top_k=3),
+}
+PLAIN = {"contents": [{"role": "user", "parts": [{"text": "hi"}]}]}
+KEPT_OTHERWISE: dict[str, dict[str, Any]] = {
+    "tool strict": {**PLAIN, "tools": [{"functionDeclarations": [{"name": "f"}]}]},
+    "system later": {"contents": [{"role": "user", "parts": [{"text": "hi"}, {"text": "y"}]}]},
+    "image detail": {
+        "contents": [{"role": "user", "parts": [{"inlineData": {"mimeType": "image/png", "data": "QQ=="}}]}]
+    },
+}
+
+
+@pytest.mark.parametrize("loss", DIALECT.losses, ids=lambda loss: loss.field)
+def test_the_table_of_losses_is_true(loss: ir.Loss) -> None:
+    if loss.refused:
+        request, param = REFUSED[loss.field]
+        with pytest.raises(BadRequest) as caught:
+            _write(request)
+        assert caught.value.param == param
+    else:
+        profile = msgspec.structs.replace(GEMINI_25, sampling=False)
+        assert _write(DROPPED[loss.field], profile) == KEPT_OTHERWISE.get(loss.field, PLAIN)
+
+
+def test_a_search_without_filters_becomes_googles() -> None:
+    assert _write(_chat(server_tools=(_search(max_uses=3),)))["tools"] == [{"googleSearch": {}}]
+
+
+@pytest.mark.parametrize(
+    ("message", "param"),
+    [
+        (_model(ir.ToolCall("a", "f", "{")), "messages"),
+        (_model(ir.ToolCall("a", "f", "[1]")), "messages"),
+        (_user(ir.ToolResult("nobody", (ir.Text("x"),))), "messages"),
+        (_user(""), "messages"),
+    ],
+)
+def test_what_cannot_be_sent_is_refused_not_dropped(message: ir.Message, param: str) -> None:
+    with pytest.raises(BadRequest) as caught:
+        _write(_chat(message))
+    assert caught.value.param == param
+
+
+@pytest.mark.parametrize(
+    ("members", "param"),
+    [
+        ({"cachedContent": "cachedContents/a"}, "cachedContent"),
+        ({"generationConfig": {"responseModalities": ["TEXT", "IMAGE"]}}, "generationConfig.responseModalities"),
+        ({"generationConfig": {"speechConfig": {}}}, "generationConfig.speechConfig"),
+        ({"generationConfig": {"candidateCount": 2}}, "generationConfig.candidateCount"),
+        ({"generationConfig": {"responseMimeType": "text/x.enum"}}, "generationConfig.responseMimeType"),
+        ({"contents": [{"parts": [{"fileData": {"fileUri": "gs://a/b"}}]}]}, "contents"),
+        ({"contents": [{"parts": [{"functionResponse": {"name": "f", "response": {}}}]}]}, "contents"),
+        ({"contents": [{"parts": [{"text": "x", "videoMetadata": {}}]}]}, "contents"),
+    ],
+)
+def test_what_only_gemini_can_do_does_not_cross_in_silence(members: dict[str, Any], param: str) -> None:
+    request = _read({**PLAIN, **members})
+    with pytest.raises(BadRequest) as caught:
+        DIALECT.check_crossing(request)
+    assert caught.value.param == param
+
+
+def test_what_changes_nothing_elsewhere_may_cross() -> None:
+    DIALECT.check_crossing(
+        _read(
+            {
+                **PLAIN,
+                "safetySettings": [],
+                "labels": {},
+                "generationConfig": {"responseModalities": ["TEXT"], "responseMimeType": "text/plain"},
+            }
+        )
+    )
+
+
+_json_values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
+    max_leaves=8,
+)
+_members = st.sampled_from(
+    [*RICH, *RICH["generationConfig"], *RICH["contents"][0], "text", "functionCall", "functionResponse", "name"]
+)
+_wild = st.recursive(
+    _json_values,
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(_members, inner, max_size=5),
+    max_leaves=12,
+)
+
+
+@given(st.binary() | st.dictionaries(_members, _wild).map(lambda value: json.dumps(value).encode()))
+def test_reading_raises_nothing_but_bad_request(body: bytes) -> None:
+    try:
+        request = DIALECT.read_request(body)
+    except BadRequest:
+        return
+    assert request.messages
+
+
+_texts = st.text(min_size=1, alphabet=st.characters(exclude_categories=["Cs"]))
+_names = st.from_regex(r"[a-z]{1,8}", fullmatch=True)
+_user_parts = st.one_of(
+    _texts.map(ir.Text),
+    st.binary(min_size=1).map(lambda data: ir.Image(data=base64.b64encode(data).decode(), media_type="image/png")),
+    st.binary(min_size=1).map(lambda data: ir.Audio(base64.b64encode(data).decode(), "mp3")),
+    st.binary(min_size=1).map(lambda data: ir.File("application/pdf", data=base64.b64encode(data).decode())),
+)
+
+
+@st.composite
+def _requests(draw: st.DrawFn) -> ir.ChatRequest:
+    messages = [ir.Message("user", tuple(draw(st.lists(_user_parts, min_size=1, max_size=3))))]
+    count = 0
+    for _ in range(draw(st.integers(0, 2))):
+        names = draw(st.lists(_names, min_size=1, max_size=3))
+        calls = [
+            ir.ToolCall(f"call_{count + place}", name, json.dumps({"a": draw(st.integers())}, separators=(",", ":")))
+            for place, name in enumerate(names)
+        ]
+        count += len(calls)
+        text = [ir.Text(draw(_texts))] if draw(st.booleans()) else []
+        messages.append(ir.Message("assistant", (*text, *calls)))
+        results = tuple(
+            ir.ToolResult(call.id, (ir.Text("r" + draw(_texts)),), call.name, draw(st.booleans())) for call in calls
+        )
+        messages.append(ir.Message("user", results))
+    return ir.ChatRequest(
+        model="",
+        messages=messages,
+        system=tuple(draw(st.lists(_texts.map(ir.Text), max_size=2))),
+        tools=tuple(ir.Tool(name) for name in draw(st.lists(_names, max_size=3))),
+        tool_choice=draw(st.sampled_from([None, ir.ToolChoice("auto"), ir.ToolChoice("required", ("a", "b"))])),
+        max_output_tokens=draw(st.none() | st.integers(1, 2**31)),
+        temperature=draw(st.none() | st.floats(0, 2)),
+        top_k=draw(st.none() | st.integers(1, 100)),
+        stop=tuple(draw(st.lists(_texts, max_size=5))),
+        seed=draw(st.none() | st.integers(0, 2**31)),
+        reasoning=draw(st.sampled_from([None, ir.Reasoning("low"), ir.Reasoning(budget_tokens=5, visible=False)])),
+        include_usage=True,
+        dialect="gemini",
+    )
+
+
+@given(_requests())
+def test_random_requests_survive_writing_and_reading(request: ir.ChatRequest) -> None:
+    assert DIALECT.read_request(DIALECT.write_request(request, GEMINI_25)) == request
