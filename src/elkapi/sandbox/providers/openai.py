@@ -7,7 +7,7 @@ import base64
 import msgspec
 
 from elkapi.sandbox.messages import OWN_ACCOUNT, Answer, Charge, Problem, Request, json_answer
-from elkapi.sandbox.providers import openai_chat, openai_stored
+from elkapi.sandbox.providers import openai_chat, openai_completions, openai_judging, openai_responses, openai_stored
 from elkapi.sandbox.providers.openai_models import CREATED, TEXT_MODELS
 from elkapi.sandbox.providers.openai_read import invalid, json_object, model_name, no_such_model
 from elkapi.sandbox.routes import Provider, Route
@@ -208,6 +208,11 @@ PROVIDER = Provider(
         Route("POST", "/v1/chat/completions/{id}", openai_stored.update_chat),
         Route("DELETE", "/v1/chat/completions/{id}", openai_stored.delete_chat),
         Route("GET", "/v1/chat/completions/{id}/messages", openai_stored.chat_messages),
+        Route("POST", "/v1/completions", openai_completions.create),
+        Route("POST", "/v1/moderations", openai_judging.moderate),
+        Route("POST", "/v1/rerank", openai_judging.rerank),
+        Route("POST", "/v2/rerank", openai_judging.rerank_by_unit),
+        *(Route(method, "/v1" + path, handler) for method, path, handler in openai_responses.ROUTES),
         Route("GET", "/v1/models", list_models),
         Route("GET", "/v1/models/{id}", retrieve_model),
     ),

@@ -77,7 +77,7 @@ def answered(request: Request, body: Mapping[str, Any], model: str) -> Answer:
         reply=reply_to(ask),
         choices=read.whole(body, "n", 1, read.CHOICES_MAX, 1) or 1,
         top_logprobs=_top_logprobs(body),
-        include_usage=_include_usage(body, streams),
+        include_usage=read.include_usage(body, streams=streams),
         service_tier=_service_tier(body.get("service_tier")),
         metadata=body.get("metadata") if isinstance(body.get("metadata"), dict) else None,
     )
@@ -157,7 +157,9 @@ def _choice(chat: Chat, index: int) -> dict[str, Any]:
     if reply.calls:
         message["tool_calls"] = [tool_call(chat, index, at, call) for at, call in enumerate(reply.calls)]
     texts = {"content": reply.text, "refusal": reply.refusal or ""}
-    logprobs = {kind: [_logprob(chat, piece) for piece in _said(reply, kind)] or None for kind in texts}
+    logprobs = {
+        kind: [logprob(piece, chat.top_logprobs or 0) for piece in _said(reply, kind)] or None for kind in texts
+    }
     shown = logprobs if chat.top_logprobs is not None else None
     return {"index": index, "message": message, "logprobs": shown, "finish_reason": FINISHES[reply.finish]}
 
@@ -176,10 +178,11 @@ def tool_call(chat: Chat, choice: int, index: int, call: Call, text: str | None 
     return {"id": call_id, "type": "function", "function": {"name": call.name, "arguments": said}}
 
 
-def _logprob(chat: Chat, piece: str) -> dict[str, Any]:
-    likely = [(piece, LOGPROB), *((f"other{n}", LOGPROB * (n + 1)) for n in range(1, chat.top_logprobs or 0))]
+def logprob(piece: str, likely_count: int) -> dict[str, Any]:
+    """The log probability of one token with so many likely ones, itself the first of them."""
+    likely = [(piece, LOGPROB), *((f"other{n}", LOGPROB * (n + 1)) for n in range(1, likely_count))]
     tokens = [{"token": token, "logprob": value, "bytes": list(token.encode())} for token, value in likely]
-    return {**tokens[0], "top_logprobs": tokens[: chat.top_logprobs]}
+    return {**tokens[0], "top_logprobs": tokens[:likely_count]}
 
 
 # The stream
@@ -252,7 +255,7 @@ def _part_deltas(
 def _chunk_logprobs(chat: Chat, said: str, part: object) -> dict[str, Any] | None:
     if not isinstance(part, Text | Refusal):
         return None
-    token = [_logprob(chat, said)]
+    token = [logprob(said, chat.top_logprobs or 0)]
     is_text = isinstance(part, Text)
     return {"content": token if is_text else None, "refusal": None if is_text else token}
 
@@ -278,16 +281,6 @@ def _chunk(chat: Chat, choice: dict[str, Any] | None, usage: dict[str, Any] | No
 
 
 # The rest of the body
-
-
-def _include_usage(body: Mapping[str, Any], streams: bool) -> bool:
-    options = body.get("stream_options")
-    if options is None:
-        return False
-    if not streams or not isinstance(options, dict):
-        message = "The 'stream_options' parameter is only allowed when 'stream' is enabled."
-        raise read.invalid(message, "stream_options")
-    return read.flag(options, "include_usage")
 
 
 def _top_logprobs(body: Mapping[str, Any]) -> int | None:

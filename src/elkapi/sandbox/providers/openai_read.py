@@ -105,6 +105,17 @@ def stops(body: Mapping[str, Any]) -> tuple[str, ...]:
     return tuple(listed)
 
 
+def include_usage(body: Mapping[str, Any], *, streams: bool) -> bool:
+    """Whether a stream shall end with its usage; options of a stream are refused where there is none."""
+    options = body.get("stream_options")
+    if options is None:
+        return False
+    if not streams or not isinstance(options, dict):
+        message = "The 'stream_options' parameter is only allowed when 'stream' is enabled."
+        raise invalid(message, "stream_options")
+    return flag(options, "include_usage")
+
+
 def sampling_checked(body: Mapping[str, Any]) -> None:
     """Refuse sampling settings outside their bounds; they do not change what a sandbox says."""
     for name, low, high in (
