@@ -14,6 +14,7 @@ from sqlalchemy import select
 from elkapi.clock import ManualClock
 from elkapi.errors import Conflict, InsufficientQuota
 from elkapi.ledger import (
+    Boot,
     IdempotencyPending,
     IdempotencyReplay,
     Ledger,
@@ -244,7 +245,7 @@ async def test_an_unknown_outcome_is_never_repeated(
 async def test_a_claim_is_forgotten_after_its_time(settings: Settings, installation: Installation) -> None:
     database, clock = installation.database, ManualClock()
     account = funded_account(database, 1000)
-    ledger = ThreadLedger(settings, database, os.urandom(16), installation.sealer, clock=clock)
+    ledger = ThreadLedger(Boot(settings, database, os.urandom(16), installation.sealer, clock=clock))
     await ledger.start()
 
     def claiming(key: str) -> HoldOrder:

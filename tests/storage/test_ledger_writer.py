@@ -14,7 +14,7 @@ import pytest
 
 from elkapi.clock import ManualClock
 from elkapi.errors import Unavailable
-from elkapi.ledger import ThreadLedger, balance, check
+from elkapi.ledger import Boot, ThreadLedger, balance, check
 from elkapi.ledger import writer as writer_module
 from elkapi.ledger.checkpoint import Checkpointer
 from elkapi.ledger.orders import Beat, Order, Settle
@@ -35,7 +35,7 @@ def sqlite(tmp_path: Path) -> Iterator[Installation]:
 
 async def opened(installation: Installation, **fields: object) -> ThreadLedger:
     settings = msgspec.structs.replace(installation.settings, **fields)
-    ledger = ThreadLedger(settings, installation.database, os.urandom(16), installation.sealer)
+    ledger = ThreadLedger(Boot(settings, installation.database, os.urandom(16), installation.sealer))
     await ledger.start()
     return ledger
 

@@ -18,7 +18,7 @@ from elkapi.ledger.accounts import (
 from elkapi.ledger.admin import RefundError, adjust, deposit, refund, refunded_nano
 from elkapi.ledger.check import CheckReport, ReconcileReport, check, reconcile
 from elkapi.ledger.client import RemoteLedger
-from elkapi.ledger.ledger import Ledger, ThreadLedger
+from elkapi.ledger.ledger import Boot, Ledger, ThreadLedger
 from elkapi.ledger.orders import IdempotencyPending, IdempotencyReplay
 from elkapi.ledger.recovery import RecoveryReport, mark_dead, recover
 from elkapi.settings import Settings
@@ -28,6 +28,7 @@ from elkapi.storage.secrets import Sealer, load_secret_key
 __all__ = [
     "AccountError",
     "Balance",
+    "Boot",
     "CheckReport",
     "IdempotencyPending",
     "IdempotencyReplay",
@@ -72,7 +73,7 @@ def open_ledger(
     """
     sealer = sealer or Sealer(load_secret_key(settings))
     kind = ThreadLedger if in_process or not settings.is_sqlite else RemoteLedger
-    return kind(settings, database, owner, sealer, dead_owner=dead_owner)
+    return kind(Boot(settings, database, owner, sealer, dead_owner))
 
 
 def run(settings: Settings) -> None:

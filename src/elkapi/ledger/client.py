@@ -10,14 +10,10 @@ import asyncio
 import contextlib
 from typing import cast
 
-from elkapi.clock import SYSTEM_CLOCK, Clock
-from elkapi.ledger.ledger import Ledger
+from elkapi.ledger.ledger import Boot, Ledger
 from elkapi.ledger.orders import Beat, Hold, Settle, given_back
 from elkapi.ledger.wire import ANSWERS_DECODER, Answers, FrameError, Frames, Orders, encode
 from elkapi.ledger.writer import Entry
-from elkapi.settings import Settings
-from elkapi.storage.db import Database
-from elkapi.storage.secrets import Sealer
 
 RECONNECT_FIRST_S = 0.02
 RECONNECT_MAX_S = 0.5
@@ -52,19 +48,9 @@ class _Connection(asyncio.Protocol):
 class RemoteLedger(Ledger):
     """The ledger behind `settings.socket_path("ledger")`."""
 
-    def __init__(
-        self,
-        settings: Settings,
-        database: Database,
-        owner: bytes,
-        sealer: Sealer,
-        *,
-        role: str = "worker",
-        clock: Clock = SYSTEM_CLOCK,
-        dead_owner: bytes | None = None,
-    ) -> None:
-        super().__init__(settings, database, owner, sealer, dead_owner)
-        self._beat = Beat(owner, role, clock.now_ns())
+    def __init__(self, boot: Boot) -> None:
+        super().__init__(boot)
+        self._beat = boot.beat
         self._pending: dict[int, Entry] = {}
         self._next = 0
         self._connection: _Connection | None = None

@@ -55,24 +55,32 @@ _TIMED_OUT = Refusal("unavailable", TOO_SLOW_HOLD, "ledger_timeout")
 _Wait = tuple[float, "asyncio.Future[Outcome]", Order]
 
 
+class Boot(msgspec.Struct, frozen=True):
+    """One start of a worker: `owner` is its 16-byte id, `dead_owner` that of the crashed worker it follows."""
+
+    settings: Settings
+    database: Database
+    owner: bytes
+    sealer: Sealer
+    dead_owner: bytes | None = None
+    clock: Clock = SYSTEM_CLOCK
+
+    @property
+    def beat(self) -> Beat:
+        """Its first heartbeat."""
+        return Beat(self.owner, "worker", self.clock.now_ns())
+
+
 class Ledger(ABC):
     """The money of one worker; every method runs on that worker's event loop."""
 
-    def __init__(
-        self,
-        settings: Settings,
-        database: Database,
-        owner: bytes,
-        sealer: Sealer,
-        dead_owner: bytes | None = None,
-    ) -> None:
+    def __init__(self, boot: Boot) -> None:
+        settings, database = boot.settings, boot.database
+        self._boot = boot
         self._settings = settings
-        self._database = database
-        self._dead_owner = dead_owner
-        self._owner = owner
-        self._sealer = sealer
-        self._told = ToldFailures(settings.data_path, owner)
-        self._replies = ReplyWaits(database, sealer, settings.idempotency_wait_s)
+        self._sealer = boot.sealer
+        self._told = ToldFailures(settings.data_path, boot.owner)
+        self._replies = ReplyWaits(database, boot.sealer, settings.idempotency_wait_s)
         self._collected: list[Entry] = []
         self._enough = 0
         self._hold_waits: deque[_Wait] = deque()
@@ -87,7 +95,7 @@ class Ledger(ABC):
     async def start(self) -> None:
         """Begin to take orders. Raises Unavailable when the database cannot be reached."""
         self._loop = asyncio.get_running_loop()
-        await asyncio.to_thread(prepare, self._database, self._dead_owner)
+        await asyncio.to_thread(prepare, self._boot.database, self._boot.dead_owner)
         left_behind = await asyncio.to_thread(self._told.take_over)
         await self._start()
         self._closed = False
@@ -126,7 +134,7 @@ class Ledger(ABC):
             order.nano,
             order.model,
             order.price_id,
-            self._owner,
+            self._boot.owner,
             taken,
         )
         waiter = self._ask(hold, self._hold_waits, self._settings.hold_wait_s)
@@ -334,24 +342,15 @@ def _forgotten(claim: IdempotencyClaim) -> ClaimResult:
 class ThreadLedger(Ledger):
     """The ledger written by a thread of this process."""
 
-    def __init__(
-        self,
-        settings: Settings,
-        database: Database,
-        owner: bytes,
-        sealer: Sealer,
-        *,
-        role: str = "worker",
-        clock: Clock = SYSTEM_CLOCK,
-        dead_owner: bytes | None = None,
-    ) -> None:
-        super().__init__(settings, database, owner, sealer, dead_owner)
+    def __init__(self, boot: Boot) -> None:
+        super().__init__(boot)
+        settings, database = boot.settings, boot.database
         self.writer = Writer(
-            lambda: open_books(database, settings, clock, owner),
+            lambda: open_books(database, settings, boot.clock, boot.owner),
             self._deliver,
             writer_limits(settings),
-            beat=Beat(owner, role, clock.now_ns()),
-            tick=Recoverer(database, settings, clock).tick,
+            beat=boot.beat,
+            tick=Recoverer(database, settings, boot.clock).tick,
             abandoned=_is_done,
             again=self._again,
         )

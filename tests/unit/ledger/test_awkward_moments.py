@@ -12,7 +12,7 @@ import msgspec
 import pytest
 
 from elkapi.errors import Unavailable
-from elkapi.ledger.ledger import Ledger
+from elkapi.ledger.ledger import Boot, Ledger
 from elkapi.ledger.orders import Hold, Order, Refusal, Settle
 from elkapi.ledger.writer import Entry
 from elkapi.settings import Settings
@@ -54,7 +54,7 @@ async def scripted(folder: Path, owner: bytes, **fields: Any) -> AsyncIterator[S
     """One worker's ledger in a data directory."""
     database = Database.open(f"sqlite:///{folder / 'books.sqlite3'}")
     migrate(database)
-    made = ScriptedLedger(Settings(data_dir=str(folder), **fields), database, owner, Sealer(b"k" * 32))
+    made = ScriptedLedger(Boot(Settings(data_dir=str(folder), **fields), database, owner, Sealer(b"k" * 32)))
     await made.start()
     yield made
     await made.aclose()
