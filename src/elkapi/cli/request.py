@@ -33,7 +33,8 @@ def show(request_id: str, as_json: bool) -> None:
         print_json(shown)
         return
     attempts = shown.pop("attempts")
-    print_facts(shown)
+    used = [f"{unit} {number}" for unit, number in shown["usage"].items() if number]
+    print_facts(shown | {"usage": ", ".join(used)})
     click.echo()
     names = ("channel_name", "channel_key_id", "why", "outcome", "status", "fate", "duration_ms", "upstream_request_id")
     print_table(names, [[attempt.get(name) for name in names] for attempt in attempts], none="no attempt was made")

@@ -6,6 +6,7 @@ import importlib
 import importlib.util
 import io
 import json
+import sqlite3
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -13,9 +14,13 @@ from pathlib import Path
 from typing import Any
 
 import click
+import msgspec
 import pytest
 
+from elkapi.ids import request_id_text
 from elkapi.storage import apikey
+from elkapi.testing.ledger import a_record, an_order
+from elkapi.types import Usage
 
 # By its path: in the package, `main` is the function.
 cli_main = importlib.import_module("elkapi.cli.main")
@@ -462,3 +467,16 @@ def test_embed_computes_in_process_when_nothing_runs(elkapi: Elkapi) -> None:
     assert abs(sum(x * x for x in shown["embedding"]) - 1) < 1e-5
     assert elkapi("embed", "").status == 2
     assert elkapi("embed", "x", "--model", "nothing").status == 1
+
+
+def test_a_call_is_shown_with_what_it_used(elkapi: Elkapi, tmp_path: Path) -> None:
+    elkapi("key", "list")
+    order = an_order(1, nano=9)
+    record = a_record(order, 4, usage=Usage(input_tokens=12, calls=1))
+    with sqlite3.connect(tmp_path / "data" / "elkapi.sqlite3") as books:
+        row = (record.id, 1, 1, "m", 200, 4, 0, record.created_ns, msgspec.json.encode(record))
+        books.execute("insert into requests values (?, ?, ?, ?, ?, ?, ?, ?, ?)", row)
+    books.close()
+    shown = elkapi("request", "show", request_id_text(record.id))
+    assert shown.status == 0, shown.err
+    assert ["usage", "input_tokens", "12,", "calls", "1"] in [line.split() for line in shown.out.splitlines()]
