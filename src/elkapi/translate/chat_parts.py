@@ -1,0 +1,293 @@
+"""The content of a chat message -> the hub's parts; it owns reading them, `chat_write_request` the way back.
+
+Contract: openai.md (Chat completions, Content).
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Any, Literal, TypedDict, TypeVar, get_args
+
+import msgspec
+
+from elkapi.errors import BadRequest
+from elkapi.translate.decode import convert
+from elkapi.translate.ir import (
+    Audio,
+    DialectName,
+    File,
+    Image,
+    Part,
+    Refusal,
+    Text,
+    Thinking,
+    ToolCall,
+    ToolResult,
+)
+
+T = TypeVar("T")
+Ttl = Literal["5m", "1h"] | None
+
+# A stored file is known by its id only at the provider that stored it; as a URL of its own it survives chat -> chat
+# and is refused by every other upstream.
+FILE_ID = "file-id:"
+
+_DATA_URL = re.compile(r"data:([^;,]*)(?:;[^;,]*)*;base64,", re.IGNORECASE)
+_MEDIA_TYPES = {"pdf": "application/pdf", "txt": "text/plain", "md": "text/markdown", "csv": "text/csv"}
+
+
+class Place(TypedDict, total=False):
+    """Members of a message (which begins at that part) or of a part, that the hub has no word for."""
+
+    at: list[int]
+    message: dict[str, Any]
+    part: dict[str, Any]
+
+
+Places = list[Place]
+
+
+class _ImageUrl(msgspec.Struct):
+    url: str
+    detail: str | None = None
+
+
+class _InputAudio(msgspec.Struct):
+    data: str
+    format: str
+
+
+class _InputFile(msgspec.Struct):
+    file_id: str | None = None
+    file_data: str | None = None
+    filename: str | None = None
+
+
+class _Part(msgspec.Struct):
+    type: str
+    text: str | None = None
+    refusal: str | None = None
+    image_url: str | _ImageUrl | None = None
+    input_audio: _InputAudio | None = None
+    file: _InputFile | None = None
+    thinking: Any = None
+    cache_control: dict[str, Any] | None = None
+    prompt_cache_breakpoint: dict[str, Any] | None = None
+
+
+class _Function(msgspec.Struct):
+    name: str
+    arguments: str | dict[str, Any] | None = None
+
+
+class _CustomCall(msgspec.Struct):
+    name: str
+    input: str = ""
+
+
+class _Call(msgspec.Struct):
+    id: str = ""
+    function: _Function | None = None
+    custom: _CustomCall | None = None
+    extra_content: dict[str, Any] | None = None
+
+
+class _ThinkingBlock(msgspec.Struct):
+    type: str
+    thinking: str = ""
+    signature: str | None = None
+    data: str | None = None
+    signed_by: str | None = None
+
+
+class _Assistant(msgspec.Struct):
+    content: str | list[dict[str, Any]] | None = None
+    refusal: str | None = None
+    reasoning_content: str | None = None
+    reasoning: str | None = None
+    thinking_blocks: list[_ThinkingBlock] | None = None
+    images: list[_Part] | None = None
+    tool_calls: list[_Call] | None = None
+    function_call: _Function | None = None
+
+
+ASSISTANT_MEMBERS = frozenset(_Assistant.__struct_fields__)
+
+
+def at(path: str, value: Any, type_: type[T]) -> T:
+    """`convert` whose refusal names the place (`messages[2].content`)."""
+    try:
+        return convert(value, type_)
+    except BadRequest as error:
+        param = ".".join(step for step in (path, error.param) if step)
+        raise BadRequest(f"{error.message.rstrip('.')} (in `{path}`).", param=param) from None
+
+
+def members_beside(content: Any) -> list[tuple[int, dict[str, Any]]]:
+    """(position, members) of the parts that carry caching marks, which the hub knows only by their lifetime."""
+    marks = ("cache_control", "prompt_cache_breakpoint")
+    rows = content if isinstance(content, list) else ()
+    found = [
+        (index, {name: row[name] for name in marks if row.get(name) is not None}) for index, row in enumerate(rows)
+    ]
+    return [(index, members) for index, members in found if members]
+
+
+def read_text(content: str | list[dict[str, Any]] | None, path: str) -> list[Text]:
+    """Content that may only be text: of instructions."""
+    parts = read_content(content if content is not None else "", path)
+    for part in parts:
+        if not isinstance(part, Text):
+            raise BadRequest(f"`{path}.content` may only hold text.", param=f"{path}.content")
+    return parts  # type: ignore[return-value]
+
+
+def read_content(content: str | list[dict[str, Any]], path: str) -> list[Part]:
+    """The parts of a string or a list of parts. Raises BadRequest for an empty list or an unknown kind."""
+    if isinstance(content, str):
+        return [Text(content)]
+    if not content:
+        raise BadRequest(f"`{path}.content` is an empty array.", param=f"{path}.content")
+    return [_part(row, f"{path}.content[{index}]") for index, row in enumerate(content)]
+
+
+def _part(row: dict[str, Any], path: str) -> Part:
+    view = at(path, row, _Part)
+    ttl = _ttl(view)
+    if view.type in ("text", "input_text", "output_text") and view.text is not None:
+        return Text(view.text, ttl)
+    if view.type == "image_url" and view.image_url is not None:
+        return _image(view.image_url, ttl, path)
+    if view.type == "input_audio" and view.input_audio is not None:
+        return Audio(view.input_audio.data, view.input_audio.format)
+    if view.type == "file" and view.file is not None:
+        return _file(view.file, ttl, path)
+    if view.type == "refusal" and view.refusal is not None:
+        return Refusal(view.refusal)
+    if view.type == "thinking" and view.thinking is not None:
+        return Thinking(thinking_text(view.thinking))
+    raise BadRequest(
+        f"`{path}` has type `{view.type[:40]}`, which is unknown here or lacks its member of that name.", param=path
+    )
+
+
+def thinking_text(value: Any) -> str:
+    """Mistral's spelling: a list of text parts."""
+    if isinstance(value, str):
+        return value
+    rows = value if isinstance(value, list) else []
+    return "".join(row["text"] for row in rows if isinstance(row, dict) and isinstance(row.get("text"), str))
+
+
+def _ttl(view: _Part) -> Ttl:
+    if view.cache_control is not None:
+        return "1h" if view.cache_control.get("ttl") == "1h" else "5m"
+    return "5m" if view.prompt_cache_breakpoint is not None else None
+
+
+def split_data_url(url: str) -> tuple[str, str] | None:
+    """(media type, base64) of a data URL; None for any other URL."""
+    found = _DATA_URL.match(url)
+    return (found.group(1).lower(), url[found.end() :]) if found else None
+
+
+def _image(value: str | _ImageUrl, ttl: Ttl, path: str) -> Image:
+    view = _ImageUrl(value) if isinstance(value, str) else value
+    if data := split_data_url(view.url):
+        return Image(data=data[1], media_type=data[0] or "image/png", detail=view.detail, cache_ttl=ttl)
+    if not view.url.startswith(("http://", "https://", "gs://")):
+        raise BadRequest(f"`{path}.image_url.url` must be an http(s) or a data URL.", param=f"{path}.image_url.url")
+    return Image(url=view.url, detail=view.detail, cache_ttl=ttl)
+
+
+def _file(view: _InputFile, ttl: Ttl, path: str) -> File:
+    if (view.file_id is None) == (view.file_data is None):
+        raise BadRequest(f"`{path}.file` needs exactly one of file_data and file_id.", param=f"{path}.file")
+    if view.file_id is not None:
+        return File("application/octet-stream", url=FILE_ID + view.file_id, name=view.filename, cache_ttl=ttl)
+    text = view.file_data or ""
+    ending = (view.filename or "").rpartition(".")[2].lower()
+    named = _MEDIA_TYPES.get(ending, "application/pdf")
+    media_type, data = split_data_url(text) or (named, text)
+    return File(media_type or named, data=data, name=view.filename, cache_ttl=ttl)
+
+
+def read_assistant(row: dict[str, Any], path: str, before: list[ToolCall]) -> list[Part]:
+    """Thinking, text and refusals, then calls. `before`: the calls of the turns so far (deprecated ones lack ids)."""
+    view = at(path, row, _Assistant)
+    parts: list[Part] = [_thinking(block, path) for block in view.thinking_blocks or ()]
+    unsigned = view.reasoning_content or view.reasoning
+    if not parts and unsigned:
+        parts.append(Thinking(unsigned))
+    if view.content:
+        parts += read_content(view.content, path)
+    if view.refusal:
+        parts.append(Refusal(view.refusal))
+    parts += [_image(image.image_url, None, path) for image in view.images or () if image.image_url is not None]
+    for call in view.tool_calls or ():
+        parts.append(_call(call, path))
+    if view.function_call is not None:
+        name, arguments = view.function_call.name, view.function_call.arguments
+        parts.append(ToolCall(f"call_{len(before)}", name, arguments_text(arguments)))
+    return parts
+
+
+def _call(call: _Call, path: str) -> ToolCall:
+    if not call.id:
+        raise BadRequest(f"`{path}.tool_calls` has a call without an id.", param=f"{path}.tool_calls.id")
+    if call.custom is not None:
+        return ToolCall(call.id, call.custom.name, call.custom.input, custom=True)
+    if call.function is None:
+        raise BadRequest(f"`{path}.tool_calls` has a call without a function.", param=f"{path}.tool_calls.function")
+    signature = thought_signature(call.extra_content)
+    return ToolCall(
+        call.id,
+        call.function.name,
+        arguments_text(call.function.arguments),
+        signature=signature,
+        signed_by="gemini" if signature else None,
+    )
+
+
+def arguments_text(arguments: str | dict[str, Any] | None) -> str:
+    """JSON text; some clients and upstreams hand over the object itself."""
+    if isinstance(arguments, str):
+        return arguments
+    return "" if arguments is None else msgspec.json.encode(arguments).decode()
+
+
+def thought_signature(extra_content: Any) -> str | None:
+    """Gemini's, in Google's own spelling: `extra_content.google.thought_signature`."""
+    google = extra_content.get("google") if isinstance(extra_content, dict) else None
+    found = google.get("thought_signature") if isinstance(google, dict) else None
+    return found if isinstance(found, str) and found else None
+
+
+def _thinking(block: _ThinkingBlock, path: str) -> Thinking:
+    signed_by = signer(block.signed_by)
+    if block.type == "redacted_thinking" and block.data:
+        return Thinking(redacted=block.data, signed_by=signed_by)
+    if block.type != "thinking":
+        raise BadRequest(f"`{path}.thinking_blocks` has an unknown type.", param=f"{path}.thinking_blocks")
+    signature = block.signature or None
+    return Thinking(block.thinking, signature, signed_by if signature else None)
+
+
+def signer(value: Any) -> DialectName:
+    """Whose signature a thinking block carries: Anthropic's unless it says otherwise."""
+    return value if value in get_args(DialectName) else "anthropic"
+
+
+def read_result(content: Any, call_id: str, calls: list[ToolCall], path: str) -> ToolResult:
+    """What a tool answered; its name and kind are those of the call with that id."""
+    call = next((call for call in reversed(calls) if call.id == call_id), None)
+    parts = read_content(content, path) if content is not None and content != [] else []
+    for part in parts:
+        if not isinstance(part, Text | Image | File):
+            raise BadRequest(f"`{path}.content` of a tool may only hold text and images.", param=f"{path}.content")
+    return ToolResult(
+        call_id,
+        tuple(parts),  # type: ignore[arg-type]
+        name=call.name if call else "",
+        custom=call.custom if call else False,
+    )

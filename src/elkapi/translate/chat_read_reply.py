@@ -1,0 +1,277 @@
+"""A chat upstream's answer, whole or streamed -> events; also the meter of relayed chat streams.
+
+Contract: openai.md (Chat completions, Stream). It tolerates what OpenAI-like providers add or leave out: usage in any
+chunk, reasoning under two names, tool pieces without index, content as a list of parts.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+from elkapi.translate.chat_parts import arguments_text, signer, split_data_url, thinking_text, thought_signature
+from elkapi.translate.chat_views import (
+    ANNOTATIONS,
+    BLOCKS,
+    IMAGES,
+    LOGPROBS,
+    NULL,
+    USAGE,
+    Choice,
+    Chunk,
+    ContentPart,
+    Delta,
+    ToolPiece,
+    decode_chunk,
+    in_band_error,
+    look,
+)
+from elkapi.translate.dialect import Unreadable
+from elkapi.translate.ir import (
+    Citation,
+    End,
+    Event,
+    Failure,
+    Finish,
+    FinishReason,
+    ImageOut,
+    RedactedThinking,
+    RefusalDelta,
+    Start,
+    TextDelta,
+    ThinkingDelta,
+    ThinkingSignature,
+    TokenLogprob,
+    ToolCallDelta,
+    ToolCallStart,
+    UsageSeen,
+)
+from elkapi.translate.sse import Frame
+from elkapi.translate.usage import read_chat_usage
+
+_REASONS: dict[str, FinishReason] = {
+    "stop": "stop",
+    "length": "length",
+    "max_tokens": "length",
+    "tool_calls": "tool_calls",
+    "function_call": "tool_calls",
+    "content_filter": "content_filter",
+    "sensitive": "content_filter",
+}
+# Reasons that say the provider gave up: the answer is not whole.
+_BROKEN = {"error": 502, "insufficient_system_resource": 503, "network_error": 502}
+_END = End()
+
+
+class _Call:
+    """One tool call as its pieces arrive; `sent` once its name is known."""
+
+    __slots__ = ("id", "index", "sent", "waiting")
+
+    def __init__(self, index: int, id: str) -> None:
+        self.index, self.id, self.sent, self.waiting = index, id, False, ""
+
+
+class ChatReader:
+    """The events of one answer; `Reader` of the dialect."""
+
+    def __init__(self) -> None:
+        self._started = False
+        self._calls: dict[tuple[int, int], _Call] = {}
+        self._count = 0
+        self._refused = False
+        self._thought = False
+
+    def feed(self, frame: Frame) -> list[Event]:
+        """The events of one chunk. Raises Unreadable for a frame that is no JSON object."""
+        data = frame.data
+        if data is None or not data.strip():
+            return []
+        if data[:6] == b"[DONE]":
+            return [_END]
+        view = decode_chunk(data)
+        failure = in_band_error(view, frame.event == b"error")
+        return [failure] if failure is not None else self.read(view)
+
+    def read(self, view: Chunk) -> list[Event]:
+        """The events of a decoded chunk or whole answer, without its end."""
+        events: list[Event] = []
+        ends: list[Event] = []
+        if not self._started:
+            self._started = True
+            events.append(Start(_text(view.id), _text(view.model)))
+        for choice in view.choices or ():
+            if choice.delta is not None:
+                self._delta(choice.delta, choice, events)
+            elif choice.message is not None:
+                self._delta(_whole(choice.message), choice, events)
+            if choice.usage is not NULL:
+                _see_usage(choice.usage, events)
+            if choice.finish_reason:
+                ends.append(self._finish(choice.finish_reason, choice.stop_reason))
+        if view.usage != NULL:
+            _see_usage(view.usage, events)
+        elif view.x_groq is not None:
+            _see_groq(view.x_groq, events)
+        return events + ends if ends else events
+
+    def _delta(self, part: Delta, choice: Choice, events: list[Event]) -> None:
+        thought = part.reasoning_content or part.reasoning
+        if thought and (thought := _text(thought)):
+            self._thought = True
+            events.append(ThinkingDelta(thought))
+        if part.thinking_blocks is not NULL:
+            self._blocks(part.thinking_blocks, events)
+        content = part.content
+        if content:
+            if isinstance(content, str):
+                rows = _read_logprobs(choice.logprobs) if choice.logprobs != NULL else ()
+                events.append(TextDelta(content, rows))
+            else:
+                _read_parts(content, events)
+        if part.refusal:
+            self._refused = True
+            events.append(RefusalDelta(part.refusal))
+        if part.images is not NULL:
+            _read_images(part.images, events)
+        if part.annotations is not NULL:
+            _read_annotations(part.annotations, events)
+        if part.audio is not None and isinstance(part.audio, dict) and (said := _text(part.audio.get("transcript"))):
+            events.append(TextDelta(said))
+        if part.tool_calls:
+            for piece in part.tool_calls:
+                self._piece(piece, choice.index or 0, events)
+        elif part.function_call is not None:
+            self._piece(ToolPiece(function=part.function_call), choice.index or 0, events)
+
+    def _blocks(self, raw: msgspec.Raw, events: list[Event]) -> None:
+        """Signatures and opaque passages; the text comes from `reasoning_content` where there is one."""
+        several = look(BLOCKS, raw) or []
+        for block in several:
+            if block.type == "redacted_thinking" and block.data:
+                events.append(RedactedThinking(block.data))
+                continue
+            if block.thinking and not self._thought:
+                events.append(ThinkingDelta(block.thinking))
+            if block.signature:
+                events.append(ThinkingSignature(block.signature, signer(block.signed_by)))
+                self._thought = False
+
+    def _piece(self, piece: ToolPiece, choice: int, events: list[Event]) -> None:
+        """One piece of a call. A new id at a known index is a new call: some providers number all of them 0."""
+        key = (choice, piece.index if piece.index is not None else -1)
+        call = self._calls.get(key)
+        id = _text(piece.id)
+        if call is None or (id and id != call.id):
+            call = _Call(self._count, id or f"call_{self._count}")
+            self._count += 1
+            self._calls[key] = call
+        if piece.custom is not None:
+            name, text = piece.custom.name, piece.custom.input or ""
+        elif piece.function is not None:
+            name, text = piece.function.name, arguments_text(piece.function.arguments)
+        else:
+            name, text = None, ""
+        if not call.sent and not name:
+            call.waiting += text
+            return
+        if not call.sent and name:
+            call.sent = True
+            signature = thought_signature(piece.extra_content)
+            events.append(
+                ToolCallStart(
+                    call.index,
+                    call.id,
+                    name,
+                    custom=piece.custom is not None,
+                    signature=signature,
+                    signed_by="gemini" if signature else None,
+                )
+            )
+            text, call.waiting = call.waiting + text, ""
+        if text:
+            events.append(ToolCallDelta(call.index, text))
+
+    def _finish(self, word: str, met: Any) -> Event:
+        if word in _BROKEN:
+            return Failure(_BROKEN[word], word, "The upstream gave up before its answer was whole.")
+        reason = _REASONS.get(word, "stop")
+        if reason == "stop" and self._calls:
+            reason = "tool_calls"
+        elif reason == "stop" and self._refused:
+            reason = "refusal"
+        elif reason == "stop" and isinstance(met, str):
+            # vLLM and its kin name the stop sequence that was met.
+            return Finish("stop_sequence", met)
+        return Finish(reason)
+
+
+def read_reply(body: bytes) -> list[Event]:
+    """The events of a whole answer. Raises Unreadable."""
+    view = decode_chunk(body)
+    if failure := in_band_error(view):
+        return [failure]
+    if not view.choices or all(choice.message is None for choice in view.choices):
+        raise Unreadable("no choices")
+    events = ChatReader().read(view)
+    if any(isinstance(event, Failure) for event in events):
+        return events
+    if not any(isinstance(event, Finish) for event in events):
+        events.append(Finish("stop"))
+    events.append(_END)
+    return events
+
+
+def _text(value: Any) -> str:
+    return value if isinstance(value, str) else ""
+
+
+def _whole(message: Delta) -> Delta:
+    """Of a whole answer the blocks hold the text of the thinking; `reasoning_content` only repeats it."""
+    blocks = look(BLOCKS, message.thinking_blocks) or ()
+    if any(block.thinking for block in blocks):
+        message.reasoning_content = message.reasoning = None
+    return message
+
+
+def _see_usage(raw: msgspec.Raw, events: list[Event]) -> None:
+    view = look(USAGE, raw)
+    usage = read_chat_usage(view) if view is not None else None
+    if usage is not None:
+        events.append(UsageSeen(usage))
+
+
+def _see_groq(member: Any, events: list[Event]) -> None:
+    """Groq's usage stands in `x_groq` of the last chunk."""
+    if isinstance(member, dict) and "usage" in member:
+        _see_usage(msgspec.Raw(msgspec.json.encode(member["usage"])), events)
+
+
+def _read_parts(parts: list[ContentPart], events: list[Event]) -> None:
+    """Mistral's list content: text and thinking parts."""
+    for part in parts:
+        if part.thinking is not None and (thought := thinking_text(part.thinking)):
+            events.append(ThinkingDelta(thought))
+        if part.text:
+            events.append(TextDelta(part.text))
+
+
+def _read_logprobs(raw: msgspec.Raw) -> tuple[TokenLogprob, ...]:
+    view = look(LOGPROBS, raw)
+    return tuple(
+        TokenLogprob(row.token, row.logprob, tuple((top.token, top.logprob) for top in row.top_logprobs or ()))
+        for row in (view.content if view else None) or ()
+    )
+
+
+def _read_annotations(raw: msgspec.Raw, events: list[Event]) -> None:
+    for row in look(ANNOTATIONS, raw) or ():
+        if row.url_citation is not None:
+            events.append(Citation(row.url_citation.url, row.url_citation.title or ""))
+
+
+def _read_images(raw: msgspec.Raw, events: list[Event]) -> None:
+    for row in look(IMAGES, raw) or ():
+        if row.image_url is not None and (found := split_data_url(row.image_url.url)):
+            events.append(ImageOut(found[0] or "image/png", found[1]))

@@ -1,0 +1,382 @@
+"""A chat completions body -> `ChatRequest`; it owns how callers of chat ask, `chat_write_request` the way back.
+
+Contract: openai.md (Chat completions). What the hub has no word for is kept: top-level members in `extra` by name,
+members of messages and parts in `extra["messages"]` by place, so that `chat_write_request` can put them back.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal, cast, get_args
+
+import msgspec
+
+from elkapi.errors import BadRequest
+from elkapi.translate.chat_parts import (
+    Places,
+    at,
+    members_beside,
+    read_assistant,
+    read_content,
+    read_result,
+    read_text,
+)
+from elkapi.translate.decode import convert, decode
+from elkapi.translate.ir import (
+    ChatRequest,
+    Effort,
+    Message,
+    OutputFormat,
+    Part,
+    Reasoning,
+    ServerTool,
+    Text,
+    Thinking,
+    Tool,
+    ToolCall,
+    ToolChoice,
+)
+
+_Positive = Annotated[int, msgspec.Meta(ge=1)]
+
+
+class _StreamOptions(msgspec.Struct):
+    include_usage: bool | None = None
+
+
+class _Body(msgspec.Struct):
+    """Every member that the hub has a word for, by the wire's names."""
+
+    model: Annotated[str, msgspec.Meta(min_length=1)]
+    messages: Annotated[list[dict[str, Any]], msgspec.Meta(min_length=1)]
+    stream: bool | None = None
+    stream_options: _StreamOptions | None = None
+    max_tokens: _Positive | None = None
+    max_completion_tokens: _Positive | None = None
+    temperature: float | None = None
+    top_p: float | None = None
+    top_k: int | None = None
+    n: _Positive | None = None
+    stop: str | list[str] | None = None
+    seed: int | None = None
+    presence_penalty: float | None = None
+    frequency_penalty: float | None = None
+    logit_bias: dict[str, float] | None = None
+    logprobs: bool | None = None
+    top_logprobs: Annotated[int, msgspec.Meta(ge=0)] | None = None
+    tools: list[dict[str, Any]] | None = None
+    tool_choice: str | dict[str, Any] | None = None
+    parallel_tool_calls: bool | None = None
+    functions: list[dict[str, Any]] | None = None
+    function_call: str | dict[str, Any] | None = None
+    response_format: str | dict[str, Any] | None = None
+    reasoning_effort: str | None = None
+    web_search_options: dict[str, Any] | None = None
+    verbosity: str | None = None
+    user: str | None = None
+    metadata: dict[str, str] | None = None
+    service_tier: str | None = None
+    prompt_cache_key: str | None = None
+
+
+class _Message(msgspec.Struct):
+    role: str
+    content: str | list[dict[str, Any]] | None = None
+    tool_call_id: str | None = None
+
+
+class _Function(msgspec.Struct):
+    name: Annotated[str, msgspec.Meta(min_length=1)]
+    description: str | None = None
+    parameters: dict[str, Any] | None = None
+    strict: bool | None = None
+
+
+class _Custom(msgspec.Struct):
+    name: Annotated[str, msgspec.Meta(min_length=1)]
+    description: str | None = None
+    format: Any = None
+
+
+class _Named(msgspec.Struct):
+    name: str
+
+
+class _Choice(msgspec.Struct):
+    """`{type, function | custom: {name}}`, in a choice and in the list of allowed tools."""
+
+    function: _Named | None = None
+    custom: _Named | None = None
+
+
+class _Allowed(msgspec.Struct):
+    mode: Literal["auto", "required"]
+    tools: list[_Choice]
+
+
+class _Schema(msgspec.Struct):
+    name: str = "output"
+    schema: dict[str, Any] | None = None
+    strict: bool | None = None
+    description: str | None = None
+
+
+_body = msgspec.json.Decoder(_Body)
+_members = msgspec.json.Decoder(dict[str, Any])
+_KNOWN = frozenset(_Body.__struct_fields__)
+_OUTPUT_KINDS = {"text": "text", "json_object": "json", "json_schema": "schema"}
+# Names of tools that an upstream runs itself, as they are spelled in the `tools` of chat-like providers.
+_SERVER_KINDS = {
+    "web_search": "web_search",
+    "web_search_preview": "web_search",
+    "google_search": "web_search",
+    "code_interpreter": "code_execution",
+    "code_execution": "code_execution",
+}
+
+
+def read_request(body: bytes) -> ChatRequest:
+    """The neutral request of a chat completions body. Raises BadRequest naming the field."""
+    view = decode(_body, body)
+    extra = _extra(decode(_members, body))
+    places: Places = []
+    system, messages = _messages(view.messages, places)
+    if places:
+        extra["messages"] = places
+    if view.stream_options is not None and extra.get("stream_options") == {}:
+        del extra["stream_options"]
+    tools, server_tools = _tools(view, extra)
+    output = _output(view.response_format, extra)
+    return ChatRequest(
+        model=view.model,
+        messages=messages,
+        system=system,
+        tools=tools,
+        server_tools=server_tools,
+        tool_choice=_tool_choice(view),
+        parallel_tools=False if view.functions else view.parallel_tool_calls,
+        max_output_tokens=view.max_completion_tokens or view.max_tokens,
+        temperature=view.temperature,
+        top_p=view.top_p,
+        top_k=view.top_k,
+        stop=(view.stop,) if isinstance(view.stop, str) else tuple(view.stop or ()),
+        seed=view.seed,
+        n=view.n or 1,
+        presence_penalty=view.presence_penalty,
+        frequency_penalty=view.frequency_penalty,
+        logit_bias=view.logit_bias,
+        logprobs=bool(view.logprobs),
+        top_logprobs=view.top_logprobs,
+        output=output,
+        reasoning=_reasoning(view, extra),
+        verbosity=view.verbosity,
+        user=view.user if view.user is not None else _text_or_none(extra.get("safety_identifier")),
+        metadata=view.metadata,
+        service_tier=view.service_tier,
+        cache_key=view.prompt_cache_key,
+        stream=bool(view.stream),
+        include_usage=bool(view.stream and view.stream_options and view.stream_options.include_usage),
+        dialect="chat",
+        extra=extra,
+    )
+
+
+def _extra(members: dict[str, Any]) -> dict[str, Any]:
+    """The members nobody here knows. `Model` for `model` is refused: some upstreams would take it for the real one."""
+    extra = {}
+    for name, value in members.items():
+        if name == "stream_options" and isinstance(value, dict):
+            extra[name] = {key: option for key, option in value.items() if key != "include_usage"}
+        elif name not in _KNOWN:
+            if name.lower() in _KNOWN:
+                raise BadRequest(f"Write `{name.lower()}` in small letters.", param=name)
+            extra[name] = value
+    return extra
+
+
+def _text_or_none(value: Any) -> str | None:
+    return value if isinstance(value, str) else None
+
+
+# --- messages --------------------------------------------------------------------------------------------------------
+
+
+def _messages(rows: list[dict[str, Any]], places: Places) -> tuple[tuple[Text, ...], list[Message]]:
+    """Leading instructions, and the turns with neighbours of one role merged."""
+    system: list[Text] = []
+    turns: list[tuple[str, list[Part]]] = []
+    calls: list[ToolCall] = []
+    for index, row in enumerate(rows):
+        path = f"messages[{index}]"
+        view = at(path, row, _Message)
+        role = "system" if view.role == "developer" else view.role
+        parts, beside = _turn(role, view, row, path, calls)
+        if not parts and not beside:
+            continue
+        calls += [part for part in parts if isinstance(part, ToolCall)]
+        if role == "system" and not turns:
+            place, before = -1, cast("list[Part]", system)
+        else:
+            side = role if role in ("system", "assistant") else "user"
+            if not turns or turns[-1][0] != side:
+                turns.append((side, []))
+            place, before = len(turns) - 1, turns[-1][1]
+        if role not in ("tool", "function"):
+            ahead = next((index for index, part in enumerate(parts) if not isinstance(part, Thinking)), 0)
+            for offset, members in members_beside(view.content):
+                places.append({"at": [place, len(before) + ahead + offset], "part": members})
+        # A second message of the same side begins here; results begin one anyway.
+        if beside or (before and place >= 0 and role not in ("tool", "function")):
+            places.append({"at": [place, len(before)], "message": beside})
+        before += parts
+    if not turns:
+        raise BadRequest("`messages` has instructions only; add a message of the user.", param="messages")
+    return tuple(system), [Message(side, tuple(parts)) for side, parts in turns]  # type: ignore[arg-type]
+
+
+def _turn(
+    role: str, view: _Message, row: dict[str, Any], path: str, calls: list[ToolCall]
+) -> tuple[list[Part], dict[str, Any]]:
+    """The parts of one message, and the members that have no place among them."""
+    used = {"role", "content"}
+    if role == "system":
+        parts: list[Part] = list(read_text(view.content, path))
+    elif role == "user":
+        if view.content is None:
+            raise BadRequest(f"`{path}.content` is missing.", param=f"{path}.content")
+        parts = read_content(view.content, path)
+    elif role == "assistant":
+        parts = read_assistant(row, path, calls)
+        used |= {
+            "tool_calls",
+            "function_call",
+            "refusal",
+            "reasoning_content",
+            "reasoning",
+            "thinking_blocks",
+            "images",
+        }
+    elif role in ("tool", "function"):
+        by_id = view.tool_call_id if role == "tool" else _last_id(calls, row.get("name"), path)
+        if not by_id:
+            raise BadRequest(f"`{path}.tool_call_id` is missing.", param=f"{path}.tool_call_id")
+        parts = [read_result(view.content, by_id, calls, path)]
+        used |= {"tool_call_id"} | ({"name"} if role == "function" else set())
+    else:
+        raise BadRequest(
+            f"`{path}.role` is `{role[:40]}`; it must be developer, system, user, assistant, tool or function.",
+            param=f"{path}.role",
+        )
+    return parts, {name: value for name, value in row.items() if name not in used and value is not None}
+
+
+def _last_id(calls: list[ToolCall], name: Any, path: str) -> str:
+    """The call that a deprecated `function` message answers."""
+    for call in reversed(calls):
+        if call.name == name:
+            return call.id
+    raise BadRequest(f"`{path}.name` names no function that was called before.", param=f"{path}.name")
+
+
+# --- tools -----------------------------------------------------------------------------------------------------------
+
+
+def _tools(view: _Body, extra: dict[str, Any]) -> tuple[tuple[Tool, ...], tuple[ServerTool, ...]]:
+    tools: list[Tool] = []
+    served: list[ServerTool] = []
+    for row in view.tools or ():
+        kind = row.get("type", "function")
+        if kind == "function":
+            function = convert(row.get("function"), _Function)
+            tools.append(Tool(function.name, function.description, function.parameters, function.strict))
+        elif kind == "custom":
+            custom = convert(row.get("custom"), _Custom)
+            tools.append(Tool(custom.name, custom.description, custom=True, format=custom.format))
+        elif isinstance(kind, str):
+            served.append(ServerTool(_SERVER_KINDS.get(kind, kind), "chat", row))
+        else:
+            raise BadRequest("`tools[].type` must be a string.", param="tools.type")
+    if view.functions:
+        # The marker tells the writer of the answer to speak of `function_call` too.
+        extra["functions"] = True
+        for row in view.functions:
+            function = convert(row, _Function)
+            tools.append(Tool(function.name, function.description, function.parameters, function.strict))
+    if view.web_search_options is not None:
+        served.append(ServerTool("web_search", "chat", view.web_search_options))
+    return tuple(tools), tuple(served)
+
+
+def _tool_choice(view: _Body) -> ToolChoice | None:
+    value = view.tool_choice if view.tool_choice is not None else view.function_call
+    if value is None:
+        return None
+    if isinstance(value, str):
+        if value not in ("auto", "none", "required"):
+            raise BadRequest("`tool_choice` must be none, auto, required or an object.", param="tool_choice")
+        return ToolChoice(cast("Literal['auto', 'none', 'required']", value))
+    if "allowed_tools" in value:
+        allowed = convert(value["allowed_tools"], _Allowed)
+        return ToolChoice(allowed.mode, tuple(_name(choice) for choice in allowed.tools))
+    if view.tool_choice is None:
+        return ToolChoice("named", (convert(value, _Named).name,))
+    return ToolChoice("named", (_name(convert(value, _Choice)),))
+
+
+def _name(choice: _Choice) -> str:
+    named = choice.function or choice.custom
+    if named is None:
+        raise BadRequest("`tool_choice` names no function and no custom tool.", param="tool_choice")
+    return named.name
+
+
+# --- the rest --------------------------------------------------------------------------------------------------------
+
+
+def _output(value: str | dict[str, Any] | None, extra: dict[str, Any]) -> OutputFormat | None:
+    """A bare "json" or "text" is dropped (some clients send it), a kind nobody here knows stays in `extra`."""
+    if value is None:
+        return None
+    if isinstance(value, str):
+        if value not in ("json", "text"):
+            raise BadRequest("`response_format` must be an object.", param="response_format")
+        return None
+    kind = _OUTPUT_KINDS.get(str(value.get("type")))
+    if kind is None:
+        if not isinstance(value.get("type"), str):
+            raise BadRequest("`response_format.type` is missing.", param="response_format.type")
+        extra["response_format"] = value
+        return None
+    if kind != "schema":
+        return OutputFormat("text" if kind == "text" else "json")
+    schema = convert(value.get("json_schema"), _Schema)
+    return OutputFormat("schema", schema.name, schema.schema, schema.strict, schema.description)
+
+
+def _reasoning(view: _Body, extra: dict[str, Any]) -> Reasoning | None:
+    """`reasoning_effort`, and the family's objects `reasoning` and `thinking`, which also stay in `extra`."""
+    budget, adaptive, visible = None, False, None
+    effort = _effort(view.reasoning_effort)
+    if effort is None and view.reasoning_effort is not None:
+        extra["reasoning_effort"] = view.reasoning_effort
+    spoken = extra.get("reasoning")
+    if isinstance(spoken, dict):
+        effort = effort or _effort(spoken.get("effort"))
+        budget = _count(spoken.get("max_tokens"))
+        visible = False if spoken.get("exclude") is True else None
+    thinking = extra.get("thinking")
+    if isinstance(thinking, dict):
+        budget = _count(thinking.get("budget_tokens")) if budget is None else budget
+        adaptive = thinking.get("type") == "adaptive"
+        if effort is None and thinking.get("type") == "disabled":
+            effort = "none"
+    if effort is None and budget is None and not adaptive and visible is None:
+        return None
+    return Reasoning(effort=effort, budget_tokens=budget, adaptive=adaptive, visible=visible)
+
+
+def _effort(value: Any) -> Effort | None:
+    return value if value in get_args(Effort) else None
+
+
+def _count(value: Any) -> int | None:
+    return value if isinstance(value, int) and not isinstance(value, bool) and value >= 0 else None

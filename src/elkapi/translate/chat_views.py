@@ -1,0 +1,204 @@
+"""The wire shapes of a chat answer as msgspec views, and in-band errors; `chat_read_reply` gives them meaning.
+
+Contract: openai.md (Chat completions, Stream). Members that a provider may spell in its own way are Raw or Any, so that
+an odd one never costs the chunk it came in.
+"""
+
+from __future__ import annotations
+
+from typing import Any, TypeVar
+
+import msgspec
+
+from elkapi.translate.dialect import Unreadable
+from elkapi.translate.ir import Failure
+from elkapi.translate.usage import ChatUsage
+
+T = TypeVar("T")
+
+# What an absent member and one that is null both look like; Raw compares with Raw only.
+NULL = msgspec.Raw(b"null")
+# What an in-band error would have been as a reply, by a word in its type or code; the first that is found counts.
+_STATUSES = (
+    ("rate_limit", 429),
+    ("insufficient_quota", 429),
+    ("overloaded", 503),
+    ("unavailable", 503),
+    ("timeout", 504),
+    ("authentication", 401),
+    ("invalid_api_key", 401),
+    ("permission", 403),
+    ("not_found", 404),
+    ("content_policy", 400),
+    ("content_filter", 400),
+    ("context_length", 400),
+    ("invalid", 400),
+)
+_NO_ERRORS = (b"{}", b'""', b"false", b"0", b"[]")
+ERROR_STATUS_DEFAULT = 500
+
+
+class FunctionPiece(msgspec.Struct, gc=False):
+    name: str | None = None
+    arguments: str | dict[str, Any] | None = None
+
+
+class CustomPiece(msgspec.Struct, gc=False):
+    name: str | None = None
+    input: str | None = None
+
+
+class ToolPiece(msgspec.Struct, gc=False):
+    index: int | None = None
+    id: Any = None
+    function: FunctionPiece | None = None
+    custom: CustomPiece | None = None
+    extra_content: Any = None
+
+
+class ContentPart(msgspec.Struct):
+    type: str = ""
+    text: str | None = None
+    thinking: Any = None
+
+
+class Delta(msgspec.Struct, gc=False):
+    """A delta of a stream, or the message of a whole answer. Raw members are rare and are looked into on their own."""
+
+    content: str | list[ContentPart] | None = None
+    reasoning_content: str | None = None
+    reasoning: Any = None
+    tool_calls: list[ToolPiece] | None = None
+    function_call: FunctionPiece | None = None
+    refusal: str | None = None
+    thinking_blocks: msgspec.Raw = NULL
+    annotations: msgspec.Raw = NULL
+    images: msgspec.Raw = NULL
+    audio: Any = None
+
+
+class Choice(msgspec.Struct, gc=False):
+    delta: Delta | None = None
+    message: Delta | None = None
+    finish_reason: str | None = None
+    index: int | None = None
+    logprobs: msgspec.Raw = NULL
+    stop_reason: Any = None
+    usage: msgspec.Raw = NULL
+
+
+class Chunk(msgspec.Struct, gc=False):
+    choices: list[Choice] | None = None
+    id: Any = None
+    model: Any = None
+    usage: msgspec.Raw = NULL
+    error: msgspec.Raw = NULL
+    object: Any = None
+    type: Any = None
+    message: Any = None
+    code: Any = None
+    x_groq: Any = None
+
+
+class _ErrorView(msgspec.Struct):
+    message: Any = None
+    type: Any = None
+    code: Any = None
+    status: Any = None
+
+
+class _Logprob(msgspec.Struct):
+    token: str
+    logprob: float
+
+
+class _Logprobs(msgspec.Struct):
+    token: str
+    logprob: float
+    top_logprobs: list[_Logprob] | None = None
+
+
+class _LogprobsView(msgspec.Struct):
+    content: list[_Logprobs] | None = None
+
+
+class _Block(msgspec.Struct):
+    type: str = ""
+    thinking: str | None = None
+    signature: str | None = None
+    data: str | None = None
+    signed_by: str | None = None
+
+
+class _UrlCitation(msgspec.Struct):
+    url: str
+    title: str | None = None
+
+
+class _Annotation(msgspec.Struct):
+    type: str = ""
+    url_citation: _UrlCitation | None = None
+
+
+class _ImageUrl(msgspec.Struct):
+    url: str
+
+
+class _ImageRow(msgspec.Struct):
+    image_url: _ImageUrl | None = None
+
+
+_chunk = msgspec.json.Decoder(Chunk)
+USAGE = msgspec.json.Decoder(ChatUsage)
+LOGPROBS = msgspec.json.Decoder(_LogprobsView)
+BLOCKS = msgspec.json.Decoder(list[_Block])
+ANNOTATIONS = msgspec.json.Decoder(list[_Annotation])
+IMAGES = msgspec.json.Decoder(list[_ImageRow])
+_error = msgspec.json.Decoder(_ErrorView | str)
+
+
+def look(decoder: msgspec.json.Decoder[T], raw: msgspec.Raw) -> T | None:
+    """A rare member, or None when it is absent, null or not what it should be: then it is as if it were not there."""
+    if raw == NULL:
+        return None
+    try:
+        return decoder.decode(raw)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        return None
+
+
+def decode_chunk(data: bytes) -> Chunk:
+    """The view of a chunk or an answer. Raises Unreadable."""
+    try:
+        return _chunk.decode(data)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+        raise Unreadable(str(error)) from None
+
+
+def in_band_error(view: Chunk, told: bool = False) -> Failure | None:
+    """The error that stands in a chunk or in a 200; `told`: the event line says it is one, whatever it looks like."""
+    if view.error == NULL and not told and view.object != "error":
+        return None
+    error = look(_error, view.error)
+    if error is None:
+        if bytes(view.error) in _NO_ERRORS and view.object != "error" and not told:
+            return None
+        error = _ErrorView(message=view.message, type=view.type, code=view.code)
+    if isinstance(error, str):
+        error = _ErrorView(message=error)
+    words = [word for word in (error.type, error.code) if isinstance(word, str) and word]
+    message = error.message if isinstance(error.message, str) else ""
+    return Failure(_status(error, words), words[0] if words else "error", message)
+
+
+def _status(error: _ErrorView, words: list[str]) -> int:
+    for number in (error.status, error.code):
+        if isinstance(number, int) and not isinstance(number, bool) and 400 <= number <= 599:
+            return number
+        if isinstance(number, str) and len(number) == 3 and number.isascii() and number.isdigit() and number >= "400":
+            return min(int(number), 599)
+    for word in words:
+        for known, status in _STATUSES:
+            if known in word.lower():
+                return status
+    return ERROR_STATUS_DEFAULT

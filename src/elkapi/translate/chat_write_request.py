@@ -1,0 +1,396 @@
+"""`ChatRequest` -> a chat completions body; it owns what a chat upstream is asked and what it cannot be asked.
+
+Contract: openai.md (Chat completions); anthropic.md section 4 for callers of other dialects.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from itertools import pairwise
+from typing import Any
+
+import msgspec
+
+from elkapi.errors import BadRequest
+from elkapi.translate.chat_parts import FILE_ID, Places
+from elkapi.translate.ir import (
+    Audio,
+    ChatRequest,
+    File,
+    Image,
+    Loss,
+    Message,
+    OutputFormat,
+    Part,
+    Refusal,
+    ServerTool,
+    Text,
+    Thinking,
+    Tool,
+    ToolCall,
+    ToolResult,
+)
+from elkapi.translate.profiles import Profile, effort_for
+
+STOPS_MAX = 4
+USER_CHARS_MAX = 64
+
+# What this dialect cannot carry of a request that came in another one.
+LOSSES = (
+    Loss("signatures of thinking", False, "chat has no signatures; the text goes back as reasoning_content if wanted"),
+    Loss("redacted thinking", False, "it is opaque to every other dialect"),
+    Loss("cache_control", False, "OpenAI-like upstreams cache prefixes by themselves"),
+    Loss("top_k", False, "chat has no top_k; the model samples from all tokens"),
+    Loss("temperature, top_p", False, "only for models that refuse sampling parameters"),
+    Loss("more than 4 stop sequences", False, "chat takes four; the first four are sent"),
+    Loss("metadata", False, "labels of stored answers; nothing is stored upstream for another dialect"),
+    Loss("service_tier of Anthropic", False, "the tiers are not the same; the upstream's default is used"),
+    Loss("images and files in tool results", False, "they follow in a user message that names the call"),
+    Loss("images that the model made, in earlier turns", False, "chat's assistant messages hold text"),
+    Loss("blocks of server tools in earlier turns", False, "only the provider that ran the tool can read them"),
+    Loss("how much to think, finer than an effort word", False, "a token budget becomes the nearest effort word"),
+    Loss("files by URL", True, "chat takes files as data only"),
+    Loss("server tools other than web search", True, "chat upstreams cannot run them"),
+    Loss("allowed and blocked domains of a web search", True, "chat's web search has no such limit"),
+    Loss("several answers (n) for another dialect", True, "an answer in the hub is one"),
+)
+
+
+def write_request(request: ChatRequest, profile: Profile) -> bytes:
+    """The body for a chat upstream. Raises BadRequest for what `LOSSES` says is refused."""
+    own = request.dialect == "chat"
+    if request.n != 1 and not own:
+        raise BadRequest("This model gives one answer a call; ask for one.", param="generationConfig.candidateCount")
+    body: dict[str, Any] = {"model": request.model, "messages": []}
+    # Members that are None are left out at the end.
+    body |= {
+        profile.max_tokens_field: request.max_output_tokens,
+        "temperature": request.temperature if profile.sampling else None,
+        "top_p": request.top_p if profile.sampling else None,
+        "top_k": request.top_k if own else None,
+        "n": request.n if request.n != 1 else None,
+        "stop": list(request.stop if own else request.stop[:STOPS_MAX]) or None,
+        "seed": request.seed,
+        "presence_penalty": request.presence_penalty,
+        "frequency_penalty": request.frequency_penalty,
+        "logit_bias": request.logit_bias,
+        "logprobs": request.logprobs or None,
+        "top_logprobs": request.top_logprobs,
+        "verbosity": request.verbosity,
+        "user": _user(request),
+        "metadata": request.metadata if own else None,
+        "service_tier": request.service_tier if request.dialect in ("chat", "responses") else None,
+        "prompt_cache_key": request.cache_key,
+        "reasoning_effort": _effort(request, profile),
+    }
+    _write_tools(request, profile, body)
+    instruction = _write_output(request.output, profile, body)
+    body["messages"] = _messages(request, profile, instruction)
+    if request.stream:
+        # Always asked for: the bill depends on it, whatever the caller wanted (guarantees 45, 46).
+        body |= {"stream": True, "stream_options": {"include_usage": True}}
+    if own:
+        extra = {name: value for name, value in request.extra.items() if name not in ("messages", "functions")}
+        options = extra.pop("stream_options", None)
+        body |= extra
+        if request.stream and isinstance(options, dict):
+            body["stream_options"] = options | {"include_usage": True}
+    return msgspec.json.encode({name: value for name, value in body.items() if value is not None})
+
+
+def _user(request: ChatRequest) -> str | None:
+    """Other dialects' user ids may be longer than OpenAI takes: then their digest stands for them."""
+    user = request.user
+    if user is None or (request.dialect == "chat" and request.extra.get("safety_identifier") == user):
+        return None
+    if request.dialect != "chat" and len(user) > USER_CHARS_MAX:
+        return hashlib.sha256(user.encode()).hexdigest()
+    return user
+
+
+def _effort(request: ChatRequest, profile: Profile) -> str | None:
+    if request.reasoning is None:
+        return None
+    if request.dialect == "chat":
+        # What stood in the family's own objects goes back there, from `extra`.
+        spoken = request.extra.get("reasoning"), request.extra.get("thinking")
+        return request.reasoning.effort if spoken == (None, None) else None
+    return effort_for(request.reasoning, profile) if profile.reasoning != "none" else None
+
+
+# --- tools and formats -----------------------------------------------------------------------------------------------
+
+
+def _write_tools(request: ChatRequest, profile: Profile, body: dict[str, Any]) -> None:
+    own, choice, tools = request.dialect == "chat", request.tool_choice, request.tools
+    limited = choice is not None and choice.mode != "named" and bool(choice.names)
+    if limited and choice is not None and not own:
+        # Few chat upstreams know `allowed_tools`; leaving the other tools out says the same to all of them.
+        tools = tuple(tool for tool in tools if tool.name in choice.names)
+    rows = [_tool(tool) for tool in tools]
+    for served in request.server_tools:
+        if own and "type" in served.raw:
+            rows.append(served.raw)
+        else:
+            body["web_search_options"] = _web_search(served)
+    if rows:
+        body["tools"] = rows
+    if choice is not None and (rows or own):
+        body["tool_choice"] = _choice(request) if choice.mode == "named" or (limited and own) else choice.mode
+    if request.parallel_tools is not None and (rows or own) and profile.parallel_tools_field:
+        body["parallel_tool_calls"] = request.parallel_tools
+
+
+def _tool(tool: Tool) -> dict[str, Any]:
+    row: dict[str, Any] = {"name": tool.name, "description": tool.description}
+    row |= {"format": tool.format} if tool.custom else {"parameters": tool.schema, "strict": tool.strict}
+    kind = "custom" if tool.custom else "function"
+    return {"type": kind, kind: {name: value for name, value in row.items() if value is not None}}
+
+
+def _choice(request: ChatRequest) -> dict[str, Any]:
+    """The object form: one named tool, or a mode limited to some."""
+    choice = request.tool_choice
+    assert choice is not None
+    custom = {tool.name for tool in request.tools if tool.custom}
+    rows = [
+        {"type": kind, kind: {"name": name}}
+        for name in choice.names
+        for kind in ("custom" if name in custom else "function",)
+    ]
+    if choice.mode == "named":
+        return rows[0]
+    return {"type": "allowed_tools", "allowed_tools": {"mode": choice.mode, "tools": rows}}
+
+
+def _web_search(served: ServerTool) -> dict[str, Any]:
+    """`web_search_options` of any dialect's web search."""
+    raw = served.raw
+    if served.dialect == "chat":
+        return raw
+    if served.kind != "web_search":
+        raise BadRequest(f"The tool `{served.kind}` cannot be run for this model.", param="tools")
+    filters = raw.get("filters")
+    for name in ("allowed_domains", "blocked_domains"):
+        if raw.get(name) or (isinstance(filters, dict) and filters.get(name)):
+            raise BadRequest(f"`{name}` of a web search is not available for this model.", param=f"tools.{name}")
+    options: dict[str, Any] = {}
+    if raw.get("search_context_size") is not None:
+        options["search_context_size"] = raw["search_context_size"]
+    if isinstance(location := raw.get("user_location"), dict):
+        place = {key: value for key, value in location.items() if key != "type" and value is not None}
+        options["user_location"] = {"type": "approximate", "approximate": place}
+    return options
+
+
+def _write_output(output: OutputFormat | None, profile: Profile, body: dict[str, Any]) -> str | None:
+    """`response_format`; an instruction where the model takes no schema."""
+    if output is None:
+        return None
+    if output.kind == "text":
+        body["response_format"] = {"type": "text"}
+    elif output.kind == "json" or not profile.json_schema:
+        body["response_format"] = {"type": "json_object"}
+    else:
+        row = {"name": output.name, "schema": output.schema, "strict": output.strict, "description": output.description}
+        schema = {name: value for name, value in row.items() if value is not None}
+        body["response_format"] = {"type": "json_schema", "json_schema": schema}
+    if output.kind != "schema" or profile.json_schema:
+        return None
+    return f"Answer with one JSON value that fits this JSON schema: {msgspec.json.encode(output.schema).decode()}"
+
+
+# --- messages --------------------------------------------------------------------------------------------------------
+
+
+class _Beside:
+    """What `read_request` kept by place: members of messages, where a message began, members of parts."""
+
+    def __init__(self, request: ChatRequest) -> None:
+        places: Places = request.extra.get("messages", []) if request.dialect == "chat" else []
+        self.messages = {tuple(place["at"]): place["message"] for place in places if "message" in place}
+        self.parts = {tuple(place["at"]): place["part"] for place in places if "part" in place}
+
+
+def _messages(request: ChatRequest, profile: Profile, instruction: str | None) -> list[dict[str, Any]]:
+    beside = _Beside(request)
+    rows = _system(request, profile, beside)
+    if instruction:
+        rows.append({"role": profile.system_role, "content": instruction})
+    for index, message in enumerate(request.messages):
+        if message.role == "assistant":
+            rows += _assistant(request, profile, message, index, beside)
+        else:
+            role = profile.system_role if message.role == "system" else "user"
+            rows += _user_rows(request, role, message, index, beside)
+    return rows
+
+
+def _system(request: ChatRequest, profile: Profile, beside: _Beside) -> list[dict[str, Any]]:
+    """Chat's own instructions stay apart; another dialect's are joined, since many upstreams take only one message."""
+    if request.dialect == "chat":
+        rows = []
+        for index, text in enumerate(request.system):
+            content = _content([(text, beside.parts.get((-1, index)))])
+            rows.append({"role": profile.system_role, "content": content} | beside.messages.get((-1, index), {}))
+        return rows
+    joined = "\n\n".join(text.text for text in request.system if text.text)
+    return [{"role": profile.system_role, "content": joined}] if joined else []
+
+
+def _user_rows(request: ChatRequest, role: str, message: Message, index: int, beside: _Beside) -> list[dict[str, Any]]:
+    """Results first, each a message of its own; then what they cannot hold; then the rest."""
+    rows: list[dict[str, Any]] = []
+    after: list[tuple[Part, dict[str, Any] | None]] = []
+    own = request.dialect == "chat"
+    for position, part in enumerate(message.parts):
+        if isinstance(part, ToolResult):
+            rows.append(_result(part, own) | beside.messages.get((index, position), {}))
+            media = [inner for inner in part.parts if not _is_text(inner)]
+            if media:
+                after.append((Text(f"From the result of tool call {part.call_id}:"), None))
+                after += [(inner, None) for inner in media]
+    groups: list[tuple[dict[str, Any], list[tuple[Part, dict[str, Any] | None]]]] = [({}, after)] if after else []
+    for position, part in enumerate(message.parts):
+        if isinstance(part, ToolResult):
+            continue
+        begins = beside.messages.get((index, position))
+        if begins is not None or not groups:
+            groups.append((begins or {}, []))
+        groups[-1][1].append((part, beside.parts.get((index, position))))
+    for members, parts in groups:
+        if content := _content(parts):
+            rows.append({"role": role, "content": content} | members)
+        elif content == "":
+            rows.append({"role": role, "content": ""} | members)
+    return rows
+
+
+def _is_text(part: Part) -> bool:
+    return isinstance(part, Text) or (isinstance(part, File) and part.text is not None)
+
+
+def _result(part: ToolResult, own: bool) -> dict[str, Any]:
+    texts = [inner for inner in part.parts if _is_text(inner)]
+    words = [inner.text or "" for inner in texts if isinstance(inner, Text | File)]
+    content: Any = "\n".join(words)
+    marks = [inner.cache_ttl for inner in texts if isinstance(inner, Text | File)]
+    if own and (len(words) > 1 or any(marks)):
+        content = [
+            {"type": "text", "text": text} | (_cache_control(ttl) if ttl else {})
+            for text, ttl in zip(words, marks, strict=True)
+        ]
+    if part.is_error:
+        content = f"Error: {content}"
+    return {"role": "tool", "tool_call_id": part.call_id, "content": content}
+
+
+def _cache_control(ttl: str) -> dict[str, Any]:
+    return {"cache_control": {"type": "ephemeral"} | ({"ttl": "1h"} if ttl == "1h" else {})}
+
+
+def _content(parts: Sequence[tuple[Part, dict[str, Any] | None]]) -> str | list[dict[str, Any]]:
+    """A string where one text is all there is, which every upstream takes; a list of parts otherwise."""
+    if len(parts) == 1 and isinstance(parts[0][0], Text) and not parts[0][1]:
+        return parts[0][0].text
+    rows = [(_part(part), members) for part, members in parts]
+    return [row | (members or {}) for row, members in rows if row is not None]
+
+
+def _part(part: Part) -> dict[str, Any] | None:
+    """One content part; None for what belongs elsewhere or to another dialect."""
+    if isinstance(part, Text):
+        return {"type": "text", "text": part.text}
+    if isinstance(part, Image):
+        return image_row(part)
+    if isinstance(part, Audio):
+        return {"type": "input_audio", "input_audio": {"data": part.data, "format": part.format}}
+    if isinstance(part, File):
+        return _file(part)
+    return {"type": "refusal", "refusal": part.text} if isinstance(part, Refusal) else None
+
+
+def image_row(part: Image) -> dict[str, Any]:
+    """An image as a part of a message, also of one that the model wrote (`message.images`)."""
+    url = part.url if part.url is not None else f"data:{part.media_type or 'image/png'};base64,{part.data}"
+    return {"type": "image_url", "image_url": {"url": url} | ({"detail": part.detail} if part.detail else {})}
+
+
+def _file(part: File) -> dict[str, Any]:
+    name = {"filename": part.name} if part.name else {}
+    if part.text is not None:
+        return {"type": "text", "text": f"{part.name}:\n{part.text}" if part.name else part.text}
+    if part.data is not None:
+        name = name or {"filename": "document.pdf" if part.media_type == "application/pdf" else "document"}
+        return {"type": "file", "file": {"file_data": f"data:{part.media_type};base64,{part.data}"} | name}
+    url = part.url or ""
+    if url.startswith(FILE_ID):
+        return {"type": "file", "file": {"file_id": url.removeprefix(FILE_ID)} | name}
+    raise BadRequest("A document by URL is not available for this model; send its data.", param="messages.content")
+
+
+def _assistant(
+    request: ChatRequest, profile: Profile, message: Message, index: int, beside: _Beside
+) -> list[dict[str, Any]]:
+    starts = [position for position in range(1, len(message.parts)) if (index, position) in beside.messages]
+    edges = [0, *starts, max(len(message.parts), 1)]
+    rows = []
+    for first, last in pairwise(edges):
+        places = [(part, beside.parts.get((index, first + at))) for at, part in enumerate(message.parts[first:last])]
+        row = _assistant_row(request, profile, places) | beside.messages.get((index, first), {})
+        if len(row) > 1:
+            rows.append(row)
+    return rows
+
+
+def _assistant_row(
+    request: ChatRequest, profile: Profile, places: list[tuple[Part, dict[str, Any] | None]]
+) -> dict[str, Any]:
+    own = request.dialect == "chat"
+    row: dict[str, Any] = {"role": "assistant"}
+    thoughts = [part for part, _ in places if isinstance(part, Thinking)]
+    calls = [_call(part, own) for part, _ in places if isinstance(part, ToolCall)]
+    spoken = [(part, members) for part, members in places if isinstance(part, Text) and (part.text or own)]
+    refusal = "".join(part.text for part, _ in places if isinstance(part, Refusal))
+    if spoken:
+        # Text blocks of one answer are one text to chat, except where the caller itself kept them apart.
+        joined = Text("".join(part.text for part, _ in spoken if isinstance(part, Text)))
+        row["content"] = _content(spoken) if own else joined.text
+    elif calls or refusal:
+        row["content"] = None
+    if refusal:
+        row["refusal"] = refusal
+    text = "".join(part.text for part in thoughts)
+    if text and (own or profile.reasoning_content):
+        row["reasoning_content"] = text
+    if own and any(part.signature or part.redacted for part in thoughts):
+        row["thinking_blocks"] = [thinking_block(part) for part in thoughts]
+    if own and (images := [image_row(part) for part, _ in places if isinstance(part, Image)]):
+        row["images"] = images
+    if calls:
+        row["tool_calls"] = calls
+    return row
+
+
+def thinking_block(part: Thinking) -> dict[str, Any]:
+    """How a signed passage travels through a chat client: as Anthropic's block; other signers are named."""
+    signer = {"signed_by": part.signed_by} if part.signed_by not in (None, "anthropic") else {}
+    if part.redacted is not None:
+        return {"type": "redacted_thinking", "data": part.redacted} | signer
+    return {"type": "thinking", "thinking": part.text, "signature": part.signature or ""} | signer
+
+
+def _call(part: ToolCall, own: bool) -> dict[str, Any]:
+    if part.custom:
+        return {"id": part.id, "type": "custom", "custom": {"name": part.name, "input": part.arguments}}
+    # An empty string is no JSON, which some upstreams check.
+    arguments = part.arguments if own else part.arguments or "{}"
+    row: dict[str, Any] = {
+        "id": part.id,
+        "type": "function",
+        "function": {"name": part.name, "arguments": arguments},
+    }
+    if own and part.signature and part.signed_by == "gemini":
+        row["extra_content"] = {"google": {"thought_signature": part.signature}}
+    return row

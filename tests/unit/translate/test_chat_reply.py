@@ -1,0 +1,458 @@
+"""Chat answers: recordings read as events in any cut, events written for the official SDK, whole equal to streamed."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import httpx
+import msgspec
+import openai
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from elkapi.translate.chat import DIALECT
+from elkapi.translate.dialect import ReplyFacts, Unreadable
+from elkapi.translate.ir import (
+    CONTENT,
+    ChatRequest,
+    Citation,
+    End,
+    Event,
+    Failure,
+    Finish,
+    ImageOut,
+    Message,
+    RedactedThinking,
+    RefusalDelta,
+    ServerToolPart,
+    Start,
+    Text,
+    TextDelta,
+    ThinkingDelta,
+    ThinkingSignature,
+    TokenLogprob,
+    ToolCallDelta,
+    ToolCallStart,
+    UsageSeen,
+)
+from elkapi.translate.sse import Frame, SseDecoder
+from elkapi.types import Usage
+
+RECORDINGS = Path(__file__).parent / "recordings"
+START = Start("chatcmpl-1", "gpt-x")
+USAGE = Usage(input_tokens=8, cached_tokens=4, output_tokens=3, reasoning_tokens=2, calls=1)
+
+EXPECTED: dict[str, list[Event]] = {
+    "text": [START, TextDelta("Hel"), TextDelta("lo é\n✓"), Finish("stop"), UsageSeen(USAGE), End()],
+    "thinking": [
+        START,
+        ThinkingDelta("Let me"),
+        ThinkingDelta(" think."),
+        TextDelta("42"),
+        UsageSeen(Usage(input_tokens=6, cached_tokens=3, output_tokens=10, reasoning_tokens=20, calls=1)),
+        Finish("stop"),
+        End(),
+    ],
+    "signed": [
+        START,
+        ThinkingDelta("Hm."),
+        ThinkingSignature("c2ln", "anthropic"),
+        RedactedThinking("b3Bh"),
+        TextDelta("Yes."),
+        Finish("stop"),
+        End(),
+    ],
+    "tool": [
+        START,
+        ToolCallStart(0, "call_a", "weather"),
+        ToolCallDelta(0, '{"city":'),
+        ToolCallDelta(0, '"Rome"}'),
+        Finish("tool_calls"),
+        UsageSeen(USAGE),
+        End(),
+    ],
+    "parallel": [
+        START,
+        TextDelta("Both."),
+        ToolCallStart(0, "call_a", "f"),
+        ToolCallStart(1, "call_b", "g", custom=True),
+        ToolCallDelta(1, "free "),
+        ToolCallDelta(0, '{"a"'),
+        ToolCallDelta(0, ":1}"),
+        ToolCallDelta(1, "text"),
+        Finish("tool_calls"),
+        End(),
+    ],
+    "odd-tools": [
+        START,
+        ToolCallStart(0, "call_a", "f", signature="dGhv", signed_by="gemini"),
+        ToolCallDelta(0, "{}"),
+        ToolCallStart(1, "call_b", "f"),
+        ToolCallDelta(1, '{"x":2}'),
+        UsageSeen(USAGE),
+        Finish("tool_calls"),
+        End(),
+    ],
+    "refusal": [START, RefusalDelta("I can"), RefusalDelta("not."), Finish("refusal"), End()],
+    "length": [START, TextDelta("Once upon"), UsageSeen(USAGE), Finish("length"), End()],
+    "empty": [START, Finish("stop"), UsageSeen(Usage(input_tokens=3, calls=1)), End()],
+    "error-first": [Failure(429, "rate_limit_error", "slow down")],
+    "error-later": [START, TextDelta("Hal"), Failure(502, "error", "gone")],
+    "gave-up": [
+        START,
+        TextDelta("Hal"),
+        Failure(503, "insufficient_system_resource", "The upstream gave up before its answer was whole."),
+    ],
+    "usage-cumulative": [
+        START,
+        TextDelta("a"),
+        UsageSeen(Usage(input_tokens=5, output_tokens=1, calls=1)),
+        TextDelta("b"),
+        UsageSeen(Usage(input_tokens=5, output_tokens=2, calls=1)),
+        Finish("stop"),
+        End(),
+    ],
+    "usage-in-choice": [
+        START,
+        TextDelta("a"),
+        UsageSeen(Usage(input_tokens=3, cached_tokens=2, output_tokens=1, calls=1)),
+        Finish("stop"),
+        End(),
+    ],
+    "logprobs": [
+        START,
+        TextDelta("Hi", (TokenLogprob("Hi", -0.5, (("Hi", -0.5), ("Yo", -1.5))),)),
+        UsageSeen(Usage(input_tokens=2, output_tokens=1, calls=1)),
+        Finish("stop"),
+        End(),
+    ],
+    "rich": [
+        START,
+        TextDelta("Seen."),
+        Citation("https://a.example/x", "A"),
+        ImageOut("image/png", "iVBO"),
+        ThinkingDelta("inner"),
+        TextDelta(" Made."),
+        Finish("content_filter"),
+        End(),
+    ],
+}
+
+
+def _read(pieces: Sequence[bytes]) -> list[Event]:
+    decoder, reader = SseDecoder(), DIALECT.reader()
+    frames = [frame for piece in pieces for frame in decoder.feed(piece)] + decoder.close()
+    return [event for frame in frames for event in reader.feed(frame)]
+
+
+def _recording(name: str) -> bytes:
+    return (RECORDINGS / f"chat-{name}.sse").read_bytes()
+
+
+def test_every_recording_has_its_events_listed() -> None:
+    assert {path.stem.removeprefix("chat-") for path in RECORDINGS.glob("chat-*.sse")} == set(EXPECTED)
+
+
+@pytest.mark.parametrize("name", EXPECTED)
+def test_every_recording_cut_at_every_byte_gives_the_same_events(name: str) -> None:
+    stream = _recording(name)
+    assert _read([stream]) == EXPECTED[name]
+    for cut in range(len(stream)):
+        assert _read([stream[:cut], stream[cut:]]) == EXPECTED[name], cut
+
+
+def test_g47_usage_is_read_from_a_chunk_with_an_empty_delta() -> None:
+    chunk = b'{"choices":[{"index":0,"delta":{}}],"usage":{"prompt_tokens":1,"completion_tokens":2}}'
+    events = DIALECT.reader().feed(Frame(b"", b"", chunk))
+    assert events[-1] == UsageSeen(Usage(input_tokens=1, output_tokens=2, calls=1))
+
+
+@pytest.mark.parametrize("usage", ['{"prompt_tokens":-1}', '{"prompt_tokens":"9"}', "[]", '"x"', "{}", "1"])
+def test_g21_impossible_usage_is_no_usage_and_costs_no_text(usage: str) -> None:
+    chunk = f'{{"choices":[{{"delta":{{"content":"a"}}}}],"usage":{usage}}}'.encode()
+    assert DIALECT.reader().feed(Frame(b"", b"", chunk)) == [Start("", ""), TextDelta("a")]
+
+
+@pytest.mark.parametrize(
+    ("error", "status"),
+    [
+        ('{"type":"invalid_request_error","code":"context_length_exceeded"}', 400),
+        ('{"code":"invalid_api_key"}', 401),
+        ('{"type":"insufficient_quota"}', 429),
+        ('{"type":"overloaded_error"}', 503),
+        ('{"type":"server_error","code":"500"}', 500),
+        ('{"code":429}', 429),
+        ('{"code":1302}', 500),
+        ('"it broke"', 500),
+        ("[1]", 500),
+        ("true", 500),
+    ],
+)
+def test_in_band_errors_get_the_status_they_would_have_had(error: str, status: int) -> None:
+    for events in (
+        DIALECT.reader().feed(Frame(b"", b"", f'{{"error":{error}}}'.encode())),
+        DIALECT.read_reply(f'{{"error":{error},"choices":null}}'.encode()),
+    ):
+        assert len(events) == 1
+        assert isinstance(events[0], Failure)
+        assert events[0].status == status
+
+
+def test_an_error_is_known_by_its_event_line_and_by_its_object() -> None:
+    named = DIALECT.reader().feed(Frame(b"", b"error", b'{"message":"broke"}'))
+    assert named == [Failure(500, "error", "broke")]
+    listed = DIALECT.read_reply(b'{"object":"error","message":"too long","type":"BadRequestError","code":400}')
+    assert listed == [Failure(400, "BadRequestError", "too long")]
+    assert DIALECT.reader().feed(Frame(b"", b"", b'{"error":null,"choices":[]}')) == [Start("", "")]
+
+
+@pytest.mark.parametrize("data", [b"<html>", b"[]", b"1", b'{"choices":3}', b'{"choices":[{"delta":{"content":1}}]}'])
+def test_a_frame_that_is_not_of_the_dialect_is_unreadable(data: bytes) -> None:
+    with pytest.raises(Unreadable):
+        DIALECT.reader().feed(Frame(b"", b"", data))
+    with pytest.raises(Unreadable):
+        DIALECT.read_reply(data)
+
+
+@pytest.mark.parametrize("body", [b"{}", b'{"choices":[]}', b'{"choices":[{"index":0}]}', b""])
+def test_a_whole_answer_without_a_message_is_unreadable(body: bytes) -> None:
+    with pytest.raises(Unreadable):
+        DIALECT.read_reply(body)
+
+
+_MEMBERS = (
+    *("choices", "delta", "message", "content", "tool_calls", "function", "index", "id", "name", "arguments", "usage"),
+    *("error", "reasoning", "thinking_blocks", "annotations", "images", "x_groq", "finish_reason", "logprobs", "audio"),
+    *("prompt_tokens", "type", "code", "extra_content", "google", "image_url", "url"),
+)
+_json = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=8),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(_MEMBERS), inner, max_size=5),
+    max_leaves=12,
+)
+
+
+@given(st.lists(_json, max_size=4))
+def test_the_reader_raises_nothing_but_unreadable(values: list[Any]) -> None:
+    reader = DIALECT.reader()
+    for value in values:
+        data = json.dumps(value).encode()
+        with contextlib.suppress(Unreadable):
+            reader.feed(Frame(b"", b"", data))
+        with contextlib.suppress(Unreadable):
+            DIALECT.read_reply(data)
+
+
+@given(st.binary(max_size=60))
+def test_bytes_that_are_no_json_are_unreadable(data: bytes) -> None:
+    for frame in (Frame(b"", b"", data), Frame(b"", b"", b'{"choices":[{"delta":{"content":"' + data)):
+        with contextlib.suppress(Unreadable):
+            DIALECT.reader().feed(frame)
+
+
+# --- written ---------------------------------------------------------------------------------------------------------
+
+THINKING = [
+    Start("up-1", "claude-up"),
+    ThinkingDelta("Let "),
+    ThinkingDelta("me."),
+    ThinkingSignature("c2ln", "anthropic"),
+]
+ANSWERS: dict[str, list[Event]] = {
+    **{name: events for name, events in EXPECTED.items() if not isinstance(events[-1], Failure)},
+    "anthropic thinking": [*THINKING, RedactedThinking("b3Bh"), TextDelta("Hi"), Finish("stop"), End()],
+    "thinking then a tool": [
+        *THINKING,
+        ToolCallStart(0, "toolu_1", "f"),
+        ToolCallDelta(0, ""),
+        ToolCallDelta(0, '{"a":1}'),
+        UsageSeen(USAGE),
+        Finish("tool_calls"),
+        End(),
+    ],
+    "converse signature": [
+        ThinkingDelta("x"),
+        ThinkingSignature("s", "converse"),
+        TextDelta("y"),
+        Finish("stop"),
+        End(),
+    ],
+    "stop sequence": [TextDelta("a"), Finish("stop_sequence", "END"), End()],
+    "refused without words": [Finish("refusal"), End()],
+    "two sources": [
+        TextDelta("One."),
+        Citation("https://a.example", "A"),
+        Citation("https://b.example", "B"),
+        TextDelta(" Two."),
+        Citation("https://c.example"),
+        ServerToolPart("anthropic", {"type": "server_tool_use"}),
+        Finish("pause"),
+        End(),
+    ],
+    "nothing": [],
+}
+
+
+VISIBLE = tuple({*CONTENT, ThinkingSignature} - {ServerToolPart})
+
+
+def _facts(include_usage: bool = True, **members: Any) -> ReplyFacts:
+    request = ChatRequest(model="m", messages=[Message("user", (Text("q"),))], logprobs=True, **members)
+    return ReplyFacts("chatcmpl-9", "m", 1_700_000_000, request, include_usage)
+
+
+def _written(events: Sequence[Event], facts: ReplyFacts) -> bytes:
+    writer = DIALECT.writer(facts)
+    return b"".join(writer.feed(event) for event in events) + writer.ping() + writer.finish()
+
+
+def _client(body: bytes, content_type: str) -> openai.OpenAI:
+    transport = httpx.MockTransport(
+        lambda request: httpx.Response(200, headers={"content-type": content_type}, content=body)
+    )
+    return openai.OpenAI(
+        api_key="sk-x", base_url="http://gateway.test/v1", http_client=httpx.Client(transport=transport), max_retries=0
+    )
+
+
+def _plain(completion: Any) -> Any:
+    """A completion as the SDK dumps it, without what it adds (parsed values, absent members, indexes of calls)."""
+
+    def clean(value: Any) -> Any:
+        if isinstance(value, dict):
+            drop = {"parsed", "parsed_arguments"}
+            return {key: clean(one) for key, one in value.items() if one not in (None, []) and key not in drop}
+        return [clean(one) for one in value] if isinstance(value, list) else value
+
+    plain = clean(completion.model_dump())
+    for call in plain["choices"][0]["message"].get("tool_calls", ()):
+        call.pop("index", None)
+    if plain["choices"][0]["message"].get("content") == "":
+        del plain["choices"][0]["message"]["content"]
+    return plain
+
+
+@pytest.mark.parametrize("name", [name for name in ANSWERS if name != "parallel"])
+def test_the_sdk_adds_the_stream_up_to_the_whole_answer(name: str) -> None:
+    events, facts = ANSWERS[name], _facts()
+    with (
+        _client(_written(events, facts), "text/event-stream") as client,
+        client.chat.completions.stream(
+            model="m", messages=[{"role": "user", "content": "q"}], stream_options={"include_usage": True}
+        ) as stream,
+    ):
+        try:
+            streamed = stream.get_final_completion()
+        except (openai.LengthFinishReasonError, openai.ContentFilterFinishReasonError):
+            streamed = stream.current_completion_snapshot
+    with _client(DIALECT.write_reply(events, facts), "application/json") as client:
+        whole = client.chat.completions.create(model="m", messages=[{"role": "user", "content": "q"}])
+    assert _plain(streamed) == _plain(whole)
+
+
+@pytest.mark.parametrize("name", ANSWERS)
+def test_what_is_written_is_read_back_streamed_as_whole(name: str) -> None:
+    events, facts = ANSWERS[name], _facts()
+    whole = _summary(DIALECT.read_reply(DIALECT.write_reply(events, facts)))
+    assert _summary(_read([_written(events, facts)])) == whole
+    kept = [event for event in events if isinstance(event, CONTENT) and not isinstance(event, ServerToolPart)]
+    assert whole["kinds"] == {type(event).__name__ for event in kept} - {"ToolCallDelta"}
+
+
+def _summary(events: Sequence[Event]) -> dict[str, Any]:
+    """What a caller knows at the end, however it came."""
+    calls: dict[int, list[Any]] = {}
+    for event in events:
+        if isinstance(event, ToolCallStart):
+            calls[event.index] = [event, ""]
+        elif isinstance(event, ToolCallDelta):
+            calls[event.index][1] += event.arguments
+    kinds = {type(event).__name__ for event in events if isinstance(event, CONTENT)} - {"ToolCallDelta"}
+    return {
+        "text": "".join(event.text for event in events if isinstance(event, TextDelta)),
+        "refusal": "".join(event.text for event in events if isinstance(event, RefusalDelta)),
+        "thinking": "".join(event.text for event in events if isinstance(event, ThinkingDelta)),
+        "tokens": [row for event in events if isinstance(event, TextDelta) for row in event.logprobs],
+        "calls": calls,
+        "kinds": kinds,
+        "others": [
+            event
+            for event in events
+            if isinstance(event, ThinkingSignature | RedactedThinking | ImageOut | Citation | Finish)
+        ],
+        "usage": [event for event in events if isinstance(event, UsageSeen)][-1:],
+    }
+
+
+def test_stream_options_include_usage_is_obeyed_exactly() -> None:
+    events = ANSWERS["text"]
+    asked = [json.loads(frame.data or b"") for frame in _frames(_written(events, _facts()))]
+    assert [chunk["usage"] for chunk in asked[:-1]] == [None] * (len(asked) - 1)
+    assert asked[-1]["choices"] == []
+    assert asked[-1]["usage"]["total_tokens"] == 17
+    silent = [json.loads(frame.data or b"") for frame in _frames(_written(events, _facts(include_usage=False)))]
+    assert len(silent) == len(asked) - 1
+    assert all("usage" not in chunk and chunk["choices"] for chunk in silent)
+
+
+def _frames(stream: bytes) -> list[Frame]:
+    frames = [frame for frame in SseDecoder().feed(stream) if frame.data is not None]
+    assert frames[-1].data == b"[DONE]"
+    return frames[:-1]
+
+
+@pytest.mark.parametrize("name", ANSWERS)
+def test_one_event_is_one_write_of_whole_frames(name: str) -> None:
+    writer = DIALECT.writer(_facts())
+    for event in ANSWERS[name]:
+        written = writer.feed(event)
+        assert b"".join(frame.raw for frame in SseDecoder().feed(written)) == written
+        assert bool(written) == isinstance(event, VISIBLE)
+
+
+def test_g56_a_failed_stream_makes_the_sdk_raise_and_never_ends_cleanly() -> None:
+    writer = DIALECT.writer(_facts())
+    stream = writer.feed(TextDelta("Hal")) + writer.fail(Failure(429, "their_word", "Too many."))
+    assert b"[DONE]" not in stream
+    assert b"their_word" not in stream
+    texts: list[str | None] = []
+    with _client(stream, "text/event-stream") as client:
+        chunks = client.chat.completions.create(model="m", messages=[{"role": "user", "content": "q"}], stream=True)
+        pieces = (texts.append(chunk.choices[0].delta.content) for chunk in chunks)
+        with pytest.raises(openai.APIError, match="Too many") as caught:
+            list(pieces)
+    assert texts == ["", "Hal"]
+    assert caught.value.type == "rate_limit_error"
+
+
+def test_a_caller_of_functions_is_answered_in_kind() -> None:
+    facts = _facts(extra={"functions": True})
+    events = ANSWERS["tool"]
+    message = json.loads(DIALECT.write_reply(events, facts))["choices"][0]
+    assert message["message"]["function_call"] == {"name": "weather", "arguments": '{"city":"Rome"}'}
+    assert message["finish_reason"] == "function_call"
+    deltas = [json.loads(frame.data or b"") for frame in _frames(_written(events, facts))]
+    pieces = [chunk["choices"][0]["delta"].get("function_call") for chunk in deltas if chunk["choices"]]
+    assert "".join(piece["arguments"] for piece in pieces if piece) == '{"city":"Rome"}'
+    assert _summary(_read([_written(events, facts)]))["calls"][0][0].name == "weather"
+
+
+def test_log_probabilities_are_written_only_when_they_were_asked_for() -> None:
+    events = EXPECTED["logprobs"]
+    facts = _facts()
+    unasked = msgspec.structs.replace(facts, request=msgspec.structs.replace(facts.request, logprobs=False))
+    for body in (DIALECT.write_reply(events, unasked), _written(events, unasked)):
+        assert b"top_logprobs" not in body
+    rows = json.loads(DIALECT.write_reply(events, facts))["choices"][0]["logprobs"]["content"]
+    assert rows[0]["bytes"] == [72, 105]
+
+
+def test_sources_span_the_text_they_stand_behind() -> None:
+    message = json.loads(DIALECT.write_reply(ANSWERS["two sources"], _facts()))["choices"][0]["message"]
+    spans = [(row["url_citation"]["start_index"], row["url_citation"]["end_index"]) for row in message["annotations"]]
+    assert spans == [(0, 4), (0, 4), (4, 9)]
