@@ -1,0 +1,71 @@
+"""JSON schema into Gemini's subset: the nearest that accepts at least as much, bounded, and nothing changed in place."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import pytest
+
+from elkapi.errors import BadRequest
+from elkapi.translate.gemini_schema import from_subset, to_subset
+
+STRING = {"type": "string"}
+
+
+def _object(**properties: Any) -> dict[str, Any]:
+    return {"type": "object", "properties": properties}
+
+
+@pytest.mark.parametrize(
+    ("schema", "subset"),
+    [
+        ({"type": "string", "format": "uri", "title": "T", "default": "x"}, STRING),
+        ({"type": "string", "format": "date-time"}, {"type": "string", "format": "date-time"}),
+        ({"type": "integer", "exclusiveMinimum": 0, "minimum": 1}, {"type": "integer", "minimum": 1}),
+        ({"const": "a"}, {"type": "string", "enum": ["a"]}),
+        ({"enum": ["a", None], "type": ["string", "null"]}, {"type": "string", "enum": ["a"], "nullable": True}),
+        ({"type": "integer", "enum": [1, 2]}, {"type": "integer", "description": "One of: 1, 2."}),
+        ({"type": ["string", "null"]}, {"type": "string", "nullable": True}),
+        ({"type": ["string", "integer"]}, {"anyOf": [STRING, {"type": "integer"}]}),
+        ({"anyOf": [STRING, {"type": "null"}], "description": "d"}, {**STRING, "description": "d", "nullable": True}),
+        ({"oneOf": [STRING, {"type": "number"}]}, {"anyOf": [STRING, {"type": "number"}]}),
+        ({"type": "array"}, {"type": "array", "items": STRING}),
+        ({"type": "array", "prefixItems": [STRING]}, {"type": "array", "items": STRING}),
+        (
+            {"type": "array", "items": [STRING, {"type": "number"}]},
+            {"type": "array", "items": {"anyOf": [STRING, {"type": "number"}]}},
+        ),
+        ({"properties": {"a": {}}}, {"type": "object", "properties": {"a": {}}}),
+        ({"allOf": [_object(a=STRING), _object(b=STRING)]}, _object(a=STRING, b=STRING)),
+        ({"$ref": "#/$defs/x~1y", "$defs": {"x/y": STRING}}, STRING),
+        ({"$ref": "#/nowhere", "type": "string"}, STRING),
+        ({"$ref": "https://elsewhere.test/", "type": "string"}, STRING),
+        (_object(), None),
+    ],
+)
+def test_a_schema_becomes_its_nearest_subset(schema: dict[str, Any], subset: dict[str, Any] | None) -> None:
+    before = copy.deepcopy(schema)
+    assert to_subset(schema) == subset
+    assert schema == before
+
+
+def test_a_schema_of_itself_ends() -> None:
+    tree = {"$defs": {"node": _object(left={"$ref": "#/$defs/node"})}, **_object(root={"$ref": "#/$defs/node"})}
+    assert to_subset(tree) == _object(root=_object(left={}))
+
+
+def test_a_schema_that_grows_without_measure_is_refused() -> None:
+    doubling = {f"d{n}": _object(a={"$ref": f"#/$defs/d{n + 1}"}, b={"$ref": f"#/$defs/d{n + 1}"}) for n in range(30)}
+    with pytest.raises(BadRequest):
+        to_subset({"$ref": "#/$defs/d0", "$defs": doubling})
+
+
+@pytest.mark.parametrize(
+    "subset", [STRING, _object(a={"type": "string", "enum": ["x"]}), {"anyOf": [STRING, {"type": "number"}]}]
+)
+def test_the_subset_is_read_back_as_it_was(subset: dict[str, Any]) -> None:
+    assert to_subset(from_subset(subset)) == subset
+    nullable = {**subset, "nullable": True}
+    if "anyOf" not in subset:
+        assert to_subset(from_subset(nullable)) == nullable
