@@ -1,0 +1,163 @@
+"""The response object of an answer we write, and its open parts and calls; `responses_writer` fills and orders them.
+
+Contract: openai.md (response, Response object).
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+from elkapi.translate.dialect import ReplyFacts
+from elkapi.translate.ir import ChatRequest, Citation, Failure, TokenLogprob
+from elkapi.translate.responses_write import settings
+
+# Members of the request that a response repeats as they came.
+_REPEATED = (
+    "background",
+    "max_tool_calls",
+    "previous_response_id",
+    "prompt",
+    "prompt_cache_options",
+    "prompt_cache_retention",
+    "safety_identifier",
+    "store",
+    "truncation",
+)
+_ERROR_CODES = {400: "invalid_prompt", 429: "rate_limit_exceeded"}
+
+
+def blank_response(facts: ReplyFacts) -> dict[str, Any]:
+    """The object as it stands in `response.created`: in progress, without output and usage."""
+    request = facts.request
+    asked = settings(request)
+    reasoning = request.reasoning
+    conversation = request.extra.get("conversation")
+    return {
+        "id": facts.id,
+        "object": "response",
+        "created_at": facts.created_s,
+        "status": "in_progress",
+        "background": False,
+        "completed_at": None,
+        "conversation": {"id": conversation} if isinstance(conversation, str) else conversation,
+        "error": None,
+        "incomplete_details": None,
+        "instructions": _instructions(request),
+        "max_output_tokens": request.max_output_tokens,
+        "max_tool_calls": None,
+        "model": facts.model,
+        "output": [],
+        "parallel_tool_calls": request.parallel_tools is not False,
+        "previous_response_id": None,
+        "prompt_cache_key": request.cache_key,
+        "reasoning": {
+            "effort": reasoning.effort if reasoning else None,
+            "summary": reasoning.summary if reasoning else None,
+        },
+        "safety_identifier": None,
+        "service_tier": request.service_tier or "auto",
+        "store": True,
+        "temperature": 1.0 if request.temperature is None else request.temperature,
+        "text": {"format": {"type": "text"}} | asked.get("text", {}),
+        "tool_choice": asked.get("tool_choice") or request.extra.get("tool_choice") or "auto",
+        "tools": asked.get("tools", []),
+        "top_logprobs": request.top_logprobs or 0,
+        "top_p": 1.0 if request.top_p is None else request.top_p,
+        "truncation": "disabled",
+        "usage": None,
+        "user": request.user,
+        "metadata": request.metadata or {},
+    } | {name: request.extra[name] for name in _REPEATED if name in request.extra}
+
+
+def _instructions(request: ChatRequest) -> str | None:
+    """As the caller gave them: `system` may hold more than they said."""
+    given = request.extra.get("instructions")
+    return given if isinstance(given, str) else None
+
+
+def error_object(failure: Failure) -> dict[str, Any]:
+    """`response.error`: one of this dialect's own codes, never the upstream's word."""
+    return {"code": _ERROR_CODES.get(failure.status, "server_error"), "message": failure.message}
+
+
+def logprob_rows(logprobs: tuple[TokenLogprob, ...]) -> list[dict[str, Any]]:
+    """Of the tokens of a piece of text; the part's own list also carries their bytes."""
+    return [
+        {
+            "token": row.token,
+            "bytes": list(row.token.encode()),
+            "logprob": row.logprob,
+            "top_logprobs": [
+                {"token": token, "bytes": list(token.encode()), "logprob": logprob} for token, logprob in row.top
+            ],
+        }
+        for row in logprobs
+    ]
+
+
+def annotation(citation: Citation, text: str) -> dict[str, Any]:
+    """A source at the place of the words it is quoted for, or at the end of the text so far."""
+    start = text.rfind(citation.quoted) if citation.quoted else -1
+    place = (start, start + len(citation.quoted)) if start >= 0 else (len(text), len(text))
+    return {
+        "type": "url_citation",
+        "url": citation.url,
+        "title": citation.title,
+        "start_index": place[0],
+        "end_index": place[1],
+    }
+
+
+class OpenPart:
+    """The open content part of the open message. `head` and `tail` frame a delta around its sequence number."""
+
+    def __init__(self, kind: str, item_id: str, content_index: int) -> None:
+        self.kind = kind
+        self.item_id = item_id
+        self.content_index = content_index
+        self.pieces: list[str] = []
+        self.logprobs: list[dict[str, Any]] = []
+        self.annotations: list[dict[str, Any]] = []
+        self.head = b""
+
+    def written(self) -> dict[str, Any]:
+        text = "".join(self.pieces)
+        if self.kind == "refusal":
+            return {"type": "refusal", "refusal": text}
+        return {"type": "output_text", "text": text, "annotations": self.annotations, "logprobs": self.logprobs}
+
+
+class OpenCall:
+    """An open call. `wrapped`: a custom tool that the upstream knows as a function of one string."""
+
+    def __init__(self, output_index: int, item: dict[str, Any], wrapped: bool) -> None:
+        self.output_index = output_index
+        self.item = item
+        self.wrapped = wrapped
+        self.custom = item["type"] == "custom_tool_call"
+        self.pieces: list[str] = []
+
+    @property
+    def whole(self) -> bool:
+        """A custom tool's free text never tells its end."""
+        if self.custom and not self.wrapped:
+            return False
+        return _object("".join(self.pieces)) is not None
+
+
+def _object(text: str) -> dict[str, Any] | None:
+    try:
+        found = msgspec.json.decode(text)
+    except (msgspec.DecodeError, RecursionError):
+        return None
+    return found if isinstance(found, dict) else None
+
+
+def unwrapped(text: str) -> str:
+    """The free text of a custom tool out of the arguments `{"input": text}`; anything else as it is."""
+    found = _object(text) or {}
+    only = found.get("input", next(iter(found.values())) if len(found) == 1 else None)
+    return only if isinstance(only, str) else text

@@ -1,0 +1,285 @@
+"""A responses body -> `ChatRequest`; it owns the request spelling beside the input items (`responses_items`).
+
+Contract: openai.md (response). What the hub has no word for is kept in `extra` by name, so that `responses_write` can
+put it back; `check_crossing` names what no other dialect can carry.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal, get_args
+
+import msgspec
+
+from elkapi.errors import BadRequest
+from elkapi.translate.chat_parts import FILE_ID, at
+from elkapi.translate.decode import convert, decode
+from elkapi.translate.ir import (
+    ChatRequest,
+    Effort,
+    File,
+    Image,
+    OutputFormat,
+    Reasoning,
+    ServerTool,
+    ServerToolPart,
+    Text,
+    Tool,
+    ToolChoice,
+    ToolResult,
+)
+from elkapi.translate.responses_items import joined_name, read_items
+
+LOGPROBS = "message.output_text.logprobs"
+
+_Positive = Annotated[int, msgspec.Meta(ge=1)]
+
+
+class _Text(msgspec.Struct):
+    format: dict[str, Any] | None = None
+    verbosity: str | None = None
+
+
+class _Body(msgspec.Struct):
+    """Every member that the hub has a word for, by the wire's names."""
+
+    model: str
+    input: str | list[dict[str, Any]] | None = None
+    instructions: str | None = None
+    tools: list[dict[str, Any]] | None = None
+    tool_choice: str | dict[str, Any] | None = None
+    parallel_tool_calls: bool | None = None
+    max_output_tokens: _Positive | None = None
+    temperature: float | None = None
+    top_p: float | None = None
+    top_logprobs: Annotated[int, msgspec.Meta(ge=0, le=20)] | None = None
+    text: _Text | None = None
+    reasoning: dict[str, Any] | None = None
+    include: list[str] | None = None
+    metadata: dict[str, str] | None = None
+    user: str | None = None
+    service_tier: str | None = None
+    prompt_cache_key: str | None = None
+    stream: bool | None = None
+
+
+class _Function(msgspec.Struct):
+    name: Annotated[str, msgspec.Meta(min_length=1)]
+    description: str | None = None
+    parameters: dict[str, Any] | None = None
+    strict: bool | None = None
+
+
+class _Custom(msgspec.Struct):
+    name: Annotated[str, msgspec.Meta(min_length=1)]
+    description: str | None = None
+    format: Any = None
+
+
+class _Namespace(msgspec.Struct):
+    name: Annotated[str, msgspec.Meta(min_length=1)]
+    tools: list[dict[str, Any]]
+    description: str | None = None
+
+
+class _Choice(msgspec.Struct):
+    type: str
+    name: str | None = None
+    namespace: str | None = None
+
+
+class _Allowed(msgspec.Struct):
+    mode: Literal["auto", "required"]
+    tools: list[_Choice]
+
+
+class _Schema(msgspec.Struct):
+    name: str = "output"
+    schema: dict[str, Any] | None = None
+    strict: bool | None = None
+    description: str | None = None
+
+
+class _Reasoning(msgspec.Struct):
+    effort: Effort | None = None
+    summary: str | None = None
+    generate_summary: str | None = None
+
+
+_members = msgspec.json.Decoder(dict[str, Any])
+# `include` is read and kept: only one of its words has a place in the hub.
+_KNOWN = frozenset(_Body.__struct_fields__) - {"include"}
+_OUTPUT_KINDS = {"text": "text", "json_object": "json", "json_schema": "schema"}
+_SERVER_KINDS = {
+    "web_search": "web_search",
+    "web_search_2025_08_26": "web_search",
+    "web_search_preview": "web_search",
+    "web_search_preview_2025_03_11": "web_search",
+    "code_interpreter": "code_execution",
+}
+# Members that stand for content or a rule which only the provider knows: without them the answer is another one.
+_REFUSED = ("previous_response_id", "conversation", "prompt", "moderation", "tool_choice", "text")
+
+
+def read_request(body: bytes) -> ChatRequest:
+    """The neutral request of a responses body. Raises BadRequest naming the field."""
+    return read_members(decode(_members, body))
+
+
+def read_members(members: dict[str, Any], *, model_needed: bool = True) -> ChatRequest:
+    """`read_request` of a body that is decoded already; `input_tokens` may come without a model."""
+    view = convert(members if model_needed else {"model": "", **members}, _Body)
+    if model_needed and not view.model:
+        raise BadRequest("`model` must be the name of a model.", param="model")
+    extra = _extra(members)
+    leading, messages = read_items(view.input)
+    if not messages and not extra.keys() & {"previous_response_id", "conversation", "prompt"}:
+        raise BadRequest("`input` must hold at least one item that is not an instruction.", param="input")
+    tools, server_tools = _tools(view, extra)
+    text = view.text or _Text()
+    return ChatRequest(
+        model=view.model,
+        messages=messages,
+        system=_system(view.instructions, leading, extra),
+        tools=tools,
+        server_tools=server_tools,
+        tool_choice=_tool_choice(view.tool_choice, extra),
+        parallel_tools=view.parallel_tool_calls,
+        max_output_tokens=view.max_output_tokens,
+        temperature=view.temperature,
+        top_p=view.top_p,
+        logprobs=LOGPROBS in (view.include or ()),
+        top_logprobs=view.top_logprobs,
+        output=_output(text.format, extra),
+        reasoning=_reasoning(view.reasoning, extra),
+        verbosity=text.verbosity,
+        user=view.user,
+        metadata=view.metadata,
+        service_tier=view.service_tier,
+        cache_key=view.prompt_cache_key,
+        stream=bool(view.stream),
+        include_usage=True,
+        dialect="responses",
+        extra=extra,
+    )
+
+
+def check_crossing(request: ChatRequest) -> None:
+    """Raises BadRequest when a responses request holds what would be lost silently in any other dialect."""
+    for name in _REFUSED:
+        if request.extra.get(name) is not None:
+            raise BadRequest(f"`{name}` cannot be used with this model in that form.", param=name)
+    for message in request.messages:
+        for part in message.parts:
+            inner = (part, *part.parts) if isinstance(part, ToolResult) else (part,)
+            if any(isinstance(row, Image | File) and (row.url or "").startswith(FILE_ID) for row in inner):
+                raise BadRequest("A `file_id` cannot be used with this model; send the data.", param="input")
+            if isinstance(part, ServerToolPart) and part.raw.get("type") in (None, "item_reference", "compaction"):
+                raise BadRequest("An item reference or a compaction cannot be used with this model.", param="input")
+
+
+def _extra(members: dict[str, Any]) -> dict[str, Any]:
+    """The members nobody here knows. `Model` for `model` is refused: some upstreams would take it for the real one."""
+    extra = {}
+    for name, value in members.items():
+        if name in _KNOWN or value is None:
+            continue
+        if name.lower() in _KNOWN:
+            raise BadRequest(f"Write `{name.lower()}` in small letters.", param=name)
+        extra[name] = value
+    return extra
+
+
+def _system(instructions: str | None, leading: tuple[Text, ...], extra: dict[str, Any]) -> tuple[Text, ...]:
+    """Instructions first, then the leading messages of the developer; `extra` keeps which of the two came."""
+    if not instructions:
+        return leading
+    extra["instructions"] = instructions
+    return (Text(instructions), *leading)
+
+
+# --- tools -----------------------------------------------------------------------------------------------------------
+
+
+def _tools(view: _Body, extra: dict[str, Any]) -> tuple[tuple[Tool, ...], tuple[ServerTool, ...]]:
+    """Flat tools; those of a namespace under a joined name, with the way back in `extra["namespaces"]`."""
+    tools: list[Tool] = []
+    served: list[ServerTool] = []
+    spaces: dict[str, dict[str, Any]] = {}
+    for index, row in enumerate(view.tools or ()):
+        path = f"tools[{index}]"
+        kind = row.get("type")
+        if not isinstance(kind, str):
+            raise BadRequest(f"`{path}.type` is missing.", param=f"{path}.type")
+        if kind == "namespace":
+            space = at(path, row, _Namespace)
+            for inner in space.tools:
+                tool = _tool(inner, path, space.name)
+                spaces[tool.name] = {"namespace": space.name, "description": space.description, "name": inner["name"]}
+                tools.append(tool)
+        elif kind in ("function", "custom"):
+            tools.append(_tool(row, path))
+        else:
+            served.append(ServerTool(_SERVER_KINDS.get(kind, kind), "responses", row))
+    if spaces:
+        extra["namespaces"] = spaces
+    return tuple(tools), tuple(served)
+
+
+def _tool(row: dict[str, Any], path: str, namespace: str | None = None) -> Tool:
+    if row.get("type") == "custom":
+        custom = at(path, row, _Custom)
+        return Tool(joined_name(custom.name, namespace), custom.description, custom=True, format=custom.format)
+    function = at(path, row, _Function)
+    return Tool(joined_name(function.name, namespace), function.description, function.parameters, function.strict)
+
+
+def _tool_choice(value: str | dict[str, Any] | None, extra: dict[str, Any]) -> ToolChoice | None:
+    """A choice of a built-in tool has no word in the hub and stays in `extra`."""
+    if value is None:
+        return None
+    if isinstance(value, str):
+        if value not in ("auto", "none", "required"):
+            raise BadRequest("`tool_choice` must be none, auto, required or an object.", param="tool_choice")
+        return ToolChoice(value)  # type: ignore[arg-type]
+    choice = at("tool_choice", value, _Choice)
+    if choice.type in ("function", "custom") and choice.name:
+        return ToolChoice("named", (joined_name(choice.name, choice.namespace),))
+    if choice.type == "allowed_tools":
+        allowed = at("tool_choice", value, _Allowed)
+        if all(tool.name and tool.type in ("function", "custom") for tool in allowed.tools):
+            return ToolChoice(allowed.mode, tuple(joined_name(str(t.name), t.namespace) for t in allowed.tools))
+    extra["tool_choice"] = value
+    return None
+
+
+# --- the rest --------------------------------------------------------------------------------------------------------
+
+
+def _output(value: dict[str, Any] | None, extra: dict[str, Any]) -> OutputFormat | None:
+    if value is None:
+        return None
+    kind = _OUTPUT_KINDS.get(str(value.get("type")))
+    if kind == "schema":
+        schema = at("text.format", value, _Schema)
+        return OutputFormat("schema", schema.name, schema.schema, schema.strict, schema.description)
+    if kind is None:
+        if not isinstance(value.get("type"), str):
+            raise BadRequest("`text.format.type` is missing.", param="text.format.type")
+        extra["text"] = {"format": value}
+        return None
+    return OutputFormat("json" if kind == "json" else "text")
+
+
+def _reasoning(value: dict[str, Any] | None, extra: dict[str, Any]) -> Reasoning | None:
+    """Effort and summary; other members of the object stay in `extra["reasoning"]`."""
+    if value is None:
+        return None
+    if value.get("effort") not in (None, *get_args(Effort)):
+        raise BadRequest("`reasoning.effort` is not an effort this gateway knows.", param="reasoning.effort")
+    view = at("reasoning", value, _Reasoning)
+    if rest := {name: member for name, member in value.items() if name not in _Reasoning.__struct_fields__}:
+        extra["reasoning"] = rest
+    summary = view.summary or view.generate_summary
+    if summary is None and view.effort is None:
+        return None
+    return Reasoning(effort=view.effort, visible=True if summary else None, summary=summary)

@@ -1,0 +1,140 @@
+"""What the gateway keeps of a conversation and what it adds to one: history, compaction, counting; all of it pure.
+
+The relay owns the storing. `previous_response_id` is answered from `items_of` the turns before, through
+`with_history`; an upstream that is not of this dialect never sees the id. Contract: openai.md (response, Compact).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import msgspec
+
+from elkapi.errors import BadRequest
+from elkapi.translate.decode import decode
+from elkapi.translate.dialect import ReplyFacts
+from elkapi.translate.ir import ChatRequest, Event, Message, Text, TextDelta, UsageSeen
+from elkapi.translate.responses_request import read_members
+from elkapi.translate.responses_seal import PREFIX, Sealed, seal, unseal
+from elkapi.translate.usage import responses_usage_object
+from elkapi.types import Usage
+
+COMPACT_INSTRUCTION = (
+    "Summarize the conversation above so that another assistant can continue it without having seen it. Keep every "
+    "fact, decision, name, number, file path, open question and unfinished step; say what the user wants. Answer with "
+    "the summary alone."
+)
+_SUMMARY_INTRODUCED = "Summary of the conversation so far:\n\n"
+
+_members = msgspec.json.Decoder(dict[str, Any])
+_encode = msgspec.json.encode
+
+
+# --- history ---------------------------------------------------------------------------------------------------------
+
+
+def items_of(request_body: bytes, response_body: bytes) -> list[dict[str, Any]]:
+    """The input items the next turn begins with: those of this request, then the answer's output items.
+
+    Instructions are not among them: each turn brings its own. The request's own history must be in its input already.
+    """
+    request, response = decode(_members, request_body), decode(_members, response_body)
+    output = response.get("output")
+    return _input_items(request) + (output if isinstance(output, list) else [])
+
+
+def with_history(body: bytes, items: Sequence[dict[str, Any]]) -> bytes:
+    """The body with those items before its own input, and without `previous_response_id`."""
+    members = decode(_members, body)
+    members.pop("previous_response_id", None)
+    members["input"] = [*items, *_input_items(members)]
+    return _encode(members)
+
+
+def with_ids(items: Sequence[dict[str, Any]], response_id: str) -> list[dict[str, Any]]:
+    """The items as `input_items` lists them: each has an id, made of its place where the caller gave none."""
+    base = response_id.removeprefix("resp_")
+    return [item if item.get("id") else {**item, "id": f"item_{base}_{n}"} for n, item in enumerate(items)]
+
+
+def without_envelopes(body: bytes) -> bytes:
+    """The body for an upstream of this dialect: reasoning that carries our envelope is left out, it could not read it.
+
+    Every other byte stays as it came when there is none.
+    """
+    if PREFIX.encode() not in body:
+        return body
+    members = decode(_members, body)
+    if not isinstance(members.get("input"), list):
+        return body
+    kept = [row for item in members["input"] if (row := _without_envelope(item)) is not None]
+    return _encode(members | {"input": kept})
+
+
+def _without_envelope(item: Any) -> Any:
+    """The item, a message in its place for a compaction of ours, or None for sealed reasoning."""
+    if not isinstance(item, dict):
+        return item
+    sealed = unseal(item.get("encrypted_content")) if isinstance(item.get("encrypted_content"), str) else None
+    if sealed is None:
+        return item
+    if sealed.summary is None:
+        return None
+    return {"type": "message", "role": "user", "content": [{"type": "input_text", "text": sealed.summary}]}
+
+
+def _input_items(members: dict[str, Any]) -> list[dict[str, Any]]:
+    value = members.get("input")
+    if isinstance(value, str):
+        return [{"type": "message", "role": "user", "content": [{"type": "input_text", "text": value}]}]
+    if value is not None and not (isinstance(value, list) and all(isinstance(item, dict) for item in value)):
+        raise BadRequest("`input` must be a string or an array of items.", param="input")
+    return value or []
+
+
+# --- POST /v1/responses/compact --------------------------------------------------------------------------------------
+
+
+def read_compact(body: bytes) -> ChatRequest:
+    """A compaction as a request any model can answer: the conversation, then the wish for a summary.
+
+    Expand `previous_response_id` first (`with_history`). Raises BadRequest.
+    """
+    request = read_members(decode(_members, body))
+    wish = Text(COMPACT_INSTRUCTION)
+    turns = list(request.messages)
+    if turns and turns[-1].role == "user":
+        turns[-1] = Message("user", (*turns[-1].parts, wish))
+    else:
+        turns.append(Message("user", (wish,)))
+    return msgspec.structs.replace(request, messages=turns, stream=False)
+
+
+def write_compact(events: Sequence[Event], facts: ReplyFacts) -> bytes:
+    """`response.compaction` of the summary the model gave; its item stands for the conversation in later inputs."""
+    summary = "".join(event.text for event in events if isinstance(event, TextDelta))
+    usage = next((event.usage for event in reversed(events) if isinstance(event, UsageSeen)), Usage())
+    sealed = seal(Sealed(summary=_SUMMARY_INTRODUCED + summary))
+    item = {"id": f"cmp_{facts.id.removeprefix('resp_')}_0", "type": "compaction", "encrypted_content": sealed}
+    return _encode(
+        {
+            "id": facts.id,
+            "object": "response.compaction",
+            "created_at": facts.created_s,
+            "output": [item],
+            "usage": responses_usage_object(usage),
+        }
+    )
+
+
+# --- POST /v1/responses/input_tokens ---------------------------------------------------------------------------------
+
+
+def read_input_tokens(body: bytes) -> ChatRequest:
+    """What is to be counted; `model` is "" when the caller named none. Raises BadRequest."""
+    return read_members(decode(_members, body), model_needed=False)
+
+
+def write_input_tokens(input_tokens: int) -> bytes:
+    return _encode({"object": "response.input_tokens", "input_tokens": input_tokens})

@@ -1,0 +1,140 @@
+"""What is decoded of the answers of the responses dialect: structs and decoders; `responses_reply` reads them.
+
+Contract: openai.md (response). Unknown members are passed over; only what the hub has a word for is decoded.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+from elkapi.translate.usage import ResponsesUsage
+
+# A member that is absent or null; msgspec has no optional Raw.
+NULL = msgspec.Raw(b"null")
+
+
+class LogprobView(msgspec.Struct):
+    token: str = ""
+    logprob: float = 0.0
+    top_logprobs: list[LogprobView] | None = None
+
+
+class Delta(msgspec.Struct, gc=False):
+    delta: str
+
+
+class TextDeltaEvent(msgspec.Struct):
+    delta: str
+    logprobs: list[LogprobView] | None = None
+
+
+class IndexedDelta(msgspec.Struct, gc=False):
+    output_index: int
+    delta: str
+
+
+class SummaryPart(msgspec.Struct, gc=False):
+    output_index: int
+    summary_index: int = 0
+
+
+class ContentView(msgspec.Struct):
+    type: str = ""
+    text: str | None = None
+    refusal: str | None = None
+    annotations: list[AnnotationView] | None = None
+    logprobs: list[LogprobView] | None = None
+
+
+class AnnotationView(msgspec.Struct):
+    type: str = ""
+    url: str | None = None
+    title: str | None = None
+
+
+class ItemView(msgspec.Struct):
+    """Every member of the output items that the hub has a word for."""
+
+    type: str = ""
+    call_id: str | None = None
+    name: str | None = None
+    namespace: str | None = None
+    arguments: str | None = None
+    input: str | None = None
+    content: list[ContentView] | None = None
+    summary: list[ContentView] | None = None
+    encrypted_content: str | None = None
+    result: str | None = None
+    output_format: str | None = None
+
+
+class ItemEvent(msgspec.Struct):
+    output_index: int
+    item: msgspec.Raw
+
+
+class AnnotationEvent(msgspec.Struct):
+    annotation: AnnotationView | None = None
+
+
+class ErrorView(msgspec.Struct):
+    """Of any type, so that an odd error is still one."""
+
+    code: Any = None
+    type: Any = None
+    message: Any = None
+    status: Any = None
+
+
+class Incomplete(msgspec.Struct):
+    reason: str | None = None
+
+
+class WebSearch(msgspec.Struct):
+    num_requests: int = 0
+
+
+class ToolUsage(msgspec.Struct):
+    web_search: WebSearch | None = None
+
+
+class ResponseView(msgspec.Struct):
+    id: str = ""
+    model: str = ""
+    status: str | None = None
+    error: ErrorView | None = None
+    incomplete_details: Incomplete | None = None
+    output: list[msgspec.Raw] | None = None
+    usage: msgspec.Raw = NULL
+    tool_usage: msgspec.Raw = NULL
+
+
+class LifecycleEvent(msgspec.Struct):
+    response: ResponseView
+
+
+class AnyFrame(msgspec.Struct):
+    """A frame nobody here knows: its name, and an error or usage wherever they may stand."""
+
+    type: str | None = None
+    error: Any = None
+    response: msgspec.Raw = NULL
+    usage: msgspec.Raw = NULL
+
+
+decode_delta = msgspec.json.Decoder(Delta).decode
+decode_text = msgspec.json.Decoder(TextDeltaEvent).decode
+decode_indexed = msgspec.json.Decoder(IndexedDelta).decode
+decode_summary_part = msgspec.json.Decoder(SummaryPart).decode
+decode_item_event = msgspec.json.Decoder(ItemEvent).decode
+decode_item = msgspec.json.Decoder(ItemView).decode
+decode_raw_item = msgspec.json.Decoder(dict[str, Any]).decode
+decode_annotation = msgspec.json.Decoder(AnnotationEvent).decode
+decode_lifecycle = msgspec.json.Decoder(LifecycleEvent).decode
+decode_response = msgspec.json.Decoder(ResponseView).decode
+decode_error = msgspec.json.Decoder(ErrorView).decode
+decode_any = msgspec.json.Decoder(AnyFrame).decode
+decode_usage = msgspec.json.Decoder(ResponsesUsage).decode
+decode_tool_usage = msgspec.json.Decoder(ToolUsage | None).decode

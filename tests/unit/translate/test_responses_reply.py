@@ -1,0 +1,547 @@
+"""Responses answers: recordings read as events in any cut, events written for the official SDK, whole as streamed."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import httpx
+import openai
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from elkapi.translate.dialect import ReplyFacts, Unreadable
+from elkapi.translate.ir import (
+    ChatRequest,
+    Citation,
+    End,
+    Event,
+    Failure,
+    Finish,
+    ImageOut,
+    Message,
+    RedactedThinking,
+    RefusalDelta,
+    ServerToolPart,
+    Start,
+    Text,
+    TextDelta,
+    Thinking,
+    ThinkingDelta,
+    ThinkingSignature,
+    TokenLogprob,
+    Tool,
+    ToolCall,
+    ToolCallDelta,
+    ToolCallStart,
+    UsageSeen,
+)
+from elkapi.translate.responses import DIALECT
+from elkapi.translate.sse import Frame, SseDecoder
+from elkapi.types import Usage
+
+RECORDINGS = Path(__file__).parent / "recordings"
+START = Start("resp_1", "gpt-x")
+SEEN = UsageSeen(Usage(input_tokens=8, cached_tokens=4, output_tokens=3, reasoning_tokens=2, calls=1))
+SEARCHED = UsageSeen(Usage(input_tokens=8, cached_tokens=4, output_tokens=3, reasoning_tokens=2, searches=1, calls=1))
+SEARCH = {"id": "ws_0", "type": "web_search_call", "status": "completed", "action": {"type": "search", "query": "q"}}
+
+EXPECTED: dict[str, list[Event]] = {
+    "text": [START, TextDelta("Hel"), TextDelta("lo é\n✓"), SEEN, Finish("stop"), End()],
+    "data-only": [START, TextDelta("bare"), SEEN, Finish("stop"), End()],
+    "terminal-only": [START, TextDelta("All at once"), SEEN, Finish("stop"), End()],
+    "thinking": [
+        START,
+        ThinkingDelta("Let me"),
+        ThinkingDelta(" think."),
+        ThinkingDelta("\n\n"),
+        ThinkingDelta("Done."),
+        ThinkingSignature("gAAAenc", "responses"),
+        TextDelta("42"),
+        SEEN,
+        Finish("stop"),
+        End(),
+    ],
+    "reasoning-text": [START, ThinkingDelta("Hm."), TextDelta("Yes."), SEEN, Finish("stop"), End()],
+    "tool": [
+        START,
+        ToolCallStart(0, "call_a", "weather"),
+        ToolCallDelta(0, '{"city":'),
+        ToolCallDelta(0, '"Rome"}'),
+        SEEN,
+        Finish("tool_calls"),
+        End(),
+    ],
+    "parallel": [
+        START,
+        TextDelta("Both:"),
+        ToolCallStart(0, "call_a", "weather"),
+        ToolCallDelta(0, '{"city":"Rome"}'),
+        ToolCallStart(1, "call_b", "weather"),
+        ToolCallDelta(1, '{"city":'),
+        ToolCallDelta(1, '"Oslo"}'),
+        SEEN,
+        Finish("tool_calls"),
+        End(),
+    ],
+    "interleaved": [
+        START,
+        ToolCallStart(0, "call_a", "a"),
+        ToolCallStart(1, "call_b", "b"),
+        ToolCallDelta(0, '{"x"'),
+        ToolCallDelta(1, '{"y"'),
+        ToolCallDelta(0, ":1}"),
+        ToolCallDelta(1, ":2}"),
+        SEEN,
+        Finish("tool_calls"),
+        End(),
+    ],
+    "custom": [
+        START,
+        ToolCallStart(0, "call_p", "apply_patch", custom=True),
+        ToolCallDelta(0, "*** Begin"),
+        ToolCallDelta(0, " Patch\n"),
+        SEEN,
+        Finish("tool_calls"),
+        End(),
+    ],
+    "whole-call": [
+        START,
+        ToolCallStart(0, "call_n", "files__read"),
+        ToolCallDelta(0, '{"p":1}'),
+        SEEN,
+        Finish("tool_calls"),
+        End(),
+    ],
+    "refusal": [START, RefusalDelta("I can"), RefusalDelta("not."), SEEN, Finish("refusal"), End()],
+    "length": [START, TextDelta("Once upon"), SEEN, Finish("length"), End()],
+    "filtered": [START, SEEN, Finish("content_filter"), End()],
+    "empty": [START, SEEN, Finish("stop"), End()],
+    "error-first": [Failure(429, "rate_limit_exceeded", "slow down")],
+    "error-nested": [START, Failure(400, "context_length_exceeded", "too long")],
+    "error-later": [START, TextDelta("par"), SEEN, Failure(500, "server_error", "it broke")],
+    "usage-impossible": [START, TextDelta("x"), Finish("stop"), End()],
+    "usage-elsewhere": [
+        START,
+        UsageSeen(Usage(input_tokens=3, calls=1)),
+        TextDelta("x"),
+        UsageSeen(Usage(input_tokens=3, output_tokens=1, calls=1)),
+        Finish("stop"),
+        End(),
+    ],
+    "tools-run": [
+        START,
+        ServerToolPart("responses", SEARCH),
+        TextDelta("News.", (TokenLogprob("News", -0.5, (("Old", -1.5),)),)),
+        Citation("https://example.org/a", "A"),
+        ImageOut("image/webp", "aW1n"),
+        SEARCHED,
+        Finish("stop"),
+        End(),
+    ],
+}
+
+
+def _read(pieces: Sequence[bytes]) -> list[Event]:
+    decoder, reader = SseDecoder(), DIALECT.reader()
+    frames = [frame for piece in pieces for frame in decoder.feed(piece)] + decoder.close()
+    return [event for frame in frames for event in reader.feed(frame)]
+
+
+def _recording(name: str) -> bytes:
+    return (RECORDINGS / f"responses-{name}.sse").read_bytes()
+
+
+def _merged(events: Sequence[Event]) -> list[Event]:
+    """Neighbouring deltas of one kind as one: what a whole answer can still tell."""
+    merged: list[Event] = []
+    calls: dict[int, str] = {}
+    for event in events:
+        last = merged[-1] if merged else None
+        if isinstance(event, ToolCallDelta):
+            calls[event.index] = calls.get(event.index, "") + event.arguments
+            continue
+        if isinstance(event, TextDelta) and isinstance(last, TextDelta):
+            merged[-1] = TextDelta(last.text + event.text, last.logprobs + event.logprobs)
+        elif isinstance(event, ThinkingDelta) and isinstance(last, ThinkingDelta):
+            merged[-1] = ThinkingDelta(last.text + event.text)
+        elif isinstance(event, RefusalDelta) and isinstance(last, RefusalDelta):
+            merged[-1] = RefusalDelta(last.text + event.text)
+        else:
+            merged.append(event)
+    return merged + [ToolCallDelta(index, text) for index, text in sorted(calls.items())]
+
+
+# --- read ------------------------------------------------------------------------------------------------------------
+
+
+def test_every_recording_has_its_events_listed() -> None:
+    assert {path.stem.removeprefix("responses-") for path in RECORDINGS.glob("responses-*.sse")} == set(EXPECTED)
+
+
+@pytest.mark.parametrize("name", EXPECTED)
+def test_every_recording_cut_at_every_byte_gives_the_same_events(name: str) -> None:
+    stream = _recording(name)
+    assert _read([stream]) == EXPECTED[name]
+    for cut in range(len(stream)):
+        assert _read([stream[:cut], stream[cut:]]) == EXPECTED[name], cut
+
+
+@pytest.mark.parametrize("name", [name for name in EXPECTED if not name.startswith(("error", "usage"))])
+def test_the_object_of_the_terminal_event_reads_as_the_stream_did(name: str) -> None:
+    frames = [frame for frame in SseDecoder().feed(_recording(name)) if frame.data and b'"usage":{' in frame.data]
+    body = json.dumps(json.loads(frames[-1].data or b"")["response"]).encode()
+    assert _merged(DIALECT.read_reply(body)) == _merged(EXPECTED[name])
+
+
+def test_g47_usage_is_read_wherever_it_stands() -> None:
+    usage = '"usage":{"input_tokens":1,"output_tokens":2}'
+    seen = UsageSeen(Usage(input_tokens=1, output_tokens=2, calls=1))
+    for data in (f'{{"type":"response.heartbeat",{usage}}}', f'{{"type":"new","response":{{{usage}}}}}'):
+        assert DIALECT.reader().feed(Frame(b"", b"", data.encode()))[-1] == seen
+        assert DIALECT.reader().feed(Frame(b"", b"response.new", data.encode()))[-1] == seen
+
+
+@pytest.mark.parametrize("usage", ['{"input_tokens":-1,"output_tokens":1}', '{"input_tokens":"9"}', "[]", "{}", "1"])
+def test_g21_impossible_usage_is_no_usage_and_costs_no_event(usage: str) -> None:
+    data = f'{{"response":{{"id":"r","model":"m","status":"completed","output":[],"usage":{usage}}}}}'.encode()
+    events = DIALECT.reader().feed(Frame(b"", b"response.completed", data))
+    assert events == [Start("r", "m"), Finish("stop"), End()]
+
+
+@pytest.mark.parametrize(
+    ("error", "status"),
+    [
+        ('{"code":"context_length_exceeded"}', 400),
+        ('{"type":"invalid_request_error","code":"odd"}', 400),
+        ('{"code":"image_too_large"}', 400),
+        ('{"code":"rate_limit_exceeded"}', 429),
+        ('{"code":"server_error","status":502}', 502),
+        ('{"code":529}', 529),
+        ('{"code":17}', 500),
+        ('"it broke"', 500),
+        ("[1]", 500),
+    ],
+)
+def test_in_band_errors_get_the_status_they_would_have_had(error: str, status: int) -> None:
+    events = DIALECT.reader().feed(Frame(b"", b"error", f'{{"type":"error","error":{error}}}'.encode()))
+    assert [event.status for event in events if isinstance(event, Failure)] == [status]
+    if error.startswith("{"):
+        body = f'{{"id":"r","status":"failed","output":[],"error":{error}}}'.encode()
+        found = DIALECT.read_reply(body)[-1]
+        assert isinstance(found, Failure)
+        assert found.status == status
+
+
+def test_a_background_response_that_is_not_done_has_no_end() -> None:
+    assert DIALECT.read_reply(b'{"id":"r","model":"m","status":"queued","output":[]}') == [Start("r", "m")]
+
+
+@pytest.mark.parametrize("data", [b"<html>", b"[]", b"1", b"", b'{"delta":1}', b'{"response":3}', b"\xff"])
+def test_a_frame_that_is_not_of_the_dialect_is_unreadable(data: bytes) -> None:
+    for event in (b"response.output_text.delta", b"response.completed", b"response.output_item.done"):
+        with pytest.raises(Unreadable):
+            DIALECT.reader().feed(Frame(b"", event, data))
+    with pytest.raises(Unreadable):
+        DIALECT.read_reply(data)
+
+
+_MEMBERS = (
+    *("type", "response", "item", "output", "output_index", "delta", "usage", "error", "status", "code", "message"),
+    *("input_tokens", "output_tokens", "content", "summary", "encrypted_content", "text", "call_id", "name"),
+    *("arguments", "annotations", "annotation", "tool_usage", "web_search", "num_requests", "logprobs", "token"),
+)
+_TYPES = (
+    *("response.created", "response.output_item.added", "response.output_item.done", "response.completed", "error"),
+    *("response.output_text.delta", "response.function_call_arguments.delta", "message", "reasoning", "function_call"),
+    *("response.reasoning_summary_part.added", "response.output_text.annotation.added", "failed", "web_search_call"),
+)
+_json = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.sampled_from(_TYPES) | st.text(),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(_MEMBERS), inner, max_size=5),
+    max_leaves=12,
+)
+
+
+@given(st.lists(st.tuples(st.sampled_from(("", *_TYPES)), _json), max_size=4))
+def test_the_reader_raises_nothing_but_unreadable(frames: list[tuple[str, Any]]) -> None:
+    reader = DIALECT.reader()
+    for event, value in frames:
+        data = json.dumps(value).encode()
+        with contextlib.suppress(Unreadable):
+            reader.feed(Frame(b"", event.encode(), data))
+        with contextlib.suppress(Unreadable):
+            DIALECT.read_reply(data)
+
+
+# --- written ---------------------------------------------------------------------------------------------------------
+
+PATCH = Tool("apply_patch", custom=True, format={"type": "grammar", "syntax": "lark", "definition": "start: x"})
+REQUEST = ChatRequest(
+    model="m",
+    messages=[Message("user", (Text("hi"),))],
+    tools=(Tool("weather", schema={"type": "object", "properties": {}}), PATCH, Tool("files__read")),
+    logprobs=True,
+    dialect="responses",
+    extra={
+        "instructions": "Be brief.",
+        "store": False,
+        "namespaces": {"files__read": {"namespace": "files", "name": "read", "description": "d"}},
+    },
+    system=(Text("An operator's own words"), Text("Be brief.")),
+)
+FACTS = ReplyFacts("resp_ab", "m", 1_700_000_000, REQUEST)
+
+WRITTEN: dict[str, list[Event]] = {
+    **{
+        name: events
+        for name, events in EXPECTED.items()
+        if not isinstance(events[-1], Failure) and name not in ("length", "filtered")
+    },
+    "anthropic thinking": [
+        Start("msg_1", "claude"),
+        ThinkingDelta("Let "),
+        ThinkingDelta("me."),
+        ThinkingSignature("c2ln", "anthropic"),
+        RedactedThinking("b3Bh"),
+        TextDelta("Hi"),
+        ToolCallStart(0, "toolu_1", "weather"),
+        ToolCallDelta(0, "{}"),
+        SEEN,
+        Finish("tool_calls"),
+        End(),
+    ],
+    "gemini signatures": [
+        Start("g", "gemini"),
+        ToolCallStart(0, "call_0", "weather", signature="dGhv", signed_by="gemini"),
+        ToolCallDelta(0, '{"a":1}'),
+        ToolCallStart(1, "call_1", "files__read"),
+        Finish("tool_calls"),
+        End(),
+    ],
+    "a custom tool as a function": [
+        Start("x", "y"),
+        ToolCallStart(0, "call_0", "apply_patch"),
+        ToolCallDelta(0, '{"input":"*** Begin'),
+        ToolCallDelta(0, '\\n"}'),
+        Finish("tool_calls"),
+        End(),
+    ],
+    "text between calls": [
+        TextDelta("a"),
+        ToolCallStart(0, "call_0", "weather"),
+        ToolCallDelta(0, '{"a":'),
+        TextDelta("b"),
+        ToolCallDelta(0, "1}"),
+        ThinkingDelta("c"),
+        TextDelta("d"),
+        Finish("tool_calls"),
+        End(),
+    ],
+    "refused without words": [Start("x", "y"), Finish("refusal", explanation="Not that."), End()],
+    "nothing": [],
+}
+
+
+def _written(events: Sequence[Event], facts: ReplyFacts = FACTS) -> tuple[bytes, list[dict[str, Any]]]:
+    writer = DIALECT.writer(facts)
+    stream = b"".join(writer.feed(event) for event in events) + writer.finish()
+    return stream, [json.loads(frame.data) for frame in SseDecoder().feed(stream) if frame.data]
+
+
+def _sdk(stream: bytes) -> openai.OpenAI:
+    reply = httpx.Response(200, headers={"content-type": "text/event-stream"}, content=stream)
+    transport = httpx.MockTransport(lambda _request: reply)
+    return openai.OpenAI(
+        api_key="sk-test", base_url="http://gateway/v1", http_client=httpx.Client(transport=transport), max_retries=0
+    )
+
+
+def _without_parsed(value: Any) -> Any:
+    """The SDK adds what it made of texts and arguments."""
+    if isinstance(value, list):
+        return [_without_parsed(row) for row in value]
+    if not isinstance(value, dict):
+        return value
+    return {name: _without_parsed(row) for name, row in value.items() if name not in ("parsed", "parsed_arguments")}
+
+
+@pytest.mark.parametrize("name", WRITTEN)
+def test_what_the_official_sdk_accumulates_is_the_whole_answer(name: str) -> None:
+    stream, _ = _written(WRITTEN[name])
+    whole = json.loads(DIALECT.write_reply(WRITTEN[name], FACTS))
+    with _sdk(stream) as client, client.responses.stream(model="m", input="hi") as streamed:
+        types = [event.type for event in streamed]
+        final = streamed.get_final_response()
+    assert types[:2] == ["response.created", "response.in_progress"]
+    assert final.to_dict(exclude_unset=True, mode="json")["usage"] == whole["usage"]
+    assert _without_parsed([item.to_dict() for item in final.output]) == whole["output"]
+    assert final.status == whole["status"] == "completed"
+
+
+@pytest.mark.parametrize("name", [*WRITTEN, "length", "filtered"])
+def test_the_terminal_event_holds_the_whole_answer(name: str) -> None:
+    events = WRITTEN.get(name, EXPECTED.get(name, []))
+    _, frames = _written(events)
+    assert frames[-1]["response"] == json.loads(DIALECT.write_reply(events, FACTS))
+    assert all(frame["response"]["usage"] is None for frame in frames[:-1] if "response" in frame)
+
+
+@pytest.mark.parametrize("name", [*WRITTEN, "length"])
+def test_g59_the_stream_obeys_the_grammar(name: str) -> None:
+    events = WRITTEN.get(name, EXPECTED.get(name, []))
+    stream, frames = _written(events)
+    assert [frame["sequence_number"] for frame in frames] == list(range(len(frames)))
+    assert [frame.event.decode() for frame in SseDecoder().feed(stream)] == [frame["type"] for frame in frames]
+    added: list[int] = []
+    done: set[int] = set()
+    parts: set[tuple[int, int]] = set()
+    texts: dict[tuple[int, int], str] = {}
+    for frame in frames:
+        kind, index = frame["type"], frame.get("output_index")
+        if kind == "response.output_item.added":
+            assert index == len(added)
+            added.append(index)
+        elif index is not None:
+            assert index in added
+            assert index not in done
+        if kind == "response.output_item.done":
+            done.add(index)
+        if kind == "response.content_part.added":
+            parts.add((index, frame["content_index"]))
+        if kind in ("response.output_text.delta", "response.refusal.delta"):
+            place = (index, frame["content_index"])
+            assert place in parts
+            texts[place] = texts.get(place, "") + frame["delta"]
+        if kind == "response.content_part.done":
+            place = (index, frame["content_index"])
+            assert texts.get(place, "") == frame["part"].get("text", frame["part"].get("refusal"))
+    assert done == set(added)
+    finished = {
+        frame["output_index"]: frame["item"] for frame in frames if frame["type"] == "response.output_item.done"
+    }
+    output = frames[-1]["response"]["output"]
+    assert [finished[index] for index in added] == output
+    for index, item in enumerate(output):
+        if item["type"] in ("function_call", "custom_tool_call"):
+            deltas = [frame for frame in frames if frame.get("output_index") == index and "delta" in frame]
+            assert "".join(frame["delta"] for frame in deltas) == item.get("arguments", item.get("input"))
+
+
+@pytest.mark.parametrize("name", [name for name in WRITTEN if name not in ("nothing", "text between calls")])
+def test_what_is_written_reads_back_as_the_same_answer(name: str) -> None:
+    stream, _ = _written(WRITTEN[name])
+    back = _read([stream])
+    again, _ = _written(back)
+    assert again == stream or _merged(_read([again])) == _merged(back)
+    kinds = (ThinkingSignature, RedactedThinking, ToolCallStart, ImageOut, ServerToolPart)
+    wanted = [event for event in WRITTEN[name] if isinstance(event, kinds)]
+    got = [event for event in back if isinstance(event, kinds)]
+    if name != "a custom tool as a function":
+        assert got == wanted
+
+
+def test_a_custom_tool_that_was_called_as_a_function_gives_its_free_text() -> None:
+    whole = json.loads(DIALECT.write_reply(WRITTEN["a custom tool as a function"], FACTS))
+    (call,) = whole["output"]
+    assert (call["type"], call["name"], call["input"]) == ("custom_tool_call", "apply_patch", "*** Begin\n")
+
+
+def test_a_call_of_a_namespaced_tool_names_its_namespace_and_has_arguments() -> None:
+    whole = json.loads(DIALECT.write_reply(WRITTEN["gemini signatures"], FACTS))
+    call = whole["output"][-1]
+    assert (call["namespace"], call["name"], call["arguments"]) == ("files", "read", "{}")
+
+
+def test_g58_interleaved_arguments_stay_with_their_calls() -> None:
+    whole = json.loads(DIALECT.write_reply(WRITTEN["text between calls"], FACTS))
+    assert [item["type"] for item in whole["output"]] == ["message", "function_call", "message", "reasoning", "message"]
+    assert whole["output"][1]["arguments"] == '{"a":1}'
+
+
+@pytest.mark.parametrize(
+    ("reason", "status", "details"),
+    [
+        ("stop", "completed", None),
+        ("stop_sequence", "completed", None),
+        ("tool_calls", "completed", None),
+        ("pause", "completed", None),
+        ("refusal", "completed", None),
+        ("length", "incomplete", {"reason": "max_output_tokens"}),
+        ("content_filter", "incomplete", {"reason": "content_filter"}),
+    ],
+)
+def test_every_reason_to_stop_has_its_status(reason: Any, status: str, details: Any) -> None:
+    _, frames = _written([Start("a", "b"), TextDelta("x"), Finish(reason), End()])
+    assert frames[-1]["type"] == f"response.{status}"
+    assert (frames[-1]["response"]["status"], frames[-1]["response"]["incomplete_details"]) == (status, details)
+
+
+def test_a_refusal_without_words_is_still_a_refusal_to_the_caller() -> None:
+    whole = json.loads(DIALECT.write_reply(WRITTEN["refused without words"], FACTS))
+    assert whole["output"][0]["content"] == [{"type": "refusal", "refusal": "Not that."}]
+
+
+def test_an_answer_cut_in_a_call_leaves_its_arguments_incomplete() -> None:
+    events = [Start("a", "b"), ToolCallStart(0, "c", "weather"), ToolCallDelta(0, '{"a"'), Finish("length"), End()]
+    (call,) = json.loads(DIALECT.write_reply(events, FACTS))["output"]
+    assert (call["status"], call["arguments"]) == ("incomplete", '{"a"')
+
+
+def test_g56_a_failure_ends_in_an_event_on_which_the_sdk_raises() -> None:
+    failure = Failure(503, "their_word", "The upstream broke off.")
+    for events in ([], [Start("a", "b"), ThinkingDelta("h"), TextDelta("par")]):
+        writer = DIALECT.writer(FACTS)
+        stream = b"".join(writer.feed(event) for event in events) + writer.fail(failure)
+        assert b"their_word" not in stream
+        assert b"response.completed" not in stream
+        with _sdk(stream) as client, client.responses.create(model="m", input="hi", stream=True) as streamed:
+            with pytest.raises(openai.APIError, match=r"The upstream broke off\."):
+                list(streamed)
+    assert b'"type":"response.failed"' in stream
+
+
+def test_a_failed_whole_answer_says_so() -> None:
+    failed = json.loads(DIALECT.write_reply([Start("a", "b"), Failure(429, "x", "slow")], FACTS))
+    assert (failed["status"], failed["error"]) == ("failed", {"code": "rate_limit_exceeded", "message": "slow"})
+
+
+def test_a_ping_is_a_comment_that_the_sdk_passes_over() -> None:
+    writer = DIALECT.writer(FACTS)
+    stream = writer.feed(Start("a", "b")) + writer.ping() + writer.feed(TextDelta("x")) + writer.ping()
+    with _sdk(stream + writer.finish()) as client, client.responses.stream(model="m", input="hi") as streamed:
+        assert streamed.get_final_response().output_text == "x"
+
+
+def test_the_echo_is_what_the_caller_said_and_nothing_an_operator_added() -> None:
+    whole = json.loads(DIALECT.write_reply(WRITTEN["nothing"], FACTS))
+    assert whole["instructions"] == "Be brief."
+    assert whole["store"] is False
+    assert [tool["type"] for tool in whole["tools"]] == ["function", "custom", "namespace"]
+    assert b"operator" not in DIALECT.write_reply([], FACTS)
+
+
+def test_thinking_signed_elsewhere_comes_back_to_its_signer_through_a_stateless_client() -> None:
+    output = json.loads(DIALECT.write_reply(WRITTEN["anthropic thinking"], FACTS))["output"]
+    body = {"model": "m", "store": False, "input": [{"role": "user", "content": "hi"}, *output]}
+    message = DIALECT.read_request(json.dumps(body).encode()).messages[1]
+    assert message.parts == (
+        Thinking("Let me.", "c2ln", "anthropic"),
+        Thinking(redacted="b3Bh", signed_by="anthropic"),
+        Text("Hi"),
+        ToolCall("toolu_1", "weather", "{}"),
+    )
+
+
+def test_a_thought_signature_comes_back_on_its_call() -> None:
+    output = json.loads(DIALECT.write_reply(WRITTEN["gemini signatures"], FACTS))["output"]
+    body = {"model": "m", "input": [{"role": "user", "content": "hi"}, *output]}
+    message = DIALECT.read_request(json.dumps(body).encode()).messages[1]
+    assert message.parts == (
+        ToolCall("call_0", "weather", '{"a":1}', signature="dGhv", signed_by="gemini"),
+        ToolCall("call_1", "files__read", "{}"),
+    )
