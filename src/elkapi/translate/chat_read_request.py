@@ -20,7 +20,7 @@ from elkapi.translate.chat_parts import (
     read_result,
     read_text,
 )
-from elkapi.translate.decode import convert, decode
+from elkapi.translate.decode import decode
 from elkapi.translate.ir import (
     ChatRequest,
     Effort,
@@ -283,27 +283,29 @@ def _last_id(calls: list[ToolCall], name: Any, path: str) -> str:
 def _tools(view: _Body, extra: dict[str, Any]) -> tuple[tuple[Tool, ...], tuple[ServerTool, ...]]:
     tools: list[Tool] = []
     served: list[ServerTool] = []
-    for row in view.tools or ():
+    for index, row in enumerate(view.tools or ()):
         kind = row.get("type", "function")
         if kind == "function":
-            function = convert(row.get("function"), _Function)
-            tools.append(Tool(function.name, function.description, function.parameters, function.strict))
+            tools.append(_function(row.get("function"), f"tools[{index}].function"))
         elif kind == "custom":
-            custom = convert(row.get("custom"), _Custom)
+            custom = at(f"tools[{index}].custom", row.get("custom"), _Custom)
             tools.append(Tool(custom.name, custom.description, custom=True, format=custom.format))
         elif isinstance(kind, str):
             served.append(ServerTool(_SERVER_KINDS.get(kind, kind), "chat", row))
         else:
-            raise BadRequest("`tools[].type` must be a string.", param="tools.type")
+            raise BadRequest("The type of a tool must be a string.", param=f"tools[{index}].type")
     if view.functions:
         # The marker tells the writer of the answer to speak of `function_call` too.
         extra["functions"] = True
-        for row in view.functions:
-            function = convert(row, _Function)
-            tools.append(Tool(function.name, function.description, function.parameters, function.strict))
+        tools += [_function(row, f"functions[{index}]") for index, row in enumerate(view.functions)]
     if view.web_search_options is not None:
         served.append(ServerTool("web_search", "chat", view.web_search_options))
     return tuple(tools), tuple(served)
+
+
+def _function(row: Any, path: str) -> Tool:
+    function = at(path, row, _Function)
+    return Tool(function.name, function.description, function.parameters, function.strict)
 
 
 def _tool_choice(view: _Body) -> ToolChoice | None:
@@ -315,11 +317,11 @@ def _tool_choice(view: _Body) -> ToolChoice | None:
             raise BadRequest("`tool_choice` must be none, auto, required or an object.", param="tool_choice")
         return ToolChoice(cast("Literal['auto', 'none', 'required']", value))
     if "allowed_tools" in value:
-        allowed = convert(value["allowed_tools"], _Allowed)
+        allowed = at("tool_choice.allowed_tools", value["allowed_tools"], _Allowed)
         return ToolChoice(allowed.mode, tuple(_name(choice) for choice in allowed.tools))
     if view.tool_choice is None:
-        return ToolChoice("named", (convert(value, _Named).name,))
-    return ToolChoice("named", (_name(convert(value, _Choice)),))
+        return ToolChoice("named", (at("function_call", value, _Named).name,))
+    return ToolChoice("named", (_name(at("tool_choice", value, _Choice)),))
 
 
 def _name(choice: _Choice) -> str:
@@ -348,7 +350,7 @@ def _output(value: str | dict[str, Any] | None, extra: dict[str, Any]) -> Output
         return None
     if kind != "schema":
         return OutputFormat("text" if kind == "text" else "json")
-    schema = convert(value.get("json_schema"), _Schema)
+    schema = at("response_format.json_schema", value.get("json_schema"), _Schema)
     return OutputFormat("schema", schema.name, schema.schema, schema.strict, schema.description)
 
 

@@ -1,0 +1,315 @@
+"""The legacy completions: what a relayed call needs to know, its meter, and serving it from the chat hub.
+
+It owns the `text_completion` spelling, and leaves what is asked of a chat upstream to `chat_write_request`.
+Contract: openai.md (Completions).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Annotated, Any
+
+import msgspec
+
+from elkapi.errors import BadRequest
+from elkapi.translate.chat_views import USAGE, in_band_error, look
+from elkapi.translate.chat_views import Chunk as ErrorView
+from elkapi.translate.chat_write_reply import DONE, PING, error_body
+from elkapi.translate.decode import decode
+from elkapi.translate.dialect import ReplyFacts, Unreadable
+from elkapi.translate.ir import (
+    ChatRequest,
+    End,
+    Event,
+    Failure,
+    Finish,
+    FinishReason,
+    Message,
+    RefusalDelta,
+    Start,
+    Text,
+    TextDelta,
+    TokenLogprob,
+    UsageSeen,
+)
+from elkapi.translate.sse import Frame
+from elkapi.translate.usage import chat_usage_object, read_chat_usage
+from elkapi.types import Usage
+
+# OpenAI's default where the caller names no limit, and what tokenizers add to a text at most.
+MAX_TOKENS_DEFAULT = 16
+FRAME_TOKENS_PER_PROMPT = 2
+
+_Positive = Annotated[int, msgspec.Meta(ge=1)]
+
+
+class CompletionFacts(msgspec.Struct, frozen=True):
+    """What relaying a call needs: the model, how it streams, and upper bounds of what it can cost, in tokens."""
+
+    model: str
+    stream: bool
+    include_usage: bool
+    prompt_tokens_max: int
+    output_tokens_max: int
+
+
+class _StreamOptions(msgspec.Struct):
+    include_usage: bool | None = None
+
+
+class _Body(msgspec.Struct):
+    model: Annotated[str, msgspec.Meta(min_length=1)]
+    # Every kind of prompt; which one it is, `_prompts` says.
+    prompt: str | list[Any]
+    suffix: str | None = None
+    max_tokens: Annotated[int, msgspec.Meta(ge=0)] | None = None
+    temperature: float | None = None
+    top_p: float | None = None
+    n: _Positive | None = None
+    best_of: _Positive | None = None
+    stream: bool | None = None
+    stream_options: _StreamOptions | None = None
+    logprobs: Annotated[int, msgspec.Meta(ge=0, le=5)] | None = None
+    echo: bool | None = None
+    stop: str | list[str] | None = None
+    presence_penalty: float | None = None
+    frequency_penalty: float | None = None
+    logit_bias: dict[str, float] | None = None
+    seed: int | None = None
+    user: str | None = None
+
+
+_body = msgspec.json.Decoder(_Body)
+_members = msgspec.json.Decoder(dict[str, msgspec.Raw])
+_BILLED = ("model", "prompt", "max_tokens", "n", "best_of", "stream", "stream_options")
+
+
+def read_facts(body: bytes) -> CompletionFacts:
+    """The bounds of a call that is relayed as it is. Raises BadRequest naming the field.
+
+    Another spelling of a member that the bill depends on is refused: upstreams written in Go would take it.
+    """
+    view = decode(_body, body)
+    for name in decode(_members, body):
+        if name not in _BILLED and name.lower() in _BILLED:
+            raise BadRequest(f"Write `{name.lower()}` in small letters.", param=name)
+    prompts, tokens = _prompts(view.prompt)
+    answers = max(view.n or 1, view.best_of or 1) * prompts
+    limit = MAX_TOKENS_DEFAULT if view.max_tokens is None else view.max_tokens
+    # With `echo` the prompt is a part of the answer, and some upstreams count it as output.
+    echoed = tokens * answers if view.echo else 0
+    return CompletionFacts(
+        model=view.model,
+        stream=bool(view.stream),
+        include_usage=_wants_usage(view),
+        prompt_tokens_max=tokens,
+        output_tokens_max=limit * answers + echoed,
+    )
+
+
+def _wants_usage(view: _Body) -> bool:
+    return bool(view.stream and view.stream_options and view.stream_options.include_usage)
+
+
+def _prompts(prompt: str | list[Any]) -> tuple[int, int]:
+    """(how many, most tokens): a text has at most one token a byte."""
+    rows = [prompt] if isinstance(prompt, str) or (prompt and type(prompt[0]) is int) else list(prompt)
+    if not rows:
+        raise BadRequest("`prompt` is an empty array.", param="prompt")
+    tokens = 0
+    for row in rows:
+        if isinstance(row, str):
+            tokens += len(row.encode()) + FRAME_TOKENS_PER_PROMPT
+        elif isinstance(row, list) and all(type(token) is int and token >= 0 for token in row):
+            tokens += len(row) + FRAME_TOKENS_PER_PROMPT
+        else:
+            raise BadRequest("`prompt` must be a text, texts, token ids or lists of token ids.", param="prompt")
+    return len(rows), tokens
+
+
+def read_request(body: bytes) -> ChatRequest:
+    """A completion asked of a chat model: the prompt becomes one message of the user.
+
+    Raises BadRequest for what a chat model cannot do: several prompts or answers, token ids, suffix, echo, best_of.
+    """
+    view = decode(_body, body)
+    if not isinstance(view.prompt, str):
+        raise BadRequest("This model takes one prompt, as a text.", param="prompt")
+    refused = {
+        "suffix": view.suffix,
+        "echo": view.echo,
+        "n": (view.n or 1) > 1,
+        "best_of": (view.best_of or 1) > 1,
+        "max_tokens": view.max_tokens == 0,
+    }
+    for name, asked in refused.items():
+        if asked:
+            raise BadRequest(f"`{name}` is not available for this model.", param=name)
+    return ChatRequest(
+        model=view.model,
+        messages=[Message("user", (Text(view.prompt),))],
+        max_output_tokens=view.max_tokens or MAX_TOKENS_DEFAULT,
+        temperature=view.temperature,
+        top_p=view.top_p,
+        stop=(view.stop,) if isinstance(view.stop, str) else tuple(view.stop or ()),
+        presence_penalty=view.presence_penalty,
+        frequency_penalty=view.frequency_penalty,
+        logit_bias=view.logit_bias,
+        logprobs=view.logprobs is not None,
+        top_logprobs=view.logprobs,
+        seed=view.seed,
+        user=view.user,
+        stream=bool(view.stream),
+        include_usage=_wants_usage(view),
+    )
+
+
+# --- the meter -------------------------------------------------------------------------------------------------------
+
+
+class _Choice(msgspec.Struct):
+    text: str | None = None
+    finish_reason: str | None = None
+
+
+class _Chunk(ErrorView):
+    choices: list[_Choice] | None = None  # type: ignore[assignment]
+
+
+_chunk = msgspec.json.Decoder(_Chunk)
+_REASONS: dict[str, FinishReason] = {"stop": "stop", "length": "length", "content_filter": "content_filter"}
+
+
+class CompletionsReader:
+    """The events of one answer, of all its choices together: enough to meter what is relayed."""
+
+    def __init__(self) -> None:
+        self._started = False
+
+    def feed(self, frame: Frame) -> list[Event]:
+        """The events of one chunk. Raises Unreadable."""
+        data = frame.data
+        if data is None or not data.strip():
+            return []
+        if data[:6] == b"[DONE]":
+            return [End()]
+        view = _decode(data)
+        failure = in_band_error(view, frame.event == b"error")
+        return [failure] if failure is not None else self.read(view)
+
+    def read(self, view: _Chunk) -> list[Event]:
+        """The events of a decoded chunk or whole answer, without its end."""
+        events: list[Event] = []
+        if not self._started:
+            self._started = True
+            events.append(Start(str(view.id or ""), str(view.model or "")))
+        choices = view.choices or ()
+        events += [TextDelta(choice.text) for choice in choices if choice.text]
+        if (found := look(USAGE, view.usage)) is not None and (usage := read_chat_usage(found)) is not None:
+            events.append(UsageSeen(usage))
+        events += [Finish(_REASONS.get(choice.finish_reason, "stop")) for choice in choices if choice.finish_reason]
+        return events
+
+
+def read_reply(body: bytes) -> list[Event]:
+    """The events of a whole answer. Raises Unreadable."""
+    view = _decode(body)
+    if failure := in_band_error(view):
+        return [failure]
+    if not view.choices:
+        raise Unreadable("no choices")
+    return [*CompletionsReader().read(view), End()]
+
+
+def _decode(data: bytes) -> _Chunk:
+    try:
+        return _chunk.decode(data)
+    except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError) as error:
+        raise Unreadable(str(error)) from None
+
+
+# --- the answer ------------------------------------------------------------------------------------------------------
+
+
+class CompletionsWriter:
+    """The chunks of one streamed answer. Thinking has no place in a completion and is left out."""
+
+    def __init__(self, facts: ReplyFacts) -> None:
+        self._facts = facts
+        self._usage: Usage | None = None
+        self._finish: Finish | None = None
+        self._offset = 0
+        head = {"id": facts.id, "object": "text_completion", "created": facts.created_s, "model": facts.model}
+        self._head = b"data: " + msgspec.json.encode(head)[:-1]
+        self._tail = b',"usage":null}\n\n' if facts.include_usage else b"}\n\n"
+
+    def feed(self, event: Event) -> bytes:
+        """The bytes of one event."""
+        if isinstance(event, TextDelta | RefusalDelta):
+            tokens = event.logprobs if isinstance(event, TextDelta) and self._facts.request.logprobs else ()
+            rows = _logprobs(tokens, self._offset)
+            self._offset += len(event.text)
+            return self._chunk(event.text, rows, None)
+        if isinstance(event, UsageSeen):
+            self._usage = event.usage
+        elif isinstance(event, Finish):
+            self._finish = event
+        return b""
+
+    def finish(self) -> bytes:
+        """The finish reason, the usage when it was asked for, `[DONE]`."""
+        usage = b""
+        if self._facts.include_usage and self._usage is not None:
+            usage = self._head + b',"choices":[],"usage":' + msgspec.json.encode(chat_usage_object(self._usage))
+            usage += b"}\n\n"
+        return self._chunk("", None, _reason(self._finish)) + usage + DONE
+
+    def fail(self, failure: Failure) -> bytes:
+        """A frame whose top-level `error` makes every SDK raise."""
+        return b"data: " + msgspec.json.encode(error_body(failure)) + b"\n\n"
+
+    def ping(self) -> bytes:
+        """A comment, as in chat."""
+        return PING
+
+    def _chunk(self, text: str, logprobs: dict[str, Any] | None, reason: str | None) -> bytes:
+        choice = {"text": text, "index": 0, "logprobs": logprobs, "finish_reason": reason}
+        return self._head + b',"choices":[' + msgspec.json.encode(choice) + b"]" + self._tail
+
+
+def write_reply(events: Sequence[Event], facts: ReplyFacts) -> bytes:
+    """The body of a whole answer."""
+    texts = [event.text for event in events if isinstance(event, TextDelta | RefusalDelta)]
+    tokens = [row for event in events if isinstance(event, TextDelta) for row in event.logprobs]
+    finish = next((event for event in events if isinstance(event, Finish)), None)
+    usages = [event.usage for event in events if isinstance(event, UsageSeen)]
+    choice = {
+        "text": "".join(texts),
+        "index": 0,
+        "logprobs": _logprobs(tokens, 0) if facts.request.logprobs else None,
+        "finish_reason": _reason(finish),
+    }
+    head = {"id": facts.id, "object": "text_completion", "created": facts.created_s, "model": facts.model}
+    usage = {"usage": chat_usage_object(usages[-1])} if usages else {}
+    return msgspec.json.encode(head | {"choices": [choice]} | usage)
+
+
+def _reason(finish: Finish | None) -> str:
+    reason = finish.reason if finish else "stop"
+    return {"length": "length", "content_filter": "content_filter", "refusal": "content_filter"}.get(reason, "stop")
+
+
+def _logprobs(tokens: Sequence[TokenLogprob], offset: int) -> dict[str, Any] | None:
+    """The legacy form: one list a property. `offset`: characters of text before the first token."""
+    if not tokens:
+        return None
+    offsets = []
+    for row in tokens:
+        offsets.append(offset)
+        offset += len(row.token)
+    return {
+        "tokens": [row.token for row in tokens],
+        "token_logprobs": [row.logprob for row in tokens],
+        "top_logprobs": [dict(row.top) for row in tokens],
+        "text_offset": offsets,
+    }

@@ -1,0 +1,528 @@
+"""Chat requests: what chat asks survives the hub, what other dialects ask is carried, dropped or refused as listed."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from typing import Any
+
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from elkapi.errors import BadRequest
+from elkapi.translate.chat import DIALECT
+from elkapi.translate.ir import (
+    Audio,
+    ChatRequest,
+    File,
+    Image,
+    Message,
+    OutputFormat,
+    Reasoning,
+    Refusal,
+    ServerTool,
+    ServerToolPart,
+    Text,
+    Thinking,
+    Tool,
+    ToolCall,
+    ToolChoice,
+    ToolResult,
+)
+from elkapi.translate.profiles import Profile, profile_for
+
+PLAIN = Profile()
+USER = {"role": "user", "content": "hi"}
+
+
+def _through(body: dict[str, Any], profile: Profile = PLAIN) -> dict[str, Any]:
+    """A body through the hub and back."""
+    written: dict[str, Any] = json.loads(
+        DIALECT.write_request(DIALECT.read_request(json.dumps(body).encode()), profile)
+    )
+    return written
+
+
+def _write(request: ChatRequest, profile: Profile = PLAIN) -> dict[str, Any]:
+    written: dict[str, Any] = json.loads(DIALECT.write_request(request, profile))
+    return written
+
+
+def _other(*messages: Message, dialect: Any = "anthropic", **members: Any) -> ChatRequest:
+    turns = list(messages) or [Message("user", (Text("hi"),))]
+    return ChatRequest(model="m", messages=turns, dialect=dialect, **members)
+
+
+CONVERSATION: list[dict[str, Any]] = [
+    {"role": "system", "content": "Be brief."},
+    {"role": "system", "content": [{"type": "text", "text": "a", "cache_control": {"type": "ephemeral"}}]},
+    {"role": "user", "name": "bob", "content": "hi"},
+    {"role": "user", "name": "eve", "content": "ho"},
+    {
+        "role": "user",
+        "content": [
+            {"type": "text", "text": "look", "prompt_cache_breakpoint": {"mode": "explicit"}},
+            {"type": "image_url", "image_url": {"url": "https://a.example/x.png", "detail": "low"}},
+            {"type": "image_url", "image_url": {"url": "data:image/png;base64,iVBO"}},
+            {"type": "input_audio", "input_audio": {"data": "UklG", "format": "wav"}},
+            {"type": "file", "file": {"file_data": "data:application/pdf;base64,JVBE", "filename": "a.pdf"}},
+            {"type": "file", "file": {"file_id": "file-1"}},
+        ],
+    },
+    {
+        "role": "assistant",
+        "content": "Calling.",
+        "reasoning_content": "Hm.",
+        "thinking_blocks": [
+            {"type": "thinking", "thinking": "Hm.", "signature": "c2ln"},
+            {"type": "redacted_thinking", "data": "b3Bh"},
+        ],
+        "tool_calls": [
+            {
+                "id": "call_a",
+                "type": "function",
+                "function": {"name": "f", "arguments": '{"a": 1}'},
+                "extra_content": {"google": {"thought_signature": "dGhv"}},
+            },
+            {"id": "call_b", "type": "custom", "custom": {"name": "g", "input": "free"}},
+        ],
+    },
+    {"role": "tool", "tool_call_id": "call_a", "content": "1"},
+    {
+        "role": "tool",
+        "tool_call_id": "call_b",
+        "content": [{"type": "text", "text": "2"}, {"type": "text", "text": "3"}],
+    },
+    {"role": "user", "content": "go on"},
+    {"role": "assistant", "content": None, "refusal": "No."},
+    {"role": "system", "content": "From here in French."},
+    {"role": "user", "content": "ok"},
+    {"role": "assistant", "audio": {"id": "audio_1"}},
+    {"role": "user", "content": "and?"},
+    {"role": "assistant", "content": "Done", "prefix": True},
+]
+FULL: dict[str, Any] = {
+    "model": "m",
+    "messages": CONVERSATION,
+    "max_tokens": 100,
+    "temperature": 0.5,
+    "top_p": 0.9,
+    "top_k": 40,
+    "n": 2,
+    "stop": ["a", "b", "c", "d", "e"],
+    "seed": 7,
+    "presence_penalty": 0.1,
+    "frequency_penalty": -0.1,
+    "logit_bias": {"50256": -100.0},
+    "logprobs": True,
+    "top_logprobs": 3,
+    "tools": [
+        {
+            "type": "function",
+            "function": {
+                "name": "f",
+                "description": "d",
+                "parameters": {"type": "object", "properties": {"a": {"type": "integer"}}},
+                "strict": True,
+            },
+        },
+        {"type": "custom", "custom": {"name": "g", "format": {"type": "grammar", "grammar": {"syntax": "lark"}}}},
+        {"type": "mcp", "server_label": "docs", "server_url": "https://mcp.example"},
+    ],
+    "tool_choice": {
+        "type": "allowed_tools",
+        "allowed_tools": {
+            "mode": "required",
+            "tools": [{"type": "function", "function": {"name": "f"}}, {"type": "custom", "custom": {"name": "g"}}],
+        },
+    },
+    "parallel_tool_calls": False,
+    "response_format": {
+        "type": "json_schema",
+        "json_schema": {"name": "x", "schema": {"type": "object"}, "strict": True},
+    },
+    "reasoning_effort": "high",
+    "web_search_options": {"search_context_size": "low"},
+    "verbosity": "low",
+    "user": "u1",
+    "safety_identifier": "s1",
+    "metadata": {"k": "v"},
+    "service_tier": "flex",
+    "prompt_cache_key": "ck",
+    "prompt_cache_retention": "24h",
+    "modalities": ["text", "audio"],
+    "audio": {"voice": "alloy", "format": "wav"},
+    "prediction": {"type": "content", "content": "x"},
+    "store": True,
+    "stream": True,
+    "stream_options": {"include_usage": True, "include_obfuscation": False},
+    "chat_template_kwargs": {"enable_thinking": False},
+    "thinking_budget": 5,
+}
+
+
+def test_everything_of_a_chat_request_survives_the_hub() -> None:
+    assert _through(FULL) == FULL
+
+
+@pytest.mark.parametrize(
+    "members",
+    [
+        {"tool_choice": "auto"},
+        {"tool_choice": "none"},
+        {"tool_choice": {"type": "function", "function": {"name": "f"}}, "tools": FULL["tools"]},
+        {"tool_choice": {"type": "custom", "custom": {"name": "g"}}, "tools": FULL["tools"]},
+        {"response_format": {"type": "text"}},
+        {"response_format": {"type": "json_object"}},
+        {"response_format": {"type": "grammar", "grammar": "root ::= x"}},
+        {"reasoning": {"effort": "low", "exclude": True}},
+        {"reasoning": {"max_tokens": 2000}},
+        {"thinking": {"type": "enabled", "budget_tokens": 2048}},
+        {"thinking": {"type": "disabled"}},
+        {"reasoning_effort": "default"},
+        {"safety_identifier": "s"},
+        {"functions_of_mine": 1},
+        {"moderation": {"model": "omni", "policy": "x"}},
+        {"stop": ["x"]},
+        {"prompt_cache_options": {"mode": "explicit", "ttl": "30m"}},
+    ],
+)
+def test_single_members_survive_the_hub(members: dict[str, Any]) -> None:
+    body = {"model": "m", "messages": [USER], **members}
+    assert _through(body) == body
+
+
+def test_what_the_hub_understands_of_a_full_request() -> None:
+    request = DIALECT.read_request(json.dumps(FULL).encode())
+    assert [text.text for text in request.system] == ["Be brief.", "a"]
+    assert request.system[1].cache_ttl == "5m"
+    assert [message.role for message in request.messages] == [
+        *("user", "assistant", "user", "assistant", "system", "user", "assistant", "user", "assistant")
+    ]
+    assert request.messages[0].parts == (
+        Text("hi"),
+        Text("ho"),
+        Text("look", "5m"),
+        Image(url="https://a.example/x.png", detail="low"),
+        Image(data="iVBO", media_type="image/png"),
+        Audio("UklG", "wav"),
+        File("application/pdf", data="JVBE", name="a.pdf"),
+        File("application/octet-stream", url="file-id:file-1"),
+    )
+    assert request.messages[1].parts == (
+        Thinking("Hm.", "c2ln", "anthropic"),
+        Thinking(redacted="b3Bh", signed_by="anthropic"),
+        Text("Calling."),
+        ToolCall("call_a", "f", '{"a": 1}', signature="dGhv", signed_by="gemini"),
+        ToolCall("call_b", "g", "free", custom=True),
+    )
+    assert request.messages[2].parts == (
+        ToolResult("call_a", (Text("1"),), name="f"),
+        ToolResult("call_b", (Text("2"), Text("3")), name="g", custom=True),
+        Text("go on"),
+    )
+    assert request.messages[3].parts == (Refusal("No."),)
+    assert request.tool_choice == ToolChoice("required", ("f", "g"))
+    assert [tool.kind for tool in request.server_tools] == ["mcp", "web_search"]
+    assert request.output == OutputFormat("schema", "x", {"type": "object"}, True)
+    assert request.reasoning == Reasoning(effort="high")
+    assert (request.user, request.cache_key, request.include_usage) == ("u1", "ck", True)
+
+
+def test_deprecated_functions_become_tools() -> None:
+    body = {
+        "model": "m",
+        "messages": [
+            USER,
+            {"role": "assistant", "content": None, "function_call": {"name": "f", "arguments": '{"a":1}'}},
+            {"role": "function", "name": "f", "content": "1"},
+        ],
+        "functions": [{"name": "f", "parameters": {"type": "object"}}],
+        "function_call": {"name": "f"},
+    }
+    written = _through(body)
+    assert written["messages"][1]["tool_calls"][0]["id"] == written["messages"][2]["tool_call_id"] == "call_0"
+    assert written["tools"] == [{"type": "function", "function": {"name": "f", "parameters": {"type": "object"}}}]
+    assert written["tool_choice"] == {"type": "function", "function": {"name": "f"}}
+    assert written["parallel_tool_calls"] is False
+    assert "functions" not in written
+    assert "function_call" not in written
+
+
+def test_a_bare_json_response_format_is_dropped() -> None:
+    assert "response_format" not in _through({"model": "m", "messages": [USER], "response_format": "json"})
+
+
+@pytest.mark.parametrize("asked", [None, {"include_usage": False}, {"include_usage": True}])
+def test_g45_g46_usage_is_always_asked_of_the_upstream_whatever_the_caller_says(asked: Any) -> None:
+    body = {"model": "m", "messages": [USER], "stream": True, "stream_options": asked}
+    assert _through(body)["stream_options"] == {"include_usage": True}
+    assert DIALECT.read_request(json.dumps(body).encode()).include_usage is bool(asked and asked["include_usage"])
+
+
+def test_the_profile_chooses_the_spelling() -> None:
+    body = {"model": "m", "messages": [{"role": "system", "content": "s"}, USER], "max_tokens": 5, "temperature": 1.0}
+    reasoner = _through(body, profile_for("openai", "gpt-5.1"))
+    assert reasoner["messages"][0]["role"] == "developer"
+    assert reasoner["max_completion_tokens"] == 5
+    assert "max_tokens" not in reasoner
+    assert "temperature" not in reasoner
+    both = {"model": "m", "messages": [USER], "max_tokens": 5, "max_completion_tokens": 6}
+    assert _through(both) == {"model": "m", "messages": [USER], "max_tokens": 6}
+
+
+@pytest.mark.parametrize(
+    ("model", "reasoning", "word"),
+    [
+        ("gpt-5.1", Reasoning(effort="none"), "none"),
+        ("gpt-5", Reasoning(effort="none"), "minimal"),
+        ("o3", Reasoning(effort="xhigh"), "high"),
+        ("o3", Reasoning(budget_tokens=4096), "low"),
+        ("o3", Reasoning(budget_tokens=16_384), "medium"),
+        ("o3", Reasoning(budget_tokens=16_385), "high"),
+        ("o3", Reasoning(adaptive=True), None),
+        ("gpt-4o", Reasoning(effort="high"), None),
+    ],
+)
+def test_thinking_of_other_dialects_becomes_an_effort_word_the_model_knows(
+    model: str, reasoning: Reasoning, word: str | None
+) -> None:
+    assert _write(_other(reasoning=reasoning), profile_for("openai", model)).get("reasoning_effort") == word
+
+
+def test_tool_results_of_other_dialects_come_before_the_rest_of_their_turn() -> None:
+    turn = Message(
+        "user",
+        (
+            Text("and now?"),
+            ToolResult("toolu_1", (Text("a"), Text("b")), name="f", is_error=True),
+            ToolResult("toolu_2", (Text("see"), Image(data="iVBO", media_type="image/png"))),
+            ToolResult("toolu_3", ()),
+        ),
+    )
+    call = Message("assistant", (Text("x"), Text("y"), ToolCall("toolu_1", "f", "")))
+    rows = _write(_other(call, turn, system=(Text("one"), Text("two"))))["messages"]
+    assert rows == [
+        {"role": "system", "content": "one\n\ntwo"},
+        {
+            "role": "assistant",
+            "content": "xy",
+            "tool_calls": [{"id": "toolu_1", "type": "function", "function": {"name": "f", "arguments": "{}"}}],
+        },
+        {"role": "tool", "tool_call_id": "toolu_1", "content": "Error: a\nb"},
+        {"role": "tool", "tool_call_id": "toolu_2", "content": "see"},
+        {"role": "tool", "tool_call_id": "toolu_3", "content": ""},
+        {
+            "role": "user",
+            "content": [
+                {"type": "text", "text": "From the result of tool call toolu_2:"},
+                {"type": "image_url", "image_url": {"url": "data:image/png;base64,iVBO"}},
+                {"type": "text", "text": "and now?"},
+            ],
+        },
+    ]
+
+
+def test_limits_to_some_tools_become_a_shorter_list_for_other_dialects() -> None:
+    request = _other(tools=(Tool("f"), Tool("g")), tool_choice=ToolChoice("required", ("g",)), parallel_tools=True)
+    written = _write(request)
+    assert [tool["function"]["name"] for tool in written["tools"]] == ["g"]
+    assert written["tool_choice"] == "required"
+    assert written["parallel_tool_calls"] is True
+    alone = _write(_other(tool_choice=ToolChoice("auto"), parallel_tools=False))
+    assert "tool_choice" not in alone
+    assert "parallel_tool_calls" not in alone
+
+
+def test_a_web_search_of_another_dialect_becomes_web_search_options() -> None:
+    raw = {
+        "type": "web_search_20250305",
+        "name": "web_search",
+        "max_uses": 3,
+        "user_location": {"type": "approximate", "city": "Rome", "country": "IT"},
+    }
+    written = _write(_other(server_tools=(ServerTool("web_search", "anthropic", raw),)))
+    assert written["web_search_options"] == {
+        "user_location": {"type": "approximate", "approximate": {"city": "Rome", "country": "IT"}}
+    }
+
+
+def test_a_schema_becomes_an_instruction_where_the_model_takes_none() -> None:
+    output = OutputFormat("schema", schema={"type": "object"})
+    written = _write(_other(output=output), msgspec.structs.replace(PLAIN, json_schema=False))
+    assert written["response_format"] == {"type": "json_object"}
+    assert '{"type":"object"}' in written["messages"][0]["content"]
+
+
+def test_thoughts_go_back_only_to_models_that_want_them() -> None:
+    request = _other(
+        Message("assistant", (Thinking("Hm.", "c2ln", "anthropic"), Text("a"))), Message("user", (Text("b"),))
+    )
+    assert _write(request)["messages"][0] == {"role": "assistant", "content": "a"}
+    wanting = profile_for("deepseek", "deepseek-reasoner")
+    assert _write(request, wanting)["messages"][0] == {"role": "assistant", "content": "a", "reasoning_content": "Hm."}
+
+
+def _assistant(*parts: Any) -> ChatRequest:
+    return _other(Message("assistant", (*parts, Text("said"))), Message("user", (Text("next"),)))
+
+
+LOSSES: dict[str, ChatRequest] = {
+    "signatures of thinking": _assistant(Thinking("t", "LOST", "anthropic")),
+    "redacted thinking": _assistant(Thinking(redacted="LOST", signed_by="anthropic")),
+    "cache_control": _other(Message("user", (Text("a", "5m"),))),
+    "top_k": _other(top_k=4),
+    "temperature, top_p": _other(temperature=0.5, top_p=0.5),
+    "more than 4 stop sequences": _other(stop=("1", "2", "3", "4", "LOST")),
+    "metadata": _other(metadata={"a": "LOST"}),
+    "service_tier of Anthropic": _other(service_tier="LOST"),
+    "images and files in tool results": _other(
+        Message("user", (ToolResult("a", (Image(data="iVBO", media_type="image/png"),)),))
+    ),
+    "images that the model made, in earlier turns": _assistant(Image(data="LOST", media_type="image/png")),
+    "blocks of server tools in earlier turns": _assistant(ServerToolPart("anthropic", {"x": "LOST"})),
+    "how much to think, finer than an effort word": _other(reasoning=Reasoning(budget_tokens=5000)),
+    "files by URL": _other(Message("user", (File("application/pdf", url="https://a.example/x.pdf"),))),
+    "server tools other than web search": _other(server_tools=(ServerTool("mcp", "anthropic", {"type": "mcp"}),)),
+    "allowed and blocked domains of a web search": _other(
+        server_tools=(ServerTool("web_search", "anthropic", {"type": "w", "allowed_domains": ["a.example"]}),)
+    ),
+    "several answers (n) for another dialect": _other(dialect="gemini", n=2),
+}
+
+
+@pytest.mark.parametrize("loss", DIALECT.losses, ids=lambda loss: loss.field)
+def test_every_loss_is_as_listed(loss: Any) -> None:
+    request = LOSSES[loss.field]
+    if loss.refused:
+        with pytest.raises(BadRequest) as refused:
+            _write(request)
+        assert refused.value.param
+        return
+    written = _write(request, profile_for("openai", "o3"))
+    text = json.dumps(written)
+    assert "LOST" not in text
+    for member in ("cache_control", "top_k", "temperature", "top_p", "metadata", "service_tier", "budget"):
+        assert member not in text
+
+
+def test_the_list_of_losses_is_whole() -> None:
+    assert {loss.field for loss in DIALECT.losses} == set(LOSSES)
+
+
+BAD: list[tuple[dict[str, Any], str]] = [
+    ({"messages": [USER]}, "model"),
+    ({"model": "", "messages": [USER]}, "model"),
+    ({"model": "m"}, "messages"),
+    ({"model": "m", "messages": []}, "messages"),
+    ({"model": "m", "messages": [{"role": "system", "content": "s"}]}, "messages"),
+    ({"model": "m", "Messages": [USER], "messages": [USER]}, "Messages"),
+    ({"model": "m", "messages": [{"role": "robot", "content": "x"}]}, "messages[0].role"),
+    ({"model": "m", "messages": [USER, {"content": "x"}]}, "messages[1].role"),
+    ({"model": "m", "messages": [{"role": "user"}]}, "messages[0].content"),
+    ({"model": "m", "messages": [{"role": "user", "content": []}]}, "messages[0].content"),
+    ({"model": "m", "messages": [{"role": "user", "content": 3}]}, "messages[0].content"),
+    ({"model": "m", "messages": [{"role": "user", "content": [{"type": "video_url"}]}]}, "messages[0].content[0]"),
+    ({"model": "m", "messages": [{"role": "user", "content": [{"text": "x"}]}]}, "messages[0].content[0].type"),
+    (
+        {"model": "m", "messages": [{"role": "user", "content": [{"type": "image_url", "image_url": "ftp:x"}]}]},
+        "messages[0].content[0].image_url.url",
+    ),
+    ({"model": "m", "messages": [USER, {"role": "tool", "content": "x"}]}, "messages[1].tool_call_id"),
+    ({"model": "m", "messages": [USER, {"role": "function", "name": "f", "content": "x"}]}, "messages[1].name"),
+    ({"model": "m", "messages": [USER], "temperature": "hot"}, "temperature"),
+    ({"model": "m", "messages": [USER], "max_tokens": 0}, "max_tokens"),
+    ({"model": "m", "messages": [USER], "n": 0}, "n"),
+    ({"model": "m", "messages": [USER], "stop": [1]}, "stop[0]"),
+    ({"model": "m", "messages": [USER], "tool_choice": "some"}, "tool_choice"),
+    ({"model": "m", "messages": [USER], "tool_choice": {"type": "function"}}, "tool_choice"),
+    ({"model": "m", "messages": [USER], "tools": [{"type": "function"}]}, "tools[0].function"),
+    ({"model": "m", "messages": [USER], "tools": [{"type": "function", "function": {}}]}, "tools[0].function.name"),
+    ({"model": "m", "messages": [USER], "response_format": "xml"}, "response_format"),
+    ({"model": "m", "messages": [USER], "response_format": {}}, "response_format.type"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("body", "param"), BAD, ids=[param + str(index) for index, (_, param) in enumerate(BAD)])
+def test_what_is_wrong_is_named(body: dict[str, Any], param: str) -> None:
+    with pytest.raises(BadRequest) as refused:
+        DIALECT.read_request(json.dumps(body).encode())
+    assert refused.value.param == param
+
+
+def test_unreadable_bodies_are_bad_requests() -> None:
+    for body in (b"", b"[]", b"{", b'{"model":"\xff"}', b'{"messages":' + b"[" * 100_000):
+        with pytest.raises(BadRequest):
+            DIALECT.read_request(body)
+
+
+_INNER = ("type", "text", "function", "name", "tool_calls", "id", "custom", "image_url", "url", "file")
+_values = st.recursive(
+    st.none() | st.booleans() | st.integers(-3, 3) | st.text(max_size=5) | st.just("function") | st.just("text"),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(_INNER), inner),
+    max_leaves=8,
+)
+_MEMBERS = sorted({*FULL, "functions", "function_call"} - {"model", "messages"})
+
+
+@given(
+    st.dictionaries(st.sampled_from(_MEMBERS), _values),
+    st.lists(
+        st.dictionaries(st.sampled_from(["content", "tool_calls", "thinking_blocks", "images", "refusal"]), _values),
+        min_size=1,
+        max_size=3,
+    ),
+    st.lists(st.sampled_from(["user", "assistant", "tool", "system", "function"]), min_size=3, max_size=3),
+)
+def test_reading_raises_nothing_but_bad_request_and_what_is_read_can_be_written(
+    members: dict[str, Any], rows: list[dict[str, Any]], roles: list[str]
+) -> None:
+    messages = [{"role": role, **row} for role, row in zip(roles, rows, strict=False)]
+    with contextlib.suppress(BadRequest):
+        request = DIALECT.read_request(json.dumps({"model": "m", "messages": messages, **members}).encode())
+        once = DIALECT.write_request(request, PLAIN)
+        assert DIALECT.write_request(DIALECT.read_request(once), PLAIN) == once
+
+
+_words = st.text(min_size=1, max_size=8)
+_users = st.lists(
+    st.builds(Text, _words)
+    | st.builds(lambda data: Image(data=data, media_type="image/png"), st.just("iVBO"))
+    | st.builds(Audio, st.just("UklG"), st.sampled_from(["wav", "mp3"])),
+    min_size=1,
+    max_size=3,
+)
+_calls = st.lists(_words, max_size=2)
+
+
+@st.composite
+def _requests(draw: st.DrawFn) -> ChatRequest:
+    messages = [Message("user", tuple(draw(_users)))]
+    for turn in range(draw(st.integers(0, 3))):
+        names = draw(_calls)
+        calls = tuple(ToolCall(f"call_{turn}_{at}", name, "{}") for at, name in enumerate(names))
+        said = (Text(draw(_words)),) if draw(st.booleans()) or not calls else ()
+        messages.append(Message("assistant", said + calls))
+        results = tuple(ToolResult(call.id, (Text("r"),), name=call.name) for call in calls)
+        messages.append(Message("user", results + tuple(draw(_users))))
+    return ChatRequest(
+        model=draw(_words),
+        messages=messages,
+        system=tuple(draw(st.lists(st.builds(Text, _words), max_size=2))),
+        tools=tuple(Tool(name, schema={"type": "object"}) for name in draw(_calls)),
+        max_output_tokens=draw(st.none() | st.integers(1, 10)),
+        temperature=draw(st.none() | st.floats(0, 2)),
+        stop=tuple(draw(st.lists(_words, max_size=4))),
+        seed=draw(st.none() | st.integers(0, 10)),
+        reasoning=draw(st.none() | st.builds(Reasoning, effort=st.sampled_from(["low", "high"]))),
+        stream=draw(st.booleans()),
+        metadata=draw(st.none() | st.dictionaries(_words, _words, max_size=2)),
+    )
+
+
+@given(_requests())
+def test_a_random_request_is_read_back_as_it_was_written(request: ChatRequest) -> None:
+    read = DIALECT.read_request(DIALECT.write_request(request, PLAIN))
+    assert msgspec.structs.replace(read, include_usage=False, extra={}) == request
