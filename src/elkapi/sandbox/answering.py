@@ -8,7 +8,7 @@ import msgspec
 
 from elkapi.sandbox.faults import Faults
 from elkapi.sandbox.messages import OWN_ACCOUNT, Answer, Problem, Request
-from elkapi.sandbox.routes import Match
+from elkapi.sandbox.routes import Match, takes_key
 
 HTML_BODY = (
     b"<!DOCTYPE html><html><head><title>Sandbox gateway page</title></head>"
@@ -68,12 +68,13 @@ def _handled(found: Match, request: Request, keys: frozenset[str] | None) -> Ans
 
 
 def _check_key(found: Match, request: Request, keys: frozenset[str] | None) -> None:
+    if found.provider.check is not None:
+        found.provider.check(request, keys)
+        return
     key = found.provider.key(request)
     if key is None:
         raise Problem(401, "No API key was provided.")
-    accepted = key.startswith(found.provider.key_prefix) if keys is None else key in keys
-    refused = request.faults.refuse_key is not None and key.endswith(request.faults.refuse_key)
-    if refused or not accepted:
+    if not takes_key(request, key, found.provider.key_prefix, keys):
         raise Problem(401, f"Incorrect API key provided: {key[:3]}***{key[-4:] if len(key) > 12 else ''}.")
 
 

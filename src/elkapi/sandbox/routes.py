@@ -27,7 +27,8 @@ class Provider(msgspec.Struct, frozen=True):
     `key` reads the caller's key from wherever this provider wants it, None when there is none. `refusal` words a
     problem the way this provider does. `dress` adds its headers, given the request, the answer and the seconds it took.
     A key that does not begin with `key_prefix` is wrong. `claim` is a header (lower case) that only this provider's
-    clients send: with it, a path that several providers know belongs to this one.
+    clients send: with it, a path that several providers know belongs to this one. `check` judges the caller where a key
+    alone does not say it (a signature, a token); given the accepted keys, it raises Problem.
     """
 
     name: str
@@ -39,6 +40,13 @@ class Provider(msgspec.Struct, frozen=True):
     request_id_prefix: str = "req_"
     key_prefix: str = ""
     claim: bytes | None = None
+    check: Callable[[Request, frozenset[str] | None], None] | None = None
+
+
+def takes_key(request: Request, key: str, prefix: str, keys: frozenset[str] | None) -> bool:
+    """Whether a key is good: one of `keys`, any of the right shape when that is None, and not one to be refused."""
+    refused = request.faults.refuse_key is not None and key.endswith(request.faults.refuse_key)
+    return not refused and (key.startswith(prefix) if keys is None else key in keys)
 
 
 class Match(msgspec.Struct, frozen=True):

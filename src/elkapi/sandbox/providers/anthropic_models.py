@@ -53,7 +53,7 @@ LISTED = {
     "claude-haiku-4-5-20251001": ("Claude Haiku 4.5", "2025-10-15T00:00:00Z"),
     "claude-sonnet-4-5-20250929": ("Claude Sonnet 4.5", "2025-09-29T00:00:00Z"),
 }
-_NAME = re.compile(r"claude(?:-[a-z0-9]+)*-(haiku|sonnet|opus)(?:[-@.][a-z0-9-]+)?")
+_NAME = re.compile(r"claude(?:-[a-z0-9]+)*-(haiku|sonnet|opus)(?:[-@][a-z0-9@-]+)?")
 _BEDROCK = re.compile(
     r"(?:arn:[^ ]*/)?(?:(?:us|eu|apac|jp|au|global)\.)?anthropic\.(claude-[a-z0-9-]+?)(?:-v[0-9]+(?::[0-9]+)?)?"
 )

@@ -1,0 +1,116 @@
+"""The Gemini models the sandbox knows: what each can do, its limits and prices; nothing of any protocol."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import msgspec
+
+from elkapi.sandbox.messages import Problem
+from elkapi.sandbox.rates import Rate
+
+
+class Model(msgspec.Struct, frozen=True, kw_only=True):
+    """One model. `signs_calls`: function calls must come back with their signature; `pictures`: it can draw."""
+
+    rate: Rate
+    thinks: bool
+    always_thinks: bool
+    signs_calls: bool
+    pictures: bool
+    input_tokens_max: int = 1_048_576
+    output_tokens_max: int = 65_536
+
+
+class Embedder(msgspec.Struct, frozen=True):
+    """One embedding model."""
+
+    dimensions: int
+    nano_usd_per_token: int
+    input_tokens_max: int = 2_048
+
+
+RATES = {
+    "pro": Rate(input=1_250, output=10_000, cached=125, cache_write=1_250),
+    "flash": Rate(input=300, output=2_500, cached=30, cache_write=300),
+    "flash-lite": Rate(input=100, output=400, cached=10, cache_write=100),
+}
+LISTED = {
+    "gemini-3-pro-preview": "Gemini 3 Pro",
+    "gemini-3-flash-preview": "Gemini 3 Flash",
+    "gemini-3-pro-image-preview": "Gemini 3 Pro Image",
+    "gemini-2.5-pro": "Gemini 2.5 Pro",
+    "gemini-2.5-flash": "Gemini 2.5 Flash",
+    "gemini-2.5-flash-lite": "Gemini 2.5 Flash-Lite",
+    "gemini-2.5-flash-image": "Gemini 2.5 Flash Image",
+    "gemini-2.0-flash": "Gemini 2.0 Flash",
+}
+EMBEDDERS = {
+    "gemini-embedding-001": Embedder(3072, 150),
+    "text-embedding-004": Embedder(768, 0),
+    "text-embedding-005": Embedder(768, 25),
+}
+_NAME = re.compile(r"gemini-([1-9](?:\.[0-9])?)-(pro|flash-lite|flash)((?:-[a-z0-9]+)*)")
+
+
+def model_of(name: str) -> Model:
+    """Any Gemini name of the usual shape, previews and dated ones too. Raises Problem 404."""
+    found = _NAME.fullmatch(name)
+    if found is None:
+        raise _no_such_model(name)
+    version, line, rest = float(found[1]), found[2], found[3]
+    pictures = "-image" in rest
+    return Model(
+        rate=RATES[line],
+        thinks=version >= 2.5 and not (pictures and version < 3),
+        always_thinks=version >= 2.5 and line == "pro",
+        signs_calls=version >= 3,
+        pictures=pictures,
+    )
+
+
+def embedder_of(name: str) -> Embedder:
+    """An embedding model. Raises Problem 404."""
+    if name not in EMBEDDERS:
+        raise _no_such_model(name)
+    return EMBEDDERS[name]
+
+
+def listed(name: str) -> dict[str, Any]:
+    """One entry of the model list. Raises Problem 404."""
+    if name in EMBEDDERS:
+        limits = {"inputTokenLimit": EMBEDDERS[name].input_tokens_max, "outputTokenLimit": 1}
+        methods = ["embedContent", "countTextTokens", "countTokens"]
+        return {
+            "name": f"models/{name}",
+            "version": "001",
+            "displayName": name,
+            **limits,
+            "supportedGenerationMethods": methods,
+        }
+    if name not in LISTED:
+        raise _no_such_model(name)
+    model = model_of(name)
+    return {
+        "name": f"models/{name}",
+        "version": "001",
+        "displayName": LISTED[name],
+        "description": f"{LISTED[name]}, as the sandbox plays it",
+        "inputTokenLimit": model.input_tokens_max,
+        "outputTokenLimit": model.output_tokens_max,
+        "supportedGenerationMethods": ["generateContent", "countTokens", "createCachedContent", "batchGenerateContent"],
+        "temperature": 1,
+        "topP": 0.95,
+        "topK": 64,
+        "maxTemperature": 2,
+        "thinking": model.thinks,
+    }
+
+
+def _no_such_model(name: str) -> Problem:
+    message = (
+        f"models/{name} is not found for API version v1beta, or is not supported for generateContent. Call ListModels "
+        "to see the list of available models and their supported methods."
+    )
+    return Problem(404, message)

@@ -1,0 +1,60 @@
+"""Gemini's own schema language (a part of OpenAPI's), checked as Google checks it and turned into JSON Schema."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from elkapi.sandbox.messages import Problem
+
+# JSON Schema has many more words; in this place Google refuses them.
+WORDS = {
+    "type", "format", "title", "description", "nullable", "enum", "maxItems", "minItems", "properties", "required",
+    "minProperties", "maxProperties", "minLength", "maxLength", "pattern", "example", "anyOf", "propertyOrdering",
+    "default", "items", "minimum", "maximum",
+}  # fmt: skip
+TYPES = {"STRING", "NUMBER", "INTEGER", "BOOLEAN", "ARRAY", "OBJECT", "NULL"}
+
+
+def camel(name: str) -> str:
+    """`system_instruction` as `systemInstruction`: Google takes both."""
+    head, *rest = name.split("_")
+    return head + "".join(part[:1].upper() + part[1:] for part in rest)
+
+
+def invalid(message: str) -> Problem:
+    """A 400 as Google words it."""
+    return Problem(400, message)
+
+
+def unknown_name(name: str, path: str) -> Problem:
+    """The 400 for a field that Google's protocol buffers do not have."""
+    place = f" at '{path}'" if path else ""
+    return Problem(400, f'Invalid JSON payload received. Unknown name "{name}"{place}: Cannot find field.')
+
+
+def json_schema(schema: object, path: str) -> dict[str, Any]:
+    """The JSON Schema of a Gemini schema. Raises Problem for a word that Gemini does not have."""
+    if not isinstance(schema, dict):
+        raise invalid(f"Invalid value at '{path}': a schema must be an object.")
+    result: dict[str, Any] = {}
+    for written, value in schema.items():
+        name = camel(written)
+        if name not in WORDS:
+            raise unknown_name(written, path)
+        if name == "type":
+            if not isinstance(value, str) or value.upper() not in TYPES:
+                raise invalid(f"Invalid value at '{path}.type' (type.googleapis.com/google.ai.Type), \"{value}\"")
+            result["type"] = value.lower()
+        elif name == "properties" and isinstance(value, dict):
+            result["properties"] = {key: json_schema(entry, f"{path}.properties") for key, entry in value.items()}
+        elif name == "items":
+            result["items"] = json_schema(value, f"{path}.items")
+        elif name == "anyOf" and isinstance(value, list):
+            result["anyOf"] = [json_schema(entry, f"{path}.any_of[{index}]") for index, entry in enumerate(value)]
+        elif name.startswith(("min", "max")) and isinstance(value, str) and value.isdecimal():
+            result[name] = int(value)  # 64-bit numbers travel as text.
+        else:
+            result[name] = value
+    for name in set(result.get("required") or ()) - set(result.get("properties") or ()):
+        raise invalid(f"* GenerateContentRequest.{path}.required[0]: property is not defined: {name}")
+    return result
