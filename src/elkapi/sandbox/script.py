@@ -89,7 +89,7 @@ def reply_to(ask: Ask) -> Reply:
     if not ask.thinks:
         parts = [part for part in parts if not isinstance(part, Thinking)]
     elif ask.thinks_tokens and not any(isinstance(part, Thinking) for part in parts):
-        parts = [Thinking(" ".join(f"thought{n}" for n in range(1, ask.thinks_tokens + 1))), *parts]
+        parts = [Thinking(" ".join(f"think{n}" for n in range(1, ask.thinks_tokens + 1))), *parts]
     stopped_at, parts = _stopped(parts, ask.stops)
     cut, parts = _limited(parts, ask.output_tokens_max)
     return Reply(

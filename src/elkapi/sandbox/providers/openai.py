@@ -7,7 +7,15 @@ import base64
 import msgspec
 
 from elkapi.sandbox.messages import OWN_ACCOUNT, Answer, Charge, Problem, Request, json_answer
-from elkapi.sandbox.providers import openai_chat, openai_completions, openai_judging, openai_responses, openai_stored
+from elkapi.sandbox.providers import (
+    openai_batches,
+    openai_chat,
+    openai_completions,
+    openai_files,
+    openai_judging,
+    openai_responses,
+    openai_stored,
+)
 from elkapi.sandbox.providers.openai_models import CREATED, TEXT_MODELS
 from elkapi.sandbox.providers.openai_read import invalid, json_object, model_name, no_such_model
 from elkapi.sandbox.routes import Provider, Route
@@ -193,6 +201,15 @@ def dress(request: Request, answer: Answer, took_s: float) -> Answer:
     return msgspec.structs.replace(answer, headers=(*headers, *answer.headers))
 
 
+BATCHED = {
+    "/v1/responses": openai_responses.create,
+    "/v1/chat/completions": openai_chat.create,
+    "/v1/embeddings": embeddings,
+    "/v1/completions": openai_completions.create,
+    "/v1/moderations": openai_judging.moderate,
+}
+"""The endpoints that a batch may name."""
+
 PROVIDER = Provider(
     name="openai",
     mounts=("", "/openai"),
@@ -212,6 +229,12 @@ PROVIDER = Provider(
         Route("POST", "/v1/moderations", openai_judging.moderate),
         Route("POST", "/v1/rerank", openai_judging.rerank),
         Route("POST", "/v2/rerank", openai_judging.rerank_by_unit),
+        Route("POST", "/v1/files", openai_files.upload),
+        Route("GET", "/v1/files", openai_files.list_files),
+        Route("GET", "/v1/files/{id}", openai_files.get_file),
+        Route("DELETE", "/v1/files/{id}", openai_files.delete_file),
+        Route("GET", "/v1/files/{id}/content", openai_files.file_content),
+        *(Route(method, "/v1" + path, handler) for method, path, handler in openai_batches.routes(BATCHED)),
         *(Route(method, "/v1" + path, handler) for method, path, handler in openai_responses.ROUTES),
         Route("GET", "/v1/models", list_models),
         Route("GET", "/v1/models/{id}", retrieve_model),
