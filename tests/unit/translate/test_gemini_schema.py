@@ -1,4 +1,4 @@
-"""JSON schema into Gemini's subset: the nearest that accepts at least as much, bounded, and nothing changed in place."""
+"""JSON schema into Gemini's subset: the nearest that accepts at least as much, bounded, nothing changed in place."""
 
 from __future__ import annotations
 

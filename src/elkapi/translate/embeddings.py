@@ -1,0 +1,301 @@
+"""Embeddings and token counts between Gemini and OpenAI, both ways, pure; it owns the forms and no vocabulary.
+
+Contract: openai.md "embed", anthropic.md section 6.4. google-genai always calls batchEmbedContents; Gemini answers no
+usage, so the caller of these functions counts. What one side cannot say is refused, never dropped in silence when it
+changes the vectors.
+"""
+
+from __future__ import annotations
+
+import base64
+import math
+import struct
+from typing import Annotated, Any, Literal
+
+import msgspec
+
+from elkapi.errors import BadRequest
+from elkapi.translate.decode import convert, decode
+from elkapi.translate.dialect import Unreadable
+from elkapi.translate.gemini_request import read_object
+from elkapi.translate.gemini_wire import decode_names
+from elkapi.translate.ir import ChatRequest
+
+GEMINI_BATCH_MAX = 100
+
+
+class EmbeddingRequest(msgspec.Struct, frozen=True):
+    """Texts to embed, in no dialect. `model` is "" where it stands in the path. None means the caller did not say.
+
+    `batch`: the Gemini caller used batchEmbedContents, so its answer is a list. `task_type` and `title` are Gemini's.
+    """
+
+    texts: tuple[str, ...]
+    model: str = ""
+    dimensions: int | None = None
+    base64: bool = False
+    batch: bool = False
+    user: str | None = None
+    task_type: str | None = None
+    title: str | None = None
+
+
+class EmbeddingReply(msgspec.Struct, frozen=True):
+    """One vector a text, in order. `prompt_tokens` is None where the upstream did not count (Gemini)."""
+
+    vectors: tuple[tuple[float, ...], ...]
+    prompt_tokens: int | None = None
+
+
+# --- OpenAI ----------------------------------------------------------------------------------------------------------
+
+
+class _OpenAIRequest(msgspec.Struct):
+    model: str
+    input: str | list[str | int | list[int]]
+    dimensions: Annotated[int, msgspec.Meta(ge=1)] | None = None
+    encoding_format: Literal["float", "base64"] | None = None
+    user: str | None = None
+
+
+class _OpenAIVector(msgspec.Struct):
+    embedding: list[float] | str
+    index: int
+
+
+class _OpenAIUsage(msgspec.Struct):
+    prompt_tokens: int
+
+
+class _OpenAIReply(msgspec.Struct):
+    data: list[_OpenAIVector]
+    usage: Any = None
+
+
+_openai_request = msgspec.json.Decoder(_OpenAIRequest)
+_openai_reply = msgspec.json.Decoder(_OpenAIReply)
+_json = msgspec.json.Encoder()
+
+
+def read_openai_request(body: bytes) -> EmbeddingRequest:
+    """The request of an OpenAI caller for a Gemini upstream. Raises BadRequest: token arrays have no meaning there."""
+    view = decode(_openai_request, body)
+    listed = [view.input] if isinstance(view.input, str) else view.input
+    texts = tuple(item for item in listed if isinstance(item, str))
+    if len(texts) < len(listed):
+        raise BadRequest("This model takes texts, not token ids: they belong to another vocabulary.", param="input")
+    if not texts or not all(texts):
+        raise BadRequest("`input` is empty or has an empty text.", param="input")
+    return EmbeddingRequest(
+        texts, view.model, view.dimensions, view.encoding_format == "base64", batch=True, user=view.user
+    )
+
+
+def write_openai_request(request: EmbeddingRequest) -> bytes:
+    """The body for an OpenAI-type upstream. `task_type` has no word there and is left out; floats are asked for."""
+    body: dict[str, Any] = {"model": request.model, "input": list(request.texts), "encoding_format": "float"}
+    if request.dimensions is not None:
+        body["dimensions"] = request.dimensions
+    if request.user is not None:
+        body["user"] = request.user
+    return _json.encode(body)
+
+
+def read_openai_reply(body: bytes, items: int) -> EmbeddingReply:
+    """The vectors of `items` texts by their index. Raises Unreadable when one is missing, doubled or no vector."""
+    view = _decoded(_openai_reply, body)
+    by_index = {row.index: _floats(row.embedding) for row in view.data}
+    if len(view.data) != items or by_index.keys() != set(range(items)):
+        raise Unreadable(f"{len(view.data)} vectors for {items} texts")
+    usage = view.usage.get("prompt_tokens") if isinstance(view.usage, dict) else None
+    counted = usage if isinstance(usage, int) and not isinstance(usage, bool) and usage >= 0 else None
+    return EmbeddingReply(tuple(by_index[index] for index in range(items)), counted)
+
+
+def _floats(value: list[float] | str) -> tuple[float, ...]:
+    if isinstance(value, list):
+        return tuple(value)
+    try:
+        packed = base64.b64decode(value, validate=True)
+        vector = struct.unpack(f"<{len(packed) // 4}f", packed)
+    except (ValueError, struct.error):
+        raise Unreadable("a vector that is no base64 of 32-bit floats") from None
+    if not all(map(math.isfinite, vector)):
+        raise Unreadable("a vector with a member that is no number")
+    return vector
+
+
+def write_openai_reply(reply: EmbeddingReply, request: EmbeddingRequest, model: str, prompt_tokens: int) -> bytes:
+    """The answer to an OpenAI caller; base64 (little-endian 32-bit floats) when it asked for that.
+
+    `model` is the caller's name for it, `prompt_tokens` the count that is charged. Raises Unreadable for an upstream's
+    number that 32 bits cannot hold.
+    """
+    data = [
+        {"object": "embedding", "index": index, "embedding": _base64(vector) if request.base64 else list(vector)}
+        for index, vector in enumerate(reply.vectors)
+    ]
+    usage = {"prompt_tokens": prompt_tokens, "total_tokens": prompt_tokens}
+    return _json.encode({"object": "list", "data": data, "model": model, "usage": usage})
+
+
+def _base64(vector: tuple[float, ...]) -> str:
+    try:
+        return base64.b64encode(struct.pack(f"<{len(vector)}f", *vector)).decode()
+    except OverflowError:
+        raise Unreadable("a vector with a number beyond 32 bits") from None
+
+
+# --- Gemini ----------------------------------------------------------------------------------------------------------
+
+
+class _Part(msgspec.Struct):
+    text: str | None = None
+
+
+class _Content(msgspec.Struct):
+    parts: list[_Part]
+
+
+class _GeminiRequest(msgspec.Struct):
+    content: _Content
+    model: str = ""
+    taskType: str | None = None
+    title: str | None = None
+    outputDimensionality: Annotated[int, msgspec.Meta(ge=1)] | None = None
+
+
+class _GeminiBatch(msgspec.Struct):
+    requests: list[_GeminiRequest]
+
+
+class _GeminiVector(msgspec.Struct):
+    values: list[float]
+
+
+class _GeminiReply(msgspec.Struct):
+    embedding: _GeminiVector | None = None
+    embeddings: list[_GeminiVector] | None = None
+
+
+_gemini_reply = msgspec.json.Decoder(_GeminiReply)
+
+
+def read_gemini_request(body: bytes, *, batch: bool) -> EmbeddingRequest:
+    """The request of an embedContent (`batch` False) or batchEmbedContents body. Raises BadRequest.
+
+    The texts of one content are one text. All requests of a batch must ask for the same dimensions and task, as the
+    other dialect says them once.
+    """
+    wire = decode_names(body)
+    if not batch:
+        return _gemini_texts([convert(wire, _GeminiRequest)], batch=False)
+    view = convert(wire, _GeminiBatch)
+    if not view.requests:
+        raise BadRequest("`requests` is empty; give at least one request.", param="requests")
+    return _gemini_texts(view.requests, batch=True)
+
+
+def _gemini_texts(requests: list[_GeminiRequest], *, batch: bool) -> EmbeddingRequest:
+    first = requests[0]
+    texts: list[str] = []
+    for place, request in enumerate(requests):
+        where = f"requests[{place}]." if batch else ""
+        for name in ("outputDimensionality", "taskType", "title", "model"):
+            if getattr(request, name) != getattr(first, name):
+                raise BadRequest(f"Every request of one batch must have the same `{name}`.", param=where + name)
+        pieces = [part.text for part in request.content.parts]
+        if any(piece is None for piece in pieces):
+            raise BadRequest("This model embeds texts only.", param=f"{where}content.parts")
+        text = "\n".join(piece for piece in pieces if piece)
+        if not text:
+            raise BadRequest("The content has no text.", param=f"{where}content.parts")
+        texts.append(text)
+    return EmbeddingRequest(
+        tuple(texts),
+        first.model.removeprefix("models/"),
+        first.outputDimensionality,
+        batch=batch,
+        task_type=first.taskType,
+        title=first.title,
+    )
+
+
+def write_gemini_request(request: EmbeddingRequest, upstream_model: str) -> bytes:
+    """A batchEmbedContents body, also for one text. Raises BadRequest above GEMINI_BATCH_MAX texts."""
+    if len(request.texts) > GEMINI_BATCH_MAX:
+        raise BadRequest(
+            f"`input` has {len(request.texts)} items; this model takes at most {GEMINI_BATCH_MAX} in one call.",
+            param="input",
+        )
+    common: dict[str, Any] = {"model": f"models/{upstream_model}"}
+    for name, value in (
+        ("outputDimensionality", request.dimensions),
+        ("taskType", request.task_type),
+        ("title", request.title),
+    ):
+        if value is not None:
+            common[name] = value
+    rows = [{**common, "content": {"parts": [{"text": text}]}} for text in request.texts]
+    return _json.encode({"requests": rows})
+
+
+def read_gemini_reply(body: bytes, items: int) -> EmbeddingReply:
+    """The vectors of an embedContent or batchEmbedContents answer. Raises Unreadable for any number but `items`."""
+    view = _decoded(_gemini_reply, body)
+    found = view.embeddings if view.embeddings is not None else [view.embedding] if view.embedding else []
+    if len(found) != items:
+        raise Unreadable(f"{len(found)} vectors for {items} texts")
+    return EmbeddingReply(tuple(tuple(vector.values) for vector in found))
+
+
+def write_gemini_reply(reply: EmbeddingReply, request: EmbeddingRequest) -> bytes:
+    """The answer to a Gemini caller, in the form of the method it called."""
+    vectors = [{"values": list(vector)} for vector in reply.vectors]
+    return _json.encode({"embeddings": vectors} if request.batch else {"embedding": vectors[0]})
+
+
+def _decoded(decoder: msgspec.json.Decoder[Any], body: bytes) -> Any:
+    try:
+        return decoder.decode(body)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise Unreadable(f"not an embeddings answer: {error}") from None
+
+
+# --- counting --------------------------------------------------------------------------------------------------------
+
+
+def read_count_request(body: bytes) -> ChatRequest:
+    """What a countTokens body asks to count: its `contents`, or the whole `generateContentRequest`. BadRequest."""
+    wire = decode_names(body)
+    inner = wire.get("generateContentRequest")
+    if inner is None:
+        return read_object(wire)
+    if "contents" in wire:
+        raise BadRequest("Give either `contents` or `generateContentRequest`.", param="contents")
+    if not isinstance(inner, dict):
+        raise BadRequest("`generateContentRequest` must be an object.", param="generateContentRequest")
+    request = read_object(inner)
+    if isinstance(model := inner.get("model"), str):
+        request.model = model.removeprefix("models/")
+    return request
+
+
+def write_count_reply(total_tokens: int) -> bytes:
+    """The answer to countTokens."""
+    return _json.encode({"totalTokens": total_tokens})
+
+
+def read_count_reply(body: bytes) -> int:
+    """The count of a Gemini upstream. Raises Unreadable."""
+    view = _decoded(_count_reply, body)
+    if view.totalTokens < 0:
+        raise Unreadable("a negative count")
+    return int(view.totalTokens)
+
+
+class _CountReply(msgspec.Struct):
+    totalTokens: int
+
+
+_count_reply = msgspec.json.Decoder(_CountReply)

@@ -1,0 +1,212 @@
+"""Reranking between its two forms, Jina's and Cohere's, both ways, pure; it owns the forms and ranks nothing itself.
+
+Contract: openai.md "Rerank". A caller writes either form of request (they differ in what limits a document); it is
+answered in Jina's with an `id`, or in Cohere's where it called Cohere's path. Results are sorted, best first.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Annotated, Any
+
+import msgspec
+
+from elkapi.errors import BadRequest
+from elkapi.translate.decode import decode
+from elkapi.translate.dialect import Unreadable
+from elkapi.types import Usage
+
+DOCUMENTS_MAX = 10_000
+COHERE_API_VERSION = "2"
+
+
+class RerankRequest(msgspec.Struct, frozen=True):
+    """Texts to rank by a query. `top_n` None: all. `extra` are fields of one form only, by name."""
+
+    model: str
+    query: str
+    documents: tuple[str, ...]
+    top_n: int | None = None
+    return_documents: bool = False
+    max_tokens_per_doc: int | None = None
+    extra: dict[str, Any] = {}
+
+
+class Ranked(msgspec.Struct, frozen=True):
+    """`index` points into the request's documents."""
+
+    index: int
+    score: float
+
+
+class RerankReply(msgspec.Struct, frozen=True):
+    """Best first. `usage` None: the upstream counted nothing. `search_units` are Cohere's billed units."""
+
+    id: str
+    results: tuple[Ranked, ...]
+    usage: Usage | None = None
+    search_units: int | None = None
+
+
+class _Document(msgspec.Struct):
+    text: str
+
+
+_Count = Annotated[int, msgspec.Meta(ge=1)]
+
+
+class _Request(msgspec.Struct):
+    model: str
+    query: str
+    documents: list[str | _Document]
+    top_n: _Count | None = None
+    return_documents: bool | None = None
+    max_tokens_per_doc: _Count | None = None
+    max_chunks_per_doc: _Count | None = None
+    max_chunk_per_doc: _Count | None = None
+    overlap_tokens: Annotated[int, msgspec.Meta(ge=0)] | None = None
+    rank_fields: list[str] | None = None
+
+
+class _Result(msgspec.Struct):
+    index: int
+    relevance_score: float
+
+
+class _Tokens(msgspec.Struct):
+    total_tokens: int | None = None
+    prompt_tokens: int | None = None
+
+
+class _Billed(msgspec.Struct):
+    search_units: float | None = None
+    input_tokens: float | None = None
+
+
+class _Meta(msgspec.Struct):
+    billed_units: _Billed | None = None
+    tokens: _Billed | None = None
+
+
+class _Reply(msgspec.Struct):
+    results: list[_Result]
+    id: str = ""
+    usage: _Tokens | None = None
+    meta: _Meta | None = None
+
+
+_request = msgspec.json.Decoder(_Request)
+_reply = msgspec.json.Decoder(_Reply)
+_json = msgspec.json.Encoder()
+# One form's own fields; the other form's servers ignore or refuse them.
+_JINA_ONLY = ("max_chunks_per_doc", "overlap_tokens")
+
+
+def read_request(body: bytes) -> RerankRequest:
+    """A request in either form. Raises BadRequest."""
+    view = decode(_request, body)
+    documents = tuple(item if isinstance(item, str) else item.text for item in view.documents)
+    if not documents:
+        raise BadRequest("`documents` is empty; give at least one document.", param="documents")
+    if len(documents) > DOCUMENTS_MAX:
+        raise BadRequest(
+            f"`documents` has {len(documents)} items; at most {DOCUMENTS_MAX} are allowed.", param="documents"
+        )
+    for name in ("model", "query"):
+        if not getattr(view, name):
+            raise BadRequest(f"`{name}` is empty.", param=name)
+    if view.rank_fields not in (None, [], ["text"]):
+        raise BadRequest("Only the field `text` of a document can be ranked.", param="rank_fields")
+    extra = {"max_chunks_per_doc": view.max_chunks_per_doc or view.max_chunk_per_doc}
+    extra["overlap_tokens"] = view.overlap_tokens
+    return RerankRequest(
+        view.model,
+        view.query,
+        documents,
+        view.top_n,
+        bool(view.return_documents),
+        view.max_tokens_per_doc,
+        {name: value for name, value in extra.items() if value is not None},
+    )
+
+
+def write_jina_request(request: RerankRequest, upstream_model: str) -> bytes:
+    """The body for Jina-type upstreams. Documents are never asked back: the caller's own are at hand."""
+    return _json.encode({**_common(request, upstream_model), "return_documents": False, **request.extra})
+
+
+def write_cohere_request(request: RerankRequest, upstream_model: str) -> bytes:
+    """The body for Cohere v2. How Jina cuts documents into chunks has no word there and is left out."""
+    return _json.encode(_common(request, upstream_model))
+
+
+def _common(request: RerankRequest, upstream_model: str) -> dict[str, Any]:
+    body: dict[str, Any] = {"model": upstream_model, "query": request.query, "documents": request.documents}
+    if request.top_n is not None:
+        body["top_n"] = min(request.top_n, len(request.documents))
+    if request.max_tokens_per_doc is not None:
+        body["max_tokens_per_doc"] = request.max_tokens_per_doc
+    return body
+
+
+def read_reply(body: bytes, request: RerankRequest) -> RerankReply:
+    """An answer in either form. Raises Unreadable for an index outside the request or given twice, or no score."""
+    try:
+        view = _reply.decode(body)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise Unreadable(f"not a rerank answer: {error}") from None
+    indexes = {row.index for row in view.results}
+    if len(indexes) < len(view.results) or not indexes <= set(range(len(request.documents))):
+        raise Unreadable("an index twice or outside the documents")
+    if not all(math.isfinite(row.relevance_score) for row in view.results):
+        raise Unreadable("a score that is no number")
+    ranked = sorted((Ranked(row.index, row.relevance_score) for row in view.results), key=_best_first)
+    billed = view.meta.billed_units if view.meta else None
+    units = billed.search_units if billed else None
+    whole = int(units) if units is not None and units >= 0 and units == units // 1 else None
+    return RerankReply(view.id, tuple(ranked[: request.top_n]), _usage(view), whole)
+
+
+def _best_first(row: Ranked) -> tuple[float, int]:
+    return -row.score, row.index
+
+
+def _usage(view: _Reply) -> Usage | None:
+    """Jina counts in `usage`, Cohere (sometimes) in `meta`; an impossible count is not believed."""
+    count: float | None = None
+    if view.usage is not None:
+        count = view.usage.prompt_tokens if view.usage.prompt_tokens is not None else view.usage.total_tokens
+    elif view.meta is not None:
+        found = (part.input_tokens for part in (view.meta.billed_units, view.meta.tokens) if part is not None)
+        count = next((tokens for tokens in found if tokens is not None), None)
+    if count is None or count < 0 or count != count // 1:
+        return None
+    return Usage(input_tokens=int(count), calls=1)
+
+
+def write_jina_reply(reply: RerankReply, request: RerankRequest, id_: str, model: str) -> bytes:
+    """Jina's form with an `id`; `usage` must be known by now (the upstream's or a local count)."""
+    tokens = reply.usage.input_total if reply.usage is not None else 0
+    return _json.encode(
+        {
+            "id": id_,
+            "model": model,
+            "results": _results(reply, request),
+            "usage": {"prompt_tokens": tokens, "total_tokens": tokens},
+        }
+    )
+
+
+def write_cohere_reply(reply: RerankReply, request: RerankRequest, id_: str) -> bytes:
+    """Cohere's form. Search units where the upstream told them, else one for each 100 documents, as Cohere counts."""
+    units = reply.search_units if reply.search_units is not None else -(-len(request.documents) // 100)
+    meta: dict[str, Any] = {"api_version": {"version": COHERE_API_VERSION}, "billed_units": {"search_units": units}}
+    return _json.encode({"id": id_, "results": _results(reply, request), "meta": meta})
+
+
+def _results(reply: RerankReply, request: RerankRequest) -> list[dict[str, Any]]:
+    rows: list[dict[str, Any]] = [{"index": row.index, "relevance_score": row.score} for row in reply.results]
+    if request.return_documents:
+        for row in rows:
+            row["document"] = {"text": request.documents[row["index"]]}
+    return rows

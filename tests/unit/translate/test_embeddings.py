@@ -1,0 +1,211 @@
+"""Embeddings between the dialects, as the official SDKs read them; counting requests."""
+
+from __future__ import annotations
+
+import base64
+import json
+import struct
+from typing import Any
+
+import httpx
+import openai
+import pytest
+from google import genai
+from google.genai import types
+from hypothesis import given
+from hypothesis import strategies as st
+
+from elkapi.errors import BadRequest
+from elkapi.translate import embeddings as e
+from elkapi.translate import ir
+from elkapi.translate.dialect import Unreadable
+
+VECTORS = ((0.5, -0.25), (1.0, 0.125))
+
+
+def _body(value: object) -> bytes:
+    return json.dumps(value).encode()
+
+
+def _openai_upstream(body: bytes) -> bytes:
+    """An OpenAI-type server with two dimensions a text."""
+    texts = json.loads(body)["input"]
+    data = [{"object": "embedding", "index": n, "embedding": VECTORS[n]} for n in reversed(range(len(texts)))]
+    return _body({"object": "list", "data": data, "model": "up", "usage": {"prompt_tokens": 4, "total_tokens": 4}})
+
+
+def test_google_genai_embeds_with_an_openai_upstream() -> None:
+    seen: list[e.EmbeddingRequest] = []
+
+    def gateway(call: httpx.Request) -> httpx.Response:
+        assert call.url.path.endswith(":batchEmbedContents")
+        request = e.read_gemini_request(call.content, batch=True)
+        seen.append(request)
+        answer = _openai_upstream(e.write_openai_request(request))
+        reply = e.read_openai_reply(answer, len(request.texts))
+        return httpx.Response(200, content=e.write_gemini_reply(reply, request))
+
+    http = httpx.Client(transport=httpx.MockTransport(gateway))
+    options = types.HttpOptions(base_url="http://127.0.0.1:9", httpx_client=http)
+    with genai.Client(api_key="k", http_options=options) as client:
+        config = types.EmbedContentConfig(output_dimensionality=2, task_type="RETRIEVAL_QUERY")
+        found = client.models.embed_content(model="m", contents=["red", "blue"], config=config)
+    assert found.embeddings is not None
+    assert [tuple(row.values or ()) for row in found.embeddings] == list(VECTORS)
+    assert seen == [e.EmbeddingRequest(("red", "blue"), "m", 2, batch=True, task_type="RETRIEVAL_QUERY")]
+
+
+@pytest.mark.parametrize("encoding", [openai.omit, "float", "base64"])
+def test_openai_embeds_with_a_gemini_upstream(encoding: Any) -> None:
+    sent: list[dict[str, Any]] = []
+
+    def gateway(call: httpx.Request) -> httpx.Response:
+        request = e.read_openai_request(call.content)
+        assert request.base64 is (encoding != "float")
+        sent.append(json.loads(e.write_gemini_request(request, "gemini-embedding-001")))
+        answer = _body({"embeddings": [{"values": vector} for vector in VECTORS]})
+        reply = e.read_gemini_reply(answer, len(request.texts))
+        return httpx.Response(200, content=e.write_openai_reply(reply, request, request.model, 7))
+
+    http = httpx.Client(transport=httpx.MockTransport(gateway))
+    with openai.OpenAI(api_key="k", base_url="http://127.0.0.1:9/v1", http_client=http) as client:
+        found = client.embeddings.create(model="m", input=["red", "blue"], dimensions=2, encoding_format=encoding)
+    vectors = [row.embedding for row in found.data]
+    if encoding == "base64":
+        vectors = [struct.unpack("<2f", base64.b64decode(row)) for row in vectors]  # type: ignore[arg-type]
+    assert [tuple(row) for row in vectors] == list(VECTORS)
+    assert (found.model, found.usage.prompt_tokens, found.usage.total_tokens) == ("m", 7, 7)
+    assert sent == [
+        {
+            "requests": [
+                {
+                    "model": "models/gemini-embedding-001",
+                    "outputDimensionality": 2,
+                    "content": {"parts": [{"text": text}]},
+                }
+                for text in ("red", "blue")
+            ]
+        }
+    ]
+
+
+def test_one_content_is_one_text_and_is_answered_alone() -> None:
+    body = {"content": {"parts": [{"text": "a"}, {"text": "b"}]}, "output_dimensionality": 3, "task_type": "X"}
+    request = e.read_gemini_request(_body(body), batch=False)
+    assert request == e.EmbeddingRequest(("a\nb",), "", 3, task_type="X")
+    assert json.loads(e.write_gemini_reply(e.EmbeddingReply(((0.5,),)), request)) == {"embedding": {"values": [0.5]}}
+    assert e.read_gemini_reply(b'{"embedding":{"values":[0.5]}}', 1).vectors == ((0.5,),)
+
+
+@pytest.mark.parametrize("ids", [[1, 2], [[1], [2]]])
+def test_token_arrays_are_refused_where_the_vocabulary_is_another(ids: object) -> None:
+    with pytest.raises(BadRequest) as caught:
+        e.read_openai_request(_body({"model": "m", "input": ids}))
+    assert caught.value.param == "input"
+
+
+def _one(**members: Any) -> dict[str, Any]:
+    return {"content": {"parts": [{"text": "x"}]}, **members}
+
+
+@pytest.mark.parametrize(
+    ("body", "param"),
+    [
+        ({}, "requests"),
+        ({"requests": []}, "requests"),
+        ({"requests": [{}]}, "requests[0].content"),
+        ({"requests": [{"content": {"parts": []}}]}, "requests[0].content.parts"),
+        ({"requests": [{"content": {"parts": [{"inlineData": {}}]}}]}, "requests[0].content.parts"),
+        ({"requests": [_one(), _one(outputDimensionality=3)]}, "requests[1].outputDimensionality"),
+        ({"requests": [_one(taskType="A"), _one(taskType="B")]}, "requests[1].taskType"),
+        ({"requests": [_one(outputDimensionality=0)]}, "requests[0].outputDimensionality"),
+    ],
+)
+def test_a_refused_batch_names_its_field(body: object, param: str) -> None:
+    with pytest.raises(BadRequest) as caught:
+        e.read_gemini_request(_body(body), batch=True)
+    assert caught.value.param == param
+
+
+@pytest.mark.parametrize("body", [{"input": "x"}, {"model": "m", "input": []}, {"model": "m", "input": ["a", ""]}])
+def test_a_refused_openai_request_names_its_field(body: object) -> None:
+    with pytest.raises(BadRequest) as caught:
+        e.read_openai_request(_body(body))
+    assert caught.value.param in ("model", "input")
+
+
+def test_more_texts_than_gemini_takes_are_refused() -> None:
+    request = e.EmbeddingRequest(("x",) * (e.GEMINI_BATCH_MAX + 1))
+    with pytest.raises(BadRequest):
+        e.write_gemini_request(request, "m")
+
+
+def _row(index: int, embedding: object = (0.5,)) -> dict[str, object]:
+    return {"index": index, "embedding": embedding}
+
+
+@pytest.mark.parametrize(
+    "data",
+    [[], [_row(0)], [_row(0), _row(0)], [_row(0), _row(2)], [_row(0), _row(1, "###")], [_row(0), _row(1, "QQ==")]],
+)
+def test_an_answer_that_lacks_a_vector_is_unreadable(data: object) -> None:
+    with pytest.raises(Unreadable):
+        e.read_openai_reply(_body({"data": data}), 2)
+
+
+def test_numbers_that_32_bits_cannot_hold_are_unreadable() -> None:
+    nan = base64.b64encode(struct.pack("<f", float("nan"))).decode()
+    with pytest.raises(Unreadable):
+        e.read_openai_reply(_body({"data": [_row(0, nan)]}), 1)
+    with pytest.raises(Unreadable):
+        e.write_openai_reply(e.EmbeddingReply(((1e300,),)), e.EmbeddingRequest(("x",), base64=True), "m", 1)
+
+
+@pytest.mark.parametrize("usage", [None, {}, {"prompt_tokens": -1}, {"prompt_tokens": "4"}, {"prompt_tokens": True}])
+def test_g21_an_impossible_count_is_left_to_the_local_one(usage: object) -> None:
+    reply = e.read_openai_reply(_body({"data": [_row(0)], "usage": usage}), 1)
+    assert reply.prompt_tokens is None
+
+
+@pytest.mark.parametrize("body", [b"", b"<html>", b"[]", b'{"embeddings":[]}', b'{"embeddings":[{"values":"x"}]}'])
+def test_what_is_no_gemini_answer_is_unreadable(body: bytes) -> None:
+    with pytest.raises(Unreadable):
+        e.read_gemini_reply(body, 1)
+
+
+@given(st.lists(st.lists(st.floats(width=32, allow_nan=False, allow_infinity=False), min_size=1), min_size=1))
+def test_base64_vectors_survive(vectors: list[list[float]]) -> None:
+    reply = e.EmbeddingReply(tuple(map(tuple, vectors)), 3)
+    request = e.EmbeddingRequest(("x",) * len(vectors), "m", base64=True)
+    assert e.read_openai_reply(e.write_openai_reply(reply, request, "m", 3), len(vectors)) == reply
+
+
+CONTENTS = [{"role": "user", "parts": [{"text": "hi"}]}]
+
+
+@pytest.mark.parametrize(
+    ("body", "model"),
+    [
+        ({"contents": CONTENTS}, ""),
+        ({"generateContentRequest": {"model": "models/m", "contents": CONTENTS}}, "m"),
+        ({"generate_content_request": {"contents": CONTENTS}}, ""),
+    ],
+)
+def test_a_count_request_is_read_in_both_forms(body: object, model: str) -> None:
+    request = e.read_count_request(_body(body))
+    assert request.messages == [ir.Message("user", (ir.Text("hi"),))]
+    assert request.model == model
+
+
+@pytest.mark.parametrize(
+    "body", [{}, {"generateContentRequest": 1}, {"contents": CONTENTS, "generateContentRequest": {}}]
+)
+def test_a_count_request_without_contents_is_refused(body: object) -> None:
+    with pytest.raises(BadRequest):
+        e.read_count_request(_body(body))
+
+
+def test_a_count_is_written_and_read() -> None:
+    assert e.read_count_reply(e.write_count_reply(17)) == 17
+    with pytest.raises(Unreadable):
+        e.read_count_reply(b'{"totalTokens":-1}')
