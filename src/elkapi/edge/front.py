@@ -11,6 +11,7 @@ import traceback
 from collections.abc import Awaitable, Callable
 
 from elkapi.catalog.operation import Dialect
+from elkapi.clock import milliseconds
 from elkapi.edge.control import relay_to_control
 from elkapi.edge.cors import Cors
 from elkapi.edge.exchange import header_lines
@@ -113,7 +114,7 @@ class Front:
             status=status,
             code=code,
             client_ip=self._proxies.client_ip(call),
-            ms=round((plane.clock.monotonic_s() - call.started_s) * 1000, 3),
+            ms=milliseconds(plane.clock.monotonic_s() - call.started_s),
         )
 
     async def _healthz(self, call: Call) -> None:

@@ -29,6 +29,7 @@ class _Meter:
 
     def __init__(self, member: str, view: type[Any], read: Callable[[Any], Found]) -> None:
         self.quoted = b'"' + member.encode() + b'"'
+        self.opening = self.quoted + b":{"
         self.pattern = re.compile(self.quoted + rb"\s*:\s*(\{(?:[^{}]|\{[^{}]*\})*\})")
         self.view = msgspec.json.Decoder(view)
         self.reply = msgspec.json.Decoder(msgspec.defstruct("Reply", [(member, view | None, None)]))
@@ -37,8 +38,15 @@ class _Meter:
 
     def find(self, body: bytes) -> Found:
         """The last usage object of a body."""
+        tail = max(0, len(body) - TAIL_BYTES)
+        if body.endswith(b"}}") and (start := body.rfind(self.opening, tail)) >= 0:
+            # Most servers put it last, and a decoder is quicker than a pattern; anything else is not one whole object.
+            try:
+                return self.read(self.view.decode(body[start + len(self.opening) - 1 : -1]))
+            except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+                pass
         try:
-            start = body.rfind(self.quoted, max(0, len(body) - TAIL_BYTES))
+            start = body.rfind(self.quoted, tail)
             if start >= 0 and (hit := self.pattern.match(body, start)) is not None:
                 return self.read(self.view.decode(hit.group(1)))
             # Some servers put usage first; decoding the whole reply is the rare, slower way to find it.

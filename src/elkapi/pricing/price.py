@@ -19,10 +19,8 @@ _PER_MILLION = (
     ("image_output_tokens", "image_output_nano_per_1m", "output_nano_per_1m"),
 )
 _PER_UNIT = (("searches", "search_nano"), ("calls", "call_nano"))
-_NARROW_INPUT = ("input_nano_per_1m", "cached_nano_per_1m", "cache_write_5m_nano_per_1m")
-_WIDE_INPUT = (*_NARROW_INPUT, "cache_write_1h_nano_per_1m", "audio_input_nano_per_1m", "image_input_nano_per_1m")
-_NARROW_OUTPUT = ("output_nano_per_1m", "reasoning_nano_per_1m")
-_WIDE_OUTPUT = (*_NARROW_OUTPUT, "audio_output_nano_per_1m", "image_output_nano_per_1m")
+_WIDE_INPUT = ("cache_write_1h_nano_per_1m", "audio_input_nano_per_1m", "image_input_nano_per_1m")
+_WIDE_OUTPUT = ("audio_output_nano_per_1m", "image_output_nano_per_1m")
 
 
 def amount_nano(price: Price, usage: Usage, ratio_micro: int) -> int:
@@ -50,16 +48,19 @@ def quote(price: Price, group: str, ratio_micro: int, upper: Usage, wide: bool =
 
     `wide` counts the classes in that only some calls can have (audio, images, an hour's cache).
     """
-    nano = max(
-        _bound_nano(rates, upper, ratio_micro, wide)
-        for rates in (price, *(tier for tier in price.tiers if upper.input_total > tier.above_tokens))
-    )
+    nano = _bound_nano(price, upper, ratio_micro, wide)
+    for tier in price.tiers:
+        if upper.input_total > tier.above_tokens:
+            nano = max(nano, _bound_nano(tier, upper, ratio_micro, wide))
     return Quote(price, group, ratio_micro, upper, nano, wide)
 
 
 def _bound_nano(rates: Rates, upper: Usage, ratio_micro: int, wide: bool) -> int:
-    dearest_in = max(getattr(rates, name) or 0 for name in (_WIDE_INPUT if wide else _NARROW_INPUT))
-    dearest_out = max(getattr(rates, name) or 0 for name in (_WIDE_OUTPUT if wide else _NARROW_OUTPUT))
+    dearest_in = max(rates.input_nano_per_1m, rates.cached_nano_per_1m or 0, rates.cache_write_5m_nano_per_1m or 0)
+    dearest_out = max(rates.output_nano_per_1m, rates.reasoning_nano_per_1m or 0)
+    if wide:
+        dearest_in = max(dearest_in, *[getattr(rates, name) or 0 for name in _WIDE_INPUT])
+        dearest_out = max(dearest_out, *[getattr(rates, name) or 0 for name in _WIDE_OUTPUT])
     millionths = (
         upper.input_total * dearest_in
         + upper.output_total * dearest_out

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 
+from elkapi.clock import milliseconds
 from elkapi.errors import BadRequest, GatewayError, InsufficientQuota
 from elkapi.ledger import IdempotencyPending, IdempotencyReplay
 from elkapi.pricing.price import amount_nano, quote
@@ -221,7 +222,7 @@ class Hold:
             model=self.request.model,
             group=grant.group,
             created_ns=plane.clock.now_ns(),
-            duration_ms=round((plane.clock.monotonic_s() - self.call.started_s) * 1000, 3),
+            duration_ms=milliseconds(plane.clock.monotonic_s() - self.call.started_s),
             status=status,
             outcome=outcome,
             usage=usage,

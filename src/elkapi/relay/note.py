@@ -5,6 +5,7 @@ from __future__ import annotations
 import msgspec
 
 from elkapi.ids import request_id_text
+from elkapi.observe.log import Head
 from elkapi.relay.plane import DataPlane
 from elkapi.types import RequestRecord
 
@@ -23,6 +24,11 @@ def note(plane: DataPlane, record: RequestRecord) -> None:
 
 
 class _Line(msgspec.Struct, frozen=True):
+    time_ns: int
+    level: str
+    role: str
+    pid: int
+    event: str
     request_id: str
     key_id: int
     operation: str
@@ -38,8 +44,9 @@ class _Line(msgspec.Struct, frozen=True):
     ms: float
 
 
-def _line(record: RequestRecord) -> _Line:
+def _line(head: Head, record: RequestRecord) -> _Line:
     return _Line(
+        *head,
         request_id_text(record.id),
         record.key_id,
         record.operation,

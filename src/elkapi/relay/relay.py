@@ -11,6 +11,7 @@ import zlib
 from collections import deque
 from traceback import format_exception
 
+from elkapi.clock import milliseconds
 from elkapi.errors import GatewayError, NoChannel, RateLimited, UpstreamError, UpstreamTimeout
 from elkapi.ids import request_id_text
 from elkapi.pricing.meter import TAIL_BYTES, looks_like_json_object, read_usage, with_client_model
@@ -197,7 +198,7 @@ class Try:
         self.time()
 
     def time(self) -> None:
-        self.record.duration_ms = round((self.plane.clock.monotonic_s() - self.begun_s) * 1000, 3)
+        self.record.duration_ms = milliseconds(self.plane.clock.monotonic_s() - self.begun_s)
 
     def close(self) -> None:
         """Give the upstream connection up when its answer was not read to the end (also when the caller left)."""

@@ -62,6 +62,7 @@ class Connection(asyncio.Protocol):
         self._limits = limits
         self._timers = timers
         self._sock = sock
+        self.loop = asyncio.get_running_loop()
         self._readable = _poll_for(sock)
         self._transport: asyncio.Transport | None = None
         self._inbound = Inbound(limits)
@@ -131,7 +132,7 @@ class Connection(asyncio.Protocol):
         transport = self._begin(reply, deadlines, total_at_s)
         self._enter(SEND, inf)
         transport.write(head)
-        self._pump = asyncio.get_running_loop().create_task(self._pump_body(reply, body, framing))
+        self._pump = self.loop.create_task(self._pump_body(reply, body, framing))
 
     def _begin(self, reply: SocketReply, deadlines: Deadlines, total_at_s: float) -> asyncio.Transport:
         assert self._transport is not None
@@ -269,7 +270,7 @@ class Connection(asyncio.Protocol):
         if self._write_paused and not self._closed:
             if self._phase == SEND:
                 self._watch_writing()
-            self._drained = asyncio.get_running_loop().create_future()
+            self._drained = self.loop.create_future()
             await self._drained
 
     def pause_writing(self) -> None:

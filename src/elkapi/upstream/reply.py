@@ -81,6 +81,8 @@ class UpstreamReply:
 class Wire(Protocol):
     """The connection, as its reply sees it."""
 
+    loop: asyncio.AbstractEventLoop
+
     def resume_reply(self, reply: SocketReply) -> None: ...
 
     def drop_reply(self, reply: SocketReply) -> None: ...
@@ -139,7 +141,7 @@ class SocketReply(UpstreamReply):
     async def _wait(self) -> None:
         if self._waiter is not None:
             raise RuntimeError("two readers of one reply")
-        self._waiter = asyncio.get_running_loop().create_future()
+        self._waiter = self._wire.loop.create_future()
         try:
             await self._waiter
         finally:

@@ -14,7 +14,7 @@ def test_a_line_that_cannot_be_written_does_not_end_the_log(tmp_path: Path) -> N
     log = Log("test", file=str(file))
     log.write("odd", value=object())
     log.write("unencodable", text="\ud800")
-    log.write_later("broken", "info", lambda value: 1 // value, 0)
+    log.write_later("broken", "info", lambda _, value: 1 // value, 0)
     log.write("fine", value=1)
     log.close()
     lines = [msgspec.json.decode(line) for line in file.read_bytes().splitlines()]
