@@ -37,6 +37,7 @@ class Profile(msgspec.Struct, frozen=True):
     parallel_tools_field: bool = True
     efforts: tuple[Effort, ...] = ("low", "medium", "high")
     reasoning_content: bool = False
+    anthropic_members: bool = False
     schema_subset: bool = False
     call_signatures: bool = False
 

@@ -1,0 +1,66 @@
+"""The Anthropic messages dialect, put together; its four sides stand in the files beside it.
+
+Contract: anthropic.md sections 1 to 5.
+"""
+
+from __future__ import annotations
+
+from elkapi.errors import BadRequest
+from elkapi.translate.anthropic_reply import Reader, read_reply
+from elkapi.translate.anthropic_request import read_count_request, read_request
+from elkapi.translate.anthropic_write import write_request
+from elkapi.translate.anthropic_writer import Writer, error_type, write_reply
+from elkapi.translate.claude import refuse_file_ids
+from elkapi.translate.dialect import Dialect
+from elkapi.translate.ir import ChatRequest, Loss
+
+# What a request of another dialect loses on its way to Anthropic; a test goes through the rows.
+LOSSES = (
+    Loss("n", True, "one answer a call"),
+    Loss("input audio", True, "Claude does not hear"),
+    Loss("files other than PDF and text", True, "Claude does not read them"),
+    Loss("images other than JPEG, PNG, GIF and WebP", True, "Claude does not read them"),
+    Loss("files by id", True, "the id is only known where the file was uploaded"),
+    Loss("server tools other than web search", True, "each provider has its own"),
+    Loss("tool arguments that are no JSON object", True, "Claude's calls carry objects"),
+    Loss("logprobs, top_logprobs", False, "not given"),
+    Loss("seed, presence_penalty, frequency_penalty, logit_bias", False, "not taken"),
+    Loss("temperature above 1", False, "1 is the maximum"),
+    Loss("temperature, top_p and top_k while thinking, or on models that fix them", False, "refused upstream"),
+    Loss("top_p beside temperature", False, "newer models take one of them"),
+    Loss("verbosity, metadata, prompt_cache_key", False, "not taken"),
+    Loss("service_tier other than auto and default", False, "not offered"),
+    Loss("the place of later system messages", False, "instructions stand before the first turn"),
+    Loss("image detail", False, "not taken"),
+    Loss("thinking without Claude's signature", False, "only Claude's own thoughts are taken back"),
+    Loss("thinking beside a forced tool", False, "refused upstream; the tool is the stronger wish"),
+    Loss("thinking by budget inside a tool loop whose thoughts are lost", False, "refused upstream"),
+    Loss("strict tools on models without JSON schema", False, "not taken"),
+    Loss("JSON mode", False, "becomes an instruction"),
+)
+
+# Members of Anthropic's own whose silent loss would change what the caller gets.
+REFUSED_ELSEWHERE = ("mcp_servers", "container")
+
+
+def check_crossing(request: ChatRequest) -> None:
+    """Raises BadRequest for what no other dialect can do; betas that only tune the call are dropped silently."""
+    for name in REFUSED_ELSEWHERE:
+        if request.extra.get(name):
+            raise BadRequest(f"This model does not support `{name}`.", param=name)
+    refuse_file_ids(request)
+
+
+DIALECT = Dialect(
+    name="anthropic",
+    read_request=read_request,
+    write_request=write_request,
+    read_reply=read_reply,
+    write_reply=write_reply,
+    reader=Reader,
+    writer=Writer,
+    losses=LOSSES,
+    check_crossing=check_crossing,
+)
+
+__all__ = ["DIALECT", "LOSSES", "error_type", "read_count_request"]

@@ -1,0 +1,359 @@
+"""Anthropic answers and streams -> events; `anthropic_writer` owns the way back. Contract: anthropic.md 1, 1.1, 3."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+from elkapi.translate.claude import OUTPUT_TOOL
+from elkapi.translate.dialect import Unreadable
+from elkapi.translate.eventstream import failure_of_exception
+from elkapi.translate.ir import (
+    Citation,
+    End,
+    Event,
+    Failure,
+    Finish,
+    FinishReason,
+    RedactedThinking,
+    ServerToolPart,
+    Start,
+    TextDelta,
+    ThinkingDelta,
+    ThinkingSignature,
+    ToolCallDelta,
+    ToolCallStart,
+    UsageSeen,
+)
+from elkapi.translate.sse import Frame
+from elkapi.translate.usage import AnthropicUsage, read_anthropic_usage
+
+Raw = dict[str, Any]
+
+# The words of `error.type` and the status each has as a reply; see also `anthropic_writer.error_type`.
+STATUS: dict[str, int] = {
+    "invalid_request_error": 400,
+    "authentication_error": 401,
+    "billing_error": 402,
+    "permission_error": 403,
+    "not_found_error": 404,
+    "request_too_large": 413,
+    "rate_limit_error": 429,
+    "api_error": 500,
+    "timeout_error": 504,
+    "overloaded_error": 529,
+}
+REASONS: dict[str, FinishReason] = {
+    "end_turn": "stop",
+    "max_tokens": "length",
+    "model_context_window_exceeded": "length",
+    "stop_sequence": "stop_sequence",
+    "tool_use": "tool_calls",
+    "pause_turn": "pause",
+    "refusal": "refusal",
+}
+
+
+class _StopDetails(msgspec.Struct):
+    explanation: str | None = None
+
+
+class _Delta(msgspec.Struct, gc=False):
+    type: str = ""
+    text: str = ""
+    partial_json: str = ""
+    thinking: str = ""
+    signature: str = ""
+    citation: Any = None
+    stop_reason: str | None = None
+    stop_sequence: str | None = None
+    stop_details: _StopDetails | None = None
+
+
+class _Error(msgspec.Struct):
+    type: str = "api_error"
+    message: str = ""
+
+
+class _Message(msgspec.Struct):
+    id: str = ""
+    model: str = ""
+    content: list[Raw] = []
+    stop_reason: str | None = None
+    stop_sequence: str | None = None
+    stop_details: _StopDetails | None = None
+    usage: msgspec.Raw = msgspec.Raw()
+
+
+class _Event(msgspec.Struct, gc=False):
+    """Every event of a stream; raw members are decoded only where an event needs them."""
+
+    type: str = ""
+    index: int = 0
+    delta: _Delta | None = None
+    content_block: msgspec.Raw = msgspec.Raw()
+    message: msgspec.Raw = msgspec.Raw()
+    usage: msgspec.Raw = msgspec.Raw()
+    error: msgspec.Raw = msgspec.Raw()
+
+
+class _Type(msgspec.Struct):
+    type: str = ""
+
+
+class _RawDelta(msgspec.Struct):
+    delta: Raw = {}
+
+
+class _Whole(msgspec.Struct):
+    type: str = ""
+    error: msgspec.Raw = msgspec.Raw()
+
+
+_event = msgspec.json.Decoder(_Event)
+_type = msgspec.json.Decoder(_Type)
+_raw_delta = msgspec.json.Decoder(_RawDelta)
+_whole = msgspec.json.Decoder(_Whole)
+_message = msgspec.json.Decoder(_Message)
+_error = msgspec.json.Decoder(_Error)
+_block = msgspec.json.Decoder(Raw)
+_usage = msgspec.json.Decoder(AnthropicUsage)
+_KNOWN = frozenset(
+    {"message_start", "content_block_start", "content_block_delta", "content_block_stop", "message_delta", "error"}
+)
+
+
+class _Open:
+    """A block between its start and its stop. `call` is the tool call's index; None where it is no call."""
+
+    __slots__ = ("call", "pieces", "raw")
+
+    def __init__(self, raw: Raw, call: int | None) -> None:
+        self.raw = raw
+        self.call = call
+        # Of a call only whether there were any; of blocks that are kept whole, all of them.
+        self.pieces: list[str] = []
+
+
+class Reader:
+    """Frames of one stream -> events, as `dialect.Reader`."""
+
+    def __init__(self) -> None:
+        self._open: dict[int, _Open] = {}
+        self._calls = 0
+        self._stand_in = False
+        self._usage = AnthropicUsage()
+
+    def feed(self, frame: Frame) -> list[Event]:
+        """The events of one frame. Raises Unreadable."""
+        if frame.data is None or frame.data == b"[DONE]":
+            return []
+        if frame.event.endswith(b"Exception"):
+            return [failure_of_exception(frame)]
+        event = _decode_event(frame)
+        kind = event.type or frame.event.decode("utf-8", "replace")
+        if kind == "content_block_delta":
+            return self._delta(event, frame)
+        if kind == "content_block_start":
+            return self._start_block(event)
+        if kind == "content_block_stop":
+            return self._stop_block(event.index)
+        if kind == "message_delta":
+            return self._message_delta(event)
+        if kind == "message_start":
+            message = _strict(_message, event.message)
+            return [Start(message.id, message.model), *self._see_usage(message.usage)]
+        if kind == "message_stop":
+            return [End()]
+        return [_failure(event.error)] if kind == "error" else []
+
+    def _delta(self, event: _Event, frame: Frame) -> list[Event]:
+        delta = event.delta
+        if delta is None:
+            return []
+        kind = delta.type
+        if kind == "text_delta":
+            return [TextDelta(delta.text)] if delta.text else []
+        if kind == "input_json_delta":
+            return self._arguments(event.index, delta.partial_json)
+        if kind == "thinking_delta":
+            return [ThinkingDelta(delta.thinking)] if delta.thinking else []
+        if kind == "signature_delta":
+            return [ThinkingSignature(delta.signature, "anthropic")] if delta.signature else []
+        if kind == "citations_delta":
+            return _citation(delta.citation)
+        # A delta of a newer kind (such as compaction): its members belong to the block.
+        block = self._open.get(event.index)
+        if block is not None:
+            members = _strict(_raw_delta, frame.data or b"").delta
+            block.raw.update({name: value for name, value in members.items() if name != "type"})
+        return []
+
+    def _arguments(self, index: int, piece: str) -> list[Event]:
+        block = self._open.get(index)
+        if block is None or not piece:
+            return []
+        if block.raw.get("type") != "tool_use":
+            block.pieces.append(piece)
+            return []
+        block.pieces = [""]
+        return [ToolCallDelta(block.call, piece) if block.call is not None else TextDelta(piece)]
+
+    def _start_block(self, event: _Event) -> list[Event]:
+        raw = _strict(_block, event.content_block)
+        kind = raw.get("type")
+        if kind in ("text", "thinking", "redacted_thinking"):
+            return _events_of(raw)
+        call: int | None = None
+        events: list[Event] = []
+        if kind == "tool_use":
+            if raw.get("name") == OUTPUT_TOOL:
+                self._stand_in = True
+            else:
+                call = self._calls
+                self._calls += 1
+                events = [ToolCallStart(call, str(raw.get("id", "")), str(raw.get("name", "")))]
+        self._open[event.index] = _Open(raw, call)
+        return events
+
+    def _stop_block(self, index: int) -> list[Event]:
+        block = self._open.pop(index, None)
+        if block is None:
+            return []
+        if block.raw.get("type") != "tool_use":
+            if block.pieces:
+                block.raw["input"] = _object("".join(block.pieces))
+            return [ServerToolPart("anthropic", block.raw)]
+        if block.pieces:
+            return []
+        # No piece came: the call has no arguments, or they stood in the start.
+        whole = _text_of(block.raw.get("input"))
+        return [ToolCallDelta(block.call, whole) if block.call is not None else TextDelta(whole)]
+
+    def _message_delta(self, event: _Event) -> list[Event]:
+        events: list[Event] = [*self._see_usage(event.usage)]
+        if event.delta is not None and event.delta.stop_reason is not None:
+            events.append(_finish(event.delta, self._stand_in and not self._calls))
+        return events
+
+    def _see_usage(self, raw: msgspec.Raw) -> list[Event]:
+        """Each figure is cumulative, so the latest one counts; one that is not said keeps its value."""
+        seen = _read_usage(raw)
+        if seen is None:
+            return []
+        latest = {name: value for name in seen.__struct_fields__ if (value := getattr(seen, name)) is not None}
+        self._usage = msgspec.structs.replace(self._usage, **latest)
+        found = read_anthropic_usage(self._usage)
+        return [UsageSeen(*found)] if found else []
+
+
+def read_reply(body: bytes) -> list[Event]:
+    """The events of a whole answer. Raises Unreadable."""
+    whole = _strict(_whole, body)
+    if whole.type == "error":
+        return [_failure(whole.error)]
+    if whole.type != "message":
+        raise Unreadable
+    message = _strict(_message, body)
+    events: list[Event] = [Start(message.id, message.model)]
+    calls, stand_in = 0, False
+    for raw in message.content:
+        if raw.get("type") != "tool_use":
+            events += _events_of(raw)
+            continue
+        arguments = _text_of(raw.get("input"))
+        if raw.get("name") == OUTPUT_TOOL:
+            stand_in = True
+            events.append(TextDelta(arguments))
+        else:
+            events.append(ToolCallStart(calls, str(raw.get("id", "")), str(raw.get("name", ""))))
+            events.append(ToolCallDelta(calls, arguments))
+            calls += 1
+    seen = _read_usage(message.usage)
+    if seen is not None and (found := read_anthropic_usage(seen)):
+        events.append(UsageSeen(*found))
+    return [*events, _finish(message, stand_in and not calls), End()]
+
+
+def _decode_event(frame: Frame) -> _Event:
+    data = frame.data or b""
+    try:
+        return _event.decode(data)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        # Newer events may use a known member's name for something else.
+        kind = _strict(_type, data).type or frame.event.decode("utf-8", "replace")
+        if kind in _KNOWN:
+            raise Unreadable from None
+        return _Event(type=kind)
+
+
+def _strict(decoder: msgspec.json.Decoder[Any], data: bytes | msgspec.Raw) -> Any:
+    try:
+        return decoder.decode(data)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        raise Unreadable from None
+
+
+def _read_usage(raw: msgspec.Raw) -> AnthropicUsage | None:
+    """The usage object; None when it is missing or no usage object: then nothing in it is believed."""
+    try:
+        return _usage.decode(raw)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return None
+
+
+def _events_of(raw: Raw) -> list[Event]:
+    """The events of a whole block other than a tool call (or of one that starts empty)."""
+    kind = raw.get("type")
+    if kind == "text":
+        text = raw.get("text")
+        events: list[Event] = [TextDelta(text)] if isinstance(text, str) and text else []
+        citations = raw.get("citations")
+        for citation in citations if isinstance(citations, list) else []:
+            events += _citation(citation)
+        return events
+    if kind == "thinking":
+        text, signature = raw.get("thinking"), raw.get("signature")
+        events = [ThinkingDelta(text)] if isinstance(text, str) and text else []
+        if isinstance(signature, str) and signature:
+            events.append(ThinkingSignature(signature, "anthropic"))
+        return events
+    if kind == "redacted_thinking":
+        return [RedactedThinking(str(raw.get("data", "")))]
+    return [ServerToolPart("anthropic", raw)]
+
+
+def _citation(raw: Any) -> list[Event]:
+    """A source on the web or among the caller's own documents; the latter has no URL."""
+    if not isinstance(raw, dict):
+        return []
+    title = raw.get("title") or raw.get("document_title") or ""
+    url = raw.get("url") or raw.get("source") or ""
+    return [Citation(str(url), str(title), str(raw.get("cited_text") or ""))]
+
+
+def _finish(said: _Delta | _Message, only_stand_in: bool) -> Finish:
+    reason = REASONS.get(said.stop_reason or "end_turn", "stop")
+    if reason == "tool_calls" and only_stand_in:
+        reason = "stop"
+    return Finish(reason, said.stop_sequence, said.stop_details.explanation if said.stop_details else None)
+
+
+def _failure(raw: msgspec.Raw) -> Failure:
+    try:
+        error = _error.decode(raw)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        error = _Error()
+    return Failure(STATUS.get(error.type, 500), error.type, error.message)
+
+
+def _text_of(value: Any) -> str:
+    return msgspec.json.encode(value).decode() if value else "{}"
+
+
+def _object(text: str) -> Any:
+    try:
+        return msgspec.json.decode(text)
+    except (msgspec.DecodeError, RecursionError, UnicodeError):
+        return {}

@@ -1,0 +1,272 @@
+"""The hub's requests -> Anthropic message bodies. Contract: anthropic.md sections 1 and 2."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+from elkapi.errors import BadRequest
+from elkapi.translate.chat_parts import FILE_ID
+from elkapi.translate.claude import (
+    IMAGE_TYPES,
+    closed,
+    effort_of,
+    is_signed,
+    output_tool,
+    refuse_foreign,
+    sampling_of,
+    system_of,
+    text_of_file,
+    thinking_of,
+    tool_id,
+    tool_input,
+    tool_schema,
+    tools_of,
+    turns,
+)
+from elkapi.translate.ir import (
+    Audio,
+    ChatRequest,
+    File,
+    Image,
+    Part,
+    Refusal,
+    ServerTool,
+    ServerToolPart,
+    Text,
+    Thinking,
+    Tool,
+    ToolCall,
+    ToolResult,
+)
+from elkapi.translate.profiles import Profile
+
+Raw = dict[str, Any]
+
+# How many searches "low", "medium" and "high" search context of other dialects allow.
+SEARCHES_MAX = {"low": 1, "medium": 5, "high": 10}
+_POSITIONAL = frozenset({"messages", "system", "tools", "tool_choice", "thinking", "output_config", "metadata"})
+_TYPES = {"auto": "auto", "none": "none", "required": "any", "named": "tool"}
+_encode = msgspec.json.Encoder().encode
+
+
+def write_request(request: ChatRequest, profile: Profile) -> bytes:
+    """A body of `POST /v1/messages`. Raises BadRequest for what it cannot carry."""
+    own = request.extra if request.dialect == "anthropic" else {}
+    if request.dialect != "anthropic":
+        refuse_foreign(request)
+    max_tokens = request.max_output_tokens or profile.max_output_tokens
+    body: Raw = {"model": request.model, "max_tokens": max_tokens}
+    if system := _system(request, own.get("system", {})):
+        body["system"] = system
+    body["messages"] = _own_messages(request) if request.dialect == "anthropic" else _messages(request)
+    stand_in = output_tool(request, profile)
+    if tools := _tools(request, profile, stand_in, own.get("tools", {})):
+        body["tools"] = tools
+        if choice := _choice(request, stand_in) | own.get("tool_choice", {}):
+            body["tool_choice"] = choice
+    forced = body.get("tool_choice", {}).get("type") in ("any", "tool")
+    thinking = thinking_of(request, profile, max_tokens, forced)
+    if thinking is not None or "thinking" in own:
+        body["thinking"] = (thinking or {}) | own.get("thinking", {})
+    thinks = thinking is not None and thinking["type"] != "disabled"
+    body |= sampling_of(request, profile, thinks)
+    body |= _rest(request, profile, own)
+    return _encode(body)
+
+
+def _rest(request: ChatRequest, profile: Profile, own: Raw) -> Raw:
+    """Stop words, the answer's shape, who asks, and what only Anthropic knows."""
+    rest: Raw = {name: value for name, value in own.items() if name not in _POSITIONAL}
+    config: Raw = {}
+    if effort := effort_of(request, profile):
+        config["effort"] = effort
+    output = request.output
+    if output and output.kind == "schema" and profile.json_schema and "output_format" not in own:
+        foreign = request.dialect != "anthropic"
+        config["format"] = {"type": "json_schema", "schema": closed(output.schema) if foreign else output.schema}
+    if config := config | own.get("output_config", {}):
+        rest["output_config"] = config
+    if not profile.json_schema:
+        rest.pop("output_format", None)
+    if stop := [word for word in request.stop if word.strip()]:
+        rest["stop_sequences"] = stop
+    if metadata := ({"user_id": request.user} if request.user else {}) | own.get("metadata", {}):
+        rest["metadata"] = metadata
+    if request.service_tier in ("auto", "default"):
+        rest["service_tier"] = "auto" if request.service_tier == "auto" else "standard_only"
+    if request.stream:
+        rest["stream"] = True
+    return rest
+
+
+# --- the conversation ------------------------------------------------------------------------------------------------
+
+
+def _system(request: ChatRequest, kept: Raw) -> str | list[Raw]:
+    texts = list(request.system) if request.dialect == "anthropic" else system_of(request)
+    blocks = [_block(text) | kept.get(str(index), {}) for index, text in enumerate(texts) if text.text.strip()]
+    return _short(blocks)
+
+
+def _messages(request: ChatRequest) -> list[Raw]:
+    return [{"role": turn.role, "content": _short([_block(part) for part in turn.parts])} for turn in turns(request)]
+
+
+def _own_messages(request: ChatRequest) -> list[Raw]:
+    """An Anthropic caller's messages in its own order, with what the hub could not hold; empty text is left out."""
+    kept = request.extra.get("messages", {})
+    messages: list[Raw] = []
+    for index, message in enumerate(request.messages):
+        blocks = []
+        for number, part in enumerate(message.parts):
+            left = kept.get(f"{index}.{number}", {})
+            if isinstance(part, Text) and not part.text.strip() and "type" not in left:
+                continue
+            if isinstance(part, Thinking) and not is_signed(part):
+                continue
+            blocks.append(left if "type" in left else _block(part) | left)
+        if blocks:
+            messages.append({"role": message.role, "content": _short(blocks)} | kept.get(str(index), {}))
+    return messages
+
+
+def _short(blocks: list[Raw]) -> str | list[Raw]:
+    """One plain text is written as a string."""
+    if len(blocks) == 1 and blocks[0].keys() == {"type", "text"} and blocks[0]["type"] == "text":
+        text: str = blocks[0]["text"]
+        return text
+    return blocks
+
+
+def _block(part: Part) -> Raw:
+    """One content block. Raises BadRequest for audio and for files of a type that Claude does not read."""
+    block: Raw
+    match part:
+        case Text() | Refusal():
+            block = {"type": "text", "text": part.text}
+        case Image():
+            block = {"type": "image", "source": _image_source(part)}
+        case File():
+            block = _document(part)
+        case Thinking():
+            if part.redacted is not None:
+                return {"type": "redacted_thinking", "data": part.redacted}
+            return {"type": "thinking", "thinking": part.text, "signature": part.signature or ""}
+        case ToolCall():
+            block = {"type": "tool_use", "id": tool_id(part.id), "name": part.name, "input": tool_input(part)}
+        case ToolResult():
+            block = {"type": "tool_result", "tool_use_id": tool_id(part.call_id)}
+            if content := [_block(inner) for inner in part.parts if not isinstance(inner, Text) or inner.text.strip()]:
+                block["content"] = _short(content)
+            if part.is_error:
+                block["is_error"] = True
+        case ServerToolPart():
+            return part.raw
+        case Audio():
+            raise BadRequest("This model does not take audio.", param="messages")
+    ttl = getattr(part, "cache_ttl", None)
+    if ttl:
+        block["cache_control"] = _cache(ttl)
+    return block
+
+
+def _cache(ttl: str) -> Raw:
+    return {"type": "ephemeral", "ttl": "1h"} if ttl == "1h" else {"type": "ephemeral"}
+
+
+def _image_source(part: Image) -> Raw:
+    if part.data is None:
+        return _url_source(part.url or "")
+    if part.media_type not in IMAGE_TYPES:
+        raise BadRequest(f"Images are {', '.join(sorted(IMAGE_TYPES))}, not `{part.media_type}`.", param="messages")
+    return {"type": "base64", "media_type": part.media_type, "data": part.data}
+
+
+def _url_source(url: str) -> Raw:
+    if url.startswith(FILE_ID):
+        return {"type": "file", "file_id": url.removeprefix(FILE_ID)}
+    if not url.startswith(("https://", "http://")):
+        raise BadRequest("The URL of an image or file begins with https:// or http://.", param="messages")
+    return {"type": "url", "url": url}
+
+
+def _document(part: File) -> Raw:
+    if part.media_type in IMAGE_TYPES:
+        return {"type": "image", "source": _image_source(Image(part.url, part.data, part.media_type))}
+    text = text_of_file(part)
+    if text is not None:
+        source: Raw = {"type": "text", "media_type": "text/plain", "data": text}
+    elif part.data is None:
+        source = _url_source(part.url or "")
+    elif part.media_type == "application/pdf":
+        source = {"type": "base64", "media_type": "application/pdf", "data": part.data}
+    else:
+        raise BadRequest(f"Files are PDF or text, not `{part.media_type}`.", param="messages")
+    return {"type": "document", "source": source} | ({"title": part.name} if part.name else {})
+
+
+# --- tools -----------------------------------------------------------------------------------------------------------
+
+
+def _tools(request: ChatRequest, profile: Profile, stand_in: Tool | None, kept: Raw) -> list[Raw]:
+    tools = [
+        _tool(tool, profile) | kept.get(tool.name, {})
+        for tool in tools_of(request, invent=request.dialect != "anthropic")
+    ]
+    tools += [_server_tool(tool) for tool in request.server_tools]
+    return [*tools, _tool(stand_in, profile)] if stand_in else tools
+
+
+def _tool(tool: Tool, profile: Profile) -> Raw:
+    result: Raw = {"name": tool.name, "input_schema": tool_schema(tool)}
+    if tool.description:
+        result["description"] = tool.description
+    if tool.strict is not None and profile.json_schema:
+        result["strict"] = tool.strict
+    if tool.cache_ttl:
+        result["cache_control"] = _cache(tool.cache_ttl)
+    return result
+
+
+def _server_tool(tool: ServerTool) -> Raw:
+    """Anthropic's own declaration, or its web search for another dialect's. Raises BadRequest for any other tool."""
+    if tool.dialect == "anthropic":
+        return tool.raw
+    if tool.kind != "web_search":
+        raise BadRequest(f"This model has no `{tool.kind}` tool.", param="tools")
+    result: Raw = {"type": "web_search_20250305", "name": "web_search"}
+    size = tool.raw.get("search_context_size")
+    if isinstance(size, str) and size in SEARCHES_MAX:
+        result["max_uses"] = SEARCHES_MAX[size]
+    filters = tool.raw.get("filters")
+    if isinstance(filters, dict) and filters.get("allowed_domains"):
+        result["allowed_domains"] = filters["allowed_domains"]
+    place = tool.raw.get("user_location")
+    if isinstance(place, dict):
+        place = place.get("approximate") or place
+        names = ("city", "region", "country", "timezone")
+        result["user_location"] = {"type": "approximate"} | {name: place[name] for name in names if place.get(name)}
+    return result
+
+
+def _choice(request: ChatRequest, stand_in: Tool | None) -> Raw:
+    """The tool choice. With a stand-in for a schema some tool must be called, and only one."""
+    choice, tools = request.tool_choice, bool(request.tools or request.server_tools)
+    if stand_in is not None:
+        free = tools and (choice is None or choice.mode in ("auto", "required"))
+        if free:
+            return {"type": "any", "disable_parallel_tool_use": True}
+        if choice is None or choice.mode != "named":
+            return {"type": "tool", "name": stand_in.name, "disable_parallel_tool_use": True}
+    if not tools:
+        return {"type": "none"}
+    result: Raw = {"type": _TYPES[choice.mode]} if choice else {}
+    if choice and choice.mode == "named":
+        result["name"] = choice.names[0]
+    if request.parallel_tools is False and result.get("type") != "none":
+        result = {"type": "auto", **result, "disable_parallel_tool_use": True}
+    elif request.parallel_tools is True and request.dialect == "anthropic" and result:
+        result["disable_parallel_tool_use"] = False
+    return result

@@ -1,0 +1,303 @@
+"""Events -> Anthropic answers and streams, one block open at a time. Contract: anthropic.md sections 1, 1.1 and 4.
+
+Blocks form a queue. The first one is open and its deltas are written as they come; the deltas of the others wait until
+the first is complete: text and thoughts as soon as another block begins, a tool call when its JSON is whole.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import msgspec
+
+from elkapi.translate.dialect import ReplyFacts
+from elkapi.translate.ir import (
+    Citation,
+    Event,
+    Failure,
+    Finish,
+    FinishReason,
+    ImageOut,
+    RedactedThinking,
+    RefusalDelta,
+    ServerToolPart,
+    TextDelta,
+    ThinkingDelta,
+    ThinkingSignature,
+    ToolCallDelta,
+    ToolCallStart,
+    UsageSeen,
+)
+from elkapi.translate.usage import anthropic_usage_object
+from elkapi.types import Usage
+
+Raw = dict[str, Any]
+
+STOP_REASONS: dict[FinishReason, str] = {
+    "stop": "end_turn",
+    "stop_sequence": "stop_sequence",
+    "length": "max_tokens",
+    "tool_calls": "tool_use",
+    "content_filter": "refusal",
+    "refusal": "refusal",
+    "pause": "pause_turn",
+}
+_ERROR_TYPES = {
+    400: "invalid_request_error",
+    401: "authentication_error",
+    402: "billing_error",
+    403: "permission_error",
+    404: "not_found_error",
+    408: "timeout_error",
+    413: "request_too_large",
+    429: "rate_limit_error",
+    503: "overloaded_error",
+    504: "timeout_error",
+    529: "overloaded_error",
+}
+_PING = b'event: ping\ndata: {"type":"ping"}\n\n'
+_encode = msgspec.json.Encoder().encode
+
+
+def error_type(status: int) -> str:
+    """The word that the dialect's errors have for a status."""
+    return _ERROR_TYPES.get(status, "api_error" if status >= 500 else "invalid_request_error")
+
+
+class _Block:
+    """One content block on its way out. `start` is what it begins as, `deltas` wait while it is not open.
+
+    `arguments` are the JSON text of a call so far; None for every other kind.
+    """
+
+    __slots__ = ("arguments", "call", "deltas", "kind", "start", "whole")
+
+    def __init__(self, kind: str, start: Raw, call: int | None = None) -> None:
+        self.kind = kind
+        self.start = start
+        self.call = call
+        self.deltas: list[Raw] = []
+        self.arguments: list[str] | None = None if call is None else []
+        # Nothing can be added any more.
+        self.whole = kind in ("redacted_thinking", "other")
+
+    def is_complete(self) -> bool:
+        """Whether the next block may begin: a call is complete when its arguments are."""
+        if self.whole or self.arguments is None:
+            return True
+        text = "".join(self.arguments)
+        self.arguments = [text]
+        return text.rstrip().endswith("}") and _parsed(text) is not None
+
+    def result(self) -> Raw:
+        """The block as it stands in a whole answer: what a client makes of its start and its deltas."""
+        block = dict(self.start)
+        if self.arguments is not None:
+            block["input"] = _parsed("".join(self.arguments) or "{}") or {}
+        for delta in self.deltas:
+            match delta["type"]:
+                case "text_delta":
+                    block["text"] += delta["text"]
+                case "thinking_delta":
+                    block["thinking"] += delta["thinking"]
+                case "signature_delta":
+                    block["signature"] = delta["signature"]
+                case "citations_delta":
+                    block.setdefault("citations", []).append(delta["citation"])
+        return block
+
+
+class _Layout:
+    """Which event belongs to which block, the same for a stream and for a whole answer."""
+
+    def __init__(self) -> None:
+        self.blocks: list[_Block] = []
+        self.called = False
+        self.refused = False
+        self.usage: Usage = Usage()
+        self.finish: Finish | None = None
+
+    def place(self, event: Event) -> tuple[_Block, Raw | None] | None:
+        """(the block, its new delta or None); None for an event that is no content here."""
+        match event:
+            case TextDelta(text=text):
+                return (self._last("text"), {"type": "text_delta", "text": text}) if text else None
+            case ToolCallDelta(index=index, arguments=arguments):
+                return self._arguments(index, arguments)
+            case ThinkingDelta(text=text):
+                return (self._last("thinking"), {"type": "thinking_delta", "thinking": text}) if text else None
+            case ToolCallStart():
+                self.called = True
+                start: Raw = {"type": "tool_use", "id": event.id, "name": event.name, "input": {}}
+                return self._new(_Block("tool_use", start, event.index)), None
+            case ThinkingSignature(signature=signature, signed_by="anthropic"):
+                block = self._last("thinking")
+                block.whole = True
+                return block, {"type": "signature_delta", "signature": signature}
+            case RedactedThinking(data=data):
+                return self._new(_Block("redacted_thinking", {"type": "redacted_thinking", "data": data})), None
+            case RefusalDelta(text=text):
+                self.refused = True
+                return self._last("text"), {"type": "text_delta", "text": text}
+            case ImageOut(media_type=media_type, data=data):
+                markdown = f"![image](data:{media_type};base64,{data})"
+                return self._last("text"), {"type": "text_delta", "text": markdown}
+            case ServerToolPart(dialect="anthropic", raw=raw):
+                return self._new(_Block("other", raw)), None
+            case Citation():
+                return self._citation(event)
+            case UsageSeen(usage=usage):
+                self.usage = usage
+            case Finish():
+                self.finish = event
+        return None
+
+    def _new(self, block: _Block) -> _Block:
+        self.blocks.append(block)
+        return block
+
+    def _last(self, kind: str) -> _Block:
+        """The last block, if it is one of this kind that may still grow, else a new one."""
+        if self.blocks and self.blocks[-1].kind == kind and not self.blocks[-1].whole:
+            return self.blocks[-1]
+        if kind == "text":
+            return self._new(_Block(kind, {"type": "text", "text": ""}))
+        return self._new(_Block(kind, {"type": "thinking", "thinking": "", "signature": ""}))
+
+    def _arguments(self, index: int, arguments: str) -> tuple[_Block, Raw | None] | None:
+        for block in reversed(self.blocks):
+            if block.call == index and block.arguments is not None:
+                if not arguments:
+                    return None
+                block.arguments.append(arguments)
+                return block, {"type": "input_json_delta", "partial_json": arguments}
+        return None
+
+    def _citation(self, event: Citation) -> tuple[_Block, Raw | None] | None:
+        if not self.blocks or self.blocks[-1].kind != "text":
+            return None
+        citation = {
+            "type": "web_search_result_location",
+            "cited_text": event.quoted,
+            "encrypted_index": "",
+            "title": event.title or None,
+            "url": event.url,
+        }
+        return self.blocks[-1], {"type": "citations_delta", "citation": citation}
+
+    def ending(self) -> Raw:
+        """`stop_reason`, `stop_sequence` and, for a refusal, `stop_details`."""
+        reason = self.finish.reason if self.finish else "stop"
+        if self.called and reason in ("stop", "stop_sequence"):
+            reason = "tool_calls"
+        elif self.refused and reason == "stop":
+            reason = "refusal"
+        elif reason == "tool_calls" and not self.called:
+            reason = "stop"
+        sequence = self.finish.stop_sequence if self.finish and reason == "stop_sequence" else None
+        ending: Raw = {"stop_reason": STOP_REASONS[reason], "stop_sequence": sequence}
+        if STOP_REASONS[reason] == "refusal":
+            explanation = self.finish.explanation if self.finish else None
+            ending["stop_details"] = {"type": "refusal", "category": None, "explanation": explanation}
+        return ending
+
+
+class Writer:
+    """Events -> the bytes of a stream, as `dialect.Writer`."""
+
+    def __init__(self, facts: ReplyFacts) -> None:
+        self._facts = facts
+        self._layout = _Layout()
+        self._started = False
+        # The block that is open and its index; -1 before the first.
+        self._head: _Block | None = None
+        self._index = -1
+
+    def feed(self, event: Event) -> bytes:
+        placed = self._layout.place(event)
+        if placed is None:
+            return b""
+        block, delta = placed
+        if block is self._head and delta is not None and len(self._layout.blocks) == 1:
+            return _delta(self._index, delta)
+        if block is not self._head and delta is not None:
+            block.deltas.append(delta)
+            delta = None
+        out = [] if self._started else [self._start()]
+        if delta is not None:
+            out.append(_delta(self._index, delta))
+        self._advance(out, all_of_it=False)
+        return b"".join(out)
+
+    def finish(self) -> bytes:
+        out = [] if self._started else [self._start()]
+        self._advance(out, all_of_it=True)
+        usage = anthropic_usage_object(self._layout.usage)
+        out.append(_frame("message_delta", {"delta": self._layout.ending(), "usage": usage}))
+        out.append(_frame("message_stop", {}))
+        return b"".join(out)
+
+    def fail(self, failure: Failure) -> bytes:
+        error = {"type": error_type(failure.status), "message": failure.message}
+        return _frame("error", {"error": error})
+
+    def ping(self) -> bytes:
+        return _PING
+
+    def _start(self) -> bytes:
+        self._started = True
+        message = _envelope(self._facts) | {"content": [], "stop_reason": None, "stop_sequence": None}
+        return _frame("message_start", {"message": message | {"usage": anthropic_usage_object(self._layout.usage)}})
+
+    def _advance(self, out: list[bytes], all_of_it: bool) -> None:
+        """Open the next block while the open one is complete; what is closed is forgotten."""
+        blocks = self._layout.blocks
+        while blocks:
+            if self._head is None:
+                self._open(blocks[0], out)
+            if not all_of_it and (len(blocks) == 1 or not blocks[0].is_complete()):
+                return
+            out.append(_frame("content_block_stop", {"index": self._index}))
+            self._head = None
+            blocks.pop(0)
+
+    def _open(self, block: _Block, out: list[bytes]) -> None:
+        self._head = block
+        self._index += 1
+        out.append(_frame("content_block_start", {"index": self._index, "content_block": block.start}))
+        out.extend(_delta(self._index, delta) for delta in block.deltas)
+        block.deltas = []
+
+
+def write_reply(events: Sequence[Event], facts: ReplyFacts) -> bytes:
+    """A whole 200 body."""
+    layout = _Layout()
+    for event in events:
+        placed = layout.place(event)
+        if placed is not None and placed[1] is not None:
+            placed[0].deltas.append(placed[1])
+    content = [block.result() for block in layout.blocks]
+    usage = anthropic_usage_object(layout.usage)
+    return _encode(_envelope(facts) | {"content": content} | layout.ending() | {"usage": usage})
+
+
+def _envelope(facts: ReplyFacts) -> Raw:
+    id = facts.id if facts.id.startswith("msg_") else f"msg_{facts.id}"
+    return {"id": id, "type": "message", "role": "assistant", "model": facts.model}
+
+
+def _delta(index: int, delta: Raw) -> bytes:
+    body = _encode({"type": "content_block_delta", "index": index, "delta": delta})
+    return b"event: content_block_delta\ndata: " + body + b"\n\n"
+
+
+def _frame(kind: str, members: Raw) -> bytes:
+    return f"event: {kind}\ndata: ".encode() + _encode({"type": kind} | members) + b"\n\n"
+
+
+def _parsed(text: str) -> Any:
+    try:
+        return msgspec.json.decode(text)
+    except (msgspec.DecodeError, RecursionError, UnicodeError):
+        return None

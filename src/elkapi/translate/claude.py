@@ -1,0 +1,278 @@
+"""What a Claude wants of a conversation, whichever wire carries it; `anthropic` and `converse` spell the result.
+
+It owns the order of turns, the ids and arguments of tool calls, thinking by profile and the tool that stands in for a
+JSON schema. Contract: anthropic.md sections 2 and 4.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from base64 import b64decode
+from typing import Any
+
+import msgspec
+
+from elkapi.errors import BadRequest
+from elkapi.translate.chat_parts import FILE_ID
+from elkapi.translate.ir import (
+    ChatRequest,
+    File,
+    Image,
+    Message,
+    Part,
+    Reasoning,
+    Refusal,
+    ServerToolPart,
+    Text,
+    Thinking,
+    Tool,
+    ToolCall,
+    ToolResult,
+)
+from elkapi.translate.profiles import Profile, effort_for
+
+# Where a model takes no JSON schema it is made to call this tool; readers turn its arguments back into the text.
+OUTPUT_TOOL = "elkapi_output"
+JSON_INSTRUCTION = "Answer with one JSON object and nothing else: no other text and no code fence."
+IMAGE_TYPES = frozenset({"image/jpeg", "image/png", "image/gif", "image/webp"})
+
+BUDGET_TOKENS_MIN = 1024
+BUDGET_TOKENS = {"minimal": 1024, "low": 4096, "medium": 16_384, "high": 32_768, "xhigh": 49_152, "max": 63_999}
+# The part of the output limit that thinking may fill when the caller named no budget, in percent.
+BUDGET_SHARE_PERCENT = 80
+
+_TOOL_ID = re.compile(r"[a-zA-Z0-9_-]{1,64}")
+_object: msgspec.json.Decoder[dict[str, Any]] = msgspec.json.Decoder(dict[str, Any])
+
+
+def tool_id(call_id: str) -> str:
+    """The id in the letters that Claude allows: itself, or always the same stand-in for the same id."""
+    if _TOOL_ID.fullmatch(call_id):
+        return call_id
+    clean = re.sub(r"[^a-zA-Z0-9_-]", "_", call_id)[:40]
+    return f"{clean}_{hashlib.sha256(call_id.encode('utf-8', 'surrogatepass')).hexdigest()[:12]}"
+
+
+def tool_input(call: ToolCall) -> dict[str, Any]:
+    """A call's arguments as an object; free text of a custom tool under `input`. Raises BadRequest."""
+    if call.custom:
+        return {"input": call.arguments}
+    if not call.arguments.strip():
+        return {}
+    try:
+        return _object.decode(call.arguments)
+    except (msgspec.DecodeError, RecursionError, UnicodeError):
+        raise BadRequest(
+            f"The arguments of the tool call `{call.id}` are not a JSON object.", param="messages"
+        ) from None
+
+
+def tool_schema(tool: Tool) -> dict[str, Any]:
+    """A tool's input schema; Claude demands an object. A custom tool takes its free text as `input`."""
+    if tool.custom:
+        return {"type": "object", "properties": {"input": {"type": "string"}}, "required": ["input"]}
+    schema = tool.schema or {}
+    return schema if schema.get("type") == "object" else {"properties": {}, **schema, "type": "object"}
+
+
+def tools_of(request: ChatRequest, invent: bool) -> list[Tool]:
+    """The tools to declare: the caller's, limited to those it allows. `invent`: without any, those its history shows.
+
+    An upstream that sees tool calls refuses a request that declares no tools.
+    """
+    choice = request.tool_choice
+    tools = list(request.tools)
+    if choice and choice.names and choice.mode != "named":
+        tools = [tool for tool in tools if tool.name in choice.names]
+    if tools or request.server_tools or not invent:
+        return tools
+    calls = {part.name: None for message in request.messages for part in message.parts if isinstance(part, ToolCall)}
+    return [Tool(name=name, schema={"type": "object"}) for name in calls]
+
+
+def output_tool(request: ChatRequest, profile: Profile) -> Tool | None:
+    """The tool whose arguments are the answer, when a schema is asked of a model that takes none."""
+    output = request.output
+    if output is None or output.kind != "schema" or profile.json_schema:
+        return None
+    schema = output.schema or {"type": "object"}
+    if schema.get("type") != "object":
+        raise BadRequest("This model answers only with JSON objects; the schema is of another type.", param="output")
+    return Tool(OUTPUT_TOOL, output.description or "Give the answer as the arguments of this tool.", schema)
+
+
+def closed(schema: Any) -> Any:
+    """The schema with every object closed, as structured outputs demand, unless it says something else itself."""
+    if isinstance(schema, list):
+        return [closed(item) for item in schema]
+    if not isinstance(schema, dict):
+        return schema
+    result = {name: closed(value) for name, value in schema.items()}
+    if result.get("type") == "object":
+        result.setdefault("additionalProperties", False)
+    return result
+
+
+def system_of(request: ChatRequest) -> list[Text]:
+    """Every instruction, later ones included, and the one for JSON mode."""
+    texts = [text for text in request.system if text.text.strip()]
+    for message in request.messages:
+        if message.role == "system":
+            texts += [part for part in message.parts if isinstance(part, Text) and part.text.strip()]
+    if request.output is not None and request.output.kind == "json":
+        texts.append(Text(JSON_INSTRUCTION))
+    return texts
+
+
+def turns(request: ChatRequest) -> list[Message]:
+    """User and assistant in turn, user first; tool results before the rest of their turn; nothing empty, no system."""
+    merged: list[tuple[str, list[Part]]] = []
+    for message in request.messages:
+        parts = [kept for part in message.parts if (kept := _kept(part)) is not None]
+        if message.role == "system" or not parts:
+            continue
+        if merged and merged[-1][0] == message.role:
+            merged[-1][1].extend(parts)
+        else:
+            merged.append((message.role, parts))
+    if not merged or merged[0][0] != "user":
+        merged.insert(0, ("user", [Text("...")]))
+    role, last = merged[-1]
+    if role == "assistant" and isinstance(last[-1], Text):
+        last[-1] = msgspec.structs.replace(last[-1], text=last[-1].text.rstrip())
+    for _, parts in merged:
+        parts.sort(key=lambda part: not isinstance(part, ToolResult))
+    return [Message("user" if role == "user" else "assistant", tuple(parts)) for role, parts in merged]
+
+
+def _kept(part: Part) -> Part | None:
+    """The part as Claude may see it: no empty text, no thoughts of others, a refusal as the text it is."""
+    if isinstance(part, Refusal):
+        part = Text(part.text)
+    if isinstance(part, Text):
+        return part if part.text.strip() else None
+    if isinstance(part, Thinking):
+        return part if is_signed(part) else None
+    if isinstance(part, ServerToolPart) and part.dialect != "anthropic":
+        return None
+    return part
+
+
+def is_signed(part: Thinking) -> bool:
+    """Whether Claude wrote this thought and will take it back."""
+    return part.signed_by == "anthropic" and bool(part.signature or part.redacted)
+
+
+def thinking_of(request: ChatRequest, profile: Profile, max_tokens: int, forced: bool) -> dict[str, Any] | None:
+    """The `thinking` object, by profile; None leaves it unsaid.
+
+    A budget stays below `max_tokens`. A forced tool excludes thinking, and so does a tool loop whose thoughts are
+    lost, where thoughts are counted by budget: Claude answers both with a 400.
+    """
+    asked = request.reasoning
+    if asked is None:
+        return None
+    if asked.effort == "none" or asked.budget_tokens == 0:
+        return {"type": "disabled"}
+    shape = _shape(request, asked, profile)
+    if shape == "none" or forced:
+        return None
+    if shape == "adaptive":
+        return {"type": "adaptive"} | _display(request, asked, shape)
+    budget = _budget(asked, max_tokens)
+    if budget is None or _lost_thoughts(request):
+        return None
+    return {"type": "enabled", "budget_tokens": budget} | _display(request, asked, shape)
+
+
+def _shape(request: ChatRequest, asked: Reasoning, profile: Profile) -> str:
+    """How the model thinks; of one that no row describes, only an Anthropic caller knows that it does."""
+    if profile.reasoning in ("budget", "adaptive"):
+        # Effort alone does not switch thinking on for an Anthropic caller.
+        said = asked.adaptive or asked.budget_tokens is not None or request.dialect != "anthropic"
+        return profile.reasoning if said else "none"
+    if request.dialect != "anthropic":
+        return "none"
+    return "adaptive" if asked.adaptive else "budget" if asked.budget_tokens else "none"
+
+
+def _display(request: ChatRequest, asked: Reasoning, shape: str) -> dict[str, str]:
+    """Newer models leave their thoughts out unless asked; other dialects show them unless asked not to."""
+    if request.dialect == "anthropic":
+        if asked.visible is None:
+            return {}
+    elif shape == "budget":
+        return {}
+    return {"display": "omitted" if asked.visible is False else "summarized"}
+
+
+def _budget(asked: Reasoning, max_tokens: int) -> int | None:
+    """The budget that fits below the output limit; None when not even the smallest does."""
+    budget = asked.budget_tokens
+    if budget is None or budget < 0:
+        budget = min(BUDGET_TOKENS[asked.effort or "medium"], max_tokens * BUDGET_SHARE_PERCENT // 100)
+    budget = min(max(budget, BUDGET_TOKENS_MIN), max_tokens - 1)
+    return budget if budget >= BUDGET_TOKENS_MIN else None
+
+
+def _lost_thoughts(request: ChatRequest) -> bool:
+    """Whether the running tool loop's last assistant turn does not begin with a thought that Claude signed."""
+    turns = [message for message in request.messages if message.role != "system"]
+    last = next((message for message in reversed(turns) if message.role == "assistant"), None)
+    in_loop = bool(turns) and any(isinstance(part, ToolResult) for part in turns[-1].parts)
+    if last is None or not in_loop:
+        return False
+    return not any(isinstance(part, Thinking) and is_signed(part) for part in last.parts)
+
+
+def effort_of(request: ChatRequest, profile: Profile) -> str | None:
+    """The word for `output_config.effort`, where the model takes one."""
+    asked = request.reasoning
+    if asked is None or asked.effort == "none" or asked.budget_tokens == 0:
+        return None
+    if profile.reasoning == "adaptive":
+        return effort_for(asked, profile)
+    return asked.effort if request.dialect == "anthropic" else None
+
+
+def sampling_of(request: ChatRequest, profile: Profile, thinks: bool) -> dict[str, float]:
+    """temperature (0 to 1), top_p and top_k, as far as the model takes them, thinking or not."""
+    if not profile.sampling:
+        return {}
+    result: dict[str, float] = {}
+    if request.temperature is not None and not thinks:
+        result["temperature"] = min(max(request.temperature, 0.0), 1.0)
+    if request.top_p is not None and not thinks and (profile.temperature_and_top_p or not result):
+        result["top_p"] = request.top_p
+    if request.top_k is not None and not thinks:
+        result["top_k"] = request.top_k
+    return result
+
+
+def text_of_file(part: File) -> str | None:
+    """The text of a document that is plain text in one way or another, else None."""
+    if part.text is not None:
+        return part.text
+    plain = part.media_type.startswith("text/") or part.media_type == "application/json"
+    if part.data is None or not plain:
+        return None
+    try:
+        return b64decode(part.data, validate=True).decode()
+    except ValueError:
+        raise BadRequest("A file is not valid base64 of UTF-8 text.", param="messages") from None
+
+
+def refuse_foreign(request: ChatRequest) -> None:
+    """What no Claude can do for a caller of another dialect. Raises BadRequest naming the field."""
+    if request.n > 1:
+        raise BadRequest("This model gives one answer per call: `n` must be 1.", param="n")
+    refuse_file_ids(request)
+
+
+def refuse_file_ids(request: ChatRequest) -> None:
+    """Files that only another provider knows. Raises BadRequest."""
+    for message in request.messages:
+        for part in message.parts:
+            if isinstance(part, Image | File) and part.url and part.url.startswith(FILE_ID):
+                raise BadRequest("A file by its id is only known where it was uploaded.", param="messages")

@@ -1,0 +1,274 @@
+"""The hub's requests -> AWS Bedrock Converse, and the dialect put together; no client speaks it to us.
+
+The model is in the path (`/model/{id}/converse` or `.../converse-stream`), and so is streaming: the body says neither.
+Blobs are base64 text. Shapes: the Bedrock runtime API's Converse and ConverseStream.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from typing import Any
+
+import msgspec
+
+from elkapi.errors import BadRequest
+from elkapi.translate.claude import (
+    closed,
+    effort_of,
+    output_tool,
+    refuse_foreign,
+    sampling_of,
+    system_of,
+    text_of_file,
+    thinking_of,
+    tool_id,
+    tool_input,
+    tool_schema,
+    tools_of,
+    turns,
+)
+from elkapi.translate.converse_reply import Reader, read_reply
+from elkapi.translate.dialect import UpstreamDialect
+from elkapi.translate.ir import (
+    Audio,
+    ChatRequest,
+    File,
+    Image,
+    Loss,
+    Part,
+    Refusal,
+    Text,
+    Thinking,
+    Tool,
+    ToolCall,
+    ToolResult,
+)
+from elkapi.translate.profiles import Profile
+
+Raw = dict[str, Any]
+
+_IMAGES = {"image/png": "png", "image/jpeg": "jpeg", "image/gif": "gif", "image/webp": "webp"}
+_DOCUMENTS = {
+    "application/pdf": "pdf",
+    "text/csv": "csv",
+    "application/msword": "doc",
+    "application/vnd.openxmlformats-officedocument.wordprocessingml.document": "docx",
+    "application/vnd.ms-excel": "xls",
+    "application/vnd.openxmlformats-officedocument.spreadsheetml.sheet": "xlsx",
+    "text/html": "html",
+    "text/plain": "txt",
+    "text/markdown": "md",
+}
+_encode = msgspec.json.Encoder().encode
+
+
+def write_request(request: ChatRequest, profile: Profile) -> bytes:
+    """A body of Converse and ConverseStream. Raises BadRequest for what it cannot carry."""
+    refuse_foreign(request)
+    if request.server_tools:
+        raise BadRequest(f"This model has no `{request.server_tools[0].kind}` tool.", param="tools")
+    names = _Names()
+    body: Raw = {"messages": [_message(turn.role, turn.parts, names) for turn in turns(request)]}
+    if system := _with_cache_points(system_of(request), lambda text: {"text": text.text}):
+        body["system"] = system
+    stand_in = output_tool(request, profile)
+    choice = _choice(request, stand_in)
+    if tools := _tools(request, profile, stand_in):
+        body["toolConfig"] = {"tools": tools} | ({"toolChoice": choice} if choice else {})
+    max_tokens = request.max_output_tokens or profile.max_output_tokens
+    thinking = None
+    if profile.anthropic_members:
+        thinking = thinking_of(request, profile, max_tokens, "any" in choice or "tool" in choice)
+    thinks = thinking is not None and thinking["type"] != "disabled"
+    sampling = sampling_of(request, profile, thinks)
+    limit = max_tokens if thinks else request.max_output_tokens
+    if inference := _inference(request, sampling, limit):
+        body["inferenceConfig"] = inference
+    fields: Raw = {"thinking": thinking} if thinking else {}
+    if profile.anthropic_members and "top_k" in sampling:
+        fields["top_k"] = sampling["top_k"]
+    if profile.anthropic_members and (effort := effort_of(request, profile)):
+        fields["output_config"] = {"effort": effort}
+    if fields:
+        body["additionalModelRequestFields"] = fields
+    if output := _output(request, profile):
+        body["outputConfig"] = output
+    return _encode(body)
+
+
+def _inference(request: ChatRequest, sampling: dict[str, float], max_tokens: int | None) -> Raw:
+    inference: Raw = {"maxTokens": max_tokens} if max_tokens else {}
+    for theirs, ours in (("temperature", "temperature"), ("topP", "top_p")):
+        if ours in sampling:
+            inference[theirs] = sampling[ours]
+    if stop := [word for word in request.stop if word.strip()]:
+        inference["stopSequences"] = stop
+    return inference
+
+
+def _output(request: ChatRequest, profile: Profile) -> Raw:
+    output = request.output
+    if output is None or output.kind != "schema" or not profile.json_schema:
+        return {}
+    definition: Raw = {"schema": _encode(closed(output.schema)).decode(), "name": output.name}
+    if output.description:
+        definition["description"] = output.description
+    return {"textFormat": {"type": "json_schema", "structure": {"jsonSchema": definition}}}
+
+
+# --- the conversation ------------------------------------------------------------------------------------------------
+
+
+class _Names:
+    """Document names, which Converse wants unique and in few letters."""
+
+    def __init__(self) -> None:
+        self._taken: set[str] = set()
+
+    def take(self, name: str | None) -> str:
+        clean = re.sub(r"\s+", " ", re.sub(r"[^A-Za-z0-9\s()\[\]-]", "-", name or "document")).strip()[:190]
+        clean = clean or "document"
+        result, number = clean, 2
+        while result in self._taken:
+            result, number = f"{clean}-{number}", number + 1
+        self._taken.add(result)
+        return result
+
+
+def _with_cache_points(items: Sequence[Any], write: Any) -> list[Raw]:
+    """Each item written, and after one that ends a cached prefix the point that says so."""
+    result: list[Raw] = []
+    for item in items:
+        result.append(write(item))
+        ttl = getattr(item, "cache_ttl", None)
+        if ttl:
+            result.append({"cachePoint": {"type": "default"} | ({"ttl": "1h"} if ttl == "1h" else {})})
+    return result
+
+
+def _message(role: str, parts: Sequence[Part], names: _Names) -> Raw:
+    content = _with_cache_points(parts, lambda part: _block(part, names))
+    # A document is only taken beside a text.
+    if any("document" in block for block in content) and not any("text" in block for block in content):
+        content.append({"text": "..."})
+    return {"role": role, "content": content}
+
+
+def _block(part: Part, names: _Names) -> Raw:
+    """One content block. Raises BadRequest for what Converse does not take."""
+    match part:
+        case Text() | Refusal():
+            return {"text": part.text}
+        case Image():
+            return {"image": _image(part.url, part.data, part.media_type)}
+        case File() if part.media_type in _IMAGES:
+            return {"image": _image(part.url, part.data, part.media_type)}
+        case File():
+            return {"document": _document(part, names)}
+        case Thinking():
+            if part.redacted is not None:
+                return {"reasoningContent": {"redactedContent": part.redacted}}
+            return {"reasoningContent": {"reasoningText": {"text": part.text, "signature": part.signature}}}
+        case ToolCall():
+            return {"toolUse": {"toolUseId": tool_id(part.id), "name": part.name, "input": tool_input(part)}}
+        case ToolResult():
+            content = [_block(inner, names) for inner in part.parts]
+            status = "error" if part.is_error else "success"
+            result = {"toolUseId": tool_id(part.call_id), "content": content or [{"text": ""}], "status": status}
+            return {"toolResult": result}
+        case Audio():
+            raise BadRequest("This model does not take audio.", param="messages")
+    raise BadRequest("This model does not take the results of another provider's tools.", param="messages")
+
+
+def _image(url: str | None, data: str | None, media_type: str | None) -> Raw:
+    if media_type is None and url:
+        media_type = "image/" + url.rpartition(".")[2].lower().replace("jpg", "jpeg")
+    if media_type not in _IMAGES:
+        raise BadRequest(f"Images are {', '.join(sorted(_IMAGES))}, not `{media_type}`.", param="messages")
+    return {"format": _IMAGES[media_type], "source": _source(url, data)}
+
+
+def _source(url: str | None, data: str | None) -> Raw:
+    if data is not None:
+        return {"bytes": data}
+    if url and url.startswith("s3://"):
+        return {"s3Location": {"uri": url}}
+    raise BadRequest("This model takes images and files as base64 data, not by URL.", param="messages")
+
+
+def _document(part: File, names: _Names) -> Raw:
+    text = text_of_file(part) if part.media_type not in _DOCUMENTS else part.text
+    if text is not None:
+        return {"format": "txt", "name": names.take(part.name), "source": {"text": text}}
+    if part.media_type not in _DOCUMENTS:
+        raise BadRequest(f"This model does not read files of type `{part.media_type}`.", param="messages")
+    source = _source(part.url, part.data)
+    return {"format": _DOCUMENTS[part.media_type], "name": names.take(part.name), "source": source}
+
+
+# --- tools -----------------------------------------------------------------------------------------------------------
+
+
+def _tools(request: ChatRequest, profile: Profile, stand_in: Tool | None) -> list[Raw]:
+    """The declarations. Converse has no choice of none: the tools are left out unless the history needs them."""
+    tools = tools_of(request, invent=True)
+    if request.tool_choice and request.tool_choice.mode == "none" and not stand_in and not _has_calls(request):
+        tools = []
+    written = _with_cache_points(tools, lambda tool: _tool(tool, profile))
+    return [*written, _tool(stand_in, profile)] if stand_in else written
+
+
+def _has_calls(request: ChatRequest) -> bool:
+    return any(isinstance(part, ToolCall | ToolResult) for message in request.messages for part in message.parts)
+
+
+def _tool(tool: Tool, profile: Profile) -> Raw:
+    spec: Raw = {"name": tool.name, "inputSchema": {"json": tool_schema(tool)}}
+    if tool.description:
+        spec["description"] = tool.description
+    if tool.strict and profile.json_schema:
+        spec["strict"] = True
+    return {"toolSpec": spec}
+
+
+def _choice(request: ChatRequest, stand_in: Tool | None) -> Raw:
+    choice = request.tool_choice
+    mode = choice.mode if choice else "auto"
+    if choice and mode == "named":
+        return {"tool": {"name": choice.names[0]}}
+    if stand_in is not None:
+        return {"any": {}} if request.tools and mode != "none" else {"tool": {"name": stand_in.name}}
+    return {"any": {}} if mode == "required" and request.tools else {}
+
+
+LOSSES = (
+    Loss("n", True, "one answer a call"),
+    Loss("input audio", True, "not carried"),
+    Loss("images and files by URL", True, "only bytes and S3 objects are taken"),
+    Loss("files by id", True, "the id is only known where the file was uploaded"),
+    Loss("files of unknown types", True, "PDF, Word, Excel, HTML, CSV, Markdown and text are taken"),
+    Loss("server tools and their blocks in the history", True, "each provider has its own"),
+    Loss("tool arguments that are no JSON object", True, "calls carry objects"),
+    Loss("logprobs, top_logprobs", False, "not given"),
+    Loss("seed, presence_penalty, frequency_penalty, logit_bias", False, "not taken"),
+    Loss("temperature above 1", False, "1 is the maximum"),
+    Loss("top_k on models other than Claude", False, "each has its own member"),
+    Loss("reasoning on models other than Claude", False, "each has its own member"),
+    Loss("parallel_tool_calls false", False, "not offered"),
+    Loss("tool choice none when the history has calls", False, "not offered"),
+    Loss("verbosity, metadata, user, prompt_cache_key, service_tier", False, "not taken"),
+    Loss("Anthropic betas and members of its own", False, "not taken"),
+    Loss("the place of later system messages", False, "instructions stand before the first turn"),
+    Loss("thinking without Claude's signature", False, "only Claude's own thoughts are taken back"),
+    Loss("JSON mode", False, "becomes an instruction"),
+)
+
+DIALECT = UpstreamDialect(
+    name="converse",
+    write_request=write_request,
+    read_reply=read_reply,
+    reader=Reader,
+    losses=LOSSES,
+)

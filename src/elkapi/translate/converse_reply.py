@@ -1,0 +1,312 @@
+"""AWS Bedrock Converse answers and streams -> events. Shapes: the Bedrock runtime API's Converse and ConverseStream.
+
+A frame's `event` is its `:event-type`, `data` its JSON payload (see `eventstream`). The answer names neither its id
+nor its model. Only Claude signs its thoughts, so a signature is Anthropic's.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+from elkapi.translate.claude import OUTPUT_TOOL
+from elkapi.translate.dialect import Unreadable
+from elkapi.translate.eventstream import failure_of_exception
+from elkapi.translate.ir import (
+    Citation,
+    End,
+    Event,
+    Finish,
+    FinishReason,
+    ImageOut,
+    RedactedThinking,
+    Start,
+    TextDelta,
+    ThinkingDelta,
+    ThinkingSignature,
+    ToolCallDelta,
+    ToolCallStart,
+    UsageSeen,
+)
+from elkapi.translate.sse import Frame
+from elkapi.translate.usage import AnthropicUsage, read_anthropic_usage
+
+Raw = dict[str, Any]
+
+_REASONS: dict[str, FinishReason] = {
+    "end_turn": "stop",
+    "tool_use": "tool_calls",
+    "max_tokens": "length",
+    "model_context_window_exceeded": "length",
+    "stop_sequence": "stop_sequence",
+    "guardrail_intervened": "content_filter",
+    "content_filtered": "content_filter",
+}
+
+
+class _CacheDetail(msgspec.Struct):
+    ttl: str
+    inputTokens: int
+
+
+class _Usage(msgspec.Struct):
+    """`inputTokens` are those neither read from a cache nor written to one."""
+
+    inputTokens: int
+    outputTokens: int
+    cacheReadInputTokens: int | None = None
+    cacheWriteInputTokens: int | None = None
+    cacheDetails: list[_CacheDetail] | None = None
+
+
+class _ToolInput(msgspec.Struct, gc=False):
+    input: str = ""
+
+
+class _Reasoning(msgspec.Struct, gc=False):
+    text: str = ""
+    signature: str = ""
+    redactedContent: str | None = None
+
+
+class _Delta(msgspec.Struct, gc=False):
+    text: str = ""
+    toolUse: _ToolInput | None = None
+    reasoningContent: _Reasoning | None = None
+    citation: Any = None
+    image: Any = None
+
+
+class _BlockDelta(msgspec.Struct, gc=False):
+    delta: _Delta
+    contentBlockIndex: int = 0
+
+
+class _ToolUse(msgspec.Struct):
+    toolUseId: str
+    name: str
+    type: str | None = None
+
+
+class _Image(msgspec.Struct):
+    format: str
+
+
+class _BlockStarted(msgspec.Struct):
+    toolUse: _ToolUse | None = None
+    image: _Image | None = None
+
+
+class _BlockStart(msgspec.Struct):
+    start: _BlockStarted
+    contentBlockIndex: int = 0
+
+
+class _BlockStop(msgspec.Struct):
+    contentBlockIndex: int = 0
+
+
+class _MessageStop(msgspec.Struct):
+    stopReason: str
+
+
+class _Metadata(msgspec.Struct):
+    usage: msgspec.Raw = msgspec.Raw()
+
+
+class _Message(msgspec.Struct):
+    content: list[Raw] = []
+
+
+class _Output(msgspec.Struct):
+    message: _Message
+
+
+class _Reply(msgspec.Struct):
+    output: _Output
+    stopReason: str
+    usage: msgspec.Raw = msgspec.Raw()
+
+
+_block_delta = msgspec.json.Decoder(_BlockDelta)
+_block_start = msgspec.json.Decoder(_BlockStart)
+_block_stop = msgspec.json.Decoder(_BlockStop)
+_message_stop = msgspec.json.Decoder(_MessageStop)
+_metadata = msgspec.json.Decoder(_Metadata)
+_reply = msgspec.json.Decoder(_Reply)
+_usage = msgspec.json.Decoder(_Usage)
+_object = msgspec.json.Decoder(Raw)
+
+
+class Reader:
+    """Frames of one stream -> events, as `dialect.Reader`."""
+
+    def __init__(self) -> None:
+        # Open tool calls by block: [index of the call or -1 for the stand-in of a schema, whether a piece came].
+        self._open: dict[int, list[int]] = {}
+        self._images: dict[int, str] = {}
+        self._calls = 0
+        self._stand_in = False
+
+    def feed(self, frame: Frame) -> list[Event]:
+        """The events of one frame. Raises Unreadable."""
+        kind, data = frame.event, frame.data or b""
+        if kind == b"contentBlockDelta":
+            return self._delta(_strict(_block_delta, data))
+        if kind == b"contentBlockStart":
+            return self._start_block(_strict(_block_start, data))
+        if kind == b"contentBlockStop":
+            call = self._open.pop(_strict(_block_stop, data).contentBlockIndex, None)
+            return [] if call is None or call[1] else [_arguments(call[0], "{}")]
+        if kind == b"messageStart":
+            _strict(_object, data)
+            return [Start("", "")]
+        if kind == b"messageStop":
+            return [_finish(_strict(_message_stop, data).stopReason, self._stand_in and not self._calls)]
+        if kind == b"metadata":
+            return [*_see_usage(_strict(_metadata, data).usage), End()]
+        return [failure_of_exception(frame)] if kind.endswith(b"Exception") else []
+
+    def _delta(self, view: _BlockDelta) -> list[Event]:
+        delta = view.delta
+        if delta.text:
+            return [TextDelta(delta.text)]
+        if delta.toolUse is not None:
+            call = self._open.get(view.contentBlockIndex)
+            if call is None or not delta.toolUse.input:
+                return []
+            call[1] = 1
+            return [_arguments(call[0], delta.toolUse.input)]
+        if delta.reasoningContent is not None:
+            return _thoughts(delta.reasoningContent)
+        if delta.image is not None:
+            return _image(self._images.get(view.contentBlockIndex, "png"), delta.image)
+        return _citation(delta.citation)
+
+    def _start_block(self, view: _BlockStart) -> list[Event]:
+        if view.start.image is not None:
+            self._images[view.contentBlockIndex] = view.start.image.format
+        tool = view.start.toolUse
+        if tool is None or tool.type is not None:
+            return []
+        if tool.name == OUTPUT_TOOL:
+            self._stand_in = True
+            self._open[view.contentBlockIndex] = [-1, 0]
+            return []
+        call = self._calls
+        self._calls += 1
+        self._open[view.contentBlockIndex] = [call, 0]
+        return [ToolCallStart(call, tool.toolUseId, tool.name)]
+
+
+def read_reply(body: bytes) -> list[Event]:
+    """The events of a whole answer. Raises Unreadable."""
+    reply: _Reply = _strict(_reply, body)
+    events: list[Event] = [Start("", "")]
+    calls, stand_in = 0, False
+    for block in reply.output.message.content:
+        tool = block.get("toolUse")
+        if not isinstance(tool, dict):
+            events += _events_of(block)
+        elif tool.get("type") is None:
+            arguments = msgspec.json.encode(tool.get("input") or {}).decode()
+            if tool.get("name") == OUTPUT_TOOL:
+                stand_in = True
+                events.append(TextDelta(arguments))
+                continue
+            events.append(ToolCallStart(calls, str(tool.get("toolUseId", "")), str(tool.get("name", ""))))
+            events.append(ToolCallDelta(calls, arguments))
+            calls += 1
+    return [*events, *_see_usage(reply.usage), _finish(reply.stopReason, stand_in and not calls), End()]
+
+
+def _strict(decoder: msgspec.json.Decoder[Any], data: bytes) -> Any:
+    try:
+        return decoder.decode(data)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        raise Unreadable from None
+
+
+def _arguments(call: int, piece: str) -> Event:
+    return TextDelta(piece) if call < 0 else ToolCallDelta(call, piece)
+
+
+def _events_of(block: Raw) -> list[Event]:
+    """The events of a whole block other than a tool call; none for one we do not know."""
+    text = block.get("text")
+    if isinstance(text, str):
+        return [TextDelta(text)] if text else []
+    reasoning = block.get("reasoningContent")
+    if isinstance(reasoning, dict):
+        try:
+            return _thoughts(msgspec.convert(reasoning.get("reasoningText") or reasoning, _Reasoning))
+        except msgspec.ValidationError:
+            raise Unreadable from None
+    image = block.get("image")
+    if isinstance(image, dict):
+        return _image(str(image.get("format", "png")), image)
+    cited = block.get("citationsContent")
+    if not isinstance(cited, dict):
+        return []
+    events = [event for piece in _list(cited.get("content")) if isinstance(piece, dict) for event in _events_of(piece)]
+    return events + [event for citation in _list(cited.get("citations")) for event in _citation(citation)]
+
+
+def _list(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else []
+
+
+def _thoughts(reasoning: _Reasoning) -> list[Event]:
+    events: list[Event] = []
+    if reasoning.text:
+        events.append(ThinkingDelta(reasoning.text))
+    if reasoning.signature:
+        events.append(ThinkingSignature(reasoning.signature, "anthropic"))
+    if reasoning.redactedContent:
+        events.append(RedactedThinking(reasoning.redactedContent))
+    return events
+
+
+def _image(format_: str, raw: Any) -> list[Event]:
+    source = raw.get("source") if isinstance(raw, dict) else None
+    data = source.get("bytes") if isinstance(source, dict) else None
+    return [ImageOut(f"image/{format_}", data)] if isinstance(data, str) else []
+
+
+def _citation(raw: Any) -> list[Event]:
+    if not isinstance(raw, dict):
+        return []
+    location = raw.get("location")
+    web = location.get("web") if isinstance(location, dict) else None
+    url = web.get("url") if isinstance(web, dict) else raw.get("source")
+    quotes = raw.get("sourceContent")
+    pieces = [row.get("text") for row in quotes if isinstance(row, dict)] if isinstance(quotes, list) else []
+    quoted = "".join(piece for piece in pieces if isinstance(piece, str))
+    return [Citation(str(url or ""), str(raw.get("title") or ""), quoted)]
+
+
+def _finish(reason: str, only_stand_in: bool) -> Finish:
+    found = _REASONS.get(reason, "stop")
+    return Finish("stop" if found == "tool_calls" and only_stand_in else found)
+
+
+def _see_usage(raw: msgspec.Raw) -> list[Event]:
+    """Anthropic's classes under other names; nothing when a figure is impossible."""
+    try:
+        view: _Usage = _usage.decode(raw)
+        rows = {"5m": 0, "1h": 0}
+        for row in view.cacheDetails or ():
+            rows[row.ttl] = rows.get(row.ttl, 0) + row.inputTokens
+        members: Raw = {
+            "input_tokens": view.inputTokens,
+            "output_tokens": view.outputTokens,
+            "cache_read_input_tokens": view.cacheReadInputTokens,
+            "cache_creation_input_tokens": view.cacheWriteInputTokens,
+        }
+        if view.cacheDetails:
+            members["cache_creation"] = {f"ephemeral_{ttl}_input_tokens": count for ttl, count in rows.items()}
+        found = read_anthropic_usage(msgspec.convert(members, AnthropicUsage))
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return []
+    return [UsageSeen(*found)] if found else []

@@ -1,0 +1,572 @@
+"""Anthropic bodies: read and written back without loss; written for callers of other dialects by the contract."""
+
+from __future__ import annotations
+
+import json
+from contextlib import suppress
+from typing import Any
+
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from translate_anthropic import asked
+
+from elkapi.errors import BadRequest
+from elkapi.translate.anthropic import DIALECT, LOSSES, check_crossing, read_count_request
+from elkapi.translate.claude import OUTPUT_TOOL, tool_id
+from elkapi.translate.ir import (
+    Audio,
+    File,
+    Image,
+    Message,
+    OutputFormat,
+    Reasoning,
+    Refusal,
+    ServerTool,
+    ServerToolPart,
+    Text,
+    Thinking,
+    Tool,
+    ToolCall,
+    ToolChoice,
+    ToolResult,
+)
+from elkapi.translate.profiles import Profile, profile_for
+
+BUDGET = profile_for("anthropic", "claude-sonnet-4-5")
+ADAPTIVE = profile_for("anthropic", "claude-opus-4-6")
+NEWEST = profile_for("anthropic", "claude-opus-4-8")
+OLD = profile_for("anthropic", "claude-3-5-haiku-20241022")
+EPHEMERAL = {"type": "ephemeral"}
+SCHEMA = {"type": "object", "properties": {"a": {"type": "integer"}}, "required": ["a"]}
+
+CLAUDE_CODE = {
+    "model": "claude-sonnet-4-5",
+    "max_tokens": 32_000,
+    "stream": True,
+    "temperature": 1,
+    "system": [
+        {"type": "text", "text": "You are a coding agent."},
+        {"type": "text", "text": "Rules.", "cache_control": {"type": "ephemeral", "ttl": "1h"}},
+        {"type": "text", "text": "More.", "cache_control": {"type": "ephemeral", "scope": "global"}},
+    ],
+    "messages": [
+        {
+            "role": "user",
+            "content": [
+                {"type": "text", "text": "<system-reminder>x</system-reminder>"},
+                {"type": "text", "text": "Fix it.", "cache_control": EPHEMERAL},
+            ],
+        },
+        {
+            "role": "assistant",
+            "content": [
+                {"type": "thinking", "thinking": "I read.", "signature": "c2ln"},
+                {"type": "redacted_thinking", "data": "b3Bh"},
+                {"type": "text", "text": "Reading.", "citations": [{"type": "char_location", "cited_text": "x"}]},
+                {"type": "tool_use", "id": "toolu_1", "name": "Read", "input": {"path": "a.py"}, "caller": {"t": 1}},
+                {"type": "server_tool_use", "id": "srv_1", "name": "web_search", "input": {"query": "q"}},
+                {"type": "web_search_tool_result", "tool_use_id": "srv_1", "content": []},
+            ],
+        },
+        {
+            "role": "user",
+            "content": [
+                {
+                    "type": "tool_result",
+                    "tool_use_id": "toolu_1",
+                    "content": [
+                        {"type": "text", "text": "1\tprint()"},
+                        {"type": "image", "source": {"type": "base64", "media_type": "image/png", "data": "aWs="}},
+                    ],
+                    "is_error": True,
+                    "cache_control": EPHEMERAL,
+                },
+                {"type": "image", "source": {"type": "url", "url": "https://example.org/a.png"}},
+                {"type": "image", "source": {"type": "file", "file_id": "file_1"}},
+                {
+                    "type": "document",
+                    "source": {"type": "base64", "media_type": "application/pdf", "data": "JVBERg=="},
+                    "title": "Spec",
+                    "context": "ours",
+                    "citations": {"enabled": True},
+                },
+                {"type": "document", "source": {"type": "text", "media_type": "text/plain", "data": "plain"}},
+                {"type": "document", "source": {"type": "content", "content": [{"type": "text", "text": "c"}]}},
+                {"type": "search_result", "source": "s", "title": "t", "content": [{"type": "text", "text": "r"}]},
+                {"type": "container_upload", "file_id": "file_2"},
+                {"type": "text", "text": "Go on."},
+            ],
+        },
+    ],
+    "tools": [
+        {
+            "name": "Read",
+            "description": "Read a file.",
+            "input_schema": SCHEMA,
+            "eager_input_streaming": True,
+            "defer_loading": False,
+            "strict": True,
+        },
+        {"name": "Edit", "input_schema": SCHEMA, "cache_control": EPHEMERAL},
+        {"type": "web_search_20250305", "name": "web_search", "max_uses": 3},
+    ],
+    "tool_choice": {"type": "auto", "disable_parallel_tool_use": True},
+    "thinking": {"type": "enabled", "budget_tokens": 31_999, "display": "summarized"},
+    "metadata": {"user_id": "u1", "session": "s1"},
+    "stop_sequences": ["END"],
+    "service_tier": "standard_only",
+    "output_config": {"format": {"type": "json_schema", "schema": SCHEMA}, "beta_member": 1},
+    "context_management": {"edits": [{"type": "clear_thinking_20251015", "keep": "all"}]},
+    "betas_unknown": [1, {"a": None}],
+    "cache_control": EPHEMERAL,
+}
+
+
+def _through(body: dict[str, Any], profile: Profile = BUDGET) -> dict[str, Any]:
+    return json.loads(DIALECT.write_request(DIALECT.read_request(msgspec.json.encode(body)), profile))
+
+
+def _written(profile: Profile = BUDGET, **members: Any) -> dict[str, Any]:
+    return json.loads(DIALECT.write_request(asked(**members), profile))
+
+
+def test_a_claude_code_body_is_read_and_written_back_without_loss() -> None:
+    expected = {name: value for name, value in CLAUDE_CODE.items() if name != "temperature"}
+    assert _through(CLAUDE_CODE) == expected
+
+
+def test_a_claude_code_body_is_understood() -> None:
+    request = DIALECT.read_request(msgspec.json.encode(CLAUDE_CODE))
+    assert [text.cache_ttl for text in request.system] == [None, "1h", "5m"]
+    assert request.messages[1].parts[0] == Thinking("I read.", "c2ln", "anthropic")
+    assert request.messages[1].parts[3] == ToolCall("toolu_1", "Read", '{"path":"a.py"}')
+    assert isinstance(request.messages[1].parts[4], ServerToolPart)
+    result = request.messages[2].parts[0]
+    assert isinstance(result, ToolResult)
+    assert (result.name, result.is_error, len(result.parts)) == ("Read", True, 2)
+    assert request.messages[2].parts[5] == File("text/plain", text="c")
+    assert request.server_tools[0].kind == "web_search"
+    assert request.reasoning == Reasoning(budget_tokens=31_999, visible=True)
+    assert (request.user, request.parallel_tools, request.include_usage) == ("u1", False, True)
+    assert request.output == OutputFormat("schema", schema=SCHEMA, strict=True)
+
+
+@pytest.mark.parametrize(
+    "members",
+    [
+        {"thinking": {"type": "disabled"}},
+        {"thinking": {"type": "disabled"}, "output_config": {"effort": "high"}},
+        {"thinking": {"type": "adaptive"}, "output_config": {"effort": "high"}},
+        {"thinking": {"type": "adaptive", "display": "omitted"}},
+        {"output_config": {"effort": "low"}},
+        {"tool_choice": {"type": "tool", "name": "Read"}, "tools": [{"name": "Read", "input_schema": SCHEMA}]},
+        {"tool_choice": {"type": "any"}, "tools": [{"name": "Read", "input_schema": SCHEMA}]},
+        {"tool_choice": {"type": "none"}, "tools": [{"name": "Read", "input_schema": SCHEMA}]},
+        {"temperature": 0.5, "top_k": 5},
+        {"output_format": {"type": "json_schema", "schema": SCHEMA}},
+        {"system": "Be brief."},
+    ],
+)
+def test_what_is_read_is_written_back(members: dict[str, Any]) -> None:
+    body = {"model": "m", "max_tokens": 100, "messages": [{"role": "user", "content": "hi"}]} | members
+    assert _through(body, ADAPTIVE) == body
+
+
+def test_neighbours_of_one_role_are_merged_and_empty_text_is_left_out() -> None:
+    messages = [
+        {"role": "user", "content": "a"},
+        {"role": "user", "content": [{"type": "text", "text": ""}, {"type": "text", "text": "b"}]},
+        {"role": "assistant", "content": [{"type": "thinking", "thinking": "unsigned", "signature": ""}]},
+        {"role": "system", "content": "Later rule."},
+        {"role": "user", "content": "c"},
+    ]
+    body = _through({"model": "m", "max_tokens": 5, "messages": messages})
+    texts = [{"type": "text", "text": "a"}, {"type": "text", "text": "b"}]
+    assert body["messages"] == [{"role": "user", "content": texts}, *messages[3:]]
+
+
+GOOD: dict[str, Any] = {"model": "m", "max_tokens": 5, "messages": [{"role": "user", "content": "hi"}]}
+
+
+def _block(**block: Any) -> dict[str, Any]:
+    return {"messages": [{"role": "user", "content": [block]}]}
+
+
+@pytest.mark.parametrize(
+    ("members", "param"),
+    [
+        ({"max_tokens": None}, "max_tokens"),
+        ({"max_tokens": 0}, "max_tokens"),
+        ({"model": ""}, "model"),
+        ({"messages": []}, "messages"),
+        ({"messages": [{"role": "tool", "content": "x"}]}, "messages[0].role"),
+        ({"messages": [{"role": "user"}]}, "messages[0].content"),
+        ({"temperature": 1.5}, "temperature"),
+        ({"stream": "yes"}, "stream"),
+        ({"system": [{"type": "image"}]}, "system[0].type"),
+        ({"tools": [{"name": "x"}]}, "tools[0].input_schema"),
+        ({"tool_choice": {"type": "tool"}}, "tool_choice.name"),
+        ({"tool_choice": {"type": "some"}}, "tool_choice.type"),
+        ({"thinking": {"type": "enabled"}}, "thinking.budget_tokens"),
+        ({"output_config": {"effort": "huge"}}, "output_config.effort"),
+        (_block(text="x"), "messages[0].content[0].type"),
+        (_block(type="text"), "messages[0].content[0].text"),
+        (_block(type="image", source={"type": "base64", "media_type": "image/png"}), "messages[0].content[0].source"),
+        (_block(type="image", source={"type": "base64", "data": "x"}), "messages[0].content[0].source.media_type"),
+        (_block(type="tool_use", id="a", name="b", input="{}"), "messages[0].content[0].input"),
+        (_block(type="tool_result", content="x"), "messages[0].content[0].tool_use_id"),
+        (_block(type="text", text="x", cache_control={"type": "x"}), "messages[0].content[0].cache_control.type"),
+    ],
+)
+def test_a_wrong_body_is_refused_by_the_name_of_its_field(members: dict[str, Any], param: str) -> None:
+    body = {name: value for name, value in (GOOD | members).items() if value is not None}
+    with pytest.raises(BadRequest) as caught:
+        DIALECT.read_request(msgspec.json.encode(body))
+    assert caught.value.param == param
+
+
+def test_a_count_needs_no_limit() -> None:
+    body = {name: value for name, value in CLAUDE_CODE.items() if name not in ("max_tokens", "stream")}
+    request = read_count_request(msgspec.json.encode(body))
+    assert request.max_output_tokens is None
+    assert len(request.tools) == 2
+
+
+# --- for callers of other dialects -----------------------------------------------------------------------------------
+
+CALL = ToolCall("call:1/x", "now", "")
+LOOP = [
+    Message("user", (Text("time?"),)),
+    Message("assistant", (Text("I look. "), CALL)),
+    Message("user", (Text("and then"), ToolResult("call:1/x", (Text("12:00"),), is_error=True))),
+]
+
+
+def test_a_tool_loop_of_another_dialect() -> None:
+    body = _written(messages=LOOP, tools=(Tool("now"),), max_output_tokens=50)
+    id = tool_id("call:1/x")
+    assert id != "call:1/x"
+    assert tool_id(id) == id
+    assert body == {
+        "model": "m",
+        "max_tokens": 50,
+        "messages": [
+            {"role": "user", "content": "time?"},
+            {
+                "role": "assistant",
+                "content": [
+                    {"type": "text", "text": "I look. "},
+                    {"type": "tool_use", "id": id, "name": "now", "input": {}},
+                ],
+            },
+            {
+                "role": "user",
+                "content": [
+                    {"type": "tool_result", "tool_use_id": id, "content": "12:00", "is_error": True},
+                    {"type": "text", "text": "and then"},
+                ],
+            },
+        ],
+        "tools": [{"name": "now", "input_schema": {"type": "object", "properties": {}}}],
+    }
+
+
+def test_a_conversation_begins_with_the_user_and_every_instruction_stands_before_it() -> None:
+    messages = [
+        Message("assistant", (Refusal("No."),)),
+        Message("system", (Text("Later."),)),
+        Message("user", (Text(""),)),
+        Message("assistant", (Text("Well \n"),)),
+    ]
+    body = _written(messages=messages, system=(Text("First.", "1h"),), output=OutputFormat("json"))
+    assert [text["text"] for text in body["system"][:2]] == ["First.", "Later."]
+    assert "JSON" in body["system"][2]["text"]
+    assert body["messages"] == [
+        {"role": "user", "content": "..."},
+        {"role": "assistant", "content": [{"type": "text", "text": "No."}, {"type": "text", "text": "Well"}]},
+    ]
+
+
+def test_the_limit_comes_from_the_profile_when_the_caller_names_none() -> None:
+    assert _written(BUDGET)["max_tokens"] == BUDGET.max_output_tokens
+
+
+def test_tools_that_only_the_history_shows_are_declared_and_may_not_be_used() -> None:
+    body = _written(messages=LOOP)
+    assert body["tools"] == [{"name": "now", "input_schema": {"type": "object"}}]
+    assert body["tool_choice"] == {"type": "none"}
+
+
+ADAPTIVE_SHOWN = {"type": "adaptive", "display": "summarized"}
+
+
+@pytest.mark.parametrize(
+    ("profile", "reasoning", "limit", "thinking", "effort"),
+    [
+        (BUDGET, Reasoning(effort="low"), None, {"type": "enabled", "budget_tokens": 4096}, None),
+        (BUDGET, Reasoning(effort="high"), 10_000, {"type": "enabled", "budget_tokens": 8000}, None),
+        (BUDGET, Reasoning(budget_tokens=9000), 4000, {"type": "enabled", "budget_tokens": 3999}, None),
+        (BUDGET, Reasoning(effort="high"), 1000, None, None),
+        (BUDGET, Reasoning(effort="none"), None, {"type": "disabled"}, None),
+        (BUDGET, Reasoning(adaptive=True), None, {"type": "enabled", "budget_tokens": 16_384}, None),
+        (ADAPTIVE, Reasoning(effort="medium"), None, ADAPTIVE_SHOWN, "medium"),
+        (ADAPTIVE, Reasoning(effort="xhigh"), None, ADAPTIVE_SHOWN, "high"),
+        (NEWEST, Reasoning(budget_tokens=20_000), None, ADAPTIVE_SHOWN, "high"),
+        (NEWEST, Reasoning(effort="minimal", visible=False), None, {"type": "adaptive", "display": "omitted"}, "low"),
+        (OLD, Reasoning(effort="high"), None, None, None),
+    ],
+)
+def test_thinking_is_asked_for_in_the_shape_of_the_model(
+    profile: Profile, reasoning: Reasoning, limit: int | None, thinking: Any, effort: str | None
+) -> None:
+    body = _written(profile, reasoning=reasoning, max_output_tokens=limit, temperature=0.3)
+    assert body.get("thinking") == thinking
+    assert body.get("output_config", {}).get("effort") == effort
+    thinks = thinking is not None and thinking["type"] != "disabled"
+    assert ("temperature" in body) == (profile.sampling and not thinks)
+
+
+def test_an_anthropic_caller_is_given_the_shape_of_the_mapped_model() -> None:
+    body = GOOD | {"max_tokens": 9000, "thinking": {"type": "adaptive"}}
+    assert _through(body, BUDGET)["thinking"] == {"type": "enabled", "budget_tokens": 7200}
+    body = GOOD | {"max_tokens": 9000, "thinking": {"type": "enabled", "budget_tokens": 2000}}
+    assert _through(body, NEWEST)["thinking"] == {"type": "adaptive"}
+    assert _through(body, profile_for("anthropic", "kimi-k2"))["thinking"] == body["thinking"]
+
+
+def test_thinking_by_budget_rests_inside_a_loop_whose_thoughts_are_lost() -> None:
+    asked_for = {"tools": (Tool("now"),), "reasoning": Reasoning(effort="low")}
+    assert "thinking" not in _written(messages=LOOP, **asked_for)
+    assert _written(ADAPTIVE, messages=LOOP, **asked_for)["thinking"] == ADAPTIVE_SHOWN
+    kept = [LOOP[0], Message("assistant", (Thinking("hm", "s", "anthropic"), CALL)), LOOP[2]]
+    body = _written(messages=kept, **asked_for)
+    assert body["thinking"]["type"] == "enabled"
+    assert body["messages"][1]["content"][0] == {"type": "thinking", "thinking": "hm", "signature": "s"}
+
+
+def test_a_forced_tool_is_stronger_than_thinking() -> None:
+    body = _written(tools=(Tool("now"),), tool_choice=ToolChoice("required"), reasoning=Reasoning(effort="low"))
+    assert body["tool_choice"] == {"type": "any"}
+    assert "thinking" not in body
+
+
+@pytest.mark.parametrize(
+    ("choice", "parallel", "written"),
+    [
+        (None, None, None),
+        (None, False, {"type": "auto", "disable_parallel_tool_use": True}),
+        (ToolChoice("auto"), True, {"type": "auto"}),
+        (ToolChoice("none"), False, {"type": "none"}),
+        (ToolChoice("required"), False, {"type": "any", "disable_parallel_tool_use": True}),
+        (ToolChoice("named", ("now",)), None, {"type": "tool", "name": "now"}),
+    ],
+)
+def test_tool_choices(choice: ToolChoice | None, parallel: bool | None, written: Any) -> None:
+    body = _written(tools=(Tool("now"), Tool("then")), tool_choice=choice, parallel_tools=parallel)
+    assert body.get("tool_choice") == written
+
+
+def test_a_choice_among_some_tools_declares_only_those() -> None:
+    body = _written(tools=(Tool("now"), Tool("then")), tool_choice=ToolChoice("required", ("then",)))
+    assert [tool["name"] for tool in body["tools"]] == ["then"]
+
+
+def test_a_choice_without_tools_is_left_out() -> None:
+    assert "tool_choice" not in _written(tool_choice=ToolChoice("auto"))
+
+
+OUTPUT = OutputFormat("schema", schema=SCHEMA)
+
+
+def test_a_schema_is_an_output_format_with_closed_objects() -> None:
+    schema = _written(output=OUTPUT)["output_config"]["format"]["schema"]
+    assert schema == SCHEMA | {"additionalProperties": False}
+
+
+def test_a_schema_for_a_model_without_them_is_a_forced_tool() -> None:
+    body = _written(OLD, output=OUTPUT)
+    assert "output_config" not in body
+    assert body["tools"][0]["input_schema"] == SCHEMA
+    assert body["tool_choice"] == {"type": "tool", "name": OUTPUT_TOOL, "disable_parallel_tool_use": True}
+    beside = _written(OLD, output=OUTPUT, tools=(Tool("now"),))
+    assert [tool["name"] for tool in beside["tools"]] == ["now", OUTPUT_TOOL]
+    assert beside["tool_choice"] == {"type": "any", "disable_parallel_tool_use": True}
+
+
+def test_web_search_of_another_dialect() -> None:
+    place = {"type": "approximate", "approximate": {"city": "Paris", "country": "FR"}}
+    tool = ServerTool("web_search", "chat", {"search_context_size": "low", "user_location": place})
+    assert _written(server_tools=(tool,))["tools"] == [
+        {
+            "type": "web_search_20250305",
+            "name": "web_search",
+            "max_uses": 1,
+            "user_location": {"type": "approximate", "city": "Paris", "country": "FR"},
+        }
+    ]
+
+
+def test_files_are_documents() -> None:
+    files = (
+        File("application/pdf", data="JVBERg==", name="a.pdf", cache_ttl="5m"),
+        File("text/csv", data="YSxi"),
+        File("image/png", data="aWs="),
+        File("application/pdf", url="https://example.org/a.pdf"),
+    )
+    content = _written(messages=[Message("user", files)])["messages"][0]["content"]
+    assert [block["source"]["type"] for block in content] == ["base64", "text", "base64", "url"]
+    assert [block["type"] for block in content] == ["document", "document", "image", "document"]
+    assert (content[0]["title"], content[0]["cache_control"], content[1]["source"]["data"]) == (
+        "a.pdf",
+        EPHEMERAL,
+        "a,b",
+    )
+
+
+def _user(*parts: Any) -> dict[str, Any]:
+    return {"messages": [Message("user", parts)]}
+
+
+REFUSED: dict[str, dict[str, Any]] = {
+    "n": {"n": 2},
+    "input audio": _user(Audio("x", "wav")),
+    "files other than PDF and text": _user(File("application/zip", data="aWs=")),
+    "images other than JPEG, PNG, GIF and WebP": _user(Image(data="aWs=", media_type="image/tiff")),
+    "files by id": _user(File("application/pdf", url="file-id:f1")),
+    "server tools other than web search": {"server_tools": (ServerTool("mcp", "responses", {}),)},
+    "tool arguments that are no JSON object": {"messages": [Message("assistant", (ToolCall("a", "b", "[1]"),))]},
+}
+DROPPED: dict[str, tuple[dict[str, Any], Any]] = {
+    "logprobs, top_logprobs": ({"logprobs": True, "top_logprobs": 2}, {}),
+    "seed, presence_penalty, frequency_penalty, logit_bias": (
+        {"seed": 1, "presence_penalty": 1.0, "frequency_penalty": 1.0, "logit_bias": {"1": 1.0}},
+        {},
+    ),
+    "temperature above 1": ({"temperature": 1.7}, {"temperature": 1.0}),
+    "temperature, top_p and top_k while thinking, or on models that fix them": (
+        {"temperature": 0.5, "top_k": 4, "reasoning": Reasoning(effort="low")},
+        {"thinking": {"type": "enabled", "budget_tokens": 4096}},
+    ),
+    "top_p beside temperature": ({"temperature": 0.5, "top_p": 0.5}, {"temperature": 0.5}),
+    "verbosity, metadata, prompt_cache_key": ({"verbosity": "low", "metadata": {"a": "b"}, "cache_key": "k"}, {}),
+    "service_tier other than auto and default": ({"service_tier": "flex"}, {}),
+    "image detail": (
+        _user(Image(url="https://e.org/a.png", detail="low")),
+        {
+            "messages": [
+                {
+                    "role": "user",
+                    "content": [{"type": "image", "source": {"type": "url", "url": "https://e.org/a.png"}}],
+                }
+            ]
+        },
+    ),
+    "thinking without Claude's signature": (
+        {"messages": [Message("user", (Text("hi"),)), Message("assistant", (Thinking("x", "s", "gemini"), Text("a")))]},
+        {"messages": [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "a"}]},
+    ),
+}
+ELSEWHERE = {
+    "the place of later system messages",
+    "thinking beside a forced tool",
+    "thinking by budget inside a tool loop whose thoughts are lost",
+    "strict tools on models without JSON schema",
+    "JSON mode",
+}
+
+
+def test_every_loss_is_tested() -> None:
+    assert {loss.field for loss in LOSSES if loss.refused} == REFUSED.keys()
+    assert {loss.field for loss in LOSSES if not loss.refused} == DROPPED.keys() | ELSEWHERE
+
+
+@pytest.mark.parametrize("row", REFUSED)
+def test_what_would_change_the_meaning_is_refused(row: str) -> None:
+    with pytest.raises(BadRequest) as caught:
+        _written(**REFUSED[row])
+    assert caught.value.param in ("n", "messages", "tools")
+
+
+@pytest.mark.parametrize("row", DROPPED)
+def test_what_does_not_change_the_meaning_is_dropped(row: str) -> None:
+    members, left = DROPPED[row]
+    body = _written(**members)
+    plain = {"model": "m", "max_tokens": 64_000, "messages": [{"role": "user", "content": "hi"}]}
+    assert body == plain | left
+
+
+def test_strict_tools_are_plain_for_models_without_schemas() -> None:
+    assert "strict" not in _written(OLD, tools=(Tool("now", strict=True),))["tools"][0]
+    assert _written(tools=(Tool("now", strict=True),))["tools"][0]["strict"] is True
+
+
+def test_betas_cross_in_silence_and_what_only_anthropic_runs_does_not_cross() -> None:
+    request = DIALECT.read_request(msgspec.json.encode(GOOD | {"context_management": {"edits": []}}))
+    check_crossing(request)
+    with pytest.raises(BadRequest) as caught:
+        check_crossing(DIALECT.read_request(msgspec.json.encode(GOOD | {"mcp_servers": [{"url": "https://x"}]})))
+    assert caught.value.param == "mcp_servers"
+    stored = _block(type="image", source={"type": "file", "file_id": "f"})
+    with pytest.raises(BadRequest):
+        check_crossing(DIALECT.read_request(msgspec.json.encode(GOOD | stored)))
+
+
+# --- anything at all -------------------------------------------------------------------------------------------------
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers(-9, 9) | st.floats(-2, 2) | st.text(max_size=4),
+    lambda inner: (
+        st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(["type", "text", "source", "id"]), inner)
+    ),
+    max_leaves=6,
+)
+BLOCKS = st.dictionaries(
+    st.sampled_from(["text", "source", "id", "name", "input", "content", "tool_use_id", "cache_control", "data"]), JSON
+)
+KINDS = st.sampled_from(["text", "image", "document", "thinking", "tool_use", "tool_result", "search_result", "new"])
+
+
+@given(st.lists(st.tuples(KINDS, BLOCKS), max_size=3), st.dictionaries(st.sampled_from(list(CLAUDE_CODE)), JSON))
+def test_no_body_raises_anything_but_bad_request(blocks: list[tuple[str, Any]], members: dict[str, Any]) -> None:
+    content = [{"type": kind} | block for kind, block in blocks]
+    body = GOOD | members | {"messages": [{"role": "user", "content": content}]}
+    with suppress(BadRequest):
+        DIALECT.write_request(DIALECT.read_request(msgspec.json.encode(body)), BUDGET)
+    with suppress(BadRequest):
+        DIALECT.read_request(msgspec.json.encode(GOOD | members))
+
+
+WORDS = st.text("abc ", min_size=1, max_size=5).filter(str.strip)
+PARTS = st.one_of(
+    st.builds(Text, WORDS, st.sampled_from([None, "5m", "1h"])),
+    st.builds(Image, url=st.just("https://example.org/i.png")),
+    st.builds(Image, data=st.just("aWs="), media_type=st.just("image/png")),
+    st.builds(File, st.just("application/pdf"), data=st.just("JVBERg=="), name=WORDS),
+    st.builds(Thinking, WORDS, st.just("sig"), st.just("anthropic")),
+    st.builds(ToolCall, st.sampled_from(["a", "b"]), st.just("f"), st.just('{"x":1}')),
+)
+TURNS = st.lists(st.lists(PARTS, min_size=1, max_size=3), min_size=1, max_size=4).map(
+    lambda turns: [Message("assistant" if i % 2 else "user", tuple(parts)) for i, parts in enumerate(turns)]
+)
+
+
+@given(
+    TURNS,
+    st.fixed_dictionaries(
+        {
+            "max_output_tokens": st.integers(1, 99),
+            "temperature": st.none() | st.sampled_from([0.0, 0.25, 1.0]),
+            "stop": st.lists(WORDS, max_size=2).map(tuple),
+            "user": st.none() | WORDS,
+            "stream": st.booleans(),
+            "system": st.lists(st.builds(Text, WORDS), max_size=2).map(tuple),
+            "tools": st.sampled_from([(), (Tool("f", "d", SCHEMA, True, cache_ttl="1h"),)]),
+            "output": st.sampled_from([None, OutputFormat("schema", schema=SCHEMA, strict=True)]),
+        }
+    ),
+)
+def test_a_request_is_read_back_as_it_was_written(messages: list[Message], members: dict[str, Any]) -> None:
+    request = asked(messages=messages, dialect="anthropic", include_usage=True, **members)
+    assert DIALECT.read_request(DIALECT.write_request(request, BUDGET)) == request

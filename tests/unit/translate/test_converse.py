@@ -1,0 +1,370 @@
+"""AWS Bedrock Converse: requests the official SDK finds valid, answers and streams read to the same events."""
+
+from __future__ import annotations
+
+import json
+from contextlib import suppress
+from typing import Any
+
+import botocore.loaders
+import botocore.model
+import botocore.validate
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from translate_anthropic import asked
+
+from elkapi.errors import BadRequest
+from elkapi.translate.claude import OUTPUT_TOOL
+from elkapi.translate.converse import DIALECT, LOSSES
+from elkapi.translate.dialect import Unreadable
+from elkapi.translate.ir import (
+    Audio,
+    Citation,
+    End,
+    Event,
+    Failure,
+    File,
+    Finish,
+    Image,
+    ImageOut,
+    Message,
+    OutputFormat,
+    Reasoning,
+    RedactedThinking,
+    ServerTool,
+    ServerToolPart,
+    Start,
+    Text,
+    TextDelta,
+    Thinking,
+    ThinkingDelta,
+    ThinkingSignature,
+    Tool,
+    ToolCall,
+    ToolCallDelta,
+    ToolCallStart,
+    ToolChoice,
+    ToolResult,
+    UsageSeen,
+)
+from elkapi.translate.profiles import Profile, profile_for
+from elkapi.translate.sse import Frame
+from elkapi.types import Usage
+
+CLAUDE = profile_for("bedrock", "us.anthropic.claude-sonnet-4-5-20250929-v1:0")
+OLD = profile_for("bedrock", "anthropic.claude-3-haiku-20240307-v1:0")
+NOVA = profile_for("bedrock", "amazon.nova-pro-v1:0")
+SCHEMA = {"type": "object", "properties": {"a": {"type": "integer"}}, "required": ["a"]}
+
+
+def _service() -> botocore.model.ServiceModel:
+    data = botocore.loaders.Loader().load_service_model("bedrock-runtime", "service-2")
+    return botocore.model.ServiceModel(data, "bedrock-runtime")
+
+
+SHAPE = _service().operation_model("Converse").input_shape
+
+
+def _written(profile: Profile = CLAUDE, **members: Any) -> dict[str, Any]:
+    """The body; what the SDK's own description of the service says about it is checked on the way."""
+    body = json.loads(DIALECT.write_request(asked(**members), profile))
+    report = botocore.validate.ParamValidator().validate(body | {"modelId": "m"}, SHAPE)
+    assert not report.has_errors(), report.generate_report()
+    assert body.keys() <= SHAPE.members.keys()
+    return body
+
+
+def test_a_rich_request() -> None:
+    call = ToolCall("call:1", "now", '{"zone":"utc"}')
+    thought = Thinking("hm", "sig", "anthropic")
+    body = _written(
+        system=(Text("Be brief.", "1h"),),
+        messages=[
+            Message("user", (Text("time?", "5m"), Image(data="aWs=", media_type="image/png"))),
+            Message("assistant", (thought, Thinking(redacted="b3Bh", signed_by="anthropic"), call)),
+            Message("user", (Text("and?"), ToolResult("call:1", (Text("12:00"),), is_error=True))),
+        ],
+        tools=(Tool("now", "The time.", SCHEMA, True, cache_ttl="5m"),),
+        tool_choice=ToolChoice("auto"),
+        max_output_tokens=9000,
+        stop=("END", " "),
+        reasoning=Reasoning(effort="low"),
+        top_k=5,
+    )
+    id = body["messages"][1]["content"][2]["toolUse"]["toolUseId"]
+    assert body == {
+        "messages": [
+            {
+                "role": "user",
+                "content": [
+                    {"text": "time?"},
+                    {"cachePoint": {"type": "default"}},
+                    {"image": {"format": "png", "source": {"bytes": "aWs="}}},
+                ],
+            },
+            {
+                "role": "assistant",
+                "content": [
+                    {"reasoningContent": {"reasoningText": {"text": "hm", "signature": "sig"}}},
+                    {"reasoningContent": {"redactedContent": "b3Bh"}},
+                    {"toolUse": {"toolUseId": id, "name": "now", "input": {"zone": "utc"}}},
+                ],
+            },
+            {
+                "role": "user",
+                "content": [
+                    {"toolResult": {"toolUseId": id, "content": [{"text": "12:00"}], "status": "error"}},
+                    {"text": "and?"},
+                ],
+            },
+        ],
+        "system": [{"text": "Be brief."}, {"cachePoint": {"type": "default", "ttl": "1h"}}],
+        "toolConfig": {
+            "tools": [
+                {
+                    "toolSpec": {
+                        "name": "now",
+                        "inputSchema": {"json": SCHEMA},
+                        "description": "The time.",
+                        "strict": True,
+                    }
+                },
+                {"cachePoint": {"type": "default"}},
+            ]
+        },
+        "inferenceConfig": {"maxTokens": 9000, "stopSequences": ["END"]},
+        "additionalModelRequestFields": {"thinking": {"type": "enabled", "budget_tokens": 4096}},
+    }
+
+
+def test_sampling_by_model() -> None:
+    asked_for: dict[str, Any] = {"temperature": 1.5, "top_p": 0.5, "top_k": 5, "reasoning": Reasoning(effort="high")}
+    old = _written(OLD, **asked_for)
+    assert old["inferenceConfig"] == {"temperature": 1.0, "topP": 0.5}
+    assert old["additionalModelRequestFields"] == {"top_k": 5}
+    assert "additionalModelRequestFields" not in _written(NOVA, **asked_for)
+    newest = _written(profile_for("bedrock", "anthropic.claude-opus-4-8-v1:0"), **asked_for)
+    assert newest["additionalModelRequestFields"]["output_config"] == {"effort": "high"}
+
+
+def test_a_schema_is_an_output_format_or_a_forced_tool() -> None:
+    output = OutputFormat("schema", "answer", SCHEMA, description="d")
+    definition = _written(output=output)["outputConfig"]["textFormat"]["structure"]["jsonSchema"]
+    assert json.loads(definition["schema"]) == SCHEMA | {"additionalProperties": False}
+    assert (definition["name"], definition["description"]) == ("answer", "d")
+    config = _written(NOVA, output=output)["toolConfig"]
+    assert config["toolChoice"] == {"tool": {"name": OUTPUT_TOOL}}
+    assert _written(NOVA, output=output, tools=(Tool("now"),))["toolConfig"]["toolChoice"] == {"any": {}}
+
+
+def test_tool_choices() -> None:
+    tools = (Tool("now"),)
+    assert _written(tools=tools, tool_choice=ToolChoice("required"))["toolConfig"]["toolChoice"] == {"any": {}}
+    named = _written(tools=tools, tool_choice=ToolChoice("named", ("now",)))
+    assert named["toolConfig"]["toolChoice"] == {"tool": {"name": "now"}}
+    assert "toolConfig" not in _written(tools=tools, tool_choice=ToolChoice("none"))
+    history = [Message("user", (Text("a"),)), Message("assistant", (ToolCall("a", "now", "{}"),))]
+    assert "toolConfig" in _written(messages=history)
+
+
+def test_documents_have_names_of_their_own_and_a_text_beside_them() -> None:
+    file = File("application/pdf", data="JVBERg==", name="a_b.pdf")
+    content = _written(messages=[Message("user", (file, file))])["messages"][0]["content"]
+    assert [block["document"]["name"] for block in content[:2]] == ["a-b-pdf", "a-b-pdf-2"]
+    assert content[2] == {"text": "..."}
+
+
+def _user(*parts: Any) -> dict[str, Any]:
+    return {"messages": [Message("user", parts)]}
+
+
+REFUSED: dict[str, dict[str, Any]] = {
+    "n": {"n": 2},
+    "input audio": _user(Audio("x", "wav")),
+    "images and files by URL": _user(Image(url="https://example.org/a.png")),
+    "files by id": _user(File("application/pdf", url="file-id:f1")),
+    "files of unknown types": _user(File("application/zip", data="aWs=")),
+    "server tools and their blocks in the history": {"server_tools": (ServerTool("web_search", "chat", {}),)},
+    "tool arguments that are no JSON object": {"messages": [Message("assistant", (ToolCall("a", "b", "[1]"),))]},
+}
+
+
+def test_every_refused_row_is_tested() -> None:
+    assert {loss.field for loss in LOSSES if loss.refused} == REFUSED.keys()
+
+
+@pytest.mark.parametrize("row", REFUSED)
+def test_what_would_change_the_meaning_is_refused(row: str) -> None:
+    with pytest.raises(BadRequest):
+        _written(**REFUSED[row])
+
+
+def test_the_blocks_of_another_providers_tools_are_refused() -> None:
+    with pytest.raises(BadRequest):
+        _written(**_user(ServerToolPart("anthropic", {"type": "server_tool_use"})))
+
+
+def test_what_does_not_change_the_meaning_is_dropped() -> None:
+    dropped: dict[str, Any] = {
+        "logprobs": True,
+        "seed": 1,
+        "presence_penalty": 1.0,
+        "verbosity": "low",
+        "metadata": {"a": "b"},
+        "user": "u",
+        "cache_key": "k",
+        "service_tier": "flex",
+        "parallel_tools": False,
+        "extra": {"context_management": {}},
+        "dialect": "anthropic",
+    }
+    assert _written(**dropped) == {"messages": [{"role": "user", "content": [{"text": "hi"}]}]}
+
+
+# --- answers ---------------------------------------------------------------------------------------------------------
+
+USAGE = {"inputTokens": 3, "outputTokens": 7, "totalTokens": 2010, "cacheReadInputTokens": 2000}
+SEEN = UsageSeen(Usage(input_tokens=3, cached_tokens=2000, output_tokens=7, calls=1))
+FRAMES: list[tuple[str, dict[str, Any]]] = [
+    ("messageStart", {"role": "assistant"}),
+    ("contentBlockDelta", {"contentBlockIndex": 0, "delta": {"reasoningContent": {"text": "hm"}}}),
+    ("contentBlockDelta", {"contentBlockIndex": 0, "delta": {"reasoningContent": {"signature": "s"}}}),
+    ("contentBlockStop", {"contentBlockIndex": 0}),
+    ("contentBlockDelta", {"contentBlockIndex": 1, "delta": {"reasoningContent": {"redactedContent": "b3Bh"}}}),
+    ("contentBlockStop", {"contentBlockIndex": 1}),
+    ("contentBlockDelta", {"contentBlockIndex": 2, "delta": {"text": "I look."}}),
+    ("contentBlockStop", {"contentBlockIndex": 2}),
+    ("contentBlockStart", {"contentBlockIndex": 3, "start": {"toolUse": {"toolUseId": "t1", "name": "now"}}}),
+    ("contentBlockDelta", {"contentBlockIndex": 3, "delta": {"toolUse": {"input": '{"a":1}'}}}),
+    ("contentBlockStop", {"contentBlockIndex": 3}),
+    ("contentBlockStart", {"contentBlockIndex": 4, "start": {"toolUse": {"toolUseId": "t2", "name": "then"}}}),
+    ("contentBlockStop", {"contentBlockIndex": 4}),
+    ("messageStop", {"stopReason": "tool_use"}),
+    ("metadata", {"usage": USAGE, "metrics": {"latencyMs": 5}}),
+]
+CONTENT: list[Event] = [
+    Start("", ""),
+    ThinkingDelta("hm"),
+    ThinkingSignature("s", "anthropic"),
+    RedactedThinking("b3Bh"),
+    TextDelta("I look."),
+    ToolCallStart(0, "t1", "now"),
+    ToolCallDelta(0, '{"a":1}'),
+    ToolCallStart(1, "t2", "then"),
+    ToolCallDelta(1, "{}"),
+]
+
+
+def _read(frames: list[tuple[str, dict[str, Any]]]) -> list[Event]:
+    reader = DIALECT.reader()
+    return [
+        event
+        for name, payload in frames
+        for event in reader.feed(Frame(b"", name.encode(), msgspec.json.encode(payload)))
+    ]
+
+
+def test_a_stream() -> None:
+    assert _read(FRAMES) == [*CONTENT, Finish("tool_calls"), SEEN, End()]
+
+
+def test_a_whole_answer_gives_the_same_events() -> None:
+    content = [
+        {"reasoningContent": {"reasoningText": {"text": "hm", "signature": "s"}}},
+        {"reasoningContent": {"redactedContent": "b3Bh"}},
+        {"text": "I look."},
+        {"toolUse": {"toolUseId": "t1", "name": "now", "input": {"a": 1}}},
+        {"toolUse": {"toolUseId": "t2", "name": "then", "input": {}}},
+    ]
+    message = {"role": "assistant", "content": content}
+    body = {"output": {"message": message}, "stopReason": "tool_use", "usage": USAGE, "metrics": {"latencyMs": 5}}
+    assert DIALECT.read_reply(msgspec.json.encode(body)) == [*CONTENT, SEEN, Finish("tool_calls"), End()]
+
+
+@pytest.mark.parametrize(
+    ("word", "reason"),
+    [
+        ("end_turn", "stop"),
+        ("max_tokens", "length"),
+        ("stop_sequence", "stop_sequence"),
+        ("guardrail_intervened", "content_filter"),
+        ("content_filtered", "content_filter"),
+        ("a_new_word", "stop"),
+    ],
+)
+def test_stop_reasons(word: str, reason: Any) -> None:
+    assert _read([("messageStop", {"stopReason": word})]) == [Finish(reason)]
+
+
+def test_images_and_citations() -> None:
+    location = {"web": {"url": "https://example.org"}}
+    citation = {"title": "T", "sourceContent": [{"text": "q"}], "location": location}
+    frames: list[tuple[str, dict[str, Any]]] = [
+        ("contentBlockStart", {"contentBlockIndex": 0, "start": {"image": {"format": "jpeg"}}}),
+        ("contentBlockDelta", {"contentBlockIndex": 0, "delta": {"image": {"source": {"bytes": "aWs="}}}}),
+        ("contentBlockDelta", {"contentBlockIndex": 1, "delta": {"citation": citation}}),
+    ]
+    expected = [ImageOut("image/jpeg", "aWs="), Citation("https://example.org", "T", "q")]
+    assert _read(frames) == expected
+    cited = {"citationsContent": {"content": [{"text": "x"}], "citations": [citation]}}
+    body = {"output": {"message": {"content": [cited]}}, "stopReason": "end_turn"}
+    assert DIALECT.read_reply(msgspec.json.encode(body))[1:3] == [TextDelta("x"), expected[1]]
+
+
+def test_the_arguments_of_the_stand_in_for_a_schema_are_the_text() -> None:
+    start = {"contentBlockIndex": 0, "start": {"toolUse": {"toolUseId": "t", "name": OUTPUT_TOOL}}}
+    delta = {"contentBlockIndex": 0, "delta": {"toolUse": {"input": '{"a":1}'}}}
+    frames = [("contentBlockStart", start), ("contentBlockDelta", delta), ("messageStop", {"stopReason": "tool_use"})]
+    assert _read(frames) == [TextDelta('{"a":1}'), Finish("stop")]
+
+
+@pytest.mark.parametrize(
+    "usage", [None, {}, {"inputTokens": -1, "outputTokens": 1}, {"inputTokens": "1", "outputTokens": 1}]
+)
+def test_g21_usage_that_is_impossible_is_not_seen(usage: Any) -> None:
+    assert _read([("metadata", {"usage": usage})]) == [End()]
+
+
+def test_g26_cache_writes_are_split_by_their_lifetimes_or_marked() -> None:
+    usage = {"inputTokens": 1, "outputTokens": 1, "cacheWriteInputTokens": 10}
+    seen = _read([("metadata", {"usage": usage})])[0]
+    assert isinstance(seen, UsageSeen)
+    assert seen.unsplit
+    details = [{"ttl": "1h", "inputTokens": 4}, {"ttl": "5m", "inputTokens": 6}]
+    seen = _read([("metadata", {"usage": usage | {"cacheDetails": details}})])[0]
+    assert isinstance(seen, UsageSeen)
+    assert (seen.unsplit, seen.usage.cache_write_5m_tokens, seen.usage.cache_write_1h_tokens) == (False, 6, 4)
+
+
+def test_an_exception_in_the_stream_is_a_failure() -> None:
+    assert _read([("throttlingException", {"message": "slow"})]) == [Failure(429, "throttlingException", "slow")]
+    assert _read([("someNewEvent", {"a": 1})]) == []
+
+
+@pytest.mark.parametrize("data", [b"<html>", b"[]", b'{"contentBlockIndex":0}', b"\xff"])
+def test_a_broken_frame_is_unreadable(data: bytes) -> None:
+    with pytest.raises(Unreadable):
+        DIALECT.reader().feed(Frame(b"", b"contentBlockDelta", data))
+    with pytest.raises(Unreadable):
+        DIALECT.read_reply(data)
+
+
+MEMBERS = ["text", "toolUse", "reasoningContent", "image", "content", "citations"]
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.text(max_size=4),
+    lambda inner: st.lists(inner, max_size=2) | st.dictionaries(st.sampled_from(MEMBERS), inner),
+    max_leaves=6,
+)
+
+
+@given(st.sampled_from([name for name, _ in FRAMES]), JSON, JSON)
+def test_nothing_raises_anything_but_unreadable(name: str, one: Any, other: Any) -> None:
+    for payload in (one, {"delta": one, "start": other, "usage": one}):
+        with suppress(Unreadable):
+            DIALECT.reader().feed(Frame(b"", name.encode(), msgspec.json.encode(payload)))
+    output = {"message": {"content": [one, {"citationsContent": other}]}}
+    body = {"output": output, "stopReason": "end_turn", "usage": one}
+    with suppress(Unreadable):
+        DIALECT.read_reply(msgspec.json.encode(body))
