@@ -138,6 +138,13 @@ async def test_headers_over_the_limit_and_garbage_are_400() -> None:
             assert (await talk(port, request)).startswith(b"HTTP/1.1 400 ")
 
 
+async def test_a_header_line_that_never_ends_is_refused_without_waiting_for_its_end() -> None:
+    async with running() as (_, port):
+        reply = await talk(port, b"GET / HTTP/1.1\r\nHost: a\r\nX: ", b"y" * 1500, b"y" * 1500)
+    assert reply.startswith(b"HTTP/1.1 400 ")
+    assert code(reply) == "headers_too_large"
+
+
 async def test_a_slow_body_is_408_and_a_slow_head_too() -> None:
     slow = Settings(body_read_s=0.0, header_read_s=0.0, header_bytes_max=2000)
     async with running(settings=slow) as (server, port):
