@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import json
+import re
+from pathlib import Path
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from elkapi.sandbox import script
 from elkapi.sandbox.messages import Problem
 from elkapi.sandbox.schema import instance
 from elkapi.sandbox.script import reply_to
 from elkapi.sandbox.talk import Ask, Call, Refusal, Reply, Result, Text, Thinking, Tool, Turn, part_tokens, pieces
+
+DOCUMENT = Path(__file__).parents[3] / "docs" / "sandbox.md"
 
 WEATHER = Tool("get_weather", {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]})
 CLOCK = Tool("clock", {"type": "object", "properties": {}})
@@ -89,6 +94,14 @@ def test_a_forced_tool_is_not_forced_again_after_its_results() -> None:
     assert reply_to(Ask(turns=then, tools=(CLOCK,))).text == "done"
 
 
+def test_every_word_is_documented_and_every_documented_word_works() -> None:
+    documented = re.findall(r"^\| `(\[\[([a-z-]+): .*?\]\])` \|", DOCUMENT.read_text(), re.MULTILINE)
+    described = re.findall(r"^    \[\[([a-z-]+): ", script.__doc__ or "", re.MULTILINE)
+    assert [word for _, word in documented] == described
+    for example, _ in documented:
+        assert told(example).parts
+
+
 def test_an_old_script_does_not_answer_a_new_question() -> None:
     turns = (Turn("user", "[[say: old]]"), Turn("assistant", "old"), Turn("user", "new"))
     assert reply_to(Ask(turns=turns)).text == "You said: new"
@@ -109,12 +122,12 @@ def test_pieces_are_the_text_and_one_token_each(text: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "script", ["[[sey: a]]", "[[say: a", "[[tools: ]]", "[[tools: f {a]]", "[[tokens: x]]", "[[finish: well]]",
+    "text", ["[[sey: a]]", "[[say: a", "[[tools: ]]", "[[tools: f {a]]", "[[tokens: x]]", "[[finish: well]]",
                "[[tokens: 999999999]]", "[[json: x]]", "[[takes: long]]", "[[tools: f {} ]"],
 )  # fmt: skip
-def test_a_script_that_is_none_is_refused(script: str) -> None:
+def test_a_script_that_is_none_is_refused(text: str) -> None:
     with pytest.raises(Problem) as refused:
-        told(script)
+        told(text)
     assert (refused.value.status, refused.value.code) == (400, "sandbox_script_invalid")
 
 
