@@ -12,7 +12,7 @@ from typing import Any
 import msgspec
 
 from elkapi.errors import BadRequest
-from elkapi.translate.decode import convert
+from elkapi.translate.decode import convert, worded
 from elkapi.translate.gemini_schema import from_subset
 from elkapi.translate.gemini_wire import (
     AUDIO_FORMATS,
@@ -63,6 +63,10 @@ def read_request(body: bytes) -> ChatRequest:
 
 def read_object(wire: dict[str, Any]) -> ChatRequest:
     """As `read_request`, of an object whose names are Google's already (countTokens holds one)."""
+    return worded(lambda: _read(wire))
+
+
+def _read(wire: dict[str, Any]) -> ChatRequest:
     view = convert(wire, WireRequest)
     settings = view.generationConfig or WireGeneration()
     extra = _extra(wire, settings)

@@ -62,6 +62,10 @@ _Wire = dict[str, Any]
 
 def write_request(request: ChatRequest, profile: Profile) -> bytes:
     """The body; model and streaming stand in the path. Raises BadRequest for what Gemini cannot carry."""
+    return worded(lambda: _json.encode(_written(request, profile)))
+
+
+def _written(request: ChatRequest, profile: Profile) -> _Wire:
     _check(request)
     own = request.dialect == "gemini"
     body: _Wire = {"contents": _contents(request, profile)}
@@ -75,7 +79,7 @@ def write_request(request: ChatRequest, profile: Profile) -> bytes:
         body["toolConfig"] = {"functionCallingConfig": _calling(request)}
     if settings := _settings(request, profile):
         body["generationConfig"] = settings
-    return worded(lambda: _json.encode(_merged(body, extra)))
+    return _merged(body, extra)
 
 
 def _merged(body: _Wire, extra: _Wire) -> _Wire:

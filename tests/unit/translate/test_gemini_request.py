@@ -480,6 +480,25 @@ def test_what_changes_nothing_elsewhere_may_cross() -> None:
     )
 
 
+def _deep(levels: int) -> bytes:
+    schema = '{"type":"object","properties":{"a":' * levels + '{"type":"string"}' + "}}" * levels
+    declared = f'[{{"name":"f","parameters":{schema}}},{{"name":"g","parametersJsonSchema":{schema}}}]'
+    body = f'{{"contents":[{{"parts":[{{"text":"x"}}]}}],"tools":[{{"functionDeclarations":{declared}}}]}}'
+    return body.encode()
+
+
+@pytest.mark.parametrize("profile", [GEMINI_25, GEMINI_2])
+def test_a_deep_schema_is_carried_and_a_deeper_one_refused(profile: Profile) -> None:
+    assert DIALECT.write_request(DIALECT.read_request(_deep(60)), profile).count(b'"properties"') == 120
+    for levels in (150, 200, 250, 300, 350, 400, 450, 5000):
+        try:
+            DIALECT.write_request(DIALECT.read_request(_deep(levels)), profile)
+        except BadRequest:
+            continue
+    with pytest.raises(BadRequest):
+        DIALECT.read_request(_deep(5000))
+
+
 _json_values = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
