@@ -23,6 +23,7 @@ _REPEATED = (
     "prompt_cache_retention",
     "safety_identifier",
     "store",
+    "top_logprobs",
     "truncation",
 )
 _ERROR_CODES = {400: "invalid_prompt", 429: "rate_limit_exceeded"}

@@ -135,6 +135,10 @@ def read_members(members: dict[str, Any], *, model_needed: bool = True) -> ChatR
     if not messages and not extra.keys() & {"previous_response_id", "conversation", "prompt"}:
         raise BadRequest("`input` must hold at least one item that is not an instruction.", param="input")
     tools, server_tools = _tools(view, extra)
+    logprobs = LOGPROBS in (view.include or ())
+    if view.top_logprobs is not None and not logprobs:
+        # Without the word in `include` it has no effect here, and is an error in other dialects.
+        extra["top_logprobs"] = view.top_logprobs
     text = view.text or _Text()
     return ChatRequest(
         model=view.model,
@@ -147,8 +151,8 @@ def read_members(members: dict[str, Any], *, model_needed: bool = True) -> ChatR
         max_output_tokens=view.max_output_tokens,
         temperature=view.temperature,
         top_p=view.top_p,
-        logprobs=LOGPROBS in (view.include or ()),
-        top_logprobs=view.top_logprobs,
+        logprobs=logprobs,
+        top_logprobs=view.top_logprobs if logprobs else None,
         output=_output(text.format, extra),
         reasoning=_reasoning(view.reasoning, extra),
         verbosity=text.verbosity,

@@ -154,6 +154,12 @@ def test_a_codex_request_is_read_into_the_hub() -> None:
     DIALECT.check_crossing(request)
 
 
+def test_top_logprobs_without_logprobs_stay_in_this_dialect() -> None:
+    assert _read(top_logprobs=2).top_logprobs is None
+    assert _read(top_logprobs=2, include=["message.output_text.logprobs"]).top_logprobs == 2
+    assert _write(_read(top_logprobs=2))["top_logprobs"] == 2
+
+
 def test_reading_then_writing_changes_nothing() -> None:
     """But the order of tools (those the upstream runs stand last) and a developer's role, which the profile says."""
     assert _write(DIALECT.read_request(json.dumps(CODEX).encode()), REASONER) == CODEX
