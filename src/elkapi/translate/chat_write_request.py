@@ -51,6 +51,8 @@ LOSSES = (
     Loss("blocks of server tools in earlier turns", False, "only the provider that ran the tool can read them"),
     Loss("how much to think, finer than an effort word", False, "a token budget becomes the nearest effort word"),
     Loss("files by URL", True, "chat takes files as data only"),
+    Loss("images by file id", True, "chat takes images as data or by URL"),
+    Loss("files stored with a provider of another dialect", True, "the upstream does not know their ids"),
     Loss("server tools other than web search", True, "chat upstreams cannot run them"),
     Loss("allowed and blocked domains of a web search", True, "chat's web search has no such limit"),
     Loss("several answers (n) for another dialect", True, "an answer in the hub is one"),
@@ -62,6 +64,8 @@ def write_request(request: ChatRequest, profile: Profile) -> bytes:
     own = request.dialect == "chat"
     if request.n != 1 and not own:
         raise BadRequest("This model gives one answer a call; ask for one.", param="generationConfig.candidateCount")
+    if request.dialect not in ("chat", "responses"):
+        _refuse_stored_files(request)
     body: dict[str, Any] = {"model": request.model, "messages": []}
     # Members that are None are left out at the end.
     body |= {
@@ -97,6 +101,15 @@ def write_request(request: ChatRequest, profile: Profile) -> bytes:
         if request.stream and isinstance(options, dict):
             body["stream_options"] = options | {"include_usage": True}
     return msgspec.json.encode({name: value for name, value in body.items() if value is not None})
+
+
+def _refuse_stored_files(request: ChatRequest) -> None:
+    """An id is known only to the provider that stored the file: OpenAI's two dialects share theirs, no other does."""
+    for message in request.messages:
+        for part in message.parts:
+            for inner in part.parts if isinstance(part, ToolResult) else (part,):
+                if isinstance(inner, Image | File) and (inner.url or "").startswith(FILE_ID):
+                    raise BadRequest("A file by its id is not available here; send its data.", param="messages")
 
 
 def _user(request: ChatRequest) -> str | None:
@@ -303,6 +316,8 @@ def _part(part: Part) -> dict[str, Any] | None:
     if isinstance(part, Text):
         return {"type": "text", "text": part.text}
     if isinstance(part, Image):
+        if (part.url or "").startswith(FILE_ID):
+            raise BadRequest("An image by the id of a file is not available for this model.", param="input")
         return image_row(part)
     if isinstance(part, Audio):
         return {"type": "input_audio", "input_audio": {"data": part.data, "format": part.format}}

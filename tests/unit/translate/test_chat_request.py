@@ -385,6 +385,10 @@ LOSSES: dict[str, ChatRequest] = {
     "blocks of server tools in earlier turns": _assistant(ServerToolPart("anthropic", {"x": "LOST"})),
     "how much to think, finer than an effort word": _other(reasoning=Reasoning(budget_tokens=5000)),
     "files by URL": _other(Message("user", (File("application/pdf", url="https://a.example/x.pdf"),))),
+    "images by file id": _other(Message("user", (Image(url="file-id:file-1"),)), dialect="responses"),
+    "files stored with a provider of another dialect": _other(
+        Message("user", (ToolResult("a", (File("application/pdf", url="file-id:file_1"),)),))
+    ),
     "server tools other than web search": _other(server_tools=(ServerTool("mcp", "anthropic", {"type": "mcp"}),)),
     "allowed and blocked domains of a web search": _other(
         server_tools=(ServerTool("web_search", "anthropic", {"type": "w", "allowed_domains": ["a.example"]}),)
