@@ -267,6 +267,9 @@ def refuse_foreign(request: ChatRequest) -> None:
     """What no Claude can do for a caller of another dialect. Raises BadRequest naming the field."""
     if request.n > 1:
         raise BadRequest("This model gives one answer per call: `n` must be 1.", param="n")
+    # A custom tool becomes a function of one string; only the responses writer turns its calls back.
+    if request.dialect == "chat" and any(tool.custom for tool in request.tools):
+        raise BadRequest("This model takes no custom tools on chat completions.", param="tools")
     refuse_file_ids(request)
 
 

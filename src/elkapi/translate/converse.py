@@ -250,6 +250,7 @@ LOSSES = (
     Loss("files by id", True, "the id is only known where the file was uploaded"),
     Loss("files of unknown types", True, "PDF, Word, Excel, HTML, CSV, Markdown and text are taken"),
     Loss("server tools and their blocks in the history", True, "each provider has its own"),
+    Loss("custom tools of chat completions", True, "free text cannot be asked for there"),
     Loss("tool arguments that are no JSON object", True, "calls carry objects"),
     Loss("logprobs, top_logprobs", False, "not given"),
     Loss("seed, presence_penalty, frequency_penalty, logit_bias", False, "not taken"),

@@ -373,6 +373,13 @@ def test_a_choice_among_some_tools_declares_only_those() -> None:
     assert [tool["name"] for tool in body["tools"]] == ["then"]
 
 
+def test_a_custom_tool_of_responses_takes_one_string() -> None:
+    call = Message("assistant", (ToolCall("a", "patch", "free text", custom=True),))
+    body = _written(dialect="responses", tools=(Tool("patch", custom=True),), messages=[LOOP[0], call])
+    assert body["tools"][0]["input_schema"]["required"] == ["input"]
+    assert body["messages"][1]["content"][0]["input"] == {"input": "free text"}
+
+
 def test_a_choice_without_tools_is_left_out() -> None:
     assert "tool_choice" not in _written(tool_choice=ToolChoice("auto"))
 
@@ -436,6 +443,7 @@ REFUSED: dict[str, dict[str, Any]] = {
     "images other than JPEG, PNG, GIF and WebP": _user(Image(data="aWs=", media_type="image/tiff")),
     "files by id": _user(File("application/pdf", url="file-id:f1")),
     "server tools other than web search": {"server_tools": (ServerTool("mcp", "responses", {}),)},
+    "custom tools of chat completions": {"tools": (Tool("patch", custom=True),)},
     "tool arguments that are no JSON object": {"messages": [Message("assistant", (ToolCall("a", "b", "[1]"),))]},
 }
 DROPPED: dict[str, tuple[dict[str, Any], Any]] = {

@@ -187,6 +187,7 @@ REFUSED: dict[str, dict[str, Any]] = {
     "files by id": _user(File("application/pdf", url="file-id:f1")),
     "files of unknown types": _user(File("application/zip", data="aWs=")),
     "server tools and their blocks in the history": {"server_tools": (ServerTool("web_search", "chat", {}),)},
+    "custom tools of chat completions": {"tools": (Tool("patch", custom=True),)},
     "tool arguments that are no JSON object": {"messages": [Message("assistant", (ToolCall("a", "b", "[1]"),))]},
 }
 
