@@ -153,7 +153,6 @@ async def test_the_loop_writes_only_while_transactions_are_measured_to_be_fast()
     beat = Beat(b"o" * 16, "worker", 1)
     limits = Limits(batch_max=256, heartbeat_s=1e6, tick_s=1e6, drain_s=1)
     writer = Writer(lambda: books, lambda *_: None, limits, beat=beat, monotonic_s=books.clock.monotonic_s)  # type: ignore[arg-type, return-value]
-    writer._loop = asyncio.get_running_loop()
     writer._with_beat([])
     entry: Entry = (Settle(b"r" * 16, False, 0, 0, None), None)
 

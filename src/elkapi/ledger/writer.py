@@ -104,6 +104,7 @@ class Writer:
         self._finished = 0
         self._inline_from_s = 0.0
         self._fast_in_a_row = 0
+        self._answered: list[tuple[list[Entry], list[Outcome]]] = []
         self.lock = threading.Lock()
         self.stats = Stats()
 
@@ -197,8 +198,7 @@ class Writer:
         if self._owed:
             entries, self._owed = [*map(self._again, self._owed), *entries], []
         for start in range(0, len(entries), self._limits.batch_max):
-            with self.lock:
-                self._write(entries[start : start + self._limits.batch_max])
+            self._write_and_wake(entries[start : start + self._limits.batch_max])
         now_s = self._monotonic_s()
         if self._tick is not None and now_s >= self._next_tick_s:
             self._next_tick_s = now_s + self._limits.tick_s
@@ -247,6 +247,16 @@ class Writer:
         self._next_beat_s = now_s + self._limits.heartbeat_s
         return [(self._beat, None), *entries]
 
+    def _write_and_wake(self, entries: list[Entry]) -> None:
+        with self.lock:
+            self._write(entries)
+        # The loop is woken without the lock: its next order would otherwise find it taken and come back to this thread.
+        answered, self._answered = self._answered, []
+        assert self._loop is not None
+        for done, outcomes in answered:
+            with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits any more
+                self._loop.call_soon_threadsafe(self._deliver, done, outcomes)
+
     def _write(self, entries: list[Entry]) -> None:
         if len(entries) == self._limits.batch_max or self._books is None:
             # The writer is behind: holds whose callers gave up meanwhile need not be made.
@@ -290,9 +300,7 @@ class Writer:
     def _answer(self, entries: list[Entry], outcomes: list[Outcome]) -> None:
         self.stats.orders += len(entries)
         self._finished += sum([entry[0] is not self._beat for entry in entries])
-        assert self._loop is not None
-        with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits any more
-            self._loop.call_soon_threadsafe(self._deliver, entries, outcomes)
+        self._answered.append((entries, outcomes))
 
     def _run_tick(self) -> None:
         assert self._tick is not None
@@ -306,10 +314,8 @@ class Writer:
         while self._owed and self._monotonic_s() < deadline_s:
             time.sleep(self._retry_s)
             owed, self._owed = [*map(self._again, self._owed)], []
-            with self.lock:
-                self._write(owed)
+            self._write_and_wake(owed)
         if self._owed:
             log.error("settlements left to recovery: %d", len(self._owed))
         elif self._beat is not None:
-            with self.lock:
-                self._write([(msgspec.structs.replace(self._beat, ended=True), None)])
+            self._write_and_wake([(msgspec.structs.replace(self._beat, ended=True), None)])
