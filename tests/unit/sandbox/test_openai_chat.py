@@ -218,6 +218,27 @@ def test_every_tool_call_must_be_answered_before_anyone_speaks(http: httpx.Clien
     assert answer["choices"][0]["message"]["content"] == "get_weather answered sunny"
 
 
+def test_functions_are_called_one_at_a_time_in_their_older_form(http: httpx.Client) -> None:
+    functions = [TOOL["function"], {"name": "clock"}]
+    body = body_of("get_weather and clock", functions=functions)
+    (choice,) = completed(http, body)["choices"]
+    call = {"name": "get_weather", "arguments": '{"city":"city"}'}
+    assert (choice["message"]["function_call"], choice["finish_reason"]) == (call, "function_call")
+    deltas = [chunk["choices"][0]["delta"].get("function_call") for chunk in events(http, body)[:-1]]
+    assert next(delta for delta in deltas if delta) == {"name": "get_weather", "arguments": ""}
+    assert "".join(delta["arguments"] for delta in deltas if delta) == call["arguments"]
+    named = completed(http, {**body, "function_call": {"name": "clock"}})["choices"][0]["message"]
+    assert named["function_call"]["name"] == "clock"
+    assert "function_call" not in completed(http, {**body, "function_call": "none"})["choices"][0]["message"]
+    answered = {"role": "function", "name": "get_weather", "content": "sunny"}
+    told = [*body["messages"], {"role": "assistant", "content": None, "function_call": call}, answered]
+    assert (
+        completed(http, {**body, "messages": told})["choices"][0]["message"]["content"] == "get_weather answered sunny"
+    )
+    wrong = http.post("/v1/chat/completions", json={**body, "function_call": {"name": "other"}})
+    assert (wrong.status_code, wrong.json()["error"]["param"]) == (400, "function_call")
+
+
 def test_stored_completions_are_listed_read_changed_and_deleted(http: httpx.Client) -> None:
     parts = [{"type": "text", "text": "two"}]
     ids = [

@@ -41,6 +41,7 @@ class Chat(msgspec.Struct, frozen=True):
     include_usage: bool
     service_tier: str
     metadata: dict[str, str] | None
+    has_functions: bool = False
 
     @property
     def id(self) -> str:
@@ -80,6 +81,7 @@ def answered(request: Request, body: Mapping[str, Any], model: str) -> Answer:
         include_usage=read.include_usage(body, streams=streams),
         service_tier=_service_tier(body.get("service_tier")),
         metadata=body.get("metadata") if isinstance(body.get("metadata"), dict) else None,
+        has_functions=read.has_functions(body),
     )
     completion = whole(chat)
     if read.flag(body, "store"):
@@ -154,14 +156,20 @@ def _choice(chat: Chat, index: int) -> dict[str, Any]:
     }
     if reply.thinking and shows_thinking(chat.model):
         message["reasoning_content"] = reply.thinking
-    if reply.calls:
+    if reply.calls and chat.has_functions:
+        message["function_call"] = {"name": reply.calls[0].name, "arguments": reply.calls[0].arguments}
+    elif reply.calls:
         message["tool_calls"] = [tool_call(chat, index, at, call) for at, call in enumerate(reply.calls)]
     texts = {"content": reply.text, "refusal": reply.refusal or ""}
     logprobs = {
         kind: [logprob(piece, chat.top_logprobs or 0) for piece in _said(reply, kind)] or None for kind in texts
     }
     shown = logprobs if chat.top_logprobs is not None else None
-    return {"index": index, "message": message, "logprobs": shown, "finish_reason": FINISHES[reply.finish]}
+    return {"index": index, "message": message, "logprobs": shown, "finish_reason": _finish(chat)}
+
+
+def _finish(chat: Chat) -> str:
+    return "function_call" if chat.has_functions and chat.reply.finish == "tools" else FINISHES[chat.reply.finish]
 
 
 def _said(reply: Reply, kind: str) -> list[str]:
@@ -204,7 +212,7 @@ def frames(chat: Chat) -> Iterator[Frame]:
             elif place == "last-content" and last:
                 usage = shown
             yield Frame(_chunk(chat, _part(index, delta, None, logprobs), usage), mark, tokens)
-        finish = _part(index, {}, FINISHES[chat.reply.finish], None)
+        finish = _part(index, {}, _finish(chat), None)
         at_end = place == "finish" and index == chat.choices - 1
         # Thoughts that are not shown and came last still count; with content they count with its first frame.
         hidden = chat.reply.usage.output - sum(delta[2] for delta in deltas)
@@ -240,6 +248,11 @@ def _deltas(chat: Chat, index: int) -> Iterator[Delta]:
 def _part_deltas(
     chat: Chat, index: int, call_index: int, part: Thinking | Text | Call | Refusal
 ) -> Iterator[tuple[dict[str, Any], str]]:
+    if isinstance(part, Call) and chat.has_functions:
+        yield {"function_call": {"name": part.name, "arguments": ""}}, ""
+        for piece in pieces(part.arguments):
+            yield {"function_call": {"arguments": piece}}, ""
+        return
     if isinstance(part, Call):
         kind, field = ("custom", "input") if part.custom else ("function", "arguments")
         opening = {"index": call_index, **tool_call(chat, index, call_index, part, "")}

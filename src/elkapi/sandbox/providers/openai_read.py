@@ -192,15 +192,18 @@ def chat_ask(body: Mapping[str, Any], name: str) -> Ask:
         raise invalid("max_tokens and max_completion_tokens cannot both be set.", "max_tokens")
     limit_name = "max_tokens" if body.get("max_tokens") is not None else "max_completion_tokens"
     system, turns = chat_turns(body.get("messages"))
-    tools = chat_tools(body.get("tools"))
+    tools, asked_choice = chat_tools(body.get("tools")), body.get("tool_choice")
+    old = has_functions(body)
+    if old:
+        tools, asked_choice = _functions(body)
     schema, wants_json = format_of(body.get("response_format"), "response_format", nested=True)
-    choice, tools = chosen(body.get("tool_choice"), tools, "tool_choice")
+    choice, tools = chosen(asked_choice, tools, "function_call" if old else "tool_choice")
     return Ask(
         turns=turns,
         system=system,
         tools=tools,
         choice=choice,
-        parallel=flag(body, "parallel_tool_calls", default=True),
+        parallel=flag(body, "parallel_tool_calls", default=True) and not old,
         schema=schema,
         wants_json=wants_json,
         thinks_tokens=thinks_tokens(name, effort),
@@ -238,6 +241,9 @@ def chat_turns(messages: object) -> tuple[str, tuple[Turn, ...]]:
         elif role == "assistant":
             calls = chat_calls(message.get("tool_calls"), f"{at}.tool_calls")
             waiting = {call_id: call.name for call_id, call in calls}
+            old = message.get("function_call")
+            if isinstance(old, dict):
+                calls.append(("", Call(str(old.get("name")), str(old.get("arguments")))))
             turns.append(content.turn("assistant", tuple(call for _, call in calls)))
         elif role == "function":
             turns.append(Turn("user", results=(Result(str(message.get("name")), content.text),)))
@@ -271,6 +277,19 @@ def chat_tools(value: object) -> tuple[Tool, ...]:
         held = tool.get(kind) if kind in ("function", "custom") else None
         tools.append(tool_of(held, f"tools[{index}]", custom=kind == "custom"))
     return tuple(tools)
+
+
+def has_functions(body: Mapping[str, Any]) -> bool:
+    """Whether a chat uses `functions`, the older form of tools: one call at a time, in a field of its own."""
+    return bool(body.get("functions")) and not body.get("tools")
+
+
+def _functions(body: Mapping[str, Any]) -> tuple[tuple[Tool, ...], object]:
+    """The functions as tools, and `function_call` as a tool choice."""
+    listed = body["functions"] if isinstance(body["functions"], list) else [None]
+    choice = body.get("function_call")
+    named = {"type": "function", **choice} if isinstance(choice, dict) else choice
+    return tuple(tool_of(one, f"functions[{at}]", custom=False) for at, one in enumerate(listed)), named
 
 
 def tool_of(held: object, param: str, *, custom: bool) -> Tool:
