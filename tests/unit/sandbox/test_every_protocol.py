@@ -14,8 +14,6 @@ from elkapi.sandbox.server import Running
 from .exchanging import eventually
 from .speaking import WAYS, Way, bodies, signature, streamed_text, text_of
 
-HEADER = "x-sandbox-fault"
-
 
 @pytest.fixture(params=list(WAYS))
 def way(request: pytest.FixtureRequest) -> Way:

@@ -11,6 +11,7 @@ import msgspec
 
 from elkapi.sandbox.messages import Problem
 from elkapi.sandbox.providers.anthropic_blocks import Reader, Segment, fail, list_of, object_of, whole_of
+from elkapi.sandbox.strict import strictly
 from elkapi.sandbox.talk import Ask, Tool
 
 THINKING_BUDGET_MIN = 1024
@@ -47,6 +48,7 @@ def json_object(body: bytes) -> dict[str, Any]:
     return value
 
 
+@strictly
 def read(body: dict[str, Any], *, counting: bool = False) -> Asked:
     """Read a body; `counting` is for count_tokens, which needs no `max_tokens`. Raises Problem."""
     for name in body:

@@ -9,6 +9,7 @@ from typing import Any
 
 from elkapi.sandbox.messages import Problem
 from elkapi.sandbox.providers.anthropic_write import Event, Said, message
+from elkapi.sandbox.strict import strictly
 
 MAX_TOKENS = 4_096
 STOP_REASONS = {"refusal": "content_filtered"}
@@ -19,6 +20,7 @@ BODY_FIELDS = {
 }  # fmt: skip
 
 
+@strictly
 def messages_body(body: dict[str, Any]) -> dict[str, Any]:
     """The messages body that says the same. Raises Problem for a block or field that Converse does not have."""
     for name in body:

@@ -17,6 +17,7 @@ from elkapi.sandbox.providers.gemini_schema import invalid
 from elkapi.sandbox.providers.gemini_write import Said, chunks, count, counted, response, say
 from elkapi.sandbox.routes import Provider, Route, takes_key
 from elkapi.sandbox.stream import stream_answer
+from elkapi.sandbox.strict import strictly
 from elkapi.sandbox.talk import words
 from elkapi.sandbox.vectors import as_floats, seed, unit_vector
 
@@ -66,6 +67,7 @@ def stream(request: Request) -> Answer:
     return stream_answer(frames, error=error + b"]", charge_at=said.charge, media_type="application/json", headers=())
 
 
+@strictly
 def count_tokens(request: Request) -> Answer:
     """`POST models/{model}:countTokens`."""
     body = fields_of(json_object(request.body), "", {"contents", "generateContentRequest", *_COUNTED})
@@ -82,6 +84,7 @@ def embed(request: Request) -> Answer:
     return json_answer({"embedding": {"values": values}}, charge=charge)
 
 
+@strictly
 def batch_embed(request: Request) -> Answer:
     """`POST models/{model}:batchEmbedContents`."""
     name = request.params["model"]
@@ -98,6 +101,7 @@ def batch_embed(request: Request) -> Answer:
     return json_answer({"embeddings": [{"values": values} for values, _ in made]}, charge=charge)
 
 
+@strictly
 def embedding(name: str, body: Any) -> tuple[list[float], int]:
     """The vector of one content and its tokens. Raises Problem."""
     fields = fields_of(body, "", _EMBED_FIELDS)

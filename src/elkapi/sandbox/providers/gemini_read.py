@@ -12,6 +12,7 @@ from elkapi.sandbox.messages import Problem
 from elkapi.sandbox.providers.gemini_models import Model
 from elkapi.sandbox.providers.gemini_schema import camel, invalid, json_schema, unknown_name
 from elkapi.sandbox.sealing import is_sealed
+from elkapi.sandbox.strict import strictly
 from elkapi.sandbox.talk import Ask, Call, Result, Tool, Turn
 
 STOPS_MAX = 5
@@ -69,6 +70,7 @@ def json_object(body: bytes) -> dict[str, Any]:
     return value
 
 
+@strictly
 def read(body: dict[str, Any], model: Model) -> Asked:
     """Read a body for `model`. Raises Problem."""
     given = fields_of(body, "", BODY_FIELDS)
@@ -82,6 +84,8 @@ def read(body: dict[str, Any], model: Model) -> Asked:
     stops = config.get("stopSequences") or []
     if len(stops) > STOPS_MAX:
         raise invalid(f"The maximum number of stop sequences is {STOPS_MAX}, but {len(stops)} were given.")
+    if not isinstance(stops, list) or not all(isinstance(stop, str) for stop in stops):
+        raise invalid("Invalid value at 'generation_config.stop_sequences': must be a list of strings.")
     if config.get("candidateCount") not in (None, 1):
         raise invalid("Only one candidate can be specified in the current model")
     limit = config.get("maxOutputTokens")
@@ -285,6 +289,8 @@ def _thinking(value: object, model: Model) -> tuple[int, bool]:
     known = {"includeThoughts", "thinkingBudget", "thinkingLevel"}
     config = fields_of(value, "generation_config.thinking_config", known)
     budget, level = config.get("thinkingBudget"), config.get("thinkingLevel")
+    if budget is not None and type(budget) is not int:
+        raise invalid("Invalid value at 'generation_config.thinking_config.thinking_budget' (TYPE_INT32)")
     if not model.thinks:
         if budget or level or config.get("includeThoughts"):
             raise invalid("Unable to submit request because thinking is not supported by this model.")

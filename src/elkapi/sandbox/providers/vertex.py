@@ -23,6 +23,7 @@ from elkapi.sandbox.providers.gemini_read import json_object as google_object
 from elkapi.sandbox.providers.gemini_schema import invalid
 from elkapi.sandbox.routes import Provider, Route, takes_key
 from elkapi.sandbox.sealing import is_sealed, seal
+from elkapi.sandbox.strict import strictly
 from elkapi.sandbox.talk import input_tokens
 
 TOKEN_PREFIX = "ya29."  # noqa: S105 - how Google's access tokens begin
@@ -60,6 +61,7 @@ def stream_raw_predict(request: Request) -> Answer:
     return _claude(request, streams=True)
 
 
+@strictly
 def predict(request: Request) -> Answer:
     """`POST publishers/google/models/{model}:predict`, which is how Vertex embeds."""
     name = request.params["model"]

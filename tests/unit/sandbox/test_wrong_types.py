@@ -1,0 +1,152 @@
+"""Any value of a body may be replaced by one of another type: the answer is a refusal or an answer, never a failure."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import msgspec
+import pytest
+
+from elkapi.sandbox.faults import Faults
+from elkapi.sandbox.messages import Answer, Problem, Request
+from elkapi.sandbox.providers import anthropic, anthropic_batches, bedrock, gemini, vertex
+
+from .speaking import BEDROCK, CLAUDE
+
+VALUES: tuple[Any, ...] = (None, 5, -1, 1.5, "x", "", True, [], {}, [1], [None], [[]], [{}], {"a": 1})
+SKIP = "skip_thought_signature_validator"
+MESSAGES: dict[str, Any] = {
+    "model": CLAUDE,
+    "max_tokens": 2000,
+    "system": [{"type": "text", "text": "a", "cache_control": {"type": "ephemeral"}}],
+    "messages": [
+        {
+            "role": "user",
+            "content": [
+                {"type": "text", "text": "a"},
+                {"type": "image", "source": {"type": "base64", "media_type": "image/png", "data": "iVBORw0KGgo="}},
+                {"type": "document", "source": {"type": "text", "data": "x"}, "title": "t"},
+            ],
+        },
+        {"role": "assistant", "content": [{"type": "tool_use", "id": "t1", "name": "f", "input": {}}]},
+        {
+            "role": "user",
+            "content": [{"type": "tool_result", "tool_use_id": "t1", "content": [{"type": "text", "text": "x"}]}],
+        },
+    ],
+    "tools": [{"name": "f", "description": "d", "input_schema": {"type": "object"}}],
+    "tool_choice": {"type": "auto"},
+    "thinking": {"type": "enabled", "budget_tokens": 1024, "display": "omitted"},
+    "output_config": {"effort": "low", "format": {"type": "json_schema", "schema": {"type": "string"}}},
+    "stop_sequences": ["x"],
+    "temperature": 1,
+    "stream": False,
+}
+CONTENT: dict[str, Any] = {
+    "contents": [
+        {
+            "role": "user",
+            "parts": [{"text": "a"}, {"inlineData": {"mimeType": "image/png", "data": "aa"}}, {"fileData": {}}],
+        },
+        {"role": "model", "parts": [{"functionCall": {"name": "f", "args": {}}, "thoughtSignature": SKIP}]},
+        {"role": "user", "parts": [{"functionResponse": {"name": "f", "response": {"a": 1}}}]},
+    ],
+    "systemInstruction": {"parts": [{"text": "s"}]},
+    "tools": [
+        {
+            "functionDeclarations": [
+                {
+                    "name": "f",
+                    "parameters": {
+                        "type": "OBJECT",
+                        "properties": {"a": {"type": "ARRAY", "items": {"type": "STRING"}, "minItems": "1"}},
+                        "required": ["a"],
+                    },
+                }
+            ]
+        }
+    ],
+    "toolConfig": {"functionCallingConfig": {"mode": "ANY", "allowedFunctionNames": ["f"]}},
+    "generationConfig": {
+        "temperature": 1,
+        "maxOutputTokens": 5,
+        "stopSequences": ["a"],
+        "responseModalities": ["TEXT"],
+        "responseMimeType": "application/json",
+        "responseSchema": {"type": "OBJECT"},
+        "thinkingConfig": {"thinkingBudget": 5, "includeThoughts": True},
+        "candidateCount": 1,
+    },
+}
+CONVERSE: dict[str, Any] = {
+    "messages": [
+        {
+            "role": "user",
+            "content": [
+                {"text": "a"},
+                {"image": {"format": "png", "source": {"bytes": "iVBORw0KGgo="}}},
+                {"document": {"format": "pdf", "name": "n", "source": {"bytes": "aaaa"}}},
+                {"cachePoint": {"type": "default"}},
+            ],
+        },
+        {"role": "assistant", "content": [{"toolUse": {"toolUseId": "t", "name": "f", "input": {}}}]},
+        {"role": "user", "content": [{"toolResult": {"toolUseId": "t", "content": [{"json": {}}], "status": "error"}}]},
+    ],
+    "system": [{"text": "s"}],
+    "inferenceConfig": {"maxTokens": 5, "temperature": 1, "topP": 1, "stopSequences": ["a"]},
+    "toolConfig": {
+        "tools": [{"toolSpec": {"name": "f", "description": "d", "inputSchema": {"json": {"type": "object"}}}}],
+        "toolChoice": {"auto": {}},
+    },
+    "outputConfig": {"textFormat": {"structure": {"jsonSchema": {"schema": "{}"}}}},
+    "additionalModelRequestFields": {"top_k": 5},
+}
+EMBED: dict[str, Any] = {
+    "requests": [
+        {"model": "models/text-embedding-005", "content": {"parts": [{"text": "a"}]}, "outputDimensionality": 5}
+    ]
+}
+PREDICT: dict[str, Any] = {"instances": [{"content": "a"}], "parameters": {"outputDimensionality": 4}}
+BATCH = {"requests": [{"custom_id": "a", "params": MESSAGES}]}
+CASES: dict[str, tuple[Callable[[Request], Answer], str, dict[str, Any]]] = {
+    "messages": (anthropic.messages, "", MESSAGES),
+    "batch": (anthropic_batches.create, "", BATCH),
+    "generate": (gemini.generate, "gemini-3-pro-preview", CONTENT),
+    "count": (gemini.count_tokens, "gemini-2.5-flash", {"generateContentRequest": CONTENT}),
+    "embed": (gemini.batch_embed, "text-embedding-005", EMBED),
+    "predict": (vertex.predict, "text-embedding-005", PREDICT),
+    "converse": (bedrock.converse, BEDROCK, CONVERSE),
+}
+
+
+def places(value: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
+    """Every place inside a body."""
+    entries = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    for key, entry in entries:
+        yield (*path, key)
+        yield from places(entry, (*path, key))
+
+
+def changed(body: dict[str, Any], path: tuple[Any, ...], value: Any) -> dict[str, Any]:
+    made: Any = copy.deepcopy(body)
+    inner = made
+    for key in path[:-1]:
+        inner = inner[key]
+    inner[path[-1]] = value
+    return dict(made)
+
+
+@pytest.mark.parametrize("case", list(CASES))
+def test_a_value_of_a_wrong_type_is_refused_or_taken_and_never_fails(case: str) -> None:
+    handler, model, body = CASES[case]
+
+    def status(sent: dict[str, Any]) -> int:
+        request = Request("POST", "/", (), msgspec.json.encode(sent), Faults(), "req_" + "0" * 32, {"model": model})
+        try:
+            return handler(request).status
+        except Problem as problem:
+            return problem.status
+
+    assert {status(changed(body, path, value)) for path in places(body) for value in VALUES} <= {200, 400, 403, 404}
