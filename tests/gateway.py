@@ -97,6 +97,7 @@ class Gateway:
         *,
         secrets: tuple[str, ...] = ("sk-upstream-secret",),
         name: str | None = None,
+        family: str = "openai",
         priority: int = 0,
         allow_private: bool = True,
         header_set: dict[str, str] | None = None,
@@ -105,7 +106,7 @@ class Gateway:
     ) -> int:
         spec = ChannelSpec(
             name=name or f"channel-{next(self._numbers)}",
-            family="openai",
+            family=family,
             base_url=base_url,
             priority=priority,
             allow_private=allow_private,
@@ -120,8 +121,14 @@ class Gateway:
         await self.settled()
         return added
 
-    async def price(self, model: str, *, per_1m_usd: str = "0", per_call_usd: str = "0") -> None:
-        amounts = Amounts(input_nano_per_1m=parse_usd(per_1m_usd), call_nano=parse_usd(per_call_usd))
+    async def price(
+        self, model: str, *, per_1m_usd: str = "0", output_per_1m_usd: str = "0", per_call_usd: str = "0"
+    ) -> None:
+        amounts = Amounts(
+            input_nano_per_1m=parse_usd(per_1m_usd),
+            output_nano_per_1m=parse_usd(output_per_1m_usd),
+            call_nano=parse_usd(per_call_usd),
+        )
         with self.database.write() as connection:
             prices.add_version(
                 connection, model=model, amounts=amounts, source="test", now_ns=time.time_ns(), actor=ACTOR

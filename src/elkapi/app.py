@@ -98,14 +98,14 @@ def prepare(settings: Settings) -> Preparation:
     """Migrate, make the first key of a new installation, and look which local models are installed."""
     from elkapi.admin.keys import ensure_first_key
     from elkapi.errors import Unavailable
-    from elkapi.sandbox.providers.openai import MODELS
+    from elkapi.sandbox.providers import SERVED_MODELS
     from elkapi.storage.dialect import DatabaseUrlError
     from elkapi.storage.installation import open_installation
     from elkapi.storage.migrations import MigrationError
     from elkapi.storage.secrets import SecretKeyError
 
     bundled = installed_models(settings)
-    sandbox = tuple(MODELS)
+    sandbox = SERVED_MODELS
     try:
         installation = open_installation(settings)
     except (DatabaseUrlError, MigrationError, SecretKeyError, Unavailable) as error:

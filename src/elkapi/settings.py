@@ -46,6 +46,11 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     first_byte_s: float = 120.0
     idle_s: float = 60.0
     total_s: float = 600.0
+    text_header_s: float = 600.0
+    first_token_s: float = 300.0
+    stream_idle_s: float = 120.0
+    text_total_s: float = 3600.0
+    stream_ping_s: float = 15.0
     attempts_max: int = 4
     cooldown_s: float = 10.0
     cooldown_max_s: float = 300.0

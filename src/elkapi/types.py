@@ -138,11 +138,12 @@ class ChannelKey(msgspec.Struct, frozen=True):
 
 
 class ChannelLimits(msgspec.Struct, frozen=True, omit_defaults=True):
-    """The five deadlines of one channel; absent values fall back to the settings."""
+    """The deadlines of one channel; absent values fall back to the settings."""
 
     connect_s: float | None = None
     header_s: float | None = None
     first_byte_s: float | None = None
+    first_token_s: float | None = None
     idle_s: float | None = None
     total_s: float | None = None
 

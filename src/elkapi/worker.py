@@ -24,6 +24,7 @@ from elkapi.observe import metrics as observe_metrics
 from elkapi.observe.bridge import json_log
 from elkapi.observe.metrics import FOLD_EVERY_S, Metrics
 from elkapi.observe.process import die_with_parent, set_title
+from elkapi.relay.counting import COUNTING_PAGES
 from elkapi.relay.judge import StorageKeyJudge
 from elkapi.relay.pages import PAGES
 from elkapi.relay.plane import DataPlane
@@ -33,6 +34,7 @@ from elkapi.snapshot import SnapshotHolder
 from elkapi.storage.db import Reader
 from elkapi.storage.installation import open_installation
 from elkapi.upstream import ClientLimits, UpstreamClient
+from elkapi.upstream.gcp import TokenSource
 
 GC_ALLOCATIONS = 20_000
 SWITCH_INTERVAL_S = 0.0005
@@ -133,7 +135,8 @@ async def opened_plane(order: WorkerOrder) -> AsyncIterator[DataPlane]:
             log=log,
             clock=SYSTEM_CLOCK,
             rng=Random(),  # noqa: S311 - spreads load, guards nothing.
-            pages=PAGES,
+            pages=PAGES | COUNTING_PAGES,
+            tokens=TokenSource(client.send, SYSTEM_CLOCK),
             model_facts={model.id: model.facts for model in order.bundled},
         )
 

@@ -102,9 +102,8 @@ class Operation(msgspec.Struct, frozen=True):
     body: Body = Body.NONE
     model: ModelSource = ModelSource("none")
     named_once: tuple[str, ...] = ()
-    upstream: str = ""
     wire: Wire | None = None
-    dialect: DialectName | None = None
+    dialect: DialectName | Literal["completions"] | None = None
     stream: bool | None = None
     unit: str = "free"
     free_unless_priced: bool = False
@@ -124,4 +123,3 @@ class Family(msgspec.Struct, frozen=True):
     name: str
     dialect: Dialect
     operations: tuple[Operation, ...]
-    upstream_families: frozenset[str] = frozenset()

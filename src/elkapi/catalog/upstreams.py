@@ -205,9 +205,12 @@ _ROWS = (
         "sandbox",
         auth="bearer",
         wires={
-            **_OPENAI,
-            **_ANTHROPIC,
-            **{wire: msgspec.structs.replace(row, auth="x-goog-api-key") for wire, row in _GEMINI.items()},
+            **{wire: msgspec.structs.replace(row, models=r"^(?!claude-|gemini-)") for wire, row in _OPENAI.items()},
+            **{wire: msgspec.structs.replace(row, models=r"^claude-") for wire, row in _ANTHROPIC.items()},
+            **{
+                wire: msgspec.structs.replace(row, models=r"^(gemini|text-embedding-00)", auth="x-goog-api-key")
+                for wire, row in _GEMINI.items()
+            },
         },
         headers=_ANTHROPIC_VERSION,
         operator_may_add=False,
@@ -240,7 +243,7 @@ def endpoint_for(family: str, wire: Wire, translatable: bool, model: str) -> tup
     return None
 
 
-def serves(channel: Channel, operation: Operation, model: str) -> bool:
+def serves(operation: Operation, channel: Channel, model: str) -> bool:
     """Whether a channel can answer an operation at all, natively or translated."""
     if operation.wire is None or channel.family not in UPSTREAM_FAMILIES:
         return False

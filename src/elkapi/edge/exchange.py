@@ -180,6 +180,10 @@ class Exchange:
         if self.connection.writable:
             await self.connection.writable
 
+    def push(self, chunk: bytes) -> None:
+        if not self.answered and not self.head_only and not self.connection.writable:
+            self.connection.transport.write(self._framed(chunk))
+
     def finish(self, chunk: bytes = b"") -> None:
         if not self.head_only:
             last = self._framed(chunk) if chunk else b""

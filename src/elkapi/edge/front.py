@@ -65,7 +65,10 @@ class Front:
             self._answer(call, error)
         except Failed as failed:
             # Its record is kept and logged already, with the attempts.
-            self._answer(call, failed.error)
+            if failed.farewell:
+                call.reply.finish(failed.farewell)
+            else:
+                self._answer(call, failed.error)
         except Left:
             raise ClientGone from None
         except (ClientGone, asyncio.CancelledError):

@@ -13,6 +13,7 @@ from typing import Any
 import msgspec
 
 from elkapi.translate import usage as counts
+from elkapi.translate.crossing import model_pattern
 from elkapi.types import Usage
 
 TAIL_BYTES = 2048
@@ -114,10 +115,12 @@ def looks_like_json_object(body: bytes) -> bool:
     return body[:64].lstrip()[:1] == b"{" and body[-64:].rstrip()[-1:] == b"}"
 
 
-def with_client_model(body: bytes, upstream_model: str, client_model: str, member: str = "model") -> bytes:
-    """The reply with the model's client name where the upstream wrote its own (callers never see the mapping)."""
-    name = b'("' + member.encode() + rb'"\s*:\s*)'
-    pattern = re.compile(name + re.escape(msgspec.json.encode(upstream_model)))
+def with_client_model(body: bytes, client_model: str, member: str = "model") -> bytes:
+    """The reply with the model's client name where the upstream wrote its own (callers never see the mapping).
+
+    Whatever the upstream calls it, a dated name perhaps: the first such member of the reply's two ends is the model.
+    """
+    pattern = model_pattern(member)
     replacement = msgspec.json.encode(client_model)
     head, tail = body[:TAIL_BYTES], body[TAIL_BYTES:]
     renamed, count = pattern.subn(lambda hit: hit.group(1) + replacement, head, count=1)

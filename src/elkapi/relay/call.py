@@ -32,6 +32,9 @@ class Reply(Protocol):
     def write(self, chunk: bytes) -> Awaitable[None]:
         """One piece of a started reply; waits while the client is slow."""
 
+    def push(self, chunk: bytes) -> None:
+        """One small piece of a started reply from outside its own flow of writes; never waits."""
+
     def finish(self, chunk: bytes = b"") -> None:
         """The last piece: the only thing that makes a started reply complete."""
 

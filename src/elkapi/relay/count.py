@@ -8,15 +8,22 @@ from __future__ import annotations
 
 import msgspec
 
+from elkapi.errors import BadRequest
 from elkapi.pricing.tokens import vocabulary_of
 from elkapi.relay.plane import DataPlane
 from elkapi.relay.read import Request
+from elkapi.translate.crossing import Crossing, Tally
+from elkapi.translate.dialects import DIALECTS
+from elkapi.translate.ir import texts_of
 from elkapi.types import Usage
 from elkapi.upstream import Deadlines, Origin, UpstreamFailure, UpstreamRequest
 
 COUNT_DEADLINES = Deadlines(connect_s=0.5, header_s=5.0, first_byte_s=5.0, idle_s=5.0, total_s=5.0)
 ANSWER_BYTES_MAX = 1024 * 1024
 BYTES_PER_TOKEN = 4
+# What a chat format puts around a message: its role and its separators.
+MESSAGE_TOKENS = 4
+COUNTED, ESTIMATED = "counted_locally", "estimated_locally"
 
 
 class _Counts(msgspec.Struct):
@@ -32,17 +39,25 @@ async def count_exactly(plane: DataPlane, request: Request) -> Usage | None:
     if isinstance(texts, list) and texts and not isinstance(texts[0], str):
         count = len(texts) if isinstance(texts[0], int) else sum(map(len, texts))
         return Usage(input_tokens=count, calls=request.facts.upper.calls)
-    vocabulary = vocabulary_of(request.model)
-    if vocabulary is None:
+    items = _input_texts(request)
+    counts = await count_texts(plane, request.model, items)
+    if counts is None:
         return None
-    items = texts if isinstance(texts, list) else [texts]
-    body = msgspec.json.encode({"vocabulary": vocabulary, "input": items})
+    framing = MESSAGE_TOKENS * len(items) if request.operation.dialect is not None else 0
+    return Usage(input_tokens=sum(counts) + framing, calls=request.facts.upper.calls)
+
+
+async def count_texts(plane: DataPlane, model: str, texts: list[str]) -> list[int] | None:
+    """The tokens of each text in the model's own vocabulary, or None when it is unknown or nobody can count now."""
+    vocabulary = vocabulary_of(model)
+    if vocabulary is None or not texts:
+        return None
     order = UpstreamRequest(
         origin=Origin.parse("unix://" + plane.settings.socket_path("models")),
         method=b"POST",
         target=b"/v1/tokenize/count",
         headers=[(b"content-type", b"application/json")],
-        body=body,
+        body=msgspec.json.encode({"vocabulary": vocabulary, "input": texts}),
         deadlines=COUNT_DEADLINES,
     )
     try:
@@ -50,18 +65,77 @@ async def count_exactly(plane: DataPlane, request: Request) -> Usage | None:
         answer, whole = await reply.read(ANSWER_BYTES_MAX)
         if reply.status != 200 or not whole:
             return None
-        return Usage(input_tokens=sum(_counts.decode(answer).tokens), calls=request.facts.upper.calls)
+        return _counts.decode(answer).tokens
     except (UpstreamFailure, msgspec.DecodeError):
         return None
 
 
-async def count_locally(plane: DataPlane, request: Request) -> tuple[Usage, str]:
-    """(usage, flag): counted exactly where that is possible, else a quarter of the bytes, never above the bound."""
-    exact = await count_exactly(plane, request)
-    return (exact, "counted_locally") if exact is not None else estimated(request)
+async def count_locally(plane: DataPlane, request: Request, tally: Tally | None = None) -> tuple[Usage, str]:
+    """(usage, flag): counted exactly where that is possible, else a quarter of the bytes, never above the bound.
+
+    `tally` is what the caller was sent of a text answer.
+    """
+    usage = await count_exactly(plane, request)
+    flag = COUNTED if usage is not None else ESTIMATED
+    if usage is None:
+        usage, _ = estimated(request)
+    if tally is None:
+        return usage, flag
+    output, reasoning, exact = await count_output(plane, request.model, tally)
+    usage = msgspec.structs.replace(usage, output_tokens=output, reasoning_tokens=reasoning)
+    return usage, flag if exact else ESTIMATED
+
+
+async def count_output(plane: DataPlane, model: str, tally: Tally) -> tuple[int, int, bool]:
+    """(text tokens, reasoning tokens, exact) of what the caller was sent."""
+    text, thinking = "".join(tally.text), "".join(tally.thinking)
+    beyond = quarter(tally.beyond_bytes)
+    counts = await count_texts(plane, model, [text, thinking])
+    if counts is None:
+        return quarter(len(text.encode())) + beyond, quarter(len(thinking.encode())), False
+    return counts[0] + beyond, counts[1], not beyond
+
+
+async def count_left(plane: DataPlane, request: Request, crossing: Crossing) -> tuple[Usage, str]:
+    """(usage, flag) of a stream that its caller left, or that broke: the upstream's figures as far as they came.
+
+    Its input counts as soon as it was reported. Its output only once the answer was finished: before that a figure is
+    of a moment nobody can name, and what the caller was sent is counted instead.
+    """
+    seen = crossing.usage
+    if seen is not None and crossing.finished:
+        return seen, "upstream_usage"
+    if seen is None:
+        return await count_locally(plane, request, crossing.tally)
+    output, reasoning, exact = await count_output(plane, request.model, crossing.tally)
+    usage = msgspec.structs.replace(
+        seen, output_tokens=output, reasoning_tokens=reasoning, audio_output_tokens=0, image_output_tokens=0
+    )
+    return usage, COUNTED if exact else ESTIMATED
 
 
 def estimated(request: Request) -> tuple[Usage, str]:
-    """(usage, flag) without asking anybody: a quarter of the bytes."""
+    """(usage, flag) of the input without asking anybody: a quarter of the bytes."""
     upper = request.facts.upper
-    return Usage(input_tokens=-(-upper.input_tokens // BYTES_PER_TOKEN), calls=upper.calls), "estimated_locally"
+    if request.operation.dialect is None:
+        return Usage(input_tokens=quarter(upper.input_tokens), calls=upper.calls), ESTIMATED
+    texts = _input_texts(request)
+    tokens = sum(quarter(len(text.encode())) + MESSAGE_TOKENS for text in texts)
+    return Usage(input_tokens=min(tokens, upper.input_tokens), calls=upper.calls), ESTIMATED
+
+
+def _input_texts(request: Request) -> list[str]:
+    """What a tokenizer would see of a call's input, a text a message."""
+    operation = request.operation
+    if operation.dialect is None:
+        texts = request.facts.texts
+        return [text for text in texts if isinstance(text, str)] if isinstance(texts, list) else [str(texts or "")]
+    try:
+        return texts_of(DIALECTS[operation.wire or ""].read_request(request.body))
+    except BadRequest:
+        # The upstream took what we cannot read; its bytes are all that is known.
+        return [request.body.decode("utf-8", "replace")]
+
+
+def quarter(size_bytes: int) -> int:
+    return -(-size_bytes // BYTES_PER_TOKEN)

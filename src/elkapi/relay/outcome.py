@@ -5,11 +5,15 @@ from __future__ import annotations
 import msgspec
 
 from elkapi.relay.call import Headers, Reply
+from elkapi.translate.crossing import Tally
 from elkapi.types import AttemptRecord, Channel, Usage
 
 
 class Outcome(msgspec.Struct):
-    """`usage` None means the upstream reported none that can be believed. `tail` is what a started reply still owes."""
+    """`usage` None means the upstream reported none that can be believed; `tally` is what is counted then.
+
+    `body` is, for a started reply, what it still owes. `unsplit`: cache writes came without their lifetimes.
+    """
 
     status: int
     headers: Headers
@@ -18,6 +22,9 @@ class Outcome(msgspec.Struct):
     attempts: tuple[AttemptRecord, ...]
     channel: Channel
     started: bool = False
+    unsplit: bool = False
+    tally: Tally | None = None
+    flags: tuple[str, ...] = ()
 
     def finish(self, reply: Reply, extra: Headers = ()) -> None:
         """Let the last bytes go: only called after the money is written."""

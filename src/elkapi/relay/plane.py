@@ -21,6 +21,7 @@ from elkapi.snapshot import Snapshot, SnapshotHolder
 from elkapi.storage.db import Reader
 from elkapi.types import Grant
 from elkapi.upstream import UpstreamClient
+from elkapi.upstream.gcp import TokenSource
 
 Page = Callable[["DataPlane", Snapshot, Grant, Match, Call], Awaitable[None]]
 
@@ -49,4 +50,5 @@ class DataPlane(msgspec.Struct):
     clock: Clock
     rng: Random
     pages: Mapping[str, Page]
+    tokens: TokenSource
     model_facts: dict[str, dict[str, object]]

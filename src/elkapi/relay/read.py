@@ -6,17 +6,26 @@ import msgspec
 
 from elkapi.catalog import Body, Facts, Match, Operation
 from elkapi.catalog.jsonedit import check_named_once, with_string
+from elkapi.catalog.text import bounded_by_model
 from elkapi.errors import BadRequest, UnsupportedMediaType
 from elkapi.relay.call import Call
 
 
 class Request(msgspec.Struct, frozen=True):
-    """What is asked: `body` names `model` at its top level, whatever path it came by."""
+    """What is asked: `body` names `model` at its top level, unless the operation takes it from the path alone.
+
+    `array`: a stream is wanted as one JSON array. `output_cap` is the most output the balance covers, where the caller
+    set no limit and the balance does not cover the model's maximum; `hold` sets it.
+    """
 
     operation: Operation
     model: str
     body: bytes
     facts: Facts
+    call_id: str = ""
+    stream: bool = False
+    array: bool = False
+    output_cap: int | None = None
 
 
 async def read(call: Call, match: Match) -> Request:
@@ -30,13 +39,28 @@ async def read(call: Call, match: Match) -> Request:
     facts = operation.read(body)
     model = facts.model
     # A second `model` or `input` would let the gateway price one and the upstream serve the other.
-    once = operation.named_once
-    check_named_once(body, *(once if model is None else (operation.model.name, *once)))
-    if model is None and (model := match.params.get(operation.model.name)) is not None:
-        body = with_string(body, operation.model.name, model)
+    once, source = operation.named_once, operation.model
+    check_named_once(body, *(once if model is None else (source.name, *once)))
     if model is None:
-        raise BadRequest("`model` is missing.", param=operation.model.name)
-    return Request(operation, model, body, facts)
+        model, body = _model_elsewhere(match, body)
+    if operation.dialect is None:
+        return Request(operation, model, body, facts, stream=facts.stream)
+    stream = facts.stream if operation.stream is None else operation.stream
+    array = operation.stream is True and "alt=sse" not in call.query
+    return Request(
+        operation, model, body, bounded_by_model(facts, model), call.text_id[4:].decode(), stream, array and stream
+    )
+
+
+def _model_elsewhere(match: Match, body: bytes) -> tuple[str, bytes]:
+    """(model, body) where the body names none: from the path or the operation's default, then put into the body."""
+    source = match.operation.model
+    model = match.params.get(source.name, source.default)
+    if model is None:
+        raise BadRequest("`model` is missing.", param=source.name)
+    if source.where == "path":
+        return model.removeprefix("models/"), body
+    return model, with_string(body, source.name, model)
 
 
 def _check_media_type(value: bytes | None) -> None:

@@ -12,16 +12,30 @@ from collections import deque
 from traceback import format_exception
 
 from elkapi.clock import milliseconds
-from elkapi.errors import GatewayError, NoChannel, RateLimited, UpstreamError, UpstreamTimeout
+from elkapi.errors import (
+    BadRequest,
+    GatewayError,
+    NoChannel,
+    RateLimited,
+    UpstreamError,
+    UpstreamRejected,
+    UpstreamTimeout,
+)
 from elkapi.ids import request_id_text
-from elkapi.pricing.meter import TAIL_BYTES, looks_like_json_object, read_usage, with_client_model
+from elkapi.pricing.meter import TAIL_BYTES, looks_like_json_object, metered, with_client_model
 from elkapi.relay.call import Call, ClientGone
+from elkapi.relay.exchange import Exchange, exchange_for
 from elkapi.relay.outcome import Outcome
 from elkapi.relay.plane import DataPlane
 from elkapi.relay.read import Request
-from elkapi.relay.redact import rejected
+from elkapi.relay.redact import redact, rejected
+from elkapi.relay.signing import needs_signing, signed
+from elkapi.relay.stream import pump
 from elkapi.relay.target import build
 from elkapi.routing.verdict import Verdict, is_success, on_failure, on_status, on_unreadable
+from elkapi.translate.crossing import Crossing
+from elkapi.translate.dialect import Unreadable
+from elkapi.translate.ir import Failure
 from elkapi.types import Attempt, AttemptRecord, Channel, Usage
 from elkapi.upstream import (
     FirstByteTimeout,
@@ -31,30 +45,51 @@ from elkapi.upstream import (
     UpstreamFailure,
     UpstreamReply,
 )
+from elkapi.upstream.gcp import TokenRefused
 
 ERROR_BODY_BYTES_MAX = 64 * 1024
+TRANSLATED_REPLY_BYTES_MAX = 32 * 1024 * 1024
+CREDENTIAL_REFUSED = Verdict("next", "credential_refused", "none", cool="key")
+UNTRANSLATABLE = Verdict("next", "untranslatable", "none")
 JSON = ((b"content-type", b"application/json"),)
 OWN_FAULT = "The gateway failed to handle this request."
 _TIMEOUTS = frozenset(kind.code for kind in (HeaderTimeout, FirstByteTimeout, IdleTimeout, TotalTimeout))
 
 
 class Failed(Exception):
-    """No attempt answered: `error` is for the caller, `attempts` for the record."""
+    """No attempt answered: `error` is for the caller, `attempts` for the record.
 
-    def __init__(self, error: GatewayError, attempts: tuple[AttemptRecord, ...]) -> None:
+    A stream that broke after its first content has a `crossing`: what had passed by then is the operator's loss, and
+    its `farewell`, an explicit error event, ends the reply.
+    """
+
+    def __init__(
+        self,
+        error: GatewayError,
+        attempts: tuple[AttemptRecord, ...],
+        channel: Channel | None = None,
+        crossing: Crossing | None = None,
+        farewell: bytes = b"",
+    ) -> None:
         super().__init__(error.message)
         self.error = error
         self.attempts = attempts
+        self.channel = channel
+        self.crossing = crossing
+        self.farewell = farewell
 
 
 class Left(Exception):
     """The caller went away; `started` tells whether a part of the answer had been sent by then."""
 
-    def __init__(self, attempts: tuple[AttemptRecord, ...], channel: Channel, started: bool) -> None:
+    def __init__(
+        self, attempts: tuple[AttemptRecord, ...], channel: Channel, started: bool, crossing: Crossing | None = None
+    ) -> None:
         super().__init__("client left")
         self.attempts = attempts
         self.channel = channel
         self.started = started
+        self.crossing = crossing
 
 
 async def relay(plane: DataPlane, attempts: tuple[Attempt, ...], request: Request, call: Call) -> Outcome:
@@ -79,7 +114,7 @@ async def relay(plane: DataPlane, attempts: tuple[Attempt, ...], request: Reques
         except (asyncio.CancelledError, ClientGone):
             # Cancelled by the edge because the connection closed; the record says what may have been billed.
             one.time()
-            raise Left(tuple(tries), attempt.channel, one.started) from None
+            raise Left(tuple(tries), attempt.channel, one.started, one.crossing) from None
         except Exception as fault:
             # A fault of ours forgets neither what was sent before it nor that this attempt may be billed too.
             one.note(Verdict("fail", "internal_error", "unknown" if one.sent else "none"))
@@ -104,7 +139,8 @@ async def relay(plane: DataPlane, attempts: tuple[Attempt, ...], request: Reques
         if verdict.cool == "channel":
             rested.add(attempt.channel.id)
         retry_after_s = max(retry_after_s, verdict.at_least_s)
-    raise Failed(_final_error(one, tries, retry_after_s), tuple(tries))
+    error = _final_error(one, tries, retry_after_s)
+    raise Failed(error, tuple(tries), one.attempt.channel, one.crossing if one.started else None, one.farewell)
 
 
 class Try:
@@ -116,6 +152,8 @@ class Try:
         self.request = request
         self.call = call
         self.started = self.sent = False
+        self.crossing: Crossing | None = None
+        self.farewell = b""
         self.error: GatewayError | None = None
         self.begun_s = plane.clock.monotonic_s()
         self.reply: UpstreamReply | None = None
@@ -131,7 +169,19 @@ class Try:
 
     async def run(self) -> Outcome | Verdict:
         """An Outcome when the answer is accepted, else the verdict on it. Raises UpstreamFailure."""
-        upstream_request = build(self.attempt, self.request, self.call, self.plane.settings)
+        try:
+            exchange = exchange_for(self.attempt, self.request, self.plane.clock.now_ns() // 1_000_000_000)
+            upstream_request = build(self.attempt, exchange, self.call, self.plane.settings)
+        except BadRequest as error:
+            # Another channel may speak the caller's own dialect.
+            self.error = error
+            return UNTRANSLATABLE
+        if needs_signing(self.attempt):
+            try:
+                upstream_request = await signed(self.plane, self.attempt, upstream_request)
+            except (ValueError, TokenRefused) as error:
+                self.record.error = str(error)[:300]
+                return CREDENTIAL_REFUSED
         self.sent = True
         self.reply = reply = await self.plane.client.send(upstream_request)
         status = self.record.status = reply.status
@@ -140,7 +190,9 @@ class Try:
         if (theirs := reply.header(b"x-request-id")) is not None:
             self.record.upstream_request_id = theirs[:128].decode("latin-1")
         if is_success(status):
-            return await self._accept(reply, status)
+            if exchange.stream:
+                return await pump(self, reply, status, exchange)
+            return await self._accept(reply, status, exchange)
         verdict = on_status(status, reply.header(b"retry-after"))
         body, _ = await reply.read(ERROR_BODY_BYTES_MAX)
         self.record.error = body[:300].decode("utf-8", "replace")
@@ -148,17 +200,36 @@ class Try:
             self.error = rejected(status, body, self.attempt, self.request.model)
         return verdict
 
-    async def _accept(self, reply: UpstreamReply, status: int) -> Outcome | Verdict:
-        body, whole = await reply.read(self.plane.settings.reply_buffer_bytes_max)
+    async def _accept(self, reply: UpstreamReply, status: int, exchange: Exchange) -> Outcome | Verdict:
+        bytes_max = TRANSLATED_REPLY_BYTES_MAX if exchange.translated else self.plane.settings.reply_buffer_bytes_max
+        body, whole = await reply.read(bytes_max)
         encoding = reply.header(b"content-encoding")
         if encoding is not None and encoding != b"identity":
-            body = _inflated(body, self.plane.settings.reply_buffer_bytes_max) if whole else b""
+            body = _inflated(body, bytes_max) if whole else b""
         if not (looks_like_json_object(body) if whole else body[:64].lstrip()[:1] == b"{"):
             return on_unreadable("unreadable_reply")
         if not whole:
-            return await self._pump(reply, status, body)
-        usage = read_usage(body, self.request.facts.upper)
-        return self._outcome(status, self._renamed(body), usage, started=False)
+            return on_unreadable("reply_too_large") if exchange.translated else await self._pump(reply, status, body)
+        try:
+            answer = exchange.whole(body)
+        except Unreadable:
+            return on_unreadable("unreadable_reply")
+        if answer.failure is not None:
+            return self.failed_inside(answer.failure)
+        outcome = self.outcome(status, answer.body, answer.usage)
+        outcome.unsplit, outcome.tally, outcome.flags = answer.unsplit, answer.tally, answer.flags
+        return outcome
+
+    def failed_inside(self, failure: Failure) -> Verdict:
+        """The verdict on an error that came inside a success reply, before the caller has any of it."""
+        self.record.error = failure.message[:300]
+        verdict = on_status(failure.status)
+        if verdict.action == "fail":
+            message = redact(failure.message, self.attempt, self.request.model)
+            self.error = UpstreamRejected(
+                message, status=failure.status, code=None, type_="invalid_request_error", param=None
+            )
+        return verdict
 
     async def _pump(self, reply: UpstreamReply, status: int, first: bytes) -> Outcome | Verdict:
         """Send a large answer on as it comes, holding back its last bytes until the money is written."""
@@ -181,14 +252,19 @@ class Try:
         if not tail.rstrip().endswith(b"}"):
             out.abort()
             return on_unreadable("unreadable_reply")
-        return self._outcome(status, self._renamed(tail), read_usage(tail, self.request.facts.upper), started=True)
+        wire = self.request.operation.wire or ""
+        usage, unsplit = metered(tail, wire, self.request.facts.upper)
+        outcome = self.outcome(status, self._renamed(tail), usage, started=True)
+        outcome.unsplit = unsplit
+        return outcome
 
     def _renamed(self, body: bytes) -> bytes:
         if self.attempt.upstream_model == self.request.model:
             return body
-        return with_client_model(body, self.attempt.upstream_model, self.request.model)
+        return with_client_model(body, self.request.model)
 
-    def _outcome(self, status: int, body: bytes, usage: Usage | None, started: bool) -> Outcome:
+    def outcome(self, status: int, body: bytes, usage: Usage | None, started: bool = False) -> Outcome:
+        """The accepted answer."""
         self.record.outcome, self.record.fate = "ok", "complete"
         self.time()
         return Outcome(status, JSON, body, usage, (), self.attempt.channel, started)

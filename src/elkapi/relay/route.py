@@ -3,28 +3,40 @@
 from __future__ import annotations
 
 import difflib
+from functools import partial
 
+from elkapi.catalog.upstreams import serves
 from elkapi.errors import ModelForbidden, NoChannel, NoPrice
 from elkapi.pricing.price import quote
 from elkapi.relay.plane import DataPlane
 from elkapi.relay.read import Request
 from elkapi.routing.plan import plan
 from elkapi.snapshot import Snapshot
-from elkapi.types import Attempt, Grant, Quote
+from elkapi.types import Attempt, Grant, Price, Quote
 
 SUGGESTIONS_MAX = 5
 
 
 def route(plane: DataPlane, snapshot: Snapshot, grant: Grant, request: Request) -> tuple[Attempt, ...]:
     """Ordered attempts. Raises ModelForbidden, or NoChannel with close names the caller could use."""
+    check_allowed(grant, request)
+    tiers = snapshot.tiers_for(grant.scope, grant.group, request.model)
+    able = partial(serves, request.operation)
+    attempts = plan(tiers, request.model, able, plane.health, plane.rng, plane.settings.attempts_max)
+    if not attempts:
+        raise no_channel(snapshot, grant, request)
+    return attempts
+
+
+def check_allowed(grant: Grant, request: Request) -> None:
+    """Raises ModelForbidden for a model the key may not use."""
     if grant.models is not None and request.model not in grant.models:
         raise ModelForbidden(f"This key may not use the model {request.model!r}.", param="model")
-    tiers = snapshot.tiers_for(grant.scope, grant.group, request.model)
-    families = plane.catalog.families[request.operation.family].upstream_families
-    attempts = plan(tiers, request.model, families, plane.health, plane.rng, plane.settings.attempts_max)
-    if not attempts:
-        raise NoChannel(_no_channel(snapshot, grant, request))
-    return attempts
+
+
+def no_channel(snapshot: Snapshot, grant: Grant, request: Request) -> NoChannel:
+    """The refusal of a model that nothing serves so."""
+    return NoChannel(_no_channel(snapshot, grant, request))
 
 
 def _no_channel(snapshot: Snapshot, grant: Grant, request: Request) -> str:
@@ -45,10 +57,14 @@ def _no_channel(snapshot: Snapshot, grant: Grant, request: Request) -> str:
 
 def estimate(snapshot: Snapshot, grant: Grant, request: Request) -> Quote:
     """The upper bound in money. Raises NoPrice: a model nobody priced is refused, never free by accident."""
+    operation = request.operation
     price = snapshot.price_for(grant.scope, request.model)
+    if price is None and (operation.unit == "free" or operation.free_unless_priced):
+        price = Price(id=0, model=request.model, version=0)
     if price is None:
         raise NoPrice(f"The model {request.model!r} has no price yet; an operator sets one with `elkapi price set`.")
     ratio_micro = snapshot.groups.get(grant.group)
     if ratio_micro is None:
         raise NoPrice(f"The group {grant.group!r} of this key does not exist any more.")
-    return quote(price, grant.group, ratio_micro, request.facts.upper)
+    facts = request.facts
+    return quote(price, grant.group, ratio_micro, facts.upper, facts.wide)

@@ -4,17 +4,25 @@ from __future__ import annotations
 
 import msgspec
 
-from elkapi.catalog.jsonedit import with_overrides, with_string
-from elkapi.catalog.upstreams import auth_headers, target_path
+from elkapi.catalog.jsonedit import with_overrides
+from elkapi.catalog.upstreams import UPSTREAM_FAMILIES, auth_headers, endpoint_path, target_path
 from elkapi.relay.call import Call
-from elkapi.relay.read import Request
+from elkapi.relay.exchange import Exchange
 from elkapi.settings import Settings
+from elkapi.translate.dialects import DIALECTS
 from elkapi.types import Attempt, Channel
 from elkapi.upstream import Deadlines, Origin, UpstreamRequest, split_base_url
 
 # Set by the client library or by the gateway itself; a header override may not fake framing.
 _FRAMING = frozenset({b"host", b"content-length", b"transfer-encoding", b"connection"})
 CALL_ID = b"x-client-request-id"
+_ACCEPT = {"sse": b"text/event-stream", "aws": b"application/vnd.amazon.eventstream"}
+# What a caller of the same dialect says to the provider beside its body; anthropic.md sections 1 and 5.
+_NATIVE_HEADERS: dict[str, tuple[bytes, ...]] = {
+    "anthropic": (b"anthropic-version", b"anthropic-beta", b"anthropic-user-profile-id"),
+    "anthropic-count": (b"anthropic-version", b"anthropic-beta"),
+    "responses": (b"openai-beta",),
+}
 
 
 # Routes kept; a changed channel is another object, and takes the place of the old one.
@@ -22,7 +30,7 @@ ROUTES_MAX = 4096
 
 
 class Route(msgspec.Struct, frozen=True):
-    """What all calls of one channel, key and operation have alike. `forwarded` are names taken from the caller."""
+    """What all calls of one channel, key, model and wire have alike. `forwarded` are names taken from the caller."""
 
     channel: Channel
     origin: Origin
@@ -31,32 +39,38 @@ class Route(msgspec.Struct, frozen=True):
     shared: tuple[tuple[bytes, bytes], ...]
     sends_id: bool
     forwarded: tuple[bytes, ...]
+    replaceable: frozenset[bytes]
 
 
-_routes: dict[tuple[int, int, str], Route] = {}
+_Key = tuple[int, int, str, str, bool]
+_routes: dict[_Key, Route] = {}
 
 
-def build(attempt: Attempt, request: Request, call: Call, settings: Settings) -> UpstreamRequest:
-    """The bytes to send. With no mapping and no override the caller's body goes out unchanged."""
+def build(attempt: Attempt, exchange: Exchange, call: Call, settings: Settings) -> UpstreamRequest:
+    """The bytes to send. With no mapping and no override the caller's body goes out unchanged.
+
+    Raises BadRequest for a body that the upstream's wire cannot carry.
+    """
     channel = attempt.channel
-    upstream = request.operation.upstream
-    route = _routes.get((channel.id, attempt.key.id, upstream))
+    key = (channel.id, attempt.key.id, attempt.upstream_model, exchange.wire, exchange.stream)
+    route = _routes.get(key)
     if route is None or route.channel is not channel:
-        route = _new_route(attempt, upstream, settings)
-    body = request.body
-    if attempt.upstream_model != request.model:
-        body = with_string(body, request.operation.model.name, attempt.upstream_model)
+        route = _new_route(attempt, exchange, settings, key)
+    body = exchange.body()
     if channel.param_set or channel.param_default or channel.param_remove:
         body = with_overrides(body, channel.param_set, channel.param_default, channel.param_remove)
     # The upstream's bill can be compared with our ledger by this id.
     headers = [(CALL_ID, call.text_id)] if route.sends_id else []
+    shared = route.shared
     for name in route.forwarded:
         if (value := call.header(name)) is not None:
             headers.append((name, value))
-    return UpstreamRequest(route.origin, b"POST", route.target, headers, body, route.deadlines, shared=route.shared)
+            if name in route.replaceable:
+                shared = tuple(pair for pair in shared if pair[0] != name)
+    return UpstreamRequest(route.origin, b"POST", route.target, headers, body, route.deadlines, shared=shared)
 
 
-def _new_route(attempt: Attempt, upstream: str, settings: Settings) -> Route:
+def _new_route(attempt: Attempt, exchange: Exchange, settings: Settings, key: _Key) -> Route:
     """Ours, then the allow-listed headers of the client, then the channel's: later rules win, credentials stay ours."""
     channel = attempt.channel
     base_url = channel.base_url
@@ -65,36 +79,47 @@ def _new_route(attempt: Attempt, upstream: str, settings: Settings) -> Route:
     )
     ours = {
         b"content-type": b"application/json",
-        b"accept": b"application/json",
+        b"accept": _ACCEPT[exchange.endpoint.framing] if exchange.stream else b"application/json",
         b"accept-encoding": b"identity",
-        **dict(auth_headers(channel, attempt.key)),
+        **{name.encode(): text.encode() for name, text in UPSTREAM_FAMILIES[channel.family].headers},
+        **dict(auth_headers(channel, attempt.key, exchange.endpoint.auth)),
     }
     removed = {name.lower().encode() for name in channel.header_remove}
     replaced = {name.lower().encode(): text.encode() for name, text in channel.header_set.items()}
-    asked = dict.fromkeys(name.lower().encode() for name in channel.forward_headers)
-    taken = ours.keys() | {CALL_ID} | removed | replaced.keys() | _FRAMING
+    native = _NATIVE_HEADERS.get(exchange.wire, ()) if not exchange.translated else ()
+    asked = dict.fromkeys((*native, *(name.lower().encode() for name in channel.forward_headers)))
+    taken = (ours.keys() - set(native)) | {CALL_ID} | removed | replaced.keys() | _FRAMING
     kept = {name: value for name, value in ours.items() if name not in removed} | replaced
     route = Route(
         channel=channel,
         origin=origin,
-        target=target_path(split_base_url(base_url), upstream).encode(),
-        deadlines=_deadlines(channel, settings),
+        target=target_path(
+            split_base_url(base_url),
+            endpoint_path(channel, exchange.endpoint, attempt.upstream_model, exchange.stream),
+        ).encode(),
+        deadlines=_deadlines(channel, settings, exchange.wire in DIALECTS, exchange.stream),
         shared=tuple((name, value) for name, value in kept.items() if name not in _FRAMING),
         sends_id=CALL_ID not in removed and CALL_ID not in replaced,
         forwarded=tuple(name for name in asked if name not in taken),
+        # The caller's own version word wins over the one we would send.
+        replaceable=frozenset(native) & kept.keys(),
     )
     if len(_routes) >= ROUTES_MAX:
         _routes.clear()
-    _routes[channel.id, attempt.key.id, upstream] = route
+    _routes[key] = route
     return route
 
 
-def _deadlines(channel: Channel, settings: Settings) -> Deadlines:
+def _deadlines(channel: Channel, settings: Settings, is_text: bool, stream: bool) -> Deadlines:
     limits = channel.limits
+    header_s, idle_s, total_s = settings.header_s, settings.idle_s, settings.total_s
+    if is_text:
+        header_s, total_s = (settings.header_s if stream else settings.text_header_s), settings.text_total_s
+        idle_s = settings.stream_idle_s if stream else settings.idle_s
     return Deadlines(
         connect_s=limits.connect_s or settings.connect_s,
-        header_s=limits.header_s or settings.header_s,
+        header_s=limits.header_s or header_s,
         first_byte_s=limits.first_byte_s or settings.first_byte_s,
-        idle_s=limits.idle_s or settings.idle_s,
-        total_s=limits.total_s or settings.total_s,
+        idle_s=limits.idle_s or idle_s,
+        total_s=limits.total_s or total_s,
     )

@@ -14,21 +14,24 @@ from elkapi.types import Attempt, Channel, ChannelKey
 
 _T = TypeVar("_T")
 Tiers = Sequence[Sequence[Channel]]
+Serves = Callable[[Channel, str], bool]
 
 
 def plan(
-    tiers: Tiers, model: str, families: frozenset[str], health: Health, rng: Random, attempts_max: int
+    tiers: Tiers, model: str, serves: Serves, health: Health, rng: Random, attempts_max: int
 ) -> tuple[Attempt, ...]:
-    """At most `attempts_max` attempts, no (channel, key) twice. Empty when no channel of `families` serves the model.
+    """At most `attempts_max` attempts, no (channel, key) twice. Empty when no channel serves the model so.
+
+    `serves(channel, upstream_model)` says whether a channel can answer this operation.
 
     Channels that cool down come last instead of never: a call that has nowhere better to go may as well try them.
     """
     if len(tiers) == 1 and len(tiers[0]) == 1 and len(tiers[0][0].keys) == 1:
-        return _only(tiers[0][0], model, families)
+        return _only(tiers[0][0], model, serves)
     ready: list[Attempt] = []
     cooling: list[Attempt] = []
     for tier in tiers:
-        for channel in _shuffled([c for c in tier if c.family in families], lambda c: c.weight, rng):
+        for channel in _shuffled([c for c in tier if serves(c, upstream_model(c, model))], lambda c: c.weight, rng):
             channel_ready = health.ready(("channel", channel.id))
             for key in _shuffled([k for k in channel.keys if k.enabled], lambda _: 1, rng):
                 fit = channel_ready and health.ready(("key", key.id))
@@ -36,18 +39,23 @@ def plan(
     return tuple((_spread(ready) + _spread(cooling))[:attempts_max])
 
 
-def _only(channel: Channel, model: str, families: frozenset[str]) -> tuple[Attempt, ...]:
+def _only(channel: Channel, model: str, serves: Serves) -> tuple[Attempt, ...]:
     """The common case of one channel with one key: there is nothing to choose, whatever its health."""
-    if channel.family not in families or not channel.keys[0].enabled:
+    theirs = upstream_model(channel, model)
+    if not channel.keys[0].enabled or not serves(channel, theirs):
         return ()
+    return (Attempt(channel, channel.keys[0], theirs, "the only channel"),)
+
+
+def upstream_model(channel: Channel, model: str) -> str:
+    """The name a channel's upstream knows a client's model by."""
     named = channel.aliases.get(model, model)
-    return (Attempt(channel, channel.keys[0], channel.model_map.get(named, named), "the only channel"),)
+    return channel.model_map.get(named, named)
 
 
 def _attempt(channel: Channel, key: ChannelKey, model: str, fit: bool) -> Attempt:
-    named = channel.aliases.get(model, model)
     why = f"priority {channel.priority}, weight {channel.weight}" + ("" if fit else ", cooling down")
-    return Attempt(channel, key, channel.model_map.get(named, named), why)
+    return Attempt(channel, key, upstream_model(channel, model), why)
 
 
 def _spread(attempts: list[Attempt]) -> list[Attempt]:

@@ -6,6 +6,9 @@ Both ways across are alike to the relay: `Relayed` hands frames on as they came 
 
 from __future__ import annotations
 
+import re
+from functools import lru_cache
+
 import msgspec
 
 from elkapi.translate.dialect import Reader, Writer
@@ -70,9 +73,10 @@ class Metered:
     that ends by closing. `failure`: an error inside the stream. `usage`: the latest the upstream reported.
     """
 
-    def __init__(self, reader: Reader, ends_by_close: bool) -> None:
+    def __init__(self, reader: Reader, writer: Writer, ends_by_close: bool) -> None:
         self._reader = reader
-        self._ends_by_close = ends_by_close
+        self._writer = writer
+        self.ends_by_close = ends_by_close
         self.content = False
         self.ended = False
         self.finished = False
@@ -85,7 +89,30 @@ class Metered:
     @property
     def whole(self) -> bool:
         """Whether an orderly end of the body here is the end of the answer."""
-        return self.ended or (self._ends_by_close and self.finished)
+        return self.ended or (self.ends_by_close and self.finished)
+
+    def fail(self, failure: Failure) -> bytes:
+        """An explicit error event in the caller's dialect."""
+        return self._writer.fail(failure)
+
+    def ping(self) -> bytes:
+        """A frame that keeps a silent connection open."""
+        return self._writer.ping()
+
+    def whole_answer(self, events: list[Event]) -> bytes:
+        """The frames of an answer that came whole although a stream was asked for, but for its closing ones."""
+        return self._write(events)
+
+    def _write(self, events: list[Event]) -> bytes:
+        """The caller's bytes for events, learning from each; nothing after a failure."""
+        pieces = []
+        for event in events:
+            self._learn(event)
+            if self.failure is not None:
+                break
+            if not isinstance(event, End) and (piece := self._writer.feed(event)):
+                pieces.append(piece)
+        return b"".join(pieces)
 
     def _learn(self, event: Event) -> None:
         if isinstance(event, CONTENT):
@@ -106,8 +133,8 @@ class Metered:
 class Relayed(Metered):
     """The caller and the upstream speak one dialect: frames pass as they came.
 
-    `strip_usage`: the caller did not ask for the usage frame that we asked the upstream for. `rename`: byte pairs that
-    put the client's model name where the upstream wrote its own.
+    `strip_usage`: the caller did not ask for the usage frame that we asked the upstream for. `rename`: the member that
+    holds the model's name and the client's name for it, where the upstream knows it by another.
     """
 
     def __init__(
@@ -116,17 +143,17 @@ class Relayed(Metered):
         writer: Writer,
         ends_by_close: bool,
         strip_usage: bool = False,
-        rename: tuple[tuple[bytes, bytes], ...] = (),
+        rename: tuple[str, str] | None = None,
     ) -> None:
-        super().__init__(reader, ends_by_close)
-        self._writer = writer
+        super().__init__(reader, writer, ends_by_close)
         self._strip_usage = strip_usage
-        self._rename = rename
+        self._pattern = model_pattern(rename[0]) if rename else None
+        self._name = msgspec.json.encode(rename[1]) if rename else b""
         self._last: list[bytes] = []
 
     def feed(self, frame: Frame) -> bytes:
         """What the caller gets for one frame now. Raises Unreadable."""
-        events = self._reader.feed(frame) if frame.data is not None else []
+        events = self._reader.feed(frame) if frame.data is not None and not self.ended else []
         for event in events:
             self._learn(event)
         if self.failure is not None:
@@ -134,8 +161,8 @@ class Relayed(Metered):
         if self._strip_usage and len(events) == 1 and isinstance(events[0], UsageSeen):
             return b""
         raw = frame.raw
-        for theirs, ours in self._rename:
-            raw = raw.replace(theirs, ours)
+        if self._pattern is not None:
+            raw = self._pattern.sub(lambda hit: hit.group(1) + self._name, raw, count=1)
         if self.whole:
             # The terminal event, and whatever follows it, leaves after the money is written.
             self._last.append(raw)
@@ -146,13 +173,11 @@ class Relayed(Metered):
         """The frames held back: everything from the terminal event on."""
         return b"".join(self._last)
 
-    def fail(self, failure: Failure) -> bytes:
-        """An explicit error event in the caller's dialect."""
-        return self._writer.fail(failure)
-
-    def ping(self) -> bytes:
-        """A frame that keeps a silent connection open."""
-        return self._writer.ping()
+    def whole_answer(self, events: list[Event]) -> bytes:
+        """The frames of an answer that came whole although a stream was asked for; its closing ones are held back."""
+        data = super().whole_answer(events)
+        self._last = [self._writer.finish()]
+        return data
 
 
 class Array(Relayed):
@@ -172,45 +197,29 @@ class Array(Relayed):
         """The members held back, and the end of the array."""
         return super().finish() + (b"]" if self._opened else b"[]")
 
+    def ping(self) -> bytes:
+        """White space, which a parser of the array ignores."""
+        return b"\n"
+
 
 class Translated(Metered):
     """The caller speaks another dialect than the upstream: frames are read into events and written anew."""
 
-    def __init__(self, reader: Reader, writer: Writer, ends_by_close: bool) -> None:
-        super().__init__(reader, ends_by_close)
-        self._writer = writer
-
     def feed(self, frame: Frame) -> bytes:
         """What the caller gets for one frame now. Raises Unreadable."""
-        if frame.data is None:
+        if frame.data is None or self.ended:
             return b""
-        pieces = []
-        for event in self._reader.feed(frame):
-            self._learn(event)
-            if self.failure is not None:
-                break
-            if not isinstance(event, End) and (piece := self._writer.feed(event)):
-                pieces.append(piece)
-        return b"".join(pieces)
+        return self._write(self._reader.feed(frame))
 
     def finish(self) -> bytes:
         """The closing frames with the finish reason and the usage."""
         return self._writer.finish()
 
-    def fail(self, failure: Failure) -> bytes:
-        """An explicit error event in the caller's dialect."""
-        return self._writer.fail(failure)
-
-    def ping(self) -> bytes:
-        """A frame that keeps a silent connection open."""
-        return self._writer.ping()
-
 
 Crossing = Relayed | Array | Translated
 
 
-def renamed(member: str, upstream_model: str, client_model: str) -> tuple[tuple[bytes, bytes], ...]:
-    """The byte pairs for `Relayed`: the member as encoders write it, with and without a space."""
-    theirs, ours = msgspec.json.encode(upstream_model), msgspec.json.encode(client_model)
-    name = msgspec.json.encode(member)
-    return tuple((name + colon + theirs, name + colon + ours) for colon in (b":", b": "))
+@lru_cache(maxsize=8)
+def model_pattern(member: str) -> re.Pattern[bytes]:
+    """Finds the member that holds a model's name, with everything before its value as the first group."""
+    return re.compile(b'("' + member.encode() + rb'"\s*:\s*)"[^"\\]*"')

@@ -352,3 +352,23 @@ class Loss(msgspec.Struct, frozen=True):
     field: str
     refused: bool
     why: str
+
+
+def texts_of(request: ChatRequest) -> list[str]:
+    """Every text a tokenizer would see: the instructions, each message's parts joined, each tool's declaration."""
+    texts = ["\n".join(part.text for part in request.system)] if request.system else []
+    for message in request.messages:
+        texts.append("".join(_text_of(part) for part in message.parts))
+    for tool in request.tools:
+        texts.append(f"{tool.name} {tool.description or ''} {msgspec.json.encode(tool.schema or {}).decode()}")
+    return texts
+
+
+def _text_of(part: object) -> str:
+    if isinstance(part, Text | Thinking | Refusal):
+        return part.text
+    if isinstance(part, ToolCall):
+        return part.name + part.arguments
+    if isinstance(part, ToolResult):
+        return "".join(_text_of(inner) for inner in part.parts)
+    return part.text or "" if isinstance(part, File) else ""

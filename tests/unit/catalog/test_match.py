@@ -57,7 +57,7 @@ def test_two_operations_cannot_claim_one_route() -> None:
 def test_g17_every_relayed_operation_declares_a_unit_and_a_reader_so_none_is_unmetered() -> None:
     for operation in CATALOG.operations:
         if operation.role.value == "relay":
-            assert operation.unit != "free", operation.id
+            assert operation.unit != "free" or operation.free_unless_priced, operation.id
             assert operation.read is not None, operation.id
 
 

@@ -64,7 +64,7 @@ def test_the_client_sees_its_own_name_of_a_mapped_model_wherever_it_stands() -> 
         b'{"model": "their-x","data":[%s]}' % (b"1," * 3000 + b"1"),
         b'{"data":[%s],"model":"their-x"}' % (b"1," * 3000 + b"1"),
     ):
-        renamed = with_client_model(body, "their-x", "mine")
+        renamed = with_client_model(body, "mine")
         assert b"their-x" not in renamed
         assert b'"mine"' in renamed
         assert len(renamed) == len(body) - len("their-x") + len("mine")

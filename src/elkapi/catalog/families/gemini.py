@@ -59,6 +59,7 @@ FAMILY = Family(
             _GENERATE,
             id="gemini.count-tokens",
             named_once=(),
+            role=Role.GATEWAY,
             wire="gemini-count",
             dialect=None,
             unit="free",

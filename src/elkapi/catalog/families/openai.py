@@ -88,7 +88,6 @@ _EMBEDDINGS = Operation(
     model=ModelSource("body"),
     named_once=("input",),
     wire="embeddings",
-    upstream="/v1/embeddings",
     unit="token",
     read=read_embeddings,
 )
@@ -111,7 +110,6 @@ _CHAT = Operation(
 FAMILY = Family(
     name="openai",
     dialect="openai",
-    upstream_families=frozenset({"openai", "local", "sandbox"}),
     operations=(
         _EMBEDDINGS,
         msgspec.structs.replace(
@@ -120,10 +118,6 @@ FAMILY = Family(
             path="/v1/engines/{model}/embeddings",
             model=ModelSource("body_or_path"),
         ),
-    ),
-)
-_TEXT = (
-    (
         _CHAT,
         msgspec.structs.replace(
             _CHAT,
@@ -132,7 +126,7 @@ _TEXT = (
             also=(("openai.completions-stream", "stream"),),
             named_once=("prompt", "max_tokens", "n", "best_of", "stream"),
             wire="completions",
-            dialect=None,
+            dialect="completions",
             read=text.read_completion,
         ),
         msgspec.structs.replace(
@@ -144,6 +138,28 @@ _TEXT = (
             wire="responses",
             dialect="responses",
             read=text.read_responses,
+        ),
+        msgspec.structs.replace(
+            _CHAT,
+            id="openai.responses-compact",
+            path="/v1/responses/compact",
+            also=(),
+            named_once=("input", "previous_response_id"),
+            wire="responses-compact",
+            dialect="responses",
+            stream=False,
+            read=text.read_compact,
+        ),
+        Operation(
+            id="openai.responses-input-tokens",
+            method="POST",
+            path="/v1/responses/input_tokens",
+            family="openai",
+            role=Role.GATEWAY,
+            body=Body.JSON,
+            model=ModelSource("body"),
+            wire="responses-count",
+            read=text.read_any,
         ),
         Operation(
             id="openai.moderations",

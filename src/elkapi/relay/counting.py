@@ -1,0 +1,77 @@
+"""Counting a call's input without making it: by the upstream where it can, else by ourselves. It touches no money.
+
+Contract: anthropic.md sections 1.2 and 6.4, openai.md ("Count").
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+
+import msgspec
+
+from elkapi.catalog import Match
+from elkapi.catalog.upstreams import serves
+from elkapi.relay.call import Call
+from elkapi.relay.count import MESSAGE_TOKENS, count_texts, quarter
+from elkapi.relay.plane import DataPlane
+from elkapi.relay.read import Request, read
+from elkapi.relay.relay import Failed, relay
+from elkapi.relay.route import check_allowed, no_channel
+from elkapi.routing.plan import plan
+from elkapi.snapshot import Snapshot
+from elkapi.translate import anthropic, embeddings, responses_state
+from elkapi.translate.ir import ChatRequest, texts_of
+from elkapi.types import Attempt, Grant
+
+JSON = ((b"content-type", b"application/json"),)
+
+
+class _Counter(msgspec.Struct, frozen=True):
+    """How one dialect asks and is answered."""
+
+    read: Callable[[bytes], ChatRequest]
+    write: Callable[[int], bytes]
+
+
+def _member(name: str, **more: str) -> Callable[[int], bytes]:
+    return lambda tokens: msgspec.json.encode({**more, name: tokens})
+
+
+_COUNTERS = {
+    "anthropic.count-tokens": _Counter(anthropic.read_count_request, _member("input_tokens")),
+    "gemini.count-tokens": _Counter(embeddings.read_count_request, embeddings.write_count_reply),
+    "openai.responses-input-tokens": _Counter(responses_state.read_input_tokens, responses_state.write_input_tokens),
+}
+
+
+async def count_input(plane: DataPlane, snapshot: Snapshot, grant: Grant, match: Match, call: Call) -> None:
+    """Answer a count. Raises ModelForbidden, NoChannel, BadRequest, and Failed when an upstream refuses the body."""
+    request = await read(call, match)
+    check_allowed(grant, request)
+    tiers = snapshot.tiers_for(grant.scope, grant.group, request.model)
+    if not tiers:
+        raise no_channel(snapshot, grant, request)
+    able = partial(serves, request.operation)
+    attempts = plan(tiers, request.model, able, plane.health, plane.rng, plane.settings.attempts_max)
+    if attempts and (body := await _asked(plane, attempts, request, call)) is not None:
+        call.reply.send(200, JSON, body)
+        return
+    counter = _COUNTERS[request.operation.id]
+    texts = texts_of(counter.read(request.body))
+    counts = await count_texts(plane, request.model, texts) or [quarter(len(text.encode())) for text in texts]
+    call.reply.send(200, JSON, counter.write(sum(counts) + MESSAGE_TOKENS * len(texts)))
+
+
+async def _asked(plane: DataPlane, attempts: tuple[Attempt, ...], request: Request, call: Call) -> bytes | None:
+    """The upstream's own count, or None when nobody answers: an estimate is better than an error then."""
+    try:
+        outcome = await relay(plane, attempts, request, call)
+    except Failed as failed:
+        if 400 <= failed.error.status < 500 and failed.error.status != 429:
+            raise
+        return None
+    return outcome.body
+
+
+COUNTING_PAGES = dict.fromkeys(_COUNTERS, count_input)

@@ -1,0 +1,271 @@
+"""How one attempt's body and answer cross between the caller's wire and the upstream's; it does no I/O.
+
+`exchange_for` picks one of three ways: the wires are alike and bytes pass (`Same`), both are text dialects (`Text`), or
+they are another pair that `translate` knows (`Carried`). The relay treats them alike.
+"""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+import msgspec
+
+from elkapi.catalog.jsonedit import with_raw, with_string, without
+from elkapi.catalog.operation import Wire
+from elkapi.catalog.upstreams import Endpoint, endpoint_for
+from elkapi.errors import BadRequest
+from elkapi.pricing.meter import metered, with_client_model
+from elkapi.relay.read import Request
+from elkapi.translate.carried import CARRIED, Carrier
+from elkapi.translate.crossing import Array, Crossing, Relayed, Tally, Translated
+from elkapi.translate.dialect import Dialect, ReplyFacts, UpstreamDialect
+from elkapi.translate.dialects import DIALECTS, PREFIXES, UPSTREAM_DIALECTS
+from elkapi.translate.gemini import ArrayWriter
+from elkapi.translate.ir import ChatRequest, Event, Failure, UsageSeen
+from elkapi.translate.profiles import profile_for
+from elkapi.translate.responses_state import without_envelopes
+from elkapi.types import Attempt, Usage
+
+# Wires whose streams are asked for their usage, and in which the caller's own limit of output stands.
+_USAGE_ON_REQUEST: frozenset[Wire] = frozenset({"chat", "completions"})
+_LIMIT_MEMBER: dict[Wire, str] = {
+    "completions": "max_tokens",
+    "responses": "max_output_tokens",
+    "anthropic": "max_tokens",
+}
+_MODEL_MEMBER: dict[Wire, str] = {"gemini": "modelVersion"}
+
+
+class Whole(msgspec.Struct, frozen=True):
+    """A whole answer for the caller: `usage` None when the upstream reported none that can be believed.
+
+    `tally` is what a count of our own would count then, None when the answer was not decoded.
+    """
+
+    body: bytes
+    usage: Usage | None
+    unsplit: bool = False
+    failure: Failure | None = None
+    tally: Tally | None = None
+    flags: tuple[str, ...] = ()
+
+
+class Exchange(Protocol):
+    """One attempt's way across."""
+
+    wire: Wire
+    endpoint: Endpoint
+    stream: bool
+    translated: bool
+
+    def body(self) -> bytes:
+        """The body to send. Raises BadRequest for what the upstream's wire cannot carry."""
+
+    def whole(self, body: bytes) -> Whole:
+        """The caller's answer from a whole success reply. Raises Unreadable."""
+
+    def read_whole(self, body: bytes) -> list[Event]:
+        """The events of a whole answer that came for a stream. Only called when `stream`. Raises Unreadable."""
+
+    def crossing(self) -> Crossing:
+        """The way of a stream. Only called when `stream`."""
+
+
+def exchange_for(attempt: Attempt, request: Request, created_s: int) -> Exchange:
+    """The way across for one attempt, whose channel serves the operation (`catalog.upstreams.serves`)."""
+    operation = request.operation
+    if operation.wire is None:
+        raise TypeError(f"{operation.id} is relayed but names no wire")
+    found = endpoint_for(attempt.channel.family, operation.wire, operation.dialect is not None, attempt.upstream_model)
+    if found is None:
+        raise TypeError(f"{attempt.channel.family} was planned for {operation.id}, which it does not serve")
+    wire, endpoint = found
+    if wire == operation.wire:
+        return Same(attempt, request, wire, endpoint, created_s)
+    if (carrier := CARRIED.get((operation.wire, wire))) is not None:
+        return Carried(attempt, request, wire, endpoint, carrier)
+    return Text(attempt, request, wire, endpoint, created_s)
+
+
+class Same:
+    """Caller and upstream speak one wire: the body passes unchanged but for the model, the answer byte for byte."""
+
+    translated = False
+
+    def __init__(self, attempt: Attempt, request: Request, wire: Wire, endpoint: Endpoint, created_s: int) -> None:
+        self.attempt = attempt
+        self.request = request
+        self.wire = wire
+        self.endpoint = endpoint
+        self.stream = request.stream
+        self.created_s = created_s
+        self.mapped = attempt.upstream_model != request.model
+
+    def body(self) -> bytes:
+        request, body = self.request, self.request.body
+        source = request.operation.model
+        if not self.endpoint.model_in_body:
+            body = without(body, (source.name, "stream"))
+        elif self.mapped and source.where != "path":
+            body = with_string(body, source.name, self.attempt.upstream_model)
+        for name, text in self.endpoint.body:
+            body = with_string(body, name, text)
+        if self.wire == "responses":
+            body = without_envelopes(body)
+        if self.stream and self.wire in _USAGE_ON_REQUEST and not request.facts.include_usage:
+            body = _asking_usage(body)
+        if request.output_cap is not None:
+            body = self._capped(body, request.output_cap)
+        return body
+
+    def _capped(self, body: bytes, cap: int) -> bytes:
+        """The body with an output limit that the caller did not set: no more than its balance covers."""
+        if self.wire == "gemini":
+            return _with_generation_limit(body, cap)
+        profile = profile_for(self.attempt.channel.family, self.attempt.upstream_model)
+        return with_raw(body, _LIMIT_MEMBER.get(self.wire, profile.max_tokens_field), b"%d" % cap)
+
+    def whole(self, body: bytes) -> Whole:
+        usage, unsplit = metered(body, self.wire, self.request.facts.upper)
+        tally = self._tally(body) if usage is None and self.request.operation.dialect is not None else None
+        if self.mapped:
+            member = _MODEL_MEMBER.get(self.wire, "model")
+            body = with_client_model(body, self.request.model, member)
+        return Whole(body, usage, unsplit, tally=tally)
+
+    def _tally(self, body: bytes) -> Tally:
+        tally = Tally()
+        for event in self.read_whole(body):
+            tally.add(event)
+        return tally
+
+    def read_whole(self, body: bytes) -> list[Event]:
+        return DIALECTS[self.wire].read_reply(body)
+
+    def crossing(self) -> Crossing:
+        dialect = DIALECTS[self.wire]
+        member = _MODEL_MEMBER.get(self.wire, "model")
+        strip = self.wire in _USAGE_ON_REQUEST and not self.request.facts.include_usage
+        asked = ChatRequest(model=self.request.model, messages=[])
+        writer = dialect.writer(_facts(self.request, asked, self.wire, self.created_s))
+        way = Array if self.request.array else Relayed
+        rename = (member, self.request.model) if self.mapped else None
+        return way(dialect.reader(), writer, dialect.ends_by_close, strip, rename)
+
+
+class Text:
+    """Both sides are text dialects: the request and the answer go through the hub."""
+
+    translated = True
+
+    def __init__(self, attempt: Attempt, request: Request, wire: Wire, endpoint: Endpoint, created_s: int) -> None:
+        self.attempt = attempt
+        self.request = request
+        self.wire = wire
+        self.endpoint = endpoint
+        self.stream = request.stream
+        self.created_s = created_s
+        self.ours: Dialect = DIALECTS[request.operation.wire]  # type: ignore[index]
+        self.theirs: Dialect | UpstreamDialect = UPSTREAM_DIALECTS[wire]
+        self.asked: ChatRequest = self.ours.read_request(request.body)
+        self.asked.model = request.model
+
+    def body(self) -> bytes:
+        family, model = self.attempt.channel.family, self.attempt.upstream_model
+        asked = msgspec.structs.replace(self.asked, model=model, stream=self.stream)
+        if self.request.output_cap is not None:
+            asked.max_output_tokens = self.request.output_cap
+        if asked.n > 1:
+            raise BadRequest("`n` above 1 cannot be served by the upstream of this model.", param="n")
+        self.ours.check_crossing(asked)
+        body = self.theirs.write_request(asked, profile_for(family, model))
+        if not self.endpoint.model_in_body:
+            body = without(body, ("model", "stream"))
+        for name, text in self.endpoint.body:
+            body = with_string(body, name, text)
+        return body
+
+    def whole(self, body: bytes) -> Whole:
+        return self._written(self.theirs.read_reply(body))
+
+    def _written(self, events: list[Event]) -> Whole:
+        tally, usage, unsplit = Tally(), None, False
+        for event in events:
+            if isinstance(event, Failure):
+                return Whole(b"", None, failure=event)
+            if isinstance(event, UsageSeen):
+                usage, unsplit = event.usage, event.unsplit
+            tally.add(event)
+        facts = _facts(self.request, self.asked, self.wire_of_caller, self.created_s)
+        return Whole(self.ours.write_reply(events, facts), usage, unsplit, tally=tally)
+
+    def read_whole(self, body: bytes) -> list[Event]:
+        return self.theirs.read_reply(body)
+
+    @property
+    def wire_of_caller(self) -> Wire:
+        wire = self.request.operation.wire
+        assert wire is not None
+        return wire
+
+    def crossing(self) -> Crossing:
+        facts = _facts(self.request, self.asked, self.wire_of_caller, self.created_s)
+        writer = ArrayWriter(facts) if self.request.array else self.ours.writer(facts)
+        return Translated(self.theirs.reader(), writer, self.theirs.ends_by_close)
+
+
+class Carried:
+    """Another pair of wires, whole answers only: embeddings and reranks between providers."""
+
+    translated = True
+    stream = False
+
+    def __init__(self, attempt: Attempt, request: Request, wire: Wire, endpoint: Endpoint, carrier: Carrier) -> None:
+        self.attempt = attempt
+        self.request = request
+        self.wire = wire
+        self.endpoint = endpoint
+        self.carrier = carrier
+
+    def body(self) -> bytes:
+        return self.carrier.request(self.request.body, self.attempt.upstream_model)
+
+    def whole(self, body: bytes) -> Whole:
+        answer, usage, flags = self.carrier.reply(self.request.body, body, self.request.model, self.request.call_id)
+        return Whole(answer, usage, flags=flags)
+
+    def read_whole(self, body: bytes) -> list[Event]:
+        raise TypeError("these answers are never streamed")
+
+    def crossing(self) -> Crossing:
+        raise TypeError("these answers are never streamed")
+
+
+def _facts(request: Request, asked: ChatRequest, wire: Wire, created_s: int) -> ReplyFacts:
+    return ReplyFacts(
+        id=PREFIXES.get(wire, "") + request.call_id,
+        model=request.model,
+        created_s=created_s,
+        request=asked,
+        include_usage=request.facts.include_usage,
+    )
+
+
+_object = msgspec.json.Decoder(dict[str, msgspec.Raw])
+
+
+def _asking_usage(body: bytes) -> bytes:
+    """The body asking for the stream's usage, whatever the caller said of it (guarantees 45, 46)."""
+    if b'"stream_options"' not in body:
+        return with_raw(body, "stream_options", b'{"include_usage":true}')
+    given = _object.decode(body).get("stream_options", msgspec.Raw(b"{}"))
+    options = _object.decode(given) if bytes(given).lstrip().startswith(b"{") else {}
+    return with_raw(body, "stream_options", msgspec.json.encode(options | {"include_usage": True}))
+
+
+def _with_generation_limit(body: bytes, cap: int) -> bytes:
+    members = _object.decode(body)
+    name = "generation_config" if "generation_config" in members else "generationConfig"
+    config = _object.decode(members.get(name, b"{}"))
+    limit = "max_output_tokens" if name == "generation_config" else "maxOutputTokens"
+    return with_raw(body, name, msgspec.json.encode(config | {limit: msgspec.Raw(b"%d" % cap)}))

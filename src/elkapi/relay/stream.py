@@ -1,0 +1,197 @@
+"""A streamed answer: frames in, frames out, the first content as the point of no return, the terminal event last.
+
+Until the first content nothing reaches the caller, so a failing upstream can still be replaced; setup events wait in a
+bounded buffer. After it a break ends in an explicit error event. What frames mean is `translate.crossing`'s.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING
+
+from elkapi.pricing.meter import is_possible, looks_like_json_object
+from elkapi.relay.call import Headers, Reply
+from elkapi.relay.exchange import Exchange
+from elkapi.relay.outcome import Outcome
+from elkapi.routing.verdict import Verdict, on_failure, on_unreadable
+from elkapi.translate.crossing import Array, Crossing
+from elkapi.translate.dialect import Unreadable
+from elkapi.translate.eventstream import EventStreamDecoder
+from elkapi.translate.ir import Failure
+from elkapi.translate.sse import Frame, FrameTooLarge, SseDecoder
+from elkapi.upstream import UpstreamFailure, UpstreamReply
+
+if TYPE_CHECKING:
+    from elkapi.relay.relay import Try
+
+SETUP_BYTES_MAX = 256 * 1024
+WHOLE_REPLY_BYTES_MAX = 32 * 1024 * 1024
+EVENTS: Headers = (
+    (b"content-type", b"text/event-stream; charset=utf-8"),
+    (b"cache-control", b"no-cache"),
+    (b"x-accel-buffering", b"no"),
+)
+JSON: Headers = ((b"content-type", b"application/json"),)
+CUT = Failure(502, "upstream_error", "The model's answer broke off before its end.")
+STALLED = Failure(504, "upstream_timeout", "The model stopped answering before the end of its answer.")
+
+
+class Unpacked(EventStreamDecoder):
+    """AWS frames that carry another dialect's events, as that dialect frames them itself."""
+
+    def feed(self, chunk: bytes) -> list[Frame]:
+        return [
+            frame
+            if frame.data is None
+            else Frame(b"event: %b\ndata: %b\n\n" % (frame.event, frame.data), frame.event, frame.data)
+            for frame in super().feed(chunk)
+        ]
+
+
+Decoder = SseDecoder | EventStreamDecoder
+
+
+class Silence:
+    """Writes a keep-alive frame whenever a started stream says nothing for `after_s`."""
+
+    def __init__(self, out: Reply, ping: bytes, after_s: float) -> None:
+        self._out = out
+        self._ping = ping
+        self._after_s = after_s
+        self._loop = asyncio.get_running_loop()
+        self.spoke = False
+        self._timer = self._loop.call_later(after_s, self._look)
+
+    def _look(self) -> None:
+        if not self.spoke and self._ping:
+            self._out.push(self._ping)
+        self.spoke = False
+        self._timer = self._loop.call_later(self._after_s, self._look)
+
+    def end(self) -> None:
+        """No ping after this."""
+        self._timer.cancel()
+
+
+async def pump(one: Try, reply: UpstreamReply, status: int, exchange: Exchange) -> Outcome | Verdict:
+    """Relay one stream. A Verdict while nothing reached the caller may be "next"; later `one.farewell` is set.
+
+    Raises UpstreamFailure only before the caller has anything.
+    """
+    crossing = one.crossing = exchange.crossing()
+    if (reply.header(b"content-type") or b"").startswith(b"application/json"):
+        return await _not_streamed(one, reply, status, exchange)
+    decoder: Decoder = SseDecoder()
+    if exchange.endpoint.framing == "aws":
+        decoder = EventStreamDecoder() if exchange.translated else Unpacked()
+    stream = _Stream(one, reply, crossing, decoder)
+    limits, settings = one.attempt.channel.limits, one.plane.settings
+    try:
+        async with asyncio.timeout(limits.first_token_s or settings.first_token_s):
+            committed = await stream.until_content()
+    except TimeoutError:
+        return on_failure("first_token_timeout", sent=True)
+    except (Unreadable, FrameTooLarge):
+        return on_unreadable("unreadable_reply")
+    if isinstance(committed, Verdict):
+        return committed
+    return await stream.to_the_end(status, settings.stream_ping_s)
+
+
+async def _not_streamed(one: Try, reply: UpstreamReply, status: int, exchange: Exchange) -> Outcome | Verdict:
+    """An upstream that answers whole although a stream was asked for: its answer is streamed to the caller."""
+    crossing = one.crossing
+    assert crossing is not None
+    body, whole = await reply.read(WHOLE_REPLY_BYTES_MAX)
+    if not whole or not looks_like_json_object(body) or isinstance(crossing, Array):
+        return on_unreadable("unreadable_reply")
+    try:
+        data = crossing.whole_answer(exchange.read_whole(body))
+    except Unreadable:
+        return on_unreadable("unreadable_reply")
+    if crossing.failure is not None:
+        return one.failed_inside(crossing.failure)
+    one.started = True
+    _start(one.call.reply, crossing)
+    await one.call.reply.write(data)
+    return _outcome(one, status, crossing)
+
+
+class _Stream:
+    """One stream under way."""
+
+    def __init__(self, one: Try, reply: UpstreamReply, crossing: Crossing, decoder: Decoder) -> None:
+        self.one = one
+        self.reply = reply
+        self.crossing = crossing
+        self.decoder = decoder
+        self.out = one.call.reply
+        self.setup = b""
+
+    async def until_content(self) -> Verdict | None:
+        """Read up to the first content, or to the end of an answer that has none; the frames wait in `setup`."""
+        crossing = self.crossing
+        while not crossing.content:
+            chunk = await self.reply.next_chunk()
+            frames = self.decoder.feed(chunk) if chunk else self.decoder.close()
+            for frame in frames:
+                self.setup += crossing.feed(frame)
+                if crossing.failure is not None:
+                    return self.one.failed_inside(crossing.failure)
+            if crossing.ended or (not chunk and crossing.whole):
+                return None
+            if not chunk:
+                return on_unreadable("cut_stream")
+            if len(self.setup) > SETUP_BYTES_MAX:
+                return on_unreadable("no_content")
+        return None
+
+    async def to_the_end(self, status: int, ping_s: float) -> Outcome | Verdict:
+        """Hand the rest on as it comes. The terminal event is left in the outcome."""
+        one, crossing, out = self.one, self.crossing, self.out
+        one.started = True
+        _start(out, crossing)
+        silence = Silence(out, crossing.ping(), ping_s)
+        try:
+            await out.write(self.setup)
+            failure = await self._relay(silence)
+        except UpstreamFailure as error:
+            one.record.error = str(error)[:300]
+            failure = STALLED if "timeout" in error.code else CUT
+        except (Unreadable, FrameTooLarge):
+            failure = CUT
+        finally:
+            silence.end()
+        if failure is None:
+            return _outcome(one, status, crossing)
+        one.farewell = crossing.fail(failure)
+        return Verdict("fail", "broken_stream", "unknown", cool="channel")
+
+    async def _relay(self, silence: Silence) -> Failure | None:
+        crossing, decoder, out = self.crossing, self.decoder, self.out
+        while not crossing.ended or crossing.ends_by_close:
+            chunk = await self.reply.next_chunk()
+            pieces = [crossing.feed(frame) for frame in (decoder.feed(chunk) if chunk else decoder.close())]
+            if any(pieces):
+                silence.spoke = True
+                await out.write(b"".join(pieces))
+            if crossing.failure is not None:
+                self.one.record.error = crossing.failure.message[:300]
+                # The upstream's own words may name it.
+                return Failure(crossing.failure.status, crossing.failure.kind, CUT.message)
+            if not chunk:
+                return None if crossing.whole else CUT
+        return None
+
+
+def _start(out: Reply, crossing: Crossing) -> None:
+    out.start(200, JSON if isinstance(crossing, Array) else EVENTS)
+
+
+def _outcome(one: Try, status: int, crossing: Crossing) -> Outcome:
+    usage = crossing.usage
+    if usage is not None and not is_possible(usage, one.request.facts.upper):
+        usage = None
+    outcome = one.outcome(status, crossing.finish(), usage, started=True)
+    outcome.unsplit, outcome.tally = crossing.unsplit, crossing.tally
+    return outcome

@@ -1,0 +1,78 @@
+"""Pairs of wires that are no text dialects and whose whole answers can be carried: embeddings and reranks.
+
+How each form is read and written is `embeddings`' and `rerank`'s.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import msgspec
+
+from elkapi.translate import embeddings, rerank
+from elkapi.translate.embeddings import EmbeddingRequest
+from elkapi.types import Usage
+
+BYTES_PER_TOKEN = 4
+
+
+class Carrier(msgspec.Struct, frozen=True):
+    """`request(body, upstream_model) -> body` raises BadRequest.
+
+    `reply(request_body, body, client_model, id) -> (body, usage, flags)` raises Unreadable.
+    """
+
+    request: Callable[[bytes, str], bytes]
+    reply: Callable[[bytes, bytes, str, str], tuple[bytes, Usage | None, tuple[str, ...]]]
+
+
+def _openai_to_gemini(body: bytes, upstream_model: str) -> bytes:
+    return embeddings.write_gemini_request(embeddings.read_openai_request(body), upstream_model)
+
+
+def _gemini_to_openai(
+    asked: bytes, body: bytes, client_model: str, _id: str
+) -> tuple[bytes, Usage | None, tuple[str, ...]]:
+    """Gemini counts nothing here, and its vocabulary is not known: a quarter of the bytes is shown and charged."""
+    request = embeddings.read_openai_request(asked)
+    reply = embeddings.read_gemini_reply(body, len(request.texts))
+    tokens = sum(-(-len(text.encode()) // BYTES_PER_TOKEN) for text in request.texts)
+    written = embeddings.write_openai_reply(reply, request, client_model, tokens)
+    return written, Usage(input_tokens=tokens, calls=1), ("usage_missing", "estimated_locally")
+
+
+def _gemini_caller(batch: bool) -> Carrier:
+    def request(body: bytes, upstream_model: str) -> bytes:
+        asked = embeddings.read_gemini_request(body, batch=batch)
+        return embeddings.write_openai_request(msgspec.structs.replace(asked, model=upstream_model))
+
+    def reply(asked: bytes, body: bytes, _model: str, _id: str) -> tuple[bytes, Usage | None, tuple[str, ...]]:
+        request: EmbeddingRequest = embeddings.read_gemini_request(asked, batch=batch)
+        found = embeddings.read_openai_reply(body, len(request.texts))
+        usage = None if found.prompt_tokens is None else Usage(input_tokens=found.prompt_tokens, calls=1)
+        return embeddings.write_gemini_reply(found, request), usage, ()
+
+    return Carrier(request, reply)
+
+
+def _jina_to_cohere(body: bytes, upstream_model: str) -> bytes:
+    return rerank.write_cohere_request(rerank.read_request(body), upstream_model)
+
+
+def _cohere_to_jina(
+    asked: bytes, body: bytes, client_model: str, id_: str
+) -> tuple[bytes, Usage | None, tuple[str, ...]]:
+    request = rerank.read_request(asked)
+    found = rerank.read_reply(body, request)
+    usage = found.usage or Usage(calls=1)
+    if found.search_units is not None:
+        usage = msgspec.structs.replace(usage, searches=found.search_units)
+    return rerank.write_jina_reply(found, request, id_, client_model), usage, ()
+
+
+CARRIED: dict[tuple[str, str], Carrier] = {
+    ("embeddings", "gemini-batch-embed"): Carrier(_openai_to_gemini, _gemini_to_openai),
+    ("gemini-embed", "embeddings"): _gemini_caller(batch=False),
+    ("gemini-batch-embed", "embeddings"): _gemini_caller(batch=True),
+    ("rerank", "cohere-rerank"): Carrier(_jina_to_cohere, _cohere_to_jina),
+}

@@ -1,0 +1,59 @@
+"""Text calls end to end: every client dialect on every upstream dialect, streamed and not, charged exactly."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from elkapi.sandbox.server import Running
+from tests.gateway import Gateway
+from tests.text_calls import CLIENTS, UPSTREAMS, ask, is_whole, streamed_text, text_of
+
+MODEL = "test-model"
+THEIRS = {
+    "anthropic": "claude-sonnet-4-5",
+    "gemini": "gemini-2.5-pro",
+    "bedrock": "us.anthropic.claude-sonnet-4-5-20250929-v1:0",
+}
+
+
+async def prepared(gate: Gateway, sandbox: Running, upstream: str) -> str:
+    secret, options = UPSTREAMS[upstream]
+    theirs = THEIRS.get(upstream, "gpt-4o")
+    await gate.channel(
+        sandbox.base_url, (MODEL,), family=upstream, secrets=(secret,), options=options, model_map={MODEL: theirs}
+    )
+    await gate.price(MODEL, per_1m_usd="1", output_per_1m_usd="2")
+    return await gate.key("10")
+
+
+def spent(gate: Gateway) -> int:
+    held, posted = gate.sql("select sum(held_nano), sum(posted_nano) from accounts where kind = 'customer'")[0]
+    assert held == 0
+    return 10 * 10**9 - int(posted)
+
+
+@pytest.mark.parametrize("upstream", UPSTREAMS)
+@pytest.mark.parametrize("client", CLIENTS)
+async def test_g27_one_call_costs_the_same_through_every_dialect_streamed_and_not(
+    gate: Gateway, sandbox: Running, client: str, upstream: str
+) -> None:
+    key = await prepared(gate, sandbox, upstream)
+    said = "The quick brown fox jumps over the lazy dog."
+    whole = ask(client, MODEL, f"[[say: {said}]] [[input: 100]]")
+    reply = await gate.ask(key, whole.body, path=whole.path, headers=whole.headers)
+    assert reply.status_code == 200, reply.text
+    assert text_of(client, reply.json()) == said
+    assert MODEL in reply.text
+    assert THEIRS.get(upstream, "gpt-4o") not in reply.text
+    once = spent(gate)
+    assert once > 0
+    streamed = ask(client, MODEL, f"[[say: {said}]] [[input: 100]]", stream=True)
+    stream = await gate.ask(key, streamed.body, path=streamed.path, headers=streamed.headers)
+    assert stream.status_code == 200, stream.text
+    assert streamed_text(client, stream.text) == said, stream.text
+    assert is_whole(client, stream.text), stream.text
+    assert spent(gate) == 2 * once
+    account: dict[str, Any] = await gate.account(stream.headers["x-request-id"], key)
+    assert account["outcome"] == "ok"

@@ -1,0 +1,113 @@
+"""Sixteen upstream faults in every client dialect: a full answer from the next channel, or an explicit error.
+
+Never a truncated success, never a double charge, and nobody pays for a failure (guarantees 41, 49, 50, 51, 53 to 57).
+"""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Iterator
+
+import pytest
+
+from elkapi.sandbox.server import Running, running
+from tests.gateway import Gateway
+from tests.text_calls import CLIENTS, ask, has_error, is_whole, streamed_text, text_of
+
+MODEL = "test-model"
+SAID = "one two three four five six seven eight nine ten"
+LIMITS = {"header_s": 0.6, "first_byte_s": 0.6, "first_token_s": 0.8, "idle_s": 0.6, "total_s": 4.0}
+# Fault -> what a stream comes to: the next channel's answer, this channel's, or an explicit error.
+STREAM_FAULTS = {
+    "refused": "next",
+    "hang": "next",
+    "hang-after-headers": "next",
+    "status=429": "next",
+    "status=500": "next",
+    "status=503": "next",
+    "status=529": "next",
+    "invalid-json": "next",
+    "html": "next",
+    "cut-after=5": "error",
+    "stall-after=5": "error",
+    "error-before": "next",
+    "error-after=2, pace=30ms": "error",
+    "slow-drip=20ms": "this",
+    "truncated": "error",
+    "endless": "error",
+}
+
+
+@pytest.fixture
+def spare() -> Iterator[Running]:
+    """The next channel's upstream: nothing is ever wrong with it."""
+    with running() as served:
+        yield served
+
+
+async def two_channels(gate: Gateway, bad_url: str, spare: Running, family: str = "openai") -> str:
+    from elkapi.types import ChannelLimits
+
+    limits = ChannelLimits(**LIMITS)
+    await gate.channel(bad_url, (MODEL,), family=family, priority=5, limits=limits, model_map={MODEL: "gpt-4o"})
+    await gate.channel(spare.base_url, (MODEL,), family="openai", limits=limits, model_map={MODEL: "gpt-4o"})
+    await gate.price(MODEL, per_1m_usd="1", output_per_1m_usd="2")
+    return await gate.key("10")
+
+
+def paid(gate: Gateway) -> int:
+    held, posted = gate.sql("select sum(held_nano), sum(posted_nano) from accounts where kind = 'customer'")[0]
+    assert held == 0, "a hold was left open"
+    return 10 * 10**9 - int(posted)
+
+
+def dead_url() -> str:
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        return f"http://127.0.0.1:{listening.getsockname()[1]}"
+
+
+@pytest.mark.parametrize("fault", STREAM_FAULTS)
+@pytest.mark.parametrize("client", CLIENTS)
+async def test_g50_a_faulty_stream_is_replaced_or_ends_in_an_explicit_error(
+    gate: Gateway, sandbox: Running, spare: Running, client: str, fault: str
+) -> None:
+    refused = fault == "refused"
+    if not refused:
+        sandbox.sandbox.stand(fault)
+    key = await two_channels(gate, dead_url() if refused else sandbox.base_url, spare)
+    asked = ask(client, MODEL, f"[[say: {SAID}]]", stream=True)
+    reply = await gate.ask(key, asked.body, path=asked.path, headers=asked.headers)
+    assert reply.status_code == 200, reply.text
+    assert bool(spare.sandbox.bill.statement().lines) is (STREAM_FAULTS[fault] == "next")
+    if STREAM_FAULTS[fault] == "error":
+        assert has_error(client, reply.text), reply.text
+        assert not is_whole(client, reply.text), reply.text
+        account = await gate.account(reply.headers["x-request-id"], key)
+        assert account["outcome"] != "ok"
+        assert paid(gate) == 0
+    else:
+        assert streamed_text(client, reply.text) == SAID
+        assert is_whole(client, reply.text)
+        assert not has_error(client, reply.text)
+        assert paid(gate) > 0
+
+
+WHOLE_FAULTS = ("refused", "hang", "hang-after-headers", "status=429", "status=500", "status=503", "status=529")
+BROKEN_BODIES = ("invalid-json", "html", "cut-after=1", "stall-after=1")
+
+
+@pytest.mark.parametrize("fault", [*WHOLE_FAULTS, *BROKEN_BODIES])
+@pytest.mark.parametrize("client", CLIENTS)
+async def test_g51_a_faulty_answer_is_replaced_under_every_dialect(
+    gate: Gateway, sandbox: Running, spare: Running, client: str, fault: str
+) -> None:
+    refused = fault == "refused"
+    if not refused:
+        sandbox.sandbox.stand(fault)
+    key = await two_channels(gate, dead_url() if refused else sandbox.base_url, spare)
+    asked = ask(client, MODEL, f"[[say: {SAID}]]")
+    reply = await gate.ask(key, asked.body, path=asked.path, headers=asked.headers)
+    assert reply.status_code == 200, reply.text
+    assert text_of(client, reply.json()) == SAID
+    assert len(spare.sandbox.bill.statement().lines) == 1
+    assert paid(gate) > 0
