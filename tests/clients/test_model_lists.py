@@ -88,7 +88,7 @@ def test_gemini_list(http: httpx.Client, stage: Stage, path: str, by_query: bool
     assert page["nextPageToken"] is None
     for model in page["models"]:
         assert model["displayName"]
-        assert model["supportedGenerationMethods"] == ["embedContent"]
+        assert model["supportedGenerationMethods"] == ["embedContent", "batchEmbedContents"]
 
 
 def test_a_list_without_models_is_a_whole_page_in_every_shape(http: httpx.Client, empty_key: str) -> None:

@@ -15,7 +15,12 @@ def operations(as_json: bool) -> None:
     """List every served route; ids equal the ids of the documented contract."""
     from elkapi.catalog import CATALOG
 
-    rows = [{name: getattr(operation, name) for name in FIELDS} for operation in CATALOG.operations]
+    rows = []
+    for operation in CATALOG.operations:
+        row = {name: getattr(operation, name) for name in FIELDS}
+        rows.append(row)
+        # One route serves several rows of the contract: the streamed twin, the same list in another dialect.
+        rows += [{**row, "id": id_, "family": id_.partition(".")[0], "kind": kind} for id_, kind in operation.also]
     if as_json:
         print_json(rows)
     else:

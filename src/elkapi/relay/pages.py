@@ -18,6 +18,7 @@ from elkapi.relay.account import RequestAccount, read_account
 from elkapi.relay.call import Call
 from elkapi.relay.plane import DataPlane
 from elkapi.snapshot import Snapshot
+from elkapi.translate.profiles import Kind, kind_of
 from elkapi.types import Grant
 
 JSON = [(b"content-type", b"application/json")]
@@ -46,6 +47,26 @@ def _send(call: Call, value: object) -> None:
     call.reply.send(200, headers, msgspec.json.encode(value))
 
 
+# What a model is asked with, in the words of clients of this family and in Google's methods.
+_ENDPOINT_TYPES = {
+    "text": ("openai", "openai-response", "anthropic", "gemini"),
+    "embedding": ("embeddings",),
+    "rerank": ("jina-rerank",),
+    "moderation": ("moderations",),
+}
+_METHODS = {
+    "text": ("generateContent", "streamGenerateContent", "countTokens"),
+    "embedding": ("embedContent", "batchEmbedContents"),
+    "rerank": (),
+    "moderation": (),
+}
+
+
+def _kind(plane: DataPlane, name: str) -> Kind:
+    """What a model is for: bundled ones say so, of others only the name is known."""
+    return "embedding" if "dimensions" in plane.model_facts.get(name, {}) else kind_of(name)
+
+
 def _openai_model(plane: DataPlane, name: str) -> dict[str, object]:
     facts = plane.model_facts.get(name, {})
     return {
@@ -53,7 +74,7 @@ def _openai_model(plane: DataPlane, name: str) -> dict[str, object]:
         "object": "model",
         "created": CREATED_UNIX_S,
         "owned_by": facts.get("owned_by", "system"),
-        "supported_endpoint_types": ["embeddings"],
+        "supported_endpoint_types": list(_ENDPOINT_TYPES[_kind(plane, name)]),
         **({"dimensions": facts["dimensions"]} if "dimensions" in facts else {}),
     }
 
@@ -62,12 +83,13 @@ def _anthropic_model(name: str) -> dict[str, object]:
     return {"type": "model", "id": name, "display_name": name, "created_at": _CREATED_TEXT}
 
 
-def _gemini_list(names: list[str]) -> dict[str, object]:
-    models = [
-        {"name": f"models/{name}", "displayName": name, "supportedGenerationMethods": ["embedContent"]}
-        for name in names
-    ]
-    return {"models": models, "nextPageToken": None}
+def _gemini_model(plane: DataPlane, name: str) -> dict[str, object]:
+    methods = _METHODS[_kind(plane, name)]
+    return {"name": f"models/{name}", "displayName": name, "supportedGenerationMethods": list(methods)}
+
+
+def _gemini_list(plane: DataPlane, names: list[str]) -> dict[str, object]:
+    return {"models": [_gemini_model(plane, name) for name in names], "nextPageToken": None}
 
 
 async def list_models(plane: DataPlane, snapshot: Snapshot, grant: Grant, match: Match, call: Call) -> None:
@@ -77,7 +99,7 @@ async def list_models(plane: DataPlane, snapshot: Snapshot, grant: Grant, match:
         ends = {"first_id": names[0] if names else None, "last_id": names[-1] if names else None}
         _send(call, {"data": [_anthropic_model(name) for name in names], "has_more": False, **ends})
     elif _is_gemini(call):
-        _send(call, _gemini_list(names))
+        _send(call, _gemini_list(plane, names))
     else:
         data = [_openai_model(plane, name) for name in names]
         _send(call, {"object": "list", "success": True, "data": data})
@@ -85,15 +107,28 @@ async def list_models(plane: DataPlane, snapshot: Snapshot, grant: Grant, match:
 
 async def list_gemini_models(plane: DataPlane, snapshot: Snapshot, grant: Grant, match: Match, call: Call) -> None:
     """`GET /v1beta/models`: Google's list."""
-    _send(call, _gemini_list(_names(snapshot, grant)))
+    _send(call, _gemini_list(plane, _names(snapshot, grant)))
+
+
+async def get_gemini_model(plane: DataPlane, snapshot: Snapshot, grant: Grant, match: Match, call: Call) -> None:
+    """`GET /v1beta/models/{model}`: one model in Google's form. Raises NotFound."""
+    _send(call, _gemini_model(plane, _known(snapshot, grant, match)))
 
 
 async def get_model(plane: DataPlane, snapshot: Snapshot, grant: Grant, match: Match, call: Call) -> None:
     """One model the key may use. Raises NotFound with code `model_not_found`."""
-    name = match.params["model"]
+    name = _known(snapshot, grant, match)
+    if _is_anthropic(call):
+        _send(call, _anthropic_model(name))
+    else:
+        _send(call, _gemini_model(plane, name) if _is_gemini(call) else _openai_model(plane, name))
+
+
+def _known(snapshot: Snapshot, grant: Grant, match: Match) -> str:
+    name = match.params["model"].removeprefix("models/")
     if name not in _names(snapshot, grant):
         raise NotFound(f"The model {name!r} does not exist for this key.", code="model_not_found", param="model")
-    _send(call, _anthropic_model(name) if _is_anthropic(call) else _openai_model(plane, name))
+    return name
 
 
 async def show_request(plane: DataPlane, snapshot: Snapshot, grant: Grant, match: Match, call: Call) -> None:
@@ -143,6 +178,7 @@ def _account(found: RequestAccount) -> dict[str, object]:
 
 PAGES = {
     "platform.models": list_models,
+    "gemini.model": get_gemini_model,
     "platform.model": get_model,
     "platform.models-gemini": list_gemini_models,
     "platform.request": show_request,

@@ -108,6 +108,20 @@ ROWS: tuple[_Row, ...] = (
 )
 
 
+Kind = Literal["text", "embedding", "rerank", "moderation"]
+_KINDS: tuple[tuple[Kind, str], ...] = (
+    ("embedding", r"embed|bge-|gte-|e5-|minilm"),
+    ("rerank", r"rerank"),
+    ("moderation", r"moderation"),
+)
+
+
+def kind_of(model: str) -> Kind:
+    """What a model is for, as far as its name tells; for lists only, never for routing."""
+    lowered = model.lower()
+    return next((kind for kind, pattern in _KINDS if re.search(pattern, lowered)), "text")
+
+
 @lru_cache(maxsize=4096)
 def profile_for(family: str, upstream_model: str) -> Profile:
     """The flags of a model as an upstream family serves it."""
