@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 from typing import Any
 
 import pytest
@@ -57,3 +58,29 @@ async def test_g27_one_call_costs_the_same_through_every_dialect_streamed_and_no
     assert spent(gate) == 2 * once
     account: dict[str, Any] = await gate.account(stream.headers["x-request-id"], key)
     assert account["outcome"] == "ok"
+
+
+@pytest.mark.parametrize("upstream", ["openai", "anthropic", "gemini"])
+@pytest.mark.parametrize("client", CLIENTS)
+async def test_a_channels_instructions_stand_in_the_bytes_the_upstream_gets(
+    gate: Gateway, sandbox: Running, client: str, upstream: str
+) -> None:
+    secret, _ = UPSTREAMS[upstream]
+    theirs = THEIRS.get(upstream, "gpt-4o")
+    await gate.channel(
+        sandbox.base_url,
+        (MODEL,),
+        family=upstream,
+        secrets=(secret,),
+        model_map={MODEL: theirs},
+        system_prompt="Answer like a pirate.",
+    )
+    await gate.price(MODEL, per_1m_usd="1", output_per_1m_usd="2")
+    key = await gate.key("10")
+    asked = ask(client, MODEL, "hello there")
+    reply = await gate.ask(key, asked.body, path=asked.path, headers=asked.headers)
+    assert reply.status_code == 200, reply.text
+    (received,) = sandbox.sandbox.recorder.shown()
+    sent = base64.b64decode(received.body_base64)
+    assert sent.count(b"Answer like a pirate.") == 1
+    assert b"hello there" in sent

@@ -10,6 +10,7 @@ from elkapi.relay.call import Call
 from elkapi.relay.exchange import Exchange
 from elkapi.settings import Settings
 from elkapi.translate.dialects import DIALECTS
+from elkapi.translate.prompt import with_instructions
 from elkapi.types import Attempt, Channel
 from elkapi.upstream import Deadlines, Origin, UpstreamRequest, split_base_url
 
@@ -57,6 +58,8 @@ def build(attempt: Attempt, exchange: Exchange, call: Call, settings: Settings) 
     if route is None or route.channel is not channel:
         route = _new_route(attempt, exchange, settings, key)
     body = exchange.body()
+    if channel.system_prompt is not None:
+        body = with_instructions(body, exchange.wire, channel.system_prompt)
     if channel.param_set or channel.param_default or channel.param_remove:
         body = with_overrides(body, channel.param_set, channel.param_default, channel.param_remove)
     # The upstream's bill can be compared with our ledger by this id.
