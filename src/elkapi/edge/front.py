@@ -28,16 +28,19 @@ from elkapi.relay.serve import serve
 # Everything below these belongs to the control process; the catalog names the routes among them that have a contract.
 CONTROL_PREFIXES = ("/api/", "/docs", "/console", "/assets/", "/favicon")
 CONTROL_METHODS = ("GET", "HEAD", "OPTIONS")
+_ANTHROPIC_PATHS = ("/anthropic/", "/v1/messages", "/v1/v1/messages")
 TEXT = [(b"content-type", b"text/plain; charset=utf-8")]
 
 
 def dialect_of(call: Call) -> Dialect:
-    """Whose error shape the caller reads: the Anthropic form is chosen by its version header or prefix."""
-    if call.path.startswith("/anthropic/") or call.header(b"anthropic-version") is not None:
+    """Whose error shape the caller reads: the Anthropic form is chosen by its own routes, its prefix or its header."""
+    path = call.path
+    if path.startswith(_ANTHROPIC_PATHS) or call.header(b"anthropic-version") is not None:
         return "anthropic"
-    if call.path.startswith("/v1beta/") and not call.path.startswith("/v1beta/openai/"):
+    if path.startswith("/v1beta/") and not path.startswith("/v1beta/openai/"):
         return "gemini"
-    return "openai"
+    # Google's verbs also stand below /v1/models.
+    return "gemini" if path.startswith("/v1/models/") and ":" in path else "openai"
 
 
 class Front:
@@ -56,6 +59,9 @@ class Front:
 
     async def __call__(self, call: Call) -> None:
         call.reply.common = b"x-request-id: %b\r\nx-oneapi-request-id: %b\r\n" % (call.text_id, call.text_id)
+        if call.path.startswith(_ANTHROPIC_PATHS) or call.header(b"anthropic-version") is not None:
+            # Where Anthropic's SDKs look for it.
+            call.reply.common += b"request-id: %b\r\n" % call.text_id
         if cors := self._cors.headers(call):
             call.reply.common += header_lines(cors)
         try:

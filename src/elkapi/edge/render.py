@@ -63,9 +63,6 @@ def render_error(error: GatewayError, request_id: bytes, dialect: Dialect = "ope
     text = request_id_text(request_id)
     body = msgspec.json.encode(_BODIES[dialect](error, f"{error.message} (request id: {text})", text))
     headers = [JSON, *error.headers]
-    if dialect == "anthropic":
-        # Where Anthropic's SDKs look for it.
-        headers.append((b"request-id", text.encode()))
     if not error.retryable and error.status >= 500 and all(name != b"x-should-retry" for name, _ in headers):
         headers.append((b"x-should-retry", b"false"))
     return error.status, headers, body

@@ -40,11 +40,7 @@ def _is_gemini(call: Call) -> bool:
 
 
 def _send(call: Call, value: object) -> None:
-    headers = JSON
-    if _is_anthropic(call):
-        # Where Anthropic's SDKs look for it.
-        headers = [*JSON, (b"request-id", request_id_text(call.id).encode())]
-    call.reply.send(200, headers, msgspec.json.encode(value))
+    call.reply.send(200, JSON, msgspec.json.encode(value))
 
 
 # What a model is asked with, in the words of clients of this family and in Google's methods.

@@ -52,6 +52,8 @@ TRANSLATED_REPLY_BYTES_MAX = 32 * 1024 * 1024
 CREDENTIAL_REFUSED = Verdict("next", "credential_refused", "none", cool="key")
 UNTRANSLATABLE = Verdict("next", "untranslatable", "none")
 JSON = ((b"content-type", b"application/json"),)
+# Where providers put it: OpenAI and its like, Anthropic, AWS.
+_THEIR_REQUEST_ID = (b"x-request-id", b"request-id", b"x-amzn-requestid")
 OWN_FAULT = "The gateway failed to handle this request."
 _TIMEOUTS = frozenset(kind.code for kind in (HeaderTimeout, FirstByteTimeout, IdleTimeout, TotalTimeout))
 
@@ -187,8 +189,10 @@ class Try:
         status = self.record.status = reply.status
         if self.attempt.channel.status_map:
             status = self.attempt.channel.status_map.get(status, status)
-        if (theirs := reply.header(b"x-request-id")) is not None:
-            self.record.upstream_request_id = theirs[:128].decode("latin-1")
+        for name in _THEIR_REQUEST_ID:
+            if (theirs := reply.header(name)) is not None:
+                self.record.upstream_request_id = theirs[:128].decode("latin-1")
+                break
         if is_success(status):
             if exchange.stream:
                 return await pump(self, reply, status, exchange)
