@@ -39,8 +39,8 @@ def dialect_of(call: Call) -> Dialect:
         return "anthropic"
     if path.startswith("/v1beta/") and not path.startswith("/v1beta/openai/"):
         return "gemini"
-    # Google's verbs also stand below /v1/models.
-    return "gemini" if path.startswith("/v1/models/") and ":" in path else "openai"
+    # Google's verbs also stand below /v1/models, which nobody else posts to.
+    return "gemini" if call.method == "POST" and path.startswith("/v1/models/") else "openai"
 
 
 class Front:
