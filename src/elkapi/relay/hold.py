@@ -13,7 +13,7 @@ import msgspec
 
 from elkapi.clock import milliseconds
 from elkapi.errors import BadRequest, GatewayError, InsufficientQuota
-from elkapi.ledger import IdempotencyPending, IdempotencyReplay
+from elkapi.ledger import IdempotencyPending, IdempotencyReplay, balance
 from elkapi.pricing.price import amount_nano, quote
 from elkapi.relay.call import Call
 from elkapi.relay.count import count_exactly, count_left, count_locally, estimated
@@ -38,6 +38,9 @@ from elkapi.types import (
 )
 
 IDEMPOTENCY_KEY_CHARS_MAX = 255
+# An answer shorter than this is not worth asking for.
+OUTPUT_TOKENS_MIN = 16
+FRAME_SHARE, FRAME_TOKENS = 20, 512
 
 
 def claim_of(call: Call, grant: Grant, request: Request) -> IdempotencyClaim | None:
@@ -81,8 +84,8 @@ class Hold:
             try:
                 await self.plane.ledger.hold(order)
             except InsufficientQuota:
-                # Bytes bound tokens from above; only when that much is not there is the exact count worth its time.
-                if not await self._quote_exactly():
+                # Bytes bound tokens from above; only when that much is not there is a closer look worth its time.
+                if not (await self._quote_exactly() or await self._quote_affordable()):
                     raise
             except IdempotencyReplay as replay:
                 return replay.reply
@@ -97,13 +100,51 @@ class Hold:
                 return None
 
     async def _quote_exactly(self) -> bool:
-        """Lower the quote to an exact count; False when it would not be lower, as after the first time."""
+        """Lower the quote to an exact count of the input; False when it would not be lower, as after the first time."""
         exact = await count_exactly(self.plane, self.request)
-        if exact is None or exact.input_tokens >= self.quote.upper.input_tokens:
+        if exact is None:
             return False
-        old = self.quote
-        self.quote = quote(old.price, old.group, old.ratio_micro, exact)
+        tokens = exact.input_tokens
+        if self.request.operation.dialect is not None:
+            # How an upstream frames messages and tools is its own business.
+            tokens += tokens // FRAME_SHARE + FRAME_TOKENS
+        if tokens >= self.quote.upper.input_tokens:
+            return False
+        self._requote(msgspec.structs.replace(self.quote.upper, input_tokens=tokens))
         return True
+
+    async def _quote_affordable(self) -> bool:
+        """Lower the quote to the most output that the balance covers, where the caller set no limit of its own.
+
+        That limit is then sent upstream. False when it would be no answer at all, and after the first time.
+        """
+        request, upper = self.request, self.quote.upper
+        facts = request.facts
+        if request.operation.dialect is None or facts.output_limit is not None or request.output_cap is not None:
+            return False
+        accounts = self.grant.accounts
+        available = await self.plane.reader.run(
+            lambda connection: min(balance(connection, account).available_nano for account in accounts)
+        )
+        low, high = 0, upper.output_tokens // facts.choices
+        while low < high:
+            middle = (low + high + 1) // 2
+            if self._quoted(msgspec.structs.replace(upper, output_tokens=middle * facts.choices)).nano <= available:
+                low = middle
+            else:
+                high = middle - 1
+        if low < OUTPUT_TOKENS_MIN or low * facts.choices >= upper.output_tokens:
+            return False
+        self.request = msgspec.structs.replace(request, output_cap=low)
+        self._requote(msgspec.structs.replace(upper, output_tokens=low * facts.choices))
+        return True
+
+    def _quoted(self, upper: Usage) -> Quote:
+        old = self.quote
+        return quote(old.price, old.group, old.ratio_micro, upper, old.wide)
+
+    def _requote(self, upper: Usage) -> None:
+        self.quote = self._quoted(upper)
 
     def _order(self, claim: IdempotencyClaim | None) -> HoldOrder:
         grant, quote = self.grant, self.quote

@@ -38,7 +38,7 @@ async def serve(plane: DataPlane, call: Call) -> None:
         _replay(call, stored)
         return
     try:
-        outcome = await relay(plane, attempts, request, call)  # 7 send, meter
+        outcome = await relay(plane, attempts, hold.request, call)  # 7 send, meter
         await hold.settle(outcome)  # 8 charge + usage row, one transaction
     except BaseException as error:
         await hold.resolve(error)

@@ -1,0 +1,72 @@
+"""Text calls at the edge of a balance: what is not covered is not asked for, and nobody ends below zero."""
+
+from __future__ import annotations
+
+import base64
+
+import msgspec
+import pytest
+
+from elkapi.sandbox.server import Running
+from tests.gateway import Gateway
+from tests.text_calls import CLIENTS, UPSTREAMS, ask
+
+MODEL = "test-model"
+# Where each upstream's own limit stands in what it received.
+LIMITS = {
+    "openai": lambda body: body.get("max_tokens") or body.get("max_completion_tokens") or body["max_output_tokens"],
+    "anthropic": lambda body: body["max_tokens"],
+    "gemini": lambda body: body["generationConfig"]["maxOutputTokens"],
+}
+THEIRS = {"anthropic": "claude-sonnet-4-5", "gemini": "gemini-2.5-pro", "openai": "gpt-4o"}
+
+
+def unlimited(client: str, prompt: str):  # type: ignore[no-untyped-def]
+    """The call without an output limit of its own, where the dialect allows that."""
+    asked = ask(client, MODEL, prompt)
+    for name in ("max_tokens", "max_output_tokens", "generationConfig"):
+        asked.body.pop(name, None)
+    return asked
+
+
+@pytest.mark.parametrize("upstream", LIMITS)
+@pytest.mark.parametrize("client", [client for client in CLIENTS if client != "anthropic"])
+async def test_without_a_limit_the_balance_is_the_limit_and_the_upstream_is_told(
+    gate: Gateway, sandbox: Running, client: str, upstream: str
+) -> None:
+    secret, _ = UPSTREAMS[upstream]
+    await gate.channel(
+        sandbox.base_url, (MODEL,), family=upstream, secrets=(secret,), model_map={MODEL: THEIRS[upstream]}
+    )
+    # A cent buys 1,000 tokens of output; the model could write many more.
+    await gate.price(MODEL, per_1m_usd="0", output_per_1m_usd="10")
+    key = await gate.key("0.01")
+    asked = unlimited(client, "[[tokens: 4000]]")
+    reply = await gate.ask(key, asked.body, path=asked.path, headers=asked.headers)
+    assert reply.status_code == 200, reply.text
+    (received,) = sandbox.sandbox.recorder.shown()
+    assert LIMITS[upstream](msgspec.json.decode(base64.b64decode(received.body_base64))) == 1000
+    held, posted = gate.sql("select sum(held_nano), sum(posted_nano) from accounts where kind = 'customer'")[0]
+    assert held == 0
+    assert 0 <= posted < 10_000_000
+
+
+async def test_a_balance_for_no_answer_at_all_is_refused_before_the_upstream(gate: Gateway, sandbox: Running) -> None:
+    await gate.channel(sandbox.base_url, (MODEL,), model_map={MODEL: "gpt-4o"})
+    await gate.price(MODEL, per_1m_usd="0", output_per_1m_usd="10")
+    key = await gate.key("0.0001")
+    asked = unlimited("chat", "hello")
+    reply = await gate.ask(key, asked.body, path=asked.path)
+    assert reply.status_code == 403
+    assert reply.json()["error"]["code"] == "insufficient_user_quota"
+    assert not sandbox.sandbox.recorder.shown()
+
+
+async def test_the_callers_own_limit_is_never_changed(gate: Gateway, sandbox: Running) -> None:
+    await gate.channel(sandbox.base_url, (MODEL,), model_map={MODEL: "gpt-4o"})
+    await gate.price(MODEL, per_1m_usd="0", output_per_1m_usd="10")
+    key = await gate.key("0.01")
+    asked = ask("chat", MODEL, "hello", max_tokens=5000)
+    reply = await gate.ask(key, asked.body, path=asked.path)
+    assert reply.status_code == 403
+    assert not sandbox.sandbox.recorder.shown()
