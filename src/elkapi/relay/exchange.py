@@ -20,6 +20,7 @@ from elkapi.translate.carried import CARRIED, Carrier
 from elkapi.translate.crossing import Array, Crossing, Relayed, Tally, Translated
 from elkapi.translate.dialect import Dialect, ReplyFacts, UpstreamDialect
 from elkapi.translate.dialects import DIALECTS, PREFIXES, UPSTREAM_DIALECTS
+from elkapi.translate.free_text import custom_tools_for
 from elkapi.translate.gemini import ArrayWriter
 from elkapi.translate.ir import ChatRequest, Event, Failure, UsageSeen
 from elkapi.translate.profiles import profile_for
@@ -178,7 +179,8 @@ class Text:
         if asked.n > 1:
             raise BadRequest("`n` above 1 cannot be served by the upstream of this model.", param="n")
         self.ours.check_crossing(asked)
-        body = self.theirs.write_request(asked, profile_for(family, model))
+        profile = profile_for(family, model)
+        body = self.theirs.write_request(custom_tools_for(asked, profile), profile)
         if not self.endpoint.model_in_body:
             body = without(body, ("model", "stream"))
         for name, text in self.endpoint.body:

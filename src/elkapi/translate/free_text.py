@@ -11,8 +11,16 @@ from typing import Any
 import msgspec
 
 from elkapi.translate.ir import ChatRequest, Message, Part, Tool, ToolCall, ToolResult
+from elkapi.translate.profiles import Profile
 
 MEMBER = "input"
+
+
+def custom_tools_for(request: ChatRequest, profile: Profile) -> ChatRequest:
+    """The request as a model takes it. Only for callers whose dialect takes the free text out of a function's call."""
+    if request.dialect != "responses" or profile.custom_tools:
+        return request
+    return as_functions(request)
 
 
 def as_functions(request: ChatRequest) -> ChatRequest:

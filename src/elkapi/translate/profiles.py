@@ -24,6 +24,7 @@ class Profile(msgspec.Struct, frozen=True):
     `json_schema` False: a forced tool stands in for a schema. `anthropic_members`: it takes Anthropic's own members
     (thinking, top_k) where another dialect passes members on.
     `schema_subset`: Gemini's own Schema instead of JSON schema. `call_signatures`: it refuses its calls unsigned.
+    `custom_tools`: it takes tools of free text, not only functions.
     """
 
     max_output_tokens: int = 8192
@@ -40,6 +41,7 @@ class Profile(msgspec.Struct, frozen=True):
     anthropic_members: bool = False
     schema_subset: bool = False
     call_signatures: bool = False
+    custom_tools: bool = False
 
 
 _Row = tuple[frozenset[str] | None, str, dict[str, Any]]
@@ -58,6 +60,7 @@ ROWS: tuple[_Row, ...] = (
             "system_role": "developer",
         },
     ),
+    (None, r"^(gpt-[5-9]|codex)", {"custom_tools": True}),
     (None, r"^gpt-5($|-)", {"efforts": ("minimal", "low", "medium", "high")}),
     (None, r"^(gpt-5\.[1-9]|gpt-[6-9])", {"efforts": ("none", "low", "medium", "high", "xhigh")}),
     # Models that think between tool calls and ask for those thoughts back (DeepSeek, Kimi, GLM, MiniMax).

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import json
 
+import pytest
+
 from elkapi.translate.dialect import ReplyFacts
-from elkapi.translate.free_text import as_functions
+from elkapi.translate.dialects import UPSTREAM_DIALECTS
+from elkapi.translate.free_text import as_functions, custom_tools_for
 from elkapi.translate.ir import (
     ChatRequest,
     End,
@@ -19,6 +22,7 @@ from elkapi.translate.ir import (
     ToolCallStart,
     ToolResult,
 )
+from elkapi.translate.profiles import profile_for
 from elkapi.translate.responses import DIALECT
 
 PATCH = Tool("apply_patch", "Patches", custom=True, format={"type": "grammar", "syntax": "lark", "definition": "g: x"})
@@ -50,6 +54,29 @@ def test_custom_tools_and_their_calls_become_functions_of_one_string() -> None:
 def test_a_request_without_custom_tools_stays_itself() -> None:
     plain = as_functions(REQUEST)
     assert as_functions(plain) is plain
+
+
+@pytest.mark.parametrize(
+    ("wire", "family", "model", "native"),
+    [
+        ("chat", "openai", "gpt-5.2", True),
+        ("chat", "deepseek", "deepseek-chat", False),
+        ("anthropic", "anthropic", "claude-sonnet-4-5", False),
+        ("gemini", "gemini", "gemini-3-pro", False),
+        ("converse", "bedrock", "anthropic.claude-sonnet-4-5", False),
+        ("responses", "openai", "gpt-5.2", True),
+    ],
+)
+def test_every_upstream_can_be_asked_with_a_custom_tool(wire: str, family: str, model: str, native: bool) -> None:
+    profile = profile_for(family, model)
+    body = UPSTREAM_DIALECTS[wire].write_request(custom_tools_for(REQUEST, profile), profile)
+    assert b"apply_patch" in body
+    assert (b'"custom' in body) is native
+
+
+def test_a_caller_whose_dialect_cannot_unwrap_keeps_its_custom_tools() -> None:
+    request = ChatRequest(model="m", messages=REQUEST.messages, tools=(PATCH,), dialect="chat")
+    assert custom_tools_for(request, profile_for("gemini", "gemini-3-pro")) is request
 
 
 def test_the_caller_gets_its_custom_call_back() -> None:
