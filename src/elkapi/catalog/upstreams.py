@@ -24,7 +24,7 @@ class Endpoint(msgspec.Struct, frozen=True):
 
     `stream_path` is set where a stream is asked for by another path. `framing` is that of its streams. `models` limits
     the endpoint to upstream models that the expression finds. `body` are members the upstream wants beside the
-    caller's; `model_in_body` False takes the model's name out of the body.
+    caller's, `left_out` those that it takes from the path instead, the model's name among them.
     """
 
     path: str
@@ -33,7 +33,7 @@ class Endpoint(msgspec.Struct, frozen=True):
     models: str = ""
     auth: Auth | None = None
     body: tuple[tuple[str, str], ...] = ()
-    model_in_body: bool = True
+    left_out: tuple[str, ...] = ()
 
 
 class UpstreamFamily(msgspec.Struct, frozen=True):
@@ -156,7 +156,7 @@ _ROWS = (
                 "/publishers/anthropic/models/{model}:streamRawPredict",
                 models="^claude",
                 body=(("anthropic_version", "vertex-2023-10-16"),),
-                model_in_body=False,
+                left_out=("model",),
             ),
         },
         probe="",
@@ -173,10 +173,10 @@ _ROWS = (
                 framing="aws",
                 models=r"(^|\.)anthropic\.",
                 body=(("anthropic_version", "bedrock-2023-05-31"),),
-                model_in_body=False,
+                left_out=("model", "stream"),
             ),
             "converse": Endpoint(
-                "/model/{model}/converse", "/model/{model}/converse-stream", framing="aws", model_in_body=False
+                "/model/{model}/converse", "/model/{model}/converse-stream", framing="aws", left_out=("model", "stream")
             ),
         },
         probe="",

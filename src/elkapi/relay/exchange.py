@@ -105,8 +105,8 @@ class Same:
     def body(self) -> bytes:
         request, body = self.request, self.request.body
         source = request.operation.model
-        if not self.endpoint.model_in_body:
-            body = without(body, (source.name, "stream"))
+        if self.endpoint.left_out:
+            body = without(body, self.endpoint.left_out)
         elif self.mapped and source.where != "path":
             body = with_string(body, source.name, self.attempt.upstream_model)
         for name, text in self.endpoint.body:
@@ -181,8 +181,8 @@ class Text:
         self.ours.check_crossing(asked)
         profile = profile_for(family, model)
         body = self.theirs.write_request(custom_tools_for(asked, profile), profile)
-        if not self.endpoint.model_in_body:
-            body = without(body, ("model", "stream"))
+        if self.endpoint.left_out:
+            body = without(body, self.endpoint.left_out)
         for name, text in self.endpoint.body:
             body = with_string(body, name, text)
         return body

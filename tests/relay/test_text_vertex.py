@@ -1,0 +1,67 @@
+"""Vertex AI as an upstream: a service account's key is exchanged for a token, for Gemini's models and for Claude's."""
+
+from __future__ import annotations
+
+import msgspec
+import pytest
+from cryptography.hazmat.primitives.asymmetric import rsa
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+
+from elkapi.sandbox.server import Running
+from tests.gateway import Gateway
+from tests.text_calls import CLIENTS, ask, is_whole, streamed_text, text_of
+
+MODEL = "test-model"
+SAID = "hello world"
+
+
+@pytest.fixture(scope="module")
+def account() -> str:
+    """A service account's key file, as an operator pastes it."""
+    key = rsa.generate_private_key(public_exponent=65537, key_size=2048)
+    pem = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()).decode()
+    members = {"type": "service_account", "client_email": "a@p.example", "private_key": pem, "private_key_id": "1"}
+    return msgspec.json.encode(members).decode()
+
+
+@pytest.mark.parametrize("theirs", ["gemini-2.5-pro", "claude-sonnet-4-5"])
+@pytest.mark.parametrize("client", CLIENTS)
+async def test_every_dialect_is_answered_by_vertex_with_one_exchanged_token(
+    gate: Gateway, sandbox: Running, account: str, client: str, theirs: str
+) -> None:
+    await gate.channel(
+        f"{sandbox.base_url}/v1/projects/p/locations/us-east5",
+        (MODEL,),
+        family="vertex",
+        secrets=(account,),
+        options={"token-url": f"{sandbox.base_url}/token"},
+        model_map={MODEL: theirs},
+    )
+    await gate.price(MODEL, per_1m_usd="1", output_per_1m_usd="2")
+    key = await gate.key("10")
+    whole = ask(client, MODEL, f"[[say: {SAID}]]")
+    reply = await gate.ask(key, whole.body, path=whole.path, headers=whole.headers)
+    assert reply.status_code == 200, reply.text
+    assert text_of(client, reply.json()) == SAID
+    streamed = ask(client, MODEL, f"[[say: {SAID}]]", stream=True)
+    stream = await gate.ask(key, streamed.body, path=streamed.path, headers=streamed.headers)
+    assert stream.status_code == 200, stream.text
+    assert streamed_text(client, stream.text) == SAID
+    assert is_whole(client, stream.text)
+    assert [request.target for request in sandbox.sandbox.recorder.shown()].count("/token") == 1
+
+
+async def test_a_key_that_is_no_service_account_costs_nothing_and_reaches_nobody(
+    gate: Gateway, sandbox: Running
+) -> None:
+    await gate.channel(
+        sandbox.base_url, (MODEL,), family="vertex", secrets=("not-json",), model_map={MODEL: "gemini-2.5-pro"}
+    )
+    await gate.price(MODEL, per_1m_usd="1", output_per_1m_usd="2")
+    key = await gate.key("10")
+    asked = ask("chat", MODEL, "hi")
+    reply = await gate.ask(key, asked.body, path=asked.path)
+    assert reply.status_code == 502
+    assert "not-json" not in reply.text
+    assert not sandbox.sandbox.recorder.shown()
+    assert gate.sql("select sum(held_nano) from accounts")[0][0] == 0
