@@ -11,6 +11,7 @@ from collections.abc import Iterator
 import pytest
 
 from elkapi.sandbox.server import Running, running
+from elkapi.types import ChannelLimits
 from tests.gateway import Gateway
 from tests.text_calls import CLIENTS, ask, has_error, is_whole, streamed_text, text_of
 
@@ -39,6 +40,12 @@ STREAM_FAULTS = {
 
 
 @pytest.fixture
+def database_url() -> str:
+    """SQLite alone: these tests wait out real deadlines; money is moved on both databases elsewhere."""
+    return ""
+
+
+@pytest.fixture
 def spare() -> Iterator[Running]:
     """The next channel's upstream: nothing is ever wrong with it."""
     with running() as served:
@@ -46,8 +53,6 @@ def spare() -> Iterator[Running]:
 
 
 async def two_channels(gate: Gateway, bad_url: str, spare: Running, family: str = "openai") -> str:
-    from elkapi.types import ChannelLimits
-
     limits = ChannelLimits(**LIMITS)
     await gate.channel(bad_url, (MODEL,), family=family, priority=5, limits=limits, model_map={MODEL: "gpt-4o"})
     await gate.channel(spare.base_url, (MODEL,), family="openai", limits=limits, model_map={MODEL: "gpt-4o"})
