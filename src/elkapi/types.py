@@ -11,10 +11,41 @@ from typing import Literal
 import msgspec
 
 Scope = Literal["live", "test"]
+FallbackReason = Literal["error", "context", "refusal"]
+
+
+class Policy(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """What an operator lays down for a group's calls or for one key's; None says nothing.
+
+    A key's word goes before its group's, field by field (`policy_of`). `aliases`: the caller's name -> the model.
+    `fallbacks`: a model -> what is tried when it does not answer, "*" for every model without a row of its own, and
+    `fallback_on` for which reasons (None: for all). Limits count per key; 0 is no limit, where the group has one.
+    """
+
+    aliases: dict[str, str] | None = None
+    fallbacks: dict[str, tuple[str, ...]] | None = None
+    fallback_on: tuple[FallbackReason, ...] | None = None
+    requests_per_min: int | None = None
+    tokens_per_min: int | None = None
+    parallel_max: int | None = None
+
+
+NO_POLICY = Policy()
+
+
+def policy_of(group: Policy, key: Policy) -> Policy:
+    """The policy of a key's calls: the key's own word where it has one, else its group's."""
+    if key == NO_POLICY:
+        return group
+    own = {name: value for name in Policy.__struct_fields__ if (value := getattr(key, name)) is not None}
+    return msgspec.structs.replace(group, **own)
 
 
 class Grant(msgspec.Struct, frozen=True):
-    """What a presented key may do. `accounts` are the ledger accounts that fund its calls, in account-id order."""
+    """What a presented key may do. `accounts` are the ledger accounts that fund its calls, in account-id order.
+
+    `policy` is the key's own; its group's stands in the snapshot.
+    """
 
     key_id: int
     key_name: str
@@ -25,6 +56,7 @@ class Grant(msgspec.Struct, frozen=True):
     models: frozenset[str] | None
     expires_at_ns: int | None
     enabled: bool
+    policy: Policy = NO_POLICY
 
 
 class Usage(msgspec.Struct, frozen=True, omit_defaults=True):

@@ -15,10 +15,11 @@ from elkapi.storage.db import Database
 from elkapi.storage.installation import Installation, open_installation
 from elkapi.storage.repos import audit, channels, groups, keys, owners, prices, requests, versions
 from elkapi.storage.secrets import Sealer, SecretKeyError
-from elkapi.types import Amounts, ChannelLimits, RequestRecord, Usage
+from elkapi.types import NO_POLICY, Amounts, ChannelLimits, RequestRecord, Usage
 
 NOW_NS = 1_800_000_000_000_000_000
 WHO: dict[str, Any] = {"now_ns": NOW_NS, "actor": "test"}
+UNCHANGED: Any = {"policy": NO_POLICY, **WHO}
 PLANTED = "sk-planted-provider-secret-0123456789"
 
 
@@ -104,7 +105,7 @@ def test_g16_edited_key_fields_read_back(database: Database) -> None:
     with database.write() as connection:
         row, _ = make_key(connection)
         groups.set_group(connection, name="vip", ratio_micro=500_000, description=None, **WHO)
-        edited = keys.edit(connection, row.id, name="n", group="vip", models=["z"], expires_at_ns=5, **WHO)
+        edited = keys.edit(connection, row.id, name="n", group="vip", models=["z"], expires_at_ns=5, **UNCHANGED)
     with database.read() as connection:
         assert keys.get_key(connection, row.id) == edited
     assert edited is not None
@@ -117,7 +118,7 @@ def test_cve_2026_47102_an_edit_reaches_no_field_it_does_not_name(database: Data
     with pytest.raises(TypeError):
         keys.edit(None, row.id, account_id=1, **WHO)  # type: ignore[call-arg, arg-type]
     with database.write() as connection:
-        edited = keys.edit(connection, row.id, name="n", group="default", models=None, expires_at_ns=None, **WHO)
+        edited = keys.edit(connection, row.id, name="n", group="default", models=None, expires_at_ns=None, **UNCHANGED)
     assert edited is not None
     assert (edited.account_id, edited.owner_id, edited.scope) == (row.account_id, row.owner_id, row.scope)
 
@@ -127,7 +128,7 @@ def test_g07_editing_a_key_never_writes_money(database: Database) -> None:
         row, _ = make_key(connection)
         account = schema.accounts.c.id == row.account_id
         connection.execute(schema.accounts.update().where(account).values(posted_nano=77, held_nano=7))
-        keys.edit(connection, row.id, name="n", group="default", models=None, expires_at_ns=None, **WHO)
+        keys.edit(connection, row.id, name="n", group="default", models=None, expires_at_ns=None, **UNCHANGED)
         keys.set_enabled(connection, row.id, False, **WHO)
         money = connection.execute(select(schema.accounts.c.posted_nano, schema.accounts.c.held_nano).where(account))
         assert money.one() == (77, 7)
@@ -151,7 +152,10 @@ def test_a_revoked_key_stays_revoked(database: Database) -> None:
     with database.write() as connection:
         assert keys.set_enabled(connection, row.id, True, **WHO) is None
         assert keys.revoke(connection, row.id, **WHO) is None
-        assert keys.edit(connection, row.id, name="x", group="default", models=None, expires_at_ns=None, **WHO) is None
+        assert (
+            keys.edit(connection, row.id, name="x", group="default", models=None, expires_at_ns=None, **UNCHANGED)
+            is None
+        )
         grant = keys.find_grant(connection, apikey.digest(plaintext))
     assert grant is not None
     assert not grant.enabled

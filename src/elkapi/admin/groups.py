@@ -1,9 +1,10 @@
-"""Groups: a name and the ratio its calls are multiplied with."""
+"""Groups: a name, the ratio its calls are multiplied with, and the policy its keys start from."""
 
 from __future__ import annotations
 
 from elkapi.admin.context import Admin, check_name
-from elkapi.admin.errors import InvalidInput
+from elkapi.admin.errors import InvalidInput, Refused
+from elkapi.admin.policies import PolicyFields, merged
 from elkapi.money import RATIO_ONE_MICRO, parse_ratio
 from elkapi.storage.repos import groups
 from elkapi.storage.repos.groups import GroupRow
@@ -11,21 +12,49 @@ from elkapi.storage.repos.groups import GroupRow
 RATIO_MAX_MICRO = 1_000 * RATIO_ONE_MICRO
 
 
-def set_group(admin: Admin, name: str, ratio: str, description: str | None = None) -> GroupRow:
-    """Create a group or change its ratio, such as "0.8"; raises InvalidInput."""
+def set_group(
+    admin: Admin,
+    name: str,
+    ratio: str | None = None,
+    description: str | None = None,
+    policy: PolicyFields | None = None,
+) -> GroupRow:
+    """Create a group or change what is given: its ratio, such as "0.8", its policy. Raises InvalidInput."""
     name = check_name(name)
+    given_micro = None if ratio is None else _ratio_micro(ratio)
+    with admin.database.write() as connection:
+        before = groups.get_group(connection, name)
+        if before is None:
+            if given_micro is None:
+                raise InvalidInput("a new group needs one, such as 1", field="ratio")
+            before = GroupRow(name, given_micro, "")
+        wanted = GroupRow(
+            name,
+            before.ratio_micro if given_micro is None else given_micro,
+            before.description if description is None else description,
+            before.policy if policy is None else merged(before.policy, policy),
+        )
+        groups.set_group(
+            connection,
+            name=name,
+            ratio_micro=wanted.ratio_micro,
+            description=description,
+            policy=None if policy is None else wanted.policy,
+            **admin.who(),
+        )
+        if groups.get_group(connection, name) != wanted:
+            raise Refused("the group would not be stored as given; nothing was changed")
+    return wanted
+
+
+def _ratio_micro(ratio: str) -> int:
     try:
         ratio_micro = parse_ratio(ratio)
     except ValueError as error:
         raise InvalidInput(str(error), field="ratio") from None
     if ratio_micro > RATIO_MAX_MICRO:
         raise InvalidInput("a ratio above 1000 is surely a mistake", field="ratio")
-    with admin.database.write() as connection:
-        groups.set_group(connection, name=name, ratio_micro=ratio_micro, description=description, **admin.who())
-        row = groups.get_group(connection, name)
-    if row is None or row.ratio_micro != ratio_micro:
-        raise InvalidInput("the group was not stored as given", field="ratio")
-    return row
+    return ratio_micro
 
 
 def list_groups(admin: Admin) -> list[GroupRow]:

@@ -9,13 +9,14 @@ from sqlalchemy import Connection
 from elkapi import ledger
 from elkapi.admin.context import Admin, check_model, check_name
 from elkapi.admin.errors import InvalidInput, Missing, Refused
+from elkapi.admin.policies import PolicyFields, merged
 from elkapi.clock import SYSTEM_CLOCK
 from elkapi.ids import new_id
 from elkapi.money import parse_usd
 from elkapi.storage.repos import groups, keys, owners, versions
 from elkapi.storage.repos.keys import KeyRow
 from elkapi.storage.seeds import DEFAULT_GROUP
-from elkapi.types import Scope
+from elkapi.types import NO_POLICY, Policy, Scope
 
 FIRST_KEY_NAME = "first"
 
@@ -29,6 +30,7 @@ class KeyInput(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     models: tuple[str, ...] | None = None
     expires_at_ns: int | None = None
     scope: Scope = "live"
+    policy: PolicyFields = PolicyFields()
 
 
 class KeyPatch(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -38,6 +40,7 @@ class KeyPatch(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     group: str | UnsetType = UNSET
     models: tuple[str, ...] | UnsetType | None = UNSET
     expires_at_ns: int | UnsetType | None = UNSET
+    policy: PolicyFields | UnsetType = UNSET
 
 
 class KeyView(msgspec.Struct, frozen=True):
@@ -54,6 +57,7 @@ def create_key(admin: Admin, given: KeyInput) -> tuple[KeyView, str]:
     name = check_name(given.name)
     models = None if given.models is None else tuple(check_model(model) for model in given.models)
     nano = _dollars(given.balance, "balance")
+    policy = merged(NO_POLICY, given.policy)
     who = admin.who()
     if given.expires_at_ns is not None and given.expires_at_ns <= who["now_ns"]:
         raise InvalidInput("it lies in the past", field="expires_at_ns")
@@ -68,8 +72,10 @@ def create_key(admin: Admin, given: KeyInput) -> tuple[KeyView, str]:
             account_id=ledger.create_account(connection, f"key:{new_id(who['now_ns']).hex()}"),
             models=models,
             expires_at_ns=given.expires_at_ns,
+            policy=policy,
             **who,
         )
+        _check_kept(row, policy)
         if nano:
             ledger.deposit(connection, row.account_id, nano, "opening balance", admin.actor, clock=admin.clock)
         return _view(connection, row), plaintext
@@ -128,6 +134,7 @@ def edit_key(admin: Admin, which: str, patch: KeyPatch) -> KeyView:
         group = row.group if patch.group is UNSET else patch.group
         _check_group(connection, group)
         models = row.models if patch.models is UNSET else patch.models
+        policy = row.policy if patch.policy is UNSET else merged(row.policy, patch.policy)
         changed = keys.edit(
             connection,
             row.id,
@@ -135,9 +142,12 @@ def edit_key(admin: Admin, which: str, patch: KeyPatch) -> KeyView:
             group=group,
             models=None if models is None else [check_model(model) for model in models],
             expires_at_ns=row.expires_at_ns if patch.expires_at_ns is UNSET else patch.expires_at_ns,
+            policy=policy,
             **admin.who(),
         )
-        return _view(connection, _not_revoked(changed, row))
+        written = _not_revoked(changed, row)
+        _check_kept(written, policy)
+        return _view(connection, written)
 
 
 def deposit(admin: Admin, which: str, amount: str, note: str) -> KeyView:
@@ -176,6 +186,12 @@ def _not_revoked(changed: KeyRow | None, row: KeyRow) -> KeyRow:
     if changed is None:
         raise Refused(f"key {row.id} ({row.name}) is revoked, which is for good; create a new one")
     return changed
+
+
+def _check_kept(row: KeyRow, policy: Policy) -> None:
+    """Guarantee 16: what was asked for and what is stored are compared before the transaction commits."""
+    if row.policy != policy:
+        raise Refused("the policy would not be stored as given; nothing was changed")
 
 
 def _check_group(connection: Connection, group: str) -> None:

@@ -1,16 +1,20 @@
-"""`elkapi group`: groups and their price ratios."""
+"""`elkapi group`: groups, their price ratios and the policy of their keys."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from elkapi.cli.output import json_option, opened, print_json, print_table
+from elkapi.cli.policy import clear_option, policy_options, readable_policy, shown_policy, take_policy
 from elkapi.money import format_ratio
+from elkapi.types import NO_POLICY
 
 if TYPE_CHECKING:
     from elkapi.storage.repos.groups import GroupRow
+
+COLUMNS = ("name", "ratio", "description", "policy")
 
 
 @click.group()
@@ -20,19 +24,30 @@ def group() -> None:
 
 @group.command("set")
 @click.argument("name")
-@click.option("--ratio", required=True, help="a multiplier such as 0.8")
+@click.option("--ratio", help="a multiplier such as 0.8; a new group needs one")
 @click.option("--description")
+@policy_options
+@clear_option
 @json_option
-def set_(name: str, ratio: str, description: str | None, as_json: bool) -> None:
-    """Create the group NAME or change its ratio."""
+def set_(
+    name: str, ratio: str | None, description: str | None, clear: tuple[str, ...], as_json: bool, **given: Any
+) -> None:
+    """Create the group NAME, or change its ratio or the policy of its keys."""
     from elkapi.admin import groups
+    from elkapi.admin.context import read_input
+    from elkapi.admin.policies import PolicyFields
 
+    policy = take_policy(given, clear)
+    if ratio is None and description is None and not policy:
+        raise click.UsageError("nothing to change was given")
+    fields = read_input(PolicyFields, policy) if policy else None
     with opened() as admin:
-        row = groups.set_group(admin, name, ratio, description)
+        row = groups.set_group(admin, name, ratio, description, fields)
     if as_json:
         print_json(_shown(row))
     else:
-        click.echo(f"group {row.name}: ratio {format_ratio(row.ratio_micro)}")
+        laid_down = f"; {readable_policy(row.policy)}" if row.policy != NO_POLICY else ""
+        click.echo(f"group {row.name}: ratio {format_ratio(row.ratio_micro)}{laid_down}")
 
 
 @group.command("list")
@@ -42,12 +57,14 @@ def list_(as_json: bool) -> None:
     from elkapi.admin import groups
 
     with opened() as admin:
-        rows = [_shown(row) for row in groups.list_groups(admin)]
+        rows = groups.list_groups(admin)
     if as_json:
-        print_json(rows)
-    else:
-        print_table(("name", "ratio", "description"), [tuple(row.values()) for row in rows], none="no group")
+        print_json([_shown(row) for row in rows])
+        return
+    cells = [_shown(row) | {"policy": readable_policy(row.policy)} for row in rows]
+    print_table(COLUMNS, [[row[name] for name in COLUMNS] for row in cells], none="no group")
 
 
-def _shown(row: GroupRow) -> dict[str, str]:
-    return {"name": row.name, "ratio": format_ratio(row.ratio_micro), "description": row.description}
+def _shown(row: GroupRow) -> dict[str, Any]:
+    ratio = format_ratio(row.ratio_micro)
+    return {"name": row.name, "ratio": ratio, "description": row.description, "policy": shown_policy(row.policy)}

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from elkapi.cli.output import json_option, opened, parse_expiry, print_facts, print_json, print_table, when, words
+from elkapi.cli.policy import clear_option, policy_options, readable_policy, shown_policy, take_policy
 from elkapi.money import format_usd
 
 if TYPE_CHECKING:
@@ -27,13 +28,16 @@ def key() -> None:
 @click.option("--models", metavar="A,B", help="allow these models only")
 @click.option("--expires", metavar="WHEN", help="30d, 12h or a date such as 2027-01-31")
 @click.option("--test", "is_test", is_flag=True, help="a key that reaches only the sandbox, for free")
+@policy_options
 @json_option
-def create(expires: str | None, is_test: bool, models: str | None, as_json: bool, **given: str | None) -> None:
+def create(expires: str | None, is_test: bool, models: str | None, as_json: bool, **given: Any) -> None:
     """Create a key. It is printed once, now: only a digest of it is stored."""
     from elkapi.admin import keys
     from elkapi.admin.context import read_input
 
+    policy = take_policy(given)
     values: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
+    values["policy"] = policy
     values["models"] = words(models)
     values["scope"] = "test" if is_test else "live"
     if expires is not None:
@@ -128,6 +132,8 @@ def deposit(which: str, amount: str, note: str, as_json: bool) -> None:
 @click.option("--all-models", is_flag=True, help="allow every model")
 @click.option("--expires", metavar="WHEN", help="30d, 12h or a date such as 2027-01-31")
 @click.option("--never-expires", is_flag=True)
+@policy_options
+@clear_option
 @json_option
 def edit(
     which: str,
@@ -135,10 +141,11 @@ def edit(
     all_models: bool,
     expires: str | None,
     never_expires: bool,
+    clear: tuple[str, ...],
     as_json: bool,
-    **given: str | None,
+    **given: Any,
 ) -> None:
-    """Change a key's name, group, models or expiry; nothing else of it can be changed."""
+    """Change a key's name, group, models, expiry or policy; nothing else of it can be changed."""
     from elkapi.admin import keys
     from elkapi.admin.context import read_input
 
@@ -146,7 +153,10 @@ def edit(
         raise click.UsageError("--models and --all-models contradict each other")
     if expires is not None and never_expires:
         raise click.UsageError("--expires and --never-expires contradict each other")
+    policy = take_policy(given, clear)
     values: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
+    if policy:
+        values["policy"] = policy
     if models is not None or all_models:
         values["models"] = words(models)
     if expires is not None or never_expires:
@@ -161,7 +171,7 @@ def _print(view: KeyView, as_json: bool) -> None:
     if as_json:
         print_json(_shown(view))
     else:
-        print_facts(_shown(view))
+        print_facts(_shown(view) | {"policy": readable_policy(view.row.policy)})
 
 
 def _shown(view: KeyView) -> dict[str, Any]:
@@ -175,6 +185,7 @@ def _shown(view: KeyView) -> dict[str, Any]:
         "scope": row.scope,
         "state": state,
         "models": row.models,
+        "policy": shown_policy(row.policy),
         "expires_at": when(row.expires_at_ns),
         "balance_usd": format_usd(view.available_nano),
         "held_usd": format_usd(view.held_nano),

@@ -13,7 +13,7 @@ from elkapi.settings import Settings
 from elkapi.snapshot.snapshot import BUNDLED_CHANNEL_ID, SANDBOX_CHANNEL_ID, Snapshot, Tiers
 from elkapi.storage.repos import channels, groups, prices, versions
 from elkapi.storage.secrets import Sealer
-from elkapi.types import Channel, ChannelKey, Price, Scope
+from elkapi.types import NO_POLICY, Channel, ChannelKey, Price, Scope
 
 BUNDLED_PRIORITY = -1_000
 SCOPES: tuple[Scope, ...] = ("live", "test")
@@ -29,7 +29,8 @@ def build_snapshot(
 ) -> Snapshot:
     """The snapshot of this connection's moment. `bundled` and `sandbox` name the models of those two channels."""
     version = versions.read(connection).config
-    ratios = {row.name: row.ratio_micro for row in groups.all_groups(connection)}
+    rows = groups.all_groups(connection)
+    ratios = {row.name: row.ratio_micro for row in rows}
     all_groups = tuple(sorted(ratios))
     bundled, sandbox = tuple(bundled), tuple(sandbox)
     own = {row.price.model: row.price for row in prices.in_force(connection)}
@@ -51,6 +52,7 @@ def build_snapshot(
         channels={channel.id: channel for channel in served},
         tiers=tiers,
         models=_models(tiers, all_groups, {"live": live_prices, "test": test_prices}),
+        policies={row.name: row.policy for row in rows if row.policy != NO_POLICY},
         warnings=tuple(
             f"channel {entry.channel.id} ({entry.channel.name}): {part} does not open with this secret key"
             for entry in loaded

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
-from elkapi.types import Channel, Price, Scope
+from elkapi.types import NO_POLICY, Channel, Grant, Policy, Price, Scope, policy_of
 
 BUNDLED_CHANNEL_ID = -1
 SANDBOX_CHANNEL_ID = -2
@@ -15,7 +15,8 @@ Tiers = tuple[tuple[Channel, ...], ...]
 class Snapshot(msgspec.Struct, frozen=True, kw_only=True):
     """One consistent moment of the configuration; a request holds one reference from its start to its end.
 
-    `groups`: name -> ratio in millionths. `prices`: client model name -> the record in force for live keys.
+    `groups`: name -> ratio in millionths; `policies` of those groups that have one.
+    `prices`: client model name -> the record in force for live keys.
     `tiers`: (scope, group, model) -> channels by descending priority, only such that can be tried.
     `models`: (scope, group) -> sorted names that are served and priced.
     """
@@ -27,6 +28,7 @@ class Snapshot(msgspec.Struct, frozen=True, kw_only=True):
     channels: dict[int, Channel]
     tiers: dict[tuple[Scope, str, str], Tiers]
     models: dict[tuple[Scope, str], tuple[str, ...]]
+    policies: dict[str, Policy] = {}
     warnings: tuple[str, ...] = ()
 
     def tiers_for(self, scope: Scope, group: str, model: str) -> Tiers:
@@ -39,3 +41,7 @@ class Snapshot(msgspec.Struct, frozen=True, kw_only=True):
 
     def models_for(self, scope: Scope, group: str) -> tuple[str, ...]:
         return self.models.get((scope, group), ())
+
+    def policy_for(self, grant: Grant) -> Policy:
+        """What is laid down for the calls of this key."""
+        return policy_of(self.policies.get(grant.group, NO_POLICY), grant.policy)

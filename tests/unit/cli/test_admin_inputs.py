@@ -41,7 +41,7 @@ def test_g16_unknown_fields_are_refused_never_dropped(kind: type[Any], values: d
 
 @pytest.mark.parametrize("field", ["account_id", "owner_id", "digest", "scope", "version", "revoked_ns", "posted_nano"])
 def test_cve_2026_47102_a_key_edit_names_its_fields(field: str) -> None:
-    assert set(KeyPatch.__struct_fields__) == {"name", "group", "models", "expires_at_ns"}
+    assert set(KeyPatch.__struct_fields__) == {"name", "group", "models", "expires_at_ns", "policy"}
     with pytest.raises(InvalidInput):
         read_input(KeyPatch, {field: 1})
 

@@ -367,7 +367,9 @@ def test_prices_and_groups(elkapi: Elkapi) -> None:
     assert elkapi("price", "show", "m", "--json").json == newest
     assert newest in elkapi("price", "list", "--json").json
     elkapi("group", "set", "vip", "--ratio", "0.85", "--description", "friends")
-    assert {"name": "vip", "ratio": "0.85", "description": "friends"} in elkapi("group", "list", "--json").json
+    assert {"name": "vip", "ratio": "0.85", "description": "friends", "policy": {}} in elkapi(
+        *("group", "list", "--json")
+    ).json
 
 
 def test_operations_are_the_catalogs(elkapi: Elkapi) -> None:

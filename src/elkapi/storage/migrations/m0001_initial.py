@@ -51,7 +51,9 @@ groups = Table(
     Column("name", String, primary_key=True),
     Column("ratio_micro", BigInteger, nullable=False),
     Column("description", String, nullable=False, default=""),
+    Column("config", String, nullable=False, default="{}"),
     CheckConstraint("ratio_micro >= 0", name="groups_ratio_not_negative"),
+    comment="config is JSON of types.Policy",
 )
 
 owners = Table(
@@ -76,12 +78,14 @@ keys = Table(
     Column("enabled", Boolean, nullable=False),
     Column("expires_at_ns", BigInteger),
     Column("models", String),
+    Column("config", String, nullable=False, default="{}"),
     Column("account_id", _Id, ForeignKey("accounts.id"), nullable=False),
     Column("created_ns", BigInteger, nullable=False),
     Column("revoked_ns", BigInteger),
     Column("version", BigInteger, nullable=False),
     Index("keys_by_version", "version"),
-    comment="digest is sha256 of the whole key; models is a JSON array or NULL; version is config_version at a change",
+    comment="digest is sha256 of the whole key; models is a JSON array or NULL; config is JSON of types.Policy; "
+    "version is config_version at a change",
 )
 
 channels = Table(

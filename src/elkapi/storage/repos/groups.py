@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import msgspec
-from sqlalchemy import Connection, select
+from sqlalchemy import Connection, RowMapping, select
 
 from elkapi.money import format_ratio
 from elkapi.storage import dialect as sql
 from elkapi.storage import schema
-from elkapi.storage.repos import audit, versions
+from elkapi.storage.repos import audit, policies, versions
+from elkapi.types import NO_POLICY, Policy
 
 _groups = schema.groups
 
@@ -17,24 +18,39 @@ class GroupRow(msgspec.Struct, frozen=True):
     name: str
     ratio_micro: int
     description: str
+    policy: Policy = NO_POLICY
 
 
 def all_groups(connection: Connection) -> list[GroupRow]:
-    return [GroupRow(**row) for row in connection.execute(select(_groups).order_by(_groups.c.name)).mappings()]
+    return [_row(row) for row in connection.execute(select(_groups).order_by(_groups.c.name)).mappings()]
 
 
 def get_group(connection: Connection, name: str) -> GroupRow | None:
     row = connection.execute(select(_groups).where(_groups.c.name == name)).mappings().one_or_none()
-    return None if row is None else GroupRow(**row)
+    return None if row is None else _row(row)
 
 
 def set_group(
-    connection: Connection, *, name: str, ratio_micro: int, description: str | None, now_ns: int, actor: str
+    connection: Connection,
+    *,
+    name: str,
+    ratio_micro: int,
+    description: str | None,
+    policy: Policy | None = None,
+    now_ns: int,
+    actor: str,
 ) -> None:
-    """Create the group or change its ratio; without a description the one it has stays."""
+    """Create the group or change its ratio; a description and a policy that are not given stay as they are."""
     values: dict[str, object] = {"name": name, "ratio_micro": ratio_micro, "description": description or ""}
-    update = ["ratio_micro"] if description is None else ["ratio_micro", "description"]
-    sql.upsert(connection, _groups, values, key=["name"], update=update)
+    values["config"] = policies.written(policy or NO_POLICY)
+    given = {"ratio_micro": True, "description": description is not None, "config": policy is not None}
+    sql.upsert(connection, _groups, values, key=["name"], update=[name for name, is_given in given.items() if is_given])
     versions.bump(connection, routing=True)
-    detail = {"ratio": format_ratio(ratio_micro), "description": description}
+    detail: dict[str, object] = {"ratio": format_ratio(ratio_micro), "description": description}
+    if policy is not None:
+        detail["policy"] = msgspec.to_builtins(policy)
     audit.write(connection, now_ns=now_ns, actor=actor, action="group.set", subject=f"group:{name}", detail=detail)
+
+
+def _row(row: RowMapping) -> GroupRow:
+    return GroupRow(row["name"], row["ratio_micro"], row["description"], policies.read(row["config"]))

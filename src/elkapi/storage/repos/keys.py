@@ -12,8 +12,8 @@ import msgspec
 from sqlalchemy import Connection, RowMapping, bindparam, select, update
 
 from elkapi.storage import apikey, schema
-from elkapi.storage.repos import audit, versions
-from elkapi.types import Grant, Scope
+from elkapi.storage.repos import audit, policies, versions
+from elkapi.types import NO_POLICY, Grant, Policy, Scope
 
 _keys = schema.keys
 _MODELS = msgspec.json.Decoder(tuple[str, ...])
@@ -37,9 +37,10 @@ class KeyRow(msgspec.Struct, frozen=True):
     created_ns: int
     revoked_ns: int | None
     version: int
+    policy: Policy = NO_POLICY
 
 
-_SHOWN = [_keys.c[name] for name in KeyRow.__struct_fields__]
+_SHOWN = [_keys.c["config" if name == "policy" else name] for name in KeyRow.__struct_fields__]
 
 
 def create_key(
@@ -52,6 +53,7 @@ def create_key(
     account_id: int,
     models: Iterable[str] | None,
     expires_at_ns: int | None,
+    policy: Policy = NO_POLICY,
     now_ns: int,
     actor: str,
 ) -> tuple[KeyRow, str]:
@@ -67,6 +69,7 @@ def create_key(
         "enabled": True,
         "expires_at_ns": expires_at_ns,
         "models": _models_text(models),
+        "config": policies.written(policy),
         "account_id": account_id,
         "created_ns": now_ns,
         "version": versions.bump(connection, routing=False),
@@ -130,11 +133,13 @@ def edit(
     group: str,
     models: Iterable[str] | None,
     expires_at_ns: int | None,
+    policy: Policy,
     now_ns: int,
     actor: str,
 ) -> KeyRow | None:
-    """Replace the editable fields, all four named here: no other column can be reached this way (CVE-2026-47102)."""
+    """Replace the editable fields, all five named here: no other column can be reached this way (CVE-2026-47102)."""
     values = {"name": name, "group": group, "models": _models_text(models), "expires_at_ns": expires_at_ns}
+    values["config"] = policies.written(policy)
     return _change(connection, key_id, values, action="key.edit", now_ns=now_ns, actor=actor)
 
 
@@ -159,7 +164,9 @@ def _models_text(models: Iterable[str] | None) -> str | None:
 def _row(row: RowMapping) -> KeyRow:
     fields = dict(row)
     models = fields["models"]
-    return KeyRow(**(fields | {"models": None if models is None else _MODELS.decode(models)}))
+    fields["models"] = None if models is None else _MODELS.decode(models)
+    fields["policy"] = policies.read(fields.pop("config"))
+    return KeyRow(**fields)
 
 
 def _grant(row: RowMapping) -> Grant:
@@ -173,8 +180,10 @@ def _grant(row: RowMapping) -> Grant:
         models=None if row["models"] is None else frozenset(_MODELS.decode(row["models"])),
         expires_at_ns=row["expires_at_ns"],
         enabled=row["enabled"] and row["revoked_ns"] is None,
+        policy=policies.read(row["config"]),
     )
 
 
 def _public(row: KeyRow) -> dict[str, Any]:
-    return {"name": row.name, "group": row.group, "models": row.models, "enabled": row.enabled, "hint": row.hint}
+    shown = {"name": row.name, "group": row.group, "models": row.models, "enabled": row.enabled, "hint": row.hint}
+    return shown if row.policy == NO_POLICY else shown | {"policy": msgspec.to_builtins(row.policy)}

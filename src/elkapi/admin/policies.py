@@ -1,0 +1,67 @@
+"""What may be laid down for a key's or a group's calls, checked when it is written; `relay` and `routing` obey it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+from msgspec import UNSET, UnsetType
+
+from elkapi.admin.context import check_model
+from elkapi.admin.errors import InvalidInput
+from elkapi.types import FallbackReason, Policy
+
+ROWS_MAX = 1_000
+FALLBACKS_MAX = 8
+LIMIT_MAX = 1_000_000_000
+ANY_MODEL = "*"
+
+
+class PolicyFields(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What is written of a policy: an absent field stays as it is, null takes it away."""
+
+    aliases: dict[str, str] | UnsetType | None = UNSET
+    fallbacks: dict[str, tuple[str, ...]] | UnsetType | None = UNSET
+    fallback_on: tuple[FallbackReason, ...] | UnsetType | None = UNSET
+    requests_per_min: int | UnsetType | None = UNSET
+    tokens_per_min: int | UnsetType | None = UNSET
+    parallel_max: int | UnsetType | None = UNSET
+
+
+def merged(before: Policy, fields: PolicyFields) -> Policy:
+    """The policy with what is given put in. Raises InvalidInput."""
+    given: dict[str, Any] = {
+        name: value for name in fields.__struct_fields__ if (value := getattr(fields, name)) is not UNSET
+    }
+    policy = msgspec.structs.replace(before, **given)
+    _check_aliases(policy.aliases or {})
+    _check_fallbacks(policy.fallbacks or {})
+    for name in ("requests_per_min", "tokens_per_min", "parallel_max"):
+        limit = getattr(policy, name)
+        if limit is not None and not 0 <= limit <= LIMIT_MAX:
+            raise InvalidInput(f"it is between 0 (no limit) and {LIMIT_MAX}", field=name)
+    if policy.fallback_on is not None:
+        policy = msgspec.structs.replace(policy, fallback_on=tuple(dict.fromkeys(policy.fallback_on)))
+    return policy
+
+
+def _check_aliases(aliases: dict[str, str]) -> None:
+    if len(aliases) > ROWS_MAX:
+        raise InvalidInput(f"there are at most {ROWS_MAX}", field="aliases")
+    for name, model in aliases.items():
+        if check_model(name, "aliases") == check_model(model, "aliases"):
+            raise InvalidInput(f"{name!r} would stand for itself", field="aliases")
+        if model in aliases:
+            raise InvalidInput(f"{model!r} is an alias itself; name the model", field="aliases")
+
+
+def _check_fallbacks(fallbacks: dict[str, tuple[str, ...]]) -> None:
+    if len(fallbacks) > ROWS_MAX:
+        raise InvalidInput(f"there are at most {ROWS_MAX}", field="fallbacks")
+    for model, others in fallbacks.items():
+        if not 0 < len(others) <= FALLBACKS_MAX or len(set(others)) < len(others):
+            raise InvalidInput(f"{model!r} needs 1 to {FALLBACKS_MAX} models, each once", field="fallbacks")
+        for other in (check_model(model, "fallbacks"), *others):
+            check_model(other, "fallbacks")
+        if model in others or ANY_MODEL in others:
+            raise InvalidInput(f"{model!r} falls back to models that have another name", field="fallbacks")

@@ -1,0 +1,66 @@
+"""The options that lay down a policy, shared by `elkapi key` and `elkapi group`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import click
+import msgspec
+
+from elkapi.cli.output import pairs, words
+from elkapi.types import Policy
+
+F = TypeVar("F", bound=Callable[..., Any])
+_LIMIT = click.IntRange(0)
+_OPTIONS = (
+    click.option("--alias", "aliases", multiple=True, metavar="NAME=MODEL", help="let callers call a model so"),
+    click.option(
+        "--fallback", "fallbacks", multiple=True, metavar="MODEL=A,B", help="try these when it fails; * is any model"
+    ),
+    click.option("--fallback-on", metavar="REASONS", help="error,context,refusal; default: for all of them"),
+    click.option("--requests-per-min", type=_LIMIT, metavar="N", help="for each key; 0 is no limit"),
+    click.option("--tokens-per-min", type=_LIMIT, metavar="N", help="for each key; 0 is no limit"),
+    click.option("--parallel-max", type=_LIMIT, metavar="N", help="calls at once, for each key; 0 is no limit"),
+)
+
+
+def policy_options(command: F) -> F:
+    """The options as keyword arguments; `take_policy` takes them out again."""
+    for option in reversed(_OPTIONS):
+        command = option(command)
+    return command
+
+
+def clear_option(command: F) -> F:
+    """`--clear FIELD`, for a policy that exists."""
+    names = click.Choice(sorted(Policy.__struct_fields__))
+    return click.option("--clear", multiple=True, type=names, help="take a rule away; the group's holds then")(command)
+
+
+def take_policy(given: dict[str, Any], clear: tuple[str, ...] = ()) -> dict[str, Any]:
+    """The policy's options out of `given`, as `admin.policies.PolicyFields` takes them; empty when none was given."""
+    taken = {name: given.pop(name) for name in Policy.__struct_fields__ if name in given}
+    values = {name: value for name, value in taken.items() if value is not None and value != ()}
+    if "aliases" in values:
+        values["aliases"] = pairs(values["aliases"], "--alias")
+    if "fallbacks" in values:
+        values["fallbacks"] = {name: words(text) for name, text in pairs(values["fallbacks"], "--fallback").items()}
+    if "fallback_on" in values:
+        values["fallback_on"] = words(values["fallback_on"])
+    for name in clear:
+        if name in values:
+            raise click.UsageError(f"{name} is both given and cleared")
+        values[name] = None
+    return values
+
+
+def shown_policy(policy: Policy) -> dict[str, Any]:
+    """The rules that say something, for a listing."""
+    shown: dict[str, Any] = msgspec.to_builtins(policy)
+    return shown
+
+
+def readable_policy(policy: Policy) -> str:
+    """The same in one line."""
+    return ", ".join(f"{name}={msgspec.json.encode(value).decode()}" for name, value in shown_policy(policy).items())

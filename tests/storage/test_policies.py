@@ -1,0 +1,99 @@
+"""Policies of keys and groups: written, read back, refused when a field is unknown, and handed to the request path."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from elkapi.admin import groups, keys
+from elkapi.admin.context import Admin, read_input
+from elkapi.admin.errors import InvalidInput
+from elkapi.admin.policies import PolicyFields
+from elkapi.settings import Settings
+from elkapi.snapshot import build_snapshot
+from elkapi.storage import apikey
+from elkapi.storage.repos import keys as key_rows
+from elkapi.types import NO_POLICY, Policy, policy_of
+
+FULL: dict[str, Any] = {
+    "aliases": {"fast": "gpt-4o-mini"},
+    "fallbacks": {"gpt-4o": ("claude-sonnet-4-5",), "*": ("gpt-4o-mini",)},
+    "fallback_on": ("error", "context"),
+    "requests_per_min": 60,
+    "tokens_per_min": 100_000,
+    "parallel_max": 4,
+}
+
+
+@pytest.fixture
+def admin(settings: Settings) -> Iterator[Admin]:
+    with Admin.open(settings, "test") as opened:
+        yield opened
+
+
+def fields(**given: Any) -> PolicyFields:
+    return read_input(PolicyFields, given)
+
+
+def test_g16_every_field_of_a_keys_policy_reads_back_and_reaches_its_grant(admin: Admin) -> None:
+    assert set(FULL) == set(Policy.__struct_fields__) == set(PolicyFields.__struct_fields__)
+    view, plaintext = keys.create_key(admin, keys.KeyInput(name="k", policy=fields(**FULL)))
+    assert view.row.policy == keys.show_key(admin, "k").row.policy == Policy(**FULL)
+    with admin.database.read() as connection:
+        grant = key_rows.find_grant(connection, apikey.digest(plaintext))
+    assert grant is not None
+    assert grant.policy == Policy(**FULL)
+
+
+def test_an_edit_of_a_keys_policy_changes_what_it_names_and_leaves_the_rest(admin: Admin) -> None:
+    keys.create_key(admin, keys.KeyInput(name="k", policy=fields(**FULL)))
+    keys.edit_key(admin, "k", keys.KeyPatch(policy=fields(parallel_max=9, aliases=None)))
+    assert keys.show_key(admin, "k").row.policy == Policy(**{**FULL, "aliases": None, "parallel_max": 9})
+    keys.edit_key(admin, "k", keys.KeyPatch(name="j"))
+    assert keys.show_key(admin, "j").row.policy.parallel_max == 9
+
+
+def test_a_groups_policy_reads_back_and_reaches_the_snapshot(admin: Admin) -> None:
+    groups.set_group(admin, "vip", "0.8", None, fields(**FULL))
+    groups.set_group(admin, "vip", None, "very important")
+    (row,) = [row for row in groups.list_groups(admin) if row.name == "vip"]
+    assert (row.ratio_micro, row.description, row.policy) == (800_000, "very important", Policy(**FULL))
+    with admin.database.read() as connection:
+        snapshot = build_snapshot(connection, admin.sealer, admin.settings)
+    assert snapshot.policies == {"vip": Policy(**FULL)}
+
+
+def test_a_new_group_needs_a_ratio(admin: Admin) -> None:
+    with pytest.raises(InvalidInput, match="ratio"):
+        groups.set_group(admin, "vip", None, None, fields(parallel_max=1))
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"budget": 5},
+        {"requests_per_min": -1},
+        {"requests_per_min": "many"},
+        {"fallback_on": ["sometimes"]},
+        {"fallbacks": {"a": []}},
+        {"fallbacks": {"a": ["a"]}},
+        {"fallbacks": {"a": ["b", "b"]}},
+        {"fallbacks": {"a": ["*"]}},
+        {"aliases": {"a": "a"}},
+        {"aliases": {"a": "b", "b": "c"}},
+        {"aliases": {"a b": "c"}},
+    ],
+)
+def test_g16_what_no_policy_can_say_is_refused_and_nothing_is_stored(admin: Admin, given: dict[str, Any]) -> None:
+    with pytest.raises(InvalidInput):
+        keys.create_key(admin, keys.KeyInput(name="k", policy=fields(**given)))
+    assert keys.list_keys(admin) == []
+
+
+def test_a_keys_word_goes_before_its_groups_field_by_field() -> None:
+    group = Policy(requests_per_min=60, parallel_max=4, aliases={"a": "b"})
+    key = Policy(parallel_max=0, aliases={})
+    assert policy_of(group, key) == Policy(requests_per_min=60, parallel_max=0, aliases={})
+    assert policy_of(group, NO_POLICY) is group

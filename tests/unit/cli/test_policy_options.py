@@ -1,0 +1,84 @@
+"""Policies as an operator types them: what was written is what is shown, in JSON and for people."""
+
+from __future__ import annotations
+
+import importlib
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+cli_main = importlib.import_module("elkapi.cli.main")
+Run = Callable[..., tuple[int, str, str]]
+OPTIONS = (
+    *("--alias", "fast=gpt-4o-mini", "--fallback", "gpt-4o=claude-sonnet-4-5,gpt-4.1"),
+    *("--fallback-on", "error,refusal"),
+    *("--requests-per-min", "60", "--tokens-per-min", "1000", "--parallel-max", "0"),
+)
+POLICY: dict[str, Any] = {
+    "aliases": {"fast": "gpt-4o-mini"},
+    "fallbacks": {"gpt-4o": ["claude-sonnet-4-5", "gpt-4.1"]},
+    "fallback_on": ["error", "refusal"],
+    "requests_per_min": 60,
+    "tokens_per_min": 1000,
+    "parallel_max": 0,
+}
+
+
+@pytest.fixture
+def elkapi(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Run:
+    monkeypatch.setenv("ELKAPI_DATA_DIR", str(tmp_path / "data"))
+    monkeypatch.delenv("ELKAPI_DATABASE_URL", raising=False)
+
+    def run(*arguments: str) -> tuple[int, str, str]:
+        status = cli_main.run(list(arguments))
+        captured = capfd.readouterr()
+        return status, captured.out, captured.err
+
+    return run
+
+
+def shown(run: Run, *arguments: str) -> dict[str, Any]:
+    status, out, err = run(*arguments, "--json")
+    assert status == 0, err
+    answer: dict[str, Any] = json.loads(out)
+    return answer["policy"]  # type: ignore[no-any-return]
+
+
+def test_g16_a_keys_policy_is_shown_as_it_was_given(elkapi: Run) -> None:
+    assert shown(elkapi, "key", "create", "--name", "k", *OPTIONS) == POLICY
+    assert shown(elkapi, "key", "show", "k") == POLICY
+    assert shown(elkapi, "key", "edit", "k", "--parallel-max", "7", "--clear", "aliases") == {
+        **{name: value for name, value in POLICY.items() if name != "aliases"},
+        "parallel_max": 7,
+    }
+    _, out, _ = elkapi("key", "show", "k")
+    assert "parallel_max=7" in out
+
+
+def test_g16_a_groups_policy_is_shown_as_it_was_given(elkapi: Run) -> None:
+    assert shown(elkapi, "group", "set", "vip", "--ratio", "0.5", *OPTIONS) == POLICY
+    assert shown(elkapi, "group", "set", "vip", "--clear", "fallbacks", "--clear", "fallback_on") == {
+        name: value for name, value in POLICY.items() if not name.startswith("fallback")
+    }
+    _, out, _ = elkapi("group", "list", "--json")
+    assert {row["name"]: bool(row["policy"]) for row in json.loads(out)} == {"default": False, "vip": True}
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("key", "create", "--name", "k", "--alias", "fast"),
+        ("key", "create", "--name", "k", "--fallback", "a="),
+        ("key", "create", "--name", "k", "--fallback-on", "whim"),
+        ("key", "create", "--name", "k", "--requests-per-min", "-1"),
+        ("group", "set", "vip", "--parallel-max", "3"),
+        ("group", "set", "default"),
+        ("group", "set", "default", "--parallel-max", "3", "--clear", "parallel_max"),
+    ],
+)
+def test_what_makes_no_sense_is_refused(elkapi: Run, arguments: tuple[str, ...]) -> None:
+    status, _, err = elkapi(*arguments)
+    assert status == 2, err
