@@ -9,6 +9,7 @@ from __future__ import annotations
 import msgspec
 
 from elkapi.errors import BadRequest
+from elkapi.pricing.meter import is_possible
 from elkapi.pricing.tokens import vocabulary_of
 from elkapi.relay.plane import DataPlane
 from elkapi.relay.read import Request
@@ -81,33 +82,36 @@ async def count_locally(plane: DataPlane, request: Request, tally: Tally | None 
         usage, _ = estimated(request)
     if tally is None:
         return usage, flag
-    output, reasoning, exact = await count_output(plane, request.model, tally)
+    output, reasoning, exact = await count_output(plane, request, tally)
     usage = msgspec.structs.replace(usage, output_tokens=output, reasoning_tokens=reasoning)
     return usage, flag if exact else ESTIMATED
 
 
-async def count_output(plane: DataPlane, model: str, tally: Tally) -> tuple[int, int, bool]:
-    """(text tokens, reasoning tokens, exact) of what the caller was sent."""
+async def count_output(plane: DataPlane, request: Request, tally: Tally) -> tuple[int, int, bool]:
+    """(text tokens, reasoning tokens, exact) of what the caller was sent, never more than the model could write."""
     text, thinking = "".join(tally.text), "".join(tally.thinking)
     beyond = quarter(tally.beyond_bytes)
-    counts = await count_texts(plane, model, [text, thinking])
-    if counts is None:
-        return quarter(len(text.encode())) + beyond, quarter(len(thinking.encode())), False
-    return counts[0] + beyond, counts[1], not beyond
+    counts = await count_texts(plane, request.model, [text, thinking])
+    exact = counts is not None and not beyond
+    output, reasoning = counts or (quarter(len(text.encode())), quarter(len(thinking.encode())))
+    output = min(output + beyond, request.output_tokens_max)
+    return output, min(reasoning, request.output_tokens_max - output), exact
 
 
 async def count_left(plane: DataPlane, request: Request, crossing: Crossing) -> tuple[Usage, str]:
     """(usage, flag) of a stream that its caller left, or that broke: the upstream's figures as far as they came.
 
     Its input counts as soon as it was reported. Its output only once the answer was finished: before that a figure is
-    of a moment nobody can name, and what the caller was sent is counted instead.
+    of a moment nobody can name, and what the caller was sent is counted instead. Impossible figures are none.
     """
     seen = crossing.usage
+    if seen is not None and not is_possible(seen, request.facts.upper):
+        seen = None
     if seen is not None and crossing.finished:
         return seen, "upstream_usage"
     if seen is None:
         return await count_locally(plane, request, crossing.tally)
-    output, reasoning, exact = await count_output(plane, request.model, crossing.tally)
+    output, reasoning, exact = await count_output(plane, request, crossing.tally)
     usage = msgspec.structs.replace(
         seen, output_tokens=output, reasoning_tokens=reasoning, audio_output_tokens=0, image_output_tokens=0
     )

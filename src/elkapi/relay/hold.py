@@ -23,7 +23,7 @@ from elkapi.relay.plane import DataPlane
 from elkapi.relay.read import Request
 from elkapi.relay.relay import Failed, Left
 from elkapi.testing.crash import point
-from elkapi.translate.crossing import Tally
+from elkapi.translate.crossing import Crossing, Tally
 from elkapi.types import (
     AttemptRecord,
     Channel,
@@ -225,11 +225,19 @@ class Hold:
             await self._void("client_gone", 499, left.attempts)
             return
         if left.crossing is not None:
-            usage, how = await count_left(self.plane, self.request, left.crossing)
+            usage, flags = await self._passed(left.crossing)
         else:
             usage, how = await count_locally(self.plane, self.request)
-        flags = ("client_gone", how)
+            flags = (how,)
+        flags = ("client_gone", *flags)
         await self._write(self._charged(usage, flags, "client_gone", 499, left.attempts, left.channel))
+
+    async def _passed(self, crossing: Crossing) -> tuple[Usage, tuple[str, ...]]:
+        """(usage, flags) of what of a stream had passed when it ended before its time."""
+        usage, how = await count_left(self.plane, self.request, crossing)
+        if crossing.unsplit and (usage.cache_write_5m_tokens or usage.cache_write_1h_tokens):
+            return self._with_dearest_writes(usage), ("cache_write_unsplit", how)
+        return usage, (how,)
 
     async def _failed(self, failed: Failed) -> None:
         """Free to the caller; what a broken stream had cost by then is the operator's loss."""
@@ -237,11 +245,11 @@ class Hold:
         if failed.crossing is None:
             await self._void(error.code, error.status, failed.attempts, error)
             return
-        usage, how = await count_left(self.plane, self.request, failed.crossing)
+        usage, flags = await self._passed(failed.crossing)
         loss = amount_nano(self.quote.price, usage, self.quote.ratio_micro)
         self._resolved = True
         record = self._record(
-            "broken_stream", error.status, usage, 0, loss, (how,), failed.attempts, failed.channel, error
+            "broken_stream", error.status, usage, 0, loss, flags, failed.attempts, failed.channel, error
         )
         await self._write(Settlement(record=record, hold=self.order))
 

@@ -27,6 +27,13 @@ class Request(msgspec.Struct, frozen=True):
     array: bool = False
     output_cap: int | None = None
 
+    @property
+    def output_tokens_max(self) -> int:
+        """The most output this call can come to: its own limit, or the model's, or what the balance covers."""
+        if self.output_cap is not None:
+            return self.output_cap * self.facts.choices
+        return self.facts.upper.output_tokens
+
 
 async def read(call: Call, match: Match) -> Request:
     """Read and check a body. Raises BadRequest, UnsupportedMediaType, BodyTooLarge, RequestTimeout, ClientGone."""

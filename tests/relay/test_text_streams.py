@@ -1,0 +1,189 @@
+"""Streams frame by frame: what is asked of the upstream, what a failure costs, and figures that cannot be believed."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from elkapi.types import ChannelLimits
+from tests.relay.test_text_law import PROMPT_TOKENS, law
+from tests.scripted import MODEL, NANO, Played, Stage, frames_of, stage
+from tests.text_calls import CLIENTS, events, streamed_text
+
+ERRORS = {"compatible": "chat", "anthropic": "anthropic", "gemini": "gemini"}
+
+
+def without_error(frames: list[bytes]) -> list[bytes]:
+    return [frame for frame in frames if b'"error":{' not in frame and b'"error": {' not in frame]
+
+
+@pytest.mark.parametrize("family", ERRORS)
+@pytest.mark.parametrize("client", CLIENTS)
+async def test_g41_an_error_inside_a_stream_is_free_and_never_counts_as_output(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, family: str, client: str
+) -> None:
+    frames = frames_of(f"{ERRORS[family]}-error-later")
+    async with stage(tmp_path, monkeypatch, family, client) as staged:
+        reader, writer, played = await staged.call()
+        await staged.play(played, frames)
+        record = await staged.watch.records.get()
+        answer = await reader.readuntil(b"0\r\n\r\n")
+        assert b"error" in answer or b"response.failed" in answer
+        assert record.outcome == "broken_stream"
+        assert record.charge_nano == 0
+        assert record.loss_nano == law(family, without_error(frames)).nano() > 0
+        await played.given_up()
+        writer.close()
+        await staged.check_books(0)
+
+
+@pytest.mark.parametrize("family", ERRORS)
+@pytest.mark.parametrize("client", CLIENTS)
+async def test_g53_an_error_after_the_first_event_but_before_content_goes_to_the_next_channel(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, family: str, client: str
+) -> None:
+    name = ERRORS[family]
+    setup = [frame for frame in frames_of(f"{name}-error-later") if not law(family, without_error([frame])).content]
+    good = frames_of(f"{name}-text")
+    async with stage(tmp_path, monkeypatch, family, client, channels=2) as staged:
+        reader, writer, first = await staged.call()
+        await staged.play(first, setup)
+        second = await staged.upstream.calls.get()
+        await first.given_up()
+        await staged.play(second, good)
+        second.end()
+        record = await staged.watch.records.get()
+        answer = await reader.readuntil(b"\r\n0\r\n\r\n")
+        said = law(family, good)
+        assert streamed_text(client, unchunked(answer)) == said.text
+        assert record.outcome == "ok"
+        assert len(record.attempts) == 2
+        assert record.charge_nano == said.nano()
+        writer.close()
+        await staged.check_books(said.nano())
+
+
+def unchunked(answer: bytes) -> str:
+    """The body of a chunked answer."""
+    rest, body = answer.partition(b"\r\n\r\n")[2], b""
+    while size := int(rest.partition(b"\r\n")[0], 16):
+        start = rest.index(b"\r\n") + 2
+        body, rest = body + rest[start : start + size], rest[start + size + 2 :]
+    return body.decode()
+
+
+async def drip(staged: Stage, played: Played) -> None:
+    """Signs of life for ever, each as soon as the last has crossed: no silence for an idle deadline to see."""
+    played.begin()
+    while True:
+        await staged.pass_on(played, b": still here\n\n")
+
+
+@pytest.mark.parametrize("family", ERRORS)
+async def test_g55_an_upstream_that_drips_events_without_content_is_replaced(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, family: str
+) -> None:
+    name = ERRORS[family]
+    good = frames_of(f"{name}-text")
+    limits = ChannelLimits(first_token_s=0.3)
+    async with stage(tmp_path, monkeypatch, family, "chat", channels=2, limits=limits) as staged:
+        _, writer, first = await staged.call()
+        dripping = asyncio.create_task(drip(staged, first))
+        second = await staged.upstream.calls.get()
+        dripping.cancel()
+        await first.given_up()
+        await staged.play(second, good)
+        second.end()
+        record = await staged.watch.records.get()
+        assert [attempt.outcome for attempt in record.attempts] == ["first_token_timeout", "ok"]
+        writer.close()
+
+
+@pytest.mark.parametrize("wish", [None, {"include_usage": False}, {"include_usage": True}])
+async def test_g45_g46_usage_is_always_asked_for_and_shown_only_to_who_asked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, wish: dict[str, bool] | None
+) -> None:
+    frames = frames_of("chat-text")
+    more = {} if wish is None else {"stream_options": wish}
+    async with stage(tmp_path, monkeypatch, "compatible", "chat", **more) as staged:
+        reader, writer, played = await staged.call()
+        assert msgspec.json.decode(played.body)["stream_options"] == {"include_usage": True}
+        await staged.play(played, frames)
+        record = await staged.watch.records.get()
+        assert record.charge_nano == law("compatible", frames).nano()
+        answer = unchunked(await reader.readuntil(b"\r\n0\r\n\r\n"))
+        shown = [event["usage"] for event in events(answer) if event.get("usage")]
+        assert len(shown) == (1 if wish and wish["include_usage"] else 0)
+        assert answer.endswith("data: [DONE]\n\n")
+        writer.close()
+
+
+HUGE = b'{"input_tokens":12,'
+IMPOSSIBLE = b'{"input_tokens":900000000,'
+
+
+@pytest.mark.parametrize("client", CLIENTS)
+async def test_g21_impossible_usage_of_a_stream_that_was_left_is_counted_locally(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, client: str
+) -> None:
+    frames = [frame.replace(HUGE, IMPOSSIBLE) for frame in frames_of("anthropic-text")][:5]
+    assert IMPOSSIBLE in frames[0]
+    async with stage(tmp_path, monkeypatch, "anthropic", client) as staged:
+        _, writer, played = await staged.call()
+        await staged.play(played, frames)
+        writer.close()
+        record = await staged.watch.records.get()
+        shown = law("anthropic", frames)
+        assert record.charge_nano == PROMPT_TOKENS * NANO["input"] + -(-len(shown.text.encode()) // 4) * NANO["output"]
+        assert record.flags == ("client_gone", "estimated_locally")
+
+
+async def test_g26_cache_writes_of_unknown_life_cost_the_dearest_also_when_the_caller_left(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    unsplit = b',"cache_creation":{"ephemeral_5m_input_tokens":40,"ephemeral_1h_input_tokens":60}'
+    frames = [frame.replace(unsplit, b"") for frame in frames_of("anthropic-cache")][:3]
+    hour = {"system": [{"type": "text", "text": "s", "cache_control": {"type": "ephemeral", "ttl": "1h"}}]}
+    async with stage(tmp_path, monkeypatch, "anthropic", "anthropic", **hour) as staged:
+        _, writer, played = await staged.call()
+        await staged.play(played, frames)
+        writer.close()
+        record = await staged.watch.records.get()
+        assert "cache_write_unsplit" in record.flags
+        assert record.usage.cache_write_1h_tokens == 100
+        assert record.usage.cache_write_5m_tokens == 0
+
+
+@pytest.mark.parametrize("client", CLIENTS)
+async def test_g38_a_count_of_our_own_is_never_above_the_output_limit(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, client: str
+) -> None:
+    limit = 200  # what tests.text_calls asks for
+    delta = frames_of("anthropic-text")[3]
+    frames = [*frames_of("anthropic-text")[:3], delta.replace(b"Hel", b"Hel" * 1000)]
+    async with stage(tmp_path, monkeypatch, "anthropic", client) as staged:
+        _, writer, played = await staged.call()
+        await staged.play(played, frames)
+        writer.close()
+        record = await staged.watch.records.get()
+        assert record.usage.output_tokens == limit
+        assert record.charge_nano == 12 * NANO["input"] + limit * NANO["output"] <= record.hold_nano
+
+
+@pytest.mark.parametrize("client", CLIENTS)
+async def test_g48_a_stream_without_usage_is_counted_and_flagged(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, client: str
+) -> None:
+    frames = [frame for frame in frames_of("chat-text") if b'"choices":[]' not in frame]
+    async with stage(tmp_path, monkeypatch, "compatible", client) as staged:
+        reader, writer, played = await staged.call()
+        await staged.play(played, frames)
+        record = await staged.watch.records.get()
+        await reader.readuntil(b"\r\n0\r\n\r\n")
+        assert record.flags == ("usage_missing", "estimated_locally")
+        assert record.charge_nano == law("compatible", frames).nano() > 0
+        assert record.model == MODEL
+        writer.close()

@@ -1,0 +1,233 @@
+"""An upstream that plays a recorded stream frame by frame, when the test says so, and a gateway before it.
+
+Nothing is timed: the upstream plays one frame, and the test waits until it has crossed the gateway.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import msgspec
+import pytest
+
+from elkapi.ledger import check
+from elkapi.money import parse_usd
+from elkapi.relay.hold import Hold
+from elkapi.storage.repos import prices
+from elkapi.translate.crossing import Relayed, Translated
+from elkapi.types import Amounts, ChannelLimits, RequestRecord, Settlement
+from tests.gateway import ACTOR, Gateway, gateway
+from tests.text_calls import Asked, ask
+
+MODEL = "test-model"
+PROMPT = "Tell me. " * 500
+SECRETS = {"gemini": "AIzaUpstream", "anthropic": "sk-ant-upstream"}
+RECORDINGS = Path(__file__).parent / "unit" / "translate" / "recordings"
+HEAD = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n"
+# Nano-USD a token of each class, all different so that no class can pass for another.
+NANO = {
+    "input": 1_000,
+    "cached": 100,
+    "write_5m": 1_250,
+    "write_1h": 2_000,
+    "audio": 3_000,
+    "output": 5_000,
+    "reasoning": 7_000,
+}
+AMOUNTS = Amounts(
+    input_nano_per_1m=NANO["input"] * 10**6,
+    cached_nano_per_1m=NANO["cached"] * 10**6,
+    cache_write_5m_nano_per_1m=NANO["write_5m"] * 10**6,
+    cache_write_1h_nano_per_1m=NANO["write_1h"] * 10**6,
+    audio_input_nano_per_1m=NANO["audio"] * 10**6,
+    output_nano_per_1m=NANO["output"] * 10**6,
+    reasoning_nano_per_1m=NANO["reasoning"] * 10**6,
+)
+BALANCE_USD = "1000"
+
+
+def frames_of(name: str) -> list[bytes]:
+    """A recording's frames, each with its blank line."""
+    text = (RECORDINGS / f"{name}.sse").read_bytes().replace(b"\r\n", b"\n")
+    return [frame + b"\n\n" for frame in text.split(b"\n\n") if frame.strip()]
+
+
+class Played:
+    """One call that reached the upstream: `play` sends a frame of its answer, `break_off` cuts it."""
+
+    def __init__(self, body: bytes, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.body = body
+        self._reader = reader
+        self._writer = writer
+
+    def begin(self) -> None:
+        """The head of a streamed answer."""
+        self._writer.write(HEAD)
+
+    def play(self, frame: bytes) -> None:
+        """One frame in a chunk of its own."""
+        self._writer.write(b"%x\r\n%b\r\n" % (len(frame), frame))
+
+    def end(self) -> None:
+        """The answer is whole."""
+        self._writer.write(b"0\r\n\r\n")
+
+    def break_off(self) -> None:
+        """The connection ends in the middle of the answer."""
+        self._writer.transport.abort()
+
+    async def given_up(self) -> None:
+        """Wait until the gateway has closed the connection; nothing but its end may come."""
+        with contextlib.suppress(ConnectionError):
+            assert await self._reader.read() == b""
+        self._writer.close()
+
+
+class Upstream:
+    """Waits for calls; each one is a `Played`."""
+
+    def __init__(self) -> None:
+        self.calls: asyncio.Queue[Played] = asyncio.Queue()
+        self.url = ""
+        self.writers: list[asyncio.StreamWriter] = []
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.writers.append(writer)
+        try:
+            head = (await reader.readuntil(b"\r\n\r\n")).lower()
+            body = await reader.readexactly(int(head.partition(b"content-length:")[2].split(b"\r\n")[0]))
+        except asyncio.IncompleteReadError:
+            writer.close()
+        else:
+            self.calls.put_nowait(Played(body, reader, writer))
+
+
+@contextlib.asynccontextmanager
+async def scripted() -> AsyncIterator[Upstream]:
+    """A scripted upstream on a loopback port."""
+    upstream = Upstream()
+    server = await asyncio.start_server(upstream._serve, "127.0.0.1", 0)
+    upstream.url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+    async with server:
+        try:
+            yield upstream
+        finally:
+            for writer in upstream.writers:
+                writer.transport.abort()
+
+
+class Watch:
+    """Counts the frames that crossed the gateway and keeps every record that was written."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.passed = 0
+        self._changed = asyncio.Event()
+        self.records: asyncio.Queue[RequestRecord] = asyncio.Queue()
+        for way in (Relayed, Translated):
+            monkeypatch.setattr(way, "feed", self._counting(way.feed))
+        write = Hold._write
+
+        async def written(hold: Hold, settlement: Settlement) -> None:
+            try:
+                await write(hold, settlement)
+            finally:
+                self.records.put_nowait(settlement.record)
+
+        monkeypatch.setattr(Hold, "_write", written)
+
+    def _counting(self, feed: Callable[..., bytes]) -> Callable[..., bytes]:
+        def counted(crossing: Any, frame: Any) -> bytes:
+            try:
+                return feed(crossing, frame)
+            finally:
+                self.passed += 1
+                self._changed.set()
+
+        return counted
+
+    async def until(self, count: int) -> None:
+        while self.passed < count:
+            self._changed.clear()
+            await self._changed.wait()
+
+
+class Stage:
+    """A gateway before a scripted upstream, one channel, one price, one key."""
+
+    def __init__(self, gate: Gateway, upstream: Upstream, watch: Watch, key: str, asked: Asked) -> None:
+        self.gate, self.upstream, self.watch = gate, upstream, watch
+        body = msgspec.json.encode(asked.body)
+        headers = {"authorization": f"Bearer {key}", "content-type": "application/json", **asked.headers}
+        lines = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
+        head = f"POST {asked.path} HTTP/1.1\r\nhost: gateway\r\n{lines}content-length: {len(body)}\r\n\r\n"
+        self._request = head.encode() + body
+
+    async def call(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter, Played]:
+        reader, writer = await asyncio.open_connection("127.0.0.1", urlsplit(self.gate.origin).port)
+        writer.write(self._request)
+        return reader, writer, await self.upstream.calls.get()
+
+    async def play(self, played: Played, frames: list[bytes]) -> None:
+        """The whole answer from its head on."""
+        played.begin()
+        for frame in frames:
+            await self.pass_on(played, frame)
+
+    async def pass_on(self, played: Played, frame: bytes) -> None:
+        """One frame, until it has crossed the gateway."""
+        count = self.watch.passed + 1
+        played.play(frame)
+        await self.watch.until(count)
+
+    def balance(self) -> tuple[int, int]:
+        held, posted = self.gate.sql("select sum(held_nano), sum(posted_nano) from accounts where kind = 'customer'")[0]
+        return int(held), int(posted)
+
+    async def check_books(self, charged: int) -> None:
+        """Every hold was resolved once, and nobody paid anything but the charges."""
+        # A caller who leaves while the money is written does not wait for it.
+        while (balance := self.balance())[0]:
+            await asyncio.sleep(0.005)
+        _, posted = balance
+        assert posted == parse_usd(BALANCE_USD) - charged
+        assert self.watch.records.empty()
+        with self.gate.database.read() as connection:
+            report = check(connection)
+        assert report.ok, report.problems
+        assert report.open_holds == 0
+
+
+@contextlib.asynccontextmanager
+async def stage(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    family: str,
+    client: str,
+    *,
+    channels: int = 1,
+    limits: ChannelLimits | None = None,
+    **more: Any,
+) -> AsyncIterator[Stage]:
+    """A gateway whose channels all lead to one scripted upstream; `more` are members of the caller's body."""
+    async with scripted() as upstream, gateway(tmp_path) as gate:
+        for _ in range(channels):
+            await gate.channel(
+                upstream.url,
+                (MODEL,),
+                family=family,
+                secrets=(SECRETS.get(family, "sk-upstream"),),
+                limits=limits or ChannelLimits(),
+            )
+        with gate.database.write() as connection:
+            prices.add_version(
+                connection, model=MODEL, amounts=AMOUNTS, source="test", now_ns=time.time_ns(), actor=ACTOR
+            )
+        await gate.settled()
+        asked = ask(client, MODEL, PROMPT, stream=True, **more)
+        yield Stage(gate, upstream, Watch(monkeypatch), await gate.key(BALANCE_USD), asked)
