@@ -70,6 +70,13 @@ class Played:
         """The head of a streamed answer."""
         self._writer.write(HEAD)
 
+    def answer(self, body: object) -> None:
+        """A whole answer instead of a stream, and the end of its connection."""
+        text = msgspec.json.encode(body)
+        head = b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\nconnection: close\r\ncontent-length: %d\r\n\r\n"
+        self._writer.write(head % len(text) + text)
+        self._writer.close()
+
     def play(self, frame: bytes) -> None:
         """One frame in a chunk of its own."""
         self._writer.write(b"%x\r\n%b\r\n" % (len(frame), frame))
