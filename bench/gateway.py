@@ -2,10 +2,11 @@
 
     .venv/bin/python bench/gateway.py [--rounds 5] [--secs 2] [--keys 1000000] [--no-docs]
 
-The method: nginx and a C upstream stand for the least a relay can cost. The measured server has core 0 to itself; wrk
-and the upstream share core 1. Every round runs each server and each scenario in turn, forwards and then backwards, so
-that drift of the machine falls on all alike; figures are medians of the rounds with their range. Results go to
-bench/results/ (one file a run), docs/performance.json, docs/performance.md and docs/performance.png.
+The method: nginx and a C upstream stand for the least a relay can cost. The measured server has core 0 to itself; the
+load (wrk, or bench/streams.py for streams) and the upstream share core 1. Every round runs each server and each
+scenario in turn, forwards and then backwards, so that drift of the machine falls on all alike; figures are medians of
+the rounds with their range. Results go to bench/results/ (one file a run), docs/performance.json, docs/performance.md
+and docs/performance.png.
 """
 
 from __future__ import annotations
@@ -31,7 +32,17 @@ PROMPT = (
     "Summarise in two sentences why the quick brown fox jumps over the lazy dog, and what the dog thinks of it. " * 2
 )
 RESULTS, DOCS = servers.BENCH / "results", servers.ROOT / "docs"
-REPLIES = {"large": "20 KB", "small": "0.3 KB"}
+# What is asked -> how the tables call it.
+SCENARIOS = {
+    "large": "embedding, 20 KB",
+    "small": "embedding, 0.3 KB",
+    "chat": "chat, 0.6 KB",
+    "burst": "100-event stream, at once",
+    "paced": "100-event stream, one every 10 ms",
+}
+STREAMS = frozenset({"burst", "paced", "crowd"})
+CROWD_STREAMS, LATE_MS = 512, 250
+PACED_CONNECTIONS_MIN = 32
 PROFILE_S = 8
 PROFILE_ROWS = 15
 KEY_CONNECTIONS = 32
@@ -39,28 +50,38 @@ KEY_CONNECTIONS = 32
 Figures = dict[str, float]
 
 
-def _body(kind: str) -> bytes:
-    body = {"model": servers.MODELS[kind], "input": PROMPT, "encoding_format": "float"}
-    return json.dumps(body, separators=(",", ":")).encode()
+def _asked(kind: str) -> tuple[str, dict[str, Any]]:
+    """(path, body) of a scenario's call."""
+    model = servers.MODELS[kind]
+    if not (kind in STREAMS or kind == "chat"):
+        return "/v1/embeddings", {"model": model, "input": PROMPT, "encoding_format": "float"}
+    system = {"role": "system", "content": "You are a helpful assistant."}
+    body = {"model": model, "messages": [system, {"role": "user", "content": PROMPT}], "temperature": 0.7}
+    if kind in STREAMS:
+        body |= {"stream": True, "stream_options": {"include_usage": True}}
+    return "/v1/chat/completions", body
 
 
 def _load(server: servers.Server, kind: str) -> measure.Load:
-    return measure.Load(f"{server.url}/v1/embeddings", _body(kind), server.headers, server.keys, servers.DRIVER_CORE)
+    path, asked = _asked(kind)
+    body = json.dumps(asked, separators=(",", ":")).encode()
+    stream, timed = kind in STREAMS, kind in STREAMS - {"burst"}
+    return measure.Load(server.url, path, body, server.headers, server.keys, servers.DRIVER_CORE, stream, timed)
 
 
 def run_rounds(
     targets: dict[str, servers.Server], kinds: list[str], connections: list[int], rounds: int, secs: int
 ) -> dict[tuple[str, str, int], list[Figures]]:
     """Every (server, scenario, connections) once a round, in turn; odd rounds run the whole list backwards."""
-    plan = [(name, kind, c) for kind in kinds for c in connections for name in targets]
+    plan = [(name, kind, c) for kind, c in cells(kinds, connections) for name in targets]
     taken: dict[tuple[str, str, int], list[Figures]] = {cell: [] for cell in plan}
     for kind in kinds:
         for server in targets.values():
-            measure.run_wrk(_load(server, kind), 32, 1, [server.process.pid])  # warm up, uncounted
+            measure.run_load(_load(server, kind), 32, 1, [server.process.pid])  # warm up, uncounted
     for number in range(rounds):
         for name, kind, c in plan if number % 2 == 0 else reversed(plan):
             server = targets[name]
-            taken[name, kind, c].append(measure.run_wrk(_load(server, kind), c, secs, [server.process.pid]))
+            taken[name, kind, c].append(measure.run_load(_load(server, kind), c, secs, [server.process.pid]))
         print(f"round {number + 1} of {rounds} done", file=sys.stderr)
     return taken
 
@@ -68,22 +89,26 @@ def run_rounds(
 def summarise(taken: dict[tuple[str, str, int], list[Figures]], kinds: list[str], connections: list[int]) -> list[Any]:
     """One row for each scenario: the spread of every figure, what each server adds, and the ratio of their CPU."""
     rows = []
-    for kind in kinds:
-        for c in connections:
-            direct = taken["direct", kind, c]
-            row: dict[str, Any] = {"reply": REPLIES[kind], "scenario": kind, "connections": c}
-            for name in ("direct", "nginx", "gateway"):
-                runs = taken.get((name, kind, c), [])
-                fields = sorted({field for run in runs for field in run})
-                row[name] = {field: measure.spread(run.get(field, 0.0) for run in runs) for field in fields}
-                for p in ("p50_ms", "p99_ms") if runs else ():
-                    added = (run[p] - base[p] for run, base in zip(runs, direct, strict=True))
-                    row[name][f"added_{p}"] = measure.spread(added)
-            if row["gateway"] and row["nginx"]:
-                pairs = zip(taken["gateway", kind, c], taken["nginx", kind, c], strict=True)
-                row["cpu_ratio"] = measure.spread(g["cpu_us"] / max(n["cpu_us"], 0.1) for g, n in pairs)
-            rows.append(row)
+    for kind, c in cells(kinds, connections):
+        direct = taken["direct", kind, c]
+        row: dict[str, Any] = {"reply": SCENARIOS[kind], "scenario": kind, "connections": c}
+        for name in ("direct", "nginx", "gateway"):
+            runs = taken.get((name, kind, c), [])
+            fields = sorted({field for run in runs for field in run})
+            row[name] = {field: measure.spread(run.get(field, 0.0) for run in runs) for field in fields}
+            for p in ("p50_ms", "p99_ms") if runs else ():
+                added = (run[p] - base[p] for run, base in zip(runs, direct, strict=True))
+                row[name][f"added_{p}"] = measure.spread(added)
+        if row["gateway"] and row["nginx"]:
+            pairs = zip(taken["gateway", kind, c], taken["nginx", kind, c], strict=True)
+            row["cpu_ratio"] = measure.spread(g["cpu_us"] / max(n["cpu_us"], 0.1) for g, n in pairs)
+        rows.append(row)
     return rows
+
+
+def cells(kinds: list[str], connections: list[int]) -> list[tuple[str, int]]:
+    """Every (scenario, connections); a few paced streams cost less CPU than the kernel's clock can tell."""
+    return [(kind, c) for kind in kinds for c in connections if kind != "paced" or c >= PACED_CONNECTIONS_MIN]
 
 
 def ledger_cost(gateway: servers.Server, rounds: int, secs: int) -> measure.Spread:
@@ -119,6 +144,15 @@ def keys_cost(directory: Path, upstream: servers.Server, options: argparse.Names
             server.stop()
 
 
+def crowd(targets: dict[str, servers.Server], secs: int) -> dict[str, Any]:
+    """Many paced streams at once through each server: how many were lost, and how late their events came."""
+    result: dict[str, Any] = {"streams": CROWD_STREAMS, "late_ms": LATE_MS}
+    for name, server in targets.items():
+        run = measure.run_load(_load(server, "crowd"), CROWD_STREAMS, secs, [server.process.pid])
+        result[name] = {field: round(run[field], 3) for field in ("requests", "errors", "p50_ms", "p99_ms", "max_ms")}
+    return result
+
+
 def profile(gateway: servers.Server) -> dict[str, list[tuple[str, float]]]:
     """Where the busiest process spends its time under load, from py-spy's samples; {} where py-spy is not installed.
 
@@ -133,7 +167,7 @@ def profile(gateway: servers.Server) -> dict[str, list[tuple[str, float]]]:
     command = [spy, "record", "--pid", str(busiest.pid), "--duration", str(PROFILE_S), "--rate", "200"]
     with (gateway.directory / "py-spy.log").open("wb") as log:
         recording = subprocess.Popen([*command, "--gil", "--format", "raw", "--output", folded], stdout=log, stderr=log)
-        measure.run_wrk(_load(gateway, "large"), 32, PROFILE_S, [gateway.process.pid])
+        measure.run_load(_load(gateway, "large"), 32, PROFILE_S, [gateway.process.pid])
         recording.wait(60)
     return shares(folded.read_text("utf-8")) if folded.exists() else {}
 
@@ -185,11 +219,12 @@ def measure_all(directory: Path, options: argparse.Namespace) -> dict[str, Any]:
             )
             started.append(targets["gateway"])
             result["rss_start_mb"] = measure.by_role(measure.tree([targets["gateway"].process.pid]), "rss_mb")
-        kinds, connections = options.replies.split(","), [int(c) for c in options.connections.split(",")]
+        kinds, connections = options.scenarios.split(","), [int(c) for c in options.connections.split(",")]
         taken = run_rounds(targets, kinds, connections, options.rounds, options.secs)
         result["rows"] = summarise(taken, kinds, connections)
         if gateway := targets.get("gateway"):
             result["rss_mb"] = measure.by_role(measure.tree([gateway.process.pid]), "rss_mb")
+            result["crowd"] = crowd(targets, options.secs)
             result["ledger_us"] = ledger_cost(gateway, options.rounds, options.secs)
             result["profile"] = profile(gateway)
             gateway.stop()
@@ -210,15 +245,15 @@ def compare(result: dict[str, Any], last_path: Path) -> None:
         if "cpu_ratio" in row:
             before = last.get((row["scenario"], row["connections"]))
             then = f" (last run {before[0]:.2f})" if before else ""
-            print(f"{row['reply']:>7} c={row['connections']:<4} CPU {row['cpu_ratio'][0]:.2f} x nginx{then}")
+            print(f"{row['reply']:>33} c={row['connections']:<4} CPU {row['cpu_ratio'][0]:.2f} x nginx{then}")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--secs", type=int, default=2, help="length of one wrk run")
+    parser.add_argument("--secs", type=int, default=2, help="length of one run")
     parser.add_argument("--connections", default="1,32,256")
-    parser.add_argument("--replies", default="large,small")
+    parser.add_argument("--scenarios", default=",".join(SCENARIOS))
     parser.add_argument("--workers", type=int, default=1)
     parser.add_argument("--synchronous", default="NORMAL", help="SQLite's setting for the gateway's database")
     parser.add_argument("--keys", type=int, default=0, help="also compare 100 keys with this many")

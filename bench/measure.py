@@ -1,4 +1,4 @@
-"""Measures one server from outside: CPU and memory of its process tree, and wrk's requests, errors and percentiles.
+"""Measures one server from outside: CPU and memory of its process tree, and what wrk or bench/streams.py saw.
 
 The figure to compare across machines and days is a ratio of `cpu_us` (user and system CPU of the whole process tree per
 request) to that of nginx measured in the same hour; absolute figures belong to the machine they were taken on.
@@ -10,6 +10,7 @@ import json
 import os
 import statistics
 import subprocess
+import sys
 import tempfile
 from collections.abc import Iterable
 from pathlib import Path
@@ -82,38 +83,60 @@ def by_role(processes: Iterable[Process], value: str) -> dict[str, float]:
 
 
 class Load(NamedTuple):
-    """What wrk sends, and from which core."""
+    """What is sent, and from which core. `stream`: bench/streams.py plays it instead of wrk; `timed` reads its lags."""
 
     url: str
+    path: str
     body: bytes
     headers: dict[str, str]
     keys: tuple[str, ...] = ()
     core: int = 1
+    stream: bool = False
+    timed: bool = False
 
 
-def run_wrk(load: Load, connections: int, duration_s: int, pids: Iterable[int]) -> dict[str, float]:
-    """One wrk run against `load.url` while `pids` and their children are watched.
+def run_load(load: Load, connections: int, duration_s: int, pids: Iterable[int]) -> dict[str, float]:
+    """One run against `load.url` while `pids` and their children are watched.
 
-    Returns requests, rps, errors, p50_ms, p99_ms, cpu_us (a request, whole tree) and cpu_us_ROLE for each process name.
+    Returns requests (or whole streams), rps, errors, p50_ms, p99_ms, cpu_us (a request, whole tree) and cpu_us_ROLE for
+    each process name. Of a stream the percentiles are those of each event's lag where it is timed, else of its first.
     """
     pids = list(pids)
+    before = tree(pids)
+    figures = (_run_streams if load.stream else _run_wrk)(load, connections, duration_s)
+    after = tree(pids)
+    start, end = by_role(before, "cpu_s"), by_role(after, "cpu_s")
+    requests = max(figures["requests"], 1)
+    spent_us = {role: (cpu_s - start.get(role, 0.0)) * 1e6 / requests for role, cpu_s in end.items()}
+    figures["cpu_us"] = sum(spent_us.values())
+    return figures | {f"cpu_us_{role}": value for role, value in spent_us.items()}
+
+
+def _run_streams(load: Load, connections: int, duration_s: int) -> dict[str, float]:
+    order = {"url": load.url, "path": load.path, "body": load.body.decode(), "headers": load.headers}
+    order |= {"connections": connections, "secs": duration_s, "timed": load.timed}
+    command = ["taskset", "-c", str(load.core), sys.executable, str(Path(__file__).with_name("streams.py"))]
+    run = subprocess.run(command, input=json.dumps(order), capture_output=True, text=True, check=True)
+    figures: dict[str, float] = json.loads(run.stdout)
+    return figures
+
+
+def _run_wrk(load: Load, connections: int, duration_s: int) -> dict[str, float]:
     headers = "\n".join(f"wrk.headers[{json.dumps(k)}] = {json.dumps(v)}" for k, v in load.headers.items())
     keys = "{" + ",".join(json.dumps(key) for key in load.keys) + "}"
     with tempfile.NamedTemporaryFile("w", suffix=".lua") as script:
         script.write(LUA.format(body=json.dumps(load.body.decode()), headers=headers, keys=keys))
         script.flush()
         command = ["taskset", "-c", str(load.core), "wrk", "-t1", f"-c{connections}", f"-d{duration_s}s"]
-        before = tree(pids)
         out = subprocess.run(
-            [*command, "--timeout", "10s", "-s", script.name, load.url], capture_output=True, text=True, check=True
+            [*command, "--timeout", "10s", "-s", script.name, load.url + load.path],
+            capture_output=True,
+            text=True,
+            check=True,
         ).stdout
-        after = tree(pids)
     requests, duration_us, errors, p50_us, p99_us = map(float, out.rpartition("@")[2].split())
-    start, end = by_role(before, "cpu_s"), by_role(after, "cpu_s")
-    spent_us = {role: (cpu_s - start.get(role, 0.0)) * 1e6 / max(requests, 1) for role, cpu_s in end.items()}
     figures = {"requests": requests, "rps": requests / duration_us * 1e6, "errors": errors}
-    figures |= {"p50_ms": p50_us / 1e3, "p99_ms": p99_us / 1e3, "cpu_us": sum(spent_us.values())}
-    return figures | {f"cpu_us_{role}": value for role, value in spent_us.items()}
+    return figures | {"p50_ms": p50_us / 1e3, "p99_ms": p99_us / 1e3}
 
 
 class Spread(NamedTuple):

@@ -18,11 +18,13 @@ def table(result: dict[str, Any]) -> str:
         f"`make bench` on {result['date']}: {machine['cores']} cores ({machine['cpu']}), Python {machine['python']}, "
         f"one worker, SQLite on disk with `synchronous={result['synchronous']}`, log to a file, a priced model "
         f"(every call holds and settles money). {result['rounds']} interleaved rounds of {result['duration_s']} s; "
-        "medians, with the lowest and highest round in brackets. The server has one core; wrk and the C upstream share "
-        "the other. CPU is user and system time of the whole process tree per request; latency added is over the same "
-        "call sent straight to the upstream.",
+        "medians, with the lowest and highest round in brackets. The server has one core; the load (wrk, or a client "
+        "that plays streams) and the C upstream share the other. CPU is user and system time of the whole process tree "
+        "per call, or per whole stream of 100 events; latency added is over the same call sent straight to the "
+        "upstream. For paced streams it is that of each event on its way from the upstream's send to the client, for "
+        "streams at once that of their first event.",
         "",
-        "| reply | connections | nginx CPU us | gateway CPU us | ratio | nginx adds p50 / p99 ms | "
+        "| call | connections | nginx CPU us | gateway CPU us | ratio | nginx adds p50 / p99 ms | "
         "gateway adds p50 / p99 ms | gateway calls/s | errors |",
         "|---|---|---|---|---|---|---|---|---|",
     ]
@@ -35,6 +37,8 @@ def table(result: dict[str, Any]) -> str:
             f"{row['gateway']['rps'][0]:.0f} | {row['gateway']['errors'][2]:.0f} |"
         )
     lines += ["", "![CPU and added latency beside nginx](performance.png)", ""]
+    if "crowd" in result:
+        lines += [*_crowd(result["crowd"]), ""]
     if "ledger_us" in result:
         lines += [
             f"Hold and settlement: {_range(result['ledger_us'])} us of CPU a call, the difference between a priced and "
@@ -62,6 +66,19 @@ def table(result: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def _crowd(found: dict[str, Any]) -> list[str]:
+    """One line for many streams at once."""
+    parts = [
+        f"{name} {run['p50_ms']:.2f} / {run['p99_ms']:.2f} / {run['max_ms']:.1f} ms ({run['errors']:.0f} lost)"
+        for name, run in found.items()
+        if isinstance(run, dict)
+    ]
+    return [
+        f"{found['streams']} streams at once, an event every 50 ms each, on one worker: lag of an event p50 / p99 / "
+        f"worst {', '.join(parts)}. Wanted: none lost, none over {found['late_ms']} ms late."
+    ]
+
+
 def _range(figures: list[float]) -> str:
     median, low, high = figures
     return f"{median:.0f} [{low:.0f}-{high:.0f}]"
@@ -83,11 +100,11 @@ def plot(result: dict[str, Any], path: Path) -> None:
     mpl.use("Agg")
     from matplotlib import pyplot as plt
 
-    labels = [f"{row['reply']}\nc={row['connections']}" for row in result["rows"]]
-    figure, panels = plt.subplots(1, 2, figsize=(11, 4.2), dpi=110)
+    labels = [f"{row['scenario']}\nc={row['connections']}" for row in result["rows"]]
+    figure, panels = plt.subplots(1, 2, figsize=(13, 4.4), dpi=110)
     for panel, (field, title) in zip(
         panels,
-        [("cpu_us", "CPU per request, us"), ("added_p99_ms", "p99 added to the upstream's own, ms")],
+        [("cpu_us", "CPU per call or stream, us"), ("added_p99_ms", "p99 added to the upstream's own, ms")],
         strict=True,
     ):
         for offset, (name, colour) in enumerate([("nginx", "#7f8c8d"), ("gateway", "#1f6feb")]):
@@ -97,7 +114,8 @@ def plot(result: dict[str, Any], path: Path) -> None:
             errors = [[max(f[0] - f[1], 0) for f in figures], [max(f[2] - f[0], 0) for f in figures]]
             places = [index + (offset - 0.5) * 0.38 for index in range(len(labels))]
             panel.bar(places, medians, width=0.36, color=colour, label=name, yerr=errors, capsize=3)
-        panel.set_xticks(range(len(labels)), labels, fontsize=8)
+        panel.set_xticks(range(len(labels)), labels, fontsize=7)
+        panel.set_yscale("symlog", linthresh=1 if field == "added_p99_ms" else 10)
         panel.set_title(title, fontsize=10)
         panel.spines[["top", "right"]].set_visible(False)
         panel.legend(frameon=False, fontsize=8)

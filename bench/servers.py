@@ -23,14 +23,17 @@ ELKAPI = Path(sys.executable).parent / "elkapi"
 START_S = 90.0
 SERVER_CORE, DRIVER_CORE = 0, 1
 
-# The model's name chooses the size of the upstream's reply; the free twins are priced zero, so they need no hold.
+# The model's name chooses the upstream's reply; the free twin is priced zero, so it needs no hold.
 MODELS = {
     "large": "mock-embed",
     "small": "mock-small",
-    "large-free": "mock-embed-free",
     "small-free": "mock-small-free",
+    "chat": "mock-chat",
+    "burst": "mock-chat",
+    "paced": "mock-paced-10",
+    "crowd": "mock-paced-50",
 }
-PRICE_USD_PER_1M = "0.02"
+PRICE_USD_PER_1M, OUTPUT_USD_PER_1M = "0.02", "0.08"
 
 
 class Server(NamedTuple):
@@ -131,11 +134,13 @@ def start_gateway(directory: Path, upstream: Server, *, workers: int, synchronou
     directory.mkdir(parents=True, exist_ok=True)
     port = free_port()
     env = gateway_environment(directory, port, synchronous)
-    names = ",".join(MODELS.values())
+    models = dict.fromkeys(MODELS.values())
+    names = ",".join(models)
     channel = ["--family", "openai", "--base-url", upstream.url, "--key", "sk-upstream", "--models", names]
     _cli(env, "channel", "add", *channel, "--allow-private")
-    for kind, model in MODELS.items():
-        _cli(env, "price", "set", "--model", model, "--input-per-1m", "0" if "free" in kind else PRICE_USD_PER_1M)
+    for model in models:
+        prices = ("0", "0") if "free" in model else (PRICE_USD_PER_1M, OUTPUT_USD_PER_1M)
+        _cli(env, "price", "set", "--model", model, "--input-per-1m", prices[0], "--output-per-1m", prices[1])
     key = json.loads(_cli(env, "key", "create", "--name", "bench", "--balance", "1000000", "--json"))["key"]
     more = _seed_keys(env, keys, directory) if keys > 1 else ()
     log = directory / "serve.log"

@@ -1,12 +1,12 @@
 /* Mock OpenAI upstream for gateway benchmarks: one thread, epoll, HTTP/1.1 keep-alive.
  *
- *   cc -O2 -o upstream upstream.c && ./upstream [port=9100] [pace_ms=20]
+ *   cc -O2 -o upstream upstream.c && ./upstream [port=9100]
  *
  * POST .../embeddings                   one 1536-float embedding (~20 KB JSON)
  *     and model containing "small"      one 16-float embedding (~0.3 KB JSON)
  * POST .../chat/completions             ~600 B JSON
  *   with "stream":true                  100 SSE chunks, each its own send(); usage chunk and [DONE] at the end
- *     and model containing "paced"      one chunk every pace_ms instead of back to back
+ *     and model containing "paced-N"    one chunk every N ms instead of back to back (one N at a time, see enqueue)
  * Every SSE delta's content is the CLOCK_MONOTONIC nanosecond at which it was sent, so a client on
  * the same machine reads each chunk's transit time directly.
  */
@@ -26,14 +26,14 @@
 enum { CHUNKS = 100, INBUF = 1 << 20 };
 
 struct conn {
-    int fd, left;                 /* left: SSE events still to send */
+    int fd, left, pace_ms;        /* left: SSE events still to send */
     long long due;
     size_t n, cap, out_n, out_cap;
     char *in, *out;
     struct conn *next;            /* pace queue: one interval for all, so FIFO is due order */
 };
 
-static int ep, pace_ms = 20;
+static int ep;
 static struct conn *q_head, *q_tail;
 static char chat[2048], *emb, *emb_small;
 static size_t chat_n, emb_n, emb_small_n;
@@ -75,7 +75,7 @@ static void sse_event(struct conn *c) {
 }
 
 static void enqueue(struct conn *c) {
-    c->due = now_ns() + pace_ms * 1000000LL;
+    c->due = now_ns() + c->pace_ms * 1000000LL;
     c->next = NULL;
     if (q_tail) q_tail->next = c; else q_head = c;
     q_tail = c;
@@ -94,7 +94,8 @@ static void answer(struct conn *c, const char *req, const char *body, size_t bod
     static const char h[] = "HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n";
     send_all(c, h, sizeof h - 1);
     c->left = CHUNKS;
-    if (memmem(body, body_n, "paced", 5)) { sse_event(c); enqueue(c); }
+    const char *paced = memmem(body, body_n, "paced-", 6);
+    if (paced) { c->pace_ms = atoi(paced + 6); sse_event(c); enqueue(c); }
     else while (c->left) sse_event(c);
 }
 
@@ -141,7 +142,6 @@ static char *embedding(int floats, size_t *reply_n) {
 
 int main(int argc, char **argv) {
     int port = argc > 1 ? atoi(argv[1]) : 9100, one = 1;
-    if (argc > 2) pace_ms = atoi(argv[2]);
     char body[1024];
     int n = sprintf(body, "{\"id\":\"chatcmpl-mock0123456789abcdef\",\"object\":\"chat.completion\",\"created\":1730000000,"
         "\"model\":\"gpt-4o-mini\",\"choices\":[{\"index\":0,\"message\":{\"role\":\"assistant\",\"content\":\"%s\"},"

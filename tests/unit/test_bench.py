@@ -94,3 +94,46 @@ def test_profile_samples_count_for_our_innermost_room_and_for_the_leaf() -> None
     )
     assert found["rooms"] == [("relay", 0.75), ("event loop", 0.25)]
     assert found["functions"] == [("loads (json/decoder.py)", 0.75), ("run (asyncio/runners.py)", 0.25)]
+
+
+def test_a_few_paced_streams_are_not_measured() -> None:
+    gateway = _gateway()
+    assert gateway.cells(["chat", "paced"], [1, 32]) == [("chat", 1), ("chat", 32), ("paced", 32)]
+
+
+def test_every_scenario_has_a_model_and_a_call() -> None:
+    import servers
+
+    gateway = _gateway()
+    for kind in (*gateway.SCENARIOS, "crowd", "small-free"):
+        path, body = gateway._asked(kind)
+        assert body["model"] == servers.MODELS[kind]
+        assert body.get("stream", False) is (kind in gateway.STREAMS)
+        assert path.startswith("/v1/")
+
+
+def test_a_player_counts_a_stream_as_whole_only_with_every_event(monkeypatch: pytest.MonkeyPatch) -> None:
+    import asyncio
+
+    import streams
+
+    async def played(events: int, cut: int) -> tuple[int, int]:
+        async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            await reader.readuntil(b"\r\n\r\n")
+            body = b"HTTP/1.1 200 OK\r\n\r\n" + b"data: x\n\n" * events + b"\r\n0\r\n\r\n"
+            for start in range(0, len(body), cut):
+                writer.write(body[start : start + cut])
+                await writer.drain()
+            await reader.read()
+            writer.close()
+
+        server = await asyncio.start_server(serve, "127.0.0.1", 0)
+        async with server:
+            url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+            order = {"url": url, "path": "/", "body": "", "headers": {}, "connections": 1, "secs": 0, "timed": False}
+            figures = await streams.play(order)
+        return int(figures["requests"]), int(figures["errors"])
+
+    assert asyncio.run(played(streams.EVENTS, 100_000)) == (1, 0)
+    assert asyncio.run(played(streams.EVENTS, 97)) == (1, 0)
+    assert asyncio.run(played(streams.EVENTS + 1, 97)) == (0, 1)

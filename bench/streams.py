@@ -1,0 +1,111 @@
+"""Plays streams on many connections at once and prints what came of them, as JSON.
+
+    streams.py < order.json    {"url", "path", "body", "headers", "connections", "secs", "timed"}
+
+Each connection asks for one stream after the other until `secs` are over, and finishes the one under way. A stream is
+whole when every event of bench/upstream.c arrived and its chunked body ended. `timed` reads the moment of sending from
+each delta (CLOCK_MONOTONIC, the same clock here), so a lag is one event's way from the upstream's send to this client.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import re
+import sys
+import time
+from typing import Any
+from urllib.parse import urlsplit
+
+import uvloop
+
+EVENTS = 101  # 99 deltas, the usage, [DONE]
+EVENT = b"data: "
+STAMP = re.compile(rb'"content":\s?"(\d{9,}) ')
+PATIENCE_S = 60
+
+
+class Log:
+    """What all connections saw; lags and first bytes in nanoseconds."""
+
+    def __init__(self) -> None:
+        self.begun = self.whole = self.refused = 0
+        self.lags: list[int] = []
+        self.first: list[int] = []
+
+
+class Player(asyncio.Protocol):
+    """One keep-alive connection."""
+
+    def __init__(self, request: bytes, until_s: float, timed: bool, log: Log) -> None:
+        self.request, self.until_s, self.timed, self.log = request, until_s, timed, log
+        self.done = asyncio.get_running_loop().create_future()
+
+    def connection_made(self, transport: Any) -> None:
+        self.transport = transport
+        self._ask()
+
+    def _ask(self) -> None:
+        self.log.begun += 1
+        self.events, self.tail = 0, b""
+        self.asked_ns = time.monotonic_ns()
+        self.transport.write(self.request)
+
+    def data_received(self, data: bytes) -> None:
+        now_ns = time.monotonic_ns()
+        if not self.tail and b" 200 " not in data[:20]:
+            self.log.refused += 1
+            self.transport.close()
+            return
+        self.events += (self.tail[1 - len(EVENT) :] + data).count(EVENT)
+        if self.asked_ns and self.events:
+            self.log.first.append(now_ns - self.asked_ns)
+            self.asked_ns = 0
+        if self.timed:
+            self.log.lags += [now_ns - int(stamp) for stamp in STAMP.findall(data)]
+        self.tail = (self.tail + data)[-16:]
+        if self.events >= EVENTS and self.tail.endswith(b"\r\n0\r\n\r\n"):
+            self.log.whole += self.events == EVENTS
+            if time.monotonic() < self.until_s:
+                self._ask()
+            else:
+                self.transport.close()
+
+    def connection_lost(self, _: Exception | None) -> None:
+        if not self.done.done():
+            self.done.set_result(None)
+
+
+def quantile_ms(values_ns: list[int], share: float) -> float:
+    ordered = sorted(values_ns)
+    return ordered[min(len(ordered) - 1, int(len(ordered) * share))] / 1e6 if ordered else 0.0
+
+
+async def play(order: dict[str, Any]) -> dict[str, float]:
+    """The figures of one run."""
+    at, body = urlsplit(order["url"]), order["body"].encode()
+    lines = "".join(f"{name}: {value}\r\n" for name, value in order["headers"].items())
+    head = f"POST {order['path']} HTTP/1.1\r\nHost: {at.netloc}\r\n{lines}Content-Length: {len(body)}\r\n\r\n"
+    log, loop = Log(), asyncio.get_running_loop()
+    started_s = time.monotonic()
+    until_s = started_s + order["secs"]
+    players = []
+    for _ in range(order["connections"]):
+        _, player = await loop.create_connection(
+            lambda: Player(head.encode() + body, until_s, order["timed"], log), at.hostname, at.port
+        )
+        players.append(player.done)
+    await asyncio.wait_for(asyncio.gather(*players), order["secs"] + PATIENCE_S)
+    return {
+        "requests": log.whole,
+        "rps": log.whole / (time.monotonic() - started_s),
+        "errors": log.begun - log.whole,
+        "first_p50_ms": quantile_ms(log.first, 0.5),
+        "p50_ms": quantile_ms(log.lags if order["timed"] else log.first, 0.5),
+        "p99_ms": quantile_ms(log.lags if order["timed"] else log.first, 0.99),
+        "max_ms": quantile_ms(log.lags, 1.0),
+    }
+
+
+if __name__ == "__main__":
+    print(json.dumps(uvloop.run(play(json.load(sys.stdin)))))
