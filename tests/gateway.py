@@ -30,7 +30,7 @@ from elkapi.storage.installation import Installation, open_installation
 from elkapi.storage.repos import channels, groups, keys, prices
 from elkapi.storage.repos.channels import ChannelConfig, ChannelSpec
 from elkapi.storage.schema import owners
-from elkapi.types import Amounts, Scope
+from elkapi.types import NO_POLICY, Amounts, Policy, Scope
 from elkapi.worker import opened_plane
 
 ACTOR = "test"
@@ -67,6 +67,7 @@ class Gateway:
         models: tuple[str, ...] | None = None,
         scope: Scope = "live",
         expires_at_ns: int | None = None,
+        policy: Policy = NO_POLICY,
     ) -> str:
         number = next(self._numbers)
         with self.database.write() as connection:
@@ -84,6 +85,7 @@ class Gateway:
                 account_id=account,
                 models=models,
                 expires_at_ns=expires_at_ns,
+                policy=policy,
                 now_ns=time.time_ns(),
                 actor=ACTOR,
             )
@@ -135,10 +137,16 @@ class Gateway:
             )
         await self.settled()
 
-    async def group(self, name: str, ratio_micro: int) -> None:
+    async def group(self, name: str, ratio_micro: int, policy: Policy | None = None) -> None:
         with self.database.write() as connection:
             groups.set_group(
-                connection, name=name, ratio_micro=ratio_micro, description=None, now_ns=time.time_ns(), actor=ACTOR
+                connection,
+                name=name,
+                ratio_micro=ratio_micro,
+                description=None,
+                policy=policy,
+                now_ns=time.time_ns(),
+                actor=ACTOR,
             )
         await self.settled()
 

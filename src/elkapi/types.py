@@ -170,7 +170,7 @@ class ChannelKey(msgspec.Struct, frozen=True):
 
 
 class ChannelLimits(msgspec.Struct, frozen=True, omit_defaults=True):
-    """The deadlines of one channel; absent values fall back to the settings."""
+    """The deadlines of one channel, which fall back to the settings, and how much it is asked at once and a minute."""
 
     connect_s: float | None = None
     header_s: float | None = None
@@ -178,6 +178,8 @@ class ChannelLimits(msgspec.Struct, frozen=True, omit_defaults=True):
     first_token_s: float | None = None
     idle_s: float | None = None
     total_s: float | None = None
+    parallel_max: int | None = None
+    requests_per_min: int | None = None
 
 
 class Channel(msgspec.Struct, frozen=True):
@@ -224,7 +226,7 @@ class AttemptRecord(msgspec.Struct, omit_defaults=True):
     """One try as it went; operators see all of it, customers see only `outcome`.
 
     `fate`: "none" when no upstream work can have been billed, "complete" when a whole answer came,
-    "unknown" when the request left and no whole answer came back.
+    "unknown" when the request left and no whole answer came back. `model` is set where it is not the caller's own word.
     """
 
     channel_id: int
@@ -238,12 +240,14 @@ class AttemptRecord(msgspec.Struct, omit_defaults=True):
     upstream_model: str | None = None
     error: str | None = None
     duration_ms: float = 0.0
+    model: str | None = None
 
 
 class RequestRecord(msgspec.Struct, frozen=True, omit_defaults=True):
     """The usage row: one per call that reached a plan, kept with its settlement in one transaction.
 
-    `charge_nano` is what the customer paid, `loss_nano` what the operator bore above it, both >= 0.
+    `charge_nano` is what the customer paid, `loss_nano` what the operator bore above it, both >= 0. `model` answered,
+    or would have; `asked` is what the caller had named, where that is an alias or another model stood in for it.
     """
 
     id: bytes
@@ -269,6 +273,7 @@ class RequestRecord(msgspec.Struct, frozen=True, omit_defaults=True):
     upstream_request_id: str | None = None
     attempts: tuple[AttemptRecord, ...] = ()
     error_code: str | None = None
+    asked: str | None = None
 
 
 class IdempotencyClaim(msgspec.Struct, frozen=True):

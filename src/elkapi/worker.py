@@ -12,7 +12,7 @@ import sys
 from collections.abc import AsyncIterator
 from random import Random
 
-from elkapi.access import KeyCache
+from elkapi.access import KeyCache, Limits
 from elkapi.catalog import CATALOG
 from elkapi.clock import SYSTEM_CLOCK
 from elkapi.edge.front import Front
@@ -29,6 +29,7 @@ from elkapi.relay.judge import StorageKeyJudge
 from elkapi.relay.pages import PAGES
 from elkapi.relay.plane import DataPlane
 from elkapi.roles import WorkerOrder
+from elkapi.routing.affinity import Affinity
 from elkapi.routing.health import Health
 from elkapi.snapshot import SnapshotHolder
 from elkapi.storage.db import Reader
@@ -119,6 +120,8 @@ async def opened_plane(order: WorkerOrder) -> AsyncIterator[DataPlane]:
         stack.push_async_callback(ledger.aclose)
         client = UpstreamClient(ClientLimits(connections_per_origin_max=settings.upstream_connections_max))
         stack.push_async_callback(client.aclose)
+        limits = Limits(settings.data_path)
+        stack.callback(limits.close)
         judge = StorageKeyJudge(installation.database, log, SYSTEM_CLOCK)
         stack.callback(judge.close)
         yield DataPlane(
@@ -130,6 +133,8 @@ async def opened_plane(order: WorkerOrder) -> AsyncIterator[DataPlane]:
             ledger=ledger,
             client=client,
             health=Health(settings.cooldown_s, settings.cooldown_max_s),
+            affinity=Affinity(),
+            limits=limits,
             judge=judge,
             metrics=Metrics(),
             log=log,

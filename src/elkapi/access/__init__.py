@@ -2,5 +2,7 @@
 
 from elkapi.access.admit import admit
 from elkapi.access.cache import KeyCache
+from elkapi.access.counters import Over
+from elkapi.access.limits import Lease, Limits
 
-__all__ = ["KeyCache", "admit"]
+__all__ = ["KeyCache", "Lease", "Limits", "Over", "admit"]

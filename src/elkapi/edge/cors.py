@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from elkapi.relay.call import Call
 
-EXPOSED = b"x-request-id, request-id, x-elkapi-cost-usd, retry-after, x-should-retry"
+EXPOSED = b"x-request-id, request-id, x-elkapi-cost-usd, x-elkapi-model, retry-after, x-should-retry"
 METHODS = b"GET, POST, PUT, PATCH, DELETE, OPTIONS"
 PREFLIGHT_MAX_AGE_S = b"86400"
 

@@ -17,7 +17,7 @@ from elkapi.relay.count import MESSAGE_TOKENS, count_texts, quarter
 from elkapi.relay.plane import DataPlane
 from elkapi.relay.read import Request, read
 from elkapi.relay.relay import Failed, relay
-from elkapi.relay.route import check_allowed, no_channel
+from elkapi.relay.route import PLANNED_MAX, check_allowed, no_channel
 from elkapi.routing.plan import plan
 from elkapi.snapshot import Snapshot
 from elkapi.translate import anthropic, embeddings, responses_state
@@ -47,13 +47,19 @@ _COUNTERS = {
 
 async def count_input(plane: DataPlane, snapshot: Snapshot, grant: Grant, match: Match, call: Call) -> None:
     """Answer a count. Raises ModelForbidden, NoChannel, BadRequest, and Failed when an upstream refuses the body."""
-    request = await read(call, match)
+    policy = snapshot.policy_for(grant)
+    request = await read(call, match, policy.aliases)
+    with plane.limits.key(grant.key_id, policy, 0):
+        await _count(plane, snapshot, grant, request, call)
+
+
+async def _count(plane: DataPlane, snapshot: Snapshot, grant: Grant, request: Request, call: Call) -> None:
     check_allowed(grant, request)
     tiers = snapshot.tiers_for(grant.scope, grant.group, request.model)
     if not tiers:
         raise no_channel(snapshot, grant, request)
     able = partial(serves, request.operation)
-    attempts = plan(tiers, request.model, able, plane.health, plane.rng, plane.settings.attempts_max)
+    attempts = plan(tiers, request.model, able, plane.health, plane.rng, PLANNED_MAX)
     if attempts and (body := await _asked(plane, attempts, request, call)) is not None:
         call.reply.send(200, JSON, body)
         return

@@ -16,6 +16,7 @@ from elkapi.errors import BadRequest, GatewayError, InsufficientQuota
 from elkapi.ledger import IdempotencyPending, IdempotencyReplay, balance
 from elkapi.pricing.price import amount_nano, quote
 from elkapi.relay.call import Call
+from elkapi.relay.candidates import Candidate, most_nano
 from elkapi.relay.count import count_exactly, count_left, count_locally, estimated
 from elkapi.relay.note import note
 from elkapi.relay.outcome import Outcome
@@ -58,17 +59,34 @@ def claim_of(call: Call, grant: Grant, request: Request) -> IdempotencyClaim | N
 
 
 class Hold:
-    """The money of one call: `reserve`, then `settle` or, whenever anything raised after that, `resolve`."""
+    """The money of one call: `reserve`, then `settle` or, whenever anything raised after that, `resolve`.
 
-    def __init__(self, plane: DataPlane, call: Call, grant: Grant, request: Request, quote: Quote) -> None:
+    `request` and `quote` are those of the candidate that answers (`answer_with`); the hold covers the dearest.
+    """
+
+    def __init__(self, plane: DataPlane, call: Call, grant: Grant, candidates: tuple[Candidate, ...]) -> None:
         self.plane = plane
         self.call = call
         self.grant = grant
-        self.request = request
-        self.quote = quote
+        self.candidates = candidates
+        self.held_nano = most_nano(candidates)
+        self.answer_with(0)
+        self.lost_nano = 0
+        self.tokens = 0
         self.order: HoldOrder | None = None
         self.charge_nano = 0
         self._resolved = False
+
+    def answer_with(self, number: int) -> None:
+        """From here on the call is that of this candidate, and priced as such."""
+        candidate = self.candidates[number]
+        self.request, self.quote = candidate.request, candidate.quote
+
+    def lose(self, refused: Outcome, number: int) -> None:
+        """What a candidate had billed for a refusal that the caller never saw is the operator's loss."""
+        if refused.usage is not None:
+            quote = self.candidates[number].quote
+            self.lost_nano += amount_nano(quote.price, refused.usage, quote.ratio_micro)
 
     async def reserve(self) -> StoredReply | None:
         """Reserve before any upstream byte. Returns the stored reply when this call was made before.
@@ -76,7 +94,7 @@ class Hold:
         Raises InsufficientQuota, Conflict (see docs/errors.md), Unavailable. Needs no resolution when it raises.
         """
         claim = claim_of(self.call, self.grant, self.request)
-        if not self.quote.nano and claim is None:
+        if not self.held_nano and claim is None:
             return None
         while True:
             order = self._order(claim)
@@ -85,7 +103,7 @@ class Hold:
                 await self.plane.ledger.hold(order)
             except InsufficientQuota:
                 # Bytes bound tokens from above; only when that much is not there is a closer look worth its time.
-                if not (await self._quote_exactly() or await self._quote_affordable()):
+                if not (self._without_dearer() or await self._quote_exactly() or await self._quote_affordable()):
                     raise
             except IdempotencyReplay as replay:
                 return replay.reply
@@ -98,6 +116,14 @@ class Hold:
                 self.order = order
                 point("relay.hold.after")
                 return None
+
+    def _without_dearer(self) -> bool:
+        """Leave out the fallbacks that may cost more than the model asked for; False when there is none."""
+        within = tuple(one for one in self.candidates if one.quote.nano <= self.quote.nano)
+        if len(within) == len(self.candidates):
+            return False
+        self.candidates, self.held_nano = within, self.quote.nano
+        return True
 
     async def _quote_exactly(self) -> bool:
         """Lower the quote to an exact count of the input; False when it would not be lower, as after the first time."""
@@ -135,21 +161,25 @@ class Hold:
                 high = middle - 1
         if low < OUTPUT_TOKENS_MIN or low * facts.choices >= upper.output_tokens:
             return False
-        self.request = msgspec.structs.replace(request, output_cap=low)
-        self._requote(msgspec.structs.replace(upper, output_tokens=low * facts.choices))
+        self._requote(msgspec.structs.replace(upper, output_tokens=low * facts.choices), output_cap=low)
         return True
 
     def _quoted(self, upper: Usage) -> Quote:
         old = self.quote
         return quote(old.price, old.group, old.ratio_micro, upper, old.wide)
 
-    def _requote(self, upper: Usage) -> None:
-        self.quote = self._quoted(upper)
+    def _requote(self, upper: Usage, output_cap: int | None = None) -> None:
+        """A lower bound for the model asked for; a balance that only just covers it covers nobody in its place."""
+        first = self.candidates[0]
+        request = msgspec.structs.replace(first.request, output_cap=output_cap)
+        self.candidates = (msgspec.structs.replace(first, request=request, quote=self._quoted(upper)),)
+        self.answer_with(0)
+        self.held_nano = self.quote.nano
 
     def _order(self, claim: IdempotencyClaim | None) -> HoldOrder:
         grant, quote = self.grant, self.quote
         return HoldOrder(
-            self.call.id, grant.key_id, grant.accounts, quote.nano, self.request.model, quote.price.id, claim
+            self.call.id, grant.key_id, grant.accounts, self.held_nano, self.request.model, quote.price.id, claim
         )
 
     async def settle(self, outcome: Outcome) -> None:
@@ -197,12 +227,13 @@ class Hold:
     ) -> Settlement:
         price, ratio = self.quote.price, self.quote.ratio_micro
         cost = amount_nano(price, usage, ratio)
-        charge = min(cost, self.quote.nano)
+        charge = min(cost, self.held_nano)
         if cost > charge:
             flags += ("above_hold",)
         self.charge_nano = charge
         self._resolved = True
-        record = self._record(outcome, status, usage, charge, cost - charge, flags, attempts, channel, None)
+        loss = cost - charge + self.lost_nano
+        record = self._record(outcome, status, usage, charge, loss, flags, attempts, channel, None)
         return Settlement(record, self.order, reply)
 
     async def resolve(self, error: BaseException) -> None:
@@ -246,7 +277,7 @@ class Hold:
             await self._void(error.code, error.status, failed.attempts, error)
             return
         usage, flags = await self._passed(failed.crossing)
-        loss = amount_nano(self.quote.price, usage, self.quote.ratio_micro)
+        loss = amount_nano(self.quote.price, usage, self.quote.ratio_micro) + self.lost_nano
         self._resolved = True
         record = self._record(
             "broken_stream", error.status, usage, 0, loss, flags, failed.attempts, failed.channel, error
@@ -260,7 +291,7 @@ class Hold:
         self._resolved = True
         unknown = any(attempt.fate == "unknown" for attempt in attempts)
         record = self._record(
-            outcome, status, Usage(), 0, 0, ("unknown_outcome",) if unknown else (), attempts, None, error
+            outcome, status, Usage(), 0, self.lost_nano, ("unknown_outcome",) if unknown else (), attempts, None, error
         )
         await self._write(Settlement(record=record, hold=self.order, forget_claim=not unknown))
 
@@ -292,6 +323,7 @@ class Hold:
         error: GatewayError | None,
     ) -> RequestRecord:
         plane, grant, quote = self.plane, self.grant, self.quote
+        self.tokens = usage.input_total + usage.output_total
         return RequestRecord(
             id=self.call.id,
             key_id=grant.key_id,
@@ -307,7 +339,7 @@ class Hold:
             price_id=quote.price.id,
             price_version=quote.price.version,
             ratio_micro=quote.ratio_micro,
-            hold_nano=quote.nano,
+            hold_nano=self.held_nano,
             charge_nano=charge_nano,
             loss_nano=loss_nano,
             flags=flags,
@@ -316,4 +348,5 @@ class Hold:
             upstream_request_id=attempts[-1].upstream_request_id if attempts else None,
             attempts=attempts,
             error_code=error.code if error else None,
+            asked=self.request.asked or None,
         )

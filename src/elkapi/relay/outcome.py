@@ -12,7 +12,8 @@ from elkapi.types import AttemptRecord, Channel, Usage
 class Outcome(msgspec.Struct):
     """`usage` None means the upstream reported none that can be believed; `tally` is what is counted then.
 
-    `body` is, for a started reply, what it still owes. `unsplit`: cache writes came without their lifetimes.
+    `body` is, for a started reply, what it still owes. `unsplit`: cache writes came without their lifetimes. `refused`:
+    the model declined, none of it has reached the caller, and another model may be asked instead.
     """
 
     status: int
@@ -25,6 +26,7 @@ class Outcome(msgspec.Struct):
     unsplit: bool = False
     tally: Tally | None = None
     flags: tuple[str, ...] = ()
+    refused: bool = False
 
     def finish(self, reply: Reply, extra: Headers = ()) -> None:
         """Let the last bytes go: only called after the money is written."""

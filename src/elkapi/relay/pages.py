@@ -28,7 +28,9 @@ _CREATED_TEXT = datetime.fromtimestamp(CREATED_UNIX_S, UTC).isoformat().replace(
 
 def _names(snapshot: Snapshot, grant: Grant) -> list[str]:
     listed = snapshot.models_for(grant.scope, grant.group)
-    return [name for name in listed if grant.models is None or name in grant.models]
+    names = [name for name in listed if grant.models is None or name in grant.models]
+    aliases = snapshot.policy_for(grant).aliases or {}
+    return sorted({*names, *(alias for alias, model in aliases.items() if model in names)}) if aliases else names
 
 
 def _is_anthropic(call: Call) -> bool:
@@ -146,6 +148,7 @@ def _account(found: RequestAccount) -> dict[str, object]:
         "object": "request",
         "operation": record.operation,
         "model": record.model,
+        **({"asked_model": record.asked} if record.asked else {}),
         "group": record.group,
         "created_at": record.created_ns // 1_000_000_000,
         "duration_ms": record.duration_ms,
@@ -154,7 +157,13 @@ def _account(found: RequestAccount) -> dict[str, object]:
         "error_code": record.error_code,
         "flags": record.flags,
         "attempts": [
-            {"number": n, "outcome": a.outcome, "duration_ms": a.duration_ms} for n, a in enumerate(record.attempts, 1)
+            {
+                "number": n,
+                "outcome": a.outcome,
+                "duration_ms": a.duration_ms,
+                **({"model": a.model} if a.model else {}),
+            }
+            for n, a in enumerate(record.attempts, 1)
         ],
         "usage": record.usage,
         "price": {

@@ -8,13 +8,14 @@ from typing import Protocol
 
 import msgspec
 
-from elkapi.access import KeyCache
+from elkapi.access import KeyCache, Limits
 from elkapi.catalog import Catalog, Match
 from elkapi.clock import Clock
 from elkapi.ledger import Ledger
 from elkapi.observe.log import Log
 from elkapi.observe.metrics import Metrics
 from elkapi.relay.call import Call
+from elkapi.routing.affinity import Affinity
 from elkapi.routing.health import Health
 from elkapi.settings import Settings
 from elkapi.snapshot import Snapshot, SnapshotHolder
@@ -44,6 +45,8 @@ class DataPlane(msgspec.Struct):
     ledger: Ledger
     client: UpstreamClient
     health: Health
+    affinity: Affinity
+    limits: Limits
     judge: KeyJudge
     metrics: Metrics
     log: Log

@@ -1,6 +1,8 @@
-"""Hop 3: a call's bounded body -> `Request`: the model as the caller named it, and the bytes as they came."""
+"""Hop 3: a call's bounded body -> `Request`: the model that the caller's word stands for, the bytes as they came."""
 
 from __future__ import annotations
+
+from collections.abc import Mapping
 
 import msgspec
 
@@ -15,7 +17,9 @@ class Request(msgspec.Struct, frozen=True):
     """What is asked: `body` names `model` at its top level, unless the operation takes it from the path alone.
 
     `array`: a stream is wanted as one JSON array. `output_cap` is the most output the balance covers, where the caller
-    set no limit and the balance does not cover the model's maximum; `hold` sets it.
+    set no limit and the balance does not cover the model's maximum; `hold` sets it. `asked` is the caller's own word
+    where `model` is another. `given` are the facts without what the model's name adds to them. `session` names calls
+    that are likely to share a prompt cache, where that can decide anything.
     """
 
     operation: Operation
@@ -26,6 +30,9 @@ class Request(msgspec.Struct, frozen=True):
     stream: bool = False
     array: bool = False
     output_cap: int | None = None
+    asked: str = ""
+    given: Facts | None = None
+    session: bytes = b""
 
     @property
     def output_tokens_max(self) -> int:
@@ -35,8 +42,11 @@ class Request(msgspec.Struct, frozen=True):
         return self.facts.upper.output_tokens
 
 
-async def read(call: Call, match: Match) -> Request:
-    """Read and check a body. Raises BadRequest, UnsupportedMediaType, BodyTooLarge, RequestTimeout, ClientGone."""
+async def read(call: Call, match: Match, aliases: Mapping[str, str] | None = None) -> Request:
+    """Read and check a body; a model named by an alias is the alias's model.
+
+    Raises BadRequest, UnsupportedMediaType, BodyTooLarge, RequestTimeout, ClientGone.
+    """
     operation = match.operation
     if operation.body is Body.JSON:
         _check_media_type(call.header(b"content-type"))
@@ -51,11 +61,25 @@ async def read(call: Call, match: Match) -> Request:
     if model is None:
         model, body = _model_elsewhere(match, body)
     if operation.dialect is None:
-        return Request(operation, model, body, facts, stream=facts.stream)
-    stream = facts.stream if operation.stream is None else operation.stream
-    array = operation.stream is True and "alt=sse" not in call.query
-    return Request(
-        operation, model, body, bounded_by_model(facts, model), call.text_id[4:].decode(), stream, array and stream
+        request = Request(operation, model, body, facts, stream=facts.stream, given=facts)
+    else:
+        stream = facts.stream if operation.stream is None else operation.stream
+        array = operation.stream is True and "alt=sse" not in call.query
+        bounded, call_id = bounded_by_model(facts, model), call.text_id[4:].decode()
+        request = Request(operation, model, body, bounded, call_id, stream, array and stream, given=facts)
+    return asked_of(request, aliases[model]) if aliases and model in aliases else request
+
+
+def asked_of(request: Request, model: str) -> Request:
+    """The same call as if the caller had named this model."""
+    source, facts = request.operation.model, request.given or request.facts
+    return msgspec.structs.replace(
+        request,
+        model=model,
+        body=request.body if source.where == "path" else with_string(request.body, source.name, model),
+        facts=facts if request.operation.dialect is None else bounded_by_model(facts, model),
+        asked=request.asked or request.model,
+        session=b"",
     )
 
 

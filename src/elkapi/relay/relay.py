@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import asyncio
 import zlib
-from collections import deque
 from traceback import format_exception
 
+from elkapi.access import Lease, Over
 from elkapi.clock import milliseconds
 from elkapi.errors import (
     BadRequest,
@@ -23,7 +23,7 @@ from elkapi.errors import (
 )
 from elkapi.ids import request_id_text
 from elkapi.pricing.meter import TAIL_BYTES, looks_like_json_object, metered, with_client_model
-from elkapi.relay.call import Call, ClientGone
+from elkapi.relay.call import Call, ClientGone, Headers
 from elkapi.relay.exchange import Exchange, exchange_for
 from elkapi.relay.outcome import Outcome
 from elkapi.relay.plane import DataPlane
@@ -32,11 +32,13 @@ from elkapi.relay.redact import redact, rejected
 from elkapi.relay.signing import needs_signing, signed
 from elkapi.relay.stream import pump
 from elkapi.relay.target import build
-from elkapi.routing.verdict import Verdict, is_success, on_failure, on_status, on_unreadable
+from elkapi.routing.fallback import reason_in
+from elkapi.routing.verdict import BUSY, Verdict, is_success, on_busy, on_failure, on_status, on_unreadable
+from elkapi.routing.walk import Walk
 from elkapi.translate.crossing import Crossing
 from elkapi.translate.dialect import Unreadable
-from elkapi.translate.ir import Failure
-from elkapi.types import Attempt, AttemptRecord, Channel, Usage
+from elkapi.translate.ir import Failure, is_refusal
+from elkapi.types import Attempt, AttemptRecord, Channel, FallbackReason, Usage
 from elkapi.upstream import (
     FirstByteTimeout,
     HeaderTimeout,
@@ -62,7 +64,7 @@ class Failed(Exception):
     """No attempt answered: `error` is for the caller, `attempts` for the record.
 
     A stream that broke after its first content has a `crossing`: what had passed by then is the operator's loss, and
-    its `farewell`, an explicit error event, ends the reply.
+    its `farewell`, an explicit error event, ends the reply. `reason` is why another model might do better, if it might.
     """
 
     def __init__(
@@ -72,6 +74,8 @@ class Failed(Exception):
         channel: Channel | None = None,
         crossing: Crossing | None = None,
         farewell: bytes = b"",
+        reason: FallbackReason | None = None,
+        own_fault: bool = False,
     ) -> None:
         super().__init__(error.message)
         self.error = error
@@ -79,6 +83,8 @@ class Failed(Exception):
         self.channel = channel
         self.crossing = crossing
         self.farewell = farewell
+        self.reason = reason
+        self.own_fault = own_fault
 
 
 class Left(Exception):
@@ -94,24 +100,22 @@ class Left(Exception):
         self.crossing = crossing
 
 
-async def relay(plane: DataPlane, attempts: tuple[Attempt, ...], request: Request, call: Call) -> Outcome:
-    """The first acceptable answer. Raises Failed when there is none, Left when the caller went away meanwhile."""
+async def relay(
+    plane: DataPlane, attempts: tuple[Attempt, ...], request: Request, call: Call, *, judging: bool = False
+) -> Outcome:
+    """The first acceptable answer. Raises Failed when there is none, Left when the caller went away meanwhile.
+
+    `judging`: an answer that is a refusal is held back and marked, since another model may be asked.
+    """
     tries: list[AttemptRecord] = []
-    rested: set[int] = set()
-    retry_after_s = 0.0
-    waiting = deque(attempts)
-    while waiting:
-        attempt = waiting.popleft()
-        if attempt.channel.id in rested:
-            continue
-        one = Try(plane, attempt, request, call)
+    walk = Walk(attempts, plane.settings.attempts_max)
+    while (attempt := walk.next()) is not None:
+        one = Try(plane, attempt, request, call, judging)
         tries.append(one.record)
         try:
             outcome = await one.run()
         except UpstreamFailure as failure:
-            verdict = on_failure(failure.code, failure.sent, failure.stale, [record.outcome for record in tries[:-1]])
-            if verdict.again:
-                waiting.appendleft(attempt)
+            verdict = on_failure(failure.code, failure.sent, failure.stale, walk.outcomes)
             one.record.error = str(failure)[:300]
         except (asyncio.CancelledError, ClientGone):
             # Cancelled by the edge because the connection closed; the record says what may have been billed.
@@ -124,36 +128,49 @@ async def relay(plane: DataPlane, attempts: tuple[Attempt, ...], request: Reques
                 "unexpected", "error", request_id=request_id_text(call.id), trace="".join(format_exception(fault))
             )
             error = fault if isinstance(fault, GatewayError) else GatewayError(OWN_FAULT)
-            raise Failed(error, tuple(tries)) from fault
+            raise Failed(error, tuple(tries), own_fault=True) from fault
         else:
             if isinstance(outcome, Outcome):
                 outcome.attempts = tuple(tries)
                 plane.health.succeeded(attempt.channel.id, attempt.key.id)
+                if request.session:
+                    plane.affinity.answered(request.session, attempt.channel.id, attempt.key.id)
                 return outcome
             verdict = outcome
         finally:
             one.close()
         one.note(verdict)
         _remember(plane, attempt, verdict)
-        if one.started or verdict.action == "fail":
+        if request.session and verdict.outcome != BUSY:
+            plane.affinity.failed(request.session, attempt.channel.id, attempt.key.id)
+        walk.judged(attempt, verdict)
+        if one.started:
             # After a byte reached the caller there is no second try: the reply was broken off.
             break
-        if verdict.cool == "channel":
-            rested.add(attempt.channel.id)
-        retry_after_s = max(retry_after_s, verdict.at_least_s)
-    error = _final_error(one, tries, retry_after_s)
-    raise Failed(error, tuple(tries), one.attempt.channel, one.crossing if one.started else None, one.farewell)
+    error = _final_error(one, walk)
+    crossing = one.crossing if one.started else None
+    raise Failed(error, tuple(tries), one.attempt.channel, crossing, one.farewell, _reason(one, error))
+
+
+def _reason(last: Try, error: GatewayError) -> FallbackReason | None:
+    """Why another model might do better: what the upstream said, or that the channels failed and the call did not."""
+    if last.reason is None and (error.status >= 500 or error.status == 429):
+        return "error"
+    return last.reason
 
 
 class Try:
     """One attempt under way: `sent` once the upstream may have seen it, `started` once the caller has bytes of it."""
 
-    def __init__(self, plane: DataPlane, attempt: Attempt, request: Request, call: Call) -> None:
+    def __init__(self, plane: DataPlane, attempt: Attempt, request: Request, call: Call, judging: bool = False) -> None:
         self.plane = plane
         self.attempt = attempt
         self.request = request
         self.call = call
+        self.judging = judging and request.operation.dialect is not None
         self.started = self.sent = False
+        self.reason: FallbackReason | None = None
+        self.lease: Lease | None = None
         self.crossing: Crossing | None = None
         self.farewell = b""
         self.error: GatewayError | None = None
@@ -167,6 +184,7 @@ class Try:
             outcome="cancelled",
             fate="unknown",
             upstream_model=attempt.upstream_model,
+            model=request.model if request.asked else None,
         )
 
     async def run(self) -> Outcome | Verdict:
@@ -184,6 +202,10 @@ class Try:
             except (ValueError, TokenRefused) as error:
                 self.record.error = str(error)[:300]
                 return CREDENTIAL_REFUSED
+        try:
+            self.lease = self.plane.limits.channel(self.attempt.channel)
+        except Over as over:
+            return on_busy(over.retry_after_s)
         self.sent = True
         self.reply = reply = await self.plane.client.send(upstream_request)
         status = self.record.status = reply.status
@@ -202,6 +224,7 @@ class Try:
         self.record.error = body[:300].decode("utf-8", "replace")
         if verdict.action == "fail":
             self.error = rejected(status, body, self.attempt, self.request.model)
+            self.reason = reason_in(status, body)
         return verdict
 
     async def _accept(self, reply: UpstreamReply, status: int, exchange: Exchange) -> Outcome | Verdict:
@@ -222,13 +245,20 @@ class Try:
             return self.failed_inside(answer.failure)
         outcome = self.outcome(status, answer.body, answer.usage)
         outcome.unsplit, outcome.tally, outcome.flags = answer.unsplit, answer.tally, answer.flags
+        if self.judging and is_refusal(exchange.read_whole(body)):
+            self.refuse(outcome)
         return outcome
+
+    def refuse(self, outcome: Outcome) -> None:
+        """Mark an answer of which nothing has left yet as one that another model may better."""
+        outcome.refused, self.record.outcome = True, "refusal"
 
     def failed_inside(self, failure: Failure) -> Verdict:
         """The verdict on an error that came inside a success reply, before the caller has any of it."""
         self.record.error = failure.message[:300]
         verdict = on_status(failure.status)
         if verdict.action == "fail":
+            self.reason = reason_in(failure.status, f"{failure.kind} {failure.message}".encode())
             message = redact(failure.message, self.attempt, self.request.model)
             self.error = UpstreamRejected(
                 message, status=failure.status, code=None, type_="invalid_request_error", param=None
@@ -240,7 +270,7 @@ class Try:
         out = self.call.reply
         try:
             self.started = True
-            out.start(status, JSON)
+            out.start(status, self.headers(JSON))
             head = self._renamed(first[:TAIL_BYTES]) + first[TAIL_BYTES:]
             await out.write(head[:-TAIL_BYTES])
             tail = head[-TAIL_BYTES:]
@@ -267,11 +297,19 @@ class Try:
             return body
         return with_client_model(body, self.request.model)
 
-    def outcome(self, status: int, body: bytes, usage: Usage | None, started: bool = False) -> Outcome:
+    def outcome(
+        self, status: int, body: bytes, usage: Usage | None, started: bool = False, headers: Headers = JSON
+    ) -> Outcome:
         """The accepted answer."""
         self.record.outcome, self.record.fate = "ok", "complete"
         self.time()
-        return Outcome(status, JSON, body, usage, (), self.attempt.channel, started)
+        return Outcome(status, self.headers(headers), body, usage, (), self.attempt.channel, started)
+
+    def headers(self, kind: Headers) -> Headers:
+        """The head of an answer; it names the model where the caller had said another word."""
+        if not self.request.asked:
+            return kind
+        return (*kind, (b"x-elkapi-model", self.request.model.encode("ascii", "backslashreplace")))
 
     def note(self, verdict: Verdict) -> None:
         self.record.outcome, self.record.fate = verdict.outcome, verdict.fate
@@ -284,6 +322,8 @@ class Try:
         """Give the upstream connection up when its answer was not read to the end (also when the caller left)."""
         if self.reply is not None:
             self.reply.cancel()
+        if self.lease is not None:
+            self.lease.release()
 
 
 def _inflated(body: bytes, bytes_max: int) -> bytes:
@@ -305,20 +345,21 @@ def _remember(plane: DataPlane, attempt: Attempt, verdict: Verdict) -> None:
         plane.health.failed(("key", attempt.key.id), verdict.at_least_s)
 
 
-def _final_error(last: Try, tries: list[AttemptRecord], retry_after_s: float) -> GatewayError:
+def _final_error(last: Try, walk: Walk) -> GatewayError:
     """What the caller is told when nobody answered; nothing in it says who was asked."""
     if last.error is not None:
         return last.error
-    outcomes = {record.outcome for record in tries}
-    if outcomes == {"status_429"}:
+    outcomes = set(walk.outcomes)
+    if outcomes <= {"status_429", BUSY}:
         return RateLimited(
             "The model is busy: every channel that serves it is rate limited.",
             code="upstream_rate_limited",
-            retry_after_s=max(1, round(retry_after_s)),
+            retry_after_s=max(1, round(walk.retry_after_s)),
         )
     if outcomes == {"status_404"}:
         return NoChannel(f"No channel that lists the model {last.request.model!r} knows it any more.")
     if outcomes <= _TIMEOUTS:
         return UpstreamTimeout("The model did not answer in time.")
-    tried = "1 attempt" if len(tries) == 1 else f"{len(tries)} attempts"
+    count = len(walk.outcomes)
+    tried = "1 attempt" if count == 1 else f"{count} attempts"
     return UpstreamError(f"The model could not answer ({tried}).")

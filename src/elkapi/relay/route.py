@@ -15,6 +15,8 @@ from elkapi.snapshot import Snapshot
 from elkapi.types import Attempt, Grant, Price, Quote
 
 SUGGESTIONS_MAX = 5
+# More than are asked (`attempts_max`), since a channel that is at a limit of its own is passed over.
+PLANNED_MAX = 64
 
 
 def route(plane: DataPlane, snapshot: Snapshot, grant: Grant, request: Request) -> tuple[Attempt, ...]:
@@ -22,7 +24,8 @@ def route(plane: DataPlane, snapshot: Snapshot, grant: Grant, request: Request) 
     check_allowed(grant, request)
     tiers = snapshot.tiers_for(grant.scope, grant.group, request.model)
     able = partial(serves, request.operation)
-    attempts = plan(tiers, request.model, able, plane.health, plane.rng, plane.settings.attempts_max)
+    preferred = plane.affinity.place(request.session) if request.session else None
+    attempts = plan(tiers, request.model, able, plane.health, plane.rng, PLANNED_MAX, preferred)
     if not attempts:
         raise no_channel(snapshot, grant, request)
     return attempts
@@ -30,8 +33,13 @@ def route(plane: DataPlane, snapshot: Snapshot, grant: Grant, request: Request) 
 
 def check_allowed(grant: Grant, request: Request) -> None:
     """Raises ModelForbidden for a model the key may not use."""
-    if grant.models is not None and request.model not in grant.models:
+    if not is_allowed(grant, request.model):
         raise ModelForbidden(f"This key may not use the model {request.model!r}.", param="model")
+
+
+def is_allowed(grant: Grant, model: str) -> bool:
+    """Whether the key may use a model."""
+    return grant.models is None or model in grant.models
 
 
 def no_channel(snapshot: Snapshot, grant: Grant, request: Request) -> NoChannel:

@@ -12,12 +12,13 @@ from elkapi.access import admit
 from elkapi.catalog import Role
 from elkapi.money import format_usd
 from elkapi.relay.call import Call
+from elkapi.relay.candidates import candidates
+from elkapi.relay.count import expected_tokens
 from elkapi.relay.credential import presented_key
+from elkapi.relay.fallback import answer
 from elkapi.relay.hold import Hold
 from elkapi.relay.plane import DataPlane
 from elkapi.relay.read import read
-from elkapi.relay.relay import relay
-from elkapi.relay.route import estimate, route
 from elkapi.types import StoredReply
 
 
@@ -30,21 +31,24 @@ async def serve(plane: DataPlane, call: Call) -> None:
     if match.operation.role is Role.GATEWAY:
         await plane.pages[match.operation.id](plane, snapshot, grant, match, call)
         return
-    request = await read(call, match)  # 3 bounded bytes, model, size facts
-    attempts = route(plane, snapshot, grant, request)  # 4 ordered attempts
-    quote = estimate(snapshot, grant, request)  # 5 the most it may cost
-    hold = Hold(plane, call, grant, request, quote)
-    if (stored := await hold.reserve()) is not None:  # 6 durable before any upstream byte
-        _replay(call, stored)
-        return
-    try:
-        outcome = await relay(plane, attempts, hold.request, call)  # 7 send, meter
-        await hold.settle(outcome)  # 8 charge + usage row, one transaction
-    except BaseException as error:
-        await hold.resolve(error)
-        raise
-    cost = ((b"x-elkapi-cost-usd", format_usd(hold.charge_nano).encode()),)
-    outcome.finish(call.reply, cost)  # the last bytes leave after the money is written
+    policy = snapshot.policy_for(grant)
+    request = await read(call, match, policy.aliases)  # 3 bounded bytes, model, size facts
+    with plane.limits.key(grant.key_id, policy, expected_tokens(request)) as lease:  # and may they now
+        among = candidates(plane, snapshot, grant, policy, request, call)  # 4, 5 attempts, their bounds
+        hold = Hold(plane, call, grant, among)
+        if (stored := await hold.reserve()) is not None:  # 6 durable before any upstream byte
+            _replay(call, stored)
+            return
+        try:
+            outcome = await answer(plane, hold, policy, call)  # 7 send, meter
+            await hold.settle(outcome)  # 8 charge + usage row, one transaction
+        except BaseException as error:
+            await hold.resolve(error)
+            raise
+        finally:
+            lease.tokens_used = hold.tokens
+        cost = ((b"x-elkapi-cost-usd", format_usd(hold.charge_nano).encode()),)
+        outcome.finish(call.reply, cost)  # the last bytes leave after the money is written
 
 
 def _replay(call: Call, reply: StoredReply) -> None:

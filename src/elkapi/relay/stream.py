@@ -95,6 +95,8 @@ async def pump(one: Try, reply: UpstreamReply, status: int, exchange: Exchange) 
         return on_unreadable("unreadable_reply")
     if isinstance(committed, Verdict):
         return committed
+    if one.judging and crossing.refused and not crossing.spoken and crossing.whole:
+        return _refused(one, status, crossing, stream.setup)
     return await stream.to_the_end(status, settings.stream_ping_s)
 
 
@@ -111,8 +113,10 @@ async def _not_streamed(one: Try, reply: UpstreamReply, status: int, exchange: E
         return on_unreadable("unreadable_reply")
     if crossing.failure is not None:
         return one.failed_inside(crossing.failure)
+    if one.judging and crossing.refused:
+        return _refused(one, status, crossing, data)
     one.started = True
-    _start(one.call.reply, crossing)
+    _start(one, crossing)
     await one.call.reply.write(data)
     return _outcome(one, status, crossing)
 
@@ -129,9 +133,12 @@ class _Stream:
         self.setup = b""
 
     async def until_content(self) -> Verdict | None:
-        """Read up to the first content, or to the end of an answer that has none; the frames wait in `setup`."""
+        """Read up to the first content, or to the end of an answer that has none; the frames wait in `setup`.
+
+        A refusal is no content where another model may be asked: it is read to its end.
+        """
         crossing = self.crossing
-        while not crossing.content:
+        while not (crossing.spoken if self.one.judging else crossing.content):
             chunk = await self.reply.next_chunk()
             frames = self.decoder.feed(chunk) if chunk else self.decoder.close()
             for frame in frames:
@@ -143,14 +150,14 @@ class _Stream:
             if not chunk:
                 return on_unreadable("cut_stream")
             if len(self.setup) > SETUP_BYTES_MAX:
-                return on_unreadable("no_content")
+                return None if crossing.content else on_unreadable("no_content")
         return None
 
     async def to_the_end(self, status: int, ping_s: float) -> Outcome | Verdict:
         """Hand the rest on as it comes. The terminal event is left in the outcome."""
         one, crossing, out = self.one, self.crossing, self.out
         one.started = True
-        _start(out, crossing)
+        _start(one, crossing)
         silence = Silence(out, crossing.ping(), ping_s)
         try:
             await out.write(self.setup)
@@ -184,8 +191,21 @@ class _Stream:
         return None
 
 
-def _start(out: Reply, crossing: Crossing) -> None:
-    out.start(200, JSON if isinstance(crossing, Array) else EVENTS)
+def _start(one: Try, crossing: Crossing) -> None:
+    one.call.reply.start(200, one.headers(_kind(crossing)))
+
+
+def _kind(crossing: Crossing) -> Headers:
+    return JSON if isinstance(crossing, Array) else EVENTS
+
+
+def _refused(one: Try, status: int, crossing: Crossing, setup: bytes) -> Outcome:
+    """A whole stream that says no more than that the model declines; nothing of it has left."""
+    outcome = _outcome(one, status, crossing)
+    outcome.started, outcome.headers = False, one.headers(_kind(crossing))
+    outcome.body = setup + outcome.body
+    one.refuse(outcome)
+    return outcome
 
 
 def _outcome(one: Try, status: int, crossing: Crossing) -> Outcome:

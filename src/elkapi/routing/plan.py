@@ -9,6 +9,9 @@ from collections.abc import Callable, Sequence
 from random import Random
 from typing import TypeVar
 
+import msgspec
+
+from elkapi.routing.affinity import Place
 from elkapi.routing.health import Health
 from elkapi.types import Attempt, Channel, ChannelKey
 
@@ -18,15 +21,22 @@ Serves = Callable[[Channel, str], bool]
 
 
 def plan(
-    tiers: Tiers, model: str, serves: Serves, health: Health, rng: Random, attempts_max: int
+    tiers: Tiers,
+    model: str,
+    serves: Serves,
+    health: Health,
+    rng: Random,
+    attempts_max: int,
+    preferred: Place | None = None,
 ) -> tuple[Attempt, ...]:
     """At most `attempts_max` attempts, no (channel, key) twice. Empty when no channel serves the model so.
 
-    `serves(channel, upstream_model)` says whether a channel can answer this operation.
+    `serves(channel, upstream_model)` says whether a channel can answer this operation. `preferred` goes first when it
+    is ready and nothing that is ready has a higher priority.
 
     Channels that cool down come last instead of never: a call that has nowhere better to go may as well try them.
     """
-    if len(tiers) == 1 and len(tiers[0]) == 1 and len(tiers[0][0].keys) == 1:
+    if not has_choice(tiers):
         return _only(tiers[0][0], model, serves)
     ready: list[Attempt] = []
     cooling: list[Attempt] = []
@@ -36,7 +46,15 @@ def plan(
             for key in _shuffled([k for k in channel.keys if k.enabled], lambda _: 1, rng):
                 fit = channel_ready and health.ready(("key", key.id))
                 (ready if fit else cooling).append(_attempt(channel, key, model, fit))
-    return tuple((_spread(ready) + _spread(cooling))[:attempts_max])
+    ordered = _spread(ready)
+    if preferred is not None:
+        _put_first(ordered, preferred)
+    return tuple((ordered + _spread(cooling))[:attempts_max])
+
+
+def has_choice(tiers: Tiers) -> bool:
+    """Whether there is more than one channel key to ask."""
+    return len(tiers) != 1 or len(tiers[0]) != 1 or len(tiers[0][0].keys) != 1
 
 
 def _only(channel: Channel, model: str, serves: Serves) -> tuple[Attempt, ...]:
@@ -56,6 +74,15 @@ def upstream_model(channel: Channel, model: str) -> str:
 def _attempt(channel: Channel, key: ChannelKey, model: str, fit: bool) -> Attempt:
     why = f"priority {channel.priority}, weight {channel.weight}" + ("" if fit else ", cooling down")
     return Attempt(channel, key, upstream_model(channel, model), why)
+
+
+def _put_first(ready: list[Attempt], preferred: Place) -> None:
+    for index, attempt in enumerate(ready):
+        if attempt.channel.priority != ready[0].channel.priority:
+            return
+        if (attempt.channel.id, attempt.key.id) == (preferred.channel_id, preferred.key_id):
+            ready.insert(0, msgspec.structs.replace(ready.pop(index), why=f"{attempt.why}, answered this session last"))
+            return
 
 
 def _spread(attempts: list[Attempt]) -> list[Attempt]:

@@ -12,6 +12,7 @@
 | 404                                         | next   | -          | no            |
 | 408 425 429                                 | next   | key        | no            |
 | 3xx, 5xx                                    | next   | channel    | no            |
+| the channel is at a limit of its own        | next   | -          | no            |
 
 "Again" is "next" with the same channel in front, on a new connection, once a call: an upstream that closed an idle
 connection under us said nothing about its health. Neither happens after a byte reached the client: the relay stops
@@ -28,6 +29,7 @@ import msgspec
 Action = Literal["accept", "next", "fail"]
 Fate = Literal["none", "complete", "unknown"]
 RETRY_AFTER_S_MAX = 3600.0
+BUSY = "channel_busy"
 
 
 class Verdict(msgspec.Struct, frozen=True):
@@ -56,6 +58,11 @@ def on_failure(code: str, sent: bool, stale: bool = False, before: Collection[st
     """
     fate: Fate = "unknown" if sent else "none"
     return Verdict("next", code, fate, cool=None if stale else "channel", again=stale and code not in before)
+
+
+def on_busy(retry_after_s: float) -> Verdict:
+    """The channel has no room for another call now; it was not asked and is not ill."""
+    return Verdict("next", BUSY, "none", at_least_s=retry_after_s)
 
 
 def on_unreadable(reason: str) -> Verdict:

@@ -14,6 +14,7 @@ import msgspec
 from elkapi.translate.dialect import Reader, Writer
 from elkapi.translate.ir import (
     CONTENT,
+    DECLINED,
     End,
     Event,
     Failure,
@@ -69,7 +70,8 @@ class Tally:
 class Metered:
     """What both ways across learn from a stream's events; `feed` of the subclasses calls `_learn`.
 
-    `content`: something the caller can see has come. `ended`: the terminal event was seen, or the finish of a dialect
+    `content`: something the caller can see has come; `spoken`: and it was more than a refusal. `refused`: the model, or
+    a filter, declined. `ended`: the terminal event was seen, or the finish of a dialect
     that ends by closing. `failure`: an error inside the stream. `usage`: the latest the upstream reported.
     """
 
@@ -78,6 +80,8 @@ class Metered:
         self._writer = writer
         self.ends_by_close = ends_by_close
         self.content = False
+        self.spoken = False
+        self.refused = False
         self.ended = False
         self.finished = False
         self.failure: Failure | None = None
@@ -117,11 +121,16 @@ class Metered:
     def _learn(self, event: Event) -> None:
         if isinstance(event, CONTENT):
             self.content = True
+            if isinstance(event, RefusalDelta):
+                self.refused = True
+            else:
+                self.spoken = True
             self.tally.add(event)
         elif isinstance(event, UsageSeen):
             self.usage, self.unsplit = event.usage, event.unsplit
         elif isinstance(event, Finish):
             self.finished = True
+            self.refused |= event.reason in DECLINED
         elif isinstance(event, End):
             self.ended = True
         elif isinstance(event, Failure):

@@ -7,6 +7,7 @@ and the `Reader` of a stream give the same events, `write_reply` and the `Writer
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, Literal
 
 import msgspec
@@ -344,6 +345,17 @@ CONTENT = (
     ImageOut,
     ServerToolPart,
 )
+
+
+# Reasons to stop with which a model, or a filter around it, declined to answer.
+DECLINED: tuple[FinishReason, ...] = ("refusal", "content_filter")
+
+
+def is_refusal(events: Sequence[Event]) -> bool:
+    """Whether a whole answer is one that was declined."""
+    return any(
+        isinstance(event, RefusalDelta) or (isinstance(event, Finish) and event.reason in DECLINED) for event in events
+    )
 
 
 class Loss(msgspec.Struct, frozen=True):

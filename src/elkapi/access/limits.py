@@ -1,0 +1,86 @@
+"""May they now: requests and tokens a minute and calls at once, of a key and of a channel; `counters` counts them.
+
+Whoever has no limit never comes near the counters. A key's limits are asked before any money is held, a channel's
+before an attempt is sent. They hold over all workers of one host; several hosts have one table each.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import TracebackType
+
+from elkapi.access.counters import Caps, Counters, Over, Taken
+from elkapi.clock import SYSTEM_CLOCK, Clock
+from elkapi.errors import RateLimited
+from elkapi.types import Channel, Policy
+
+_WORDS = {
+    "parallel": "This key may have {0} calls under way at once.",
+    "requests": "This key may make {0} requests a minute.",
+    "tokens": "This key may use {0} tokens a minute, and this call is expected to need {1}.",
+}
+
+
+class Lease:
+    """One call's place under its limits, given back by `release` or at the end of its block.
+
+    `tokens_used` is what the call came to in the end.
+    """
+
+    def __init__(self, counters: Counters | None = None, taken: Taken | None = None) -> None:
+        self._counters = counters
+        self._taken = taken
+        self.tokens_used = 0
+
+    def release(self) -> None:
+        """Give the place back, once."""
+        if self._counters is not None and self._taken is not None:
+            taken, self._taken = self._taken, None
+            self._counters.give_back(taken, self.tokens_used)
+
+    def __enter__(self) -> Lease:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self.release()
+
+
+class Limits:
+    """The limits of one worker's calls; the table is opened with the first call that has one."""
+
+    def __init__(self, folder: Path, clock: Clock = SYSTEM_CLOCK) -> None:
+        self._folder = folder
+        self._clock = clock
+        self._counters: Counters | None = None
+
+    def key(self, key_id: int, policy: Policy, tokens: int) -> Lease:
+        """A place for a call of a key that is expected to use `tokens`. Raises RateLimited, Unavailable."""
+        if not (policy.requests_per_min or policy.tokens_per_min or policy.parallel_max):
+            return Lease()
+        caps = Caps(policy.parallel_max or 0, policy.requests_per_min or 0, policy.tokens_per_min or 0)
+        try:
+            return self._taken(f"key:{key_id}", caps, tokens if caps.tokens else 0)
+        except Over as over:
+            limit = getattr(caps, over.kind)
+            raise RateLimited(
+                f"{_WORDS[over.kind].format(limit, tokens)} Please try again in {over.retry_after_s} s.",
+                retry_after_s=over.retry_after_s,
+            ) from None
+
+    def channel(self, channel: Channel) -> Lease | None:
+        """A place for an attempt at a channel; None where it has no limit. Raises Over, Unavailable."""
+        limits = channel.limits
+        if not (limits.parallel_max or limits.requests_per_min):
+            return None
+        return self._taken(f"channel:{channel.id}", Caps(limits.parallel_max or 0, limits.requests_per_min or 0), 0)
+
+    def _taken(self, name: str, caps: Caps, tokens: int) -> Lease:
+        if self._counters is None:
+            self._counters = Counters(self._folder, self._clock)
+        return Lease(self._counters, self._counters.take(name, caps, tokens))
+
+    def close(self) -> None:
+        """Let go of the table."""
+        if self._counters is not None:
+            self._counters.close()
+            self._counters = None

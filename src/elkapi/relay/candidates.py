@@ -1,0 +1,127 @@
+"""Hops 4 and 5 together: the model a call asks for and the models that may stand in for it, each with its bound."""
+
+from __future__ import annotations
+
+import hashlib
+
+import msgspec
+
+from elkapi.errors import BadRequest, NoChannel, NoPrice
+from elkapi.relay.call import Call
+from elkapi.relay.plane import DataPlane
+from elkapi.relay.read import Request, asked_of
+from elkapi.relay.route import estimate, is_allowed, route
+from elkapi.routing import fallback
+from elkapi.routing.plan import has_choice
+from elkapi.snapshot import Snapshot
+from elkapi.types import Attempt, Grant, Policy, Quote
+
+FALLBACK_HEADER = b"x-elkapi-fallback"
+SESSION_PREFIX_BYTES = 4096
+_SESSION_HEADERS = (b"x-claude-code-session-id",)
+
+
+class Candidate(msgspec.Struct, frozen=True):
+    """One model's way: the call as it is put to it, the attempts in their order, and the most it may cost."""
+
+    request: Request
+    attempts: tuple[Attempt, ...]
+    quote: Quote
+
+
+class _Metadata(msgspec.Struct):
+    user_id: str | None = None
+
+
+class _Marks(msgspec.Struct):
+    prompt_cache_key: str | None = None
+    metadata: _Metadata | None = None
+
+
+_marks = msgspec.json.Decoder(_Marks)
+
+
+def candidates(
+    plane: DataPlane, snapshot: Snapshot, grant: Grant, policy: Policy, request: Request, call: Call
+) -> tuple[Candidate, ...]:
+    """The model asked for, then its fallbacks that the key may use, that are served and priced.
+
+    Raises ModelForbidden, NoChannel, NoPrice for the model asked for, BadRequest for a header that is not understood.
+    """
+    wanted = _wants_fallbacks(call)
+    others = fallback.others(policy, request.model) if wanted else ()
+    try:
+        first = _candidate(plane, snapshot, grant, request, call)
+    except NoChannel:
+        if not (others and fallback.allows(policy, "error")):
+            raise
+        found = _fallbacks(plane, snapshot, grant, request, call, others)
+        if not found:
+            raise
+        return found
+    return (first, *_fallbacks(plane, snapshot, grant, request, call, others)) if others else (first,)
+
+
+def most_nano(among: tuple[Candidate, ...]) -> int:
+    """What the hold of a call covers: the dearest of its candidates."""
+    return max(candidate.quote.nano for candidate in among)
+
+
+def _wants_fallbacks(call: Call) -> bool:
+    value = call.header(FALLBACK_HEADER)
+    if value is None:
+        return True
+    if value.strip().lower() != b"none":
+        raise BadRequest("X-Elkapi-Fallback takes one value: none.", param="X-Elkapi-Fallback")
+    return False
+
+
+def _fallbacks(
+    plane: DataPlane, snapshot: Snapshot, grant: Grant, request: Request, call: Call, others: tuple[str, ...]
+) -> tuple[Candidate, ...]:
+    found = []
+    for model in others:
+        if not is_allowed(grant, model):
+            continue
+        try:
+            found.append(_candidate(plane, snapshot, grant, asked_of(request, model), call))
+        except (NoChannel, NoPrice):
+            # Nobody asked for this one by name, so that it is not there now is no error of the call.
+            continue
+    return tuple(found)
+
+
+def _candidate(plane: DataPlane, snapshot: Snapshot, grant: Grant, request: Request, call: Call) -> Candidate:
+    request = msgspec.structs.replace(request, session=session_of(snapshot, grant, request, call))
+    return Candidate(request, route(plane, snapshot, grant, request), estimate(snapshot, grant, request))
+
+
+def session_of(snapshot: Snapshot, grant: Grant, request: Request, call: Call) -> bytes:
+    """A digest that calls of one session and model share; b"" where nothing says so or there is nothing to choose."""
+    tiers = snapshot.tiers_for(grant.scope, grant.group, request.model)
+    if request.operation.dialect is None or not tiers or not has_choice(tiers):
+        return b""
+    mark = _mark(request.body, call)
+    if not mark:
+        return b""
+    digest = hashlib.blake2b(mark, digest_size=16, key=grant.owner_id.to_bytes(8))
+    digest.update(b"\0" + request.model.encode())
+    return digest.digest()
+
+
+def _mark(body: bytes, call: Call) -> bytes:
+    """What the caller says of its session, else the prompt's beginning: what providers' caches go by themselves."""
+    if b'"prompt_cache_key"' in body or b'"user_id"' in body:
+        try:
+            marks = _marks.decode(body)
+        except msgspec.DecodeError:
+            marks = _Marks()
+        if marks.prompt_cache_key:
+            return b"k" + marks.prompt_cache_key.encode()
+        if marks.metadata is not None and marks.metadata.user_id:
+            return b"u" + marks.metadata.user_id.encode()
+    for name in _SESSION_HEADERS:
+        if value := call.header(name):
+            return b"s" + value
+    # Shorter prompts are in nobody's cache.
+    return b"p" + body[:SESSION_PREFIX_BYTES] if len(body) >= SESSION_PREFIX_BYTES else b""

@@ -1,0 +1,49 @@
+"""Which other models a call may be answered by, and what counts as a reason; pure. Doing it is `relay.fallback`'s.
+
+| reason    | when                                                                                          |
+|-----------|-----------------------------------------------------------------------------------------------|
+| `error`   | every attempt of the model failed for reasons of its channels, or nothing serves it           |
+| `context` | an upstream refused the call because its input is too long for the model                      |
+| `refusal` | the model, or a filter in front of it, declined to answer and said nothing else by then       |
+
+Any other refusal of an upstream (a wrong parameter) is the caller's to know, whatever model is asked.
+"""
+
+from __future__ import annotations
+
+import re
+
+from elkapi.types import FallbackReason, Policy
+
+ANY_MODEL = "*"
+# The words providers refuse an overlong input with: OpenAI and its like, Anthropic, Gemini, Bedrock.
+_OVERFLOW = re.compile(
+    rb"""(?ix)
+    context_length_exceeded | model_context_window_exceeded | maximum\ context\ length | exceeds\ the\ context\ window
+  | prompt\ is\ too\ long | exceeds?\ context\ limit | context\ window\ exceed
+  | input\ token\ count.{0,80}exceeds | input\ is\ too\ long | too\ many\ input\ tokens | maximum\ prompt\ length
+    """
+)
+_FILTERED = re.compile(rb'(?i)"code"\s*:\s*"(content_filter|content_policy_violation)"|ResponsibleAIPolicyViolation')
+
+
+def others(policy: Policy, model: str) -> tuple[str, ...]:
+    """The models to try after this one, in order; its own row, else the one for any model."""
+    rows = policy.fallbacks
+    if not rows:
+        return ()
+    return tuple(other for other in rows.get(model, rows.get(ANY_MODEL, ())) if other != model)
+
+
+def allows(policy: Policy, reason: FallbackReason | None) -> bool:
+    """Whether the policy goes on to another model for this reason."""
+    return reason is not None and (policy.fallback_on is None or reason in policy.fallback_on)
+
+
+def reason_in(status: int, told: bytes) -> FallbackReason | None:
+    """The reason in an upstream's refusal of a call; `told` is its body or its message."""
+    if not 400 <= status < 500:
+        return None
+    if _OVERFLOW.search(told):
+        return "context"
+    return "refusal" if _FILTERED.search(told) else None
