@@ -17,7 +17,7 @@ SOAK_SECONDS ?= 3600
 
 # uv compiles the lists: one file holds for every platform, with hashes and without index addresses.
 UV ?= uv
-COMPILE := $(UV) pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header --no-annotate
+COMPILE := $(UV) pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-strip-extras --no-emit-index-url --no-header --no-annotate
 
 .PHONY: help setup run dev test test-fast lint fix chaos soak bench web docs lock clean
 
