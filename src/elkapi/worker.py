@@ -28,6 +28,7 @@ from elkapi.relay.counting import COUNTING_PAGES
 from elkapi.relay.judge import StorageKeyJudge
 from elkapi.relay.pages import PAGES
 from elkapi.relay.plane import DataPlane
+from elkapi.relay.quoting import QUOTING_PAGES
 from elkapi.roles import WorkerOrder
 from elkapi.routing.affinity import Affinity
 from elkapi.routing.health import Health
@@ -140,7 +141,7 @@ async def opened_plane(order: WorkerOrder) -> AsyncIterator[DataPlane]:
             log=log,
             clock=SYSTEM_CLOCK,
             rng=Random(),  # noqa: S311 - spreads load, guards nothing.
-            pages=PAGES | COUNTING_PAGES,
+            pages=PAGES | COUNTING_PAGES | QUOTING_PAGES,
             tokens=TokenSource(client.send, SYSTEM_CLOCK),
             model_facts={model.id: model.facts for model in order.bundled},
         )

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import hashlib
+from typing import Protocol
 
 import msgspec
 
 from elkapi.errors import BadRequest, NoChannel, NoPrice
-from elkapi.relay.call import Call
-from elkapi.relay.plane import DataPlane
+from elkapi.relay.plane import Bearings
 from elkapi.relay.read import Request, asked_of
 from elkapi.relay.route import estimate, is_allowed, route
 from elkapi.routing import fallback
@@ -29,6 +29,13 @@ class Candidate(msgspec.Struct, frozen=True):
     quote: Quote
 
 
+class Headed(Protocol):
+    """All that is looked at here of a call beside its request."""
+
+    def header(self, name: bytes) -> bytes | None:
+        """The first header of this lower-case name."""
+
+
 class _Metadata(msgspec.Struct):
     user_id: str | None = None
 
@@ -42,7 +49,7 @@ _marks = msgspec.json.Decoder(_Marks)
 
 
 def candidates(
-    plane: DataPlane, snapshot: Snapshot, grant: Grant, policy: Policy, request: Request, call: Call
+    plane: Bearings, snapshot: Snapshot, grant: Grant, policy: Policy, request: Request, call: Headed
 ) -> tuple[Candidate, ...]:
     """The model asked for, then its fallbacks that the key may use, that are served and priced.
 
@@ -67,7 +74,7 @@ def most_nano(among: tuple[Candidate, ...]) -> int:
     return max(candidate.quote.nano for candidate in among)
 
 
-def _wants_fallbacks(call: Call) -> bool:
+def _wants_fallbacks(call: Headed) -> bool:
     value = call.header(FALLBACK_HEADER)
     if value is None:
         return True
@@ -77,7 +84,7 @@ def _wants_fallbacks(call: Call) -> bool:
 
 
 def _fallbacks(
-    plane: DataPlane, snapshot: Snapshot, grant: Grant, request: Request, call: Call, others: tuple[str, ...]
+    plane: Bearings, snapshot: Snapshot, grant: Grant, request: Request, call: Headed, others: tuple[str, ...]
 ) -> tuple[Candidate, ...]:
     found = []
     for model in others:
@@ -91,12 +98,12 @@ def _fallbacks(
     return tuple(found)
 
 
-def _candidate(plane: DataPlane, snapshot: Snapshot, grant: Grant, request: Request, call: Call) -> Candidate:
+def _candidate(plane: Bearings, snapshot: Snapshot, grant: Grant, request: Request, call: Headed) -> Candidate:
     request = msgspec.structs.replace(request, session=session_of(snapshot, grant, request, call))
     return Candidate(request, route(plane, snapshot, grant, request), estimate(snapshot, grant, request))
 
 
-def session_of(snapshot: Snapshot, grant: Grant, request: Request, call: Call) -> bytes:
+def session_of(snapshot: Snapshot, grant: Grant, request: Request, call: Headed) -> bytes:
     """A digest that calls of one session and model share; b"" where nothing says so or there is nothing to choose."""
     tiers = snapshot.tiers_for(grant.scope, grant.group, request.model)
     if request.operation.dialect is None or not tiers or not has_choice(tiers):
@@ -109,7 +116,7 @@ def session_of(snapshot: Snapshot, grant: Grant, request: Request, call: Call) -
     return digest.digest()
 
 
-def _mark(body: bytes, call: Call) -> bytes:
+def _mark(body: bytes, call: Headed) -> bytes:
     """What the caller says of its session, else the prompt's beginning: what providers' caches go by themselves."""
     if b'"prompt_cache_key"' in body or b'"user_id"' in body:
         try:

@@ -102,8 +102,7 @@ class Hold:
             try:
                 await self.plane.ledger.hold(order)
             except InsufficientQuota:
-                # Bytes bound tokens from above; only when that much is not there is a closer look worth its time.
-                if not (self._without_dearer() or await self._quote_exactly() or await self._quote_affordable()):
+                if not await self.lower():
                     raise
             except IdempotencyReplay as replay:
                 return replay.reply
@@ -116,6 +115,13 @@ class Hold:
                 self.order = order
                 point("relay.hold.after")
                 return None
+
+    async def lower(self) -> bool:
+        """Make do with less than is held now, since the balance does not cover it; False when nothing is left to try.
+
+        Bytes bound tokens from above; only when that much is not there is a closer look worth its time.
+        """
+        return self._without_dearer() or await self._quote_exactly() or await self._quote_affordable()
 
     def _without_dearer(self) -> bool:
         """Leave out the fallbacks that may cost more than the model asked for; False when there is none."""

@@ -34,6 +34,14 @@ class KeyJudge(Protocol):
         """Returns at once; the change reaches every process through the snapshot."""
 
 
+class Bearings(Protocol):
+    """What hop 4 looks at beside the snapshot; a dry run has its own."""
+
+    health: Health
+    affinity: Affinity
+    rng: Random
+
+
 class DataPlane(msgspec.Struct):
     """Shared by all calls of one worker; no part of it belongs to a single call."""
 

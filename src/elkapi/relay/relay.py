@@ -32,7 +32,7 @@ from elkapi.relay.redact import redact, rejected
 from elkapi.relay.signing import needs_signing, signed
 from elkapi.relay.stream import pump
 from elkapi.relay.target import build
-from elkapi.routing.fallback import reason_in
+from elkapi.routing.fallback import reason_after, reason_in
 from elkapi.routing.verdict import BUSY, Verdict, is_success, on_busy, on_failure, on_status, on_unreadable
 from elkapi.routing.walk import Walk
 from elkapi.translate.crossing import Crossing
@@ -147,16 +147,10 @@ async def relay(
         if one.started:
             # After a byte reached the caller there is no second try: the reply was broken off.
             break
-    error = _final_error(one, walk)
+    error = one.error or nobody_answered(walk, request.model)
     crossing = one.crossing if one.started else None
-    raise Failed(error, tuple(tries), one.attempt.channel, crossing, one.farewell, _reason(one, error))
-
-
-def _reason(last: Try, error: GatewayError) -> FallbackReason | None:
-    """Why another model might do better: what the upstream said, or that the channels failed and the call did not."""
-    if last.reason is None and (error.status >= 500 or error.status == 429):
-        return "error"
-    return last.reason
+    reason = reason_after(one.reason, error.status)
+    raise Failed(error, tuple(tries), one.attempt.channel, crossing, one.farewell, reason)
 
 
 class Try:
@@ -345,10 +339,8 @@ def _remember(plane: DataPlane, attempt: Attempt, verdict: Verdict) -> None:
         plane.health.failed(("key", attempt.key.id), verdict.at_least_s)
 
 
-def _final_error(last: Try, walk: Walk) -> GatewayError:
+def nobody_answered(walk: Walk, model: str) -> GatewayError:
     """What the caller is told when nobody answered; nothing in it says who was asked."""
-    if last.error is not None:
-        return last.error
     outcomes = set(walk.outcomes)
     if outcomes <= {"status_429", BUSY}:
         return RateLimited(
@@ -357,7 +349,7 @@ def _final_error(last: Try, walk: Walk) -> GatewayError:
             retry_after_s=max(1, round(walk.retry_after_s)),
         )
     if outcomes == {"status_404"}:
-        return NoChannel(f"No channel that lists the model {last.request.model!r} knows it any more.")
+        return NoChannel(f"No channel that lists the model {model!r} knows it any more.")
     if outcomes <= _TIMEOUTS:
         return UpstreamTimeout("The model did not answer in time.")
     count = len(walk.outcomes)

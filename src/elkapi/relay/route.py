@@ -8,7 +8,7 @@ from functools import partial
 from elkapi.catalog.upstreams import serves
 from elkapi.errors import ModelForbidden, NoChannel, NoPrice
 from elkapi.pricing.price import quote
-from elkapi.relay.plane import DataPlane
+from elkapi.relay.plane import Bearings
 from elkapi.relay.read import Request
 from elkapi.routing.plan import plan
 from elkapi.snapshot import Snapshot
@@ -19,7 +19,7 @@ SUGGESTIONS_MAX = 5
 PLANNED_MAX = 64
 
 
-def route(plane: DataPlane, snapshot: Snapshot, grant: Grant, request: Request) -> tuple[Attempt, ...]:
+def route(plane: Bearings, snapshot: Snapshot, grant: Grant, request: Request) -> tuple[Attempt, ...]:
     """Ordered attempts. Raises ModelForbidden, or NoChannel with close names the caller could use."""
     check_allowed(grant, request)
     tiers = snapshot.tiers_for(grant.scope, grant.group, request.model)

@@ -40,6 +40,12 @@ def allows(policy: Policy, reason: FallbackReason | None) -> bool:
     return reason is not None and (policy.fallback_on is None or reason in policy.fallback_on)
 
 
+def reason_after(told: FallbackReason | None, status: int) -> FallbackReason | None:
+    """Why another model might do better after an error of this status: what the upstream told, else that the channels
+    failed and the call did not."""
+    return "error" if told is None and (status >= 500 or status == 429) else told
+
+
 def reason_in(status: int, told: bytes) -> FallbackReason | None:
     """The reason in an upstream's refusal of a call; `told` is its body or its message."""
     if not 400 <= status < 500:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from elkapi.catalog.operation import Family, Kind, Operation, Role
+from elkapi.catalog.operation import Body, Family, Kind, Operation, Role
 
 # Pages of the control process; docs/index.md lists them all, these are the ones the contract names.
 _CONTROL_ROWS: tuple[tuple[str, str, Kind], ...] = (
@@ -54,6 +54,14 @@ FAMILY = Family(
             path="/v1/requests/{id}",
             family="platform",
             role=Role.GATEWAY,
+        ),
+        Operation(
+            id="platform.quote",
+            method="POST",
+            path="/v1/quote",
+            family="platform",
+            role=Role.GATEWAY,
+            body=Body.JSON,
         ),
         *(
             Operation(id=id_, method="GET", path=path, family="platform", role=Role.CONTROL, kind=kind)

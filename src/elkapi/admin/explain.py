@@ -1,0 +1,280 @@
+"""A dry run of routing: where a call would go and what each failure would lead to, without asking anybody.
+
+The steps are the relay's own: `candidates` plans, `verdict` judges, `Walk` goes on. Health is that of a fresh worker.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from random import Random
+
+import msgspec
+
+from elkapi.admin import keys
+from elkapi.admin.context import Admin
+from elkapi.admin.errors import InvalidInput
+from elkapi.catalog import CATALOG, Facts, Match, Operation, Role
+from elkapi.errors import GatewayError, UpstreamRejected
+from elkapi.relay.candidates import Candidate, candidates
+from elkapi.relay.read import Request, asked_of
+from elkapi.relay.relay import nobody_answered
+from elkapi.routing import fallback
+from elkapi.routing.affinity import Affinity
+from elkapi.routing.health import Health
+from elkapi.routing.verdict import ACCEPT, Verdict, on_busy, on_failure, on_status, on_unreadable
+from elkapi.routing.walk import Walk
+from elkapi.snapshot import Snapshot
+from elkapi.snapshot.build import build_snapshot
+from elkapi.storage.repos.keys import KeyRow
+from elkapi.types import Attempt, Channel, FallbackReason, Grant, Policy, Usage
+
+PATH = "/v1/chat/completions"
+# What --fail takes beside a status.
+FAULTS: dict[str, tuple[Verdict, FallbackReason | None]] = {
+    "refused": (on_failure("upstream_connect_failed", sent=False), None),
+    "timeout": (on_failure("upstream_header_timeout", sent=True), None),
+    "cut": (on_failure("upstream_cut", sent=True), None),
+    "garbage": (on_unreadable("unreadable_reply"), None),
+    "silence": (on_failure("first_token_timeout", sent=True), None),
+    "busy": (on_busy(1.0), None),
+    "context": (on_status(400), "context"),
+    "filtered": (on_status(400), "refusal"),
+}
+_NEXT = {
+    "accept": "answers the call",
+    "next": "the next attempt is made",
+    "fail": "the caller is told",
+}
+
+
+class Question(msgspec.Struct, frozen=True, kw_only=True):
+    """`key` or `group`; `fail`: a channel's name or id -> a status such as "503" or a word of FAULTS."""
+
+    model: str
+    key: str | None = None
+    group: str | None = None
+    path: str = PATH
+    fail: Mapping[str, str] = {}
+    seed: int = 0
+
+
+class Step(msgspec.Struct, frozen=True):
+    """One attempt: why it stands where it does, what it is assumed to meet, and what follows from that."""
+
+    model: str
+    channel_id: int
+    channel: str
+    key_id: int
+    upstream_model: str
+    why: str
+    outcome: str
+    then: str
+
+
+class Explanation(msgspec.Struct, frozen=True):
+    """The whole walk. `answered_by` is None when nobody would answer; `told` is the caller's error then."""
+
+    operation: str
+    group: str
+    scope: str
+    asked: str
+    models: tuple[str, ...]
+    policy: Policy
+    steps: tuple[Step, ...]
+    answered_by: str | None = None
+    told: str | None = None
+    notes: tuple[str, ...] = ()
+
+
+class _Bearings(msgspec.Struct):
+    health: Health
+    affinity: Affinity
+    rng: Random
+
+
+def explain(
+    admin: Admin, question: Question, *, bundled: Iterable[str] = (), sandbox: Iterable[str] = ()
+) -> Explanation:
+    """Raises InvalidInput for a question that makes no sense, Missing for a key that does not exist."""
+    with admin.database.read() as connection:
+        snapshot = build_snapshot(connection, admin.sealer, admin.settings, bundled=bundled, sandbox=sandbox)
+    found = _operation(question.path)
+    row = keys.show_key(admin, question.key).row if question.key is not None else None
+    grant = _grant(snapshot, question, row)
+    faults = {_channel(snapshot, name): _fault(word) for name, word in question.fail.items()}
+    policy = snapshot.policy_for(grant)
+    return _walked(admin, snapshot, found, grant, policy, question, faults, _complaint(row, admin.clock.now_ns()))
+
+
+def _operation(path: str) -> Match:
+    try:
+        found = CATALOG.match("POST", path.partition("?")[0])
+    except GatewayError as error:
+        raise InvalidInput(error.message, field="path") from None
+    if found.operation.role is not Role.RELAY:
+        raise InvalidInput(f"{path} is answered by the gateway itself", field="path")
+    return found
+
+
+def _grant(snapshot: Snapshot, question: Question, row: KeyRow | None) -> Grant:
+    if row is not None:
+        accounts = (row.account_id,)
+        return Grant(
+            row.id, row.name, row.owner_id, row.group, row.scope, accounts, _named(row), None, True, row.policy
+        )
+    group = question.group or "default"
+    if group not in snapshot.groups:
+        raise InvalidInput(f"there is no group {group!r}", field="group")
+    return Grant(0, "", 0, group, "live", (), None, None, True)
+
+
+def _named(row: KeyRow) -> frozenset[str] | None:
+    return None if row.models is None else frozenset(row.models)
+
+
+def _complaint(row: KeyRow | None, now_ns: int) -> str | None:
+    """Why the key itself would be refused, or None."""
+    if row is None:
+        return None
+    if row.revoked_ns is not None or not row.enabled:
+        return "401: this key is disabled"
+    if row.expires_at_ns is not None and row.expires_at_ns <= now_ns:
+        return "401: this key has expired"
+    return None
+
+
+def _channel(snapshot: Snapshot, which: str) -> int:
+    for channel in snapshot.channels.values():
+        if which in (channel.name, str(channel.id)):
+            return channel.id
+    raise InvalidInput(f"no channel in service is named {which!r}", field="fail")
+
+
+def _fault(word: str) -> str:
+    if word in FAULTS or (word.isascii() and word.isdecimal() and 100 <= int(word) <= 599):
+        return word
+    raise InvalidInput(f"{word!r} is neither a status nor one of {', '.join(FAULTS)}", field="fail")
+
+
+def _walked(
+    admin: Admin,
+    snapshot: Snapshot,
+    found: Match,
+    grant: Grant,
+    policy: Policy,
+    question: Question,
+    faults: Mapping[int, str],
+    complaint: str | None,
+) -> Explanation:
+    settings = admin.settings
+    request = _request(found.operation, policy, question.model)
+
+    def result(models: tuple[str, ...] = (), steps: list[Step] | None = None, **end: str | None) -> Explanation:
+        return Explanation(
+            operation=found.operation.id,
+            group=grant.group,
+            scope=grant.scope,
+            asked=question.model,
+            models=models or (request.model,),
+            policy=policy,
+            steps=tuple(steps or ()),
+            answered_by=end.get("answered_by"),
+            told=end.get("told"),
+            notes=_notes(among),
+        )
+
+    among: tuple[Candidate, ...] = ()
+    if complaint is not None:
+        return result(told=complaint)
+    bearings = _Bearings(Health(settings.cooldown_s, settings.cooldown_max_s), Affinity(), Random(question.seed))  # noqa: S311
+    try:
+        among = candidates(bearings, snapshot, grant, policy, request, _NoHeaders())
+    except GatewayError as refusal:
+        return result(told=f"{refusal.status} {refusal.code}: {refusal.message}")
+    models = tuple(candidate.request.model for candidate in among)
+    steps: list[Step] = []
+    first_error: GatewayError | None = None
+    for number, candidate in enumerate(among):
+        error, told = _tried(candidate, faults, settings.attempts_max, steps)
+        if error is None:
+            return result(models, steps, answered_by=candidate.request.model)
+        first_error = first_error or error
+        reason = fallback.reason_after(told, error.status)
+        if number == 0 and not fallback.allows(policy, reason):
+            break
+    assert first_error is not None
+    return result(models, steps, told=f"{first_error.status} {first_error.code}: {first_error.message}")
+
+
+def _request(operation: Operation, policy: Policy, model: str) -> Request:
+    body = msgspec.json.encode({"model": model})
+    request = Request(
+        operation, model, body, Facts(model=model, upper=Usage()), given=Facts(model=model, upper=Usage())
+    )
+    aliases = policy.aliases or {}
+    return asked_of(request, aliases[model]) if model in aliases else request
+
+
+class _NoHeaders:
+    """A call that says nothing beside its body."""
+
+    def header(self, name: bytes) -> bytes | None:
+        return None
+
+
+def _tried(
+    candidate: Candidate, faults: Mapping[int, str], attempts_max: int, steps: list[Step]
+) -> tuple[GatewayError | None, FallbackReason | None]:
+    """One model's attempts, added to `steps`: (None, None) once one answers, else the caller's error and its reason."""
+    walk = Walk(candidate.attempts, attempts_max)
+    while (attempt := walk.next()) is not None:
+        verdict, reason = _met(attempt.channel, faults.get(attempt.channel.id))
+        walk.judged(attempt, verdict)
+        steps.append(_step(candidate.request.model, attempt, verdict, reason))
+        if verdict.action == "accept":
+            return None, None
+        if verdict.action == "fail":
+            status = int(verdict.outcome.removeprefix("status_"))
+            message = "the upstream's own words, without its name"
+            return UpstreamRejected(message, status=status, code=None, type_="", param=None), reason
+    return nobody_answered(walk, candidate.request.model), None
+
+
+def _met(channel: Channel, word: str | None) -> tuple[Verdict, FallbackReason | None]:
+    if word is None:
+        return ACCEPT, None
+    if word in FAULTS:
+        return FAULTS[word]
+    return on_status(channel.status_map.get(int(word), int(word))), None
+
+
+def _step(model: str, attempt: Attempt, verdict: Verdict, reason: FallbackReason | None) -> Step:
+    then = _NEXT[verdict.action]
+    if verdict.disable_key:
+        then += f"; the key is taken out of service: {verdict.disable_key}"
+    elif verdict.cool:
+        then += f"; the {verdict.cool} rests"
+    if verdict.fate == "unknown":
+        then += "; the upstream may have billed it"
+    if reason:
+        then += f"; a reason to ask another model ({reason})"
+    channel = attempt.channel
+    return Step(
+        model, channel.id, channel.name, attempt.key.id, attempt.upstream_model, attempt.why, verdict.outcome, then
+    )
+
+
+def _notes(among: tuple[Candidate, ...]) -> tuple[str, ...]:
+    """What a dry run cannot know, and limits that a real call may meet."""
+    channels = {attempt.channel.id: attempt.channel for one in among for attempt in one.attempts}
+    notes = [f"channel {channel.name}: at most {what}" for channel in channels.values() for what in _limits(channel)]
+    ties = {channel.priority for channel in channels.values()}
+    if len(ties) < len(channels):
+        notes.append("channels of one priority are drawn anew for every call, by their weight; --seed draws again")
+    return tuple(notes)
+
+
+def _limits(channel: Channel) -> list[str]:
+    limits = channel.limits
+    said = ((limits.parallel_max, "calls at once"), (limits.requests_per_min, "calls a minute"))
+    return [f"{number} {what}" for number, what in said if number]

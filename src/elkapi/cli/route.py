@@ -1,0 +1,73 @@
+"""`elkapi route`: where a call would go, and what would follow from each failure; nothing is asked or changed."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import click
+import msgspec
+
+from elkapi.cli.output import json_option, opened, pairs, print_facts, print_json, print_table
+from elkapi.cli.policy import readable_policy
+
+if TYPE_CHECKING:
+    from elkapi.admin.explain import Explanation
+
+COLUMNS = ("model", "channel", "key_id", "upstream_model", "why", "outcome", "then")
+
+
+@click.group()
+def route() -> None:
+    """Where calls go."""
+
+
+@route.command()
+@click.option("--key", metavar="NAME", help="as this key would ask")
+@click.option("--group", metavar="GROUP", help="as a key of this group would; default: default")
+@click.option("--model", required=True)
+@click.option("--path", default="/v1/chat/completions", show_default=True, help="what is posted to")
+@click.option(
+    "--fail",
+    multiple=True,
+    metavar="CHANNEL=WHAT",
+    help="what a channel meets: a status, or refused, timeout, cut, garbage, silence, busy, context, filtered",
+)
+@click.option("--seed", type=int, default=0, help="draw the order of channels of one priority anew")
+@json_option
+def explain(
+    key: str | None, group: str | None, model: str, path: str, fail: tuple[str, ...], seed: int, as_json: bool
+) -> None:
+    """Print the attempts of a call in their order, what each outcome leads to, and who answers in the end."""
+    from elkapi.admin.explain import Question
+    from elkapi.admin.explain import explain as answer
+    from elkapi.app import installed_models
+    from elkapi.sandbox.providers import SERVED_MODELS
+
+    if key is not None and group is not None:
+        raise click.UsageError("give --key or --group, not both")
+    question = Question(key=key, group=group, model=model, path=path, fail=pairs(fail, "--fail"), seed=seed)
+    with opened() as admin:
+        bundled = [found.id for found in installed_models(admin.settings)]
+        found = answer(admin, question, bundled=bundled, sandbox=SERVED_MODELS)
+    if as_json:
+        print_json(msgspec.to_builtins(found))
+        return
+    _print(found)
+
+
+def _print(found: Explanation) -> None:
+    print_facts(
+        {
+            "operation": found.operation,
+            "group": found.group,
+            "asked": found.asked,
+            "models in order": found.models,
+            "policy": readable_policy(found.policy),
+        }
+    )
+    click.echo()
+    print_table(COLUMNS, [[getattr(step, name) for name in COLUMNS] for step in found.steps], none="no attempt is made")
+    click.echo()
+    click.echo(f"answered by {found.answered_by}" if found.answered_by else f"the caller is told {found.told}")
+    for note in found.notes:
+        click.echo(f"note: {note}")

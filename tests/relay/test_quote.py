@@ -1,0 +1,162 @@
+"""`POST /v1/quote`: what it says is what the call then holds, and it asks nobody and costs nothing."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+
+from elkapi.ledger import check
+from elkapi.money import parse_usd
+from elkapi.sandbox.server import Running
+from elkapi.types import Policy
+from tests.gateway import SMALL, Gateway, gateway
+from tests.text_calls import CLIENTS, ask
+
+BIG, LITTLE = "big-model", "little-model"
+
+
+@pytest.fixture
+async def priced(tmp_path: Path, sandbox: Running) -> AsyncIterator[Gateway]:
+    """BIG and LITTLE at the sandbox's chat, and an embedding model."""
+    async with gateway(tmp_path) as gate:
+        names = {BIG: "gpt-4o", LITTLE: "gpt-4o-mini"}
+        await gate.channel(sandbox.base_url, (BIG, LITTLE, SMALL), model_map=names)
+        await gate.price(BIG, per_1m_usd="3", output_per_1m_usd="15")
+        await gate.price(LITTLE, per_1m_usd="0.5", output_per_1m_usd="2", per_call_usd="0.001")
+        await gate.price(SMALL, per_1m_usd="0.02")
+        yield gate
+
+
+async def quoted(gate: Gateway, key: str | None, path: str, body: Any, **headers: str) -> Any:
+    # The body's bytes bound its tokens, so it is quoted in the very bytes that are sent.
+    text = b'{"path":%b,"body":%b}' % (msgspec.json.encode(path), msgspec.json.encode(body))
+    return await gate.ask(key, text, path="/v1/quote", headers=headers)
+
+
+def drawn(draw: random.Random) -> tuple[str, dict[str, Any], dict[str, str]]:
+    """(path, body, headers) of a call of any kind."""
+    model = draw.choice((BIG, LITTLE, "nick"))
+    client = draw.choice((*CLIENTS, "embeddings"))
+    words = " ".join(draw.choice(("plain", "ünïcode", "[[tokens: 30]]", "x" * 40)) for _ in range(draw.randint(1, 60)))
+    if client == "embeddings":
+        return "/v1/embeddings", {"model": SMALL, "input": draw.choice((words, [words, "two"], [1, 2, 3]))}, {}
+    asked = ask(client, model, words, stream=draw.random() < 0.4, max_tokens=draw.choice((1, 40, 3000)))
+    body = dict(asked.body)
+    if client != "anthropic" and draw.random() < 0.5:
+        for name in ("max_tokens", "max_output_tokens", "generationConfig"):
+            body.pop(name, None)
+    headers = dict(asked.headers)
+    if draw.random() < 0.2:
+        headers["x-elkapi-fallback"] = "none"
+    return asked.path, body, headers
+
+
+@pytest.mark.parametrize("seed", range(6))
+async def test_the_call_holds_what_was_quoted_or_is_refused_where_the_quote_is_not_covered(
+    priced: Gateway, seed: int
+) -> None:
+    draw = random.Random(seed)
+    verdicts = set()
+    for _ in range(14):
+        path, body, headers = drawn(draw)
+        policy = Policy(aliases={"nick": LITTLE}, fallbacks=draw.choice(({}, {LITTLE: (BIG,)}, {"*": (BIG, LITTLE)})))
+        await priced.group("default", draw.choice((300_000, 1_000_000, 1_250_001)), policy)
+        key = await priced.key(draw.choice(("0", "0.0002", "0.002", "0.02", "5")))
+        quote = await quoted(priced, key, path, body, **headers)
+        assert quote.status_code == 200, quote.text
+        said = quote.json()
+        assert said["hold_nano_usd"] >= max(one["most_nano_usd"] for one in (said, *said["fallbacks"]))
+        reply = await priced.ask(key, body, path=path, headers=headers)
+        assert reply.status_code == (200 if said["covered"] else 403), (said, reply.text)
+        verdicts.add(said["covered"])
+        if not said["covered"]:
+            assert reply.json()["error"].get("code") in ("insufficient_user_quota", 403, None)
+            continue
+        account = await priced.account(reply.headers["x-request-id"], key)
+        assert (said["hold_usd"], said["model"]) == (account["held_usd"], account["model"])
+        assert parse_usd(said["hold_usd"]) == said["hold_nano_usd"]
+        for name in ("id", "version", "group_ratio"):
+            assert said["price"][name] == account["price"][name]
+    assert verdicts == {True, False}
+    with priced.database.read() as connection:
+        assert check(connection).ok
+
+
+async def test_a_quote_asks_no_upstream_holds_nothing_and_leaves_no_record(priced: Gateway, sandbox: Running) -> None:
+    key = await priced.key("1", policy=Policy(requests_per_min=1))
+    asked = ask("chat", BIG, "hello")
+    for _ in range(3):
+        reply = await quoted(priced, key, asked.path, asked.body)
+        assert reply.status_code == 200, reply.text
+        assert "x-elkapi-cost-usd" not in reply.headers
+    assert not sandbox.sandbox.recorder.shown()
+    assert priced.sql("select count(*) from requests")[0][0] == 0
+    assert priced.sql("select count(*) from transfers where kind = 'pending'")[0][0] == 0
+    assert (await priced.ask(key, asked.body, path=asked.path)).status_code == 200
+
+
+async def test_a_quote_names_model_price_unit_bounds_and_fallbacks(priced: Gateway) -> None:
+    key = await priced.key("1", policy=Policy(aliases={"nick": LITTLE}, fallbacks={LITTLE: (BIG,)}))
+    asked = ask("anthropic", "nick", "hello", max_tokens=100)
+    said = (await quoted(priced, key, asked.path, asked.body, **asked.headers)).json()
+    assert (said["asked_model"], said["model"], said["unit"]) == ("nick", LITTLE, "token")
+    assert said["operation"] == "anthropic.messages"
+    assert said["upper"]["output_tokens"] == 100
+    assert said["price"]["rates"] == {
+        "input_nano_per_1m": 500_000_000,
+        "output_nano_per_1m": 2_000_000_000,
+        "call_nano": 1_000_000,
+    }
+    (fallback,) = said["fallbacks"]
+    assert fallback["model"] == BIG
+    assert said["hold_nano_usd"] == fallback["most_nano_usd"] > said["most_nano_usd"]
+    alone = await quoted(priced, key, asked.path, asked.body, **asked.headers, **{"x-elkapi-fallback": "none"})
+    assert alone.json()["fallbacks"] == []
+
+
+async def test_a_quote_without_an_output_limit_names_the_one_that_the_balance_covers(priced: Gateway) -> None:
+    key = await priced.key("0.01")
+    asked = ask("chat", BIG, "hello")
+    del asked.body["max_tokens"]
+    said = (await quoted(priced, key, asked.path, asked.body)).json()
+    assert said["covered"]
+    assert 16 <= said["output_tokens_max"] < 1000
+    assert said["hold_nano_usd"] <= 10_000_000
+
+
+async def test_errors_are_those_of_the_call_itself(priced: Gateway) -> None:
+    key = await priced.key("1", models=(BIG,))
+    for path, body in (
+        ("/v1/chat/completions", ask("chat", "nobody", "x").body),
+        ("/v1/chat/completions", {"model": BIG, "messages": "none"}),
+        ("/v1/chat/completions", ask("chat", LITTLE, "x").body),
+        ("/v1/messages", {"model": BIG, "messages": []}),
+        ("/v1/embeddings", {"model": BIG}),
+        ("/v1/invented", {}),
+    ):
+        itself = await priced.ask(key, body, path=path)
+        reply = await quoted(priced, key, path, body)
+        assert reply.status_code == itself.status_code >= 400, reply.text
+        if path != "/v1/messages":  # Anthropic's own paths word their errors in its form.
+            mine, theirs = reply.json()["error"], itself.json()["error"]
+            assert (mine["code"], mine["param"]) == (theirs["code"], theirs["param"])
+
+
+async def test_a_quote_needs_a_key_and_a_call_that_goes_to_a_model(priced: Gateway) -> None:
+    asked = ask("chat", BIG, "hello")
+    assert (await quoted(priced, None, asked.path, asked.body)).status_code == 401
+    key = await priced.key("1")
+    for body in (
+        b'{"path":"/v1/messages/count_tokens","body":{}}',
+        b'{"path":"/v1/chat/completions","body":{},"more":1}',
+        b'{"path":"/v1/chat/completions"}',
+        b"[]",
+    ):
+        reply = await priced.ask(key, body, path="/v1/quote")
+        assert reply.status_code == 400, reply.text
+    assert (await priced.http.get("/v1/quote", headers={"authorization": f"Bearer {key}"})).status_code == 405
