@@ -83,7 +83,9 @@ def test_every_declared_dependency_is_in_the_lock() -> None:
     locks = {name: (ROOT / "requirements" / name).read_text("utf-8").lower() for name in ("base.txt", "dev.txt")}
     for requirement, lock in [*((d, "base.txt") for d in declared), *((d, "dev.txt") for d in declared + grouped)]:
         name = re.split(r"[\[<>=; ]", requirement)[0].lower()
-        assert re.search(rf"^{re.escape(name)}(\[[a-z0-9, -]+\])?==", locks[lock], re.MULTILINE), f"{name}: run `make lock`"
+        assert re.search(rf"^{re.escape(name)}(\[[a-z0-9, -]+\])?==", locks[lock], re.MULTILINE), (
+            f"{name}: run `make lock`"
+        )
 
 
 def test_base_and_dev_locks_agree() -> None:
