@@ -68,6 +68,12 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     idempotency_keep_s: float = 86_400.0
     idempotency_reply_bytes_max: int = 1024 * 1024
 
+    cache_bytes_max: int = 256 * 1024 * 1024
+    cache_entries_max: int = 100_000
+    cache_entry_bytes_max: int = 1024 * 1024
+    cache_age_max_s: float = 86_400.0
+    cache_wait_s: float = 0.1
+
     models_dir: str = ""
     model_threads: int = 0
 

@@ -12,6 +12,8 @@ import msgspec
 
 Scope = Literal["live", "test"]
 FallbackReason = Literal["error", "context", "refusal"]
+# A call that was answered from the response cache: no upstream did anything for it.
+CACHED_FLAG = "cached"
 
 
 class Policy(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -20,6 +22,8 @@ class Policy(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     A key's word goes before its group's, field by field (`policy_of`). `aliases`: the caller's name -> the model.
     `fallbacks`: a model -> what is tried when it does not answer, "*" for every model without a row of its own, and
     `fallback_on` for which reasons (None: for all). Limits count per key; 0 is no limit, where the group has one.
+    `cache`: answers are kept and given again; False forbids it to callers too. `cache_shared` among the group's keys of
+    one owner; a hit costs `cache_hit_ratio_micro` millionths of the call it saves.
     """
 
     aliases: dict[str, str] | None = None
@@ -28,6 +32,10 @@ class Policy(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     requests_per_min: int | None = None
     tokens_per_min: int | None = None
     parallel_max: int | None = None
+    cache: bool | None = None
+    cache_age_max_s: int | None = None
+    cache_shared: bool | None = None
+    cache_hit_ratio_micro: int | None = None
 
 
 NO_POLICY = Policy()

@@ -13,6 +13,7 @@ from collections.abc import AsyncIterator
 from random import Random
 
 from elkapi.access import KeyCache, Limits
+from elkapi.cache import Answers
 from elkapi.catalog import CATALOG
 from elkapi.clock import SYSTEM_CLOCK
 from elkapi.edge.front import Front
@@ -123,6 +124,8 @@ async def opened_plane(order: WorkerOrder) -> AsyncIterator[DataPlane]:
         stack.push_async_callback(client.aclose)
         limits = Limits(settings.data_path)
         stack.callback(limits.close)
+        answers = Answers(settings, installation.sealer)
+        stack.push_async_callback(answers.aclose)
         judge = StorageKeyJudge(installation.database, log, SYSTEM_CLOCK)
         stack.callback(judge.close)
         yield DataPlane(
@@ -136,6 +139,7 @@ async def opened_plane(order: WorkerOrder) -> AsyncIterator[DataPlane]:
             health=Health(settings.cooldown_s, settings.cooldown_max_s),
             affinity=Affinity(),
             limits=limits,
+            answers=answers,
             judge=judge,
             metrics=Metrics(),
             log=log,

@@ -24,6 +24,10 @@ FULL: dict[str, Any] = {
     "requests_per_min": 60,
     "tokens_per_min": 100_000,
     "parallel_max": 4,
+    "cache": True,
+    "cache_age_max_s": 3600,
+    "cache_shared": True,
+    "cache_hit_ratio_micro": 100_000,
 }
 
 
@@ -84,6 +88,10 @@ def test_a_new_group_needs_a_ratio(admin: Admin) -> None:
         {"aliases": {"a": "a"}},
         {"aliases": {"a": "b", "b": "c"}},
         {"aliases": {"a b": "c"}},
+        {"cache": "sometimes"},
+        {"cache_age_max_s": 0},
+        {"cache_hit_ratio_micro": -1},
+        {"cache_hit_ratio_micro": 1_000_001},
     ],
 )
 def test_g16_what_no_policy_can_say_is_refused_and_nothing_is_stored(admin: Admin, given: dict[str, Any]) -> None:

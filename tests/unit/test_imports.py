@@ -15,7 +15,7 @@ LAYERS = [
     {"types", "errors", "money", "clock", "ids", "settings", "roles"},
     {"catalog", "translate", "pricing", "routing"},
     {"storage"},
-    {"snapshot", "access", "ledger"},
+    {"snapshot", "access", "ledger", "cache"},
     {"upstream", "local"},
     {"relay", "tasks"},
     {"edge", "admin", "control", "console", "cli"},

@@ -9,11 +9,13 @@ from msgspec import UNSET, UnsetType
 
 from elkapi.admin.context import check_model
 from elkapi.admin.errors import InvalidInput
+from elkapi.money import RATIO_ONE_MICRO
 from elkapi.types import FallbackReason, Policy
 
 ROWS_MAX = 1_000
 FALLBACKS_MAX = 8
 LIMIT_MAX = 1_000_000_000
+CACHE_AGE_MAX_S = 366 * 86_400
 ANY_MODEL = "*"
 
 
@@ -26,6 +28,10 @@ class PolicyFields(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     requests_per_min: int | UnsetType | None = UNSET
     tokens_per_min: int | UnsetType | None = UNSET
     parallel_max: int | UnsetType | None = UNSET
+    cache: bool | UnsetType | None = UNSET
+    cache_age_max_s: int | UnsetType | None = UNSET
+    cache_shared: bool | UnsetType | None = UNSET
+    cache_hit_ratio_micro: int | UnsetType | None = UNSET
 
 
 def merged(before: Policy, fields: PolicyFields) -> Policy:
@@ -40,6 +46,11 @@ def merged(before: Policy, fields: PolicyFields) -> Policy:
         limit = getattr(policy, name)
         if limit is not None and not 0 <= limit <= LIMIT_MAX:
             raise InvalidInput(f"it is between 0 (no limit) and {LIMIT_MAX}", field=name)
+    if policy.cache_age_max_s is not None and not 1 <= policy.cache_age_max_s <= CACHE_AGE_MAX_S:
+        raise InvalidInput(f"it is between 1 and {CACHE_AGE_MAX_S} seconds", field="cache_age_max_s")
+    ratio = policy.cache_hit_ratio_micro
+    if ratio is not None and not 0 <= ratio <= RATIO_ONE_MICRO:
+        raise InvalidInput("a hit costs between nothing (0) and the whole call (1)", field="cache_hit_ratio_micro")
     if policy.fallback_on is not None:
         policy = msgspec.structs.replace(policy, fallback_on=tuple(dict.fromkeys(policy.fallback_on)))
     return policy

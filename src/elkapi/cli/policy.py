@@ -9,6 +9,7 @@ import click
 import msgspec
 
 from elkapi.cli.output import pairs, words
+from elkapi.money import parse_ratio
 from elkapi.types import Policy
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -22,6 +23,10 @@ _OPTIONS = (
     click.option("--requests-per-min", type=_LIMIT, metavar="N", help="for each key; 0 is no limit"),
     click.option("--tokens-per-min", type=_LIMIT, metavar="N", help="for each key; 0 is no limit"),
     click.option("--parallel-max", type=_LIMIT, metavar="N", help="calls at once, for each key; 0 is no limit"),
+    click.option("--cache", type=bool, metavar="on|off", help="keep answers and give them again; off: never"),
+    click.option("--cache-age", "cache_age_max_s", type=click.IntRange(1), metavar="S", help="never older answers"),
+    click.option("--cache-shared", type=bool, metavar="on|off", help="among the group's keys of one owner"),
+    click.option("--cache-hit-ratio", "cache_hit_ratio_micro", metavar="R", help="what a hit costs of the call; 0"),
 )
 
 
@@ -48,6 +53,11 @@ def take_policy(given: dict[str, Any], clear: tuple[str, ...] = ()) -> dict[str,
         values["fallbacks"] = {name: words(text) for name, text in pairs(values["fallbacks"], "--fallback").items()}
     if "fallback_on" in values:
         values["fallback_on"] = words(values["fallback_on"])
+    if "cache_hit_ratio_micro" in values:
+        try:
+            values["cache_hit_ratio_micro"] = parse_ratio(values["cache_hit_ratio_micro"])
+        except ValueError as error:
+            raise click.UsageError(str(error)) from None
     for name in clear:
         if name in values:
             raise click.UsageError(f"{name} is both given and cleared")

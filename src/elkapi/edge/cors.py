@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from elkapi.relay.call import Call
 
-EXPOSED = b"x-request-id, request-id, x-elkapi-cost-usd, x-elkapi-model, retry-after, x-should-retry"
+EXPOSED = (
+    b"x-request-id, request-id, x-elkapi-cost-usd, x-elkapi-model, x-elkapi-cache, x-elkapi-cache-age, retry-after, "
+    b"x-should-retry"
+)
 METHODS = b"GET, POST, PUT, PATCH, DELETE, OPTIONS"
 PREFLIGHT_MAX_AGE_S = b"86400"
 

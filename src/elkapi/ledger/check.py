@@ -19,7 +19,7 @@ from elkapi.ledger.accounts import HELD_KINDS, OPERATOR_LOSS, REVENUE, Balance, 
 from elkapi.ledger.recovery import OpenHold, read_hold
 from elkapi.money import format_usd
 from elkapi.storage.schema import requests, transfers, unknown_outcomes, workers
-from elkapi.types import RequestRecord
+from elkapi.types import CACHED_FLAG, RequestRecord
 
 PROBLEMS_MAX = 100
 
@@ -267,7 +267,8 @@ def reconcile(
     for request_id, encoded in connection.execute(select(requests.c.id, requests.c.record)):
         bill = billed.pop(request_id, 0)
         record = _records.decode(encoded)
-        charged, loss = cost_nano(record), record.loss_nano
+        # What a cached answer costs is the operator's to set; no upstream bills it.
+        charged, loss = (0 if CACHED_FLAG in record.flags else cost_nano(record)), record.loss_nano
         report.charged_nano += charged
         report.loss_nano += loss
         rest = bill - charged - loss

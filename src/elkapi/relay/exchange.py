@@ -148,7 +148,7 @@ class Same:
         member = _MODEL_MEMBER.get(self.wire, "model")
         strip = self.wire in _USAGE_ON_REQUEST and not self.request.facts.include_usage
         asked = ChatRequest(model=self.request.model, messages=[])
-        writer = dialect.writer(_facts(self.request, asked, self.wire, self.created_s))
+        writer = dialect.writer(facts_of(self.request, asked, self.wire, self.created_s))
         way = Array if self.request.array else Relayed
         rename = (member, self.request.model) if self.mapped else None
         return way(dialect.reader(), writer, dialect.ends_by_close, strip, rename)
@@ -198,7 +198,7 @@ class Text:
             if isinstance(event, UsageSeen):
                 usage, unsplit = event.usage, event.unsplit
             tally.add(event)
-        facts = _facts(self.request, self.asked, self.wire_of_caller, self.created_s)
+        facts = facts_of(self.request, self.asked, self.wire_of_caller, self.created_s)
         return Whole(self.ours.write_reply(events, facts), usage, unsplit, tally=tally)
 
     def read_whole(self, body: bytes) -> list[Event]:
@@ -211,7 +211,7 @@ class Text:
         return wire
 
     def crossing(self) -> Crossing:
-        facts = _facts(self.request, self.asked, self.wire_of_caller, self.created_s)
+        facts = facts_of(self.request, self.asked, self.wire_of_caller, self.created_s)
         writer = ArrayWriter(facts) if self.request.array else self.ours.writer(facts)
         return Translated(self.theirs.reader(), writer, self.theirs.ends_by_close)
 
@@ -243,7 +243,8 @@ class Carried:
         raise TypeError("these answers are never streamed")
 
 
-def _facts(request: Request, asked: ChatRequest, wire: Wire, created_s: int) -> ReplyFacts:
+def facts_of(request: Request, asked: ChatRequest, wire: Wire, created_s: int) -> ReplyFacts:
+    """What a writer of the caller's dialect is told beside the events."""
     return ReplyFacts(
         id=PREFIXES.get(wire, "") + request.call_id,
         model=request.model,

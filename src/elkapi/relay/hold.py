@@ -228,7 +228,7 @@ class Hold:
         outcome: str,
         status: int,
         attempts: tuple[AttemptRecord, ...],
-        channel: Channel,
+        channel: Channel | None,
         reply: StoredReply | None = None,
     ) -> Settlement:
         price, ratio = self.quote.price, self.quote.ratio_micro

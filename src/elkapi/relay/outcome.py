@@ -13,7 +13,8 @@ class Outcome(msgspec.Struct):
     """`usage` None means the upstream reported none that can be believed; `tally` is what is counted then.
 
     `body` is, for a started reply, what it still owes. `unsplit`: cache writes came without their lifetimes. `refused`:
-    the model declined, none of it has reached the caller, and another model may be asked instead.
+    the model declined, none of it has reached the caller, and another model may be asked instead. `channel` None: no
+    upstream was asked.
     """
 
     status: int
@@ -21,7 +22,7 @@ class Outcome(msgspec.Struct):
     body: bytes
     usage: Usage | None
     attempts: tuple[AttemptRecord, ...]
-    channel: Channel
+    channel: Channel | None
     started: bool = False
     unsplit: bool = False
     tally: Tally | None = None

@@ -19,7 +19,7 @@ from elkapi.relay.call import Call
 from elkapi.relay.plane import DataPlane
 from elkapi.snapshot import Snapshot
 from elkapi.translate.profiles import Kind, kind_of
-from elkapi.types import Grant
+from elkapi.types import CACHED_FLAG, Grant
 
 JSON = [(b"content-type", b"application/json")]
 CREATED_UNIX_S = 1_700_000_000
@@ -156,6 +156,7 @@ def _account(found: RequestAccount) -> dict[str, object]:
         "outcome": record.outcome,
         "error_code": record.error_code,
         "flags": record.flags,
+        "cached": CACHED_FLAG in record.flags,
         "attempts": [
             {
                 "number": n,

@@ -9,6 +9,7 @@ from typing import Protocol
 import msgspec
 
 from elkapi.access import KeyCache, Limits
+from elkapi.cache import Answers
 from elkapi.catalog import Catalog, Match
 from elkapi.clock import Clock
 from elkapi.ledger import Ledger
@@ -55,6 +56,7 @@ class DataPlane(msgspec.Struct):
     health: Health
     affinity: Affinity
     limits: Limits
+    answers: Answers
     judge: KeyJudge
     metrics: Metrics
     log: Log

@@ -11,6 +11,7 @@ from __future__ import annotations
 from elkapi.access import admit
 from elkapi.catalog import Role
 from elkapi.money import format_usd
+from elkapi.relay.caching import CACHE_HEADER, recall
 from elkapi.relay.call import Call
 from elkapi.relay.candidates import candidates
 from elkapi.relay.count import expected_tokens
@@ -35,12 +36,17 @@ async def serve(plane: DataPlane, call: Call) -> None:
     request = await read(call, match, policy.aliases)  # 3 bounded bytes, model, size facts
     with plane.limits.key(grant.key_id, policy, expected_tokens(request)) as lease:  # and may they now
         among = candidates(plane, snapshot, grant, policy, request, call)  # 4, 5 attempts, their bounds
-        hold = Hold(plane, call, grant, among)
+        hold, recalled = Hold(plane, call, grant, among), None
+        if policy.cache is not None or call.header(CACHE_HEADER) is not None:
+            recalled = await recall(plane, snapshot, policy, hold, call)  # or it was answered before
+            hold = recalled.hold if recalled is not None else hold
         if (stored := await hold.reserve()) is not None:  # 6 durable before any upstream byte
             _replay(call, stored)
             return
         try:
-            outcome = await answer(plane, hold, policy, call)  # 7 send, meter
+            outcome = recalled.outcome if recalled is not None else None
+            if outcome is None:
+                outcome = await answer(plane, hold, policy, call)  # 7 send, meter
             await hold.settle(outcome)  # 8 charge + usage row, one transaction
         except BaseException as error:
             await hold.resolve(error)
@@ -49,6 +55,8 @@ async def serve(plane: DataPlane, call: Call) -> None:
             lease.tokens_used = hold.tokens
         cost = ((b"x-elkapi-cost-usd", format_usd(hold.charge_nano).encode()),)
         outcome.finish(call.reply, cost)  # the last bytes leave after the money is written
+        if recalled is not None:
+            recalled.keep(outcome)
 
 
 def _replay(call: Call, reply: StoredReply) -> None:

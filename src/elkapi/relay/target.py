@@ -19,7 +19,7 @@ _FRAMING = frozenset({b"host", b"content-length", b"transfer-encoding", b"connec
 CALL_ID = b"x-client-request-id"
 _ACCEPT = {"sse": b"text/event-stream", "aws": b"application/vnd.amazon.eventstream"}
 # What a caller of the same dialect says to the provider beside its body; anthropic.md sections 1 and 5.
-_NATIVE_HEADERS: dict[str, tuple[bytes, ...]] = {
+NATIVE_HEADERS: dict[str, tuple[bytes, ...]] = {
     "anthropic": (b"anthropic-version", b"anthropic-beta", b"anthropic-user-profile-id"),
     "anthropic-count": (b"anthropic-version", b"anthropic-beta"),
     "responses": (b"openai-beta",),
@@ -89,7 +89,7 @@ def _new_route(attempt: Attempt, exchange: Exchange, settings: Settings, key: _K
     }
     removed = {name.lower().encode() for name in channel.header_remove}
     replaced = {name.lower().encode(): text.encode() for name, text in channel.header_set.items()}
-    native = _NATIVE_HEADERS.get(exchange.wire, ()) if not exchange.translated else ()
+    native = NATIVE_HEADERS.get(exchange.wire, ()) if not exchange.translated else ()
     asked = dict.fromkeys((*native, *(name.lower().encode() for name in channel.forward_headers)))
     taken = (ours.keys() - set(native)) | {CALL_ID} | removed | replaced.keys() | _FRAMING
     kept = {name: value for name, value in ours.items() if name not in removed} | replaced

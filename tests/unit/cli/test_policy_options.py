@@ -16,6 +16,7 @@ OPTIONS = (
     *("--alias", "fast=gpt-4o-mini", "--fallback", "gpt-4o=claude-sonnet-4-5,gpt-4.1"),
     *("--fallback-on", "error,refusal"),
     *("--requests-per-min", "60", "--tokens-per-min", "1000", "--parallel-max", "0"),
+    *("--cache", "on", "--cache-age", "3600", "--cache-shared", "off", "--cache-hit-ratio", "0.1"),
 )
 POLICY: dict[str, Any] = {
     "aliases": {"fast": "gpt-4o-mini"},
@@ -24,6 +25,10 @@ POLICY: dict[str, Any] = {
     "requests_per_min": 60,
     "tokens_per_min": 1000,
     "parallel_max": 0,
+    "cache": True,
+    "cache_age_max_s": 3600,
+    "cache_shared": False,
+    "cache_hit_ratio_micro": 100_000,
 }
 
 
@@ -74,6 +79,9 @@ def test_g16_a_groups_policy_is_shown_as_it_was_given(elkapi: Run) -> None:
         ("key", "create", "--name", "k", "--fallback", "a="),
         ("key", "create", "--name", "k", "--fallback-on", "whim"),
         ("key", "create", "--name", "k", "--requests-per-min", "-1"),
+        ("key", "create", "--name", "k", "--cache", "maybe"),
+        ("key", "create", "--name", "k", "--cache-hit-ratio", "much"),
+        ("key", "create", "--name", "k", "--cache-hit-ratio", "1.5"),
         ("group", "set", "vip", "--parallel-max", "3"),
         ("group", "set", "default"),
         ("group", "set", "default", "--parallel-max", "3", "--clear", "parallel_max"),

@@ -1,0 +1,106 @@
+"""`Answers`: kept answers as a worker uses them; a lookup never fails or waits long, and keeping never waits at all.
+
+It owns sealing, deadlines and the count of answers on their way into the store; `files` or `shared` holds them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+
+from elkapi.cache.entry import Entry, opened, sealed
+from elkapi.cache.store import Bounds, Store, StoreDown
+from elkapi.clock import SYSTEM_CLOCK, Clock
+from elkapi.settings import Settings
+from elkapi.storage.secrets import Sealer
+
+FILE = "answers.sqlite3"
+# Answers on their way into the store; more are not kept, so that a slow store costs hits and no memory.
+PUTS_MAX = 64
+# Opening a larger one takes long enough to be worth a thread.
+OPEN_INLINE_BYTES = 64 * 1024
+
+
+class Answers:
+    """The kept answers of one worker; the store is opened with the first call that wants it."""
+
+    def __init__(self, settings: Settings, sealer: Sealer, clock: Clock = SYSTEM_CLOCK) -> None:
+        self._settings = settings
+        self._sealer = sealer
+        self._clock = clock
+        self._opened: Store | None = None
+        self._puts: set[asyncio.Task[None]] = set()
+        self.dropped = 0
+
+    @property
+    def entry_bytes_max(self) -> int:
+        """The longest body that is kept; 0 when nothing is."""
+        return min(self._settings.cache_entry_bytes_max, self._settings.cache_bytes_max)
+
+    def name_of(self, meaning: bytes) -> bytes:
+        """The name an answer is kept under: nobody who reads the store can tell from it what was asked."""
+        return self._sealer.fingerprint(meaning)
+
+    async def get(self, name: bytes, age_s_max: float) -> Entry | None:
+        """The answer of this name that is at most so old. A store that fails or is slow has none."""
+        try:
+            stored = await self._store().get(name)
+        except StoreDown:
+            return None
+        if stored is None:
+            return None
+        if len(stored) <= OPEN_INLINE_BYTES:
+            entry = opened(self._sealer, name, stored)
+        else:
+            entry = await asyncio.to_thread(opened, self._sealer, name, stored)
+        if entry is None or self._clock.now_ns() - entry.created_ns > age_s_max * 1_000_000_000:
+            return None
+        return entry
+
+    def put(self, name: bytes, make: Callable[[], Entry | None]) -> None:
+        """Keep what `make` gives, which is called on a thread; returns at once and reports no failure."""
+        if len(self._puts) >= PUTS_MAX:
+            self.dropped += 1
+            return
+        task = asyncio.get_running_loop().create_task(self._keep(name, make))
+        self._puts.add(task)
+        task.add_done_callback(self._puts.discard)
+
+    async def _keep(self, name: bytes, make: Callable[[], Entry | None]) -> None:
+        def made() -> tuple[int, bytes] | None:
+            entry = make()
+            return None if entry is None else (entry.created_ns, sealed(self._sealer, name, entry))
+
+        found = await asyncio.to_thread(made)
+        if found is None:
+            return
+        try:
+            await self._store().put(name, *found)
+        except StoreDown:
+            self.dropped += 1
+
+    async def idle(self) -> None:
+        """Wait until every answer handed to `put` is kept or given up."""
+        while self._puts:
+            await asyncio.wait(self._puts)
+
+    async def aclose(self) -> None:
+        """Keep what is on its way, then let go of the store."""
+        await self.idle()
+        if self._opened is not None:
+            await self._opened.aclose()
+
+    def _store(self) -> Store:
+        if self._opened is None:
+            settings = self._settings
+            bounds = Bounds(settings.cache_bytes_max, settings.cache_entries_max, settings.cache_age_max_s)
+            if settings.redis_url:
+                # A worker without Redis never loads its client.
+                from elkapi.cache.shared import RedisStore
+
+                self._opened = RedisStore(settings.redis_url, bounds, self._clock, settings.cache_wait_s)
+            else:
+                from elkapi.cache.files import FileStore
+
+                self._opened = FileStore(settings.data_path / FILE, bounds, self._clock, settings.cache_wait_s)
+        return self._opened

@@ -1,0 +1,40 @@
+"""`Entry`: one kept answer and its form at rest, sealed under the installation's key; where it lies is the stores'."""
+
+from __future__ import annotations
+
+import msgspec
+
+from elkapi.storage.secrets import Sealer, SealError
+from elkapi.types import Usage
+
+
+class Entry(msgspec.Struct, frozen=True, omit_defaults=True):
+    """One answer as its caller got it: a JSON body, or every frame of a stream (`array`: as one JSON array).
+
+    `created_ns` is Unix time. `include_usage` says whether a stream's frames tell its usage, which `usage` always does.
+    """
+
+    created_ns: int
+    body: bytes
+    usage: Usage
+    stream: bool = False
+    array: bool = False
+    include_usage: bool = False
+
+
+_encoder = msgspec.msgpack.Encoder()
+_decoder = msgspec.msgpack.Decoder(Entry)
+_CONTEXT = b"answer cache\0"
+
+
+def sealed(sealer: Sealer, name: bytes, entry: Entry) -> bytes:
+    """The entry as it is stored under `name`."""
+    return sealer.seal(_encoder.encode(entry), _CONTEXT + name)
+
+
+def opened(sealer: Sealer, name: bytes, stored: bytes) -> Entry | None:
+    """The entry of `name`; None for bytes that another key sealed, of another name, damaged or of another version."""
+    try:
+        return _decoder.decode(sealer.open(stored, _CONTEXT + name))
+    except (SealError, msgspec.DecodeError):
+        return None

@@ -1,0 +1,95 @@
+"""What makes two calls the same to the response cache, as bytes; whoever's answer it is, nobody else's calls match it.
+
+Left out is what does not change the answer: how it is sent (`stream`), who asks (`user`, `metadata`), what the provider
+is to do with it. Put in is everything that does: the channels' own overrides and the headers that are handed on.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+from elkapi.relay.call import Call
+from elkapi.relay.read import Request
+from elkapi.relay.target import NATIVE_HEADERS
+from elkapi.snapshot import Snapshot
+from elkapi.types import Grant, Policy
+
+# Members that do not change what is answered.
+_NO_MEANING = frozenset(
+    {
+        "model",  # the resolved one stands beside the body
+        "stream",
+        "stream_options",
+        "user",
+        "metadata",
+        "labels",
+        "safety_identifier",
+        "prompt_cache_key",
+        "prompt_cache_retention",
+        "store",
+    }
+)
+# Members that reach for something kept elsewhere, which may change although the body does not.
+_STATEFUL = {
+    "responses": ("previous_response_id", "conversation", "prompt"),
+    "anthropic": ("container",),
+    "gemini": ("cachedContent", "cached_content"),
+}
+WIRES = frozenset(
+    {"chat", "completions", "responses", "anthropic", "gemini", "embeddings", "gemini-embed", "gemini-batch-embed"}
+)
+_VERSION = 1
+_object = msgspec.json.Decoder(dict[str, Any])
+_encoder = msgspec.json.Encoder(order="deterministic")
+
+
+def meaning_of(snapshot: Snapshot, grant: Grant, policy: Policy, request: Request, call: Call) -> bytes | None:
+    """The canonical form of a call; None for a call whose answer depends on more than itself.
+
+    The body was accepted by a JSON decoder already. Answers belong to one key, or to the keys of one owner and group
+    where the policy shares them.
+    """
+    facts, wire = request.facts, request.operation.wire
+    if wire not in WIRES or facts.store or facts.background or facts.choices > 1:
+        return None
+    try:
+        members = _object.decode(request.body)
+        body = {name: plain(value) for name, value in members.items() if name not in _NO_MEANING and value is not None}
+    except (msgspec.DecodeError, RecursionError):
+        # What only a view of was decoded may still be broken, or bottomless; that is the upstream's to say.
+        return None
+    if any(members.get(name) is not None for name in _STATEFUL.get(wire, ())):
+        return None
+    channels = [one for tier in snapshot.tiers_for(grant.scope, grant.group, request.model) for one in tier]
+    names = dict.fromkeys(
+        (*NATIVE_HEADERS.get(wire, ()), *(name.lower().encode() for one in channels for name in one.forward_headers))
+    )
+    headers = {name.decode("latin-1"): value.decode("latin-1") for name in names if (value := call.header(name))}
+    upstreams = [
+        (
+            one.id,
+            one.model_map.get(request.model),
+            one.aliases.get(request.model),
+            one.system_prompt,
+            one.param_set,
+            one.param_default,
+            one.param_remove,
+            one.header_set,
+        )
+        for one in channels
+    ]
+    who = (grant.owner_id, grant.scope, grant.group, None if policy.cache_shared else grant.key_id)
+    return _encoder.encode((_VERSION, who, wire, request.model, body, headers, upstreams))
+
+
+def plain(value: Any) -> Any:
+    """A JSON value with its whole numbers spelled one way: 1.0 and 1 mean the same."""
+    if isinstance(value, float):
+        return int(value) if value.is_integer() else value
+    if isinstance(value, dict):
+        return {name: plain(inner) for name, inner in value.items()}
+    if isinstance(value, list):
+        return [plain(inner) for inner in value]
+    return value

@@ -1,0 +1,251 @@
+"""The response cache on a call's way: what the caller and the policy want of it, a hit as an outcome, and the keeping.
+
+Owns the header `x-elkapi-cache`; what makes calls equal is `cache_name`'s, where answers lie is `elkapi.cache`'s. A hit
+is an answer of no upstream: it holds exactly what it costs, is settled like any other and leaves a record of its own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable
+
+import msgspec
+
+from elkapi.cache import Entry
+from elkapi.errors import BadRequest
+from elkapi.money import RATIO_ONE_MICRO, divide_half_away
+from elkapi.pricing.price import amount_nano
+from elkapi.relay.cache_name import meaning_of
+from elkapi.relay.call import Call, Headers, Reply
+from elkapi.relay.candidates import Candidate
+from elkapi.relay.exchange import facts_of
+from elkapi.relay.hold import Hold
+from elkapi.relay.outcome import Outcome
+from elkapi.relay.plane import DataPlane
+from elkapi.relay.read import Request
+from elkapi.relay.stream import EVENTS, JSON
+from elkapi.snapshot import Snapshot
+from elkapi.translate.dialect import Unreadable
+from elkapi.translate.dialects import DIALECTS
+from elkapi.translate.ir import ChatRequest
+from elkapi.translate.stored import events_of, id_of, may_be_kept, written
+from elkapi.types import CACHED_FLAG, Policy, Quote
+
+CACHE_HEADER = b"x-elkapi-cache"
+AGE_HEADER = b"x-elkapi-cache-age"
+MAX_AGE_S_MAX = 10**9
+
+
+class Wish(msgspec.Struct, frozen=True):
+    """What a caller says of the cache: `on` None says nothing; `refresh` wants a new answer in the old one's place."""
+
+    on: bool | None = None
+    refresh: bool = False
+    age_s_max: int | None = None
+
+
+def wish_of(call: Call) -> Wish:
+    """The header's words: `on`, `off`, `refresh`, `max-age=SECONDS`, by commas. Raises BadRequest."""
+    value = call.header(CACHE_HEADER)
+    if value is None:
+        return Wish()
+    on, refresh, age_s_max = None, False, None
+    for word in value.decode("latin-1").lower().split(","):
+        name, _, number = word.strip().partition("=")
+        if name in ("on", "off") and not number and on is not (name == "off"):
+            on = name == "on"
+        elif name == "refresh" and not number:
+            refresh = True
+        elif name == "max-age" and number.isascii() and number.isdecimal() and int(number) <= MAX_AGE_S_MAX:
+            age_s_max = int(number)
+        else:
+            raise BadRequest("X-Elkapi-Cache takes: on, off, refresh, max-age=SECONDS.", param="X-Elkapi-Cache")
+    if on is None and (refresh or age_s_max is not None):
+        on = True
+    return Wish(on, refresh, age_s_max)
+
+
+async def recall(plane: DataPlane, snapshot: Snapshot, policy: Policy, hold: Hold, call: Call) -> Recall | None:
+    """The kept answer of this call, or the place where its answer is to be kept; None where the cache has no part.
+
+    What it was is told in the reply's `x-elkapi-cache`. Raises BadRequest for a header that is not understood.
+    """
+    wish = wish_of(call)
+    wanted = policy.cache is True if wish.on is None else wish.on and policy.cache is not False
+    meaning = None
+    if wanted and plane.answers.entry_bytes_max:
+        meaning = meaning_of(snapshot, hold.grant, policy, hold.request, call)
+    if meaning is None:
+        call.reply.common += b"x-elkapi-cache: off\r\n"
+        return None
+    name = plane.answers.name_of(meaning)
+    if not wish.refresh:
+        ages = (plane.settings.cache_age_max_s, policy.cache_age_max_s, wish.age_s_max)
+        entry = await plane.answers.get(name, min(age for age in ages if age is not None))
+        if entry is not None and (hit := _hit(plane, policy, hold, call, entry)) is not None:
+            return hit
+    call.reply.common += b"x-elkapi-cache: miss\r\n"
+    tap = None
+    if hold.request.stream:
+        tap = call.reply = Tap(call.reply, plane.answers.entry_bytes_max)
+    return Recall(hold, None, name, tap)
+
+
+class Recall:
+    """A call that takes part: with an `outcome` it is answered already, by `hold`'s terms; else `keep` its answer."""
+
+    def __init__(self, hold: Hold, outcome: Outcome | None, name: bytes = b"", tap: Tap | None = None) -> None:
+        self.hold = hold
+        self.outcome = outcome
+        self._name = name
+        self._tap = tap
+
+    def keep(self, outcome: Outcome) -> None:
+        """Keep an answer that was settled, if it is one to keep; returns at once."""
+        hold = self.hold
+        request, usage = hold.request, outcome.usage
+        body = outcome.body if self._tap is None else self._tap.taken()
+        stands_in = request.model != hold.candidates[0].request.model
+        if (
+            outcome is self.outcome
+            or stands_in
+            or outcome.status != 200
+            or usage is None
+            or outcome.unsplit
+            or body is None
+            or (outcome.started and self._tap is None)
+            or len(body) > hold.plane.answers.entry_bytes_max
+        ):
+            return
+        if amount_nano(hold.quote.price, usage, hold.quote.ratio_micro) > hold.held_nano:
+            # Above what the call could cost; a hit would ask for that much again.
+            return
+        created_ns = hold.plane.clock.now_ns()
+        entry = Entry(created_ns, body, usage, request.stream, request.array, request.facts.include_usage)
+        hold.plane.answers.put(self._name, lambda: entry if _may_be_kept(request, entry) else None)
+
+
+def _may_be_kept(request: Request, entry: Entry) -> bool:
+    """Called on a thread."""
+    wire = request.operation.wire
+    if wire not in DIALECTS:
+        return True
+    try:
+        return may_be_kept(events_of(wire, entry.body, stream=entry.stream, array=entry.array))
+    except Unreadable:
+        return False
+
+
+class _Exact(Hold):
+    """The hold of a hit: what it costs is known, so no closer look lowers it, and no limit of tokens counts it."""
+
+    async def _quote_exactly(self) -> bool:
+        return False
+
+    async def _quote_affordable(self) -> bool:
+        return False
+
+    async def settle(self, outcome: Outcome) -> None:
+        await super().settle(outcome)
+        self.tokens = 0
+
+
+def _hit(plane: DataPlane, policy: Policy, hold: Hold, call: Call, entry: Entry) -> Recall | None:
+    """The answer from the cache; None for one that cannot be given in the form this caller wants."""
+    request, quote = hold.request, hold.quote
+    body = _body(request, entry)
+    if body is None:
+        return None
+    age_s = max(0, plane.clock.now_ns() - entry.created_ns) // 1_000_000_000
+    headers: Headers = (
+        *(EVENTS if request.stream and not request.array else JSON),
+        (CACHE_HEADER, b"hit"),
+        (AGE_HEADER, b"%d" % age_s),
+    )
+    if request.asked:
+        headers = (*headers, (b"x-elkapi-model", request.model.encode("ascii", "backslashreplace")))
+    ratio_micro = divide_half_away(quote.ratio_micro * (policy.cache_hit_ratio_micro or 0), RATIO_ONE_MICRO)
+    nano = amount_nano(quote.price, entry.usage, ratio_micro)
+    terms = Candidate(request, (), Quote(quote.price, quote.group, ratio_micro, entry.usage, nano))
+    outcome = Outcome(200, headers, body, entry.usage, (), None, flags=(CACHED_FLAG,))
+    return Recall(_Exact(plane, call, hold.grant, (terms,)), outcome)
+
+
+def _body(request: Request, entry: Entry) -> bytes | None:
+    """The kept bytes where this caller asked in the same form, else the same events written anew."""
+    form = (request.stream, request.array, request.stream and request.facts.include_usage)
+    wire = request.operation.wire
+    if form == (entry.stream, entry.array, entry.stream and entry.include_usage) or wire not in DIALECTS:
+        return entry.body
+    try:
+        events = events_of(wire, entry.body, stream=entry.stream, array=entry.array)
+        asked = DIALECTS[wire].read_request(request.body)
+    except Unreadable:
+        return None
+    except BadRequest:
+        # The upstream took what the hub does not know; the answer's words need nothing of it.
+        asked = ChatRequest(model=request.model, messages=[])
+    facts = facts_of(request, asked, wire, entry.created_ns // 1_000_000_000)
+    facts = msgspec.structs.replace(facts, id=id_of(events) or facts.id)
+    return written(wire, events, facts, entry.usage, stream=request.stream, array=request.array)
+
+
+class Tap(Reply):
+    """A reply that remembers what it is given of a stream, up to `bytes_max`; nothing else about it changes."""
+
+    def __init__(self, reply: Reply, bytes_max: int) -> None:
+        self._reply = reply
+        self._room = bytes_max
+        self._pieces: list[bytes] | None = []
+
+    def taken(self) -> bytes | None:
+        """The whole stream once it was finished; None when it is too long."""
+        return None if self._pieces is None else b"".join(self._pieces)
+
+    def _take(self, chunk: bytes) -> None:
+        self._room -= len(chunk)
+        if self._room < 0:
+            self._pieces = None
+        elif self._pieces is not None:
+            self._pieces.append(chunk)
+
+    @property
+    def started(self) -> bool:  # type: ignore[override]
+        """As of the reply behind it."""
+        return self._reply.started
+
+    @property
+    def common(self) -> bytes:
+        """As of the reply behind it."""
+        return self._reply.common
+
+    @common.setter
+    def common(self, lines: bytes) -> None:
+        self._reply.common = lines
+
+    def send(self, status: int, headers: Headers, body: bytes) -> None:
+        """A whole reply at once, which is no stream."""
+        self._pieces = None
+        self._reply.send(status, headers, body)
+
+    def start(self, status: int, headers: Headers) -> None:
+        """Begin a reply."""
+        self._reply.start(status, headers)
+
+    def write(self, chunk: bytes) -> Awaitable[None]:
+        """One piece, remembered."""
+        self._take(chunk)
+        return self._reply.write(chunk)
+
+    def push(self, chunk: bytes) -> None:
+        """A ping, which is no part of the answer."""
+        self._reply.push(chunk)
+
+    def finish(self, chunk: bytes = b"") -> None:
+        """The last piece, remembered."""
+        self._take(chunk)
+        self._reply.finish(chunk)
+
+    def abort(self) -> None:
+        """Break off; the answer is none to keep."""
+        self._pieces = None
+        self._reply.abort()

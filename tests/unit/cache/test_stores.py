@@ -1,0 +1,128 @@
+"""The stores of kept answers: bounded in bytes, entries and age, sealed, and never a reason for a call to fail."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from elkapi.cache import Answers, Entry
+from elkapi.cache.answers import FILE, PUTS_MAX
+from elkapi.cache.files import FileStore
+from elkapi.cache.shared import RedisStore
+from elkapi.cache.store import Bounds, Store
+from elkapi.clock import SYSTEM_CLOCK
+from elkapi.settings import Settings
+from elkapi.storage.secrets import Sealer
+from elkapi.types import Usage
+
+SECOND_NS = 10**9
+WAIT_S = 2.0
+
+
+def name(number: int) -> bytes:
+    return b"%032d" % number
+
+
+@pytest.fixture(params=["file", "redis"])
+async def store(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Store]:
+    bounds = Bounds(bytes_max=1000, entries_max=5, age_s_max=100.0)
+    made: Store
+    if request.param == "file":
+        made = FileStore(tmp_path / FILE, bounds, SYSTEM_CLOCK, WAIT_S)
+    else:
+        made = RedisStore(request.getfixturevalue("redis_url"), bounds, SYSTEM_CLOCK, WAIT_S)
+        await made._redis.flushdb()
+    yield made
+    await made.aclose()
+
+
+async def held(store: Store, numbers: range) -> list[int]:
+    return [number for number in numbers if await store.get(name(number)) is not None]
+
+
+async def test_the_oldest_go_when_there_are_too_many(store: Store) -> None:
+    now_ns = SYSTEM_CLOCK.now_ns()
+    for number in range(8):
+        await store.put(name(number), now_ns + number * 1_000_000, b"x" * 10)
+    assert await held(store, range(8)) == [3, 4, 5, 6, 7]
+
+
+async def test_the_oldest_go_when_there_is_no_room(store: Store) -> None:
+    now_ns = SYSTEM_CLOCK.now_ns()
+    for number in range(4):
+        await store.put(name(number), now_ns + number * 1_000_000, b"x" * 300)
+    assert await held(store, range(4)) == [1, 2, 3]
+    await store.put(name(4), now_ns + 4_000_000, b"x" * 900)
+    assert await held(store, range(5)) == [4]
+    await store.put(name(5), now_ns + 5_000_000, b"x" * 1001)
+    assert await held(store, range(6)) == [4]
+
+
+async def test_a_newer_answer_takes_the_place_of_the_older_and_its_room(store: Store) -> None:
+    now_ns = SYSTEM_CLOCK.now_ns()
+    for number in range(20):
+        await store.put(name(1), now_ns + number * 1_000_000, b"%0400d" % number)
+    assert await store.get(name(1)) == b"%0400d" % 19
+    await store.put(name(2), now_ns + SECOND_NS, b"x" * 600)
+    assert await held(store, range(3)) == [1, 2]
+
+
+async def test_answers_past_their_age_go_with_the_next_one_kept(store: Store) -> None:
+    now_ns = SYSTEM_CLOCK.now_ns()
+    await store.put(name(1), now_ns - 200 * SECOND_NS, b"old")
+    await store.put(name(2), now_ns, b"new")
+    assert await held(store, range(3)) == [2]
+
+
+async def test_a_file_that_is_none_of_ours_is_begun_anew(tmp_path: Path) -> None:
+    (tmp_path / FILE).write_bytes(os.urandom(8192))
+    store = FileStore(tmp_path / FILE, Bounds(1000, 5, 100.0), SYSTEM_CLOCK, WAIT_S)
+    assert await store.get(name(1)) is None
+    await store.put(name(1), SYSTEM_CLOCK.now_ns(), b"kept")
+    assert await store.get(name(1)) == b"kept"
+    await store.aclose()
+
+
+async def test_two_workers_of_a_host_share_one_file(tmp_path: Path) -> None:
+    one, other = [FileStore(tmp_path / FILE, Bounds(1000, 5, 100.0), SYSTEM_CLOCK, WAIT_S) for _ in range(2)]
+    now_ns = SYSTEM_CLOCK.now_ns()
+    await asyncio.gather(*(store.put(name(n), now_ns + n, b"x") for n in range(4) for store in (one, other)))
+    assert await held(one, range(4)) == await held(other, range(4)) == [0, 1, 2, 3]
+    await one.aclose()
+    await other.aclose()
+
+
+def entry(body: bytes = b"{}") -> Entry:
+    return Entry(SYSTEM_CLOCK.now_ns(), body, Usage(input_tokens=1), stream=True, include_usage=True)
+
+
+@pytest.mark.parametrize("size", [2, 300_000])
+async def test_an_entry_comes_back_whole_and_opens_with_its_own_key_and_name_only(tmp_path: Path, size: int) -> None:
+    answers = Answers(Settings(data_dir=str(tmp_path)), Sealer(b"k" * 32))
+    given = entry(b"x" * size)
+    answers.put(name(1), lambda: given)
+    answers.put(name(2), lambda: None)
+    await answers.idle()
+    assert await answers.get(name(1), 60) == given
+    assert await answers.get(name(2), 60) is None
+    assert await answers.get(name(1), 0) is None
+    await answers.aclose()
+    stranger = Answers(Settings(data_dir=str(tmp_path)), Sealer(b"l" * 32))
+    assert await stranger.get(name(1), 60) is None
+    await stranger.aclose()
+
+
+async def test_a_store_that_cannot_be_used_costs_misses_and_a_flood_is_not_kept(tmp_path: Path) -> None:
+    (tmp_path / FILE).mkdir()
+    answers = Answers(Settings(data_dir=str(tmp_path)), Sealer(b"k" * 32))
+    assert await answers.get(name(1), 60) is None
+    for number in range(PUTS_MAX + 5):
+        answers.put(name(number), entry)
+    assert answers.dropped == 5
+    await answers.idle()
+    assert answers.dropped == PUTS_MAX + 5
+    await answers.aclose()
