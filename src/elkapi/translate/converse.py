@@ -7,13 +7,14 @@ Blobs are base64 text. Shapes: the Bedrock runtime API's Converse and ConverseSt
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import msgspec
 
 from elkapi.errors import BadRequest
 from elkapi.translate.claude import (
+    JSON_INSTRUCTION,
     closed,
     effort_of,
     output_tool,
@@ -68,13 +69,16 @@ def write_request(request: ChatRequest, profile: Profile) -> bytes:
     refuse_foreign(request)
     if request.server_tools:
         raise BadRequest(f"This model has no `{request.server_tools[0].kind}` tool.", param="tools")
-    names = _Names()
-    body: Raw = {"messages": [_message(turn.role, turn.parts, names) for turn in turns(request)]}
-    if system := _with_cache_points(system_of(request), lambda text: {"text": text.text}):
+    write = _Blocks(profile)
+    body: Raw = {"messages": [write.message(turn.role, turn.parts) for turn in turns(_own_thoughts(request, profile))]}
+    stand_in = output_tool(request, profile) if profile.converse_takes else None
+    system = write.each(system_of(request), lambda text: {"text": text.text})
+    if request.output is not None and request.output.kind == "schema" and not profile.json_schema and not stand_in:
+        system.append({"text": _schema_instruction(request.output.schema)})
+    if system:
         body["system"] = system
-    stand_in = output_tool(request, profile)
-    choice = _choice(request, stand_in)
-    if tools := _tools(request, profile, stand_in):
+    choice = _choice(request, profile, stand_in)
+    if tools := _tools(request, profile, stand_in, write):
         body["toolConfig"] = {"tools": tools} | ({"toolChoice": choice} if choice else {})
     max_tokens = request.max_output_tokens or profile.max_output_tokens
     thinking = None
@@ -120,13 +124,82 @@ def _output(request: ChatRequest, profile: Profile) -> Raw:
 # --- the conversation ------------------------------------------------------------------------------------------------
 
 
-class _Names:
-    """Document names, which Converse wants unique and in few letters."""
+def _own_thoughts(request: ChatRequest, profile: Profile) -> ChatRequest:
+    """The request without Claude's signed thoughts, where the model is another."""
+    if profile.anthropic_members:
+        return request
+    messages = [
+        msgspec.structs.replace(message, parts=tuple(p for p in message.parts if not isinstance(p, Thinking)))
+        for message in request.messages
+    ]
+    return msgspec.structs.replace(request, messages=messages)
 
-    def __init__(self) -> None:
+
+def _schema_instruction(schema: Any) -> str:
+    return f"{JSON_INSTRUCTION} It must be valid under this JSON schema: {_encode(schema).decode()}"
+
+
+class _Blocks:
+    """Writes content blocks for one model; document names must be unique in a conversation, and of few letters."""
+
+    def __init__(self, profile: Profile) -> None:
+        self._takes = profile.converse_takes
         self._taken: set[str] = set()
 
-    def take(self, name: str | None) -> str:
+    def message(self, role: str, parts: Sequence[Part]) -> Raw:
+        content = self.each(parts, self._block)
+        # A document is only taken beside a text.
+        if any("document" in block for block in content) and not any("text" in block for block in content):
+            content.append({"text": "..."})
+        return {"role": role, "content": content}
+
+    def each(self, items: Sequence[Any], write: Callable[[Any], Raw]) -> list[Raw]:
+        """Each item written, and after one that ends a cached prefix the point that says so."""
+        result: list[Raw] = []
+        for item in items:
+            result.append(write(item))
+            ttl = getattr(item, "cache_ttl", None)
+            if ttl and "cache" in self._takes:
+                result.append({"cachePoint": {"type": "default"} | ({"ttl": "1h"} if ttl == "1h" else {})})
+        return result
+
+    def _block(self, part: Part) -> Raw:
+        """One content block. Raises BadRequest for what Converse does not take."""
+        match part:
+            case Text() | Refusal():
+                return {"text": part.text}
+            case Image():
+                return {"image": _image(part.url, part.data, part.media_type)}
+            case File() if part.media_type in _IMAGES:
+                return {"image": _image(part.url, part.data, part.media_type)}
+            case File():
+                return {"document": self._document(part)}
+            case Thinking():
+                if part.redacted is not None:
+                    return {"reasoningContent": {"redactedContent": part.redacted}}
+                return {"reasoningContent": {"reasoningText": {"text": part.text, "signature": part.signature}}}
+            case ToolCall():
+                return {"toolUse": {"toolUseId": tool_id(part.id), "name": part.name, "input": tool_input(part)}}
+            case ToolResult():
+                content = [self._block(inner) for inner in part.parts]
+                result: Raw = {"toolUseId": tool_id(part.call_id), "content": content or [{"text": ""}]}
+                if "status" in self._takes:
+                    result["status"] = "error" if part.is_error else "success"
+                return {"toolResult": result}
+            case Audio():
+                raise BadRequest("This model does not take audio.", param="messages")
+        raise BadRequest("This model does not take the results of another provider's tools.", param="messages")
+
+    def _document(self, part: File) -> Raw:
+        text = text_of_file(part) if part.media_type not in _DOCUMENTS else part.text
+        if text is not None:
+            return {"format": "txt", "name": self._name(part.name), "source": {"text": text}}
+        if part.media_type not in _DOCUMENTS:
+            raise BadRequest(f"This model does not read files of type `{part.media_type}`.", param="messages")
+        source = _source(part.url, part.data)
+        return {"format": _DOCUMENTS[part.media_type], "name": self._name(part.name), "source": source}
+
+    def _name(self, name: str | None) -> str:
         clean = re.sub(r"\s+", " ", re.sub(r"[^A-Za-z0-9\s()\[\]-]", "-", name or "document")).strip()[:190]
         clean = clean or "document"
         result, number = clean, 2
@@ -134,52 +207,6 @@ class _Names:
             result, number = f"{clean}-{number}", number + 1
         self._taken.add(result)
         return result
-
-
-def _with_cache_points(items: Sequence[Any], write: Any) -> list[Raw]:
-    """Each item written, and after one that ends a cached prefix the point that says so."""
-    result: list[Raw] = []
-    for item in items:
-        result.append(write(item))
-        ttl = getattr(item, "cache_ttl", None)
-        if ttl:
-            result.append({"cachePoint": {"type": "default"} | ({"ttl": "1h"} if ttl == "1h" else {})})
-    return result
-
-
-def _message(role: str, parts: Sequence[Part], names: _Names) -> Raw:
-    content = _with_cache_points(parts, lambda part: _block(part, names))
-    # A document is only taken beside a text.
-    if any("document" in block for block in content) and not any("text" in block for block in content):
-        content.append({"text": "..."})
-    return {"role": role, "content": content}
-
-
-def _block(part: Part, names: _Names) -> Raw:
-    """One content block. Raises BadRequest for what Converse does not take."""
-    match part:
-        case Text() | Refusal():
-            return {"text": part.text}
-        case Image():
-            return {"image": _image(part.url, part.data, part.media_type)}
-        case File() if part.media_type in _IMAGES:
-            return {"image": _image(part.url, part.data, part.media_type)}
-        case File():
-            return {"document": _document(part, names)}
-        case Thinking():
-            if part.redacted is not None:
-                return {"reasoningContent": {"redactedContent": part.redacted}}
-            return {"reasoningContent": {"reasoningText": {"text": part.text, "signature": part.signature}}}
-        case ToolCall():
-            return {"toolUse": {"toolUseId": tool_id(part.id), "name": part.name, "input": tool_input(part)}}
-        case ToolResult():
-            content = [_block(inner, names) for inner in part.parts]
-            status = "error" if part.is_error else "success"
-            result = {"toolUseId": tool_id(part.call_id), "content": content or [{"text": ""}], "status": status}
-            return {"toolResult": result}
-        case Audio():
-            raise BadRequest("This model does not take audio.", param="messages")
-    raise BadRequest("This model does not take the results of another provider's tools.", param="messages")
 
 
 def _image(url: str | None, data: str | None, media_type: str | None) -> Raw:
@@ -198,25 +225,15 @@ def _source(url: str | None, data: str | None) -> Raw:
     raise BadRequest("This model takes images and files as base64 data, not by URL.", param="messages")
 
 
-def _document(part: File, names: _Names) -> Raw:
-    text = text_of_file(part) if part.media_type not in _DOCUMENTS else part.text
-    if text is not None:
-        return {"format": "txt", "name": names.take(part.name), "source": {"text": text}}
-    if part.media_type not in _DOCUMENTS:
-        raise BadRequest(f"This model does not read files of type `{part.media_type}`.", param="messages")
-    source = _source(part.url, part.data)
-    return {"format": _DOCUMENTS[part.media_type], "name": names.take(part.name), "source": source}
-
-
 # --- tools -----------------------------------------------------------------------------------------------------------
 
 
-def _tools(request: ChatRequest, profile: Profile, stand_in: Tool | None) -> list[Raw]:
+def _tools(request: ChatRequest, profile: Profile, stand_in: Tool | None, write: _Blocks) -> list[Raw]:
     """The declarations. Converse has no choice of none: the tools are left out unless the history needs them."""
     tools = tools_of(request, invent=True)
     if request.tool_choice and request.tool_choice.mode == "none" and not stand_in and not _has_calls(request):
         tools = []
-    written = _with_cache_points(tools, lambda tool: _tool(tool, profile))
+    written = write.each(tools, lambda tool: _tool(tool, profile))
     return [*written, _tool(stand_in, profile)] if stand_in else written
 
 
@@ -233,14 +250,23 @@ def _tool(tool: Tool, profile: Profile) -> Raw:
     return {"toolSpec": spec}
 
 
-def _choice(request: ChatRequest, stand_in: Tool | None) -> Raw:
-    choice = request.tool_choice
+def _choice(request: ChatRequest, profile: Profile, stand_in: Tool | None) -> Raw:
+    """The choice; none is left to the model. Raises BadRequest for one that it cannot be held to."""
+    choice, takes = request.tool_choice, profile.converse_takes
     mode = choice.mode if choice else "auto"
     if choice and mode == "named":
-        return {"tool": {"name": choice.names[0]}}
-    if stand_in is not None:
-        return {"any": {}} if request.tools and mode != "none" else {"tool": {"name": stand_in.name}}
-    return {"any": {}} if mode == "required" and request.tools else {}
+        wanted: Raw = {"tool": {"name": choice.names[0]}}
+    elif stand_in is not None:
+        wanted = {"any": {}} if (request.tools and mode != "none") or "tool" not in takes else _named(stand_in)
+    else:
+        wanted = {"any": {}} if mode == "required" and request.tools else {}
+    if not wanted.keys() <= takes:
+        raise BadRequest("This model cannot be made to call a tool: leave `tool_choice` to it.", param="tool_choice")
+    return wanted
+
+
+def _named(tool: Tool) -> Raw:
+    return {"tool": {"name": tool.name}}
 
 
 LOSSES = (
@@ -257,6 +283,9 @@ LOSSES = (
     Loss("temperature above 1", False, "1 is the maximum"),
     Loss("top_k on models other than Claude", False, "each has its own member"),
     Loss("reasoning on models other than Claude", False, "each has its own member"),
+    Loss("a forced tool on models other than Claude, Nova and Mistral Large", True, "they choose themselves"),
+    Loss("JSON schema on models that cannot be made to call a tool", False, "becomes an instruction"),
+    Loss("is_error of a tool result, cache points on models other than Claude and Nova", False, "not taken"),
     Loss("parallel_tool_calls false", False, "not offered"),
     Loss("tool choice none when the history has calls", False, "not offered"),
     Loss("verbosity, metadata, user, prompt_cache_key, service_tier", False, "not taken"),

@@ -24,7 +24,8 @@ class Profile(msgspec.Struct, frozen=True):
     `json_schema` False: a forced tool stands in for a schema. `anthropic_members`: it takes Anthropic's own members
     (thinking, top_k) where another dialect passes members on.
     `schema_subset`: Gemini's own Schema instead of JSON schema. `call_signatures`: it refuses its calls unsigned.
-    `custom_tools`: it takes tools of free text, not only functions.
+    `custom_tools`: it takes tools of free text, not only functions. `converse_takes` are members of Converse that only
+    some models know: the tool choices "any" and "tool", a tool result's "status", and "cache" points.
     """
 
     max_output_tokens: int = 8192
@@ -42,6 +43,7 @@ class Profile(msgspec.Struct, frozen=True):
     schema_subset: bool = False
     call_signatures: bool = False
     custom_tools: bool = False
+    converse_takes: frozenset[Literal["any", "tool", "status", "cache"]] = frozenset()
 
 
 _Row = tuple[frozenset[str] | None, str, dict[str, Any]]
@@ -68,6 +70,12 @@ ROWS: tuple[_Row, ...] = (
     (None, r"^(deepseek|qwen|glm|kimi|grok|mistral|magistral)", {"max_output_tokens": 32_768}),
     # Converse offers structured answers for newer Claude models only.
     (frozenset({"bedrock", "converse"}), r"", {"json_schema": False}),
+    (frozenset({"bedrock"}), r"mistral\.mistral-large", {"converse_takes": frozenset({"any"})}),
+    (
+        frozenset({"bedrock"}),
+        r"amazon\.nova|anthropic\.claude",
+        {"converse_takes": frozenset({"any", "tool", "status", "cache"})},
+    ),
     (
         None,
         r"(^|[./])claude",

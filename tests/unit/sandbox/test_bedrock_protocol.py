@@ -28,6 +28,11 @@ TOOLS = {
         {"toolSpec": {"name": "clock", "description": "d", "inputSchema": {"json": {"type": "object"}}}},
     ]
 }
+NOVA = "us.amazon.nova-pro-v1:0"
+LLAMA = "us.meta.llama3-3-70b-instruct-v1:0"
+DEEPSEEK = "us.deepseek.r1-v1:0"
+PICTURE = {"image": {"format": "png", "source": {"bytes": b"\x89PNG"}}}
+DOCUMENT = {"document": {"format": "pdf", "name": "a", "source": {"bytes": b"%PDF"}}}
 THINKS = {"thinking": {"type": "enabled", "budget_tokens": 1024}}
 
 
@@ -192,10 +197,96 @@ def gathered(events: list[dict[str, Any]]) -> tuple[list[dict[str, Any]], str]:
     return [blocks[index] for index in sorted(blocks)], reason
 
 
+def said(api: Any, model: str, operation: str, **asked: Any) -> tuple[list[dict[str, Any]], str, dict[str, Any]]:
+    """Content, stop reason and usage of a call, as botocore's own parser reads them."""
+    answer = getattr(api, operation)(modelId=model, **{"messages": turns(), **asked})
+    if operation == "converse":
+        return answer["output"]["message"]["content"], answer["stopReason"], answer["usage"]
+    events = list(answer["stream"])
+    return (*gathered(events), events[-1]["metadata"]["usage"])
+
+
+@pytest.mark.parametrize("model", [NOVA, LLAMA, "mistral.mistral-large-2407-v1:0"])
+@pytest.mark.parametrize("operation", ["converse", "converse_stream"])
+def test_the_models_of_other_makers_converse(api: Any, operation: str, model: str) -> None:
+    content, reason, usage = said(api, model, operation, messages=turns("one two"), system=[{"text": "be brief"}])
+    assert (content, reason) == ([{"text": "You said: one two"}], "end_turn")
+    assert (usage["inputTokens"], usage["outputTokens"], usage["totalTokens"]) == (4, 4, 8)
+    question = turns('[[say: so]] [[tools: weather {"city":"Oslo"}; clock]]')
+    content, reason, _ = said(api, model, operation, messages=question, toolConfig=TOOLS)
+    assert (reason, content[0]) == ("tool_use", {"text": "so"})
+    uses = [block["toolUse"] for block in content[1:]]
+    assert [(use["name"], use["input"]) for use in uses] == [("weather", {"city": "Oslo"}), ("clock", {})]
+    results = [{"toolResult": {"toolUseId": use["toolUseId"], "content": [{"json": {"t": 5}}]}} for use in uses]
+    going_on = [*question, {"role": "assistant", "content": content}, {"role": "user", "content": results}]
+    content, reason, _ = said(api, model, operation, messages=going_on, toolConfig=TOOLS)
+    assert (content, reason) == ([{"text": 'weather answered {"t":5}; clock answered {"t":5}'}], "end_turn")
+    limits = {"maxTokens": 2, "stopSequences": ["END"]}
+    for text, expected in (("[[say: a b c]]", "max_tokens"), ("[[say: a END]]", "stop_sequence")):
+        assert said(api, model, operation, messages=turns(text), inferenceConfig=limits)[1] == expected
+    assert said(api, model, operation, messages=turns("[[refuse: no]]"))[1] == "content_filtered"
+
+
+@pytest.mark.parametrize("operation", ["converse", "converse_stream"])
+def test_a_model_of_another_maker_thinks_unsigned(api: Any, operation: str) -> None:
+    content, _, usage = said(api, DEEPSEEK, operation, messages=turns("[[think: hm hm]] [[say: yes]]"))
+    thought = content[0]["reasoningContent"]["reasoningText"]
+    assert (thought["text"], thought.get("signature", ""), content[1]) == ("hm hm", "", {"text": "yes"})
+    assert usage["outputTokens"] == 3
+
+
+def test_nova_sees_pictures_and_documents_and_is_held_to_its_tools(api: Any) -> None:
+    shown = [{"role": "user", "content": [{"text": "look"}, PICTURE, DOCUMENT]}]
+    told = said(api, NOVA, "converse", messages=shown)[0][0]["text"]
+    assert told == "You said: look You showed: image image/png, file application/pdf."
+    for choice, names in (({"tool": {"name": "clock"}}, ["clock"]), ({"any": {}}, ["weather"])):
+        content, _, _ = said(api, NOVA, "converse", toolConfig={**TOOLS, "toolChoice": choice})
+        assert [block["toolUse"]["name"] for block in content] == names
+    system = [{"text": "one two"}, {"cachePoint": {"type": "default"}}]
+    _, _, usage = said(api, NOVA, "converse", messages=turns("[[cached: 10]] a"), system=system)
+    assert (usage["inputTokens"], usage["cacheReadInputTokens"], usage["totalTokens"]) == (0, 10, 13)
+
+
+def refusals() -> dict[str, tuple[str, dict[str, Any]]]:
+    called = {"role": "assistant", "content": [{"toolUse": {"toolUseId": "t1", "name": "clock", "input": {}}}]}
+    result = {"toolResult": {"toolUseId": "t1", "content": [{"text": "5"}], "status": "success"}}
+    loop = [*turns(), called, {"role": "user", "content": [result]}]
+    schema = {"type": "json_schema", "structure": {"jsonSchema": {"schema": "{}"}}}
+    thought = {"reasoningContent": {"reasoningText": {"text": "a"}}}
+    return {
+        "toolConfig.toolChoice.any": (LLAMA, {"toolConfig": {**TOOLS, "toolChoice": {"any": {}}}}),
+        "toolResult.status": (LLAMA, {"messages": loop, "toolConfig": TOOLS}),
+        "the image field": (LLAMA, {"messages": [{"role": "user", "content": [PICTURE]}]}),
+        "the document field": ("amazon.nova-micro-v1:0", {"messages": [{"role": "user", "content": [DOCUMENT]}]}),
+        "prompt caching": (LLAMA, {"system": [{"text": "a"}, {"cachePoint": {"type": "default"}}]}),
+        "support tool use": (DEEPSEEK, {"toolConfig": TOOLS}),
+        "toolConfig field must be defined": (NOVA, {"messages": loop}),
+        "Expected toolResult blocks": (NOVA, {"messages": [*turns(), called, *turns()], "toolConfig": TOOLS}),
+        "exceeds the number of toolUse": (NOVA, {"messages": loop[2:], "toolConfig": TOOLS}),
+        "alternate between user": (NOVA, {"messages": turns() * 2}),
+        "must start with a user": (NOVA, {"messages": []}),
+        "must end with a user": (NOVA, {"messages": [*turns(), {"role": "assistant", "content": [{"text": "a"}]}]}),
+        "is blank": (NOVA, {"messages": turns(" ")}),
+        "A text block is required": (NOVA, {"messages": [{"role": "user", "content": [DOCUMENT]}]}),
+        "outputConfig": (NOVA, {"outputConfig": {"textFormat": schema}}),
+        "the reasoningContent field": (
+            NOVA,
+            {"messages": [*turns(), {"role": "assistant", "content": [thought]}, *turns()]},
+        ),
+        "extraneous key \\[thinking\\]": (NOVA, {"additionalModelRequestFields": THINKS}),
+        "inferenceConfig.temperature": (NOVA, {"inferenceConfig": {"temperature": 1.5}}),
+    }
+
+
+@pytest.mark.parametrize("words", refusals())
+def test_what_a_model_of_another_maker_does_not_take_is_a_validation_exception(api: Any, words: str) -> None:
+    model, asked = refusals()[words]
+    with pytest.raises(ClientError, match=words):
+        said(api, model, "converse", **asked)
+
+
 def test_converse_takes_pictures_schemas_cache_points_and_choices(api: Any) -> None:
-    picture = {"image": {"format": "png", "source": {"bytes": b"\x89PNG"}}}
-    document = {"document": {"format": "pdf", "name": "a", "source": {"bytes": b"%PDF"}}}
-    showing = [{"role": "user", "content": [{"text": "look"}, picture, document]}]
+    showing = [{"role": "user", "content": [{"text": "look"}, PICTURE, DOCUMENT]}]
     answer = api.converse(modelId=BEDROCK, messages=showing)
     told = answer["output"]["message"]["content"][0]["text"]
     assert told == "You said: look You showed: image image/png, file application/pdf."
@@ -246,7 +337,9 @@ def test_a_wrong_body_is_a_validation_exception(api: Any) -> None:
         with pytest.raises(ClientError, match="ValidationException"):
             api.invoke_model(modelId=BEDROCK, body=plain_body(**fields))
     with pytest.raises(ClientError, match="The provided model identifier is invalid"):
-        api.converse(modelId="meta.llama3-8b-instruct-v1:0", messages=turns())
+        api.converse(modelId="nobody.model-v1:0", messages=turns())
+    with pytest.raises(ClientError, match="The provided model identifier is invalid"):
+        api.invoke_model(modelId=NOVA, body=plain_body())
     with pytest.raises(ClientError, match="The model returned the following errors"):
         api.converse(modelId=BEDROCK, messages=[{"role": "assistant", "content": [{"text": "a"}]}])
 

@@ -56,6 +56,8 @@ from elkapi.types import Usage
 CLAUDE = profile_for("bedrock", "us.anthropic.claude-sonnet-4-5-20250929-v1:0")
 OLD = profile_for("bedrock", "anthropic.claude-3-haiku-20240307-v1:0")
 NOVA = profile_for("bedrock", "amazon.nova-pro-v1:0")
+LLAMA = profile_for("bedrock", "us.meta.llama3-3-70b-instruct-v1:0")
+MISTRAL = profile_for("bedrock", "mistral.mistral-large-2407-v1:0")
 SCHEMA = {"type": "object", "properties": {"a": {"type": "integer"}}, "required": ["a"]}
 
 
@@ -169,6 +171,36 @@ def test_tool_choices() -> None:
     assert "toolConfig" in _written(messages=history)
 
 
+def test_a_model_is_asked_only_for_what_it_knows() -> None:
+    tools = (Tool("now", cache_ttl="5m"),)
+    forced: dict[str, Any] = {"tools": tools, "tool_choice": ToolChoice("named", ("now",))}
+    assert _written(NOVA, **forced)["toolConfig"]["toolChoice"] == {"tool": {"name": "now"}}
+    required: dict[str, Any] = {"tools": tools, "tool_choice": ToolChoice("required")}
+    assert _written(MISTRAL, **required)["toolConfig"]["toolChoice"] == {"any": {}}
+    with pytest.raises(BadRequest) as caught:
+        _written(MISTRAL, **forced)
+    assert caught.value.param == "tool_choice"
+    loop = [
+        Message("user", (Text("a", "5m"),)),
+        Message("assistant", (Thinking("hm", "sig", "anthropic"), ToolCall("t", "now", "{}"))),
+        Message("user", (ToolResult("t", (Text("12:00"),), is_error=True),)),
+    ]
+    body = _written(LLAMA, messages=loop, tools=tools, system=(Text("Be brief.", "1h"),))
+    text = json.dumps(body)
+    assert [word for word in ("status", "cachePoint", "reasoningContent") if word in text] == []
+    assert "reasoningContent" not in json.dumps(_written(NOVA, messages=loop, tools=tools))
+    assert body["messages"][1]["content"][0]["toolUse"]["name"] == "now"
+
+
+def test_a_schema_is_a_forced_tool_where_that_can_be_forced_and_an_instruction_elsewhere() -> None:
+    asks = {"output": OutputFormat("schema", "answer", SCHEMA)}
+    chosen = [_written(profile, **asks)["toolConfig"]["toolChoice"] for profile in (NOVA, MISTRAL)]
+    assert chosen == [{"tool": {"name": OUTPUT_TOOL}}, {"any": {}}]
+    body = _written(LLAMA, **asks)
+    assert "toolConfig" not in body
+    assert json.dumps(SCHEMA, separators=(",", ":")) in body["system"][0]["text"]
+
+
 def test_documents_have_names_of_their_own_and_a_text_beside_them() -> None:
     file = File("application/pdf", data="JVBERg==", name="a_b.pdf")
     content = _written(messages=[Message("user", (file, file))])["messages"][0]["content"]
@@ -189,6 +221,11 @@ REFUSED: dict[str, dict[str, Any]] = {
     "server tools and their blocks in the history": {"server_tools": (ServerTool("web_search", "chat", {}),)},
     "custom tools of chat completions": {"tools": (Tool("patch", custom=True),)},
     "tool arguments that are no JSON object": {"messages": [Message("assistant", (ToolCall("a", "b", "[1]"),))]},
+    "a forced tool on models other than Claude, Nova and Mistral Large": {
+        "tools": (Tool("now"),),
+        "tool_choice": ToolChoice("required"),
+        "profile": LLAMA,
+    },
 }
 
 

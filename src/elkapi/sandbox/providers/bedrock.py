@@ -1,4 +1,4 @@
-"""AWS Bedrock's runtime: Claude by invoke and by Converse, signed requests, event streams, AWS's errors.
+"""AWS Bedrock's runtime: Claude by invoke, every model by Converse, signed requests, event streams, AWS's errors.
 
 A channel's credential here is `ACCESS_KEY_ID:SECRET`. Without a list of accepted keys the sandbox knows one:
 `AKIDSANDBOX:sandbox-secret`.
@@ -14,7 +14,7 @@ import msgspec
 
 from elkapi.sandbox.eventstream import MEDIA_TYPE, event, exception
 from elkapi.sandbox.messages import Answer, Frame, Problem, Request, json_answer
-from elkapi.sandbox.providers import anthropic, bedrock_converse
+from elkapi.sandbox.providers import anthropic, bedrock_converse, bedrock_models, bedrock_others
 from elkapi.sandbox.providers.anthropic_models import Model, bedrock_name, model_of
 from elkapi.sandbox.providers.anthropic_read import Asked, json_object, read
 from elkapi.sandbox.providers.anthropic_write import Event, Said, events, say
@@ -62,12 +62,19 @@ def invoke_stream(request: Request) -> Answer:
 
 def converse(request: Request) -> Answer:
     """`POST /model/{id}/converse`."""
+    if (found := bedrock_models.find(_model_id(request))) is not None:
+        other = bedrock_others.say(request, *found)
+        return json_answer(bedrock_others.response(other), charge=other.charge())
     said = _conversed(request)
     return json_answer(bedrock_converse.response(said, latency_ms=1), charge=said.charge())
 
 
 def converse_stream(request: Request) -> Answer:
     """`POST /model/{id}/converse-stream`: one named message for each event."""
+    if (found := bedrock_models.find(_model_id(request))) is not None:
+        other = bedrock_others.say(request, *found)
+        frames = [Frame(event(e.name, e.body), e.mark, e.output_tokens) for e in bedrock_others.events(other)]
+        return _streamed(request, frames, other)
     said = _conversed(request)
     frames = []
     for one in events(said):
@@ -115,9 +122,13 @@ def dress(request: Request, answer: Answer, took_s: float) -> Answer:
     return msgspec.structs.replace(answer, headers=(*headers, *answer.headers))
 
 
-def _model(request: Request) -> tuple[str, Model]:
+def _model_id(request: Request) -> str:
     # The id is one segment; an ARN holds slashes, which some clients encode twice.
-    name = bedrock_name(unquote(request.params["model"]))
+    return unquote(request.params["model"])
+
+
+def _model(request: Request) -> tuple[str, Model]:
+    name = bedrock_name(_model_id(request))
     if name is None:
         raise Problem(400, "The provided model identifier is invalid.")
     return name, model_of(name)
@@ -156,7 +167,7 @@ def _chunk(one: Event, said: Said) -> bytes:
     return event("chunk", {"bytes": encoded, "p": "abcdefgh"})
 
 
-def _streamed(request: Request, frames: list[Frame], said: Said) -> Answer:
+def _streamed(request: Request, frames: list[Frame], said: Said | bedrock_others.Said) -> Answer:
     failure = exception(request.faults.code or STREAM_FAILURE, "The sandbox was asked to fail inside the stream.")
     headers = ((b"x-amzn-bedrock-content-type", b"application/json"),)
     return stream_answer(frames, error=failure, charge_at=said.charge, media_type=MEDIA_TYPE, headers=headers)
