@@ -27,6 +27,9 @@ from __future__ import annotations
 
 from typing import ClassVar
 
+# The code of a refusal because the input is longer than the model's window.
+OVERFLOW = "context_length_exceeded"
+
 
 class GatewayError(Exception):
     """An answer to the caller: HTTP `status`, stable `code`, OpenAI `type`, the field in `param`, extra `headers`.

@@ -6,12 +6,9 @@ of it. It judges nothing.
 
 from __future__ import annotations
 
-import fcntl
 import json
-import os
 import re
 import socket
-import struct
 import subprocess
 import sys
 from pathlib import Path
@@ -19,33 +16,13 @@ from pathlib import Path
 ROOT = Path(__file__).parents[2]
 sys.path.insert(0, str(ROOT / "tests"))
 
-from live import running_gateway  # noqa: E402 - the path above is where it lies.
+from isolation import bring_loopback_up, reaches_out  # noqa: E402 - the path above is where it lies.
+from live import running_gateway  # noqa: E402
 
 EXAMPLE = ROOT / "examples/semantic_search.py"
 COMMAND_S = 60
 SEARCH_S = 120
-# The kernel's names for reading and setting an interface's flags, and the flag that says it is up.
-SIOCGIFFLAGS, SIOCSIFFLAGS, IFF_UP = 0x8913, 0x8914, 0x1
 _PRINTED = re.compile(r"^curl .*?[^\\]$", re.MULTILINE | re.DOTALL)
-
-
-def bring_loopback_up() -> None:
-    """A new namespace has one interface, and it is down."""
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as control:
-        asked = struct.pack("16sh14x", b"lo", 0)
-        _, flags = struct.unpack("16sh14x", fcntl.ioctl(control, SIOCGIFFLAGS, asked))
-        fcntl.ioctl(control, SIOCSIFFLAGS, struct.pack("16sh14x", b"lo", flags | IFF_UP))
-
-
-def reaches_out() -> str:
-    """What happens to a connection that would leave this machine (a documentation address, which nobody has)."""
-    with socket.socket() as probe:
-        probe.settimeout(2)
-        try:
-            probe.connect(("192.0.2.1", 443))
-        except OSError as error:
-            return os.strerror(error.errno) if error.errno else str(error)
-    return "connected"
 
 
 def main() -> None:

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from isolation import without_network
 
 INSIDE = Path(__file__).parent / "inside.py"
 RUN_S = 240
@@ -23,26 +24,17 @@ SEED_TEXT = "The food was delicious and the waiter..."
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(RUN_S + 30)]
 
 
-def _without_network() -> list[str]:
-    """The command that cuts the network for what follows it: plainly for root, else by a user namespace."""
-    if shutil.which("unshare") is None:
-        pytest.skip("unshare is not installed (Debian: util-linux)")
-    command = ["unshare", "--net"] if os.geteuid() == 0 else ["unshare", "--net", "--map-root-user"]
-    refused = subprocess.run([*command, "true"], capture_output=True, text=True)
-    if refused.returncode != 0:
-        # Not a failure in CI either: some containers forbid it, and nothing installed could change that.
-        pytest.skip(f"this machine does not allow a network namespace: {refused.stderr.strip()}")
-    return command
-
-
 @pytest.fixture(scope="module")
 def found() -> Any:
     """What inside.py saw."""
     if shutil.which("curl") is None:
         reason = "curl is not installed (Debian: apt-get install curl)"
         pytest.fail(reason, pytrace=False) if os.environ.get("CI") == "true" else pytest.skip(reason)
+    cut, why_not = without_network()
+    if why_not is not None:
+        pytest.skip(why_not)
     done = subprocess.run(
-        [*_without_network(), sys.executable, str(INSIDE)],
+        [*cut, sys.executable, str(INSIDE)],
         capture_output=True,
         text=True,
         timeout=RUN_S,

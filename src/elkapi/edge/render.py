@@ -7,7 +7,7 @@ from collections.abc import Callable
 import msgspec
 
 from elkapi.catalog.operation import Dialect
-from elkapi.errors import GatewayError
+from elkapi.errors import OVERFLOW, GatewayError
 from elkapi.ids import request_id_text
 
 Rendered = tuple[int, list[tuple[bytes, bytes]], bytes]
@@ -43,6 +43,12 @@ def _openai(error: GatewayError, message: str, request_id: str) -> object:
 
 def _anthropic(error: GatewayError, message: str, request_id: str) -> object:
     kind = _ANTHROPIC_TYPES.get(error.status, "invalid_request_error" if error.status < 500 else "api_error")
+    if error.code == OVERFLOW and "prompt is too long" not in message.lower():
+        # The words by which Claude Code knows that it must shorten the conversation.
+        message = f"prompt is too long: {message}"
+    if error.status == 503 and not error.retryable:
+        # Claude Code repeats "overloaded" whatever x-should-retry says, and tells its user that the API is at capacity.
+        kind = "not_found_error" if error.code == "model_not_found" else "api_error"
     return {"type": "error", "error": {"type": kind, "message": message}, "request_id": request_id}
 
 
@@ -63,7 +69,8 @@ def render_error(error: GatewayError, request_id: bytes, dialect: Dialect = "ope
     text = request_id_text(request_id)
     body = msgspec.json.encode(_BODIES[dialect](error, f"{error.message} (request id: {text})", text))
     headers = [JSON, *error.headers]
-    if not error.retryable and error.status >= 500 and all(name != b"x-should-retry" for name, _ in headers):
+    # Not for 5xx alone: Claude Code repeats a 401 for minutes unless it is told not to.
+    if not error.retryable and all(name != b"x-should-retry" for name, _ in headers):
         headers.append((b"x-should-retry", b"false"))
     return error.status, headers, body
 

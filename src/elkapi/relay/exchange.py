@@ -25,6 +25,7 @@ from elkapi.translate.gemini import ArrayWriter
 from elkapi.translate.ir import ChatRequest, Event, Failure, UsageSeen
 from elkapi.translate.profiles import profile_for
 from elkapi.translate.responses_state import without_envelopes
+from elkapi.translate.tool_search import tool_search_for
 from elkapi.types import Attempt, Usage
 
 # Wires whose streams are asked for their usage, and in which the caller's own limit of output stands.
@@ -168,7 +169,7 @@ class Text:
         self.created_s = created_s
         self.ours: Dialect = DIALECTS[request.operation.wire]  # type: ignore[index]
         self.theirs: Dialect | UpstreamDialect = UPSTREAM_DIALECTS[wire]
-        self.asked: ChatRequest = self.ours.read_request(request.body)
+        self.asked: ChatRequest = tool_search_for(self.ours.read_request(request.body))
         self.asked.model = request.model
 
     def body(self) -> bytes:

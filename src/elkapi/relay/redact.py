@@ -7,7 +7,8 @@ from urllib.parse import urlsplit
 
 import msgspec
 
-from elkapi.errors import GatewayError, UpstreamRejected
+from elkapi.errors import OVERFLOW, GatewayError, UpstreamRejected
+from elkapi.routing.fallback import reason_in
 from elkapi.types import Attempt
 
 MESSAGE_CHARS_MAX = 1000
@@ -53,6 +54,9 @@ def rejected(status: int, body: bytes, attempt: Attempt, client_model: str) -> G
     error = view.error if isinstance(view.error, _Error) else _Error(message=view.error or view.message)
     message = redact(error.message or f"The request was refused (status {status}).", attempt, client_model)
     code = _word(None if error.code is None else str(error.code), attempt, client_model)
+    if reason_in(status, body) == "context":
+        # One word for what providers say in many: agents shorten the conversation when they read it.
+        code = OVERFLOW
     kind = _word(error.type, attempt, client_model) or "invalid_request_error"
     param = _word(error.param, attempt, client_model)
     return UpstreamRejected(message, status=status, code=code, type_=kind, param=param)

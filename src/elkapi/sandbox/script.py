@@ -15,6 +15,8 @@ A test steers the answer with words in the question (the last user turn that is 
     [[tools: f {"a":1}; g {"b":2}]]   calls these tools, side by side; a custom tool takes a JSON string;
                                       the second [[tools]] word is called after the results of the first, and so on
     [[then: text]]                    says this after the last tool results (default: quotes them)
+    {{result}}                        in [[tools]] and [[then]]: the text of the newest tool results, so that an agent's
+                                      next step can depend on what its tool answered
     [[refuse: text]]                  refuses with this text
     [[finish: length]]                finishes so: stop, stop_sequence, length, tools, refusal or filter
     [[input: 250000]]                 counts at least so many input tokens
@@ -66,6 +68,7 @@ _CALL = re.compile(r"\s*;?\s*([A-Za-z0-9_.:-]+)\s*")
 _DURATION = re.compile(r"([0-9]{1,6}(?:\.[0-9]{1,3})?)(ms|s)?")
 _FAULT = re.compile(r"\[sandbox:[^\[\]]*\]")
 _DECODER = json.JSONDecoder()
+_RESULT = "{{result}}"
 
 
 class _Script(msgspec.Struct):
@@ -223,15 +226,24 @@ def _parts(ask: Ask, script: _Script, question: Turn | None, results: tuple[Resu
     if rounds < len(callings):
         calls = callings[rounds] if ask.parallel else callings[rounds][:1]
         before = [part for part in script.said if not isinstance(part, tuple)] if rounds == 0 else []
-        return [*before, *calls]
+        return [*before, *(_filled(call, results) for call in calls)]
     if rounds:
         quoted = "; ".join(f"{result.name} answered {result.text}" for result in results)
-        return [*script.then] or [Text(quoted)]
+        return [_filled(text, results) for text in script.then] or [Text(quoted)]
     said = [part for part in script.said if not isinstance(part, tuple)]
     if any(not isinstance(part, Thinking) for part in said):
         return said
     calls = _unscripted_calls(ask, script.rest)
     return [*said, *calls] if calls else [*said, Text(_plain(ask, script.rest, question))]
+
+
+def _filled(part: Text | Call, results: tuple[Result, ...]) -> Part:
+    """The part with the newest results in the place of `{{result}}`, one a line."""
+    told = "\n".join(result.text for result in results)
+    if isinstance(part, Text):
+        return Text(part.text.replace(_RESULT, told))
+    within = told if part.custom else json.dumps(told, ensure_ascii=False)[1:-1]
+    return msgspec.structs.replace(part, arguments=part.arguments.replace(_RESULT, within))
 
 
 def _unscripted_calls(ask: Ask, text: str) -> tuple[Call, ...]:

@@ -132,7 +132,7 @@ class OpenPart:
 
 
 class OpenCall:
-    """An open call. `wrapped`: a custom tool that the upstream knows as a function of one string."""
+    """An open call. `wrapped`: a tool that the upstream knows as a function, so that its text comes at the end."""
 
     def __init__(self, output_index: int, item: dict[str, Any], wrapped: bool) -> None:
         self.output_index = output_index
@@ -146,10 +146,11 @@ class OpenCall:
         """A custom tool's free text never tells its end."""
         if self.custom and not self.wrapped:
             return False
-        return _object("".join(self.pieces)) is not None
+        return as_object("".join(self.pieces)) is not None
 
 
-def _object(text: str) -> dict[str, Any] | None:
+def as_object(text: str) -> dict[str, Any] | None:
+    """The JSON object that a call's arguments are; None while they are not whole."""
     try:
         found = msgspec.json.decode(text)
     except (msgspec.DecodeError, RecursionError):
@@ -159,6 +160,6 @@ def _object(text: str) -> dict[str, Any] | None:
 
 def unwrapped(text: str) -> str:
     """The free text of a custom tool out of the arguments `{"input": text}`; anything else as it is."""
-    found = _object(text) or {}
+    found = as_object(text) or {}
     only = found.get("input", next(iter(found.values())) if len(found) == 1 else None)
     return only if isinstance(only, str) else text

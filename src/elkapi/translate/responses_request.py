@@ -6,6 +6,7 @@ put it back; `check_crossing` names what no other dialect can carry.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Annotated, Any, Literal, get_args
 
 import msgspec
@@ -134,7 +135,10 @@ def read_members(members: dict[str, Any], *, model_needed: bool = True) -> ChatR
     leading, messages = read_items(view.input)
     if not messages and not extra.keys() & {"previous_response_id", "conversation", "prompt"}:
         raise BadRequest("`input` must hold at least one item that is not an instruction.", param="input")
-    tools, server_tools = _tools(view, extra)
+    spaces: dict[str, dict[str, Any]] = {}
+    tools, server_tools = read_tools(view.tools or (), spaces)
+    if spaces:
+        extra["namespaces"] = spaces
     logprobs = LOGPROBS in (view.include or ())
     if view.top_logprobs is not None and not logprobs:
         # Without the word in `include` it has no effect here, and is an error in other dialects.
@@ -204,12 +208,13 @@ def _system(instructions: str | None, leading: tuple[Text, ...], extra: dict[str
 # --- tools -----------------------------------------------------------------------------------------------------------
 
 
-def _tools(view: _Body, extra: dict[str, Any]) -> tuple[tuple[Tool, ...], tuple[ServerTool, ...]]:
-    """Flat tools; those of a namespace under a joined name, with the way back in `extra["namespaces"]`."""
+def read_tools(
+    rows: Sequence[dict[str, Any]], spaces: dict[str, dict[str, Any]]
+) -> tuple[tuple[Tool, ...], tuple[ServerTool, ...]]:
+    """Flat tools; those of a namespace under a joined name, with the way back added to `spaces`. Raises BadRequest."""
     tools: list[Tool] = []
     served: list[ServerTool] = []
-    spaces: dict[str, dict[str, Any]] = {}
-    for index, row in enumerate(view.tools or ()):
+    for index, row in enumerate(rows):
         path = f"tools[{index}]"
         kind = row.get("type")
         if not isinstance(kind, str):
@@ -224,8 +229,6 @@ def _tools(view: _Body, extra: dict[str, Any]) -> tuple[tuple[Tool, ...], tuple[
             tools.append(_tool(row, path))
         else:
             served.append(ServerTool(_SERVER_KINDS.get(kind, kind), "responses", row))
-    if spaces:
-        extra["namespaces"] = spaces
     return tuple(tools), tuple(served)
 
 

@@ -56,7 +56,7 @@ LOSSES = (
 
 # Members of `extra` that this dialect shares with chat.
 _SHARED_WITH_CHAT = ("safety_identifier", "prompt_cache_options", "prompt_cache_retention", "moderation")
-_NOT_WRITTEN = frozenset({"instructions", "namespaces", "reasoning", "text", "include"})
+_NOT_WRITTEN = frozenset({"instructions", "namespaces", "reasoning", "text", "include", "tool_search"})
 _FORMATS = {"text": "text", "json": "json_object", "schema": "json_schema"}
 _TIERS = {"standard_only": "default"}
 _TIERS_CARRIED = frozenset({"auto", "default", "flex", "scale", "priority", "fast"})
@@ -296,6 +296,9 @@ def write_tools(request: ChatRequest) -> list[dict[str, Any]]:
     opened: dict[str, dict[str, Any]] = {}
     for tool in request.tools:
         space = spaces.get(tool.name)
+        if own and tool.name == "tool_search" and (declared := request.extra.get(tool.name)) is not None:
+            rows.append(declared)
+            continue
         if space is None:
             rows.append(_tool(tool, tool.name, own))
             continue

@@ -34,6 +34,7 @@ from elkapi.translate.responses_object import (
     OpenCall,
     OpenPart,
     annotation,
+    as_object,
     blank_response,
     error_object,
     logprob_rows,
@@ -280,6 +281,11 @@ class ResponsesWriter:
             sealed = seal(Sealed(event.signed_by, signature=event.signature, call_id=event.id))
             out = self._whole_item("rs", {"type": "reasoning", "summary": []}, {"encrypted_content": sealed})
         out += self._close()
+        if event.name == "tool_search" and event.name in self._request.extra:
+            search = {"type": "tool_search_call", "execution": "client", "call_id": event.id, "arguments": {}}
+            index, item, added = self._add("tsc", {"status": "in_progress", **search})
+            self._calls[event.index] = OpenCall(index, item, wrapped=True)
+            return out + added
         custom = event.custom or event.name in self._custom
         name = {"call_id": event.id, **split_name(event.name, self._request)}
         if custom:
@@ -304,6 +310,9 @@ class ResponsesWriter:
 
     def _close_call(self, call: OpenCall, status: str) -> bytes:
         text, out = "".join(call.pieces), b""
+        if call.item["type"] == "tool_search_call":
+            call.item |= {"arguments": as_object(text) or {}, "status": status}
+            return self._done(call.output_index, call.item)
         if call.wrapped:
             text = unwrapped(text)
             out = self._arguments(call, text) if text else b""

@@ -7,6 +7,7 @@ from typing import Any
 import msgspec
 import pytest
 
+from elkapi.errors import OVERFLOW
 from elkapi.relay.redact import MESSAGE_CHARS_MAX, redact, rejected
 from elkapi.types import Attempt, Channel, ChannelKey
 
@@ -136,3 +137,15 @@ def test_a_refusal_keeps_its_status_param_and_code(
     content = body.encode() if isinstance(body, str) else msgspec.json.encode(body)
     error = rejected(422, content, attempt(), "my-model")
     assert (error.status, error.message, error.param, error.code, error.type) == (422, message, param, code, kind)
+
+
+@pytest.mark.parametrize(
+    ("body", "code"),
+    [
+        (b'{"error":{"message":"prompt is too long: 9 tokens > 8 maximum","type":"invalid_request_error"}}', OVERFLOW),
+        (b'{"error":{"message":"maximum context length is 8 tokens","code":"invalid_request"}}', OVERFLOW),
+        (b'{"error":{"message":"temperature must be lower","code":"invalid_value"}}', "invalid_value"),
+    ],
+)
+def test_an_overlong_input_has_one_code_whoever_refused_it(body: bytes, code: str) -> None:
+    assert rejected(400, body, attempt(), "my-model").code == code

@@ -83,6 +83,20 @@ def test_tools_are_called_round_by_round_and_then_the_results_are_quoted() -> No
     assert replies[2].text == "h answered 3"
 
 
+def test_a_later_step_can_use_what_the_tools_of_the_one_before_answered() -> None:
+    question = Turn(
+        "user", '[[tools: f; g]] [[tools: h {"a": "<{{result}}>"}; shell "echo {{result}}"]] [[then: {{result}}!]]'
+    )
+    first = (question, Turn("user", results=(Result("f", 'say "a"'), Result("g", "b"))))
+    second = (*first, Turn("assistant", calls=(Call("h", "{}"),)), Turn("user", results=(Result("h", "c"),)))
+    writing, saying = (reply_to(Ask(turns=turns, tools=(SHELL,))) for turns in (first, second))
+    function, free = writing.calls
+    assert json.loads(function.arguments) == {"a": '<say "a"\nb>'}
+    assert free.arguments == 'echo say "a"\nb'
+    assert saying.text == "c!"
+    assert reply_to(Ask(turns=(question,))).calls == (Call("f", "{}"), Call("g", "{}"))
+
+
 def test_a_forced_tool_is_not_forced_again_after_its_results() -> None:
     turns = (
         Turn("user", "x"),
