@@ -21,6 +21,7 @@ from elkapi.observe.process import die_with_parent
 from elkapi.roles import BundledModel, Preparation, Role, WorkerOrder
 from elkapi.settings import Settings
 from elkapi.supervisor import ORDER_VARIABLE, Supervisor, listen
+from elkapi.types import SANDBOX_KEY
 
 SAMPLE_INPUT = "The food was delicious and the waiter..."
 
@@ -203,10 +204,13 @@ def run_role(
     elif role == "sandbox":
         from elkapi import sandbox
         from elkapi.observe.process import set_title
+        from elkapi.sandbox.app import Options
 
         set_title("sandbox")
+        # By name: the shape that a provider's keys have is then asked of none.
+        options = Options(keys=frozenset({SANDBOX_KEY}))
         with Path(os.devnull).open("w") as nowhere, contextlib.redirect_stdout(nowhere):
-            sandbox.run(port=None, unix_path=Path(settings.socket_path("sandbox")))
+            sandbox.run(port=None, unix_path=Path(settings.socket_path("sandbox")), options=options)
     else:
         raise StartError(f"there is no role {role!r}")
 

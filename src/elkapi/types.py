@@ -14,6 +14,8 @@ Scope = Literal["live", "test"]
 FallbackReason = Literal["error", "context", "refusal"]
 # A call that was answered from the response cache: no upstream did anything for it.
 CACHED_FLAG = "cached"
+# What the gateway shows its own sandbox, which takes it for every provider's; a word, not a credential.
+SANDBOX_KEY = "sk-sandbox"
 
 
 class Policy(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):

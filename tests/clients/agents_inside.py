@@ -37,8 +37,13 @@ async def _task(gate: Gateway, sandbox: Running, plan: dict[str, Any], task: dic
         home.mkdir()
         work.mkdir()
         (work / "question.txt").write_text(QUESTION)
-        words = {"origin": gate.origin, "key": await gate.key("10"), "work": str(work), "model": task["model"]}
-        for path, text in plan["files"].items():
+        words = {
+            "origin": gate.origin,
+            "key": await gate.key(task.get("balance", "10")),
+            "work": str(work),
+            "model": task["model"],
+        }
+        for path, text in {**plan["files"], **task.get("files", {})}.items():
             (home / path).parent.mkdir(parents=True, exist_ok=True)
             (home / path).write_text(_filled(text, words))
         environment = {"HOME": str(home), **{k: _filled(v, words) for k, v in plan["environment"].items()}}
@@ -96,7 +101,8 @@ async def _found(plan: dict[str, Any]) -> dict[str, Any]:
             held, posted = gate.sql("select sum(held_nano), sum(posted_nano) from accounts where kind = 'customer'")[0]
             charged = gate.sql("select coalesce(sum(charge_nano), 0) from requests")[0][0]
         log = [json.loads(line) for line in Path(folder, "gateway.log").read_text("utf-8").splitlines()]
-    spent = 10 * 10**9 * len(plan["tasks"]) - int(posted)
+    given = sum(int(task.get("balance", "10")) for task in plan["tasks"].values())
+    spent = given * 10**9 - int(posted)
     money = {"held_nano": int(held), "spent_nano": spent, "charged_nano": int(charged)}
     return {"targets": targets, "tasks": dict(zip(plan["tasks"], tasks, strict=True)), "log": log, "money": money}
 

@@ -59,6 +59,7 @@ def found() -> Any:
                 "google": {"model": GOOGLE, "prompt": SCRIPT},
                 "context": {"model": NATIVE, "prompt": "/context"},
                 "overlong": {"model": TRANSLATED, "prompt": OVERLONG},
+                "no money": {"model": NATIVE, "prompt": "hello", "balance": "0"},
                 "no model": {"model": "claude-nothing", "prompt": "hello"},
                 "no key": {
                     "model": NATIVE,
@@ -147,6 +148,7 @@ def test_an_overlong_conversation_is_known_for_one_whoever_serves_the_model(foun
     ("task", "words", "status", "code"),
     [
         ("no model", "No channel serves the model 'claude-nothing'", 503, "model_not_found"),
+        ("no money", "API Error: 403", 403, "insufficient_user_quota"),
         ("no key", "Failed to authenticate", 401, "invalid_api_key"),
     ],
 )

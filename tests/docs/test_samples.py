@@ -1,7 +1,7 @@
-"""Every Shell and Python sample of the documentation, run as a reader would paste it, against a live docs_gateway.
+"""Every Shell, Python and Node sample of the documentation, run as a reader would paste it, against docs_gateway.
 
-A sample is a fenced `sh` or `python` block whose first line is `# sample: NAME`. Addresses in it are replaced by those
-of the gateway under test; nothing else is.
+A sample is a fenced `sh`, `python` or `js` block whose first line is `# sample: NAME` (`// sample: NAME` in `js`).
+Addresses in it are replaced by those of the gateway under test; nothing else is.
 """
 
 from __future__ import annotations
@@ -18,16 +18,29 @@ import urllib.request
 from pathlib import Path
 
 import pytest
+from client_stage import NODE_PACKAGES, required
 from live import LiveGateway, free_port
+
+from elkapi.sandbox.server import running
 
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 EXAMPLE = ROOT / "examples/semantic_search.py"
 SAMPLE_S = 60
 _FENCE = re.compile(r"^```(?P<language>\w+)\n(?P<code>.*?)^```$", re.MULTILINE | re.DOTALL)
-_NAMED = re.compile(r"\A# sample: (?P<name>.+)\n")
+_NAMED = re.compile(r"\A(?:#|//) sample: (?P<name>.+)\n")
 # Blocks in these languages are commands or programs; each must be a sample, or be listed here with the reason.
-RUNNABLE = {"sh", "python"}
+RUNNABLE = {"sh", "python", "js"}
+# What a sample must show, where anything at all is not enough.
+SHOWN = {
+    "claude-code: Claude Code says hello": "Hello from the sandbox.",
+    "retry: the SDK waits and asks again": "Are you there? after 1 retry",
+    "retry: the SDK for Node waits and asks again": "Are you there? as req_",
+    "retry: the gateway first, then the provider itself": "the provider: You said: Are you there?",
+    "apps: what an application asks": "data: [DONE]",
+}
+# Programs' own variables of whoever runs the tests; a sample sets what it needs.
+FOREIGN = ("ANTHROPIC_", "CLAUDE", "CODEX_", "OPENAI_")
 
 
 def samples() -> list[tuple[str, str, str]]:
@@ -46,7 +59,9 @@ def test_sample_names_are_unique() -> None:
     assert len(names) >= 8
 
 
-@pytest.mark.parametrize("name", ["quick-start", "embeddings", "money", "operate", "errors", "settings"])
+@pytest.mark.parametrize(
+    "name", ["quick-start", "embeddings", "money", "operate", "errors", "settings", "claude-code", "retry", "apps"]
+)
 def test_every_command_of_a_page_is_a_sample(name: str) -> None:
     text = (ROOT / f"docs/{name}.md").read_text("utf-8")
     loose = [
@@ -93,11 +108,32 @@ def test_semantic_search_finds_the_right_pages(docs_gateway: LiveGateway) -> Non
     assert done.stdout.count("ok ") == 5
 
 
-def run_sample(gateway: LiveGateway, folder: Path, language: str, code: str) -> str:
+def needs(language: str, code: str) -> None:
+    """Skip a sample, or fail where every suite is to run, when the program it starts is not installed."""
+    if re.search(r"^claude ", code, re.MULTILINE) and not (NODE_PACKAGES / ".bin/claude").exists():
+        required("Claude Code", "make test, or: cd tests/clients/node && ../../../scripts/npm ci")
+    if language == "js" and not (NODE_PACKAGES / "openai").exists():
+        required("openai for Node", "make test, or: cd tests/clients/node && ../../../scripts/npm ci")
+
+
+def arguments_for(language: str, code: str, node: Path) -> list[str]:
+    """The command that runs the code. The options of bash: a failure in the middle would pass unseen without them."""
+    match language:
+        case "sh":
+            return ["bash", "-euo", "pipefail", "-c", code]
+        case "js":
+            return [str(node), "--input-type=module", "-e", code]
+    return [sys.executable, "-c", code]
+
+
+def run_sample(gateway: LiveGateway, folder: Path, language: str, code: str, node: Path, **more: str) -> str:
     """What the code says, run as a reader would paste it; fails unless it ends well."""
-    environment = gateway.environment | {"ELKAPI_KEY": gateway.key, "OPENAI_API_KEY": gateway.key}
-    # A reader's shell has none of these options; without them a failure in the middle would pass unseen.
-    arguments = ["bash", "-euo", "pipefail", "-c", code] if language == "sh" else [sys.executable, "-c", code]
+    environment = {k: v for k, v in gateway.environment.items() if not k.startswith(FOREIGN)} | more
+    environment |= {"ELKAPI_KEY": gateway.key, "OPENAI_API_KEY": gateway.key, "HOME": str(folder)}
+    environment["PATH"] = os.pathsep.join([str(NODE_PACKAGES / ".bin"), str(node.parent), environment["PATH"]])
+    folder.mkdir(exist_ok=True)
+    (folder / "node_modules").symlink_to(NODE_PACKAGES)
+    arguments = arguments_for(language, code, node)
     with (folder / "out").open("w+", encoding="utf-8") as out:
         # A group of its own: a sample may leave a process running, as a reader's shell would.
         process = subprocess.Popen(
@@ -124,16 +160,33 @@ def run_sample(gateway: LiveGateway, folder: Path, language: str, code: str) -> 
 
 
 @pytest.mark.parametrize(("language", "code"), [pytest.param(lang, code, id=name) for name, lang, code in samples()])
-def test_sample_runs_as_it_stands(docs_gateway: LiveGateway, tmp_path: Path, language: str, code: str) -> None:
+def test_sample_runs_as_it_stands(
+    request: pytest.FixtureRequest, docs_gateway: LiveGateway, tmp_path: Path, node: Path, language: str, code: str
+) -> None:
     assert language in RUNNABLE
+    needs(language, code)
     code = code.replace("http://127.0.0.1:8000", docs_gateway.base_url).replace("8100", str(free_port()))
-    run_sample(docs_gateway, tmp_path, language, code)
+    with contextlib.ExitStack() as stack:
+        more: dict[str, str] = {}
+        if "ELKAPI_TEST_KEY" in code:
+            more["ELKAPI_TEST_KEY"] = docs_gateway.make_key(f"samples-{tmp_path.name}", "--test")
+        if "OPENAI_BASE_URL" in code:
+            more["OPENAI_BASE_URL"] = f"{stack.enter_context(running()).base_url}/v1"
+        said = run_sample(docs_gateway, tmp_path, language, code, node, **more)
+    assert SHOWN.get(request.node.callspec.id, "") in said
 
 
-def test_examples_on_the_front_page_run_as_they_stand(docs_gateway: LiveGateway, tmp_path: Path) -> None:
+def test_every_expected_text_belongs_to_a_sample() -> None:
+    assert SHOWN.keys() <= {name for name, _, _ in samples()}
+
+
+def test_examples_on_the_front_page_run_as_they_stand(docs_gateway: LiveGateway, tmp_path: Path, node: Path) -> None:
     with urllib.request.urlopen(f"{docs_gateway.base_url}/", timeout=10) as answer:
         page = answer.read().decode()
     found = re.findall(r'<pre tabindex="0"><code class="language-(\w+)">(.*?)</code></pre>', page, re.DOTALL)
-    said = {language: run_sample(docs_gateway, tmp_path, language, html.unescape(code)) for language, code in found}
+    said = {
+        language: run_sample(docs_gateway, tmp_path / language, language, html.unescape(code), node)
+        for language, code in found
+    }
     assert '"object":"embedding"' in said["sh"]
     assert said["python"].strip() == "384 numbers"

@@ -18,8 +18,9 @@ ROOT = Path(__file__).parents[2]
 REQUIREMENTS = [*sorted((ROOT / "requirements").glob("*.txt")), ROOT / "src/elkapi/data/weights.txt"]
 SETTINGS = {f"ELKAPI_{name.upper()}" for name in Settings.__struct_fields__}
 WORKSHOP_VARIABLES = {
-    "ELKAPI_CONFIG", "ELKAPI_KEY", "ELKAPI_VERSION", "ELKAPI_REQUIRE_POSTGRES", "ELKAPI_REQUIRE_REDIS",
-    "ELKAPI_CRASH_AT", "ELKAPI_CHAOS_SECONDS", "ELKAPI_CHAOS_ROUNDS", "ELKAPI_SOAK_SECONDS",
+    "ELKAPI_CONFIG", "ELKAPI_KEY", "ELKAPI_TEST_KEY", "ELKAPI_VERSION",
+    "ELKAPI_REQUIRE_POSTGRES", "ELKAPI_REQUIRE_REDIS", "ELKAPI_CRASH_AT",
+    "ELKAPI_CHAOS_SECONDS", "ELKAPI_CHAOS_ROUNDS", "ELKAPI_SOAK_SECONDS",
 }  # fmt: skip
 
 # Spelled in parts, so that this file does not find itself.

@@ -13,7 +13,7 @@ from elkapi.settings import Settings
 from elkapi.snapshot.snapshot import BUNDLED_CHANNEL_ID, SANDBOX_CHANNEL_ID, Snapshot, Tiers
 from elkapi.storage.repos import channels, groups, prices, versions
 from elkapi.storage.secrets import Sealer
-from elkapi.types import NO_POLICY, Channel, ChannelKey, Price, Scope
+from elkapi.types import NO_POLICY, SANDBOX_KEY, Channel, ChannelKey, Price, Scope
 
 BUNDLED_PRIORITY = -1_000
 SCOPES: tuple[Scope, ...] = ("live", "test")
@@ -121,8 +121,7 @@ def _sandbox_channel(settings: Settings, models: tuple[str, ...], all_groups: tu
         name="sandbox",
         family="sandbox",
         base_url=f"unix://{settings.socket_path('sandbox')}",
-        # The sandbox takes any key; this one is a word, not a credential.
-        keys=(ChannelKey(SANDBOX_CHANNEL_ID, "sk-sandbox"),),
+        keys=(ChannelKey(SANDBOX_CHANNEL_ID, SANDBOX_KEY),),
         models=models,
         groups=all_groups,
         scope="test",

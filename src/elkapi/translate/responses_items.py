@@ -110,6 +110,14 @@ def read_items(items: str | list[dict[str, Any]] | None) -> tuple[tuple[Text, ..
     return tuple(history.system), [Message(role, tuple(parts)) for role, parts in history.turns]
 
 
+def tools_in_input(items: str | list[dict[str, Any]] | None) -> list[dict[str, Any]]:
+    """The tools that a caller declares inside its input: newer clients (Codex) leave `tools` itself empty."""
+    if items is None or isinstance(items, str):
+        return []
+    lists = [item.get("tools") for item in items if item.get("type") == "additional_tools"]
+    return [tool for tools in lists if isinstance(tools, list) for tool in tools if isinstance(tool, dict)]
+
+
 class _History:
     """Collects the turns; remembers calls by id, for the names of their results and for signatures that wait."""
 
@@ -134,6 +142,8 @@ class _History:
             self._output(at(path, item, _CallOutput), kind == "custom_tool_call_output", path)
         elif kind == "reasoning":
             self._reasoning(at(path, item, _Reasoning))
+        elif kind == "additional_tools":
+            pass  # Declared with the other tools: `tools_in_input`.
         elif kind == "compaction" and (found := unseal(at(path, item, _Compaction).encrypted_content)):
             self._put("user", Text(found.summary or ""))
         else:

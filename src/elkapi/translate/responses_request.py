@@ -28,7 +28,7 @@ from elkapi.translate.ir import (
     ToolChoice,
     ToolResult,
 )
-from elkapi.translate.responses_items import joined_name, read_items
+from elkapi.translate.responses_items import joined_name, read_items, tools_in_input
 
 LOGPROBS = "message.output_text.logprobs"
 
@@ -136,7 +136,7 @@ def read_members(members: dict[str, Any], *, model_needed: bool = True) -> ChatR
     if not messages and not extra.keys() & {"previous_response_id", "conversation", "prompt"}:
         raise BadRequest("`input` must hold at least one item that is not an instruction.", param="input")
     spaces: dict[str, dict[str, Any]] = {}
-    tools, server_tools = read_tools(view.tools or (), spaces)
+    tools, server_tools = read_tools([*(view.tools or ()), *tools_in_input(view.input)], spaces)
     if spaces:
         extra["namespaces"] = spaces
     logprobs = LOGPROBS in (view.include or ())

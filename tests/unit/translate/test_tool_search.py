@@ -1,4 +1,4 @@
-"""Tool search of a client (Codex) on upstreams that know only functions: asked, found, called, given back."""
+"""Tools that a client (Codex) declares in its input or lets the model search, on upstreams that know only functions."""
 
 from __future__ import annotations
 
@@ -101,6 +101,32 @@ def test_a_search_that_the_provider_would_run_is_still_refused_elsewhere() -> No
     request = asked(search={"type": "tool_search"})
     with pytest.raises(BadRequest):
         UPSTREAM_DIALECTS["anthropic"].write_request(request, profile_for("anthropic", "claude-sonnet-4-5"))
+
+
+def test_tools_that_stand_in_the_input_are_tools_and_leave_no_turn_behind() -> None:
+    code = {"type": "custom", "name": "exec", "description": "Runs code"}
+    space = {"type": "namespace", "name": "functions", "description": "", "tools": [code]}
+    declared = {"type": "additional_tools", "id": "at_1", "role": "developer", "tools": [space, SPAWN]}
+    body = {"model": "m", "input": [declared, {"role": "developer", "content": "Be brief."}, USER]}
+    request = DIALECT.read_request(json.dumps(body).encode())
+    assert [(tool.name, tool.custom) for tool in request.tools] == [("functions__exec", True), ("spawn", False)]
+    assert [text.text for text in request.system] == ["Be brief."]
+    assert [message.role for message in request.messages] == ["user"]
+    (item,) = json.loads(
+        DIALECT.write_reply(called("functions__exec", '{"input":"1"}'), ReplyFacts("resp_1", "m", 1, request))
+    )["output"]
+    assert (item["type"], item["namespace"], item["name"], item["input"]) == (
+        "custom_tool_call",
+        "functions",
+        "exec",
+        "1",
+    )
+
+
+@pytest.mark.parametrize("tools", [None, "x", [1]])
+def test_odd_tools_in_the_input_are_none(tools: Any) -> None:
+    body = {"model": "m", "input": [{"type": "additional_tools", "tools": tools}, USER]}
+    assert DIALECT.read_request(json.dumps(body).encode()).tools == ()
 
 
 def test_a_function_of_that_name_is_a_function() -> None:

@@ -9,6 +9,9 @@ _CONTROL_ROWS: tuple[tuple[str, str, Kind], ...] = (
     ("platform.status", "/api/status", "sync"),
     ("platform.quick-start", "/docs/quick-start", "doc"),
     ("platform.errors", "/docs/errors", "doc"),
+    ("platform.claude-code", "/docs/claude-code", "doc"),
+    ("platform.retry", "/docs/retry", "doc"),
+    ("platform.apps", "/docs/apps", "doc"),
 )
 
 FAMILY = Family(
