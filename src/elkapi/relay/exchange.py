@@ -6,6 +6,8 @@ they are another pair that `translate` knows (`Carried`). The relay treats them 
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Protocol
 
 import msgspec
@@ -14,7 +16,7 @@ from elkapi.catalog.jsonedit import with_raw, with_string, without
 from elkapi.catalog.operation import Wire
 from elkapi.catalog.upstreams import Endpoint, endpoint_for
 from elkapi.errors import BadRequest
-from elkapi.pricing.meter import metered, with_client_model
+from elkapi.pricing.meter import is_possible, metered, with_client_model
 from elkapi.relay.read import Request
 from elkapi.translate.carried import CARRIED, Carrier
 from elkapi.translate.crossing import Array, Crossing, Relayed, Tally, Translated
@@ -41,7 +43,8 @@ _MODEL_MEMBER: dict[Wire, str] = {"gemini": "modelVersion"}
 class Whole(msgspec.Struct, frozen=True):
     """A whole answer for the caller: `usage` None when the upstream reported none that can be believed.
 
-    `tally` is what a count of our own would count then, None when the answer was not decoded.
+    `tally` is what a count of our own would count then, None when the answer was not decoded; `recount` writes the body
+    with such a count in it, where the caller's dialect shows one.
     """
 
     body: bytes
@@ -50,6 +53,7 @@ class Whole(msgspec.Struct, frozen=True):
     failure: Failure | None = None
     tally: Tally | None = None
     flags: tuple[str, ...] = ()
+    recount: Callable[[Usage], bytes] | None = None
 
 
 class Exchange(Protocol):
@@ -200,7 +204,14 @@ class Text:
                 usage, unsplit = event.usage, event.unsplit
             tally.add(event)
         facts = facts_of(self.request, self.asked, self.wire_of_caller, self.created_s)
+        if usage is None or not is_possible(usage, self.request.facts.upper):
+            said = [event for event in events if not isinstance(event, UsageSeen)]
+            recount = partial(self._recounted, said, facts)
+            return Whole(self.ours.write_reply(said, facts), None, tally=tally, recount=recount)
         return Whole(self.ours.write_reply(events, facts), usage, unsplit, tally=tally)
+
+    def _recounted(self, said: Sequence[Event], facts: ReplyFacts, usage: Usage) -> bytes:
+        return self.ours.write_reply([UsageSeen(usage), *said], facts)
 
     def read_whole(self, body: bytes) -> list[Event]:
         return self.theirs.read_reply(body)

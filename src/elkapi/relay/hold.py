@@ -203,6 +203,8 @@ class Hold:
                 flags = ("usage_missing", "client_gone", how)
                 await self._write(self._charged(usage, flags, "client_gone", 499, outcome.attempts, outcome.channel))
                 raise
+            if outcome.recount is not None:
+                outcome.body = outcome.recount(usage)
         reply = None
         if self.order is not None and self.order.claim is not None:
             body = None if outcome.started else outcome.body

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import msgspec
 
 from elkapi.relay.call import Headers, Reply
@@ -14,7 +16,8 @@ class Outcome(msgspec.Struct):
 
     `body` is, for a started reply, what it still owes. `unsplit`: cache writes came without their lifetimes. `refused`:
     the model declined, none of it has reached the caller, and another model may be asked instead. `channel` None: no
-    upstream was asked.
+    upstream was asked. `recount` is set when a translated answer came without usage: it writes `body` with a count of
+    ours in it.
     """
 
     status: int
@@ -28,6 +31,7 @@ class Outcome(msgspec.Struct):
     tally: Tally | None = None
     flags: tuple[str, ...] = ()
     refused: bool = False
+    recount: Callable[[Usage], bytes] | None = None
 
     def finish(self, reply: Reply, extra: Headers = ()) -> None:
         """Let the last bytes go: only called after the money is written."""

@@ -239,6 +239,7 @@ class Try:
             return self.failed_inside(answer.failure)
         outcome = self.outcome(status, answer.body, answer.usage)
         outcome.unsplit, outcome.tally, outcome.flags = answer.unsplit, answer.tally, answer.flags
+        outcome.recount = answer.recount
         if self.judging and is_refusal(exchange.read_whole(body)):
             self.refuse(outcome)
         return outcome

@@ -14,7 +14,7 @@ from elkapi.relay.call import Headers, Reply
 from elkapi.relay.exchange import Exchange
 from elkapi.relay.outcome import Outcome
 from elkapi.routing.verdict import Verdict, on_failure, on_unreadable
-from elkapi.translate.crossing import Array, Crossing
+from elkapi.translate.crossing import Array, Crossing, Translated
 from elkapi.translate.dialect import Unreadable
 from elkapi.translate.eventstream import EventStreamDecoder
 from elkapi.translate.ir import Failure
@@ -203,7 +203,10 @@ def _refused(one: Try, status: int, crossing: Crossing, setup: bytes) -> Outcome
     """A whole stream that says no more than that the model declines; nothing of it has left."""
     outcome = _outcome(one, status, crossing)
     outcome.started, outcome.headers = False, one.headers(_kind(crossing))
-    outcome.body = setup + outcome.body
+    if (recount := outcome.recount) is not None:
+        outcome.recount = lambda usage: setup + recount(usage)
+    else:
+        outcome.body = setup + outcome.body
     one.refuse(outcome)
     return outcome
 
@@ -212,6 +215,10 @@ def _outcome(one: Try, status: int, crossing: Crossing) -> Outcome:
     usage = crossing.usage
     if usage is not None and not is_possible(usage, one.request.facts.upper):
         usage = None
-    outcome = one.outcome(status, crossing.finish(), usage, started=True)
+    if usage is None and isinstance(crossing, Translated):
+        outcome = one.outcome(status, b"", None, started=True)
+        outcome.recount = crossing.finish_counted
+    else:
+        outcome = one.outcome(status, crossing.finish(), usage, started=True)
     outcome.unsplit, outcome.tally = crossing.unsplit, crossing.tally
     return outcome

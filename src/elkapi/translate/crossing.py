@@ -224,6 +224,10 @@ class Translated(Metered):
         """The closing frames with the finish reason and the usage."""
         return self._writer.finish()
 
+    def finish_counted(self, usage: Usage) -> bytes:
+        """The closing frames with a count of our own, where the upstream reported none that can be believed."""
+        return self._writer.feed(UsageSeen(usage)) + self._writer.finish()
+
 
 Crossing = Relayed | Array | Translated
 

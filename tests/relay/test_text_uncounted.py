@@ -1,0 +1,93 @@
+"""Answers whose upstream reports no usage, or an impossible one: a translated caller gets the gateway's own count."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import msgspec
+import pytest
+
+from elkapi.sandbox.server import Running
+from elkapi.types import Policy
+from tests.canned import canned
+from tests.gateway import Gateway
+from tests.text_calls import CLIENTS, UPSTREAMS, Asked, ask, events
+
+MODEL = "test-model"
+THEIRS = {"deepseek": "gpt-4o", "anthropic": "claude-sonnet-5-5", "gemini": "gemini-2.5-flash"}
+OWN = {("chat", "deepseek"), ("anthropic", "anthropic"), ("gemini", "gemini")}
+PAIRS = [(client, upstream) for client in CLIENTS for upstream in THEIRS if (client, upstream) not in OWN]
+# (input, output) as each dialect shows them.
+COUNTS: dict[str, Callable[[dict[str, Any]], tuple[int, int]]] = {
+    "chat": lambda usage: (usage["prompt_tokens"], usage["completion_tokens"]),
+    "responses": lambda usage: (usage["input_tokens"], usage["output_tokens"]),
+    "anthropic": lambda usage: (usage["input_tokens"], usage["output_tokens"]),
+    "gemini": lambda usage: (usage["promptTokenCount"], usage["candidatesTokenCount"]),
+}
+
+
+@pytest.fixture
+def database_url() -> str:
+    """SQLite alone: what a caller is shown does not depend on the database."""
+    return ""
+
+
+def shown(client: str, reply: Any, stream: bool) -> tuple[int, int]:
+    """The counts in an answer; of a stream those of its last frame that has any."""
+    if not stream:
+        whole = reply.json()
+        return COUNTS[client](whole["usageMetadata" if client == "gemini" else "usage"])
+    frames = [frame.get("response", frame) for frame in events(reply.text)]
+    found = [usage for frame in frames if (usage := frame.get("usageMetadata") or frame.get("usage"))]
+    return COUNTS[client](found[-1])
+
+
+def call(client: str, stream: bool, fault: str) -> Asked:
+    more = {"stream_options": {"include_usage": True}} if client == "chat" and stream else {}
+    return ask(client, MODEL, f"[[say: one two three]] [sandbox: {fault}]", stream=stream, **more)
+
+
+@pytest.mark.parametrize("fault", ["no-usage", "usage=huge"])
+@pytest.mark.parametrize(("client", "upstream"), PAIRS)
+async def test_a_translated_caller_is_shown_the_count_it_is_charged(
+    gate: Gateway, sandbox: Running, client: str, upstream: str, fault: str
+) -> None:
+    secret, _ = UPSTREAMS[upstream]
+    await gate.channel(
+        sandbox.base_url, (MODEL,), family=upstream, secrets=(secret,), model_map={MODEL: THEIRS[upstream]}
+    )
+    await gate.price(MODEL, per_1m_usd="1", output_per_1m_usd="2")
+    key = await gate.key("10")
+    seen = []
+    for stream in (False, True):
+        asked = call(client, stream, fault)
+        reply = await gate.ask(key, asked.body, path=asked.path, headers=asked.headers)
+        assert reply.status_code == 200, reply.text
+        given, made = shown(client, reply, stream)
+        account = await gate.account(reply.headers["x-request-id"], key)
+        assert account["flags"] == ["usage_missing", "estimated_locally"]
+        assert (account["usage"]["input_tokens"], account["usage"]["output_tokens"]) == (given, made)
+        seen.append((given, made))
+    assert seen[0] == seen[1]
+    assert min(seen[0]) > 0
+
+
+@pytest.mark.parametrize("stream", [False, True], ids=["whole", "streamed"])
+async def test_a_refusal_that_nobody_betters_keeps_its_first_frames_and_is_counted(gate: Gateway, stream: bool) -> None:
+    choice = {"index": 0, "delta": {}, "message": {"content": ""}, "finish_reason": "content_filter"}
+    body = {"id": "c", "object": "chat.completion", "created": 1, "model": "theirs", "choices": [choice]}
+    frames = b"data: " + msgspec.json.encode(body) + b"\n\ndata: [DONE]\n\n"
+    async with canned(200, body, frames) as refusing, canned(503, {}) as failing:
+        await gate.channel(refusing.url, (MODEL,), family="deepseek")
+        await gate.channel(failing.url, ("other",), family="deepseek")
+        for model in (MODEL, "other"):
+            await gate.price(model, per_1m_usd="1", output_per_1m_usd="2")
+        key = await gate.key("1", policy=Policy(fallbacks={MODEL: ("other",)}))
+        asked = call("anthropic", stream, "no-usage")
+        reply = await gate.ask(key, asked.body, path=asked.path, headers=asked.headers)
+    assert reply.status_code == 200, reply.text
+    account = await gate.account(reply.headers["x-request-id"], key)
+    assert account["usage"]["input_tokens"] == shown("anthropic", reply, stream)[0] > 0
+    if stream:
+        assert [frame["type"] for frame in events(reply.text)] == ["message_start", "message_delta", "message_stop"]
