@@ -140,9 +140,9 @@ class Watch:
             monkeypatch.setattr(way, "feed", self._counting(way.feed))
         write = Hold._write
 
-        async def written(hold: Hold, settlement: Settlement) -> None:
+        async def written(hold: Hold, settlement: Settlement, seen: Any = None) -> None:
             try:
-                await write(hold, settlement)
+                await write(hold, settlement, seen)
             finally:
                 self.records.put_nowait(settlement.record)
 

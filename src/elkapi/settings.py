@@ -74,6 +74,13 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     cache_age_max_s: float = 86_400.0
     cache_wait_s: float = 0.1
 
+    otlp_endpoint: str = ""
+    otlp_headers: str = ""
+    otlp_sample_ratio: float = 1.0
+    otlp_content: bool = False
+    otlp_metrics_s: float = 60.0
+    otlp_timeout_s: float = 10.0
+
     models_dir: str = ""
     model_threads: int = 0
 
@@ -94,7 +101,15 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         return str(self.data_path.absolute() / f"{role}.sock")
 
 
-SECRET_FIELDS = frozenset({"secret_key", "metrics_token", "database_url", "redis_url", "storage_url"})
+SECRET_FIELDS = frozenset(
+    {"secret_key", "metrics_token", "database_url", "redis_url", "storage_url", "otlp_endpoint", "otlp_headers"}
+)
+# Names that other programs use for the same; ours win.
+STANDARD_NAMES = {
+    "otlp_endpoint": "OTEL_EXPORTER_OTLP_ENDPOINT",
+    "otlp_headers": "OTEL_EXPORTER_OTLP_HEADERS",
+}
+_TRUTHS = {"1": True, "true": True, "yes": True, "on": True, "0": False, "false": False, "no": False, "off": False}
 
 
 class SettingsError(ValueError):
@@ -108,7 +123,10 @@ def load_settings(flags: Mapping[str, Any] | None = None, environ: Mapping[str, 
     if config := env.get("ELKAPI_CONFIG"):
         values |= _from_file(Path(config))
     for name in Settings.__struct_fields__:
-        if (text := env.get(f"ELKAPI_{name.upper()}")) is not None:
+        text = env.get(f"ELKAPI_{name.upper()}")
+        if text is None and name in STANDARD_NAMES and name not in values:
+            text = env.get(STANDARD_NAMES[name])
+        if text is not None:
             values[name] = _parse(name, text)
     values |= {name: value for name, value in (flags or {}).items() if value is not None}
     return _checked(values)
@@ -128,6 +146,10 @@ def _parse(name: str, text: str) -> Any:
     kind = get_type_hints(Settings)[name]
     if kind is str:
         return text
+    if kind is bool:
+        if (truth := _TRUTHS.get(text.strip().lower())) is None:
+            raise SettingsError(f"ELKAPI_{name.upper()}={text!r} is neither true nor false")
+        return truth
     if kind in (int, float):
         try:
             return kind(text)
@@ -145,6 +167,8 @@ def _checked(values: dict[str, Any]) -> Settings:
         value = getattr(settings, name)
         if isinstance(value, int | float) and value < 0:
             raise SettingsError(f"{name} is {value}; it cannot be negative")
+    if settings.otlp_sample_ratio > 1:
+        raise SettingsError(f"otlp_sample_ratio is {settings.otlp_sample_ratio}; it is a share, from 0 to 1")
     if settings.workers < 1:
         raise SettingsError("workers is 0; at least one is needed")
     if settings.sqlite_synchronous.upper() not in {"NORMAL", "FULL", "EXTRA"}:

@@ -30,6 +30,7 @@ from elkapi.relay.judge import StorageKeyJudge
 from elkapi.relay.pages import PAGES
 from elkapi.relay.plane import DataPlane
 from elkapi.relay.quoting import QUOTING_PAGES
+from elkapi.relay.telemetry import Telemetry
 from elkapi.roles import WorkerOrder
 from elkapi.routing.affinity import Affinity
 from elkapi.routing.health import Health
@@ -128,6 +129,10 @@ async def opened_plane(order: WorkerOrder) -> AsyncIterator[DataPlane]:
         stack.push_async_callback(answers.aclose)
         judge = StorageKeyJudge(installation.database, log, SYSTEM_CLOCK)
         stack.callback(judge.close)
+        telemetry = None
+        if settings.otlp_endpoint:
+            telemetry = Telemetry(settings, holder, SYSTEM_CLOCK)
+            stack.callback(telemetry.close)
         yield DataPlane(
             settings=settings,
             catalog=CATALOG,
@@ -148,6 +153,7 @@ async def opened_plane(order: WorkerOrder) -> AsyncIterator[DataPlane]:
             pages=PAGES | COUNTING_PAGES | QUOTING_PAGES,
             tokens=TokenSource(client.send, SYSTEM_CLOCK),
             model_facts={model.id: model.facts for model in order.bundled},
+            telemetry=telemetry,
         )
 
 
@@ -159,6 +165,7 @@ async def _fold(plane: DataPlane, server: Server) -> None:
                 "connections": len(server.connections),
                 "snapshot_age_seconds": plane.snapshots.age_s,
                 "log_lines_dropped": plane.log.dropped,
+                "telemetry_dropped": plane.telemetry.dropped if plane.telemetry is not None else 0,
             }
         )
 

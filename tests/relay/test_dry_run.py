@@ -29,13 +29,10 @@ CASES = {
 }
 
 
-@pytest.mark.parametrize("stream", [False, True], ids=["whole", "streamed"])
 @pytest.mark.parametrize("case", CASES)
-async def test_g60_the_dry_run_tells_what_the_relay_then_does(
-    tmp_path: Path, sandbox: Running, case: str, stream: bool
-) -> None:
-    fail = CASES[case]
-    client = CLIENTS[list(CASES).index(case) % len(CLIENTS)]
+async def test_g60_the_dry_run_tells_what_the_relay_then_does(tmp_path: Path, sandbox: Running, case: str) -> None:
+    fail, number = CASES[case], list(CASES).index(case)
+    client, stream = CLIENTS[number % len(CLIENTS)], number % 3 == 1
     async with gateway(tmp_path) as gate, contextlib.AsyncExitStack() as stack:
         for name, model, priority in (("first", BIG, 2), ("second", BIG, 1), ("third", SMALL, 0)):
             url, mapped = sandbox.base_url, {"model_map": {model: "gpt-4o"}}

@@ -53,6 +53,7 @@ def examine(settings: Settings) -> list[Finding]:
         _secret_key_file,
         _database,
         _weights,
+        _telemetry,
         _limits,
     )
     return [finding for look in looks for finding in look(settings)]
@@ -162,6 +163,16 @@ def _weights(settings: Settings) -> Iterator[Finding]:
             yield Finding(f"model {row.id}", False, f"{error}; `elkapi models install` fetches the bundled ones")
         else:
             yield Finding(f"model {row.id}", True, "weights and tokenizer have their pinned sha256")
+
+
+def _telemetry(settings: Settings) -> Iterator[Finding]:
+    if not settings.otlp_endpoint:
+        return
+    parts = urlsplit(settings.otlp_endpoint)
+    usable = parts.scheme in ("http", "https") and bool(parts.hostname)
+    hint = "" if usable else "; an http:// or https:// address is needed"
+    content = "with" if settings.otlp_content else "without"
+    yield Finding("telemetry", usable, f"calls are told to {_masked(settings.otlp_endpoint)}, {content} content{hint}")
 
 
 def _limits(settings: Settings) -> Iterator[Finding]:

@@ -20,6 +20,7 @@ from elkapi.control.parts import Parts
 from elkapi.control.site import build_site
 from elkapi.control.status import StatusBook
 from elkapi.observe.bridge import json_log
+from elkapi.observe.calls import SOCKET
 from elkapi.observe.process import die_with_parent, resident_bytes, set_title
 from elkapi.settings import Settings
 
@@ -39,8 +40,24 @@ def run(settings: Settings) -> None:
     die_with_parent()
     set_title(ROLE)
     settings.data_path.mkdir(mode=0o700, parents=True, exist_ok=True)
-    with json_log(ROLE, settings), listening_socket(Path(settings.socket_path(ROLE))) as listening:
+    with (
+        json_log(ROLE, settings),
+        listening_socket(Path(settings.socket_path(ROLE))) as listening,
+        _telemetry(settings),
+    ):
         asyncio.run(_serve(settings, listening))
+
+
+@contextlib.contextmanager
+def _telemetry(settings: Settings) -> Iterator[None]:
+    """Takes the workers' calls to the collector, where there is one."""
+    if not settings.otlp_endpoint:
+        yield
+        return
+    from elkapi.control.telemetry import telemetry_running
+
+    with listening_socket(Path(settings.socket_path(SOCKET))) as calls, telemetry_running(settings, calls):
+        yield
 
 
 async def _serve(settings: Settings, listening: socket.socket) -> None:

@@ -99,6 +99,12 @@ class Metrics:
                 registry=registry,
                 multiprocess_mode="livesum",
             ),
+            "telemetry_dropped": Gauge(
+                "elkapi_telemetry_calls_dropped",
+                "Calls not told to the collector because it was slow or away.",
+                registry=registry,
+                multiprocess_mode="livesum",
+            ),
         }
         self.requests: dict[tuple[str, int], int] = defaultdict(int)
         self._durations: dict[str, _Durations] = defaultdict(_Durations)
@@ -137,6 +143,14 @@ class Metrics:
         collector: Any = MultiProcessCollector(None)  # type: ignore[no-untyped-call]
         registry.register(collector if for_operator else _PublicPart(collector))
         return generate_latest(registry)
+
+
+def telemetry_lost() -> Any:
+    """The counter of spans that the collector did not take. `prepare` must have been called."""
+    from prometheus_client import CollectorRegistry, Counter
+
+    text = "Spans that the collector refused or did not take in time."
+    return Counter("elkapi_telemetry_spans_lost", text, registry=CollectorRegistry())
 
 
 class _PublicPart:

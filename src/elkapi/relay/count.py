@@ -107,7 +107,7 @@ async def count_left(plane: DataPlane, request: Request, crossing: Crossing) -> 
     seen = crossing.usage
     if seen is not None and not is_possible(seen, request.facts.upper):
         seen = None
-    if seen is not None and crossing.finished:
+    if seen is not None and crossing.finish_reason:
         return seen, "upstream_usage"
     if seen is None:
         return await count_locally(plane, request, crossing.tally)

@@ -201,7 +201,8 @@ class Hold:
                 # The upstream answered in full, so the call is charged; its caller left while its input was counted.
                 usage, how = estimated(self.request)
                 flags = ("usage_missing", "client_gone", how)
-                await self._write(self._charged(usage, flags, "client_gone", 499, outcome.attempts, outcome.channel))
+                settlement = self._charged(usage, flags, "client_gone", 499, outcome.attempts, outcome.channel)
+                await self._write(settlement, outcome)
                 raise
             if outcome.recount is not None:
                 outcome.body = outcome.recount(usage)
@@ -209,7 +210,8 @@ class Hold:
         if self.order is not None and self.order.claim is not None:
             body = None if outcome.started else outcome.body
             reply = StoredReply(self.call.id, outcome.status, tuple(outcome.headers), body)
-        await self._write(self._charged(usage, flags, "ok", outcome.status, outcome.attempts, outcome.channel, reply))
+        settlement = self._charged(usage, flags, "ok", outcome.status, outcome.attempts, outcome.channel, reply)
+        await self._write(settlement, outcome)
 
     async def _counted(self, tally: Tally | None) -> tuple[Usage, tuple[str, ...]]:
         """A local count for an answer without believable usage, flagged and never above the hold."""
@@ -269,7 +271,8 @@ class Hold:
             usage, how = await count_locally(self.plane, self.request)
             flags = (how,)
         flags = ("client_gone", *flags)
-        await self._write(self._charged(usage, flags, "client_gone", 499, left.attempts, left.channel))
+        settlement = self._charged(usage, flags, "client_gone", 499, left.attempts, left.channel)
+        await self._write(settlement, left.crossing)
 
     async def _passed(self, crossing: Crossing) -> tuple[Usage, tuple[str, ...]]:
         """(usage, flags) of what of a stream had passed when it ended before its time."""
@@ -290,7 +293,7 @@ class Hold:
         record = self._record(
             "broken_stream", error.status, usage, 0, loss, flags, failed.attempts, failed.channel, error
         )
-        await self._write(Settlement(record=record, hold=self.order))
+        await self._write(Settlement(record=record, hold=self.order), failed.crossing)
 
     async def _void(
         self, outcome: str, status: int, attempts: tuple[AttemptRecord, ...], error: GatewayError | None = None
@@ -303,8 +306,10 @@ class Hold:
         )
         await self._write(Settlement(record=record, hold=self.order, forget_claim=not unknown))
 
-    async def _write(self, settlement: Settlement) -> None:
+    async def _write(self, settlement: Settlement, seen: Outcome | Crossing | None = None) -> None:
         note(self.plane, settlement.record)
+        if (telemetry := self.plane.telemetry) is not None:
+            telemetry.called(self.call, self.grant, self.request, settlement.record, seen)
         if settlement.hold is None:
             self.plane.ledger.record(settlement.record)
             return

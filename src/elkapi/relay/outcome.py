@@ -7,7 +7,7 @@ from collections.abc import Callable
 import msgspec
 
 from elkapi.relay.call import Headers, Reply
-from elkapi.translate.crossing import Tally
+from elkapi.translate.crossing import Crossing, Tally
 from elkapi.types import AttemptRecord, Channel, Usage
 
 
@@ -17,7 +17,7 @@ class Outcome(msgspec.Struct):
     `body` is, for a started reply, what it still owes. `unsplit`: cache writes came without their lifetimes. `refused`:
     the model declined, none of it has reached the caller, and another model may be asked instead. `channel` None: no
     upstream was asked. `recount` is set when a translated answer came without usage: it writes `body` with a count of
-    ours in it.
+    ours in it. `crossing` is that of a stream.
     """
 
     status: int
@@ -32,6 +32,7 @@ class Outcome(msgspec.Struct):
     flags: tuple[str, ...] = ()
     refused: bool = False
     recount: Callable[[Usage], bytes] | None = None
+    crossing: Crossing | None = None
 
     def finish(self, reply: Reply, extra: Headers = ()) -> None:
         """Let the last bytes go: only called after the money is written."""

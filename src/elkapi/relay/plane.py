@@ -16,6 +16,7 @@ from elkapi.ledger import Ledger
 from elkapi.observe.log import Log
 from elkapi.observe.metrics import Metrics
 from elkapi.relay.call import Call
+from elkapi.relay.telemetry import Telemetry
 from elkapi.routing.affinity import Affinity
 from elkapi.routing.health import Health
 from elkapi.settings import Settings
@@ -65,3 +66,4 @@ class DataPlane(msgspec.Struct):
     pages: Mapping[str, Page]
     tokens: TokenSource
     model_facts: dict[str, dict[str, object]]
+    telemetry: Telemetry | None = None

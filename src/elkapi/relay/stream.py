@@ -79,6 +79,8 @@ async def pump(one: Try, reply: UpstreamReply, status: int, exchange: Exchange) 
     Raises UpstreamFailure only before the caller has anything.
     """
     crossing = one.crossing = exchange.crossing()
+    if (telemetry := one.plane.telemetry) is not None:
+        telemetry.watch(crossing)
     if (reply.header(b"content-type") or b"").startswith(b"application/json"):
         return await _not_streamed(one, reply, status, exchange)
     decoder: Decoder = SseDecoder()
@@ -220,5 +222,5 @@ def _outcome(one: Try, status: int, crossing: Crossing) -> Outcome:
         outcome.recount = crossing.finish_counted
     else:
         outcome = one.outcome(status, crossing.finish(), usage, started=True)
-    outcome.unsplit, outcome.tally = crossing.unsplit, crossing.tally
+    outcome.unsplit, outcome.tally, outcome.crossing = crossing.unsplit, crossing.tally, crossing
     return outcome

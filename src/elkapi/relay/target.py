@@ -6,8 +6,10 @@ import msgspec
 
 from elkapi.catalog.jsonedit import with_overrides
 from elkapi.catalog.upstreams import UPSTREAM_FAMILIES, auth_headers, endpoint_path, target_path
+from elkapi.observe.trace import HEADER as TRACEPARENT
 from elkapi.relay.call import Call
 from elkapi.relay.exchange import Exchange
+from elkapi.relay.telemetry import Telemetry
 from elkapi.settings import Settings
 from elkapi.translate.dialects import DIALECTS
 from elkapi.translate.prompt import with_instructions
@@ -31,7 +33,10 @@ ROUTES_MAX = 4096
 
 
 class Route(msgspec.Struct, frozen=True):
-    """What all calls of one channel, key, model and wire have alike. `forwarded` are names taken from the caller."""
+    """What all calls of one channel, key, model and wire have alike. `forwarded` are names taken from the caller.
+
+    `traced`: the channel lets `traceparent` through, and telemetry has a span of ours for it.
+    """
 
     channel: Channel
     origin: Origin
@@ -41,13 +46,16 @@ class Route(msgspec.Struct, frozen=True):
     sends_id: bool
     forwarded: tuple[bytes, ...]
     replaceable: frozenset[bytes]
+    traced: bool = False
 
 
 _Key = tuple[int, int, str, str, bool]
 _routes: dict[_Key, Route] = {}
 
 
-def build(attempt: Attempt, exchange: Exchange, call: Call, settings: Settings) -> UpstreamRequest:
+def build(
+    attempt: Attempt, exchange: Exchange, call: Call, settings: Settings, telemetry: Telemetry | None = None
+) -> UpstreamRequest:
     """The bytes to send. With no mapping and no override the caller's body goes out unchanged.
 
     Raises BadRequest for a body that the upstream's wire cannot carry.
@@ -65,6 +73,8 @@ def build(attempt: Attempt, exchange: Exchange, call: Call, settings: Settings) 
     # The upstream's bill can be compared with our ledger by this id.
     headers = [(CALL_ID, call.text_id)] if route.sends_id else []
     shared = route.shared
+    if route.traced and telemetry is not None:
+        headers.append((TRACEPARENT, telemetry.onward(call)))
     for name in route.forwarded:
         if (value := call.header(name)) is not None:
             headers.append((name, value))
@@ -93,6 +103,8 @@ def _new_route(attempt: Attempt, exchange: Exchange, settings: Settings, key: _K
     asked = dict.fromkeys((*native, *(name.lower().encode() for name in channel.forward_headers)))
     taken = (ours.keys() - set(native)) | {CALL_ID} | removed | replaced.keys() | _FRAMING
     kept = {name: value for name, value in ours.items() if name not in removed} | replaced
+    forwarded = tuple(name for name in asked if name not in taken)
+    traced = TRACEPARENT in forwarded and settings.otlp_endpoint != ""
     route = Route(
         channel=channel,
         origin=origin,
@@ -103,9 +115,10 @@ def _new_route(attempt: Attempt, exchange: Exchange, settings: Settings, key: _K
         deadlines=_deadlines(channel, settings, exchange.wire in DIALECTS, exchange.stream),
         shared=tuple((name, value) for name, value in kept.items() if name not in _FRAMING),
         sends_id=CALL_ID not in removed and CALL_ID not in replaced,
-        forwarded=tuple(name for name in asked if name not in taken),
+        forwarded=tuple(name for name in forwarded if not (traced and name == TRACEPARENT)),
         # The caller's own version word wins over the one we would send.
         replaceable=frozenset(native) & kept.keys(),
+        traced=traced,
     )
     if len(_routes) >= ROUTES_MAX:
         _routes.clear()

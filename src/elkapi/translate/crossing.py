@@ -19,6 +19,7 @@ from elkapi.translate.ir import (
     Event,
     Failure,
     Finish,
+    FinishReason,
     RefusalDelta,
     Start,
     TextDelta,
@@ -72,7 +73,8 @@ class Metered:
 
     `content`: something the caller can see has come; `spoken`: and it was more than a refusal. `refused`: the model, or
     a filter, declined. `ended`: the terminal event was seen, or the finish of a dialect
-    that ends by closing. `failure`: an error inside the stream. `usage`: the latest the upstream reported.
+    that ends by closing. `failure`: an error inside the stream. `usage`: the latest the upstream reported. `start` and
+    `finish_reason`: how the upstream opened and, once it has, closed the answer.
     """
 
     def __init__(self, reader: Reader, writer: Writer, ends_by_close: bool) -> None:
@@ -83,17 +85,17 @@ class Metered:
         self.spoken = False
         self.refused = False
         self.ended = False
-        self.finished = False
+        self.finish_reason: FinishReason | str = ""
         self.failure: Failure | None = None
         self.usage: Usage | None = None
         self.unsplit = False
-        self.upstream_id: str | None = None
+        self.start: Start | None = None
         self.tally = Tally()
 
     @property
     def whole(self) -> bool:
         """Whether an orderly end of the body here is the end of the answer."""
-        return self.ended or (self.ends_by_close and self.finished)
+        return self.ended or (self.ends_by_close and bool(self.finish_reason))
 
     def fail(self, failure: Failure) -> bytes:
         """An explicit error event in the caller's dialect."""
@@ -129,14 +131,14 @@ class Metered:
         elif isinstance(event, UsageSeen):
             self.usage, self.unsplit = event.usage, event.unsplit
         elif isinstance(event, Finish):
-            self.finished = True
+            self.finish_reason = event.reason
             self.refused |= event.reason in DECLINED
         elif isinstance(event, End):
             self.ended = True
         elif isinstance(event, Failure):
             self.failure = event
         elif isinstance(event, Start):
-            self.upstream_id = event.id
+            self.start = event
 
 
 class Relayed(Metered):

@@ -13,7 +13,7 @@ import elkapi
 from elkapi.control.library import docs_folder
 from elkapi.settings import Settings
 
-UNITS = {"_s": "seconds", "_bytes_max": "bytes"}
+UNITS = {"_s": "seconds", "_bytes_max": "bytes", "_ratio": "share"}
 # Settings that modules read through a property of Settings.
 THROUGH = {"data_dir": ("data_path", "socket_path"), "database_url": ("effective_database_url", "is_sqlite")}
 NOT_USED = "Not used in this release"
@@ -58,7 +58,7 @@ def test_default_unit_and_variable_are_true(name: str) -> None:
     for ending, expected in UNITS.items():
         if name.endswith(ending):
             assert unit == expected
-    if get_type_hints(Settings)[name] is float:
+    if get_type_hints(Settings)[name] is float and not name.endswith("_ratio"):
         assert unit == "seconds"
 
 

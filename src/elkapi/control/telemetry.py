@@ -1,0 +1,129 @@
+"""Takes finished calls from the workers and has them exported, one batch at a time; what calls become is `otlp`'s.
+
+Everything here is bounded and nothing is thrown away here: while the collector is slow this process stops reading, so
+the workers' queues fill, and there further calls are dropped and counted. Threads, since the SDK's exporter blocks.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import queue
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Protocol
+
+import msgspec
+
+from elkapi.observe.calls import FRAME_BYTES_MAX, LENGTH, CallFacts, calls_in
+from elkapi.settings import Settings
+
+BATCHES_MAX = 4
+# At the end the workers are gone already: what they said last is still to be read, then to be exported.
+READ_S = 0.5
+CLOSE_S = 2.0
+
+log = logging.getLogger("elkapi.control.telemetry")
+
+
+class Exports(Protocol):
+    """Where calls go; `otlp.Exporter`."""
+
+    def export(self, calls: list[CallFacts]) -> int:
+        """The number of spans that were lost."""
+
+    def close(self, wait_s: float) -> None:
+        """Send what is left, within `wait_s`."""
+
+
+class Telemetry:
+    """A listening socket, a thread for each worker's connection, and one that exports."""
+
+    def __init__(self, listening: socket.socket, exporter: Exports, lost: Any) -> None:
+        self._listening = listening
+        self._exporter = exporter
+        self._lost = lost
+        self._batches: queue.Queue[list[CallFacts] | None] = queue.Queue(BATCHES_MAX)
+        self._readers: dict[threading.Thread, socket.socket] = {}
+        self._exporting = threading.Thread(target=self._export, name="telemetry-export", daemon=True)
+        self._exporting.start()
+        threading.Thread(target=self._accept, name="telemetry-accept", daemon=True).start()
+
+    def close(self) -> None:
+        """Export what is here as far as that goes within CLOSE_S."""
+        deadline_s = time.monotonic() + READ_S
+        for reader in tuple(self._readers):
+            reader.join(max(0.0, deadline_s - time.monotonic()))
+        for worker in tuple(self._readers.values()):
+            # It goes on without this process, and keeps what it has for the next one.
+            with contextlib.suppress(OSError):
+                worker.shutdown(socket.SHUT_RDWR)
+        with contextlib.suppress(queue.Full):
+            self._batches.put(None, timeout=CLOSE_S)
+        self._exporting.join(CLOSE_S)
+        self._exporter.close(CLOSE_S)
+
+    def _accept(self) -> None:
+        with contextlib.suppress(OSError):  # The socket was closed: this process ends.
+            while True:
+                worker, _ = self._listening.accept()
+                reader = threading.Thread(target=self._read, args=(worker,), name="telemetry-read", daemon=True)
+                self._readers[reader] = worker
+                reader.start()
+
+    def _read(self, worker: socket.socket) -> None:
+        """Batches of one worker until it closes or says something that is none."""
+        try:
+            self._batches_of(worker)
+        finally:
+            self._readers.pop(threading.current_thread(), None)
+
+    def _batches_of(self, worker: socket.socket) -> None:
+        with worker, contextlib.suppress(OSError, EOFError), worker.makefile("rb") as stream:
+            while True:
+                (size,) = LENGTH.unpack(_exactly(stream, LENGTH.size))
+                if size > FRAME_BYTES_MAX:
+                    log.warning("telemetry_frame_too_large", extra={"bytes": size})
+                    return
+                try:
+                    calls = calls_in(_exactly(stream, size))
+                except msgspec.DecodeError as error:
+                    # A worker of another version, during an upgrade.
+                    log.warning("telemetry_frame_unreadable", extra={"error": str(error)})
+                    return
+                self._batches.put(calls)
+
+    def _export(self) -> None:
+        while (calls := self._batches.get()) is not None:
+            try:
+                lost = self._exporter.export(calls)
+            except Exception as error:
+                # A call that cannot be told must not end the telling of all others.
+                log.error("telemetry_export_failed", exc_info=error)
+                lost = len(calls)
+            if lost:
+                self._lost.inc(lost)
+
+
+def _exactly(stream: Any, size: int) -> bytes:
+    data: bytes = stream.read(size)
+    if len(data) != size:
+        raise EOFError
+    return data
+
+
+@contextlib.contextmanager
+def telemetry_running(settings: Settings, listening: socket.socket) -> Iterator[None]:
+    """Telemetry runs while the block does; the SDK is imported here and nowhere before."""
+    from elkapi.control.otlp import Exporter
+    from elkapi.observe import metrics
+
+    metrics.prepare(Path(settings.data_dir) / "metrics")
+    telemetry = Telemetry(listening, Exporter(settings), metrics.telemetry_lost())
+    try:
+        yield
+    finally:
+        telemetry.close()

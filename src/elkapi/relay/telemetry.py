@@ -1,0 +1,252 @@
+"""The worker's end of telemetry: finished calls go into a bounded queue, a thread hands them to the control process.
+
+A call pays for one entry in the queue. Exporting is `control.telemetry`'s: when it is away, slow or hangs, this queue
+fills and further calls are dropped and counted; no call ever waits. Where telemetry is off none of this exists.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import threading
+from collections import deque
+
+from elkapi.clock import Clock
+from elkapi.observe.calls import SOCKET, AttemptFacts, CallFacts, frame_of
+from elkapi.observe.trace import HEADER, Trace, is_sampled, onward, trace_of
+from elkapi.relay.call import Call
+from elkapi.relay.outcome import Outcome
+from elkapi.relay.read import Request
+from elkapi.settings import Settings
+from elkapi.snapshot import SnapshotHolder
+from elkapi.translate.crossing import TALLY_BYTES_MAX, Crossing, Tally
+from elkapi.translate.ir import Event
+from elkapi.translate.said import said_in
+from elkapi.types import Grant, RequestRecord
+
+QUEUE_CALLS_MAX = 4_096
+QUEUE_BYTES_MAX = 32 * 1024 * 1024
+# A longer body is not told, nor a longer answer read for its finish reason.
+CONTENT_BYTES_MAX = 256 * 1024
+BATCH_CALLS_MAX = 256
+BATCH_BYTES_MAX = 1024 * 1024
+FLUSH_EVERY_S = 0.2
+CONNECT_S = 1.0
+CLOSE_S = 1.0
+
+Seen = Outcome | Crossing | None
+
+
+class Watched(Tally):
+    """A tally that also knows when the first content came and, where content is told, what it was."""
+
+    __slots__ = ("_clock", "events", "first_s")
+
+    def __init__(self, clock: Clock, keeps: bool) -> None:
+        super().__init__()
+        self._clock = clock
+        self.first_s: float | None = None
+        self.events: list[Event] | None = [] if keeps else None
+
+    def add(self, event: Event) -> None:
+        if self.first_s is None:
+            self.first_s = self._clock.monotonic_s()
+        if self.events is not None and self.kept_bytes < TALLY_BYTES_MAX:
+            self.events.append(event)
+        super().add(event)
+
+
+class _Told:
+    """One queued call: what the thread makes its facts of."""
+
+    __slots__ = ("body", "first_s", "grant", "record", "request", "sampled", "seen", "size", "trace")
+
+    def __init__(self, trace: Trace, sampled: bool, grant: Grant, record: RequestRecord, request: Request) -> None:
+        self.trace = trace
+        self.sampled = sampled
+        self.grant = grant
+        self.record = record
+        operation, facts = request.operation, request.facts
+        self.request = (operation.wire or "", operation.dialect is not None, request.stream, facts.output_limit)
+        self.body: bytes | None = None
+        self.seen: Seen = None
+        self.first_s: float | None = None
+        self.size = 1024
+
+
+class Telemetry:
+    """`dropped` counts the calls that nobody was told of."""
+
+    def __init__(self, settings: Settings, snapshots: SnapshotHolder, clock: Clock) -> None:
+        self.dropped = 0
+        self._ratio = settings.otlp_sample_ratio
+        self._content = settings.otlp_content
+        self._path = settings.socket_path(SOCKET)
+        self._snapshots = snapshots
+        self._clock = clock
+        self._queue: deque[_Told] = deque()
+        # Each is written by one thread alone, so what is waiting is their difference.
+        self._bytes_in = self._bytes_out = 0
+        self._frame: tuple[bytes, int] | None = None
+        self._socket: socket.socket | None = None
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="telemetry", daemon=True)
+        self._thread.start()
+
+    # On the loop
+
+    def watch(self, crossing: Crossing) -> None:
+        """Note a stream's first content from here on."""
+        crossing.tally = Watched(self._clock, self._content)
+
+    def onward(self, call: Call) -> bytes:
+        """The `traceparent` for the upstream of a call."""
+        trace = trace_of(call.id, call.header(HEADER))
+        return onward(trace, is_sampled(trace.trace_id, self._ratio))
+
+    def called(self, call: Call, grant: Grant, request: Request, record: RequestRecord, seen: Seen) -> None:
+        """Queue a finished call. Returns at once; `seen` is what there is of its answer."""
+        if len(self._queue) >= QUEUE_CALLS_MAX or self._bytes_in - self._bytes_out >= QUEUE_BYTES_MAX:
+            self.dropped += 1
+            return
+        trace = trace_of(call.id, call.header(HEADER))
+        told = _Told(trace, is_sampled(trace.trace_id, self._ratio), grant, record, request)
+        crossing = seen.crossing if isinstance(seen, Outcome) else seen
+        if crossing is not None and isinstance(crossing.tally, Watched) and crossing.tally.first_s is not None:
+            told.first_s = crossing.tally.first_s - call.started_s
+        if told.sampled and request.operation.dialect is not None:
+            told.seen = seen
+            told.size += crossing.tally.kept_bytes if crossing is not None else len(_whole(seen))
+            if self._content and len(request.body) <= CONTENT_BYTES_MAX:
+                told.body = request.body
+                told.size += len(request.body)
+        self._bytes_in += told.size
+        self._queue.append(told)
+
+    def close(self) -> None:
+        """Hand over what is queued as far as that goes quickly, and stop the thread."""
+        self._stop.set()
+        self._thread.join(CLOSE_S)
+        if (connected := self._socket) is not None:
+            # Wakes a thread that waits for a control process that does not read.
+            with contextlib.suppress(OSError):
+                connected.shutdown(socket.SHUT_RDWR)
+            self._thread.join(CLOSE_S)
+            connected.close()
+
+    # On the thread
+
+    def _run(self) -> None:
+        stopping = False
+        while not stopping:
+            stopping = self._stop.wait(FLUSH_EVERY_S)
+            while self._frame or self._queue:
+                if self._frame is None:
+                    self._frame = self._next_frame()
+                if not self._sent(self._frame[0]):
+                    break
+                self._bytes_out += self._frame[1]
+                self._frame = None
+
+    def _next_frame(self) -> tuple[bytes, int]:
+        calls: list[CallFacts] = []
+        size = 0
+        while self._queue and len(calls) < BATCH_CALLS_MAX and size < BATCH_BYTES_MAX:
+            told = self._queue.popleft()
+            calls.append(self._facts(told))
+            size += told.size
+        return frame_of(calls), size
+
+    def _sent(self, frame: bytes) -> bool:
+        """Whether the control process took the frame; it is kept for the next time if not."""
+        try:
+            if self._socket is None:
+                fresh = socket.socket(socket.AF_UNIX)
+                fresh.settimeout(CONNECT_S)
+                try:
+                    fresh.connect(self._path)
+                except OSError:
+                    fresh.close()
+                    raise
+                fresh.settimeout(None)
+                self._socket = fresh
+            self._socket.sendall(frame)
+        except OSError:
+            if self._socket is not None:
+                self._socket.close()
+                self._socket = None
+            return False
+        return True
+
+    def _facts(self, told: _Told) -> CallFacts:
+        record, trace = told.record, told.trace
+        last = record.attempts[-1] if record.attempts else None
+        channel_id = record.channel_id
+        if channel_id is None and last is not None:
+            channel_id = last.channel_id
+        channel = None if channel_id is None else self._snapshots.current.channels.get(channel_id)
+        wire, is_text, stream, output_limit = told.request
+        crossing = told.seen.crossing if isinstance(told.seen, Outcome) else told.seen
+        start = crossing.start if crossing is not None else None
+        return CallFacts(
+            trace_id=trace.trace_id,
+            span_id=trace.span_id,
+            parent_id=trace.parent_id,
+            sampled=told.sampled,
+            request_id=record.id,
+            start_ns=record.created_ns - int(record.duration_ms * 1_000_000),
+            end_ns=record.created_ns,
+            operation=record.operation,
+            wire=wire,
+            is_text=is_text,
+            stream=stream,
+            key_id=record.key_id,
+            key_name=told.grant.key_name,
+            group=record.group,
+            model=record.model,
+            asked=record.asked,
+            output_limit=output_limit,
+            status=record.status,
+            outcome=record.outcome,
+            error=record.error_code,
+            flags=record.flags,
+            usage=record.usage,
+            charge_nano=record.charge_nano,
+            loss_nano=record.loss_nano,
+            family=channel.family if channel is not None else None,
+            base_url=channel.base_url if channel is not None else "",
+            upstream_model=last.upstream_model if last is not None else None,
+            upstream_request_id=record.upstream_request_id,
+            # An upstream's error may quote what it was asked.
+            attempts=tuple(
+                AttemptFacts(
+                    one.channel_name,
+                    one.outcome,
+                    one.status,
+                    one.error if self._content else None,
+                    one.duration_ms,
+                    one.model,
+                )
+                for one in record.attempts
+            ),
+            first_s=told.first_s,
+            response_id=start.id if start is not None else None,
+            response_model=start.model if start is not None else None,
+            finish_reason=(crossing.finish_reason or None) if crossing is not None else None,
+            answer=_whole(told.seen) or None,
+            body=told.body,
+            said=_said(crossing) if self._content and crossing is not None else None,
+        )
+
+
+def _whole(seen: Seen) -> bytes:
+    """A whole answer that is not too long to look at."""
+    if isinstance(seen, Outcome) and not seen.started and seen.crossing is None and len(seen.body) <= CONTENT_BYTES_MAX:
+        return seen.body
+    return b""
+
+
+def _said(crossing: Crossing) -> tuple[tuple[str, str, str], ...]:
+    """What a stream said, its pieces put together: (kind, text, name)."""
+    tally = crossing.tally
+    return said_in(tally.events or []) if isinstance(tally, Watched) else ()
