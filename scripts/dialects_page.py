@@ -1,4 +1,4 @@
-"""Writes the tables of docs/dialects.md from the `losses` that each dialect's file declares; run it after a change there.
+"""Writes the tables of docs/dialects.md from the `losses` of each dialect's file; run it after a change there.
 
 python scripts/dialects_page.py
 """
