@@ -1,4 +1,5 @@
-"""CORS as a real browser enforces it: a page from another origin calls the gateway, plainly and with openai for Node.
+"""CORS as a real browser enforces it: a page from another origin calls the gateway, plainly and with openai for Node,
+and shows streams as they come.
 
 The page posts what it saw to the little server it came from; Debian's Chromium runs it without a window.
 """
@@ -24,10 +25,12 @@ import pytest
 from client_stage import LOCAL, SMALL, UNSTEADY, Stage, required
 
 from tests.gateway import gateway
+from tests.text_calls import ask, is_whole, streamed_text
 
 pytestmark = pytest.mark.slow
 
 PAGE_S = 60.0
+SPOKEN = "one two three four five six seven eight"
 # The switches after --disable-gpu keep it from calling its maker's hosts.
 FLAGS = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"]
 FLAGS += ["--disable-background-networking", "--disable-component-update", "--disable-sync", "--disable-dev-shm-usage"]
@@ -45,6 +48,20 @@ async function ask(path, options) {
 }
 const seen = {};
 for (const [name, [path, options]] of Object.entries(plan.calls)) seen[name] = await outcome(() => ask(path, options));
+// A stream as a chat page reads it: what stands on the page after each piece.
+async function streamed(path, options) {
+  const answer = await fetch(plan.origin + path, options);
+  const shown = document.body.appendChild(document.createElement("pre"));
+  const sizes = [];
+  const reader = answer.body.pipeThrough(new TextDecoderStream()).getReader();
+  for (let piece = await reader.read(); !piece.done; piece = await reader.read()) {
+    shown.textContent += piece.value;
+    sizes.push(shown.textContent.length);
+  }
+  const headers = Object.fromEntries(answer.headers);
+  return { status: answer.status, headers, sizes, text: shown.textContent };
+}
+for (const [name, call] of Object.entries(plan.streams ?? {})) seen[name] = await outcome(() => streamed(...call));
 if (plan.sdk) {
   const { default: OpenAI } = await import("/openai/index.mjs");
   const options = { baseURL: plan.origin + "/v1", dangerouslyAllowBrowser: true, maxRetries: 1 };
@@ -52,6 +69,14 @@ if (plan.sdk) {
   seen.sdk = await outcome(async () => {
     const { data, request_id } = await client.embeddings.create(plan.sdk.body).withResponse();
     return { size: data.data[0].embedding.length, request_id };
+  });
+  seen.sdk_stream = await outcome(async () => {
+    const pieces = [];
+    const asked = new OpenAI({ apiKey: plan.sdk.test_key, ...options });
+    for await (const chunk of await asked.chat.completions.create({ ...plan.sdk.chat, stream: true })) {
+      if (chunk.choices[0]?.delta?.content) pieces.push(chunk.choices[0].delta.content);
+    }
+    return { pieces };
   });
   seen.sdk_refused = await outcome(async () => {
     try { await new OpenAI({ apiKey: "sk-wrong", ...options }).embeddings.create(plan.sdk.body); }
@@ -147,6 +172,13 @@ def seen(stage: Stage, pages: Pages) -> Any:
         headers = {"authorization": f"Bearer {key}", "content-type": "application/json"}
         return ["/v1/embeddings", {"method": "POST", "headers": headers, "body": json.dumps(body), **more}]
 
+    def stream(key: str, client: str, model: str, headers: dict[str, str]) -> list[Any]:
+        call = ask(client, model, f"[sandbox: pace=40ms] [[say: {SPOKEN}]]", stream=True)
+        sent = {"content-type": "application/json", **call.headers, **headers}
+        return [call.path, {"method": "POST", "headers": sent, "body": json.dumps(call.body)}]
+
+    test_key = stage.lanes["test key"].key
+    direct = {"x-api-key": test_key, "anthropic-dangerous-direct-browser-access": "true"}
     good = {"model": SMALL, "input": "one two three four"}
     return pages.browse(
         {
@@ -161,7 +193,17 @@ def seen(stage: Stage, pages: Pages) -> Any:
                 "unknown path": ["/v2/none", {}],
                 "models": ["/v1/models", {"headers": {"x-api-key": stage.key, "anthropic-version": "2023-06-01"}}],
             },
-            "sdk": {"key": stage.key, "body": {"model": LOCAL, "input": "a"}},
+            "streams": {
+                "chat": stream(test_key, "chat", "gpt-4o", {"authorization": f"Bearer {test_key}"}),
+                "anthropic": stream(test_key, "anthropic", "claude-sonnet-5-5", direct),
+                "translated": stream(test_key, "anthropic", "gpt-4o", direct),
+            },
+            "sdk": {
+                "key": stage.key,
+                "body": {"model": LOCAL, "input": "a"},
+                "test_key": test_key,
+                "chat": {"model": "gpt-4o", "messages": [{"role": "user", "content": f"[[say: {SPOKEN}]]"}]},
+            },
         }
     )
 
@@ -210,6 +252,27 @@ def test_the_unmodified_sdk_runs_in_a_page(seen: Any) -> None:
     refused = seen["sdk_refused"]
     assert (refused["status"], refused["code"]) == (401, "invalid_api_key")
     assert refused["request_id"].startswith("req_")
+
+
+@pytest.mark.parametrize(
+    ("name", "client"), [("chat", "chat"), ("anthropic", "anthropic"), ("translated", "anthropic")]
+)
+def test_a_page_shows_a_stream_piece_by_piece(seen: Any, name: str, client: str) -> None:
+    found = seen[name]
+    assert found["status"] == 200
+    assert found["headers"]["content-type"].startswith("text/event-stream")
+    assert is_whole(client, found["text"])
+    # What could be read on the page after each piece: only whole events count.
+    read = [streamed_text(client, found["text"][: found["text"].rfind("\n\n", 0, size) + 2]) for size in found["sizes"]]
+    assert read[-1] == SPOKEN
+    assert len({text for text in read if text}) >= 3
+    if name != "chat":
+        assert found["headers"]["request-id"] == found["headers"]["x-request-id"]
+
+
+def test_the_unmodified_sdk_streams_in_a_page(seen: Any) -> None:
+    assert "".join(seen["sdk_stream"]["pieces"]) == SPOKEN
+    assert len(seen["sdk_stream"]["pieces"]) > 1
 
 
 @pytest.mark.parametrize("allowed", [True, False])
