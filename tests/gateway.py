@@ -8,10 +8,12 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import socket
+import threading
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import httpx
 import msgspec
@@ -33,6 +35,7 @@ from elkapi.storage.schema import owners
 from elkapi.types import NO_POLICY, Amounts, Policy, Scope
 from elkapi.worker import opened_plane
 
+_T = TypeVar("_T")
 ACTOR = "test"
 SMALL = "text-embedding-3-small"
 
@@ -208,3 +211,43 @@ async def gateway(
                 await server.drain(2)
     finally:
         installation.database.close()
+
+
+@contextlib.contextmanager
+def served(folder: Path, furnish: Callable[[Gateway], Awaitable[_T]], **settings: Any) -> Iterator[_T]:
+    """What `furnish` makes of a gateway on a thread of its own, for clients that block; it ends with the block."""
+    furnished: list[_T] = []
+    ready = threading.Event()
+    stopping: list[Callable[[], object]] = []
+    failed: list[BaseException] = []
+
+    async def serve() -> None:
+        stop = asyncio.Event()
+        loop = asyncio.get_running_loop()
+        stopping.append(partial(loop.call_soon_threadsafe, stop.set))
+        async with gateway(folder, **settings) as gate:
+            furnished.append(await furnish(gate))
+            ready.set()
+            await stop.wait()
+
+    def main() -> None:
+        try:
+            asyncio.run(serve())
+        except BaseException as error:
+            failed.append(error)
+        finally:
+            ready.set()
+
+    thread = threading.Thread(target=main, name="gateway")
+    thread.start()
+    ready.wait()
+    try:
+        if failed:
+            raise failed[0]
+        yield furnished[0]
+    finally:
+        if thread.is_alive():
+            stopping[0]()
+        thread.join()
+        if furnished and failed:
+            raise failed[0]

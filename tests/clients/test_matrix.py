@@ -5,12 +5,11 @@ The clients are unmodified; the sandbox speaks each upstream's own protocol. A s
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import json
 import subprocess
-import threading
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -38,7 +37,7 @@ from matrix_checks import (
 from matrix_python import CLIENTS, Client, refused, run
 
 from elkapi.sandbox.server import running
-from tests.gateway import Gateway, gateway
+from tests.gateway import Gateway, served
 
 pytestmark = [
     pytest.mark.slow,
@@ -72,37 +71,8 @@ async def furnish(gate: Gateway, sandbox_url: str) -> Matrix:
 def matrix(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Matrix]:
     """One sandbox and one gateway, each on a thread of its own, for every pair."""
     folder: Path = tmp_path_factory.mktemp("matrix")
-    with running() as sandbox:
-        found: list[Matrix | BaseException] = []
-        began = threading.Event()
-        ended: list[Any] = []
-
-        async def serve() -> None:
-            stop = asyncio.Event()
-            ended.append((asyncio.get_running_loop(), stop))
-            async with gateway(folder) as gate:
-                found.append(await furnish(gate, sandbox.base_url))
-                began.set()
-                await stop.wait()
-
-        def main() -> None:
-            try:
-                asyncio.run(serve())
-            except BaseException as error:
-                found.append(error)
-            finally:
-                began.set()
-
-        thread = threading.Thread(target=main, name="gateway")
-        thread.start()
-        began.wait()
-        try:
-            assert isinstance(found[0], Matrix), found[0]
-            yield found[0]
-        finally:
-            loop, stop = ended[0]
-            loop.call_soon_threadsafe(stop.set)
-            thread.join()
+    with running() as sandbox, served(folder, partial(furnish, sandbox_url=sandbox.base_url)) as found:
+        yield found
 
 
 @pytest.fixture(scope="session")
