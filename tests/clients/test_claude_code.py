@@ -16,7 +16,7 @@ from client_stage import LOCAL, Stage
 pytestmark = pytest.mark.slow
 
 NATIVE, TRANSLATED, GOOGLE = "claude-sonnet-4-5", "claude-opus-4-8", "claude-haiku-4-5"
-TOOLS = "Read,Write,Bash"
+TOOLS = "Read,Write,Bash,Agent"
 READ = json.dumps({"file_path": "{work}/question.txt"})
 WRITE = json.dumps({"file_path": "{work}/answer.txt", "content": "{{result}}"})
 SHOW = json.dumps({"command": "head -c 24 question.txt; echo .", "description": "Shows the question"})
@@ -24,6 +24,8 @@ SCRIPT = (
     "Answer the question in the file. [[think: I read it first.]] "
     f"[[tools: Read {READ}]] [[tools: Write {WRITE}; Bash {SHOW}]] [[then: Done, after {{{{result}}}}]]"
 )
+BELOW = {"subagent_type": "claude", "description": "Asks below", "model": "haiku", "run_in_background": False}
+BELOW |= {"prompt": "Find it. [[say: It lies deep below.]]"}
 OVERLONG = "Hello. [sandbox: status=400, code=context_length_exceeded]"
 
 
@@ -49,7 +51,7 @@ def found() -> Any:
             "files": {},
             "models": {
                 NATIVE: ["anthropic", "claude-sonnet-4-5"],
-                TRANSLATED: ["openai", "gpt-4o"],
+                TRANSLATED: ["openai", "gpt-5"],
                 GOOGLE: ["gemini", "gemini-2.5-pro"],
             },
             "tasks": {
@@ -57,6 +59,7 @@ def found() -> Any:
                 "by api key": {"model": NATIVE, "prompt": "[[say: hello]]", "environment": by_key},
                 "translated": {"model": TRANSLATED, "prompt": SCRIPT},
                 "google": {"model": GOOGLE, "prompt": SCRIPT},
+                "helper": {"model": NATIVE, "prompt": f"[[tools: Agent {json.dumps(BELOW)}]] [[then: {{{{result}}}}]]"},
                 "context": {"model": NATIVE, "prompt": "/context"},
                 "overlong": {"model": TRANSLATED, "prompt": OVERLONG},
                 "no money": {"model": NATIVE, "prompt": "hello", "balance": "0"},
@@ -126,6 +129,17 @@ def test_openai_gets_the_same_conversation_in_its_own_words(found: Any) -> None:
     calls = [message["tool_calls"] for message in third["messages"] if message.get("tool_calls")]
     assert [[call["function"]["name"] for call in side] for side in calls] == [["Read"], ["Write", "Bash"]]
     assert first["stream_options"] == {"include_usage": True}
+    # Its adaptive thinking and its limit are the reasoning model's own.
+    assert (first["model"], first["reasoning_effort"]) == ("gpt-5", "high")
+    assert first["max_completion_tokens"] > 30_000
+
+
+def test_a_helper_on_the_small_model_is_asked_wherever_that_is_served(found: Any) -> None:
+    seen = found["tasks"]["helper"]
+    assert seen["status"] == 0, seen
+    assert "It lies deep below." in json.loads(seen["said"])["result"]
+    targets = [row["target"].partition("?")[0] for row in seen["received"]]
+    assert targets == ["/v1/messages", "/v1beta/models/gemini-2.5-pro:streamGenerateContent", "/v1/messages"]
 
 
 def test_context_is_counted_without_charge(found: Any) -> None:
@@ -165,7 +179,7 @@ def test_what_cannot_succeed_is_said_at_once_and_asked_once(
 def test_every_call_was_answered_and_paid_exactly(found: Any) -> None:
     assert json.loads(found["tasks"]["by api key"]["said"])["result"] == "hello"
     statuses = [status for _, _, status in outcomes(found)]
-    assert sorted(statuses) == [200] * 10 + [400]
+    assert sorted(statuses) == [200] * 13 + [400]
     money = found["money"]
     assert money["held_nano"] == 0
     assert money["spent_nano"] == money["charged_nano"] > 0
