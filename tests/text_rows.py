@@ -57,7 +57,7 @@ class Case(msgspec.Struct, frozen=True, kw_only=True):
     """A call and what comes of it. `params` fill the path, `query` follows it; `needs` is done before.
 
     `shows` maps the answer to what must equal `expected`: decoded when `media` is JSON, else its text. A row below
-    another: `Case(needs=Needs("openai.responses", {"store": True}), shows=lambda reply: reply["object"] == "response")`.
+    another: `Case(needs=Needs("openai.responses", {"store": True}), shows=lambda got: got["object"] == "response")`.
     """
 
     shows: Shown
