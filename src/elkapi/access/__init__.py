@@ -3,6 +3,6 @@
 from elkapi.access.admit import admit
 from elkapi.access.cache import KeyCache
 from elkapi.access.counters import Over
-from elkapi.access.limits import Lease, Limits
+from elkapi.access.limits import UNLIMITED, Lease, Limits
 
-__all__ = ["KeyCache", "Lease", "Limits", "Over", "admit"]
+__all__ = ["UNLIMITED", "KeyCache", "Lease", "Limits", "Over", "admit"]

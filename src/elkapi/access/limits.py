@@ -22,27 +22,27 @@ _WORDS = {
 
 
 class Lease:
-    """One call's place under its limits, given back by `release` or at the end of its block.
-
-    `tokens_used` is what the call came to in the end.
-    """
+    """One call's place under its limits, given back by `release` or at the end of its block."""
 
     def __init__(self, counters: Counters | None = None, taken: Taken | None = None) -> None:
         self._counters = counters
         self._taken = taken
-        self.tokens_used = 0
 
-    def release(self) -> None:
-        """Give the place back, once."""
+    def release(self, tokens_used: int = 0) -> None:
+        """Give the place back, once; `tokens_used` is what the call came to in the end."""
         if self._counters is not None and self._taken is not None:
             taken, self._taken = self._taken, None
-            self._counters.give_back(taken, self.tokens_used)
+            self._counters.give_back(taken, tokens_used)
 
     def __enter__(self) -> Lease:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         self.release()
+
+
+# The place of every call that has no limit: there is nothing to give back.
+UNLIMITED = Lease()
 
 
 class Limits:
@@ -56,7 +56,7 @@ class Limits:
     def key(self, key_id: int, policy: Policy, tokens: int) -> Lease:
         """A place for a call of a key that is expected to use `tokens`. Raises RateLimited, Unavailable."""
         if not (policy.requests_per_min or policy.tokens_per_min or policy.parallel_max):
-            return Lease()
+            return UNLIMITED
         caps = Caps(policy.parallel_max or 0, policy.requests_per_min or 0, policy.tokens_per_min or 0)
         try:
             return self._taken(f"key:{key_id}", caps, tokens if caps.tokens else 0)

@@ -18,24 +18,28 @@ from sqlalchemy.sql import ClauseElement
 
 from elkapi.storage.schema import accounts, idempotency, requests, transfers, unknown_outcomes, workers
 
-# Row counts a multi-row statement exists for, descending; any batch is a sum of them.
-SIZES = (64, 48, 32, 24, 16, 12, 8, 6, 4, 3, 2, 1)
+# Row counts a multi-row statement exists for, descending: batches up to 16 are one statement, larger ones a few. All of
+# them together are fewer than either driver keeps prepared.
+SIZES = (64, 48, 32, 24, *range(16, 0, -1))
 
 
 class Rows:
     """Inserts of one shape: `insert` takes the values of any number of rows, flat, and answers how many were new."""
 
     def __init__(self, texts: dict[int, str], width: int) -> None:
-        self._texts = [(size, size * width, texts[size]) for size in SIZES]
+        self._texts = [(size * width, texts[size]) for size in SIZES]
+        self._whole = dict(self._texts)
         self.width = width
 
     def insert(self, cursor: Any, flat: list[Any]) -> int:
         """Rows whose id exists already are left alone and not counted."""
+        if not flat:
+            return 0
         at, end, fresh = 0, len(flat), 0
-        for _, step, text in self._texts:
-            if step == end:
-                cursor.execute(text, flat)
-                return int(cursor.rowcount)
+        if (whole := self._whole.get(end)) is not None:
+            cursor.execute(whole, flat)
+            return int(cursor.rowcount)
+        for step, text in self._texts:
             while end - at >= step:
                 cursor.execute(text, flat[at : at + step])
                 fresh += cursor.rowcount

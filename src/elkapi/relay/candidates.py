@@ -10,9 +10,8 @@ import msgspec
 from elkapi.errors import BadRequest, NoChannel, NoPrice
 from elkapi.relay.plane import Bearings
 from elkapi.relay.read import Request, asked_of
-from elkapi.relay.route import estimate, is_allowed, route
+from elkapi.relay.route import estimate, is_allowed, route, way_of
 from elkapi.routing import fallback
-from elkapi.routing.plan import has_choice
 from elkapi.snapshot import Snapshot
 from elkapi.types import Attempt, Grant, Policy, Quote
 
@@ -71,7 +70,7 @@ def candidates(
 
 def most_nano(among: tuple[Candidate, ...]) -> int:
     """What the hold of a call covers: the dearest of its candidates."""
-    return max(candidate.quote.nano for candidate in among)
+    return among[0].quote.nano if len(among) == 1 else max(candidate.quote.nano for candidate in among)
 
 
 def _wants_fallbacks(call: Headed) -> bool:
@@ -99,15 +98,14 @@ def _fallbacks(
 
 
 def _candidate(plane: Bearings, snapshot: Snapshot, grant: Grant, request: Request, call: Headed) -> Candidate:
-    request = msgspec.structs.replace(request, session=session_of(snapshot, grant, request, call))
-    return Candidate(request, route(plane, snapshot, grant, request), estimate(snapshot, grant, request))
+    way = way_of(snapshot, grant, request)
+    if way.only is None and request.operation.dialect is not None:
+        request = msgspec.structs.replace(request, session=session_of(grant, request, call))
+    return Candidate(request, route(plane, snapshot, grant, request, way), estimate(grant, request, way))
 
 
-def session_of(snapshot: Snapshot, grant: Grant, request: Request, call: Headed) -> bytes:
-    """A digest that calls of one session and model share; b"" where nothing says so or there is nothing to choose."""
-    tiers = snapshot.tiers_for(grant.scope, grant.group, request.model)
-    if request.operation.dialect is None or not tiers or not has_choice(tiers):
-        return b""
+def session_of(grant: Grant, request: Request, call: Headed) -> bytes:
+    """A digest that calls of one session and model share; b"" where nothing says so."""
     mark = _mark(request.body, call)
     if not mark:
         return b""

@@ -6,6 +6,8 @@ for its refusal is the operator's loss. When none answers, the caller is told wh
 
 from __future__ import annotations
 
+from collections.abc import Awaitable
+
 from elkapi.relay.call import Call
 from elkapi.relay.hold import Hold
 from elkapi.relay.outcome import Outcome
@@ -15,8 +17,15 @@ from elkapi.routing.fallback import allows
 from elkapi.types import AttemptRecord, Policy
 
 
-async def answer(plane: DataPlane, hold: Hold, policy: Policy, call: Call) -> Outcome:
+def answer(plane: DataPlane, hold: Hold, policy: Policy, call: Call) -> Awaitable[Outcome]:
     """The first answer that stands. Raises what `relay` raises; its attempts are then those of every model asked."""
+    if len(hold.candidates) > 1:
+        return _in_turn(plane, hold, policy, call)
+    only = hold.candidates[0]
+    return relay(plane, only.attempts, only.request, call)
+
+
+async def _in_turn(plane: DataPlane, hold: Hold, policy: Policy, call: Call) -> Outcome:
     tried: tuple[AttemptRecord, ...] = ()
     first_error: Failed | None = None
     refused: Outcome | None = None

@@ -72,7 +72,7 @@ class Hold:
         self.held_nano = most_nano(candidates)
         self.answer_with(0)
         self.lost_nano = 0
-        self.tokens = 0
+        self._used = Usage()
         self.order: HoldOrder | None = None
         self.charge_nano = 0
         self._resolved = False
@@ -81,6 +81,11 @@ class Hold:
         """From here on the call is that of this candidate, and priced as such."""
         candidate = self.candidates[number]
         self.request, self.quote = candidate.request, candidate.quote
+
+    @property
+    def tokens(self) -> int:
+        """What the call came to, in tokens of every class."""
+        return self._used.input_total + self._used.output_total
 
     def lose(self, refused: Outcome, number: int) -> None:
         """What a candidate had billed for a refusal that the caller never saw is the operator's loss."""
@@ -336,7 +341,7 @@ class Hold:
         error: GatewayError | None,
     ) -> RequestRecord:
         plane, grant, quote = self.plane, self.grant, self.quote
-        self.tokens = usage.input_total + usage.output_total
+        self._used = usage
         return RequestRecord(
             id=self.call.id,
             key_id=grant.key_id,

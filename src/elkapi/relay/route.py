@@ -10,7 +10,7 @@ from elkapi.errors import ModelForbidden, NoChannel, NoPrice
 from elkapi.pricing.price import quote
 from elkapi.relay.plane import Bearings
 from elkapi.relay.read import Request
-from elkapi.routing.plan import plan
+from elkapi.routing.plan import Way, plan, without_choice
 from elkapi.snapshot import Snapshot
 from elkapi.types import Attempt, Grant, Price, Quote
 
@@ -19,13 +19,38 @@ SUGGESTIONS_MAX = 5
 PLANNED_MAX = 64
 
 
-def route(plane: Bearings, snapshot: Snapshot, grant: Grant, request: Request) -> tuple[Attempt, ...]:
+# Ways kept with one snapshot; more of them are worked out for each call.
+WAYS_MAX = 8192
+
+
+def way_of(snapshot: Snapshot, grant: Grant, request: Request) -> Way:
+    """What calls like this one have alike, worked out once for each snapshot."""
+    key = (grant.scope, grant.group, request.operation.id, request.model)
+    return snapshot.ways.get(key) or _way(snapshot, grant, request, key)
+
+
+def _way(snapshot: Snapshot, grant: Grant, request: Request, key: tuple[str, str, str, str]) -> Way:
+    model, operation = request.model, request.operation
+    tiers = snapshot.tiers_for(grant.scope, grant.group, model)
+    price = snapshot.price_for(grant.scope, model)
+    if price is None and (operation.unit == "free" or operation.free_unless_priced):
+        price = Price(id=0, model=model, version=0)
+    only = without_choice(tiers, model, partial(serves, operation))
+    way = Way(tiers, only, price, snapshot.groups.get(grant.group))
+    # Names that nothing serves are the callers' to make up, without end.
+    if tiers and len(snapshot.ways) < WAYS_MAX:
+        snapshot.ways[key] = way
+    return way
+
+
+def route(plane: Bearings, snapshot: Snapshot, grant: Grant, request: Request, way: Way) -> tuple[Attempt, ...]:
     """Ordered attempts. Raises ModelForbidden, or NoChannel with close names the caller could use."""
     check_allowed(grant, request)
-    tiers = snapshot.tiers_for(grant.scope, grant.group, request.model)
-    able = partial(serves, request.operation)
-    preferred = plane.affinity.place(request.session) if request.session else None
-    attempts = plan(tiers, request.model, able, plane.health, plane.rng, PLANNED_MAX, preferred)
+    attempts = way.only
+    if attempts is None:
+        preferred = plane.affinity.place(request.session) if request.session else None
+        able = partial(serves, request.operation)
+        attempts = plan(way.tiers, request.model, able, plane.health, plane.rng, PLANNED_MAX, preferred)
     if not attempts:
         raise no_channel(snapshot, grant, request)
     return attempts
@@ -63,16 +88,11 @@ def _no_channel(snapshot: Snapshot, grant: Grant, request: Request) -> str:
     return text
 
 
-def estimate(snapshot: Snapshot, grant: Grant, request: Request) -> Quote:
+def estimate(grant: Grant, request: Request, way: Way) -> Quote:
     """The upper bound in money. Raises NoPrice: a model nobody priced is refused, never free by accident."""
-    operation = request.operation
-    price = snapshot.price_for(grant.scope, request.model)
-    if price is None and (operation.unit == "free" or operation.free_unless_priced):
-        price = Price(id=0, model=request.model, version=0)
-    if price is None:
+    if way.price is None:
         raise NoPrice(f"The model {request.model!r} has no price yet; an operator sets one with `elkapi price set`.")
-    ratio_micro = snapshot.groups.get(grant.group)
-    if ratio_micro is None:
+    if way.ratio_micro is None:
         raise NoPrice(f"The group {grant.group!r} of this key does not exist any more.")
     facts = request.facts
-    return quote(price, grant.group, ratio_micro, facts.upper, facts.wide)
+    return quote(way.price, grant.group, way.ratio_micro, facts.upper, facts.wide)

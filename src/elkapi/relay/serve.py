@@ -8,7 +8,7 @@ A later hop cannot change what an earlier one decided. Errors leave as `GatewayE
 
 from __future__ import annotations
 
-from elkapi.access import admit
+from elkapi.access import UNLIMITED, admit
 from elkapi.catalog import Role
 from elkapi.money import format_usd
 from elkapi.relay.caching import CACHE_HEADER, recall
@@ -34,7 +34,9 @@ async def serve(plane: DataPlane, call: Call) -> None:
         return
     policy = snapshot.policy_for(grant)
     request = await read(call, match, policy.aliases)  # 3 bounded bytes, model, size facts
-    with plane.limits.key(grant.key_id, policy, expected_tokens(request)) as lease:  # and may they now
+    lease = plane.limits.key(grant.key_id, policy, expected_tokens(request))  # and may they now
+    hold: Hold | None = None
+    try:
         among = candidates(plane, snapshot, grant, policy, request, call)  # 4, 5 attempts, their bounds
         hold, recalled = Hold(plane, call, grant, among), None
         if policy.cache is not None or call.header(CACHE_HEADER) is not None:
@@ -51,12 +53,13 @@ async def serve(plane: DataPlane, call: Call) -> None:
         except BaseException as error:
             await hold.resolve(error)
             raise
-        finally:
-            lease.tokens_used = hold.tokens
         cost = ((b"x-elkapi-cost-usd", format_usd(hold.charge_nano).encode()),)
         outcome.finish(call.reply, cost)  # the last bytes leave after the money is written
         if recalled is not None:
             recalled.keep(outcome)
+    finally:
+        if lease is not UNLIMITED:
+            lease.release(0 if hold is None else hold.tokens)
 
 
 def _replay(call: Call, reply: StoredReply) -> None:

@@ -13,11 +13,24 @@ import msgspec
 
 from elkapi.routing.affinity import Place
 from elkapi.routing.health import Health
-from elkapi.types import Attempt, Channel, ChannelKey
+from elkapi.types import Attempt, Channel, ChannelKey, Price
 
 _T = TypeVar("_T")
 Tiers = Sequence[Sequence[Channel]]
 Serves = Callable[[Channel, str], bool]
+
+
+class Way(msgspec.Struct, frozen=True):
+    """What the calls of one group, model and operation have alike as long as a snapshot lasts.
+
+    `only` is their plan where there is nothing to choose, None where each call chooses anew. `price` None: nobody
+    priced the model. `ratio_micro` None: the group is gone.
+    """
+
+    tiers: Tiers
+    only: tuple[Attempt, ...] | None
+    price: Price | None
+    ratio_micro: int | None
 
 
 def plan(
@@ -36,8 +49,8 @@ def plan(
 
     Channels that cool down come last instead of never: a call that has nowhere better to go may as well try them.
     """
-    if not has_choice(tiers):
-        return _only(tiers[0][0], model, serves)
+    if (only := without_choice(tiers, model, serves)) is not None:
+        return only
     ready: list[Attempt] = []
     cooling: list[Attempt] = []
     for tier in tiers:
@@ -52,13 +65,13 @@ def plan(
     return tuple((ordered + _spread(cooling))[:attempts_max])
 
 
-def has_choice(tiers: Tiers) -> bool:
-    """Whether there is more than one channel key to ask."""
-    return len(tiers) != 1 or len(tiers[0]) != 1 or len(tiers[0][0].keys) != 1
-
-
-def _only(channel: Channel, model: str, serves: Serves) -> tuple[Attempt, ...]:
-    """The common case of one channel with one key: there is nothing to choose, whatever its health."""
+def without_choice(tiers: Tiers, model: str, serves: Serves) -> tuple[Attempt, ...] | None:
+    """The plan where there is no channel, or one with one key, whatever its health; None where there is a choice."""
+    if not tiers:
+        return ()
+    if len(tiers) != 1 or len(tiers[0]) != 1 or len(tiers[0][0].keys) != 1:
+        return None
+    channel = tiers[0][0]
     theirs = upstream_model(channel, model)
     if not channel.keys[0].enabled or not serves(channel, theirs):
         return ()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
+from elkapi.routing.plan import Way
 from elkapi.types import NO_POLICY, Channel, Grant, Policy, Price, Scope, policy_of
 
 BUNDLED_CHANNEL_ID = -1
@@ -19,6 +20,8 @@ class Snapshot(msgspec.Struct, frozen=True, kw_only=True):
     `prices`: client model name -> the record in force for live keys.
     `tiers`: (scope, group, model) -> channels by descending priority, only such that can be tried.
     `models`: (scope, group) -> sorted names that are served and priced.
+    `ways`: (scope, group, operation, model) -> what was worked out of all this for such calls, by
+    `relay.route`.
     """
 
     version: int
@@ -30,6 +33,7 @@ class Snapshot(msgspec.Struct, frozen=True, kw_only=True):
     models: dict[tuple[Scope, str], tuple[str, ...]]
     policies: dict[str, Policy] = {}
     warnings: tuple[str, ...] = ()
+    ways: dict[tuple[str, str, str, str], Way] = {}
 
     def tiers_for(self, scope: Scope, group: str, model: str) -> Tiers:
         """The channels to try, best tier first; empty when nothing serves this model for this group."""

@@ -92,9 +92,17 @@ class GeminiUsage(msgspec.Struct):
 
 def read_chat_usage(view: ChatUsage) -> Usage | None:
     """The canonical classes. Some providers count reasoning beside completion_tokens: their own total tells."""
-    details, out = view.prompt_tokens_details or _PromptDetails(), view.completion_tokens_details
-    cached = details.cached_tokens or view.prompt_cache_hit_tokens or view.cached_tokens or 0
+    details, out = view.prompt_tokens_details, view.completion_tokens_details
     completion = view.completion_tokens or 0
+    cached = view.prompt_cache_hit_tokens or view.cached_tokens or 0
+    if details is None and out is None and not cached:
+        # An embedding's, and that of many compatible servers: there is nothing to split.
+        total_in = view.prompt_tokens
+        return (
+            None if total_in < 0 or completion < 0 else Usage(input_tokens=total_in, output_tokens=completion, calls=1)
+        )
+    details = details or _PromptDetails()
+    cached = details.cached_tokens or cached
     reasoning = (out.reasoning_tokens if out else 0) or 0
     if reasoning and view.total_tokens == view.prompt_tokens + completion + reasoning:
         completion += reasoning

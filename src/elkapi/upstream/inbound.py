@@ -37,6 +37,7 @@ class Inbound:
         self._headers: Headers = []
         self._field_bytes = 0  # Of complete fields: the limit proper, which no segmentation changes.
         self._raw_head_bytes = 0  # Fed while the head was incomplete: the backstop against a line that never ends.
+        self._fed_bytes = 0  # The same with what is being fed: no head of this reply can be longer.
         self._header_count = 0
         self._trailer_count = 0
         self._interim_count = 0
@@ -68,6 +69,7 @@ class Inbound:
         had_head = self.head_done
         self.answered = True
         self.body_moved = False
+        self._fed_bytes = self._raw_head_bytes + len(data)
         try:
             self._parser.feed_data(data)
         except Exception as error:
@@ -107,8 +109,10 @@ class Inbound:
         assert parser is not None
         status = parser.get_status_code()
         headers = self._headers
-        # Looked at here and not field by field: one segment holds no more than one read of the loop's anyway.
-        self._field_bytes += sum([len(name) + len(value) + 4 for name, value in headers])
+        # Looked at here and not field by field: one segment holds no more than one read of the loop's anyway. Nothing
+        # needs to be added up while all that came is shorter, unless an interim head was before it.
+        if self._fed_bytes > self._limits.header_bytes_max or status < 200 or self._field_bytes:
+            self._field_bytes += sum([len(name) + len(value) + 4 for name, value in headers])
         self._header_count += len(headers)
         if self._field_bytes > self._limits.header_bytes_max or self._header_count > self._limits.header_count_max:
             self._refuse(

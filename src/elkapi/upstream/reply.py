@@ -19,20 +19,21 @@ class UpstreamReply:
     `aclose()`.
     """
 
-    __slots__ = ("_rest", "headers", "reused", "status")
+    __slots__ = ("_fields", "_rest", "headers", "reused", "status")
 
     def __init__(self) -> None:
         self.status = 0
         self.headers: Headers = []
         self.reused = False
         self._rest = b""
+        self._fields: dict[bytes, bytes] | None = None
 
     def header(self, name: bytes) -> bytes | None:
         """The first value of a header; `name` in lower case."""
-        for known, value in self.headers:
-            if known == name:
-                return value
-        return None
+        fields = self._fields
+        if fields is None:
+            fields = self._fields = dict(reversed(self.headers))
+        return fields.get(name)
 
     def __aiter__(self) -> UpstreamReply:
         return self
@@ -101,6 +102,7 @@ class SocketReply(UpstreamReply):
         self.headers = []
         self.reused = False
         self._rest = b""
+        self._fields = None
         self._wire = wire
         self._chunks: list[bytes] = []
         self._ended = False
@@ -138,14 +140,12 @@ class SocketReply(UpstreamReply):
         self._wire.resume_reply(self)
         return chunks[0] if len(chunks) == 1 else b"".join(chunks)
 
-    async def _wait(self) -> None:
-        if self._waiter is not None:
+    def _wait(self) -> asyncio.Future[None]:
+        """A plain function on purpose: each coroutine between a caller and its future costs on every resumption."""
+        if self._waiter is not None and not self._waiter.done():
             raise RuntimeError("two readers of one reply")
-        self._waiter = self._wire.loop.create_future()
-        try:
-            await self._waiter
-        finally:
-            self._waiter = None
+        self._waiter = waiter = self._wire.loop.create_future()
+        return waiter
 
     def wake(self) -> None:
         """Let the reader see what came; the connection calls it once for all that one segment brought."""
