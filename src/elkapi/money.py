@@ -19,10 +19,9 @@ QUOTA_UNITS_PER_USD = 500_000
 
 def divide_half_away(numerator: int, denominator: int) -> int:
     """numerator / denominator rounded half away from zero; denominator > 0."""
-    quotient, remainder = divmod(abs(numerator), denominator)
-    if 2 * remainder >= denominator:
-        quotient += 1
-    return quotient if numerator >= 0 else -quotient
+    if numerator < 0:
+        return -divide_half_away(-numerator, denominator)
+    return (2 * numerator + denominator) // (2 * denominator)
 
 
 def parse_usd(text: str) -> Nano:

@@ -14,6 +14,7 @@ from elkapi.clock import SYSTEM_CLOCK, Clock
 from elkapi.errors import RateLimited
 from elkapi.types import Channel, Policy
 
+BYTES_PER_TOKEN = 4
 _WORDS = {
     "parallel": "This key may have {0} calls under way at once.",
     "requests": "This key may make {0} requests a minute.",
@@ -53,10 +54,11 @@ class Limits:
         self._clock = clock
         self._counters: Counters | None = None
 
-    def key(self, key_id: int, policy: Policy, tokens: int) -> Lease:
-        """A place for a call of a key that is expected to use `tokens`. Raises RateLimited, Unavailable."""
+    def key(self, key_id: int, policy: Policy, input_bytes: int) -> Lease:
+        """A place for a call of a key, expected to use a token for four bytes. Raises RateLimited, Unavailable."""
         if not (policy.requests_per_min or policy.tokens_per_min or policy.parallel_max):
             return UNLIMITED
+        tokens = -(-input_bytes // BYTES_PER_TOKEN)
         caps = Caps(policy.parallel_max or 0, policy.requests_per_min or 0, policy.tokens_per_min or 0)
         try:
             return self._taken(f"key:{key_id}", caps, tokens if caps.tokens else 0)

@@ -92,7 +92,10 @@ class Connection(asyncio.Protocol):
                 self.deadline_s = self.now_s + self.settings.header_read_s
             self.header_bytes += len(data)
         try:
-            self._feed(data)
+            try:
+                self.parser.feed_data(data)
+            except httptools.HttpParserUpgrade as stopped:
+                self._feed(self._without_upgrade(data, stopped))
             if self.header_bytes > self.settings.header_bytes_max and self.incoming is None:
                 # A line that never ends reaches no callback, so what the parser swallows is counted here.
                 raise _headers_too_large()
@@ -105,17 +108,20 @@ class Connection(asyncio.Protocol):
             self._refuse(BadRequest("Malformed HTTP request.", code="bad_request_body"))
 
     def _feed(self, data: bytes) -> None:
-        for _ in range(UPGRADES_PER_READ_MAX):
+        for _ in range(UPGRADES_PER_READ_MAX - 1):
             try:
                 self.parser.feed_data(data)
             except httptools.HttpParserUpgrade as stopped:
-                method, version = self.parser.get_method(), self.parser.get_http_version()
-                head = without_upgrade(method, self.url, version, self.headers)
-                self.parser = httptools.HttpRequestParser(self)
-                data = head + data[stopped.args[0] :]
+                data = self._without_upgrade(data, stopped)
             else:
                 return
         raise BadRequest("Too many requests for another protocol at once.")
+
+    def _without_upgrade(self, data: bytes, stopped: httptools.HttpParserUpgrade) -> bytes:
+        """The same request as plain HTTP, for a parser of its own, with the rest of what came."""
+        head = without_upgrade(self.parser.get_method(), self.url, self.parser.get_http_version(), self.headers)
+        self.parser = httptools.HttpRequestParser(self)
+        return head + data[stopped.args[0] :]
 
     def pause_writing(self) -> None:
         self.writable = self.loop.create_future()

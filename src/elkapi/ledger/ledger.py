@@ -332,10 +332,7 @@ def _usage_row(record: RequestRecord) -> UsageRow:
 
 def _tried_in_vain(record: RequestRecord) -> bool:
     """An attempt went out and no whole answer came back: it may be billed, whatever a later attempt brought."""
-    for attempt in record.attempts:  # Not by a generator: this runs for every call.
-        if attempt.fate == "unknown":
-            return True
-    return False
+    return "unknown" in [attempt.fate for attempt in record.attempts]
 
 
 def _forgotten(claim: IdempotencyClaim) -> ClaimResult:

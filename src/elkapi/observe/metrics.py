@@ -42,7 +42,7 @@ def forget_process(folder: Path, pid: int) -> None:
         file.unlink(missing_ok=True)
 
 
-class _Durations:
+class Durations:
     """Counts by bucket and their sum, kept as plain numbers until they are folded."""
 
     __slots__ = ("counts", "total_s")
@@ -107,18 +107,14 @@ class Metrics:
             ),
         }
         self.requests: dict[tuple[str, int], int] = defaultdict(int)
-        self._durations: dict[str, _Durations] = defaultdict(_Durations)
+        self.durations: dict[str, Durations] = defaultdict(Durations)
         self.attempts: dict[tuple[str, str], int] = defaultdict(int)
         self.tokens = self.charged_nano = self.lost_nano = 0
-
-    def took(self, operation: str, seconds: float) -> None:
-        """One call of this operation took so long."""
-        self._durations[operation].add(seconds)
 
     def fold(self, gauges: dict[str, float]) -> None:
         """Move the plain numbers into the registry; called about once a second."""
         requests, self.requests = self.requests, defaultdict(int)
-        durations, self._durations = self._durations, defaultdict(_Durations)
+        durations, self.durations = self.durations, defaultdict(Durations)
         attempts, self.attempts = self.attempts, defaultdict(int)
         for (operation, status), count in requests.items():
             self._requests.labels(operation, str(status)).inc(count)

@@ -45,13 +45,14 @@ class Reply(Protocol):
 class Call:
     """One request: `headers` have lower-case names, `path` is percent-encoded as it came, `query` without `?`.
 
-    `text_id` is the id's public spelling, as it stands in headers.
+    `header(name)` is the first header of a lower-case name, or None. `text_id` is the id's public spelling, as it
+    stands in headers. `whole` is the body where all of it had come with the head, else None: `body()` waits for it.
     """
 
     __slots__ = (
-        "_body",
-        "_fields",
+        "_read",
         "client_ip",
+        "header",
         "headers",
         "id",
         "method",
@@ -60,6 +61,7 @@ class Call:
         "reply",
         "started_s",
         "text_id",
+        "whole",
     )
 
     def __init__(
@@ -81,16 +83,14 @@ class Call:
         self.path = path
         self.query = query
         self.headers = headers
-        self._fields = dict(reversed(headers)) if fields is None else fields
+        # The look-up itself and not a method around it: several a call are asked for.
+        self.header: Callable[[bytes], bytes | None] = (dict(reversed(headers)) if fields is None else fields).get
         self.client_ip = client_ip
-        self._body = body
+        self.whole = body if isinstance(body, bytes) else None
+        self._read = None if isinstance(body, bytes) else body
         self.reply = reply
         self.started_s = started_s
 
-    def header(self, name: bytes) -> bytes | None:
-        """The first header of this lower-case name."""
-        return self._fields.get(name)
-
     async def body(self) -> bytes:
         """The whole body. Raises BodyTooLarge, RequestTimeout, BadRequest (broken framing) or ClientGone."""
-        return self._body if isinstance(self._body, bytes) else await self._body()
+        return self.whole or b"" if self._read is None else await self._read()

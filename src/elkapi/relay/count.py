@@ -118,11 +118,6 @@ async def count_left(plane: DataPlane, request: Request, crossing: Crossing) -> 
     return usage, COUNTED if exact else ESTIMATED
 
 
-def expected_tokens(request: Request) -> int:
-    """What a limit of tokens counts of a call before its usage is known: a quarter of its bytes."""
-    return quarter(request.facts.upper.input_tokens)
-
-
 def estimated(request: Request) -> tuple[Usage, str]:
     """(usage, flag) of the input without asking anybody: a quarter of the bytes."""
     upper = request.facts.upper

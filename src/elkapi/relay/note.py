@@ -14,7 +14,7 @@ def note(plane: DataPlane, record: RequestRecord) -> None:
     """Queue the log line and bump the counters of one call; does no I/O."""
     metrics = plane.metrics
     metrics.requests[(record.operation, record.status)] += 1
-    metrics.took(record.operation, record.duration_ms / 1000)
+    metrics.durations[record.operation].add(record.duration_ms / 1000)
     metrics.tokens += record.usage.input_tokens + record.usage.cached_tokens
     metrics.charged_nano += record.charge_nano
     metrics.lost_nano += record.loss_nano

@@ -205,10 +205,8 @@ class Try:
         status = self.record.status = reply.status
         if self.attempt.channel.status_map:
             status = self.attempt.channel.status_map.get(status, status)
-        for name in _THEIR_REQUEST_ID:
-            if (theirs := reply.header(name)) is not None:
-                self.record.upstream_request_id = theirs[:128].decode("latin-1")
-                break
+        if (theirs := reply.header(*_THEIR_REQUEST_ID)) is not None:
+            self.record.upstream_request_id = theirs[:128].decode("latin-1")
         if is_success(status):
             if exchange.stream:
                 return await pump(self, reply, status, exchange)

@@ -14,7 +14,6 @@ from elkapi.money import format_usd
 from elkapi.relay.caching import CACHE_HEADER, recall
 from elkapi.relay.call import Call
 from elkapi.relay.candidates import candidates
-from elkapi.relay.count import expected_tokens
 from elkapi.relay.credential import presented_key
 from elkapi.relay.fallback import answer
 from elkapi.relay.hold import Hold
@@ -34,7 +33,7 @@ async def serve(plane: DataPlane, call: Call) -> None:
         return
     policy = snapshot.policy_for(grant)
     request = await read(call, match, policy.aliases)  # 3 bounded bytes, model, size facts
-    lease = plane.limits.key(grant.key_id, policy, expected_tokens(request))  # and may they now
+    lease = plane.limits.key(grant.key_id, policy, request.facts.upper.input_tokens)  # and may they now
     hold: Hold | None = None
     try:
         among = candidates(plane, snapshot, grant, policy, request, call)  # 4, 5 attempts, their bounds

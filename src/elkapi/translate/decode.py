@@ -18,6 +18,11 @@ _MISSING = re.compile(r"missing required field `(\w+)`")
 
 def decode(decoder: msgspec.json.Decoder[T], body: bytes) -> T:
     """The view of a JSON body. Raises BadRequest: bad UTF-8, bad JSON, depth, a missing or wrongly typed field."""
+    try:
+        if body.isascii():
+            return decoder.decode(body)
+    except (msgspec.DecodeError, RecursionError):
+        pass  # Read once more for the words, which good bodies need not pay for.
     return worded(lambda: decoder.decode(body), body)
 
 

@@ -151,7 +151,8 @@ class Connection(asyncio.Protocol):
         """Waits in the pool; closes itself at `until_s`."""
         self._deadline_at_s = until_s
         self._total_at_s = inf
-        self._arm(until_s)
+        if until_s < self._timer_at_s or self._timer is None:
+            self._arm(until_s)
 
     def resume_reply(self, reply: SocketReply) -> None:
         if self._read_paused and self._reply is reply and self._transport is not None:
@@ -193,14 +194,16 @@ class Connection(asyncio.Protocol):
     def _enter(self, phase: str, seconds: float) -> None:
         self._phase = phase
         self._deadline_at_s = at_s = self._timers.monotonic_s() + seconds
-        self._arm(at_s if at_s < self._total_at_s else self._total_at_s)
+        when_s = at_s if at_s < self._total_at_s else self._total_at_s
+        if when_s < self._timer_at_s or self._timer is None:
+            self._arm(when_s)
 
     def _arm(self, when_s: float) -> None:
-        if when_s < self._timer_at_s or self._timer is None:
-            if self._timer is not None:
-                self._timer.cancel()
-            self._timer_at_s = when_s
-            self._timer = self._timers.call_at(when_s, self._on_timer)
+        """Wake up then; called only when nothing else wakes the connection before, which callers see for themselves."""
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer_at_s = when_s
+        self._timer = self._timers.call_at(when_s, self._on_timer)
 
     def _on_timer(self) -> None:
         self._timer = None

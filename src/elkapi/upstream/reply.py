@@ -28,12 +28,15 @@ class UpstreamReply:
         self._rest = b""
         self._fields: dict[bytes, bytes] | None = None
 
-    def header(self, name: bytes) -> bytes | None:
-        """The first value of a header; `name` in lower case."""
+    def header(self, *names: bytes) -> bytes | None:
+        """The first value of the first of these headers that is there; names in lower case."""
         fields = self._fields
         if fields is None:
             fields = self._fields = dict(reversed(self.headers))
-        return fields.get(name)
+        for name in names:
+            if (value := fields.get(name)) is not None:
+                return value
+        return None
 
     def __aiter__(self) -> UpstreamReply:
         return self
@@ -163,7 +166,9 @@ class SocketReply(UpstreamReply):
 
     def end(self) -> None:
         self._ended = True
-        self.wake()
+        waiter = self._waiter
+        if waiter is not None and not waiter.done():
+            waiter.set_result(None)
 
     def end_badly(self, failure: BaseException) -> None:
         self._failure = failure

@@ -14,12 +14,12 @@ from elkapi.observe import metrics
 metrics.prepare(Path(sys.argv[1]))
 mine = metrics.Metrics()
 for seconds in (0.0005, 0.001, 0.02, 99.0):
-    mine.took("op", seconds)
+    mine.durations["op"].add(seconds)
 mine.requests[("op", 200)] += 4
 mine.charged_nano += 80
 mine.attempts[("secret-upstream", "ok")] += 1
 mine.fold({"connections": 3})
-mine.took("op", 0.3)
+mine.durations["op"].add(0.3)
 mine.fold({"connections": 2})
 if sys.argv[2] != "count":
     sys.stdout.write(metrics.Metrics.page(for_operator=sys.argv[2] == "whole").decode())
