@@ -20,10 +20,32 @@ from elkapi.storage.installation import Installation, open_installation
 def test_migrating_twice_changes_nothing(database_url: str) -> None:
     database = Database.open(database_url)
     try:
-        assert migrations.migrate(database) == ("0001_initial.pre", "0001_initial.post")
+        names = [migration.name for migration in migrations.MIGRATIONS]
+        assert migrations.migrate(database) == tuple(f"{name}.{half}" for name in names for half in migrations.HALVES)
         assert migrations.migrate(database) == ()
         with database.read() as connection:
-            assert migrations.schema_version(connection) == len(migrations.MIGRATIONS)
+            assert migrations.schema_version(connection) == int(names[-1][:4])
+    finally:
+        database.close()
+
+
+def test_usage_rows_of_an_older_version_are_all_there_after_their_table_is_laid_anew(
+    database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    every, rows = migrations.MIGRATIONS, []
+    database = Database.open(database_url)
+    try:
+        monkeypatch.setattr(migrations, "MIGRATIONS", every[:1])
+        migrations.migrate(database)
+        for number in range(3):
+            rows.append((bytes([number]) * 16, 1, 2, "m", 200, 30 + number, 0, 40 + number, b"{}"))
+        names = [column.name for column in schema.requests.columns]
+        with database.write() as connection:
+            connection.execute(schema.requests.insert(), [dict(zip(names, row, strict=True)) for row in rows])
+        monkeypatch.setattr(migrations, "MIGRATIONS", every)
+        migrations.migrate(database)
+        with database.read() as connection:
+            assert [tuple(row) for row in connection.execute(select(schema.requests).order_by("id"))] == rows
     finally:
         database.close()
 
@@ -55,7 +77,8 @@ def test_a_failing_step_leaves_the_database_as_it_was(database_url: str, monkeyp
         schema.audit.drop(connection)
         raise RuntimeError("power cut")
 
-    later = migrations.Migration("0002_later", fail, fail)
+    newest = int(migrations.MIGRATIONS[-1].name[:4])
+    later = migrations.Migration("9000_later", fail, fail)
     database = Database.open(database_url)
     try:
         migrations.migrate(database)
@@ -64,7 +87,7 @@ def test_a_failing_step_leaves_the_database_as_it_was(database_url: str, monkeyp
             migrations.migrate(database)
         with database.read() as connection:
             assert inspect(connection).has_table("audit")
-            assert migrations.schema_version(connection) == 1
+            assert migrations.schema_version(connection) == newest
     finally:
         database.close()
 
@@ -92,7 +115,7 @@ def test_beside_running_workers_only_the_pre_half_is_applied(
     clock, ran = ManualClock(), []
     open_installation(settings, clock=clock).database.close()
     steps = [lambda _connection, _now_ns, half=half: ran.append(half) for half in migrations.HALVES]
-    monkeypatch.setattr(migrations, "MIGRATIONS", (*migrations.MIGRATIONS, migrations.Migration("0002_later", *steps)))
+    monkeypatch.setattr(migrations, "MIGRATIONS", (*migrations.MIGRATIONS, migrations.Migration("9000_later", *steps)))
     worker = {"owner": bytes(16), "role": "worker", "started_ns": 1, "heartbeat_ns": clock.now_ns(), "scan_from": b""}
     database = Database.open(settings.effective_database_url)
     with database.write() as connection:

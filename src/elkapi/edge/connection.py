@@ -92,10 +92,13 @@ class Connection(asyncio.Protocol):
                 self.deadline_s = self.now_s + self.settings.header_read_s
             self.header_bytes += len(data)
         try:
+            rest = None
             try:
                 self.parser.feed_data(data)
             except httptools.HttpParserUpgrade as stopped:
-                self._feed(self._without_upgrade(data, stopped))
+                rest = self._without_upgrade(data, stopped)
+            if rest is not None:
+                self._feed(rest)
             if self.header_bytes > self.settings.header_bytes_max and self.incoming is None:
                 # A line that never ends reaches no callback, so what the parser swallows is counted here.
                 raise _headers_too_large()

@@ -36,15 +36,15 @@ from elkapi.ledger.orders import (
 from elkapi.ledger.postgres import Session
 from elkapi.ledger.recovery import Recoverer, mark_dead, open_holds
 from elkapi.ledger.told import ToldFailures
-from elkapi.ledger.writer import LINGER_FROM_HOLDS, UNREACHABLE, Entry, Limits, Writer
+from elkapi.ledger.writer import INLINE_ORDERS_MAX, LINGER_FROM_HOLDS, UNREACHABLE, Entry, Limits, Writer
 from elkapi.settings import Settings
 from elkapi.storage.db import Database
 from elkapi.storage.secrets import Sealer
 from elkapi.types import HoldOrder, IdempotencyClaim, RequestRecord, Settlement, StoredReply
 
 SWEEP_S = 0.05
-# Orders written on the loop wait this long for company while many calls are in flight (the loop's timers know 1 ms).
-LINGER_ON_LOOP_S = 0.001
+# Orders written on the loop wait at most this long for company while many calls are in flight.
+LINGER_ON_LOOP_S = 0.002
 TOO_SLOW_HOLD = "The ledger did not reserve this call's cost in time; please try again."
 TOO_SLOW_SETTLE = "The ledger did not book this call in time, so it is not charged; please try again."
 
@@ -82,7 +82,6 @@ class Ledger(ABC):
         self._told = ToldFailures(settings.data_path, boot.owner)
         self._replies = ReplyWaits(database, boot.sealer, settings.idempotency_wait_s)
         self._collected: list[Entry] = []
-        self._enough = 0
         self._hold_waits: deque[_Wait] = deque()
         self._settle_waits: deque[_Wait] = deque()
         self._sweeping = False
@@ -218,7 +217,7 @@ class Ledger(ABC):
         loop = self._loop
         waiter: asyncio.Future[Outcome] = loop.create_future()
         self._collected.append((order, waiter))
-        if (queued := len(self._collected)) == 1 or queued == self._enough:
+        if len(self._collected) == 1:
             self._schedule_flush()
         waits.append((loop.time() + wait_s, waiter, order))
         if not self._sweeping:
@@ -228,7 +227,7 @@ class Ledger(ABC):
 
     def _collect(self, order: Order, waiter: asyncio.Future[Outcome] | None) -> None:
         self._collected.append((order, waiter))
-        if (queued := len(self._collected)) == 1 or queued == self._enough:
+        if len(self._collected) == 1:
             self._schedule_flush()
 
     def _schedule_flush(self) -> None:
@@ -373,12 +372,19 @@ class ThreadLedger(Ledger):
             await asyncio.to_thread(self._checkpointer.stop)
 
     def _schedule_flush(self) -> None:
-        in_flight = self.writer.open_holds
-        if self._inline and in_flight >= LINGER_FROM_HOLDS and len(self._collected) == 1:
-            self._enough = in_flight  # as many as can be expected: at most one order of each call waits
-            self._loop.call_later(LINGER_ON_LOOP_S, self._flush)
+        if self._inline and self.writer.open_holds >= LINGER_FROM_HOLDS:
+            self._loop.call_soon(self._flush_when_quiet, 0, self._loop.time() + LINGER_ON_LOOP_S)
         else:
             self._loop.call_soon(self._flush)
+
+    def _flush_when_quiet(self, before: int, until_s: float) -> None:
+        """Hand the batch over once a turn of the loop has brought no further order: a busy loop fills its batches, and
+        a quiet one makes nobody wait. `before` orders were there a turn ago."""
+        queued = len(self._collected)
+        if queued == before or queued >= INLINE_ORDERS_MAX or self._loop.time() >= until_s:
+            self._flush()
+        else:
+            self._loop.call_soon(self._flush_when_quiet, queued, until_s)
 
     def _send(self, entries: list[Entry]) -> None:
         outcomes = self.writer.write_now(entries) if self._inline else None

@@ -185,7 +185,6 @@ requests = Table(
     Column("created_ns", BigInteger, nullable=False),
     Column("record", LargeBinary, nullable=False),
     CheckConstraint("charge_nano >= 0 AND loss_nano >= 0", name="requests_not_negative"),
-    sqlite_with_rowid=False,
     comment="the usage row; record is JSON of types.RequestRecord",
 )
 
