@@ -144,9 +144,9 @@ class _Exact(Hold):
     async def _quote_affordable(self) -> bool:
         return False
 
-    async def settle(self, outcome: Outcome) -> None:
-        await super().settle(outcome)
-        self.tokens = 0
+    @property
+    def tokens(self) -> int:
+        return 0
 
 
 def _hit(plane: DataPlane, policy: Policy, hold: Hold, call: Call, entry: Entry) -> Recall | None:
