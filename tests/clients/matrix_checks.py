@@ -198,13 +198,14 @@ def checks_for(client: str) -> dict[str, Check]:
 class Refusal(msgspec.Struct, frozen=True, kw_only=True):
     """A call that must be refused: with which key, of which model, what it says, and which error it must raise.
 
-    `code` is OpenAI's code, "" where the upstream's own survives. `model` "" is the upstream's. `ours`: the gateway
-    refuses it before any upstream is asked, so one upstream is enough. `streamed_only`: the failure comes inside a
-    stream, so it has no status.
+    `code` is OpenAI's code, "" where the upstream's own survives; `anthropic` is Anthropic's word where the status does
+    not give it. `model` "" is the upstream's. `ours`: the gateway refuses it before any upstream is asked, so one
+    upstream is enough. `streamed_only`: the failure comes inside a stream, so it has no status.
     """
 
     status: int
     code: str = ""
+    anthropic: str = ""
     text: str = "hello"
     key: str = "good"
     model: str = ""
@@ -221,7 +222,9 @@ class Refusal(msgspec.Struct, frozen=True, kw_only=True):
 REFUSALS = {
     "wrong key": Refusal(status=401, code="invalid_api_key", key="wrong", ours=True),
     "no money": Refusal(status=403, code="insufficient_user_quota", key="poor", ours=True),
-    "unknown model": Refusal(status=503, code="model_not_found", model="no-such-model", ours=True),
+    "unknown model": Refusal(
+        status=503, code="model_not_found", anthropic="not_found_error", model="no-such-model", ours=True
+    ),
     "bad member": Refusal(status=400, code="invalid_request", max_tokens=0, ours=True),
     "refused upstream": Refusal(status=400, text="[sandbox: status=400]"),
     "too large upstream": Refusal(status=413, text="[sandbox: status=413]"),
@@ -351,7 +354,8 @@ def judged_error(refusal: Refusal, client: str, raised: Raised) -> list[str]:
         kind = "ClientError" if refusal.status < 500 else "ServerError"
         word: str | None = GOOGLE_WORDS[refusal.status]
     elif client == "anthropic":
-        kind, word = ANTHROPIC_KINDS.get(refusal.status, "InternalServerError"), ANTHROPIC_WORDS[refusal.status]
+        kind = ANTHROPIC_KINDS.get(refusal.status, "InternalServerError")
+        word = refusal.anthropic or ANTHROPIC_WORDS[refusal.status]
     else:
         kind, word = OPENAI_KINDS.get(refusal.status, "InternalServerError"), refusal.code or raised.code
     if kind not in raised.kinds:
