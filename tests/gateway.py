@@ -24,6 +24,7 @@ from elkapi.edge.render import rejected
 from elkapi.edge.server import Server
 from elkapi.ledger import create_account, deposit
 from elkapi.money import parse_usd
+from elkapi.relay.batches.runner import BatchRunner
 from elkapi.relay.plane import DataPlane
 from elkapi.roles import BundledModel, WorkerOrder
 from elkapi.settings import Settings
@@ -33,7 +34,7 @@ from elkapi.storage.repos import channels, groups, keys, prices
 from elkapi.storage.repos.channels import ChannelConfig, ChannelSpec
 from elkapi.storage.schema import owners
 from elkapi.types import NO_POLICY, Amounts, Policy, Scope
-from elkapi.worker import opened_plane
+from elkapi.worker import error_body, opened_plane
 
 _T = TypeVar("_T")
 ACTOR = "test"
@@ -203,12 +204,15 @@ async def gateway(
         async with opened_plane(order) as plane:
             server = Server(Front(plane, lambda: None), rejected, chosen)
             await server.start(listening)
+            runner = BatchRunner(plane, error_body)
+            runner.start()
             running = Gateway(plane, installation, f"http://127.0.0.1:{listening.getsockname()[1]}")
             try:
                 yield running
             finally:
                 await running.http.aclose()
                 await server.drain(2)
+                await runner.drain(2)
     finally:
         installation.database.close()
 

@@ -108,6 +108,16 @@ _EMBEDDING = Case(
 _CONTENTS = {"contents": [{"role": "user", "parts": [{"text": ASKED}]}]}
 _GENERATE = Case(params={"model": GEMINI}, body=_CONTENTS, shows=lambda reply: text_of("gemini", reply), expected=SAID)
 _CONTENT = {"content": {"parts": [{"text": "red"}]}}
+_B = "message_batch"
+_BATCH = {
+    "requests": [{"custom_id": "one", "params": {"model": CLAUDE, "max_tokens": 50, "messages": _USER}}],
+}
+_MADE = Needs("anthropic.batches-create")
+_ENDED = Needs(
+    "anthropic.batches-create",
+    poll="anthropic.batches-get",
+    until=lambda reply: reply["processing_status"] == "ended",
+)
 
 CASES: dict[str, Case] = {
     "openai.embeddings": _EMBEDDING,
@@ -140,6 +150,22 @@ CASES: dict[str, Case] = {
         body={"model": CLAUDE, "messages": [{"role": "user", "content": "one two"}]},
         shows=lambda reply: reply["input_tokens"],
         expected=2,
+    ),
+    "anthropic.batches-create": Case(
+        headers=VERSION, body=_BATCH, shows=lambda reply: reply["processing_status"], expected="in_progress"
+    ),
+    "anthropic.batches-list": Case(headers=VERSION, needs=_MADE, shows=lambda reply: reply["data"][0]["type"] == _B),
+    "anthropic.batches-get": Case(headers=VERSION, needs=_MADE, shows=lambda reply: reply["type"], expected=_B),
+    "anthropic.batches-cancel": Case(headers=VERSION, needs=_MADE, shows=lambda reply: reply["type"], expected=_B),
+    "anthropic.batches-delete": Case(
+        headers=VERSION, needs=_ENDED, shows=lambda reply: reply["type"], expected="message_batch_deleted"
+    ),
+    "anthropic.batches-results": Case(
+        headers=VERSION,
+        needs=_ENDED,
+        shows=lambda text: text_of("anthropic", json.loads(text)["result"]["message"]),
+        expected=SAID,
+        media="application/x-jsonl",
     ),
     "anthropic.models": Case(headers=VERSION, shows=_lists(CLAUDE)),
     "anthropic.model": Case(

@@ -13,6 +13,8 @@ from typing import Any, get_type_hints
 
 import msgspec
 
+from elkapi.money import parse_ratio
+
 
 class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """Everything an operator can set. The field name in capitals with the prefix ELKAPI_ is its variable."""
@@ -73,6 +75,13 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     cache_entry_bytes_max: int = 1024 * 1024
     cache_age_max_s: float = 86_400.0
     cache_wait_s: float = 0.1
+    batch_parallel_max: int = 8
+    batch_key_parallel_max: int = 4
+    batch_ratio: str = "1"
+    batch_look_s: float = 60.0
+    batch_retry_s: float = 5.0
+    batch_keep_s: float = 2_505_600.0
+    batch_open_lines_max: int = 500_000
 
     otlp_endpoint: str = ""
     otlp_headers: str = ""
@@ -171,6 +180,10 @@ def _checked(values: dict[str, Any]) -> Settings:
         raise SettingsError(f"otlp_sample_ratio is {settings.otlp_sample_ratio}; it is a share, from 0 to 1")
     if settings.workers < 1:
         raise SettingsError("workers is 0; at least one is needed")
+    try:
+        parse_ratio(settings.batch_ratio)
+    except ValueError as error:
+        raise SettingsError(f"batch_ratio: {error}") from None
     if settings.sqlite_synchronous.upper() not in {"NORMAL", "FULL", "EXTRA"}:
         raise SettingsError(f"sqlite_synchronous is {settings.sqlite_synchronous!r}; use NORMAL, FULL or EXTRA")
     return settings

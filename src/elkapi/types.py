@@ -26,6 +26,7 @@ class Policy(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     `fallback_on` for which reasons (None: for all). Limits count per key; 0 is no limit, where the group has one.
     `cache`: answers are kept and given again; False forbids it to callers too. `cache_shared` among the group's keys of
     one owner; a hit costs `cache_hit_ratio_micro` millionths of the call it saves.
+    `batch_ratio_micro` multiplies the price of a batch's lines, beside the group's ratio.
     """
 
     aliases: dict[str, str] | None = None
@@ -38,6 +39,7 @@ class Policy(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     cache_age_max_s: int | None = None
     cache_shared: bool | None = None
     cache_hit_ratio_micro: int | None = None
+    batch_ratio_micro: int | None = None
 
 
 NO_POLICY = Policy()
@@ -160,7 +162,8 @@ def _is_priced(rates: Rates) -> bool:
 class Quote(msgspec.Struct, frozen=True):
     """The most a call may cost: `upper` units at `price` times the group's ratio. `nano` 0 needs no hold.
 
-    `wide`: the call may also be metered in audio, images and long-lived cache writes.
+    `wide`: the call may also be metered in audio, images and long-lived cache writes. `batch_ratio_micro` is set where
+    the call is a line of a batch, whose amount is multiplied by it too.
     """
 
     price: Price
@@ -169,6 +172,7 @@ class Quote(msgspec.Struct, frozen=True):
     upper: Usage
     nano: int
     wide: bool = False
+    batch_ratio_micro: int | None = None
 
 
 class ChannelKey(msgspec.Struct, frozen=True):
@@ -253,6 +257,14 @@ class AttemptRecord(msgspec.Struct, omit_defaults=True):
     model: str | None = None
 
 
+class BatchLine(msgspec.Struct, frozen=True):
+    """Which line of which message batch a call is (`msgbatch_...`, from 0), and what its price is multiplied by."""
+
+    batch: str
+    number: int
+    ratio_micro: int
+
+
 class RequestRecord(msgspec.Struct, frozen=True, omit_defaults=True):
     """The usage row: one per call that reached a plan, kept with its settlement in one transaction.
 
@@ -284,6 +296,7 @@ class RequestRecord(msgspec.Struct, frozen=True, omit_defaults=True):
     attempts: tuple[AttemptRecord, ...] = ()
     error_code: str | None = None
     asked: str | None = None
+    line: BatchLine | None = None
 
 
 class IdempotencyClaim(msgspec.Struct, frozen=True):

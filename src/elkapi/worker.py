@@ -17,14 +17,19 @@ from elkapi.cache import Answers
 from elkapi.catalog import CATALOG
 from elkapi.clock import SYSTEM_CLOCK
 from elkapi.edge.front import Front
-from elkapi.edge.render import rejected
+from elkapi.edge.proxies import TrustedProxies
+from elkapi.edge.render import rejected, render_error
 from elkapi.edge.server import Server
+from elkapi.errors import GatewayError
 from elkapi.ids import new_id
 from elkapi.ledger import open_ledger
 from elkapi.observe import metrics as observe_metrics
 from elkapi.observe.bridge import json_log
 from elkapi.observe.metrics import FOLD_EVERY_S, Metrics
 from elkapi.observe.process import die_with_parent, set_title
+from elkapi.relay.batches.pages import batch_pages
+from elkapi.relay.batches.runner import BatchRunner
+from elkapi.relay.batches.store import BatchStore
 from elkapi.relay.counting import COUNTING_PAGES
 from elkapi.relay.judge import StorageKeyJudge
 from elkapi.relay.pages import PAGES
@@ -75,16 +80,18 @@ async def _serve(order: WorkerOrder, listening: socket.socket, ready_fd: int | N
     async with opened_plane(order) as plane:
         models = ModelsWatch(order)
         front = Front(plane, models.reason)
+        runner = BatchRunner(plane, error_body)
         server = Server(front, rejected, order.settings)
         await models.wait(stop)
         await server.start(listening)
+        runner.start()
         plane.log.write("worker_ready", version=plane.snapshots.current.version)
         folding = loop.create_task(_fold(plane, server))
         if ready_fd is not None:
             os.write(ready_fd, b"1")
             os.close(ready_fd)
         await stop.wait()
-        cut = await server.drain(order.settings.drain_s)
+        cut, _ = await asyncio.gather(server.drain(order.settings.drain_s), runner.drain(order.settings.drain_s))
         plane.log.write("worker_drained", cut_connections=cut)
         folding.cancel()
 
@@ -98,19 +105,27 @@ async def opened_plane(order: WorkerOrder) -> AsyncIterator[DataPlane]:
         stack.callback(installation.database.close)
         log = stack.enter_context(json_log("worker", settings))
         cache = KeyCache(settings.key_cache_max)
+        owner = bytes.fromhex(order.owner) if order.owner else new_id()
+        batches = BatchStore(installation.database, installation.sealer, owner)
+        stack.callback(batches.close)
+
+        def changed(version: int, digests: list[bytes] | None) -> None:
+            cache.evict(version, digests)
+            # A new batch raises the version, so that every worker hears of it by what it polls anyway.
+            batches.look()
+
         holder = SnapshotHolder(
             installation.database,
             installation.sealer,
             settings,
             bundled=[model.id for model in order.bundled],
             sandbox=order.sandbox_models,
-            on_keys_changed=cache.evict,
+            on_keys_changed=changed,
         )
         await holder.start()
         stack.push_async_callback(holder.stop)
         reader = Reader(installation.database)
         stack.push_async_callback(reader.aclose)
-        owner = bytes.fromhex(order.owner) if order.owner else new_id()
         ledger = open_ledger(
             settings,
             installation.database,
@@ -150,11 +165,17 @@ async def opened_plane(order: WorkerOrder) -> AsyncIterator[DataPlane]:
             log=log,
             clock=SYSTEM_CLOCK,
             rng=Random(),  # noqa: S311 - spreads load, guards nothing.
-            pages=PAGES | COUNTING_PAGES | QUOTING_PAGES,
+            pages=PAGES | COUNTING_PAGES | QUOTING_PAGES | batch_pages(TrustedProxies(settings.trusted_proxies).origin),
             tokens=TokenSource(client.send, SYSTEM_CLOCK),
             model_facts={model.id: model.facts for model in order.bundled},
             telemetry=telemetry,
+            batches=batches,
         )
+
+
+def error_body(error: GatewayError, call_id: bytes) -> bytes:
+    """An error as a line's result has it: as the call itself would have been answered."""
+    return render_error(error, call_id, "anthropic")[2]
 
 
 async def _fold(plane: DataPlane, server: Server) -> None:

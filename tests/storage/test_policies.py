@@ -28,6 +28,7 @@ FULL: dict[str, Any] = {
     "cache_age_max_s": 3600,
     "cache_shared": True,
     "cache_hit_ratio_micro": 100_000,
+    "batch_ratio_micro": 500_000,
 }
 
 

@@ -16,6 +16,7 @@ ROWS_MAX = 1_000
 FALLBACKS_MAX = 8
 LIMIT_MAX = 1_000_000_000
 CACHE_AGE_MAX_S = 366 * 86_400
+BATCH_RATIO_MAX_MICRO = 10 * RATIO_ONE_MICRO
 ANY_MODEL = "*"
 
 
@@ -32,6 +33,7 @@ class PolicyFields(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     cache_age_max_s: int | UnsetType | None = UNSET
     cache_shared: bool | UnsetType | None = UNSET
     cache_hit_ratio_micro: int | UnsetType | None = UNSET
+    batch_ratio_micro: int | UnsetType | None = UNSET
 
 
 def merged(before: Policy, fields: PolicyFields) -> Policy:
@@ -51,6 +53,8 @@ def merged(before: Policy, fields: PolicyFields) -> Policy:
     ratio = policy.cache_hit_ratio_micro
     if ratio is not None and not 0 <= ratio <= RATIO_ONE_MICRO:
         raise InvalidInput("a hit costs between nothing (0) and the whole call (1)", field="cache_hit_ratio_micro")
+    if policy.batch_ratio_micro is not None and not 0 <= policy.batch_ratio_micro <= BATCH_RATIO_MAX_MICRO:
+        raise InvalidInput("a line costs between nothing (0) and ten times its price", field="batch_ratio_micro")
     if policy.fallback_on is not None:
         policy = msgspec.structs.replace(policy, fallback_on=tuple(dict.fromkeys(policy.fallback_on)))
     return policy

@@ -27,6 +27,7 @@ _OPTIONS = (
     click.option("--cache-age", "cache_age_max_s", type=click.IntRange(1), metavar="S", help="never older answers"),
     click.option("--cache-shared", type=bool, metavar="on|off", help="among the group's keys of one owner"),
     click.option("--cache-hit-ratio", "cache_hit_ratio_micro", metavar="R", help="what a hit costs of the call; 0"),
+    click.option("--batch-ratio", "batch_ratio_micro", metavar="R", help="what a batch's line costs of the price; 1"),
 )
 
 
@@ -53,9 +54,9 @@ def take_policy(given: dict[str, Any], clear: tuple[str, ...] = ()) -> dict[str,
         values["fallbacks"] = {name: words(text) for name, text in pairs(values["fallbacks"], "--fallback").items()}
     if "fallback_on" in values:
         values["fallback_on"] = words(values["fallback_on"])
-    if "cache_hit_ratio_micro" in values:
+    for name in values.keys() & {"cache_hit_ratio_micro", "batch_ratio_micro"}:
         try:
-            values["cache_hit_ratio_micro"] = parse_ratio(values["cache_hit_ratio_micro"])
+            values[name] = parse_ratio(values[name])
         except ValueError as error:
             raise click.UsageError(str(error)) from None
     for name in clear:

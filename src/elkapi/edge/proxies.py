@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import ipaddress
+import re
 
 from elkapi.relay.call import Call
 from elkapi.settings import SettingsError
 
+_HOST = re.compile(r"[A-Za-z0-9._-]+(:\d{1,5})?|\[[0-9A-Fa-f:.]+\](:\d{1,5})?")
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 
@@ -34,6 +36,11 @@ class TrustedProxies:
         """https when a trusted proxy says that the caller came by it."""
         said = call.header(b"x-forwarded-proto") if self._networks and self._trusts(call.client_ip) else None
         return b"https" if said == b"https" else b"http"
+
+    def origin(self, call: Call) -> str:
+        """The gateway as this caller named it, `https://host:port`; "" for a Host header that is no host."""
+        host = (call.header(b"host") or b"").decode("latin-1")
+        return f"{self.scheme(call).decode()}://{host}" if _HOST.fullmatch(host) else ""
 
     def _trusts(self, address: str) -> bool:
         if not _is_address(address):

@@ -83,6 +83,7 @@ class Metrics:
         self._charged = Counter("elkapi_charged_nano_usd", "Charged to customers.", registry=registry)
         self._lost = Counter("elkapi_operator_loss_nano_usd", "Borne by the operator.", registry=registry)
         self._attempts = Counter("elkapi_attempts", "Attempts at upstreams.", ["channel", "outcome"], registry=registry)
+        self._alerts = Counter("elkapi_alerts", "What an operator must look at.", ["kind"], registry=registry)
         self._gauges = {
             "connections": Gauge(
                 "elkapi_connections", "Open client connections.", registry=registry, multiprocess_mode="livesum"
@@ -109,6 +110,7 @@ class Metrics:
         self.requests: dict[tuple[str, int], int] = defaultdict(int)
         self.durations: dict[str, Durations] = defaultdict(Durations)
         self.attempts: dict[tuple[str, str], int] = defaultdict(int)
+        self.alerts: dict[str, int] = defaultdict(int)
         self.tokens = self.charged_nano = self.lost_nano = 0
 
     def fold(self, gauges: dict[str, float]) -> None:
@@ -122,6 +124,9 @@ class Metrics:
             taken.pour_into(self._seconds.labels(operation))
         for (channel, outcome), count in attempts.items():
             self._attempts.labels(channel, outcome).inc(count)
+        for kind, count in self.alerts.items():
+            self._alerts.labels(kind).inc(count)
+        self.alerts.clear()
         self._tokens.inc(self.tokens)
         self._charged.inc(self.charged_nano)
         self._lost.inc(self.lost_nano)

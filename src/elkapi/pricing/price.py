@@ -23,15 +23,24 @@ _WIDE_INPUT = ("cache_write_1h_nano_per_1m", "audio_input_nano_per_1m", "image_i
 _WIDE_OUTPUT = ("audio_output_nano_per_1m", "image_output_nano_per_1m")
 
 
-def amount_nano(price: Price, usage: Usage, ratio_micro: int) -> int:
-    """The amount of `usage`, rounded half away from zero once, at the very end. Never negative."""
+def amount_nano(price: Price, usage: Usage, ratio_micro: int, batch_ratio_micro: int | None = None) -> int:
+    """The amount of `usage`, rounded half away from zero once, at the very end. Never negative.
+
+    Of a batch's line it is multiplied by `batch_ratio_micro` too, before that.
+    """
     rates = rates_for(price, usage.input_total) if price.tiers else price
     millionths = usage.input_tokens * rates.input_nano_per_1m + usage.output_tokens * rates.output_nano_per_1m
     if usage.input_total != usage.input_tokens or usage.output_total != usage.output_tokens or usage.searches:
         millionths = sum(units * nano * (PER_MILLION // per) for _, units, nano, per in _terms(rates, usage))
     else:
         millionths += usage.calls * rates.call_nano * PER_MILLION
+    if batch_ratio_micro is not None:
+        return _with_batch_ratio(millionths, ratio_micro, batch_ratio_micro)
     return divide_half_away(millionths * ratio_micro, PER_MILLION * RATIO_ONE_MICRO)
+
+
+def _with_batch_ratio(millionths: int, ratio_micro: int, batch_ratio_micro: int) -> int:
+    return divide_half_away(millionths * ratio_micro * batch_ratio_micro, PER_MILLION * RATIO_ONE_MICRO**2)
 
 
 def rates_for(price: Price, input_total: int) -> Rates:
@@ -43,19 +52,21 @@ def rates_for(price: Price, input_total: int) -> Rates:
     return rates
 
 
-def quote(price: Price, group: str, ratio_micro: int, upper: Usage, wide: bool = False) -> Quote:
+def quote(
+    price: Price, group: str, ratio_micro: int, upper: Usage, wide: bool = False, batch_ratio_micro: int | None = None
+) -> Quote:
     """The most a call of at most `upper` input and output tokens may cost, whichever classes the upstream reports.
 
     `wide` counts the classes in that only some calls can have (audio, images, an hour's cache).
     """
-    nano = _bound_nano(price, upper, ratio_micro, wide)
+    nano = _bound_nano(price, upper, ratio_micro, wide, batch_ratio_micro)
     for tier in price.tiers:
         if upper.input_total > tier.above_tokens:
-            nano = max(nano, _bound_nano(tier, upper, ratio_micro, wide))
-    return Quote(price, group, ratio_micro, upper, nano, wide)
+            nano = max(nano, _bound_nano(tier, upper, ratio_micro, wide, batch_ratio_micro))
+    return Quote(price, group, ratio_micro, upper, nano, wide, batch_ratio_micro)
 
 
-def _bound_nano(rates: Rates, upper: Usage, ratio_micro: int, wide: bool) -> int:
+def _bound_nano(rates: Rates, upper: Usage, ratio_micro: int, wide: bool, batch_ratio_micro: int | None) -> int:
     dearest_in = max(rates.input_nano_per_1m, rates.cached_nano_per_1m or 0, rates.cache_write_5m_nano_per_1m or 0)
     dearest_out = max(rates.output_nano_per_1m, rates.reasoning_nano_per_1m or 0)
     if wide:
@@ -66,6 +77,8 @@ def _bound_nano(rates: Rates, upper: Usage, ratio_micro: int, wide: bool) -> int
         + upper.output_total * dearest_out
         + (upper.searches * rates.search_nano + upper.calls * rates.call_nano) * PER_MILLION
     )
+    if batch_ratio_micro is not None:
+        return _with_batch_ratio(millionths, ratio_micro, batch_ratio_micro)
     return divide_half_away(millionths * ratio_micro, PER_MILLION * RATIO_ONE_MICRO)
 
 

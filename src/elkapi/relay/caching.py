@@ -116,7 +116,7 @@ class Recall:
             or len(body) > hold.plane.answers.entry_bytes_max
         ):
             return
-        if amount_nano(hold.quote.price, usage, hold.quote.ratio_micro) > hold.held_nano:
+        if amount_nano(hold.quote.price, usage, hold.quote.ratio_micro, hold.quote.batch_ratio_micro) > hold.held_nano:
             # Above what the call could cost; a hit would ask for that much again.
             return
         created_ns = hold.plane.clock.now_ns()
@@ -164,8 +164,9 @@ def _hit(plane: DataPlane, policy: Policy, hold: Hold, call: Call, entry: Entry)
     if request.asked:
         headers = (*headers, (b"x-elkapi-model", request.model.encode("ascii", "backslashreplace")))
     ratio_micro = divide_half_away(quote.ratio_micro * (policy.cache_hit_ratio_micro or 0), RATIO_ONE_MICRO)
-    nano = amount_nano(quote.price, entry.usage, ratio_micro)
-    terms = Candidate(request, (), Quote(quote.price, quote.group, ratio_micro, entry.usage, nano))
+    nano = amount_nano(quote.price, entry.usage, ratio_micro, quote.batch_ratio_micro)
+    batch = quote.batch_ratio_micro
+    terms = Candidate(request, (), Quote(quote.price, quote.group, ratio_micro, entry.usage, nano, False, batch))
     outcome = Outcome(200, headers, body, entry.usage, (), None, flags=(CACHED_FLAG,))
     return Recall(_Exact(plane, call, hold.grant, (terms,)), outcome)
 

@@ -49,13 +49,19 @@ def claim_of(call: Call, grant: Grant, request: Request) -> IdempotencyClaim | N
     value = call.header(b"idempotency-key")
     if value is None:
         return None
+    text = checked_key(value)
+    fingerprint = hashlib.sha256(request.operation.id.encode() + b"\0" + request.body).digest()
+    return IdempotencyClaim(grant.key_id, request.operation.id, text, fingerprint)
+
+
+def checked_key(value: bytes) -> str:
+    """An Idempotency-Key as it is kept. Raises BadRequest."""
     text = value.decode("latin-1")
     if not 0 < len(text) <= IDEMPOTENCY_KEY_CHARS_MAX or not text.isprintable():
         raise BadRequest(
             f"Idempotency-Key must have 1 to {IDEMPOTENCY_KEY_CHARS_MAX} printable characters.", param="Idempotency-Key"
         )
-    fingerprint = hashlib.sha256(request.operation.id.encode() + b"\0" + request.body).digest()
-    return IdempotencyClaim(grant.key_id, request.operation.id, text, fingerprint)
+    return text
 
 
 class Hold:
@@ -91,7 +97,7 @@ class Hold:
         """What a candidate had billed for a refusal that the caller never saw is the operator's loss."""
         if refused.usage is not None:
             quote = self.candidates[number].quote
-            self.lost_nano += amount_nano(quote.price, refused.usage, quote.ratio_micro)
+            self.lost_nano += amount_nano(quote.price, refused.usage, quote.ratio_micro, quote.batch_ratio_micro)
 
     async def reserve(self) -> StoredReply | None:
         """Reserve before any upstream byte. Returns the stored reply when this call was made before.
@@ -177,7 +183,7 @@ class Hold:
 
     def _quoted(self, upper: Usage) -> Quote:
         old = self.quote
-        return quote(old.price, old.group, old.ratio_micro, upper, old.wide)
+        return quote(old.price, old.group, old.ratio_micro, upper, old.wide, old.batch_ratio_micro)
 
     def _requote(self, upper: Usage, output_cap: int | None = None) -> None:
         """A lower bound for the model asked for; a balance that only just covers it covers nobody in its place."""
@@ -241,7 +247,7 @@ class Hold:
         reply: StoredReply | None = None,
     ) -> Settlement:
         price, ratio = self.quote.price, self.quote.ratio_micro
-        cost = amount_nano(price, usage, ratio)
+        cost = amount_nano(price, usage, ratio, self.quote.batch_ratio_micro)
         charge = min(cost, self.held_nano)
         if cost > charge:
             flags += ("above_hold",)
@@ -293,7 +299,8 @@ class Hold:
             await self._void(error.code, error.status, failed.attempts, error)
             return
         usage, flags = await self._passed(failed.crossing)
-        loss = amount_nano(self.quote.price, usage, self.quote.ratio_micro) + self.lost_nano
+        quote = self.quote
+        loss = amount_nano(quote.price, usage, quote.ratio_micro, quote.batch_ratio_micro) + self.lost_nano
         self._resolved = True
         record = self._record(
             "broken_stream", error.status, usage, 0, loss, flags, failed.attempts, failed.channel, error
@@ -367,4 +374,5 @@ class Hold:
             attempts=attempts,
             error_code=error.code if error else None,
             asked=self.request.asked or None,
+            line=self.request.line,
         )

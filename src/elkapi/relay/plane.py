@@ -15,6 +15,7 @@ from elkapi.clock import Clock
 from elkapi.ledger import Ledger
 from elkapi.observe.log import Log
 from elkapi.observe.metrics import Metrics
+from elkapi.relay.batches.store import BatchStore
 from elkapi.relay.call import Call
 from elkapi.relay.telemetry import Telemetry
 from elkapi.routing.affinity import Affinity
@@ -66,4 +67,5 @@ class DataPlane(msgspec.Struct):
     pages: Mapping[str, Page]
     tokens: TokenSource
     model_facts: dict[str, dict[str, object]]
+    batches: BatchStore
     telemetry: Telemetry | None = None

@@ -11,6 +11,7 @@ from elkapi.catalog.jsonedit import check_named_once, with_string
 from elkapi.catalog.text import bounded_by_model
 from elkapi.errors import BadRequest, UnsupportedMediaType
 from elkapi.relay.call import Call
+from elkapi.types import BatchLine, Grant
 
 
 class Request(msgspec.Struct, frozen=True):
@@ -19,7 +20,7 @@ class Request(msgspec.Struct, frozen=True):
     `array`: a stream is wanted as one JSON array. `output_cap` is the most output the balance covers, where the caller
     set no limit and the balance does not cover the model's maximum; `hold` sets it. `asked` is the caller's own word
     where `model` is another. `given` are the facts without what the model's name adds to them. `session` names calls
-    that are likely to share a prompt cache, where that can decide anything.
+    that are likely to share a prompt cache, where that can decide anything. `line` is set for a line of a batch.
     """
 
     operation: Operation
@@ -33,6 +34,7 @@ class Request(msgspec.Struct, frozen=True):
     asked: str = ""
     given: Facts | None = None
     session: bytes = b""
+    line: BatchLine | None = None
 
     @property
     def output_tokens_max(self) -> int:
@@ -40,6 +42,14 @@ class Request(msgspec.Struct, frozen=True):
         if self.output_cap is not None:
             return self.output_cap * self.facts.choices
         return self.facts.upper.output_tokens
+
+
+class Admitted(msgspec.Struct, frozen=True):
+    """Who makes a line of a batch, and as what it is served."""
+
+    match: Match
+    grant: Grant
+    line: BatchLine
 
 
 async def read(call: Call, match: Match, aliases: Mapping[str, str] | None = None) -> Request:
@@ -50,7 +60,7 @@ async def read(call: Call, match: Match, aliases: Mapping[str, str] | None = Non
     operation = match.operation
     kind = call.header(b"content-type")
     if kind != b"application/json" and operation.body is Body.JSON:
-        _check_media_type(kind)
+        check_media_type(kind)
     body = call.whole
     if body is None:
         body = await call.body()
@@ -97,7 +107,8 @@ def _model_elsewhere(match: Match, body: bytes) -> tuple[str, bytes]:
     return model, with_string(body, source.name, model)
 
 
-def _check_media_type(value: bytes | None) -> None:
+def check_media_type(value: bytes | None) -> None:
+    """Raises UnsupportedMediaType for a body that does not say it is JSON."""
     # A missing type is taken for JSON, as the original does: `curl -d` without a header would send a form's type.
     if value is None:
         return

@@ -95,5 +95,6 @@ def estimate(grant: Grant, request: Request, way: Way) -> Quote:
         raise NoPrice(f"The model {request.model!r} has no price yet; an operator sets one with `elkapi price set`.")
     if way.ratio_micro is None:
         raise NoPrice(f"The group {grant.group!r} of this key does not exist any more.")
-    facts = request.facts
-    return quote(way.price, grant.group, way.ratio_micro, facts.upper, facts.wide)
+    facts, line = request.facts, request.line
+    batch_ratio_micro = None if line is None else line.ratio_micro
+    return quote(way.price, grant.group, way.ratio_micro, facts.upper, facts.wide, batch_ratio_micro)

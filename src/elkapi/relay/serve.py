@@ -8,6 +8,8 @@ A later hop cannot change what an earlier one decided. Errors leave as `GatewayE
 
 from __future__ import annotations
 
+import msgspec
+
 from elkapi.access import UNLIMITED, admit
 from elkapi.catalog import Role
 from elkapi.money import format_usd
@@ -18,21 +20,29 @@ from elkapi.relay.credential import presented_key
 from elkapi.relay.fallback import answer
 from elkapi.relay.hold import Hold
 from elkapi.relay.plane import DataPlane
-from elkapi.relay.read import read
+from elkapi.relay.read import Admitted, read
 from elkapi.types import StoredReply
 
 
-async def serve(plane: DataPlane, call: Call) -> None:
-    """Answer one call. Raises GatewayError or Failed (then no reply is complete), Left, ClientGone."""
+async def serve(plane: DataPlane, call: Call, admitted: Admitted | None = None) -> None:
+    """Answer one call. Raises GatewayError or Failed (then no reply is complete), Left, ClientGone.
+
+    `admitted`: it is a line of a batch, whose hops 1 and 2 are behind it.
+    """
     snapshot = plane.snapshots.current
-    match = plane.catalog.match(call.method, call.path)  # 1 what is asked
-    key = presented_key(call)
-    grant = await admit(snapshot, plane.key_cache, plane.reader, key, plane.clock.now_ns(), plane.clock)  # 2
-    if match.operation.role is Role.GATEWAY:
-        await plane.pages[match.operation.id](plane, snapshot, grant, match, call)
-        return
+    if admitted is None:
+        match = plane.catalog.match(call.method, call.path)  # 1 what is asked
+        key = presented_key(call)
+        grant = await admit(snapshot, plane.key_cache, plane.reader, key, plane.clock.now_ns(), plane.clock)  # 2
+        if match.operation.role is Role.GATEWAY:
+            await plane.pages[match.operation.id](plane, snapshot, grant, match, call)
+            return
+    else:
+        match, grant = admitted.match, admitted.grant
     policy = snapshot.policy_for(grant)
     request = await read(call, match, policy.aliases)  # 3 bounded bytes, model, size facts
+    if admitted is not None:
+        request = msgspec.structs.replace(request, line=admitted.line)
     lease = plane.limits.key(grant.key_id, policy, request.facts.upper.input_tokens)  # and may they now
     hold: Hold | None = None
     try:

@@ -26,6 +26,8 @@ NAMES: tuple[str, ...] = (
     "relay.hold.after",
     "relay.settle.before",
     "relay.settle.after",
+    "batches.lease.after",
+    "batches.end.before",
 )
 
 

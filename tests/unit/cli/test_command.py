@@ -19,6 +19,7 @@ import pytest
 
 from elkapi.ids import request_id_text
 from elkapi.storage import apikey
+from elkapi.storage.migrations import MIGRATIONS
 from elkapi.testing.ledger import a_record, an_order
 from elkapi.types import Usage
 
@@ -432,8 +433,9 @@ def test_doctor_finds_what_is_wrong(elkapi: Elkapi, monkeypatch: pytest.MonkeyPa
 
 
 def test_migrate_says_what_it_did(elkapi: Elkapi) -> None:
-    assert elkapi("migrate", "--pre-only", "--json").json["applied"] == ["0001_initial.pre"]
-    assert elkapi("migrate", "--json").json["applied"] == ["0001_initial.post"]
+    names = [migration.name for migration in MIGRATIONS]
+    assert elkapi("migrate", "--pre-only", "--json").json["applied"] == [f"{name}.pre" for name in names]
+    assert elkapi("migrate", "--json").json["applied"] == [f"{name}.post" for name in names]
     assert elkapi("migrate", "--json").json["applied"] == []
 
 

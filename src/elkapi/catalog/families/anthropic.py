@@ -5,6 +5,15 @@ from __future__ import annotations
 from elkapi.catalog import text
 from elkapi.catalog.operation import Body, Family, ModelSource, Operation, Role
 
+_BATCHES = (
+    ("create", "POST", ""),
+    ("list", "GET", ""),
+    ("get", "GET", "/{id}"),
+    ("cancel", "POST", "/{id}/cancel"),
+    ("delete", "DELETE", "/{id}"),
+    ("results", "GET", "/{id}/results"),
+)
+
 FAMILY = Family(
     name="anthropic",
     dialect="anthropic",
@@ -36,6 +45,21 @@ FAMILY = Family(
             model=ModelSource("body"),
             wire="anthropic-count",
             read=text.read_count,
+        ),
+        *(
+            Operation(
+                id=f"anthropic.batches-{name}",
+                method=method,
+                path=f"/v1/messages/batches{rest}",
+                aliases=(f"/anthropic/v1/messages/batches{rest}",),
+                family="anthropic",
+                role=Role.GATEWAY,
+                kind="file" if name == "results" else "task",
+                body=Body.JSON if name == "create" else Body.NONE,
+                # Each line is a message and costs what one does.
+                unit="token" if name == "create" else "free",
+            )
+            for name, method, rest in _BATCHES
         ),
     ),
 )

@@ -1,0 +1,198 @@
+"""One line of a batch on the request's way: an ordinary call that nobody waits for, and what became of it.
+
+Its Idempotency-Key is made of the batch's id and its number, so the ledger itself carries out no line twice, and keeps
+its answer in the transaction of its charge: whoever takes a line over from a worker that died learns from that what
+became of it, or that nobody can know.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+
+import msgspec
+
+from elkapi.access.admit import admit
+from elkapi.catalog import CATALOG, Match
+from elkapi.errors import Conflict, GatewayError, RateLimited, Unavailable, UpstreamError
+from elkapi.money import parse_ratio
+from elkapi.relay.batches import shape
+from elkapi.relay.call import Call, Headers
+from elkapi.relay.plane import DataPlane
+from elkapi.relay.read import Admitted
+from elkapi.relay.relay import Failed
+from elkapi.relay.serve import serve
+from elkapi.storage.repos.batch_lines import LeasedLine, find_claim
+from elkapi.types import BatchLine
+from elkapi.upstream.errors import Cut
+
+PATH = "/v1/messages"
+# A message like any other, under the name that its contract's row has in records, metrics and claims.
+LINE = msgspec.structs.replace(CATALOG.match("POST", PATH).operation, id="anthropic.batches-create")
+LINE_MATCH = Match(LINE, {})
+
+REPLY_BYTES_MAX = 32 * 1024 * 1024
+TRIES_MAX = 5
+JSON = (b"content-type", b"application/json")
+_PASSES = frozenset({429, 500, 502, 503, 504})
+_UNKNOWN = "The outcome of this request is not known: it was cut off while it was carried out. It was not charged."
+_TOO_LARGE = "This request succeeded and was charged, but its answer was too large to keep through a crash."
+
+# (error, id of the call) -> body of the error in Anthropic's words: `edge.render` has them.
+Render = Callable[[GatewayError, bytes], bytes]
+
+
+class Ended(msgspec.Struct, frozen=True):
+    """The line's result, and the id of the call that its record is kept under."""
+
+    state: str
+    result: bytes
+    call_id: bytes | None
+
+
+class Later(msgspec.Struct, frozen=True):
+    """Nothing was charged and nothing is under way: the line waits. `counts` as one of its tries.
+
+    `pauses_key`: the key is at a limit of its own, so its other lines wait too.
+    """
+
+    after_s: float
+    counts: bool = False
+    pauses_key: bool = False
+
+
+# None: what became of it is not known yet; `resume` finds out.
+Fate = Ended | Later | None
+
+
+class Collected:
+    """A `relay.call.Reply` that keeps what it is given, up to REPLY_BYTES_MAX."""
+
+    def __init__(self) -> None:
+        self.started = False
+        self.common = b""
+        self.replayed = False
+        self.body = b""
+        self._parts: list[bytes] = []
+        self._size = 0
+
+    def send(self, status: int, headers: Headers, body: bytes) -> None:
+        self.started, self.body = True, body
+        self.replayed = any(name == b"idempotent-replayed" for name, _ in headers)
+
+    def start(self, status: int, headers: Headers) -> None:
+        self.started = True
+
+    async def write(self, chunk: bytes) -> None:
+        self.push(chunk)
+
+    def push(self, chunk: bytes) -> None:
+        self._size += len(chunk)
+        if self._size > REPLY_BYTES_MAX:
+            raise Cut(f"the answer has more than {REPLY_BYTES_MAX} bytes", phase="body", sent=True)
+        self._parts.append(chunk)
+
+    def finish(self, chunk: bytes = b"") -> None:
+        self.body = b"".join([*self._parts, chunk])
+
+    def abort(self) -> None:
+        self._parts.clear()
+
+
+def claim_name(batch_id: bytes, number: int) -> str:
+    """The Idempotency-Key of a line."""
+    return f"{shape.batch_id_text(batch_id)}.{number}"
+
+
+def call_id(batch_id: bytes, number: int, now_ns: int) -> bytes:
+    """An id as `ids.new_id` makes them, its random part made of the batch and the line."""
+    own = hashlib.blake2b(batch_id + number.to_bytes(4), digest_size=10).digest()
+    return (now_ns // 1_000_000).to_bytes(6) + own
+
+
+async def carry_out(plane: DataPlane, line: LeasedLine, params: bytes, render: Render) -> Fate:
+    """Make the call of a line that was never begun. Raises Unavailable when the database cannot be asked."""
+    id_ = call_id(line.batch_id, line.number, plane.clock.now_ns())
+    named = msgspec.json.decode(line.headers, type=dict[str, str])
+    headers = [JSON, (b"idempotency-key", claim_name(line.batch_id, line.number).encode())]
+    headers += [(name.encode(), value.encode("latin-1")) for name, value in named.items()]
+    reply = Collected()
+    call = Call(id_, "POST", PATH, "", headers, "", params, reply, plane.clock.monotonic_s())
+    try:
+        await serve(plane, call, await _admitted(plane, line))
+    except Failed as failed:
+        unknown = any(attempt.fate == "unknown" for attempt in failed.attempts)
+        return _fate_of(failed.error, line, plane.settings.batch_retry_s, render, id_, may_repeat=not unknown)
+    except RateLimited as limited:
+        # The key's own limit, before anything was held.
+        return Later(_retry_after_s(limited), pauses_key=True)
+    except Conflict as conflict:
+        return _of_conflict(conflict, render, id_)
+    except Unavailable as error:
+        if error.retryable:
+            # The ledger may have done more than it could say.
+            return None
+        return _fate_of(error, line, plane.settings.batch_retry_s, render, id_, may_repeat=True)
+    except GatewayError as error:
+        return _fate_of(error, line, plane.settings.batch_retry_s, render, id_, may_repeat=True)
+    if reply.replayed:
+        return None
+    return Ended("succeeded", shape.succeeded(reply.body), id_)
+
+
+async def resume(plane: DataPlane, line: LeasedLine, render: Render) -> Fate:
+    """What became of a line that was begun, by what the ledger keeps of it. Raises Unavailable."""
+    name = claim_name(line.batch_id, line.number)
+    found = await plane.reader.run(lambda connection: find_claim(connection, line.key_id, LINE.id, name))
+    if found is None:
+        # It had not come to the ledger, so no upstream has seen it; unless the ledger forgot it since.
+        kept_until_ns = _made_ns(line.batch_id) + round(plane.settings.idempotency_keep_s * 1e9)
+        if plane.clock.now_ns() < kept_until_ns:
+            return Later(0.0)
+        return _errored(UpstreamError(_UNKNOWN), render, None)
+    claim, id_ = found
+    try:
+        reply = await plane.ledger.wait_reply(claim)
+    except Conflict as conflict:
+        return _of_conflict(conflict, render, id_)
+    if reply is None:
+        return Later(0.0)
+    return Ended("succeeded", shape.succeeded(reply.body or b"{}"), reply.request_id)
+
+
+async def _admitted(plane: DataPlane, line: LeasedLine) -> Admitted:
+    """The key as it is now. Raises Unauthenticated for one that was switched off meanwhile."""
+    clock, snapshot = plane.clock, plane.snapshots.current
+    grant = await admit(snapshot, plane.key_cache, plane.reader, None, clock.now_ns(), clock, line.key_digest)
+    ratio_micro = snapshot.policy_for(grant).batch_ratio_micro
+    if ratio_micro is None:
+        ratio_micro = parse_ratio(plane.settings.batch_ratio)
+    return Admitted(LINE_MATCH, grant, BatchLine(shape.batch_id_text(line.batch_id), line.number, ratio_micro))
+
+
+def _fate_of(
+    error: GatewayError, line: LeasedLine, retry_s: float, render: Render, id_: bytes, *, may_repeat: bool
+) -> Fate:
+    """An error that passes is waited out, a few times; every other one is the line's result."""
+    if may_repeat and error.status in _PASSES and line.tries + 1 < TRIES_MAX:
+        return Later(max(retry_s * 2**line.tries, _retry_after_s(error)), counts=True)
+    return _errored(error, render, id_)
+
+
+def _of_conflict(conflict: Conflict, render: Render, id_: bytes) -> Fate:
+    if conflict.code == "idempotency_in_progress":
+        return None
+    text = _TOO_LARGE if conflict.code == "idempotent_replay_unavailable" else _UNKNOWN
+    return _errored(UpstreamError(text), render, id_)
+
+
+def _errored(error: GatewayError, render: Render, id_: bytes | None) -> Ended:
+    return Ended("errored", shape.errored(render(error, id_ or bytes(16))), id_)
+
+
+def _retry_after_s(error: GatewayError) -> float:
+    return next((float(value) for name, value in error.headers if name == b"retry-after"), 0.0)
+
+
+def _made_ns(batch_id: bytes) -> int:
+    return int.from_bytes(batch_id[:6]) * 1_000_000

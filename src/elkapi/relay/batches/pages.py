@@ -1,0 +1,283 @@
+"""The operations of message batches: create, list, get, cancel, delete, results. Contract: anthropic.md section 1.4."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterator
+from functools import partial
+from itertools import islice
+from typing import Any
+from urllib.parse import parse_qs
+
+import msgspec
+from sqlalchemy import Connection
+
+from elkapi.catalog import Match
+from elkapi.errors import BadRequest, Conflict, GatewayError, NotFound, RateLimited
+from elkapi.ids import new_id
+from elkapi.relay.batches import shape
+from elkapi.relay.batches.asked import Asked, understood
+from elkapi.relay.batches.line import LINE_MATCH
+from elkapi.relay.call import Call
+from elkapi.relay.candidates import FALLBACK_HEADER, candidates
+from elkapi.relay.hold import checked_key
+from elkapi.relay.plane import DataPlane, Page
+from elkapi.relay.read import check_media_type, read
+from elkapi.snapshot import Snapshot
+from elkapi.storage.repos import batches
+from elkapi.storage.repos.batches import BatchRow, NewLine
+from elkapi.storage.secrets import Sealer
+from elkapi.types import Grant
+
+EXPIRES_S = 24 * 3600
+PAGE_DEFAULT, PAGE_MAX = 20, 1000
+# Lines written in one transaction: a few milliseconds, so that the ledger's own never wait long for them.
+LINES_AT_ONCE = 500
+RESULT_ROWS_AT_ONCE, RESULT_BYTES_AT_ONCE = 500, 1024 * 1024
+OPEN_BATCHES_MAX = 100
+PATH = "/v1/messages/batches"
+JSON = [(b"content-type", b"application/json")]
+JSON_LINES = [(b"content-type", b"application/x-jsonl")]
+# What of the caller's headers goes with each line, beside those that a channel asks for.
+_KEPT_HEADERS = (
+    b"anthropic-version",
+    b"anthropic-beta",
+    b"anthropic-user-profile-id",
+    b"x-claude-code-session-id",
+    FALLBACK_HEADER,
+)
+
+
+def batch_pages(origin: Callable[[Call], str]) -> dict[str, Page]:
+    """Page by operation; `origin` is the gateway's address as a caller named it, or ""."""
+    pages = BatchPages(origin)
+    return {
+        "anthropic.batches-create": pages.create,
+        "anthropic.batches-list": pages.list,
+        "anthropic.batches-get": pages.get,
+        "anthropic.batches-cancel": pages.cancel,
+        "anthropic.batches-delete": pages.delete,
+        "anthropic.batches-results": pages.results,
+    }
+
+
+class BatchPages:
+    """The six operations; all but their addresses comes from the tables."""
+
+    def __init__(self, origin: Callable[[Call], str]) -> None:
+        self._origin = origin
+
+    # Making one
+
+    async def create(self, plane: DataPlane, snapshot: Snapshot, grant: Grant, match: Match, call: Call) -> None:
+        """Check every line, keep them, and hand them to the runners. Raises BadRequest, RateLimited, Conflict, and
+
+        ModelForbidden, NoChannel or NoPrice where a line's model could not be asked now.
+        """
+        check_media_type(call.header(b"content-type"))
+        sent = call.header(b"idempotency-key")
+        name = None if sent is None else checked_key(sent)
+        body = await call.body()
+        async with plane.batches.creating:
+            asked = await asyncio.to_thread(understood, body)
+            made = await plane.reader.run(lambda c: batches.find_made(c, grant.key_id, name)) if name else None
+            if made is not None and not _is_forgotten(made, plane):
+                self._show_made(call, made, asked)
+                return
+            await _check_models(plane, snapshot, grant, call, asked)
+            await _check_room(plane, grant, len(asked.items))
+            batch = _new_batch(plane, snapshot, grant, call, asked, name)
+            if made is not None:
+                await plane.batches.write(lambda c: batches.forget_key(c, made.id))
+            await self._keep(plane, batch, asked)
+        self._show(call, batch)
+
+    async def _keep(self, plane: DataPlane, batch: BatchRow, asked: Asked) -> None:
+        """Write it in pieces, visible with the last of them."""
+        store = plane.batches
+        if not await store.write(lambda c: batches.add_staging(c, batch)):
+            raise Conflict("A batch with this Idempotency-Key is being made.", code="idempotency_in_progress")
+        try:
+            lines = _sealed(store.sealer, batch.id, asked)
+            while part := await asyncio.to_thread(lambda: list(islice(lines, LINES_AT_ONCE))):
+                await store.write(partial(batches.add_lines, batch_id=batch.id, lines=part))
+            begun = await store.write(lambda c: batches.begin(c, batch.id))
+        except BaseException:
+            await asyncio.shield(store.write(lambda c: batches.give_up(c, batch.id)))
+            raise
+        if not begun:
+            raise GatewayError("The batch took too long to be written down; please try again.")
+        store.look()
+
+    def _show_made(self, call: Call, made: BatchRow, asked: Asked) -> None:
+        if made.fingerprint != asked.fingerprint:
+            message = "This Idempotency-Key was used with a different batch; use a new key for a new one."
+            raise Conflict(message, code="idempotency_key_reused")
+        if made.status not in batches.SHOWN:
+            raise Conflict("A batch with this Idempotency-Key is being made.", code="idempotency_in_progress")
+        self._show(call, made, replayed=True)
+
+    # Looking at one
+
+    async def list(self, plane: DataPlane, snapshot: Snapshot, grant: Grant, match: Match, call: Call) -> None:
+        """A page of this key's batches, the newest first. Raises BadRequest."""
+        query = parse_qs(call.query)
+        limit = _limit(query)
+        before, after = _cursor(query, "before_id"), _cursor(query, "after_id")
+        if before is not None and after is not None:
+            raise BadRequest("Give `before_id` or `after_id`, not both.", param="before_id")
+
+        def page(connection: Connection) -> tuple[list[BatchRow], bool]:
+            return batches.list_batches(connection, grant.owner_id, grant.key_id, limit, before=before, after=after)
+
+        rows, has_more = await plane.reader.run(page)
+        data = [shape.shown(row, self._home(call)) for row in rows]
+        ends = {"first_id": data[0]["id"] if data else None, "last_id": data[-1]["id"] if data else None}
+        call.reply.send(200, JSON, msgspec.json.encode({"data": data, "has_more": has_more, **ends}))
+
+    async def get(self, plane: DataPlane, snapshot: Snapshot, grant: Grant, match: Match, call: Call) -> None:
+        """One batch of this key. Raises NotFound."""
+        self._show(call, await _own(plane, grant, match))
+
+    async def results(self, plane: DataPlane, snapshot: Snapshot, grant: Grant, match: Match, call: Call) -> None:
+        """The results of a batch that has ended, streamed from the table. Raises NotFound."""
+        batch = await _own(plane, grant, match)
+        if batch.status != "ended" or batch.archived_ns is not None:
+            when = "any more" if batch.archived_ns is not None else "yet"
+            raise NotFound(f"Message batch {match.params['id']} has no available results {when}.")
+        sealer, last = plane.batches.sealer, -1
+
+        def piece(connection: Connection) -> tuple[int, bytes]:
+            rows = batches.results_after(
+                connection, batch.id, last, rows_max=RESULT_ROWS_AT_ONCE, bytes_max=RESULT_BYTES_AT_ONCE
+            )
+            lines = [shape.result_line(row.custom_id, row.state, _opened(sealer, batch.id, row)) for row in rows]
+            return (rows[-1].number if rows else -1), b"".join(lines)
+
+        last, text = await plane.reader.run(piece)
+        call.reply.start(200, JSON_LINES)
+        while last >= 0:
+            await call.reply.write(text)
+            last, text = await plane.reader.run(piece)
+        call.reply.finish()
+
+    # Ending one
+
+    async def cancel(self, plane: DataPlane, snapshot: Snapshot, grant: Grant, match: Match, call: Call) -> None:
+        """Begin no more of its lines; those under way are finished. Raises NotFound."""
+        batch = await _own(plane, grant, match)
+        now_ns = plane.clock.now_ns()
+        await plane.batches.write(lambda c: batches.cancel(c, batch.id, grant.owner_id, grant.key_id, now_ns))
+        plane.batches.look()
+        self._show(call, await _own(plane, grant, match))
+
+    async def delete(self, plane: DataPlane, snapshot: Snapshot, grant: Grant, match: Match, call: Call) -> None:
+        """Forget a batch that has ended, with its results. Raises NotFound, BadRequest."""
+        batch = await _own(plane, grant, match)
+        if not await plane.batches.write(lambda c: batches.delete(c, batch.id, grant.owner_id, grant.key_id)):
+            raise BadRequest(f"Message batch {match.params['id']} has not ended; cancel it first, then delete it.")
+        plane.batches.look()
+        gone = {"id": shape.batch_id_text(batch.id), "type": "message_batch_deleted"}
+        call.reply.send(200, JSON, msgspec.json.encode(gone))
+
+    def _show(self, call: Call, batch: BatchRow, *, replayed: bool = False) -> None:
+        headers = [*JSON, (b"idempotent-replayed", b"true")] if replayed else JSON
+        call.reply.send(200, headers, msgspec.json.encode(shape.shown(batch, self._home(call))))
+
+    def _home(self, call: Call) -> str:
+        """The address of the batches with the caller's own prefix, since its SDK follows it with the caller's key.
+
+        Without an origin it is a path, to which the SDK puts its base address and so the prefix itself.
+        """
+        origin = self._origin(call)
+        return f"{origin}{call.path.partition(PATH)[0]}{PATH}" if origin else PATH
+
+
+async def _own(plane: DataPlane, grant: Grant, match: Match) -> BatchRow:
+    batch_id = shape.parse_batch_id(match.params["id"])
+    found = None
+    if batch_id is not None:
+        found = await plane.reader.run(lambda c: batches.get_batch(c, batch_id, grant.owner_id, grant.key_id))
+    if found is None:
+        raise NotFound(f"Message batch {match.params['id'][:80]!r} was not found.", param="id")
+    return found
+
+
+async def _check_models(plane: DataPlane, snapshot: Snapshot, grant: Grant, call: Call, asked: Asked) -> None:
+    """Each model once, as its first line would be asked: allowed, served and priced."""
+    policy = snapshot.policy_for(grant)
+    for number in asked.models.values():
+        _, params = asked.line(number)
+        line = Call(call.id, "POST", PATH, "", call.headers, "", params, call.reply, call.started_s)
+        try:
+            candidates(plane, snapshot, grant, policy, await read(line, LINE_MATCH, policy.aliases), call)
+        except GatewayError as error:
+            error.message = f"requests.{number}.params.model: {error.message}"
+            raise
+
+
+async def _check_room(plane: DataPlane, grant: Grant, more: int) -> None:
+    """Raises RateLimited where this key's batches that have not ended are as much as one key may have."""
+    lines_max = plane.settings.batch_open_lines_max
+    count, waiting = await plane.reader.run(lambda c: batches.open_work(c, grant.key_id))
+    if waiting + more > lines_max or count >= OPEN_BATCHES_MAX:
+        raise RateLimited(
+            f"This key has {count} batches that have not ended, with {waiting} requests to do. It may have "
+            f"{OPEN_BATCHES_MAX} batches and {lines_max} requests at a time.",
+            code="batch_limit",
+            retry_after_s=60,
+        )
+
+
+def _new_batch(
+    plane: DataPlane, snapshot: Snapshot, grant: Grant, call: Call, asked: Asked, name: str | None
+) -> BatchRow:
+    now_ns = plane.clock.now_ns()
+    wanted = {*_KEPT_HEADERS}
+    for channel in snapshot.channels.values():
+        wanted.update(header.lower().encode() for header in channel.forward_headers)
+    kept = {header.decode(): value.decode("latin-1") for header in wanted if (value := call.header(header)) is not None}
+    return BatchRow(
+        id=new_id(now_ns),
+        owner_id=grant.owner_id,
+        key_id=grant.key_id,
+        status="in_progress",
+        total=len(asked.items),
+        created_ns=now_ns,
+        expires_ns=now_ns + EXPIRES_S * 1_000_000_000,
+        headers=msgspec.json.encode(kept).decode(),
+        idempotency_key=name,
+        fingerprint=asked.fingerprint,
+    )
+
+
+def _sealed(sealer: Sealer, batch_id: bytes, asked: Asked) -> Iterator[NewLine]:
+    for number, custom_id, params in asked.lines():
+        yield NewLine(number, custom_id, sealer.seal(params, batches.request_context(batch_id, number)))
+
+
+def _opened(sealer: Sealer, batch_id: bytes, row: batches.ResultRow) -> bytes | None:
+    if row.result_sealed is None:
+        return None
+    return sealer.open(row.result_sealed, batches.result_context(batch_id, row.number))
+
+
+def _is_forgotten(made: BatchRow, plane: DataPlane) -> bool:
+    keep_ns = round(plane.settings.idempotency_keep_s * 1e9)
+    return made.status in batches.SHOWN and made.created_ns + keep_ns < plane.clock.now_ns()
+
+
+def _limit(query: dict[str, Any]) -> int:
+    text = query.get("limit", [str(PAGE_DEFAULT)])[-1]
+    if not (text.isascii() and text.isdecimal() and len(text) <= len(str(PAGE_MAX)) and 1 <= int(text) <= PAGE_MAX):
+        raise BadRequest(f"`limit` is a number from 1 to {PAGE_MAX}.", param="limit")
+    return int(text)
+
+
+def _cursor(query: dict[str, Any], name: str) -> bytes | None:
+    if name not in query:
+        return None
+    found = shape.parse_batch_id(query[name][-1])
+    if found is None:
+        raise BadRequest(f"`{name}` is not the id of a batch.", param=name)
+    return found

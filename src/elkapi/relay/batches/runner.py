@@ -1,0 +1,261 @@
+"""Which lines of which batches this worker carries out, and when; what one line is and comes to is left to `line`.
+
+One loop in each worker: keep what ended, look what is open, tidy up, take over what a dead worker left, lease as many
+lines as there are places. It sleeps until something arrives: while nothing is open it looks once in `batch_look_s`.
+Lines have places of their own, a few for each worker and fewer for each key, so that calls somebody waits for never
+queue behind them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections import Counter
+from traceback import format_exc
+
+from elkapi.errors import GatewayError, Unavailable
+from elkapi.relay.batches import shape
+from elkapi.relay.batches.line import Ended, Fate, Later, Render, carry_out, resume
+from elkapi.relay.batches.store import BatchStore
+from elkapi.relay.plane import DataPlane
+from elkapi.relay.relay import OWN_FAULT
+from elkapi.storage.repos import alerts, batch_lines, batches
+from elkapi.storage.repos.batch_lines import EndedLine, LeasedLine, OpenBatch, PutBackLine, Uncharged
+from elkapi.storage.repos.batches import BatchRow
+from elkapi.storage.secrets import SealError
+from elkapi.testing.crash import point
+
+ACTIVE_S = 0.5
+FAILED_S = 2.0
+OPEN_MAX = 1000
+# Rows changed in one transaction while tidying up.
+ROWS_AT_ONCE = 1000
+STAGING_MAX_NS = 600 * 1_000_000_000
+UNSURE_S = 1.0
+CANCEL_AGAIN_S = 0.2
+WITHOUT_CHARGE = "batch_without_charge"
+
+_Place = tuple[bytes, int]
+
+
+class BatchRunner:
+    """`start` it when the plane is open; `drain` before it closes."""
+
+    def __init__(self, plane: DataPlane, render: Render) -> None:
+        self._plane = plane
+        self._store: BatchStore = plane.batches
+        self._render = render
+        self._running: dict[_Place, asyncio.Task[None]] = {}
+        self._of_key: Counter[int] = Counter()
+        self._paused_until_s: dict[int, float] = {}
+        self._ended: list[tuple[LeasedLine, EndedLine | PutBackLine]] = []
+        self._idle = asyncio.Event()
+        self._idle.set()
+        self._draining = self._stopped = False
+        self._loop_task: asyncio.Task[None] | None = None
+
+    def start(self) -> None:
+        """Begin; the first look is at once, since a predecessor may have left something."""
+        self._loop_task = asyncio.get_running_loop().create_task(self._run(), name="batches")
+
+    async def drain(self, wait_s: float) -> None:
+        """Begin no more lines, and let those under way finish for so long; a successor finds out about the others."""
+        self._draining = True
+        if self._loop_task is not None:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(wait_s):
+                    await self._idle.wait()
+        self._stopped = True
+        pending = {task for task in (self._loop_task, *self._running.values()) if task is not None}
+        while pending:
+            # More than once: `asyncio.wait_for` (a read's) swallows a cancellation that comes with its answer.
+            for task in pending:
+                task.cancel()
+            _, pending = await asyncio.wait(pending, timeout=CANCEL_AGAIN_S)
+        self._loop_task = None
+
+    async def _run(self) -> None:
+        store, failures = self._store, 0
+        while not self._stopped:
+            store.arrived.clear()
+            wait_s = FAILED_S
+            try:
+                busy = await self._round()
+                failures = 0
+                wait_s = ACTIVE_S if busy or self._running else self._plane.settings.batch_look_s
+            except Unavailable:
+                failures += 1
+            except Exception:
+                failures += 1
+                self._plane.log.write("batches_failed", "error", failures=failures, trace=format_exc())
+            if failures:
+                await asyncio.sleep(min(FAILED_S * failures, 30.0))
+                continue
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(wait_s):
+                    await store.arrived.wait()
+
+    async def _round(self) -> bool:
+        """One look; whether anything is open. Raises Unavailable, and then nothing is forgotten."""
+        await self._keep_ended()
+        now_ns = self._plane.clock.now_ns()
+        found = await self._plane.reader.run(lambda c: batch_lines.open_batches(c, OPEN_MAX, now_ns))
+        for one in found:
+            await self._tidy(one.batch, now_ns)
+        if not found:
+            await self._archive(now_ns)
+        elif not self._draining:
+            await self._take_over()
+            await self._lease(found, now_ns)
+        return bool(found)
+
+    # Lines under way
+
+    async def _lease(self, found: list[OpenBatch], now_ns: int) -> None:
+        """Fill the free places: keys that have fewest first, a key's oldest batch first."""
+        now_s, places = self._plane.clock.monotonic_s(), self._plane.settings.batch_parallel_max
+        ready = [one for one in found if one.ready and one.batch.status == "in_progress"]
+        for one in sorted(ready, key=lambda one: (self._of_key[one.batch.key_id], one.batch.id)):
+            key_id = one.batch.key_id
+            free = min(places - len(self._running), self._places_of(one.key_digest) - self._of_key[key_id])
+            if free <= 0 or self._paused_until_s.get(key_id, 0.0) > now_s:
+                continue
+            id_, worker = one.batch.id, self._store.worker
+            self._begin(await self._store.write(lambda c: batch_lines.lease(c, id_, worker, free, now_ns)))  # noqa: B023
+
+    def _places_of(self, key_digest: bytes) -> int:
+        """How many lines of a key may run here: at most half of what the key may have under way at once."""
+        places = self._plane.settings.batch_key_parallel_max
+        grant = self._plane.key_cache.get(key_digest)
+        if grant is None:
+            return min(places, 1)  # Its first line makes it known.
+        limit = self._plane.snapshots.current.policy_for(grant).parallel_max
+        return min(places, max(1, limit // 2)) if limit else places
+
+    async def _take_over(self) -> None:
+        """Lines of workers that are gone. Places are not counted: nothing is asked for them, they are looked up."""
+        worker = self._store.worker
+        if await self._plane.reader.run(lambda c: batch_lines.is_any_left(c, worker)):
+            self._begin(await self._store.write(lambda c: batch_lines.take_over(c, worker, ROWS_AT_ONCE)))
+
+    def _begin(self, lines: list[LeasedLine]) -> None:
+        for line in lines:
+            place = (line.batch_id, line.number)
+            self._of_key[line.key_id] += 1
+            self._running[place] = asyncio.create_task(self._work(line))
+        if lines:
+            self._idle.clear()
+            point("batches.lease.after")
+
+    async def _work(self, line: LeasedLine) -> None:
+        fate, tries = None, 0
+        resumed = line.resumed
+        while fate is None:
+            tries += 1
+            try:
+                fate = await (resume(self._plane, line, self._render) if resumed else self._carried_out(line))
+            except Unavailable:
+                pass  # Asked again below.
+            except Exception:
+                self._plane.log.write("unexpected", "error", line=line.number, trace=format_exc())
+                if resumed and tries > 1:
+                    fate = self._own_fault()
+            if fate is None:
+                # The ledger knows better than this task what became of it.
+                resumed = True
+                await asyncio.sleep(UNSURE_S)
+        self._ended.append((line, self._written(line, fate)))
+        self._store.look()
+
+    async def _carried_out(self, line: LeasedLine) -> Fate:
+        try:
+            context = batches.request_context(line.batch_id, line.number)
+            params = self._store.sealer.open(line.request_sealed, context)
+        except SealError:
+            self._plane.log.write("batch_line_sealed_shut", "error", batch=shape.batch_id_text(line.batch_id))
+            return self._own_fault()
+        return await carry_out(self._plane, line, params, self._render)
+
+    def _own_fault(self) -> Ended:
+        return Ended("errored", shape.errored(self._render(GatewayError(OWN_FAULT), bytes(16))), None)
+
+    def _written(self, line: LeasedLine, fate: Ended | Later) -> EndedLine | PutBackLine:
+        if isinstance(fate, Ended):
+            context = batches.result_context(line.batch_id, line.number)
+            sealed = self._store.sealer.seal(fate.result, context)
+            return EndedLine(line.batch_id, line.number, fate.state, sealed, fate.call_id)
+        clock = self._plane.clock
+        if fate.pauses_key:
+            self._paused_until_s[line.key_id] = clock.monotonic_s() + fate.after_s
+        tries = line.tries + fate.counts
+        return PutBackLine(line.batch_id, line.number, tries, clock.now_ns() + round(fate.after_s * 1e9))
+
+    async def _keep_ended(self) -> None:
+        """Write down what became of lines; their places are free when that is on disk."""
+        ended = list(self._ended)
+        if not ended:
+            return
+        worker, now_ns = self._store.worker, self._plane.clock.now_ns()
+        results = [result for _, result in ended if isinstance(result, EndedLine)]
+        waiting = [result for _, result in ended if isinstance(result, PutBackLine)]
+        point("batches.end.before")
+        await self._store.write(lambda c: batch_lines.end_lines(c, results, worker, now_ns))
+        if waiting:
+            await self._store.write(lambda c: batch_lines.put_back(c, waiting, worker))
+        del self._ended[: len(ended)]
+        for line, _ in ended:
+            self._running.pop((line.batch_id, line.number), None)
+            self._of_key[line.key_id] -= 1
+        if not self._running:
+            self._idle.set()
+
+    # Batches as a whole
+
+    async def _tidy(self, batch: BatchRow, now_ns: int) -> None:
+        """What a batch needs beside its lines being carried out, a piece at a time."""
+        id_, write = batch.id, self._store.write
+        if batch.status == "ended":
+            await self._check(batch)
+        elif batch.status == "deleted" or (batch.status == "staging" and batch.created_ns + STAGING_MAX_NS < now_ns):
+            await write(lambda c: batches.give_up(c, id_))
+            while await write(lambda c: batch_lines.remove(c, id_, ROWS_AT_ONCE)) == ROWS_AT_ONCE:
+                pass
+        elif batch.status == "canceling" or (batch.status == "in_progress" and batch.expires_ns <= now_ns):
+            state = "canceled" if batch.status == "canceling" else "expired"
+            while await write(lambda c: batch_lines.end_unbegun(c, id_, state, ROWS_AT_ONCE, now_ns)):
+                self._store.look()
+
+    async def _check(self, batch: BatchRow) -> None:
+        """Guarantee 30: a line that was answered and held for has a charge, or an operator hears of it."""
+        missing, last = Uncharged(), -1
+        while True:
+            start = last
+            piece, end = await self._plane.reader.run(
+                lambda c: batch_lines.find_uncharged(c, batch.id, start, ROWS_AT_ONCE)  # noqa: B023
+            )
+            missing.lines += piece.lines
+            missing.first_request_id = missing.first_request_id or piece.first_request_id
+            if end is None:
+                break
+            last = end
+        if missing.lines:
+            await self._alert(batch, missing)
+        await self._store.write(lambda c: batch_lines.close_batch(c, batch.id))
+
+    async def _alert(self, batch: BatchRow, missing: Uncharged) -> None:
+        name, now_ns = shape.batch_id_text(batch.id), self._plane.clock.now_ns()
+        request = missing.first_request_id.hex() if missing.first_request_id else None
+        detail: dict[str, object] = {"uncharged": missing.lines, "succeeded": batch.succeeded, "first_request": request}
+        is_new = await self._store.write(
+            lambda c: alerts.raise_alert(c, kind=WITHOUT_CHARGE, subject=f"batch:{name}", detail=detail, now_ns=now_ns)
+        )
+        if is_new:
+            self._plane.metrics.alerts[WITHOUT_CHARGE] += 1
+            self._plane.log.write(WITHOUT_CHARGE, "error", batch=name, **detail)
+
+    async def _archive(self, now_ns: int) -> None:
+        before_ns = now_ns - round(self._plane.settings.batch_keep_s * 1e9)
+        if not await self._plane.reader.run(lambda c: batch_lines.is_any_kept_since(c, before_ns)):
+            return
+        while await self._store.write(lambda c: batch_lines.archive(c, before_ns, ROWS_AT_ONCE, now_ns)):
+            pass

@@ -1,0 +1,33 @@
+"""What an operator must look at: each thing once, however many processes find it."""
+
+from __future__ import annotations
+
+import msgspec
+from sqlalchemy import Connection, select
+
+from elkapi.storage import dialect as sql
+from elkapi.storage import schema
+
+_alerts = schema.alerts
+
+
+class AlertRow(msgspec.Struct, frozen=True):
+    """`kind` says what is wrong, `subject` with what (`batch:msgbatch_...`), `detail` is JSON."""
+
+    id: int
+    created_ns: int
+    kind: str
+    subject: str
+    detail: str
+
+
+def raise_alert(connection: Connection, *, kind: str, subject: str, detail: dict[str, object], now_ns: int) -> bool:
+    """Write it down; False when it stood there already."""
+    row = {"created_ns": now_ns, "kind": kind, "subject": subject, "detail": msgspec.json.encode(detail).decode()}
+    return sql.upsert(connection, _alerts, row, key=["kind", "subject"]) == 1
+
+
+def list_alerts(connection: Connection, limit: int = 100) -> list[AlertRow]:
+    """The newest first."""
+    query = select(_alerts).order_by(_alerts.c.id.desc()).limit(limit)
+    return [AlertRow(**row) for row in connection.execute(query).mappings()]

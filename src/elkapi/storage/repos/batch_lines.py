@@ -1,0 +1,275 @@
+"""The lines of message batches as runners see them: leased, ended, put back, taken over, swept, counted and checked.
+
+A line is one runner's while its state is `running` and it is the `worker`; every change asks for both, so of two who
+think that a line is theirs only one writes. Counts and the end of a batch move in the transaction of its lines.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Sequence
+
+import msgspec
+from sqlalchemy import ColumnElement, Connection, Select, delete, func, select, update
+
+from elkapi.storage import dialect as sql
+from elkapi.storage import schema
+from elkapi.storage.repos.batches import BatchRow
+from elkapi.types import IdempotencyClaim, RequestRecord
+
+_batches, _lines, _workers = schema.message_batches, schema.batch_lines, schema.workers
+_b, _l = _batches.c, _lines.c
+_records = msgspec.json.Decoder(RequestRecord)
+
+OPEN_OF_KEY_MAX = 10
+ENDS = ("succeeded", "errored", "canceled", "expired")
+
+
+class LeasedLine(msgspec.Struct, frozen=True):
+    """A line that is this worker's to carry out. `resumed`: another worker had begun it and is gone."""
+
+    batch_id: bytes
+    number: int
+    custom_id: str
+    request_sealed: bytes
+    tries: int
+    key_id: int
+    key_digest: bytes
+    headers: str
+    resumed: bool = False
+
+
+class EndedLine(msgspec.Struct, frozen=True):
+    """How a line ended; `request_id` is that of the call that its record and its charge are kept under."""
+
+    batch_id: bytes
+    number: int
+    state: str
+    result_sealed: bytes
+    request_id: bytes | None
+
+
+class PutBackLine(msgspec.Struct, frozen=True):
+    """A line to be tried again later."""
+
+    batch_id: bytes
+    number: int
+    tries: int
+    not_before_ns: int
+
+
+class OpenBatch(msgspec.Struct, frozen=True):
+    """A batch that somebody has to do something about; `ready` when a line of it can be begun now."""
+
+    batch: BatchRow
+    key_digest: bytes
+    ready: bool
+
+
+def open_batches(connection: Connection, limit: int, now_ns: int) -> list[OpenBatch]:
+    """The oldest first, a few of each key: one that has many keeps nobody else's from being seen."""
+    place = func.row_number().over(partition_by=_b.key_id, order_by=_b.id).label("place")
+    turns = select(_b.id, place).where(_b.is_done.is_(False)).subquery()
+    waiting = select(_l.line).where(_l.batch_id == _b.id, _l.state == "pending", _l.not_before_ns <= now_ns)
+    query = select(_batches, schema.keys.c.digest, waiting.exists().label("ready"))
+    query = query.join(turns, turns.c.id == _b.id).join(schema.keys, schema.keys.c.id == _b.key_id)
+    query = query.where(turns.c.place <= OPEN_OF_KEY_MAX).order_by(_b.id).limit(limit)
+    found = []
+    for row in connection.execute(query).mappings():
+        fields = dict(row)
+        digest, ready = fields.pop("digest"), bool(fields.pop("ready"))
+        found.append(OpenBatch(BatchRow(**fields), digest, ready))
+    return found
+
+
+# Leases
+
+
+def lease(connection: Connection, batch_id: bytes, worker: bytes, count: int, now_ns: int) -> list[LeasedLine]:
+    """Up to `count` lines that nobody runs, now this worker's; none of a batch that is being cancelled."""
+    going = select(_b.id).where(_b.id == batch_id, _b.status == "in_progress", _b.expires_ns > now_ns)
+    wanted = (
+        select(_l.line)
+        .where(_l.batch_id == batch_id, _l.state == "pending", _l.not_before_ns <= now_ns, going.exists())
+        .order_by(_l.line)
+        .limit(count)
+    )
+    numbers = connection.execute(sql.for_update(wanted, skip_locked=True)).scalars().all()
+    if not numbers:
+        return []
+    taken = update(_lines).where(_l.batch_id == batch_id, _l.line.in_(numbers), _l.state == "pending")
+    connection.execute(taken.values(state="running", worker=worker))
+    return _leased(connection, batch_id, numbers, resumed=False)
+
+
+def is_any_left(connection: Connection, worker: bytes) -> bool:
+    """Whether there is anything to take over."""
+    return connection.execute(_left_behind(worker).limit(1)).first() is not None
+
+
+def _left_behind(worker: bytes) -> Select[tuple[bytes, int]]:
+    alive = select(_workers.c.owner).where(_workers.c.ended_ns.is_(None))
+    return select(_l.batch_id, _l.line).where(_l.state == "running", _l.worker != worker, _l.worker.not_in(alive))
+
+
+def take_over(connection: Connection, worker: bytes, count: int) -> list[LeasedLine]:
+    """Up to `count` lines of workers that are gone, now this worker's."""
+    left = _left_behind(worker).order_by(_l.batch_id, _l.line).limit(count)
+    found: defaultdict[bytes, list[int]] = defaultdict(list)
+    for batch_id, number in connection.execute(sql.for_update(left, skip_locked=True)):
+        found[batch_id].append(number)
+    taken: list[LeasedLine] = []
+    for batch_id, numbers in found.items():
+        mine = update(_lines).where(_l.batch_id == batch_id, _l.line.in_(numbers), _l.state == "running")
+        connection.execute(mine.values(worker=worker))
+        taken += _leased(connection, batch_id, numbers, resumed=True)
+    return taken
+
+
+def _leased(connection: Connection, batch_id: bytes, numbers: Sequence[int], *, resumed: bool) -> list[LeasedLine]:
+    keys = schema.keys.c
+    query = (
+        select(_l.batch_id, _l.line, _l.custom_id, _l.request_sealed, _l.tries, _b.key_id, keys.digest, _b.headers)
+        .join(_batches, _b.id == _l.batch_id)
+        .join(schema.keys, keys.id == _b.key_id)
+        .where(_l.batch_id == batch_id, _l.line.in_(numbers))
+        .order_by(_l.line)
+    )
+    return [LeasedLine(*row, resumed) for row in connection.execute(query)]
+
+
+def put_back(connection: Connection, lines: Iterable[PutBackLine], worker: bytes) -> None:
+    """Nobody's again, from `not_before_ns` on."""
+    for line in lines:
+        mine = update(_lines).where(_l.batch_id == line.batch_id, _l.line == line.number, _l.worker == worker)
+        connection.execute(
+            mine.where(_l.state == "running").values(
+                state="pending", worker=None, tries=line.tries, not_before_ns=line.not_before_ns
+            )
+        )
+
+
+def find_claim(connection: Connection, key_id: int, operation: str, name: str) -> tuple[IdempotencyClaim, bytes] | None:
+    """(claim, id of the call that took it) of a line that had reached the ledger, or None."""
+    c = schema.idempotency.c
+    row = connection.execute(
+        select(c.fingerprint, c.request_id).where(
+            c.key_id == key_id, c.operation == operation, c.idempotency_key == name
+        )
+    ).one_or_none()
+    return None if row is None else (IdempotencyClaim(key_id, operation, name, row[0]), row[1])
+
+
+# Ends
+
+
+def end_lines(connection: Connection, lines: Sequence[EndedLine], worker: bytes, now_ns: int) -> None:
+    """Keep results; lines that are another's by now are left alone. The last line of a batch ends it."""
+    counts: defaultdict[bytes, Counter[str]] = defaultdict(Counter)
+    for line in sorted(lines, key=lambda line: (line.batch_id, line.number)):
+        mine = update(_lines).where(
+            _l.batch_id == line.batch_id, _l.line == line.number, _l.state == "running", _l.worker == worker
+        )
+        values = {"state": line.state, "result_sealed": line.result_sealed, "request_id": line.request_id}
+        if connection.execute(mine.values(**values, request_sealed=None, worker=None)).rowcount:
+            counts[line.batch_id][line.state] += 1
+    for batch_id in sorted(counts):
+        _count(connection, batch_id, counts[batch_id], now_ns)
+
+
+def end_unbegun(connection: Connection, batch_id: bytes, state: str, rows_max: int, now_ns: int) -> int:
+    """End up to `rows_max` lines that nobody runs as canceled or expired; how many."""
+    wanted = select(_l.line).where(_l.batch_id == batch_id, _l.state == "pending").order_by(_l.line).limit(rows_max)
+    numbers = connection.execute(sql.for_update(wanted, skip_locked=True)).scalars().all()
+    if numbers:
+        among = (_l.batch_id == batch_id, _l.line >= numbers[0], _l.line <= numbers[-1], _l.state == "pending")
+        ended = connection.execute(update(_lines).where(*among).values(state=state, request_sealed=None)).rowcount
+        _count(connection, batch_id, Counter({state: ended}), now_ns)
+    return len(numbers)
+
+
+def _count(connection: Connection, batch_id: bytes, counts: Counter[str], now_ns: int) -> None:
+    done = {state: _b[state] + counts[state] for state in ENDS if counts[state]}
+    connection.execute(update(_batches).where(_b.id == batch_id).values(done))
+    ended = update(_batches).where(
+        _b.id == batch_id,
+        _b.status.in_(("in_progress", "canceling")),
+        _b.succeeded + _b.errored + _b.canceled + _b.expired == _b.total,
+    )
+    connection.execute(ended.values(status="ended", ended_ns=now_ns))
+
+
+# After the end
+
+
+class Uncharged(msgspec.Struct):
+    """Lines of an ended batch that were paid for and have no charge: how many, and the first one's call."""
+
+    lines: int = 0
+    first_request_id: bytes | None = None
+
+
+def find_uncharged(connection: Connection, batch_id: bytes, after: int, rows_max: int) -> tuple[Uncharged, int | None]:
+    """(what is missing, the last line looked at) among the next succeeded lines; None when there are no more.
+
+    A line is in order when its record says what it cost the customer or the operator, or that it cost nothing.
+    """
+    r = schema.requests.c
+    query = (
+        select(_l.line, _l.request_id, r.record)
+        .outerjoin(schema.requests, r.id == _l.request_id)
+        .where(_l.batch_id == batch_id, _l.line > after, _l.state == "succeeded")
+        .order_by(_l.line)
+        .limit(rows_max)
+    )
+    found, last = Uncharged(), None
+    for number, request_id, encoded in connection.execute(query):
+        last = number
+        record = None if encoded is None else _records.decode(encoded)
+        if record is None or (record.hold_nano and not (record.charge_nano or record.loss_nano)):
+            found.lines += 1
+            found.first_request_id = found.first_request_id or request_id
+    return found, last
+
+
+def close_batch(connection: Connection, batch_id: bytes) -> None:
+    """An ended batch needs nothing more."""
+    connection.execute(update(_batches).where(_b.id == batch_id, _b.status == "ended").values(is_done=True))
+
+
+def remove(connection: Connection, batch_id: bytes, rows_max: int) -> int:
+    """Up to `rows_max` lines of a batch that is deleted or was never begun, and with the last of them the batch."""
+    gone = _remove_lines(connection, batch_id, rows_max)
+    if gone < rows_max:
+        doomed = delete(_batches).where(_b.id == batch_id, _b.status.in_(("deleted", "staging")))
+        connection.execute(doomed)
+    return gone
+
+
+def is_any_kept_since(connection: Connection, before_ns: int) -> bool:
+    """Whether a batch that ended before then still has its results."""
+    return connection.execute(select(_b.id).where(*_kept_since(before_ns)).limit(1)).first() is not None
+
+
+def _kept_since(before_ns: int) -> tuple[ColumnElement[bool], ...]:
+    return _b.archived_ns.is_(None), _b.ended_ns < before_ns, _b.status == "ended"
+
+
+def archive(connection: Connection, before_ns: int, rows_max: int, now_ns: int) -> int:
+    """Up to `rows_max` lines of a batch that ended before then; 0 when nothing is due."""
+    due = select(_b.id).where(*_kept_since(before_ns))
+    batch_id = connection.execute(due.order_by(_b.ended_ns).limit(1)).scalar()
+    if batch_id is None:
+        return 0
+    gone = _remove_lines(connection, batch_id, rows_max)
+    if gone < rows_max:
+        connection.execute(update(_batches).where(_b.id == batch_id).values(archived_ns=now_ns))
+    return max(gone, 1)
+
+
+def _remove_lines(connection: Connection, batch_id: bytes, rows_max: int) -> int:
+    last = select(_l.line).where(_l.batch_id == batch_id).order_by(_l.line).limit(rows_max).subquery()
+    upto = connection.execute(select(func.max(last.c.line))).scalar()
+    if upto is None:
+        return 0
+    return connection.execute(delete(_lines).where(_l.batch_id == batch_id, _l.line <= upto)).rowcount

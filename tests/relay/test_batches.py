@@ -1,0 +1,516 @@
+"""Message batches through the whole gateway: the official SDK, prices, ends of every kind, and who may see what."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+from collections import Counter
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import anthropic
+import msgspec
+import pytest
+from sqlalchemy import update
+
+from elkapi.ledger import check
+from elkapi.money import parse_usd
+from elkapi.sandbox.server import Running
+from elkapi.storage.repos import batch_lines, keys
+from elkapi.storage.schema import batch_lines as lines_table
+from elkapi.storage.schema import message_batches, requests
+from elkapi.types import Policy
+from tests.canned import canned
+from tests.gateway import ACTOR, Gateway, gateway
+from tests.text_calls import UPSTREAMS
+
+MODEL = "batch-model"
+THEIRS = {"anthropic": "claude-sonnet-4-5", "openai": "gpt-4o", "gemini": "gemini-2.5-pro"}
+WAIT_S = 30.0
+QUICK = {"batch_retry_s": 0.01}
+
+
+@pytest.fixture
+async def gate(tmp_path: Path, database_url: str) -> AsyncIterator[Gateway]:
+    """On both databases; what failed is tried again at once."""
+    async with gateway(tmp_path, database_url=database_url, **QUICK) as served:
+        yield served
+
+
+@pytest.fixture
+async def lite(tmp_path: Path) -> AsyncIterator[Gateway]:
+    """On SQLite alone, for what is no matter of SQL."""
+    async with gateway(tmp_path, **QUICK) as served:
+        yield served
+
+
+async def staged(gate: Gateway, sandbox: Running, family: str = "openai", **channel: Any) -> None:
+    secret, options = UPSTREAMS[family]
+    await gate.channel(
+        sandbox.base_url,
+        (MODEL,),
+        family=family,
+        secrets=(secret,),
+        options=options,
+        model_map={MODEL: THEIRS[family]},
+        **channel,
+    )
+    await gate.price(MODEL, per_1m_usd="1", output_per_1m_usd="3")
+
+
+def line(number: int, text: str, **params: Any) -> Any:
+    message = {"role": "user", "content": text}
+    return {
+        "custom_id": f"line-{number}",
+        "params": {"model": MODEL, "max_tokens": 50, "messages": [message], **params},
+    }
+
+
+_clients: list[anthropic.AsyncAnthropic] = []
+
+
+def client(gate: Gateway, key: str, prefix: str = "") -> anthropic.AsyncAnthropic:
+    _clients.append(anthropic.AsyncAnthropic(base_url=gate.origin + prefix, api_key=key, max_retries=0))
+    return _clients[-1]
+
+
+@pytest.fixture(autouse=True)
+async def closing() -> AsyncIterator[None]:
+    yield
+    while _clients:
+        await _clients.pop().close()
+
+
+async def ended(sdk: anthropic.AsyncAnthropic, batch_id: str) -> Any:
+    async with asyncio.timeout(WAIT_S):
+        while (batch := await sdk.messages.batches.retrieve(batch_id)).processing_status != "ended":
+            await asyncio.sleep(0.02)
+    return batch
+
+
+async def results_of(sdk: anthropic.AsyncAnthropic, batch_id: str) -> dict[str, Any]:
+    return {found.custom_id: found.result async for found in await sdk.messages.batches.results(batch_id)}
+
+
+def in_order(gate: Gateway) -> None:
+    with gate.database.read() as connection:
+        report = check(connection)
+    assert report.ok, report.problems
+    assert report.open_holds == 0
+
+
+def counts_of(batch: Any) -> dict[str, int]:
+    return {name: count for name, count in batch.request_counts.to_dict().items() if count}
+
+
+@pytest.mark.parametrize("prefix", ["", "/anthropic"])
+@pytest.mark.parametrize("family", ["anthropic", "openai", "gemini"])
+async def test_the_official_sdk_makes_follows_lists_and_deletes_a_batch_on_any_upstream(
+    lite: Gateway, sandbox: Running, family: str, prefix: str
+) -> None:
+    await staged(lite, sandbox, family)
+    sdk = client(lite, await lite.key("1"), prefix)
+    lines = [line(n, f"[[say: answer {n}]]") for n in range(12)]
+    batch = await sdk.messages.batches.create(requests=lines)
+    assert batch.id.startswith("msgbatch_")
+    assert (batch.processing_status, batch.results_url, batch.ended_at) == ("in_progress", None, None)
+    assert (batch.expires_at - batch.created_at).total_seconds() == 24 * 3600
+    done = await ended(sdk, batch.id)
+    assert counts_of(done) == {"succeeded": 12}
+    assert done.results_url == f"{lite.origin}{prefix}/v1/messages/batches/{batch.id}/results"
+    results = await results_of(sdk, batch.id)
+    for n in range(12):
+        result = results[f"line-{n}"]
+        assert result.type == "succeeded"
+        assert result.message.model == MODEL
+        assert result.message.content[0].text == f"answer {n}"
+    assert [found.id async for found in sdk.messages.batches.list()] == [batch.id]
+    assert (await sdk.messages.batches.delete(batch.id)).type == "message_batch_deleted"
+    with pytest.raises(anthropic.NotFoundError):
+        await sdk.messages.batches.retrieve(batch.id)
+    in_order(lite)
+
+
+async def test_g31_each_line_is_settled_by_itself_and_a_bad_one_zeroes_no_other(
+    gate: Gateway, sandbox: Running
+) -> None:
+    await staged(gate, sandbox)
+    key = await gate.key("1")
+    sdk = client(gate, key)
+    lines = [line(n, f"[[say: answer {n}]]") for n in range(8)]
+    # One that the upstream refuses, one that no upstream can do, one that never answers rightly.
+    lines[2] = line(2, "[sandbox: status=400]")
+    lines[5] = line(5, "[[nonsense: x]]")
+    lines[6] = line(6, "[sandbox: status=500]")
+    batch = await ended(sdk, (await sdk.messages.batches.create(requests=lines)).id)
+    assert counts_of(batch) == {"succeeded": 5, "errored": 3}
+    results = await results_of(sdk, batch.id)
+    kinds = {name: results[name].error.error.type for name in ("line-2", "line-5", "line-6")}
+    assert kinds == {"line-2": "invalid_request_error", "line-5": "invalid_request_error", "line-6": "api_error"}
+    records = gate.sql("select record from requests")
+    records = [msgspec.json.decode(bytes(record)) for (record,) in records]
+    charged = [record for record in records if record["charge_nano"]]
+    assert {record["line"]["number"] for record in charged} == {0, 1, 3, 4, 7}
+    for record in charged:
+        usage = results[f"line-{record['line']['number']}"].message.usage
+        assert record["charge_nano"] == usage.input_tokens * 1000 + usage.output_tokens * 3000
+        assert record["operation"] == "anthropic.batches-create"
+        assert record["line"] == {"batch": batch.id, "number": record["line"]["number"], "ratio_micro": 1_000_000}
+    # A line that failed was tried again, but not for ever.
+    assert Counter(record["line"]["number"] for record in records)[6] == 5
+    assert gate.sql("select count(*) from alerts")[0][0] == 0
+    in_order(gate)
+
+
+@pytest.mark.parametrize(
+    ("settings_ratio", "group_ratio", "expected"), [("0.5", None, 500_000), ("0.333333", 700_001, 700_001)]
+)
+async def test_the_batch_ratio_is_applied_exactly_and_named(
+    tmp_path: Path, sandbox: Running, settings_ratio: str, group_ratio: int | None, expected: int
+) -> None:
+    async with gateway(tmp_path, batch_ratio=settings_ratio) as gate:
+        await staged(gate, sandbox)
+        await gate.group("default", 1_250_001, Policy(batch_ratio_micro=group_ratio))
+        key = await gate.key("1")
+        sdk = client(gate, key)
+        batch = await sdk.messages.batches.create(requests=[line(0, "[[tokens: 7]]")])
+        await ended(sdk, batch.id)
+        usage = (await results_of(sdk, batch.id))["line-0"].message.usage
+        ((request_id, charge, record),) = gate.sql("select id, charge_nano, record from requests")
+        exact = (usage.input_tokens * 1000 + usage.output_tokens * 3000) * 1_250_001 * expected
+        assert charge == (exact + 5 * 10**11) // 10**12
+        account = await gate.account(f"req_{bytes(request_id).hex()}", key)
+        assert account["batch"] == {"id": batch.id, "line": 0}
+        assert parse_usd(account["cost_usd"]) == charge
+        assert account["price"]["batch_ratio"] == f"0.{expected:06d}".rstrip("0")
+        held = msgspec.json.decode(bytes(record))["hold_nano"]
+        assert held >= charge
+        in_order(gate)
+
+
+async def test_a_cancelled_batch_ends_with_what_was_under_way(gate: Gateway, sandbox: Running) -> None:
+    await staged(gate, sandbox)
+    sdk = client(gate, await gate.key("1"))
+    lines = [line(n, "[sandbox: delay=300ms] hello") for n in range(40)]
+    batch = await sdk.messages.batches.create(requests=lines)
+    while not sandbox.sandbox.recorder.shown():
+        await asyncio.sleep(0.01)
+    canceled = await sdk.messages.batches.cancel(batch.id)
+    assert canceled.processing_status in ("canceling", "ended")
+    assert canceled.cancel_initiated_at is not None
+    done = await ended(sdk, batch.id)
+    counts = counts_of(done)
+    assert set(counts) == {"succeeded", "canceled"}
+    assert sum(counts.values()) == 40
+    assert counts["succeeded"] == len(sandbox.sandbox.recorder.shown())
+    results = await results_of(sdk, batch.id)
+    assert Counter(result.type for result in results.values()) == counts
+    assert (await sdk.messages.batches.cancel(batch.id)).processing_status == "ended"
+    in_order(gate)
+
+
+async def test_a_line_that_was_not_begun_in_time_is_expired(gate: Gateway, sandbox: Running) -> None:
+    async with canned(200, {"never": "answered"}) as upstream:
+        upstream.gate.clear()
+        await gate.channel(upstream.url, (MODEL,))
+        await gate.price(MODEL, per_1m_usd="1")
+        sdk = client(gate, await gate.key("1"))
+        batch = await sdk.messages.batches.create(requests=[line(n, "hello") for n in range(20)])
+        while upstream.waiting < 4:
+            await asyncio.sleep(0.01)
+        with gate.database.write() as connection:
+            connection.execute(update(message_batches).values(expires_ns=1))
+        async with asyncio.timeout(WAIT_S):
+            while counts_of(await sdk.messages.batches.retrieve(batch.id)) != {"processing": 4, "expired": 16}:
+                await asyncio.sleep(0.02)
+        upstream.gate.set()
+        done = await ended(sdk, batch.id)
+        assert done.request_counts.expired == 16
+        results = await results_of(sdk, batch.id)
+        assert Counter(result.type for result in results.values())["expired"] == 16
+    in_order(gate)
+
+
+async def test_an_empty_balance_and_a_disabled_key_end_the_other_lines_free(gate: Gateway, sandbox: Running) -> None:
+    await staged(gate, sandbox)
+    poor = await gate.key("0.0001")
+    sdk = client(gate, poor)
+    batch = await sdk.messages.batches.create(requests=[line(n, "hello", max_tokens=20_000) for n in range(3)])
+    await ended(sdk, batch.id)
+    for result in (await results_of(sdk, batch.id)).values():
+        assert (result.type, result.error.error.type) == ("errored", "permission_error")
+        assert "balance" in result.error.error.message
+    async with canned(200, _ANSWER) as upstream:
+        upstream.gate.clear()
+        await gate.channel(upstream.url, (MODEL,), priority=9)
+        key = await gate.key("1")
+        sdk = client(gate, key)
+        batch = await sdk.messages.batches.create(requests=[line(n, "hello") for n in range(12)])
+        while upstream.waiting < 4:
+            await asyncio.sleep(0.01)
+        with gate.database.write() as connection:
+            key_id = max(row.id for row in keys.list_keys(connection))
+            keys.set_enabled(connection, key_id, False, now_ns=1, actor=ACTOR)
+        await gate.settled()
+        upstream.gate.set()
+        async with asyncio.timeout(WAIT_S):
+            while gate.sql("select status from message_batches order by id desc")[0][0] != "ended":
+                await asyncio.sleep(0.02)
+        with gate.database.write() as connection:
+            keys.set_enabled(connection, key_id, True, now_ns=1, actor=ACTOR)
+        await gate.settled()
+        found = list((await results_of(sdk, batch.id)).values())
+        errors = [result.error.error.type for result in found if result.type == "errored"]
+        assert errors == ["authentication_error"] * 8
+        assert len(upstream.bodies) == 4
+    charged = gate.sql("select count(*) from requests where charge_nano > 0")
+    assert charged[0][0] == 4
+    in_order(gate)
+
+
+_ANSWER = {
+    "id": "chatcmpl-1",
+    "object": "chat.completion",
+    "created": 1,
+    "model": "theirs",
+    "choices": [{"index": 0, "message": {"role": "assistant", "content": "hi"}, "finish_reason": "stop"}],
+    "usage": {"prompt_tokens": 10, "completion_tokens": 1, "total_tokens": 11},
+}
+
+
+async def test_another_key_sees_nothing_of_a_batch(lite: Gateway, sandbox: Running) -> None:
+    await staged(lite, sandbox)
+    mine, other = client(lite, await lite.key("1")), client(lite, await lite.key("1"))
+    batch = await mine.messages.batches.create(requests=[line(0, "hello")])
+    await ended(mine, batch.id)
+    for ask in (other.messages.batches.retrieve, other.messages.batches.cancel, other.messages.batches.delete):
+        with pytest.raises(anthropic.NotFoundError) as refused:
+            await ask(batch.id)
+        assert refused.value.body["error"]["type"] == "not_found_error"  # type: ignore[index]
+    with pytest.raises(anthropic.NotFoundError):
+        await other.messages.batches.results(batch.id)
+    reply = await lite.http.get(f"/v1/messages/batches/{batch.id}/results", headers={"x-api-key": other.api_key or ""})
+    assert reply.status_code == 404
+    assert [found.id async for found in other.messages.batches.list()] == []
+    assert (await results_of(mine, batch.id))["line-0"].type == "succeeded"
+
+
+async def test_lists_page_both_ways(gate: Gateway, sandbox: Running) -> None:
+    await staged(gate, sandbox)
+    sdk = client(gate, await gate.key("1"))
+    made = [(await sdk.messages.batches.create(requests=[line(0, "hello")])).id for _ in range(7)]
+    newest_first = made[::-1]
+    assert [found.id async for found in sdk.messages.batches.list(limit=3)] == newest_first
+    page = await sdk.messages.batches.list(limit=2, after_id=newest_first[2])
+    assert ([found.id for found in page.data], page.has_more) == (newest_first[3:5], True)
+    page = await sdk.messages.batches.list(limit=2, before_id=newest_first[4])
+    assert ([found.id for found in page.data], page.has_more) == (newest_first[2:4], True)
+    assert [found.id for found in (await sdk.messages.batches.list(before_id=newest_first[2])).data] == newest_first[:2]
+    for bad in ({"limit": 0}, {"limit": 1001}, {"after_id": "msgbatch_x"}, {"before_id": made[0], "after_id": made[1]}):
+        with pytest.raises(anthropic.BadRequestError):
+            await sdk.messages.batches.list(**bad)  # type: ignore[arg-type]
+    slow = await sdk.messages.batches.create(requests=[line(0, "[sandbox: delay=500ms] x")])
+    with pytest.raises(anthropic.BadRequestError, match="has not ended"):
+        await sdk.messages.batches.delete(slow.id)
+
+
+GOOD: dict[str, Any] = {"model": MODEL, "max_tokens": 5, "messages": [{"role": "user", "content": "x"}]}
+
+
+BAD: tuple[tuple[bytes, str], ...] = (
+    (b"", "JSON"),
+    (b"{", "JSON"),
+    (b"[]", "object"),
+    (b"{}", "requests"),
+    (b'{"requests":[]}', "requests"),
+    (b'{"requests":{}}', "requests"),
+    (b'{"requests":[1]}', "requests.0"),
+    (b'{"requests":[{"custom_id":"a"}]}', "requests.0.params"),
+    (json.dumps({"requests": [{"params": GOOD}]}).encode(), "requests.0.custom_id"),
+    (json.dumps({"requests": [{"custom_id": "", "params": GOOD}]}).encode(), "requests.0.custom_id"),
+    (json.dumps({"requests": [{"custom_id": "x" * 65, "params": GOOD}]}).encode(), "requests.0.custom_id"),
+    (json.dumps({"requests": [{"custom_id": "a", "params": GOOD}] * 2}).encode(), "requests.1.custom_id"),
+    (json.dumps({"requests": [{"custom_id": "a", "params": {**GOOD, "stream": True}}]}).encode(), "stream"),
+    (json.dumps({"requests": [{"custom_id": "a", "params": {"model": MODEL}}]}).encode(), "max_tokens"),
+    (json.dumps({"requests": [{"custom_id": "a", "params": {**GOOD, "messages": []}}]}).encode(), "messages"),
+    (json.dumps({"requests": [{"custom_id": "a", "params": {**GOOD, "max_tokens": 0}}]}).encode(), "max_tokens"),
+    (
+        b'{"requests":[{"custom_id":"a","params":{"model":"%b","model":"other","max_tokens":1,"messages":[1]}}]}'
+        % MODEL.encode(),
+        "twice",
+    ),
+    (b'{"requests":[{"custom_id":"a","params":' + b"[" * 5000 + b"]" * 5000 + b"}]}", "deeply"),
+    (b'{"requests":[{"custom_id":"\xff","params":{}}]}', "UTF-8"),
+)
+
+
+async def test_a_bad_batch_is_refused_naming_its_line_and_nothing_is_kept(lite: Gateway) -> None:
+    await lite.channel("http://127.0.0.1:9", (MODEL,))
+    await lite.price(MODEL, per_1m_usd="1")
+    headers = {"x-api-key": await lite.key("1"), "content-type": "application/json"}
+    for body, word in BAD:
+        reply = await lite.http.post("/v1/messages/batches", content=body, headers=headers)
+        assert reply.status_code == 400, (body, reply.text)
+        error = reply.json()
+        assert (error["type"], error["error"]["type"]) == ("error", "invalid_request_error")
+        assert word in error["error"]["message"], (body, error)
+    assert lite.sql("select count(*) from message_batches")[0][0] == 0
+
+
+async def test_a_model_that_could_not_be_asked_refuses_the_batch(lite: Gateway) -> None:
+    await lite.channel("http://127.0.0.1:9", (MODEL,))
+    await lite.price(MODEL, per_1m_usd="1")
+    for key, model, status in (
+        (await lite.key("1", models=("other",)), MODEL, 403),
+        (await lite.key("1"), "nobody-serves-this", 503),
+    ):
+        lines = [{"custom_id": "a", "params": {**GOOD, "model": model}}]
+        headers = {"x-api-key": key}
+        reply = await lite.http.post("/v1/messages/batches", json={"requests": lines}, headers=headers)
+        assert reply.status_code == status, reply.text
+        assert "requests.0.params.model" in reply.json()["error"]["message"]
+    nobody = await lite.http.post("/v1/messages/batches", json={"requests": []})
+    assert (nobody.status_code, nobody.json()["error"]["type"]) == (401, "authentication_error")
+    key = await lite.key()
+    wrong = await lite.http.post(
+        "/v1/messages/batches", content=b"x", headers={"x-api-key": key, "content-type": "a/b"}
+    )
+    assert wrong.status_code == 415
+    reply = await lite.http.get("/v1/messages/batches/msgbatch_1", headers={"x-api-key": key})
+    assert reply.status_code == 404
+    assert lite.sql("select count(*) from message_batches")[0][0] == 0
+
+
+async def test_an_idempotency_key_makes_one_batch(gate: Gateway, sandbox: Running) -> None:
+    await staged(gate, sandbox)
+    key = await gate.key("1")
+    headers = {"x-api-key": key, "idempotency-key": "nightly"}
+    body = {"requests": [line(0, "hello")]}
+    first = await gate.http.post("/v1/messages/batches", json=body, headers=headers)
+    again = await gate.http.post("/v1/messages/batches", json=body, headers=headers)
+    assert first.json()["id"] == again.json()["id"]
+    assert again.headers["idempotent-replayed"] == "true"
+    other = await gate.http.post("/v1/messages/batches", json={"requests": [line(1, "hello")]}, headers=headers)
+    assert other.status_code == 409
+    both = await asyncio.gather(
+        *(
+            gate.http.post("/v1/messages/batches", json=body, headers={**headers, "idempotency-key": "twins"})
+            for _ in range(4)
+        )
+    )
+    assert len({reply.json()["id"] for reply in both if reply.status_code == 200}) == 1
+    assert gate.sql("select count(*) from message_batches where status <> 'deleted'")[0][0] == 2
+
+
+async def test_a_key_at_its_own_limit_waits_instead_of_failing(lite: Gateway, sandbox: Running) -> None:
+    await staged(lite, sandbox)
+    sdk = client(lite, await lite.key("1", policy=Policy(parallel_max=1)))
+    lines = [line(n, "[sandbox: delay=100ms] hello") for n in range(6)]
+    batch = await sdk.messages.batches.create(requests=lines)
+    await asyncio.sleep(0.2)
+    for _ in range(20):
+        # A call that somebody waits for takes the key's one place from time to time.
+        with contextlib.suppress(anthropic.RateLimitError):
+            await sdk.messages.create(**line(0, "hello")["params"])
+        await asyncio.sleep(0.01)
+    assert counts_of(await ended(sdk, batch.id)) == {"succeeded": 6}
+
+
+async def test_lines_have_few_places_and_a_key_fewer(tmp_path: Path) -> None:
+    async with canned(200, _ANSWER) as upstream:
+        async with gateway(tmp_path, batch_parallel_max=5, batch_key_parallel_max=3) as gate:
+            upstream.gate.clear()
+            await gate.channel(upstream.url, (MODEL,))
+            await gate.price(MODEL, per_1m_usd="1")
+            clients = [client(gate, await gate.key("1")) for _ in range(2)]
+            made = [await sdk.messages.batches.create(requests=[line(n, "x") for n in range(9)]) for sdk in clients]
+            async with asyncio.timeout(WAIT_S):
+                while upstream.waiting < 5:
+                    await asyncio.sleep(0.01)
+            # A call that somebody waits for finds its way beside them.
+            direct = asyncio.create_task(clients[0].messages.create(**line(0, "now")["params"]))
+            async with asyncio.timeout(WAIT_S):
+                while upstream.waiting < 6:
+                    await asyncio.sleep(0.01)
+            running = gate.sql("select batch_id, count(*) from batch_lines where state = 'running' group by batch_id")
+            assert sorted(count for _, count in running) == [2, 3]
+            upstream.gate.set()
+            assert (await direct).content[0].text == "hi"
+            for sdk, batch in zip(clients, made, strict=True):
+                assert counts_of(await ended(sdk, batch.id)) == {"succeeded": 9}
+            assert upstream.most_waiting == 6
+
+
+async def test_g30_a_finished_batch_without_its_charge_raises_an_alert(gate: Gateway, sandbox: Running) -> None:
+    await staged(gate, sandbox)
+    sdk = client(gate, await gate.key("1"))
+    batch = await sdk.messages.batches.create(requests=[line(n, "hello") for n in range(3)])
+    await ended(sdk, batch.id)
+    await _closed(gate)
+    assert gate.sql("select count(*) from alerts")[0][0] == 0
+    # The records of two lines are lost, one of them with its charge; then the end is looked at again.
+    with gate.database.write() as connection:
+        of_lines = requests.select().join(lines_table, lines_table.c.request_id == requests.c.id)
+        first, second, _ = connection.execute(of_lines.order_by(lines_table.c.line)).all()
+        record = msgspec.json.decode(second.record) | {"charge_nano": 0}
+        connection.execute(requests.delete().where(requests.c.id == first.id))
+        changed = update(requests).where(requests.c.id == second.id)
+        connection.execute(changed.values(charge_nano=0, record=msgspec.json.encode(record)))
+        connection.execute(update(message_batches).values(is_done=False))
+    gate.plane.batches.look()
+    await _closed(gate)
+    ((kind, subject, detail),) = gate.sql("select kind, subject, detail from alerts")
+    assert (kind, subject) == ("batch_without_charge", f"batch:{batch.id}")
+    assert json.loads(detail) == {"uncharged": 2, "succeeded": 3, "first_request": bytes(first.id).hex()}
+    assert gate.plane.metrics.alerts == {"batch_without_charge": 1}
+
+
+async def _closed(gate: Gateway) -> None:
+    async with asyncio.timeout(WAIT_S):
+        while gate.sql("select count(*) from message_batches where not is_done")[0][0]:
+            await asyncio.sleep(0.02)
+
+
+async def test_two_gateways_share_a_batch_and_run_no_line_twice(
+    tmp_path: Path, database_url: str, sandbox: Running
+) -> None:
+    here, there = tmp_path / "here", tmp_path / "there"
+    url = database_url if database_url.startswith("postgres") else f"sqlite:///{tmp_path / 'shared.sqlite3'}"
+    secret = "0" * 64
+    async with (
+        gateway(here, database_url=url, secret_key=secret) as first,
+        gateway(there, database_url=url, secret_key=secret) as second,
+    ):
+        await staged(first, sandbox)
+        await second.settled()
+        sdk = client(first, await first.key("1"))
+        lines = [line(n, f"[[say: answer {n}]] [sandbox: delay=20ms]") for n in range(60)]
+        batch = await ended(sdk, (await sdk.messages.batches.create(requests=lines)).id)
+        assert counts_of(batch) == {"succeeded": 60}
+        texts = {name: found.message.content[0].text for name, found in (await results_of(sdk, batch.id)).items()}
+        assert texts == {f"line-{n}": f"answer {n}" for n in range(60)}
+        assert len(sandbox.sandbox.recorder.shown()) == 60
+        taken = [sum(one.plane.metrics.attempts.values()) for one in (first, second)]
+        assert sum(taken) == 60
+        assert min(taken) > 0
+        in_order(first)
+
+
+async def test_results_are_archived_when_they_were_kept_long_enough(lite: Gateway, sandbox: Running) -> None:
+    await staged(lite, sandbox)
+    sdk = client(lite, await lite.key("1"))
+    batch = await ended(sdk, (await sdk.messages.batches.create(requests=[line(0, "x")])).id)
+    await _closed(lite)
+    with lite.database.write() as connection:
+        connection.execute(update(message_batches).values(ended_ns=1))
+        assert batch_lines.is_any_kept_since(connection, 2)
+    lite.plane.batches.look()
+    async with asyncio.timeout(WAIT_S):
+        while (await sdk.messages.batches.retrieve(batch.id)).archived_at is None:
+            await asyncio.sleep(0.02)
+    assert (await sdk.messages.batches.retrieve(batch.id)).results_url is None
+    assert lite.sql("select count(*) from batch_lines")[0][0] == 0
+    reply = await lite.http.get(f"/v1/messages/batches/{batch.id}/results", headers={"x-api-key": sdk.api_key or ""})
+    assert reply.status_code == 404
