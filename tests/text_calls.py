@@ -7,6 +7,8 @@ from typing import Any
 
 import msgspec
 
+from tests.grammar import check_stream
+
 CLIENTS = ("chat", "responses", "anthropic", "gemini")
 UPSTREAMS = {
     "openai": ("sk-upstream", {}),
@@ -84,7 +86,14 @@ def streamed_text(client: str, stream: str) -> str:
 
 
 def is_whole(client: str, stream: str) -> bool:
-    """Whether the stream ended as its dialect ends a whole answer."""
+    """Whether the stream ended as its dialect ends a whole answer; all of it must obey the dialect's grammar then."""
+    whole = _ends_well(client, stream)
+    if whole:
+        check_stream(client, stream)
+    return whole
+
+
+def _ends_well(client: str, stream: str) -> bool:
     frames = events(stream)
     match client:
         case "chat":
@@ -97,5 +106,8 @@ def is_whole(client: str, stream: str) -> bool:
 
 
 def has_error(client: str, stream: str) -> bool:
-    """Whether the stream says explicitly that it failed."""
-    return any(frame.get("error") or frame.get("type") in ("error", "response.failed") for frame in events(stream))
+    """Whether the stream says explicitly that it failed; it must do so by the dialect's grammar then."""
+    failed = any(frame.get("error") or frame.get("type") in ("error", "response.failed") for frame in events(stream))
+    if failed:
+        check_stream(client, stream, broken=True)
+    return failed

@@ -19,7 +19,7 @@ from elkapi.errors import BadRequest
 from elkapi.pricing.meter import is_possible, metered, with_client_model
 from elkapi.relay.read import Request
 from elkapi.translate.carried import CARRIED, Carrier
-from elkapi.translate.crossing import Array, Crossing, Relayed, Tally, Translated
+from elkapi.translate.crossing import Array, Crossing, Numbered, Relayed, Tally, Translated
 from elkapi.translate.dialect import Dialect, ReplyFacts, UpstreamDialect
 from elkapi.translate.dialects import DIALECTS, PREFIXES, UPSTREAM_DIALECTS
 from elkapi.translate.free_text import custom_tools_for
@@ -154,7 +154,7 @@ class Same:
         strip = self.wire in _USAGE_ON_REQUEST and not self.request.facts.include_usage
         asked = ChatRequest(model=self.request.model, messages=[])
         writer = dialect.writer(facts_of(self.request, asked, self.wire, self.created_s))
-        way = Array if self.request.array else Relayed
+        way = Array if self.request.array else Numbered if self.wire == "responses" else Relayed
         rename = (member, self.request.model) if self.mapped else None
         return way(dialect.reader(), writer, dialect.ends_by_close, strip, rename)
 

@@ -28,10 +28,12 @@ from elkapi.translate.ir import (
     ToolCallStart,
     UsageSeen,
 )
+from elkapi.translate.responses_writer import ResponsesWriter
 from elkapi.translate.sse import Frame
 from elkapi.types import Usage
 
 TALLY_BYTES_MAX = 64 * 1024
+_NUMBER = re.compile(rb'"sequence_number"\s*:\s*([0-9]{1,9})')
 
 
 class Tally:
@@ -213,6 +215,26 @@ class Array(Relayed):
         return b"\n"
 
 
+class Numbered(Relayed):
+    """Frames pass as they came, each with a number, as in OpenAI's responses: an error of ours takes the next one."""
+
+    _latest = b""
+
+    def feed(self, frame: Frame) -> bytes:
+        """What the caller gets for one frame now. Raises Unreadable."""
+        sent = super().feed(frame)
+        if sent and frame.data is not None:
+            self._latest = frame.data
+        return sent
+
+    def fail(self, failure: Failure) -> bytes:
+        """An explicit error event in the caller's dialect."""
+        found = _NUMBER.findall(self._latest)
+        if found and isinstance(self._writer, ResponsesWriter):
+            self._writer.sequence = int(found[-1]) + 1
+        return super().fail(failure)
+
+
 class Translated(Metered):
     """The caller speaks another dialect than the upstream: frames are read into events and written anew."""
 
@@ -231,7 +253,7 @@ class Translated(Metered):
         return self._writer.feed(UsageSeen(usage)) + self._writer.finish()
 
 
-Crossing = Relayed | Array | Translated
+Crossing = Relayed | Array | Numbered | Translated
 
 
 @lru_cache(maxsize=8)

@@ -64,7 +64,10 @@ def write_reply(events: Sequence[Event], facts: ReplyFacts) -> bytes:
 
 
 class ResponsesWriter:
-    """Writer of this dialect. `response` is the object so far, after `finish` the one of the terminal event."""
+    """Writer of this dialect. `response` is the object so far, after `finish` the one of the terminal event.
+
+    `sequence` is the number of the next event.
+    """
 
     def __init__(self, facts: ReplyFacts) -> None:
         # Empty until the first event: a relayed stream has a writer too, and needs it only to fail.
@@ -73,7 +76,7 @@ class ResponsesWriter:
         self._request = facts.request
         self._base = facts.id.removeprefix("resp_")
         self._custom = frozenset(tool.name for tool in facts.request.tools if tool.custom)
-        self._sequence = 0
+        self.sequence = 0
         self._output: list[dict[str, Any]] = []
         self._part: OpenPart | None = None
         # The index of the message or the reasoning item that is open, whichever it is.
@@ -107,16 +110,16 @@ class ResponsesWriter:
     # --- frames
 
     def _frame(self, kind: str, **members: Any) -> bytes:
-        data = _encode({"type": kind, **members, "sequence_number": self._sequence})
-        self._sequence += 1
+        data = _encode({"type": kind, **members, "sequence_number": self.sequence})
+        self.sequence += 1
         return b"event: " + kind.encode() + b"\ndata: " + data + b"\n\n"
 
     def _delta(self, part: OpenPart, text: str) -> bytes:
         if not text:
             return b""
         part.pieces.append(text)
-        number = self._sequence
-        self._sequence += 1
+        number = self.sequence
+        self.sequence += 1
         return b'%b%b,"sequence_number":%d}\n\n' % (part.head, _encode(text), number)
 
     def begin(self) -> bytes:
