@@ -6,6 +6,7 @@ of it in the neutral form of `Answer`; `judged` says what of that is wrong. A ne
 
 from __future__ import annotations
 
+import base64
 import json
 from typing import Any
 
@@ -13,6 +14,7 @@ import msgspec
 
 # 70 bytes.
 PNG = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg=="
+PDF = base64.b64encode(b"%PDF-1.4 a small one").decode()
 SCHEMA: dict[str, Any] = {
     "type": "object",
     "properties": {"title": {"type": "string"}, "steps": {"type": "array", "items": {"type": "string"}}},
@@ -84,11 +86,12 @@ def model_of(upstream: str) -> str:
 
 
 class Turn(msgspec.Struct, frozen=True):
-    """One message; `image`: with a small PNG."""
+    """One message; `image`: with a small PNG, `document`: with a small PDF."""
 
     text: str
     role: str = "user"
     image: bool = False
+    document: bool = False
 
 
 class Check(msgspec.Struct, frozen=True, kw_only=True):
@@ -96,7 +99,8 @@ class Check(msgspec.Struct, frozen=True, kw_only=True):
 
     `force` names the tool that must be called, `choice` is "none" or "required"; with a forced call the loop ends.
     `then` are further questions, each asked after the answer to the one before. `cut`: `text` is longer than what must
-    come, which is its beginning. `input_tokens` None: what the upstream counts is not the same everywhere.
+    come, which is its beginning; `begins`: it is the beginning of what must come. `thought` None: whether it is shown
+    is each upstream's. `input_tokens` None: what the upstream counts is not the same everywhere.
     """
 
     turns: tuple[Turn, ...]
@@ -111,9 +115,10 @@ class Check(msgspec.Struct, frozen=True, kw_only=True):
     stop: str = ""
     max_tokens: int = 4000
     calls: tuple[tuple[tuple[str, dict[str, str]], ...], ...] = ()
-    thought: str = ""
+    thought: str | None = ""
     finish: str = "stop"
     cut: bool = False
+    begins: bool = False
     input_tokens: int | None = None
     cached_tokens: int = 0
 
@@ -130,6 +135,7 @@ def _asks(question: str, **more: Any) -> Check:
 BOTH = ("get_weather", "get_time")
 WEATHER = ("get_weather", {"city": "Oslo"})
 TIME = ("get_time", {"zone": "UTC"})
+FAR = ("get_weather", {"city": 'Zürich "日本" \\ 🎉'})
 CALL_WEATHER = 'get_weather {"city":"Oslo"}'
 CALL_TIME = 'get_time {"zone":"UTC"}'
 LONG = " ".join(f"w{n:03}" for n in range(50))
@@ -144,6 +150,13 @@ CHECKS = {
     "single tool": _asks(
         f"[[tools: {CALL_WEATHER}]]", tools=BOTH, calls=((WEATHER,),), text="get_weather answered rain in Oslo"
     ),
+    "document": Check(turns=(Turn("read", document=True),), text="You said: read You showed: file ", begins=True),
+    "letters in arguments": _asks(
+        f"[[tools: get_weather {json.dumps(FAR[1])}]]",
+        tools=BOTH,
+        calls=((FAR,),),
+        text="get_weather answered rain in Oslo",
+    ),
     "parallel tools": _asks(
         f"[[say: I look.]] [[tools: {CALL_WEATHER}; {CALL_TIME}]]",
         tools=BOTH,
@@ -156,6 +169,14 @@ CHECKS = {
         thinks=True,
         thought="hm",
         calls=((WEATHER,), (TIME, WEATHER)),
+        text="all done",
+    ),
+    "tools and hidden thoughts": _asks(
+        f"[[redact: secret]] [[tools: {CALL_WEATHER}]] [[tools: {CALL_TIME}]] [[then: all done]]",
+        tools=BOTH,
+        thinks=True,
+        thought=None,
+        calls=((WEATHER,), (TIME,)),
         text="all done",
     ),
     "forced tool": _asks(
@@ -304,7 +325,7 @@ GOOGLE_WORDS = {
 }
 
 
-def thought_of(check: Check, client: str, upstream: str) -> str:
+def thought_of(check: Check, client: str, upstream: str) -> str | None:
     """The thought a client must see: none where the model has none, or where its form keeps it to itself."""
     row = UPSTREAMS[upstream]
     shown = row.thinks and (row.shows or (client == "responses" and upstream in RESPONSES_UPSTREAMS))
@@ -321,13 +342,16 @@ def judged(check: Check, client: str, upstream: str, answer: Answer) -> list[str
 
     if check.schema:
         expect("text", json.loads(answer.text), json.loads(check.text))
+    elif check.begins:
+        expect("text", answer.text[: len(check.text)], check.text)
     elif check.cut:
         expect("text", answer.text, check.text[: len(answer.text)])
         expect("that it is cut", 0 < len(answer.text) < len(check.text), True)
     else:
         # OpenAI's sandbox tells a picture's size too.
         expect("text", answer.text.replace(" of 70 bytes", ""), check.text)
-    expect("thought", answer.thoughts[0], thought_of(check, client, upstream))
+    if check.thought is not None:
+        expect("thought", answer.thoughts[0], thought_of(check, client, upstream))
     expect("calls", answer.calls, [[(name, given) for name, given in round_] for round_ in check.calls])
     words = FINISHES[client]
     rounds = 0 if check.ends_with_call else len(check.calls)

@@ -16,7 +16,7 @@ import openai
 from google import genai
 from google.genai import errors as google_errors
 from google.genai import types as google
-from matrix_checks import PNG, SCHEMA, TOOLS, Answer, Check, Raised, Refusal, Turn
+from matrix_checks import PDF, PNG, SCHEMA, TOOLS, Answer, Check, Raised, Refusal, Turn
 
 THINKING_TOKENS = 1024
 
@@ -89,6 +89,12 @@ class _OfMessages:
         return [{"role": turn.role, "content": self._content(turn)} for turn in turns]
 
     def _content(self, turn: Turn) -> Any:
+        return turn.text if not (turn.image or turn.document) else [self._text(turn.text), *self._shown(turn)]
+
+    def _text(self, text: str) -> Any:
+        return {"type": "text", "text": text}
+
+    def _shown(self, turn: Turn) -> list[Any]:
         raise NotImplementedError
 
 
@@ -101,11 +107,10 @@ class Chat(_OfMessages):
     def __init__(self, origin: str, key: str) -> None:
         self.client = openai.OpenAI(api_key=key, base_url=f"{origin}/v1", max_retries=0)
 
-    def _content(self, turn: Turn) -> Any:
-        if not turn.image:
-            return turn.text
-        picture = {"type": "image_url", "image_url": {"url": f"data:image/png;base64,{PNG}"}}
-        return [{"type": "text", "text": turn.text}, picture]
+    def _shown(self, turn: Turn) -> list[Any]:
+        if turn.document:
+            return [{"type": "file", "file": {"filename": "a.pdf", "file_data": f"data:application/pdf;base64,{PDF}"}}]
+        return [{"type": "image_url", "image_url": {"url": f"data:image/png;base64,{PNG}"}}]
 
     def say(self, model: str, history: list[Any], check: Check, streamed: bool) -> Said:
         system = [{"role": "system", "content": check.system}] if check.system else []
@@ -164,11 +169,14 @@ class Responses(Chat):
 
     dialect = "responses"
 
-    def _content(self, turn: Turn) -> Any:
-        if not turn.image:
-            return turn.text
-        picture = {"type": "input_image", "detail": "auto", "image_url": f"data:image/png;base64,{PNG}"}
-        return [{"type": "input_text", "text": turn.text}, picture]
+    def _text(self, text: str) -> Any:
+        return {"type": "input_text", "text": text}
+
+    def _shown(self, turn: Turn) -> list[Any]:
+        if turn.document:
+            data = f"data:application/pdf;base64,{PDF}"
+            return [{"type": "input_file", "filename": "a.pdf", "file_data": data}]
+        return [{"type": "input_image", "detail": "auto", "image_url": f"data:image/png;base64,{PNG}"}]
 
     def say(self, model: str, history: list[Any], check: Check, streamed: bool) -> Said:
         asked: dict[str, Any] = {"model": model, "input": history, "max_output_tokens": check.max_tokens}
@@ -236,11 +244,9 @@ class Anthropic(_OfMessages):
     def __init__(self, origin: str, key: str) -> None:
         self.client = anthropic.Anthropic(api_key=key, base_url=origin, max_retries=0)
 
-    def _content(self, turn: Turn) -> Any:
-        if not turn.image:
-            return turn.text
-        source = {"type": "base64", "media_type": "image/png", "data": PNG}
-        return [{"type": "text", "text": turn.text}, {"type": "image", "source": source}]
+    def _shown(self, turn: Turn) -> list[Any]:
+        kind, media, data = ("document", "application/pdf", PDF) if turn.document else ("image", "image/png", PNG)
+        return [{"type": kind, "source": {"type": "base64", "media_type": media, "data": data}}]
 
     def say(self, model: str, history: list[Any], check: Check, streamed: bool) -> Said:
         asked: dict[str, Any] = {"model": model, "messages": history, "max_tokens": check.max_tokens}
@@ -308,8 +314,9 @@ class Gemini:
         ]
 
     def _parts(self, turn: Turn) -> list[google.Part]:
-        picture = [google.Part.from_bytes(data=base64.b64decode(PNG), mime_type="image/png")] if turn.image else []
-        return [google.Part(text=turn.text), *picture]
+        shown = [(PDF, "application/pdf")] if turn.document else [(PNG, "image/png")] if turn.image else []
+        parts = [google.Part.from_bytes(data=base64.b64decode(data), mime_type=media) for data, media in shown]
+        return [google.Part(text=turn.text), *parts]
 
     def say(self, model: str, history: list[Any], check: Check, streamed: bool) -> Said:
         config: dict[str, Any] = {"max_output_tokens": check.max_tokens}

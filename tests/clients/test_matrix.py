@@ -19,6 +19,7 @@ import pytest
 from client_stage import NODE_PACKAGES
 from matrix_checks import (
     CHECKS,
+    PDF,
     PNG,
     SCHEMA,
     TOOLS,
@@ -105,6 +106,7 @@ def plan(matrix: Matrix) -> dict[str, Any]:
         "origin": matrix.origin,
         "keys": matrix.keys,
         "png": PNG,
+        "pdf": PDF,
         "schema": SCHEMA,
         "tools": TOOLS,
         "upstreams": [{"name": name, "model": model_of(name)} for name in UPSTREAMS],

@@ -8,6 +8,7 @@ import { LengthFinishReasonError } from "openai/error";
 
 const plan = JSON.parse(readFileSync(0, "utf8"));
 const THINKING_TOKENS = 1024;
+const DOCUMENT = `data:application/pdf;base64,${plan.pdf}`;
 const PIXEL = `data:image/png;base64,${plan.png}`;
 
 const described = (name, schema) => ({ description: plan.tools[name].description, [schema]: plan.tools[name].schema });
@@ -18,8 +19,9 @@ const given = (condition, members) => (condition ? members : Array.isArray(membe
 const clients = {
   chat: {
     make: openai,
-    content: (turn) =>
-      turn.image ? [{ type: "text", text: turn.text }, { type: "image_url", image_url: { url: PIXEL } }] : turn.text,
+    text: (text) => ({ type: "text", text }),
+    image: { type: "image_url", image_url: { url: PIXEL } },
+    document: { type: "file", file: { filename: "a.pdf", file_data: DOCUMENT } },
     async say(client, model, history, check, streamed) {
       const system = check.system ? [{ role: "system", content: check.system }] : [];
       const asked = {
@@ -74,10 +76,9 @@ const clients = {
 
   responses: {
     make: openai,
-    content: (turn) =>
-      turn.image
-        ? [{ type: "input_text", text: turn.text }, { type: "input_image", detail: "auto", image_url: PIXEL }]
-        : turn.text,
+    text: (text) => ({ type: "input_text", text }),
+    image: { type: "input_image", detail: "auto", image_url: PIXEL },
+    document: { type: "input_file", filename: "a.pdf", file_data: DOCUMENT },
     async say(client, model, history, check, streamed) {
       const asked = {
         model,
@@ -119,13 +120,9 @@ const clients = {
 
   anthropic: {
     make: (key) => new Anthropic({ apiKey: plan.keys[key], baseURL: plan.origin, maxRetries: 0 }),
-    content: (turn) =>
-      turn.image
-        ? [
-            { type: "text", text: turn.text },
-            { type: "image", source: { type: "base64", media_type: "image/png", data: plan.png } },
-          ]
-        : turn.text,
+    text: (text) => ({ type: "text", text }),
+    image: { type: "image", source: { type: "base64", media_type: "image/png", data: plan.png } },
+    document: { type: "document", source: { type: "base64", media_type: "application/pdf", data: plan.pdf } },
     async say(client, model, history, check, streamed) {
       const asked = {
         model,
@@ -167,7 +164,12 @@ const clients = {
   },
 };
 
-const opened = (kind, turns) => turns.map((turn) => ({ role: turn.role, content: kind.content(turn) }));
+function content(kind, turn) {
+  const shown = [...given(turn.image, [kind.image]), ...given(turn.document, [kind.document])];
+  return shown.length ? [kind.text(turn.text), ...shown] : turn.text;
+}
+
+const opened = (kind, turns) => turns.map((turn) => ({ role: turn.role, content: content(kind, turn) }));
 
 // A check from its question to the answer that calls no tool any more, and on to its next question.
 async function run(kind, client, model, check, streamed) {
