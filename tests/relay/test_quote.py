@@ -100,7 +100,7 @@ async def test_a_quote_asks_no_upstream_holds_nothing_and_leaves_no_record(price
     assert (await priced.ask(key, asked.body, path=asked.path)).status_code == 200
 
 
-async def test_a_quote_names_model_price_unit_bounds_and_fallbacks(priced: Gateway) -> None:
+async def test_g33_a_quote_names_model_price_unit_bounds_and_fallbacks(priced: Gateway) -> None:
     key = await priced.key("1", policy=Policy(aliases={"nick": LITTLE}, fallbacks={LITTLE: (BIG,)}))
     asked = ask("anthropic", "nick", "hello", max_tokens=100)
     said = (await quoted(priced, key, asked.path, asked.body, **asked.headers)).json()

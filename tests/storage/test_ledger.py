@@ -160,6 +160,24 @@ async def test_g06_several_accounts_are_held_in_one_transaction_or_not_at_all(
     assert (posted(database, "revenue"), posted(database, "quota-spent")) == (150, 300)
 
 
+async def test_g37_every_wallet_of_a_call_is_settled_in_one_transaction_leg_by_leg_in_the_orders_order(
+    ledger: Ledger, database: Database
+) -> None:
+    user, key, team = (funded_account(database, 1_000, kind) for kind in ("customer", "quota", "quota"))
+    order = an_order(user, key, team, nano=200)
+    await ledger.hold(order)
+    await ledger.settle(a_settlement(order, 150))
+    query = select(transfers).where(transfers.c.kind == "post").order_by(transfers.c.id)
+    with database.read() as connection:
+        legs = connection.execute(query).all()
+    assert [(leg.debit_account, leg.nano) for leg in legs] == [(user, 150), (key, 150), (team, 150)]
+    # One wallet that cannot pay takes the others along: nobody is short of what another one paid.
+    poor = funded_account(database, 100, "quota")
+    with pytest.raises(InsufficientQuota):
+        await ledger.hold(an_order(user, key, poor, nano=101))
+    assert [available(database, account) for account in (user, key, team, poor)] == [850, 850, 850, 100]
+
+
 async def test_an_order_needs_exactly_one_customer_account(ledger: Ledger, database: Database) -> None:
     one, other = funded_account(database, 100), funded_account(database, 100)
     quota = funded_account(database, 100, "quota")

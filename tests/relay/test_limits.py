@@ -1,0 +1,161 @@
+"""Limits of keys and channels, and sessions that keep their channel, through the whole gateway."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from elkapi.types import ChannelLimits, Policy
+from tests.canned import Canned, canned
+from tests.gateway import Gateway, gateway
+from tests.text_calls import CLIENTS, ask
+
+MODEL = "limited-model"
+ANSWER = {
+    "id": "c",
+    "object": "chat.completion",
+    "created": 1,
+    "model": "theirs",
+    "choices": [{"index": 0, "message": {"role": "assistant", "content": "well"}, "finish_reason": "stop"}],
+    "usage": {"prompt_tokens": 5, "completion_tokens": 1, "total_tokens": 6},
+}
+
+
+async def post(gate: Gateway, key: str, client: str = "chat", **more: Any) -> Any:
+    asked = ask(client, MODEL, "hello")
+    return await gate.ask(key, asked.body | more, path=asked.path, headers=asked.headers)
+
+
+async def under_way(upstream: Canned, count: int) -> None:
+    while upstream.waiting < count:
+        await asyncio.sleep(0.005)
+
+
+async def test_g65_a_key_has_no_more_calls_at_once_than_it_may_and_gets_its_places_back(tmp_path: Path) -> None:
+    async with canned(200, ANSWER) as upstream, gateway(tmp_path) as gate:
+        await gate.channel(upstream.url, (MODEL,), family="deepseek")
+        await gate.price(MODEL, per_1m_usd="1")
+        key = await gate.key("1", policy=Policy(parallel_max=2))
+        other = await gate.key("1", policy=Policy(parallel_max=2))
+        upstream.gate.clear()
+        calls = [asyncio.create_task(post(gate, key)) for _ in range(2)]
+        await under_way(upstream, 2)
+        refused = await post(gate, key)
+        assert (refused.status_code, refused.json()["error"]["code"]) == (429, "rate_limit_exceeded")
+        assert int(refused.headers["retry-after"]) >= 1
+        calls.append(asyncio.create_task(post(gate, other)))
+        await under_way(upstream, 3)
+        # One that leaves gives its place back too.
+        calls[0].cancel()
+        await asyncio.gather(calls[0], return_exceptions=True)
+        again = None
+        while again is None or again.done():
+            again = asyncio.create_task(post(gate, key))
+            await asyncio.sleep(0.02)
+        upstream.gate.set()
+        replies = await asyncio.gather(*calls[1:], again)
+        assert [reply.status_code for reply in replies] == [200, 200, 200]
+        assert (await post(gate, key)).status_code == 200
+        assert gate.sql("select sum(held_nano) from accounts")[0][0] == 0
+
+
+@pytest.mark.parametrize("client", CLIENTS)
+async def test_g64_a_refusal_by_a_limit_is_a_429_of_the_callers_dialect_before_anything_is_held(
+    tmp_path: Path, client: str
+) -> None:
+    async with canned(200, ANSWER) as upstream, gateway(tmp_path) as gate:
+        await gate.channel(upstream.url, (MODEL,), family="deepseek")
+        await gate.price(MODEL, per_1m_usd="1")
+        key = await gate.key("1", policy=Policy(requests_per_min=2))
+        assert [(await post(gate, key, client)).status_code for _ in range(3)] == [200, 200, 429]
+        tokens = await gate.key("1", policy=Policy(tokens_per_min=1))
+        reply = await post(gate, tokens, client)
+        assert reply.status_code == 429
+        assert "tokens a minute" in str(reply.json())
+        assert len(upstream.bodies) == 2
+        assert gate.sql("select count(*) from requests")[0][0] == 2
+
+
+async def test_a_channel_at_its_own_limit_is_passed_over_and_not_thought_ill(tmp_path: Path) -> None:
+    async with canned(200, ANSWER) as first, canned(200, ANSWER) as second, gateway(tmp_path) as gate:
+        limits = ChannelLimits(parallel_max=1)
+        await gate.channel(first.url, (MODEL,), family="deepseek", name="first", priority=1, limits=limits)
+        await gate.channel(second.url, (MODEL,), family="deepseek", name="second", limits=limits)
+        await gate.price(MODEL, per_1m_usd="1")
+        key = await gate.key("1")
+        first.gate.clear()
+        second.gate.clear()
+        held = [asyncio.create_task(post(gate, key))]
+        await under_way(first, 1)
+        held.append(asyncio.create_task(post(gate, key)))
+        await under_way(second, 1)
+        full = await post(gate, key)
+        assert (full.status_code, full.json()["error"]["code"]) == (429, "upstream_rate_limited")
+        first.gate.set()
+        second.gate.set()
+        replies = await asyncio.gather(*held)
+        account = await gate.account(replies[1].headers["x-request-id"], key)
+        assert [attempt["outcome"] for attempt in account["attempts"]] == ["channel_busy", "ok"]
+        assert gate.plane.health.cooling() == {}
+        before = len(first.bodies)
+        assert (await post(gate, key)).status_code == 200
+        assert len(first.bodies) == before + 1
+
+
+async def test_g61_g62_a_session_keeps_its_channel_until_it_fails_there_and_a_429_is_retried_elsewhere(
+    tmp_path: Path,
+) -> None:
+    async with canned(200, ANSWER) as one, canned(200, ANSWER) as two, gateway(tmp_path) as gate:
+        for upstream in (one, two):
+            await gate.channel(upstream.url, (MODEL,), family="deepseek")
+        await gate.price(MODEL, per_1m_usd="1")
+        key = await gate.key("1")
+        for _ in range(8):
+            assert (await post(gate, key, prompt_cache_key="talk")).status_code == 200
+        counts = [len(one.bodies), len(two.bodies)]
+        assert sorted(counts) == [0, 8]
+        home, other = (one, two) if counts[0] else (two, one)
+        home.status = 429
+        reply = await post(gate, key, prompt_cache_key="talk")
+        account = await gate.account(reply.headers["x-request-id"], key)
+        assert [attempt["outcome"] for attempt in account["attempts"]] == ["status_429", "ok"]
+        # The preference went with the failure: the session's home is where it was answered now.
+        home.status = 200
+        for _ in range(4):
+            assert (await post(gate, key, prompt_cache_key="talk")).status_code == 200
+        assert (len(home.bodies), len(other.bodies)) == (9, 5)
+
+
+FAILURES: dict[str, tuple[int, Any]] = {
+    "closed": (0, None),
+    "html": (200, "<html>busy</html>"),
+    "empty": (200, {}),
+    "error inside": (200, {"error": {"message": "Network connection lost.", "type": "server_error"}}),
+    "down": (503, {"error": {"message": "down"}}),
+}
+
+
+@pytest.mark.parametrize("stream", [False, True], ids=["whole", "streamed"])
+async def test_g57_the_status_is_that_of_the_outcome_never_a_200_over_a_failure(tmp_path: Path, stream: bool) -> None:
+    async with gateway(tmp_path, cooldown_s=0.0) as gate:
+        key = await gate.key("1")
+        for name, (status, body) in FAILURES.items():
+            model = name.replace(" ", "-")
+            async with canned(status, body) as upstream:
+                await gate.channel(upstream.url, (model,), family="deepseek")
+                await gate.price(model, per_1m_usd="1")
+                for client in CLIENTS:
+                    asked = ask(client, model, "hello", stream=stream)
+                    reply = await gate.ask(key, asked.body, path=asked.path, headers=asked.headers)
+                    assert 500 <= reply.status_code < 600, (name, client, reply.text)
+                    assert reply.headers["content-type"].startswith("application/json")
+                    assert reply.json()["error"]
+                    account = await gate.account(reply.headers["x-request-id"], key)
+                    assert account["status"] == reply.status_code
+                    assert float(account["cost_usd"]) == 0
+                if name != "empty":  # Not every provider's answer has members that one could miss.
+                    reply = await gate.ask(key, {"model": model, "input": "hello"})
+                    assert 500 <= reply.status_code < 600, (name, reply.text)

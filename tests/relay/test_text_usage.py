@@ -1,0 +1,182 @@
+"""Providers' usage objects as they send them, through the gateway: the classes, the charge, whole and streamed.
+
+The charge is worked out here from the golden classes, with a price of its own for each, so that nothing can be counted
+twice or in another's place unseen.
+"""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+
+import elkapi
+from elkapi.storage.repos import prices
+from elkapi.types import Amounts, Rates, Usage
+from tests.canned import canned
+from tests.gateway import ACTOR, Gateway, gateway
+from tests.text_calls import CLIENTS, ask
+
+GOLDEN = msgspec.json.decode((Path(__file__).parents[1] / "golden" / "usage.json").read_bytes())
+# Nano-USD a token, all different; the price's field by the usage's.
+NANO = {
+    "input_tokens": 1_000,
+    "cached_tokens": 103,
+    "cache_write_5m_tokens": 1_257,
+    "cache_write_1h_tokens": 2_011,
+    "audio_input_tokens": 3_019,
+    "image_input_tokens": 1_511,
+    "output_tokens": 5_003,
+    "reasoning_tokens": 7_001,
+}
+AMOUNTS = Amounts(**{name.replace("_tokens", "_nano_per_1m"): nano * 10**6 for name, nano in NANO.items()})
+# How each wire's answers are written around a usage object: (family, path of the channel, whole, frames of the stream).
+CHAT = {"id": "c", "object": "chat.completion", "created": 1, "model": "theirs"}
+ANTHROPIC = {"id": "msg_1", "type": "message", "role": "assistant", "model": "theirs", "stop_sequence": None}
+
+
+def whole_of(wire: str, usage: dict[str, Any]) -> dict[str, Any]:
+    match wire:
+        case "chat":
+            choice = {"index": 0, "message": {"role": "assistant", "content": "well"}, "finish_reason": "stop"}
+            return {**CHAT, "choices": [choice], "usage": usage}
+        case "anthropic":
+            content = [{"type": "text", "text": "well"}]
+            return {**ANTHROPIC, "content": content, "stop_reason": "end_turn", "usage": usage}
+        case "responses":
+            part = {"type": "output_text", "text": "well", "annotations": [], "logprobs": []}
+            item = {"type": "message", "id": "m", "role": "assistant", "status": "completed", "content": [part]}
+            head = {"id": "resp_1", "object": "response", "created_at": 1, "model": "theirs", "error": None}
+            return {**head, "status": "completed", "output": [item], "usage": usage}
+        case "converse":
+            message = {"role": "assistant", "content": [{"text": "well"}]}
+            return {"output": {"message": message}, "stopReason": "end_turn", "usage": usage}
+    content = {"role": "model", "parts": [{"text": "well"}]}
+    candidate = {"content": content, "finishReason": "STOP", "index": 0}
+    return {"candidates": [candidate], "usageMetadata": usage, "modelVersion": "theirs", "responseId": "r"}
+
+
+def frames_of(wire: str, usage: dict[str, Any]) -> bytes:
+    """The same as a stream; of wires whose streams are not server-sent events there is none."""
+    match wire:
+        case "chat":
+            chunk = {**CHAT, "object": "chat.completion.chunk"}
+            delta = {"index": 0, "delta": {"role": "assistant", "content": "well"}, "finish_reason": None}
+            last = {"index": 0, "delta": {}, "finish_reason": "stop"}
+            rows = [
+                {**chunk, "choices": [delta]},
+                {**chunk, "choices": [last]},
+                {**chunk, "choices": [], "usage": usage},
+            ]
+            return b"".join(b"data: " + msgspec.json.encode(row) + b"\n\n" for row in rows) + b"data: [DONE]\n\n"
+        case "anthropic":
+            start = {**ANTHROPIC, "content": [], "stop_reason": None, "usage": {**usage, "output_tokens": 1}}
+            block = {"type": "text", "text": ""}
+            rows = [
+                {"type": "message_start", "message": start},
+                {"type": "content_block_start", "index": 0, "content_block": block},
+                {"type": "content_block_delta", "index": 0, "delta": {"type": "text_delta", "text": "well"}},
+                {"type": "content_block_stop", "index": 0},
+                {"type": "message_delta", "delta": {"stop_reason": "end_turn", "stop_sequence": None}, "usage": usage},
+                {"type": "message_stop"},
+            ]
+        case "responses":
+            done = whole_of(wire, usage)
+            begun = {**done, "status": "in_progress", "output": [], "usage": None}
+            delta = {"item_id": "m", "output_index": 0, "content_index": 0, "delta": "well", "logprobs": []}
+            rows = [
+                {"type": "response.created", "response": begun, "sequence_number": 0},
+                {"type": "response.output_text.delta", **delta, "sequence_number": 1},
+                {"type": "response.completed", "response": done, "sequence_number": 2},
+            ]
+        case _:
+            return b"data: " + msgspec.json.encode(whole_of(wire, usage)) + b"\r\n\r\n"
+    return b"".join(b"event: %b\ndata: %b\n\n" % (row["type"].encode(), msgspec.json.encode(row)) for row in rows)
+
+
+SECRETS = {"bedrock": "AKIDSANDBOX:sandbox-secret"}
+CLIENT_OF = {"chat": "chat", "responses": "responses", "anthropic": "anthropic", "gemini": "gemini", "converse": "chat"}
+
+
+async def priced(gate: Gateway, model: str, family: str, url: str) -> None:
+    options = {"region": "us-east-1"} if family == "bedrock" else {}
+    secrets = (SECRETS.get(family, "sk-upstream"),)
+    with gate.database.write() as connection:
+        prices.add_version(connection, model=model, amounts=AMOUNTS, source="test", now_ns=1, actor=ACTOR)
+    await gate.channel(url, (model,), family=family, secrets=secrets, options=options)
+
+
+async def account_of(gate: Gateway, key: str, client: str, model: str, stream: bool) -> dict[str, Any]:
+    # Long enough for what the golden figures say went in.
+    asked = ask(client, model, "Tell me. " * 2_000, stream=stream, max_tokens=1_000)
+    reply = await gate.ask(key, asked.body, path=asked.path, headers=asked.headers)
+    assert reply.status_code == 200, reply.text
+    return await gate.account(reply.headers["x-request-id"], key)
+
+
+def cost_usd(classes: dict[str, int]) -> str:
+    return f"{sum(NANO[name] * count for name, count in classes.items()) / 1e9:.9f}".rstrip("0")
+
+
+@pytest.mark.parametrize("stream", [False, True], ids=["whole", "streamed"])
+async def test_g23_g24_g28_every_providers_golden_usage_is_charged_class_by_class_and_once(
+    tmp_path: Path, stream: bool
+) -> None:
+    async with gateway(tmp_path) as gate:
+        key = await gate.key("1000")
+        for number, row in enumerate(GOLDEN):
+            wire, model = row["wire"], f"model-{number}"
+            if stream and wire == "converse":
+                continue
+            async with canned(200, whole_of(wire, row["usage"]), frames_of(wire, row["usage"])) as upstream:
+                await priced(gate, model, row["provider"], upstream.url)
+                account = await account_of(gate, key, CLIENT_OF[wire], model, stream)
+            used = {name: count for name, count in account["usage"].items() if name != "calls"}
+            assert used == row["classes"], row["note"]
+            assert account["cost_usd"] == cost_usd(row["classes"]), row["note"]
+            # What is shown as the arithmetic is those terms and no other.
+            assert {term["class"]: term["units"] for term in account["price"]["arithmetic"]} == row["classes"]
+
+
+async def test_g28_g29_cache_tokens_cost_the_same_whichever_dialect_reports_them(tmp_path: Path) -> None:
+    """$0.0913 instead of $0.0544: the classes of a translated answer are those of the upstream's, priced once."""
+    (row,) = [row for row in GOLDEN if row["classes"].get("cache_write_1h_tokens")]
+    costs = set()
+    async with canned(200, whole_of("anthropic", row["usage"]), frames_of("anthropic", row["usage"])) as upstream:
+        async with gateway(tmp_path) as gate:
+            await priced(gate, "claude", "anthropic", upstream.url)
+            key = await gate.key("1000")
+            for client in CLIENTS:
+                for stream in (False, True):
+                    costs.add((await account_of(gate, key, client, "claude", stream))["cost_usd"])
+    assert costs == {cost_usd(row["classes"])}
+
+
+def test_g29_rates_are_multiplied_in_one_module_alone() -> None:
+    """Whoever else names a rate only stores or shows it: in `pricing.price` alone does one meet an operator."""
+    root = Path(elkapi.__file__).parent
+    rates = set(Rates.__struct_fields__)
+    found = set()
+    for path in root.rglob("*.py"):
+        text = path.read_text("utf-8")
+        for node in ast.walk(ast.parse(text)) if "_nano" in text else ():
+            if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Mult | ast.Div | ast.FloorDiv):
+                named = {part.attr for part in ast.walk(node) if isinstance(part, ast.Attribute)}
+                if named & rates:
+                    found.add(path.relative_to(root).as_posix())
+    assert found == {"pricing/price.py"}
+
+
+def test_g23_the_classes_of_a_usage_are_disjoint_and_sum_to_its_totals() -> None:
+    for row in GOLDEN:
+        usage = Usage(**row["classes"])
+        assert usage.input_total + usage.output_total == sum(row["classes"].values())
+        told = row["usage"]
+        total = told.get("total_tokens") or told.get("totalTokenCount") or told.get("totalTokens")
+        if total is None:
+            total = sum(told[f"{name}_input_tokens"] for name in ("cache_creation", "cache_read"))
+            total += told["input_tokens"] + told["output_tokens"]
+        assert usage.input_total + usage.output_total == total, row["note"]

@@ -1,0 +1,145 @@
+"""The shared table of limits: exact over processes, in any window, and free of the dead (guarantees 64 and 65)."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from elkapi.access.counters import SECONDS, Caps, Counters, Over
+from elkapi.clock import ManualClock
+
+WORKERS = 4
+# Takes as many places as it gets, says how many, and keeps them until its input ends.
+WORKER = """
+import sys
+from pathlib import Path
+from elkapi.access.counters import Caps, Counters, Over
+
+counters = Counters(Path(sys.argv[1]))
+caps = Caps(**{sys.argv[2]: int(sys.argv[3])})
+got = 0
+print("ready", flush=True)
+sys.stdin.readline()
+for _ in range(int(sys.argv[4])):
+    try:
+        counters.take("key:1", caps)
+    except Over:
+        continue
+    got += 1
+print(got, flush=True)
+sys.stdin.readline()
+"""
+
+
+@contextmanager
+def workers(folder: Path, kind: str, cap: int, tries: int) -> Iterator[list[subprocess.Popen[str]]]:
+    """Processes that begin together once they are told."""
+    made = [
+        subprocess.Popen(
+            [sys.executable, "-c", WORKER, str(folder), kind, str(cap), str(tries)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        for _ in range(WORKERS)
+    ]
+    try:
+        for one in made:
+            assert said(one) == "ready"
+        yield made
+    finally:
+        for one in made:
+            one.kill()
+            one.communicate()
+
+
+def said(one: subprocess.Popen[str]) -> str:
+    assert one.stdout is not None
+    return one.stdout.readline().strip()
+
+
+def tell(one: subprocess.Popen[str]) -> None:
+    assert one.stdin is not None
+    one.stdin.write("go\n")
+    one.stdin.flush()
+
+
+def test_g64_a_limit_of_requests_is_one_limit_over_all_workers(tmp_path: Path) -> None:
+    with workers(tmp_path, "requests", 300, 200) as made:
+        for one in made:
+            tell(one)
+        got = [int(said(one)) for one in made]
+    assert sum(got) == 300
+
+
+def test_g65_calls_at_once_are_never_more_than_the_limit_and_a_killed_workers_places_are_free_at_once(
+    tmp_path: Path,
+) -> None:
+    with workers(tmp_path, "parallel", 10, 10) as made:
+        for one in made:
+            tell(one)
+        got = [int(said(one)) for one in made]
+        assert sum(got) == 10
+        mine = Counters(tmp_path)
+        with pytest.raises(Over):
+            mine.take("key:1", Caps(parallel=10))
+        victim = max(range(WORKERS), key=lambda number: got[number])
+        os.kill(made[victim].pid, signal.SIGKILL)
+        made[victim].wait()
+        assert got[victim] > 0
+        for _ in range(got[victim]):
+            mine.take("key:1", Caps(parallel=10))
+        with pytest.raises(Over):
+            mine.take("key:1", Caps(parallel=10))
+        mine.close()
+
+
+def test_g64_no_sixty_seconds_hold_more_than_the_limit_wherever_they_begin(tmp_path: Path) -> None:
+    clock, draw = ManualClock(), random.Random(7)
+    clock.advance(1_000)
+    counters = Counters(tmp_path, clock)
+    taken: list[float] = []
+    refused: list[int] = []
+    for _ in range(2_000):
+        clock.advance(draw.choice((0, 0.1, 1, 7)))
+        try:
+            counters.take("key:1", Caps(requests=9))
+        except Over as over:
+            refused.append(over.retry_after_s)
+            clock.advance(over.retry_after_s)
+            # What a refusal says is true: there is room then.
+            counters.take("key:1", Caps(requests=9))
+        taken.append(clock.monotonic_s())
+    assert refused
+    assert all(1 <= seconds <= SECONDS for seconds in refused)
+    for first, at in enumerate(taken):
+        assert sum(1 for later in taken[first:] if later < at + 60) <= 9
+    counters.close()
+
+
+def test_tokens_are_counted_as_expected_and_corrected_at_the_end(tmp_path: Path) -> None:
+    clock = ManualClock()
+    clock.advance(1_000)
+    counters = Counters(tmp_path, clock)
+    caps = Caps(tokens=1_000)
+    low = counters.take("key:1", caps, 600)
+    with pytest.raises(Over):
+        counters.take("key:1", caps, 600)
+    counters.give_back(low, 100)
+    high = counters.take("key:1", caps, 600)
+    counters.give_back(high, 900)
+    with pytest.raises(Over) as refused:
+        counters.take("key:1", caps, 1)
+    assert refused.value.kind == "tokens"
+    clock.advance(SECONDS)
+    counters.take("key:1", caps, 1_000)
+    counters.take("key:2", caps, 1_000)
+    counters.close()
