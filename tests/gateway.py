@@ -182,7 +182,13 @@ class Gateway:
 
 @contextlib.asynccontextmanager
 async def gateway(
-    folder: Path, *, database_url: str = "", sandbox: str = "", bundled: tuple[str, ...] = (), **settings: Any
+    folder: Path,
+    *,
+    database_url: str = "",
+    sandbox: str = "",
+    bundled: tuple[str, ...] = (),
+    chat: tuple[BundledModel, ...] = (),
+    **settings: Any,
 ) -> AsyncIterator[Gateway]:
     """A gateway with its data in `folder`; extra keyword arguments are Settings."""
     (folder / "metrics").mkdir(parents=True, exist_ok=True)
@@ -195,7 +201,7 @@ async def gateway(
     installation = open_installation(chosen)
     order = WorkerOrder(
         settings=chosen,
-        bundled=tuple(BundledModel(name) for name in bundled),
+        bundled=(*(BundledModel(name) for name in bundled), *chat),
         sandbox_models=(SMALL,) if sandbox else (),
     )
     listening = socket.create_server(("127.0.0.1", 0))

@@ -45,7 +45,8 @@ def serve(settings: Settings, role: Role | None = None) -> int:
             sys.stdout.flush()
 
         try:
-            supervisor = Supervisor(settings, roles, found.bundled, found.sandbox_models, announce)
+            on_demand = tuple({model.role for model in found.bundled if model.role == "chat"})
+            supervisor = Supervisor(settings, roles, on_demand, found.bundled, found.sandbox_models, announce)
         except OSError as error:
             raise StartError(f"cannot listen on {settings.host}:{settings.port}: {error.strerror}") from None
         return supervisor.run()
@@ -55,7 +56,7 @@ def _helpers(settings: Settings, found: Preparation) -> tuple[tuple[str, bool], 
     return (
         # Several workers writing one SQLite file wait for each other; one writer process batches for all of them.
         ("ledger", settings.is_sqlite and settings.workers > 1),
-        ("models", bool(found.bundled)),
+        ("models", any(model.role == "models" for model in found.bundled)),
         ("control", True),
         ("sandbox", True),
     )
@@ -121,13 +122,21 @@ def prepare(settings: Settings) -> Preparation:
 
 def installed_models(settings: Settings) -> tuple[BundledModel, ...]:
     """The local models whose files are on this machine; their hashes are checked when they are loaded."""
+    from elkapi.local.chat.rows import BUNDLED_CHAT, locate_chat
     from elkapi.local.models import ModelUnusable, locate, read_rows
 
     found = []
     for row, folder in read_rows(settings.models_dir):
         with contextlib.suppress(ModelUnusable):
             locate(row, folder)
-            found.append(BundledModel(row.id, {"owned_by": row.owned_by, "dimensions": row.dimensions}))
+            facts = {"owned_by": row.owned_by, "dimensions": row.dimensions, "context_length": row.window}
+            found.append(BundledModel(row.id, facts | {"bundled": True}))
+    with contextlib.suppress(ModelUnusable):
+        locate_chat()
+        chat = BUNDLED_CHAT
+        window = min(settings.chat_context_tokens, chat.window_max)
+        facts = {"owned_by": chat.owned_by, "context_length": window, "bundled": True}
+        found.append(BundledModel(chat.id, facts, role="chat"))
     return tuple(found)
 
 
@@ -197,6 +206,25 @@ def run_role(
         with json_log(role, settings):
             status = run(settings.socket_path("models"), settings.model_threads, settings.models_dir)
         sys.exit(status)
+    elif role == "chat":
+        from elkapi.local.chat.server import ChatLimits
+        from elkapi.local.chat.server import run as run_chat
+        from elkapi.observe.bridge import json_log
+        from elkapi.observe.process import set_title
+
+        set_title("chat")
+        limits = ChatLimits(
+            window=settings.chat_context_tokens,
+            slots=settings.chat_slots,
+            queue_max=settings.chat_queue_max,
+            threads=settings.chat_threads,
+            memory_bytes_max=settings.chat_memory_bytes_max,
+            # A process that nobody started on demand would not be started again.
+            idle_s=settings.chat_idle_s if listening is not None else 0.0,
+        )
+        with json_log(role, settings):
+            status = run_chat(settings.socket_path("chat"), settings.socket_path("engine"), limits, listening)
+        sys.exit(status)
     elif role == "control":
         from elkapi import control
 
@@ -216,7 +244,7 @@ def run_role(
 
 
 def main(arguments: list[str]) -> int:
-    """`python -m elkapi.app ROLE [LISTENING_FD READY_FD]`, as the supervisor calls it."""
+    """`python -m elkapi.app ROLE [LISTENING_FD [READY_FD]]`, as the supervisor calls it."""
     # Before the heavy imports: a child whose supervisor is killed meanwhile would keep the port from the next one.
     die_with_parent()
     role = arguments[0]
@@ -224,10 +252,10 @@ def main(arguments: list[str]) -> int:
     if role == "prepare":
         sys.stdout.buffer.write(msgspec.json.encode(prepare(order.settings)))
         return 0
-    if role == "worker":
+    if len(arguments) > 1:
         listening = socket.socket(fileno=int(arguments[1]))
         listening.setblocking(False)
-        run_role(role, order, listening, int(arguments[2]))
+        run_role(role, order, listening, int(arguments[2]) if len(arguments) > 2 else None)
     else:
         run_role(role, order)
     return 0

@@ -8,15 +8,16 @@ import msgspec
 
 from elkapi.settings import Settings
 
-Role = Literal["worker", "ledger", "models", "control", "sandbox"]
-ROLES: tuple[Role, ...] = ("worker", "ledger", "models", "control", "sandbox")
+Role = Literal["worker", "ledger", "models", "chat", "control", "sandbox"]
+ROLES: tuple[Role, ...] = ("worker", "ledger", "models", "chat", "control", "sandbox")
 
 
 class BundledModel(msgspec.Struct, frozen=True):
-    """What a worker needs to know of a local model: its name and the facts a listing shows."""
+    """What a worker needs to know of a local model: its name, the role that serves it, and facts a listing shows."""
 
     id: str
     facts: dict[str, object] = {}
+    role: Literal["models", "chat"] = "models"
 
 
 class WorkerOrder(msgspec.Struct, frozen=True):

@@ -15,6 +15,8 @@ import msgspec
 
 from elkapi.money import parse_ratio
 
+CHAT_CONTEXT_TOKENS_MIN = 256
+
 
 class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """Everything an operator can set. The field name in capitals with the prefix ELKAPI_ is its variable."""
@@ -92,6 +94,12 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
 
     models_dir: str = ""
     model_threads: int = 0
+    chat_context_tokens: int = 4096
+    chat_slots: int = 2
+    chat_queue_max: int = 16
+    chat_threads: int = 0
+    chat_memory_bytes_max: int = 1024 * 1024 * 1024
+    chat_idle_s: float = 600.0
 
     @property
     def data_path(self) -> Path:
@@ -184,6 +192,8 @@ def _checked(values: dict[str, Any]) -> Settings:
         parse_ratio(settings.batch_ratio)
     except ValueError as error:
         raise SettingsError(f"batch_ratio: {error}") from None
+    if settings.chat_slots < 1 or settings.chat_context_tokens < CHAT_CONTEXT_TOKENS_MIN:
+        raise SettingsError(f"chat_slots is to be at least 1, chat_context_tokens {CHAT_CONTEXT_TOKENS_MIN}")
     if settings.sqlite_synchronous.upper() not in {"NORMAL", "FULL", "EXTRA"}:
         raise SettingsError(f"sqlite_synchronous is {settings.sqlite_synchronous!r}; use NORMAL, FULL or EXTRA")
     return settings

@@ -20,12 +20,14 @@ from collections.abc import Callable
 import msgspec
 
 from elkapi.ids import new_id
+from elkapi.local.listening import listen as listen_unix
 from elkapi.observe.metrics import forget_process
 from elkapi.observe.process import PARENT_VARIABLE
 from elkapi.roles import BundledModel, WorkerOrder
 from elkapi.settings import Settings
 
 BACKLOG = 2048
+ON_DEMAND_BACKLOG = 128
 TICK_S = 0.1
 RESTART_FIRST_S = 0.05
 RESTART_MAX_S = 5.0
@@ -39,11 +41,15 @@ Announce = Callable[[], None]
 
 
 class Child:
-    """One role's process and what is known of it."""
+    """One role's process and what is known of it.
 
-    def __init__(self, role: str, number: int = 0) -> None:
+    With a `listener` it is started when the first caller connects, may end when nobody calls, and is not waited for.
+    """
+
+    def __init__(self, role: str, number: int = 0, listener: socket.socket | None = None) -> None:
         self.role = role
         self.number = number
+        self.listener = listener
         self.process: subprocess.Popen[bytes] | None = None
         self.owner = ""
         self.started_s = 0.0
@@ -58,12 +64,16 @@ class Child:
 
 
 class Supervisor:
-    """Starts `roles` beside `settings.workers` workers. `announce` is called once, when everything is ready."""
+    """Starts `roles` beside `settings.workers` workers, and `on_demand` roles when somebody connects to them.
+
+    `announce` is called once, when everything is ready.
+    """
 
     def __init__(
         self,
         settings: Settings,
         roles: tuple[str, ...],
+        on_demand: tuple[str, ...],
         bundled: tuple[BundledModel, ...],
         sandbox_models: tuple[str, ...],
         announce: Announce,
@@ -75,6 +85,7 @@ class Supervisor:
         self._helpers = [Child(role) for role in roles]
         self._workers = [Child("worker", number) for number in range(settings.workers)]
         self._socket = listen(settings.host, settings.port)
+        self._callable = [Child(role, listener=_listen_for(settings, role)) for role in on_demand]
         self._retiring: Child | None = None
         self._stopping = self._rolling = self._announced = False
         self._wake_read, self._wake_write = os.pipe()
@@ -122,7 +133,10 @@ class Supervisor:
         }
         arguments = [sys.executable, "-m", "elkapi.app", child.role]
         fds: tuple[int, ...] = ()
-        if child.role == "worker":
+        if child.listener is not None:
+            fds = (child.listener.fileno(),)
+            arguments += [str(fd) for fd in fds]
+        elif child.role == "worker":
             ready_read, ready_write = os.pipe()
             os.set_blocking(ready_read, False)
             fds = (self._socket.fileno(), ready_write)
@@ -139,7 +153,7 @@ class Supervisor:
             _retry_later(child)
             return
         finally:
-            if fds:
+            if child.role == "worker":
                 os.close(fds[1])
         child.owner = order.owner
         child.ready = False
@@ -147,17 +161,24 @@ class Supervisor:
 
     def _look_after(self) -> None:
         now_s = time.monotonic()
-        for child in (*self._helpers, *self._workers):
+        for child in (*self._helpers, *self._callable, *self._workers):
             if child.alive:
                 if not child.ready:
                     self._check_ready(child)
                 elif now_s - child.started_s > STEADY_AFTER_S:
                     child.failures = 0
+            elif child.process is not None and child.listener is not None and child.process.returncode == 0:
+                # Nobody called it for a while; the next caller brings it back.
+                forget_process(self._settings.data_path / "metrics", child.process.pid)
+                child.process = None
             elif child.process is not None:
                 _say(f"{child.role} {child.process.pid} ended with status {child.process.returncode}; restarting it")
                 forget_process(self._settings.data_path / "metrics", child.process.pid)
                 child.process = None
                 _retry_later(child)
+                _turn_away(child)
+            elif child.listener is not None and not _is_called(child.listener):
+                continue
             elif now_s >= child.restart_at_s:
                 # A worker's successor settles what its predecessor left, at once instead of after the heartbeat.
                 self._start(child, predecessor=child.owner)
@@ -166,6 +187,9 @@ class Supervisor:
             self._announce()
 
     def _check_ready(self, child: Child) -> None:
+        if child.listener is not None:
+            child.ready = True
+            return
         if child.ready_fd is None:
             child.ready = answers(self._settings.socket_path(child.role))
             return
@@ -219,7 +243,7 @@ class Supervisor:
         order = sorted(self._helpers, key=lambda child: child.role == "ledger")
         for group in (
             [*self._workers, *([self._retiring] if self._retiring else [])],
-            [c for c in order if c.role != "ledger"],
+            [*(c for c in order if c.role != "ledger"), *self._callable],
             [c for c in order if c.role == "ledger"],
         ):
             for child in group:
@@ -227,6 +251,11 @@ class Supervisor:
             deadline_s = time.monotonic() + self._settings.drain_s + STOP_GRACE_S
             for child in group:
                 self._reap(child, max(0.0, deadline_s - time.monotonic()))
+        for child in self._callable:
+            if child.listener is not None:
+                child.listener.close()
+                with contextlib.suppress(FileNotFoundError):
+                    os.unlink(self._settings.socket_path(child.role))  # noqa: PTH108 - pathlib is not needed here.
         self._socket.close()
 
     def _reap(self, child: Child, wait_s: float) -> None:
@@ -252,7 +281,11 @@ class Supervisor:
         """Sleep, but wake for a signal: a dead child is replaced at once."""
         with selectors.DefaultSelector() as selector:
             selector.register(self._wake_read, selectors.EVENT_READ)
-            if selector.select(seconds):
+            now_s = time.monotonic()
+            for child in self._callable:
+                if child.process is None and child.listener is not None and now_s >= child.restart_at_s:
+                    selector.register(child.listener, selectors.EVENT_READ)
+            if any(key.fileobj == self._wake_read for key, _ in selector.select(seconds)):
                 os.read(self._wake_read, 4096)
 
 
@@ -269,6 +302,29 @@ def listen(host: str, port: int) -> socket.socket:
         raise
     listening.setblocking(False)
     return listening
+
+
+def _listen_for(settings: Settings, role: str) -> socket.socket:
+    """The socket of a role that is started on demand: it outlives the role's processes. Raises OSError."""
+    made = listen_unix(settings.socket_path(role))
+    made.listen(ON_DEMAND_BACKLOG)
+    made.setblocking(False)
+    return made
+
+
+def _is_called(listener: socket.socket) -> bool:
+    """Whether somebody waits to be accepted."""
+    with selectors.DefaultSelector() as selector:
+        selector.register(listener, selectors.EVENT_READ)
+        return bool(selector.select(0))
+
+
+def _turn_away(child: Child) -> None:
+    """Hang up on those who wait for a process that died: a failed attempt now is better than one after a timeout."""
+    if child.listener is not None:
+        with contextlib.suppress(OSError):
+            while True:
+                child.listener.accept()[0].close()
 
 
 def answers(path: str) -> bool:

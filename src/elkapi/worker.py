@@ -118,7 +118,8 @@ async def opened_plane(order: WorkerOrder) -> AsyncIterator[DataPlane]:
             installation.database,
             installation.sealer,
             settings,
-            bundled=[model.id for model in order.bundled],
+            bundled=[model.id for model in order.bundled if model.role == "models"],
+            chat=[model.id for model in order.bundled if model.role == "chat"],
             sandbox=order.sandbox_models,
             on_keys_changed=changed,
         )

@@ -20,6 +20,7 @@ from elkapi.sandbox.messages import OWN_ACCOUNT
 from elkapi.sandbox.server import Running, running
 
 LOCAL = "all-MiniLM-L6-v2"
+LOCAL_CHAT = "smollm2-135m-instruct"
 SMALL = "text-embedding-3-small"
 # Answers as SMALL does, through a channel of its own, so that its cooldowns touch no other test.
 UNSTEADY = "unsteady-embedding"

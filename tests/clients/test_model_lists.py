@@ -8,12 +8,14 @@ from typing import Any
 
 import httpx
 import pytest
-from client_stage import LOCAL, SMALL, UNPRICED, UNSTEADY, Stage
+from client_stage import LOCAL, LOCAL_CHAT, SMALL, UNPRICED, UNSTEADY, Stage
 
 pytestmark = pytest.mark.slow
 
 ANTHROPIC = {"anthropic-version": "2023-06-01"}
-LIVE_MODELS = [LOCAL, SMALL, UNSTEADY]
+LIVE_MODELS = [LOCAL, LOCAL_CHAT, SMALL, UNSTEADY]
+TEXT_TYPES = ["openai", "openai-response", "anthropic", "gemini"]
+TEXT_METHODS = ["generateContent", "streamGenerateContent", "countTokens"]
 
 
 @pytest.fixture(scope="module")
@@ -46,8 +48,10 @@ def test_openai_list(http: httpx.Client, stage: Stage, path: str, scheme: str) -
         assert model["object"] == "model"
         assert isinstance(model["created"], int)
         assert isinstance(model["owned_by"], str)
-        assert model["supported_endpoint_types"] == ["embeddings"]
+        assert model["supported_endpoint_types"] == (TEXT_TYPES if model["id"] == LOCAL_CHAT else ["embeddings"])
+        assert model.get("bundled", False) == (model["id"] in (LOCAL, LOCAL_CHAT))
     assert page["data"][0]["dimensions"] == 384
+    assert page["data"][1]["context_length"] == 4096
 
 
 @pytest.mark.parametrize(
@@ -70,6 +74,7 @@ def test_anthropic_list(http: httpx.Client, stage: Stage, path: str, key_header:
         assert model["type"] == "model"
         assert model["display_name"]
         assert datetime.fromisoformat(model["created_at"]).tzinfo is not None
+        assert model["id"] != LOCAL_CHAT or model["max_input_tokens"] == 4096
     # Anthropic's SDKs read the request id under this name.
     assert answer.headers["request-id"] == answer.headers["x-request-id"]
 
@@ -88,7 +93,10 @@ def test_gemini_list(http: httpx.Client, stage: Stage, path: str, by_query: bool
     assert page["nextPageToken"] is None
     for model in page["models"]:
         assert model["displayName"]
-        assert model["supportedGenerationMethods"] == ["embedContent", "batchEmbedContents"]
+        is_chat = model["name"] == f"models/{LOCAL_CHAT}"
+        methods = TEXT_METHODS if is_chat else ["embedContent", "batchEmbedContents"]
+        assert model["supportedGenerationMethods"] == methods
+        assert not is_chat or model["inputTokenLimit"] == 4096
 
 
 def test_a_list_without_models_is_a_whole_page_in_every_shape(http: httpx.Client, empty_key: str) -> None:

@@ -1,7 +1,7 @@
 """What a user does, on a machine without a network: run by test_offline.py inside a network namespace of its own.
 
-Starts the gateway, runs the `curl` it prints, and the semantic search of examples/; prints one JSON object of what came
-of it. It judges nothing.
+Starts the gateway, runs the `curl` it prints, the semantic search of examples/, and a chat in every dialect; prints one
+JSON object of what came of it. It judges nothing.
 """
 
 from __future__ import annotations
@@ -11,18 +11,31 @@ import re
 import socket
 import subprocess
 import sys
+import urllib.request
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
 sys.path.insert(0, str(ROOT / "tests"))
 
 from isolation import bring_loopback_up, reaches_out  # noqa: E402 - the path above is where it lies.
-from live import running_gateway  # noqa: E402
+from live import LiveGateway, running_gateway  # noqa: E402
+from text_calls import CLIENTS, ask  # noqa: E402
 
 EXAMPLE = ROOT / "examples/semantic_search.py"
 COMMAND_S = 60
 SEARCH_S = 120
+CHAT_MODEL = "smollm2-135m-instruct"
+CHAT_S = 60
 _PRINTED = re.compile(r"^curl .*?[^\\]$", re.MULTILINE | re.DOTALL)
+
+
+def chat(gateway: LiveGateway, client: str, stream: bool) -> dict[str, object]:
+    """What the bundled chat model answers in one dialect."""
+    asked = ask(client, CHAT_MODEL, "Say hello.", stream=stream, max_tokens=5)
+    headers = {"authorization": f"Bearer {gateway.key}", "content-type": "application/json", **asked.headers}
+    request = urllib.request.Request(gateway.base_url + asked.path, json.dumps(asked.body).encode(), headers)
+    with urllib.request.urlopen(request, timeout=CHAT_S) as answer:
+        return {"client": client, "stream": stream, "answer": answer.read().decode()}
 
 
 def main() -> None:
@@ -50,6 +63,7 @@ def main() -> None:
         )
         found["search"] = {"status": search.returncode, "answer": search.stdout, "complaint": search.stderr}
         found["embed"] = gateway.run("embed", "The food was delicious and the waiter...", "--json").stdout
+        found["chats"] = [chat(gateway, client, stream) for client in CLIENTS for stream in (False, True)]
         found["log"] = gateway.log_path.read_text("utf-8", "replace")
     print(json.dumps(found))
 

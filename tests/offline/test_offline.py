@@ -17,6 +17,8 @@ from typing import Any
 import pytest
 from isolation import without_network
 
+from tests.text_calls import CLIENTS, is_whole, streamed_text, text_of
+
 INSIDE = Path(__file__).parent / "inside.py"
 RUN_S = 240
 SEED_TEXT = "The food was delicious and the waiter..."
@@ -71,6 +73,17 @@ def test_the_command_embeds_the_same_vector(found: Any) -> None:
     assert by_command["embedding"] == pytest.approx(
         json.loads(found["curl"]["answer"])["data"][0]["embedding"], abs=1e-6
     )
+
+
+def test_the_bundled_model_chats_in_every_dialect_streamed_and_not(found: Any) -> None:
+    assert len(found["chats"]) == 2 * len(CLIENTS)
+    for told in found["chats"]:
+        client, answer = told["client"], told["answer"]
+        if told["stream"]:
+            assert is_whole(client, answer), answer
+            assert streamed_text(client, answer)
+        else:
+            assert text_of(client, json.loads(answer))
 
 
 def test_nothing_in_the_log_says_that_it_missed_the_network(found: Any) -> None:

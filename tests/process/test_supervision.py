@@ -183,7 +183,7 @@ def cpu_s(pid: int) -> float:
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
-@pytest.mark.parametrize("role", ["worker", "ledger", "models", "control", "sandbox"])
+@pytest.mark.parametrize("role", ["worker", "ledger", "models", "chat", "control", "sandbox"])
 async def test_a_role_starts_and_ends_alone(role: str) -> None:
     with cluster() as gate:
         process = subprocess.Popen(

@@ -30,7 +30,7 @@ class Ended:
 
 @pytest.fixture
 def supervising(tmp_path: Path) -> Any:
-    made = Supervisor(Settings(data_dir=str(tmp_path), port=0), ("models",), (), (), lambda: None)
+    made = Supervisor(Settings(data_dir=str(tmp_path), port=0), ("models",), (), (), (), lambda: None)
     yield made
     made._socket.close()
     for child in (*made._helpers, *made._workers):
@@ -94,3 +94,86 @@ async def test_a_worker_that_is_told_to_stop_does_not_wait_for_the_models(tmp_pa
     watch = ModelsWatch(WorkerOrder(settings=Settings(data_dir=str(tmp_path)), wait_for_models=True))
     await asyncio.wait_for(watch.wait(stop), 1)
     assert watch.reason() is not None
+
+
+@pytest.fixture
+def on_demand(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """A supervisor whose only role is started on demand, and the commands it would have started."""
+    made = Supervisor(Settings(data_dir=str(tmp_path), port=0), (), ("chat",), (), (), lambda: None)
+    made._workers.clear()
+    started: list[Any] = []
+
+    def start(arguments: Any, **given: Any) -> Any:
+        started.append((arguments, given))
+        return Running()
+
+    monkeypatch.setattr(subprocess, "Popen", start)
+    monkeypatch.setattr(supervisor.time, "monotonic", lambda: 1000.0)
+    yield made, started
+    made._socket.close()
+    for child in made._callable:
+        assert child.listener is not None
+        child.listener.close()
+    os.close(made._wake_read)
+    os.close(made._wake_write)
+
+
+class Running:
+    pid = 0
+    returncode: int | None = None
+
+    def poll(self) -> int | None:
+        return self.returncode
+
+
+def test_a_role_on_demand_is_started_by_the_first_caller_and_is_not_waited_for(on_demand: Any, tmp_path: Path) -> None:
+    supervising, started = on_demand
+    supervising._look_after()
+    assert started == []
+    assert supervising._announced
+    with socket.socket(socket.AF_UNIX) as caller:
+        caller.connect(str(tmp_path / "chat.sock"))
+        supervising._look_after()
+        supervising._look_after()
+    ((arguments, given),) = started
+    (child,) = supervising._callable
+    assert arguments[-2:] == ["chat", str(child.listener.fileno())]
+    assert given["pass_fds"] == (child.listener.fileno(),)
+
+
+def test_a_role_on_demand_that_ends_by_itself_waits_for_the_next_caller(on_demand: Any, tmp_path: Path) -> None:
+    supervising, started = on_demand
+    (child,) = supervising._callable
+    with socket.socket(socket.AF_UNIX) as caller:
+        caller.connect(str(tmp_path / "chat.sock"))
+        supervising._look_after()
+        child.listener.accept()[0].close()
+    child.process.returncode = 0
+    supervising._look_after()
+    assert child.process is None
+    assert (child.failures, len(started)) == (0, 1)
+    supervising._look_after()
+    assert len(started) == 1
+    with socket.socket(socket.AF_UNIX) as caller:
+        caller.connect(str(tmp_path / "chat.sock"))
+        supervising._look_after()
+    assert len(started) == 2
+
+
+def test_who_waits_for_a_role_on_demand_that_dies_is_turned_away_at_once(on_demand: Any, tmp_path: Path) -> None:
+    supervising, started = on_demand
+    (child,) = supervising._callable
+    with socket.socket(socket.AF_UNIX) as caller:
+        caller.connect(str(tmp_path / "chat.sock"))
+        supervising._look_after()
+        child.process.returncode = -11
+        supervising._look_after()
+        caller.settimeout(5)
+        assert caller.recv(1) == b""
+    assert (child.failures, len(started)) == (1, 1)
+    with socket.socket(socket.AF_UNIX) as caller:
+        caller.connect(str(tmp_path / "chat.sock"))
+        supervising._look_after()
+        # It rests after a failure, and nobody spins meanwhile.
+        assert len(started) == 1
+        assert child.restart_at_s > 1000.0

@@ -13,6 +13,7 @@ from urllib.parse import urlsplit, urlunsplit
 import msgspec
 
 from elkapi.errors import Unavailable
+from elkapi.local.chat.rows import BUNDLED_CHAT, check_chat, locate_chat
 from elkapi.local.models import ModelUnusable, check_hash, locate, read_rows
 from elkapi.settings import SECRET_FIELDS, Settings
 from elkapi.storage import dialect as sql
@@ -163,6 +164,13 @@ def _weights(settings: Settings) -> Iterator[Finding]:
             yield Finding(f"model {row.id}", False, f"{error}; `elkapi models install` fetches the bundled ones")
         else:
             yield Finding(f"model {row.id}", True, "weights and tokenizer have their pinned sha256")
+    chat = BUNDLED_CHAT
+    try:
+        check_chat(chat, locate_chat(chat))
+    except ModelUnusable as error:
+        yield Finding(f"model {chat.id}", False, f"{error}; `elkapi models install` fetches the bundled ones")
+    else:
+        yield Finding(f"model {chat.id}", True, "weights have their pinned sha256, and the runtime is installed")
 
 
 def _telemetry(settings: Settings) -> Iterator[Finding]:

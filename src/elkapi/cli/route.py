@@ -47,8 +47,9 @@ def explain(
         raise click.UsageError("give --key or --group, not both")
     question = Question(key=key, group=group, model=model, path=path, fail=pairs(fail, "--fail"), seed=seed)
     with opened() as admin:
-        bundled = [found.id for found in installed_models(admin.settings)]
-        found = answer(admin, question, bundled=bundled, sandbox=SERVED_MODELS)
+        installed = installed_models(admin.settings)
+        bundled, chat = ([one.id for one in installed if one.role == role] for role in ("models", "chat"))
+        found = answer(admin, question, bundled=bundled, chat=chat, sandbox=SERVED_MODELS)
     if as_json:
         print_json(msgspec.to_builtins(found))
         return

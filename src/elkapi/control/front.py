@@ -69,10 +69,11 @@ def python_sample(base: str, model: str) -> str:
 def front_page(base: str, models: LocalModels) -> str:
     """The whole front page for a browser that came by `base`, an origin."""
     model = models.sample_model
+    own = "an embedding model and a small chat model" if models.chat_model else "an embedding model"
     body = f"""
       <h1>One address and one key in front of your AI providers</h1>
       <p class="lead">elkapi is a self-hosted AI API gateway. It speaks the OpenAI format at
-      <code>{escape(base)}/v1</code>, runs an embedding model of its own, relays other models to the upstreams you
+      <code>{escape(base)}/v1</code>, runs {own} of its own, relays other models to the upstreams you
       add, and accounts for every call to the nano-dollar.</p>
       <p class="actions"><a class="button main" href="/docs/quick-start">Quick start</a>
       <a class="button" href="/docs">Docs</a><a class="button" href="/console">Console</a></p>
@@ -90,6 +91,8 @@ def _models_card(models: LocalModels) -> str:
     rows = "".join(
         f"<li><code>{escape(m.id)}</code><small>{m.dimensions} dimensions</small></li>" for m in models.models
     )
+    if models.chat_model:
+        rows += f"<li><code>{escape(models.chat_model)}</code><small>chat, small; its first call starts it</small></li>"
     if models.ready:
         state = '<p class="state good">Ready on this machine</p>' if rows else '<p class="state">None installed</p>'
     else:

@@ -14,6 +14,8 @@ from elkapi.control.status import LocalModel, LocalModels
 from elkapi.control.store import Store
 from elkapi.control.sweeper import Sweeper
 from elkapi.ledger.recovery import Recoverer
+from elkapi.local.chat.rows import BUNDLED_CHAT, locate_chat
+from elkapi.local.models import ModelUnusable
 from elkapi.settings import Settings
 from elkapi.upstream import Deadlines, Origin, UpstreamClient, UpstreamFailure, UpstreamRequest
 
@@ -65,7 +67,11 @@ class Parts:
         return True
 
     async def local_models(self) -> LocalModels:
-        """What the model process lists; not ready when it does not answer."""
+        """What the model process lists, not ready when it does not answer; and the chat model, if it is installed."""
+        listed = await self._listed()
+        return msgspec.structs.replace(listed, chat_model=installed_chat_model())
+
+    async def _listed(self) -> LocalModels:
         request = UpstreamRequest(
             origin=Origin.parse(f"unix://{self._settings.socket_path('models')}"),
             method=b"GET",
@@ -84,3 +90,12 @@ class Parts:
             return LocalModels(ready=True, models=tuple(_listing.decode(body).data))
         except (UpstreamFailure, msgspec.DecodeError):
             return LocalModels()
+
+
+def installed_chat_model() -> str:
+    """The bundled chat model's name, or "" where its files or its runtime are missing."""
+    try:
+        locate_chat()
+    except ModelUnusable:
+        return ""
+    return BUNDLED_CHAT.id

@@ -23,10 +23,14 @@ class LocalModel(msgspec.Struct, frozen=True):
 
 
 class LocalModels(msgspec.Struct, frozen=True):
-    """The model process's answer; `ready` False when it did not give one."""
+    """The model process's answer; `ready` False when it did not give one.
+
+    `chat_model` is the bundled chat model where it is installed: its process is started by its first call, not asked.
+    """
 
     ready: bool = False
     models: tuple[LocalModel, ...] = ()
+    chat_model: str = ""
 
     @property
     def sample_model(self) -> str:
@@ -41,6 +45,7 @@ class SiteStatus(msgspec.Struct, frozen=True):
     database: str
     local_models_ready: bool
     local_models: tuple[LocalModel, ...]
+    local_chat_model: str = ""
     system_name: str = "elkapi"
     docs_link: str = "/docs"
     quota_per_unit: int = QUOTA_UNITS_PER_USD
@@ -79,4 +84,5 @@ class StatusBook:
             database="ok" if self._database[1] else "unavailable",
             local_models_ready=models.ready,
             local_models=models.models,
+            local_chat_model=models.chat_model,
         )

@@ -216,8 +216,3 @@ def write_models(engines: dict[str, Engine]) -> bytes:
 def write_health(queued_texts: int, queued_tokens: int) -> bytes:
     """The health answer."""
     return _json.encode({"status": "ok", "queued_texts": queued_texts, "queued_tokens": queued_tokens})
-
-
-def write_error(message: str, type_: str, param: str | None, code: str | None) -> bytes:
-    """The OpenAI shape of an error."""
-    return _json.encode({"error": {"message": message, "type": type_, "param": param, "code": code}})

@@ -135,10 +135,13 @@ def locate(row: ModelRow, folder: Path | None = None) -> ModelFiles:
 
 
 def _base(source: Source, folder: Path | None) -> Path | None:
-    if not source.package:
-        return folder
+    return distribution_path(source.package) if source.package else folder
+
+
+def distribution_path(package: str) -> Path | None:
+    """The folder in which an installed distribution's files lie, or None."""
     try:
-        return Path(str(metadata.distribution(source.package).locate_file("")))
+        return Path(str(metadata.distribution(package).locate_file("")))
     except metadata.PackageNotFoundError:
         return None
 

@@ -11,24 +11,33 @@ import asyncio
 import contextlib
 import logging
 import os
-import signal
-import socket
-import sys
 import time
-from collections.abc import Awaitable, Callable, Iterator, MutableMapping
+from collections.abc import Awaitable, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
-import uvicorn
-
-from elkapi.errors import BodyTooLarge, GatewayError, MethodNotAllowed, NotFound, Unavailable
+from elkapi.errors import GatewayError, Unavailable
 from elkapi.local import embeddings
 from elkapi.local.batcher import Limits, QueueFull
 from elkapi.local.engine import Engine, load_engines
 from elkapi.local.lanes import InferenceFailed, Lanes
+from elkapi.local.listening import listen
 from elkapi.local.models import ModelUnusable
+from elkapi.local.serving import (
+    EXIT_NO_MODEL,
+    Gone,
+    Receive,
+    Scope,
+    Send,
+    find_handler,
+    read_body,
+    run_loop,
+    serve,
+    unless_gone,
+    write_error,
+)
 from elkapi.local.vocabulary import VocabularyUnusable
 
 log = logging.getLogger("elkapi.local")
@@ -40,17 +49,8 @@ BODY_BYTES_IN_FLIGHT_MAX = 64 * 1024 * 1024
 INLINE_BODY_BYTES_MAX = 2048
 INLINE_VECTORS_MAX = 8
 TEXT_THREADS = 2
-DRAIN_S = 30
-EXIT_NO_MODEL = 78
 
-Scope = MutableMapping[str, Any]
-Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
-Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 T = TypeVar("T")
-
-
-class _Gone(Exception):
-    """The client left before its answer."""
 
 
 class ModelApp:
@@ -83,22 +83,17 @@ class ModelApp:
         headers: tuple[tuple[bytes, bytes], ...] = ()
         try:
             body, status = await self._answer(scope, receive), 200
-        except _Gone:
+        except Gone:
             return
         except GatewayError as error:
-            body = embeddings.write_error(error.message, error.type, error.param, error.code)
+            body = write_error(error.message, error.type, error.param, error.code)
             status, headers = error.status, error.headers
         lines = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode()), *headers]
         await send({"type": "http.response.start", "status": status, "headers": lines})
         await send({"type": "http.response.body", "body": body})
 
     async def _answer(self, scope: Scope, receive: Receive) -> bytes:
-        try:
-            method, handler = self._routes[scope["path"]]
-        except KeyError:
-            raise NotFound(f"There is nothing at {scope['path']}.") from None
-        if scope["method"] != method:
-            raise MethodNotAllowed(f"Use {method} here.", (method,))
+        handler = find_handler(self._routes, scope)
         try:
             return await handler(scope, receive)
         except QueueFull as full:
@@ -108,7 +103,7 @@ class ModelApp:
             raise Unavailable(str(error), code="vocabulary_unavailable", retry_after_s=None) from None
         except InferenceFailed:
             raise GatewayError("The local model failed on this input.", code="local_inference_failed") from None
-        except (GatewayError, _Gone):
+        except (GatewayError, Gone):
             raise
         except Exception:
             # Whatever broke, it ends this attempt alone: the caller gets a clean 500 and the log the traceback.
@@ -116,11 +111,11 @@ class ModelApp:
             raise GatewayError("The local model process failed on this request.") from None
 
     async def _embeddings(self, scope: Scope, receive: Receive) -> bytes:
-        with self._received(await self._body(scope, receive)) as body:
+        with self._received(await self._body(receive)) as body:
             request = await self._text_work(body, embeddings.read_embeddings, body)
             engine = embeddings.pick(self._engines, request.model)
             tokens = await self._text_work(body, embeddings.read_tokens, engine, request)
-        vectors = await _unless_gone(self._lanes[engine.row.id].embed(tokens), receive)
+        vectors = await unless_gone(self._lanes[engine.row.id].embed(tokens), receive)
         count = sum(map(len, tokens))
         write = partial(embeddings.write_embeddings, engine.row.id, vectors, count, request.encoding_format)
         if len(tokens) <= INLINE_VECTORS_MAX:
@@ -128,7 +123,7 @@ class ModelApp:
         return await asyncio.get_running_loop().run_in_executor(self._text_pool, write)
 
     async def _count(self, scope: Scope, receive: Receive) -> bytes:
-        with self._received(await self._body(scope, receive)) as body:
+        with self._received(await self._body(receive)) as body:
             request = embeddings.read_count(body)
             # A vocabulary's first use loads it, so a count by vocabulary never runs on the loop.
             inline = len(body) <= INLINE_BODY_BYTES_MAX and request.vocabulary is None
@@ -158,87 +153,10 @@ class ModelApp:
         finally:
             self._bytes_in_flight -= len(body)
 
-    async def _body(self, scope: Scope, receive: Receive) -> bytes:
-        parts = bytearray()
-        while True:
-            message = await receive()
-            if message["type"] == "http.disconnect":
-                raise _Gone
-            parts += message.get("body", b"")
-            if len(parts) > BODY_BYTES_MAX:
-                raise BodyTooLarge(f"The body is larger than {BODY_BYTES_MAX} bytes.")
-            if self._bytes_in_flight + len(parts) > BODY_BYTES_IN_FLIGHT_MAX:
-                raise Unavailable("The local model process holds too many large requests.", code="model_overloaded")
-            if not message.get("more_body"):
-                return bytes(parts)
-
-
-async def _unless_gone(work: Awaitable[T], receive: Receive) -> T:
-    """The work's result; when the client leaves first, the work is cancelled and _Gone raised."""
-    task = asyncio.ensure_future(work)
-    gone = asyncio.ensure_future(receive())
-    try:
-        await asyncio.wait((task, gone), return_when=asyncio.FIRST_COMPLETED)
-        if task.done():
-            return task.result()
-        raise _Gone
-    finally:
-        for one in (task, gone):
-            if not one.done():
-                one.cancel()
-                with contextlib.suppress(asyncio.CancelledError):
-                    await one
-
-
-class _Server(uvicorn.Server):
-    """uvicorn's server, but it says when it listens, and a signal it drained for is not raised again at the end."""
-
-    def __init__(self, config: uvicorn.Config, on_ready: Callable[[], None]) -> None:
-        super().__init__(config)
-        self._on_ready = on_ready
-
-    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        await super().startup(sockets)
-        if self.started:
-            self._on_ready()
-
-    @contextlib.contextmanager
-    def capture_signals(self) -> Iterator[None]:
-        loop = asyncio.get_running_loop()
-        for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, self.handle_exit, number, None)
-        yield
-
-
-def listen(path: str) -> socket.socket:
-    """A listening unix socket, readable by this user only; a socket left by a dead process is replaced."""
-    with contextlib.suppress(FileNotFoundError):
-        Path(path).unlink()
-    listener = socket.socket(socket.AF_UNIX)
-    before = os.umask(0o177)
-    try:
-        listener.bind(path)
-    finally:
-        os.umask(before)
-    return listener
-
-
-async def serve(app: ModelApp, listener: socket.socket, on_ready: Callable[[], None], drain_s: int = DRAIN_S) -> None:
-    """Serves until SIGTERM or SIGINT, then answers what is under way for at most `drain_s` seconds."""
-    config = uvicorn.Config(
-        app,
-        http="httptools",
-        ws="none",
-        lifespan="off",
-        log_config=None,
-        access_log=False,
-        server_header=False,
-        date_header=False,
-        proxy_headers=False,
-        timeout_keep_alive=3600,
-        timeout_graceful_shutdown=drain_s,
-    )
-    await _Server(config, on_ready).serve(sockets=[listener])
+    async def _body(self, receive: Receive) -> bytes:
+        return await read_body(
+            receive, BODY_BYTES_MAX, lambda size: self._bytes_in_flight + size <= BODY_BYTES_IN_FLIGHT_MAX
+        )
 
 
 def lane_count(threads: int) -> int:
@@ -268,18 +186,9 @@ def run(socket_path: str, threads: int = 0, models_dir: str = "") -> int:
         log.info("ready in %.2f s: %s on %s", time.monotonic() - started_s, ", ".join(engines), socket_path)
 
     try:
-        _run_loop(serve(app, listen(socket_path), ready))
+        run_loop(serve(app, listen(socket_path), ready))
     finally:
         app.close()
         with contextlib.suppress(FileNotFoundError):
             Path(socket_path).unlink()
     return 0
-
-
-def _run_loop(main: Any) -> None:
-    if sys.platform == "win32":
-        asyncio.run(main)
-        return
-    import uvloop
-
-    uvloop.run(main)

@@ -14,6 +14,7 @@ from elkapi.catalog import Match
 from elkapi.catalog.upstreams import serves
 from elkapi.relay.call import Call
 from elkapi.relay.count import MESSAGE_TOKENS, count_texts, quarter
+from elkapi.relay.count_by_model import count_by_model
 from elkapi.relay.plane import DataPlane
 from elkapi.relay.read import Request, read
 from elkapi.relay.relay import Failed, relay
@@ -64,7 +65,11 @@ async def _count(plane: DataPlane, snapshot: Snapshot, grant: Grant, request: Re
         call.reply.send(200, JSON, body)
         return
     counter = _COUNTERS[request.operation.id]
-    texts = texts_of(counter.read(request.body))
+    asked = counter.read(request.body)
+    if (exact := await count_by_model(plane, tiers, asked)) is not None:
+        call.reply.send(200, JSON, counter.write(exact))
+        return
+    texts = texts_of(asked)
     counts = await count_texts(plane, request.model, texts) or [quarter(len(text.encode())) for text in texts]
     call.reply.send(200, JSON, counter.write(sum(counts) + MESSAGE_TOKENS * len(texts)))
 

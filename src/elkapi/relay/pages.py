@@ -73,17 +73,21 @@ def _openai_model(plane: DataPlane, name: str) -> dict[str, object]:
         "created": CREATED_UNIX_S,
         "owned_by": facts.get("owned_by", "system"),
         "supported_endpoint_types": list(_ENDPOINT_TYPES[_kind(plane, name)]),
-        **({"dimensions": facts["dimensions"]} if "dimensions" in facts else {}),
+        **{name: facts[name] for name in ("dimensions", "context_length", "bundled") if name in facts},
     }
 
 
-def _anthropic_model(name: str) -> dict[str, object]:
-    return {"type": "model", "id": name, "display_name": name, "created_at": _CREATED_TEXT}
+def _anthropic_model(plane: DataPlane, name: str) -> dict[str, object]:
+    facts = plane.model_facts.get(name, {})
+    window = {"max_input_tokens": facts["context_length"]} if "context_length" in facts else {}
+    return {"type": "model", "id": name, "display_name": name, "created_at": _CREATED_TEXT, **window}
 
 
 def _gemini_model(plane: DataPlane, name: str) -> dict[str, object]:
     methods = _METHODS[_kind(plane, name)]
-    return {"name": f"models/{name}", "displayName": name, "supportedGenerationMethods": list(methods)}
+    facts = plane.model_facts.get(name, {})
+    window = {"inputTokenLimit": facts["context_length"]} if "context_length" in facts else {}
+    return {"name": f"models/{name}", "displayName": name, "supportedGenerationMethods": list(methods), **window}
 
 
 def _gemini_list(plane: DataPlane, names: list[str]) -> dict[str, object]:
@@ -95,7 +99,7 @@ async def list_models(plane: DataPlane, snapshot: Snapshot, grant: Grant, match:
     names = _names(snapshot, grant)
     if _is_anthropic(call):
         ends = {"first_id": names[0] if names else None, "last_id": names[-1] if names else None}
-        _send(call, {"data": [_anthropic_model(name) for name in names], "has_more": False, **ends})
+        _send(call, {"data": [_anthropic_model(plane, name) for name in names], "has_more": False, **ends})
     elif _is_gemini(call):
         _send(call, _gemini_list(plane, names))
     else:
@@ -117,7 +121,7 @@ async def get_model(plane: DataPlane, snapshot: Snapshot, grant: Grant, match: M
     """One model the key may use. Raises NotFound with code `model_not_found`."""
     name = _known(snapshot, grant, match)
     if _is_anthropic(call):
-        _send(call, _anthropic_model(name))
+        _send(call, _anthropic_model(plane, name))
     else:
         _send(call, _gemini_model(plane, name) if _is_gemini(call) else _openai_model(plane, name))
 

@@ -75,18 +75,26 @@ def no_channel(snapshot: Snapshot, grant: Grant, request: Request) -> NoChannel:
 
 def _no_channel(snapshot: Snapshot, grant: Grant, request: Request) -> str:
     """Words for a caller at 3 a.m.: what is missing, what is close, and the corrected call on a fresh installation."""
-    listed = [m for m in snapshot.models_for(grant.scope, grant.group) if not grant.models or m in grant.models]
+    named = [m for m in snapshot.models_for(grant.scope, grant.group) if not grant.models or m in grant.models]
+    # A model of another kind is no advice; where none can do this at all, the names there are still say something.
+    able = [m for m in named if _can_serve(snapshot, grant, request, m)]
+    listed = able or named
     text = f"No channel serves the model {request.model!r} in group {grant.group!r}."
     if not listed:
         return text + " This group has no model at all yet; an operator adds a channel with `elkapi channel add`."
     close = difflib.get_close_matches(request.model, listed, n=SUGGESTIONS_MAX, cutoff=0.4) or listed[:SUGGESTIONS_MAX]
     text += f" Available: {', '.join(close)}."
-    if grant.scope == "live" and all(channel.id < 0 for channel in snapshot.channels.values()):
+    if able and grant.scope == "live" and all(channel.id < 0 for channel in snapshot.channels.values()):
         text += (
             " This installation has no upstream yet, so only its bundled models answer. The corrected call: "
             f"""POST {request.operation.path.replace("{model}", close[0])} with {{"model": "{close[0]}", ...}}."""
         )
     return text
+
+
+def _can_serve(snapshot: Snapshot, grant: Grant, request: Request, model: str) -> bool:
+    tiers = snapshot.tiers_for(grant.scope, grant.group, model)
+    return any(serves(request.operation, one, one.aliases.get(model, model)) for tier in tiers for one in tier)
 
 
 def estimate(grant: Grant, request: Request, way: Way) -> Quote:

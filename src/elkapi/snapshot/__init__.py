@@ -1,7 +1,15 @@
 """The immutable picture of channels, groups and prices that the request path reads instead of the database."""
 
 from elkapi.snapshot.build import build_snapshot
-from elkapi.snapshot.snapshot import BUNDLED_CHANNEL_ID, SANDBOX_CHANNEL_ID, Snapshot, Tiers
+from elkapi.snapshot.snapshot import BUNDLED_CHANNEL_ID, BUNDLED_CHAT_CHANNEL_ID, SANDBOX_CHANNEL_ID, Snapshot, Tiers
 from elkapi.snapshot.watch import SnapshotHolder
 
-__all__ = ["BUNDLED_CHANNEL_ID", "SANDBOX_CHANNEL_ID", "Snapshot", "SnapshotHolder", "Tiers", "build_snapshot"]
+__all__ = [
+    "BUNDLED_CHANNEL_ID",
+    "BUNDLED_CHAT_CHANNEL_ID",
+    "SANDBOX_CHANNEL_ID",
+    "Snapshot",
+    "SnapshotHolder",
+    "Tiers",
+    "build_snapshot",
+]

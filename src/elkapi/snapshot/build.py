@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from sqlalchemy import Connection
 
 from elkapi.settings import Settings
-from elkapi.snapshot.snapshot import BUNDLED_CHANNEL_ID, SANDBOX_CHANNEL_ID, Snapshot, Tiers
+from elkapi.snapshot.snapshot import BUNDLED_CHANNEL_ID, BUNDLED_CHAT_CHANNEL_ID, SANDBOX_CHANNEL_ID, Snapshot, Tiers
 from elkapi.storage.repos import channels, groups, prices, versions
 from elkapi.storage.secrets import Sealer
 from elkapi.types import NO_POLICY, SANDBOX_KEY, Channel, ChannelKey, Price, Scope
@@ -25,23 +25,26 @@ def build_snapshot(
     settings: Settings,
     *,
     bundled: Iterable[str] = (),
+    chat: Iterable[str] = (),
     sandbox: Iterable[str] = (),
 ) -> Snapshot:
-    """The snapshot of this connection's moment. `bundled` and `sandbox` name the models of those two channels."""
+    """The snapshot of this connection's moment. `bundled`, `chat` and `sandbox` name the models of those channels."""
     version = versions.read(connection).config
     rows = groups.all_groups(connection)
     ratios = {row.name: row.ratio_micro for row in rows}
     all_groups = tuple(sorted(ratios))
-    bundled, sandbox = tuple(bundled), tuple(sandbox)
+    bundled, chat, sandbox = tuple(bundled), tuple(chat), tuple(sandbox)
     own = {row.price.model: row.price for row in prices.in_force(connection)}
     loaded = channels.load_channels(connection, sealer)
     served = [entry.channel for entry in loaded if entry.enabled]
     if bundled:
-        served.append(_bundled_channel(settings, bundled, all_groups))
+        served.append(_local_channel(settings, BUNDLED_CHANNEL_ID, "local", "models", bundled, all_groups))
+    if chat:
+        served.append(_local_channel(settings, BUNDLED_CHAT_CHANNEL_ID, "local-chat", "chat", chat, all_groups))
     if sandbox:
         served.append(_sandbox_channel(settings, sandbox, all_groups))
     # An operator's own record for a bundled model wins over its zero price.
-    live_prices = {model: _free(model) for model in bundled} | own
+    live_prices = {model: _free(model) for model in (*bundled, *chat)} | own
     test_prices = {model: _free(model) for model in sandbox}
     tiers = _tiers([channel for channel in served if any(key.enabled for key in channel.keys)])
     return Snapshot(
@@ -102,13 +105,16 @@ def _free(model: str) -> Price:
     return Price(id=0, model=model, version=0)
 
 
-def _bundled_channel(settings: Settings, models: tuple[str, ...], all_groups: tuple[str, ...]) -> Channel:
+def _local_channel(
+    settings: Settings, channel_id: int, family: str, role: str, models: tuple[str, ...], all_groups: tuple[str, ...]
+) -> Channel:
+    """A process of bundled models as a channel of every group, behind those of the operator."""
     return Channel(
-        id=BUNDLED_CHANNEL_ID,
-        name="bundled",
-        family="local",
-        base_url=f"unix://{settings.socket_path('models')}",
-        keys=(ChannelKey(BUNDLED_CHANNEL_ID, ""),),
+        id=channel_id,
+        name="bundled" if role == "models" else f"bundled-{role}",
+        family=family,
+        base_url=f"unix://{settings.socket_path(role)}",
+        keys=(ChannelKey(channel_id, ""),),
         models=models,
         groups=all_groups,
         priority=BUNDLED_PRIORITY,

@@ -9,6 +9,7 @@ from elkapi.types import NO_POLICY, Channel, Grant, Policy, Price, Scope, policy
 
 BUNDLED_CHANNEL_ID = -1
 SANDBOX_CHANNEL_ID = -2
+BUNDLED_CHAT_CHANNEL_ID = -3
 
 Tiers = tuple[tuple[Channel, ...], ...]
 

@@ -38,6 +38,7 @@ class SnapshotHolder:
         settings: Settings,
         *,
         bundled: Iterable[str] = (),
+        chat: Iterable[str] = (),
         sandbox: Iterable[str] = (),
         on_keys_changed: OnKeysChanged = lambda _version, _digests: None,
         clock: Clock = SYSTEM_CLOCK,
@@ -46,6 +47,7 @@ class SnapshotHolder:
         self._sealer = sealer
         self._settings = settings
         self._bundled = tuple(bundled)
+        self._chat = tuple(chat)
         self._sandbox = tuple(sandbox)
         self._on_keys_changed = on_keys_changed
         self._clock = clock
@@ -122,7 +124,12 @@ class SnapshotHolder:
             snapshot = self._snapshot
             if snapshot is None or now.routing != self._seen.routing:
                 snapshot = build_snapshot(
-                    connection, self._sealer, self._settings, bundled=self._bundled, sandbox=self._sandbox
+                    connection,
+                    self._sealer,
+                    self._settings,
+                    bundled=self._bundled,
+                    chat=self._chat,
+                    sandbox=self._sandbox,
                 )
         for warning in snapshot.warnings if snapshot is not self._snapshot else ():
             log.error("%s", warning)

@@ -68,6 +68,7 @@ ROWS: tuple[_Row, ...] = (
     # Models that think between tool calls and ask for those thoughts back (DeepSeek, Kimi, GLM, MiniMax).
     (None, r"(^|/)(deepseek|kimi|glm|minimax)", {"reasoning_content": True}),
     (None, r"^(deepseek|qwen|glm|kimi|grok|mistral|magistral)", {"max_output_tokens": 32_768}),
+    (None, r"^smollm2", {"max_output_tokens": 8192, "context_tokens": 8192}),
     # Converse offers structured answers for newer Claude models only.
     (frozenset({"bedrock", "converse"}), r"", {"json_schema": False}),
     (frozenset({"bedrock"}), r"mistral\.mistral-large", {"converse_takes": frozenset({"any"})}),

@@ -9,11 +9,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from elkapi.clock import ManualClock
-from elkapi.control.parts import Parts
+from elkapi.control.parts import Parts, installed_chat_model
 from elkapi.control.status import LocalModel, LocalModels
+from elkapi.local.chat import rows
+from elkapi.local.models import ModelUnusable
 from elkapi.settings import Settings
 
 PLANTED = "planted-password"
@@ -90,6 +93,7 @@ LISTING = b'{"object":"list","data":[{"id":"m","object":"model","dimensions":3,"
     ],
 )
 async def test_models_are_what_the_model_process_lists(tmp_path: Path, answer: bytes, expected: LocalModels) -> None:
+    expected = msgspec.structs.replace(expected, chat_model=installed_chat_model())
     settings = Settings(data_dir=str(tmp_path))
     async with Parts(settings, ManualClock()) as parts:
         with _model_process(Path(settings.socket_path("models")), answer):
@@ -98,4 +102,14 @@ async def test_models_are_what_the_model_process_lists(tmp_path: Path, answer: b
 
 async def test_no_model_process_is_not_ready(tmp_path: Path) -> None:
     async with Parts(Settings(data_dir=str(tmp_path)), ManualClock()) as parts:
-        assert await parts.local_models() == LocalModels()
+        assert await parts.local_models() == LocalModels(chat_model=installed_chat_model())
+
+
+def test_the_chat_model_is_named_where_its_package_and_its_runtime_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert installed_chat_model() == "smollm2-135m-instruct"
+    monkeypatch.setattr(rows, "RUNTIME", "a_runtime_nobody_has")
+    assert installed_chat_model() == ""
+    monkeypatch.undo()
+    missing = msgspec.structs.replace(rows.BUNDLED_CHAT, package="a-package-nobody-has")
+    with pytest.raises(ModelUnusable, match="a-package-nobody-has"):
+        rows.locate_chat(missing)

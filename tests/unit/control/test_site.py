@@ -130,6 +130,16 @@ async def test_front_page_says_when_local_models_are_away(site: Site) -> None:
     assert "all-MiniLM-L6-v2" in answer.text  # The example still names a model.
 
 
+async def test_the_chat_model_is_shown_where_there_is_one(site: Site) -> None:
+    site.parts.models = LocalModels(ready=True, chat_model="a-<chat>-model")
+    transport = site._client._transport
+    async with httpx.AsyncClient(transport=transport, base_url="http://gateway.example:8000") as client:
+        page = (await client.get("/")).text
+        assert "<code>a-&lt;chat&gt;-model</code>" in page
+        assert "an embedding model and a small chat model of its own" in page
+        assert (await client.get("/api/status")).json()["data"]["local_chat_model"] == "a-<chat>-model"
+
+
 async def test_docs_show_pages_in_the_order_of_the_index(site: Site) -> None:
     answer = await site.ask("/docs")
     assert answer.status_code == 200

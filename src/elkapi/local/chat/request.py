@@ -1,0 +1,232 @@
+"""What a chat request may ask of the bundled model: its fields, their bounds, and the body the runtime is given; pure.
+
+A field is honoured, known to change nothing, or refused by name: a model that quietly ignores half of a request would
+look as if it had understood it.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from typing import Annotated, Any
+
+import msgspec
+
+from elkapi.errors import BadRequest, NotFound
+from elkapi.local.chat.rows import ChatRow
+from elkapi.local.chat.schema import check_schema
+
+MESSAGES_MAX = 1_000
+STOPS_MAX = 4
+TOP_LOGPROBS_MAX = 20
+LOGIT_BIAS_MAX = 300
+SEEDS = 2**32 - 1  # The one above means "draw a seed" to the runtime.
+
+ROLES = {"system": "system", "developer": "system", "user": "user", "assistant": "assistant"}
+
+# Members of the dialect that change nothing about the answer of a model like this one.
+IGNORED = frozenset(
+    {"metadata", "prompt_cache_key", "prompt_cache_retention", "safety_identifier", "service_tier", "store", "user"}
+)
+# Members that ask for more than the model can do, unless they have one of the values beside them.
+UNABLE: dict[str, tuple[str, tuple[Any, ...]]] = {
+    "tools": ("calls no tools", (None, [])),
+    "tool_choice": ("calls no tools", (None, "none", "auto")),
+    "parallel_tool_calls": ("calls no tools", (None, True, False)),
+    "functions": ("calls no functions", (None, [])),
+    "function_call": ("calls no functions", (None, "none", "auto")),
+    "n": ("gives one answer a call", (None, 1)),
+    "modalities": ("writes text only", (None, ["text"])),
+    "audio": ("writes text only", (None,)),
+    "reasoning_effort": ("does not reason before it answers", (None, "none")),
+    "verbosity": ("cannot be told how verbose to be", (None, "medium")),
+    "web_search_options": ("searches nothing", (None,)),
+    "prediction": ("takes no predicted output", (None,)),
+    "moderation": ("moderates nothing", (None,)),
+}
+
+_Number = Annotated[float, msgspec.Meta(ge=0, le=2)]
+_Penalty = Annotated[float, msgspec.Meta(ge=-2, le=2)]
+_Tokens = Annotated[int, msgspec.Meta(ge=1)]
+
+
+class _StreamOptions(msgspec.Struct):
+    include_usage: bool | None = None
+    include_obfuscation: bool | None = None
+
+
+class _View(msgspec.Struct):
+    """The members we read; `messages` and `response_format` are looked at by hand, so errors can name the part."""
+
+    model: str
+    messages: Annotated[list[dict[str, Any]], msgspec.Meta(min_length=1, max_length=MESSAGES_MAX)]
+    stream: bool | None = None
+    stream_options: _StreamOptions | None = None
+    max_tokens: _Tokens | None = None
+    max_completion_tokens: _Tokens | None = None
+    temperature: _Number | None = None
+    top_p: Annotated[float, msgspec.Meta(gt=0, le=1)] | None = None
+    top_k: Annotated[int, msgspec.Meta(ge=0, le=100_000)] | None = None
+    stop: str | list[str] | None = None
+    seed: int | None = None
+    presence_penalty: _Penalty | None = None
+    frequency_penalty: _Penalty | None = None
+    logit_bias: dict[str, Annotated[float, msgspec.Meta(ge=-100, le=100)]] | None = None
+    logprobs: bool | None = None
+    top_logprobs: Annotated[int, msgspec.Meta(ge=0, le=TOP_LOGPROBS_MAX)] | None = None
+    response_format: dict[str, Any] | None = None
+
+
+class ChatRequest(msgspec.Struct, frozen=True):
+    """A request fit for the model: `body` is the runtime's, always streamed; the rest says how to answer."""
+
+    body: bytes
+    stream: bool
+    include_usage: bool
+    top_logprobs: int = 0
+
+
+class CountRequest(msgspec.Struct, frozen=True):
+    """Messages whose tokens are to be counted, in the runtime's form."""
+
+    messages: list[dict[str, str]]
+
+
+_members = msgspec.json.Decoder(dict[str, Any])
+_view_members = frozenset(_View.__struct_fields__)
+_PATH = re.compile(r"`\$\.([A-Za-z_]+)")
+_MISSING = re.compile(r"missing required field `([A-Za-z_]+)`")
+
+
+def read_chat(body: bytes, row: ChatRow, window: int) -> ChatRequest:
+    """The request in a JSON body, for a model that runs with `window` tokens. Raises BadRequest and NotFound."""
+    view = _read(body, row)
+    limit = view.max_completion_tokens or view.max_tokens or row.output_default
+    asked: dict[str, Any] = {
+        "messages": _messages(view.messages),
+        "stream": True,
+        "stream_options": {"include_usage": True},
+        # The runtime says how far it has read a prompt, and may be stopped there.
+        "return_progress": True,
+        # Nothing of one caller's prompt is kept for the next: its time to read would tell them of each other.
+        "cache_prompt": False,
+        "max_tokens": min(limit, window),
+        "temperature": row.temperature if view.temperature is None else view.temperature,
+        "top_p": row.top_p if view.top_p is None else view.top_p,
+        "top_k": view.top_k or 0,
+        "min_p": 0.0,
+        **_given(view, "presence_penalty", "frequency_penalty", "logit_bias"),
+        **_stops(view.stop),
+        **_logprobs(view),
+        **_format(view.response_format),
+    }
+    if view.logit_bias and len(view.logit_bias) > LOGIT_BIAS_MAX:
+        raise BadRequest(f"`logit_bias` has more than {LOGIT_BIAS_MAX} entries.", param="logit_bias")
+    if view.seed is not None:
+        asked["seed"] = view.seed % SEEDS
+    include_usage = bool(view.stream_options and view.stream_options.include_usage)
+    return ChatRequest(msgspec.json.encode(asked), bool(view.stream), include_usage, view.top_logprobs or 0)
+
+
+def read_count(body: bytes, row: ChatRow) -> CountRequest:
+    """The messages of a chat body whose input is to be counted. Raises BadRequest and NotFound."""
+    return CountRequest(_messages(_read(body, row).messages))
+
+
+def _read(body: bytes, row: ChatRow) -> _View:
+    try:
+        members = _members.decode(body)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+        raise BadRequest(f"The body is not a JSON object: {error}") from None
+    for name, value in members.items():
+        if name in UNABLE:
+            what, harmless = UNABLE[name]
+            if not any(value == one and type(value) is type(one) for one in harmless):
+                raise BadRequest(f"{row.id} {what}; `{name}` cannot be honoured.", param=name)
+        elif name not in _view_members and name not in IGNORED:
+            raise BadRequest(f"{row.id} does not know `{name[:64]}`.", param=name[:64])
+    try:
+        view = msgspec.convert(members, _View)
+    except msgspec.ValidationError as error:
+        found = _PATH.search(str(error)) or _MISSING.search(str(error))
+        raise BadRequest(str(error), param=found.group(1) if found else None) from None
+    if view.model != row.id:
+        raise NotFound(f"There is no local model {view.model!r}; there is {row.id}.", code="model_not_found")
+    return view
+
+
+def _given(view: _View, *names: str) -> dict[str, Any]:
+    return {name: value for name in names if (value := getattr(view, name)) is not None}
+
+
+def _stops(stop: str | list[str] | None) -> dict[str, list[str]]:
+    stops = [stop] if isinstance(stop, str) else stop or []
+    if len(stops) > STOPS_MAX or not all(stops):
+        raise BadRequest(f"`stop` takes at most {STOPS_MAX} texts, none of them empty.", param="stop")
+    return {"stop": stops} if stops else {}
+
+
+def _logprobs(view: _View) -> dict[str, Any]:
+    if view.top_logprobs and not view.logprobs:
+        raise BadRequest("`top_logprobs` needs `logprobs`.", param="top_logprobs")
+    # Without a number of alternatives the runtime tells none of its probabilities; `answer` cuts them back.
+    return {"logprobs": True, "top_logprobs": view.top_logprobs or 1} if view.logprobs else {}
+
+
+def _messages(given: list[dict[str, Any]]) -> list[dict[str, str]]:
+    messages = [_message(index, one) for index, one in enumerate(given)]
+    if [one["role"] for one in messages[-2:]] == ["assistant", "assistant"]:
+        raise BadRequest("At most one message of the assistant may stand at the end.", param="messages")
+    return messages
+
+
+def _message(index: int, given: dict[str, Any]) -> dict[str, str]:
+    where = f"messages[{index}]"
+    role = given.get("role")
+    if not isinstance(role, str) or role not in ROLES:
+        raise BadRequest(f"`{where}.role` is {str(role)[:64]!r}; the model takes {', '.join(ROLES)}.", param="messages")
+    for name, value in given.items():
+        if name not in {"role", "content"} and value not in (None, [], ""):
+            raise BadRequest(f"`{where}.{name[:64]}` is nothing this model can take in.", param="messages")
+    return {"role": ROLES[role], "content": _content(where, given.get("content"))}
+
+
+def _content(where: str, content: Any) -> str:
+    if isinstance(content, str):
+        return content
+    if not isinstance(content, list):
+        raise BadRequest(f"`{where}.content` is to be a text or an array of text parts.", param="messages")
+    texts = []
+    for place, part in enumerate(content):
+        kind = part.get("type") if isinstance(part, dict) else None
+        if kind != "text" or not isinstance(part.get("text"), str):
+            raise BadRequest(
+                f"`{where}.content[{place}]` has the type {str(kind)[:64]!r}; the model reads text only.",
+                param="messages",
+            )
+        texts.append(part["text"])
+    return "".join(texts)
+
+
+def _format(given: dict[str, Any] | None) -> dict[str, Any]:
+    kind = given.get("type") if given is not None else "text"
+    read = _FORMATS.get(kind) if isinstance(kind, str) else None
+    if read is None:
+        raise BadRequest("`response_format.type` is to be text, json_object or json_schema.", param="response_format")
+    return read(given or {})
+
+
+def _schema(given: dict[str, Any]) -> dict[str, Any]:
+    named = given.get("json_schema")
+    schema = named.get("schema") if isinstance(named, dict) else None
+    if not isinstance(schema, dict):
+        raise BadRequest("`response_format.json_schema.schema` is to be a JSON schema.", param="response_format")
+    check_schema(schema)
+    return {"response_format": {"type": "json_schema", "json_schema": {"schema": schema}}}
+
+
+_FORMATS: dict[str, Callable[[dict[str, Any]], dict[str, Any]]] = {
+    "text": lambda _: {},
+    "json_object": lambda _: {"response_format": {"type": "json_object"}},
+    "json_schema": _schema,
+}

