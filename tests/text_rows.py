@@ -119,6 +119,46 @@ _ENDED = Needs(
     until=lambda reply: reply["processing_status"] == "ended",
 )
 
+_RESPONSE = Needs("openai.responses")
+_STORED_CHAT = Needs("openai.chat", {"store": True, "metadata": {"a": "1"}})
+
+
+def _object(name: str) -> dict[str, Any]:
+    return {"shows": lambda reply: reply["object"], "expected": name}
+
+
+# Of answers that are kept: each is made first, and then read, listed, changed or forgotten.
+STORED: dict[str, Case] = {
+    "openai.responses-get": Case(needs=_RESPONSE, shows=lambda reply: text_of("responses", reply), expected=SAID),
+    "openai.responses-get-stream": Case(
+        needs=_RESPONSE, query="stream=true", shows=_streamed("responses"), expected=SAID, media=EVENTS
+    ),
+    "openai.responses-cancel": Case(
+        needs=Needs(
+            "openai.responses",
+            {"background": True},
+            poll="openai.responses-get",
+            until=lambda reply: reply["status"] == "completed",
+        ),
+        shows=lambda reply: reply["status"],
+        expected="completed",
+    ),
+    "openai.responses-delete": Case(needs=_RESPONSE, shows=lambda reply: reply["deleted"]),
+    "openai.responses-input-items": Case(
+        needs=_RESPONSE, shows=lambda reply: reply["data"][0]["content"][0]["text"], expected=ASKED
+    ),
+    "openai.chat-list": Case(needs=_STORED_CHAT, query="metadata[a]=1", **_object("list")),
+    "openai.chat-get": Case(needs=_STORED_CHAT, shows=lambda reply: text_of("chat", reply), expected=SAID),
+    "openai.chat-update": Case(
+        needs=_STORED_CHAT,
+        body={"metadata": {"b": "2"}},
+        shows=lambda reply: reply["metadata"],
+        expected={"b": "2"},
+    ),
+    "openai.chat-delete": Case(needs=_STORED_CHAT, **_object("chat.completion.deleted")),
+    "openai.chat-messages": Case(needs=_STORED_CHAT, shows=lambda reply: reply["data"][0]["content"], expected=ASKED),
+}
+
 CASES: dict[str, Case] = {
     "openai.embeddings": _EMBEDDING,
     "openai.embeddings-engine": msgspec.structs.replace(_EMBEDDING, params={"model": EMBEDDING}, body={"input": "red"}),
@@ -128,6 +168,7 @@ CASES: dict[str, Case] = {
         body={**_COMPLETION, "stream": True}, shows=_completed, expected=SAID, media=EVENTS
     ),
     **_both("openai.responses", "responses", {"model": CHAT, "input": ASKED}),
+    **STORED,
     "openai.responses-compact": Case(
         body={"model": CHAT, "input": ASKED}, shows=lambda reply: reply["output"][-1]["type"], expected="compaction"
     ),

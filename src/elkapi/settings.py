@@ -92,6 +92,11 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     otlp_metrics_s: float = 60.0
     otlp_timeout_s: float = 10.0
 
+    stored_keep_s: float = 30 * 86_400.0
+    stored_bytes_max: int = 8 * 1024 * 1024
+    background_calls_max: int = 100
+    background_calls_per_key_max: int = 20
+
     models_dir: str = ""
     model_threads: int = 0
     chat_context_tokens: int = 4096

@@ -317,6 +317,32 @@ class StoredReply(msgspec.Struct, frozen=True):
     body: bytes | None
 
 
+class StoredObject(msgspec.Struct, frozen=True):
+    """An answer to be kept for its caller (table `stored_objects`); `body` is sealed before it is written.
+
+    `item_ids` are those of its output items by which a later input may refer to them. `finishes`: the row is there
+    already, since its call runs in the background, and ends with this; `frames` is what of its stream is not kept yet,
+    the number of its first frame before it.
+    """
+
+    id: bytes
+    kind: Literal["response", "chat"]
+    owner_id: int
+    key_id: int
+    model: str
+    status: str
+    created_ns: int
+    expires_ns: int
+    root: bytes
+    body: bytes
+    previous: bytes | None = None
+    worker: bytes | None = None
+    metadata: str | None = None
+    item_ids: tuple[str, ...] = ()
+    finishes: bool = False
+    frames: tuple[int, bytes] | None = None
+
+
 class HoldOrder(msgspec.Struct, frozen=True):
     """What `ledger.hold` is asked: reserve `nano` on every account of `accounts`, all or none, for this request id.
 
@@ -336,10 +362,11 @@ class Settlement(msgspec.Struct, frozen=True):
     """What `ledger.settle` is asked: resolve the hold of `record.id` to `record.charge_nano` and keep the record.
 
     `hold` is None for a call that needed none. `reply` is kept when the call carried a claim; `forget_claim` drops the
-    claim instead (errors before the upstream are not stored).
+    claim instead (errors before the upstream are not stored). `stored` is the answer kept for later reading.
     """
 
     record: RequestRecord
     hold: HoldOrder | None
     reply: StoredReply | None = None
     forget_claim: bool = False
+    stored: StoredObject | None = None

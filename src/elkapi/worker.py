@@ -27,6 +27,7 @@ from elkapi.observe import metrics as observe_metrics
 from elkapi.observe.bridge import json_log
 from elkapi.observe.metrics import FOLD_EVERY_S, Metrics
 from elkapi.observe.process import die_with_parent, set_title
+from elkapi.relay.background_calls import BackgroundCalls
 from elkapi.relay.batches.pages import batch_pages
 from elkapi.relay.batches.runner import BatchRunner
 from elkapi.relay.batches.store import BatchStore
@@ -35,6 +36,8 @@ from elkapi.relay.judge import StorageKeyJudge
 from elkapi.relay.pages import PAGES
 from elkapi.relay.plane import DataPlane
 from elkapi.relay.quoting import QUOTING_PAGES
+from elkapi.relay.stored_objects import StoredObjects
+from elkapi.relay.stored_pages import STORED_PAGES
 from elkapi.relay.telemetry import Telemetry
 from elkapi.roles import WorkerOrder
 from elkapi.routing.affinity import Affinity
@@ -91,7 +94,8 @@ async def _serve(order: WorkerOrder, listening: socket.socket, ready_fd: int | N
             os.write(ready_fd, b"1")
             os.close(ready_fd)
         await stop.wait()
-        cut, _ = await asyncio.gather(server.drain(order.settings.drain_s), runner.drain(order.settings.drain_s))
+        drain_s = order.settings.drain_s
+        cut, *_ = await asyncio.gather(server.drain(drain_s), runner.drain(drain_s), plane.background.drain(drain_s))
         plane.log.write("worker_drained", cut_connections=cut)
         folding.cancel()
 
@@ -143,12 +147,18 @@ async def opened_plane(order: WorkerOrder) -> AsyncIterator[DataPlane]:
         stack.callback(limits.close)
         answers = Answers(settings, installation.sealer)
         stack.push_async_callback(answers.aclose)
+        stored = StoredObjects(installation.database, reader, installation.sealer, SYSTEM_CLOCK)
+        stack.push_async_callback(stored.aclose)
+        background = BackgroundCalls(
+            stored, owner, settings.background_calls_max, settings.background_calls_per_key_max, log
+        )
         judge = StorageKeyJudge(installation.database, log, SYSTEM_CLOCK)
         stack.callback(judge.close)
         telemetry = None
         if settings.otlp_endpoint:
             telemetry = Telemetry(settings, holder, SYSTEM_CLOCK)
             stack.callback(telemetry.close)
+        stack.push_async_callback(background.aclose)
         yield DataPlane(
             settings=settings,
             catalog=CATALOG,
@@ -166,8 +176,14 @@ async def opened_plane(order: WorkerOrder) -> AsyncIterator[DataPlane]:
             log=log,
             clock=SYSTEM_CLOCK,
             rng=Random(),  # noqa: S311 - spreads load, guards nothing.
-            pages=PAGES | COUNTING_PAGES | QUOTING_PAGES | batch_pages(TrustedProxies(settings.trusted_proxies).origin),
+            pages=PAGES
+            | COUNTING_PAGES
+            | QUOTING_PAGES
+            | STORED_PAGES
+            | batch_pages(TrustedProxies(settings.trusted_proxies).origin),
             tokens=TokenSource(client.send, SYSTEM_CLOCK),
+            stored=stored,
+            background=background,
             model_facts={model.id: model.facts for model in order.bundled},
             telemetry=telemetry,
             batches=batches,

@@ -65,7 +65,9 @@ class Facts(msgspec.Struct, frozen=True):
 
     `texts` is what a local count would count (strings, or lists of token ids), kept as decoded. `output_limit` is the
     caller's own limit of output tokens, None when it set none; `upper` has the model's maximum then. `choices` is how
-    many answers were asked for. `wide`: the call may be metered in images, audio or an hour's cache.
+    many answers were asked for. `wide`: the call may be metered in images, audio or an hour's cache. `store`,
+    `background`, `previous` and `conversation` are the caller's words about what the gateway keeps; `stateful`: one of
+    them matters, or the input refers to something kept.
     """
 
     model: str | None
@@ -80,6 +82,8 @@ class Facts(msgspec.Struct, frozen=True):
     store: bool = False
     background: bool = False
     previous: str | None = None
+    conversation: str | None = None
+    stateful: bool = False
 
 
 class Operation(msgspec.Struct, frozen=True):

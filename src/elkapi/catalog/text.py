@@ -72,6 +72,7 @@ class ResponsesView(msgspec.Struct):
     store: bool | None = None
     background: bool | None = None
     previous_response_id: str | None = None
+    conversation: str | dict[str, Any] | None = None
 
 
 class MessagesView(msgspec.Struct):
@@ -168,6 +169,7 @@ def read_chat(body: bytes) -> Facts:
         stream=bool(view.stream),
         include_usage=bool(options and options.include_usage),
         store=bool(view.store),
+        stateful=bool(view.store),
     )
 
 
@@ -200,7 +202,7 @@ def read_responses(body: bytes) -> Facts:
         # The provider keeps responses unless told otherwise.
         store=view.store is not False,
     )
-    return msgspec.structs.replace(facts, background=bool(view.background), previous=view.previous_response_id or None)
+    return _with_state(facts, view, body)
 
 
 def read_messages(body: bytes) -> Facts:
@@ -243,7 +245,7 @@ def read_any(body: bytes) -> Facts:
 def read_compact(body: bytes) -> Facts:
     """Facts of a compaction, which is priced like a response. Raises BadRequest naming the field."""
     view: ResponsesView = decode_strict(_responses, body)
-    return msgspec.structs.replace(_facts(body, _model(view.model)), previous=view.previous_response_id or None)
+    return _with_state(_facts(body, _model(view.model)), view, body)
 
 
 def read_moderation(body: bytes) -> Facts:
@@ -260,6 +262,17 @@ def read_rerank(body: bytes) -> Facts:
     # The query is read again with every document.
     upper = len(body) + len(view.documents) * len(view.query.encode())
     return Facts(model=_model(view.model), upper=Usage(input_tokens=upper, searches=1, calls=1))
+
+
+def _with_state(facts: Facts, view: ResponsesView, body: bytes) -> Facts:
+    named = view.conversation
+    conversation = str(named.get("id")) if isinstance(named, dict) else named
+    background, previous = bool(view.background), view.previous_response_id or None
+    if not (facts.store or background or previous or conversation or b'"item_reference"' in body):
+        return facts
+    return msgspec.structs.replace(
+        facts, background=background, previous=previous, conversation=conversation or None, stateful=True
+    )
 
 
 def bounded_by_model(facts: Facts, model: str) -> Facts:
@@ -291,6 +304,7 @@ def _facts(
     stream: bool = False,
     include_usage: bool = False,
     store: bool = False,
+    stateful: bool = False,
 ) -> Facts:
     """Bound a text call by its bytes, its pictures and files and its own output limit."""
     given = len(body) + FRAME_TOKENS_MAX
@@ -307,4 +321,5 @@ def _facts(
         wide=wide,
         include_usage=include_usage,
         store=store,
+        stateful=stateful,
     )

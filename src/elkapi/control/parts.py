@@ -8,6 +8,7 @@ from types import TracebackType
 import msgspec
 
 from elkapi.clock import Clock
+from elkapi.control.expiry import Expiry
 from elkapi.control.jobs import Job
 from elkapi.control.prober import Prober
 from elkapi.control.status import LocalModel, LocalModels
@@ -54,6 +55,7 @@ class Parts:
         """The background jobs, each with its own period."""
         return (
             Sweeper(self._store.on_thread, lambda database: Recoverer(database, self._settings, self._clock)),
+            Expiry(self._store.write, self._clock),
             Prober(self._store, self._client.send, self._clock),
         )
 

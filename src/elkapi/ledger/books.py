@@ -21,7 +21,8 @@ from elkapi.clock import Clock
 from elkapi.ids import first_id_at
 from elkapi.ledger import accounts
 from elkapi.ledger.claims import Claims
-from elkapi.ledger.orders import Beat, Hold, Order, Refusal, Settle, flagged
+from elkapi.ledger.keeping import Keeper
+from elkapi.ledger.orders import Beat, Hold, Keep, Order, Refusal, Settle, flagged
 from elkapi.ledger.reversal import Reversal
 from elkapi.ledger.statements import for_dialect
 from elkapi.ledger.transfers import HOLD_STEP, HOLD_SUFFIX, LEGS_MAX, LOSS_SUFFIX, RESOLVE_SUFFIX, entries_range
@@ -66,6 +67,7 @@ class _Batch:
         self.holds: list[tuple[int, Hold, tuple[int, ...]]] = []
         self.claim_ends: list[Settle] = []
         self.unknowns: list[Any] = []
+        self.kept: list[Settle | Keep] = []
 
 
 class Books:
@@ -77,6 +79,7 @@ class Books:
         self._cursor = connection.cursor()
         self._sql = for_dialect(dialect)
         self._claims = Claims(self._cursor, self._sql, keep_ns)
+        self._keeper = Keeper(self._cursor, self._sql)
         self._reversal = Reversal(self._cursor, self._sql, house)
         self._clock = clock
         self._revenue = house[accounts.REVENUE]
@@ -192,6 +195,8 @@ class Books:
             elif isinstance(order, Hold):
                 if order.nano and batch.outcomes[index] is None:
                     self._plan_hold(batch, index, order)
+            elif isinstance(order, Keep):
+                batch.kept.append(order)
             else:
                 self._beat(order, batch.now_ns)
         self._write(batch)
@@ -206,6 +211,8 @@ class Books:
             sql.unknowns.insert(cursor, batch.unknowns)
             for settle in batch.claim_ends:
                 self._claims.end(settle)
+        if batch.kept:
+            self._keeper.write(batch.kept)
         self._change_accounts(batch)
         if batch.holds:
             point("ledger.hold.before")
@@ -241,6 +248,8 @@ class Books:
             batch.rows += (row.created_ns, row.record)
         if order.claim is not None:
             batch.claim_ends.append(order)
+        if order.kept is not None:
+            batch.kept.append(order)
 
     def _resolve(self, batch: _Batch, request_id: bytes, held: int, legs: tuple[int, ...], charge: int) -> None:
         counters = self._counters_of(legs)

@@ -11,7 +11,7 @@ import contextlib
 from typing import cast
 
 from elkapi.ledger.ledger import Boot, Ledger
-from elkapi.ledger.orders import Beat, Hold, Settle, given_back
+from elkapi.ledger.orders import Beat, Hold, Keep, Settle, given_back
 from elkapi.ledger.wire import ANSWERS_DECODER, Answers, FrameError, Frames, Orders, encode
 from elkapi.ledger.writer import Entry
 
@@ -110,6 +110,8 @@ class RemoteLedger(Ledger):
             order = entry[0]
             if type(order) is Settle and order.claim is not None and order.claim.reply_sealed is not None:
                 part_bytes += len(order.claim.reply_sealed)
+            if isinstance(order, Settle | Keep) and order.kept is not None:
+                part_bytes += order.kept.size_bytes
             if part_bytes > FRAME_REPLY_BYTES_MAX:
                 transport.write(encode(Orders(first, [order for order, _ in part])))
                 first, part, part_bytes = first + len(part), [], 0

@@ -19,6 +19,7 @@ from elkapi.ledger.accounts import ensure_system_accounts
 from elkapi.ledger.books import FAILED, Books, Outcome
 from elkapi.ledger.checkpoint import Checkpointer
 from elkapi.ledger.idempotency import ReplyWaits, open_reply, seal_reply
+from elkapi.ledger.keeping import seal_stored
 from elkapi.ledger.orders import (
     UNKNOWN_FLAG,
     Beat,
@@ -27,6 +28,7 @@ from elkapi.ledger.orders import (
     Hold,
     IdempotencyPending,
     IdempotencyReplay,
+    Keep,
     Order,
     Refusal,
     Settle,
@@ -40,7 +42,7 @@ from elkapi.ledger.writer import INLINE_ORDERS_MAX, LINGER_FROM_HOLDS, UNREACHAB
 from elkapi.settings import Settings
 from elkapi.storage.db import Database
 from elkapi.storage.secrets import Sealer
-from elkapi.types import HoldOrder, IdempotencyClaim, RequestRecord, Settlement, StoredReply
+from elkapi.types import HoldOrder, IdempotencyClaim, RequestRecord, Settlement, StoredObject, StoredReply
 
 SWEEP_S = 0.05
 # Orders written on the loop wait at most this long for company while many calls are in flight.
@@ -156,11 +158,13 @@ class Ledger(ABC):
         """
         record, hold = settlement.record, settlement.hold
         result = await self._claim_result(settlement) if hold is not None and hold.claim is not None else None
+        stored = settlement.stored
+        kept = await seal_stored(self._sealer, stored) if stored is not None else None
         row = _usage_row(record)
         held = hold is not None and hold.nano > 0
         unknown = held and (UNKNOWN_FLAG in record.flags or _tried_in_vain(record))
         outcome = await self._ask_settle(
-            Settle(record.id, held, record.charge_nano, record.loss_nano, row, result, unknown)
+            Settle(record.id, held, record.charge_nano, record.loss_nano, row, result, unknown, kept=kept)
         )
         if outcome is not None:
             raise _settle_error(outcome)
@@ -176,6 +180,19 @@ class Ledger(ABC):
             outcome = await self._ask_settle(Settle(order.request_id, order.nano > 0, 0, loss, row, claim))
             if outcome is not None:
                 raise _settle_error(outcome)
+
+    async def keep(self, stored: StoredObject, *, frames_only: bool = False) -> None:
+        """Keep an object apart from a settlement (a background call's row), durable on return. Raises Unavailable.
+
+        After that it may be there all the same; with `frames_only` only its frames are kept.
+        """
+        kept = await seal_stored(self._sealer, stored)
+        if self._closed:
+            raise Unavailable(UNREACHABLE)
+        order = Keep(stored.id, kept, frames_only)
+        outcome = await self._ask(order, self._settle_waits, self._settings.settle_wait_s)
+        if outcome is not None:
+            raise Unavailable(outcome.message or FAILED)
 
     def record(self, record: RequestRecord) -> None:
         """Keep the usage row of a free call, soon; never waits, and drops it (counted) when the queue is full."""

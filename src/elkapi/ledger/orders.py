@@ -68,6 +68,33 @@ class ClaimResult(msgspec.Struct, frozen=True, array_like=True, gc=False):
     reply_sealed: bytes | None = None
 
 
+class Kept(msgspec.Struct, frozen=True, array_like=True, gc=False):
+    """A row of `stored_objects`, see types.StoredObject; `frames_sealed` belong to `stored_events` from `first` on."""
+
+    id: bytes
+    kind: str
+    owner_id: int
+    key_id: int
+    model: str
+    status: str
+    created_ns: int
+    expires_ns: int
+    root: bytes
+    previous: bytes | None
+    worker: bytes | None
+    metadata: str | None
+    sealed: bytes
+    item_ids: tuple[str, ...] = ()
+    finishes: bool = False
+    first: int = 0
+    frames_sealed: bytes | None = None
+
+    @property
+    def size_bytes(self) -> int:
+        """About what it adds to a frame between processes."""
+        return len(self.sealed) + len(self.frames_sealed or b"")
+
+
 class Settle(msgspec.Struct, frozen=True, array_like=True, gc=False, tag="s"):
     """Resolve the hold (if `held`) to `charge_nano`, or give it back whole when that is 0, and keep the usage row.
 
@@ -83,6 +110,18 @@ class Settle(msgspec.Struct, frozen=True, array_like=True, gc=False, tag="s"):
     claim: ClaimResult | None = None
     unknown: bool = False
     waived: bool = False
+    kept: Kept | None = None
+
+
+class Keep(msgspec.Struct, frozen=True, array_like=True, gc=False, tag="k"):
+    """Keep an object apart from any settlement: a background call's row, at its beginning or with more of its stream.
+
+    `request_id` is the object's. With `frames_only` nothing but the frames is written.
+    """
+
+    request_id: bytes
+    kept: Kept
+    frames_only: bool = False
 
 
 class Beat(msgspec.Struct, frozen=True, array_like=True, gc=False, tag="b"):
@@ -94,7 +133,7 @@ class Beat(msgspec.Struct, frozen=True, array_like=True, gc=False, tag="b"):
     ended: bool = False
 
 
-Order = Hold | Settle | Beat
+Order = Hold | Settle | Beat | Keep
 
 
 def given_back(hold: Hold) -> Settle:

@@ -24,6 +24,7 @@ from elkapi.ledger.idempotency import purge_claims
 from elkapi.settings import Settings
 from elkapi.storage import dialect as sql
 from elkapi.storage.db import Database
+from elkapi.storage.repos.stored import fail_running
 from elkapi.storage.schema import accounts, idempotency, transfers, unknown_outcomes, workers
 from elkapi.testing.crash import point
 
@@ -49,7 +50,7 @@ class OpenHold(msgspec.Struct, frozen=True):
 
 class RecoveryReport(msgspec.Struct):
     """What one recovery did: workers that ended, those of them that just fell silent, holds expired with their sum,
-    claims whose outcome is unknown."""
+    claims whose outcome is unknown, background responses that failed with them."""
 
     workers: int = 0
     silent: int = 0
@@ -57,12 +58,13 @@ class RecoveryReport(msgspec.Struct):
     nano: int = 0
     claims_unknown: int = 0
     claims_purged: int = 0
+    answers_failed: int = 0
     expired: list[OpenHold] = []
 
     @property
     def is_news(self) -> bool:
         """A worker that said farewell and left nothing behind is none."""
-        return bool(self.silent or self.holds or self.claims_unknown)
+        return bool(self.silent or self.holds or self.claims_unknown or self.answers_failed)
 
     def text(self) -> str:
         """One line for the log."""
@@ -162,6 +164,8 @@ def recover_owners(
     c = idempotency.c
     unknown = update(idempotency).where(c.owner.in_(owners), c.state == "open").values(state="unknown")
     report.claims_unknown = connection.execute(unknown).rowcount
+    # What they were making in the background will not come any more.
+    report.answers_failed = fail_running(connection, owners)
     first = owners - looked_at
     ended = {"heartbeat_ns": LOOKED_AT, "ended_ns": func.coalesce(w.ended_ns, now_ns)}
     connection.execute(update(workers).where(w.owner.in_(first)).values(ended))

@@ -16,7 +16,17 @@ from sqlalchemy.dialects.postgresql import psycopg
 from sqlalchemy.dialects.sqlite import insert as sqlite_insert
 from sqlalchemy.sql import ClauseElement
 
-from elkapi.storage.schema import accounts, idempotency, requests, transfers, unknown_outcomes, workers
+from elkapi.storage.schema import (
+    accounts,
+    idempotency,
+    requests,
+    stored_events,
+    stored_items,
+    stored_objects,
+    transfers,
+    unknown_outcomes,
+    workers,
+)
 
 # Row counts a multi-row statement exists for, descending: batches up to 16 are one statement, larger ones a few. All of
 # them together are fewer than either driver keeps prepared.
@@ -59,6 +69,7 @@ class Statements:
         self._accounts()
         self._entries()
         self._claims()
+        self._stored()
         self._workers()
 
     def _accounts(self) -> None:
@@ -146,6 +157,21 @@ class Statements:
             "request",
         )
         self.claim_forget = self._text(delete(idempotency).where(*ours), "key", "op", "idem", "request")
+
+    def _stored(self) -> None:
+        c = stored_objects.c
+        self.stored = self._rows(stored_objects, tuple(column.name for column in stored_objects.columns))
+        self.stored_items = self._rows(stored_items, ("key_id", "item_id", "object_id"), key="key_id item_id")
+        self.stored_events = self._rows(stored_events, ("object_id", "first", "sealed"), key="object_id first")
+        # what a background call ends with, unless it was cancelled, deleted or given up meanwhile
+        finish = update(stored_objects).where(c.id == bindparam("id"), c.status == literal_column("'in_progress'"))
+        finish = finish.values(status=bindparam("state"), expires_ns=bindparam("expires"), sealed=bindparam("body"))
+        self.stored_finish = self._text(finish, "state", "expires", "body", "id")
+        touch = update(stored_objects).values(expires_ns=bindparam("expires"))
+        touch = touch.where(
+            c.root == bindparam("root"), c.key_id == bindparam("key"), c.expires_ns < bindparam("stale")
+        )
+        self.stored_touch = self._text(touch, "expires", "root", "key", "stale")
 
     def _workers(self) -> None:
         insert: Any = (sqlite_insert if self.is_sqlite else postgresql_insert)(workers)

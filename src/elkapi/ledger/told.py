@@ -28,7 +28,7 @@ def waived(order: Settle) -> Settle:
     """The same settlement at the operator's loss; what was charged all the same is taken back."""
     loss = order.loss_nano + order.charge_nano
     row = flagged(order.row, 0, loss, WAIVED_FLAG)
-    return msgspec.structs.replace(order, charge_nano=0, loss_nano=loss, row=row, waived=True)
+    return msgspec.structs.replace(order, charge_nano=0, loss_nano=loss, row=row, waived=True, kept=None)
 
 
 class ToldFailures:

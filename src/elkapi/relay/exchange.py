@@ -17,6 +17,7 @@ from elkapi.catalog.operation import Wire
 from elkapi.catalog.upstreams import Endpoint, endpoint_for
 from elkapi.errors import BadRequest
 from elkapi.pricing.meter import is_possible, metered, with_client_model
+from elkapi.relay.keep import kept_relayed, kept_translated, named_ours, unstored, with_state
 from elkapi.relay.read import Request
 from elkapi.translate.carried import CARRIED, Carrier
 from elkapi.translate.crossing import Array, Crossing, Numbered, Relayed, Tally, Translated
@@ -118,6 +119,8 @@ class Same:
             body = with_string(body, name, text)
         if self.wire == "responses":
             body = without_envelopes(body)
+        if request.facts.store:
+            body = unstored(request, self.wire, body, self.attempt)
         if self.stream and self.wire in _USAGE_ON_REQUEST and not request.facts.include_usage:
             body = _asking_usage(body)
         if request.output_cap is not None:
@@ -141,6 +144,8 @@ class Same:
         if self.mapped:
             member = _MODEL_MEMBER.get(self.wire, "model")
             body = with_client_model(body, self.request.model, member)
+        if self.request.keep is not None:
+            body = named_ours(self.request, body)
         return Whole(body, usage, unsplit, tally=tally)
 
     def _failure(self, body: bytes) -> Failure | None:
@@ -173,6 +178,8 @@ class Same:
         writer = dialect.writer(facts_of(self.request, asked, self.wire, self.created_s))
         way = Array if self.request.array else Numbered if self.wire == "responses" else Relayed
         rename = (member, self.request.model) if self.mapped else None
+        if self.request.keep is not None:
+            return kept_relayed(self.request, dialect, writer, strip, rename)
         return way(dialect.reader(), writer, dialect.ends_by_close, strip, rename)
 
 
@@ -242,6 +249,8 @@ class Text:
     def crossing(self) -> Crossing:
         facts = facts_of(self.request, self.asked, self.wire_of_caller, self.created_s)
         writer = ArrayWriter(facts) if self.request.array else self.ours.writer(facts)
+        if self.request.keep is not None and self.request.keep.kind == "chat":
+            return kept_translated(self.request, self.theirs, writer)
         return Translated(self.theirs.reader(), writer, self.theirs.ends_by_close)
 
 
@@ -274,6 +283,8 @@ class Carried:
 
 def facts_of(request: Request, asked: ChatRequest, wire: Wire, created_s: int) -> ReplyFacts:
     """What a writer of the caller's dialect is told beside the events."""
+    if request.facts.store:
+        asked = with_state(request, asked)
     return ReplyFacts(
         id=PREFIXES.get(wire, "") + request.call_id,
         model=request.model,

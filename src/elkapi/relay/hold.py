@@ -18,6 +18,7 @@ from elkapi.pricing.price import amount_nano, quote
 from elkapi.relay.call import Call
 from elkapi.relay.candidates import Candidate, most_nano
 from elkapi.relay.count import count_exactly, count_left, count_locally, estimated
+from elkapi.relay.keep import answer_kept
 from elkapi.relay.note import note
 from elkapi.relay.outcome import Outcome
 from elkapi.relay.plane import DataPlane
@@ -34,6 +35,7 @@ from elkapi.types import (
     Quote,
     RequestRecord,
     Settlement,
+    StoredObject,
     StoredReply,
     Usage,
 )
@@ -221,7 +223,10 @@ class Hold:
         if self.order is not None and self.order.claim is not None:
             body = None if outcome.started else outcome.body
             reply = StoredReply(self.call.id, outcome.status, tuple(outcome.headers), body)
-        settlement = self._charged(usage, flags, "ok", outcome.status, outcome.attempts, outcome.channel, reply)
+        stored = None
+        if self.request.keep is not None and (stored := answer_kept(self, outcome, usage)) is None:
+            flags = (*flags, "not_stored")
+        settlement = self._charged(usage, flags, "ok", outcome.status, outcome.attempts, outcome.channel, reply, stored)
         await self._write(settlement, outcome)
 
     async def _counted(self, tally: Tally | None) -> tuple[Usage, tuple[str, ...]]:
@@ -245,6 +250,7 @@ class Hold:
         attempts: tuple[AttemptRecord, ...],
         channel: Channel | None,
         reply: StoredReply | None = None,
+        stored: StoredObject | None = None,
     ) -> Settlement:
         price, ratio = self.quote.price, self.quote.ratio_micro
         cost = amount_nano(price, usage, ratio, self.quote.batch_ratio_micro)
@@ -255,7 +261,7 @@ class Hold:
         self._resolved = True
         loss = cost - charge + self.lost_nano
         record = self._record(outcome, status, usage, charge, loss, flags, attempts, channel, None)
-        return Settlement(record, self.order, reply)
+        return Settlement(record, self.order, reply, stored=stored)
 
     async def resolve(self, error: BaseException) -> None:
         """End the hold of a call that ended with `error`; nothing is left to do when it was settled already."""
@@ -322,16 +328,16 @@ class Hold:
         note(self.plane, settlement.record)
         if (telemetry := self.plane.telemetry) is not None:
             telemetry.called(self.call, self.grant, self.request, settlement.record, seen)
-        if settlement.hold is None:
+        if settlement.hold is None and settlement.stored is None:
             self.plane.ledger.record(settlement.record)
             return
         point("relay.settle.before")
         settling = self.plane.ledger.settle(settlement)
-        if settlement.reply is None:
+        if settlement.reply is None and settlement.stored is None:
             # The order is handed over before the first wait, so a caller that leaves now cannot take it back.
             await settling
         else:
-            # Sealing the reply to keep comes before that; the shield costs a task, so only these calls pay for it.
+            # Sealing what is to be kept comes before that; the shield costs a task, so only these calls pay for it.
             await asyncio.shield(settling)
         point("relay.settle.after")
 

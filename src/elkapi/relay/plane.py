@@ -15,8 +15,10 @@ from elkapi.clock import Clock
 from elkapi.ledger import Ledger
 from elkapi.observe.log import Log
 from elkapi.observe.metrics import Metrics
+from elkapi.relay.background_calls import BackgroundCalls
 from elkapi.relay.batches.store import BatchStore
 from elkapi.relay.call import Call
+from elkapi.relay.stored_objects import StoredObjects
 from elkapi.relay.telemetry import Telemetry
 from elkapi.routing.affinity import Affinity
 from elkapi.routing.health import Health
@@ -66,6 +68,8 @@ class DataPlane(msgspec.Struct):
     rng: Random
     pages: Mapping[str, Page]
     tokens: TokenSource
+    stored: StoredObjects
+    background: BackgroundCalls
     model_facts: dict[str, dict[str, object]]
     batches: BatchStore
     telemetry: Telemetry | None = None

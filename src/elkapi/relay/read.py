@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Literal
 
 import msgspec
 
@@ -14,13 +15,27 @@ from elkapi.relay.call import Call
 from elkapi.types import BatchLine, Grant
 
 
+class Keep(msgspec.Struct, frozen=True):
+    """How a call's answer is kept: `own` is its part of the input where the body holds more, `previous` the response it
+    goes on from and `root` the first one of that conversation. Nothing above `bytes_max` is kept.
+    """
+
+    kind: Literal["response", "chat"]
+    previous: bytes | None = None
+    root: bytes | None = None
+    own: bytes | None = None
+    background: bool = False
+    bytes_max: int = 0
+
+
 class Request(msgspec.Struct, frozen=True):
     """What is asked: `body` names `model` at its top level, unless the operation takes it from the path alone.
 
     `array`: a stream is wanted as one JSON array. `output_cap` is the most output the balance covers, where the caller
     set no limit and the balance does not cover the model's maximum; `hold` sets it. `asked` is the caller's own word
     where `model` is another. `given` are the facts without what the model's name adds to them. `session` names calls
-    that are likely to share a prompt cache, where that can decide anything. `line` is set for a line of a batch.
+    that are likely to share a prompt cache, where that can decide anything. `line` is set for a line of a batch,
+    `keep` where the answer is kept.
     """
 
     operation: Operation
@@ -35,6 +50,7 @@ class Request(msgspec.Struct, frozen=True):
     given: Facts | None = None
     session: bytes = b""
     line: BatchLine | None = None
+    keep: Keep | None = None
 
     @property
     def output_tokens_max(self) -> int:
@@ -93,6 +109,16 @@ def asked_of(request: Request, model: str) -> Request:
         facts=facts if request.operation.dialect is None else bounded_by_model(facts, model),
         asked=request.asked or request.model,
         session=b"",
+    )
+
+
+def with_body(request: Request, body: bytes) -> Request:
+    """The same call with another body, whose bounds are its own. Raises BadRequest."""
+    if request.operation.read is None:
+        raise TypeError(f"{request.operation.id} is relayed but has no reader")
+    facts = request.operation.read(body)
+    return msgspec.structs.replace(
+        request, body=body, facts=bounded_by_model(facts, request.model), given=facts, session=b""
     )
 
 

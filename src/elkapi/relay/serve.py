@@ -13,12 +13,14 @@ import msgspec
 from elkapi.access import UNLIMITED, admit
 from elkapi.catalog import Role
 from elkapi.money import format_usd
+from elkapi.relay.background import begin
 from elkapi.relay.caching import CACHE_HEADER, recall
 from elkapi.relay.call import Call
 from elkapi.relay.candidates import candidates
 from elkapi.relay.credential import presented_key
 from elkapi.relay.fallback import answer
 from elkapi.relay.hold import Hold
+from elkapi.relay.keep import prepared
 from elkapi.relay.plane import DataPlane
 from elkapi.relay.read import Admitted, read
 from elkapi.types import StoredReply
@@ -43,6 +45,11 @@ async def serve(plane: DataPlane, call: Call, admitted: Admitted | None = None) 
     request = await read(call, match, policy.aliases)  # 3 bounded bytes, model, size facts
     if admitted is not None:
         request = msgspec.structs.replace(request, line=admitted.line)
+    if request.facts.stateful:  # what the gateway keeps, or has kept, of conversations
+        request = await prepared(plane, grant, request)
+        if request.keep is not None and request.keep.background:
+            await begin(plane, snapshot, grant, policy, request, call)
+            return
     lease = plane.limits.key(grant.key_id, policy, request.facts.upper.input_tokens)  # and may they now
     hold: Hold | None = None
     try:

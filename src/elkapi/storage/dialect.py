@@ -13,7 +13,23 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import URL, Connection, Engine, Select, Table, create_engine, event, func, make_url, select, text
+from sqlalchemy import (
+    JSON,
+    URL,
+    ColumnElement,
+    Connection,
+    Engine,
+    Select,
+    String,
+    Table,
+    cast,
+    create_engine,
+    event,
+    func,
+    make_url,
+    select,
+    text,
+)
 from sqlalchemy.dialects.postgresql import insert as postgresql_insert
 from sqlalchemy.dialects.sqlite import insert as sqlite_insert
 from sqlalchemy.exc import (
@@ -242,6 +258,14 @@ def upsert(
     rows = [dict(values)] if isinstance(values, Mapping) else [dict(row) for row in values]
     statement = statement.execution_options(preserve_rowcount=True)
     return sum(connection.execute(statement, row).rowcount for row in rows)
+
+
+def json_member(connection: Connection, column: ColumnElement[Any], name: str) -> ColumnElement[Any]:
+    """The text of a top-level member of a column that holds a JSON object; `name` has no quote and no backslash."""
+    if connection.dialect.name == SQLITE:
+        return func.json_extract(column, f'$."{name}"', type_=String)
+    member: ColumnElement[Any] = cast(column, JSON)[name].as_string()
+    return member
 
 
 def for_update(statement: Select[Any], *, skip_locked: bool = False) -> Select[Any]:

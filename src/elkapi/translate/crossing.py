@@ -76,7 +76,8 @@ class Metered:
     `content`: something the caller can see has come; `spoken`: and it was more than a refusal. `refused`: the model, or
     a filter, declined. `ended`: the terminal event was seen, or the finish of a dialect
     that ends by closing. `failure`: an error inside the stream. `usage`: the latest the upstream reported. `start` and
-    `finish_reason`: how the upstream opened and, once it has, closed the answer.
+    `finish_reason`: how the upstream opened and, once it has, closed the answer. `recorded`: what the caller was sent,
+    where that is kept.
     """
 
     def __init__(self, reader: Reader, writer: Writer, ends_by_close: bool) -> None:
@@ -93,6 +94,7 @@ class Metered:
         self.unsplit = False
         self.start: Start | None = None
         self.tally = Tally()
+        self.recorded: list[bytes] | None = None
 
     @property
     def whole(self) -> bool:

@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 import msgspec
 
 from elkapi.catalog import text
+from elkapi.catalog.families.openai_stored import STORED
 from elkapi.catalog.operation import Body, Facts, Family, ModelSource, Operation, Role
 from elkapi.catalog.spelling import decode_strict, strict
 from elkapi.errors import BadRequest
@@ -187,5 +188,6 @@ FAMILY = Family(
             unit="token",
             read=text.read_rerank,
         ),
+        *STORED,
     ),
 )

@@ -15,7 +15,12 @@ from elkapi.clock import SYSTEM_CLOCK, Clock
 from elkapi.storage import dialect as sql
 from elkapi.storage import schema
 from elkapi.storage.db import Database
-from elkapi.storage.migrations import m0001_initial, m0003_message_batches, m0005_requests_in_order
+from elkapi.storage.migrations import (
+    m0001_initial,
+    m0002_stored_objects,
+    m0003_message_batches,
+    m0005_requests_in_order,
+)
 
 Step = Callable[[Connection, int], None]
 HALVES = ("pre", "post")
@@ -31,6 +36,7 @@ class Migration(msgspec.Struct, frozen=True):
 
 MIGRATIONS: tuple[Migration, ...] = (
     Migration("0001_initial", m0001_initial.pre, m0001_initial.post),
+    Migration("0002_stored_objects", m0002_stored_objects.pre, m0002_stored_objects.post),
     Migration("0003_message_batches", m0003_message_batches.pre, m0003_message_batches.post),
     Migration("0005_requests_in_order", m0005_requests_in_order.pre, m0005_requests_in_order.post),
 )

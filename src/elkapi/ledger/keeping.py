@@ -1,0 +1,88 @@
+"""Kept answers inside the books' transactions, and their sealing; what is in them is `translate.kept`'s.
+
+An answer is written with the settlement of its call, so a reader finds it as soon as the caller has its last byte.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from typing import Any
+
+from elkapi.ledger.idempotency import SEAL_INLINE_BYTES
+from elkapi.ledger.orders import Keep, Kept, Settle
+from elkapi.ledger.statements import Statements
+from elkapi.storage.repos.stored import body_context, frames_context
+from elkapi.storage.secrets import Sealer
+from elkapi.types import StoredObject
+
+# A conversation that goes on keeps its earlier turns; their expiry moves at most once in this time.
+TOUCH_EVERY_NS = 24 * 3600 * 1_000_000_000
+
+
+async def seal_stored(sealer: Sealer, stored: StoredObject) -> Kept:
+    """The row of an object; a large one is encrypted off the loop."""
+    if len(stored.body) + len(stored.frames[1] if stored.frames else b"") <= SEAL_INLINE_BYTES:
+        return _sealed(sealer, stored)
+    return await asyncio.to_thread(_sealed, sealer, stored)
+
+
+def _sealed(sealer: Sealer, stored: StoredObject) -> Kept:
+    first, frames = stored.frames or (0, b"")
+    return Kept(
+        stored.id,
+        stored.kind,
+        stored.owner_id,
+        stored.key_id,
+        stored.model,
+        stored.status,
+        stored.created_ns,
+        stored.expires_ns,
+        stored.root,
+        stored.previous,
+        stored.worker,
+        stored.metadata,
+        sealer.seal(stored.body, body_context(stored.id)),
+        stored.item_ids,
+        stored.finishes,
+        first,
+        sealer.seal(frames, frames_context(stored.id, first)) if frames else None,
+    )
+
+
+class Keeper:
+    """The tables of kept answers behind the books' own cursor."""
+
+    def __init__(self, cursor: Any, sql: Statements) -> None:
+        self._cursor = cursor
+        self._sql = sql
+
+    def write(self, orders: Sequence[Settle | Keep]) -> None:
+        """Insert or finish the objects of these orders; repeating it changes nothing."""
+        for order in orders:
+            kept = order.kept
+            if kept is None:
+                continue
+            if not (type(order) is Keep and order.frames_only):
+                self._object(kept)
+            if kept.frames_sealed is not None:
+                self._sql.stored_events.insert(self._cursor, [kept.id, kept.first, kept.frames_sealed])
+
+    def _object(self, kept: Kept) -> None:
+        cursor, sql = self._cursor, self._sql
+        if kept.finishes:
+            cursor.execute(sql.stored_finish, (kept.status, kept.expires_ns, kept.sealed, kept.id))
+            if cursor.rowcount != 1:
+                return  # cancelled or deleted meanwhile, or given up by recovery
+        else:
+            row: list[Any] = [kept.id, kept.kind, kept.owner_id, kept.key_id, kept.model, kept.status]
+            row += (kept.created_ns, kept.expires_ns, kept.root, kept.previous, kept.worker, kept.metadata, kept.sealed)
+            sql.stored.insert(cursor, row)
+        if kept.item_ids:
+            flat: list[Any] = []
+            for item_id in kept.item_ids:
+                flat += (kept.key_id, item_id, kept.id)
+            sql.stored_items.insert(cursor, flat)
+        if kept.previous is not None:
+            stale_ns = kept.expires_ns - TOUCH_EVERY_NS
+            cursor.execute(sql.stored_touch, (kept.expires_ns, kept.root, kept.key_id, stale_ns))

@@ -1,0 +1,221 @@
+"""`background: true`: hops 4 to 8 in a task of the worker's own, which a caller polls, follows, leaves or cancels.
+
+The caller is answered once the money is held and the response's row is there. From then on the call ends as any other
+does, settled exactly once by its hold, and its row with it; a worker that is killed leaves both to recovery.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import traceback
+
+import msgspec
+
+from elkapi.errors import BadRequest, GatewayError, Unavailable
+from elkapi.ids import request_id_text
+from elkapi.relay.background_calls import Running
+from elkapi.relay.background_log import Log
+from elkapi.relay.call import Call, ClientGone
+from elkapi.relay.candidates import candidates
+from elkapi.relay.fallback import answer
+from elkapi.relay.follow import follow
+from elkapi.relay.hold import Hold
+from elkapi.relay.keep import ours_of, stored_row
+from elkapi.relay.plane import DataPlane
+from elkapi.relay.read import Request
+from elkapi.relay.relay import OWN_FAULT, Failed, Left
+from elkapi.snapshot import Snapshot
+from elkapi.translate.dialect import ReplyFacts
+from elkapi.translate.ir import ChatRequest
+from elkapi.translate.kept import LOST as STOPPED
+from elkapi.translate.kept_stream import with_ours
+from elkapi.translate.responses_object import blank_response
+from elkapi.translate.responses_request import read_request
+from elkapi.types import Grant, Policy, StoredObject, StoredReply
+
+JSON = ((b"content-type", b"application/json"),)
+CANCELLED = "This response was cancelled."
+
+
+async def begin(
+    plane: DataPlane, snapshot: Snapshot, grant: Grant, policy: Policy, request: Request, call: Call
+) -> None:
+    """Start the call and answer with its response as it stands, or with its stream. Raises what `serve` raises."""
+    work = _Work(plane, snapshot, grant, policy, request, call)
+    task = plane.background.start(call.id, work.running, work.run())
+    try:
+        replayed = await asyncio.shield(work.admitted)
+    except asyncio.CancelledError:
+        # The caller left before there was an answer: nobody will know of this response.
+        if not work.admitted.done():
+            task.cancel()
+        raise
+    if replayed is not None:
+        headers = [*replayed.headers, (b"idempotent-replayed", b"true")]
+        call.reply.send(replayed.status, headers, replayed.body or b"")
+    elif request.stream:
+        await follow(plane, grant, call.id, -1, call)
+    else:
+        call.reply.send(200, JSON, work.log.blank)
+
+
+class _Work:
+    """One background call. `admitted`: its money is held and its row is there, or the reply of an earlier call."""
+
+    def __init__(
+        self, plane: DataPlane, snapshot: Snapshot, grant: Grant, policy: Policy, request: Request, call: Call
+    ) -> None:
+        self.plane, self.snapshot, self.grant, self.policy, self.request = plane, snapshot, grant, policy, request
+        assert request.keep is not None
+        self.log = Log(_blank(plane, request, call), request.keep.bytes_max)
+        self.call = Call(
+            call.id,
+            call.method,
+            call.path,
+            call.query,
+            call.headers,
+            call.client_ip,
+            request.body,
+            self.log,
+            call.started_s,
+        )
+        self.running = Running(grant.key_id, self.log, self._keep_frames)
+        self.row: StoredObject
+        self.admitted: asyncio.Future[StoredReply | None] = asyncio.get_running_loop().create_future()
+
+    async def run(self) -> None:
+        """Hops 4 to 8. Raises nothing but CancelledError before it is admitted."""
+        try:
+            await self._run()
+        except (Failed, Left, ClientGone, GatewayError, asyncio.CancelledError) as error:
+            await self._fail(error)
+        except Exception as error:
+            self.plane.log.write(
+                "unexpected", "error", request_id=request_id_text(self.call.id), trace=traceback.format_exc()
+            )
+            await self._fail(error)
+        finally:
+            self.log.end()
+
+    async def _run(self) -> None:
+        plane, grant, request, call = self.plane, self.grant, self.request, self.call
+        lease = plane.limits.key(grant.key_id, self.policy, request.facts.upper.input_tokens)
+        hold: Hold | None = None
+        try:
+            among = candidates(plane, self.snapshot, grant, self.policy, request, call)  # 4, 5
+            hold = Hold(plane, call, grant, among)
+            if (stored := await hold.reserve()) is not None:  # 6
+                self.admitted.set_result(stored)
+                return
+            try:
+                await self._admit()
+                outcome = await answer(plane, hold, self.policy, call)  # 7
+                await hold.settle(outcome)  # 8
+            except BaseException as error:
+                await hold.resolve(error)
+                raise
+            outcome.finish(call.reply)
+        finally:
+            lease.release(0 if hold is None else hold.tokens)
+
+    async def _admit(self) -> None:
+        row = stored_row(
+            self.plane,
+            self.grant,
+            self.request,
+            self.call.id,
+            self.log.blank,
+            status="in_progress",
+            worker=self.plane.background.worker,
+        )
+        self.row = row
+        if len(row.body) > self.plane.settings.stored_bytes_max:
+            raise BadRequest("The input is larger than this gateway keeps of a background response.", param="input")
+        try:
+            await self.plane.ledger.keep(row)
+        except BaseException:
+            # It may have been written all the same, and would be in progress until this worker ends.
+            self.running.admitted = True
+            raise
+        self.running.admitted = True
+        if not self.admitted.done():
+            self.admitted.set_result(None)
+
+    async def _keep_frames(self) -> None:
+        log = self.log
+        piece = log.unkept()
+        if piece is None:
+            return
+        upto = len(log.frames)
+        row = msgspec.structs.replace(self.row, body=b"", item_ids=(), frames=piece)
+        await self.plane.ledger.keep(row, frames_only=True)
+        log.kept = upto
+
+    async def _fail(self, error: BaseException) -> None:
+        """Tell whoever waits for the call to begin, or else its row and its stream, that it failed."""
+        told = self._told(error)
+        if not self.admitted.done():
+            if isinstance(error, asyncio.CancelledError):
+                self.admitted.cancel()
+            else:
+                self.admitted.set_exception(told)
+                self.admitted.exception()  # whoever waited may have left
+        if not self.running.admitted:
+            return
+        log = self.log
+        farewell = b""
+        if self.request.stream and not (isinstance(error, Failed) and error.farewell):
+            farewell = _farewell(log, told)
+        elif isinstance(error, Failed):
+            farewell = error.farewell
+        row = stored_row(
+            self.plane,
+            self.grant,
+            self.request,
+            self.call.id,
+            log.blank,
+            log.unkept(farewell),
+            status="failed",
+            error=told.message,
+        )
+        try:
+            await self.plane.ledger.keep(row)
+        except Unavailable as trouble:
+            self.plane.log.write(
+                "background_failure_not_kept", "warning", request_id=request_id_text(self.call.id), error=str(trouble)
+            )
+        log.finish(farewell)
+
+    def _told(self, error: BaseException) -> GatewayError:
+        if isinstance(error, Failed):
+            return error.error
+        if isinstance(error, GatewayError):
+            return error
+        if isinstance(error, Left | asyncio.CancelledError):
+            return GatewayError(CANCELLED if self.running.cancelled else STOPPED)
+        return GatewayError(OWN_FAULT)
+
+
+def _farewell(log: Log, error: GatewayError) -> bytes:
+    """The last events of a stream that did not get to its end by itself."""
+    response = msgspec.json.decode(log.blank)
+    failure = {"code": "server_error", "message": error.message}
+    number = len(log.frames)
+    failed = {
+        "type": "response.failed",
+        "response": {**response, "status": "failed", "error": failure},
+        "sequence_number": number,
+    }
+    return b"event: response.failed\ndata: " + msgspec.json.encode(failed) + b"\n\n"
+
+
+def _blank(plane: DataPlane, request: Request, call: Call) -> bytes:
+    """The response object before there is an answer."""
+    try:
+        asked = read_request(request.body)
+    except BadRequest:
+        # An upstream of this dialect may know more than we do.
+        asked = ChatRequest(model=request.model, messages=[])
+    ours = ours_of(request)
+    facts = ReplyFacts(ours.id, request.model, plane.clock.now_ns() // 1_000_000_000, asked)
+    return with_ours(msgspec.json.encode(blank_response(facts) | {"status": "queued"}), ours)

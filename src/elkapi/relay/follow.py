@@ -1,0 +1,95 @@
+"""A stored response as a stream: the log of one that is being made, the frames kept of one that was, or its object.
+
+A response whose stream was not kept is told from its object: the same events each time, so a reader can go on after any
+of their numbers. One that another worker is making is followed through the tables.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+
+import msgspec
+
+from elkapi.relay.background_log import sequence_of
+from elkapi.relay.call import Call
+from elkapi.relay.plane import DataPlane
+from elkapi.relay.stored_objects import text_id
+from elkapi.relay.stream import EVENTS, Silence
+from elkapi.storage.repos.stored import IN_PROGRESS
+from elkapi.translate.kept import shown
+from elkapi.translate.responses_replay import ended, replayed
+from elkapi.translate.sse import SseDecoder
+from elkapi.types import Grant
+
+LOOK_EVERY_S = 0.25
+PING = b": ping\n\n"
+
+
+async def follow(plane: DataPlane, grant: Grant, object_id: bytes, after: int, call: Call) -> None:
+    """Stream the events with a sequence number above `after`. Raises NotFound before the first byte."""
+    running = plane.background.find(object_id)
+    if running is None:
+        await plane.stored.find(grant, "response", text_id("response", object_id))
+    out = call.reply
+    out.start(200, EVENTS)
+    silence = Silence(out, PING, plane.settings.stream_ping_s)
+    try:
+        async for frame in _frames(plane, grant, object_id):
+            if _number(frame) > after:
+                silence.spoke = True
+                await out.write(frame)
+    finally:
+        silence.end()
+    out.finish()
+
+
+async def _frames(plane: DataPlane, grant: Grant, object_id: bytes) -> AsyncIterator[bytes]:
+    seen = 0
+    running = plane.background.find(object_id)
+    if running is not None:
+        while fresh := await running.log.more(seen):
+            for frame in fresh:
+                yield frame
+            seen += len(fresh)
+        if seen:
+            return
+        # Not asked for as a stream: what it came to stands in the tables.
+    last = b""
+    while True:
+        # The row first: frames are written before or with its end.
+        found = await plane.stored.find(grant, "response", text_id("response", object_id))
+        for first, piece in await plane.stored.frames(object_id, seen):
+            for number, kept in enumerate(SseDecoder().feed(piece), first):
+                if number >= seen:
+                    yield kept.raw
+                    seen, last = number + 1, kept.raw
+        if found.row.status != IN_PROGRESS:
+            break
+        await asyncio.sleep(LOOK_EVERY_S)
+    answer = shown(found.kept, found.row.status)
+    if not seen:
+        for frame in replayed(answer):
+            yield frame
+    elif not _is_terminal(last):
+        yield ended(answer, seen)
+
+
+def _number(frame: bytes) -> int:
+    for one in SseDecoder().feed(frame):
+        if one.data is not None:
+            return sequence_of(one.data, 1 << 62)
+    return 1 << 62
+
+
+class _Kind(msgspec.Struct):
+    type: str = ""
+
+
+def _is_terminal(frame: bytes) -> bool:
+    data = next((one.data for one in SseDecoder().feed(frame) if one.data is not None), b"{}")
+    try:
+        kind = msgspec.json.decode(data, type=_Kind).type
+    except msgspec.DecodeError:
+        return False
+    return kind in ("response.completed", "response.incomplete", "response.failed", "error")

@@ -1,0 +1,296 @@
+"""Keeping answers: the history a call goes on from, what an upstream is asked instead of storing, and the row.
+
+The gateway's own tables are the truth (docs/adr/0013-stored-answers.md): no upstream is asked to store anything, so any
+model of any dialect can go on with any conversation.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from elkapi.catalog.jsonedit import with_raw, with_string, without
+from elkapi.errors import BadRequest, NotFound
+from elkapi.relay.background_log import Log
+from elkapi.relay.outcome import Outcome
+from elkapi.relay.plane import DataPlane
+from elkapi.relay.read import Keep, Request, with_body
+from elkapi.translate import kept as stored
+from elkapi.translate.crossing import Crossing
+from elkapi.translate.dialect import Dialect, UpstreamDialect, Writer
+from elkapi.translate.ir import ChatRequest
+from elkapi.translate.kept import Kept
+from elkapi.translate.kept_stream import (
+    KeptChat,
+    KeptResponses,
+    KeptTranslated,
+    Ours,
+    final_completion,
+    final_response,
+    with_ours,
+)
+from elkapi.translate.profiles import profile_for
+from elkapi.translate.responses_state import with_history
+from elkapi.types import Attempt, Grant, StoredObject, Usage
+
+if TYPE_CHECKING:
+    from elkapi.relay.hold import Hold
+
+# Families whose reasoning models hand their thoughts over sealed, so that a later turn can carry them.
+_SEALING = frozenset({"openai", "azure"})
+TOO_LARGE = "The answer is larger than this gateway keeps."
+_SEALED = "reasoning.encrypted_content"
+_NOT_IN_CHAT = ("store", "metadata")
+_encode = msgspec.json.encode
+_members = msgspec.json.Decoder(dict[str, Any])
+
+
+class _Include(msgspec.Struct):
+    include: list[str] | None = None
+
+
+_include = msgspec.json.Decoder(_Include)
+
+
+# --- before the call -------------------------------------------------------------------------------------------------
+
+
+async def prepared(plane: DataPlane, grant: Grant, request: Request) -> Request:
+    """The call with the history it goes on from before its own input, and how its answer is kept.
+
+    Raises BadRequest (`previous_response_not_found`, labels that cannot be kept), NotFound (`item_not_found`,
+    `conversation_not_found`), Unavailable.
+    """
+    facts, wire = request.facts, request.operation.wire
+    if facts.conversation is not None:
+        raise NotFound(
+            f"Conversation with id '{facts.conversation[:100]}' not found.",
+            code="conversation_not_found",
+            param="conversation",
+        )
+    kind = {"responses": "response", "chat": "chat"}.get(wire or "")
+    keeps = facts.store and kind is not None and plane.settings.stored_keep_s > 0
+    if facts.background and not keeps:
+        raise BadRequest("Background mode requires `store` to be true.", param="background")
+    keep = None
+    if keeps:
+        bytes_max = plane.settings.stored_bytes_max
+        keep = Keep("chat" if kind == "chat" else "response", background=facts.background, bytes_max=bytes_max)
+        if kind == "chat":
+            _check_labels(stored.chat_input.decode(request.body).metadata)
+    if facts.previous is not None or b'"item_reference"' in request.body:
+        request, keep = await _with_past(plane, grant, request, keep)
+    return request if keep is None else msgspec.structs.replace(request, keep=keep)
+
+
+async def _with_past(
+    plane: DataPlane, grant: Grant, request: Request, keep: Keep | None
+) -> tuple[Request, Keep | None]:
+    facts = request.facts
+    members = _members.decode(request.body)
+    own = await _resolved(plane, grant, members.get("input"))
+    history: list[dict[str, Any]] = []
+    if facts.previous is not None:
+        turns = await plane.stored.conversation(grant, facts.previous)
+        for turn in turns:
+            history += stored.turn_of(turn.kept)
+        if keep is not None:
+            last = turns[-1].row
+            keep = msgspec.structs.replace(keep, previous=last.id, root=last.root, own=_encode(own))
+    if own is None and not history:
+        return request, keep
+    body = _encode(members if own is None else members | {"input": own})
+    return with_body(request, with_history(body, history)), keep
+
+
+async def _resolved(plane: DataPlane, grant: Grant, given: Any) -> Any:
+    """The input with the items that its references name, each as a later input carries it."""
+    if not isinstance(given, list):
+        return given
+    wanted = [_referred(item) for item in given]
+    ids = [id_ for id_ in wanted if id_ is not None]
+    if not ids:
+        return given
+    found = await plane.stored.items(grant, ids)
+    rows = []
+    for item, id_ in zip(given, wanted, strict=True):
+        if id_ is not None and id_ not in found:
+            raise NotFound(f"Item with id '{id_[:100]}' not found.", code="item_not_found", param="input")
+        rows.append(item if id_ is None else stored.without_id(found[id_]))
+    return rows
+
+
+def _referred(item: Any) -> str | None:
+    """The id an item refers to; an item of an id alone is a reference too."""
+    if not isinstance(item, dict) or item.get("type", "item_reference") != "item_reference" or "role" in item:
+        return None
+    return str(item.get("id"))
+
+
+def _check_labels(metadata: dict[str, str] | None) -> None:
+    problem = stored.metadata_problem(metadata or {})
+    if problem is not None:
+        raise BadRequest(problem, param="metadata")
+
+
+# --- on the way ------------------------------------------------------------------------------------------------------
+
+
+def object_id(request: Request) -> str:
+    """The public id of the answer that is kept."""
+    prefix = stored.CHAT_PREFIX if request.operation.wire == "chat" else stored.RESPONSE_PREFIX
+    return prefix + request.call_id
+
+
+def ours_of(request: Request) -> Ours:
+    """What a kept response says of itself."""
+    keep = request.keep
+    if keep is None:
+        raise TypeError("this call's answer is not kept")
+    previous = None if keep.previous is None else stored.RESPONSE_PREFIX + keep.previous.hex()
+    return Ours(object_id(request), previous, keep.background)
+
+
+def unstored(request: Request, wire: str, body: bytes, attempt: Attempt) -> bytes:
+    """The body for an upstream of the caller's own dialect, which is asked to keep nothing.
+
+    Labels are only taken by one that stores, and the work is done in the foreground there. Thoughts of a reasoning
+    model are asked for sealed: stored upstream, its next turn would have had them.
+    """
+    if wire == "chat":
+        return without(body, _NOT_IN_CHAT)
+    if wire != "responses":
+        return body
+    if request.facts.background:
+        body = without(body, ("background",))
+    body = with_raw(body, "store", b"false")
+    family, model = attempt.channel.family, attempt.upstream_model
+    if request.keep is None or family not in _SEALING or profile_for(family, model).reasoning != "effort":
+        return body
+    asked = _include.decode(body).include or [] if b'"include"' in body else []
+    return body if _SEALED in asked else with_raw(body, "include", _encode([*asked, _SEALED]))
+
+
+def with_state(request: Request, asked: ChatRequest) -> ChatRequest:
+    """The request as an answer we write repeats it: whether it is stored, and what it goes on from."""
+    if request.operation.wire != "responses":
+        return asked
+    kept = request.keep is not None
+    previous = ours_of(request).previous if kept else None
+    extra = asked.extra | {"store": kept, "previous_response_id": previous}
+    return msgspec.structs.replace(asked, extra=extra)
+
+
+def named_ours(request: Request, body: bytes) -> bytes:
+    """A whole answer of the caller's own dialect under our id."""
+    if request.operation.wire == "chat":
+        return with_string(body, "id", object_id(request))
+    return with_ours(body, ours_of(request))
+
+
+def kept_relayed(
+    request: Request, dialect: Dialect, writer: Writer, strip: bool, rename: tuple[str, str] | None
+) -> Crossing:
+    """The way of a stream between alike wires whose answer is kept."""
+    kind = KeptChat if request.operation.wire == "chat" else KeptResponses
+    crossing = kind(dialect.reader(), writer, dialect.ends_by_close, strip, rename)
+    crossing.ours = ours_of(request)
+    _record(request, crossing)
+    return crossing
+
+
+def kept_translated(request: Request, theirs: Dialect | UpstreamDialect, writer: Writer) -> Crossing:
+    """The way of a translated chat's stream whose answer is kept."""
+    crossing = KeptTranslated(theirs.reader(), writer, theirs.ends_by_close)
+    _record(request, crossing)
+    return crossing
+
+
+def _record(request: Request, crossing: Crossing) -> None:
+    if isinstance(crossing, KeptChat | KeptTranslated) and request.keep is not None:
+        crossing.recorded, crossing.recorded_bytes_max = [], request.keep.bytes_max
+
+
+# --- after the call --------------------------------------------------------------------------------------------------
+
+
+def answer_kept(hold: Hold, outcome: Outcome, usage: Usage) -> StoredObject | None:
+    """The row of a whole answer; None when there is none in it, or more than is kept."""
+    request = hold.request
+    keep = request.keep
+    assert keep is not None
+    if keep.kind == "response":
+        answer = final_response(outcome.body)
+    elif outcome.body[:1] == b"{":
+        answer = outcome.body
+    else:
+        pieces = outcome.crossing.recorded if outcome.crossing is not None else None
+        answer = None if pieces is None else final_completion([*pieces, outcome.body], usage)
+    frames = None
+    if isinstance(hold.call.reply, Log):
+        frames = hold.call.reply.unkept(b"" if outcome.body[:1] == b"{" else outcome.body)
+    if answer is None or len(answer) + len(request.body) > keep.bytes_max:
+        if not isinstance(hold.call.reply, Log):
+            return None
+        # Whoever polls it must learn that nothing will come.
+        return stored_row(
+            hold.plane, hold.grant, request, hold.call.id, hold.call.reply.blank, status="failed", error=TOO_LARGE
+        )
+    return stored_row(hold.plane, hold.grant, request, hold.call.id, answer, frames)
+
+
+def stored_row(
+    plane: DataPlane,
+    grant: Grant,
+    request: Request,
+    call_id: bytes,
+    answer: bytes,
+    frames: tuple[int, bytes] | None = None,
+    *,
+    status: str | None = None,
+    error: str | None = None,
+    worker: bytes | None = None,
+) -> StoredObject:
+    """The row of an answer, or of one that is still to come (`worker` makes it). `status` None: the answer's own."""
+    keep = request.keep
+    assert keep is not None
+    now_ns = plane.clock.now_ns()
+    metadata: str | None = None
+    if keep.kind == "chat":
+        chat = stored.chat_input.decode(request.body)
+        own, state = bytes(chat.messages), "completed"
+        metadata = _encode(chat.metadata).decode() if chat.metadata else None
+    else:
+        own = keep.own or bytes(stored.response_input.decode(request.body).input)
+        state = _status(answer)
+    item_ids = stored.output_ids(answer, object_id(request)) if keep.kind == "response" else ()
+    return StoredObject(
+        id=call_id,
+        kind=keep.kind,
+        owner_id=grant.owner_id,
+        key_id=grant.key_id,
+        model=request.model,
+        status=status or state,
+        created_ns=now_ns,
+        expires_ns=now_ns + round(plane.settings.stored_keep_s * 1e9),
+        root=keep.root or call_id,
+        body=_encode(Kept(msgspec.Raw(own), msgspec.Raw(answer), error)),
+        previous=keep.previous,
+        worker=worker,
+        metadata=metadata,
+        item_ids=item_ids,
+        finishes=keep.background and worker is None,
+        frames=frames,
+    )
+
+
+class _State(msgspec.Struct):
+    status: str | None = None
+
+
+_state = msgspec.json.Decoder(_State)
+
+
+def _status(answer: bytes) -> str:
+    return _state.decode(answer).status or "completed"

@@ -1,0 +1,201 @@
+"""A worker's hands on the stored answers: reads on the reader's threads, changes on a thread of its own, all opened.
+
+Whose an object is, is decided by the queries; an object of somebody else is not found, in the same words.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from collections.abc import Callable, Collection, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, Literal, TypeVar
+
+import msgspec
+from sqlalchemy import Connection
+
+from elkapi.clock import Clock
+from elkapi.errors import BadRequest, NotFound
+from elkapi.ids import parse_request_id
+from elkapi.storage.db import Database, Reader
+from elkapi.storage.repos import stored as rows
+from elkapi.storage.repos.stored import StoredRow
+from elkapi.storage.secrets import Sealer
+from elkapi.translate import kept as stored
+from elkapi.translate.kept import Kept
+from elkapi.types import Grant
+
+T = TypeVar("T")
+Kind = Literal["response", "chat"]
+
+PREFIXES: dict[Kind, str] = {"response": stored.RESPONSE_PREFIX, "chat": stored.CHAT_PREFIX}
+_NAMES: dict[Kind, str] = {"response": "Response", "chat": "Chat completion"}
+_DERIVED = re.compile(r"[a-z]+_([0-9a-f]{32})_[0-9]+")
+
+
+class Found(msgspec.Struct, frozen=True):
+    """An object, opened."""
+
+    row: StoredRow
+    kept: Kept
+
+
+def parse_id(kind: Kind, text: str) -> bytes | None:
+    """The id behind an object's public spelling, or None when it is not one."""
+    prefix = PREFIXES[kind]
+    return parse_request_id("req_" + text.removeprefix(prefix)) if text.startswith(prefix) else None
+
+
+def text_id(kind: Kind, object_id: bytes) -> str:
+    """The public spelling."""
+    return PREFIXES[kind] + object_id.hex()
+
+
+def unknown(kind: Kind, text: str) -> NotFound:
+    """What a caller is told of an id that is nobody's, or not theirs."""
+    return NotFound(f"{_NAMES[kind]} with id '{text[:100]}' not found.", param="id")
+
+
+class StoredObjects:
+    """One of a worker. Every method raises Unavailable when the database does not answer."""
+
+    def __init__(self, database: Database, reader: Reader, sealer: Sealer, clock: Clock) -> None:
+        self._database = database
+        self._reader = reader
+        self._sealer = sealer
+        self._clock = clock
+        self._writer = ThreadPoolExecutor(1, "stored")
+
+    async def find(self, grant: Grant, kind: Kind, text: str) -> Found:
+        """The caller's own object. Raises NotFound."""
+        object_id = parse_id(kind, text)
+        found = None if object_id is None else await self._read(self._one, grant, kind, object_id)
+        if found is None:
+            raise unknown(kind, text)
+        return found
+
+    async def conversation(self, grant: Grant, text: str) -> list[Found]:
+        """The turns that lead to a response, itself the last. Raises BadRequest when nothing can go on from it."""
+        object_id = parse_id("response", text)
+        turns = None if object_id is None else await self._read(self._turns, grant, object_id)
+        if turns is None:
+            raise BadRequest(
+                f"Previous response with id '{text[:100]}' not found.",
+                code="previous_response_not_found",
+                param="previous_response_id",
+            )
+        if any(turn.row.status not in rows.ANSWERED for turn in turns):
+            raise BadRequest(
+                f"Previous response with id '{text[:100]}' has no answer to go on from; its status is "
+                f"'{turns[-1].row.status}'.",
+                code="previous_response_not_completed",
+                param="previous_response_id",
+            )
+        return turns
+
+    async def items(self, grant: Grant, item_ids: Collection[str]) -> dict[str, dict[str, Any]]:
+        """Items of the caller's responses by their ids; those that are not there are left out."""
+        return await self._read(self._items, grant, item_ids)
+
+    async def page(
+        self,
+        grant: Grant,
+        *,
+        limit: int,
+        ascending: bool,
+        after: bytes | None,
+        model: str | None,
+        metadata: Mapping[str, str],
+    ) -> list[Found]:
+        """Chat completions in the order of their making."""
+
+        def read(connection: Connection) -> list[Found]:
+            page = rows.page(
+                connection,
+                grant,
+                "chat",
+                self._clock.now_ns(),
+                limit=limit,
+                ascending=ascending,
+                after=after,
+                model=model,
+                metadata=metadata,
+            )
+            return [self._opened(row) for row in page]
+
+        return await self._reader.run(read)
+
+    async def frames(self, object_id: bytes, first: int) -> list[tuple[int, bytes]]:
+        """(number of the first frame, frames) of the kept pieces of a stream, from the one that holds `first` on."""
+
+        def read(connection: Connection) -> list[tuple[int, bytes]]:
+            pieces = rows.frames(connection, object_id, first)
+            return [
+                (number, self._sealer.open(sealed, rows.frames_context(object_id, number))) for number, sealed in pieces
+            ]
+
+        return await self._reader.run(read)
+
+    async def still_wanted(self, ids: Collection[bytes]) -> set[bytes]:
+        """Those of these background responses that nobody cancelled or deleted, in whichever worker."""
+        return await self._read(rows.still_wanted, ids, timed=False)
+
+    async def set_metadata(self, grant: Grant, text: str, metadata: str | None) -> None:
+        """Change a chat completion's labels. Raises NotFound."""
+        await self._change(rows.set_metadata, grant, "chat", text, metadata)
+
+    async def remove(self, grant: Grant, kind: Kind, text: str) -> None:
+        """Forget an object. Raises NotFound."""
+        await self._change(rows.remove, grant, kind, text)
+
+    async def cancel(self, grant: Grant, object_id: bytes) -> bool:
+        """Mark a background response as cancelled; False when it has ended already."""
+        return await self._write(lambda connection: rows.cancel(connection, grant, object_id))
+
+    async def aclose(self) -> None:
+        """Wait for the change under way."""
+        await asyncio.to_thread(self._writer.shutdown, cancel_futures=True)
+
+    async def _change(self, change: Callable[..., bool], grant: Grant, kind: Kind, text: str, *more: Any) -> None:
+        object_id = parse_id(kind, text)
+        if object_id is None or not await self._write(
+            lambda connection: change(connection, grant, kind, object_id, *more)
+        ):
+            raise unknown(kind, text)
+
+    async def _read(self, ask: Callable[..., T], *what: Any, timed: bool = True) -> T:
+        now = (self._clock.now_ns(),) if timed else ()
+        return await self._reader.run(lambda connection: ask(connection, *what, *now))
+
+    async def _write(self, change: Callable[[Connection], T]) -> T:
+        def on_thread() -> T:
+            with self._database.write() as connection:
+                return change(connection)
+
+        return await asyncio.get_running_loop().run_in_executor(self._writer, on_thread)
+
+    # On a thread
+
+    def _one(self, connection: Connection, grant: Grant, kind: Kind, object_id: bytes, now_ns: int) -> Found | None:
+        row = rows.read(connection, grant, kind, object_id, now_ns)
+        return None if row is None else self._opened(row)
+
+    def _turns(self, connection: Connection, grant: Grant, object_id: bytes, now_ns: int) -> list[Found] | None:
+        turns = rows.conversation(connection, grant, object_id, now_ns)
+        return None if turns is None else [self._opened(row) for row in turns]
+
+    def _items(
+        self, connection: Connection, grant: Grant, item_ids: Collection[str], now_ns: int
+    ) -> dict[str, dict[str, Any]]:
+        derived = {bytes.fromhex(hit[1]) for hit in map(_DERIVED.fullmatch, item_ids) if hit is not None}
+        found = [self._opened(row) for row in rows.items_of(connection, grant, item_ids, derived, now_ns)]
+        items = {}
+        for item_id in item_ids:
+            for one in found:
+                item = stored.item_of(one.kept, text_id("response", one.row.id), item_id)
+                if item is not None:
+                    items[item_id] = item
+        return items
+
+    def _opened(self, row: StoredRow) -> Found:
+        return Found(row, stored.kept_decoder.decode(self._sealer.open(row.sealed, rows.body_context(row.id))))

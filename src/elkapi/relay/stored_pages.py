@@ -1,0 +1,202 @@
+"""Pages of stored responses and chat completions: read, stream again, list, relabel, cancel, delete; all of it free.
+
+They are answered from the gateway's own tables, whatever upstream answered. Contract: openai.md ("Response ID to obtain
+results", "Stored completions").
+"""
+
+from __future__ import annotations
+
+from typing import Any
+from urllib.parse import parse_qsl
+
+import msgspec
+
+from elkapi.catalog import Match
+from elkapi.errors import BadRequest
+from elkapi.relay.call import Call
+from elkapi.relay.follow import follow
+from elkapi.relay.plane import DataPlane, Page
+from elkapi.relay.read import check_media_type
+from elkapi.relay.stored_objects import Found, parse_id, text_id
+from elkapi.snapshot import Snapshot
+from elkapi.storage.repos.stored import IN_PROGRESS
+from elkapi.translate import kept as stored
+from elkapi.translate.decode import decode
+from elkapi.types import Grant
+
+JSON = [(b"content-type", b"application/json")]
+LIMIT_DEFAULT, LIMIT_MAX = 20, 100
+SEQUENCE_MAX = 1 << 53
+
+
+class _Labels(msgspec.Struct):
+    metadata: dict[str, str] | None
+
+
+_labels = msgspec.json.Decoder(_Labels)
+Query = dict[str, str]
+
+
+def _query(call: Call) -> Query:
+    """Names and values, the last of a name that comes twice. Raises BadRequest."""
+    try:
+        return dict(parse_qsl(call.query, keep_blank_values=True, errors="strict", max_num_fields=100))
+    except ValueError:
+        raise BadRequest("The query cannot be read.") from None
+
+
+def _whole(query: Query, name: str, otherwise: int, low: int, high: int) -> int:
+    text = query.get(name)
+    if text is None:
+        return otherwise
+    if not (text.isascii() and text.isdecimal() and len(text) <= 18 and low <= int(text) <= high):
+        raise BadRequest(f"`{name}` must be a whole number from {low} to {high}.", param=name)
+    return int(text)
+
+
+def _ascending(query: Query, otherwise: str) -> bool:
+    order = query.get("order") or otherwise
+    if order not in ("asc", "desc"):
+        raise BadRequest("`order` must be asc or desc.", param="order")
+    return order == "asc"
+
+
+def _flag(query: Query, name: str) -> bool:
+    value = query.get(name, "false").lower()
+    if value not in ("true", "false"):
+        raise BadRequest(f"`{name}` must be true or false.", param=name)
+    return value == "true"
+
+
+def _send(call: Call, body: bytes) -> None:
+    call.reply.send(200, JSON, body)
+
+
+def _listed(call: Call, rows: list[dict[str, Any]], default_order: str) -> None:
+    """A page of rows that are all at hand. Raises BadRequest."""
+    query = _query(call)
+    limit, ascending = _whole(query, "limit", LIMIT_DEFAULT, 1, LIMIT_MAX), _ascending(query, default_order)
+    page = stored.page_of(rows, limit, ascending, query.get("after"))
+    if page is None:
+        raise BadRequest("`after` names nothing in this list.", param="after")
+    _send(call, msgspec.json.encode(page))
+
+
+# --- responses -------------------------------------------------------------------------------------------------------
+
+
+async def get_response(plane: DataPlane, snapshot: Snapshot, grant: Grant, match: Match, call: Call) -> None:
+    """`GET /v1/responses/{id}`: the object as it stands, or with `stream=true` its events after `starting_after`."""
+    query = _query(call)
+    streams = _flag(query, "stream")
+    after = _whole(query, "starting_after", -1, 0, SEQUENCE_MAX)
+    if after >= 0 and not streams:
+        raise BadRequest("`starting_after` needs `stream=true`.", param="starting_after")
+    found = await plane.stored.find(grant, "response", match.params["id"])
+    if streams:
+        await follow(plane, grant, found.row.id, after, call)
+    else:
+        _send(call, stored.shown(found.kept, found.row.status))
+
+
+async def cancel_response(plane: DataPlane, snapshot: Snapshot, grant: Grant, match: Match, call: Call) -> None:
+    """`POST /v1/responses/{id}/cancel`: background responses only; one that has ended stays as it is."""
+    found = await plane.stored.find(grant, "response", match.params["id"])
+    if found.row.worker is None:
+        raise BadRequest("Only responses created with `background` true can be cancelled.", param="id")
+    if found.row.status == IN_PROGRESS and await plane.stored.cancel(grant, found.row.id):
+        plane.background.cancel(found.row.id)
+    found = await plane.stored.find(grant, "response", match.params["id"])
+    _send(call, stored.shown(found.kept, found.row.status))
+
+
+async def delete_response(plane: DataPlane, snapshot: Snapshot, grant: Grant, match: Match, call: Call) -> None:
+    """`DELETE /v1/responses/{id}`; one that is being made is cancelled with it."""
+    text = match.params["id"]
+    await plane.stored.remove(grant, "response", text)
+    object_id = parse_id("response", text)
+    if object_id is not None:
+        plane.background.cancel(object_id)
+    _send(call, msgspec.json.encode(stored.deleted_response(text)))
+
+
+async def list_input_items(plane: DataPlane, snapshot: Snapshot, grant: Grant, match: Match, call: Call) -> None:
+    """`GET /v1/responses/{id}/input_items`: the call's own input, the last item first unless asked otherwise."""
+    text = match.params["id"]
+    found = await plane.stored.find(grant, "response", text)
+    _listed(call, stored.input_items(found.kept, text), "desc")
+
+
+# --- chat completions ------------------------------------------------------------------------------------------------
+
+
+def _completion(found: Found) -> msgspec.Raw:
+    return stored.completion(found.kept, found.row.metadata)
+
+
+async def list_completions(plane: DataPlane, snapshot: Snapshot, grant: Grant, match: Match, call: Call) -> None:
+    """`GET /v1/chat/completions`: those kept, the first one first unless asked otherwise."""
+    query = _query(call)
+    limit, ascending = _whole(query, "limit", LIMIT_DEFAULT, 1, LIMIT_MAX), _ascending(query, "asc")
+    after = None
+    if (text := query.get("after")) is not None:
+        # Ids are in the order of their making, so a page goes on after one that was deleted meanwhile.
+        after = parse_id("chat", text)
+        if after is None:
+            raise BadRequest("`after` is not the id of a chat completion.", param="after")
+    labels = {name[9:-1]: value for name, value in query.items() if name.startswith("metadata[") and name[-1] == "]"}
+    if any(character in name for name in labels for character in '"\\\0'):
+        raise BadRequest("A name in `metadata` holds a character that cannot be looked for.", param="metadata")
+    model = query.get("model")
+    if "\0" in (model or "") + "".join(labels.values()):
+        raise BadRequest("The query holds the character U+0000.")
+    found = await plane.stored.page(
+        grant, limit=limit + 1, ascending=ascending, after=after, model=model, metadata=labels
+    )
+    shown = found[:limit]
+    ids = [text_id("chat", one.row.id) for one in shown]
+    _send(call, msgspec.json.encode(stored.listing([_completion(one) for one in shown], ids, len(found) > limit)))
+
+
+async def get_completion(plane: DataPlane, snapshot: Snapshot, grant: Grant, match: Match, call: Call) -> None:
+    """`GET /v1/chat/completions/{id}`."""
+    _send(call, bytes(_completion(await plane.stored.find(grant, "chat", match.params["id"]))))
+
+
+async def update_completion(plane: DataPlane, snapshot: Snapshot, grant: Grant, match: Match, call: Call) -> None:
+    """`POST /v1/chat/completions/{id}`: other labels; null takes them away."""
+    check_media_type(call.header(b"content-type"))
+    labels: _Labels = decode(_labels, await call.body())
+    if labels.metadata is not None and (problem := stored.metadata_problem(labels.metadata)):
+        raise BadRequest(problem, param="metadata")
+    text = match.params["id"]
+    written = msgspec.json.encode(labels.metadata).decode() if labels.metadata else None
+    await plane.stored.set_metadata(grant, text, written)
+    _send(call, bytes(_completion(await plane.stored.find(grant, "chat", text))))
+
+
+async def delete_completion(plane: DataPlane, snapshot: Snapshot, grant: Grant, match: Match, call: Call) -> None:
+    """`DELETE /v1/chat/completions/{id}`."""
+    text = match.params["id"]
+    await plane.stored.remove(grant, "chat", text)
+    _send(call, msgspec.json.encode(stored.deleted_completion(text)))
+
+
+async def list_messages(plane: DataPlane, snapshot: Snapshot, grant: Grant, match: Match, call: Call) -> None:
+    """`GET /v1/chat/completions/{id}/messages`: what was sent, the first message first unless asked otherwise."""
+    text = match.params["id"]
+    found = await plane.stored.find(grant, "chat", text)
+    _listed(call, stored.messages(found.kept, text), "asc")
+
+
+STORED_PAGES: dict[str, Page] = {
+    "openai.responses-get": get_response,
+    "openai.responses-cancel": cancel_response,
+    "openai.responses-delete": delete_response,
+    "openai.responses-input-items": list_input_items,
+    "openai.chat-list": list_completions,
+    "openai.chat-get": get_completion,
+    "openai.chat-update": update_completion,
+    "openai.chat-delete": delete_completion,
+    "openai.chat-messages": list_messages,
+}

@@ -1,0 +1,171 @@
+"""Stored responses and chat completions: reading, listing, changing and expiring their rows.
+
+They are written by the ledger, in the settlement's transaction (`ledger.keeping`). Every query of a caller carries its
+key: an object of somebody else is as unknown as one that never was. Bodies stay sealed here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any
+
+import msgspec
+from sqlalchemy import ColumnElement, Connection, Select, delete, select, update
+
+from elkapi.storage import dialect as sql
+from elkapi.storage import schema
+from elkapi.types import Grant
+
+_objects, _events, _items = schema.stored_objects, schema.stored_events, schema.stored_items
+IN_PROGRESS = "in_progress"
+ANSWERED = ("completed", "incomplete")
+
+
+class StoredRow(msgspec.Struct, frozen=True):
+    """One object; `sealed` opens with `body_context(id)`."""
+
+    id: bytes
+    kind: str
+    model: str
+    status: str
+    created_ns: int
+    root: bytes
+    previous: bytes | None
+    worker: bytes | None
+    metadata: str | None
+    sealed: bytes
+
+
+_COLUMNS = [_objects.c[name] for name in StoredRow.__struct_fields__]
+
+
+def body_context(object_id: bytes) -> bytes:
+    """What a body is sealed for."""
+    return b"stored_objects.sealed\0" + object_id
+
+
+def frames_context(object_id: bytes, first: int) -> bytes:
+    """What a piece of a stream is sealed for."""
+    return b"stored_events.sealed\0%d\0" % first + object_id
+
+
+def read(connection: Connection, grant: Grant, kind: str, object_id: bytes, now_ns: int) -> StoredRow | None:
+    """The caller's own object, or None."""
+    found = connection.execute(_own(grant, now_ns).where(_objects.c.id == object_id, _objects.c.kind == kind)).first()
+    return None if found is None else StoredRow(*found)
+
+
+def conversation(connection: Connection, grant: Grant, object_id: bytes, now_ns: int) -> list[StoredRow] | None:
+    """The responses that lead to this one, the first one first, itself last; None when one of them is not there."""
+    last = read(connection, grant, "response", object_id, now_ns)
+    if last is None or last.previous is None:
+        return None if last is None else [last]
+    rows = connection.execute(_own(grant, now_ns).where(_objects.c.root == last.root, _objects.c.id < last.id))
+    earlier = {row.id: row for row in (StoredRow(*row) for row in rows)}
+    turns = [last]
+    while (at := turns[-1].previous) is not None:
+        before = earlier.get(at)
+        if before is None:
+            return None
+        turns.append(before)
+    return turns[::-1]
+
+
+def items_of(
+    connection: Connection, grant: Grant, item_ids: Collection[str], derived: Collection[bytes], now_ns: int
+) -> list[StoredRow]:
+    """The caller's responses that hold these items: by the table of items, and those of these ids."""
+    named = select(_items.c.object_id).where(_items.c.key_id == grant.key_id, _items.c.item_id.in_(item_ids))
+    ids = {*derived, *connection.execute(named).scalars()}
+    rows = connection.execute(_own(grant, now_ns).where(_objects.c.id.in_(ids), _objects.c.kind == "response"))
+    return [StoredRow(*row) for row in rows]
+
+
+def page(
+    connection: Connection,
+    grant: Grant,
+    kind: str,
+    now_ns: int,
+    *,
+    limit: int,
+    ascending: bool = True,
+    after: bytes | None = None,
+    model: str | None = None,
+    metadata: Mapping[str, str] | None = None,
+) -> list[StoredRow]:
+    """At most `limit` of the caller's objects in the order of their making, which is that of their ids."""
+    c = _objects.c
+    query = _own(grant, now_ns).where(c.kind == kind).order_by(c.id if ascending else c.id.desc()).limit(limit)
+    if after is not None:
+        query = query.where(c.id > after if ascending else c.id < after)
+    if model is not None:
+        query = query.where(c.model == model)
+    for name, value in (metadata or {}).items():
+        query = query.where(sql.json_member(connection, c.metadata, name) == value)
+    return [StoredRow(*row) for row in connection.execute(query)]
+
+
+def set_metadata(connection: Connection, grant: Grant, kind: str, object_id: bytes, metadata: str | None) -> bool:
+    """False when there is no such object of the caller's."""
+    statement = update(_objects).where(*_mine(grant, kind, object_id)).values(metadata=metadata)
+    return connection.execute(statement).rowcount == 1
+
+
+def cancel(connection: Connection, grant: Grant, object_id: bytes) -> bool:
+    """Mark a response that is in progress as cancelled; False when it is not, or is not the caller's."""
+    statement = update(_objects).where(*_mine(grant, "response", object_id), _objects.c.status == IN_PROGRESS)
+    return connection.execute(statement.values(status="cancelled")).rowcount == 1
+
+
+def remove(connection: Connection, grant: Grant, kind: str, object_id: bytes) -> bool:
+    """Forget an object and all that belongs to it; False when there is none of the caller's."""
+    if connection.execute(delete(_objects).where(*_mine(grant, kind, object_id))).rowcount != 1:
+        return False
+    _forget_parts(connection, [object_id])
+    return True
+
+
+def still_wanted(connection: Connection, ids: Collection[bytes]) -> set[bytes]:
+    """Those of these background responses that nobody cancelled or deleted."""
+    query = select(_objects.c.id).where(_objects.c.id.in_(ids), _objects.c.status == IN_PROGRESS)
+    return set(connection.execute(query).scalars())
+
+
+def frames(connection: Connection, object_id: bytes, first: int) -> list[tuple[int, bytes]]:
+    """(number of the first frame, sealed frames) of a stream from the piece that holds frame `first` on."""
+    c = _events.c
+    pieces = connection.execute(select(c.first, c.sealed).where(c.object_id == object_id).order_by(c.first)).all()
+    begin = max((at for at, (number, _) in enumerate(pieces) if number <= first), default=0)
+    return [(number, sealed) for number, sealed in pieces[begin:]]
+
+
+def fail_running(connection: Connection, workers: Collection[bytes]) -> int:
+    """Mark what workers that are gone were making as failed; how many there were."""
+    running = (_objects.c.worker.in_(workers), _objects.c.status == IN_PROGRESS)
+    return connection.execute(update(_objects).where(*running).values(status="failed")).rowcount
+
+
+def purge(connection: Connection, now_ns: int, rows_max: int = 500) -> int:
+    """Forget objects kept long enough, at most `rows_max` at a time, so that no transaction grows long."""
+    due = select(_objects.c.id).where(_objects.c.expires_ns <= now_ns).limit(rows_max)
+    ids = list(connection.execute(due).scalars())
+    if ids:
+        _forget_parts(connection, ids)
+        connection.execute(delete(_objects).where(_objects.c.id.in_(ids)))
+    return len(ids)
+
+
+def _forget_parts(connection: Connection, ids: Sequence[bytes]) -> None:
+    connection.execute(delete(_events).where(_events.c.object_id.in_(ids)))
+    connection.execute(delete(_items).where(_items.c.object_id.in_(ids)))
+
+
+def _own(grant: Grant, now_ns: int) -> Select[Any]:
+    """All of the caller's; until there are customers' accounts all keys have one owner, so the key is asked too."""
+    c = _objects.c
+    return select(*_COLUMNS).where(c.key_id == grant.key_id, c.owner_id == grant.owner_id, c.expires_ns > now_ns)
+
+
+def _mine(grant: Grant, kind: str, object_id: bytes) -> tuple[ColumnElement[bool], ...]:
+    c = _objects.c
+    return (c.id == object_id, c.kind == kind, c.key_id == grant.key_id, c.owner_id == grant.owner_id)

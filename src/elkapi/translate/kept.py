@@ -1,0 +1,197 @@
+"""What is kept of a stored answer, and how it is shown again: objects, lists, and the turns of a conversation.
+
+All of it is pure: `ledger.keeping` writes the rows, `relay.stored_pages` answers from them. Contract: openai.md
+("Response ID to obtain results", "Stored completions").
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import msgspec
+
+from elkapi.translate.responses_state import items_of, with_ids
+
+RESPONSE_PREFIX, CHAT_PREFIX = "resp_", "chatcmpl-"
+METADATA_PAIRS_MAX, METADATA_KEY_CHARS_MAX, METADATA_VALUE_CHARS_MAX = 16, 64, 512
+LOST = "The gateway was stopped while it made this response."
+NULL = msgspec.Raw(b"null")
+
+# Items that an upstream knows without their ids, which are another upstream's or ours.
+_NAMELESS = frozenset(
+    {
+        "message",
+        "reasoning",
+        "function_call",
+        "function_call_output",
+        "custom_tool_call",
+        "custom_tool_call_output",
+        "compaction",
+    }
+)
+
+
+class Kept(msgspec.Struct, frozen=True):
+    """The sealed part of a row: `input` is the call's own part of the conversation as it came, `answer` the object.
+
+    `error` says why there is no answer and none will come.
+    """
+
+    input: msgspec.Raw
+    answer: msgspec.Raw
+    error: str | None = None
+
+
+class ResponseInput(msgspec.Struct):
+    """What is kept of the body of `POST /v1/responses`."""
+
+    input: msgspec.Raw = NULL
+
+
+class ChatInput(msgspec.Struct):
+    """What is kept of the body of `POST /v1/chat/completions`."""
+
+    messages: msgspec.Raw
+    metadata: dict[str, str] | None = None
+
+
+kept_decoder = msgspec.json.Decoder(Kept)
+response_input = msgspec.json.Decoder(ResponseInput)
+chat_input = msgspec.json.Decoder(ChatInput)
+_members = msgspec.json.Decoder(dict[str, Any])
+_raw_members = msgspec.json.Decoder(dict[str, msgspec.Raw])
+_encode = msgspec.json.encode
+
+
+# --- responses -------------------------------------------------------------------------------------------------------
+
+
+def turn_of(kept: Kept) -> list[dict[str, Any]]:
+    """The items of one turn as the next one's input begins with them: what was asked, then what was answered.
+
+    Ids of items are left out where an upstream would look for them in vain; so is reasoning that nobody could read.
+    """
+    turn = items_of(b'{"input":' + bytes(kept.input) + b"}", bytes(kept.answer))
+    return [without_id(item) for item in turn if not _is_unreadable(item)]
+
+
+def _is_unreadable(item: dict[str, Any]) -> bool:
+    return item.get("type") == "reasoning" and not (item.get("encrypted_content") or item.get("content"))
+
+
+def without_id(item: dict[str, Any]) -> dict[str, Any]:
+    """An item as a later input carries it."""
+    nameless = item.get("type", "message") in _NAMELESS or str(item.get("id", "")).startswith("item_")
+    return {name: value for name, value in item.items() if name != "id"} if nameless else item
+
+
+def output_ids(answer: bytes, object_id: str) -> tuple[str, ...]:
+    """Ids of output items that do not tell which response they are of, as those of another upstream do not."""
+    base = object_id.removeprefix(RESPONSE_PREFIX)
+    rows = _members.decode(answer).get("output")
+    ids = [row.get("id") for row in rows if isinstance(row, dict)] if isinstance(rows, list) else []
+    return tuple(dict.fromkeys(id_ for id_ in ids if isinstance(id_, str) and 0 < len(id_) <= 128 and base not in id_))
+
+
+def item_of(kept: Kept, object_id: str, item_id: str) -> dict[str, Any] | None:
+    """The input or output item of that id."""
+    output = _members.decode(kept.answer).get("output")
+    rows = [*input_items(kept, object_id), *(output if isinstance(output, list) else [])]
+    return next((row for row in rows if isinstance(row, dict) and row.get("id") == item_id), None)
+
+
+def input_items(kept: Kept, object_id: str) -> list[dict[str, Any]]:
+    """The call's own input in full form: every item has a type and an id, every message a list of parts."""
+    return with_ids([_in_full(item) for item in items_of(b'{"input":' + bytes(kept.input) + b"}", b"{}")], object_id)
+
+
+def _in_full(item: dict[str, Any]) -> dict[str, Any]:
+    if item.get("type", "message") != "message":
+        return item
+    content = item.get("content")
+    if isinstance(content, str):
+        content = [{"type": "output_text" if item.get("role") == "assistant" else "input_text", "text": content}]
+    return {**item, "type": "message", "content": content}
+
+
+def shown(kept: Kept, status: str) -> bytes:
+    """The response object as it stands: what became of it since it was written is the row's word."""
+    members = _raw_members.decode(kept.answer)
+    if bytes(members.get("status", NULL)) == _encode(status):
+        return bytes(kept.answer)
+    members["status"] = msgspec.Raw(_encode(status))
+    if status == "failed":
+        members["error"] = msgspec.Raw(_encode({"code": "server_error", "message": kept.error or LOST}))
+    return _encode(members)
+
+
+def deleted_response(object_id: str) -> dict[str, Any]:
+    return {"id": object_id, "object": "response", "deleted": True}
+
+
+# --- chat completions ------------------------------------------------------------------------------------------------
+
+
+def completion(kept: Kept, metadata: str | None) -> msgspec.Raw:
+    """The chat completion with its labels as they are now."""
+    members = _raw_members.decode(kept.answer)
+    members["metadata"] = msgspec.Raw((metadata or "{}").encode())
+    return msgspec.Raw(_encode(members))
+
+
+def messages(kept: Kept, object_id: str) -> list[dict[str, Any]]:
+    """The messages that were sent, each with an id; a content of parts stands in `content_parts` too."""
+    rows = msgspec.json.decode(kept.input)
+    found = []
+    for number, row in enumerate(rows if isinstance(rows, list) else []):
+        parts = row.get("content") if isinstance(row.get("content"), list) else None
+        text = "".join(part.get("text") or "" for part in parts if isinstance(part, dict)) if parts else None
+        content = row.get("content") if parts is None else text
+        found.append({"name": None, **row, "id": f"{object_id}-{number}", "content": content, "content_parts": parts})
+    return found
+
+
+def deleted_completion(object_id: str) -> dict[str, Any]:
+    return {"id": object_id, "object": "chat.completion.deleted", "deleted": True}
+
+
+def metadata_problem(metadata: Mapping[str, str]) -> str | None:
+    """Why labels cannot be kept, or None."""
+    if len(metadata) > METADATA_PAIRS_MAX:
+        return f"`metadata` has {len(metadata)} pairs; at most {METADATA_PAIRS_MAX} are kept."
+    for name, value in metadata.items():
+        if not 0 < len(name) <= METADATA_KEY_CHARS_MAX or len(value) > METADATA_VALUE_CHARS_MAX:
+            return (
+                f"A name in `metadata` has 1 to {METADATA_KEY_CHARS_MAX} characters, "
+                f"its value at most {METADATA_VALUE_CHARS_MAX}."
+            )
+        if "\0" in name + value:
+            return "`metadata` may not hold the character U+0000."
+    return None
+
+
+# --- lists -----------------------------------------------------------------------------------------------------------
+
+
+def listing(rows: Sequence[Any], ids: Sequence[str], has_more: bool) -> dict[str, Any]:
+    """A list page of OpenAI's."""
+    return {
+        "object": "list",
+        "data": list(rows),
+        "first_id": ids[0] if ids else None,
+        "last_id": ids[-1] if ids else None,
+        "has_more": has_more,
+    }
+
+
+def page_of(rows: Sequence[dict[str, Any]], limit: int, ascending: bool, after: str | None) -> dict[str, Any] | None:
+    """The page of rows that are all at hand; None when there is no row with the id `after`."""
+    ordered = list(rows) if ascending else list(reversed(rows))
+    if after is not None:
+        at = next((number for number, row in enumerate(ordered) if row["id"] == after), None)
+        if at is None:
+            return None
+        ordered = ordered[at + 1 :]
+    shown_rows = ordered[:limit]
+    return listing(shown_rows, [row["id"] for row in shown_rows], len(ordered) > limit)

@@ -1,0 +1,210 @@
+"""Streams whose answers are kept: relayed frames that name our object, and the whole answer a stream came to; sans-I/O.
+
+A response's terminal event carries all of it. A chat's chunks are put together again, from what its caller was sent.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import msgspec
+
+from elkapi.catalog.jsonedit import with_string
+from elkapi.translate.crossing import Relayed, Translated
+from elkapi.translate.ir import Event
+from elkapi.translate.sse import Frame, FrameTooLarge, SseDecoder
+from elkapi.translate.usage import chat_usage_object
+from elkapi.types import Usage
+
+_LIFE = frozenset(
+    f"response.{state}".encode() for state in ("created", "queued", "in_progress", "completed", "incomplete", "failed")
+)
+_FINAL = (b"response.completed", b"response.incomplete")
+# More than any answer has.
+CALLS_MAX = 1024
+_TRUE, _FALSE = msgspec.Raw(b"true"), msgspec.Raw(b"false")
+_members = msgspec.json.Decoder(dict[str, msgspec.Raw])
+_object = msgspec.json.Decoder(dict[str, Any])
+_encode = msgspec.json.encode
+
+
+class Ours(msgspec.Struct, frozen=True):
+    """What a kept response says of itself, whatever the upstream that made it knows: our id, and where it belongs."""
+
+    id: str
+    previous: str | None = None
+    background: bool = False
+
+
+def with_ours(response: bytes, ours: Ours) -> bytes:
+    """The response object under our id."""
+    members = _members.decode(response)
+    members["id"] = msgspec.Raw(_encode(ours.id))
+    members["previous_response_id"] = msgspec.Raw(_encode(ours.previous))
+    members["store"] = _TRUE
+    members["background"] = _TRUE if ours.background else _FALSE
+    return _encode(members)
+
+
+class KeptResponses(Relayed):
+    """Frames of the responses dialect pass as they came, but those that carry the object carry ours."""
+
+    ours: Ours
+
+    def feed(self, frame: Frame) -> bytes:
+        """What the caller gets for one frame now. Raises Unreadable."""
+        data = frame.data
+        if data is not None and (frame.event in _LIFE or (not frame.event and b'"response"' in data)):
+            frame = self._renamed(frame, data)
+        return super().feed(frame)
+
+    def _renamed(self, frame: Frame, data: bytes) -> Frame:
+        try:
+            members = _members.decode(data)
+            members["response"] = msgspec.Raw(with_ours(members["response"], self.ours))
+        except (msgspec.DecodeError, KeyError):
+            return frame  # the reader judges it
+        data = _encode(members)
+        head = b"event: " + frame.event + b"\n" if frame.event else b""
+        return Frame(head + b"data: " + data + b"\n\n", frame.event, data)
+
+
+class _Recorded:
+    """Keeps what the caller was sent, up to `recorded_bytes_max`; beyond that `recorded` is None again."""
+
+    recorded: list[bytes] | None
+    recorded_bytes_max = 0
+    _recorded_bytes = 0
+
+    def record(self, piece: bytes) -> bytes:
+        if piece and self.recorded is not None:
+            self._recorded_bytes += len(piece)
+            self.recorded.append(piece)
+            if self._recorded_bytes > self.recorded_bytes_max:
+                self.recorded = None
+        return piece
+
+
+class KeptChat(_Recorded, Relayed):
+    """Chunks of a chat pass as they came, under our id."""
+
+    ours: Ours
+
+    def feed(self, frame: Frame) -> bytes:
+        """What the caller gets for one frame now. Raises Unreadable."""
+        data = frame.data
+        if data is not None and data[:1] == b"{":
+            data = with_string(data, "id", self.ours.id)
+            frame = Frame(b"data: " + data + b"\n\n", frame.event, data)
+        return self.record(super().feed(frame))
+
+    def whole_answer(self, events: list[Event]) -> bytes:
+        """As `Relayed.whole_answer`."""
+        return self.record(super().whole_answer(events))
+
+
+class KeptTranslated(_Recorded, Translated):
+    """Chunks of a chat written anew, and kept."""
+
+    def feed(self, frame: Frame) -> bytes:
+        """What the caller gets for one frame now. Raises Unreadable."""
+        return self.record(super().feed(frame))
+
+    def whole_answer(self, events: list[Event]) -> bytes:
+        """As `Metered.whole_answer`."""
+        return self.record(super().whole_answer(events))
+
+
+def final_response(body: bytes) -> bytes | None:
+    """The response object of a whole answer or of a stream's last frames; None when there is none in it."""
+    if body[:1] == b"{":
+        return body
+    for frame in reversed(_frames(body)):
+        if frame.event in _FINAL or (not frame.event and frame.data is not None and b'"response"' in frame.data):
+            members = _members.decode(frame.data or b"{}")
+            if "response" in members:
+                return bytes(members["response"])
+    return None
+
+
+def final_completion(pieces: Iterable[bytes], usage: Usage | None) -> bytes | None:
+    """The chat completion that the chunks of a stream come to; None when they come to none."""
+    chunks = [
+        _object.decode(frame.data)
+        for frame in _frames(b"".join(pieces))
+        if frame.data is not None and frame.data[:1] == b"{"
+    ]
+    if not chunks:
+        return None
+    whole: dict[str, Any] = {}
+    choices: dict[int, dict[str, Any]] = {}
+    for chunk in chunks:
+        rows = chunk.pop("choices", None)
+        whole |= {name: value for name, value in chunk.items() if value is not None and name != "obfuscation"}
+        for row in rows if isinstance(rows, list) else ():
+            _add(choices.setdefault(row.get("index") or 0, _blank(row.get("index") or 0)), row)
+    whole["object"] = "chat.completion"
+    whole["choices"] = [choices[index] for index in sorted(choices)]
+    if not isinstance(whole.get("usage"), dict) and usage is not None:
+        whole["usage"] = chat_usage_object(usage)
+    return _encode(whole)
+
+
+def _blank(index: int) -> dict[str, Any]:
+    message = {"role": "assistant", "content": None, "refusal": None}
+    return {"index": index, "message": message, "logprobs": None, "finish_reason": None}
+
+
+def _add(choice: dict[str, Any], row: dict[str, Any]) -> None:
+    """One chunk's choice into the choice so far: texts are put together, lists grow, tool calls by their index."""
+    message = choice["message"]
+    for name, value in (row.get("delta") or {}).items():
+        if name == "tool_calls":
+            _add_calls(message.setdefault("tool_calls", []), value or [])
+        elif name == "role":
+            message["role"] = value or "assistant"
+        elif value is not None:
+            message[name] = _joined(message.get(name), value)
+    for name in ("finish_reason", "logprobs"):
+        if row.get(name) is not None:
+            joins = name == "logprobs"
+            choice[name] = _joined(choice[name], row[name]) if joins else row[name]
+
+
+def _add_calls(calls: list[dict[str, Any]], pieces: list[dict[str, Any]]) -> None:
+    for piece in pieces:
+        index = piece.get("index", len(calls))
+        if not isinstance(index, int) or not 0 <= index < CALLS_MAX:
+            continue
+        calls += [{} for _ in range(index + 1 - len(calls))]
+        call = calls[index]
+        for name, value in piece.items():
+            if isinstance(value, dict):
+                inner = call.setdefault(name, {})
+                for member, text in value.items():
+                    # Only these come in pieces.
+                    pieced = member in ("arguments", "input")
+                    inner[member] = _joined(inner.get(member), text) if pieced else inner.get(member) or text
+            elif name != "index" and value is not None:
+                call.setdefault(name, value)
+
+
+def _joined(before: Any, more: Any) -> Any:
+    if before is None:
+        return more
+    if isinstance(before, str) and isinstance(more, str):
+        return before + more
+    if isinstance(before, list) and isinstance(more, list):
+        return before + more
+    if isinstance(before, dict) and isinstance(more, dict):
+        return before | {name: _joined(before.get(name), value) for name, value in more.items() if value is not None}
+    return more
+
+
+def _frames(stream: bytes) -> list[Frame]:
+    decoder = SseDecoder()
+    try:
+        return [*decoder.feed(stream), *decoder.close()]
+    except FrameTooLarge:
+        return []

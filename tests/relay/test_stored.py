@@ -1,0 +1,271 @@
+"""Stored answers through the official SDK: read, streamed again, listed, relabelled, gone on from and deleted."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import json
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import openai
+import pytest
+
+from elkapi.sandbox.server import Running
+from tests.gateway import Gateway, gateway
+from tests.relay.test_text import MODEL, prepared, spent
+
+T = TypeVar("T")
+SAID = "The quick brown fox jumps over the lazy dog."
+
+
+@pytest.fixture
+async def lite(tmp_path: Path) -> AsyncIterator[Gateway]:
+    """On SQLite alone, for what the database has no part in."""
+    async with gateway(tmp_path) as served:
+        yield served
+
+
+def client(gate: Gateway, key: str) -> openai.OpenAI:
+    return openai.OpenAI(api_key=key, base_url=f"{gate.origin}/v1", max_retries=0, timeout=20)
+
+
+async def sync(work: Callable[[], T]) -> T:
+    """The official SDK's synchronous client, on a thread beside the gateway's loop."""
+    return await asyncio.to_thread(work)
+
+
+def asked(sandbox: Running, number: int = -1) -> dict[str, Any]:
+    body: dict[str, Any] = json.loads(base64.b64decode(sandbox.sandbox.recorder.shown()[number].body_base64))
+    return body
+
+
+def stored(gate: Gateway) -> int:
+    return int(gate.sql("select count(*) from stored_objects")[0][0])
+
+
+@pytest.mark.parametrize("upstream", ["openai", "anthropic", "gemini"])
+@pytest.mark.parametrize("stream", [False, True])
+async def test_a_response_is_found_again_as_it_was_answered(
+    lite: Gateway, sandbox: Running, upstream: str, stream: bool
+) -> None:
+    key = await prepared(lite, sandbox, upstream)
+    with client(lite, key) as sdk:
+
+        def work() -> None:
+            params: dict[str, Any] = {"model": MODEL, "input": f"[[say: {SAID}]]", "instructions": "Be brief."}
+            if stream:
+                live = list(sdk.responses.create(**params, stream=True))
+                assert live[0].type == "response.created"
+                made = live[-1].response
+                assert live[0].response.id == made.id
+            else:
+                made = sdk.responses.create(**params)
+            assert made.output_text == SAID
+            assert made.store is True
+            found = sdk.responses.retrieve(made.id)
+            assert found == made
+            (item,) = sdk.responses.input_items.list(made.id).data
+            assert (item.type, item.content[0].text) == ("message", f"[[say: {SAID}]]")
+            again = list(sdk.responses.retrieve(made.id, stream=True))
+            assert [event.sequence_number for event in again] == list(range(len(again)))
+            assert again[-1].response == made
+            rest = list(sdk.responses.retrieve(made.id, stream=True, starting_after=3))
+            assert [event.sequence_number for event in rest] == list(range(4, len(again)))
+            with pytest.raises(openai.BadRequestError, match="background"):
+                sdk.responses.cancel(made.id)
+            sdk.responses.delete(made.id)
+            for ask in (sdk.responses.retrieve, sdk.responses.delete, sdk.responses.input_items.list):
+                with pytest.raises(openai.NotFoundError) as refused:
+                    ask(made.id)
+                assert refused.value.param == "id"
+
+        await sync(work)
+    assert asked(sandbox).get("store") in (None, False)
+    assert stored(lite) == 0
+
+
+@pytest.mark.parametrize("upstream", ["openai", "deepseek", "anthropic", "gemini"])
+async def test_a_conversation_goes_on_by_id_over_upstreams_of_every_dialect(
+    lite: Gateway, sandbox: Running, upstream: str
+) -> None:
+    key = await prepared(lite, sandbox, upstream)
+    with client(lite, key) as sdk:
+
+        def work() -> None:
+            first = sdk.responses.create(
+                model=MODEL, input="[[say: Your name is Ada.]] my name is Ada", instructions="A one-time instruction."
+            )
+            second = sdk.responses.create(
+                model=MODEL, input="[[say: Noted.]] and I live in Rome", previous_response_id=first.id
+            )
+            third = sdk.responses.create(
+                model=MODEL, input="[[say: Ada, Rome.]] who am I?", previous_response_id=second.id
+            )
+            assert third.previous_response_id == second.id
+            assert third.output_text == "Ada, Rome."
+            assert third.instructions is None
+            assert len(sdk.responses.input_items.list(third.id).data) == 1
+            assert third.usage.input_tokens > second.usage.input_tokens > first.usage.input_tokens
+
+        await sync(work)
+    body = json.dumps(asked(sandbox))
+    places = [body.index(turn) for turn in ("my name is Ada", "and I live in Rome", "who am I?")]
+    assert places == sorted(places)
+    # Each was asked for once, and said once.
+    assert (body.count("Your name is Ada."), body.count("Noted."), body.count("Ada, Rome.")) == (2, 2, 1)
+    assert "A one-time instruction." not in body
+    assert "previous_response_id" not in body
+
+
+@pytest.mark.parametrize("upstream", ["openai"])
+async def test_stored_chats_are_listed_relabelled_and_deleted(gate: Gateway, sandbox: Running, upstream: str) -> None:
+    key = await prepared(gate, sandbox, upstream)
+    stranger = await gate.key("10")
+    with client(gate, key) as sdk, client(gate, stranger) as other:
+
+        def create(number: int, **more: Any) -> Any:
+            return sdk.chat.completions.create(
+                model=MODEL,
+                messages=[
+                    {"role": "system", "content": "Short."},
+                    {"role": "user", "content": f"[[say: no. {number}]]"},
+                ],
+                store=True,
+                metadata={"run": "a'b\"%", "number": str(number)},
+                **more,
+            )
+
+        def work() -> None:
+            sdk.chat.completions.create(model=MODEL, messages=[{"role": "user", "content": "hi"}])
+            made = [create(number) for number in range(3)]
+            chunks = list(create(3, stream=True))
+            assert len({chunk.id for chunk in chunks}) == 1
+            ids = [*(one.id for one in made), chunks[0].id]
+            page = sdk.chat.completions.list(limit=2)
+            assert [one.id for one in page.data] == ids[:2]
+            assert page.has_more is True
+            assert [one.id for one in sdk.chat.completions.list(limit=2)] == ids
+            assert [one.id for one in sdk.chat.completions.list(order="desc")] == ids[::-1]
+            assert [one.id for one in sdk.chat.completions.list(after=ids[1])] == ids[2:]
+            assert [one.id for one in sdk.chat.completions.list(metadata={"number": "2"})] == [ids[2]]
+            assert [one.id for one in sdk.chat.completions.list(metadata={"run": "a'b\"%"})] == ids
+            assert list(sdk.chat.completions.list(model="another")) == []
+            found = sdk.chat.completions.retrieve(ids[3])
+            assert found.choices[0].message.content == "no. 3"
+            assert found.choices[0].finish_reason == "stop"
+            assert found.usage is not None
+            assert found.usage.total_tokens > 0
+            assert sdk.chat.completions.retrieve(ids[0]).choices == made[0].choices
+            changed = sdk.chat.completions.update(ids[0], metadata={"kind": "b"})
+            assert changed.metadata == {"kind": "b"}
+            assert [one.id for one in sdk.chat.completions.list(metadata={"kind": "b"})] == [ids[0]]
+            messages = sdk.chat.completions.messages.list(ids[0]).data
+            assert [(one.id, one.role, one.content) for one in messages] == [
+                (f"{ids[0]}-0", "system", "Short."),
+                (f"{ids[0]}-1", "user", "[[say: no. 0]]"),
+            ]
+            for ask in (
+                other.chat.completions.retrieve,
+                other.chat.completions.delete,
+                other.chat.completions.messages.list,
+                lambda id_: other.chat.completions.update(id_, metadata={}),
+            ):
+                with pytest.raises(openai.NotFoundError):
+                    ask(ids[0])
+            assert list(other.chat.completions.list(after=ids[0])) == []
+            gone = sdk.chat.completions.delete(ids[0])
+            assert (gone.deleted, gone.object, gone.id) == (True, "chat.completion.deleted", ids[0])
+            # A page goes on after one that was deleted meanwhile.
+            assert [one.id for one in sdk.chat.completions.list(after=ids[0])] == ids[1:]
+
+        await sync(work)
+    sent = asked(sandbox)
+    assert sent.get("store") in (None, False)
+    if upstream == "openai":
+        # The provider takes labels only of what it stores.
+        assert "metadata" not in sent
+
+
+async def test_a_tool_loop_goes_on_by_id_and_refers_to_its_items(lite: Gateway, sandbox: Running) -> None:
+    key = await prepared(lite, sandbox, "openai")
+    tools: Any = [{"type": "function", "name": "look", "parameters": {"type": "object", "properties": {}}}]
+    with client(lite, key) as sdk:
+
+        def work() -> None:
+            first = sdk.responses.create(model=MODEL, input="[[tools: look {}]] [[then: Seen.]]", tools=tools)
+            call = next(item for item in first.output if item.type == "function_call")
+            output: Any = {"type": "function_call_output", "call_id": call.call_id, "output": "a cat"}
+            second = sdk.responses.create(model=MODEL, input=[output], tools=tools, previous_response_id=first.id)
+            assert second.output_text == "Seen."
+            # The same by references to what is kept, as some clients send it.
+            (question,) = sdk.responses.input_items.list(first.id).data
+            references: Any = [{"type": "item_reference", "id": item.id} for item in (question, call)]
+            third = sdk.responses.create(model=MODEL, input=[*references, output], tools=tools, store=False)
+            assert third.output_text == "Seen."
+            assert third.store is False
+            with pytest.raises(openai.NotFoundError) as refused:
+                sdk.responses.create(model=MODEL, input=[{"type": "item_reference", "id": "msg_of_nobody"}])
+            assert (refused.value.code, refused.value.param) == ("item_not_found", "input")
+
+        await sync(work)
+
+
+async def test_foreign_and_odd_ids_are_unknown_in_the_same_words(lite: Gateway, sandbox: Running) -> None:
+    key = await prepared(lite, sandbox, "openai")
+    stranger = await lite.key("10")
+    made = (await lite.ask(key, {"model": MODEL, "input": "hi"}, path="/v1/responses")).json()
+    before = spent(lite)
+    headers = {"authorization": f"Bearer {stranger}"}
+    odd = [made["id"], "resp_" + "0" * 32, "resp_%25", "resp_%27%20or%201%3D1", "chatcmpl-" + made["id"][5:], "x" * 500]
+    words = set()
+    for method, path in (
+        ("GET", ""),
+        ("DELETE", ""),
+        ("POST", "/cancel"),
+        ("GET", "/input_items"),
+        ("GET", "?stream=true"),
+    ):
+        for name in odd:
+            reply = await lite.http.request(method, f"/v1/responses/{name}{path}", headers=headers)
+            assert reply.status_code == 404, (method, name, reply.text)
+            error = reply.json()["error"]
+            words.add((error["type"], error["param"], error["code"]))
+    assert words == {("invalid_request_error", "id", "not_found")}
+    assert spent(lite) == before
+    for name in (made["id"], "resp_%27%25", "' or 1=1"):
+        reply = await lite.ask(
+            stranger, {"model": MODEL, "input": "x", "previous_response_id": name}, path="/v1/responses"
+        )
+        assert reply.status_code == 400
+        assert reply.json()["error"]["code"] == "previous_response_not_found"
+        assert reply.json()["error"]["param"] == "previous_response_id"
+    mine = {"authorization": f"Bearer {key}"}
+    assert (await lite.http.get(f"/v1/responses/{made['id']}", headers=mine)).status_code == 200
+    conversation = await lite.ask(key, {"model": MODEL, "input": "x", "conversation": "conv_1"}, path="/v1/responses")
+    assert (conversation.status_code, conversation.json()["error"]["param"]) == (404, "conversation")
+    for query, param in (
+        ("limit=101", "limit"),
+        ("limit=0", "limit"),
+        ("limit=-1", "limit"),
+        ("limit=99999999999999999999999", "limit"),
+        ("limit=%C2%B2", "limit"),
+        ("order=up", "order"),
+        ("after=item_of_nobody", "after"),
+    ):
+        reply = await lite.http.get(f"/v1/responses/{made['id']}/input_items?{query}", headers=mine)
+        assert (reply.status_code, reply.json()["error"]["param"]) == (400, param), query
+    for query, param in (("starting_after=1", "starting_after"), ("stream=true&starting_after=x", "starting_after")):
+        reply = await lite.http.get(f"/v1/responses/{made['id']}?{query}", headers=mine)
+        assert (reply.status_code, reply.json()["error"]["param"]) == (400, param), query
+    for query in ("after=%25", "limit=1000", "metadata%5Ba%22b%5D=c", "metadata%5Ba%5D=%00", "order=%27"):
+        reply = await lite.http.get(f"/v1/chat/completions?{query}", headers=mine)
+        assert reply.status_code == 400, query
+    labels = {f"n{number}": "x" for number in range(17)}
+    chat = {"model": MODEL, "messages": [{"role": "user", "content": "hi"}], "store": True, "metadata": labels}
+    reply = await lite.ask(key, chat, path="/v1/chat/completions")
+    assert (reply.status_code, reply.json()["error"]["param"]) == (400, "metadata")
+    reply = await lite.ask(key, {"metadata": {"a": 1}}, path=f"/v1/chat/completions/chatcmpl-{made['id'][5:]}")
+    assert reply.status_code == 400
+    assert spent(lite) == before

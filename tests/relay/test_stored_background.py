@@ -1,0 +1,233 @@
+"""Background responses: answered at once, polled, followed, left, cancelled and lost; each settled exactly once."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+from sqlalchemy import text
+
+from elkapi.ledger import check
+from tests.gateway import Gateway, gateway
+from tests.scripted import MODEL, Played, Upstream, frames_of, scripted
+from tests.text_calls import events
+
+ANSWER = {
+    "id": "resp_theirs",
+    "object": "response",
+    "created_at": 1,
+    "status": "completed",
+    "model": "gpt-4o",
+    "output": [
+        {
+            "type": "message",
+            "id": "msg_theirs",
+            "status": "completed",
+            "role": "assistant",
+            "content": [{"type": "output_text", "text": "Done.", "annotations": []}],
+        }
+    ],
+    "parallel_tool_calls": True,
+    "tool_choice": "auto",
+    "tools": [],
+    "store": False,
+    "usage": {"input_tokens": 8, "output_tokens": 2, "total_tokens": 10},
+}
+
+
+class Stage:
+    """A gateway before a scripted upstream of the responses dialect, and a key with ten dollars."""
+
+    def __init__(self, gate: Gateway, upstream: Upstream, key: str) -> None:
+        self.gate, self.upstream, self.key = gate, upstream, key
+        self.headers = {"authorization": f"Bearer {key}"}
+
+    async def create(self, **more: Any) -> Any:
+        body = {"model": MODEL, "input": "Think long.", "background": True, "max_output_tokens": 100, **more}
+        return await self.gate.ask(self.key, body, path="/v1/responses")
+
+    async def get(self, response_id: str, query: str = "") -> Any:
+        return await self.gate.http.get(f"/v1/responses/{response_id}{query}", headers=self.headers)
+
+    async def until(self, response_id: str, *states: str) -> dict[str, Any]:
+        while True:
+            found: dict[str, Any] = (await self.get(response_id)).json()
+            if found["status"] in states:
+                return found
+            await asyncio.sleep(0.01)
+
+    async def call(self) -> Played:
+        return await asyncio.wait_for(self.upstream.calls.get(), 20)
+
+    async def spent(self) -> int:
+        """What the key paid, once nothing is held any more and the ledger's check agrees."""
+        while True:
+            held, posted = self.gate.sql(
+                "select sum(held_nano), sum(posted_nano) from accounts where kind = 'customer'"
+            )[0]
+            if not held and not len(self.gate.plane.background):
+                break
+            await asyncio.sleep(0.01)
+        with self.gate.database.read() as connection:
+            report = check(connection)
+        assert report.ok, report.problems
+        return 10 * 10**9 - int(posted)
+
+
+@contextlib.asynccontextmanager
+async def staged(folder: Path, **settings: Any) -> AsyncIterator[Stage]:
+    async with scripted() as upstream, gateway(folder, **settings) as gate:
+        await gate.channel(upstream.url, (MODEL,))
+        await gate.price(MODEL, per_1m_usd="1000", output_per_1m_usd="1000")
+        yield Stage(gate, upstream, await gate.key("10"))
+
+
+@pytest.fixture
+async def stage(tmp_path: Path) -> AsyncIterator[Stage]:
+    async with staged(tmp_path) as one:
+        yield one
+
+
+async def test_a_background_response_is_answered_at_once_and_polled_to_its_end(stage: Stage) -> None:
+    made = (await stage.create(metadata={"job": "7"})).json()
+    assert (made["status"], made["background"], made["output"], made["metadata"]) == ("queued", True, [], {"job": "7"})
+    played = await stage.call()
+    asked = msgspec.json.decode(played.body)
+    assert asked["store"] is False
+    assert "background" not in asked
+    assert (await stage.get(made["id"])).json()["status"] == "in_progress"
+    # The hold was there before the answer was.
+    assert stage.gate.sql("select sum(held_nano) from accounts where kind = 'customer'")[0][0] > 0
+    refused = await stage.gate.ask(
+        stage.key, {"model": MODEL, "input": "and?", "previous_response_id": made["id"]}, path="/v1/responses"
+    )
+    assert refused.json()["error"]["code"] == "previous_response_not_completed"
+    played.answer(ANSWER)
+    found = await stage.until(made["id"], "completed")
+    assert found["id"] == made["id"] != ANSWER["id"]
+    assert (found["store"], found["background"], found["output"]) == (True, True, ANSWER["output"])
+    assert await stage.spent() == 10 * 10**6
+    account = await stage.gate.account("req_" + made["id"].removeprefix("resp_"), stage.key)
+    assert account["outcome"] == "ok"
+
+
+async def test_a_followed_stream_goes_on_when_its_caller_left_and_is_resumed_after_any_event(stage: Stage) -> None:
+    frames = frames_of("responses-text")
+    seen = b""
+    headers = {**stage.headers, "content-type": "application/json"}
+    body = msgspec.json.encode(
+        {"model": MODEL, "input": "Think long.", "background": True, "stream": True, "max_output_tokens": 100}
+    )
+    async with stage.gate.http.stream("POST", "/v1/responses", content=body, headers=headers) as live:
+        played = await stage.call()
+        played.begin()
+        for frame in frames[:6]:
+            played.play(frame)
+        chunks = live.aiter_bytes()
+        while seen.count(b"\n\n") < 6:
+            seen += await anext(chunks)
+    first = events(seen.decode())
+    response_id = first[0]["response"]["id"]
+    # The caller is gone; the rest comes.
+    rest = asyncio.ensure_future(stage.get(response_id, f"?stream=true&starting_after={first[-1]['sequence_number']}"))
+    for frame in frames[6:]:
+        played.play(frame)
+    played.end()
+    later = events((await rest).text)
+    numbers = [event["sequence_number"] for event in (*first, *later)]
+    assert numbers == list(range(len(frames)))
+    assert later[-1]["type"] == "response.completed"
+    assert later[-1]["response"] == (await stage.get(response_id)).json()
+    charged = await stage.spent()
+    assert charged > 0
+    # From the tables the same events come again, after any of them.
+    again = events((await stage.get(response_id, "?stream=true")).text)
+    assert again == [*first, *later]
+    assert events((await stage.get(response_id, "?stream=true&starting_after=2")).text) == again[3:]
+    assert await stage.spent() == charged
+
+
+async def test_a_cancelled_response_costs_what_had_come_and_stays_cancelled(stage: Stage) -> None:
+    made = (await stage.create()).json()
+    played = await stage.call()
+    cancelled = await stage.gate.http.post(f"/v1/responses/{made['id']}/cancel", headers=stage.headers)
+    assert cancelled.json()["status"] == "cancelled"
+    await played.given_up()
+    assert await stage.spent() == 0
+    again = await stage.gate.http.post(f"/v1/responses/{made['id']}/cancel", headers=stage.headers)
+    assert (again.status_code, again.json()["status"]) == (200, "cancelled")
+    told = events((await stage.get(made["id"], "?stream=true")).text)
+    assert (told[-1]["type"], told[-1]["code"]) == ("error", "response_cancelled")
+
+
+async def test_one_cancelled_through_another_worker_is_ended_here(stage: Stage) -> None:
+    made = (await stage.create()).json()
+    played = await stage.call()
+    # What another worker writes.
+    with stage.gate.database.write() as connection:
+        connection.execute(text("update stored_objects set status = 'cancelled'"))
+    await asyncio.wait_for(played.given_up(), 20)
+    assert await stage.spent() == 0
+    assert (await stage.get(made["id"])).json()["status"] == "cancelled"
+
+
+async def test_a_deleted_response_is_ended_and_gone(stage: Stage) -> None:
+    made = (await stage.create()).json()
+    played = await stage.call()
+    deleted = await stage.gate.http.delete(f"/v1/responses/{made['id']}", headers=stage.headers)
+    assert deleted.json() == {"id": made["id"], "object": "response", "deleted": True}
+    await played.given_up()
+    assert await stage.spent() == 0
+    assert (await stage.get(made["id"])).status_code == 404
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_a_failed_response_says_so_and_is_free(stage: Stage, stream: bool) -> None:
+    asking = asyncio.ensure_future(stage.create(stream=stream))
+    (await stage.call()).break_off()
+    made = await asking
+    told = events(made.text)[-1]["response"] if stream else made.json()
+    found = await stage.until(told["id"], "failed")
+    assert (found["error"]["code"], found["output"]) == ("server_error", [])
+    again = events((await stage.get(told["id"], "?stream=true")).text)
+    assert again[-1]["type"] == "response.failed"
+    assert await stage.spent() == 0
+
+
+async def test_what_cannot_be_paid_or_kept_is_refused_before_it_begins(stage: Stage) -> None:
+    poor = await stage.gate.key("0")
+    body = {"model": MODEL, "input": "hi", "background": True}
+    refused = await stage.gate.ask(poor, body, path="/v1/responses")
+    assert (refused.status_code, refused.json()["error"]["code"]) == (403, "insufficient_user_quota")
+    refused = await stage.create(store=False)
+    assert (refused.status_code, refused.json()["error"]["param"]) == (400, "background")
+    assert stage.gate.sql("select count(*) from stored_objects")[0][0] == 0
+    assert not len(stage.gate.plane.background)
+
+
+async def test_a_worker_makes_so_many_of_a_key_at_a_time(tmp_path: Path) -> None:
+    async with staged(tmp_path, background_calls_per_key_max=1) as stage:
+        made = (await stage.create()).json()
+        refused = await stage.create()
+        assert (refused.status_code, refused.json()["error"]["code"]) == (429, "rate_limit_exceeded")
+        other = await stage.gate.key("10")
+        taken = await stage.gate.ask(other, {"model": MODEL, "input": "x", "background": True}, path="/v1/responses")
+        assert taken.status_code == 200
+        (await stage.call()).answer(ANSWER)
+        (await stage.call()).answer(ANSWER)
+        await stage.until(made["id"], "completed")
+
+
+async def test_a_stopping_worker_ends_what_runs_as_failed(tmp_path: Path) -> None:
+    async with staged(tmp_path) as stage:
+        made = (await stage.create()).json()
+        await stage.call()
+        await stage.gate.plane.background.aclose()
+        found = (await stage.get(made["id"])).json()
+        assert (found["status"], found["error"]["code"]) == ("failed", "server_error")
+        assert await stage.spent() == 0

@@ -1,0 +1,170 @@
+"""Rows of stored answers: written with the settlement, sealed, finished once, failed with their worker, and expired."""
+
+from __future__ import annotations
+
+import os
+import time
+from typing import Any
+
+import msgspec
+from sqlalchemy import select
+
+from elkapi.ids import new_id
+from elkapi.ledger import check, mark_dead, recover
+from elkapi.settings import Settings
+from elkapi.storage.db import Database
+from elkapi.storage.installation import Installation
+from elkapi.storage.repos import stored
+from elkapi.storage.schema import stored_events, stored_items, stored_objects
+from elkapi.testing.ledger import a_settlement, an_order, funded_account
+from elkapi.types import Grant, StoredObject
+from tests.storage.test_ledger_recovery import started
+
+GRANT = Grant(1, "k", 1, "default", "live", (1,), None, None, True)
+STRANGER = msgspec.structs.replace(GRANT, key_id=2)
+
+
+def an_object(object_id: bytes | None = None, **fields: Any) -> StoredObject:
+    id_ = object_id or new_id()
+    made = StoredObject(
+        id_, "response", 1, 1, "m", "completed", time.time_ns(), time.time_ns() + 10**12, id_, b"secret"
+    )
+    return msgspec.structs.replace(made, **fields)
+
+
+def status_of(database: Database, object_id: bytes) -> str | None:
+    with database.read() as connection:
+        found = stored.read(connection, GRANT, "response", object_id, time.time_ns())
+    return None if found is None else found.status
+
+
+async def test_an_answer_is_there_when_its_settlement_is(settings: Settings, installation: Installation) -> None:
+    database = installation.database
+    order = an_order(funded_account(database, 1000), nano=100)
+    free = an_order(funded_account(database, 0), nano=0)
+    async with started(settings, installation, os.urandom(16)) as ledger:
+        await ledger.hold(order)
+        kept = an_object(order.request_id, item_ids=("msg_1", "rs_1"))
+        settlement = msgspec.structs.replace(a_settlement(order, 60), stored=kept)
+        await ledger.settle(settlement)
+        await ledger.settle(settlement)
+        # A call that costs nothing holds nothing, and is kept all the same.
+        await ledger.settle(
+            msgspec.structs.replace(a_settlement(free, 0), hold=None, stored=an_object(free.request_id))
+        )
+    with database.read() as connection:
+        row = stored.read(connection, GRANT, "response", order.request_id, time.time_ns())
+        assert row is not None
+        assert b"secret" not in row.sealed
+        assert installation.sealer.open(row.sealed, stored.body_context(row.id)) == b"secret"
+        assert stored.read(connection, STRANGER, "response", order.request_id, time.time_ns()) is None
+        assert stored.read(connection, GRANT, "chat", order.request_id, time.time_ns()) is None
+        (found,) = stored.items_of(connection, GRANT, ["rs_1"], (), time.time_ns())
+        assert found.id == order.request_id
+        assert stored.items_of(connection, STRANGER, ["rs_1"], [order.request_id], time.time_ns()) == []
+        assert check(connection).ok
+    assert status_of(database, free.request_id) == "completed"
+
+
+async def test_a_background_row_ends_once_and_never_after_it_was_cancelled(
+    settings: Settings, installation: Installation
+) -> None:
+    database, owner = installation.database, os.urandom(16)
+    begun = [an_object(status="in_progress", worker=owner, frames=None) for _ in range(3)]
+    ended, cancelled, deleted = begun
+    async with started(settings, installation, owner) as ledger:
+        for one in begun:
+            await ledger.keep(one)
+        await ledger.keep(msgspec.structs.replace(ended, frames=(0, b"a\n\n")), frames_only=True)
+        with database.write() as connection:
+            assert stored.cancel(connection, GRANT, cancelled.id)
+            assert not stored.cancel(connection, STRANGER, ended.id)
+            assert stored.remove(connection, GRANT, "response", deleted.id)
+        with database.read() as connection:
+            assert stored.still_wanted(connection, [one.id for one in begun]) == {ended.id}
+        for one in begun:
+            last = msgspec.structs.replace(one, status="completed", finishes=True, frames=(1, b"b\n\n"), body=b"done")
+            await ledger.keep(last)
+            await ledger.keep(msgspec.structs.replace(last, status="failed"))
+    assert [status_of(database, one.id) for one in begun] == ["completed", "cancelled", None]
+    with database.read() as connection:
+        pieces = stored.frames(connection, ended.id, 1)
+        assert [(n, installation.sealer.open(sealed, stored.frames_context(ended.id, n))) for n, sealed in pieces] == [
+            (1, b"b\n\n")
+        ]
+        assert [number for number, _ in stored.frames(connection, ended.id, 0)] == [0, 1]
+
+
+async def test_what_a_dead_worker_was_making_has_failed(settings: Settings, installation: Installation) -> None:
+    database, owner, other = installation.database, os.urandom(16), os.urandom(16)
+    mine, theirs = (an_object(status="in_progress", worker=worker) for worker in (owner, other))
+    async with started(settings, installation, owner) as ledger:
+        await ledger.keep(mine)
+        await ledger.keep(theirs)
+        with database.write() as connection:
+            mark_dead(connection, owner, 1)
+            assert recover(connection, 1, settings).answers_failed == 1
+    assert (status_of(database, mine.id), status_of(database, theirs.id)) == ("failed", "in_progress")
+
+
+async def test_a_conversation_is_one_owners_and_keeps_its_earlier_turns(
+    settings: Settings, installation: Installation
+) -> None:
+    database = installation.database
+    soon = time.time_ns() + 10**10
+    first = an_object(expires_ns=soon)
+    second = an_object(previous=first.id, root=first.id, expires_ns=soon + 10 * 86_400 * 10**9)
+    branch = an_object(previous=first.id, root=first.id, expires_ns=soon)
+    async with started(settings, installation, os.urandom(16)) as ledger:
+        for one in (first, second, branch):
+            await ledger.keep(one)
+    with database.read() as connection:
+        late = soon + 5 * 86_400 * 10**9
+        turns = stored.conversation(connection, GRANT, second.id, late)
+        assert turns is not None
+        assert [turn.id for turn in turns] == [first.id, second.id]
+        assert stored.conversation(connection, STRANGER, second.id, 0) is None
+    with database.write() as connection:
+        assert stored.remove(connection, GRANT, "response", first.id)
+        assert stored.conversation(connection, GRANT, second.id, 0) is None
+
+
+async def test_lists_filter_by_labels_and_never_see_a_strangers(settings: Settings, installation: Installation) -> None:
+    labels = [{"a": "1", "odd key.$": "x'%"}, {"a": "2"}, None]
+    made = [
+        an_object(kind="chat", metadata=None if one is None else msgspec.json.encode(one).decode()) for one in labels
+    ]
+    async with started(settings, installation, os.urandom(16)) as ledger:
+        for one in made:
+            await ledger.keep(one)
+    ids = [one.id for one in made]
+
+    def page(grant: Grant = GRANT, **more: Any) -> list[bytes]:
+        with installation.database.read() as connection:
+            return [row.id for row in stored.page(connection, grant, "chat", time.time_ns(), **{"limit": 10, **more})]
+
+    assert page() == ids
+    assert page(limit=2, ascending=False) == ids[:0:-1]
+    assert page(after=ids[0], limit=1) == [ids[1]]
+    assert page(metadata={"a": "1"}) == page(metadata={"odd key.$": "x'%"}) == ids[:1]
+    assert page(metadata={"a": "1", "b": "2"}) == page(metadata={"a.b": "1"}) == page(model="n") == []
+    assert page(STRANGER) == []
+    with installation.database.write() as connection:
+        assert not stored.set_metadata(connection, STRANGER, "chat", ids[2], '{"a":"1"}')
+        assert stored.set_metadata(connection, GRANT, "chat", ids[2], '{"a":"1"}')
+    assert page(metadata={"a": "1"}) == [ids[0], ids[2]]
+
+
+async def test_what_was_kept_long_enough_is_forgotten_whole(settings: Settings, installation: Installation) -> None:
+    old = an_object(expires_ns=5, item_ids=("msg_old",), frames=(0, b"x\n\n"))
+    young = an_object(item_ids=("msg_young",))
+    async with started(settings, installation, os.urandom(16)) as ledger:
+        await ledger.keep(old)
+        await ledger.keep(young)
+    assert status_of(installation.database, old.id) is None
+    with installation.database.write() as connection:
+        assert stored.purge(connection, time.time_ns()) == 1
+        assert stored.purge(connection, time.time_ns()) == 0
+        assert list(connection.execute(select(stored_objects.c.id)).scalars()) == [young.id]
+        assert list(connection.execute(select(stored_items.c.item_id)).scalars()) == ["msg_young"]
+        assert connection.execute(select(stored_events)).all() == []
