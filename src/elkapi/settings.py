@@ -77,8 +77,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     cache_entry_bytes_max: int = 1024 * 1024
     cache_age_max_s: float = 86_400.0
     cache_wait_s: float = 0.1
-    batch_parallel_max: int = 8
-    batch_key_parallel_max: int = 4
+    batch_parallel_max: int = 32
+    batch_key_parallel_max: int = 16
     batch_ratio: str = "1"
     batch_look_s: float = 60.0
     batch_retry_s: float = 5.0

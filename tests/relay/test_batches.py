@@ -29,7 +29,7 @@ from tests.text_calls import UPSTREAMS
 MODEL = "batch-model"
 THEIRS = {"anthropic": "claude-sonnet-4-5", "openai": "gpt-4o", "gemini": "gemini-2.5-pro"}
 WAIT_S = 30.0
-QUICK = {"batch_retry_s": 0.01}
+QUICK = {"batch_retry_s": 0.01, "batch_parallel_max": 8, "batch_key_parallel_max": 4}
 
 
 @pytest.fixture
@@ -498,7 +498,15 @@ async def test_two_gateways_share_a_batch_and_run_no_line_twice(
         in_order(first)
 
 
-async def test_results_are_archived_when_they_were_kept_long_enough(lite: Gateway, sandbox: Running) -> None:
+@pytest.fixture
+async def restless(tmp_path: Path) -> AsyncIterator[Gateway]:
+    """It looks for old results all the time."""
+    async with gateway(tmp_path, batch_look_s=0.02) as served:
+        yield served
+
+
+async def test_results_are_archived_when_they_were_kept_long_enough(restless: Gateway, sandbox: Running) -> None:
+    lite = restless
     await staged(lite, sandbox)
     sdk = client(lite, await lite.key("1"))
     batch = await ended(sdk, (await sdk.messages.batches.create(requests=[line(0, "x")])).id)
@@ -506,7 +514,6 @@ async def test_results_are_archived_when_they_were_kept_long_enough(lite: Gatewa
     with lite.database.write() as connection:
         connection.execute(update(message_batches).values(ended_ns=1))
         assert batch_lines.is_any_kept_since(connection, 2)
-    lite.plane.batches.look()
     async with asyncio.timeout(WAIT_S):
         while (await sdk.messages.batches.retrieve(batch.id)).archived_at is None:
             await asyncio.sleep(0.02)

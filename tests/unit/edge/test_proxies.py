@@ -46,6 +46,24 @@ def test_the_scheme_is_a_trusted_proxys_word() -> None:
     assert proxies.scheme(call("127.0.0.2", x_forwarded_proto="https")) == b"http"
 
 
+@pytest.mark.parametrize(
+    ("host", "origin"),
+    [
+        ("api.example.com", "http://api.example.com"),
+        ("127.0.0.1:8000", "http://127.0.0.1:8000"),
+        ("[::1]:8000", "http://[::1]:8000"),
+        ("evil.example/path", ""),
+        ("a b", ""),
+        ("user@host", ""),
+        ("", ""),
+    ],
+)
+def test_the_origin_is_the_host_that_the_caller_named_if_it_is_one(host: str, origin: str) -> None:
+    assert TrustedProxies(()).origin(call("127.0.0.1", host=host)) == origin
+    secure = TrustedProxies(("127.0.0.1",)).origin(call("127.0.0.1", host=host, x_forwarded_proto="https"))
+    assert secure == origin.replace("http:", "https:")
+
+
 def test_an_entry_that_is_no_address_is_refused_at_start() -> None:
     with pytest.raises(SettingsError, match="trusted_proxies"):
         TrustedProxies(("proxy.example",))

@@ -17,6 +17,7 @@ for seconds in (0.0005, 0.001, 0.02, 99.0):
     mine.durations["op"].add(seconds)
 mine.requests[("op", 200)] += 4
 mine.charged_nano += 80
+mine.alerts["batch_without_charge"] += 1
 mine.attempts[("secret-upstream", "ok")] += 1
 mine.fold({"connections": 3})
 mine.durations["op"].add(0.3)
@@ -49,6 +50,7 @@ def test_the_page_adds_up_what_every_process_folded(tmp_path: Path) -> None:
     assert float(lines['elkapi_request_seconds_bucket{le="0.025",operation="op"}']) == 6
     assert float(lines['elkapi_request_seconds_bucket{le="+Inf",operation="op"}']) == 10
     assert float(lines["elkapi_charged_nano_usd_total"]) == 160
+    assert float(lines['elkapi_alerts_total{kind="batch_without_charge"}']) == 2
 
 
 def test_what_anybody_may_read_names_no_channel_and_no_money(tmp_path: Path) -> None:

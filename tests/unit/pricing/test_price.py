@@ -84,6 +84,19 @@ def test_the_amount_is_within_half_a_nano_of_the_exact_fraction(price: Price, us
     assert abs(amount - exact) <= Fraction(1, 2)
 
 
+@given(prices, usages, st.integers(0, 5_000_000), st.integers(0, 2_000_000))
+def test_a_batchs_ratio_is_applied_before_the_one_rounding(price: Price, usage: Usage, ratio: int, batch: int) -> None:
+    amount = amount_nano(price, usage, ratio, batch)
+    assert abs(amount - _exact(price, usage, ratio) * Fraction(batch, 1_000_000)) <= Fraction(1, 2)
+    upper = Usage(
+        input_tokens=usage.input_total,
+        output_tokens=usage.output_total,
+        searches=usage.searches,
+        calls=usage.calls,
+    )
+    assert amount <= quote(price, "g", ratio, upper, True, batch).nano
+
+
 @given(prices, usages, st.integers(0, 5_000_000))
 def test_g36_a_quote_bounds_every_split_of_its_tokens(price: Price, usage: Usage, ratio: int) -> None:
     upper = Usage(

@@ -51,6 +51,7 @@ class BatchRunner:
         self._ended: list[tuple[LeasedLine, EndedLine | PutBackLine]] = []
         self._idle = asyncio.Event()
         self._idle.set()
+        self._archive_at_s = 0.0
         self._draining = self._stopped = False
         self._loop_task: asyncio.Task[None] | None = None
 
@@ -102,9 +103,8 @@ class BatchRunner:
         found = await self._plane.reader.run(lambda c: batch_lines.open_batches(c, OPEN_MAX, now_ns))
         for one in found:
             await self._tidy(one.batch, now_ns)
-        if not found:
-            await self._archive(now_ns)
-        elif not self._draining:
+        await self._archive(now_ns)
+        if found and not self._draining:
             await self._take_over()
             await self._lease(found, now_ns)
         return bool(found)
@@ -254,6 +254,11 @@ class BatchRunner:
             self._plane.log.write(WITHOUT_CHARGE, "error", batch=name, **detail)
 
     async def _archive(self, now_ns: int) -> None:
+        """Forget results that were kept long enough, once in a while."""
+        now_s = self._plane.clock.monotonic_s()
+        if now_s < self._archive_at_s:
+            return
+        self._archive_at_s = now_s + self._plane.settings.batch_look_s
         before_ns = now_ns - round(self._plane.settings.batch_keep_s * 1e9)
         if not await self._plane.reader.run(lambda c: batch_lines.is_any_kept_since(c, before_ns)):
             return

@@ -1,0 +1,140 @@
+"""Leases of a batch's lines: one worker's at a time, taken over from the dead alone, and counted exactly once."""
+
+from __future__ import annotations
+
+import pytest
+from sqlalchemy import Connection, select, update
+
+from elkapi.ledger import create_account
+from elkapi.storage import schema
+from elkapi.storage.db import Database
+from elkapi.storage.repos import alerts, batch_lines, batches, keys
+from elkapi.storage.repos.batch_lines import EndedLine, LeasedLine, PutBackLine
+from elkapi.storage.repos.batches import BatchRow, NewLine
+
+ALICE, BOB = b"a" * 16, b"b" * 16
+BATCH = b"\x01" * 16
+LINES = 10
+FAR_NS = 10**18
+
+
+def live(connection: Connection, worker: bytes) -> None:
+    row = {"owner": worker, "role": "worker", "started_ns": 1, "heartbeat_ns": 1, "scan_from": b""}
+    connection.execute(schema.workers.insert(), row)
+
+
+@pytest.fixture
+def batch(database: Database) -> BatchRow:
+    """Ten lines of one key, and two workers."""
+    with database.write() as connection:
+        owner_id = connection.execute(select(schema.owners.c.id)).scalar_one()
+        key, _ = keys.create_key(
+            connection,
+            name="k",
+            owner_id=owner_id,
+            group="default",
+            scope="live",
+            account_id=create_account(connection, "key:k"),
+            models=None,
+            expires_at_ns=None,
+            now_ns=1,
+            actor="test",
+        )
+        made = BatchRow(
+            id=BATCH,
+            owner_id=owner_id,
+            key_id=key.id,
+            status="in_progress",
+            total=LINES,
+            created_ns=1,
+            expires_ns=FAR_NS,
+            headers="{}",
+        )
+        assert batches.add_staging(connection, made)
+        batches.add_lines(connection, BATCH, [NewLine(n, f"line-{n}", b"sealed") for n in range(LINES)])
+        assert batches.get_batch(connection, BATCH, owner_id, key.id) is None
+        assert batch_lines.lease(connection, BATCH, ALICE, 5, 1) == []
+        assert batches.begin(connection, BATCH)
+        assert not batches.begin(connection, BATCH)
+        live(connection, ALICE)
+        live(connection, BOB)
+    return made
+
+
+def shown(connection: Connection, batch: BatchRow) -> BatchRow:
+    found = batches.get_batch(connection, BATCH, batch.owner_id, batch.key_id)
+    assert found is not None
+    return found
+
+
+def ended(line: LeasedLine, state: str = "succeeded") -> EndedLine:
+    return EndedLine(line.batch_id, line.number, state, b"result", b"r" * 16)
+
+
+def test_a_line_is_one_workers_and_only_that_one_ends_it(database: Database, batch: BatchRow) -> None:
+    with database.write() as connection:
+        alices = batch_lines.lease(connection, BATCH, ALICE, 4, 1)
+        bobs = batch_lines.lease(connection, BATCH, BOB, 4, 1)
+    assert [line.number for line in alices] == [0, 1, 2, 3]
+    assert [line.number for line in bobs] == [4, 5, 6, 7]
+    with database.write() as connection:
+        batch_lines.end_lines(connection, [ended(line) for line in alices], BOB, 5)
+        assert shown(connection, batch).done == 0
+        batch_lines.end_lines(connection, [ended(line) for line in alices], ALICE, 5)
+        batch_lines.end_lines(connection, [ended(line, "errored") for line in alices], ALICE, 6)
+        assert (shown(connection, batch).succeeded, shown(connection, batch).done) == (4, 4)
+
+
+def test_lines_of_the_dead_alone_are_taken_over(database: Database, batch: BatchRow) -> None:
+    with database.write() as connection:
+        (alices,) = batch_lines.lease(connection, BATCH, ALICE, 1, 1)
+        assert not batch_lines.is_any_left(connection, BOB)
+        assert batch_lines.take_over(connection, BOB, 10) == []
+        connection.execute(update(schema.workers).where(schema.workers.c.owner == ALICE).values(ended_ns=2))
+        assert batch_lines.is_any_left(connection, BOB)
+        (taken,) = batch_lines.take_over(connection, BOB, 10)
+        assert (taken.number, taken.resumed) == (alices.number, True)
+        batch_lines.end_lines(connection, [ended(alices)], ALICE, 5)
+        assert shown(connection, batch).done == 0
+        batch_lines.put_back(connection, [PutBackLine(BATCH, taken.number, 1, FAR_NS)], BOB)
+        assert [line.number for line in batch_lines.lease(connection, BATCH, BOB, 2, 1)] == [1, 2]
+        (late,) = batch_lines.lease(connection, BATCH, BOB, 1, FAR_NS - 1)
+        assert late.number == 3
+
+
+@pytest.mark.parametrize("state", ["canceled", "expired"])
+def test_a_batch_ends_with_its_last_line_and_is_removed_whole(database: Database, batch: BatchRow, state: str) -> None:
+    with database.write() as connection:
+        running = batch_lines.lease(connection, BATCH, ALICE, 2, 1)
+        batches.cancel(connection, BATCH, batch.owner_id, batch.key_id, 3)
+        assert batch_lines.lease(connection, BATCH, BOB, 2, 1) == []
+        assert batch_lines.end_unbegun(connection, BATCH, state, 5, 4) == 5
+        assert batch_lines.end_unbegun(connection, BATCH, state, 5, 4) == 3
+        assert batch_lines.end_unbegun(connection, BATCH, state, 5, 4) == 0
+        assert shown(connection, batch).status == "canceling"
+        assert not batches.delete(connection, BATCH, batch.owner_id, batch.key_id)
+        batch_lines.end_lines(connection, [ended(line) for line in running], ALICE, 5)
+        done = shown(connection, batch)
+        assert (done.status, done.ended_ns, done.succeeded, getattr(done, state)) == ("ended", 5, 2, 8)
+        (found,) = batch_lines.open_batches(connection, 10, 6)
+        assert (found.batch.status, found.ready) == ("ended", False)
+        batch_lines.close_batch(connection, BATCH)
+        assert batch_lines.open_batches(connection, 10, 6) == []
+        rows = batches.results_after(connection, BATCH, -1, rows_max=4, bytes_max=7)
+        # Two results of six bytes do not fit into seven; one always does.
+        assert [row.number for row in rows] == [0]
+        rows = batches.results_after(connection, BATCH, 0, rows_max=4, bytes_max=7)
+        assert [(row.number, row.state) for row in rows] == [(1, "succeeded"), (2, state), (3, state), (4, state)]
+        assert batches.delete(connection, BATCH, batch.owner_id, batch.key_id)
+        assert batch_lines.remove(connection, BATCH, 6) == 6
+        assert batch_lines.remove(connection, BATCH, 6) == 4
+        assert connection.execute(select(schema.message_batches.c.id)).all() == []
+
+
+def test_an_alert_is_raised_once(database: Database) -> None:
+    with database.write() as connection:
+        for first in (True, False):
+            told = alerts.raise_alert(connection, kind="k", subject="s", detail={"n": 1}, now_ns=1)
+            assert told is first
+        (row,) = alerts.list_alerts(connection)
+    assert (row.kind, row.subject, row.detail) == ("k", "s", '{"n":1}')
