@@ -207,6 +207,8 @@ CHECKS = {
     "cached tokens": _asks("[[cached: 50]] hi", text="You said: hi", input_tokens=50, cached_tokens=50),
     "max tokens": _asks(f"[[say: {LONG}]]", max_tokens=40, text=LONG, finish="length", cut=True),
 }
+# What the packages' own tool loops are asked, and must come to.
+OWN_LOOP = (f"[[tools: {CALL_WEATHER}]]", "get_weather answered rain in Oslo")
 # What a client's own dialect has no member for.
 ABSENT = {"responses": frozenset({"stop sequence"})}
 

@@ -1,7 +1,8 @@
 """The checks of the matrix in the words of the official Python packages, unmodified; what came of them in neutral form.
 
-A client has four methods: `open` (the conversation), `say` (one call, streamed or whole), `answered` (the conversation
-with an answer and its tools' results in it), `raised` (its exceptions).
+A client has five methods: `open` (the conversation), `say` (one call, streamed or whole), `answered` (the conversation
+with an answer and its tools' results in it), `raised` (its exceptions), and `own_loop`: what the package's own tool
+loop with `get_weather` comes to, None where it has none.
 """
 
 from __future__ import annotations
@@ -43,6 +44,7 @@ class Client(Protocol):
     def say(self, model: str, history: list[Any], check: Check, streamed: bool) -> Said: ...
     def answered(self, history: list[Any], said: Said) -> list[Any]: ...
     def raised(self, error: Any) -> Raised: ...
+    def own_loop(self, model: str, question: str, streamed: bool) -> str | None: ...
     def close(self) -> None: ...
 
 
@@ -75,6 +77,11 @@ def refused(client: Client, model: str, refusal: Refusal, streamed: bool) -> Rai
     except client.errors as error:
         return client.raised(error)
     return None
+
+
+def get_weather(city: str) -> str:
+    """The weather of a city."""
+    return f"rain in {city}"
 
 
 class _OfMessages:
@@ -162,6 +169,9 @@ class Chat(_OfMessages):
 
     def raised(self, error: Any) -> Raised:
         return Raised(_kinds(error), getattr(error, "status_code", None), error.code, str(error))
+
+    def own_loop(self, model: str, question: str, streamed: bool) -> str | None:
+        return None
 
 
 class Responses(Chat):
@@ -293,6 +303,14 @@ class Anthropic(_OfMessages):
         status = getattr(error, "status_code", None)
         return Raised(_kinds(error), status, body.get("error", {}).get("type"), str(error))
 
+    def own_loop(self, model: str, question: str, streamed: bool) -> str | None:
+        tools = [anthropic.beta_tool(get_weather)]
+        asked: list[Any] = [{"role": "user", "content": question}]
+        runner: Any = self.client.beta.messages.tool_runner(
+            model=model, max_tokens=500, messages=asked, tools=tools, stream=streamed
+        )
+        return "".join(block.text for block in runner.until_done().content if block.type == "text")
+
 
 class Gemini:
     """google-genai: generate_content."""
@@ -375,6 +393,12 @@ class Gemini:
 
     def raised(self, error: Any) -> Raised:
         return Raised(_kinds(error), error.code, error.status, str(error))
+
+    def own_loop(self, model: str, question: str, streamed: bool) -> str | None:
+        asked: dict[str, Any] = {"model": model, "contents": question, "config": {"tools": [get_weather]}}
+        models = self.client.models
+        made = list(models.generate_content_stream(**asked)) if streamed else [models.generate_content(**asked)]
+        return "".join(chunk.text or "" for chunk in made)
 
 
 def _kinds(error: Exception) -> list[str]:

@@ -19,6 +19,7 @@ import pytest
 from client_stage import NODE_PACKAGES
 from matrix_checks import (
     CHECKS,
+    OWN_LOOP,
     PDF,
     PNG,
     SCHEMA,
@@ -105,6 +106,7 @@ def plan(matrix: Matrix) -> dict[str, Any]:
     return {
         "origin": matrix.origin,
         "keys": matrix.keys,
+        "own_loop": OWN_LOOP[0],
         "png": PNG,
         "pdf": PDF,
         "schema": SCHEMA,
@@ -163,6 +165,10 @@ def test_a_python_client_gets_what_it_asks_of_every_upstream(
         whole, streamed = (run(clients[name, "good"], model, check, streamed) for streamed in (False, True))
         wrong[case] = judged(check, dialect, upstream, whole)
         wrong[f"{case}, streamed"] = [] if streamed == whole else [streamed, whole]
+    question, outcome = OWN_LOOP
+    for streamed in (False, True):
+        told = clients[name, "good"].own_loop(model, question, streamed)
+        wrong[f"own tool loop, {streamed}"] = [] if told in (outcome, None) else [told]
     for case, refusal in refusals_of(upstream).items():
         for way in refusal.ways:
             client = clients[name, refusal.key]
@@ -184,6 +190,9 @@ def test_a_node_client_gets_what_it_asks_of_every_upstream(
         answer = msgspec.convert(whole["answer"], Answer) if "answer" in whole else None
         wrong[case] = judged(check, dialect, upstream, answer) if answer else [whole]
         wrong[f"{case}, streamed"] = [] if streamed == whole else [streamed, whole]
+    for way in ("whole", "streamed"):
+        told = seen[f"own tool loop, {way}"]
+        wrong[f"own tool loop, {way}"] = [] if told["answer"] in (OWN_LOOP[1], None) else [told]
     for case, refusal in refusals_of(upstream).items():
         for way in refusal.ways:
             found = seen[f"{case}, {way}"]

@@ -161,6 +161,20 @@ async def test_a_tool_loop_with_thinking_runs_to_its_end(talker: Talker) -> None
     assert (seen, answer.content[-1].text) == (["weather", "clock"], "all done")
 
 
+def test_the_sdks_own_tool_runner_runs_to_its_end(sandbox: Running) -> None:
+    @anthropic.beta_tool
+    def weather(city: str) -> str:
+        """The weather of a city."""
+        return f"sunny in {city}"
+
+    with anthropic.Anthropic(base_url=sandbox.base_url, api_key="sk-ant-given", max_retries=0) as client:
+        asked: list[Any] = [{"role": "user", "content": "use weather"}]
+        runner = client.beta.messages.tool_runner(
+            model=MODELS["anthropic"], max_tokens=99, messages=asked, tools=[weather]
+        )
+        assert runner.until_done().content[-1].text == "weather answered sunny in city"
+
+
 async def test_a_failure_inside_a_stream_is_raised(talker: Talker) -> None:
     with pytest.raises(anthropic.APIStatusError) as caught:
         await talker.stream("[[say: a b c]] [sandbox: error-after=1]")

@@ -10,6 +10,7 @@ import pytest
 
 from elkapi.sandbox.server import Running
 from tests.gateway import SMALL, Gateway
+from tests.text_calls import ask
 
 GOOD = {"model": SMALL, "input": "hello"}
 
@@ -53,6 +54,19 @@ async def test_a_model_the_key_may_not_use_is_403(gate: Gateway, sandbox: Runnin
     await gate.channel(sandbox.base_url)
     key = await gate.key("1", models=("other",))
     assert codes(await gate.ask(key, GOOD)) == (403, "model_not_allowed", "model")
+    untouched(gate, sandbox)
+
+
+async def test_a_conversation_to_be_kept_by_the_upstream_is_refused_so_that_sdks_send_it_whole(
+    gate: Gateway, sandbox: Running
+) -> None:
+    await gate.channel(sandbox.base_url, ("claude",), family="anthropic")
+    key = await gate.key("1")
+    asked = ask("anthropic", "claude", "hi")
+    for thread in ({"type": "create"}, {"type": "continue", "previous_message_id": "msg_of_somebody_else"}):
+        reply = await gate.ask(key, {**asked.body, "thread": thread}, path=asked.path, headers=asked.headers)
+        assert reply.status_code == 400
+        assert reply.json()["error"]["details"] == {"error_code": "thread_unsupported_request"}
     untouched(gate, sandbox)
 
 

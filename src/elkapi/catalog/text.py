@@ -82,6 +82,7 @@ class MessagesView(msgspec.Struct):
     messages: _Items
     model: str | _Unset = _UNSET
     stream: bool | None = None
+    thread: dict[str, msgspec.Raw] | None = None
 
 
 class CountView(msgspec.Struct):
@@ -208,6 +209,14 @@ def read_responses(body: bytes) -> Facts:
 def read_messages(body: bytes) -> Facts:
     """Facts of an Anthropic message. Raises BadRequest naming the field."""
     view: MessagesView = decode_strict(_messages, body)
+    if view.thread is not None:
+        # What a thread holds stands with one upstream account, whose callers share it, so none may be continued. The
+        # SDKs' tool runners ask for one unasked, and go on without it after exactly this code.
+        raise BadRequest(
+            "Conversations are not kept here: send the whole conversation without `thread`.",
+            param="thread",
+            code="thread_unsupported_request",
+        )
     return _facts(body, _model(view.model), limit=view.max_tokens, stream=bool(view.stream), include_usage=True)
 
 

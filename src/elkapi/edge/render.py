@@ -24,6 +24,8 @@ _ANTHROPIC_TYPES = {
     503: "overloaded_error",
     504: "timeout_error",
 }
+# Codes of Anthropic's own that its SDKs act upon.
+_ANTHROPIC_CODES = frozenset({"thread_unsupported_request"})
 _GOOGLE_STATUSES = {
     400: "INVALID_ARGUMENT",
     401: "UNAUTHENTICATED",
@@ -49,7 +51,10 @@ def _anthropic(error: GatewayError, message: str, request_id: str) -> object:
     if error.status == 503 and not error.retryable:
         # Claude Code repeats "overloaded" whatever x-should-retry says, and tells its user that the API is at capacity.
         kind = "not_found_error" if error.code == "model_not_found" else "api_error"
-    return {"type": "error", "error": {"type": kind, "message": message}, "request_id": request_id}
+    body: dict[str, object] = {"type": kind, "message": message}
+    if error.code in _ANTHROPIC_CODES:
+        body["details"] = {"error_code": error.code}
+    return {"type": "error", "error": body, "request_id": request_id}
 
 
 def _gemini(error: GatewayError, message: str, request_id: str) -> object:

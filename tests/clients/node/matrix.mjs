@@ -3,12 +3,14 @@
 
 import { readFileSync } from "node:fs";
 import Anthropic from "@anthropic-ai/sdk";
+import { betaTool } from "@anthropic-ai/sdk/helpers/beta/json-schema";
 import OpenAI from "openai";
 import { LengthFinishReasonError } from "openai/error";
 
 const plan = JSON.parse(readFileSync(0, "utf8"));
 const THINKING_TOKENS = 1024;
 const DOCUMENT = `data:application/pdf;base64,${plan.pdf}`;
+const weather = ({ city }) => `rain in ${city}`;
 const PIXEL = `data:image/png;base64,${plan.png}`;
 
 const described = (name, schema) => ({ description: plan.tools[name].description, [schema]: plan.tools[name].schema });
@@ -72,6 +74,20 @@ const clients = {
       ...said.calls.map(([id, name]) => ({ role: "tool", tool_call_id: id, content: plan.tools[name].answer })),
     ],
     code: (error) => error.code,
+    ownLoop: (client, model, streamed) =>
+      client.chat.completions
+        .runTools({
+          model,
+          stream: streamed,
+          messages: [{ role: "user", content: plan.own_loop }],
+          tools: [
+            {
+              type: "function",
+              function: { name: "get_weather", parse: JSON.parse, parameters: { type: "object" }, function: weather },
+            },
+          ],
+        })
+        .finalContent(),
   },
 
   responses: {
@@ -116,6 +132,7 @@ const clients = {
       ...said.calls.map(([id, name]) => ({ type: "function_call_output", call_id: id, output: plan.tools[name].answer })),
     ],
     code: (error) => error.code,
+    ownLoop: async () => null,
   },
 
   anthropic: {
@@ -161,6 +178,13 @@ const clients = {
       ]),
     ],
     code: (error) => error.error?.error?.type ?? null,
+    async ownLoop(client, model, streamed) {
+      const inputSchema = { type: "object", properties: { city: { type: "string" } } };
+      const tools = [betaTool({ name: "get_weather", description: "The weather.", inputSchema, run: weather })];
+      const messages = [{ role: "user", content: plan.own_loop }];
+      const runner = client.beta.messages.toolRunner({ model, max_tokens: 500, messages, tools, stream: streamed });
+      return (await runner.runUntilDone()).content.at(-1).text;
+    },
   },
 };
 
@@ -222,6 +246,9 @@ async function pair(name, upstream) {
           : run(kind, made.good, upstream.model, check, streamed),
       );
     }
+  }
+  for (const way of ["whole", "streamed"]) {
+    found[`own tool loop, ${way}`] = await outcome(kind, () => kind.ownLoop(made.good, upstream.model, way === "streamed"));
   }
   return [`${name} ${upstream.name}`, found];
 }

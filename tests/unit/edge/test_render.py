@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from typing import Any
 
 import pytest
 
@@ -12,10 +13,16 @@ from elkapi.edge.render import render_error
 ID = bytes(16)
 
 
-def rendered(error: errors.GatewayError) -> tuple[dict[str, str], dict[str, str]]:
+def rendered(error: errors.GatewayError) -> tuple[dict[str, str], dict[str, Any]]:
     """The headers, and the `error` object as Anthropic's callers read it."""
     _, headers, body = render_error(error, ID, "anthropic")
     return {name.decode(): value.decode() for name, value in headers}, json.loads(body)["error"]
+
+
+def test_only_a_code_that_its_sdks_know_stands_in_anthropics_details() -> None:
+    _, body = rendered(errors.BadRequest("m", code="thread_unsupported_request"))
+    assert body["details"] == {"error_code": "thread_unsupported_request"}
+    assert "details" not in rendered(errors.BadRequest("m"))[1]
 
 
 @pytest.mark.parametrize(

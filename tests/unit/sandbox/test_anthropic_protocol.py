@@ -63,6 +63,7 @@ def with_results(first: dict[str, Any], **changes: Any) -> list[dict[str, Any]]:
         ({"max_tokens": 0}, "max_tokens: Input should be greater than or equal to 1"),
         ({"max_tokens": 999_999}, "max_tokens: 999999 > 128000"),
         ({"reasoning_effort": "low"}, "reasoning_effort: Extra inputs are not permitted"),
+        ({"thread": {"type": "create"}}, "Threads are not supported"),
         ({"messages": []}, "messages: at least one message is required"),
         ({"messages": [{"role": "tool", "content": "a"}]}, "messages.0.role: Input should be 'user' or 'assistant'"),
         ({"messages": [{"role": "assistant", "content": "a"}]}, 'first message must use the "user" role'),

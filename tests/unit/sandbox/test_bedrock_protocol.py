@@ -242,6 +242,10 @@ def test_nova_sees_pictures_and_documents_and_is_held_to_its_tools(api: Any) -> 
     for choice, names in (({"tool": {"name": "clock"}}, ["clock"]), ({"any": {}}, ["weather"])):
         content, _, _ = said(api, NOVA, "converse", toolConfig={**TOOLS, "toolChoice": choice})
         assert [block["toolUse"]["name"] for block in content] == names
+    called = {"role": "assistant", "content": [{"toolUse": {"toolUseId": "t1", "name": "clock", "input": {}}}]}
+    results = {"toolUseId": "t1", "content": [{"text": "see"}, PICTURE], "status": "success"}
+    loop = [*turns("[[tools: clock]]"), called, {"role": "user", "content": [{"toolResult": results}]}]
+    assert said(api, NOVA, "converse", messages=loop, toolConfig=TOOLS)[0] == [{"text": "clock answered see (image)"}]
     system = [{"text": "one two"}, {"cachePoint": {"type": "default"}}]
     _, _, usage = said(api, NOVA, "converse", messages=turns("[[cached: 10]] a"), system=system)
     assert (usage["inputTokens"], usage["cacheReadInputTokens"], usage["totalTokens"]) == (0, 10, 13)

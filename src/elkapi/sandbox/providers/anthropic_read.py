@@ -21,7 +21,7 @@ KNOWN_FIELDS = {
     "model", "max_tokens", "messages", "system", "stream", "temperature", "top_p", "top_k", "stop_sequences",
     "tools", "tool_choice", "thinking", "output_config", "output_format", "metadata", "service_tier", "container",
     "cache_control", "inference_geo", "context_management", "mcp_servers", "fallbacks", "fallback_credit_token",
-    "speed", "diagnostics", "anthropic_version", "anthropic_beta", "user_profile_id", "image_transformations",
+    "speed", "diagnostics", "thread", "anthropic_version", "anthropic_beta", "user_profile_id", "image_transformations",
 }  # fmt: skip
 _CHOICES = {"auto": "auto", "any": "required", "none": "none"}
 
@@ -54,6 +54,9 @@ def read(body: dict[str, Any], *, counting: bool = False) -> Asked:
     for name in body:
         if name not in KNOWN_FIELDS:
             raise fail(name, "Extra inputs are not permitted")
+    if body.get("thread") is not None:
+        # No conversation is kept; after this code the SDKs' tool runners send the whole of it.
+        raise Problem(400, "Threads are not supported here.", code="thread_unsupported_request")
     for name in ("model", "messages") if counting else ("model", "max_tokens", "messages"):
         if name not in body:
             raise fail(name, "Field required")

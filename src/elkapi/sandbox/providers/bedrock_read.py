@@ -174,7 +174,7 @@ def _turn(
         elif kind == "toolResult" and role == "user":
             if "status" in value and not model.extras:
                 raise _unsupported("toolResult.status")
-            told = " ".join(_result(part) for part in value["content"])
+            told = " ".join(_result(part, model) for part in value["content"])
             results[value["toolUseId"]] = Result(open_calls.get(value["toolUseId"], ""), told)
         elif kind == "cachePoint":
             _check_cache(model)
@@ -203,9 +203,16 @@ def _check_results(results: dict[str, Result], open_calls: dict[str, str], place
         raise Problem(400, f"The number of toolResult blocks at {place} {told}.")
 
 
-def _result(part: Raw) -> str:
+def _result(part: Raw, model: Model) -> str:
     if "json" in part:
         return json.dumps(part["json"], ensure_ascii=False, separators=(",", ":"))
+    if "image" in part or "document" in part:
+        ((kind, value),) = part.items()
+        if not (model.extras and (model.images if kind == "image" else model.documents)):
+            raise _unsupported(f"toolResult.content.{kind}")
+        if "text" not in value["source"]:
+            _bytes(value["source"])
+        return f"({kind})"
     return str(part["text"])
 
 
