@@ -30,10 +30,10 @@ from elkapi.roles import BundledModel, WorkerOrder
 from elkapi.settings import Settings
 from elkapi.storage.db import Database
 from elkapi.storage.installation import Installation, open_installation
-from elkapi.storage.repos import channels, groups, keys, prices
+from elkapi.storage.repos import channels, groups, guards, keys, prices
 from elkapi.storage.repos.channels import ChannelConfig, ChannelSpec
 from elkapi.storage.schema import owners
-from elkapi.types import NO_POLICY, Amounts, Policy, Scope
+from elkapi.types import NO_POLICY, Amounts, Guard, Policy, Scope
 from elkapi.worker import error_body, opened_plane
 
 _T = TypeVar("_T")
@@ -152,6 +152,11 @@ class Gateway:
                 now_ns=time.time_ns(),
                 actor=ACTOR,
             )
+        await self.settled()
+
+    async def guard(self, guard: Guard) -> None:
+        with self.database.write() as connection:
+            guards.set_guard(connection, self.installation.sealer, guard, now_ns=time.time_ns(), actor=ACTOR)
         await self.settled()
 
     def ask(self, key: str | None, body: Any = None, **more: Any) -> Any:

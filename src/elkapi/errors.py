@@ -2,6 +2,7 @@
 
     GatewayError                     500  internal_error
     ├── BadRequest                   400  invalid_request            (param names the field)
+    │   └── ContentBlocked           400  content_blocked            (a guardrail of the operator's)
     ├── Unauthenticated              401  invalid_api_key
     ├── Forbidden                    403  access_denied
     │   ├── ModelForbidden           403  model_not_allowed
@@ -64,6 +65,16 @@ class GatewayError(Exception):
 class BadRequest(GatewayError):
     status, code, type = 400, "invalid_request", "invalid_request_error"
     retryable = False
+
+
+class ContentBlocked(BadRequest):
+    """`guard` is the name of the guardrail; the text that it blocked stands nowhere."""
+
+    code = "content_blocked"
+
+    def __init__(self, message: str, guard: str) -> None:
+        super().__init__(message)
+        self.guard = guard
 
 
 class Unauthenticated(GatewayError):

@@ -12,10 +12,32 @@ import msgspec
 
 Scope = Literal["live", "test"]
 FallbackReason = Literal["error", "context", "refusal"]
+PiiKind = Literal["email", "phone", "iban", "card", "ip", "secret", "private_key"]
 # A call that was answered from the response cache: no upstream did anything for it.
 CACHED_FLAG = "cached"
 # What the gateway shows its own sandbox, which takes it for every provider's; a word, not a credential.
 SANDBOX_KEY = "sk-sandbox"
+
+
+class Guard(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """One guardrail as an operator defines it; policies name those that stand before their calls.
+
+    `words` lists words, `pii` finds the kinds of `find`, `hook` asks `url`, which decides itself, so its `action` says
+    nothing. `secret` signs what a hook is sent; `when_down` is what a hook's silence means.
+    """
+
+    name: str
+    kind: Literal["words", "pii", "hook"]
+    direction: Literal["input", "output", "both"] = "both"
+    action: Literal["block", "mask"] = "block"
+    words: tuple[str, ...] = ()
+    match: Literal["word", "substring"] = "word"
+    find: tuple[PiiKind, ...] = ()
+    regions: tuple[str, ...] = ()
+    url: str = ""
+    secret: str = ""
+    deadline_s: float = 2.0
+    when_down: Literal["open", "closed"] = "closed"
 
 
 class Policy(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -25,7 +47,8 @@ class Policy(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     `fallbacks`: a model -> what is tried when it does not answer, "*" for every model without a row of its own, and
     `fallback_on` for which reasons (None: for all). Limits count per key; 0 is no limit, where the group has one.
     `cache`: answers are kept and given again; False forbids it to callers too. `cache_shared` among the group's keys of
-    one owner; a hit costs `cache_hit_ratio_micro` millionths of the call it saves.
+    one owner; a hit costs `cache_hit_ratio_micro` millionths of the call it saves. `guards` are names of guardrails, in
+    their order; `guard_streams` is how those of the output see a stream: the whole of it first, or through a window.
     `batch_ratio_micro` multiplies the price of a batch's lines, beside the group's ratio.
     """
 
@@ -40,6 +63,8 @@ class Policy(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     cache_shared: bool | None = None
     cache_hit_ratio_micro: int | None = None
     batch_ratio_micro: int | None = None
+    guards: tuple[str, ...] | None = None
+    guard_streams: Literal["buffer", "window"] | None = None
 
 
 NO_POLICY = Policy()
@@ -270,6 +295,7 @@ class RequestRecord(msgspec.Struct, frozen=True, omit_defaults=True):
 
     `charge_nano` is what the customer paid, `loss_nano` what the operator bore above it, both >= 0. `model` answered,
     or would have; `asked` is what the caller had named, where that is an alias or another model stood in for it.
+    `guard` is the name of the guardrail that blocked the call.
     """
 
     id: bytes
@@ -297,6 +323,7 @@ class RequestRecord(msgspec.Struct, frozen=True, omit_defaults=True):
     error_code: str | None = None
     asked: str | None = None
     line: BatchLine | None = None
+    guard: str | None = None
 
 
 class IdempotencyClaim(msgspec.Struct, frozen=True):

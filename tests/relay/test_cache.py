@@ -357,24 +357,24 @@ async def test_responses_are_kept_only_where_the_provider_keeps_none(lite: Gatew
 @pytest.mark.parametrize("ratio", [0, 500_000], ids=["free", "priced"])
 @pytest.mark.parametrize("stream", [False, True], ids=["whole", "streamed"])
 async def test_an_idempotency_key_and_the_cache_agree(
-    gate: Gateway, sandbox: Running, stream: bool, ratio: int
+    lite: Gateway, sandbox: Running, stream: bool, ratio: int
 ) -> None:
-    await prepared(gate, sandbox.base_url)
-    key = await gate.key("1", policy=Policy(cache=True, cache_hit_ratio_micro=ratio))
-    await post(gate, key)
-    hit = await post(gate, key, stream=stream, headers={"idempotency-key": "once"})
+    await prepared(lite, sandbox.base_url)
+    key = await lite.key("1", policy=Policy(cache=True, cache_hit_ratio_micro=ratio))
+    await post(lite, key)
+    hit = await post(lite, key, stream=stream, headers={"idempotency-key": "once"})
     assert hit.headers["x-elkapi-cache"] == "hit"
-    after = balance(gate)
+    after = balance(lite)
     # The claim is the hit's: a repeat is that answer again, at no price, and another body is a conflict.
-    again = await post(gate, key, stream=stream, headers={"idempotency-key": "once"})
+    again = await post(lite, key, stream=stream, headers={"idempotency-key": "once"})
     assert (again.headers["idempotent-replayed"], again.content) == ("true", hit.content)
-    assert balance(gate) == after
-    other = await post(gate, key, prompt="other", headers={"idempotency-key": "once"})
+    assert balance(lite) == after
+    other = await post(lite, key, prompt="other", headers={"idempotency-key": "once"})
     assert (other.status_code, other.json()["error"]["code"]) == (409, "idempotency_key_reused")
-    first = await post(gate, key, prompt="new", headers={"idempotency-key": "twice"})
-    again = await post(gate, key, prompt="new", headers={"idempotency-key": "twice"})
+    first = await post(lite, key, prompt="new", headers={"idempotency-key": "twice"})
+    again = await post(lite, key, prompt="new", headers={"idempotency-key": "twice"})
     assert (first.headers["x-elkapi-cache"], again.headers["idempotent-replayed"]) == ("miss", "true")
-    books_hold(gate)
+    books_hold(lite)
 
 
 async def test_a_hit_counts_as_a_request_and_uses_no_tokens_of_a_limit(lite: Gateway, sandbox: Running) -> None:

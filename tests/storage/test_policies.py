@@ -7,15 +7,15 @@ from typing import Any
 
 import pytest
 
-from elkapi.admin import groups, keys
+from elkapi.admin import groups, guards, keys
 from elkapi.admin.context import Admin, read_input
-from elkapi.admin.errors import InvalidInput
+from elkapi.admin.errors import InvalidInput, Missing, Refused
 from elkapi.admin.policies import PolicyFields
 from elkapi.settings import Settings
 from elkapi.snapshot import build_snapshot
 from elkapi.storage import apikey
 from elkapi.storage.repos import keys as key_rows
-from elkapi.types import NO_POLICY, Policy, policy_of
+from elkapi.types import NO_POLICY, Guard, Policy, policy_of
 
 FULL: dict[str, Any] = {
     "aliases": {"fast": "gpt-4o-mini"},
@@ -29,12 +29,26 @@ FULL: dict[str, Any] = {
     "cache_shared": True,
     "cache_hit_ratio_micro": 100_000,
     "batch_ratio_micro": 500_000,
+    "guards": ("no-mail", "ask-us"),
+    "guard_streams": "window",
+}
+WORDS: dict[str, Any] = {"name": "no-magic", "words": ("xyzzy", "plugh"), "match": "substring", "action": "mask"}
+PII: dict[str, Any] = {"name": "no-mail", "find": ("email", "phone"), "regions": ("DE",), "direction": "output"}
+HOOK: dict[str, Any] = {
+    "name": "ask-us",
+    "url": "https://guard.example/look",
+    "secret": "s3cret",
+    "deadline_s": 0.5,
+    "when_down": "open",
+    "direction": "input",
 }
 
 
 @pytest.fixture
 def admin(settings: Settings) -> Iterator[Admin]:
     with Admin.open(settings, "test") as opened:
+        for given in (PII, HOOK):
+            guards.set_guard(opened, read_input(guards.GuardInput, given))
         yield opened
 
 
@@ -89,6 +103,9 @@ def test_a_new_group_needs_a_ratio(admin: Admin) -> None:
         {"aliases": {"a": "a"}},
         {"aliases": {"a": "b", "b": "c"}},
         {"aliases": {"a b": "c"}},
+        {"guards": ["nobody-made-this"]},
+        {"guards": ["no-mail", "no-mail"]},
+        {"guard_streams": "maybe"},
         {"cache": "sometimes"},
         {"cache_age_max_s": 0},
         {"cache_hit_ratio_micro": -1},
@@ -106,3 +123,61 @@ def test_a_keys_word_goes_before_its_groups_field_by_field() -> None:
     key = Policy(parallel_max=0, aliases={})
     assert policy_of(group, key) == Policy(requests_per_min=60, parallel_max=0, aliases={})
     assert policy_of(group, NO_POLICY) is group
+
+
+@pytest.mark.parametrize(("kind", "given"), [("words", WORDS), ("pii", PII), ("hook", HOOK)])
+def test_g16_every_field_of_a_guardrail_reads_back_and_reaches_the_snapshot(
+    admin: Admin, kind: Any, given: dict[str, Any]
+) -> None:
+    made = guards.set_guard(admin, read_input(guards.GuardInput, given))
+    assert made == guards.show_guard(admin, given["name"]) == Guard(kind=kind, **given)
+    with admin.database.read() as connection:
+        snapshot = build_snapshot(connection, admin.sealer, admin.settings)
+        (stored,) = connection.exec_driver_sql(f"select config from guards where name = '{given['name']}'").one()
+    assert snapshot.rules[given["name"]].guard == made
+    assert "s3cret" not in stored
+
+
+def test_a_hooks_secret_is_made_once_and_kept(admin: Admin) -> None:
+    given = {"name": "h", "url": "http://127.0.0.1:9/x"}
+    made = guards.set_guard(admin, read_input(guards.GuardInput, given))
+    assert len(made.secret) > 30
+    again = guards.set_guard(admin, read_input(guards.GuardInput, {**given, "deadline_s": 1.0}))
+    assert (again.secret, again.deadline_s) == (made.secret, 1.0)
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"name": "g"},
+        {"name": "g", "words": ["a"], "find": ["email"]},
+        {"name": "g", "words": ["\u200b"]},
+        {"name": "g", "words": ["x" * 201]},
+        {"name": "g", "find": ["shoe_size"]},
+        {"name": "g", "find": ["phone"], "regions": ["Germany"]},
+        {"name": "g", "words": ["a"], "secret": "s"},
+        {"name": "g", "words": ["a"], "pattern": "(a+)+"},
+        {"name": "g", "url": "ftp://x"},
+        {"name": "g", "url": "http://x", "deadline_s": 0},
+        {"name": " ", "words": ["a"]},
+    ],
+)
+def test_g16_what_no_guardrail_can_say_is_refused(admin: Admin, given: dict[str, Any]) -> None:
+    with pytest.raises(InvalidInput):
+        guards.set_guard(admin, read_input(guards.GuardInput, given))
+    assert [guard.name for guard in guards.list_guards(admin)] == ["ask-us", "no-mail"]
+
+
+def test_a_guardrail_in_use_stays(admin: Admin) -> None:
+    groups.set_group(admin, "default", None, None, fields(guards=("no-mail",)))
+    keys.create_key(admin, keys.KeyInput(name="k", policy=fields(guards=("ask-us",))))
+    for name, user in (("no-mail", "default"), ("ask-us", "'k'")):
+        with pytest.raises(Refused, match=user):
+            guards.remove_guard(admin, name)
+    groups.set_group(admin, "default", None, None, fields(guards=None))
+    keys.revoke_key(admin, "k")
+    for name in ("no-mail", "ask-us"):
+        guards.remove_guard(admin, name)
+    assert guards.list_guards(admin) == []
+    with pytest.raises(Missing):
+        guards.remove_guard(admin, "no-mail")

@@ -13,7 +13,7 @@ SOURCE = Path(__file__).parents[2] / "src" / "elkapi"
 # Each line may import from itself and from the lines above it.
 LAYERS = [
     {"types", "errors", "money", "clock", "ids", "settings", "roles"},
-    {"catalog", "translate", "pricing", "routing"},
+    {"catalog", "translate", "pricing", "routing", "guards"},
     {"storage"},
     {"snapshot", "access", "ledger", "cache"},
     {"upstream", "local"},

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from elkapi.admin.context import Admin, check_name
 from elkapi.admin.errors import InvalidInput, Refused
-from elkapi.admin.policies import PolicyFields, merged
+from elkapi.admin.policies import PolicyFields, check_guards, merged
 from elkapi.money import RATIO_ONE_MICRO, parse_ratio
 from elkapi.storage.repos import groups
 from elkapi.storage.repos.groups import GroupRow
@@ -34,6 +34,7 @@ def set_group(
             before.description if description is None else description,
             before.policy if policy is None else merged(before.policy, policy),
         )
+        check_guards(connection, wanted.policy)
         groups.set_group(
             connection,
             name=name,

@@ -9,7 +9,7 @@ from sqlalchemy import Connection
 from elkapi import ledger
 from elkapi.admin.context import Admin, check_model, check_name
 from elkapi.admin.errors import InvalidInput, Missing, Refused
-from elkapi.admin.policies import PolicyFields, merged
+from elkapi.admin.policies import PolicyFields, check_guards, merged
 from elkapi.clock import SYSTEM_CLOCK
 from elkapi.ids import new_id
 from elkapi.money import parse_usd
@@ -63,6 +63,7 @@ def create_key(admin: Admin, given: KeyInput) -> tuple[KeyView, str]:
         raise InvalidInput("it lies in the past", field="expires_at_ns")
     with admin.database.write() as connection:
         _check_group(connection, given.group)
+        check_guards(connection, policy)
         row, plaintext = keys.create_key(
             connection,
             name=name,
@@ -135,6 +136,7 @@ def edit_key(admin: Admin, which: str, patch: KeyPatch) -> KeyView:
         _check_group(connection, group)
         models = row.models if patch.models is UNSET else patch.models
         policy = row.policy if patch.policy is UNSET else merged(row.policy, patch.policy)
+        check_guards(connection, policy)
         changed = keys.edit(
             connection,
             row.id,

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 from msgspec import UNSET, UnsetType
+from sqlalchemy import Connection
 
 from elkapi.admin.context import check_model
 from elkapi.admin.errors import InvalidInput
 from elkapi.money import RATIO_ONE_MICRO
+from elkapi.storage.repos import guards
 from elkapi.types import FallbackReason, Policy
 
 ROWS_MAX = 1_000
 FALLBACKS_MAX = 8
 LIMIT_MAX = 1_000_000_000
+GUARDS_MAX = 16
 CACHE_AGE_MAX_S = 366 * 86_400
 BATCH_RATIO_MAX_MICRO = 10 * RATIO_ONE_MICRO
 ANY_MODEL = "*"
@@ -34,6 +37,8 @@ class PolicyFields(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     cache_shared: bool | UnsetType | None = UNSET
     cache_hit_ratio_micro: int | UnsetType | None = UNSET
     batch_ratio_micro: int | UnsetType | None = UNSET
+    guards: tuple[str, ...] | UnsetType | None = UNSET
+    guard_streams: Literal["buffer", "window"] | UnsetType | None = UNSET
 
 
 def merged(before: Policy, fields: PolicyFields) -> Policy:
@@ -55,9 +60,17 @@ def merged(before: Policy, fields: PolicyFields) -> Policy:
         raise InvalidInput("a hit costs between nothing (0) and the whole call (1)", field="cache_hit_ratio_micro")
     if policy.batch_ratio_micro is not None and not 0 <= policy.batch_ratio_micro <= BATCH_RATIO_MAX_MICRO:
         raise InvalidInput("a line costs between nothing (0) and ten times its price", field="batch_ratio_micro")
+    if policy.guards is not None and not len(set(policy.guards)) == len(policy.guards) <= GUARDS_MAX:
+        raise InvalidInput(f"there are at most {GUARDS_MAX}, each once", field="guards")
     if policy.fallback_on is not None:
         policy = msgspec.structs.replace(policy, fallback_on=tuple(dict.fromkeys(policy.fallback_on)))
     return policy
+
+
+def check_guards(connection: Connection, policy: Policy) -> None:
+    """Raises InvalidInput for a guardrail that nobody defined: a slip of the pen must not leave calls unguarded."""
+    for name in sorted(set(policy.guards or ()) - guards.names(connection) if policy.guards else ()):
+        raise InvalidInput(f"there is no guardrail {name!r}; define it with `elkapi guard set`", field="guards")
 
 
 def _check_aliases(aliases: dict[str, str]) -> None:

@@ -23,6 +23,12 @@ _OPTIONS = (
     click.option("--requests-per-min", type=_LIMIT, metavar="N", help="for each key; 0 is no limit"),
     click.option("--tokens-per-min", type=_LIMIT, metavar="N", help="for each key; 0 is no limit"),
     click.option("--parallel-max", type=_LIMIT, metavar="N", help="calls at once, for each key; 0 is no limit"),
+    click.option("--guard", "guards", multiple=True, metavar="NAME", help="a guardrail; they look in this order"),
+    click.option(
+        "--guard-streams",
+        type=click.Choice(["buffer", "window"]),
+        help="streams are looked at whole, before they begin, or as they pass; default: buffer",
+    ),
     click.option("--cache", type=bool, metavar="on|off", help="keep answers and give them again; off: never"),
     click.option("--cache-age", "cache_age_max_s", type=click.IntRange(1), metavar="S", help="never older answers"),
     click.option("--cache-shared", type=bool, metavar="on|off", help="among the group's keys of one owner"),

@@ -19,6 +19,7 @@ from elkapi.relay.call import Call, ClientGone
 from elkapi.relay.candidates import candidates
 from elkapi.relay.fallback import answer
 from elkapi.relay.follow import follow
+from elkapi.relay.guarding import guarding_of
 from elkapi.relay.hold import Hold
 from elkapi.relay.keep import ours_of, stored_row
 from elkapi.relay.plane import DataPlane
@@ -102,14 +103,22 @@ class _Work:
         lease = plane.limits.key(grant.key_id, self.policy, request.facts.upper.input_tokens)
         hold: Hold | None = None
         try:
+            guarding = None
+            if self.policy.guards:
+                guarding = await guarding_of(plane, self.snapshot, self.policy, grant, request, call)
+                self.request = request = guarding.request
             among = candidates(plane, self.snapshot, grant, self.policy, request, call)  # 4, 5
             hold = Hold(plane, call, grant, among)
+            if guarding is not None:
+                await guarding.admit(hold)
             if (stored := await hold.reserve()) is not None:  # 6
                 self.admitted.set_result(stored)
                 return
             try:
                 await self._admit()
                 outcome = await answer(plane, hold, self.policy, call)  # 7
+                if guarding is not None:
+                    await guarding.release(hold, outcome)
                 await hold.settle(outcome)  # 8
             except BaseException as error:
                 await hold.resolve(error)

@@ -80,8 +80,10 @@ def meaning_of(snapshot: Snapshot, grant: Grant, policy: Policy, request: Reques
         )
         for one in channels
     ]
+    # An answer passed the guardrails of its day.
+    guards = ([snapshot.rules[name].digest.hex() for name in policy.guards or ()], policy.guard_streams)
     who = (grant.owner_id, grant.scope, grant.group, None if policy.cache_shared else grant.key_id)
-    return _encoder.encode((_VERSION, who, wire, request.model, body, headers, upstreams))
+    return _encoder.encode((_VERSION, who, wire, request.model, body, headers, upstreams, guards))
 
 
 def plain(value: Any) -> Any:

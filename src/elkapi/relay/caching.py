@@ -17,7 +17,7 @@ from elkapi.pricing.price import amount_nano
 from elkapi.relay.cache_name import meaning_of
 from elkapi.relay.call import Call, Headers, Reply
 from elkapi.relay.candidates import Candidate
-from elkapi.relay.exchange import facts_of
+from elkapi.relay.exchange import facts_for
 from elkapi.relay.hold import Hold
 from elkapi.relay.outcome import Outcome
 from elkapi.relay.plane import DataPlane
@@ -26,7 +26,6 @@ from elkapi.relay.stream import EVENTS, JSON
 from elkapi.snapshot import Snapshot
 from elkapi.translate.dialect import Unreadable
 from elkapi.translate.dialects import DIALECTS
-from elkapi.translate.ir import ChatRequest
 from elkapi.translate.stored import events_of, id_of, may_be_kept, written
 from elkapi.types import CACHED_FLAG, Policy, Quote
 
@@ -179,13 +178,9 @@ def _body(request: Request, entry: Entry) -> bytes | None:
         return entry.body
     try:
         events = events_of(wire, entry.body, stream=entry.stream, array=entry.array)
-        asked = DIALECTS[wire].read_request(request.body)
     except Unreadable:
         return None
-    except BadRequest:
-        # The upstream took what the hub does not know; the answer's words need nothing of it.
-        asked = ChatRequest(model=request.model, messages=[])
-    facts = facts_of(request, asked, wire, entry.created_ns // 1_000_000_000)
+    facts = facts_for(request, entry.created_ns // 1_000_000_000)
     facts = msgspec.structs.replace(facts, id=id_of(events) or facts.id)
     return written(wire, events, facts, entry.usage, stream=request.stream, array=request.array)
 

@@ -98,7 +98,7 @@ async def count_output(plane: DataPlane, request: Request, tally: Tally) -> tupl
     return output, min(reasoning, request.output_tokens_max - output), exact
 
 
-async def count_left(plane: DataPlane, request: Request, crossing: Crossing) -> tuple[Usage, str]:
+async def count_left(plane: DataPlane, request: Request, crossing: Crossing, tally: Tally) -> tuple[Usage, str]:
     """(usage, flag) of a stream that its caller left, or that broke: the upstream's figures as far as they came.
 
     Its input counts as soon as it was reported. Its output only once the answer was finished: before that a figure is
@@ -110,8 +110,8 @@ async def count_left(plane: DataPlane, request: Request, crossing: Crossing) -> 
     if seen is not None and crossing.finish_reason:
         return seen, "upstream_usage"
     if seen is None:
-        return await count_locally(plane, request, crossing.tally)
-    output, reasoning, exact = await count_output(plane, request, crossing.tally)
+        return await count_locally(plane, request, tally)
+    output, reasoning, exact = await count_output(plane, request, tally)
     usage = msgspec.structs.replace(
         seen, output_tokens=output, reasoning_tokens=reasoning, audio_output_tokens=0, image_output_tokens=0
     )

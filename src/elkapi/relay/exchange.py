@@ -16,12 +16,13 @@ from elkapi.catalog.jsonedit import with_raw, with_string, without
 from elkapi.catalog.operation import Wire
 from elkapi.catalog.upstreams import Endpoint, endpoint_for
 from elkapi.errors import BadRequest
+from elkapi.guards.crossing import Guarded
 from elkapi.pricing.meter import is_possible, metered, with_client_model
 from elkapi.relay.keep import kept_relayed, kept_translated, named_ours, unstored, with_state
 from elkapi.relay.read import Request
 from elkapi.translate.carried import CARRIED, Carrier
 from elkapi.translate.crossing import Array, Crossing, Numbered, Relayed, Tally, Translated
-from elkapi.translate.dialect import Dialect, ReplyFacts, UpstreamDialect
+from elkapi.translate.dialect import Dialect, ReplyFacts, UpstreamDialect, Writer
 from elkapi.translate.dialects import DIALECTS, PREFIXES, UPSTREAM_DIALECTS
 from elkapi.translate.free_text import custom_tools_for
 from elkapi.translate.gemini import ArrayWriter
@@ -172,6 +173,10 @@ class Same:
 
     def crossing(self) -> Crossing:
         dialect = DIALECTS[self.wire]
+        if self.request.output_rules:
+            facts = facts_for(self.request, self.created_s)
+            writer = writer_for(self.request, facts)
+            return Guarded(dialect.reader(), writer, dialect.ends_by_close, self.request.output_rules)
         member = _MODEL_MEMBER.get(self.wire, "model")
         strip = self.wire in _USAGE_ON_REQUEST and not self.request.facts.include_usage
         asked = ChatRequest(model=self.request.model, messages=[])
@@ -248,10 +253,12 @@ class Text:
 
     def crossing(self) -> Crossing:
         facts = facts_of(self.request, self.asked, self.wire_of_caller, self.created_s)
-        writer = ArrayWriter(facts) if self.request.array else self.ours.writer(facts)
+        writer, theirs = writer_for(self.request, facts), self.theirs
+        if self.request.output_rules:
+            return Guarded(theirs.reader(), writer, theirs.ends_by_close, self.request.output_rules)
         if self.request.keep is not None and self.request.keep.kind == "chat":
-            return kept_translated(self.request, self.theirs, writer)
-        return Translated(self.theirs.reader(), writer, self.theirs.ends_by_close)
+            return kept_translated(self.request, theirs, writer)
+        return Translated(theirs.reader(), writer, theirs.ends_by_close)
 
 
 class Carried:
@@ -292,6 +299,23 @@ def facts_of(request: Request, asked: ChatRequest, wire: Wire, created_s: int) -
         request=asked,
         include_usage=request.facts.include_usage,
     )
+
+
+def facts_for(request: Request, created_s: int) -> ReplyFacts:
+    """The same for a caller whose body no way across has read."""
+    wire = request.operation.wire
+    assert wire is not None
+    try:
+        asked = DIALECTS[wire].read_request(request.body)
+    except BadRequest:
+        # The upstream took what the hub does not know; the answer's words need nothing of it.
+        asked = ChatRequest(model=request.model, messages=[])
+    return facts_of(request, asked, wire, created_s)
+
+
+def writer_for(request: Request, facts: ReplyFacts) -> Writer:
+    """The writer of a stream in the caller's dialect and form."""
+    return ArrayWriter(facts) if request.array else DIALECTS[request.operation.wire or ""].writer(facts)
 
 
 _object = msgspec.json.Decoder(dict[str, msgspec.Raw])

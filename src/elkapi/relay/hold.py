@@ -12,7 +12,7 @@ import hashlib
 import msgspec
 
 from elkapi.clock import milliseconds
-from elkapi.errors import BadRequest, GatewayError, InsufficientQuota
+from elkapi.errors import BadRequest, ContentBlocked, GatewayError, InsufficientQuota
 from elkapi.ledger import IdempotencyPending, IdempotencyReplay, balance
 from elkapi.pricing.price import amount_nano, quote
 from elkapi.relay.call import Call
@@ -100,6 +100,15 @@ class Hold:
         if refused.usage is not None:
             quote = self.candidates[number].quote
             self.lost_nano += amount_nano(quote.price, refused.usage, quote.ratio_micro, quote.batch_ratio_micro)
+
+    async def lose_answer(self, outcome: Outcome) -> None:
+        """What a whole answer had cost that may not reach the caller is the operator's loss."""
+        usage, quote = await self.counted(outcome), self.quote
+        self.lost_nano += amount_nano(quote.price, usage, quote.ratio_micro, quote.batch_ratio_micro)
+
+    async def counted(self, outcome: Outcome) -> Usage:
+        """The usage of an answer: the upstream's, else our own count."""
+        return outcome.usage if outcome.usage is not None else (await self._counted(outcome.tally))[0]
 
     async def reserve(self) -> StoredReply | None:
         """Reserve before any upstream byte. Returns the stored reply when this call was made before.
@@ -283,7 +292,7 @@ class Hold:
             await self._void("client_gone", 499, left.attempts)
             return
         if left.crossing is not None:
-            usage, flags = await self._passed(left.crossing)
+            usage, flags = await self._passed(left.crossing, left.crossing.tally)
         else:
             usage, how = await count_locally(self.plane, self.request)
             flags = (how,)
@@ -291,9 +300,9 @@ class Hold:
         settlement = self._charged(usage, flags, "client_gone", 499, left.attempts, left.channel)
         await self._write(settlement, left.crossing)
 
-    async def _passed(self, crossing: Crossing) -> tuple[Usage, tuple[str, ...]]:
+    async def _passed(self, crossing: Crossing, tally: Tally) -> tuple[Usage, tuple[str, ...]]:
         """(usage, flags) of what of a stream had passed when it ended before its time."""
-        usage, how = await count_left(self.plane, self.request, crossing)
+        usage, how = await count_left(self.plane, self.request, crossing, tally)
         if crossing.unsplit and (usage.cache_write_5m_tokens or usage.cache_write_1h_tokens):
             return self._with_dearest_writes(usage), ("cache_write_unsplit", how)
         return usage, (how,)
@@ -304,12 +313,20 @@ class Hold:
         if failed.crossing is None:
             await self._void(error.code, error.status, failed.attempts, error)
             return
-        usage, flags = await self._passed(failed.crossing)
+        usage, flags = await self._passed(failed.crossing, failed.crossing.came)
         quote = self.quote
         loss = amount_nano(quote.price, usage, quote.ratio_micro, quote.batch_ratio_micro) + self.lost_nano
         self._resolved = True
         record = self._record(
-            "broken_stream", error.status, usage, 0, loss, flags, failed.attempts, failed.channel, error
+            error.code if isinstance(error, ContentBlocked) else "broken_stream",
+            error.status,
+            usage,
+            0,
+            loss,
+            flags,
+            failed.attempts,
+            failed.channel,
+            error,
         )
         await self._write(Settlement(record=record, hold=self.order), failed.crossing)
 
@@ -381,4 +398,5 @@ class Hold:
             error_code=error.code if error else None,
             asked=self.request.asked or None,
             line=self.request.line,
+            guard=error.guard if isinstance(error, ContentBlocked) else None,
         )

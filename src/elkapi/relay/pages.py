@@ -160,6 +160,7 @@ def _account(found: RequestAccount) -> dict[str, object]:
         "status": record.status,
         "outcome": record.outcome,
         "error_code": record.error_code,
+        **({"guard": record.guard} if record.guard else {}),
         "flags": record.flags,
         "cached": CACHED_FLAG in record.flags,
         "attempts": [

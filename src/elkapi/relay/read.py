@@ -11,6 +11,7 @@ from elkapi.catalog import Body, Facts, Match, Operation
 from elkapi.catalog.jsonedit import check_named_once, with_string
 from elkapi.catalog.text import bounded_by_model
 from elkapi.errors import BadRequest, UnsupportedMediaType
+from elkapi.guards.rules import Rule
 from elkapi.relay.call import Call
 from elkapi.types import BatchLine, Grant
 
@@ -35,7 +36,7 @@ class Request(msgspec.Struct, frozen=True):
     set no limit and the balance does not cover the model's maximum; `hold` sets it. `asked` is the caller's own word
     where `model` is another. `given` are the facts without what the model's name adds to them. `session` names calls
     that are likely to share a prompt cache, where that can decide anything. `line` is set for a line of a batch,
-    `keep` where the answer is kept.
+    `keep` where the answer is kept. `output_rules` are the guardrails that the answer must pass.
     """
 
     operation: Operation
@@ -51,6 +52,7 @@ class Request(msgspec.Struct, frozen=True):
     session: bytes = b""
     line: BatchLine | None = None
     keep: Keep | None = None
+    output_rules: tuple[Rule, ...] = ()
 
     @property
     def output_tokens_max(self) -> int:
@@ -116,10 +118,9 @@ def with_body(request: Request, body: bytes) -> Request:
     """The same call with another body, whose bounds are its own. Raises BadRequest."""
     if request.operation.read is None:
         raise TypeError(f"{request.operation.id} is relayed but has no reader")
-    facts = request.operation.read(body)
-    return msgspec.structs.replace(
-        request, body=body, facts=bounded_by_model(facts, request.model), given=facts, session=b""
-    )
+    given = request.operation.read(body)
+    facts = given if request.operation.dialect is None else bounded_by_model(given, request.model)
+    return msgspec.structs.replace(request, body=body, facts=facts, given=given, session=b"")
 
 
 def _model_elsewhere(match: Match, body: bytes) -> tuple[str, bytes]:

@@ -14,6 +14,7 @@ from elkapi.access import Lease, Over
 from elkapi.clock import milliseconds
 from elkapi.errors import (
     BadRequest,
+    ContentBlocked,
     GatewayError,
     NoChannel,
     RateLimited,
@@ -21,6 +22,7 @@ from elkapi.errors import (
     UpstreamRejected,
     UpstreamTimeout,
 )
+from elkapi.guards.found import Blocked
 from elkapi.ids import request_id_text
 from elkapi.pricing.meter import TAIL_BYTES, looks_like_json_object, metered, with_client_model
 from elkapi.relay.call import Call, ClientGone, Headers
@@ -52,6 +54,7 @@ from elkapi.upstream.gcp import TokenRefused
 ERROR_BODY_BYTES_MAX = 64 * 1024
 TRANSLATED_REPLY_BYTES_MAX = 32 * 1024 * 1024
 CREDENTIAL_REFUSED = Verdict("next", "credential_refused", "none", cool="key")
+BLOCKED = Verdict("fail", "content_blocked", "unknown")
 UNTRANSLATABLE = Verdict("next", "untranslatable", "none")
 JSON = ((b"content-type", b"application/json"),)
 # Where providers put it: OpenAI and its like, Anthropic, AWS.
@@ -85,6 +88,12 @@ class Failed(Exception):
         self.farewell = farewell
         self.reason = reason
         self.own_fault = own_fault
+
+
+def blocked_error(blocked: Blocked) -> ContentBlocked:
+    """What the caller of a blocked call is told: the guardrail's name, a hook's reason, and nothing of the text."""
+    why = f": {blocked.reason}" if blocked.reason else ""
+    return ContentBlocked(f"content_blocked by the guardrail {blocked.guard!r}{why}", blocked.guard)
 
 
 class Left(Exception):
@@ -121,6 +130,10 @@ async def relay(
             # Cancelled by the edge because the connection closed; the record says what may have been billed.
             one.time()
             raise Left(tuple(tries), attempt.channel, one.started, one.crossing) from None
+        except Blocked as blocked:
+            # What had passed by then is the operator's loss, and no other model is asked for the same.
+            one.note(BLOCKED)
+            raise _stopped(one, blocked, tuple(tries)) from None
         except Exception as fault:
             # A fault of ours forgets neither what was sent before it nor that this attempt may be billed too.
             one.note(Verdict("fail", "internal_error", "unknown" if one.sent else "none"))
@@ -151,6 +164,15 @@ async def relay(
     crossing = one.crossing if one.started else None
     reason = reason_after(one.reason, error.status)
     raise Failed(error, tuple(tries), one.attempt.channel, crossing, one.farewell, reason)
+
+
+def _stopped(one: Try, blocked: Blocked, tries: tuple[AttemptRecord, ...]) -> Failed:
+    """The end of a stream that a guardrail stopped: an explicit error event, where the caller has some of it."""
+    error, crossing = blocked_error(blocked), one.crossing
+    farewell = b""
+    if one.started and crossing is not None:
+        farewell = crossing.fail(Failure(error.status, error.code, error.message))
+    return Failed(error, tries, one.attempt.channel, crossing, farewell, own_fault=True)
 
 
 class Try:
@@ -220,7 +242,9 @@ class Try:
         return verdict
 
     async def _accept(self, reply: UpstreamReply, status: int, exchange: Exchange) -> Outcome | Verdict:
-        bytes_max = TRANSLATED_REPLY_BYTES_MAX if exchange.translated else self.plane.settings.reply_buffer_bytes_max
+        # An answer that must be looked at is never passed on as it comes.
+        whole_only = exchange.translated or self.request.output_rules
+        bytes_max = TRANSLATED_REPLY_BYTES_MAX if whole_only else self.plane.settings.reply_buffer_bytes_max
         body, whole = await reply.read(bytes_max)
         encoding = reply.header(b"content-encoding")
         if encoding is not None and encoding != b"identity":
@@ -228,7 +252,7 @@ class Try:
         if not (looks_like_json_object(body) if whole else body[:64].lstrip()[:1] == b"{"):
             return on_unreadable("unreadable_reply")
         if not whole:
-            return on_unreadable("reply_too_large") if exchange.translated else await self._pump(reply, status, body)
+            return on_unreadable("reply_too_large") if whole_only else await self._pump(reply, status, body)
         try:
             answer = exchange.whole(body)
         except Unreadable:

@@ -19,6 +19,7 @@ from elkapi.relay.call import Call
 from elkapi.relay.candidates import candidates
 from elkapi.relay.credential import presented_key
 from elkapi.relay.fallback import answer
+from elkapi.relay.guarding import guarding_of
 from elkapi.relay.hold import Hold
 from elkapi.relay.keep import prepared
 from elkapi.relay.plane import DataPlane
@@ -53,8 +54,14 @@ async def serve(plane: DataPlane, call: Call, admitted: Admitted | None = None) 
     lease = plane.limits.key(grant.key_id, policy, request.facts.upper.input_tokens)  # and may they now
     hold: Hold | None = None
     try:
+        guarding = None
+        if policy.guards:
+            guarding = await guarding_of(plane, snapshot, policy, grant, request, call)  # what may be asked
+            request = guarding.request
         among = candidates(plane, snapshot, grant, policy, request, call)  # 4, 5 attempts, their bounds
         hold, recalled = Hold(plane, call, grant, among), None
+        if guarding is not None:
+            await guarding.admit(hold)
         if policy.cache is not None or call.header(CACHE_HEADER) is not None:
             recalled = await recall(plane, snapshot, policy, hold, call)  # or it was answered before
             hold = recalled.hold if recalled is not None else hold
@@ -65,6 +72,8 @@ async def serve(plane: DataPlane, call: Call, admitted: Admitted | None = None) 
             outcome = recalled.outcome if recalled is not None else None
             if outcome is None:
                 outcome = await answer(plane, hold, policy, call)  # 7 send, meter
+                if guarding is not None:
+                    await guarding.release(hold, outcome)  # what may be answered
             await hold.settle(outcome)  # 8 charge + usage row, one transaction
         except BaseException as error:
             await hold.resolve(error)

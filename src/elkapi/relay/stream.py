@@ -114,7 +114,7 @@ async def _not_streamed(one: Try, reply: UpstreamReply, status: int, exchange: E
     except Unreadable:
         return on_unreadable("unreadable_reply")
     if crossing.failure is not None:
-        return one.failed_inside(crossing.failure)
+        return _failed_inside(one, crossing, crossing.failure)
     if one.judging and crossing.refused:
         return _refused(one, status, crossing, data)
     one.started = True
@@ -146,7 +146,7 @@ class _Stream:
             for frame in frames:
                 self.setup += crossing.feed(frame)
                 if crossing.failure is not None:
-                    return self.one.failed_inside(crossing.failure)
+                    return _failed_inside(self.one, crossing, crossing.failure)
             if crossing.ended or (not chunk and crossing.whole):
                 return None
             if not chunk:
@@ -185,6 +185,8 @@ class _Stream:
                 silence.spoke = True
                 await out.write(b"".join(pieces))
             if crossing.failure is not None:
+                if crossing.stopped is not None:
+                    raise crossing.stopped
                 self.one.record.error = crossing.failure.message[:300]
                 # The upstream's own words may name it.
                 return Failure(crossing.failure.status, crossing.failure.kind, CUT.message)
@@ -193,18 +195,25 @@ class _Stream:
         return None
 
 
+def _failed_inside(one: Try, crossing: Crossing, failure: Failure) -> Verdict:
+    """The verdict on a stream that failed before the caller has any of it. Raises what stopped it."""
+    if crossing.stopped is not None:
+        raise crossing.stopped
+    return one.failed_inside(failure)
+
+
 def _start(one: Try, crossing: Crossing) -> None:
-    one.call.reply.start(200, one.headers(_kind(crossing)))
+    one.call.reply.start(200, one.headers(_kind(one)))
 
 
-def _kind(crossing: Crossing) -> Headers:
-    return JSON if isinstance(crossing, Array) else EVENTS
+def _kind(one: Try) -> Headers:
+    return JSON if one.request.array else EVENTS
 
 
 def _refused(one: Try, status: int, crossing: Crossing, setup: bytes) -> Outcome:
     """A whole stream that says no more than that the model declines; nothing of it has left."""
     outcome = _outcome(one, status, crossing)
-    outcome.started, outcome.headers = False, one.headers(_kind(crossing))
+    outcome.started, outcome.headers = False, one.headers(_kind(one))
     if (recount := outcome.recount) is not None:
         outcome.recount = lambda usage: setup + recount(usage)
     else:

@@ -9,9 +9,10 @@ from collections.abc import Iterable
 
 from sqlalchemy import Connection
 
+from elkapi.guards.rules import rule_of
 from elkapi.settings import Settings
 from elkapi.snapshot.snapshot import BUNDLED_CHANNEL_ID, BUNDLED_CHAT_CHANNEL_ID, SANDBOX_CHANNEL_ID, Snapshot, Tiers
-from elkapi.storage.repos import channels, groups, prices, versions
+from elkapi.storage.repos import channels, groups, guards, prices, versions
 from elkapi.storage.secrets import Sealer
 from elkapi.types import NO_POLICY, SANDBOX_KEY, Channel, ChannelKey, Price, Scope
 
@@ -55,6 +56,7 @@ def build_snapshot(
         channels={channel.id: channel for channel in served},
         tiers=tiers,
         models=_models(tiers, all_groups, {"live": live_prices, "test": test_prices}),
+        rules={guard.name: rule_of(guard) for guard in guards.all_guards(connection, sealer)},
         policies={row.name: row.policy for row in rows if row.policy != NO_POLICY},
         warnings=tuple(
             f"channel {entry.channel.id} ({entry.channel.name}): {part} does not open with this secret key"

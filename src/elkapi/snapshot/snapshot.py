@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
+from elkapi.guards.rules import Rule
 from elkapi.routing.plan import Way
 from elkapi.types import NO_POLICY, Channel, Grant, Policy, Price, Scope, policy_of
 
@@ -17,7 +18,7 @@ Tiers = tuple[tuple[Channel, ...], ...]
 class Snapshot(msgspec.Struct, frozen=True, kw_only=True):
     """One consistent moment of the configuration; a request holds one reference from its start to its end.
 
-    `groups`: name -> ratio in millionths; `policies` of those groups that have one.
+    `groups`: name -> ratio in millionths; `policies` of those groups that have one; `rules`: guardrails by name.
     `prices`: client model name -> the record in force for live keys.
     `tiers`: (scope, group, model) -> channels by descending priority, only such that can be tried.
     `models`: (scope, group) -> sorted names that are served and priced.
@@ -33,6 +34,7 @@ class Snapshot(msgspec.Struct, frozen=True, kw_only=True):
     tiers: dict[tuple[Scope, str, str], Tiers]
     models: dict[tuple[Scope, str], tuple[str, ...]]
     policies: dict[str, Policy] = {}
+    rules: dict[str, Rule] = {}
     warnings: tuple[str, ...] = ()
     ways: dict[tuple[str, str, str, str], Way] = {}
 

@@ -55,6 +55,15 @@ groups = Table(
     comment="config is JSON of types.Policy",
 )
 
+guards = Table(
+    "guards",
+    metadata,
+    Column("name", String, primary_key=True),
+    Column("config", String, nullable=False),
+    Column("secret_sealed", LargeBinary),
+    comment="guardrails; config is JSON of types.Guard without its secret",
+)
+
 owners = Table(
     "owners",
     metadata,

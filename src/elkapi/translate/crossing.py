@@ -75,9 +75,9 @@ class Metered:
 
     `content`: something the caller can see has come; `spoken`: and it was more than a refusal. `refused`: the model, or
     a filter, declined. `ended`: the terminal event was seen, or the finish of a dialect
-    that ends by closing. `failure`: an error inside the stream. `usage`: the latest the upstream reported. `start` and
-    `finish_reason`: how the upstream opened and, once it has, closed the answer. `recorded`: what the caller was sent,
-    where that is kept.
+    that ends by closing. `failure`: an error inside the stream, `stopped` why we made it fail ourselves. `usage`: the
+    latest the upstream reported. `start` and `finish_reason`: how the upstream opened and, once it has, closed the
+    answer. `recorded`: what the caller was sent, where that is kept.
     """
 
     def __init__(self, reader: Reader, writer: Writer, ends_by_close: bool) -> None:
@@ -90,6 +90,7 @@ class Metered:
         self.ended = False
         self.finish_reason: FinishReason | str = ""
         self.failure: Failure | None = None
+        self.stopped: Exception | None = None
         self.usage: Usage | None = None
         self.unsplit = False
         self.start: Start | None = None
@@ -100,6 +101,11 @@ class Metered:
     def whole(self) -> bool:
         """Whether an orderly end of the body here is the end of the answer."""
         return self.ended or (self.ends_by_close and bool(self.finish_reason))
+
+    @property
+    def came(self) -> Tally:
+        """What the upstream said, whether or not the caller was sent it."""
+        return self.tally
 
     def fail(self, failure: Failure) -> bytes:
         """An explicit error event in the caller's dialect."""

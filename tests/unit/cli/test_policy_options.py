@@ -17,6 +17,7 @@ OPTIONS = (
     *("--fallback-on", "error,refusal"),
     *("--requests-per-min", "60", "--tokens-per-min", "1000", "--parallel-max", "0"),
     *("--cache", "on", "--cache-age", "3600", "--cache-shared", "off", "--cache-hit-ratio", "0.1"),
+    *("--guard", "no-mail", "--guard", "no-magic", "--guard-streams", "window"),
 )
 POLICY: dict[str, Any] = {
     "aliases": {"fast": "gpt-4o-mini"},
@@ -29,6 +30,8 @@ POLICY: dict[str, Any] = {
     "cache_age_max_s": 3600,
     "cache_shared": False,
     "cache_hit_ratio_micro": 100_000,
+    "guards": ["no-mail", "no-magic"],
+    "guard_streams": "window",
 }
 
 
@@ -42,6 +45,8 @@ def elkapi(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.Captur
         captured = capfd.readouterr()
         return status, captured.out, captured.err
 
+    run("guard", "set", "no-mail", "--pii", "email", "--action", "mask")
+    run("guard", "set", "no-magic", "--word", "xyzzy")
     return run
 
 
@@ -79,6 +84,10 @@ def test_g16_a_groups_policy_is_shown_as_it_was_given(elkapi: Run) -> None:
         ("key", "create", "--name", "k", "--fallback", "a="),
         ("key", "create", "--name", "k", "--fallback-on", "whim"),
         ("key", "create", "--name", "k", "--requests-per-min", "-1"),
+        ("key", "create", "--name", "k", "--guard", "nobody-made-this"),
+        ("guard", "set", "g"),
+        ("guard", "set", "g", "--pii", "shoe-size"),
+        ("guard", "set", "g", "--word", "a", "--hook", "http://x"),
         ("key", "create", "--name", "k", "--cache", "maybe"),
         ("key", "create", "--name", "k", "--cache-hit-ratio", "much"),
         ("key", "create", "--name", "k", "--cache-hit-ratio", "1.5"),
@@ -90,3 +99,26 @@ def test_g16_a_groups_policy_is_shown_as_it_was_given(elkapi: Run) -> None:
 def test_what_makes_no_sense_is_refused(elkapi: Run, arguments: tuple[str, ...]) -> None:
     status, _, err = elkapi(*arguments)
     assert status == 2, err
+
+
+def test_g16_guardrails_are_shown_as_they_were_given(elkapi: Run, tmp_path: Path) -> None:
+    listed = tmp_path / "words.txt"
+    listed.write_text("plugh\n\nfrotz\n", "utf-8")
+    given = ("--words-file", str(listed), "--match", "substring", "--action", "mask", "--direction", "output")
+    words = {"kind": "words", "direction": "output", "action": "mask", "match": "substring"}
+    for verb in (("set", "w", "--word", "xyzzy", *given), ("show", "w")):
+        _, out, _ = elkapi("guard", *verb, "--json")
+        assert json.loads(out) == {"name": "w", **words, "words": ["xyzzy", "plugh", "frotz"]}
+    hook = ("set", "h", "--hook", "http://127.0.0.1:9/look", "--deadline", "0.5", "--when-down", "open")
+    _, out, _ = elkapi("guard", *hook)
+    secret = out.splitlines()[1]
+    assert secret.startswith("hook-")
+    _, out, _ = elkapi("guard", "list", "--json")
+    rows = {row["name"]: row for row in json.loads(out)}
+    assert list(rows) == ["h", "no-magic", "no-mail", "w"]
+    assert rows["h"]["when_down"] == "open"
+    assert secret not in out
+    _, out, _ = elkapi("guard", "try", "w", "a PLUGHER", "--json")
+    assert [row["text"] for row in json.loads(out)] == ["PLUGH"]
+    assert elkapi("guard", "remove", "w")[0] == 0
+    assert elkapi("guard", "show", "w")[0] != 0

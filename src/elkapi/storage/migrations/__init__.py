@@ -19,6 +19,7 @@ from elkapi.storage.migrations import (
     m0001_initial,
     m0002_stored_objects,
     m0003_message_batches,
+    m0004_guards,
     m0005_requests_in_order,
 )
 
@@ -38,6 +39,7 @@ MIGRATIONS: tuple[Migration, ...] = (
     Migration("0001_initial", m0001_initial.pre, m0001_initial.post),
     Migration("0002_stored_objects", m0002_stored_objects.pre, m0002_stored_objects.post),
     Migration("0003_message_batches", m0003_message_batches.pre, m0003_message_batches.post),
+    Migration("0004_guards", m0004_guards.pre, m0004_guards.post),
     Migration("0005_requests_in_order", m0005_requests_in_order.pre, m0005_requests_in_order.post),
 )
 

@@ -100,6 +100,14 @@ def find_by_name(connection: Connection, name: str) -> list[KeyRow]:
     return [_row(row) for row in connection.execute(query).mappings()]
 
 
+def names_with_guard(connection: Connection, guard: str) -> list[str]:
+    """Names of the keys, other than revoked ones, whose own policy names a guardrail."""
+    rows = connection.execute(
+        select(_keys.c.name, _keys.c.config).where(_keys.c.revoked_ns.is_(None), _keys.c.config.contains('"guards"'))
+    )
+    return [row.name for row in rows if guard in (policies.read(row.config).guards or ())]
+
+
 def list_keys(connection: Connection, *, limit: int = 1_000, after_id: int = 0) -> list[KeyRow]:
     """Keys in id order, `limit` of them behind `after_id`."""
     query = select(*_SHOWN).where(_keys.c.id > after_id).order_by(_keys.c.id).limit(limit)

@@ -1,0 +1,173 @@
+"""Personal data and secrets by their form: found by fixed patterns, then held to check digits and real number plans.
+
+The patterns are ours and every repetition in them is bounded, so the time is linear; nobody else's pattern is ever run.
+`phonenumbers` knows the number plans, `stdnum` the check digits, `ipaddress` the addresses.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+from elkapi.guards.found import Found
+from elkapi.guards.text import plain
+from elkapi.types import PiiKind
+
+Span = tuple[int, int]
+
+# Marks may stand apart from their letters.
+_EMAIL = re.compile(
+    r"(?<![\w\u0300-\u036f.%+-])[\w\u0300-\u036f.%+-]{1,64}@"
+    r"(?:[\w\u0300-\u036f-]{1,63}\.){1,8}(?:[^\W\d_]|[\u0300-\u036f]){2,24}(?![\w-])"
+)
+_IBAN = re.compile(r"(?<![A-Za-z0-9])[A-Za-z]{2}\d{2}(?:[ -]?[A-Za-z0-9]){11,30}")
+_CARD = re.compile(r"(?<![\d])[2-6]\d(?:[ -]?\d){10,17}")
+_PHONE = re.compile(r"(?<![\w+])\+?\(?\d[\d ().\-/]{5,40}\d(?!\w)")
+_IPV4 = re.compile(r"(?<![\w.])(?:\d{1,3}\.){3}\d{1,3}(?!\.?\w)")
+_IPV6 = re.compile(r"(?<![\w:.])(?:[0-9A-Fa-f]{0,4}:){2,7}[0-9A-Fa-f.]{0,15}(?![\w:])")
+_SECRET = re.compile(
+    r"(?<![A-Za-z0-9_-])(?:"
+    r"sk-[A-Za-z0-9_-]{20,1000}"
+    r"|(?:AKIA|ASIA)[0-9A-Z]{16}"
+    r"|gh[pousr]_[A-Za-z0-9]{36,255}"
+    r"|github_pat_[A-Za-z0-9_]{22,255}"
+    r"|glpat-[A-Za-z0-9_-]{20,64}"
+    r"|AIza[A-Za-z0-9_-]{35}"
+    r"|xox[abeoprs]-[A-Za-z0-9-]{10,250}"
+    r"|[rs]k_(?:live|test)_[A-Za-z0-9]{16,250}"
+    r"|hf_[A-Za-z0-9]{30,64}"
+    r"|npm_[A-Za-z0-9]{36}"
+    r"|eyJ[A-Za-z0-9_-]{8,400}\.eyJ[A-Za-z0-9_-]{8,600}\.[A-Za-z0-9_-]{16,600}"
+    r")"
+)
+_PRIVATE_KEY = re.compile(
+    r"-----BEGIN (?:[A-Z]{2,12} ){0,3}PRIVATE KEY-----"
+    r"[A-Za-z0-9+/=\s:,]{0,5000}(?:-----END (?:[A-Z]{2,12} ){0,3}PRIVATE KEY-----)?"
+)
+IBAN_LENGTH_MIN = 15
+# The number plans take a third of a millisecond for a run of digits.
+RUNS_MAX = 1000
+# How cards begin, and how long they are then.
+_ISSUERS = (
+    (("4",), (13, 16, 19)),
+    (("34", "37"), (15,)),
+    (("30", "36", "38", "39"), (14, 16, 19)),
+    (("35", "50", "56", "57", "58", "60", "62", "63", "64", "65", "67"), (16, 17, 18, 19)),
+    (("51", "52", "53", "54", "55", "22", "23", "24", "25", "26", "27"), (16,)),
+)
+# The longest text of each kind, with a sign on either side: what a window over a stream must hold back.
+CHARS_MAX: dict[PiiKind, int] = {
+    "email": 256,
+    "iban": 66,
+    "card": 40,
+    "phone": 48,
+    "ip": 60,
+    "secret": 1650,
+    "private_key": 5200,
+}
+
+
+def finder(kinds: Sequence[PiiKind], regions: Sequence[str]) -> Callable[[str], list[Found]]:
+    """Finds these kinds in a text; phone numbers without a country code only of `regions` ("DE", "US")."""
+    ways: dict[PiiKind, Callable[[str], Iterator[Span]]] = {
+        "email": _emails,
+        "iban": _ibans,
+        "card": _cards,
+        "phone": lambda text: _phones(text, regions),
+        "ip": _addresses,
+        "secret": _secrets,
+        "private_key": _private_keys,
+    }
+
+    def find(text: str) -> list[Found]:
+        seen = plain(text, fold_case=False)
+        return [Found(*seen.span(*span), kind.upper()) for kind in kinds for span in ways[kind](seen.text)]
+
+    return find
+
+
+def _emails(text: str) -> Iterator[Span]:
+    if "@" in text:
+        yield from (hit.span() for hit in _EMAIL.finditer(text))
+
+
+def _ibans(text: str) -> Iterator[Span]:
+    from stdnum import iban
+
+    for hit in _IBAN.finditer(text):
+        if (end := _longest(hit, lambda part: len(part) >= IBAN_LENGTH_MIN and _valid(iban, part))) is not None:
+            yield hit.start(), end
+
+
+def _cards(text: str) -> Iterator[Span]:
+    from stdnum import luhn
+
+    for hit in _CARD.finditer(text):
+        if (end := _longest(hit, lambda part: _is_a_cards(part) and _valid(luhn, part))) is not None:
+            yield hit.start(), end
+
+
+def _is_a_cards(part: str) -> bool:
+    return any(len(part) in lengths and part.startswith(beginnings) for beginnings, lengths in _ISSUERS)
+
+
+def _valid(module: Any, part: str) -> bool:
+    return bool(module.is_valid(part))
+
+
+def _longest(hit: re.Match[str], is_right: Callable[[str], bool]) -> int | None:
+    """Where the longest right beginning of a run ends that nothing of its own kind follows; None when none is."""
+    text, end = hit.string, hit.end()
+    while end > hit.start():
+        at_an_end = text[end - 1].isalnum() and not (end < len(text) and text[end].isalnum())
+        if at_an_end and is_right(re.sub("[ -]", "", text[hit.start() : end])):
+            return end
+        end -= 1
+    return None
+
+
+def _phones(text: str, regions: Sequence[str]) -> Iterator[Span]:
+    from phonenumbers import Leniency, PhoneNumberMatcher
+
+    for number, run in enumerate(_PHONE.finditer(text)):
+        if number >= RUNS_MAX:
+            # Nobody writes so many by hand; what says of itself that it is a phone number is taken at its word.
+            if run.group().startswith("+"):
+                yield run.span()
+            continue
+        for region in (None, *regions) if "+" not in run.group() else (None,):
+            # The matcher's time grows faster than its text, so it only ever sees one run of digits.
+            matches = list(PhoneNumberMatcher(run.group(), region, leniency=Leniency.VALID))
+            yield from ((run.start() + match.start, run.start() + match.end) for match in matches)
+
+
+def _addresses(text: str) -> Iterator[Span]:
+    if "." in text:
+        yield from (hit.span() for hit in _IPV4.finditer(text) if _is_address(hit.group()))
+    if ":" in text:
+        for hit in _IPV6.finditer(text):
+            # `a::b` is how programs name things.
+            if any(sign.isdigit() for sign in hit.group()) and _is_address(hit.group().rstrip(".")):
+                yield hit.start(), hit.start() + len(hit.group().rstrip("."))
+
+
+def _is_address(part: str) -> bool:
+    try:
+        ipaddress.ip_address(part)
+    except ValueError:
+        return False
+    return True
+
+
+def _secrets(text: str) -> Iterator[Span]:
+    for hit in _SECRET.finditer(text):
+        # Real ones are random; `sk-a-name-made-of-words` is none.
+        if any(sign.isdigit() for sign in hit.group()):
+            yield hit.span()
+
+
+def _private_keys(text: str) -> Iterator[Span]:
+    if "-----BEGIN" in text:
+        yield from (hit.span() for hit in _PRIVATE_KEY.finditer(text))

@@ -1,0 +1,66 @@
+"""`Guard` -> `Rule`: a guard made ready to look at text, once for every call it stands before; pure."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Sequence
+
+import msgspec
+
+from elkapi.guards import pii
+from elkapi.guards.found import Blocked, Found, masked
+from elkapi.guards.words import WordList
+from elkapi.types import Guard
+
+# Compiled guards by what they say: a new snapshot rarely changes one, and a list of thousands takes tens of ms.
+RULES_MAX = 1024
+
+
+class Rule(msgspec.Struct, frozen=True):
+    """A guard with its `find` (None: a hook, which is asked elsewhere) and the longest text it can find.
+
+    `digest` is of all it says.
+    """
+
+    guard: Guard
+    digest: bytes
+    find: Callable[[str], list[Found]] | None = None
+    chars_max: int = 0
+
+
+_rules: dict[bytes, Rule] = {}
+
+
+def rule_of(guard: Guard) -> Rule:
+    """The rule of a guard."""
+    digest = hashlib.blake2b(msgspec.json.encode(guard), digest_size=16).digest()
+    if (known := _rules.get(digest)) is not None:
+        return known
+    if guard.kind == "words":
+        words = WordList(guard.words, whole=guard.match == "word")
+        rule = Rule(guard, digest, words.find, words.longest)
+    elif guard.kind == "pii":
+        find = pii.finder(guard.find, guard.regions)
+        rule = Rule(guard, digest, find, max(pii.CHARS_MAX[kind] for kind in guard.find))
+    else:
+        rule = Rule(guard, digest)
+    if len(_rules) >= RULES_MAX:
+        _rules.clear()
+    _rules[digest] = rule
+    return rule
+
+
+def found_in(rules: Sequence[Rule], text: str) -> list[tuple[Rule, Found]]:
+    """What these rules find, in their order; hooks find nothing here."""
+    return [(rule, found) for rule in rules if rule.find is not None for found in rule.find(text)]
+
+
+def checked(rules: Sequence[Rule], text: str) -> str:
+    """The text with what is to be masked masked. Raises Blocked."""
+    if not text:
+        return text
+    found = found_in(rules, text)
+    for rule, _ in found:
+        if rule.guard.action == "block":
+            raise Blocked(rule.guard.name)
+    return masked(text, [one for _, one in found]) if found else text

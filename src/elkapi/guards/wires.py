@@ -1,0 +1,142 @@
+"""Which members of each wire hold text, in what callers ask and in what models answer; data.
+
+The rows follow the views of `translate`. Not looked at: pictures, sounds and files, token ids, thoughts that come back
+signed (a changed one is refused), and what a provider keeps under an id.
+"""
+
+from __future__ import annotations
+
+from elkapi.catalog.operation import Wire
+from elkapi.guards.shapes import Shape
+
+TEXT = Shape(text=True)
+JSON = Shape(json=True)
+DEEP = Shape(deep=True)
+_TEXTS = Shape(text=True, items=Shape(text=True, only_text=True))
+
+
+def _small(members: dict[str, Shape]) -> dict[str, Shape]:
+    return {name.lower(): shape for name, shape in members.items()}
+
+
+def _object(**members: Shape) -> Shape:
+    return Shape(members=_small(members))
+
+
+def _each(**members: Shape) -> Shape:
+    return Shape(items=_object(**members))
+
+
+def _text_or_parts(**members: Shape) -> Shape:
+    """A text, an array of texts or objects, or one object."""
+    small = _small(members)
+    return Shape(text=True, items=Shape(text=True, members=small), members=small)
+
+
+# Chat
+_CHAT_CONTENT = _text_or_parts(text=TEXT, refusal=TEXT)
+_CHAT_CALLS = _each(function=_object(arguments=JSON), custom=_object(input=TEXT))
+_CHAT_MESSAGE = {
+    "content": _CHAT_CONTENT,
+    "refusal": TEXT,
+    "reasoning_content": TEXT,
+    "reasoning": TEXT,
+    "tool_calls": _CHAT_CALLS,
+    "function_call": _object(arguments=JSON),
+}
+_CHAT_ASKED = _object(
+    messages=_each(**_CHAT_MESSAGE),
+    tools=_each(function=_object(description=TEXT), custom=_object(description=TEXT)),
+    prediction=_object(content=_CHAT_CONTENT),
+)
+_CHAT_ANSWER = _object(choices=_each(message=_object(**_CHAT_MESSAGE, thinking_blocks=_each(thinking=TEXT))))
+_COMPLETION_ASKED = _object(prompt=_TEXTS, suffix=TEXT)
+_COMPLETION_ANSWER = _object(choices=_each(text=TEXT))
+
+# Responses
+_RESPONSES_PARTS = _text_or_parts(text=TEXT, refusal=TEXT)
+_RESPONSES_ITEM = {
+    "content": _RESPONSES_PARTS,
+    "arguments": JSON,
+    "input": TEXT,
+    "output": _text_or_parts(text=TEXT, stdout=TEXT, stderr=TEXT),
+    "summary": _each(text=TEXT),
+    "code": TEXT,
+    "results": DEEP,
+}
+_RESPONSES_ASKED = _object(
+    input=Shape(text=True, items=_object(**_RESPONSES_ITEM)),
+    instructions=Shape(text=True, items=_object(**_RESPONSES_ITEM)),
+    prompt=_object(variables=DEEP),
+    tools=_each(description=TEXT),
+)
+_RESPONSES_ANSWER = _object(output=_each(**_RESPONSES_ITEM), output_text=TEXT)
+
+# Anthropic
+_BLOCK_TEXTS = {"text": TEXT, "title": TEXT, "context": TEXT, "input": DEEP}
+_ANTHROPIC_BLOCK = {
+    **_BLOCK_TEXTS,
+    "content": _text_or_parts(**_BLOCK_TEXTS, content=_text_or_parts(**_BLOCK_TEXTS)),
+    # Of a document as text; other kinds have base64 there.
+    "source": Shape(members={"content": _text_or_parts(text=TEXT)}, typed={"text": {"data": TEXT}}),
+}
+_ANTHROPIC_ASKED = _object(
+    system=_text_or_parts(text=TEXT),
+    messages=_each(content=Shape(text=True, items=_object(**_ANTHROPIC_BLOCK))),
+    tools=_each(description=TEXT),
+)
+_RESULT = {"text": TEXT, "title": TEXT, "stdout": TEXT, "stderr": TEXT}
+_ANTHROPIC_ANSWER = _object(
+    content=_each(
+        text=TEXT, thinking=TEXT, input=DEEP, content=_text_or_parts(**_RESULT, content=_text_or_parts(**_RESULT))
+    )
+)
+
+# Gemini, in both spellings
+_GEMINI_PART = {
+    "text": TEXT,
+    "functionCall": _object(args=DEEP),
+    "function_call": _object(args=DEEP),
+    "functionResponse": _object(response=DEEP),
+    "function_response": _object(response=DEEP),
+    "executableCode": _object(code=TEXT),
+    "executable_code": _object(code=TEXT),
+    "codeExecutionResult": _object(output=TEXT),
+    "code_execution_result": _object(output=TEXT),
+}
+_GEMINI_PARTS = Shape(items=_object(**_GEMINI_PART), members=_small(_GEMINI_PART))
+_GEMINI_CONTENT = _object(parts=_GEMINI_PARTS)
+_GEMINI_CONTENTS = Shape(items=_GEMINI_CONTENT, members=_GEMINI_CONTENT.members)
+_GEMINI_TOOLS = _each(functionDeclarations=_each(description=TEXT), function_declarations=_each(description=TEXT))
+_GEMINI_ASKED = _object(
+    contents=_GEMINI_CONTENTS,
+    systemInstruction=_GEMINI_CONTENT,
+    system_instruction=_GEMINI_CONTENT,
+    tools=_GEMINI_TOOLS,
+)
+_GEMINI_ANSWER = _object(candidates=_each(content=_GEMINI_CONTENT))
+
+ASKED: dict[Wire, Shape] = {
+    "chat": _CHAT_ASKED,
+    "completions": _COMPLETION_ASKED,
+    "responses": _RESPONSES_ASKED,
+    "responses-compact": _RESPONSES_ASKED,
+    "responses-count": _RESPONSES_ASKED,
+    "anthropic": _ANTHROPIC_ASKED,
+    "anthropic-count": _ANTHROPIC_ASKED,
+    "gemini": _GEMINI_ASKED,
+    "gemini-count": _object(**_GEMINI_ASKED.members, generateContentRequest=_GEMINI_ASKED),
+    "embeddings": _object(input=_TEXTS),
+    "gemini-embed": _object(content=_GEMINI_CONTENT),
+    "gemini-batch-embed": _object(requests=_each(content=_GEMINI_CONTENT)),
+    "moderations": _object(input=_text_or_parts(text=TEXT)),
+    "rerank": _object(query=TEXT, documents=Shape(items=Shape(text=True, deep=True))),
+}
+ANSWERED: dict[Wire, Shape] = {
+    "chat": _CHAT_ANSWER,
+    "completions": _COMPLETION_ANSWER,
+    "responses": _RESPONSES_ANSWER,
+    "responses-compact": _RESPONSES_ANSWER,
+    "anthropic": _ANTHROPIC_ANSWER,
+    "gemini": _GEMINI_ANSWER,
+}

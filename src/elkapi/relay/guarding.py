@@ -1,0 +1,265 @@
+"""Guardrails on a call's way: its texts before anything is held, its answer before anything is released.
+
+What is found where is `elkapi.guards`'; a hook is asked by `hook`. A stream that is looked at whole is, to everybody
+behind this module, a call for a whole answer, which `Dressed` gives to the caller as the stream it asked for.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Iterator, Sequence
+from typing import Literal
+
+import msgspec
+
+from elkapi.catalog.jsonedit import with_raw, without
+from elkapi.errors import BadRequest, GatewayError, Unavailable, UpstreamError
+from elkapi.guards.found import Blocked
+from elkapi.guards.rules import Rule, checked
+from elkapi.guards.shapes import Shape, Unseen, walked
+from elkapi.guards.wires import ANSWERED, ASKED
+from elkapi.ids import request_id_text
+from elkapi.relay.call import Call, Headers, Reply
+from elkapi.relay.exchange import facts_for
+from elkapi.relay.hold import Hold
+from elkapi.relay.hook import HookDown, Question, asked
+from elkapi.relay.outcome import Outcome
+from elkapi.relay.plane import DataPlane
+from elkapi.relay.read import Request, with_body
+from elkapi.relay.relay import Failed, Left, blocked_error
+from elkapi.relay.stream import EVENTS
+from elkapi.relay.stream import JSON as ARRAY
+from elkapi.snapshot import Snapshot
+from elkapi.translate.dialect import Unreadable
+from elkapi.translate.ir import UsageSeen
+from elkapi.translate.stored import events_of, id_of, written
+from elkapi.types import Grant, Policy, Usage
+
+# Looking at more text than this takes long enough to be worth a thread.
+INLINE_CHARS = 16 * 1024
+LOOKED_CHARS_MAX = 4 * 1024 * 1024
+# Wires whose body says whether it is to be streamed.
+_STREAM_IN_BODY = frozenset({"chat", "completions", "responses", "anthropic"})
+Direction = Literal["input", "output"]
+
+
+class TooLong(Exception):
+    """More text than guardrails look at."""
+
+
+class Guarding:
+    """The guardrails of one call. `request` is the call as it goes on: masked, and whole where it is looked at whole.
+
+    `refusal` is set when it does not: `admit` records that.
+    """
+
+    def __init__(
+        self, plane: DataPlane, rules: Sequence[Rule], policy: Policy, grant: Grant, request: Request, call: Call
+    ) -> None:
+        self._plane = plane
+        self._grant = grant
+        self._call = call
+        self._input = [rule for rule in rules if rule.guard.direction != "output"]
+        self._output = [rule for rule in rules if rule.guard.direction != "input"]
+        self._window = policy.guard_streams == "window"
+        self.request = request
+        self.refusal: GatewayError | None = None
+
+    async def look(self) -> None:
+        """Look at the call; afterwards `request` or `refusal` is new. Raises BadRequest for what cannot be read."""
+        request = self.request
+        shape = ASKED.get(request.operation.wire or "chat")
+        try:
+            if self._input and shape is not None:
+                body = await self._looked(request.body, shape, self._input, "input")
+                self.request = request = with_body(request, body)
+        except (Blocked, HookDown) as refused:
+            self.refusal = _refusal(refused)
+            return
+        except Unseen:
+            raise BadRequest("Token ids cannot be looked at by this key's guardrails; send the text.") from None
+        except TooLong:
+            raise BadRequest(f"This key's guardrails look at {LOOKED_CHARS_MAX} characters at most.") from None
+        except (msgspec.DecodeError, RecursionError):
+            raise BadRequest("The body cannot be read by this key's guardrails.", code="bad_request_body") from None
+        if self._output and request.operation.wire in ANSWERED:
+            self.request = msgspec.structs.replace(request, output_rules=tuple(self._output))
+            if request.stream:
+                self._choose_stream()
+
+    def _choose_stream(self) -> None:
+        """Let a stream pass a window where all its guards can look through one, else make it a whole call."""
+        request = self.request
+        by_window = self._window and all(rule.find is not None for rule in self._output)
+        # What is kept of an answer is kept whole.
+        if by_window and request.facts.choices == 1 and request.keep is None:
+            return
+        if request.facts.choices > 1:
+            raise BadRequest("Several choices cannot be streamed past this key's guardrails.", param="n")
+        if request.keep is None or not request.keep.background:
+            # Who follows one made in the background is told it from what was kept.
+            self._call.reply = Dressed(self._call.reply, request, self._plane.clock.now_ns() // 1_000_000_000)
+        body = request.body
+        if request.operation.wire in _STREAM_IN_BODY:
+            body = with_raw(without(body, ("stream_options",)), "stream", b"false")
+        self.request = msgspec.structs.replace(request, body=body, stream=False, array=False)
+
+    async def admit(self, hold: Hold) -> None:
+        """Let the call go on, or leave a record of why it does not and raise Failed: nothing was held or sent."""
+        if self.refusal is not None:
+            failed = Failed(self.refusal, ())
+            hold.held_nano = 0
+            # Nothing behind this may tell what was said.
+            hold.request = msgspec.structs.replace(hold.request, body=b"")
+            await hold.resolve(failed)
+            raise failed
+
+    async def release(self, hold: Hold, outcome: Outcome) -> None:
+        """Look at a whole answer and mask it. Raises Failed for one that stays here: free, and the operator's loss."""
+        shape = ANSWERED.get(self.request.operation.wire or "embeddings")
+        if not self._output or outcome.started or shape is None:
+            return
+        try:
+            if outcome.recount is not None:
+                # The answer is written anew with its count, which would undo the masks.
+                outcome.body, outcome.recount = outcome.recount(await hold.counted(outcome)), None
+            outcome.body = await self._looked(outcome.body, shape, self._output, "output")
+            if isinstance(self._call.reply, Dressed):
+                # What cannot be given as a stream must show before the money is written.
+                self._call.reply.try_on(outcome.body)
+            return
+        except asyncio.CancelledError:
+            # Nothing had reached the caller yet.
+            if outcome.usage is not None and outcome.channel is not None:
+                await hold.lose_answer(outcome)
+                raise Left(outcome.attempts, outcome.channel, started=False) from None
+            raise
+        except (Blocked, HookDown) as refused:
+            error = _refusal(refused)
+        except (msgspec.DecodeError, RecursionError, Unreadable, TooLong):
+            error = UpstreamError("The model's answer could not be read.")
+        await hold.lose_answer(outcome)
+        raise Failed(error, outcome.attempts)
+
+    async def _looked(self, body: bytes, shape: Shape, rules: Sequence[Rule], direction: Direction) -> bytes:
+        texts: list[str] = []
+
+        def note(text: str) -> str:
+            texts.append(text)
+            return text
+
+        clean = walked(body, shape, note)
+        if sum(map(len, texts)) > LOOKED_CHARS_MAX:
+            raise TooLong
+        new = await self._passed(texts, rules, direction)
+        if new == texts:
+            return clean
+        given: Iterator[str] = iter(new)
+        return walked(clean, shape, lambda _: next(given))
+
+    async def _passed(self, texts: list[str], rules: Sequence[Rule], direction: Direction) -> list[str]:
+        """The texts after all rules, each seeing what the one before left. Raises Blocked, HookDown."""
+        for rule in rules:
+            if rule.find is None:
+                texts = await asked(self._plane, rule, self._question(rule, direction, texts))
+            elif sum(map(len, texts)) <= INLINE_CHARS:
+                texts = [checked([rule], text) for text in texts]
+            else:
+                texts = await asyncio.to_thread(lambda one, many: [checked([one], text) for text in many], rule, texts)
+        return texts
+
+    def _question(self, rule: Rule, direction: Direction, texts: list[str]) -> Question:
+        grant, request = self._grant, self.request
+        return Question(
+            request_id_text(self._call.id),
+            rule.guard.name,
+            direction,
+            request.operation.id,
+            request.model,
+            grant.key_id,
+            grant.key_name,
+            grant.group,
+            texts,
+        )
+
+
+async def guarding_of(
+    plane: DataPlane, snapshot: Snapshot, policy: Policy, grant: Grant, request: Request, call: Call
+) -> Guarding:
+    """The call after its guardrails have looked at it. Raises BadRequest, Unavailable for a guardrail that is gone."""
+    names = policy.guards or ()
+    if any(name not in snapshot.rules for name in names):
+        raise Unavailable(
+            "A guardrail of this key is not there; please tell the operator.", code="guardrail_unavailable"
+        )
+    guarding = Guarding(plane, [snapshot.rules[name] for name in names], policy, grant, request, call)
+    await guarding.look()
+    return guarding
+
+
+def _refusal(refused: Blocked | HookDown) -> GatewayError:
+    if isinstance(refused, Blocked):
+        return blocked_error(refused)
+    return Unavailable(f"The guardrail {refused.guard!r} cannot be asked now.", code="guardrail_unavailable")
+
+
+class Dressed(Reply):
+    """A reply that gives a whole answer to a caller who asked for a stream; errors pass as they are."""
+
+    def __init__(self, reply: Reply, request: Request, created_s: int) -> None:
+        self._reply = reply
+        self._request = request
+        self._created_s = created_s
+
+    def try_on(self, body: bytes) -> bytes:
+        """The stream of a whole answer. Raises Unreadable."""
+        request = self._request
+        wire = request.operation.wire
+        assert wire is not None
+        events = events_of(wire, body, stream=False, array=False)
+        facts = facts_for(request, self._created_s)
+        facts = msgspec.structs.replace(facts, id=id_of(events) or facts.id)
+        usage = next((event.usage for event in events if isinstance(event, UsageSeen)), Usage())
+        return written(wire, events, facts, usage, stream=True, array=request.array)
+
+    @property
+    def started(self) -> bool:  # type: ignore[override]
+        """As of the reply behind it."""
+        return self._reply.started
+
+    @property
+    def common(self) -> bytes:
+        """As of the reply behind it."""
+        return self._reply.common
+
+    @common.setter
+    def common(self, lines: bytes) -> None:
+        self._reply.common = lines
+
+    def send(self, status: int, headers: Headers, body: bytes) -> None:
+        """A whole answer as its stream."""
+        if status == 200:
+            kind = ARRAY if self._request.array else EVENTS
+            headers = (*kind, *(pair for pair in headers if pair[0] != b"content-type"))
+            body = self.try_on(body)
+        self._reply.send(status, headers, body)
+
+    def start(self, status: int, headers: Headers) -> None:
+        """Begin a reply."""
+        self._reply.start(status, headers)
+
+    def write(self, chunk: bytes) -> Awaitable[None]:
+        """One piece."""
+        return self._reply.write(chunk)
+
+    def push(self, chunk: bytes) -> None:
+        """One small piece."""
+        self._reply.push(chunk)
+
+    def finish(self, chunk: bytes = b"") -> None:
+        """The last piece."""
+        self._reply.finish(chunk)
+
+    def abort(self) -> None:
+        """Break off."""
+        self._reply.abort()

@@ -1,0 +1,102 @@
+"""A guardrail's HTTP hook: what it is asked, how that is signed, and what its answer means.
+
+The address is the operator's own, so it may be private. There is one try: a hook that fails, is slow or says what
+nobody understands is down, and its guard says what that means. Contract: docs/guardrails.md.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+from typing import Literal
+
+import msgspec
+
+from elkapi.guards.found import Blocked
+from elkapi.guards.rules import Rule
+from elkapi.relay.plane import DataPlane
+from elkapi.upstream import Deadlines, Origin, UpstreamFailure, UpstreamRequest, split_base_url
+
+SIGNATURE = b"x-elkapi-signature"
+ANSWER_BYTES_MAX = 32 * 1024 * 1024
+REASON_CHARS_MAX = 300
+
+
+class HookDown(Exception):
+    """The hook gave no answer that can be used, and its guard is closed then."""
+
+    def __init__(self, guard: str) -> None:
+        super().__init__(guard)
+        self.guard = guard
+
+
+class Question(msgspec.Struct, frozen=True):
+    """What a hook is asked: `texts` in the order of the body, of a call or of its answer."""
+
+    id: str
+    guard: str
+    direction: Literal["input", "output"]
+    operation: str
+    model: str
+    key_id: int
+    key_name: str
+    group: str
+    texts: list[str]
+
+
+class _Answer(msgspec.Struct):
+    action: Literal["allow", "block", "replace"]
+    reason: str = ""
+    texts: list[str] | None = None
+
+
+_answer = msgspec.json.Decoder(_Answer)
+
+
+def signature(secret: str, now_s: int, body: bytes) -> bytes:
+    """`t=UNIX TIME,v1=HEX`: an HMAC-SHA256 of the time, a dot and the body."""
+    mark = hmac.digest(secret.encode(), b"%d." % now_s + body, hashlib.sha256).hex()
+    return f"t={now_s},v1={mark}".encode()
+
+
+async def asked(plane: DataPlane, rule: Rule, question: Question) -> list[str]:
+    """The texts as the hook wants them. Raises Blocked, HookDown."""
+    guard = rule.guard
+    answer = await _answered(plane, rule, question)
+    if answer is None:
+        if guard.when_down == "closed":
+            raise HookDown(guard.name)
+        return question.texts
+    if answer.action == "block":
+        reason = "".join(sign for sign in answer.reason[:REASON_CHARS_MAX] if sign.isprintable())
+        raise Blocked(guard.name, reason)
+    return answer.texts if answer.action == "replace" and answer.texts is not None else question.texts
+
+
+async def _answered(plane: DataPlane, rule: Rule, question: Question) -> _Answer | None:
+    guard, body = rule.guard, msgspec.json.encode(question)
+    wait_s = guard.deadline_s
+    order = UpstreamRequest(
+        origin=Origin.parse(guard.url, allow_private=True),
+        method=b"POST",
+        target=(split_base_url(guard.url) or "/").encode(),
+        headers=[
+            (b"content-type", b"application/json"),
+            (b"accept", b"application/json"),
+            (b"accept-encoding", b"identity"),
+            (SIGNATURE, signature(guard.secret, plane.clock.now_ns() // 1_000_000_000, body)),
+        ],
+        body=body,
+        deadlines=Deadlines(connect_s=wait_s, header_s=wait_s, first_byte_s=wait_s, idle_s=wait_s, total_s=wait_s),
+    )
+    try:
+        reply = await plane.client.send(order)
+        said, whole = await reply.read(ANSWER_BYTES_MAX)
+        answer = _answer.decode(said) if reply.status == 200 and whole else None
+    except (UpstreamFailure, msgspec.DecodeError) as error:
+        plane.log.write("guard_hook_failed", "warning", guard=guard.name, error=type(error).__name__)
+        return None
+    if answer is None or (answer.action == "replace" and len(answer.texts or ()) != len(question.texts)):
+        plane.log.write("guard_hook_failed", "warning", guard=guard.name, error=f"status {reply.status}")
+        return None
+    return answer

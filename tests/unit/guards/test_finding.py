@@ -1,0 +1,193 @@
+"""What guards find in a text: words in every spelling, personal data by its check digits, and nothing near them."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+
+from elkapi.guards.found import Blocked, Found, masked
+from elkapi.guards.pii import CHARS_MAX, finder
+from elkapi.guards.rules import checked, rule_of
+from elkapi.guards.text import plain
+from elkapi.guards.window import Window
+from elkapi.guards.words import WordList
+from elkapi.types import Guard, PiiKind
+
+ZERO_WIDTH = "\u200b"
+
+
+def words(*listed: str, match: str = "word", action: str = "mask") -> Guard:
+    return Guard(name="w", kind="words", words=listed, match=match, action=action)  # type: ignore[arg-type]
+
+
+def pii(*kinds: PiiKind, regions: tuple[str, ...] = ()) -> Guard:
+    return Guard(name="p", kind="pii", find=kinds, regions=regions, action="mask")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "a Secret plan",
+        "A SECRET PLAN",
+        "secret",
+        "(secret)",
+        "secret\nplan",
+        "ｓｅｃｒｅｔ",
+        f"sec{ZERO_WIDTH}ret",
+        "se\u00adcret",
+        "\U0001d5cc\U0001d5be\U0001d5bc\U0001d5cb\U0001d5be\U0001d5cd",
+    ],
+)
+def test_a_listed_word_is_found_however_it_is_spelled(text: str) -> None:
+    assert len(WordList(["Secret"], whole=True).find(text)) == 1
+
+
+@pytest.mark.parametrize("text", ["secretary", "unsecret", "secret_key", "secret7", "secre t", "sécret"])
+def test_a_part_of_another_word_is_no_whole_word(text: str) -> None:
+    assert WordList(["secret"], whole=True).find(text) == []
+
+
+def test_a_letter_with_its_mark_is_one_letter_composed_or_not() -> None:
+    found = WordList(["café"], whole=True)
+    assert [len(found.find(text)) for text in ("CAFÉ", "cafe\u0301", "cafe", "cafés")] == [1, 1, 0, 0]
+
+
+def test_substrings_phrases_and_scripts_without_spaces_are_found() -> None:
+    assert len(WordList(["secret"], whole=False).find("top-secretary")) == 1
+    assert len(WordList(["project  x"], whole=True).find("the Project\n\tX is")) == 1
+    assert len(WordList(["秘密"], whole=False).find("これは秘密です")) == 1
+    assert len(WordList(["c++"], whole=True).find("C++ and c+++")) == 2
+    assert len(WordList(["STRASSE"], whole=True).find("die Straße")) == 1
+
+
+def test_a_mask_covers_the_text_as_it_was_given() -> None:
+    text = f"x sec{ZERO_WIDTH}ret y"
+    assert checked([rule_of(words("secret"))], text) == "x [REDACTED] y"
+
+
+def test_overlapping_findings_are_masked_once_under_the_longest() -> None:
+    found = [Found(2, 5, "A"), Found(4, 9, "B"), Found(9, 10, "C")]
+    assert masked("0123456789", found) == "01[B][C]"
+
+
+def test_thousands_of_words_are_compared_in_one_pass() -> None:
+    many = [f"word{number}x" for number in range(20_000)]
+    rule = rule_of(words(*many))
+    assert rule is rule_of(words(*many))
+    assert checked([rule], "a word19999x b word20000x") == "a [REDACTED] b word20000x"
+
+
+FOUND: list[tuple[PiiKind, str, str]] = [
+    ("email", "write to Jane.Doe+x@mail.example.co.uk now", "Jane.Doe+x@mail.example.co.uk"),
+    ("email", "jörg@müller.de", "jörg@müller.de"),
+    ("iban", "to DE89 3704 0044 0532 0130 00 please", "DE89 3704 0044 0532 0130 00"),
+    ("iban", "GB82WEST12345698765432.", "GB82WEST12345698765432"),
+    ("card", "card 4111 1111 1111 1111 12/27", "4111 1111 1111 1111"),
+    ("card", "378282246310005", "378282246310005"),
+    ("card", "５５５５５５５５５５５５４４４４", "５５５５５５５５５５５５４４４４"),
+    ("phone", "call +49 30 901820 or", "+49 30 901820"),
+    ("phone", "+1 (650) 253-0000", "+1 (650) 253-0000"),
+    ("ip", "from 192.168.10.254, port", "192.168.10.254"),
+    ("ip", "at 2001:db8::8a2e:370:7334.", "2001:db8::8a2e:370:7334"),
+    ("secret", "key=sk-proj-abcdefghij0123456789abcd ok", "sk-proj-abcdefghij0123456789abcd"),
+    ("secret", "AKIAIOSFODNN7EXAMPLE", "AKIAIOSFODNN7EXAMPLE"),
+    ("secret", "ghp_" + "a1" * 18, "ghp_" + "a1" * 18),
+    (
+        "private_key",
+        "-----BEGIN RSA PRIVATE KEY-----\nMIIB\nAAAA==\n-----END RSA PRIVATE KEY----- x",
+        "-----BEGIN RSA PRIVATE KEY-----\nMIIB\nAAAA==\n-----END RSA PRIVATE KEY-----",
+    ),
+]
+
+
+@pytest.mark.parametrize(("kind", "text", "expected"), FOUND)
+def test_personal_data_is_found_to_the_sign_and_named(kind: PiiKind, text: str, expected: str) -> None:
+    assert [(text[one.start : one.end], one.label) for one in finder([kind], ())(text)] == [(expected, kind.upper())]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "DE89 3704 0044 0532 0130 01",
+        "4111 1111 1111 1112",
+        "1234567890123",
+        "version 1.2.3 of 10.11.12.13.14 and 999.1.1.1",
+        "std::vector<a::b> at 12:30:45",
+        "sk-learn-has-a-very-long-name-without-figures",
+        "user@localhost",
+        "2026-11-28 03:24 and 1,000,000",
+        "030 901820",
+    ],
+)
+def test_what_only_looks_like_personal_data_is_let_through(text: str) -> None:
+    assert finder(tuple(CHARS_MAX), ())(text) == []
+
+
+def test_phone_numbers_of_a_country_need_no_country_code_there() -> None:
+    assert checked([rule_of(pii("phone", regions=("DE",)))], "ruf 030 901820 an") == "ruf [PHONE] an"
+
+
+def test_long_runs_of_anything_are_searched_in_a_moment() -> None:
+    find = finder(tuple(CHARS_MAX), ("US",))
+    for piece in ("a", "1 ", "a@", "1.", "a:", "AB12", "-", "+1", "-----BEGIN PRIVATE KEY-----"):
+        find(piece * 20_000)
+
+
+TEXT = (
+    "My mail is jane@example.com, the plan is secret and the secretary knows. "
+    "Pay DE89 3704 0044 0532 0130 00 or card 4111 1111 1111 1111; call +49 30 901820. "
+    f"Se{ZERO_WIDTH * 30}cret! " + "nothing here " * 80 + "secret sec"
+)
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_g41_a_window_masks_what_the_whole_text_masks_however_it_is_cut(seed: int) -> None:
+    rules = [rule_of(words("secret", "plan is")), rule_of(pii("email", "iban", "card", "phone"))]
+    whole = masked(TEXT, [one for rule in rules for one in rule.find(TEXT)])  # type: ignore[misc]
+    chance, window, rest, released = random.Random(seed), Window(rules), TEXT, ""
+    while rest:
+        size = chance.choice((1, 1, 2, 3, 7, 40, 400))
+        piece, rest = rest[:size], rest[size:]
+        released += window.feed(piece)
+        assert whole.startswith(released)
+    assert released + window.flush() == whole
+    assert window.masked
+
+
+@pytest.mark.parametrize("size", [1, 3, 1000])
+def test_a_window_releases_nothing_of_a_listed_word_and_stops(size: int) -> None:
+    window, released = Window([rule_of(words("top secret", action="block"))]), ""
+    text = "this is fine, and it goes on for a while; but top secret is not"
+    stopped = None
+    try:
+        for start in range(0, len(text), size):
+            released += window.feed(text[start : start + size])
+        released += window.flush()
+    except Blocked as blocked:
+        stopped = blocked.guard
+    assert stopped == "w"
+    assert "top" not in released
+    assert text.startswith(released)
+
+
+def test_a_window_holds_no_more_than_its_bound() -> None:
+    size = 200_000
+    window = Window([rule_of(words("secret"))])
+    assert len(window.feed(ZERO_WIDTH * size)) > size - 10_000
+    for _ in range(1000):
+        window.feed("and so on ")
+    assert len(window._held) + len(window._seen) < 10_000
+
+
+def test_a_word_that_another_text_interrupts_does_not_slip_through() -> None:
+    window = Window([rule_of(words("secret", action="block"))])
+    assert window.feed("the sec") + window.flush() == "the sec"
+    window.feed("ret")
+    with pytest.raises(Blocked):
+        window.flush()
+
+
+def test_folding_is_the_same_for_a_text_and_its_pieces() -> None:
+    text = "Ångström ﬁne Ⅷ ẞ  x"
+    assert plain(text).text == "".join(plain(sign).text for sign in text).replace("  ", " ")
