@@ -87,6 +87,21 @@ async def test_the_call_holds_what_was_quoted_or_is_refused_where_the_quote_is_n
         assert check(connection).ok
 
 
+async def test_a_quote_of_a_response_that_goes_on_covers_the_history_too(priced: Gateway) -> None:
+    key = await priced.key("5")
+    asked = ask("responses", BIG, "A long beginning. " * 50)
+    first = await priced.ask(key, asked.body, path=asked.path)
+    body = {"model": BIG, "input": "And?", "previous_response_id": first.json()["id"], "max_output_tokens": 40}
+    said = (await quoted(priced, key, asked.path, body)).json()
+    alone = {name: value for name, value in body.items() if name != "previous_response_id"}
+    assert said["hold_nano_usd"] > (await quoted(priced, key, asked.path, alone)).json()["hold_nano_usd"]
+    reply = await priced.ask(key, body, path=asked.path)
+    account = await priced.account(reply.headers["x-request-id"], key)
+    assert account["held_usd"] == said["hold_usd"]
+    gone = await quoted(priced, key, asked.path, body | {"previous_response_id": "resp_0"})
+    assert (gone.status_code, gone.json()["error"]["code"]) == (400, "previous_response_not_found")
+
+
 async def test_a_quote_asks_no_upstream_holds_nothing_and_leaves_no_record(priced: Gateway, sandbox: Running) -> None:
     key = await priced.key("1", policy=Policy(requests_per_min=1))
     asked = ask("chat", BIG, "hello")

@@ -149,6 +149,29 @@ async def test_failures_fallbacks_and_embeddings_are_told_as_what_they_were(tmp_
     assert errors == {None, "upstream_error"}
 
 
+async def test_a_caller_who_leaves_a_stream_is_told_with_what_it_cost_and_is_no_failure(
+    tmp_path: Path, sandbox: Running
+) -> None:
+    with collecting() as collector:
+        async with told(tmp_path, collector) as gate:
+            key = await staged(gate, sandbox)
+            sandbox.sandbox.stand("pace=20ms")
+            asked = ask("chat", MODEL, "[[say: one two three four five six seven eight nine ten]]", stream=True)
+            headers = {"authorization": f"Bearer {key}"}
+            async with gate.http.stream("POST", asked.path, json=asked.body, headers=headers) as reply:
+                async for piece in reply.aiter_text():
+                    if "two" in piece:
+                        break
+            (span,) = await seen(collector, 1)
+    told_of = values(span.attributes)
+    assert (told_of["elkapi.outcome"], told_of["elkapi.status"]) == ("client_gone", 499)
+    assert "client_gone" in told_of["elkapi.flags"]
+    assert told_of["gen_ai.usage.output_tokens"] > 0
+    assert told_of["elkapi.charge_nano_usd"] > 0
+    assert "error.type" not in told_of
+    assert span.status.code == Status.STATUS_CODE_UNSET
+
+
 @pytest.mark.parametrize("stream", [False, True], ids=["whole", "streamed"])
 async def test_content_is_told_only_where_the_operator_wants_it(tmp_path: Path, sandbox: Running, stream: bool) -> None:
     prompts = dict.fromkeys(CLIENTS, f"[[say: {PLANTED} said]] {PLANTED} asked")

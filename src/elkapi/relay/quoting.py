@@ -15,6 +15,7 @@ from elkapi.money import format_ratio, format_usd
 from elkapi.relay.call import Call
 from elkapi.relay.candidates import Candidate, candidates
 from elkapi.relay.hold import Hold
+from elkapi.relay.keep import prepared
 from elkapi.relay.plane import DataPlane
 from elkapi.relay.read import read
 from elkapi.snapshot import Snapshot
@@ -46,6 +47,8 @@ async def show_quote(plane: DataPlane, snapshot: Snapshot, grant: Grant, match: 
     )
     policy = snapshot.policy_for(grant)
     request = await read(quoted, found, policy.aliases)
+    if request.facts.stateful:
+        request = await prepared(plane, grant, request)
     among = candidates(plane, snapshot, grant, policy, request, quoted)
     hold = Hold(plane, quoted, grant, among)
     covered = not hold.held_nano or await _covered(plane, hold)
