@@ -13,7 +13,7 @@ import pytest
 from elkapi.ledger import check
 from elkapi.money import parse_usd
 from elkapi.sandbox.server import Running
-from elkapi.types import Policy
+from elkapi.types import Guard, Policy
 from tests.gateway import SMALL, Gateway, gateway
 from tests.text_calls import CLIENTS, ask
 
@@ -100,6 +100,22 @@ async def test_a_quote_of_a_response_that_goes_on_covers_the_history_too(priced:
     assert account["held_usd"] == said["hold_usd"]
     gone = await quoted(priced, key, asked.path, body | {"previous_response_id": "resp_0"})
     assert (gone.status_code, gone.json()["error"]["code"]) == (400, "previous_response_not_found")
+
+
+async def test_a_quote_looks_at_the_call_with_the_keys_guardrails(priced: Gateway) -> None:
+    await priced.guard(Guard(name="no-magic", kind="words", words=("xyzzy",)))
+    await priced.guard(Guard(name="no-mail", kind="pii", find=("email",), action="mask"))
+    key = await priced.key("5", policy=Policy(guards=("no-magic", "no-mail")))
+    asked = ask("chat", BIG, "Write to jane.with.a.long.name@example.com")
+    said = (await quoted(priced, key, asked.path, asked.body)).json()
+    reply = await priced.ask(key, asked.body, path=asked.path)
+    account = await priced.account(reply.headers["x-request-id"], key)
+    assert account["held_usd"] == said["hold_usd"]
+    blocked = ask("chat", BIG, "xyzzy")
+    itself = await priced.ask(key, blocked.body, path=blocked.path)
+    refused = await quoted(priced, key, blocked.path, blocked.body)
+    assert refused.status_code == itself.status_code == 400
+    assert refused.json()["error"]["code"] == itself.json()["error"]["code"] == "content_blocked"
 
 
 async def test_a_quote_asks_no_upstream_holds_nothing_and_leaves_no_record(priced: Gateway, sandbox: Running) -> None:

@@ -21,7 +21,7 @@ from elkapi.control.telemetry import telemetry_running
 from elkapi.observe.trace import is_sampled, onward, trace_of
 from elkapi.relay import telemetry as worker_telemetry
 from elkapi.sandbox.server import Running
-from elkapi.types import Policy
+from elkapi.types import Guard, Policy
 from tests.canned import canned
 from tests.collector import Collector, collecting, points, values
 from tests.gateway import SMALL, Gateway, gateway
@@ -196,6 +196,30 @@ async def test_content_is_told_only_where_the_operator_wants_it(tmp_path: Path, 
             (answer,) = msgspec.json.decode(told_of["gen_ai.output.messages"])
             assert (answer["role"], answer["finish_reason"]) == ("assistant", "stop")
             assert "".join(part["content"] for part in answer["parts"]) == f"{PLANTED} said"
+
+
+async def test_what_a_guardrail_masks_or_blocks_is_told_to_no_collector_either(
+    tmp_path: Path, sandbox: Running
+) -> None:
+    mail, word = "jane.planted@example.com", "xyzzy-planted"
+    with collecting() as collector:
+        async with told(tmp_path, collector, otlp_content=True) as gate:
+            await staged(gate, sandbox)
+            await gate.guard(Guard(name="no-mail", kind="pii", find=("email",), action="mask"))
+            await gate.guard(Guard(name="no-magic", kind="words", words=(word,)))
+            names = ("no-mail", "no-magic")
+            for streams in (None, "window"):
+                key = await gate.key("1", policy=Policy(guards=names, guard_streams=streams))
+                for stream in (False, True):
+                    for prompt, status in ((f"[[say: Write to {mail} at once.]]", 200), (word, 400)):
+                        asked = ask("chat", MODEL, prompt, stream=stream)
+                        reply = await gate.ask(key, asked.body, path=asked.path)
+                        assert reply.status_code == status, reply.text
+            spans = await seen(collector, 8)
+    for planted in (mail, word):
+        assert not any(planted.encode() in raw for raw in collector.raw)
+    answers = [values(span.attributes).get("gen_ai.output.messages", "") for span in spans]
+    assert sum("Write to" in answer for answer in answers) == 4
 
 
 async def test_tool_calls_and_instructions_are_told_as_such(tmp_path: Path, sandbox: Running) -> None:

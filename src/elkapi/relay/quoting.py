@@ -14,6 +14,7 @@ from elkapi.ledger import balance
 from elkapi.money import format_ratio, format_usd
 from elkapi.relay.call import Call
 from elkapi.relay.candidates import Candidate, candidates
+from elkapi.relay.guarding import guarding_of
 from elkapi.relay.hold import Hold
 from elkapi.relay.keep import prepared
 from elkapi.relay.plane import DataPlane
@@ -49,6 +50,11 @@ async def show_quote(plane: DataPlane, snapshot: Snapshot, grant: Grant, match: 
     request = await read(quoted, found, policy.aliases)
     if request.facts.stateful:
         request = await prepared(plane, grant, request)
+    if policy.guards:
+        guarding = await guarding_of(plane, snapshot, policy, grant, request, quoted)
+        if guarding.refusal is not None:
+            raise guarding.refusal
+        request = guarding.request
     among = candidates(plane, snapshot, grant, policy, request, quoted)
     hold = Hold(plane, quoted, grant, among)
     covered = not hold.held_nano or await _covered(plane, hold)
