@@ -360,7 +360,6 @@ class StoredObject(msgspec.Struct, frozen=True):
     status: str
     created_ns: int
     expires_ns: int
-    root: bytes
     body: bytes
     previous: bytes | None = None
     worker: bytes | None = None

@@ -147,7 +147,7 @@ async def opened_plane(order: WorkerOrder) -> AsyncIterator[DataPlane]:
         stack.callback(limits.close)
         answers = Answers(settings, installation.sealer)
         stack.push_async_callback(answers.aclose)
-        stored = StoredObjects(installation.database, reader, installation.sealer, SYSTEM_CLOCK)
+        stored = StoredObjects(settings, installation.database, reader, installation.sealer, SYSTEM_CLOCK)
         stack.push_async_callback(stored.aclose)
         background = BackgroundCalls(
             stored, owner, settings.background_calls_max, settings.background_calls_per_key_max, log

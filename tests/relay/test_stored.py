@@ -269,3 +269,88 @@ async def test_foreign_and_odd_ids_are_unknown_in_the_same_words(lite: Gateway, 
     reply = await lite.ask(key, {"metadata": {"a": 1}}, path=f"/v1/chat/completions/chatcmpl-{made['id'][5:]}")
     assert reply.status_code == 400
     assert spent(lite) == before
+
+
+async def test_counts_quotes_and_compactions_see_the_turns_before(lite: Gateway, sandbox: Running) -> None:
+    key = await prepared(lite, sandbox, "openai")
+    long = "word " * 3000
+    made = (await lite.ask(key, {"model": MODEL, "input": long}, path="/v1/responses")).json()
+    after = {"model": MODEL, "input": "and?", "previous_response_id": made["id"]}
+    counted = (await lite.ask(key, after, path="/v1/responses/input_tokens")).json()
+    assert counted["input_tokens"] > 3000
+    assert "previous_response_id" not in asked(sandbox)
+    quoted = (await lite.ask(key, {"path": "/v1/responses", "body": after}, path="/v1/quote")).json()
+    # The bytes of the conversation and no more: before it was known, the model's whole context had to be held.
+    assert len(long) < quoted["upper"]["input_tokens"] < 3 * len(long)
+    compacted = (await lite.ask(key, after, path="/v1/responses/compact")).json()
+    assert compacted["usage"]["input_tokens"] > 3000
+    stranger = await lite.key("10")
+    for path in ("/v1/responses/input_tokens", "/v1/responses/compact"):
+        refused = await lite.ask(stranger, after, path=path)
+        assert refused.json()["error"]["code"] == "previous_response_not_found"
+
+
+async def test_with_storing_off_nothing_is_kept_here_or_there(tmp_path: Path, sandbox: Running) -> None:
+    async with gateway(tmp_path, stored_keep_s=0) as off:
+        key = await prepared(off, sandbox, "openai")
+        made = (await off.ask(key, {"model": MODEL, "input": "hi", "store": True}, path="/v1/responses")).json()
+        assert made["store"] is False
+        assert asked(sandbox)["store"] is False
+        chat = {"model": MODEL, "messages": [{"role": "user", "content": "hi"}], "store": True}
+        assert (await off.ask(key, chat, path="/v1/chat/completions")).status_code == 200
+        assert "store" not in asked(sandbox)
+        refused = await off.ask(key, {"model": MODEL, "input": "hi", "background": True}, path="/v1/responses")
+        assert (refused.status_code, refused.json()["error"]["param"]) == (400, "background")
+        assert stored(off) == 0
+
+
+async def test_an_answer_above_the_limit_is_given_and_not_kept(tmp_path: Path, sandbox: Running) -> None:
+    async with gateway(tmp_path, stored_bytes_max=2000) as small:
+        key = await prepared(small, sandbox, "openai")
+        for stream in (False, True):
+            reply = await small.ask(key, {"model": MODEL, "input": "x" * 2000, "stream": stream}, path="/v1/responses")
+            assert reply.status_code == 200
+            account = await small.account(reply.headers["x-request-id"], key)
+            assert account["flags"] == ["not_stored"]
+        assert stored(small) == 0
+
+
+async def test_a_call_that_is_not_kept_goes_out_and_comes_back_as_it_was(lite: Gateway, sandbox: Running) -> None:
+    key = await prepared(lite, sandbox, "openai")
+    body = b'{"model":"%b","store":false,"odd":1.50,"input":"hi"}' % MODEL.encode()
+    reply = await lite.ask(key, body, path="/v1/responses")
+    sent = base64.b64decode(sandbox.sandbox.recorder.shown()[-1].body_base64)
+    assert sent == body.replace(MODEL.encode(), b"gpt-4o")
+    assert not reply.json()["id"].endswith(reply.headers["x-request-id"].removeprefix("req_"))
+    assert stored(lite) == 0
+    odd = {"model": MODEL, "messages": [{"role": "user", "content": "hi"}], "store": True, "metadata": {"a": 1}}
+    refused = await lite.ask(key, odd, path="/v1/chat/completions")
+    assert (refused.status_code, refused.json()["error"]["param"]) == (400, "metadata[...]")
+
+
+@pytest.mark.parametrize("upstream", ["openai", "anthropic"])
+async def test_the_sdk_polls_and_follows_what_is_made_in_the_background(
+    lite: Gateway, sandbox: Running, upstream: str
+) -> None:
+    key = await prepared(lite, sandbox, upstream)
+    with client(lite, key) as sdk:
+
+        def work() -> None:
+            made = sdk.responses.create(model=MODEL, input=f"[[say: {SAID}]] [sandbox: delay=100ms]", background=True)
+            assert made.status == "queued"
+            while made.status in ("queued", "in_progress"):
+                made = sdk.responses.retrieve(made.id)
+            assert (made.status, made.output_text, made.background) == ("completed", SAID, True)
+            assert sdk.responses.cancel(made.id) == made
+            live = list(sdk.responses.create(model=MODEL, input=f"[[say: {SAID}]]", background=True, stream=True))
+            final = live[-1].response
+            assert (final.output_text, final.background) == (SAID, True)
+            rest = list(sdk.responses.retrieve(final.id, stream=True, starting_after=live[2].sequence_number))
+            assert rest == live[3:]
+            with sdk.responses.stream(response_id=final.id) as again:
+                assert again.get_final_response().output_text == SAID
+            went_on = sdk.responses.create(model=MODEL, input="[[say: Yes.]]", previous_response_id=final.id)
+            assert went_on.output_text == "Yes."
+
+        await sync(work)
+    assert len(lite.plane.background) == 0

@@ -7,12 +7,16 @@ import time
 from typing import Any
 
 import msgspec
+import pytest
 from sqlalchemy import select
 
+from elkapi.clock import SYSTEM_CLOCK
+from elkapi.errors import BadRequest, BodyTooLarge
 from elkapi.ids import new_id
 from elkapi.ledger import check, mark_dead, recover
+from elkapi.relay.stored_objects import Found, StoredObjects
 from elkapi.settings import Settings
-from elkapi.storage.db import Database
+from elkapi.storage.db import Database, Reader
 from elkapi.storage.installation import Installation
 from elkapi.storage.repos import stored
 from elkapi.storage.schema import stored_events, stored_items, stored_objects
@@ -26,9 +30,7 @@ STRANGER = msgspec.structs.replace(GRANT, key_id=2)
 
 def an_object(object_id: bytes | None = None, **fields: Any) -> StoredObject:
     id_ = object_id or new_id()
-    made = StoredObject(
-        id_, "response", 1, 1, "m", "completed", time.time_ns(), time.time_ns() + 10**12, id_, b"secret"
-    )
+    made = StoredObject(id_, "response", 1, 1, "m", "completed", time.time_ns(), time.time_ns() + 10**12, b"secret")
     return msgspec.structs.replace(made, **fields)
 
 
@@ -108,25 +110,38 @@ async def test_what_a_dead_worker_was_making_has_failed(settings: Settings, inst
 
 
 async def test_a_conversation_is_one_owners_and_keeps_its_earlier_turns(
-    settings: Settings, installation: Installation
+    settings: Settings, installation: Installation, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     database = installation.database
-    soon = time.time_ns() + 10**10
-    first = an_object(expires_ns=soon)
-    second = an_object(previous=first.id, root=first.id, expires_ns=soon + 10 * 86_400 * 10**9)
-    branch = an_object(previous=first.id, root=first.id, expires_ns=soon)
+    soon, later = time.time_ns() + 10**10, time.time_ns() + 10**15
+    turns = [an_object(expires_ns=soon)]
+    for _ in range(4):
+        turns.append(an_object(previous=turns[-1].id, expires_ns=soon))
+    branch = an_object(previous=turns[1].id, expires_ns=soon)
     async with started(settings, installation, os.urandom(16)) as ledger:
-        for one in (first, second, branch):
+        for one in (*turns, branch):
             await ledger.keep(one)
+    reader = Reader(database)
+    objects = StoredObjects(settings, database, reader, installation.sealer, SYSTEM_CLOCK)
+    monkeypatch.setattr(objects, "_opened", lambda row: Found(row, None))  # type: ignore[arg-type]
+    found = await objects.conversation(GRANT, f"resp_{turns[-1].id.hex()}")
+    assert [turn.row.id for turn in found] == [one.id for one in turns]
+    with pytest.raises(BadRequest, match="not found"):
+        await objects.conversation(STRANGER, f"resp_{turns[-1].id.hex()}")
+    await objects.aclose()
+    await reader.aclose()
     with database.read() as connection:
-        late = soon + 5 * 86_400 * 10**9
-        turns = stored.conversation(connection, GRANT, second.id, late)
-        assert turns is not None
-        assert [turn.id for turn in turns] == [first.id, second.id]
-        assert stored.conversation(connection, STRANGER, second.id, 0) is None
+        kept = dict(connection.execute(select(stored_objects.c.id, stored_objects.c.expires_ns)).all())
+        assert all(kept[one.id] > later for one in turns)
+        assert kept[branch.id] == soon
+        with pytest.raises(BodyTooLarge):
+            stored.conversation(connection, GRANT, turns[-1].id, 100, 0)
+        # The branch's own time is over, whatever became of the turns before it.
+        assert stored.conversation(connection, GRANT, branch.id, 10**6, soon) is None
     with database.write() as connection:
-        assert stored.remove(connection, GRANT, "response", first.id)
-        assert stored.conversation(connection, GRANT, second.id, 0) is None
+        assert stored.remove(connection, GRANT, "response", turns[1].id)
+        assert stored.conversation(connection, GRANT, turns[-1].id, 10**6, 0) is None
+        assert stored.conversation(connection, GRANT, branch.id, 10**6, 0) is None
 
 
 async def test_lists_filter_by_labels_and_never_see_a_strangers(settings: Settings, installation: Installation) -> None:

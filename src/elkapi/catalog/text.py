@@ -251,6 +251,12 @@ def read_any(body: bytes) -> Facts:
     return Facts(model=_model(decode_strict(_any, body).model), upper=Usage())
 
 
+def read_response_count(body: bytes) -> Facts:
+    """Facts of a count of a response's input, which may go on from a stored one. Raises BadRequest."""
+    view: ResponsesView = decode_strict(_responses, body)
+    return _with_state(Facts(model=_model(view.model), upper=Usage()), view, body)
+
+
 def read_compact(body: bytes) -> Facts:
     """Facts of a compaction, which is priced like a response. Raises BadRequest naming the field."""
     view: ResponsesView = decode_strict(_responses, body)

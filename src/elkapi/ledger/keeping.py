@@ -16,9 +16,6 @@ from elkapi.storage.repos.stored import body_context, frames_context
 from elkapi.storage.secrets import Sealer
 from elkapi.types import StoredObject
 
-# A conversation that goes on keeps its earlier turns; their expiry moves at most once in this time.
-TOUCH_EVERY_NS = 24 * 3600 * 1_000_000_000
-
 
 async def seal_stored(sealer: Sealer, stored: StoredObject) -> Kept:
     """The row of an object; a large one is encrypted off the loop."""
@@ -38,7 +35,6 @@ def _sealed(sealer: Sealer, stored: StoredObject) -> Kept:
         stored.status,
         stored.created_ns,
         stored.expires_ns,
-        stored.root,
         stored.previous,
         stored.worker,
         stored.metadata,
@@ -76,13 +72,10 @@ class Keeper:
                 return  # cancelled or deleted meanwhile, or given up by recovery
         else:
             row: list[Any] = [kept.id, kept.kind, kept.owner_id, kept.key_id, kept.model, kept.status]
-            row += (kept.created_ns, kept.expires_ns, kept.root, kept.previous, kept.worker, kept.metadata, kept.sealed)
+            row += (kept.created_ns, kept.expires_ns, kept.previous, kept.worker, kept.metadata, kept.sealed)
             sql.stored.insert(cursor, row)
         if kept.item_ids:
             flat: list[Any] = []
             for item_id in kept.item_ids:
                 flat += (kept.key_id, item_id, kept.id)
             sql.stored_items.insert(cursor, flat)
-        if kept.previous is not None:
-            stale_ns = kept.expires_ns - TOUCH_EVERY_NS
-            cursor.execute(sql.stored_touch, (kept.expires_ns, kept.root, kept.key_id, stale_ns))

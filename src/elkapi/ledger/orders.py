@@ -79,7 +79,6 @@ class Kept(msgspec.Struct, frozen=True, array_like=True, gc=False):
     status: str
     created_ns: int
     expires_ns: int
-    root: bytes
     previous: bytes | None
     worker: bytes | None
     metadata: str | None

@@ -167,11 +167,6 @@ class Statements:
         finish = update(stored_objects).where(c.id == bindparam("id"), c.status == literal_column("'in_progress'"))
         finish = finish.values(status=bindparam("state"), expires_ns=bindparam("expires"), sealed=bindparam("body"))
         self.stored_finish = self._text(finish, "state", "expires", "body", "id")
-        touch = update(stored_objects).values(expires_ns=bindparam("expires"))
-        touch = touch.where(
-            c.root == bindparam("root"), c.key_id == bindparam("key"), c.expires_ns < bindparam("stale")
-        )
-        self.stored_touch = self._text(touch, "expires", "root", "key", "stale")
 
     def _workers(self) -> None:
         insert: Any = (sqlite_insert if self.is_sqlite else postgresql_insert)(workers)

@@ -157,8 +157,9 @@ class _Work:
             return
         upto = len(log.frames)
         row = msgspec.structs.replace(self.row, body=b"", item_ids=(), frames=piece)
-        await self.plane.ledger.keep(row, frames_only=True)
+        # From here on they are the ledger's, which tries again until they are written.
         log.kept = upto
+        await self.plane.ledger.keep(row, frames_only=True)
 
     async def _fail(self, error: BaseException) -> None:
         """Tell whoever waits for the call to begin, or else its row and its stream, that it failed."""

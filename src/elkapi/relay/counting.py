@@ -16,6 +16,7 @@ from elkapi.relay.call import Call
 from elkapi.relay.count import MESSAGE_TOKENS, count_texts, quarter
 from elkapi.relay.count_by_model import count_by_model
 from elkapi.relay.guarding import guarding_of
+from elkapi.relay.keep import prepared
 from elkapi.relay.plane import DataPlane
 from elkapi.relay.read import Request, read
 from elkapi.relay.relay import Failed, relay
@@ -51,6 +52,8 @@ async def count_input(plane: DataPlane, snapshot: Snapshot, grant: Grant, match:
     """Answer a count. Raises ModelForbidden, NoChannel, BadRequest, and Failed when an upstream refuses the body."""
     policy = snapshot.policy_for(grant)
     request = await read(call, match, policy.aliases)
+    if request.facts.stateful:
+        request = await prepared(plane, grant, request)
     with plane.limits.key(grant.key_id, policy, 0):
         if policy.guards:
             guarding = await guarding_of(plane, snapshot, policy, grant, request, call)

@@ -18,6 +18,7 @@ from elkapi.relay.plane import DataPlane
 from elkapi.relay.read import Keep, Request, with_body
 from elkapi.translate import kept as stored
 from elkapi.translate.crossing import Crossing
+from elkapi.translate.decode import decode
 from elkapi.translate.dialect import Dialect, UpstreamDialect, Writer
 from elkapi.translate.ir import ChatRequest
 from elkapi.translate.kept import Kept
@@ -78,7 +79,7 @@ async def prepared(plane: DataPlane, grant: Grant, request: Request) -> Request:
         bytes_max = plane.settings.stored_bytes_max
         keep = Keep("chat" if kind == "chat" else "response", background=facts.background, bytes_max=bytes_max)
         if kind == "chat":
-            _check_labels(stored.chat_input.decode(request.body).metadata)
+            _check_labels(decode(stored.chat_input, request.body).metadata)
     if facts.previous is not None or b'"item_reference"' in request.body:
         request, keep = await _with_past(plane, grant, request, keep)
     return request if keep is None else msgspec.structs.replace(request, keep=keep)
@@ -88,7 +89,7 @@ async def _with_past(
     plane: DataPlane, grant: Grant, request: Request, keep: Keep | None
 ) -> tuple[Request, Keep | None]:
     facts = request.facts
-    members = _members.decode(request.body)
+    members = decode(_members, request.body)
     own = await _resolved(plane, grant, members.get("input"))
     history: list[dict[str, Any]] = []
     if facts.previous is not None:
@@ -97,7 +98,7 @@ async def _with_past(
             history += stored.turn_of(turn.kept)
         if keep is not None:
             last = turns[-1].row
-            keep = msgspec.structs.replace(keep, previous=last.id, root=last.root, own=_encode(own))
+            keep = msgspec.structs.replace(keep, previous=last.id, own=_encode(own))
     if own is None and not history:
         return request, keep
     body = _encode(members if own is None else members | {"input": own})
@@ -230,14 +231,15 @@ def answer_kept(hold: Hold, outcome: Outcome, usage: Usage) -> StoredObject | No
     frames = None
     if isinstance(hold.call.reply, Log):
         frames = hold.call.reply.unkept(b"" if outcome.body[:1] == b"{" else outcome.body)
-    if answer is None or len(answer) + len(request.body) > keep.bytes_max:
-        if not isinstance(hold.call.reply, Log):
-            return None
-        # Whoever polls it must learn that nothing will come.
-        return stored_row(
-            hold.plane, hold.grant, request, hold.call.id, hold.call.reply.blank, status="failed", error=TOO_LARGE
-        )
-    return stored_row(hold.plane, hold.grant, request, hold.call.id, answer, frames)
+    row = None if answer is None else stored_row(hold.plane, hold.grant, request, hold.call.id, answer, frames)
+    if row is not None and len(row.body) <= keep.bytes_max:
+        return row
+    if not isinstance(hold.call.reply, Log):
+        return None
+    # Whoever polls it must learn that nothing will come.
+    return stored_row(
+        hold.plane, hold.grant, request, hold.call.id, hold.call.reply.blank, status="failed", error=TOO_LARGE
+    )
 
 
 def stored_row(
@@ -274,7 +276,6 @@ def stored_row(
         status=status or state,
         created_ns=now_ns,
         expires_ns=now_ns + round(plane.settings.stored_keep_s * 1e9),
-        root=keep.root or call_id,
         body=_encode(Kept(msgspec.Raw(own), msgspec.Raw(answer), error)),
         previous=keep.previous,
         worker=worker,

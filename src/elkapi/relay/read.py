@@ -18,12 +18,11 @@ from elkapi.types import BatchLine, Grant
 
 class Keep(msgspec.Struct, frozen=True):
     """How a call's answer is kept: `own` is its part of the input where the body holds more, `previous` the response it
-    goes on from and `root` the first one of that conversation. Nothing above `bytes_max` is kept.
+    goes on from. Nothing above `bytes_max` is kept.
     """
 
     kind: Literal["response", "chat"]
     previous: bytes | None = None
-    root: bytes | None = None
     own: bytes | None = None
     background: bool = False
     bytes_max: int = 0

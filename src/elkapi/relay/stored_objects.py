@@ -6,6 +6,7 @@ Whose an object is, is decided by the queries; an object of somebody else is not
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import re
 from collections.abc import Callable, Collection, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -15,8 +16,9 @@ import msgspec
 from sqlalchemy import Connection
 
 from elkapi.clock import Clock
-from elkapi.errors import BadRequest, NotFound
+from elkapi.errors import BadRequest, NotFound, Unavailable
 from elkapi.ids import parse_request_id
+from elkapi.settings import Settings
 from elkapi.storage.db import Database, Reader
 from elkapi.storage.repos import stored as rows
 from elkapi.storage.repos.stored import StoredRow
@@ -30,6 +32,7 @@ Kind = Literal["response", "chat"]
 
 PREFIXES: dict[Kind, str] = {"response": stored.RESPONSE_PREFIX, "chat": stored.CHAT_PREFIX}
 _NAMES: dict[Kind, str] = {"response": "Response", "chat": "Chat completion"}
+TOUCH_EVERY_NS = 24 * 3600 * 1_000_000_000
 _DERIVED = re.compile(r"[a-z]+_([0-9a-f]{32})_[0-9]+")
 
 
@@ -59,7 +62,9 @@ def unknown(kind: Kind, text: str) -> NotFound:
 class StoredObjects:
     """One of a worker. Every method raises Unavailable when the database does not answer."""
 
-    def __init__(self, database: Database, reader: Reader, sealer: Sealer, clock: Clock) -> None:
+    def __init__(self, settings: Settings, database: Database, reader: Reader, sealer: Sealer, clock: Clock) -> None:
+        self._keep_ns = round(settings.stored_keep_s * 1e9)
+        self._conversation_bytes_max = settings.body_bytes_max
         self._database = database
         self._reader = reader
         self._sealer = sealer
@@ -75,7 +80,10 @@ class StoredObjects:
         return found
 
     async def conversation(self, grant: Grant, text: str) -> list[Found]:
-        """The turns that lead to a response, itself the last. Raises BadRequest when nothing can go on from it."""
+        """The turns that lead to a response, itself the last; they are kept for as long again.
+
+        Raises BadRequest when nothing can go on from it, BodyTooLarge.
+        """
         object_id = parse_id("response", text)
         turns = None if object_id is None else await self._read(self._turns, grant, object_id)
         if turns is None:
@@ -91,7 +99,20 @@ class StoredObjects:
                 code="previous_response_not_completed",
                 param="previous_response_id",
             )
+        self._touch(turns)
         return turns
+
+    def _touch(self, turns: list[Found]) -> None:
+        """Move the expiry of a conversation that goes on, at most once in TOUCH_EVERY_NS; nobody waits for it."""
+        expires_ns = self._clock.now_ns() + self._keep_ns
+        stale = [turn.row.id for turn in turns if turn.row.expires_ns < expires_ns - TOUCH_EVERY_NS]
+        if stale:
+            self._writer.submit(self._touch_on_thread, stale, expires_ns)
+
+    def _touch_on_thread(self, stale: list[bytes], expires_ns: int) -> None:
+        # While the database is away nothing is lost: the next turn tries again.
+        with contextlib.suppress(Unavailable), self._database.write() as connection:
+            rows.touch(connection, stale, expires_ns)
 
     async def items(self, grant: Grant, item_ids: Collection[str]) -> dict[str, dict[str, Any]]:
         """Items of the caller's responses by their ids; those that are not there are left out."""
@@ -181,7 +202,7 @@ class StoredObjects:
         return None if row is None else self._opened(row)
 
     def _turns(self, connection: Connection, grant: Grant, object_id: bytes, now_ns: int) -> list[Found] | None:
-        turns = rows.conversation(connection, grant, object_id, now_ns)
+        turns = rows.conversation(connection, grant, object_id, self._conversation_bytes_max, now_ns)
         return None if turns is None else [self._opened(row) for row in turns]
 
     def _items(

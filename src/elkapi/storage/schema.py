@@ -337,16 +337,14 @@ stored_objects = Table(
     Column("status", String, nullable=False),
     Column("created_ns", BigInteger, nullable=False),
     Column("expires_ns", BigInteger, nullable=False),
-    Column("root", LargeBinary, nullable=False),
     Column("previous", LargeBinary),
     Column("worker", LargeBinary),
     Column("metadata", String),
     Column("sealed", LargeBinary, nullable=False),
     Index("stored_objects_by_key", "key_id", "kind", "id"),
-    Index("stored_objects_by_root", "root"),
     Index("stored_objects_by_expiry", "expires_ns"),
-    comment="answers kept for their callers: kind response | chat, sealed is JSON of stored.Kept; root is the first "
-    "response of a conversation; worker runs it while status is in_progress; metadata is JSON, what lists filter by",
+    comment="answers kept for their callers: kind response | chat, sealed is JSON of translate.kept.Kept; previous is "
+    "the turn before; worker runs it while status is in_progress; metadata is JSON, what lists filter by",
 )
 # Recovery asks for what one worker runs; everything that ended stays out of the index.
 Index(

@@ -160,7 +160,7 @@ FAMILY = Family(
             body=Body.JSON,
             model=ModelSource("body"),
             wire="responses-count",
-            read=text.read_any,
+            read=text.read_response_count,
         ),
         Operation(
             id="openai.moderations",

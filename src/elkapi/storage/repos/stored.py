@@ -10,8 +10,9 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import msgspec
-from sqlalchemy import ColumnElement, Connection, Select, delete, select, update
+from sqlalchemy import CTE, ColumnElement, Connection, Select, delete, func, literal, select, update
 
+from elkapi.errors import BodyTooLarge
 from elkapi.storage import dialect as sql
 from elkapi.storage import schema
 from elkapi.types import Grant
@@ -19,6 +20,7 @@ from elkapi.types import Grant
 _objects, _events, _items = schema.stored_objects, schema.stored_events, schema.stored_items
 IN_PROGRESS = "in_progress"
 ANSWERED = ("completed", "incomplete")
+TURNS_MAX = 2_000
 
 
 class StoredRow(msgspec.Struct, frozen=True):
@@ -29,7 +31,7 @@ class StoredRow(msgspec.Struct, frozen=True):
     model: str
     status: str
     created_ns: int
-    root: bytes
+    expires_ns: int
     previous: bytes | None
     worker: bytes | None
     metadata: str | None
@@ -55,20 +57,45 @@ def read(connection: Connection, grant: Grant, kind: str, object_id: bytes, now_
     return None if found is None else StoredRow(*found)
 
 
-def conversation(connection: Connection, grant: Grant, object_id: bytes, now_ns: int) -> list[StoredRow] | None:
-    """The responses that lead to this one, the first one first, itself last; None when one of them is not there."""
-    last = read(connection, grant, "response", object_id, now_ns)
-    if last is None or last.previous is None:
-        return None if last is None else [last]
-    rows = connection.execute(_own(grant, now_ns).where(_objects.c.root == last.root, _objects.c.id < last.id))
-    earlier = {row.id: row for row in (StoredRow(*row) for row in rows)}
-    turns = [last]
-    while (at := turns[-1].previous) is not None:
-        before = earlier.get(at)
-        if before is None:
-            return None
-        turns.append(before)
-    return turns[::-1]
+def conversation(
+    connection: Connection, grant: Grant, object_id: bytes, bytes_max: int, now_ns: int
+) -> list[StoredRow] | None:
+    """The responses that lead to this one, the first one first, itself last; None when one of them is not there.
+
+    Raises BodyTooLarge for a conversation of more than `bytes_max` or TURNS_MAX turns.
+    """
+    chain = _chain(grant, object_id, now_ns)
+    turns = connection.execute(select(chain).order_by(chain.c.depth)).all()
+    if len(turns) > TURNS_MAX or sum(turn.size_bytes for turn in turns) > bytes_max:
+        raise BodyTooLarge(f"The conversation before this turn is longer than {TURNS_MAX} turns or {bytes_max} bytes.")
+    if not turns or turns[-1].previous is not None:
+        return None
+    ids = [turn.id for turn in turns]
+    rows = connection.execute(select(*_COLUMNS).where(_objects.c.id.in_(ids)))
+    found = {row.id: row for row in (StoredRow(*row) for row in rows)}
+    return [found[id_] for id_ in reversed(ids)]
+
+
+def touch(connection: Connection, ids: Collection[bytes], expires_ns: int) -> None:
+    """Keep the turns of a conversation that goes on."""
+    connection.execute(update(_objects).where(_objects.c.id.in_(ids)).values(expires_ns=expires_ns))
+
+
+def _chain(grant: Grant, object_id: bytes, now_ns: int) -> CTE:
+    """id, previous, size and distance of a response and of those before it, as far as they are the caller's."""
+    c = _objects.c
+    first = select(c.id, c.previous, func.length(c.sealed).label("size_bytes"), literal(0).label("depth"))
+    first = first.where(*_mine(grant, "response", object_id), c.expires_ns > now_ns)
+    chain = first.cte("chain", recursive=True)
+    b = _objects.alias("before").c
+    before = select(b.id, b.previous, func.length(b.sealed), chain.c.depth + 1).where(
+        b.id == chain.c.previous,
+        b.key_id == grant.key_id,
+        b.owner_id == grant.owner_id,
+        b.expires_ns > now_ns,
+        chain.c.depth < TURNS_MAX,
+    )
+    return chain.union_all(before)
 
 
 def items_of(
