@@ -45,6 +45,7 @@ _SEALED = "reasoning.encrypted_content"
 _NOT_IN_CHAT = ("store", "metadata")
 _encode = msgspec.json.encode
 _members = msgspec.json.Decoder(dict[str, Any])
+_raw_items = msgspec.json.Decoder(list[msgspec.Raw])
 
 
 class _Include(msgspec.Struct):
@@ -98,7 +99,7 @@ async def _with_past(
             history += stored.turn_of(turn.kept)
         if keep is not None:
             last = turns[-1].row
-            keep = msgspec.structs.replace(keep, previous=last.id, own=_encode(own))
+            keep = msgspec.structs.replace(keep, previous=last.id, own=_items(own))
     if own is None and not history:
         return request, keep
     body = _encode(members if own is None else members | {"input": own})
@@ -127,6 +128,11 @@ def _referred(item: Any) -> str | None:
     if not isinstance(item, dict) or item.get("type", "item_reference") != "item_reference" or "role" in item:
         return None
     return str(item.get("id"))
+
+
+def _items(given: Any) -> int:
+    """How many items an input is."""
+    return len(given) if isinstance(given, list) else int(given is not None)
 
 
 def _check_labels(metadata: dict[str, str] | None) -> None:
@@ -264,7 +270,10 @@ def stored_row(
         own, state = bytes(chat.messages), "completed"
         metadata = _encode(chat.metadata).decode() if chat.metadata else None
     else:
-        own = keep.own or bytes(stored.response_input.decode(request.body).input)
+        own = bytes(stored.response_input.decode(request.body).input)
+        if keep.own is not None:
+            items = _raw_items.decode(own)
+            own = _encode(items[len(items) - keep.own :])
         state = _status(answer)
     item_ids = stored.output_ids(answer, object_id(request)) if keep.kind == "response" else ()
     return StoredObject(

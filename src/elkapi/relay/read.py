@@ -17,13 +17,13 @@ from elkapi.types import BatchLine, Grant
 
 
 class Keep(msgspec.Struct, frozen=True):
-    """How a call's answer is kept: `own` is its part of the input where the body holds more, `previous` the response it
-    goes on from. Nothing above `bytes_max` is kept.
+    """How a call's answer is kept: the last `own` items of the input are the call's, where there is a history before
+    them, `previous` is the response it goes on from. Nothing above `bytes_max` is kept.
     """
 
     kind: Literal["response", "chat"]
     previous: bytes | None = None
-    own: bytes | None = None
+    own: int | None = None
     background: bool = False
     bytes_max: int = 0
 
