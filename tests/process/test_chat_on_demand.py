@@ -18,7 +18,7 @@ from tests.live import LiveGateway, running_gateway
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(180)]
 
-IDLE_S = 3
+IDLE_S = 2
 WAIT_S = 60
 
 

@@ -25,7 +25,9 @@ from openai import AsyncOpenAI
 from elkapi.local.chat.rows import BUNDLED_CHAT
 from elkapi.roles import BundledModel
 from tests.gateway import Gateway, gateway
+from tests.relay.test_text_rows import OPERATIONS, ROUTES
 from tests.text_calls import CLIENTS, ask, is_whole, streamed_text, text_of
+from tests.text_rows import CASES, JSON
 
 MODEL = BUNDLED_CHAT.id
 WINDOW = 1024
@@ -92,7 +94,7 @@ async def gate(chat: ChatProcess) -> AsyncIterator[Gateway]:
         yield served
 
 
-def call(client: str, prompt: str, *, stream: bool = False, max_tokens: int = 12, **more: Any) -> Any:
+def call(client: str, prompt: str, *, stream: bool = False, max_tokens: int = 6, **more: Any) -> Any:
     """A call whose answer is the same each time: the likeliest token at every place."""
     asked = ask(client, MODEL, prompt, stream=stream, max_tokens=max_tokens, **more)
     if client == "gemini":
@@ -126,7 +128,7 @@ async def test_every_dialect_streamed_and_not_gives_one_answer_with_the_models_o
             assert account["flags"] == []
             usage = account["usage"]
             assert usage["input_tokens"] == counted["input_tokens"]
-            assert 1 <= usage["output_tokens"] <= 12
+            assert 1 <= usage["output_tokens"] <= 6
             if stream:
                 assert is_whole(client, reply.text), reply.text
                 said.add(streamed_text(client, reply.text))
@@ -136,6 +138,50 @@ async def test_every_dialect_streamed_and_not_gives_one_answer_with_the_models_o
                 assert counts_of(client, shown) == (usage["input_tokens"], usage["output_tokens"])
     assert len(said) == 1
     assert said != {""}
+
+
+# The text rows (tests/text_rows.py) that a chat model can serve, and the member that bounds an answer there.
+SERVED_ROWS = {
+    "openai.chat": "max_tokens",
+    "openai.chat-stream": "max_tokens",
+    "openai.completions": "max_tokens",
+    "openai.completions-stream": "max_tokens",
+    "openai.responses": "max_output_tokens",
+    "openai.responses-stream": "max_output_tokens",
+    "openai.responses-input-tokens": "",
+    "anthropic.messages": "max_tokens",
+    "anthropic.messages-stream": "max_tokens",
+    "anthropic.count-tokens": "",
+    "gemini.generate": "generationConfig",
+    "gemini.stream": "generationConfig",
+    "gemini.count-tokens": "",
+    "openai.model": "",
+    "anthropic.model": "",
+}
+
+
+async def test_every_text_row_a_chat_model_can_serve_is_answered_on_each_path(gate: Gateway) -> None:
+    key = await gate.key()
+    called = set()
+    for row, path in ROUTES:
+        # A doubled /v1 is taken off before anything looks at the path; test_text_rows.py calls those too.
+        if row not in SERVED_ROWS or path.startswith("/v1/v1/"):
+            continue
+        case, limit = CASES[row], SERVED_ROWS[row]
+        body = case.body and {name: MODEL if name == "model" else value for name, value in case.body.items()}
+        if body and limit:
+            body[limit] = {"maxOutputTokens": 1} if limit == "generationConfig" else 1
+        headers = {"authorization": f"Bearer {key}", **case.headers}
+        target = path.format(model=MODEL) + (f"?{case.query}" if case.query else "")
+        method = OPERATIONS[row].method
+        reply = await gate.http.request(method, target, headers=headers, json=body)
+        assert reply.status_code == 200, (row, path, reply.text)
+        assert reply.headers["content-type"].startswith(case.media)
+        told = case.shows(reply.json() if case.media == JSON else reply.text)
+        # A stream that is not whole shows itself.
+        assert told not in ("", reply.text, 0), (row, path, reply.text)
+        called.add(row)
+    assert called == set(SERVED_ROWS)
 
 
 async def test_counts_are_the_runtimes_in_every_dialect(gate: Gateway) -> None:
