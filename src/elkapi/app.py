@@ -144,8 +144,9 @@ def _welcome(settings: Settings, port: int, found: Preparation) -> str:
     host = f"[{settings.host}]" if ":" in settings.host else settings.host
     origin = f"http://{host}:{port}"
     lines = [f"elkapi is ready on {origin}  (docs: {origin}/docs)", ""]
-    if found.bundled:
-        body = msgspec.json.encode({"model": found.bundled[0].id, "input": SAMPLE_INPUT}).decode()
+    embedding, chat = (next((m.id for m in found.bundled if m.role == role), "") for role in ("models", "chat"))
+    if embedding:
+        body = msgspec.json.encode({"model": embedding, "input": SAMPLE_INPUT}).decode()
         lines += [
             f"curl {origin}/v1/embeddings \\",
             f'  -H "Authorization: Bearer {found.first_key or "$ELKAPI_KEY"}" \\',
@@ -154,9 +155,12 @@ def _welcome(settings: Settings, port: int, found: Preparation) -> str:
         ]
     else:
         lines += [
-            "No local model is installed: run `elkapi models install`, or add an upstream with `elkapi channel add`.",
+            "No local embedding model is installed: run `elkapi models install`, or add an upstream with "
+            "`elkapi channel add`.",
             f"Your first key: {found.first_key}" if found.first_key else "",
         ]
+    if chat:
+        lines += ["", f"The same key chats at {origin}/v1/chat/completions with the model {chat}."]
     if found.first_key:
         lines += ["", "The key is shown only this once; keep it (export ELKAPI_KEY=...)."]
     elif found.bundled:

@@ -283,6 +283,8 @@ def _be_small(limits: ChatLimits) -> None:
     """Behind everything else on the machine, and unable to take its memory."""
     with contextlib.suppress(OSError):
         os.nice(NICE)
+    if not limits.memory_bytes_max:
+        return
     with contextlib.suppress(OSError, ValueError):
         resource.setrlimit(resource.RLIMIT_DATA, (limits.memory_bytes_max, limits.memory_bytes_max))
 
