@@ -14,6 +14,7 @@ import msgspec
 
 from elkapi.errors import BadRequest
 from elkapi.translate.chat_parts import FILE_ID, Places
+from elkapi.translate.dialect import stop_member
 from elkapi.translate.ir import (
     Audio,
     ChatRequest,
@@ -43,7 +44,7 @@ LOSSES = (
     Loss("cache_control", False, "OpenAI-like upstreams cache prefixes by themselves"),
     Loss("top_k", False, "chat has no top_k; the model samples from all tokens"),
     Loss("temperature, top_p", False, "only for models that refuse sampling parameters"),
-    Loss("more than 4 stop sequences", False, "chat takes four; the first four are sent"),
+    Loss("more than 4 stop sequences", True, "chat takes four"),
     Loss("metadata", False, "labels of stored answers; nothing is stored upstream for another dialect"),
     Loss("service_tier of Anthropic", False, "the tiers are not the same; the upstream's default is used"),
     Loss("images and files in tool results", False, "they follow in a user message that names the call"),
@@ -64,6 +65,8 @@ def write_request(request: ChatRequest, profile: Profile) -> bytes:
     own = request.dialect == "chat"
     if request.n != 1 and not own:
         raise BadRequest("This model gives one answer a call; ask for one.", param="generationConfig.candidateCount")
+    if len(request.stop) > STOPS_MAX and not own:
+        raise BadRequest(f"This model takes at most {STOPS_MAX} stop sequences.", param=stop_member(request))
     if request.dialect not in ("chat", "responses"):
         _refuse_stored_files(request)
     body: dict[str, Any] = {"model": request.model, "messages": []}
@@ -74,7 +77,7 @@ def write_request(request: ChatRequest, profile: Profile) -> bytes:
         "top_p": request.top_p if profile.sampling else None,
         "top_k": request.top_k if own else None,
         "n": request.n if request.n != 1 else None,
-        "stop": list(request.stop if own else request.stop[:STOPS_MAX]) or None,
+        "stop": list(request.stop) or None,
         "seed": request.seed,
         "presence_penalty": request.presence_penalty,
         "frequency_penalty": request.frequency_penalty,

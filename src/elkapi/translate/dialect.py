@@ -30,6 +30,14 @@ class ReplyFacts(msgspec.Struct, frozen=True):
     include_usage: bool = False
 
 
+_STOPS: dict[DialectName, str] = {"anthropic": "stop_sequences", "gemini": "generationConfig.stopSequences"}
+
+
+def stop_member(request: ChatRequest) -> str:
+    """What the caller's dialect calls its stop sequences."""
+    return _STOPS.get(request.dialect, "stop")
+
+
 class Reader(Protocol):
     """Frames of one streamed answer -> events, without I/O.
 

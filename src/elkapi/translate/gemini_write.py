@@ -14,6 +14,7 @@ import msgspec
 
 from elkapi.errors import BadRequest
 from elkapi.translate.decode import worded
+from elkapi.translate.dialect import stop_member
 from elkapi.translate.gemini_schema import to_subset
 from elkapi.translate.gemini_wire import SERVER_TOOLS
 from elkapi.translate.ir import (
@@ -96,7 +97,7 @@ def _check(request: ChatRequest) -> None:
     if request.logit_bias:
         raise BadRequest("This model cannot take `logit_bias`.", param="logit_bias")
     if len(request.stop) > STOP_MAX:
-        raise BadRequest(f"This model takes at most {STOP_MAX} stop sequences.", param="stop")
+        raise BadRequest(f"This model takes at most {STOP_MAX} stop sequences.", param=stop_member(request))
     if request.n > 1 and request.dialect != "gemini":
         raise BadRequest("This model gives one answer a call; `n` must be 1.", param="n")
 

@@ -14,6 +14,7 @@ import msgspec
 
 from elkapi.errors import BadRequest
 from elkapi.translate.chat_parts import FILE_ID
+from elkapi.translate.dialect import stop_member
 from elkapi.translate.ir import (
     Audio,
     ChatRequest,
@@ -138,7 +139,7 @@ def _refuse(request: ChatRequest) -> None:
     if request.n > 1:
         raise BadRequest("This model answers once; `n` must be 1.", param="n")
     if request.stop:
-        raise BadRequest("This model takes no stop sequences.", param=_STOP_NAMES.get(request.dialect, "stop"))
+        raise BadRequest("This model takes no stop sequences.", param=stop_member(request))
     if request.logit_bias:
         raise BadRequest("This model takes no `logit_bias`.", param="logit_bias")
     modalities = request.extra.get("modalities")
@@ -146,9 +147,6 @@ def _refuse(request: ChatRequest) -> None:
         raise BadRequest("This model answers in text only.", param="modalities")
     if request.extra.get("cachedContent") is not None:
         raise BadRequest("This model cannot see `cachedContent`.", param="cachedContent")
-
-
-_STOP_NAMES = {"anthropic": "stop_sequences", "gemini": "generationConfig.stopSequences", "converse": "stopSequences"}
 
 
 def _user(user: str) -> str:

@@ -246,6 +246,11 @@ def test_nova_sees_pictures_and_documents_and_is_held_to_its_tools(api: Any) -> 
     results = {"toolUseId": "t1", "content": [{"text": "see"}, PICTURE], "status": "success"}
     loop = [*turns("[[tools: clock]]"), called, {"role": "user", "content": [{"toolResult": results}]}]
     assert said(api, NOVA, "converse", messages=loop, toolConfig=TOOLS)[0] == [{"text": "clock answered see (image)"}]
+    begun = [*turns("a"), {"role": "assistant", "content": [{"text": "It is"}]}]
+    assert said(api, NOVA, "converse", messages=begun)[1] == "end_turn"
+    for operation in ("converse", "converse_stream"):
+        content, _, _ = said(api, NOVA, operation, messages=turns('[[tools: clock "free text"]]'), toolConfig=TOOLS)
+        assert content[0]["toolUse"]["input"] == {"input": "free text"}
     system = [{"text": "one two"}, {"cachePoint": {"type": "default"}}]
     _, _, usage = said(api, NOVA, "converse", messages=turns("[[cached: 10]] a"), system=system)
     assert (usage["inputTokens"], usage["cacheReadInputTokens"], usage["totalTokens"]) == (0, 10, 13)
@@ -269,7 +274,7 @@ def refusals() -> dict[str, tuple[str, dict[str, Any]]]:
         "exceeds the number of toolUse": (NOVA, {"messages": loop[2:], "toolConfig": TOOLS}),
         "alternate between user": (NOVA, {"messages": turns() * 2}),
         "must start with a user": (NOVA, {"messages": []}),
-        "must end with a user": (NOVA, {"messages": [*turns(), {"role": "assistant", "content": [{"text": "a"}]}]}),
+        "must end with a user": (LLAMA, {"messages": [*turns(), {"role": "assistant", "content": [{"text": "a"}]}]}),
         "is blank": (NOVA, {"messages": turns(" ")}),
         "A text block is required": (NOVA, {"messages": [{"role": "user", "content": [DOCUMENT]}]}),
         "outputConfig": (NOVA, {"outputConfig": {"textFormat": schema}}),

@@ -369,6 +369,13 @@ def _assistant(*parts: Any) -> ChatRequest:
     return _other(Message("assistant", (*parts, Text("said"))), Message("user", (Text("next"),)))
 
 
+def test_too_many_stop_sequences_are_refused_by_the_callers_own_name_for_them() -> None:
+    for dialect, name in (("anthropic", "stop_sequences"), ("gemini", "generationConfig.stopSequences")):
+        with pytest.raises(BadRequest) as refused:
+            _write(_other(stop=tuple("abcde"), dialect=dialect))
+        assert refused.value.param == name
+
+
 LOSSES: dict[str, ChatRequest] = {
     "signatures of thinking": _assistant(Thinking("t", "LOST", "anthropic")),
     "redacted thinking": _assistant(Thinking(redacted="LOST", signed_by="anthropic")),

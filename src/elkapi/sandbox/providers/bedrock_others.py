@@ -84,8 +84,9 @@ def events(said: Said) -> Iterator[Event]:
         if isinstance(part, Call):
             start = {"toolUse": {"toolUseId": _call_id(said, index), "name": part.name}}
             yield Event("contentBlockStart", {"start": start, **place}, "content", 1)
-        for piece in pieces(part.arguments if isinstance(part, Call) else part.text):
-            yield Event("contentBlockDelta", {"delta": _delta(part, piece), **place}, "content", 1)
+        tokens = iter([1] * (part_tokens(part) - isinstance(part, Call)))
+        for piece in pieces(_arguments(part) if isinstance(part, Call) else part.text):
+            yield Event("contentBlockDelta", {"delta": _delta(part, piece), **place}, "content", next(tokens, 0))
         yield Event("contentBlockStop", place, "setup")
     # What no block shows, such as text that is empty, is counted at the end.
     rest = said.reply.usage.output - shown
@@ -103,10 +104,15 @@ def _call_id(said: Said, index: int) -> str:
     return "tooluse_" + hashlib.sha256(f"{said.seed} {index}".encode()).hexdigest()[:22]
 
 
+def _arguments(call: Call) -> str:
+    """A call's arguments as JSON; the free text that a script gives one is its `input`."""
+    return json.dumps({"input": call.arguments}, ensure_ascii=False) if call.custom else call.arguments
+
+
 def _block(said: Said, index: int, part: Thinking | Text | Call | Refusal) -> Raw:
     if isinstance(part, Call):
-        given = json.loads(part.arguments)
-        return {"toolUse": {"toolUseId": _call_id(said, index), "name": part.name, "input": given}}
+        use = {"toolUseId": _call_id(said, index), "name": part.name, "input": json.loads(_arguments(part))}
+        return {"toolUse": use}
     if isinstance(part, Thinking):
         return {"reasoningContent": {"reasoningText": {"text": part.text}}}
     return {"text": part.text}

@@ -142,7 +142,8 @@ def _turns(messages: list[Raw], model: Model) -> tuple[Turn, ...]:
             raise Problem(400, f"A conversation must alternate between user and assistant roles. {told}")
         turn, open_calls = _turn(role, message["content"], f"messages.{index}.content", open_calls, model)
         turns.append(turn)
-    if turns[-1].role != "user":
+    # Nova goes on with an answer that was begun for it.
+    if turns[-1].role != "user" and not model.extras:
         told = "Try again with a conversation that ends with a user message."
         raise Problem(400, f"A conversation must end with a user message. {told}")
     return tuple(turns)
