@@ -528,6 +528,43 @@ async def test_answers_that_are_kept_or_made_in_the_background_are_looked_at_too
     money(lite)
 
 
+async def test_a_line_of_a_batch_is_looked_at_like_any_call(lite: Gateway, sandbox: Running) -> None:
+    key = await prepared(lite, sandbox.base_url, BLOCKING)
+    asked = [
+        {"custom_id": name, "params": ask("anthropic", MODEL, prompt).body | {"stream": False}}
+        for name, prompt in (("good", "[[say: plugh]]"), ("bad", f"say {WORD}"))
+    ]
+    batch = (await lite.ask(key, {"requests": asked}, path="/v1/messages/batches")).json()
+    headers = {"authorization": f"Bearer {key}", "anthropic-version": "2023-06-01"}
+    while batch["processing_status"] != "ended":
+        await asyncio.sleep(0.02)
+        batch = (await lite.http.get(f"/v1/messages/batches/{batch['id']}", headers=headers)).json()
+    reply = await lite.http.get(f"/v1/messages/batches/{batch['id']}/results", headers=headers)
+    rows = [msgspec.json.decode(row) for row in reply.text.splitlines()]
+    results = {row["custom_id"]: row["result"] for row in rows}
+    assert results["good"]["message"]["content"][0]["text"] == "plugh"
+    assert (results["bad"]["type"], "content_blocked" in str(results["bad"])) == ("errored", True)
+    assert len(sent(sandbox)) == 1
+    assert money(lite)[1] == 0
+
+
+async def test_a_caller_who_leaves_while_a_hook_looks_at_the_answer_pays_nothing(
+    lite: Gateway, sandbox: Running
+) -> None:
+    async with hooked(lambda _: None) as hook:
+        key = await prepared(lite, sandbox.base_url, hook_guard(hook.url, direction="output"))
+        call = asyncio.create_task(post(lite, key, "chat", "[[say: ok]] [[input: 50]]"))
+        while not hook.questions:
+            await asyncio.sleep(0.01)
+        call.cancel()
+        await asyncio.gather(call, return_exceptions=True)
+        while not (rows := lite.sql("select record from requests")):
+            await asyncio.sleep(0.01)
+    record = msgspec.json.decode(bytes(rows[0][0]))
+    assert (record["outcome"], record["charge_nano"], record["loss_nano"]) == ("client_gone", 0, 50 * 1_000 + 2_000)
+    assert money(lite) == (10**9, 50 * 1_000 + 2_000)
+
+
 async def test_calls_without_guardrails_pass_byte_for_byte(lite: Gateway) -> None:
     async with canned(200, {}) as upstream:
         await prepared(lite, upstream.url, BLOCKING)

@@ -6,6 +6,7 @@ The patterns are ours and every repetition in them is bounded, so the time is li
 
 from __future__ import annotations
 
+import importlib
 import ipaddress
 import re
 from collections.abc import Callable, Iterator, Sequence
@@ -70,7 +71,14 @@ CHARS_MAX: dict[PiiKind, int] = {
 
 
 def finder(kinds: Sequence[PiiKind], regions: Sequence[str]) -> Callable[[str], list[Found]]:
-    """Finds these kinds in a text; phone numbers without a country code only of `regions` ("DE", "US")."""
+    """Finds these kinds in a text; phone numbers without a country code only of `regions` ("DE", "US").
+
+    What the kinds need is loaded here, and not by the first call.
+    """
+    if "phone" in kinds:
+        importlib.import_module("phonenumbers")
+    if "iban" in kinds or "card" in kinds:
+        importlib.import_module("stdnum.iban")
     ways: dict[PiiKind, Callable[[str], Iterator[Span]]] = {
         "email": _emails,
         "iban": _ibans,

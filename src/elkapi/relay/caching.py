@@ -20,6 +20,7 @@ from elkapi.relay.candidates import Candidate
 from elkapi.relay.exchange import facts_for
 from elkapi.relay.hold import Hold
 from elkapi.relay.outcome import Outcome
+from elkapi.relay.passing import Passing
 from elkapi.relay.plane import DataPlane
 from elkapi.relay.read import Request
 from elkapi.relay.stream import EVENTS, JSON
@@ -185,16 +186,16 @@ def _body(request: Request, entry: Entry) -> bytes | None:
     return written(wire, events, facts, entry.usage, stream=request.stream, array=request.array)
 
 
-class Tap(Reply):
-    """A reply that remembers what it is given of a stream, up to `bytes_max`; nothing else about it changes."""
+class Tap(Passing):
+    """A reply that remembers what it is given of a stream, up to `bytes_max`."""
 
     def __init__(self, reply: Reply, bytes_max: int) -> None:
-        self._reply = reply
+        super().__init__(reply)
         self._room = bytes_max
         self._pieces: list[bytes] | None = []
 
     def taken(self) -> bytes | None:
-        """The whole stream once it was finished; None when it is too long."""
+        """The whole stream once it was finished; None when it is too long, broken off or none."""
         return None if self._pieces is None else b"".join(self._pieces)
 
     def _take(self, chunk: bytes) -> None:
@@ -204,44 +205,22 @@ class Tap(Reply):
         elif self._pieces is not None:
             self._pieces.append(chunk)
 
-    @property
-    def started(self) -> bool:  # type: ignore[override]
-        """As of the reply behind it."""
-        return self._reply.started
-
-    @property
-    def common(self) -> bytes:
-        """As of the reply behind it."""
-        return self._reply.common
-
-    @common.setter
-    def common(self, lines: bytes) -> None:
-        self._reply.common = lines
-
     def send(self, status: int, headers: Headers, body: bytes) -> None:
         """A whole reply at once, which is no stream."""
         self._pieces = None
-        self._reply.send(status, headers, body)
-
-    def start(self, status: int, headers: Headers) -> None:
-        """Begin a reply."""
-        self._reply.start(status, headers)
+        super().send(status, headers, body)
 
     def write(self, chunk: bytes) -> Awaitable[None]:
-        """One piece, remembered."""
+        """One piece, remembered; what is pushed in between is a ping, and no part of the answer."""
         self._take(chunk)
-        return self._reply.write(chunk)
-
-    def push(self, chunk: bytes) -> None:
-        """A ping, which is no part of the answer."""
-        self._reply.push(chunk)
+        return super().write(chunk)
 
     def finish(self, chunk: bytes = b"") -> None:
         """The last piece, remembered."""
         self._take(chunk)
-        self._reply.finish(chunk)
+        super().finish(chunk)
 
     def abort(self) -> None:
         """Break off; the answer is none to keep."""
         self._pieces = None
-        self._reply.abort()
+        super().abort()

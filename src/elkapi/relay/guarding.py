@@ -7,7 +7,7 @@ behind this module, a call for a whole answer, which `Dressed` gives to the call
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Literal
 
 import msgspec
@@ -24,6 +24,7 @@ from elkapi.relay.exchange import facts_for
 from elkapi.relay.hold import Hold
 from elkapi.relay.hook import HookDown, Question, asked
 from elkapi.relay.outcome import Outcome
+from elkapi.relay.passing import Passing
 from elkapi.relay.plane import DataPlane
 from elkapi.relay.read import Request, with_body
 from elkapi.relay.relay import Failed, Left, blocked_error
@@ -36,7 +37,7 @@ from elkapi.translate.stored import events_of, id_of, written
 from elkapi.types import Grant, Policy, Usage
 
 # Looking at more text than this takes long enough to be worth a thread.
-INLINE_CHARS = 16 * 1024
+INLINE_CHARS = 4 * 1024
 LOOKED_CHARS_MAX = 4 * 1024 * 1024
 # Wires whose body says whether it is to be streamed.
 _STREAM_IN_BODY = frozenset({"chat", "completions", "responses", "anthropic"})
@@ -203,11 +204,11 @@ def _refusal(refused: Blocked | HookDown) -> GatewayError:
     return Unavailable(f"The guardrail {refused.guard!r} cannot be asked now.", code="guardrail_unavailable")
 
 
-class Dressed(Reply):
+class Dressed(Passing):
     """A reply that gives a whole answer to a caller who asked for a stream; errors pass as they are."""
 
     def __init__(self, reply: Reply, request: Request, created_s: int) -> None:
-        self._reply = reply
+        super().__init__(reply)
         self._request = request
         self._created_s = created_s
 
@@ -222,44 +223,10 @@ class Dressed(Reply):
         usage = next((event.usage for event in events if isinstance(event, UsageSeen)), Usage())
         return written(wire, events, facts, usage, stream=True, array=request.array)
 
-    @property
-    def started(self) -> bool:  # type: ignore[override]
-        """As of the reply behind it."""
-        return self._reply.started
-
-    @property
-    def common(self) -> bytes:
-        """As of the reply behind it."""
-        return self._reply.common
-
-    @common.setter
-    def common(self, lines: bytes) -> None:
-        self._reply.common = lines
-
     def send(self, status: int, headers: Headers, body: bytes) -> None:
         """A whole answer as its stream."""
         if status == 200:
             kind = ARRAY if self._request.array else EVENTS
             headers = (*kind, *(pair for pair in headers if pair[0] != b"content-type"))
             body = self.try_on(body)
-        self._reply.send(status, headers, body)
-
-    def start(self, status: int, headers: Headers) -> None:
-        """Begin a reply."""
-        self._reply.start(status, headers)
-
-    def write(self, chunk: bytes) -> Awaitable[None]:
-        """One piece."""
-        return self._reply.write(chunk)
-
-    def push(self, chunk: bytes) -> None:
-        """One small piece."""
-        self._reply.push(chunk)
-
-    def finish(self, chunk: bytes = b"") -> None:
-        """The last piece."""
-        self._reply.finish(chunk)
-
-    def abort(self) -> None:
-        """Break off."""
-        self._reply.abort()
+        super().send(status, headers, body)
