@@ -39,6 +39,7 @@ SHOWN = {
     "retry: the gateway first, then the provider itself": "the provider: You said: Are you there?",
     "apps: what an application asks": "data: [DONE]",
     "batches: a batch of two": "Lima - Lima is old.",
+    "stored: a conversation goes on with another model": "You are Ada.",
 }
 # Programs' own variables of whoever runs the tests; a sample sets what it needs.
 FOREIGN = ("ANTHROPIC_", "CLAUDE", "CODEX_", "OPENAI_")
@@ -62,7 +63,19 @@ def test_sample_names_are_unique() -> None:
 
 @pytest.mark.parametrize(
     "name",
-    ["quick-start", "embeddings", "money", "operate", "errors", "settings", "claude-code", "retry", "apps", "batches"],
+    [
+        "quick-start",
+        "embeddings",
+        "money",
+        "operate",
+        "errors",
+        "settings",
+        "claude-code",
+        "retry",
+        "apps",
+        "batches",
+        "stored",
+    ],
 )
 def test_every_command_of_a_page_is_a_sample(name: str) -> None:
     text = (ROOT / f"docs/{name}.md").read_text("utf-8")

@@ -15,6 +15,7 @@ import pytest
 from elkapi.sandbox.server import Running
 from tests.gateway import Gateway, gateway
 from tests.relay.test_text import MODEL, prepared, spent
+from tests.text_calls import UPSTREAMS, text_of
 
 T = TypeVar("T")
 SAID = "The quick brown fox jumps over the lazy dog."
@@ -354,3 +355,30 @@ async def test_the_sdk_polls_and_follows_what_is_made_in_the_background(
 
         await sync(work)
     assert len(lite.plane.background) == 0
+
+
+@pytest.mark.parametrize(
+    ("upstream", "theirs", "mark"),
+    [
+        ("openai", "gpt-5", "encrypted_content"),
+        ("anthropic", "claude-sonnet-4-5", "signature"),
+        ("gemini", "gemini-2.5-pro", "thoughtSignature"),
+    ],
+)
+async def test_thoughts_go_along_with_the_turns_of_a_tool_loop(
+    lite: Gateway, sandbox: Running, upstream: str, theirs: str, mark: str
+) -> None:
+    secret = UPSTREAMS[upstream][0]
+    await lite.channel(sandbox.base_url, (MODEL,), family=upstream, secrets=(secret,), model_map={MODEL: theirs})
+    await lite.price(MODEL, per_1m_usd="1", output_per_1m_usd="2")
+    key = await lite.key("10")
+    tools = [{"type": "function", "name": "look", "parameters": {"type": "object", "properties": {}}}]
+    asks = {"model": MODEL, "tools": tools, "reasoning": {"effort": "low", "summary": "auto"}}
+    script = "[[think: Looking.]] [[tools: look {}]] [[then: Seen.]]"
+    first = (await lite.ask(key, {**asks, "input": script}, path="/v1/responses")).json()
+    (call,) = [item for item in first["output"] if item["type"] == "function_call"]
+    output = {"type": "function_call_output", "call_id": call["call_id"], "output": "a cat"}
+    more = {**asks, "input": [output], "previous_response_id": first["id"]}
+    second = await lite.ask(key, more, path="/v1/responses")
+    assert text_of("responses", second.json()) == "Seen."
+    assert mark in json.dumps(asked(sandbox))

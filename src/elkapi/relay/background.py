@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import traceback
+from collections.abc import Coroutine
+from typing import Any
 
 import msgspec
 
@@ -119,7 +121,7 @@ class _Work:
                 outcome = await answer(plane, hold, self.policy, call)  # 7
                 if guarding is not None:
                     await guarding.release(hold, outcome)
-                await hold.settle(outcome)  # 8
+                await _to_its_end(hold.settle(outcome))  # 8
             except BaseException as error:
                 await hold.resolve(error)
                 raise
@@ -204,6 +206,15 @@ class _Work:
         if isinstance(error, Left | asyncio.CancelledError):
             return GatewayError(CANCELLED if self.running.cancelled else STOPPED)
         return GatewayError(OWN_FAULT)
+
+
+async def _to_its_end(settling: Coroutine[Any, Any, None]) -> None:
+    """A whole answer is charged and kept, also when it is cancelled at this very moment: both or neither."""
+    task = asyncio.ensure_future(settling)
+    try:
+        await asyncio.shield(task)
+    except asyncio.CancelledError:
+        await task
 
 
 def _farewell(log: Log, error: GatewayError) -> bytes:

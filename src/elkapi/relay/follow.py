@@ -22,7 +22,7 @@ from elkapi.translate.responses_replay import ended, replayed
 from elkapi.translate.sse import SseDecoder
 from elkapi.types import Grant
 
-LOOK_EVERY_S = 0.25
+LOOK_FIRST_S, LOOK_MAX_S = 0.1, 2.0
 PING = b": ping\n\n"
 
 
@@ -55,8 +55,9 @@ async def _frames(plane: DataPlane, grant: Grant, object_id: bytes) -> AsyncIter
         if seen:
             return
         # Not asked for as a stream: what it came to stands in the tables.
-    last = b""
+    last, pause_s = b"", LOOK_FIRST_S
     while True:
+        before = seen
         # The row first: frames are written before or with its end.
         found = await plane.stored.find(grant, "response", text_id("response", object_id))
         for first, piece in await plane.stored.frames(object_id, seen):
@@ -66,7 +67,8 @@ async def _frames(plane: DataPlane, grant: Grant, object_id: bytes) -> AsyncIter
                     seen, last = number + 1, kept.raw
         if found.row.status != IN_PROGRESS:
             break
-        await asyncio.sleep(LOOK_EVERY_S)
+        pause_s = LOOK_FIRST_S if seen > before else min(pause_s * 1.5, LOOK_MAX_S)
+        await asyncio.sleep(pause_s)
     answer = shown(found.kept, found.row.status)
     if not seen:
         for frame in replayed(answer):

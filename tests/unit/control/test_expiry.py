@@ -1,0 +1,38 @@
+"""The control process forgets what was kept long enough, a bounded number of rows at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+from sqlalchemy import Connection, func, insert, select
+
+from elkapi.clock import ManualClock
+from elkapi.control.expiry import ROWS_MAX, Expiry
+from elkapi.settings import Settings
+from elkapi.storage.installation import open_installation
+from elkapi.storage.schema import stored_objects
+
+
+async def test_every_row_whose_time_is_over_is_forgotten_in_bounded_transactions(tmp_path: Path) -> None:
+    installation = open_installation(Settings(data_dir=str(tmp_path)))
+    clock = ManualClock(1_000)
+    row = {"kind": "chat", "owner_id": 1, "key_id": 1, "model": "m", "status": "completed", "created_ns": 1}
+    rows = [
+        {**row, "id": number.to_bytes(16), "expires_ns": 1_000 if number < ROWS_MAX + 5 else 1_001, "sealed": b""}
+        for number in range(ROWS_MAX + 8)
+    ]
+    with installation.database.write() as connection:
+        connection.execute(insert(stored_objects), rows)
+    forgotten: list[int] = []
+
+    async def write(change: Callable[[Connection], int]) -> int:
+        with installation.database.write() as connection:
+            forgotten.append(change(connection))
+        return forgotten[-1]
+
+    await Expiry(write, clock).run_once()
+    assert forgotten == [ROWS_MAX, 5]
+    with installation.database.read() as connection:
+        assert connection.execute(select(func.count()).select_from(stored_objects)).scalar() == 3
+    installation.database.close()
