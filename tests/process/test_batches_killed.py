@@ -22,7 +22,7 @@ from tests.cluster import Cluster, Upstream, cluster, eventually, set_price, ups
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(240)]
 
 MODEL = "gpt-4o"
-LINES = 24
+LINES = 16
 SETTINGS: dict[str, Any] = {
     "workers": 2,
     "heartbeat_s": 0.3,

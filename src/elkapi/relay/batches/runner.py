@@ -187,6 +187,7 @@ class BatchRunner:
         clock = self._plane.clock
         if fate.pauses_key:
             self._paused_until_s[line.key_id] = clock.monotonic_s() + fate.after_s
+        asyncio.get_running_loop().call_later(fate.after_s, self._store.look)
         tries = line.tries + fate.counts
         return PutBackLine(line.batch_id, line.number, tries, clock.now_ns() + round(fate.after_s * 1e9))
 
