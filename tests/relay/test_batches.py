@@ -13,12 +13,13 @@ from typing import Any
 import anthropic
 import msgspec
 import pytest
-from sqlalchemy import update
+from sqlalchemy import Connection, update
 
 from elkapi.ledger import check
 from elkapi.money import parse_usd
 from elkapi.sandbox.server import Running
 from elkapi.storage.repos import batch_lines, keys
+from elkapi.storage.repos import batches as batches_repo
 from elkapi.storage.schema import batch_lines as lines_table
 from elkapi.storage.schema import message_batches, requests
 from elkapi.types import Policy
@@ -403,6 +404,25 @@ async def test_an_idempotency_key_makes_one_batch(lite: Gateway, sandbox: Runnin
     )
     assert len({reply.json()["id"] for reply in both if reply.status_code == 200}) == 1
     assert lite.sql("select count(*) from message_batches where status <> 'deleted'")[0][0] == 2
+
+
+async def test_a_batch_that_was_given_up_while_it_was_written_leaves_nothing(
+    lite: Gateway, sandbox: Running, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await staged(lite, sandbox)
+    begin = batches_repo.begin
+
+    def too_late(connection: Connection, batch_id: bytes) -> bool:
+        # What a runner does with a batch that has been in the making for ten minutes; the last lines come after it.
+        connection.execute(message_batches.delete())
+        return begin(connection, batch_id)
+
+    monkeypatch.setattr(batches_repo, "begin", too_late)
+    headers = {"x-api-key": await lite.key("1")}
+    lines = [line(n, "hello") for n in range(1200)]
+    reply = await lite.http.post("/v1/messages/batches", json={"requests": lines}, headers=headers)
+    assert reply.status_code == 500
+    assert lite.sql("select count(*) from batch_lines")[0][0] == 0
 
 
 async def test_a_key_at_its_own_limit_waits_instead_of_failing(lite: Gateway, sandbox: Running) -> None:

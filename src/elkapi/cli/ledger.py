@@ -69,6 +69,21 @@ def holds(as_json: bool) -> None:
     _print_rows(rows, as_json, "nothing is held")
 
 
+@ledger.command("alerts")
+@json_option
+def alerts_(as_json: bool) -> None:
+    """Work that was done and paid for and has no charge, and whatever else should not be."""
+    from elkapi.storage.repos import alerts
+
+    with opened() as admin, admin.database.read() as connection:
+        found = alerts.list_alerts(connection)
+    rows = [
+        {"kind": row.kind, "subject": row.subject, "detail": row.detail, "created_at": when(row.created_ns)}
+        for row in found
+    ]
+    _print_rows(rows, as_json, "nothing to look at")
+
+
 @ledger.command()
 @json_option
 def recover(as_json: bool) -> None:

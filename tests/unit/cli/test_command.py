@@ -485,3 +485,14 @@ def test_a_call_is_shown_with_what_it_used(elkapi: Elkapi, tmp_path: Path) -> No
     shown = elkapi("request", "show", request_id_text(record.id))
     assert shown.status == 0, shown.err
     assert ["usage", "input_tokens", "12,", "calls", "1"] in [line.split() for line in shown.out.splitlines()]
+
+
+def test_alerts_are_listed(elkapi: Elkapi, tmp_path: Path) -> None:
+    assert elkapi("ledger", "alerts", "--json").json == []
+    with sqlite3.connect(tmp_path / "data" / "elkapi.sqlite3") as books:
+        row = (1, 10**18, "batch_without_charge", "batch:msgbatch_1", '{"uncharged":2}')
+        books.execute("insert into alerts values (?, ?, ?, ?, ?)", row)
+    books.close()
+    (shown,) = elkapi("ledger", "alerts", "--json").json
+    assert (shown["kind"], shown["subject"]) == ("batch_without_charge", "batch:msgbatch_1")
+    assert "uncharged" in elkapi("ledger", "alerts").out

@@ -24,7 +24,7 @@ from elkapi.relay.hold import checked_key
 from elkapi.relay.plane import DataPlane, Page
 from elkapi.relay.read import check_media_type, read
 from elkapi.snapshot import Snapshot
-from elkapi.storage.repos import batches
+from elkapi.storage.repos import batch_lines, batches
 from elkapi.storage.repos.batches import BatchRow, NewLine
 from elkapi.storage.secrets import Sealer
 from elkapi.types import Grant
@@ -101,12 +101,14 @@ class BatchPages:
             lines = _sealed(store.sealer, batch.id, asked)
             while part := await asyncio.to_thread(lambda: list(islice(lines, LINES_AT_ONCE))):
                 await store.write(partial(batches.add_lines, batch_id=batch.id, lines=part))
-            begun = await store.write(lambda c: batches.begin(c, batch.id))
+            if not await store.write(lambda c: batches.begin(c, batch.id)):
+                # A runner took it for left behind, and may have removed it before its last lines came.
+                while await store.write(lambda c: batch_lines.remove(c, batch.id, LINES_AT_ONCE)):
+                    pass
+                raise GatewayError("The batch took too long to be written down; please try again.")
         except BaseException:
             await asyncio.shield(store.write(lambda c: batches.give_up(c, batch.id)))
             raise
-        if not begun:
-            raise GatewayError("The batch took too long to be written down; please try again.")
         store.look()
 
     def _show_made(self, call: Call, made: BatchRow, asked: Asked) -> None:
