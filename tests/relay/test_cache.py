@@ -144,6 +144,21 @@ async def test_an_array_of_geminis_is_a_form_like_the_others(lite: Gateway, sand
     assert asked_upstream(sandbox) == 1
 
 
+async def test_legacy_completions_are_kept_in_every_form(lite: Gateway, sandbox: Running) -> None:
+    await prepared(lite, sandbox.base_url)
+    key = await lite.key("1", policy=ON)
+    for number, form in enumerate(FORMS, 1):
+        texts = []
+        for stream in form:
+            asked = {"model": MODEL, "prompt": f"[[say: {SAID} {number}]]", "stream": stream, "max_tokens": 50}
+            reply = await lite.ask(key, asked, path="/v1/completions")
+            await lite.plane.answers.idle()
+            chunks = events(reply.text) if stream else [reply.json()]
+            texts.append("".join(chunk["choices"][0]["text"] for chunk in chunks if chunk["choices"]))
+        assert texts == [f"{SAID} {number}"] * 2
+        assert (reply.headers["x-elkapi-cache"], asked_upstream(sandbox)) == ("hit", number)
+
+
 @pytest.mark.parametrize("path", ["/v1/embeddings", f"/v1/engines/{SMALL}/embeddings"])
 async def test_embeddings_are_kept_too_by_whichever_path_they_are_asked(
     lite: Gateway, sandbox: Running, path: str
@@ -242,7 +257,7 @@ async def test_a_changed_channel_or_policy_begins_anew(lite: Gateway, sandbox: R
     assert (await post(lite, key)).headers["x-elkapi-cache"] == "miss"
 
 
-async def test_the_caller_decides_within_what_the_policy_allows(lite: Gateway, sandbox: Running) -> None:
+async def test_g52_the_caller_decides_within_what_the_policy_allows(lite: Gateway, sandbox: Running) -> None:
     await prepared(lite, sandbox.base_url)
     silent, willing, forbidden = [await lite.key("1", policy=policy) for policy in (Policy(), ON, Policy(cache=False))]
     assert "x-elkapi-cache" not in (await post(lite, silent)).headers

@@ -275,6 +275,20 @@ async def test_g41_a_stream_stopped_in_a_window_ends_with_an_error_event_and_cos
     nowhere(lite, "esame")
 
 
+@pytest.mark.parametrize("window", [False, True], ids=["buffer", "window"])
+async def test_arrays_and_legacy_completions_pass_guardrails_too(lite: Gateway, sandbox: Running, window: bool) -> None:
+    key = await prepared(lite, sandbox.base_url, msgspec.structs.replace(MASKING, direction="output"), window=window)
+    prompt = f"[[say: to {MAIL} it goes]]"
+    array = await post(lite, key, "gemini", prompt, path=f"/v1beta/models/{MODEL}:streamGenerateContent")
+    assert array.headers["content-type"].startswith("application/json")
+    parts = [part for event in array.json() for part in event["candidates"][0]["content"]["parts"]]
+    assert "".join(part["text"] for part in parts) == "to [EMAIL] it goes"
+    asked = {"model": MODEL, "prompt": prompt, "stream": True, "max_tokens": 50}
+    stream = await lite.ask(key, asked, path="/v1/completions")
+    text = "".join(event["choices"][0]["text"] for event in events(stream.text) if event["choices"])
+    assert (stream.status_code, text, stream.text.endswith("data: [DONE]\n\n")) == (200, "to [EMAIL] it goes", True)
+
+
 TOOLS = [{"type": "function", "function": {"name": "f", "parameters": {"type": "object"}}}]
 CALLED = f'[[tools: f {{"to": "{MAIL}", "card": 4111111111111111, "n": 7}}; f {{"to": "x"}}]]'
 
@@ -444,6 +458,13 @@ async def test_a_hook_that_nobody_listens_at_is_down(lite: Gateway, sandbox: Run
         pass
     key = await prepared(lite, sandbox.base_url, hook_guard(hook.url, direction="input"))
     assert (await post(lite, key, "chat", "hello")).status_code == 503
+
+
+async def test_a_hook_whose_secret_does_not_open_is_never_asked(lite: Gateway, sandbox: Running) -> None:
+    async with hooked(lambda _: {"action": "allow"}) as hook:
+        key = await prepared(lite, sandbox.base_url, msgspec.structs.replace(hook_guard(hook.url), secret=""))
+        assert (await post(lite, key, "chat", "hello")).status_code == 503
+        assert hook.questions == []
 
 
 async def test_a_keys_guards_take_the_place_of_its_groups_and_a_missing_one_stops_the_call(

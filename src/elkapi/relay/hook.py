@@ -75,6 +75,10 @@ async def asked(plane: DataPlane, rule: Rule, question: Question) -> list[str]:
 
 async def _answered(plane: DataPlane, rule: Rule, question: Question) -> _Answer | None:
     guard, body = rule.guard, msgspec.json.encode(question)
+    if not guard.secret:
+        # It did not open with this installation's key; a signature that anybody can make would be worse than none.
+        plane.log.write("guard_hook_failed", "error", guard=guard.name, error="its secret does not open")
+        return None
     wait_s = guard.deadline_s
     order = UpstreamRequest(
         origin=Origin.parse(guard.url, allow_private=True),

@@ -16,7 +16,7 @@ _decoder = msgspec.json.Decoder(Guard)
 
 
 def all_guards(connection: Connection, sealer: Sealer) -> list[Guard]:
-    """Every guardrail by name. A hook's secret that does not open is empty, and its calls go unsigned to nobody."""
+    """Every guardrail by name. A hook's secret that does not open is empty, and such a hook is never asked."""
     rows = connection.execute(select(_guards).order_by(_guards.c.name))
     return [_guard(sealer, row.config, row.secret_sealed) for row in rows]
 
