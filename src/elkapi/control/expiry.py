@@ -1,4 +1,8 @@
-"""Forgets stored answers whose time is over, a bounded number at a time; what they hold is nobody's business here."""
+"""Forgets stored answers whose time is over, a bounded number at a time, and ends those that nobody makes any more.
+
+Recovery ends what a worker was making when it is found gone; here are those whose worker nobody knows, as after a
+restore.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +11,7 @@ from collections.abc import Awaitable, Callable
 from sqlalchemy import Connection
 
 from elkapi.clock import Clock
-from elkapi.storage.repos.stored import purge
+from elkapi.storage.repos.stored import fail_orphans, purge
 
 EVERY_S = 60.0
 ROWS_MAX = 500
@@ -28,3 +32,4 @@ class Expiry:
         now_ns = self._clock.now_ns()
         while await self._write(lambda connection: purge(connection, now_ns, ROWS_MAX)) == ROWS_MAX:
             pass
+        await self._write(fail_orphans)

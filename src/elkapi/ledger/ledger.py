@@ -29,6 +29,7 @@ from elkapi.ledger.orders import (
     IdempotencyPending,
     IdempotencyReplay,
     Keep,
+    Kept,
     Order,
     Refusal,
     Settle,
@@ -45,6 +46,8 @@ from elkapi.storage.secrets import Sealer
 from elkapi.types import HoldOrder, IdempotencyClaim, RequestRecord, Settlement, StoredObject, StoredReply
 
 SWEEP_S = 0.05
+# A batch with a larger answer to keep is not written on the loop.
+INLINE_KEPT_BYTES_MAX = 256 * 1024
 # Orders written on the loop wait at most this long for company while many calls are in flight.
 LINGER_ON_LOOP_S = 0.002
 TOO_SLOW_HOLD = "The ledger did not reserve this call's cost in time; please try again."
@@ -89,6 +92,7 @@ class Ledger(ABC):
         self._sweeping = False
         self._closed = True
         self._loop: asyncio.AbstractEventLoop
+        self._heavy = False
         self.records_dropped = 0
 
     # What a worker calls
@@ -159,7 +163,7 @@ class Ledger(ABC):
         record, hold = settlement.record, settlement.hold
         result = await self._claim_result(settlement) if hold is not None and hold.claim is not None else None
         stored = settlement.stored
-        kept = await seal_stored(self._sealer, stored) if stored is not None else None
+        kept = await self._sealed(stored) if stored is not None else None
         row = _usage_row(record)
         held = hold is not None and hold.nano > 0
         unknown = held and (UNKNOWN_FLAG in record.flags or _tried_in_vain(record))
@@ -186,13 +190,19 @@ class Ledger(ABC):
 
         After that it may be there all the same; with `frames_only` only its frames are kept.
         """
-        kept = await seal_stored(self._sealer, stored)
+        kept = await self._sealed(stored)
         if self._closed:
             raise Unavailable(UNREACHABLE)
         order = Keep(stored.id, kept, frames_only)
         outcome = await self._ask(order, self._settle_waits, self._settings.settle_wait_s)
         if outcome is not None:
             raise Unavailable(outcome.message or FAILED)
+
+    async def _sealed(self, stored: StoredObject) -> Kept:
+        kept = await seal_stored(self._sealer, stored)
+        # The loop hands its batch over with this order in it.
+        self._heavy |= kept.size_bytes > INLINE_KEPT_BYTES_MAX
+        return kept
 
     def record(self, record: RequestRecord) -> None:
         """Keep the usage row of a free call, soon; never waits, and drops it (counted) when the queue is full."""
@@ -404,7 +414,8 @@ class ThreadLedger(Ledger):
             self._loop.call_soon(self._flush_when_quiet, queued, until_s)
 
     def _send(self, entries: list[Entry]) -> None:
-        outcomes = self.writer.write_now(entries) if self._inline else None
+        outcomes = self.writer.write_now(entries) if self._inline and not self._heavy else None
+        self._heavy = False
         if outcomes is None:
             self.writer.submit(entries)
         else:

@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any
 
-from elkapi.errors import GatewayError, RateLimited
+from elkapi.errors import RateLimited
 from elkapi.observe.log import Log as JsonLog
 from elkapi.relay.background_log import Log
 from elkapi.relay.stored_objects import StoredObjects
@@ -116,6 +116,6 @@ class BackgroundCalls:
                         self.cancel(object_id)
                     else:
                         await running.keep_frames()
-            except GatewayError as error:
-                # The database is away; the calls go on, and the next look sees the same.
-                self._log.write("background_look_failed", "warning", error=error.message)
+            except Exception as error:
+                # The database is away, most likely; the calls go on, and the next look sees the same.
+                self._log.write("background_look_failed", "warning", error=repr(error)[:300])

@@ -172,6 +172,13 @@ def fail_running(connection: Connection, workers: Collection[bytes]) -> int:
     return connection.execute(update(_objects).where(*running).values(status="failed")).rowcount
 
 
+def fail_orphans(connection: Connection) -> int:
+    """Mark as failed what a worker was making that nobody knows any more, as after a restore; how many there were."""
+    known = select(schema.workers.c.owner)
+    orphaned = (_objects.c.status == IN_PROGRESS, _objects.c.worker.not_in(known))
+    return connection.execute(update(_objects).where(*orphaned).values(status="failed")).rowcount
+
+
 def purge(connection: Connection, now_ns: int, rows_max: int = 500) -> int:
     """Forget objects kept long enough, at most `rows_max` at a time, so that no transaction grows long."""
     due = select(_objects.c.id).where(_objects.c.expires_ns <= now_ns).limit(rows_max)
