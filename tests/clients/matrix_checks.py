@@ -48,7 +48,7 @@ class Upstream(msgspec.Struct, frozen=True):
     """One upstream: its channel, its model, and what of a thought arrives there.
 
     `shows`: its chat form shows thoughts. `thinks` False: the model never thinks. `names_stop`: it says that a stop
-    sequence ended the answer, where others only say that it ended.
+    sequence ended the answer, where others only say that it ended. `only` are the clients' languages that call it.
     """
 
     family: str
@@ -58,6 +58,7 @@ class Upstream(msgspec.Struct, frozen=True):
     shows: bool = True
     thinks: bool = True
     names_stop: bool = False
+    only: tuple[str, ...] = ("python", "node")
 
 
 AWS: dict[str, Any] = {
@@ -71,13 +72,19 @@ UPSTREAMS = {
     "azure": Upstream("azure", "gpt-5-mini", "azure-upstream", shows=False),
     "deepseek": Upstream("deepseek", "deepseek-chat"),
     "anthropic": Upstream("anthropic", "claude-sonnet-5-5", "sk-ant-upstream", names_stop=True),
-    "gemini": Upstream("gemini", "gemini-2.5-pro", "AIzaUpstream"),
-    "gemini 3": Upstream("gemini", "gemini-3-pro-preview", "AIzaUpstream"),
+    # Google's models think by a budget, or by a level and sign their calls: each is asked by half of the clients.
+    "gemini 2.5": Upstream("gemini", "gemini-2.5-pro", "AIzaUpstream", only=("node",)),
+    "gemini 3": Upstream("gemini", "gemini-3-pro-preview", "AIzaUpstream", only=("python",)),
     "bedrock": Upstream(model="us.anthropic.claude-sonnet-4-5-20250929-v1:0", **AWS),
     "nova": Upstream(model="us.amazon.nova-pro-v1:0", **AWS, thinks=False),
 }
 # Which of a client's own forms an upstream speaks itself, so that thoughts need not pass through chat.
 RESPONSES_UPSTREAMS = frozenset({"openai", "azure"})
+
+
+def upstreams_for(language: str) -> list[str]:
+    """The upstreams that the clients of a language call."""
+    return [name for name, row in UPSTREAMS.items() if language in row.only]
 
 
 def model_of(upstream: str) -> str:
@@ -222,8 +229,8 @@ class Refusal(msgspec.Struct, frozen=True, kw_only=True):
     """A call that must be refused: with which key, of which model, what it says, and which error it must raise.
 
     `code` is OpenAI's code, "" where the upstream's own survives; `anthropic` is Anthropic's word where the status does
-    not give it. `model` "" is the upstream's. `ours`: the gateway refuses it before any upstream is asked, so one
-    upstream is enough. `streamed_only`: the failure comes inside a stream, so it has no status.
+    not give it. `model` "" is the upstream's. `once`: it comes out the same whichever upstream is asked, so one is
+    enough. `streamed_only`: the failure comes inside a stream, so it has no status.
     """
 
     status: int
@@ -233,7 +240,7 @@ class Refusal(msgspec.Struct, frozen=True, kw_only=True):
     key: str = "good"
     model: str = ""
     max_tokens: int = 100
-    ours: bool = False
+    once: bool = False
     streamed_only: bool = False
 
     @property
@@ -243,17 +250,17 @@ class Refusal(msgspec.Struct, frozen=True, kw_only=True):
 
 
 REFUSALS = {
-    "wrong key": Refusal(status=401, code="invalid_api_key", key="wrong", ours=True),
-    "no money": Refusal(status=403, code="insufficient_user_quota", key="poor", ours=True),
+    "wrong key": Refusal(status=401, code="invalid_api_key", key="wrong", once=True),
+    "no money": Refusal(status=403, code="insufficient_user_quota", key="poor", once=True),
     "unknown model": Refusal(
-        status=503, code="model_not_found", anthropic="not_found_error", model="no-such-model", ours=True
+        status=503, code="model_not_found", anthropic="not_found_error", model="no-such-model", once=True
     ),
-    "bad member": Refusal(status=400, code="invalid_request", max_tokens=0, ours=True),
+    "bad member": Refusal(status=400, code="invalid_request", max_tokens=0, once=True),
     "refused upstream": Refusal(status=400, text="[sandbox: status=400]"),
-    "too large upstream": Refusal(status=413, text="[sandbox: status=413]"),
+    "too large upstream": Refusal(status=413, text="[sandbox: status=413]", once=True),
     "rate limit": Refusal(status=429, code="upstream_rate_limited", text="[sandbox: status=429]"),
     "upstream down": Refusal(status=502, code="upstream_error", text="[sandbox: status=500]"),
-    "upstream overloaded": Refusal(status=502, code="upstream_error", text="[sandbox: status=529]"),
+    "upstream overloaded": Refusal(status=502, code="upstream_error", text="[sandbox: status=529]", once=True),
     "broken stream": Refusal(status=0, text="[[say: a b c d]] [sandbox: error-after=2]", streamed_only=True),
     "cut stream": Refusal(status=0, text="[[say: a b c d]] [sandbox: cut-after=4]", streamed_only=True),
 }
@@ -261,7 +268,7 @@ REFUSALS = {
 
 def refusals_of(upstream: str) -> dict[str, Refusal]:
     """The refusals to check on an upstream."""
-    return {name: row for name, row in REFUSALS.items() if not row.ours or upstream == "openai"}
+    return {name: row for name, row in REFUSALS.items() if not row.once or upstream == "openai"}
 
 
 class Answer(msgspec.Struct, frozen=True):
