@@ -494,6 +494,24 @@ async def _closed(gate: Gateway) -> None:
             await asyncio.sleep(0.02)
 
 
+async def test_a_gateway_that_stops_finishes_its_lines_and_the_next_one_goes_on(
+    tmp_path: Path, sandbox: Running
+) -> None:
+    async with gateway(tmp_path, batch_parallel_max=3) as first:
+        await staged(first, sandbox)
+        key = await first.key("1")
+        lines = [line(n, f"[[say: answer {n}]] [sandbox: delay=100ms]") for n in range(8)]
+        batch = await client(first, key).messages.batches.create(requests=lines)
+        async with asyncio.timeout(WAIT_S):
+            while not first.sql("select count(*) from batch_lines where state = 'running'")[0][0]:
+                await asyncio.sleep(0.005)
+    async with gateway(tmp_path) as second:
+        sdk = client(second, key)
+        assert counts_of(await ended(sdk, batch.id)) == {"succeeded": 8}
+        assert len(sandbox.sandbox.recorder.shown()) == 8
+        in_order(second)
+
+
 async def test_two_gateways_share_a_batch_and_run_no_line_twice(
     tmp_path: Path, database_url: str, sandbox: Running
 ) -> None:
