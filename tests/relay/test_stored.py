@@ -382,3 +382,26 @@ async def test_thoughts_go_along_with_the_turns_of_a_tool_loop(
     second = await lite.ask(key, more, path="/v1/responses")
     assert text_of("responses", second.json()) == "Seen."
     assert mark in json.dumps(asked(sandbox))
+
+
+@pytest.mark.parametrize("upstream", ["anthropic", "gemini"])
+async def test_a_streamed_chat_of_another_dialect_is_kept_whole(lite: Gateway, sandbox: Running, upstream: str) -> None:
+    key = await prepared(lite, sandbox, upstream)
+    tools: Any = [{"type": "function", "function": {"name": "look", "parameters": {"type": "object"}}}]
+    with client(lite, key) as sdk:
+
+        def work() -> None:
+            asks: dict[str, Any] = {"model": MODEL, "store": True, "tools": tools, "stream": True}
+            script = '[[say: Let me see.]] [[tools: look {"at": "cats"}]]'
+            chunks = list(sdk.chat.completions.create(messages=[{"role": "user", "content": script}], **asks))
+            found = sdk.chat.completions.retrieve(chunks[0].id)
+            message = found.choices[0].message
+            assert message.content == "Let me see."
+            (call,) = message.tool_calls or ()
+            assert call.type == "function"
+            assert (call.function.name, json.loads(call.function.arguments)) == ("look", {"at": "cats"})
+            assert found.choices[0].finish_reason == "tool_calls"
+            assert found.usage is not None
+            assert found.usage.completion_tokens > 0
+
+        await sync(work)
