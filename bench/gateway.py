@@ -36,10 +36,14 @@ RESULTS, DOCS = servers.BENCH / "results", servers.ROOT / "docs"
 SCENARIOS = {
     "large": "embedding, 20 KB",
     "small": "embedding, 0.3 KB",
+    "steady-large": "embedding, 20 KB, about 1,000 a second",
+    "steady-small": "embedding, 0.3 KB, about 1,000 a second",
     "chat": "chat, 0.6 KB",
     "burst": "100-event stream, at once",
     "paced": "100-event stream, one every 10 ms",
 }
+# Not at full speed, where a server's latency is its CPU once more: 32 connections that rest between their calls.
+STEADY_CONNECTIONS, STEADY_PAUSE_MS = 32, 30
 STREAMS = frozenset({"burst", "paced", "crowd"})
 CROWD_STREAMS, LATE_MS = 512, 250
 PACED_CONNECTIONS_MIN = 32
@@ -66,7 +70,10 @@ def _load(server: servers.Server, kind: str) -> measure.Load:
     path, asked = _asked(kind)
     body = json.dumps(asked, separators=(",", ":")).encode()
     stream, timed = kind in STREAMS, kind in STREAMS - {"burst"}
-    return measure.Load(server.url, path, body, server.headers, server.keys, servers.DRIVER_CORE, stream, timed)
+    pause_ms = STEADY_PAUSE_MS if kind.startswith("steady") else 0
+    return measure.Load(
+        server.url, path, body, server.headers, server.keys, servers.DRIVER_CORE, stream, timed, pause_ms
+    )
 
 
 def run_rounds(
@@ -102,13 +109,22 @@ def summarise(taken: dict[tuple[str, str, int], list[Figures]], kinds: list[str]
         if row["gateway"] and row["nginx"]:
             pairs = zip(taken["gateway", kind, c], taken["nginx", kind, c], strict=True)
             row["cpu_ratio"] = measure.spread(g["cpu_us"] / max(n["cpu_us"], 0.1) for g, n in pairs)
+            row["added_p99_ratio"] = round(
+                row["gateway"]["added_p99_ms"][0] / max(row["nginx"]["added_p99_ms"][0], 0.01), 2
+            )
         rows.append(row)
     return rows
 
 
 def cells(kinds: list[str], connections: list[int]) -> list[tuple[str, int]]:
     """Every (scenario, connections); a few paced streams cost less CPU than the kernel's clock can tell."""
-    return [(kind, c) for kind in kinds for c in connections if kind != "paced" or c >= PACED_CONNECTIONS_MIN]
+    found = []
+    for kind in kinds:
+        if kind.startswith("steady"):
+            found.append((kind, STEADY_CONNECTIONS))
+        else:
+            found += [(kind, c) for c in connections if kind != "paced" or c >= PACED_CONNECTIONS_MIN]
+    return found
 
 
 def ledger_cost(gateway: servers.Server, rounds: int, secs: int) -> measure.Spread:

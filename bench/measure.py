@@ -32,6 +32,7 @@ if #keys > 0 then
     return wrk.format()
   end
 end
+{delay}
 done = function(s, l)
   io.write(string.format("@%d %d %d %f %f", s.requests, s.duration,
     s.errors.status + s.errors.timeout + s.errors.read + s.errors.connect, l:percentile(50), l:percentile(99)))
@@ -83,7 +84,10 @@ def by_role(processes: Iterable[Process], value: str) -> dict[str, float]:
 
 
 class Load(NamedTuple):
-    """What is sent, and from which core. `stream`: bench/streams.py plays it instead of wrk; `timed` reads its lags."""
+    """What is sent, and from which core. `stream`: bench/streams.py plays it instead of wrk; `timed` reads its lags.
+
+    `pause_ms`: each connection rests that long between an answer and its next call.
+    """
 
     url: str
     path: str
@@ -93,6 +97,7 @@ class Load(NamedTuple):
     core: int = 1
     stream: bool = False
     timed: bool = False
+    pause_ms: int = 0
 
 
 def run_load(load: Load, connections: int, duration_s: int, pids: Iterable[int]) -> dict[str, float]:
@@ -125,7 +130,8 @@ def _run_wrk(load: Load, connections: int, duration_s: int) -> dict[str, float]:
     headers = "\n".join(f"wrk.headers[{json.dumps(k)}] = {json.dumps(v)}" for k, v in load.headers.items())
     keys = "{" + ",".join(json.dumps(key) for key in load.keys) + "}"
     with tempfile.NamedTemporaryFile("w", suffix=".lua") as script:
-        script.write(LUA.format(body=json.dumps(load.body.decode()), headers=headers, keys=keys))
+        delay = f"delay = function() return {load.pause_ms} end" if load.pause_ms else ""
+        script.write(LUA.format(body=json.dumps(load.body.decode()), headers=headers, keys=keys, delay=delay))
         script.flush()
         command = ["taskset", "-c", str(load.core), "wrk", "-t1", f"-c{connections}", f"-d{duration_s}s"]
         out = subprocess.run(

@@ -28,6 +28,8 @@ MODELS = {
     "large": "mock-embed",
     "small": "mock-small",
     "small-free": "mock-small-free",
+    "steady-large": "mock-embed",
+    "steady-small": "mock-small",
     "chat": "mock-chat",
     "burst": "mock-chat",
     "paced": "mock-paced-10",

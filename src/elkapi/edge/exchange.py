@@ -6,6 +6,7 @@ It is `relay.call.Reply` for the handler; whose turn it is and what the parser s
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Awaitable
 from http import HTTPStatus
 from typing import TYPE_CHECKING
 
@@ -174,11 +175,14 @@ class Exchange:
             self.close_after = True
         return head(status, self.common + header_lines(headers), server.date, framing)
 
-    async def write(self, chunk: bytes) -> None:
+    def put(self, chunk: bytes) -> Awaitable[None] | None:
         if chunk and not self.head_only:
             self.connection.transport.write(self._framed(chunk))
-        if self.connection.writable:
-            await self.connection.writable
+        return self.connection.writable
+
+    async def write(self, chunk: bytes) -> None:
+        if (slow := self.put(chunk)) is not None:
+            await slow
 
     def push(self, chunk: bytes) -> None:
         if not self.answered and not self.head_only and not self.connection.writable:

@@ -210,6 +210,11 @@ class Tap(Passing):
         self._pieces = None
         super().send(status, headers, body)
 
+    def put(self, chunk: bytes) -> Awaitable[None] | None:
+        """One piece, remembered."""
+        self._take(chunk)
+        return self._reply.put(chunk)
+
     def write(self, chunk: bytes) -> Awaitable[None]:
         """One piece, remembered; what is pushed in between is a ping, and no part of the answer."""
         self._take(chunk)

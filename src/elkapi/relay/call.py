@@ -29,8 +29,11 @@ class Reply(Protocol):
     def start(self, status: int, headers: Headers) -> None:
         """Begin a reply of unknown length."""
 
+    def put(self, chunk: bytes) -> Awaitable[None] | None:
+        """One piece of a started reply; what to wait for before the next while the client is slow, else None."""
+
     def write(self, chunk: bytes) -> Awaitable[None]:
-        """One piece of a started reply; waits while the client is slow."""
+        """The same, and the wait."""
 
     def push(self, chunk: bytes) -> None:
         """One small piece of a started reply from outside its own flow of writes; never waits."""

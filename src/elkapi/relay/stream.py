@@ -20,6 +20,7 @@ from elkapi.translate.eventstream import EventStreamDecoder
 from elkapi.translate.ir import Failure
 from elkapi.translate.sse import Frame, FrameTooLarge, SseDecoder
 from elkapi.upstream import UpstreamFailure, UpstreamReply
+from elkapi.upstream.reply import More
 
 if TYPE_CHECKING:
     from elkapi.relay.relay import Try
@@ -133,6 +134,7 @@ class _Stream:
         self.decoder = decoder
         self.out = one.call.reply
         self.setup = b""
+        self.silence: Silence
 
     async def until_content(self) -> Verdict | None:
         """Read up to the first content, or to the end of an answer that has none; the frames wait in `setup`.
@@ -160,10 +162,10 @@ class _Stream:
         one, crossing, out = self.one, self.crossing, self.out
         one.started = True
         _start(one, crossing)
-        silence = Silence(out, crossing.ping(), ping_s)
+        silence = self.silence = Silence(out, crossing.ping(), ping_s)
         try:
             await out.write(self.setup)
-            failure = await self._relay(silence)
+            failure = await self._relay()
         except UpstreamFailure as error:
             one.record.error = str(error)[:300]
             failure = STALLED if "timeout" in error.code else CUT
@@ -176,23 +178,38 @@ class _Stream:
         one.farewell = crossing.fail(failure)
         return Verdict("fail", "broken_stream", "unknown", cool="channel")
 
-    async def _relay(self, silence: Silence) -> Failure | None:
-        crossing, decoder, out = self.crossing, self.decoder, self.out
-        while not crossing.ended or crossing.ends_by_close:
-            chunk = await self.reply.next_chunk()
-            pieces = [crossing.feed(frame) for frame in (decoder.feed(chunk) if chunk else decoder.close())]
-            if any(pieces):
-                silence.spoke = True
-                await out.write(b"".join(pieces))
-            if crossing.failure is not None:
-                if crossing.stopped is not None:
-                    raise crossing.stopped
-                self.one.record.error = crossing.failure.message[:300]
-                # The upstream's own words may name it.
-                return Failure(crossing.failure.status, crossing.failure.kind, CUT.message)
-            if not chunk:
-                return None if crossing.whole else CUT
-        return None
+    async def _relay(self) -> Failure | None:
+        crossing = self.crossing
+        if not self._is_over():
+            await self.reply.pour(self._take)
+            if crossing.failure is None and not self._is_over():
+                # The body ended, perhaps without the blank line of its last frame.
+                if pieces := [crossing.feed(frame) for frame in self.decoder.close()]:
+                    await self.out.write(b"".join(pieces))
+                if crossing.failure is None:
+                    return None if crossing.whole else CUT
+        if crossing.failure is None:
+            return None
+        if crossing.stopped is not None:
+            raise crossing.stopped
+        self.one.record.error = crossing.failure.message[:300]
+        # The upstream's own words may name it.
+        return Failure(crossing.failure.status, crossing.failure.kind, CUT.message)
+
+    def _take(self, chunk: bytes) -> More:
+        """Hand on what a chunk brings. Called where it arrives, for each event of a stream: it never waits."""
+        crossing, slow = self.crossing, None
+        pieces = [crossing.feed(frame) for frame in self.decoder.feed(chunk)]
+        if data := (pieces[0] if len(pieces) == 1 else b"".join(pieces)):
+            self.silence.spoke = True
+            slow = self.out.put(data)
+        if crossing.failure is not None or self._is_over():
+            return False
+        return True if slow is None else slow
+
+    def _is_over(self) -> bool:
+        """Whether nothing more is wanted of the upstream; some dialects' answers end only with their body."""
+        return self.crossing.ended and not self.crossing.ends_by_close
 
 
 def _failed_inside(one: Try, crossing: Crossing, failure: Failure) -> Verdict:

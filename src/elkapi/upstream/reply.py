@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Awaitable, Callable
 from typing import Protocol
 
 from elkapi.upstream.errors import Cut
 
 Headers = list[tuple[bytes, bytes]]
+# Whether more is wanted; an awaitable says yes, after it.
+More = bool | Awaitable[None]
+Take = Callable[[bytes], More]
 
 
 class UpstreamReply:
@@ -54,6 +58,18 @@ class UpstreamReply:
             return chunk
         return await self._pull()
 
+    async def pour(self, take: Take) -> None:
+        """Give every further chunk to `take` as it comes, until it wants no more or the body ends properly.
+
+        What it raises is raised here, as is what any other wait raises.
+        """
+        while chunk := await self.next_chunk():
+            more = take(chunk)
+            if more is False:
+                return
+            if more is not True:
+                await more
+
     async def read(self, limit_bytes: int) -> tuple[bytes, bool]:
         """(bytes, complete): the rest of the body, at most `limit_bytes` of it.
 
@@ -98,7 +114,17 @@ class SocketReply(UpstreamReply):
     Bytes are kept in a list and handed out joined: a slow reader then makes few large writes instead of many small.
     """
 
-    __slots__ = ("_chunks", "_ended", "_failure", "_waiter", "_wire", "buffered_bytes", "is_head")
+    __slots__ = (
+        "_chunks",
+        "_ended",
+        "_failure",
+        "_more",
+        "_take",
+        "_waiter",
+        "_wire",
+        "buffered_bytes",
+        "is_head",
+    )
 
     def __init__(self, wire: Wire, is_head: bool) -> None:
         self.status = 0  # Not by super(): this runs for every call.
@@ -111,6 +137,8 @@ class SocketReply(UpstreamReply):
         self._ended = False
         self._failure: BaseException | None = None
         self._waiter: asyncio.Future[None] | None = None
+        self._take: Take | None = None
+        self._more: More | Exception = True
         self.buffered_bytes = 0
         self.is_head = is_head
 
@@ -129,6 +157,28 @@ class SocketReply(UpstreamReply):
         self.buffered_bytes = 0
         return (chunks[0] if len(chunks) == 1 else b"".join(chunks)), True
 
+    async def pour(self, take: Take) -> None:
+        """As above; while `take` keeps up it is called where the bytes arrive, without a turn of the loop for each."""
+        while True:
+            if self._rest or self._chunks or self._failure is not None or self._ended:
+                chunk = await self.next_chunk()
+                if not chunk:
+                    return
+                more: More | Exception = take(chunk)
+            else:
+                self._take, self._more = take, True
+                try:
+                    await self._wait()
+                finally:
+                    self._take = None
+                more = self._more
+            if more is False:
+                return
+            if isinstance(more, Exception):
+                raise more
+            if more is not True:
+                await more
+
     async def _pull(self) -> bytes:
         while not self._chunks:
             if self._failure is not None:
@@ -136,6 +186,10 @@ class SocketReply(UpstreamReply):
             if self._ended:
                 return b""
             await self._wait()
+        return self._joined()
+
+    def _joined(self) -> bytes:
+        """What has come so far, taken out."""
         chunks = self._chunks
         self._chunks = []
         self.buffered_bytes = 0
@@ -152,6 +206,14 @@ class SocketReply(UpstreamReply):
 
     def wake(self) -> None:
         """Let the reader see what came; the connection calls it once for all that one segment brought."""
+        if self._take is not None and self._chunks:
+            try:
+                self._more = self._take(self._joined())
+            except Exception as error:  # The reader's own, and raised where it waits.
+                self._more = error
+            if self._more is True and self._failure is None:
+                return
+            self._take = None
         waiter = self._waiter
         if waiter is not None and not waiter.done():
             waiter.set_result(None)

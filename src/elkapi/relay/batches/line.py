@@ -83,6 +83,9 @@ class Collected:
     def start(self, status: int, headers: Headers) -> None:
         self.started = True
 
+    def put(self, chunk: bytes) -> None:
+        self.push(chunk)
+
     async def write(self, chunk: bytes) -> None:
         self.push(chunk)
 

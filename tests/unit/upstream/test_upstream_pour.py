@@ -1,0 +1,152 @@
+"""A body poured into its taker: chunk by chunk as it comes, no faster than the taker lets it, with every end told."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+from upstream_peers import CHUNKED
+
+from elkapi.upstream import Cut, UpstreamFailure
+
+
+def _chunk(data: bytes) -> bytes:
+    return b"%x\r\n%b\r\n" % (len(data), data)
+
+
+async def test_chunks_are_taken_one_by_one_as_they_come_and_the_connection_is_kept(serve, client, ask):
+    turn, got = asyncio.Event(), []
+
+    async def script(stream):
+        await stream.request()
+        await stream.write(CHUNKED)
+        for number in range(5):
+            await stream.write(_chunk(b"event %d" % number))
+            await turn.wait()
+            turn.clear()
+        await stream.write(b"0\r\n\r\n")
+        await stream.reader.read()
+
+    def take(chunk: bytes) -> bool:
+        got.append(chunk)
+        turn.set()
+        return True
+
+    peer = await serve(script)
+    reply = await client.send(ask(peer.origin))
+    await reply.pour(take)
+    assert got == [b"event %d" % number for number in range(5)]
+    assert client.stats()["idle"] == 1
+
+
+async def test_nothing_is_taken_while_the_taker_asks_to_wait(serve, client, ask, until):
+    first, free, got = asyncio.Event(), asyncio.get_running_loop().create_future(), []
+
+    async def script(stream):
+        await stream.request()
+        await stream.write(CHUNKED + _chunk(b"a"))
+        await first.wait()
+        await stream.write(_chunk(b"b"))
+        await stream.write(_chunk(b"c") + b"0\r\n\r\n")
+        await stream.reader.read()
+
+    def take(chunk: bytes):
+        got.append(chunk)
+        first.set()
+        return free if len(got) == 1 else True
+
+    peer = await serve(script)
+    reply = await client.send(ask(peer.origin))
+    pouring = asyncio.ensure_future(reply.pour(take))
+    await until(lambda: reply.buffered_bytes == 2)
+    assert got == [b"a"]
+    free.set_result(None)
+    await pouring
+    assert b"".join(got) == b"abc"
+
+
+async def test_a_taker_that_has_enough_gets_no_more(serve, client, ask):
+    async def script(stream):
+        await stream.request()
+        await stream.write(CHUNKED + _chunk(b"last"))
+        await stream.reader.read()
+
+    peer = await serve(script)
+    reply = await client.send(ask(peer.origin))
+    await reply.pour(lambda chunk: False)
+    reply.cancel()
+
+
+async def test_what_the_taker_raises_is_raised_where_it_is_waited_for(serve, client, ask):
+    go = asyncio.Event()
+
+    async def script(stream):
+        await stream.request()
+        await stream.write(CHUNKED)
+        await go.wait()
+        await stream.write(_chunk(b"bad"))
+        await stream.reader.read()
+
+    def take(chunk: bytes) -> bool:
+        raise ValueError(chunk)
+
+    peer = await serve(script)
+    reply = await client.send(ask(peer.origin))
+    pouring = asyncio.ensure_future(reply.pour(take))
+    await asyncio.sleep(0)
+    go.set()
+    with pytest.raises(ValueError, match="bad"):
+        await pouring
+    reply.cancel()
+
+
+@pytest.mark.parametrize(
+    "end",
+    [b"", _chunk(b"more"), _chunk(b"more") + b"no chunk size\r\n"],
+    ids=["closed", "closed after more", "broken after more in one segment"],
+)
+async def test_a_body_that_breaks_while_it_is_poured_says_so_after_what_came(serve, client, ask, end):
+    first, got = asyncio.Event(), []
+
+    async def script(stream):
+        await stream.request()
+        await stream.write(CHUNKED + _chunk(b"first"))
+        await first.wait()
+        if end:
+            await stream.write(end)
+        stream.writer.close()
+
+    def take(chunk: bytes) -> bool:
+        got.append(chunk)
+        first.set()
+        return True
+
+    peer = await serve(script)
+    reply = await client.send(ask(peer.origin))
+    with pytest.raises(UpstreamFailure) as caught:
+        await reply.pour(take)
+    assert isinstance(caught.value, Cut) or b"no chunk" in end
+    assert b"".join(got) == (b"firstmore" if end else b"first")
+
+
+async def test_a_cancelled_pour_takes_nothing_more(serve, client, ask, until):
+    go, got = asyncio.Event(), []
+
+    async def script(stream):
+        await stream.request()
+        await stream.write(CHUNKED)
+        await go.wait()
+        await stream.write(_chunk(b"late"))
+        await stream.reader.read()
+
+    peer = await serve(script)
+    reply = await client.send(ask(peer.origin))
+    pouring = asyncio.ensure_future(reply.pour(lambda chunk: got.append(chunk) or True))
+    await asyncio.sleep(0)
+    pouring.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await pouring
+    go.set()
+    await until(lambda: reply.buffered_bytes == 4)
+    assert got == []
+    reply.cancel()
