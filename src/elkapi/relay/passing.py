@@ -35,8 +35,12 @@ class Passing(Reply):
         """Begin a reply."""
         self._reply.start(status, headers)
 
-    def write(self, chunk: bytes) -> Awaitable[None]:
+    def put(self, chunk: bytes) -> Awaitable[None] | None:
         """One piece."""
+        return self._reply.put(chunk)
+
+    def write(self, chunk: bytes) -> Awaitable[None]:
+        """One piece, and the wait."""
         return self._reply.write(chunk)
 
     def push(self, chunk: bytes) -> None:

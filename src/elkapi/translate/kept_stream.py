@@ -11,7 +11,7 @@ from typing import Any
 import msgspec
 
 from elkapi.catalog.jsonedit import with_string
-from elkapi.translate.crossing import Relayed, Translated
+from elkapi.translate.crossing import Numbered, Relayed, Translated
 from elkapi.translate.ir import Event
 from elkapi.translate.sse import Frame, FrameTooLarge, SseDecoder
 from elkapi.translate.usage import chat_usage_object
@@ -47,7 +47,7 @@ def with_ours(response: bytes, ours: Ours) -> bytes:
     return _encode(members)
 
 
-class KeptResponses(Relayed):
+class KeptResponses(Numbered):
     """Frames of the responses dialect pass as they came, but those that carry the object carry ours."""
 
     ours: Ours
