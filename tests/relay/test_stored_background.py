@@ -231,3 +231,36 @@ async def test_a_stopping_worker_ends_what_runs_as_failed(tmp_path: Path) -> Non
         found = (await stage.get(made["id"])).json()
         assert (found["status"], found["error"]["code"]) == ("failed", "server_error")
         assert await stage.spent() == 0
+
+
+async def test_a_stream_is_followed_through_another_worker_while_it_is_made(tmp_path: Path) -> None:
+    frames = frames_of("responses-text")
+    async with staged(tmp_path) as stage, gateway(tmp_path) as other:
+        body = {"model": MODEL, "input": "Think long.", "background": True, "stream": True}
+        creating = asyncio.ensure_future(stage.gate.ask(stage.key, body, path="/v1/responses"))
+        played = await stage.call()
+        played.begin()
+        for frame in frames[:6]:
+            played.play(frame)
+        while not (rows := stage.gate.sql("select id from stored_objects")):
+            await asyncio.sleep(0.01)
+        address = f"/v1/responses/resp_{rows[0][0].hex()}"
+        later = (await stage.create()).json()
+        await stage.call()
+        seen = b""
+        async with other.http.stream("GET", f"{address}?stream=true", headers=stage.headers) as live:
+            chunks = live.aiter_bytes()
+            while seen.count(b"\n\n") < 6:
+                seen += await anext(chunks)
+            for frame in frames[6:]:
+                played.play(frame)
+            played.end()
+            async for chunk in chunks:
+                seen += chunk
+        made = events((await creating).text)
+        assert events(seen.decode()) == made
+        assert [event["sequence_number"] for event in made] == list(range(len(frames)))
+        assert (await other.http.get(address, headers=stage.headers)).json() == made[-1]["response"]
+        cancelled = await other.http.post(f"/v1/responses/{later['id']}/cancel", headers=stage.headers)
+        assert cancelled.json()["status"] == "cancelled"
+        assert await stage.spent() > 0
