@@ -59,6 +59,10 @@ def run(client: Client, model: str, check: Check, streamed: bool) -> Answer:
         history = client.answered(history, said)
         if not said.calls:
             history += client.open((questions.pop(0),))
+    return _added_up(rounds)
+
+
+def _added_up(rounds: list[Said]) -> Answer:
     return Answer(
         text=rounds[-1].text,
         thoughts=[said.thought for said in rounds],
@@ -67,6 +71,18 @@ def run(client: Client, model: str, check: Check, streamed: bool) -> Answer:
         usage=[said.usage for said in rounds],
         model=rounds[-1].model,
     )
+
+
+def run_on_both(client: Client, models: tuple[str, str], check: Check, streamed: bool) -> Answer:
+    """A check with one more question after it, every other call of which is another model's."""
+    history, rounds = client.open(check.turns), list[Said]()
+    for number in range(len(check.calls) + 2):
+        said = client.say(models[number % 2], history, check, streamed)
+        rounds.append(said)
+        history = client.answered(history, said)
+        if number == len(check.calls):
+            history += client.open((Turn("bye"),))
+    return _added_up(rounds)
 
 
 def refused(client: Client, model: str, refusal: Refusal, streamed: bool) -> Raised | None:

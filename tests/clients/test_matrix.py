@@ -37,7 +37,7 @@ from matrix_checks import (
     refusals_of,
     upstreams_for,
 )
-from matrix_python import CLIENTS, Client, refused, run
+from matrix_python import CLIENTS, Client, refused, run, run_on_both
 
 from elkapi.sandbox.server import running
 from tests.gateway import Gateway, served
@@ -176,6 +176,22 @@ def test_a_python_client_gets_what_it_asks_of_every_upstream(
             raised = refused(client, refusal.model or model, refusal, way == "streamed")
             wrong[f"{case}, {way}"] = judged_error(refusal, dialect, raised) if raised else ["nothing was raised"]
     assert {case: found for case, found in wrong.items() if found} == {}
+
+
+@pytest.mark.parametrize("streamed", [False, True], ids=["whole", "streamed"])
+@pytest.mark.parametrize("name", CLIENTS)
+def test_a_tool_loop_goes_on_with_another_upstream_at_every_step(
+    clients: dict[tuple[str, str], Client], name: str, streamed: bool
+) -> None:
+    ring = upstreams_for("python")
+    wrong: dict[str, Any] = {}
+    for case in ("tools and thoughts", "tools and hidden thoughts"):
+        check = CHECKS[case]
+        for first, second in zip(ring, ring[1:] + ring[:1], strict=True):
+            answer = run_on_both(clients[name, "good"], (model_of(first), model_of(second)), check, streamed)
+            if answer.text != "You said: bye" or len(answer.calls) != len(check.calls):
+                wrong[f"{case}, {first}, {second}"] = answer
+    assert wrong == {}
 
 
 @pytest.mark.parametrize("upstream", upstreams_for("node"))

@@ -20,6 +20,7 @@ from elkapi.guards.crossing import Guarded
 from elkapi.pricing.meter import is_possible, metered, with_client_model
 from elkapi.relay.keep import kept_relayed, kept_translated, named_ours, unstored, with_state
 from elkapi.relay.read import Request
+from elkapi.translate.anthropic_history import has_foreign_turns, with_own_thoughts
 from elkapi.translate.carried import CARRIED, Carrier
 from elkapi.translate.crossing import Array, Crossing, Numbered, Relayed, Tally, Translated
 from elkapi.translate.dialect import Dialect, ReplyFacts, UpstreamDialect, Writer
@@ -39,6 +40,7 @@ _LIMIT_MEMBER: dict[Wire, str] = {
     "responses": "max_output_tokens",
     "anthropic": "max_tokens",
 }
+_CLAUDES: frozenset[Wire] = frozenset({"anthropic", "anthropic-count"})
 _MODEL_MEMBER: dict[Wire, str] = {"gemini": "modelVersion"}
 
 
@@ -120,6 +122,8 @@ class Same:
             body = with_string(body, name, text)
         if self.wire == "responses":
             body = without_envelopes(body)
+        elif self.wire in _CLAUDES and has_foreign_turns(body):
+            body = with_own_thoughts(body)
         if request.facts.store:
             body = unstored(request, self.wire, body, self.attempt)
         if self.stream and self.wire in _USAGE_ON_REQUEST and not request.facts.include_usage:

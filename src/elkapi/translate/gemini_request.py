@@ -32,6 +32,7 @@ from elkapi.translate.gemini_wire import (
     decode_names,
     standard_base64,
 )
+from elkapi.translate.gemini_write import UNSIGNED, UNSIGNED_BYTES
 from elkapi.translate.ir import (
     Audio,
     ChatRequest,
@@ -147,6 +148,9 @@ def _joined(said: list[Part], found: list[Part]) -> list[Part]:
     return found
 
 
+_STAND_INS = frozenset({UNSIGNED, UNSIGNED_BYTES})
+
+
 class _Ids:
     """Ids of calls by order, and the calls that still wait for their result, by name."""
 
@@ -178,7 +182,8 @@ def _part(raw: dict[str, Any], ids: _Ids, where: str) -> list[Part]:
         view = convert(raw, WirePart)
     except BadRequest as error:
         raise BadRequest(error.message, param=f"{where}.{error.param}" if error.param else where) from None
-    signature = view.thoughtSignature
+    # The stand-in that our writer gave a call of another upstream signs nothing.
+    signature = None if view.thoughtSignature in _STAND_INS else view.thoughtSignature
     if view.functionCall is not None:
         call = view.functionCall
         arguments = msgspec.json.encode(call.args or {}).decode()

@@ -6,6 +6,7 @@ unsigned, the word that Google documents for calls from elsewhere stands in (doc
 
 from __future__ import annotations
 
+import base64
 import re
 from collections.abc import Iterable
 from typing import Any
@@ -41,6 +42,8 @@ BUDGETS: dict[Effort, int] = {"none": 0, "minimal": 512, "low": 1024, "medium": 
 # What every thinking model of the budget kind takes.
 BUDGET_MAX = 24_576
 UNSIGNED = "skip_thought_signature_validator"
+# The same as SDKs send it, to whom a signature is bytes.
+UNSIGNED_BYTES = base64.b64encode(UNSIGNED.encode()).decode()
 FIRST_TURN = "..."
 # Ids that our reader made up are not written back.
 _MADE_UP = re.compile(r"call_\d+")

@@ -12,6 +12,7 @@ from typing import Any
 import msgspec
 
 from elkapi.translate.dialect import ReplyFacts
+from elkapi.translate.gemini_write import UNSIGNED_BYTES
 from elkapi.translate.ir import (
     Citation,
     Event,
@@ -76,6 +77,9 @@ class _Call(msgspec.Struct):
         part: _Wire = {"functionCall": call}
         if self.start.signature and self.start.signed_by == "gemini":
             part["thoughtSignature"] = self.start.signature
+        elif self.start.index == 0:
+            # A Gemini 3 that goes on with this conversation wants the first call of each answer signed.
+            part["thoughtSignature"] = UNSIGNED_BYTES
         return part
 
 

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from elkapi.errors import BadRequest
 from elkapi.translate import ir
 from elkapi.translate.gemini import DIALECT
-from elkapi.translate.gemini_write import BUDGET_MAX, UNSIGNED
+from elkapi.translate.gemini_write import BUDGET_MAX, UNSIGNED, UNSIGNED_BYTES
 from elkapi.translate.profiles import Profile, profile_for
 
 GEMINI_25 = profile_for("gemini", "gemini-2.5-flash")
@@ -174,6 +174,14 @@ def test_calls_get_ids_by_order_and_responses_find_them_by_name_then_order() -> 
     ]
     assert results[0].parts == (ir.Text("rain"),)
     assert results[1].parts == (ir.Text('{"degrees":4}'),)
+
+
+def test_the_stand_in_for_a_signature_signs_nothing_when_it_comes_back() -> None:
+    call = {"functionCall": {"name": "f", "args": {}}}
+    for word in (UNSIGNED, UNSIGNED_BYTES):
+        contents = [{"role": "model", "parts": [{**call, "thoughtSignature": word}]}]
+        (said,) = DIALECT.read_request(json.dumps({"contents": contents}).encode()).messages
+        assert said.parts == (ir.ToolCall("call_0", "f", "{}"),)
 
 
 def test_the_chunks_of_a_streamed_answer_are_one_text_again() -> None:

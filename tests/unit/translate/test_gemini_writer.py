@@ -14,6 +14,7 @@ from elkapi.translate import ir
 from elkapi.translate.dialect import ReplyFacts
 from elkapi.translate.dialect import Writer as AnyWriter
 from elkapi.translate.gemini import DIALECT, ArrayWriter
+from elkapi.translate.gemini_write import UNSIGNED_BYTES
 from elkapi.translate.sse import SseDecoder
 from elkapi.types import Usage
 
@@ -247,3 +248,17 @@ def test_a_chat_of_the_sdk_keeps_its_history_and_answers_calls() -> None:
     parts = [part for message in request.messages for part in message.parts]
     assert ir.ToolCall("toolu_1", "f", '{"city":"Ulm"}') in parts
     assert ir.ToolResult("toolu_1", (ir.Text("x"),), "f") in parts
+
+
+def test_the_first_call_of_another_upstream_is_signed_by_googles_stand_in() -> None:
+    events = [
+        ir.Start("up", "up"),
+        ir.ToolCallStart(0, "a", "f"),
+        ir.ToolCallDelta(0, "{}"),
+        ir.ToolCallStart(1, "b", "g"),
+        ir.ToolCallDelta(1, "{}"),
+        ir.Finish("tool_calls"),
+        ir.End(),
+    ]
+    parts = json.loads(DIALECT.write_reply(events, _facts()))["candidates"][0]["content"]["parts"]
+    assert [part.get("thoughtSignature") for part in parts] == [UNSIGNED_BYTES, None]

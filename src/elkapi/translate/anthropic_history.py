@@ -1,0 +1,76 @@
+"""An Anthropic caller's conversation that other upstreams took part in, made fit for Claude; others stay as they came.
+
+Callers go on with whatever they were answered: with thoughts that no Claude signed, and with tool calls that no thought
+of Claude's came before. Claude refuses both while it thinks by budget.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import msgspec
+
+from elkapi.translate.decode import decode
+
+# How callers of other upstreams are shown a thought; Claude's own are never unsigned.
+_UNSIGNED = (b'"signature":""', b'"signature": ""')
+_FOREIGN_CALL = re.compile(rb'"tool_use_id"\s*:\s*"(?!toolu_)')
+_THOUGHTS = ("thinking", "redacted_thinking")
+_members = msgspec.json.Decoder(dict[str, Any])
+_encode = msgspec.json.Encoder().encode
+
+
+def has_foreign_turns(body: bytes) -> bool:
+    """Whether `with_own_thoughts` may have something to do; a look at the bytes, since hardly any call has."""
+    if b'"thinking"' not in body:
+        return False
+    if any(mark in body for mark in _UNSIGNED):
+        return True
+    return b'"budget_tokens"' in body and b'"tool_use_id"' in body and _FOREIGN_CALL.search(body) is not None
+
+
+def with_own_thoughts(body: bytes) -> bytes:
+    """The body without unsigned thoughts; it thinks only where a running tool loop began with a thought of Claude's.
+
+    Raises BadRequest for what is no JSON object.
+    """
+    members = decode(_members, body)
+    messages = members.get("messages")
+    if not isinstance(messages, list):
+        return body
+    kept = [row for message in messages if (row := _without_unsigned(message)) is not None]
+    made: dict[str, Any] = {**members, "messages": kept}
+    thinking = made.get("thinking")
+    if isinstance(thinking, dict) and thinking.get("type") == "enabled" and _lost_thoughts(kept):
+        del made["thinking"]
+    return _encode(made) if made != members else body
+
+
+def _without_unsigned(message: Any) -> Any:
+    """The message, or None when nothing but unsigned thoughts stood in it."""
+    if not isinstance(message, dict) or message.get("role") != "assistant" or not _blocks(message):
+        return message
+    blocks = _blocks(message)
+    kept = [block for block in blocks if not (_kind(block) == "thinking" and not block.get("signature"))]
+    if len(kept) == len(blocks):
+        return message
+    return {**message, "content": kept} if kept else None
+
+
+def _lost_thoughts(messages: list[Any]) -> bool:
+    """Whether the last message answers tool calls of an assistant's message that does not begin with a thought."""
+    if not messages or not any(_kind(block) == "tool_result" for block in _blocks(messages[-1])):
+        return False
+    said = next((m for m in reversed(messages) if isinstance(m, dict) and m.get("role") == "assistant"), None)
+    blocks = _blocks(said)
+    return bool(blocks) and _kind(blocks[0]) not in _THOUGHTS
+
+
+def _blocks(message: Any) -> list[Any]:
+    content = message.get("content") if isinstance(message, dict) else None
+    return content if isinstance(content, list) else []
+
+
+def _kind(block: Any) -> Any:
+    return block.get("type") if isinstance(block, dict) else None
