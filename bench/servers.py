@@ -153,7 +153,7 @@ def start_gateway(directory: Path, upstream: Server, *, workers: int, synchronou
 
 
 def _seed_keys(env: dict[str, str], count: int, directory: Path) -> tuple[str, ...]:
-    """Fill the key table to `count` rows; returns up to 1,000 of the keys, spread evenly over it."""
+    """Fill the key table to `count` rows; returns up to 100 of the keys, spread evenly over it."""
     out = directory / "keys.json"
     subprocess.run([sys.executable, BENCH / "seed_keys.py", str(count), out], env=env, check=True)
     return tuple(json.loads(out.read_text("utf-8")))
