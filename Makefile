@@ -12,6 +12,8 @@ WEIGHTS := src/elkapi/data/weights.txt
 
 # `make test` runs every suite, so a missing PostgreSQL or Redis is a failure there, not a skip.
 REQUIRE_SERVERS ?= 1
+# Files of tests run side by side, one process a core at most; each has servers of its own.
+TEST_PROCESSES ?= 2
 CHAOS_ROUNDS ?= 50
 SOAK_SECONDS ?= 3600
 
@@ -34,7 +36,8 @@ dev: $(STAMPS)/dev ## gateway and sandbox with a seeded key, restarted whenever 
 
 test: $(STAMPS)/dev $(STAMPS)/node ## every suite, on SQLite and PostgreSQL, with 60 s of chaos and soak
 	scripts/debian-packages test
-	ELKAPI_REQUIRE_POSTGRES=$(REQUIRE_SERVERS) ELKAPI_REQUIRE_REDIS=$(REQUIRE_SERVERS) $(PY) -m pytest
+	ELKAPI_REQUIRE_POSTGRES=$(REQUIRE_SERVERS) ELKAPI_REQUIRE_REDIS=$(REQUIRE_SERVERS) \
+		$(PY) -m pytest -n $(TEST_PROCESSES) --dist loadfile
 
 test-fast: $(STAMPS)/dev ## the quick suites: SQLite only, no servers
 	$(PY) -m pytest -q -m "not slow and not postgres"

@@ -15,7 +15,7 @@ import urllib.request
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
-sys.path.insert(0, str(ROOT / "tests"))
+sys.path[:0] = [str(ROOT / "tests"), str(ROOT)]
 
 from isolation import bring_loopback_up, reaches_out  # noqa: E402 - the path above is where it lies.
 from live import LiveGateway, running_gateway  # noqa: E402

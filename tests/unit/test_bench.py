@@ -120,10 +120,13 @@ def test_a_player_counts_a_stream_as_whole_only_with_every_event(monkeypatch: py
     async def played(events: int, cut: int) -> tuple[int, int]:
         async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
             await reader.readuntil(b"\r\n\r\n")
-            body = b"HTTP/1.1 200 OK\r\n\r\n" + b"data: x\n\n" * events + b"\r\n0\r\n\r\n"
+            writer.write(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n")
+            body = b"data: x\n\n" * events
             for start in range(0, len(body), cut):
-                writer.write(body[start : start + cut])
+                chunk = body[start : start + cut]
+                writer.write(b"%x\r\n%b\r\n" % (len(chunk), chunk))
                 await writer.drain()
+            writer.write(b"0\r\n\r\n")
             await reader.read()
             writer.close()
 
