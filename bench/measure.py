@@ -86,7 +86,7 @@ def by_role(processes: Iterable[Process], value: str) -> dict[str, float]:
 class Load(NamedTuple):
     """What is sent, and from which core. `stream`: bench/streams.py plays it instead of wrk; `timed` reads its lags.
 
-    `pause_ms`: each connection rests that long between an answer and its next call.
+    `pause_ms`: each connection rests that long, on average, between an answer and its next call.
     """
 
     url: str
@@ -130,7 +130,8 @@ def _run_wrk(load: Load, connections: int, duration_s: int) -> dict[str, float]:
     headers = "\n".join(f"wrk.headers[{json.dumps(k)}] = {json.dumps(v)}" for k, v in load.headers.items())
     keys = "{" + ",".join(json.dumps(key) for key in load.keys) + "}"
     with tempfile.NamedTemporaryFile("w", suffix=".lua") as script:
-        delay = f"delay = function() return {load.pause_ms} end" if load.pause_ms else ""
+        # By chance: connections that all rest alike would all call at once.
+        delay = f"delay = function() return math.random(0, {2 * load.pause_ms}) end" if load.pause_ms else ""
         script.write(LUA.format(body=json.dumps(load.body.decode()), headers=headers, keys=keys, delay=delay))
         script.flush()
         command = ["taskset", "-c", str(load.core), "wrk", "-t1", f"-c{connections}", f"-d{duration_s}s"]
