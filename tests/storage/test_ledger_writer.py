@@ -76,6 +76,9 @@ async def test_small_batches_are_written_on_the_loop_and_large_ones_by_the_threa
     await pairs(ledger, account, 50, 1)
     assert sum(inline) > 50
     inline.clear()
+    await pairs(ledger, account, 100, 100)
+    assert inline[:2] == [writer_module.INLINE_ORDERS_MAX, 100 - writer_module.INLINE_ORDERS_MAX]
+    inline.clear()
     before = ledger.writer.stats.orders
     await pairs(ledger, account, 400, 400)
     assert max(inline, default=0) <= writer_module.INLINE_ORDERS_MAX
@@ -83,7 +86,7 @@ async def test_small_batches_are_written_on_the_loop_and_large_ones_by_the_threa
     assert ledger.depth == 0
     await ledger.aclose()
     with sqlite.database.read() as connection:
-        assert balance(connection, account).posted_nano == 10**6 - 450 * 3
+        assert balance(connection, account).posted_nano == 10**6 - 550 * 3
 
 
 async def test_with_a_flush_per_commit_the_loop_never_writes(

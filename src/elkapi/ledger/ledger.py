@@ -48,6 +48,8 @@ from elkapi.types import HoldOrder, IdempotencyClaim, RequestRecord, Settlement,
 SWEEP_S = 0.05
 # A batch with a larger answer to keep is not written on the loop.
 INLINE_KEPT_BYTES_MAX = 256 * 1024
+# What one turn of a loop with hundreds of connections may bring, as so many transactions on the loop.
+INLINE_BATCHES_MAX = 4
 # Orders written on the loop wait at most this long for company while many calls are in flight.
 LINGER_ON_LOOP_S = 0.002
 TOO_SLOW_HOLD = "The ledger did not reserve this call's cost in time; please try again."
@@ -414,12 +416,17 @@ class ThreadLedger(Ledger):
             self._loop.call_soon(self._flush_when_quiet, queued, until_s)
 
     def _send(self, entries: list[Entry]) -> None:
-        outcomes = self.writer.write_now(entries) if self._inline and not self._heavy else None
+        if self._inline and not self._heavy and len(entries) <= INLINE_BATCHES_MAX * INLINE_ORDERS_MAX:
+            while entries:
+                batch = entries[:INLINE_ORDERS_MAX]
+                outcomes = self.writer.write_now(batch)
+                if outcomes is None:
+                    break
+                self._deliver(batch, outcomes)
+                entries = entries[INLINE_ORDERS_MAX:]
         self._heavy = False
-        if outcomes is None:
+        if entries:
             self.writer.submit(entries)
-        else:
-            self._deliver(entries, outcomes)
 
 
 def _is_done(waiter: Any) -> bool:
