@@ -27,10 +27,14 @@ from elkapi.testing import crash
 from elkapi.testing.ledger import a_settlement, an_order, funded_account, quick_settings
 from elkapi.types import IdempotencyClaim, StoredReply
 
+# Where no worker dies: a busy machine must not make the ledger believe that one did.
+NOBODY_DIES = pytest.mark.parametrize("settings", [{"heartbeat_lost_s": 60.0}], indirect=True, ids=[""])
+
 
 @pytest.fixture
-def settings(tmp_path: Path) -> Settings:
-    return quick_settings(str(tmp_path / "data"), settle_wait_s=10.0, hold_wait_s=10.0)
+def settings(tmp_path: Path, request: pytest.FixtureRequest) -> Settings:
+    more = getattr(request, "param", {})
+    return quick_settings(str(tmp_path / "data"), settle_wait_s=10.0, hold_wait_s=10.0, **more)
 
 
 @pytest.fixture
@@ -96,6 +100,7 @@ def assert_in_order(database: Database) -> None:
     assert report.open_holds == 0
 
 
+@NOBODY_DIES
 async def test_two_workers_share_one_balance_through_the_process(process: Process, sqlite: Installation) -> None:
     account = funded_account(sqlite.database, 100 * 50)
     async with worker(sqlite) as one, worker(sqlite) as two:
@@ -138,6 +143,7 @@ async def test_idempotent_replies_travel_sealed_through_the_process(process: Pro
 CRASHES = [name for name in crash.NAMES if name.startswith("ledger.") and "recover" not in name]
 
 
+@NOBODY_DIES
 @pytest.mark.parametrize("crash_at", ["", *(pytest.param(f"{name}:3", marks=pytest.mark.slow) for name in CRASHES)])
 async def test_a_killed_ledger_process_loses_nothing_and_doubles_nothing(
     process: Process, sqlite: Installation, crash_at: str
