@@ -6,12 +6,15 @@ Hold (reserved), Usage and AttemptRecord (what happened), RequestRecord (what is
 
 from __future__ import annotations
 
-from typing import Literal
+from collections.abc import Mapping
+from enum import Enum
+from typing import Any, Literal
 
 import msgspec
 
 Scope = Literal["live", "test"]
 FallbackReason = Literal["error", "context", "refusal"]
+AssetKind = Literal["video", "image", "audio", "file"]
 PiiKind = Literal["email", "phone", "iban", "card", "ip", "secret", "private_key"]
 # A call that was answered from the response cache: no upstream did anything for it.
 CACHED_FLAG = "cached"
@@ -324,6 +327,65 @@ class RequestRecord(msgspec.Struct, frozen=True, omit_defaults=True):
     asked: str | None = None
     line: BatchLine | None = None
     guard: str | None = None
+
+
+class State(Enum):
+    """Where a task stands, whatever its provider's words; the last four are ends and never change."""
+
+    QUEUED = "queued"
+    RUNNING = "running"
+    SUCCEEDED = "succeeded"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+    EXPIRED = "expired"
+
+    @property
+    def is_end(self) -> bool:
+        return self not in (State.QUEUED, State.RUNNING)
+
+
+class TaskAsset(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """One file that a task made, in our store; `source` is the provider's address, which never leaves the gateway.
+
+    `url` is ours, signed and expiring, filled in when an answer is rendered.
+    """
+
+    id: bytes
+    kind: AssetKind
+    content_type: str
+    size_bytes: int
+    source: str = ""
+    url: str = ""
+    width: int | None = None
+    height: int | None = None
+    duration_ms: int | None = None
+
+
+class TaskView(msgspec.Struct, frozen=True, kw_only=True):
+    """A task as it is shown: all that the renderers of every form are given.
+
+    `id` is our public id (`task_` and 32 characters), `native_id` the provider's, "" while there is none. `reply` is
+    the provider's last answer as JSON bytes, b"" while there is none; `asked` the caller's request as it was decoded.
+    `wire` is the form the provider speaks, `form` the one in which the caller submitted. Times are nanoseconds, 0 while
+    not yet.
+    """
+
+    id: str
+    native_id: str
+    operation: str
+    wire: str
+    form: str
+    model: str
+    state: State
+    progress: int
+    created_ns: int
+    started_ns: int = 0
+    finished_ns: int = 0
+    error_code: str = ""
+    error: str = ""
+    assets: tuple[TaskAsset, ...] = ()
+    reply: bytes = b""
+    asked: Mapping[str, Any] = {}
 
 
 class IdempotencyClaim(msgspec.Struct, frozen=True):

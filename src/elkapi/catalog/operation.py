@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from enum import Enum
-from typing import Literal
+from typing import Any, Literal
 
 import msgspec
 
+from elkapi.catalog.task import InBand, Meter, TaskSpec
 from elkapi.translate.ir import DialectName
 from elkapi.types import Usage
 
@@ -30,22 +31,41 @@ Wire = Literal[
     "gemini-count",
     "responses-count",
     "responses-compact",
+    "kling",
+    "veo",
+    "ark-video",
+    "runway",
+    "duomi-runway",
+    "luma",
+    "minimax-video",
+    "pika",
+    "duomi-pika",
+    "videos",
+    "video",
 ]
 Kind = Literal["sync", "stream", "task", "file", "websocket", "doc"]
 
 
 class Role(Enum):
-    """Who answers: an upstream, the gateway itself from memory or its tables, or the control process without a key."""
+    """Who answers: an upstream, the gateway itself from memory or its tables, or the control process without a key.
+
+    SUBMIT begins a task at an upstream; FETCH, CANCEL and LIST are about tasks begun, answered from our own tables.
+    """
 
     RELAY = "relay"
     GATEWAY = "gateway"
+    SUBMIT = "submit"
+    FETCH = "fetch"
+    CANCEL = "cancel"
+    LIST = "list"
     CONTROL = "control"
 
 
 class Body(Enum):
-    """What a caller may send."""
+    """What a caller may send; FORM is multipart/form-data, or JSON with the same members."""
 
     JSON = "json"
+    FORM = "form"
     NONE = "none"
 
 
@@ -91,7 +111,9 @@ class Operation(msgspec.Struct, frozen=True):
 
     `dialect` is set when other dialects' upstreams can serve it through `translate`. `named_once` are the members,
     beside the model, that decide what a call costs. `also` are further rows of the contract that this route serves
-    (the streamed twin), as (id, kind). `stream` True: always streamed; None: as the body says. `free_unless_priced`: a
+    (the streamed twin), as (id, kind). Of a task's operations, `task` says how its provider tells of it, `upstream` is
+    the submit's method and path below the channel's base, `meter` what it may cost, `form` how a task is shown to the
+    caller: "native" is the provider's own last answer. `stream` True: always streamed; None: as the body says. `free_unless_priced`: a
     model without a price record is free here instead of refused.
     """
 
@@ -112,6 +134,10 @@ class Operation(msgspec.Struct, frozen=True):
     unit: str = "free"
     free_unless_priced: bool = False
     read: Callable[[bytes], Facts] | None = None
+    task: TaskSpec | None = None
+    upstream: str = ""
+    meter: Meter | None = None
+    form: str = "native"
 
 
 class Match(msgspec.Struct, frozen=True):
@@ -121,9 +147,27 @@ class Match(msgspec.Struct, frozen=True):
     params: dict[str, str]
 
 
+class Hooks(msgspec.Struct, frozen=True, kw_only=True):
+    """What a family's data cannot say: pure functions beside it.
+
+    `prepare(operation, body, model)` is the submit's body as the provider wants it, from a decoded one it may change;
+    it raises BadRequest. `accept(body)` is the provider's answer as the declared paths expect it.
+    `usage(asked, reply)` is what a finished task used where its provider says so, else None.
+    """
+
+    prepare: Callable[[str, dict[str, Any], str], dict[str, Any]] | None = None
+    accept: Callable[[Any], Any] | None = None
+    usage: Callable[[Mapping[str, Any], Any], Usage | None] | None = None
+
+
 class Family(msgspec.Struct, frozen=True):
-    """Operations of one wire format; `dialect` is how their errors are worded."""
+    """Operations of one wire format; `dialect` is how their errors are worded.
+
+    `in_band` and `hooks` are those of a family of tasks.
+    """
 
     name: str
     dialect: Dialect
     operations: tuple[Operation, ...]
+    in_band: InBand | None = None
+    hooks: Hooks = Hooks()

@@ -1,0 +1,90 @@
+"""Short forms in which families of tasks are declared: one line a submit, its fetches beside it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+from elkapi.catalog.operation import Body, ModelSource, Operation, Role, Wire
+from elkapi.catalog.task import Meter, TaskSpec
+
+MODEL = ModelSource("body")
+
+
+class Tasks(msgspec.Struct, frozen=True, kw_only=True):
+    """What the operations of one family have alike; `prefix` stands before the provider's own paths on the gateway.
+
+    `aliases` are further prefixes for all of them.
+    """
+
+    family: str
+    wire: Wire
+    prefix: str = ""
+    aliases: tuple[str, ...] = ()
+    task: TaskSpec
+    meter: Meter = Meter()
+    model: ModelSource = MODEL
+
+    def submit(
+        self,
+        name: str,
+        path: str,
+        *,
+        task: TaskSpec | None = None,
+        meter: Meter | None = None,
+        model: ModelSource | str | None = None,
+        upstream: str = "",
+        aliases: tuple[str, ...] = (),
+        **more: Any,
+    ) -> Operation:
+        """`POST {prefix}{path}`, sent to `upstream` (the same path); `model` as text is a fixed name."""
+        if isinstance(model, str):
+            model = ModelSource("none", default=model)
+        return Operation(
+            id=f"{self.family}.{name}",
+            method="POST",
+            path=self.prefix + path,
+            aliases=(*(prefix + path for prefix in self.aliases), *aliases),
+            family=self.family,
+            role=Role.SUBMIT,
+            kind="task",
+            body=more.pop("body", Body.JSON),
+            model=model or self.model,
+            wire=self.wire,
+            unit=(meter or self.meter).unit,
+            task=task or self.task,
+            meter=meter or self.meter,
+            upstream=upstream or f"POST {path}",
+            **more,
+        )
+
+    def fetch(self, name: str, path: str, *, method: str = "GET", **more: Any) -> Operation:
+        """A task by the `{id}` of its path, query or body, as `form` shows it."""
+        return self._about(Role.FETCH, name, method, path, more)
+
+    def cancel(self, name: str, path: str, *, method: str = "DELETE", **more: Any) -> Operation:
+        """Cancels an open task, deletes one that ended."""
+        return self._about(Role.CANCEL, name, method, path, more)
+
+    def list(self, name: str, path: str, **more: Any) -> Operation:
+        """The caller's own tasks of this family, from our tables."""
+        return self._about(Role.LIST, name, "GET", path, more)
+
+    def _about(self, role: Role, name: str, method: str, path: str, more: dict[str, Any]) -> Operation:
+        own = more.pop("aliases", ())
+        return Operation(
+            id=f"{self.family}.{name}",
+            method=method,
+            path=self.prefix + path,
+            aliases=(*(prefix + path for prefix in self.aliases), *own),
+            family=self.family,
+            role=role,
+            kind=more.pop("kind", "sync"),
+            body=Body.JSON if method == "POST" else Body.NONE,
+            wire=self.wire,
+            task=more.pop("task", self.task),
+            **more,
+        )
+
+

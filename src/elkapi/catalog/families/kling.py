@@ -1,0 +1,76 @@
+"""Kling: videos, pictures, try-on, lip-sync, effects. Contract: kling.md; rows: kling.yaml."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from elkapi.catalog.declare import Tasks
+from elkapi.catalog.operation import Family, Hooks, ModelSource
+from elkapi.catalog.task import InBand, Made, Meter, TaskSpec
+from elkapi.types import State
+
+VIDEO = TaskSpec(
+    id="data.task_id",
+    state="data.task_status",
+    states={
+        "submitted": State.QUEUED,
+        "processing": State.RUNNING,
+        "succeed": State.SUCCEEDED,
+        "failed": State.FAILED,
+    },
+    made=(Made("data.task_result.videos[*].url"), Made("data.task_result.images[*].url", "image")),
+    error=("data.task_status_msg",),
+    fetch="GET {submit}/{id}",
+    refs=("data.task_result.videos[*].id",),
+    callback="callback_url",
+    mark="external_task_id",
+    recall="GET {submit}/{mark}",
+)
+_MODEL = ModelSource("body", "model_name", "kling-v1")
+_FEATURES = {"mode": ("mode", "input.mode", "=std"), "duration": ("duration", "input.duration", "=5")}
+_SOUND = {"sound": ("sound", "=off")}
+_VIDEO = Meter(unit="call", seconds=("duration", "input.duration"), features=_FEATURES | _SOUND)
+_IMAGE = Meter(unit="image", count="n", features={"resolution": ("resolution", "=1k")})
+_tasks = Tasks(family="kling", wire="kling", prefix="/kling", task=VIDEO, meter=_VIDEO, model=_MODEL)
+
+
+def _prepare(operation: str, body: dict[str, Any], model: str) -> dict[str, Any]:
+    """Numbers as the texts that Kling wants, raw Base64 without its data: prefix, the names of its own pages."""
+    for holder in (body, body.get("input")):
+        if isinstance(holder, dict):
+            if isinstance(holder.get("duration"), int | float):
+                holder["duration"] = f"{holder['duration']:g}"
+            for name in ("image", "image_tail", "human_image", "cloth_image"):
+                if isinstance(value := holder.get(name), str) and value.startswith("data:"):
+                    holder[name] = value.partition(",")[2]
+    if operation == "kling.image-expand" and "bottom_expansion_ratio" in body:
+        body["down_expansion_ratio"] = body.pop("bottom_expansion_ratio")
+    if operation == "kling.extend":
+        body.pop("task_id", None)
+    return body
+
+
+FAMILY = Family(
+    name="kling",
+    dialect="openai",
+    in_band=InBand(
+        path="code", good=0, message="message", elsewhere=frozenset({1101, 1102, 1302, 1303, 5000, 5001, 5002})
+    ),
+    hooks=Hooks(prepare=_prepare),
+    operations=(
+        _tasks.submit("text-to-video", "/v1/videos/text2video"),
+        _tasks.submit("image-to-video", "/v1/videos/image2video"),
+        _tasks.submit("extend", "/v1/videos/video-extend", model="kling-video-extend"),
+        _tasks.submit("lip-sync", "/v1/videos/lip-sync", model="kling-lip-sync"),
+        _tasks.submit("effects", "/v1/videos/effects", model="kling-effects"),
+        _tasks.submit("image", "/v1/images/generations", meter=_IMAGE),
+        _tasks.submit("image-expand", "/v1/images/editing/expand", meter=_IMAGE, model="kling-image-expand"),
+        _tasks.submit(
+            "try-on",
+            "/v1/images/kolors-virtual-try-on",
+            meter=Meter(unit="image"),
+            model=ModelSource("body", "model_name", "kolors-virtual-try-on-v1"),
+        ),
+        _tasks.fetch("query", "/v1/{action}/{action2}/{id}", aliases=("/kling/v1/images/editing/expand/{id}",)),
+    ),
+)

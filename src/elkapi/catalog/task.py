@@ -1,0 +1,102 @@
+"""How a family's tasks are declared: where ids, states, results and errors stand in its replies; no behaviour here.
+
+Paths such as `data.task_result.videos[*].url` are compiled by `catalog.jsonpath`. A word that `states` does not know
+counts as running, raises a metric and never charges or refunds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, Literal
+
+import msgspec
+
+from elkapi.types import AssetKind, State
+
+
+class Poll(msgspec.Struct, frozen=True):
+    """When an open task is asked about: `first_s` after its submit, then every `every_s`, later up to `every_max_s`.
+
+    After `limit_s` the operator is told and it is asked rarely; giving up waiting is no verdict.
+    """
+
+    first_s: float = 3.0
+    every_s: float = 5.0
+    every_max_s: float = 30.0
+    limit_s: float = 24 * 3600.0
+
+
+class Made(msgspec.Struct, frozen=True):
+    """Files of a finished task: `path` finds their addresses in the last reply, one or many.
+
+    `via` is a further request for what `path` found, with the channel's credential; `then` the path of the address in
+    its answer, "" when the answer is the file itself. `auth`: the address wants the channel's credential.
+    `optional`: the task succeeds without it (posters, thumbnails); such files are not billed.
+    """
+
+    path: str
+    kind: AssetKind = "video"
+    via: str = ""
+    then: str = ""
+    auth: bool = False
+    optional: bool = False
+
+
+class TaskSpec(msgspec.Struct, frozen=True, kw_only=True):
+    """One kind of task of one provider.
+
+    `id` stands in the answer to the submit, all other paths in the answer to `fetch`. Requests are a method and a path
+    below the channel's base: `{id}` is the provider's id, `{submit}` the path of the submit. `error` are the paths of
+    a failure's text, the first found counts; `error_code` its code. `progress` may be a percent, a share up to 1 or
+    text such as "37%". `refs` are paths of further ids by which later calls name what this task made. `blank` is what
+    a native fetch answers before the provider was asked: {id}, {model}, {created_s}, {created_ms}, {created_iso} are
+    filled in. `callback` is the member of the submit in which the provider takes an address to call. `mark` is the
+    member that carries our own id, `recall` the request that finds a task by it (`{mark}`), where the provider has
+    such a thing; a submit of unknown outcome is asked about with it and never repeated.
+    """
+
+    id: str
+    state: str
+    states: Mapping[str, State]
+    made: tuple[Made, ...]
+    fetch: str
+    error: tuple[str, ...] = ()
+    error_code: str = ""
+    progress: str = ""
+    cancel: str = ""
+    refs: tuple[str, ...] = ()
+    blank: Mapping[str, Any] = {}
+    callback: str = ""
+    mark: str = ""
+    recall: str = ""
+    poll: Poll = Poll()
+
+
+class Meter(msgspec.Struct, frozen=True, kw_only=True):
+    """What a submit may cost, from the request alone: `unit` a video's second, an image, a call or a token.
+
+    `seconds` are the paths of its length in the request (first found; numbers, "5", "5s"), `seconds_default` where it
+    says none. `count` is the path of how many are made. `features` name what price variants go by: a feature and the
+    paths where it stands, the last entry may be "=word", the provider's default. `tokens_max` bounds what is metered in
+    tokens, from seconds and resolution, by a function of the features and milliseconds.
+    """
+
+    unit: Literal["second", "image", "call", "token"] = "call"
+    seconds: tuple[str, ...] = ()
+    seconds_default: float = 5.0
+    count: str = ""
+    features: Mapping[str, tuple[str, ...]] = {}
+    tokens_max: Callable[[Mapping[str, str], int], int] | None = None
+    tokens: str = ""
+
+
+class InBand(msgspec.Struct, frozen=True, kw_only=True):
+    """A provider that reports failure inside a success: `path` is `good` in a good answer.
+
+    `message` is the path of the words; a value among `elsewhere` means that another channel may do better.
+    """
+
+    path: str
+    good: object
+    message: str
+    elsewhere: frozenset[object] = frozenset()
