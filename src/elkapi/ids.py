@@ -11,6 +11,7 @@ import os
 import time
 
 ID_BYTES = 16
+_HEX_DIGITS = frozenset("0123456789abcdef")
 
 _counter = itertools.count(int.from_bytes(os.urandom(3), "big"))
 _process = os.urandom(6)
@@ -49,3 +50,16 @@ def parse_request_id(text: str) -> bytes | None:
         return bytes.fromhex(raw)
     except ValueError:
         return None
+
+
+def event_id_text(task_id: bytes, place: int, number: int) -> str:
+    """The public spelling of a task's event for one address: `evt_`, the task's 32 hex digits and twelve more."""
+    return f"evt_{task_id.hex()}{place:04x}{number:08x}"
+
+
+def parse_event_id(text: str) -> tuple[bytes, int, int] | None:
+    """(task, place, number) behind the public spelling, or None when it is not one."""
+    digits = text.removeprefix("evt_")
+    if digits == text or len(digits) != 2 * ID_BYTES + 12 or not set(digits) <= _HEX_DIGITS:
+        return None
+    return bytes.fromhex(digits[:32]), int(digits[32:36], 16), int(digits[36:], 16)

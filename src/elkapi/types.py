@@ -388,6 +388,38 @@ class TaskView(msgspec.Struct, frozen=True, kw_only=True):
     asked: Mapping[str, Any] = {}
 
 
+NoticeForm = Literal["standard", "kling", "minimax", "runway", "luma", "ark", "duomi", "sora"]
+
+
+class Notice(msgspec.Struct, frozen=True, kw_only=True):
+    """One event of a task for one address, written in the transaction that makes it true.
+
+    The event is the `number`th of the task (its row's version), `place` says which of the task's addresses this is:
+    together they make the event's id, so the same transition never gives two. `body` is JSON in `form`; `headers` go
+    with it beside the signature. It is tried until `until_ns`.
+    """
+
+    task_id: bytes
+    number: int
+    key_id: int
+    owner_id: int
+    url: str
+    form: NoticeForm
+    body: bytes
+    created_ns: int
+    until_ns: int
+    place: int = 0
+    headers: tuple[tuple[str, str], ...] = ()
+
+
+class NoticeBody(msgspec.Struct, frozen=True):
+    """What of a notice is sealed: where it goes, for addresses may hold a token, and what is sent."""
+
+    url: str
+    body: bytes
+    headers: tuple[tuple[str, str], ...] = ()
+
+
 class IdempotencyClaim(msgspec.Struct, frozen=True):
     """An `Idempotency-Key` as claimed in the hold's transaction; `fingerprint` is the sha256 of operation and body."""
 

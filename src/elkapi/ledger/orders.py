@@ -94,6 +94,27 @@ class Kept(msgspec.Struct, frozen=True, array_like=True, gc=False):
         return len(self.sealed) + len(self.frames_sealed or b"")
 
 
+class NoticeRow(msgspec.Struct, frozen=True, array_like=True, gc=False):
+    """A row of `notices`, see types.Notice; its columns in this order."""
+
+    task_id: bytes
+    place: int
+    number: int
+    key_id: int
+    owner_id: int
+    host: str
+    form: str
+    created_ns: int
+    due_ns: int
+    until_ns: int
+    sealed: bytes
+
+    @property
+    def size_bytes(self) -> int:
+        """About what it adds to a frame between processes."""
+        return len(self.sealed)
+
+
 class Settle(msgspec.Struct, frozen=True, array_like=True, gc=False, tag="s"):
     """Resolve the hold (if `held`) to `charge_nano`, or give it back whole when that is 0, and keep the usage row.
 

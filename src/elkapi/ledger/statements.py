@@ -19,6 +19,7 @@ from sqlalchemy.sql import ClauseElement
 from elkapi.storage.schema import (
     accounts,
     idempotency,
+    notices,
     requests,
     stored_events,
     stored_items,
@@ -31,6 +32,20 @@ from elkapi.storage.schema import (
 # Row counts a multi-row statement exists for, descending: batches up to 16 are one statement, larger ones a few. All of
 # them together are fewer than either driver keeps prepared.
 SIZES = (64, 48, 32, 24, *range(16, 0, -1))
+
+NOTICE_COLUMNS = (
+    "task_id",
+    "place",
+    "number",
+    "key_id",
+    "owner_id",
+    "host",
+    "form",
+    "created_ns",
+    "due_ns",
+    "until_ns",
+    "sealed",
+)
 
 
 class Rows:
@@ -70,6 +85,7 @@ class Statements:
         self._entries()
         self._claims()
         self._stored()
+        self._notices()
         self._workers()
 
     def _accounts(self) -> None:
@@ -167,6 +183,9 @@ class Statements:
         finish = update(stored_objects).where(c.id == bindparam("id"), c.status == literal_column("'in_progress'"))
         finish = finish.values(status=bindparam("state"), expires_ns=bindparam("expires"), sealed=bindparam("body"))
         self.stored_finish = self._text(finish, "state", "expires", "body", "id")
+
+    def _notices(self) -> None:
+        self.notices = self._rows(notices, NOTICE_COLUMNS, key="task_id place number", state="pending", tries="0")
 
     def _workers(self) -> None:
         insert: Any = (sqlite_insert if self.is_sqlite else postgresql_insert)(workers)

@@ -1,0 +1,63 @@
+"""Notices of tasks inside the books' transactions, and their sealing; sending them is `tasks.notify`'s.
+
+A notice is written with the transition that it tells of, so nobody hears of what a crash could still undo, and of what
+was committed everybody hears (guarantee 72).
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterable, Sequence
+from typing import Any
+from urllib.parse import urlsplit
+
+import msgspec
+
+from elkapi.ledger.idempotency import SEAL_INLINE_BYTES
+from elkapi.ledger.orders import NoticeRow
+from elkapi.ledger.statements import NOTICE_COLUMNS, Statements
+from elkapi.storage.repos.notices import body_context
+from elkapi.storage.secrets import Sealer
+from elkapi.types import Notice, NoticeBody
+
+_encode = msgspec.msgpack.Encoder().encode
+
+
+async def seal_notices(sealer: Sealer, notices: Sequence[Notice]) -> tuple[NoticeRow, ...]:
+    """The rows of a transition's notices, due at once."""
+    return tuple([await _row(sealer, notice) for notice in notices])
+
+
+async def _row(sealer: Sealer, notice: Notice) -> NoticeRow:
+    body = _encode(NoticeBody(notice.url, notice.body, notice.headers))
+    context = body_context(notice.task_id, notice.place, notice.number)
+    inline = len(body) <= SEAL_INLINE_BYTES
+    sealed = sealer.seal(body, context) if inline else await asyncio.to_thread(sealer.seal, body, context)
+    return NoticeRow(
+        notice.task_id,
+        notice.place,
+        notice.number,
+        notice.key_id,
+        notice.owner_id,
+        urlsplit(notice.url).hostname or "",
+        notice.form,
+        notice.created_ns,
+        notice.created_ns,
+        notice.until_ns,
+        sealed,
+    )
+
+
+class Noticer:
+    """The table of notices behind the books' own cursor."""
+
+    def __init__(self, cursor: Any, sql: Statements) -> None:
+        self._cursor = cursor
+        self._sql = sql
+
+    def write(self, notices: Iterable[NoticeRow]) -> int:
+        """Insert these notices; how many were new. Repeating it changes nothing."""
+        flat: list[Any] = []
+        for notice in notices:
+            flat += (getattr(notice, name) for name in NOTICE_COLUMNS)
+        return self._sql.notices.insert(self._cursor, flat)

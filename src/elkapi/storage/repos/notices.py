@@ -1,0 +1,174 @@
+"""Notices of tasks as their senders and their owners see them: leased, tried, delivered, listed, sent again, expired.
+
+They are written by the ledger, with the transition that they tell of (`ledger.noticing`). A notice that is taken is its
+sender's until `due_ns`; a sender that dies leaves it due again then. Bodies stay sealed here.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Collection, Mapping
+from typing import Any
+
+import msgspec
+from sqlalchemy import ColumnElement, Connection, Select, delete, select, tuple_, update
+
+from elkapi.storage import dialect as sql
+from elkapi.storage import schema
+
+_notices, _deliveries = schema.notices, schema.deliveries
+_n, _d = _notices.c, _deliveries.c
+
+PENDING, DELIVERED, GIVEN_UP = "pending", "delivered", "given_up"
+# How many due notices are looked at for those whose host has a free place.
+LOOKED_AT_MAX = 500
+ANSWER_CHARACTERS_MAX = 500
+
+NoticeId = tuple[bytes, int, int]
+"""(task, place, number)."""
+
+
+class NoticeRow(msgspec.Struct, frozen=True):
+    """One notice; `sealed` opens with `body_context` to types.NoticeBody."""
+
+    task_id: bytes
+    place: int
+    number: int
+    key_id: int
+    owner_id: int
+    host: str
+    form: str
+    state: str
+    tries: int
+    created_ns: int
+    due_ns: int
+    until_ns: int
+    sealed: bytes
+
+    @property
+    def id(self) -> NoticeId:
+        return self.task_id, self.place, self.number
+
+
+class Try(msgspec.Struct, frozen=True):
+    """How one delivery went: the receiver's status and how its answer begins, or the words for what went wrong."""
+
+    at_ns: int
+    duration_ms: int
+    status: int | None
+    error: str = ""
+    answer: str = ""
+
+
+_COLUMNS = [_n[name] for name in NoticeRow.__struct_fields__]
+
+
+def body_context(task_id: bytes, place: int, number: int) -> bytes:
+    """What a notice's body is sealed for."""
+    return b"notices.sealed\0%d\0%d\0" % (place, number) + task_id
+
+
+def is_any_due(connection: Connection, now_ns: int) -> bool:
+    """Whether a sender has anything to take; a plain read."""
+    due = select(_n.number).where(_n.state == PENDING, _n.due_ns <= now_ns).limit(1)
+    return connection.execute(due).first() is not None
+
+
+def take(
+    connection: Connection,
+    lease: bytes,
+    *,
+    count: int,
+    per_host_max: int,
+    busy: Mapping[str, int],
+    paused: Collection[str],
+    now_ns: int,
+    lease_ns: int,
+) -> list[NoticeRow]:
+    """Up to `count` due notices, now under this lease; several senders never get the same one.
+
+    `busy` counts what is on its way to each host already. An event waits for the older ones of its task and address.
+    """
+    older = _notices.alias()
+    same = (older.c.task_id == _n.task_id, older.c.place == _n.place, older.c.number < _n.number)
+    waits = select(older.c.number).where(*same, older.c.state == PENDING).exists()
+    full = {host for host, sending in busy.items() if sending >= per_host_max} | set(paused)
+    due = (
+        select(_n.task_id, _n.place, _n.number, _n.host)
+        .where(_n.state == PENDING, _n.due_ns <= now_ns, ~waits, _n.host.not_in(sorted(full)))
+        .order_by(_n.due_ns)
+        .limit(LOOKED_AT_MAX)
+    )
+    sending: Counter[str] = Counter(busy)
+    chosen: list[NoticeId] = []
+    for *notice, host in connection.execute(sql.for_update(due, skip_locked=True)):
+        if sending[host] < per_host_max and len(chosen) < count:
+            sending[host] += 1
+            chosen.append((notice[0], notice[1], notice[2]))
+    if not chosen:
+        return []
+    these = tuple_(_n.task_id, _n.place, _n.number).in_(chosen)
+    connection.execute(update(_notices).where(these).values(lease=lease, due_ns=now_ns + lease_ns))
+    rows = connection.execute(select(*_COLUMNS).where(these).order_by(_n.created_ns, _n.number))
+    return [NoticeRow(*row) for row in rows]
+
+
+def end_try(
+    connection: Connection, notice: NoticeId, lease: bytes, told: Try, *, state: str, tries: int, due_ns: int
+) -> bool:
+    """Log a try and what follows from it; False when the notice is no longer under this lease."""
+    mine = (*_is(notice), _n.lease == lease, _n.state == PENDING)
+    values: dict[str, Any] = {"state": state, "tries": tries, "due_ns": due_ns, "lease": None}
+    kept = connection.execute(update(_notices).where(*mine).values(values)).rowcount == 1
+    task_id, place, number = notice
+    facts = msgspec.structs.asdict(told)
+    connection.execute(_deliveries.insert(), {"task_id": task_id, "place": place, "number": number, **facts})
+    return kept
+
+
+def find(connection: Connection, notice: NoticeId) -> NoticeRow | None:
+    row = connection.execute(select(*_COLUMNS).where(*_is(notice))).one_or_none()
+    return None if row is None else NoticeRow(*row)
+
+
+def tries_of(connection: Connection, notice: NoticeId) -> list[Try]:
+    """Every try of a notice, the first one first."""
+    task_id, place, number = notice
+    these = (_d.task_id == task_id, _d.place == place, _d.number == number)
+    rows = connection.execute(select(*(_d[name] for name in Try.__struct_fields__)).where(*these).order_by(_d.id))
+    return [Try(*row) for row in rows]
+
+
+def newest(
+    connection: Connection, *, key_id: int | None = None, state: str | None = None, limit: int = 100
+) -> list[NoticeRow]:
+    """The newest first."""
+    query: Select[Any] = select(*_COLUMNS).order_by(_n.created_ns.desc(), _n.number.desc()).limit(limit)
+    if key_id is not None:
+        query = query.where(_n.key_id == key_id)
+    if state is not None:
+        query = query.where(_n.state == state)
+    return [NoticeRow(*row) for row in connection.execute(query)]
+
+
+def replay(connection: Connection, notice: NoticeId, *, now_ns: int, until_ns: int) -> bool:
+    """Due once more, whatever became of it, under the id it had; one that is on its way is left to its sender."""
+    again = update(_notices).where(*_is(notice), _n.lease.is_(None) | (_n.due_ns <= now_ns))
+    values = {"state": PENDING, "tries": 0, "due_ns": now_ns, "until_ns": until_ns, "lease": None}
+    return connection.execute(again.values(values)).rowcount == 1
+
+
+def purge(connection: Connection, before_ns: int, rows_max: int) -> int:
+    """Forget up to `rows_max` notices made before then that nobody sends any more, with their logs; how many."""
+    over = (_n.created_ns < before_ns, _n.state != PENDING)
+    old = select(_n.task_id, _n.place, _n.number).where(*over).order_by(_n.created_ns).limit(rows_max)
+    gone = [tuple(row) for row in connection.execute(sql.for_update(old, skip_locked=True))]
+    if gone:
+        connection.execute(delete(_deliveries).where(tuple_(_d.task_id, _d.place, _d.number).in_(gone)))
+        connection.execute(delete(_notices).where(tuple_(_n.task_id, _n.place, _n.number).in_(gone)))
+    return len(gone)
+
+
+def _is(notice: NoticeId) -> tuple[ColumnElement[bool], ...]:
+    task_id, place, number = notice
+    return _n.task_id == task_id, _n.place == place, _n.number == number

@@ -1,0 +1,168 @@
+"""Rows of notices: written once by the ledger's statement, sealed, taken by one sender, tried, replayed and purged."""
+
+from __future__ import annotations
+
+import os
+import time
+from typing import Any
+
+import msgspec
+from sqlalchemy import select
+
+from elkapi.ids import event_id_text, new_id, parse_event_id
+from elkapi.ledger.noticing import Noticer, seal_notices
+from elkapi.ledger.statements import for_dialect
+from elkapi.storage.db import Database
+from elkapi.storage.installation import Installation
+from elkapi.storage.repos import notices as rows
+from elkapi.storage.schema import deliveries
+from elkapi.storage.schema import notices as table
+from elkapi.types import Notice, NoticeBody
+
+DAY_NS = 86_400_000_000_000
+NOW_NS = time.time_ns()
+
+
+def a_notice(**fields: Any) -> Notice:
+    made = Notice(
+        task_id=new_id(),
+        number=1,
+        key_id=1,
+        owner_id=1,
+        url="https://hooks.example.test/in?token=secret",
+        form="standard",
+        body=b'{"type":"task.succeeded"}',
+        created_ns=NOW_NS,
+        until_ns=NOW_NS + DAY_NS,
+    )
+    return msgspec.structs.replace(made, **fields)
+
+
+async def written(installation: Installation, *notices: Notice) -> int:
+    """As the ledger's writer does it: in a transaction of its own connection."""
+    sealed = await seal_notices(installation.sealer, notices)
+    raw = installation.database.raw_writer()
+    sql = for_dialect(installation.database.dialect)
+    cursor = raw.cursor()
+    try:
+        cursor.execute(sql.begin)
+        fresh = Noticer(cursor, sql).write(sealed)
+        cursor.execute("COMMIT")
+    finally:
+        raw.close()
+    return fresh
+
+
+def taken(database: Database, lease: bytes = b"a", now_ns: int = NOW_NS, **fields: Any) -> list[rows.NoticeRow]:
+    given: dict[str, Any] = {"count": 10, "per_host_max": 10, "busy": {}, "paused": ()} | fields
+    with database.write() as connection:
+        return rows.take(connection, lease, now_ns=now_ns, lease_ns=60_000_000_000, **given)
+
+
+def ended(database: Database, row: rows.NoticeRow, lease: bytes = b"a", **fields: Any) -> bool:
+    given: dict[str, Any] = {"state": "delivered", "tries": 1, "due_ns": NOW_NS} | fields
+    told = rows.Try(NOW_NS, 12, 204)
+    with database.write() as connection:
+        return rows.end_try(connection, row.id, lease, told, **given)
+
+
+def test_an_event_id_names_its_transition() -> None:
+    task_id = new_id()
+    text = event_id_text(task_id, 1, 7)
+    assert parse_event_id(text) == (task_id, 1, 7)
+    for wrong in ("", "evt_", text[:-1], text.upper(), text.replace("evt_", "req_"), text[:-1] + "g"):
+        assert parse_event_id(wrong) is None
+
+
+async def test_the_same_transition_is_written_once_and_sealed(installation: Installation) -> None:
+    notice = a_notice()
+    other = msgspec.structs.replace(notice, place=1, url="https://other.example.test/")
+    assert await written(installation, notice, other) == 2
+    assert await written(installation, notice, other) == 0
+    with installation.database.read() as connection:
+        found = rows.find(connection, (notice.task_id, 0, 1))
+        assert found is not None
+        stored = connection.execute(select(table)).mappings().all()
+    assert (found.host, found.state, found.tries) == ("hooks.example.test", "pending", 0)
+    assert "secret" not in str([dict(row) for row in stored])
+    opened = installation.sealer.open(found.sealed, rows.body_context(*found.id))
+    assert msgspec.msgpack.decode(opened, type=NoticeBody) == NoticeBody(notice.url, notice.body)
+
+
+async def test_a_large_body_is_kept_whole(installation: Installation) -> None:
+    notice = a_notice(body=os.urandom(200_000))
+    await written(installation, notice)
+    [row] = taken(installation.database)
+    opened = installation.sealer.open(row.sealed, rows.body_context(*row.id))
+    assert msgspec.msgpack.decode(opened, type=NoticeBody).body == notice.body
+
+
+async def test_a_taken_notice_is_its_senders_until_the_lease_is_over(installation: Installation) -> None:
+    database = installation.database
+    await written(installation, a_notice())
+    with database.read() as connection:
+        assert rows.is_any_due(connection, NOW_NS)
+    [row] = taken(database, b"a")
+    assert taken(database, b"b") == []
+    [again] = taken(database, b"b", NOW_NS + 61_000_000_000)
+    assert again.id == row.id
+    assert not ended(database, row, b"a")
+    assert ended(database, again, b"b")
+    with database.read() as connection:
+        assert not rows.is_any_due(connection, NOW_NS + DAY_NS)
+        assert [told.status for told in rows.tries_of(connection, row.id)] == [204, 204]
+
+
+async def test_an_event_waits_for_the_older_ones_of_its_task_and_address(installation: Installation) -> None:
+    database = installation.database
+    first = a_notice()
+    second = msgspec.structs.replace(first, number=2)
+    elsewhere = msgspec.structs.replace(first, number=2, place=1)
+    await written(installation, second, elsewhere, first)
+    found = taken(database)
+    assert sorted(row.id[1:] for row in found) == [(0, 1), (1, 2)]
+    assert taken(database) == []
+    for row in found:
+        ended(database, row, state="given_up")
+    assert [row.number for row in taken(database)] == [2]
+
+
+async def test_a_full_or_paused_host_does_not_keep_others_waiting(installation: Installation) -> None:
+    database = installation.database
+    slow = [a_notice(created_ns=NOW_NS - 1000 + at) for at in range(5)]
+    quick = a_notice(url="https://quick.example.test/")
+    await written(installation, *slow, quick)
+    assert taken(database, count=0) == []
+    found = taken(database, per_host_max=2)
+    assert sorted(row.host for row in found) == ["hooks.example.test"] * 2 + ["quick.example.test"]
+    assert taken(database, per_host_max=2, busy={"hooks.example.test": 2}) == []
+    assert taken(database, paused={"hooks.example.test"}) == []
+    assert len(taken(database, per_host_max=2, busy={"hooks.example.test": 1})) == 1
+
+
+async def test_replay_makes_it_due_again_unless_it_is_on_its_way(installation: Installation) -> None:
+    database = installation.database
+    await written(installation, a_notice())
+    [row] = taken(database)
+    with database.write() as connection:
+        assert not rows.replay(connection, row.id, now_ns=NOW_NS, until_ns=NOW_NS + DAY_NS)
+    ended(database, row, state="given_up", tries=30)
+    with database.write() as connection:
+        assert rows.replay(connection, row.id, now_ns=NOW_NS, until_ns=NOW_NS + 2 * DAY_NS)
+    [again] = taken(database)
+    assert (again.id, again.tries, again.until_ns) == (row.id, 0, NOW_NS + 2 * DAY_NS)
+
+
+async def test_old_notices_are_forgotten_with_their_log(installation: Installation) -> None:
+    database = installation.database
+    old, waiting = a_notice(created_ns=NOW_NS - 40 * DAY_NS), a_notice(created_ns=NOW_NS - 40 * DAY_NS, key_id=2)
+    await written(installation, old, waiting, a_notice(key_id=3))
+    for row in taken(database):
+        if row.key_id != 2:
+            ended(database, row)
+    with database.write() as connection:
+        assert rows.purge(connection, NOW_NS - 30 * DAY_NS, 10) == 1
+        assert rows.purge(connection, NOW_NS - 30 * DAY_NS, 10) == 0
+        assert [row.key_id for row in rows.newest(connection)] == [3, 2]
+        assert [row.key_id for row in rows.newest(connection, state="delivered")] == [3]
+        assert len(connection.execute(select(deliveries)).all()) == 1
