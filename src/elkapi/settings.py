@@ -29,6 +29,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     port: int = 8000
     workers: int = 1
     trusted_proxies: tuple[str, ...] = ()
+    public_url: str = ""
     secret_key: str = ""
     metrics_token: str = ""
     log_file: str = ""
@@ -56,6 +57,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     text_total_s: float = 3600.0
     stream_ping_s: float = 15.0
     attempts_max: int = 4
+    task_polls_per_channel_max: int = 32
     cooldown_s: float = 10.0
     cooldown_max_s: float = 300.0
     upstream_connections_max: int = 1024

@@ -463,10 +463,58 @@ class StoredObject(msgspec.Struct, frozen=True):
     frames: tuple[int, bytes] | None = None
 
 
+class NewTask(msgspec.Struct, frozen=True):
+    """A task as it begins, before its provider was asked; `asked` is JSON of tasks.record.Asked, sealed when written.
+
+    `recallable`: its provider can be asked for it by our own id.
+    """
+
+    id: bytes
+    owner_id: int
+    key_id: int
+    operation: str
+    wire: str
+    form: str
+    model: str
+    created_ns: int
+    asked: bytes
+    recallable: bool = False
+
+
+class TaskStep(msgspec.Struct, frozen=True, kw_only=True):
+    """One step of a task from `version` on, made only if nobody made another meanwhile; None leaves things as they are.
+
+    `told` is JSON of tasks.record.Told. `settlement` resolves its hold; a step without one leaves the money held.
+    `refs` are the provider's names for what it made. `claim` is that of its submit, which ends with `reply`, is
+    forgotten, or stands for an outcome that nobody knows. `notices` are sent once the step is made.
+    """
+
+    id: bytes
+    version: int
+    key_id: int
+    state: State
+    progress: int
+    now_ns: int
+    native_id: str | None = None
+    channel_id: int | None = None
+    channel_key_id: int | None = None
+    started_ns: int | None = None
+    finished_ns: int | None = None
+    deleted_ns: int | None = None
+    error_code: str | None = None
+    told: bytes | None = None
+    settlement: Settlement | None = None
+    refs: tuple[str, ...] = ()
+    claim: IdempotencyClaim | None = None
+    claim_end: Literal["reply", "forget", "unknown"] = "reply"
+    reply: StoredReply | None = None
+    notices: tuple[Notice, ...] = ()
+
+
 class HoldOrder(msgspec.Struct, frozen=True):
     """What `ledger.hold` is asked: reserve `nano` on every account of `accounts`, all or none, for this request id.
 
-    `nano` 0 with a claim only records the claim.
+    `nano` 0 with a claim only records the claim. `task` is begun with it, which then owns the hold.
     """
 
     request_id: bytes
@@ -476,6 +524,7 @@ class HoldOrder(msgspec.Struct, frozen=True):
     model: str
     price_id: int
     claim: IdempotencyClaim | None = None
+    task: NewTask | None = None
 
 
 class Settlement(msgspec.Struct, frozen=True):

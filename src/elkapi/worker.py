@@ -38,6 +38,7 @@ from elkapi.relay.plane import DataPlane
 from elkapi.relay.quoting import QUOTING_PAGES
 from elkapi.relay.stored_objects import StoredObjects
 from elkapi.relay.stored_pages import STORED_PAGES
+from elkapi.relay.task_store import TaskStore
 from elkapi.relay.telemetry import Telemetry
 from elkapi.roles import WorkerOrder
 from elkapi.routing.affinity import Affinity
@@ -45,6 +46,9 @@ from elkapi.routing.health import Health
 from elkapi.snapshot import SnapshotHolder
 from elkapi.storage.db import Reader
 from elkapi.storage.installation import open_installation
+from elkapi.tasks.addresses import Addresses
+from elkapi.tasks.request import Signer
+from elkapi.tasks.showing import Showing
 from elkapi.upstream import ClientLimits, UpstreamClient
 from elkapi.upstream.gcp import TokenSource
 
@@ -95,7 +99,12 @@ async def _serve(order: WorkerOrder, listening: socket.socket, ready_fd: int | N
             os.close(ready_fd)
         await stop.wait()
         drain_s = order.settings.drain_s
-        cut, *_ = await asyncio.gather(server.drain(drain_s), runner.drain(drain_s), plane.background.drain(drain_s))
+        cut, *_ = await asyncio.gather(
+            server.drain(drain_s),
+            runner.drain(drain_s),
+            plane.background.drain(drain_s),
+            plane.tasks.drain(drain_s),
+        )
         plane.log.write("worker_drained", cut_connections=cut)
         folding.cancel()
 
@@ -159,6 +168,11 @@ async def opened_plane(order: WorkerOrder) -> AsyncIterator[DataPlane]:
             telemetry = Telemetry(settings, holder, SYSTEM_CLOCK)
             stack.callback(telemetry.close)
         stack.push_async_callback(background.aclose)
+        tasks = TaskStore(installation.database, reader, installation.sealer)
+        stack.callback(tasks.close)
+        operations = {operation.id: operation for operation in CATALOG.operations}
+        tokens = TokenSource(client.send, SYSTEM_CLOCK)
+        addresses = Addresses(settings, installation.sealer, SYSTEM_CLOCK)
         yield DataPlane(
             settings=settings,
             catalog=CATALOG,
@@ -181,12 +195,18 @@ async def opened_plane(order: WorkerOrder) -> AsyncIterator[DataPlane]:
             | QUOTING_PAGES
             | STORED_PAGES
             | batch_pages(TrustedProxies(settings.trusted_proxies).origin),
-            tokens=TokenSource(client.send, SYSTEM_CLOCK),
+            tokens=tokens,
             stored=stored,
             background=background,
             model_facts={model.id: model.facts for model in order.bundled},
             telemetry=telemetry,
             batches=batches,
+            tasks=tasks,
+            showing=Showing(operations, addresses.of_asset),
+            signer=Signer(tokens, SYSTEM_CLOCK),
+            operations=operations,
+            origin=addresses.public_origin or TrustedProxies(settings.trusted_proxies).origin,
+            callback_url=addresses.callback,
         )
 
 

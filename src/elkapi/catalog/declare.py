@@ -86,5 +86,3 @@ class Tasks(msgspec.Struct, frozen=True, kw_only=True):
             task=more.pop("task", self.task),
             **more,
         )
-
-

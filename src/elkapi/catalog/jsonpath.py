@@ -1,4 +1,4 @@
-"""Paths such as `data.task_result.videos[*].url` -> getters over decoded JSON; what is not there is simply not found."""
+"""Paths such as `data.task_result.videos[*].url` -> getters over decoded JSON; what is not there is not found."""
 
 from __future__ import annotations
 

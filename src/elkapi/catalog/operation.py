@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 import msgspec
 
-from elkapi.catalog.task import InBand, Meter, TaskSpec
+from elkapi.catalog.task import InBand, Listing, Meter, TaskSpec
 from elkapi.translate.ir import DialectName
 from elkapi.types import Usage
 
@@ -113,8 +113,8 @@ class Operation(msgspec.Struct, frozen=True):
     beside the model, that decide what a call costs. `also` are further rows of the contract that this route serves
     (the streamed twin), as (id, kind). Of a task's operations, `task` says how its provider tells of it, `upstream` is
     the submit's method and path below the channel's base, `meter` what it may cost, `form` how a task is shown to the
-    caller: "native" is the provider's own last answer. `stream` True: always streamed; None: as the body says. `free_unless_priced`: a
-    model without a price record is free here instead of refused.
+    caller: "native" is the provider's own last answer. `listing` is how a list looks. `stream` True: always streamed;
+    None: as the body says. `free_unless_priced`: a model without a price record is free here instead of refused.
     """
 
     id: str
@@ -138,6 +138,7 @@ class Operation(msgspec.Struct, frozen=True):
     upstream: str = ""
     meter: Meter | None = None
     form: str = "native"
+    listing: Listing | None = None
 
 
 class Match(msgspec.Struct, frozen=True):

@@ -90,6 +90,26 @@ class Meter(msgspec.Struct, frozen=True, kw_only=True):
     tokens: str = ""
 
 
+class Listing(msgspec.Struct, frozen=True, kw_only=True):
+    """A provider's list of tasks as the gateway gives it, from its own tables.
+
+    `items` is the path of the list in the answer, `item` the path of a task in its own native answer, "" for all of it.
+    `limit` and `page` (from 1) or `offset` are the query's names, `limit_default` and `limit_max` its bounds; `total`
+    and `more` are paths of how many there are and of whether more follow. `envelope` is the rest of the answer.
+    """
+
+    items: str
+    item: str = ""
+    limit: str = "limit"
+    limit_default: int = 20
+    limit_max: int = 100
+    page: str = ""
+    offset: str = ""
+    total: str = ""
+    more: str = ""
+    envelope: Mapping[str, Any] = {}
+
+
 class InBand(msgspec.Struct, frozen=True, kw_only=True):
     """A provider that reports failure inside a success: `path` is `good` in a good answer.
 

@@ -16,7 +16,8 @@ import msgspec
 from elkapi.catalog.operation import Operation, Wire
 from elkapi.types import Channel, ChannelKey
 
-Auth = Literal["bearer", "x-api-key", "x-goog-api-key", "api-key", "aws", "gcp", "none"]
+# "raw" is the key alone, without a word before it; "jwt" a token that the key signs; the last three are made elsewhere.
+Auth = Literal["bearer", "raw", "x-api-key", "x-goog-api-key", "api-key", "jwt", "aws", "gcp", "none"]
 
 
 class Endpoint(msgspec.Struct, frozen=True):
@@ -79,6 +80,19 @@ _GEMINI: dict[Wire, Endpoint] = {
     "gemini-batch-embed": Endpoint("/v1beta/models/{model}:batchEmbedContents"),
     "gemini-count": Endpoint("/v1beta/models/{model}:countTokens"),
 }
+# Tasks: the path below an endpoint is the operation's own.
+_AT_ROOT = Endpoint("")
+_RUNWAY_VERSION = (("x-runway-version", "2024-11-06"),)
+# Where a gateway of this kind takes each provider's tasks.
+_TASKS_OF_GATEWAYS: dict[Wire, Endpoint] = {
+    "kling": Endpoint("/kling"),
+    "runway": Endpoint("/runwayml"),
+    "luma": _AT_ROOT,
+    "minimax-video": Endpoint("/minimax"),
+    "pika": _AT_ROOT,
+    "ark-video": Endpoint("/volc"),
+    "videos": _AT_ROOT,
+}
 _ANTHROPIC_VERSION = (("anthropic-version", "2023-06-01"),)
 
 
@@ -111,10 +125,45 @@ _COMPATIBLE_ROWS: tuple[tuple[str, str | None, tuple[Wire, ...]], ...] = (
     ("jina", "https://api.jina.ai", ("embeddings", "rerank")),
 )
 _NO_CHAT = frozenset({"jina"})
+_TASKS_OF: dict[str, dict[Wire, Endpoint]] = {
+    "ark": {"ark-video": _AT_ROOT},
+    "minimax": {"minimax-video": _AT_ROOT},
+}
 _WIDE: dict[Wire, Endpoint] = {**_OPENAI, **_ANTHROPIC, **_GEMINI}
 
 _ROWS = (
-    UpstreamFamily("openai", auth="bearer", wires=_OPENAI, base_url="https://api.openai.com"),
+    UpstreamFamily("openai", auth="bearer", wires=_OPENAI | {"videos": _AT_ROOT}, base_url="https://api.openai.com"),
+    UpstreamFamily(
+        "kling",
+        auth="jwt",
+        wires={"kling": _AT_ROOT},
+        base_url="https://api-singapore.klingai.com",
+        probe="",
+        key_help="ACCESS_KEY|SECRET_KEY",
+    ),
+    UpstreamFamily(
+        "runway",
+        auth="bearer",
+        wires={"runway": _AT_ROOT},
+        base_url="https://api.dev.runwayml.com",
+        probe="/v1/organization",
+        headers=_RUNWAY_VERSION,
+    ),
+    UpstreamFamily(
+        "luma",
+        auth="bearer",
+        wires={"luma": _AT_ROOT},
+        base_url="https://api.lumalabs.ai",
+        probe="/dream-machine/v1/credits",
+    ),
+    UpstreamFamily("pika", auth="bearer", wires={"pika": _AT_ROOT}, probe=""),
+    UpstreamFamily(
+        "duomi",
+        auth="raw",
+        wires={"duomi-runway": _AT_ROOT, "duomi-pika": _AT_ROOT},
+        base_url="https://duomiapi.com",
+        probe="",
+    ),
     UpstreamFamily(
         "azure",
         auth="api-key",
@@ -137,7 +186,7 @@ _ROWS = (
     UpstreamFamily(
         "gemini",
         auth="x-goog-api-key",
-        wires=_GEMINI,
+        wires=_GEMINI | {"veo": _AT_ROOT},
         base_url="https://generativelanguage.googleapis.com",
         probe="/v1beta/models",
     ),
@@ -187,13 +236,14 @@ _ROWS = (
         "cohere", auth="bearer", wires={"cohere-rerank": Endpoint("/v2/rerank")}, base_url="https://api.cohere.com"
     ),
     # Another gateway of this kind speaks every dialect itself, so nothing is translated on the way to it.
-    UpstreamFamily("elkapi", auth="bearer", wires=_WIDE),
-    UpstreamFamily("new-api", auth="bearer", wires=_WIDE),
+    UpstreamFamily("elkapi", auth="bearer", wires=_WIDE | _TASKS_OF_GATEWAYS),
+    UpstreamFamily("new-api", auth="bearer", wires=_WIDE | _TASKS_OF_GATEWAYS),
     *(
         UpstreamFamily(
             name,
             auth="bearer",
-            wires={wire: _OPENAI[wire] for wire in (*(() if name in _NO_CHAT else ("chat",)), *more)},
+            wires={wire: _OPENAI[wire] for wire in (*(() if name in _NO_CHAT else ("chat",)), *more)}
+            | _TASKS_OF.get(name, {}),
             base_url=base_url,
         )
         for name, base_url, more in _COMPATIBLE_ROWS
@@ -256,6 +306,8 @@ def auth_headers(channel: Channel, key: ChannelKey, auth: Auth | None = None) ->
     match auth or UPSTREAM_FAMILIES[channel.family].auth:
         case "bearer":
             return [(b"authorization", b"Bearer " + secret)]
+        case "raw":
+            return [(b"authorization", secret)]
         case "x-api-key" | "x-goog-api-key" | "api-key" as name:
             return [(name.encode(), secret)]
     return []

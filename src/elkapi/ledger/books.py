@@ -22,9 +22,10 @@ from elkapi.ids import first_id_at
 from elkapi.ledger import accounts
 from elkapi.ledger.claims import Claims
 from elkapi.ledger.keeping import Keeper
-from elkapi.ledger.orders import Beat, Hold, Keep, Order, Refusal, Settle, flagged
+from elkapi.ledger.orders import Beat, Hold, Keep, Order, Refusal, Settle, Step, flagged
 from elkapi.ledger.reversal import Reversal
 from elkapi.ledger.statements import for_dialect
+from elkapi.ledger.tasking import Tasker
 from elkapi.ledger.transfers import HOLD_STEP, HOLD_SUFFIX, LEGS_MAX, LOSS_SUFFIX, RESOLVE_SUFFIX, entries_range
 from elkapi.testing.crash import point
 
@@ -65,7 +66,8 @@ class _Batch:
         self.released: defaultdict[int, int] = defaultdict(int)
         self.house: defaultdict[int, int] = defaultdict(int)
         self.holds: list[tuple[int, Hold, tuple[int, ...]]] = []
-        self.claim_ends: list[Settle] = []
+        self.begun: list[Hold] = []
+        self.claim_ends: list[Settle | Step] = []
         self.unknowns: list[Any] = []
         self.kept: list[Settle | Keep] = []
 
@@ -80,6 +82,7 @@ class Books:
         self._sql = for_dialect(dialect)
         self._claims = Claims(self._cursor, self._sql, keep_ns)
         self._keeper = Keeper(self._cursor, self._sql)
+        self._tasker = Tasker(self._cursor, self._sql)
         self._reversal = Reversal(self._cursor, self._sql, house)
         self._clock = clock
         self._revenue = house[accounts.REVENUE]
@@ -193,10 +196,15 @@ class Books:
             if isinstance(order, Settle):
                 self._plan_settle(batch, order)
             elif isinstance(order, Hold):
-                if order.nano and batch.outcomes[index] is None:
-                    self._plan_hold(batch, index, order)
+                if batch.outcomes[index] is None:
+                    if order.nano:
+                        self._plan_hold(batch, index, order)
+                    elif order.task is not None:
+                        batch.begun.append(order)
             elif isinstance(order, Keep):
                 batch.kept.append(order)
+            elif isinstance(order, Step):
+                self._plan_step(batch, index, order)
             else:
                 self._beat(order, batch.now_ns)
         self._write(batch)
@@ -209,8 +217,8 @@ class Books:
             _insert_all(sql.entries, cursor, batch.entries)
             _insert_all(sql.usage_rows, cursor, batch.rows)
             sql.unknowns.insert(cursor, batch.unknowns)
-            for settle in batch.claim_ends:
-                self._claims.end(settle)
+        for settle in batch.claim_ends:
+            self._claims.end(settle)
         if batch.kept:
             self._keeper.write(batch.kept)
         self._change_accounts(batch)
@@ -218,6 +226,8 @@ class Books:
             point("ledger.hold.before")
             self._insert_holds(batch)
             point("ledger.hold.after")
+        if batch.begun:
+            self._tasker.begin(batch.begun)
         for account in sorted(batch.house):
             cursor.execute(sql.account_change, (-batch.house[account], 0, account))
         if batch.rows or batch.entries:
@@ -250,6 +260,16 @@ class Books:
             batch.claim_ends.append(order)
         if order.kept is not None:
             batch.kept.append(order)
+
+    def _plan_step(self, batch: _Batch, index: int, order: Step) -> None:
+        """Make a task's step at once; its settlement and its claim go with the batch."""
+        if not self._tasker.step(order):
+            batch.outcomes[index] = Refusal("moved")
+            return
+        if order.claim is not None:
+            batch.claim_ends.append(order)
+        if order.settle is not None and (settle := self._adapted(order.settle)) is not None:
+            self._plan_settle(batch, settle)
 
     def _resolve(self, batch: _Batch, request_id: bytes, held: int, legs: tuple[int, ...], charge: int) -> None:
         counters = self._counters_of(legs)
@@ -331,7 +351,11 @@ class Books:
             for leg, account in enumerate(order.accounts):
                 flat += (order.request_id + HOLD_SUFFIX[leg], account, counters[leg], order.nano, batch.now_ns)
                 flat += (order.owner, order.key_id, order.price_id, order.model)
-            self._opened.append(order)
+            if order.task is None:
+                self._opened.append(order)
+            else:
+                # It may stand for hours, so it is looked up when it ends and not remembered until then.
+                batch.begun.append(order)
         _insert_all(self._sql.holds, self._cursor, flat)
 
     def _counters_of(self, legs: tuple[int, ...]) -> tuple[int, ...] | None:
@@ -405,7 +429,8 @@ class Books:
     def _repeated_hold(self, order: Hold, legs: list[tuple[int, int]]) -> Outcome:
         if self._resolution(order.request_id) is not None or legs != [(a, order.nano) for a in order.accounts]:
             return Refusal("unavailable", FAILED, "hold_already_ended")
-        self._opened.append(order)
+        if order.task is None:
+            self._opened.append(order)
         return None
 
     def _adapted(self, order: Settle) -> Settle | None:

@@ -1,8 +1,8 @@
 """Recomputes the books from their entries and says where anything differs; it changes nothing.
 
 What must hold: cached balances equal the entries; the sum over all accounts is zero; every hold is resolved once,
-whole, for no more than it reserved, or belongs to a live worker; no customer is below the credit line; usage rows,
-posts and losses tell the same story call by call. `reconcile` lays an upstream's bill beside that story.
+whole, for no more than it reserved, or belongs to a live worker or an open task; no customer is below the credit
+line; usage rows, posts and losses tell the same story call by call. `reconcile` lays an upstream's bill beside it.
 """
 
 from __future__ import annotations
@@ -16,8 +16,10 @@ from sqlalchemy import ColumnElement, Connection, Subquery, case, func, or_, sel
 from elkapi.ids import request_id_text
 from elkapi.ledger import transfers as entries
 from elkapi.ledger.accounts import HELD_KINDS, OPERATOR_LOSS, REVENUE, Balance, balances
+from elkapi.ledger.orders import TASKS
 from elkapi.ledger.recovery import OpenHold, read_hold
 from elkapi.money import format_usd
+from elkapi.storage.repos.tasks import open_ids
 from elkapi.storage.schema import requests, transfers, unknown_outcomes, workers
 from elkapi.types import CACHED_FLAG, RequestRecord
 
@@ -161,6 +163,7 @@ def _check_holds(connection: Connection, report: CheckReport) -> list[OpenHold]:
     p = _per_request()
     odd = select(p).where(or_(p.c.resolutions != p.c.holds, p.c.posted > p.c.held))
     live = set(connection.execute(select(workers.c.owner).where(workers.c.ended_ns.is_(None))).scalars())
+    tasks = open_ids(connection)
     still_open = []
     for row in connection.execute(odd).all():
         name = request_id_text(row.request_id)
@@ -168,7 +171,10 @@ def _check_holds(connection: Connection, report: CheckReport) -> list[OpenHold]:
             hold = read_hold(connection, row.request_id)
             assert hold is not None
             still_open.append(hold)
-            if hold.owner not in live:
+            if hold.owner == TASKS:
+                if row.request_id not in tasks:
+                    report.problem(f"{name} holds {hold.nano} nano for a task that ended")
+            elif hold.owner not in live:
                 report.problem(f"{name} holds {hold.nano} nano for a worker that is gone")
         elif row.holds == 0:
             report.problem(f"{name} was resolved without a hold")

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from elkapi.ledger.orders import Hold, Order, Refusal, Settle
+from elkapi.ledger.orders import Hold, Order, Refusal, Settle, Step
 from elkapi.ledger.statements import Statements
 
 
@@ -40,7 +40,9 @@ class Claims:
         claim, cursor, sql = order.claim, self._cursor, self._sql
         assert claim is not None
         key = (claim.key_id, claim.operation, claim.idempotency_key)
-        row = [*key, claim.fingerprint, order.request_id, order.owner, now_ns, now_ns + self._keep_ns]
+        # A task outlives its worker, a claim does not: nobody but that worker can end it.
+        owner = order.owner if order.task is None else order.task.worker
+        row = [*key, claim.fingerprint, order.request_id, owner, now_ns, now_ns + self._keep_ns]
         if sql.claims.insert(cursor, row):
             return None
         cursor.execute(sql.claim_drop_expired, (*key, now_ns))
@@ -53,7 +55,7 @@ class Claims:
         fingerprint, request_id, state, sealed, _ = found
         return None if request_id == order.request_id else claim_refusal(claim.fingerprint, fingerprint, state, sealed)
 
-    def end(self, settle: Settle) -> None:
+    def end(self, settle: Settle | Step) -> None:
         """Keep the reply, or only the fact, or forget the key; nothing happens to a claim of another request."""
         claim = settle.claim
         assert claim is not None

@@ -20,7 +20,9 @@ from elkapi.ledger.books import FAILED, Books, Outcome
 from elkapi.ledger.checkpoint import Checkpointer
 from elkapi.ledger.idempotency import ReplyWaits, open_reply, seal_reply
 from elkapi.ledger.keeping import seal_stored
+from elkapi.ledger.noticing import seal_notices
 from elkapi.ledger.orders import (
+    TASKS,
     UNKNOWN_FLAG,
     Beat,
     Claim,
@@ -33,17 +35,19 @@ from elkapi.ledger.orders import (
     Order,
     Refusal,
     Settle,
+    Step,
     UsageRow,
     given_back,
 )
 from elkapi.ledger.postgres import Session
 from elkapi.ledger.recovery import Recoverer, mark_dead, open_holds
+from elkapi.ledger.tasking import seal_task, seal_told
 from elkapi.ledger.told import ToldFailures
 from elkapi.ledger.writer import INLINE_ORDERS_MAX, LINGER_FROM_HOLDS, UNREACHABLE, Entry, Limits, Writer
 from elkapi.settings import Settings
 from elkapi.storage.db import Database
 from elkapi.storage.secrets import Sealer
-from elkapi.types import HoldOrder, IdempotencyClaim, RequestRecord, Settlement, StoredObject, StoredReply
+from elkapi.types import HoldOrder, IdempotencyClaim, RequestRecord, Settlement, StoredObject, StoredReply, TaskStep
 
 SWEEP_S = 0.05
 # A batch with a larger answer to keep is not written on the loop.
@@ -127,13 +131,16 @@ class Ledger(ABC):
         A wait that is given up or cancelled leaves nothing held: a hold that was made after all is voided.
         """
         claim = order.claim
-        if not order.nano and claim is None:
+        if not order.nano and claim is None and order.task is None:
             return
         if self._closed or self.depth >= self._settings.ledger_queue_max:
             raise Unavailable(UNREACHABLE)
         taken = None
         if claim is not None:
             taken = Claim(claim.key_id, claim.operation, claim.idempotency_key, claim.fingerprint)
+        task = None
+        if order.task is not None:
+            task = await seal_task(self._sealer, order.task, self._boot.owner)
         hold = Hold(
             order.request_id,
             order.key_id,
@@ -141,8 +148,9 @@ class Ledger(ABC):
             order.nano,
             order.model,
             order.price_id,
-            self._boot.owner,
+            self._boot.owner if task is None else TASKS,
             taken,
+            task,
         )
         waiter = self._ask(hold, self._hold_waits, self._settings.hold_wait_s)
         try:
@@ -199,6 +207,55 @@ class Ledger(ABC):
         outcome = await self._ask(order, self._settle_waits, self._settings.settle_wait_s)
         if outcome is not None:
             raise Unavailable(outcome.message or FAILED)
+
+    async def step(self, step: TaskStep) -> bool:
+        """Make a task's step, with its settlement in the same transaction, durable on return. Raises Unavailable.
+
+        False when the task is no longer where the step begins: then nothing was changed. After Unavailable it may have
+        been made all the same; who reads the task's version knows.
+        """
+        if self._closed:
+            raise Unavailable(UNREACHABLE)
+        settle = None
+        if (settlement := step.settlement) is not None:
+            record, held = settlement.record, settlement.hold is not None and settlement.hold.nano > 0
+            unknown = held and (UNKNOWN_FLAG in record.flags or _tried_in_vain(record))
+            row = _usage_row(record)
+            settle = Settle(record.id, held, record.charge_nano, record.loss_nano, row, None, unknown)
+        claim = None
+        if (claimed := step.claim) is not None:
+            if step.claim_end == "reply":
+                claim = await self._claim_ended(claimed, step.reply)
+            else:
+                claim = ClaimResult(claimed.key_id, claimed.operation, claimed.idempotency_key, step.claim_end)
+        told = await seal_told(self._sealer, step)
+        order = Step(
+            step.id,
+            step.version,
+            step.key_id,
+            step.state.value,
+            step.progress,
+            step.now_ns,
+            step.native_id,
+            step.channel_id,
+            step.channel_key_id,
+            step.started_ns,
+            step.finished_ns,
+            step.deleted_ns,
+            step.error_code,
+            told,
+            settle,
+            step.refs,
+            claim,
+            await seal_notices(self._sealer, step.notices),
+        )
+        self._heavy |= len(told or b"") > INLINE_KEPT_BYTES_MAX
+        outcome = await self._ask(order, self._settle_waits, self._settings.settle_wait_s)
+        if outcome is None:
+            return True
+        if outcome.kind == "moved":
+            return False
+        raise Unavailable(outcome.message or FAILED)
 
     async def _sealed(self, stored: StoredObject) -> Kept:
         kept = await seal_stored(self._sealer, stored)
@@ -343,6 +400,10 @@ class Ledger(ABC):
         key = (claim.key_id, claim.operation, claim.idempotency_key)
         if reply is None and UNKNOWN_FLAG in settlement.record.flags:
             return ClaimResult(*key, "unknown")
+        return await self._claim_ended(claim, reply)
+
+    async def _claim_ended(self, claim: IdempotencyClaim, reply: StoredReply | None) -> ClaimResult:
+        key = (claim.key_id, claim.operation, claim.idempotency_key)
         bytes_max = self._settings.idempotency_reply_bytes_max
         if reply is None or reply.body is None or len(reply.body) > bytes_max:
             return ClaimResult(*key, "too_large")
@@ -457,7 +518,7 @@ def open_books(
         raw.execute("PRAGMA busy_timeout = 0")  # the books wait by themselves, or not at all
         raw.execute("PRAGMA wal_autocheckpoint = 0")  # see checkpoint.py
     books = Books(raw if database.dialect == "sqlite" else Session(raw), database.dialect, house, clock, keep_ns)
-    books.adopt((hold.request_id, hold.nano, hold.account_ids) for hold in holds)
+    books.adopt((hold.request_id, hold.nano, hold.account_ids) for hold in holds if hold.owner != TASKS)
     return books
 
 

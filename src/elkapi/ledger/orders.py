@@ -19,7 +19,10 @@ ClaimEnd = Literal["done", "too_large", "unknown", "forget"]
 
 # The relay's word on a record: the request left, no answer came back, nobody knows whether the upstream billed it.
 UNKNOWN_FLAG = "unknown_outcome"
-RefusalKind = Literal["quota", "replay", "pending", "conflict", "unavailable"]
+RefusalKind = Literal["quota", "replay", "pending", "conflict", "unavailable", "moved"]
+
+# Who owns the hold of a task: no worker, so no worker's end expires it.
+TASKS = b"tasks"
 
 _record_decoder = msgspec.json.Decoder(RequestRecord)
 _record_encoder = msgspec.json.Encoder()
@@ -34,8 +37,26 @@ class Claim(msgspec.Struct, frozen=True, array_like=True, gc=False):
     fingerprint: bytes
 
 
+class TaskRow(msgspec.Struct, frozen=True, array_like=True, gc=False):
+    """A row of `tasks` as it begins; see types.NewTask. `worker` is submitting it."""
+
+    owner_id: int
+    key_id: int
+    operation: str
+    wire: str
+    form: str
+    model: str
+    worker: bytes
+    recallable: bool
+    created_ns: int
+    asked_sealed: bytes
+
+
 class Hold(msgspec.Struct, frozen=True, array_like=True, gc=False, tag="h"):
-    """Reserve `nano` on every account, all or none; `nano` 0 only takes the claim."""
+    """Reserve `nano` on every account, all or none; `nano` 0 only takes the claim.
+
+    With a `task` the reservation is the task's, whose row begins with it; `owner` is TASKS then.
+    """
 
     request_id: bytes
     key_id: int
@@ -45,6 +66,7 @@ class Hold(msgspec.Struct, frozen=True, array_like=True, gc=False, tag="h"):
     price_id: int
     owner: bytes
     claim: Claim | None = None
+    task: TaskRow | None = None
 
 
 class UsageRow(msgspec.Struct, frozen=True, array_like=True, gc=False):
@@ -144,6 +166,32 @@ class Keep(msgspec.Struct, frozen=True, array_like=True, gc=False, tag="k"):
     frames_only: bool = False
 
 
+class Step(msgspec.Struct, frozen=True, array_like=True, gc=False, tag="t"):
+    """One step of a task, see types.TaskStep, made only while its row has `version`; answered `moved` otherwise.
+
+    `settle` resolves the task's hold in the same transaction.
+    """
+
+    request_id: bytes
+    version: int
+    key_id: int
+    state: str
+    progress: int
+    updated_ns: int
+    native_id: str | None = None
+    channel_id: int | None = None
+    channel_key_id: int | None = None
+    started_ns: int | None = None
+    finished_ns: int | None = None
+    deleted_ns: int | None = None
+    error_code: str | None = None
+    told_sealed: bytes | None = None
+    settle: Settle | None = None
+    refs: tuple[str, ...] = ()
+    claim: ClaimResult | None = None
+    notices: tuple[NoticeRow, ...] = ()
+
+
 class Beat(msgspec.Struct, frozen=True, array_like=True, gc=False, tag="b"):
     """A worker's heartbeat; `ended` is its farewell."""
 
@@ -153,16 +201,32 @@ class Beat(msgspec.Struct, frozen=True, array_like=True, gc=False, tag="b"):
     ended: bool = False
 
 
-Order = Hold | Settle | Beat | Keep
+Order = Hold | Settle | Beat | Keep | Step
 
 
-def given_back(hold: Hold) -> Settle:
+def given_back(hold: Hold) -> Settle | Step:
     """What undoes a hold that was made, or may have been, for a caller who was told otherwise; repeating it is safe."""
     claim = hold.claim
     forgotten = None
     if claim is not None:
         forgotten = ClaimResult(claim.key_id, claim.operation, claim.idempotency_key, "forget")
-    return Settle(hold.request_id, hold.nano > 0, 0, 0, None, forgotten)
+    settle = Settle(hold.request_id, hold.nano > 0, 0, 0, None, forgotten)
+    task = hold.task
+    if task is None:
+        return settle
+    # Its provider was never asked, and its caller was told so: the task is no more than a row that says it.
+    return Step(
+        hold.request_id,
+        0,
+        task.key_id,
+        "failed",
+        0,
+        task.created_ns,
+        finished_ns=task.created_ns,
+        deleted_ns=task.created_ns,
+        error_code="not_submitted",
+        settle=settle,
+    )
 
 
 def flagged(row: UsageRow | None, charge: int, loss: int, flag: str) -> UsageRow | None:

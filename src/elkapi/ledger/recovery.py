@@ -24,6 +24,7 @@ from elkapi.ledger.idempotency import purge_claims
 from elkapi.settings import Settings
 from elkapi.storage import dialect as sql
 from elkapi.storage.db import Database
+from elkapi.storage.repos import tasks
 from elkapi.storage.repos.stored import fail_running
 from elkapi.storage.schema import accounts, idempotency, transfers, unknown_outcomes, workers
 from elkapi.testing.crash import point
@@ -80,7 +81,10 @@ def counted(number: int, what: str) -> str:
 
 
 def open_holds(connection: Connection, owners: Collection[bytes] | None = None) -> list[OpenHold]:
-    """Every unresolved hold, or those of these owners, oldest first; looks no further back than `scan_from` says."""
+    """Every unresolved hold, or those of these owners, oldest first; looks no further back than `scan_from` says.
+
+    Tasks own their holds themselves, however old: those are found by their tasks.
+    """
     # ORDER BY and not min(): PostgreSQL has none for bytes before version 18.
     known = select(workers.c.scan_from).order_by(workers.c.scan_from).limit(1)
     if owners is not None:
@@ -160,12 +164,13 @@ def recover_owners(
     report.silent = sum(owner in owners for owner, _, ended in locked if ended is None)
     holds = open_holds(connection, owners)
     expired = [hold for hold in holds if _expire(connection, hold, now_ns)]
-    _release(connection, expired)
     c = idempotency.c
     unknown = update(idempotency).where(c.owner.in_(owners), c.state == "open").values(state="unknown")
     report.claims_unknown = connection.execute(unknown).rowcount
     # What they were making in the background will not come any more.
     report.answers_failed = fail_running(connection, owners)
+    expired += _tasks_left(connection, owners, now_ns)
+    _release(connection, expired)
     first = owners - looked_at
     ended = {"heartbeat_ns": LOOKED_AT, "ended_ns": func.coalesce(w.ended_ns, now_ns)}
     connection.execute(update(workers).where(w.owner.in_(first)).values(ended))
@@ -174,6 +179,14 @@ def recover_owners(
     report.workers, report.holds, report.expired = len(first), len(expired), expired
     report.nano = sum(hold.nano for hold in expired)
     return report
+
+
+def _tasks_left(connection: Connection, owners: Collection[bytes], now_ns: int) -> list[OpenHold]:
+    """What becomes of tasks whose submitter or poller is gone; the holds of those whose fate nobody can find out."""
+    tasks.release(connection, owners)
+    lost = tasks.fail_submitting(connection, owners, now_ns)
+    holds = [hold for task_id in lost if (hold := read_hold(connection, task_id)) is not None]
+    return [hold for hold in holds if _expire(connection, hold, now_ns)]
 
 
 def _expire(connection: Connection, hold: OpenHold, now_ns: int) -> bool:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from sqlalchemy import Table, bindparam, delete, literal_column, select, update
+from sqlalchemy import ColumnElement, Table, bindparam, delete, func, literal_column, null, select, update
 from sqlalchemy.dialects import sqlite
 from sqlalchemy.dialects.postgresql import insert as postgresql_insert
 from sqlalchemy.dialects.postgresql import psycopg
@@ -24,6 +24,8 @@ from elkapi.storage.schema import (
     stored_events,
     stored_items,
     stored_objects,
+    task_refs,
+    tasks,
     transfers,
     unknown_outcomes,
     workers,
@@ -86,6 +88,7 @@ class Statements:
         self._claims()
         self._stored()
         self._notices()
+        self._tasks()
         self._workers()
 
     def _accounts(self) -> None:
@@ -187,6 +190,41 @@ class Statements:
     def _notices(self) -> None:
         self.notices = self._rows(notices, NOTICE_COLUMNS, key="task_id place number", state="pending", tries="0")
 
+    def _tasks(self) -> None:
+        c = tasks.c
+        zero: ColumnElement[Any] = literal_column("0")
+        self.tasks = self._rows(
+            tasks,
+            (
+                *("id", "owner_id", "key_id", "operation", "wire", "form", "model", "worker", "poked"),
+                *("recallable", "created_ns", "updated_ns", "asked_sealed"),
+            ),
+            state="queued",
+            version=zero,
+            progress=zero,
+        )
+        self.task_refs = self._rows(task_refs, ("key_id", "ref", "task_id"), key="key_id ref")
+        known = ("native_id", "channel_id", "channel_key_id", "started_ns", "finished_ns", "deleted_ns", "error_code")
+        change = update(tasks).where(c.id == bindparam("task"), c.version == bindparam("seen"))
+        # A step is its submitter's last word, so nobody submits it any more.
+        change = change.values(
+            {
+                "state": bindparam("to_state"),
+                "version": c.version + literal_column("1"),
+                "progress": bindparam("to_progress"),
+                "worker": null(),
+                "updated_ns": bindparam("now"),
+                **{name: func.coalesce(bindparam(f"to_{name}", type_=c[name].type), c[name]) for name in known},
+                "told_sealed": func.coalesce(bindparam("told", type_=c.told_sealed.type), c.told_sealed),
+            }
+        )
+        # in the order of the table's columns, as SQLAlchemy writes them
+        order = [column.name for column in tasks.columns]
+        places = {"state": "to_state", "progress": "to_progress", "updated_ns": "now", "told_sealed": "told"}
+        places |= {name: f"to_{name}" for name in known}
+        self.task_step_columns = tuple(name for name in order if name in places)
+        self.task_step = self._text(change, *(places[name] for name in self.task_step_columns), "task", "seen")
+
     def _workers(self) -> None:
         insert: Any = (sqlite_insert if self.is_sqlite else postgresql_insert)(workers)
         statement = insert.values({column.name: bindparam(column.name) for column in workers.columns})
@@ -197,11 +235,13 @@ class Statements:
         )
         self.beat = self._text(statement, *(column.name for column in workers.columns))
 
-    def _rows(self, table: Table, names: Sequence[str], key: str = "id", **fixed: str) -> Rows:
+    def _rows(self, table: Table, names: Sequence[str], key: str = "id", **fixed: str | ColumnElement[Any]) -> Rows:
         """The one-row statement comes from SQLAlchemy; larger ones repeat its group of values (compiling them row by
         row would cost every start a third of a second)."""
         values: dict[str, Any] = {name: bindparam(name) for name in names}
-        values |= {name: literal_column(f"'{text}'") for name, text in fixed.items()}
+        values |= {
+            name: literal_column(f"'{given}'") if isinstance(given, str) else given for name, given in fixed.items()
+        }
         insert: Any = (sqlite_insert if self.is_sqlite else postgresql_insert)(table)
         one = self._text(insert.values([values]).on_conflict_do_nothing(index_elements=key.split()), *names)
         head, opening, rest = one.partition("VALUES (")

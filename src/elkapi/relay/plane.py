@@ -10,7 +10,7 @@ import msgspec
 
 from elkapi.access import KeyCache, Limits
 from elkapi.cache import Answers
-from elkapi.catalog import Catalog, Match
+from elkapi.catalog import Catalog, Match, Operation
 from elkapi.clock import Clock
 from elkapi.ledger import Ledger
 from elkapi.observe.log import Log
@@ -19,12 +19,15 @@ from elkapi.relay.background_calls import BackgroundCalls
 from elkapi.relay.batches.store import BatchStore
 from elkapi.relay.call import Call
 from elkapi.relay.stored_objects import StoredObjects
+from elkapi.relay.task_store import TaskStore
 from elkapi.relay.telemetry import Telemetry
 from elkapi.routing.affinity import Affinity
 from elkapi.routing.health import Health
 from elkapi.settings import Settings
 from elkapi.snapshot import Snapshot, SnapshotHolder
 from elkapi.storage.db import Reader
+from elkapi.tasks.request import Signer
+from elkapi.tasks.showing import Showing
 from elkapi.types import Grant
 from elkapi.upstream import UpstreamClient
 from elkapi.upstream.gcp import TokenSource
@@ -72,4 +75,10 @@ class DataPlane(msgspec.Struct):
     background: BackgroundCalls
     model_facts: dict[str, dict[str, object]]
     batches: BatchStore
+    tasks: TaskStore
+    showing: Showing
+    signer: Signer
+    operations: Mapping[str, Operation]
+    origin: Callable[[Call], str]
+    callback_url: Callable[[str, bytes], str]
     telemetry: Telemetry | None = None

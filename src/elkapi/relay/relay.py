@@ -153,7 +153,7 @@ async def relay(
         finally:
             one.close()
         one.note(verdict)
-        _remember(plane, attempt, verdict)
+        remember(plane, attempt, verdict)
         if request.session and verdict.outcome != BUSY:
             plane.affinity.failed(request.session, attempt.channel.id, attempt.key.id)
         walk.judged(attempt, verdict)
@@ -353,7 +353,8 @@ def _inflated(body: bytes, bytes_max: int) -> bytes:
     return plain if stream.eof else b""
 
 
-def _remember(plane: DataPlane, attempt: Attempt, verdict: Verdict) -> None:
+def remember(plane: DataPlane, attempt: Attempt, verdict: Verdict) -> None:
+    """What a verdict says of the channel's and the key's health."""
     if verdict.disable_key and attempt.key.id > 0:
         plane.judge.disable(attempt.key.id, verdict.disable_key)
     if verdict.cool == "channel":

@@ -24,6 +24,7 @@ from elkapi.relay.hold import Hold
 from elkapi.relay.keep import prepared
 from elkapi.relay.plane import DataPlane
 from elkapi.relay.read import Admitted, read
+from elkapi.relay.task_pages import TASK_PAGES
 from elkapi.types import StoredReply
 
 
@@ -37,8 +38,10 @@ async def serve(plane: DataPlane, call: Call, admitted: Admitted | None = None) 
         match = plane.catalog.match(call.method, call.path)  # 1 what is asked
         key = presented_key(call)
         grant = await admit(snapshot, plane.key_cache, plane.reader, key, plane.clock.now_ns(), plane.clock)  # 2
-        if match.operation.role is Role.GATEWAY:
-            await plane.pages[match.operation.id](plane, snapshot, grant, match, call)
+        role = match.operation.role
+        if role is not Role.RELAY:
+            page = plane.pages[match.operation.id] if role is Role.GATEWAY else TASK_PAGES[role]
+            await page(plane, snapshot, grant, match, call)
             return
     else:
         match, grant = admitted.match, admitted.grant

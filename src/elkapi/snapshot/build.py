@@ -54,6 +54,7 @@ def build_snapshot(
         prices=live_prices,
         test_prices=test_prices,
         channels={channel.id: channel for channel in served},
+        resting={entry.channel.id: entry.channel for entry in loaded if not entry.enabled},
         tiers=tiers,
         models=_models(tiers, all_groups, {"live": live_prices, "test": test_prices}),
         rules={guard.name: rule_of(guard) for guard in guards.all_guards(connection, sealer)},

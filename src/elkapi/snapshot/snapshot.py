@@ -23,7 +23,7 @@ class Snapshot(msgspec.Struct, frozen=True, kw_only=True):
     `tiers`: (scope, group, model) -> channels by descending priority, only such that can be tried.
     `models`: (scope, group) -> sorted names that are served and priced.
     `ways`: (scope, group, operation, model) -> what was worked out of all this for such calls, by
-    `relay.route`.
+    `relay.route`. `resting`: channels that an operator switched off.
     """
 
     version: int
@@ -37,6 +37,11 @@ class Snapshot(msgspec.Struct, frozen=True, kw_only=True):
     rules: dict[str, Rule] = {}
     warnings: tuple[str, ...] = ()
     ways: dict[tuple[str, str, str, str], Way] = {}
+    resting: dict[int, Channel] = {}
+
+    def channel(self, channel_id: int) -> Channel | None:
+        """A channel by its id, also one that is switched off: tasks it has taken go on."""
+        return self.channels.get(channel_id) or self.resting.get(channel_id)
 
     def tiers_for(self, scope: Scope, group: str, model: str) -> Tiers:
         """The channels to try, best tier first; empty when nothing serves this model for this group."""

@@ -27,8 +27,11 @@ VIDEO = TaskSpec(
     recall="GET {submit}/{mark}",
 )
 _MODEL = ModelSource("body", "model_name", "kling-v1")
-_FEATURES = {"mode": ("mode", "input.mode", "=std"), "duration": ("duration", "input.duration", "=5")}
-_SOUND = {"sound": ("sound", "=off")}
+_FEATURES: dict[str, tuple[str, ...]] = {
+    "mode": ("mode", "input.mode", "=std"),
+    "duration": ("duration", "input.duration", "=5"),
+}
+_SOUND: dict[str, tuple[str, ...]] = {"sound": ("sound", "=off")}
 _VIDEO = Meter(unit="call", seconds=("duration", "input.duration"), features=_FEATURES | _SOUND)
 _IMAGE = Meter(unit="image", count="n", features={"resolution": ("resolution", "=1k")})
 _tasks = Tasks(family="kling", wire="kling", prefix="/kling", task=VIDEO, meter=_VIDEO, model=_MODEL)

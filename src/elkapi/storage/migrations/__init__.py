@@ -21,6 +21,7 @@ from elkapi.storage.migrations import (
     m0003_message_batches,
     m0004_guards,
     m0005_requests_in_order,
+    m0006_tasks,
     m0008_notices,
 )
 
@@ -42,6 +43,7 @@ MIGRATIONS: tuple[Migration, ...] = (
     Migration("0003_message_batches", m0003_message_batches.pre, m0003_message_batches.post),
     Migration("0004_guards", m0004_guards.pre, m0004_guards.post),
     Migration("0005_requests_in_order", m0005_requests_in_order.pre, m0005_requests_in_order.post),
+    Migration("0006_tasks", m0006_tasks.pre, m0006_tasks.post),
     Migration("0008_notices", m0008_notices.pre, m0008_notices.post),
 )
 

@@ -1,0 +1,140 @@
+"""Runs the poller of tasks in the control process: its own snapshot, ledger and client, opened when they can be had."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import AsyncIterator, Callable
+from typing import TypeVar
+
+from sqlalchemy import Connection
+
+from elkapi.catalog import CATALOG
+from elkapi.clock import SYSTEM_CLOCK, Clock
+from elkapi.errors import Unavailable
+from elkapi.ids import new_id
+from elkapi.ledger import open_ledger
+from elkapi.roles import WorkerOrder
+from elkapi.settings import Settings
+from elkapi.snapshot import SnapshotHolder
+from elkapi.storage.db import Database, Reader
+from elkapi.storage.installation import Installation, open_installation
+from elkapi.storage.repos import tasks as rows
+from elkapi.storage.secrets import Sealer
+from elkapi.tasks.poller import Copier, Parts, Poller, ended
+from elkapi.tasks.record import Task, opened
+from elkapi.tasks.request import Signer
+from elkapi.upstream import ClientLimits, UpstreamClient
+from elkapi.upstream.gcp import TokenSource
+
+T = TypeVar("T")
+AGAIN_FIRST_S = 0.5
+AGAIN_MAX_S = 10.0
+
+log = logging.getLogger("elkapi.tasks")
+MakeCopier = Callable[[Installation, UpstreamClient, Settings], Copier]
+
+
+class PollerStorage:
+    """The database on threads: poller.Storage."""
+
+    def __init__(self, database: Database, sealer: Sealer) -> None:
+        self._database = database
+        self._sealer = sealer
+        self._reader = Reader(database)
+
+    async def read(self, ask: Callable[[Connection], T]) -> T:
+        return await self._reader.run(ask)
+
+    async def write(self, change: Callable[[Connection], T]) -> T:
+        return await asyncio.to_thread(self._write, change)
+
+    def _write(self, change: Callable[[Connection], T]) -> T:
+        with self._database.write() as connection:
+            return change(connection)
+
+    async def opened(self, task_id: bytes) -> Task | None:
+        return await self._reader.run(lambda connection: self._opened(connection, task_id))
+
+    def _opened(self, connection: Connection, task_id: bytes) -> Task | None:
+        row = rows.read(connection, task_id)
+        return None if row is None else opened(self._sealer, row)
+
+    async def aclose(self) -> None:
+        await self._reader.aclose()
+
+
+@contextlib.asynccontextmanager
+async def opened_poller(
+    order: WorkerOrder, installation: Installation, make_copier: MakeCopier, clock: Clock = SYSTEM_CLOCK
+) -> AsyncIterator[Poller]:
+    """A poller with all it needs, not yet running; closed in reverse. Raises Unavailable."""
+    settings = order.settings
+    async with contextlib.AsyncExitStack() as stack:
+        holder = SnapshotHolder(
+            installation.database, installation.sealer, settings, sandbox=order.sandbox_models, clock=clock
+        )
+        await holder.start()
+        stack.push_async_callback(holder.stop)
+        storage = PollerStorage(installation.database, installation.sealer)
+        stack.push_async_callback(storage.aclose)
+        owner = new_id()
+        ledger = open_ledger(
+            settings,
+            installation.database,
+            owner,
+            in_process=order.ledger_in_process,
+            sealer=installation.sealer,
+        )
+        await ledger.start()
+        stack.push_async_callback(ledger.aclose)
+        client = UpstreamClient(ClientLimits(connections_per_origin_max=settings.upstream_connections_max))
+        stack.push_async_callback(client.aclose)
+        yield Poller(
+            Parts(
+                settings=settings,
+                operations={operation.id: operation for operation in CATALOG.operations},
+                families=CATALOG.families,
+                snapshot=lambda: holder.current,
+                storage=storage,
+                ledger=ledger,
+                send=client.send,
+                signer=Signer(TokenSource(client.send, clock), clock),
+                copier=make_copier(installation, client, settings),
+                clock=clock,
+                owner=owner,
+            )
+        )
+
+
+@contextlib.asynccontextmanager
+async def polling(poller: Poller) -> AsyncIterator[asyncio.Task[None]]:
+    """The poller at work, until the block ends."""
+    running = asyncio.get_running_loop().create_task(poller.run())
+    try:
+        yield running
+    finally:
+        poller.stop()
+        await ended((running,))
+
+
+async def run_poller(order: WorkerOrder, make_copier: MakeCopier) -> None:
+    """Poll until cancelled; while the database is away, try again."""
+    again_s = AGAIN_FIRST_S
+    while True:
+        installation = None
+        try:
+            installation = await asyncio.to_thread(open_installation, order.settings)
+            async with opened_poller(order, installation, make_copier) as poller, polling(poller) as running:
+                again_s = AGAIN_FIRST_S
+                await asyncio.shield(running)
+        except Unavailable as error:
+            log.warning("poller_waits", extra={"error": str(error)})
+        except Exception:
+            log.exception("poller_failed")
+        finally:
+            if installation is not None:
+                installation.database.close()
+        await asyncio.sleep(again_s)
+        again_s = min(again_s * 2, AGAIN_MAX_S)

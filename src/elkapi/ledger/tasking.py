@@ -1,0 +1,76 @@
+"""Tasks inside the books' transactions: their rows begin with their holds and end with their settlements.
+
+What a step says is decided elsewhere (`tasks.machine`); here it is made once, or not at all.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from typing import Any
+
+from elkapi.ledger.idempotency import SEAL_INLINE_BYTES
+from elkapi.ledger.noticing import Noticer
+from elkapi.ledger.orders import Hold, Step, TaskRow
+from elkapi.ledger.statements import Statements
+from elkapi.storage.repos.tasks import asked_context, told_context
+from elkapi.storage.secrets import Sealer
+from elkapi.types import NewTask, TaskStep
+
+
+async def seal_task(sealer: Sealer, task: NewTask, worker: bytes) -> TaskRow:
+    """The row of a task that `worker` submits; a large request is encrypted off the loop."""
+    return TaskRow(
+        task.owner_id,
+        task.key_id,
+        task.operation,
+        task.wire,
+        task.form,
+        task.model,
+        worker,
+        task.recallable,
+        task.created_ns,
+        await _sealed(sealer, task.asked, asked_context(task.id)),
+    )
+
+
+async def seal_told(sealer: Sealer, step: TaskStep) -> bytes | None:
+    """What its provider told of a task, sealed for its row."""
+    return None if step.told is None else await _sealed(sealer, step.told, told_context(step.id))
+
+
+async def _sealed(sealer: Sealer, plain: bytes, context: bytes) -> bytes:
+    if len(plain) <= SEAL_INLINE_BYTES:
+        return sealer.seal(plain, context)
+    return await asyncio.to_thread(sealer.seal, plain, context)
+
+
+class Tasker:
+    """The tables of tasks behind the books' own cursor."""
+
+    def __init__(self, cursor: Any, sql: Statements) -> None:
+        self._cursor = cursor
+        self._sql = sql
+        self._noticer = Noticer(cursor, sql)
+
+    def begin(self, holds: Sequence[Hold]) -> None:
+        """The rows of tasks whose holds were made; repeating it changes nothing."""
+        flat: list[Any] = []
+        for hold in holds:
+            if (row := hold.task) is not None:
+                flat += (hold.request_id, row.owner_id, row.key_id, row.operation, row.wire, row.form, row.model)
+                flat += (row.worker, False, row.recallable, row.created_ns, row.created_ns, row.asked_sealed)
+        self._sql.tasks.insert(self._cursor, flat)
+
+    def step(self, step: Step) -> bool:
+        """Whether the step was made; False when the task is no longer where the step begins."""
+        values = [getattr(step, name) for name in self._sql.task_step_columns]
+        self._cursor.execute(self._sql.task_step, (*values, step.request_id, step.version))
+        if self._cursor.rowcount != 1:
+            return False
+        flat: list[Any] = []
+        for ref in step.refs:
+            flat += (step.key_id, ref, step.request_id)
+        self._sql.task_refs.insert(self._cursor, flat)
+        self._noticer.write(step.notices)
+        return True

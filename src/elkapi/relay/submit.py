@@ -1,0 +1,570 @@
+"""Beginning a task: hold and row in one transaction, then the provider, then its answer as a step, then the caller.
+
+    read -> route (the same account, where an earlier task is named) -> quote -> hold + row -> ask -> step -> answer
+
+A submit whose fate is unknown is never repeated (guarantee 75): the provider is asked for the task by our own id where
+it can be, else the task ends, free, and is listed among the unknown outcomes. The caller's leaving changes nothing: the
+task is under way, and can be listed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+from collections.abc import Mapping
+from typing import Any
+
+import msgspec
+
+from elkapi.access import Over
+from elkapi.catalog import Facts, Match
+from elkapi.catalog.jsonedit import with_overrides
+from elkapi.clock import milliseconds
+from elkapi.errors import BadRequest, GatewayError, NoChannel, NoPrice, Unavailable, UpstreamError
+from elkapi.ledger import IdempotencyPending, IdempotencyReplay
+from elkapi.observe.trace import HEADER as TRACEPARENT
+from elkapi.pricing.price import priced_for, quote
+from elkapi.relay.asking import Asked, provider_body, read_submit
+from elkapi.relay.call import Call
+from elkapi.relay.hold import checked_key
+from elkapi.relay.note import note
+from elkapi.relay.plane import DataPlane
+from elkapi.relay.read import Request
+from elkapi.relay.redact import redact, rejected
+from elkapi.relay.relay import nobody_answered, remember
+from elkapi.relay.route import route, way_of
+from elkapi.relay.task_store import not_found
+from elkapi.routing.verdict import Verdict, is_success, on_busy, on_failure, on_status, on_unreadable
+from elkapi.routing.walk import Walk
+from elkapi.snapshot import Snapshot
+from elkapi.storage.repos.tasks import OUTCOME_UNKNOWN, TaskRow, text_id
+from elkapi.tasks import machine, record
+from elkapi.tasks.request import ANSWER_BYTES_MAX, request_for
+from elkapi.testing.crash import point
+from elkapi.types import (
+    Attempt,
+    AttemptRecord,
+    Grant,
+    HoldOrder,
+    IdempotencyClaim,
+    NewTask,
+    Price,
+    Quote,
+    RequestRecord,
+    Settlement,
+    State,
+    StoredReply,
+    TaskStep,
+    Usage,
+)
+from elkapi.upstream import UpstreamFailure
+from elkapi.upstream.gcp import TokenRefused
+
+# A proxy of the provider's gave up waiting: what it asked for may be under way all the same.
+_UNSURE_STATUSES = frozenset({408, 502, 504})
+CALL_ID = b"x-client-request-id"
+STEP_AGAIN_S = 1.0
+JSON = ((b"content-type", b"application/json"),)
+_body = msgspec.json.Decoder(Any)
+
+
+class NativeRefusal(Exception):
+    """The provider refused; its own body, without who it is, is the answer to a caller who speaks its form."""
+
+    def __init__(self, status: int, body: bytes, error: GatewayError) -> None:
+        super().__init__(error.message)
+        self.status = status
+        self.body = body
+        self.error = error
+
+
+async def submit(plane: DataPlane, snapshot: Snapshot, grant: Grant, match: Match, call: Call) -> None:
+    """Begin a task and answer its caller. Raises GatewayError."""
+    policy = snapshot.policy_for(grant)
+    family = plane.catalog.families[match.operation.family]
+    asked = await read_submit(call, match, family, policy.aliases)
+    lease = plane.limits.key(grant.key_id, policy, 0)
+    try:
+        one = await Submit.prepared(plane, snapshot, grant, asked, call)
+        if (stored := await one.reserve()) is not None:
+            headers = [*stored.headers, (b"idempotent-replayed", b"true")]
+            call.reply.send(stored.status, headers, stored.body or b"")
+            return
+        # From here on the task has a life of its own.
+        under_way = asyncio.get_running_loop().create_task(one.run())
+        plane.tasks.submits.add(under_way)
+        under_way.add_done_callback(plane.tasks.submits.discard)
+        try:
+            status, body = await asyncio.shield(under_way)
+        except NativeRefusal as refusal:
+            call.reply.send(refusal.status, JSON, refusal.body)
+            return
+        call.reply.send(status, JSON, body)
+    finally:
+        lease.release(0)
+
+
+class Submit:
+    """One submit from its quote to its answer."""
+
+    def __init__(
+        self,
+        plane: DataPlane,
+        grant: Grant,
+        asked: Asked,
+        call: Call,
+        attempts: tuple[Attempt, ...],
+        price: Price,
+        bound: Quote,
+    ) -> None:
+        self.plane = plane
+        self.grant = grant
+        self.asked = asked
+        self.attempts = attempts
+        self.price = price
+        self.quote = bound
+        self.call_id = call.id
+        self.text_call_id = call.text_id
+        self.started_s = call.started_s
+        self.origin = plane.origin(call)
+        self.claim = _claim(call, grant, asked)
+        self.forwarded = _forwarded(call)
+        self.tries: list[AttemptRecord] = []
+        self.error: GatewayError | None = None
+        self.native: NativeRefusal | None = None
+        self.mark = ""
+        self.kept: record.Asked
+        self.task: NewTask
+
+    @classmethod
+    async def prepared(cls, plane: DataPlane, snapshot: Snapshot, grant: Grant, asked: Asked, call: Call) -> Submit:
+        """Routed and quoted. Raises ModelForbidden, NoChannel, NoPrice, NotFound for another's task."""
+        request = Request(asked.operation, asked.model, asked.sent, Facts(asked.model, asked.upper))
+        way = way_of(snapshot, grant, request)
+        attempts = route(plane, snapshot, grant, request, way)
+        if asked.refs:
+            attempts = await _same_account(plane, grant, asked, attempts)
+        if way.price is None:
+            raise NoPrice(f"The model {asked.model!r} has no price yet; an operator sets one with `elkapi price set`.")
+        if way.ratio_micro is None:
+            raise NoPrice(f"The group {grant.group!r} of this key does not exist any more.")
+        bound = quote(priced_for(way.price, asked.features), grant.group, way.ratio_micro, asked.upper)
+        return cls(plane, grant, asked, call, attempts, way.price, bound)
+
+    # The money and the row
+
+    async def reserve(self) -> StoredReply | None:
+        """Hold the most it may cost and begin the row; the stored reply when this submit was made before.
+
+        Raises InsufficientQuota, Conflict, Unavailable; nothing is begun then.
+        """
+        ledger = self.plane.ledger
+        while True:
+            point("tasks.hold.before")
+            try:
+                await ledger.hold(self._order(self._new_task()))
+            except IdempotencyReplay as replay:
+                return replay.reply
+            except IdempotencyPending:
+                if self.claim and (reply := await ledger.wait_reply(self.claim)) is not None:
+                    return reply
+            else:
+                point("tasks.hold.after")
+                return None
+
+    def _order(self, task: NewTask | None = None) -> HoldOrder:
+        grant, price = self.grant, self.quote.price
+        claim = self.claim if task is not None else None
+        return HoldOrder(
+            self.call_id, grant.key_id, grant.accounts, self.quote.nano, self.asked.model, price.id, claim, task
+        )
+
+    def _new_task(self) -> NewTask:
+        asked, grant = self.asked, self.grant
+        task = asked.task
+        self.kept = record.Asked(
+            body=record.kept_body(asked.body),
+            group=grant.group,
+            price=self.price,
+            ratio_micro=self.quote.ratio_micro,
+            held_nano=self.quote.nano,
+            accounts=grant.accounts,
+            upper=self.quote.upper,
+            features=asked.features,
+            path=asked.operation.upstream.partition(" ")[2],
+            mark=str(asked.body.get(task.mark) or text_id(self.call_id)) if task.mark else "",
+            places=tuple((one.channel.id, one.key.id) for one in self.attempts[: self.plane.settings.attempts_max]),
+            asked_model=asked.said,
+            callback_url=asked.callback_url,
+            origin=self.origin,
+        )
+        self.task = NewTask(
+            id=self.call_id,
+            owner_id=grant.owner_id,
+            key_id=grant.key_id,
+            operation=asked.operation.id,
+            wire=asked.operation.wire or "",
+            form=asked.operation.form,
+            model=asked.model,
+            created_ns=self.plane.clock.now_ns(),
+            asked=record.encode(self.kept),
+            recallable=bool(task.recall),
+        )
+        return self.task
+
+    # The provider
+
+    async def run(self) -> tuple[int, bytes]:
+        """(status, body) for the caller. Raises GatewayError, NativeRefusal; the task has its step either way."""
+        try:
+            accepted = await self._ask()
+        except Exception as fault:
+            if self.tries and self.tries[-1].fate == "unknown":
+                await self._end(OUTCOME_UNKNOWN, 500)
+            else:
+                await self._end("internal_error", 500)
+            raise fault
+        if accepted is None:
+            return await self._refused()
+        attempt, status, reply = accepted
+        return await self._accepted(attempt, status, reply)
+
+    async def _ask(self) -> tuple[Attempt, int, bytes] | None:
+        """The attempt that accepted, with its answer; None when nobody did."""
+        walk = Walk(self.attempts, self.plane.settings.attempts_max)
+        while (attempt := walk.next()) is not None:
+            begun_s = self.plane.clock.monotonic_s()
+            one = AttemptRecord(
+                channel_id=attempt.channel.id,
+                channel_name=attempt.channel.name,
+                channel_key_id=attempt.key.id,
+                why=attempt.why,
+                outcome="cancelled",
+                fate="unknown",
+                upstream_model=attempt.upstream_model,
+            )
+            self.tries.append(one)
+            try:
+                outcome = await self._try(attempt, one)
+            except UpstreamFailure as failure:
+                # Never again after it left: not even on another connection to the same provider.
+                verdict = on_failure(failure.code, failure.sent)
+                one.error = str(failure)[:300]
+            else:
+                if not isinstance(outcome, Verdict):
+                    one.outcome, one.fate = "ok", "complete"
+                    one.duration_ms = milliseconds(self.plane.clock.monotonic_s() - begun_s)
+                    self.plane.health.succeeded(attempt.channel.id, attempt.key.id)
+                    return attempt, *outcome
+                verdict = outcome
+            one.outcome, one.fate = verdict.outcome, verdict.fate
+            one.duration_ms = milliseconds(self.plane.clock.monotonic_s() - begun_s)
+            remember(self.plane, attempt, verdict)
+            walk.judged(attempt, verdict)
+            if verdict.fate == "unknown":
+                return None
+        if self.error is None:
+            self.error = nobody_answered(walk, self.asked.model)
+        return None
+
+    async def _try(self, attempt: Attempt, one: AttemptRecord) -> tuple[int, bytes] | Verdict:
+        plane, asked = self.plane, self.asked
+        try:
+            callback = plane.callback_url(self.origin, self.call_id) if asked.task.callback else ""
+            body, self.mark = provider_body(asked, attempt.upstream_model, text_id(self.call_id), callback)
+            if (channel := attempt.channel).param_set or channel.param_default or channel.param_remove:
+                body = _overridden(body, attempt)
+            request = await request_for(
+                plane.signer,
+                plane.settings,
+                asked.operation,
+                attempt.channel,
+                attempt.key,
+                asked.operation.upstream,
+                {"model": attempt.upstream_model},
+                model=attempt.upstream_model,
+                body=body,
+                more={CALL_ID: self.text_call_id, **self._more(attempt)},
+            )
+        except BadRequest as error:
+            self.error = error
+            return Verdict("fail", "unacceptable", "none")
+        except (ValueError, TokenRefused) as error:
+            one.error = str(error)[:300]
+            return Verdict("next", "credential_refused", "none", cool="key")
+        try:
+            lease = plane.limits.channel(attempt.channel)
+        except Over as over:
+            return on_busy(over.retry_after_s)
+        try:
+            point("tasks.submit.before")
+            reply = await plane.client.send(request)
+            point("tasks.submit.after")
+            try:
+                body, whole = await reply.read(ANSWER_BYTES_MAX)
+            finally:
+                await reply.aclose()
+        finally:
+            if lease is not None:
+                lease.release()
+        one.status = reply.status
+        status = attempt.channel.status_map.get(reply.status, reply.status)
+        if (theirs := reply.header(b"x-request-id", b"request-id")) is not None:
+            one.upstream_request_id = theirs[:128].decode("latin-1")
+        return self._judged(attempt, one, status, body, whole, reply.header(b"retry-after"))
+
+    def _more(self, attempt: Attempt) -> Mapping[bytes, bytes]:
+        allowed = {name.lower().encode() for name in attempt.channel.forward_headers}
+        return {name: value for name, value in self.forwarded.items() if name in allowed or name in _NATIVE}
+
+    def _judged(
+        self, attempt: Attempt, one: AttemptRecord, status: int, body: bytes, whole: bool, retry_after: bytes | None
+    ) -> tuple[int, bytes] | Verdict:
+        """What an answer to a submit means: accepted, refused here, refused by the provider, or nobody knows."""
+        asked = self.asked
+        one.error = None if is_success(status) else body[:300].decode("utf-8", "replace")
+        decoded = _decoded(body) if whole else None
+        refusal = machine.refused(asked.family, decoded) if isinstance(decoded, dict) else None
+        if not is_success(status):
+            if status in _UNSURE_STATUSES:
+                return Verdict("fail", f"status_{status}", "unknown", cool="channel")
+            verdict = on_status(status, retry_after)
+            if refusal is not None and refusal.elsewhere:
+                verdict = Verdict("next", f"code_{refusal.code}", "none", cool="key")
+            if verdict.action == "fail":
+                self.error = rejected(status, body, attempt, asked.model)
+                self.native = self._as_native(attempt, status, decoded)
+            return verdict
+        if not isinstance(decoded, dict):
+            # A success that cannot be read may well have begun something.
+            return Verdict("fail", on_unreadable("unreadable_reply").outcome, "unknown", cool="channel")
+        if refusal is not None:
+            one.error = refusal.message[:300]
+            if refusal.elsewhere:
+                return Verdict("next", f"code_{refusal.code}", "none", cool="key")
+            message = redact(refusal.message, attempt, asked.model)
+            self.error = BadRequest(message, code="upstream_rejected")
+            self.native = self._as_native(attempt, status, decoded)
+            return Verdict("fail", f"code_{refusal.code}", "none")
+        hooks = asked.family.hooks
+        accepted = decoded if hooks.accept is None else hooks.accept(decoded)
+        if not machine.native_id(asked.task, accepted):
+            return Verdict("fail", "no_task_id", "unknown", cool="channel")
+        return status, body
+
+    def _as_native(self, attempt: Attempt, status: int, decoded: Any) -> NativeRefusal | None:
+        if self.asked.operation.form != "native" or not isinstance(decoded, dict) or self.error is None:
+            return None
+        clean = _cleaned(decoded, attempt, self.asked.model)
+        return NativeRefusal(status, msgspec.json.encode(clean), self.error)
+
+    # What became of it
+
+    async def _accepted(self, attempt: Attempt, status: int, reply: bytes) -> tuple[int, bytes]:
+        asked, hooks, now_ns = self.asked, self.asked.family.hooks, self.plane.clock.now_ns()
+        decoded = _decoded(reply)
+        accepted = decoded if hooks.accept is None else hooks.accept(decoded)
+        native = machine.native_id(asked.task, accepted)
+        first = machine.read(asked.task, accepted)
+        # An end is the poller's to write, with its files and its money.
+        state = first.state if first.known and not first.state.is_end else State.QUEUED
+        told = record.Told(reply=msgspec.Raw(reply), attempts=tuple(self.tries), upstream_model=attempt.upstream_model)
+        body = self._answer(state, native, reply, told)
+        step = TaskStep(
+            id=self.call_id,
+            version=0,
+            key_id=self.grant.key_id,
+            state=state,
+            progress=0,
+            now_ns=now_ns,
+            native_id=native,
+            channel_id=attempt.channel.id,
+            channel_key_id=attempt.key.id,
+            told=record.encode(told),
+            refs=tuple({self.mark} - {text_id(self.call_id), ""}),
+            claim=self.claim,
+            reply=StoredReply(self.call_id, status, JSON, body),
+        )
+        point("tasks.accepted.before")
+        await self._made(step)
+        point("tasks.accepted.after")
+        return status, body
+
+    def _answer(self, state: State, native: str, reply: bytes, told: record.Told) -> bytes:
+        """What the caller is told: the task as the step makes it."""
+        new = self.task
+        row = TaskRow(
+            **{name: getattr(new, name) for name in ("id", "owner_id", "key_id", "operation", "wire", "form", "model")},
+            state=state.value,
+            version=1,
+            progress=0,
+            native_id=native,
+            channel_id=None,
+            channel_key_id=None,
+            worker=None,
+            created_ns=new.created_ns,
+            updated_ns=new.created_ns,
+            started_ns=None,
+            finished_ns=None,
+            deleted_ns=None,
+            error_code=None,
+            asked_sealed=b"",
+            told_sealed=None,
+        )
+        return self.plane.showing.submitted(self.asked.operation, record.Task(row, self.kept, told), reply)
+
+    async def _refused(self) -> tuple[int, bytes]:
+        unknown = any(one.fate == "unknown" for one in self.tries)
+        if unknown and self.asked.task.recall:
+            # The poller asks for it by our own id; until then nobody knows, and the money stays held.
+            told = record.Told(attempts=tuple(self.tries))
+            step = self._step(State.QUEUED, told)
+            await self._made(msgspec.structs.replace(step, claim=self.claim, claim_end="unknown"))
+        else:
+            error = self.error
+            await self._end(OUTCOME_UNKNOWN if unknown else error.code if error else "internal_error", 502, error)
+        if unknown:
+            raise UpstreamError(
+                f"The provider did not answer, so nobody knows whether the task {text_id(self.call_id)} was begun; "
+                "it is not charged unless it turns out to be. Do not repeat it blindly.",
+                code=OUTCOME_UNKNOWN,
+                headers=((b"x-should-retry", b"false"),),
+            )
+        if self.native is not None:
+            raise self.native
+        raise self.error or NoChannel(f"No channel took the task for {self.asked.model!r}.")
+
+    async def _end(self, code: str, status: int, error: GatewayError | None = None) -> None:
+        """The task was never begun, or nobody will ever know: it ends, free."""
+        now_ns = self.plane.clock.now_ns()
+        text = error.message if error is not None else "The task was not begun."
+        told = record.Told(attempts=tuple(self.tries), error=text)
+        final = self._record(code, error.status if error is not None else status)
+        note(self.plane, final)
+        await self._made(
+            msgspec.structs.replace(
+                self._step(State.FAILED, told),
+                finished_ns=now_ns,
+                error_code=code,
+                settlement=Settlement(final, self._order()),
+                claim=self.claim,
+                claim_end="unknown" if code == OUTCOME_UNKNOWN else "forget",
+            )
+        )
+
+    def _step(self, state: State, told: record.Told) -> TaskStep:
+        return TaskStep(
+            id=self.call_id,
+            version=0,
+            key_id=self.grant.key_id,
+            state=state,
+            progress=0,
+            now_ns=self.plane.clock.now_ns(),
+            told=record.encode(told),
+        )
+
+    async def _made(self, step: TaskStep) -> None:
+        """Make the step, however long the ledger takes: a task without it would be nobody's."""
+        while True:
+            try:
+                made = await self.plane.ledger.step(step)
+            except Unavailable:
+                await asyncio.sleep(STEP_AGAIN_S)
+                continue
+            if not made and step.state is not State.FAILED and not await self._is_made(step):
+                raise Unavailable("The task was given up by the gateway before it was begun; please try again.")
+            return
+
+    async def _is_made(self, step: TaskStep) -> bool:
+        """Whether a step that was refused had in truth been made by an earlier try."""
+        task = await self.plane.tasks.find_or_none(self.grant, text_id(step.id))
+        return task is not None and task.row.native_id == step.native_id
+
+    def _record(self, outcome: str, status: int) -> RequestRecord:
+        plane, grant, bound, asked = self.plane, self.grant, self.quote, self.asked
+        last = self.tries[-1] if self.tries else None
+        unknown = any(one.fate == "unknown" for one in self.tries)
+        return RequestRecord(
+            id=self.call_id,
+            key_id=grant.key_id,
+            owner_id=grant.owner_id,
+            operation=asked.operation.id,
+            model=asked.model,
+            group=grant.group,
+            created_ns=plane.clock.now_ns(),
+            duration_ms=milliseconds(plane.clock.monotonic_s() - self.started_s),
+            status=status,
+            outcome=outcome,
+            usage=Usage(),
+            price_id=bound.price.id,
+            price_version=bound.price.version,
+            ratio_micro=bound.ratio_micro,
+            hold_nano=bound.nano,
+            charge_nano=0,
+            flags=("unknown_outcome",) if unknown else (),
+            channel_id=last.channel_id if last else None,
+            channel_name=last.channel_name if last else None,
+            upstream_request_id=last.upstream_request_id if last else None,
+            attempts=tuple(self.tries),
+            error_code=outcome,
+            asked=asked.said or None,
+        )
+
+
+# What a caller of the same form says to the provider beside its body.
+_NATIVE = frozenset({b"x-runway-version"})
+
+
+def _forwarded(call: Call) -> dict[bytes, bytes]:
+    taken = {b"authorization", b"x-api-key", b"x-goog-api-key", b"host", b"cookie", TRACEPARENT}
+    return {name: value for name, value in reversed(call.headers) if name not in taken}
+
+
+def _claim(call: Call, grant: Grant, asked: Asked) -> IdempotencyClaim | None:
+    value = call.header(b"idempotency-key")
+    if value is None:
+        return None
+    fingerprint = hashlib.sha256(asked.operation.id.encode() + b"\0" + asked.sent).digest()
+    return IdempotencyClaim(grant.key_id, asked.operation.id, checked_key(value), fingerprint)
+
+
+async def _same_account(
+    plane: DataPlane, grant: Grant, asked: Asked, attempts: tuple[Attempt, ...]
+) -> tuple[Attempt, ...]:
+    """Only the account that made what the submit refers to. Raises NotFound for what is not the caller's own.
+
+    A name that no task of the caller's has may be the provider's own to know, where an account is the caller's alone;
+    here accounts are shared, so it is nobody's.
+    """
+    for ref in asked.refs:
+        task = await plane.tasks.find_or_none(grant, ref)
+        if task is None:
+            raise not_found(ref)
+        place = (task.row.channel_id, task.row.channel_key_id)
+        attempts = tuple(one for one in attempts if (one.channel.id, one.key.id) == place)
+    if not attempts:
+        raise NoChannel("The account that made what this task refers to is not served here any more.")
+    return attempts
+
+
+def _overridden(body: bytes, attempt: Attempt) -> bytes:
+    channel = attempt.channel
+    return with_overrides(body, channel.param_set, channel.param_default, channel.param_remove)
+
+
+def _decoded(body: bytes) -> Any:
+    try:
+        return _body.decode(body)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return None
+
+
+def _cleaned(value: Any, attempt: Attempt, model: str) -> Any:
+    """A provider's refusal without who it is."""
+    if isinstance(value, str):
+        return redact(value, attempt, model)
+    if isinstance(value, dict):
+        return {name: _cleaned(inner, attempt, model) for name, inner in value.items()}
+    if isinstance(value, list):
+        return [_cleaned(inner, attempt, model) for inner in value]
+    return value

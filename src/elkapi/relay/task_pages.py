@@ -1,0 +1,195 @@
+"""Tasks after their submit: read, listed, followed, cancelled, deleted; all of it free, and from our own tables.
+
+Native routes answer in the provider's own shape, neutral ones in the form that their operation names.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from typing import Any
+from urllib.parse import parse_qs
+
+import msgspec
+
+from elkapi.catalog import Match, Operation, Role
+from elkapi.catalog.jsonpath import compiled, put
+from elkapi.catalog.task import Listing
+from elkapi.errors import BadRequest, Conflict, Unavailable, UpstreamError
+from elkapi.relay.call import Call
+from elkapi.relay.plane import DataPlane
+from elkapi.relay.submit import JSON, submit
+from elkapi.relay.task_store import not_found
+from elkapi.routing.verdict import is_success
+from elkapi.snapshot import Snapshot
+from elkapi.tasks import ending
+from elkapi.tasks.record import Task
+from elkapi.tasks.request import ANSWER_BYTES_MAX, request_for
+from elkapi.types import Grant, State, TaskStep
+from elkapi.upstream import UpstreamFailure
+from elkapi.upstream.gcp import TokenRefused
+
+_object = msgspec.json.Decoder(dict[str, Any])
+_ID_NAMES = ("task_id", "id", "taskId")
+STEPS_MAX = 5
+NOT_CANCELLABLE = "task_not_cancellable"
+
+Page = Callable[[DataPlane, Snapshot, Grant, Match, Call], Awaitable[None]]
+
+
+async def fetch(plane: DataPlane, snapshot: Snapshot, grant: Grant, match: Match, call: Call) -> None:
+    """A task as it stands. Raises NotFound, BadRequest, Unavailable."""
+    task = await plane.tasks.find(grant, await _named(match, call))
+    _answer(plane, match.operation, task, call)
+
+
+async def list_tasks(plane: DataPlane, snapshot: Snapshot, grant: Grant, match: Match, call: Call) -> None:
+    """The caller's own tasks of a family. Raises BadRequest, Unavailable."""
+    operation, listing = match.operation, match.operation.listing
+    assert listing is not None
+    query = {name: values[-1] for name, values in parse_qs(call.query).items()}
+    limit = _number(query, listing.limit, listing.limit_default, 1, listing.limit_max)
+    offset = _number(query, listing.offset, 0, 0, 1_000_000_000) if listing.offset else 0
+    if listing.page:
+        offset = (_number(query, listing.page, 1, 1, 1_000_000) - 1) * limit
+    found, total = await plane.tasks.page(
+        grant, limit=limit, offset=offset, wires=(operation.wire or "",), operations=_of_list(plane, match)
+    )
+    body = msgspec.json.decode(msgspec.json.encode(listing.envelope))
+    items = [_item(listing, plane.showing.shown(operation, task, plane.origin(call))[1]) for task in found]
+    put(listing.items, body, items) if listing.items else None
+    for path, value in ((listing.total, total), (listing.more, offset + len(found) < total)):
+        if path:
+            put(path, body, value)
+    for name, value in ((listing.limit, limit), (listing.offset, offset)):
+        if name and name in body:
+            body[name] = value
+    if "count" in body:
+        body["count"] = len(items)
+    call.reply.send(200, JSON, msgspec.json.encode(body if listing.items else items))
+
+
+def _of_list(plane: DataPlane, match: Match) -> tuple[str, ...] | None:
+    """Where a list is that of one kind of submit, the submits of that path."""
+    if "action" not in match.params:
+        return None
+    wanted = "/".join(match.params[name] for name in ("action", "action2") if name in match.params)
+    return tuple(one.id for one in plane.catalog.operations if one.upstream.endswith("/" + wanted))
+
+
+def _item(listing: Listing, shown: Any) -> Any:
+    if not listing.item:
+        return shown
+    found = compiled(listing.item)(shown)
+    return found[0] if found else shown
+
+
+async def cancel(plane: DataPlane, snapshot: Snapshot, grant: Grant, match: Match, call: Call) -> None:
+    """Cancel an open task at its provider, or forget one that ended. Raises NotFound, Conflict, UpstreamError."""
+    task = await plane.tasks.find(grant, await _named(match, call))
+    if not task.state.is_end:
+        task = await _cancelled(plane, snapshot, task)
+        forgets = match.operation.method == "DELETE"
+    else:
+        forgets = True
+    if forgets and match.operation.method == "DELETE":
+        await _forget(plane, grant, task)
+    status, body = plane.showing.cancelled(match.operation, task, plane.origin(call))
+    call.reply.send(status, JSON if body else (), body)
+
+
+async def _cancelled(plane: DataPlane, snapshot: Snapshot, task: Task) -> Task:
+    """The task after its provider cancelled it: free, since the provider says that it will not be made."""
+    operation = plane.operations[task.row.operation]
+    spec = operation.task
+    assert spec is not None
+    if not spec.cancel or task.row.native_id is None:
+        raise Conflict("This task cannot be cancelled once it was begun.", code=NOT_CANCELLABLE)
+    channel = None if task.row.channel_id is None else snapshot.channel(task.row.channel_id)
+    key = None if channel is None else next((k for k in channel.keys if k.id == task.row.channel_key_id), None)
+    if channel is None or key is None:
+        raise Unavailable("The account that took this task is not served here at the moment.")
+    values = {"id": task.row.native_id, "submit": operation.upstream.partition(" ")[2]}
+    try:
+        request = await request_for(plane.signer, plane.settings, operation, channel, key, spec.cancel, values)
+        reply = await plane.client.send(request)
+        try:
+            await reply.read(ANSWER_BYTES_MAX)
+        finally:
+            await reply.aclose()
+    except (UpstreamFailure, ValueError, TokenRefused):
+        raise UpstreamError("The provider did not answer; the task goes on.") from None
+    if not is_success(reply.status):
+        if reply.status in (400, 404, 409, 422):
+            raise Conflict("The provider does not cancel this task any more.", code=NOT_CANCELLABLE)
+        raise UpstreamError("The provider could not cancel the task; it goes on.")
+    for _ in range(STEPS_MAX):
+        if task.state.is_end:
+            return task
+        step = ending.ended(task, State.CANCELLED, "cancelled", "The task was cancelled.", b"", plane.clock.now_ns())
+        made = await plane.ledger.step(step)
+        again = await plane.tasks.again(task)
+        if again is None:
+            raise not_found(task.row.native_id or "")
+        task = again
+        if made:
+            return task
+    raise Unavailable("The task changes too quickly to be cancelled; please try again.")
+
+
+async def _forget(plane: DataPlane, grant: Grant, task: Task) -> None:
+    now_ns = plane.clock.now_ns()
+    for _ in range(STEPS_MAX):
+        row = task.row
+        step = TaskStep(
+            id=row.id,
+            version=row.version,
+            key_id=row.key_id,
+            state=task.state,
+            progress=row.progress,
+            now_ns=now_ns,
+            deleted_ns=now_ns,
+        )
+        if await plane.ledger.step(step):
+            return
+        again = await plane.tasks.again(task)
+        if again is None:
+            return
+        task = again
+
+
+def _answer(plane: DataPlane, operation: Operation, task: Task, call: Call) -> None:
+    status, body = plane.showing.shown(operation, task, plane.origin(call))
+    headers: list[tuple[bytes, bytes]] = [*JSON, *plane.showing.headers(operation, task)]
+    call.reply.send(status, headers, msgspec.json.encode(body))
+
+
+async def _named(match: Match, call: Call) -> str:
+    """The id a call is about: from its path, its query or its body. Raises BadRequest."""
+    if (found := match.params.get("id")) is not None:
+        return found
+    query = parse_qs(call.query)
+    for name in _ID_NAMES:
+        if query.get(name):
+            return query[name][-1]
+    if call.method == "POST":
+        try:
+            body = _object.decode(await call.body())
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+            raise BadRequest("The body is not a JSON object.", code="invalid_json") from None
+        for name in _ID_NAMES:
+            if isinstance(found := body.get(name), str | int):
+                return str(found)
+    raise BadRequest("`task_id` is missing.", param="task_id")
+
+
+def _number(query: dict[str, str], name: str, default: int, least: int, most: int) -> int:
+    text = query.get(name)
+    if text is None:
+        return default
+    try:
+        return min(max(int(text), least), most)
+    except ValueError:
+        raise BadRequest(f"`{name}` must be a whole number.", param=name) from None
+
+
+TASK_PAGES: dict[Role, Page] = {Role.SUBMIT: submit, Role.FETCH: fetch, Role.CANCEL: cancel, Role.LIST: list_tasks}

@@ -1,0 +1,85 @@
+"""A worker's hands on tasks: finding and listing them, opened, on the reader's threads; steps are the ledger's.
+
+Whose a task is, is decided by the queries; a task of somebody else is not found, in the same words.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, TypeVar
+
+from sqlalchemy import Connection
+
+from elkapi.errors import NotFound
+from elkapi.storage.db import Database, Reader
+from elkapi.storage.repos import tasks as rows
+from elkapi.storage.secrets import Sealer
+from elkapi.tasks.record import Task, opened
+from elkapi.types import Grant
+
+T = TypeVar("T")
+
+
+def not_found(text: str) -> NotFound:
+    """What a caller is told of a task that is nobody's, or not theirs."""
+    return NotFound(f"The task '{text[:100]}' does not exist.", code="task_not_exist", param="id")
+
+
+class TaskStore:
+    """One of a worker. `submits` are those under way, which outlive their callers' connections."""
+
+    def __init__(self, database: Database, reader: Reader, sealer: Sealer) -> None:
+        self._database = database
+        self._reader = reader
+        self._sealer = sealer
+        self._writer = ThreadPoolExecutor(1, "tasks")
+        self.submits: set[asyncio.Task[Any]] = set()
+
+    async def find(self, grant: Grant, text: str) -> Task:
+        """The caller's own task by any of its names. Raises NotFound, Unavailable."""
+        if (task := await self.find_or_none(grant, text)) is None:
+            raise not_found(text)
+        return task
+
+    async def find_or_none(self, grant: Grant, text: str) -> Task | None:
+        """The same, or None. Raises Unavailable."""
+        return await self._reader.run(lambda connection: self._found(connection, grant, text))
+
+    def _found(self, connection: Connection, grant: Grant, text: str) -> Task | None:
+        row = rows.find(connection, grant, text)
+        return None if row is None else opened(self._sealer, row)
+
+    async def again(self, task: Task) -> Task | None:
+        """The task as it stands now, or None when it was deleted. Raises Unavailable."""
+        return await self._reader.run(lambda connection: self._read(connection, task.row.id))
+
+    def _read(self, connection: Connection, task_id: bytes) -> Task | None:
+        row = rows.read(connection, task_id)
+        return None if row is None or row.deleted_ns is not None else opened(self._sealer, row)
+
+    async def page(self, grant: Grant, **wanted: Any) -> tuple[list[Task], int]:
+        """(tasks, how many in all): see storage.repos.tasks.page. Raises Unavailable."""
+        return await self._reader.run(lambda connection: self._page(connection, grant, wanted))
+
+    def _page(self, connection: Connection, grant: Grant, wanted: dict[str, Any]) -> tuple[list[Task], int]:
+        found, total = rows.page(connection, grant, **wanted)
+        return [opened(self._sealer, row) for row in found], total
+
+    async def write(self, change: Callable[[Connection], T]) -> T:
+        """`change`'s answer, committed. Raises Unavailable."""
+        return await asyncio.get_running_loop().run_in_executor(self._writer, self._written, change)
+
+    def _written(self, change: Callable[[Connection], T]) -> T:
+        with self._database.write() as connection:
+            return change(connection)
+
+    async def drain(self, wait_s: float) -> None:
+        """Let submits under way come to their end; recovery owns what is left."""
+        if self.submits:
+            await asyncio.wait(self.submits, timeout=wait_s)
+
+    def close(self) -> None:
+        """Finish the write that runs."""
+        self._writer.shutdown(cancel_futures=True)

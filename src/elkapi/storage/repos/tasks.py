@@ -1,0 +1,222 @@
+"""Tasks: finding, listing, owning and recovering their rows; every change of state is the ledger's (`ledger.tasking`).
+
+Every query of a caller carries its key: a task of somebody else is as unknown as one that never was. What a task was
+asked and what its provider told stay sealed here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from typing import Any
+
+import msgspec
+from sqlalchemy import ColumnElement, Connection, Select, func, or_, select, update
+
+from elkapi.storage import dialect as sql
+from elkapi.storage import schema
+from elkapi.types import Grant, State
+
+_tasks, _refs = schema.tasks, schema.task_refs
+OPEN = (State.QUEUED.value, State.RUNNING.value)
+OUTCOME_UNKNOWN = "outcome_unknown"
+PREFIX = "task_"
+
+
+class TaskRow(msgspec.Struct, frozen=True):
+    """One task as it stands in its table; the sealed parts open with `asked_context` and `told_context`."""
+
+    id: bytes
+    owner_id: int
+    key_id: int
+    operation: str
+    wire: str
+    form: str
+    model: str
+    state: str
+    version: int
+    progress: int
+    native_id: str | None
+    channel_id: int | None
+    channel_key_id: int | None
+    worker: bytes | None
+    created_ns: int
+    updated_ns: int
+    started_ns: int | None
+    finished_ns: int | None
+    deleted_ns: int | None
+    error_code: str | None
+    asked_sealed: bytes
+    told_sealed: bytes | None
+
+
+_COLUMNS = [_tasks.c[name] for name in TaskRow.__struct_fields__]
+
+
+def asked_context(task_id: bytes) -> bytes:
+    """What a task's request is sealed for."""
+    return b"tasks.asked\0" + task_id
+
+
+def told_context(task_id: bytes) -> bytes:
+    """What a provider's word on a task is sealed for."""
+    return b"tasks.told\0" + task_id
+
+
+def text_id(task_id: bytes) -> str:
+    """A task's public spelling: `task_` and 32 hex digits."""
+    return PREFIX + task_id.hex()
+
+
+def parse_id(text: str) -> bytes | None:
+    """The id behind the public spelling, or None when it is not one."""
+    digits = text.removeprefix(PREFIX)
+    if len(digits) != 32 or not text.startswith(PREFIX):
+        return None
+    try:
+        return bytes.fromhex(digits)
+    except ValueError:
+        return None
+
+
+def find(connection: Connection, grant: Grant, text: str) -> TaskRow | None:
+    """The caller's own task by our id, its provider's, or a name of what it made; the newest where several fit."""
+    c = _tasks.c
+    named: ColumnElement[bool] = c.native_id == text
+    if (task_id := parse_id(text)) is not None:
+        named = or_(named, c.id == task_id)
+    row = connection.execute(_own(grant).where(named).order_by(c.id.desc()).limit(1)).first()
+    if row is None:
+        made = select(_refs.c.task_id).where(_refs.c.key_id == grant.key_id, _refs.c.ref == text).scalar_subquery()
+        row = connection.execute(_own(grant).where(c.id == made)).first()
+    return None if row is None else TaskRow(*row)
+
+
+def read(connection: Connection, task_id: bytes) -> TaskRow | None:
+    """A task by our id, whoever's it is: for pollers and operators."""
+    row = connection.execute(select(*_COLUMNS).where(_tasks.c.id == task_id)).first()
+    return None if row is None else TaskRow(*row)
+
+
+def page(
+    connection: Connection,
+    grant: Grant,
+    *,
+    limit: int,
+    offset: int = 0,
+    wires: Collection[str] | None = None,
+    after: bytes | None = None,
+    ascending: bool = False,
+    states: Collection[str] | None = None,
+    operations: Collection[str] | None = None,
+) -> tuple[list[TaskRow], int]:
+    """(tasks, how many there are in all) of the caller's own, newest first unless `ascending`."""
+    c = _tasks.c
+    wanted = _own(grant)
+    if wires is not None:
+        wanted = wanted.where(c.wire.in_(wires))
+    if states is not None:
+        wanted = wanted.where(c.state.in_(states))
+    if operations is not None:
+        wanted = wanted.where(c.operation.in_(operations))
+    total = connection.execute(select(func.count()).select_from(wanted.subquery())).scalar_one()
+    if after is not None:
+        wanted = wanted.where(c.id > after if ascending else c.id < after)
+    wanted = wanted.order_by(c.id if ascending else c.id.desc()).limit(limit).offset(offset)
+    return [TaskRow(*row) for row in connection.execute(wanted)], total
+
+
+def _own(grant: Grant) -> Select[Any]:
+    c = _tasks.c
+    return select(*_COLUMNS).where(c.key_id == grant.key_id, c.owner_id == grant.owner_id, c.deleted_ns.is_(None))
+
+
+# Pollers
+
+
+class Owned(msgspec.Struct, frozen=True):
+    """What a poller keeps in memory of an open task."""
+
+    id: bytes
+    operation: str
+    version: int
+    progress: int
+    state: str
+    native_id: str | None
+    channel_id: int | None
+    channel_key_id: int | None
+    created_ns: int
+
+
+_OWNED = [_tasks.c[name] for name in Owned.__struct_fields__]
+
+
+def lease(connection: Connection, poller: bytes, limit: int) -> list[Owned]:
+    """Open tasks that nobody owns and nobody submits, now this poller's."""
+    c = _tasks.c
+    free = select(c.id).where(c.state.in_(OPEN), c.poller.is_(None), c.worker.is_(None)).limit(limit)
+    ids = list(connection.execute(sql.for_update(free, skip_locked=True)).scalars())
+    if not ids:
+        return []
+    connection.execute(update(_tasks).where(c.id.in_(ids), c.poller.is_(None)).values(poller=poller))
+    return [Owned(*row) for row in connection.execute(select(*_OWNED).where(c.id.in_(ids), c.poller == poller))]
+
+
+def owned(connection: Connection, poller: bytes) -> list[Owned]:
+    """Every open task of this poller."""
+    c = _tasks.c
+    return [Owned(*row) for row in connection.execute(select(*_OWNED).where(c.state.in_(OPEN), c.poller == poller))]
+
+
+def take_poked(connection: Connection, poller: bytes) -> list[bytes]:
+    """Tasks of this poller that somebody wants asked about now; each is told once."""
+    c = _tasks.c
+    mine = (c.state.in_(OPEN), c.poller == poller, c.poked.is_(True))
+    ids = list(connection.execute(select(c.id).where(*mine)).scalars())
+    if ids:
+        connection.execute(update(_tasks).where(c.id.in_(ids)).values(poked=False))
+    return ids
+
+
+def any_work(connection: Connection, poller: bytes) -> tuple[bool, bool]:
+    """(whether anything is to be leased, whether anything was poked): a look that writes nothing."""
+    c = _tasks.c
+    free = select(c.id).where(c.state.in_(OPEN), c.poller.is_(None), c.worker.is_(None)).limit(1)
+    poked = select(c.id).where(c.state.in_(OPEN), c.poller == poller, c.poked.is_(True)).limit(1)
+    return connection.execute(free).first() is not None, connection.execute(poked).first() is not None
+
+
+def poke(connection: Connection, task_id: bytes) -> bool:
+    """Have an open task asked about now; False when it is not open."""
+    change = update(_tasks).where(_tasks.c.id == task_id, _tasks.c.state.in_(OPEN)).values(poked=True)
+    return connection.execute(change).rowcount == 1
+
+
+# Recovery
+
+
+def release(connection: Connection, owners: Collection[bytes]) -> int:
+    """Nobody owns the open tasks of these pollers any more."""
+    c = _tasks.c
+    change = update(_tasks).where(c.state.in_(OPEN), c.poller.in_(owners)).values(poller=None)
+    return connection.execute(change).rowcount
+
+
+def fail_submitting(connection: Connection, owners: Collection[bytes], now_ns: int) -> Sequence[bytes]:
+    """What workers that are gone were submitting: left to a poller where the provider can be asked by our id.
+
+    The others' fate nobody can find out; they end here, and their ids are returned.
+    """
+    c = _tasks.c
+    mine = (c.state.in_(OPEN), c.worker.in_(owners))
+    asked = {"worker": None, "version": c.version + 1}
+    connection.execute(update(_tasks).where(*mine, c.recallable.is_(True)).values(asked))
+    lost = list(connection.execute(select(c.id).where(*mine)).scalars())
+    if lost:
+        end = {"state": State.FAILED.value, "error_code": OUTCOME_UNKNOWN, "finished_ns": now_ns, "updated_ns": now_ns}
+        connection.execute(update(_tasks).where(c.id.in_(lost)).values({**end, **asked}))
+    return lost
+
+
+def open_ids(connection: Connection) -> set[bytes]:
+    """The ids of all open tasks: the owners of the holds that no worker owns."""
+    return set(connection.execute(select(_tasks.c.id).where(_tasks.c.state.in_(OPEN))).scalars())

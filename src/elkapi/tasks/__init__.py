@@ -1,0 +1,1 @@
+"""Long tasks after their submit: reading providers' words, asking again until an end, copying what was made."""

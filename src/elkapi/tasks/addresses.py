@@ -1,0 +1,51 @@
+"""Addresses of ours that leave the gateway: files for callers, and where a provider may tell us that a task moved.
+
+Both are signed, so that who has one can do with it what it is for, and nothing else.
+"""
+
+from __future__ import annotations
+
+import hmac
+from collections.abc import Callable
+
+from elkapi.clock import Clock
+from elkapi.relay.call import Call
+from elkapi.settings import Settings
+from elkapi.storage.secrets import Sealer
+from elkapi.types import TaskAsset
+
+CALLBACKS = "/v1/callbacks/"
+SIGNATURE_BYTES = 16
+
+
+class Addresses:
+    """`public_url` is how the world reaches the gateway; without it callers' own words count, and nobody calls us."""
+
+    def __init__(self, settings: Settings, sealer: Sealer, clock: Clock) -> None:
+        self._public_url = settings.public_url.rstrip("/")
+        self._sealer = sealer
+        self._clock = clock
+
+    @property
+    def public_origin(self) -> Callable[[Call], str] | None:
+        """The origin of every address of ours, where the operator set one."""
+        return (lambda call: self._public_url) if self._public_url else None
+
+    def of_asset(self, asset: TaskAsset, origin: str) -> str:
+        """Where a caller fetches a file."""
+        return f"{origin}/v1/assets/{asset.id.hex()}"
+
+    def callback(self, origin: str, task_id: bytes) -> str:
+        """Where a provider says that a task moved; "" while nobody outside could reach us."""
+        return f"{self._public_url}{CALLBACKS}{self._token(task_id)}" if self._public_url else ""
+
+    def task_of(self, token: str) -> bytes | None:
+        """The task that a callback is about; None for a token that is not ours."""
+        try:
+            task_id = bytes.fromhex(token[:32])
+        except ValueError:
+            return None
+        return task_id if hmac.compare_digest(self._token(task_id), token) else None
+
+    def _token(self, task_id: bytes) -> str:
+        return task_id.hex() + self._sealer.fingerprint(b"callback\0" + task_id)[:SIGNATURE_BYTES].hex()

@@ -1,0 +1,131 @@
+"""The end of a task as one step: what it comes to, what it costs or gives back, and the record of it. Pure."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+from elkapi.catalog.operation import Family, Operation
+from elkapi.pricing.media import measured
+from elkapi.pricing.price import amount_nano, priced_for
+from elkapi.tasks import record
+from elkapi.tasks.record import Task
+from elkapi.types import Price, RequestRecord, Settlement, State, TaskAsset, TaskStep, Usage
+
+CANCELLED_STATUS = 499
+
+
+class Cost(msgspec.Struct, frozen=True):
+    """What a finished task used, under which price, and what of that its hold covers."""
+
+    usage: Usage
+    price: Price
+    charge_nano: int
+    loss_nano: int
+    flags: tuple[str, ...] = ()
+
+
+def cost_of(task: Task, operation: Operation, family: Family, reply: Any, assets: tuple[TaskAsset, ...]) -> Cost:
+    """From what the provider says it used where it says so, else from the files themselves; never above the hold."""
+    asked = task.asked
+    flags: tuple[str, ...] = ()
+    assert operation.meter is not None
+    usage, features = measured(operation.meter, asked.upper, asked.features, assets)
+    if family.hooks.usage is not None and (said := family.hooks.usage(asked.body, reply)) is not None:
+        usage = said
+    elif operation.meter.unit == "token":
+        flags = ("usage_missing",)
+    price = priced_for(asked.price, features)
+    cost = amount_nano(price, usage, asked.ratio_micro)
+    charge = min(cost, asked.held_nano)
+    return Cost(usage, price, charge, cost - charge, (*flags, "above_hold") if cost > charge else flags)
+
+
+def succeeded(
+    task: Task, reply: bytes, assets: tuple[TaskAsset, ...], refs: tuple[str, ...], cost: Cost, now_ns: int
+) -> TaskStep:
+    """The step to a success: the charge and the answer with its files."""
+    told = msgspec.structs.replace(task.told, reply=msgspec.Raw(reply), polled=True, assets=assets)
+    final = _record(task, "ok", 200, cost, now_ns)
+    return _step(task, State.SUCCEEDED, 100, told, final, now_ns, refs=refs)
+
+
+def ended(
+    task: Task,
+    state: State,
+    code: str,
+    error: str,
+    reply: bytes,
+    now_ns: int,
+    *,
+    loss: Cost | None = None,
+    unknown: bool = False,
+) -> TaskStep:
+    """The step to any other end: free to the caller; what the provider billed all the same is the operator's loss."""
+    told = msgspec.structs.replace(task.told, error=error)
+    if reply:
+        told = msgspec.structs.replace(told, reply=msgspec.Raw(reply), polled=True)
+    cost = Cost(Usage(), task.asked.price, 0, 0, ("unknown_outcome",) if unknown else ())
+    if loss is not None:
+        cost = msgspec.structs.replace(cost, usage=loss.usage, loss_nano=loss.charge_nano + loss.loss_nano)
+    status = CANCELLED_STATUS if state is State.CANCELLED else 502
+    final = _record(task, code, status, cost, now_ns)
+    return _step(task, state, task.row.progress, told, final, now_ns, code=code)
+
+
+def _step(
+    task: Task,
+    state: State,
+    progress: int,
+    told: record.Told,
+    final: RequestRecord,
+    now_ns: int,
+    *,
+    code: str | None = None,
+    refs: tuple[str, ...] = (),
+) -> TaskStep:
+    return TaskStep(
+        id=task.row.id,
+        version=task.row.version,
+        key_id=task.row.key_id,
+        state=state,
+        progress=progress,
+        now_ns=now_ns,
+        finished_ns=now_ns,
+        error_code=code,
+        told=record.encode(told),
+        settlement=Settlement(final, task.order),
+        refs=refs,
+    )
+
+
+def _record(task: Task, outcome: str, status: int, cost: Cost, now_ns: int) -> RequestRecord:
+    row, asked, attempts = task.row, task.asked, task.told.attempts
+    last = attempts[-1] if attempts else None
+    return RequestRecord(
+        id=row.id,
+        key_id=row.key_id,
+        owner_id=row.owner_id,
+        operation=row.operation,
+        model=row.model,
+        group=asked.group,
+        created_ns=row.created_ns,
+        duration_ms=(now_ns - row.created_ns) / 1e6,
+        status=status,
+        outcome=outcome,
+        usage=cost.usage,
+        price_id=asked.price.id,
+        price_version=asked.price.version,
+        ratio_micro=asked.ratio_micro,
+        hold_nano=asked.held_nano,
+        charge_nano=cost.charge_nano,
+        loss_nano=cost.loss_nano,
+        flags=cost.flags,
+        channel_id=row.channel_id,
+        channel_name=last.channel_name if last else None,
+        upstream_request_id=last.upstream_request_id if last else None,
+        attempts=attempts,
+        error_code=None if outcome == "ok" else outcome,
+        asked=asked.asked_model or None,
+    )

@@ -1,0 +1,107 @@
+"""What a provider's answer says of a task, by the paths of its declaration; pure, and the only reader of their words.
+
+A failure is known by its state, never by its text (guarantee 71). A word that nobody declared keeps the task running.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import msgspec
+
+from elkapi.catalog.jsonpath import compiled, first, first_of
+from elkapi.catalog.operation import Family
+from elkapi.catalog.task import Made, TaskSpec
+from elkapi.types import State
+
+ERROR_CHARS_MAX = 1000
+NOTHING_MADE = "The provider finished the task without a result."
+FAILED_SILENTLY = "The provider could not carry out the task and did not say why."
+
+
+class Reading(msgspec.Struct, frozen=True):
+    """One look at a task. `known`: its state word was declared. `progress` None: nothing was said of it.
+
+    `made` are what was found of its files: the declaration and the address (or the id) that stands there.
+    """
+
+    state: State
+    word: str
+    known: bool
+    progress: int | None
+    error: str = ""
+    error_code: str = ""
+    made: tuple[tuple[Made, str], ...] = ()
+    refs: tuple[str, ...] = ()
+
+
+def native_id(spec: TaskSpec, reply: Any) -> str:
+    """The id that a provider's answer to a submit gives the task, "" when there is none."""
+    found = first(spec.id, reply)
+    return str(found) if isinstance(found, str | int) and not isinstance(found, bool) else ""
+
+
+def read(spec: TaskSpec, reply: Any) -> Reading:
+    """What an answer to a fetch says, after the family's `accept`."""
+    found = first(spec.state, reply) if spec.state else None
+    word = "" if found is None else str(found).lower() if isinstance(found, bool) else str(found)
+    state = spec.states.get(word)
+    known = state is not None
+    progress = _percent(first(spec.progress, reply)) if spec.progress else None
+    if state is None or not state.is_end:
+        return Reading(state or State.RUNNING, word, known, progress)
+    if state is not State.SUCCEEDED:
+        text = first_of(spec.error, reply)
+        code = first(spec.error_code, reply) if spec.error_code else None
+        error = (str(text) if text is not None else FAILED_SILENTLY)[:ERROR_CHARS_MAX]
+        return Reading(state, word, True, progress, error, "" if code is None else str(code)[:100])
+    made = tuple((one, value) for one in spec.made for value in _addresses(one, reply))
+    if not any(not one.optional for one, _ in made):
+        text = first_of(spec.error, reply)
+        return Reading(State.FAILED, word, True, progress, str(text or NOTHING_MADE)[:ERROR_CHARS_MAX], "no_result")
+    refs = tuple(str(ref) for path in spec.refs for ref in compiled(path)(reply))
+    return Reading(State.SUCCEEDED, word, True, 100, made=made, refs=refs)
+
+
+def _addresses(made: Made, reply: Any) -> list[str]:
+    return [str(value) for value in compiled(made.path)(reply) if isinstance(value, str | int) and value != ""]
+
+
+def _percent(value: Any) -> int | None:
+    """Whole percents of 37, 0.37, "37" and "37%"; None for what is no progress."""
+    if isinstance(value, str):
+        text = value.strip().removesuffix("%")
+        try:
+            number = float(text)
+        except ValueError:
+            return None
+        # As text it is always percents.
+        share = False
+    elif isinstance(value, int | float) and not isinstance(value, bool):
+        number, share = float(value), isinstance(value, float) and value <= 1
+    else:
+        return None
+    if not math.isfinite(number):
+        return None
+    return min(100, max(0, round(number * 100 if share else number)))
+
+
+class Refused(msgspec.Struct, frozen=True):
+    """An error that a provider reported inside a success: its words, its code, and whether another channel may help."""
+
+    message: str
+    code: str
+    elsewhere: bool
+
+
+def refused(family: Family, reply: Any) -> Refused | None:
+    """What a family's in-band rule says of an answer; None when the answer is good."""
+    rule = family.in_band
+    if rule is None:
+        return None
+    value = first(rule.path, reply)
+    if value == rule.good and not isinstance(value, bool):
+        return None
+    message = first(rule.message, reply)
+    return Refused(str(message or "The request was refused."), str(value), value in rule.elsewhere)

@@ -1,0 +1,566 @@
+"""Owns every open task until its end: asks its provider when it is due, copies what was made, and steps it, once.
+
+A poller owns tasks through the heartbeat of its ledger: when that stops, recovery frees them for another. While a task
+stays as it was nothing is written, and little of it is in memory. What an answer means is `machine`'s, what an end
+comes to `ending`'s; two pollers that believe in the same task cannot both step it, since a step names the version.
+Giving up waiting is no verdict: after `limit_s` the operator is told, and the task is asked about rarely.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import heapq
+import logging
+from collections import Counter, defaultdict, deque
+from collections.abc import Awaitable, Callable, Iterable, Mapping
+from typing import Any, Protocol, TypeVar
+from urllib.parse import urlsplit
+
+import msgspec
+from sqlalchemy import Connection
+
+from elkapi.catalog.jsonpath import first
+from elkapi.catalog.operation import Family, Operation
+from elkapi.catalog.task import Made, TaskSpec
+from elkapi.clock import Clock
+from elkapi.errors import Unavailable
+from elkapi.ledger import Ledger
+from elkapi.routing.verdict import is_success, parse_retry_after_s
+from elkapi.settings import Settings
+from elkapi.snapshot import Snapshot
+from elkapi.storage.repos import alerts
+from elkapi.storage.repos import tasks as rows
+from elkapi.storage.repos.tasks import Owned
+from elkapi.tasks import ending, machine, record
+from elkapi.tasks.record import Task
+from elkapi.tasks.request import ANSWER_BYTES_MAX, Signer, request_for
+from elkapi.testing.crash import point
+from elkapi.types import Channel, ChannelKey, State, TaskAsset, TaskStep
+from elkapi.upstream import Origin, UpstreamFailure, UpstreamRequest
+from elkapi.upstream.gcp import TokenRefused
+from elkapi.upstream.reply import UpstreamReply
+
+T = TypeVar("T")
+
+LOOK_S = 0.5
+LEASE_AT_ONCE = 500
+POLLS_AT_ONCE_MAX = 256
+COPIES_AT_ONCE_MAX = 8
+FAILED_S = 2.0
+CANCEL_AGAIN_S = 0.2
+# A file that could not be fetched is tried again for about half an hour.
+COPY_TRIES_MAX = 12
+COPY_AGAIN_FIRST_S = 2.0
+COPY_AGAIN_MAX_S = 300.0
+# A submit of unknown outcome is asked about this often before it counts as never begun.
+RECALLS_MAX = 6
+OVERDUE_EVERY_S = 600.0
+STALLED, UNKNOWN_WORD, CHANNEL_GONE = "task_overdue", "task_unknown_word", "task_channel_gone"
+NOT_BEGUN = "not_begun"
+
+log = logging.getLogger("elkapi.tasks")
+_body = msgspec.json.Decoder(Any)
+
+
+class CopyFailed(Exception):
+    """A file was not copied; `again`: it may be there later."""
+
+    def __init__(self, message: str, *, again: bool) -> None:
+        super().__init__(message)
+        self.again = again
+
+
+class Copier(Protocol):
+    """Takes what a provider made into our store."""
+
+    async def copy(self, task: Task, number: int, made: Made, request: UpstreamRequest, source: str) -> TaskAsset:
+        """Raises CopyFailed."""
+
+
+class Storage(Protocol):
+    """The database, off the loop."""
+
+    async def read(self, ask: Callable[[Connection], T]) -> T: ...
+
+    async def write(self, change: Callable[[Connection], T]) -> T: ...
+
+    async def opened(self, task_id: bytes) -> Task | None:
+        """A task as it stands, opened."""
+
+
+class Watched:
+    """An open task in memory: what is needed to ask about it again, and no more."""
+
+    __slots__ = ("copies", "due_s", "failures", "first_ns", "owned", "polls", "running")
+
+    def __init__(self, owned: Owned, due_s: float) -> None:
+        self.owned = owned
+        self.due_s = due_s
+        self.first_ns = owned.created_ns
+        self.polls = self.failures = self.copies = 0
+        self.running = False
+
+
+class Parts(msgspec.Struct, frozen=True):
+    """What a poller works with."""
+
+    settings: Settings
+    operations: Mapping[str, Operation]
+    families: Mapping[str, Family]
+    snapshot: Callable[[], Snapshot]
+    storage: Storage
+    ledger: Ledger
+    send: Callable[[UpstreamRequest], Awaitable[UpstreamReply]]
+    signer: Signer
+    copier: Copier
+    clock: Clock
+    owner: bytes
+
+
+async def ended(tasks: Iterable[asyncio.Task[None]]) -> None:
+    """Cancel tasks until they are done: `asyncio.wait_for` (a read's) swallows a cancellation that comes with its
+    answer, so once is not always enough."""
+    pending = set(tasks)
+    while pending:
+        for task in pending:
+            task.cancel()
+        _, pending = await asyncio.wait(pending, timeout=CANCEL_AGAIN_S)
+
+
+class Poller:
+    """One of a control process. `counts` are for metrics: polls, failures, unknown words, copies, ends by state."""
+
+    def __init__(self, parts: Parts) -> None:
+        self._parts = parts
+        self._watched: dict[bytes, Watched] = {}
+        self._due: list[tuple[float, bytes]] = []
+        self._of_channel: Counter[int | None] = Counter()
+        self._waiting: defaultdict[int | None, deque[bytes]] = defaultdict(deque)
+        self._running: set[asyncio.Task[None]] = set()
+        self._copying = asyncio.Semaphore(COPIES_AT_ONCE_MAX)
+        self._wake = asyncio.Event()
+        self._look_at_s = 0.0
+        self._stopped = False
+        self.counts: Counter[str] = Counter()
+        self.lag_s = 0.0
+
+    def __len__(self) -> int:
+        return len(self._watched)
+
+    async def run(self) -> None:
+        """Poll until `stop`. The ledger must have been started, so that its heartbeat owns what is leased."""
+        clock = self._parts.clock
+        while not self._stopped:
+            try:
+                self._watch(await self._parts.storage.read(lambda c: rows.owned(c, self._parts.owner)))
+                break
+            except Unavailable:
+                await asyncio.sleep(FAILED_S)
+        try:
+            while not self._stopped:
+                await self._look()
+                self._begin_due()
+                wait_s = self._look_at_s - clock.monotonic_s()
+                if self._due and len(self._running) < POLLS_AT_ONCE_MAX:
+                    wait_s = min(wait_s, self._due[0][0] - clock.monotonic_s())
+                self._wake.clear()
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(max(wait_s, 0.0)):
+                        await self._wake.wait()
+        finally:
+            await ended(self._running)
+
+    def stop(self) -> None:
+        """Begin nothing more; `run` then returns."""
+        self._stopped = True
+        self._wake.set()
+
+    # What to ask about
+
+    async def _look(self) -> None:
+        """Take open tasks that nobody owns, and ask at once about those that somebody poked."""
+        parts = self._parts
+        if parts.clock.monotonic_s() < self._look_at_s:
+            return
+        try:
+            free, poked = await parts.storage.read(lambda c: rows.any_work(c, parts.owner))
+            if free:
+                taken = await parts.storage.write(lambda c: rows.lease(c, parts.owner, LEASE_AT_ONCE))
+                self._watch(taken)
+                point("tasks.lease.after")
+                # More than fit at once are taken without a pause.
+                if len(taken) == LEASE_AT_ONCE:
+                    return
+            if poked:
+                for task_id in await parts.storage.write(lambda c: rows.take_poked(c, parts.owner)):
+                    self._poke(task_id)
+            self._look_at_s = parts.clock.monotonic_s() + LOOK_S
+        except Unavailable:
+            self._look_at_s = parts.clock.monotonic_s() + FAILED_S
+
+    def _watch(self, found: list[Owned]) -> None:
+        now_s, now_ns = self._parts.clock.monotonic_s(), self._parts.clock.now_ns()
+        for one in found:
+            spec = self._spec(one)
+            if spec is None or one.id in self._watched:
+                continue
+            age_s = (now_ns - one.created_ns) / 1e9
+            self._schedule(Watched(one, 0.0), now_s + max(0.0, spec.poll.first_s - age_s))
+
+    def _poke(self, task_id: bytes) -> None:
+        watched = self._watched.get(task_id)
+        if watched is not None and not watched.running:
+            self._schedule(watched, self._parts.clock.monotonic_s())
+
+    def _schedule(self, watched: Watched, due_s: float) -> None:
+        watched.due_s = due_s
+        self._watched[watched.owned.id] = watched
+        heapq.heappush(self._due, (due_s, watched.owned.id))
+        self._wake.set()
+
+    def _spec(self, owned: Owned) -> TaskSpec | None:
+        operation = self._parts.operations.get(owned.operation)
+        return None if operation is None else operation.task
+
+    def _begin_due(self) -> None:
+        now_s, due = self._parts.clock.monotonic_s(), self._due
+        per_channel = self._parts.settings.task_polls_per_channel_max
+        while due and due[0][0] <= now_s and len(self._running) < POLLS_AT_ONCE_MAX:
+            due_s, task_id = heapq.heappop(due)
+            watched = self._watched.get(task_id)
+            if watched is None or watched.running or watched.due_s != due_s:
+                continue  # An older entry of a task that was scheduled anew.
+            channel_id = watched.owned.channel_id
+            if self._of_channel[channel_id] >= per_channel:
+                self._waiting[channel_id].append(task_id)
+                continue
+            self.lag_s = now_s - due_s
+            self._begin(watched)
+
+    def _begin(self, watched: Watched) -> None:
+        watched.running = True
+        channel_id = watched.owned.channel_id
+        self._of_channel[channel_id] += 1
+        one = asyncio.get_running_loop().create_task(self._attended(watched))
+        self._running.add(one)
+
+        def done(one: asyncio.Task[None]) -> None:
+            self._running.discard(one)
+            self._of_channel[channel_id] -= 1
+            waiting = self._waiting.get(channel_id)
+            while waiting:
+                following = self._watched.get(waiting.popleft())
+                if following is not None and not following.running:
+                    self._begin(following)
+                    break
+            else:
+                self._waiting.pop(channel_id, None)
+            self._wake.set()
+
+        one.add_done_callback(done)
+
+    async def _attended(self, watched: Watched) -> None:
+        """One look at a task, and when the next one is; never raises."""
+        try:
+            again_s = await self._poll(watched)
+        except Unavailable:
+            again_s = FAILED_S
+        except Exception:
+            log.exception("task_poll_failed", extra={"task": rows.text_id(watched.owned.id)})
+            watched.failures += 1
+            again_s = self._backoff_s(watched)
+        # Before it is scheduled: an entry that comes due while its task still runs would be dropped.
+        watched.running = False
+        if again_s is None:
+            self._watched.pop(watched.owned.id, None)
+        else:
+            self._schedule(watched, self._parts.clock.monotonic_s() + again_s)
+
+    # One look
+
+    async def _poll(self, watched: Watched) -> float | None:
+        """Seconds until the next look, None when the task came to its end. Raises Unavailable."""
+        owned = watched.owned
+        operation = self._parts.operations[owned.operation]
+        watched.polls += 1
+        self.counts["polls"] += 1
+        if owned.native_id is None:
+            return await self._recall(watched, operation)
+        place = self._place(owned.channel_id, owned.channel_key_id)
+        if place is None:
+            await self._alert(CHANNEL_GONE, watched, {"channel": owned.channel_id})
+            return OVERDUE_EVERY_S
+        spec = operation.task
+        assert spec is not None
+        submit_path = operation.upstream.partition(" ")[2]
+        answer = await self._asked(operation, *place, spec.fetch, {"id": owned.native_id, "submit": submit_path})
+        if isinstance(answer, float):
+            watched.failures += 1
+            self.counts["failures"] += 1
+            return max(answer, self._backoff_s(watched))
+        watched.failures = 0
+        reply, raw = answer
+        reading = machine.read(spec, reply)
+        if not reading.known:
+            self.counts["unknown_words"] += 1
+            await self._alert(
+                UNKNOWN_WORD, watched, {"word": reading.word[:60]}, subject=f"{operation.id}:{reading.word[:60]}"
+            )
+        if not reading.state.is_end:
+            return await self._goes_on(watched, spec, reading, raw)
+        if reading.state is State.SUCCEEDED:
+            return await self._finish(watched, operation, place, reading, reply, raw)
+        task = await self._parts.storage.opened(owned.id)
+        if task is None or task.state.is_end:
+            return None
+        code = reading.error_code or {State.CANCELLED: "cancelled", State.EXPIRED: "expired"}.get(
+            reading.state, "task_failed"
+        )
+        step = ending.ended(task, reading.state, code, reading.error, raw, self._parts.clock.now_ns())
+        return await self._end(watched, step)
+
+    async def _goes_on(self, watched: Watched, spec: TaskSpec, reading: machine.Reading, raw: bytes) -> float | None:
+        owned = watched.owned
+        progress = max(owned.progress, min(reading.progress or 0, 99))
+        if reading.state.value != owned.state or progress != owned.progress:
+            made = await self._moved(watched, reading.state, progress, raw)
+            if made is None:
+                return None
+        return await self._next_s(watched, spec)
+
+    async def _moved(self, watched: Watched, state: State, progress: int, raw: bytes) -> bool | None:
+        """Write a change on the way; None when the task came to its end by somebody else's step."""
+        owned, now_ns = watched.owned, self._parts.clock.now_ns()
+        told = None
+        if state.value != owned.state:
+            task = await self._parts.storage.opened(owned.id)
+            if task is None or task.state.is_end:
+                return None
+            told = record.encode(msgspec.structs.replace(task.told, reply=msgspec.Raw(raw), polled=True))
+        step = TaskStep(
+            id=owned.id,
+            version=owned.version,
+            key_id=0,
+            state=state,
+            progress=progress,
+            now_ns=now_ns,
+            started_ns=now_ns if state is State.RUNNING and owned.state == State.QUEUED.value else None,
+            told=told,
+        )
+        if not await self._parts.ledger.step(step):
+            return await self._refresh(watched)
+        watched.owned = msgspec.structs.replace(owned, version=owned.version + 1, state=state.value, progress=progress)
+        return True
+
+    async def _refresh(self, watched: Watched) -> bool | None:
+        """Somebody else made a step: see the task as it is now; None when it ended."""
+        row = await self._parts.storage.read(lambda c: rows.read(c, watched.owned.id))
+        if row is None or State(row.state).is_end:
+            return None
+        watched.owned = msgspec.structs.replace(
+            watched.owned,
+            version=row.version,
+            state=row.state,
+            progress=row.progress,
+            native_id=row.native_id,
+            channel_id=row.channel_id,
+            channel_key_id=row.channel_key_id,
+        )
+        return False
+
+    async def _end(self, watched: Watched, step: TaskStep) -> float | None:
+        point("tasks.end.before")
+        if await self._parts.ledger.step(step):
+            point("tasks.end.after")
+            self.counts[f"ended_{step.state.value}"] += 1
+            return None
+        return None if await self._refresh(watched) is None else 0.0
+
+    async def _next_s(self, watched: Watched, spec: TaskSpec) -> float:
+        poll, age_s = spec.poll, (self._parts.clock.now_ns() - watched.first_ns) / 1e9
+        if age_s > poll.limit_s:
+            await self._alert(STALLED, watched, {"age_s": round(age_s)})
+            return OVERDUE_EVERY_S
+        # The longer it took so far, the less a few seconds matter.
+        return min(max(poll.every_s, age_s / 20), poll.every_max_s)
+
+    def _backoff_s(self, watched: Watched) -> float:
+        return float(min(2 ** min(watched.failures + 1, 6), 60))
+
+    # Asking
+
+    def _place(self, channel_id: int | None, key_id: int | None) -> tuple[Channel, ChannelKey] | None:
+        """The account that took the task; a key that was switched off for new calls still answers for old ones."""
+        channel = None if channel_id is None else self._parts.snapshot().channel(channel_id)
+        if channel is None:
+            return None
+        key = next((key for key in channel.keys if key.id == key_id), None)
+        return None if key is None else (channel, key)
+
+    async def _asked(
+        self, operation: Operation, channel: Channel, key: ChannelKey, what: str, values: Mapping[str, str]
+    ) -> tuple[Any, bytes] | float:
+        """(what the provider says, in the declared shape; its bytes), or how many seconds it asked us to wait."""
+        parts = self._parts
+        try:
+            request = await request_for(parts.signer, parts.settings, operation, channel, key, what, values)
+            reply = await parts.send(request)
+            try:
+                raw, _ = await reply.read(ANSWER_BYTES_MAX)
+            finally:
+                await reply.aclose()
+        except (UpstreamFailure, ValueError, TokenRefused) as error:
+            log.info("task_poll_unanswered: %s", error, extra={"channel": channel.name, "error": str(error)[:200]})
+            return 0.0
+        if not is_success(reply.status):
+            return parse_retry_after_s(reply.header(b"retry-after"))
+        try:
+            decoded = _body.decode(raw)
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+            return 0.0
+        family = parts.families[operation.family]
+        if machine.refused(family, decoded) is not None:
+            return 0.0
+        accepted = decoded if family.hooks.accept is None else family.hooks.accept(decoded)
+        return accepted, raw
+
+    async def _recall(self, watched: Watched, operation: Operation) -> float | None:
+        """A submit of unknown outcome: ask the accounts it may have reached for the task, by our own id."""
+        spec, owned = operation.task, watched.owned
+        assert spec is not None
+        task = await self._parts.storage.opened(owned.id)
+        if task is None or task.state.is_end:
+            return None
+        unanswered = False
+        for channel_id, key_id in task.asked.places:
+            place = self._place(channel_id, key_id)
+            if place is None:
+                continue
+            answer = await self._asked(
+                operation, *place, spec.recall, {"mark": task.asked.mark, "submit": task.asked.path}
+            )
+            if isinstance(answer, float):
+                unanswered = True
+                continue
+            if native := machine.native_id(spec, answer[0]):
+                step = TaskStep(
+                    id=owned.id,
+                    version=task.row.version,
+                    key_id=task.row.key_id,
+                    state=State.QUEUED,
+                    progress=0,
+                    now_ns=self._parts.clock.now_ns(),
+                    native_id=native,
+                    channel_id=channel_id,
+                    channel_key_id=key_id,
+                )
+                await self._parts.ledger.step(step)
+                return None if await self._refresh(watched) is None else 0.0
+        # A provider says "not found" with an error status, which looks like a bad moment: so it is asked some times.
+        if watched.polls < RECALLS_MAX or (unanswered and watched.polls < 2 * RECALLS_MAX):
+            return min(2.0 * watched.polls, 30.0)
+        step = ending.ended(
+            task,
+            State.FAILED,
+            NOT_BEGUN,
+            "The provider does not know the task.",
+            b"",
+            self._parts.clock.now_ns(),
+            unknown=True,
+        )
+        return await self._end(watched, step)
+
+    # What was made
+
+    async def _finish(
+        self,
+        watched: Watched,
+        operation: Operation,
+        place: tuple[Channel, ChannelKey],
+        reading: machine.Reading,
+        reply: Any,
+        raw: bytes,
+    ) -> float | None:
+        parts, owned = self._parts, watched.owned
+        task = await parts.storage.opened(owned.id)
+        if task is None or task.state.is_end:
+            return None
+        family = parts.families[operation.family]
+        try:
+            async with self._copying:
+                assets = await self._copied(task, operation, place, reading)
+        except CopyFailed as failure:
+            watched.copies += 1
+            self.counts["copies_failed"] += 1
+            if failure.again and watched.copies < COPY_TRIES_MAX:
+                return min(COPY_AGAIN_FIRST_S * float(2**watched.copies), COPY_AGAIN_MAX_S)
+            # It was made and billed, and nobody can have it.
+            loss = ending.cost_of(task, operation, family, reply, ())
+            error = f"The result could not be fetched from the provider: {failure}"
+            step = ending.ended(task, State.FAILED, "result_unavailable", error, b"", parts.clock.now_ns(), loss=loss)
+            return await self._end(watched, step)
+        cost = ending.cost_of(task, operation, family, reply, assets)
+        return await self._end(watched, ending.succeeded(task, raw, assets, reading.refs, cost, parts.clock.now_ns()))
+
+    async def _copied(
+        self, task: Task, operation: Operation, place: tuple[Channel, ChannelKey], reading: machine.Reading
+    ) -> tuple[TaskAsset, ...]:
+        copied = []
+        for number, (made, value) in enumerate(reading.made):
+            try:
+                request, source = await self._download(operation, place, made, value)
+                copied.append(await self._parts.copier.copy(task, number, made, request, source))
+            except CopyFailed:
+                if not made.optional:
+                    raise
+            point("tasks.copied.after")
+        return tuple(copied)
+
+    async def _download(
+        self, operation: Operation, place: tuple[Channel, ChannelKey], made: Made, value: str
+    ) -> tuple[UpstreamRequest, str]:
+        """(the request for a file, the address that stands in the answer). Raises CopyFailed."""
+        parts, (channel, key) = self._parts, place
+        address = value
+        try:
+            if made.via:
+                if not made.then:
+                    values = {"value": value}
+                    return await request_for(
+                        parts.signer, parts.settings, operation, channel, key, made.via, values
+                    ), ""
+                answer = await self._asked(operation, channel, key, made.via, {"value": value})
+                if isinstance(answer, float):
+                    raise CopyFailed("the provider did not name the file", again=True)
+                address = str(first(made.then, answer[0]) or "")
+                if not address:
+                    raise CopyFailed("the provider did not name the file", again=True)
+            headers = await parts.signer.headers(channel, key, None) if made.auth else []
+        except (ValueError, TokenRefused, UpstreamFailure) as error:
+            raise CopyFailed(str(error)[:200], again=True) from None
+        return download_request(address, channel, headers), address
+
+    async def _alert(self, kind: str, watched: Watched, detail: dict[str, object], subject: str = "") -> None:
+        """Tell the operator, once."""
+        self.counts[kind] += 1
+        name = subject or f"task:{rows.text_id(watched.owned.id)}"
+        detail = {**detail, "task": rows.text_id(watched.owned.id)}
+        now_ns = self._parts.clock.now_ns()
+        is_new = await self._parts.storage.write(
+            lambda c: alerts.raise_alert(c, kind=kind, subject=name, detail=detail, now_ns=now_ns)
+        )
+        if is_new:
+            log.warning(kind, extra=detail)
+
+
+def download_request(address: str, channel: Channel, headers: list[tuple[bytes, bytes]]) -> UpstreamRequest:
+    """A file's address as a guarded request: a channel's private addresses are only its own. Raises CopyFailed."""
+    try:
+        parts = urlsplit(address)
+        base = f"{parts.scheme}://{parts.netloc}"
+        origin = Origin.parse(base, allow_private=channel.allow_private, proxy_url=channel.proxy_url)
+    except ValueError as error:
+        raise CopyFailed(f"the provider's address of the file cannot be used: {error}", again=False) from None
+    target = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
+    return UpstreamRequest(origin, b"GET", target.encode("ascii", "ignore"), [(b"accept", b"*/*"), *headers])

@@ -1,0 +1,118 @@
+"""What is kept of a task beside its columns, sealed: what was asked, under which price, and what its provider told."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import msgspec
+
+from elkapi.storage.repos.tasks import TaskRow, asked_context, text_id, told_context
+from elkapi.storage.secrets import Sealer
+from elkapi.types import AttemptRecord, HoldOrder, Price, State, TaskAsset, TaskView, Usage
+
+# Pictures in Base64 are sent on, not kept: what a request says beside them is short.
+TEXT_CHARS_KEPT_MAX = 4096
+
+
+class Asked(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
+    """A submit as it was quoted: the price stays that of this moment. `accounts` fund it, `held_nano` is reserved.
+
+    `body` is the caller's request without what is too long to keep; `path` the provider's path of the submit, `mark`
+    our own id there, "" where it takes none. `places` are the channels and keys it may have been put to, in order.
+    `price` is the whole record, of which `features` choose. `origin` is how the caller addressed the gateway.
+    """
+
+    body: Mapping[str, Any]
+    group: str
+    price: Price
+    ratio_micro: int
+    held_nano: int
+    accounts: tuple[int, ...]
+    upper: Usage
+    features: Mapping[str, str] = {}
+    path: str = ""
+    mark: str = ""
+    places: tuple[tuple[int, int], ...] = ()
+    asked_model: str = ""
+    callback_url: str = ""
+    origin: str = ""
+
+
+class Told(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
+    """What is known of a task from its provider: the last answer, the attempts of its submit, a failure's words.
+
+    `polled`: the answer is one to a fetch, not to the submit. `upstream_model` is the provider's name for the model.
+    """
+
+    reply: msgspec.Raw = msgspec.Raw(b"")
+    attempts: tuple[AttemptRecord, ...] = ()
+    error: str = ""
+    assets: tuple[TaskAsset, ...] = ()
+    upstream_model: str = ""
+    polled: bool = False
+
+
+_asked = msgspec.json.Decoder(Asked)
+_told = msgspec.json.Decoder(Told)
+encode = msgspec.json.encode
+
+
+def kept_body(value: Any) -> Any:
+    """A decoded request as it is kept: texts too long to be words are cut to their beginning."""
+    if isinstance(value, str):
+        return value if len(value) <= TEXT_CHARS_KEPT_MAX else value[:64] + "..."
+    if isinstance(value, dict):
+        return {name: kept_body(inner) for name, inner in value.items()}
+    if isinstance(value, list):
+        return [kept_body(inner) for inner in value]
+    return value
+
+
+class Task(msgspec.Struct, frozen=True):
+    """A task as it stands, opened."""
+
+    row: TaskRow
+    asked: Asked
+    told: Told
+
+    @property
+    def state(self) -> State:
+        return State(self.row.state)
+
+    @property
+    def order(self) -> HoldOrder:
+        """The hold that its end resolves."""
+        row, asked = self.row, self.asked
+        return HoldOrder(row.id, row.key_id, asked.accounts, asked.held_nano, row.model, asked.price.id)
+
+    def view(self) -> TaskView:
+        """What renderers are given; the addresses of its files are still the provider's."""
+        row = self.row
+        return TaskView(
+            id=text_id(row.id),
+            native_id=row.native_id or "",
+            operation=row.operation,
+            wire=row.wire,
+            form=row.form,
+            model=self.asked.asked_model or row.model,
+            state=self.state,
+            progress=row.progress,
+            created_ns=row.created_ns,
+            started_ns=row.started_ns or 0,
+            finished_ns=row.finished_ns or 0,
+            error_code=row.error_code or "",
+            error=self.told.error,
+            assets=self.told.assets,
+            reply=bytes(self.told.reply),
+            asked=self.asked.body,
+        )
+
+
+def opened(sealer: Sealer, row: TaskRow) -> Task:
+    """Raises storage.secrets.SealError for a row that was sealed with another key."""
+    asked = _asked.decode(sealer.open(row.asked_sealed, asked_context(row.id)))
+    told = Told()
+    if row.told_sealed is not None:
+        told = _told.decode(sealer.open(row.told_sealed, told_context(row.id)))
+    return Task(row, asked, told)

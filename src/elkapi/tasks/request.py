@@ -1,0 +1,111 @@
+"""Requests to a task's provider: a declared method and path -> exact bytes for one channel and key, signed by name."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from urllib.parse import quote
+
+from elkapi.catalog.operation import Operation
+from elkapi.catalog.upstreams import UPSTREAM_FAMILIES, auth_headers, endpoint_for, option, target_path
+from elkapi.clock import Clock
+from elkapi.settings import Settings
+from elkapi.types import Channel, ChannelKey
+from elkapi.upstream import Deadlines, Origin, UpstreamRequest, split_base_url
+from elkapi.upstream.gcp import TokenSource
+from elkapi.upstream.jwt import access_token
+
+_FRAMING = frozenset({b"host", b"content-length", b"transfer-encoding", b"connection"})
+# {id} is one segment; {+id} keeps its slashes (names of Google's operations).
+_PLACE = re.compile(r"\{(\+?)([a-z_-]+)\}")
+ANSWER_BYTES_MAX = 4 * 1024 * 1024
+
+
+class Signer:
+    """Credentials by the name of a family's `auth`; `tokens` exchanges Google's keys."""
+
+    def __init__(self, tokens: TokenSource, clock: Clock) -> None:
+        self._tokens = tokens
+        self._clock = clock
+
+    async def headers(self, channel: Channel, key: ChannelKey, wire_auth: str | None) -> list[tuple[bytes, bytes]]:
+        """Raises ValueError for a key that is none, TokenRefused, UpstreamFailure."""
+        auth = wire_auth or UPSTREAM_FAMILIES[channel.family].auth
+        if auth == "jwt":
+            return [(b"authorization", b"Bearer " + access_token(key.secret, self._clock.now_ns()).encode())]
+        if auth == "gcp":
+            token = await self._tokens.token(key.id, key.secret, option(channel, "token-url"), channel.allow_private)
+            return [(b"authorization", b"Bearer " + token.encode())]
+        return auth_headers(channel, key, auth)  # type: ignore[arg-type]
+
+
+def filled(template: str, values: Mapping[str, str]) -> str:
+    """A declared path with its places filled in, percent-encoded. Raises KeyError for a place nobody knows."""
+
+    def place(hit: re.Match[str]) -> str:
+        name = hit.group(2)
+        # The path of a submit is ours, and as it was declared.
+        return values[name] if name == "submit" else quote(values[name], safe="/:" if hit.group(1) else "")
+
+    return _PLACE.sub(place, template)
+
+
+async def request_for(
+    signer: Signer,
+    settings: Settings,
+    operation: Operation,
+    channel: Channel,
+    key: ChannelKey,
+    what: str,
+    values: Mapping[str, str],
+    *,
+    model: str = "",
+    body: bytes = b"",
+    content_type: bytes = b"application/json",
+    more: Mapping[bytes, bytes] | None = None,
+) -> UpstreamRequest:
+    """`what` is a method and a path below the channel's base, such as `GET {submit}/{id}`.
+
+    Raises ValueError (the channel's family does not speak the operation's wire, or its key is none), TokenRefused.
+    """
+    found = None if operation.wire is None else endpoint_for(channel.family, operation.wire, False, model)
+    if found is None:
+        raise ValueError(f"the channel {channel.name} does not speak {operation.wire}")
+    endpoint = found[1]
+    method, _, path = what.partition(" ")
+    values = {**{name: option(channel, name) for name in UPSTREAM_FAMILIES[channel.family].options}, **values}
+    credential = await signer.headers(channel, key, endpoint.auth)
+    ours = {
+        b"accept": b"application/json",
+        b"accept-encoding": b"identity",
+        **({b"content-type": content_type} if body else {}),
+        **{name.encode(): text.encode() for name, text in UPSTREAM_FAMILIES[channel.family].headers},
+        **(more or {}),
+        **dict(credential),
+    }
+    removed = {name.lower().encode() for name in channel.header_remove}
+    replaced = {name.lower().encode(): text.encode() for name, text in channel.header_set.items()}
+    headers = {name: value for name, value in ours.items() if name not in removed} | replaced
+    origin = Origin.parse(
+        channel.base_url, allow_private=channel.allow_private, proxy_url=channel.proxy_url, http2=channel.http2
+    )
+    return UpstreamRequest(
+        origin,
+        method.encode(),
+        target_path(split_base_url(channel.base_url), endpoint.path + filled(path, values)).encode(),
+        [(name, value) for name, value in headers.items() if name not in _FRAMING],
+        body,
+        deadlines_for(channel, settings),
+    )
+
+
+def deadlines_for(channel: Channel, settings: Settings) -> Deadlines:
+    """Submits and fetches are answered at once, or not: a render is not waited for on the line."""
+    limits = channel.limits
+    return Deadlines(
+        connect_s=limits.connect_s or settings.connect_s,
+        header_s=limits.header_s or settings.header_s,
+        first_byte_s=limits.first_byte_s or settings.first_byte_s,
+        idle_s=limits.idle_s or settings.idle_s,
+        total_s=limits.total_s or settings.total_s,
+    )

@@ -1,0 +1,137 @@
+"""Tasks as their callers see them: the provider's own answer with our addresses in it, or one of the neutral forms."""
+
+from __future__ import annotations
+
+import datetime
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import msgspec
+
+from elkapi.catalog.jsonpath import first, put
+from elkapi.catalog.operation import Operation
+from elkapi.catalog.task import TaskSpec
+from elkapi.tasks.record import Task
+from elkapi.translate.task_views import rendered, submitted
+from elkapi.types import State, TaskAsset, TaskView
+
+_decode = msgspec.json.decode
+POLL_AFTER_MS = 5000
+Address = Callable[[TaskAsset, str], str]
+
+
+def native(task: Task, spec: TaskSpec, view: TaskView) -> Any:
+    """The provider's last answer as if it answered now: ours where it and we differ. `view` has our addresses."""
+    body: Any = {}
+    if task.told.reply and (task.told.polled or not spec.blank):
+        body = _decode(bytes(task.told.reply))
+    elif spec.blank:
+        body = _filled(spec.blank, view)
+    word = str(first(spec.state, body) if spec.state else "")
+    differs = spec.state and spec.states.get(word) is not view.state
+    if differs and (ours := _word_of(spec, view.state)) is not None:
+        put(spec.state, body, ours)
+    if view.state is State.FAILED and view.error and spec.error and first(spec.error[0], body) is None:
+        put(spec.error[0], body, view.error)
+    if spec.progress and (said := first(spec.progress, body)) is not None:
+        put(spec.progress, body, _progress_like(said, view.progress))
+    ours_of = {asset.source: asset.url for asset in view.assets if asset.source and asset.url}
+    return _readdressed(body, ours_of) if ours_of else body
+
+
+def with_addresses(view: TaskView, address: Callable[[TaskAsset], str]) -> TaskView:
+    """The view with our own addresses of its files."""
+    if not view.assets:
+        return view
+    assets = tuple(msgspec.structs.replace(asset, url=address(asset)) for asset in view.assets)
+    return msgspec.structs.replace(view, assets=assets)
+
+
+def spec_of(operations: Mapping[str, Operation], task: Task) -> TaskSpec:
+    """How the provider of a task tells of it."""
+    spec = operations[task.row.operation].task
+    assert spec is not None
+    return spec
+
+
+def _word_of(spec: TaskSpec, state: State) -> str | None:
+    if state in (State.CANCELLED, State.EXPIRED) and state not in spec.states.values():
+        state = State.FAILED
+    return next((word for word, meant in spec.states.items() if meant is state and word), None)
+
+
+def _progress_like(said: Any, percent: int) -> Any:
+    if isinstance(said, str):
+        return f"{percent}%" if said.endswith("%") else str(percent)
+    return percent / 100 if isinstance(said, float) else percent
+
+
+def _filled(blank: Any, view: TaskView) -> Any:
+    if isinstance(blank, str) and blank.startswith("{") and blank.endswith("}"):
+        return _FACTS[blank[1:-1]](view)
+    if isinstance(blank, Mapping):
+        return {name: _filled(inner, view) for name, inner in blank.items()}
+    if isinstance(blank, list):
+        return [_filled(inner, view) for inner in blank]
+    return blank
+
+
+_FACTS: dict[str, Callable[[TaskView], Any]] = {
+    "id": lambda view: view.native_id,
+    "task_id": lambda view: view.id,
+    "model": lambda view: view.model,
+    "created_s": lambda view: view.created_ns // 1_000_000_000,
+    "created_ms": lambda view: view.created_ns // 1_000_000,
+    "created_iso": lambda view: iso(view.created_ns),
+    "asked": lambda view: dict(view.asked),
+}
+
+
+def iso(ns: int) -> str:
+    """2026-11-22T09:00:00.000Z"""
+    moment = datetime.datetime.fromtimestamp(ns // 1_000_000_000, datetime.UTC)
+    return f"{moment:%Y-%m-%dT%H:%M:%S}.{ns // 1_000_000 % 1000:03d}Z"
+
+
+def _readdressed(value: Any, ours_of: Mapping[str, str]) -> Any:
+    if isinstance(value, str):
+        return ours_of.get(value, value)
+    if isinstance(value, dict):
+        return {name: _readdressed(inner, ours_of) for name, inner in value.items()}
+    if isinstance(value, list):
+        return [_readdressed(inner, ours_of) for inner in value]
+    return value
+
+
+class Showing:
+    """Renders tasks for callers. `address` is our signed address of a file, below the origin the caller used."""
+
+    def __init__(self, operations: Mapping[str, Operation], address: Address) -> None:
+        self._operations = operations
+        self._address = address
+
+    def submitted(self, operation: Operation, task: Task, reply: bytes) -> bytes:
+        """The answer to a submit that was accepted: the provider's own bytes, or the operation's form."""
+        if operation.form == "native":
+            return reply
+        return msgspec.json.encode(submitted(operation.form, task.view()))
+
+    def shown(self, operation: Operation, task: Task, origin: str) -> tuple[int, Any]:
+        """(status, body) of a task as it stands."""
+        view = with_addresses(task.view(), lambda asset: self._address(asset, origin))
+        if operation.form == "native":
+            return 200, native(task, spec_of(self._operations, task), view)
+        return 200, rendered(operation.form, view)
+
+    def cancelled(self, operation: Operation, task: Task, origin: str) -> tuple[int, bytes]:
+        """(status, body) after a task was cancelled or forgotten; a native DELETE answers with nothing."""
+        if operation.form == "native" and operation.method == "DELETE":
+            return 204, b""
+        status, body = self.shown(operation, task, origin)
+        return status, msgspec.json.encode(body)
+
+    def headers(self, operation: Operation, task: Task) -> tuple[tuple[bytes, bytes], ...]:
+        """Beside the body: how long OpenAI's helper is to wait between two polls."""
+        if operation.form != "video" or task.state.is_end:
+            return ()
+        return ((b"openai-poll-after-ms", b"%d" % POLL_AFTER_MS),)

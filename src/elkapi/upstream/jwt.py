@@ -1,0 +1,41 @@
+"""Access tokens that a channel's key signs itself (HS256), as Kling wants them; kept until they age.
+
+Source: the provider's reference "Authentication". The key is `ACCESS_KEY|SECRET_KEY`.
+"""
+
+from __future__ import annotations
+
+import base64
+import hmac
+
+import msgspec
+
+LIFE_S = 1800
+# Clocks differ; a token is good a little before it was made, and renewed well before it ends.
+BACKDATED_S = 5
+RENEW_BEFORE_S = 300
+TOKENS_KEPT_MAX = 10_000
+
+_kept: dict[str, tuple[int, str]] = {}
+
+
+def access_token(secret: str, now_ns: int) -> str:
+    """The token of a key. Raises ValueError for what is no `ACCESS_KEY|SECRET_KEY`."""
+    now_s = now_ns // 1_000_000_000
+    kept = _kept.get(secret)
+    if kept is not None and now_s < kept[0] - RENEW_BEFORE_S and kept[0] - LIFE_S <= now_s + BACKDATED_S:
+        return kept[1]
+    access, bar, signing = secret.partition("|")
+    if not bar or not access or not signing:
+        raise ValueError("this provider's key is ACCESS_KEY|SECRET_KEY")
+    claims = {"iss": access, "exp": now_s + LIFE_S, "nbf": now_s - BACKDATED_S}
+    signed = f"{_base64(msgspec.json.encode({'alg': 'HS256', 'typ': 'JWT'}))}.{_base64(msgspec.json.encode(claims))}"
+    token = f"{signed}.{_base64(hmac.digest(signing.encode(), signed.encode(), 'sha256'))}"
+    if len(_kept) >= TOKENS_KEPT_MAX:
+        _kept.clear()
+    _kept[secret] = (now_s + LIFE_S, token)
+    return token
+
+
+def _base64(data: bytes) -> str:
+    return base64.urlsafe_b64encode(data).rstrip(b"=").decode()

@@ -1,0 +1,173 @@
+"""The way of a task: held, begun, polled, copied, ended once, whoever asks and whatever the provider does."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import pytest
+
+from elkapi.money import parse_usd
+from elkapi.tasks.poller import CopyFailed
+from tests.tasks.conftest import Tasks
+
+HALF = parse_usd("0.50")
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Polls come as soon as they may, so that no test waits for a clock."""
+    from elkapi.catalog.families import kling
+
+    poll = kling.VIDEO.poll
+    for name, value in (("first_s", 0.0), ("every_s", 0.02), ("every_max_s", 0.02)):
+        monkeypatch.setattr(type(poll), name, property(lambda _, value=value: value), raising=False)
+
+
+async def test_a_task_is_held_polled_and_charged_once(tasks: Tasks) -> None:
+    reply = await tasks.submit()
+    assert reply.status_code == 200, reply.text
+    task_id = reply.json()["data"]["task_id"]
+    assert reply.json()["data"]["task_status"] == "submitted"
+    assert tasks.books().customers_held_nano == HALF
+    assert tasks.upstream.headers[0]["authorization"].startswith("Bearer ey")
+    path = f"/kling/v1/videos/text2video/{task_id}"
+    assert (await tasks.call("GET", path)).json()["data"]["task_status"] == "submitted"
+    async with tasks.polling():
+        tasks.upstream.tasks[task_id]["task_status"] = "processing"
+        await tasks.until("running")
+        assert (await tasks.call("GET", path)).json()["data"]["task_status"] == "processing"
+        tasks.upstream.succeed(task_id)
+        await tasks.until("succeeded")
+    done = (await tasks.call("GET", path)).json()["data"]
+    assert done["task_status"] == "succeed"
+    assert done["task_result"]["videos"][0]["url"].startswith(tasks.gate.origin + "/v1/assets/")
+    report = tasks.books()
+    assert (report.charged_nano, report.customers_held_nano, report.open_holds) == (HALF, 0, 0)
+    ours = reply.headers["x-request-id"].replace("req_", "task_")
+    assert (await tasks.call("GET", f"/kling/v1/videos/text2video/{ours}")).json()["data"]["task_id"] == task_id
+
+
+async def test_a_failed_task_is_free(tasks: Tasks) -> None:
+    task_id = (await tasks.submit()).json()["data"]["task_id"]
+    tasks.upstream.fail(task_id)
+    async with tasks.polling():
+        await tasks.until("failed")
+    shown = (await tasks.call("GET", f"/kling/v1/videos/text2video/{task_id}")).json()["data"]
+    assert (shown["task_status"], shown["task_status_msg"]) == ("failed", "risk control")
+    report = tasks.books()
+    assert (report.charged_nano, report.customers_held_nano) == (0, 0)
+
+
+async def test_a_foreign_owner_finds_nothing(tasks: Tasks) -> None:
+    task_id = (await tasks.submit()).json()["data"]["task_id"]
+    other = await tasks.gate.key("10")
+    reply = await tasks.call("GET", f"/kling/v1/videos/text2video/{task_id}", key=other)
+    assert reply.status_code == 404
+    assert "task_not_exist" in reply.text
+
+
+async def test_an_unknown_word_keeps_it_running_and_is_told_once(tasks: Tasks) -> None:
+    task_id = (await tasks.submit()).json()["data"]["task_id"]
+    tasks.upstream.tasks[task_id]["task_status"] = "dreaming"
+    async with tasks.polling() as poller:
+        await tasks.until("running")
+        assert poller.counts["task_unknown_word"] >= 1
+        assert tasks.books().customers_held_nano == HALF
+        tasks.upstream.succeed(task_id)
+        await tasks.until("succeeded")
+    assert len(tasks.gate.sql("select kind from alerts where kind = 'task_unknown_word'")) == 1
+
+
+async def test_a_refused_submit_is_free_and_answered_as_the_provider_does(tasks: Tasks) -> None:
+    tasks.upstream.submit = lambda body: (400, {"code": 1301, "message": "unsafe", "request_id": "r"})
+    reply = await tasks.submit()
+    assert (reply.status_code, reply.json()["code"]) == (400, 1301)
+    assert tasks.rows()[0][:3] == ("failed", 1, "upstream_rejected")
+    report = tasks.books()
+    assert (report.customers_held_nano, report.charged_nano, report.unknown_outcomes) == (0, 0, 0)
+
+
+async def test_a_busy_account_sends_the_submit_to_the_next_channel(tasks: Tasks) -> None:
+    answers = iter([(429, {"code": 1303, "message": "too many"}), (0, None)])
+    tasks.upstream.submit = lambda body: next(answers)
+    await tasks.gate.channel(tasks.upstream.origin, ("kling-v1-6",), family="kling", secrets=("AK2|SK2",))
+    assert (await tasks.submit()).status_code == 200
+    assert len([one for one in tasks.upstream.requests if one[0] == "POST"]) == 2
+
+
+async def test_a_submit_of_unknown_outcome_is_asked_about_and_never_repeated(tasks: Tasks) -> None:
+    """Guarantee 75."""
+    tasks.upstream.cut_submits = True
+    await tasks.gate.channel(tasks.upstream.origin, ("kling-v1-6",), family="kling", secrets=("AK2|SK2",))
+    reply = await tasks.submit()
+    assert (reply.status_code, reply.json()["error"]["code"]) == (502, "outcome_unknown")
+    assert reply.headers["x-should-retry"] == "false"
+    assert len([one for one in tasks.upstream.requests if one[0] == "POST"]) == 1
+    assert tasks.books().customers_held_nano == HALF
+    async with tasks.polling():
+        tasks.upstream.succeed(next(iter(tasks.upstream.tasks)))
+        await tasks.until("succeeded")
+    assert tasks.books().charged_nano == HALF
+
+
+async def test_the_same_idempotency_key_begins_one_task(tasks: Tasks) -> None:
+    headers = {"idempotency-key": "once"}
+    replies = await asyncio.gather(*(tasks.submit(headers=headers) for _ in range(5)))
+    assert {reply.status_code for reply in replies} == {200}
+    assert len({reply.json()["data"]["task_id"] for reply in replies}) == 1
+    assert len(tasks.upstream.tasks) == 1
+    assert len(tasks.rows()) == 1
+
+
+async def test_no_balance_no_task(tasks: Tasks) -> None:
+    poor = await tasks.gate.key("0.10")
+    reply = await tasks.submit(key=poor)
+    assert (reply.status_code, reply.json()["error"]["code"]) == (403, "insufficient_user_quota")
+    assert not tasks.rows()
+    assert not tasks.upstream.requests
+
+
+async def test_a_follow_up_reaches_the_account_that_made_it(tasks: Tasks) -> None:
+    task_id = (await tasks.submit()).json()["data"]["task_id"]
+    tasks.upstream.succeed(task_id)
+    async with tasks.polling():
+        await tasks.until("succeeded")
+    await tasks.gate.channel(
+        tasks.upstream.origin, ("kling-video-extend",), family="kling", secrets=("AK9|SK9",), priority=9
+    )
+    asked = {"video_id": f"v-{task_id}", "prompt": "on"}
+    assert (await tasks.call("POST", "/kling/v1/videos/video-extend", asked)).status_code == 200
+    first, last = tasks.upstream.headers[0]["authorization"], tasks.upstream.headers[-1]["authorization"]
+    assert _issuer(last) == _issuer(first) == "AK"
+    reply = await tasks.call("POST", "/kling/v1/videos/video-extend", asked | {"video_id": "v-of-others"})
+    assert reply.status_code == 404
+
+
+async def test_a_result_that_cannot_be_fetched_is_free_and_the_operators_loss(tasks: Tasks) -> None:
+    task_id = (await tasks.submit()).json()["data"]["task_id"]
+    tasks.upstream.succeed(task_id)
+    tasks.copies.fail = CopyFailed("it is a page", again=False)
+    async with tasks.polling():
+        await tasks.until("failed")
+    assert tasks.rows()[0][2] == "result_unavailable"
+    report = tasks.books()
+    assert (report.charged_nano, report.loss_nano, report.customers_held_nano) == (0, HALF, 0)
+
+
+async def test_two_pollers_end_a_task_once(tasks: Tasks) -> None:
+    """Guarantee 69."""
+    for _ in range(20):
+        task_id = (await tasks.submit()).json()["data"]["task_id"]
+        tasks.upstream.succeed(task_id)
+    async with tasks.polling(), tasks.polling():
+        await tasks.until("succeeded", 20)
+    assert tasks.books().charged_nano == 20 * HALF
+
+
+def _issuer(authorization: str) -> Any:
+    import base64
+    import json
+
+    payload = authorization.split(".")[1]
+    return json.loads(base64.urlsafe_b64decode(payload + "=" * (-len(payload) % 4)))["iss"]
