@@ -18,6 +18,7 @@ from elkapi.sandbox.answering import answer_to, early_answer, fault_refused
 from elkapi.sandbox.bill import LINES_KEPT_MAX, Bill
 from elkapi.sandbox.deliver import HANG_LIMIT_S, Client
 from elkapi.sandbox.faults import HEADER, FaultError, Faults, Tries, directives_in, read_directive, resolve
+from elkapi.sandbox.following import Follower
 from elkapi.sandbox.messages import (
     Answer,
     Charge,
@@ -35,6 +36,7 @@ from elkapi.sandbox.raw import wire_of
 from elkapi.sandbox.record import BYTES_KEPT_MAX, REQUESTS_KEPT_MAX, Received, Recorder
 from elkapi.sandbox.routes import Match, Provider, match
 from elkapi.sandbox.store import Store
+from elkapi.sandbox.tasks import forget
 
 BODY_BYTES_MAX = 16 * 1024 * 1024
 CLIENT_ID_CHARS_MAX = 200
@@ -68,6 +70,7 @@ class Sandbox:
         self.recorder = Recorder(options.requests_kept_max, options.request_bytes_kept_max, options.now)
         self.tries = Tries()
         self.store = Store()
+        self.follower = Follower(self.bill, options.now)
         self.standing = ""
         self.stand(options.fault)
 
@@ -85,6 +88,7 @@ class Sandbox:
         """Serve one HTTP request."""
         if scope["type"] != "http":
             raise ValueError(f"the sandbox speaks HTTP, not {scope['type']}")
+        self.follower.settle()
         if control.is_control(scope["path"]):
             await control.serve(self, scope, receive, send)
             return
@@ -122,15 +126,29 @@ class Sandbox:
             return resolve([pair for pair in directives if pair[0] not in early], self.tries)
 
         request, answer = self._answered(found, request_with, faults_for, body, client, started_s)
+        answer = await self._begun(found, request, answer, started_s)
 
         def settle(outcome: Outcome, charge: Charge | None) -> None:
             received.status, received.outcome = answer.status, outcome
             if charge is not None:
-                client_id = first_header(headers, b"x-client-request-id")
-                short_id = client_id and client_id[:CLIENT_ID_CHARS_MAX]
-                self.bill.append(found.provider.name, charge, outcome, short_id, upstream_id)
+                self.bill.append(found.provider.name, charge, outcome, _client_id(headers), upstream_id)
 
         received.outcome = await deliver.deliver(answer, request.faults, client, settle, self.options.hang_limit_s)
+
+    async def _begun(self, found: Match, request: Request, answer: Answer, started_s: float) -> Answer:
+        """Follow the tasks that a handler has begun; one whose callback address does not consent never was."""
+        begun, self.store.begun = self.store.begun, []
+        for task in begun:
+            task.provider, task.upstream_id = found.provider.name, request.upstream_request_id
+            task.client_id = _client_id(request.headers)
+            try:
+                await self.follower.challenged(task)
+            except Problem as problem:
+                forget(request, task)
+                refused = found.provider.refusal(problem)
+                return found.provider.dress(request, refused, time.perf_counter() - started_s)
+            self.follower.follow(task)
+        return answer
 
     async def _early(
         self, found: Match, request: Request, client: Client, received: Received, started_s: float
@@ -187,6 +205,11 @@ class Sandbox:
         if complete:
             return body
         return Problem(413, f"The body is larger than {self.options.body_bytes_max} bytes.")
+
+
+def _client_id(headers: Headers) -> str | None:
+    given = first_header(headers, b"x-client-request-id")
+    return given and given[:CLIENT_ID_CHARS_MAX]
 
 
 def _closes_early(directive: str) -> bool:

@@ -82,6 +82,15 @@ class Faults(msgspec.Struct, frozen=True):
     pace_s: float = 0.0
     split_bytes: int | None = None
     comments: bool = False
+    task_fails: bool = False
+    task_moderated: bool = False
+    task_refused: bool = False
+    task_expires: bool = False
+    task_queued_s: float | None = None
+    task_takes_s: float | None = None
+    link_expires_s: float | None = None
+    callback_reversed: bool = False
+    callback_twice: bool = False
     times: int | None = None
     marker: str | None = None
 
@@ -99,7 +108,7 @@ class Faults(msgspec.Struct, frozen=True):
 class Rule(msgspec.Struct, frozen=True):
     """One row of the grammar: the written name, the field it fills, how a value is read.
 
-    `wire`: it needs the connection itself; `stream`: it does something to streams only.
+    `wire`: it needs the connection itself; `stream`: it does something to streams only; `task`: to tasks only.
     """
 
     name: str
@@ -108,6 +117,7 @@ class Rule(msgspec.Struct, frozen=True):
     absent: Any = None
     wire: bool = False
     stream: bool = False
+    task: bool = False
 
 
 def _flag(text: str | None) -> bool:
@@ -215,6 +225,15 @@ RULES: tuple[Rule, ...] = (
     Rule("pace", "pace_s", _seconds(), 0.0, stream=True),
     Rule("split", "split_bytes", _whole(1, 1 << 20), stream=True),
     Rule("comments", "comments", _flag, False, stream=True),
+    Rule("task-fails", "task_fails", _flag, False, task=True),
+    Rule("task-moderated", "task_moderated", _flag, False, task=True),
+    Rule("task-refused", "task_refused", _flag, False, task=True),
+    Rule("task-expires", "task_expires", _flag, False, task=True),
+    Rule("task-queued", "task_queued_s", _seconds(), task=True),
+    Rule("task-takes", "task_takes_s", _seconds(), task=True),
+    Rule("link-expires", "link_expires_s", _seconds(), task=True),
+    Rule("callback-reversed", "callback_reversed", _flag, False, task=True),
+    Rule("callback-twice", "callback_twice", _flag, False, task=True),
     Rule("times", "times", _whole(1, 1_000_000)),
     Rule("marker", "marker", _word),
 )

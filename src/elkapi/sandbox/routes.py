@@ -61,7 +61,8 @@ class Match(msgspec.Struct, frozen=True):
 def match(providers: tuple[Provider, ...], method: str, raw_path: str, headers: Headers = ()) -> Match:
     """The route of a percent-encoded path. An unknown path belongs to the provider with the longest fitting mount.
 
-    Between providers of the same mount, one whose `claim` is among the headers goes first.
+    Between providers of the same mount, one whose `claim` is among the headers goes first; a path that one of them
+    spells out is no id of another (`/v1/files/retrieve`).
     """
     sent = {name for name, _ in headers}
     mounted = [
@@ -72,12 +73,19 @@ def match(providers: tuple[Provider, ...], method: str, raw_path: str, headers: 
     ]
     mounted.sort(key=lambda pair: (len(pair[0]), pair[1].claim in sent), reverse=True)
     best: Match | None = None
+    good: tuple[str, Match] | None = None
     for mount, provider in mounted:
+        if good is not None and mount != good[0]:
+            break
         found = _match_in(provider, method, raw_path[len(mount) :])
         if found.route is not None:
-            return found
+            if not found.params:
+                return found
+            good = good or (mount, found)
         if best is None or (found.allowed and not best.allowed):
             best = found
+    if good is not None:
+        return good[1]
     if best is None:
         raise LookupError("no provider is mounted at the root")
     return best

@@ -49,6 +49,8 @@ class Store:
 
     def __init__(self) -> None:
         self._shelves: dict[str, Shelf] = {}
+        # Tasks that handlers have begun, for the application to follow.
+        self.begun: list[Any] = []
 
     def shelf(self, name: str) -> Shelf:
         """The shelf of this name, empty at first."""

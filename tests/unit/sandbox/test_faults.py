@@ -10,10 +10,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from elkapi.sandbox import faults
-from elkapi.sandbox.faults import RULES, Extent, FaultError, Faults, Tries, directives_in, read_directive, resolve
+from elkapi.sandbox.faults import RULES, Extent, FaultError, Faults, Rule, Tries, directives_in, read_directive, resolve
 
 DOCUMENT = Path(__file__).parents[3] / "docs" / "sandbox.md"
-ROW = re.compile(r"^\| `([^`]+)` \| .+ \| (ASGI|wire|stream) \|$", re.MULTILINE)
+ROW = re.compile(r"^\| `([^`]+)` \| .+ \| (ASGI|wire|stream|task) \|$", re.MULTILINE)
 
 
 def resolved(directive: str) -> Faults:
@@ -120,9 +120,13 @@ def test_counted_tries_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     assert len(tries._seen) == 3
 
 
+def _kind(rule: Rule) -> str:
+    return next((kind for kind in ("wire", "stream", "task") if getattr(rule, kind)), "ASGI")
+
+
 def test_every_fault_is_documented_and_every_documented_fault_exists() -> None:
     documented = {row[1].partition("=")[0]: row[2] for row in ROW.finditer(DOCUMENT.read_text())}
-    implemented = {rule.name: "wire" if rule.wire else "stream" if rule.stream else "ASGI" for rule in RULES}
+    implemented = {rule.name: _kind(rule) for rule in RULES}
     assert documented == implemented
 
 

@@ -11,6 +11,7 @@ from typing import Any
 import msgspec
 
 from elkapi.sandbox.messages import Answer, Charge, Frame, Problem, Request, json_answer
+from elkapi.sandbox.providers import veo
 from elkapi.sandbox.providers.gemini_models import EMBEDDERS, LISTED, embedder_of, listed, model_of
 from elkapi.sandbox.providers.gemini_read import fields_of, json_object, read
 from elkapi.sandbox.providers.gemini_schema import invalid
@@ -227,6 +228,11 @@ PROVIDER = Provider(
             Route("POST", f"/{version}/models/{{model}}:{verb}", handler)
             for version in ("v1beta", "v1")
             for verb, handler in VERBS
+        ),
+        *(
+            Route(method, f"/{version}/{path}", handler)
+            for version in ("v1beta", "v1")
+            for method, path, handler in veo.ROUTES
         ),
         *(Route("GET", f"/{version}/models", list_models) for version in ("v1beta", "v1")),
         *(Route("GET", f"/{version}/models/{{model}}", retrieve_model) for version in ("v1beta", "v1")),

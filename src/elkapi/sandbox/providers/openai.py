@@ -15,6 +15,7 @@ from elkapi.sandbox.providers import (
     openai_judging,
     openai_responses,
     openai_stored,
+    openai_videos,
 )
 from elkapi.sandbox.providers.openai_models import CREATED, TEXT_MODELS
 from elkapi.sandbox.providers.openai_read import invalid, json_object, model_name, no_such_model
@@ -236,6 +237,7 @@ PROVIDER = Provider(
         Route("GET", "/v1/files/{id}/content", openai_files.file_content),
         *(Route(method, "/v1" + path, handler) for method, path, handler in openai_batches.routes(BATCHED)),
         *(Route(method, "/v1" + path, handler) for method, path, handler in openai_responses.ROUTES),
+        *(Route(method, "/v1" + path, handler) for method, path, handler in openai_videos.ROUTES),
         Route("GET", "/v1/models", list_models),
         Route("GET", "/v1/models/{id}", retrieve_model),
     ),

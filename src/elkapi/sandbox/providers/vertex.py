@@ -14,7 +14,7 @@ from urllib.parse import parse_qs
 import msgspec
 
 from elkapi.sandbox.messages import Answer, Charge, Problem, Request, json_answer
-from elkapi.sandbox.providers import anthropic, gemini
+from elkapi.sandbox.providers import anthropic, gemini, veo
 from elkapi.sandbox.providers.anthropic_models import model_of
 from elkapi.sandbox.providers.anthropic_read import json_object, read
 from elkapi.sandbox.providers.gemini_models import embedder_of
@@ -193,7 +193,10 @@ PROVIDER = Provider(
             Route("POST", f"/{version}{place}/publishers/{publisher}/models/{{model}}:{verb}", handler)
             for version in ("v1", "v1beta1")
             for place in _PLACES
-            for publisher, verbs in (("google", (*gemini.VERBS, ("predict", predict))), ("anthropic", _CLAUDE))
+            for publisher, verbs in (
+                ("google", (*gemini.VERBS, *veo.VERTEX_VERBS, ("predict", predict))),
+                ("anthropic", _CLAUDE),
+            )
             for verb, handler in verbs
         ),
     ),

@@ -1,0 +1,34 @@
+"""The store that the addresses of made files point at: no key, but a signature and an end; its words are S3's."""
+
+from __future__ import annotations
+
+from xml.sax.saxutils import escape
+
+from elkapi.sandbox import tasks
+from elkapi.sandbox.messages import Answer, Problem, Request
+from elkapi.sandbox.routes import Provider, Route
+
+
+def refusal(problem: Problem) -> Answer:
+    """A problem as S3 and those like it word it."""
+    code = problem.code or "InvalidRequest"
+    body = (
+        '<?xml version="1.0" encoding="UTF-8"?>\n'
+        f"<Error><Code>{escape(code)}</Code><Message>{escape(problem.message)}</Message></Error>"
+    )
+    return Answer(problem.status, (body.encode(),), "application/xml")
+
+
+def _nobody(request: Request, keys: frozenset[str] | None) -> None:
+    """The address itself says that its caller may read it."""
+
+
+PROVIDER = Provider(
+    name="files",
+    mounts=(tasks.FILES_PATH,),
+    key=lambda request: None,
+    check=_nobody,
+    refusal=refusal,
+    dress=lambda request, answer, took_s: answer,
+    routes=(Route("GET", "/{token}/{name}", tasks.file),),
+)

@@ -1,0 +1,158 @@
+"""Google's Veo: predictions that run long, asked after by name; the Gemini API gives addresses, Vertex the bytes.
+
+Every video that was made costs its seconds; a filtered one costs nothing.
+"""
+
+from __future__ import annotations
+
+import base64
+from typing import Any
+
+from elkapi.sandbox import tasks
+from elkapi.sandbox.messages import Answer, Charge, Problem, Request, json_answer
+from elkapi.sandbox.providers import veo_read
+from elkapi.sandbox.providers.gemini_read import fields_of, json_object
+from elkapi.sandbox.providers.gemini_schema import invalid
+from elkapi.sandbox.providers.veo_read import VeoAsked
+from elkapi.sandbox.tasks import VIDEO_TYPE, Task
+
+SHELF = "veo.operations"
+# A name in Google's file store has at most so many characters, small letters and digits.
+FILE_CHARS = 12
+INTERNAL = 13
+DEADLINE_EXCEEDED = 4
+FAILURES = {
+    "failed": (INTERNAL, "Video generation failed due to an internal server issue. Please try again in a few minutes."),
+    "expired": (DEADLINE_EXCEEDED, "Video generation took too long. Please try again."),
+}
+FILTERED = (
+    "The model could not generate the video since the prompt or the result violates the usage guidelines. You will not "
+    "be charged for blocked videos. Try rephrasing the prompt."
+)
+RESPONSE_TYPE = "type.googleapis.com/google.ai.generativelanguage.v1beta.PredictLongRunningResponse"
+VERTEX_TYPE = "type.googleapis.com/cloud.ai.large_models.vision.GenerateVideoResponse"
+
+
+def predict_long_running(request: Request) -> Answer:
+    """`POST models/{model}:predictLongRunning`."""
+    model = request.params["model"]
+    return _started(request, f"models/{model}", veo_read.read(request.body, model))
+
+
+def operation(request: Request) -> Answer:
+    """`GET models/{model}/operations/{id}`."""
+    task = _found(request, f"models/{request.params['model']}/operations/{request.params['id']}")
+    body = _shown(task, request.now_s)
+    if task.state(request.now_s) in ("succeeded", "moderated"):
+        body["response"] = {"@type": RESPONSE_TYPE, "generateVideoResponse": _samples(task, request)}
+    return json_answer(body)
+
+
+def download(request: Request) -> Answer:
+    """`GET files/{id}:download`: the bytes, for whoever sends the key that made them."""
+    file_id = request.params["id"]
+    for task in tasks.owned(request, SHELF, _key(request)):
+        if task.state(request.now_s) == "succeeded" and file_id in _files(task):
+            return tasks.ranged(request, task.video(), VIDEO_TYPE)
+    message = "You do not have permission to access the File " + file_id + " or it may not exist."
+    raise Problem(403, message)
+
+
+def vertex_predict_long_running(request: Request) -> Answer:
+    """`POST publishers/google/models/{model}:predictLongRunning`."""
+    model = request.params["model"]
+    return _started(request, _vertex_place(request), veo_read.read(request.body, model, vertex=True))
+
+
+def fetch_predict_operation(request: Request) -> Answer:
+    """`POST publishers/google/models/{model}:fetchPredictOperation`."""
+    name = fields_of(json_object(request.body), "", {"operationName"}).get("operationName")
+    if not isinstance(name, str) or not name.startswith(_vertex_place(request) + "/operations/"):
+        raise invalid("Invalid operation name: it does not belong to the model.")
+    task = _found(request, name)
+    body = _shown(task, request.now_s)
+    if task.state(request.now_s) in ("succeeded", "moderated"):
+        made = {"bytesBase64Encoded": base64.b64encode(task.video()).decode("ascii"), "mimeType": VIDEO_TYPE}
+        samples = [made] * len(_files(task)) if task.state(request.now_s) == "succeeded" else []
+        body["response"] = {"@type": VERTEX_TYPE, "videos": samples, **_filtered(task, request)}
+    return json_answer(body)
+
+
+def _started(request: Request, place: str, asked: VeoAsked) -> Answer:
+    name = f"{place}/operations/{request.upstream_request_id[:16]}"
+    cost = asked.nano_usd_per_second * asked.seconds * asked.samples
+    charge = Charge(request.params["model"], 0, cost)
+    tasks.start(
+        request,
+        SHELF,
+        name,
+        _key(request),
+        asked,
+        charge,
+        width_px=asked.width,
+        height_px=asked.height,
+        duration_ms=asked.seconds * 1000,
+    )
+    return json_answer({"name": name})
+
+
+def _shown(task: Task, now_s: float) -> dict[str, Any]:
+    """An operation without its response: a running one is only a name."""
+    body: dict[str, Any] = {"name": task.id}
+    if not task.ended(now_s):
+        return body
+    body["done"] = True
+    failure = FAILURES.get(task.state(now_s))
+    if failure is not None:
+        body["error"] = {"code": failure[0], "message": failure[1]}
+    return body
+
+
+def _samples(task: Task, request: Request) -> dict[str, Any]:
+    if task.state(request.now_s) != "succeeded":
+        return _filtered(task, request)
+    place = f"{task.origin}/v1beta/files/"
+    return {"generatedSamples": [{"video": {"uri": f"{place}{name}:download?alt=media"}} for name in _files(task)]}
+
+
+def _filtered(task: Task, request: Request) -> dict[str, Any]:
+    if task.state(request.now_s) != "moderated":
+        return {}
+    asked: VeoAsked = task.asked
+    return {"raiMediaFilteredCount": asked.samples, "raiMediaFilteredReasons": [FILTERED] * asked.samples}
+
+
+def _files(task: Task) -> list[str]:
+    asked: VeoAsked = task.asked
+    name = task.id.rpartition("/")[2][: FILE_CHARS - 1]
+    return [f"{name}{number}" for number in range(asked.samples)]
+
+
+def _found(request: Request, name: str) -> Task:
+    task = tasks.find(request, SHELF, name, _key(request))
+    if task is None:
+        raise Problem(404, f"Operation {name} not found.")
+    return task
+
+
+def _vertex_place(request: Request) -> str:
+    """What stands before the verb in the path, without the version: the name of the model."""
+    return request.path.rpartition(":")[0].partition("/v1")[2].partition("/")[2]
+
+
+def _key(request: Request) -> str:
+    return request.header("x-goog-api-key") or request.query("key") or request.header("authorization") or ""
+
+
+VERTEX_VERBS = (
+    ("predictLongRunning", vertex_predict_long_running),
+    ("fetchPredictOperation", fetch_predict_operation),
+)
+# Google's package for Python takes the name of a file out of https addresses only. Of any other it makes a path that
+# holds the whole address, and a sandbox that is served in the clear answers there too.
+DOWNLOADS = ("files/{id}:download", "files/http://{host}/v1beta/files/{id}:download")
+ROUTES = (
+    ("POST", "models/{model}:predictLongRunning", predict_long_running),
+    ("GET", "models/{model}/operations/{id}", operation),
+    *(("GET", path, download) for path in DOWNLOADS),
+)
