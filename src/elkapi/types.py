@@ -104,7 +104,8 @@ class Usage(msgspec.Struct, frozen=True, omit_defaults=True):
 
     Input: `input_tokens` are uncached text, `cached_tokens` were read from a cache (of whatever modality), the writes
     went into one; audio and image inputs are the uncached ones. Output: `output_tokens` are text, `reasoning_tokens`
-    thinking. `searches` are web searches that the upstream ran; `calls` answers per call.
+    thinking. `searches` are web searches that the upstream ran; `calls` answers per call. Of media: `video_ms` and
+    `audio_ms` are the milliseconds made, `images` the pictures.
     """
 
     input_tokens: int = 0
@@ -119,6 +120,9 @@ class Usage(msgspec.Struct, frozen=True, omit_defaults=True):
     image_output_tokens: int = 0
     searches: int = 0
     calls: int = 0
+    video_ms: int = 0
+    images: int = 0
+    audio_ms: int = 0
 
     @property
     def input_total(self) -> int:
@@ -139,7 +143,7 @@ class Usage(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class Rates(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """What each class of units costs: nano-USD per million tokens, per search, per call.
+    """What each class of units costs: nano-USD per million tokens, per search, call, second made, picture made.
 
     A class without a rate of its own costs what its parent does: every other input what input costs, every other
     output what output costs.
@@ -157,6 +161,9 @@ class Rates(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     image_output_nano_per_1m: int | None = None
     search_nano: int = 0
     call_nano: int = 0
+    video_second_nano: int = 0
+    image_nano: int = 0
+    audio_second_nano: int = 0
 
 
 class Tier(Rates, frozen=True, kw_only=True, omit_defaults=True, forbid_unknown_fields=True):
@@ -165,10 +172,20 @@ class Tier(Rates, frozen=True, kw_only=True, omit_defaults=True, forbid_unknown_
     above_tokens: int
 
 
+class Variant(Rates, frozen=True, kw_only=True, omit_defaults=True, forbid_unknown_fields=True):
+    """The rates of tasks with certain features: every one that `when` names has one of its words."""
+
+    when: dict[str, tuple[str, ...]]
+
+
 class Amounts(Rates, frozen=True, kw_only=True, omit_defaults=True, forbid_unknown_fields=True):
-    """What a price record says; `tiers` by ascending `above_tokens`."""
+    """What a price record says; `tiers` by ascending `above_tokens`, of `variants` the first that fits counts.
+
+    A record has tiers or variants, never both.
+    """
 
     tiers: tuple[Tier, ...] = ()
+    variants: tuple[Variant, ...] = ()
 
 
 class Price(Amounts, frozen=True, kw_only=True):
@@ -180,7 +197,7 @@ class Price(Amounts, frozen=True, kw_only=True):
 
     @property
     def is_zero(self) -> bool:
-        return not any(_is_priced(rates) for rates in (self, *self.tiers))
+        return not any(_is_priced(rates) for rates in (self, *self.tiers, *self.variants))
 
 
 def _is_priced(rates: Rates) -> bool:
@@ -298,7 +315,7 @@ class RequestRecord(msgspec.Struct, frozen=True, omit_defaults=True):
 
     `charge_nano` is what the customer paid, `loss_nano` what the operator bore above it, both >= 0. `model` answered,
     or would have; `asked` is what the caller had named, where that is an alias or another model stood in for it.
-    `guard` is the name of the guardrail that blocked the call.
+    `guard` is the name of the guardrail that blocked the call. `features` chose the variant of the price.
     """
 
     id: bytes
@@ -327,6 +344,7 @@ class RequestRecord(msgspec.Struct, frozen=True, omit_defaults=True):
     asked: str | None = None
     line: BatchLine | None = None
     guard: str | None = None
+    features: dict[str, str] = {}
 
 
 class State(Enum):

@@ -9,18 +9,19 @@ from elkapi.admin.errors import InvalidInput, Missing
 from elkapi.money import parse_usd
 from elkapi.storage.repos import prices
 from elkapi.storage.repos.prices import PriceRow
-from elkapi.types import Amounts, Rates, Tier
+from elkapi.types import Amounts, Rates, Tier, Variant
 
 AMOUNT_MAX_NANO = 10**6 * 10**9
 
 
-# What `rates` and a tier may name: token classes per million, `search` each.
+# What `rates` and a tier may name: token classes per million, `search` and `image` each, seconds of video and sound.
 RATE_NAMES = {
     name.removesuffix("_nano_per_1m").removesuffix("_nano"): name
     for name in Rates.__struct_fields__
     if name != "call_nano"
 }
 TIERS_MAX = 8
+VARIANTS_MAX = 64
 
 
 class TierInput(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -30,10 +31,21 @@ class TierInput(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     rates: dict[str, str]
 
 
-class PriceInput(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Decimal US dollars as text. Either token prices per million, or one price per call.
+class VariantInput(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The rates of tasks whose every feature of `when` has one of its words; what is not named keeps the base rate.
 
-    `rates` prices further classes (`cache_write_5m`, `reasoning`, `audio_input`, ...; `search` is per search).
+    `rates` names classes like those of a price, and `call`.
+    """
+
+    when: dict[str, tuple[str, ...]]
+    rates: dict[str, str]
+
+
+class PriceInput(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Decimal US dollars as text. Either token prices per million, or a price per call, per second, per picture.
+
+    `rates` prices further classes (`cache_write_5m`, `reasoning`, `audio_input`, ...; `search` is per search). Of
+    `variants` the first that fits a task counts; they do not go together with `tiers`.
     """
 
     model: str
@@ -41,8 +53,12 @@ class PriceInput(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     output_per_1m: str | None = None
     cached_per_1m: str | None = None
     per_call: str | None = None
+    per_second: str | None = None
+    per_image: str | None = None
+    per_audio_second: str | None = None
     rates: dict[str, str] = {}
     tiers: tuple[TierInput, ...] = ()
+    variants: tuple[VariantInput, ...] = ()
     source: str = "operator"
 
 
@@ -69,22 +85,63 @@ def history(admin: Admin, model: str) -> list[PriceRow]:
 
 
 def _amounts(given: PriceInput) -> Amounts:
+    if given.tiers and given.variants:
+        raise InvalidInput("a price has tiers or variants, not both", field="variants")
     named = {"input": given.input_per_1m, "output": given.output_per_1m, "cached": given.cached_per_1m}
     texts = {**given.rates, **{name: text for name, text in named.items() if text is not None}}
+    rates = _media_rates(given)
     if given.per_call is not None:
         if texts or given.tiers:
             raise InvalidInput("a price is per call or per token, not both", field="per_call")
-        return Amounts(call_nano=_nano(given.per_call, "per_call"))
-    if "input" not in texts:
-        raise InvalidInput("give input_per_1m or per_call", field="input_per_1m")
-    rates = _rates(texts)
+        rates["call_nano"] = _nano(given.per_call, "per_call")
+    if "input" not in texts and not rates:
+        raise InvalidInput(
+            "give input_per_1m, per_call, per_second, per_image or per_audio_second", field="input_per_1m"
+        )
+    rates |= _rates(texts)
+    return Amounts(**rates, tiers=_tiers(given, rates), variants=_variants(given, rates))
+
+
+def _media_rates(given: PriceInput) -> dict[str, int]:
+    texts = {
+        "video_second_nano": ("per_second", given.per_second),
+        "image_nano": ("per_image", given.per_image),
+        "audio_second_nano": ("per_audio_second", given.per_audio_second),
+    }
+    return {rate: _nano(text, field) for rate, (field, text) in texts.items() if text is not None}
+
+
+def _tiers(given: PriceInput, rates: dict[str, int]) -> tuple[Tier, ...]:
     if len(given.tiers) > TIERS_MAX:
         raise InvalidInput(f"at most {TIERS_MAX} tiers", field="tiers")
     tiers = [Tier(above_tokens=tier.above_tokens, **{**rates, **_rates(tier.rates)}) for tier in given.tiers]
     bounds = [tier.above_tokens for tier in tiers]
     if bounds != sorted(set(bounds)) or any(bound < 1 for bound in bounds):
         raise InvalidInput("tiers begin above 0 tokens, each above the one before", field="tiers")
-    return Amounts(**rates, tiers=tuple(tiers))
+    return tuple(tiers)
+
+
+def _variants(given: PriceInput, rates: dict[str, int]) -> tuple[Variant, ...]:
+    if len(given.variants) > VARIANTS_MAX:
+        raise InvalidInput(f"at most {VARIANTS_MAX} variants", field="variants")
+    return tuple(
+        Variant(when=_when(variant.when), **{**rates, **_variant_rates(variant.rates)}) for variant in given.variants
+    )
+
+
+def _when(when: dict[str, tuple[str, ...]]) -> dict[str, tuple[str, ...]]:
+    """The words as features spell them, in lower case. Raises InvalidInput where nothing is named."""
+    words = {name.strip(): tuple(word.strip().lower() for word in of) for name, of in when.items()}
+    if not words or not all(name and of and all(of) for name, of in words.items()):
+        raise InvalidInput("a variant names features and their words, such as mode=pro", field="variants")
+    return words
+
+
+def _variant_rates(texts: dict[str, str]) -> dict[str, int]:
+    if not texts:
+        raise InvalidInput("a variant has rates, such as video_second=0.5", field="variants")
+    call = {"call_nano": _nano(texts["call"], "per_call")} if "call" in texts else {}
+    return call | _rates({name: text for name, text in texts.items() if name != "call"})
 
 
 def _rates(texts: dict[str, str]) -> dict[str, int]:

@@ -14,7 +14,24 @@ if TYPE_CHECKING:
     from elkapi.storage.repos.prices import PriceRow
     from elkapi.types import Rates
 
-COLUMNS = ("model", "version", "input_per_1m_usd", "cached_per_1m_usd", "output_per_1m_usd", "per_call_usd", "source")
+COLUMNS = (
+    "model",
+    "version",
+    "input_per_1m_usd",
+    "cached_per_1m_usd",
+    "output_per_1m_usd",
+    "per_call_usd",
+    "per_second_usd",
+    "per_image_usd",
+    "source",
+)
+# How a variant's rates are written, beside the classes' own names.
+_VARIANT_RATES = {
+    "per-second": "video_second",
+    "per-image": "image",
+    "per-audio-second": "audio_second",
+    "per-call": "call",
+}
 
 
 @click.group()
@@ -28,6 +45,9 @@ def price() -> None:
 @click.option("--output-per-1m", metavar="USD", help="per million output tokens")
 @click.option("--cached-per-1m", metavar="USD", help="per million cached input tokens; default: the input price")
 @click.option("--per-call", metavar="USD", help="one price per call instead")
+@click.option("--per-second", metavar="USD", help="per second of video made")
+@click.option("--per-image", metavar="USD", help="per picture made")
+@click.option("--per-audio-second", metavar="USD", help="per second of sound made")
 @click.option("--rate", metavar="CLASS=USD", multiple=True, help="of a further class, such as cache_write_5m=3.75")
 @click.option(
     "--tier",
@@ -35,14 +55,28 @@ def price() -> None:
     multiple=True,
     help="rates of calls with more input than this, such as 200000:input=6,output=22.5",
 )
+@click.option(
+    "--variant",
+    metavar="FEATURE=WORD|WORD,...:RATE=USD,...",
+    multiple=True,
+    help="rates of tasks with these features, such as 'resolution=1080p|4k,mode=pro:per-second=0.5'; "
+    "the first that fits counts, what it does not name keeps the rate without variant",
+)
 @json_option
-def set_(as_json: bool, rate: tuple[str, ...], tier: tuple[str, ...], **given: str | None) -> None:
-    """Put a new version of a model's price in force; calls under way keep the version they were quoted."""
+def set_(
+    as_json: bool, rate: tuple[str, ...], tier: tuple[str, ...], variant: tuple[str, ...], **given: str | None
+) -> None:
+    """Put a new version of a model's price in force; calls under way keep the version they were quoted.
+
+    Kling's way, a call's price by its mode and length: --per-call 0.14 --variant 'mode=pro,duration=10:per-call=0.98'
+    --variant 'mode=pro:per-call=0.49' --variant 'duration=10:per-call=0.28'.
+    """
     from elkapi.admin import prices
     from elkapi.admin.context import read_input
 
     values: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
     values |= {"rates": _classes(rate, "--rate"), "tiers": [_tier(text) for text in tier]}
+    values["variants"] = [_variant(text) for text in variant]
     with opened() as admin:
         row = prices.set_price(admin, read_input(prices.PriceInput, values | {"source": admin.actor}))
     if as_json:
@@ -104,11 +138,40 @@ def _tier(text: str) -> dict[str, Any]:
     return {"above_tokens": int(above), "rates": _classes(rates.split(","), "--tier")}
 
 
+def _variant(text: str) -> dict[str, Any]:
+    features, colon, rates = text.partition(":")
+    if not (features and colon and rates):
+        raise click.BadParameter("write FEATURE=WORD,...:RATE=USD,...", param_hint="--variant")
+    words = _classes(features.split(","), "--variant")
+    named = _classes(rates.split(","), "--variant")
+    return {
+        "when": {name: of.split("|") for name, of in words.items()},
+        "rates": {_VARIANT_RATES.get(name, name): usd for name, usd in named.items()},
+    }
+
+
 def _print_rows(rows: list[dict[str, Any]], as_json: bool) -> None:
     if as_json:
         print_json(rows)
     else:
-        print_table(COLUMNS, [[row[name] for name in COLUMNS] for row in rows], none="no price")
+        print_table(COLUMNS, [line for row in rows for line in _lines(row)], none="no price")
+
+
+def _lines(row: dict[str, Any]) -> list[list[Any]]:
+    """A record's line of the table, and one for each of its variants."""
+    lines = [[row[name] for name in COLUMNS]]
+    for variant in row["variants"]:
+        rates = variant["rates"]
+        named = ", ".join(f"{name}={'|'.join(words)}" for name, words in variant["when"].items())
+        shown = {
+            "model": f"  {named}",
+            "input_per_1m_usd": rates.get("input"),
+            "output_per_1m_usd": rates.get("output"),
+        }
+        shown |= {"per_call_usd": rates.get("call"), "per_second_usd": rates.get("video_second")}
+        shown |= {"per_image_usd": rates.get("image")}
+        lines.append([shown.get(name) or "" for name in COLUMNS])
+    return lines
 
 
 def _shown(row: PriceRow) -> dict[str, Any]:
@@ -121,8 +184,14 @@ def _shown(row: PriceRow) -> dict[str, Any]:
         "cached_per_1m_usd": None if price.cached_nano_per_1m is None else format_usd(price.cached_nano_per_1m),
         "output_per_1m_usd": format_usd(price.output_nano_per_1m),
         "per_call_usd": format_usd(price.call_nano),
+        "per_second_usd": format_usd(price.video_second_nano),
+        "per_image_usd": format_usd(price.image_nano),
         "rates": _shown_rates(price),
         "tiers": [{"above_tokens": tier.above_tokens, "rates": _shown_rates(tier)} for tier in price.tiers],
+        "variants": [
+            {"when": {name: list(words) for name, words in variant.when.items()}, "rates": _variant_rates(variant)}
+            for variant in price.variants
+        ],
         "source": row.source,
         "created_at": when(row.created_ns),
     }
@@ -133,3 +202,7 @@ def _shown_rates(rates: Rates) -> dict[str, str]:
     from elkapi.admin.prices import RATE_NAMES
 
     return {name: format_usd(nano) for name, field in RATE_NAMES.items() if (nano := getattr(rates, field))}
+
+
+def _variant_rates(rates: Rates) -> dict[str, str]:
+    return _shown_rates(rates) | ({"call": format_usd(rates.call_nano)} if rates.call_nano else {})

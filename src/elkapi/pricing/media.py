@@ -1,21 +1,178 @@
-"""What a task of media may cost and what it comes to, in units: so far one call each."""
+"""What a media task may cost, read from its request, and what it did cost, read from its files; prices stay outside.
+
+The request bounds the units and names the features that choose a price's variant. Nothing is guessed low: a length or
+count that cannot be read is refused, and a feature that the request leaves open is `unfixed`, for which the dearest
+variant is held.
+"""
 
 from __future__ import annotations
 
+import math
+import re
 from collections.abc import Mapping
+from decimal import Decimal
 from typing import Any
 
+from elkapi.catalog.jsonpath import first, first_of
 from elkapi.catalog.task import Meter
+from elkapi.errors import BadRequest
 from elkapi.types import TaskAsset, Usage
+
+SECONDS_MAX = 3600
+COUNT_MAX = 100
+FEATURE_CHARS_MAX = 64
+# A file's length is read to a tenth of a second; this near to what was asked for it is what was asked for.
+STEP_MS = 100
+NEAR_MS = 250
+RESOLUTION = "resolution"
+_SIDES = ((480, "480p"), (540, "540p"), (720, "720p"), (768, "768p"), (1080, "1080p"))
+_ORDER = (*(name for _, name in _SIDES), "4k")
+_NUMBER = re.compile(r"(\d{1,9}(?:\.\d{1,9})?)s?")
+_SIZE = re.compile(r"(\d{2,5})[x×*:](\d{2,5})")
+_LINES = re.compile(r"(\d{3,4})p")
+# Below this two numbers are a shape such as 16:9, not pixels.
+_PIXELS_MIN = 64
 
 
 def bound(meter: Meter, body: Mapping[str, Any]) -> tuple[Usage, dict[str, str]]:
-    """(the most units, features) of a submit."""
-    return Usage(calls=1), {}
+    """The most units that a request can come to, and its features. Raises BadRequest for what cannot be counted.
+
+    Several of a kind count as so many calls. A meter in tokens is bounded by its `tokens_max`.
+    """
+    features = _features(meter, body)
+    count = _count(meter, body)
+    has_length = meter.unit in ("second", "token") or bool(meter.seconds)
+    each_ms = _length_ms(meter, body) if has_length else 0
+    if meter.unit == "image":
+        return Usage(images=count, calls=count), features
+    if meter.unit == "token":
+        if meter.tokens_max is None:
+            raise ValueError("a meter in tokens needs tokens_max")
+        return Usage(output_tokens=meter.tokens_max(features, each_ms) * count, calls=count), features
+    return Usage(video_ms=each_ms * count, calls=count), features
+
+
+def unfixed(meter: Meter, features: Mapping[str, str]) -> frozenset[str]:
+    """The features that the meter knows and the request left open, for `price.dearest_for`."""
+    names = set(meter.features)
+    if "size" in names:
+        names.add(RESOLUTION)
+    return frozenset(names - features.keys())
 
 
 def measured(
-    meter: Meter, upper: Usage, features: Mapping[str, str], assets: tuple[TaskAsset, ...]
+    meter: Meter, asked: Usage, features: Mapping[str, str], assets: tuple[TaskAsset, ...]
 ) -> tuple[Usage, dict[str, str]]:
-    """(units, features) of what was made."""
-    return upper, dict(features)
+    """What the billed files of a finished task come to; the caller caps the charge at the hold.
+
+    Providers bill the seconds that were asked for: a length is rounded to 100 ms, and within 250 ms of the asked one it
+    is the asked one. A file of unknown length counts as asked. A resolution below the asked one is charged as what it
+    is; above it, as asked. Where no file tells anything, `asked` stands; tokens are the provider's to report.
+    """
+    kind = "image" if meter.unit == "image" else "video"
+    files = [asset for asset in assets if asset.kind == kind]
+    if not files or meter.unit == "token":
+        return asked, _with_resolution(meter, features, files)
+    calls = min(asked.calls, len(files))
+    if kind == "image":
+        return Usage(images=len(files), calls=calls), _with_resolution(meter, features, files)
+    each_ms = asked.video_ms // max(asked.calls, 1)
+    video_ms = sum(_charged_ms(file.duration_ms, each_ms) for file in files) if asked.video_ms else 0
+    return Usage(video_ms=video_ms, calls=calls), _with_resolution(meter, features, files)
+
+
+def _charged_ms(file_ms: int | None, asked_ms: int) -> int:
+    if file_ms is None or abs(file_ms - asked_ms) <= NEAR_MS:
+        return asked_ms
+    return (file_ms + STEP_MS // 2) // STEP_MS * STEP_MS
+
+
+def resolution_of(width: int, height: int) -> str:
+    """The name of a size by its shorter side: the smallest that holds it, so 1280 x 704 is 720p."""
+    shorter = min(width, height)
+    return next((name for side, name in _SIDES if shorter <= side), "4k")
+
+
+def _with_resolution(meter: Meter, features: Mapping[str, str], files: list[TaskAsset]) -> dict[str, str]:
+    """The features with the files' resolution, where the meter goes by one and theirs is below what is known."""
+    known = features.get(RESOLUTION)
+    found = [resolution_of(file.width, file.height) for file in files if file.width and file.height]
+    if not found or not {RESOLUTION, "size"} & meter.features.keys() or (known is not None and known not in _ORDER):
+        return dict(features)
+    highest = max(found, key=_ORDER.index)
+    if known is not None and _ORDER.index(highest) >= _ORDER.index(known):
+        return dict(features)
+    return {**features, RESOLUTION: highest}
+
+
+def _features(meter: Meter, body: Mapping[str, Any]) -> dict[str, str]:
+    found = {}
+    for name, places in meter.features.items():
+        paths = [place for place in places if not place.startswith("=")]
+        value = first_of(paths, body)
+        if value is None:
+            value = next((place[1:] for place in places if place.startswith("=")), None)
+        if value is not None:
+            found[name] = _word(value, paths[0] if paths else name)
+    return _with_asked_resolution(found)
+
+
+def _with_asked_resolution(features: dict[str, str]) -> dict[str, str]:
+    """Sizes name a resolution: the feature of that name is normalized, else the first size found becomes it."""
+    for name in sorted(features, key=lambda name: name != RESOLUTION):
+        if resolution := _resolution(features[name]):
+            return {**features, RESOLUTION: features.get(RESOLUTION, resolution) if name != RESOLUTION else resolution}
+    return features
+
+
+def _resolution(word: str) -> str | None:
+    if word in _ORDER:
+        return word
+    if lines := _LINES.fullmatch(word):
+        return resolution_of(int(lines[1]), int(lines[1]))
+    size = _SIZE.fullmatch(word)
+    if size is None or min(int(size[1]), int(size[2])) < _PIXELS_MIN:
+        return None
+    return resolution_of(int(size[1]), int(size[2]))
+
+
+def _word(value: Any, param: str) -> str:
+    """A value as the lower-case word that variants name; 5, 5.0 and "5s" are one word."""
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, int | float):
+        return f"{value:g}"
+    if not isinstance(value, str) or len(value) > FEATURE_CHARS_MAX:
+        raise BadRequest(f"{param} must be a short text or a number.", param=param)
+    word = value.strip().lower()
+    number = _NUMBER.fullmatch(word)
+    return f"{float(number[1]):g}" if number else word
+
+
+def _length_ms(meter: Meter, body: Mapping[str, Any]) -> int:
+    """Milliseconds, rounded up, of the first length found."""
+    value = first_of(meter.seconds, body)
+    if value is None:
+        return math.ceil(meter.seconds_default * 1000)
+    param = next(path for path in meter.seconds if first(path, body) not in (None, "", [], {}))
+    seconds = _decimal(value)
+    if seconds is None or not 0 < seconds <= SECONDS_MAX:
+        raise BadRequest(f"{param} must be a number of seconds above 0, at most {SECONDS_MAX}.", param=param)
+    return math.ceil(seconds * 1000)
+
+
+def _decimal(value: Any) -> Decimal | None:
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        return Decimal(str(value)) if math.isfinite(value) else None
+    number = _NUMBER.fullmatch(value.strip().lower()) if isinstance(value, str) else None
+    return Decimal(number[1]) if number else None
+
+
+def _count(meter: Meter, body: Mapping[str, Any]) -> int:
+    value = first(meter.count, body) if meter.count else None
+    if value is None:
+        return 1
+    count = _decimal(value)
+    if count is None or count != count.to_integral_value() or not 1 <= count <= COUNT_MAX:
+        raise BadRequest(f"{meter.count} must be a whole number from 1 to {COUNT_MAX}.", param=meter.count)
+    return int(count)

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 from elkapi.money import PER_MILLION, RATIO_ONE_MICRO, divide_half_away
 from elkapi.types import Price, Quote, Rates, Usage
 
-# Token class -> (its rate, the rate it falls back to). Searches and calls are priced apart, a unit at a time.
+# Token class -> (its rate, the rate it falls back to). What is counted singly or by the second is priced apart.
 _PER_MILLION = (
     ("input_tokens", "input_nano_per_1m", "input_nano_per_1m"),
     ("cached_tokens", "cached_nano_per_1m", "input_nano_per_1m"),
@@ -20,7 +20,14 @@ _PER_MILLION = (
     ("audio_output_tokens", "audio_output_nano_per_1m", "output_nano_per_1m"),
     ("image_output_tokens", "image_output_nano_per_1m", "output_nano_per_1m"),
 )
-_PER_UNIT = (("searches", "search_nano"), ("calls", "call_nano"))
+# Class -> (its rate, how many units that rate is for).
+_APART = (
+    ("searches", "search_nano", 1),
+    ("calls", "call_nano", 1),
+    ("video_ms", "video_second_nano", 1000),
+    ("images", "image_nano", 1),
+    ("audio_ms", "audio_second_nano", 1000),
+)
 _WIDE_INPUT = ("cache_write_1h_nano_per_1m", "audio_input_nano_per_1m", "image_input_nano_per_1m")
 _WIDE_OUTPUT = ("audio_output_nano_per_1m", "image_output_nano_per_1m")
 
@@ -32,13 +39,31 @@ def amount_nano(price: Price, usage: Usage, ratio_micro: int, batch_ratio_micro:
     """
     rates = rates_for(price, usage.input_total) if price.tiers else price
     millionths = usage.input_tokens * rates.input_nano_per_1m + usage.output_tokens * rates.output_nano_per_1m
-    if usage.input_total != usage.input_tokens or usage.output_total != usage.output_tokens or usage.searches:
+    if _has_more(usage):
         millionths = sum(units * nano * (PER_MILLION // per) for _, units, nano, per in _terms(rates, usage))
     else:
         millionths += usage.calls * rates.call_nano * PER_MILLION
     if batch_ratio_micro is not None:
         return _with_batch_ratio(millionths, ratio_micro, batch_ratio_micro)
     return divide_half_away(millionths * ratio_micro, PER_MILLION * RATIO_ONE_MICRO)
+
+
+def _has_more(usage: Usage) -> int:
+    """Whether there are units beside plain input, output and calls; a chain, for every call of text comes through."""
+    return (
+        usage.cached_tokens
+        or usage.reasoning_tokens
+        or usage.searches
+        or usage.cache_write_5m_tokens
+        or usage.cache_write_1h_tokens
+        or usage.audio_input_tokens
+        or usage.image_input_tokens
+        or usage.audio_output_tokens
+        or usage.image_output_tokens
+        or usage.video_ms
+        or usage.images
+        or usage.audio_ms
+    )
 
 
 def _with_batch_ratio(millionths: int, ratio_micro: int, batch_ratio_micro: int) -> int:
@@ -55,8 +80,48 @@ def rates_for(price: Price, input_total: int) -> Rates:
 
 
 def priced_for(price: Price, features: Mapping[str, str]) -> Price:
-    """The price of a task with these features."""
-    return price
+    """The price of a task with these features: the same record, with the first fitting variant's rates as its own."""
+    if not price.variants:
+        return price
+    fitting = (variant for variant in price.variants if all(features.get(n) in w for n, w in variant.when.items()))
+    return _with_rates(price, _own_rates(next(fitting, price)))
+
+
+def dearest_for(price: Price, features: Mapping[str, str], unknown: Collection[str] = ()) -> Price:
+    """The price that no task with these features exceeds, whatever the `unknown` ones turn out to be.
+
+    Where several variants may come to fit, each class costs what it does in the dearest of them.
+    """
+    if not price.variants:
+        return price
+    possible: list[Rates] = []
+    for variant in price.variants:
+        open_names = [name for name in variant.when if name in unknown]
+        if all(features.get(name) in words for name, words in variant.when.items() if name not in open_names):
+            possible.append(variant)
+            if not open_names:
+                break
+    else:
+        possible.append(price)
+    if len(possible) == 1:
+        return _with_rates(price, _own_rates(possible[0]))
+    whole = [_inherited(rates) for rates in possible]
+    return _with_rates(price, {name: max(rates[name] for rates in whole) for name in whole[0]})
+
+
+def _own_rates(rates: Rates) -> dict[str, int | None]:
+    return {name: getattr(rates, name) for name in Rates.__struct_fields__}
+
+
+def _inherited(rates: Rates) -> dict[str, int]:
+    """Every class's rate, its parent's where it has none of its own."""
+    own = _own_rates(rates)
+    parents = {rate: parent for _, rate, parent in _PER_MILLION}
+    return {name: (own[parents[name]] or 0 if value is None else value) for name, value in own.items()}
+
+
+def _with_rates(price: Price, rates: Mapping[str, int | None]) -> Price:
+    return Price(id=price.id, model=price.model, version=price.version, **rates)  # type: ignore[arg-type]
 
 
 def quote(
@@ -84,13 +149,16 @@ def _bound_nano(rates: Rates, upper: Usage, ratio_micro: int, wide: bool, batch_
         + upper.output_total * dearest_out
         + (upper.searches * rates.search_nano + upper.calls * rates.call_nano) * PER_MILLION
     )
+    if upper.video_ms or upper.images or upper.audio_ms:
+        millionths += (upper.video_ms * rates.video_second_nano + upper.audio_ms * rates.audio_second_nano) * 1000
+        millionths += upper.images * rates.image_nano * PER_MILLION
     if batch_ratio_micro is not None:
         return _with_batch_ratio(millionths, ratio_micro, batch_ratio_micro)
     return divide_half_away(millionths * ratio_micro, PER_MILLION * RATIO_ONE_MICRO)
 
 
 def arithmetic(price: Price, usage: Usage, ratio_micro: int) -> list[dict[str, int | str]]:
-    """The terms behind a charge, for `GET /v1/requests/{id}`: units x nano per million (or per call)."""
+    """The terms behind a charge, for `GET /v1/requests/{id}`: units x nano per so many units."""
     return [
         {"class": name, "units": units, "nano_usd": nano, "per_units": per, "ratio_micro": ratio_micro}
         for name, units, nano, per in _terms(rates_for(price, usage.input_total), usage)
@@ -105,5 +173,5 @@ def _terms(rates: Rates, usage: Usage) -> list[tuple[str, int, int, int]]:
         if units:
             nano = getattr(rates, own)
             terms.append((name, units, getattr(rates, parent) if nano is None else nano, PER_MILLION))
-    terms += [(name, getattr(usage, name), getattr(rates, rate), 1) for name, rate in _PER_UNIT]
+    terms += [(name, getattr(usage, name), getattr(rates, rate), per) for name, rate, per in _APART]
     return [term for term in terms if term[1] and term[2]]

@@ -13,7 +13,7 @@ from elkapi.catalog import Match
 from elkapi.errors import NotFound
 from elkapi.ids import parse_request_id, request_id_text
 from elkapi.money import format_ratio, format_usd
-from elkapi.pricing.price import arithmetic
+from elkapi.pricing.price import arithmetic, priced_for
 from elkapi.relay.account import RequestAccount, read_account
 from elkapi.relay.call import Call
 from elkapi.relay.plane import DataPlane
@@ -173,12 +173,15 @@ def _account(found: RequestAccount) -> dict[str, object]:
             for n, a in enumerate(record.attempts, 1)
         ],
         "usage": record.usage,
+        **({"features": record.features} if record.features else {}),
         "price": {
             "id": record.price_id,
             "version": record.price_version,
             "group_ratio": format_ratio(record.ratio_micro),
             **({"batch_ratio": format_ratio(record.line.ratio_micro)} if record.line else {}),
-            "arithmetic": arithmetic(price, record.usage, record.ratio_micro) if price else [],
+            "arithmetic": arithmetic(priced_for(price, record.features), record.usage, record.ratio_micro)
+            if price
+            else [],
         },
         "held_usd": format_usd(record.hold_nano),
         "cost_usd": format_usd(record.charge_nano),

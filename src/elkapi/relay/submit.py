@@ -23,7 +23,8 @@ from elkapi.clock import milliseconds
 from elkapi.errors import BadRequest, GatewayError, NoChannel, NoPrice, Unavailable, UpstreamError
 from elkapi.ledger import IdempotencyPending, IdempotencyReplay
 from elkapi.observe.trace import HEADER as TRACEPARENT
-from elkapi.pricing.price import priced_for, quote
+from elkapi.pricing.media import unfixed
+from elkapi.pricing.price import dearest_for, quote
 from elkapi.relay.asking import Asked, provider_body, read_submit
 from elkapi.relay.call import Call
 from elkapi.relay.hold import checked_key
@@ -148,7 +149,11 @@ class Submit:
             raise NoPrice(f"The model {asked.model!r} has no price yet; an operator sets one with `elkapi price set`.")
         if way.ratio_micro is None:
             raise NoPrice(f"The group {grant.group!r} of this key does not exist any more.")
-        bound = quote(priced_for(way.price, asked.features), grant.group, way.ratio_micro, asked.upper)
+        assert asked.operation.meter is not None
+        dearest = dearest_for(way.price, asked.features, unfixed(asked.operation.meter, asked.features))
+        bound = quote(dearest, grant.group, way.ratio_micro, asked.upper)
+        if not bound.nano and way.ratio_micro and not dearest.is_zero:
+            raise NoPrice(f"The price of {asked.model!r} is in units that this task does not have.")
         return cls(plane, grant, asked, call, attempts, way.price, bound)
 
     # The money and the row

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import msgspec
@@ -24,6 +25,7 @@ class Cost(msgspec.Struct, frozen=True):
     charge_nano: int
     loss_nano: int
     flags: tuple[str, ...] = ()
+    features: Mapping[str, str] = {}
 
 
 def cost_of(task: Task, operation: Operation, family: Family, reply: Any, assets: tuple[TaskAsset, ...]) -> Cost:
@@ -39,7 +41,7 @@ def cost_of(task: Task, operation: Operation, family: Family, reply: Any, assets
     price = priced_for(asked.price, features)
     cost = amount_nano(price, usage, asked.ratio_micro)
     charge = min(cost, asked.held_nano)
-    return Cost(usage, price, charge, cost - charge, (*flags, "above_hold") if cost > charge else flags)
+    return Cost(usage, price, charge, cost - charge, (*flags, "above_hold") if cost > charge else flags, features)
 
 
 def succeeded(
@@ -68,7 +70,8 @@ def ended(
         told = msgspec.structs.replace(told, reply=msgspec.Raw(reply), polled=True)
     cost = Cost(Usage(), task.asked.price, 0, 0, ("unknown_outcome",) if unknown else ())
     if loss is not None:
-        cost = msgspec.structs.replace(cost, usage=loss.usage, loss_nano=loss.charge_nano + loss.loss_nano)
+        lost_nano = loss.charge_nano + loss.loss_nano
+        cost = msgspec.structs.replace(cost, usage=loss.usage, features=loss.features, loss_nano=lost_nano)
     status = CANCELLED_STATUS if state is State.CANCELLED else 502
     final = _record(task, code, status, cost, now_ns)
     return _step(task, state, task.row.progress, told, final, now_ns, code=code)
@@ -128,4 +131,5 @@ def _record(task: Task, outcome: str, status: int, cost: Cost, now_ns: int) -> R
         attempts=attempts,
         error_code=None if outcome == "ok" else outcome,
         asked=asked.asked_model or None,
+        features=dict(cost.features),
     )

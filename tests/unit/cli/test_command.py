@@ -496,3 +496,37 @@ def test_alerts_are_listed(elkapi: Elkapi, tmp_path: Path) -> None:
     (shown,) = elkapi("ledger", "alerts", "--json").json
     assert (shown["kind"], shown["subject"]) == ("batch_without_charge", "batch:msgbatch_1")
     assert "uncharged" in elkapi("ledger", "alerts").out
+
+
+def test_prices_of_media_with_variants(elkapi: Elkapi) -> None:
+    done = elkapi(
+        *("price", "set", "--model", "v", "--per-second", "0.1", "--per-image", "0.02"),
+        *("--variant", "resolution=1080P|4k,mode=pro:per-second=0.5", "--variant", "sound=on:per-call=1"),
+    )
+    assert done.status == 0
+    shown = elkapi("price", "show", "v", "--json").json
+    assert (shown["per_second_usd"], shown["per_image_usd"]) == ("0.10", "0.02")
+    assert shown["variants"] == [
+        {
+            "when": {"resolution": ["1080p", "4k"], "mode": ["pro"]},
+            "rates": {"video_second": "0.50", "image": "0.02"},
+        },
+        {"when": {"sound": ["on"]}, "rates": {"video_second": "0.10", "image": "0.02", "call": "1.00"}},
+    ]
+    assert "resolution=1080p|4k, mode=pro" in elkapi("price", "list").out
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        ("--variant", "mode=pro:per-second=1"),
+        ("--per-second", "1", "--variant", "mode=pro"),
+        ("--per-second", "1", "--variant", "mode=|:per-second=1"),
+        ("--per-second", "1", "--variant", "mode=pro:per-hour=1"),
+        ("--per-second", "-1"),
+        ("--input-per-1m", "1", "--tier", "100:input=2", "--variant", "mode=pro:per-call=1"),
+    ],
+)
+def test_prices_of_media_that_say_nothing_clear_are_refused(elkapi: Elkapi, given: tuple[str, ...]) -> None:
+    assert elkapi("price", "set", "--model", "v", *given).status == 2
+    assert elkapi("price", "show", "v").status != 0

@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from elkapi.money import divide_half_away, format_usd, parse_ratio, parse_usd
-from elkapi.pricing.price import amount_nano, arithmetic, quote
-from elkapi.types import Price, Tier, Usage
+from elkapi.pricing.price import amount_nano, arithmetic, dearest_for, priced_for, quote
+from elkapi.types import Price, Rates, Tier, Usage, Variant
 
 SMALL = Price(id=1, model="m", version=1, input_nano_per_1m=parse_usd("0.02"))
 
@@ -46,6 +46,9 @@ _RATES = {
     "image_output_nano_per_1m": _maybe,
     "search_nano": st.integers(0, 10**10),
     "call_nano": st.integers(0, 10**10),
+    "video_second_nano": st.integers(0, 10**10),
+    "image_nano": st.integers(0, 10**10),
+    "audio_second_nano": st.integers(0, 10**10),
 }
 tiers = st.lists(st.builds(Tier, above_tokens=st.integers(1, 10**6), **_RATES), max_size=2).map(
     lambda rows: tuple(sorted(rows, key=lambda row: row.above_tokens))
@@ -69,6 +72,8 @@ def _exact(price: Price, usage: Usage, ratio: int) -> Fraction:
     exceeded = [tier for tier in price.tiers if usage.input_total > tier.above_tokens]
     rates = exceeded[-1] if exceeded else price
     total = Fraction(usage.calls * rates.call_nano + usage.searches * rates.search_nano)
+    total += usage.images * rates.image_nano
+    total += Fraction(usage.video_ms * rates.video_second_nano + usage.audio_ms * rates.audio_second_nano, 1000)
     for name, parent in PARENTS.items():
         own = getattr(rates, name.removesuffix("_tokens") + "_nano_per_1m")
         rate = getattr(rates, parent) if own is None else own
@@ -93,6 +98,9 @@ def test_a_batchs_ratio_is_applied_before_the_one_rounding(price: Price, usage: 
         output_tokens=usage.output_total,
         searches=usage.searches,
         calls=usage.calls,
+        video_ms=usage.video_ms,
+        images=usage.images,
+        audio_ms=usage.audio_ms,
     )
     assert amount <= quote(price, "g", ratio, upper, True, batch).nano
 
@@ -104,6 +112,9 @@ def test_g36_a_quote_bounds_every_split_of_its_tokens(price: Price, usage: Usage
         output_tokens=usage.output_total,
         searches=usage.searches,
         calls=usage.calls,
+        video_ms=usage.video_ms,
+        images=usage.images,
+        audio_ms=usage.audio_ms,
     )
     assert amount_nano(price, usage, ratio) <= quote(price, "g", ratio, upper, wide=True).nano
 
@@ -141,6 +152,67 @@ def test_the_arithmetic_shown_adds_up_to_the_charge() -> None:
     total = sum(Fraction(t["units"] * t["nano_usd"] * t["ratio_micro"], t["per_units"] * 1_000_000) for t in terms)
     assert abs(amount_nano(price, usage, 800_000) - total) <= Fraction(1, 2)
     assert [t["class"] for t in terms] == ["input_tokens", "cached_tokens", "calls"]
+
+
+_words = st.sampled_from(("a", "b", "c"))
+_names = ("mode", "resolution", "sound")
+_features = st.dictionaries(st.sampled_from(_names), _words)
+_variants = st.lists(
+    st.builds(
+        Variant,
+        when=st.dictionaries(st.sampled_from(_names), st.lists(_words, min_size=1, max_size=2).map(tuple), min_size=1),
+        **_RATES,
+    ),
+    max_size=4,
+).map(tuple)
+varied = st.builds(Price, id=st.just(1), model=st.just("m"), version=st.just(1), variants=_variants, **_RATES)
+
+
+def test_a_second_is_a_thousand_milliseconds_and_halves_are_rounded_once() -> None:
+    price = Price(id=1, model="m", version=1, video_second_nano=1, image_nano=3, audio_second_nano=1)
+    assert amount_nano(price, Usage(video_ms=500), 1_000_000) == 1
+    assert amount_nano(price, Usage(video_ms=250, audio_ms=250), 1_000_000) == 1
+    assert amount_nano(price, Usage(video_ms=499), 1_000_000) == 0
+    assert amount_nano(price, Usage(images=4), 500_000) == 6
+
+
+def test_the_first_variant_that_fits_stands_in_for_the_record() -> None:
+    pro = Variant(when={"mode": ("pro",), "resolution": ("1080p", "4k")}, video_second_nano=5)
+    loud = Variant(when={"sound": ("on",)}, call_nano=7)
+    price = Price(id=4, model="m", version=2, video_second_nano=1, variants=(pro, loud))
+    assert priced_for(price, {}) == Price(id=4, model="m", version=2, video_second_nano=1)
+    assert priced_for(price, {"mode": "pro"}).video_second_nano == 1
+    assert priced_for(price, {"mode": "pro", "resolution": "4k", "sound": "on"}).video_second_nano == 5
+    assert priced_for(price, {"sound": "on"}) == Price(id=4, model="m", version=2, call_nano=7)
+
+
+@given(varied, _features, st.sets(st.sampled_from(_names)), _features, usages, st.integers(0, 5_000_000))
+def test_g36_the_dearest_variant_bounds_all_that_the_unknown_features_may_become(
+    price: Price, known: dict[str, str], unknown: set[str], later: dict[str, str], usage: Usage, ratio: int
+) -> None:
+    """Also where a unit's count stays below its bound, whatever the unknown features are in the end."""
+    known = {name: word for name, word in known.items() if name not in unknown}
+    became = known | {name: word for name, word in later.items() if name in unknown}
+    upper = Usage(
+        input_tokens=usage.input_total,
+        output_tokens=usage.output_total,
+        searches=usage.searches,
+        calls=usage.calls,
+        video_ms=usage.video_ms + 40,
+        images=usage.images + 1,
+        audio_ms=usage.audio_ms,
+    )
+    bound = quote(dearest_for(price, known, unknown), "g", ratio, upper, wide=True)
+    assert amount_nano(priced_for(price, became), usage, ratio) <= bound.nano
+    if not unknown:
+        assert dearest_for(price, known) == priced_for(price, known)
+
+
+@pytest.mark.parametrize("name", Rates.__struct_fields__)
+def test_a_price_of_which_only_a_variant_costs_is_not_zero(name: str) -> None:
+    assert Price(id=1, model="m", version=1).is_zero
+    variant = Variant(when={"mode": ("pro",)}, **{name: 1})
+    assert not Price(id=1, model="m", version=1, variants=(variant,)).is_zero
 
 
 @given(st.integers(0, 10**15))

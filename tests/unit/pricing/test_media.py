@@ -1,0 +1,181 @@
+"""What media tasks may cost and did cost: lengths, counts and features out of requests and files."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from elkapi.catalog.task import Meter
+from elkapi.errors import BadRequest
+from elkapi.pricing.media import bound, measured, resolution_of, unfixed
+from elkapi.pricing.price import amount_nano, dearest_for, priced_for, quote
+from elkapi.types import AssetKind, Price, TaskAsset, Usage, Variant
+
+SECONDS = Meter(
+    unit="second",
+    seconds=("duration", "input.duration"),
+    count="n",
+    features={"mode": ("mode", "=std"), "resolution": ("resolution",), "duration": ("duration", "=5")},
+)
+SIZED = Meter(unit="second", seconds=("seconds",), seconds_default=4.0, features={"size": ("size", "=720x1280")})
+PICTURES = Meter(unit="image", count="n", features={"resolution": ("resolution", "=1k")})
+RATES = {"video_second_nano": 100}
+
+
+def _file(kind: AssetKind = "video", **more: Any) -> TaskAsset:
+    return TaskAsset(id=b"a" * 16, kind=kind, content_type="", size_bytes=1, **more)
+
+
+@pytest.mark.parametrize("value", ["5", 5, "5s", 5.0, " 5S ", "5.0"])
+def test_every_spelling_of_five_seconds_is_five_seconds(value: object) -> None:
+    usage, features = bound(SECONDS, {"duration": value})
+    assert usage == Usage(video_ms=5000, calls=1)
+    assert features == {"mode": "std", "duration": "5"}
+
+
+@pytest.mark.parametrize("value", [-1, "-5", 0, math.nan, math.inf, "nan", "inf", 1e300, "9" * 9, 3601, True, {}, [5]])
+def test_a_length_that_is_none_is_refused_by_its_name(value: object) -> None:
+    body = {"duration": value} if value != {} else {"duration": {"a": 1}}
+    with pytest.raises(BadRequest) as refused:
+        bound(SECONDS, body)
+    assert refused.value.param == "duration"
+
+
+@pytest.mark.parametrize("value", [0, -1, 101, 1.5, "two", True, math.nan])
+def test_a_count_that_is_none_is_refused_by_its_name(value: object) -> None:
+    with pytest.raises(BadRequest) as refused:
+        bound(PICTURES, {"n": value})
+    assert refused.value.param == "n"
+
+
+def test_lengths_stand_in_the_first_place_that_has_one_else_the_default() -> None:
+    assert bound(SECONDS, {"duration": "", "input": {"duration": 10}})[0].video_ms == 10_000
+    assert bound(SIZED, {})[0].video_ms == 4000
+    assert bound(SECONDS, {"duration": 5, "n": "2"})[0] == Usage(video_ms=10_000, calls=2)
+    assert bound(PICTURES, {"n": 3})[0] == Usage(images=3, calls=3)
+    assert bound(Meter(), {"duration": 5}) == (Usage(calls=1), {})
+
+
+@pytest.mark.parametrize(
+    ("size", "resolution"),
+    [
+        ("1280x720", "720p"),
+        ("1280:720", "720p"),
+        ("720P", "720p"),
+        ("1080p", "1080p"),
+        ("4K", "4k"),
+        ("832*480", "480p"),
+        ("1366x768", "768p"),
+        ("1024x1792", "1080p"),
+        ("3840x2160", "4k"),
+        ("16:9", None),
+        ("1k", None),
+    ],
+)
+def test_sizes_name_a_resolution_by_their_shorter_side(size: str, resolution: str | None) -> None:
+    features = bound(SIZED, {"size": size})[1]
+    assert features == {"size": size.lower()} | ({"resolution": resolution} if resolution else {})
+
+
+def test_a_features_word_is_short_and_one_of_a_kind() -> None:
+    assert bound(SECONDS, {"mode": "PRO", "resolution": "1920x1080"})[1]["resolution"] == "1080p"
+    assert bound(SECONDS, {"mode": False})[1]["mode"] == "false"
+    for bad in ("x" * 65, {"a": 1}, ["pro"]):
+        with pytest.raises(BadRequest) as refused:
+            bound(SECONDS, {"mode": bad})
+        assert refused.value.param == "mode"
+
+
+def test_what_a_request_leaves_open_is_unfixed() -> None:
+    assert unfixed(SECONDS, bound(SECONDS, {})[1]) == {"resolution"}
+    assert unfixed(SIZED, bound(SIZED, {"size": "auto"})[1]) == {"resolution"}
+    assert unfixed(SIZED, bound(SIZED, {})[1]) == frozenset()
+
+
+def test_tokens_are_bounded_by_the_meters_own_function() -> None:
+    meter = Meter(unit="token", seconds=("duration",), tokens_max=lambda features, ms: ms * len(features["mode"]))
+    meter = Meter(unit="token", seconds=meter.seconds, features={"mode": ("mode", "=std")}, tokens_max=meter.tokens_max)
+    asked, features = bound(meter, {"duration": 5})
+    assert asked == Usage(output_tokens=15_000, calls=1)
+    assert measured(meter, asked, features, (_file(duration_ms=900),)) == (asked, features)
+    with pytest.raises(ValueError, match="tokens_max"):
+        bound(Meter(unit="token"), {})
+
+
+@pytest.mark.parametrize(
+    ("file_ms", "charged_ms"), [(5040, 5000), (4750, 5000), (5250, 5000), (4749, 4700), (3051, 3100), (None, 5000)]
+)
+def test_a_file_near_the_length_asked_for_costs_the_length_asked_for(file_ms: int | None, charged_ms: int) -> None:
+    asked, features = bound(SECONDS, {"duration": 5})
+    assert measured(SECONDS, asked, features, (_file(duration_ms=file_ms),))[0] == Usage(video_ms=charged_ms, calls=1)
+
+
+def test_files_are_counted_and_posters_are_not() -> None:
+    asked, features = bound(SECONDS, {"duration": 5, "n": 2})
+    made = (_file(duration_ms=5040), _file("image"))
+    assert measured(SECONDS, asked, features, made)[0] == Usage(video_ms=5000, calls=1)
+    assert measured(SECONDS, asked, features, (_file("image"),))[0] == asked
+    asked, features = bound(PICTURES, {"n": 4})
+    assert measured(PICTURES, asked, features, (_file("image"),) * 3)[0] == Usage(images=3, calls=3)
+
+
+@pytest.mark.parametrize(
+    ("asked", "sides", "charged"),
+    [
+        ("1080p", (1280, 720), "720p"),
+        ("720p", (1920, 1080), "720p"),
+        (None, (1920, 1080), "1080p"),
+        ("2k", (8, 8), "2k"),
+    ],
+)
+def test_a_lower_resolution_is_charged_as_what_it_is(asked: str | None, sides: tuple[int, int], charged: str) -> None:
+    usage, features = bound(SECONDS, {"resolution": asked} if asked else {})
+    found = measured(SECONDS, usage, features, (_file(width=sides[0], height=sides[1], duration_ms=5000),))[1]
+    assert found["resolution"] == charged
+
+
+_bodies = st.fixed_dictionaries(
+    {},
+    optional={
+        "duration": st.integers(1, 20) | st.sampled_from(("5", "10s")),
+        "n": st.integers(1, 3),
+        "mode": st.sampled_from(("std", "PRO")),
+        "resolution": st.sampled_from(("480p", "720P", "1080p", "4K")),
+    },
+)
+_variants = st.lists(
+    st.builds(
+        Variant,
+        when=st.fixed_dictionaries(
+            {"resolution": st.sampled_from((("720p",), ("1080p", "4k"), ("480p",)))},
+            optional={"mode": st.sampled_from((("std",), ("pro",)))},
+        ),
+        video_second_nano=st.integers(0, 10**9),
+        call_nano=st.integers(0, 10**9),
+    ),
+    max_size=3,
+).map(tuple)
+
+
+@given(_bodies, _variants, st.integers(0, 10**9), st.lists(st.sampled_from((480, 720, 1080, 2160)), max_size=3))
+def test_g36_the_hold_covers_the_charge_of_any_files_where_the_resolution_was_left_open(
+    body: dict[str, Any], variants: tuple[Variant, ...], nano: int, sides: list[int]
+) -> None:
+    price = Price(id=1, model="m", version=1, video_second_nano=nano, variants=variants)
+    usage, features = bound(SECONDS, body)
+    held = quote(dearest_for(price, features, unfixed(SECONDS, features)), "g", 1_000_000, usage).nano
+    each_ms = usage.video_ms // usage.calls
+    files = tuple(_file(width=side, height=side, duration_ms=each_ms + 40) for side in sides[: usage.calls])
+    made, became = measured(SECONDS, usage, features, files)
+    assert made.video_ms <= usage.video_ms
+    if "resolution" not in features:
+        assert amount_nano(priced_for(price, became), made, 1_000_000) <= held
+
+
+@given(st.integers(1, 10_000), st.integers(1, 10_000))
+def test_every_size_has_a_name(width: int, height: int) -> None:
+    assert resolution_of(width, height) == resolution_of(height, width)
