@@ -99,6 +99,12 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     background_calls_max: int = 100
     background_calls_per_key_max: int = 20
 
+    webhook_allow_private: bool = False
+    webhook_parallel_max: int = 64
+    webhook_host_parallel_max: int = 4
+    webhook_retry_s: float = 86_400.0
+    webhook_keep_s: float = 30 * 86_400.0
+
     models_dir: str = ""
     model_threads: int = 0
     chat_context_tokens: int = 4096

@@ -1,4 +1,4 @@
-"""Forgets stored answers whose time is over, a bounded number at a time, and ends those that nobody makes any more.
+"""Forgets stored answers and notices whose time is over, some at a time, and ends answers that nobody makes any more.
 
 Recovery ends what a worker was making when it is found gone; here are those whose worker nobody knows, as after a
 restore.
@@ -11,6 +11,7 @@ from collections.abc import Awaitable, Callable
 from sqlalchemy import Connection
 
 from elkapi.clock import Clock
+from elkapi.storage.repos import notices
 from elkapi.storage.repos.stored import fail_orphans, purge
 
 EVERY_S = 60.0
@@ -23,9 +24,12 @@ class Expiry:
     name = "expiry"
     period_s = EVERY_S
 
-    def __init__(self, write: Callable[[Callable[[Connection], int]], Awaitable[int]], clock: Clock) -> None:
+    def __init__(
+        self, write: Callable[[Callable[[Connection], int]], Awaitable[int]], clock: Clock, *, notices_keep_s: float
+    ) -> None:
         self._write = write
         self._clock = clock
+        self._notices_keep_ns = round(notices_keep_s * 1_000_000_000)
 
     async def run_once(self) -> None:
         """Raises Unavailable when the database cannot be asked; the next run sees the same."""
@@ -33,3 +37,6 @@ class Expiry:
         while await self._write(lambda connection: purge(connection, now_ns, ROWS_MAX)) == ROWS_MAX:
             pass
         await self._write(fail_orphans)
+        before_ns = now_ns - self._notices_keep_ns
+        while await self._write(lambda connection: notices.purge(connection, before_ns, ROWS_MAX)) == ROWS_MAX:
+            pass

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import random
 from types import TracebackType
 
 import msgspec
@@ -10,6 +11,7 @@ import msgspec
 from elkapi.clock import Clock
 from elkapi.control.expiry import Expiry
 from elkapi.control.jobs import Job
+from elkapi.control.outbox import NoticeOutbox
 from elkapi.control.prober import Prober
 from elkapi.control.status import LocalModel, LocalModels
 from elkapi.control.store import Store
@@ -18,6 +20,7 @@ from elkapi.ledger.recovery import Recoverer
 from elkapi.local.chat.rows import BUNDLED_CHAT, locate_chat
 from elkapi.local.models import ModelUnusable
 from elkapi.settings import Settings
+from elkapi.tasks.notify import Notifier
 from elkapi.upstream import Deadlines, Origin, UpstreamClient, UpstreamFailure, UpstreamRequest
 
 MODELS_ANSWER_BYTES_MAX = 256 * 1024
@@ -55,8 +58,21 @@ class Parts:
         """The background jobs, each with its own period."""
         return (
             Sweeper(self._store.on_thread, lambda database: Recoverer(database, self._settings, self._clock)),
-            Expiry(self._store.write, self._clock),
+            Expiry(self._store.write, self._clock, notices_keep_s=self._settings.webhook_keep_s),
             Prober(self._store, self._client.send, self._clock),
+            self._notifier(),
+        )
+
+    def _notifier(self) -> Notifier:
+        settings = self._settings
+        return Notifier(
+            NoticeOutbox(self._store, self._clock),
+            self._client.send,
+            self._clock,
+            random.random,
+            allow_private=settings.webhook_allow_private,
+            parallel_max=settings.webhook_parallel_max,
+            host_parallel_max=settings.webhook_host_parallel_max,
         )
 
     async def database_answers(self) -> bool:

@@ -49,6 +49,10 @@ class Store:
         """`work`'s answer with the opened database, for what opens its own transactions."""
         return await self._run(lambda parts: work(parts.database))
 
+    async def with_installation(self, work: Callable[[Installation], T]) -> T:
+        """`work`'s answer with the opened installation, for what opens sealed values too."""
+        return await self._run(work)
+
     async def answers(self) -> None:
         """Returns when the database gave an answer."""
         await self.read(lambda connection: connection.execute(select(schema.meta.c.value).limit(1)).first())

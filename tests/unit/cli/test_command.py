@@ -17,7 +17,7 @@ import click
 import msgspec
 import pytest
 
-from elkapi.ids import request_id_text
+from elkapi.ids import event_id_text, request_id_text
 from elkapi.storage import apikey
 from elkapi.storage.migrations import MIGRATIONS
 from elkapi.testing.ledger import a_record, an_order
@@ -530,3 +530,34 @@ def test_prices_of_media_with_variants(elkapi: Elkapi) -> None:
 def test_prices_of_media_that_say_nothing_clear_are_refused(elkapi: Elkapi, given: tuple[str, ...]) -> None:
     assert elkapi("price", "set", "--model", "v", *given).status == 2
     assert elkapi("price", "show", "v").status != 0
+
+
+def test_events_are_listed_shown_sent_again_and_signed_with_a_secret_that_is_told_once(
+    elkapi: Elkapi, tmp_path: Path
+) -> None:
+    elkapi("key", "create", "--name", "ada")
+    assert elkapi("webhook", "list", "--key", "ada", "--json").json == []
+    task_id = bytes(range(16))
+    with sqlite3.connect(tmp_path / "data" / "elkapi.sqlite3") as books:
+        columns = (
+            "task_id, place, number, key_id, owner_id, host, form, state, tries, created_ns, due_ns, until_ns, sealed"
+        )
+        row = (task_id, 0, 2, 1, 1, "hooks.example.test", "standard", "given_up", 9, 10**18, 10**18, 10**18, b"?")
+        books.execute(f"insert into notices ({columns}) values ({', '.join('?' * 13)})", row)
+    books.close()
+    event = event_id_text(task_id, 0, 2)
+    (shown,) = elkapi("webhook", "list", "--state", "given_up", "--json").json
+    assert (shown["event"], shown["host"], shown["tries"]) == (event, "hooks.example.test", 9)
+    assert event in elkapi("webhook", "list").out
+    told = elkapi("webhook", "show", event, "--json").json
+    assert (told["url"], told["deliveries"]) == (None, [])
+    assert "given_up" in elkapi("webhook", "show", event).out
+    assert elkapi("webhook", "replay", event).status == 0
+    assert elkapi("webhook", "show", event, "--json").json["state"] == "pending"
+    assert elkapi("webhook", "show", "evt_1").status == 2
+    first = elkapi("webhook", "secret", "ada")
+    assert first.out.startswith("whsec_")
+    assert elkapi("webhook", "secret", "ada").status == 1
+    second = elkapi("webhook", "secret", "ada", "--rotate", "--json").json
+    assert second["secret"] != first.out.strip()
+    assert second["previous_until"]

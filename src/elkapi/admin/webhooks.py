@@ -1,0 +1,104 @@
+"""Notices of tasks as an operator sees them, and the secrets that sign them."""
+
+from __future__ import annotations
+
+import msgspec
+
+from elkapi.admin.context import Admin
+from elkapi.admin.errors import InvalidInput, Missing, Refused
+from elkapi.admin.keys import show_key
+from elkapi.ids import parse_event_id
+from elkapi.storage.repos import audit, notices, webhook_secrets
+from elkapi.storage.repos.notices import NoticeId, NoticeRow, Try
+from elkapi.storage.secrets import SealError
+from elkapi.tasks.signing import new_secret
+from elkapi.types import NoticeBody
+
+# So long the secret before the newest one signs too.
+OVERLAP_NS = 24 * 3_600_000_000_000
+STATES = (notices.PENDING, notices.DELIVERED, notices.GIVEN_UP)
+
+
+class NoticeView(msgspec.Struct, frozen=True):
+    """A notice with what it says and how each try went; `body` is None when it does not open here."""
+
+    row: NoticeRow
+    body: NoticeBody | None
+    tries: list[Try]
+
+
+class SecretView(msgspec.Struct, frozen=True):
+    """A key's secret on the one occasion when it is told."""
+
+    key_id: int
+    secret: str
+    previous_until_ns: int | None
+
+
+def list_notices(
+    admin: Admin, *, key: str | None = None, state: str | None = None, limit: int = 100
+) -> list[NoticeRow]:
+    """The newest first; raises Missing for a key that is not there."""
+    key_id = None if key is None else show_key(admin, key).row.id
+    with admin.database.read() as connection:
+        return notices.newest(connection, key_id=key_id, state=state, limit=limit)
+
+
+def show_notice(admin: Admin, event: str) -> NoticeView:
+    """One event by its `evt_...` id; raises InvalidInput, Missing."""
+    parsed = _parsed(event)
+    with admin.database.read() as connection:
+        row = notices.find(connection, parsed)
+        tries = notices.tries_of(connection, parsed)
+    if row is None:
+        raise Missing(f"there is no event {event}")
+    try:
+        opened = admin.sealer.open(row.sealed, notices.body_context(*parsed))
+    except SealError:
+        return NoticeView(row, None, tries)
+    return NoticeView(row, msgspec.msgpack.decode(opened, type=NoticeBody), tries)
+
+
+def replay(admin: Admin, event: str) -> NoticeRow:
+    """Send an event once more, under the id it had. Raises InvalidInput, Missing, Refused while it is being sent."""
+    parsed, now_ns = _parsed(event), admin.clock.now_ns()
+    until_ns = now_ns + round(admin.settings.webhook_retry_s * 1_000_000_000)
+    with admin.database.write() as connection:
+        if notices.find(connection, parsed) is None:
+            raise Missing(f"there is no event {event}")
+        if not notices.replay(connection, parsed, now_ns=now_ns, until_ns=until_ns):
+            raise Refused(f"{event} is being sent right now")
+        audit.write(connection, **admin.who(), action="webhook.replay", subject=f"event:{event}", detail={})
+        row = notices.find(connection, parsed)
+    assert row is not None
+    return row
+
+
+def tell_secret(admin: Admin, which: str, *, rotate: bool = False) -> SecretView:
+    """A key's secret, made at its first use and told once; `rotate` puts a new one in its place, which is told.
+
+    Raises Missing, and Refused for one that was told before.
+    """
+    key_id = show_key(admin, which).row.id
+    now_ns = admin.clock.now_ns()
+    with admin.database.write() as connection:
+        try:
+            found = webhook_secrets.ensure(connection, admin.sealer, key_id, new_secret, now_ns)
+        except SealError:
+            raise Refused("this key's secret was sealed with another ELKAPI_SECRET_KEY") from None
+        if rotate:
+            until_ns = now_ns + OVERLAP_NS
+            fresh = new_secret()
+            webhook_secrets.rotate(connection, admin.sealer, found, fresh, until_ns=until_ns, **admin.who())
+            found = msgspec.structs.replace(found, secret=fresh, previous_until_ns=until_ns)
+        elif found.shown_ns is not None:
+            raise Refused("this key's secret was told before and is not told again; --rotate makes a new one")
+        webhook_secrets.show(connection, key_id, **admin.who())
+    return SecretView(key_id, found.secret, found.previous_until_ns)
+
+
+def _parsed(event: str) -> NoticeId:
+    parsed = parse_event_id(event)
+    if parsed is None:
+        raise InvalidInput("an event's id is `evt_` and 44 hex digits", field="event")
+    return parsed

@@ -1,0 +1,119 @@
+"""`elkapi webhook`: what was told to callers' addresses about their tasks, and the secrets that sign it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from elkapi.cli.output import json_option, opened, print_facts, print_json, print_table, when
+
+if TYPE_CHECKING:
+    from elkapi.storage.repos.notices import NoticeRow
+
+COLUMNS = ("event", "key_id", "form", "host", "state", "tries", "created_at")
+TRY_COLUMNS = ("at", "status", "error", "duration_ms", "answer")
+
+
+@click.group()
+def webhook() -> None:
+    """Notices of tasks to their callers, and the secrets that sign them."""
+
+
+@webhook.command("list")
+@click.option("--key", metavar="KEY", help="of this key only, by id or name")
+@click.option("--state", type=click.Choice(["pending", "delivered", "given_up"]))
+@click.option("--limit", type=click.IntRange(1, 10_000), default=100, show_default=True)
+@json_option
+def list_(key: str | None, state: str | None, limit: int, as_json: bool) -> None:
+    """The newest events."""
+    from elkapi.admin import webhooks
+
+    with opened() as admin:
+        rows = [_shown(row) for row in webhooks.list_notices(admin, key=key, state=state, limit=limit)]
+    if as_json:
+        print_json(rows)
+    else:
+        print_table(COLUMNS, [[row[name] for name in COLUMNS] for row in rows], none="no event")
+
+
+@webhook.command()
+@click.argument("event")
+@json_option
+def show(event: str, as_json: bool) -> None:
+    """One event: where it goes, what it says, and how each try went."""
+    from elkapi.admin import webhooks
+
+    with opened() as admin:
+        view = webhooks.show_notice(admin, event)
+    body = view.body
+    facts = _shown(view.row) | {
+        "url": None if body is None else body.url,
+        "body": None if body is None else body.body.decode("utf-8", "replace"),
+    }
+    tries: list[dict[str, Any]] = [
+        {
+            "at": when(told.at_ns),
+            "status": told.status,
+            "error": told.error,
+            "duration_ms": told.duration_ms,
+            "answer": told.answer,
+        }
+        for told in view.tries
+    ]
+    if as_json:
+        print_json(facts | {"deliveries": tries})
+        return
+    print_facts(facts)
+    print_table(TRY_COLUMNS, [[told[name] for name in TRY_COLUMNS] for told in tries], none="not tried yet")
+
+
+@webhook.command()
+@click.argument("event")
+@json_option
+def replay(event: str, as_json: bool) -> None:
+    """Send an event once more, under the id it had."""
+    from elkapi.admin import webhooks
+
+    with opened() as admin:
+        row = webhooks.replay(admin, event)
+    if as_json:
+        print_json(_shown(row))
+    else:
+        click.echo(f"{event} is due again")
+
+
+@webhook.command()
+@click.argument("key")
+@click.option("--rotate", is_flag=True, help="make a new one; for a day both sign")
+@json_option
+def secret(key: str, rotate: bool, as_json: bool) -> None:
+    """What signs the events of KEY; it is printed once."""
+    from elkapi.admin import webhooks
+
+    with opened() as admin:
+        told = webhooks.tell_secret(admin, key, rotate=rotate)
+    until = when(told.previous_until_ns)
+    if as_json:
+        print_json({"key_id": told.key_id, "secret": told.secret, "previous_until": until})
+        return
+    click.echo(told.secret)
+    click.echo("this secret is not printed again; keep it where events arrive", err=True)
+    if rotate:
+        click.echo(f"the one before it signs too until {until}", err=True)
+
+
+def _shown(row: NoticeRow) -> dict[str, Any]:
+    from elkapi.ids import event_id_text
+
+    return {
+        "event": event_id_text(*row.id),
+        "task": f"task_{row.task_id.hex()}",
+        "key_id": row.key_id,
+        "form": row.form,
+        "host": row.host,
+        "state": row.state,
+        "tries": row.tries,
+        "created_at": when(row.created_ns),
+        "due_at": when(row.due_ns) if row.state == "pending" else None,
+    }

@@ -1,0 +1,100 @@
+"""A caller's callback address: whether it may be called at all, and MiniMax's question whether it wants to be.
+
+The dialer judges every address again when it is called; here the caller is told at once what can never work.
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Awaitable, Callable
+from ipaddress import ip_address
+from urllib.parse import urlsplit
+
+import msgspec
+
+from elkapi.errors import BadRequest
+from elkapi.upstream import Deadlines, Origin, UpstreamFailure, UpstreamReply, UpstreamRequest, refusal
+
+PARAM = "callback_url"
+URL_CHARACTERS_MAX = 2_048
+CHALLENGE_S = 3.0
+ANSWER_BYTES_MAX = 64 * 1024
+
+Send = Callable[[UpstreamRequest], Awaitable[UpstreamReply]]
+
+
+def check_callback_url(url: str, *, allow_private: bool = False, param: str = PARAM) -> str:
+    """The address. Raises BadRequest for one that cannot be called; names are resolved and judged when it is called."""
+    if not isinstance(url, str) or len(url) > URL_CHARACTERS_MAX:
+        raise BadRequest(f"{param} is to be a URL of at most {URL_CHARACTERS_MAX} characters.", param=param)
+    if "#" in url:
+        raise BadRequest(f"{param} is not usable: the URL holds a fragment.", param=param)
+    try:
+        origin, _ = split(url, allow_private=allow_private)
+    except ValueError as error:
+        raise BadRequest(f"{param} is not usable: {error}.", param=param) from None
+    if not allow_private and (_is_refused(origin.host) or _is_local_name(origin.host)):
+        raise BadRequest(f"{param} is not usable: its host is not on the public internet.", param=param)
+    return url
+
+
+def split(url: str, *, allow_private: bool) -> tuple[Origin, bytes]:
+    """Where a callback goes and what is asked there. Raises ValueError."""
+    base, question, query = url.partition("?")
+    if not base.startswith(("http://", "https://")):
+        raise ValueError("the URL's scheme must be one of http, https")
+    if any(not 0x20 < ord(sign) < 0x7F for sign in query):
+        raise ValueError("the URL holds a space, a control character or a non-ASCII character")
+    origin = Origin.parse(base, allow_private=allow_private)
+    return origin, ((urlsplit(base).path or "/") + question + query).encode()
+
+
+def _is_refused(host: str) -> bool:
+    try:
+        ip_address(host)
+    except ValueError:
+        # Old spellings of an IPv4 address, such as 0x7f.1: no name on the public internet ends in a number.
+        last = host.rsplit(".", 1)[-1].lower()
+        return last.isdecimal() or last.startswith("0x")
+    return refusal(host) is not None
+
+
+def _is_local_name(host: str) -> bool:
+    name = host.lower()
+    return name == "localhost" or name.endswith((".localhost", ".local", ".internal"))
+
+
+async def challenge(send: Send, url: str, *, allow_private: bool = False, param: str = PARAM) -> None:
+    """MiniMax's handshake: the receiver repeats what it is asked within three seconds, or the submit is refused.
+
+    Raises BadRequest.
+    """
+    asked = secrets.token_hex(16)
+    origin, target = split(
+        check_callback_url(url, allow_private=allow_private, param=param), allow_private=allow_private
+    )
+    wait = CHALLENGE_S
+    order = UpstreamRequest(
+        origin=origin,
+        method=b"POST",
+        target=target,
+        headers=[(b"content-type", b"application/json"), (b"accept-encoding", b"identity")],
+        body=msgspec.json.encode({"challenge": asked}),
+        deadlines=Deadlines(connect_s=wait, header_s=wait, first_byte_s=wait, idle_s=wait, total_s=wait),
+    )
+    if await _repeated(send, order) != asked:
+        raise BadRequest(f"{param} did not answer the challenge within {CHALLENGE_S:.0f} seconds.", param=param)
+
+
+async def _repeated(send: Send, order: UpstreamRequest) -> str:
+    try:
+        reply = await send(order)
+        try:
+            said, whole = await reply.read(ANSWER_BYTES_MAX)
+        finally:
+            await reply.aclose()
+        if not whole or not 200 <= reply.status < 300:
+            return ""
+        return msgspec.json.decode(said, type=dict[str, str]).get("challenge", "")
+    except (UpstreamFailure, msgspec.DecodeError, UnicodeDecodeError):
+        return ""

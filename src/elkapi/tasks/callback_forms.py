@@ -1,0 +1,186 @@
+"""What a callback's body says, in the neutral form or in the shape of the provider whose route was called; pure.
+
+A provider's shape is made of its own last answer (`TaskView.reply`), with our addresses of the files in it. Where it
+has not answered yet, the body says the little that is known in its words.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from datetime import UTC, datetime
+from typing import Any
+
+import msgspec
+
+from elkapi.types import NoticeForm, State, TaskView
+
+_decode = msgspec.json.Decoder().decode
+_encode = msgspec.json.Encoder().encode
+Neutral = Callable[[TaskView], Mapping[str, Any]]
+
+Words = Mapping[State, str]
+KLING: Words = {State.QUEUED: "submitted", State.RUNNING: "processing", State.SUCCEEDED: "succeed"}
+# MiniMax's queries say `Success`, its callbacks `success`.
+MINIMAX: Words = {State.QUEUED: "processing", State.RUNNING: "processing", State.SUCCEEDED: "success"}
+RUNWAY: Words = {
+    State.QUEUED: "PENDING",
+    State.RUNNING: "RUNNING",
+    State.SUCCEEDED: "SUCCEEDED",
+    State.CANCELLED: "CANCELLED",
+}
+LUMA: Words = {State.QUEUED: "queued", State.RUNNING: "dreaming", State.SUCCEEDED: "completed"}
+ARK: Words = {
+    State.QUEUED: "queued",
+    State.RUNNING: "running",
+    State.SUCCEEDED: "succeeded",
+    State.CANCELLED: "cancelled",
+    State.EXPIRED: "expired",
+}
+DUOMI: Words = {State.QUEUED: "pending", State.RUNNING: "running", State.SUCCEEDED: "succeeded"}
+SORA: Words = {State.QUEUED: "QUEUED", State.RUNNING: "IN_PROGRESS", State.SUCCEEDED: "SUCCESS"}
+
+
+def body(form: NoticeForm, view: TaskView, neutral: Neutral) -> bytes:
+    """The JSON of a callback; `neutral` renders the task for the standard event."""
+    return _encode(standard(view, neutral(view)) if form == "standard" else SHAPES[form](view))
+
+
+def standard(view: TaskView, data: Mapping[str, Any]) -> dict[str, Any]:
+    """A Standard Webhooks event: `task.queued`, `task.running`, `task.succeeded`, `task.failed`, ..."""
+    return {"type": f"task.{view.state.value}", "timestamp": iso(_moved_ns(view)), "data": data}
+
+
+def kling(view: TaskView) -> dict[str, Any]:
+    """The bare task object, without the code and message of an answer."""
+    task = _member(_answer(view), "data")
+    task.setdefault("task_id", _id(view))
+    task["task_status"] = _word(view, KLING, "failed")
+    task["task_status_msg"] = task.get("task_status_msg") or view.error
+    task.setdefault("task_info", {})
+    task.setdefault("created_at", view.created_ns // 1_000_000)
+    task.setdefault("updated_at", _moved_ns(view) // 1_000_000)
+    if view.state is State.SUCCEEDED:
+        task.setdefault("task_result", {"videos": [{"id": asset.id.hex(), "url": asset.url} for asset in view.assets]})
+    return task
+
+
+def minimax(view: TaskView) -> dict[str, Any]:
+    """What a query answers, its status in lower case."""
+    failed = view.state not in MINIMAX
+    task = {"task_id": _id(view)} | _answer(view)
+    task["status"] = _word(view, MINIMAX, "failed")
+    said = task.get("base_resp")
+    told = isinstance(said, dict) and (bool(said.get("status_code")) is failed)
+    if not told:
+        # 1027: the output was refused; the only code that the contract names for a task that failed.
+        task["base_resp"] = {"status_code": 1027 if failed else 0, "status_msg": view.error if failed else "success"}
+    return task
+
+
+def runway(view: TaskView) -> dict[str, Any]:
+    """The task object."""
+    task = {"id": _id(view), "createdAt": iso(view.created_ns)} | _answer(view)
+    task["status"] = _word(view, RUNWAY, "FAILED")
+    if task["status"] == "FAILED":
+        task.setdefault("failure", view.error)
+    return task
+
+
+def luma(view: TaskView) -> dict[str, Any]:
+    """The Generation object."""
+    task = {"id": _id(view), "created_at": iso(view.created_ns), "model": view.model} | _answer(view)
+    task["state"] = _word(view, LUMA, "failed")
+    task["failure_reason"] = (task.get("failure_reason") or view.error) if task["state"] == "failed" else None
+    task.setdefault("assets", None)
+    return task
+
+
+def ark(view: TaskView) -> dict[str, Any]:
+    """What a query answers; Seedance's."""
+    task = {"id": _id(view), "model": view.model, "created_at": view.created_ns // 1_000_000_000} | _answer(view)
+    task["status"] = _word(view, ARK, "failed")
+    task.setdefault("updated_at", _moved_ns(view) // 1_000_000_000)
+    if task["status"] == "failed" and not task.get("error"):
+        task["error"] = {"code": view.error_code, "message": view.error}
+    return task
+
+
+def duomi(view: TaskView) -> dict[str, Any]:
+    """The feed's `data` object; Pika's and Runway's at this maker of resold tasks, whose times are strings."""
+    task = {"task_id": _id(view), "create_time": str(view.created_ns // 1_000_000_000)}
+    task |= _member(_answer(view), "data")
+    task["state"] = _word(view, DUOMI, "error")
+    if task["state"] == "error":
+        task["msg"] = task.get("msg") or view.error
+    task.setdefault("update_time", str(_moved_ns(view) // 1_000_000_000))
+    return task
+
+
+def sora(view: TaskView) -> dict[str, Any]:
+    """The task as the reverse query wraps it, its last answer inside."""
+    failed = view.state not in SORA
+    answer = _answer(view)
+    inner = answer.get("data")
+    wrapped: dict[str, Any] = dict(inner) if isinstance(inner, dict) and "status" in inner else {"data": answer}
+    return wrapped | {
+        "task_id": _id(view),
+        "action": "sora-video",
+        "status": _word(view, SORA, "FAILURE"),
+        "fail_reason": view.error if failed else "",
+        "submit_time": view.created_ns // 1_000_000_000,
+        "start_time": view.started_ns // 1_000_000_000,
+        "finish_time": view.finished_ns // 1_000_000_000,
+        "progress": f"{100 if view.state.is_end else view.progress}%",
+    }
+
+
+SHAPES: Mapping[NoticeForm, Callable[[TaskView], dict[str, Any]]] = {
+    "kling": kling,
+    "minimax": minimax,
+    "runway": runway,
+    "luma": luma,
+    "ark": ark,
+    "duomi": duomi,
+    "sora": sora,
+}
+
+
+def iso(ns: int) -> str:
+    """2026-11-22T09:00:00.000Z"""
+    moment = datetime.fromtimestamp(ns // 1_000_000_000, UTC)
+    return f"{moment:%Y-%m-%dT%H:%M:%S}.{ns // 1_000_000 % 1000:03d}Z"
+
+
+def _moved_ns(view: TaskView) -> int:
+    """When it came to where it stands."""
+    return view.finished_ns or view.started_ns or view.created_ns
+
+
+def _id(view: TaskView) -> str:
+    return view.native_id or view.id
+
+
+def _word(view: TaskView, words: Words, failed: str) -> str:
+    return words.get(view.state, failed)
+
+
+def _answer(view: TaskView) -> dict[str, Any]:
+    """The provider's last answer with our addresses in it; its own must not leave the gateway."""
+    if not view.reply:
+        return {}
+    answer = _readdressed(_decode(view.reply), {asset.source: asset.url for asset in view.assets if asset.source})
+    return answer if isinstance(answer, dict) else {}
+
+
+def _readdressed(value: Any, ours: Mapping[str, str]) -> Any:
+    if isinstance(value, str):
+        return ours.get(value, value)
+    if isinstance(value, dict):
+        return {name: _readdressed(inner, ours) for name, inner in value.items()}
+    return [_readdressed(inner, ours) for inner in value] if isinstance(value, list) else value
+
+
+def _member(answer: dict[str, Any], name: str) -> dict[str, Any]:
+    """What an answer wraps, or itself where it wraps nothing."""
+    inner = answer.get(name)
+    return dict(inner) if isinstance(inner, dict) else answer

@@ -1,0 +1,221 @@
+"""Sends notices of tasks to their callers, again and again until they are delivered or a day is over.
+
+Which are due and whose they are is left to the rows (`storage.repos.notices`), what a try means to `retrying`. A sender
+that dies leaves its notices to the next one, so an event may come twice, always under one id.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import Counter
+from collections.abc import Awaitable, Callable, Collection, Mapping
+from typing import Protocol
+
+import msgspec
+
+from elkapi import __version__
+from elkapi.clock import Clock
+from elkapi.ids import event_id_text
+from elkapi.storage.repos.notices import ANSWER_CHARACTERS_MAX, NoticeId, Try
+from elkapi.tasks import signing
+from elkapi.tasks.callback_address import split
+from elkapi.tasks.retrying import Next, after, retry_after
+from elkapi.types import NoticeBody
+from elkapi.upstream import Deadlines, UpstreamFailure, UpstreamReply, UpstreamRequest
+
+LOOK_EVERY_S = 0.5
+PARALLEL_MAX = 64
+HOST_PARALLEL_MAX = 4
+ANSWER_BYTES_MAX = 64 * 1024
+DEADLINES = Deadlines(connect_s=5.0, header_s=15.0, first_byte_s=15.0, idle_s=5.0, total_s=20.0)
+# Longer than a try can take, so that a notice whose sender died is nobody's before it is somebody else's.
+LEASE_S = 60.0
+# A host that cannot be reached is left alone so long, doubled each time, whatever is due there.
+PAUSE_FIRST_S, PAUSE_S_MAX, PAUSES_MAX = 1.0, 30.0, 1_000
+
+log = logging.getLogger("elkapi.tasks.notify")
+
+
+class Due(msgspec.Struct, frozen=True):
+    """A notice that is this sender's to deliver; `secrets` are those in force for its key."""
+
+    id: NoticeId
+    host: str
+    tries: int
+    until_ns: int
+    body: NoticeBody
+    secrets: tuple[str, ...]
+
+
+class Outbox(Protocol):
+    """The rows as the sender needs them; each method may raise Unavailable."""
+
+    async def is_any_due(self, now_ns: int) -> bool: ...
+
+    async def take(
+        self,
+        count: int,
+        per_host_max: int,
+        busy: Mapping[str, int],
+        paused: Collection[str],
+        now_ns: int,
+        lease_ns: int,
+    ) -> list[Due]:
+        """Up to `count` due notices, this sender's for so long."""
+
+    async def ended(self, notice: NoticeId, told: Try, then: Next, tries: int) -> None:
+        """Keep how a try went and what follows from it."""
+
+
+class _Pause(msgspec.Struct):
+    until_s: float
+    failures: int
+
+
+class Notifier:
+    """One job; `send` is the guarded way out, `share` gives a random number from 0 to 1."""
+
+    name = "notifier"
+    period_s = LOOK_EVERY_S
+
+    def __init__(
+        self,
+        outbox: Outbox,
+        send: Callable[[UpstreamRequest], Awaitable[UpstreamReply]],
+        clock: Clock,
+        share: Callable[[], float],
+        *,
+        allow_private: bool = False,
+        parallel_max: int = PARALLEL_MAX,
+        host_parallel_max: int = HOST_PARALLEL_MAX,
+    ) -> None:
+        self._outbox = outbox
+        self._send = send
+        self._clock = clock
+        self._share = share
+        self._allow_private = allow_private
+        self._parallel_max = parallel_max
+        self._host_parallel_max = host_parallel_max
+        self._flying: dict[asyncio.Task[None], str] = {}
+        self._pauses: dict[str, _Pause] = {}
+
+    async def run_once(self) -> None:
+        """Deliver until nothing is due and nothing on its way. Raises Unavailable; what is on its way goes on then."""
+        try:
+            while True:
+                await self._start_due()
+                if not self._flying:
+                    return
+                await asyncio.wait(self._flying, timeout=LOOK_EVERY_S, return_when=asyncio.FIRST_COMPLETED)
+        except asyncio.CancelledError:
+            for task in self._flying:
+                task.cancel()
+            await asyncio.gather(*self._flying, return_exceptions=True)
+            raise
+
+    async def _start_due(self) -> None:
+        free = self._parallel_max - len(self._flying)
+        now_ns = self._clock.now_ns()
+        if free <= 0 or not await self._outbox.is_any_due(now_ns):
+            return
+        busy = Counter(self._flying.values())
+        lease_ns = round(LEASE_S * 1e9)
+        for due in await self._outbox.take(free, self._host_parallel_max, busy, self._paused(), now_ns, lease_ns):
+            task = asyncio.create_task(self._deliver(due))
+            self._flying[task] = due.host
+            task.add_done_callback(lambda done: self._flying.pop(done, None))
+
+    async def _deliver(self, due: Due) -> None:
+        event_id = event_id_text(*due.id)
+        try:
+            told, wait_s = await self._tried(due, event_id)
+            then = after(
+                told.status,
+                tries=due.tries + 1,
+                now_ns=self._clock.now_ns(),
+                until_ns=due.until_ns,
+                retry_after_s=wait_s,
+                share=self._share,
+            )
+            await self._outbox.ended(due.id, told, then, due.tries + 1)
+        except Exception as error:
+            # Not kept: its lease runs out and it is sent again.
+            log.warning("notice_not_kept", exc_info=error, extra={"event": event_id})
+            return
+        facts = {
+            "event": event_id,
+            "host": due.host,
+            "status": told.status,
+            "error": told.error,
+            "tries": due.tries + 1,
+        }
+        log.log(logging.INFO if then.state == "delivered" else logging.WARNING, f"notice_{then.state}", extra=facts)
+
+    async def _tried(self, due: Due, event_id: str) -> tuple[Try, float | None]:
+        """How one try went, and what its answer said about the next."""
+        at_ns, started_s = self._clock.now_ns(), self._clock.monotonic_s()
+        status, error, answer, wait_s = None, "", b"", None
+        try:
+            reply = await self._send(self._request(due, event_id, at_ns // 1_000_000_000))
+            status, wait_s = reply.status, retry_after(reply.header(b"retry-after"), at_ns)
+            answer = await _beginning(reply)
+        except UpstreamFailure as failure:
+            error = failure.code.removeprefix("upstream_")
+        except ValueError:
+            error = "unusable_address"
+        self._mark(due.host, reached=status is not None)
+        duration_ms = round((self._clock.monotonic_s() - started_s) * 1000)
+        return Try(at_ns, duration_ms, status, error, _shown(answer)), wait_s
+
+    def _request(self, due: Due, event_id: str, at_s: int) -> UpstreamRequest:
+        """Raises ValueError for an address that cannot be used."""
+        origin, target = split(due.body.url, allow_private=self._allow_private)
+        given = [(name.lower().encode(), value.encode()) for name, value in due.body.headers]
+        own = [
+            (b"content-type", b"application/json"),
+            (b"user-agent", f"elkapi/{__version__}".encode()),
+            (b"accept-encoding", b"identity"),
+        ]
+        signed = signing.headers(due.secrets, event_id, at_s, due.body.body)
+        return UpstreamRequest(
+            origin=origin,
+            method=b"POST",
+            target=target,
+            headers=[*own, *signed, *given],
+            body=due.body.body,
+            deadlines=DEADLINES,
+        )
+
+    def _paused(self) -> list[str]:
+        now_s = self._clock.monotonic_s()
+        return [host for host, pause in self._pauses.items() if pause.until_s > now_s]
+
+    def _mark(self, host: str, *, reached: bool) -> None:
+        """Remember which hosts cannot be reached."""
+        before = self._pauses.pop(host, None)
+        if reached:
+            return
+        now_s = self._clock.monotonic_s()
+        if len(self._pauses) >= PAUSES_MAX:
+            self._pauses.pop(next(iter(self._pauses)))
+        failures = 0 if before is None else before.failures
+        pause_s = min(PAUSE_FIRST_S * (1 << min(failures, 16)), PAUSE_S_MAX)
+        self._pauses[host] = _Pause(now_s + pause_s, failures + 1)
+
+
+async def _beginning(reply: UpstreamReply) -> bytes:
+    """The first bytes of an answer. A delivered notice stays one when the rest of its answer does not come."""
+    try:
+        answer, _ = await reply.read(ANSWER_BYTES_MAX)
+    except UpstreamFailure:
+        return b""
+    finally:
+        await reply.aclose()
+    return answer
+
+
+def _shown(answer: bytes) -> str:
+    text = answer[: 4 * ANSWER_CHARACTERS_MAX].decode("utf-8", "replace")[:ANSWER_CHARACTERS_MAX]
+    # PostgreSQL keeps no zero characters in texts.
+    return text.replace("\0", "\ufffd")

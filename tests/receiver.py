@@ -1,0 +1,92 @@
+"""A receiver of webhooks on loopback: keeps what it is sent and answers as the test says; down while it is closed."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections import Counter
+from collections.abc import AsyncIterator, Callable
+
+import msgspec
+
+OK = b"HTTP/1.1 204 No Content\r\n\r\n"
+
+
+def answer(status: int, body: bytes = b"", *headers: str) -> bytes:
+    lines = [f"HTTP/1.1 {status} Said", f"content-length: {len(body)}", *headers]
+    return "\r\n".join(lines).encode() + b"\r\n\r\n" + body
+
+
+class Received(msgspec.Struct, frozen=True):
+    """One event as it came."""
+
+    path: str
+    headers: dict[str, str]
+    body: bytes
+
+    @property
+    def id(self) -> str:
+        return self.headers["webhook-id"]
+
+
+class Receiver:
+    """`says` gives the bytes of the answer, b"" for none at all; `held` keeps answers back while it is not set."""
+
+    def __init__(self, says: Callable[[Received], bytes] = lambda _: OK) -> None:
+        self.says = says
+        self.got: list[Received] = []
+        self.at_once: Counter[str] = Counter()
+        self.most_at_once: Counter[str] = Counter()
+        self.connections = 0
+        self.held = asyncio.Event()
+        self.held.set()
+        self.port = 0
+        self._server: asyncio.Server | None = None
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}/in?token=t"
+
+    async def open(self) -> None:
+        self._server = await asyncio.start_server(self._serve, "127.0.0.1", self.port)
+        self.port = self._server.sockets[0].getsockname()[1]
+
+    async def close(self) -> None:
+        if self._server is not None:
+            self._server.close()
+            self._server = None
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.connections += 1
+        with contextlib.suppress(ConnectionError, asyncio.IncompleteReadError):
+            while True:
+                await self._exchange(reader, writer)
+        writer.close()
+
+    async def _exchange(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        head = (await reader.readuntil(b"\r\n\r\n")).decode().split("\r\n")
+        headers = dict(line.lower().split(": ", 1)[:1] + line.split(": ", 1)[1:] for line in head[1:] if line)
+        body = await reader.readexactly(int(headers.get("content-length", "0")))
+        event = Received(head[0].split()[1], headers, body)
+        name = headers.get("webhook-id", "")
+        self.got.append(event)
+        self.at_once[name] += 1
+        self.most_at_once[name] = max(self.most_at_once[name], self.at_once[name])
+        await self.held.wait()
+        self.at_once[name] -= 1
+        said = self.says(event)
+        writer.write(said)
+        await writer.drain()
+        if not said:
+            raise ConnectionError
+
+
+@contextlib.asynccontextmanager
+async def receiving(says: Callable[[Received], bytes] = lambda _: OK) -> AsyncIterator[Receiver]:
+    receiver = Receiver(says)
+    await receiver.open()
+    try:
+        yield receiver
+    finally:
+        receiver.held.set()
+        await receiver.close()

@@ -1,0 +1,148 @@
+"""Bodies of callbacks: a provider's own answer in its callback's shape, with our addresses, also before it answered."""
+
+from __future__ import annotations
+
+from typing import Any, get_args
+
+import msgspec
+import pytest
+
+from elkapi.tasks.callback_forms import SHAPES, body
+from elkapi.types import NoticeForm, State, TaskAsset, TaskView
+
+THEIRS, OURS = "https://cdn.provider.test/v.mp4", "https://gateway.test/v1/assets/a/v.mp4"
+S_NS = 1_000_000_000
+NATIVE: dict[str, Any] = {
+    "kling": {
+        "code": 0,
+        "message": "SUCCEED",
+        "data": {
+            "task_id": "n1",
+            "task_status": "succeed",
+            "task_status_msg": "",
+            "created_at": 1_790_000_000_000,
+            "updated_at": 1_790_000_060_000,
+            "task_result": {"videos": [{"id": "v1", "url": THEIRS, "duration": "5"}]},
+        },
+    },
+    "minimax": {
+        "task_id": "n1",
+        "status": "Success",
+        "file_id": "42",
+        "file": {"download_url": THEIRS},
+        "base_resp": {"status_code": 0, "status_msg": "success"},
+    },
+    "runway": {"id": "n1", "status": "SUCCEEDED", "createdAt": "2026-01-01T00:00:00.000Z", "output": [THEIRS]},
+    "luma": {"id": "n1", "state": "completed", "assets": {"video": THEIRS}, "failure_reason": None},
+    "ark": {"id": "n1", "status": "succeeded", "content": {"video_url": THEIRS}, "usage": {"total_tokens": 9}},
+    "duomi": {"code": 200, "msg": "", "data": {"task_id": "n1", "state": "succeeded", "video_url": THEIRS}},
+    "sora": {"failure_reason": None, "generations": [{"id": "gen_1", "url": THEIRS}]},
+}
+WORDS = {
+    "kling": ("task_status", {"submitted", "processing", "succeed", "failed"}),
+    "minimax": ("status", {"processing", "success", "failed"}),
+    "runway": ("status", {"PENDING", "RUNNING", "SUCCEEDED", "FAILED", "CANCELLED"}),
+    "luma": ("state", {"queued", "dreaming", "completed", "failed"}),
+    "ark": ("status", {"queued", "running", "succeeded", "failed", "cancelled", "expired"}),
+    "duomi": ("state", {"pending", "running", "succeeded", "error"}),
+    "sora": ("status", {"QUEUED", "IN_PROGRESS", "SUCCESS", "FAILURE"}),
+}
+
+
+def a_view(form: str, **fields: Any) -> TaskView:
+    view = TaskView(
+        id="task_" + "a" * 32,
+        native_id="n1",
+        operation="x",
+        wire=form,
+        form="native",
+        model="m",
+        state=State.SUCCEEDED,
+        progress=100,
+        created_ns=1_790_000_000 * S_NS,
+        started_ns=1_790_000_010 * S_NS,
+        finished_ns=1_790_000_060 * S_NS,
+        assets=(TaskAsset(id=b"a", kind="video", content_type="video/mp4", size_bytes=1, source=THEIRS, url=OURS),),
+        reply=msgspec.json.encode(NATIVE.get(form, {})),
+    )
+    return msgspec.structs.replace(view, **fields)
+
+
+def said(form: NoticeForm, view: TaskView) -> dict[str, Any]:
+    decoded = msgspec.json.decode(body(form, view, lambda view: {"id": view.id, "status": view.state.value}))
+    assert isinstance(decoded, dict)
+    return decoded
+
+
+def test_every_form_has_a_shape() -> None:
+    assert set(get_args(NoticeForm)) == {"standard", *SHAPES}
+    assert set(SHAPES) == set(NATIVE) == set(WORDS)
+
+
+def test_the_standard_event_names_what_happened() -> None:
+    assert said("standard", a_view("kling")) == {
+        "type": "task.succeeded",
+        "timestamp": "2026-09-21T14:14:20.000Z",
+        "data": {"id": "task_" + "a" * 32, "status": "succeeded"},
+    }
+
+
+@pytest.mark.parametrize("form", SHAPES)
+def test_a_providers_answer_carries_our_addresses_and_never_its_own(form: NoticeForm) -> None:
+    encoded = body(form, a_view(form), lambda _: {})
+    assert OURS.encode() in encoded
+    assert b"provider.test" not in encoded
+
+
+@pytest.mark.parametrize("form", SHAPES)
+@pytest.mark.parametrize("state", State)
+def test_every_state_has_a_word_of_the_provider_also_before_it_answered(form: NoticeForm, state: State) -> None:
+    where, words = WORDS[form]
+    for reply in (b"", a_view(form).reply, b"[]"):
+        shown = said(form, a_view(form, state=state, reply=reply, error="refused", finished_ns=0))
+        assert shown[where] in words
+        assert "n1" in (shown.get("task_id"), shown.get("id"))
+
+
+def test_kling_is_the_bare_task_with_times_in_milliseconds() -> None:
+    task = said("kling", a_view("kling"))
+    assert "code" not in task
+    assert task["task_result"]["videos"] == [{"id": "v1", "url": OURS, "duration": "5"}]
+    bare = said("kling", a_view("kling", reply=b"", state=State.FAILED, error="moderated"))
+    assert bare["task_status_msg"] == "moderated"
+    assert (bare["created_at"], bare["updated_at"]) == (1_790_000_000_000, 1_790_000_060_000)
+
+
+def test_minimax_says_what_its_query_says_in_lower_case() -> None:
+    assert said("minimax", a_view("minimax")) == {
+        "task_id": "n1",
+        "status": "success",
+        "file_id": "42",
+        "file": {"download_url": OURS},
+        "base_resp": {"status_code": 0, "status_msg": "success"},
+    }
+    failed = said("minimax", a_view("minimax", state=State.FAILED, error="refused"))
+    assert failed["base_resp"] == {"status_code": 1027, "status_msg": "refused"}
+
+
+def test_a_failure_says_why_in_every_form() -> None:
+    failed = {form: said(form, a_view(form, reply=b"", state=State.FAILED, error="refused")) for form in SHAPES}
+    assert failed["runway"]["failure"] == failed["luma"]["failure_reason"] == failed["duomi"]["msg"] == "refused"
+    assert failed["ark"]["error"] == {"code": "", "message": "refused"}
+    assert failed["sora"]["fail_reason"] == "refused"
+
+
+def test_sora_wraps_the_answer_as_its_query_does() -> None:
+    shown = said("sora", a_view("sora"))
+    assert (shown["status"], shown["progress"], shown["finish_time"]) == ("SUCCESS", "100%", 1_790_000_060)
+    assert shown["data"]["generations"][0]["url"] == OURS
+    wrapped = {"code": "success", "data": {"status": "SUCCESS", "notify_hook": "", "data": NATIVE["sora"]}}
+    again = said("sora", a_view("sora", reply=msgspec.json.encode(wrapped)))
+    assert again["data"]["generations"][0]["url"] == OURS
+    assert again["notify_hook"] == ""
+
+
+def test_duomi_is_the_feeds_data_with_times_as_text() -> None:
+    shown = said("duomi", a_view("duomi"))
+    assert (shown["create_time"], shown["update_time"], shown["video_url"]) == ("1790000000", "1790000060", OURS)
+    assert "code" not in shown
