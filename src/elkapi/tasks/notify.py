@@ -104,10 +104,12 @@ class Notifier:
         """Deliver until nothing is due and nothing on its way. Raises Unavailable; what is on its way goes on then."""
         try:
             while True:
+                was_idle = not self._flying
                 await self._start_due()
-                if not self._flying:
+                if self._flying:
+                    await asyncio.wait(self._flying, timeout=LOOK_EVERY_S, return_when=asyncio.FIRST_COMPLETED)
+                elif was_idle:  # Else a place became free while the rows were asked, so they are asked again.
                     return
-                await asyncio.wait(self._flying, timeout=LOOK_EVERY_S, return_when=asyncio.FIRST_COMPLETED)
         except asyncio.CancelledError:
             for task in self._flying:
                 task.cancel()
