@@ -202,7 +202,7 @@ async def opened_plane(order: WorkerOrder) -> AsyncIterator[DataPlane]:
             telemetry=telemetry,
             batches=batches,
             tasks=tasks,
-            showing=Showing(operations, addresses.of_asset),
+            showing=Showing(operations, CATALOG.family_of, addresses.of_asset),
             signer=Signer(tokens, SYSTEM_CLOCK),
             operations=operations,
             origin=addresses.public_origin or TrustedProxies(settings.trusted_proxies).origin,

@@ -18,6 +18,8 @@ class Catalog:
     def __init__(self, families: Iterable[Family]) -> None:
         self.families = {family.name: family for family in families}
         self.operations = tuple(op for family in self.families.values() for op in family.operations)
+        # An operation's `family` is the one its id names, which may be declared in several files.
+        self.family_of = {op.id: family for family in self.families.values() for op in family.operations}
         self._exact: dict[str, dict[str, Match]] = {}
         self._patterns: list[tuple[re.Pattern[str], dict[str, Operation]]] = []
         patterns: dict[str, dict[str, Operation]] = {}

@@ -13,7 +13,7 @@ from elkapi.translate.ir import DialectName
 from elkapi.types import Usage
 
 # How errors are worded for a caller, and the wire an operation or an upstream's endpoint speaks.
-Dialect = Literal["openai", "anthropic", "gemini"]
+Dialect = Literal["openai", "anthropic", "gemini", "task", "kling", "runway", "luma", "minimax"]
 Wire = Literal[
     "chat",
     "responses",
@@ -72,12 +72,14 @@ class Body(Enum):
 class ModelSource(msgspec.Struct, frozen=True):
     """Where the model's name stands: in the JSON body under `name`, in the path, or in either (the body wins).
 
-    `default` is taken when the caller names none.
+    `default` is taken when the caller names none. With a `prefix` the body holds a version, a text or a number, which
+    is the model's name behind it.
     """
 
     where: Literal["body", "body_or_path", "path", "none"] = "body"
     name: str = "model"
     default: str | None = None
+    prefix: str = ""
 
 
 class Facts(msgspec.Struct, frozen=True):
@@ -153,12 +155,14 @@ class Hooks(msgspec.Struct, frozen=True, kw_only=True):
 
     `prepare(operation, body, model)` is the submit's body as the provider wants it, from a decoded one it may change;
     it raises BadRequest. `accept(body)` is the provider's answer as the declared paths expect it.
-    `usage(asked, reply)` is what a finished task used where its provider says so, else None.
+    `usage(asked, reply)` is what a finished task used where its provider says so, else None. `show(body)` is a native
+    answer as this family's callers expect it.
     """
 
     prepare: Callable[[str, dict[str, Any], str], dict[str, Any]] | None = None
     accept: Callable[[Any], Any] | None = None
     usage: Callable[[Mapping[str, Any], Any], Usage | None] | None = None
+    show: Callable[[Any], Any] | None = None
 
 
 class Family(msgspec.Struct, frozen=True):

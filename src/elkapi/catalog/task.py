@@ -113,10 +113,13 @@ class Listing(msgspec.Struct, frozen=True, kw_only=True):
 class InBand(msgspec.Struct, frozen=True, kw_only=True):
     """A provider that reports failure inside a success: `path` is `good` in a good answer.
 
-    `message` is the path of the words; a value among `elsewhere` means that another channel may do better.
+    `message` is the path of the words; a value among `elsewhere` means that another channel may do better. `fetched`:
+    the rule holds for answers about tasks too.
     """
 
     path: str
     good: object
     message: str
     elsewhere: frozenset[object] = frozenset()
+    also_good: object = None
+    fetched: bool = True

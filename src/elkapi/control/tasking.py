@@ -95,7 +95,7 @@ async def opened_poller(
             Parts(
                 settings=settings,
                 operations={operation.id: operation for operation in CATALOG.operations},
-                families=CATALOG.families,
+                families=CATALOG.family_of,
                 snapshot=lambda: holder.current,
                 storage=storage,
                 ledger=ledger,

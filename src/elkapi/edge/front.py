@@ -29,6 +29,15 @@ from elkapi.relay.serve import serve
 CONTROL_PREFIXES = ("/api/", "/docs", "/console", "/assets/", "/favicon")
 CONTROL_METHODS = ("GET", "HEAD", "OPTIONS")
 _ANTHROPIC_PATHS = ("/anthropic/", "/v1/messages", "/v1/v1/messages")
+# Native routes of tasks answer errors as their provider does, the neutral and wrapped ones in both shapes in use.
+_TASK_PATHS: tuple[tuple[str, Dialect], ...] = (
+    ("/kling/", "kling"),
+    ("/runwayml/", "runway"),
+    ("/dream-machine/", "luma"),
+    ("/minimax/", "minimax"),
+    *((prefix, "task") for prefix in ("/runway/", "/pika/", "/sora/", "/veo/", "/v2/videos", "/v1/video/")),
+    *((prefix, "task") for prefix in ("/v1/task", "/v1/video_generation", "/v1/query/", "/v1/files/retrieve")),
+)
 TEXT = [(b"content-type", b"text/plain; charset=utf-8")]
 
 
@@ -39,6 +48,9 @@ def dialect_of(call: Call) -> Dialect:
         return "anthropic"
     if path.startswith("/v1beta/") and not path.startswith("/v1beta/openai/"):
         return "gemini"
+    for prefix, dialect in _TASK_PATHS:
+        if path.startswith(prefix):
+            return dialect
     # Google's verbs also stand below /v1/models, which nobody else posts to.
     return "gemini" if call.method == "POST" and path.startswith("/v1/models/") else "openai"
 

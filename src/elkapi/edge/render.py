@@ -39,7 +39,7 @@ _GOOGLE_STATUSES = {
 }
 
 
-def _openai(error: GatewayError, message: str, request_id: str) -> object:
+def _openai(error: GatewayError, message: str, request_id: str) -> dict[str, object]:
     return {"error": {"message": message, "type": error.type, "param": error.param, "code": error.code}}
 
 
@@ -62,10 +62,45 @@ def _gemini(error: GatewayError, message: str, request_id: str) -> object:
     return {"error": {"code": error.status, "message": message, "status": status}}
 
 
+def _task(error: GatewayError, message: str, request_id: str) -> object:
+    """Both shapes that clients of these routes know: the task routes' own, and OpenAI's."""
+    body: dict[str, object] = {"code": error.code, "message": message, "data": None}
+    return {**body, **_openai(error, message, request_id)}
+
+
+_KLING_CODES = {401: 1002, 403: 1103, 404: 1203, 405: 1202, 429: 1302, 500: 5000, 503: 5001, 504: 5002}
+_MINIMAX_CODES = {401: 1004, 403: 1008, 404: 2013, 429: 1002, 500: 1000, 503: 1000, 504: 1001}
+
+
+def _kling(error: GatewayError, message: str, request_id: str) -> object:
+    code = _KLING_CODES.get(error.status, 1201 if error.status < 500 else 5000)
+    told = {"code": code, "message": message, "request_id": request_id, "data": None}
+    return {**told, **_openai(error, message, request_id)}
+
+
+def _runway(error: GatewayError, message: str, request_id: str) -> object:
+    return {"error": message, "code": error.code}
+
+
+def _luma(error: GatewayError, message: str, request_id: str) -> object:
+    return {"detail": message, "code": error.code}
+
+
+def _minimax(error: GatewayError, message: str, request_id: str) -> object:
+    code = _MINIMAX_CODES.get(error.status, 2013 if error.status < 500 else 1000)
+    told = {"base_resp": {"status_code": code, "status_msg": message}}
+    return {**told, **_openai(error, message, request_id)}
+
+
 _BODIES: dict[Dialect, Callable[[GatewayError, str, str], object]] = {
     "openai": _openai,
     "anthropic": _anthropic,
     "gemini": _gemini,
+    "task": _task,
+    "kling": _kling,
+    "runway": _runway,
+    "luma": _luma,
+    "minimax": _minimax,
 }
 
 

@@ -12,7 +12,7 @@ import msgspec
 
 from elkapi.catalog import Match, Operation
 from elkapi.catalog.jsonedit import check_named_once
-from elkapi.catalog.jsonpath import first
+from elkapi.catalog.jsonpath import compiled
 from elkapi.catalog.operation import Family, Hooks
 from elkapi.catalog.task import TaskSpec
 from elkapi.errors import BadRequest
@@ -73,7 +73,9 @@ async def read_submit(call: Call, match: Match, family: Family, aliases: Mapping
     callback = body.get(operation.task.callback) if operation.task.callback else None
     if callback is not None and not isinstance(callback, str):
         raise BadRequest(f"`{operation.task.callback}` must be a URL.", param=operation.task.callback)
-    refs = tuple(dict.fromkeys(str(found) for path in REFS if isinstance(found := first(path, body), str | int)))
+    named = [match.params.get(name) for name in ("id", "task_id")] if "{ref}" in operation.upstream else []
+    found = [*named, *(value for path in REFS for value in compiled(path)(body))]
+    refs = tuple(dict.fromkeys(str(one) for one in found if isinstance(one, str | int) and one != ""))
     return Asked(operation, family, model, said, sent, body, upper, features, refs, callback or "")
 
 
@@ -91,6 +93,8 @@ def _model(match: Match, body: Mapping[str, Any]) -> str:
         found = body.get(source.name)
         if found is None and source.name != "model":
             found = body.get("model")
+    if source.prefix and found is not None:
+        found = _versioned(source.prefix, found)
     if found is None and source.where in ("path", "body_or_path"):
         found = match.params.get(source.name)
     if found is None:
@@ -102,14 +106,27 @@ def _model(match: Match, body: Mapping[str, Any]) -> str:
     return found
 
 
-def provider_body(asked: Asked, upstream_model: str, mark: str, callback: str) -> tuple[bytes, str]:
+def _versioned(prefix: str, value: Any) -> Any:
+    """The model's name behind a version: 1.5, "1.5" and 2 are `prefix` and 1.5, 1.5 and 2.0."""
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        value = str(float(value))
+    return value if not isinstance(value, str) or value.startswith(prefix) else prefix + value
+
+
+def provider_body(
+    asked: Asked, upstream_model: str, mark: str, callback: str, names: Mapping[str, str]
+) -> tuple[bytes, str]:
     """(the body as this provider wants it, our mark in it, "" where it takes none). Raises BadRequest.
 
-    `mark` is put where the caller gave none of its own; `callback` is ours or "", and takes the caller's place.
+    `mark` is put where the caller gave none of its own; `callback` is ours or "", and takes the caller's place. `names`
+    are the provider's own for tasks that the caller calls by ours.
     """
     source, task, hooks = asked.operation.model, asked.task, asked.family.hooks
-    body = _copied(asked.body)
-    if source.where == "body" and upstream_model != body.get(source.name):
+    body = _copied(asked.body, names)
+    if source.prefix:
+        if upstream_model != asked.model:
+            body[source.name] = upstream_model.removeprefix(source.prefix)
+    elif source.where == "body" and upstream_model != body.get(source.name):
         # A body that names none leaves the choice to the provider only where that is the model we priced.
         body[source.name] = upstream_model
         if source.name != "model":
@@ -130,9 +147,9 @@ def _prepared(hooks: Hooks, operation: str, body: dict[str, Any], model: str) ->
     return body if hooks.prepare is None else hooks.prepare(operation, body, model)
 
 
-def _copied(value: Any) -> Any:
+def _copied(value: Any, names: Mapping[str, str]) -> Any:
     if isinstance(value, dict):
-        return {name: _copied(inner) for name, inner in value.items()}
+        return {name: _copied(inner, names) for name, inner in value.items()}
     if isinstance(value, list):
-        return [_copied(inner) for inner in value]
-    return value
+        return [_copied(inner, names) for inner in value]
+    return names.get(value, value) if isinstance(value, str) else value

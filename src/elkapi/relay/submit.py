@@ -82,7 +82,7 @@ class NativeRefusal(Exception):
 async def submit(plane: DataPlane, snapshot: Snapshot, grant: Grant, match: Match, call: Call) -> None:
     """Begin a task and answer its caller. Raises GatewayError."""
     policy = snapshot.policy_for(grant)
-    family = plane.catalog.families[match.operation.family]
+    family = plane.catalog.family_of[match.operation.id]
     asked = await read_submit(call, match, family, policy.aliases)
     lease = plane.limits.key(grant.key_id, policy, 0)
     try:
@@ -134,6 +134,8 @@ class Submit:
         self.error: GatewayError | None = None
         self.native: NativeRefusal | None = None
         self.mark = ""
+        # What the caller calls by our names, by the provider's.
+        self.named: dict[str, str] = {}
         self.kept: record.Asked
         self.task: NewTask
 
@@ -143,8 +145,9 @@ class Submit:
         request = Request(asked.operation, asked.model, asked.sent, Facts(asked.model, asked.upper))
         way = way_of(snapshot, grant, request)
         attempts = route(plane, snapshot, grant, request, way)
+        named: dict[str, str] = {}
         if asked.refs:
-            attempts = await _same_account(plane, grant, asked, attempts)
+            attempts, named = await _same_account(plane, grant, asked, attempts)
         if way.price is None:
             raise NoPrice(f"The model {asked.model!r} has no price yet; an operator sets one with `elkapi price set`.")
         if way.ratio_micro is None:
@@ -154,7 +157,9 @@ class Submit:
         bound = quote(dearest, grant.group, way.ratio_micro, asked.upper)
         if not bound.nano and way.ratio_micro and not dearest.is_zero:
             raise NoPrice(f"The price of {asked.model!r} is in units that this task does not have.")
-        return cls(plane, grant, asked, call, attempts, way.price, bound)
+        one = cls(plane, grant, asked, call, attempts, way.price, bound)
+        one.named = named
+        return one
 
     # The money and the row
 
@@ -276,7 +281,7 @@ class Submit:
         plane, asked = self.plane, self.asked
         try:
             callback = plane.callback_url(self.origin, self.call_id) if asked.task.callback else ""
-            body, self.mark = provider_body(asked, attempt.upstream_model, text_id(self.call_id), callback)
+            body, self.mark = provider_body(asked, attempt.upstream_model, text_id(self.call_id), callback, self.named)
             if (channel := attempt.channel).param_set or channel.param_default or channel.param_remove:
                 body = _overridden(body, attempt)
             request = await request_for(
@@ -286,7 +291,7 @@ class Submit:
                 attempt.channel,
                 attempt.key,
                 asked.operation.upstream,
-                {"model": attempt.upstream_model},
+                {"model": attempt.upstream_model, "ref": next(iter(self.named.values()), "")},
                 model=attempt.upstream_model,
                 body=body,
                 more={CALL_ID: self.text_call_id, **self._more(attempt)},
@@ -535,21 +540,28 @@ def _claim(call: Call, grant: Grant, asked: Asked) -> IdempotencyClaim | None:
 
 async def _same_account(
     plane: DataPlane, grant: Grant, asked: Asked, attempts: tuple[Attempt, ...]
-) -> tuple[Attempt, ...]:
-    """Only the account that made what the submit refers to. Raises NotFound for what is not the caller's own.
+) -> tuple[tuple[Attempt, ...], dict[str, str]]:
+    """(only the account that made what the submit refers to, the provider's names for it). Raises NotFound for what is
+    not the caller's own.
 
     A name that no task of the caller's has may be the provider's own to know, where an account is the caller's alone;
     here accounts are shared, so it is nobody's.
     """
+    named = {}
     for ref in asked.refs:
         task = await plane.tasks.find_or_none(grant, ref)
         if task is None:
             raise not_found(ref)
+        # The name of what a task made is the provider's already.
+        if ref == text_id(task.row.id) and task.row.native_id:
+            named[ref] = task.row.native_id
+        elif ref == task.row.native_id:
+            named[ref] = ref
         place = (task.row.channel_id, task.row.channel_key_id)
         attempts = tuple(one for one in attempts if (one.channel.id, one.key.id) == place)
     if not attempts:
         raise NoChannel("The account that made what this task refers to is not served here any more.")
-    return attempts
+    return attempts, named
 
 
 def _overridden(body: bytes, attempt: Attempt) -> bytes:

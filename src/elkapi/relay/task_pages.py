@@ -29,7 +29,7 @@ from elkapi.upstream import UpstreamFailure
 from elkapi.upstream.gcp import TokenRefused
 
 _object = msgspec.json.Decoder(dict[str, Any])
-_ID_NAMES = ("task_id", "id", "taskId")
+_ID_NAMES = ("task_id", "id", "taskId", "file_id")
 STEPS_MAX = 5
 NOT_CANCELLABLE = "task_not_cancellable"
 
@@ -165,8 +165,9 @@ def _answer(plane: DataPlane, operation: Operation, task: Task, call: Call) -> N
 
 async def _named(match: Match, call: Call) -> str:
     """The id a call is about: from its path, its query or its body. Raises BadRequest."""
-    if (found := match.params.get("id")) is not None:
-        return found
+    for name in _ID_NAMES:
+        if (found := match.params.get(name)) is not None:
+            return found
     query = parse_qs(call.query)
     for name in _ID_NAMES:
         if query.get(name):

@@ -95,13 +95,13 @@ class Refused(msgspec.Struct, frozen=True):
     elsewhere: bool
 
 
-def refused(family: Family, reply: Any) -> Refused | None:
-    """What a family's in-band rule says of an answer; None when the answer is good."""
+def refused(family: Family, reply: Any, *, fetched: bool = False) -> Refused | None:
+    """What a family's in-band rule says of an answer, to a fetch or to a submit; None when the answer is good."""
     rule = family.in_band
-    if rule is None:
+    if rule is None or (fetched and not rule.fetched):
         return None
     value = first(rule.path, reply)
-    if value == rule.good and not isinstance(value, bool):
+    if not isinstance(value, bool) and (value == rule.good or (value is not None and value == rule.also_good)):
         return None
     message = first(rule.message, reply)
     return Refused(str(message or "The request was refused."), str(value), value in rule.elsewhere)

@@ -103,7 +103,7 @@ class Watched:
 
 
 class Parts(msgspec.Struct, frozen=True):
-    """What a poller works with."""
+    """What a poller works with; `families` are by an operation's id."""
 
     settings: Settings
     operations: Mapping[str, Operation]
@@ -419,8 +419,8 @@ class Poller:
             decoded = _body.decode(raw)
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
             return 0.0
-        family = parts.families[operation.family]
-        if machine.refused(family, decoded) is not None:
+        family = parts.families[operation.id]
+        if machine.refused(family, decoded, fetched=True) is not None:
             return 0.0
         accepted = decoded if family.hooks.accept is None else family.hooks.accept(decoded)
         return accepted, raw
@@ -486,7 +486,7 @@ class Poller:
         task = await parts.storage.opened(owned.id)
         if task is None or task.state.is_end:
             return None
-        family = parts.families[operation.family]
+        family = parts.families[operation.id]
         try:
             async with self._copying:
                 assets = await self._copied(task, operation, place, reading)

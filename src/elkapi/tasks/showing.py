@@ -9,7 +9,7 @@ from typing import Any
 import msgspec
 
 from elkapi.catalog.jsonpath import first, put
-from elkapi.catalog.operation import Operation
+from elkapi.catalog.operation import Family, Operation
 from elkapi.catalog.task import TaskSpec
 from elkapi.tasks.record import Task
 from elkapi.translate.task_views import rendered, submitted
@@ -83,7 +83,7 @@ _FACTS: dict[str, Callable[[TaskView], Any]] = {
     "created_s": lambda view: view.created_ns // 1_000_000_000,
     "created_ms": lambda view: view.created_ns // 1_000_000,
     "created_iso": lambda view: iso(view.created_ns),
-    "asked": lambda view: dict(view.asked),
+    "prompt": lambda view: view.asked.get("promptText") or view.asked.get("prompt") or "",
 }
 
 
@@ -104,10 +104,12 @@ def _readdressed(value: Any, ours_of: Mapping[str, str]) -> Any:
 
 
 class Showing:
-    """Renders tasks for callers. `address` is our signed address of a file, below the origin the caller used."""
+    """Renders tasks for callers. `operations` and `families` are by an operation's id; `address` is our signed address
+    of a file, below the origin that the caller used."""
 
-    def __init__(self, operations: Mapping[str, Operation], address: Address) -> None:
+    def __init__(self, operations: Mapping[str, Operation], families: Mapping[str, Family], address: Address) -> None:
         self._operations = operations
+        self._families = families
         self._address = address
 
     def submitted(self, operation: Operation, task: Task, reply: bytes) -> bytes:
@@ -120,7 +122,9 @@ class Showing:
         """(status, body) of a task as it stands."""
         view = with_addresses(task.view(), lambda asset: self._address(asset, origin))
         if operation.form == "native":
-            return 200, native(task, spec_of(self._operations, task), view)
+            body = native(task, spec_of(self._operations, task), view)
+            show = self._families[task.row.operation].hooks.show
+            return 200, body if show is None else show(body)
         return 200, rendered(operation.form, view)
 
     def cancelled(self, operation: Operation, task: Task, origin: str) -> tuple[int, bytes]:

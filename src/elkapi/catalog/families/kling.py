@@ -6,7 +6,7 @@ from typing import Any
 
 from elkapi.catalog.declare import Tasks
 from elkapi.catalog.operation import Family, Hooks, ModelSource
-from elkapi.catalog.task import InBand, Made, Meter, TaskSpec
+from elkapi.catalog.task import InBand, Listing, Made, Meter, TaskSpec
 from elkapi.types import State
 
 VIDEO = TaskSpec(
@@ -34,6 +34,15 @@ _FEATURES: dict[str, tuple[str, ...]] = {
 _SOUND: dict[str, tuple[str, ...]] = {"sound": ("sound", "=off")}
 _VIDEO = Meter(unit="call", seconds=("duration", "input.duration"), features=_FEATURES | _SOUND)
 _IMAGE = Meter(unit="image", count="n", features={"resolution": ("resolution", "=1k")})
+_LIST = Listing(
+    items="data",
+    item="data",
+    limit="pageSize",
+    limit_default=30,
+    limit_max=500,
+    page="pageNum",
+    envelope={"code": 0, "message": "SUCCEED", "data": []},
+)
 _tasks = Tasks(family="kling", wire="kling", prefix="/kling", task=VIDEO, meter=_VIDEO, model=_MODEL)
 
 
@@ -55,7 +64,7 @@ def _prepare(operation: str, body: dict[str, Any], model: str) -> dict[str, Any]
 
 FAMILY = Family(
     name="kling",
-    dialect="openai",
+    dialect="kling",
     in_band=InBand(
         path="code", good=0, message="message", elsewhere=frozenset({1101, 1102, 1302, 1303, 5000, 5001, 5002})
     ),
@@ -74,6 +83,9 @@ FAMILY = Family(
             meter=Meter(unit="image"),
             model=ModelSource("body", "model_name", "kolors-virtual-try-on-v1"),
         ),
-        _tasks.fetch("query", "/v1/{action}/{action2}/{id}", aliases=("/kling/v1/images/editing/expand/{id}",)),
+        _tasks.submit("advanced-lip-sync", "/v1/videos/advanced-lip-sync", model="kling-lip-sync"),
+        _tasks.list("list", "/v1/{action}/{action2}", listing=_LIST),
+        _tasks.fetch("query", "/v1/{action}/{action2}/{id}", kind="task"),
+        _tasks.fetch("query-expand", "/v1/images/editing/expand/{id}", kind="task"),
     ),
 )

@@ -1,0 +1,84 @@
+"""Seedance on Volcengine's Ark, in its own form. Contract: seedance.md ("official shape"); rows: seedance.yaml."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from elkapi.catalog.declare import Tasks
+from elkapi.catalog.operation import Family, Hooks
+from elkapi.catalog.task import Listing, Made, Meter, TaskSpec
+from elkapi.types import State, Usage
+
+_PATH = "/contents/generations/tasks"
+TASK = TaskSpec(
+    id="id",
+    state="status",
+    states={
+        "queued": State.QUEUED,
+        "pending": State.QUEUED,
+        "running": State.RUNNING,
+        "processing": State.RUNNING,
+        "succeeded": State.SUCCEEDED,
+        "failed": State.FAILED,
+        "cancelled": State.CANCELLED,
+        "expired": State.EXPIRED,
+    },
+    made=(Made("content.video_url"), Made("content.last_frame_url", "image", optional=True)),
+    error=("error.message",),
+    error_code="error.code",
+    fetch=f"GET /v1{_PATH}/{{id}}",
+    cancel=f"DELETE /v1{_PATH}/{{id}}",
+    callback="callback_url",
+    blank={"id": "{id}", "model": "{model}", "status": "queued", "error": None, "created_at": "{created_s}"},
+)
+# Pixels a second of each resolution, of its widest ratio: what a bound may rest on.
+_PIXELS = {"480p": 864 * 496, "720p": 1664 * 720, "1080p": 2560 * 1088}
+_FPS = 24
+
+
+def _tokens_max(features: Mapping[str, str], video_ms: int) -> int:
+    """Provider's own formula: width x height x frames a second x seconds / 1024."""
+    pixels = _PIXELS.get(features.get("resolution", ""), _PIXELS["1080p"])
+    return -(-pixels * _FPS * video_ms // (1024 * 1000)) + 1024
+
+
+def _usage(asked: Mapping[str, Any], reply: Any) -> Usage | None:
+    tokens = (reply.get("usage") or {}).get("completion_tokens")
+    if not isinstance(tokens, int) or tokens < 0:
+        return None
+    return Usage(output_tokens=tokens, calls=1)
+
+
+_FEATURES: dict[str, tuple[str, ...]] = {
+    "resolution": ("resolution", "=1080p"),
+    "audio": ("generate_audio", "=true"),
+    "tier": ("service_tier", "=default"),
+}
+_METER = Meter(unit="token", seconds=("duration",), seconds_default=15.0, features=_FEATURES, tokens_max=_tokens_max)
+_ALIASES = ("/volc/v1", "/seedance/v3", "/api/v3")
+_tasks = Tasks(family="seedance", wire="ark-video", prefix="/volc/v3", aliases=_ALIASES, task=TASK, meter=_METER)
+
+FAMILY = Family(
+    name="seedance",
+    dialect="openai",
+    hooks=Hooks(usage=_usage),
+    operations=(
+        _tasks.submit("submit", _PATH, upstream=f"POST /v1{_PATH}", aliases=("/seedance/generations",)),
+        _tasks.fetch("query", _PATH + "/{id}", kind="task", aliases=("/seedance/generations/{id}",)),
+        _tasks.list(
+            "list",
+            _PATH,
+            listing=Listing(
+                items="items",
+                limit="page_size",
+                limit_default=10,
+                limit_max=500,
+                page="page_num",
+                total="total",
+                envelope={"items": [], "total": 0},
+            ),
+        ),
+        _tasks.cancel("cancel", _PATH + "/{id}"),
+    ),
+)

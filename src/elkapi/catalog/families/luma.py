@@ -1,0 +1,68 @@
+"""Luma's Dream Machine. Contract: luma.md; rows: luma.yaml."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from elkapi.catalog.declare import Tasks
+from elkapi.catalog.operation import Family, Hooks, ModelSource
+from elkapi.catalog.task import Listing, Made, Meter, TaskSpec
+from elkapi.types import State
+
+TASK = TaskSpec(
+    id="id",
+    state="state",
+    states={
+        "queued": State.QUEUED,
+        "pending": State.QUEUED,
+        "dreaming": State.RUNNING,
+        "processing": State.RUNNING,
+        "completed": State.SUCCEEDED,
+        "failed": State.FAILED,
+    },
+    made=(Made("assets.video"), Made("assets.image", "image"), Made("assets.progress_video", optional=True)),
+    error=("failure_reason",),
+    fetch="GET /dream-machine/v1/generations/{id}",
+    callback="callback_url",
+)
+_FEATURES: dict[str, tuple[str, ...]] = {"resolution": ("resolution", "=720p"), "duration": ("duration", "=5s")}
+_VIDEO = Meter(unit="call", seconds=("duration",), features=_FEATURES)
+_ROOT = "/dream-machine/v1/generations"
+_tasks = Tasks(
+    family="luma", wire="luma", prefix=_ROOT, task=TASK, meter=_VIDEO, model=ModelSource("body", "model", "ray-1-6")
+)
+
+
+def _shown(body: dict[str, Any]) -> dict[str, Any]:
+    """Older clients look for the video under `video`."""
+    video = (body.get("assets") or {}).get("video")
+    return body | {"video": {"url": video, "download_url": video}} if video else body
+
+
+FAMILY = Family(
+    name="luma",
+    dialect="luma",
+    hooks=Hooks(show=_shown),
+    operations=(
+        _tasks.submit("generate", "", aliases=(f"{_ROOT}/video",), upstream=f"POST {_ROOT}/video"),
+        _tasks.submit("image", "/image", upstream=f"POST {_ROOT}/image", meter=Meter(unit="call")),
+        _tasks.submit("image-reframe", "/image/reframe", upstream=f"POST {_ROOT}/image/reframe"),
+        _tasks.submit("video-modify", "/video/modify", upstream=f"POST {_ROOT}/video/modify"),
+        _tasks.submit("video-reframe", "/video/reframe", upstream=f"POST {_ROOT}/video/reframe"),
+        _tasks.submit("upscale", "/{id}/upscale", upstream=f"POST {_ROOT}/{{ref}}/upscale", model="luma-upscale"),
+        _tasks.submit("audio", "/{id}/audio", upstream=f"POST {_ROOT}/{{ref}}/audio", model="luma-audio"),
+        _tasks.list(
+            "list",
+            "",
+            listing=Listing(
+                items="generations",
+                limit_default=100,
+                offset="offset",
+                more="has_more",
+                envelope={"generations": [], "count": 0, "limit": 100, "offset": 0, "has_more": False},
+            ),
+        ),
+        _tasks.fetch("query", "/{id}", kind="task"),
+        _tasks.cancel("delete", "/{id}"),
+    ),
+)

@@ -1,0 +1,53 @@
+"""MiniMax Hailuo videos. Contract: minimax.md; rows: minimax.yaml. HTTP 200 says nothing here; `base_resp` does."""
+
+from __future__ import annotations
+
+from elkapi.catalog.declare import Tasks
+from elkapi.catalog.operation import Family
+from elkapi.catalog.task import InBand, Made, Meter, TaskSpec
+from elkapi.types import State
+
+TASK = TaskSpec(
+    id="task_id",
+    state="status",
+    states={
+        "Preparing": State.QUEUED,
+        "Queueing": State.QUEUED,
+        "Processing": State.RUNNING,
+        "Success": State.SUCCEEDED,
+        "Fail": State.FAILED,
+    },
+    made=(Made("file_id", via="GET /v1/files/retrieve?file_id={value}", then="file.download_url"),),
+    error=("base_resp.status_msg",),
+    fetch="GET /v1/query/video_generation?task_id={id}",
+    refs=("file_id",),
+    callback="callback_url",
+    blank={"task_id": "{id}", "status": "Queueing", "base_resp": {"status_code": 0, "status_msg": "success"}},
+)
+_FEATURES: dict[str, tuple[str, ...]] = {"duration": ("duration", "=6"), "resolution": ("resolution", "=768P")}
+_tasks = Tasks(
+    family="minimax",
+    wire="minimax-video",
+    prefix="/minimax",
+    aliases=("",),
+    task=TASK,
+    meter=Meter(unit="call", seconds=("duration",), seconds_default=6.0, features=_FEATURES),
+)
+
+FAMILY = Family(
+    name="minimax",
+    dialect="minimax",
+    in_band=InBand(
+        path="base_resp.status_code",
+        good=0,
+        message="base_resp.status_msg",
+        elsewhere=frozenset({1000, 1001, 1002, 1004, 1008, 2049}),
+        # The same code stands in the answer about a task that failed, which is no failure to answer.
+        fetched=False,
+    ),
+    operations=(
+        _tasks.submit("generate", "/v1/video_generation"),
+        _tasks.fetch("query", "/v1/query/video_generation", kind="task"),
+        _tasks.fetch("file", "/v1/files/retrieve", kind="file", form="minimax-file"),
+    ),
+)

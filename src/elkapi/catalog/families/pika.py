@@ -1,0 +1,52 @@
+"""Pika by resellers: the universal form. Contract: pika.md; rows: pika.yaml. The pro form is duomi.py's."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from elkapi.catalog.declare import Tasks
+from elkapi.catalog.operation import Family, Hooks, ModelSource
+from elkapi.catalog.task import Made, Meter, TaskSpec
+from elkapi.types import State
+
+TASK = TaskSpec(
+    id="id",
+    state="videos[0].status",
+    # No video yet: it waits.
+    states={
+        "": State.QUEUED,
+        "queued": State.QUEUED,
+        "pending": State.RUNNING,
+        "finished": State.SUCCEEDED,
+        "error": State.FAILED,
+    },
+    made=(
+        Made("videos[*].resultUrl"),
+        Made("videos[*].videoPoster", "image", optional=True),
+        Made("videos[*].imageThumb", "image", optional=True),
+    ),
+    progress="videos[0].progress",
+    error=("videos[0].error",),
+    fetch="GET /pika/feed/{id}",
+    blank={"id": "{id}", "promptText": "{prompt}", "videos": []},
+)
+MODEL = ModelSource("body", "model", "pika-1.5", prefix="pika-")
+_tasks = Tasks(family="pika", wire="pika", task=TASK, meter=Meter(unit="call"), model=MODEL)
+
+
+def _prepare(operation: str, body: dict[str, Any], model: str) -> dict[str, Any]:
+    """The version is a text here."""
+    if isinstance(body.get("model"), int | float):
+        body["model"] = f"{body['model']:g}" if body["model"] % 1 else f"{body['model']:.1f}"
+    return body
+
+
+FAMILY = Family(
+    name="pika",
+    dialect="task",
+    hooks=Hooks(prepare=_prepare),
+    operations=(
+        _tasks.submit("generate", "/pika/generate"),
+        _tasks.fetch("query", "/pika/feed/{id}", kind="task"),
+    ),
+)

@@ -1,0 +1,52 @@
+"""Runway's own API. Contract: runway.md ("official format"); rows: runway.yaml. The reverse format is duomi.py's."""
+
+from __future__ import annotations
+
+from elkapi.catalog.declare import Tasks
+from elkapi.catalog.operation import Family
+from elkapi.catalog.task import Made, Meter, TaskSpec
+from elkapi.types import State
+
+TASK = TaskSpec(
+    id="id",
+    state="status",
+    states={
+        "PENDING": State.QUEUED,
+        "THROTTLED": State.QUEUED,
+        "RUNNING": State.RUNNING,
+        "SUCCEEDED": State.SUCCEEDED,
+        "FAILED": State.FAILED,
+        "CANCELLED": State.CANCELLED,
+    },
+    made=(Made("output[*]", "file"),),
+    progress="progress",
+    error=("failure",),
+    error_code="failureCode",
+    fetch="GET /v1/tasks/{id}",
+    cancel="DELETE /v1/tasks/{id}",
+    blank={"id": "{id}", "status": "PENDING", "createdAt": "{created_iso}"},
+)
+_FEATURES: dict[str, tuple[str, ...]] = {"ratio": ("ratio",), "audio": ("audio", "=false")}
+_SECONDS = Meter(unit="second", seconds=("duration",), features=_FEATURES)
+_tasks = Tasks(family="runway", wire="runway", prefix="/runwayml", task=TASK, meter=_SECONDS)
+
+FAMILY = Family(
+    name="runway",
+    dialect="runway",
+    operations=(
+        _tasks.submit("image-to-video", "/v1/image_to_video"),
+        _tasks.submit("text-to-video", "/v1/text_to_video"),
+        _tasks.submit("video-to-video", "/v1/video_to_video"),
+        _tasks.submit("character-performance", "/v1/character_performance"),
+        _tasks.submit("video-upscale", "/v1/video_upscale"),
+        _tasks.submit("text-to-image", "/v1/text_to_image", meter=Meter(unit="image", features=_FEATURES)),
+        _tasks.submit("image-upscale", "/v1/image_upscale", meter=Meter(unit="image")),
+        _tasks.submit("text-to-speech", "/v1/text_to_speech", meter=Meter(unit="call")),
+        _tasks.submit("sound-effect", "/v1/sound_effect", meter=Meter(unit="call")),
+        _tasks.submit("speech-to-speech", "/v1/speech_to_speech"),
+        _tasks.submit("voice-isolation", "/v1/voice_isolation"),
+        _tasks.submit("voice-dubbing", "/v1/voice_dubbing"),
+        _tasks.fetch("task", "/v1/tasks/{id}", kind="task"),
+        _tasks.cancel("task-delete", "/v1/tasks/{id}"),
+    ),
+)
