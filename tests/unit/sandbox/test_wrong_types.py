@@ -11,7 +11,18 @@ import pytest
 
 from elkapi.sandbox.faults import Faults
 from elkapi.sandbox.messages import Answer, Problem, Request
-from elkapi.sandbox.providers import anthropic, anthropic_batches, bedrock, gemini, vertex
+from elkapi.sandbox.providers import (
+    anthropic,
+    anthropic_batches,
+    ark,
+    bedrock,
+    gemini,
+    minimax,
+    openai_videos,
+    pika,
+    veo,
+    vertex,
+)
 
 from .speaking import BEDROCK, CLAUDE
 
@@ -110,6 +121,84 @@ EMBED: dict[str, Any] = {
 }
 PREDICT: dict[str, Any] = {"instances": [{"content": "a"}], "parameters": {"outputDimensionality": 4}}
 BATCH = {"requests": [{"custom_id": "a", "params": MESSAGES}]}
+PICTURE = {"bytesBase64Encoded": "aaaa", "mimeType": "image/png"}
+VEO: dict[str, Any] = {
+    "instances": [
+        {
+            "prompt": "a",
+            "image": PICTURE,
+            "lastFrame": PICTURE,
+            "video": {"uri": "https://files.example/a.mp4"},
+            "referenceImages": [{"image": PICTURE, "referenceType": "asset"}],
+        }
+    ],
+    "parameters": {
+        "sampleCount": 1,
+        "durationSeconds": 8,
+        "aspectRatio": "16:9",
+        "resolution": "1080p",
+        "personGeneration": "allow_all",
+        "negativePrompt": "b",
+    },
+}
+SEEDANCE: dict[str, Any] = {
+    "model": "doubao-seedance-2-0-260128",
+    "content": [
+        {"type": "text", "text": "a"},
+        {"type": "image_url", "image_url": {"url": "https://pictures.example/a.png"}, "role": "reference_image"},
+        {"type": "audio_url", "audio_url": {"url": "https://sounds.example/a.wav"}, "role": "reference_audio"},
+        {"type": "video_url", "video_url": {"url": "https://videos.example/a.mp4"}, "role": "reference_video"},
+    ],
+    "resolution": "720p",
+    "ratio": "adaptive",
+    "duration": 5,
+    "seed": 1,
+    "generate_audio": True,
+    "watermark": False,
+    "service_tier": "default",
+    "execution_expires_after": 3600,
+    "return_last_frame": True,
+    "callback_url": "https://callbacks.example/",
+    "tools": [{"type": "web_search"}],
+    "safety_identifier": "s",
+    "priority": 1,
+}
+OLD_SEEDANCE: dict[str, Any] = {
+    "model": "doubao-seedance-1-0-pro-250528",
+    "content": [{"type": "text", "text": "a --rs 480p --dur 5 --ratio 1:1 --seed 3 --cf true --frames 29 --fps x"}],
+    "frames": 29,
+    "draft": False,
+}
+HAILUO: dict[str, Any] = {
+    "model": "S2V-01",
+    "prompt": "a",
+    "duration": 6,
+    "resolution": "720P",
+    "first_frame_image": "data:image/png;base64,aaaa",
+    "subject_reference": [{"type": "character", "image": ["https://pictures.example/a.png"]}],
+    "prompt_optimizer": True,
+    "callback_url": "https://callbacks.example/",
+}
+PIKA: dict[str, Any] = {
+    "promptText": "a",
+    "model": "1.5",
+    "pikaffect": "Melt",
+    "image": "https://pictures.example/a.png",
+    "options": {
+        "aspectRatio": 1.5,
+        "frameRate": 24,
+        "camera": {"zoom": "in"},
+        "parameters": {"guidanceScale": 12, "motion": 1, "negativePrompt": "", "seed": 3},
+        "extend": False,
+    },
+}
+SORA: dict[str, Any] = {
+    "model": "sora-2",
+    "prompt": "a",
+    "seconds": "4",
+    "size": "720x1280",
+    "input_reference": {"image_url": "https://pictures.example/a.png"},
+}
 CASES: dict[str, tuple[Callable[[Request], Answer], str, dict[str, Any]]] = {
     "messages": (anthropic.messages, "", MESSAGES),
     "batch": (anthropic_batches.create, "", BATCH),
@@ -118,6 +207,12 @@ CASES: dict[str, tuple[Callable[[Request], Answer], str, dict[str, Any]]] = {
     "embed": (gemini.batch_embed, "text-embedding-005", EMBED),
     "predict": (vertex.predict, "text-embedding-005", PREDICT),
     "converse": (bedrock.converse, BEDROCK, CONVERSE),
+    "veo": (veo.predict_long_running, "veo-3.0-generate-001", VEO),
+    "seedance": (ark.create, "", SEEDANCE),
+    "old seedance": (ark.create, "", OLD_SEEDANCE),
+    "minimax": (minimax.generate, "", HAILUO),
+    "pika": (pika.generate, "", PIKA),
+    "videos": (openai_videos.create, "", SORA),
 }
 
 

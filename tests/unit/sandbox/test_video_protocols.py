@@ -1,0 +1,444 @@
+"""The shapes and refusals of the providers of videos that no SDK speaks for, and what the SDKs do not show."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Iterator
+from typing import Any
+
+import httpx
+import msgspec
+import pytest
+
+from elkapi.sandbox.bill import Line
+from elkapi.sandbox.pictures import JPEG, png
+from elkapi.sandbox.server import Running, running
+from elkapi.sandbox.videos import mp4, seconds_of
+
+from .exchanging import eventually
+
+GENERATE, QUERY, RETRIEVE = "/v1/video_generation", "/v1/query/video_generation", "/v1/files/retrieve"
+CONTENT = "/v1/files/retrieve_content"
+ARK = "/api/v3/contents/generations/tasks"
+VEO = "/v1beta/models/veo-3.1-generate-preview:predictLongRunning"
+GOOGLE = {"x-goog-api-key": "AIza-any"}
+PIKA: dict[str, Any] = {"promptText": "a boat", "options": {"parameters": {}, "extend": False}}
+
+
+@pytest.fixture
+def sandbox() -> Iterator[Running]:
+    """A sandbox of each test's own: a task of another test would be billed here when it ends."""
+    with running() as served:
+        yield served
+
+
+def lines(sandbox: Running) -> list[Line]:
+    return [msgspec.json.decode(line, type=Line) for line in sandbox.sandbox.bill.statement().lines]
+
+
+def bill(sandbox: Running) -> tuple[str, str, int]:
+    """Provider, model and cost of the only bill line, once it is there."""
+    eventually(lambda: bool(lines(sandbox)))
+    (line,) = lines(sandbox)
+    return line.provider, line.model, line.cost_nano_usd
+
+
+def polled(http: httpx.Client, url: str, ended: Any, **fields: Any) -> Any:
+    """The first answer of `url` that has ended."""
+    found: list[Any] = []
+
+    def is_there() -> bool:
+        found.append(http.get(url, **fields).json())
+        return bool(ended(found[-1]))
+
+    eventually(is_there)
+    return found[-1]
+
+
+# MiniMax
+
+
+def minimax(http: httpx.Client, place: str = "/minimax", **fields: Any) -> Any:
+    answer = http.post(place + GENERATE, json={"model": "MiniMax-Hailuo-02", "prompt": "a boat", **fields})
+    assert answer.status_code == 200
+    return answer.json()
+
+
+def minimax_ended(http: httpx.Client, task_id: str, place: str = "/minimax") -> Any:
+    params = {"task_id": task_id}
+    return polled(http, place + QUERY, lambda body: body["status"] in ("Success", "Fail"), params=params)
+
+
+@pytest.mark.parametrize("place", ["", "/minimax"])
+def test_minimax_makes_a_file_of_a_task(sandbox: Running, http: httpx.Client, place: str) -> None:
+    started = minimax(http, place, duration=10)
+    assert started["base_resp"] == {"status_code": 0, "status_msg": "success"}
+    assert started["task_id"].isdecimal()
+    done = minimax_ended(http, started["task_id"], place)
+    assert (done["status"], done["video_width"], done["video_height"]) == ("Success", 1366, 768)
+    file = http.get(place + RETRIEVE, params={"file_id": done["file_id"]}).json()["file"]
+    assert (str(file["file_id"]), file["purpose"]) == (done["file_id"], "video_generation")
+    content = httpx.get(file["download_url"]).content
+    assert len(content) == file["bytes"]
+    assert seconds_of(content) == 10
+    assert http.get(place + CONTENT, params={"file_id": done["file_id"]}).content == content
+    assert bill(sandbox) == ("minimax", "MiniMax-Hailuo-02", 560_000_000)
+
+
+def test_minimax_names_its_states(http: httpx.Client) -> None:
+    task_id = minimax(http, prompt="[sandbox: task-queued=300ms, task-takes=300ms]")["task_id"]
+    seen: list[str] = []
+    while not seen or seen[-1] not in ("Success", "Fail"):
+        seen.append(http.get("/minimax" + QUERY, params={"task_id": task_id}).json()["status"])
+    order = ["Preparing", "Queueing", "Processing", "Success"]
+    assert sorted(set(seen), key=order.index) == sorted(set(seen), key=seen.index)
+    assert seen[-1] == "Success"
+
+
+@pytest.mark.parametrize(("fault", "code"), [("task-fails", 1000), ("task-moderated", 1027)])
+def test_minimax_fails_inside_the_answer(sandbox: Running, http: httpx.Client, fault: str, code: int) -> None:
+    done = minimax_ended(http, minimax(http, prompt=f"[sandbox: {fault}]")["task_id"])
+    assert (done["status"], done["file_id"], done["base_resp"]["status_code"]) == ("Fail", "", code)
+    assert lines(sandbox) == []
+
+
+@pytest.mark.parametrize(
+    ("fields", "code"),
+    [
+        ({"model": "Hailuo-99"}, 2013),
+        ({"prompt": ""}, 2013),
+        ({"prompt": "a" * 2_001}, 2013),
+        ({"duration": 7}, 2013),
+        ({"duration": 10, "resolution": "1080P"}, 2013),
+        ({"resolution": "768p"}, 2013),
+        ({"model": "I2V-01"}, 2013),
+        ({"model": "S2V-01"}, 2013),
+        ({"model": "T2V-01", "duration": 10}, 2013),
+        ({"model": "MiniMax-Hailuo-2.3", "last_frame_image": "https://pictures.example/a.png"}, 2013),
+        ({"first_frame_image": "iVBORw0KGgo="}, 2013),
+        ({"first_frame_image": "data:image/png;base64," + base64.b64encode(png("a", 300, 400)).decode()}, 2013),
+        ({"first_frame_image": "data:image/png;base64," + base64.b64encode(png("a", 302, 900)).decode()}, 2013),
+        ({"prompt": "[sandbox: task-refused]"}, 1026),
+        ({"prompt": "[sandbox: code=1008]"}, 1008),
+    ],
+)
+def test_minimax_refuses_with_status_200(sandbox: Running, http: httpx.Client, fields: Any, code: int) -> None:
+    answer = minimax(http, **fields)
+    assert answer["base_resp"]["status_code"] == code
+    assert answer["base_resp"]["status_msg"]
+    assert "task_id" not in answer
+    assert lines(sandbox) == []
+
+
+def test_minimax_refuses_keys_and_unknown_ids_with_status_200(http: httpx.Client) -> None:
+    for headers, code in (({"authorization": ""}, 1004), ({}, 2013)):
+        for url, params in ((QUERY, {"task_id": "1"}), (RETRIEVE, {"file_id": "1"}), (CONTENT, {"file_id": "x"})):
+            answer = http.get("/minimax" + url, params=params, headers=headers)
+            assert (answer.status_code, answer.json()["base_resp"]["status_code"]) == (200, code)
+
+
+def test_an_asked_status_stays_one_at_minimax(http: httpx.Client) -> None:
+    answer = http.post("/minimax" + GENERATE, json={"prompt": "[sandbox: status=429]"})
+    assert (answer.status_code, answer.json()["base_resp"]["status_code"]) == (429, 1002)
+
+
+def test_minimax_takes_pictures(sandbox: Running, http: httpx.Client) -> None:
+    picture = "data:image/png;base64," + base64.b64encode(png("a", 320, 320)).decode()
+    subject = [{"type": "character", "image": ["https://pictures.example/a.png"]}]
+    fields = {"model": "S2V-01", "first_frame_image": picture, "subject_reference": subject}
+    assert minimax_ended(http, minimax(http, **fields)["task_id"])["status"] == "Success"
+    assert bill(sandbox) == ("minimax", "S2V-01", 650_000_000)
+
+
+# Pika
+
+
+def pika_ended(http: httpx.Client, task_id: str) -> Any:
+    def is_over(body: Any) -> bool:
+        return bool(body["videos"]) and body["videos"][0]["status"] in ("finished", "error")
+
+    (video,) = polled(http, f"/pika/feed/{task_id}", is_over)["videos"]
+    return video
+
+
+def test_pika_feeds_a_video(sandbox: Running, http: httpx.Client) -> None:
+    body = {**PIKA, "model": "2.0", "pikaffect": "Dissolve"}
+    body["options"] = {**PIKA["options"], "parameters": {"seed": 7}, "aspectRatio": 1.0, "camera": {"pan": "left"}}
+    task_id = http.post("/pika/generate", json=body).json()["id"]
+    first = http.get("/pika/feed/", params={"id": task_id}).json()
+    assert (first["id"], first["promptText"], first["videos"]) == (task_id, "a boat", [])
+    video = pika_ended(http, task_id)
+    assert (video["status"], video["progress"], video["seed"], video["error"]) == ("finished", 100, 7, "")
+    assert seconds_of(httpx.get(video["resultUrl"]).content) == video["duration"] == 5
+    assert httpx.get(video["videoPoster"]).content == JPEG
+    assert bill(sandbox) == ("pika", "pika-2.0", 350_000_000)
+
+
+@pytest.mark.parametrize("fault", ["task-fails", "task-moderated", "task-expires"])
+def test_pika_tells_a_failure_in_the_video(sandbox: Running, http: httpx.Client, fault: str) -> None:
+    task_id = http.post("/pika/generate", json={**PIKA, "promptText": f"[sandbox: {fault}]"}).json()["id"]
+    video = pika_ended(http, task_id)
+    assert (video["status"], video["resultUrl"]) == ("error", "")
+    assert video["error"]
+    assert lines(sandbox) == []
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"promptText": ""},
+        {"model": 1.5},
+        {"pikaffect": "Boil"},
+        {"image": ""},
+        {"options": {"parameters": {}}},
+        {"options": {"extend": False}},
+        {"options": {"parameters": {"motion": 5}, "extend": False}},
+        {"options": {"parameters": {}, "extend": True}},
+        {"options": {"parameters": {}, "extend": False, "camera": {"zoom": "left"}}},
+        {"promptText": "[sandbox: task-refused]"},
+    ],
+)
+def test_pika_refuses_in_the_resellers_words(http: httpx.Client, fields: Any) -> None:
+    answer = http.post("/pika/generate", json={**PIKA, **fields})
+    assert answer.status_code == 400
+    assert set(answer.json()) == {"code", "message", "data"}
+
+
+def test_pika_knows_no_foreign_task_and_no_stranger(http: httpx.Client) -> None:
+    assert http.get("/pika/feed/unknown").json()["code"] == "task_not_exist"
+    refused = http.post("/pika/generate", json=PIKA, headers={"authorization": ""})
+    assert (refused.status_code, refused.json()["error"]["type"]) == (401, "new_api_error")
+
+
+# Ark
+
+
+def ark(http: httpx.Client, text: str = "a boat", **fields: Any) -> httpx.Response:
+    content = fields.pop("content", [{"type": "text", "text": text}])
+    return http.post(ARK, json={"model": "doubao-seedance-2-0-260128", "content": content, **fields})
+
+
+def picture(role: str | None = None) -> dict[str, Any]:
+    item: dict[str, Any] = {"type": "image_url", "image_url": {"url": "https://pictures.example/a.png"}}
+    return item if role is None else {**item, "role": role}
+
+
+def test_ark_answers_a_submit_with_its_id_alone(http: httpx.Client) -> None:
+    body = ark(http).json()
+    assert list(body) == ["id"]
+    assert body["id"].startswith("cgt-")
+    assert ark(http, safety_identifier="who").json()["safety_identifier"] == "who"
+
+
+@pytest.mark.parametrize(
+    ("model", "fields", "tokens", "rate"),
+    [
+        ("doubao-seedance-2-0-260128", {}, 1280 * 720 * 121 // 1024, 7_000),
+        ("doubao-seedance-2-0-fast-260128", {"duration": 4}, 1280 * 720 * 97 // 1024, 5_600),
+        ("doubao-seedance-1-5-pro-251215", {"generate_audio": False}, 1280 * 720 * 121 // 1024, 1_200),
+        ("doubao-seedance-1-5-pro-251215", {"draft": True}, 864 * 480 * 121 // 1024, 2_400),
+        ("doubao-seedance-1-0-pro-250528", {"service_tier": "flex"}, 1920 * 1088 * 121 // 1024, 1_250),
+        ("doubao-seedance-1-0-pro-250528", {"frames": 29, "ratio": "1:1"}, 1440 * 1440 * 29 // 1024, 2_500),
+        ("doubao-seedance-1-0-lite-t2v-250428", {"resolution": "480p"}, 864 * 480 * 121 // 1024, 1_800),
+    ],
+)
+def test_ark_bills_the_tokens_of_what_it_made(
+    sandbox: Running, http: httpx.Client, model: str, fields: Any, tokens: int, rate: int
+) -> None:
+    task_id = ark(http, model=model, **fields).json()["id"]
+    task = polled(http, f"{ARK}/{task_id}", lambda body: body["status"] == "succeeded")
+    assert task["usage"] == {"completion_tokens": tokens, "total_tokens": tokens}
+    assert bill(sandbox) == ("ark", model, tokens * rate)
+
+
+def test_ark_charges_a_video_made_from_another_by_another_rate(sandbox: Running, http: httpx.Client) -> None:
+    source = {"type": "video_url", "video_url": {"url": "https://videos.example/a.mp4"}, "role": "reference_video"}
+    ark(http, content=[{"type": "text", "text": "again"}, source])
+    assert bill(sandbox)[2] == 1280 * 720 * 121 // 1024 * 4_300
+
+
+def test_ark_makes_a_video_from_a_draft(http: httpx.Client) -> None:
+    model = "doubao-seedance-1-5-pro-251215"
+    draft = ark(http, model=model, draft=True).json()["id"]
+    content = [{"type": "draft_task", "draft_task": {"id": draft}}]
+    assert ark(http, model=model, content=content).status_code == 400
+    polled(http, f"{ARK}/{draft}", lambda body: body["status"] == "succeeded")
+    assert ark(http, model=model, content=content).status_code == 200
+
+
+def test_ark_neither_cancels_nor_deletes_what_runs(http: httpx.Client) -> None:
+    task_id = ark(http, "[sandbox: task-queued=0s, task-takes=30s]").json()["id"]
+    refused = http.delete(f"{ARK}/{task_id}")
+    assert (refused.status_code, refused.json()["error"]["code"]) == (409, "InvalidAction.RunningTaskDeletion")
+
+
+@pytest.mark.parametrize(
+    ("fields", "status", "code"),
+    [
+        ({"content": []}, 400, "InvalidParameter"),
+        ({"content": None}, 400, "MissingParameter"),
+        ({"model": ""}, 400, "MissingParameter"),
+        ({"model": "doubao-seedream"}, 404, "InvalidEndpointOrModel.NotFound"),
+        ({"content": [{"type": "text", "text": " "}]}, 400, "InvalidParameter"),
+        ({"content": [picture("first_frame"), picture("reference_image")]}, 400, "InvalidParameter"),
+        ({"content": [picture("last_frame")]}, 400, "InvalidParameter"),
+        ({"content": [picture("middle")]}, 400, "InvalidParameter"),
+        ({"execution_expires_after": 60}, 400, "InvalidParameter"),
+        ({"service_tier": "flex"}, 400, "InvalidParameter"),
+        ({"draft": True}, 400, "InvalidParameter"),
+        ({"duration": 3}, 400, "InvalidParameter"),
+        ({"seed": 1.5}, 400, "InvalidParameter"),
+        ({"callback_url": "nowhere"}, 400, "InvalidParameter"),
+        ({"content": [{"type": "text", "text": "[sandbox: task-refused]"}]}, 400, "InputTextSensitiveContentDetected"),
+    ],
+)
+def test_ark_refuses_in_its_own_words(http: httpx.Client, fields: Any, status: int, code: str) -> None:
+    answer = ark(http, **fields)
+    assert (answer.status_code, answer.json()["error"]["code"]) == (status, code)
+    assert set(answer.json()["error"]) == {"code", "message", "param", "type"}
+
+
+@pytest.mark.parametrize(
+    "content",
+    [[picture()], [picture(), picture()], [picture()] * 3, [picture("first_frame"), picture("last_frame")]],
+)
+def test_ark_takes_pictures_with_and_without_roles(http: httpx.Client, content: Any) -> None:
+    assert ark(http, content=content).status_code == 200
+
+
+def test_ark_wants_a_key(http: httpx.Client) -> None:
+    refused = http.get(ARK, headers={"authorization": ""})
+    assert (refused.status_code, refused.json()["error"]["code"]) == (401, "AuthenticationError")
+    assert http.get(ARK, params={"page_size": 0}).status_code == 400
+
+
+def test_ark_shows_a_wrong_usage_when_it_is_asked_to(http: httpx.Client) -> None:
+    task_id = ark(http).json()["id"]
+    polled(http, f"{ARK}/{task_id}", lambda body: body["status"] == "succeeded")
+    for fault, usage in (("no-usage", None), ("usage=-5", {"completion_tokens": -5, "total_tokens": -5})):
+        task = http.get(f"{ARK}/{task_id}", headers={"x-sandbox-fault": fault}).json()
+        assert task.get("usage") == usage
+
+
+# Veo
+
+
+@pytest.mark.parametrize(
+    ("model", "parameters", "nano_usd"),
+    [
+        ("veo-3.1-generate-preview", {"sampleCount": 2}, 2 * 8 * 400_000_000),
+        ("veo-3.1-generate-preview", {"resolution": "4k"}, 8 * 600_000_000),
+        ("veo-3.0-fast-generate-001", {"durationSeconds": 4}, 4 * 150_000_000),
+        ("veo-2.0-generate-001", {"durationSeconds": 5}, 5 * 350_000_000),
+    ],
+)
+def test_veo_bills_the_seconds_of_every_video(
+    sandbox: Running, http: httpx.Client, model: str, parameters: Any, nano_usd: int
+) -> None:
+    body = {"instances": [{"prompt": "a boat"}], "parameters": parameters}
+    url = f"/v1beta/models/{model}:predictLongRunning"
+    assert http.post(url, json=body, headers=GOOGLE).status_code == 200
+    assert bill(sandbox) == ("gemini", model, nano_usd)
+
+
+def test_an_operation_of_veo_that_runs_is_a_name_only(http: httpx.Client) -> None:
+    body = {"instances": [{"prompt": "a boat [sandbox: task-takes=30s]"}]}
+    started = http.post(VEO, json=body, headers=GOOGLE).json()
+    assert http.get(f"/v1beta/{started['name']}", headers=GOOGLE).json() == started
+    assert http.get(f"/v1beta/{started['name']}", headers={"x-goog-api-key": "AIza-other"}).status_code == 404
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        {},
+        {"instances": []},
+        {"instances": [{}]},
+        {"instances": [{"prompt": "a", "seed": 1}]},
+        {"instances": [{"prompt": "a", "lastFrame": {"bytesBase64Encoded": "aaaa", "mimeType": "image/png"}}]},
+        {"instances": [{"prompt": "a", "image": {"bytesBase64Encoded": "aaaa"}}]},
+        {"instances": [{"prompt": "a", "image": {"bytesBase64Encoded": "?", "mimeType": "image/png"}}]},
+        {"instances": [{"prompt": "a"}], "parameters": {"durationSeconds": "8"}},
+        {"instances": [{"prompt": "a"}], "parameters": {"resolution": "1080p", "durationSeconds": 4}},
+        {"instances": [{"prompt": "a"}], "parameters": {"generateAudio": True}},
+    ],
+)
+def test_veo_refuses_in_googles_words(http: httpx.Client, body: Any) -> None:
+    answer = http.post(VEO, json=body, headers=GOOGLE)
+    assert (answer.status_code, answer.json()["error"]["status"]) == (400, "INVALID_ARGUMENT")
+
+
+# OpenAI
+
+
+def video(http: httpx.Client, **fields: Any) -> httpx.Response:
+    return http.post("/v1/videos", json={"prompt": "a boat", **fields})
+
+
+@pytest.mark.parametrize(
+    ("fields", "nano_usd"),
+    [
+        ({}, 4 * 100_000_000),
+        ({"model": "sora-2-pro", "seconds": "12"}, 12 * 300_000_000),
+        ({"model": "sora-2-pro-2025-10-06", "size": "1024x1792"}, 4 * 500_000_000),
+    ],
+)
+def test_openai_bills_a_video_by_its_seconds(sandbox: Running, http: httpx.Client, fields: Any, nano_usd: int) -> None:
+    assert video(http, **fields).status_code == 200
+    assert bill(sandbox)[2] == nano_usd
+
+
+def test_an_extension_is_billed_by_its_new_part(sandbox: Running, http: httpx.Client) -> None:
+    files = {"video": ("a.mp4", mp4("a", 720, 1280, 8_000), "video/mp4")}
+    extended = http.post("/v1/videos/extensions", data={"prompt": "on", "seconds": "16"}, files=files).json()
+    assert extended["seconds"] == "24"
+    assert bill(sandbox)[2] == 16 * 100_000_000
+
+
+def test_a_running_video_says_when_to_ask_again(http: httpx.Client) -> None:
+    slow = video(http, prompt="[sandbox: task-takes=30s]").json()["id"]
+    assert http.get(f"/v1/videos/{slow}").headers["openai-poll-after-ms"] == "5000"
+    assert http.get(f"/v1/videos/{slow}/content").status_code == 400
+    assert http.delete(f"/v1/videos/{slow}").status_code == 400
+    done = polled(http, f"/v1/videos/{video(http).json()['id']}", lambda body: body["status"] == "completed")
+    assert "openai-poll-after-ms" not in http.get(f"/v1/videos/{done['id']}").headers
+    assert http.get(f"/v1/videos/{done['id']}/content", params={"variant": "poster"}).status_code == 400
+
+
+@pytest.mark.parametrize("field", ["image_url", "file_id"])
+def test_a_first_frame_may_be_named(http: httpx.Client, field: str) -> None:
+    value = "https://pictures.example/a.png"
+    assert video(http, input_reference={field: value}).status_code == 200
+    form = {"prompt": (None, "a boat"), f"input_reference[{field}]": (None, value)}
+    assert http.post("/v1/videos", files=form).status_code == 200
+    assert video(http, input_reference={}).status_code == 400
+
+
+def test_a_first_frame_has_the_size_of_the_video(http: httpx.Client) -> None:
+    for size, status in (((720, 1280), 200), ((1280, 720), 400)):
+        files = {"input_reference": ("a", png("a", *size), "application/octet-stream")}
+        answer = http.post("/v1/videos", data={"prompt": "a boat"}, files=files)
+        assert answer.status_code == status, answer.text
+
+
+@pytest.mark.parametrize(
+    ("url", "form"),
+    [
+        ("/v1/videos", {}),
+        ("/v1/videos/edits", {"prompt": "a"}),
+        ("/v1/videos/edits", {"prompt": "a", "video": "text"}),
+        ("/v1/videos/extensions", {"prompt": "a", "video[id]": "video_1"}),
+        ("/v1/videos/characters", {"name": "Ada"}),
+        ("/v1/videos/characters", {"name": "", "video": "text"}),
+    ],
+)
+def test_openai_names_what_is_missing(http: httpx.Client, url: str, form: dict[str, str]) -> None:
+    answer = http.post(url, files={name: (None, value) for name, value in form.items()})
+    assert (answer.status_code, answer.json()["error"]["type"]) == (400, "invalid_request_error")
+
+
+def test_openai_does_not_find_what_belongs_to_another(http: httpx.Client) -> None:
+    video_id = video(http).json()["id"]
+    for url in (f"/v1/videos/{video_id}", f"/v1/videos/{video_id}/content", "/v1/videos/characters/char_1"):
+        assert http.get(url, headers={"authorization": "Bearer sk-another"}).status_code == 404
+    assert http.get("/v1/videos", headers={"authorization": "Bearer sk-another"}).json()["data"] == []
