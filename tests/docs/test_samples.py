@@ -39,6 +39,8 @@ SHOWN = {
     "retry: the gateway first, then the provider itself": "the provider: You said: Are you there?",
     "apps: what an application asks": "data: [DONE]",
     "batches: a batch of two": "Lima - Lima is old.",
+    "webhooks: a receiver": "task.succeeded",
+    "webhooks: the secret of a key": "whsec_",
     "stored: a conversation goes on with another model": "You are Ada.",
 }
 # Programs' own variables of whoever runs the tests; a sample sets what it needs.
@@ -75,6 +77,7 @@ def test_sample_names_are_unique() -> None:
         "apps",
         "batches",
         "stored",
+        "webhooks",
     ],
 )
 def test_every_command_of_a_page_is_a_sample(name: str) -> None:
