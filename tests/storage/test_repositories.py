@@ -15,7 +15,7 @@ from elkapi.storage.db import Database
 from elkapi.storage.installation import Installation, open_installation
 from elkapi.storage.repos import audit, channels, groups, keys, owners, prices, requests, versions
 from elkapi.storage.secrets import Sealer, SecretKeyError
-from elkapi.types import NO_POLICY, Amounts, ChannelLimits, RequestRecord, Usage
+from elkapi.types import NO_POLICY, Amounts, ChannelLimits, RequestRecord, Usage, Variant
 
 NOW_NS = 1_800_000_000_000_000_000
 WHO: dict[str, Any] = {"now_ns": NOW_NS, "actor": "test"}
@@ -358,6 +358,7 @@ def test_cve_2026_30886_a_request_is_found_by_its_owner_only(database: Database)
         ratio_micro=1_000_000,
         hold_nano=5,
         charge_nano=4,
+        features={"mode": "pro"},
     )
     values = {
         "id": record.id,
@@ -392,3 +393,13 @@ def test_an_operator_takes_over_a_key_that_the_gateway_had_switched_off(
     assert taken is not None
     assert (taken.disabled_by, taken.reason) == ("test", "leaked")
     assert again == taken
+
+
+def test_variants_of_a_price_are_read_back(database: Database) -> None:
+    pro = Variant(when={"mode": ("pro", "max"), "resolution": ("1080p",)}, video_second_nano=5, call_nano=1)
+    amounts = Amounts(video_second_nano=2, image_nano=3, audio_second_nano=4, variants=(pro,))
+    with database.write() as connection:
+        added = prices.add_version(connection, model="v", amounts=amounts, source="a", **WHO)
+    with database.read() as connection:
+        assert prices.get_price(connection, added.price.id) == added
+    assert added.price.variants == (pro,)

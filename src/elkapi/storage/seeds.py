@@ -11,6 +11,7 @@ import msgspec
 from sqlalchemy import Connection, Table
 
 from elkapi.money import RATIO_ONE_MICRO, parse_usd
+from elkapi.storage.media_prices import media_prices
 from elkapi.types import Amounts, Tier
 
 DEFAULT_GROUP = "default"
@@ -123,4 +124,4 @@ def public_prices() -> dict[str, Amounts]:
             output_nano_per_1m=parse_usd(out),
             search_nano=parse_usd("0.01"),
         )
-    return found | PUBLIC_RECORDS
+    return found | PUBLIC_RECORDS | media_prices()

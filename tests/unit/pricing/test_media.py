@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from elkapi.catalog.families import kling
 from elkapi.catalog.task import Meter
 from elkapi.errors import BadRequest
+from elkapi.money import format_usd, parse_ratio
 from elkapi.pricing.media import bound, measured, resolution_of, unfixed
 from elkapi.pricing.price import amount_nano, dearest_for, priced_for, quote
-from elkapi.types import AssetKind, Price, TaskAsset, Usage, Variant
+from elkapi.storage.media_prices import media_prices
+from elkapi.types import Amounts, AssetKind, Price, TaskAsset, Usage, Variant
 
 SECONDS = Meter(
     unit="second",
@@ -23,7 +28,6 @@ SECONDS = Meter(
 )
 SIZED = Meter(unit="second", seconds=("seconds",), seconds_default=4.0, features={"size": ("size", "=720x1280")})
 PICTURES = Meter(unit="image", count="n", features={"resolution": ("resolution", "=1k")})
-RATES = {"video_second_nano": 100}
 
 
 def _file(kind: AssetKind = "video", **more: Any) -> TaskAsset:
@@ -101,6 +105,7 @@ def test_tokens_are_bounded_by_the_meters_own_function() -> None:
     meter = Meter(unit="token", seconds=meter.seconds, features={"mode": ("mode", "=std")}, tokens_max=meter.tokens_max)
     asked, features = bound(meter, {"duration": 5})
     assert asked == Usage(output_tokens=15_000, calls=1)
+    assert bound(meter, {"duration": -1})[0] == asked
     assert measured(meter, asked, features, (_file(duration_ms=900),)) == (asked, features)
     with pytest.raises(ValueError, match="tokens_max"):
         bound(Meter(unit="token"), {})
@@ -179,3 +184,42 @@ def test_g36_the_hold_covers_the_charge_of_any_files_where_the_resolution_was_le
 @given(st.integers(1, 10_000), st.integers(1, 10_000))
 def test_every_size_has_a_name(width: int, height: int) -> None:
     assert resolution_of(width, height) == resolution_of(height, width)
+
+
+def test_the_worked_example_of_the_page_about_money() -> None:
+    page = (Path(__file__).parents[3] / "docs/money.md").read_text("utf-8")
+    meter = next(one.meter for one in kling.FAMILY.operations if one.id == "kling.text-to-video")
+    assert meter is not None
+    price = Price(id=1, model="kling-v1", version=1, **msgspec.structs.asdict(_asked_price()))
+    ratio = parse_ratio("0.8")
+    paid = {}
+    for mode, lengths in (("pro", (5040, 3100)), ("std", (5040,))):
+        asked, features = bound(meter, {"duration": "5", "mode": mode})
+        held = quote(dearest_for(price, features, unfixed(meter, features)), "g", ratio, asked).nano
+        for length in lengths:
+            usage, became = measured(meter, asked, features, (_file(duration_ms=length),))
+            paid[mode, length] = (held, amount_nano(priced_for(price, became), usage, ratio))
+    assert paid == {
+        ("pro", 5040): (392_000_000, 392_000_000),
+        ("pro", 3100): (392_000_000, 243_040_000),
+        ("std", 5040): (112_000_000, 112_000_000),
+    }
+    for held, amount in paid.values():
+        assert f"{format_usd(held)} USD" in " ".join(page.split())
+        assert f"{format_usd(amount)} USD" in " ".join(page.split())
+
+
+def _asked_price() -> Amounts:
+    """What the first command of the page sets, as it stands there and as it is seeded."""
+    rates = msgspec.structs.replace(media_prices()["kling-v1"], image_nano=0)
+    pro = msgspec.structs.replace(rates.variants[0], image_nano=0)
+    return msgspec.structs.replace(rates, variants=(pro,))
+
+
+def test_every_seeded_record_is_one_that_an_operator_could_set() -> None:
+    found = media_prices()
+    for amounts in found.values():
+        assert not Price(id=1, model="m", version=1, **msgspec.structs.asdict(amounts)).is_zero
+        assert msgspec.json.decode(msgspec.json.encode(amounts), type=Amounts) == amounts
+    assert found["sora-2-pro"].variants[0].video_second_nano == 500_000_000
+    assert found["MiniMax-Hailuo-02"].call_nano == 280_000_000
