@@ -49,6 +49,7 @@ from elkapi.storage.installation import open_installation
 from elkapi.tasks.addresses import Addresses
 from elkapi.tasks.request import Signer
 from elkapi.tasks.showing import Showing
+from elkapi.tasks.telling import Teller
 from elkapi.upstream import ClientLimits, UpstreamClient
 from elkapi.upstream.gcp import TokenSource
 
@@ -206,7 +207,8 @@ async def opened_plane(order: WorkerOrder) -> AsyncIterator[DataPlane]:
             signer=Signer(tokens, SYSTEM_CLOCK),
             operations=operations,
             origin=addresses.public_origin or TrustedProxies(settings.trusted_proxies).origin,
-            callback_url=addresses.callback,
+            addresses=addresses,
+            teller=Teller(settings, operations, addresses.of_asset),
         )
 
 

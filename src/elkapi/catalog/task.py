@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 import msgspec
 
-from elkapi.types import AssetKind, State
+from elkapi.types import AssetKind, NoticeForm, State
 
 
 class Poll(msgspec.Struct, frozen=True):
@@ -50,9 +50,10 @@ class TaskSpec(msgspec.Struct, frozen=True, kw_only=True):
     a failure's text, the first found counts; `error_code` its code. `progress` may be a percent, a share up to 1 or
     text such as "37%". `refs` are paths of further ids by which later calls name what this task made. `blank` is what
     a native fetch answers before the provider was asked: {id}, {model}, {created_s}, {created_ms}, {created_iso} are
-    filled in. `callback` is the member of the submit in which the provider takes an address to call. `mark` is the
-    member that carries our own id, `recall` the request that finds a task by it (`{mark}`), where the provider has
-    such a thing; a submit of unknown outcome is asked about with it and never repeated.
+    filled in. `callback` is the member of the submit in which the provider takes an address to call, `notice` the shape
+    in which it calls back, `challenge`: it first asks the address whether it wants to be called. `mark` is the member
+    that carries our own id, `recall` the request that finds a task by it (`{mark}`), where the provider has such a
+    thing; a submit of unknown outcome is asked about with it and never repeated.
     """
 
     id: str
@@ -67,6 +68,8 @@ class TaskSpec(msgspec.Struct, frozen=True, kw_only=True):
     refs: tuple[str, ...] = ()
     blank: Mapping[str, Any] = {}
     callback: str = ""
+    notice: NoticeForm = "standard"
+    challenge: bool = False
     mark: str = ""
     recall: str = ""
     poll: Poll = Poll()

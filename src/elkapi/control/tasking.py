@@ -22,9 +22,11 @@ from elkapi.storage.db import Database, Reader
 from elkapi.storage.installation import Installation, open_installation
 from elkapi.storage.repos import tasks as rows
 from elkapi.storage.secrets import Sealer
+from elkapi.tasks.addresses import Addresses
 from elkapi.tasks.poller import Copier, Parts, Poller, ended
 from elkapi.tasks.record import Task, opened
 from elkapi.tasks.request import Signer
+from elkapi.tasks.telling import Teller
 from elkapi.upstream import ClientLimits, UpstreamClient
 from elkapi.upstream.gcp import TokenSource
 
@@ -91,16 +93,19 @@ async def opened_poller(
         stack.push_async_callback(ledger.aclose)
         client = UpstreamClient(ClientLimits(connections_per_origin_max=settings.upstream_connections_max))
         stack.push_async_callback(client.aclose)
+        operations = {operation.id: operation for operation in CATALOG.operations}
+        addresses = Addresses(settings, installation.sealer, clock)
         yield Poller(
             Parts(
                 settings=settings,
-                operations={operation.id: operation for operation in CATALOG.operations},
+                operations=operations,
                 families=CATALOG.family_of,
                 snapshot=lambda: holder.current,
                 storage=storage,
                 ledger=ledger,
                 send=client.send,
                 signer=Signer(TokenSource(client.send, clock), clock),
+                tell=Teller(settings, operations, addresses.of_asset).told,
                 copier=make_copier(installation, client, settings),
                 clock=clock,
                 owner=owner,

@@ -21,12 +21,16 @@ from elkapi.errors import GatewayError, MethodNotAllowed, Unauthenticated
 from elkapi.ids import request_id_text
 from elkapi.observe.metrics import Metrics
 from elkapi.relay.call import Call, ClientGone
+from elkapi.relay.callbacks import called_back
 from elkapi.relay.plane import DataPlane
 from elkapi.relay.relay import Failed, Left
 from elkapi.relay.serve import serve
+from elkapi.tasks.addresses import CALLBACKS
 
 # Everything below these belongs to the control process; the catalog names the routes among them that have a contract.
 CONTROL_PREFIXES = ("/api/", "/docs", "/console", "/assets/", "/favicon")
+# Neither takes a key.
+_KEYLESS_PREFIXES = (*CONTROL_PREFIXES, CALLBACKS)
 CONTROL_METHODS = ("GET", "HEAD", "OPTIONS")
 _ANTHROPIC_PATHS = ("/anthropic/", "/v1/messages", "/v1/v1/messages")
 # Native routes of tasks answer errors as their provider does, the neutral and wrapped ones in both shapes in use.
@@ -105,7 +109,9 @@ class Front:
             return self._preflight(call)
         if (own := self._own.get(path)) is not None:
             return own(call)
-        if path == "/" or path.startswith(CONTROL_PREFIXES):
+        if path == "/" or path.startswith(_KEYLESS_PREFIXES):
+            if path.startswith(CALLBACKS):
+                return called_back(self._plane, call)
             if call.method not in CONTROL_METHODS:
                 # Nothing there takes a body yet, so nobody without a key may make us collect one.
                 raise MethodNotAllowed(f"{call.method} is not allowed on {path}", CONTROL_METHODS)

@@ -26,8 +26,10 @@ from elkapi.routing.health import Health
 from elkapi.settings import Settings
 from elkapi.snapshot import Snapshot, SnapshotHolder
 from elkapi.storage.db import Reader
+from elkapi.tasks.addresses import Addresses
 from elkapi.tasks.request import Signer
 from elkapi.tasks.showing import Showing
+from elkapi.tasks.telling import Teller
 from elkapi.types import Grant
 from elkapi.upstream import UpstreamClient
 from elkapi.upstream.gcp import TokenSource
@@ -80,5 +82,6 @@ class DataPlane(msgspec.Struct):
     signer: Signer
     operations: Mapping[str, Operation]
     origin: Callable[[Call], str]
-    callback_url: Callable[[str, bytes], str]
+    addresses: Addresses
+    teller: Teller
     telemetry: Telemetry | None = None

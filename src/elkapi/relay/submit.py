@@ -40,6 +40,7 @@ from elkapi.routing.walk import Walk
 from elkapi.snapshot import Snapshot
 from elkapi.storage.repos.tasks import OUTCOME_UNKNOWN, TaskRow, text_id
 from elkapi.tasks import machine, record
+from elkapi.tasks.callback_address import PARAM, challenge, check_callback_url
 from elkapi.tasks.request import ANSWER_BYTES_MAX, request_for
 from elkapi.testing.crash import point
 from elkapi.types import (
@@ -84,6 +85,8 @@ async def submit(plane: DataPlane, snapshot: Snapshot, grant: Grant, match: Matc
     policy = snapshot.policy_for(grant)
     family = plane.catalog.family_of[match.operation.id]
     asked = await read_submit(call, match, family, policy.aliases)
+    if asked.callback_url:
+        await _check_callback(plane, asked)
     lease = plane.limits.key(grant.key_id, policy, 0)
     try:
         one = await Submit.prepared(plane, snapshot, grant, asked, call)
@@ -280,7 +283,7 @@ class Submit:
     async def _try(self, attempt: Attempt, one: AttemptRecord) -> tuple[int, bytes] | Verdict:
         plane, asked = self.plane, self.asked
         try:
-            callback = plane.callback_url(self.origin, self.call_id) if asked.task.callback else ""
+            callback = plane.addresses.callback(self.call_id) if asked.task.callback else ""
             body, self.mark = provider_body(asked, attempt.upstream_model, text_id(self.call_id), callback, self.named)
             if (channel := attempt.channel).param_set or channel.param_default or channel.param_remove:
                 body = _overridden(body, attempt)
@@ -519,6 +522,14 @@ class Submit:
             error_code=outcome,
             asked=asked.said or None,
         )
+
+
+async def _check_callback(plane: DataPlane, asked: Asked) -> None:
+    """Raises BadRequest for an address that cannot be called, or that does not want to be."""
+    allowed, param = plane.settings.webhook_allow_private, asked.task.callback or PARAM
+    check_callback_url(asked.callback_url, allow_private=allowed, param=param)
+    if asked.task.challenge and asked.operation.form == "native":
+        await challenge(plane.client.send, asked.callback_url, allow_private=allowed, param=param)
 
 
 # What a caller of the same form says to the provider beside its body.

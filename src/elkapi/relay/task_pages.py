@@ -126,7 +126,7 @@ async def _cancelled(plane: DataPlane, snapshot: Snapshot, task: Task) -> Task:
         if task.state.is_end:
             return task
         step = ending.ended(task, State.CANCELLED, "cancelled", "The task was cancelled.", b"", plane.clock.now_ns())
-        made = await plane.ledger.step(step)
+        made = await plane.ledger.step(plane.teller.told(task, step))
         again = await plane.tasks.again(task)
         if again is None:
             raise not_found(task.row.native_id or "")

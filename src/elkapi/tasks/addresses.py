@@ -35,7 +35,7 @@ class Addresses:
         """Where a caller fetches a file."""
         return f"{origin}/v1/assets/{asset.id.hex()}"
 
-    def callback(self, origin: str, task_id: bytes) -> str:
+    def callback(self, task_id: bytes) -> str:
         """Where a provider says that a task moved; "" while nobody outside could reach us."""
         return f"{self._public_url}{CALLBACKS}{self._token(task_id)}" if self._public_url else ""
 

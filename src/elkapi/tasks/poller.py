@@ -35,6 +35,7 @@ from elkapi.storage.repos.tasks import Owned
 from elkapi.tasks import ending, machine, record
 from elkapi.tasks.record import Task
 from elkapi.tasks.request import ANSWER_BYTES_MAX, Signer, request_for
+from elkapi.tasks.telling import Tell
 from elkapi.testing.crash import point
 from elkapi.types import Channel, ChannelKey, State, TaskAsset, TaskStep
 from elkapi.upstream import Origin, UpstreamFailure, UpstreamRequest
@@ -114,6 +115,7 @@ class Parts(msgspec.Struct, frozen=True):
     send: Callable[[UpstreamRequest], Awaitable[UpstreamReply]]
     signer: Signer
     copier: Copier
+    tell: Tell
     clock: Clock
     owner: bytes
 
@@ -318,7 +320,7 @@ class Poller:
             reading.state, "task_failed"
         )
         step = ending.ended(task, reading.state, code, reading.error, raw, self._parts.clock.now_ns())
-        return await self._end(watched, step)
+        return await self._end(watched, task, step)
 
     async def _goes_on(self, watched: Watched, spec: TaskSpec, reading: machine.Reading, raw: bytes) -> float | None:
         owned = watched.owned
@@ -332,7 +334,7 @@ class Poller:
     async def _moved(self, watched: Watched, state: State, progress: int, raw: bytes) -> bool | None:
         """Write a change on the way; None when the task came to its end by somebody else's step."""
         owned, now_ns = watched.owned, self._parts.clock.now_ns()
-        told = None
+        told, task = None, None
         if state.value != owned.state:
             task = await self._parts.storage.opened(owned.id)
             if task is None or task.state.is_end:
@@ -348,7 +350,7 @@ class Poller:
             started_ns=now_ns if state is State.RUNNING and owned.state == State.QUEUED.value else None,
             told=told,
         )
-        if not await self._parts.ledger.step(step):
+        if not await self._parts.ledger.step(step if task is None else self._parts.tell(task, step)):
             return await self._refresh(watched)
         watched.owned = msgspec.structs.replace(owned, version=owned.version + 1, state=state.value, progress=progress)
         return True
@@ -369,9 +371,9 @@ class Poller:
         )
         return False
 
-    async def _end(self, watched: Watched, step: TaskStep) -> float | None:
+    async def _end(self, watched: Watched, task: Task, step: TaskStep) -> float | None:
         point("tasks.end.before")
-        if await self._parts.ledger.step(step):
+        if await self._parts.ledger.step(self._parts.tell(task, step)):
             point("tasks.end.after")
             self.counts[f"ended_{step.state.value}"] += 1
             return None
@@ -469,7 +471,7 @@ class Poller:
             self._parts.clock.now_ns(),
             unknown=True,
         )
-        return await self._end(watched, step)
+        return await self._end(watched, task, step)
 
     # What was made
 
@@ -499,9 +501,11 @@ class Poller:
             loss = ending.cost_of(task, operation, family, reply, ())
             error = f"The result could not be fetched from the provider: {failure}"
             step = ending.ended(task, State.FAILED, "result_unavailable", error, b"", parts.clock.now_ns(), loss=loss)
-            return await self._end(watched, step)
+            return await self._end(watched, task, step)
         cost = ending.cost_of(task, operation, family, reply, assets)
-        return await self._end(watched, ending.succeeded(task, raw, assets, reading.refs, cost, parts.clock.now_ns()))
+        return await self._end(
+            watched, task, ending.succeeded(task, raw, assets, reading.refs, cost, parts.clock.now_ns())
+        )
 
     async def _copied(
         self, task: Task, operation: Operation, place: tuple[Channel, ChannelKey], reading: machine.Reading

@@ -30,6 +30,7 @@ TASK = TaskSpec(
     fetch=f"GET /v1{_PATH}/{{id}}",
     cancel=f"DELETE /v1{_PATH}/{{id}}",
     callback="callback_url",
+    notice="ark",
     blank={"id": "{id}", "model": "{model}", "status": "queued", "error": None, "created_at": "{created_s}"},
 )
 # Pixels a second of each resolution, of its widest ratio: what a bound may rest on.

@@ -29,6 +29,7 @@ RUNWAY_TASK = TaskSpec(
     error=("data.msg", "msg"),
     fetch="GET /api/video/runway/feed?task_id={id}",
     callback="callback_url",
+    notice="duomi",
 )
 PIKA_TASK = msgspec.structs.replace(RUNWAY_TASK, fetch="GET /api/video/pika/feed?task_id={id}")
 _UPSTREAM = "POST /api/video"

@@ -23,6 +23,7 @@ VIDEO = TaskSpec(
     fetch="GET {submit}/{id}",
     refs=("data.task_result.videos[*].id",),
     callback="callback_url",
+    notice="kling",
     mark="external_task_id",
     recall="GET {submit}/{mark}",
 )

@@ -24,6 +24,7 @@ TASK = TaskSpec(
     error=("failure_reason",),
     fetch="GET /dream-machine/v1/generations/{id}",
     callback="callback_url",
+    notice="luma",
 )
 _FEATURES: dict[str, tuple[str, ...]] = {"resolution": ("resolution", "=720p"), "duration": ("duration", "=5s")}
 _VIDEO = Meter(unit="call", seconds=("duration",), features=_FEATURES)

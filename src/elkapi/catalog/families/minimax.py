@@ -22,6 +22,8 @@ TASK = TaskSpec(
     fetch="GET /v1/query/video_generation?task_id={id}",
     refs=("file_id",),
     callback="callback_url",
+    notice="minimax",
+    challenge=True,
     blank={"task_id": "{id}", "status": "Queueing", "base_resp": {"status_code": 0, "status_msg": "success"}},
 )
 _FEATURES: dict[str, tuple[str, ...]] = {"duration": ("duration", "=6"), "resolution": ("resolution", "=768P")}

@@ -1,0 +1,40 @@
+"""Where providers say that a task moved: it only means that the poller asks at once (style.md, "tasks").
+
+The address itself is the proof: it is signed, and given to one provider for one task. What the body says is not read,
+but for MiniMax's question whether somebody is there.
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+from elkapi.errors import NotFound
+from elkapi.relay.call import Call
+from elkapi.relay.plane import DataPlane
+from elkapi.storage.repos import tasks
+from elkapi.tasks.addresses import CALLBACKS
+
+
+class _Challenge(msgspec.Struct):
+    challenge: str | None = None
+
+
+_challenge = msgspec.json.Decoder(_Challenge)
+JSON = ((b"content-type", b"application/json"),)
+
+
+async def called_back(plane: DataPlane, call: Call) -> None:
+    """Answer a provider. Raises NotFound for an address that is not ours, Unavailable."""
+    task_id = plane.addresses.task_of(call.path.removeprefix(CALLBACKS))
+    if task_id is None:
+        raise NotFound("There is nothing here.", code="unknown_url")
+    body = await call.body()
+    try:
+        asked = _challenge.decode(body).challenge
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        asked = None
+    if asked is not None:
+        call.reply.send(200, JSON, msgspec.json.encode({"challenge": asked[:1024]}))
+        return
+    await plane.tasks.write(lambda connection: tasks.poke(connection, task_id))
+    call.reply.send(200, JSON, b"{}")

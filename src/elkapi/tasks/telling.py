@@ -1,0 +1,70 @@
+"""Which events a step of a task makes, and in whose words: each change of state, for the address its caller gave."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+import msgspec
+
+from elkapi.catalog.operation import Operation
+from elkapi.settings import Settings
+from elkapi.storage.repos.tasks import TaskRow
+from elkapi.tasks import callback_forms, record
+from elkapi.tasks.record import Task
+from elkapi.tasks.showing import Address, with_addresses
+from elkapi.translate.task_views import rendered
+from elkapi.types import Notice, TaskStep, TaskView
+
+_told = msgspec.json.Decoder(record.Told)
+_CHANGED = ("native_id", "started_ns", "finished_ns", "error_code")
+
+
+class Teller:
+    """Writes the notices of steps; `address` is our address of a file. Sending them is `notify`'s."""
+
+    def __init__(self, settings: Settings, operations: Mapping[str, Operation], address: Address) -> None:
+        self._retry_ns = round(settings.webhook_retry_s * 1e9)
+        self._operations = operations
+        self._address = address
+
+    def told(self, task: Task, step: TaskStep) -> TaskStep:
+        """The step with what is to be told of it; `task` is the task before it."""
+        if not task.asked.callback_url or step.state is task.state:
+            return step
+        operation = self._operations[task.row.operation]
+        form = operation.task.notice if operation.task is not None and operation.form == "native" else "standard"
+        after = after_step(task, step)
+        view = with_addresses(after.view(), lambda asset: self._address(asset, task.asked.origin))
+        notice = Notice(
+            task_id=task.row.id,
+            number=after.row.version,
+            key_id=task.row.key_id,
+            owner_id=task.row.owner_id,
+            url=task.asked.callback_url,
+            form=form,
+            body=callback_forms.body(form, view, _neutral),
+            created_ns=step.now_ns,
+            until_ns=step.now_ns + self._retry_ns,
+        )
+        return msgspec.structs.replace(step, notices=(notice,))
+
+
+def after_step(task: Task, step: TaskStep) -> Task:
+    """The task as the step leaves it."""
+    changed = {name: value for name in _CHANGED if (value := getattr(step, name)) is not None}
+    row: TaskRow = msgspec.structs.replace(
+        task.row,
+        state=step.state.value,
+        progress=step.progress,
+        version=step.version + 1,
+        updated_ns=step.now_ns,
+        **changed,
+    )
+    return Task(row, task.asked, task.told if step.told is None else _told.decode(step.told))
+
+
+def _neutral(view: TaskView) -> Mapping[str, object]:
+    return rendered("neutral", view)
+
+
+Tell = Callable[[Task, TaskStep], TaskStep]
