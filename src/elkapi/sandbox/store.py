@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from typing import Any
 
-SHELF_ITEMS_MAX = 2_000
+SHELF_ITEMS_MAX = 20_000
 SHELF_BYTES_MAX = 64 * 1024 * 1024
 
 

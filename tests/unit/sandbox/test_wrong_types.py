@@ -17,6 +17,7 @@ from elkapi.sandbox.providers import (
     ark,
     bedrock,
     gemini,
+    kling_read,
     minimax,
     openai_videos,
     pika,
@@ -199,6 +200,34 @@ SORA: dict[str, Any] = {
     "size": "720x1280",
     "input_reference": {"image_url": "https://pictures.example/a.png"},
 }
+
+
+def _kling(reader: Callable[[Any], Any]) -> Callable[[Request], Answer]:
+    """A handler that only reads."""
+
+    def handler(request: Request) -> Answer:
+        kling_read.read(request.body, reader)
+        return Answer(200, ())
+
+    return handler
+
+
+KLING_VIDEO: dict[str, Any] = {
+    "model_name": "kling-v1",
+    "prompt": "a",
+    "negative_prompt": "b",
+    "image": "aaaa",
+    "cfg_scale": 0.5,
+    "mode": "std",
+    "sound": "off",
+    "duration": "5",
+    "camera_control": {"type": "simple", "config": {"zoom": 1}},
+    "callback_url": "https://callbacks.example/",
+    "external_task_id": "e",
+}
+KLING_IMAGE: dict[str, Any] = {"prompt": "a", "n": 2, "image": "aaaa", "image_fidelity": 0.5, "aspect_ratio": "1:1"}
+KLING_LIPS: dict[str, Any] = {"input": {"video_url": "u", "mode": "text2video", "text": "a", "voice_id": "v"}}
+KLING_EFFECT: dict[str, Any] = {"effect_scene": "hug", "input": {"images": ["aaaa", "aaaa"], "duration": "5"}}
 CASES: dict[str, tuple[Callable[[Request], Answer], str, dict[str, Any]]] = {
     "messages": (anthropic.messages, "", MESSAGES),
     "batch": (anthropic_batches.create, "", BATCH),
@@ -213,6 +242,11 @@ CASES: dict[str, tuple[Callable[[Request], Answer], str, dict[str, Any]]] = {
     "minimax": (minimax.generate, "", HAILUO),
     "pika": (pika.generate, "", PIKA),
     "videos": (openai_videos.create, "", SORA),
+    "kling": (_kling(kling_read.image_to_video), "", KLING_VIDEO),
+    "kling image": (_kling(kling_read.image), "", KLING_IMAGE),
+    "kling expansion": (_kling(kling_read.expansion), "", {"image": "aaaa", "up_expansion_ratio": 0.1, "n": 1}),
+    "kling lips": (_kling(kling_read.lip_sync), "", KLING_LIPS),
+    "kling effect": (_kling(kling_read.effects), "", KLING_EFFECT),
 }
 
 

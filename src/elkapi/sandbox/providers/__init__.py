@@ -11,6 +11,7 @@ from elkapi.sandbox.providers.files import PROVIDER as FILES
 from elkapi.sandbox.providers.gemini import PROVIDER as GEMINI
 from elkapi.sandbox.providers.gemini_models import EMBEDDERS as GEMINI_EMBEDDERS
 from elkapi.sandbox.providers.gemini_models import LISTED as GEMINI_MODELS
+from elkapi.sandbox.providers.kling import PROVIDER as KLING
 from elkapi.sandbox.providers.minimax import PROVIDER as MINIMAX
 from elkapi.sandbox.providers.openai import MODELS as EMBEDDING_MODELS
 from elkapi.sandbox.providers.openai import PROVIDER as OPENAI
@@ -28,6 +29,7 @@ PROVIDERS: tuple[Provider, ...] = (
     VERTEX,
     BEDROCK,
     ARK,
+    KLING,
     MINIMAX,
     PIKA,
     FILES,
