@@ -7,11 +7,11 @@ has not answered yet, the body says the little that is known in its words.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from datetime import UTC, datetime
 from typing import Any
 
 import msgspec
 
+from elkapi.tasks.showing import iso, readdressed
 from elkapi.types import NoticeForm, State, TaskView
 
 _decode = msgspec.json.Decoder().decode
@@ -145,12 +145,6 @@ SHAPES: Mapping[NoticeForm, Callable[[TaskView], dict[str, Any]]] = {
 }
 
 
-def iso(ns: int) -> str:
-    """2026-11-22T09:00:00.000Z"""
-    moment = datetime.fromtimestamp(ns // 1_000_000_000, UTC)
-    return f"{moment:%Y-%m-%dT%H:%M:%S}.{ns // 1_000_000 % 1000:03d}Z"
-
-
 def _moved_ns(view: TaskView) -> int:
     """When it came to where it stands."""
     return view.finished_ns or view.started_ns or view.created_ns
@@ -168,16 +162,8 @@ def _answer(view: TaskView) -> dict[str, Any]:
     """The provider's last answer with our addresses in it; its own must not leave the gateway."""
     if not view.reply:
         return {}
-    answer = _readdressed(_decode(view.reply), {asset.source: asset.url for asset in view.assets if asset.source})
+    answer = readdressed(_decode(view.reply), {asset.source: asset.url for asset in view.assets if asset.source})
     return answer if isinstance(answer, dict) else {}
-
-
-def _readdressed(value: Any, ours: Mapping[str, str]) -> Any:
-    if isinstance(value, str):
-        return ours.get(value, value)
-    if isinstance(value, dict):
-        return {name: _readdressed(inner, ours) for name, inner in value.items()}
-    return [_readdressed(inner, ours) for inner in value] if isinstance(value, list) else value
 
 
 def _member(answer: dict[str, Any], name: str) -> dict[str, Any]:

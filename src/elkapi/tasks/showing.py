@@ -36,7 +36,7 @@ def native(task: Task, spec: TaskSpec, view: TaskView) -> Any:
     if spec.progress and (said := first(spec.progress, body)) is not None:
         put(spec.progress, body, _progress_like(said, view.progress))
     ours_of = {asset.source: asset.url for asset in view.assets if asset.source and asset.url}
-    return _readdressed(body, ours_of) if ours_of else body
+    return readdressed(body, ours_of) if ours_of else body
 
 
 def with_addresses(view: TaskView, address: Callable[[TaskAsset], str]) -> TaskView:
@@ -93,13 +93,14 @@ def iso(ns: int) -> str:
     return f"{moment:%Y-%m-%dT%H:%M:%S}.{ns // 1_000_000 % 1000:03d}Z"
 
 
-def _readdressed(value: Any, ours_of: Mapping[str, str]) -> Any:
+def readdressed(value: Any, ours_of: Mapping[str, str]) -> Any:
+    """A decoded answer with our addresses in the places of the provider's, wherever in it they stand."""
     if isinstance(value, str):
         return ours_of.get(value, value)
     if isinstance(value, dict):
-        return {name: _readdressed(inner, ours_of) for name, inner in value.items()}
+        return {name: readdressed(inner, ours_of) for name, inner in value.items()}
     if isinstance(value, list):
-        return [_readdressed(inner, ours_of) for inner in value]
+        return [readdressed(inner, ours_of) for inner in value]
     return value
 
 
