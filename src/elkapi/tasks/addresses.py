@@ -45,7 +45,7 @@ class Addresses:
             task_id = bytes.fromhex(token[:32])
         except ValueError:
             return None
-        return task_id if hmac.compare_digest(self._token(task_id).encode(), token.encode()) else None
+        return task_id if hmac.compare_digest(self._token(task_id).encode(), token.encode("utf-8", "surrogatepass")) else None
 
     def _token(self, task_id: bytes) -> str:
         return task_id.hex() + self._sealer.fingerprint(b"callback\0" + task_id)[:SIGNATURE_BYTES].hex()
