@@ -45,7 +45,9 @@ class Addresses:
             task_id = bytes.fromhex(token[:32])
         except ValueError:
             return None
-        return task_id if hmac.compare_digest(self._token(task_id).encode(), token.encode("utf-8", "surrogatepass")) else None
+        # As bytes: of texts beyond ASCII the comparison wants to know nothing.
+        given = token.encode("utf-8", "surrogatepass")
+        return task_id if hmac.compare_digest(self._token(task_id).encode(), given) else None
 
     def _token(self, task_id: bytes) -> str:
         return task_id.hex() + self._sealer.fingerprint(b"callback\0" + task_id)[:SIGNATURE_BYTES].hex()

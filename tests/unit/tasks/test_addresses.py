@@ -25,7 +25,9 @@ def test_a_token_names_its_task_and_no_other_key_makes_it() -> None:
     assert addresses(public_url="").callback(TASK_ID) == ""
 
 
-@pytest.mark.parametrize("change", ["", "0" * 64, "short", "ü" * 64, "0" * 32 + "ü" * 32, "\0", "g" * 64, "0" * 32 + "\udcff"])
+@pytest.mark.parametrize(
+    "change", ["", "0" * 64, "short", "ü" * 64, "0" * 32 + "ü" * 32, "\0", "g" * 64, "0" * 32 + "\udcff"]
+)
 def test_what_is_no_token_of_ours_names_no_task(change: str) -> None:
     assert addresses().task_of(change) is None
 
