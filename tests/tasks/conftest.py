@@ -95,7 +95,7 @@ async def tasks(tmp_path: Path, database_url: str, monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr("elkapi.tasks.poller.LOOK_S", 0.01)
     async with (
         provider() as upstream,
-        gateway(tmp_path, database_url=database_url, sqlite_synchronous="NORMAL") as gate,
+        gateway(tmp_path, database_url=database_url, sqlite_synchronous="NORMAL", webhook_allow_private=True) as gate,
     ):
         await gate.channel(upstream.origin, (MODEL, "kling-video-extend"), family="kling", secrets=("AK|SK",))
         await gate.price(MODEL, per_call_usd="0.50")

@@ -143,10 +143,10 @@ class Notifier:
             await self._outbox.ended(due.id, told, then, due.tries + 1)
         except Exception as error:
             # Not kept: its lease runs out and it is sent again.
-            log.warning("notice_not_kept", exc_info=error, extra={"event": event_id})
+            log.warning("notice_not_kept", exc_info=error, extra={"notice": event_id})
             return
         facts = {
-            "event": event_id,
+            "notice": event_id,
             "host": due.host,
             "status": told.status,
             "error": told.error,

@@ -1,0 +1,75 @@
+"""A caller's receiver hears of every change of its task, in the shape of the route, after it is true (guarantee 72)."""
+
+from __future__ import annotations
+
+import gc
+import time
+from typing import Any
+
+import msgspec
+import pytest
+from standardwebhooks import Webhook
+
+from elkapi.admin import webhooks
+from elkapi.admin.context import Admin
+from elkapi.clock import ManualClock
+from tests.receiver import OK, Received, receiving
+from tests.storage.test_notify import sending
+from tests.tasks.conftest import MODEL, Tasks
+from tests.tasks.test_engine import quick as quick
+
+
+async def test_a_receiver_hears_of_each_change_once_it_is_true_in_the_words_of_the_route(
+    tasks: Tasks, caplog: pytest.LogCaptureFixture
+) -> None:
+    stood: list[tuple[str, str]] = []
+
+    def says(event: Received) -> bytes:
+        """At the moment of an event, our own state: it must be the one that the event tells of."""
+        stood.append((msgspec.json.decode(event.body)["task_status"], tasks.rows()[0][0]))
+        return OK
+
+    installation = tasks.gate.installation
+    async with receiving(says) as receiver, sending(installation.settings, ManualClock(time.time_ns())) as sender:
+        asked = {"model_name": MODEL, "prompt": "a dog", "callback_url": receiver.url}
+        reply = await tasks.submit(asked)
+        assert reply.status_code == 200, reply.text
+        task_id = reply.json()["data"]["task_id"]
+        assert receiver.url not in str(tasks.upstream.requests)
+        async with tasks.polling():
+            tasks.upstream.tasks[task_id]["task_status"] = "processing"
+            await tasks.until("running")
+            sender.clock.advance(60)
+            await sender.job.run_once()
+            tasks.upstream.succeed(task_id)
+            await tasks.until("succeeded")
+        sender.clock.advance(60)
+        await sender.job.run_once()
+    assert stood == [("processing", "running"), ("succeed", "succeeded")]
+    admin = Admin(installation, "test")
+    secret = webhooks.tell_secret(admin, str(webhooks.list_notices(admin)[0].key_id)).secret
+    bodies: list[Any] = [Webhook(secret).verify(event.body, event.headers) for event in receiver.got]
+    assert [body["task_id"] for body in bodies] == [task_id] * 2
+    assert bodies[1]["task_result"]["videos"][0]["url"].startswith(f"{tasks.gate.origin}/v1/assets/")
+    assert tasks.upstream.origin.encode() not in receiver.got[1].body
+    assert len({event.id for event in receiver.got}) == 2
+    assert {row.state for row in webhooks.list_notices(admin)} == {"delivered"}
+    gc.collect()  # A task that failed unseen is logged when it is forgotten.
+    assert "never retrieved" not in caplog.text
+
+
+async def test_an_address_that_cannot_be_called_is_refused_before_anything_is_held(tasks: Tasks) -> None:
+    asked = {"model_name": MODEL, "prompt": "a dog", "callback_url": "ftp://hooks.example.test/"}
+    reply = await tasks.submit(asked)
+    assert reply.status_code == 400
+    assert "callback_url" in reply.text
+    assert not tasks.upstream.requests
+    assert not tasks.rows()
+
+
+async def test_a_task_without_an_address_tells_nobody(tasks: Tasks) -> None:
+    task_id = (await tasks.submit()).json()["data"]["task_id"]
+    tasks.upstream.succeed(task_id)
+    async with tasks.polling():
+        await tasks.until("succeeded")
+    assert tasks.gate.sql("select count(*) from notices")[0][0] == 0
