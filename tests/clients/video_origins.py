@@ -17,10 +17,9 @@ ORIGINS = ["sandbox_origin"]
 
 
 class Origin(NamedTuple):
-    """One place that speaks every provider's protocol. `keys` are by provider: openai, gemini, vertex and ark.
+    """One place that speaks every provider's protocol. `keys` are by provider.
 
-    `sandbox` is what makes the videos in the end. `asks` tells whether the provider's own refusals (a model that it
-    does not have, a length that it does not make) come from here, word by word.
+    `sandbox` is what makes the videos in the end.
     """
 
     base_url: str
@@ -30,7 +29,14 @@ class Origin(NamedTuple):
 
 @pytest.fixture(scope="module")
 def sandbox_origin() -> Iterator[Origin]:
-    keys = {"openai": "sk-anything", "gemini": "AIza-given", "vertex": "ya29.given", "ark": "ark-given"}
+    keys = {
+        "openai": "sk-anything",
+        "gemini": "AIza-given",
+        "vertex": "ya29.given",
+        "ark": "ark-given",
+        "runway": "key_given",
+        "luma": "luma-given",
+    }
     with running() as sandbox:
         yield Origin(sandbox.base_url, keys, sandbox)
 

@@ -26,6 +26,7 @@ from elkapi.sandbox import pictures
 from elkapi.sandbox.faults import Faults
 from elkapi.sandbox.messages import Answer, Charge, Problem, Request
 from elkapi.sandbox.sealing import is_sealed, seal
+from elkapi.sandbox.sounds import wav
 from elkapi.sandbox.videos import mp4
 
 State = Literal["queued", "running", "succeeded", "failed", "moderated", "expired", "cancelled"]
@@ -212,6 +213,8 @@ def content_of(task: Task, name: str) -> tuple[bytes, str]:
     ending = name.rpartition(".")[2]
     if ending == "mp4":
         return task.video(), VIDEO_TYPE
+    if ending == "wav":
+        return wav(), "audio/wav"
     if ending == "png":
         return pictures.png(task.id), "image/png"
     return (pictures.WEBP, "image/webp") if ending == "webp" else (pictures.JPEG, "image/jpeg")

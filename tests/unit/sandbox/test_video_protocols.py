@@ -442,3 +442,127 @@ def test_openai_does_not_find_what_belongs_to_another(http: httpx.Client) -> Non
     for url in (f"/v1/videos/{video_id}", f"/v1/videos/{video_id}/content", "/v1/videos/characters/char_1"):
         assert http.get(url, headers={"authorization": "Bearer sk-another"}).status_code == 404
     assert http.get("/v1/videos", headers={"authorization": "Bearer sk-another"}).json()["data"] == []
+
+
+# Runway
+
+
+RUNWAY = {"authorization": "Bearer key_any", "x-runway-version": "2024-11-06"}
+FRAME = {"model": "gen4_turbo", "promptImage": "https://pictures.example/a.png", "ratio": "1280:720"}
+
+
+def runway(http: httpx.Client, operation: str = "image_to_video", **body: Any) -> httpx.Response:
+    return http.post(f"/runwayml/v1/{operation}", json=body, headers=RUNWAY)
+
+
+def test_runway_shows_every_state_as_it_is(sandbox: Running, http: httpx.Client) -> None:
+    begun = runway(http, **FRAME, promptText="[sandbox: task-queued=200ms, task-takes=200ms]", duration=4).json()
+    assert list(begun) == ["id"]
+    url = f"/v1/tasks/{begun['id']}"
+    assert http.get(url, headers=RUNWAY).json()["status"] == "PENDING"
+    running_or_done = polled(http, url, lambda body: body["status"] != "PENDING", headers=RUNWAY)
+    assert running_or_done["status"] in ("RUNNING", "SUCCEEDED")
+    done = polled(http, url, lambda body: body["status"] == "SUCCEEDED", headers=RUNWAY)
+    assert set(done) == {"id", "createdAt", "status", "output"}
+    assert seconds_of(httpx.get(done["output"][0]).content) == 4
+    assert bill(sandbox) == ("runway", "gen4_turbo", 5 * 4 * 10_000_000)
+
+
+def test_runway_wants_its_version_and_a_key(http: httpx.Client) -> None:
+    assert http.post("/v1/image_to_video", json=FRAME).status_code == 400
+    assert http.post("/v1/image_to_video", json=FRAME, headers={**RUNWAY, "authorization": ""}).status_code == 401
+    assert http.get("/v1/tasks/unknown", headers=RUNWAY).json() == {"error": "Task not found"}
+
+
+@pytest.mark.parametrize(
+    ("operation", "body", "nano_usd"),
+    [
+        ("text_to_image", {"model": "gen4_image", "promptText": "a"}, 80_000_000),
+        ("image_upscale", {"model": "magnific_precision_upscaler_v2", "imageUri": "https://a.example/"}, 200_000_000),
+        ("voice_dubbing", {"model": "eleven_voice_dubbing", "audioUri": "data:,", "targetLang": "en"}, 10_000_000),
+        ("video_to_video", {"model": "aleph2", "videoUri": "https://a.example/"}, 750_000_000),
+    ],
+)
+def test_runway_has_a_price_for_every_kind(
+    sandbox: Running, http: httpx.Client, operation: str, body: Any, nano_usd: int
+) -> None:
+    assert runway(http, operation, **body).status_code == 200
+    assert bill(sandbox)[2] == nano_usd
+
+
+@pytest.mark.parametrize(
+    ("operation", "body"),
+    [
+        ("image_to_video", {}),
+        ("image_to_video", {**FRAME, "model": "gen4.5"}),
+        ("image_to_video", {**FRAME, "promptImage": [{"uri": "https://a.example/", "position": "last"}]}),
+        ("image_to_video", {**FRAME, "promptImage": []}),
+        ("image_to_video", {**FRAME, "seed": -1}),
+        ("image_to_video", {**FRAME, "promptText": "[sandbox: task-refused]"}),
+        ("text_to_image", {"model": "gen4_image_turbo", "promptText": "a"}),
+        ("video_to_video", {"model": "seedance2", "videoUri": "https://a.example/"}),
+    ],
+)
+def test_runway_refuses_in_its_own_words(http: httpx.Client, operation: str, body: Any) -> None:
+    answer = runway(http, operation, **body)
+    assert answer.status_code == 400
+    assert isinstance(answer.json()["error"], str)
+
+
+# Luma
+
+
+def luma(http: httpx.Client, path: str = "generations", **body: Any) -> httpx.Response:
+    return http.post(f"/dream-machine/v1/{path}", json=body)
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "nano_usd"),
+    [
+        ("generations", {"prompt": "a"}, 320_000_000),
+        (
+            "generations/video",
+            {"prompt": "a", "model": "ray-2", "duration": "9s", "resolution": "1080p"},
+            1_917_000_000,
+        ),
+        ("generations/image", {"prompt": "a", "model": "photon-1"}, 15_000_000),
+    ],
+)
+def test_luma_answers_a_generation_and_bills_it(
+    sandbox: Running, http: httpx.Client, path: str, body: Any, nano_usd: int
+) -> None:
+    answer = luma(http, path, **body)
+    assert (answer.status_code, answer.json()["state"]) == (201, "queued")
+    assert bill(sandbox)[2] == nano_usd
+
+
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [
+        ("generations", {}),
+        ("generations", {"prompt": "a", "aspect_ratio": "2:1"}),
+        ("generations", {"prompt": "a", "duration": 5}),
+        ("generations", {"keyframes": {"frame2": {}}}),
+        ("generations", {"keyframes": {"frame0": {"type": "image"}}}),
+        ("generations", {"prompt": "[sandbox: task-refused]"}),
+        ("generations/image", {"prompt": "a"}),
+        ("generations/image/reframe", {"generation_type": "reframe_image", "model": "photon-1", "aspect_ratio": "1:1"}),
+        ("generations/video/modify", {"generation_type": "modify_video", "media": {"url": "https://a.example/"}}),
+    ],
+)
+def test_luma_refuses_with_a_detail(http: httpx.Client, path: str, body: Any) -> None:
+    answer = luma(http, path, **body)
+    assert (answer.status_code, list(answer.json())) == (400, ["detail"])
+
+
+def test_luma_knows_its_own(http: httpx.Client) -> None:
+    generation = luma(http, prompt="a").json()["id"]
+    url = f"/dream-machine/v1/generations/{generation}"
+    assert http.get(url, headers={"authorization": "Bearer luma-another"}).status_code == 404
+    assert luma(http, f"generations/{generation}/upscale").status_code == 400
+    assert http.get(url, headers={"authorization": ""}).status_code == 403
+    assert http.delete(url).status_code == 204
+    assert http.get("/dream-machine/v1/ping").json() == {"message": "pong"}
+    assert http.get("/dream-machine/v1/credits").json()["credit_balance"] > 0
+    assert http.get("/dream-machine/v1/generations/concepts/list").json()
+    assert http.get("/dream-machine/v1/generations", params={"limit": 101}).status_code == 422

@@ -18,9 +18,11 @@ from elkapi.sandbox.providers import (
     bedrock,
     gemini,
     kling_read,
+    luma,
     minimax,
     openai_videos,
     pika,
+    runway,
     veo,
     vertex,
 )
@@ -228,6 +230,25 @@ KLING_VIDEO: dict[str, Any] = {
 KLING_IMAGE: dict[str, Any] = {"prompt": "a", "n": 2, "image": "aaaa", "image_fidelity": 0.5, "aspect_ratio": "1:1"}
 KLING_LIPS: dict[str, Any] = {"input": {"video_url": "u", "mode": "text2video", "text": "a", "voice_id": "v"}}
 KLING_EFFECT: dict[str, Any] = {"effect_scene": "hug", "input": {"images": ["aaaa", "aaaa"], "duration": "5"}}
+RUNWAY: dict[str, Any] = {
+    "model": "seedance2",
+    "promptImage": [{"uri": "https://pictures.example/a.png", "position": "first"}],
+    "promptText": "a",
+    "ratio": "1280:720",
+    "duration": 5,
+    "seed": 1,
+}
+LUMA: dict[str, Any] = {
+    "model": "ray-2",
+    "prompt": "a",
+    "aspect_ratio": "16:9",
+    "duration": "5s",
+    "resolution": "720p",
+    "loop": False,
+    "keyframes": {"frame0": {"type": "image", "url": "https://pictures.example/a.png"}},
+    "callback_url": "https://callbacks.example/",
+}
+LUMA_IMAGE: dict[str, Any] = {"model": "photon-1", "prompt": "a", "image_ref": [{"url": "https://pictures.example/"}]}
 CASES: dict[str, tuple[Callable[[Request], Answer], str, dict[str, Any]]] = {
     "messages": (anthropic.messages, "", MESSAGES),
     "batch": (anthropic_batches.create, "", BATCH),
@@ -242,6 +263,9 @@ CASES: dict[str, tuple[Callable[[Request], Answer], str, dict[str, Any]]] = {
     "minimax": (minimax.generate, "", HAILUO),
     "pika": (pika.generate, "", PIKA),
     "videos": (openai_videos.create, "", SORA),
+    "runway": (runway.submit, "", RUNWAY),
+    "luma": (luma.create_video, "", LUMA),
+    "luma image": (luma.create_image, "", LUMA_IMAGE),
     "kling": (_kling(kling_read.image_to_video), "", KLING_VIDEO),
     "kling image": (_kling(kling_read.image), "", KLING_IMAGE),
     "kling expansion": (_kling(kling_read.expansion), "", {"image": "aaaa", "up_expansion_ratio": 0.1, "n": 1}),
@@ -272,10 +296,12 @@ def test_a_value_of_a_wrong_type_is_refused_or_taken_and_never_fails(case: str) 
     handler, model, body = CASES[case]
 
     def status(sent: dict[str, Any]) -> int:
-        request = Request("POST", "/", (), msgspec.json.encode(sent), Faults(), "req_" + "0" * 32, {"model": model})
+        request = Request(
+            "POST", "/v1/image_to_video", (), msgspec.json.encode(sent), Faults(), "0" * 32, {"model": model}
+        )
         try:
             return handler(request).status
         except Problem as problem:
             return problem.status
 
-    assert {status(changed(body, path, value)) for path in places(body) for value in VALUES} <= {200, 400, 403, 404}
+    assert {status(changed(body, path, value)) for path in places(body) for value in VALUES} <= {200, 201, 400, 403, 404}

@@ -12,12 +12,14 @@ from elkapi.sandbox.providers.gemini import PROVIDER as GEMINI
 from elkapi.sandbox.providers.gemini_models import EMBEDDERS as GEMINI_EMBEDDERS
 from elkapi.sandbox.providers.gemini_models import LISTED as GEMINI_MODELS
 from elkapi.sandbox.providers.kling import PROVIDER as KLING
+from elkapi.sandbox.providers.luma import PROVIDER as LUMA
 from elkapi.sandbox.providers.minimax import PROVIDER as MINIMAX
 from elkapi.sandbox.providers.openai import MODELS as EMBEDDING_MODELS
 from elkapi.sandbox.providers.openai import PROVIDER as OPENAI
 from elkapi.sandbox.providers.openai_judging import MODERATION_MODEL
 from elkapi.sandbox.providers.openai_models import TEXT_MODELS
 from elkapi.sandbox.providers.pika import PROVIDER as PIKA
+from elkapi.sandbox.providers.runway import PROVIDER as RUNWAY
 from elkapi.sandbox.providers.vertex import PROVIDER as VERTEX
 from elkapi.sandbox.routes import Provider
 
@@ -30,8 +32,10 @@ PROVIDERS: tuple[Provider, ...] = (
     BEDROCK,
     ARK,
     KLING,
+    LUMA,
     MINIMAX,
     PIKA,
+    RUNWAY,
     FILES,
 )
 

@@ -9,6 +9,11 @@ from elkapi.sandbox.messages import Answer, Problem, Request
 from elkapi.sandbox.routes import Provider, Route
 
 
+def take(request: Request) -> Answer:
+    """`POST /_files/uploads/{token}`: an upload that a provider has announced; nobody reads it again."""
+    return Answer(204, (b"",))
+
+
 def refusal(problem: Problem) -> Answer:
     """A problem as S3 and those like it word it."""
     code = problem.code or "InvalidRequest"
@@ -30,5 +35,8 @@ PROVIDER = Provider(
     check=_nobody,
     refusal=refusal,
     dress=lambda request, answer, took_s: answer,
-    routes=(Route("GET", "/{token}/{name}", tasks.file),),
+    routes=(
+        Route("GET", "/{token}/{name}", tasks.file),
+        Route("POST", "/uploads/{token}", take),
+    ),
 )

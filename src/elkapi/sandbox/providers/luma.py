@@ -1,0 +1,365 @@
+"""Luma's Dream Machine: generations of videos and pictures, what can be made of them, and calls back at each change.
+
+A generation is billed once it is completed: a video by model, length and size, a picture by its model.
+"""
+
+from __future__ import annotations
+
+import time
+import uuid
+from collections.abc import Mapping
+from typing import Any
+
+import msgspec
+
+from elkapi.sandbox import tasks
+from elkapi.sandbox.messages import Answer, Charge, Problem, Request, json_answer
+from elkapi.sandbox.providers import bodies
+from elkapi.sandbox.providers.openai import bearer_key
+from elkapi.sandbox.routes import Provider, Route, takes_key
+from elkapi.sandbox.strict import strictly
+from elkapi.sandbox.tasks import Callback, Task
+
+SHELF = "luma.generations"
+ROOT = "/dream-machine/v1"
+PROMPT_CHARS_MAX = 5_000
+LIMIT_DEFAULT, LIMIT_MAX = 100, 100
+HEIGHTS = {"540p": 540, "720p": 720, "1080p": 1080, "4k": 2160}
+RATIOS = ("1:1", "16:9", "9:16", "4:3", "3:4", "21:9", "9:21")
+# Nano-USD of five seconds in 720p.
+RATES = {"ray-1-6": 320_000_000, "ray-2": 710_000_000, "ray-flash-2": 240_000_000}
+PICTURES = {"photon-1": 15_000_000, "photon-flash-1": 2_000_000}
+UPSCALE_NANO_USD, AUDIO_NANO_USD = 400_000_000, 100_000_000
+MODES = tuple(f"{kind}_{strength}" for kind in ("adhere", "flex", "reimagine") for strength in (1, 2, 3))
+STATES = {"queued": "queued", "running": "dreaming", "succeeded": "completed"}
+REASONS = {"moderated": "The content was flagged by our moderation.", "failed": "The generation failed."}
+CONCEPTS = ("dolly_zoom", "handheld", "orbit_left")
+
+
+class LumaAsked(msgspec.Struct, frozen=True, kw_only=True):
+    """One generation that is asked for. `kind` is the word that its `request` echoes, `echo` all of it."""
+
+    kind: str
+    model: str
+    nano_usd: int
+    echo: dict[str, Any]
+    seconds: int = 5
+    width: int = 1280
+    height: int = 720
+    file: str = "video.mp4"
+    callback_url: str | None = None
+
+
+def create_video(request: Request) -> Answer:
+    """`POST generations` and `POST generations/video`."""
+    asked = _video(request.body)
+    for frame in (asked.echo.get("keyframes") or {}).values():
+        if frame["type"] == "generation":
+            _completed(request, frame["id"])
+    return _started(request, asked)
+
+
+def create_image(request: Request) -> Answer:
+    """`POST generations/image`; with `sync` the answer is said to be the finished generation, which it is at once."""
+    return _started(request, _image(request.body))
+
+
+def reframe_image(request: Request) -> Answer:
+    """`POST generations/image/reframe`."""
+    return _started(request, _of_media(request.body, "reframe_image", tuple(PICTURES)))
+
+
+def reframe_video(request: Request) -> Answer:
+    """`POST generations/video/reframe`."""
+    return _started(request, _of_media(request.body, "reframe_video", ("ray-2", "ray-flash-2")))
+
+
+def modify_video(request: Request) -> Answer:
+    """`POST generations/video/modify`."""
+    return _started(request, _of_media(request.body, "modify_video", ("ray-2", "ray-flash-2")))
+
+
+def upscale(request: Request) -> Answer:
+    """`POST generations/{id}/upscale`: a new generation."""
+    source: LumaAsked = _completed(request, request.params["id"]).asked
+    return _started(request, _after(request.body, source, "upscale_video", UPSCALE_NANO_USD))
+
+
+def add_audio(request: Request) -> Answer:
+    """`POST generations/{id}/audio`: a new generation."""
+    source: LumaAsked = _completed(request, request.params["id"]).asked
+    return _started(request, _after(request.body, source, "add_audio", AUDIO_NANO_USD))
+
+
+def retrieve(request: Request) -> Answer:
+    """`GET generations/{id}`."""
+    return json_answer(_shown(_found(request, request.params["id"]), request.now_s))
+
+
+def list_generations(request: Request) -> Answer:
+    """`GET generations`, newest first, by `limit` and `offset`."""
+    limit, offset = _number(request, "limit", LIMIT_DEFAULT), _number(request, "offset", 0)
+    kept = tasks.owned(request, SHELF, _key(request))[::-1]
+    shown = [_shown(task, request.now_s) for task in kept[offset : offset + limit]]
+    more = offset + limit < len(kept)
+    return json_answer({"generations": shown, "count": len(kept), "limit": limit, "offset": offset, "has_more": more})
+
+
+def delete(request: Request) -> Answer:
+    """`DELETE generations/{id}`: whatever its state."""
+    task = _found(request, request.params["id"])
+    if not task.ended(request.now_s):
+        task.cancelled_s = request.now_s
+    tasks.forget(request, task)
+    return Answer(204, (b"",))
+
+
+def concepts(request: Request) -> Answer:
+    """`GET generations/concepts/list`."""
+    return json_answer(list(CONCEPTS))
+
+
+def credits(request: Request) -> Answer:
+    """`GET credits`."""
+    return json_answer({"credit_balance": 100_000.0})
+
+
+def ping(request: Request) -> Answer:
+    """`GET ping`."""
+    return json_answer({"message": "pong"})
+
+
+def refusal(problem: Problem) -> Answer:
+    """A problem as Luma words it."""
+    return json_answer({"detail": problem.message}, status=problem.status)
+
+
+def dress(request: Request, answer: Answer, took_s: float) -> Answer:
+    """Luma's headers: the id of the request."""
+    headers = ((b"x-request-id", request.upstream_request_id.encode("ascii")),)
+    return msgspec.structs.replace(answer, headers=(*headers, *answer.headers))
+
+
+def check(request: Request, keys: frozenset[str] | None) -> None:
+    """Raise Problem: 403 for a missing key, 401 for a wrong one."""
+    key = bearer_key(request)
+    if key is None:
+        raise Problem(403, "Not authenticated")
+    if not takes_key(request, key, "", keys):
+        raise Problem(401, "Invalid API key")
+
+
+@strictly
+def _video(body: bytes) -> LumaAsked:
+    given = bodies.object_of(body, _refuse)
+    model = bodies.word(given, "model", tuple(RATES), "ray-1-6", _refuse)
+    frames = given.get("keyframes") or {}
+    if not isinstance(frames, dict) or not set(frames) <= {"frame0", "frame1"}:
+        raise _refuse("keyframes", "may hold frame0 and frame1")
+    for frame in frames.values():
+        kind = bodies.word(frame, "type", ("image", "generation"), None, _refuse)
+        if kind == "image":
+            bodies.address(frame.get("url"), "keyframes", _refuse)
+        else:
+            bodies.text(frame, "id", 64, _refuse, required=True)
+    bodies.text(given, "prompt", PROMPT_CHARS_MAX, _refuse, required=not frames)
+    ratio = bodies.word(given, "aspect_ratio", RATIOS, "16:9", _refuse)
+    resolution = bodies.word(given, "resolution", tuple(HEIGHTS), "720p", _refuse)
+    seconds = int(bodies.word(given, "duration", ("5s", "9s"), "5s", _refuse).rstrip("s"))
+    if not isinstance(given.get("loop", False), bool):
+        raise _refuse("loop", "must be a boolean")
+    width, height = _size(ratio, HEIGHTS[resolution])
+    return LumaAsked(
+        kind="video",
+        model=model,
+        nano_usd=RATES[model] * seconds * HEIGHTS[resolution] // (5 * HEIGHTS["720p"]),
+        echo={**given, "generation_type": "video", "model": model},
+        seconds=seconds,
+        width=width,
+        height=height,
+        callback_url=_callback(given),
+    )
+
+
+@strictly
+def _image(body: bytes) -> LumaAsked:
+    given = bodies.object_of(body, _refuse)
+    model = bodies.word(given, "model", tuple(PICTURES), None, _refuse)
+    ending = bodies.word(given, "format", ("jpg", "png"), "jpg", _refuse)
+    bodies.word(given, "aspect_ratio", RATIOS, "16:9", _refuse)
+    bodies.text(given, "prompt", PROMPT_CHARS_MAX, _refuse, required="modify_image_ref" not in given)
+    for name in ("image_ref", "style_ref"):
+        for reference in given.get(name) or []:
+            bodies.address(reference.get("url"), name, _refuse)
+    echo = {**given, "generation_type": "image"}
+    return LumaAsked(
+        kind="image",
+        model=model,
+        nano_usd=PICTURES[model],
+        echo=echo,
+        file=f"image.{ending}",
+        callback_url=_callback(given),
+    )
+
+
+@strictly
+def _of_media(body: bytes, kind: str, models: tuple[str, ...]) -> LumaAsked:
+    """What is made anew of a picture or a video that lies somewhere."""
+    given = bodies.object_of(body, _refuse)
+    bodies.word(given, "generation_type", (kind,), None, _refuse)
+    model = bodies.word(given, "model", models, None, _refuse)
+    media = given.get("media")
+    if not isinstance(media, dict):
+        raise _refuse("media", "is required")
+    bodies.address(media.get("url"), "media", _refuse)
+    ratio = "16:9"
+    if kind == "modify_video":
+        bodies.word(given, "mode", MODES, None, _refuse)
+    else:
+        ratio = bodies.word(given, "aspect_ratio", RATIOS, None, _refuse)
+    bodies.text(given, "prompt", PROMPT_CHARS_MAX, _refuse, required=False)
+    width, height = _size(ratio, HEIGHTS["720p"])
+    picture = kind == "reframe_image"
+    return LumaAsked(
+        kind=kind,
+        model=model,
+        nano_usd=PICTURES[model] if picture else RATES[model],
+        echo=given,
+        width=width,
+        height=height,
+        file=f"image.{bodies.word(given, 'format', ('jpg', 'png'), 'jpg', _refuse)}" if picture else "video.mp4",
+        callback_url=_callback(given),
+    )
+
+
+@strictly
+def _after(body: bytes, source: LumaAsked, kind: str, nano_usd: int) -> LumaAsked:
+    """What is made of a video of ours."""
+    given = bodies.object_of(body or b"{}", _refuse)
+    bodies.word(given, "generation_type", (kind,), kind, _refuse)
+    height = source.height
+    if kind == "upscale_video":
+        height = HEIGHTS[bodies.word(given, "resolution", tuple(HEIGHTS), "1080p", _refuse)]
+    else:
+        bodies.text(given, "prompt", PROMPT_CHARS_MAX, _refuse, required=True)
+    return msgspec.structs.replace(
+        source,
+        kind=kind,
+        nano_usd=nano_usd,
+        echo={**given, "generation_type": kind},
+        width=source.width * height // source.height // 2 * 2,
+        height=height,
+        callback_url=_callback(given),
+    )
+
+
+def _callback(given: Mapping[str, Any]) -> str | None:
+    return bodies.address(given["callback_url"], "callback_url", _refuse) if "callback_url" in given else None
+
+
+def _size(ratio: str, height: int) -> tuple[int, int]:
+    """A picture of this ratio whose shorter side is about `height`."""
+    across, down = map(int, ratio.split(":"))
+    if across >= down:
+        return round(height * across / down / 2) * 2, height
+    return height, round(height * down / across / 2) * 2
+
+
+def _refuse(name: str, why: str) -> Problem:
+    return Problem(400, f"Invalid request: {name} {why}", param=name)
+
+
+def _started(request: Request, asked: LumaAsked) -> Answer:
+    if request.faults.task_refused:
+        raise Problem(400, "The prompt was refused by our moderation.")
+    task = tasks.start(
+        request,
+        SHELF,
+        str(uuid.UUID(request.upstream_request_id)),
+        _key(request),
+        asked,
+        Charge(asked.model, 0, asked.nano_usd),
+        width_px=asked.width,
+        height_px=asked.height,
+        duration_ms=asked.seconds * 1000,
+        callback=None if asked.callback_url is None else Callback(asked.callback_url, _told),
+    )
+    return json_answer(_shown(task, request.now_s), status=201)
+
+
+def _told(task: Task, moment_s: float) -> bytes:
+    return msgspec.json.encode(_shown(task, moment_s))
+
+
+def _shown(task: Task, now_s: float) -> dict[str, Any]:
+    asked: LumaAsked = task.asked
+    state = task.state(now_s)
+    moment = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(task.created_s))
+    picture = not asked.file.endswith("mp4")
+    link = task.link(asked.file, now_s) if state == "succeeded" else None
+    assets = {"video": None if picture else link, "image": link if picture else None, "progress_video": None}
+    return {
+        "id": task.id,
+        "generation_type": "image" if picture else "video",
+        "state": STATES.get(state, "failed"),
+        "failure_reason": None if state in STATES else REASONS.get(state, REASONS["failed"]),
+        "created_at": f"{moment}.{int(task.created_s * 1000) % 1000:03d}Z",
+        "assets": None if link is None else assets,
+        "model": asked.model,
+        "request": asked.echo,
+    }
+
+
+def _found(request: Request, generation_id: str) -> Task:
+    task = tasks.find(request, SHELF, generation_id, _key(request))
+    if task is None:
+        raise Problem(404, "Generation not found")
+    return task
+
+
+def _completed(request: Request, generation_id: str) -> Task:
+    task = _found(request, generation_id)
+    if task.state(request.now_s) != "succeeded":
+        raise Problem(400, "The generation is not completed")
+    return task
+
+
+def _number(request: Request, name: str, default: int) -> int:
+    value = request.query(name) or str(default)
+    high = LIMIT_MAX if name == "limit" else 1_000_000
+    if not value.isdecimal() or int(value) > high:
+        raise Problem(422, f"{name} must be an integer up to {high}")
+    return int(value)
+
+
+def _key(request: Request) -> str:
+    return bearer_key(request) or ""
+
+
+_GENERATIONS = f"{ROOT}/generations"
+
+PROVIDER = Provider(
+    name="luma",
+    mounts=("", "/luma"),
+    request_id_prefix="",
+    key=bearer_key,
+    check=check,
+    refusal=refusal,
+    dress=dress,
+    routes=(
+        Route("POST", _GENERATIONS, create_video),
+        Route("GET", _GENERATIONS, list_generations),
+        Route("POST", f"{_GENERATIONS}/video", create_video),
+        Route("POST", f"{_GENERATIONS}/image", create_image),
+        Route("POST", f"{_GENERATIONS}/image/reframe", reframe_image),
+        Route("POST", f"{_GENERATIONS}/video/modify", modify_video),
+        Route("POST", f"{_GENERATIONS}/video/reframe", reframe_video),
+        Route("GET", f"{_GENERATIONS}/concepts/list", concepts),
+        Route("POST", f"{_GENERATIONS}/{{id}}/upscale", upscale),
+        Route("POST", f"{_GENERATIONS}/{{id}}/audio", add_audio),
+        Route("GET", f"{_GENERATIONS}/{{id}}", retrieve),
+        Route("DELETE", f"{_GENERATIONS}/{{id}}", delete),
+        Route("GET", f"{ROOT}/credits", credits),
+        Route("GET", f"{ROOT}/ping", ping),
+    ),
+)

@@ -1,0 +1,17 @@
+"""Small real sounds: a second of silence as a WAV file; where it is played is each provider's."""
+
+from __future__ import annotations
+
+import struct
+
+RATE_HZ = 8_000
+
+
+def wav(seconds: int = 1) -> bytes:
+    """A WAV file (8 bit, one channel) of silence."""
+    samples = b"\x80" * (RATE_HZ * seconds)
+    form = struct.pack("<HHIIHH", 1, 1, RATE_HZ, RATE_HZ, 1, 8)
+    chunks = (
+        b"WAVE" + struct.pack("<4sI", b"fmt ", len(form)) + form + struct.pack("<4sI", b"data", len(samples)) + samples
+    )
+    return struct.pack("<4sI", b"RIFF", len(chunks)) + chunks

@@ -1,0 +1,83 @@
+"""The official runwayml package, unmodified: tasks begun, awaited, cancelled and deleted, files uploaded."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import httpx
+import pytest
+import runwayml
+from runwayml import AsyncRunwayML, RunwayML, TaskFailedError
+from video_origins import Origin
+
+pytestmark = pytest.mark.slow
+
+PICTURE = "https://pictures.example/a.png"
+FIELDS: dict[str, Any] = {"model": "gen4_turbo", "prompt_image": PICTURE, "ratio": "1280:720", "duration": 5}
+
+
+@pytest.fixture
+def client(origin: Origin) -> Iterator[RunwayML]:
+    with RunwayML(api_key=origin.keys["runway"], base_url=origin.base_url + "/runwayml", max_retries=0) as client:
+        yield client
+
+
+def test_a_video_is_made_and_downloaded(client: RunwayML) -> None:
+    task = client.image_to_video.create(**FIELDS, prompt_text="waves roll in")
+    assert client.tasks.retrieve(task.id).status == "PENDING"
+    done = task.wait_for_task_output()
+    assert done.status == "SUCCEEDED"
+    assert httpx.get(done.output[0]).content[4:8] == b"ftyp"
+
+
+@pytest.mark.parametrize(
+    ("resource", "fields", "start"),
+    [
+        ("text_to_video", {"model": "veo3.1", "prompt_text": "a", "ratio": "1280:720", "duration": 8}, b"\0\0\0"),
+        ("text_to_image", {"model": "gen4_image", "prompt_text": "a", "ratio": "1280:720"}, b"\x89PNG"),
+        ("sound_effect", {"model": "eleven_text_to_sound_v2", "prompt_text": "a"}, b"RIFF"),
+    ],
+)
+def test_other_tasks_make_files_of_their_own(
+    client: RunwayML, resource: str, fields: dict[str, Any], start: bytes
+) -> None:
+    done = getattr(client, resource).create(**fields).wait_for_task_output()
+    assert httpx.get(done.output[0]).content.startswith(start)
+
+
+@pytest.mark.parametrize(
+    ("fault", "code"), [("task-fails", "INTERNAL.BAD_OUTPUT.CODE01"), ("task-moderated", "SAFETY.OUTPUT.VIDEO")]
+)
+def test_a_failed_task_is_an_exception(client: RunwayML, fault: str, code: str) -> None:
+    with pytest.raises(TaskFailedError) as failed:
+        client.image_to_video.create(**FIELDS, prompt_text=f"[sandbox: {fault}]").wait_for_task_output()
+    assert failed.value.task_details.status == "FAILED"
+    assert failed.value.task_details.to_dict()["failureCode"] == code
+
+
+def test_a_deleted_task_is_gone(client: RunwayML) -> None:
+    task = client.image_to_video.create(**FIELDS, prompt_text="[sandbox: task-takes=60s]")
+    client.tasks.delete(task.id)
+    with pytest.raises(runwayml.NotFoundError):
+        client.tasks.retrieve(task.id)
+
+
+def test_a_file_is_uploaded_and_used(client: RunwayML) -> None:
+    uploaded = client.uploads.create_ephemeral(file=("a.png", b"\x89PNG", "image/png"))
+    assert uploaded.uri.startswith("runway://")
+    client.image_to_video.create(**{**FIELDS, "prompt_image": uploaded.uri})
+
+
+@pytest.mark.parametrize("fields", [{"duration": 99}, {"ratio": "1:1"}, {"prompt_image": "ftp://nowhere"}])
+def test_what_cannot_be_made_is_refused(client: RunwayML, fields: dict[str, Any]) -> None:
+    with pytest.raises(runwayml.BadRequestError):
+        client.image_to_video.create(**{**FIELDS, **fields})
+
+
+async def test_the_asynchronous_client_awaits_a_video_too(origin: Origin) -> None:
+    async with AsyncRunwayML(
+        api_key=origin.keys["runway"], base_url=origin.base_url + "/runwayml", max_retries=0
+    ) as client:
+        done = await (await client.image_to_video.create(**FIELDS)).wait_for_task_output()
+        assert done.status == "SUCCEEDED"
