@@ -304,4 +304,5 @@ def test_a_value_of_a_wrong_type_is_refused_or_taken_and_never_fails(case: str) 
         except Problem as problem:
             return problem.status
 
-    assert {status(changed(body, path, value)) for path in places(body) for value in VALUES} <= {200, 201, 400, 403, 404}
+    found = {status(changed(body, path, value)) for path in places(body) for value in VALUES}
+    assert found <= {200, 201, 400, 403, 404}
