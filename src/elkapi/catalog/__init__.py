@@ -1,10 +1,25 @@
 """What the gateway serves: operations as data, one small file per family, matched from method and path."""
 
-from elkapi.catalog.families import anthropic, ark, duomi, gemini, kling, luma, minimax, openai, pika, platform, runway
+from elkapi.catalog.families import (
+    anthropic,
+    ark,
+    duomi,
+    gemini,
+    kling,
+    luma,
+    minimax,
+    openai,
+    pika,
+    platform,
+    runway,
+    veo,
+)
 from elkapi.catalog.match import Catalog
 from elkapi.catalog.operation import Body, Facts, Family, Kind, Match, ModelSource, Operation, Role
 
 FAMILIES: tuple[Family, ...] = (
+    # Before those whose patterns take any path below /v1beta/models/.
+    veo.FAMILY,
     *(openai.FAMILY, anthropic.FAMILY, gemini.FAMILY, platform.FAMILY),
     *(kling.FAMILY, runway.FAMILY, luma.FAMILY, minimax.FAMILY, pika.FAMILY, duomi.FAMILY, ark.FAMILY),
 )

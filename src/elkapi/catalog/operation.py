@@ -115,7 +115,8 @@ class Operation(msgspec.Struct, frozen=True):
     beside the model, that decide what a call costs. `also` are further rows of the contract that this route serves
     (the streamed twin), as (id, kind). Of a task's operations, `task` says how its provider tells of it, `upstream` is
     the submit's method and path below the channel's base, `meter` what it may cost, `form` how a task is shown to the
-    caller: "native" is the provider's own last answer. `listing` is how a list looks. `stream` True: always streamed;
+    caller: "native" is the provider's own last answer. `listing` is how a list looks, `names` how a path
+    spells a provider's id where it is not `{id}` alone. `stream` True: always streamed;
     None: as the body says. `free_unless_priced`: a model without a price record is free here instead of refused.
     """
 
@@ -141,6 +142,7 @@ class Operation(msgspec.Struct, frozen=True):
     meter: Meter | None = None
     form: str = "native"
     listing: Listing | None = None
+    names: str = ""
 
 
 class Match(msgspec.Struct, frozen=True):

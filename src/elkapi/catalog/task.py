@@ -53,7 +53,9 @@ class TaskSpec(msgspec.Struct, frozen=True, kw_only=True):
     filled in. `callback` is the member of the submit in which the provider takes an address to call, `notice` the shape
     in which it calls back, `challenge`: it first asks the address whether it wants to be called. `mark` is the member
     that carries our own id, `recall` the request that finds a task by it (`{mark}`), where the provider has such a
-    thing; a submit of unknown outcome is asked about with it and never repeated.
+    thing; a submit of unknown outcome is asked about with it and never repeated. `done` is the path of a truth that
+    says whether it ended. `address` is where this provider's clients fetch a file from, with their key, where not
+    every address would do; `{asset}` is the file's id.
     """
 
     id: str
@@ -72,6 +74,8 @@ class TaskSpec(msgspec.Struct, frozen=True, kw_only=True):
     challenge: bool = False
     mark: str = ""
     recall: str = ""
+    done: str = ""
+    address: str = ""
     poll: Poll = Poll()
 
 

@@ -93,6 +93,19 @@ _TASKS_OF_GATEWAYS: dict[Wire, Endpoint] = {
     "ark-video": Endpoint("/volc"),
     "videos": _AT_ROOT,
 }
+# What the sandbox makes of the names that test keys use; a task's own route reaches its provider whatever the name.
+_SANDBOX_TASKS: dict[Wire, Endpoint] = {
+    "kling": Endpoint("/kling"),
+    "veo": Endpoint("", auth="x-goog-api-key"),
+    "ark-video": _AT_ROOT,
+    "runway": Endpoint("/runway"),
+    "luma": _AT_ROOT,
+    "minimax-video": Endpoint("/minimax"),
+    "pika": _AT_ROOT,
+    "duomi-runway": Endpoint("", auth="raw"),
+    "duomi-pika": Endpoint("", auth="raw"),
+    "videos": _AT_ROOT,
+}
 _ANTHROPIC_VERSION = (("anthropic-version", "2023-06-01"),)
 
 
@@ -261,8 +274,9 @@ _ROWS = (
                 wire: msgspec.structs.replace(row, models=r"^(gemini|text-embedding-00)", auth="x-goog-api-key")
                 for wire, row in _GEMINI.items()
             },
+            **_SANDBOX_TASKS,
         },
-        headers=_ANTHROPIC_VERSION,
+        headers=_ANTHROPIC_VERSION + _RUNWAY_VERSION,
         operator_may_add=False,
     ),
 )

@@ -165,6 +165,8 @@ def _answer(plane: DataPlane, operation: Operation, task: Task, call: Call) -> N
 
 async def _named(match: Match, call: Call) -> str:
     """The id a call is about: from its path, its query or its body. Raises BadRequest."""
+    if match.operation.names:
+        return match.operation.names.format_map(match.params)
     for name in _ID_NAMES:
         if (found := match.params.get(name)) is not None:
             return found

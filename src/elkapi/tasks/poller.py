@@ -563,7 +563,11 @@ def download_request(address: str, channel: Channel, headers: list[tuple[bytes, 
     try:
         parts = urlsplit(address)
         base = f"{parts.scheme}://{parts.netloc}"
-        origin = Origin.parse(base, allow_private=channel.allow_private, proxy_url=channel.proxy_url)
+        if channel.base_url.startswith("unix://"):
+            # The sandbox beside us, whatever name it believes to have.
+            origin = Origin.parse(channel.base_url)
+        else:
+            origin = Origin.parse(base, allow_private=channel.allow_private, proxy_url=channel.proxy_url)
     except ValueError as error:
         raise CopyFailed(f"the provider's address of the file cannot be used: {error}", again=False) from None
     target = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")

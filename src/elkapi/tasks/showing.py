@@ -27,12 +27,15 @@ def native(task: Task, spec: TaskSpec, view: TaskView) -> Any:
         body = _decode(bytes(task.told.reply))
     elif spec.blank:
         body = _filled(spec.blank, view)
-    word = str(first(spec.state, body) if spec.state else "")
-    differs = spec.state and spec.states.get(word) is not view.state
+    word = first(spec.state, body) if spec.state else None
+    # A state that the provider does not spell out (it is made up by `accept`) is not put there either.
+    differs = word is not None and spec.states.get(str(word)) is not view.state
     if differs and (ours := _word_of(spec, view.state)) is not None:
         put(spec.state, body, ours)
     if view.state is State.FAILED and view.error and spec.error and first(spec.error[0], body) is None:
         put(spec.error[0], body, view.error)
+    if spec.done and view.state.is_end:
+        put(spec.done, body, True)
     if spec.progress and (said := first(spec.progress, body)) is not None:
         put(spec.progress, body, _progress_like(said, view.progress))
     ours_of = {asset.source: asset.url for asset in view.assets if asset.source and asset.url}
@@ -121,11 +124,17 @@ class Showing:
 
     def shown(self, operation: Operation, task: Task, origin: str) -> tuple[int, Any]:
         """(status, body) of a task as it stands."""
-        view = with_addresses(task.view(), lambda asset: self._address(asset, origin))
+        spec = spec_of(self._operations, task)
         if operation.form == "native":
-            body = native(task, spec_of(self._operations, task), view)
+            own = f"{origin}{spec.address}"
+            view = with_addresses(
+                task.view(),
+                lambda asset: own.replace("{asset}", asset.id.hex()) if spec.address else self._address(asset, origin),
+            )
+            body = native(task, spec, view)
             show = self._families[task.row.operation].hooks.show
             return 200, body if show is None else show(body)
+        view = with_addresses(task.view(), lambda asset: self._address(asset, origin))
         return 200, rendered(operation.form, view)
 
     def cancelled(self, operation: Operation, task: Task, origin: str) -> tuple[int, bytes]:

@@ -1,0 +1,55 @@
+"""Veo as Google's own clients ask for it: predictions that run long. Contract: veo.md ("Upstream")."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from elkapi.catalog.declare import Tasks
+from elkapi.catalog.operation import Family, Hooks, ModelSource
+from elkapi.catalog.task import Made, Meter, TaskSpec
+from elkapi.types import State
+
+_ANSWER = "response.generateVideoResponse"
+TASK = TaskSpec(
+    id="name",
+    state="state",
+    states={"running": State.RUNNING, "succeeded": State.SUCCEEDED, "failed": State.FAILED},
+    made=(Made(f"{_ANSWER}.generatedSamples[*].video.uri", auth=True),),
+    error=("error.message", f"{_ANSWER}.raiMediaFilteredReasons[0]"),
+    error_code="error.code",
+    fetch="GET /v1beta/{+id}",
+    done="done",
+    address="/v1beta/files/{asset}:download?alt=media",
+)
+_METER = Meter(
+    unit="second",
+    seconds=("parameters.durationSeconds",),
+    seconds_default=8.0,
+    count="parameters.sampleCount",
+    features={"resolution": ("parameters.resolution", "=720p"), "audio": ("parameters.generateAudio", "=true")},
+)
+_tasks = Tasks(family="veo", wire="veo", task=TASK, meter=_METER, model=ModelSource("path"))
+
+
+def _accept(body: Any) -> Any:
+    """An operation says whether it is done, and only then how: done without a sample is a failure."""
+    if not isinstance(body, dict) or not body.get("done"):
+        return body | {"state": "running"} if isinstance(body, dict) else body
+    samples = ((body.get("response") or {}).get("generateVideoResponse") or {}).get("generatedSamples")
+    return body | {"state": "succeeded" if samples and "error" not in body else "failed"}
+
+
+FAMILY = Family(
+    name="veo",
+    dialect="gemini",
+    hooks=Hooks(accept=_accept),
+    operations=(
+        _tasks.submit("predict", "/v1beta/models/{model}:predictLongRunning"),
+        _tasks.fetch(
+            "operation",
+            "/v1beta/models/{model}/operations/{id}",
+            kind="task",
+            names="models/{model}/operations/{id}",
+        ),
+    ),
+)
