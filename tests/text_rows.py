@@ -29,12 +29,14 @@ MODELS = {
 VERSION = {"anthropic-version": "2023-06-01"}
 
 FAMILIES = ("openai", "anthropic", "gemini")
+# Rows of these families that are tasks: `tests/tasks` calls them.
+VIDEOS = ("openai.video", "openai.seedance")
 
 
 def text_rows() -> dict[str, str]:
     """The text rows as `elkapi operations` prints them: id -> kind."""
     rows = json.loads(CliRunner().invoke(operations, ["--json"]).output)
-    return {row["id"]: row["kind"] for row in rows if row["family"] in FAMILIES}
+    return {row["id"]: row["kind"] for row in rows if row["family"] in FAMILIES and not row["id"].startswith(VIDEOS)}
 
 
 JSON, EVENTS = "application/json", "text/event-stream"

@@ -12,7 +12,9 @@ from elkapi.catalog.families import (
     pika,
     platform,
     runway,
+    tasks,
     veo,
+    video,
 )
 from elkapi.catalog.match import Catalog
 from elkapi.catalog.operation import Body, Facts, Family, Kind, Match, ModelSource, Operation, Role
@@ -21,6 +23,7 @@ FAMILIES: tuple[Family, ...] = (
     # Before those whose patterns take any path below /v1beta/models/.
     veo.FAMILY,
     *(openai.FAMILY, anthropic.FAMILY, gemini.FAMILY, platform.FAMILY),
+    *(video.FAMILY, tasks.FAMILY),
     *(kling.FAMILY, runway.FAMILY, luma.FAMILY, minimax.FAMILY, pika.FAMILY, duomi.FAMILY, ark.FAMILY),
 )
 CATALOG = Catalog(FAMILIES)

@@ -51,7 +51,7 @@ class Tasks(msgspec.Struct, frozen=True, kw_only=True):
             kind="task",
             body=more.pop("body", Body.JSON),
             model=model or self.model,
-            wire=self.wire,
+            wire=more.pop("wire", self.wire),
             unit=(meter or self.meter).unit,
             task=task or self.task,
             meter=meter or self.meter,
@@ -82,7 +82,7 @@ class Tasks(msgspec.Struct, frozen=True, kw_only=True):
             role=role,
             kind=more.pop("kind", "sync"),
             body=Body.JSON if method == "POST" else Body.NONE,
-            wire=self.wire,
+            wire=more.pop("wire", self.wire),
             task=more.pop("task", self.task),
             **more,
         )

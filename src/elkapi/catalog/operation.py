@@ -72,11 +72,13 @@ class Body(Enum):
 class ModelSource(msgspec.Struct, frozen=True):
     """Where the model's name stands: in the JSON body under `name`, in the path, or in either (the body wins).
 
+    "source": it is that of the task which the call goes on from.
+
     `default` is taken when the caller names none. With a `prefix` the body holds a version, a text or a number, which
     is the model's name behind it.
     """
 
-    where: Literal["body", "body_or_path", "path", "none"] = "body"
+    where: Literal["body", "body_or_path", "path", "source", "none"] = "body"
     name: str = "model"
     default: str | None = None
     prefix: str = ""
@@ -116,8 +118,10 @@ class Operation(msgspec.Struct, frozen=True):
     (the streamed twin), as (id, kind). Of a task's operations, `task` says how its provider tells of it, `upstream` is
     the submit's method and path below the channel's base, `meter` what it may cost, `form` how a task is shown to the
     caller: "native" is the provider's own last answer. `listing` is how a list looks, `names` how a path
-    spells a provider's id where it is not `{id}` alone. `stream` True: always streamed;
-    None: as the body says. `free_unless_priced`: a model without a price record is free here instead of refused.
+    spells a provider's id where it is not `{id}` alone. `media`: the body is a neutral request for a video, which any
+    provider of videos may serve; "flat": it is one where it names no member of the provider's own. `stream` True:
+    always streamed; None: as the body says. `free_unless_priced`: a model without a price record is free here instead of
+    refused.
     """
 
     id: str
@@ -143,6 +147,7 @@ class Operation(msgspec.Struct, frozen=True):
     form: str = "native"
     listing: Listing | None = None
     names: str = ""
+    media: Literal["", "always", "flat"] = ""
 
 
 class Match(msgspec.Struct, frozen=True):

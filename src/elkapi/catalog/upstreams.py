@@ -13,6 +13,7 @@ from urllib.parse import quote
 
 import msgspec
 
+from elkapi.catalog.media import VIDEO_MAPS
 from elkapi.catalog.operation import Operation, Wire
 from elkapi.types import Channel, ChannelKey
 
@@ -299,6 +300,8 @@ COUNTS: frozenset[Wire] = frozenset({"anthropic-count", "gemini-count", "respons
 def endpoint_for(family: str, wire: Wire, translatable: bool, model: str) -> tuple[Wire, Endpoint] | None:
     """The wire and endpoint that serve a call of `wire` for this upstream model, or None when the family cannot."""
     wires = UPSTREAM_FAMILIES[family].wires
+    if translatable and wire in VIDEO_MAPS:
+        return _video_endpoint(wires, wire, model)
     others = _DIALECTS if translatable else _CROSSINGS.get(wire, ())
     for candidate in (wire, *others):
         endpoint = wires.get(candidate)
@@ -307,11 +310,21 @@ def endpoint_for(family: str, wire: Wire, translatable: bool, model: str) -> tup
     return None
 
 
+def _video_endpoint(wires: dict[Wire, Endpoint], wire: Wire, model: str) -> tuple[Wire, Endpoint] | None:
+    """Where a neutral request for a video goes: where an account makes several kinds, the model's name tells which."""
+    found = [one for one in (wire, *VIDEO_MAPS) if one in wires]
+    for candidate in dict.fromkeys(found):
+        if len(set(found)) == 1 or re.search(VIDEO_MAPS[candidate].models, model):
+            return candidate, wires[candidate]
+    return None
+
+
 def serves(operation: Operation, channel: Channel, model: str) -> bool:
     """Whether a channel can answer an operation at all, natively or translated."""
     if operation.wire is None or channel.family not in UPSTREAM_FAMILIES:
         return False
-    return endpoint_for(channel.family, operation.wire, operation.dialect is not None, model) is not None
+    crosses = operation.dialect is not None or operation.media == "always"
+    return endpoint_for(channel.family, operation.wire, crosses, model) is not None
 
 
 def auth_headers(channel: Channel, key: ChannelKey, auth: Auth | None = None) -> list[tuple[bytes, bytes]]:

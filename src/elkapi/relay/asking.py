@@ -5,12 +5,21 @@ The caller's body stays bytes as long as nothing in it must change (decisions.md
 
 from __future__ import annotations
 
+import base64
+import contextlib
+import io
+import re
 from collections.abc import Mapping
 from typing import Any
 
 import msgspec
+from multipart import (  # type: ignore[import-untyped]
+    MultipartError,
+    MultipartParser,
+    parse_options_header,
+)
 
-from elkapi.catalog import Match, Operation
+from elkapi.catalog import Body, Match, Operation
 from elkapi.catalog.jsonedit import check_named_once
 from elkapi.catalog.jsonpath import compiled
 from elkapi.catalog.operation import Family, Hooks
@@ -19,10 +28,20 @@ from elkapi.errors import BadRequest
 from elkapi.pricing.media import bound
 from elkapi.relay.call import Call
 from elkapi.relay.read import check_media_type
+from elkapi.translate import media
 from elkapi.translate.decode import decode
+from elkapi.translate.media import MediaAsk
 from elkapi.types import Usage
 
 _object = msgspec.json.Decoder(dict[str, Any])
+_FORM_LIMITS: dict[str, Any] = {
+    "part_limit": 64,
+    "header_limit": 16,
+    "memory_limit": 64 * 1024 * 1024,
+    "memfile_limit": 64 * 1024 * 1024,
+    "partsize_limit": 64 * 1024 * 1024,
+}
+_OPERATION_WORDS = re.compile(r"/(text|image|video)-to-video$")
 # Members by which a follow-up names what an earlier task made; the same account must serve it.
 REFS = (
     *("video_id", "task_id", "input.video_id", "input.task_id", "session_id", "video.id"),
@@ -33,7 +52,8 @@ REFS = (
 class Asked(msgspec.Struct, frozen=True):
     """One submit as it was read. `sent` are its bytes, `body` the same decoded; `refs` what it says of earlier tasks.
 
-    `said` is the caller's own word for the model where `model` is another.
+    `said` is the caller's own word for the model where `model` is another. `media` is set where the request is a
+    neutral one, which `crossed` puts to a provider; `shown` is what of it the caller may see again.
     """
 
     operation: Operation
@@ -46,6 +66,10 @@ class Asked(msgspec.Struct, frozen=True):
     features: Mapping[str, str]
     refs: tuple[str, ...]
     callback_url: str
+    form: str = "native"
+    content_type: bytes = b"application/json"
+    media: MediaAsk | None = None
+    shown: Mapping[str, Any] = {}
 
     @property
     def task(self) -> TaskSpec:
@@ -58,25 +82,88 @@ async def read_submit(call: Call, match: Match, family: Family, aliases: Mapping
     operation = match.operation
     assert operation.meter is not None
     assert operation.task is not None
-    check_media_type(call.header(b"content-type"))
+    kind = call.header(b"content-type")
     sent = await call.body()
-    body = decode(_object, sent)
-    _check_spelling(body, operation.model.name)
-    source = operation.model
-    if source.where == "body":
-        check_named_once(sent, source.name, "model")
-    model = _model(match, body)
+    content_type = b"application/json"
+    if operation.body is Body.FORM and kind is not None and kind.lower().startswith(b"multipart/"):
+        body, content_type = form_fields(sent, kind), kind
+    else:
+        check_media_type(kind)
+        body = decode(_object, sent)
+        _check_spelling(body, operation.model.name)
+        if operation.model.where == "body":
+            check_named_once(sent, operation.model.name, "model")
+    model = "" if operation.model.where == "source" else _model(match, body)
+    if operation.form in ("neutral", "task-submit"):
+        # `kling-v3/text-to-video` is a model, and what the input says anyway.
+        model = _OPERATION_WORDS.sub("", model)
     said = ""
     if aliases and model in aliases:
         said, model = model, aliases[model]
+    ask, form = None, operation.form
+    if operation.media == "always" or (operation.media == "flat" and _is_flat(body, operation.model.name)):
+        form = "kling-flat" if operation.media == "flat" else form
+        ask = media.read(form, body, model)
     upper, features = bound(operation.meter, body)
-    callback = body.get(operation.task.callback) if operation.task.callback else None
+    callback = ask.callback_url if ask is not None else body.get(operation.task.callback or "")
     if callback is not None and not isinstance(callback, str):
         raise BadRequest(f"`{operation.task.callback}` must be a URL.", param=operation.task.callback)
     named = [match.params.get(name) for name in ("id", "task_id")] if "{ref}" in operation.upstream else []
     found = [*named, *(value for path in REFS for value in compiled(path)(body))]
     refs = tuple(dict.fromkeys(str(one) for one in found if isinstance(one, str | int) and one != ""))
-    return Asked(operation, family, model, said, sent, body, upper, features, refs, callback or "")
+    return Asked(
+        operation, family, model, said, sent, body, upper, features, refs, callback or "", form, content_type, ask, body
+    )
+
+
+def _is_flat(body: Mapping[str, Any], own: str) -> bool:
+    """A request in the gateway's own words on a provider's route: kling.md, "Disagreement"."""
+    return own not in body and bool({"model", "metadata", "response_format"} & body.keys())
+
+
+def crossed(asked: Asked, operations: Mapping[str, Operation], families: Mapping[str, Family], wire: str) -> Asked:
+    """A neutral request as it is put to a provider of `wire`. Raises BadRequest for what it cannot carry."""
+    assert asked.media is not None
+    name, body = media.write(asked.media, wire)
+    operation = operations[name]
+    assert operation.meter is not None
+    upper, features = bound(operation.meter, body)
+    return msgspec.structs.replace(
+        asked,
+        operation=operation,
+        family=families[name],
+        sent=msgspec.json.encode(body),
+        body=body,
+        upper=upper,
+        features=features,
+        content_type=b"application/json",
+    )
+
+
+def form_fields(sent: bytes, content_type: bytes) -> dict[str, Any]:
+    """A multipart form's fields; a file is a data URL, as JSON would have it. Raises BadRequest."""
+    kind, options = parse_options_header(content_type.decode("latin-1"))
+    boundary = options.get("boundary", "")
+    if kind != "multipart/form-data" or not boundary:
+        raise BadRequest("The body must be multipart/form-data with a boundary.", code="invalid_multipart_form")
+    found: dict[str, Any] = {}
+    try:
+        with contextlib.closing(
+            MultipartParser(io.BytesIO(sent), boundary, content_length=len(sent), **_FORM_LIMITS)
+        ) as parser:
+            for part in parser:
+                if part.filename is None and part.content_type in (None, "", "text/plain"):
+                    found[part.name] = part.value
+                else:
+                    data = base64.b64encode(part.raw).decode()
+                    url = f"data:{part.content_type or 'application/octet-stream'};base64,{data}"
+                    found[part.name] = {"image_url": url} if part.name == "input_reference" else url
+    except MultipartError as error:
+        raise BadRequest(f"The multipart body cannot be read: {error}", code="invalid_multipart_form") from None
+    for name in [name for name in found if name.endswith("]") and "[" in name]:
+        outer, _, inner = name[:-1].partition("[")
+        found.setdefault(outer, {})[inner] = found.pop(name)
+    return found
 
 
 def _check_spelling(body: Mapping[str, Any], *names: str) -> None:
@@ -115,8 +202,8 @@ def _versioned(prefix: str, value: Any) -> Any:
 
 def provider_body(
     asked: Asked, upstream_model: str, mark: str, callback: str, names: Mapping[str, str]
-) -> tuple[bytes, str]:
-    """(the body as this provider wants it, our mark in it, "" where it takes none). Raises BadRequest.
+) -> tuple[bytes, bytes, str]:
+    """(the body as this provider wants it, its type, our mark in it, "" where it takes none). Raises BadRequest.
 
     `mark` is put where the caller gave none of its own; `callback` is ours or "", and takes the caller's place. `names`
     are the provider's own for tasks that the caller calls by ours.
@@ -139,8 +226,11 @@ def provider_body(
     if task.mark:
         mark = str(body.setdefault(task.mark, mark))
     body = _prepared(hooks, asked.operation.id, body, upstream_model)
-    sent = asked.sent if body == asked.body else msgspec.json.encode(body)
-    return sent, mark if task.mark else ""
+    mark = mark if task.mark else ""
+    if body == asked.body:
+        return asked.sent, asked.content_type, mark
+    # A form of which anything changes goes on as JSON, which its providers take as well.
+    return msgspec.json.encode(body), b"application/json", mark
 
 
 def _prepared(hooks: Hooks, operation: str, body: dict[str, Any], model: str) -> dict[str, Any]:

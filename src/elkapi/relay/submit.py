@@ -19,13 +19,14 @@ import msgspec
 from elkapi.access import Over
 from elkapi.catalog import Facts, Match
 from elkapi.catalog.jsonedit import with_overrides
+from elkapi.catalog.upstreams import endpoint_for
 from elkapi.clock import milliseconds
 from elkapi.errors import BadRequest, GatewayError, NoChannel, NoPrice, Unavailable, UpstreamError
 from elkapi.ledger import IdempotencyPending, IdempotencyReplay
 from elkapi.observe.trace import HEADER as TRACEPARENT
 from elkapi.pricing.media import unfixed
 from elkapi.pricing.price import dearest_for, quote
-from elkapi.relay.asking import Asked, provider_body, read_submit
+from elkapi.relay.asking import Asked, crossed, provider_body, read_submit
 from elkapi.relay.call import Call
 from elkapi.relay.hold import checked_key
 from elkapi.relay.note import note
@@ -85,6 +86,8 @@ async def submit(plane: DataPlane, snapshot: Snapshot, grant: Grant, match: Matc
     policy = snapshot.policy_for(grant)
     family = plane.catalog.family_of[match.operation.id]
     asked = await read_submit(call, match, family, policy.aliases)
+    if match.operation.model.where == "source":
+        asked = await _like_its_source(plane, grant, asked)
     if asked.callback_url:
         await _check_callback(plane, asked)
     lease = plane.limits.key(grant.key_id, policy, 0)
@@ -149,6 +152,8 @@ class Submit:
         way = way_of(snapshot, grant, request)
         attempts = route(plane, snapshot, grant, request, way)
         named: dict[str, str] = {}
+        if asked.media is not None:
+            attempts, asked = _crossed(plane, asked, attempts)
         if asked.refs:
             attempts, named = await _same_account(plane, grant, asked, attempts)
         if way.price is None:
@@ -196,7 +201,7 @@ class Submit:
         asked, grant = self.asked, self.grant
         task = asked.task
         self.kept = record.Asked(
-            body=record.kept_body(asked.body),
+            body=record.kept_body(asked.shown or asked.body),
             group=grant.group,
             price=self.price,
             ratio_micro=self.quote.ratio_micro,
@@ -217,7 +222,7 @@ class Submit:
             key_id=grant.key_id,
             operation=asked.operation.id,
             wire=asked.operation.wire or "",
-            form=asked.operation.form,
+            form=asked.form,
             model=asked.model,
             created_ns=self.plane.clock.now_ns(),
             asked=record.encode(self.kept),
@@ -284,7 +289,9 @@ class Submit:
         plane, asked = self.plane, self.asked
         try:
             callback = plane.addresses.callback(self.call_id) if asked.task.callback else ""
-            body, self.mark = provider_body(asked, attempt.upstream_model, text_id(self.call_id), callback, self.named)
+            body, content_type, self.mark = provider_body(
+                asked, attempt.upstream_model, text_id(self.call_id), callback, self.named
+            )
             if (channel := attempt.channel).param_set or channel.param_default or channel.param_remove:
                 body = _overridden(body, attempt)
             request = await request_for(
@@ -297,6 +304,7 @@ class Submit:
                 {"model": attempt.upstream_model, "ref": next(iter(self.named.values()), "")},
                 model=attempt.upstream_model,
                 body=body,
+                content_type=content_type,
                 more={CALL_ID: self.text_call_id, **self._more(attempt)},
             )
         except BadRequest as error:
@@ -366,7 +374,7 @@ class Submit:
         return status, body
 
     def _as_native(self, attempt: Attempt, status: int, decoded: Any) -> NativeRefusal | None:
-        if self.asked.operation.form != "native" or not isinstance(decoded, dict) or self.error is None:
+        if self.asked.form != "native" or not isinstance(decoded, dict) or self.error is None:
             return None
         clean = _cleaned(decoded, attempt, self.asked.model)
         return NativeRefusal(status, msgspec.json.encode(clean), self.error)
@@ -424,7 +432,7 @@ class Submit:
             asked_sealed=b"",
             told_sealed=None,
         )
-        return self.plane.showing.submitted(self.asked.operation, record.Task(row, self.kept, told), reply)
+        return self.plane.showing.submitted(self.asked.form, record.Task(row, self.kept, told), reply)
 
     async def _refused(self) -> tuple[int, bytes]:
         unknown = any(one.fate == "unknown" for one in self.tries)
@@ -528,7 +536,7 @@ async def _check_callback(plane: DataPlane, asked: Asked) -> None:
     """Raises BadRequest for an address that cannot be called, or that does not want to be."""
     allowed, param = plane.settings.webhook_allow_private, asked.task.callback or PARAM
     check_callback_url(asked.callback_url, allow_private=allowed, param=param)
-    if asked.task.challenge and asked.operation.form == "native":
+    if asked.task.challenge and asked.form == "native":
         await challenge(plane.client.send, asked.callback_url, allow_private=allowed, param=param)
 
 
@@ -547,6 +555,46 @@ def _claim(call: Call, grant: Grant, asked: Asked) -> IdempotencyClaim | None:
         return None
     fingerprint = hashlib.sha256(asked.operation.id.encode() + b"\0" + asked.sent).digest()
     return IdempotencyClaim(grant.key_id, asked.operation.id, checked_key(value), fingerprint)
+
+
+async def _like_its_source(plane: DataPlane, grant: Grant, asked: Asked) -> Asked:
+    """A follow-up that names no model: it is that of the task it goes on from. Raises NotFound, BadRequest."""
+    if not asked.refs:
+        raise BadRequest("The task that this goes on from is not named.", param="video")
+    source = await plane.tasks.find(grant, asked.refs[0])
+    if source.row.wire != asked.operation.wire:
+        raise BadRequest("The provider of this video cannot go on from it.", code="not_supported", param="id")
+    upper = asked.upper
+    if not asked.body.get("seconds"):
+        upper = msgspec.structs.replace(upper, video_ms=source.asked.upper.video_ms)
+    shown = {"size": source.asked.body.get("size"), "seconds": source.asked.body.get("seconds")}
+    return msgspec.structs.replace(
+        asked,
+        model=source.row.model,
+        said=source.asked.asked_model,
+        upper=upper,
+        features={**source.asked.features, **asked.features},
+        shown={**shown, **asked.body, "remixed_from_video_id": text_id(source.row.id)},
+    )
+
+
+def _crossed(plane: DataPlane, asked: Asked, attempts: tuple[Attempt, ...]) -> tuple[tuple[Attempt, ...], Asked]:
+    """(the attempts of one kind of provider, the neutral request in its form); its own form passes as it came.
+
+    Raises BadRequest for what that provider cannot carry.
+    """
+    operation = asked.operation
+    wires = [
+        found[0] if (found := endpoint_for(one.channel.family, operation.wire, True, one.upstream_model)) else None
+        for one in attempts
+    ]
+    wire = wires[0]
+    if wire is None:
+        raise NoChannel(f"No channel makes videos with {asked.model!r}.")
+    kept = tuple(one for one, its in zip(attempts, wires, strict=True) if its == wire)
+    if wire == operation.wire and operation.media == "always":
+        return kept, asked
+    return kept, crossed(asked, plane.operations, plane.catalog.family_of, wire)
 
 
 async def _same_account(

@@ -5,6 +5,7 @@ Native routes answer in the provider's own shape, neutral ones in the form that 
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable
 from typing import Any
 from urllib.parse import parse_qs
@@ -29,6 +30,8 @@ from elkapi.upstream import UpstreamFailure
 from elkapi.upstream.gcp import TokenRefused
 
 _object = msgspec.json.Decoder(dict[str, Any])
+EVENTS = ((b"content-type", b"text/event-stream"), (b"cache-control", b"no-store"))
+FOLLOW_S = 1.0
 _ID_NAMES = ("task_id", "id", "taskId", "file_id")
 STEPS_MAX = 5
 NOT_CANCELLABLE = "task_not_cancellable"
@@ -39,13 +42,18 @@ Page = Callable[[DataPlane, Snapshot, Grant, Match, Call], Awaitable[None]]
 async def fetch(plane: DataPlane, snapshot: Snapshot, grant: Grant, match: Match, call: Call) -> None:
     """A task as it stands. Raises NotFound, BadRequest, Unavailable."""
     task = await plane.tasks.find(grant, await _named(match, call))
+    if match.operation.form == "neutral-events":
+        await follow_task(plane, task, call)
+        return
     _answer(plane, match.operation, task, call)
 
 
 async def list_tasks(plane: DataPlane, snapshot: Snapshot, grant: Grant, match: Match, call: Call) -> None:
     """The caller's own tasks of a family. Raises BadRequest, Unavailable."""
     operation, listing = match.operation, match.operation.listing
-    assert listing is not None
+    if listing is None:
+        await list_by_cursor(plane, grant, operation, call)
+        return
     query = {name: values[-1] for name, values in parse_qs(call.query).items()}
     limit = _number(query, listing.limit, listing.limit_default, 1, listing.limit_max)
     offset = _number(query, listing.offset, 0, 0, 1_000_000_000) if listing.offset else 0
@@ -66,6 +74,59 @@ async def list_tasks(plane: DataPlane, snapshot: Snapshot, grant: Grant, match: 
     if "count" in body:
         body["count"] = len(items)
     call.reply.send(200, JSON, msgspec.json.encode(body if listing.items else items))
+
+
+async def list_by_cursor(plane: DataPlane, grant: Grant, operation: Operation, call: Call) -> None:
+    """OpenAI's kind of list: `after`, `limit`, `order`. Raises BadRequest, NotFound, Unavailable."""
+    query = {name: values[-1] for name, values in parse_qs(call.query).items()}
+    limit = _number(query, "limit", 20, 1, 100)
+    if (order := query.get("order", "desc")) not in ("asc", "desc"):
+        raise BadRequest("`order` is asc or desc.", param="order")
+    after = None
+    if named := query.get("after"):
+        after = (await plane.tasks.find(grant, named)).row.id
+    forms = None if operation.form == "neutral" else (operation.form, "unified")
+    found, _ = await plane.tasks.page(grant, limit=limit + 1, after=after, ascending=order == "asc", forms=forms)
+    origin = plane.origin(call)
+    data = [plane.showing.shown(operation, task, origin)[1] for task in found[:limit]]
+    body = {
+        "object": "list",
+        "data": data,
+        "first_id": data[0]["id"] if data else None,
+        "last_id": data[-1]["id"] if data else None,
+        "has_more": len(found) > limit,
+    }
+    call.reply.send(200, JSON, msgspec.json.encode(body))
+
+
+async def follow_task(plane: DataPlane, task: Task, call: Call) -> None:
+    """A task's changes as server-sent events, until its end: `event: task`, our object as data.
+
+    Looks at our own row; a comment keeps the line alive. Raises Unavailable before the first event.
+    """
+    operation, origin = plane.operations["tasks.get"], plane.origin(call)
+    out, seen, quiet_s = call.reply, -1, 0.0
+    out.start(200, EVENTS)
+    while True:
+        if task.row.version != seen:
+            seen, quiet_s = task.row.version, 0.0
+            shown = msgspec.json.encode(plane.showing.shown(operation, task, origin)[1])
+            await out.write(b"event: task\ndata: " + shown + b"\n\n")
+        elif quiet_s >= plane.settings.stream_ping_s:
+            quiet_s = 0.0
+            await out.write(b": keep-alive\n\n")
+        if task.state.is_end:
+            break
+        await asyncio.sleep(FOLLOW_S)
+        quiet_s += FOLLOW_S
+        try:
+            again = await plane.tasks.again(task)
+        except Unavailable:
+            continue
+        if again is None:
+            break
+        task = again
+    out.finish()
 
 
 def _of_list(plane: DataPlane, match: Match) -> tuple[str, ...] | None:

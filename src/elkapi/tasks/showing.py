@@ -116,16 +116,19 @@ class Showing:
         self._families = families
         self._address = address
 
-    def submitted(self, operation: Operation, task: Task, reply: bytes) -> bytes:
-        """The answer to a submit that was accepted: the provider's own bytes, or the operation's form."""
-        if operation.form == "native":
+    def submitted(self, form: str, task: Task, reply: bytes) -> bytes:
+        """The answer to a submit that was accepted: the provider's own bytes, or the form of its caller."""
+        if form == "native":
             return reply
-        return msgspec.json.encode(submitted(operation.form, task.view()))
+        return msgspec.json.encode(submitted(form, task.view()))
 
     def shown(self, operation: Operation, task: Task, origin: str) -> tuple[int, Any]:
         """(status, body) of a task as it stands."""
         spec = spec_of(self._operations, task)
-        if operation.form == "native":
+        form = operation.form
+        if form == "native" and task.row.form == "kling-flat":
+            form = task.row.form
+        if form == "native":
             own = f"{origin}{spec.address}"
             view = with_addresses(
                 task.view(),
@@ -135,12 +138,16 @@ class Showing:
             show = self._families[task.row.operation].hooks.show
             return 200, body if show is None else show(body)
         view = with_addresses(task.view(), lambda asset: self._address(asset, origin))
-        return 200, rendered(operation.form, view)
+        return 200, rendered(form, view)
 
     def cancelled(self, operation: Operation, task: Task, origin: str) -> tuple[int, bytes]:
         """(status, body) after a task was cancelled or forgotten; a native DELETE answers with nothing."""
         if operation.form == "native" and operation.method == "DELETE":
             return 204, b""
+        if operation.method == "DELETE":
+            kind = "video.deleted" if operation.form == "video" else "task.deleted"
+            view = task.view()
+            return 200, msgspec.json.encode({"id": view.id, "object": kind, "deleted": True})
         status, body = self.shown(operation, task, origin)
         return status, msgspec.json.encode(body)
 

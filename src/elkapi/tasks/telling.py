@@ -32,7 +32,8 @@ class Teller:
         if not task.asked.callback_url or step.state is task.state:
             return step
         operation = self._operations[task.row.operation]
-        form = operation.task.notice if operation.task is not None and operation.form == "native" else "standard"
+        spec = operation.task
+        form = spec.notice if spec is not None and task.row.form in ("native", "kling-flat") else "standard"
         after = after_step(task, step)
         view = with_addresses(after.view(), lambda asset: self._address(asset, task.asked.origin))
         notice = Notice(

@@ -71,8 +71,8 @@ FAMILY = Family(
     ),
     hooks=Hooks(prepare=_prepare),
     operations=(
-        _tasks.submit("text-to-video", "/v1/videos/text2video"),
-        _tasks.submit("image-to-video", "/v1/videos/image2video"),
+        _tasks.submit("text-to-video", "/v1/videos/text2video", media="flat"),
+        _tasks.submit("image-to-video", "/v1/videos/image2video", media="flat"),
         _tasks.submit("extend", "/v1/videos/video-extend", model="kling-video-extend"),
         _tasks.submit("lip-sync", "/v1/videos/lip-sync", model="kling-lip-sync"),
         _tasks.submit("effects", "/v1/videos/effects", model="kling-effects"),

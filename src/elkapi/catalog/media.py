@@ -1,0 +1,194 @@
+"""How a neutral request for a video is put to each provider: which operation serves it, which field goes where. Data.
+
+A field map names, for each neutral field, a path in the provider's body and how the value is spelled there:
+`duration|int`, `ratio|colon`. A path that ends in `[+]` adds to a list. What a map does not name the provider cannot
+carry: fields of `MEANING` are refused then, all others are hints, and dropped.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import msgspec
+
+from elkapi.catalog.operation import Wire
+
+# Without these another video would be made than the one that was asked for.
+MEANING = ("negative_prompt", "image", "references", "last_image", "video", "seconds", "ratio", "resolution", "audio")
+
+
+class VideoMap(msgspec.Struct, frozen=True, kw_only=True):
+    """One wire. `text`, `image` and `video` are the operations of each kind of request, "" where there is none.
+
+    `base` is what every body begins with. `models` finds the names by which a shared account tells whose they are.
+    `extra`: fields of the caller that nobody here knows go along.
+    """
+
+    text: str
+    image: str = ""
+    video: str = ""
+    fields: Mapping[str, str]
+    base: Mapping[str, Any] = {}
+    models: str
+    extra: bool = True
+
+
+_CONTENT = "content[+]"
+VIDEO_MAPS: dict[Wire, VideoMap] = {
+    "videos": VideoMap(
+        text="sora.create",
+        image="sora.create",
+        models=r"^sora",
+        fields={
+            "model": "model",
+            "prompt": "prompt",
+            "seconds": "seconds|str",
+            "size": "size|x",
+            "image": "input_reference.image_url",
+        },
+    ),
+    "veo": VideoMap(
+        text="veo.predict",
+        image="veo.predict",
+        models=r"^veo",
+        base={"instances": [{}], "parameters": {}},
+        extra=False,
+        fields={
+            "prompt": "instances[0].prompt",
+            "image": "instances[0].image|google",
+            "last_image": "instances[0].lastFrame|google",
+            "negative_prompt": "parameters.negativePrompt",
+            "seconds": "parameters.durationSeconds|int",
+            "ratio": "parameters.aspectRatio|colon",
+            "resolution": "parameters.resolution",
+            "count": "parameters.sampleCount|int",
+        },
+    ),
+    "ark-video": VideoMap(
+        text="seedance.submit",
+        image="seedance.submit",
+        video="seedance.submit",
+        models=r"seedance|^ep-",
+        base={"content": []},
+        fields={
+            "model": "model",
+            "image": f"{_CONTENT}|ark-first",
+            "last_image": f"{_CONTENT}|ark-last",
+            "references": f"{_CONTENT}|ark-reference",
+            "video": f"{_CONTENT}|ark-video",
+            "prompt": f"{_CONTENT}|ark-text",
+            "ratio": "ratio|colon",
+            "resolution": "resolution",
+            "seconds": "duration|int",
+            "seed": "seed|int",
+            "audio": "generate_audio",
+        },
+    ),
+    "kling": VideoMap(
+        text="kling.text-to-video",
+        image="kling.image-to-video",
+        models=r"^kling",
+        fields={
+            "model": "model_name",
+            "prompt": "prompt",
+            "negative_prompt": "negative_prompt",
+            "image": "image|raw-base64",
+            "last_image": "image_tail|raw-base64",
+            "seconds": "duration|str",
+            "ratio": "aspect_ratio|colon",
+            "mode": "mode",
+            "audio": "sound|on-off",
+        },
+    ),
+    "minimax-video": VideoMap(
+        text="minimax.generate",
+        image="minimax.generate",
+        models=r"(?i)^(minimax-hailuo|[tis]2v-01|video-01)",
+        fields={
+            "model": "model",
+            "prompt": "prompt",
+            "image": "first_frame_image",
+            "last_image": "last_frame_image",
+            "seconds": "duration|int",
+            "resolution": "resolution|capital",
+        },
+    ),
+    "luma": VideoMap(
+        text="luma.generate",
+        image="luma.generate",
+        models=r"^(ray|luma)",
+        fields={
+            "model": "model",
+            "prompt": "prompt",
+            "image": "keyframes.frame0|luma",
+            "last_image": "keyframes.frame1|luma",
+            "ratio": "aspect_ratio|colon",
+            "resolution": "resolution",
+            "seconds": "duration|s",
+        },
+    ),
+    "pika": VideoMap(
+        text="pika.generate",
+        image="pika.generate",
+        video="pika.generate",
+        models=r"^pika",
+        base={"options": {"parameters": {}, "extend": False}},
+        fields={
+            "model": "model|pika",
+            "prompt": "promptText",
+            "negative_prompt": "options.parameters.negativePrompt",
+            "image": "image",
+            "video": "video",
+            "ratio": "options.aspectRatio|quotient",
+            "seed": "options.parameters.seed|int",
+            "fps": "options.frameRate|int",
+        },
+    ),
+    "duomi-pika": VideoMap(
+        text="pika.pro-text",
+        image="pika.pro-text",
+        video="pika.pro-text",
+        models=r"^pika",
+        base={"options": {"parameters": {}, "extend": False}},
+        fields={
+            "model": "model|pika",
+            "prompt": "prompt",
+            "negative_prompt": "options.parameters.negativePrompt",
+            "image": "image",
+            "video": "video",
+            "ratio": "ratio|colon",
+            "seed": "options.parameters.seed|int",
+            "fps": "options.frameRate|int",
+        },
+    ),
+    "duomi-runway": VideoMap(
+        text="runway.generate-text",
+        image="runway.generate-text",
+        models=r"^gen[34]$",
+        base={"style": "cinematic", "options": {"seconds": 5, "motion_vector": {"x": 0, "y": 0, "z": 0, "r": 0}}},
+        fields={
+            "model": "model",
+            "prompt": "prompt",
+            "image": "image",
+            "last_image": "image_as_end_frame",
+            "ratio": "ratio|colon",
+            "seconds": "options.seconds|int",
+        },
+    ),
+    "runway": VideoMap(
+        text="runway.text-to-video",
+        image="runway.image-to-video",
+        models=r"^(gen4|aleph|act_two|veo3|seedance2|happyhorse|gemini_omni)",
+        fields={
+            "model": "model",
+            "prompt": "promptText",
+            "negative_prompt": "negativePrompt",
+            "image": "promptImage",
+            "size": "ratio|size-colon",
+            "seconds": "duration|int",
+            "seed": "seed|int",
+            "audio": "audio",
+        },
+    ),
+}

@@ -1,0 +1,376 @@
+"""A request for a video in any neutral form -> `MediaAsk`, and from there into a provider's body by its field map.
+
+The forms differ in their names for the same things, so one reader knows all the names. What it does not know is kept
+in `extra` and goes along to providers whose maps allow it.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import re
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import msgspec
+
+from elkapi.catalog.jsonpath import put
+from elkapi.catalog.media import MEANING, VIDEO_MAPS, VideoMap
+from elkapi.errors import BadRequest
+
+IMAGES_MAX = 16
+_SIZE = re.compile(r"(\d{1,5})\s*[x×*:]\s*(\d{1,5})")
+_SECONDS = re.compile(r"(\d{1,4}(?:\.\d{1,3})?)s?")
+_DATA = re.compile(r"data:([\w.+-]+/[\w.+-]+);base64,(.+)", re.DOTALL)
+# Below this two numbers are a shape such as 16:9, not pixels.
+_PIXELS_MIN = 64
+_PIXELS = {
+    ("720p", "16:9"): (1280, 720),
+    ("720p", "9:16"): (720, 1280),
+    ("720p", "1:1"): (960, 960),
+    ("1080p", "16:9"): (1920, 1080),
+    ("1080p", "9:16"): (1080, 1920),
+}
+# A neutral field and its names in the forms, the first found counts.
+_NAMES: dict[str, tuple[str, ...]] = {
+    "prompt": ("prompt", "promptText", "text"),
+    "negative_prompt": ("negative_prompt", "negativePrompt"),
+    "image": ("image", "image_url", "first_frame_image", "first_frame", "input_reference", "promptImage"),
+    "last_image": ("last_image", "image_tail", "last_frame", "last_frame_image", "image_end_url"),
+    "video": ("video", "video_url"),
+    "seconds": ("seconds", "duration"),
+    "size": ("size",),
+    "width": ("width",),
+    "height": ("height",),
+    "ratio": ("aspect_ratio", "ratio"),
+    "resolution": ("resolution",),
+    "seed": ("seed",),
+    "count": ("n", "count", "n_variants"),
+    "audio": ("audio", "generate_audio", "sound"),
+    "fps": ("fps",),
+    "mode": ("mode",),
+    "callback_url": ("callback_url", "notify_hook", "webhook_url"),
+}
+_LISTS = ("images", "image_urls")
+# Words to a gateway, or to nobody.
+_DROPPED = {"model", "metadata", "input", "user", "response_format", "stream", "group", "enhance_prompt"}
+_DROPPED |= {"enable_upsample", "expand_prompt", "max_tokens", "messages"}
+# How many seconds a form's own texts switch on: `--dur 5`.
+_SWITCHES = {"ratio": "ratio", "rt": "ratio", "dur": "seconds", "duration": "seconds", "rs": "resolution"}
+_SWITCHES |= {"resolution": "resolution", "seed": "seed"}
+_SWITCH = re.compile(r"\s--(\w+)\s+(\S+)")
+
+
+class MediaAsk(msgspec.Struct, kw_only=True):
+    """A video as it is asked for, whatever the form; "" and None are what was not said. Pictures are URLs or data URLs.
+
+    `ratio` reads 16:9, `resolution` 720p; both follow from `width` and `height` where those are said: `derived` are
+    those that nobody named.
+    """
+
+    model: str
+    prompt: str = ""
+    negative_prompt: str = ""
+    image: str = ""
+    references: tuple[str, ...] = ()
+    last_image: str = ""
+    video: str = ""
+    seconds: float | None = None
+    width: int | None = None
+    height: int | None = None
+    ratio: str = ""
+    resolution: str = ""
+    seed: int | None = None
+    count: int = 1
+    audio: bool | None = None
+    fps: int | None = None
+    mode: str = ""
+    callback_url: str = ""
+    extra: dict[str, Any] = {}
+    derived: frozenset[str] = frozenset()
+
+
+def read(form: str, body: Mapping[str, Any], model: str) -> MediaAsk:
+    """What a body in a form asks for. Raises BadRequest naming the field."""
+    if form in ("neutral", "task-submit"):
+        given = body.get("input")
+        if not isinstance(given, dict):
+            raise BadRequest("`input` must be an object with what the task is about.", param="input")
+        callback = {"callback_url": body["callback_url"]} if body.get("callback_url") is not None else {}
+        return _ask({**given, **callback}, model)
+    metadata = body.get("metadata")
+    if metadata is not None and not isinstance(metadata, dict):
+        raise BadRequest("`metadata` must be an object.", param="metadata")
+    ask = _ask({**(metadata or {}), **body}, model)
+    if form.startswith("veo") and "frames" in model and ask.references:
+        # The two pictures of a `*-frames` model are its first and its last.
+        first, *rest = (ask.image, *ask.references) if ask.image else ask.references
+        ask.image, ask.references, ask.last_image = first, tuple(rest[1:]), rest[0] if rest else ask.last_image
+    return ask
+
+
+def read_messages(body: Mapping[str, Any], model: str) -> MediaAsk:
+    """What the last user message of a chat asks for: its text, with inline switches, and its pictures in order."""
+    messages = body.get("messages")
+    last = None
+    if isinstance(messages, list):
+        last = next((m for m in reversed(messages) if isinstance(m, dict) and m.get("role") == "user"), None)
+    if last is None:
+        raise BadRequest("`messages` must end in a user message that says what to make.", param="messages")
+    content = last.get("content")
+    parts = [{"type": "text", "text": content}] if isinstance(content, str) else content
+    if not isinstance(parts, list):
+        raise BadRequest("The last user message has no content.", param="messages")
+    texts = [part.get("text", "") for part in parts if isinstance(part, dict) and part.get("type") == "text"]
+    pictures = [_url(part["image_url"]) for part in parts if isinstance(part, dict) and part.get("image_url")]
+    text = "\n".join(str(text) for text in texts)
+    said: dict[str, Any] = {name: value for hit in _SWITCH.finditer(text) for name, value in _switched(hit)}
+    said["prompt"] = _SWITCH.sub(lambda hit: "" if list(_switched(hit)) else hit.group(0), text).strip()
+    if pictures:
+        said["image"] = pictures[0]
+    if len(pictures) > 1:
+        said["last_image"] = pictures[1]
+    return _ask(said, model)
+
+
+def _switched(hit: re.Match[str]) -> list[tuple[str, str]]:
+    name = _SWITCHES.get(hit.group(1))
+    return [] if name is None else [(name, hit.group(2))]
+
+
+def _ask(body: Mapping[str, Any], model: str) -> MediaAsk:
+    said = {
+        field: next((body[n] for n in names if body.get(n) not in (None, "")), None) for field, names in _NAMES.items()
+    }
+    known = {name for names in _NAMES.values() for name in names} | set(_LISTS) | _DROPPED
+    listed: Any = next((body[name] for name in _LISTS if body.get(name)), [])
+    if not isinstance(listed, list) or len(listed) > IMAGES_MAX:
+        raise BadRequest(f"`images` must be a list of at most {IMAGES_MAX} pictures.", param="images")
+    pictures = [_url(one) for one in listed]
+    image = _url(said["image"]) if said["image"] is not None else ""
+    if not image and pictures:
+        image, pictures = pictures[0], pictures[1:]
+    width, height, ratio = _shape(said)
+    resolution = str(said["resolution"] or "")
+    derived = frozenset[str]()
+    if width and height:
+        derived = frozenset(
+            {"ratio", "resolution"} - {"resolution" if resolution else "", "ratio" if said["ratio"] else ""}
+        )
+        resolution = resolution or f"{min(width, height)}p"
+    return MediaAsk(
+        model=model,
+        prompt=_text(said["prompt"], "prompt"),
+        negative_prompt=_text(said["negative_prompt"], "negative_prompt"),
+        image=image,
+        references=tuple(pictures),
+        last_image=_url(said["last_image"]) if said["last_image"] is not None else "",
+        video=_url(said["video"]) if said["video"] is not None else "",
+        seconds=_seconds(said["seconds"]),
+        width=width,
+        height=height,
+        ratio=ratio,
+        resolution=resolution,
+        seed=_whole(said["seed"], "seed"),
+        count=_whole(said["count"], "n") or 1,
+        audio=_truth(said["audio"]),
+        fps=_whole(said["fps"], "fps"),
+        mode=_text(said["mode"], "mode"),
+        callback_url=_text(said["callback_url"], "callback_url"),
+        extra={name: value for name, value in body.items() if name not in known},
+        derived=derived,
+    )
+
+
+def _shape(said: Mapping[str, Any]) -> tuple[int | None, int | None, str]:
+    """(width, height, ratio) of what a form says of sizes: pixels, or only a shape."""
+    width, height = _whole(said["width"], "width"), _whole(said["height"], "height")
+    ratio = str(said["ratio"] or "")
+    if said["size"] is not None:
+        found = _SIZE.fullmatch(str(said["size"]).strip())
+        if found is None:
+            raise BadRequest("`size` must read like 1280x720 or 16:9.", param="size", code="invalid_size")
+        left, right = int(found.group(1)), int(found.group(2))
+        if min(left, right) < _PIXELS_MIN:
+            ratio = ratio or f"{left}:{right}"
+        else:
+            width, height = width or left, height or right
+    if (named := _SIZE.fullmatch(ratio)) is not None:
+        left, right = int(named.group(1)), int(named.group(2))
+        if min(left, right) >= _PIXELS_MIN:
+            width, height, ratio = width or left, height or right, ""
+        else:
+            ratio = f"{left}:{right}"
+    if width and height and not ratio:
+        ratio = _nearest(width, height)
+    return width, height, ratio
+
+
+def _nearest(width: int, height: int) -> str:
+    named = ((16, 9), (9, 16), (1, 1), (4, 3), (3, 4), (21, 9), (9, 21), (3, 2), (2, 3))
+    left, right = min(named, key=lambda pair: abs(pair[0] / pair[1] - width / height))
+    return f"{left}:{right}"
+
+
+def _url(value: Any) -> str:
+    if isinstance(value, dict):
+        value = value.get("url") or value.get("image_url") or value.get("uri")
+        if isinstance(value, dict):
+            value = value.get("url")
+    if not isinstance(value, str) or not value:
+        raise BadRequest("A picture must be a URL or Base64.", param="image")
+    return value
+
+
+def _text(value: Any, name: str) -> str:
+    if value is None:
+        return ""
+    if not isinstance(value, str):
+        raise BadRequest(f"`{name}` must be text.", param=name)
+    return value
+
+
+def _seconds(value: Any) -> float | None:
+    if value is None:
+        return None
+    if isinstance(value, str) and (hit := _SECONDS.fullmatch(value.strip())) is not None:
+        return float(hit.group(1))
+    if isinstance(value, int | float) and not isinstance(value, bool) and 0 < value <= 3600:
+        return float(value)
+    raise BadRequest("`seconds` must be a length such as 5.", param="seconds")
+
+
+def _whole(value: Any, name: str) -> int | None:
+    if value is None:
+        return None
+    try:
+        return int(value)
+    except (TypeError, ValueError, OverflowError):
+        raise BadRequest(f"`{name}` must be a whole number.", param=name) from None
+
+
+def _truth(value: Any) -> bool | None:
+    if value is None or isinstance(value, bool):
+        return value
+    return str(value).lower() in ("on", "true", "1", "yes")
+
+
+# Into a provider's body
+
+
+def kind_of(ask: MediaAsk) -> str:
+    """What a request starts from: "video", "image" or "text"."""
+    return "video" if ask.video else "image" if ask.image or ask.references else "text"
+
+
+def write(ask: MediaAsk, wire: str) -> tuple[str, dict[str, Any]]:
+    """(operation, body) for a provider. Raises BadRequest for what it cannot carry."""
+    plan = VIDEO_MAPS[wire]  # type: ignore[index]
+    operation = getattr(plan, kind_of(ask))
+    if not operation:
+        raise BadRequest(f"The model {ask.model!r} takes no {kind_of(ask)} to start from.", param=kind_of(ask))
+    body: dict[str, Any] = dict(ask.extra) if plan.extra else {}
+    body |= msgspec.json.decode(msgspec.json.encode(plan.base))
+    for field, value in _said(ask, plan):
+        place = plan.fields.get(field)
+        if place is None:
+            # A size in pixels is carried where its shape or its lines are.
+            shaped = field in ask.derived and {"size", "ratio", "resolution"} & plan.fields.keys()
+            if field in MEANING and not shaped:
+                raise BadRequest(f"The model {ask.model!r} takes no `{field}`.", param=field)
+            continue
+        path, _, spelled = place.partition("|")
+        spell = SPELLINGS[spelled]
+        for one in value if isinstance(value, tuple) else (value,):
+            _place(body, path, spell(one))
+    return operation, body
+
+
+_APART = frozenset({"extra", "callback_url", "width", "height", "derived"})
+
+
+def _said(ask: MediaAsk, plan: VideoMap) -> list[tuple[str, Any]]:
+    """The fields that were said, in the order of the map, so that lists come out in it."""
+    said = {
+        name: value
+        for name in MediaAsk.__struct_fields__
+        if name not in _APART and (value := getattr(ask, name)) not in (None, "", ())
+    }
+    if said.get("count") == 1 and "count" not in plan.fields:
+        del said["count"]
+    if "size" in plan.fields:
+        size = _size(ask)
+        if size is not None:
+            said["size"] = size
+            said.pop("ratio", None)
+            said.pop("resolution", None)
+    ordered = [name for name in plan.fields if name in said]
+    return [(name, said[name]) for name in (*ordered, *(name for name in said if name not in ordered))]
+
+
+def _size(ask: MediaAsk) -> tuple[tuple[int, int]] | None:
+    if ask.width and ask.height:
+        return ((ask.width, ask.height),)
+    if not ask.ratio and not ask.resolution:
+        return None
+    found = _PIXELS.get((ask.resolution.lower() or "720p", ask.ratio or "16:9"))
+    if found is None:
+        raise BadRequest(f"The model {ask.model!r} is not made in this size; say `size` in pixels.", param="size")
+    return (found,)
+
+
+def _place(body: dict[str, Any], path: str, value: Any) -> None:
+    if path.endswith("[+]"):
+        body.setdefault(path.removesuffix("[+]"), []).append(value)
+    else:
+        put(path, body, value)
+
+
+def _number(value: float) -> int | float:
+    return int(value) if value == int(value) else value
+
+
+def _quotient(value: str) -> float:
+    left, _, right = value.partition(":")
+    try:
+        return int(left) / int(right)
+    except (ValueError, ZeroDivisionError):
+        raise BadRequest("`aspect_ratio` must read like 16:9.", param="aspect_ratio") from None
+
+
+def _google(value: str) -> dict[str, str]:
+    hit = _DATA.fullmatch(value)
+    if hit is None:
+        raise BadRequest("This model takes pictures only as data URLs (data:image/png;base64,...).", param="image")
+    try:
+        base64.b64decode(hit.group(2), validate=True)
+    except binascii.Error:
+        raise BadRequest("The picture is no valid Base64.", param="image") from None
+    return {"bytesBase64Encoded": hit.group(2), "mimeType": hit.group(1)}
+
+
+def _ark(kind: str, role: str) -> Callable[[str], dict[str, Any]]:
+    return lambda value: {"type": kind, kind: {"url": value}, "role": role}
+
+
+SPELLINGS: dict[str, Callable[[Any], Any]] = {
+    "": lambda value: _number(value) if isinstance(value, float) else value,
+    "str": lambda value: f"{value:g}" if isinstance(value, float) else str(value),
+    "int": lambda value: int(value) if value == int(value) else value,
+    "s": lambda value: f"{value:g}s",
+    "colon": str,
+    "x": lambda value: f"{value[0]}x{value[1]}",
+    "size-colon": lambda value: f"{value[0]}:{value[1]}",
+    "quotient": _quotient,
+    "capital": lambda value: str(value).upper(),
+    "on-off": lambda value: "on" if value else "off",
+    "raw-base64": lambda value: value.partition(",")[2] if value.startswith("data:") else value,
+    "google": _google,
+    "luma": lambda value: {"type": "image", "url": value},
+    "pika": lambda value: value.removeprefix("pika-"),
+    "ark-text": lambda value: {"type": "text", "text": value},
+    "ark-first": _ark("image_url", "first_frame"),
+    "ark-last": _ark("image_url", "last_frame"),
+    "ark-reference": _ark("image_url", "reference_image"),
+    "ark-video": _ark("video_url", "reference_video"),
+}
