@@ -99,6 +99,11 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     background_calls_max: int = 100
     background_calls_per_key_max: int = 20
 
+    asset_bytes_max: int = 1024 * 1024 * 1024
+    asset_bytes_per_key_max: int = 0
+    asset_keep_s: float = 30 * 86_400.0
+    asset_url_s: float = 86_400.0
+
     webhook_allow_private: bool = False
     webhook_parallel_max: int = 64
     webhook_host_parallel_max: int = 4

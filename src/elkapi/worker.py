@@ -13,6 +13,8 @@ from collections.abc import AsyncIterator
 from random import Random
 
 from elkapi.access import KeyCache, Limits
+from elkapi.assets.store import open_store
+from elkapi.assets.urls import AssetUrls
 from elkapi.cache import Answers
 from elkapi.catalog import CATALOG
 from elkapi.clock import SYSTEM_CLOCK
@@ -27,6 +29,7 @@ from elkapi.observe import metrics as observe_metrics
 from elkapi.observe.bridge import json_log
 from elkapi.observe.metrics import FOLD_EVERY_S, Metrics
 from elkapi.observe.process import die_with_parent, set_title
+from elkapi.relay.asset_pages import ASSET_PAGES
 from elkapi.relay.background_calls import BackgroundCalls
 from elkapi.relay.batches.pages import batch_pages
 from elkapi.relay.batches.runner import BatchRunner
@@ -174,6 +177,7 @@ async def opened_plane(order: WorkerOrder) -> AsyncIterator[DataPlane]:
         operations = {operation.id: operation for operation in CATALOG.operations}
         tokens = TokenSource(client.send, SYSTEM_CLOCK)
         addresses = Addresses(settings, installation.sealer, SYSTEM_CLOCK)
+        asset_urls = AssetUrls(installation.sealer, SYSTEM_CLOCK, settings.asset_url_s)
         yield DataPlane(
             settings=settings,
             catalog=CATALOG,
@@ -196,6 +200,9 @@ async def opened_plane(order: WorkerOrder) -> AsyncIterator[DataPlane]:
             | QUOTING_PAGES
             | STORED_PAGES
             | batch_pages(TrustedProxies(settings.trusted_proxies).origin),
+            open_pages=ASSET_PAGES,
+            assets=open_store(settings),
+            asset_urls=asset_urls,
             tokens=tokens,
             stored=stored,
             background=background,
@@ -203,7 +210,7 @@ async def opened_plane(order: WorkerOrder) -> AsyncIterator[DataPlane]:
             telemetry=telemetry,
             batches=batches,
             tasks=tasks,
-            showing=Showing(operations, CATALOG.family_of, addresses.of_asset),
+            showing=Showing(operations, CATALOG.family_of, asset_urls.url),
             signer=Signer(tokens, SYSTEM_CLOCK),
             operations=operations,
             origin=addresses.public_origin or TrustedProxies(settings.trusted_proxies).origin,

@@ -17,6 +17,7 @@ LAYERS = [
     {"storage"},
     {"snapshot", "access", "ledger", "cache"},
     {"upstream", "local"},
+    {"assets"},
     {"relay", "tasks"},
     {"edge", "admin", "control", "console", "cli"},
     {"app", "supervisor", "worker"},

@@ -49,11 +49,14 @@ Kind = Literal["sync", "stream", "task", "file", "websocket", "doc"]
 class Role(Enum):
     """Who answers: an upstream, the gateway itself from memory or its tables, or the control process without a key.
 
+    OPEN is the gateway too, but its page decides itself who is let in.
+
     SUBMIT begins a task at an upstream; FETCH, CANCEL and LIST are about tasks begun, answered from our own tables.
     """
 
     RELAY = "relay"
     GATEWAY = "gateway"
+    OPEN = "open"
     SUBMIT = "submit"
     FETCH = "fetch"
     CANCEL = "cancel"

@@ -8,7 +8,9 @@ from types import TracebackType
 
 import msgspec
 
+from elkapi.assets.store import open_store
 from elkapi.clock import Clock
+from elkapi.control.asset_expiry import AssetExpiry
 from elkapi.control.expiry import Expiry
 from elkapi.control.jobs import Job
 from elkapi.control.outbox import NoticeOutbox
@@ -61,6 +63,7 @@ class Parts:
             Expiry(self._store.write, self._clock, notices_keep_s=self._settings.webhook_keep_s),
             Prober(self._store, self._client.send, self._clock),
             self._notifier(),
+            AssetExpiry(open_store(self._settings), self._store.read, self._store.write, self._clock),
         )
 
     def _notifier(self) -> Notifier:

@@ -6,9 +6,9 @@ from elkapi.relay.call import Call
 
 EXPOSED = (
     b"x-request-id, request-id, x-elkapi-cost-usd, x-elkapi-model, x-elkapi-cache, x-elkapi-cache-age, retry-after, "
-    b"x-should-retry"
+    b"x-should-retry, accept-ranges, content-length, content-range, content-disposition, etag"
 )
-METHODS = b"GET, POST, PUT, PATCH, DELETE, OPTIONS"
+METHODS = b"GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS"
 PREFLIGHT_MAX_AGE_S = b"86400"
 
 Pairs = list[tuple[bytes, bytes]]

@@ -55,7 +55,7 @@ class Exchange:
         "head_only",
         "headers",
         "method",
-        "old",
+        "plain",
         "started",
         "task",
         "url",
@@ -71,8 +71,8 @@ class Exchange:
         self.method = _METHODS.get(method) or method.decode("ascii", "replace")
         self.head_only = method == b"HEAD"
         # HTTP/1.0 knows no chunks, and may wait for the end of the connection whatever it asked for.
-        self.old = parser.get_http_version() < "1.1"
-        self.close_after = self.old or not parser.should_keep_alive()
+        self.plain = parser.get_http_version() < "1.1"
+        self.close_after = self.plain or not parser.should_keep_alive()
         self.call_id = new_id()
         self.task: asyncio.Task[None] | None = None
         self.started = self.answered = self.body_complete = False
@@ -146,6 +146,7 @@ class Exchange:
             connection.now_s,
             self.fields,
         )
+        call.head_only = self.head_only
         try:
             await connection.server.handler(call)
         except ClientGone:
@@ -162,10 +163,12 @@ class Exchange:
         self.connection.transport.write(text if self.head_only else text + body)
         self._done()
 
-    def start(self, status: int, headers: Headers) -> None:
-        self.connection.transport.write(
-            self._head(status, headers, b"" if self.old else b"transfer-encoding: chunked\r\n")
-        )
+    def start(self, status: int, headers: Headers, length_bytes: int | None = None) -> None:
+        if length_bytes is not None:
+            framing, self.plain = b"content-length: %d\r\n" % length_bytes, True
+        else:
+            framing = b"" if self.plain else b"transfer-encoding: chunked\r\n"
+        self.connection.transport.write(self._head(status, headers, framing))
 
     def _head(self, status: int, headers: Headers, framing: bytes) -> bytes:
         self.started = True
@@ -191,12 +194,12 @@ class Exchange:
     def finish(self, chunk: bytes = b"") -> None:
         if not self.head_only:
             last = self._framed(chunk) if chunk else b""
-            self.connection.transport.write(last if self.old else last + b"0\r\n\r\n")
+            self.connection.transport.write(last if self.plain else last + b"0\r\n\r\n")
         self._done()
 
     def _framed(self, chunk: bytes) -> bytes:
-        """A piece of a started reply; to HTTP/1.0 the end of the connection is the end of the body."""
-        return chunk if self.old else b"%x\r\n%b\r\n" % (len(chunk), chunk)
+        """A piece of a started reply; where its length was said, or to HTTP/1.0, it goes as it is."""
+        return chunk if self.plain else b"%x\r\n%b\r\n" % (len(chunk), chunk)
 
     def abort(self) -> None:
         self.answered = True

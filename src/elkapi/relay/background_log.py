@@ -53,7 +53,7 @@ class Log:
             self._add(body)
         self.end()
 
-    def start(self, status: int, headers: Headers) -> None:
+    def start(self, status: int, headers: Headers, length_bytes: int | None = None) -> None:
         self.started = True
 
     def put(self, chunk: bytes) -> None:

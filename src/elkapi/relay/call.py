@@ -26,8 +26,8 @@ class Reply(Protocol):
     def send(self, status: int, headers: Headers, body: bytes) -> None:
         """A whole reply at once; the server adds content-length."""
 
-    def start(self, status: int, headers: Headers) -> None:
-        """Begin a reply of unknown length."""
+    def start(self, status: int, headers: Headers, length_bytes: int | None = None) -> None:
+        """Begin a reply of this length, or of one that is not known."""
 
     def put(self, chunk: bytes) -> Awaitable[None] | None:
         """One piece of a started reply; what to wait for before the next while the client is slow, else None."""
@@ -50,11 +50,13 @@ class Call:
 
     `header(name)` is the first header of a lower-case name, or None. `text_id` is the id's public spelling, as it
     stands in headers. `whole` is the body where all of it had come with the head, else None: `body()` waits for it.
+    `head_only`: it is a HEAD, asked as the GET that it stands for.
     """
 
     __slots__ = (
         "_read",
         "client_ip",
+        "head_only",
         "header",
         "headers",
         "id",
@@ -89,6 +91,7 @@ class Call:
         # The look-up itself and not a method around it: several a call are asked for.
         self.header: Callable[[bytes], bytes | None] = (dict(reversed(headers)) if fields is None else fields).get
         self.client_ip = client_ip
+        self.head_only = False
         self.whole = body if isinstance(body, bytes) else None
         self._read = None if isinstance(body, bytes) else body
         self.reply = reply

@@ -31,9 +31,9 @@ class Passing(Reply):
         """A whole reply at once."""
         self._reply.send(status, headers, body)
 
-    def start(self, status: int, headers: Headers) -> None:
+    def start(self, status: int, headers: Headers, length_bytes: int | None = None) -> None:
         """Begin a reply."""
-        self._reply.start(status, headers)
+        self._reply.start(status, headers, length_bytes)
 
     def put(self, chunk: bytes) -> Awaitable[None] | None:
         """One piece."""

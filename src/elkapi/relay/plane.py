@@ -9,6 +9,8 @@ from typing import Protocol
 import msgspec
 
 from elkapi.access import KeyCache, Limits
+from elkapi.assets.store import AssetStore
+from elkapi.assets.urls import AssetUrls
 from elkapi.cache import Answers
 from elkapi.catalog import Catalog, Match, Operation
 from elkapi.clock import Clock
@@ -35,6 +37,7 @@ from elkapi.upstream import UpstreamClient
 from elkapi.upstream.gcp import TokenSource
 
 Page = Callable[["DataPlane", Snapshot, Grant, Match, Call], Awaitable[None]]
+OpenPage = Callable[["DataPlane", Snapshot, Match, Call], Awaitable[None]]
 
 
 class KeyJudge(Protocol):
@@ -72,6 +75,9 @@ class DataPlane(msgspec.Struct):
     clock: Clock
     rng: Random
     pages: Mapping[str, Page]
+    open_pages: Mapping[str, OpenPage]
+    assets: AssetStore
+    asset_urls: AssetUrls
     tokens: TokenSource
     stored: StoredObjects
     background: BackgroundCalls

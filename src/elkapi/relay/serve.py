@@ -36,6 +36,9 @@ async def serve(plane: DataPlane, call: Call, admitted: Admitted | None = None) 
     snapshot = plane.snapshots.current
     if admitted is None:
         match = plane.catalog.match(call.method, call.path)  # 1 what is asked
+        if match.operation.role is Role.OPEN:
+            await plane.open_pages[match.operation.id](plane, snapshot, match, call)
+            return
         key = presented_key(call)
         grant = await admit(snapshot, plane.key_cache, plane.reader, key, plane.clock.now_ns(), plane.clock)  # 2
         role = match.operation.role

@@ -479,6 +479,32 @@ webhook_secrets = Table(
     comment="what signs the notices of a key's tasks; until then the one before it signs them too",
 )
 
+assets = Table(
+    "assets",
+    metadata,
+    Column("id", LargeBinary, primary_key=True),
+    Column("task_id", LargeBinary, nullable=False),
+    Column("number", Integer, nullable=False),
+    Column("owner_id", _Id, nullable=False),
+    Column("key_id", _Id, nullable=False),
+    Column("kind", String, nullable=False),
+    Column("content_type", String, nullable=False),
+    Column("size_bytes", BigInteger, nullable=False),
+    Column("sha256", LargeBinary, nullable=False),
+    Column("width", Integer),
+    Column("height", Integer),
+    Column("duration_ms", BigInteger),
+    Column("location", String, nullable=False),
+    Column("created_ns", BigInteger, nullable=False),
+    Column("expires_ns", BigInteger, nullable=False),
+    Index("assets_by_task", "task_id", "number", unique=True),
+    Index("assets_by_key", "key_id", "created_ns"),
+    Index("assets_by_expiry", "expires_ns"),
+    Index("assets_by_location", "location", unique=True),
+    comment="one file that a task made, at location in the asset store; the file is written before its row and "
+    "removed before it",
+)
+
 audit = Table(
     "audit",
     metadata,

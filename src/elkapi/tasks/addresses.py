@@ -1,6 +1,6 @@
-"""Addresses of ours that leave the gateway: files for callers, and where a provider may tell us that a task moved.
+"""Addresses of ours that leave the gateway: where a provider may tell us that a task moved; files are `assets.urls`'.
 
-Both are signed, so that who has one can do with it what it is for, and nothing else.
+They are signed, so that who has one can do with it what it is for, and nothing else.
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ from elkapi.clock import Clock
 from elkapi.relay.call import Call
 from elkapi.settings import Settings
 from elkapi.storage.secrets import Sealer
-from elkapi.types import TaskAsset
 
 CALLBACKS = "/v1/callbacks/"
 SIGNATURE_BYTES = 16
@@ -30,10 +29,6 @@ class Addresses:
     def public_origin(self) -> Callable[[Call], str] | None:
         """The origin of every address of ours, where the operator set one."""
         return (lambda call: self._public_url) if self._public_url else None
-
-    def of_asset(self, asset: TaskAsset, origin: str) -> str:
-        """Where a caller fetches a file."""
-        return f"{origin}/v1/assets/{asset.id.hex()}"
 
     def callback(self, task_id: bytes) -> str:
         """Where a provider says that a task moved; "" while nobody outside could reach us."""

@@ -66,6 +66,15 @@ FAMILY = Family(
             role=Role.GATEWAY,
             body=Body.JSON,
         ),
+        Operation(
+            id="platform.asset",
+            method="GET",
+            path="/v1/assets/{id}/{name}",
+            aliases=("/v1/assets/{id}",),
+            family="platform",
+            role=Role.OPEN,
+            kind="file",
+        ),
         *(
             Operation(id=id_, method="GET", path=path, family="platform", role=Role.CONTROL, kind=kind)
             for id_, path, kind in _CONTROL_ROWS

@@ -80,7 +80,7 @@ class Collected:
         self.started, self.body = True, body
         self.replayed = any(name == b"idempotent-replayed" for name, _ in headers)
 
-    def start(self, status: int, headers: Headers) -> None:
+    def start(self, status: int, headers: Headers, length_bytes: int | None = None) -> None:
         self.started = True
 
     def put(self, chunk: bytes) -> None:

@@ -22,6 +22,7 @@ from elkapi.storage.migrations import (
     m0004_guards,
     m0005_requests_in_order,
     m0006_tasks,
+    m0007_assets,
     m0008_notices,
 )
 
@@ -44,6 +45,7 @@ MIGRATIONS: tuple[Migration, ...] = (
     Migration("0004_guards", m0004_guards.pre, m0004_guards.post),
     Migration("0005_requests_in_order", m0005_requests_in_order.pre, m0005_requests_in_order.post),
     Migration("0006_tasks", m0006_tasks.pre, m0006_tasks.post),
+    Migration("0007_assets", m0007_assets.pre, m0007_assets.post),
     Migration("0008_notices", m0008_notices.pre, m0008_notices.post),
 )
 

@@ -1,0 +1,77 @@
+"""What a file is, by its first bytes; a content type that somebody claims counts for nothing."""
+
+from __future__ import annotations
+
+import msgspec
+
+from elkapi.types import AssetKind
+
+HEAD_BYTES = 64
+
+
+class FileKind(msgspec.Struct, frozen=True):
+    """`suffix` is how the name of such a file ends."""
+
+    kind: AssetKind
+    content_type: str
+    suffix: str
+
+
+MP4 = FileKind("video", "video/mp4", "mp4")
+MOV = FileKind("video", "video/quicktime", "mov")
+WEBM = FileKind("video", "video/webm", "webm")
+MATROSKA = FileKind("video", "video/x-matroska", "mkv")
+PNG = FileKind("image", "image/png", "png")
+JPEG = FileKind("image", "image/jpeg", "jpg")
+WEBP = FileKind("image", "image/webp", "webp")
+GIF = FileKind("image", "image/gif", "gif")
+AVIF = FileKind("image", "image/avif", "avif")
+MP3 = FileKind("audio", "audio/mpeg", "mp3")
+WAV = FileKind("audio", "audio/wav", "wav")
+FLAC = FileKind("audio", "audio/flac", "flac")
+OGG = FileKind("audio", "audio/ogg", "ogg")
+M4A = FileKind("audio", "audio/mp4", "m4a")
+AAC = FileKind("audio", "audio/aac", "aac")
+GLB = FileKind("file", "model/gltf-binary", "glb")
+ALL = (MP4, MOV, WEBM, MATROSKA, PNG, JPEG, WEBP, GIF, AVIF, MP3, WAV, FLAC, OGG, M4A, AAC, GLB)
+BY_CONTENT_TYPE = {kind.content_type: kind for kind in ALL}
+
+_MARKS = (
+    (b"\x89PNG\r\n\x1a\n", PNG),
+    (b"\xff\xd8\xff", JPEG),
+    (b"GIF87a", GIF),
+    (b"GIF89a", GIF),
+    (b"ID3", MP3),
+    (b"fLaC", FLAC),
+    (b"OggS", OGG),
+    (b"glTF", GLB),
+)
+_BRANDS = {b"qt  ": MOV, b"M4A ": M4A, b"M4B ": M4A, b"avif": AVIF, b"avis": AVIF}
+# An older QuickTime file begins with one of these instead of naming its brand.
+_ATOMS = frozenset({b"moov", b"mdat", b"wide", b"free", b"skip"})
+
+
+def kind_of(head: bytes) -> FileKind | None:
+    """The kind of a file that begins so, or None when it is none that we keep: a page, JSON, anything else."""
+    for mark, kind in _MARKS:
+        if head.startswith(mark):
+            return kind
+    if head[:4] == b"RIFF":
+        return {b"WEBP": WEBP, b"WAVE": WAV}.get(head[8:12])
+    if head[:4] == b"\x1a\x45\xdf\xa3":
+        return WEBM if b"webm" in head else MATROSKA
+    if head[4:8] == b"ftyp":
+        return _BRANDS.get(head[8:12], MP4)
+    if head[4:8] in _ATOMS and len(head) >= 16:
+        return MOV
+    return _mpeg_audio(head)
+
+
+def _mpeg_audio(head: bytes) -> FileKind | None:
+    """Frames without a tag before them: a sync word of 11 bits and no reserved value behind it."""
+    if len(head) < 4 or head[0] != 0xFF or head[1] & 0xE0 != 0xE0:
+        return None
+    if head[1] & 0xF6 == 0xF0:
+        return AAC
+    layer, rate, sampling = head[1] & 0x06, head[2] >> 4, head[2] >> 2 & 3
+    return MP3 if layer == 0x02 and rate not in (0, 15) and sampling != 3 else None

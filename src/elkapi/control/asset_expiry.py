@@ -1,0 +1,75 @@
+"""Removes files whose time is over, and what copies left that were cut; safe to repeat, and to do in several places.
+
+The file goes before its row, so that a row is never lost while its file stays; a file without a row is looked for by
+listing the store now and then. Copies under way are younger than ORPHAN_S.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from functools import partial
+from typing import Protocol, TypeVar
+
+from sqlalchemy import Connection
+
+from elkapi.assets.store import AssetStore
+from elkapi.clock import Clock
+from elkapi.storage.repos import assets as rows
+
+T = TypeVar("T")
+EVERY_S = 60.0
+ROWS_MAX = 200
+ORPHANS_EVERY_S = 6 * 3600.0
+ORPHAN_S = 24 * 3600.0
+
+
+class Run(Protocol):
+    """A function over one transaction, off the event loop."""
+
+    def __call__(self, work: Callable[[Connection], T], /) -> Awaitable[T]: ...
+
+
+class AssetExpiry:
+    """`read` and `write` run over one transaction each. The first run looks for orphans too."""
+
+    name = "asset_expiry"
+    period_s = EVERY_S
+
+    def __init__(self, store: AssetStore, read: Run, write: Run, clock: Clock) -> None:
+        self._store = store
+        self._read = read
+        self._write = write
+        self._clock = clock
+        self._orphans_at_s = 0.0
+
+    async def run_once(self) -> None:
+        """Raises Unavailable or StoreFailed; the next run sees the same."""
+        await self._expire()
+        if self._clock.monotonic_s() >= self._orphans_at_s:
+            await self.remove_orphans()
+            self._orphans_at_s = self._clock.monotonic_s() + ORPHANS_EVERY_S
+
+    async def _expire(self) -> None:
+        now_ns = self._clock.now_ns()
+        while True:
+            found = await self._read(lambda connection: rows.expired(connection, now_ns, ROWS_MAX))
+            for _, location in found:
+                await self._store.delete(location)
+            ids = [asset_id for asset_id, _ in found]
+            if ids:
+                await self._write(partial(rows.forget, ids=ids))
+            if len(found) < ROWS_MAX:
+                return
+
+    async def remove_orphans(self, age_s: float = ORPHAN_S) -> int:
+        """Remove files that no row names and parts of uploads, if they are older; how many there were."""
+        removed = await self._store.remove_parts(age_s)
+        async for locations in self._store.older_than(age_s):
+            if not locations:
+                continue
+            known = await self._read(partial(rows.known_locations, locations=locations))
+            for location in locations:
+                if location not in known:
+                    await self._store.delete(location)
+                    removed += 1
+        return removed
