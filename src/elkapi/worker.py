@@ -14,7 +14,6 @@ from random import Random
 
 from elkapi.access import KeyCache, Limits
 from elkapi.assets.store import open_store
-from elkapi.assets.urls import AssetUrls
 from elkapi.cache import Answers
 from elkapi.catalog import CATALOG
 from elkapi.clock import SYSTEM_CLOCK
@@ -177,7 +176,6 @@ async def opened_plane(order: WorkerOrder) -> AsyncIterator[DataPlane]:
         operations = {operation.id: operation for operation in CATALOG.operations}
         tokens = TokenSource(client.send, SYSTEM_CLOCK)
         addresses = Addresses(settings, installation.sealer, SYSTEM_CLOCK)
-        asset_urls = AssetUrls(installation.sealer, SYSTEM_CLOCK, settings.asset_url_s)
         yield DataPlane(
             settings=settings,
             catalog=CATALOG,
@@ -202,7 +200,6 @@ async def opened_plane(order: WorkerOrder) -> AsyncIterator[DataPlane]:
             | batch_pages(TrustedProxies(settings.trusted_proxies).origin),
             open_pages=ASSET_PAGES,
             assets=open_store(settings),
-            asset_urls=asset_urls,
             tokens=tokens,
             stored=stored,
             background=background,
@@ -210,7 +207,7 @@ async def opened_plane(order: WorkerOrder) -> AsyncIterator[DataPlane]:
             telemetry=telemetry,
             batches=batches,
             tasks=tasks,
-            showing=Showing(operations, CATALOG.family_of, asset_urls.url),
+            showing=Showing(operations, CATALOG.family_of, addresses.of_asset),
             signer=Signer(tokens, SYSTEM_CLOCK),
             operations=operations,
             origin=addresses.public_origin or TrustedProxies(settings.trusted_proxies).origin,

@@ -68,7 +68,7 @@ async def _found(plane: DataPlane, snapshot: Snapshot, text: str, call: Call) ->
     now_ns = plane.clock.now_ns()
     asset_id = bytes.fromhex(text) if _ID.fullmatch(text) else b""
     row = None
-    if asset_id and plane.asset_urls.is_signed(asset_id, call.query):
+    if asset_id and plane.addresses.assets.is_signed(asset_id, call.query):
         row = await plane.reader.run(lambda connection: rows.signed(connection, asset_id, now_ns))
     elif (key := presented_key(call)) is not None or not carries_signature(call.query):
         grant = await admit(snapshot, plane.key_cache, plane.reader, key, now_ns, plane.clock)

@@ -10,7 +10,6 @@ import msgspec
 
 from elkapi.access import KeyCache, Limits
 from elkapi.assets.store import AssetStore
-from elkapi.assets.urls import AssetUrls
 from elkapi.cache import Answers
 from elkapi.catalog import Catalog, Match, Operation
 from elkapi.clock import Clock
@@ -77,7 +76,6 @@ class DataPlane(msgspec.Struct):
     pages: Mapping[str, Page]
     open_pages: Mapping[str, OpenPage]
     assets: AssetStore
-    asset_urls: AssetUrls
     tokens: TokenSource
     stored: StoredObjects
     background: BackgroundCalls

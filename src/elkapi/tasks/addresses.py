@@ -1,6 +1,6 @@
-"""Addresses of ours that leave the gateway: where a provider may tell us that a task moved; files are `assets.urls`'.
+"""Addresses of ours that leave the gateway: files for callers, and where a provider may tell us that a task moved.
 
-They are signed, so that who has one can do with it what it is for, and nothing else.
+Both are signed, so that who has one can do with it what it is for, and nothing else.
 """
 
 from __future__ import annotations
@@ -8,10 +8,12 @@ from __future__ import annotations
 import hmac
 from collections.abc import Callable
 
+from elkapi.assets.urls import AssetUrls
 from elkapi.clock import Clock
 from elkapi.relay.call import Call
 from elkapi.settings import Settings
 from elkapi.storage.secrets import Sealer
+from elkapi.types import TaskAsset
 
 CALLBACKS = "/v1/callbacks/"
 SIGNATURE_BYTES = 16
@@ -23,12 +25,17 @@ class Addresses:
     def __init__(self, settings: Settings, sealer: Sealer, clock: Clock) -> None:
         self._public_url = settings.public_url.rstrip("/")
         self._sealer = sealer
+        self.assets = AssetUrls(sealer, clock, settings.asset_url_s)
         self._clock = clock
 
     @property
     def public_origin(self) -> Callable[[Call], str] | None:
         """The origin of every address of ours, where the operator set one."""
         return (lambda call: self._public_url) if self._public_url else None
+
+    def of_asset(self, asset: TaskAsset, origin: str) -> str:
+        """Where a caller fetches a file, signed."""
+        return self.assets.url(asset, origin)
 
     def callback(self, task_id: bytes) -> str:
         """Where a provider says that a task moved; "" while nobody outside could reach us."""
