@@ -123,7 +123,7 @@ class Operation(msgspec.Struct, frozen=True):
     caller: "native" is the provider's own last answer. `listing` is how a list looks, `names` how a path
     spells a provider's id where it is not `{id}` alone. `media`: the body is a neutral request for a video, which any
     provider of videos may serve; "flat": it is one where it names no member of the provider's own. `stream` True:
-    always streamed; None: as the body says. `free_unless_priced`: a model without a price record is free here instead of
+    always streamed; None: as the body says. `free_unless_priced`: a model without a price record is free here and not
     refused.
     """
 
