@@ -1,0 +1,151 @@
+"""A video's task told as a chat completion: progress as text, then the link; pure. It owns the words and the frames.
+
+Asking, waiting and pinging are the relay's. Contracts: veo.md (veo.chat), openai.md ("Veo3-chat format"), sora.md
+(sora.chat): a client takes the last link of the text, and sends the text back to go on from that video, so the task's
+id stands in its first line.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+import msgspec
+
+from elkapi.errors import GatewayError, UpstreamError
+from elkapi.types import State, TaskView
+
+KEEP_ALIVE = b": keep-alive\n\n"
+DONE = b"data: [DONE]\n\n"
+# What a client counts from its usage is small talk: such a call is paid for as the task is.
+_BYTES_PER_TOKEN = 4
+_TASK_ID = re.compile(r"\btask_[0-9a-f]{32}\b")
+_WORDS = {State.QUEUED: "queued", State.RUNNING: "running", State.SUCCEEDED: "done"}
+_encode = msgspec.json.Encoder().encode
+
+
+def continued(body: Mapping[str, Any]) -> str:
+    """The id of the task whose answer the caller sent back, "" where none did: the last one of the latest answer."""
+    messages = body.get("messages")
+    for message in reversed(messages if isinstance(messages, list) else []):
+        if isinstance(message, dict) and message.get("role") == "assistant":
+            found = _TASK_ID.findall(_text_of(message.get("content")))
+            return found[-1] if found else ""
+    return ""
+
+
+def failure(view: TaskView) -> GatewayError:
+    """The answer about a task that ended without a video, to a caller who has read nothing yet."""
+    return UpstreamError(_reason(view), code=_code(view))
+
+
+def whole(view: TaskView, completion_id: str, prompt: str) -> dict[str, Any]:
+    """The `chat.completion` of a task that succeeded."""
+    text = _opening(view) + _line(view) + _links(view)
+    return {
+        "id": completion_id,
+        "object": "chat.completion",
+        "created": view.created_ns // 1_000_000_000,
+        "model": view.model,
+        "choices": [
+            {"index": 0, "message": {"role": "assistant", "content": text}, "logprobs": None, "finish_reason": "stop"}
+        ],
+        "usage": _usage(prompt, text),
+    }
+
+
+class Telling:
+    """One streamed answer: give it each view of the task as it moves, send what it returns.
+
+    `with_usage`: the caller asked for a last chunk with the usage (`stream_options.include_usage`).
+    """
+
+    def __init__(self, completion_id: str, prompt: str, *, with_usage: bool = False) -> None:
+        self._id = completion_id
+        self._prompt = prompt
+        self._with_usage = with_usage
+        self._said = ""
+        self._line = ""
+
+    def told(self, view: TaskView) -> bytes:
+        """The frames of what is new, b"" where nothing is; those of an end close the answer."""
+        frames = b""
+        if not self._said:
+            frames += self._delta(view, _opening(view), role="assistant")
+        # A provider's percents may step back; a line that was the last one is not said again.
+        if not _failed(view) and (line := _line(view)) != self._line:
+            frames += self._delta(view, line)
+            self._line = line
+        if not view.state.is_end:
+            return frames
+        return frames + (self._broken(view) if _failed(view) else self._finished(view))
+
+    def _finished(self, view: TaskView) -> bytes:
+        frames = self._delta(view, _links(view)) + self._chunk(view, {}, "stop")
+        if self._with_usage:
+            usage = self._head(view) | {"choices": [], "usage": _usage(self._prompt, self._said)}
+            frames += b"data: %b\n\n" % _encode(usage)
+        return frames + DONE
+
+    def _broken(self, view: TaskView) -> bytes:
+        """A line for people, then the error that SDKs raise."""
+        error = {"message": _reason(view), "type": UpstreamError.type, "param": None, "code": _code(view)}
+        return self._delta(view, f"> failed: {_reason(view)}\n") + b"data: %b\n\n" % _encode({"error": error}) + DONE
+
+    def _delta(self, view: TaskView, text: str, **more: str) -> bytes:
+        self._said += text
+        return self._chunk(view, {**more, "content": text}, None)
+
+    def _chunk(self, view: TaskView, delta: dict[str, str], reason: str | None) -> bytes:
+        choice = {"index": 0, "delta": delta, "logprobs": None, "finish_reason": reason}
+        return b"data: %b\n\n" % _encode(self._head(view) | {"choices": [choice]})
+
+    def _head(self, view: TaskView) -> dict[str, Any]:
+        return {
+            "id": self._id,
+            "object": "chat.completion.chunk",
+            "created": view.created_ns // 1_000_000_000,
+            "model": view.model,
+        }
+
+
+def _opening(view: TaskView) -> str:
+    return f"> task: `{view.id}`\n"
+
+
+def _line(view: TaskView) -> str:
+    if view.state is State.RUNNING and view.progress:
+        return f"> {view.progress}%\n"
+    return f"> {_WORDS[view.state]}\n"
+
+
+def _links(view: TaskView) -> str:
+    """One a line; the video last, for the last link is the one that clients take."""
+    assets = sorted((asset for asset in view.assets if asset.url), key=lambda asset: asset.kind == "video")
+    return "".join(f"\n[{asset.kind}]({asset.url})" for asset in assets)
+
+
+def _failed(view: TaskView) -> bool:
+    return view.state.is_end and view.state is not State.SUCCEEDED
+
+
+def _reason(view: TaskView) -> str:
+    """In one line."""
+    return " ".join(view.error.split()) or f"The video was not made: the task is {view.state.value}."
+
+
+def _code(view: TaskView) -> str:
+    return view.error_code or "task_failed"
+
+
+def _usage(prompt: str, text: str) -> dict[str, int]:
+    asked, told = (-(-len(said.encode()) // _BYTES_PER_TOKEN) for said in (prompt, text))
+    return {"prompt_tokens": asked, "completion_tokens": told, "total_tokens": asked + told}
+
+
+def _text_of(content: Any) -> str:
+    if isinstance(content, str):
+        return content
+    parts = content if isinstance(content, list) else []
+    return "\n".join(str(part.get("text", "")) for part in parts if isinstance(part, dict))
