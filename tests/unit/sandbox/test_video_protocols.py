@@ -566,3 +566,97 @@ def test_luma_knows_its_own(http: httpx.Client) -> None:
     assert http.get("/dream-machine/v1/credits").json()["credit_balance"] > 0
     assert http.get("/dream-machine/v1/generations/concepts/list").json()
     assert http.get("/dream-machine/v1/generations", params={"limit": 101}).status_code == 422
+
+
+# DuoMi
+
+
+RAW = {"authorization": "raw-key"}
+DUOMI = {"callback_url": "https://callbacks.example/", "prompt": "a cat"}
+ZEROS = {"x": 0, "y": 0, "z": 0, "r": 0, "bg_x_pan": 0, "bg_y_pan": 0}
+STYLED = {"model": "gen4", "ratio": "9:16", "style": "cinematic", "options": {"seconds": 10, "motion_vector": ZEROS}}
+MELTS = {"style": "Melt", "options": {}}
+
+
+def duomi(http: httpx.Client, path: str, **body: Any) -> Any:
+    answer = http.post(f"/api/video/{path}", json={**DUOMI, **body}, headers=RAW)
+    assert answer.status_code == 200
+    return answer.json()
+
+
+def duomi_ended(http: httpx.Client, product: str, task_id: str) -> Any:
+    def is_over(body: Any) -> bool:
+        return body["data"]["state"] in ("succeeded", "error")
+
+    url = f"/api/video/{product}/feed"
+    return polled(http, url, is_over, params={"task_id": task_id}, headers=RAW)["data"]
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "model", "nano_usd"),
+    [
+        ("runway/pro/generate", STYLED, "runway-gen4", 200_000_000),
+        (
+            "runway/pro/generate",
+            {"model": "gen3", "ratio": "16:9", "image": "https://a.example/"},
+            "runway-gen3",
+            100_000_000,
+        ),
+        (
+            "runway/pro/video2video",
+            {"model": "gen4", "video": "https://a.example/", "options": {"flip": True}},
+            "runway-video2video",
+            100_000_000,
+        ),
+        (
+            "runway/pro/act_one",
+            {"video": "https://a.example/", "image": "https://b.example/"},
+            "runway-act-one",
+            100_000_000,
+        ),
+        ("pika/pro/generate", MELTS, "pika-1.5", 100_000_000),
+        ("pika/pro/generate", {**MELTS, "model": 2.0, "video": "https://a.example/"}, "pika-2", 100_000_000),
+    ],
+)
+def test_duomi_feeds_what_was_made(
+    sandbox: Running, http: httpx.Client, path: str, body: Any, model: str, nano_usd: int
+) -> None:
+    begun = duomi(http, path, **body)
+    assert (begun["code"], begun["data"]["state"]) == (200, "pending")
+    done = duomi_ended(http, path.partition("/")[0], begun["data"]["task_id"])
+    assert (done["state"], done["status"], done["refund"]) == ("succeeded", "3", "0")
+    assert httpx.get(done["video_url"]).content[4:8] == b"ftyp"
+    assert bill(sandbox) == ("duomi", model, nano_usd)
+
+
+@pytest.mark.parametrize("fault", ["task-fails", "task-moderated"])
+def test_duomi_gives_back_what_a_failure_cost(sandbox: Running, http: httpx.Client, fault: str) -> None:
+    begun = duomi(http, "pika/pro/generate", **{**MELTS, "prompt": f"[sandbox: {fault}]"})
+    done = duomi_ended(http, "pika", begun["data"]["task_id"])
+    assert (done["state"], done["refund"], done["video_url"]) == ("error", "1", "")
+    assert done["msg"]
+    assert lines(sandbox) == []
+
+
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [
+        ("runway/pro/generate", {}),
+        ("runway/pro/generate", {**STYLED, "options": {"seconds": 7, "motion_vector": ZEROS}}),
+        ("runway/pro/generate", {**STYLED, "options": {"seconds": 5}}),
+        ("runway/pro/generate", {**STYLED, "callback_url": None}),
+        ("runway/pro/act_one", {"video": "https://a.example/"}),
+        ("pika/pro/generate", {**MELTS, "model": "1.5"}),
+        ("pika/pro/generate", {**MELTS, "style": "Boil"}),
+        ("pika/pro/generate", {**MELTS, "prompt": "[sandbox: task-refused]"}),
+    ],
+)
+def test_duomi_refuses_inside_the_answer(http: httpx.Client, path: str, body: Any) -> None:
+    answer = duomi(http, path, **body)
+    assert (answer["code"], answer["data"]) == (400, None)
+    assert answer["msg"]
+
+
+def test_duomi_takes_a_raw_key_only(http: httpx.Client) -> None:
+    assert http.post("/api/video/pika/pro/generate", json={}).status_code == 401
+    assert http.get("/api/video/pika/feed", params={"task_id": "x"}, headers=RAW).json()["code"] == 400

@@ -16,6 +16,8 @@ from elkapi.sandbox.providers import (
     anthropic_batches,
     ark,
     bedrock,
+    bodies,
+    duomi,
     gemini,
     kling_read,
     luma,
@@ -249,6 +251,22 @@ LUMA: dict[str, Any] = {
     "callback_url": "https://callbacks.example/",
 }
 LUMA_IMAGE: dict[str, Any] = {"model": "photon-1", "prompt": "a", "image_ref": [{"url": "https://pictures.example/"}]}
+DUOMI: dict[str, Any] = {
+    "callback_url": "https://callbacks.example/",
+    "prompt": "a",
+    "model": "gen4",
+    "ratio": "16:9",
+    "style": "cinematic",
+    "options": {"seconds": 5, "motion_vector": {"x": 0, "y": 0, "z": 0, "r": 0, "bg_x_pan": 0, "bg_y_pan": 0}},
+}
+
+
+def _duomi(request: Request) -> Answer:
+    """A handler that only reads."""
+    duomi.SUBMITS["runway/pro/generate"](bodies.object_of(request.body, duomi._refuse))
+    return Answer(200, ())
+
+
 CASES: dict[str, tuple[Callable[[Request], Answer], str, dict[str, Any]]] = {
     "messages": (anthropic.messages, "", MESSAGES),
     "batch": (anthropic_batches.create, "", BATCH),
@@ -263,6 +281,7 @@ CASES: dict[str, tuple[Callable[[Request], Answer], str, dict[str, Any]]] = {
     "minimax": (minimax.generate, "", HAILUO),
     "pika": (pika.generate, "", PIKA),
     "videos": (openai_videos.create, "", SORA),
+    "duomi": (_duomi, "", DUOMI),
     "runway": (runway.submit, "", RUNWAY),
     "luma": (luma.create_video, "", LUMA),
     "luma image": (luma.create_image, "", LUMA_IMAGE),

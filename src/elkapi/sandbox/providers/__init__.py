@@ -7,6 +7,7 @@ from elkapi.sandbox.providers.anthropic_models import LISTED as CLAUDE_MODELS
 from elkapi.sandbox.providers.ark import PROVIDER as ARK
 from elkapi.sandbox.providers.azure import PROVIDER as AZURE
 from elkapi.sandbox.providers.bedrock import PROVIDER as BEDROCK
+from elkapi.sandbox.providers.duomi import PROVIDER as DUOMI
 from elkapi.sandbox.providers.files import PROVIDER as FILES
 from elkapi.sandbox.providers.gemini import PROVIDER as GEMINI
 from elkapi.sandbox.providers.gemini_models import EMBEDDERS as GEMINI_EMBEDDERS
@@ -31,6 +32,7 @@ PROVIDERS: tuple[Provider, ...] = (
     VERTEX,
     BEDROCK,
     ARK,
+    DUOMI,
     KLING,
     LUMA,
     MINIMAX,
