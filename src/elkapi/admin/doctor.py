@@ -12,6 +12,7 @@ from urllib.parse import urlsplit, urlunsplit
 
 import msgspec
 
+from elkapi.assets.store import FOLDER, StorageUrlError, open_store
 from elkapi.errors import Unavailable
 from elkapi.local.chat.rows import BUNDLED_CHAT, check_chat, locate_chat
 from elkapi.local.models import ModelUnusable, check_hash, locate, read_rows
@@ -55,6 +56,7 @@ def examine(settings: Settings) -> list[Finding]:
         _database,
         _weights,
         _telemetry,
+        _storage,
         _limits,
     )
     return [finding for look in looks for finding in look(settings)]
@@ -171,6 +173,16 @@ def _weights(settings: Settings) -> Iterator[Finding]:
         yield Finding(f"model {chat.id}", False, f"{error}; `elkapi models install` fetches the bundled ones")
     else:
         yield Finding(f"model {chat.id}", True, "weights have their pinned sha256, and the runtime is installed")
+
+
+def _storage(settings: Settings) -> Iterator[Finding]:
+    """Only whether the address can be read: the bucket may be out of reach from where the operator sits."""
+    try:
+        open_store(settings)
+    except StorageUrlError as error:
+        yield Finding("files of tasks", False, str(error))
+    else:
+        yield Finding("files of tasks", True, _masked(settings.storage_url) or f"{settings.data_path / FOLDER}")
 
 
 def _telemetry(settings: Settings) -> Iterator[Finding]:

@@ -1,0 +1,334 @@
+"""Files as their callers fetch them: who may, ranges, conditions; and how they get there, and go."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from sqlalchemy import select
+
+from elkapi.assets.store import open_store
+from elkapi.catalog.task import Made
+from elkapi.clock import SYSTEM_CLOCK
+from elkapi.control.asset_expiry import AssetExpiry
+from elkapi.ids import new_id
+from elkapi.relay.asset_pages import Outside, span_of
+from elkapi.storage.repos import assets as rows
+from elkapi.storage.repos.assets import AssetRow
+from elkapi.storage.schema import keys
+from elkapi.tasks.results import AssetCopier, NotCopied, asset_id_of
+from elkapi.types import TaskAsset
+from elkapi.upstream import Origin, UpstreamClient, UpstreamRequest
+from tests.assets import media
+from tests.gateway import Gateway, gateway
+
+FILM = media.mp4(5000, 1280, 720, filler=700_000)
+VIDEO = Made("video.url")
+
+
+class Files:
+    """A host of files that answers what the test says, by path; `asked` are the heads it was sent."""
+
+    def __init__(self) -> None:
+        self.answers: dict[str, bytes] = {}
+        self.asked: list[str] = []
+        self.origin = ""
+
+    def file(
+        self, path: str, body: bytes, *, status: str = "200 OK", length: int | None = None, more: str = ""
+    ) -> None:
+        head = f"HTTP/1.1 {status}\r\ncontent-length: {len(body) if length < 0 else length}\r\n{more}\r\n"
+        self.answers[path] = head.encode() + body
+
+    async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with contextlib.suppress(asyncio.IncompleteReadError, ConnectionError):
+            head = (await reader.readuntil(b"\r\n\r\n")).decode()
+            self.asked.append(head)
+            writer.write(self.answers[head.split(" ")[1]])
+            await writer.drain()
+        writer.close()
+
+
+class _Row:
+    def __init__(self, key_id: int, owner_id: int) -> None:
+        self.id, self.key_id, self.owner_id = new_id(), key_id, owner_id
+
+
+class _Task:
+    """As much of a task as a copy looks at."""
+
+    def __init__(self, key_id: int, owner_id: int) -> None:
+        self.row = _Row(key_id, owner_id)
+
+
+class World:
+    def __init__(self, gate: Gateway, files: Files, client: UpstreamClient, key: str, other: str) -> None:
+        self.gate, self.files, self.client, self.key, self.other = gate, files, client, key, other
+        self.copier = AssetCopier(gate.installation, client, gate.plane.settings)
+        with gate.database.read() as connection:
+            self.key_id, self.owner_id = connection.execute(
+                select(keys.c.id, keys.c.owner_id).order_by(keys.c.id.desc()).offset(1).limit(1)
+            ).one()
+
+    def task(self) -> Any:
+        return _Task(self.key_id, self.owner_id)
+
+    def request(self, path: str, *, allow_private: bool = True) -> UpstreamRequest:
+        origin = Origin.parse(self.files.origin, allow_private=allow_private)
+        return UpstreamRequest(origin, b"GET", path.encode(), [(b"authorization", b"Bearer secret")])
+
+    async def copy(self, path: str = "/film", task: Any = None, *, allow_private: bool = True) -> TaskAsset:
+        request = self.request(path, allow_private=allow_private)
+        return await self.copier.copy(task or self.task(), 0, VIDEO, request, self.files.origin + path)
+
+    def url(self, asset: TaskAsset) -> str:
+        return self.gate.plane.addresses.of_asset(asset, "")
+
+    def bare(self, asset: TaskAsset) -> str:
+        return self.url(asset).partition("?")[0]
+
+    async def get(self, url: str, key: str | None = None, method: str = "GET", **headers: str) -> httpx.Response:
+        sent = {name.replace("_", "-"): value for name, value in headers.items()}
+        if key:
+            sent["authorization"] = f"Bearer {key}"
+        return await self.gate.http.request(method, url, headers=sent)
+
+    def row(self, asset: TaskAsset) -> AssetRow | None:
+        with self.gate.database.read() as connection:
+            return rows.signed(connection, asset.id, 0)
+
+    def kept(self) -> list[str]:
+        folder = Path(self.gate.plane.settings.data_dir, "assets")
+        return [path.name for path in folder.rglob("*") if path.is_file()]
+
+    def expiry(self) -> AssetExpiry:
+        database = self.gate.database
+
+        async def read(work: Any) -> Any:
+            with database.read() as connection:
+                return work(connection)
+
+        async def write(work: Any) -> Any:
+            with database.write() as connection:
+                return work(connection)
+
+        return AssetExpiry(open_store(self.gate.plane.settings), read, write, SYSTEM_CLOCK)
+
+
+@contextlib.asynccontextmanager
+async def opened(tmp_path: Path, database_url: str, **settings: Any) -> AsyncIterator[World]:
+    files = Files()
+    server = await asyncio.start_server(files.serve, "127.0.0.1", 0)
+    files.origin = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+    files.file("/film", FILM)
+    client = UpstreamClient()
+    async with server, gateway(tmp_path / "data", database_url=database_url, **settings) as gate:
+        key, other = await gate.key(), await gate.key()
+        try:
+            yield World(gate, files, client, key, other)
+        finally:
+            await client.aclose()
+
+
+@pytest.fixture
+async def world(tmp_path: Path, database_url: str) -> AsyncIterator[World]:
+    async with opened(tmp_path, database_url) as world:
+        yield world
+
+
+async def test_a_copy_is_measured_and_served_to_its_owner_and_by_its_address(world: World) -> None:
+    asset = await world.copy()
+    assert (asset.kind, asset.content_type, asset.size_bytes) == ("video", "video/mp4", len(FILM))
+    assert (asset.duration_ms, asset.width, asset.height) == (5000, 1280, 720)
+    for url, key in ((world.url(asset), None), (world.bare(asset), world.key), (world.url(asset), world.other)):
+        reply = await world.get(url, key)
+        assert reply.status_code == 200
+        assert reply.content == FILM
+    headers = reply.headers
+    row = world.row(asset)
+    assert row is not None
+    assert headers["etag"] == f'"{row.sha256.hex()}"'
+    assert headers["content-length"] == str(len(FILM))
+    assert "transfer-encoding" not in headers
+    assert headers["content-type"] == "video/mp4"
+    assert headers["x-content-type-options"] == "nosniff"
+    assert headers["content-disposition"].startswith('inline; filename="video-')
+    head = await world.get(world.url(asset), method="HEAD")
+    assert (head.status_code, head.content, head.headers["content-length"]) == (200, b"", str(len(FILM)))
+    again = await world.get(world.url(asset))
+    assert again.content == FILM
+
+
+async def test_what_is_not_the_callers_is_the_same_404(world: World) -> None:
+    asset = await world.copy()
+    signed, bare = world.url(asset), world.bare(asset)
+    expires = int(signed.partition("expires=")[2].partition("&")[0])
+    stale = world.gate.plane.addresses.assets._signature(asset.id, int(time.time()) - 1)
+    asked = [
+        (bare, world.other),
+        (bare.replace(asset.id.hex(), "0" * 32), world.key),
+        ("/v1/assets/none/video.mp4", world.key),
+        (signed[:-1] + ("0" if signed[-1] != "0" else "1"), None),
+        (signed.replace(str(expires), str(expires + 1)), None),
+        (f"{bare}?expires={int(time.time()) - 1}&signature={stale}", None),
+        (f"{bare}?expires=x&signature=%ff", None),
+    ]
+    replies = [await world.get(url, key) for url, key in asked]
+    assert {reply.status_code for reply in replies} == {404}
+    assert len({reply.json()["error"]["message"].partition(" (request id")[0] for reply in replies}) == 1
+    assert (await world.get(bare)).status_code == 401
+
+
+@pytest.mark.parametrize(
+    ("text", "span"),
+    [
+        ("bytes=0-0", (0, 1)),
+        ("bytes=10-19", (10, 20)),
+        ("bytes=90-", (90, 100)),
+        ("bytes=90-1000", (90, 100)),
+        ("bytes=-5", (95, 100)),
+        ("bytes=-500", (0, 100)),
+        ("Bytes=1-2", (1, 3)),
+        ("bytes=5-4", None),
+        ("bytes=-", None),
+        ("bytes=0-1,5-6", None),
+        ("lines=0-1", None),
+        ("bytes=a-b", None),
+    ],
+)
+def test_a_range_is_read_as_rfc_9110_says(text: str, span: tuple[int, int] | None) -> None:
+    assert span_of(text, 100) == span
+
+
+@pytest.mark.parametrize("text", ["bytes=100-", "bytes=100-200", "bytes=-0"])
+def test_a_range_outside_is_none(text: str) -> None:
+    with pytest.raises(Outside):
+        span_of(text, 100)
+
+
+async def test_ranges_and_conditions(world: World) -> None:
+    asset = await world.copy()
+    url = world.url(asset)
+    part = await world.get(url, range="bytes=300000-600000")
+    assert (part.status_code, part.content) == (206, FILM[300000:600001])
+    assert part.headers["content-range"] == f"bytes 300000-600000/{len(FILM)}"
+    assert part.headers["content-length"] == "300001"
+    outside = await world.get(url, range=f"bytes={len(FILM)}-")
+    assert (outside.status_code, outside.headers["content-range"]) == (416, f"bytes */{len(FILM)}")
+    etag, changed = part.headers["etag"], part.headers["last-modified"]
+    for known in (etag, changed):
+        assert (await world.get(url, range="bytes=0-9", if_range=known)).status_code == 206
+    assert (await world.get(url, range="bytes=0-9", if_range='"other"')).status_code == 200
+    for known in (etag, f'"x", W/{etag}', "*"):
+        reply = await world.get(url, if_none_match=known)
+        assert (reply.status_code, reply.content, reply.headers["etag"]) == (304, b"", etag)
+    assert (await world.get(url, if_modified_since=changed)).status_code == 304
+    assert (await world.get(url, if_modified_since=changed, if_none_match='"x"')).status_code == 200
+    browser = await world.get(url, range="bytes=0-9", origin="https://page.example")
+    assert browser.headers["access-control-allow-origin"]
+    assert "content-range" in browser.headers["access-control-expose-headers"]
+
+
+async def test_a_reader_that_leaves_ends_the_read(world: World) -> None:
+    asset = await world.copy()
+    async with world.gate.http.stream("GET", world.url(asset)) as reply:
+        assert reply.status_code == 200
+    assert (await world.get(world.url(asset))).content == FILM
+
+
+async def test_a_file_that_is_gone_is_404_not_a_broken_answer(world: World) -> None:
+    asset = await world.copy()
+    row = world.row(asset)
+    assert row is not None
+    await world.gate.plane.assets.delete(row.location)
+    assert (await world.get(world.url(asset))).status_code == 404
+
+
+async def test_a_copy_may_be_repeated_and_is_made_once(world: World) -> None:
+    task = world.task()
+    first = await world.copy(task=task)
+    assert await world.copy(task=task) == first
+    assert len(world.files.asked) == 1
+    assert first.id == asset_id_of(task.row.id, 0)
+    task = world.task()
+    one, two = await asyncio.gather(world.copy(task=task), world.copy(task=task))
+    assert one == two
+    assert len(world.kept()) == 2
+
+
+async def test_what_cannot_be_copied_says_why_and_leaves_nothing(world: World) -> None:
+    files = world.files
+    files.file("/page", b"<html>sorry</html>")
+    files.file("/cut", FILM[:400_000], length=len(FILM))
+    files.file("/gone", b"", status="410 Gone")
+    files.file("/busy", b"", status="503 Service Unavailable")
+    files.file("/inside", b"", status="302 Found", more="location: http://127.0.0.2:9/x\r\n")
+    files.file("/metadata", b"", status="302 Found", more="location: http://169.254.169.254/latest\r\n")
+    files.file("/nowhere", b"", status="302 Found", more="location: file:///etc/passwd\r\n")
+    files.file("/round", b"", status="302 Found", more="location: /round\r\n")
+    for path, reason, again in (
+        ("/page", "wrong_type", True),
+        ("/cut", "upstream", True),
+        ("/gone", "upstream", False),
+        ("/busy", "upstream", True),
+        ("/inside", "address_refused", False),
+        ("/metadata", "address_refused", False),
+        ("/nowhere", "upstream", False),
+        ("/round", "upstream", False),
+    ):
+        with pytest.raises(NotCopied) as caught:
+            await world.copy(path)
+        assert (path, caught.value.reason, caught.value.again) == (path, reason, again)
+    with pytest.raises(NotCopied) as caught:
+        await world.copy(allow_private=False)
+    assert caught.value.reason == "address_refused"
+    assert world.kept() == []
+    assert world.gate.sql("select id from assets") == []
+
+
+async def test_a_redirect_on_the_same_host_is_followed(world: World) -> None:
+    world.files.file("/moved", b"", status="302 Found", more="location: /film\r\n")
+    assert (await world.copy("/moved")).size_bytes == len(FILM)
+
+
+async def test_limits_hold_and_a_quota_lets_the_oldest_go(tmp_path: Path, database_url: str) -> None:
+    async with opened(tmp_path, database_url, asset_bytes_max=len(FILM) - 1) as world:
+        with pytest.raises(NotCopied) as caught:
+            await world.copy()
+        assert (caught.value.reason, caught.value.again) == ("too_large", False)
+        assert world.kept() == []
+    async with opened(tmp_path / "quota", "", asset_bytes_per_key_max=2 * len(FILM)) as world:
+        first, second, third = [await world.copy() for _ in range(3)]
+        assert (await world.get(world.url(first))).status_code == 404
+        for asset in (second, third):
+            assert (await world.get(world.url(asset))).status_code == 200
+        await world.expiry().run_once()
+        assert len(world.kept()) == 2
+        assert world.row(first) is None
+
+
+async def test_files_go_when_their_time_is_over_and_so_do_orphans(tmp_path: Path, database_url: str) -> None:
+    async with opened(tmp_path, database_url, asset_keep_s=0.001) as world:
+        asset = await world.copy()
+        await asyncio.sleep(0.01)
+        assert (await world.get(world.url(asset), world.key)).status_code == 404
+        expiry = world.expiry()
+        await expiry.run_once()
+        await expiry.run_once()
+        assert (world.kept(), world.row(asset)) == ([], None)
+    async with opened(tmp_path / "orphans", "", asset_keep_s=0) as world:
+        asset = await world.copy()
+        await world.gate.plane.assets.put("aa/orphan", _once(media.png()), 1000)
+        assert await world.expiry().remove_orphans() == 0
+        assert await world.expiry().remove_orphans(-60) == 1
+        assert (await world.get(world.url(asset))).content == FILM
+
+
+async def _once(data: bytes) -> AsyncIterator[bytes]:
+    yield data
