@@ -392,7 +392,7 @@ def test_doctor_masks_secrets_and_is_content_with_a_fresh_installation(
     elkapi: Elkapi, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setenv("ELKAPI_REDIS_URL", "redis://user:hunter2@127.0.0.1:1/0")
-    monkeypatch.setenv("ELKAPI_STORAGE_URL", "s3://bucket/x?secret=hunter2")
+    monkeypatch.setenv("ELKAPI_STORAGE_URL", "s3://bucket/x?endpoint=http://user:hunter2@s3.test")
     before = elkapi("doctor", "--json")
     assert not (tmp_path / "data").exists()
     elkapi("key", "create", "--name", "k")
