@@ -43,7 +43,7 @@ class Files:
     def file(
         self, path: str, body: bytes, *, status: str = "200 OK", length: int | None = None, more: str = ""
     ) -> None:
-        head = f"HTTP/1.1 {status}\r\ncontent-length: {len(body) if length < 0 else length}\r\n{more}\r\n"
+        head = f"HTTP/1.1 {status}\r\ncontent-length: {len(body) if length is None else length}\r\n{more}\r\n"
         self.answers[path] = head.encode() + body
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
