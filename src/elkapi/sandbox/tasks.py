@@ -53,15 +53,23 @@ class Callback(msgspec.Struct, frozen=True):
     unanswered: Problem | None = None
 
 
+class Film(msgspec.Struct, frozen=True):
+    """What a video looks like: its size in pixels and its length."""
+
+    width_px: int
+    height_px: int
+    duration_ms: int
+
+
 class Task(msgspec.Struct, kw_only=True):
-    """One task. `key` is whose it is, `asked` what the provider has read, `charge` what it costs once it succeeded.
+    """One task. `owner` is whose it is, `asked` what the provider has read, `charge` what it costs once it succeeded.
 
     `origin` is where its submit was sent to, and so where its files are. Times are Unix seconds.
     """
 
     id: str
     shelf: str
-    key: str
+    owner: str
     origin: str
     created_s: float
     queued_s: float
@@ -69,9 +77,7 @@ class Task(msgspec.Struct, kw_only=True):
     ending: State
     asked: Any
     charge: Charge
-    width_px: int
-    height_px: int
-    duration_ms: int
+    film: Film
     link_s: float = LINK_S
     token: str = ""
     callback: Callback | None = None
@@ -117,7 +123,7 @@ class Task(msgspec.Struct, kw_only=True):
 
     def video(self) -> bytes:
         """The video it made."""
-        return mp4(self.id, self.width_px, self.height_px, self.duration_ms)
+        return mp4(self.id, self.film.width_px, self.film.height_px, self.film.duration_ms)
 
     def link(self, name: str, now_s: float) -> str:
         """An address of a file of it, good for a while for whoever has it."""
@@ -130,16 +136,17 @@ def start(
     request: Request,
     shelf: str,
     task_id: str,
-    key: str,
     asked: Any,
     charge: Charge,
+    film: Film,
     *,
-    width_px: int,
-    height_px: int,
-    duration_ms: int,
     callback: Callback | None = None,
+    owner: str | None = None,
 ) -> Task:
-    """Begin a task and keep it on the provider's shelf; the request's faults say how it goes."""
+    """Begin a task and keep it on the provider's shelf; the request's faults say how it goes.
+
+    `owner` is whose it is where that is not simply the caller's key.
+    """
     faults = request.faults
     endings: tuple[tuple[bool, State], ...] = (
         (faults.task_fails, "failed"),
@@ -149,7 +156,7 @@ def start(
     task = Task(
         id=task_id,
         shelf=shelf,
-        key=key,
+        owner=caller(request) if owner is None else owner,
         origin=origin(request),
         created_s=request.now_s,
         queued_s=QUEUED_S if faults.task_queued_s is None else faults.task_queued_s,
@@ -157,9 +164,7 @@ def start(
         ending=next((state for asked_for, state in endings if asked_for), "succeeded"),
         asked=asked,
         charge=charge,
-        width_px=width_px,
-        height_px=height_px,
-        duration_ms=duration_ms,
+        film=film,
         link_s=LINK_S if faults.link_expires_s is None else faults.link_expires_s,
         token=request.upstream_request_id.rpartition("_")[2],
         callback=callback,
@@ -171,15 +176,22 @@ def start(
     return task
 
 
-def find(request: Request, shelf: str, task_id: str, key: str) -> Task | None:
-    """The task of this id, when it is this key's."""
+def caller(request: Request) -> str:
+    """The key of a request, wherever its provider takes it from."""
+    return request.header("x-goog-api-key") or request.query("key") or request.header("authorization") or ""
+
+
+def find(request: Request, shelf: str, task_id: str, owner: str | None = None) -> Task | None:
+    """The task of this id, when it is this owner's (the caller's)."""
     task = request.store.shelf(shelf).get(task_id)
-    return task if isinstance(task, Task) and task.key == key else None
+    wanted = caller(request) if owner is None else owner
+    return task if isinstance(task, Task) and task.owner == wanted else None
 
 
-def owned(request: Request, shelf: str, key: str) -> list[Task]:
-    """The tasks of a key, oldest first."""
-    return [task for task in request.store.shelf(shelf).all() if task.key == key]
+def owned(request: Request, shelf: str, owner: str | None = None) -> list[Task]:
+    """The tasks of an owner (the caller), oldest first."""
+    wanted = caller(request) if owner is None else owner
+    return [task for task in request.store.shelf(shelf).all() if task.owner == wanted]
 
 
 def forget(request: Request, task: Task) -> None:

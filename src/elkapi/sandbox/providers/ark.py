@@ -19,7 +19,7 @@ from elkapi.sandbox.providers.ark_models import FRAMES_PER_SECOND
 from elkapi.sandbox.providers.ark_read import ArkAsked, invalid
 from elkapi.sandbox.providers.openai import bearer_key
 from elkapi.sandbox.routes import Provider, Route, takes_key
-from elkapi.sandbox.tasks import Callback, Task
+from elkapi.sandbox.tasks import Callback, Film, Task
 
 SHELF = "ark.tasks"
 PAGE_MAX = 500
@@ -68,12 +68,9 @@ def create(request: Request) -> Answer:
         request,
         SHELF,
         task_id,
-        _key(request),
         asked,
         charge,
-        width_px=width_px,
-        height_px=height_px,
-        duration_ms=(asked.frames - 1) * 1000 // FRAMES_PER_SECOND,
+        Film(width_px, height_px, (asked.frames - 1) * 1000 // FRAMES_PER_SECOND),
         callback=callback,
     )
     answer = {"id": task_id}
@@ -92,9 +89,7 @@ def list_tasks(request: Request) -> Answer:
     """`GET /api/v3/contents/generations/tasks`, newest first, by page and by `filter.*`."""
     query = parse_qs(request.raw_target.partition("?")[2])
     number, size = _page(query, "page_num", 1), _page(query, "page_size", PAGE_DEFAULT)
-    items = [
-        shown(task, request.now_s, request.faults) for task in reversed(tasks.owned(request, SHELF, _key(request)))
-    ]
+    items = [shown(task, request.now_s, request.faults) for task in reversed(tasks.owned(request, SHELF))]
     wanted = {name: query.get(f"filter.{name}") for name in ("status", "model", "service_tier")}
     ids = query.get("filter.task_ids")
     found = [
@@ -189,7 +184,7 @@ def _told(task: Task, moment_s: float) -> bytes:
 
 def _draft_checked(request: Request, task_id: str) -> None:
     """A video can be made from a draft of ours that has succeeded."""
-    draft = tasks.find(request, SHELF, task_id, _key(request))
+    draft = tasks.find(request, SHELF, task_id)
     if draft is None or not draft.asked.draft or draft.state(request.now_s) != "succeeded":
         raise invalid("content.draft_task.id", "it names no finished draft")
 
@@ -202,14 +197,10 @@ def _page(query: dict[str, list[str]], name: str, default: int) -> int:
 
 
 def _found(request: Request, task_id: str) -> Task:
-    task = tasks.find(request, SHELF, task_id, _key(request))
+    task = tasks.find(request, SHELF, task_id)
     if task is None:
         raise Problem(404, f"The specified task {task_id} is not found.", code="ResourceNotFound")
     return task
-
-
-def _key(request: Request) -> str:
-    return bearer_key(request) or ""
 
 
 _TASKS = "/api/v3/contents/generations/tasks"

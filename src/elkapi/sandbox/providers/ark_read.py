@@ -11,6 +11,7 @@ import msgspec
 from elkapi.sandbox.messages import Problem
 from elkapi.sandbox.providers import ark_models
 from elkapi.sandbox.providers.ark_models import RATIOS, RESOLUTIONS, Model
+from elkapi.sandbox.providers.bodies import object_of
 from elkapi.sandbox.strict import strictly
 
 SECONDS_DEFAULT = 5
@@ -74,7 +75,7 @@ class _Content(msgspec.Struct):
 @strictly
 def read(body: bytes) -> ArkAsked:
     """Read a body. Raises Problem."""
-    given = _object(body)
+    given = object_of(body, invalid)
     name = given.get("model")
     if not isinstance(name, str) or not name:
         raise missing("model")
@@ -129,16 +130,6 @@ def missing(name: str) -> Problem:
     """The 400 of a parameter that was not sent."""
     message = f"The request failed because it is missing `{name}` parameter."
     return Problem(400, message, code="MissingParameter", param=name)
-
-
-def _object(body: bytes) -> dict[str, Any]:
-    try:
-        value = msgspec.json.decode(body)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        value = None
-    if not isinstance(value, dict):
-        raise Problem(400, "The request body is not valid JSON.", code="InvalidParameter")
-    return value
 
 
 def _content(items: object, model: Model) -> _Content:

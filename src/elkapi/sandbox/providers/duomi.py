@@ -17,7 +17,7 @@ from elkapi.sandbox.providers import bodies
 from elkapi.sandbox.providers.pika_read import EFFECTS
 from elkapi.sandbox.routes import Provider, Route, takes_key
 from elkapi.sandbox.strict import strictly
-from elkapi.sandbox.tasks import Callback, Task
+from elkapi.sandbox.tasks import Callback, Film, Task
 
 SHELF = "duomi.tasks"
 GOOD, BAD = 200, 400
@@ -124,12 +124,9 @@ def submit(request: Request) -> Answer:
         request,
         f"{SHELF} {_product(request)}",
         str(uuid.UUID(request.upstream_request_id)),
-        _key(request),
         asked,
         Charge(asked.model, 0, asked.nano_usd),
-        width_px=asked.width,
-        height_px=asked.height,
-        duration_ms=asked.seconds * 1000,
+        Film(asked.width, asked.height, asked.seconds * 1000),
         callback=Callback(asked.callback_url, _told),
     )
     return json_answer({"code": GOOD, "msg": "success", "data": _shown(task, request.now_s), "exec_time": 0.1})
@@ -137,7 +134,7 @@ def submit(request: Request) -> Answer:
 
 def feed(request: Request) -> Answer:
     """`GET /api/video/{runway,pika}/feed?task_id=`."""
-    task = tasks.find(request, f"{SHELF} {_product(request)}", request.query("task_id") or "", _key(request))
+    task = tasks.find(request, f"{SHELF} {_product(request)}", request.query("task_id") or "")
     if task is None:
         raise Problem(200, "task not found", code="task_not_found")
     return json_answer({"code": GOOD, "msg": "success", "data": _shown(task, request.now_s), "exec_time": 0.01})

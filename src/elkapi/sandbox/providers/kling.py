@@ -21,7 +21,7 @@ from elkapi.sandbox.providers import kling_read
 from elkapi.sandbox.providers.kling_read import KlingAsked, invalid
 from elkapi.sandbox.providers.openai import bearer_key
 from elkapi.sandbox.routes import Provider, Route, takes_key
-from elkapi.sandbox.tasks import Callback, Task
+from elkapi.sandbox.tasks import Callback, Film, Task
 
 SHELF = "kling.tasks"
 VIDEOS = "kling.videos"
@@ -70,16 +70,15 @@ def submit(request: Request) -> Answer:
     parent = _parent(request, asked)
     task_id = str(ID_FIRST + int(request.upstream_request_id[-14:], 16))
     extends = parent is not None and asked.model == "kling-video-extend"
+    film = parent.film if parent is not None else Film(asked.width, asked.height, asked.seconds * 1000)
     task = tasks.start(
         request,
         SHELF,
         task_id,
-        _key(request),
         Kept(action, asked, parent),
         Charge(asked.model, 0, asked.nano_usd),
-        width_px=parent.width_px if parent is not None else asked.width,
-        height_px=parent.height_px if parent is not None else asked.height,
-        duration_ms=(parent.duration_ms if parent is not None else asked.seconds * 1000) + extends * EXTENDED_MS,
+        msgspec.structs.replace(film, duration_ms=film.duration_ms + extends * EXTENDED_MS),
+        owner=_key(request),
         callback=None if asked.callback_url is None else Callback(asked.callback_url, _told),
     )
     request.store.shelf(VIDEOS).put(_video_id(task), task)
@@ -199,7 +198,11 @@ def _told(task: Task, moment_s: float) -> bytes:
 
 
 def _video(task: Task, now_s: float) -> dict[str, Any]:
-    return {"id": _video_id(task), "url": task.link("video.mp4", now_s), "duration": f"{task.duration_ms / 1000:g}"}
+    return {
+        "id": _video_id(task),
+        "url": task.link("video.mp4", now_s),
+        "duration": f"{task.film.duration_ms / 1000:g}",
+    }
 
 
 def _video_id(task: Task) -> str:
@@ -211,7 +214,7 @@ def _parent(request: Request, asked: KlingAsked) -> Task | None:
     if asked.parent is None:
         return None
     task = request.store.shelf(VIDEOS).get(asked.parent)
-    if task is None or task.key != _key(request) or task.state(request.now_s) != "succeeded":
+    if task is None or task.owner != _key(request) or task.state(request.now_s) != "succeeded":
         raise Problem(404, "video not found", code="1203")
     parent: Task = task
     if asked.model == "kling-video-extend" and parent.asked.asked.model not in EXTENDABLE:

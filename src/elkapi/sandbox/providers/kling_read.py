@@ -10,6 +10,7 @@ from typing import Any
 import msgspec
 
 from elkapi.sandbox.messages import Problem
+from elkapi.sandbox.providers.bodies import object_of
 from elkapi.sandbox.strict import strictly
 
 PROMPT_CHARS_MAX = 2_500
@@ -64,13 +65,7 @@ class KlingAsked(msgspec.Struct, frozen=True, kw_only=True):
 @strictly
 def read(body: bytes, reader: Callable[[Fields], KlingAsked]) -> KlingAsked:
     """Read a body with the reader of its operation. Raises Problem."""
-    try:
-        value = msgspec.json.decode(body)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        value = None
-    if not isinstance(value, dict):
-        raise invalid("the body is no JSON object")
-    given = {name: entry for name, entry in value.items() if entry is not None}
+    given = object_of(body, lambda name, why: invalid(f"{name} {why}"))
     url = given.get("callback_url")
     if url is not None and (not isinstance(url, str) or not url.startswith(("https://", "http://"))):
         raise invalid("callback_url is invalid")

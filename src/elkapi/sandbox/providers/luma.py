@@ -15,10 +15,11 @@ import msgspec
 from elkapi.sandbox import tasks
 from elkapi.sandbox.messages import Answer, Charge, Problem, Request, json_answer
 from elkapi.sandbox.providers import bodies
+from elkapi.sandbox.providers.dressing import with_request_id
 from elkapi.sandbox.providers.openai import bearer_key
 from elkapi.sandbox.routes import Provider, Route, takes_key
 from elkapi.sandbox.strict import strictly
-from elkapi.sandbox.tasks import Callback, Task
+from elkapi.sandbox.tasks import Callback, Film, Task
 
 SHELF = "luma.generations"
 ROOT = "/dream-machine/v1"
@@ -99,7 +100,7 @@ def retrieve(request: Request) -> Answer:
 def list_generations(request: Request) -> Answer:
     """`GET generations`, newest first, by `limit` and `offset`."""
     limit, offset = _number(request, "limit", LIMIT_DEFAULT), _number(request, "offset", 0)
-    kept = tasks.owned(request, SHELF, _key(request))[::-1]
+    kept = tasks.owned(request, SHELF)[::-1]
     shown = [_shown(task, request.now_s) for task in kept[offset : offset + limit]]
     more = offset + limit < len(kept)
     return json_answer({"generations": shown, "count": len(kept), "limit": limit, "offset": offset, "has_more": more})
@@ -132,12 +133,6 @@ def ping(request: Request) -> Answer:
 def refusal(problem: Problem) -> Answer:
     """A problem as Luma words it."""
     return json_answer({"detail": problem.message}, status=problem.status)
-
-
-def dress(request: Request, answer: Answer, took_s: float) -> Answer:
-    """Luma's headers: the id of the request."""
-    headers = ((b"x-request-id", request.upstream_request_id.encode("ascii")),)
-    return msgspec.structs.replace(answer, headers=(*headers, *answer.headers))
 
 
 def check(request: Request, keys: frozenset[str] | None) -> None:
@@ -276,12 +271,9 @@ def _started(request: Request, asked: LumaAsked) -> Answer:
         request,
         SHELF,
         str(uuid.UUID(request.upstream_request_id)),
-        _key(request),
         asked,
         Charge(asked.model, 0, asked.nano_usd),
-        width_px=asked.width,
-        height_px=asked.height,
-        duration_ms=asked.seconds * 1000,
+        Film(asked.width, asked.height, asked.seconds * 1000),
         callback=None if asked.callback_url is None else Callback(asked.callback_url, _told),
     )
     return json_answer(_shown(task, request.now_s), status=201)
@@ -311,7 +303,7 @@ def _shown(task: Task, now_s: float) -> dict[str, Any]:
 
 
 def _found(request: Request, generation_id: str) -> Task:
-    task = tasks.find(request, SHELF, generation_id, _key(request))
+    task = tasks.find(request, SHELF, generation_id)
     if task is None:
         raise Problem(404, "Generation not found")
     return task
@@ -332,10 +324,6 @@ def _number(request: Request, name: str, default: int) -> int:
     return int(value)
 
 
-def _key(request: Request) -> str:
-    return bearer_key(request) or ""
-
-
 _GENERATIONS = f"{ROOT}/generations"
 
 PROVIDER = Provider(
@@ -345,7 +333,7 @@ PROVIDER = Provider(
     key=bearer_key,
     check=check,
     refusal=refusal,
-    dress=dress,
+    dress=with_request_id(b"x-request-id"),
     routes=(
         Route("POST", _GENERATIONS, create_video),
         Route("GET", _GENERATIONS, list_generations),

@@ -12,10 +12,11 @@ import msgspec
 from elkapi.sandbox import tasks
 from elkapi.sandbox.messages import Answer, Charge, Problem, Request, json_answer
 from elkapi.sandbox.providers import minimax_read
+from elkapi.sandbox.providers.dressing import with_request_id
 from elkapi.sandbox.providers.minimax_read import SIZES, MinimaxAsked, invalid
 from elkapi.sandbox.providers.openai import bearer_key
 from elkapi.sandbox.routes import Provider, Route, takes_key
-from elkapi.sandbox.tasks import VIDEO_TYPE, Callback, Task
+from elkapi.sandbox.tasks import VIDEO_TYPE, Callback, Film, Task
 
 SHELF = "minimax.tasks"
 # Ids are whole numbers of so many digits; the file of a task has the number after it.
@@ -56,12 +57,9 @@ def generate(request: Request) -> Answer:
         request,
         SHELF,
         str(number),
-        _key(request),
         asked,
         charge,
-        width_px=width_px,
-        height_px=height_px,
-        duration_ms=asked.seconds * 1000,
+        Film(width_px, height_px, asked.seconds * 1000),
         callback=None if asked.callback_url is None else _callback(asked.callback_url, request.upstream_request_id),
     )
     return json_answer({"task_id": task.id, "base_resp": GOOD})
@@ -70,7 +68,7 @@ def generate(request: Request) -> Answer:
 def query(request: Request) -> Answer:
     """`GET /v1/query/video_generation?task_id=`."""
     _asked_code_checked(request)
-    task = tasks.find(request, SHELF, request.query("task_id") or "", _key(request))
+    task = tasks.find(request, SHELF, request.query("task_id") or "")
     if task is None:
         raise invalid("task_id not exist")
     return json_answer(shown(task, request.now_s))
@@ -122,12 +120,6 @@ def refusal(problem: Problem) -> Answer:
     return json_answer({"base_resp": base_resp(code, problem.message)}, status=problem.status)
 
 
-def dress(request: Request, answer: Answer, took_s: float) -> Answer:
-    """MiniMax's headers: the id that its support asks for."""
-    headers = ((b"trace-id", request.upstream_request_id.encode("ascii")),)
-    return msgspec.structs.replace(answer, headers=(*headers, *answer.headers))
-
-
 def check(request: Request, keys: frozenset[str] | None) -> None:
     """Raise Problem, with status 200 as every refusal, for a missing or a wrong key."""
     key = bearer_key(request)
@@ -168,7 +160,7 @@ def _made(request: Request) -> Task:
     """The task whose file is asked for, once it is there."""
     file_id = request.query("file_id") or ""
     task_id = str(int(file_id) - 1) if file_id.isdecimal() and len(file_id) < 20 else ""
-    task = tasks.find(request, SHELF, task_id, _key(request))
+    task = tasks.find(request, SHELF, task_id)
     if task is None or task.state(request.now_s) != "succeeded":
         raise invalid("file_id not exist")
     return task
@@ -178,10 +170,6 @@ def _file_id(task: Task) -> str:
     return str(int(task.id) + 1)
 
 
-def _key(request: Request) -> str:
-    return bearer_key(request) or ""
-
-
 PROVIDER = Provider(
     name="minimax",
     mounts=("/minimax", ""),
@@ -189,7 +177,7 @@ PROVIDER = Provider(
     key=bearer_key,
     check=check,
     refusal=refusal,
-    dress=dress,
+    dress=with_request_id(b"trace-id"),
     routes=(
         Route("POST", "/v1/video_generation", generate),
         Route("GET", "/v1/query/video_generation", query),

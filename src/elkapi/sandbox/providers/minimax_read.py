@@ -12,6 +12,7 @@ import msgspec
 
 from elkapi.sandbox.messages import Problem
 from elkapi.sandbox.pictures import png_size
+from elkapi.sandbox.providers.bodies import object_of
 from elkapi.sandbox.strict import strictly
 
 BAD_PARAMETERS = "2013"
@@ -55,7 +56,7 @@ class MinimaxAsked(msgspec.Struct, frozen=True, kw_only=True):
 @strictly
 def read(body: bytes) -> MinimaxAsked:
     """Read a body. Raises Problem with one of MiniMax's own codes."""
-    given = _object(body)
+    given = object_of(body, _wrong)
     model = given.get("model")
     if model not in VIDEO_MODELS:
         raise invalid(f"model {model} is not supported")
@@ -80,17 +81,6 @@ def read(body: bytes) -> MinimaxAsked:
 def invalid(why: str) -> Problem:
     """A refusal for wrong parameters, which MiniMax sends with status 200 and a code inside."""
     return Problem(200, f"invalid params, {why}", code=BAD_PARAMETERS)
-
-
-def _object(body: bytes) -> dict[str, Any]:
-    try:
-        value = msgspec.json.decode(body)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        value = None
-    if not isinstance(value, dict):
-        raise invalid("the body is no JSON object")
-    # What is null counts as absent.
-    return {name: entry for name, entry in value.items() if entry is not None}
 
 
 def _price(model: str, resolution: object, seconds: object) -> int:
@@ -154,3 +144,7 @@ def _callback(given: Mapping[str, Any]) -> str | None:
     if url is not None and (not isinstance(url, str) or not url.startswith(("https://", "http://"))):
         raise invalid("callback_url must be an address")
     return url
+
+
+def _wrong(name: str, why: str) -> Problem:
+    return invalid(f"{name} {why}")

@@ -17,7 +17,7 @@ from elkapi.sandbox.providers import openai_video_read as read
 from elkapi.sandbox.providers.openai_lists import page
 from elkapi.sandbox.providers.openai_read import invalid
 from elkapi.sandbox.providers.openai_video_read import VideoAsked
-from elkapi.sandbox.tasks import VIDEO_TYPE, Task
+from elkapi.sandbox.tasks import VIDEO_TYPE, Film, Task
 from elkapi.sandbox.videos import seconds_of
 
 SHELF = "openai.videos"
@@ -79,7 +79,7 @@ def retrieve(request: Request) -> Answer:
 
 def list_videos(request: Request) -> Answer:
     """`GET /v1/videos`, newest first."""
-    kept = [shown(task, request.now_s) for task in tasks.owned(request, SHELF, _key(request))]
+    kept = [shown(task, request.now_s) for task in tasks.owned(request, SHELF)]
     return json_answer(page(request, kept, "desc"))
 
 
@@ -112,14 +112,14 @@ def create_character(request: Request) -> Answer:
     read.video_file(fields["video"])
     character_id = "char_" + request.upstream_request_id.rpartition("_")[2]
     character = {"id": character_id, "name": name, "created_at": int(request.now_s)}
-    request.store.shelf(CHARACTERS).put(character_id, (_key(request), character))
+    request.store.shelf(CHARACTERS).put(character_id, (tasks.caller(request), character))
     return json_answer(character)
 
 
 def get_character(request: Request) -> Answer:
     """`GET /v1/videos/characters/{id}`."""
     kept = request.store.shelf(CHARACTERS).get(request.params["id"])
-    if kept is None or kept[0] != _key(request):
+    if kept is None or kept[0] != tasks.caller(request):
         raise Problem(404, f"Character with id '{request.params['id']}' not found.", param="character_id")
     return json_answer(kept[1])
 
@@ -156,18 +156,15 @@ def _started(request: Request, asked: VideoAsked, billed_seconds: int | None = N
         request,
         SHELF,
         video_id,
-        _key(request),
         asked,
         charge,
-        width_px=width_px,
-        height_px=height_px,
-        duration_ms=asked.seconds * 1000,
+        Film(width_px, height_px, asked.seconds * 1000),
     )
     return json_answer(shown(task, request.now_s))
 
 
 def _found(request: Request, video_id: str) -> Task:
-    task = tasks.find(request, SHELF, video_id, _key(request))
+    task = tasks.find(request, SHELF, video_id)
     if task is None:
         raise Problem(404, f"Video with id '{video_id}' not found.", param="video_id")
     return task
@@ -187,10 +184,6 @@ def _source(request: Request, video: str | Part) -> VideoAsked:
         return msgspec.structs.replace(asked, source=video, is_remix=False)
     seconds = round(seconds_of(video.content) or int(read.SECONDS_DEFAULT))
     return VideoAsked(model=read.MODEL_DEFAULT, prompt="", seconds=seconds, size=read.SIZE_DEFAULT)
-
-
-def _key(request: Request) -> str:
-    return request.header("authorization") or ""
 
 
 ROUTES = (

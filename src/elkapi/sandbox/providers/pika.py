@@ -5,15 +5,14 @@ from __future__ import annotations
 import uuid
 from typing import Any
 
-import msgspec
-
 from elkapi.sandbox import tasks
 from elkapi.sandbox.messages import Answer, Charge, Problem, Request, json_answer
 from elkapi.sandbox.providers import pika_read
+from elkapi.sandbox.providers.dressing import with_request_id
 from elkapi.sandbox.providers.openai import bearer_key
 from elkapi.sandbox.providers.pika_read import NANO_USD, PikaAsked
 from elkapi.sandbox.routes import Provider, Route
-from elkapi.sandbox.tasks import Task
+from elkapi.sandbox.tasks import Film, Task
 
 SHELF = "pika.tasks"
 STATUSES = {"queued": "queued", "running": "pending", "succeeded": "finished"}
@@ -35,12 +34,9 @@ def generate(request: Request) -> Answer:
         request,
         SHELF,
         task_id,
-        _key(request),
         asked,
         charge,
-        width_px=asked.width,
-        height_px=asked.height,
-        duration_ms=asked.seconds * 1000,
+        Film(asked.width, asked.height, asked.seconds * 1000),
     )
     return json_answer({"id": task_id})
 
@@ -48,7 +44,7 @@ def generate(request: Request) -> Answer:
 def feed(request: Request) -> Answer:
     """`GET /pika/feed/{id}`, or with `?id=`; a task that is still queued has no videos."""
     task_id = request.params.get("id") or request.query("id") or ""
-    task = tasks.find(request, SHELF, task_id, _key(request))
+    task = tasks.find(request, SHELF, task_id)
     if task is None:
         raise Problem(400, "task_not_exist", code="task_not_exist")
     asked: PikaAsked = task.asked
@@ -95,23 +91,13 @@ def refusal(problem: Problem) -> Answer:
     return json_answer({"code": slug, "message": problem.message, "data": None}, status=problem.status)
 
 
-def dress(request: Request, answer: Answer, took_s: float) -> Answer:
-    """The one header that resellers add: their request's id."""
-    headers = ((b"x-oneapi-request-id", request.upstream_request_id.encode("ascii")),)
-    return msgspec.structs.replace(answer, headers=(*headers, *answer.headers))
-
-
-def _key(request: Request) -> str:
-    return bearer_key(request) or ""
-
-
 PROVIDER = Provider(
     name="pika",
     mounts=("",),
     request_id_prefix="",
     key=bearer_key,
     refusal=refusal,
-    dress=dress,
+    dress=with_request_id(b"x-oneapi-request-id"),
     routes=(
         Route("POST", "/pika/generate", generate),
         Route("GET", "/pika/feed/{id}", feed),

@@ -10,6 +10,7 @@ from typing import Any
 import msgspec
 
 from elkapi.sandbox.messages import Problem
+from elkapi.sandbox.providers.bodies import object_of
 from elkapi.sandbox.strict import strictly
 
 SECONDS = 5
@@ -41,7 +42,7 @@ class PikaAsked(msgspec.Struct, frozen=True, kw_only=True):
 @strictly
 def read(body: bytes) -> PikaAsked:
     """Read a body. Raises Problem."""
-    given = _object(body)
+    given = object_of(body, _wrong)
     prompt = given.get("promptText")
     if not isinstance(prompt, str) or not prompt.strip():
         raise invalid("promptText is required")
@@ -84,16 +85,6 @@ def invalid(why: str) -> Problem:
     return Problem(400, why, code="invalid_request")
 
 
-def _object(body: bytes) -> dict[str, Any]:
-    try:
-        value = msgspec.json.decode(body)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        value = None
-    if not isinstance(value, dict):
-        raise Problem(400, "the body is no JSON object", code="invalid_json")
-    return value
-
-
 def _part(given: Mapping[str, Any], name: str, *, optional: bool = False) -> dict[str, Any]:
     part = given.get(name, {} if optional else None)
     if not isinstance(part, dict):
@@ -116,3 +107,7 @@ def _medium_checked(value: object, name: str) -> None:
         base64.b64decode(text.partition("base64,")[2] or text or "!", validate=True)
     except (binascii.Error, ValueError):
         raise invalid(f"{name} must be an address or base64, and not empty") from None
+
+
+def _wrong(name: str, why: str) -> Problem:
+    return invalid(f"{name} {why}")

@@ -15,10 +15,11 @@ import msgspec
 from elkapi.sandbox import tasks
 from elkapi.sandbox.messages import Answer, Charge, Problem, Request, json_answer
 from elkapi.sandbox.providers import bodies
+from elkapi.sandbox.providers.dressing import with_request_id
 from elkapi.sandbox.providers.openai import bearer_key
 from elkapi.sandbox.routes import Provider, Route, takes_key
 from elkapi.sandbox.strict import strictly
-from elkapi.sandbox.tasks import Task
+from elkapi.sandbox.tasks import Film, Task
 
 SHELF = "runway.tasks"
 VERSION = "2024-11-06"
@@ -143,12 +144,9 @@ def submit(request: Request) -> Answer:
         request,
         SHELF,
         str(uuid.UUID(request.upstream_request_id)),
-        _key(request),
         asked,
         Charge(asked.model, 0, asked.nano_usd),
-        width_px=asked.width,
-        height_px=asked.height,
-        duration_ms=asked.seconds * 1000,
+        Film(asked.width, asked.height, asked.seconds * 1000),
     )
     return json_answer({"id": task.id})
 
@@ -186,12 +184,6 @@ def refusal(problem: Problem) -> Answer:
     if problem.code is not None:
         body["code"] = problem.code
     return json_answer(body, status=problem.status)
-
-
-def dress(request: Request, answer: Answer, took_s: float) -> Answer:
-    """Runway's headers: the id of the request."""
-    headers = ((b"x-request-id", request.upstream_request_id.encode("ascii")),)
-    return msgspec.structs.replace(answer, headers=(*headers, *answer.headers))
 
 
 def check(request: Request, keys: frozenset[str] | None) -> None:
@@ -285,14 +277,10 @@ def _shown(task: Task, now_s: float) -> dict[str, Any]:
 
 
 def _found(request: Request) -> Task:
-    task = tasks.find(request, SHELF, request.params["id"], _key(request))
+    task = tasks.find(request, SHELF, request.params["id"])
     if task is None:
         raise Problem(404, "Task not found")
     return task
-
-
-def _key(request: Request) -> str:
-    return bearer_key(request) or ""
 
 
 PROVIDER = Provider(
@@ -302,7 +290,7 @@ PROVIDER = Provider(
     key=bearer_key,
     check=check,
     refusal=refusal,
-    dress=dress,
+    dress=with_request_id(b"x-request-id"),
     claim=b"x-runway-version",
     routes=(
         *(Route("POST", f"/v1/{name}", submit) for name in OPERATIONS),

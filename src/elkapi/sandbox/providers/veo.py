@@ -14,7 +14,7 @@ from elkapi.sandbox.providers import veo_read
 from elkapi.sandbox.providers.gemini_read import fields_of, json_object
 from elkapi.sandbox.providers.gemini_schema import invalid
 from elkapi.sandbox.providers.veo_read import VeoAsked
-from elkapi.sandbox.tasks import VIDEO_TYPE, Task
+from elkapi.sandbox.tasks import VIDEO_TYPE, Film, Task
 
 SHELF = "veo.operations"
 # A name in Google's file store has at most so many characters, small letters and digits.
@@ -51,7 +51,7 @@ def operation(request: Request) -> Answer:
 def download(request: Request) -> Answer:
     """`GET files/{id}:download`: the bytes, for whoever sends the key that made them."""
     file_id = request.params["id"]
-    for task in tasks.owned(request, SHELF, _key(request)):
+    for task in tasks.owned(request, SHELF):
         if task.state(request.now_s) == "succeeded" and file_id in _files(task):
             return tasks.ranged(request, task.video(), VIDEO_TYPE)
     message = "You do not have permission to access the File " + file_id + " or it may not exist."
@@ -86,12 +86,9 @@ def _started(request: Request, place: str, asked: VeoAsked) -> Answer:
         request,
         SHELF,
         name,
-        _key(request),
         asked,
         charge,
-        width_px=asked.width,
-        height_px=asked.height,
-        duration_ms=asked.seconds * 1000,
+        Film(asked.width, asked.height, asked.seconds * 1000),
     )
     return json_answer({"name": name})
 
@@ -129,7 +126,7 @@ def _files(task: Task) -> list[str]:
 
 
 def _found(request: Request, name: str) -> Task:
-    task = tasks.find(request, SHELF, name, _key(request))
+    task = tasks.find(request, SHELF, name)
     if task is None:
         raise Problem(404, f"Operation {name} not found.")
     return task
@@ -138,10 +135,6 @@ def _found(request: Request, name: str) -> Task:
 def _vertex_place(request: Request) -> str:
     """What stands before the verb in the path, without the version: the name of the model."""
     return request.path.rpartition(":")[0].partition("/v1")[2].partition("/")[2]
-
-
-def _key(request: Request) -> str:
-    return request.header("x-goog-api-key") or request.query("key") or request.header("authorization") or ""
 
 
 VERTEX_VERBS = (
