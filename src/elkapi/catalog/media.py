@@ -15,14 +15,15 @@ import msgspec
 from elkapi.catalog.operation import Wire
 
 # Without these another video would be made than the one that was asked for.
-MEANING = ("negative_prompt", "image", "references", "last_image", "video", "seconds", "ratio", "resolution", "audio")
+MEANING = ("negative_prompt", "image", "references", "last_image", "video", "seconds", "ratio", "resolution", "audio", "count")
 
 
 class VideoMap(msgspec.Struct, frozen=True, kw_only=True):
     """One wire. `text`, `image` and `video` are the operations of each kind of request, "" where there is none.
 
     `base` is what every body begins with. `models` finds the names by which a shared account tells whose they are.
-    `extra`: fields of the caller that nobody here knows go along.
+    `extra`: fields of the caller that nobody here knows go along. `by_image` are fields that are left out where a
+    picture decides them, `listed` the caller's own list of parts, which go before ours.
     """
 
     text: str
@@ -32,6 +33,8 @@ class VideoMap(msgspec.Struct, frozen=True, kw_only=True):
     base: Mapping[str, Any] = {}
     models: str
     extra: bool = True
+    by_image: tuple[str, ...] = ()
+    listed: str = ""
 
 
 _CONTENT = "content[+]"
@@ -70,12 +73,15 @@ VIDEO_MAPS: dict[Wire, VideoMap] = {
         image="seedance.submit",
         video="seedance.submit",
         models=r"seedance|^ep-",
+        listed="content",
         base={"content": []},
         fields={
             "model": "model",
-            "image": f"{_CONTENT}|ark-first",
+            # Without roles, as the contract of the neutral form says, but where there is a first and a last.
+            "image": f"{_CONTENT}|ark-image",
+            "first_image": f"{_CONTENT}|ark-first",
             "last_image": f"{_CONTENT}|ark-last",
-            "references": f"{_CONTENT}|ark-reference",
+            "references": f"{_CONTENT}|ark-image",
             "video": f"{_CONTENT}|ark-video",
             "prompt": f"{_CONTENT}|ark-text",
             "ratio": "ratio|colon",
@@ -89,6 +95,7 @@ VIDEO_MAPS: dict[Wire, VideoMap] = {
         text="kling.text-to-video",
         image="kling.image-to-video",
         models=r"^kling",
+        by_image=("ratio",),
         fields={
             "model": "model_name",
             "prompt": "prompt",
@@ -134,6 +141,7 @@ VIDEO_MAPS: dict[Wire, VideoMap] = {
         video="pika.generate",
         models=r"^pika",
         base={"options": {"parameters": {}, "extend": False}},
+        by_image=("ratio",),
         fields={
             "model": "model|pika",
             "prompt": "promptText",

@@ -20,6 +20,7 @@ from elkapi.errors import BadRequest
 
 IMAGES_MAX = 16
 _SIZE = re.compile(r"(\d{1,5})\s*[x×*:]\s*(\d{1,5})")
+_TRUE, _FALSE = frozenset({"on", "true", "1", "yes"}), frozenset({"off", "false", "0", "no"})
 _SECONDS = re.compile(r"(\d{1,4}(?:\.\d{1,3})?)s?")
 _DATA = re.compile(r"data:([\w.+-]+/[\w.+-]+);base64,(.+)", re.DOTALL)
 # Below this two numbers are a shape such as 16:9, not pixels.
@@ -57,8 +58,18 @@ _DROPPED = {"model", "metadata", "input", "user", "response_format", "stream", "
 _DROPPED |= {"enable_upsample", "expand_prompt", "max_tokens", "messages"}
 # How many seconds a form's own texts switch on: `--dur 5`.
 _SWITCHES = {"ratio": "ratio", "rt": "ratio", "dur": "seconds", "duration": "seconds", "rs": "resolution"}
-_SWITCHES |= {"resolution": "resolution", "seed": "seed"}
-_SWITCH = re.compile(r"\s--(\w+)\s+(\S+)")
+_SWITCHES |= {"resolution": "resolution", "seed": "seed", "fps": "fps", "wm": "watermark", "cf": "camera_fixed"}
+_SWITCH = re.compile(r"(?:^|\s)--(\w+)\s+(\S+)")
+# What a switch takes; anything else is a text of somebody's that looks like one.
+_SWITCH_VALUES = {
+    "ratio": re.compile(r"\d{1,2}:\d{1,2}|adaptive"),
+    "seconds": re.compile(r"\d{1,4}"),
+    "resolution": re.compile(r"\d{3,4}p"),
+    "seed": re.compile(r"-1|\d{1,10}"),
+    "fps": re.compile(r"\d{1,3}"),
+    "watermark": re.compile(r"true|false"),
+    "camera_fixed": re.compile(r"true|false"),
+}
 
 
 class MediaAsk(msgspec.Struct, kw_only=True):
@@ -123,7 +134,7 @@ def read_messages(body: Mapping[str, Any], model: str) -> MediaAsk:
         raise BadRequest("The last user message has no content.", param="messages")
     texts = [part.get("text", "") for part in parts if isinstance(part, dict) and part.get("type") == "text"]
     pictures = [_url(part["image_url"]) for part in parts if isinstance(part, dict) and part.get("image_url")]
-    text = "\n".join(str(text) for text in texts)
+    text = "\n".join(text for text in texts if isinstance(text, str))
     said: dict[str, Any] = {name: value for hit in _SWITCH.finditer(text) for name, value in _switched(hit)}
     said["prompt"] = _SWITCH.sub(lambda hit: "" if list(_switched(hit)) else hit.group(0), text).strip()
     if pictures:
@@ -133,9 +144,11 @@ def read_messages(body: Mapping[str, Any], model: str) -> MediaAsk:
     return _ask(said, model)
 
 
-def _switched(hit: re.Match[str]) -> list[tuple[str, str]]:
-    name = _SWITCHES.get(hit.group(1))
-    return [] if name is None else [(name, hit.group(2))]
+def _switched(hit: re.Match[str]) -> list[tuple[str, Any]]:
+    name, value = _SWITCHES.get(hit.group(1)), hit.group(2)
+    if name is None or _SWITCH_VALUES[name].fullmatch(value) is None:
+        return []
+    return [(name, value == "true" if value in ("true", "false") else value)]
 
 
 def _ask(body: Mapping[str, Any], model: str) -> MediaAsk:
@@ -152,6 +165,8 @@ def _ask(body: Mapping[str, Any], model: str) -> MediaAsk:
         image, pictures = pictures[0], pictures[1:]
     width, height, ratio = _shape(said)
     resolution = str(said["resolution"] or "")
+    if resolution.isdecimal():
+        resolution += "p"
     derived = frozenset[str]()
     if width and height:
         derived = frozenset(
@@ -172,9 +187,9 @@ def _ask(body: Mapping[str, Any], model: str) -> MediaAsk:
         ratio=ratio,
         resolution=resolution,
         seed=_whole(said["seed"], "seed"),
-        count=_whole(said["count"], "n") or 1,
+        count=_from_one(said["count"], "n") or 1,
         audio=_truth(said["audio"]),
-        fps=_whole(said["fps"], "fps"),
+        fps=_from_one(said["fps"], "fps"),
         mode=_text(said["mode"], "mode"),
         callback_url=_text(said["callback_url"], "callback_url"),
         extra={name: value for name, value in body.items() if name not in known},
@@ -184,7 +199,7 @@ def _ask(body: Mapping[str, Any], model: str) -> MediaAsk:
 
 def _shape(said: Mapping[str, Any]) -> tuple[int | None, int | None, str]:
     """(width, height, ratio) of what a form says of sizes: pixels, or only a shape."""
-    width, height = _whole(said["width"], "width"), _whole(said["height"], "height")
+    width, height = _from_one(said["width"], "width"), _from_one(said["height"], "height")
     ratio = str(said["ratio"] or "")
     if said["size"] is not None:
         found = _SIZE.fullmatch(str(said["size"]).strip())
@@ -234,7 +249,7 @@ def _seconds(value: Any) -> float | None:
     if value is None:
         return None
     if isinstance(value, str) and (hit := _SECONDS.fullmatch(value.strip())) is not None:
-        return float(hit.group(1))
+        value = float(hit.group(1))
     if isinstance(value, int | float) and not isinstance(value, bool) and 0 < value <= 3600:
         return float(value)
     raise BadRequest("`seconds` must be a length such as 5.", param="seconds")
@@ -244,15 +259,28 @@ def _whole(value: Any, name: str) -> int | None:
     if value is None:
         return None
     try:
-        return int(value)
+        whole = int(value)
     except (TypeError, ValueError, OverflowError):
-        raise BadRequest(f"`{name}` must be a whole number.", param=name) from None
+        whole = None
+    if whole is None or isinstance(value, bool) or (isinstance(value, float) and whole != value):
+        raise BadRequest(f"`{name}` must be a whole number.", param=name)
+    return whole
+
+
+def _from_one(value: Any, name: str) -> int | None:
+    whole = _whole(value, name)
+    if whole is not None and whole < 1:
+        raise BadRequest(f"`{name}` must be at least 1.", param=name)
+    return whole
 
 
 def _truth(value: Any) -> bool | None:
     if value is None or isinstance(value, bool):
         return value
-    return str(value).lower() in ("on", "true", "1", "yes")
+    word = str(value).lower()
+    if word not in _TRUE | _FALSE:
+        raise BadRequest("`audio` must be true or false.", param="audio")
+    return word in _TRUE
 
 
 # Into a provider's body
@@ -260,7 +288,7 @@ def _truth(value: Any) -> bool | None:
 
 def kind_of(ask: MediaAsk) -> str:
     """What a request starts from: "video", "image" or "text"."""
-    return "video" if ask.video else "image" if ask.image or ask.references else "text"
+    return "video" if ask.video else "image" if ask.image or ask.references or ask.last_image else "text"
 
 
 def write(ask: MediaAsk, wire: str) -> tuple[str, dict[str, Any]]:
@@ -270,7 +298,12 @@ def write(ask: MediaAsk, wire: str) -> tuple[str, dict[str, Any]]:
     if not operation:
         raise BadRequest(f"The model {ask.model!r} takes no {kind_of(ask)} to start from.", param=kind_of(ask))
     body: dict[str, Any] = dict(ask.extra) if plan.extra else {}
+    kept = _not_text(body.get(plan.listed))
     body |= msgspec.json.decode(msgspec.json.encode(plan.base))
+    if kept:
+        body[plan.listed] = kept
+    if not ask.prompt.strip() and not kept and kind_of(ask) == "text":
+        raise BadRequest("`prompt` must say what to make.", param="prompt")
     for field, value in _said(ask, plan):
         place = plan.fields.get(field)
         if place is None:
@@ -286,6 +319,12 @@ def write(ask: MediaAsk, wire: str) -> tuple[str, dict[str, Any]]:
     return operation, body
 
 
+def _not_text(items: Any) -> list[Any]:
+    """What of a caller's own list of parts goes along: its texts do not, for the prompt is the text."""
+    parts = items if isinstance(items, list) else []
+    return [part for part in parts if isinstance(part, dict) and part.get("type") != "text"]
+
+
 _APART = frozenset({"extra", "callback_url", "width", "height", "derived"})
 
 
@@ -298,6 +337,11 @@ def _said(ask: MediaAsk, plan: VideoMap) -> list[tuple[str, Any]]:
     }
     if said.get("count") == 1 and "count" not in plan.fields:
         del said["count"]
+    if "image" in said and "last_image" in said and "first_image" in plan.fields:
+        said["first_image"] = said.pop("image")
+    if kind_of(ask) == "image":
+        # The picture decides, and the provider refuses a second word about it.
+        said = {name: value for name, value in said.items() if name not in plan.by_image}
     if "size" in plan.fields:
         size = _size(ask)
         if size is not None:
@@ -369,8 +413,8 @@ SPELLINGS: dict[str, Callable[[Any], Any]] = {
     "luma": lambda value: {"type": "image", "url": value},
     "pika": lambda value: value.removeprefix("pika-"),
     "ark-text": lambda value: {"type": "text", "text": value},
+    "ark-image": lambda value: {"type": "image_url", "image_url": {"url": value}},
     "ark-first": _ark("image_url", "first_frame"),
     "ark-last": _ark("image_url", "last_frame"),
-    "ark-reference": _ark("image_url", "reference_image"),
     "ark-video": _ark("video_url", "reference_video"),
 }

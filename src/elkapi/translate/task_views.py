@@ -235,9 +235,19 @@ def minimax_file(view: TaskView) -> dict[str, Any]:
 
 
 def task_submit(view: TaskView) -> dict[str, Any]:
-    """`/v1/task/submit` and `/v1/task/{id}`: our object, with what clients of that guide look for beside it."""
-    urls = [asset.url for asset in view.assets]
-    return neutral(view) | {"task_id": view.id, "urls": urls}
+    """`/v1/task/{id}`: platform.md, "Unified async task API": the four words of its guide, addresses in `output.urls`."""
+    return {
+        "id": view.id,
+        "task_id": view.id,
+        "object": "task",
+        "model": view.model,
+        "status": _VIDEO.get(view.state, "failed"),
+        "progress": _progress(view),
+        "created_at": _s(view.created_ns),
+        "completed_at": _s(view.finished_ns) or None,
+        "output": {"urls": [asset.url for asset in view.assets]},
+        "error": _error(view),
+    }
 
 
 _FORMS: dict[str, Callable[[TaskView], dict[str, Any]]] = {

@@ -1,0 +1,179 @@
+"""Neutral requests for videos, read from each form and written for each provider, and what is refused of them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from elkapi.catalog import CATALOG
+from elkapi.catalog.media import MEANING, VIDEO_MAPS
+from elkapi.errors import BadRequest
+from elkapi.translate.media import SPELLINGS, MediaAsk, kind_of, read, read_messages, write
+
+A, B, DATA = "https://a.test/1.png", "https://a.test/2.png", "data:image/png;base64,AAAA"
+WIRES = sorted(VIDEO_MAPS)
+
+
+def crossed(form: str, body: dict[str, Any], wire: str, model: str = "m") -> tuple[str, dict[str, Any]]:
+    return write(read(form, body, model), wire)
+
+
+def refused(form: str, body: dict[str, Any], wire: str) -> str | None:
+    with pytest.raises(BadRequest) as caught:
+        crossed(form, body, wire)
+    return caught.value.param
+
+
+def test_every_map_names_operations_and_spellings_that_exist() -> None:
+    known = {operation.id for operation in CATALOG.operations}
+    for plan in VIDEO_MAPS.values():
+        assert {one for one in (plan.text, plan.image, plan.video) if one} <= known
+        assert {place.partition("|")[2] for place in plan.fields.values()} <= SPELLINGS.keys()
+
+
+def test_seedance_metadata_is_merged_and_the_prompt_comes_last() -> None:
+    parts = [
+        {"type": "text", "text": "not this"},
+        {"type": "image_url", "image_url": {"url": A}, "role": "reference_image"},
+    ]
+    metadata = {"duration": 4, "ratio": "16:9", "resolution": "720p", "generate_audio": True, "content": parts}
+    operation, body = crossed("unified", {"prompt": "tea", "duration": 8, "metadata": metadata}, "ark-video")
+    assert operation == "seedance.submit"
+    assert body == {
+        "model": "m",
+        "content": [parts[1], {"type": "text", "text": "tea"}],
+        "duration": 8,
+        "ratio": "16:9",
+        "resolution": "720p",
+        "generate_audio": True,
+    }
+
+
+def test_seedance_pictures_have_roles_only_as_first_and_last() -> None:
+    _, body = crossed("unified", {"prompt": "p", "images": [A, B]}, "ark-video")
+    assert [part.get("role") for part in body["content"]] == [None, None, None]
+    _, body = crossed("neutral", {"input": {"prompt": "p", "image": A, "last_image": B}}, "ark-video")
+    assert [part.get("role") for part in body["content"]] == ["first_frame", "last_frame", None]
+
+
+def test_a_picture_decides_its_shape_where_the_provider_says_so() -> None:
+    asked = {"input": {"prompt": "p", "image": A, "aspect_ratio": "16:9"}}
+    assert "aspect_ratio" not in crossed("neutral", asked, "kling")[1]
+    assert "aspectRatio" not in crossed("neutral", asked, "pika")[1]["options"]
+    del asked["input"]["image"]
+    assert crossed("neutral", asked, "kling")[1]["aspect_ratio"] == "16:9"
+
+
+def test_a_last_picture_alone_starts_from_a_picture() -> None:
+    operation, body = crossed("neutral", {"input": {"last_image": DATA}}, "kling")
+    assert (operation, body["image_tail"]) == ("kling.image-to-video", "AAAA")
+
+
+@pytest.mark.parametrize("wire", WIRES)
+@pytest.mark.parametrize("prompt", [None, "", "  "])
+def test_a_text_to_video_needs_a_prompt(wire: str, prompt: str | None) -> None:
+    assert refused("video", {"prompt": prompt}, wire) == "prompt"
+
+
+@pytest.mark.parametrize(
+    ("said", "param"),
+    [
+        ({"n": -3}, "n"),
+        ({"n": 2.5}, "n"),
+        ({"n": True}, "n"),
+        ({"width": -1, "height": 2}, "width"),
+        ({"seconds": "0"}, "seconds"),
+        ({"seconds": True}, "seconds"),
+        ({"seed": [1]}, "seed"),
+        ({"audio": "maybe"}, "audio"),
+        ({"size": "big"}, "size"),
+        ({"images": [A] * 17}, "images"),
+        ({"prompt": 5}, "prompt"),
+    ],
+)
+def test_a_value_of_another_kind_is_refused_by_its_name(said: dict[str, Any], param: str) -> None:
+    assert refused("neutral", {"input": {"prompt": "p", **said}}, "veo") == param
+
+
+def test_what_changes_the_video_is_refused_and_a_hint_is_dropped() -> None:
+    assert refused("video", {"prompt": "p", "n": 2}, "kling") == "count"
+    assert refused("video", {"prompt": "p", "negative_prompt": "fog"}, "ark-video") == "negative_prompt"
+    assert refused("video", {"prompt": "p", "images": [A, B]}, "kling") == "references"
+    assert refused("veo-query", {"prompt": "p", "images": [A]}, "veo") == "image"
+    assert crossed("video", {"prompt": "p", "seed": 7, "n": 1}, "kling")[1] == {"model_name": "m", "prompt": "p"}
+
+
+def test_lines_as_a_number_are_a_resolution() -> None:
+    _, body = crossed("sora-wrapped", {"prompt": "p", "resolution": 480, "duration": 5}, "ark-video")
+    assert body["resolution"] == "480p"
+
+
+def test_a_chat_has_its_switches_anywhere_and_leaves_other_texts_alone() -> None:
+    pictures = [{"type": "image_url", "image_url": {"url": url}} for url in (A, B)]
+    text = "--dur 5 boat --ratio 16:9 --wm false --look odd --seed ten"
+    message = {"role": "user", "content": [{"type": "text", "text": text}, *pictures, {"type": "text", "text": None}]}
+    ask = read_messages({"messages": [message]}, "m")
+    assert (ask.prompt, ask.seconds, ask.ratio, ask.image, ask.last_image) == (
+        "boat --look odd --seed ten",
+        5.0,
+        "16:9",
+        A,
+        B,
+    )
+    assert ask.extra == {"watermark": False}
+
+
+@given(
+    st.fixed_dictionaries(
+        {"prompt": st.text(min_size=1).filter(str.strip)},
+        optional={
+            "seconds": st.one_of(st.integers(1, 60), st.integers(1, 60).map(str), st.integers(1, 60).map("{}s".format)),
+            "aspect_ratio": st.sampled_from(["16:9", "9:16", "1:1", "16x9"]),
+            "resolution": st.sampled_from(["720p", "1080p"]),
+            "seed": st.integers(0, 2**31),
+            "image": st.sampled_from([A, DATA]),
+            "last_image": st.just(DATA),
+            "negative_prompt": st.text(),
+            "audio": st.sampled_from([True, False, "on", "off"]),
+            "fps": st.integers(1, 60),
+        },
+    ),
+    st.sampled_from(WIRES),
+)
+def test_a_provider_is_given_everything_that_was_meant_or_the_call_is_refused(said: dict[str, Any], wire: str) -> None:
+    """What the map carries stands in the body by its spelling; what it does not is refused, never lost."""
+    ask = read("neutral", {"input": said}, "m")
+    kept = msgspec.structs.asdict(ask)
+    try:
+        operation, body = write(ask, wire)
+    except BadRequest as error:
+        assert error.param is not None
+        return
+    plan = VIDEO_MAPS[wire]  # type: ignore[index]
+    assert operation == getattr(plan, kind_of(ask))
+    assert msgspec.structs.asdict(ask) == kept
+    text = msgspec.json.encode(body)
+    assert msgspec.json.encode(said["prompt"]) in text
+    for field in MEANING:
+        spoken = getattr(ask, field) not in (None, "", (), MediaAsk(model="").count)
+        shaped = field in ("ratio", "resolution") and "size" in plan.fields
+        if spoken and field not in plan.by_image and not shaped:
+            assert field in plan.fields
+
+
+@given(st.dictionaries(st.text(max_size=12), st.recursive(st.none() | st.booleans() | st.integers() | st.text(), st.lists)))
+def test_any_object_is_read_or_refused(body: dict[str, Any]) -> None:
+    for form, given_body in (("video", body), ("neutral", {"input": body})):
+        try:
+            ask = read(form, given_body, "m")
+        except BadRequest:
+            continue
+        for wire in WIRES:
+            try:
+                write(ask, wire)
+            except BadRequest as error:
+                assert error.message
