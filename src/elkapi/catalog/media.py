@@ -15,7 +15,18 @@ import msgspec
 from elkapi.catalog.operation import Wire
 
 # Without these another video would be made than the one that was asked for.
-MEANING = ("negative_prompt", "image", "references", "last_image", "video", "seconds", "ratio", "resolution", "audio", "count")
+MEANING = (
+    "negative_prompt",
+    "image",
+    "references",
+    "last_image",
+    "video",
+    "seconds",
+    "ratio",
+    "resolution",
+    "audio",
+    "count",
+)
 
 
 class VideoMap(msgspec.Struct, frozen=True, kw_only=True):

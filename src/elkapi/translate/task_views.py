@@ -235,7 +235,7 @@ def minimax_file(view: TaskView) -> dict[str, Any]:
 
 
 def task_submit(view: TaskView) -> dict[str, Any]:
-    """`/v1/task/{id}`: platform.md, "Unified async task API": the four words of its guide, addresses in `output.urls`."""
+    """`/v1/task/{id}`: platform.md, "Unified async task API": the four words of its guide, `output.urls`."""
     return {
         "id": view.id,
         "task_id": view.id,
