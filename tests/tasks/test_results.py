@@ -1,0 +1,32 @@
+"""From a submit to a file: polled, copied into our store, shown by our address, and there for who has it."""
+
+from __future__ import annotations
+
+import pytest
+
+from elkapi.control.tasking import MakeCopier, opened_poller, polling
+from elkapi.roles import WorkerOrder
+from elkapi.tasks.results import AssetCopier
+from tests.assets import media
+from tests.tasks.conftest import Tasks
+from tests.tasks.provider import Provider
+
+MAKE: MakeCopier = AssetCopier
+
+
+async def test_a_finished_task_has_its_file_at_our_address(tasks: Tasks, monkeypatch: pytest.MonkeyPatch) -> None:
+    film = media.mp4(5000, 1280, 720)
+    answer = Provider.answer
+    monkeypatch.setattr(
+        Provider, "answer", lambda self, *asked: (200, film) if "/files/" in asked[1] else answer(self, *asked)
+    )
+    task_id = (await tasks.submit()).json()["data"]["task_id"]
+    tasks.upstream.succeed(task_id)
+    order = WorkerOrder(settings=tasks.gate.plane.settings)
+    async with opened_poller(order, tasks.gate.installation, MAKE) as poller, polling(poller):
+        await tasks.until("succeeded")
+    shown = (await tasks.call("GET", f"/kling/v1/videos/text2video/{task_id}")).json()
+    url = shown["data"]["task_result"]["videos"][0]["url"]
+    assert url.startswith(f"{tasks.gate.origin}/v1/assets/")
+    assert tasks.upstream.origin not in str(shown)
+    assert (await tasks.gate.http.get(url)).content == film
