@@ -232,7 +232,7 @@ def run_role(
     elif role == "control":
         from elkapi import control
 
-        control.run(settings)
+        control.run(order)
     elif role == "sandbox":
         from elkapi import sandbox
         from elkapi.observe.process import set_title

@@ -91,14 +91,14 @@ _TASKS_OF_GATEWAYS: dict[Wire, Endpoint] = {
     "luma": _AT_ROOT,
     "minimax-video": Endpoint("/minimax"),
     "pika": _AT_ROOT,
-    "ark-video": Endpoint("/volc"),
+    "ark-video": Endpoint("/volc/v3"),
     "videos": _AT_ROOT,
 }
 # What the sandbox makes of the names that test keys use; a task's own route reaches its provider whatever the name.
 _SANDBOX_TASKS: dict[Wire, Endpoint] = {
     "kling": Endpoint("/kling"),
     "veo": Endpoint("", auth="x-goog-api-key"),
-    "ark-video": _AT_ROOT,
+    "ark-video": Endpoint("/api/v3"),
     "runway": Endpoint("/runway"),
     "luma": _AT_ROOT,
     "minimax-video": Endpoint("/minimax"),

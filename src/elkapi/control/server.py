@@ -8,8 +8,9 @@ import logging
 import os
 import signal
 import socket
-from collections.abc import Generator, Iterator
+from collections.abc import Coroutine, Generator, Iterator
 from pathlib import Path
+from typing import Any
 
 import uvicorn
 
@@ -19,10 +20,14 @@ from elkapi.control.library import Library, docs_folder
 from elkapi.control.parts import Parts
 from elkapi.control.site import build_site
 from elkapi.control.status import StatusBook
+from elkapi.control.tasking import run_poller
 from elkapi.observe.bridge import json_log
 from elkapi.observe.calls import SOCKET
 from elkapi.observe.process import die_with_parent, resident_bytes, set_title
+from elkapi.roles import WorkerOrder
 from elkapi.settings import Settings
+from elkapi.tasks.poller import ended
+from elkapi.tasks.results import AssetCopier
 
 ROLE = "control"
 BACKLOG_CONNECTIONS = 128
@@ -35,8 +40,9 @@ SOCKET_PATH_BYTES_MAX = 107
 log = logging.getLogger("elkapi.control")
 
 
-def run(settings: Settings) -> None:
+def run(order: WorkerOrder) -> None:
     """Serve until SIGTERM or SIGINT; ends with its supervisor. Raises OSError when the socket cannot be made."""
+    settings = order.settings
     die_with_parent()
     set_title(ROLE)
     settings.data_path.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -45,7 +51,17 @@ def run(settings: Settings) -> None:
         listening_socket(Path(settings.socket_path(ROLE))) as listening,
         _telemetry(settings),
     ):
-        asyncio.run(_serve(settings, listening))
+        run_loop(_serve(order, listening))
+
+
+def run_loop(main: Coroutine[Any, Any, None]) -> None:
+    """Polling thousands of tasks is what this process mostly does, so it has the quicker loop where there is one."""
+    try:
+        import uvloop
+    except ImportError:
+        asyncio.run(main)
+    else:
+        uvloop.run(main)
 
 
 @contextlib.contextmanager
@@ -60,14 +76,19 @@ def _telemetry(settings: Settings) -> Iterator[None]:
         yield
 
 
-async def _serve(settings: Settings, listening: socket.socket) -> None:
+async def _serve(order: WorkerOrder, listening: socket.socket) -> None:
+    settings = order.settings
     async with Parts(settings, SYSTEM_CLOCK) as parts:
         status = StatusBook(SYSTEM_CLOCK, parts.local_models, parts.database_answers)
         site = build_site(Library(docs_folder()), status, f"{settings.host}:{settings.port}")
         jobs = parts.jobs()
         async with running_jobs(jobs):
             log.info("control_started", extra={"jobs": [job.name for job in jobs], "rss_bytes": resident_bytes()})
-            await _Server(_config(site)).serve(sockets=[listening])
+            poller = asyncio.get_running_loop().create_task(run_poller(order, AssetCopier))
+            try:
+                await _Server(_config(site)).serve(sockets=[listening])
+            finally:
+                await ended((poller,))
     log.info("control_stopped")
 
 

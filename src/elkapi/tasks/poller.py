@@ -34,7 +34,7 @@ from elkapi.storage.repos import tasks as rows
 from elkapi.storage.repos.tasks import Owned
 from elkapi.tasks import ending, machine, record
 from elkapi.tasks.record import Task
-from elkapi.tasks.request import ANSWER_BYTES_MAX, Signer, request_for
+from elkapi.tasks.request import ANSWER_BYTES_MAX, Signer, credential, request_for
 from elkapi.tasks.telling import Tell
 from elkapi.testing.crash import point
 from elkapi.types import Channel, ChannelKey, State, TaskAsset, TaskStep
@@ -540,7 +540,7 @@ class Poller:
                 address = str(first(made.then, answer[0]) or "")
                 if not address:
                     raise CopyFailed("the provider did not name the file", again=True)
-            headers = await parts.signer.headers(channel, key, None) if made.auth else []
+            headers = await credential(parts.signer, operation, channel, key) if made.auth else []
         except (ValueError, TokenRefused, UpstreamFailure) as error:
             raise CopyFailed(str(error)[:200], again=True) from None
         return download_request(address, channel, headers), address

@@ -39,6 +39,14 @@ class Signer:
         return auth_headers(channel, key, auth)  # type: ignore[arg-type]
 
 
+async def credential(
+    signer: Signer, operation: Operation, channel: Channel, key: ChannelKey
+) -> list[tuple[bytes, bytes]]:
+    """A channel's credential for an address that its provider gave. Raises ValueError, TokenRefused, UpstreamFailure."""
+    found = None if operation.wire is None else endpoint_for(channel.family, operation.wire, False, "")
+    return await signer.headers(channel, key, None if found is None else found[1].auth)
+
+
 def filled(template: str, values: Mapping[str, str]) -> str:
     """A declared path with its places filled in, percent-encoded. Raises KeyError for a place nobody knows."""
 

@@ -27,8 +27,8 @@ TASK = TaskSpec(
     made=(Made("content.video_url"), Made("content.last_frame_url", "image", optional=True)),
     error=("error.message",),
     error_code="error.code",
-    fetch=f"GET /v1{_PATH}/{{id}}",
-    cancel=f"DELETE /v1{_PATH}/{{id}}",
+    fetch=f"GET {_PATH}/{{id}}",
+    cancel=f"DELETE {_PATH}/{{id}}",
     callback="callback_url",
     notice="ark",
     blank={"id": "{id}", "model": "{model}", "status": "queued", "error": None, "created_at": "{created_s}"},
@@ -65,7 +65,7 @@ FAMILY = Family(
     dialect="openai",
     hooks=Hooks(usage=_usage),
     operations=(
-        _tasks.submit("submit", _PATH, upstream=f"POST /v1{_PATH}", aliases=("/seedance/generations",)),
+        _tasks.submit("submit", _PATH, upstream=f"POST {_PATH}", aliases=("/seedance/generations",)),
         _tasks.fetch("query", _PATH + "/{id}", kind="task", aliases=("/seedance/generations/{id}",)),
         _tasks.list(
             "list",

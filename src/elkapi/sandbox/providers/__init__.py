@@ -41,6 +41,23 @@ PROVIDERS: tuple[Provider, ...] = (
     FILES,
 )
 
+VIDEO_MODELS: tuple[str, ...] = (
+    *("sora-2", "sora-2-pro", "sora"),
+    *("veo-3.0-generate-001", "veo-3.0-fast-generate-001", "veo-3.1-generate-preview", "veo-3.1-fast-generate-preview"),
+    *("doubao-seedance-1-0-pro-250528", "doubao-seedance-1-0-lite-i2v-250428", "doubao-seedance-1-5-pro-251215"),
+    *("doubao-seedance-2-0-260128", "doubao-seedance-2-0-fast-260128"),
+    *("kling-v1", "kling-v1-5", "kling-v1-6", "kling-v2", "kling-v2-master", "kling-v2-1", "kling-v2-1-master"),
+    *("kling-v2-5-turbo", "kling-v2-6", "kling-v3", "kling-video-extend", "kling-lip-sync", "kling-effects"),
+    *("kling-image-expand", "kling-identify-face", "kolors-virtual-try-on-v1", "kolors-virtual-try-on-v1-5"),
+    *("gen4_turbo", "gen4.5", "gen4_image", "gen4_image_turbo", "aleph2", "act_two", "veo3", "veo3.1", "veo3.1_fast"),
+    *("seedance2", "seedance2_fast", "magnific_video_upscaler_creative", "magnific_precision_upscaler_v2"),
+    *("eleven_multilingual_v2", "eleven_text_to_sound_v2", "eleven_multilingual_sts_v2", "eleven_voice_isolation"),
+    *("eleven_voice_dubbing", "gen3", "gen4", "runway-video2video", "runway-act-one"),
+    *("ray-1-6", "ray-2", "ray-flash-2", "photon-1", "photon-flash-1", "luma-upscale", "luma-audio"),
+    *("MiniMax-Hailuo-2.3", "MiniMax-Hailuo-2.3-Fast", "MiniMax-Hailuo-02", "T2V-01-Director", "T2V-01"),
+    *("I2V-01-Director", "I2V-01-live", "I2V-01", "S2V-01", "pika-1.5", "pika-2.0"),
+)
+
 # What a gateway may list for its test keys: the names each provider lists itself, and one for reranking.
 SERVED_MODELS: tuple[str, ...] = (
     *EMBEDDING_MODELS,
@@ -50,4 +67,5 @@ SERVED_MODELS: tuple[str, ...] = (
     *CLAUDE_MODELS,
     *GEMINI_MODELS,
     *GEMINI_EMBEDDERS,
+    *VIDEO_MODELS,
 )
