@@ -40,6 +40,7 @@ from elkapi.relay.plane import DataPlane
 from elkapi.relay.quoting import QUOTING_PAGES
 from elkapi.relay.stored_objects import StoredObjects
 from elkapi.relay.stored_pages import STORED_PAGES
+from elkapi.relay.task_pages import TASK_FILE_PAGES
 from elkapi.relay.task_store import TaskStore
 from elkapi.relay.telemetry import Telemetry
 from elkapi.roles import WorkerOrder
@@ -197,6 +198,7 @@ async def opened_plane(order: WorkerOrder) -> AsyncIterator[DataPlane]:
             | COUNTING_PAGES
             | QUOTING_PAGES
             | STORED_PAGES
+            | TASK_FILE_PAGES
             | batch_pages(TrustedProxies(settings.trusted_proxies).origin),
             open_pages=ASSET_PAGES,
             assets=open_store(settings),

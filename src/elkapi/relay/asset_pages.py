@@ -33,7 +33,11 @@ Headers = list[tuple[bytes, bytes]]
 
 async def asset(plane: DataPlane, snapshot: Snapshot, match: Match, call: Call) -> None:
     """`GET` and `HEAD /v1/assets/{id}/{name}`; the name is only for who saves it. Raises NotFound, Unauthenticated."""
-    row = await _found(plane, snapshot, match.params["id"], call)
+    await answer_with(plane, await _found(plane, snapshot, match.params["id"], call), call)
+
+
+async def answer_with(plane: DataPlane, row: AssetRow, call: Call) -> None:
+    """The file, or the part of it that is asked for. Raises NotFound, Unavailable."""
     etag = b'"%b"' % row.sha256.hex().encode()
     changed_s = row.created_ns // 1_000_000_000
     left_s = max(0, (row.expires_ns - plane.clock.now_ns()) // 1_000_000_000)
@@ -96,7 +100,8 @@ async def _send(
             while piece:
                 left -= len(piece)
                 await reply.write(piece)
-                piece = await anext(pieces, b"")
+                # Who has all of it may leave, and has nothing to wait for.
+                piece = await anext(pieces, b"") if left > 0 else b""
     except FileNotFoundError:
         if not reply.started:
             raise NotFound("The file does not exist, or its address has expired.") from None

@@ -21,7 +21,7 @@ from elkapi.catalog import Facts, Match
 from elkapi.catalog.jsonedit import with_overrides
 from elkapi.catalog.upstreams import endpoint_for
 from elkapi.clock import milliseconds
-from elkapi.errors import BadRequest, GatewayError, NoChannel, NoPrice, Unavailable, UpstreamError
+from elkapi.errors import BadRequest, GatewayError, NoChannel, NoPrice, Unavailable, UpstreamError, UpstreamRejected
 from elkapi.ledger import IdempotencyPending, IdempotencyReplay
 from elkapi.observe.trace import HEADER as TRACEPARENT
 from elkapi.pricing.media import unfixed
@@ -364,7 +364,7 @@ class Submit:
             if refusal.elsewhere:
                 return Verdict("next", f"code_{refusal.code}", "none", cool="key")
             message = redact(refusal.message, attempt, asked.model)
-            self.error = BadRequest(message, code="upstream_rejected")
+            self.error = UpstreamRejected(message, status=400, code=None, type_="invalid_request_error", param=None)
             self.native = self._as_native(attempt, status, decoded)
             return Verdict("fail", f"code_{refusal.code}", "none")
         hooks = asked.family.hooks

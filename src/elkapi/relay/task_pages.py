@@ -15,13 +15,15 @@ import msgspec
 from elkapi.catalog import Match, Operation, Role
 from elkapi.catalog.jsonpath import compiled, put
 from elkapi.catalog.task import Listing
-from elkapi.errors import BadRequest, Conflict, Unavailable, UpstreamError
+from elkapi.errors import BadRequest, Conflict, NotFound, Unavailable, UpstreamError
+from elkapi.relay.asset_pages import answer_with
 from elkapi.relay.call import Call
 from elkapi.relay.plane import DataPlane
 from elkapi.relay.submit import JSON, submit
 from elkapi.relay.task_store import not_found
 from elkapi.routing.verdict import is_success
 from elkapi.snapshot import Snapshot
+from elkapi.storage.repos import assets
 from elkapi.tasks import ending
 from elkapi.tasks.record import Task
 from elkapi.tasks.request import ANSWER_BYTES_MAX, request_for
@@ -34,7 +36,6 @@ EVENTS = ((b"content-type", b"text/event-stream"), (b"cache-control", b"no-store
 FOLLOW_S = 1.0
 _ID_NAMES = ("task_id", "id", "taskId", "file_id")
 STEPS_MAX = 5
-NOT_CANCELLABLE = "task_not_cancellable"
 
 Page = Callable[[DataPlane, Snapshot, Grant, Match, Call], Awaitable[None]]
 
@@ -44,6 +45,9 @@ async def fetch(plane: DataPlane, snapshot: Snapshot, grant: Grant, match: Match
     task = await plane.tasks.find(grant, await _named(match, call))
     if match.operation.form == "neutral-events":
         await follow_task(plane, task, call)
+        return
+    if match.operation.form == "video-content":
+        await content(plane, grant, task, call)
         return
     _answer(plane, match.operation, task, call)
 
@@ -97,6 +101,40 @@ async def list_by_cursor(plane: DataPlane, grant: Grant, operation: Operation, c
         "has_more": len(found) > limit,
     }
     call.reply.send(200, JSON, msgspec.json.encode(body))
+
+
+_VARIANTS = {"video": "video/", "thumbnail": "image/webp", "spritesheet": "image/jpeg"}
+
+
+async def content(plane: DataPlane, grant: Grant, task: Task, call: Call) -> None:
+    """The bytes of what a task made: `variant` video, thumbnail or spritesheet. Raises BadRequest, NotFound."""
+    variant = parse_qs(call.query).get("variant", ["video"])[-1]
+    if variant not in _VARIANTS:
+        raise BadRequest("`variant` is video, thumbnail or spritesheet.", param="variant")
+    if task.state is not State.SUCCEEDED:
+        raise BadRequest(f"The video is not there: its task is {task.state.value}.", code="video_not_ready")
+    kind = _VARIANTS[variant]
+    found = next((one for one in task.told.assets if one.content_type.startswith(kind)), None)
+    if found is None:
+        raise NotFound(f"This video has no {variant}.", param="variant")
+    await _send_asset(plane, grant, found.id, call)
+
+
+async def file_of_google(plane: DataPlane, snapshot: Snapshot, grant: Grant, match: Match, call: Call) -> None:
+    """`GET /v1beta/files/{id}:download`: a file as Google's clients fetch it, with their key. Raises NotFound."""
+    try:
+        asset_id = bytes.fromhex(match.params["id"])
+    except ValueError:
+        asset_id = b""
+    await _send_asset(plane, grant, asset_id, call)
+
+
+async def _send_asset(plane: DataPlane, grant: Grant, asset_id: bytes, call: Call) -> None:
+    now_ns = plane.clock.now_ns()
+    row = await plane.reader.run(lambda connection: assets.find(connection, grant, asset_id, now_ns))
+    if row is None:
+        raise NotFound("The file does not exist, or was kept long enough.")
+    await answer_with(plane, row, call)
 
 
 async def follow_task(plane: DataPlane, task: Task, call: Call) -> None:
@@ -164,7 +202,7 @@ async def _cancelled(plane: DataPlane, snapshot: Snapshot, task: Task) -> Task:
     spec = operation.task
     assert spec is not None
     if not spec.cancel or task.row.native_id is None:
-        raise Conflict("This task cannot be cancelled once it was begun.", code=NOT_CANCELLABLE)
+        raise Conflict("This task cannot be cancelled once it was begun.", code="task_not_cancellable")
     channel = None if task.row.channel_id is None else snapshot.channel(task.row.channel_id)
     key = None if channel is None else next((k for k in channel.keys if k.id == task.row.channel_key_id), None)
     if channel is None or key is None:
@@ -181,7 +219,7 @@ async def _cancelled(plane: DataPlane, snapshot: Snapshot, task: Task) -> Task:
         raise UpstreamError("The provider did not answer; the task goes on.") from None
     if not is_success(reply.status):
         if reply.status in (400, 404, 409, 422):
-            raise Conflict("The provider does not cancel this task any more.", code=NOT_CANCELLABLE)
+            raise Conflict("The provider does not cancel this task any more.", code="task_not_cancellable")
         raise UpstreamError("The provider could not cancel the task; it goes on.")
     for _ in range(STEPS_MAX):
         if task.state.is_end:
@@ -257,3 +295,4 @@ def _number(query: dict[str, str], name: str, default: int, least: int, most: in
 
 
 TASK_PAGES: dict[Role, Page] = {Role.SUBMIT: submit, Role.FETCH: fetch, Role.CANCEL: cancel, Role.LIST: list_tasks}
+TASK_FILE_PAGES: dict[str, Page] = {"veo.download": file_of_google}

@@ -42,7 +42,7 @@ class Signer:
 async def credential(
     signer: Signer, operation: Operation, channel: Channel, key: ChannelKey
 ) -> list[tuple[bytes, bytes]]:
-    """A channel's credential for an address that its provider gave. Raises ValueError, TokenRefused, UpstreamFailure."""
+    """A channel's credential for an address of its provider. Raises ValueError, TokenRefused, UpstreamFailure."""
     found = None if operation.wire is None else endpoint_for(channel.family, operation.wire, False, "")
     return await signer.headers(channel, key, None if found is None else found[1].auth)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from elkapi.catalog.declare import Tasks
-from elkapi.catalog.operation import Family, Hooks, ModelSource
+from elkapi.catalog.operation import Family, Hooks, ModelSource, Operation, Role
 from elkapi.catalog.task import Made, Meter, TaskSpec
 from elkapi.types import State
 
@@ -50,6 +50,14 @@ FAMILY = Family(
             "/v1beta/models/{model}/operations/{id}",
             kind="task",
             names="models/{model}/operations/{id}",
+        ),
+        Operation(
+            id="veo.download",
+            method="GET",
+            path="/v1beta/files/{id}:download",
+            family="veo",
+            role=Role.GATEWAY,
+            kind="file",
         ),
     ),
 )
