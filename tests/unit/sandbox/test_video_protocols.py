@@ -10,6 +10,7 @@ import httpx
 import msgspec
 import pytest
 
+from elkapi.sandbox.app import Options
 from elkapi.sandbox.bill import Line
 from elkapi.sandbox.pictures import JPEG, png
 from elkapi.sandbox.server import Running, running
@@ -660,3 +661,33 @@ def test_duomi_refuses_inside_the_answer(http: httpx.Client, path: str, body: An
 def test_duomi_takes_a_raw_key_only(http: httpx.Client) -> None:
     assert http.post("/api/video/pika/pro/generate", json={}).status_code == 401
     assert http.get("/api/video/pika/feed", params={"task_id": "x"}, headers=RAW).json()["code"] == 400
+
+
+# Every provider, as the gateway's own channel to a sandbox asks it
+
+
+SHARED = "sk-sandbox"
+BEARER = {"authorization": f"Bearer {SHARED}"}
+
+
+@pytest.mark.parametrize(
+    ("url", "body", "headers"),
+    [
+        ("/kling/v1/videos/text2video", {"prompt": "a"}, BEARER),
+        ("/kling/v1/images/generations", {"prompt": "a"}, BEARER),
+        (VEO, {"instances": [{"prompt": "a"}]}, {"x-goog-api-key": SHARED}),
+        (ARK, {"model": "doubao-seedance-2-0-260128", "content": [{"type": "text", "text": "a"}]}, BEARER),
+        ("/runway/v1/image_to_video", FRAME, {**BEARER, "x-runway-version": "2024-11-06"}),
+        ("/dream-machine/v1/generations/video", {"prompt": "a"}, BEARER),
+        ("/minimax/v1/video_generation", {"model": "T2V-01", "prompt": "a"}, BEARER),
+        ("/pika/generate", PIKA, BEARER),
+        ("/api/video/runway/pro/generate", {**DUOMI, **STYLED}, {"authorization": SHARED}),
+        ("/api/video/pika/pro/generate", {**DUOMI, **MELTS}, {"authorization": SHARED}),
+        ("/v1/videos", {"prompt": "a"}, BEARER),
+    ],
+)
+def test_one_key_begins_a_task_of_every_provider(url: str, body: Any, headers: dict[str, str]) -> None:
+    with running(Options(keys=frozenset({SHARED}))) as sandbox:
+        answer = httpx.post(sandbox.base_url + url, json=body, headers=headers)
+        assert answer.status_code in (200, 201), answer.text
+        eventually(lambda: len(lines(sandbox)) == 1)

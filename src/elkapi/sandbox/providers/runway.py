@@ -285,7 +285,7 @@ def _found(request: Request) -> Task:
 
 PROVIDER = Provider(
     name="runway",
-    mounts=("", "/runwayml"),
+    mounts=("", "/runwayml", "/runway"),
     request_id_prefix="",
     key=bearer_key,
     check=check,
