@@ -10,6 +10,7 @@ from typing import Annotated, Any
 
 import msgspec
 
+from elkapi.catalog.jsonedit import any_in
 from elkapi.catalog.operation import Facts
 from elkapi.catalog.spelling import decode_strict, strict
 from elkapi.errors import BadRequest
@@ -323,7 +324,7 @@ def _facts(
 ) -> Facts:
     """Bound a text call by its bytes, its pictures and files and its own output limit."""
     given = len(body) + FRAME_TOKENS_MAX
-    wide = b'"image' in body or b"audio" in body or b"inline" in body or b"1h" in body
+    wide = any_in(body, b'"image', b"audio", b"inline", b"1h")
     if wide:
         given += IMAGE_TOKENS_MAX * (body.count(b'"image') + body.count(b'"inline'))
     given += REMOTE_FILE_TOKENS_MAX * sum(map(body.count, _REMOTE_FILES))

@@ -7,6 +7,7 @@ from typing import Protocol
 
 import msgspec
 
+from elkapi.catalog.jsonedit import any_in
 from elkapi.errors import BadRequest, NoChannel, NoPrice
 from elkapi.relay.plane import Bearings
 from elkapi.relay.read import Request, asked_of
@@ -116,7 +117,7 @@ def session_of(grant: Grant, request: Request, call: Headed) -> bytes:
 
 def _mark(body: bytes, call: Headed) -> bytes:
     """What the caller says of its session, else the prompt's beginning: what providers' caches go by themselves."""
-    if b'"prompt_cache_key"' in body or b'"user_id"' in body:
+    if any_in(body, b'"prompt_cache_key"', b'"user_id"'):
         try:
             marks = _marks.decode(body)
         except msgspec.DecodeError:

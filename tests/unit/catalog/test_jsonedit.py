@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from elkapi.catalog.jsonedit import check_named_once, string_member, with_overrides, with_string
+from elkapi.catalog.jsonedit import any_in, check_named_once, string_member, with_overrides, with_string
 from elkapi.errors import BadRequest
 
 
@@ -118,3 +118,9 @@ def test_a_second_member_beside_the_model_is_found_too(body: bytes) -> None:
 
 def test_texts_and_nested_members_are_no_second_input() -> None:
     check_named_once(b'{"model":"a","input":["input","say \\"input\\""],"deep":{"input":1}}', "model", "input")
+
+
+@pytest.mark.parametrize("body", [b"", b"x", b'{"a":"user_id"}', b'{"user_id":1}', b"user_i"])
+def test_a_word_is_found_as_by_in(body: bytes) -> None:
+    words = (b'"user_id"', b"audio")
+    assert any_in(body, *words) == any(word in body for word in words)
