@@ -58,6 +58,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     stream_ping_s: float = 15.0
     attempts_max: int = 4
     task_polls_per_channel_max: int = 32
+    task_poll_every_s: float = 0.0
     cooldown_s: float = 10.0
     cooldown_max_s: float = 300.0
     upstream_connections_max: int = 1024

@@ -99,10 +99,12 @@ def test_a_task_may_end_otherwise(client: Ark, fault: str, status: str, code: st
     assert task.usage is None or not task.usage.completion_tokens
 
 
-def test_what_is_not_there_is_not_found(client: Ark) -> None:
+def test_what_is_not_there_is_not_found(client: Ark, origin: Origin) -> None:
     with pytest.raises(ArkNotFoundError) as refused:
         client.content_generation.tasks.get(task_id="cgt-20260101000000-none0")
     assert refused.value.code == "ResourceNotFound"
+    if origin.is_gateway:
+        return  # A model that no channel serves is the gateway's own to refuse.
     with pytest.raises(ArkNotFoundError) as refused:
         client.content_generation.tasks.create(model="no-such-model", content=text("boats"))
     assert refused.value.code == "InvalidEndpointOrModel.NotFound"

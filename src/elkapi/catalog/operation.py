@@ -13,7 +13,7 @@ from elkapi.translate.ir import DialectName
 from elkapi.types import Usage
 
 # How errors are worded for a caller, and the wire an operation or an upstream's endpoint speaks.
-Dialect = Literal["openai", "anthropic", "gemini", "task", "kling", "runway", "luma", "minimax"]
+Dialect = Literal["openai", "anthropic", "gemini", "task", "kling", "runway", "luma", "minimax", "ark"]
 Wire = Literal[
     "chat",
     "responses",

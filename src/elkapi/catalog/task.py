@@ -53,9 +53,9 @@ class TaskSpec(msgspec.Struct, frozen=True, kw_only=True):
     filled in. `callback` is the member of the submit in which the provider takes an address to call, `notice` the shape
     in which it calls back, `challenge`: it first asks the address whether it wants to be called. `mark` is the member
     that carries our own id, `recall` the request that finds a task by it (`{mark}`), where the provider has such a
-    thing; a submit of unknown outcome is asked about with it and never repeated. `done` is the path of a truth that
-    says whether it ended. `address` is where this provider's clients fetch a file from, with their key, where not
-    every address would do; `{asset}` is the file's id.
+    thing; a submit of unknown outcome is asked about with it and never repeated. `keeps_cancelled`: a task that was
+    cancelled can still be read. `done` is the path of a truth that says whether it ended. `address` is where this
+    provider's clients fetch a file from, with their key, where not every address would do; `{asset}` is the file's id.
     """
 
     id: str
@@ -74,6 +74,7 @@ class TaskSpec(msgspec.Struct, frozen=True, kw_only=True):
     challenge: bool = False
     mark: str = ""
     recall: str = ""
+    keeps_cancelled: bool = False
     done: str = ""
     address: str = ""
     poll: Poll = Poll()
@@ -102,7 +103,8 @@ class Listing(msgspec.Struct, frozen=True, kw_only=True):
 
     `items` is the path of the list in the answer, `item` the path of a task in its own native answer, "" for all of it.
     `limit` and `page` (from 1) or `offset` are the query's names, `limit_default` and `limit_max` its bounds; `total`
-    and `more` are paths of how many there are and of whether more follow. `envelope` is the rest of the answer.
+    and `more` are paths of how many there are and of whether more follow. `filters` are the query's names by what they
+    ask for. `envelope` is the rest of the answer.
     """
 
     items: str
@@ -114,6 +116,7 @@ class Listing(msgspec.Struct, frozen=True, kw_only=True):
     offset: str = ""
     total: str = ""
     more: str = ""
+    filters: Mapping[str, Literal["state", "ids", "model"]] = {}
     envelope: Mapping[str, Any] = {}
 
 

@@ -29,6 +29,8 @@ from elkapi.tasks.addresses import CALLBACKS
 
 # Everything below these belongs to the control process; the catalog names the routes among them that have a contract.
 CONTROL_PREFIXES = ("/api/", "/docs", "/console", "/assets/", "/favicon")
+# Among them, and none of theirs: where Volcengine's own clients ask for tasks.
+_ARK_PATH = "/api/v3/"
 # Neither takes a key.
 _KEYLESS_PREFIXES = (*CONTROL_PREFIXES, CALLBACKS)
 CONTROL_METHODS = ("GET", "HEAD", "OPTIONS")
@@ -39,6 +41,7 @@ _TASK_PATHS: tuple[tuple[str, Dialect], ...] = (
     ("/runwayml/", "runway"),
     ("/dream-machine/", "luma"),
     ("/minimax/", "minimax"),
+    *((prefix, "ark") for prefix in ("/volc/", "/seedance/", "/api/v3/")),
     *((prefix, "task") for prefix in ("/runway/", "/pika/", "/sora/", "/veo/", "/v2/videos", "/v1/video/")),
     *((prefix, "task") for prefix in ("/v1/task", "/v1/video_generation", "/v1/query/", "/v1/files/retrieve")),
 )
@@ -110,6 +113,8 @@ class Front:
         if (own := self._own.get(path)) is not None:
             return own(call)
         if path == "/" or path.startswith(_KEYLESS_PREFIXES):
+            if path.startswith(_ARK_PATH):
+                return serve(self._plane, call)
             if path.startswith(CALLBACKS):
                 return called_back(self._plane, call)
             if call.method not in CONTROL_METHODS:

@@ -92,6 +92,21 @@ def _minimax(error: GatewayError, message: str, request_id: str) -> object:
     return {**told, **_openai(error, message, request_id)}
 
 
+_ARK_CODES = {
+    400: "InvalidParameter",
+    401: "AuthenticationError",
+    403: "AccessDenied",
+    404: "ResourceNotFound",
+    429: "RateLimitExceeded",
+}
+
+
+def _ark(error: GatewayError, message: str, request_id: str) -> object:
+    code = _ARK_CODES.get(error.status, error.code)
+    kind = "BadRequest" if error.status < 500 else "InternalServerError"
+    return {"error": {"code": code, "message": message, "param": error.param, "type": kind}}
+
+
 _BODIES: dict[Dialect, Callable[[GatewayError, str, str], object]] = {
     "openai": _openai,
     "anthropic": _anthropic,
@@ -101,6 +116,7 @@ _BODIES: dict[Dialect, Callable[[GatewayError, str, str], object]] = {
     "runway": _runway,
     "luma": _luma,
     "minimax": _minimax,
+    "ark": _ark,
 }
 
 

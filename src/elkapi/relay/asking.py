@@ -6,7 +6,6 @@ The caller's body stays bytes as long as nothing in it must change (decisions.md
 from __future__ import annotations
 
 import base64
-import contextlib
 import io
 import re
 from collections.abc import Mapping
@@ -140,6 +139,14 @@ def crossed(asked: Asked, operations: Mapping[str, Operation], families: Mapping
     )
 
 
+def _field(part: Any) -> Any:
+    """A part of a form: text, or a file as a data URL where JSON would have one."""
+    if part.filename is None and part.content_type in (None, "", "text/plain"):
+        return part.value
+    url = f"data:{part.content_type or 'application/octet-stream'};base64,{base64.b64encode(part.raw).decode()}"
+    return {"image_url": url} if part.name == "input_reference" else url
+
+
 def form_fields(sent: bytes, content_type: bytes) -> dict[str, Any]:
     """A multipart form's fields; a file is a data URL, as JSON would have it. Raises BadRequest."""
     kind, options = parse_options_header(content_type.decode("latin-1"))
@@ -148,16 +155,9 @@ def form_fields(sent: bytes, content_type: bytes) -> dict[str, Any]:
         raise BadRequest("The body must be multipart/form-data with a boundary.", code="invalid_multipart_form")
     found: dict[str, Any] = {}
     try:
-        with contextlib.closing(
-            MultipartParser(io.BytesIO(sent), boundary, content_length=len(sent), **_FORM_LIMITS)
-        ) as parser:
-            for part in parser:
-                if part.filename is None and part.content_type in (None, "", "text/plain"):
-                    found[part.name] = part.value
-                else:
-                    data = base64.b64encode(part.raw).decode()
-                    url = f"data:{part.content_type or 'application/octet-stream'};base64,{data}"
-                    found[part.name] = {"image_url": url} if part.name == "input_reference" else url
+        for part in MultipartParser(io.BytesIO(sent), boundary, content_length=len(sent), **_FORM_LIMITS):
+            found[part.name] = _field(part)
+            part.close()
     except MultipartError as error:
         raise BadRequest(f"The multipart body cannot be read: {error}", code="invalid_multipart_form") from None
     for name in [name for name in found if name.endswith("]") and "[" in name]:

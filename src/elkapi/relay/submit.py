@@ -67,6 +67,7 @@ from elkapi.upstream.gcp import TokenRefused
 _UNSURE_STATUSES = frozenset({408, 502, 504})
 CALL_ID = b"x-client-request-id"
 STEP_AGAIN_S = 1.0
+DEFAULT_VIDEO_MODEL = "sora-2"
 JSON = ((b"content-type", b"application/json"),)
 _body = msgspec.json.Decoder(Any)
 
@@ -560,7 +561,11 @@ def _claim(call: Call, grant: Grant, asked: Asked) -> IdempotencyClaim | None:
 async def _like_its_source(plane: DataPlane, grant: Grant, asked: Asked) -> Asked:
     """A follow-up that names no model: it is that of the task it goes on from. Raises NotFound, BadRequest."""
     if not asked.refs:
-        raise BadRequest("The task that this goes on from is not named.", param="video")
+        # A file of the caller's own: the model is what it says, or the one that the provider would take.
+        model = asked.body.get("model") or DEFAULT_VIDEO_MODEL
+        if not isinstance(model, str):
+            raise BadRequest("`model` must be the name of a model.", param="model")
+        return msgspec.structs.replace(asked, model=model)
     source = await plane.tasks.find(grant, asked.refs[0])
     if source.row.wire != asked.operation.wire:
         raise BadRequest("The provider of this video cannot go on from it.", code="not_supported", param="id")

@@ -58,13 +58,19 @@ async def list_tasks(plane: DataPlane, snapshot: Snapshot, grant: Grant, match: 
     if listing is None:
         await list_by_cursor(plane, grant, operation, call)
         return
-    query = {name: values[-1] for name, values in parse_qs(call.query).items()}
+    asked = parse_qs(call.query)
+    query = {name: values[-1] for name, values in asked.items()}
     limit = _number(query, listing.limit, listing.limit_default, 1, listing.limit_max)
     offset = _number(query, listing.offset, 0, 0, 1_000_000_000) if listing.offset else 0
     if listing.page:
         offset = (_number(query, listing.page, 1, 1, 1_000_000) - 1) * limit
     found, total = await plane.tasks.page(
-        grant, limit=limit, offset=offset, wires=(operation.wire or "",), operations=_of_list(plane, match)
+        grant,
+        limit=limit,
+        offset=offset,
+        wires=(operation.wire or "",),
+        operations=_of_list(plane, match),
+        **_filters(operation, listing, asked),
     )
     body = msgspec.json.decode(msgspec.json.encode(listing.envelope))
     items = [_item(listing, plane.showing.shown(operation, task, plane.origin(call))[1]) for task in found]
@@ -123,7 +129,7 @@ async def content(plane: DataPlane, grant: Grant, task: Task, call: Call) -> Non
 async def file_of_google(plane: DataPlane, snapshot: Snapshot, grant: Grant, match: Match, call: Call) -> None:
     """`GET /v1beta/files/{id}:download`: a file as Google's clients fetch it, with their key. Raises NotFound."""
     try:
-        asset_id = bytes.fromhex(match.params["id"])
+        asset_id = bytes.fromhex(match.params["model"].rpartition("/files/")[2])
     except ValueError:
         asset_id = b""
     await _send_asset(plane, grant, asset_id, call)
@@ -167,6 +173,22 @@ async def follow_task(plane: DataPlane, task: Task, call: Call) -> None:
     out.finish()
 
 
+def _filters(operation: Operation, listing: Listing, asked: dict[str, list[str]]) -> dict[str, Any]:
+    """What of a list is wanted, for storage.repos.tasks.page; a word that means nothing is a list of nothing."""
+    wanted: dict[str, Any] = {}
+    for name, what in listing.filters.items():
+        values = [value for text in asked.get(name, []) for value in text.split(",")]
+        if not values:
+            continue
+        if what == "state":
+            assert operation.task is not None
+            words = operation.task.states
+            wanted["states"] = tuple({words[value].value for value in values if value in words})
+        else:
+            wanted["native_ids" if what == "ids" else "models"] = tuple(values)
+    return wanted
+
+
 def _of_list(plane: DataPlane, match: Match) -> tuple[str, ...] | None:
     """Where a list is that of one kind of submit, the submits of that path."""
     if "action" not in match.params:
@@ -187,7 +209,8 @@ async def cancel(plane: DataPlane, snapshot: Snapshot, grant: Grant, match: Matc
     task = await plane.tasks.find(grant, await _named(match, call))
     if not task.state.is_end:
         task = await _cancelled(plane, snapshot, task)
-        forgets = match.operation.method == "DELETE"
+        spec = plane.operations[task.row.operation].task
+        forgets = spec is None or not spec.keeps_cancelled
     else:
         forgets = True
     if forgets and match.operation.method == "DELETE":

@@ -208,7 +208,8 @@ class Poller:
             if spec is None or one.id in self._watched:
                 continue
             age_s = (now_ns - one.created_ns) / 1e9
-            self._schedule(Watched(one, 0.0), now_s + max(0.0, spec.poll.first_s - age_s))
+            first_s = self._parts.settings.task_poll_every_s or spec.poll.first_s
+            self._schedule(Watched(one, 0.0), now_s + max(0.0, first_s - age_s))
 
     def _poke(self, task_id: bytes) -> None:
         watched = self._watched.get(task_id)
@@ -384,6 +385,8 @@ class Poller:
         if age_s > poll.limit_s:
             await self._alert(STALLED, watched, {"age_s": round(age_s)})
             return OVERDUE_EVERY_S
+        if every_s := self._parts.settings.task_poll_every_s:
+            return every_s
         # The longer it took so far, the less a few seconds matter.
         return min(max(poll.every_s, age_s / 20), poll.every_max_s)
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import msgspec
 
-from elkapi.catalog.jsonpath import first, put
+from elkapi.catalog.jsonpath import first, first_of, put
 from elkapi.catalog.operation import Family, Operation
 from elkapi.catalog.task import TaskSpec
 from elkapi.tasks.record import Task
@@ -32,7 +32,7 @@ def native(task: Task, spec: TaskSpec, view: TaskView) -> Any:
     differs = word is not None and spec.states.get(str(word)) is not view.state
     if differs and (ours := _word_of(spec, view.state)) is not None:
         put(spec.state, body, ours)
-    if view.state is State.FAILED and view.error and spec.error and first(spec.error[0], body) is None:
+    if view.state is State.FAILED and view.error and spec.error and first_of(spec.error, body) is None:
         put(spec.error[0], body, view.error)
     if spec.done and view.state.is_end:
         put(spec.done, body, True)

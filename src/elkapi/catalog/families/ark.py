@@ -29,6 +29,7 @@ TASK = TaskSpec(
     error_code="error.code",
     fetch=f"GET {_PATH}/{{id}}",
     cancel=f"DELETE {_PATH}/{{id}}",
+    keeps_cancelled=True,
     callback="callback_url",
     notice="ark",
     blank={"id": "{id}", "model": "{model}", "status": "queued", "error": None, "created_at": "{created_s}"},
@@ -62,7 +63,7 @@ _tasks = Tasks(family="seedance", wire="ark-video", prefix="/volc/v3", aliases=_
 
 FAMILY = Family(
     name="seedance",
-    dialect="openai",
+    dialect="ark",
     hooks=Hooks(usage=_usage),
     operations=(
         _tasks.submit("submit", _PATH, upstream=f"POST {_PATH}", aliases=("/seedance/generations",)),
@@ -77,6 +78,7 @@ FAMILY = Family(
                 limit_max=500,
                 page="page_num",
                 total="total",
+                filters={"filter.status": "state", "filter.task_ids": "ids", "filter.model": "model"},
                 envelope={"items": [], "total": 0},
             ),
         ),

@@ -54,7 +54,9 @@ FAMILY = Family(
         Operation(
             id="veo.download",
             method="GET",
-            path="/v1beta/files/{id}:download",
+            # What stands for the id may be the whole address of a file: Google's client takes the name out of it only
+            # where it begins with https.
+            path="/v1beta/files/{model}:download",
             family="veo",
             role=Role.GATEWAY,
             kind="file",

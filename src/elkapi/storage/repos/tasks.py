@@ -109,6 +109,8 @@ def page(
     states: Collection[str] | None = None,
     operations: Collection[str] | None = None,
     forms: Collection[str] | None = None,
+    native_ids: Collection[str] | None = None,
+    models: Collection[str] | None = None,
 ) -> tuple[list[TaskRow], int]:
     """(tasks, how many there are in all) of the caller's own, newest first unless `ascending`."""
     c = _tasks.c
@@ -119,8 +121,9 @@ def page(
         wanted = wanted.where(c.state.in_(states))
     if operations is not None:
         wanted = wanted.where(c.operation.in_(operations))
-    if forms is not None:
-        wanted = wanted.where(c.form.in_(forms))
+    for column, among in ((c.form, forms), (c.native_id, native_ids), (c.model, models)):
+        if among is not None:
+            wanted = wanted.where(column.in_(among))
     total = connection.execute(select(func.count()).select_from(wanted.subquery())).scalar_one()
     if after is not None:
         wanted = wanted.where(c.id > after if ascending else c.id < after)
