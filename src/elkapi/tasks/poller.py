@@ -203,13 +203,16 @@ class Poller:
 
     def _watch(self, found: list[Owned]) -> None:
         now_s, now_ns = self._parts.clock.monotonic_s(), self._parts.clock.now_ns()
-        for one in found:
+        every_s = self._parts.settings.task_poll_every_s
+        for number, one in enumerate(found):
             spec = self._spec(one)
             if spec is None or one.id in self._watched:
                 continue
-            age_s = (now_ns - one.created_ns) / 1e9
-            first_s = self._parts.settings.task_poll_every_s or spec.poll.first_s
-            self._schedule(Watched(one, 0.0), now_s + max(0.0, first_s - age_s))
+            wait_s = (every_s or spec.poll.first_s) - (now_ns - one.created_ns) / 1e9
+            if wait_s <= 0:
+                # What another poller left behind comes in turn, not all at once.
+                wait_s = (every_s or spec.poll.every_s) * number / len(found)
+            self._schedule(Watched(one, 0.0), now_s + wait_s)
 
     def _poke(self, task_id: bytes) -> None:
         watched = self._watched.get(task_id)
@@ -238,11 +241,11 @@ class Poller:
             if self._of_channel[channel_id] >= per_channel:
                 self._waiting[channel_id].append(task_id)
                 continue
-            self.lag_s = now_s - due_s
             self._begin(watched)
 
     def _begin(self, watched: Watched) -> None:
         watched.running = True
+        self.lag_s = self._parts.clock.monotonic_s() - watched.due_s
         channel_id = watched.owned.channel_id
         self._of_channel[channel_id] += 1
         one = asyncio.get_running_loop().create_task(self._attended(watched))
@@ -278,7 +281,9 @@ class Poller:
         if again_s is None:
             self._watched.pop(watched.owned.id, None)
         else:
-            self._schedule(watched, self._parts.clock.monotonic_s() + again_s)
+            # From when it was due and not from when its answer came: a slow provider makes no poll rarer.
+            now_s = self._parts.clock.monotonic_s()
+            self._schedule(watched, max(now_s, (watched.due_s if now_s < watched.due_s + again_s else now_s) + again_s))
 
     # One look
 
