@@ -117,7 +117,7 @@ def _new_route(attempt: Attempt, exchange: Exchange, settings: Settings, key: _K
         sends_id=CALL_ID not in removed and CALL_ID not in replaced,
         forwarded=tuple(name for name in forwarded if not (traced and name == TRACEPARENT)),
         # The caller's own version word wins over the one we would send.
-        replaceable=frozenset(native) & kept.keys(),
+        replaceable=frozenset(native).intersection(kept),
         traced=traced,
     )
     if len(_routes) >= ROUTES_MAX:
