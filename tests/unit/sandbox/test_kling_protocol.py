@@ -97,12 +97,6 @@ def test_a_video_is_submitted_then_succeeds(sandbox: Running, kling: httpx.Clien
             70_000_000,
         ),
         (
-            "/v1/videos/advanced-lip-sync",
-            {"session_id": "s", "face_choose": [{"face_id": "f"}]},
-            "kling-lip-sync",
-            70_000_000,
-        ),
-        (
             "/v1/videos/effects",
             {"effect_scene": "hug", "input": {"images": [PICTURE, PICTURE], "duration": "10"}},
             "kling-effects",
@@ -145,6 +139,31 @@ def test_an_extension_starts_from_a_finished_video(kling: httpx.Client) -> None:
     refused = kling.post(path, json={"video_id": newer["task_result"]["videos"][0]["id"]})
     assert (refused.status_code, refused.json()["code"]) == (400, 1201)
     assert kling.post(path, json={"video_id": "unknown"}).status_code == 404
+
+
+def test_a_face_is_found_at_once_and_then_speaks(sandbox: Running, kling: httpx.Client) -> None:
+    path = "/v1/videos/advanced-lip-sync"
+    (video,) = ended(kling, submitted(kling, prompt="a dog")["task_id"])["task_result"]["videos"]
+    found = submitted(kling, "/v1/videos/identify-face", video_id=video["id"])
+    (face,) = found["face_data"]
+    assert (face["start_time"], face["end_time"]) == (0, 5_000)
+    assert httpx.get(face["face_image"]).content.startswith(b"\x89PNG")
+    chosen = [{"face_id": face["face_id"], "sound_file": "aaaa", "sound_start_time": 0, "sound_end_time": 3_000}]
+    task = ended(kling, submitted(kling, path, session_id=found["session_id"], face_choose=chosen)["task_id"], path)
+    assert task["task_info"]["parent_video"]["id"] == video["id"]
+    assert [(line.model, line.cost_nano_usd) for line in lines(sandbox)][1:] == [("kling-lip-sync", 70_000_000)]
+    stranger = {"authorization": "Bearer sk-another-gateway"}
+    for headers, session_id in (({}, "unknown"), (stranger, found["session_id"])):
+        answer = kling.post(path, json={"session_id": session_id, "face_choose": chosen}, headers=headers)
+        assert (answer.status_code, answer.json()["code"]) == (404, 1203)
+
+
+def test_faces_of_a_video_elsewhere_are_found_too(sandbox: Running, kling: httpx.Client) -> None:
+    path = "/v1/videos/advanced-lip-sync"
+    found = submitted(kling, "/v1/videos/identify-face", video_url=PICTURE)
+    body = {"session_id": found["session_id"], "face_choose": [{"face_id": found["face_data"][0]["face_id"]}]}
+    assert ended(kling, submitted(kling, path, **body)["task_id"], path)["task_info"] == {}
+    assert [(line.model, line.cost_nano_usd) for line in lines(sandbox)] == [("kling-lip-sync", 70_000_000)]
 
 
 @pytest.mark.parametrize("fault", ["task-fails", "task-moderated"])
@@ -210,6 +229,10 @@ def test_a_task_belongs_to_its_key_and_not_to_its_token(sandbox: Running, kling:
         ("/v1/videos/image2video", {"image": "data:image/png;base64,aaaa"}, 1201),
         ("/v1/videos/image2video", {"image": "aaaa", "image_tail": "aaaa", "static_mask": "aaaa"}, 1201),
         ("/v1/videos/lip-sync", {"input": {"mode": "text2video"}}, 1201),
+        ("/v1/videos/identify-face", {}, 1201),
+        ("/v1/videos/identify-face", {"video_id": "a", "video_url": PICTURE}, 1201),
+        ("/v1/videos/identify-face", {"video_id": "unknown"}, 1203),
+        ("/v1/videos/advanced-lip-sync", {"session_id": "a", "face_choose": [{}]}, 1201),
         ("/v1/videos/effects", {"effect_scene": "hug", "input": {"images": ["aaaa"], "duration": "5"}}, 1201),
         ("/v1/images/generations", {"prompt": "a", "n": 10}, 1201),
         ("/v1/images/editing/expand", {"image": "aaaa", "up_expansion_ratio": 2, "left_expansion_ratio": 2}, 1201),

@@ -510,6 +510,12 @@ def test_runway_refuses_in_its_own_words(http: httpx.Client, operation: str, bod
     assert isinstance(answer.json()["error"], str)
 
 
+def test_runway_shows_the_credits_of_an_organization(http: httpx.Client) -> None:
+    shown = http.get("/v1/organization", headers=RUNWAY).json()
+    assert shown["creditBalance"] == shown["tier"]["maxMonthlyCreditSpend"] == 100_000
+    assert shown["usage"]["models"]["gen4_turbo"] == {"dailyGenerations": 0}
+
+
 # Luma
 
 
@@ -554,6 +560,19 @@ def test_luma_answers_a_generation_and_bills_it(
 def test_luma_refuses_with_a_detail(http: httpx.Client, path: str, body: Any) -> None:
     answer = luma(http, path, **body)
     assert (answer.status_code, list(answer.json())) == (400, ["detail"])
+
+
+def test_luma_answers_a_finished_picture_at_once(sandbox: Running, http: httpx.Client) -> None:
+    answer = luma(http, "generations/image", model="photon-1", prompt="a", sync=True, sync_timeout=60)
+    assert (answer.status_code, answer.json()["state"]) == (201, "completed")
+    assert httpx.get(answer.json()["assets"]["image"]).content == JPEG
+    assert bill(sandbox) == ("luma", "photon-1", 15_000_000)
+
+
+@pytest.mark.parametrize(("fault", "state"), [("task-takes=30s", "dreaming"), ("task-moderated", "failed")])
+def test_luma_answers_an_unfinished_or_failed_picture_too(http: httpx.Client, fault: str, state: str) -> None:
+    answer = luma(http, "generations/image", model="photon-1", prompt=f"[sandbox: {fault}]", sync=True)
+    assert answer.json()["state"] == state
 
 
 def test_luma_knows_its_own(http: httpx.Client) -> None:

@@ -25,6 +25,8 @@ from elkapi.sandbox.tasks import Callback, Film, Task
 
 SHELF = "kling.tasks"
 VIDEOS = "kling.videos"
+SESSIONS = "kling.sessions"
+FACE_ID = "0"
 ACCESS_KEY, SECRET_KEY = "AKSANDBOX", "sandbox-secret"
 # A key of this shape is one for another gateway, which takes it as it is.
 PLAIN_PREFIX = "sk-"
@@ -33,6 +35,8 @@ TOKEN_LIFE_MAX_S = 86_400
 PAGE_DEFAULT, PAGE_MAX = 30, 500
 EXTENDABLE = ("kling-v1", "kling-v1-5", "kling-v1-6", "kling-video-extend")
 EXTENDED_MS = 4_500
+# How long a video from elsewhere is taken to be: nobody fetches it.
+STRANGE_MS = 5_000
 STATUSES = {"queued": "submitted", "running": "processing", "succeeded": "succeed"}
 MESSAGES = {"moderated": "Failure to pass the risk control system", "failed": "Internal error, please try again"}
 CODES = {
@@ -49,6 +53,13 @@ OPERATIONS: dict[str, Callable[[kling_read.Fields], KlingAsked]] = {
     "images/editing/expand": kling_read.expansion,
     "images/kolors-virtual-try-on": kling_read.try_on,
 }
+
+
+class Session(msgspec.Struct, frozen=True):
+    """The faces that were found in a video: whose session it is, and the task that made the video, when it was one."""
+
+    owner: str
+    parent: Task | None
 
 
 class Kept(msgspec.Struct, frozen=True):
@@ -85,6 +96,18 @@ def submit(request: Request) -> Answer:
     shown = _shown(task, request.now_s)
     fresh = {name: shown[name] for name in ("task_id", "task_status", "task_info", "created_at", "updated_at")}
     return _good(request, fresh)
+
+
+def identify_face(request: Request) -> Answer:
+    """`POST /v1/videos/identify-face`: at once, the one face of a video and the session in which it can be chosen."""
+    parent = _parent(request, kling_read.read(request.body, kling_read.faces))
+    session_id = request.upstream_request_id.rpartition("_")[2]
+    request.store.shelf(SESSIONS).put(session_id, Session(_key(request), parent))
+    end_ms = STRANGE_MS if parent is None else parent.film.duration_ms
+    face: dict[str, Any] = {"face_id": FACE_ID, "start_time": 0, "end_time": end_ms}
+    if parent is not None:
+        face["face_image"] = parent.link("face.png", request.now_s)
+    return _good(request, {"session_id": session_id, "face_data": [face]})
 
 
 def query(request: Request) -> Answer:
@@ -211,6 +234,12 @@ def _video_id(task: Task) -> str:
 
 def _parent(request: Request, asked: KlingAsked) -> Task | None:
     """The finished video that a task starts from. Raises Problem when there is none, or it is of a newer model."""
+    if asked.session is not None:
+        session = request.store.shelf(SESSIONS).get(asked.session)
+        if session is None or session.owner != _key(request):
+            raise Problem(404, "session not found", code="1203")
+        found: Task | None = session.parent
+        return found
     if asked.parent is None:
         return None
     task = request.store.shelf(VIDEOS).get(asked.parent)
@@ -262,13 +291,16 @@ PROVIDER = Provider(
     check=check,
     refusal=refusal,
     dress=dress,
-    routes=tuple(
-        route
-        for action in OPERATIONS
-        for route in (
-            Route("POST", f"/v1/{action}", submit),
-            Route("GET", f"/v1/{action}", list_tasks),
-            Route("GET", f"/v1/{action}/{{id}}", query),
-        )
+    routes=(
+        Route("POST", "/v1/videos/identify-face", identify_face),
+        *(
+            route
+            for action in OPERATIONS
+            for route in (
+                Route("POST", f"/v1/{action}", submit),
+                Route("GET", f"/v1/{action}", list_tasks),
+                Route("GET", f"/v1/{action}/{{id}}", query),
+            )
+        ),
     ),
 )

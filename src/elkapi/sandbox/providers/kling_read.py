@@ -49,7 +49,10 @@ Fields = Mapping[str, Any]
 
 
 class KlingAsked(msgspec.Struct, frozen=True, kw_only=True):
-    """One task that is asked for. `images` is how many pictures it makes, 0 for a video. `parent`: a video's id."""
+    """One task that is asked for. `images` is how many pictures it makes, 0 for a video. `parent`: a video's id.
+
+    `session` is that of the faces that were found in a video.
+    """
 
     model: str
     nano_usd: int
@@ -58,6 +61,7 @@ class KlingAsked(msgspec.Struct, frozen=True, kw_only=True):
     width: int = RATIOS["16:9"][0]
     height: int = RATIOS["16:9"][1]
     parent: str | None = None
+    session: str | None = None
     external_id: str = ""
     callback_url: str | None = None
 
@@ -132,7 +136,22 @@ def advanced_lip_sync(given: Fields) -> KlingAsked:
     chosen = given.get("face_choose")
     if not isinstance(given.get("session_id"), str) or not isinstance(chosen, list) or not chosen:
         raise invalid("session_id and face_choose cannot be empty")
-    return KlingAsked(model="kling-lip-sync", nano_usd=LIP_SYNC_NANO_USD)
+    for choice in chosen:
+        if not isinstance(choice, dict) or not isinstance(choice.get("face_id"), str):
+            raise invalid("face_id cannot be empty")
+    return KlingAsked(model="kling-lip-sync", nano_usd=LIP_SYNC_NANO_USD, session=given["session_id"])
+
+
+def faces(given: Fields) -> KlingAsked:
+    """`videos/identify-face`, which is free."""
+    video_id, url = given.get("video_id"), given.get("video_url")
+    if (video_id is None) == (url is None):
+        raise invalid("one of video_id and video_url is needed")
+    if url is not None and (not isinstance(url, str) or not url.startswith(("https://", "http://"))):
+        raise invalid("video_url is invalid")
+    if video_id is not None and not isinstance(video_id, str):
+        raise invalid("video_id is invalid")
+    return KlingAsked(model="kling-identify-face", nano_usd=0, parent=video_id)
 
 
 def effects(given: Fields) -> KlingAsked:

@@ -29,6 +29,7 @@ TEXT_CHARS_MAX = 1_000
 UPLOAD_LIFE_S = 24 * 3600
 URIS = ("https://", "runway://", "data:")
 CREDIT_NANO_USD = 10_000_000
+CREDITS = 100_000
 GEN4 = ("1280:720", "720:1280", "1104:832", "832:1104", "960:960", "1584:672")
 VEO = ("1280:720", "720:1280", "1080:1920", "1920:1080")
 OMNI = ("1280:720", "720:1280")
@@ -176,6 +177,14 @@ def upload(request: Request) -> Answer:
     return json_answer({"uploadUrl": place, "fields": fields, "runwayUri": f"runway://{token}"})
 
 
+def organization(request: Request) -> Answer:
+    """`GET /v1/organization`: credits that never end, and no use yet."""
+    limits = {model: {"maxConcurrentGenerations": 5, "maxDailyGenerations": 1_000} for model in VIDEOS}
+    usage = {model: {"dailyGenerations": 0} for model in VIDEOS}
+    tier = {"maxMonthlyCreditSpend": CREDITS, "models": limits}
+    return json_answer({"creditBalance": CREDITS, "tier": tier, "usage": {"models": usage}})
+
+
 def refusal(problem: Problem) -> Answer:
     """A problem as Runway words it; a refused member stands among the `issues`."""
     body: dict[str, Any] = {"error": problem.message}
@@ -297,5 +306,6 @@ PROVIDER = Provider(
         Route("GET", "/v1/tasks/{id}", retrieve),
         Route("DELETE", "/v1/tasks/{id}", delete),
         Route("POST", "/v1/uploads", upload),
+        Route("GET", "/v1/organization", organization),
     ),
 )
