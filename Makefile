@@ -15,6 +15,8 @@ REQUIRE_SERVERS ?= 1
 # Files of tests run side by side, one process a core at most; each has servers of its own.
 TEST_PROCESSES ?= 2
 CHAOS_ROUNDS ?= 50
+CHAOS_TASKS ?= 2000
+CHAOS_KILLS ?= 20
 SOAK_SECONDS ?= 3600
 
 # uv compiles the lists: one file holds for every platform, with hashes and without index addresses.
@@ -52,9 +54,10 @@ fix: $(STAMPS)/dev ## let ruff mend and format what it can
 	$(VENV)/bin/ruff check --fix .
 	$(VENV)/bin/ruff format .
 
-chaos: $(STAMPS)/dev ## kill -9 under load, CHAOS_ROUNDS=50 rounds on each database
+chaos: $(STAMPS)/dev ## kill -9 under load, CHAOS_ROUNDS=50 rounds on each database; CHAOS_TASKS=2000 in flight, CHAOS_KILLS=20
 	scripts/debian-packages test
-	ELKAPI_REQUIRE_POSTGRES=$(REQUIRE_SERVERS) ELKAPI_CHAOS_ROUNDS=$(CHAOS_ROUNDS) $(PY) -m pytest tests/chaos --timeout 0 -k "not soak"
+	ELKAPI_REQUIRE_POSTGRES=$(REQUIRE_SERVERS) ELKAPI_CHAOS_ROUNDS=$(CHAOS_ROUNDS) \
+		ELKAPI_CHAOS_TASKS=$(CHAOS_TASKS) ELKAPI_CHAOS_KILLS=$(CHAOS_KILLS) $(PY) -m pytest tests/chaos --timeout 0 -k "not soak"
 
 soak: $(STAMPS)/dev ## SOAK_SECONDS=3600 of steady load; memory and the ledger must stay level
 	scripts/debian-packages test

@@ -237,11 +237,18 @@ class Cluster:
         _, plaintext = keys.create_key(self.admin, KeyInput(name=name, balance=usd(nano)))
         return plaintext
 
-    def channel(self, name: str, base_url: str, models: tuple[str, ...], **fields: Any) -> None:
-        given = ChannelFields(
-            name=name, family="openai", base_url=base_url, models=models, allow_private=True, **fields
-        )
-        channels.add_channel(self.admin, given, ["sk-upstream"])
+    def channel(
+        self,
+        name: str,
+        base_url: str,
+        models: tuple[str, ...],
+        *,
+        family: str = "openai",
+        secrets: tuple[str, ...] = ("sk-upstream",),
+        **fields: Any,
+    ) -> None:
+        given = ChannelFields(name=name, family=family, base_url=base_url, models=models, allow_private=True, **fields)
+        channels.add_channel(self.admin, given, secrets)
 
     def sandbox_prices(self) -> None:
         """Prices equal to the sandbox's own, so that the charge of a call is what the upstream bills for it."""

@@ -60,6 +60,8 @@ RELAY_POINTS = tuple(name for name in NAMES if name.startswith("relay."))
 class Chaos:
     """One run on one database; `seed` decides every choice the driver makes."""
 
+    passes_max = 20
+
     def __init__(self, cluster: Cluster, upstream: Upstream, load: Load, seed: int) -> None:
         self.cluster = cluster
         self.upstream = upstream
@@ -109,10 +111,14 @@ class Chaos:
         self.cluster.kill(victim)
         await eventually(f"the {role} ended", lambda: not lives(victim), 10)
 
+    def _role_at(self, point: str) -> str:
+        """Whose code the point stands in."""
+        return "ledger" if point.startswith("ledger.") and self.cluster.has_ledger_process else "worker"
+
     async def _crash_at(self, point: str) -> None:
         """Let the successor of a killed process die by itself at the point, at its first few passes."""
-        role = "ledger" if point.startswith("ledger.") and self.cluster.has_ledger_process else "worker"
-        passes = 1 if "recover" in point else self._random.randint(1, 20)
+        role = self._role_at(point)
+        passes = 1 if "recover" in point else self._random.randint(1, self.passes_max)
         self.cluster.crash_order.write_text(f"{point}:{passes}", "ascii")
         await self._kill_role(role)
         await eventually("the order to crash was taken", lambda: not self.cluster.crash_order.exists(), SERVES_AGAIN_S)

@@ -54,11 +54,13 @@ CANCEL_AGAIN_S = 0.2
 COPY_TRIES_MAX = 12
 COPY_AGAIN_FIRST_S = 2.0
 COPY_AGAIN_MAX_S = 300.0
-# A submit of unknown outcome is asked about this often before it counts as never begun.
+# A submit of unknown outcome is asked about this often before it counts as never begun; where nobody answers, longer.
 RECALLS_MAX = 6
+RECALLS_UNANSWERED_MAX = 120
 OVERDUE_EVERY_S = 600.0
 STALLED, UNKNOWN_WORD, CHANNEL_GONE = "task_overdue", "task_unknown_word", "task_channel_gone"
 NOT_BEGUN = "not_begun"
+ABSENT = 404
 
 log = logging.getLogger("elkapi.tasks")
 _body = msgspec.json.Decoder(Any)
@@ -409,9 +411,19 @@ class Poller:
         return None if key is None else (channel, key)
 
     async def _asked(
-        self, operation: Operation, channel: Channel, key: ChannelKey, what: str, values: Mapping[str, str]
+        self,
+        operation: Operation,
+        channel: Channel,
+        key: ChannelKey,
+        what: str,
+        values: Mapping[str, str],
+        *,
+        may_be_absent: bool = False,
     ) -> tuple[Any, bytes] | float:
-        """(what the provider says, in the declared shape; its bytes), or how many seconds it asked us to wait."""
+        """(what the provider says, in the declared shape; its bytes), or how many seconds it asked us to wait.
+
+        With `may_be_absent` its word that there is no such thing is an answer too: None.
+        """
         parts = self._parts
         try:
             request = await request_for(parts.signer, parts.settings, operation, channel, key, what, values)
@@ -423,6 +435,8 @@ class Poller:
         except (UpstreamFailure, ValueError, TokenRefused) as error:
             log.info("task_poll_unanswered: %s", error, extra={"channel": channel.name, "error": str(error)[:200]})
             return 0.0
+        if may_be_absent and reply.status == ABSENT:
+            return None, raw
         if not is_success(reply.status):
             return parse_retry_after_s(reply.header(b"retry-after"))
         try:
@@ -448,7 +462,11 @@ class Poller:
             if place is None:
                 continue
             answer = await self._asked(
-                operation, *place, spec.recall, {"mark": task.asked.mark, "submit": task.asked.path}
+                operation,
+                *place,
+                spec.recall,
+                {"mark": task.asked.mark, "submit": task.asked.path},
+                may_be_absent=True,
             )
             if isinstance(answer, float):
                 unanswered = True
@@ -467,8 +485,8 @@ class Poller:
                 )
                 await self._parts.ledger.step(step)
                 return None if await self._refresh(watched) is None else 0.0
-        # A provider says "not found" with an error status, which looks like a bad moment: so it is asked some times.
-        if watched.polls < RECALLS_MAX or (unanswered and watched.polls < 2 * RECALLS_MAX):
+        # What is under way may be known only a moment later: so it is asked some times.
+        if watched.polls < (RECALLS_UNANSWERED_MAX if unanswered else RECALLS_MAX):
             return min(2.0 * watched.polls, 30.0)
         step = ending.ended(
             task,

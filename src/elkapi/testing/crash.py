@@ -28,6 +28,16 @@ NAMES: tuple[str, ...] = (
     "relay.settle.after",
     "batches.lease.after",
     "batches.end.before",
+    "tasks.hold.before",
+    "tasks.hold.after",
+    "tasks.submit.before",
+    "tasks.submit.after",
+    "tasks.accepted.before",
+    "tasks.accepted.after",
+    "tasks.lease.after",
+    "tasks.copied.after",
+    "tasks.end.before",
+    "tasks.end.after",
 )
 
 
