@@ -111,6 +111,20 @@ async def test_a_submit_of_unknown_outcome_is_asked_about_and_never_repeated(tas
     assert tasks.books().charged_nano == HALF
 
 
+async def test_a_submit_that_the_provider_does_not_know_of_ends_free_and_is_listed(
+    tasks: Tasks, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("elkapi.tasks.poller.RECALLS_MAX", 1)
+    tasks.upstream.submit = lambda body: None
+    assert (await tasks.submit()).json()["error"]["code"] == "outcome_unknown"
+    assert len(tasks.upstream.requests) == 1
+    async with tasks.polling():
+        await tasks.until("failed")
+    assert tasks.rows()[0][2] == "not_begun"
+    report = tasks.books()
+    assert (report.charged_nano, report.customers_held_nano, report.unknown_outcomes) == (0, 0, 1)
+
+
 async def test_the_same_idempotency_key_begins_one_task(tasks: Tasks) -> None:
     headers = {"idempotency-key": "once"}
     replies = await asyncio.gather(*(tasks.submit(headers=headers) for _ in range(5)))
