@@ -40,10 +40,10 @@ _TASK_PATHS: tuple[tuple[str, Dialect], ...] = (
     ("/kling/", "kling"),
     ("/runwayml/", "runway"),
     ("/dream-machine/", "luma"),
-    ("/minimax/", "minimax"),
+    *((prefix, "minimax") for prefix in ("/minimax/", "/v1/video_generation", "/v1/query/", "/v1/files/retrieve")),
     *((prefix, "ark") for prefix in ("/volc/", "/seedance/", "/api/v3/")),
     *((prefix, "task") for prefix in ("/runway/", "/pika/", "/sora/", "/veo/", "/v2/videos", "/v1/video/")),
-    *((prefix, "task") for prefix in ("/v1/task", "/v1/video_generation", "/v1/query/", "/v1/files/retrieve")),
+    ("/v1/task", "task"),
 )
 TEXT = [(b"content-type", b"text/plain; charset=utf-8")]
 

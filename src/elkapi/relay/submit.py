@@ -597,7 +597,7 @@ def _crossed(plane: DataPlane, asked: Asked, attempts: tuple[Attempt, ...]) -> t
     if wire is None:
         raise NoChannel(f"No channel makes videos with {asked.model!r}.")
     kept = tuple(one for one, its in zip(attempts, wires, strict=True) if its == wire)
-    if wire == operation.wire and operation.media == "always":
+    if wire == operation.wire and operation.form == "video":
         return kept, asked
     return kept, crossed(asked, plane.operations, plane.catalog.family_of, wire)
 

@@ -123,7 +123,9 @@ def sora_wrapped(view: TaskView) -> dict[str, Any]:
         "data": {
             "failure_reason": view.error if _failed(view) else None,
             "generations": [
-                {"id": f"gen_{asset.id.hex()}", "url": asset.url, "can_download": True} for asset in view.assets
+                {"id": f"gen_{asset.id.hex()}", "url": asset.url, "can_download": True}
+                for asset in view.assets
+                if asset.kind == "video"
             ],
         },
     }

@@ -32,6 +32,7 @@ RUNWAY_TASK = TaskSpec(
     notice="duomi",
 )
 PIKA_TASK = msgspec.structs.replace(RUNWAY_TASK, fetch="GET /api/video/pika/feed?task_id={id}")
+NOWHERE = "https://callback.invalid/"
 _UPSTREAM = "POST /api/video"
 _SECONDS: dict[str, tuple[str, ...]] = {"duration": ("options.seconds", "=5")}
 _CALL = Meter(unit="call", seconds=("options.seconds",), features=_SECONDS)
@@ -42,6 +43,8 @@ _pika = Tasks(family="pika", wire="duomi-pika", task=PIKA_TASK, meter=Meter(unit
 def _prepare(operation: str, body: dict[str, Any], model: str) -> dict[str, Any]:
     """Pika's version is a number here; a body's `key` would be somebody's account."""
     body.pop("key", None)
+    # It takes no task without an address to call; where nobody outside can reach us, it is one that leads nowhere.
+    body.setdefault("callback_url", NOWHERE)
     if operation == "pika.pro-text" and isinstance(body.get("model"), str):
         body["model"] = float(body["model"].removeprefix("pika-"))
     return body

@@ -63,13 +63,21 @@ def _prepare(operation: str, body: dict[str, Any], model: str) -> dict[str, Any]
     return body
 
 
+def _shown(body: dict[str, Any]) -> dict[str, Any]:
+    """What a video goes on from is the caller's own task: the provider's address of it is not shown again."""
+    info = (body.get("data") or {}).get("task_info") or {}
+    if isinstance(parent := info.get("parent_video"), dict) and "url" in parent:
+        parent["url"] = ""
+    return body
+
+
 FAMILY = Family(
     name="kling",
     dialect="kling",
     in_band=InBand(
         path="code", good=0, message="message", elsewhere=frozenset({1101, 1102, 1302, 1303, 5000, 5001, 5002})
     ),
-    hooks=Hooks(prepare=_prepare),
+    hooks=Hooks(prepare=_prepare, show=_shown),
     operations=(
         _tasks.submit("text-to-video", "/v1/videos/text2video", media="flat"),
         _tasks.submit("image-to-video", "/v1/videos/image2video", media="flat"),

@@ -41,10 +41,18 @@ def _prepare(operation: str, body: dict[str, Any], model: str) -> dict[str, Any]
     return body
 
 
+def _shown(body: dict[str, Any]) -> dict[str, Any]:
+    """What is shared is our copy too: the provider's own address is nobody's business."""
+    for video in body.get("videos") or []:
+        if isinstance(video, dict) and "sharingUrl" in video:
+            video["sharingUrl"] = video.get("resultUrl", "")
+    return body
+
+
 FAMILY = Family(
     name="pika",
     dialect="task",
-    hooks=Hooks(prepare=_prepare),
+    hooks=Hooks(prepare=_prepare, show=_shown),
     operations=(
         _tasks.submit("generate", "/pika/generate"),
         _tasks.fetch("query", "/pika/feed/{id}", kind="task"),

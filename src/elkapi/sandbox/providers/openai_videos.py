@@ -148,6 +148,8 @@ def shown(task: Task, now_s: float) -> dict[str, Any]:
 
 
 def _started(request: Request, asked: VideoAsked, billed_seconds: int | None = None) -> Answer:
+    if request.faults.task_refused:
+        raise Problem(400, ERRORS["moderated"]["message"], code=ERRORS["moderated"]["code"])
     video_id = "video_" + request.upstream_request_id.rpartition("_")[2]
     rate = (LARGE_RATE if asked.size in LARGE else PRO_RATE) if read.is_pro(asked.model) else RATE
     charge = Charge(asked.model, 0, rate * (billed_seconds or asked.seconds))

@@ -79,6 +79,8 @@ def fetch_predict_operation(request: Request) -> Answer:
 
 
 def _started(request: Request, place: str, asked: VeoAsked) -> Answer:
+    if request.faults.task_refused:
+        raise invalid(FILTERED)
     name = f"{place}/operations/{request.upstream_request_id[:16]}"
     cost = asked.nano_usd_per_second * asked.seconds * asked.samples
     charge = Charge(request.params["model"], 0, cost)
