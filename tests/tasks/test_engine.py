@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import time
+from asyncio import CancelledError
 from typing import Any
 
+import httpx
 import pytest
 
+from elkapi.catalog.task import TaskSpec
+from elkapi.ledger.recovery import recover_owners
 from elkapi.money import parse_usd
+from elkapi.relay.submit import Submit
 from elkapi.tasks.poller import CopyFailed
-from tests.tasks.conftest import Tasks
+from tests.tasks.conftest import MODEL, Tasks
 
 HALF = parse_usd("0.50")
 
@@ -123,6 +130,34 @@ async def test_a_submit_that_the_provider_does_not_know_of_ends_free_and_is_list
     assert tasks.rows()[0][2] == "not_begun"
     report = tasks.books()
     assert (report.charged_nano, report.customers_held_nano, report.unknown_outcomes) == (0, 0, 1)
+
+
+@pytest.mark.parametrize(("recall", "code"), [(True, "not_begun"), (False, "outcome_unknown")])
+async def test_what_a_worker_was_submitting_when_it_died_ends_free_listed_and_told(
+    tasks: Tasks, monkeypatch: pytest.MonkeyPatch, recall: bool, code: str
+) -> None:
+    monkeypatch.setattr("elkapi.tasks.poller.RECALLS_MAX", 1)
+    if not recall:
+        monkeypatch.setattr(TaskSpec, "recall", property(lambda _: ""), raising=False)
+
+    async def killed(_: Submit) -> tuple[int, bytes]:
+        raise CancelledError
+
+    monkeypatch.setattr(Submit, "run", killed)
+    address = "https://hooks.example/in"
+    with contextlib.suppress(httpx.HTTPError):
+        await tasks.submit({"model_name": MODEL, "prompt": "a dog", "callback_url": address})
+    ((owner,),) = tasks.gate.sql("select worker from tasks")
+    with tasks.gate.database.write() as connection:
+        recover_owners(connection, [bytes(owner)], time.time_ns())
+    assert tasks.books().customers_held_nano == HALF
+    async with tasks.polling():
+        await tasks.until("failed")
+    assert tasks.rows()[0][2] == code
+    report = tasks.books()
+    assert (report.charged_nano, report.customers_held_nano, report.unknown_outcomes) == (0, 0, 1)
+    assert len(tasks.gate.sql("select number from notices")) == 1
+    assert len(tasks.gate.sql("select id from requests")) == 1
 
 
 async def test_the_same_idempotency_key_begins_one_task(tasks: Tasks) -> None:

@@ -2,7 +2,8 @@
 
 A worker is gone when it said so, when the supervisor saw its process end (`mark_dead`), or when its heartbeat did not
 move for heartbeat_lost_s. Its unresolved holds are expired, back to the customer, each listed in `unknown_outcomes`:
-whether the upstream billed such a call, nobody here can know. Its open idempotency keys become `unknown`.
+whether the upstream billed such a call, nobody here can know. Its open idempotency keys become `unknown`. The tasks it
+was submitting or polling keep their holds, and become some poller's.
 
 Its row stays for another heartbeat_lost_s and is looked at once more: a hold it had sent just before its end may still
 have been under way to the disk. A heartbeat of 0 says that the first look was taken.
@@ -169,7 +170,9 @@ def recover_owners(
     report.claims_unknown = connection.execute(unknown).rowcount
     # What they were making in the background will not come any more.
     report.answers_failed = fail_running(connection, owners)
-    expired += _tasks_left(connection, owners, now_ns)
+    # Of tasks nothing is given back here: a poller goes on with them, and writes their ends and tells them.
+    tasks.release(connection, owners)
+    tasks.leave_to_pollers(connection, owners)
     _release(connection, expired)
     first = owners - looked_at
     ended = {"heartbeat_ns": LOOKED_AT, "ended_ns": func.coalesce(w.ended_ns, now_ns)}
@@ -179,14 +182,6 @@ def recover_owners(
     report.workers, report.holds, report.expired = len(first), len(expired), expired
     report.nano = sum(hold.nano for hold in expired)
     return report
-
-
-def _tasks_left(connection: Connection, owners: Collection[bytes], now_ns: int) -> list[OpenHold]:
-    """What becomes of tasks whose submitter or poller is gone; the holds of those whose fate nobody can find out."""
-    tasks.release(connection, owners)
-    lost = tasks.fail_submitting(connection, owners, now_ns)
-    holds = [hold for task_id in lost if (hold := read_hold(connection, task_id)) is not None]
-    return [hold for hold in holds if _expire(connection, hold, now_ns)]
 
 
 def _expire(connection: Connection, hold: OpenHold, now_ns: int) -> bool:

@@ -31,7 +31,7 @@ from elkapi.settings import Settings
 from elkapi.snapshot import Snapshot
 from elkapi.storage.repos import alerts
 from elkapi.storage.repos import tasks as rows
-from elkapi.storage.repos.tasks import Owned
+from elkapi.storage.repos.tasks import OUTCOME_UNKNOWN, Owned
 from elkapi.tasks import ending, machine, record
 from elkapi.tasks.record import Task
 from elkapi.tasks.request import ANSWER_BYTES_MAX, Signer, credential, request_for
@@ -60,6 +60,7 @@ RECALLS_UNANSWERED_MAX = 120
 OVERDUE_EVERY_S = 600.0
 STALLED, UNKNOWN_WORD, CHANNEL_GONE = "task_overdue", "task_unknown_word", "task_channel_gone"
 NOT_BEGUN = "not_begun"
+UNKNOWABLE = "The gateway was interrupted while it began the task, and the provider cannot be asked for it."
 ABSENT = 404
 
 log = logging.getLogger("elkapi.tasks")
@@ -450,12 +451,14 @@ class Poller:
         return accepted, raw
 
     async def _recall(self, watched: Watched, operation: Operation) -> float | None:
-        """A submit of unknown outcome: ask the accounts it may have reached for the task, by our own id."""
+        """A submit of unknown outcome: ask the accounts that it may have reached, where they know our own id of it."""
         spec, owned = operation.task, watched.owned
         assert spec is not None
         task = await self._parts.storage.opened(owned.id)
         if task is None or task.state.is_end:
             return None
+        if not spec.recall:
+            return await self._never_known(watched, task, OUTCOME_UNKNOWN, UNKNOWABLE)
         unanswered = False
         for channel_id, key_id in task.asked.places:
             place = self._place(channel_id, key_id)
@@ -488,16 +491,12 @@ class Poller:
         # What is under way may be known only a moment later: so it is asked some times.
         if watched.polls < (RECALLS_UNANSWERED_MAX if unanswered else RECALLS_MAX):
             return min(2.0 * watched.polls, 30.0)
-        step = ending.ended(
-            task,
-            State.FAILED,
-            NOT_BEGUN,
-            "The provider does not know the task.",
-            b"",
-            self._parts.clock.now_ns(),
-            unknown=True,
-        )
-        return await self._end(watched, task, step)
+        return await self._never_known(watched, task, NOT_BEGUN, "The provider does not know the task.")
+
+    async def _never_known(self, watched: Watched, task: Task, code: str, why: str) -> float | None:
+        """It ends free, and is listed: what the provider billed of it all the same, nobody here can know."""
+        now_ns = self._parts.clock.now_ns()
+        return await self._end(watched, task, ending.ended(task, State.FAILED, code, why, b"", now_ns, unknown=True))
 
     # What was made
 

@@ -6,7 +6,7 @@ asked and what its provider told stay sealed here.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection
 from typing import Any
 
 import msgspec
@@ -207,20 +207,14 @@ def release(connection: Connection, owners: Collection[bytes]) -> int:
     return connection.execute(change).rowcount
 
 
-def fail_submitting(connection: Connection, owners: Collection[bytes], now_ns: int) -> Sequence[bytes]:
-    """What workers that are gone were submitting: left to a poller where the provider can be asked by our id.
+def leave_to_pollers(connection: Connection, owners: Collection[bytes]) -> int:
+    """Nobody submits any more what these workers, which are gone, were submitting: a poller finds out what it came to.
 
-    The others' fate nobody can find out; they end here, and their ids are returned.
+    A worker that comes back after all finds the version moved on.
     """
     c = _tasks.c
-    mine = (c.state.in_(OPEN), c.worker.in_(owners))
-    asked = {"worker": None, "version": c.version + 1}
-    connection.execute(update(_tasks).where(*mine, c.recallable.is_(True)).values(asked))
-    lost = list(connection.execute(select(c.id).where(*mine)).scalars())
-    if lost:
-        end = {"state": State.FAILED.value, "error_code": OUTCOME_UNKNOWN, "finished_ns": now_ns, "updated_ns": now_ns}
-        connection.execute(update(_tasks).where(c.id.in_(lost)).values({**end, **asked}))
-    return lost
+    change = update(_tasks).where(c.state.in_(OPEN), c.worker.in_(owners))
+    return connection.execute(change.values(worker=None, version=c.version + 1)).rowcount
 
 
 def open_ids(connection: Connection) -> set[bytes]:
