@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+from collections import Counter
 from collections.abc import AsyncIterator, Callable
 from typing import TypeVar
 
@@ -15,6 +16,7 @@ from elkapi.clock import SYSTEM_CLOCK, Clock
 from elkapi.errors import Unavailable
 from elkapi.ids import new_id
 from elkapi.ledger import open_ledger
+from elkapi.observe.metrics import FOLD_EVERY_S, TaskMetrics, prepare
 from elkapi.roles import WorkerOrder
 from elkapi.settings import Settings
 from elkapi.snapshot import SnapshotHolder
@@ -124,16 +126,32 @@ async def polling(poller: Poller) -> AsyncIterator[asyncio.Task[None]]:
         await ended((running,))
 
 
+async def _count(poller: Poller, metrics: TaskMetrics) -> None:
+    """Tell what the poller does, about once a second."""
+    told: Counter[str] = Counter()
+    while True:
+        now = Counter(poller.counts)
+        metrics.fold(now - told, len(poller), poller.lag_s)
+        told = now
+        await asyncio.sleep(FOLD_EVERY_S)
+
+
 async def run_poller(order: WorkerOrder, make_copier: MakeCopier) -> None:
     """Poll until cancelled; while the database is away, try again."""
     again_s = AGAIN_FIRST_S
+    prepare(order.settings.data_path / "metrics")
+    metrics = TaskMetrics()
     while True:
         installation = None
         try:
             installation = await asyncio.to_thread(open_installation, order.settings)
             async with opened_poller(order, installation, make_copier) as poller, polling(poller) as running:
                 again_s = AGAIN_FIRST_S
-                await asyncio.shield(running)
+                counting = asyncio.get_running_loop().create_task(_count(poller, metrics))
+                try:
+                    await asyncio.shield(running)
+                finally:
+                    await ended((counting,))
         except Unavailable as error:
             log.warning("poller_waits", extra={"error": str(error)})
         except Exception:

@@ -10,7 +10,7 @@ import os
 import shutil
 from bisect import bisect_left
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -152,6 +152,35 @@ def telemetry_lost() -> Any:
 
     text = "Spans that the collector refused or did not take in time."
     return Counter("elkapi_telemetry_spans_lost", text, registry=CollectorRegistry())
+
+
+class TaskMetrics:
+    """What a poller of tasks counts. `prepare` must have been called before the first instance is made."""
+
+    def __init__(self) -> None:
+        from prometheus_client import CollectorRegistry, Counter, Gauge
+
+        registry = CollectorRegistry()
+        self._events = Counter(
+            "elkapi_task_events",
+            "Polls of tasks, their failures, words that nobody declared, copies that failed, ends by state.",
+            ["kind"],
+            registry=registry,
+        )
+        self._open = Gauge("elkapi_tasks_open", "Open tasks.", registry=registry, multiprocess_mode="livesum")
+        self._late = Gauge(
+            "elkapi_task_poll_late_seconds",
+            "How late the last poll began.",
+            registry=registry,
+            multiprocess_mode="livemax",
+        )
+
+    def fold(self, events: Mapping[str, int], open_tasks: int, late_s: float) -> None:
+        """`events` since the last time; called about once a second."""
+        for kind, count in events.items():
+            self._events.labels(kind).inc(count)
+        self._open.set(open_tasks)
+        self._late.set(late_s)
 
 
 class _PublicPart:
