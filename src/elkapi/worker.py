@@ -28,6 +28,7 @@ from elkapi.observe import metrics as observe_metrics
 from elkapi.observe.bridge import json_log
 from elkapi.observe.metrics import FOLD_EVERY_S, Metrics
 from elkapi.observe.process import die_with_parent, set_title
+from elkapi.relay.account_pages import ACCOUNT_PAGES
 from elkapi.relay.asset_pages import ASSET_PAGES
 from elkapi.relay.background_calls import BackgroundCalls
 from elkapi.relay.batches.pages import batch_pages
@@ -199,6 +200,7 @@ async def opened_plane(order: WorkerOrder) -> AsyncIterator[DataPlane]:
             | QUOTING_PAGES
             | STORED_PAGES
             | TASK_FILE_PAGES
+            | ACCOUNT_PAGES
             | batch_pages(TrustedProxies(settings.trusted_proxies).origin),
             open_pages=ASSET_PAGES,
             assets=open_store(settings),

@@ -15,6 +15,8 @@ from tests.tasks import shapes
 PICTURE = "https://img.example.test/a.png"
 FILM = "https://img.example.test/a.mp4"
 SOUND = "https://img.example.test/a.mp3"
+# A part of a form that is a file.
+FILE = "(a file)"
 VIDEO, IMAGE, AUDIO = "video/mp4", "image/", "audio/"
 FAMILIES = ("veo", "seedance", "runway", "kling", "luma", "minimax", "pika", "sora")
 
@@ -332,6 +334,11 @@ SUBMITS: dict[str, Submit] = {
         body={"input": {"mode": "text2video", "text": "hello", "voice_id": "voice_en_1"}},
         needs=msgspec.structs.replace(_OF_KLING, into="input.video_id"),
     ),
+    "kling.advanced-lip-sync": Submit(
+        form=KLING,
+        body={"face_choose": [{"face_id": "0", "sound_file": SOUND, "sound_start_time": 0, "sound_end_time": 3000}]},
+        needs=Needs("kling.identify-face", "data.session_id", "session_id"),
+    ),
     "kling.effects": Submit(
         form=KLING,
         body={"effect_scene": "squish", "input": {"model_name": "kling-v1-6", "image": PICTURE, "duration": "5"}},
@@ -443,6 +450,32 @@ SUBMITS: dict[str, Submit] = {
     "tasks.create": Submit(form=OURS, body={"model": "ray-2", "input": {"prompt": "a dog", "seconds": 5}}),
 }
 
+
+class Once(msgspec.Struct, frozen=True, kw_only=True):
+    """A row that is answered at once: the shape of its answer, and what `cost` says of it."""
+
+    shape: Any
+    body: Mapping[str, Any] | None = None
+    needs: Needs | None = None
+    sends: Literal["json", "form"] = "json"
+    charged: bool = False
+    refs: str = ""
+
+
+_CHARACTER = Once(shape=shapes.Character, body={"name": "Rex", "video": FILE}, sends="form", refs="id")
+ONCE: dict[str, Once] = {
+    "kling.identify-face": Once(shape=shapes.Faces, body={}, needs=_OF_KLING, charged=True, refs="data.session_id"),
+    "runway.upload": Once(shape=shapes.Upload, body={"filename": "a.png", "type": "ephemeral"}, refs="runwayUri"),
+    "sora.character-create": _CHARACTER,
+    "openai.videos-character-create": _CHARACTER,
+    "sora.character-get": Once(shape=shapes.Character, needs=Needs("sora.character-create", "id", "{id}")),
+    "openai.videos-character-get": Once(shape=shapes.Character, needs=Needs("sora.character-create", "id", "{id}")),
+    "luma.concepts": Once(shape=list[str]),
+    "luma.credits": Once(shape=shapes.Credits),
+    "luma.ping": Once(shape=shapes.Pong),
+}
+# Pages of the control process: tests/docs and tests/control look at them.
+DOCS = frozenset({"kling.callback", "minimax.doc", "runway.best-practices"})
 # Rows that show a task: the submit whose task they are asked about.
 FETCHES: dict[str, str] = {
     "kling.query": "kling.text-to-video",

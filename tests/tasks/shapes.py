@@ -295,3 +295,44 @@ class Task(msgspec.Struct, forbid_unknown_fields=True):
     native_id: str | None
     output: list[Made]
     error: Problem | None
+
+
+# What is answered at once
+
+
+class Face(msgspec.Struct):
+    face_id: str
+    start_time: int
+    end_time: int
+
+
+class FaceData(msgspec.Struct):
+    session_id: str
+    face_data: list[Face]
+
+
+class Faces(msgspec.Struct):
+    code: Literal[0]
+    message: str
+    request_id: str
+    data: FaceData
+
+
+class Upload(msgspec.Struct):
+    uploadUrl: str
+    fields: dict[str, str]
+    runwayUri: str
+
+
+class Character(msgspec.Struct):
+    id: str
+    name: str
+    created_at: int
+
+
+class Credits(msgspec.Struct, forbid_unknown_fields=True):
+    credit_balance: float
+
+
+class Pong(msgspec.Struct, forbid_unknown_fields=True):
+    message: str

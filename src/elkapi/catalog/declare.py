@@ -10,6 +10,12 @@ from elkapi.catalog.operation import Body, ModelSource, Operation, Role, Wire
 from elkapi.catalog.task import Meter, TaskSpec
 
 MODEL = ModelSource("body")
+ANY_MODEL = ModelSource("any")
+
+
+def at_once(id: str) -> TaskSpec:
+    """What a submit makes whose answer is all there is; `id` is the path of its name at the provider."""
+    return TaskSpec(id=id, state="", states={}, made=(), fetch="", at_once=True)
 
 
 class Tasks(msgspec.Struct, frozen=True, kw_only=True):
@@ -58,6 +64,11 @@ class Tasks(msgspec.Struct, frozen=True, kw_only=True):
             upstream=upstream or f"POST {path}",
             **more,
         )
+
+    def once(self, name: str, path: str, *, id: str, free: bool = False, **more: Any) -> Operation:
+        """A submit whose answer is all there is; later calls that name what `id` finds reach the same account."""
+        made = self.submit(name, path, task=at_once(id), meter=Meter(unit="call"), **more)
+        return msgspec.structs.replace(made, kind="sync", unit="free" if free else "call")
 
     def fetch(self, name: str, path: str, *, method: str = "GET", **more: Any) -> Operation:
         """A task by the `{id}` of its path, query or body, as `form` shows it."""

@@ -75,13 +75,14 @@ class Body(Enum):
 class ModelSource(msgspec.Struct, frozen=True):
     """Where the model's name stands: in the JSON body under `name`, in the path, or in either (the body wins).
 
-    "source": it is that of the task which the call goes on from.
+    "source": it is that of the task which the call goes on from. "any": the call is about an account, not a model; any
+    model says whose channel it may use.
 
     `default` is taken when the caller names none. With a `prefix` the body holds a version, a text or a number, which
     is the model's name behind it.
     """
 
-    where: Literal["body", "body_or_path", "path", "source", "none"] = "body"
+    where: Literal["body", "body_or_path", "path", "source", "any", "none"] = "body"
     name: str = "model"
     default: str | None = None
     prefix: str = ""

@@ -56,6 +56,7 @@ class TaskSpec(msgspec.Struct, frozen=True, kw_only=True):
     thing; a submit of unknown outcome is asked about with it and never repeated. `keeps_cancelled`: a task that was
     cancelled can still be read. `done` is the path of a truth that says whether it ended. `address` is where this
     provider's clients fetch a file from, with their key, where not every address would do; `{asset}` is the file's id.
+    `at_once`: the answer to the submit is all there is, and ends it.
     """
 
     id: str
@@ -78,6 +79,7 @@ class TaskSpec(msgspec.Struct, frozen=True, kw_only=True):
     done: str = ""
     address: str = ""
     poll: Poll = Poll()
+    at_once: bool = False
 
 
 class Meter(msgspec.Struct, frozen=True, kw_only=True):

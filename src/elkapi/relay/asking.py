@@ -8,7 +8,7 @@ from __future__ import annotations
 import base64
 import io
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import msgspec
@@ -44,8 +44,9 @@ _OPERATION_WORDS = re.compile(r"/(text|image|video)-to-video$")
 # Members by which a follow-up names what an earlier task made; the same account must serve it.
 REFS = (
     *("video_id", "task_id", "input.video_id", "input.task_id", "session_id", "video.id"),
-    *("keyframes.frame0.id", "keyframes.frame1.id", "content[*].draft_task.id"),
+    *("keyframes.frame0.id", "keyframes.frame1.id", "content[*].draft_task.id", "characters[*].id"),
 )
+UPLOADED = "runway://"
 
 
 class Asked(msgspec.Struct, frozen=True):
@@ -92,7 +93,7 @@ async def read_submit(call: Call, match: Match, family: Family, aliases: Mapping
         _check_spelling(body, operation.model.name)
         if operation.model.where == "body":
             check_named_once(sent, operation.model.name, "model")
-    model = "" if operation.model.where == "source" else _model(match, body)
+    model = "" if operation.model.where in ("source", "any") else _model(match, body)
     if operation.form in ("neutral", "task-submit"):
         # `kling-v3/text-to-video` is a model, and what the input says anyway.
         model = _OPERATION_WORDS.sub("", model)
@@ -108,11 +109,21 @@ async def read_submit(call: Call, match: Match, family: Family, aliases: Mapping
     if callback is not None and not isinstance(callback, str):
         raise BadRequest(f"`{operation.task.callback}` must be a URL.", param=operation.task.callback)
     named = [match.params.get(name) for name in ("id", "task_id")] if "{ref}" in operation.upstream else []
-    found = [*named, *(value for path in REFS for value in compiled(path)(body))]
+    found = [*named, *(value for path in REFS for value in compiled(path)(body)), *_uploads(body)]
     refs = tuple(dict.fromkeys(str(one) for one in found if isinstance(one, str | int) and one != ""))
     return Asked(
         operation, family, model, said, sent, body, upper, features, refs, callback or "", form, content_type, ask, body
     )
+
+
+def _uploads(value: Any) -> Iterator[str]:
+    """Addresses of files that were uploaded to a provider's account, wherever in a body they stand."""
+    if isinstance(value, str):
+        if value.startswith(UPLOADED):
+            yield value
+    elif isinstance(value, dict | list):
+        for inner in value.values() if isinstance(value, dict) else value:
+            yield from _uploads(inner)
 
 
 def _is_flat(body: Mapping[str, Any], own: str) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 from functools import partial
 
+from elkapi.catalog import Operation
 from elkapi.catalog.upstreams import serves
 from elkapi.errors import ModelForbidden, NoChannel, NoPrice
 from elkapi.pricing.price import quote
@@ -77,7 +78,7 @@ def _no_channel(snapshot: Snapshot, grant: Grant, request: Request) -> str:
     """Words for a caller at 3 a.m.: what is missing, what is close, and the corrected call on a fresh installation."""
     named = [m for m in snapshot.models_for(grant.scope, grant.group) if not grant.models or m in grant.models]
     # A model of another kind is no advice; where none can do this at all, the names there are still say something.
-    able = [m for m in named if _can_serve(snapshot, grant, request, m)]
+    able = [m for m in named if _can_serve(snapshot, grant, request.operation, m)]
     listed = able or named
     text = f"No channel serves the model {request.model!r} in group {grant.group!r}."
     if not listed:
@@ -92,9 +93,17 @@ def _no_channel(snapshot: Snapshot, grant: Grant, request: Request) -> str:
     return text
 
 
-def _can_serve(snapshot: Snapshot, grant: Grant, request: Request, model: str) -> bool:
+def _can_serve(snapshot: Snapshot, grant: Grant, operation: Operation, model: str) -> bool:
     tiers = snapshot.tiers_for(grant.scope, grant.group, model)
-    return any(serves(request.operation, one, one.aliases.get(model, model)) for tier in tiers for one in tier)
+    return any(serves(operation, one, one.aliases.get(model, model)) for tier in tiers for one in tier)
+
+
+def any_model(snapshot: Snapshot, grant: Grant, operation: Operation) -> str:
+    """A model that the key may use and whose channel serves a call that names none. Raises NoChannel."""
+    for model in snapshot.models_for(grant.scope, grant.group):
+        if is_allowed(grant, model) and _can_serve(snapshot, grant, operation, model):
+            return model
+    raise NoChannel(f"No channel in group {grant.group!r} serves {operation.path}.")
 
 
 def estimate(grant: Grant, request: Request, way: Way) -> Quote:

@@ -34,13 +34,13 @@ from elkapi.relay.plane import DataPlane
 from elkapi.relay.read import Request
 from elkapi.relay.redact import redact, rejected
 from elkapi.relay.relay import nobody_answered, remember
-from elkapi.relay.route import route, way_of
+from elkapi.relay.route import any_model, route, way_of
 from elkapi.relay.task_store import not_found
 from elkapi.routing.verdict import Verdict, is_success, on_busy, on_failure, on_status, on_unreadable
 from elkapi.routing.walk import Walk
 from elkapi.snapshot import Snapshot
 from elkapi.storage.repos.tasks import OUTCOME_UNKNOWN, TaskRow, text_id
-from elkapi.tasks import machine, record
+from elkapi.tasks import ending, machine, record
 from elkapi.tasks.callback_address import PARAM, challenge, check_callback_url
 from elkapi.tasks.request import ANSWER_BYTES_MAX, request_for
 from elkapi.testing.crash import point
@@ -89,6 +89,8 @@ async def submit(plane: DataPlane, snapshot: Snapshot, grant: Grant, match: Matc
     asked = await read_submit(call, match, family, policy.aliases)
     if match.operation.model.where == "source":
         asked = await _like_its_source(plane, grant, asked)
+    elif match.operation.model.where == "any":
+        asked = msgspec.structs.replace(asked, model=any_model(snapshot, grant, match.operation))
     if asked.callback_url:
         await _check_callback(plane, asked)
     lease = plane.limits.key(grant.key_id, policy, 0)
@@ -157,16 +159,17 @@ class Submit:
             attempts, asked = _crossed(plane, asked, attempts)
         if asked.refs:
             attempts, named = await _same_account(plane, grant, asked, attempts)
-        if way.price is None:
+        price = Price(id=0, model=asked.model, version=0) if asked.operation.unit == "free" else way.price
+        if price is None:
             raise NoPrice(f"The model {asked.model!r} has no price yet; an operator sets one with `elkapi price set`.")
         if way.ratio_micro is None:
             raise NoPrice(f"The group {grant.group!r} of this key does not exist any more.")
         assert asked.operation.meter is not None
-        dearest = dearest_for(way.price, asked.features, unfixed(asked.operation.meter, asked.features))
+        dearest = dearest_for(price, asked.features, unfixed(asked.operation.meter, asked.features))
         bound = quote(dearest, grant.group, way.ratio_micro, asked.upper)
         if not bound.nano and way.ratio_micro and not dearest.is_zero:
             raise NoPrice(f"The price of {asked.model!r} is in units that this task does not have.")
-        one = cls(plane, grant, asked, call, attempts, way.price, bound)
+        one = cls(plane, grant, asked, call, attempts, price, bound)
         one.named = named
         return one
 
@@ -387,6 +390,8 @@ class Submit:
         decoded = _decoded(reply)
         accepted = decoded if hooks.accept is None else hooks.accept(decoded)
         native = machine.native_id(asked.task, accepted)
+        if asked.task.at_once:
+            return await self._answered_at_once(attempt, status, reply, native)
         first = machine.read(asked.task, accepted)
         # An end is the poller's to write, with its files and its money.
         state = first.state if first.known and not first.state.is_end else State.QUEUED
@@ -412,13 +417,38 @@ class Submit:
         point("tasks.accepted.after")
         return status, body
 
+    async def _answered_at_once(self, attempt: Attempt, status: int, reply: bytes, native: str) -> tuple[int, bytes]:
+        """The answer is all there is: charged and kept in one step; later calls find its account by `native`."""
+        told = record.Told(reply=msgspec.Raw(reply), attempts=tuple(self.tries), upstream_model=attempt.upstream_model)
+        task = self._as_it_stands(State.QUEUED, native, told, version=0)
+        row = msgspec.structs.replace(task.row, channel_id=attempt.channel.id, channel_key_id=attempt.key.id)
+        task = msgspec.structs.replace(task, row=row)
+        done = ending.succeeded(task, reply, (), (), ending.cost_at_once(task), self.plane.clock.now_ns())
+        assert done.settlement is not None
+        note(self.plane, done.settlement.record)
+        await self._made(
+            msgspec.structs.replace(
+                done,
+                native_id=native,
+                channel_id=attempt.channel.id,
+                channel_key_id=attempt.key.id,
+                claim=self.claim,
+                reply=StoredReply(self.call_id, status, JSON, reply),
+            )
+        )
+        return status, reply
+
     def _answer(self, state: State, native: str, reply: bytes, told: record.Told) -> bytes:
         """What the caller is told: the task as the step makes it."""
+        return self.plane.showing.submitted(self.asked.form, self._as_it_stands(state, native, told, version=1), reply)
+
+    def _as_it_stands(self, state: State, native: str, told: record.Told, *, version: int) -> record.Task:
+        """The task before, or as, the step makes it."""
         new = self.task
         row = TaskRow(
             **{name: getattr(new, name) for name in ("id", "owner_id", "key_id", "operation", "wire", "form", "model")},
             state=state.value,
-            version=1,
+            version=version,
             progress=0,
             native_id=native,
             channel_id=None,
@@ -433,7 +463,7 @@ class Submit:
             asked_sealed=b"",
             told_sealed=None,
         )
-        return self.plane.showing.submitted(self.asked.form, record.Task(row, self.kept, told), reply)
+        return record.Task(row, self.kept, told)
 
     async def _refused(self) -> tuple[int, bytes]:
         unknown = any(one.fate == "unknown" for one in self.tries)

@@ -42,7 +42,12 @@ Page = Callable[[DataPlane, Snapshot, Grant, Match, Call], Awaitable[None]]
 
 async def fetch(plane: DataPlane, snapshot: Snapshot, grant: Grant, match: Match, call: Call) -> None:
     """A task as it stands. Raises NotFound, BadRequest, Unavailable."""
-    task = await plane.tasks.find(grant, await _named(match, call))
+    name = await _named(match, call)
+    task = await plane.tasks.find(grant, name)
+    asked_for, found = match.operation.task, plane.operations[task.row.operation].task
+    if asked_for is not None and found is not None and asked_for.at_once is not found.at_once:
+        # A character is no video, though both have ids below /v1/videos.
+        raise not_found(name)
     if match.operation.form == "neutral-events":
         await follow_task(plane, task, call)
         return

@@ -56,7 +56,9 @@ def kling(view: TaskView) -> dict[str, Any]:
     task.setdefault("task_id", _id(view))
     task["task_status"] = _word(view, KLING, "failed")
     task["task_status_msg"] = task.get("task_status_msg") or view.error
-    task.setdefault("task_info", {})
+    if isinstance(parent := task.setdefault("task_info", {}).get("parent_video"), dict):
+        # The provider's own address of the caller's earlier video.
+        parent["url"] = ""
     task.setdefault("created_at", view.created_ns // 1_000_000)
     task.setdefault("updated_at", _moved_ns(view) // 1_000_000)
     if view.state is State.SUCCEEDED:

@@ -44,6 +44,14 @@ def cost_of(task: Task, operation: Operation, family: Family, reply: Any, assets
     return Cost(usage, price, charge, cost - charge, (*flags, "above_hold") if cost > charge else flags, features)
 
 
+def cost_at_once(task: Task) -> Cost:
+    """Of a submit whose answer is all there is: what was asked for."""
+    asked = task.asked
+    price = priced_for(asked.price, asked.features)
+    charge = min(amount_nano(price, asked.upper, asked.ratio_micro), asked.held_nano)
+    return Cost(asked.upper, price, charge, 0, features=asked.features)
+
+
 def succeeded(
     task: Task, reply: bytes, assets: tuple[TaskAsset, ...], refs: tuple[str, ...], cost: Cost, now_ns: int
 ) -> TaskStep:

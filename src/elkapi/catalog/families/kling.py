@@ -92,6 +92,7 @@ FAMILY = Family(
             meter=Meter(unit="image"),
             model=ModelSource("body", "model_name", "kolors-virtual-try-on-v1"),
         ),
+        _tasks.once("identify-face", "/v1/videos/identify-face", id="data.session_id", model="kling-identify-face"),
         _tasks.submit("advanced-lip-sync", "/v1/videos/advanced-lip-sync", model="kling-lip-sync"),
         _tasks.list("list", "/v1/{action}/{action2}", listing=_LIST),
         _tasks.fetch("query", "/v1/{action}/{action2}/{id}", kind="task"),

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from elkapi.catalog.declare import Tasks
-from elkapi.catalog.operation import Family, Hooks, ModelSource
+from elkapi.catalog.operation import Family, Hooks, ModelSource, Operation, Role
 from elkapi.catalog.task import Listing, Made, Meter, TaskSpec
 from elkapi.types import State
 
@@ -29,7 +29,8 @@ TASK = TaskSpec(
 )
 _FEATURES: dict[str, tuple[str, ...]] = {"resolution": ("resolution", "=720p"), "duration": ("duration", "=5s")}
 _VIDEO = Meter(unit="call", seconds=("duration",), features=_FEATURES)
-_ROOT = "/dream-machine/v1/generations"
+_BASE = "/dream-machine/v1"
+_ROOT = f"{_BASE}/generations"
 _tasks = Tasks(
     family="luma", wire="luma", prefix=_ROOT, task=TASK, meter=_VIDEO, model=ModelSource("body", "model", "ray-1-6")
 )
@@ -63,6 +64,19 @@ FAMILY = Family(
                 more="has_more",
                 envelope={"generations": [], "count": 0, "limit": 100, "offset": 0, "has_more": False},
             ),
+        ),
+        Operation(
+            id="luma.concepts",
+            method="GET",
+            path=f"{_ROOT}/concepts/list",
+            family="luma",
+            role=Role.GATEWAY,
+            wire="luma",
+            upstream=f"GET {_ROOT}/concepts/list",
+        ),
+        *(
+            Operation(id=f"luma.{name}", method="GET", path=f"{_BASE}/{name}", family="luma", role=Role.GATEWAY)
+            for name in ("credits", "ping")
         ),
         _tasks.fetch("query", "/{id}", kind="task"),
         _tasks.cancel("delete", "/{id}"),

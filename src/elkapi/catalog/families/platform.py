@@ -12,6 +12,9 @@ _CONTROL_ROWS: tuple[tuple[str, str, Kind], ...] = (
     ("platform.claude-code", "/docs/claude-code", "doc"),
     ("platform.retry", "/docs/retry", "doc"),
     ("platform.apps", "/docs/apps", "doc"),
+    ("kling.callback", "/docs/kling-callback", "doc"),
+    ("minimax.doc", "/docs/minimax", "doc"),
+    ("runway.best-practices", "/docs/runway-best-practices", "doc"),
 )
 
 FAMILY = Family(

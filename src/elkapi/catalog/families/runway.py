@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from elkapi.catalog.declare import Tasks
+from elkapi.catalog.declare import ANY_MODEL, Tasks
 from elkapi.catalog.operation import Family
 from elkapi.catalog.task import Made, Meter, TaskSpec
 from elkapi.types import State
@@ -46,6 +46,7 @@ FAMILY = Family(
         _tasks.submit("speech-to-speech", "/v1/speech_to_speech"),
         _tasks.submit("voice-isolation", "/v1/voice_isolation"),
         _tasks.submit("voice-dubbing", "/v1/voice_dubbing"),
+        _tasks.once("upload", "/v1/uploads", id="runwayUri", free=True, model=ANY_MODEL),
         _tasks.fetch("task", "/v1/tasks/{id}", kind="task"),
         _tasks.cancel("task-delete", "/v1/tasks/{id}"),
     ),

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from elkapi.catalog.declare import Tasks
+from elkapi.catalog.declare import ANY_MODEL, Tasks, at_once
 from elkapi.catalog.operation import Body, Family, ModelSource, Operation
 from elkapi.catalog.task import Made, Meter, Poll, TaskSpec
 from elkapi.types import State
@@ -93,6 +93,22 @@ FAMILY = Family(
             model=_SOURCE,
             upstream="POST /v1/videos/{ref}/remix",
             also=(("openai.videos-remix", "task"),),
+        ),
+        _videos.once(
+            "character-create",
+            "/characters",
+            id="id",
+            free=True,
+            body=Body.FORM,
+            model=ANY_MODEL,
+            upstream="POST /v1/videos/characters",
+            also=(("openai.videos-character-create", "sync"),),
+        ),
+        _videos.fetch(
+            "character-get",
+            "/characters/{id}",
+            task=at_once("id"),
+            also=(("openai.videos-character-get", "sync"),),
         ),
         _videos.fetch(
             "retrieve",

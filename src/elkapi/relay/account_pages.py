@@ -1,0 +1,67 @@
+"""What clients of a provider ask beside their tasks: what it can do, their own balance, that it is there."""
+
+from __future__ import annotations
+
+import msgspec
+
+from elkapi.catalog import Facts, Match
+from elkapi.errors import UpstreamError
+from elkapi.ledger import balance
+from elkapi.relay.call import Call
+from elkapi.relay.plane import DataPlane, Page
+from elkapi.relay.read import Request
+from elkapi.relay.route import any_model, route, way_of
+from elkapi.relay.submit import JSON
+from elkapi.routing.verdict import is_success
+from elkapi.snapshot import Snapshot
+from elkapi.tasks.request import ANSWER_BYTES_MAX, request_for
+from elkapi.types import Attempt, Grant, Usage
+from elkapi.upstream import UpstreamFailure
+from elkapi.upstream.gcp import TokenRefused
+
+NANO_PER_CENT = 10_000_000
+
+
+async def asked(plane: DataPlane, snapshot: Snapshot, grant: Grant, match: Match, call: Call) -> None:
+    """What any account of the provider answers to a question that costs nothing. Raises NoChannel, UpstreamError."""
+    operation = match.operation
+    model = any_model(snapshot, grant, operation)
+    request = Request(operation, model, b"", Facts(model, Usage()))
+    attempts = route(plane, snapshot, grant, request, way_of(snapshot, grant, request))
+    for attempt in attempts[: plane.settings.attempts_max]:
+        if (body := await _answer(plane, match, attempt)) is not None:
+            call.reply.send(200, JSON, body)
+            return
+    raise UpstreamError("The provider did not answer; please try again.")
+
+
+async def _answer(plane: DataPlane, match: Match, attempt: Attempt) -> bytes | None:
+    operation = match.operation
+    try:
+        request = await request_for(
+            plane.signer, plane.settings, operation, attempt.channel, attempt.key, operation.upstream, match.params
+        )
+        reply = await plane.client.send(request)
+        try:
+            body, whole = await reply.read(ANSWER_BYTES_MAX)
+        finally:
+            await reply.aclose()
+    except (UpstreamFailure, ValueError, TokenRefused):
+        return None
+    return body if whole and is_success(reply.status) else None
+
+
+async def luma_credits(plane: DataPlane, snapshot: Snapshot, grant: Grant, match: Match, call: Call) -> None:
+    """The caller's own balance, in cents as Luma counts it; never the channel's. Raises Unavailable."""
+    nano = await plane.reader.run(
+        lambda connection: min(balance(connection, account).available_nano for account in grant.accounts)
+    )
+    call.reply.send(200, JSON, msgspec.json.encode({"credit_balance": nano / NANO_PER_CENT}))
+
+
+async def pong(plane: DataPlane, snapshot: Snapshot, grant: Grant, match: Match, call: Call) -> None:
+    """That the gateway is there, and takes this key."""
+    call.reply.send(200, JSON, b'{"message":"pong"}')
+
+
+ACCOUNT_PAGES: dict[str, Page] = {"luma.concepts": asked, "luma.credits": luma_credits, "luma.ping": pong}
