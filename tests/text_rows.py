@@ -30,7 +30,7 @@ VERSION = {"anthropic-version": "2023-06-01"}
 
 FAMILIES = ("openai", "anthropic", "gemini")
 # Rows of these families that are tasks: `tests/tasks` calls them.
-VIDEOS = ("openai.video", "openai.seedance")
+VIDEOS = ("openai.video", "openai.seedance", "openai.veo3-chat")
 
 
 def text_rows() -> dict[str, str]:

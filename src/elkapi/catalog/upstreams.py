@@ -302,6 +302,9 @@ def endpoint_for(family: str, wire: Wire, translatable: bool, model: str) -> tup
     wires = UPSTREAM_FAMILIES[family].wires
     if translatable and wire in VIDEO_MAPS:
         return _video_endpoint(wires, wire, model)
+    if translatable and _makes_videos(wires, model):
+        # Such a model is no text model; a chat with it becomes a task (relay.video_chat).
+        return None
     others = _DIALECTS if translatable else _CROSSINGS.get(wire, ())
     for candidate in (wire, *others):
         endpoint = wires.get(candidate)
@@ -317,6 +320,12 @@ def _video_endpoint(wires: dict[Wire, Endpoint], wire: Wire, model: str) -> tupl
         if len(set(found)) == 1 or re.search(VIDEO_MAPS[candidate].models, model):
             return candidate, wires[candidate]
     return None
+
+
+def _makes_videos(wires: dict[Wire, Endpoint], model: str) -> bool:
+    """Whether the name is that of a video model of an account's. Ark's `ep-...` may be anything, so it says nothing."""
+    named = (one for one in VIDEO_MAPS if one in wires)
+    return not model.startswith("ep-") and any(re.search(VIDEO_MAPS[one].models, model) for one in named)
 
 
 def serves(operation: Operation, channel: Channel, model: str) -> bool:

@@ -31,6 +31,7 @@ VERBS = {
     "guard": ("guard", "guard", "guardrails: set, list, show, remove, try"),
     "route": ("route", "route", "where a call would go: explain"),
     "request": ("request", "request", "past calls: show, list"),
+    "task": ("task", "task", "tasks under way: list, show, poll, end"),
     "webhook": ("webhook", "webhook", "events of tasks to callers: list, show, replay; secret"),
     "ledger": ("ledger", "ledger", "the books: check, unknown, holds, recover, refund"),
     "backup": ("backup", "backup", "write a consistent copy of everything to a file"),

@@ -11,7 +11,7 @@ from elkapi.errors import ModelForbidden, NoChannel, NoPrice
 from elkapi.pricing.price import quote
 from elkapi.relay.plane import Bearings
 from elkapi.relay.read import Request
-from elkapi.routing.plan import Way, plan, without_choice
+from elkapi.routing.plan import Way, plan, upstream_model, without_choice
 from elkapi.snapshot import Snapshot
 from elkapi.types import Attempt, Grant, Price, Quote
 
@@ -78,7 +78,7 @@ def _no_channel(snapshot: Snapshot, grant: Grant, request: Request) -> str:
     """Words for a caller at 3 a.m.: what is missing, what is close, and the corrected call on a fresh installation."""
     named = [m for m in snapshot.models_for(grant.scope, grant.group) if not grant.models or m in grant.models]
     # A model of another kind is no advice; where none can do this at all, the names there are still say something.
-    able = [m for m in named if _can_serve(snapshot, grant, request.operation, m)]
+    able = [m for m in named if can_serve(snapshot, grant, request.operation, m)]
     listed = able or named
     text = f"No channel serves the model {request.model!r} in group {grant.group!r}."
     if not listed:
@@ -93,15 +93,16 @@ def _no_channel(snapshot: Snapshot, grant: Grant, request: Request) -> str:
     return text
 
 
-def _can_serve(snapshot: Snapshot, grant: Grant, operation: Operation, model: str) -> bool:
+def can_serve(snapshot: Snapshot, grant: Grant, operation: Operation, model: str) -> bool:
+    """Whether any channel of the key's answers this operation for a model."""
     tiers = snapshot.tiers_for(grant.scope, grant.group, model)
-    return any(serves(operation, one, one.aliases.get(model, model)) for tier in tiers for one in tier)
+    return any(serves(operation, one, upstream_model(one, model)) for tier in tiers for one in tier)
 
 
 def any_model(snapshot: Snapshot, grant: Grant, operation: Operation) -> str:
     """A model that the key may use and whose channel serves a call that names none. Raises NoChannel."""
     for model in snapshot.models_for(grant.scope, grant.group):
-        if is_allowed(grant, model) and _can_serve(snapshot, grant, operation, model):
+        if is_allowed(grant, model) and can_serve(snapshot, grant, operation, model):
             return model
     raise NoChannel(f"No channel in group {grant.group!r} serves {operation.path}.")
 

@@ -12,6 +12,7 @@ import msgspec
 
 from elkapi.access import UNLIMITED, admit
 from elkapi.catalog import Role
+from elkapi.errors import NoChannel
 from elkapi.money import format_usd
 from elkapi.relay.background import begin
 from elkapi.relay.caching import CACHE_HEADER, recall
@@ -25,6 +26,7 @@ from elkapi.relay.keep import prepared
 from elkapi.relay.plane import DataPlane
 from elkapi.relay.read import Admitted, read
 from elkapi.relay.task_pages import TASK_PAGES
+from elkapi.relay.video_chat import makes_videos, video_in_chat
 from elkapi.types import StoredReply
 
 
@@ -64,7 +66,15 @@ async def serve(plane: DataPlane, call: Call, admitted: Admitted | None = None) 
         if policy.guards:
             guarding = await guarding_of(plane, snapshot, policy, grant, request, call)  # what may be asked
             request = guarding.request
-        among = candidates(plane, snapshot, grant, policy, request, call)  # 4, 5 attempts, their bounds
+        try:
+            among = candidates(plane, snapshot, grant, policy, request, call)  # 4, 5 attempts, their bounds
+        except NoChannel:
+            if not makes_videos(plane, snapshot, grant, request):
+                raise
+            if guarding is not None and guarding.refusal is not None:
+                raise guarding.refusal from None
+            await video_in_chat(plane, snapshot, grant, request, call)  # a task, told as a chat
+            return
         hold, recalled = Hold(plane, call, grant, among), None
         if guarding is not None:
             await guarding.admit(hold)

@@ -68,6 +68,8 @@ _UNSURE_STATUSES = frozenset({408, 502, 504})
 CALL_ID = b"x-client-request-id"
 STEP_AGAIN_S = 1.0
 DEFAULT_VIDEO_MODEL = "sora-2"
+# How a task was asked for that is told as a chat.
+CHAT_FORM = "chat"
 JSON = ((b"content-type", b"application/json"),)
 _body = msgspec.json.Decoder(Any)
 
@@ -88,7 +90,7 @@ async def submit(plane: DataPlane, snapshot: Snapshot, grant: Grant, match: Matc
     family = plane.catalog.family_of[match.operation.id]
     asked = await read_submit(call, match, family, policy.aliases)
     if match.operation.model.where == "source":
-        asked = await _like_its_source(plane, grant, asked)
+        asked = await like_its_source(plane, grant, asked)
     elif match.operation.model.where == "any":
         asked = msgspec.structs.replace(asked, model=any_model(snapshot, grant, match.operation))
     if asked.callback_url:
@@ -100,18 +102,22 @@ async def submit(plane: DataPlane, snapshot: Snapshot, grant: Grant, match: Matc
             headers = [*stored.headers, (b"idempotent-replayed", b"true")]
             call.reply.send(stored.status, headers, stored.body or b"")
             return
-        # From here on the task has a life of its own.
-        under_way = asyncio.get_running_loop().create_task(one.run())
-        plane.tasks.submits.add(under_way)
-        under_way.add_done_callback(plane.tasks.submits.discard)
         try:
-            status, body = await asyncio.shield(under_way)
+            status, body = await begun(plane, one)
         except NativeRefusal as refusal:
             call.reply.send(refusal.status, JSON, refusal.body)
             return
         call.reply.send(status, JSON, body)
     finally:
         lease.release(0)
+
+
+async def begun(plane: DataPlane, one: Submit) -> tuple[int, bytes]:
+    """The provider's answer to a submit that was reserved, which from here on has a life of its own."""
+    under_way = asyncio.get_running_loop().create_task(one.run())
+    plane.tasks.submits.add(under_way)
+    under_way.add_done_callback(plane.tasks.submits.discard)
+    return await asyncio.shield(under_way)
 
 
 class Submit:
@@ -588,7 +594,7 @@ def _claim(call: Call, grant: Grant, asked: Asked) -> IdempotencyClaim | None:
     return IdempotencyClaim(grant.key_id, asked.operation.id, checked_key(value), fingerprint)
 
 
-async def _like_its_source(plane: DataPlane, grant: Grant, asked: Asked) -> Asked:
+async def like_its_source(plane: DataPlane, grant: Grant, asked: Asked) -> Asked:
     """A follow-up that names no model: it is that of the task it goes on from. Raises NotFound, BadRequest."""
     if not asked.refs:
         # A file of the caller's own: the model is what it says, or the one that the provider would take.

@@ -5,7 +5,6 @@ Native routes answer in the provider's own shape, neutral ones in the form that 
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Awaitable, Callable
 from typing import Any
 from urllib.parse import parse_qs
@@ -27,13 +26,13 @@ from elkapi.storage.repos import assets
 from elkapi.tasks import ending
 from elkapi.tasks.record import Task
 from elkapi.tasks.request import ANSWER_BYTES_MAX, request_for
+from elkapi.translate.task_chat import KEEP_ALIVE
 from elkapi.types import Grant, State, TaskStep
 from elkapi.upstream import UpstreamFailure
 from elkapi.upstream.gcp import TokenRefused
 
 _object = msgspec.json.Decoder(dict[str, Any])
 EVENTS = ((b"content-type", b"text/event-stream"), (b"cache-control", b"no-store"))
-FOLLOW_S = 1.0
 _ID_NAMES = ("task_id", "id", "taskId", "file_id")
 STEPS_MAX = 5
 
@@ -153,28 +152,14 @@ async def follow_task(plane: DataPlane, task: Task, call: Call) -> None:
 
     Looks at our own row; a comment keeps the line alive. Raises Unavailable before the first event.
     """
-    operation, origin = plane.operations["tasks.get"], plane.origin(call)
-    out, seen, quiet_s = call.reply, -1, 0.0
+    operation, origin, out = plane.operations["tasks.get"], plane.origin(call), call.reply
     out.start(200, EVENTS)
-    while True:
-        if task.row.version != seen:
-            seen, quiet_s = task.row.version, 0.0
-            shown = msgspec.json.encode(plane.showing.shown(operation, task, origin)[1])
-            await out.write(b"event: task\ndata: " + shown + b"\n\n")
-        elif quiet_s >= plane.settings.stream_ping_s:
-            quiet_s = 0.0
-            await out.write(b": keep-alive\n\n")
-        if task.state.is_end:
-            break
-        await asyncio.sleep(FOLLOW_S)
-        quiet_s += FOLLOW_S
-        try:
-            again = await plane.tasks.again(task)
-        except Unavailable:
+    async for now in plane.tasks.moves(task, plane.settings.stream_ping_s):
+        if now is None:
+            await out.write(KEEP_ALIVE)
             continue
-        if again is None:
-            break
-        task = again
+        shown = msgspec.json.encode(plane.showing.shown(operation, now, origin)[1])
+        await out.write(b"event: task\ndata: " + shown + b"\n\n")
     out.finish()
 
 

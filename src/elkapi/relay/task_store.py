@@ -6,13 +6,14 @@ Whose a task is, is decided by the queries; a task of somebody else is not found
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+import contextlib
+from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
 
 from sqlalchemy import Connection
 
-from elkapi.errors import NotFound
+from elkapi.errors import NotFound, Unavailable
 from elkapi.storage.db import Database, Reader
 from elkapi.storage.repos import tasks as rows
 from elkapi.storage.secrets import Sealer
@@ -20,6 +21,7 @@ from elkapi.tasks.record import Task, opened
 from elkapi.types import Grant
 
 T = TypeVar("T")
+FOLLOW_S = 1.0
 
 
 def not_found(text: str) -> NotFound:
@@ -58,6 +60,27 @@ class TaskStore:
     def _read(self, connection: Connection, task_id: bytes) -> Task | None:
         row = rows.read(connection, task_id)
         return None if row is None or row.deleted_ns is not None else opened(self._sealer, row)
+
+    async def moves(self, task: Task, quiet_s: float) -> AsyncIterator[Task | None]:
+        """The task now and after each change of its row, to its end or until it is deleted; None after every `quiet_s`
+        without one."""
+        seen, waited_s = -1, 0.0
+        while True:
+            if task.row.version != seen:
+                seen, waited_s = task.row.version, 0.0
+                yield task
+            elif waited_s >= quiet_s:
+                waited_s = 0.0
+                yield None
+            if task.state.is_end:
+                return
+            await asyncio.sleep(FOLLOW_S)
+            waited_s += FOLLOW_S
+            with contextlib.suppress(Unavailable):
+                again = await self.again(task)
+                if again is None:
+                    return
+                task = again
 
     async def page(self, grant: Grant, **wanted: Any) -> tuple[list[Task], int]:
         """(tasks, how many in all): see storage.repos.tasks.page. Raises Unavailable."""

@@ -137,8 +137,11 @@ class Showing:
             body = native(task, spec, view)
             show = self._families[task.row.operation].hooks.show
             return 200, body if show is None else show(body)
-        view = with_addresses(task.view(), lambda asset: self._address(asset, origin))
-        return 200, rendered(form, view)
+        return 200, rendered(form, self.view(task, origin))
+
+    def view(self, task: Task, origin: str) -> TaskView:
+        """What a renderer is given, with our own addresses of its files."""
+        return with_addresses(task.view(), lambda asset: self._address(asset, origin))
 
     def cancelled(self, operation: Operation, task: Task, origin: str) -> tuple[int, bytes]:
         """(status, body) after a task was cancelled or forgotten; a native DELETE answers with nothing."""

@@ -96,7 +96,15 @@ _CHAT = Operation(
     id="openai.chat",
     method="POST",
     path="/v1/chat/completions",
-    also=(("openai.chat-stream", "stream"),),
+    also=(
+        ("openai.chat-stream", "stream"),
+        # A video model: the chat becomes a task (relay.video_chat).
+        ("openai.veo3-chat", "stream"),
+        ("openai.veo3-chat-video", "sync"),
+        ("veo.chat", "stream"),
+        ("seedance.chat", "stream"),
+        ("sora.chat", "stream"),
+    ),
     family="openai",
     role=Role.RELAY,
     body=Body.JSON,

@@ -97,6 +97,18 @@ def read(connection: Connection, task_id: bytes) -> TaskRow | None:
     return None if row is None else TaskRow(*row)
 
 
+def newest(
+    connection: Connection, *, key_id: int | None = None, states: Collection[str] | None = None, limit: int
+) -> list[TaskRow]:
+    """Tasks whoever's they are, deleted ones too, newest first: for operators."""
+    wanted = select(*_COLUMNS).order_by(_tasks.c.id.desc()).limit(limit)
+    if key_id is not None:
+        wanted = wanted.where(_tasks.c.key_id == key_id)
+    if states is not None:
+        wanted = wanted.where(_tasks.c.state.in_(states))
+    return [TaskRow(*row) for row in connection.execute(wanted)]
+
+
 def page(
     connection: Connection,
     grant: Grant,

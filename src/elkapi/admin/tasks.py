@@ -1,0 +1,124 @@
+"""Tasks as an operator sees them, whoever's they are; asked about at once, or ended free where nobody else can."""
+
+from __future__ import annotations
+
+import asyncio
+
+import msgspec
+
+from elkapi.admin.context import Admin
+from elkapi.admin.errors import InvalidInput, Missing, Refused
+from elkapi.admin.keys import show_key
+from elkapi.catalog import CATALOG
+from elkapi.errors import Unavailable
+from elkapi.ids import new_id, parse_request_id
+from elkapi.ledger import open_ledger
+from elkapi.storage.repos import audit, tasks
+from elkapi.storage.repos.tasks import TaskRow, text_id
+from elkapi.storage.secrets import SealError
+from elkapi.tasks import ending
+from elkapi.tasks.addresses import Addresses
+from elkapi.tasks.record import Task, opened
+from elkapi.tasks.telling import Teller
+from elkapi.types import State, TaskStep
+
+REASON_CHARACTERS_MAX = 500
+ENDED_BY_OPERATOR = "ended_by_operator"
+STATES = ("open", *(state.value for state in State))
+
+
+class TaskFacts(msgspec.Struct, frozen=True):
+    """A task; `task` is None where it was sealed with another secret key."""
+
+    row: TaskRow
+    task: Task | None
+
+
+def list_tasks(admin: Admin, *, state: str | None = None, key: str | None = None, limit: int = 100) -> list[TaskRow]:
+    """The newest first; `open` are those that did not end. Raises InvalidInput, Missing for a key that is not there."""
+    if state is not None and state not in STATES:
+        raise InvalidInput(f"it is one of {', '.join(STATES)}", field="state")
+    key_id = None if key is None else show_key(admin, key).row.id
+    states = None if state is None else tasks.OPEN if state == "open" else (state,)
+    with admin.database.read() as connection:
+        return tasks.newest(connection, key_id=key_id, states=states, limit=limit)
+
+
+def show_task(admin: Admin, task_id: str) -> TaskFacts:
+    """One task by our id (`task_...`, or the `req_...` of its submit). Raises InvalidInput, Missing."""
+    parsed = _parsed(task_id)
+    with admin.database.read() as connection:
+        row = tasks.read(connection, parsed)
+    if row is None:
+        raise Missing(f"there is no task {task_id}")
+    try:
+        return TaskFacts(row, opened(admin.sealer, row))
+    except SealError:
+        return TaskFacts(row, None)
+
+
+def poll_task(admin: Admin, task_id: str) -> None:
+    """Have its provider asked about it now. Raises InvalidInput, Missing, Refused for one that ended."""
+    row = show_task(admin, task_id).row
+    with admin.database.write() as connection:
+        if not tasks.poke(connection, row.id):
+            raise Refused(f"{task_id} ended: it is {row.state}")
+        audit.write(connection, **admin.who(), action="task.poll", subject=f"task:{text_id(row.id)}", detail={})
+
+
+def end_task(admin: Admin, task_id: str, reason: str) -> Task:
+    """End an open task free, whatever its provider makes of it: the hold goes back, its caller is told.
+
+    The task as it then is. Raises InvalidInput, Missing, Refused for one that ended, is being submitted, or moved.
+    """
+    reason = reason.strip()
+    if not reason or len(reason) > REASON_CHARACTERS_MAX or not reason.isprintable():
+        raise InvalidInput(f"it needs 1 to {REASON_CHARACTERS_MAX} printable characters", field="reason")
+    found = show_task(admin, task_id)
+    task = found.task
+    if task is None:
+        raise Refused("this task was sealed with another ELKAPI_SECRET_KEY")
+    if task.state.is_end:
+        raise Refused(f"{task_id} ended: it is {found.row.state}")
+    if found.row.worker is not None:
+        raise Refused(f"{task_id} is being submitted right now")
+    step = ending.ended(
+        task,
+        State.FAILED,
+        ENDED_BY_OPERATOR,
+        "The operator of this gateway ended the task.",
+        b"",
+        admin.clock.now_ns(),
+        # Whether the provider bills what it may still be making, nobody here knows.
+        unknown=True,
+    )
+    operations = {operation.id: operation for operation in CATALOG.operations}
+    addresses = Addresses(admin.settings, admin.sealer, admin.clock)
+    step = Teller(admin.settings, operations, addresses.of_asset).told(task, step)
+    # Said before it is done, so that an end without its reason cannot be.
+    with admin.database.write() as connection:
+        detail = {"reason": reason, "held_nano": task.asked.held_nano}
+        audit.write(connection, **admin.who(), action="task.end", subject=f"task:{text_id(task.row.id)}", detail=detail)
+    if not asyncio.run(_made(admin, step)):
+        raise Refused(f"{task_id} moved meanwhile; look at it again")
+    after = show_task(admin, task_id).task
+    assert after is not None
+    return after
+
+
+async def _made(admin: Admin, step: TaskStep) -> bool:
+    ledger = open_ledger(admin.settings, admin.database, new_id(), in_process=True, sealer=admin.sealer)
+    try:
+        await ledger.start()
+        return await ledger.step(step)
+    except Unavailable as error:
+        raise Refused(str(error)) from None
+    finally:
+        await ledger.aclose()
+
+
+def _parsed(task_id: str) -> bytes:
+    parsed = tasks.parse_id(task_id) or parse_request_id(task_id)
+    if parsed is None:
+        raise InvalidInput("a task's id is `task_` and 32 hex digits", field="id")
+    return parsed

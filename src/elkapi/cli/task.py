@@ -1,0 +1,123 @@
+"""`elkapi task`: videos and other work under way, whoever's it is; asked about now, or ended and given back."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import click
+import msgspec
+
+from elkapi.cli.output import json_option, opened, print_facts, print_json, print_table, when
+from elkapi.money import format_usd
+
+if TYPE_CHECKING:
+    from elkapi.storage.repos.tasks import TaskRow
+
+COLUMNS = ("task", "created_at", "key_id", "model", "state", "progress", "channel_id", "error_code")
+ATTEMPT_COLUMNS = ("channel_name", "channel_key_id", "why", "outcome", "status", "fate", "duration_ms", "error")
+STATES = ("open", "queued", "running", "succeeded", "failed", "cancelled", "expired")
+
+
+@click.group()
+def task() -> None:
+    """Tasks: what callers began that is made while they wait."""
+
+
+@task.command("list")
+@click.option("--state", type=click.Choice(STATES), help="of this state only; open: not ended")
+@click.option("--key", metavar="KEY", help="of this key only, by id or name")
+@click.option("--limit", type=click.IntRange(1, 10_000), default=100, show_default=True)
+@json_option
+def list_(state: str | None, key: str | None, limit: int, as_json: bool) -> None:
+    """The newest tasks."""
+    from elkapi.admin import tasks
+
+    with opened() as admin:
+        rows = [_shown(row) for row in tasks.list_tasks(admin, state=state, key=key, limit=limit)]
+    if as_json:
+        print_json(rows)
+    else:
+        print_table(COLUMNS, [[row[name] for name in COLUMNS] for row in rows], none="no task")
+
+
+@task.command()
+@click.argument("task_id", metavar="ID")
+@json_option
+def show(task_id: str, as_json: bool) -> None:
+    """One task: what was asked, what its provider said, how its submit went."""
+    from elkapi.admin import tasks
+
+    with opened() as admin:
+        found = tasks.show_task(admin, task_id)
+    facts = _shown(found.row)
+    attempts: list[dict[str, Any]] = []
+    if (one := found.task) is not None:
+        facts |= {
+            "held_usd": format_usd(one.asked.held_nano),
+            "asked": one.asked.body,
+            "callback_url": one.asked.callback_url,
+            "error": one.told.error,
+            "reply": bytes(one.told.reply).decode("utf-8", "replace"),
+            "files": [asset.id.hex() for asset in one.told.assets],
+        }
+        attempts = [msgspec.structs.asdict(attempt) for attempt in one.told.attempts]
+    if as_json:
+        print_json(facts | {"attempts": attempts})
+        return
+    print_facts(facts)
+    click.echo()
+    names = ATTEMPT_COLUMNS
+    print_table(names, [[attempt[name] for name in names] for attempt in attempts], none="no attempt is known")
+
+
+@task.command()
+@click.argument("task_id", metavar="ID")
+@json_option
+def poll(task_id: str, as_json: bool) -> None:
+    """Have its provider asked about a task now."""
+    from elkapi.admin import tasks
+
+    with opened() as admin:
+        tasks.poll_task(admin, task_id)
+    if as_json:
+        print_json({"task": task_id, "due": "now"})
+    else:
+        click.echo(f"{task_id} is asked about next")
+
+
+@task.command()
+@click.argument("task_id", metavar="ID")
+@click.option("--refund", is_flag=True, required=True, help="give back what is held; there is no other end")
+@click.option("--reason", required=True, help="why, for the audit log")
+@json_option
+def end(task_id: str, refund: bool, reason: str, as_json: bool) -> None:
+    """End an open task, free for its caller; what its provider bills all the same is listed as unknown."""
+    from elkapi.admin import tasks
+
+    with opened() as admin:
+        ended = tasks.end_task(admin, task_id, reason)
+    back = format_usd(ended.asked.held_nano)
+    if as_json:
+        print_json(_shown(ended.row) | {"refunded_usd": back})
+    else:
+        click.echo(f"{task_id} ended; {back} USD given back")
+
+
+def _shown(row: TaskRow) -> dict[str, Any]:
+    return {
+        "task": f"task_{row.id.hex()}",
+        "native_id": row.native_id,
+        "operation": row.operation,
+        "model": row.model,
+        "state": row.state,
+        "progress": row.progress,
+        "key_id": row.key_id,
+        "owner_id": row.owner_id,
+        "channel_id": row.channel_id,
+        "channel_key_id": row.channel_key_id,
+        "error_code": row.error_code,
+        "created_at": when(row.created_ns),
+        "updated_at": when(row.updated_ns),
+        "finished_at": when(row.finished_ns),
+        "deleted_at": when(row.deleted_ns),
+    }

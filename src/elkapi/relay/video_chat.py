@@ -1,0 +1,173 @@
+"""A chat with a model that makes videos: begun as a task, told as a completion, billed as the task is.
+
+    read_messages -> the submit of any video -> the task's row as it moves -> progress as text, the link last
+
+Only a chat that no text channel serves comes here, so text calls pay nothing for it. A caller who leaves ends nothing:
+the task is the poller's, and the call's id is the task's.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+from elkapi.errors import GatewayError, NoChannel, NotFound
+from elkapi.money import format_usd
+from elkapi.pricing.media import bound
+from elkapi.relay.asking import Asked
+from elkapi.relay.call import Call
+from elkapi.relay.plane import DataPlane
+from elkapi.relay.read import Request
+from elkapi.relay.route import can_serve
+from elkapi.relay.submit import CHAT_FORM, JSON, Submit, begun, like_its_source
+from elkapi.snapshot import Snapshot
+from elkapi.storage.repos import requests
+from elkapi.storage.repos.tasks import text_id
+from elkapi.tasks.record import Task
+from elkapi.translate.decode import decode
+from elkapi.translate.media import MediaAsk, read_messages
+from elkapi.translate.task_chat import KEEP_ALIVE, Telling, continued, failure, whole
+from elkapi.types import Grant, State, TaskView
+
+EVENTS = ((b"content-type", b"text/event-stream"), (b"cache-control", b"no-store"))
+_CHAT, _SUBMIT, _REMIX = "openai.chat", "seedance.unified-submit", "sora.remix"
+_object = msgspec.json.Decoder(dict[str, Any])
+
+
+def makes_videos(plane: DataPlane, snapshot: Snapshot, grant: Grant, request: Request) -> bool:
+    """Whether a chat that no text channel serves is with a model that a channel makes videos with."""
+    return request.operation.id == _CHAT and can_serve(snapshot, grant, plane.operations[_SUBMIT], request.model)
+
+
+async def video_in_chat(plane: DataPlane, snapshot: Snapshot, grant: Grant, request: Request, call: Call) -> None:
+    """Begin the task, and tell it to its end. Raises GatewayError while nothing was sent, ClientGone."""
+    body = decode(_object, request.body)
+    ask = read_messages(body, request.model)
+    one = await _prepared(plane, snapshot, grant, request, call, ask, continued(body))
+    stored = await one.reserve()
+    if stored is None:
+        await begun(plane, one)
+    # A call that was made before goes on with the task it began then.
+    task = await plane.tasks.find(grant, text_id(call.id if stored is None else stored.request_id))
+    completion_id = f"chatcmpl-{task.row.id.hex()}"
+    if request.stream:
+        options = body.get("stream_options")
+        with_usage = isinstance(options, dict) and options.get("include_usage") is True
+        await _told(plane, call, task, Telling(completion_id, ask.prompt, with_usage=with_usage))
+        return
+    view = await _end(plane, call, task)
+    if view.state is not State.SUCCEEDED:
+        raise failure(view)
+    cost = await _cost(plane, task)
+    call.reply.send(200, (*JSON, *cost), msgspec.json.encode(whole(view, completion_id, ask.prompt)))
+
+
+async def _prepared(
+    plane: DataPlane,
+    snapshot: Snapshot,
+    grant: Grant,
+    request: Request,
+    call: Call,
+    ask: MediaAsk,
+    earlier_id: str,
+) -> Submit:
+    """The submit: a remix of the caller's earlier video where its provider has that, else at the account that made it,
+    else, where that is not possible (another model, an account that is gone), of its own.
+    """
+    anew = _asked(plane, request, ask)
+    earlier = await plane.tasks.find_or_none(grant, earlier_id) if earlier_id else None
+    if earlier is not None:
+        refs = (text_id(earlier.row.id),)
+        follow_ups = [msgspec.structs.replace(anew, refs=refs)]
+        if _can_remix(earlier, request, ask):
+            remix = msgspec.structs.replace(_remix(plane, anew, ask), refs=refs)
+            follow_ups.insert(0, await like_its_source(plane, grant, remix))
+        for asked in follow_ups:
+            try:
+                return await Submit.prepared(plane, snapshot, grant, asked, call)
+            except (NoChannel, NotFound):
+                continue
+    return await Submit.prepared(plane, snapshot, grant, anew, call)
+
+
+def _asked(plane: DataPlane, request: Request, ask: MediaAsk) -> Asked:
+    operation = plane.operations[_SUBMIT]
+    assert operation.meter is not None
+    shown: dict[str, Any] = {"model": request.asked or request.model, "prompt": ask.prompt}
+    if ask.seconds is not None:
+        shown["seconds"] = f"{ask.seconds:g}"
+    upper, features = bound(operation.meter, shown)
+    return Asked(
+        operation=operation,
+        family=plane.catalog.family_of[operation.id],
+        model=request.model,
+        said=request.asked,
+        sent=request.body,
+        body=shown,
+        upper=upper,
+        features=features,
+        refs=(),
+        callback_url="",
+        form=CHAT_FORM,
+        media=ask,
+        shown=shown,
+    )
+
+
+def _can_remix(earlier: Task, request: Request, ask: MediaAsk) -> bool:
+    row = earlier.row
+    its_own = (row.wire, row.model, row.state) == ("videos", request.model, State.SUCCEEDED.value)
+    return its_own and not ask.image and ask.seconds is None
+
+
+def _remix(plane: DataPlane, anew: Asked, ask: MediaAsk) -> Asked:
+    operation, body = plane.operations[_REMIX], {"prompt": ask.prompt}
+    assert operation.meter is not None
+    upper, features = bound(operation.meter, body)
+    return msgspec.structs.replace(
+        anew,
+        operation=operation,
+        family=plane.catalog.family_of[_REMIX],
+        sent=msgspec.json.encode(body),
+        body=body,
+        upper=upper,
+        features=features,
+        media=None,
+    )
+
+
+async def _told(plane: DataPlane, call: Call, task: Task, telling: Telling) -> None:
+    """The answer as a stream; a failure ends it with an error frame. Raises ClientGone."""
+    out, origin, view = call.reply, plane.origin(call), plane.showing.view(task, plane.origin(call))
+    out.start(200, EVENTS)
+    async for now in plane.tasks.moves(task, plane.settings.stream_ping_s):
+        if now is None:
+            await out.write(KEEP_ALIVE)
+            continue
+        view = plane.showing.view(now, origin)
+        if view.state.is_end:
+            break
+        if frames := telling.told(view):
+            await out.write(frames)
+    out.finish(telling.told(_ended(view)))
+
+
+async def _end(plane: DataPlane, call: Call, task: Task) -> TaskView:
+    last = task
+    async for now in plane.tasks.moves(task, plane.settings.stream_ping_s):
+        last = now or last
+    return _ended(plane.showing.view(last, plane.origin(call)))
+
+
+def _ended(view: TaskView) -> TaskView:
+    """Who deletes a task while it is told does not wait for it."""
+    return view if view.state.is_end else msgspec.structs.replace(view, state=State.CANCELLED)
+
+
+async def _cost(plane: DataPlane, task: Task) -> tuple[tuple[bytes, bytes], ...]:
+    try:
+        record = await plane.reader.run(lambda connection: requests.get_request(connection, task.row.id, None))
+    except GatewayError:
+        return ()
+    return () if record is None else ((b"x-elkapi-cost-usd", format_usd(record.charge_nano).encode()),)

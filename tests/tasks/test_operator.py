@@ -1,0 +1,88 @@
+"""What an operator does about tasks: sees them, has them asked about, ends them free, on the record."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from elkapi.admin import tasks as admin_tasks
+from elkapi.admin.context import Admin
+from elkapi.admin.errors import InvalidInput, Missing, Refused
+from elkapi.money import parse_usd
+from elkapi.storage.repos import audit
+from elkapi.types import State
+from tests.tasks.conftest import MODEL, Tasks
+
+
+@pytest.fixture
+def admin(tasks: Tasks) -> Admin:
+    return Admin(tasks.gate.installation, "test")
+
+
+async def submitted(tasks: Tasks) -> str:
+    reply = await tasks.submit()
+    assert reply.status_code == 200, reply.text
+    name: str = reply.headers["x-request-id"].replace("req_", "task_")
+    return name
+
+
+async def test_tasks_are_listed_and_shown_whoever_began_them(tasks: Tasks, admin: Admin) -> None:
+    first, second = await submitted(tasks), await submitted(tasks)
+    listed = await asyncio.to_thread(admin_tasks.list_tasks, admin, state="open")
+    assert [f"task_{row.id.hex()}" for row in listed] == [second, first]
+    assert await asyncio.to_thread(admin_tasks.list_tasks, admin, state="succeeded") == []
+    assert len(await asyncio.to_thread(admin_tasks.list_tasks, admin, key=str(listed[0].key_id), limit=1)) == 1
+    for name in (first, first.replace("task_", "req_")):
+        found = await asyncio.to_thread(admin_tasks.show_task, admin, name)
+        assert found.task is not None
+        assert found.task.asked.body["prompt"] == "a dog"
+        assert (found.row.model, found.task.told.attempts[0].outcome) == (MODEL, "ok")
+
+
+async def test_a_poke_has_the_provider_asked_at_once(
+    tasks: Tasks, admin: Admin, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from elkapi.catalog.families import kling
+
+    monkeypatch.setattr(type(kling.VIDEO.poll), "first_s", property(lambda _: 3600.0), raising=False)
+    name = await submitted(tasks)
+    async with tasks.polling() as poller:
+        while not len(poller):
+            await asyncio.sleep(0.01)
+        tasks.upstream.succeed(next(iter(tasks.upstream.tasks)))
+        await asyncio.to_thread(admin_tasks.poll_task, admin, name)
+        await tasks.until("succeeded")
+    with pytest.raises(Refused, match="succeeded"):
+        await asyncio.to_thread(admin_tasks.poll_task, admin, name)
+
+
+async def test_an_ended_task_gives_back_its_hold_once_and_says_why(tasks: Tasks, admin: Admin) -> None:
+    name = await submitted(tasks)
+    assert tasks.books().customers_held_nano == parse_usd("0.50")
+    task = await asyncio.to_thread(admin_tasks.end_task, admin, name, "the provider lost it")
+    assert (task.state, task.row.error_code) == (State.FAILED, "ended_by_operator")
+    report = tasks.books()
+    assert (report.customers_held_nano, report.charged_nano, report.unknown_outcomes) == (0, 0, 1)
+    with tasks.gate.database.read() as connection:
+        row = audit.newest(connection, limit=1)[0]
+    assert (row.action, row.subject) == ("task.end", f"task:{name}")
+    assert "the provider lost it" in row.detail
+    with pytest.raises(Refused, match="failed"):
+        await asyncio.to_thread(admin_tasks.end_task, admin, name, "again")
+    shown = (await tasks.call("GET", f"/v1/tasks/{name}")).json()
+    assert (shown["status"], shown["error"]["code"]) == ("failed", "ended_by_operator")
+    # What the provider makes of it afterwards changes nothing.
+    tasks.upstream.succeed(next(iter(tasks.upstream.tasks)))
+    async with tasks.polling():
+        await asyncio.sleep(0.1)
+    assert tasks.books().charged_nano == 0
+
+
+async def test_what_is_no_task_is_said_to_be_none(tasks: Tasks, admin: Admin) -> None:
+    with pytest.raises(InvalidInput):
+        await asyncio.to_thread(admin_tasks.show_task, admin, "x")
+    with pytest.raises(Missing):
+        await asyncio.to_thread(admin_tasks.show_task, admin, "task_" + "0" * 32)
+    with pytest.raises(InvalidInput):
+        await asyncio.to_thread(admin_tasks.end_task, admin, await submitted(tasks), " ")
