@@ -561,3 +561,15 @@ def test_events_are_listed_shown_sent_again_and_signed_with_a_secret_that_is_tol
     second = elkapi("webhook", "secret", "ada", "--rotate", "--json").json
     assert second["secret"] != first.out.strip()
     assert second["previous_until"]
+
+
+def test_tasks_are_listed_and_what_is_none_is_said_to_be_none(elkapi: Elkapi) -> None:
+    assert elkapi("task", "list", "--state", "open", "--json").json == []
+    assert elkapi("task", "list").err == "no task\n"
+    nobody = "task_" + "0" * 32
+    for verb in (("show", nobody), ("poll", nobody), ("end", nobody, "--refund", "--reason", "lost")):
+        outcome = elkapi("task", *verb)
+        assert (outcome.status, outcome.out) == (1, "")
+        assert nobody in outcome.err
+    assert elkapi("task", "show", "x").status == 2
+    assert elkapi("task", "end", nobody, "--reason", "lost").status == 2
