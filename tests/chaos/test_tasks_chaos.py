@@ -56,6 +56,7 @@ SETTINGS: dict[str, Any] = {
     "idle_s": 5,
     "idempotency_wait_s": 10,
     "drain_s": 20,
+    "task_poll_every_s": 2,
     "webhook_allow_private": True,
     "webhook_host_parallel_max": 32,
 }
@@ -64,6 +65,8 @@ WORKER_POINTS = tuple(
                                  "accepted.after")
 )  # fmt: skip
 CONTROL_POINTS = tuple(f"tasks.{name}" for name in ("lease.after", "copied.after", "end.before", "end.after"))
+# How many acts of a gateway's menu end all of its processes at once.
+WHOLE = 8
 LEDGER_POINTS = ("ledger.before_commit", "ledger.recover.before_commit", "ledger.after_commit_before_wake")
 
 
@@ -75,7 +78,8 @@ class TasksChaos(Chaos):
     def _acts(self) -> list[str]:
         roles = ["worker", "control", "control", *(["ledger"] if self.cluster.has_ledger_process else [])]
         points = (*WORKER_POINTS, *CONTROL_POINTS, *LEDGER_POINTS)
-        return ["supervisor", *(f"kill {role}" for role in roles), *(f"point {name}" for name in points)]
+        whole = ["supervisor"] * WHOLE
+        return [*whole, *(f"kill {role}" for role in roles), *(f"point {name}" for name in points)]
 
     def _role_at(self, point: str) -> str:
         return "control" if point in CONTROL_POINTS else super()._role_at(point)

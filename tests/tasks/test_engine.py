@@ -86,6 +86,21 @@ async def test_an_unknown_word_keeps_it_running_and_is_told_once(tasks: Tasks) -
     assert len(tasks.gate.sql("select kind from alerts where kind = 'task_unknown_word'")) == 1
 
 
+async def test_a_task_that_its_provider_forgot_stays_open_and_the_operator_is_told(
+    tasks: Tasks, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from elkapi.catalog.families import kling
+
+    monkeypatch.setattr(type(kling.VIDEO.poll), "limit_s", property(lambda _: 0.0), raising=False)
+    await tasks.submit()
+    tasks.upstream.tasks.clear()
+    async with tasks.polling() as poller:
+        while not poller.counts["task_overdue"]:
+            await asyncio.sleep(0.01)
+    assert tasks.rows()[0][0] == "queued"
+    assert tasks.books().customers_held_nano == HALF
+
+
 async def test_a_refused_submit_is_free_and_answered_as_the_provider_does(tasks: Tasks) -> None:
     tasks.upstream.submit = lambda body: (400, {"code": 1301, "message": "unsafe", "request_id": "r"})
     reply = await tasks.submit()

@@ -309,7 +309,7 @@ class Poller:
         if isinstance(answer, float):
             watched.failures += 1
             self.counts["failures"] += 1
-            return max(answer, self._backoff_s(watched))
+            return max(answer, self._backoff_s(watched), await self._next_s(watched, spec))
         watched.failures = 0
         reply, raw = answer
         reading = machine.read(spec, reply)
