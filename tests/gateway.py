@@ -128,12 +128,21 @@ class Gateway:
         return added
 
     async def price(
-        self, model: str, *, per_1m_usd: str = "0", output_per_1m_usd: str = "0", per_call_usd: str = "0"
+        self,
+        model: str,
+        *,
+        per_1m_usd: str = "0",
+        output_per_1m_usd: str = "0",
+        per_call_usd: str = "0",
+        per_second_usd: str = "0",
+        per_image_usd: str = "0",
     ) -> None:
         amounts = Amounts(
             input_nano_per_1m=parse_usd(per_1m_usd),
             output_nano_per_1m=parse_usd(output_per_1m_usd),
             call_nano=parse_usd(per_call_usd),
+            video_second_nano=parse_usd(per_second_usd),
+            image_nano=parse_usd(per_image_usd),
         )
         with self.database.write() as connection:
             prices.add_version(
