@@ -154,6 +154,7 @@ class Caller(Asking):
         assert reply.status_code in (200, 201), reply.text
         assert reply.headers["content-type"].startswith("application/json")
         body = shaped(reply, self.form.submitted)
+        assert self.served.sandbox.base_url not in reply.text
         task_id = first(self.form.id, body)
         assert isinstance(task_id, str), reply.text
         return task_id, reply.headers["x-request-id"]
@@ -430,6 +431,18 @@ def test_a_row_that_is_answered_at_once(gateways: Served, id_: str) -> None:
         other = Asking(gateways, id_)
         path = asking.path.format(id=reply.json()["id"])
         assert other.call("GET", path).status_code == 404
+
+
+def test_the_same_idempotency_key_asks_once_and_lists_hold_no_such_rows(gateways: Served) -> None:
+    asking, case = Asking(gateways, "kling.identify-face"), ONCE["kling.identify-face"]
+    film = asking.made("kling.text-to-video")["data"]["task_result"]["videos"][0]["id"]
+    replies = [
+        asking.call("POST", asking.path, json={"video_id": film}, headers={"idempotency-key": "once"}) for _ in range(2)
+    ]
+    assert shaped(replies[0], case.shape)["data"]["session_id"]
+    assert replies[0].content == replies[1].content
+    assert gateways.charge_nano(replies[0].headers["x-request-id"]) > 0
+    assert len(asking.call("GET", "/v1/tasks").json()["data"]) == 1
 
 
 def test_credits_are_the_callers_own(gateways: Served) -> None:

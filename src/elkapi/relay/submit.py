@@ -67,6 +67,8 @@ from elkapi.upstream.gcp import TokenRefused
 _UNSURE_STATUSES = frozenset({408, 502, 504})
 CALL_ID = b"x-client-request-id"
 STEP_AGAIN_S = 1.0
+# The form of rows that are no tasks to a caller: their submit's answer was all there is.
+AT_ONCE = "at-once"
 DEFAULT_VIDEO_MODEL = "sora-2"
 # How a task was asked for that is told as a chat.
 CHAT_FORM = "chat"
@@ -232,7 +234,7 @@ class Submit:
             key_id=grant.key_id,
             operation=asked.operation.id,
             wire=asked.operation.wire or "",
-            form=asked.form,
+            form=AT_ONCE if task.at_once else asked.form,
             model=asked.model,
             created_ns=self.plane.clock.now_ns(),
             asked=record.encode(self.kept),
@@ -401,6 +403,8 @@ class Submit:
         first = machine.read(asked.task, accepted)
         # An end is the poller's to write, with its files and its money.
         state = first.state if first.known and not first.state.is_end else State.QUEUED
+        if first.known and first.state.is_end:
+            reply = msgspec.json.encode(machine.reopened(asked.task, decoded))
         told = record.Told(reply=msgspec.Raw(reply), attempts=tuple(self.tries), upstream_model=attempt.upstream_model)
         body = self._answer(state, native, reply, told)
         step = TaskStep(

@@ -18,7 +18,7 @@ from elkapi.errors import BadRequest, Conflict, NotFound, Unavailable, UpstreamE
 from elkapi.relay.asset_pages import answer_with
 from elkapi.relay.call import Call
 from elkapi.relay.plane import DataPlane
-from elkapi.relay.submit import JSON, submit
+from elkapi.relay.submit import AT_ONCE, JSON, submit
 from elkapi.relay.task_store import not_found
 from elkapi.routing.verdict import is_success
 from elkapi.snapshot import Snapshot
@@ -100,7 +100,9 @@ async def list_by_cursor(plane: DataPlane, grant: Grant, operation: Operation, c
     if named := query.get("after"):
         after = (await plane.tasks.find(grant, named)).row.id
     forms = None if operation.form == "neutral" else (operation.form, "unified")
-    found, _ = await plane.tasks.page(grant, limit=limit + 1, after=after, ascending=order == "asc", forms=forms)
+    found, _ = await plane.tasks.page(
+        grant, limit=limit + 1, after=after, ascending=order == "asc", forms=forms, but_form=AT_ONCE
+    )
     origin = plane.origin(call)
     data = [plane.showing.shown(operation, task, origin)[1] for task in found[:limit]]
     body = {

@@ -10,7 +10,7 @@ from typing import Any
 
 import msgspec
 
-from elkapi.catalog.jsonpath import compiled, first, first_of
+from elkapi.catalog.jsonpath import compiled, first, first_of, put
 from elkapi.catalog.operation import Family
 from elkapi.catalog.task import Made, TaskSpec
 from elkapi.types import State
@@ -105,3 +105,19 @@ def refused(family: Family, reply: Any, *, fetched: bool = False) -> Refused | N
         return None
     message = first(rule.message, reply)
     return Refused(str(message or "The request was refused."), str(value), value in rule.elsewhere)
+
+
+def reopened(spec: TaskSpec, reply: Any) -> Any:
+    """An answer to a submit that says it has ended already, as if it waited: without its files, which are not ours yet.
+
+    `reply` is decoded, and changed.
+    """
+    open_ = [word for word, its in spec.states.items() if word and not its.is_end]
+    if open_ and first(spec.state, reply) is not None:
+        put(spec.state, reply, open_[0])
+    if spec.done and first(spec.done, reply) is not None:
+        put(spec.done, reply, False)
+    for made in spec.made:
+        if not made.via and compiled(made.path)(reply):
+            put(made.path, reply, None)
+    return reply

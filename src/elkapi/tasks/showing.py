@@ -119,7 +119,8 @@ class Showing:
     def submitted(self, form: str, task: Task, reply: bytes) -> bytes:
         """The answer to a submit that was accepted: the provider's own bytes, or the form of its caller."""
         if form == "native":
-            return reply
+            show = self._families[task.row.operation].hooks.show
+            return reply if show is None else msgspec.json.encode(show(_decode(reply)))
         return msgspec.json.encode(submitted(form, task.view()))
 
     def shown(self, operation: Operation, task: Task, origin: str) -> tuple[int, Any]:

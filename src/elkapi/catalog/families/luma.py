@@ -36,6 +36,13 @@ _tasks = Tasks(
 )
 
 
+def _prepare(operation: str, body: dict[str, Any], model: str) -> dict[str, Any]:
+    """Nobody is kept waiting on the line for a finished picture: it would lie at the provider's address."""
+    body.pop("sync", None)
+    body.pop("sync_timeout", None)
+    return body
+
+
 def _shown(body: dict[str, Any]) -> dict[str, Any]:
     """Older clients look for the video under `video`."""
     video = (body.get("assets") or {}).get("video")
@@ -45,7 +52,7 @@ def _shown(body: dict[str, Any]) -> dict[str, Any]:
 FAMILY = Family(
     name="luma",
     dialect="luma",
-    hooks=Hooks(show=_shown),
+    hooks=Hooks(prepare=_prepare, show=_shown),
     operations=(
         _tasks.submit("generate", "", aliases=(f"{_ROOT}/video",), upstream=f"POST {_ROOT}/video"),
         _tasks.submit("image", "/image", upstream=f"POST {_ROOT}/image", meter=Meter(unit="call")),

@@ -123,6 +123,7 @@ def page(
     forms: Collection[str] | None = None,
     native_ids: Collection[str] | None = None,
     models: Collection[str] | None = None,
+    but_form: str = "",
 ) -> tuple[list[TaskRow], int]:
     """(tasks, how many there are in all) of the caller's own, newest first unless `ascending`."""
     c = _tasks.c
@@ -136,6 +137,8 @@ def page(
     for column, among in ((c.form, forms), (c.native_id, native_ids), (c.model, models)):
         if among is not None:
             wanted = wanted.where(column.in_(among))
+    if but_form:
+        wanted = wanted.where(c.form != but_form)
     total = connection.execute(select(func.count()).select_from(wanted.subquery())).scalar_one()
     if after is not None:
         wanted = wanted.where(c.id > after if ascending else c.id < after)
