@@ -476,6 +476,8 @@ ONCE: dict[str, Once] = {
 }
 # Pages of the control process: tests/docs and tests/control look at them.
 DOCS = frozenset({"kling.callback", "minimax.doc", "runway.best-practices"})
+# A chat that is told of a video: row -> model.
+CHATS: dict[str, str] = {"veo.chat": _VEO, "seedance.chat": _SEEDANCE, "sora.chat": "sora-2"}
 # Rows that show a task: the submit whose task they are asked about.
 FETCHES: dict[str, str] = {
     "kling.query": "kling.text-to-video",

@@ -33,7 +33,21 @@ from elkapi.tasks.results import AssetCopier
 from tests.assets.media import mp4
 from tests.gateway import Gateway, served
 from tests.tasks import shapes
-from tests.tasks.rows import CANCELS, CHANNELS, DOCS, FAMILIES, FETCHES, FILE, LISTS, ONCE, SUBMITS, Form, Once, Submit
+from tests.tasks.rows import (
+    CANCELS,
+    CHANNELS,
+    CHATS,
+    DOCS,
+    FAMILIES,
+    FETCHES,
+    FILE,
+    LISTS,
+    ONCE,
+    SUBMITS,
+    Form,
+    Once,
+    Submit,
+)
 
 OPERATIONS = {id_: one for one in CATALOG.operations for id_ in (one.id, *(other for other, _ in one.also))}
 CONTRACTS = next(
@@ -45,7 +59,6 @@ OPEN = "task-queued=0s, task-takes=3600s"
 BALANCE_USD = "1000"
 WAIT_S = 20.0
 # Chats that become tasks: `test_video_chat.py` calls them.
-CHATS = {"veo.chat", "seedance.chat", "sora.chat"}
 
 
 def paths(id_: str) -> tuple[str, ...]:
@@ -433,6 +446,19 @@ def test_a_row_that_is_answered_at_once(gateways: Served, id_: str) -> None:
         assert other.call("GET", path).status_code == 404
 
 
+@pytest.mark.parametrize("id_", CHATS)
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_chat_is_told_of_its_video(gateways: Served, id_: str, stream: bool) -> None:
+    asking = Asking(gateways, id_)
+    body = {"model": CHATS[id_], "messages": [{"role": "user", "content": "a dog"}], "stream": stream}
+    reply = asking.call("POST", asking.path, json=body, headers={FAULT: AT_ONCE})
+    assert reply.status_code == 200, reply.text
+    assert gateways.sandbox.base_url not in reply.text
+    *_, link = re.findall(rf"{re.escape(gateways.gate.origin)}/v1/assets/[^\s)\"\\\]]+", reply.text)
+    file = httpx.get(link)
+    assert (file.status_code, file.headers["content-type"]) == (200, "video/mp4")
+
+
 def test_the_same_idempotency_key_asks_once_and_lists_hold_no_such_rows(gateways: Served) -> None:
     asking, case = Asking(gateways, "kling.identify-face"), ONCE["kling.identify-face"]
     film = asking.made("kling.text-to-video")["data"]["task_result"]["videos"][0]["id"]
@@ -487,7 +513,7 @@ def test_a_character_is_no_video(gateways: Served) -> None:
 def test_every_served_row_of_tasks_is_called_and_every_call_is_a_row() -> None:
     """A new row needs one entry in tests/tasks/rows.py."""
     rows = {row["id"] for row in json.loads(CliRunner().invoke(operations, ["--json"]).output)}
-    named = {*SUBMITS, *FETCHES, *LISTS, *CANCELS, *ONCE, *DOCS}
+    named = {*SUBMITS, *FETCHES, *LISTS, *CANCELS, *ONCE, *DOCS, *CHATS}
     served_ = {id_ for id_ in rows if id_.startswith(("tasks.", *(f"{name}." for name in FAMILIES)))}
     assert served_ <= named, served_ - named
     assert named <= rows, named - rows
@@ -496,5 +522,4 @@ def test_every_served_row_of_tasks_is_called_and_every_call_is_a_row() -> None:
 @pytest.mark.skipif(not CONTRACTS.is_dir(), reason="the contracts stand beside the repository only in the workplace")
 def test_every_row_of_the_eight_contracts_is_served() -> None:
     rows = {row["id"] for family in FAMILIES for row in yaml.safe_load((CONTRACTS / f"{family}.yaml").read_text())}
-    assert OPERATIONS.keys() >= CHATS
     assert rows <= {*SUBMITS, *FETCHES, *LISTS, *CANCELS, *ONCE, *DOCS, *CHATS}
