@@ -56,7 +56,7 @@ SETTINGS: dict[str, Any] = {
     "idle_s": 5,
     "idempotency_wait_s": 10,
     "drain_s": 20,
-    "task_poll_every_s": 2,
+    "task_poll_every_s": 1,
     "webhook_allow_private": True,
     "webhook_host_parallel_max": 32,
 }
@@ -142,8 +142,8 @@ async def test_g69_every_task_ends_once_whatever_is_killed(
     database_url: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     seed = seed_of_the_day()
-    count = int(os.environ.get("ELKAPI_CHAOS_TASKS") or 60)
-    kills = int(os.environ.get("ELKAPI_CHAOS_KILLS") or 4)
+    count = int(os.environ.get("ELKAPI_CHAOS_TASKS") or 40)
+    kills = int(os.environ.get("ELKAPI_CHAOS_KILLS") or 2)
     with gateways(database_url) as gates, upstream(gates[0].folder) as sandbox:
         history: list[str] = []
         try:

@@ -19,29 +19,27 @@ import msgspec
 from elkapi.access import Over
 from elkapi.catalog import Facts, Match
 from elkapi.catalog.jsonedit import with_overrides
-from elkapi.catalog.upstreams import endpoint_for
 from elkapi.clock import milliseconds
 from elkapi.errors import BadRequest, GatewayError, NoChannel, NoPrice, Unavailable, UpstreamError, UpstreamRejected
 from elkapi.ledger import IdempotencyPending, IdempotencyReplay
 from elkapi.observe.trace import HEADER as TRACEPARENT
 from elkapi.pricing.media import unfixed
 from elkapi.pricing.price import dearest_for, quote
-from elkapi.relay.asking import Asked, crossed, provider_body, read_submit
+from elkapi.relay.asking import Asked, provider_body, read_submit
 from elkapi.relay.call import Call
 from elkapi.relay.hold import checked_key
 from elkapi.relay.note import note
+from elkapi.relay.placing import check_callback, crossed_over, like_its_source, same_account
 from elkapi.relay.plane import DataPlane
 from elkapi.relay.read import Request
 from elkapi.relay.redact import redact, rejected
 from elkapi.relay.relay import nobody_answered, remember
 from elkapi.relay.route import any_model, route, way_of
-from elkapi.relay.task_store import not_found
 from elkapi.routing.verdict import Verdict, is_success, on_busy, on_failure, on_status, on_unreadable
 from elkapi.routing.walk import Walk
 from elkapi.snapshot import Snapshot
 from elkapi.storage.repos.tasks import OUTCOME_UNKNOWN, TaskRow, text_id
 from elkapi.tasks import ending, machine, record
-from elkapi.tasks.callback_address import PARAM, challenge, check_callback_url
 from elkapi.tasks.request import ANSWER_BYTES_MAX, request_for
 from elkapi.testing.crash import point
 from elkapi.types import (
@@ -69,7 +67,6 @@ CALL_ID = b"x-client-request-id"
 STEP_AGAIN_S = 1.0
 # The form of rows that are no tasks to a caller: their submit's answer was all there is.
 AT_ONCE = "at-once"
-DEFAULT_VIDEO_MODEL = "sora-2"
 # How a task was asked for that is told as a chat.
 CHAT_FORM = "chat"
 JSON = ((b"content-type", b"application/json"),)
@@ -96,7 +93,7 @@ async def submit(plane: DataPlane, snapshot: Snapshot, grant: Grant, match: Matc
     elif match.operation.model.where == "any":
         asked = msgspec.structs.replace(asked, model=any_model(snapshot, grant, match.operation))
     if asked.callback_url:
-        await _check_callback(plane, asked)
+        await check_callback(plane, asked)
     lease = plane.limits.key(grant.key_id, policy, 0)
     try:
         one = await Submit.prepared(plane, snapshot, grant, asked, call)
@@ -164,9 +161,9 @@ class Submit:
         attempts = route(plane, snapshot, grant, request, way)
         named: dict[str, str] = {}
         if asked.media is not None:
-            attempts, asked = _crossed(plane, asked, attempts)
+            attempts, asked = crossed_over(plane, asked, attempts)
         if asked.refs:
-            attempts, named = await _same_account(plane, grant, asked, attempts)
+            attempts, named = await same_account(plane, grant, asked, attempts)
         price = Price(id=0, model=asked.model, version=0) if asked.operation.unit == "free" else way.price
         if price is None:
             raise NoPrice(f"The model {asked.model!r} has no price yet; an operator sets one with `elkapi price set`.")
@@ -573,14 +570,6 @@ class Submit:
         )
 
 
-async def _check_callback(plane: DataPlane, asked: Asked) -> None:
-    """Raises BadRequest for an address that cannot be called, or that does not want to be."""
-    allowed, param = plane.settings.webhook_allow_private, asked.task.callback or PARAM
-    check_callback_url(asked.callback_url, allow_private=allowed, param=param)
-    if asked.task.challenge and asked.form == "native":
-        await challenge(plane.client.send, asked.callback_url, allow_private=allowed, param=param)
-
-
 # What a caller of the same form says to the provider beside its body.
 _NATIVE = frozenset({b"x-runway-version"})
 
@@ -596,76 +585,6 @@ def _claim(call: Call, grant: Grant, asked: Asked) -> IdempotencyClaim | None:
         return None
     fingerprint = hashlib.sha256(asked.operation.id.encode() + b"\0" + asked.sent).digest()
     return IdempotencyClaim(grant.key_id, asked.operation.id, checked_key(value), fingerprint)
-
-
-async def like_its_source(plane: DataPlane, grant: Grant, asked: Asked) -> Asked:
-    """A follow-up that names no model: it is that of the task it goes on from. Raises NotFound, BadRequest."""
-    if not asked.refs:
-        # A file of the caller's own: the model is what it says, or the one that the provider would take.
-        model = asked.body.get("model") or DEFAULT_VIDEO_MODEL
-        if not isinstance(model, str):
-            raise BadRequest("`model` must be the name of a model.", param="model")
-        return msgspec.structs.replace(asked, model=model)
-    source = await plane.tasks.find(grant, asked.refs[0])
-    if source.row.wire != asked.operation.wire:
-        raise BadRequest("The provider of this video cannot go on from it.", code="not_supported", param="id")
-    upper = asked.upper
-    if not asked.body.get("seconds"):
-        upper = msgspec.structs.replace(upper, video_ms=source.asked.upper.video_ms)
-    shown = {"size": source.asked.body.get("size"), "seconds": source.asked.body.get("seconds")}
-    return msgspec.structs.replace(
-        asked,
-        model=source.row.model,
-        said=source.asked.asked_model,
-        upper=upper,
-        features={**source.asked.features, **asked.features},
-        shown={**shown, **asked.body, "remixed_from_video_id": text_id(source.row.id)},
-    )
-
-
-def _crossed(plane: DataPlane, asked: Asked, attempts: tuple[Attempt, ...]) -> tuple[tuple[Attempt, ...], Asked]:
-    """(the attempts of one kind of provider, the neutral request in its form); its own form passes as it came.
-
-    Raises BadRequest for what that provider cannot carry.
-    """
-    operation = asked.operation
-    wires = [
-        found[0] if (found := endpoint_for(one.channel.family, operation.wire, True, one.upstream_model)) else None
-        for one in attempts
-    ]
-    wire = wires[0]
-    if wire is None:
-        raise NoChannel(f"No channel makes videos with {asked.model!r}.")
-    kept = tuple(one for one, its in zip(attempts, wires, strict=True) if its == wire)
-    if wire == operation.wire and operation.form == "video":
-        return kept, asked
-    return kept, crossed(asked, plane.operations, plane.catalog.family_of, wire)
-
-
-async def _same_account(
-    plane: DataPlane, grant: Grant, asked: Asked, attempts: tuple[Attempt, ...]
-) -> tuple[tuple[Attempt, ...], dict[str, str]]:
-    """(only the account that made what the submit refers to, the provider's names for it). Raises NotFound for what is
-    not the caller's own.
-
-    A name that no task of the caller's has may be the provider's own to know, where an account is the caller's alone;
-    here accounts are shared, so it is nobody's.
-    """
-    named = {}
-    for ref in asked.refs:
-        task = await plane.tasks.find_or_none(grant, ref)
-        if task is None:
-            raise not_found(ref)
-        # The name of what a task made is the provider's already.
-        if ref == text_id(task.row.id) and task.row.native_id:
-            named[ref] = task.row.native_id
-        elif ref == task.row.native_id:
-            named[ref] = ref
-        place = (task.row.channel_id, task.row.channel_key_id)
-        attempts = tuple(one for one in attempts if (one.channel.id, one.key.id) == place)
-    if not attempts:
-        raise NoChannel("The account that made what this task refers to is not served here any more.")
-    return attempts, named
 
 
 def _overridden(body: bytes, attempt: Attempt) -> bytes:

@@ -20,7 +20,8 @@ from elkapi.relay.call import Call
 from elkapi.relay.plane import DataPlane
 from elkapi.relay.read import Request
 from elkapi.relay.route import can_serve
-from elkapi.relay.submit import CHAT_FORM, JSON, Submit, begun, like_its_source
+from elkapi.relay.placing import like_its_source
+from elkapi.relay.submit import CHAT_FORM, JSON, Submit, begun
 from elkapi.snapshot import Snapshot
 from elkapi.storage.repos import requests
 from elkapi.storage.repos.tasks import text_id

@@ -55,6 +55,7 @@ COPY_TRIES_MAX = 12
 COPY_AGAIN_FIRST_S = 2.0
 COPY_AGAIN_MAX_S = 300.0
 # A submit of unknown outcome is asked about this often before it counts as never begun; where nobody answers, longer.
+RECALL_EVERY_S = 2.0
 RECALLS_MAX = 6
 RECALLS_UNANSWERED_MAX = 120
 OVERDUE_EVERY_S = 600.0
@@ -490,7 +491,7 @@ class Poller:
                 return None if await self._refresh(watched) is None else 0.0
         # What is under way may be known only a moment later: so it is asked some times.
         if watched.polls < (RECALLS_UNANSWERED_MAX if unanswered else RECALLS_MAX):
-            return min(2.0 * watched.polls, 30.0)
+            return min((self._parts.settings.task_poll_every_s or RECALL_EVERY_S) * watched.polls, 30.0)
         return await self._never_known(watched, task, NOT_BEGUN, "The provider does not know the task.")
 
     async def _never_known(self, watched: Watched, task: Task, code: str, why: str) -> float | None:
