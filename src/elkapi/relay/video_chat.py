@@ -17,10 +17,10 @@ from elkapi.money import format_usd
 from elkapi.pricing.media import bound
 from elkapi.relay.asking import Asked
 from elkapi.relay.call import Call
+from elkapi.relay.placing import like_its_source
 from elkapi.relay.plane import DataPlane
 from elkapi.relay.read import Request
 from elkapi.relay.route import can_serve
-from elkapi.relay.placing import like_its_source
 from elkapi.relay.submit import CHAT_FORM, JSON, Submit, begun
 from elkapi.snapshot import Snapshot
 from elkapi.storage.repos import requests

@@ -54,8 +54,8 @@ CANCEL_AGAIN_S = 0.2
 COPY_TRIES_MAX = 12
 COPY_AGAIN_FIRST_S = 2.0
 COPY_AGAIN_MAX_S = 300.0
-# A submit of unknown outcome is asked about this often before it counts as never begun; where nobody answers, longer.
 RECALL_EVERY_S = 2.0
+# A submit of unknown outcome is asked about this often before it counts as never begun; where nobody answers, longer.
 RECALLS_MAX = 6
 RECALLS_UNANSWERED_MAX = 120
 OVERDUE_EVERY_S = 600.0
