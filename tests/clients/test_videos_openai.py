@@ -100,8 +100,6 @@ def test_edits_and_extensions_start_from_a_file(client: OpenAI) -> None:
 
 
 def test_a_character_can_be_read_again(client: OpenAI, origin: Origin) -> None:
-    if origin.is_gateway:
-        pytest.skip("not served by the gateway yet")
     content = client.videos.download_content(made(client).id).read()
     character = client.videos.create_character(name="Ada", video=("ada.mp4", content, "video/mp4"))
     assert character.name == "Ada"

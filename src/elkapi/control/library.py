@@ -13,6 +13,7 @@ from markdown_it import MarkdownIt
 from markdown_it.token import Token
 
 import elkapi
+from elkapi.control import operations
 
 PICTURE_TYPES = {".png": "image/png", ".svg": "image/svg+xml"}
 # Blocks in these languages are for the reader to run, so they get a copy button.
@@ -56,6 +57,15 @@ class Library:
         order = ["index", *(index.links if index else ()), *found]
         return {name: found[name] for name in dict.fromkeys(order) if name in found}
 
+    def page(self, name: str) -> Page | None:
+        """A page of the folder, or one that is made of the catalog: the operations of tasks, all or one."""
+        if (found := self.pages.get(name)) is not None:
+            return found
+        if name == operations.INDEX:
+            return _made_page(name, operations.index_markdown())
+        operation = operations.task_operations().get(name.removeprefix(operations.INDEX + "/"))
+        return None if operation is None else _made_page(name, operations.markdown(operation))
+
     @cached_property
     def pictures(self) -> dict[str, bytes]:
         """Pictures by their path below the folder."""
@@ -80,12 +90,15 @@ def docs_folder() -> Path:
 
 
 def _read_page(path: Path) -> Page:
-    markdown = path.read_text("utf-8")
+    return _made_page(path.stem, path.read_text("utf-8"))
+
+
+def _made_page(name: str, markdown: str) -> Page:
     tokens = _parser.parse(markdown)
     links = _rewrite(tokens)
-    title = next((token.content for token in _after_headings(tokens)), path.stem)
+    title = next((token.content for token in _after_headings(tokens)), name)
     html = _parser.renderer.render(tokens, _parser.options, {})
-    return Page(name=path.stem, title=_plain(title), markdown=markdown, html=html, links=tuple(links))
+    return Page(name=name, title=_plain(title), markdown=markdown, html=html, links=tuple(links))
 
 
 def _after_headings(tokens: list[Token]) -> list[Token]:

@@ -102,7 +102,7 @@ def _docs_answer(library: Library, name: str) -> Answer:
     if found := library.picture(name):
         content, media_type = found
         return Response(content, media_type=media_type, headers=dict(_REVALIDATE))
-    wanted = library.pages.get(name.removesuffix(".md"))
+    wanted = library.page(name.removesuffix(".md"))
     if wanted is None:
         return _html(error_page(404, *_SAID[404]), 404)
     if name.endswith(".md"):
