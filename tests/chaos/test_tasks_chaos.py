@@ -142,6 +142,8 @@ async def test_g69_every_task_ends_once_whatever_is_killed(
     database_url: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     seed = seed_of_the_day()
+    if "ELKAPI_CHAOS_TASKS" not in os.environ and not database_url.startswith("postgresql"):
+        pytest.skip("one gateway on SQLite is for `make chaos`: two on PostgreSQL are the harder case")
     count = int(os.environ.get("ELKAPI_CHAOS_TASKS") or 40)
     kills = int(os.environ.get("ELKAPI_CHAOS_KILLS") or 2)
     with gateways(database_url) as gates, upstream(gates[0].folder) as sandbox:
