@@ -40,6 +40,9 @@ _FORM_LIMITS: dict[str, Any] = {
     "memfile_limit": 64 * 1024 * 1024,
     "partsize_limit": 64 * 1024 * 1024,
 }
+# Each is looked up, and each is a name of something that a provider made: a handful, or a mistake.
+REFS_MAX = 16
+DEPTH_MAX = 64
 _OPERATION_WORDS = re.compile(r"/(text|image|video)-to-video$")
 # Members by which a follow-up names what an earlier task made; the same account must serve it.
 REFS = (
@@ -90,9 +93,11 @@ async def read_submit(call: Call, match: Match, family: Family, aliases: Mapping
     else:
         check_media_type(kind)
         body = decode(_object, sent)
-        _check_spelling(body, operation.model.name)
-        if operation.model.where == "body":
-            check_named_once(sent, operation.model.name, "model")
+        _check_depth(body)
+        deciding = _deciding(operation)
+        _check_spelling(body, deciding)
+        # Of two members of one name another could be served than the one that is priced.
+        check_named_once(sent, *deciding)
     model = "" if operation.model.where in ("source", "any") else _model(match, body)
     if operation.form in ("neutral", "task-submit"):
         # `kling-v3/text-to-video` is a model, and what the input says anyway.
@@ -111,6 +116,8 @@ async def read_submit(call: Call, match: Match, family: Family, aliases: Mapping
     named = [match.params.get(name) for name in ("id", "task_id")] if "{ref}" in operation.upstream else []
     found = [*named, *(value for path in REFS for value in compiled(path)(body)), *_uploads(body)]
     refs = tuple(dict.fromkeys(str(one) for one in found if isinstance(one, str | int) and one != ""))
+    if len(refs) > REFS_MAX:
+        raise BadRequest(f"A task goes on from at most {REFS_MAX} others; this one names {len(refs)}.")
     return Asked(
         operation, family, model, said, sent, body, upper, features, refs, callback or "", form, content_type, ask, body
     )
@@ -169,19 +176,45 @@ def form_fields(sent: bytes, content_type: bytes) -> dict[str, Any]:
         for part in MultipartParser(io.BytesIO(sent), boundary, content_length=len(sent), **_FORM_LIMITS):
             found[part.name] = _field(part)
             part.close()
-    except MultipartError as error:
+    except (MultipartError, UnicodeError, LookupError) as error:
         raise BadRequest(f"The multipart body cannot be read: {error}", code="invalid_multipart_form") from None
     for name in [name for name in found if name.endswith("]") and "[" in name]:
         outer, _, inner = name[:-1].partition("[")
-        found.setdefault(outer, {})[inner] = found.pop(name)
+        if not isinstance(members := found.setdefault(outer, {}), dict):
+            raise BadRequest(f"The form names `{outer}` as a field and as an object.", code="invalid_multipart_form")
+        members[inner] = found.pop(name)
     return found
 
 
-def _check_spelling(body: Mapping[str, Any], *names: str) -> None:
+def _deciding(operation: Operation) -> tuple[str, ...]:
+    """The top-level members that decide what a submit costs and which model makes it."""
+    meter, names = operation.meter, ["model"]
+    assert meter is not None
+    if operation.model.where == "body":
+        names.append(operation.model.name)
+    paths = (*meter.seconds, meter.count, *(path for paths in meter.features.values() for path in paths))
+    names += [path.partition(".")[0].partition("[")[0] for path in paths if path and not path.startswith("=")]
+    return tuple(dict.fromkeys(names))
+
+
+def _check_spelling(body: Mapping[str, Any], names: tuple[str, ...]) -> None:
     """Providers written in Go take `Model` for `model`, so they could serve another model than the one priced."""
+    spelled = {name.lower(): name for name in names}
     for name in body:
-        if name.lower() in names and name not in names:
-            raise BadRequest(f"Invalid body: write `{name.lower()}` in small letters.", param=name)
+        right = spelled.get(name.lower(), name)
+        if name != right:
+            raise BadRequest(f"Invalid body: write `{right}` as it is spelled here.", param=name)
+
+
+def _check_depth(body: Any) -> None:
+    """Raises BadRequest for what is nested deeper than anything that reads it here may go."""
+    level, depth = [body], 0
+    while level:
+        if depth > DEPTH_MAX:
+            raise BadRequest("The body is nested too deeply.", code="bad_request_body")
+        inner = [one for one in level if isinstance(one, dict | list)]
+        level = [value for one in inner for value in (one.values() if isinstance(one, dict) else one)]
+        depth += 1
 
 
 def _model(match: Match, body: Mapping[str, Any]) -> str:

@@ -267,7 +267,7 @@ class Submit:
                 channel_key_id=attempt.key.id,
                 why=attempt.why,
                 outcome="cancelled",
-                fate="unknown",
+                fate="none",
                 upstream_model=attempt.upstream_model,
             )
             self.tries.append(one)
@@ -328,6 +328,8 @@ class Submit:
             return on_busy(over.retry_after_s)
         try:
             point("tasks.submit.before")
+            # From here on it may have been begun, whatever goes wrong.
+            one.fate = "unknown"
             reply = await plane.client.send(request)
             point("tasks.submit.after")
             try:

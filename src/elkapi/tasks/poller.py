@@ -464,6 +464,8 @@ class Poller:
         for channel_id, key_id in task.asked.places:
             place = self._place(channel_id, key_id)
             if place is None:
+                # An account that is gone from here says nothing; the task may be there all the same.
+                unanswered = True
                 continue
             answer = await self._asked(
                 operation,

@@ -1,0 +1,65 @@
+"""Bad submits: a clear 400 each, nothing held, nothing begun, no provider asked."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from tests.tasks.conftest import MODEL, Tasks
+
+JSON = {"content-type": "application/json"}
+FORM = {"content-type": "multipart/form-data; boundary=B"}
+VIDEO, VIDEOS = "/kling/v1/videos/text2video", "/v1/videos"
+
+
+def part(name: str, value: bytes, kind: bytes = b"") -> bytes:
+    head = b'--B\r\nContent-Disposition: form-data; name="%b"\r\n' % name.encode()
+    return head + (b"Content-Type: %b\r\n" % kind if kind else b"") + b"\r\n" + value + b"\r\n"
+
+
+def submit(members: bytes) -> bytes:
+    return b'{"model_name":"%b","prompt":"x",%b}' % (MODEL.encode(), members)
+
+
+@pytest.mark.parametrize(
+    ("path", "headers", "body", "said"),
+    [
+        (VIDEO, JSON, submit(b'"duration":"5","duration":"10"'), "duplicate_field"),
+        (VIDEO, JSON, submit(b'"mode":"std","mod\\u0065":"pro"'), "duplicate_field"),
+        (VIDEO, JSON, submit(b'"Duration":"10"'), "`duration`"),
+        (VIDEO, JSON, submit(b'"a":' + b"[" * 100 + b"]" * 100), "nested too deeply"),
+        (VIDEO, JSON, submit(b'"a":' + b"[" * 900 + b"]" * 900), "nested too deeply"),
+        (VIDEO, JSON, b"[1]", "Expected `object`"),
+        (
+            VIDEOS,
+            FORM,
+            part("prompt", b"x") + part("metadata", b"a") + part("metadata[x]", b"1") + b"--B--",
+            "metadata",
+        ),
+        (VIDEOS, FORM, part("prompt", b"\xff\xfe") + b"--B--", "invalid_multipart_form"),
+        (VIDEOS, FORM, part("prompt", b"x", b"text/plain; charset=nope") + b"--B--", "invalid_multipart_form"),
+        (VIDEOS, FORM, part("prompt", b"x")[:20], "invalid_multipart_form"),
+        (VIDEOS, {"content-type": "multipart/form-data"}, part("prompt", b"x") + b"--B--", "boundary"),
+    ],
+)
+async def test_a_body_that_cannot_be_read_one_way_only_is_refused(
+    tasks: Tasks, path: str, headers: dict[str, str], body: bytes, said: str
+) -> None:
+    reply = await sent(tasks, path, headers, body)
+    assert reply.status_code == 400, reply.text
+    assert said in reply.text
+    assert not tasks.upstream.requests
+    assert not tasks.rows()
+    assert tasks.books().customers_held_nano == 0
+
+
+async def test_more_names_of_earlier_tasks_than_any_task_has_are_not_looked_up(tasks: Tasks) -> None:
+    content = b",".join(b'{"type":"draft_task","draft_task":{"id":"x%d"}}' % number for number in range(100))
+    reply = await sent(tasks, "/volc/v3/contents/generations/tasks", JSON, b'{"model":"m","content":[%b]}' % content)
+    assert reply.status_code == 400
+    assert "at most 16" in reply.text
+
+
+async def sent(tasks: Tasks, path: str, headers: dict[str, str], body: bytes) -> Any:
+    return await tasks.gate.http.post(path, content=body, headers={**headers, "authorization": f"Bearer {tasks.key}"})
