@@ -482,10 +482,7 @@ class StoredObject(msgspec.Struct, frozen=True):
 
 
 class NewTask(msgspec.Struct, frozen=True):
-    """A task as it begins, before its provider was asked; `asked` is JSON of tasks.record.Asked, sealed when written.
-
-    `recallable`: its provider can be asked for it by our own id.
-    """
+    """A task as it begins, before its provider was asked; `asked`: JSON of tasks.record.Asked, sealed when written."""
 
     id: bytes
     owner_id: int
@@ -496,7 +493,6 @@ class NewTask(msgspec.Struct, frozen=True):
     model: str
     created_ns: int
     asked: bytes
-    recallable: bool = False
 
 
 class TaskStep(msgspec.Struct, frozen=True, kw_only=True):

@@ -9,7 +9,7 @@ import os
 import signal
 import socket
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from random import Random
 
 from elkapi.access import KeyCache, Limits
@@ -34,6 +34,7 @@ from elkapi.relay.background_calls import BackgroundCalls
 from elkapi.relay.batches.pages import batch_pages
 from elkapi.relay.batches.runner import BatchRunner
 from elkapi.relay.batches.store import BatchStore
+from elkapi.relay.call import Call
 from elkapi.relay.counting import COUNTING_PAGES
 from elkapi.relay.judge import StorageKeyJudge
 from elkapi.relay.pages import PAGES
@@ -47,6 +48,7 @@ from elkapi.relay.telemetry import Telemetry
 from elkapi.roles import WorkerOrder
 from elkapi.routing.affinity import Affinity
 from elkapi.routing.health import Health
+from elkapi.settings import Settings
 from elkapi.snapshot import SnapshotHolder
 from elkapi.storage.db import Reader
 from elkapi.storage.installation import open_installation
@@ -214,10 +216,15 @@ async def opened_plane(order: WorkerOrder) -> AsyncIterator[DataPlane]:
             showing=Showing(operations, CATALOG.family_of, addresses.of_asset),
             signer=Signer(tokens, SYSTEM_CLOCK),
             operations=operations,
-            origin=addresses.public_origin or TrustedProxies(settings.trusted_proxies).origin,
+            origin=_origin_of(addresses.public_url, settings),
             addresses=addresses,
             teller=Teller(settings, operations, addresses.of_asset),
         )
+
+
+def _origin_of(public_url: str, settings: Settings) -> Callable[[Call], str]:
+    """What addresses of ours begin with: what the operator says, else how the caller named the gateway."""
+    return (lambda call: public_url) if public_url else TrustedProxies(settings.trusted_proxies).origin
 
 
 def error_body(error: GatewayError, call_id: bytes) -> bytes:

@@ -47,7 +47,6 @@ class TaskRow(msgspec.Struct, frozen=True, array_like=True, gc=False):
     form: str
     model: str
     worker: bytes
-    recallable: bool
     created_ns: int
     asked_sealed: bytes
 

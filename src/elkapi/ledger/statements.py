@@ -197,7 +197,7 @@ class Statements:
             tasks,
             (
                 *("id", "owner_id", "key_id", "operation", "wire", "form", "model", "worker", "poked"),
-                *("recallable", "created_ns", "updated_ns", "asked_sealed"),
+                *("created_ns", "updated_ns", "asked_sealed"),
             ),
             state="queued",
             version=zero,

@@ -28,7 +28,6 @@ async def seal_task(sealer: Sealer, task: NewTask, worker: bytes) -> TaskRow:
         task.form,
         task.model,
         worker,
-        task.recallable,
         task.created_ns,
         await _sealed(sealer, task.asked, asked_context(task.id)),
     )
@@ -59,7 +58,7 @@ class Tasker:
         for hold in holds:
             if (row := hold.task) is not None:
                 flat += (hold.request_id, row.owner_id, row.key_id, row.operation, row.wire, row.form, row.model)
-                flat += (row.worker, False, row.recallable, row.created_ns, row.created_ns, row.asked_sealed)
+                flat += (row.worker, False, row.created_ns, row.created_ns, row.asked_sealed)
         self._sql.tasks.insert(self._cursor, flat)
 
     def step(self, step: Step) -> bool:

@@ -14,7 +14,7 @@ from elkapi.relay.route import any_model, route, way_of
 from elkapi.relay.submit import JSON
 from elkapi.routing.verdict import is_success
 from elkapi.snapshot import Snapshot
-from elkapi.tasks.request import ANSWER_BYTES_MAX, request_for
+from elkapi.tasks.request import answer_to, request_for
 from elkapi.types import Attempt, Grant, Usage
 from elkapi.upstream import UpstreamFailure
 from elkapi.upstream.gcp import TokenRefused
@@ -41,14 +41,10 @@ async def _answer(plane: DataPlane, match: Match, attempt: Attempt) -> bytes | N
         request = await request_for(
             plane.signer, plane.settings, operation, attempt.channel, attempt.key, operation.upstream, match.params
         )
-        reply = await plane.client.send(request)
-        try:
-            body, whole = await reply.read(ANSWER_BYTES_MAX)
-        finally:
-            await reply.aclose()
+        reply = await answer_to(plane.client.send, request)
     except (UpstreamFailure, ValueError, TokenRefused):
         return None
-    return body if whole and is_success(reply.status) else None
+    return reply.body if reply.complete and is_success(reply.status) else None
 
 
 async def luma_credits(plane: DataPlane, snapshot: Snapshot, grant: Grant, match: Match, call: Call) -> None:

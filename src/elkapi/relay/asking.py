@@ -106,8 +106,9 @@ async def read_submit(call: Call, match: Match, family: Family, aliases: Mapping
     if aliases and model in aliases:
         said, model = model, aliases[model]
     ask, form = None, operation.form
-    if operation.media == "always" or (operation.media == "flat" and _is_flat(body, operation.model.name)):
-        form = "kling-flat" if operation.media == "flat" else form
+    if operation.flat_form and _is_flat(body, operation.model.name):
+        form = operation.flat_form
+    if operation.media == "always" or form != operation.form:
         ask = media.read(form, body, model)
     upper, features = bound(operation.meter, body)
     callback = ask.callback_url if ask is not None else body.get(operation.task.callback or "")

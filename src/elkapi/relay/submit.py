@@ -12,7 +12,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 
@@ -40,7 +40,7 @@ from elkapi.routing.walk import Walk
 from elkapi.snapshot import Snapshot
 from elkapi.storage.repos.tasks import OUTCOME_UNKNOWN, TaskRow, text_id
 from elkapi.tasks import ending, machine, record
-from elkapi.tasks.request import ANSWER_BYTES_MAX, request_for
+from elkapi.tasks.request import Answer, answer_to, request_for
 from elkapi.testing.crash import point
 from elkapi.types import (
     Attempt,
@@ -51,12 +51,9 @@ from elkapi.types import (
     NewTask,
     Price,
     Quote,
-    RequestRecord,
-    Settlement,
     State,
     StoredReply,
     TaskStep,
-    Usage,
 )
 from elkapi.upstream import UpstreamFailure
 from elkapi.upstream.gcp import TokenRefused
@@ -235,7 +232,6 @@ class Submit:
             model=asked.model,
             created_ns=self.plane.clock.now_ns(),
             asked=record.encode(self.kept),
-            recallable=bool(task.recall),
         )
         return self.task
 
@@ -330,12 +326,8 @@ class Submit:
             point("tasks.submit.before")
             # From here on it may have been begun, whatever goes wrong.
             one.fate = "unknown"
-            reply = await plane.client.send(request)
+            reply = await answer_to(plane.client.send, request)
             point("tasks.submit.after")
-            try:
-                body, whole = await reply.read(ANSWER_BYTES_MAX)
-            finally:
-                await reply.aclose()
         finally:
             if lease is not None:
                 lease.release()
@@ -343,24 +335,22 @@ class Submit:
         status = attempt.channel.status_map.get(reply.status, reply.status)
         if (theirs := reply.header(b"x-request-id", b"request-id")) is not None:
             one.upstream_request_id = theirs[:128].decode("latin-1")
-        return self._judged(attempt, one, status, body, whole, reply.header(b"retry-after"))
+        return self._judged(attempt, one, status, reply)
 
     def _more(self, attempt: Attempt) -> Mapping[bytes, bytes]:
         allowed = {name.lower().encode() for name in attempt.channel.forward_headers}
         return {name: value for name, value in self.forwarded.items() if name in allowed or name in _NATIVE}
 
-    def _judged(
-        self, attempt: Attempt, one: AttemptRecord, status: int, body: bytes, whole: bool, retry_after: bytes | None
-    ) -> tuple[int, bytes] | Verdict:
+    def _judged(self, attempt: Attempt, one: AttemptRecord, status: int, reply: Answer) -> tuple[int, bytes] | Verdict:
         """What an answer to a submit means: accepted, refused here, refused by the provider, or nobody knows."""
-        asked = self.asked
+        asked, body = self.asked, reply.body
         one.error = None if is_success(status) else body[:300].decode("utf-8", "replace")
-        decoded = _decoded(body) if whole else None
+        decoded = _decoded(body) if reply.complete else None
         refusal = machine.refused(asked.family, decoded) if isinstance(decoded, dict) else None
         if not is_success(status):
             if status in _UNSURE_STATUSES:
                 return Verdict("fail", f"status_{status}", "unknown", cool="channel")
-            verdict = on_status(status, retry_after)
+            verdict = on_status(status, reply.header(b"retry-after"))
             if refusal is not None and refusal.elsewhere:
                 verdict = Verdict("next", f"code_{refusal.code}", "none", cool="key")
             if verdict.action == "fail":
@@ -429,9 +419,7 @@ class Submit:
     async def _answered_at_once(self, attempt: Attempt, status: int, reply: bytes, native: str) -> tuple[int, bytes]:
         """The answer is all there is: charged and kept in one step; later calls find its account by `native`."""
         told = record.Told(reply=msgspec.Raw(reply), attempts=tuple(self.tries), upstream_model=attempt.upstream_model)
-        task = self._as_it_stands(State.QUEUED, native, told, version=0)
-        row = msgspec.structs.replace(task.row, channel_id=attempt.channel.id, channel_key_id=attempt.key.id)
-        task = msgspec.structs.replace(task, row=row)
+        task = self._at(self._as_it_stands(State.QUEUED, native, told, version=0), attempt.channel.id, attempt.key.id)
         done = ending.succeeded(task, reply, (), (), ending.cost_at_once(task), self.plane.clock.now_ns())
         assert done.settlement is not None
         note(self.plane, done.settlement.record)
@@ -451,7 +439,13 @@ class Submit:
         """What the caller is told: the task as the step makes it."""
         return self.plane.showing.submitted(self.asked.form, self._as_it_stands(state, native, told, version=1), reply)
 
-    def _as_it_stands(self, state: State, native: str, told: record.Told, *, version: int) -> record.Task:
+    @staticmethod
+    def _at(task: record.Task, channel_id: int | None, channel_key_id: int | None) -> record.Task:
+        """The task with the account that it was put to."""
+        row = msgspec.structs.replace(task.row, channel_id=channel_id, channel_key_id=channel_key_id)
+        return msgspec.structs.replace(task, row=row)
+
+    def _as_it_stands(self, state: State, native: str | None, told: record.Told, *, version: int) -> record.Task:
         """The task before, or as, the step makes it."""
         new = self.task
         row = TaskRow(
@@ -497,21 +491,24 @@ class Submit:
 
     async def _end(self, code: str, status: int, error: GatewayError | None = None) -> None:
         """The task was never begun, or nobody will ever know: it ends, free."""
-        now_ns = self.plane.clock.now_ns()
         text = error.message if error is not None else "The task was not begun."
-        told = record.Told(attempts=tuple(self.tries), error=text)
-        final = self._record(code, error.status if error is not None else status)
-        note(self.plane, final)
-        await self._made(
-            msgspec.structs.replace(
-                self._step(State.FAILED, told),
-                finished_ns=now_ns,
-                error_code=code,
-                settlement=Settlement(final, self._order()),
-                claim=self.claim,
-                claim_end="unknown" if code == OUTCOME_UNKNOWN else "forget",
-            )
+        task = self._as_it_stands(State.QUEUED, None, record.Told(attempts=tuple(self.tries)), version=0)
+        last = self.tries[-1] if self.tries else None
+        task = self._at(task, last.channel_id if last else None, last.channel_key_id if last else None)
+        done = ending.ended(
+            task,
+            State.FAILED,
+            code,
+            text,
+            b"",
+            self.plane.clock.now_ns(),
+            status=error.status if error is not None else status,
+            unknown=any(one.fate == "unknown" for one in self.tries),
         )
+        assert done.settlement is not None
+        note(self.plane, done.settlement.record)
+        claim_end: Literal["unknown", "forget"] = "unknown" if code == OUTCOME_UNKNOWN else "forget"
+        await self._made(msgspec.structs.replace(done, claim=self.claim, claim_end=claim_end))
 
     def _step(self, state: State, told: record.Told) -> TaskStep:
         return TaskStep(
@@ -540,36 +537,6 @@ class Submit:
         """Whether a step that was refused had in truth been made by an earlier try."""
         task = await self.plane.tasks.find_or_none(self.grant, text_id(step.id))
         return task is not None and task.row.native_id == step.native_id
-
-    def _record(self, outcome: str, status: int) -> RequestRecord:
-        plane, grant, bound, asked = self.plane, self.grant, self.quote, self.asked
-        last = self.tries[-1] if self.tries else None
-        unknown = any(one.fate == "unknown" for one in self.tries)
-        return RequestRecord(
-            id=self.call_id,
-            key_id=grant.key_id,
-            owner_id=grant.owner_id,
-            operation=asked.operation.id,
-            model=asked.model,
-            group=grant.group,
-            created_ns=plane.clock.now_ns(),
-            duration_ms=milliseconds(plane.clock.monotonic_s() - self.started_s),
-            status=status,
-            outcome=outcome,
-            usage=Usage(),
-            price_id=bound.price.id,
-            price_version=bound.price.version,
-            ratio_micro=bound.ratio_micro,
-            hold_nano=bound.nano,
-            charge_nano=0,
-            flags=("unknown_outcome",) if unknown else (),
-            channel_id=last.channel_id if last else None,
-            channel_name=last.channel_name if last else None,
-            upstream_request_id=last.upstream_request_id if last else None,
-            attempts=tuple(self.tries),
-            error_code=outcome,
-            asked=asked.said or None,
-        )
 
 
 # What a caller of the same form says to the provider beside its body.

@@ -19,20 +19,20 @@ from elkapi.relay.asset_pages import answer_with
 from elkapi.relay.call import Call
 from elkapi.relay.plane import DataPlane
 from elkapi.relay.submit import AT_ONCE, JSON, submit
-from elkapi.relay.task_store import not_found
+from elkapi.relay.task_store import EVENTS, not_found
 from elkapi.routing.verdict import is_success
 from elkapi.snapshot import Snapshot
 from elkapi.storage.repos import assets
+from elkapi.storage.repos.tasks import Wanted
 from elkapi.tasks import ending
 from elkapi.tasks.record import Task
-from elkapi.tasks.request import ANSWER_BYTES_MAX, request_for
+from elkapi.tasks.request import answer_to, request_for
 from elkapi.translate.task_chat import KEEP_ALIVE
 from elkapi.types import Grant, State, TaskStep
 from elkapi.upstream import UpstreamFailure
 from elkapi.upstream.gcp import TokenRefused
 
 _object = msgspec.json.Decoder(dict[str, Any])
-EVENTS = ((b"content-type", b"text/event-stream"), (b"cache-control", b"no-store"))
 _ID_NAMES = ("task_id", "id", "taskId", "file_id")
 STEPS_MAX = 5
 
@@ -68,14 +68,11 @@ async def list_tasks(plane: DataPlane, snapshot: Snapshot, grant: Grant, match: 
     offset = _number(query, listing.offset, 0, 0, 1_000_000_000) if listing.offset else 0
     if listing.page:
         offset = (_number(query, listing.page, 1, 1, 1_000_000) - 1) * limit
-    found, total = await plane.tasks.page(
-        grant,
-        limit=limit,
-        offset=offset,
-        wires=(operation.wire or "",),
-        operations=_of_list(plane, match),
-        **_filters(operation, listing, asked),
+    wanted = Wanted(
+        wires=(operation.wire or "",), operations=_of_list(plane, match), **_filters(operation, listing, asked)
     )
+    found = await plane.tasks.page(grant, wanted, limit=limit, offset=offset)
+    total = await plane.tasks.count(grant, wanted) if listing.total or listing.more else 0
     body = msgspec.json.decode(msgspec.json.encode(listing.envelope))
     items = [_item(listing, plane.showing.shown(operation, task, plane.origin(call))[1]) for task in found]
     put(listing.items, body, items) if listing.items else None
@@ -100,9 +97,8 @@ async def list_by_cursor(plane: DataPlane, grant: Grant, operation: Operation, c
     if named := query.get("after"):
         after = (await plane.tasks.find(grant, named)).row.id
     forms = None if operation.form == "neutral" else (operation.form, "unified")
-    found, _ = await plane.tasks.page(
-        grant, limit=limit + 1, after=after, ascending=order == "asc", forms=forms, but_form=AT_ONCE
-    )
+    wanted = Wanted(forms=forms, but_form=AT_ONCE)
+    found = await plane.tasks.page(grant, wanted, limit=limit + 1, after=after, ascending=order == "asc")
     origin = plane.origin(call)
     data = [plane.showing.shown(operation, task, origin)[1] for task in found[:limit]]
     body = {
@@ -166,7 +162,7 @@ async def follow_task(plane: DataPlane, task: Task, call: Call) -> None:
 
 
 def _filters(operation: Operation, listing: Listing, asked: dict[str, list[str]]) -> dict[str, Any]:
-    """What of a list is wanted, for storage.repos.tasks.page; a word that means nothing is a list of nothing."""
+    """What of a list is wanted, as members of `Wanted`; a word that means nothing is a list of nothing."""
     wanted: dict[str, Any] = {}
     for name, what in listing.filters.items():
         values = [value for text in asked.get(name, []) for value in text.split(",")]
@@ -225,11 +221,7 @@ async def _cancelled(plane: DataPlane, snapshot: Snapshot, task: Task) -> Task:
     values = {"id": task.row.native_id, "submit": operation.upstream.partition(" ")[2]}
     try:
         request = await request_for(plane.signer, plane.settings, operation, channel, key, spec.cancel, values)
-        reply = await plane.client.send(request)
-        try:
-            await reply.read(ANSWER_BYTES_MAX)
-        finally:
-            await reply.aclose()
+        reply = await answer_to(plane.client.send, request)
     except (UpstreamFailure, ValueError, TokenRefused):
         raise UpstreamError("The provider did not answer; the task goes on.") from None
     if not is_success(reply.status):

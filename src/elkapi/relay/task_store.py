@@ -22,6 +22,8 @@ from elkapi.types import Grant
 
 T = TypeVar("T")
 FOLLOW_S = 1.0
+# How a task that is followed is sent.
+EVENTS = ((b"content-type", b"text/event-stream"), (b"cache-control", b"no-store"))
 
 
 def not_found(text: str) -> NotFound:
@@ -82,13 +84,27 @@ class TaskStore:
                     return
                 task = again
 
-    async def page(self, grant: Grant, **wanted: Any) -> tuple[list[Task], int]:
-        """(tasks, how many in all): see storage.repos.tasks.page. Raises Unavailable."""
-        return await self._reader.run(lambda connection: self._page(connection, grant, wanted))
+    async def page(
+        self,
+        grant: Grant,
+        wanted: rows.Wanted,
+        *,
+        limit: int,
+        offset: int = 0,
+        after: bytes | None = None,
+        ascending: bool = False,
+    ) -> list[Task]:
+        """The caller's own tasks, a part of them. Raises Unavailable."""
 
-    def _page(self, connection: Connection, grant: Grant, wanted: dict[str, Any]) -> tuple[list[Task], int]:
-        found, total = rows.page(connection, grant, **wanted)
-        return [opened(self._sealer, row) for row in found], total
+        def read(connection: Connection) -> list[Task]:
+            found = rows.page(connection, grant, wanted, limit=limit, offset=offset, after=after, ascending=ascending)
+            return [opened(self._sealer, row) for row in found]
+
+        return await self._reader.run(read)
+
+    async def count(self, grant: Grant, wanted: rows.Wanted) -> int:
+        """How many of the caller's own tasks there are. Raises Unavailable."""
+        return await self._reader.run(lambda connection: rows.count(connection, grant, wanted))
 
     async def write(self, change: Callable[[Connection], T]) -> T:
         """`change`'s answer, committed. Raises Unavailable."""

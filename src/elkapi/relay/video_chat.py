@@ -22,6 +22,7 @@ from elkapi.relay.plane import DataPlane
 from elkapi.relay.read import Request
 from elkapi.relay.route import can_serve
 from elkapi.relay.submit import CHAT_FORM, JSON, Submit, begun
+from elkapi.relay.task_store import EVENTS
 from elkapi.snapshot import Snapshot
 from elkapi.storage.repos import requests
 from elkapi.storage.repos.tasks import text_id
@@ -31,7 +32,6 @@ from elkapi.translate.media import MediaAsk, read_messages
 from elkapi.translate.task_chat import KEEP_ALIVE, Telling, continued, failure, whole
 from elkapi.types import Grant, State, TaskView
 
-EVENTS = ((b"content-type", b"text/event-stream"), (b"cache-control", b"no-store"))
 _CHAT, _SUBMIT, _REMIX = "openai.chat", "seedance.unified-submit", "sora.remix"
 _object = msgspec.json.Decoder(dict[str, Any])
 

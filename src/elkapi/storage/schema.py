@@ -393,7 +393,6 @@ tasks = Table(
     Column("worker", LargeBinary),
     Column("poller", LargeBinary),
     Column("poked", Boolean, nullable=False),
-    Column("recallable", Boolean, nullable=False),
     Column("created_ns", BigInteger, nullable=False),
     Column("updated_ns", BigInteger, nullable=False),
     Column("started_ns", BigInteger),

@@ -6,11 +6,9 @@ Both are signed, so that who has one can do with it what it is for, and nothing 
 from __future__ import annotations
 
 import hmac
-from collections.abc import Callable
 
 from elkapi.assets.urls import AssetUrls
 from elkapi.clock import Clock
-from elkapi.relay.call import Call
 from elkapi.settings import Settings
 from elkapi.storage.secrets import Sealer
 from elkapi.types import TaskAsset
@@ -23,15 +21,10 @@ class Addresses:
     """`public_url` is how the world reaches the gateway; without it callers' own words count, and nobody calls us."""
 
     def __init__(self, settings: Settings, sealer: Sealer, clock: Clock) -> None:
-        self._public_url = settings.public_url.rstrip("/")
+        self.public_url = settings.public_url.rstrip("/")
         self._sealer = sealer
         self.assets = AssetUrls(sealer, clock, settings.asset_url_s)
         self._clock = clock
-
-    @property
-    def public_origin(self) -> Callable[[Call], str] | None:
-        """The origin of every address of ours, where the operator set one."""
-        return (lambda call: self._public_url) if self._public_url else None
 
     def of_asset(self, asset: TaskAsset, origin: str) -> str:
         """Where a caller fetches a file, signed."""
@@ -39,7 +32,7 @@ class Addresses:
 
     def callback(self, task_id: bytes) -> str:
         """Where a provider says that a task moved; "" while nobody outside could reach us."""
-        return f"{self._public_url}{CALLBACKS}{self._token(task_id)}" if self._public_url else ""
+        return f"{self.public_url}{CALLBACKS}{self._token(task_id)}" if self.public_url else ""
 
     def task_of(self, token: str) -> bytes | None:
         """The task that a callback is about; None for a token that is not ours."""

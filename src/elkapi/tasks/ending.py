@@ -70,6 +70,7 @@ def ended(
     now_ns: int,
     *,
     loss: Cost | None = None,
+    status: int = 502,
     unknown: bool = False,
 ) -> TaskStep:
     """The step to any other end: free to the caller; what the provider billed all the same is the operator's loss."""
@@ -80,7 +81,7 @@ def ended(
     if loss is not None:
         lost_nano = loss.charge_nano + loss.loss_nano
         cost = msgspec.structs.replace(cost, usage=loss.usage, features=loss.features, loss_nano=lost_nano)
-    status = CANCELLED_STATUS if state is State.CANCELLED else 502
+    status = CANCELLED_STATUS if state is State.CANCELLED else status
     final = _record(task, code, status, cost, now_ns)
     return _step(task, state, task.row.progress, told, final, now_ns, code=code)
 

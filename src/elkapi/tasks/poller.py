@@ -34,7 +34,7 @@ from elkapi.storage.repos import tasks as rows
 from elkapi.storage.repos.tasks import OUTCOME_UNKNOWN, Owned
 from elkapi.tasks import ending, machine, record
 from elkapi.tasks.record import Task
-from elkapi.tasks.request import ANSWER_BYTES_MAX, Signer, credential, request_for
+from elkapi.tasks.request import Signer, answer_to, credential, request_for
 from elkapi.tasks.telling import Tell
 from elkapi.testing.crash import point
 from elkapi.types import Channel, ChannelKey, State, TaskAsset, TaskStep
@@ -97,12 +97,11 @@ class Storage(Protocol):
 class Watched:
     """An open task in memory: what is needed to ask about it again, and no more."""
 
-    __slots__ = ("copies", "due_s", "failures", "first_ns", "owned", "polls", "running")
+    __slots__ = ("copies", "due_s", "failures", "owned", "polls", "running")
 
     def __init__(self, owned: Owned, due_s: float) -> None:
         self.owned = owned
         self.due_s = due_s
-        self.first_ns = owned.created_ns
         self.polls = self.failures = self.copies = 0
         self.running = False
 
@@ -390,7 +389,7 @@ class Poller:
         return None if await self._refresh(watched) is None else 0.0
 
     async def _next_s(self, watched: Watched, spec: TaskSpec) -> float:
-        poll, age_s = spec.poll, (self._parts.clock.now_ns() - watched.first_ns) / 1e9
+        poll, age_s = spec.poll, (self._parts.clock.now_ns() - watched.owned.created_ns) / 1e9
         if age_s > poll.limit_s:
             await self._alert(STALLED, watched, {"age_s": round(age_s)})
             return OVERDUE_EVERY_S
@@ -429,27 +428,23 @@ class Poller:
         parts = self._parts
         try:
             request = await request_for(parts.signer, parts.settings, operation, channel, key, what, values)
-            reply = await parts.send(request)
-            try:
-                raw, _ = await reply.read(ANSWER_BYTES_MAX)
-            finally:
-                await reply.aclose()
+            reply = await answer_to(parts.send, request)
         except (UpstreamFailure, ValueError, TokenRefused) as error:
             log.info("task_poll_unanswered: %s", error, extra={"channel": channel.name, "error": str(error)[:200]})
             return 0.0
         if may_be_absent and reply.status == ABSENT:
-            return None, raw
+            return None, reply.body
         if not is_success(reply.status):
             return parse_retry_after_s(reply.header(b"retry-after"))
         try:
-            decoded = _body.decode(raw)
+            decoded = _body.decode(reply.body)
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
             return 0.0
         family = parts.families[operation.id]
         if machine.refused(family, decoded, fetched=True) is not None:
             return 0.0
         accepted = decoded if family.hooks.accept is None else family.hooks.accept(decoded)
-        return accepted, raw
+        return accepted, reply.body
 
     async def _recall(self, watched: Watched, operation: Operation) -> float | None:
         """A submit of unknown outcome: ask the accounts that it may have reached, where they know our own id of it."""

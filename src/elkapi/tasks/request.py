@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from urllib.parse import quote
+
+import msgspec
 
 from elkapi.catalog.operation import Operation
 from elkapi.catalog.upstreams import UPSTREAM_FAMILIES, auth_headers, endpoint_for, option, target_path
@@ -14,6 +16,7 @@ from elkapi.types import Channel, ChannelKey
 from elkapi.upstream import Deadlines, Origin, UpstreamRequest, split_base_url
 from elkapi.upstream.gcp import TokenSource
 from elkapi.upstream.jwt import access_token
+from elkapi.upstream.reply import UpstreamReply
 
 _FRAMING = frozenset({b"host", b"content-length", b"transfer-encoding", b"connection"})
 # {id} is one segment; {+id} keeps its slashes (names of Google's operations).
@@ -105,6 +108,25 @@ async def request_for(
         body,
         deadlines_for(channel, settings),
     )
+
+
+class Answer(msgspec.Struct, frozen=True):
+    """A whole answer; `complete` False: it was longer than anything a provider says of a task."""
+
+    status: int
+    body: bytes
+    complete: bool
+    header: Callable[..., bytes | None]
+
+
+async def answer_to(send: Callable[[UpstreamRequest], Awaitable[UpstreamReply]], request: UpstreamRequest) -> Answer:
+    """What is answered, read to its end. Raises UpstreamFailure."""
+    reply = await send(request)
+    try:
+        body, complete = await reply.read(ANSWER_BYTES_MAX)
+    finally:
+        await reply.aclose()
+    return Answer(reply.status, body, complete, reply.header)
 
 
 def deadlines_for(channel: Channel, settings: Settings) -> Deadlines:

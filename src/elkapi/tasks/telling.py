@@ -33,7 +33,7 @@ class Teller:
             return step
         operation = self._operations[task.row.operation]
         spec = operation.task
-        form = spec.notice if spec is not None and task.row.form in ("native", "kling-flat") else "standard"
+        form = spec.notice if spec is not None and task.row.form in ("native", operation.flat_form) else "standard"
         after = after_step(task, step)
         view = with_addresses(after.view(), lambda asset: self._address(asset, task.asked.origin))
         notice = Notice(

@@ -79,8 +79,8 @@ FAMILY = Family(
     ),
     hooks=Hooks(prepare=_prepare, show=_shown),
     operations=(
-        _tasks.submit("text-to-video", "/v1/videos/text2video", media="flat"),
-        _tasks.submit("image-to-video", "/v1/videos/image2video", media="flat"),
+        _tasks.submit("text-to-video", "/v1/videos/text2video", flat_form="kling-flat"),
+        _tasks.submit("image-to-video", "/v1/videos/image2video", flat_form="kling-flat"),
         _tasks.submit("extend", "/v1/videos/video-extend", model="kling-video-extend"),
         _tasks.submit("lip-sync", "/v1/videos/lip-sync", model="kling-lip-sync"),
         _tasks.submit("effects", "/v1/videos/effects", model="kling-effects"),

@@ -109,41 +109,56 @@ def newest(
     return [TaskRow(*row) for row in connection.execute(wanted)]
 
 
+class Wanted(msgspec.Struct, frozen=True, kw_only=True):
+    """Which of a caller's tasks a list is of; None asks nothing. `but_form` is left out."""
+
+    wires: Collection[str] | None = None
+    states: Collection[str] | None = None
+    operations: Collection[str] | None = None
+    forms: Collection[str] | None = None
+    native_ids: Collection[str] | None = None
+    models: Collection[str] | None = None
+    but_form: str = ""
+
+
 def page(
     connection: Connection,
     grant: Grant,
+    wanted: Wanted,
     *,
     limit: int,
     offset: int = 0,
-    wires: Collection[str] | None = None,
     after: bytes | None = None,
     ascending: bool = False,
-    states: Collection[str] | None = None,
-    operations: Collection[str] | None = None,
-    forms: Collection[str] | None = None,
-    native_ids: Collection[str] | None = None,
-    models: Collection[str] | None = None,
-    but_form: str = "",
-) -> tuple[list[TaskRow], int]:
-    """(tasks, how many there are in all) of the caller's own, newest first unless `ascending`."""
+) -> list[TaskRow]:
+    """The caller's own tasks, newest first unless `ascending`."""
     c = _tasks.c
-    wanted = _own(grant)
-    if wires is not None:
-        wanted = wanted.where(c.wire.in_(wires))
-    if states is not None:
-        wanted = wanted.where(c.state.in_(states))
-    if operations is not None:
-        wanted = wanted.where(c.operation.in_(operations))
-    for column, among in ((c.form, forms), (c.native_id, native_ids), (c.model, models)):
-        if among is not None:
-            wanted = wanted.where(column.in_(among))
-    if but_form:
-        wanted = wanted.where(c.form != but_form)
-    total = connection.execute(select(func.count()).select_from(wanted.subquery())).scalar_one()
+    query = _among(grant, wanted)
     if after is not None:
-        wanted = wanted.where(c.id > after if ascending else c.id < after)
-    wanted = wanted.order_by(c.id if ascending else c.id.desc()).limit(limit).offset(offset)
-    return [TaskRow(*row) for row in connection.execute(wanted)], total
+        query = query.where(c.id > after if ascending else c.id < after)
+    query = query.order_by(c.id if ascending else c.id.desc()).limit(limit).offset(offset)
+    return [TaskRow(*row) for row in connection.execute(query)]
+
+
+def count(connection: Connection, grant: Grant, wanted: Wanted) -> int:
+    """How many of the caller's own tasks there are."""
+    return connection.execute(select(func.count()).select_from(_among(grant, wanted).subquery())).scalar_one()
+
+
+def _among(grant: Grant, wanted: Wanted) -> Select[Any]:
+    c = _tasks.c
+    query = _own(grant)
+    for column, among in (
+        (c.wire, wanted.wires),
+        (c.state, wanted.states),
+        (c.operation, wanted.operations),
+        (c.form, wanted.forms),
+        (c.native_id, wanted.native_ids),
+        (c.model, wanted.models),
+    ):
+        if among is not None:
+            query = query.where(column.in_(among))
+    return query.where(c.form != wanted.but_form) if wanted.but_form else query
 
 
 def _own(grant: Grant) -> Select[Any]:
