@@ -8,9 +8,11 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 from elkapi.catalog.task import Made
+from elkapi.clock import SYSTEM_CLOCK, Clock
 from elkapi.control.tasking import opened_poller, polling
 from elkapi.ids import new_id
 from elkapi.ledger import check
@@ -26,14 +28,17 @@ MODEL = "kling-v1-6"
 
 
 class Copies:
-    """Copies nothing, and says what it was asked to copy; `fail` is raised instead."""
+    """Copies nothing, and says what it was asked to copy; `fail` is raised instead, and none ends before `go_on`."""
 
     def __init__(self) -> None:
         self.asked: list[UpstreamRequest] = []
         self.fail: CopyFailed | None = None
+        self.go_on = asyncio.Event()
+        self.go_on.set()
 
     async def copy(self, task: Task, number: int, made: Made, request: UpstreamRequest, source: str) -> TaskAsset:
         self.asked.append(request)
+        await self.go_on.wait()
         if self.fail is not None:
             raise self.fail
         return TaskAsset(
@@ -67,9 +72,9 @@ class Tasks:
         return await self.call("POST", "/kling/v1/videos/text2video", asked, **more)
 
     @contextlib.asynccontextmanager
-    async def polling(self) -> AsyncIterator[Poller]:
-        order = WorkerOrder(settings=self.gate.plane.settings)
-        async with opened_poller(order, self.gate.installation, lambda *_: self.copies) as poller:
+    async def polling(self, clock: Clock = SYSTEM_CLOCK, **settings: Any) -> AsyncIterator[Poller]:
+        order = WorkerOrder(settings=msgspec.structs.replace(self.gate.plane.settings, **settings))
+        async with opened_poller(order, self.gate.installation, lambda *_: self.copies, clock) as poller:
             async with polling(poller):
                 yield poller
 

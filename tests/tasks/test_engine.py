@@ -12,10 +12,11 @@ import httpx
 import pytest
 
 from elkapi.catalog.task import TaskSpec
+from elkapi.clock import ManualClock
 from elkapi.ledger.recovery import recover_owners
 from elkapi.money import parse_usd
 from elkapi.relay.submit import Submit
-from elkapi.tasks.poller import CopyFailed
+from elkapi.tasks.poller import CopyFailed, Poller, Watched
 from tests.tasks.conftest import MODEL, Tasks
 
 HALF = parse_usd("0.50")
@@ -227,6 +228,40 @@ async def test_two_pollers_end_a_task_once(tasks: Tasks) -> None:
     async with tasks.polling(), tasks.polling():
         await tasks.until("succeeded", 20)
     assert tasks.books().charged_nano == 20 * HALF
+
+
+async def test_big_files_keep_nobody_from_asking_about_other_tasks(tasks: Tasks) -> None:
+    tasks.copies.go_on.clear()
+    first = (await tasks.submit()).json()["data"]["task_id"]
+    tasks.upstream.succeed(first)
+    async with tasks.polling(task_polls_per_channel_max=1):
+        while not tasks.copies.asked:
+            await asyncio.sleep(0.01)
+        second = (await tasks.submit()).json()["data"]["task_id"]
+        tasks.upstream.tasks[second]["task_status"] = "processing"
+        await tasks.until("running")
+        tasks.copies.go_on.set()
+        await tasks.until("succeeded")
+    assert len(tasks.copies.asked) == 1
+
+
+async def test_a_burst_of_polls_comes_apart(tasks: Tasks, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The next look counts from when this one began, so a poll that was late once is not late each time."""
+    for _ in range(3):
+        await tasks.submit()
+    looked: list[Watched] = []
+    clock = ManualClock(time.time_ns() + 10**9)
+
+    async def look(_: Poller, watched: Watched) -> float:
+        looked.append(watched)
+        clock.advance(2.0)
+        return 1000.0
+
+    monkeypatch.setattr(Poller, "_poll", look)
+    async with tasks.polling(clock=clock, task_polls_per_channel_max=1):
+        while len(looked) < 3:
+            await asyncio.sleep(0.01)
+    assert sorted(one.due_s for one in looked) == [1000.0, 1002.0, 1004.0]
 
 
 def _issuer(authorization: str) -> Any:

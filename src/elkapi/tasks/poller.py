@@ -48,6 +48,8 @@ LOOK_S = 0.5
 LEASE_AT_ONCE = 500
 POLLS_AT_ONCE_MAX = 256
 COPIES_AT_ONCE_MAX = 8
+# So many ended tasks may wait for their copies without keeping their places as polls.
+COPIES_WAITING_MAX = 1000
 FAILED_S = 2.0
 CANCEL_AGAIN_S = 0.2
 # A file that could not be fetched is tried again for about half an hour.
@@ -97,13 +99,15 @@ class Storage(Protocol):
 class Watched:
     """An open task in memory: what is needed to ask about it again, and no more."""
 
-    __slots__ = ("copies", "due_s", "failures", "owned", "polls", "running")
+    __slots__ = ("copies", "due_s", "failures", "owned", "place", "polls", "running")
 
     def __init__(self, owned: Owned, due_s: float) -> None:
         self.owned = owned
         self.due_s = due_s
         self.polls = self.failures = self.copies = 0
         self.running = False
+        # The channel of which it holds one of the places of polls, while it does.
+        self.place: tuple[int | None] | None = None
 
 
 class Parts(msgspec.Struct, frozen=True):
@@ -143,7 +147,9 @@ class Poller:
         self._of_channel: Counter[int | None] = Counter()
         self._waiting: defaultdict[int | None, deque[bytes]] = defaultdict(deque)
         self._running: set[asyncio.Task[None]] = set()
+        self._polling = 0
         self._copying = asyncio.Semaphore(COPIES_AT_ONCE_MAX)
+        self._copies_waiting = 0
         self._wake = asyncio.Event()
         self._look_at_s = 0.0
         self._stopped = False
@@ -167,7 +173,7 @@ class Poller:
                 await self._look()
                 self._begin_due()
                 wait_s = self._look_at_s - clock.monotonic_s()
-                if self._due and len(self._running) < POLLS_AT_ONCE_MAX:
+                if self._due and self._polling < POLLS_AT_ONCE_MAX:
                     wait_s = min(wait_s, self._due[0][0] - clock.monotonic_s())
                 self._wake.clear()
                 with contextlib.suppress(TimeoutError):
@@ -235,7 +241,7 @@ class Poller:
     def _begin_due(self) -> None:
         now_s, due = self._parts.clock.monotonic_s(), self._due
         per_channel = self._parts.settings.task_polls_per_channel_max
-        while due and due[0][0] <= now_s and len(self._running) < POLLS_AT_ONCE_MAX:
+        while due and due[0][0] <= now_s and self._polling < POLLS_AT_ONCE_MAX:
             due_s, task_id = heapq.heappop(due)
             watched = self._watched.get(task_id)
             if watched is None or watched.running or watched.due_s != due_s:
@@ -247,27 +253,34 @@ class Poller:
             self._begin(watched)
 
     def _begin(self, watched: Watched) -> None:
+        now_s = self._parts.clock.monotonic_s()
+        self.lag_s = now_s - watched.due_s
+        # The next one counts from here: a burst then comes apart instead of being late again each time.
+        watched.due_s = now_s
         watched.running = True
-        self.lag_s = self._parts.clock.monotonic_s() - watched.due_s
-        channel_id = watched.owned.channel_id
-        self._of_channel[channel_id] += 1
+        watched.place = (watched.owned.channel_id,)
+        self._of_channel[watched.owned.channel_id] += 1
+        self._polling += 1
         one = asyncio.get_running_loop().create_task(self._attended(watched))
         self._running.add(one)
+        one.add_done_callback(self._running.discard)
 
-        def done(one: asyncio.Task[None]) -> None:
-            self._running.discard(one)
-            self._of_channel[channel_id] -= 1
-            waiting = self._waiting.get(channel_id)
-            while waiting:
-                following = self._watched.get(waiting.popleft())
-                if following is not None and not following.running:
-                    self._begin(following)
-                    break
-            else:
-                self._waiting.pop(channel_id, None)
-            self._wake.set()
-
-        one.add_done_callback(done)
+    def _leave_place(self, watched: Watched) -> None:
+        """Let another poll begin, of the same channel first."""
+        if watched.place is None:
+            return
+        (channel_id,), watched.place = watched.place, None
+        self._polling -= 1
+        self._of_channel[channel_id] -= 1
+        waiting = self._waiting.get(channel_id)
+        while waiting:
+            following = self._watched.get(waiting.popleft())
+            if following is not None and not following.running:
+                self._begin(following)
+                break
+        else:
+            self._waiting.pop(channel_id, None)
+        self._wake.set()
 
     async def _attended(self, watched: Watched) -> None:
         """One look at a task, and when the next one is; never raises."""
@@ -281,10 +294,11 @@ class Poller:
             again_s = self._backoff_s(watched)
         # Before it is scheduled: an entry that comes due while its task still runs would be dropped.
         watched.running = False
+        self._leave_place(watched)
         if again_s is None:
             self._watched.pop(watched.owned.id, None)
         else:
-            # From when it was due and not from when its answer came: a slow provider makes no poll rarer.
+            # From when it was begun and not from when its answer came: a slow provider makes no poll rarer.
             now_s = self._parts.clock.monotonic_s()
             self._schedule(watched, max(now_s, (watched.due_s if now_s < watched.due_s + again_s else now_s) + again_s))
 
@@ -513,8 +527,7 @@ class Poller:
             return None
         family = parts.families[operation.id]
         try:
-            async with self._copying:
-                assets = await self._copied(task, operation, place, reading)
+            assets = await self._copied_in_turn(watched, task, operation, place, reading)
         except CopyFailed as failure:
             watched.copies += 1
             self.counts["copies_failed"] += 1
@@ -529,6 +542,24 @@ class Poller:
         return await self._end(
             watched, task, ending.succeeded(task, raw, assets, reading.refs, cost, parts.clock.now_ns())
         )
+
+    async def _copied_in_turn(
+        self,
+        watched: Watched,
+        task: Task,
+        operation: Operation,
+        place: tuple[Channel, ChannelKey],
+        reading: machine.Reading,
+    ) -> tuple[TaskAsset, ...]:
+        """What was made, copied. Big files keep nobody from asking about other tasks. Raises CopyFailed."""
+        if self._copies_waiting < COPIES_WAITING_MAX:
+            self._leave_place(watched)
+        self._copies_waiting += 1
+        try:
+            async with self._copying:
+                return await self._copied(task, operation, place, reading)
+        finally:
+            self._copies_waiting -= 1
 
     async def _copied(
         self, task: Task, operation: Operation, place: tuple[Channel, ChannelKey], reading: machine.Reading
