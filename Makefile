@@ -12,8 +12,9 @@ WEIGHTS := src/elkapi/data/weights.txt
 
 # `make test` runs every suite, so a missing PostgreSQL or Redis is a failure there, not a skip.
 REQUIRE_SERVERS ?= 1
-# Files of tests run side by side, one process a core at most; each has servers of its own.
-TEST_PROCESSES ?= 2
+# Files of tests run side by side, each with servers of its own; many of them wait more than they work. The folders come in
+# their alphabetical order, so that the long ones (chaos, clients, process) begin first and `unit` fills the end.
+TEST_PROCESSES ?= 3
 CHAOS_ROUNDS ?= 50
 CHAOS_TASKS ?= 2000
 CHAOS_KILLS ?= 20
@@ -39,7 +40,7 @@ dev: $(STAMPS)/dev ## gateway and sandbox with a seeded key, restarted whenever 
 test: $(STAMPS)/dev $(STAMPS)/node ## every suite, on SQLite and PostgreSQL, with 60 s of chaos and soak
 	scripts/debian-packages test
 	ELKAPI_REQUIRE_POSTGRES=$(REQUIRE_SERVERS) ELKAPI_REQUIRE_REDIS=$(REQUIRE_SERVERS) \
-		$(PY) -m pytest -n $(TEST_PROCESSES) --dist loadfile
+		$(PY) -m pytest -n $(TEST_PROCESSES) --dist loadfile --no-loadscope-reorder
 
 test-fast: $(STAMPS)/dev ## the quick suites: SQLite only, no servers
 	$(PY) -m pytest -q -m "not slow and not postgres"

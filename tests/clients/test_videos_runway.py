@@ -25,7 +25,6 @@ def client(origin: Origin) -> Iterator[RunwayML]:
 
 def test_a_video_is_made_and_downloaded(client: RunwayML) -> None:
     task = client.image_to_video.create(**FIELDS, prompt_text="waves roll in")
-    assert client.tasks.retrieve(task.id).status == "PENDING"
     done = task.wait_for_task_output()
     assert done.status == "SUCCEEDED"
     assert httpx.get(done.output[0]).content[4:8] == b"ftyp"
@@ -57,7 +56,8 @@ def test_a_failed_task_is_an_exception(client: RunwayML, fault: str, code: str) 
 
 
 def test_a_deleted_task_is_gone(client: RunwayML) -> None:
-    task = client.image_to_video.create(**FIELDS, prompt_text="[sandbox: task-takes=60s]")
+    task = client.image_to_video.create(**FIELDS, prompt_text="[sandbox: task-queued=60s]")
+    assert client.tasks.retrieve(task.id).status == "PENDING"
     client.tasks.delete(task.id)
     with pytest.raises(runwayml.NotFoundError):
         client.tasks.retrieve(task.id)

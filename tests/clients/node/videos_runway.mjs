@@ -12,7 +12,6 @@ const frame = {
 const results = {};
 
 const begun = await client.imageToVideo.create({ ...frame, promptText: "waves roll in" });
-results.begun = (await client.tasks.retrieve(begun.id)).status;
 
 // The package sleeps for seconds before it asks: what it waits for is begun together.
 const failing = (fault) =>
@@ -37,7 +36,8 @@ results.failed = [failed, moderated].map((error) => [
   error.taskDetails.failureCode,
 ]);
 
-const long = await client.imageToVideo.create({ ...frame, promptText: "[sandbox: task-takes=60s]" });
+const long = await client.imageToVideo.create({ ...frame, promptText: "[sandbox: task-queued=60s]" });
+results.begun = (await client.tasks.retrieve(long.id)).status;
 await client.tasks.delete(long.id);
 const gone = await client.tasks.retrieve(long.id).catch((error) => error);
 results.gone = [gone.constructor.name, gone.status];
