@@ -66,8 +66,9 @@ def measured(
     """What the billed files of a finished task come to; the caller caps the charge at the hold.
 
     Providers bill the seconds that were asked for: a length is rounded to 100 ms, and within 250 ms of the asked one it
-    is the asked one. A file of unknown length counts as asked. A resolution below the asked one is charged as what it
-    is; above it, as asked. Where no file tells anything, `asked` stands; tokens are the provider's to report.
+    is the asked one. A file of unknown length counts as asked, and so does one that `extends`. A resolution below the
+    asked one is charged as what it is; above it, as asked. Where no file tells anything, `asked` stands; tokens are the
+    provider's to report.
     """
     kind = "image" if meter.unit == "image" else "video"
     files = [asset for asset in assets if asset.kind == kind]
@@ -77,11 +78,14 @@ def measured(
     if kind == "image":
         return Usage(images=len(files), calls=calls), _with_resolution(meter, features, files)
     each_ms = asked.video_ms // max(asked.calls, 1)
-    video_ms = sum(_charged_ms(file.duration_ms, each_ms) for file in files) if asked.video_ms else 0
+    if meter.extends or not asked.video_ms:
+        return Usage(video_ms=asked.video_ms, calls=calls), _with_resolution(meter, features, files)
+    video_ms = sum(charged_ms(file.duration_ms, each_ms) for file in files)
     return Usage(video_ms=video_ms, calls=calls), _with_resolution(meter, features, files)
 
 
-def _charged_ms(file_ms: int | None, asked_ms: int) -> int:
+def charged_ms(file_ms: int | None, asked_ms: int) -> int:
+    """What of a file's length is paid where `asked_ms` was asked for; see `measured`."""
     if file_ms is None or abs(file_ms - asked_ms) <= NEAR_MS:
         return asked_ms
     return (file_ms + STEP_MS // 2) // STEP_MS * STEP_MS

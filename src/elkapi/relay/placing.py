@@ -5,15 +5,22 @@ Each function takes the submit as it was read and gives it back changed, or refu
 
 from __future__ import annotations
 
+import base64
+import contextlib
+
 import msgspec
 
+from elkapi.assets.kinds import HEAD_BYTES, kind_of
+from elkapi.assets.probe import ProbeError, probe
 from elkapi.catalog.upstreams import endpoint_for
 from elkapi.errors import BadRequest, NoChannel
+from elkapi.pricing.media import charged_ms
 from elkapi.relay.asking import Asked, crossed
 from elkapi.relay.plane import DataPlane
 from elkapi.relay.task_store import not_found
 from elkapi.storage.repos.tasks import text_id
 from elkapi.tasks.callback_address import PARAM, challenge, check_callback_url
+from elkapi.tasks.record import Task
 from elkapi.types import Attempt, Grant
 
 DEFAULT_VIDEO_MODEL = "sora-2"
@@ -29,27 +36,53 @@ async def check_callback(plane: DataPlane, asked: Asked) -> None:
 
 async def like_its_source(plane: DataPlane, grant: Grant, asked: Asked) -> Asked:
     """A follow-up that names no model: it is that of the task it goes on from. Raises NotFound, BadRequest."""
+    meter, upper = asked.operation.meter, asked.upper
+    assert meter is not None
     if not asked.refs:
         # A file of the caller's own: the model is what it says, or the one that the provider would take.
         model = asked.body.get("model") or DEFAULT_VIDEO_MODEL
         if not isinstance(model, str):
             raise BadRequest("`model` must be the name of a model.", param="model")
-        return msgspec.structs.replace(asked, model=model)
+        if not meter.extends:
+            # What its header says bounds it from below alone: anybody can write one.
+            upper = msgspec.structs.replace(upper, video_ms=max(upper.video_ms, await _upload_ms(asked)))
+        return msgspec.structs.replace(asked, model=model, upper=upper)
     source = await plane.tasks.find(grant, asked.refs[0])
     if source.row.wire != asked.operation.wire:
         raise BadRequest("The provider of this video cannot go on from it.", code="not_supported", param="id")
-    upper = asked.upper
-    if not asked.body.get("seconds"):
-        upper = msgspec.structs.replace(upper, video_ms=source.asked.upper.video_ms)
+    if not meter.extends:
+        upper = msgspec.structs.replace(upper, video_ms=_length_ms(source))
     shown = {"size": source.asked.body.get("size"), "seconds": source.asked.body.get("seconds")}
     return msgspec.structs.replace(
         asked,
         model=source.row.model,
         said=source.asked.asked_model,
         upper=upper,
-        features={**source.asked.features, **asked.features},
+        # A follow-up names no size, so it is made in that of its source, and not in the provider's default.
+        features={**asked.features, **source.asked.features},
         shown={**shown, **asked.body, "remixed_from_video_id": text_id(source.row.id)},
     )
+
+
+def _length_ms(source: Task) -> int:
+    """How long a video is: an extension lasts longer than what was asked for."""
+    asked_ms = source.asked.upper.video_ms
+    files = [asset for asset in source.told.assets if asset.kind == "video"]
+    return charged_ms(files[0].duration_ms, asked_ms) if files else asked_ms
+
+
+async def _upload_ms(asked: Asked) -> int:
+    """How long a video is that the caller sends along; 0 where nobody can tell."""
+    url = asked.body.get("video")
+    with contextlib.suppress(ProbeError, ValueError):
+        content = base64.b64decode(url.partition(",")[2]) if isinstance(url, str) else b""
+
+        async def read(start: int, length: int) -> bytes:
+            return content[max(start, 0) : max(start, 0) + length]
+
+        if (kind := kind_of(content[:HEAD_BYTES])) is not None:
+            return (await probe(read, len(content), kind)).duration_ms or 0
+    return 0
 
 
 def crossed_over(plane: DataPlane, asked: Asked, attempts: tuple[Attempt, ...]) -> tuple[tuple[Attempt, ...], Asked]:

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from typing import Any
 
+import msgspec
+
 from elkapi.catalog.declare import ANY_MODEL, Tasks, at_once
 from elkapi.catalog.operation import Body, Family, ModelSource, Operation
 from elkapi.catalog.task import Made, Meter, Poll, TaskSpec
@@ -36,6 +38,9 @@ TASK = TaskSpec(
 _METER = Meter(
     unit="second", seconds=("seconds", "duration"), seconds_default=4.0, features={"size": ("size", "=720x1280")}
 )
+_EXTENSION = msgspec.structs.replace(_METER, seconds=("seconds",), extends=True)
+# What is made of a whole video is as long as that is, whatever the request says.
+_AS_LONG = msgspec.structs.replace(_METER, seconds=())
 _SOURCE = ModelSource("source")
 _SORA2 = ModelSource("body", "model", "sora-2")
 _videos = Tasks(family="sora", wire="videos", prefix="/v1/videos", task=TASK, meter=_METER, model=_SORA2)
@@ -74,6 +79,7 @@ FAMILY = Family(
             form="video",
             body=Body.FORM,
             model=_SOURCE,
+            meter=_AS_LONG,
             upstream="POST /v1/videos/edits",
             also=(("openai.videos-edit", "task"),),
         ),
@@ -83,6 +89,7 @@ FAMILY = Family(
             form="video",
             body=Body.FORM,
             model=_SOURCE,
+            meter=_EXTENSION,
             upstream="POST /v1/videos/extensions",
             also=(("openai.videos-extend", "task"),),
         ),
@@ -91,6 +98,7 @@ FAMILY = Family(
             "/{id}/remix",
             form="video",
             model=_SOURCE,
+            meter=_AS_LONG,
             upstream="POST /v1/videos/{ref}/remix",
             also=(("openai.videos-remix", "task"),),
         ),

@@ -1,0 +1,78 @@
+"""What a remix, an edit or an extension of a video costs: by the length and the size that it is made in."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from elkapi.money import parse_usd
+from tests.assets.media import mp4
+from tests.tasks.test_rows import AT_ONCE, FAULT, Asking, Served, serving
+
+# As they are seeded.
+SMALL, LARGE = parse_usd("0.30"), parse_usd("0.50")
+PRO = {"model": "sora-2-pro", "prompt": "a dog", "size": "1792x1024", "seconds": "8"}
+
+
+@pytest.fixture(scope="module")
+def gateways(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+    with serving(tmp_path_factory.mktemp("follow-ups")) as one:
+        url = one.sandbox.base_url
+        one.run(one.gate.channel(url, ("sora-2-pro",), secrets=("sk-pro",), forward_headers=(FAULT,)))
+        one.run(one.gate.price("sora-2", per_second_usd="0.10"))
+        yield one
+        assert one.books().loss_nano == 0
+
+
+class Videos(Asking):
+    """A key that makes videos by OpenAI's routes."""
+
+    def made(self, path: str, **sent: Any) -> tuple[str, int]:
+        """(its id, what it cost), once it is made."""
+        reply = self.call("POST", path, headers={FAULT: AT_ONCE}, **sent)
+        assert reply.status_code == 200, reply.text
+        path = f"/v1/videos/{reply.json()['id']}"
+        while (now := self.call("GET", path).json())["status"] in ("queued", "in_progress"):
+            pass
+        assert now["status"] == "completed", now
+        return now["id"], self.served.charge_nano(reply.headers["x-request-id"])
+
+
+@pytest.fixture
+def videos(gateways: Served) -> Videos:
+    return Videos(gateways, "sora.create")
+
+
+def test_a_remix_costs_what_its_source_did(videos: Videos) -> None:
+    source, cost = videos.made("/v1/videos", json=PRO)
+    assert cost == 8 * LARGE
+    for body in ({"prompt": "a cat"}, {"prompt": "a cat", "seconds": "4", "size": "1280x720"}):
+        assert videos.made(f"/v1/videos/{source}/remix", json=body)[1] == cost
+    edited = {"prompt": "a cat", "video": {"id": source}, "seconds": "4"}
+    assert videos.made("/v1/videos/edits", json=edited)[1] == cost
+
+
+def test_an_extension_costs_the_seconds_that_it_adds(videos: Videos) -> None:
+    source, _ = videos.made("/v1/videos", json=PRO)
+    body = {"prompt": "on", "seconds": "4", "video": {"id": source}}
+    longer, cost = videos.made("/v1/videos/extensions", json=body)
+    assert cost == 4 * LARGE
+    # It lasts 12 seconds, and so does what is made of it.
+    assert videos.made(f"/v1/videos/{longer}/remix", json={"prompt": "a cat"})[1] == 12 * LARGE
+
+
+@pytest.mark.parametrize("seconds", [2, 4, 12])
+def test_an_edit_of_an_uploaded_film_costs_its_length(videos: Videos, seconds: int) -> None:
+    film = ("a.mp4", mp4(seconds * 1000, 720, 1280), "video/mp4")
+    _, cost = videos.made("/v1/videos/edits", files={"prompt": (None, "in red"), "video": film})
+    assert cost == seconds * parse_usd("0.10")
+
+
+def test_a_film_that_cannot_be_measured_is_the_providers_to_refuse(videos: Videos) -> None:
+    for film in ("data:video/mp4;base64,AAAA", "data:video/mp4;base64,~", "data:,é", 5):
+        body = json.dumps({"prompt": "in red", "video": film})
+        reply = videos.call("POST", "/v1/videos/edits", content=body, headers={"content-type": "application/json"})
+        assert (reply.status_code, reply.json()["error"]["param"]) == (400, "video"), reply.text
