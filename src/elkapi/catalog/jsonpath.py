@@ -58,7 +58,10 @@ def first_of(paths: Iterable[str], value: Any) -> Any:
 
 
 def put(path: str, value: Any, new: Any) -> None:
-    """Set what a path names, making the objects on its way; `[*]` and indexes change what is there already."""
+    """Set what a path names, making the objects on its way; `[*]` and indexes change what is there already.
+
+    An index just behind the end of a list adds an object to it.
+    """
     steps = [name or (None if index == "*" else int(index)) for name, index in _STEP.findall(path)]
     _put(value, steps, new)
 
@@ -79,6 +82,8 @@ def _put(value: Any, steps: list[str | int | None], new: Any) -> None:
         return
     if not isinstance(value, list):
         return
+    if rest and step == len(value):
+        value.append({})
     for index in range(len(value)) if step is None else (step,):
         if not -len(value) <= index < len(value):
             continue

@@ -56,6 +56,7 @@ class TaskSpec(msgspec.Struct, frozen=True, kw_only=True):
     thing; a submit of unknown outcome is asked about with it and never repeated. `keeps_cancelled`: a task that was
     cancelled can still be read. `done` is the path of a truth that says whether it ended. `address` is where this
     provider's clients fetch a file from, with their key, where not every address would do; `{asset}` is the file's id.
+    `link` is the path at which a finished task tells our address of its file, where the provider itself tells none.
     `at_once`: the answer to the submit is all there is, and ends it.
     """
 
@@ -78,6 +79,7 @@ class TaskSpec(msgspec.Struct, frozen=True, kw_only=True):
     keeps_cancelled: bool = False
     done: str = ""
     address: str = ""
+    link: str = ""
     poll: Poll = Poll()
     at_once: bool = False
 
@@ -128,7 +130,7 @@ class InBand(msgspec.Struct, frozen=True, kw_only=True):
     """A provider that reports failure inside a success: `path` is `good` in a good answer.
 
     `message` is the path of the words; a value among `elsewhere` means that another channel may do better. `fetched`:
-    the rule holds for answers about tasks too.
+    the rule holds for answers that tell of a task too.
     """
 
     path: str

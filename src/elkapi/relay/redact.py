@@ -37,8 +37,11 @@ class _Error(msgspec.Struct):
 
 
 class _Body(msgspec.Struct):
+    """`detail` is FastAPI's word (Luma's), a list of what was wrong where a body did not fit."""
+
     error: _Error | str | None = None
     message: str | None = None
+    detail: str | list[dict[str, object]] | None = None
 
 
 _decoder = msgspec.json.Decoder(_Body, strict=False)
@@ -51,7 +54,7 @@ def rejected(status: int, body: bytes, attempt: Attempt, client_model: str) -> G
         view = _decoder.decode(body)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         view = _Body()
-    error = view.error if isinstance(view.error, _Error) else _Error(message=view.error or view.message)
+    error = view.error if isinstance(view.error, _Error) else _Error(message=view.error or view.message or _said(view))
     message = redact(error.message or f"The request was refused (status {status}).", attempt, client_model)
     code = _word(None if error.code is None else str(error.code), attempt, client_model)
     if reason_in(status, body) == "context":
@@ -60,6 +63,11 @@ def rejected(status: int, body: bytes, attempt: Attempt, client_model: str) -> G
     kind = _word(error.type, attempt, client_model) or "invalid_request_error"
     param = _word(error.param, attempt, client_model)
     return UpstreamRejected(message, status=status, code=code, type_=kind, param=param)
+
+
+def _said(view: _Body) -> str | None:
+    detail = view.detail
+    return detail if isinstance(detail, str) else str(detail[0].get("msg") or "") if detail else None
 
 
 def redact(message: str, attempt: Attempt, client_model: str) -> str:

@@ -69,7 +69,11 @@ async def list_tasks(plane: DataPlane, snapshot: Snapshot, grant: Grant, match: 
     if listing.page:
         offset = (_number(query, listing.page, 1, 1, 1_000_000) - 1) * limit
     wanted = Wanted(
-        wires=(operation.wire or "",), operations=_of_list(plane, match), **_filters(operation, listing, asked)
+        wires=(operation.wire or "",),
+        operations=_of_list(plane, match),
+        # A provider lists what it began; a submit that it refused is none of that.
+        begun=True,
+        **_filters(operation, listing, asked),
     )
     found = await plane.tasks.page(grant, wanted, limit=limit, offset=offset)
     total = await plane.tasks.count(grant, wanted) if listing.total or listing.more else 0
@@ -96,8 +100,9 @@ async def list_by_cursor(plane: DataPlane, grant: Grant, operation: Operation, c
     after = None
     if named := query.get("after"):
         after = (await plane.tasks.find(grant, named)).row.id
-    forms = None if operation.form == "neutral" else (operation.form, "unified")
-    wanted = Wanted(forms=forms, but_form=AT_ONCE)
+    is_ours = operation.form == "neutral"
+    forms = None if is_ours else (operation.form, "unified")
+    wanted = Wanted(forms=forms, but_form=AT_ONCE, begun=not is_ours)
     found = await plane.tasks.page(grant, wanted, limit=limit + 1, after=after, ascending=order == "asc")
     origin = plane.origin(call)
     data = [plane.showing.shown(operation, task, origin)[1] for task in found[:limit]]

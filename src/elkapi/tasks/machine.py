@@ -95,10 +95,10 @@ class Refused(msgspec.Struct, frozen=True):
     elsewhere: bool
 
 
-def refused(family: Family, reply: Any, *, fetched: bool = False) -> Refused | None:
-    """What a family's in-band rule says of an answer, to a fetch or to a submit; None when the answer is good."""
+def refused(family: Family, reply: Any, fetched: TaskSpec | None = None) -> Refused | None:
+    """What a family's in-band rule says of an answer, to a fetch of such a task or a submit; None when it is good."""
     rule = family.in_band
-    if rule is None or (fetched and not rule.fetched):
+    if rule is None or (fetched is not None and not rule.fetched and first(fetched.state, reply) is not None):
         return None
     value = first(rule.path, reply)
     if not isinstance(value, bool) and (value == rule.good or (value is not None and value == rule.also_good)):

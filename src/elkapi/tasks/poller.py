@@ -455,7 +455,7 @@ class Poller:
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
             return 0.0
         family = parts.families[operation.id]
-        if machine.refused(family, decoded, fetched=True) is not None:
+        if machine.refused(family, decoded, operation.task) is not None:
             return 0.0
         accepted = decoded if family.hooks.accept is None else family.hooks.accept(decoded)
         return accepted, reply.body

@@ -8,7 +8,7 @@ from typing import Any
 
 import msgspec
 
-from elkapi.catalog.jsonpath import first, first_of, put
+from elkapi.catalog.jsonpath import compiled, first, first_of, put
 from elkapi.catalog.operation import Family, Operation
 from elkapi.catalog.task import TaskSpec
 from elkapi.tasks.record import Task
@@ -29,17 +29,30 @@ def native(task: Task, spec: TaskSpec, view: TaskView) -> Any:
         body = _filled(spec.blank, view)
     word = first(spec.state, body) if spec.state else None
     # A state that the provider does not spell out (it is made up by `accept`) is not put there either.
-    differs = word is not None and spec.states.get(str(word)) is not view.state
+    told = word is not None or (view.state.is_end and not spec.done)
+    differs = told and spec.states.get(str(word)) is not view.state
     if differs and (ours := _word_of(spec, view.state)) is not None:
         put(spec.state, body, ours)
-    if view.state is State.FAILED and view.error and spec.error and first_of(spec.error, body) is None:
+    if view.state is State.FAILED and view.error and spec.error and (differs or first_of(spec.error, body) is None):
         put(spec.error[0], body, view.error)
     if spec.done and view.state.is_end:
         put(spec.done, body, True)
     if spec.progress and (said := first(spec.progress, body)) is not None:
         put(spec.progress, body, _progress_like(said, view.progress))
-    ours_of = {asset.source: asset.url for asset in view.assets if asset.source and asset.url}
-    return readdressed(body, ours_of) if ours_of else body
+    if spec.link and view.state is State.SUCCEEDED and view.assets:
+        put(spec.link, body, view.assets[0].url)
+    return _ours(spec, view, body)
+
+
+def _ours(spec: TaskSpec, view: TaskView, body: Any) -> Any:
+    """A provider's answer with our addresses in it and none of its own: a poster that could not be fetched is none."""
+    places: dict[str, str | None] = {asset.source: asset.url for asset in view.assets if asset.source and asset.url}
+    ours = set(places.values())
+    for made in spec.made:
+        if not made.via:
+            named = [value for value in compiled(made.path)(body) if isinstance(value, str) and value]
+            places |= {value: None for value in named if value not in places and value not in ours}
+    return readdressed(body, places) if places else body
 
 
 def with_addresses(view: TaskView, address: Callable[[TaskAsset], str]) -> TaskView:
@@ -96,7 +109,7 @@ def iso(ns: int) -> str:
     return f"{moment:%Y-%m-%dT%H:%M:%S}.{ns // 1_000_000 % 1000:03d}Z"
 
 
-def readdressed(value: Any, ours_of: Mapping[str, str]) -> Any:
+def readdressed(value: Any, ours_of: Mapping[str, str | None]) -> Any:
     """A decoded answer with our addresses in the places of the provider's, wherever in it they stand."""
     if isinstance(value, str):
         return ours_of.get(value, value)
@@ -139,11 +152,16 @@ class Showing:
             body = native(task, spec, view)
             show = self._families[task.row.operation].hooks.show
             return 200, body if show is None else show(body)
-        return 200, rendered(form, self.view(task, origin))
+        return 200, rendered(form, self.view(task, origin, wrapping=form == "wrapped"))
 
-    def view(self, task: Task, origin: str) -> TaskView:
-        """What a renderer is given, with our own addresses of its files."""
-        return with_addresses(task.view(), lambda asset: self._address(asset, origin))
+    def view(self, task: Task, origin: str, *, wrapping: bool = False) -> TaskView:
+        """What a renderer is given, with our own addresses of its files; those that wrap a native answer wrap ours."""
+        view = with_addresses(task.view(), lambda asset: self._address(asset, origin))
+        if not wrapping or not view.reply:
+            return view
+        show = self._families[task.row.operation].hooks.show
+        body = _ours(spec_of(self._operations, task), view, _decode(view.reply))
+        return msgspec.structs.replace(view, reply=msgspec.json.encode(body if show is None else show(body)))
 
     def cancelled(self, operation: Operation, task: Task, origin: str) -> tuple[int, bytes]:
         """(status, body) after a task was cancelled or forgotten; a native DELETE answers with nothing."""

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from elkapi.catalog.declare import Tasks
-from elkapi.catalog.operation import Family
+from elkapi.catalog.operation import Family, Hooks
 from elkapi.catalog.task import InBand, Made, Meter, TaskSpec
 from elkapi.types import State
 
@@ -24,6 +26,7 @@ TASK = TaskSpec(
     callback="callback_url",
     notice="minimax",
     challenge=True,
+    link="file.download_url",
     blank={"task_id": "{id}", "status": "Queueing", "base_resp": {"status_code": 0, "status_msg": "success"}},
 )
 _FEATURES: dict[str, tuple[str, ...]] = {"duration": ("duration", "=6"), "resolution": ("resolution", "=768P")}
@@ -36,15 +39,25 @@ _tasks = Tasks(
     meter=Meter(unit="call", seconds=("duration",), seconds_default=6.0, features=_FEATURES),
 )
 
+
+def _shown(body: dict[str, Any]) -> dict[str, Any]:
+    """What failed for another's reason than MiniMax's has a code too: 1000, unknown."""
+    told = body.get("base_resp")
+    if body.get("status") == "Fail" and isinstance(told, dict) and not told.get("status_code"):
+        told["status_code"] = 1000
+    return body
+
+
 FAMILY = Family(
     name="minimax",
     dialect="minimax",
+    hooks=Hooks(show=_shown),
     in_band=InBand(
         path="base_resp.status_code",
         good=0,
         message="base_resp.status_msg",
         elsewhere=frozenset({1000, 1001, 1002, 1004, 1008, 2049}),
-        # The same code stands in the answer about a task that failed, which is no failure to answer.
+        # The same code stands beside the state of a task that failed, which is no failure to answer.
         fetched=False,
     ),
     operations=(

@@ -42,10 +42,15 @@ def _prepare(operation: str, body: dict[str, Any], model: str) -> dict[str, Any]
 
 
 def _shown(body: dict[str, Any]) -> dict[str, Any]:
-    """What is shared is our copy too: the provider's own address is nobody's business."""
+    """What is shared is our copy too: the provider's own address is nobody's business. One that failed before there was
+    a video is told as one that has no file.
+    """
     for video in body.get("videos") or []:
-        if isinstance(video, dict) and "sharingUrl" in video:
-            video["sharingUrl"] = video.get("resultUrl", "")
+        if isinstance(video, dict):
+            for name, value in (("id", body.get("id")), ("progress", 0), ("resultUrl", "")):
+                video.setdefault(name, value)
+            if "sharingUrl" in video:
+                video["sharingUrl"] = video["resultUrl"]
     return body
 
 
@@ -55,6 +60,6 @@ FAMILY = Family(
     hooks=Hooks(prepare=_prepare, show=_shown),
     operations=(
         _tasks.submit("generate", "/pika/generate"),
-        _tasks.fetch("query", "/pika/feed/{id}", kind="task"),
+        _tasks.fetch("query", "/pika/feed/{id}", kind="task", aliases=("/pika/feed/",)),
     ),
 )

@@ -110,7 +110,9 @@ def newest(
 
 
 class Wanted(msgspec.Struct, frozen=True, kw_only=True):
-    """Which of a caller's tasks a list is of; None asks nothing. `but_form` is left out."""
+    """Which of a caller's tasks a list is of; None asks nothing. `but_form` is left out, and with `begun` what no
+    provider is known to have begun.
+    """
 
     wires: Collection[str] | None = None
     states: Collection[str] | None = None
@@ -119,6 +121,7 @@ class Wanted(msgspec.Struct, frozen=True, kw_only=True):
     native_ids: Collection[str] | None = None
     models: Collection[str] | None = None
     but_form: str = ""
+    begun: bool = False
 
 
 def page(
@@ -158,6 +161,8 @@ def _among(grant: Grant, wanted: Wanted) -> Select[Any]:
     ):
         if among is not None:
             query = query.where(column.in_(among))
+    if wanted.begun:
+        query = query.where(c.native_id.is_not(None))
     return query.where(c.form != wanted.but_form) if wanted.but_form else query
 
 

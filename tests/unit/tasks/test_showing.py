@@ -1,0 +1,108 @@
+"""Native answers as callers read them: the provider's words where it spoke, ours where we ended the task, no address of
+its own.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+import pytest
+
+from elkapi.catalog import CATALOG
+from elkapi.storage.repos.tasks import TaskRow
+from elkapi.tasks import machine, record
+from elkapi.tasks.showing import Showing
+from elkapi.types import Price, State, TaskAsset, Usage
+
+OPERATIONS = {one.id: one for one in CATALOG.operations}
+THEIRS, OURS = "https://cdn.provider.test/", "https://gateway.test/a"
+SHOWING = Showing(OPERATIONS, CATALOG.family_of, lambda asset, origin: f"{OURS}/{asset.source.rpartition('/')[2]}")
+
+
+def a_task(submit: str, state: State, reply: Any, *files: str, error: str = "") -> record.Task:
+    """A task of a submit in a state; of `files` we have copies."""
+    row = TaskRow(
+        id=b"t" * 16,
+        owner_id=1,
+        key_id=1,
+        operation=submit,
+        wire=OPERATIONS[submit].wire or "",
+        form="native",
+        model="m",
+        state=state.value,
+        version=2,
+        progress=0,
+        native_id="n1",
+        channel_id=1,
+        channel_key_id=1,
+        worker=None,
+        created_ns=1,
+        updated_ns=1,
+        started_ns=None,
+        finished_ns=2 if state.is_end else None,
+        deleted_ns=None,
+        error_code=None,
+        asked_sealed=b"",
+        told_sealed=None,
+    )
+    asked = record.Asked(
+        body={"promptText": "a dog"},
+        group="default",
+        price=Price(id=1, model="m", version=1),
+        ratio_micro=1_000_000,
+        held_nano=0,
+        accounts=(1,),
+        upper=Usage(calls=1),
+    )
+    assets = tuple(
+        TaskAsset(id=b"a", kind="video", content_type="video/mp4", size_bytes=1, source=THEIRS + name) for name in files
+    )
+    told = record.Told(reply=msgspec.Raw(msgspec.json.encode(reply)), polled=True, assets=assets, error=error)
+    return record.Task(row, asked, told)
+
+
+def shown(fetch: str, task: record.Task) -> Any:
+    return SHOWING.shown(OPERATIONS[fetch], task, "https://gateway.test")[1]
+
+
+PIKA = {"id": "n1", "status": "finished", "progress": 100, "resultUrl": THEIRS + "v", "sharingUrl": THEIRS + "s"}
+PIKA_DONE = {"id": "n1", "promptText": "a dog", "videos": [{**PIKA, "videoPoster": THEIRS + "p"}]}
+
+
+@pytest.mark.parametrize("fetch", ["pika.query", "pika.feed"])
+def test_no_form_tells_an_address_of_the_provider(fetch: str) -> None:
+    body = shown(fetch, a_task("pika.generate", State.SUCCEEDED, PIKA_DONE, "v"))
+    assert THEIRS not in str(body)
+    (video,) = (body if fetch == "pika.query" else body["data"]["data"])["videos"]
+    # The poster could not be fetched, so there is none.
+    assert (video["resultUrl"], video["sharingUrl"], video["videoPoster"]) == (f"{OURS}/v", f"{OURS}/v", None)
+
+
+def test_a_pika_task_that_failed_without_a_video_is_no_task_that_waits() -> None:
+    told: dict[str, Any] = {"id": "n1", "promptText": "", "videos": []}
+    (video,) = shown("pika.query", a_task("pika.generate", State.FAILED, told, error="lost"))["videos"]
+    assert video == {"id": "n1", "status": "error", "error": "lost", "progress": 0, "resultUrl": ""}
+
+
+def test_a_minimax_task_that_we_ended_says_so_in_its_words() -> None:
+    told = {"task_id": "n1", "status": "Processing", "base_resp": {"status_code": 0, "status_msg": "success"}}
+    body = shown("minimax.query", a_task("minimax.generate", State.FAILED, told, error="lost"))
+    assert (body["status"], body["base_resp"]) == ("Fail", {"status_code": 1000, "status_msg": "lost"})
+    theirs = {"task_id": "n1", "status": "Fail", "base_resp": {"status_code": 1027, "status_msg": "output"}}
+    assert shown("minimax.query", a_task("minimax.generate", State.FAILED, theirs, error="output")) == theirs
+
+
+def test_a_minimax_query_names_the_file_too() -> None:
+    told = {"task_id": "n1", "status": "Success", "file_id": "7", "base_resp": {"status_code": 0, "status_msg": ""}}
+    body = shown("minimax.query", a_task("minimax.generate", State.SUCCEEDED, told, "v"))
+    assert body == {**told, "file": {"download_url": f"{OURS}/v"}}
+
+
+def test_a_code_without_a_task_is_no_word_on_a_task() -> None:
+    operation = OPERATIONS["minimax.generate"]
+    family, spec = CATALOG.family_of[operation.id], operation.task
+    assert spec is not None
+    busy = {"base_resp": {"status_code": 1002, "status_msg": "rate limit"}}
+    assert machine.refused(family, busy, spec) is not None
+    assert machine.refused(family, {**busy, "status": "Fail"}, spec) is None
