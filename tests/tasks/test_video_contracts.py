@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import base64
 from collections.abc import Iterator
 
 import pytest
 
+from elkapi.sandbox.tasks import FILES
+from tests.assets.media import png
+from tests.tasks.rows import ONCE
 from tests.tasks.test_rows import AT_ONCE, FAULT, Asking, Caller, Served, done_of, serving
 
 AT = {FAULT: AT_ONCE}
@@ -54,3 +58,28 @@ def test_a_query_of_minimax_names_where_its_file_is(gateways: Served) -> None:
     done = caller.through(AT_ONCE)
     place = caller.fetch(done["file_id"], row="minimax.file").json()
     assert done["file"] == {"download_url": place["file"]["download_url"]}
+
+
+@pytest.mark.parametrize("name", ["characters[][id]", "characters[0][id]"])
+def test_a_form_names_only_characters_of_its_own_account(gateways: Served, name: str) -> None:
+    asking = Asking(gateways, "sora.character-create")
+    character = asking.send(ONCE["sora.character-create"], {}).json()["id"]
+    files = [("prompt", (None, "a dog")), ("model", (None, "sora-2")), (name, (None, character))]
+    assert asking.call("POST", "/v1/videos", files=files).status_code == 200
+    other = asking.call("POST", "/v1/videos", files=files, key=gateways.key())
+    assert (other.status_code, other.json()["error"]["code"]) == (404, "task_not_exist")
+
+
+def test_a_form_whose_model_is_another_there_stays_a_form(gateways: Served) -> None:
+    gateways.run(gateways.gate.price("film", per_call_usd="0.5"))
+    url = gateways.sandbox.base_url
+    gateways.run(gateways.gate.channel(url, ("film",), secrets=("sk-film",), model_map={"film": "sora-2"}))
+    picture = ("a.png", png(720, 1280), "application/octet-stream")
+    files = {"prompt": (None, "a dog"), "model": (None, "film"), "input_reference": picture}
+    reply = Asking(gateways, "sora.create").call("POST", "/v1/videos", files=files)
+    assert reply.status_code == 200, reply.text
+    asked = gateways.sandbox.sandbox.store.shelf(FILES).all()[-1].asked
+    assert (asked.model, reply.json()["model"]) == ("sora-2", "film")
+    came = next(one for one in reversed(gateways.sandbox.sandbox.recorder.shown()) if one.method == "POST")
+    assert dict(came.headers)["content-type"].startswith("multipart/form-data")
+    assert b"Content-Type: image/png" in base64.b64decode(came.body_base64)

@@ -5,18 +5,11 @@ The caller's body stays bytes as long as nothing in it must change (decisions.md
 
 from __future__ import annotations
 
-import base64
-import io
 import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 import msgspec
-from multipart import (  # type: ignore[import-untyped]
-    MultipartError,
-    MultipartParser,
-    parse_options_header,
-)
 
 from elkapi.catalog import Body, Match, Operation
 from elkapi.catalog.jsonedit import check_named_once
@@ -25,6 +18,7 @@ from elkapi.catalog.operation import Family, Hooks
 from elkapi.catalog.task import TaskSpec
 from elkapi.errors import BadRequest
 from elkapi.pricing.media import bound
+from elkapi.relay import forms
 from elkapi.relay.call import Call
 from elkapi.relay.read import check_media_type
 from elkapi.translate import media
@@ -33,13 +27,6 @@ from elkapi.translate.media import MediaAsk
 from elkapi.types import Usage
 
 _object = msgspec.json.Decoder(dict[str, Any])
-_FORM_LIMITS: dict[str, Any] = {
-    "part_limit": 64,
-    "header_limit": 16,
-    "memory_limit": 64 * 1024 * 1024,
-    "memfile_limit": 64 * 1024 * 1024,
-    "partsize_limit": 64 * 1024 * 1024,
-}
 # Each is looked up, and each is a name of something that a provider made: a handful, or a mistake.
 REFS_MAX = 16
 DEPTH_MAX = 64
@@ -50,6 +37,7 @@ REFS = (
     *("keyframes.frame0.id", "keyframes.frame1.id", "content[*].draft_task.id", "characters[*].id"),
 )
 UPLOADED = "runway://"
+JSON = b"application/json"
 
 
 class Asked(msgspec.Struct, frozen=True):
@@ -70,7 +58,7 @@ class Asked(msgspec.Struct, frozen=True):
     refs: tuple[str, ...]
     callback_url: str
     form: str = "native"
-    content_type: bytes = b"application/json"
+    content_type: bytes = JSON
     media: MediaAsk | None = None
     shown: Mapping[str, Any] = {}
 
@@ -87,9 +75,10 @@ async def read_submit(call: Call, match: Match, family: Family, aliases: Mapping
     assert operation.task is not None
     kind = call.header(b"content-type")
     sent = await call.body()
-    content_type = b"application/json"
+    content_type = JSON
     if operation.body is Body.FORM and kind is not None and kind.lower().startswith(b"multipart/"):
-        body, content_type = form_fields(sent, kind), kind
+        (body, sent), content_type = forms.read(sent, kind), kind
+        _check_spelling(body, _deciding(operation))
     else:
         check_media_type(kind)
         body = decode(_object, sent)
@@ -154,37 +143,8 @@ def crossed(asked: Asked, operations: Mapping[str, Operation], families: Mapping
         body=body,
         upper=upper,
         features=features,
-        content_type=b"application/json",
+        content_type=JSON,
     )
-
-
-def _field(part: Any) -> Any:
-    """A part of a form: text, or a file as a data URL where JSON would have one."""
-    if part.filename is None and part.content_type in (None, "", "text/plain"):
-        return part.value
-    url = f"data:{part.content_type or 'application/octet-stream'};base64,{base64.b64encode(part.raw).decode()}"
-    return {"image_url": url} if part.name == "input_reference" else url
-
-
-def form_fields(sent: bytes, content_type: bytes) -> dict[str, Any]:
-    """A multipart form's fields; a file is a data URL, as JSON would have it. Raises BadRequest."""
-    kind, options = parse_options_header(content_type.decode("latin-1"))
-    boundary = options.get("boundary", "")
-    if kind != "multipart/form-data" or not boundary:
-        raise BadRequest("The body must be multipart/form-data with a boundary.", code="invalid_multipart_form")
-    found: dict[str, Any] = {}
-    try:
-        for part in MultipartParser(io.BytesIO(sent), boundary, content_length=len(sent), **_FORM_LIMITS):
-            found[part.name] = _field(part)
-            part.close()
-    except (MultipartError, UnicodeError, LookupError) as error:
-        raise BadRequest(f"The multipart body cannot be read: {error}", code="invalid_multipart_form") from None
-    for name in [name for name in found if name.endswith("]") and "[" in name]:
-        outer, _, inner = name[:-1].partition("[")
-        if not isinstance(members := found.setdefault(outer, {}), dict):
-            raise BadRequest(f"The form names `{outer}` as a field and as an object.", code="invalid_multipart_form")
-        members[inner] = found.pop(name)
-    return found
 
 
 def _deciding(operation: Operation) -> tuple[str, ...]:
@@ -274,8 +234,9 @@ def provider_body(
     mark = mark if task.mark else ""
     if body == asked.body:
         return asked.sent, asked.content_type, mark
-    # A form of which anything changes goes on as JSON, which its providers take as well.
-    return msgspec.json.encode(body), b"application/json", mark
+    if asked.content_type != JSON:
+        return forms.changed(asked.sent, asked.content_type, asked.body, body), asked.content_type, mark
+    return msgspec.json.encode(body), JSON, mark
 
 
 def _prepared(hooks: Hooks, operation: str, body: dict[str, Any], model: str) -> dict[str, Any]:

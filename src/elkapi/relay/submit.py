@@ -25,6 +25,8 @@ from elkapi.ledger import IdempotencyPending, IdempotencyReplay
 from elkapi.observe.trace import HEADER as TRACEPARENT
 from elkapi.pricing.media import unfixed
 from elkapi.pricing.price import dearest_for, quote
+from elkapi.relay import forms
+from elkapi.relay.asking import JSON as JSON_TYPE
 from elkapi.relay.asking import Asked, provider_body, read_submit
 from elkapi.relay.call import Call
 from elkapi.relay.hold import checked_key
@@ -298,7 +300,7 @@ class Submit:
                 asked, attempt.upstream_model, text_id(self.call_id), callback, self.named
             )
             if (channel := attempt.channel).param_set or channel.param_default or channel.param_remove:
-                body = _overridden(body, attempt)
+                body = _overridden(body, content_type, attempt)
             request = await request_for(
                 plane.signer,
                 plane.settings,
@@ -559,8 +561,10 @@ def _claim(call: Call, grant: Grant, asked: Asked) -> IdempotencyClaim | None:
     return IdempotencyClaim(grant.key_id, asked.operation.id, checked_key(value), fingerprint)
 
 
-def _overridden(body: bytes, attempt: Attempt) -> bytes:
+def _overridden(body: bytes, content_type: bytes, attempt: Attempt) -> bytes:
     channel = attempt.channel
+    if content_type != JSON_TYPE:
+        return forms.overridden(body, content_type, channel)
     return with_overrides(body, channel.param_set, channel.param_default, channel.param_remove)
 
 

@@ -1,0 +1,180 @@
+"""A multipart form as a submit sends it: read as the members that JSON would have, and written anew where one changes.
+
+A file is a data URL there; `a[b]` is b inside a, `a[]` and `a[0]` are of a list, `a[][b]` is b of its next object.
+"""
+
+from __future__ import annotations
+
+import base64
+import io
+import itertools
+import re
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import msgspec
+from multipart import (  # type: ignore[import-untyped]
+    MultipartError,
+    MultipartParser,
+    parse_options_header,
+)
+
+from elkapi.assets.kinds import HEAD_BYTES, kind_of
+from elkapi.errors import BadRequest
+from elkapi.types import Channel
+
+_LIMITS: dict[str, Any] = {
+    "part_limit": 64,
+    "header_limit": 16,
+    "memory_limit": 64 * 1024 * 1024,
+    "memfile_limit": 64 * 1024 * 1024,
+    "partsize_limit": 64 * 1024 * 1024,
+}
+NESTED_MAX = 8
+ANY = "application/octet-stream"
+_NAME = re.compile(r"([^\[\]]+)((?:\[[^\[\]]*\])*)")
+_STEP = re.compile(r"\[([^\[\]]*)\]")
+_QUOTED = str.maketrans({'"': "%22", "\r": "%0D", "\n": "%0A"})
+
+
+class Part(msgspec.Struct, frozen=True):
+    """One part of a form; `filename` is None for a plain field. `plain` is its text, `content` its bytes."""
+
+    name: str
+    filename: str | None
+    content_type: str
+    content: bytes
+    plain: str
+
+    @property
+    def is_file(self) -> bool:
+        return self.filename is not None or self.content_type not in ("", "text/plain")
+
+    @property
+    def member(self) -> str:
+        """The top-level member that it is, or is a part of."""
+        return self.name.partition("[")[0]
+
+
+def read(sent: bytes, content_type: bytes) -> tuple[dict[str, Any], bytes]:
+    """(a form's members, the form itself with a name for what its files are). Raises BadRequest."""
+    parts, boundary = _parts(sent, content_type)
+    named = [_named(part) for part in parts]
+    found: dict[str, Any] = {}
+    for part in named:
+        _put(found, part)
+    return found, sent if named == parts else _written(named, boundary)
+
+
+def overridden(sent: bytes, content_type: bytes, channel: Channel) -> bytes:
+    """The form with a channel's parameter overrides."""
+    before, _ = read(sent, content_type)
+    kept = {name: value for name, value in before.items() if name not in channel.param_remove}
+    default, own = _decoded(channel.param_default), _decoded(channel.param_set)
+    return changed(sent, content_type, before, default | kept | own)
+
+
+def _decoded(members: Mapping[str, msgspec.Raw]) -> dict[str, Any]:
+    return {name: msgspec.json.decode(raw) for name, raw in members.items()}
+
+
+def changed(sent: bytes, content_type: bytes, before: Mapping[str, Any], after: Mapping[str, Any]) -> bytes:
+    """The form with the members of `after` instead of those of `before`; what is the same stays as it came."""
+    parts, boundary = _parts(sent, content_type)
+    same = {name for name in after if name in before and after[name] == before[name]}
+    kept = [part for part in parts if part.member in same]
+    added = [Part(name, None, "", text.encode(), text) for name, text in _flat(after, same)]
+    return _written([*kept, *added], boundary)
+
+
+def _parts(sent: bytes, content_type: bytes) -> tuple[list[Part], str]:
+    kind, options = parse_options_header(content_type.decode("latin-1"))
+    boundary = options.get("boundary", "")
+    if kind != "multipart/form-data" or not boundary:
+        raise _refused("The body must be multipart/form-data with a boundary.")
+    found = []
+    try:
+        for part in MultipartParser(io.BytesIO(sent), boundary, content_length=len(sent), **_LIMITS):
+            kind = (part.content_type or "").lower()
+            plain = part.value if part.filename is None and kind in ("", "text/plain") else ""
+            found.append(Part(part.name, part.filename, kind, part.raw, plain))
+            part.close()
+    except (MultipartError, UnicodeError, LookupError) as error:
+        raise _refused(f"The multipart body cannot be read: {error}") from None
+    return found, boundary
+
+
+def _named(part: Part) -> Part:
+    """A file that says nothing of itself is what its first bytes say."""
+    if not part.is_file or part.content_type not in ("", ANY):
+        return part
+    kind = kind_of(part.content[:HEAD_BYTES])
+    return part if kind is None else msgspec.structs.replace(part, content_type=kind.content_type)
+
+
+def _put(found: dict[str, Any], part: Part) -> None:
+    value: Any = part.plain
+    if part.is_file:
+        value = f"data:{part.content_type or ANY};base64,{base64.b64encode(part.content).decode()}"
+        value = {"image_url": value} if part.name == "input_reference" else value
+    name = _NAME.fullmatch(part.name)
+    steps = [part.name] if name is None else [name[1], *_STEP.findall(name[2])]
+    if len(steps) > NESTED_MAX:
+        raise _refused("The body is nested too deeply.")
+    into: Any = found
+    for step, following in itertools.pairwise(steps):
+        inner: Any = [] if following == "" or following.isdecimal() else {}
+        if isinstance(into, dict):
+            into = into.setdefault(step, inner)
+        elif step.isdecimal() and int(step) < len(into):
+            into = into[int(step)]
+        else:
+            # A member that the last object has already begins the next one.
+            if not into or step or following in into[-1]:
+                into.append(inner)
+            into = into[-1]
+        if not isinstance(into, type(inner)):
+            raise _refused(f"The form names `{part.name}` as a field and as an object.")
+    if isinstance(into, list):
+        into.append(value)
+    elif steps[-1] in into:
+        # Of two, another could be served than the one that is priced.
+        raise BadRequest(f"The form names `{part.name}` more than once.", code="duplicate_field", param=part.name)
+    else:
+        into[steps[-1]] = value
+
+
+def _flat(members: Mapping[str, Any], but: set[str]) -> Iterator[tuple[str, str]]:
+    for name, value in members.items():
+        if name not in but:
+            yield from _fields(name, value)
+
+
+def _fields(name: str, value: Any) -> Iterator[tuple[str, str]]:
+    if isinstance(value, Mapping):
+        for inner in value:
+            yield from _fields(f"{name}[{inner}]", value[inner])
+    elif isinstance(value, list):
+        for one in value:
+            yield from _fields(f"{name}[]", one)
+    elif isinstance(value, str):
+        yield name, value
+    elif value is not None:
+        yield name, msgspec.json.encode(value).decode()
+
+
+def _written(parts: list[Part], boundary: str) -> bytes:
+    """The form below its old boundary, which stood in none of its parts."""
+    out = []
+    for part in parts:
+        head = f'--{boundary}\r\nContent-Disposition: form-data; name="{part.name.translate(_QUOTED)}"'
+        if part.filename is not None:
+            head += f'; filename="{part.filename.translate(_QUOTED)}"'
+        if part.content_type:
+            head += f"\r\nContent-Type: {part.content_type}"
+        out += [head.encode(), b"\r\n\r\n", part.content if part.is_file else part.plain.encode(), b"\r\n"]
+    return b"".join([*out, f"--{boundary}--\r\n".encode()])
+
+
+def _refused(why: str) -> BadRequest:
+    return BadRequest(why, code="invalid_multipart_form")

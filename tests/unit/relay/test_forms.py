@@ -1,0 +1,107 @@
+"""Multipart forms: read as JSON would have them, one way only, and written anew around what changes."""
+
+from __future__ import annotations
+
+import base64
+from typing import Any
+
+import httpx
+import msgspec
+import pytest
+
+from elkapi.errors import BadRequest
+from elkapi.relay import forms
+from elkapi.types import Channel
+from tests.assets.media import mp4, png
+
+FILM = mp4(2000, 320, 180)
+
+
+def form(*fields: tuple[str, Any]) -> tuple[bytes, bytes]:
+    """(body, content type); a text is a plain field, anything else as httpx has it."""
+    files = [(name, (None, value) if isinstance(value, str) else value) for name, value in fields]
+    request = httpx.Request("POST", "http://x.test", files=files)
+    return request.read(), request.headers["content-type"].encode()
+
+
+def read(*fields: tuple[str, Any]) -> dict[str, Any]:
+    return forms.read(*form(*fields))[0]
+
+
+def url(kind: str, content: bytes) -> str:
+    return f"data:{kind};base64,{base64.b64encode(content).decode()}"
+
+
+@pytest.mark.parametrize(
+    ("names", "members"),
+    [
+        (("a[b]", "a[c]"), {"a": {"b": "0", "c": "1"}}),
+        (("a[]", "a[]"), {"a": ["0", "1"]}),
+        (("a[][id]", "a[][id]"), {"a": [{"id": "0"}, {"id": "1"}]}),
+        (("a[][id]", "a[][x]"), {"a": [{"id": "0", "x": "1"}]}),
+        (("a[0][id]", "a[1][id]", "a[0][x]"), {"a": [{"id": "0", "x": "2"}, {"id": "1"}]}),
+        (("a[b][c][d]",), {"a": {"b": {"c": {"d": "0"}}}}),
+        (("a[b",), {"a[b": "0"}),
+    ],
+)
+def test_brackets_nest_as_the_sdks_write_them(names: tuple[str, ...], members: dict[str, Any]) -> None:
+    assert read(*((name, str(number)) for number, name in enumerate(names))) == members
+
+
+@pytest.mark.parametrize(
+    "names",
+    [("model", "model"), ("a[b]", "a[b]"), ("a", "a[b]"), ("a[b]", "a"), ("a[]", "a[b]"), ("a" + "[b]" * 9,)],
+)
+def test_what_could_be_read_two_ways_is_refused(names: tuple[str, ...]) -> None:
+    with pytest.raises(BadRequest):
+        read(*((name, "x") for name in names))
+
+
+def test_a_file_is_a_data_url_named_by_its_first_bytes_where_it_says_nothing() -> None:
+    body, kind = form(("prompt", "é"), ("video", ("a.mp4", FILM, "application/octet-stream")))
+    members, sent = forms.read(body, kind)
+    assert members == {"prompt": "é", "video": url("video/mp4", FILM)}
+    assert b"application/octet-stream" not in sent
+    assert forms.read(sent, kind) == (members, sent)
+    picture = ("input_reference", ("a.png", png(), "image/png"))
+    assert read(picture) == {"input_reference": {"image_url": url("image/png", png())}}
+
+
+def test_what_needs_no_change_stays_as_it_came() -> None:
+    body, kind = form(("prompt", "x"), ("video", ("a.mp4", FILM, "video/mp4")))
+    assert forms.read(body, kind)[1] is body
+
+
+def test_a_change_leaves_the_files_what_they_are() -> None:
+    fields = ("prompt", "x"), ("model", "ours"), ("group", "g"), ("video", ('a".mp4', FILM, "video/mp4"))
+    body, kind = form(*fields)
+    before, _ = forms.read(body, kind)
+    after = {**before, "model": "theirs", "n": 1, "a": {"b": [{"c": True}]}, "none": None}
+    del after["group"]
+    sent = forms.changed(body, kind, before, after)
+    assert FILM in sent
+    assert forms.read(sent, kind)[0] == {
+        "prompt": "x",
+        "video": before["video"],
+        "model": "theirs",
+        "n": "1",
+        "a": {"b": [{"c": "true"}]},
+    }
+
+
+def test_a_channels_overrides_hold_for_forms_too() -> None:
+    body, kind = form(("prompt", "x"), ("seconds", "4"), ("user", "u"))
+    raw = {name: msgspec.Raw(value) for name, value in (("seconds", b'"8"'), ("size", b'"1280x720"'))}
+    channel = Channel(
+        id=1,
+        name="c",
+        family="openai",
+        base_url="https://x.test",
+        keys=(),
+        models=(),
+        param_set={"seconds": raw["seconds"]},
+        param_default={"size": raw["size"], "prompt": msgspec.Raw(b'"y"')},
+        param_remove=("user",),
+    )
+    sent = forms.overridden(body, kind, channel)
+    assert forms.read(sent, kind)[0] == {"prompt": "x", "seconds": "8", "size": "1280x720"}
