@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import base64
+import json
 from collections.abc import Iterator
 
 import pytest
 
 from elkapi.sandbox.tasks import FILES
 from tests.assets.media import png
-from tests.tasks.rows import ONCE
+from tests.tasks.rows import ONCE, PICTURE
 from tests.tasks.test_rows import AT_ONCE, FAULT, Asking, Caller, Served, done_of, serving
 
 AT = {FAULT: AT_ONCE}
@@ -20,6 +21,12 @@ def gateways(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     with serving(tmp_path_factory.mktemp("contracts")) as one:
         yield one
         assert one.books().loss_nano == 0
+
+
+def last_submit(gateways: Served) -> tuple[str, bytes]:
+    """(content type, body) as the provider had it."""
+    came = next(one for one in reversed(gateways.sandbox.sandbox.recorder.shown()) if one.method == "POST")
+    return dict(came.headers)["content-type"], base64.b64decode(came.body_base64)
 
 
 @pytest.mark.parametrize(
@@ -80,6 +87,30 @@ def test_a_form_whose_model_is_another_there_stays_a_form(gateways: Served) -> N
     assert reply.status_code == 200, reply.text
     asked = gateways.sandbox.sandbox.store.shelf(FILES).all()[-1].asked
     assert (asked.model, reply.json()["model"]) == ("sora-2", "film")
-    came = next(one for one in reversed(gateways.sandbox.sandbox.recorder.shown()) if one.method == "POST")
-    assert dict(came.headers)["content-type"].startswith("multipart/form-data")
-    assert b"Content-Type: image/png" in base64.b64decode(came.body_base64)
+    kind, body = last_submit(gateways)
+    assert kind.startswith("multipart/form-data")
+    assert b"Content-Type: image/png" in body
+
+
+@pytest.mark.parametrize("sends", ["json", "form"])
+def test_elkapis_own_words_for_a_sora_video_mean_what_they_say(gateways: Served, sends: str) -> None:
+    """sora.md, "ElkAPI extras"."""
+    body = {"model": "sora-2", "prompt": "a dog", "duration": 8, "width": 1280, "height": 720, "image": PICTURE}
+    body |= {"fps": 24, "seed": 1, "n": 1, "response_format": "url", "user": "u", "group": "g"}
+    asking = Asking(gateways, "sora.create")
+    sent = {"json": body} if sends == "json" else {"files": {name: (None, str(value)) for name, value in body.items()}}
+    reply = asking.call("POST", "/v1/videos", **sent)
+    assert reply.status_code == 200, reply.text
+    assert (reply.json()["seconds"], reply.json()["size"]) == ("8", "1280x720")
+    kind, came = last_submit(gateways)
+    own = {"model": "sora-2", "prompt": "a dog", "seconds": "8", "size": "1280x720"}
+    assert (kind, json.loads(came)) == ("application/json", {**own, "input_reference": {"image_url": PICTURE}})
+
+
+def test_openais_own_words_pass_byte_for_byte(gateways: Served) -> None:
+    body = b'{ "model":"sora-2", "prompt":"a dog", "seconds":"4", "new": {} }'
+    asking = Asking(gateways, "sora.create")
+    headers = {"content-type": "application/json"}
+    assert asking.call("POST", "/v1/videos", content=body, headers=headers).status_code == 200
+    assert last_submit(gateways)[1] == body
+    assert asking.call("POST", "/v1/videos", json={"prompt": "a dog", "seconds": 8}).json()["seconds"] == "8"

@@ -21,6 +21,7 @@ from elkapi.relay.task_store import not_found
 from elkapi.storage.repos.tasks import text_id
 from elkapi.tasks.callback_address import PARAM, challenge, check_callback_url
 from elkapi.tasks.record import Task
+from elkapi.translate.media import is_own
 from elkapi.types import Attempt, Grant
 
 DEFAULT_VIDEO_MODEL = "sora-2"
@@ -86,7 +87,7 @@ async def _upload_ms(asked: Asked) -> int:
 
 
 def crossed_over(plane: DataPlane, asked: Asked, attempts: tuple[Attempt, ...]) -> tuple[tuple[Attempt, ...], Asked]:
-    """(the attempts of one kind of provider, the neutral request in its form); its own form passes as it came.
+    """(the attempts of one kind of provider, the neutral request in its form); its own words pass as they came.
 
     Raises BadRequest for what that provider cannot carry.
     """
@@ -99,7 +100,7 @@ def crossed_over(plane: DataPlane, asked: Asked, attempts: tuple[Attempt, ...]) 
     if wire is None:
         raise NoChannel(f"No channel makes videos with {asked.model!r}.")
     kept = tuple(one for one, its in zip(attempts, wires, strict=True) if its == wire)
-    if wire == operation.wire and operation.form == "video":
+    if wire == operation.wire and operation.form == "video" and is_own(asked.body):
         return kept, asked
     return kept, crossed(asked, plane.operations, plane.catalog.family_of, wire)
 

@@ -101,6 +101,17 @@ class MediaAsk(msgspec.Struct, kw_only=True):
     derived: frozenset[str] = frozenset()
 
 
+# OpenAI's own words for a video, and all that are known here.
+_OWN = frozenset({"model", "prompt", "seconds", "size", "input_reference"})
+_KNOWN = {name for names in _NAMES.values() for name in names} | set(_LISTS) | _DROPPED
+
+
+def is_own(body: Mapping[str, Any]) -> bool:
+    """Whether a request for one of OpenAI's videos is in its own words alone, so that it may pass as it came."""
+    spelled = isinstance(body.get("seconds", ""), str) and not isinstance(body.get("input_reference"), str)
+    return spelled and not (_KNOWN - _OWN) & body.keys()
+
+
 def read(form: str, body: Mapping[str, Any], model: str) -> MediaAsk:
     """What a body in a form asks for. Raises BadRequest naming the field."""
     if form in ("neutral", "task-submit"):
@@ -155,7 +166,6 @@ def _ask(body: Mapping[str, Any], model: str) -> MediaAsk:
     said = {
         field: next((body[n] for n in names if body.get(n) not in (None, "")), None) for field, names in _NAMES.items()
     }
-    known = {name for names in _NAMES.values() for name in names} | set(_LISTS) | _DROPPED
     listed: Any = next((body[name] for name in _LISTS if body.get(name)), [])
     if not isinstance(listed, list) or len(listed) > IMAGES_MAX:
         raise BadRequest(f"`images` must be a list of at most {IMAGES_MAX} pictures.", param="images")
@@ -192,7 +202,7 @@ def _ask(body: Mapping[str, Any], model: str) -> MediaAsk:
         fps=_from_one(said["fps"], "fps"),
         mode=_text(said["mode"], "mode"),
         callback_url=_text(said["callback_url"], "callback_url"),
-        extra={name: value for name, value in body.items() if name not in known},
+        extra={name: value for name, value in body.items() if name not in _KNOWN},
         derived=derived,
     )
 
