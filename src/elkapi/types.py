@@ -406,7 +406,7 @@ class TaskView(msgspec.Struct, frozen=True, kw_only=True):
     asked: Mapping[str, Any] = {}
 
 
-NoticeForm = Literal["standard", "kling", "minimax", "runway", "luma", "ark", "duomi", "sora"]
+NoticeForm = Literal["standard", "kling", "minimax", "runway", "luma", "ark", "duomi", "sora", "guide"]
 
 
 class Notice(msgspec.Struct, frozen=True, kw_only=True):

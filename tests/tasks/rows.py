@@ -476,8 +476,15 @@ ONCE: dict[str, Once] = {
 }
 # Pages of the control process: tests/docs and tests/control look at them.
 DOCS = frozenset({"kling.callback", "minimax.doc", "runway.best-practices"})
-# A chat that is told of a video: row -> model.
-CHATS: dict[str, str] = {"veo.chat": _VEO, "seedance.chat": _SEEDANCE, "sora.chat": "sora-2"}
+# A chat that is told of a video: row -> (model, whether the row is the streamed one, the whole one or both).
+BOTH: tuple[bool, ...] = (False, True)
+CHATS: dict[str, tuple[str, tuple[bool, ...]]] = {
+    "veo.chat": (_VEO, BOTH),
+    "seedance.chat": (_SEEDANCE, BOTH),
+    "sora.chat": ("sora-2", BOTH),
+    "openai.veo3-chat": (_VEO, (True,)),
+    "openai.veo3-chat-video": (_VEO, (False,)),
+}
 # Rows that show a task: the submit whose task they are asked about.
 FETCHES: dict[str, str] = {
     "kling.query": "kling.text-to-video",

@@ -73,3 +73,35 @@ async def test_a_task_without_an_address_tells_nobody(tasks: Tasks) -> None:
     async with tasks.polling():
         await tasks.until("succeeded")
     assert tasks.gate.sql("select count(*) from notices")[0][0] == 0
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "where", "words"),
+    [
+        ("/sora/v1/videos", {"prompt": "a dog"}, "notify_hook", {"IN_PROGRESS", "SUCCESS"}),
+        ("/v1/task/submit", {"input": {"prompt": "a dog"}}, "callback_url", {"in_progress", "completed"}),
+    ],
+)
+async def test_a_form_of_ours_is_told_in_its_own_shape(
+    tasks: Tasks, path: str, body: dict[str, Any], where: str, words: set[str]
+) -> None:
+    installation = tasks.gate.installation
+    async with (
+        receiving(lambda event: OK) as receiver,
+        sending(installation.settings, ManualClock(time.time_ns())) as sender,
+    ):
+        reply = await tasks.call("POST", path, {"model": MODEL, **body, where: receiver.url})
+        assert reply.status_code == 200, reply.text
+        (task_id,) = tasks.upstream.tasks
+        async with tasks.polling():
+            tasks.upstream.tasks[task_id]["task_status"] = "processing"
+            await tasks.until("running")
+            tasks.upstream.succeed(task_id)
+            await tasks.until("succeeded")
+        sender.clock.advance(60)
+        await sender.job.run_once()
+        sender.clock.advance(60)
+        await sender.job.run_once()
+    told = [msgspec.json.decode(event.body) for event in receiver.got]
+    assert {one["status"] for one in told} == words
+    assert {one.get("id") or one["task_id"] for one in told} == {reply.json().get("id") or reply.json()["data"]}

@@ -11,7 +11,7 @@ import pytest
 from elkapi.sandbox.tasks import FILES
 from tests.assets.media import png
 from tests.tasks.rows import ONCE, PICTURE
-from tests.tasks.test_rows import AT_ONCE, FAULT, Asking, Caller, Served, done_of, serving
+from tests.tasks.test_rows import AT_ONCE, FAULT, OPEN, Asking, Caller, Served, done_of, serving
 
 AT = {FAULT: AT_ONCE}
 
@@ -114,3 +114,31 @@ def test_openais_own_words_pass_byte_for_byte(gateways: Served) -> None:
     assert asking.call("POST", "/v1/videos", content=body, headers=headers).status_code == 200
     assert last_submit(gateways)[1] == body
     assert asking.call("POST", "/v1/videos", json={"prompt": "a dog", "seconds": 8}).json()["seconds"] == "8"
+
+
+def test_who_waits_for_a_picture_is_answered_with_it(gateways: Served) -> None:
+    asking = Asking(gateways, "luma.image")
+    body = {"model": "photon-1", "prompt": "a fox", "sync": True, "sync_timeout": 30}
+    headers = {**AT, "idempotency-key": "once"}
+    replies = [asking.call("POST", asking.path, json=body, headers=headers) for _ in range(2)]
+    for reply in replies:
+        assert (reply.status_code, reply.json()["state"]) == (201, "completed"), reply.text
+        assert reply.json()["assets"]["image"].startswith(gateways.gate.origin)
+    assert "idempotent-replayed" in replies[1].headers
+    failed = asking.call("POST", asking.path, json=body, headers={FAULT: f"{AT_ONCE}, task-fails"})
+    assert (failed.json()["state"], failed.json()["assets"]) == ("failed", None)
+
+
+def test_who_waited_long_enough_is_told_how_it_stands(gateways: Served) -> None:
+    asking = Asking(gateways, "luma.image")
+    body = {"model": "photon-1", "prompt": "a fox", "sync": True, "sync_timeout": 0.1}
+    reply = asking.call("POST", asking.path, json=body, headers={FAULT: OPEN})
+    assert (reply.status_code, reply.json()["state"] in ("queued", "dreaming")) == (201, True), reply.text
+
+
+@pytest.mark.parametrize("wrong", [{"sync": "yes"}, {"sync": True, "sync_timeout": -1}, {"sync_timeout": "5"}])
+def test_a_wait_that_is_none_is_refused_before_anything_is_held(gateways: Served, wrong: dict[str, object]) -> None:
+    asking = Asking(gateways, "luma.image")
+    reply = asking.call("POST", asking.path, json={"model": "photon-1", "prompt": "a fox", **wrong})
+    assert (reply.status_code, reply.json()["code"]) == (400, "invalid_request")
+    assert asking.call("GET", "/v1/tasks").json()["data"] == []

@@ -56,6 +56,7 @@ class TaskSpec(msgspec.Struct, frozen=True, kw_only=True):
     thing; a submit of unknown outcome is asked about with it and never repeated. `keeps_cancelled`: a task that was
     cancelled can still be read. `done` is the path of a truth that says whether it ended. `address` is where this
     provider's clients fetch a file from, with their key, where not every address would do; `{asset}` is the file's id.
+    `sync` is the member of the submit by which its caller waits for the end, `{sync}_timeout` how many seconds.
     `link` is the path at which a finished task tells our address of its file, where the provider itself tells none.
     `at_once`: the answer to the submit is all there is, and ends it.
     """
@@ -80,6 +81,7 @@ class TaskSpec(msgspec.Struct, frozen=True, kw_only=True):
     done: str = ""
     address: str = ""
     link: str = ""
+    sync: str = ""
     poll: Poll = Poll()
     at_once: bool = False
 

@@ -37,6 +37,7 @@ from elkapi.relay.read import Request
 from elkapi.relay.redact import redact, rejected
 from elkapi.relay.relay import nobody_answered, remember
 from elkapi.relay.route import any_model, route, way_of
+from elkapi.relay.waiting import wait_s_of, waited
 from elkapi.routing.verdict import Verdict, is_success, on_busy, on_failure, on_status, on_unreadable
 from elkapi.routing.walk import Walk
 from elkapi.snapshot import Snapshot
@@ -93,18 +94,22 @@ async def submit(plane: DataPlane, snapshot: Snapshot, grant: Grant, match: Matc
         asked = msgspec.structs.replace(asked, model=any_model(snapshot, grant, match.operation))
     if asked.callback_url:
         await check_callback(plane, asked)
+    wait_s = wait_s_of(asked)
     lease = plane.limits.key(grant.key_id, policy, 0)
     try:
         one = await Submit.prepared(plane, snapshot, grant, asked, call)
         if (stored := await one.reserve()) is not None:
             headers = [*stored.headers, (b"idempotent-replayed", b"true")]
-            call.reply.send(stored.status, headers, stored.body or b"")
+            body = await waited(plane, grant, call, stored.request_id, wait_s) if wait_s else stored.body or b""
+            call.reply.send(stored.status, headers, body)
             return
         try:
             status, body = await begun(plane, one)
         except NativeRefusal as refusal:
             call.reply.send(refusal.status, JSON, refusal.body)
             return
+        if wait_s:
+            body = await waited(plane, grant, call, call.id, wait_s)
         call.reply.send(status, JSON, body)
     finally:
         lease.release(0)

@@ -12,6 +12,7 @@ from typing import Any
 import msgspec
 
 from elkapi.tasks.showing import iso, readdressed
+from elkapi.translate.task_views import rendered
 from elkapi.types import NoticeForm, State, TaskView
 
 _decode = msgspec.json.Decoder().decode
@@ -37,7 +38,6 @@ ARK: Words = {
     State.EXPIRED: "expired",
 }
 DUOMI: Words = {State.QUEUED: "pending", State.RUNNING: "running", State.SUCCEEDED: "succeeded"}
-SORA: Words = {State.QUEUED: "QUEUED", State.RUNNING: "IN_PROGRESS", State.SUCCEEDED: "SUCCESS"}
 
 
 def body(form: NoticeForm, view: TaskView, neutral: Neutral) -> bytes:
@@ -119,21 +119,14 @@ def duomi(view: TaskView) -> dict[str, Any]:
 
 
 def sora(view: TaskView) -> dict[str, Any]:
-    """The task as the reverse query wraps it, its last answer inside."""
-    failed = view.state not in SORA
-    answer = _answer(view)
-    inner = answer.get("data")
-    wrapped: dict[str, Any] = dict(inner) if isinstance(inner, dict) and "status" in inner else {"data": answer}
-    return wrapped | {
-        "task_id": _id(view),
-        "action": "sora-video",
-        "status": _word(view, SORA, "FAILURE"),
-        "fail_reason": view.error if failed else "",
-        "submit_time": view.created_ns // 1_000_000_000,
-        "start_time": view.started_ns // 1_000_000_000,
-        "finish_time": view.finished_ns // 1_000_000_000,
-        "progress": f"{100 if view.state.is_end else view.progress}%",
-    }
+    """What the reverse query wraps."""
+    wrapped: dict[str, Any] = rendered("sora-wrapped", view)["data"]
+    return wrapped
+
+
+def guide(view: TaskView) -> dict[str, Any]:
+    """The object that `/v1/task/{id}` shows."""
+    return rendered("task-submit", view)
 
 
 SHAPES: Mapping[NoticeForm, Callable[[TaskView], dict[str, Any]]] = {
@@ -144,6 +137,7 @@ SHAPES: Mapping[NoticeForm, Callable[[TaskView], dict[str, Any]]] = {
     "ark": ark,
     "duomi": duomi,
     "sora": sora,
+    "guide": guide,
 }
 
 

@@ -13,9 +13,11 @@ from elkapi.tasks import callback_forms, record
 from elkapi.tasks.record import Task
 from elkapi.tasks.showing import Address, with_addresses
 from elkapi.translate.task_views import rendered
-from elkapi.types import Notice, TaskStep, TaskView
+from elkapi.types import Notice, NoticeForm, TaskStep, TaskView
 
 _told = msgspec.json.Decoder(record.Told)
+# Forms of ours whose contracts say how they call back.
+_OF_FORMS: Mapping[str, NoticeForm] = {"sora-wrapped": "sora", "task-submit": "guide"}
 _CHANGED = ("native_id", "started_ns", "finished_ns", "error_code")
 
 
@@ -33,7 +35,9 @@ class Teller:
             return step
         operation = self._operations[task.row.operation]
         spec = operation.task
-        form = spec.notice if spec is not None and task.row.form in ("native", operation.flat_form) else "standard"
+        form = _OF_FORMS.get(task.row.form, "standard")
+        if spec is not None and task.row.form in ("native", operation.flat_form):
+            form = spec.notice
         after = after_step(task, step)
         view = with_addresses(after.view(), lambda asset: self._address(asset, task.asked.origin))
         notice = Notice(

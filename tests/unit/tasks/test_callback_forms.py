@@ -36,7 +36,8 @@ NATIVE: dict[str, Any] = {
     "luma": {"id": "n1", "state": "completed", "assets": {"video": THEIRS}, "failure_reason": None},
     "ark": {"id": "n1", "status": "succeeded", "content": {"video_url": THEIRS}, "usage": {"total_tokens": 9}},
     "duomi": {"code": 200, "msg": "", "data": {"task_id": "n1", "state": "succeeded", "video_url": THEIRS}},
-    "sora": {"failure_reason": None, "generations": [{"id": "gen_1", "url": THEIRS}]},
+    "sora": {"id": "n1", "status": "completed"},
+    "guide": {"id": "n1", "status": "completed"},
 }
 WORDS = {
     "kling": ("task_status", {"submitted", "processing", "succeed", "failed"}),
@@ -46,6 +47,7 @@ WORDS = {
     "ark": ("status", {"queued", "running", "succeeded", "failed", "cancelled", "expired"}),
     "duomi": ("state", {"pending", "running", "succeeded", "error"}),
     "sora": ("status", {"QUEUED", "IN_PROGRESS", "SUCCESS", "FAILURE"}),
+    "guide": ("status", {"queued", "in_progress", "completed", "failed"}),
 }
 
 
@@ -101,7 +103,9 @@ def test_every_state_has_a_word_of_the_provider_also_before_it_answered(form: No
     for reply in (b"", a_view(form).reply, b"[]"):
         shown = said(form, a_view(form, state=state, reply=reply, error="refused", finished_ns=0))
         assert shown[where] in words
-        assert "n1" in (shown.get("task_id"), shown.get("id"))
+        # Who was answered with our id is told of it by that.
+        named = "task_" + "a" * 32 if form in ("sora", "guide") else "n1"
+        assert named in (shown.get("task_id"), shown.get("id"))
 
 
 def test_kling_is_the_bare_task_with_times_in_milliseconds() -> None:
@@ -132,14 +136,13 @@ def test_a_failure_says_why_in_every_form() -> None:
     assert failed["sora"]["fail_reason"] == "refused"
 
 
-def test_sora_wraps_the_answer_as_its_query_does() -> None:
-    shown = said("sora", a_view("sora"))
+def test_forms_of_ours_tell_what_their_fetch_shows() -> None:
+    shown = said("sora", a_view("sora", asked={"notify_hook": "https://hooks.test/"}))
     assert (shown["status"], shown["progress"], shown["finish_time"]) == ("SUCCESS", "100%", 1_790_000_060)
-    assert shown["data"]["generations"][0]["url"] == OURS
-    wrapped = {"code": "success", "data": {"status": "SUCCESS", "notify_hook": "", "data": NATIVE["sora"]}}
-    again = said("sora", a_view("sora", reply=msgspec.json.encode(wrapped)))
-    assert again["data"]["generations"][0]["url"] == OURS
-    assert again["notify_hook"] == ""
+    assert (shown["data"]["generations"][0]["url"], shown["notify_hook"]) == (OURS, "https://hooks.test/")
+    assert "code" not in shown
+    guide = said("guide", a_view("guide"))
+    assert (guide["object"], guide["status"], guide["output"]) == ("task", "completed", {"urls": [OURS]})
 
 
 def test_duomi_is_the_feeds_data_with_times_as_text() -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+import msgspec
+
 from elkapi.catalog.declare import Tasks
 from elkapi.catalog.operation import Family, Hooks, ModelSource, Operation, Role
 from elkapi.catalog.task import Listing, Made, Meter, TaskSpec
@@ -27,8 +29,16 @@ TASK = TaskSpec(
     callback="callback_url",
     notice="luma",
 )
+_PICTURE = msgspec.structs.replace(TASK, sync="sync")
 _FEATURES: dict[str, tuple[str, ...]] = {"resolution": ("resolution", "=720p"), "duration": ("duration", "=5s")}
 _VIDEO = Meter(unit="call", seconds=("duration",), features=_FEATURES)
+# As long as what it is made of, which nobody says: at most this, paid as it comes out.
+_MODIFIED, _REFRAMED = (
+    Meter(unit="call", seconds=("duration",), seconds_default=most_s, features={"resolution": ("=720p",)})
+    for most_s in (15.0, 30.0)
+)
+_UPSCALED = Meter(unit="call", features={"resolution": ("resolution",)})
+_ONE = Meter(unit="call")
 _BASE = "/dream-machine/v1"
 _ROOT = f"{_BASE}/generations"
 _tasks = Tasks(
@@ -37,7 +47,7 @@ _tasks = Tasks(
 
 
 def _prepare(operation: str, body: dict[str, Any], model: str) -> dict[str, Any]:
-    """Nobody is kept waiting on the line for a finished picture: it would lie at the provider's address."""
+    """Who waits for a finished picture waits here: the provider's answer would lie at the provider's address."""
     body.pop("sync", None)
     body.pop("sync_timeout", None)
     return body
@@ -55,12 +65,14 @@ FAMILY = Family(
     hooks=Hooks(prepare=_prepare, show=_shown),
     operations=(
         _tasks.submit("generate", "", aliases=(f"{_ROOT}/video",), upstream=f"POST {_ROOT}/video"),
-        _tasks.submit("image", "/image", upstream=f"POST {_ROOT}/image", meter=Meter(unit="call")),
-        _tasks.submit("image-reframe", "/image/reframe", upstream=f"POST {_ROOT}/image/reframe"),
-        _tasks.submit("video-modify", "/video/modify", upstream=f"POST {_ROOT}/video/modify"),
-        _tasks.submit("video-reframe", "/video/reframe", upstream=f"POST {_ROOT}/video/reframe"),
-        _tasks.submit("upscale", "/{id}/upscale", upstream=f"POST {_ROOT}/{{ref}}/upscale", model="luma-upscale"),
-        _tasks.submit("audio", "/{id}/audio", upstream=f"POST {_ROOT}/{{ref}}/audio", model="luma-audio"),
+        _tasks.submit("image", "/image", upstream=f"POST {_ROOT}/image", meter=_ONE, task=_PICTURE),
+        _tasks.submit("image-reframe", "/image/reframe", upstream=f"POST {_ROOT}/image/reframe", meter=_ONE),
+        _tasks.submit("video-modify", "/video/modify", upstream=f"POST {_ROOT}/video/modify", meter=_MODIFIED),
+        _tasks.submit("video-reframe", "/video/reframe", upstream=f"POST {_ROOT}/video/reframe", meter=_REFRAMED),
+        _tasks.submit(
+            "upscale", "/{id}/upscale", upstream=f"POST {_ROOT}/{{ref}}/upscale", model="luma-upscale", meter=_UPSCALED
+        ),
+        _tasks.submit("audio", "/{id}/audio", upstream=f"POST {_ROOT}/{{ref}}/audio", model="luma-audio", meter=_ONE),
         _tasks.list(
             "list",
             "",

@@ -104,7 +104,7 @@ def list_generations(request: Request) -> Answer:
     kept = tasks.owned(request, SHELF)[::-1]
     shown = [_shown(task, request.now_s) for task in kept[offset : offset + limit]]
     more = offset + limit < len(kept)
-    return json_answer({"generations": shown, "count": len(kept), "limit": limit, "offset": offset, "has_more": more})
+    return json_answer({"generations": shown, "count": len(shown), "limit": limit, "offset": offset, "has_more": more})
 
 
 def delete(request: Request) -> Answer:

@@ -1,0 +1,40 @@
+"""A submit whose caller waits on the line for what it makes: Luma's `sync`. Whoever stops waiting ends nothing."""
+
+from __future__ import annotations
+
+import msgspec
+
+from elkapi.errors import BadRequest
+from elkapi.relay.asking import Asked
+from elkapi.relay.call import Call
+from elkapi.relay.plane import DataPlane
+from elkapi.relay.task_store import FOLLOW_S
+from elkapi.storage.repos.tasks import text_id
+from elkapi.types import Grant
+
+SYNC_S, SYNC_S_MAX = 60.0, 600.0
+
+
+def wait_s_of(asked: Asked) -> float:
+    """How many seconds a submit wants to be waited for, 0 where it does not. Raises BadRequest."""
+    if not asked.task.sync or asked.form != "native":
+        return 0.0
+    wanted, timeout_s = asked.body.get(asked.task.sync), asked.body.get(f"{asked.task.sync}_timeout")
+    if not isinstance(wanted, bool | None):
+        raise BadRequest(f"`{asked.task.sync}` must be true or false.", param=asked.task.sync)
+    if timeout_s is None:
+        timeout_s = SYNC_S
+    if isinstance(timeout_s, bool) or not isinstance(timeout_s, int | float) or timeout_s < 0:
+        raise BadRequest("The timeout must be a number of seconds.", param=f"{asked.task.sync}_timeout")
+    return min(timeout_s, SYNC_S_MAX) if wanted else 0.0
+
+
+async def waited(plane: DataPlane, grant: Grant, call: Call, task_id: bytes, wait_s: float) -> bytes:
+    """The task as a fetch would show it, once it ended or `wait_s` are over. Raises NotFound, Unavailable."""
+    task = await plane.tasks.find(grant, text_id(task_id))
+    until_s = plane.clock.monotonic_s() + wait_s
+    async for now in plane.tasks.moves(task, FOLLOW_S):
+        task = now or task
+        if plane.clock.monotonic_s() >= until_s:
+            break
+    return msgspec.json.encode(plane.showing.shown(plane.operations[task.row.operation], task, plane.origin(call))[1])
