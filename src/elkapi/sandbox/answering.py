@@ -63,6 +63,9 @@ def _handled(found: Match, request: Request, keys: frozenset[str] | None) -> Ans
         raise Problem(status, f"The sandbox was asked to answer with status {status}.", code=faults.code)
     if found.route is None:
         raise _no_route(found, request)
+    codes, code = found.provider.codes, faults.code
+    if codes is not None and code is not None and code.isdecimal() and status is None:
+        raise Problem(200, codes.get(code, f"The sandbox was asked to answer with code {code}."), code=code)
     answer = found.route.handler(request)
     return answer if status is None else msgspec.structs.replace(answer, status=status)
 

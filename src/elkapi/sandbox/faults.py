@@ -7,6 +7,7 @@ inside any text of the body as `[sandbox: ...]`, or as a standing fault set thro
 from __future__ import annotations
 
 import hashlib
+import math
 import re
 from collections import OrderedDict
 from collections.abc import Callable, Iterable
@@ -88,7 +89,9 @@ class Faults(msgspec.Struct, frozen=True):
     task_expires: bool = False
     task_queued_s: float | None = None
     task_takes_s: float | None = None
+    task_odd_s: float = 0.0
     link_expires_s: float | None = None
+    file_lost_s: float = 0.0
     callback_reversed: bool = False
     callback_twice: bool = False
     times: int | None = None
@@ -231,7 +234,9 @@ RULES: tuple[Rule, ...] = (
     Rule("task-expires", "task_expires", _flag, False, task=True),
     Rule("task-queued", "task_queued_s", _seconds(), task=True),
     Rule("task-takes", "task_takes_s", _seconds(), task=True),
+    Rule("task-odd", "task_odd_s", _seconds(), 0.0, task=True),
     Rule("link-expires", "link_expires_s", _seconds(), task=True),
+    Rule("file-lost", "file_lost_s", _seconds(math.inf), 0.0, task=True),
     Rule("callback-reversed", "callback_reversed", _flag, False, task=True),
     Rule("callback-twice", "callback_twice", _flag, False, task=True),
     Rule("times", "times", _whole(1, 1_000_000)),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from urllib.parse import unquote
 
 import msgspec
@@ -28,7 +28,8 @@ class Provider(msgspec.Struct, frozen=True):
     problem the way this provider does. `dress` adds its headers, given the request, the answer and the seconds it took.
     A key that does not begin with `key_prefix` is wrong. `claim` is a header (lower case) that only this provider's
     clients send: with it, a path that several providers know belongs to this one. `check` judges the caller where a key
-    alone does not say it (a signature, a token); given the accepted keys, it raises Problem.
+    alone does not say it (a signature, a token); given the accepted keys, it raises Problem. `codes` are words for the
+    numbers by which a provider refuses inside an answer of status 200, None for one that does not.
     """
 
     name: str
@@ -41,6 +42,7 @@ class Provider(msgspec.Struct, frozen=True):
     key_prefix: str = ""
     claim: bytes | None = None
     check: Callable[[Request, frozenset[str] | None], None] | None = None
+    codes: Mapping[str, str] | None = None
 
 
 def takes_key(request: Request, key: str, prefix: str, keys: frozenset[str] | None) -> bool:

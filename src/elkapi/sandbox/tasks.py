@@ -9,7 +9,9 @@ with the submit's faults:
     task-expires        it ends because nobody had time for it, where the provider has such an end
     task-queued=2s      it waits so long
     task-takes=30s      it then runs so long
+    task-odd=3s         after that it is for so long in a state whose word nobody knows
     link-expires=1s     the addresses of its files are good for so long
+    file-lost=5s        its files cannot be found until so long after its end; for ever without a time
 
 A task is billed when it has succeeded, whether anyone asks after it or not (`following`).
 """
@@ -17,8 +19,8 @@ A task is billed when it has succeeded, whether anyone asks after it or not (`fo
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
-from typing import Any, Literal
+from collections.abc import Callable, Mapping
+from typing import Any, Literal, TypeVar
 
 import msgspec
 
@@ -29,11 +31,14 @@ from elkapi.sandbox.sealing import is_sealed, seal
 from elkapi.sandbox.sounds import wav
 from elkapi.sandbox.videos import mp4
 
+T = TypeVar("T")
 State = Literal["queued", "running", "succeeded", "failed", "moderated", "expired", "cancelled"]
 
 QUEUED_S = 0.1
 RUNS_S = 0.4
 LINK_S = 24 * 3600.0
+# A state that no provider documents.
+ODD = "reticulating"
 FILES = "files"
 FILES_PATH = "/_files"
 VIDEO_TYPE = "video/mp4"
@@ -78,7 +83,9 @@ class Task(msgspec.Struct, kw_only=True):
     asked: Any
     charge: Charge
     film: Film
+    odd_s: float = 0.0
     link_s: float = LINK_S
+    lost_s: float = 0.0
     token: str = ""
     callback: Callback | None = None
     faults: Faults = Faults()
@@ -95,7 +102,11 @@ class Task(msgspec.Struct, kw_only=True):
     @property
     def ends_s(self) -> float:
         """When it ends, or has ended."""
-        return self.starts_s + self.runs_s if self.cancelled_s is None else self.cancelled_s
+        return self._odd_from_s + self.odd_s if self.cancelled_s is None else self.cancelled_s
+
+    @property
+    def _odd_from_s(self) -> float:
+        return self.starts_s + self.runs_s
 
     def state(self, now_s: float) -> State:
         """Where it is at a moment."""
@@ -104,6 +115,16 @@ class Task(msgspec.Struct, kw_only=True):
         if now_s < self.starts_s:
             return "queued"
         return "running" if now_s < self.ends_s else self.ending
+
+    def word(self, now_s: float, words: Mapping[str, T], otherwise: T, odd: T) -> T:
+        """Its state in the words of its provider: `otherwise` where it has none, `odd` where nobody knows the word."""
+        if self.state(now_s) == "running" and now_s >= self._odd_from_s:
+            return odd
+        return words.get(self.state(now_s), otherwise)
+
+    def is_lost(self, now_s: float) -> bool:
+        """Whether its files cannot be found."""
+        return now_s < self.ends_s + self.lost_s
 
     def ended(self, now_s: float) -> bool:
         """Whether it moves no more."""
@@ -118,7 +139,7 @@ class Task(msgspec.Struct, kw_only=True):
         """How much of its running is done, in percent; 100 only for one that has succeeded."""
         state = self.state(now_s)
         if state == "running":
-            return min(99, int(100 * (now_s - self.starts_s) / self.runs_s))
+            return min(99, int(100 * (now_s - self.starts_s) / (self.ends_s - self.starts_s)))
         return 100 if state == "succeeded" else 0
 
     def video(self) -> bytes:
@@ -165,7 +186,9 @@ def start(
         asked=asked,
         charge=charge,
         film=film,
+        odd_s=faults.task_odd_s,
         link_s=LINK_S if faults.link_expires_s is None else faults.link_expires_s,
+        lost_s=faults.file_lost_s,
         token=request.upstream_request_id.rpartition("_")[2],
         callback=callback,
         faults=faults,
@@ -215,7 +238,7 @@ def file(request: Request) -> Answer:
     if request.now_s > int(expires):
         raise Problem(403, "Request has expired", code="AccessDenied")
     task = request.store.shelf(FILES).get(token)
-    if task is None:
+    if task is None or task.is_lost(request.now_s):
         raise Problem(404, "The specified key does not exist.", code="NoSuchKey")
     return ranged(request, *content_of(task, name))
 

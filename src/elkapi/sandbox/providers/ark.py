@@ -19,7 +19,7 @@ from elkapi.sandbox.providers.ark_models import FRAMES_PER_SECOND
 from elkapi.sandbox.providers.ark_read import ArkAsked, invalid
 from elkapi.sandbox.providers.openai import bearer_key
 from elkapi.sandbox.routes import Provider, Route, takes_key
-from elkapi.sandbox.tasks import Callback, Film, Task
+from elkapi.sandbox.tasks import ODD, Callback, Film, Task
 
 SHELF = "ark.tasks"
 PAGE_MAX = 500
@@ -122,7 +122,7 @@ def shown(task: Task, now_s: float, faults: Faults) -> dict[str, Any]:
     body: dict[str, Any] = {
         "id": task.id,
         "model": asked.model,
-        "status": STATUSES.get(state, state),
+        "status": task.word(now_s, STATUSES, state, ODD),
         "error": ERRORS.get(state),
         "created_at": int(task.created_s),
         "updated_at": int(task.changed_s(now_s)),

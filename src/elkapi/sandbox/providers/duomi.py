@@ -17,7 +17,7 @@ from elkapi.sandbox.providers import bodies
 from elkapi.sandbox.providers.pika_read import EFFECTS
 from elkapi.sandbox.routes import Provider, Route, takes_key
 from elkapi.sandbox.strict import strictly
-from elkapi.sandbox.tasks import Callback, Film, Task
+from elkapi.sandbox.tasks import ODD, Callback, Film, Task
 
 SHELF = "duomi.tasks"
 GOOD, BAD = 200, 400
@@ -141,8 +141,10 @@ def feed(request: Request) -> Answer:
 
 
 def refusal(problem: Problem) -> Answer:
-    """A problem as DuoMi words it: its own have status 200 and the code 400."""
+    """A problem as DuoMi words it: its own have status 200 and the code 400, or the one that was asked for."""
     code = BAD if problem.status == 200 else problem.status
+    if problem.status == 200 and problem.code is not None and problem.code.isdecimal():
+        code = int(problem.code)
     return json_answer({"code": code, "msg": problem.message, "data": None, "exec_time": 0.0}, status=problem.status)
 
 
@@ -180,7 +182,7 @@ def _shown(task: Task, now_s: float) -> dict[str, Any]:
     """A task in a feed. Times are texts of Unix seconds."""
     asked: DuomiAsked = task.asked
     state = task.state(now_s)
-    word, number = STATES.get(state, ("error", "4"))
+    word, number = task.word(now_s, STATES, ("error", "4"), (ODD, "9"))
     done = state == "succeeded"
     refused = "the result was refused" if state == "moderated" else "the generation failed"
     return {
@@ -221,6 +223,7 @@ PROVIDER = Provider(
     check=check,
     refusal=refusal,
     dress=dress,
+    codes={},
     routes=(
         *(Route("POST", f"/api/video/{path}", submit) for path in SUBMITS),
         Route("GET", "/api/video/runway/feed", feed),

@@ -21,7 +21,7 @@ from elkapi.sandbox.providers import kling_read
 from elkapi.sandbox.providers.kling_read import KlingAsked, invalid
 from elkapi.sandbox.providers.openai import bearer_key
 from elkapi.sandbox.routes import Provider, Route, takes_key
-from elkapi.sandbox.tasks import Callback, Film, Task
+from elkapi.sandbox.tasks import ODD, Callback, Film, Task
 
 SHELF = "kling.tasks"
 VIDEOS = "kling.videos"
@@ -42,6 +42,14 @@ MESSAGES = {"moderated": "Failure to pass the risk control system", "failed": "I
 CODES = {
     400: 1200, 401: 1000, 402: 1101, 403: 1103, 404: 1203, 405: 1202, 429: 1302, 500: 5000, 503: 5001, 504: 5002,
 }  # fmt: skip
+# What a code says where it is asked for inside a success, as resellers pass it on.
+WORDS = {
+    "1102": "Account balance not enough",
+    "1301": "The prompt failed the content safety check",
+    "1302": "The API request rate limit is exceeded",
+    "1303": "parallel task over resource pack limit",
+    "5000": "Internal error, please try again",
+}
 OPERATIONS: dict[str, Callable[[kling_read.Fields], KlingAsked]] = {
     "videos/text2video": kling_read.text_to_video,
     "videos/image2video": kling_read.image_to_video,
@@ -135,7 +143,7 @@ def refusal(problem: Problem) -> Answer:
 
 def dress(request: Request, answer: Answer, took_s: float) -> Answer:
     """Kling's headers, and its request's id inside an error, which is worded without knowing it."""
-    if answer.status >= 400 and answer.media_type == "application/json":
+    if answer.media_type == "application/json":
         body = b"".join(answer.pieces).replace(b'"request_id":""', b'"request_id":"%b"' % _request_id(request).encode())
         answer = msgspec.structs.replace(answer, pieces=(body,))
     headers = ((b"x-request-id", _request_id(request).encode("ascii")),)
@@ -204,7 +212,7 @@ def _shown(task: Task, now_s: float) -> dict[str, Any]:
         ]
     elif state == "succeeded":
         result["videos"] = [_video(task, now_s)]
-    status = STATUSES.get(state, "failed")
+    status = task.word(now_s, STATUSES, "failed", ODD)
     return {
         "task_id": task.id,
         "task_status": status,
@@ -291,6 +299,7 @@ PROVIDER = Provider(
     check=check,
     refusal=refusal,
     dress=dress,
+    codes=WORDS,
     routes=(
         Route("POST", "/v1/videos/identify-face", identify_face),
         *(

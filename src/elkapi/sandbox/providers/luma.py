@@ -19,7 +19,7 @@ from elkapi.sandbox.providers.dressing import with_request_id
 from elkapi.sandbox.providers.openai import bearer_key
 from elkapi.sandbox.routes import Provider, Route, takes_key
 from elkapi.sandbox.strict import strictly
-from elkapi.sandbox.tasks import Callback, Film, Task
+from elkapi.sandbox.tasks import ODD, Callback, Film, Task
 
 SHELF = "luma.generations"
 ROOT = "/dream-machine/v1"
@@ -309,7 +309,7 @@ def _shown(task: Task, now_s: float) -> dict[str, Any]:
     return {
         "id": task.id,
         "generation_type": "image" if picture else "video",
-        "state": STATES.get(state, "failed"),
+        "state": task.word(now_s, STATES, "failed", ODD),
         "failure_reason": None if state in STATES else REASONS.get(state, REASONS["failed"]),
         "created_at": f"{moment}.{int(task.created_s * 1000) % 1000:03d}Z",
         "assets": None if link is None else assets,

@@ -16,7 +16,7 @@ from elkapi.sandbox.providers.dressing import with_request_id
 from elkapi.sandbox.providers.minimax_read import SIZES, MinimaxAsked, invalid
 from elkapi.sandbox.providers.openai import bearer_key
 from elkapi.sandbox.routes import Provider, Route, takes_key
-from elkapi.sandbox.tasks import VIDEO_TYPE, Callback, Film, Task
+from elkapi.sandbox.tasks import ODD, VIDEO_TYPE, Callback, Film, Task
 
 SHELF = "minimax.tasks"
 # Ids are whole numbers of so many digits; the file of a task has the number after it.
@@ -45,7 +45,6 @@ GOOD = {"status_code": 0, "status_msg": "success"}
 
 def generate(request: Request) -> Answer:
     """`POST /v1/video_generation`."""
-    _asked_code_checked(request)
     asked = minimax_read.read(request.body)
     if request.faults.task_refused:
         raise Problem(200, WORDS["1026"], code="1026")
@@ -67,7 +66,6 @@ def generate(request: Request) -> Answer:
 
 def query(request: Request) -> Answer:
     """`GET /v1/query/video_generation?task_id=`."""
-    _asked_code_checked(request)
     task = tasks.find(request, SHELF, request.query("task_id") or "")
     if task is None:
         raise invalid("task_id not exist")
@@ -76,7 +74,6 @@ def query(request: Request) -> Answer:
 
 def retrieve_file(request: Request) -> Answer:
     """`GET /v1/files/retrieve?file_id=`: where the file can be had for some hours."""
-    _asked_code_checked(request)
     task = _made(request)
     file = {
         "file_id": int(_file_id(task)),
@@ -91,7 +88,10 @@ def retrieve_file(request: Request) -> Answer:
 
 def retrieve_content(request: Request) -> Answer:
     """`GET /v1/files/retrieve_content?file_id=`: the bytes themselves."""
-    return tasks.ranged(request, _made(request).video(), VIDEO_TYPE)
+    task = _made(request)
+    if task.is_lost(request.now_s):
+        raise invalid("file_id not exist")
+    return tasks.ranged(request, task.video(), VIDEO_TYPE)
 
 
 def shown(task: Task, now_s: float) -> dict[str, Any]:
@@ -141,19 +141,12 @@ def _told(task: Task, moment_s: float) -> bytes:
     return msgspec.json.encode({**body, "status": status})
 
 
-def _asked_code_checked(request: Request) -> None:
-    """The fault `code=1008` is an answer of status 200 with that code; beside `status=` it belongs to that one."""
-    code = request.faults.code
-    if code is not None and code.isdecimal() and request.faults.status is None:
-        raise Problem(200, WORDS.get(code, "unknown error"), code=code)
-
-
 def _status(task: Task, now_s: float) -> str:
     state = task.state(now_s)
     if state == "queued":
         prepared = now_s - task.created_s < task.queued_s * PREPARING_SHARE
         return "Preparing" if prepared else "Queueing"
-    return {"running": "Processing", "succeeded": "Success"}.get(state, "Fail")
+    return task.word(now_s, {"running": "Processing", "succeeded": "Success"}, "Fail", ODD)
 
 
 def _made(request: Request) -> Task:
@@ -178,6 +171,7 @@ PROVIDER = Provider(
     check=check,
     refusal=refusal,
     dress=with_request_id(b"trace-id"),
+    codes=WORDS,
     routes=(
         Route("POST", "/v1/video_generation", generate),
         Route("GET", "/v1/query/video_generation", query),

@@ -17,7 +17,7 @@ from elkapi.sandbox.providers import openai_video_read as read
 from elkapi.sandbox.providers.openai_lists import page
 from elkapi.sandbox.providers.openai_read import invalid
 from elkapi.sandbox.providers.openai_video_read import VideoAsked
-from elkapi.sandbox.tasks import VIDEO_TYPE, Film, Task
+from elkapi.sandbox.tasks import ODD, VIDEO_TYPE, Film, Task
 from elkapi.sandbox.videos import seconds_of
 
 SHELF = "openai.videos"
@@ -86,6 +86,8 @@ def list_videos(request: Request) -> Answer:
 def content(request: Request) -> Answer:
     """`GET /v1/videos/{id}/content`: the video, or a picture of it."""
     task = _completed(request, request.params["id"])
+    if task.is_lost(request.now_s):
+        raise Problem(404, "The content of this video was not found.", param="video_id")
     variant = request.query("variant") or "video"
     if variant == "video":
         return tasks.ranged(request, task.video(), VIDEO_TYPE)
@@ -134,7 +136,7 @@ def shown(task: Task, now_s: float) -> dict[str, Any]:
         "id": task.id,
         "object": "video",
         "model": asked.model,
-        "status": STATUSES.get(state, "failed"),
+        "status": task.word(now_s, STATUSES, "failed", ODD),
         "progress": task.progress(now_s),
         "created_at": int(task.created_s),
         "completed_at": ends if done else None,

@@ -12,7 +12,7 @@ from elkapi.sandbox.providers.dressing import with_request_id
 from elkapi.sandbox.providers.openai import bearer_key
 from elkapi.sandbox.providers.pika_read import NANO_USD, PikaAsked
 from elkapi.sandbox.routes import Provider, Route
-from elkapi.sandbox.tasks import Film, Task
+from elkapi.sandbox.tasks import ODD, Film, Task
 
 SHELF = "pika.tasks"
 STATUSES = {"queued": "queued", "running": "pending", "succeeded": "finished"}
@@ -68,7 +68,7 @@ def _video(task: Task, request: Request) -> dict[str, Any]:
     }
     return {
         "id": task.id,
-        "status": STATUSES.get(state, "error"),
+        "status": task.word(request.now_s, STATUSES, "error", ODD),
         "progress": task.progress(request.now_s),
         "seed": asked.seed,
         **links,

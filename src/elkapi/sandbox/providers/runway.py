@@ -19,7 +19,7 @@ from elkapi.sandbox.providers.dressing import with_request_id
 from elkapi.sandbox.providers.openai import bearer_key
 from elkapi.sandbox.routes import Provider, Route, takes_key
 from elkapi.sandbox.strict import strictly
-from elkapi.sandbox.tasks import Film, Task
+from elkapi.sandbox.tasks import ODD, Film, Task
 
 SHELF = "runway.tasks"
 VERSION = "2024-11-06"
@@ -35,6 +35,7 @@ VEO = ("1280:720", "720:1280", "1080:1920", "1920:1080")
 OMNI = ("1280:720", "720:1280")
 SEEDANCE = ("992:432", "1280:720", "720:1280", "960:960", "1112:834", "834:1112", "1470:630")
 OLD = ("1280:768", "768:1280")
+STATUSES = {"queued": "PENDING", "running": "RUNNING", "succeeded": "SUCCEEDED"}
 
 
 class Video(msgspec.Struct, frozen=True, kw_only=True):
@@ -272,7 +273,7 @@ def _shown(task: Task, now_s: float) -> dict[str, Any]:
     body: dict[str, Any] = {
         "id": task.id,
         "createdAt": f"{moment}.{int(task.created_s * 1000) % 1000:03d}Z",
-        "status": {"queued": "PENDING", "running": "RUNNING", "succeeded": "SUCCEEDED"}.get(state, "FAILED"),
+        "status": task.word(now_s, STATUSES, "FAILED", ODD.upper()),
     }
     if state == "running":
         body["progress"] = task.progress(now_s) / 100

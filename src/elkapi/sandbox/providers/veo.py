@@ -52,7 +52,7 @@ def download(request: Request) -> Answer:
     """`GET files/{id}:download`: the bytes, for whoever sends the key that made them."""
     file_id = request.params["id"]
     for task in tasks.owned(request, SHELF):
-        if task.state(request.now_s) == "succeeded" and file_id in _files(task):
+        if task.state(request.now_s) == "succeeded" and file_id in _files(task) and not task.is_lost(request.now_s):
             return tasks.ranged(request, task.video(), VIDEO_TYPE)
     message = "You do not have permission to access the File " + file_id + " or it may not exist."
     raise Problem(403, message)
