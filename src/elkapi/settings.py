@@ -102,6 +102,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
 
     asset_bytes_max: int = 1024 * 1024 * 1024
     asset_bytes_per_key_max: int = 0
+    asset_copy_tries_max: int = 12
     asset_keep_s: float = 30 * 86_400.0
     asset_url_s: float = 86_400.0
 

@@ -87,6 +87,14 @@ FAULTS: tuple[tuple[int, str], ...] = (
     (2, "status=503,times=1"),
     (2, "status=500,times=1"),
     (2, "delay=300ms"),
+    (4, "task-odd=3s"),
+    (1, "task-odd=3s,task-fails"),
+    # Its files come late, or never: then it is free, and what it cost is the operator's loss.
+    (3, "file-lost=5s"),
+    (3, "file-lost"),
+    (1, "task-odd=3s,file-lost"),
+    # A refusal inside a success, where the provider has such.
+    (1, "code=1102"),
     # The task is under way, and the answer that names it is lost.
     (2, "cut-after=20b"),
     (2, "reset-after=1"),

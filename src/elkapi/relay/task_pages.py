@@ -25,8 +25,9 @@ from elkapi.snapshot import Snapshot
 from elkapi.storage.repos import assets
 from elkapi.storage.repos.tasks import Wanted
 from elkapi.tasks import ending
-from elkapi.tasks.record import Task
-from elkapi.tasks.request import answer_to, request_for
+from elkapi.tasks.record import Task, encode
+from elkapi.tasks.request import ABSENT, answer_to, request_for
+from elkapi.testing.crash import point
 from elkapi.translate.task_chat import KEEP_ALIVE
 from elkapi.types import Grant, State, TaskStep
 from elkapi.upstream import UpstreamFailure
@@ -223,28 +224,63 @@ async def _cancelled(plane: DataPlane, snapshot: Snapshot, task: Task) -> Task:
     key = None if channel is None else next((k for k in channel.keys if k.id == task.row.channel_key_id), None)
     if channel is None or key is None:
         raise Unavailable("The account that took this task is not served here at the moment.")
-    values = {"id": task.row.native_id, "submit": operation.upstream.partition(" ")[2]}
+    again = task.told.cancel_asked
+    # Noted before it is asked: should this process end before the answer, the poller knows what no trace of it means.
+    task = await _stepped(plane, task, lambda now: _noted(plane, now, asked=True))
+    if task.state.is_end:
+        return task
+    values = {"id": task.row.native_id or "", "submit": operation.upstream.partition(" ")[2]}
+    point("tasks.cancel.before")
     try:
         request = await request_for(plane.signer, plane.settings, operation, channel, key, spec.cancel, values)
         reply = await answer_to(plane.client.send, request)
     except (UpstreamFailure, ValueError, TokenRefused):
-        raise UpstreamError("The provider did not answer; the task goes on.") from None
-    if not is_success(reply.status):
+        raise UpstreamError("The provider did not answer; the task goes on unless it says otherwise.") from None
+    point("tasks.cancel.after")
+    if not is_success(reply.status) and not (again and reply.status == ABSENT):
+        if reply.status < 500:
+            # It said no, so the task goes on as if nobody had asked.
+            task = await _stepped(plane, task, lambda now: _noted(plane, now, asked=False))
+            if task.state.is_end:
+                return task
         if reply.status in (400, 404, 409, 422):
             raise Conflict("The provider does not cancel this task any more.", code="task_not_cancellable")
         raise UpstreamError("The provider could not cancel the task; it goes on.")
+    return await _stepped(plane, task, lambda now: plane.teller.told(now, ending.cancelled(now, plane.clock.now_ns())))
+
+
+async def _stepped(plane: DataPlane, task: Task, step_of: Callable[[Task], TaskStep | None]) -> Task:
+    """The task after a step from where it then stands; as it is, once it has ended or `step_of` wants none.
+
+    Raises NotFound, Unavailable.
+    """
     for _ in range(STEPS_MAX):
-        if task.state.is_end:
+        if task.state.is_end or (step := step_of(task)) is None:
             return task
-        step = ending.ended(task, State.CANCELLED, "cancelled", "The task was cancelled.", b"", plane.clock.now_ns())
-        made = await plane.ledger.step(plane.teller.told(task, step))
-        again = await plane.tasks.again(task)
-        if again is None:
+        made = await plane.ledger.step(step)
+        found = await plane.tasks.again(task)
+        if found is None:
             raise not_found(task.row.native_id or "")
-        task = again
+        task = found
         if made:
             return task
     raise Unavailable("The task changes too quickly to be cancelled; please try again.")
+
+
+def _noted(plane: DataPlane, task: Task, *, asked: bool) -> TaskStep | None:
+    """The step that notes whether its provider may have been asked to cancel a task; None where that stands there."""
+    if task.told.cancel_asked is asked:
+        return None
+    row = task.row
+    return TaskStep(
+        id=row.id,
+        version=row.version,
+        key_id=row.key_id,
+        state=task.state,
+        progress=row.progress,
+        now_ns=plane.clock.now_ns(),
+        told=encode(msgspec.structs.replace(task.told, cancel_asked=asked)),
+    )
 
 
 async def _forget(plane: DataPlane, grant: Grant, task: Task) -> None:

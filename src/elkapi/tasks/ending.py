@@ -86,6 +86,11 @@ def ended(
     return _step(task, state, task.row.progress, told, final, now_ns, code=code)
 
 
+def cancelled(task: Task, now_ns: int) -> TaskStep:
+    """The step to the end of a task that its provider cancelled when it was asked to: free."""
+    return ended(task, State.CANCELLED, "cancelled", "The task was cancelled.", b"", now_ns)
+
+
 def _step(
     task: Task,
     state: State,

@@ -34,7 +34,7 @@ from elkapi.storage.repos import tasks as rows
 from elkapi.storage.repos.tasks import OUTCOME_UNKNOWN, Owned
 from elkapi.tasks import ending, machine, record
 from elkapi.tasks.record import Task
-from elkapi.tasks.request import Signer, answer_to, credential, request_for
+from elkapi.tasks.request import ABSENT, Signer, answer_to, credential, request_for
 from elkapi.tasks.telling import Tell
 from elkapi.testing.crash import point
 from elkapi.types import Channel, ChannelKey, State, TaskAsset, TaskStep
@@ -52,8 +52,7 @@ COPIES_AT_ONCE_MAX = 8
 COPIES_WAITING_MAX = 1000
 FAILED_S = 2.0
 CANCEL_AGAIN_S = 0.2
-# A file that could not be fetched is tried again for about half an hour.
-COPY_TRIES_MAX = 12
+# A file that could not be fetched is tried again later each time: twelve tries take about half an hour.
 COPY_AGAIN_FIRST_S = 2.0
 COPY_AGAIN_MAX_S = 300.0
 RECALL_EVERY_S = 2.0
@@ -64,7 +63,6 @@ OVERDUE_EVERY_S = 600.0
 STALLED, UNKNOWN_WORD, CHANNEL_GONE = "task_overdue", "task_unknown_word", "task_channel_gone"
 NOT_BEGUN = "not_begun"
 UNKNOWABLE = "The gateway was interrupted while it began the task, and the provider cannot be asked for it."
-ABSENT = 404
 
 log = logging.getLogger("elkapi.tasks")
 _body = msgspec.json.Decoder(Any)
@@ -320,6 +318,14 @@ class Poller:
         assert spec is not None
         submit_path = operation.upstream.partition(" ")[2]
         answer = await self._asked(operation, *place, spec.fetch, {"id": owned.native_id, "submit": submit_path})
+        if answer is None:
+            task = await self._parts.storage.opened(owned.id)
+            if task is None or task.state.is_end:
+                return None
+            if task.told.cancel_asked:
+                # It was, and the word of it did not come back to whoever asked.
+                return await self._end(watched, task, ending.cancelled(task, self._parts.clock.now_ns()))
+            answer = 0.0
         if isinstance(answer, float):
             watched.failures += 1
             self.counts["failures"] += 1
@@ -432,12 +438,10 @@ class Poller:
         key: ChannelKey,
         what: str,
         values: Mapping[str, str],
-        *,
-        may_be_absent: bool = False,
-    ) -> tuple[Any, bytes] | float:
+    ) -> tuple[Any, bytes] | float | None:
         """(what the provider says, in the declared shape; its bytes), or how many seconds it asked us to wait.
 
-        With `may_be_absent` its word that there is no such thing is an answer too: None.
+        None is its word that there is no such thing.
         """
         parts = self._parts
         try:
@@ -446,8 +450,8 @@ class Poller:
         except (UpstreamFailure, ValueError, TokenRefused) as error:
             log.info("task_poll_unanswered: %s", error, extra={"channel": channel.name, "error": str(error)[:200]})
             return 0.0
-        if may_be_absent and reply.status == ABSENT:
-            return None, reply.body
+        if reply.status == ABSENT:
+            return None
         if not is_success(reply.status):
             return parse_retry_after_s(reply.header(b"retry-after"))
         try:
@@ -476,17 +480,12 @@ class Poller:
                 # An account that is gone from here says nothing; the task may be there all the same.
                 unanswered = True
                 continue
-            answer = await self._asked(
-                operation,
-                *place,
-                spec.recall,
-                {"mark": task.asked.mark, "submit": task.asked.path},
-                may_be_absent=True,
-            )
+            values = {"mark": task.asked.mark, "submit": task.asked.path}
+            answer = await self._asked(operation, *place, spec.recall, values)
             if isinstance(answer, float):
                 unanswered = True
                 continue
-            if native := machine.native_id(spec, answer[0]):
+            if answer is not None and (native := machine.native_id(spec, answer[0])):
                 step = TaskStep(
                     id=owned.id,
                     version=task.row.version,
@@ -531,7 +530,7 @@ class Poller:
         except CopyFailed as failure:
             watched.copies += 1
             self.counts["copies_failed"] += 1
-            if failure.again and watched.copies < COPY_TRIES_MAX:
+            if failure.again and watched.copies < parts.settings.asset_copy_tries_max:
                 return min(COPY_AGAIN_FIRST_S * float(2**watched.copies), COPY_AGAIN_MAX_S)
             # It was made and billed, and nobody can have it.
             loss = ending.cost_of(task, operation, family, reply, ())
@@ -589,7 +588,7 @@ class Poller:
                         parts.signer, parts.settings, operation, channel, key, made.via, values
                     ), ""
                 answer = await self._asked(operation, channel, key, made.via, {"value": value})
-                if isinstance(answer, float):
+                if not isinstance(answer, tuple):
                     raise CopyFailed("the provider did not name the file", again=True)
                 address = str(first(made.then, answer[0]) or "")
                 if not address:

@@ -43,6 +43,7 @@ class Told(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
     """What is known of a task from its provider: the last answer, the attempts of its submit, a failure's words.
 
     `polled`: the answer is one to a fetch, not to the submit. `upstream_model` is the provider's name for the model.
+    `cancel_asked`: the provider may have been asked to cancel it, so that it is over when nobody there knows it.
     """
 
     reply: msgspec.Raw = msgspec.Raw(b"")
@@ -51,6 +52,7 @@ class Told(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
     assets: tuple[TaskAsset, ...] = ()
     upstream_model: str = ""
     polled: bool = False
+    cancel_asked: bool = False
 
 
 _asked = msgspec.json.Decoder(Asked)

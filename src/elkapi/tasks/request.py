@@ -22,6 +22,8 @@ _FRAMING = frozenset({b"host", b"content-length", b"transfer-encoding", b"connec
 # {id} is one segment; {+id} keeps its slashes (names of Google's operations).
 _PLACE = re.compile(r"\{(\+?)([a-z_-]+)\}")
 ANSWER_BYTES_MAX = 4 * 1024 * 1024
+# The status by which providers say that there is no such task.
+ABSENT = 404
 
 
 class Signer:

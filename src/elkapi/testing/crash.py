@@ -38,6 +38,8 @@ NAMES: tuple[str, ...] = (
     "tasks.copied.after",
     "tasks.end.before",
     "tasks.end.after",
+    "tasks.cancel.before",
+    "tasks.cancel.after",
 )
 
 
