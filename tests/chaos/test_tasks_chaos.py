@@ -363,12 +363,16 @@ def printed(
     gate = run.gate
     states = gate.sql("select state, coalesce(error_code, ''), count(*) from tasks group by 1, 2 order by 3 desc")
     (tasks,) = gate.sql("select count(*) from tasks")
+    (odd,) = gate.sql("select count(*) from alerts where kind = 'task_unknown_word'")
+    losses = "select count(*), sum(r.loss_nano) from tasks t join requests r on r.id = t.id where t.error_code = '{}'"
+    (lost,) = gate.sql(losses.format(LOST[1]))
     lines = [
         f"{len(history)} kills: {'; '.join(history)}",
         f"{load.summary()}; most in flight {run.peak}, after {submitted_s:.0f} s",
         f"{tasks[0]} tasks: " + ", ".join(f"{n} {state} {code}".strip() for state, code, n in states),
         f"{downloads} files whole; {len(hooks.came)} events in {hooks.came.total()} deliveries, "
         f"{hooks.challenges} challenges",
+        f"{odd[0]} kinds of tasks at odd words; files of {lost[0]} tasks never came, a loss of {lost[1] or 0} nano",
         f"bill {found.bill_nano} = charges {found.charged_nano} + losses {found.loss_nano} + unknown "
         f"{found.unknown_nano} nano in {len(found.unknown)} tasks",
         *(f"  {line.text()}" for line in found.unknown[:20]),

@@ -152,7 +152,7 @@ class Exporter:
         if call.parent_id:
             caller = SpanContext(trace_id, int.from_bytes(call.parent_id, "big"), True, TraceFlags(TraceFlags.SAMPLED))
             parent = set_span_in_context(NonRecordingSpan(caller), parent)
-        operation = _operation(call.wire)
+        operation = _operation(call)
         span = self._tracer.start_span(
             f"{operation} {call.model}",
             context=parent,
@@ -193,8 +193,8 @@ class _Ended(SpanProcessor):
         return spans
 
 
-def _operation(wire: str) -> str:
-    return _OPERATIONS.get(wire, "chat")
+def _operation(call: CallFacts) -> str:
+    return "generate_content" if call.is_task else _OPERATIONS.get(call.wire, "chat")
 
 
 def _provider(call: CallFacts) -> str:
@@ -202,8 +202,8 @@ def _provider(call: CallFacts) -> str:
 
 
 def _is_failure(call: CallFacts) -> bool:
-    """Whether the call failed; a caller who left is none."""
-    return call.outcome not in ("ok", "client_gone")
+    """Whether the call failed; a caller who left, or cancelled a task, is none."""
+    return call.outcome not in ("ok", "client_gone", "cancelled")
 
 
 def _error_type(call: CallFacts) -> str:
@@ -214,7 +214,7 @@ def _who(call: CallFacts) -> Attributes:
     """What spans and metrics have alike; of few values, all from the operator's configuration."""
     host, port = _address(call.base_url)
     shared: Attributes = {
-        "gen_ai.operation.name": _operation(call.wire),
+        "gen_ai.operation.name": _operation(call),
         "gen_ai.provider.name": _provider(call),
         "gen_ai.request.model": call.model,
     }
@@ -281,9 +281,13 @@ def _attributes(call: CallFacts) -> Attributes:
 
 
 def _attempts(call: CallFacts) -> list[tuple[Attributes, int]]:
-    """Each try and when it ended. Tries follow each other at once, so their ends are reckoned back from the call's."""
+    """Each try and when it ended. Tries follow each other at once, so their ends are reckoned back from the call's.
+
+    Those of a task were its submit, which they began.
+    """
     found: list[tuple[Attributes, int]] = []
-    at_ns = call.end_ns
+    tries_ms = sum(one.duration_ms for one in call.attempts)
+    at_ns = call.start_ns + int(tries_ms * 1_000_000) if call.is_task else call.end_ns
     for one in reversed(call.attempts):
         event: Attributes = {"elkapi.channel": one.channel, "elkapi.outcome": one.outcome}
         optional = {

@@ -20,7 +20,7 @@ from elkapi.control.library import Library, docs_folder
 from elkapi.control.parts import Parts
 from elkapi.control.site import build_site
 from elkapi.control.status import StatusBook
-from elkapi.control.tasking import run_poller
+from elkapi.control.tasking import Export, run_poller
 from elkapi.observe.bridge import json_log
 from elkapi.observe.calls import SOCKET
 from elkapi.observe.process import die_with_parent, resident_bytes, set_title
@@ -49,9 +49,9 @@ def run(order: WorkerOrder) -> None:
     with (
         json_log(ROLE, settings),
         listening_socket(Path(settings.socket_path(ROLE))) as listening,
-        _telemetry(settings),
+        _telemetry(settings) as export,
     ):
-        run_loop(_serve(order, listening))
+        run_loop(_serve(order, listening, export))
 
 
 def run_loop(main: Coroutine[Any, Any, None]) -> None:
@@ -65,18 +65,18 @@ def run_loop(main: Coroutine[Any, Any, None]) -> None:
 
 
 @contextlib.contextmanager
-def _telemetry(settings: Settings) -> Iterator[None]:
-    """Takes the workers' calls to the collector, where there is one."""
+def _telemetry(settings: Settings) -> Iterator[Export | None]:
+    """Takes the workers' calls to the collector, and what it is given here; None where there is no collector."""
     if not settings.otlp_endpoint:
-        yield
+        yield None
         return
     from elkapi.control.telemetry import telemetry_running
 
-    with listening_socket(Path(settings.socket_path(SOCKET))) as calls, telemetry_running(settings, calls):
-        yield
+    with listening_socket(Path(settings.socket_path(SOCKET))) as calls, telemetry_running(settings, calls) as running:
+        yield running.tell
 
 
-async def _serve(order: WorkerOrder, listening: socket.socket) -> None:
+async def _serve(order: WorkerOrder, listening: socket.socket, export: Export | None) -> None:
     settings = order.settings
     async with Parts(settings, SYSTEM_CLOCK) as parts:
         status = StatusBook(SYSTEM_CLOCK, parts.local_models, parts.database_answers)
@@ -84,7 +84,7 @@ async def _serve(order: WorkerOrder, listening: socket.socket) -> None:
         jobs = parts.jobs()
         async with running_jobs(jobs):
             log.info("control_started", extra={"jobs": [job.name for job in jobs], "rss_bytes": resident_bytes()})
-            poller = asyncio.get_running_loop().create_task(run_poller(order, AssetCopier))
+            poller = asyncio.get_running_loop().create_task(run_poller(order, AssetCopier, export))
             try:
                 await _Server(_config(site)).serve(sockets=[listening])
             finally:

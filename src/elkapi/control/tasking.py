@@ -16,10 +16,11 @@ from elkapi.clock import SYSTEM_CLOCK, Clock
 from elkapi.errors import Unavailable
 from elkapi.ids import new_id
 from elkapi.ledger import open_ledger
-from elkapi.observe.metrics import FOLD_EVERY_S, TaskMetrics, prepare
+from elkapi.observe.calls import CallFacts
+from elkapi.observe.metrics import FOLD_EVERY_S, CallCounts, TaskMetrics, prepare
 from elkapi.roles import WorkerOrder
 from elkapi.settings import Settings
-from elkapi.snapshot import SnapshotHolder
+from elkapi.snapshot import Snapshot, SnapshotHolder
 from elkapi.storage.db import Database, Reader
 from elkapi.storage.installation import Installation, open_installation
 from elkapi.storage.repos import tasks as rows
@@ -28,16 +29,21 @@ from elkapi.tasks.addresses import Addresses
 from elkapi.tasks.poller import Copier, Parts, Poller, ended
 from elkapi.tasks.record import Task, opened
 from elkapi.tasks.request import Signer
+from elkapi.tasks.spans import span_of
 from elkapi.tasks.telling import Teller
+from elkapi.types import RequestRecord
 from elkapi.upstream import ClientLimits, UpstreamClient
 from elkapi.upstream.gcp import TokenSource
 
 T = TypeVar("T")
 AGAIN_FIRST_S = 0.5
 AGAIN_MAX_S = 10.0
+# So many ends are handed to the collector at a time.
+ENDS_WAITING_MAX = 1000
 
 log = logging.getLogger("elkapi.tasks")
 MakeCopier = Callable[[Installation, UpstreamClient, Settings], Copier]
+Export = Callable[[list[CallFacts]], None]
 
 
 class PollerStorage:
@@ -69,11 +75,46 @@ class PollerStorage:
         await self._reader.aclose()
 
 
+class Ends:
+    """What tasks come to whose ends this process made: into its metrics, and for a collector where there is one."""
+
+    def __init__(self, settings: Settings, metrics: CallCounts, export: Export | None) -> None:
+        self._settings = settings
+        self._metrics = metrics
+        self._export = export
+        self._waiting: list[CallFacts] = []
+
+    def add(self, task: Task, record: RequestRecord, snapshot: Snapshot) -> None:
+        """Count one end. Does no I/O."""
+        self._metrics.add(record)
+        if self._export is None:
+            return
+        ratio, content = self._settings.otlp_sample_ratio, self._settings.otlp_content
+        self._waiting.append(span_of(task, record, snapshot.channels, sample_ratio=ratio, with_errors=content))
+        if len(self._waiting) >= ENDS_WAITING_MAX:
+            self.flush()
+
+    def flush(self) -> None:
+        """Hand on what waits for the collector; never waits for it."""
+        if self._export is not None and self._waiting:
+            told, self._waiting = self._waiting, []
+            self._export(told)
+
+
 @contextlib.asynccontextmanager
 async def opened_poller(
-    order: WorkerOrder, installation: Installation, make_copier: MakeCopier, clock: Clock = SYSTEM_CLOCK
+    order: WorkerOrder,
+    installation: Installation,
+    make_copier: MakeCopier,
+    clock: Clock = SYSTEM_CLOCK,
+    ends: Ends | None = None,
 ) -> AsyncIterator[Poller]:
     """A poller with all it needs, not yet running; closed in reverse. Raises Unavailable."""
+
+    def ended(task: Task, record: RequestRecord) -> None:
+        if ends is not None:
+            ends.add(task, record, holder.current)
+
     settings = order.settings
     async with contextlib.AsyncExitStack() as stack:
         holder = SnapshotHolder(
@@ -108,6 +149,7 @@ async def opened_poller(
                 send=client.send,
                 signer=Signer(TokenSource(client.send, clock), clock),
                 tell=Teller(settings, operations, addresses.of_asset).told,
+                ended=ended,
                 copier=make_copier(installation, client, settings),
                 clock=clock,
                 owner=owner,
@@ -126,28 +168,38 @@ async def polling(poller: Poller) -> AsyncIterator[asyncio.Task[None]]:
         await ended((running,))
 
 
-async def _count(poller: Poller, metrics: TaskMetrics) -> None:
-    """Tell what the poller does, about once a second."""
+async def _count(poller: Poller, metrics: TaskMetrics, ends: Ends) -> None:
+    """Tell what the poller does, about once a second and at the end."""
     told: Counter[str] = Counter()
-    while True:
+
+    def tell() -> None:
         now = Counter(poller.counts)
         metrics.fold(now - told, len(poller), poller.lag_s)
-        told = now
-        await asyncio.sleep(FOLD_EVERY_S)
+        told.update(now - told)
+        ends.flush()
+
+    try:
+        while True:
+            tell()
+            await asyncio.sleep(FOLD_EVERY_S)
+    finally:
+        tell()
 
 
-async def run_poller(order: WorkerOrder, make_copier: MakeCopier) -> None:
-    """Poll until cancelled; while the database is away, try again."""
+async def run_poller(order: WorkerOrder, make_copier: MakeCopier, export: Export | None = None) -> None:
+    """Poll until cancelled; while the database is away, try again. `export` takes what a collector is told of ends."""
     again_s = AGAIN_FIRST_S
     prepare(order.settings.data_path / "metrics")
     metrics = TaskMetrics()
+    ends = Ends(order.settings, metrics, export)
     while True:
         installation = None
         try:
             installation = await asyncio.to_thread(open_installation, order.settings)
-            async with opened_poller(order, installation, make_copier) as poller, polling(poller) as running:
+            opening = opened_poller(order, installation, make_copier, ends=ends)
+            async with opening as poller, polling(poller) as running:
                 again_s = AGAIN_FIRST_S
-                counting = asyncio.get_running_loop().create_task(_count(poller, metrics))
+                counting = asyncio.get_running_loop().create_task(_count(poller, metrics, ends))
                 try:
                     await asyncio.shield(running)
                 finally:

@@ -52,6 +52,13 @@ class Telemetry:
         self._exporting.start()
         threading.Thread(target=self._accept, name="telemetry-accept", daemon=True).start()
 
+    def tell(self, calls: list[CallFacts]) -> None:
+        """Have calls of this process exported too; while that hangs they are lost and counted. Returns at once."""
+        try:
+            self._batches.put_nowait(calls)
+        except queue.Full:
+            self._lost.inc(len(calls))
+
     def close(self) -> None:
         """Export what is here as far as that goes within CLOSE_S."""
         deadline_s = time.monotonic() + READ_S
@@ -116,7 +123,7 @@ def _exactly(stream: Any, size: int) -> bytes:
 
 
 @contextlib.contextmanager
-def telemetry_running(settings: Settings, listening: socket.socket) -> Iterator[None]:
+def telemetry_running(settings: Settings, listening: socket.socket) -> Iterator[Telemetry]:
     """Telemetry runs while the block does; the SDK is imported here and nowhere before."""
     from elkapi.control.otlp import Exporter
     from elkapi.observe import metrics
@@ -124,6 +131,6 @@ def telemetry_running(settings: Settings, listening: socket.socket) -> Iterator[
     metrics.prepare(Path(settings.data_dir) / "metrics")
     telemetry = Telemetry(listening, Exporter(settings), metrics.telemetry_lost())
     try:
-        yield
+        yield telemetry
     finally:
         telemetry.close()

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import struct
+from collections.abc import Mapping
+from typing import Any
 
 import msgspec
 
-from elkapi.types import Usage
+from elkapi.observe.trace import Trace
+from elkapi.types import Channel, RequestRecord, Usage
 
 # Of the unix socket in the data directory.
 SOCKET = "telemetry"
@@ -30,7 +33,7 @@ class CallFacts(msgspec.Struct, frozen=True, array_like=True, kw_only=True):
 
     `wire` is the caller's. `body` is the request as it came, `answer` a whole reply in the caller's wire (also read for
     its finish reason), `said` the parts of a streamed one as (kind, text, name). `first_s` is the time to the first
-    content of a stream.
+    content of a stream. `is_task`: it is a task's end, from its submit on.
     """
 
     trace_id: bytes
@@ -69,6 +72,59 @@ class CallFacts(msgspec.Struct, frozen=True, array_like=True, kw_only=True):
     answer: bytes | None = None
     body: bytes | None = None
     said: tuple[tuple[str, str, str], ...] | None = None
+    is_task: bool = False
+
+
+def facts_of(
+    record: RequestRecord,
+    trace: Trace,
+    channels: Mapping[int, Channel],
+    *,
+    sampled: bool,
+    with_errors: bool,
+    **more: Any,
+) -> CallFacts:
+    """What a record says, and `more`. An upstream's error may quote what it was asked, hence `with_errors`."""
+    last = record.attempts[-1] if record.attempts else None
+    channel_id = record.channel_id
+    if channel_id is None and last is not None:
+        channel_id = last.channel_id
+    channel = None if channel_id is None else channels.get(channel_id)
+    return CallFacts(
+        trace_id=trace.trace_id,
+        span_id=trace.span_id,
+        parent_id=trace.parent_id,
+        sampled=sampled,
+        request_id=record.id,
+        operation=record.operation,
+        key_id=record.key_id,
+        group=record.group,
+        model=record.model,
+        asked=record.asked,
+        status=record.status,
+        outcome=record.outcome,
+        error=record.error_code,
+        flags=record.flags,
+        usage=record.usage,
+        charge_nano=record.charge_nano,
+        loss_nano=record.loss_nano,
+        family=channel.family if channel is not None else None,
+        base_url=channel.base_url if channel is not None else "",
+        upstream_model=last.upstream_model if last is not None else None,
+        upstream_request_id=record.upstream_request_id,
+        attempts=tuple(
+            AttemptFacts(
+                one.channel_name,
+                one.outcome,
+                one.status,
+                one.error if with_errors else None,
+                one.duration_ms,
+                one.model,
+            )
+            for one in record.attempts
+        ),
+        **more,
+    )
 
 
 _encoder = msgspec.msgpack.Encoder()

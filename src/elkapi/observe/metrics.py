@@ -14,6 +14,8 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from elkapi.types import RequestRecord
+
 BUCKETS_S = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
 FOLD_EVERY_S = 1.0
 # What anybody may read: nothing here names a channel or counts money or its measure. A new metric is the operator's.
@@ -64,14 +66,53 @@ class Durations:
         histogram._sum.inc(self.total_s)
 
 
-class Metrics:
-    """The counters of one process. `prepare` must have been called before the first instance is made."""
+class CallCounts:
+    """What finished calls and ended tasks come to, as plain numbers until they are folded; one of a process."""
+
+    def __init__(self, registry: Any) -> None:
+        from prometheus_client import Counter
+
+        text = "Calls answered, and tasks ended."
+        self._requests = Counter("elkapi_requests", text, ["operation", "status"], registry=registry)
+        self._tokens = Counter("elkapi_input_tokens", "Input tokens metered.", registry=registry)
+        self._charged = Counter("elkapi_charged_nano_usd", "Charged to customers.", registry=registry)
+        self._lost = Counter("elkapi_operator_loss_nano_usd", "Borne by the operator.", registry=registry)
+        self._attempts = Counter("elkapi_attempts", "Attempts at upstreams.", ["channel", "outcome"], registry=registry)
+        self.requests: dict[tuple[str, int], int] = defaultdict(int)
+        self.attempts: dict[tuple[str, str], int] = defaultdict(int)
+        self.tokens = self.charged_nano = self.lost_nano = 0
+
+    def add(self, record: RequestRecord) -> None:
+        """Count one call, or one task at its end."""
+        self.requests[(record.operation, record.status)] += 1
+        self.tokens += record.usage.input_tokens + record.usage.cached_tokens
+        self.charged_nano += record.charge_nano
+        self.lost_nano += record.loss_nano
+        for attempt in record.attempts:
+            self.attempts[(attempt.channel_name, attempt.outcome)] += 1
+
+    def fold_calls(self) -> None:
+        """Move the plain numbers into the registry."""
+        requests, self.requests = self.requests, defaultdict(int)
+        attempts, self.attempts = self.attempts, defaultdict(int)
+        for (operation, status), count in requests.items():
+            self._requests.labels(operation, str(status)).inc(count)
+        for (channel, outcome), count in attempts.items():
+            self._attempts.labels(channel, outcome).inc(count)
+        self._tokens.inc(self.tokens)
+        self._charged.inc(self.charged_nano)
+        self._lost.inc(self.lost_nano)
+        self.tokens = self.charged_nano = self.lost_nano = 0
+
+
+class Metrics(CallCounts):
+    """The counters of one worker. `prepare` must have been called before the first instance is made."""
 
     def __init__(self) -> None:
         from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
         registry = CollectorRegistry()
-        self._requests = Counter("elkapi_requests", "Calls answered.", ["operation", "status"], registry=registry)
+        super().__init__(registry)
         self._seconds = Histogram(
             "elkapi_request_seconds",
             "Time from request head to reply end.",
@@ -79,10 +120,6 @@ class Metrics:
             buckets=BUCKETS_S,
             registry=registry,
         )
-        self._tokens = Counter("elkapi_input_tokens", "Input tokens metered.", registry=registry)
-        self._charged = Counter("elkapi_charged_nano_usd", "Charged to customers.", registry=registry)
-        self._lost = Counter("elkapi_operator_loss_nano_usd", "Borne by the operator.", registry=registry)
-        self._attempts = Counter("elkapi_attempts", "Attempts at upstreams.", ["channel", "outcome"], registry=registry)
         self._alerts = Counter("elkapi_alerts", "What an operator must look at.", ["kind"], registry=registry)
         self._gauges = {
             "connections": Gauge(
@@ -107,30 +144,18 @@ class Metrics:
                 multiprocess_mode="livesum",
             ),
         }
-        self.requests: dict[tuple[str, int], int] = defaultdict(int)
         self.durations: dict[str, Durations] = defaultdict(Durations)
-        self.attempts: dict[tuple[str, str], int] = defaultdict(int)
         self.alerts: dict[str, int] = defaultdict(int)
-        self.tokens = self.charged_nano = self.lost_nano = 0
 
     def fold(self, gauges: dict[str, float]) -> None:
         """Move the plain numbers into the registry; called about once a second."""
-        requests, self.requests = self.requests, defaultdict(int)
+        self.fold_calls()
         durations, self.durations = self.durations, defaultdict(Durations)
-        attempts, self.attempts = self.attempts, defaultdict(int)
-        for (operation, status), count in requests.items():
-            self._requests.labels(operation, str(status)).inc(count)
         for operation, taken in durations.items():
             taken.pour_into(self._seconds.labels(operation))
-        for (channel, outcome), count in attempts.items():
-            self._attempts.labels(channel, outcome).inc(count)
         for kind, count in self.alerts.items():
             self._alerts.labels(kind).inc(count)
         self.alerts.clear()
-        self._tokens.inc(self.tokens)
-        self._charged.inc(self.charged_nano)
-        self._lost.inc(self.lost_nano)
-        self.tokens = self.charged_nano = self.lost_nano = 0
         for name, value in gauges.items():
             self._gauges[name].set(value)
 
@@ -154,13 +179,14 @@ def telemetry_lost() -> Any:
     return Counter("elkapi_telemetry_spans_lost", text, registry=CollectorRegistry())
 
 
-class TaskMetrics:
+class TaskMetrics(CallCounts):
     """What a poller of tasks counts. `prepare` must have been called before the first instance is made."""
 
     def __init__(self) -> None:
         from prometheus_client import CollectorRegistry, Counter, Gauge
 
         registry = CollectorRegistry()
+        super().__init__(registry)
         self._events = Counter(
             "elkapi_task_events",
             "Polls of tasks, their failures, words that nobody declared, copies that failed, ends by state.",
@@ -177,6 +203,7 @@ class TaskMetrics:
 
     def fold(self, events: Mapping[str, int], open_tasks: int, late_s: float) -> None:
         """`events` since the last time; called about once a second."""
+        self.fold_calls()
         for kind, count in events.items():
             self._events.labels(kind).inc(count)
         self._open.set(open_tasks)

@@ -1,4 +1,4 @@
-"""One finished call -> the log line and the counters; only names and numbers, never a header, a body or a key."""
+"""A finished call, an ended task -> the log line, counters and telemetry; names and numbers, never a body or a key."""
 
 from __future__ import annotations
 
@@ -7,20 +7,23 @@ import msgspec
 from elkapi.ids import request_id_text
 from elkapi.observe.log import Head
 from elkapi.relay.plane import DataPlane
+from elkapi.tasks.record import Task
 from elkapi.types import RequestRecord
 
 
-def note(plane: DataPlane, record: RequestRecord) -> None:
-    """Queue the log line and bump the counters of one call; does no I/O."""
-    metrics = plane.metrics
-    metrics.requests[(record.operation, record.status)] += 1
-    metrics.durations[record.operation].add(record.duration_ms / 1000)
-    metrics.tokens += record.usage.input_tokens + record.usage.cached_tokens
-    metrics.charged_nano += record.charge_nano
-    metrics.lost_nano += record.loss_nano
-    for attempt in record.attempts:
-        metrics.attempts[(attempt.channel_name, attempt.outcome)] += 1
+def note(plane: DataPlane, record: RequestRecord, *, timed: bool = True) -> None:
+    """Queue the log line and bump the counters of one call; does no I/O. `timed`: it lasted as long as its record."""
+    plane.metrics.add(record)
+    if timed:
+        plane.metrics.durations[record.operation].add(record.duration_ms / 1000)
     plane.log.write_later("request", "info" if record.status < 500 else "warning", _line, record)
+
+
+def note_end(plane: DataPlane, task: Task, record: RequestRecord, *, timed: bool) -> None:
+    """The same of a task whose end was made here; `timed`: it ended with its submit."""
+    note(plane, record, timed=timed)
+    if plane.telemetry is not None:
+        plane.telemetry.ended(task, record)
 
 
 class _Line(msgspec.Struct, frozen=True):

@@ -30,7 +30,7 @@ from elkapi.relay.asking import JSON as JSON_TYPE
 from elkapi.relay.asking import Asked, provider_body, read_submit
 from elkapi.relay.call import Call
 from elkapi.relay.hold import checked_key
-from elkapi.relay.note import note
+from elkapi.relay.note import note_end
 from elkapi.relay.placing import check_callback, crossed_over, like_its_source, same_account
 from elkapi.relay.plane import DataPlane
 from elkapi.relay.read import Request
@@ -65,6 +65,8 @@ from elkapi.upstream.gcp import TokenRefused
 _UNSURE_STATUSES = frozenset({408, 502, 504})
 CALL_ID = b"x-client-request-id"
 STEP_AGAIN_S = 1.0
+# Of all versions that are known.
+TRACEPARENT_BYTES = 55
 # The form of rows that are no tasks to a caller: their submit's answer was all there is.
 AT_ONCE = "at-once"
 # How a task was asked for that is told as a chat.
@@ -146,6 +148,7 @@ class Submit:
         self.text_call_id = call.text_id
         self.started_s = call.started_s
         self.origin = plane.origin(call)
+        self.traceparent = (call.header(TRACEPARENT) or b"")[:TRACEPARENT_BYTES].decode("latin-1")
         self.claim = _claim(call, grant, asked)
         self.forwarded = _forwarded(call)
         self.tries: list[AttemptRecord] = []
@@ -228,6 +231,8 @@ class Submit:
             asked_model=asked.said,
             callback_url=asked.callback_url,
             origin=self.origin,
+            key_name=grant.key_name,
+            traceparent=self.traceparent,
         )
         self.task = NewTask(
             id=self.call_id,
@@ -432,8 +437,7 @@ class Submit:
         task = self._at(self._as_it_stands(State.QUEUED, native, told, version=0), attempt.channel.id, attempt.key.id)
         done = ending.succeeded(task, reply, (), (), ending.cost_at_once(task), self.plane.clock.now_ns())
         assert done.settlement is not None
-        note(self.plane, done.settlement.record)
-        await self._made(
+        if await self._made(
             msgspec.structs.replace(
                 done,
                 native_id=native,
@@ -442,7 +446,8 @@ class Submit:
                 claim=self.claim,
                 reply=StoredReply(self.call_id, status, JSON, reply),
             )
-        )
+        ):
+            note_end(self.plane, task, done.settlement.record, timed=True)
         return status, reply
 
     def _answer(self, state: State, native: str, reply: bytes, told: record.Told) -> bytes:
@@ -516,9 +521,9 @@ class Submit:
             unknown=any(one.fate == "unknown" for one in self.tries),
         )
         assert done.settlement is not None
-        note(self.plane, done.settlement.record)
         claim_end: Literal["unknown", "forget"] = "unknown" if code == OUTCOME_UNKNOWN else "forget"
-        await self._made(msgspec.structs.replace(done, claim=self.claim, claim_end=claim_end))
+        if await self._made(msgspec.structs.replace(done, claim=self.claim, claim_end=claim_end)):
+            note_end(self.plane, task, done.settlement.record, timed=True)
 
     def _step(self, state: State, told: record.Told) -> TaskStep:
         return TaskStep(
@@ -531,17 +536,22 @@ class Submit:
             told=record.encode(told),
         )
 
-    async def _made(self, step: TaskStep) -> None:
-        """Make the step, however long the ledger takes: a task without it would be nobody's."""
+    async def _made(self, step: TaskStep) -> bool:
+        """Make the step, however long the ledger takes: a task without it would be nobody's.
+
+        False for a failure that somebody else had written before. Raises Unavailable for any other step then.
+        """
         while True:
             try:
                 made = await self.plane.ledger.step(step)
             except Unavailable:
                 await asyncio.sleep(STEP_AGAIN_S)
                 continue
-            if not made and step.state is not State.FAILED and not await self._is_made(step):
+            if not made and step.state is State.FAILED:
+                return False
+            if not made and not await self._is_made(step):
                 raise Unavailable("The task was given up by the gateway before it was begun; please try again.")
-            return
+            return True
 
     async def _is_made(self, step: TaskStep) -> bool:
         """Whether a step that was refused had in truth been made by an earlier try."""

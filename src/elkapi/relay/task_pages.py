@@ -17,6 +17,7 @@ from elkapi.catalog.task import Listing
 from elkapi.errors import BadRequest, Conflict, NotFound, Unavailable, UpstreamError
 from elkapi.relay.asset_pages import answer_with
 from elkapi.relay.call import Call
+from elkapi.relay.note import note_end
 from elkapi.relay.plane import DataPlane
 from elkapi.relay.submit import AT_ONCE, JSON, submit
 from elkapi.relay.task_store import EVENTS, not_found
@@ -261,6 +262,8 @@ async def _stepped(plane: DataPlane, task: Task, step_of: Callable[[Task], TaskS
         found = await plane.tasks.again(task)
         if found is None:
             raise not_found(task.row.native_id or "")
+        if made and step.settlement is not None:
+            note_end(plane, task, step.settlement.record, timed=False)
         task = found
         if made:
             return task

@@ -12,13 +12,15 @@ import threading
 from collections import deque
 
 from elkapi.clock import Clock
-from elkapi.observe.calls import SOCKET, AttemptFacts, CallFacts, frame_of
+from elkapi.observe.calls import SOCKET, CallFacts, facts_of, frame_of
 from elkapi.observe.trace import HEADER, Trace, is_sampled, onward, trace_of
 from elkapi.relay.call import Call
 from elkapi.relay.outcome import Outcome
 from elkapi.relay.read import Request
 from elkapi.settings import Settings
 from elkapi.snapshot import SnapshotHolder
+from elkapi.tasks.record import Task
+from elkapi.tasks.spans import span_of
 from elkapi.translate.crossing import TALLY_BYTES_MAX, Crossing, Tally
 from elkapi.translate.ir import Event
 from elkapi.translate.said import said_in
@@ -31,6 +33,8 @@ CONTENT_BYTES_MAX = 256 * 1024
 BATCH_CALLS_MAX = 256
 BATCH_BYTES_MAX = 1024 * 1024
 FLUSH_EVERY_S = 0.2
+# A call without its texts, and a task's end, take about so much.
+FACTS_BYTES = 1024
 CONNECT_S = 1.0
 CLOSE_S = 1.0
 
@@ -71,7 +75,7 @@ class _Told:
         self.body: bytes | None = None
         self.seen: Seen = None
         self.first_s: float | None = None
-        self.size = 1024
+        self.size = FACTS_BYTES
 
 
 class Telemetry:
@@ -84,7 +88,7 @@ class Telemetry:
         self._path = settings.socket_path(SOCKET)
         self._snapshots = snapshots
         self._clock = clock
-        self._queue: deque[_Told] = deque()
+        self._queue: deque[_Told | CallFacts] = deque()
         # Each is written by one thread alone, so what is waiting is their difference.
         self._bytes_in = self._bytes_out = 0
         self._frame: tuple[bytes, int] | None = None
@@ -106,8 +110,7 @@ class Telemetry:
 
     def called(self, call: Call, grant: Grant, request: Request, record: RequestRecord, seen: Seen) -> None:
         """Queue a finished call. Returns at once; `seen` is what there is of its answer."""
-        if len(self._queue) >= QUEUE_CALLS_MAX or self._bytes_in - self._bytes_out >= QUEUE_BYTES_MAX:
-            self.dropped += 1
+        if self._is_full():
             return
         trace = trace_of(call.id, call.header(HEADER))
         told = _Told(trace, is_sampled(trace.trace_id, self._ratio), grant, record, request)
@@ -122,6 +125,20 @@ class Telemetry:
                 told.size += len(request.body)
         self._bytes_in += told.size
         self._queue.append(told)
+
+    def ended(self, task: Task, record: RequestRecord) -> None:
+        """Queue a task that came to its end here. Returns at once."""
+        if self._is_full():
+            return
+        self._bytes_in += FACTS_BYTES
+        channels = self._snapshots.current.channels
+        self._queue.append(span_of(task, record, channels, sample_ratio=self._ratio, with_errors=self._content))
+
+    def _is_full(self) -> bool:
+        """Whether there is no place for another, which then is dropped."""
+        full = len(self._queue) >= QUEUE_CALLS_MAX or self._bytes_in - self._bytes_out >= QUEUE_BYTES_MAX
+        self.dropped += full
+        return full
 
     def close(self) -> None:
         """Hand over what is queued as far as that goes quickly, and stop the thread."""
@@ -153,8 +170,8 @@ class Telemetry:
         size = 0
         while self._queue and len(calls) < BATCH_CALLS_MAX and size < BATCH_BYTES_MAX:
             told = self._queue.popleft()
-            calls.append(self._facts(told))
-            size += told.size
+            calls.append(self._facts(told) if isinstance(told, _Told) else told)
+            size += told.size if isinstance(told, _Told) else FACTS_BYTES
         return frame_of(calls), size
 
     def _sent(self, frame: bytes) -> bool:
@@ -179,56 +196,23 @@ class Telemetry:
         return True
 
     def _facts(self, told: _Told) -> CallFacts:
-        record, trace = told.record, told.trace
-        last = record.attempts[-1] if record.attempts else None
-        channel_id = record.channel_id
-        if channel_id is None and last is not None:
-            channel_id = last.channel_id
-        channel = None if channel_id is None else self._snapshots.current.channels.get(channel_id)
+        record = told.record
         wire, is_text, stream, output_limit = told.request
         crossing = told.seen.crossing if isinstance(told.seen, Outcome) else told.seen
         start = crossing.start if crossing is not None else None
-        return CallFacts(
-            trace_id=trace.trace_id,
-            span_id=trace.span_id,
-            parent_id=trace.parent_id,
+        return facts_of(
+            record,
+            told.trace,
+            self._snapshots.current.channels,
             sampled=told.sampled,
-            request_id=record.id,
+            with_errors=self._content,
             start_ns=record.created_ns - int(record.duration_ms * 1_000_000),
             end_ns=record.created_ns,
-            operation=record.operation,
             wire=wire,
             is_text=is_text,
             stream=stream,
-            key_id=record.key_id,
             key_name=told.grant.key_name,
-            group=record.group,
-            model=record.model,
-            asked=record.asked,
             output_limit=output_limit,
-            status=record.status,
-            outcome=record.outcome,
-            error=record.error_code,
-            flags=record.flags,
-            usage=record.usage,
-            charge_nano=record.charge_nano,
-            loss_nano=record.loss_nano,
-            family=channel.family if channel is not None else None,
-            base_url=channel.base_url if channel is not None else "",
-            upstream_model=last.upstream_model if last is not None else None,
-            upstream_request_id=record.upstream_request_id,
-            # An upstream's error may quote what it was asked.
-            attempts=tuple(
-                AttemptFacts(
-                    one.channel_name,
-                    one.outcome,
-                    one.status,
-                    one.error if self._content else None,
-                    one.duration_ms,
-                    one.model,
-                )
-                for one in record.attempts
-            ),
             first_s=told.first_s,
             response_id=start.id if start is not None else None,
             response_model=start.model if start is not None else None,

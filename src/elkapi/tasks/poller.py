@@ -37,7 +37,7 @@ from elkapi.tasks.record import Task
 from elkapi.tasks.request import ABSENT, Signer, answer_to, credential, request_for
 from elkapi.tasks.telling import Tell
 from elkapi.testing.crash import point
-from elkapi.types import Channel, ChannelKey, State, TaskAsset, TaskStep
+from elkapi.types import Channel, ChannelKey, RequestRecord, State, TaskAsset, TaskStep
 from elkapi.upstream import Origin, UpstreamFailure, UpstreamRequest
 from elkapi.upstream.gcp import TokenRefused
 from elkapi.upstream.reply import UpstreamReply
@@ -109,7 +109,7 @@ class Watched:
 
 
 class Parts(msgspec.Struct, frozen=True):
-    """What a poller works with; `families` are by an operation's id."""
+    """What a poller works with; `families` are by an operation's id. `ended` is told of each end that it made."""
 
     settings: Settings
     operations: Mapping[str, Operation]
@@ -121,6 +121,7 @@ class Parts(msgspec.Struct, frozen=True):
     signer: Signer
     copier: Copier
     tell: Tell
+    ended: Callable[[Task, RequestRecord], None]
     clock: Clock
     owner: bytes
 
@@ -405,6 +406,8 @@ class Poller:
         if await self._parts.ledger.step(self._parts.tell(task, step)):
             point("tasks.end.after")
             self.counts[f"ended_{step.state.value}"] += 1
+            if step.settlement is not None:
+                self._parts.ended(task, step.settlement.record)
             return None
         return None if await self._refresh(watched) is None else 0.0
 

@@ -21,6 +21,7 @@ class Asked(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
     `body` is the caller's request without what is too long to keep; `path` the provider's path of the submit, `mark`
     our own id there, "" where it takes none. `places` are the channels and keys it may have been put to, in order.
     `price` is the whole record, of which `features` choose. `origin` is how the caller addressed the gateway.
+    `key_name` and `traceparent` are for the span of the task's end.
     """
 
     body: Mapping[str, Any]
@@ -37,6 +38,8 @@ class Asked(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
     asked_model: str = ""
     callback_url: str = ""
     origin: str = ""
+    key_name: str = ""
+    traceparent: str = ""
 
 
 class Told(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
