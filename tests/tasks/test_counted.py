@@ -56,6 +56,9 @@ async def counting(tasks: Tasks) -> AsyncIterator[Counted]:
     )
     async with opening as counted.poller, polling(counted.poller):
         yield counted
+        # An end shows in its row a moment before it is counted.
+        while len(counted.poller):
+            await asyncio.sleep(0.01)
     counted.ends.flush()
 
 
