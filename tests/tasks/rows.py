@@ -444,7 +444,10 @@ SUBMITS: dict[str, Submit] = {
     "veo.submit": Submit(form=VEO, body=_NEUTRAL),
     "veo.submit-api": Submit(form=VEO_API, body=_NEUTRAL),
     "veo.v2-submit": Submit(form=VEO_V2, body={**_NEUTRAL, "aspect_ratio": "16:9"}),
-    "sora.reverse-create": Submit(form=REVERSE, body={"model": "sora-2", "prompt": "a dog"}),
+    "sora.reverse-create": Submit(
+        form=REVERSE,
+        body={"model": "sora", "prompt": "a dog", "aspect_ratio": "16:9", "resolution": "480p", "duration": 5},
+    ),
     "veo.task-submit": _GUIDE,
     "platform.task-submit": _GUIDE,
     "tasks.create": Submit(form=OURS, body={"model": "ray-2", "input": {"prompt": "a dog", "seconds": 5}}),
@@ -565,4 +568,5 @@ CHANNELS: tuple[tuple[str, str, str, tuple[str, ...]], ...] = (
     ("ark", "/api/v3", "ark-key", (_SEEDANCE,)),
     ("gemini", "", "AIzaUpstream", (_VEO,)),
     ("openai", "", "sk-upstream", ("sora-2",)),
+    ("new-api", "", "sk-reseller", ("sora",)),
 )

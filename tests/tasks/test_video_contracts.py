@@ -8,6 +8,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from elkapi.money import parse_usd
 from elkapi.sandbox.tasks import FILES
 from tests.assets.media import png
 from tests.tasks.rows import ONCE, PICTURE
@@ -142,3 +143,29 @@ def test_a_wait_that_is_none_is_refused_before_anything_is_held(gateways: Served
     reply = asking.call("POST", asking.path, json={"model": "photon-1", "prompt": "a fox", **wrong})
     assert (reply.status_code, reply.json()["code"]) == (400, "invalid_request")
     assert asking.call("GET", "/v1/tasks").json()["data"] == []
+
+
+def test_the_reverse_form_reaches_a_reseller_by_the_models_name_alone(gateways: Served) -> None:
+    asking = Asking(gateways, "sora.reverse-create")
+    sent = {"prompt": "a dog", "resolution": 720, "duration": 10, "n_variants": 2, "image_url": PICTURE, "style": "x"}
+    reply = asking.call("POST", asking.path, json=sent, headers=AT)
+    assert reply.status_code == 200, reply.text
+    came = json.loads(last_submit(gateways)[1])
+    assert came == {**sent, "model": "sora", "resolution": "720p"}
+    done = Caller(gateways, "sora.reverse-create", key=asking.key).until(reply.json()["data"], "SUCCESS")
+    assert len(done["data"]["data"]["generations"]) == 2
+    # Two videos are two calls.
+    assert gateways.charge_nano(reply.headers["x-request-id"]) == 2 * parse_usd("0.5")
+    # Another model is OpenAI's own form there.
+    other = asking.call("POST", asking.path, json={"prompt": "a dog", "model": "sora-2", "duration": 8}, headers=AT)
+    assert other.status_code == 200, other.text
+    assert json.loads(last_submit(gateways)[1]) == {"prompt": "a dog", "model": "sora-2", "seconds": "8"}
+
+
+def test_the_reverse_model_is_served_to_the_other_forms_too(gateways: Served) -> None:
+    asking = Asking(gateways, "tasks.create")
+    for path in ("/v1/videos", "/v1/video/generations"):
+        reply = asking.call("POST", path, json={"model": "sora", "prompt": "a dog", "seconds": "5"}, headers=AT)
+        assert reply.status_code == 200, reply.text
+        came = json.loads(last_submit(gateways)[1])
+        assert came == {"model": "sora", "prompt": "a dog", "duration": 5, "n_variants": 1}

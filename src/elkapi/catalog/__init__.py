@@ -12,6 +12,7 @@ from elkapi.catalog.families import (
     pika,
     platform,
     runway,
+    sora,
     tasks,
     veo,
     video,
@@ -23,7 +24,7 @@ FAMILIES: tuple[Family, ...] = (
     # Before those whose patterns take any path below /v1beta/models/.
     veo.FAMILY,
     *(openai.FAMILY, anthropic.FAMILY, gemini.FAMILY, platform.FAMILY),
-    *(video.FAMILY, tasks.FAMILY),
+    *(video.FAMILY, sora.FAMILY, tasks.FAMILY),
     *(kling.FAMILY, runway.FAMILY, luma.FAMILY, minimax.FAMILY, pika.FAMILY, duomi.FAMILY, ark.FAMILY),
 )
 CATALOG = Catalog(FAMILIES)

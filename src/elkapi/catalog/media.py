@@ -50,6 +50,22 @@ class VideoMap(msgspec.Struct, frozen=True, kw_only=True):
 
 _CONTENT = "content[+]"
 VIDEO_MAPS: dict[Wire, VideoMap] = {
+    # The name is what tells it from OpenAI's own, so it is asked first.
+    "sora-reverse": VideoMap(
+        text="sora.reverse-create",
+        image="sora.reverse-create",
+        models=r"^sora$",
+        fields={
+            "model": "model",
+            "prompt": "prompt",
+            "image": "image_url",
+            "references": "images[+]",
+            "ratio": "aspect_ratio|colon",
+            "resolution": "resolution",
+            "seconds": "duration|int",
+            "count": "n_variants|int",
+        },
+    ),
     "videos": VideoMap(
         text="sora.create",
         image="sora.create",

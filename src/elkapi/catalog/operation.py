@@ -41,6 +41,7 @@ Wire = Literal[
     "pika",
     "duomi-pika",
     "videos",
+    "sora-reverse",
     "video",
 ]
 Kind = Literal["sync", "stream", "task", "file", "websocket", "doc"]
@@ -78,7 +79,7 @@ class ModelSource(msgspec.Struct, frozen=True):
     "source": it is that of the task which the call goes on from. "any": the call is about an account, not a model; any
     model says whose channel it may use.
 
-    `default` is taken when the caller names none. With a `prefix` the body holds a version, a text or a number, which
+    `default` is taken when the caller names none, of "any" where it is served. With a `prefix` the body holds a version, a text or a number, which
     is the model's name behind it.
     """
 

@@ -93,6 +93,7 @@ _TASKS_OF_GATEWAYS: dict[Wire, Endpoint] = {
     "pika": _AT_ROOT,
     "ark-video": Endpoint("/volc/v3"),
     "videos": _AT_ROOT,
+    "sora-reverse": _AT_ROOT,
 }
 # What the sandbox makes of the names that test keys use; a task's own route reaches its provider whatever the name.
 _SANDBOX_TASKS: dict[Wire, Endpoint] = {
@@ -106,6 +107,7 @@ _SANDBOX_TASKS: dict[Wire, Endpoint] = {
     "duomi-runway": Endpoint("", auth="raw"),
     "duomi-pika": Endpoint("", auth="raw"),
     "videos": _AT_ROOT,
+    "sora-reverse": _AT_ROOT,
 }
 _ANTHROPIC_VERSION = (("anthropic-version", "2023-06-01"),)
 
@@ -301,7 +303,7 @@ def endpoint_for(family: str, wire: Wire, translatable: bool, model: str) -> tup
     """The wire and endpoint that serve a call of `wire` for this upstream model, or None when the family cannot."""
     wires = UPSTREAM_FAMILIES[family].wires
     if translatable and wire in VIDEO_MAPS:
-        return _video_endpoint(wires, wire, model)
+        return _video_endpoint(wires, model)
     if translatable and _makes_videos(wires, model):
         # Such a model is no text model; a chat with it becomes a task (relay.video_chat).
         return None
@@ -313,11 +315,11 @@ def endpoint_for(family: str, wire: Wire, translatable: bool, model: str) -> tup
     return None
 
 
-def _video_endpoint(wires: dict[Wire, Endpoint], wire: Wire, model: str) -> tuple[Wire, Endpoint] | None:
+def _video_endpoint(wires: dict[Wire, Endpoint], model: str) -> tuple[Wire, Endpoint] | None:
     """Where a neutral request for a video goes: where an account makes several kinds, the model's name tells which."""
-    found = [one for one in (wire, *VIDEO_MAPS) if one in wires]
-    for candidate in dict.fromkeys(found):
-        if len(set(found)) == 1 or re.search(VIDEO_MAPS[candidate].models, model):
+    found = [one for one in VIDEO_MAPS if one in wires]
+    for candidate in found:
+        if len(found) == 1 or re.search(VIDEO_MAPS[candidate].models, model):
             return candidate, wires[candidate]
     return None
 

@@ -100,8 +100,12 @@ def can_serve(snapshot: Snapshot, grant: Grant, operation: Operation, model: str
 
 
 def any_model(snapshot: Snapshot, grant: Grant, operation: Operation) -> str:
-    """A model that the key may use and whose channel serves a call that names none. Raises NoChannel."""
-    for model in snapshot.models_for(grant.scope, grant.group):
+    """A model that the key may use and whose channel serves a call that names none. Raises NoChannel.
+
+    The operation's default comes first: what is made now is used with that model later.
+    """
+    models, default = snapshot.models_for(grant.scope, grant.group), operation.model.default
+    for model in sorted(models, key=lambda model: model != default):
         if is_allowed(grant, model) and can_serve(snapshot, grant, operation, model):
             return model
     raise NoChannel(f"No channel in group {grant.group!r} serves {operation.path}.")

@@ -211,6 +211,55 @@ def test_pika_knows_no_foreign_task_and_no_stranger(http: httpx.Client) -> None:
     assert (refused.status_code, refused.json()["error"]["type"]) == (401, "new_api_error")
 
 
+# Sora, the reverse form
+
+
+def test_sora_is_wrapped_by_a_reseller(sandbox: Running, http: httpx.Client) -> None:
+    body = {"prompt": "a boat", "resolution": 480, "duration": 10, "aspect_ratio": "9:16", "n_variants": 2}
+    begun = http.post("/sora/v1/videos", json=body).json()
+    assert (begun["code"], len(begun["data"])) == ("success", len("task_") + 26)
+    done = polled(http, f"/sora/v1/videos/{begun['data']}", lambda body: body["data"]["finish_time"])["data"]
+    assert (done["action"], done["status"], done["progress"], done["start_time"]) == (
+        "sora-video",
+        "SUCCESS",
+        "100%",
+        0,
+    )
+    films = [httpx.get(one["url"]).content for one in done["data"]["generations"]]
+    assert [seconds_of(film) for film in films] == [10, 10]
+    assert bill(sandbox) == ("sora", "sora", 300_000_000)
+
+
+def test_sora_tells_a_failure_in_the_envelope(sandbox: Running, http: httpx.Client) -> None:
+    begun = http.post("/sora/v1/videos", json={"prompt": "[sandbox: task-moderated]"}).json()
+    failed = polled(http, f"/sora/v1/videos/{begun['data']}", lambda body: body["data"]["finish_time"])["data"]
+    assert (failed["status"], failed["data"]["generations"]) == ("FAILURE", [])
+    assert failed["fail_reason"] == failed["data"]["failure_reason"]
+    assert lines(sandbox) == []
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"prompt": ""},
+        {"model": "sora-9"},
+        {"duration": 7},
+        {"duration": "5"},
+        {"resolution": "4k"},
+        {"aspect_ratio": "2:1"},
+        {"n_variants": 9},
+        {"images": "x"},
+        {"image_url": 5},
+        {"notify_hook": "nowhere"},
+        {"prompt": "[sandbox: task-refused]"},
+    ],
+)
+def test_sora_refuses_in_the_resellers_words(http: httpx.Client, fields: Any) -> None:
+    answer = http.post("/sora/v1/videos", json={"prompt": "a boat", **fields})
+    assert (answer.status_code, set(answer.json())) == (400, {"code", "message", "data"})
+    assert http.get("/sora/v1/videos/unknown").json()["code"] == "task_not_exist"
+
+
 # Ark
 
 
@@ -700,6 +749,7 @@ BEARER = {"authorization": f"Bearer {SHARED}"}
         ("/dream-machine/v1/generations/video", {"prompt": "a"}, BEARER),
         ("/minimax/v1/video_generation", {"model": "T2V-01", "prompt": "a"}, BEARER),
         ("/pika/generate", PIKA, BEARER),
+        ("/sora/v1/videos", {"prompt": "a"}, BEARER),
         ("/api/video/runway/pro/generate", {**DUOMI, **STYLED}, {"authorization": SHARED}),
         ("/api/video/pika/pro/generate", {**DUOMI, **MELTS}, {"authorization": SHARED}),
         ("/v1/videos", {"prompt": "a"}, BEARER),

@@ -25,6 +25,7 @@ from elkapi.sandbox.providers import (
     openai_videos,
     pika,
     runway,
+    sora,
     veo,
     vertex,
 )
@@ -280,6 +281,7 @@ CASES: dict[str, tuple[Callable[[Request], Answer], str, dict[str, Any]]] = {
     "old seedance": (ark.create, "", OLD_SEEDANCE),
     "minimax": (minimax.generate, "", HAILUO),
     "pika": (pika.generate, "", PIKA),
+    "sora": (sora.create, "", {"model": "sora", "prompt": "a", "resolution": "480p", "images": ["https://a.test/"]}),
     "videos": (openai_videos.create, "", SORA),
     "duomi": (_duomi, "", DUOMI),
     "runway": (runway.submit, "", RUNWAY),

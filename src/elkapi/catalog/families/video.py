@@ -9,7 +9,7 @@ from typing import Any
 
 import msgspec
 
-from elkapi.catalog.declare import ANY_MODEL, Tasks, at_once
+from elkapi.catalog.declare import Tasks, at_once
 from elkapi.catalog.operation import Body, Family, ModelSource, Operation
 from elkapi.catalog.task import Made, Meter, Poll, TaskSpec
 from elkapi.types import State
@@ -108,7 +108,7 @@ FAMILY = Family(
             id="id",
             free=True,
             body=Body.FORM,
-            model=ANY_MODEL,
+            model=ModelSource("any", default="sora-2"),
             upstream="POST /v1/videos/characters",
             also=(("openai.videos-character-create", "sync"),),
         ),
@@ -160,8 +160,6 @@ FAMILY = Family(
         _fetched("veo.status-api", "/veo/v1/api/video/status/{task_id}", "veo-alias"),
         _neutral("veo.v2-submit", "/v2/videos/generations", "wrapped-v2"),
         _fetched("veo.v2-query", "/v2/videos/generations/{task_id}", "wrapped-v2"),
-        _neutral("sora.reverse-create", "/sora/v1/videos", "sora-wrapped", model=ModelSource("body", "model", "sora")),
-        _fetched("sora.reverse-query", "/sora/v1/videos/{task_id}", "sora-wrapped"),
         _neutral("veo.task-submit", "/v1/task/submit", "task-submit", also=(("platform.task-submit", "task"),)),
         _fetched("veo.task-query", "/v1/task/{task_id}", "task-submit", also=(("platform.task-fetch", "task"),)),
     ),

@@ -21,6 +21,7 @@ from elkapi.sandbox.providers.openai_judging import MODERATION_MODEL
 from elkapi.sandbox.providers.openai_models import TEXT_MODELS
 from elkapi.sandbox.providers.pika import PROVIDER as PIKA
 from elkapi.sandbox.providers.runway import PROVIDER as RUNWAY
+from elkapi.sandbox.providers.sora import PROVIDER as SORA
 from elkapi.sandbox.providers.vertex import PROVIDER as VERTEX
 from elkapi.sandbox.routes import Provider
 
@@ -38,6 +39,7 @@ PROVIDERS: tuple[Provider, ...] = (
     MINIMAX,
     PIKA,
     RUNWAY,
+    SORA,
     FILES,
 )
 
