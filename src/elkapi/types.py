@@ -383,9 +383,9 @@ class TaskView(msgspec.Struct, frozen=True, kw_only=True):
     """A task as it is shown: all that the renderers of every form are given.
 
     `id` is our public id (`task_` and 32 characters), `native_id` the provider's, "" while there is none. `reply` is
-    the provider's last answer as JSON bytes, b"" while there is none; `asked` the caller's request as it was decoded.
-    `wire` is the form the provider speaks, `form` the one in which the caller submitted. Times are nanoseconds, 0 while
-    not yet.
+    the provider's last answer as JSON bytes, b"" while there is none; `asked` the caller's request as it was decoded,
+    `asked_ms` the length of each video that it asks for, 0 where it says none. `wire` is the form the provider speaks,
+    `form` the one in which the caller submitted. Times are nanoseconds, 0 while not yet.
     """
 
     id: str
@@ -404,6 +404,7 @@ class TaskView(msgspec.Struct, frozen=True, kw_only=True):
     assets: tuple[TaskAsset, ...] = ()
     reply: bytes = b""
     asked: Mapping[str, Any] = {}
+    asked_ms: int = 0
 
 
 NoticeForm = Literal["standard", "kling", "minimax", "runway", "luma", "ark", "duomi", "sora", "guide"]

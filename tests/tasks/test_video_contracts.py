@@ -169,3 +169,18 @@ def test_the_reverse_model_is_served_to_the_other_forms_too(gateways: Served) ->
         assert reply.status_code == 200, reply.text
         came = json.loads(last_submit(gateways)[1])
         assert came == {"model": "sora", "prompt": "a dog", "duration": 5, "n_variants": 1}
+
+
+def test_a_thumbnail_is_any_providers_poster_and_a_spritesheet_openais(gateways: Served) -> None:
+    for row, wanted in (("pika.generate", ("image/jpeg", 404)), ("sora.create", ("image/webp", "image/jpeg"))):
+        caller = Caller(gateways, row)
+        task_id, _ = caller.begun(AT_ONCE)
+        caller.until(task_id, done_of(caller.form))
+        for variant, kind in zip(("thumbnail", "spritesheet"), wanted, strict=True):
+            reply = caller.call("GET", f"/v1/videos/{task_id}/content?variant={variant}")
+            assert kind in (reply.status_code, reply.headers["content-type"])
+
+
+def test_a_submit_without_a_model_says_so(gateways: Served) -> None:
+    reply = Asking(gateways, "tasks.create").call("POST", "/v1/video/generations", json={"prompt": "a dog"})
+    assert (reply.status_code, reply.json()["code"]) == (400, "missing_model")

@@ -79,8 +79,8 @@ class ModelSource(msgspec.Struct, frozen=True):
     "source": it is that of the task which the call goes on from. "any": the call is about an account, not a model; any
     model says whose channel it may use.
 
-    `default` is taken when the caller names none, of "any" where it is served. With a `prefix` the body holds a version, a text or a number, which
-    is the model's name behind it.
+    `default` is taken when the caller names none, of "any" where it is served. With a `prefix` the body holds a
+    version, a text or a number, which is the model's name behind it.
     """
 
     where: Literal["body", "body_or_path", "path", "source", "any", "none"] = "body"

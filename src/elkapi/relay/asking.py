@@ -192,7 +192,7 @@ def _model(match: Match, body: Mapping[str, Any]) -> str:
     if found is None:
         found = source.default
     if found is None:
-        raise BadRequest("`model` is missing.", param=source.name)
+        raise BadRequest("`model` is missing.", code="missing_model", param=source.name)
     if not isinstance(found, str) or not found:
         raise BadRequest(f"`{source.name}` must be the name of a model.", param=source.name)
     return found

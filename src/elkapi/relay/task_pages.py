@@ -30,7 +30,7 @@ from elkapi.tasks.record import Task, encode
 from elkapi.tasks.request import ABSENT, answer_to, request_for
 from elkapi.testing.crash import point
 from elkapi.translate.task_chat import KEEP_ALIVE
-from elkapi.types import Grant, State, TaskStep
+from elkapi.types import Grant, State, TaskAsset, TaskStep
 from elkapi.upstream import UpstreamFailure
 from elkapi.upstream.gcp import TokenRefused
 
@@ -118,7 +118,9 @@ async def list_by_cursor(plane: DataPlane, grant: Grant, operation: Operation, c
     call.reply.send(200, JSON, msgspec.json.encode(body))
 
 
-_VARIANTS = {"video": "video/", "thumbnail": "image/webp", "spritesheet": "image/jpeg"}
+_VARIANTS = ("video", "thumbnail", "spritesheet")
+# Where OpenAI's two pictures differ; any other provider's are posters.
+_SPRITES = "image/jpeg"
 
 
 async def content(plane: DataPlane, grant: Grant, task: Task, call: Call) -> None:
@@ -128,8 +130,15 @@ async def content(plane: DataPlane, grant: Grant, task: Task, call: Call) -> Non
         raise BadRequest("`variant` is video, thumbnail or spritesheet.", param="variant")
     if task.state is not State.SUCCEEDED:
         raise BadRequest(f"The video is not there: its task is {task.state.value}.", code="video_not_ready")
-    kind = _VARIANTS[variant]
-    found = next((one for one in task.told.assets if one.content_type.startswith(kind)), None)
+    is_openais = task.row.wire == "videos"
+
+    def fits(asset: TaskAsset) -> bool:
+        if variant == "video" or not asset.content_type.startswith("image/"):
+            return asset.content_type.startswith(f"{variant}/")
+        is_sprites = is_openais and asset.content_type == _SPRITES
+        return is_sprites is (variant == "spritesheet")
+
+    found = next((one for one in task.told.assets if fits(one)), None)
     if found is None:
         raise NotFound(f"This video has no {variant}.", param="variant")
     await _send_asset(plane, grant, found.id, call)

@@ -111,6 +111,7 @@ class Task(msgspec.Struct, frozen=True):
             assets=self.told.assets,
             reply=bytes(self.told.reply),
             asked=self.asked.body,
+            asked_ms=self.asked.upper.video_ms // max(self.asked.upper.calls, 1),
         )
 
 

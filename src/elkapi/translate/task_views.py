@@ -147,7 +147,7 @@ def video(view: TaskView) -> dict[str, Any]:
         "expires_at": _s(view.finished_ns) + _KEPT_S if done else None,
         "size": _size(view),
         "seconds": _seconds(view),
-        "prompt": view.asked.get("prompt"),
+        "prompt": _said(view, "prompt", "promptText"),
         "remixed_from_video_id": view.asked.get("remixed_from_video_id"),
         "error": _error(view),
     }
@@ -297,6 +297,8 @@ def _error(view: TaskView) -> dict[str, str] | None:
 
 
 def _action(view: TaskView) -> str:
+    if view.operation.startswith("pika."):
+        return "generate"
     return view.operation.partition(".")[2].replace("-", "_").upper() or "TASK"
 
 
@@ -311,17 +313,29 @@ def _provider_says(view: TaskView, name: str) -> Any:
 def _seconds(view: TaskView) -> str:
     if (theirs := _provider_says(view, "seconds")) is not None:
         return str(theirs)
-    said = view.asked.get("seconds") or view.asked.get("duration")
-    if said is None and view.assets and view.assets[0].duration_ms:
-        said = round(view.assets[0].duration_ms / 1000)
+    if (said := _said(view, "seconds", "duration")) is None:
+        made_ms = next((asset.duration_ms for asset in view.assets if asset.duration_ms), view.asked_ms)
+        said = round(made_ms / 1000)
     return str(said or SECONDS_DEFAULT).removesuffix("s")
 
 
 def _size(view: TaskView) -> str:
     if (theirs := _provider_says(view, "size")) is not None:
         return str(theirs)
-    said = view.asked.get("size")
-    if said:
+    if (said := _said(view, "size")) is not None:
         return str(said)
-    width, height = view.asked.get("width"), view.asked.get("height")
+    width, height = _said(view, "width"), _said(view, "height")
+    if not (width and height):
+        sized = [(asset.width, asset.height) for asset in view.assets if asset.kind == "video" and asset.width]
+        width, height = sized[0] if sized else (None, None)
     return f"{width}x{height}" if width and height else SIZE_DEFAULT
+
+
+def _said(view: TaskView, *names: str) -> Any:
+    """What the request says under the first of some names; some forms have it in an object of their own."""
+    for place in (view.asked, view.asked.get("input"), view.asked.get("metadata")):
+        if isinstance(place, dict):
+            for name in names:
+                if place.get(name) not in (None, ""):
+                    return place[name]
+    return None

@@ -98,7 +98,8 @@ def test_the_envelope_has_seconds_and_its_progress_is_text() -> None:
 @pytest.mark.parametrize("form", ["video", "unified"])
 def test_the_video_object_is_openais(form: str, state: State) -> None:
     video = Video.model_validate(rendered(form, at(state)), strict=True)
-    assert (video.id, video.seconds, video.size) == (ID, "8", "720x1280")
+    size = "1280x720" if state is State.SUCCEEDED else "720x1280"
+    assert (video.id, video.seconds, video.size) == (ID, "8", size)
     assert (video.error is not None) is (state.is_end and state is not State.SUCCEEDED)
 
 
@@ -126,3 +127,21 @@ def test_answers_to_submits_that_are_objects() -> None:
     unified = {"id": ID, "task_id": ID, "object": "video", "model": "gen4", "status": "queued"}
     assert submitted("unified", view).items() >= (unified | {"created_at": 1_790_000_000}).items()
     assert submitted("task-submit", view).items() >= {"id": ID, "object": "task", "status": "queued"}.items()
+
+
+@pytest.mark.parametrize(
+    ("asked", "assets", "asked_ms", "told"),
+    [
+        ({}, (), 0, ("4", "720x1280", None)),
+        ({}, (), 6000, ("6", "720x1280", None)),
+        ({}, (ASSET,), 6000, ("5", "1280x720", None)),
+        ({"input": {"prompt": "a", "seconds": 8, "size": "1x2"}}, (ASSET,), 8000, ("8", "1x2", "a")),
+        ({"promptText": "a", "metadata": {"duration": "9s", "width": 3, "height": 4}}, (), 0, ("9", "3x4", "a")),
+    ],
+)
+def test_a_video_is_as_long_and_as_large_as_was_asked_or_made(
+    asked: dict[str, Any], assets: tuple[TaskAsset, ...], asked_ms: int, told: tuple[str, str, str | None]
+) -> None:
+    view = msgspec.structs.replace(at(State.SUCCEEDED), asked=asked, assets=assets, asked_ms=asked_ms)
+    shown = rendered("video", view)
+    assert (shown["seconds"], shown["size"], shown["prompt"]) == told
