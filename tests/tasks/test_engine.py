@@ -270,3 +270,12 @@ def _issuer(authorization: str) -> Any:
 
     payload = authorization.split(".")[1]
     return json.loads(base64.urlsafe_b64decode(payload + "=" * (-len(payload) % 4)))["iss"]
+
+
+async def test_a_providers_list_holds_what_it_began_and_ours_every_submit(tasks: Tasks) -> None:
+    begun = (await tasks.submit()).json()["data"]["task_id"]
+    tasks.upstream.submit = lambda body: (400, {"code": 1201, "message": "bad", "request_id": "r"})
+    assert (await tasks.submit()).status_code == 400
+    listed = (await tasks.call("GET", "/kling/v1/videos/text2video")).json()["data"]
+    assert [one["task_id"] for one in listed] == [begun]
+    assert [one["status"] for one in (await tasks.call("GET", "/v1/tasks")).json()["data"]] == ["failed", "queued"]

@@ -34,7 +34,8 @@ class VideoMap(msgspec.Struct, frozen=True, kw_only=True):
 
     `base` is what every body begins with. `models` finds the names by which a shared account tells whose they are.
     `extra`: fields of the caller that nobody here knows go along. `by_image` are fields that are left out where a
-    picture decides them, `listed` the caller's own list of parts, which go before ours.
+    picture decides them, `listed` the caller's own list of parts, which go before ours. `lines` are the resolutions
+    that it makes: one that follows from a size alone, and is none of them, is left to the provider.
     """
 
     text: str
@@ -46,6 +47,7 @@ class VideoMap(msgspec.Struct, frozen=True, kw_only=True):
     extra: bool = True
     by_image: tuple[str, ...] = ()
     listed: str = ""
+    lines: tuple[str, ...] = ()
 
 
 _CONTENT = "content[+]"
@@ -139,6 +141,7 @@ VIDEO_MAPS: dict[Wire, VideoMap] = {
         text="minimax.generate",
         image="minimax.generate",
         models=r"(?i)^(minimax-hailuo|[tis]2v-01|video-01)",
+        lines=("512p", "720p", "768p", "1080p"),
         fields={
             "model": "model",
             "prompt": "prompt",
@@ -152,6 +155,7 @@ VIDEO_MAPS: dict[Wire, VideoMap] = {
         text="luma.generate",
         image="luma.generate",
         models=r"^(ray|luma)",
+        lines=("540p", "720p", "1080p", "4k"),
         fields={
             "model": "model",
             "prompt": "prompt",

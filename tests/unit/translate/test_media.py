@@ -178,3 +178,21 @@ def test_any_object_is_read_or_refused(body: dict[str, Any]) -> None:
         for wire in WIRES:
             with contextlib.suppress(BadRequest):
                 write(ask, wire)
+
+
+@pytest.mark.parametrize(
+    ("wire", "said", "resolution"),
+    [
+        ("minimax-video", {"size": "1920x1080"}, "1080P"),
+        ("minimax-video", {"size": "1366x768"}, "768P"),
+        ("minimax-video", {"size": "960x960"}, None),
+        ("minimax-video", {"resolution": "960p"}, "960P"),
+        ("luma", {"width": 1280, "height": 720}, "720p"),
+        ("luma", {"width": 1366, "height": 768}, None),
+    ],
+)
+def test_a_size_names_a_resolution_only_where_it_is_made(
+    wire: str, said: dict[str, Any], resolution: str | None
+) -> None:
+    _, body = crossed("unified", {"prompt": "p", **said}, wire)
+    assert body.get("resolution") == resolution
