@@ -50,9 +50,12 @@ def test_a_remix_costs_what_its_source_did(videos: Videos) -> None:
     source, cost = videos.made("/v1/videos", json=PRO)
     assert cost == 8 * LARGE
     for body in ({"prompt": "a cat"}, {"prompt": "a cat", "seconds": "4", "size": "1280x720"}):
-        assert videos.made(f"/v1/videos/{source}/remix", json=body)[1] == cost
-    edited = {"prompt": "a cat", "video": {"id": source}, "seconds": "4"}
-    assert videos.made("/v1/videos/edits", json=edited)[1] == cost
+        remix, its_cost = videos.made(f"/v1/videos/{source}/remix", json=body)
+        assert its_cost == cost
+        assert videos.call("GET", f"/v1/videos/{remix}").json()["remixed_from_video_id"] == source
+    edit, its_cost = videos.made("/v1/videos/edits", json={"prompt": "a cat", "video": {"id": source}, "seconds": "4"})
+    assert its_cost == cost
+    assert videos.call("GET", f"/v1/videos/{edit}").json()["remixed_from_video_id"] is None
 
 
 def test_an_extension_costs_the_seconds_that_it_adds(videos: Videos) -> None:

@@ -25,6 +25,7 @@ from elkapi.translate.media import is_own
 from elkapi.types import Attempt, Grant
 
 DEFAULT_VIDEO_MODEL = "sora-2"
+REMIX = "sora.remix"
 
 
 async def check_callback(plane: DataPlane, asked: Asked) -> None:
@@ -54,6 +55,8 @@ async def like_its_source(plane: DataPlane, grant: Grant, asked: Asked) -> Asked
     if not meter.extends:
         upper = msgspec.structs.replace(upper, video_ms=_length_ms(source))
     shown = {"size": source.asked.body.get("size"), "seconds": source.asked.body.get("seconds")}
+    # An edit or an extension has a source too, but is no remix.
+    remixed = {"remixed_from_video_id": text_id(source.row.id)} if asked.operation.id == REMIX else {}
     return msgspec.structs.replace(
         asked,
         model=source.row.model,
@@ -61,7 +64,7 @@ async def like_its_source(plane: DataPlane, grant: Grant, asked: Asked) -> Asked
         upper=upper,
         # A follow-up names no size, so it is made in that of its source, and not in the provider's default.
         features={**asked.features, **source.asked.features},
-        shown={**shown, **asked.body, "remixed_from_video_id": text_id(source.row.id)},
+        shown={**shown, **asked.body, **remixed},
     )
 
 

@@ -17,7 +17,7 @@ from elkapi.money import format_usd
 from elkapi.pricing.media import bound
 from elkapi.relay.asking import Asked
 from elkapi.relay.call import Call
-from elkapi.relay.placing import like_its_source
+from elkapi.relay.placing import REMIX, like_its_source
 from elkapi.relay.plane import DataPlane
 from elkapi.relay.read import Request
 from elkapi.relay.route import can_serve
@@ -32,7 +32,7 @@ from elkapi.translate.media import MediaAsk, read_messages
 from elkapi.translate.task_chat import KEEP_ALIVE, Telling, continued, failure, whole
 from elkapi.types import Grant, State, TaskView
 
-_CHAT, _SUBMIT, _REMIX = "openai.chat", "seedance.unified-submit", "sora.remix"
+_CHAT, _SUBMIT = "openai.chat", "seedance.unified-submit"
 _object = msgspec.json.Decoder(dict[str, Any])
 
 
@@ -123,13 +123,13 @@ def _can_remix(earlier: Task, request: Request, ask: MediaAsk) -> bool:
 
 
 def _remix(plane: DataPlane, anew: Asked, ask: MediaAsk) -> Asked:
-    operation, body = plane.operations[_REMIX], {"prompt": ask.prompt}
+    operation, body = plane.operations[REMIX], {"prompt": ask.prompt}
     assert operation.meter is not None
     upper, features = bound(operation.meter, body)
     return msgspec.structs.replace(
         anew,
         operation=operation,
-        family=plane.catalog.family_of[_REMIX],
+        family=plane.catalog.family_of[REMIX],
         sent=msgspec.json.encode(body),
         body=body,
         upper=upper,
