@@ -13,6 +13,7 @@ import pytest
 from opentelemetry.proto.trace.v1.trace_pb2 import Status
 from prometheus_client import CollectorRegistry
 
+from elkapi.control import tasking
 from elkapi.control.server import listening_socket
 from elkapi.control.tasking import Ends, opened_poller, polling
 from elkapi.control.telemetry import telemetry_running
@@ -201,6 +202,28 @@ async def test_an_end_is_a_span_in_the_trace_of_its_submit(tasks: Tasks) -> None
     durations = points(collector, "gen_ai.client.operation.duration")
     assert {of["gen_ai.operation.name"] for of, _ in durations} == {"generate_content"}
     assert b"a dog" not in b"".join(collector.raw)
+
+
+async def test_what_ended_last_is_told_when_the_process_ends(tasks: Tasks, monkeypatch: pytest.MonkeyPatch) -> None:
+    told: list[CallFacts] = []
+    counted, add = asyncio.Event(), Ends.add
+
+    def added(ends: Ends, *end: Any) -> None:
+        add(ends, *end)
+        counted.set()
+
+    monkeypatch.setattr(Ends, "add", added)
+    monkeypatch.setattr(tasking, "FOLD_EVERY_S", 3600.0)
+    tasks.upstream.succeed((await submitted(tasks))[0])
+    settings = msgspec.structs.replace(tasks.gate.plane.settings, task_poll_every_s=0.02, otlp_endpoint="http://a")
+    order = WorkerOrder(settings=settings)
+    running = asyncio.ensure_future(tasking.run_poller(order, lambda *_: tasks.copies, told.extend))
+    await counted.wait()
+    assert told == []
+    running.cancel()
+    with contextlib.suppress(asyncio.CancelledError):
+        await running
+    assert [one.charge_nano for one in told] == [HALF]
 
 
 async def test_an_end_made_by_a_worker_is_a_span_too(tasks: Tasks) -> None:

@@ -209,6 +209,9 @@ async def run_poller(order: WorkerOrder, make_copier: MakeCopier, export: Export
         except Exception:
             log.exception("poller_failed")
         finally:
+            # Ends that were made while the poller stopped; nothing is open here now.
+            metrics.fold({}, 0, 0.0)
+            ends.flush()
             if installation is not None:
                 installation.database.close()
         await asyncio.sleep(again_s)
