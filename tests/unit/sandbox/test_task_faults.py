@@ -60,6 +60,8 @@ CASES = {
     "runway": Case("/runway/v1/text_to_video",
                    lambda text: {"model": "veo3.1", "promptText": text, "ratio": "1280:720"}, "id",
                    "/runway/v1/tasks/{id}", "status", "RUNNING", "SUCCEEDED", "output[0]", RUNWAY),
+    "sora": Case("/sora/v1/videos", lambda text: {"prompt": text}, "data", "/sora/v1/videos/{id}", "data.status",
+                 "IN_PROGRESS", "SUCCESS", "data.data.generations[0].url"),
     "pika": Case("/pika/generate",
                  lambda text: {"promptText": text, "options": {"parameters": {}, "extend": False}}, "id",
                  "/pika/feed/{id}", "videos[0].status", "pending", "finished", "videos[0].resultUrl"),

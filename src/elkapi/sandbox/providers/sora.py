@@ -15,7 +15,7 @@ from elkapi.sandbox.providers.openai import bearer_key
 from elkapi.sandbox.providers.pika import refusal
 from elkapi.sandbox.routes import Provider, Route
 from elkapi.sandbox.strict import strictly
-from elkapi.sandbox.tasks import Callback, Film, Task
+from elkapi.sandbox.tasks import ODD, Callback, Film, Task
 
 SHELF = "sora.tasks"
 PROMPT_CHARS_MAX = 32_000
@@ -111,7 +111,7 @@ def _shown(task: Task, now_s: float) -> dict[str, Any]:
         "task_id": task.id,
         "notify_hook": asked.notify_hook,
         "action": "sora-video",
-        "status": STATUSES.get(state, "FAILURE"),
+        "status": task.word(now_s, STATUSES, "FAILURE", ODD.upper()),
         "fail_reason": failure,
         "submit_time": int(task.created_s),
         "start_time": 0,
