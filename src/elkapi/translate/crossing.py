@@ -1,7 +1,8 @@
 """One streamed answer on its way from an upstream's frames to the caller's bytes, metered as it passes; sans-I/O.
 
 Both ways across are alike to the relay: `Relayed` hands frames on as they came when both sides speak one dialect,
-`Translated` writes them anew. Neither keeps more of a stream than its last frame, its usage and a bounded tally.
+`Translated` writes them anew. Neither keeps more of a stream than its last frame, its usage and a bounded tally; a
+writer whose dialect tells the answer again at its end keeps that, up to ANSWER_BYTES_MAX.
 """
 
 from __future__ import annotations
@@ -33,6 +34,12 @@ from elkapi.translate.sse import Frame
 from elkapi.types import Usage
 
 TALLY_BYTES_MAX = 64 * 1024
+# Some dialects tell the whole answer again at its end, so their writers keep it. No model says so much; an upstream
+# that never stops would fill the memory.
+ANSWER_BYTES_MAX = 8 * 1024 * 1024
+# What comes from the closing frame on, pictures included.
+ENDING_BYTES_MAX = 32 * 1024 * 1024
+ENDLESS = Failure(502, "upstream_error", "The model's answer did not come to an end.")
 _NUMBER = re.compile(rb'"sequence_number"\s*:\s*([0-9]{1,9})')
 
 
@@ -171,6 +178,7 @@ class Relayed(Metered):
         self._pattern = model_pattern(rename[0]) if rename else None
         self._name = msgspec.json.encode(rename[1]) if rename else b""
         self._last: list[bytes] = []
+        self._last_bytes = 0
 
     def feed(self, frame: Frame) -> bytes:
         """What the caller gets for one frame now. Raises Unreadable."""
@@ -187,6 +195,9 @@ class Relayed(Metered):
         if self.whole:
             # The terminal event, and whatever follows it, leaves after the money is written.
             self._last.append(raw)
+            self._last_bytes += len(raw)
+            if self._last_bytes > ENDING_BYTES_MAX:
+                self.failure = ENDLESS
             return b""
         return raw
 
@@ -250,7 +261,10 @@ class Translated(Metered):
         """What the caller gets for one frame now. Raises Unreadable."""
         if frame.data is None or self.ended:
             return b""
-        return self._write(self._reader.feed(frame))
+        sent = self._write(self._reader.feed(frame))
+        if self.tally.beyond_bytes > ANSWER_BYTES_MAX:
+            self.failure = ENDLESS
+        return sent
 
     def finish(self) -> bytes:
         """The closing frames with the finish reason and the usage."""
