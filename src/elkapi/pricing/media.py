@@ -67,13 +67,20 @@ def measured(
 
     Providers bill the seconds that were asked for: a length is rounded to 100 ms, and within 250 ms of the asked one it
     is the asked one. A file of unknown length counts as asked, and so does one that `extends`. A resolution below the
-    asked one is charged as what it is; above it, as asked. Where no file tells anything, `asked` stands; tokens are the
-    provider's to report.
+    asked one is charged as what it is; above it, as asked. Where no file tells anything, `asked` stands; tokens, which
+    the provider should report, are bounded by what the files can have taken.
     """
     kind = "image" if meter.unit == "image" else "video"
     files = [asset for asset in assets if asset.kind == kind]
-    if not files or meter.unit == "token":
+    if not files:
         return asked, _with_resolution(meter, features, files)
+    if meter.unit == "token":
+        features = _with_resolution(meter, features, files)
+        lengths_ms = [file.duration_ms for file in files if file.duration_ms is not None]
+        if meter.tokens_max is None or len(lengths_ms) < len(files):
+            return asked, features
+        tokens = min(asked.output_tokens, meter.tokens_max(features, sum(lengths_ms)))
+        return Usage(output_tokens=tokens, calls=asked.calls), features
     calls = min(asked.calls, len(files))
     if kind == "image":
         return Usage(images=len(files), calls=calls), _with_resolution(meter, features, files)

@@ -9,6 +9,7 @@ import msgspec
 
 from elkapi.catalog.operation import Family, Operation
 from elkapi.pricing.media import measured
+from elkapi.pricing.meter import is_possible
 from elkapi.pricing.price import amount_nano, priced_for
 from elkapi.tasks import record
 from elkapi.tasks.record import Task
@@ -29,12 +30,17 @@ class Cost(msgspec.Struct, frozen=True):
 
 
 def cost_of(task: Task, operation: Operation, family: Family, reply: Any, assets: tuple[TaskAsset, ...]) -> Cost:
-    """From what the provider says it used where it says so, else from the files themselves; never above the hold."""
+    """From what the provider says it used where it says so and that is possible, else from the files themselves.
+
+    Never above the hold.
+    """
     asked = task.asked
     flags: tuple[str, ...] = ()
     assert operation.meter is not None
     usage, features = measured(operation.meter, asked.upper, asked.features, assets)
-    if family.hooks.usage is not None and (said := family.hooks.usage(asked.body, reply)) is not None:
+    said = None if family.hooks.usage is None else family.hooks.usage(asked.body, reply)
+    # As of a text: what such a task cannot have used is no figure to charge or to book a loss by.
+    if said is not None and is_possible(said, asked.upper):
         usage = said
     elif operation.meter.unit == "token":
         flags = ("usage_missing",)

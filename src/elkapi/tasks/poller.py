@@ -61,6 +61,7 @@ RECALLS_MAX = 6
 RECALLS_UNANSWERED_MAX = 120
 OVERDUE_EVERY_S = 600.0
 STALLED, UNKNOWN_WORD, CHANNEL_GONE = "task_overdue", "task_unknown_word", "task_channel_gone"
+WITHOUT_CHARGE = "task_without_charge"
 NOT_BEGUN = "not_begun"
 UNKNOWABLE = "The gateway was interrupted while it began the task, and the provider cannot be asked for it."
 
@@ -541,6 +542,9 @@ class Poller:
             step = ending.ended(task, State.FAILED, "result_unavailable", error, b"", parts.clock.now_ns(), loss=loss)
             return await self._end(watched, task, step)
         cost = ending.cost_of(task, operation, family, reply, assets)
+        if task.asked.held_nano and not cost.charge_nano:
+            # Before the end, which is final: a task that was held for and came to nothing is never silent.
+            await self._alert(WITHOUT_CHARGE, watched, {"held_nano": task.asked.held_nano})
         return await self._end(
             watched, task, ending.succeeded(task, raw, assets, reading.refs, cost, parts.clock.now_ns())
         )

@@ -106,7 +106,8 @@ def test_tokens_are_bounded_by_the_meters_own_function() -> None:
     asked, features = bound(meter, {"duration": 5})
     assert asked == Usage(output_tokens=15_000, calls=1)
     assert bound(meter, {"duration": -1})[0] == asked
-    assert measured(meter, asked, features, (_file(duration_ms=900),)) == (asked, features)
+    assert measured(meter, asked, features, (_file(duration_ms=900),)) == (Usage(output_tokens=2700, calls=1), features)
+    assert measured(meter, asked, features, (_file(),)) == (asked, features)
     with pytest.raises(ValueError, match="tokens_max"):
         bound(Meter(unit="token"), {})
 

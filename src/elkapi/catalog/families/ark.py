@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from elkapi.catalog.declare import Tasks
+from elkapi.catalog.jsonpath import first
 from elkapi.catalog.operation import Family, Hooks
 from elkapi.catalog.task import Listing, Made, Meter, TaskSpec
 from elkapi.types import State, Usage
@@ -46,8 +47,8 @@ def _tokens_max(features: Mapping[str, str], video_ms: int) -> int:
 
 
 def _usage(asked: Mapping[str, Any], reply: Any) -> Usage | None:
-    tokens = (reply.get("usage") or {}).get("completion_tokens")
-    if not isinstance(tokens, int) or tokens < 0:
+    tokens = first("usage.completion_tokens", reply)
+    if not isinstance(tokens, int) or isinstance(tokens, bool) or tokens < 0:
         return None
     return Usage(output_tokens=tokens, calls=1)
 

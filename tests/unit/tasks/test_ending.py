@@ -1,0 +1,68 @@
+"""What a finished task comes to: the provider's word where it can be true, else a count of our own."""
+
+from __future__ import annotations
+
+from typing import Any, cast
+
+import pytest
+
+from elkapi.catalog import CATALOG
+from elkapi.pricing.media import bound
+from elkapi.tasks import ending
+from elkapi.tasks.record import Asked, Task, Told
+from elkapi.types import Price, TaskAsset
+
+SUBMIT = next(one for one in CATALOG.operations if one.id == "seedance.submit")
+NANO_PER_TOKEN = 1000
+
+
+def film(**more: int) -> TaskAsset:
+    return TaskAsset(id=b"a" * 16, kind="video", content_type="video/mp4", size_bytes=1, **more)
+
+
+FILM = film(duration_ms=5000, width=864, height=480)
+
+
+def task() -> Task:
+    """One of five seconds in 480p, priced by the token, its hold as it would be made."""
+    body = {"duration": 5, "resolution": "480p"}
+    assert SUBMIT.meter is not None
+    upper, features = bound(SUBMIT.meter, body)
+    price = Price(id=1, model="m", version=1, output_nano_per_1m=NANO_PER_TOKEN * 10**6)
+    held = upper.output_tokens * NANO_PER_TOKEN
+    asked = Asked(
+        body=body,
+        group="default",
+        price=price,
+        ratio_micro=10**6,
+        held_nano=held,
+        accounts=(1,),
+        upper=upper,
+        features=features,
+    )
+    return Task(cast(Any, None), asked, Told())
+
+
+def cost(reply: object, *assets: TaskAsset) -> ending.Cost:
+    return ending.cost_of(task(), SUBMIT, CATALOG.families["seedance"], reply, assets)
+
+
+def test_what_the_provider_says_it_used_is_charged() -> None:
+    said = cost({"usage": {"completion_tokens": 40_000}}, FILM)
+    assert (said.charge_nano, said.loss_nano, said.flags) == (40_000 * NANO_PER_TOKEN, 0, ())
+
+
+@pytest.mark.parametrize("tokens", [None, -1, True, 1.5, "40000", 10**12, 10**30, {}])
+def test_g21_g48_tokens_that_cannot_be_are_counted_from_the_file_and_flagged(tokens: object) -> None:
+    counted = cost({"usage": {"completion_tokens": tokens}}, FILM)
+    assert counted == cost({}, FILM) == cost({"usage": 7}, FILM) == cost({"usage": None}, FILM)
+    # A count of our own goes by the widest picture of that resolution; a file half as long costs half as much.
+    assert 40_000 * NANO_PER_TOKEN < counted.charge_nano <= task().asked.held_nano
+    half = cost({}, film(duration_ms=2500, width=864, height=480))
+    assert half.charge_nano < 0.6 * counted.charge_nano
+    assert (counted.loss_nano, counted.flags) == (0, ("usage_missing",))
+
+
+def test_g38_without_a_file_to_measure_no_more_is_charged_than_was_held() -> None:
+    counted = cost({}, film())
+    assert (counted.charge_nano, counted.loss_nano) == (task().asked.held_nano, 0)
