@@ -18,11 +18,12 @@ from elkapi.ledger.accounts import AccountError
 from elkapi.ledger.admin import RefundError, adjust
 from elkapi.ledger.orders import Settle, UsageRow
 from elkapi.ledger.told import waived
+from elkapi.ledger.transfers import MOVES
 from elkapi.settings import Settings
 from elkapi.storage.db import Database
 from elkapi.storage.installation import Installation
 from elkapi.storage.repos.requests import get_request
-from elkapi.storage.schema import accounts, requests, transfers
+from elkapi.storage.schema import accounts, metadata, requests, transfers
 from elkapi.testing.ledger import a_record, a_settlement, an_order, funded_account
 from elkapi.types import HoldOrder, RequestRecord
 
@@ -386,6 +387,38 @@ async def test_a_refund_is_a_new_entry_and_never_more_than_was_charged(ledger: L
         refund(connection, order.request_id, None, "nothing is left", "test")
     assert available(database, user) == 1000
     assert posted(database, "revenue") == 0
+
+
+async def test_g70_every_total_is_a_sum_of_the_ledger_so_a_refund_lowers_it_too(
+    ledger: Ledger, database: Database
+) -> None:
+    user, quota = funded_account(database, 1000), funded_account(database, 1000, "quota")
+    for charge in (400, 250):
+        order = an_order(user, quota, nano=500)
+        await ledger.hold(order)
+        await ledger.settle(a_settlement(order, charge))
+    with database.write() as connection:
+        refund(connection, order.request_id, 200, "slow", "test")
+
+    def entries(account: int) -> int:
+        """What the entries that move money come to, without the balances that cache it."""
+        t = transfers.c
+        with database.read() as connection:
+            rows = connection.execute(select(t.nano, t.debit_account, t.credit_account).where(t.kind.in_(MOVES))).all()
+        return sum(nano * ((credit == account) - (debit == account)) for nano, debit, credit in rows)
+
+    with database.read() as connection:
+        by_code = {one.code: one for one in balances(connection)}
+    spent, revenue = by_code["quota-spent"], by_code["revenue"]
+    assert entries(spent.account_id) == spent.posted_nano == 450
+    assert entries(revenue.account_id) == revenue.posted_nano == 450
+    assert entries(user) == entries(quota) == available(database, user) == available(database, quota) == 550
+    # A balance caches its entries, a call keeps what it was charged: no row has a total that a refund could miss.
+    assert {f"{table.name}.{column.name}" for table in metadata.tables.values() for column in table.columns
+            if column.name.endswith("nano")} == {
+        "accounts.posted_nano", "accounts.held_nano", "accounts.credit_nano", "transfers.nano",
+        "requests.charge_nano", "requests.loss_nano", "unknown_outcomes.held_nano",
+    }  # fmt: skip
 
 
 def told_as_failed(order: HoldOrder, charge: int) -> Settle:

@@ -109,3 +109,30 @@ def test_imports_point_one_way(path: Path) -> None:
 def test_the_walk_sees_a_forbidden_import(room: str, text: str, complains: bool) -> None:
     imports = _rooms_imported(ast.parse(text), ["elkapi", room])
     assert any(_is_forbidden(room, other, top) for _, other, top in imports) is complains
+
+
+RUNS_TEXT = {"eval", "exec", "compile", "__import__", "execfile"}
+RUNS_MODULES = {"pickle", "marshal", "shelve", "dill", "code", "codeop", "runpy"}
+
+
+def _runs_text(tree: ast.Module) -> list[int]:
+    """The lines that could run what somebody sent: built-in evaluation, pickled objects, a shell."""
+    found = []
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Call):
+            named = node.func.id if isinstance(node.func, ast.Name) else ""
+            member = ast.unparse(node.func) if isinstance(node.func, ast.Attribute) else ""
+            shell = any(word.arg == "shell" for word in node.keywords)
+            if named in RUNS_TEXT or member in ("os.system", "os.popen") or shell:
+                found.append(node.lineno)
+        elif isinstance(node, ast.Import | ast.ImportFrom):
+            names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else [node.module or ""]
+            if RUNS_MODULES & {name.partition(".")[0] for name in names} and not getattr(node, "level", 0):
+                found.append(node.lineno)
+    return found
+
+
+def test_cve_2026_40217_nothing_that_somebody_sent_is_ever_run() -> None:
+    found = {str(path): lines for path in SOURCE.rglob("*.py") if (lines := _runs_text(ast.parse(path.read_text())))}
+    assert found == {}
+    assert _runs_text(ast.parse("import pickle\neval(x)\nos.system(x)\nrun(x, shell=True)\n")) == [1, 2, 3, 4]

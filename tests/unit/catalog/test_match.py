@@ -60,6 +60,9 @@ def test_g17_every_relayed_operation_declares_a_unit_and_a_reader_so_none_is_unm
         if operation.role.value == "relay":
             assert operation.unit != "free" or operation.free_unless_priced, operation.id
             assert operation.read is not None, operation.id
+        if operation.role.value == "submit":
+            assert operation.meter is not None, operation.id
+            assert operation.task is not None, operation.id
 
 
 def test_control_rows_lie_where_the_front_relays_to_the_control_process() -> None:
