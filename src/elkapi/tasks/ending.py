@@ -50,6 +50,11 @@ def cost_of(task: Task, operation: Operation, family: Family, reply: Any, assets
     return Cost(usage, price, charge, cost - charge, (*flags, "above_hold") if cost > charge else flags, features)
 
 
+def came_to_nothing(task: Task, cost: Cost) -> bool:
+    """Whether a success was held for and is not charged, although what was made has its price."""
+    return bool(task.asked.held_nano) and not cost.charge_nano and not cost.price.is_zero
+
+
 def cost_at_once(task: Task) -> Cost:
     """Of a submit whose answer is all there is: what was asked for."""
     asked = task.asked

@@ -542,7 +542,7 @@ class Poller:
             step = ending.ended(task, State.FAILED, "result_unavailable", error, b"", parts.clock.now_ns(), loss=loss)
             return await self._end(watched, task, step)
         cost = ending.cost_of(task, operation, family, reply, assets)
-        if task.asked.held_nano and not cost.charge_nano:
+        if ending.came_to_nothing(task, cost):
             # Before the end, which is final: a task that was held for and came to nothing is never silent.
             await self._alert(WITHOUT_CHARGE, watched, {"held_nano": task.asked.held_nano})
         return await self._end(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any, cast
 
+import msgspec
 import pytest
 
 from elkapi.catalog import CATALOG
@@ -66,3 +67,9 @@ def test_g21_g48_tokens_that_cannot_be_are_counted_from_the_file_and_flagged(tok
 def test_g38_without_a_file_to_measure_no_more_is_charged_than_was_held() -> None:
     counted = cost({}, film())
     assert (counted.charge_nano, counted.loss_nano) == (task().asked.held_nano, 0)
+
+
+def test_g30_only_what_has_a_price_comes_to_nothing_unexpectedly() -> None:
+    none, some = cost({"usage": {"completion_tokens": 0}}, FILM), cost({"usage": {"completion_tokens": 9}}, FILM)
+    free = msgspec.structs.replace(none, price=msgspec.structs.replace(none.price, output_nano_per_1m=0))
+    assert [ending.came_to_nothing(task(), one) for one in (none, some, free)] == [True, False, False]
