@@ -16,7 +16,7 @@ from elkapi.catalog.jsonedit import check_named_once
 from elkapi.catalog.jsonpath import compiled
 from elkapi.catalog.operation import Family, Hooks
 from elkapi.catalog.task import TaskSpec
-from elkapi.errors import BadRequest
+from elkapi.errors import BadRequest, GatewayError
 from elkapi.pricing.media import bound
 from elkapi.relay import forms
 from elkapi.relay.call import Call
@@ -44,7 +44,8 @@ class Asked(msgspec.Struct, frozen=True):
     """One submit as it was read. `sent` are its bytes, `body` the same decoded; `refs` what it says of earlier tasks.
 
     `said` is the caller's own word for the model where `model` is another. `media` is set where the request is a
-    neutral one, which `crossed` puts to a provider; `shown` is what of it the caller may see again.
+    neutral one, which `crossed` puts to a provider; `shown` is what of it the caller may see again. `refusal` is a
+    guardrail's: the submit is priced all the same, for its record, and goes no further.
     """
 
     operation: Operation
@@ -61,6 +62,7 @@ class Asked(msgspec.Struct, frozen=True):
     content_type: bytes = JSON
     media: MediaAsk | None = None
     shown: Mapping[str, Any] = {}
+    refusal: GatewayError | None = None
 
     @property
     def task(self) -> TaskSpec:
@@ -71,22 +73,35 @@ class Asked(msgspec.Struct, frozen=True):
 async def read_submit(call: Call, match: Match, family: Family, aliases: Mapping[str, str] | None) -> Asked:
     """Read and check a submit. Raises BadRequest, UnsupportedMediaType, BodyTooLarge, RequestTimeout, ClientGone."""
     operation = match.operation
-    assert operation.meter is not None
-    assert operation.task is not None
     kind = call.header(b"content-type")
     sent = await call.body()
     content_type = JSON
     if operation.body is Body.FORM and kind is not None and kind.lower().startswith(b"multipart/"):
         (body, sent), content_type = forms.read(sent, kind), kind
-        _check_spelling(body, _deciding(operation))
+        _check_spelling(body, deciding_names(operation))
     else:
         check_media_type(kind)
         body = decode(_object, sent)
         _check_depth(body)
-        deciding = _deciding(operation)
+        deciding = deciding_names(operation)
         _check_spelling(body, deciding)
         # Of two members of one name another could be served than the one that is priced.
         check_named_once(sent, *deciding)
+    return asked_for(match, family, aliases, sent, body, content_type)
+
+
+def asked_for(
+    match: Match,
+    family: Family,
+    aliases: Mapping[str, str] | None,
+    sent: bytes,
+    body: Mapping[str, Any],
+    content_type: bytes = JSON,
+) -> Asked:
+    """What a decoded body asks for. Raises BadRequest."""
+    operation = match.operation
+    assert operation.meter is not None
+    assert operation.task is not None
     model = "" if operation.model.where in ("source", "any") else _model(match, body)
     if operation.form in ("neutral", "task-submit"):
         # `kling-v3/text-to-video` is a model, and what the input says anyway.
@@ -147,7 +162,7 @@ def crossed(asked: Asked, operations: Mapping[str, Operation], families: Mapping
     )
 
 
-def _deciding(operation: Operation) -> tuple[str, ...]:
+def deciding_names(operation: Operation) -> tuple[str, ...]:
     """The top-level members that decide what a submit costs and which model makes it."""
     meter, names = operation.meter, ["model"]
     assert meter is not None

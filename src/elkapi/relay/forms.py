@@ -30,6 +30,7 @@ _LIMITS: dict[str, Any] = {
     "memfile_limit": 64 * 1024 * 1024,
     "partsize_limit": 64 * 1024 * 1024,
 }
+_CHARSETS = frozenset({"utf8", "utf-8", "ascii", "us-ascii"})
 NESTED_MAX = 8
 ANY = "application/octet-stream"
 _NAME = re.compile(r"([^\[\]]+)((?:\[[^\[\]]*\])*)")
@@ -38,17 +39,17 @@ _QUOTED = str.maketrans({'"': "%22", "\r": "%0D", "\n": "%0A"})
 
 
 class Part(msgspec.Struct, frozen=True):
-    """One part of a form; `filename` is None for a plain field. `plain` is its text, `content` its bytes."""
+    """One part of a form: its bytes, and its text where it is none of a file."""
 
     name: str
     filename: str | None
     content_type: str
     content: bytes
-    plain: str
+    plain: str | None
 
     @property
     def is_file(self) -> bool:
-        return self.filename is not None or self.content_type not in ("", "text/plain")
+        return self.plain is None
 
     @property
     def member(self) -> str:
@@ -96,12 +97,27 @@ def _parts(sent: bytes, content_type: bytes) -> tuple[list[Part], str]:
     try:
         for part in MultipartParser(io.BytesIO(sent), boundary, content_length=len(sent), **_LIMITS):
             kind = (part.content_type or "").lower()
-            plain = part.value if part.filename is None and kind in ("", "text/plain") else ""
-            found.append(Part(part.name, part.filename, kind, part.raw, plain))
+            found.append(Part(part.name, part.filename, kind, part.raw, _text(part, kind)))
             part.close()
     except (MultipartError, UnicodeError, LookupError) as error:
         raise _refused(f"The multipart body cannot be read: {error}") from None
     return found, boundary
+
+
+def _text(part: Any, kind: str) -> str | None:
+    """A part's text, None for a file's. Raises UnicodeError, LookupError."""
+    if part.filename is not None:
+        return None
+    # Providers take any part without a file's name for text, in UTF-8, whatever it says of itself.
+    if part.charset.lower() not in _CHARSETS:
+        raise LookupError(f"write `{part.name}` in UTF-8")
+    try:
+        text: str = part.raw.decode()
+    except UnicodeDecodeError:
+        if kind in ("", "text/plain"):
+            raise
+        return None
+    return text
 
 
 def _named(part: Part) -> Part:
@@ -172,7 +188,7 @@ def _written(parts: list[Part], boundary: str) -> bytes:
             head += f'; filename="{part.filename.translate(_QUOTED)}"'
         if part.content_type:
             head += f"\r\nContent-Type: {part.content_type}"
-        out += [head.encode(), b"\r\n\r\n", part.content if part.is_file else part.plain.encode(), b"\r\n"]
+        out += [head.encode(), b"\r\n\r\n", part.content if part.plain is None else part.plain.encode(), b"\r\n"]
     return b"".join([*out, f"--{boundary}--\r\n".encode()])
 
 

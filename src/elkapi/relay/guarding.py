@@ -1,33 +1,32 @@
 """Guardrails on a call's way: its texts before anything is held, its answer before anything is released.
 
-What is found where is `elkapi.guards`'; a hook is asked by `hook`. A stream that is looked at whole is, to everybody
-behind this module, a call for a whole answer, which `Dressed` gives to the caller as the stream it asked for.
+What is found where is `elkapi.guards`', and `looking` asks each of them. A stream that is looked at whole is, to
+everybody behind this module, a call for a whole answer, which `Dressed` gives to the caller as the stream it asked for.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator, Sequence
-from typing import Literal
+from collections.abc import Sequence
 
 import msgspec
 
 from elkapi.catalog.jsonedit import with_raw, without
-from elkapi.errors import BadRequest, GatewayError, Unavailable, UpstreamError
+from elkapi.errors import BadRequest, GatewayError, UpstreamError
 from elkapi.guards.found import Blocked
-from elkapi.guards.rules import Rule, checked
+from elkapi.guards.rules import Rule
 from elkapi.guards.shapes import Shape, Unseen, walked
 from elkapi.guards.wires import ANSWERED, ASKED
-from elkapi.ids import request_id_text
 from elkapi.relay.call import Call, Headers, Reply
 from elkapi.relay.exchange import facts_for
 from elkapi.relay.hold import Hold
-from elkapi.relay.hook import HookDown, Question, asked
+from elkapi.relay.hook import HookDown
+from elkapi.relay.looking import Asker, Direction, TooLong, refusal_of, rules_of, too_long
 from elkapi.relay.outcome import Outcome
 from elkapi.relay.passing import Passing
 from elkapi.relay.plane import DataPlane
 from elkapi.relay.read import Request, with_body
-from elkapi.relay.relay import Failed, Left, blocked_error
+from elkapi.relay.relay import Failed, Left
 from elkapi.relay.stream import EVENTS
 from elkapi.relay.stream import JSON as ARRAY
 from elkapi.snapshot import Snapshot
@@ -36,16 +35,8 @@ from elkapi.translate.ir import UsageSeen
 from elkapi.translate.stored import events_of, id_of, written
 from elkapi.types import Grant, Policy, Usage
 
-# Looking at more text than this takes long enough to be worth a thread.
-INLINE_CHARS = 4 * 1024
-LOOKED_CHARS_MAX = 4 * 1024 * 1024
 # Wires whose body says whether it is to be streamed.
 _STREAM_IN_BODY = frozenset({"chat", "completions", "responses", "anthropic"})
-Direction = Literal["input", "output"]
-
-
-class TooLong(Exception):
-    """More text than guardrails look at."""
 
 
 class Guarding:
@@ -75,12 +66,12 @@ class Guarding:
                 body = await self._looked(request.body, shape, self._input, "input")
                 self.request = request = with_body(request, body)
         except (Blocked, HookDown) as refused:
-            self.refusal = _refusal(refused)
+            self.refusal = refusal_of(refused)
             return
         except Unseen:
             raise BadRequest("Token ids cannot be looked at by this key's guardrails; send the text.") from None
         except TooLong:
-            raise BadRequest(f"This key's guardrails look at {LOOKED_CHARS_MAX} characters at most.") from None
+            raise too_long() from None
         except (msgspec.DecodeError, RecursionError):
             raise BadRequest("The body cannot be read by this key's guardrails.", code="bad_request_body") from None
         if self._output and request.operation.wire in ANSWERED:
@@ -136,72 +127,25 @@ class Guarding:
                 raise Left(outcome.attempts, outcome.channel, started=False) from None
             raise
         except (Blocked, HookDown) as refused:
-            error = _refusal(refused)
+            error = refusal_of(refused)
         except (msgspec.DecodeError, RecursionError, Unreadable, TooLong):
             error = UpstreamError("The model's answer could not be read.")
         await hold.lose_answer(outcome)
         raise Failed(error, outcome.attempts)
 
     async def _looked(self, body: bytes, shape: Shape, rules: Sequence[Rule], direction: Direction) -> bytes:
-        texts: list[str] = []
-
-        def note(text: str) -> str:
-            texts.append(text)
-            return text
-
-        clean = walked(body, shape, note)
-        if sum(map(len, texts)) > LOOKED_CHARS_MAX:
-            raise TooLong
-        new = await self._passed(texts, rules, direction)
-        if new == texts:
-            return clean
-        given: Iterator[str] = iter(new)
-        return walked(clean, shape, lambda _: next(given))
-
-    async def _passed(self, texts: list[str], rules: Sequence[Rule], direction: Direction) -> list[str]:
-        """The texts after all rules, each seeing what the one before left. Raises Blocked, HookDown."""
-        for rule in rules:
-            if rule.find is None:
-                texts = await asked(self._plane, rule, self._question(rule, direction, texts))
-            elif sum(map(len, texts)) <= INLINE_CHARS:
-                texts = [checked([rule], text) for text in texts]
-            else:
-                texts = await asyncio.to_thread(lambda one, many: [checked([one], text) for text in many], rule, texts)
-        return texts
-
-    def _question(self, rule: Rule, direction: Direction, texts: list[str]) -> Question:
-        grant, request = self._grant, self.request
-        return Question(
-            request_id_text(self._call.id),
-            rule.guard.name,
-            direction,
-            request.operation.id,
-            request.model,
-            grant.key_id,
-            grant.key_name,
-            grant.group,
-            texts,
-        )
+        request = self.request
+        asker = Asker(self._plane, self._grant, self._call, request.operation.id, request.model)
+        return await asker.looked(body, lambda value, visit: walked(value, shape, visit), rules, direction)
 
 
 async def guarding_of(
     plane: DataPlane, snapshot: Snapshot, policy: Policy, grant: Grant, request: Request, call: Call
 ) -> Guarding:
     """The call after its guardrails have looked at it. Raises BadRequest, Unavailable for a guardrail that is gone."""
-    names = policy.guards or ()
-    if any(name not in snapshot.rules for name in names):
-        raise Unavailable(
-            "A guardrail of this key is not there; please tell the operator.", code="guardrail_unavailable"
-        )
-    guarding = Guarding(plane, [snapshot.rules[name] for name in names], policy, grant, request, call)
+    guarding = Guarding(plane, rules_of(snapshot, policy), policy, grant, request, call)
     await guarding.look()
     return guarding
-
-
-def _refusal(refused: Blocked | HookDown) -> GatewayError:
-    if isinstance(refused, Blocked):
-        return blocked_error(refused)
-    return Unavailable(f"The guardrail {refused.guard!r} cannot be asked now.", code="guardrail_unavailable")
 
 
 class Dressed(Passing):

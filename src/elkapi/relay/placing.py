@@ -1,4 +1,5 @@
-"""Where a submit may go, and as what: the account that made what it names, the provider's form, its callback's address.
+"""Where a submit may go, as what and at which price: the account that made what it names, the provider's form, its
+callback's address.
 
 Each function takes the submit as it was read and gives it back changed, or refuses it; money and rows are `submit`'s.
 """
@@ -12,27 +13,33 @@ import msgspec
 
 from elkapi.assets.kinds import HEAD_BYTES, kind_of
 from elkapi.assets.probe import ProbeError, probe
+from elkapi.catalog import Facts
 from elkapi.catalog.upstreams import endpoint_for
-from elkapi.errors import BadRequest, NoChannel
-from elkapi.pricing.media import charged_ms
+from elkapi.errors import BadRequest, NoChannel, NoPrice
+from elkapi.pricing.media import charged_ms, unfixed
+from elkapi.pricing.price import dearest_for, quote
 from elkapi.relay.asking import Asked, crossed
-from elkapi.relay.plane import DataPlane
+from elkapi.relay.plane import DataPlane, Places
+from elkapi.relay.read import Request
+from elkapi.relay.route import route, way_of
 from elkapi.relay.task_store import not_found
+from elkapi.routing.plan import Way
+from elkapi.snapshot import Snapshot
 from elkapi.storage.repos.tasks import text_id
 from elkapi.tasks.callback_address import PARAM, challenge, check_callback_url
 from elkapi.tasks.record import Task
 from elkapi.translate.media import is_own
-from elkapi.types import Attempt, Grant
+from elkapi.types import Attempt, Grant, Price, Quote
 
 DEFAULT_VIDEO_MODEL = "sora-2"
 REMIX = "sora.remix"
 
 
-async def check_callback(plane: DataPlane, asked: Asked) -> None:
-    """Raises BadRequest for an address that cannot be called, or that does not want to be."""
+async def check_callback(plane: DataPlane, asked: Asked, *, ask: bool) -> None:
+    """Raises BadRequest for an address that cannot be called, or, where it is to be asked, does not want to be."""
     allowed, param = plane.settings.webhook_allow_private, asked.task.callback or PARAM
     check_callback_url(asked.callback_url, allow_private=allowed, param=param)
-    if asked.task.challenge and asked.form == "native":
+    if ask and asked.task.challenge and asked.form == "native":
         await challenge(plane.client.send, asked.callback_url, allow_private=allowed, param=param)
 
 
@@ -89,7 +96,32 @@ async def _upload_ms(asked: Asked) -> int:
     return 0
 
 
-def crossed_over(plane: DataPlane, asked: Asked, attempts: tuple[Attempt, ...]) -> tuple[tuple[Attempt, ...], Asked]:
+def planned(plane: Places, snapshot: Snapshot, grant: Grant, asked: Asked) -> tuple[Way, tuple[Attempt, ...], Asked]:
+    """(the way, its attempts, the submit as their provider takes it). Raises ModelForbidden, NoChannel, BadRequest."""
+    request = Request(asked.operation, asked.model, asked.sent, Facts(asked.model, asked.upper))
+    way = way_of(snapshot, grant, request)
+    attempts = route(plane, snapshot, grant, request, way)
+    if asked.media is not None:
+        attempts, asked = crossed_over(plane, asked, attempts)
+    return way, attempts, asked
+
+
+def priced(asked: Asked, grant: Grant, way: Way) -> tuple[Price, Quote]:
+    """(the price with all its variants, the most that the submit may cost). Raises NoPrice."""
+    price = Price(id=0, model=asked.model, version=0) if asked.operation.unit == "free" else way.price
+    if price is None:
+        raise NoPrice(f"The model {asked.model!r} has no price yet; an operator sets one with `elkapi price set`.")
+    if way.ratio_micro is None:
+        raise NoPrice(f"The group {grant.group!r} of this key does not exist any more.")
+    assert asked.operation.meter is not None
+    dearest = dearest_for(price, asked.features, unfixed(asked.operation.meter, asked.features))
+    bound = quote(dearest, grant.group, way.ratio_micro, asked.upper)
+    if not bound.nano and way.ratio_micro and not dearest.is_zero:
+        raise NoPrice(f"The price of {asked.model!r} is in units that this task does not have.")
+    return price, bound
+
+
+def crossed_over(plane: Places, asked: Asked, attempts: tuple[Attempt, ...]) -> tuple[tuple[Attempt, ...], Asked]:
     """(the attempts of one kind of provider, the neutral request in its form); its own words pass as they came.
 
     Raises BadRequest for what that provider cannot carry.

@@ -54,6 +54,13 @@ class Bearings(Protocol):
     rng: Random
 
 
+class Places(Bearings, Protocol):
+    """What a submit is placed by beside that: which operation each provider has for it."""
+
+    catalog: Catalog
+    operations: Mapping[str, Operation]
+
+
 class DataPlane(msgspec.Struct):
     """Shared by all calls of one worker; no part of it belongs to a single call."""
 

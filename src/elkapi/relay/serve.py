@@ -69,11 +69,10 @@ async def serve(plane: DataPlane, call: Call, admitted: Admitted | None = None) 
         try:
             among = candidates(plane, snapshot, grant, policy, request, call)  # 4, 5 attempts, their bounds
         except NoChannel:
-            if not makes_videos(plane, snapshot, grant, request):
+            if not makes_videos(plane.operations, snapshot, grant, request):
                 raise
-            if guarding is not None and guarding.refusal is not None:
-                raise guarding.refusal from None
-            await video_in_chat(plane, snapshot, grant, request, call)  # a task, told as a chat
+            refusal = guarding.refusal if guarding is not None else None
+            await video_in_chat(plane, snapshot, grant, request, call, refusal)  # a task, told as a chat
             return
         hold, recalled = Hold(plane, call, grant, among), None
         if guarding is not None:

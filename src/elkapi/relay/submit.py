@@ -17,28 +17,34 @@ from typing import Any, Literal
 import msgspec
 
 from elkapi.access import Over
-from elkapi.catalog import Facts, Match
+from elkapi.catalog import Match
 from elkapi.catalog.jsonedit import with_overrides
 from elkapi.clock import milliseconds
-from elkapi.errors import BadRequest, GatewayError, NoChannel, NoPrice, Unavailable, UpstreamError, UpstreamRejected
+from elkapi.errors import (
+    BadRequest,
+    ContentBlocked,
+    GatewayError,
+    NoChannel,
+    Unavailable,
+    UpstreamError,
+    UpstreamRejected,
+)
 from elkapi.ledger import IdempotencyPending, IdempotencyReplay
 from elkapi.observe.trace import HEADER as TRACEPARENT
-from elkapi.pricing.media import unfixed
-from elkapi.pricing.price import dearest_for, quote
 from elkapi.relay import forms
 from elkapi.relay.asking import JSON as JSON_TYPE
 from elkapi.relay.asking import Asked, provider_body, read_submit
 from elkapi.relay.call import Call
+from elkapi.relay.guarding_submits import looked_at
 from elkapi.relay.hold import checked_key
-from elkapi.relay.note import note_end
-from elkapi.relay.placing import check_callback, crossed_over, like_its_source, same_account
+from elkapi.relay.note import note, note_end
+from elkapi.relay.placing import check_callback, like_its_source, planned, priced, same_account
 from elkapi.relay.plane import DataPlane
-from elkapi.relay.read import Request
 from elkapi.relay.redact import redact, rejected
 from elkapi.relay.relay import nobody_answered, remember
-from elkapi.relay.route import any_model, route, way_of
+from elkapi.relay.route import any_model
 from elkapi.relay.waiting import wait_s_of, waited
-from elkapi.routing.verdict import Verdict, is_success, on_busy, on_failure, on_status, on_unreadable
+from elkapi.routing.verdict import Verdict, is_success, on_busy, on_failure, on_submit_status, on_unreadable
 from elkapi.routing.walk import Walk
 from elkapi.snapshot import Snapshot
 from elkapi.storage.repos.tasks import OUTCOME_UNKNOWN, TaskRow, text_id
@@ -52,17 +58,18 @@ from elkapi.types import (
     HoldOrder,
     IdempotencyClaim,
     NewTask,
+    Policy,
     Price,
     Quote,
+    RequestRecord,
     State,
     StoredReply,
     TaskStep,
+    Usage,
 )
 from elkapi.upstream import UpstreamFailure
 from elkapi.upstream.gcp import TokenRefused
 
-# A proxy of the provider's gave up waiting: what it asked for may be under way all the same.
-_UNSURE_STATUSES = frozenset({408, 502, 504})
 CALL_ID = b"x-client-request-id"
 STEP_AGAIN_S = 1.0
 # Of all versions that are known.
@@ -88,18 +95,11 @@ class NativeRefusal(Exception):
 async def submit(plane: DataPlane, snapshot: Snapshot, grant: Grant, match: Match, call: Call) -> None:
     """Begin a task and answer its caller. Raises GatewayError."""
     policy = snapshot.policy_for(grant)
-    family = plane.catalog.family_of[match.operation.id]
-    asked = await read_submit(call, match, family, policy.aliases)
-    if match.operation.model.where == "source":
-        asked = await like_its_source(plane, grant, asked)
-    elif match.operation.model.where == "any":
-        asked = msgspec.structs.replace(asked, model=any_model(snapshot, grant, match.operation))
-    if asked.callback_url:
-        await check_callback(plane, asked)
+    asked = await read_submit(call, match, plane.catalog.family_of[match.operation.id], policy.aliases)
     wait_s = wait_s_of(asked)
     lease = plane.limits.key(grant.key_id, policy, 0)
     try:
-        one = await Submit.prepared(plane, snapshot, grant, asked, call)
+        one = await ready(plane, snapshot, grant, asked, match, call, policy)
         if (stored := await one.reserve()) is not None:
             headers = [*stored.headers, (b"idempotent-replayed", b"true")]
             body = await waited(plane, grant, call, stored.request_id, wait_s) if wait_s else stored.body or b""
@@ -115,6 +115,29 @@ async def submit(plane: DataPlane, snapshot: Snapshot, grant: Grant, match: Matc
         call.reply.send(status, JSON, body)
     finally:
         lease.release(0)
+
+
+async def ready(
+    plane: DataPlane,
+    snapshot: Snapshot,
+    grant: Grant,
+    asked: Asked,
+    match: Match,
+    call: Call,
+    policy: Policy,
+    *,
+    dry: bool = False,
+) -> Submit:
+    """A submit as it was read, up to its hold; `dry`: its callback's address is not asked. Raises GatewayError."""
+    if policy.guards:
+        asked = await looked_at(plane, snapshot, grant, asked, match, call, policy)
+    if match.operation.model.where == "source":
+        asked = await like_its_source(plane, grant, asked)
+    elif match.operation.model.where == "any":
+        asked = msgspec.structs.replace(asked, model=any_model(snapshot, grant, match.operation))
+    if asked.callback_url:
+        await check_callback(plane, asked, ask=not dry and asked.refusal is None)
+    return await Submit.prepared(plane, snapshot, grant, asked, call)
 
 
 async def begun(plane: DataPlane, one: Submit) -> tuple[int, bytes]:
@@ -163,24 +186,11 @@ class Submit:
     @classmethod
     async def prepared(cls, plane: DataPlane, snapshot: Snapshot, grant: Grant, asked: Asked, call: Call) -> Submit:
         """Routed and quoted. Raises ModelForbidden, NoChannel, NoPrice, NotFound for another's task."""
-        request = Request(asked.operation, asked.model, asked.sent, Facts(asked.model, asked.upper))
-        way = way_of(snapshot, grant, request)
-        attempts = route(plane, snapshot, grant, request, way)
+        way, attempts, asked = planned(plane, snapshot, grant, asked)
         named: dict[str, str] = {}
-        if asked.media is not None:
-            attempts, asked = crossed_over(plane, asked, attempts)
         if asked.refs:
             attempts, named = await same_account(plane, grant, asked, attempts)
-        price = Price(id=0, model=asked.model, version=0) if asked.operation.unit == "free" else way.price
-        if price is None:
-            raise NoPrice(f"The model {asked.model!r} has no price yet; an operator sets one with `elkapi price set`.")
-        if way.ratio_micro is None:
-            raise NoPrice(f"The group {grant.group!r} of this key does not exist any more.")
-        assert asked.operation.meter is not None
-        dearest = dearest_for(price, asked.features, unfixed(asked.operation.meter, asked.features))
-        bound = quote(dearest, grant.group, way.ratio_micro, asked.upper)
-        if not bound.nano and way.ratio_micro and not dearest.is_zero:
-            raise NoPrice(f"The price of {asked.model!r} is in units that this task does not have.")
+        price, bound = priced(asked, grant, way)
         one = cls(plane, grant, asked, call, attempts, price, bound)
         one.named = named
         return one
@@ -190,9 +200,15 @@ class Submit:
     async def reserve(self) -> StoredReply | None:
         """Hold the most it may cost and begin the row; the stored reply when this submit was made before.
 
-        Raises InsufficientQuota, Conflict, Unavailable; nothing is begun then.
+        Raises InsufficientQuota, Conflict, Unavailable, and a guardrail's refusal, with a record of it; nothing is
+        begun then.
         """
         ledger = self.plane.ledger
+        if self.asked.refusal is not None:
+            record = self._refusal_record(self.asked.refusal)
+            note(self.plane, record)
+            ledger.record(record)
+            raise self.asked.refusal
         while True:
             point("tasks.hold.before")
             try:
@@ -205,6 +221,32 @@ class Submit:
             else:
                 point("tasks.hold.after")
                 return None
+
+    def _refusal_record(self, error: GatewayError) -> RequestRecord:
+        """Of a submit that a guardrail refused: nothing was held or sent, and no word of it is kept."""
+        plane, grant, asked = self.plane, self.grant, self.asked
+        return RequestRecord(
+            id=self.call_id,
+            key_id=grant.key_id,
+            owner_id=grant.owner_id,
+            operation=asked.operation.id,
+            model=asked.model,
+            group=grant.group,
+            created_ns=plane.clock.now_ns(),
+            duration_ms=milliseconds(plane.clock.monotonic_s() - self.started_s),
+            status=error.status,
+            outcome=error.code,
+            usage=Usage(),
+            price_id=self.price.id,
+            price_version=self.price.version,
+            ratio_micro=self.quote.ratio_micro,
+            hold_nano=0,
+            charge_nano=0,
+            loss_nano=0,
+            error_code=error.code,
+            asked=asked.said or None,
+            guard=error.guard if isinstance(error, ContentBlocked) else None,
+        )
 
     def _order(self, task: NewTask | None = None) -> HoldOrder:
         grant, price = self.grant, self.quote.price
@@ -360,9 +402,9 @@ class Submit:
         decoded = _decoded(body) if reply.complete else None
         refusal = machine.refused(asked.family, decoded) if isinstance(decoded, dict) else None
         if not is_success(status):
-            if status in _UNSURE_STATUSES:
-                return Verdict("fail", f"status_{status}", "unknown", cool="channel")
-            verdict = on_status(status, reply.header(b"retry-after"))
+            verdict = on_submit_status(status, reply.header(b"retry-after"))
+            if verdict.fate == "unknown":
+                return verdict
             if refusal is not None and refusal.elsewhere:
                 verdict = Verdict("next", f"code_{refusal.code}", "none", cool="key")
             if verdict.action == "fail":

@@ -8,17 +8,19 @@ the task is the poller's, and the call's id is the task's.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import msgspec
 
+from elkapi.catalog import Operation
 from elkapi.errors import GatewayError, NoChannel, NotFound
 from elkapi.money import format_usd
 from elkapi.pricing.media import bound
 from elkapi.relay.asking import Asked
 from elkapi.relay.call import Call
 from elkapi.relay.placing import REMIX, like_its_source
-from elkapi.relay.plane import DataPlane
+from elkapi.relay.plane import DataPlane, Places
 from elkapi.relay.read import Request
 from elkapi.relay.route import can_serve
 from elkapi.relay.submit import CHAT_FORM, JSON, Submit, begun
@@ -32,20 +34,23 @@ from elkapi.translate.media import MediaAsk, read_messages
 from elkapi.translate.task_chat import KEEP_ALIVE, Telling, continued, failure, whole
 from elkapi.types import Grant, State, TaskView
 
-_CHAT, _SUBMIT = "openai.chat", "seedance.unified-submit"
+CHAT, SUBMIT = "openai.chat", "seedance.unified-submit"
 _object = msgspec.json.Decoder(dict[str, Any])
 
 
-def makes_videos(plane: DataPlane, snapshot: Snapshot, grant: Grant, request: Request) -> bool:
+def makes_videos(operations: Mapping[str, Operation], snapshot: Snapshot, grant: Grant, request: Request) -> bool:
     """Whether a chat that no text channel serves is with a model that a channel makes videos with."""
-    return request.operation.id == _CHAT and can_serve(snapshot, grant, plane.operations[_SUBMIT], request.model)
+    return request.operation.id == CHAT and can_serve(snapshot, grant, operations[SUBMIT], request.model)
 
 
-async def video_in_chat(plane: DataPlane, snapshot: Snapshot, grant: Grant, request: Request, call: Call) -> None:
-    """Begin the task, and tell it to its end. Raises GatewayError while nothing was sent, ClientGone."""
-    body = decode(_object, request.body)
-    ask = read_messages(body, request.model)
-    one = await _prepared(plane, snapshot, grant, request, call, ask, continued(body))
+async def video_in_chat(
+    plane: DataPlane, snapshot: Snapshot, grant: Grant, request: Request, call: Call, refusal: GatewayError | None
+) -> None:
+    """Begin the task, and tell it to its end; `refusal` is a guardrail's.
+
+    Raises GatewayError while nothing was sent, ClientGone.
+    """
+    ask, one = await ready_chat(plane, snapshot, grant, request, call, refusal)
     stored = await one.reserve()
     if stored is None:
         await begun(plane, one)
@@ -53,7 +58,7 @@ async def video_in_chat(plane: DataPlane, snapshot: Snapshot, grant: Grant, requ
     task = await plane.tasks.find(grant, text_id(call.id if stored is None else stored.request_id))
     completion_id = f"chatcmpl-{task.row.id.hex()}"
     if request.stream:
-        options = body.get("stream_options")
+        options = decode(_object, request.body).get("stream_options")
         with_usage = isinstance(options, dict) and options.get("include_usage") is True
         await _told(plane, call, task, Telling(completion_id, ask.prompt, with_usage=with_usage))
         return
@@ -64,6 +69,19 @@ async def video_in_chat(plane: DataPlane, snapshot: Snapshot, grant: Grant, requ
     call.reply.send(200, (*JSON, *cost), msgspec.json.encode(whole(view, completion_id, ask.prompt)))
 
 
+async def ready_chat(
+    plane: DataPlane, snapshot: Snapshot, grant: Grant, request: Request, call: Call, refusal: GatewayError | None
+) -> tuple[MediaAsk, Submit]:
+    """(what is asked for, its submit up to the hold). Raises GatewayError.
+
+    A remix of the caller's earlier video where its provider has that, else at the account that made it, else, where
+    that is not possible (another model, an account that is gone), of its own.
+    """
+    body = decode(_object, request.body)
+    ask = read_messages(body, request.model)
+    return ask, await _prepared(plane, snapshot, grant, request, call, ask, continued(body), refusal)
+
+
 async def _prepared(
     plane: DataPlane,
     snapshot: Snapshot,
@@ -72,11 +90,9 @@ async def _prepared(
     call: Call,
     ask: MediaAsk,
     earlier_id: str,
+    refusal: GatewayError | None,
 ) -> Submit:
-    """The submit: a remix of the caller's earlier video where its provider has that, else at the account that made it,
-    else, where that is not possible (another model, an account that is gone), of its own.
-    """
-    anew = _asked(plane, request, ask)
+    anew = msgspec.structs.replace(asked_in_chat(plane, request, ask), refusal=refusal)
     earlier = await plane.tasks.find_or_none(grant, earlier_id) if earlier_id else None
     if earlier is not None:
         refs = (text_id(earlier.row.id),)
@@ -92,8 +108,9 @@ async def _prepared(
     return await Submit.prepared(plane, snapshot, grant, anew, call)
 
 
-def _asked(plane: DataPlane, request: Request, ask: MediaAsk) -> Asked:
-    operation = plane.operations[_SUBMIT]
+def asked_in_chat(plane: Places, request: Request, ask: MediaAsk) -> Asked:
+    """What a chat asks for, as the submit of any video."""
+    operation = plane.operations[SUBMIT]
     assert operation.meter is not None
     shown: dict[str, Any] = {"model": request.asked or request.model, "prompt": ask.prompt}
     if ask.seconds is not None:

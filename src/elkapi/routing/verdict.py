@@ -50,6 +50,10 @@ class Verdict(msgspec.Struct, frozen=True):
 ACCEPT = Verdict("accept", "ok", "complete")
 
 
+# A proxy of the provider's gave up waiting: what a submit asked for may be under way all the same.
+_UNSURE_STATUSES = frozenset({408, 502, 504})
+
+
 def on_failure(code: str, sent: bool, stale: bool = False, before: Collection[str] = ()) -> Verdict:
     """A transport failure before any byte reached the client; `code` is the UpstreamFailure's own.
 
@@ -92,6 +96,13 @@ def on_status(status: int, retry_after: bytes | None = None) -> Verdict:
     if 400 <= status < 500:
         return Verdict("fail", outcome, "none")
     return Verdict("next", outcome, "none", cool="channel", at_least_s=parse_retry_after_s(retry_after))
+
+
+def on_submit_status(status: int, retry_after: bytes | None = None) -> Verdict:
+    """The same of a submit's refusal: after one of unknown fate nobody else is asked."""
+    if status in _UNSURE_STATUSES:
+        return Verdict("fail", f"status_{status}", "unknown", cool="channel")
+    return on_status(status, retry_after)
 
 
 def parse_retry_after_s(value: bytes | None) -> float:

@@ -1,0 +1,67 @@
+"""Guardrails of the input on a submit of a task, before it is placed, priced and held; no output is looked at.
+
+A mask changes what is read, so it changes what the provider is sent in whichever form. A refusal goes on in `Asked`:
+the submit is priced for its record and ends at its hold.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import msgspec
+
+from elkapi.catalog import Match, Operation
+from elkapi.errors import BadRequest
+from elkapi.guards.found import Blocked
+from elkapi.guards.shapes import Visit
+from elkapi.guards.submits import looked_through
+from elkapi.relay import forms
+from elkapi.relay.asking import JSON, REFS, Asked, asked_for, deciding_names
+from elkapi.relay.call import Call
+from elkapi.relay.hook import HookDown
+from elkapi.relay.looking import Asker, TooLong, refusal_of, rules_of, too_long
+from elkapi.relay.plane import DataPlane
+from elkapi.snapshot import Snapshot
+from elkapi.types import Grant, Policy
+
+
+async def looked_at(
+    plane: DataPlane, snapshot: Snapshot, grant: Grant, asked: Asked, match: Match, call: Call, policy: Policy
+) -> Asked:
+    """The submit as it goes on: masked, or with its `refusal`. Raises BadRequest for what cannot be read, Unavailable
+    for a guardrail that is gone.
+    """
+    rules = [rule for rule in rules_of(snapshot, policy) if rule.guard.direction != "output"]
+    if not rules:
+        return asked
+    words = _words(match.operation)
+
+    def walk(body: Mapping[str, Any], visit: Visit) -> Mapping[str, Any]:
+        return looked_through(body, visit, words)
+
+    asker = Asker(plane, grant, call, match.operation.id, asked.model)
+    try:
+        body = await asker.looked(asked.body, walk, rules, "input")
+    except (Blocked, HookDown) as refused:
+        return msgspec.structs.replace(asked, refusal=refusal_of(refused))
+    except TooLong:
+        raise too_long() from None
+    except RecursionError:
+        raise BadRequest("The body cannot be read by this key's guardrails.", code="bad_request_body") from None
+    # JSON is written anew also where nothing was masked: a member could stand there twice.
+    sent, family = msgspec.json.encode(body), plane.catalog.family_of[match.operation.id]
+    if asked.content_type != JSON:
+        if body == asked.body:
+            return asked
+        sent = forms.changed(asked.sent, asked.content_type, asked.body, body)
+    return asked_for(match, family, policy.aliases, sent, body, asked.content_type)
+
+
+def _words(operation: Operation) -> frozenset[str]:
+    """The names of members, wherever they stand, that decide model and price or name what was made before."""
+    assert operation.meter is not None
+    paths = (*operation.meter.seconds, operation.meter.count, *REFS)
+    paths += tuple(path for paths in operation.meter.features.values() for path in paths if path[:1] != "=")
+    names = {path.rsplit(".", 1)[-1].partition("[")[0].lower() for path in paths}
+    return frozenset(names | {name.lower() for name in deciding_names(operation)})

@@ -1,0 +1,112 @@
+"""Texts put to a call's guardrails, one after the other: lists and finders here, hooks by `hook`.
+
+Where the texts stand is the caller's to say; what a refusal leaves behind is `guarding`'s and `submit`'s.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterator, Sequence
+from typing import Literal, TypeVar
+
+import msgspec
+
+from elkapi.errors import BadRequest, GatewayError, Unavailable
+from elkapi.guards.found import Blocked
+from elkapi.guards.rules import Rule, checked
+from elkapi.guards.shapes import Visit
+from elkapi.ids import request_id_text
+from elkapi.relay.call import Call
+from elkapi.relay.hook import HookDown, Question, asked
+from elkapi.relay.plane import DataPlane
+from elkapi.relay.relay import blocked_error
+from elkapi.snapshot import Snapshot
+from elkapi.types import Grant, Policy
+
+# Looking at more text than this takes long enough to be worth a thread.
+INLINE_CHARS = 4 * 1024
+LOOKED_CHARS_MAX = 4 * 1024 * 1024
+Direction = Literal["input", "output"]
+Body = TypeVar("Body")
+
+
+class TooLong(Exception):
+    """More text than guardrails look at."""
+
+
+def too_long() -> BadRequest:
+    """What the caller of such a call is told."""
+    return BadRequest(f"This key's guardrails look at {LOOKED_CHARS_MAX} characters at most.")
+
+
+def rules_of(snapshot: Snapshot, policy: Policy) -> list[Rule]:
+    """A policy's guardrails in their order. Raises Unavailable for one that is gone."""
+    names = policy.guards or ()
+    if any(name not in snapshot.rules for name in names):
+        raise Unavailable(
+            "A guardrail of this key is not there; please tell the operator.", code="guardrail_unavailable"
+        )
+    return [snapshot.rules[name] for name in names]
+
+
+def refusal_of(refused: Blocked | HookDown) -> GatewayError:
+    """What the caller is told of a call that may not go on."""
+    if isinstance(refused, Blocked):
+        return blocked_error(refused)
+    return Unavailable(f"The guardrail {refused.guard!r} cannot be asked now.", code="guardrail_unavailable")
+
+
+class Asker(msgspec.Struct, frozen=True):
+    """Who asks guardrails, and about which call; hooks are told."""
+
+    plane: DataPlane
+    grant: Grant
+    call: Call
+    operation: str
+    model: str
+
+    async def looked(
+        self, body: Body, walk: Callable[[Body, Visit], Body], rules: Sequence[Rule], direction: Direction
+    ) -> Body:
+        """The body after all rules. `walk` goes through its texts, the same ones each time. Raises Blocked, HookDown,
+        TooLong, and what `walk` does.
+        """
+        texts: list[str] = []
+
+        def note(text: str) -> str:
+            texts.append(text)
+            return text
+
+        clean = walk(body, note)
+        if sum(map(len, texts)) > LOOKED_CHARS_MAX:
+            raise TooLong
+        new = await self._passed(texts, rules, direction)
+        if new == texts:
+            return clean
+        given: Iterator[str] = iter(new)
+        return walk(clean, lambda _: next(given))
+
+    async def _passed(self, texts: list[str], rules: Sequence[Rule], direction: Direction) -> list[str]:
+        """The texts after all rules, each seeing what the one before left. Raises Blocked, HookDown."""
+        for rule in rules:
+            if rule.find is None:
+                texts = await asked(self.plane, rule, self._question(rule, direction, texts))
+            elif sum(map(len, texts)) <= INLINE_CHARS:
+                texts = [checked([rule], text) for text in texts]
+            else:
+                texts = await asyncio.to_thread(lambda one, many: [checked([one], text) for text in many], rule, texts)
+        return texts
+
+    def _question(self, rule: Rule, direction: Direction, texts: list[str]) -> Question:
+        grant = self.grant
+        return Question(
+            request_id_text(self.call.id),
+            rule.guard.name,
+            direction,
+            self.operation,
+            self.model,
+            grant.key_id,
+            grant.key_name,
+            grant.group,
+            texts,
+        )
