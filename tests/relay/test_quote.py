@@ -127,7 +127,7 @@ async def test_a_quote_asks_no_upstream_holds_nothing_and_leaves_no_record(price
         assert "x-elkapi-cost-usd" not in reply.headers
     assert not sandbox.sandbox.recorder.shown()
     assert priced.sql("select count(*) from requests")[0][0] == 0
-    assert priced.sql("select count(*) from transfers where kind = 'pending'")[0][0] == 0
+    assert priced.sql("select count(*) from transfers where kind = 'hold'")[0][0] == 0
     assert (await priced.ask(key, asked.body, path=asked.path)).status_code == 200
 
 

@@ -1,4 +1,4 @@
-"""`POST /v1/quote`: what the hold of a relayed call would be, by the code that makes it; nothing is held or asked.
+"""`POST /v1/quote`: what the hold of a call or of a task would be, by the code that makes it; nothing is held or asked.
 
 The body names a path and the body that would be posted there, and the quote's own headers stand for the call's. A call
 that would be refused before its hold is refused here with the same error.
@@ -8,20 +8,23 @@ from __future__ import annotations
 
 import msgspec
 
-from elkapi.catalog import Match, Role
-from elkapi.errors import BadRequest
+from elkapi.catalog import Match, Operation, Role
+from elkapi.errors import BadRequest, NoChannel
 from elkapi.ledger import balance
 from elkapi.money import format_ratio, format_usd
+from elkapi.relay.asking import read_submit
 from elkapi.relay.call import Call
-from elkapi.relay.candidates import Candidate, candidates
+from elkapi.relay.candidates import candidates
 from elkapi.relay.guarding import guarding_of
 from elkapi.relay.hold import Hold
 from elkapi.relay.keep import prepared
 from elkapi.relay.plane import DataPlane
 from elkapi.relay.read import read
+from elkapi.relay.submit import Submit, ready
+from elkapi.relay.video_chat import makes_videos, ready_chat
 from elkapi.snapshot import Snapshot
 from elkapi.translate.decode import decode
-from elkapi.types import Grant
+from elkapi.types import Grant, Quote
 
 JSON = ((b"content-type", b"application/json"),)
 
@@ -37,36 +40,62 @@ _asked = msgspec.json.Decoder(_Asked)
 
 
 async def show_quote(plane: DataPlane, snapshot: Snapshot, grant: Grant, match: Match, call: Call) -> None:
-    """Answer a quote. Raises BadRequest for a path that is not relayed, and whatever the call itself would."""
+    """Answer a quote. Raises BadRequest for a path that holds nothing, and whatever the call itself would."""
     asked = decode(_asked, await call.body())
     path, _, query = asked.path.partition("?")
     found = plane.catalog.match("POST", path)
-    if found.operation.role is not Role.RELAY:
+    if found.operation.role not in (Role.RELAY, Role.SUBMIT):
         raise BadRequest("Only calls that go to a model have a quote; this path is free.", param="path")
     quoted = Call(
         call.id, "POST", path, query, call.headers, call.client_ip, bytes(asked.body), call.reply, call.started_s
     )
     policy = snapshot.policy_for(grant)
+    if found.operation.role is Role.SUBMIT:
+        read_one = await read_submit(quoted, found, plane.catalog.family_of[found.operation.id], policy.aliases)
+        one = await ready(plane, snapshot, grant, read_one, found, quoted, policy, dry=True)
+        await _show_submit(plane, one, call)
+        return
     request = await read(quoted, found, policy.aliases)
     if request.facts.stateful:
         request = await prepared(plane, grant, request)
+    refusal = None
     if policy.guards:
         guarding = await guarding_of(plane, snapshot, policy, grant, request, quoted)
-        if guarding.refusal is not None:
-            raise guarding.refusal
-        request = guarding.request
-    among = candidates(plane, snapshot, grant, policy, request, quoted)
+        request, refusal = guarding.request, guarding.refusal
+    try:
+        among = candidates(plane, snapshot, grant, policy, request, quoted)
+    except NoChannel:
+        if not makes_videos(plane.operations, snapshot, grant, request):
+            raise
+        _, one = await ready_chat(plane, snapshot, grant, request, quoted, refusal)
+        await _show_submit(plane, one, call)
+        return
+    if refusal is not None:
+        raise refusal
     hold = Hold(plane, quoted, grant, among)
     covered = not hold.held_nano or await _covered(plane, hold)
     call.reply.send(200, JSON, msgspec.json.encode(_shown(hold, covered)))
 
 
+async def _show_submit(plane: DataPlane, one: Submit, call: Call) -> None:
+    """Answer the quote of a task. Raises a guardrail's refusal."""
+    asked, quote = one.asked, one.quote
+    if asked.refusal is not None:
+        raise asked.refusal
+    covered = not quote.nano or quote.nano <= await _available_nano(plane, one.grant)
+    shown = _quoted(asked.operation, asked.said, quote.nano, covered, [_offer(quote, asked.model, asked.operation)])
+    call.reply.send(200, JSON, msgspec.json.encode(shown))
+
+
+async def _available_nano(plane: DataPlane, grant: Grant) -> int:
+    return await plane.reader.run(
+        lambda connection: min(balance(connection, account).available_nano for account in grant.accounts)
+    )
+
+
 async def _covered(plane: DataPlane, hold: Hold) -> bool:
     """Whether the balance covers the hold, once it is lowered as far as the call itself would lower it."""
-    accounts = hold.grant.accounts
-    available = await plane.reader.run(
-        lambda connection: min(balance(connection, account).available_nano for account in accounts)
-    )
+    available = await _available_nano(plane, hold.grant)
     while hold.held_nano > available:
         if not await hold.lower():
             return False
@@ -75,27 +104,34 @@ async def _covered(plane: DataPlane, hold: Hold) -> bool:
 
 def _shown(hold: Hold, covered: bool) -> dict[str, object]:
     request = hold.request
+    offers = [_offer(one.quote, one.request.model, one.request.operation) for one in hold.candidates]
+    shown = _quoted(request.operation, request.asked, hold.held_nano, covered, offers)
+    # What is sent upstream as the limit, where the balance covers no longer answer.
+    return shown if request.output_cap is None else {**shown, "output_tokens_max": request.output_cap}
+
+
+def _quoted(
+    operation: Operation, said: str, hold_nano: int, covered: bool, offers: list[dict[str, object]]
+) -> dict[str, object]:
+    """The first of `offers` answers; the others may stand in for it. `said` is the caller's word for its model."""
     return {
         "object": "quote",
-        "operation": request.operation.id,
-        **({"asked_model": request.asked} if request.asked else {}),
-        **_offer(hold.candidates[0]),
-        "hold_nano_usd": hold.held_nano,
-        "hold_usd": format_usd(hold.held_nano),
+        "operation": operation.id,
+        **({"asked_model": said} if said else {}),
+        **offers[0],
+        "hold_nano_usd": hold_nano,
+        "hold_usd": format_usd(hold_nano),
         "covered": covered,
-        # What is sent upstream as the limit, where the balance covers no longer answer.
-        **({"output_tokens_max": request.output_cap} if request.output_cap is not None else {}),
-        "fallbacks": [_offer(candidate) for candidate in hold.candidates[1:]],
+        "fallbacks": offers[1:],
     }
 
 
-def _offer(candidate: Candidate) -> dict[str, object]:
+def _offer(quote: Quote, model: str, operation: Operation) -> dict[str, object]:
     """One model's own part: the most it may use, at which price, and what that comes to."""
-    quote = candidate.quote
     rule = msgspec.to_builtins(quote.price)
     return {
-        "model": candidate.request.model,
-        "unit": candidate.request.operation.unit,
+        "model": model,
+        "unit": operation.unit,
         "upper": quote.upper,
         "price": {
             "id": rule.pop("id"),
