@@ -12,7 +12,11 @@ import openai
 import pytest
 from openai import AsyncOpenAI
 
+from elkapi.admin.context import Admin
+from elkapi.admin.explain import Question, explain
 from elkapi.money import parse_usd
+from elkapi.storage.repos import keys
+from tests.canned import canned
 from tests.tasks.conftest import MODEL, Tasks
 
 HALF = parse_usd("0.50")
@@ -193,3 +197,39 @@ async def test_an_account_of_texts_and_videos_takes_each_for_what_it_is(tasks: T
     assert [one[:2] for one in tasks.upstream.requests] == [("POST", "/v1/videos")]
     body = tasks.upstream.requests[0][2]
     assert (body["prompt"], body["seconds"]) == ("a dog", "10")
+
+
+@pytest.mark.parametrize("fail", [{}, {"first": "503"}, {"first": "504"}, {"first": "400"}, {"first": "garbage"}])
+async def test_g60_the_dry_run_of_a_chat_that_makes_a_video_tells_what_then_happens(
+    tasks: Tasks, fail: dict[str, str]
+) -> None:
+    succeed_at_once(tasks)
+    async with contextlib.AsyncExitStack() as stack:
+        for name, what in fail.items():
+            met = canned(200, "no") if what == "garbage" else canned(int(what), {"error": {"message": "no"}})
+            url = (await stack.enter_async_context(met)).url
+            await tasks.gate.channel(url, (MODEL,), name=name, priority=9, family="kling", secrets=("AK|SK",))
+        with tasks.gate.database.read() as connection:
+            (row,) = keys.list_keys(connection)
+        said = explain(Admin(tasks.gate.installation, "test"), Question(key=row.name, model=MODEL, fail=fail))
+        async with tasks.polling():
+            reply = await tasks.call("POST", "/v1/chat/completions", {"model": MODEL, "messages": ASKED})
+    if "outcome_unknown" not in (said.told or ""):
+        # One of unknown fate has no record before its provider was asked for it.
+        account = await tasks.gate.account(reply.headers["x-request-id"], tasks.key)
+        assert [step.outcome for step in said.steps] == [one["outcome"] for one in account["attempts"]]
+    assert len(said.steps) == len(fail) + (said.answered_by is not None)
+    assert said.operation == "kling.text-to-video"
+    assert "a chat with this model is a task" in said.notes[0]
+    if said.answered_by is not None:
+        assert (reply.status_code, said.answered_by) == (200, MODEL)
+        return
+    assert said.told is not None
+    assert said.told.startswith(f"{reply.status_code} {reply.json()['error']['code'] or 'upstream'}")
+
+
+async def test_the_dry_run_of_a_chat_tells_what_is_missing(tasks: Tasks) -> None:
+    await tasks.gate.channel(tasks.upstream.origin, ("kling-v2",), family="kling", secrets=("AK|SK",))
+    admin = Admin(tasks.gate.installation, "test")
+    assert (explain(admin, Question(model="kling-v2")).told or "").startswith("503 model_price_error")
+    assert (explain(admin, Question(model="nobody")).told or "").startswith("503 model_not_found")

@@ -13,19 +13,23 @@ import msgspec
 from elkapi.admin import keys
 from elkapi.admin.context import Admin
 from elkapi.admin.errors import InvalidInput
-from elkapi.catalog import CATALOG, Facts, Match, Operation, Role
-from elkapi.errors import GatewayError, UpstreamRejected
+from elkapi.catalog import CATALOG, Catalog, Facts, Match, Operation, Role
+from elkapi.errors import GatewayError, NoChannel, UpstreamError, UpstreamRejected
 from elkapi.relay.candidates import Candidate, candidates
+from elkapi.relay.placing import planned, priced
 from elkapi.relay.read import Request, asked_of
 from elkapi.relay.relay import nobody_answered
+from elkapi.relay.video_chat import asked_in_chat, makes_videos
 from elkapi.routing import fallback
 from elkapi.routing.affinity import Affinity
 from elkapi.routing.health import Health
-from elkapi.routing.verdict import ACCEPT, Verdict, on_busy, on_failure, on_status, on_unreadable
+from elkapi.routing.verdict import ACCEPT, Verdict, on_busy, on_failure, on_status, on_submit_status, on_unreadable
 from elkapi.routing.walk import Walk
 from elkapi.snapshot import Snapshot
 from elkapi.snapshot.build import build_snapshot
 from elkapi.storage.repos.keys import KeyRow
+from elkapi.storage.repos.tasks import OUTCOME_UNKNOWN
+from elkapi.translate.media import read_messages
 from elkapi.types import Attempt, Channel, FallbackReason, Grant, Policy, Usage
 
 PATH = "/v1/chat/completions"
@@ -40,6 +44,8 @@ FAULTS: dict[str, tuple[Verdict, FallbackReason | None]] = {
     "context": (on_status(400), "context"),
     "filtered": (on_status(400), "refusal"),
 }
+_SOME_CHAT = {"messages": [{"role": "user", "content": "a video"}]}
+_TASK_NOTE = "a chat with this model is a task; one that goes on from an earlier video goes to the account that made it"
 _NEXT = {
     "accept": "answers the call",
     "next": "the next attempt is made",
@@ -86,10 +92,12 @@ class Explanation(msgspec.Struct, frozen=True):
     notes: tuple[str, ...] = ()
 
 
-class _Bearings(msgspec.Struct):
+class _Places(msgspec.Struct):
     health: Health
     affinity: Affinity
     rng: Random
+    catalog: Catalog
+    operations: Mapping[str, Operation]
 
 
 def explain(
@@ -176,7 +184,7 @@ def _walked(
 
     def result(models: tuple[str, ...] = (), steps: list[Step] | None = None, **end: str | None) -> Explanation:
         return Explanation(
-            operation=found.operation.id,
+            operation=(among[0].request if among else request).operation.id,
             group=grant.group,
             scope=grant.scope,
             asked=question.model,
@@ -191,9 +199,10 @@ def _walked(
     among: tuple[Candidate, ...] = ()
     if complaint is not None:
         return result(told=complaint)
-    bearings = _Bearings(Health(settings.cooldown_s, settings.cooldown_max_s), Affinity(), Random(question.seed))  # noqa: S311
+    health, rng = Health(settings.cooldown_s, settings.cooldown_max_s), Random(question.seed)  # noqa: S311
+    places = _Places(health, Affinity(), rng, CATALOG, {one.id: one for one in CATALOG.operations})
     try:
-        among = candidates(bearings, snapshot, grant, policy, request, _NoHeaders())
+        among = _among(places, snapshot, grant, policy, request)
     except GatewayError as refusal:
         return result(told=f"{refusal.status} {refusal.code}: {refusal.message}")
     models = tuple(candidate.request.model for candidate in among)
@@ -220,6 +229,21 @@ def _request(operation: Operation, policy: Policy, model: str) -> Request:
     return asked_of(request, aliases[model]) if model in aliases else request
 
 
+def _among(
+    places: _Places, snapshot: Snapshot, grant: Grant, policy: Policy, request: Request
+) -> tuple[Candidate, ...]:
+    """The models that may answer; of a chat that makes a video the one, as the submit that its provider takes."""
+    try:
+        return candidates(places, snapshot, grant, policy, request, _NoHeaders())
+    except NoChannel:
+        if not makes_videos(places.operations, snapshot, grant, request):
+            raise
+    asked = asked_in_chat(places, request, read_messages(_SOME_CHAT, request.model))
+    way, attempts, asked = planned(places, snapshot, grant, asked)
+    _, bound = priced(asked, grant, way)
+    return (Candidate(msgspec.structs.replace(request, operation=asked.operation), attempts, bound),)
+
+
 class _NoHeaders:
     """A call that says nothing beside its body."""
 
@@ -231,13 +255,15 @@ def _tried(
     candidate: Candidate, faults: Mapping[int, str], attempts_max: int, steps: list[Step]
 ) -> tuple[GatewayError | None, FallbackReason | None]:
     """One model's attempts, added to `steps`: (None, None) once one answers, else the caller's error and its reason."""
-    walk = Walk(candidate.attempts, attempts_max)
+    walk, submits = Walk(candidate.attempts, attempts_max), candidate.request.operation.role is Role.SUBMIT
     while (attempt := walk.next()) is not None:
-        verdict, reason = _met(attempt.channel, faults.get(attempt.channel.id))
+        verdict, reason = _met(attempt.channel, faults.get(attempt.channel.id), submits)
         walk.judged(attempt, verdict)
         steps.append(_step(candidate.request.model, attempt, verdict, reason))
         if verdict.action == "accept":
             return None, None
+        if submits and verdict.fate == "unknown":
+            return UpstreamError("nobody knows whether the task was begun", code=OUTCOME_UNKNOWN), None
         if verdict.action == "fail":
             status = int(verdict.outcome.removeprefix("status_"))
             message = "the upstream's own words, without its name"
@@ -245,12 +271,16 @@ def _tried(
     return nobody_answered(walk, candidate.request.model), None
 
 
-def _met(channel: Channel, word: str | None) -> tuple[Verdict, FallbackReason | None]:
+def _met(channel: Channel, word: str | None, submits: bool) -> tuple[Verdict, FallbackReason | None]:
     if word is None:
         return ACCEPT, None
     if word in FAULTS:
-        return FAULTS[word]
-    return on_status(channel.status_map.get(int(word), int(word))), None
+        verdict, reason = FAULTS[word]
+        if submits and verdict.fate == "unknown":
+            verdict = msgspec.structs.replace(verdict, action="fail")
+        return verdict, reason
+    status = channel.status_map.get(int(word), int(word))
+    return on_submit_status(status) if submits else on_status(status), None
 
 
 def _step(model: str, attempt: Attempt, verdict: Verdict, reason: FallbackReason | None) -> Step:
@@ -272,7 +302,8 @@ def _step(model: str, attempt: Attempt, verdict: Verdict, reason: FallbackReason
 def _notes(among: tuple[Candidate, ...]) -> tuple[str, ...]:
     """What a dry run cannot know, and limits that a real call may meet."""
     channels = {attempt.channel.id: attempt.channel for one in among for attempt in one.attempts}
-    notes = [f"channel {channel.name}: at most {what}" for channel in channels.values() for what in _limits(channel)]
+    notes = [_TASK_NOTE] if among and among[0].request.operation.role is Role.SUBMIT else []
+    notes += [f"channel {channel.name}: at most {what}" for channel in channels.values() for what in _limits(channel)]
     ties = {channel.priority for channel in channels.values()}
     if len(ties) < len(channels):
         notes.append("channels of one priority are drawn anew for every call, by their weight; --seed draws again")
