@@ -21,8 +21,13 @@ TEXTS = frozenset(
         *("negative_prompt", "negativeprompt", "negative_prompt_text", "negativeprompttext"),
     }
 )
-# Words of a provider's own, beside those that decide the price.
-WORDS = frozenset({"type", "generation_type", "role", "ratio", "aspect_ratio", "aspectratio", "size", "resolution"})
+# Words of the forms and providers, beside those that decide the price of the operation.
+WORDS = frozenset(
+    {
+        *("type", "generation_type", "role", "position", "mode", "quality", "format", "response_format"),
+        *("ratio", "aspect_ratio", "aspectratio", "size", "resolution", "seconds", "duration", "sound", "audio"),
+    }
+)
 WORD_CHARS_MAX = 64
 FILE_CHARS_MIN = 256
 _WORD = re.compile(rf"[\w.:/+=*×-]{{1,{WORD_CHARS_MAX}}}")

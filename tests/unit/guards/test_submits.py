@@ -55,6 +55,12 @@ def test_every_text_is_visited_and_nothing_else(body: dict[str, Any], texts: lis
     assert seen == texts
 
 
+def test_words_of_the_forms_are_no_texts_whatever_decides_the_price() -> None:
+    body = {"input": {"mode": "pro", "aspectRatio": "16:9", "seconds": "5"}, "content": [{"type": "text"}]}
+    assert looked_through(body, str.upper, frozenset()) == body
+    assert looked_through({"mode": "a dog"}, str.upper, frozenset()) == {"mode": "A DOG"}
+
+
 def test_what_is_visited_is_replaced_where_it_stands() -> None:
     body = {"prompt": "a", "mode": "pro", "deep": [{"x": "b"}], "form": '{"prompt":"c","prompt":"d"}', "n": 2}
     assert looked_through(body, str.upper, WORDS) == {
