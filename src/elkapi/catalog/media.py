@@ -35,7 +35,8 @@ class VideoMap(msgspec.Struct, frozen=True, kw_only=True):
     `base` is what every body begins with. `models` finds the names by which a shared account tells whose they are.
     `extra`: fields of the caller that nobody here knows go along. `by_image` are fields that are left out where a
     picture decides them, `listed` the caller's own list of parts, which go before ours. `lines` are the resolutions
-    that it makes: one that follows from a size alone, and is none of them, is left to the provider.
+    that it makes: one that follows from a size alone, and is none of them, is left to the provider. `auto_seconds`: -1
+    leaves the length to the model.
     """
 
     text: str
@@ -48,6 +49,7 @@ class VideoMap(msgspec.Struct, frozen=True, kw_only=True):
     by_image: tuple[str, ...] = ()
     listed: str = ""
     lines: tuple[str, ...] = ()
+    auto_seconds: bool = False
 
 
 _CONTENT = "content[+]"
@@ -90,6 +92,7 @@ VIDEO_MAPS: dict[Wire, VideoMap] = {
             "prompt": "instances[0].prompt",
             "image": "instances[0].image|google",
             "last_image": "instances[0].lastFrame|google",
+            "references": "instances[0].referenceImages[+]|google-asset",
             "negative_prompt": "parameters.negativePrompt",
             "seconds": "parameters.durationSeconds|int",
             "ratio": "parameters.aspectRatio|colon",
@@ -103,6 +106,7 @@ VIDEO_MAPS: dict[Wire, VideoMap] = {
         video="seedance.submit",
         models=r"seedance|^ep-",
         listed="content",
+        auto_seconds=True,
         base={"content": []},
         fields={
             "model": "model",

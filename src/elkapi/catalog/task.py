@@ -54,11 +54,11 @@ class TaskSpec(msgspec.Struct, frozen=True, kw_only=True):
     in which it calls back, `challenge`: it first asks the address whether it wants to be called. `mark` is the member
     that carries our own id, `recall` the request that finds a task by it (`{mark}`), where the provider has such a
     thing; a submit of unknown outcome is asked about with it and never repeated. `keeps_cancelled`: a task that was
-    cancelled can still be read. `done` is the path of a truth that says whether it ended. `address` is where this
-    provider's clients fetch a file from, with their key, where not every address would do; `{asset}` is the file's id.
-    `sync` is the member of the submit by which its caller waits for the end, `{sync}_timeout` how many seconds.
-    `link` is the path at which a finished task tells our address of its file, where the provider itself tells none.
-    `at_once`: the answer to the submit is all there is, and ends it.
+    cancelled can still be read. `deleted` answers a DELETE, None is a 204 without a body. `done` is the path of a truth
+    that says whether it ended. `address` is where this provider's clients fetch a file from, with their key, where not
+    every address would do; `{asset}` is the file's id. `sync` is the member of the submit by which its caller waits for
+    the end, `{sync}_timeout` how many seconds. `link` is the path at which a finished task tells our address of its
+    file, where the provider itself tells none. `at_once`: the answer to the submit is all there is, and ends it.
     """
 
     id: str
@@ -78,6 +78,7 @@ class TaskSpec(msgspec.Struct, frozen=True, kw_only=True):
     mark: str = ""
     recall: str = ""
     keeps_cancelled: bool = False
+    deleted: Mapping[str, Any] | None = None
     done: str = ""
     address: str = ""
     link: str = ""

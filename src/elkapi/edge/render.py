@@ -101,9 +101,12 @@ _ARK_CODES = {
 }
 
 
+_ARK_TYPES = {401: "Unauthorized", 403: "Forbidden", 404: "NotFound", 409: "Conflict", 429: "TooManyRequests"}
+
+
 def _ark(error: GatewayError, message: str, request_id: str) -> object:
     code = _ARK_CODES.get(error.status, error.code)
-    kind = "BadRequest" if error.status < 500 else "InternalServerError"
+    kind = _ARK_TYPES.get(error.status, "BadRequest" if error.status < 500 else "InternalServerError")
     return {"error": {"code": code, "message": message, "param": error.param, "type": kind}}
 
 

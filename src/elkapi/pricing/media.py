@@ -163,10 +163,11 @@ def _word(value: Any, param: str) -> str:
 def _length_ms(meter: Meter, body: Mapping[str, Any]) -> int:
     """Milliseconds, rounded up, of the first length found.
 
-    Providers that bill in tokens take -1 for a length that the model chooses; their meters' default is the longest.
+    Providers that bill in tokens take -1 for a length that the model chooses, Runway "auto"; their meters' default is
+    the longest.
     """
     value = first_of(meter.seconds, body)
-    if value is None or (meter.unit == "token" and value == -1):
+    if value is None or value == "auto" or (meter.unit == "token" and value == -1):
         return math.ceil(meter.seconds_default * 1000)
     param = next(path for path in meter.seconds if first(path, body) not in (None, "", [], {}))
     seconds = _decimal(value)

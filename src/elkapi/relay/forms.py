@@ -31,6 +31,8 @@ _LIMITS: dict[str, Any] = {
     "partsize_limit": 64 * 1024 * 1024,
 }
 _CHARSETS = frozenset({"utf8", "utf-8", "ascii", "us-ascii"})
+# Parts that may come more than once: a first and a last picture, or any number.
+_LISTS = ("input_reference", "images")
 NESTED_MAX = 8
 ANY = "application/octet-stream"
 _NAME = re.compile(r"([^\[\]]+)((?:\[[^\[\]]*\])*)")
@@ -153,6 +155,9 @@ def _put(found: dict[str, Any], part: Part) -> None:
             raise _refused(f"The form names `{part.name}` as a field and as an object.")
     if isinstance(into, list):
         into.append(value)
+    elif steps[-1] in into and part.name in _LISTS:
+        before = into[part.name]
+        into[part.name] = [*(before if isinstance(before, list) else [before]), value]
     elif steps[-1] in into:
         # Of two, another could be served than the one that is priced.
         raise BadRequest(f"The form names `{part.name}` more than once.", code="duplicate_field", param=part.name)

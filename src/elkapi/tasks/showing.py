@@ -164,9 +164,10 @@ class Showing:
         return msgspec.structs.replace(view, reply=msgspec.json.encode(body if show is None else show(body)))
 
     def cancelled(self, operation: Operation, task: Task, origin: str) -> tuple[int, bytes]:
-        """(status, body) after a task was cancelled or forgotten; a native DELETE answers with nothing."""
+        """(status, body) after a task was cancelled or forgotten; a native DELETE answers as its provider does."""
         if operation.form == "native" and operation.method == "DELETE":
-            return 204, b""
+            spec = operation.task
+            return (204, b"") if spec is None or spec.deleted is None else (200, msgspec.json.encode(spec.deleted))
         if operation.method == "DELETE":
             kind = "video.deleted" if operation.form == "video" else "task.deleted"
             view = task.view()

@@ -14,7 +14,7 @@ from typing import Any
 
 import msgspec
 
-from elkapi.catalog.jsonpath import put
+from elkapi.catalog.jsonpath import first, put
 from elkapi.catalog.media import MEANING, VIDEO_MAPS, VideoMap
 from elkapi.errors import BadRequest
 
@@ -23,6 +23,9 @@ _SIZE = re.compile(r"(\d{1,5})\s*[x×*:]\s*(\d{1,5})")
 _TRUE, _FALSE = frozenset({"on", "true", "1", "yes"}), frozenset({"off", "false", "0", "no"})
 _SECONDS = re.compile(r"(\d{1,4}(?:\.\d{1,3})?)s?")
 _DATA = re.compile(r"data:([\w.+-]+/[\w.+-]+);base64,(.+)", re.DOTALL)
+_VEO_FORMS = frozenset({"veo-query", "veo-alias", "wrapped-v2"})
+# A length that the model chooses, where it can.
+AUTO = -1
 # Below this two numbers are a shape such as 16:9, not pixels.
 _PIXELS_MIN = 64
 _PIXELS = {
@@ -124,10 +127,12 @@ def read(form: str, body: Mapping[str, Any], model: str) -> MediaAsk:
     if metadata is not None and not isinstance(metadata, dict):
         raise BadRequest("`metadata` must be an object.", param="metadata")
     ask = _ask({**(metadata or {}), **body}, model)
-    if form.startswith("veo") and "frames" in model and ask.references:
+    if form in _VEO_FORMS and "frames" in model and ask.references:
         # The two pictures of a `*-frames` model are its first and its last.
-        first, *rest = (ask.image, *ask.references) if ask.image else ask.references
-        ask.image, ask.references, ask.last_image = first, tuple(rest[1:]), rest[0] if rest else ask.last_image
+        ask.last_image, ask.references = ask.references[0], ask.references[1:]
+    if form in _VEO_FORMS and "components" in model and ask.image:
+        # Those of a `*-components` model are what is to be seen in it.
+        ask.image, ask.references = "", (ask.image, *ask.references)
     return ask
 
 
@@ -170,6 +175,12 @@ def _ask(body: Mapping[str, Any], model: str) -> MediaAsk:
     if not isinstance(listed, list) or len(listed) > IMAGES_MAX:
         raise BadRequest(f"`images` must be a list of at most {IMAGES_MAX} pictures.", param="images")
     pictures = [_url(one) for one in listed]
+    if isinstance(said["image"], list):
+        # A form's pictures in their order: the first frame, and the last.
+        if not 1 <= len(said["image"]) <= 2:
+            raise BadRequest("Name one picture, or two: the first frame and the last.", param="image")
+        said["image"], *last = said["image"]
+        said["last_image"] = last[0] if last else said["last_image"]
     image = _url(said["image"]) if said["image"] is not None else ""
     if not image and pictures:
         image, pictures = pictures[0], pictures[1:]
@@ -260,7 +271,7 @@ def _seconds(value: Any) -> float | None:
         return None
     if isinstance(value, str) and (hit := _SECONDS.fullmatch(value.strip())) is not None:
         value = float(hit.group(1))
-    if isinstance(value, int | float) and not isinstance(value, bool) and 0 < value <= 3600:
+    if isinstance(value, int | float) and not isinstance(value, bool) and (0 < value <= 3600 or value == AUTO):
         return float(value)
     raise BadRequest("`seconds` must be a length such as 5.", param="seconds")
 
@@ -307,6 +318,8 @@ def write(ask: MediaAsk, wire: str) -> tuple[str, dict[str, Any]]:
     operation = getattr(plan, kind_of(ask))
     if not operation:
         raise BadRequest(f"The model {ask.model!r} takes no {kind_of(ask)} to start from.", param=kind_of(ask))
+    if ask.seconds == AUTO and not plan.auto_seconds:
+        raise BadRequest(f"The model {ask.model!r} needs a length: `seconds` above 0.", param="seconds")
     body: dict[str, Any] = dict(ask.extra) if plan.extra else {}
     kept = _not_text(body.get(plan.listed))
     body |= msgspec.json.decode(msgspec.json.encode(plan.base))
@@ -377,7 +390,8 @@ def _size(ask: MediaAsk) -> tuple[tuple[int, int]] | None:
 
 def _place(body: dict[str, Any], path: str, value: Any) -> None:
     if path.endswith("[+]"):
-        body.setdefault(path.removesuffix("[+]"), []).append(value)
+        path = path.removesuffix("[+]")
+        put(path, body, [*(first(path, body) or ()), value])
     else:
         put(path, body, value)
 
@@ -422,6 +436,7 @@ SPELLINGS: dict[str, Callable[[Any], Any]] = {
     "on-off": lambda value: "on" if value else "off",
     "raw-base64": lambda value: value.partition(",")[2] if value.startswith("data:") else value,
     "google": _google,
+    "google-asset": lambda value: {"image": _google(value), "referenceType": "asset"},
     "luma": lambda value: {"type": "image", "url": value},
     "pika": lambda value: value.removeprefix("pika-"),
     "ark-text": lambda value: {"type": "text", "text": value},

@@ -313,7 +313,7 @@ def _provider_says(view: TaskView, name: str) -> Any:
 def _seconds(view: TaskView) -> str:
     if (theirs := _provider_says(view, "seconds")) is not None:
         return str(theirs)
-    if (said := _said(view, "seconds", "duration")) is None:
+    if (said := _said(view, "seconds", "duration")) in (None, -1, "-1"):
         made_ms = next((asset.duration_ms for asset in view.assets if asset.duration_ms), view.asked_ms)
         said = round(made_ms / 1000)
     return str(said or SECONDS_DEFAULT).removesuffix("s")

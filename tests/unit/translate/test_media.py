@@ -196,3 +196,34 @@ def test_a_size_names_a_resolution_only_where_it_is_made(
 ) -> None:
     _, body = crossed("unified", {"prompt": "p", **said}, wire)
     assert body.get("resolution") == resolution
+
+
+def test_a_length_that_the_model_chooses_goes_to_those_that_can() -> None:
+    asked = {"prompt": "tea", "metadata": {"duration": -1}}
+    assert crossed("unified", asked, "ark-video")[1]["duration"] == -1
+    for wire in WIRES:
+        if wire != "ark-video":
+            assert refused("unified", asked, wire) == "seconds"
+    assert refused("unified", {"prompt": "tea", "duration": -2}, "ark-video") == "seconds"
+
+
+def test_two_pictures_of_one_name_are_the_first_frame_and_the_last() -> None:
+    pictures = [{"image_url": A}, {"image_url": B}]
+    ask = read("video", {"prompt": "p", "input_reference": pictures}, "m")
+    assert (ask.image, ask.last_image) == (A, B)
+    ask = read("video", {"prompt": "p", "input_reference": pictures[:1]}, "m")
+    assert (ask.image, ask.last_image) == (A, "")
+    for wrong in ([], [*pictures, {"image_url": A}]):
+        with pytest.raises(BadRequest):
+            read("video", {"prompt": "p", "input_reference": wrong}, "m")
+
+
+def test_the_pictures_of_a_components_model_are_what_is_to_be_seen() -> None:
+    for form in ("veo-query", "veo-alias", "wrapped-v2"):
+        asked = {"prompt": "p", "images": [DATA, DATA]}
+        _, body = crossed(form, asked, "veo", "veo3.1-components")
+        assert "image" not in body["instances"][0]
+        one = {"image": {"bytesBase64Encoded": "AAAA", "mimeType": "image/png"}, "referenceType": "asset"}
+        assert body["instances"][0]["referenceImages"] == [one, one]
+        _, body = crossed(form, asked, "veo", "veo3.1-frames")
+        assert {"image", "lastFrame"} <= body["instances"][0].keys()

@@ -31,6 +31,7 @@ TASK = TaskSpec(
     fetch=f"GET {_PATH}/{{id}}",
     cancel=f"DELETE {_PATH}/{{id}}",
     keeps_cancelled=True,
+    deleted={},
     callback="callback_url",
     notice="ark",
     blank={"id": "{id}", "model": "{model}", "status": "queued", "error": None, "created_at": "{created_s}"},

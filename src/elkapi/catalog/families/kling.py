@@ -47,15 +47,30 @@ _LIST = Listing(
 _tasks = Tasks(family="kling", wire="kling", prefix="/kling", task=VIDEO, meter=_VIDEO, model=_MODEL)
 
 
+_FILES = (
+    *("image", "image_tail", "images", "static_mask", "dynamic_masks", "human_image", "cloth_image"),
+    *("audio_file", "face_choose"),
+)
+
+
+def _raw(value: Any) -> Any:
+    """Base64 without its `data:` prefix, in a list and in its objects too."""
+    if isinstance(value, str):
+        return value.partition(",")[2] if value.startswith("data:") else value
+    if isinstance(value, list):
+        return [_raw(one) for one in value]
+    return {name: _raw(one) for name, one in value.items()} if isinstance(value, dict) else value
+
+
 def _prepare(operation: str, body: dict[str, Any], model: str) -> dict[str, Any]:
     """Numbers as the texts that Kling wants, raw Base64 without its data: prefix, the names of its own pages."""
     for holder in (body, body.get("input")):
         if isinstance(holder, dict):
             if isinstance(holder.get("duration"), int | float):
                 holder["duration"] = f"{holder['duration']:g}"
-            for name in ("image", "image_tail", "human_image", "cloth_image"):
-                if isinstance(value := holder.get(name), str) and value.startswith("data:"):
-                    holder[name] = value.partition(",")[2]
+            for name in _FILES:
+                if name in holder:
+                    holder[name] = _raw(holder[name])
     if operation == "kling.image-expand" and "bottom_expansion_ratio" in body:
         body["down_expansion_ratio"] = body.pop("bottom_expansion_ratio")
     if operation == "kling.extend":

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import msgspec
+
 from elkapi.catalog.declare import ANY_MODEL, Tasks
 from elkapi.catalog.operation import Family
 from elkapi.catalog.task import Made, Meter, TaskSpec
@@ -26,8 +28,16 @@ TASK = TaskSpec(
     cancel="DELETE /v1/tasks/{id}",
     blank={"id": "{id}", "status": "PENDING", "createdAt": "{created_iso}"},
 )
-_FEATURES: dict[str, tuple[str, ...]] = {"ratio": ("ratio",), "audio": ("audio", "=false")}
-_SECONDS = Meter(unit="second", seconds=("duration",), features=_FEATURES)
+_FEATURES: dict[str, tuple[str, ...]] = {
+    "ratio": ("ratio",),
+    "resolution": ("resolution",),
+    "audio": ("audio", "=false"),
+}
+# Where a request says no length (or "auto"), the longest is held that a model may choose; what is made is paid.
+_SECONDS = Meter(unit="second", seconds=("duration",), seconds_default=15.0, features=_FEATURES)
+# As long as the film that it starts from: the provider takes up to 30 seconds of one.
+_AS_LONG = msgspec.structs.replace(_SECONDS, seconds_default=30.0)
+_PICTURES = Meter(unit="image", count="outputCount", features=_FEATURES | {"quality": ("quality",)})
 _tasks = Tasks(family="runway", wire="runway", prefix="/runwayml", task=TASK, meter=_SECONDS)
 
 FAMILY = Family(
@@ -36,10 +46,10 @@ FAMILY = Family(
     operations=(
         _tasks.submit("image-to-video", "/v1/image_to_video"),
         _tasks.submit("text-to-video", "/v1/text_to_video"),
-        _tasks.submit("video-to-video", "/v1/video_to_video"),
-        _tasks.submit("character-performance", "/v1/character_performance"),
-        _tasks.submit("video-upscale", "/v1/video_upscale"),
-        _tasks.submit("text-to-image", "/v1/text_to_image", meter=Meter(unit="image", features=_FEATURES)),
+        _tasks.submit("video-to-video", "/v1/video_to_video", meter=_AS_LONG),
+        _tasks.submit("character-performance", "/v1/character_performance", meter=_AS_LONG),
+        _tasks.submit("video-upscale", "/v1/video_upscale", meter=_AS_LONG),
+        _tasks.submit("text-to-image", "/v1/text_to_image", meter=_PICTURES),
         _tasks.submit("image-upscale", "/v1/image_upscale", meter=Meter(unit="image")),
         _tasks.submit("text-to-speech", "/v1/text_to_speech", meter=Meter(unit="call")),
         _tasks.submit("sound-effect", "/v1/sound_effect", meter=Meter(unit="call")),

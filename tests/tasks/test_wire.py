@@ -1,0 +1,117 @@
+"""What the contracts of Kling, Runway, Seedance and Veo say beside their rows: spellings, lengths, errors, names."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Iterator
+
+import httpx
+import msgspec
+import pytest
+
+from elkapi.catalog import CATALOG
+from elkapi.catalog.families import kling
+from elkapi.pricing.media import bound
+from tests.tasks.rows import PICTURE, SUBMITS
+from tests.tasks.test_rows import AT_ONCE, FAULT, Asking, Caller, Served, serving
+
+OPERATIONS = {one.id: one for one in CATALOG.operations}
+DATA = "data:image/png;base64,iVBORw0KGgo="
+ARK = "/api/v3/contents/generations/tasks"
+
+
+@pytest.fixture(scope="module")
+def gateways(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+    with serving(tmp_path_factory.mktemp("wire")) as one:
+        yield one
+        report = one.books()
+        assert (report.unknown_outcomes, report.loss_nano) == (0, 0)
+
+
+@pytest.mark.parametrize(
+    ("row", "body"),
+    [
+        ("kling.image-to-video", {"model_name": "kling-v1-6", "image": DATA, "static_mask": DATA}),
+        ("kling.image-to-video", {"model_name": "kling-v1-6", "image": PICTURE, "image_tail": DATA}),
+        (
+            "kling.effects",
+            {"effect_scene": "hug", "input": {"model_name": "kling-v1-6", "images": [DATA, DATA], "duration": 5}},
+        ),
+        ("kling.try-on", {"human_image": DATA, "cloth_image": DATA}),
+    ],
+)
+def test_kling_is_sent_raw_base64(gateways: Served, row: str, body: dict[str, object]) -> None:
+    reply = Asking(gateways, row).call("POST", OPERATIONS[row].path, json=body, headers={FAULT: AT_ONCE})
+    assert reply.status_code == 200, reply.text
+
+
+def test_no_prefix_of_base64_is_left_wherever_a_file_of_klings_stands() -> None:
+    prepare = kling.FAMILY.hooks.prepare
+    assert prepare is not None
+    body = {
+        "dynamic_masks": [{"mask": DATA, "trajectories": [{"x": 1, "y": 2}]}],
+        "input": {"audio_file": DATA},
+        "face_choose": [{"face_id": "0", "sound_file": DATA}],
+        "prompt": "data: what it is",
+    }
+    made = prepare("kling.image-to-video", body, "kling-v1")
+    assert "data:" not in msgspec.json.encode({**made, "prompt": ""}).decode()
+    assert made["prompt"] == body["prompt"]
+    assert made["dynamic_masks"][0]["trajectories"] == [{"x": 1, "y": 2}]
+
+
+@pytest.mark.parametrize(
+    ("row", "body", "units"),
+    [
+        ("runway.image-to-video", {}, ("video_ms", 15_000)),
+        ("runway.image-to-video", {"duration": "auto"}, ("video_ms", 15_000)),
+        ("runway.image-to-video", {"duration": 5}, ("video_ms", 5_000)),
+        ("runway.character-performance", {}, ("video_ms", 30_000)),
+        ("runway.text-to-image", {"outputCount": 4}, ("images", 4)),
+    ],
+)
+def test_what_runway_may_make_is_held(row: str, body: dict[str, object], units: tuple[str, int]) -> None:
+    meter = OPERATIONS[row].meter
+    assert meter is not None
+    assert getattr(bound(meter, body)[0], units[0]) == units[1]
+
+
+def test_a_video_of_runways_own_length_is_paid_as_it_is(gateways: Served) -> None:
+    """gen4_turbo makes ten seconds where it is told no length."""
+    gateways.run(gateways.gate.price("gen4_turbo", per_second_usd="0.05"))
+    caller = Caller(gateways, "runway.image-to-video")
+    body = {name: value for name, value in SUBMITS["runway.image-to-video"].body.items() if name != "duration"}
+    reply = caller.call("POST", caller.path, json=body, headers={FAULT: AT_ONCE})
+    caller.until(reply.json()["id"], "SUCCEEDED")
+    assert gateways.charge_nano(reply.headers["x-request-id"]) == 500_000_000
+
+
+def test_ark_answers_a_delete_and_a_wrong_key_in_its_own_words(gateways: Served) -> None:
+    caller = Caller(gateways, "seedance.submit", ARK)
+    task_id, _ = caller.begun(AT_ONCE)
+    caller.until(task_id, "succeeded")
+    gone = caller.call("DELETE", f"{ARK}/{task_id}")
+    assert (gone.status_code, gone.json()) == (200, {})
+    absent = caller.call("GET", f"{ARK}/{task_id}")
+    assert absent.json()["error"] | {"message": ""} == {
+        "code": "ResourceNotFound",
+        "message": "",
+        "param": "id",
+        "type": "NotFound",
+    }
+    refused = caller.call("GET", f"{ARK}/{task_id}", key="sk-nobody")
+    assert (refused.status_code, refused.json()["error"]["type"]) == (401, "Unauthorized")
+
+
+def test_two_reference_pictures_are_the_first_frame_and_the_last(gateways: Served) -> None:
+    asking = Asking(gateways, "veo.v1-videos-submit")
+    picture = ("a.png", b"\x89PNG\r\n\x1a\n", "image/png")
+    parts = [("model", (None, "veo-3.0-generate-001")), ("prompt", (None, "a dog")), ("size", (None, "16x9"))]
+    files = [*parts, ("input_reference", picture), ("input_reference", picture)]
+    headers = {"authorization": f"Bearer {asking.key}", FAULT: AT_ONCE}
+    reply = httpx.post(f"{gateways.gate.origin}/v1/videos", files=files, headers=headers)
+    assert reply.status_code == 200, reply.text
+    shown = gateways.sandbox.sandbox.recorder.shown()
+    sent = next(one for one in reversed(shown) if one.target.endswith(":predictLongRunning"))
+    body = msgspec.json.decode(base64.b64decode(sent.body_base64))
+    assert {"image", "lastFrame"} <= body["instances"][0].keys()
