@@ -12,6 +12,9 @@ import pytest
 from elkapi.catalog import CATALOG
 from elkapi.catalog.families import kling
 from elkapi.pricing.media import bound
+from elkapi.storage.repos.tasks import TaskRow
+from elkapi.tasks import callback_forms, record
+from elkapi.types import Price, Usage
 from tests.tasks.rows import PICTURE, SUBMITS
 from tests.tasks.test_rows import AT_ONCE, FAULT, Asking, Caller, Served, serving
 
@@ -115,3 +118,55 @@ def test_two_reference_pictures_are_the_first_frame_and_the_last(gateways: Serve
     sent = next(one for one in reversed(shown) if one.target.endswith(":predictLongRunning"))
     body = msgspec.json.decode(base64.b64decode(sent.body_base64))
     assert {"image", "lastFrame"} <= body["instances"][0].keys()
+
+
+def test_a_name_of_the_callers_own_is_its_own_though_the_account_is_shared(gateways: Served) -> None:
+    row, ids = "kling.text-to-video", []
+    body = {**SUBMITS[row].body, "external_task_id": "order-17"}
+    callers = [Caller(gateways, row) for _ in range(2)]
+    for caller in callers:
+        reply = caller.call("POST", caller.path, json=body, headers={FAULT: AT_ONCE})
+        assert reply.status_code == 200, reply.text
+        assert reply.json()["data"]["task_info"] == {"external_task_id": "order-17"}
+        ids.append(reply.json()["data"]["task_id"])
+        again = caller.call("POST", caller.path, json=body)
+        assert (again.status_code, again.json()["code"]) == (400, 1201)
+    assert ids[0] != ids[1]
+    for caller, task_id in zip(callers, ids, strict=True):
+        done = caller.until("order-17", "succeed")["data"]
+        assert (done["task_id"], done["task_info"]["external_task_id"]) == (task_id, "order-17")
+
+
+def test_a_callback_calls_a_task_as_its_caller_does() -> None:
+    ours, task_id = "task_" + "0" * 32, bytes(16)
+    asked = record.Asked(
+        body={},
+        group="g",
+        price=Price(id=0, model="m", version=0),
+        ratio_micro=0,
+        held_nano=0,
+        accounts=(),
+        upper=Usage(),
+        mark=ours,
+        own_mark='a "b"',
+    )
+    told = record.Told(reply=msgspec.Raw(b'{"data":{"task_info":{"external_task_id":"%b"}}}' % ours.encode()))
+    facts = dict.fromkeys(TaskRow.__struct_fields__) | {"id": task_id, "state": "running", "created_ns": 0}
+    row = TaskRow(**facts | {"progress": 0})
+    shown = callback_forms.body("kling", record.Task(row, asked, told).view(), lambda _: {})
+    assert msgspec.json.decode(shown)["task_info"] == {"external_task_id": 'a "b"'}
+
+
+@pytest.mark.parametrize("mark", [17, "x" * 257])
+def test_a_name_of_the_callers_own_is_a_short_text(gateways: Served, mark: object) -> None:
+    asking = Asking(gateways, "kling.text-to-video")
+    reply = asking.call("POST", asking.path, json={**SUBMITS[asking.id].body, "external_task_id": mark})
+    assert (reply.status_code, reply.json()["error"]["param"]) == (400, "external_task_id")
+
+
+def test_a_repeat_under_one_idempotency_key_may_carry_the_same_name(gateways: Served) -> None:
+    asking = Asking(gateways, "kling.text-to-video")
+    body = {**SUBMITS[asking.id].body, "external_task_id": "order-18"}
+    replies = [asking.call("POST", asking.path, json=body, headers={"idempotency-key": "k"}) for _ in range(2)]
+    assert [one.status_code for one in replies] == [200, 200]
+    assert replies[0].content == replies[1].content

@@ -222,10 +222,10 @@ def _versioned(prefix: str, value: Any) -> Any:
 
 def provider_body(
     asked: Asked, upstream_model: str, mark: str, callback: str, names: Mapping[str, str]
-) -> tuple[bytes, bytes, str]:
-    """(the body as this provider wants it, its type, our mark in it, "" where it takes none). Raises BadRequest.
+) -> tuple[bytes, bytes]:
+    """(the body as this provider wants it, its type). Raises BadRequest.
 
-    `mark` is put where the caller gave none of its own; `callback` is ours or "", and takes the caller's place. `names`
+    `mark` takes the place of the caller's own; `callback` is ours or "", and takes the caller's place. `names`
     are the provider's own for tasks that the caller calls by ours.
     """
     source, task, hooks = asked.operation.model, asked.task, asked.family.hooks
@@ -244,14 +244,14 @@ def provider_body(
         else:
             body.pop(task.callback, None)
     if task.mark:
-        mark = str(body.setdefault(task.mark, mark))
+        # Never the caller's: accounts are shared, and what one calls so is another's task.
+        body[task.mark] = mark
     body = _prepared(hooks, asked.operation.id, body, upstream_model)
-    mark = mark if task.mark else ""
     if body == asked.body:
-        return asked.sent, asked.content_type, mark
+        return asked.sent, asked.content_type
     if asked.content_type != JSON:
-        return forms.changed(asked.sent, asked.content_type, asked.body, body), asked.content_type, mark
-    return msgspec.json.encode(body), JSON, mark
+        return forms.changed(asked.sent, asked.content_type, asked.body, body), asked.content_type
+    return msgspec.json.encode(body), JSON
 
 
 def _prepared(hooks: Hooks, operation: str, body: dict[str, Any], model: str) -> dict[str, Any]:

@@ -31,6 +31,7 @@ from elkapi.tasks.record import Task
 from elkapi.translate.media import is_own
 from elkapi.types import Attempt, Grant, Price, Quote
 
+OWN_MARK_CHARS_MAX = 256
 DEFAULT_VIDEO_MODEL = "sora-2"
 REMIX = "sora.remix"
 
@@ -138,6 +139,19 @@ def crossed_over(plane: Places, asked: Asked, attempts: tuple[Attempt, ...]) -> 
     if wire == operation.wire and operation.form == "video" and is_own(asked.body):
         return kept, asked
     return kept, crossed(asked, plane.operations, plane.catalog.family_of, wire)
+
+
+async def own_mark_checked(plane: DataPlane, grant: Grant, asked: Asked, repeatable: bool) -> None:
+    """Raises BadRequest for a name of the caller's own that is none, or already that of a task; providers want it once.
+
+    `repeatable`: a submit under an idempotency key may come again.
+    """
+    param = asked.task.mark
+    mark = asked.body.get(param)
+    if not isinstance(mark, str) or len(mark) > OWN_MARK_CHARS_MAX:
+        raise BadRequest(f"`{param}` must be a text of at most {OWN_MARK_CHARS_MAX} characters.", param=param)
+    if not repeatable and await plane.tasks.find_or_none(grant, mark) is not None:
+        raise BadRequest(f"`{param}` already names another task.", param=param)
 
 
 async def same_account(

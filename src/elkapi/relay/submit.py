@@ -38,7 +38,7 @@ from elkapi.relay.call import Call
 from elkapi.relay.guarding_submits import looked_at
 from elkapi.relay.hold import checked_key
 from elkapi.relay.note import note, note_end
-from elkapi.relay.placing import check_callback, like_its_source, planned, priced, same_account
+from elkapi.relay.placing import check_callback, like_its_source, own_mark_checked, planned, priced, same_account
 from elkapi.relay.plane import DataPlane
 from elkapi.relay.redact import redact, rejected
 from elkapi.relay.relay import nobody_answered, remember
@@ -177,7 +177,7 @@ class Submit:
         self.tries: list[AttemptRecord] = []
         self.error: GatewayError | None = None
         self.native: NativeRefusal | None = None
-        self.mark = ""
+        self.own_mark = str(asked.body.get(asked.task.mark) or "") if asked.task.mark else ""
         # What the caller calls by our names, by the provider's.
         self.named: dict[str, str] = {}
         self.kept: record.Asked
@@ -193,6 +193,8 @@ class Submit:
         price, bound = priced(asked, grant, way)
         one = cls(plane, grant, asked, call, attempts, price, bound)
         one.named = named
+        if one.own_mark:
+            await own_mark_checked(plane, grant, asked, one.claim is not None)
         return one
 
     # The money and the row
@@ -268,7 +270,8 @@ class Submit:
             upper=self.quote.upper,
             features=asked.features,
             path=asked.operation.upstream.partition(" ")[2],
-            mark=str(asked.body.get(task.mark) or text_id(self.call_id)) if task.mark else "",
+            mark=text_id(self.call_id) if task.mark else "",
+            own_mark=self.own_mark,
             places=tuple((one.channel.id, one.key.id) for one in self.attempts[: self.plane.settings.attempts_max]),
             asked_model=asked.said,
             callback_url=asked.callback_url,
@@ -348,7 +351,7 @@ class Submit:
         plane, asked = self.plane, self.asked
         try:
             callback = plane.addresses.callback(self.call_id) if asked.task.callback else ""
-            body, content_type, self.mark = provider_body(
+            body, content_type = provider_body(
                 asked, attempt.upstream_model, text_id(self.call_id), callback, self.named
             )
             if (channel := attempt.channel).param_set or channel.param_default or channel.param_remove:
@@ -438,6 +441,7 @@ class Submit:
 
     async def _accepted(self, attempt: Attempt, status: int, reply: bytes) -> tuple[int, bytes]:
         asked, hooks, now_ns = self.asked, self.asked.family.hooks, self.plane.clock.now_ns()
+        reply = record.in_callers_words(self.kept, reply)
         decoded = _decoded(reply)
         accepted = decoded if hooks.accept is None else hooks.accept(decoded)
         native = machine.native_id(asked.task, accepted)
@@ -464,7 +468,7 @@ class Submit:
             channel_id=attempt.channel.id,
             channel_key_id=attempt.key.id,
             told=record.encode(told),
-            refs=tuple({self.mark} - {text_id(self.call_id), ""}),
+            refs=(self.own_mark,) if self.own_mark else (),
             claim=self.claim,
             reply=StoredReply(self.call_id, status, JSON, body),
         )

@@ -19,7 +19,8 @@ class Asked(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
     """A submit as it was quoted: the price stays that of this moment. `accounts` fund it, `held_nano` is reserved.
 
     `body` is the caller's request without what is too long to keep; `path` the provider's path of the submit, `mark`
-    our own id there, "" where it takes none. `places` are the channels and keys it may have been put to, in order.
+    our own id there, "" where it takes none, `own_mark` the caller's, which only we know. `places` are the channels and
+    keys it may have been put to, in order.
     `price` is the whole record, of which `features` choose. `origin` is how the caller addressed the gateway.
     `key_name` and `traceparent` are for the span of the task's end.
     """
@@ -34,6 +35,7 @@ class Asked(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
     features: Mapping[str, str] = {}
     path: str = ""
     mark: str = ""
+    own_mark: str = ""
     places: tuple[tuple[int, int], ...] = ()
     asked_model: str = ""
     callback_url: str = ""
@@ -109,10 +111,15 @@ class Task(msgspec.Struct, frozen=True):
             error_code=row.error_code or "",
             error=self.told.error,
             assets=self.told.assets,
-            reply=bytes(self.told.reply),
+            reply=in_callers_words(self.asked, bytes(self.told.reply)),
             asked=self.asked.body,
             asked_ms=self.asked.upper.video_ms // max(self.asked.upper.calls, 1),
         )
+
+
+def in_callers_words(asked: Asked, reply: bytes) -> bytes:
+    """A provider's answer with the caller's own name of the task in the place of ours."""
+    return reply.replace(encode(asked.mark), encode(asked.own_mark)) if asked.own_mark else reply
 
 
 def opened(sealer: Sealer, row: TaskRow) -> Task:

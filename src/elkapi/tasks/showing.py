@@ -24,7 +24,7 @@ def native(task: Task, spec: TaskSpec, view: TaskView) -> Any:
     """The provider's last answer as if it answered now: ours where it and we differ. `view` has our addresses."""
     body: Any = {}
     if task.told.reply and (task.told.polled or not spec.blank):
-        body = _decode(bytes(task.told.reply))
+        body = _decode(view.reply)
     elif spec.blank:
         body = _filled(spec.blank, view)
     word = first(spec.state, body) if spec.state else None
