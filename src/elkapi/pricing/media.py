@@ -72,6 +72,9 @@ def measured(
     """
     kind = "image" if meter.unit == "image" else "video"
     files = [asset for asset in assets if asset.kind == kind]
+    if not files and kind == "video":
+        # Speech is metered by its seconds too.
+        files = [asset for asset in assets if asset.kind == "audio"]
     if not files:
         return asked, _with_resolution(meter, features, files)
     if meter.unit == "token":

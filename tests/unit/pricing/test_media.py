@@ -125,6 +125,7 @@ def test_files_are_counted_and_posters_are_not() -> None:
     made = (_file(duration_ms=5040), _file("image"))
     assert measured(SECONDS, asked, features, made)[0] == Usage(video_ms=5000, calls=1)
     assert measured(SECONDS, asked, features, (_file("image"),))[0] == asked
+    assert measured(SECONDS, asked, features, (_file("audio", duration_ms=7000),))[0] == Usage(video_ms=7000, calls=1)
     asked, features = bound(PICTURES, {"n": 4})
     assert measured(PICTURES, asked, features, (_file("image"),) * 3)[0] == Usage(images=3, calls=3)
 
