@@ -17,7 +17,8 @@ from elkapi.control.tasking import opened_poller, polling
 from elkapi.ids import new_id
 from elkapi.ledger import check
 from elkapi.roles import WorkerOrder
-from elkapi.tasks.poller import CopyFailed, Poller
+from elkapi.tasks.copying import CopyFailed
+from elkapi.tasks.poller import Poller
 from elkapi.tasks.record import Task
 from elkapi.types import TaskAsset
 from elkapi.upstream import UpstreamRequest

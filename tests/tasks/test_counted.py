@@ -22,7 +22,8 @@ from elkapi.observe.calls import CallFacts
 from elkapi.observe.metrics import CallCounts
 from elkapi.relay.telemetry import Telemetry
 from elkapi.roles import WorkerOrder
-from elkapi.tasks.poller import CopyFailed, Poller
+from elkapi.tasks.copying import CopyFailed
+from elkapi.tasks.poller import Poller
 from elkapi.types import TaskStep
 from tests.collector import collecting, points, values
 from tests.tasks.conftest import Tasks

@@ -16,7 +16,8 @@ from elkapi.clock import ManualClock
 from elkapi.ledger.recovery import recover_owners
 from elkapi.money import parse_usd
 from elkapi.relay.submit import Submit
-from elkapi.tasks.poller import CopyFailed, Poller, Watched
+from elkapi.tasks.copying import CopyFailed
+from elkapi.tasks.poller import Poller, Watched
 from tests.tasks.conftest import MODEL, Tasks
 
 HALF = parse_usd("0.50")
@@ -243,6 +244,18 @@ async def test_big_files_keep_nobody_from_asking_about_other_tasks(tasks: Tasks)
         tasks.copies.go_on.set()
         await tasks.until("succeeded")
     assert len(tasks.copies.asked) == 1
+
+
+async def test_a_file_that_was_not_there_keeps_its_turn_however_often_its_provider_calls(tasks: Tasks) -> None:
+    tasks.upstream.succeed((await tasks.submit()).json()["data"]["task_id"])
+    tasks.copies.fail = CopyFailed("not yet", again=True)
+    async with tasks.polling() as poller:
+        while not any(one.copies and not one.running for one in poller._watched.values()):
+            await asyncio.sleep(0.01)
+        (watched,) = poller._watched.values()
+        due_s = watched.due_s
+        poller._poke(watched.owned.id)
+        assert watched.due_s == due_s
 
 
 async def test_a_burst_of_polls_comes_apart(tasks: Tasks, monkeypatch: pytest.MonkeyPatch) -> None:

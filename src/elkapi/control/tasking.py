@@ -26,7 +26,8 @@ from elkapi.storage.installation import Installation, open_installation
 from elkapi.storage.repos import tasks as rows
 from elkapi.storage.secrets import Sealer
 from elkapi.tasks.addresses import Addresses
-from elkapi.tasks.poller import Copier, Parts, Poller, ended
+from elkapi.tasks.parts import Copier, Parts
+from elkapi.tasks.poller import Poller, ended
 from elkapi.tasks.record import Task, opened
 from elkapi.tasks.request import Signer
 from elkapi.tasks.spans import span_of

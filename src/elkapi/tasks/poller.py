@@ -13,41 +13,28 @@ import contextlib
 import heapq
 import logging
 from collections import Counter, defaultdict, deque
-from collections.abc import Awaitable, Callable, Iterable, Mapping
-from typing import Any, Protocol, TypeVar
-from urllib.parse import urlsplit
+from collections.abc import Iterable
+from typing import Any
 
 import msgspec
-from sqlalchemy import Connection
 
-from elkapi.catalog.jsonpath import first
-from elkapi.catalog.operation import Family, Operation
-from elkapi.catalog.task import Made, TaskSpec
-from elkapi.clock import Clock
+from elkapi.catalog.operation import Operation
+from elkapi.catalog.task import TaskSpec
 from elkapi.errors import Unavailable
-from elkapi.ledger import Ledger
-from elkapi.routing.verdict import is_success, parse_retry_after_s
-from elkapi.settings import Settings
-from elkapi.snapshot import Snapshot
 from elkapi.storage.repos import alerts
 from elkapi.storage.repos import tasks as rows
 from elkapi.storage.repos.tasks import OUTCOME_UNKNOWN, Owned
 from elkapi.tasks import ending, machine, record
+from elkapi.tasks.asking import Account, account_of, asked
+from elkapi.tasks.copying import Copies, CopyFailed
+from elkapi.tasks.parts import Parts
 from elkapi.tasks.record import Task
-from elkapi.tasks.request import ABSENT, Signer, answer_to, credential, request_for
-from elkapi.tasks.telling import Tell
 from elkapi.testing.crash import point
-from elkapi.types import Channel, ChannelKey, RequestRecord, State, TaskAsset, TaskStep
-from elkapi.upstream import Origin, UpstreamFailure, UpstreamRequest
-from elkapi.upstream.gcp import TokenRefused
-from elkapi.upstream.reply import UpstreamReply
-
-T = TypeVar("T")
+from elkapi.types import State, TaskStep
 
 LOOK_S = 0.5
 LEASE_AT_ONCE = 500
 POLLS_AT_ONCE_MAX = 256
-COPIES_AT_ONCE_MAX = 8
 # So many ended tasks may wait for their copies without keeping their places as polls.
 COPIES_WAITING_MAX = 1000
 FAILED_S = 2.0
@@ -66,33 +53,6 @@ NOT_BEGUN = "not_begun"
 UNKNOWABLE = "The gateway was interrupted while it began the task, and the provider cannot be asked for it."
 
 log = logging.getLogger("elkapi.tasks")
-_body = msgspec.json.Decoder(Any)
-
-
-class CopyFailed(Exception):
-    """A file was not copied; `again`: it may be there later."""
-
-    def __init__(self, message: str, *, again: bool) -> None:
-        super().__init__(message)
-        self.again = again
-
-
-class Copier(Protocol):
-    """Takes what a provider made into our store."""
-
-    async def copy(self, task: Task, number: int, made: Made, request: UpstreamRequest, source: str) -> TaskAsset:
-        """Raises CopyFailed."""
-
-
-class Storage(Protocol):
-    """The database, off the loop."""
-
-    async def read(self, ask: Callable[[Connection], T]) -> T: ...
-
-    async def write(self, change: Callable[[Connection], T]) -> T: ...
-
-    async def opened(self, task_id: bytes) -> Task | None:
-        """A task as it stands, opened."""
 
 
 class Watched:
@@ -107,24 +67,6 @@ class Watched:
         self.running = False
         # The channel of which it holds one of the places of polls, while it does.
         self.place: tuple[int | None] | None = None
-
-
-class Parts(msgspec.Struct, frozen=True):
-    """What a poller works with; `families` are by an operation's id. `ended` is told of each end that it made."""
-
-    settings: Settings
-    operations: Mapping[str, Operation]
-    families: Mapping[str, Family]
-    snapshot: Callable[[], Snapshot]
-    storage: Storage
-    ledger: Ledger
-    send: Callable[[UpstreamRequest], Awaitable[UpstreamReply]]
-    signer: Signer
-    copier: Copier
-    tell: Tell
-    ended: Callable[[Task, RequestRecord], None]
-    clock: Clock
-    owner: bytes
 
 
 async def ended(tasks: Iterable[asyncio.Task[None]]) -> None:
@@ -148,8 +90,7 @@ class Poller:
         self._waiting: defaultdict[int | None, deque[bytes]] = defaultdict(deque)
         self._running: set[asyncio.Task[None]] = set()
         self._polling = 0
-        self._copying = asyncio.Semaphore(COPIES_AT_ONCE_MAX)
-        self._copies_waiting = 0
+        self._copies = Copies(parts)
         self._wake = asyncio.Event()
         self._look_at_s = 0.0
         self._stopped = False
@@ -225,7 +166,8 @@ class Poller:
 
     def _poke(self, task_id: bytes) -> None:
         watched = self._watched.get(task_id)
-        if watched is not None and not watched.running:
+        # A file that was not there is asked for in its own time: callbacks may come in any number, its tries may not.
+        if watched is not None and not watched.running and not watched.copies:
             self._schedule(watched, self._parts.clock.monotonic_s())
 
     def _schedule(self, watched: Watched, due_s: float) -> None:
@@ -312,14 +254,16 @@ class Poller:
         self.counts["polls"] += 1
         if owned.native_id is None:
             return await self._recall(watched, operation)
-        place = self._place(owned.channel_id, owned.channel_key_id)
-        if place is None:
+        account = account_of(self._parts.snapshot(), owned.channel_id, owned.channel_key_id)
+        if account is None:
             await self._alert(CHANNEL_GONE, watched, {"channel": owned.channel_id})
             return OVERDUE_EVERY_S
         spec = operation.task
         assert spec is not None
         submit_path = operation.upstream.partition(" ")[2]
-        answer = await self._asked(operation, *place, spec.fetch, {"id": owned.native_id, "submit": submit_path})
+        answer = await asked(
+            self._parts, operation, account, spec.fetch, {"id": owned.native_id, "submit": submit_path}
+        )
         if answer is None:
             task = await self._parts.storage.opened(owned.id)
             if task is None or task.state.is_end:
@@ -343,7 +287,7 @@ class Poller:
         if not reading.state.is_end:
             return await self._goes_on(watched, spec, reading, raw)
         if reading.state is State.SUCCEEDED:
-            return await self._finish(watched, operation, place, reading, reply, raw)
+            return await self._finish(watched, operation, account, reading, reply, raw)
         task = await self._parts.storage.opened(owned.id)
         if task is None or task.state.is_end:
             return None
@@ -425,49 +369,6 @@ class Poller:
     def _backoff_s(self, watched: Watched) -> float:
         return float(min(2 ** min(watched.failures + 1, 6), 60))
 
-    # Asking
-
-    def _place(self, channel_id: int | None, key_id: int | None) -> tuple[Channel, ChannelKey] | None:
-        """The account that took the task; a key that was switched off for new calls still answers for old ones."""
-        channel = None if channel_id is None else self._parts.snapshot().channel(channel_id)
-        if channel is None:
-            return None
-        key = next((key for key in channel.keys if key.id == key_id), None)
-        return None if key is None else (channel, key)
-
-    async def _asked(
-        self,
-        operation: Operation,
-        channel: Channel,
-        key: ChannelKey,
-        what: str,
-        values: Mapping[str, str],
-    ) -> tuple[Any, bytes] | float | None:
-        """(what the provider says, in the declared shape; its bytes), or how many seconds it asked us to wait.
-
-        None is its word that there is no such thing.
-        """
-        parts = self._parts
-        try:
-            request = await request_for(parts.signer, parts.settings, operation, channel, key, what, values)
-            reply = await answer_to(parts.send, request)
-        except (UpstreamFailure, ValueError, TokenRefused) as error:
-            log.info("task_poll_unanswered: %s", error, extra={"channel": channel.name, "error": str(error)[:200]})
-            return 0.0
-        if reply.status == ABSENT:
-            return None
-        if not is_success(reply.status):
-            return parse_retry_after_s(reply.header(b"retry-after"))
-        try:
-            decoded = _body.decode(reply.body)
-        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-            return 0.0
-        family = parts.families[operation.id]
-        if machine.refused(family, decoded, operation.task) is not None:
-            return 0.0
-        accepted = decoded if family.hooks.accept is None else family.hooks.accept(decoded)
-        return accepted, reply.body
-
     async def _recall(self, watched: Watched, operation: Operation) -> float | None:
         """A submit of unknown outcome: ask the accounts that it may have reached, where they know our own id of it."""
         spec, owned = operation.task, watched.owned
@@ -479,13 +380,13 @@ class Poller:
             return await self._never_known(watched, task, OUTCOME_UNKNOWN, UNKNOWABLE)
         unanswered = False
         for channel_id, key_id in task.asked.places:
-            place = self._place(channel_id, key_id)
-            if place is None:
+            account = account_of(self._parts.snapshot(), channel_id, key_id)
+            if account is None:
                 # An account that is gone from here says nothing; the task may be there all the same.
                 unanswered = True
                 continue
             values = {"mark": task.asked.mark, "submit": task.asked.path}
-            answer = await self._asked(operation, *place, spec.recall, values)
+            answer = await asked(self._parts, operation, account, spec.recall, values)
             if isinstance(answer, float):
                 unanswered = True
                 continue
@@ -519,7 +420,7 @@ class Poller:
         self,
         watched: Watched,
         operation: Operation,
-        place: tuple[Channel, ChannelKey],
+        account: Account,
         reading: machine.Reading,
         reply: Any,
         raw: bytes,
@@ -529,8 +430,11 @@ class Poller:
         if task is None or task.state.is_end:
             return None
         family = parts.families[operation.id]
+        if self._copies.waiting < COPIES_WAITING_MAX:
+            # Big files keep nobody from asking about other tasks.
+            self._leave_place(watched)
         try:
-            assets = await self._copied_in_turn(watched, task, operation, place, reading)
+            assets = await self._copies.of(task, operation, account, reading)
         except CopyFailed as failure:
             watched.copies += 1
             self.counts["copies_failed"] += 1
@@ -549,62 +453,6 @@ class Poller:
             watched, task, ending.succeeded(task, raw, assets, reading.refs, cost, parts.clock.now_ns())
         )
 
-    async def _copied_in_turn(
-        self,
-        watched: Watched,
-        task: Task,
-        operation: Operation,
-        place: tuple[Channel, ChannelKey],
-        reading: machine.Reading,
-    ) -> tuple[TaskAsset, ...]:
-        """What was made, copied. Big files keep nobody from asking about other tasks. Raises CopyFailed."""
-        if self._copies_waiting < COPIES_WAITING_MAX:
-            self._leave_place(watched)
-        self._copies_waiting += 1
-        try:
-            async with self._copying:
-                return await self._copied(task, operation, place, reading)
-        finally:
-            self._copies_waiting -= 1
-
-    async def _copied(
-        self, task: Task, operation: Operation, place: tuple[Channel, ChannelKey], reading: machine.Reading
-    ) -> tuple[TaskAsset, ...]:
-        copied = []
-        for number, (made, value) in enumerate(reading.made):
-            try:
-                request, source = await self._download(operation, place, made, value)
-                copied.append(await self._parts.copier.copy(task, number, made, request, source))
-            except CopyFailed:
-                if not made.optional:
-                    raise
-            point("tasks.copied.after")
-        return tuple(copied)
-
-    async def _download(
-        self, operation: Operation, place: tuple[Channel, ChannelKey], made: Made, value: str
-    ) -> tuple[UpstreamRequest, str]:
-        """(the request for a file, the address that stands in the answer). Raises CopyFailed."""
-        parts, (channel, key) = self._parts, place
-        address = value
-        try:
-            if made.via:
-                if not made.then:
-                    values = {"value": value}
-                    return await request_for(
-                        parts.signer, parts.settings, operation, channel, key, made.via, values
-                    ), ""
-                answer = await self._asked(operation, channel, key, made.via, {"value": value})
-                if not isinstance(answer, tuple):
-                    raise CopyFailed("the provider did not name the file", again=True)
-                address = str(first(made.then, answer[0]) or "")
-                if not address:
-                    raise CopyFailed("the provider did not name the file", again=True)
-            headers = await credential(parts.signer, operation, channel, key) if made.auth else []
-        except (ValueError, TokenRefused, UpstreamFailure) as error:
-            raise CopyFailed(str(error)[:200], again=True) from None
-        return download_request(address, channel, headers), address
-
     async def _alert(self, kind: str, watched: Watched, detail: dict[str, object], subject: str = "") -> None:
         """Tell the operator, once."""
         self.counts[kind] += 1
@@ -616,19 +464,3 @@ class Poller:
         )
         if is_new:
             log.warning(kind, extra=detail)
-
-
-def download_request(address: str, channel: Channel, headers: list[tuple[bytes, bytes]]) -> UpstreamRequest:
-    """A file's address as a guarded request: a channel's private addresses are only its own. Raises CopyFailed."""
-    try:
-        parts = urlsplit(address)
-        base = f"{parts.scheme}://{parts.netloc}"
-        if channel.base_url.startswith("unix://"):
-            # The sandbox beside us, whatever name it believes to have.
-            origin = Origin.parse(channel.base_url)
-        else:
-            origin = Origin.parse(base, allow_private=channel.allow_private, proxy_url=channel.proxy_url)
-    except ValueError as error:
-        raise CopyFailed(f"the provider's address of the file cannot be used: {error}", again=False) from None
-    target = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
-    return UpstreamRequest(origin, b"GET", target.encode("ascii", "ignore"), [(b"accept", b"*/*"), *headers])

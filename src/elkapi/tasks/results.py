@@ -30,7 +30,7 @@ from elkapi.storage.db import Database
 from elkapi.storage.installation import Installation
 from elkapi.storage.repos import assets as rows
 from elkapi.storage.repos.assets import AssetRow
-from elkapi.tasks.poller import CopyFailed
+from elkapi.tasks.copying import CopyFailed
 from elkapi.tasks.record import Task
 from elkapi.types import AssetKind, TaskAsset
 from elkapi.upstream import UpstreamClient, UpstreamFailure, UpstreamRequest

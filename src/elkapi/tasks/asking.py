@@ -1,0 +1,62 @@
+"""Asks the provider of a task: by the account that took it, in the family's words."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from typing import Any
+
+import msgspec
+
+from elkapi.catalog.operation import Operation
+from elkapi.routing.verdict import is_success, parse_retry_after_s
+from elkapi.snapshot import Snapshot
+from elkapi.tasks import machine
+from elkapi.tasks.parts import Parts
+from elkapi.tasks.request import ABSENT, answer_to, request_for
+from elkapi.types import Channel, ChannelKey
+from elkapi.upstream import UpstreamFailure
+from elkapi.upstream.gcp import TokenRefused
+
+Account = tuple[Channel, ChannelKey]
+
+log = logging.getLogger("elkapi.tasks")
+_body = msgspec.json.Decoder(Any)
+
+
+def account_of(snapshot: Snapshot, channel_id: int | None, key_id: int | None) -> Account | None:
+    """The account that took the task; a key that was switched off for new calls still answers for old ones."""
+    channel = None if channel_id is None else snapshot.channel(channel_id)
+    if channel is None:
+        return None
+    key = next((key for key in channel.keys if key.id == key_id), None)
+    return None if key is None else (channel, key)
+
+
+async def asked(
+    parts: Parts, operation: Operation, account: Account, what: str, values: Mapping[str, str]
+) -> tuple[Any, bytes] | float | None:
+    """(what the provider says, in the declared shape; its bytes), or how many seconds it asked us to wait.
+
+    None is its word that there is no such thing.
+    """
+    channel, key = account
+    try:
+        request = await request_for(parts.signer, parts.settings, operation, channel, key, what, values)
+        reply = await answer_to(parts.send, request)
+    except (UpstreamFailure, ValueError, TokenRefused) as error:
+        log.info("task_poll_unanswered: %s", error, extra={"channel": channel.name, "error": str(error)[:200]})
+        return 0.0
+    if reply.status == ABSENT:
+        return None
+    if not is_success(reply.status):
+        return parse_retry_after_s(reply.header(b"retry-after"))
+    try:
+        decoded = _body.decode(reply.body)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return 0.0
+    family = parts.families[operation.id]
+    if machine.refused(family, decoded, operation.task) is not None:
+        return 0.0
+    accepted = decoded if family.hooks.accept is None else family.hooks.accept(decoded)
+    return accepted, reply.body

@@ -1,0 +1,103 @@
+"""Copies what a provider made into our store, a few tasks at a time."""
+
+from __future__ import annotations
+
+import asyncio
+from urllib.parse import urlsplit
+
+from elkapi.catalog.jsonpath import first
+from elkapi.catalog.operation import Operation
+from elkapi.catalog.task import Made
+from elkapi.tasks import machine
+from elkapi.tasks.asking import Account, asked
+from elkapi.tasks.parts import Parts
+from elkapi.tasks.record import Task
+from elkapi.tasks.request import credential, request_for
+from elkapi.testing.crash import point
+from elkapi.types import Channel, TaskAsset
+from elkapi.upstream import Origin, UpstreamFailure, UpstreamRequest
+from elkapi.upstream.gcp import TokenRefused
+
+COPIES_AT_ONCE_MAX = 8
+
+
+class CopyFailed(Exception):
+    """A file was not copied; `again`: it may be there later."""
+
+    def __init__(self, message: str, *, again: bool) -> None:
+        super().__init__(message)
+        self.again = again
+
+
+class Copies:
+    """The copies of one poller; `waiting` are the tasks whose files wait for their turn or are being copied."""
+
+    def __init__(self, parts: Parts) -> None:
+        self._parts = parts
+        self._turns = asyncio.Semaphore(COPIES_AT_ONCE_MAX)
+        self.waiting = 0
+
+    async def of(
+        self, task: Task, operation: Operation, account: Account, reading: machine.Reading
+    ) -> tuple[TaskAsset, ...]:
+        """What was made, copied. Raises CopyFailed."""
+        self.waiting += 1
+        try:
+            async with self._turns:
+                return await self._copied(task, operation, account, reading)
+        finally:
+            self.waiting -= 1
+
+    async def _copied(
+        self, task: Task, operation: Operation, account: Account, reading: machine.Reading
+    ) -> tuple[TaskAsset, ...]:
+        copied = []
+        for number, (made, value) in enumerate(reading.made):
+            try:
+                request, source = await self._download(operation, account, made, value)
+                copied.append(await self._parts.copier.copy(task, number, made, request, source))
+            except CopyFailed:
+                if not made.optional:
+                    raise
+            point("tasks.copied.after")
+        return tuple(copied)
+
+    async def _download(
+        self, operation: Operation, account: Account, made: Made, value: str
+    ) -> tuple[UpstreamRequest, str]:
+        """(the request for a file, the address that stands in the answer). Raises CopyFailed."""
+        parts, (channel, key) = self._parts, account
+        address = value
+        try:
+            if made.via:
+                if not made.then:
+                    values = {"value": value}
+                    return await request_for(
+                        parts.signer, parts.settings, operation, channel, key, made.via, values
+                    ), ""
+                answer = await asked(parts, operation, account, made.via, {"value": value})
+                if not isinstance(answer, tuple):
+                    raise CopyFailed("the provider did not name the file", again=True)
+                address = str(first(made.then, answer[0]) or "")
+                if not address:
+                    raise CopyFailed("the provider did not name the file", again=True)
+            headers = await credential(parts.signer, operation, channel, key) if made.auth else []
+        except (ValueError, TokenRefused, UpstreamFailure) as error:
+            raise CopyFailed(str(error)[:200], again=True) from None
+        return download_request(address, channel, headers), address
+
+
+def download_request(address: str, channel: Channel, headers: list[tuple[bytes, bytes]]) -> UpstreamRequest:
+    """A file's address as a guarded request: a channel's private addresses are only its own. Raises CopyFailed."""
+    try:
+        parts = urlsplit(address)
+        base = f"{parts.scheme}://{parts.netloc}"
+        if channel.base_url.startswith("unix://"):
+            # The sandbox beside us, whatever name it believes to have.
+            origin = Origin.parse(channel.base_url)
+        else:
+            origin = Origin.parse(base, allow_private=channel.allow_private, proxy_url=channel.proxy_url)
+    except ValueError as error:
+        raise CopyFailed(f"the provider's address of the file cannot be used: {error}", again=False) from None
+    target = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
+    return UpstreamRequest(origin, b"GET", target.encode("ascii", "ignore"), [(b"accept", b"*/*"), *headers])

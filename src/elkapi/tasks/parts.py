@@ -1,0 +1,60 @@
+"""What looking after tasks works with: the database, the ledger, the way to providers, the store of files."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Protocol, TypeVar
+
+import msgspec
+from sqlalchemy import Connection
+
+from elkapi.catalog.operation import Family, Operation
+from elkapi.catalog.task import Made
+from elkapi.clock import Clock
+from elkapi.ledger import Ledger
+from elkapi.settings import Settings
+from elkapi.snapshot import Snapshot
+from elkapi.tasks.record import Task
+from elkapi.tasks.request import Signer
+from elkapi.tasks.telling import Tell
+from elkapi.types import RequestRecord, TaskAsset
+from elkapi.upstream import UpstreamRequest
+from elkapi.upstream.reply import UpstreamReply
+
+T = TypeVar("T")
+
+
+class Copier(Protocol):
+    """Takes what a provider made into our store."""
+
+    async def copy(self, task: Task, number: int, made: Made, request: UpstreamRequest, source: str) -> TaskAsset:
+        """Raises CopyFailed."""
+
+
+class Storage(Protocol):
+    """The database, off the loop."""
+
+    async def read(self, ask: Callable[[Connection], T]) -> T: ...
+
+    async def write(self, change: Callable[[Connection], T]) -> T: ...
+
+    async def opened(self, task_id: bytes) -> Task | None:
+        """A task as it stands, opened."""
+
+
+class Parts(msgspec.Struct, frozen=True):
+    """What a poller works with; `families` are by an operation's id. `ended` is told of each end that it made."""
+
+    settings: Settings
+    operations: Mapping[str, Operation]
+    families: Mapping[str, Family]
+    snapshot: Callable[[], Snapshot]
+    storage: Storage
+    ledger: Ledger
+    send: Callable[[UpstreamRequest], Awaitable[UpstreamReply]]
+    signer: Signer
+    copier: Copier
+    tell: Tell
+    ended: Callable[[Task, RequestRecord], None]
+    clock: Clock
+    owner: bytes
