@@ -39,7 +39,8 @@ class Runway:
         self.asked += 1
         if not self.knows:
             return 404, {"error": "Task not found"}
-        return 200, {"id": path.rpartition("/")[2], "status": self.status, "createdAt": "2026-01-01T00:00:00Z"}
+        made = {"output": ["https://files.example/a.mp4"]} if self.status == "SUCCEEDED" else {}
+        return 200, {"id": path.rpartition("/")[2], "status": self.status, "createdAt": "2026-01-01T00:00:00Z", **made}
 
 
 @pytest.fixture
@@ -71,6 +72,17 @@ async def asked_again(runway: Runway, times: int = 3) -> None:
 def end_of(tasks: Tasks) -> tuple[str, str | None]:
     ((state, _, code, *_),) = tasks.rows()
     return state, code
+
+
+async def test_what_its_provider_has_just_made_is_not_cancelled_but_charged(tasks: Tasks, runway: Runway) -> None:
+    """It would delete it whatever its state, and bill it."""
+    task_id = await begun(tasks)
+    runway.status, runway.cancels = "SUCCEEDED", [(204, None)]
+    reply = await cancelled(tasks, task_id)
+    assert (reply.status_code, len(runway.cancels)) == (409, 1), reply.text
+    async with tasks.polling(task_poll_every_s=0.02):
+        await tasks.until("succeeded")
+    assert tasks.books().charged_nano == HALF
 
 
 async def test_a_cancel_that_nobody_answered_ends_the_task_once_its_provider_knows_it_no_more(

@@ -26,6 +26,7 @@ from elkapi.storage.installation import Installation, open_installation
 from elkapi.storage.repos import tasks as rows
 from elkapi.storage.secrets import Sealer
 from elkapi.tasks.addresses import Addresses
+from elkapi.tasks.asking import Way
 from elkapi.tasks.parts import Copier, Parts
 from elkapi.tasks.poller import Poller, ended
 from elkapi.tasks.record import Task, opened
@@ -143,12 +144,10 @@ async def opened_poller(
             Parts(
                 settings=settings,
                 operations=operations,
-                families=CATALOG.family_of,
                 snapshot=lambda: holder.current,
                 storage=storage,
                 ledger=ledger,
-                send=client.send,
-                signer=Signer(TokenSource(client.send, clock), clock),
+                way=Way(settings, Signer(TokenSource(client.send, clock), clock), client.send, CATALOG.family_of),
                 tell=Teller(settings, operations, addresses.of_asset).told,
                 ended=ended,
                 copier=make_copier(installation, client, settings),

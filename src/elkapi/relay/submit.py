@@ -11,49 +11,37 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-from collections.abc import Mapping
 from typing import Any, Literal
 
 import msgspec
 
-from elkapi.access import Over
 from elkapi.catalog import Match
-from elkapi.catalog.jsonedit import with_overrides
 from elkapi.clock import milliseconds
 from elkapi.errors import (
-    BadRequest,
     ContentBlocked,
     GatewayError,
     NoChannel,
     Unavailable,
     UpstreamError,
-    UpstreamRejected,
 )
 from elkapi.ledger import IdempotencyPending, IdempotencyReplay
 from elkapi.observe.trace import HEADER as TRACEPARENT
-from elkapi.relay import forms
-from elkapi.relay.asking import JSON as JSON_TYPE
-from elkapi.relay.asking import Asked, provider_body, read_submit
+from elkapi.relay.asking import Asked, read_submit
 from elkapi.relay.call import Call
 from elkapi.relay.guarding_submits import looked_at
 from elkapi.relay.hold import checked_key
 from elkapi.relay.note import note, note_end
 from elkapi.relay.placing import check_callback, like_its_source, own_mark_checked, planned, priced, same_account
 from elkapi.relay.plane import DataPlane
-from elkapi.relay.redact import redact, rejected
-from elkapi.relay.relay import nobody_answered, remember
+from elkapi.relay.putting import NativeRefusal, Putting, decoded_json
 from elkapi.relay.route import any_model
 from elkapi.relay.waiting import wait_s_of, waited
-from elkapi.routing.verdict import Verdict, is_success, on_busy, on_failure, on_submit_status, on_unreadable
-from elkapi.routing.walk import Walk
 from elkapi.snapshot import Snapshot
 from elkapi.storage.repos.tasks import OUTCOME_UNKNOWN, TaskRow, text_id
 from elkapi.tasks import ending, machine, record
-from elkapi.tasks.request import Answer, answer_to, request_for
 from elkapi.testing.crash import point
 from elkapi.types import (
     Attempt,
-    AttemptRecord,
     Grant,
     HoldOrder,
     IdempotencyClaim,
@@ -67,10 +55,7 @@ from elkapi.types import (
     TaskStep,
     Usage,
 )
-from elkapi.upstream import UpstreamFailure
-from elkapi.upstream.gcp import TokenRefused
 
-CALL_ID = b"x-client-request-id"
 STEP_AGAIN_S = 1.0
 # Of all versions that are known.
 TRACEPARENT_BYTES = 55
@@ -80,16 +65,6 @@ AT_ONCE = "at-once"
 CHAT_FORM = "chat"
 JSON = ((b"content-type", b"application/json"),)
 _body = msgspec.json.Decoder(Any)
-
-
-class NativeRefusal(Exception):
-    """The provider refused; its own body, without who it is, is the answer to a caller who speaks its form."""
-
-    def __init__(self, status: int, body: bytes, error: GatewayError) -> None:
-        super().__init__(error.message)
-        self.status = status
-        self.body = body
-        self.error = error
 
 
 async def submit(plane: DataPlane, snapshot: Snapshot, grant: Grant, match: Match, call: Call) -> None:
@@ -164,22 +139,15 @@ class Submit:
         self.plane = plane
         self.grant = grant
         self.asked = asked
-        self.attempts = attempts
         self.price = price
         self.quote = bound
         self.call_id = call.id
-        self.text_call_id = call.text_id
         self.started_s = call.started_s
         self.origin = plane.origin(call)
         self.traceparent = (call.header(TRACEPARENT) or b"")[:TRACEPARENT_BYTES].decode("latin-1")
         self.claim = _claim(call, grant, asked)
-        self.forwarded = _forwarded(call)
-        self.tries: list[AttemptRecord] = []
-        self.error: GatewayError | None = None
-        self.native: NativeRefusal | None = None
         self.own_mark = str(asked.body.get(asked.task.mark) or "") if asked.task.mark else ""
-        # What the caller calls by our names, by the provider's.
-        self.named: dict[str, str] = {}
+        self.put = Putting(plane, asked, attempts, call)
         self.kept: record.Asked
         self.task: NewTask
 
@@ -192,7 +160,7 @@ class Submit:
             attempts, named = await same_account(plane, grant, asked, attempts)
         price, bound = priced(asked, grant, way)
         one = cls(plane, grant, asked, call, attempts, price, bound)
-        one.named = named
+        one.put.named = named
         if one.own_mark:
             await own_mark_checked(plane, grant, asked, one.claim is not None)
         return one
@@ -272,7 +240,7 @@ class Submit:
             path=asked.operation.upstream.partition(" ")[2],
             mark=text_id(self.call_id) if task.mark else "",
             own_mark=self.own_mark,
-            places=tuple((one.channel.id, one.key.id) for one in self.attempts[: self.plane.settings.attempts_max]),
+            places=tuple((one.channel.id, one.key.id) for one in self.put.attempts[: self.plane.settings.attempts_max]),
             asked_model=asked.said,
             callback_url=asked.callback_url,
             origin=self.origin,
@@ -297,9 +265,9 @@ class Submit:
     async def run(self) -> tuple[int, bytes]:
         """(status, body) for the caller. Raises GatewayError, NativeRefusal; the task has its step either way."""
         try:
-            accepted = await self._ask()
+            accepted = await self.put.ask()
         except Exception as fault:
-            if self.tries and self.tries[-1].fate == "unknown":
+            if self.put.tries and self.put.tries[-1].fate == "unknown":
                 await self._end(OUTCOME_UNKNOWN, 500)
             else:
                 await self._end("internal_error", 500)
@@ -309,140 +277,12 @@ class Submit:
         attempt, status, reply = accepted
         return await self._accepted(attempt, status, reply)
 
-    async def _ask(self) -> tuple[Attempt, int, bytes] | None:
-        """The attempt that accepted, with its answer; None when nobody did."""
-        walk = Walk(self.attempts, self.plane.settings.attempts_max)
-        while (attempt := walk.next()) is not None:
-            begun_s = self.plane.clock.monotonic_s()
-            one = AttemptRecord(
-                channel_id=attempt.channel.id,
-                channel_name=attempt.channel.name,
-                channel_key_id=attempt.key.id,
-                why=attempt.why,
-                outcome="cancelled",
-                fate="none",
-                upstream_model=attempt.upstream_model,
-            )
-            self.tries.append(one)
-            try:
-                outcome = await self._try(attempt, one)
-            except UpstreamFailure as failure:
-                # Never again after it left: not even on another connection to the same provider.
-                verdict = on_failure(failure.code, failure.sent)
-                one.error = str(failure)[:300]
-            else:
-                if not isinstance(outcome, Verdict):
-                    one.outcome, one.fate = "ok", "complete"
-                    one.duration_ms = milliseconds(self.plane.clock.monotonic_s() - begun_s)
-                    self.plane.health.succeeded(attempt.channel.id, attempt.key.id)
-                    return attempt, *outcome
-                verdict = outcome
-            one.outcome, one.fate = verdict.outcome, verdict.fate
-            one.duration_ms = milliseconds(self.plane.clock.monotonic_s() - begun_s)
-            remember(self.plane, attempt, verdict)
-            walk.judged(attempt, verdict)
-            if verdict.fate == "unknown":
-                return None
-        if self.error is None:
-            self.error = nobody_answered(walk, self.asked.model)
-        return None
-
-    async def _try(self, attempt: Attempt, one: AttemptRecord) -> tuple[int, bytes] | Verdict:
-        plane, asked = self.plane, self.asked
-        try:
-            callback = plane.addresses.callback(self.call_id) if asked.task.callback else ""
-            body, content_type = provider_body(
-                asked, attempt.upstream_model, text_id(self.call_id), callback, self.named
-            )
-            if (channel := attempt.channel).param_set or channel.param_default or channel.param_remove:
-                body = _overridden(body, content_type, attempt)
-            request = await request_for(
-                plane.signer,
-                plane.settings,
-                asked.operation,
-                attempt.channel,
-                attempt.key,
-                asked.operation.upstream,
-                {"model": attempt.upstream_model, "ref": next(iter(self.named.values()), "")},
-                model=attempt.upstream_model,
-                body=body,
-                content_type=content_type,
-                more={CALL_ID: self.text_call_id, **self._more(attempt)},
-            )
-        except BadRequest as error:
-            self.error = error
-            return Verdict("fail", "unacceptable", "none")
-        except (ValueError, TokenRefused) as error:
-            one.error = str(error)[:300]
-            return Verdict("next", "credential_refused", "none", cool="key")
-        try:
-            lease = plane.limits.channel(attempt.channel)
-        except Over as over:
-            return on_busy(over.retry_after_s)
-        try:
-            point("tasks.submit.before")
-            # From here on it may have been begun, whatever goes wrong.
-            one.fate = "unknown"
-            reply = await answer_to(plane.client.send, request)
-            point("tasks.submit.after")
-        finally:
-            if lease is not None:
-                lease.release()
-        one.status = reply.status
-        status = attempt.channel.status_map.get(reply.status, reply.status)
-        if (theirs := reply.header(b"x-request-id", b"request-id")) is not None:
-            one.upstream_request_id = theirs[:128].decode("latin-1")
-        return self._judged(attempt, one, status, reply)
-
-    def _more(self, attempt: Attempt) -> Mapping[bytes, bytes]:
-        allowed = {name.lower().encode() for name in attempt.channel.forward_headers}
-        return {name: value for name, value in self.forwarded.items() if name in allowed or name in _NATIVE}
-
-    def _judged(self, attempt: Attempt, one: AttemptRecord, status: int, reply: Answer) -> tuple[int, bytes] | Verdict:
-        """What an answer to a submit means: accepted, refused here, refused by the provider, or nobody knows."""
-        asked, body = self.asked, reply.body
-        one.error = None if is_success(status) else body[:300].decode("utf-8", "replace")
-        decoded = _decoded(body) if reply.complete else None
-        refusal = machine.refused(asked.family, decoded) if isinstance(decoded, dict) else None
-        if not is_success(status):
-            verdict = on_submit_status(status, reply.header(b"retry-after"))
-            if verdict.fate == "unknown":
-                return verdict
-            if refusal is not None and refusal.elsewhere:
-                verdict = Verdict("next", f"code_{refusal.code}", "none", cool="key")
-            if verdict.action == "fail":
-                self.error = rejected(status, body, attempt, asked.model)
-                self.native = self._as_native(attempt, status, decoded)
-            return verdict
-        if not isinstance(decoded, dict):
-            # A success that cannot be read may well have begun something.
-            return Verdict("fail", on_unreadable("unreadable_reply").outcome, "unknown", cool="channel")
-        if refusal is not None:
-            one.error = refusal.message[:300]
-            if refusal.elsewhere:
-                return Verdict("next", f"code_{refusal.code}", "none", cool="key")
-            message = redact(refusal.message, attempt, asked.model)
-            self.error = UpstreamRejected(message, status=400, code=None, type_="invalid_request_error", param=None)
-            self.native = self._as_native(attempt, status, decoded)
-            return Verdict("fail", f"code_{refusal.code}", "none")
-        hooks = asked.family.hooks
-        accepted = decoded if hooks.accept is None else hooks.accept(decoded)
-        if not machine.native_id(asked.task, accepted):
-            return Verdict("fail", "no_task_id", "unknown", cool="channel")
-        return status, body
-
-    def _as_native(self, attempt: Attempt, status: int, decoded: Any) -> NativeRefusal | None:
-        if self.asked.form != "native" or not isinstance(decoded, dict) or self.error is None:
-            return None
-        clean = _cleaned(decoded, attempt, self.asked.model)
-        return NativeRefusal(status, msgspec.json.encode(clean), self.error)
-
     # What became of it
 
     async def _accepted(self, attempt: Attempt, status: int, reply: bytes) -> tuple[int, bytes]:
         asked, hooks, now_ns = self.asked, self.asked.family.hooks, self.plane.clock.now_ns()
         reply = record.in_callers_words(self.kept, reply)
-        decoded = _decoded(reply)
+        decoded = decoded_json(reply)
         accepted = decoded if hooks.accept is None else hooks.accept(decoded)
         native = machine.native_id(asked.task, accepted)
         if asked.task.at_once:
@@ -452,7 +292,9 @@ class Submit:
         state = first.state if first.known and not first.state.is_end else State.QUEUED
         if first.known and first.state.is_end:
             reply = msgspec.json.encode(machine.reopened(asked.task, decoded))
-        told = record.Told(reply=msgspec.Raw(reply), attempts=tuple(self.tries), upstream_model=attempt.upstream_model)
+        told = record.Told(
+            reply=msgspec.Raw(reply), attempts=tuple(self.put.tries), upstream_model=attempt.upstream_model
+        )
         body = self._answer(state, native, reply, told)
         if asked.form != "native":
             # Luma's 201 is no word of the other forms.
@@ -477,9 +319,15 @@ class Submit:
         point("tasks.accepted.after")
         return status, body
 
+    def _told(self, attempt: Attempt, reply: bytes) -> record.Told:
+        tries = tuple(self.put.tries)
+        return record.Told(reply=msgspec.Raw(reply), attempts=tries, upstream_model=attempt.upstream_model)
+
     async def _answered_at_once(self, attempt: Attempt, status: int, reply: bytes, native: str) -> tuple[int, bytes]:
         """The answer is all there is: charged and kept in one step; later calls find its account by `native`."""
-        told = record.Told(reply=msgspec.Raw(reply), attempts=tuple(self.tries), upstream_model=attempt.upstream_model)
+        told = record.Told(
+            reply=msgspec.Raw(reply), attempts=tuple(self.put.tries), upstream_model=attempt.upstream_model
+        )
         task = self._at(self._as_it_stands(State.QUEUED, native, told, version=0), attempt.channel.id, attempt.key.id)
         done = ending.succeeded(task, reply, (), (), ending.cost_at_once(task), self.plane.clock.now_ns())
         assert done.settlement is not None
@@ -530,14 +378,14 @@ class Submit:
         return record.Task(row, self.kept, told)
 
     async def _refused(self) -> tuple[int, bytes]:
-        unknown = any(one.fate == "unknown" for one in self.tries)
+        unknown = any(one.fate == "unknown" for one in self.put.tries)
         if unknown and self.asked.task.recall:
             # The poller asks for it by our own id; until then nobody knows, and the money stays held.
-            told = record.Told(attempts=tuple(self.tries))
+            told = record.Told(attempts=tuple(self.put.tries))
             step = self._step(State.QUEUED, told)
             await self._made(msgspec.structs.replace(step, claim=self.claim, claim_end="unknown"))
         else:
-            error = self.error
+            error = self.put.error
             await self._end(OUTCOME_UNKNOWN if unknown else error.code if error else "internal_error", 502, error)
         if unknown:
             raise UpstreamError(
@@ -546,15 +394,15 @@ class Submit:
                 code=OUTCOME_UNKNOWN,
                 headers=((b"x-should-retry", b"false"),),
             )
-        if self.native is not None:
-            raise self.native
-        raise self.error or NoChannel(f"No channel took the task for {self.asked.model!r}.")
+        if self.put.native is not None:
+            raise self.put.native
+        raise self.put.error or NoChannel(f"No channel took the task for {self.asked.model!r}.")
 
     async def _end(self, code: str, status: int, error: GatewayError | None = None) -> None:
         """The task was never begun, or nobody will ever know: it ends, free."""
         text = error.message if error is not None else "The task was not begun."
-        task = self._as_it_stands(State.QUEUED, None, record.Told(attempts=tuple(self.tries)), version=0)
-        last = self.tries[-1] if self.tries else None
+        task = self._as_it_stands(State.QUEUED, None, record.Told(attempts=tuple(self.put.tries)), version=0)
+        last = self.put.tries[-1] if self.put.tries else None
         task = self._at(task, last.channel_id if last else None, last.channel_key_id if last else None)
         done = ending.ended(
             task,
@@ -564,7 +412,7 @@ class Submit:
             b"",
             self.plane.clock.now_ns(),
             status=error.status if error is not None else status,
-            unknown=any(one.fate == "unknown" for one in self.tries),
+            unknown=any(one.fate == "unknown" for one in self.put.tries),
         )
         assert done.settlement is not None
         claim_end: Literal["unknown", "forget"] = "unknown" if code == OUTCOME_UNKNOWN else "forget"
@@ -605,43 +453,9 @@ class Submit:
         return task is not None and task.row.native_id == step.native_id
 
 
-# What a caller of the same form says to the provider beside its body.
-_NATIVE = frozenset({b"x-runway-version"})
-
-
-def _forwarded(call: Call) -> dict[bytes, bytes]:
-    taken = {b"authorization", b"x-api-key", b"x-goog-api-key", b"host", b"cookie", TRACEPARENT}
-    return {name: value for name, value in reversed(call.headers) if name not in taken}
-
-
 def _claim(call: Call, grant: Grant, asked: Asked) -> IdempotencyClaim | None:
     value = call.header(b"idempotency-key")
     if value is None:
         return None
     fingerprint = hashlib.sha256(asked.operation.id.encode() + b"\0" + asked.sent).digest()
     return IdempotencyClaim(grant.key_id, asked.operation.id, checked_key(value), fingerprint)
-
-
-def _overridden(body: bytes, content_type: bytes, attempt: Attempt) -> bytes:
-    channel = attempt.channel
-    if content_type != JSON_TYPE:
-        return forms.overridden(body, content_type, channel)
-    return with_overrides(body, channel.param_set, channel.param_default, channel.param_remove)
-
-
-def _decoded(body: bytes) -> Any:
-    try:
-        return _body.decode(body)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        return None
-
-
-def _cleaned(value: Any, attempt: Attempt, model: str) -> Any:
-    """A provider's refusal without who it is."""
-    if isinstance(value, str):
-        return redact(value, attempt, model)
-    if isinstance(value, dict):
-        return {name: _cleaned(inner, attempt, model) for name, inner in value.items()}
-    if isinstance(value, list):
-        return [_cleaned(inner, attempt, model) for inner in value]
-    return value

@@ -25,7 +25,8 @@ from elkapi.routing.verdict import is_success
 from elkapi.snapshot import Snapshot
 from elkapi.storage.repos import assets
 from elkapi.storage.repos.tasks import Wanted
-from elkapi.tasks import ending
+from elkapi.tasks import ending, machine
+from elkapi.tasks.asking import Way, account_of, asked
 from elkapi.tasks.record import Task, encode
 from elkapi.tasks.request import ABSENT, answer_to, request_for
 from elkapi.testing.crash import point
@@ -230,19 +231,23 @@ async def _cancelled(plane: DataPlane, snapshot: Snapshot, task: Task) -> Task:
     assert spec is not None
     if not spec.cancel or task.row.native_id is None:
         raise Conflict("This task cannot be cancelled once it was begun.", code="task_not_cancellable")
-    channel = None if task.row.channel_id is None else snapshot.channel(task.row.channel_id)
-    key = None if channel is None else next((k for k in channel.keys if k.id == task.row.channel_key_id), None)
-    if channel is None or key is None:
+    account = account_of(snapshot, task.row.channel_id, task.row.channel_key_id)
+    if account is None:
         raise Unavailable("The account that took this task is not served here at the moment.")
+    values = {"id": task.row.native_id, "submit": operation.upstream.partition(" ")[2]}
+    way = Way(plane.settings, plane.signer, plane.client.send, plane.catalog.family_of)
+    found = await asked(way, operation, account, spec.fetch, values)
+    if isinstance(found, tuple) and machine.read(spec, found[0]).state in (State.SUCCEEDED, State.FAILED):
+        # What is made is billed, and some would delete it all the same: its end is the poller's, in a moment.
+        raise Conflict("The provider has just finished this task; please fetch it.", code="task_not_cancellable")
     again = task.told.cancel_asked
     # Noted before it is asked: should this process end before the answer, the poller knows what no trace of it means.
     task = await _stepped(plane, task, lambda now: _noted(plane, now, asked=True))
     if task.state.is_end:
         return task
-    values = {"id": task.row.native_id or "", "submit": operation.upstream.partition(" ")[2]}
     point("tasks.cancel.before")
     try:
-        request = await request_for(plane.signer, plane.settings, operation, channel, key, spec.cancel, values)
+        request = await request_for(plane.signer, plane.settings, operation, *account, spec.cancel, values)
         reply = await answer_to(plane.client.send, request)
     except (UpstreamFailure, ValueError, TokenRefused):
         raise UpstreamError("The provider did not answer; the task goes on unless it says otherwise.") from None

@@ -3,22 +3,33 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
 import msgspec
 
-from elkapi.catalog.operation import Operation
+from elkapi.catalog.operation import Family, Operation
 from elkapi.routing.verdict import is_success, parse_retry_after_s
+from elkapi.settings import Settings
 from elkapi.snapshot import Snapshot
 from elkapi.tasks import machine
-from elkapi.tasks.parts import Parts
-from elkapi.tasks.request import ABSENT, answer_to, request_for
+from elkapi.tasks.request import ABSENT, Signer, answer_to, request_for
 from elkapi.types import Channel, ChannelKey
-from elkapi.upstream import UpstreamFailure
+from elkapi.upstream import UpstreamFailure, UpstreamRequest
 from elkapi.upstream.gcp import TokenRefused
+from elkapi.upstream.reply import UpstreamReply
 
 Account = tuple[Channel, ChannelKey]
+
+
+class Way(msgspec.Struct, frozen=True):
+    """The way to providers; `families` are by an operation's id."""
+
+    settings: Settings
+    signer: Signer
+    send: Callable[[UpstreamRequest], Awaitable[UpstreamReply]]
+    families: Mapping[str, Family]
+
 
 log = logging.getLogger("elkapi.tasks")
 _body = msgspec.json.Decoder(Any)
@@ -34,7 +45,7 @@ def account_of(snapshot: Snapshot, channel_id: int | None, key_id: int | None) -
 
 
 async def asked(
-    parts: Parts, operation: Operation, account: Account, what: str, values: Mapping[str, str]
+    way: Way, operation: Operation, account: Account, what: str, values: Mapping[str, str]
 ) -> tuple[Any, bytes] | float | None:
     """(what the provider says, in the declared shape; its bytes), or how many seconds it asked us to wait.
 
@@ -42,8 +53,8 @@ async def asked(
     """
     channel, key = account
     try:
-        request = await request_for(parts.signer, parts.settings, operation, channel, key, what, values)
-        reply = await answer_to(parts.send, request)
+        request = await request_for(way.signer, way.settings, operation, channel, key, what, values)
+        reply = await answer_to(way.send, request)
     except (UpstreamFailure, ValueError, TokenRefused) as error:
         log.info("task_poll_unanswered: %s", error, extra={"channel": channel.name, "error": str(error)[:200]})
         return 0.0
@@ -55,7 +66,7 @@ async def asked(
         decoded = _body.decode(reply.body)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return 0.0
-    family = parts.families[operation.id]
+    family = way.families[operation.id]
     if machine.refused(family, decoded, operation.task) is not None:
         return 0.0
     accepted = decoded if family.hooks.accept is None else family.hooks.accept(decoded)

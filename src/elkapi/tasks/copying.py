@@ -66,22 +66,20 @@ class Copies:
         self, operation: Operation, account: Account, made: Made, value: str
     ) -> tuple[UpstreamRequest, str]:
         """(the request for a file, the address that stands in the answer). Raises CopyFailed."""
-        parts, (channel, key) = self._parts, account
+        way, (channel, key) = self._parts.way, account
         address = value
         try:
             if made.via:
                 if not made.then:
                     values = {"value": value}
-                    return await request_for(
-                        parts.signer, parts.settings, operation, channel, key, made.via, values
-                    ), ""
-                answer = await asked(parts, operation, account, made.via, {"value": value})
+                    return await request_for(way.signer, way.settings, operation, channel, key, made.via, values), ""
+                answer = await asked(way, operation, account, made.via, {"value": value})
                 if not isinstance(answer, tuple):
                     raise CopyFailed("the provider did not name the file", again=True)
                 address = str(first(made.then, answer[0]) or "")
                 if not address:
                     raise CopyFailed("the provider did not name the file", again=True)
-            headers = await credential(parts.signer, operation, channel, key) if made.auth else []
+            headers = await credential(way.signer, operation, channel, key) if made.auth else []
         except (ValueError, TokenRefused, UpstreamFailure) as error:
             raise CopyFailed(str(error)[:200], again=True) from None
         return download_request(address, channel, headers), address

@@ -2,24 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Callable, Mapping
 from typing import Protocol, TypeVar
 
 import msgspec
 from sqlalchemy import Connection
 
-from elkapi.catalog.operation import Family, Operation
+from elkapi.catalog.operation import Operation
 from elkapi.catalog.task import Made
 from elkapi.clock import Clock
 from elkapi.ledger import Ledger
 from elkapi.settings import Settings
 from elkapi.snapshot import Snapshot
+from elkapi.tasks.asking import Way
 from elkapi.tasks.record import Task
-from elkapi.tasks.request import Signer
 from elkapi.tasks.telling import Tell
 from elkapi.types import RequestRecord, TaskAsset
 from elkapi.upstream import UpstreamRequest
-from elkapi.upstream.reply import UpstreamReply
 
 T = TypeVar("T")
 
@@ -43,16 +42,14 @@ class Storage(Protocol):
 
 
 class Parts(msgspec.Struct, frozen=True):
-    """What a poller works with; `families` are by an operation's id. `ended` is told of each end that it made."""
+    """What a poller works with. `ended` is told of each end that it made."""
 
     settings: Settings
     operations: Mapping[str, Operation]
-    families: Mapping[str, Family]
     snapshot: Callable[[], Snapshot]
     storage: Storage
     ledger: Ledger
-    send: Callable[[UpstreamRequest], Awaitable[UpstreamReply]]
-    signer: Signer
+    way: Way
     copier: Copier
     tell: Tell
     ended: Callable[[Task, RequestRecord], None]

@@ -262,7 +262,7 @@ class Poller:
         assert spec is not None
         submit_path = operation.upstream.partition(" ")[2]
         answer = await asked(
-            self._parts, operation, account, spec.fetch, {"id": owned.native_id, "submit": submit_path}
+            self._parts.way, operation, account, spec.fetch, {"id": owned.native_id, "submit": submit_path}
         )
         if answer is None:
             task = await self._parts.storage.opened(owned.id)
@@ -386,7 +386,7 @@ class Poller:
                 unanswered = True
                 continue
             values = {"mark": task.asked.mark, "submit": task.asked.path}
-            answer = await asked(self._parts, operation, account, spec.recall, values)
+            answer = await asked(self._parts.way, operation, account, spec.recall, values)
             if isinstance(answer, float):
                 unanswered = True
                 continue
@@ -429,7 +429,7 @@ class Poller:
         task = await parts.storage.opened(owned.id)
         if task is None or task.state.is_end:
             return None
-        family = parts.families[operation.id]
+        family = parts.way.families[operation.id]
         if self._copies.waiting < COPIES_WAITING_MAX:
             # Big files keep nobody from asking about other tasks.
             self._leave_place(watched)

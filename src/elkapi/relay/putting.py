@@ -1,0 +1,221 @@
+"""Puts a submit to its providers: one account after the other, until one took it, refused it, or may have taken it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import msgspec
+
+from elkapi.access import Over
+from elkapi.catalog.jsonedit import with_overrides
+from elkapi.clock import milliseconds
+from elkapi.errors import BadRequest, GatewayError, UpstreamRejected
+from elkapi.observe.trace import HEADER as TRACEPARENT
+from elkapi.relay import forms
+from elkapi.relay.asking import JSON as JSON_TYPE
+from elkapi.relay.asking import Asked, provider_body
+from elkapi.relay.call import Call
+from elkapi.relay.plane import DataPlane
+from elkapi.relay.redact import redact, rejected
+from elkapi.relay.relay import nobody_answered, remember
+from elkapi.routing.verdict import Verdict, is_success, on_busy, on_failure, on_submit_status, on_unreadable
+from elkapi.routing.walk import Walk
+from elkapi.storage.repos.tasks import text_id
+from elkapi.tasks import machine
+from elkapi.tasks.request import Answer, answer_to, request_for
+from elkapi.testing.crash import point
+from elkapi.types import Attempt, AttemptRecord
+from elkapi.upstream import UpstreamFailure
+from elkapi.upstream.gcp import TokenRefused
+
+CALL_ID = b"x-client-request-id"
+# What a caller of the same form says to the provider beside its body.
+_NATIVE = frozenset({b"x-runway-version"})
+_body = msgspec.json.Decoder(Any)
+
+
+class NativeRefusal(Exception):
+    """The provider refused; its own body, without who it is, is the answer to a caller who speaks its form."""
+
+    def __init__(self, status: int, body: bytes, error: GatewayError) -> None:
+        super().__init__(error.message)
+        self.status = status
+        self.body = body
+        self.error = error
+
+
+class Putting:
+    """One submit on its way. `tries` is what came of each account, `error` why nobody took it, `native` that in its
+    provider's own words; `named` has the provider's names of what the caller calls by ours.
+    """
+
+    def __init__(self, plane: DataPlane, asked: Asked, attempts: tuple[Attempt, ...], call: Call) -> None:
+        self.plane = plane
+        self.asked = asked
+        self.attempts = attempts
+        self.call_id = call.id
+        self.text_call_id = call.text_id
+        self.forwarded = _forwarded(call)
+        self.named: dict[str, str] = {}
+        self.tries: list[AttemptRecord] = []
+        self.error: GatewayError | None = None
+        self.native: NativeRefusal | None = None
+
+    async def ask(self) -> tuple[Attempt, int, bytes] | None:
+        """The attempt that accepted, with its answer; None when nobody did."""
+        walk = Walk(self.attempts, self.plane.settings.attempts_max)
+        while (attempt := walk.next()) is not None:
+            begun_s = self.plane.clock.monotonic_s()
+            one = AttemptRecord(
+                channel_id=attempt.channel.id,
+                channel_name=attempt.channel.name,
+                channel_key_id=attempt.key.id,
+                why=attempt.why,
+                outcome="cancelled",
+                fate="none",
+                upstream_model=attempt.upstream_model,
+            )
+            self.tries.append(one)
+            try:
+                outcome = await self._try(attempt, one)
+            except UpstreamFailure as failure:
+                # Never again after it left: not even on another connection to the same provider.
+                verdict = on_failure(failure.code, failure.sent)
+                one.error = str(failure)[:300]
+            else:
+                if not isinstance(outcome, Verdict):
+                    one.outcome, one.fate = "ok", "complete"
+                    one.duration_ms = milliseconds(self.plane.clock.monotonic_s() - begun_s)
+                    self.plane.health.succeeded(attempt.channel.id, attempt.key.id)
+                    return attempt, *outcome
+                verdict = outcome
+            one.outcome, one.fate = verdict.outcome, verdict.fate
+            one.duration_ms = milliseconds(self.plane.clock.monotonic_s() - begun_s)
+            remember(self.plane, attempt, verdict)
+            walk.judged(attempt, verdict)
+            if verdict.fate == "unknown":
+                return None
+        if self.error is None:
+            self.error = nobody_answered(walk, self.asked.model)
+        return None
+
+    async def _try(self, attempt: Attempt, one: AttemptRecord) -> tuple[int, bytes] | Verdict:
+        plane, asked = self.plane, self.asked
+        try:
+            callback = plane.addresses.callback(self.call_id) if asked.task.callback else ""
+            body, content_type = provider_body(
+                asked, attempt.upstream_model, text_id(self.call_id), callback, self.named
+            )
+            if (channel := attempt.channel).param_set or channel.param_default or channel.param_remove:
+                body = _overridden(body, content_type, attempt)
+            request = await request_for(
+                plane.signer,
+                plane.settings,
+                asked.operation,
+                attempt.channel,
+                attempt.key,
+                asked.operation.upstream,
+                {"model": attempt.upstream_model, "ref": next(iter(self.named.values()), "")},
+                model=attempt.upstream_model,
+                body=body,
+                content_type=content_type,
+                more={CALL_ID: self.text_call_id, **self._more(attempt)},
+            )
+        except BadRequest as error:
+            self.error = error
+            return Verdict("fail", "unacceptable", "none")
+        except (ValueError, TokenRefused) as error:
+            one.error = str(error)[:300]
+            return Verdict("next", "credential_refused", "none", cool="key")
+        try:
+            lease = plane.limits.channel(attempt.channel)
+        except Over as over:
+            return on_busy(over.retry_after_s)
+        try:
+            point("tasks.submit.before")
+            # From here on it may have been begun, whatever goes wrong.
+            one.fate = "unknown"
+            reply = await answer_to(plane.client.send, request)
+            point("tasks.submit.after")
+        finally:
+            if lease is not None:
+                lease.release()
+        one.status = reply.status
+        status = attempt.channel.status_map.get(reply.status, reply.status)
+        if (theirs := reply.header(b"x-request-id", b"request-id")) is not None:
+            one.upstream_request_id = theirs[:128].decode("latin-1")
+        return self._judged(attempt, one, status, reply)
+
+    def _more(self, attempt: Attempt) -> Mapping[bytes, bytes]:
+        allowed = {name.lower().encode() for name in attempt.channel.forward_headers}
+        return {name: value for name, value in self.forwarded.items() if name in allowed or name in _NATIVE}
+
+    def _judged(self, attempt: Attempt, one: AttemptRecord, status: int, reply: Answer) -> tuple[int, bytes] | Verdict:
+        """What an answer to a submit means: accepted, refused here, refused by the provider, or nobody knows."""
+        asked, body = self.asked, reply.body
+        one.error = None if is_success(status) else body[:300].decode("utf-8", "replace")
+        decoded = decoded_json(body) if reply.complete else None
+        refusal = machine.refused(asked.family, decoded) if isinstance(decoded, dict) else None
+        if not is_success(status):
+            verdict = on_submit_status(status, reply.header(b"retry-after"))
+            if verdict.fate == "unknown":
+                return verdict
+            if refusal is not None and refusal.elsewhere:
+                verdict = Verdict("next", f"code_{refusal.code}", "none", cool="key")
+            if verdict.action == "fail":
+                self.error = rejected(status, body, attempt, asked.model)
+                self.native = self._as_native(attempt, status, decoded)
+            return verdict
+        if not isinstance(decoded, dict):
+            # A success that cannot be read may well have begun something.
+            return Verdict("fail", on_unreadable("unreadable_reply").outcome, "unknown", cool="channel")
+        if refusal is not None:
+            one.error = refusal.message[:300]
+            if refusal.elsewhere:
+                return Verdict("next", f"code_{refusal.code}", "none", cool="key")
+            message = redact(refusal.message, attempt, asked.model)
+            self.error = UpstreamRejected(message, status=400, code=None, type_="invalid_request_error", param=None)
+            self.native = self._as_native(attempt, status, decoded)
+            return Verdict("fail", f"code_{refusal.code}", "none")
+        hooks = asked.family.hooks
+        accepted = decoded if hooks.accept is None else hooks.accept(decoded)
+        if not machine.native_id(asked.task, accepted):
+            return Verdict("fail", "no_task_id", "unknown", cool="channel")
+        return status, body
+
+    def _as_native(self, attempt: Attempt, status: int, decoded: Any) -> NativeRefusal | None:
+        if self.asked.form != "native" or not isinstance(decoded, dict) or self.error is None:
+            return None
+        clean = _cleaned(decoded, attempt, self.asked.model)
+        return NativeRefusal(status, msgspec.json.encode(clean), self.error)
+
+
+def _forwarded(call: Call) -> dict[bytes, bytes]:
+    taken = {b"authorization", b"x-api-key", b"x-goog-api-key", b"host", b"cookie", TRACEPARENT}
+    return {name: value for name, value in reversed(call.headers) if name not in taken}
+
+
+def _overridden(body: bytes, content_type: bytes, attempt: Attempt) -> bytes:
+    channel = attempt.channel
+    if content_type != JSON_TYPE:
+        return forms.overridden(body, content_type, channel)
+    return with_overrides(body, channel.param_set, channel.param_default, channel.param_remove)
+
+
+def decoded_json(body: bytes) -> Any:
+    try:
+        return _body.decode(body)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return None
+
+
+def _cleaned(value: Any, attempt: Attempt, model: str) -> Any:
+    """A provider's refusal without who it is."""
+    if isinstance(value, str):
+        return redact(value, attempt, model)
+    if isinstance(value, dict):
+        return {name: _cleaned(inner, attempt, model) for name, inner in value.items()}
+    if isinstance(value, list):
+        return [_cleaned(inner, attempt, model) for inner in value]
+    return value
