@@ -106,6 +106,10 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     asset_keep_s: float = 30 * 86_400.0
     asset_url_s: float = 86_400.0
 
+    picture_allow_private: bool = False
+    picture_bytes_max: int = 20 * 1024 * 1024
+    picture_fetch_s: float = 20.0
+
     webhook_allow_private: bool = False
     webhook_parallel_max: int = 64
     webhook_host_parallel_max: int = 4

@@ -36,7 +36,7 @@ class VideoMap(msgspec.Struct, frozen=True, kw_only=True):
     `extra`: fields of the caller that nobody here knows go along. `by_image` are fields that are left out where a
     picture decides them, `listed` the caller's own list of parts, which go before ours. `lines` are the resolutions
     that it makes: one that follows from a size alone, and is none of them, is left to the provider. `auto_seconds`: -1
-    leaves the length to the model.
+    leaves the length to the model. `inline`: pictures are taken as bytes alone, so those given by address are fetched.
     """
 
     text: str
@@ -50,6 +50,7 @@ class VideoMap(msgspec.Struct, frozen=True, kw_only=True):
     listed: str = ""
     lines: tuple[str, ...] = ()
     auto_seconds: bool = False
+    inline: bool = False
 
 
 _CONTENT = "content[+]"
@@ -88,6 +89,7 @@ VIDEO_MAPS: dict[Wire, VideoMap] = {
         models=r"^veo",
         base={"instances": [{}], "parameters": {}},
         extra=False,
+        inline=True,
         fields={
             "prompt": "instances[0].prompt",
             "image": "instances[0].image|google",

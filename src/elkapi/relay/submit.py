@@ -31,6 +31,7 @@ from elkapi.relay.call import Call
 from elkapi.relay.guarding_submits import looked_at
 from elkapi.relay.hold import checked_key
 from elkapi.relay.note import note, note_end
+from elkapi.relay.pictures import to_fetch, with_pictures
 from elkapi.relay.placing import check_callback, like_its_source, own_mark_checked, planned, priced, same_account
 from elkapi.relay.plane import DataPlane
 from elkapi.relay.putting import NativeRefusal, Putting, decoded_json
@@ -170,8 +171,8 @@ class Submit:
     async def reserve(self) -> StoredReply | None:
         """Hold the most it may cost and begin the row; the stored reply when this submit was made before.
 
-        Raises InsufficientQuota, Conflict, Unavailable, and a guardrail's refusal, with a record of it; nothing is
-        begun then.
+        Raises InsufficientQuota, Conflict, Unavailable, BadRequest for a picture that is not had, and a guardrail's
+        refusal, with a record of it; nothing is begun then.
         """
         ledger = self.plane.ledger
         if self.asked.refusal is not None:
@@ -179,6 +180,11 @@ class Submit:
             note(self.plane, record)
             ledger.record(record)
             raise self.asked.refusal
+        if to_fetch(self.asked):
+            # What was made before is answered as it was, whatever became of its pictures.
+            if self.claim and (made := await ledger.wait_reply(self.claim)) is not None:
+                return made
+            self.asked = await with_pictures(self.plane, self.asked)
         while True:
             point("tasks.hold.before")
             try:

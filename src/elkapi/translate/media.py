@@ -408,10 +408,19 @@ def _quotient(value: str) -> float:
         raise BadRequest("`aspect_ratio` must read like 16:9.", param="aspect_ratio") from None
 
 
+def is_address(value: str) -> bool:
+    """Whether a picture is given by where it stands on the web."""
+    return value.startswith(("https://", "http://"))
+
+
 def _google(value: str) -> dict[str, str]:
+    if is_address(value):
+        # Only until it is fetched: see `VideoMap.inline`.
+        return {"uri": value}
     hit = _DATA.fullmatch(value)
     if hit is None:
-        raise BadRequest("This model takes pictures only as data URLs (data:image/png;base64,...).", param="image")
+        message = "This model takes pictures as URLs (https://...) or data URLs (data:image/png;base64,...)."
+        raise BadRequest(message, param="image")
     try:
         base64.b64decode(hit.group(2), validate=True)
     except binascii.Error:

@@ -104,7 +104,7 @@ def test_what_changes_the_video_is_refused_and_a_hint_is_dropped() -> None:
     assert refused("video", {"prompt": "p", "n": 2}, "kling") == "count"
     assert refused("video", {"prompt": "p", "negative_prompt": "fog"}, "ark-video") == "negative_prompt"
     assert refused("video", {"prompt": "p", "images": [A, B]}, "kling") == "references"
-    assert refused("veo-query", {"prompt": "p", "images": [A]}, "veo") == "image"
+    assert refused("veo-query", {"prompt": "p", "images": ["gs://a/1.png"]}, "veo") == "image"
     assert crossed("video", {"prompt": "p", "seed": 7, "n": 1}, "kling")[1] == {"model_name": "m", "prompt": "p"}
 
 

@@ -1,0 +1,138 @@
+"""Pictures that a neutral request gives by address, for providers that take bytes alone: fetched before a hold.
+
+Addresses are the caller's: each is judged by the guarded dialer, as is every hop of a redirect, and what went wrong is
+told without a word about what stands behind it. The body in `Asked.sent` names the addresses until then, so a repeat
+under an idempotency key is the same request whatever they show by now.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+from collections.abc import Iterator
+from typing import Any
+
+import msgspec
+
+from elkapi import __version__
+from elkapi.assets.kinds import HEAD_BYTES, kind_of
+from elkapi.catalog.media import VIDEO_MAPS
+from elkapi.errors import BadRequest
+from elkapi.relay.asking import Asked, crossed
+from elkapi.relay.plane import DataPlane
+from elkapi.tasks.callback_address import split
+from elkapi.translate.media import is_address
+from elkapi.upstream import UpstreamClient, UpstreamFailure, UpstreamRequest
+from elkapi.upstream.errors import AddressRefused, ConnectFailed, ConnectTimeout
+from elkapi.upstream.follow import follow
+
+CODE = "invalid_image_url"
+# One sentence for what is private and for what is not there: the difference is nobody's business outside.
+_UNREACHED = "it could not be reached"
+# Some hosts give nothing to who does not say what asks.
+_HEADERS = (
+    (b"accept", b"image/*"),
+    (b"accept-encoding", b"identity"),
+    (b"user-agent", f"elkapi/{__version__}".encode()),
+)
+
+
+class _NotFetched(Exception):
+    """Why a picture is not there, for its caller to read."""
+
+
+def to_fetch(asked: Asked) -> tuple[str, ...]:
+    """The addresses whose pictures the provider of a request that was put to it wants as bytes."""
+    wire, ask = asked.operation.wire, asked.media
+    if ask is None or wire not in VIDEO_MAPS or not VIDEO_MAPS[wire].inline:
+        return ()
+    return tuple(dict.fromkeys(one for one in (ask.image, ask.last_image, *ask.references) if is_address(one)))
+
+
+async def with_pictures(plane: DataPlane, asked: Asked) -> Asked:
+    """The request with its pictures in it. Raises BadRequest, naming the caller's field, for one that is not had."""
+    ask, settings = asked.media, plane.settings
+    assert ask is not None
+    assert asked.operation.wire is not None
+    found: dict[str, str] = {}
+    # Together no more than a caller could have sent along.
+    left = settings.body_bytes_max
+    address = ""
+    try:
+        async with asyncio.timeout(settings.picture_fetch_s):
+            for address in to_fetch(asked):
+                content_type, content = await _fetched(plane, address)
+                left -= len(content)
+                if left < 0:
+                    raise _NotFetched(f"with those before it, it is more than {settings.body_bytes_max} bytes")
+                found[address] = f"data:{content_type};base64,{base64.b64encode(content).decode()}"
+    except TimeoutError:
+        raise _refusal(asked, address, f"it did not come within {settings.picture_fetch_s:g} seconds") from None
+    except _NotFetched as reason:
+        raise _refusal(asked, address, str(reason)) from None
+    ask = msgspec.structs.replace(
+        ask,
+        image=found.get(ask.image, ask.image),
+        last_image=found.get(ask.last_image, ask.last_image),
+        references=tuple(found.get(one, one) for one in ask.references),
+    )
+    with_bytes = msgspec.structs.replace(asked, media=ask)
+    return crossed(with_bytes, plane.operations, plane.catalog.family_of, asked.operation.wire)
+
+
+async def _fetched(plane: DataPlane, address: str) -> tuple[str, bytes]:
+    """(its content type by its first bytes, the picture). Raises _NotFetched."""
+    bytes_max = plane.settings.picture_bytes_max
+    try:
+        origin, target = split(address.partition("#")[0], allow_private=plane.settings.picture_allow_private)
+    except ValueError:
+        raise _NotFetched("its address is no URL that can be fetched") from None
+    request = UpstreamRequest(origin, b"GET", target, [*_HEADERS])
+    try:
+        try:
+            content, whole = await _answer(plane.client, request, bytes_max)
+        except UpstreamFailure as failure:
+            if not failure.stale:
+                raise
+            # The host had closed the connection of the picture before.
+            content, whole = await _answer(plane.client, request, bytes_max)
+    except (AddressRefused, ConnectFailed, ConnectTimeout):
+        raise _NotFetched(_UNREACHED) from None
+    except UpstreamFailure:
+        raise _NotFetched("it did not come whole") from None
+    if not whole:
+        raise _NotFetched(f"it is larger than {bytes_max} bytes")
+    kind = kind_of(content[:HEAD_BYTES])
+    if kind is None or kind.kind != "image":
+        raise _NotFetched("it is no picture")
+    return kind.content_type, content
+
+
+async def _answer(client: UpstreamClient, request: UpstreamRequest, bytes_max: int) -> tuple[bytes, bool]:
+    """(its first bytes, whether they are all). Raises _NotFetched, UpstreamFailure."""
+    reply = await client.send(request)
+    try:
+        reply = await follow(client, reply, request)
+        if reply.status != 200:
+            raise _NotFetched(f"its address answers {reply.status}")
+        return await reply.read(bytes_max)
+    finally:
+        await reply.aclose()
+
+
+def _refusal(asked: Asked, address: str, why: str) -> BadRequest:
+    # A chat keeps no more than its prompt; its pictures stand in its messages.
+    param = next(_places(asked.shown, address, ""), "messages")
+    return BadRequest(f"The picture in `{param}` cannot be used: {why}.", code=CODE, param=param)
+
+
+def _places(value: Any, address: str, path: str) -> Iterator[str]:
+    """Where in a caller's body an address stands: `images[1]`, `input.image`."""
+    if isinstance(value, dict):
+        for name, inner in value.items():
+            yield from _places(inner, address, f"{path}.{name}" if path else name)
+    elif isinstance(value, list):
+        for number, inner in enumerate(value):
+            yield from _places(inner, address, f"{path}[{number}]")
+    elif value == address:
+        yield path
