@@ -36,6 +36,8 @@ REFS = (
     *("video_id", "task_id", "input.video_id", "input.task_id", "session_id", "video.id"),
     *("keyframes.frame0.id", "keyframes.frame1.id", "content[*].draft_task.id", "characters[*].id"),
 )
+# Members that hold the address of a film to go on from: where it is one of ours, it names what a task made.
+FILES = ("instances[*].video.uri",)
 UPLOADED = "runway://"
 JSON = b"application/json"
 
@@ -45,7 +47,8 @@ class Asked(msgspec.Struct, frozen=True):
 
     `said` is the caller's own word for the model where `model` is another. `media` is set where the request is a
     neutral one, which `crossed` puts to a provider; `shown` is what of it the caller may see again. `refusal` is a
-    guardrail's: the submit is priced all the same, for its record, and goes no further.
+    guardrail's: the submit is priced all the same, for its record, and goes no further. `files` are addresses of what
+    it goes on from, ours or not.
     """
 
     operation: Operation
@@ -63,6 +66,7 @@ class Asked(msgspec.Struct, frozen=True):
     media: MediaAsk | None = None
     shown: Mapping[str, Any] = {}
     refusal: GatewayError | None = None
+    files: tuple[str, ...] = ()
 
     @property
     def task(self) -> TaskSpec:
@@ -121,10 +125,25 @@ def asked_for(
     named = [match.params.get(name) for name in ("id", "task_id")] if "{ref}" in operation.upstream else []
     found = [*named, *(value for path in REFS for value in compiled(path)(body)), *_uploads(body)]
     refs = tuple(dict.fromkeys(str(one) for one in found if isinstance(one, str | int) and one != ""))
-    if len(refs) > REFS_MAX:
-        raise BadRequest(f"A task goes on from at most {REFS_MAX} others; this one names {len(refs)}.")
+    files = tuple(dict.fromkeys(one for path in FILES for one in compiled(path)(body) if isinstance(one, str)))
+    if len(refs) + len(files) > REFS_MAX:
+        raise BadRequest(f"A task goes on from at most {REFS_MAX} others; this one names {len(refs) + len(files)}.")
     return Asked(
-        operation, family, model, said, sent, body, upper, features, refs, callback or "", form, content_type, ask, body
+        operation=operation,
+        family=family,
+        model=model,
+        said=said,
+        sent=sent,
+        body=body,
+        upper=upper,
+        features=features,
+        refs=refs,
+        callback_url=callback or "",
+        form=form,
+        content_type=content_type,
+        media=ask,
+        shown=body,
+        files=files,
     )
 
 

@@ -26,7 +26,6 @@ from elkapi.upstream import UpstreamClient, UpstreamFailure, UpstreamRequest
 from elkapi.upstream.errors import AddressRefused, ConnectFailed, ConnectTimeout
 from elkapi.upstream.follow import follow
 
-CODE = "invalid_image_url"
 # One sentence for what is private and for what is not there: the difference is nobody's business outside.
 _UNREACHED = "it could not be reached"
 # Some hosts give nothing to who does not say what asks.
@@ -123,7 +122,7 @@ async def _answer(client: UpstreamClient, request: UpstreamRequest, bytes_max: i
 def _refusal(asked: Asked, address: str, why: str) -> BadRequest:
     # A chat keeps no more than its prompt; its pictures stand in its messages.
     param = next(_places(asked.shown, address, ""), "messages")
-    return BadRequest(f"The picture in `{param}` cannot be used: {why}.", code=CODE, param=param)
+    return BadRequest(f"The picture in `{param}` cannot be used: {why}.", code="invalid_image_url", param=param)
 
 
 def _places(value: Any, address: str, path: str) -> Iterator[str]:

@@ -19,6 +19,7 @@ from elkapi.errors import BadRequest, NoChannel, NoPrice
 from elkapi.pricing.media import charged_ms, unfixed
 from elkapi.pricing.price import dearest_for, quote
 from elkapi.relay.asking import Asked, crossed
+from elkapi.relay.own_files import made_at
 from elkapi.relay.plane import DataPlane, Places
 from elkapi.relay.read import Request
 from elkapi.relay.route import route, way_of
@@ -155,15 +156,15 @@ async def own_mark_checked(plane: DataPlane, grant: Grant, asked: Asked, repeata
 
 
 async def same_account(
-    plane: DataPlane, grant: Grant, asked: Asked, attempts: tuple[Attempt, ...]
+    plane: DataPlane, grant: Grant, asked: Asked, attempts: tuple[Attempt, ...], origin: str
 ) -> tuple[tuple[Attempt, ...], dict[str, str]]:
     """(only the account that made what the submit refers to, the provider's names for it). Raises NotFound for what is
-    not the caller's own.
+    not the caller's own. `origin` is how the caller calls us.
 
     A name that no task of the caller's has may be the provider's own to know, where an account is the caller's alone;
     here accounts are shared, so it is nobody's.
     """
-    named = {}
+    named, made = {}, []
     for ref in asked.refs:
         task = await plane.tasks.find_or_none(grant, ref)
         if task is None:
@@ -173,6 +174,12 @@ async def same_account(
             named[ref] = task.row.native_id
         elif ref == task.row.native_id:
             named[ref] = ref
+        made.append(task)
+    for address in asked.files:
+        if (found := await made_at(plane, grant, address, origin)) is not None:
+            task, named[address] = found
+            made.append(task)
+    for task in made:
         place = (task.row.channel_id, task.row.channel_key_id)
         attempts = tuple(one for one in attempts if (one.channel.id, one.key.id) == place)
     if not attempts:

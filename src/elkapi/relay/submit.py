@@ -157,8 +157,8 @@ class Submit:
         """Routed and quoted. Raises ModelForbidden, NoChannel, NoPrice, NotFound for another's task."""
         way, attempts, asked = planned(plane, snapshot, grant, asked)
         named: dict[str, str] = {}
-        if asked.refs:
-            attempts, named = await same_account(plane, grant, asked, attempts)
+        if asked.refs or asked.files:
+            attempts, named = await same_account(plane, grant, asked, attempts, plane.origin(call))
         price, bound = priced(asked, grant, way)
         one = cls(plane, grant, asked, call, attempts, price, bound)
         one.put.named = named
