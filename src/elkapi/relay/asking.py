@@ -5,6 +5,7 @@ The caller's body stays bytes as long as nothing in it must change (decisions.md
 
 from __future__ import annotations
 
+import asyncio
 import re
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -29,6 +30,8 @@ from elkapi.types import Usage
 _object = msgspec.json.Decoder(dict[str, Any])
 # Each is looked up, and each is a name of something that a provider made: a handful, or a mistake.
 REFS_MAX = 16
+# Reading files out of a larger form takes long enough to be worth a thread.
+INLINE_FORM_BYTES = 256 * 1024
 DEPTH_MAX = 64
 _OPERATION_WORDS = re.compile(r"/(text|image|video)-to-video$")
 # Members by which a follow-up names what an earlier task made; the same account must serve it.
@@ -81,7 +84,11 @@ async def read_submit(call: Call, match: Match, family: Family, aliases: Mapping
     sent = await call.body()
     content_type = JSON
     if operation.body is Body.FORM and kind is not None and kind.lower().startswith(b"multipart/"):
-        (body, sent), content_type = forms.read(sent, kind), kind
+        content_type = kind
+        if len(sent) > INLINE_FORM_BYTES:
+            body, sent = await asyncio.to_thread(forms.read, sent, kind)
+        else:
+            body, sent = forms.read(sent, kind)
         _check_spelling(body, deciding_names(operation))
     else:
         check_media_type(kind)
