@@ -547,7 +547,7 @@ CHANNELS: tuple[tuple[str, str, str, tuple[str, ...]], ...] = (
         "/kling",
         "AKSANDBOX|sandbox-secret",
         (
-            *("kling-v1-6", "kling-v2", "kling-video-extend", "kling-lip-sync", "kling-effects"),
+            *("kling-v1-6", "kling-v2", "kling-video-extend", "kling-lip-sync"),
             *("kling-image-expand", "kling-identify-face", "kolors-virtual-try-on-v1"),
         ),
     ),

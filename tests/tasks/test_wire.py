@@ -170,3 +170,37 @@ def test_a_repeat_under_one_idempotency_key_may_carry_the_same_name(gateways: Se
     replies = [asking.call("POST", asking.path, json=body, headers={"idempotency-key": "k"}) for _ in range(2)]
     assert [one.status_code for one in replies] == [200, 200]
     assert replies[0].content == replies[1].content
+
+
+def test_an_effect_is_made_and_paid_by_the_model_of_its_input(gateways: Served) -> None:
+    """kling.md, "kling.effects"."""
+    gate, row = gateways.gate, "kling.effects"
+    models = {"kling-v1-5": "kling-v1-5", "fx": "kling-v1"}
+    url = gateways.sandbox.base_url + "/kling"
+    secrets = ("AKSANDBOX|sandbox-secret",)
+    more = {"family": "kling", "secrets": secrets, "model_map": models, "forward_headers": (FAULT,)}
+    gateways.run(gate.channel(url, tuple(models), **more))
+    for number, name in enumerate(models):
+        gateways.run(gate.price(name, per_call_usd=f"0.{number + 7}"))
+    caller = Caller(gateways, row)
+    pair = {"mode": "std", "images": [PICTURE, PICTURE], "duration": "5"}
+    for said, charge, upstream in (
+        ({"model_name": "kling-v1-5"}, 700_000_000, "kling-v1-5"),
+        ({"model_name": "fx"}, 800_000_000, "kling-v1"),
+        ({}, 500_000_000, "kling-v1-6"),
+    ):
+        body = {"effect_scene": "hug", "input": {**pair, **said}}
+        reply = caller.call("POST", caller.path, json=body, headers={FAULT: AT_ONCE})
+        assert reply.status_code == 200, reply.text
+        shown = gateways.sandbox.sandbox.recorder.shown()
+        sent = next(one for one in reversed(shown) if one.target.endswith("/videos/effects"))
+        assert msgspec.json.decode(base64.b64decode(sent.body_base64))["input"]["model_name"] == upstream
+        caller.until(reply.json()["data"]["task_id"], "succeed")
+        assert gateways.charge_nano(reply.headers["x-request-id"]) == charge
+    for wrong, param in (({"Model_Name": "kling-v1-5"}, "Model_Name"), ({"model_name": 5}, "input.model_name")):
+        body = {"effect_scene": "hug", "input": {**pair, **wrong}}
+        reply = caller.call("POST", caller.path, json=body)
+        assert (reply.status_code, reply.json()["error"]["param"]) == (400, param), reply.text
+    meter = OPERATIONS[row].meter
+    assert meter is not None
+    assert bound(meter, {"effect_scene": "hug"})[1] == {"effect": "hug", "mode": "std", "duration": "5"}

@@ -74,7 +74,7 @@ class Body(Enum):
 
 
 class ModelSource(msgspec.Struct, frozen=True):
-    """Where the model's name stands: in the JSON body under `name`, in the path, or in either (the body wins).
+    """Where the model's name stands: in the JSON body under `name` (a path), in the path, or in either (the body wins).
 
     "source": it is that of the task which the call goes on from. "any": the call is about an account, not a model; any
     model says whose channel it may use.

@@ -14,7 +14,7 @@ import msgspec
 
 from elkapi.catalog import Body, Match, Operation
 from elkapi.catalog.jsonedit import check_named_once
-from elkapi.catalog.jsonpath import compiled
+from elkapi.catalog.jsonpath import compiled, first, put
 from elkapi.catalog.operation import Family, Hooks
 from elkapi.catalog.task import TaskSpec
 from elkapi.errors import BadRequest, GatewayError
@@ -98,6 +98,9 @@ async def read_submit(call: Call, match: Match, family: Family, aliases: Mapping
         _check_spelling(body, deciding)
         # Of two members of one name another could be served than the one that is priced.
         check_named_once(sent, *deciding)
+    holder, _, name = operation.model.name.rpartition(".")
+    if holder and isinstance(inner := first(holder, body), dict):
+        _check_spelling(inner, (name,))
     return asked_for(match, family, aliases, sent, body, content_type)
 
 
@@ -193,7 +196,7 @@ def deciding_names(operation: Operation) -> tuple[str, ...]:
     meter, names = operation.meter, ["model"]
     assert meter is not None
     if operation.model.where == "body":
-        names.append(operation.model.name)
+        names.append(operation.model.name.partition(".")[0])
     paths = (*meter.seconds, meter.count, *(path for paths in meter.features.values() for path in paths))
     names += [path.partition(".")[0].partition("[")[0] for path in paths if path and not path.startswith("=")]
     return tuple(dict.fromkeys(names))
@@ -223,7 +226,7 @@ def _model(match: Match, body: Mapping[str, Any]) -> str:
     source = match.operation.model
     found = None
     if source.where in ("body", "body_or_path"):
-        found = body.get(source.name)
+        found = first(source.name, body)
         if found is None and source.name != "model":
             found = body.get("model")
     if source.prefix and found is not None:
@@ -259,9 +262,9 @@ def provider_body(
     if source.prefix:
         if upstream_model != asked.model:
             body[source.name] = upstream_model.removeprefix(source.prefix)
-    elif source.where == "body" and upstream_model != body.get(source.name):
+    elif source.where == "body" and upstream_model != first(source.name, body):
         # A body that names none leaves the choice to the provider only where that is the model we priced.
-        body[source.name] = upstream_model
+        put(source.name, body, upstream_model)
         if source.name != "model":
             body.pop("model", None)
     if task.callback and (asked.callback_url or callback):

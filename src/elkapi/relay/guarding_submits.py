@@ -61,7 +61,7 @@ async def looked_at(
 def _words(operation: Operation) -> frozenset[str]:
     """The names of members, wherever they stand, that decide model and price or name what was made before."""
     assert operation.meter is not None
-    paths = (*operation.meter.seconds, operation.meter.count, *REFS, *FILES)
+    paths = (operation.model.name, *operation.meter.seconds, operation.meter.count, *REFS, *FILES)
     paths += tuple(path for paths in operation.meter.features.values() for path in paths if path[:1] != "=")
     names = {path.rsplit(".", 1)[-1].partition("[")[0].lower() for path in paths}
     return frozenset(names | {name.lower() for name in deciding_names(operation)})

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+import msgspec
+
 from elkapi.catalog.declare import Tasks
 from elkapi.catalog.operation import Family, Hooks, ModelSource
 from elkapi.catalog.task import InBand, Listing, Made, Meter, TaskSpec
@@ -34,6 +36,7 @@ _FEATURES: dict[str, tuple[str, ...]] = {
 }
 _SOUND: dict[str, tuple[str, ...]] = {"sound": ("sound", "=off")}
 _VIDEO = Meter(unit="call", seconds=("duration", "input.duration"), features=_FEATURES | _SOUND)
+_EFFECTS = msgspec.structs.replace(_VIDEO, features=_FEATURES | {"effect": ("effect_scene",)})
 _IMAGE = Meter(unit="image", count="n", features={"resolution": ("resolution", "=1k")})
 _LIST = Listing(
     items="data",
@@ -98,7 +101,13 @@ FAMILY = Family(
         _tasks.submit("image-to-video", "/v1/videos/image2video", flat_form="kling-flat"),
         _tasks.submit("extend", "/v1/videos/video-extend", model="kling-video-extend"),
         _tasks.submit("lip-sync", "/v1/videos/lip-sync", model="kling-lip-sync"),
-        _tasks.submit("effects", "/v1/videos/effects", model="kling-effects"),
+        _tasks.submit(
+            "effects",
+            "/v1/videos/effects",
+            meter=_EFFECTS,
+            # Of its models the one that makes every effect.
+            model=ModelSource("body", "input.model_name", "kling-v1-6"),
+        ),
         _tasks.submit("image", "/v1/images/generations", meter=_IMAGE),
         _tasks.submit("image-expand", "/v1/images/editing/expand", meter=_IMAGE, model="kling-image-expand"),
         _tasks.submit(

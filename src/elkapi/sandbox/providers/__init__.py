@@ -49,7 +49,7 @@ VIDEO_MODELS: tuple[str, ...] = (
     *("doubao-seedance-1-0-pro-250528", "doubao-seedance-1-0-lite-i2v-250428", "doubao-seedance-1-5-pro-251215"),
     *("doubao-seedance-2-0-260128", "doubao-seedance-2-0-fast-260128"),
     *("kling-v1", "kling-v1-5", "kling-v1-6", "kling-v2", "kling-v2-master", "kling-v2-1", "kling-v2-1-master"),
-    *("kling-v2-5-turbo", "kling-v2-6", "kling-v3", "kling-video-extend", "kling-lip-sync", "kling-effects"),
+    *("kling-v2-5-turbo", "kling-v2-6", "kling-v3", "kling-video-extend", "kling-lip-sync"),
     *("kling-image-expand", "kling-identify-face", "kolors-virtual-try-on-v1", "kolors-virtual-try-on-v1-5"),
     *("gen4_turbo", "gen4.5", "gen4_image", "gen4_image_turbo", "aleph2", "act_two", "veo3", "veo3.1", "veo3.1_fast"),
     *("seedance2", "seedance2_fast", "magnific_video_upscaler_creative", "magnific_precision_upscaler_v2"),
