@@ -64,7 +64,8 @@ async def with_pictures(plane: DataPlane, asked: Asked) -> Asked:
                 left -= len(content)
                 if left < 0:
                     raise _NotFetched(f"with those before it, it is more than {settings.body_bytes_max} bytes")
-                found[address] = f"data:{content_type};base64,{base64.b64encode(content).decode()}"
+                text = await asyncio.to_thread(base64.b64encode, content)
+                found[address] = f"data:{content_type};base64,{text.decode()}"
     except TimeoutError:
         raise _refusal(asked, address, f"it did not come within {settings.picture_fetch_s:g} seconds") from None
     except _NotFetched as reason:
@@ -76,7 +77,8 @@ async def with_pictures(plane: DataPlane, asked: Asked) -> Asked:
         references=tuple(found.get(one, one) for one in ask.references),
     )
     with_bytes = msgspec.structs.replace(asked, media=ask)
-    return crossed(with_bytes, plane.operations, plane.catalog.family_of, asked.operation.wire)
+    # Base64 of this size would keep the loop of every other call.
+    return await asyncio.to_thread(crossed, with_bytes, plane.operations, plane.catalog.family_of, asked.operation.wire)
 
 
 async def _fetched(plane: DataPlane, address: str) -> tuple[str, bytes]:

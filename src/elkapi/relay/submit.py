@@ -184,7 +184,7 @@ class Submit:
             # What was made before is answered as it was, whatever became of its pictures.
             if self.claim and (made := await ledger.wait_reply(self.claim)) is not None:
                 return made
-            self.asked = await with_pictures(self.plane, self.asked)
+            self.put.asked = await with_pictures(self.plane, self.asked)
         while True:
             point("tasks.hold.before")
             try:
