@@ -44,17 +44,26 @@ class Host(ThreadingHTTPServer):
             "/page": b"<html>",
             "/film": mp4(),
             "/cut": png(),
+            "/once/a": png(),
+            "/once/b": jpeg(),
             "/big": png() + b"\0" * BYTES_MAX,
         }
 
 
 class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
+    asked_before = False
 
     def do_GET(self) -> None:
         host = self.server
         assert isinstance(host, Host)
         host.asked.append(self.path)
+        once = self.path.startswith("/once/")
+        self.close_connection = self.asked_before or not once
+        if self.asked_before:
+            # As of a connection that its host had closed while the request was on its way.
+            return
+        self.asked_before = True
         if self.path == "/slow":
             host.go_on.wait()
         moved = {"/moved": "/a.png", "/private": "http://10.0.0.1/a.png"}.get(self.path)
@@ -63,10 +72,11 @@ class _Handler(BaseHTTPRequestHandler):
         if moved:
             self.send_header("location", moved)
         self.send_header("content-length", str(len(content or b"") + (self.path == "/cut")))
+        if not once:
+            self.send_header("connection", "close")
         self.end_headers()
         with contextlib.suppress(ConnectionError):
             self.wfile.write(content or b"")
-        self.close_connection = True
 
     def log_message(self, *_: Any) -> None: ...
 
@@ -162,6 +172,17 @@ def test_every_picture_of_a_request_is_fetched_once(gateways: Served, asking: As
     references = [{"image": one, "referenceType": "asset"} for one in (A_PNG, B_JPEG, B_JPEG)]
     assert sent(gateways) == {"prompt": "a dog", "image": A_PNG, "referenceImages": references}
     assert host.asked[2:] == ["/a.png", "/moved", "/a.png", "/b.jpg"]
+
+
+def test_a_picture_is_asked_for_again_where_its_connection_was_closed(
+    gateways: Served, asking: Asking, host: Host
+) -> None:
+    del host.asked[:]
+    said = {"image": f"{host.origin}/once/a", "last_image": f"{host.origin}/once/b"}
+    reply = begin(asking, "/v1/videos", said)
+    assert reply.status_code == 200, reply.text
+    assert sent(gateways) == {"prompt": "a dog", "image": A_PNG, "lastFrame": B_JPEG}
+    assert host.asked == ["/once/a", "/once/b", "/once/b"]
 
 
 def test_a_chats_pictures_are_fetched_and_named(gateways: Served, asking: Asking, host: Host) -> None:
