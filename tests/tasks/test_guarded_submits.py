@@ -73,7 +73,7 @@ async def test_a_mask_changes_what_the_provider_receives_and_what_is_kept(tasks:
         "prompt": f"write {MAIL}",
         "image_list": [{"image": f"https://x.test/{MAIL}"}],
         "mode": "pro",
-        "external_task_id": "4111111111111111",
+        "voice_id": "4111111111111111",
         "x_unknown": {"deep": [f"ask {MAIL}", 2.5]},
     }
     reply = await tasks.submit(asked, key=key)
@@ -81,7 +81,7 @@ async def test_a_mask_changes_what_the_provider_receives_and_what_is_kept(tasks:
     sent = tasks.upstream.requests[0][2]
     assert sent["prompt"] == "write [EMAIL]"
     assert sent["x_unknown"] == {"deep": ["ask [EMAIL]", 2.5]}
-    for name in ("image_list", "mode", "external_task_id"):
+    for name in ("image_list", "mode", "voice_id"):
         assert sent[name] == asked[name]
     body = {"model": MODEL, "input": {"prompt": f"for {MAIL}", "seconds": 5}}
     ours = await tasks.call("POST", "/v1/tasks", body, key=key)
