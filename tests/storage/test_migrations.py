@@ -17,6 +17,12 @@ from elkapi.storage.db import Database
 from elkapi.storage.installation import Installation, open_installation
 
 
+@pytest.fixture
+def database_url(empty_database_url: str) -> str:
+    """Migrations begin with nothing here."""
+    return empty_database_url
+
+
 def test_migrating_twice_changes_nothing(database_url: str) -> None:
     database = Database.open(database_url)
     try:
