@@ -123,9 +123,11 @@ async def test_g30_g31_lines_of_killed_workers_end_once_and_are_charged_once(
             await eventually(f"whole again after {point}", gate.is_complete, WITHIN_S)
     with capsys.disabled():
         print("\n" + ", ".join(f"{point}: {dict(counts)}" for point, counts in seen.items()))
-    # What was charged before the worker died was delivered; what was not is not known, and was not asked again.
-    assert seen["relay.settle.after"] == {"succeeded": LINES}
-    assert seen["batches.end.before"] == {"succeeded": LINES}
+    # What was charged before the worker died was delivered (`judged`); the other lines that it had under way are not
+    # known, and were not asked again.
+    others = SETTINGS["batch_parallel_max"] - 1
+    assert seen["relay.settle.after"]["succeeded"] >= LINES - others
+    assert seen["batches.end.before"]["succeeded"] >= LINES - others
     assert seen["batches.lease.after"] == {"succeeded": LINES}
     assert seen["relay.hold.after"]["errored"] >= 1
     assert seen["kill -9"]["errored"] >= 1
