@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import threading
 from typing import Any
 
 import pytest
 
+from elkapi.relay import asking
 from tests.tasks.conftest import MODEL, Tasks
 
 JSON = {"content-type": "application/json"}
@@ -62,6 +64,39 @@ async def test_more_names_of_earlier_tasks_than_any_task_has_are_not_looked_up(t
     reply = await sent(tasks, "/volc/v3/contents/generations/tasks", JSON, b'{"model":"m","content":[%b]}' % content)
     assert reply.status_code == 400
     assert "at most 16" in reply.text
+
+
+@pytest.mark.parametrize(
+    ("path", "headers", "body", "status", "said"),
+    [
+        (VIDEO, JSON, submit(b'"duration":"5"'), 200, "submitted"),
+        (VIDEO, JSON, submit(b'"duration":"5","duration":"10"'), 400, "duplicate_field"),
+        (VIDEOS, FORM, part("model", b"sora-2") + part("model", b"sora-2-pro") + b"--B--", 400, "duplicate_field"),
+    ],
+)
+async def test_a_large_body_is_read_on_a_thread_and_refused_alike(
+    tasks: Tasks,
+    monkeypatch: pytest.MonkeyPatch,
+    path: str,
+    headers: dict[str, str],
+    body: bytes,
+    status: int,
+    said: str,
+) -> None:
+    read, loop_thread = asking._read, threading.get_ident()
+    threads: list[int] = []
+
+    def noted(*args: Any) -> Any:
+        threads.append(threading.get_ident())
+        return read(*args)
+
+    monkeypatch.setattr(asking, "INLINE_BYTES", 16)
+    monkeypatch.setattr(asking, "_read", noted)
+    reply = await sent(tasks, path, headers, body)
+    assert reply.status_code == status, reply.text
+    assert said in reply.text
+    assert threads
+    assert loop_thread not in threads
 
 
 async def sent(tasks: Tasks, path: str, headers: dict[str, str], body: bytes) -> Any:

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import Iterator, Mapping
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, ParamSpec, TypeVar
 
 import msgspec
 
@@ -27,11 +27,14 @@ from elkapi.translate.decode import decode
 from elkapi.translate.media import MediaAsk
 from elkapi.types import Usage
 
+P = ParamSpec("P")
+T = TypeVar("T")
+
 _object = msgspec.json.Decoder(dict[str, Any])
 # Each is looked up, and each is a name of something that a provider made: a handful, or a mistake.
 REFS_MAX = 16
-# Reading files out of a larger form takes long enough to be worth a thread.
-INLINE_FORM_BYTES = 256 * 1024
+# Reading or writing a larger body takes long enough to be worth a thread.
+INLINE_BYTES = 256 * 1024
 DEPTH_MAX = 64
 _OPERATION_WORDS = re.compile(r"/(text|image|video)-to-video$")
 # Members by which a follow-up names what an earlier task made; the same account must serve it.
@@ -79,29 +82,35 @@ class Asked(msgspec.Struct, frozen=True):
 
 async def read_submit(call: Call, match: Match, family: Family, aliases: Mapping[str, str] | None) -> Asked:
     """Read and check a submit. Raises BadRequest, UnsupportedMediaType, BodyTooLarge, RequestTimeout, ClientGone."""
-    operation = match.operation
     kind = call.header(b"content-type")
     sent = await call.body()
-    content_type = JSON
+    body, sent, content_type = await anywhere(len(sent), _read, match.operation, kind, sent)
+    return asked_for(match, family, aliases, sent, body, content_type)
+
+
+async def anywhere(size_bytes: int, work: Callable[P, T], *args: P.args, **more: P.kwargs) -> T:
+    """What `work` gives, on a thread where it has a large body to go through."""
+    return await asyncio.to_thread(work, *args, **more) if size_bytes > INLINE_BYTES else work(*args, **more)
+
+
+def _read(operation: Operation, kind: bytes | None, sent: bytes) -> tuple[dict[str, Any], bytes, bytes]:
+    """(the members of a body, its bytes as they go on, its type). Raises BadRequest, UnsupportedMediaType."""
+    deciding, content_type = deciding_names(operation), JSON
     if operation.body is Body.FORM and kind is not None and kind.lower().startswith(b"multipart/"):
         content_type = kind
-        if len(sent) > INLINE_FORM_BYTES:
-            body, sent = await asyncio.to_thread(forms.read, sent, kind)
-        else:
-            body, sent = forms.read(sent, kind)
-        _check_spelling(body, deciding_names(operation))
+        body, sent = forms.read(sent, kind)
+        _check_spelling(body, deciding)
     else:
         check_media_type(kind)
         body = decode(_object, sent)
         _check_depth(body)
-        deciding = deciding_names(operation)
         _check_spelling(body, deciding)
         # Of two members of one name another could be served than the one that is priced.
         check_named_once(sent, *deciding)
     holder, _, name = operation.model.name.rpartition(".")
     if holder and isinstance(inner := first(holder, body), dict):
         _check_spelling(inner, (name,))
-    return asked_for(match, family, aliases, sent, body, content_type)
+    return body, sent, content_type
 
 
 def asked_for(

@@ -17,7 +17,7 @@ from elkapi.guards.found import Blocked
 from elkapi.guards.shapes import Visit
 from elkapi.guards.submits import looked_through
 from elkapi.relay import forms
-from elkapi.relay.asking import FILES, JSON, REFS, Asked, asked_for, deciding_names
+from elkapi.relay.asking import FILES, JSON, REFS, Asked, anywhere, asked_for, deciding_names
 from elkapi.relay.call import Call
 from elkapi.relay.hook import HookDown
 from elkapi.relay.looking import Asker, TooLong, refusal_of, rules_of, too_long
@@ -54,7 +54,7 @@ async def looked_at(
     if asked.content_type != JSON:
         if body == asked.body:
             return asked
-        sent = forms.changed(asked.sent, asked.content_type, asked.body, body)
+        sent = await anywhere(len(asked.sent), forms.changed, asked.sent, asked.content_type, asked.body, body)
     return asked_for(match, family, policy.aliases, sent, body, asked.content_type)
 
 

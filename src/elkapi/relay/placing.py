@@ -18,7 +18,7 @@ from elkapi.catalog.upstreams import endpoint_for
 from elkapi.errors import BadRequest, NoChannel, NoPrice
 from elkapi.pricing.media import charged_ms, unfixed
 from elkapi.pricing.price import dearest_for, quote
-from elkapi.relay.asking import Asked, crossed
+from elkapi.relay.asking import Asked, anywhere, crossed
 from elkapi.relay.own_files import made_at
 from elkapi.relay.plane import DataPlane, Places
 from elkapi.relay.read import Request
@@ -88,7 +88,8 @@ async def _upload_ms(asked: Asked) -> int:
     """How long a video is that the caller sends along; 0 where nobody can tell."""
     url = asked.body.get("video")
     with contextlib.suppress(ProbeError, ValueError):
-        content = base64.b64decode(url.partition(",")[2]) if isinstance(url, str) else b""
+        text = url.partition(",")[2] if isinstance(url, str) else ""
+        content = await anywhere(len(text), base64.b64decode, text)
 
         async def read(start: int, length: int) -> bytes:
             return content[max(start, 0) : max(start, 0) + length]

@@ -14,11 +14,11 @@ from elkapi.errors import BadRequest, GatewayError, UpstreamRejected
 from elkapi.observe.trace import HEADER as TRACEPARENT
 from elkapi.relay import forms
 from elkapi.relay.asking import JSON as JSON_TYPE
-from elkapi.relay.asking import Asked, provider_body
+from elkapi.relay.asking import Asked, anywhere, provider_body
 from elkapi.relay.call import Call
 from elkapi.relay.plane import DataPlane
 from elkapi.relay.redact import redact, rejected
-from elkapi.relay.relay import nobody_answered, remember
+from elkapi.relay.relay import begun_record, nobody_answered, remember
 from elkapi.routing.verdict import Verdict, is_success, on_busy, on_failure, on_submit_status, on_unreadable
 from elkapi.routing.walk import Walk
 from elkapi.storage.repos.tasks import text_id
@@ -50,14 +50,16 @@ class Putting:
     provider's own words; `named` has the provider's names of what the caller calls by ours.
     """
 
-    def __init__(self, plane: DataPlane, asked: Asked, attempts: tuple[Attempt, ...], call: Call) -> None:
+    def __init__(
+        self, plane: DataPlane, asked: Asked, attempts: tuple[Attempt, ...], named: Mapping[str, str], call: Call
+    ) -> None:
         self.plane = plane
         self.asked = asked
         self.attempts = attempts
         self.call_id = call.id
         self.text_call_id = call.text_id
         self.forwarded = _forwarded(call)
-        self.named: dict[str, str] = {}
+        self.named = named
         self.tries: list[AttemptRecord] = []
         self.error: GatewayError | None = None
         self.native: NativeRefusal | None = None
@@ -67,15 +69,7 @@ class Putting:
         walk = Walk(self.attempts, self.plane.settings.attempts_max)
         while (attempt := walk.next()) is not None:
             begun_s = self.plane.clock.monotonic_s()
-            one = AttemptRecord(
-                channel_id=attempt.channel.id,
-                channel_name=attempt.channel.name,
-                channel_key_id=attempt.key.id,
-                why=attempt.why,
-                outcome="cancelled",
-                fate="none",
-                upstream_model=attempt.upstream_model,
-            )
+            one = begun_record(attempt, fate="none")
             self.tries.append(one)
             try:
                 outcome = await self._try(attempt, one)
@@ -103,12 +97,7 @@ class Putting:
     async def _try(self, attempt: Attempt, one: AttemptRecord) -> tuple[int, bytes] | Verdict:
         plane, asked = self.plane, self.asked
         try:
-            callback = plane.addresses.callback(self.call_id) if asked.task.callback else ""
-            body, content_type = provider_body(
-                asked, attempt.upstream_model, text_id(self.call_id), callback, self.named
-            )
-            if (channel := attempt.channel).param_set or channel.param_default or channel.param_remove:
-                body = _overridden(body, content_type, attempt)
+            body, content_type = await anywhere(len(asked.sent), self._body, attempt)
             request = await request_for(
                 plane.signer,
                 plane.settings,
@@ -146,6 +135,14 @@ class Putting:
         if (theirs := reply.header(b"x-request-id", b"request-id")) is not None:
             one.upstream_request_id = theirs[:128].decode("latin-1")
         return self._judged(attempt, one, status, reply)
+
+    def _body(self, attempt: Attempt) -> tuple[bytes, bytes]:
+        asked, channel = self.asked, attempt.channel
+        callback = self.plane.addresses.callback(self.call_id) if asked.task.callback else ""
+        body, content_type = provider_body(asked, attempt.upstream_model, text_id(self.call_id), callback, self.named)
+        if channel.param_set or channel.param_default or channel.param_remove:
+            body = _overridden(body, content_type, attempt)
+        return body, content_type
 
     def _more(self, attempt: Attempt) -> Mapping[bytes, bytes]:
         allowed = {name.lower().encode() for name in attempt.channel.forward_headers}

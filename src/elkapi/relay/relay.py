@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import zlib
 from traceback import format_exception
+from typing import Literal
 
 from elkapi.access import Lease, Over
 from elkapi.clock import milliseconds
@@ -192,16 +193,7 @@ class Try:
         self.error: GatewayError | None = None
         self.begun_s = plane.clock.monotonic_s()
         self.reply: UpstreamReply | None = None
-        self.record = AttemptRecord(
-            channel_id=attempt.channel.id,
-            channel_name=attempt.channel.name,
-            channel_key_id=attempt.key.id,
-            why=attempt.why,
-            outcome="cancelled",
-            fate="unknown",
-            upstream_model=attempt.upstream_model,
-            model=request.model if request.asked else None,
-        )
+        self.record = begun_record(attempt, fate="unknown", model=request.model if request.asked else None)
 
     async def run(self) -> Outcome | Verdict:
         """An Outcome when the answer is accepted, else the verdict on it. Raises UpstreamFailure."""
@@ -351,6 +343,20 @@ def _inflated(body: bytes, bytes_max: int) -> bytes:
     except zlib.error:
         return b""
     return plain if stream.eof else b""
+
+
+def begun_record(attempt: Attempt, fate: Literal["none", "unknown"], model: str | None = None) -> AttemptRecord:
+    """A try as it begins, and as it stays where nothing comes of it; `fate` as in AttemptRecord."""
+    return AttemptRecord(
+        channel_id=attempt.channel.id,
+        channel_name=attempt.channel.name,
+        channel_key_id=attempt.key.id,
+        why=attempt.why,
+        outcome="cancelled",
+        fate=fate,
+        upstream_model=attempt.upstream_model,
+        model=model,
+    )
 
 
 def remember(plane: DataPlane, attempt: Attempt, verdict: Verdict) -> None:

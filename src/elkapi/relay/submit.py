@@ -11,19 +11,13 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-from typing import Any, Literal
+from typing import Literal
 
 import msgspec
 
 from elkapi.catalog import Match
 from elkapi.clock import milliseconds
-from elkapi.errors import (
-    ContentBlocked,
-    GatewayError,
-    NoChannel,
-    Unavailable,
-    UpstreamError,
-)
+from elkapi.errors import ContentBlocked, GatewayError, NoChannel, Unavailable, UpstreamError
 from elkapi.ledger import IdempotencyPending, IdempotencyReplay
 from elkapi.observe.trace import HEADER as TRACEPARENT
 from elkapi.relay.asking import Asked, read_submit
@@ -65,7 +59,6 @@ AT_ONCE = "at-once"
 # How a task was asked for that is told as a chat.
 CHAT_FORM = "chat"
 JSON = ((b"content-type", b"application/json"),)
-_body = msgspec.json.Decoder(Any)
 
 
 async def submit(plane: DataPlane, snapshot: Snapshot, grant: Grant, match: Match, call: Call) -> None:
@@ -133,7 +126,7 @@ class Submit:
         grant: Grant,
         asked: Asked,
         call: Call,
-        attempts: tuple[Attempt, ...],
+        put: Putting,
         price: Price,
         bound: Quote,
     ) -> None:
@@ -148,7 +141,7 @@ class Submit:
         self.traceparent = (call.header(TRACEPARENT) or b"")[:TRACEPARENT_BYTES].decode("latin-1")
         self.claim = _claim(call, grant, asked)
         self.own_mark = str(asked.body.get(asked.task.mark) or "") if asked.task.mark else ""
-        self.put = Putting(plane, asked, attempts, call)
+        self.put = put
         self.kept: record.Asked
         self.task: NewTask
 
@@ -160,8 +153,7 @@ class Submit:
         if asked.refs or asked.files:
             attempts, named = await same_account(plane, grant, asked, attempts, plane.origin(call))
         price, bound = priced(asked, grant, way)
-        one = cls(plane, grant, asked, call, attempts, price, bound)
-        one.put.named = named
+        one = cls(plane, grant, asked, call, Putting(plane, asked, attempts, named, call), price, bound)
         if one.own_mark:
             await own_mark_checked(plane, grant, asked, one.claim is not None)
         return one
@@ -298,9 +290,7 @@ class Submit:
         state = first.state if first.known and not first.state.is_end else State.QUEUED
         if first.known and first.state.is_end:
             reply = msgspec.json.encode(machine.reopened(asked.task, decoded))
-        told = record.Told(
-            reply=msgspec.Raw(reply), attempts=tuple(self.put.tries), upstream_model=attempt.upstream_model
-        )
+        told = self._told(attempt, reply)
         body = self._answer(state, native, reply, told)
         if asked.form != "native":
             # Luma's 201 is no word of the other forms.
@@ -331,9 +321,7 @@ class Submit:
 
     async def _answered_at_once(self, attempt: Attempt, status: int, reply: bytes, native: str) -> tuple[int, bytes]:
         """The answer is all there is: charged and kept in one step; later calls find its account by `native`."""
-        told = record.Told(
-            reply=msgspec.Raw(reply), attempts=tuple(self.put.tries), upstream_model=attempt.upstream_model
-        )
+        told = self._told(attempt, reply)
         task = self._at(self._as_it_stands(State.QUEUED, native, told, version=0), attempt.channel.id, attempt.key.id)
         done = ending.succeeded(task, reply, (), (), ending.cost_at_once(task), self.plane.clock.now_ns())
         assert done.settlement is not None
