@@ -18,6 +18,8 @@ from tests.text_calls import CLIENTS, ask, has_error, is_whole, streamed_text, t
 MODEL = "test-model"
 SAID = "one two three four five six seven eight nine ten"
 LIMITS = {"header_s": 0.6, "first_byte_s": 0.6, "first_token_s": 0.8, "idle_s": 0.6, "total_s": 4.0}
+# At full speed, what an endless stream has brought by its total time takes many times that to be looked at.
+ENDLESS_TOTAL_S = 1.0
 # Fault -> what a stream comes to: the next channel's answer, this channel's, or an explicit error.
 STREAM_FAULTS = {
     "refused": "next",
@@ -52,8 +54,8 @@ def spare() -> Iterator[Running]:
         yield served
 
 
-async def two_channels(gate: Gateway, bad_url: str, spare: Running, family: str = "openai") -> str:
-    limits = ChannelLimits(**LIMITS)
+async def two_channels(gate: Gateway, bad_url: str, spare: Running, family: str = "openai", **changed: float) -> str:
+    limits = ChannelLimits(**(LIMITS | changed))
     await gate.channel(bad_url, (MODEL,), family=family, priority=5, limits=limits, model_map={MODEL: "gpt-4o"})
     await gate.channel(spare.base_url, (MODEL,), family="openai", limits=limits, model_map={MODEL: "gpt-4o"})
     await gate.price(MODEL, per_1m_usd="1", output_per_1m_usd="2")
@@ -79,7 +81,8 @@ async def test_g50_a_faulty_stream_is_replaced_or_ends_in_an_explicit_error(
     refused = fault == "refused"
     if not refused:
         sandbox.sandbox.stand(fault)
-    key = await two_channels(gate, dead_url() if refused else sandbox.base_url, spare)
+    limits = {"total_s": ENDLESS_TOTAL_S} if fault == "endless" else {}
+    key = await two_channels(gate, dead_url() if refused else sandbox.base_url, spare, **limits)
     asked = ask(client, MODEL, f"[[say: {SAID}]]", stream=True)
     reply = await gate.ask(key, asked.body, path=asked.path, headers=asked.headers)
     assert reply.status_code == 200, reply.text

@@ -38,6 +38,8 @@ POLLS_AT_ONCE_MAX = 256
 # So many ended tasks may wait for their copies without keeping their places as polls.
 COPIES_WAITING_MAX = 1000
 FAILED_S = 2.0
+# After the first poll in a row that failed, doubled with each further one.
+BACKOFF_FIRST_S, BACKOFF_MAX_S = 2.0, 60.0
 CANCEL_AGAIN_S = 0.2
 # A file that could not be fetched is tried again later each time: twelve tries take about half an hour.
 COPY_AGAIN_FIRST_S = 2.0
@@ -367,7 +369,7 @@ class Poller:
         return min(max(poll.every_s, age_s / 20), poll.every_max_s)
 
     def _backoff_s(self, watched: Watched) -> float:
-        return float(min(2 ** min(watched.failures + 1, 6), 60))
+        return min(BACKOFF_FIRST_S * (1 << min(watched.failures, 6)), BACKOFF_MAX_S)
 
     async def _recall(self, watched: Watched, operation: Operation) -> float | None:
         """A submit of unknown outcome: ask the accounts that it may have reached, where they know our own id of it."""
