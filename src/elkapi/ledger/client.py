@@ -90,13 +90,14 @@ class RemoteLedger(Ledger):
         if self._connection is not None:
             self._collect(self._beat, None)
 
-    def _send(self, entries: list[Entry]) -> None:
+    def _send(self, entries: list[Entry]) -> list[Entry]:
         first = self._next
         for entry in entries:
             self._pending[self._next] = entry
             self._next += 1
         if self._connection is not None:
             self._write(first, entries)
+        return entries
 
     def _write(self, first: int, entries: list[Entry]) -> None:
         assert self._connection is not None

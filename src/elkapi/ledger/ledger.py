@@ -152,7 +152,7 @@ class Ledger(ABC):
             taken,
             task,
         )
-        waiter = self._ask(hold, self._hold_waits, self._settings.hold_wait_s)
+        waiter = self._ask(hold)
         try:
             outcome = await waiter
         except asyncio.CancelledError:
@@ -204,7 +204,7 @@ class Ledger(ABC):
         if self._closed:
             raise Unavailable(UNREACHABLE)
         order = Keep(stored.id, kept, frames_only)
-        outcome = await self._ask(order, self._settle_waits, self._settings.settle_wait_s)
+        outcome = await self._ask(order)
         if outcome is not None:
             raise Unavailable(outcome.message or FAILED)
 
@@ -250,7 +250,7 @@ class Ledger(ABC):
             await seal_notices(self._sealer, step.notices),
         )
         self._heavy |= len(told or b"") > INLINE_KEPT_BYTES_MAX
-        outcome = await self._ask(order, self._settle_waits, self._settings.settle_wait_s)
+        outcome = await self._ask(order)
         if outcome is None:
             return True
         if outcome.kind == "moved":
@@ -293,22 +293,17 @@ class Ledger(ABC):
     async def _stop(self) -> None: ...
 
     @abstractmethod
-    def _send(self, entries: list[Entry]) -> None:
-        """Hand over the orders of one loop iteration; raises Unavailable."""
+    def _send(self, entries: list[Entry]) -> list[Entry]:
+        """Hand over the orders of one loop iteration; returns those not answered yet. Raises Unavailable."""
 
     # Asking and being answered
 
-    def _ask(self, order: Order, waits: deque[_Wait], wait_s: float) -> asyncio.Future[Outcome]:
+    def _ask(self, order: Order) -> asyncio.Future[Outcome]:
         """A plain function on purpose: each coroutine between a caller and its future costs on every resumption."""
-        loop = self._loop
-        waiter: asyncio.Future[Outcome] = loop.create_future()
+        waiter: asyncio.Future[Outcome] = self._loop.create_future()
         self._collected.append((order, waiter))
         if len(self._collected) == 1:
             self._schedule_flush()
-        waits.append((loop.time() + wait_s, waiter, order))
-        if not self._sweeping:
-            self._sweeping = True
-            loop.call_later(SWEEP_S, self._sweep)
         return waiter
 
     def _collect(self, order: Order, waiter: asyncio.Future[Outcome] | None) -> None:
@@ -326,14 +321,29 @@ class Ledger(ABC):
             return
         self._collected = []
         try:
-            self._send(entries)
+            if waiting := self._send(entries):
+                self._limit_waits(waiting)
         except Unavailable as error:
             self._deliver(entries, [Refusal("unavailable", error.message)] * len(entries))
+
+    def _limit_waits(self, entries: list[Entry]) -> None:
+        """Nobody waits for these longer than the settings allow; most orders are answered before it comes to this."""
+        settings, now_s = self._settings, self._loop.time()
+        for order, waiter in entries:
+            if waiter is None:
+                continue
+            if type(order) is Hold:
+                self._hold_waits.append((now_s + settings.hold_wait_s, waiter, order))
+            else:
+                self._settle_waits.append((now_s + settings.settle_wait_s, waiter, order))
+        if not self._sweeping:
+            self._sweeping = True
+            self._loop.call_later(SWEEP_S, self._sweep)
 
     def _ask_settle(self, order: Settle) -> asyncio.Future[Outcome]:
         if self._closed:
             raise Unavailable(UNREACHABLE)
-        return self._ask(order, self._settle_waits, self._settings.settle_wait_s)
+        return self._ask(order)
 
     def _deliver(self, entries: list[Entry], outcomes: list[Outcome]) -> None:
         for (order, waiter), outcome in zip(entries, outcomes, strict=True):
@@ -476,7 +486,7 @@ class ThreadLedger(Ledger):
         else:
             self._loop.call_soon(self._flush_when_quiet, queued, until_s)
 
-    def _send(self, entries: list[Entry]) -> None:
+    def _send(self, entries: list[Entry]) -> list[Entry]:
         if self._inline and not self._heavy and len(entries) <= INLINE_BATCHES_MAX * INLINE_ORDERS_MAX:
             while entries:
                 batch = entries[:INLINE_ORDERS_MAX]
@@ -488,6 +498,7 @@ class ThreadLedger(Ledger):
         self._heavy = False
         if entries:
             self.writer.submit(entries)
+        return entries
 
 
 def _is_done(waiter: Any) -> bool:

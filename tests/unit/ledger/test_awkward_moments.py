@@ -37,8 +37,9 @@ class ScriptedLedger(Ledger):
 
     async def _stop(self) -> None: ...
 
-    def _send(self, entries: list[Entry]) -> None:
+    def _send(self, entries: list[Entry]) -> list[Entry]:
         self.sent += entries
+        return entries
 
     def orders(self) -> list[Order]:
         return [order for order, _ in self.sent]

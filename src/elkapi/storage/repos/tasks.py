@@ -10,7 +10,7 @@ from collections.abc import Collection
 from typing import Any
 
 import msgspec
-from sqlalchemy import ColumnElement, Connection, Select, func, or_, select, update
+from sqlalchemy import ColumnElement, Connection, Select, bindparam, func, or_, select, update
 
 from elkapi.storage import dialect as sql
 from elkapi.storage import schema
@@ -18,6 +18,10 @@ from elkapi.types import Grant, State
 
 _tasks, _refs = schema.tasks, schema.task_refs
 OPEN = (State.QUEUED.value, State.RUNNING.value)
+# Asked for twice a second by every poller, so they are built once.
+_ANY_OPEN = select(_tasks.c.id).where(_tasks.c.state.in_(OPEN)).limit(1)
+_ANY_FREE = _ANY_OPEN.where(_tasks.c.poller.is_(None), _tasks.c.worker.is_(None))
+_ANY_POKED = _ANY_OPEN.where(_tasks.c.poller == bindparam("poller"), _tasks.c.poked.is_(True))
 OUTCOME_UNKNOWN = "outcome_unknown"
 PREFIX = "task_"
 
@@ -220,10 +224,8 @@ def take_poked(connection: Connection, poller: bytes) -> list[bytes]:
 
 def any_work(connection: Connection, poller: bytes) -> tuple[bool, bool]:
     """(whether anything is to be leased, whether anything was poked): a look that writes nothing."""
-    c = _tasks.c
-    free = select(c.id).where(c.state.in_(OPEN), c.poller.is_(None), c.worker.is_(None)).limit(1)
-    poked = select(c.id).where(c.state.in_(OPEN), c.poller == poller, c.poked.is_(True)).limit(1)
-    return connection.execute(free).first() is not None, connection.execute(poked).first() is not None
+    poked = connection.execute(_ANY_POKED, {"poller": poller}).first()
+    return connection.execute(_ANY_FREE).first() is not None, poked is not None
 
 
 def poke(connection: Connection, task_id: bytes) -> bool:
