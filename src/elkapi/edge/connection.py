@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import fcntl
+import select
 import sys
 import termios
 import time
@@ -36,6 +37,8 @@ UPGRADES_PER_READ_MAX = 4
 # A client may be sending its next request while its idle connection is closed, and would have to guess whether it was
 # carried out. So a draining server lets idle connections ask once more; the answer tells them that it was the last one.
 DRAIN_IDLE_S = 1.0
+# What a loop that lags gets to read what has come already.
+UNREAD_S = 0.5
 
 
 class Connection(asyncio.Protocol):
@@ -61,6 +64,7 @@ class Connection(asyncio.Protocol):
         self.unsent_until_s = inf
         self.closing = False
         self.upgrading = False
+        self.held = b""
 
     # Transport callbacks
 
@@ -75,6 +79,7 @@ class Connection(asyncio.Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         self.server.connections.discard(self)
         self.closing = True
+        self.held = b""
         for exchange in (self.incoming, self.current, *self.waiting):
             if exchange:
                 exchange.client_left()
@@ -154,8 +159,29 @@ class Connection(asyncio.Protocol):
             fcntl.ioctl(self.transport.get_extra_info("socket").fileno(), termios.TIOCOUTQ, queued)
         return self.transport.get_write_buffer_size() + int.from_bytes(queued, sys.byteorder)
 
+    def write(self, data: bytes) -> None:
+        """Write now, after what is held."""
+        if self.held:
+            data, self.held = self.held + data, b""
+        self.transport.write(data)
+
+    def write_soon(self, data: bytes) -> None:
+        """Write at the end of this turn of the loop, or with what is written before."""
+        if self.held:
+            self.held += data
+        else:
+            self.held = data
+            self.server.burst.add(self)
+
+    def send_held(self) -> None:
+        """The end of the turn; what is held may have left before it."""
+        if self.held:
+            data, self.held = self.held, b""
+            self.transport.write(data)
+
     def _close(self) -> None:
         """Close once everything is sent; the transport itself would wait for that for ever."""
+        self.send_held()
         self.transport.close()
         self._watch_writing()
 
@@ -194,7 +220,7 @@ class Connection(asyncio.Protocol):
         if self.current is None:
             self._begin(exchange)
             if fields.get(b"expect", b"").lower() == b"100-continue":
-                self.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+                self.write(b"HTTP/1.1 100 Continue\r\n\r\n")
         else:
             # One request ahead is enough: its memory is bounded by not reading on until its turn has come.
             self.waiting.append(exchange)
@@ -234,7 +260,7 @@ class Connection(asyncio.Protocol):
         exchange, self.current = self.current, None
         if self.closing:
             return
-        if (exchange and exchange.close_after) or self.server.draining:
+        if exchange and exchange.close_after:
             self._close()
         elif self.waiting:
             following = self.waiting.popleft()
@@ -244,7 +270,9 @@ class Connection(asyncio.Protocol):
             if not self.waiting:
                 self.transport.resume_reading()
         elif self.incoming is None:
-            self.deadline_s = time.monotonic() + self.settings.keepalive_idle_s
+            # A reply that began before the drain did not say that it was the last one.
+            idle_s = DRAIN_IDLE_S if self.server.draining else self.settings.keepalive_idle_s
+            self.deadline_s = time.monotonic() + idle_s
 
     def close_soon(self) -> None:
         if self.current is None and self.incoming is None:
@@ -257,8 +285,19 @@ class Connection(asyncio.Protocol):
             self.incoming.fail(RequestTimeout("The request body did not arrive in time."))
         elif self.incoming is None and self.current is None and self.header_bytes:
             self._refuse(RequestTimeout("The request head did not arrive in time."))
+        elif self.current is None and not self.closing and self._is_unread():
+            # It asked meanwhile: a loop that lags answers before it closes.
+            self.deadline_s = time.monotonic() + UNREAD_S
         else:
             self._close()
+
+    def _is_unread(self) -> bool:
+        """Whether the kernel holds bytes of the client's that the loop has not come to yet; no on Windows."""
+        if not hasattr(select, "poll"):
+            return False
+        readable = select.poll()
+        readable.register(self.transport.get_extra_info("socket").fileno(), select.POLLIN)
+        return bool(readable.poll(0))
 
     def abort(self) -> None:
         self.transport.abort()
@@ -280,7 +319,7 @@ class Connection(asyncio.Protocol):
             return
         status, headers, body = self.server.rejected(error, new_id())
         framing = b"content-length: %d\r\nconnection: close\r\n" % len(body)
-        self.transport.write(head(status, header_lines(headers), self.server.date, framing) + body)
+        self.write(head(status, header_lines(headers), self.server.date, framing) + body)
         # Closing while the client still sends would reset the connection and lose this answer: half-close and linger.
         self.transport.write_eof()
         self.deadline_s = time.monotonic() + LINGER_S

@@ -160,7 +160,7 @@ class Exchange:
     def send(self, status: int, headers: Headers, body: bytes) -> None:
         # RFC 9110: a 204 has no body and names no length.
         text = self._head(status, headers, b"" if status == NO_CONTENT else b"content-length: %d\r\n" % len(body))
-        self.connection.transport.write(text if self.head_only else text + body)
+        self.connection.write_soon(text if self.head_only else text + body)
         self._done()
 
     def start(self, status: int, headers: Headers, length_bytes: int | None = None) -> None:
@@ -168,7 +168,7 @@ class Exchange:
             framing, self.plain = b"content-length: %d\r\n" % length_bytes, True
         else:
             framing = b"" if self.plain else b"transfer-encoding: chunked\r\n"
-        self.connection.transport.write(self._head(status, headers, framing))
+        self.connection.write(self._head(status, headers, framing))
 
     def _head(self, status: int, headers: Headers, framing: bytes) -> bytes:
         self.started = True
@@ -180,7 +180,7 @@ class Exchange:
 
     def put(self, chunk: bytes) -> Awaitable[None] | None:
         if chunk and not self.head_only:
-            self.connection.transport.write(self._framed(chunk))
+            self.connection.write(self._framed(chunk))
         return self.connection.writable
 
     async def write(self, chunk: bytes) -> None:
@@ -189,12 +189,12 @@ class Exchange:
 
     def push(self, chunk: bytes) -> None:
         if not self.answered and not self.head_only and not self.connection.writable:
-            self.connection.transport.write(self._framed(chunk))
+            self.connection.write(self._framed(chunk))
 
     def finish(self, chunk: bytes = b"") -> None:
         if not self.head_only:
             last = self._framed(chunk) if chunk else b""
-            self.connection.transport.write(last if self.plain else last + b"0\r\n\r\n")
+            self.connection.write(last if self.plain else last + b"0\r\n\r\n")
         self._done()
 
     def _framed(self, chunk: bytes) -> bytes:

@@ -15,6 +15,7 @@ from elkapi.edge.connection import Connection
 from elkapi.errors import GatewayError
 from elkapi.relay.call import Call, Headers
 from elkapi.settings import Settings
+from elkapi.upstream.burst import Burst
 
 Handler = Callable[[Call], Awaitable[None]]
 Rejected = Callable[[GatewayError, bytes], tuple[int, Headers, bytes]]
@@ -33,6 +34,7 @@ class Server:
         self.connections: set[Connection] = set()
         self.draining = False
         self.date = b""
+        self.burst = Burst()
         self._listener: asyncio.Server | None = None
         self._sweep: asyncio.TimerHandle | None = None
 

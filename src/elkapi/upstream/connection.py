@@ -17,6 +17,7 @@ from collections.abc import AsyncIterator
 from math import inf
 from typing import Protocol, cast
 
+from elkapi.upstream.burst import Burst
 from elkapi.upstream.errors import (
     Cut,
     FirstByteTimeout,
@@ -48,6 +49,8 @@ def _poll_for(sock: socket.socket) -> select.poll | None:
 
 class Owner(Protocol):
     """The pool's side of a connection."""
+
+    burst: Burst
 
     def released(self, connection: Connection) -> None: ...
 
@@ -82,6 +85,7 @@ class Connection(asyncio.Protocol):
         self._deadlines = Deadlines()
         self._unsent_bytes = 0
         self._half_sent = False
+        self._held = b""
 
     # --- the pool's and the reply's calls
 
@@ -111,13 +115,22 @@ class Connection(asyncio.Protocol):
         """Writes a whole request at once."""
         transport = self._begin(reply, deadlines, total_at_s)
         if len(body) <= JOINED_WRITE_BYTES_MAX:
-            transport.write(head + body if body else head)
+            self._held = head + body
+            self._owner.burst.add(self)
         else:
             transport.writelines((head, body))
         if self._write_paused:
             self._watch_writing()
         elif self._reply is reply:
             self._enter(HEADER, deadlines.header_s)
+
+    def send_held(self) -> None:
+        """The end of the turn that `start` was called in."""
+        held, self._held = self._held, b""
+        if held and self._transport is not None and not self._closed:
+            self._transport.write(held)
+            if self._write_paused and self._reply is not None:
+                self._watch_writing()
 
     def start_stream(
         self,
@@ -174,6 +187,7 @@ class Connection(asyncio.Protocol):
         """Lets go of the socket now. An exchange under way is the caller's to end first."""
         if not self._closed:
             self._closed = True
+            self._held = b""
             self._let_go()
             if self._transport is not None:
                 self._transport.abort()
@@ -302,6 +316,9 @@ class Connection(asyncio.Protocol):
         if reply is None:
             self.close()  # Bytes nobody asked for, such as a 408 on an idle connection.
             return
+        if self._held:
+            self._ended(None)  # The same while our request has not left: no answer to it.
+            return
         try:
             inbound.feed(data)
         except UpstreamFailure as violation:
@@ -351,6 +368,9 @@ class Connection(asyncio.Protocol):
         reply, inbound = self._reply, self._inbound
         if reply is None:
             self.close()
+        elif self._held:
+            why = "the connection ended before the request left"
+            self._fail(SendFailed(why, phase=SEND, sent=False, stale=reply.reused))
         elif inbound.ends_with_connection and exc is None:
             self._finish(reusable=False)
         else:

@@ -8,6 +8,7 @@ import ssl
 from collections import deque
 from collections.abc import Callable
 
+from elkapi.upstream.burst import Burst
 from elkapi.upstream.connection import Connection
 from elkapi.upstream.dialer import Resolver, dial
 from elkapi.upstream.errors import ClientClosed, ConnectFailed, ConnectTimeout, Cut, PoolFull, PoolTimeout, TlsFailed
@@ -53,6 +54,7 @@ class Dialing:
         self.timers = timers
         self.resolve = resolve
         self.tls = tls
+        self.burst = Burst()
 
 
 class Bucket:
@@ -68,6 +70,7 @@ class Bucket:
         self.stale_total = 0
         self.waiters: deque[asyncio.Future[Connection | None]] = deque()
         self.closed = False
+        self.burst = dialing.burst
         self._dialing = dialing
         self._limits = dialing.limits
         self._timers = dialing.timers

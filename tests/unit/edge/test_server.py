@@ -259,6 +259,121 @@ async def test_a_draining_server_answers_an_idle_connection_once_more() -> None:
         await writer.wait_closed()
 
 
+async def test_an_idle_connection_whose_next_request_is_in_the_kernel_is_not_closed() -> None:
+    async with running() as (server, port):
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(b"GET /first HTTP/1.1\r\nHost: a\r\n\r\n")
+        await reader.readuntil(b"GET ")
+        server.stop_accepting()
+        writer.write(b"GET /last HTTP/1.1\r\nHost: a\r\n\r\n")  # asyncio sends at once.
+        for each in server.connections:
+            each.overdue()  # As when the loop was busy for so long that it has not read yet.
+        reply = await reader.read()
+        assert b"x-path: /last" in reply
+        assert b"connection: close" in reply
+        writer.close()
+        await writer.wait_closed()
+
+
+async def test_an_idle_connection_with_nothing_unread_is_closed() -> None:
+    async with running() as (server, port):
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(b"GET /first HTTP/1.1\r\nHost: a\r\n\r\n")
+        await reader.readuntil(b"GET ")
+        for each in server.connections:
+            each.overdue()
+        assert await reader.read() == b""
+        writer.close()
+        await writer.wait_closed()
+
+
+async def test_a_reply_that_began_before_the_drain_does_not_end_its_connection() -> None:
+    release = asyncio.Event()
+
+    async def in_two(call: Call) -> None:
+        if call.path != "/two":
+            await echo(call)
+            return
+        call.reply.start(200, [])
+        await call.reply.write(b"one")
+        await release.wait()
+        call.reply.finish(b"two")
+
+    async with running(in_two) as (server, port):
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(b"GET /two HTTP/1.1\r\nHost: a\r\n\r\n")
+        assert b"connection: close" not in await reader.readuntil(b"one\r\n")
+        draining = asyncio.create_task(server.drain(5))
+        await asyncio.sleep(0)
+        release.set()
+        await reader.readuntil(b"0\r\n\r\n")
+        writer.write(b"GET /last HTTP/1.1\r\nHost: a\r\n\r\n")
+        reply = await reader.read()
+        assert b"x-path: /last" in reply
+        assert b"connection: close" in reply
+        assert await draining == 0
+        writer.close()
+        await writer.wait_closed()
+
+
+async def test_replies_of_one_turn_leave_together_and_before_whatever_comes_after_them() -> None:
+    release = asyncio.Event()
+
+    async def wait(call: Call) -> None:
+        await release.wait()
+        await echo(call)
+
+    async with running(wait) as (server, port):
+        clients = [await asyncio.open_connection("127.0.0.1", port) for _ in range(3)]
+        for _, writer in clients:
+            writer.write(b"GET /held HTTP/1.1\r\nHost: a\r\n\r\n")
+        while sum(each.current is not None for each in server.connections) < 3:
+            await asyncio.sleep(0.001)
+        release.set()
+        while not all(each.held for each in server.connections):
+            await asyncio.sleep(0)
+        # What cannot be read is answered at once, but after the reply that its connection still holds.
+        (reader, writer), *others = clients
+        own = writer.get_extra_info("sockname")[1]
+        (refusing,) = [c for c in server.connections if c.transport.get_extra_info("peername")[1] == own]
+        refusing.data_received(b"nonsense\r\n\r\n")
+        received = await reader.read()
+        assert b"x-path: /held" in received
+        assert received.index(b"HTTP/1.1 200") < received.index(b"HTTP/1.1 400")
+        for each, _ in others:
+            assert b"x-path: /held" in await each.readuntil(b"GET ")
+        for _, each in clients:
+            each.close()
+            await each.wait_closed()
+
+
+async def test_a_reply_whose_client_left_within_the_turn_holds_up_no_other() -> None:
+    release = asyncio.Event()
+
+    async def wait(call: Call) -> None:
+        await release.wait()
+        await echo(call)
+
+    async with running(wait) as (server, port):
+        clients = [await asyncio.open_connection("127.0.0.1", port) for _ in range(3)]
+        for _, writer in clients:
+            writer.write(b"GET /held HTTP/1.1\r\nHost: a\r\n\r\n")
+        while sum(each.current is not None for each in server.connections) < 3:
+            await asyncio.sleep(0.001)
+        first = next(iter(server.connections))
+        left = first.transport.get_extra_info("peername")[1]
+        release.set()
+        while not first.held:
+            await asyncio.sleep(0)
+        first.connection_lost(None)
+        assert not first.held
+        for reader, writer in clients:
+            if writer.get_extra_info("sockname")[1] != left:
+                assert b"x-path: /held" in await reader.readuntil(b"GET ")
+            writer.close()
+            await writer.wait_closed()
+
+
 async def test_too_many_connections_are_told_so() -> None:
     async with running(settings=Settings(connections_max=1)) as (_, port):
         _, first = await asyncio.open_connection("127.0.0.1", port)

@@ -7,7 +7,7 @@ import asyncio
 import pytest
 from upstream_peers import BIG, CHUNKED, OK, answering, body_of, closing
 
-from elkapi.upstream import Cut, ProtocolViolation, UpstreamFailure
+from elkapi.upstream import Cut, ProtocolViolation, SendFailed, UpstreamFailure
 
 
 async def test_a_reply_has_status_lower_case_headers_in_order_and_its_body(serve, client, ask):
@@ -308,3 +308,32 @@ async def test_a_unix_origin_is_reached_through_its_socket(serve, client, ask, t
     assert await body_of(client, ask(peer.origin)) == b"ok"
     assert await body_of(client, ask(peer.origin)) == b"ok"
     assert peer.connections == 1
+
+
+@pytest.mark.parametrize("ends", [False, True], ids=["stray reply", "end"])
+async def test_what_comes_before_a_request_left_is_no_answer_to_it(serve, client, ask, ends):
+    """Requests leave at the end of the loop's turn: until then the connection is as good as idle."""
+    asked = 0
+
+    async def counting(stream):
+        nonlocal asked
+        while True:
+            await stream.request()
+            asked += 1
+            await stream.write(OK)
+
+    peer = await serve(counting)
+    assert await body_of(client, ask(peer.origin)) == b"ok"
+    (connection,) = client._buckets[peer.origin].idle
+    send = asyncio.create_task(client.send(ask(peer.origin)))
+    await asyncio.sleep(0)
+    if ends:
+        connection.eof_received()
+    else:
+        connection.data_received(OK)
+    with pytest.raises(SendFailed) as caught:
+        await send
+    assert not caught.value.sent
+    assert caught.value.stale
+    assert await body_of(client, ask(peer.origin)) == b"ok"
+    assert (asked, peer.connections) == (2, 2)

@@ -1,0 +1,39 @@
+"""Small writes of one turn of the loop, sent back to back at its end; what is written is the connections' business.
+
+A peer that waits is woken by a write, and waking one costs the sender more than the write itself (on a virtual machine
+an interrupt of another core). Whoever is still awake from the write before costs nothing more, so the messages that one
+commit of the ledger lets go leave together: docs/adr/0023-writes-leave-together.md has the figures.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Protocol
+
+
+class Holder(Protocol):
+    """A connection that holds a message back until `send_held`, which may find that nothing is held any more."""
+
+    loop: asyncio.AbstractEventLoop
+
+    def send_held(self) -> None: ...
+
+
+class Burst:
+    """The connections of one event loop that hold a message back until the end of this turn."""
+
+    __slots__ = ("_holders",)
+
+    def __init__(self) -> None:
+        self._holders: list[Holder] = []
+
+    def add(self, holder: Holder) -> None:
+        """`holder.send_held` is called once the callbacks that are due now have run."""
+        if not self._holders:
+            holder.loop.call_soon(self._send)
+        self._holders.append(holder)
+
+    def _send(self) -> None:
+        holders, self._holders = self._holders, []
+        for holder in holders:
+            holder.send_held()
