@@ -20,11 +20,15 @@ from elkapi.clock import SYSTEM_CLOCK, Clock
 
 QUEUE_LINES_MAX = 50_000
 FLUSH_EVERY_S = 0.1
+# The interpreter is the calls' again after so many lines, for as long as this.
+LINES_AT_ONCE = 100
+BETWEEN_S = 0.001
 Fields = dict[str, object]
 # What every line begins with, by name and as a tuple of the values.
 HEAD = ("time_ns", "level", "role", "pid", "event")
 Head = tuple[int, str, str, int, str]
 LineOf = Callable[[Head, Any], msgspec.Struct]
+_Queued = tuple[int, str, str, LineOf | None, Any]
 LEVELS = {"debug": 10, "info": 20, "warning": 30, "error": 40}
 
 _encoder = msgspec.json.Encoder()
@@ -38,8 +42,9 @@ class Log:
         self._role = role
         self._level = LEVELS.get(level, 20)
         self._clock = clock
-        self._lines: deque[tuple[int, str, str, LineOf | None, Any]] = deque()
+        self._lines: deque[_Queued] = deque()
         self._stop = threading.Event()
+        self._some = threading.Event()
         self._out: IO[bytes] = Path(file).open("ab", buffering=0) if file else sys.stderr.buffer  # noqa: SIM115
         self._owns_out = bool(file)
         self._pid = os.getpid()
@@ -53,7 +58,7 @@ class Log:
         if len(self._lines) >= QUEUE_LINES_MAX:
             self.dropped += 1
             return
-        self._lines.append((self._clock.now_ns(), level, event, None, fields))
+        self._append((self._clock.now_ns(), level, event, None, fields))
 
     def write_later(self, event: str, level: str, line_of: LineOf, value: object) -> None:
         """As `write`, with the line made on the log's own thread, of its first fields and `value`: for every call's."""
@@ -62,30 +67,43 @@ class Log:
         if len(self._lines) >= QUEUE_LINES_MAX:
             self.dropped += 1
             return
-        self._lines.append((self._clock.now_ns(), level, event, line_of, value))
+        self._append((self._clock.now_ns(), level, event, line_of, value))
+
+    def _append(self, line: _Queued) -> None:
+        self._lines.append(line)
+        # The thread writes on until nothing is left, so only the first line of many wakes it.
+        if len(self._lines) == 1:
+            self._some.set()
 
     def close(self) -> None:
         """Write what is queued and stop the thread."""
         self._stop.set()
+        self._some.set()
         self._thread.join(5)
         self._flush()
         if self._owns_out:
             self._out.close()
 
     def _run(self) -> None:
-        while not self._stop.wait(FLUSH_EVERY_S):
+        while not self._stop.is_set():
+            self._some.wait()
+            self._some.clear()
+            self._stop.wait(FLUSH_EVERY_S)
             self._flush()
 
     def _flush(self) -> None:
         while self._lines:
-            batch = [self._lines.popleft() for _ in range(min(len(self._lines), 1000))]
+            batch = [self._lines.popleft() for _ in range(min(len(self._lines), LINES_AT_ONCE))]
             text = b"".join([self._line(*row) for row in batch])
             try:
                 self._out.write(text)
                 self._out.flush()
             except (OSError, ValueError):
                 self.dropped += len(batch)
+                self._some.set()  # The rest is for the next turn.
                 return
+            if self._lines:
+                self._stop.wait(BETWEEN_S)
 
     def _line(self, at_ns: int, level: str, event: str, line_of: LineOf | None, value: Any) -> bytes:
         head = (at_ns, level, self._role, self._pid, event)

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 
 import msgspec
 
-from elkapi.observe.log import Log
+from elkapi.observe.log import LINES_AT_ONCE, Log
 
 
 def test_a_line_that_cannot_be_written_does_not_end_the_log(tmp_path: Path) -> None:
@@ -21,3 +22,37 @@ def test_a_line_that_cannot_be_written_does_not_end_the_log(tmp_path: Path) -> N
     assert [line["event"] for line in lines] == ["odd", "unencodable", "broken", "fine"]
     assert lines[3]["value"] == 1
     assert "ZeroDivisionError" in lines[2]["unwritable"]
+
+
+def test_lines_are_written_while_the_log_is_open_however_many_there_are(tmp_path: Path) -> None:
+    file = tmp_path / "log"
+    log = Log("test", file=str(file))
+    for round_ in range(3):  # The thread has gone to sleep in between.
+        for number in range(2 * LINES_AT_ONCE + 1):
+            log.write("line", number=number)
+        wanted = (round_ + 1) * (2 * LINES_AT_ONCE + 1)
+        while file.read_bytes().count(b"\n") < wanted:
+            time.sleep(0.01)
+    log.close()
+    numbers = [msgspec.json.decode(line)["number"] for line in file.read_bytes().splitlines()]
+    assert numbers == list(range(2 * LINES_AT_ONCE + 1)) * 3
+
+
+def test_what_could_not_be_written_is_counted_and_what_waits_behind_it_is_written(tmp_path: Path) -> None:
+    file = tmp_path / "log"
+    log = Log("test", file=str(file))
+    whole = log._out
+
+    class Full:
+        def write(self, text: bytes) -> int:
+            log._out = whole
+            raise OSError("no space left")
+
+    log._out = Full()  # type: ignore[assignment]
+    for number in range(LINES_AT_ONCE + 5):
+        log.write("line", number=number)
+    while file.read_bytes().count(b"\n") + log.dropped < LINES_AT_ONCE + 5:
+        time.sleep(0.01)
+    log.close()
+    assert 0 < log.dropped <= LINES_AT_ONCE
+    assert msgspec.json.decode(file.read_bytes().splitlines()[-1])["number"] == LINES_AT_ONCE + 4

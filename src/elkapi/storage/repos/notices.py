@@ -11,7 +11,7 @@ from collections.abc import Collection, Mapping
 from typing import Any
 
 import msgspec
-from sqlalchemy import ColumnElement, Connection, Select, delete, select, tuple_, update
+from sqlalchemy import ColumnElement, Connection, Select, bindparam, delete, literal_column, select, tuple_, update
 
 from elkapi.storage import dialect as sql
 from elkapi.storage import schema
@@ -60,6 +60,10 @@ class Try(msgspec.Struct, frozen=True):
     answer: str = ""
 
 
+# Asked for all the time, so it is built once.
+_ANY_DUE = (
+    select(_n.number).where(_n.state == literal_column(f"'{PENDING}'"), _n.due_ns <= bindparam("now_ns")).limit(1)
+)
 _COLUMNS = [_n[name] for name in NoticeRow.__struct_fields__]
 
 
@@ -70,8 +74,7 @@ def body_context(task_id: bytes, place: int, number: int) -> bytes:
 
 def is_any_due(connection: Connection, now_ns: int) -> bool:
     """Whether a sender has anything to take; a plain read."""
-    due = select(_n.number).where(_n.state == PENDING, _n.due_ns <= now_ns).limit(1)
-    return connection.execute(due).first() is not None
+    return connection.execute(_ANY_DUE, {"now_ns": now_ns}).first() is not None
 
 
 def take(

@@ -10,7 +10,7 @@ from collections.abc import Collection
 from typing import Any
 
 import msgspec
-from sqlalchemy import ColumnElement, Connection, Select, bindparam, func, or_, select, update
+from sqlalchemy import ColumnElement, Connection, Select, bindparam, func, literal_column, or_, select, update
 
 from elkapi.storage import dialect as sql
 from elkapi.storage import schema
@@ -18,8 +18,10 @@ from elkapi.types import Grant, State
 
 _tasks, _refs = schema.tasks, schema.task_refs
 OPEN = (State.QUEUED.value, State.RUNNING.value)
+# With literals, as in the index `tasks_open`: neither database can use it for values that it is told later.
+_IS_OPEN = _tasks.c.state.in_([literal_column(f"'{state}'") for state in OPEN])
 # Asked for twice a second by every poller, so they are built once.
-_ANY_OPEN = select(_tasks.c.id).where(_tasks.c.state.in_(OPEN)).limit(1)
+_ANY_OPEN = select(_tasks.c.id).where(_IS_OPEN).limit(1)
 _ANY_FREE = _ANY_OPEN.where(_tasks.c.poller.is_(None), _tasks.c.worker.is_(None))
 _ANY_POKED = _ANY_OPEN.where(_tasks.c.poller == bindparam("poller"), _tasks.c.poked.is_(True))
 OUTCOME_UNKNOWN = "outcome_unknown"
@@ -198,7 +200,7 @@ _OWNED = [_tasks.c[name] for name in Owned.__struct_fields__]
 def lease(connection: Connection, poller: bytes, limit: int) -> list[Owned]:
     """Open tasks that nobody owns and nobody submits, now this poller's."""
     c = _tasks.c
-    free = select(c.id).where(c.state.in_(OPEN), c.poller.is_(None), c.worker.is_(None)).limit(limit)
+    free = select(c.id).where(_IS_OPEN, c.poller.is_(None), c.worker.is_(None)).limit(limit)
     ids = list(connection.execute(sql.for_update(free, skip_locked=True)).scalars())
     if not ids:
         return []
@@ -209,13 +211,13 @@ def lease(connection: Connection, poller: bytes, limit: int) -> list[Owned]:
 def owned(connection: Connection, poller: bytes) -> list[Owned]:
     """Every open task of this poller."""
     c = _tasks.c
-    return [Owned(*row) for row in connection.execute(select(*_OWNED).where(c.state.in_(OPEN), c.poller == poller))]
+    return [Owned(*row) for row in connection.execute(select(*_OWNED).where(_IS_OPEN, c.poller == poller))]
 
 
 def take_poked(connection: Connection, poller: bytes) -> list[bytes]:
     """Tasks of this poller that somebody wants asked about now; each is told once."""
     c = _tasks.c
-    mine = (c.state.in_(OPEN), c.poller == poller, c.poked.is_(True))
+    mine = (_IS_OPEN, c.poller == poller, c.poked.is_(True))
     ids = list(connection.execute(select(c.id).where(*mine)).scalars())
     if ids:
         connection.execute(update(_tasks).where(c.id.in_(ids)).values(poked=False))
@@ -230,7 +232,7 @@ def any_work(connection: Connection, poller: bytes) -> tuple[bool, bool]:
 
 def poke(connection: Connection, task_id: bytes) -> bool:
     """Have an open task asked about now; False when it is not open."""
-    change = update(_tasks).where(_tasks.c.id == task_id, _tasks.c.state.in_(OPEN)).values(poked=True)
+    change = update(_tasks).where(_tasks.c.id == task_id, _IS_OPEN).values(poked=True)
     return connection.execute(change).rowcount == 1
 
 
@@ -240,7 +242,7 @@ def poke(connection: Connection, task_id: bytes) -> bool:
 def release(connection: Connection, owners: Collection[bytes]) -> int:
     """Nobody owns the open tasks of these pollers any more."""
     c = _tasks.c
-    change = update(_tasks).where(c.state.in_(OPEN), c.poller.in_(owners)).values(poller=None)
+    change = update(_tasks).where(_IS_OPEN, c.poller.in_(owners)).values(poller=None)
     return connection.execute(change).rowcount
 
 
@@ -250,10 +252,10 @@ def leave_to_pollers(connection: Connection, owners: Collection[bytes]) -> int:
     A worker that comes back after all finds the version moved on.
     """
     c = _tasks.c
-    change = update(_tasks).where(c.state.in_(OPEN), c.worker.in_(owners))
+    change = update(_tasks).where(_IS_OPEN, c.worker.in_(owners))
     return connection.execute(change.values(worker=None, version=c.version + 1)).rowcount
 
 
 def open_ids(connection: Connection) -> set[bytes]:
     """The ids of all open tasks: the owners of the holds that no worker owns."""
-    return set(connection.execute(select(_tasks.c.id).where(_tasks.c.state.in_(OPEN))).scalars())
+    return set(connection.execute(select(_tasks.c.id).where(_IS_OPEN)).scalars())

@@ -8,7 +8,11 @@ from sqlalchemy import BigInteger, Connection, String, cast, select, update
 from elkapi.storage import schema
 
 _meta = schema.meta
-_READ = select(_meta.c.name, _meta.c.value).where(_meta.c.name.in_(("config_version", "routing_version")))
+_NAMES = ("config_version", "routing_version")
+# Every process asks several times a second, so it is text by now: one for both databases.
+_READ = str(
+    select(_meta.c.name, _meta.c.value).where(_meta.c.name.in_(_NAMES)).compile(compile_kwargs={"literal_binds": True})
+)
 _BUMP = (
     update(_meta)
     .where(_meta.c.name == "config_version")
@@ -25,7 +29,7 @@ class Versions(msgspec.Struct, frozen=True):
 
 
 def read(connection: Connection) -> Versions:
-    rows = {name: int(value) for name, value in connection.execute(_READ)}
+    rows = {name: int(value) for name, value in connection.exec_driver_sql(_READ)}
     return Versions(rows["config_version"], rows["routing_version"])
 
 
@@ -39,5 +43,4 @@ def bump(connection: Connection, *, routing: bool) -> int:
 
 def raise_to(connection: Connection, version: int) -> None:
     """Set both counters, for a restore: processes that saw the old database must see a higher number."""
-    names = ("config_version", "routing_version")
-    connection.execute(update(_meta).where(_meta.c.name.in_(names)).values(value=str(version)))
+    connection.execute(update(_meta).where(_meta.c.name.in_(_NAMES)).values(value=str(version)))
