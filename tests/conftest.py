@@ -7,18 +7,21 @@ skip and say why, unless CI or ELKAPI_REQUIRE_POSTGRES=1 / ELKAPI_REQUIRE_REDIS=
 from __future__ import annotations
 
 import contextlib
+import functools
 import itertools
 import os
 import pwd
 import shutil
 import signal
 import socket
+import ssl
 import subprocess
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
+import certifi
 import psycopg
 import pytest
 
@@ -27,6 +30,18 @@ from elkapi.storage.migrations import migrate
 
 SERVER_START_S = 30.0
 _numbers = itertools.count(1)
+
+# Every httpx client, the SDKs' too, reads the public authorities anew, which takes as long as many a test.
+_create_default_context = ssl.create_default_context
+_public_authorities = functools.cache(lambda: _create_default_context(cafile=certifi.where()))
+
+
+def _shared_context(*given: Any, **named: Any) -> ssl.SSLContext:
+    is_httpx = not given and named == {"cafile": certifi.where()}
+    return _public_authorities() if is_httpx else _create_default_context(*given, **named)
+
+
+ssl.create_default_context = _shared_context
 
 
 def _missing(server: str, hint: str) -> NoReturn:

@@ -19,6 +19,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from elkapi.upstream import ClientLimits, Deadlines, LoopTimers, RequestRefused, UpstreamFailure, refusal
+from elkapi.upstream.burst import Burst
 from elkapi.upstream.connection import Connection
 from elkapi.upstream.reply import SocketReply
 from elkapi.upstream.wire import CHUNKED, OWN_HEADERS, encode_head
@@ -77,6 +78,8 @@ class MemoryTransport(asyncio.Transport):
 
 
 class NoOwner:
+    burst = Burst()
+
     def released(self, connection: Connection) -> None:
         pass
 
@@ -99,6 +102,7 @@ async def outcome(segments: list[bytes], *, is_head: bool = False) -> tuple[Any,
     reply = SocketReply(connection, is_head)
     loop = asyncio.get_running_loop()
     connection.start(reply, b"HEAD" if is_head else b"POST", b"", Deadlines(), loop.time() + 100)
+    connection.send_held()
     for segment in segments:
         if segment and connection.is_open():
             connection.data_received(segment)
