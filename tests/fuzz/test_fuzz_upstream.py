@@ -101,8 +101,7 @@ async def outcome(segments: list[bytes], *, is_head: bool = False) -> tuple[Any,
     connection.connection_made(MemoryTransport())
     reply = SocketReply(connection, is_head)
     loop = asyncio.get_running_loop()
-    connection.start(reply, b"HEAD" if is_head else b"POST", b"", Deadlines(), loop.time() + 100)
-    connection.send_held()
+    connection.start(reply, b"HEAD" if is_head else b"POST", b"", Deadlines(), loop.time() + 100, held=False)
     for segment in segments:
         if segment and connection.is_open():
             connection.data_received(segment)

@@ -170,12 +170,14 @@ class Connection(asyncio.Protocol):
         self.transport.write(data)
 
     def write_soon(self, data: bytes) -> None:
-        """Write at the end of this turn of the loop, or with what is written before."""
+        """Write at the end of this turn of the loop, or with what is written before; at once what is alone."""
         if self.held:
             self.held += data
-        else:
+        elif self.server.under_way > 1 or self.server.burst.holders:
             self.held = data
             self.server.burst.add(self)
+        else:
+            self.transport.write(data)
 
     def send_held(self) -> None:
         """The end of the turn; what is held may have left before it."""
@@ -261,11 +263,14 @@ class Connection(asyncio.Protocol):
         while not self.closing:
             if (exchange := self.begun) is not None:
                 self.begun = None
+                self.server.under_way += 1
                 try:
                     await exchange.run()
                 except Exception:
                     self._close()  # Nobody would answer what comes next.
                     raise
+                finally:
+                    self.server.under_way -= 1
             else:
                 self.rest = self.loop.create_future()
                 await self.rest

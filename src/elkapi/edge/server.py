@@ -35,6 +35,7 @@ class Server:
         self.draining = False
         self.date = b""
         self.burst = Burst()
+        self.under_way = 0  # Exchanges that are being answered.
         self._listener: asyncio.Server | None = None
         self._sweep: asyncio.TimerHandle | None = None
 

@@ -15,8 +15,9 @@ import ssl
 from collections.abc import Callable
 from typing import Protocol
 
+from elkapi.upstream.connection import JOINED_WRITE_BYTES_MAX
 from elkapi.upstream.dialer import Resolver, system_resolver
-from elkapi.upstream.errors import ClientClosed, ConnectFailed, RequestRefused, TransportMissing
+from elkapi.upstream.errors import ClientClosed, ConnectFailed, RequestRefused, SendFailed, TransportMissing
 from elkapi.upstream.origin import ClientLimits, Origin, UpstreamRequest
 from elkapi.upstream.pool import Bucket, Dialing, TlsContexts
 from elkapi.upstream.reply import SocketReply, UpstreamReply
@@ -72,9 +73,10 @@ class UpstreamClient:
         origin = request.origin
         if origin.proxy_url is not None or origin.http2:
             return await self._other_transport(origin).send(request)
-        body, framing = request.body, CHUNKED
+        body, framing, is_small = request.body, CHUNKED, False
         if isinstance(body, bytes):
             framing = len(body)
+            is_small = framing <= JOINED_WRITE_BYTES_MAX
         elif request.body_bytes is not None:
             framing = request.body_bytes
             if framing < 0:
@@ -85,22 +87,27 @@ class UpstreamClient:
         deadlines = request.deadlines
         started_s = self._timers.monotonic_s()
         total_at_s = started_s + deadlines.total_s
-        connection = bucket.take_idle()
-        if connection is None:
-            connection = await bucket.acquire(started_s + min(deadlines.connect_s, deadlines.total_s))
-            if not connection.is_open():
-                raise ConnectFailed("closed by the peer right after connecting", phase="connect", sent=False)
-        reply = SocketReply(connection, request.method == b"HEAD")
-        if isinstance(body, bytes):
-            connection.start(reply, head, body, deadlines, total_at_s)
-        else:
-            connection.start_stream(reply, head, body.__aiter__(), framing, deadlines, total_at_s)
-        try:
-            await reply.head()
-        except BaseException:
-            reply.cancel()
-            raise
-        return reply
+        while True:
+            held = is_small and bool(bucket.busy or bucket.burst.holders)
+            connection = bucket.take_idle(held=held)
+            if connection is None:
+                connection = await bucket.acquire(started_s + min(deadlines.connect_s, deadlines.total_s))
+                if not connection.is_open():
+                    raise ConnectFailed("closed by the peer right after connecting", phase="connect", sent=False)
+            reply = SocketReply(connection, request.method == b"HEAD")
+            if isinstance(body, bytes):
+                connection.start(reply, head, body, deadlines, total_at_s, held=held)
+            else:
+                connection.start_stream(reply, head, body.__aiter__(), framing, deadlines, total_at_s)
+            try:
+                await reply.head()
+            except BaseException as error:
+                reply.cancel()
+                if not isinstance(error, SendFailed) or error.sent or not error.stale:
+                    raise
+                bucket.stale_total += 1  # Closed before the held request left.
+            else:
+                return reply
 
     def _new_bucket(self, origin: Origin) -> Bucket:
         if len(self._buckets) >= EMPTY_BUCKETS_MAX:

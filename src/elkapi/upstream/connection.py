@@ -92,15 +92,17 @@ class Connection(asyncio.Protocol):
     def is_open(self) -> bool:
         return not self._closed and self._transport is not None and not self._transport.is_closing()
 
-    def usable(self) -> bool:
+    def usable(self, *, held: bool) -> bool:
         """Whether a pooled connection may be written to: open, and the kernel holds neither a FIN nor stray bytes.
 
         The look into the kernel is what makes it provable that a peer closed before we wrote; the loop may not have
-        been told yet.
+        been told yet. It will have been told before a request that is `held` leaves.
         """
         transport = self._transport
         if self._closed or transport is None or transport.is_closing():
             return False
+        if held:
+            return True
         if self._readable is not None:
             return not self._readable.poll(0)
         try:
@@ -111,12 +113,16 @@ class Connection(asyncio.Protocol):
             return False
         return False
 
-    def start(self, reply: SocketReply, head: bytes, body: bytes, deadlines: Deadlines, total_at_s: float) -> None:
-        """Writes a whole request at once."""
+    def start(
+        self, reply: SocketReply, head: bytes, body: bytes, deadlines: Deadlines, total_at_s: float, *, held: bool
+    ) -> None:
+        """Writes a whole request, at once or (`held`) together with others at the end of this turn of the loop."""
         transport = self._begin(reply, deadlines, total_at_s)
-        if len(body) <= JOINED_WRITE_BYTES_MAX:
+        if held:
             self._held = head + body
             self._owner.burst.add(self)
+        elif len(body) <= JOINED_WRITE_BYTES_MAX:
+            transport.write(head + body)
         else:
             transport.writelines((head, body))
         if self._write_paused:

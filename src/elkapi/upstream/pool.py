@@ -75,11 +75,16 @@ class Bucket:
         self._limits = dialing.limits
         self._timers = dialing.timers
 
-    def take_idle(self) -> Connection | None:
-        """A connection that can be written to now; dead ones met on the way are closed."""
+    @property
+    def busy(self) -> int:
+        """How many connections carry an exchange."""
+        return len(self.open) - len(self.idle)
+
+    def take_idle(self, *, held: bool) -> Connection | None:
+        """A connection that can be written to; dead ones met on the way are closed. `held`: see `Connection.usable`."""
         while self.idle:
             connection = self.idle.pop()
-            if connection.usable():
+            if connection.usable(held=held):
                 return connection
             self.stale_total += 1
             connection.close()
@@ -97,7 +102,7 @@ class Bucket:
             given = await self._wait(deadline_s)
             if given is None:
                 return await self._open(deadline_s)  # The slot came with the wake-up, counted in `dials`.
-            if given.usable():
+            if given.usable(held=False):
                 return given
             given.close()
 

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import socket
+import threading
 
 import pytest
 from upstream_peers import BIG, CHUNKED, OK, answering, body_of, closing
 
-from elkapi.upstream import Cut, ProtocolViolation, SendFailed, UpstreamFailure
+from elkapi.upstream import Cut, ProtocolViolation, UpstreamFailure
+from elkapi.upstream.pool import Bucket
 
 
 async def test_a_reply_has_status_lower_case_headers_in_order_and_its_body(serve, client, ask):
@@ -311,8 +314,9 @@ async def test_a_unix_origin_is_reached_through_its_socket(serve, client, ask, t
 
 
 @pytest.mark.parametrize("ends", [False, True], ids=["stray reply", "end"])
-async def test_what_comes_before_a_request_left_is_no_answer_to_it(serve, client, ask, ends):
-    """Requests leave at the end of the loop's turn: until then the connection is as good as idle."""
+async def test_what_comes_before_a_request_left_is_no_answer_to_it(serve, client, ask, ends, monkeypatch):
+    """Requests that leave together wait for the end of the turn: until then the connection is as good as idle."""
+    monkeypatch.setattr(Bucket, "busy", 1)
     asked = 0
 
     async def counting(stream):
@@ -331,9 +335,36 @@ async def test_what_comes_before_a_request_left_is_no_answer_to_it(serve, client
         connection.eof_received()
     else:
         connection.data_received(OK)
-    with pytest.raises(SendFailed) as caught:
-        await send
-    assert not caught.value.sent
-    assert caught.value.stale
+    assert await (await send).read(BIG) == (b"ok", True)
+    assert (asked, peer.connections, client.stats()["stale_total"]) == (2, 2, 1)
+
+
+@pytest.mark.parametrize("busy", [0, 1], ids=["alone", "held"])
+@pytest.mark.parametrize("ends", [False, True], ids=["stray reply", "end"])
+async def test_a_pooled_connection_of_a_peer_that_left_is_replaced(serve, client, ask, ends, busy, monkeypatch):
+    """The kernel knows that the peer closed or spoke, the loop does not yet."""
+    monkeypatch.setattr(Bucket, "busy", busy)
+    asked, release, done = 0, threading.Event(), threading.Event()
+
+    async def leaving(stream):
+        nonlocal asked
+        await stream.request()
+        asked += 1
+        await stream.write(OK)
+        if asked == 1:
+            sock = stream.writer.get_extra_info("socket").dup()
+            threading.Thread(target=leave, args=(sock,)).start()
+        await stream.reader.read()
+
+    def leave(sock):
+        release.wait()
+        with sock:
+            sock.send(OK) if ends is False else sock.shutdown(socket.SHUT_WR)
+        done.set()
+
+    peer = await serve(leaving)
     assert await body_of(client, ask(peer.origin)) == b"ok"
-    assert (asked, peer.connections) == (2, 2)
+    release.set()
+    done.wait()  # Blocks the loop, so that it cannot be told before it asks again.
+    assert await body_of(client, ask(peer.origin)) == b"ok"
+    assert (asked, peer.connections, client.stats()["stale_total"]) == (2, 2, 1)
