@@ -24,6 +24,16 @@ def test_usage_that_comes_first_is_found_too() -> None:
     assert read_usage(body, UPPER) == Usage(input_tokens=8, calls=1)
 
 
+def test_usage_with_members_after_it_is_found_however_it_is_spaced() -> None:
+    usage = b'"usage" : \n{"prompt_tokens": 8, "prompt_tokens_details": {"cached_tokens": 3}, "total_tokens": 8}'
+    body = b'{"model":"m",' + usage + b',"service_tier":"default"}'
+    assert read_usage(body, UPPER) == Usage(input_tokens=5, cached_tokens=3, calls=1)
+
+
+def test_an_object_that_never_closes_is_given_up_at_once() -> None:
+    assert read_usage(b'{"usage":{' + b'"a":{"b":1},' * 170 + b"{", UPPER) is None
+
+
 def test_g23_cached_tokens_are_a_class_of_their_own_and_never_make_input_negative() -> None:
     inside = reply('{"prompt_tokens":10,"total_tokens":10,"prompt_tokens_details":{"cached_tokens":4}}')
     above = reply('{"prompt_tokens":10,"total_tokens":10,"prompt_tokens_details":{"cached_tokens":40}}')
