@@ -32,6 +32,8 @@ from tests.cluster import (
 CALLERS = 24
 SERVES_AGAIN_S = 90.0
 REACHED_S = 90.0
+# So long a successor that was told to crash in its recovery may find nothing to recover.
+RECOVERED_S = 2.0
 SETTLED_S = 60.0
 CALM_S = 0.4
 LARGE_NANO = 10**12
@@ -106,8 +108,9 @@ class Chaos:
         await self.cluster.ready()
         self.load.supervisor_is_up = True
 
-    async def _kill_role(self, role: str) -> None:
-        victim = self._random.choice(sorted(self.cluster.children(role)))
+    async def _kill_role(self, role: str, victim: int | None = None) -> None:
+        if victim is None:
+            victim = self._random.choice(sorted(self.cluster.children(role)))
         self.cluster.kill(victim)
         await eventually(f"the {role} ended", lambda: not lives(victim), 10)
 
@@ -117,26 +120,36 @@ class Chaos:
 
     async def _crash_at(self, point: str) -> None:
         """Let the successor of a killed process die by itself at the point, at its first few passes."""
-        role = self._role_at(point)
-        passes = 1 if "recover" in point else self._random.randint(1, self.passes_max)
-        self.cluster.crash_order.write_text(f"{point}:{passes}", "ascii")
-        await self._kill_role(role)
-        await eventually("the order to crash was taken", lambda: not self.cluster.crash_order.exists(), SERVES_AGAIN_S)
-        (taken,) = self.cluster.folder.glob("crash.*")
-        armed = int(taken.suffix[1:])
-        taken.rename(taken.with_name("crashed"))
+        role, is_recovery = self._role_at(point), "recover" in point
+        passes = 1 if is_recovery else self._random.randint(1, self.passes_max)
+        armed = await self._armed(role, f"{point}:{passes}")
         deadline_s = time.monotonic() + REACHED_S
-        while lives(armed):
-            if "recover" in point and armed in self.cluster.children():
-                # Recovery has work only when somebody left holds behind.
-                others = sorted(pid for pid in self.cluster.children("worker") if pid != armed)
-                if others:
-                    self.cluster.kill(self._random.choice(others))
-                await asyncio.sleep(2)
-            if time.monotonic() > deadline_s:
+        while not await self._died(armed, RECOVERED_S if is_recovery else REACHED_S):
+            if not is_recovery or time.monotonic() > deadline_s:
                 self.load.raise_failures()
                 pytest.fail(f"{role} {armed} never came to {point}:{passes}; {self.load.summary()}", pytrace=False)
+            # Recovery has work only when somebody left holds behind, and who was killed may have had none.
+            if role == "ledger":
+                await self._kill_role("worker")
+            else:
+                armed = await self._armed(role, f"{point}:{passes}", armed)
+
+    async def _armed(self, role: str, order: str, victim: int | None = None) -> int:
+        """Kill a process (one of the role's at random); the pid of its successor, which has the order to crash."""
+        self.cluster.crash_order.write_text(order, "ascii")
+        await self._kill_role(role, victim)
+        await eventually("the order to crash was taken", lambda: not self.cluster.crash_order.exists(), SERVES_AGAIN_S)
+        (taken,) = self.cluster.folder.glob("crash.*")
+        taken.rename(taken.with_name("crashed"))
+        return int(taken.suffix[1:])
+
+    async def _died(self, pid: int, wait_s: float) -> bool:
+        until_s = time.monotonic() + wait_s
+        while lives(pid):
+            if time.monotonic() > until_s:
+                return False
             await asyncio.sleep(0.05)
+        return True
 
     async def _serves_again(self) -> None:
         """Every role is back, and calls succeed."""
