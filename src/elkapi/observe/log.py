@@ -71,8 +71,8 @@ class Log:
 
     def _append(self, line: _Queued) -> None:
         self._lines.append(line)
-        # The thread writes on until nothing is left, so only the first line of many wakes it.
-        if len(self._lines) == 1:
+        # The first line after the thread's last look wakes it; it looks again at all that came before the next.
+        if not self._some.is_set():
             self._some.set()
 
     def close(self) -> None:

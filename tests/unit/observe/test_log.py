@@ -38,6 +38,16 @@ def test_lines_are_written_while_the_log_is_open_however_many_there_are(tmp_path
     assert numbers == list(range(2 * LINES_AT_ONCE + 1)) * 3
 
 
+def test_a_line_of_another_thread_that_has_not_yet_woken_the_log_keeps_none_asleep(tmp_path: Path) -> None:
+    file = tmp_path / "log"
+    log = Log("test", file=str(file))
+    log._lines.append((0, "info", "theirs", None, {}))  # They were stopped between this and the look behind it.
+    log.write("ours")
+    while file.read_bytes().count(b"\n") < 2:
+        time.sleep(0.01)
+    log.close()
+
+
 def test_what_could_not_be_written_is_counted_and_what_waits_behind_it_is_written(tmp_path: Path) -> None:
     file = tmp_path / "log"
     log = Log("test", file=str(file))
