@@ -59,7 +59,6 @@ from elkapi.tasks.telling import Teller
 from elkapi.upstream import ClientLimits, UpstreamClient
 from elkapi.upstream.gcp import TokenSource
 
-GC_ALLOCATIONS = 20_000
 SWITCH_INTERVAL_S = 0.0005
 
 
@@ -82,7 +81,6 @@ def _tune_interpreter() -> None:
     may keep the loop from running for the default 5 ms."""
     gc.collect()
     gc.freeze()
-    gc.set_threshold(GC_ALLOCATIONS, 20, 50)
     sys.setswitchinterval(SWITCH_INTERVAL_S)
 
 

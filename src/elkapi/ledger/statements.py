@@ -10,12 +10,9 @@ from collections.abc import Sequence
 from typing import Any
 
 from sqlalchemy import ColumnElement, Table, bindparam, delete, func, literal_column, null, select, update
-from sqlalchemy.dialects import sqlite
-from sqlalchemy.dialects.postgresql import insert as postgresql_insert
-from sqlalchemy.dialects.postgresql import psycopg
-from sqlalchemy.dialects.sqlite import insert as sqlite_insert
 from sqlalchemy.sql import ClauseElement
 
+from elkapi.storage.dialect import insert_into, positional
 from elkapi.storage.schema import (
     accounts,
     idempotency,
@@ -79,9 +76,7 @@ class Statements:
 
     def __init__(self, dialect: str) -> None:
         self.is_sqlite = dialect == "sqlite"
-        self._dialect: Any = (
-            sqlite.dialect() if self.is_sqlite else psycopg.PGDialect_psycopg(paramstyle="format")  # type: ignore[no-untyped-call]
-        )
+        self._name, self._dialect = dialect, positional(dialect)
         self.begin = "BEGIN IMMEDIATE" if self.is_sqlite else "BEGIN"
         self._accounts()
         self._entries()
@@ -226,7 +221,7 @@ class Statements:
         self.task_step = self._text(change, *(places[name] for name in self.task_step_columns), "task", "seen")
 
     def _workers(self) -> None:
-        insert: Any = (sqlite_insert if self.is_sqlite else postgresql_insert)(workers)
+        insert: Any = insert_into(workers, self._name)
         statement = insert.values({column.name: bindparam(column.name) for column in workers.columns})
         statement = statement.on_conflict_do_update(
             index_elements=["owner"],
@@ -242,7 +237,7 @@ class Statements:
         values |= {
             name: literal_column(f"'{given}'") if isinstance(given, str) else given for name, given in fixed.items()
         }
-        insert: Any = (sqlite_insert if self.is_sqlite else postgresql_insert)(table)
+        insert: Any = insert_into(table, self._name)
         one = self._text(insert.values([values]).on_conflict_do_nothing(index_elements=key.split()), *names)
         head, opening, rest = one.partition("VALUES (")
         group, closing, tail = rest.partition(") ON CONFLICT")

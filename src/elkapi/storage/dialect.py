@@ -30,8 +30,8 @@ from sqlalchemy import (
     select,
     text,
 )
-from sqlalchemy.dialects.postgresql import insert as postgresql_insert
-from sqlalchemy.dialects.sqlite import insert as sqlite_insert
+from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.dialects.postgresql.psycopg import PGDialect_psycopg
 from sqlalchemy.exc import (
     ArgumentError,
     DataError,
@@ -236,6 +236,16 @@ def is_outage(error: BaseException) -> bool:
     return isinstance(error, DBAPIError) and not isinstance(error, refused)
 
 
+def positional(dialect: str) -> Any:
+    """The dialect that compiles to text with places in their order, `?` or `%s`, for cursors without SQLAlchemy."""
+    return sqlite.dialect() if dialect == SQLITE else PGDialect_psycopg(paramstyle="format")  # type: ignore[no-untyped-call]
+
+
+def insert_into(table: Table, dialect: str) -> Any:
+    """An insert that knows ON CONFLICT; either construct has the same methods."""
+    return sqlite.insert(table) if dialect == SQLITE else postgresql.insert(table)
+
+
 def upsert(
     connection: Connection,
     table: Table,
@@ -245,20 +255,12 @@ def upsert(
     update: Sequence[str] = (),
 ) -> int:
     """Insert rows; where `key` exists already, overwrite the `update` columns or leave the row alone. Rows touched."""
-    if connection.dialect.name == SQLITE:
-        lite = sqlite_insert(table)
-        statement: Any = (
-            lite.on_conflict_do_update(index_elements=list(key), set_={name: lite.excluded[name] for name in update})
-            if update
-            else lite.on_conflict_do_nothing(index_elements=list(key))
-        )
-    else:
-        pg = postgresql_insert(table)
-        statement = (
-            pg.on_conflict_do_update(index_elements=list(key), set_={name: pg.excluded[name] for name in update})
-            if update
-            else pg.on_conflict_do_nothing(index_elements=list(key))
-        )
+    insert = insert_into(table, connection.dialect.name)
+    statement = (
+        insert.on_conflict_do_update(index_elements=list(key), set_={name: insert.excluded[name] for name in update})
+        if update
+        else insert.on_conflict_do_nothing(index_elements=list(key))
+    )
     rows = [dict(values)] if isinstance(values, Mapping) else [dict(row) for row in values]
     statement = statement.execution_options(preserve_rowcount=True)
     return sum(connection.execute(statement, row).rowcount for row in rows)
