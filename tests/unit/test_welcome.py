@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import sys
+from pathlib import Path
+
 import pytest
 
-from elkapi.app import _welcome
+from elkapi.app import _welcome, prepare
+from elkapi.local.chat import rows
 from elkapi.roles import BundledModel, Preparation
 from elkapi.settings import Settings, SettingsError, load_settings
 
@@ -29,6 +33,20 @@ def test_without_an_embedding_model_no_curl_is_printed_and_the_key_still_is() ->
     assert "elkapi models install" in said
     assert "sk-first" in said
     assert "chats" not in welcome(EMBEDDING)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere the runtime brings its libraries")
+def test_a_chat_model_whose_runtime_lacks_a_library_is_not_served_and_the_start_says_what_to_install(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(rows, "LIBRARY", "liba-library-nobody-has.so.1")
+    settings = Settings(data_dir=str(tmp_path))
+    found = prepare(settings)
+    assert [model.role for model in found.bundled] == ["models"]
+    said = _welcome(settings, 8000, found)
+    assert "No local chat: the model smollm2-135m-instruct needs" in said
+    assert "apt-get install libgomp1" in said
+    assert "chats at" not in said
 
 
 @pytest.mark.parametrize(("name", "value"), [("ELKAPI_CHAT_SLOTS", "0"), ("ELKAPI_CHAT_CONTEXT_TOKENS", "255")])

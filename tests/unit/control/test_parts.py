@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import socket
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -109,6 +110,9 @@ def test_the_chat_model_is_named_where_its_package_and_its_runtime_are(monkeypat
     assert installed_chat_model() == "smollm2-135m-instruct"
     monkeypatch.setattr(rows, "RUNTIME", "a_runtime_nobody_has")
     assert installed_chat_model() == ""
+    monkeypatch.undo()
+    monkeypatch.setattr(rows, "LIBRARY", "liba-library-nobody-has.so.1")
+    assert installed_chat_model() == ("" if sys.platform == "linux" else "smollm2-135m-instruct")
     monkeypatch.undo()
     missing = msgspec.structs.replace(rows.BUNDLED_CHAT, package="a-package-nobody-has")
     with pytest.raises(ModelUnusable, match="a-package-nobody-has"):

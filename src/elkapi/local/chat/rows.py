@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import ctypes
 import importlib.util
 import mmap
+import sys
 from pathlib import Path
 
 import msgspec
@@ -11,6 +13,12 @@ import msgspec
 from elkapi.local.models import ModelUnusable, check_hash, distribution_path
 
 RUNTIME = "xllamacpp"
+# What the runtime's wheel for Linux expects of the system; a slim Debian comes without it.
+LIBRARY, LIBRARY_PACKAGE = "libgomp.so.1", "libgomp1"
+
+
+class LibraryMissing(ModelUnusable):
+    """Model and runtime are installed, and the system lacks a library that the runtime is linked with."""
 
 
 class ChatRow(msgspec.Struct, frozen=True, kw_only=True):
@@ -48,7 +56,7 @@ BUNDLED_CHAT = ChatRow(
 
 
 def locate_chat(row: ChatRow = BUNDLED_CHAT) -> Path:
-    """The weights' file, not yet checked; raises ModelUnusable saying which package is missing."""
+    """The weights' file, not yet checked; raises ModelUnusable saying which package or library is missing."""
     base = distribution_path(row.package)
     if base is None:
         raise ModelUnusable(f"no file for the model {row.id}; looked for package {row.package} (not installed)")
@@ -57,7 +65,18 @@ def locate_chat(row: ChatRow = BUNDLED_CHAT) -> Path:
         raise ModelUnusable(f"no file for the model {row.id}; looked for {path}")
     if importlib.util.find_spec(RUNTIME) is None:
         raise ModelUnusable(f"the model {row.id} needs the package {RUNTIME}, which is not installed")
+    _check_library(row)
     return path
+
+
+def _check_library(row: ChatRow) -> None:
+    if sys.platform != "linux":
+        return
+    try:
+        ctypes.CDLL(LIBRARY)
+    except OSError:
+        how = f"Debian and Ubuntu: apt-get install {LIBRARY_PACKAGE}"
+        raise LibraryMissing(f"the model {row.id} needs the system's library {LIBRARY} ({how})") from None
 
 
 def check_chat(row: ChatRow, path: Path) -> None:
