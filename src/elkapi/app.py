@@ -102,21 +102,13 @@ def prepare(settings: Settings) -> Preparation:
     """Migrate, make the first key of a new installation, and look which local models are installed."""
     from elkapi.admin.keys import ensure_first_key
     from elkapi.errors import Unavailable
-    from elkapi.local.chat.rows import LibraryMissing, locate_chat
-    from elkapi.local.models import ModelUnusable
     from elkapi.sandbox.providers import SERVED_MODELS
     from elkapi.storage.dialect import DatabaseUrlError
     from elkapi.storage.installation import open_installation
     from elkapi.storage.migrations import MigrationError
     from elkapi.storage.secrets import SecretKeyError
 
-    bundled, no_chat = installed_models(settings), None
-    try:
-        locate_chat()
-    except LibraryMissing as missing:
-        no_chat = str(missing)
-    except ModelUnusable:
-        pass  # Left out on purpose.
+    bundled, no_chat = installed_models(settings)
     sandbox = SERVED_MODELS
     try:
         installation = open_installation(settings)
@@ -130,24 +122,32 @@ def prepare(settings: Settings) -> Preparation:
     return Preparation(bundled, sandbox, first_key, no_chat=no_chat)
 
 
-def installed_models(settings: Settings) -> tuple[BundledModel, ...]:
-    """The local models whose files are on this machine; their hashes are checked when they are loaded."""
-    from elkapi.local.chat.rows import BUNDLED_CHAT, locate_chat
+def installed_models(settings: Settings) -> tuple[tuple[BundledModel, ...], str | None]:
+    """The local models that can run on this machine, and why an installed chat model cannot.
+
+    Their files' hashes are checked when they are loaded.
+    """
+    from elkapi.local.chat.rows import BUNDLED_CHAT, LibraryMissing, locate_chat
     from elkapi.local.models import ModelUnusable, locate, read_rows
 
-    found = []
+    found, no_chat = [], None
     for row, folder in read_rows(settings.models_dir):
         with contextlib.suppress(ModelUnusable):
             locate(row, folder)
             facts = {"owned_by": row.owned_by, "dimensions": row.dimensions, "context_length": row.window}
             found.append(BundledModel(row.id, facts | {"bundled": True}))
-    with contextlib.suppress(ModelUnusable):
+    try:
         locate_chat()
+    except LibraryMissing as missing:
+        no_chat = str(missing)
+    except ModelUnusable:
+        pass  # Left out on purpose.
+    else:
         chat = BUNDLED_CHAT
         window = min(settings.chat_context_tokens, chat.window_max)
         facts = {"owned_by": chat.owned_by, "context_length": window, "bundled": True}
         found.append(BundledModel(chat.id, facts, role="chat"))
-    return tuple(found)
+    return tuple(found), no_chat
 
 
 def _welcome(settings: Settings, port: int, found: Preparation) -> str:

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from elkapi.local.chat.rows import LIBRARY_PACKAGE
 from elkapi.settings import Settings
 
 ROOT = Path(__file__).parents[2]
@@ -155,6 +156,11 @@ def test_container_runs_as_an_ordinary_user_with_hashed_packages() -> None:
     users = [line.split()[1] for line in lines if line.startswith("USER ")]
     assert users
     assert users[-1] not in {"root", "0", "0:0"}
+
+
+@pytest.mark.parametrize("name", ["Containerfile", "scripts/debian-packages", "docs/local-chat.md"])
+def test_the_library_that_the_chat_models_runtime_needs_comes_with_every_way_to_install(name: str) -> None:
+    assert LIBRARY_PACKAGE in (ROOT / name).read_text("utf-8")
 
 
 @pytest.mark.parametrize("name", [".ci/run", *sorted(n for n in tracked_texts() if n.startswith("scripts/"))])

@@ -14,7 +14,7 @@ import msgspec
 
 from elkapi.assets.store import FOLDER, StorageUrlError, open_store
 from elkapi.errors import Unavailable
-from elkapi.local.chat.rows import BUNDLED_CHAT, check_chat, locate_chat
+from elkapi.local.chat.rows import BUNDLED_CHAT, LibraryMissing, check_chat, locate_chat
 from elkapi.local.models import ModelUnusable, check_hash, locate, read_rows
 from elkapi.settings import SECRET_FIELDS, Settings
 from elkapi.storage import dialect as sql
@@ -169,6 +169,8 @@ def _weights(settings: Settings) -> Iterator[Finding]:
     chat = BUNDLED_CHAT
     try:
         check_chat(chat, locate_chat(chat))
+    except LibraryMissing as error:
+        yield Finding(f"model {chat.id}", False, str(error))
     except ModelUnusable as error:
         yield Finding(f"model {chat.id}", False, f"{error}; `elkapi models install` fetches the bundled ones")
     else:

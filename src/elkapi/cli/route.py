@@ -47,7 +47,7 @@ def explain(
         raise click.UsageError("give --key or --group, not both")
     question = Question(key=key, group=group, model=model, path=path, fail=pairs(fail, "--fail"), seed=seed)
     with opened() as admin:
-        installed = installed_models(admin.settings)
+        installed, _ = installed_models(admin.settings)
         bundled, chat = ([one.id for one in installed if one.role == role] for role in ("models", "chat"))
         found = answer(admin, question, bundled=bundled, chat=chat, sandbox=SERVED_MODELS)
     if as_json:

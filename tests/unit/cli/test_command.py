@@ -432,6 +432,17 @@ def test_doctor_finds_what_is_wrong(elkapi: Elkapi, monkeypatch: pytest.MonkeyPa
     assert elkapi("doctor").status == 1
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere the runtime brings its libraries")
+def test_doctor_names_the_library_that_the_chat_model_lacks_and_no_other_cure(
+    elkapi: Elkapi, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("elkapi.local.chat.rows.LIBRARY", "liba-library-nobody-has.so.1")
+    findings = json.loads(elkapi("doctor", "--json").out)["findings"]
+    (said,) = [one["detail"] for one in findings if one["name"] == "model smollm2-135m-instruct" and not one["ok"]]
+    assert "apt-get install libgomp1" in said
+    assert "models install" not in said
+
+
 def test_migrate_says_what_it_did(elkapi: Elkapi) -> None:
     names = [migration.name for migration in MIGRATIONS]
     assert elkapi("migrate", "--pre-only", "--json").json["applied"] == [f"{name}.pre" for name in names]
