@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import fcntl
-import select
 import sys
 import termios
 import time
@@ -24,6 +23,7 @@ from elkapi.edge.upgrade import without_upgrade
 from elkapi.errors import BadRequest, BodyTooLarge, GatewayError, RequestTimeout, Unavailable
 from elkapi.ids import new_id
 from elkapi.relay.call import ClientGone
+from elkapi.upstream.connection import poll_for
 
 if TYPE_CHECKING:
     from elkapi.edge.server import Server
@@ -323,11 +323,8 @@ class Connection(asyncio.Protocol):
 
     def _is_unread(self) -> bool:
         """Whether the kernel holds bytes of the client's that the loop has not come to yet; no on Windows."""
-        if not hasattr(select, "poll"):
-            return False
-        readable = select.poll()
-        readable.register(self.transport.get_extra_info("socket").fileno(), select.POLLIN)
-        return bool(readable.poll(0))
+        readable = poll_for(self.transport.get_extra_info("socket"))
+        return readable is not None and bool(readable.poll(0))
 
     def abort(self) -> None:
         self.transport.abort()

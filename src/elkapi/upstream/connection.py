@@ -38,7 +38,7 @@ SEND, HEADER, FIRST_BYTE, BODY = "send", "header", "first_byte", "body"
 JOINED_WRITE_BYTES_MAX = 256 * 1024
 
 
-def _poll_for(sock: socket.socket) -> select.poll | None:
+def poll_for(sock: socket.socket) -> select.poll | None:
     """Asks whether a read would return at once, at a third of what a refused MSG_PEEK costs; not there on Windows."""
     if not hasattr(select, "poll"):
         return None
@@ -66,7 +66,7 @@ class Connection(asyncio.Protocol):
         self._timers = timers
         self._sock = sock
         self.loop = asyncio.get_running_loop()
-        self._readable = _poll_for(sock)
+        self._readable = poll_for(sock)
         self._transport: asyncio.Transport | None = None
         self._inbound = Inbound(limits)
         self.opened_at_s = timers.monotonic_s()
