@@ -10,7 +10,7 @@ from collections.abc import Collection
 from typing import Any
 
 import msgspec
-from sqlalchemy import ColumnElement, Connection, Select, bindparam, func, literal_column, or_, select, update
+from sqlalchemy import ColumnElement, Connection, Select, bindparam, func, or_, select, update
 
 from elkapi.storage import dialect as sql
 from elkapi.storage import schema
@@ -18,8 +18,7 @@ from elkapi.types import Grant, State
 
 _tasks, _refs = schema.tasks, schema.task_refs
 OPEN = (State.QUEUED.value, State.RUNNING.value)
-# With literals, as in the index `tasks_open`: neither database can use it for values that it is told later.
-_IS_OPEN = _tasks.c.state.in_([literal_column(f"'{state}'") for state in OPEN])
+_IS_OPEN = schema.task_is_open
 # Asked for twice a second by every poller, so they are built once.
 _ANY_OPEN = select(_tasks.c.id).where(_IS_OPEN).limit(1)
 _ANY_FREE = _ANY_OPEN.where(_tasks.c.poller.is_(None), _tasks.c.worker.is_(None))
