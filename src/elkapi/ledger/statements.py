@@ -76,7 +76,7 @@ class Statements:
 
     def __init__(self, dialect: str) -> None:
         self.is_sqlite = dialect == "sqlite"
-        self._name, self._dialect = dialect, positional(dialect)
+        self._dialect = positional(dialect)
         self.begin = "BEGIN IMMEDIATE" if self.is_sqlite else "BEGIN"
         self._accounts()
         self._entries()
@@ -221,7 +221,7 @@ class Statements:
         self.task_step = self._text(change, *(places[name] for name in self.task_step_columns), "task", "seen")
 
     def _workers(self) -> None:
-        insert: Any = insert_into(workers, self._name)
+        insert: Any = insert_into(workers, self._dialect.name)
         statement = insert.values({column.name: bindparam(column.name) for column in workers.columns})
         statement = statement.on_conflict_do_update(
             index_elements=["owner"],
@@ -237,7 +237,7 @@ class Statements:
         values |= {
             name: literal_column(f"'{given}'") if isinstance(given, str) else given for name, given in fixed.items()
         }
-        insert: Any = insert_into(table, self._name)
+        insert: Any = insert_into(table, self._dialect.name)
         one = self._text(insert.values([values]).on_conflict_do_nothing(index_elements=key.split()), *names)
         head, opening, rest = one.partition("VALUES (")
         group, closing, tail = rest.partition(") ON CONFLICT")
