@@ -316,7 +316,11 @@ async def test_a_reply_that_began_before_the_drain_does_not_end_its_connection()
         await writer.wait_closed()
 
 
-async def test_replies_of_one_turn_leave_together_and_before_whatever_comes_after_them() -> None:
+@contextlib.asynccontextmanager
+async def three_asked() -> AsyncIterator[
+    tuple[Server, list[tuple[asyncio.StreamReader, asyncio.StreamWriter]], asyncio.Event]
+]:
+    """(a server with three calls under way, their clients, what lets it answer all of them in one turn)."""
     release = asyncio.Event()
 
     async def wait(call: Call) -> None:
@@ -329,6 +333,14 @@ async def test_replies_of_one_turn_leave_together_and_before_whatever_comes_afte
             writer.write(b"GET /held HTTP/1.1\r\nHost: a\r\n\r\n")
         while sum(each.current is not None for each in server.connections) < 3:
             await asyncio.sleep(0.001)
+        yield server, clients, release
+        for _, writer in clients:
+            writer.close()
+            await writer.wait_closed()
+
+
+async def test_replies_of_one_turn_leave_together_and_before_whatever_comes_after_them() -> None:
+    async with three_asked() as (server, clients, release):
         release.set()
         while not all(each.held for each in server.connections):
             await asyncio.sleep(0)
@@ -342,24 +354,10 @@ async def test_replies_of_one_turn_leave_together_and_before_whatever_comes_afte
         assert received.index(b"HTTP/1.1 200") < received.index(b"HTTP/1.1 400")
         for each, _ in others:
             assert b"x-path: /held" in await each.readuntil(b"GET ")
-        for _, each in clients:
-            each.close()
-            await each.wait_closed()
 
 
 async def test_a_reply_whose_client_left_within_the_turn_holds_up_no_other() -> None:
-    release = asyncio.Event()
-
-    async def wait(call: Call) -> None:
-        await release.wait()
-        await echo(call)
-
-    async with running(wait) as (server, port):
-        clients = [await asyncio.open_connection("127.0.0.1", port) for _ in range(3)]
-        for _, writer in clients:
-            writer.write(b"GET /held HTTP/1.1\r\nHost: a\r\n\r\n")
-        while sum(each.current is not None for each in server.connections) < 3:
-            await asyncio.sleep(0.001)
+    async with three_asked() as (server, clients, release):
         first = next(iter(server.connections))
         left = first.transport.get_extra_info("peername")[1]
         release.set()
@@ -370,8 +368,6 @@ async def test_a_reply_whose_client_left_within_the_turn_holds_up_no_other() -> 
         for reader, writer in clients:
             if writer.get_extra_info("sockname")[1] != left:
                 assert b"x-path: /held" in await reader.readuntil(b"GET ")
-            writer.close()
-            await writer.wait_closed()
 
 
 async def test_too_many_connections_are_told_so() -> None:

@@ -353,13 +353,13 @@ async def test_a_pooled_connection_of_a_peer_that_left_is_replaced(serve, client
         await stream.write(OK)
         if asked == 1:
             sock = stream.writer.get_extra_info("socket").dup()
-            threading.Thread(target=leave, args=(sock,)).start()
+            threading.Thread(target=leave, args=(sock,), daemon=True).start()
         await stream.reader.read()
 
     def leave(sock):
         release.wait()
         with sock:
-            sock.send(OK) if ends is False else sock.shutdown(socket.SHUT_WR)
+            sock.shutdown(socket.SHUT_WR) if ends else sock.send(OK)
         done.set()
 
     peer = await serve(leaving)
