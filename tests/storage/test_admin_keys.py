@@ -60,7 +60,7 @@ def test_a_key_and_its_opening_balance_are_one_transaction(admin: Admin, monkeyp
         raise ledger.AccountError("the books are closed")
 
     monkeypatch.setattr(ledger, "deposit", fail)
-    with pytest.raises(ledger.AccountError):
+    with pytest.raises(Refused, match="the books are closed"):
         keys.create_key(admin, keys.KeyInput(name="k", balance="5"))
     assert keys.list_keys(admin) == []
     with admin.database.read() as connection:
@@ -74,6 +74,21 @@ def test_deposits_add_up_and_the_books_hold(admin: Admin) -> None:
     assert view.available_nano == 100_000_003
     with admin.database.read() as connection:
         assert ledger.check(connection).ok
+
+
+def test_no_deposit_takes_the_books_beyond_what_they_can_count(admin: Admin) -> None:
+    keys.create_key(admin, keys.KeyInput(name="k", balance="1000000000"))
+    for _ in range(3):
+        keys.deposit(admin, "k", "1000000000", "typed too often")
+    with pytest.raises(Refused, match="too many"):
+        keys.deposit(admin, "k", "1000000000", "once more")
+    with pytest.raises(Refused, match="too many"):
+        keys.create_key(admin, keys.KeyInput(name="other", balance="1000000000"))
+    with pytest.raises(Refused, match="not possible"):
+        keys.create_key(admin, keys.KeyInput(name="other", balance="2000000000"))
+    assert [(view.row.name, view.posted_nano) for view in keys.list_keys(admin, limit=9)] == [("k", 4 * 10**18)]
+    with admin.database.read() as connection:
+        assert ledger.check(connection).problems == []
 
 
 def test_pages_of_keys_go_on_behind_the_last_id(admin: Admin) -> None:

@@ -78,7 +78,7 @@ def create_key(admin: Admin, given: KeyInput) -> tuple[KeyView, str]:
         )
         _check_kept(row, policy)
         if nano:
-            ledger.deposit(connection, row.account_id, nano, "opening balance", admin.actor, clock=admin.clock)
+            _deposit(admin, connection, row, nano, "opening balance")
         return _view(connection, row), plaintext
 
 
@@ -159,11 +159,15 @@ def deposit(admin: Admin, which: str, amount: str, note: str) -> KeyView:
         raise InvalidInput("a deposit is more than zero", field="amount")
     with admin.database.write() as connection:
         row = _find(connection, which)
-        try:
-            ledger.deposit(connection, row.account_id, nano, note, admin.actor, clock=admin.clock)
-        except ledger.AccountError as error:
-            raise Refused(str(error)) from None
+        _deposit(admin, connection, row, nano, note)
         return _view(connection, row)
+
+
+def _deposit(admin: Admin, connection: Connection, row: KeyRow, nano: int, note: str) -> None:
+    try:
+        ledger.deposit(connection, row.account_id, nano, note, admin.actor, clock=admin.clock)
+    except ledger.AccountError as error:
+        raise Refused(str(error)) from None
 
 
 def _view(connection: Connection, row: KeyRow) -> KeyView:

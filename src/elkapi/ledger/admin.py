@@ -21,10 +21,13 @@ from elkapi.ledger.accounts import (
     AccountError,
     ensure_system_accounts,
 )
+from elkapi.money import format_usd
 from elkapi.storage import dialect as sql
 from elkapi.storage.schema import accounts, audit, requests, transfers
 
 AMOUNT_MAX_NANO = 2**60
+# Of any account, the house's too: far enough from the end of a 64-bit column that no entry can carry it beyond.
+BALANCE_MAX_NANO = 2**62
 
 
 class RefundError(ValueError):
@@ -135,8 +138,11 @@ def _write(connection: Connection, entry: entries.Transfer) -> None:
         change = update(accounts).where(c.id == account).values(posted_nano=c.posted_nano + nano)
         if account not in house:
             change = change.where(c.posted_nano - c.held_nano + c.credit_nano + nano >= 0)
-        if connection.execute(change).rowcount != 1:
+        posted_nano = connection.execute(change.returning(c.posted_nano)).scalar()
+        if posted_nano is None:
             raise AccountError(f"account {account} does not cover {-nano} nano")
+        if abs(posted_nano) > BALANCE_MAX_NANO:
+            raise AccountError(f"{format_usd(entry.nano)} USD more are too many to be counted here")
 
 
 def _audit(
