@@ -160,6 +160,16 @@ async def test_a_quote_without_an_output_limit_names_the_one_that_the_balance_co
     assert said["hold_nano_usd"] <= 10_000_000
 
 
+@pytest.mark.parametrize("names", [("max_tokens", "max_completion_tokens"), ("max_completion_tokens", "max_tokens")])
+async def test_a_call_with_two_output_limits_holds_the_greater_of_them(priced: Gateway, names: tuple[str, str]) -> None:
+    # Both are sent on, and there are upstreams that go by either.
+    key = await priced.key("5")
+    less, more = names
+    call = {"model": BIG, "messages": [{"role": "user", "content": "hello"}], less: 5, more: 3000}
+    said = (await quoted(priced, key, "/v1/chat/completions", call)).json()
+    assert said["upper"]["output_tokens"] == 3000
+
+
 async def test_errors_are_those_of_the_call_itself(priced: Gateway) -> None:
     key = await priced.key("1", models=(BIG,))
     for path, body in (

@@ -161,7 +161,8 @@ _rerank = strict(RerankView, "model")
 def read_chat(body: bytes) -> Facts:
     """Facts of a chat completion. Raises BadRequest naming the field."""
     view: ChatView = decode_strict(_chat, body)
-    limit = view.max_completion_tokens or view.max_tokens
+    # Which of the two an upstream goes by is its own affair, so what is held covers both.
+    limit = max(view.max_completion_tokens or 0, view.max_tokens or 0) or None
     options = view.stream_options
     return _facts(
         body,
