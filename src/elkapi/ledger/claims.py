@@ -84,5 +84,5 @@ def claim_refusal(ours: bytes, stored: bytes, state: str, sealed: bytes | None) 
     if state == "unknown":
         message = "The first request with this Idempotency-Key was cut off and its outcome is not known."
         return Refusal("conflict", message, "outcome_unknown")
-    message = "The first request with this Idempotency-Key succeeded, but its answer was too large to keep."
+    message = "The first request with this Idempotency-Key succeeded, but its answer was a stream or too large to keep."
     return Refusal("conflict", message, "idempotent_replay_unavailable")
