@@ -1,4 +1,4 @@
-"""`elkapi request`: past calls with every attempt and the arithmetic of their price."""
+"""`elkapi request`: past calls with every attempt and what became of their money."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from elkapi.money import format_ratio, format_usd
 from elkapi.types import RequestRecord
 
 COLUMNS = ("id", "created_at", "model", "status", "outcome", "charge_usd", "loss_usd", "channel_name")
+ENTRY_COLUMNS = ("kind", "amount_usd", "created_at")
 
 
 @click.group()
@@ -28,9 +29,14 @@ def show(request_id: str, as_json: bool) -> None:
     from elkapi.admin import requests
 
     with opened() as admin:
-        shown = _shown(requests.show_request(admin, request_id))
+        account = requests.show_request(admin, request_id)
+    entries = [
+        {"kind": entry.kind, "amount_usd": format_usd(entry.nano), "created_at": when(entry.created_ns)}
+        for entry in account.entries
+    ]
+    shown = _shown(account.record)
     if as_json:
-        print_json(shown)
+        print_json(shown | {"ledger": entries})
         return
     attempts = shown.pop("attempts")
     used = [f"{unit} {number}" for unit, number in shown["usage"].items() if number]
@@ -38,6 +44,8 @@ def show(request_id: str, as_json: bool) -> None:
     click.echo()
     names = ("channel_name", "channel_key_id", "why", "outcome", "status", "fate", "duration_ms", "upstream_request_id")
     print_table(names, [[attempt.get(name) for name in names] for attempt in attempts], none="no attempt was made")
+    click.echo()
+    print_table(ENTRY_COLUMNS, [list(entry.values()) for entry in entries], none="no entry in the ledger")
 
 
 @request.command("list")

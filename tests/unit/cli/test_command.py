@@ -18,6 +18,7 @@ import msgspec
 import pytest
 
 from elkapi.ids import event_id_text, request_id_text
+from elkapi.ledger import transfers
 from elkapi.storage import apikey
 from elkapi.storage.migrations import MIGRATIONS
 from elkapi.testing.ledger import a_record, an_order
@@ -496,6 +497,28 @@ def test_a_call_is_shown_with_what_it_used(elkapi: Elkapi, tmp_path: Path) -> No
     shown = elkapi("request", "show", request_id_text(record.id))
     assert shown.status == 0, shown.err
     assert ["usage", "input_tokens", "12,", "calls", "1"] in [line.split() for line in shown.out.splitlines()]
+
+
+def test_a_call_is_shown_with_its_entries_in_the_ledger(elkapi: Elkapi, tmp_path: Path) -> None:
+    elkapi("key", "list")
+    record = a_record(an_order(1, nano=9), 4)
+    booked = [
+        transfers.post(record.id, 0, 1, 2, 4, 10**18),
+        transfers.refund(record.id, "once", 0, 2, 1, 3, 10**18, ""),
+    ]
+    with sqlite3.connect(tmp_path / "data" / "elkapi.sqlite3") as books:
+        row = (record.id, 1, 1, "m", 200, 4, 0, record.created_ns, msgspec.json.encode(record))
+        books.execute("insert into requests values (?, ?, ?, ?, ?, ?, ?, ?, ?)", row)
+        books.executemany(
+            "insert into transfers values (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", [msgspec.structs.astuple(t) for t in booked]
+        )
+    books.close()
+    asked = ("request", "show", request_id_text(record.id))
+    said = [(entry["kind"], entry["amount_usd"]) for entry in elkapi(*asked, "--json").json["ledger"]]
+    assert said == [("post", "0.000000004"), ("refund", "0.000000003")]
+    assert ["refund", "0.000000003", "2001-09-09T01:46:40Z"] in [
+        line.split() for line in elkapi(*asked).out.splitlines()
+    ]
 
 
 def test_alerts_are_listed(elkapi: Elkapi, tmp_path: Path) -> None:
