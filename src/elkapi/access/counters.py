@@ -25,6 +25,7 @@ import msgspec
 
 from elkapi.clock import SYSTEM_CLOCK, Clock
 from elkapi.errors import Unavailable
+from elkapi.observe.blocks import reserve
 
 WORKERS_MAX = 64
 ROWS = 4096
@@ -79,7 +80,7 @@ class Counters:
         try:
             self._column, self._own_lock = self._claim_column()
             self._file = os.open(folder / "limits.table", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-            _reserve(self._file)
+            reserve(self._file, _SIZE_BYTES)
             self._map = mmap.mmap(self._file, _SIZE_BYTES)
         except OSError as error:
             raise Unavailable("Limits cannot be counted now; please try again.") from error
@@ -238,13 +239,3 @@ class Counters:
             yield
         finally:
             fcntl.flock(self._file, fcntl.LOCK_UN)
-
-
-def _reserve(file: int) -> None:
-    """The file in its full size, with its blocks: a page without a disk block to go to would kill the worker."""
-    if os.fstat(file).st_size >= _SIZE_BYTES:
-        return
-    if hasattr(os, "posix_fallocate"):
-        os.posix_fallocate(file, 0, _SIZE_BYTES)
-    else:
-        os.pwrite(file, bytes(_SIZE_BYTES), 0)

@@ -6,15 +6,19 @@ Each process writes to prometheus-client's multi-process files in the data direc
 
 from __future__ import annotations
 
+import contextlib
+import logging
 import os
 import shutil
 from bisect import bisect_left
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from elkapi.types import RequestRecord
+
+log = logging.getLogger("elkapi.metrics")
 
 BUCKETS_S = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
 FOLD_EVERY_S = 1.0
@@ -71,6 +75,8 @@ class CallCounts:
 
     def __init__(self, registry: Any) -> None:
         from prometheus_client import Counter
+
+        from elkapi.observe import metric_files  # noqa: F401 - before the first value is made
 
         text = "Calls answered, and tasks ended."
         self._requests = Counter("elkapi_requests", text, ["operation", "status"], registry=registry)
@@ -149,15 +155,16 @@ class Metrics(CallCounts):
 
     def fold(self, gauges: dict[str, float]) -> None:
         """Move the plain numbers into the registry; called about once a second."""
-        self.fold_calls()
-        durations, self.durations = self.durations, defaultdict(Durations)
-        for operation, taken in durations.items():
-            taken.pour_into(self._seconds.labels(operation))
-        for kind, count in self.alerts.items():
-            self._alerts.labels(kind).inc(count)
-        self.alerts.clear()
-        for name, value in gauges.items():
-            self._gauges[name].set(value)
+        with _while_the_disk_has_room():
+            self.fold_calls()
+            durations, self.durations = self.durations, defaultdict(Durations)
+            for operation, taken in durations.items():
+                taken.pour_into(self._seconds.labels(operation))
+            for kind, count in self.alerts.items():
+                self._alerts.labels(kind).inc(count)
+            self.alerts.clear()
+            for name, value in gauges.items():
+                self._gauges[name].set(value)
 
     @staticmethod
     def page(*, for_operator: bool) -> bytes:
@@ -174,6 +181,8 @@ class Metrics(CallCounts):
 def telemetry_lost() -> Any:
     """The counter of spans that the collector did not take. `prepare` must have been called."""
     from prometheus_client import CollectorRegistry, Counter
+
+    from elkapi.observe import metric_files  # noqa: F401 - before the first value is made
 
     text = "Spans that the collector refused or did not take in time."
     return Counter("elkapi_telemetry_spans_lost", text, registry=CollectorRegistry())
@@ -203,11 +212,21 @@ class TaskMetrics(CallCounts):
 
     def fold(self, events: Mapping[str, int], open_tasks: int, late_s: float) -> None:
         """`events` since the last time; called about once a second."""
-        self.fold_calls()
-        for kind, count in events.items():
-            self._events.labels(kind).inc(count)
-        self._open.set(open_tasks)
-        self._late.set(late_s)
+        with _while_the_disk_has_room():
+            self.fold_calls()
+            for kind, count in events.items():
+                self._events.labels(kind).inc(count)
+            self._open.set(open_tasks)
+            self._late.set(late_s)
+
+
+@contextlib.contextmanager
+def _while_the_disk_has_room() -> Iterator[None]:
+    """What finds no room in the files is not counted; what was counted before stays."""
+    try:
+        yield
+    except OSError as error:
+        log.warning("metrics are not counted: %s", error)
 
 
 class _PublicPart:

@@ -66,3 +66,37 @@ def test_what_anybody_may_read_names_no_channel_and_no_money(tmp_path: Path) -> 
     assert {"elkapi_requests_total", "elkapi_request_seconds", "elkapi_connections"} <= families
     assert "secret-upstream" not in page
     assert not any(word in page for word in ("channel", "nano", "tokens"))
+
+
+def test_every_file_of_values_has_its_blocks(tmp_path: Path) -> None:
+    # On a full disk a page without one ends the process that writes to it, with every call it answers.
+    page_of_two_processes(tmp_path, "count")
+    files = [path.stat() for path in tmp_path.iterdir()]
+    assert files
+    assert all(file.st_blocks * 512 >= file.st_size for file in files)
+
+
+FILL = """
+import resource, sys
+from pathlib import Path
+from elkapi.observe import metrics
+metrics.prepare(Path(sys.argv[1]))
+mine = metrics.Metrics()
+resource.setrlimit(resource.RLIMIT_FSIZE, (70_000, 70_000))  # room for the first size of a file and no more
+for number in range(1000):
+    mine.attempts[(f"channel-{number}", "ok")] += 1
+    mine.tokens += 1
+    mine.fold({})
+mine.fold({})
+sys.stdout.write(metrics.Metrics.page(for_operator=True).decode())
+"""
+
+
+def test_what_finds_no_room_is_not_counted_and_the_rest_goes_on(tmp_path: Path) -> None:
+    done = subprocess.run([sys.executable, "-c", FILL, str(tmp_path)], capture_output=True, text=True, check=True)
+    lines = dict(line.rsplit(" ", 1) for line in done.stdout.splitlines() if not line.startswith("#"))
+    counted = [name for name in lines if name.startswith("elkapi_attempts_total")]
+    assert 100 < len(counted) < 1000
+    assert all(float(lines[name]) == 1 for name in counted)
+    assert "metrics are not counted" in done.stderr
+    assert float(lines["elkapi_input_tokens_total"]) == 1000

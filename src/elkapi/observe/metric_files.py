@@ -1,0 +1,46 @@
+"""prometheus-client's files of values, with their disk blocks; importing this module puts them in the library's place.
+
+The library makes its files sparse, so a value that needs a new page of a full disk would end its process by a signal.
+It has no public way to do otherwise; tests/unit/observe/test_metrics.py watches over this one.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from prometheus_client import values
+from prometheus_client.mmap_dict import _INITIAL_MMAP_SIZE, MmapedDict
+
+from elkapi.observe.blocks import reserve
+
+# What a value takes beside its key at most: its number, its time, the key's length and the padding.
+VALUE_BYTES_MAX = 32
+
+
+class ReservedDict(MmapedDict):
+    """Raises OSError where the disk has no room for a new value, and is as it was then."""
+
+    def __init__(self, filename: str, read_mode: bool = False) -> None:
+        if not read_mode:
+            self._make(filename)
+        super().__init__(filename, read_mode)  # type: ignore[no-untyped-call]
+
+    @staticmethod
+    def _make(filename: str) -> None:
+        path = Path(filename)
+        with path.open("ab") as file:
+            try:
+                reserve(file.fileno(), _INITIAL_MMAP_SIZE)
+            except OSError:
+                path.unlink()  # whoever adds up all files cannot read an empty one
+                raise
+
+    def _init_value(self, key: str) -> None:
+        own: Any = self
+        if own._used + len(key.encode()) + VALUE_BYTES_MAX > own._capacity:
+            reserve(own._f.fileno(), own._capacity * 2)
+        super()._init_value(key)  # type: ignore[no-untyped-call]
+
+
+values.MmapedDict = ReservedDict  # type: ignore[attr-defined]
