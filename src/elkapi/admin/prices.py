@@ -87,8 +87,11 @@ def history(admin: Admin, model: str) -> list[PriceRow]:
 def _amounts(given: PriceInput) -> Amounts:
     if given.tiers and given.variants:
         raise InvalidInput("a price has tiers or variants, not both", field="variants")
-    named = {"input": given.input_per_1m, "output": given.output_per_1m, "cached": given.cached_per_1m}
-    texts = {**given.rates, **{name: text for name, text in named.items() if text is not None}}
+    options = {"input": given.input_per_1m, "output": given.output_per_1m, "cached": given.cached_per_1m}
+    named = {name: text for name, text in options.items() if text is not None}
+    if twice := given.rates.keys() & named.keys():
+        raise InvalidInput(f"{min(twice)} is given twice", field="rates")
+    texts = {**given.rates, **named}
     rates = _media_rates(given)
     if given.per_call is not None:
         if texts or given.tiers:

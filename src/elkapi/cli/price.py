@@ -128,7 +128,17 @@ def _classes(texts: Iterable[str], option: str) -> dict[str, str]:
     for name, equals, usd in pairs:
         if not (name and equals and usd):
             raise click.BadParameter("write CLASS=USD", param_hint=option)
-    return {name.strip(): usd.strip() for name, _, usd in pairs}
+    return _once([(name.strip(), usd.strip()) for name, _, usd in pairs], option)
+
+
+def _once(pairs: list[tuple[str, str]], option: str) -> dict[str, str]:
+    """Of two prices for one thing the wrong one might count, so there is no last word."""
+    named = dict(pairs)
+    if len(named) != len(pairs):
+        names = [name for name, _ in pairs]
+        twice = next(name for name in names if names.count(name) > 1)
+        raise click.BadParameter(f"{twice} is given twice", param_hint=option)
+    return named
 
 
 def _tier(text: str) -> dict[str, Any]:
@@ -146,7 +156,7 @@ def _variant(text: str) -> dict[str, Any]:
     named = _classes(rates.split(","), "--variant")
     return {
         "when": {name: of.split("|") for name, of in words.items()},
-        "rates": {_VARIANT_RATES.get(name, name): usd for name, usd in named.items()},
+        "rates": _once([(_VARIANT_RATES.get(name, name), usd) for name, usd in named.items()], "--variant"),
     }
 
 

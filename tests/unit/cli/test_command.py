@@ -553,6 +553,23 @@ def test_prices_of_media_with_variants(elkapi: Elkapi) -> None:
 @pytest.mark.parametrize(
     "given",
     [
+        ("--input-per-1m", "1", "--rate", "input=2"),
+        ("--input-per-1m", "1", "--rate", "reasoning=2", "--rate", "reasoning=3"),
+        ("--input-per-1m", "1", "--tier", "200:input=2,input=3"),
+        ("--per-call", "1", "--variant", "mode=pro:per-call=2,call=3"),
+        ("--per-second", "1", "--variant", "mode=pro,mode=std:per-second=2"),
+    ],
+)
+def test_a_price_with_two_words_for_one_thing_is_refused(elkapi: Elkapi, given: tuple[str, ...]) -> None:
+    done = elkapi("price", "set", "--model", "m", *given)
+    assert done.status == 2
+    assert "is given twice" in done.err
+    assert elkapi("price", "show", "m").status == 1
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
         ("--variant", "mode=pro:per-second=1"),
         ("--per-second", "1", "--variant", "mode=pro"),
         ("--per-second", "1", "--variant", "mode=|:per-second=1"),
