@@ -10,7 +10,7 @@ from elkapi.translate.anthropic_reply import Reader, read_reply
 from elkapi.translate.anthropic_request import read_count_request, read_request
 from elkapi.translate.anthropic_write import write_request
 from elkapi.translate.anthropic_writer import Writer, error_type, write_reply
-from elkapi.translate.claude import refuse_file_ids
+from elkapi.translate.chat_parts import refuse_file_ids
 from elkapi.translate.dialect import Dialect
 from elkapi.translate.ir import ChatRequest, Loss
 
@@ -49,7 +49,7 @@ def check_crossing(request: ChatRequest) -> None:
     for name in REFUSED_ELSEWHERE:
         if request.extra.get(name):
             raise BadRequest(f"This model does not support `{name}`.", param=name)
-    refuse_file_ids(request)
+    refuse_file_ids(request.messages)
 
 
 DIALECT = Dialect(

@@ -6,6 +6,7 @@ Contract: openai.md (Chat completions, Content).
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from typing import Any, Literal, TypedDict, TypeVar, get_args
 
 import msgspec
@@ -17,6 +18,7 @@ from elkapi.translate.ir import (
     DialectName,
     File,
     Image,
+    Message,
     Part,
     Refusal,
     Text,
@@ -210,6 +212,15 @@ def _file(view: _InputFile, ttl: Ttl, path: str) -> File:
     named = _MEDIA_TYPES.get(ending, "application/pdf")
     media_type, data = split_data_url(text) or (named, text)
     return File(media_type or named, data=data, name=view.filename, cache_ttl=ttl)
+
+
+def refuse_file_ids(messages: Iterable[Message]) -> None:
+    """Files that only another provider knows, in tool results too. Raises BadRequest."""
+    for message in messages:
+        for part in message.parts:
+            for inner in part.parts if isinstance(part, ToolResult) else (part,):
+                if isinstance(inner, Image | File) and (inner.url or "").startswith(FILE_ID):
+                    raise BadRequest("A file by its id is only known where it was uploaded.", param="messages")
 
 
 def read_assistant(row: dict[str, Any], path: str, before: list[ToolCall]) -> list[Part]:

@@ -14,11 +14,10 @@ from typing import Any
 import msgspec
 
 from elkapi.errors import BadRequest
-from elkapi.translate.chat_parts import FILE_ID
+from elkapi.translate.chat_parts import refuse_file_ids
 from elkapi.translate.ir import (
     ChatRequest,
     File,
-    Image,
     Message,
     Part,
     Reasoning,
@@ -270,12 +269,4 @@ def refuse_foreign(request: ChatRequest) -> None:
     # A custom tool becomes a function of one string; only the responses writer turns its calls back.
     if request.dialect == "chat" and any(tool.custom for tool in request.tools):
         raise BadRequest("This model takes no custom tools on chat completions.", param="tools")
-    refuse_file_ids(request)
-
-
-def refuse_file_ids(request: ChatRequest) -> None:
-    """Files that only another provider knows. Raises BadRequest."""
-    for message in request.messages:
-        for part in message.parts:
-            if isinstance(part, Image | File) and part.url and part.url.startswith(FILE_ID):
-                raise BadRequest("A file by its id is only known where it was uploaded.", param="messages")
+    refuse_file_ids(request.messages)

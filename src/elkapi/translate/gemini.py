@@ -20,6 +20,7 @@ LOSSES = (
     Loss("n", True, "an answer has one candidate once it is translated"),
     Loss("logit_bias", True, "the tokens of another vocabulary mean nothing here"),
     Loss("stop", True, f"more than {STOP_MAX} stop sequences are not taken"),
+    Loss("files by id", True, "the id is only known where the file was uploaded"),
     Loss("custom tools", True, "Gemini's functions take JSON objects, no free text"),
     Loss("server tools", True, "only web search, code execution and web fetch exist here, without domain filters"),
     Loss("parallel_tools", False, "Gemini has no switch for parallel calls"),

@@ -14,6 +14,7 @@ from typing import Any
 import msgspec
 
 from elkapi.errors import BadRequest
+from elkapi.translate.chat_parts import refuse_file_ids
 from elkapi.translate.decode import worded
 from elkapi.translate.dialect import stop_member
 from elkapi.translate.gemini_schema import to_subset
@@ -103,6 +104,7 @@ def _check(request: ChatRequest) -> None:
         raise BadRequest(f"This model takes at most {STOP_MAX} stop sequences.", param=stop_member(request))
     if request.n > 1 and request.dialect != "gemini":
         raise BadRequest("This model gives one answer a call; `n` must be 1.", param="n")
+    refuse_file_ids(request.messages)
 
 
 # --- contents --------------------------------------------------------------------------------------------------------

@@ -497,6 +497,13 @@ def test_what_would_change_the_meaning_is_refused(row: str) -> None:
     assert caught.value.param in ("n", "messages", "tools")
 
 
+def test_a_file_that_only_another_provider_knows_is_refused_in_a_tools_result_too() -> None:
+    called = Message("assistant", (ToolCall("a", "b", "{}"),))
+    shown = Message("user", (ToolResult("a", (Image(url="file-id:f1"),)),))
+    with pytest.raises(BadRequest, match="only known where it was uploaded"):
+        _written(messages=[Message("user", (Text("hi"),)), called, shown])
+
+
 @pytest.mark.parametrize("row", DROPPED)
 def test_what_does_not_change_the_meaning_is_dropped(row: str) -> None:
     members, left = DROPPED[row]

@@ -411,6 +411,7 @@ REFUSED: dict[str, tuple[ir.ChatRequest, str]] = {
     "n": (_chat(n=2), "n"),
     "logit_bias": (_chat(logit_bias={"1": 1.0}), "logit_bias"),
     "stop": (_chat(stop=tuple("abcdef")), "stop"),
+    "files by id": (_chat(_user(ir.File("application/octet-stream", url="file-id:file_1"))), "messages"),
     "custom tools": (_chat(tools=(ir.Tool("f", custom=True),)), "tools"),
     "server tools": (_chat(server_tools=(_search(allowed_domains=["a"]),)), "tools"),
 }
