@@ -31,6 +31,7 @@ Role = Literal["user", "assistant", "system"]
 
 _MEDIA_TYPES = {"pdf": "application/pdf", "txt": "text/plain", "md": "text/markdown", "csv": "text/csv"}
 _TEXT_PARTS = frozenset({"input_text", "output_text", "text", "summary_text", "reasoning_text"})
+_CONTENT_PARTS = _TEXT_PARTS | {"refusal", "input_image", "input_file", "input_audio"}
 _ROLES: dict[str, Role] = {"user": "user", "assistant": "assistant", "system": "system", "developer": "system"}
 
 
@@ -146,6 +147,9 @@ class _History:
             pass  # Declared with the other tools: `tools_in_input`.
         elif kind == "compaction" and (found := unseal(at(path, item, _Compaction).encrypted_content)):
             self._put("user", Text(found.summary or ""))
+        elif head.role is not None or kind in _CONTENT_PARTS:
+            # Somebody said it: left out like a foreign item, the model would be asked without it.
+            raise BadRequest(f"`{path}` has type `{kind[:40]}`; what is said stands in a `message`.", param=path)
         else:
             # What the client or the gateway answered to a call stands on the user's side.
             side: Role = "user" if kind.endswith(("_output", "_response")) else "assistant"

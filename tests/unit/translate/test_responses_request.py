@@ -222,6 +222,8 @@ def test_what_no_other_dialect_can_carry_is_refused_by_name(members: dict[str, A
         ({"input": [{"role": "developer", "content": "x"}]}, "input"),
         ({"input": [{"role": "robot", "content": "x"}]}, "input[0].role"),
         ({"input": [{"role": "user"}]}, "input[0].content"),
+        ({"input": [{"type": "input_text", "text": "said as if it were a part"}]}, "input[0]"),
+        ({"input": [{"role": "user", "content": "x"}, {"type": "mesage", "role": "user", "content": "y"}]}, "input[1]"),
         ({"input": [{"role": "user", "content": [{"type": "video"}]}]}, "input[0].content[0]"),
         ({"input": [{"role": "user", "content": [{"type": "input_image"}]}]}, "input[0].content[0]"),
         ({"input": ["x"]}, "input"),
