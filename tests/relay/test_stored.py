@@ -291,6 +291,16 @@ async def test_counts_quotes_and_compactions_see_the_turns_before(lite: Gateway,
         assert refused.json()["error"]["code"] == "previous_response_not_found"
 
 
+@pytest.mark.parametrize("upstream", ["openai", "anthropic"])
+async def test_a_compaction_is_named_like_a_response_whichever_upstream_made_it(
+    lite: Gateway, sandbox: Running, upstream: str
+) -> None:
+    key = await prepared(lite, sandbox, upstream)
+    made = await lite.ask(key, {"model": MODEL, "input": "my name is Ada"}, path="/v1/responses/compact")
+    assert made.json()["object"] == "response.compaction"
+    assert made.json()["id"].startswith("resp_")
+
+
 async def test_with_storing_off_nothing_is_kept_here_or_there(tmp_path: Path, sandbox: Running) -> None:
     async with gateway(tmp_path, stored_keep_s=0) as off:
         key = await prepared(off, sandbox, "openai")

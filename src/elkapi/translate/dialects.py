@@ -30,4 +30,10 @@ DIALECTS: dict[str, Dialect] = {
 }
 # As upstreams speak them.
 UPSTREAM_DIALECTS: dict[str, Dialect | UpstreamDialect] = {**DIALECTS, "converse": converse.DIALECT}
-PREFIXES = {"chat": "chatcmpl-", "completions": "cmpl-", "responses": "resp_", "anthropic": "msg_"}
+PREFIXES = {
+    "chat": "chatcmpl-",
+    "completions": "cmpl-",
+    "responses": "resp_",
+    "responses-compact": "resp_",
+    "anthropic": "msg_",
+}
