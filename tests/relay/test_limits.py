@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from pathlib import Path
 from typing import Any
 
@@ -159,3 +160,32 @@ async def test_g57_the_status_is_that_of_the_outcome_never_a_200_over_a_failure(
                 if name != "empty":  # Not every provider's answer has members that one could miss.
                     reply = await gate.ask(key, {"model": model, "input": "hello"})
                     assert 500 <= reply.status_code < 600, (name, reply.text)
+
+
+FAILED_RESPONSE = {
+    "id": "resp_1",
+    "object": "response",
+    "created_at": 1,
+    "status": "failed",
+    "model": "gpt-4o",
+    "output": [],
+    "error": {"code": "server_error", "message": "The server had an error."},
+    "usage": {"input_tokens": 9, "output_tokens": 5, "total_tokens": 14},
+}
+
+
+@pytest.mark.parametrize("stream", [False, True], ids=["whole", "streamed"])
+async def test_g49_g57_a_response_that_failed_is_free_whatever_usage_it_names(tmp_path: Path, stream: bool) -> None:
+    frames = (
+        b"event: response.failed\ndata: %b\n\n"
+        % json.dumps({"type": "response.failed", "sequence_number": 0, "response": FAILED_RESPONSE}).encode()
+    )
+    async with gateway(tmp_path) as gate, canned(200, FAILED_RESPONSE, frames) as upstream:
+        await gate.channel(upstream.url, ("gpt-4o",))
+        await gate.price("gpt-4o", per_1m_usd="1", output_per_1m_usd="2")
+        key = await gate.key("1")
+        body = {"model": "gpt-4o", "input": "hello", "stream": stream}
+        reply = await gate.ask(key, body, path="/v1/responses")
+        assert (reply.status_code, reply.json()["error"]["code"]) == (502, "upstream_error")
+        account = await gate.account(reply.headers["x-request-id"], key)
+        assert float(account["cost_usd"]) == 0

@@ -6,6 +6,7 @@ they are another pair that `translate` knows (`Carried`). The relay treats them 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Protocol
@@ -42,6 +43,8 @@ _LIMIT_MEMBER: dict[Wire, str] = {
 }
 _CLAUDES: frozenset[Wire] = frozenset({"anthropic", "anthropic-count"})
 _MODEL_MEMBER: dict[Wire, str] = {"gemini": "modelVersion"}
+# Any response has an `error`; that of one which did not fail is null.
+_ERROR_INSIDE = re.compile(rb'"error"\s*:\s*[{"]')
 
 
 class Whole(msgspec.Struct, frozen=True):
@@ -142,9 +145,10 @@ class Same:
     def whole(self, body: bytes) -> Whole:
         usage, unsplit = metered(body, self.wire, self.request.facts.upper)
         tally = None
+        # A response that failed says so beside the usage it had come to.
+        if (usage is None or self.wire == "responses") and (failure := self._failure(body)) is not None:
+            return Whole(b"", None, failure=failure)
         if usage is None:
-            if (failure := self._failure(body)) is not None:
-                return Whole(b"", None, failure=failure)
             tally = self._tally(body) if self.request.operation.dialect is not None else None
         if self.mapped:
             member = _MODEL_MEMBER.get(self.wire, "model")
@@ -155,7 +159,7 @@ class Same:
 
     def _failure(self, body: bytes) -> Failure | None:
         """An error that a provider reports inside a success reply; it is none of the caller's (guarantee 57)."""
-        if b'"error"' not in body:
+        if _ERROR_INSIDE.search(body) is None:
             return None
         try:
             told = bytes(_object.decode(body).get("error", b""))
