@@ -12,6 +12,7 @@ import pytest
 
 from elkapi.money import parse_ratio
 from elkapi.sandbox.server import Running, running
+from tests.canned import canned
 from tests.gateway import SMALL, Gateway, gateway
 
 GOOD = {"model": SMALL, "input": "the quick brown fox"}
@@ -238,6 +239,23 @@ async def test_a_parameter_error_survives_but_the_upstream_stays_unknown(gate: G
     assert reply.status_code == 400
     assert reply.json()["error"]["param"] == "dimensions"
     assert balance_nano(gate) == 10**9
+
+
+@pytest.mark.parametrize(
+    ("param", "status", "code"), [("tools", 404, "upstream_rejected"), ("model", 503, "model_not_found")]
+)
+async def test_a_404_is_about_the_model_unless_it_names_another_parameter(
+    gate: Gateway, param: str, status: int, code: str
+) -> None:
+    unknown = {"error": {"message": "No such thing.", "type": "invalid_request_error", "param": param, "code": None}}
+    async with canned(404, unknown) as first, canned(404, unknown) as second:
+        await gate.channel(first.url)
+        await gate.channel(second.url)
+        reply = await gate.ask(await gate.key("1"), GOOD)
+        error = reply.json()["error"]
+        assert (reply.status_code, error["param"], error["code"]) == (status, param, code)
+        # What one account does not know another may.
+        assert (len(first.bodies), len(second.bodies)) == (1, 1)
 
 
 async def test_g78_planted_secrets_appear_in_no_answer_and_no_log(

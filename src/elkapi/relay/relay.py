@@ -231,6 +231,10 @@ class Try:
         if verdict.action == "fail":
             self.error = rejected(status, body, self.attempt, self.request.model)
             self.reason = reason_in(status, body)
+        elif status == 404:
+            # It may be something that the request names which is unknown there; another channel may know it.
+            told = rejected(status, body, self.attempt, self.request.model)
+            self.error = told if told.param not in (None, "model") else None
         return verdict
 
     async def _accept(self, reply: UpstreamReply, status: int, exchange: Exchange) -> Outcome | Verdict:
