@@ -167,6 +167,24 @@ async def test_errors_take_the_callers_dialect(gate: Gateway) -> None:
     assert google["error"]["code"] == 401
 
 
+SOUND = {"data": "UklGRg==", "format": "wav"}
+HEARD = {
+    "chat": ("messages", {"messages": [{"role": "user", "content": [{"type": "input_audio", "input_audio": SOUND}]}]}),
+    "responses": ("input", {"input": [{"role": "user", "content": [{"type": "input_audio", "input_audio": SOUND}]}]}),
+}
+
+
+@pytest.mark.parametrize("client", HEARD)
+async def test_what_the_upstream_cannot_carry_is_named_by_the_callers_own_member(
+    gate: Gateway, sandbox: Running, client: str
+) -> None:
+    await gate.channel(sandbox.base_url, ("claude-x",), family="anthropic", secrets=("sk-ant-upstream",))
+    await gate.price("claude-x", per_1m_usd="1")
+    param, body = HEARD[client]
+    reply = await gate.ask(await gate.key("1"), {"model": "claude-x", **body}, path=ask(client, "m", "").path)
+    assert (reply.status_code, reply.json()["error"]["param"]) == (400, param)
+
+
 async def test_browsers_may_call_and_read(gate: Gateway) -> None:
     preflight = await gate.http.options(
         "/v1/embeddings",

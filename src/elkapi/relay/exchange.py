@@ -24,7 +24,7 @@ from elkapi.relay.read import Request
 from elkapi.translate.anthropic_history import has_foreign_turns, with_own_thoughts
 from elkapi.translate.carried import CARRIED, Carrier
 from elkapi.translate.crossing import Array, Crossing, Numbered, Relayed, Tally, Translated
-from elkapi.translate.dialect import Dialect, ReplyFacts, UpstreamDialect, Writer
+from elkapi.translate.dialect import Dialect, ReplyFacts, UpstreamDialect, Writer, member_of
 from elkapi.translate.dialects import DIALECTS, PREFIXES, UPSTREAM_DIALECTS
 from elkapi.translate.free_text import custom_tools_for
 from elkapi.translate.gemini import ArrayWriter
@@ -222,7 +222,11 @@ class Text:
             raise BadRequest("`n` above 1 cannot be served by the upstream of this model.", param="n")
         self.ours.check_crossing(asked)
         profile = profile_for(family, model)
-        body = self.theirs.write_request(custom_tools_for(asked, profile), profile)
+        try:
+            body = self.theirs.write_request(custom_tools_for(asked, profile), profile)
+        except BadRequest as error:
+            error.param = member_of(self.wire_of_caller, error.param)
+            raise
         if self.endpoint.left_out:
             body = without(body, self.endpoint.left_out)
         for name, text in self.endpoint.body:

@@ -38,6 +38,20 @@ def stop_member(request: ChatRequest) -> str:
     return _STOPS.get(request.dialect, "stop")
 
 
+# The hub's members, by whose names the writers refuse, as the wires spell them whose errors have a `param`.
+_MEMBERS: dict[str, dict[str, str]] = {
+    "chat": {"output": "response_format"},
+    "completions": {"messages": "prompt"},
+    "responses": {"messages": "input", "output": "text"},
+    "responses-compact": {"messages": "input"},
+}
+
+
+def member_of(wire: str, param: str | None) -> str | None:
+    """The member of the caller's own body that a writer's `param` is about."""
+    return _MEMBERS.get(wire, {}).get((param or "").partition(".")[0], param)
+
+
 class Reader(Protocol):
     """Frames of one streamed answer -> events, without I/O.
 
