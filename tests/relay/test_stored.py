@@ -301,6 +301,25 @@ async def test_a_compaction_is_named_like_a_response_whichever_upstream_made_it(
     assert made.json()["id"].startswith("resp_")
 
 
+@pytest.mark.parametrize("upstream", ["anthropic", "gemini"])
+async def test_a_compaction_without_a_summary_is_no_answer_and_tools_are_not_called_in_its_place(
+    lite: Gateway, sandbox: Running, upstream: str
+) -> None:
+    key = await prepared(lite, sandbox, upstream)
+    tool = {"type": "function", "name": "f", "parameters": {"type": "object", "properties": {}}}
+    body = {"model": MODEL, "input": "[[tools: f {}]] my name is Ada", "tools": [tool]}
+    made = await lite.ask(key, body, path="/v1/responses/compact")
+    assert made.status_code == 200, made.text
+    # Without the call the sandbox repeats what it was asked.
+    goes_on = {"model": MODEL, "input": [*made.json()["output"], {"role": "user", "content": "[[say: Ada]]"}]}
+    await lite.ask(key, goes_on, path="/v1/responses")
+    assert "my name is Ada" in json.dumps(asked(sandbox))
+    before = spent(lite)
+    nothing = await lite.ask(key, {"model": MODEL, "input": "[[say: ]]"}, path="/v1/responses/compact")
+    assert (nothing.status_code, nothing.json()["error"]["code"]) == (502, "upstream_error")
+    assert spent(lite) == before
+
+
 async def test_with_storing_off_nothing_is_kept_here_or_there(tmp_path: Path, sandbox: Running) -> None:
     async with gateway(tmp_path, stored_keep_s=0) as off:
         key = await prepared(off, sandbox, "openai")

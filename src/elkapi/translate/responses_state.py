@@ -13,8 +13,8 @@ import msgspec
 
 from elkapi.errors import BadRequest
 from elkapi.translate.decode import decode
-from elkapi.translate.dialect import ReplyFacts
-from elkapi.translate.ir import ChatRequest, Event, Message, Text, TextDelta, UsageSeen
+from elkapi.translate.dialect import ReplyFacts, Unreadable
+from elkapi.translate.ir import ChatRequest, Event, Message, Text, TextDelta, ToolChoice, UsageSeen
 from elkapi.translate.responses_request import read_members
 from elkapi.translate.responses_seal import PREFIX, Sealed, seal, unseal
 from elkapi.translate.usage import responses_usage_object
@@ -108,12 +108,19 @@ def read_compact(body: bytes) -> ChatRequest:
         turns[-1] = Message("user", (*turns[-1].parts, wish))
     else:
         turns.append(Message("user", (wish,)))
-    return msgspec.structs.replace(request, messages=turns, stream=False)
+    # Tools stay declared for the calls in the conversation, but none is to be called instead of the summary.
+    choice = ToolChoice("none") if request.tools else None
+    return msgspec.structs.replace(request, messages=turns, stream=False, server_tools=(), tool_choice=choice)
 
 
 def write_compact(events: Sequence[Event], facts: ReplyFacts) -> bytes:
-    """`response.compaction` of the summary the model gave; its item stands for the conversation in later inputs."""
+    """`response.compaction` of the summary the model gave; its item stands for the conversation in later inputs.
+
+    Raises Unreadable where it gave none: in its place the conversation would be lost.
+    """
     summary = "".join(event.text for event in events if isinstance(event, TextDelta))
+    if not summary.strip():
+        raise Unreadable("no summary")
     usage = next((event.usage for event in reversed(events) if isinstance(event, UsageSeen)), Usage())
     sealed = seal(Sealed(summary=_SUMMARY_INTRODUCED + summary))
     item = {"id": f"cmp_{facts.id.removeprefix('resp_')}_0", "type": "compaction", "encrypted_content": sealed}
