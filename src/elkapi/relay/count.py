@@ -15,7 +15,7 @@ from elkapi.relay.plane import DataPlane
 from elkapi.relay.read import Request
 from elkapi.translate.crossing import Crossing, Tally
 from elkapi.translate.dialects import DIALECTS
-from elkapi.translate.ir import texts_of
+from elkapi.translate.ir import is_all_text, texts_of
 from elkapi.types import Usage
 from elkapi.upstream import Deadlines, Origin, UpstreamFailure, UpstreamRequest
 
@@ -35,17 +35,27 @@ _counts = msgspec.json.Decoder(_Counts)
 
 
 async def count_exactly(plane: DataPlane, request: Request) -> Usage | None:
-    """The exact input tokens, or None when the model's vocabulary is unknown or nobody can count now."""
-    texts = request.facts.texts
-    if isinstance(texts, list) and texts and not isinstance(texts[0], str):
-        count = len(texts) if isinstance(texts[0], int) else sum(map(len, texts))
-        return Usage(input_tokens=count, calls=request.facts.upper.calls)
-    items = _input_texts(request)
-    counts = await count_texts(plane, request.model, items)
+    """The exact input tokens, or None when it is not all text of a known vocabulary, or nobody can count now."""
+    ids = _token_ids(request.facts.texts)
+    if ids is not None:
+        return Usage(input_tokens=ids, calls=request.facts.upper.calls)
+    if vocabulary_of(request.model) is None:
+        return None
+    items, complete = _input_texts(request)
+    counts = await count_texts(plane, request.model, items) if complete else None
     if counts is None:
         return None
     framing = MESSAGE_TOKENS * len(items) if request.operation.dialect is not None else 0
     return Usage(input_tokens=sum(counts) + framing, calls=request.facts.upper.calls)
+
+
+def _token_ids(texts: object) -> int | None:
+    """How many token ids a caller sent, None where it sent none."""
+    if not isinstance(texts, list) or not texts:
+        return None
+    if isinstance(texts[0], int):
+        return len(texts)
+    return sum(map(len, texts)) if isinstance(texts[0], list) else None
 
 
 async def count_texts(plane: DataPlane, model: str, texts: list[str]) -> list[int] | None:
@@ -53,12 +63,16 @@ async def count_texts(plane: DataPlane, model: str, texts: list[str]) -> list[in
     vocabulary = vocabulary_of(model)
     if vocabulary is None or not texts:
         return None
+    # The model process takes no empty text.
+    spoken = [text for text in texts if text]
+    if not spoken:
+        return [0] * len(texts)
     order = UpstreamRequest(
         origin=Origin.parse("unix://" + plane.settings.socket_path("models")),
         method=b"POST",
         target=b"/v1/tokenize/count",
         headers=[(b"content-type", b"application/json")],
-        body=msgspec.json.encode({"vocabulary": vocabulary, "input": texts}),
+        body=msgspec.json.encode({"vocabulary": vocabulary, "input": spoken}),
         deadlines=COUNT_DEADLINES,
     )
     try:
@@ -66,7 +80,8 @@ async def count_texts(plane: DataPlane, model: str, texts: list[str]) -> list[in
         answer, whole = await reply.read(ANSWER_BYTES_MAX)
         if reply.status != 200 or not whole:
             return None
-        return _counts.decode(answer).tokens
+        tokens = iter(_counts.decode(answer).tokens)
+        return [next(tokens) if text else 0 for text in texts]
     except (UpstreamFailure, msgspec.DecodeError):
         return None
 
@@ -123,22 +138,25 @@ def estimated(request: Request) -> tuple[Usage, str]:
     upper = request.facts.upper
     if request.operation.dialect is None:
         return Usage(input_tokens=quarter(upper.input_tokens), calls=upper.calls), ESTIMATED
-    texts = _input_texts(request)
+    texts, _ = _input_texts(request)
     tokens = sum(quarter(len(text.encode())) + MESSAGE_TOKENS for text in texts)
     return Usage(input_tokens=min(tokens, upper.input_tokens), calls=upper.calls), ESTIMATED
 
 
-def _input_texts(request: Request) -> list[str]:
-    """What a tokenizer would see of a call's input, a text a message."""
+def _input_texts(request: Request) -> tuple[list[str], bool]:
+    """(what a tokenizer would see of a call's input, a text a message; whether the model is given no more)."""
     operation = request.operation
     if operation.dialect is None:
-        texts = request.facts.texts
-        return [text for text in texts if isinstance(text, str)] if isinstance(texts, list) else [str(texts or "")]
+        given = request.facts.texts
+        items = [given] if isinstance(given, str) else given if isinstance(given, list) else []
+        texts = [text for text in items if isinstance(text, str)]
+        return texts, 0 < len(texts) == len(items)
     try:
-        return texts_of(DIALECTS[operation.wire or ""].read_request(request.body))
+        asked = DIALECTS[operation.wire or ""].read_request(request.body)
     except BadRequest:
         # The upstream took what we cannot read; its bytes are all that is known.
-        return [request.body.decode("utf-8", "replace")]
+        return [request.body.decode("utf-8", "replace")], False
+    return texts_of(asked), is_all_text(asked) and request.facts.previous is None
 
 
 def quarter(size_bytes: int) -> int:

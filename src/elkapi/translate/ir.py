@@ -376,6 +376,25 @@ def texts_of(request: ChatRequest) -> list[str]:
     return texts
 
 
+def is_all_text(request: ChatRequest) -> bool:
+    """Whether the model is given nothing but `texts_of`.
+
+    Pictures and files come to tokens that nobody here can count, and so may tools that the upstream runs itself, a
+    schema for the answer, and whatever only the caller's dialect knows.
+    """
+    if request.server_tools or request.output or request.extra:
+        return False
+    return all(_is_text(part) for message in request.messages for part in message.parts)
+
+
+def _is_text(part: object) -> bool:
+    if isinstance(part, ToolResult):
+        return all(map(_is_text, part.parts))
+    if isinstance(part, Thinking):
+        return part.redacted is None
+    return isinstance(part, Text | Refusal | ToolCall) or (isinstance(part, File) and part.text is not None)
+
+
 def _text_of(part: object) -> str:
     if isinstance(part, Text | Thinking | Refusal):
         return part.text
