@@ -5,7 +5,10 @@ from __future__ import annotations
 import base64
 from typing import Any
 
+import msgspec
 import pytest
+from google import genai
+from google.genai import types
 
 from elkapi.sandbox.server import Running
 from tests.gateway import Gateway
@@ -84,3 +87,21 @@ async def test_a_channels_instructions_stand_in_the_bytes_the_upstream_gets(
     sent = base64.b64decode(received.body_base64)
     assert sent.count(b"Answer like a pirate.") == 1
     assert b"hello there" in sent
+
+
+async def test_a_gemini_callers_body_names_the_model_as_its_upstream_knows_it(gate: Gateway, sandbox: Running) -> None:
+    theirs = "gemini-embedding-001"
+    await gate.channel(
+        sandbox.base_url, (MODEL,), family="gemini", secrets=("AIzaUpstream",), model_map={MODEL: theirs}
+    )
+    await gate.price(MODEL, per_1m_usd="1")
+    options = types.HttpOptions(base_url=gate.origin, httpx_async_client=gate.http)
+    async with genai.Client(api_key=await gate.key("1"), http_options=options).aio as client:
+        found = await client.models.embed_content(model=MODEL, contents=["one", "two"])
+    assert len(found.embeddings or ()) == 2
+    inner = {"model": f"models/{MODEL}", "contents": [{"parts": [{"text": "one"}]}], "x": [1.50, "\u00e9"]}
+    asked = {"generateContentRequest": inner, "requests": [7]}
+    await gate.ask(await gate.key(), asked, path=f"/v1beta/models/{MODEL}:countTokens")
+    embedded, counted = (base64.b64decode(one.body_base64) for one in sandbox.sandbox.recorder.shown())
+    assert [one["model"] for one in msgspec.json.decode(embedded)["requests"]] == [f"models/{theirs}"] * 2
+    assert msgspec.json.decode(counted) == asked | {"generateContentRequest": inner | {"model": f"models/{theirs}"}}

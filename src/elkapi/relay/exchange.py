@@ -26,6 +26,7 @@ from elkapi.translate.carried import CARRIED, Carrier
 from elkapi.translate.crossing import Array, Crossing, Numbered, Relayed, Tally, Translated
 from elkapi.translate.dialect import Dialect, ReplyFacts, UpstreamDialect, Writer, member_of
 from elkapi.translate.dialects import DIALECTS, PREFIXES, UPSTREAM_DIALECTS
+from elkapi.translate.embeddings import with_model
 from elkapi.translate.free_text import custom_tools_for
 from elkapi.translate.gemini import ArrayWriter
 from elkapi.translate.ir import ChatRequest, Event, Failure, UsageSeen
@@ -41,6 +42,8 @@ _LIMIT_MEMBER: dict[Wire, str] = {
     "responses": "max_output_tokens",
     "anthropic": "max_tokens",
 }
+# Wires whose path names the model, and whose bodies may name it again.
+_NAMED_INSIDE: frozenset[Wire] = frozenset({"gemini-embed", "gemini-batch-embed", "gemini-count"})
 _CLAUDES: frozenset[Wire] = frozenset({"anthropic", "anthropic-count"})
 _MODEL_MEMBER: dict[Wire, str] = {"gemini": "modelVersion"}
 # Any response has an `error`; that of one which did not fail is null.
@@ -121,6 +124,8 @@ class Same:
             body = without(body, self.endpoint.left_out)
         elif self.mapped and source.where != "path":
             body = with_string(body, source.name, self.attempt.upstream_model)
+        elif self.mapped and self.wire in _NAMED_INSIDE:
+            body = with_model(body, self.attempt.upstream_model)
         for name, text in self.endpoint.body:
             body = with_string(body, name, text)
         if self.wire == "responses":

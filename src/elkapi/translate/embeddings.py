@@ -179,6 +179,8 @@ class _GeminiReply(msgspec.Struct):
 
 
 _gemini_reply = msgspec.json.Decoder(_GeminiReply)
+_members = msgspec.json.Decoder(dict[str, msgspec.Raw])
+_list = msgspec.json.Decoder(list[msgspec.Raw])
 
 
 def read_gemini_request(body: bytes, *, batch: bool) -> EmbeddingRequest:
@@ -253,6 +255,27 @@ def write_gemini_reply(reply: EmbeddingReply, request: EmbeddingRequest) -> byte
     """The answer to a Gemini caller, in the form of the method it called."""
     vectors = [{"values": list(vector)} for vector in reply.vectors]
     return _json.encode({"embeddings": vectors} if request.batch else {"embedding": vectors[0]})
+
+
+def with_model(body: bytes, model: str) -> bytes:
+    """A Gemini caller's body with the upstream's name of the model wherever it names it; all other values as they came.
+
+    google-genai names the model in each request of a batch, and Google refuses another than the path's.
+    """
+    members = _members.decode(body)
+    if "model" in members:
+        members["model"] = msgspec.Raw(_json.encode(f"models/{model}"))
+    for name in ("generateContentRequest", "generate_content_request"):
+        if name in members:
+            members[name] = _renamed(members[name], model)
+    if "requests" in members and bytes(members["requests"]).startswith(b"["):
+        renamed = [_renamed(raw, model) for raw in _list.decode(members["requests"])]
+        members["requests"] = msgspec.Raw(_json.encode(renamed))
+    return _json.encode(members)
+
+
+def _renamed(raw: msgspec.Raw, model: str) -> msgspec.Raw:
+    return msgspec.Raw(with_model(bytes(raw), model)) if bytes(raw).startswith(b"{") else raw
 
 
 def _decoded(decoder: msgspec.json.Decoder[Any], body: bytes) -> Any:
