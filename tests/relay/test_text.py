@@ -97,7 +97,8 @@ async def test_a_gemini_callers_body_names_the_model_as_its_upstream_knows_it(ga
     await gate.price(MODEL, per_1m_usd="1")
     options = types.HttpOptions(base_url=gate.origin, httpx_async_client=gate.http)
     async with genai.Client(api_key=await gate.key("1"), http_options=options).aio as client:
-        found = await client.models.embed_content(model=MODEL, contents=["one", "two"])
+        contents = [types.Content(parts=[types.Part(text=text)]) for text in ("one", "two")]
+        found = await client.models.embed_content(model=MODEL, contents=contents)
     assert len(found.embeddings or ()) == 2
     inner = {"model": f"models/{MODEL}", "contents": [{"parts": [{"text": "one"}]}], "x": [1.50, "\u00e9"]}
     asked = {"generateContentRequest": inner, "requests": [7]}

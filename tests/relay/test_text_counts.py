@@ -78,7 +78,17 @@ async def test_g48_an_answer_without_usage_is_counted_by_the_vocabulary(gate: Ga
     assert account["usage"]["output_tokens"] == tokens_of(said)
 
 
-async def test_a_balance_too_short_for_the_bytes_covers_an_embedding_of_as_many_tokens(gate: Gateway) -> None:
+@pytest.mark.parametrize(
+    ("path", "asked"),
+    [
+        ("/v1/embeddings", {"model": SMALL, "input": WORDS}),
+        (f"/v1beta/models/{SMALL}:embedContent", {"content": {"parts": [{"text": WORDS}]}}),
+    ],
+    ids=["openai", "gemini"],
+)
+async def test_a_balance_too_short_for_the_bytes_covers_an_embedding_of_as_many_tokens(
+    gate: Gateway, path: str, asked: dict[str, Any]
+) -> None:
     tokens = tokens_of(WORDS, "cl100k_base")
     body = {
         "object": "list",
@@ -90,7 +100,7 @@ async def test_a_balance_too_short_for_the_bytes_covers_an_embedding_of_as_many_
         await gate.channel(upstream.url)
         await gate.price(SMALL, per_1m_usd="1")
         key = await gate.key("0.001")
-        reply = await gate.ask(key, {"model": SMALL, "input": WORDS})
+        reply = await gate.ask(key, asked, path=path)
         assert reply.status_code == 200, reply.text
         account = await gate.account(reply.headers["x-request-id"], key)
     assert parse_usd(account["held_usd"]) == parse_usd(account["cost_usd"]) == tokens * 1000

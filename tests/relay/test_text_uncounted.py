@@ -91,3 +91,57 @@ async def test_a_refusal_that_nobody_betters_keeps_its_first_frames_and_is_count
     assert account["usage"]["input_tokens"] == shown("anthropic", reply, stream)[0] > 0
     if stream:
         assert [frame["type"] for frame in events(reply.text)] == ["message_start", "message_delta", "message_stop"]
+
+
+SAID = "How long is a quarter of these words?"
+CONTENT = {"content": {"parts": [{"text": SAID}]}, "taskType": "RETRIEVAL_QUERY", "outputDimensionality": 2}
+EMBEDS = {
+    "openai": ("/v1/embeddings", {"model": MODEL, "input": SAID}),
+    "gemini": (f"/v1beta/models/{MODEL}:embedContent", CONTENT),
+    "gemini batch": (f"/v1beta/models/{MODEL}:batchEmbedContents", {"requests": [CONTENT]}),
+}
+VECTORS = {"embeddings": [{"values": [0.5, 0.5]}], "embedding": {"values": [0.5, 0.5]}}
+ROWS = {"object": "list", "data": [{"object": "embedding", "index": 0, "embedding": [0.5]}], "model": "theirs"}
+IMPOSSIBLE = 900_000_000
+
+
+@pytest.mark.parametrize(
+    ("family", "answer", "tokens", "flags"),
+    [
+        ("gemini", VECTORS, 10, ["usage_missing", "estimated_locally"]),
+        ("gemini", {**VECTORS, "usageMetadata": {"promptTokenCount": 8}}, 8, []),
+        ("gemini", {**VECTORS, "usageMetadata": {}}, 10, ["usage_missing", "estimated_locally"]),
+        ("gemini", {**VECTORS, "usageMetadata": {"promptTokenCount": IMPOSSIBLE}}, 10, None),
+        ("openai", {**ROWS, "usage": {"prompt_tokens": 8, "total_tokens": 8}}, 8, []),
+        ("openai", {**ROWS, "usage": {"prompt_tokens": IMPOSSIBLE, "total_tokens": IMPOSSIBLE}}, 10, None),
+    ],
+    ids=["no usage", "usage", "empty usage", "impossible usage", "openai usage", "impossible openai usage"],
+)
+@pytest.mark.parametrize("form", EMBEDS)
+async def test_g21_g27_an_embedding_costs_its_text_in_whichever_form_it_is_asked_for(
+    gate: Gateway, form: str, family: str, answer: Any, tokens: int, flags: list[str] | None
+) -> None:
+    path, body = EMBEDS[form]
+    async with canned(200, answer) as upstream:
+        await gate.channel(upstream.url, (MODEL,), family=family)
+        await gate.price(MODEL, per_1m_usd="1")
+        key = await gate.key("1")
+        reply = await gate.ask(key, body, path=path)
+    assert reply.status_code == 200, reply.text
+    account = await gate.account(reply.headers["x-request-id"], key)
+    assert account["usage"]["input_tokens"] == tokens
+    assert account["flags"] == (["usage_missing", "estimated_locally"] if flags is None else flags)
+    if (form, family) == ("openai", "gemini"):
+        assert reply.json()["usage"]["prompt_tokens"] == tokens
+
+
+async def test_an_embedding_of_more_than_text_is_counted_by_its_bytes(gate: Gateway) -> None:
+    picture = {"inlineData": {"mimeType": "image/png", "data": "aGVsbG8="}}
+    async with canned(200, VECTORS) as upstream:
+        await gate.channel(upstream.url, (MODEL,), family="gemini")
+        await gate.price(MODEL, per_1m_usd="1")
+        key = await gate.key("1")
+        body = msgspec.json.encode({"content": {"parts": [{"text": SAID}, picture]}})
+        reply = await gate.ask(key, body, path=EMBEDS["gemini"][0])
+    account = await gate.account(reply.headers["x-request-id"], key)
+    assert account["usage"]["input_tokens"] == -(-len(body) // 4)

@@ -111,6 +111,14 @@ class GenerateView(msgspec.Struct):
     generation_config: _SnakeConfig | None = None
 
 
+class _EmbedPart(msgspec.Struct):
+    text: str
+
+
+class _EmbedContent(msgspec.Struct):
+    parts: list[_EmbedPart]
+
+
 class EmbedView(msgspec.Struct):
     """`POST /v1beta/models/{model}:embedContent`."""
 
@@ -153,6 +161,7 @@ _count = strict(CountView, "model")
 _generate = strict(GenerateView)
 _embed = strict(EmbedView)
 _batch_embed = strict(BatchEmbedView)
+_embed_content = msgspec.json.Decoder(_EmbedContent)
 _any = strict(AnyView, "model")
 _moderation = strict(ModerationView, "model")
 _rerank = strict(RerankView, "model")
@@ -232,14 +241,24 @@ def read_generate(body: bytes) -> Facts:
 
 def read_gemini_embed(body: bytes) -> Facts:
     """Facts of one Gemini embedding. Raises BadRequest naming the field."""
-    decode_strict(_embed, body)
-    return Facts(model=None, upper=Usage(input_tokens=len(body), calls=1))
+    view: EmbedView = decode_strict(_embed, body)
+    return Facts(model=None, upper=Usage(input_tokens=len(body), calls=1), texts=_embed_texts([view]))
 
 
 def read_gemini_batch_embed(body: bytes) -> Facts:
     """Facts of many Gemini embeddings. Raises BadRequest naming the field."""
     view: BatchEmbedView = decode_strict(_batch_embed, body)
-    return Facts(model=None, upper=Usage(input_tokens=len(body), calls=1), items=len(view.requests))
+    texts = _embed_texts(view.requests)
+    return Facts(model=None, upper=Usage(input_tokens=len(body), calls=1), items=len(view.requests), texts=texts)
+
+
+def _embed_texts(views: list[EmbedView]) -> list[str] | None:
+    """The text of each content, None where one holds anything else."""
+    try:
+        contents = [_embed_content.decode(view.content) for view in views]
+    except msgspec.ValidationError:
+        return None
+    return ["\n".join(part.text for part in content.parts) for content in contents]
 
 
 def read_count(body: bytes) -> Facts:

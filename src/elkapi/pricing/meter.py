@@ -75,12 +75,18 @@ def _searches(view: _CohereMeta) -> Found:
     return (Usage(searches=units, calls=1), False) if units is not None and units >= 0 else NOTHING
 
 
+def _embedded(view: counts.GeminiUsage) -> Found:
+    return (counts.read_gemini_usage(view), False) if view.promptTokenCount is not None else NOTHING
+
+
 _OPENAI = _Meter("usage", counts.ChatUsage, _plain(counts.read_chat_usage))
 _METERS = {
     "responses": _Meter("usage", counts.ResponsesUsage, _plain(counts.read_responses_usage)),
     "responses-compact": _Meter("usage", counts.ResponsesUsage, _plain(counts.read_responses_usage)),
     "anthropic": _Meter("usage", counts.AnthropicUsage, lambda view: counts.read_anthropic_usage(view) or NOTHING),
     "gemini": _Meter("usageMetadata", counts.GeminiUsage, _plain(counts.read_gemini_usage)),
+    "gemini-embed": _Meter("usageMetadata", counts.GeminiUsage, _embedded),
+    "gemini-batch-embed": _Meter("usageMetadata", counts.GeminiUsage, _embedded),
     "cohere-rerank": _Meter("meta", _CohereMeta, _searches),
 }
 

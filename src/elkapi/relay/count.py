@@ -136,10 +136,11 @@ async def count_left(plane: DataPlane, request: Request, crossing: Crossing, tal
 def estimated(request: Request) -> tuple[Usage, str]:
     """(usage, flag) of the input without asking anybody: a quarter of the bytes."""
     upper = request.facts.upper
+    texts, complete = _input_texts(request)
     if request.operation.dialect is None:
-        return Usage(input_tokens=quarter(upper.input_tokens), calls=upper.calls), ESTIMATED
-    texts, _ = _input_texts(request)
-    tokens = sum(quarter(len(text.encode())) + MESSAGE_TOKENS for text in texts)
+        tokens = sum(quarter(len(text.encode())) for text in texts) if complete else quarter(upper.input_tokens)
+    else:
+        tokens = sum(quarter(len(text.encode())) + MESSAGE_TOKENS for text in texts)
     return Usage(input_tokens=min(tokens, upper.input_tokens), calls=upper.calls), ESTIMATED
 
 

@@ -296,6 +296,8 @@ class Carried:
 
     def whole(self, body: bytes) -> Whole:
         answer, usage, flags = self.carrier.reply(self.request.body, body, self.request.model, self.request.call_id)
+        if usage is not None and not is_possible(usage, self.request.facts.upper):
+            usage = None
         return Whole(answer, usage, flags=flags)
 
     def read_whole(self, body: bytes) -> list[Event]:

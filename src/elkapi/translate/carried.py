@@ -33,10 +33,14 @@ def _openai_to_gemini(body: bytes, upstream_model: str) -> bytes:
 def _gemini_to_openai(
     asked: bytes, body: bytes, client_model: str, _id: str
 ) -> tuple[bytes, Usage | None, tuple[str, ...]]:
-    """Gemini counts nothing here, and its vocabulary is not known: a quarter of the bytes is shown and charged."""
+    """Many models count nothing here, and their vocabulary is unknown: a quarter of the bytes is shown and charged."""
     request = embeddings.read_openai_request(asked)
     reply = embeddings.read_gemini_reply(body, len(request.texts))
-    tokens = sum(-(-len(text.encode()) // BYTES_PER_TOKEN) for text in request.texts)
+    sizes = [len(text.encode()) for text in request.texts]
+    if reply.prompt_tokens is not None and reply.prompt_tokens <= sum(sizes):
+        written = embeddings.write_openai_reply(reply, request, client_model, reply.prompt_tokens)
+        return written, Usage(input_tokens=reply.prompt_tokens, calls=1), ()
+    tokens = sum(-(-size // BYTES_PER_TOKEN) for size in sizes)
     written = embeddings.write_openai_reply(reply, request, client_model, tokens)
     return written, Usage(input_tokens=tokens, calls=1), ("usage_missing", "estimated_locally")
 

@@ -1,8 +1,8 @@
 """Embeddings and token counts between Gemini and OpenAI, both ways, pure; it owns the forms and no vocabulary.
 
-Contract: openai.md "embed", anthropic.md section 6.4. google-genai always calls batchEmbedContents; Gemini answers no
-usage, so the caller of these functions counts. What one side cannot say is refused, never dropped in silence when it
-changes the vectors.
+Contract: openai.md "embed", anthropic.md section 6.4. google-genai always calls batchEmbedContents; where Gemini
+answers no usage, the caller of these functions counts. What one side cannot say is refused, never dropped in silence
+when it changes the vectors.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ class EmbeddingRequest(msgspec.Struct, frozen=True):
 
 
 class EmbeddingReply(msgspec.Struct, frozen=True):
-    """One vector a text, in order. `prompt_tokens` is None where the upstream did not count (Gemini)."""
+    """One vector a text, in order. `prompt_tokens` is None where the upstream did not count (Gemini's older models)."""
 
     vectors: tuple[tuple[float, ...], ...]
     prompt_tokens: int | None = None
@@ -107,9 +107,13 @@ def read_openai_reply(body: bytes, items: int) -> EmbeddingReply:
     by_index = {row.index: _floats(row.embedding) for row in view.data}
     if len(view.data) != items or by_index.keys() != set(range(items)):
         raise Unreadable(f"{len(view.data)} vectors for {items} texts")
-    usage = view.usage.get("prompt_tokens") if isinstance(view.usage, dict) else None
-    counted = usage if isinstance(usage, int) and not isinstance(usage, bool) and usage >= 0 else None
-    return EmbeddingReply(tuple(by_index[index] for index in range(items)), counted)
+    return EmbeddingReply(tuple(by_index[index] for index in range(items)), _count(view.usage, "prompt_tokens"))
+
+
+def _count(usage: Any, name: str) -> int | None:
+    """The count of a usage object, None where it has none that can be."""
+    count = usage.get(name) if isinstance(usage, dict) else None
+    return count if isinstance(count, int) and not isinstance(count, bool) and count >= 0 else None
 
 
 def _floats(value: list[float] | str) -> tuple[float, ...]:
@@ -176,6 +180,7 @@ class _GeminiVector(msgspec.Struct):
 class _GeminiReply(msgspec.Struct):
     embedding: _GeminiVector | None = None
     embeddings: list[_GeminiVector] | None = None
+    usageMetadata: Any = None
 
 
 _gemini_reply = msgspec.json.Decoder(_GeminiReply)
@@ -248,7 +253,8 @@ def read_gemini_reply(body: bytes, items: int) -> EmbeddingReply:
     found = view.embeddings if view.embeddings is not None else [view.embedding] if view.embedding else []
     if len(found) != items:
         raise Unreadable(f"{len(found)} vectors for {items} texts")
-    return EmbeddingReply(tuple(tuple(vector.values) for vector in found))
+    counted = _count(view.usageMetadata, "promptTokenCount")
+    return EmbeddingReply(tuple(tuple(vector.values) for vector in found), counted)
 
 
 def write_gemini_reply(reply: EmbeddingReply, request: EmbeddingRequest) -> bytes:
