@@ -175,6 +175,10 @@ class Stage:
         head = f"POST {asked.path} HTTP/1.1\r\nhost: gateway\r\n{lines}content-length: {len(body)}\r\n\r\n"
         self._request = head.encode() + body
 
+    def without_sse(self) -> None:
+        """Gemini's stream is asked for as one JSON array."""
+        self._request = self._request.replace(b"?alt=sse", b"", 1)
+
     async def call(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter, Played]:
         reader, writer = await asyncio.open_connection("127.0.0.1", urlsplit(self.gate.origin).port)
         writer.write(self._request)

@@ -41,6 +41,21 @@ async def test_g41_an_error_inside_a_stream_is_free_and_never_counts_as_output(
 
 
 @pytest.mark.parametrize("family", ERRORS)
+async def test_a_json_array_that_breaks_off_ends_as_json_with_the_error_as_its_last_member(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, family: str
+) -> None:
+    async with stage(tmp_path, monkeypatch, family, "gemini") as staged:
+        staged.without_sse()
+        reader, writer, played = await staged.call()
+        await staged.play(played, frames_of(f"{ERRORS[family]}-error-later"))
+        await staged.watch.records.get()
+        *told, error = msgspec.json.decode(unchunked(await reader.readuntil(b"0\r\n\r\n")))
+        assert any(chunk["candidates"] for chunk in told)
+        assert error["error"]["status"] in ("UNAVAILABLE", "INTERNAL", "RESOURCE_EXHAUSTED")
+        writer.close()
+
+
+@pytest.mark.parametrize("family", ERRORS)
 @pytest.mark.parametrize("client", CLIENTS)
 async def test_g53_an_error_after_the_first_event_but_before_content_goes_to_the_next_channel(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, family: str, client: str

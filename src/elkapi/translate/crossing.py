@@ -13,6 +13,7 @@ from functools import lru_cache
 import msgspec
 
 from elkapi.translate.dialect import Reader, Writer
+from elkapi.translate.gemini_writer import error_object
 from elkapi.translate.ir import (
     CONTENT,
     DECLINED,
@@ -221,17 +222,23 @@ class Array(Relayed):
         """What the caller gets for one frame now. Raises Unreadable."""
         if frame.data is None:
             return b""
-        opener, self._opened = (b",\r\n" if self._opened else b"["), True
-        raw = opener + frame.data
-        return super().feed(Frame(raw, frame.event, frame.data))
+        return super().feed(Frame(self._opener() + frame.data, frame.event, frame.data))
 
     def finish(self) -> bytes:
         """The members held back, and the end of the array."""
         return super().finish() + (b"]" if self._opened else b"[]")
 
+    def fail(self, failure: Failure) -> bytes:
+        """An explicit error as the array's last member."""
+        return self._opener() + msgspec.json.encode(error_object(failure)) + b"]"
+
     def ping(self) -> bytes:
         """White space, which a parser of the array ignores."""
         return b"\n"
+
+    def _opener(self) -> bytes:
+        opener, self._opened = (b",\r\n" if self._opened else b"["), True
+        return opener
 
 
 class Numbered(Relayed):
