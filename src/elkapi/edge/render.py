@@ -58,7 +58,7 @@ def _anthropic(error: GatewayError, message: str, request_id: str) -> object:
 
 
 def _gemini(error: GatewayError, message: str, request_id: str) -> object:
-    status = _GOOGLE_STATUSES.get(error.status, "INTERNAL")
+    status = _GOOGLE_STATUSES.get(error.status, "INVALID_ARGUMENT" if error.status < 500 else "INTERNAL")
     return {"error": {"code": error.status, "message": message, "status": status}}
 
 

@@ -59,3 +59,11 @@ def test_an_overlong_prompt_is_said_in_anthropics_words_once(told: str, shown: s
     message = rendered(error)[1]["message"]
     assert message.startswith(shown)
     assert message.count("prompt is too long") == 1
+
+
+@pytest.mark.parametrize(
+    ("status", "word"), [(404, "NOT_FOUND"), (405, "INVALID_ARGUMENT"), (422, "INVALID_ARGUMENT"), (502, "INTERNAL")]
+)
+def test_google_is_internal_only_where_the_fault_is_not_the_callers(status: int, word: str) -> None:
+    error = errors.UpstreamRejected("m", status=status, code="c", type_="invalid_request_error", param=None)
+    assert json.loads(render_error(error, ID, "gemini")[2])["error"]["status"] == word
