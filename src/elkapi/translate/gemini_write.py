@@ -351,7 +351,7 @@ def _thinking(request: ChatRequest, profile: Profile) -> _Wire | None:
         budget = asked.budget_tokens
         if budget is None:
             budget = BUDGETS.get(asked.effort, BUDGET_MAX) if asked.effort else -1
-        config: _Wire = {"thinkingBudget": min(budget, BUDGET_MAX)}
+        config: _Wire = {"thinkingBudget": budget if budget < 0 else max(min(budget, BUDGET_MAX), profile.budget_min)}
     elif profile.reasoning in ("level", "effort"):
         level = effort_for(asked, profile)
         config = {"thinkingLevel": level.upper()} if level else {}

@@ -20,7 +20,8 @@ class Profile(msgspec.Struct, frozen=True):
 
     `reasoning` is the shape in which the model takes its thinking: none, an effort word, a token budget, a level word
     (Gemini 3), or adaptive (Claude's newer models). `sampling` False: temperature, top_p and top_k are refused.
-    `efforts` are the effort words it knows, weakest first. `reasoning_content`: it wants its earlier thinking back.
+    `efforts` are the effort words it knows, weakest first, `budget_min` the least budget that it takes.
+    `reasoning_content`: it wants its earlier thinking back.
     `json_schema` False: a forced tool stands in for a schema. `anthropic_members`: it takes Anthropic's own members
     (thinking, top_k) where another dialect passes members on.
     `schema_subset`: Gemini's own Schema instead of JSON schema. `call_signatures`: it refuses its calls unsigned.
@@ -38,6 +39,7 @@ class Profile(msgspec.Struct, frozen=True):
     json_schema: bool = True
     parallel_tools_field: bool = True
     efforts: tuple[Effort, ...] = ("low", "medium", "high")
+    budget_min: int = 0
     reasoning_content: bool = False
     anthropic_members: bool = False
     schema_subset: bool = False
@@ -111,11 +113,21 @@ ROWS: tuple[_Row, ...] = (
         {"sampling": False, "efforts": ("low", "medium", "high", "xhigh", "max")},
     ),
     (None, r"(^|/)gemini", {"max_output_tokens": 65_536, "context_tokens": 1_048_576, "reasoning": "budget"}),
+    (None, r"(^|/)gemini-2\.5-\S*image", {"reasoning": "none"}),
+    # It always thinks.
+    (None, r"(^|/)gemini-2\.5-pro", {"budget_min": 128}),
     (None, r"(^|/)gemini-(1|2\.0)", {"max_output_tokens": 8192, "reasoning": "none", "schema_subset": True}),
     (
         None,
         r"(^|/)gemini-[3-9]",
-        {"reasoning": "level", "efforts": ("minimal", "low", "medium", "high"), "call_signatures": True},
+        {"reasoning": "level", "efforts": ("low", "medium", "high"), "call_signatures": True},
+    ),
+    (None, r"(^|/)gemini-3-pro", {"efforts": ("low", "high")}),
+    # From 3.7 on only the small ones can think minimally.
+    (
+        None,
+        r"(^|/)gemini-(3(\.[1-6])?-flash|[3-9](\.\d+)?-flash-lite)",
+        {"efforts": ("minimal", "low", "medium", "high")},
     ),
 )
 

@@ -18,6 +18,7 @@ from elkapi.translate.gemini_write import BUDGET_MAX, UNSIGNED, UNSIGNED_BYTES
 from elkapi.translate.profiles import Profile, profile_for
 
 GEMINI_25 = profile_for("gemini", "gemini-2.5-flash")
+GEMINI_25_PRO = profile_for("gemini", "gemini-2.5-pro")
 GEMINI_3 = profile_for("gemini", "gemini-3-pro-preview")
 GEMINI_2 = profile_for("gemini", "gemini-2.0-flash")
 
@@ -295,7 +296,9 @@ def test_thinking_is_read_as_it_was_asked_for_and_written_back(wire: dict[str, A
         (ir.Reasoning("max"), GEMINI_25, {"thinkingBudget": BUDGET_MAX, "includeThoughts": True}),
         (ir.Reasoning(budget_tokens=99_999), GEMINI_25, {"thinkingBudget": BUDGET_MAX, "includeThoughts": True}),
         (ir.Reasoning(adaptive=True), GEMINI_25, {"thinkingBudget": -1, "includeThoughts": True}),
-        (ir.Reasoning("none"), GEMINI_3, {"thinkingLevel": "MINIMAL", "includeThoughts": False}),
+        (ir.Reasoning("none"), GEMINI_25_PRO, {"thinkingBudget": 128, "includeThoughts": False}),
+        (ir.Reasoning(adaptive=True), GEMINI_25_PRO, {"thinkingBudget": -1, "includeThoughts": True}),
+        (ir.Reasoning("none"), GEMINI_3, {"thinkingLevel": "LOW", "includeThoughts": False}),
         (ir.Reasoning("xhigh"), GEMINI_3, {"thinkingLevel": "HIGH", "includeThoughts": True}),
         (ir.Reasoning(budget_tokens=2000), GEMINI_3, {"thinkingLevel": "LOW", "includeThoughts": True}),
         (ir.Reasoning(adaptive=True), GEMINI_3, {"includeThoughts": True}),
@@ -307,8 +310,26 @@ def test_an_effort_becomes_the_budget_or_the_level_that_the_model_takes(
     assert _write(_chat(reasoning=reasoning), profile)["generationConfig"]["thinkingConfig"] == wire
 
 
-def test_a_model_that_does_not_think_is_not_asked_to() -> None:
-    assert "generationConfig" not in _write(_chat(reasoning=ir.Reasoning("high")), GEMINI_2)
+@pytest.mark.parametrize(
+    ("model", "levels"),
+    [
+        ("gemini-3-pro-preview", ["LOW", "LOW", "LOW", "HIGH"]),
+        ("gemini-3.1-pro-preview", ["LOW", "LOW", "MEDIUM", "HIGH"]),
+        ("gemini-3-flash-preview", ["MINIMAL", "LOW", "MEDIUM", "HIGH"]),
+        ("models/gemini-3.6-flash", ["MINIMAL", "LOW", "MEDIUM", "HIGH"]),
+        ("gemini-3.7-flash", ["LOW", "LOW", "MEDIUM", "HIGH"]),
+        ("gemini-3.5-flash-lite", ["MINIMAL", "LOW", "MEDIUM", "HIGH"]),
+    ],
+)
+def test_a_level_is_one_that_the_model_knows(model: str, levels: list[str]) -> None:
+    efforts: tuple[ir.Effort, ...] = ("minimal", "low", "medium", "high")
+    asked = [_write(_chat(reasoning=ir.Reasoning(effort)), profile_for("gemini", model)) for effort in efforts]
+    assert [one["generationConfig"]["thinkingConfig"]["thinkingLevel"] for one in asked] == levels
+
+
+@pytest.mark.parametrize("profile", [GEMINI_2, profile_for("gemini", "gemini-2.5-flash-image")])
+def test_a_model_that_does_not_think_is_not_asked_to(profile: Profile) -> None:
+    assert "generationConfig" not in _write(_chat(reasoning=ir.Reasoning("high")), profile)
 
 
 def test_results_of_parallel_calls_go_back_in_the_order_of_the_calls_with_the_tools_name() -> None:
