@@ -96,10 +96,9 @@ class Connection(asyncio.Protocol):
         if self.closing:
             return
         self.now_s = time.monotonic()
-        if self.incoming is None:
-            if not self.header_bytes:
-                self.deadline_s = self.now_s + self.settings.header_read_s
-            self.header_bytes += len(data)
+        if self.incoming is None and not self.header_bytes:
+            self.deadline_s = self.now_s + self.settings.header_read_s
+        self.header_bytes += len(data)
         try:
             rest = None
             try:
@@ -108,8 +107,9 @@ class Connection(asyncio.Protocol):
                 rest = self._without_upgrade(data, stopped)
             if rest is not None:
                 self._feed(rest)
-            if self.header_bytes > self.settings.header_bytes_max and self.incoming is None:
-                # A line that never ends reaches no callback, so what the parser swallows is counted here.
+            if self.header_bytes > self.settings.header_bytes_max:
+                # A line that never ends reaches no callback, so what the parser swallows is counted here: a head, or
+                # what a chunked body has beside its bytes (sizes, extensions, trailers).
                 raise _headers_too_large()
         except GatewayError as error:
             self._refuse(error)
@@ -204,7 +204,9 @@ class Connection(asyncio.Protocol):
             raise BadRequest("The URL is too long.")
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        self.headers.append((name.lower(), value))
+        # What follows a body is no header (RFC 9110, 6.5.1): nothing that decides by them would have waited for it.
+        if self.incoming is None:
+            self.headers.append((name.lower(), value))
 
     def on_headers_complete(self) -> None:
         parser, settings = self.parser, self.settings
@@ -221,6 +223,7 @@ class Connection(asyncio.Protocol):
             raise BadRequest("A request cannot carry both Content-Length and Transfer-Encoding.")
         if length > settings.body_bytes_max:
             raise BodyTooLarge(f"The body has {length} bytes; at most {settings.body_bytes_max} are accepted.")
+        self.header_bytes = 0
         self.incoming = exchange = Exchange(self, fields)
         self.deadline_s = self.now_s + settings.body_read_s + length / BODY_BYTES_PER_S_MIN
         if self.current is None:
@@ -234,6 +237,7 @@ class Connection(asyncio.Protocol):
             self.transport.pause_reading()
 
     def on_body(self, chunk: bytes) -> None:
+        self.header_bytes = 0
         if self.incoming:
             self.incoming.add(chunk)
 

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from elkapi.edge.connection import Connection
 
 NO_CONTENT = 204
+# A body sent in very small chunks would take many times its size in pieces; this many are joined to one.
+PIECES_MAX = 65_536
 
 _STATUS_LINES = {status.value: f"HTTP/1.1 {status.value} {status.phrase}\r\n".encode() for status in HTTPStatus}
 _METHODS = {method.encode(): method for method in ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")}
@@ -94,6 +96,8 @@ class Exchange:
             self.fail(BodyTooLarge(f"The body is larger than {limit} bytes."))
             return
         self._chunks.append(chunk)
+        if len(self._chunks) == PIECES_MAX:
+            self._chunks = [b"".join(self._chunks)]
 
     def complete(self) -> None:
         self.body_complete = True

@@ -10,7 +10,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 import msgspec
 import pytest
 
-from elkapi.edge import connection
+from elkapi.edge import connection, exchange
 from elkapi.edge import server as edge
 from elkapi.edge.render import rejected
 from elkapi.edge.server import Server
@@ -113,6 +113,62 @@ async def test_a_body_over_the_limit_is_413_announced_or_not() -> None:
         assert reply.startswith(b"HTTP/1.1 413 ")
         assert b"connection: close" in reply
         assert code(reply) == "read_request_body_failed"
+
+
+async def test_trailers_are_no_headers() -> None:
+    seen: list[list[tuple[bytes, bytes]]] = []
+
+    async def keep(call: Call) -> None:
+        await call.body()
+        seen.append(call.headers)
+        call.reply.send(200, [], b"")
+
+    request = (
+        b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\nX-Forwarded-For: 192.0.2.1\r\n\r\n"
+        b"1\r\na\r\n0\r\nX-Forwarded-For: 198.51.100.7\r\n\r\n"
+    )
+    async with running(keep) as (_, port):
+        # Twice on one connection, in one piece and split before the trailers.
+        reply = await talk(port, request, request[:-36], request[-36:])
+    assert reply.count(b"HTTP/1.1 200 OK") == 2
+    for headers in seen:
+        assert [value for name, value in headers if name == b"x-forwarded-for"] == [b"192.0.2.1"]
+
+
+@pytest.mark.parametrize(
+    "endless",
+    [b"1\r\na\r\n0\r\n" + b"X-A: b\r\n", b"1\r\na\r\n0\r\nX-A: ", b"1;"],
+    ids=["trailers", "a trailer", "a chunk extension"],
+)
+async def test_what_a_chunked_body_has_beside_its_bytes_is_limited_like_a_head(endless: bytes) -> None:
+    more = b"X-A: bbbb\r\n" * 50 if endless.endswith(b"\n") else b"b" * 500
+    async with running() as (_, port):
+        reply = await talk(
+            port, b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n" + endless, *[more] * 6
+        )
+    assert reply.startswith(b"HTTP/1.1 400 ")
+    assert code(reply) == "headers_too_large"
+
+
+async def test_a_body_in_very_small_chunks_takes_no_more_than_its_size(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(exchange, "PIECES_MAX", 10)
+    held: list[int] = []
+
+    async def count(call: Call) -> None:
+        (client,) = server.connections
+        assert client.current is not None
+        while not client.current.body_complete:
+            held.append(len(client.current._chunks))
+            await asyncio.sleep(0)
+        await echo(call)
+
+    body = bytes(range(97, 123)) * 3
+    async with running(count) as (server, port):
+        head = b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n"
+        chunks = [b"1\r\n%c\r\n" % letter for letter in body]
+        reply = await talk(port, head, b"".join(chunks[:75]), b"".join(chunks[75:]) + b"0\r\n\r\n")
+    assert reply.endswith(b"POST " + body)
+    assert 1 < max(held) < 10
 
 
 async def test_conflicting_framing_is_refused() -> None:
