@@ -46,6 +46,8 @@ class TrustedProxies:
         if not _is_address(address):
             return False
         parsed = ipaddress.ip_address(address)
+        # A socket that listens on `::` has its IPv4 callers as `::ffff:192.0.2.1`.
+        parsed = getattr(parsed, "ipv4_mapped", None) or parsed
         return any(parsed.version == network.version and parsed in network for network in self._networks)
 
 

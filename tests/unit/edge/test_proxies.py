@@ -27,6 +27,7 @@ def call(peer: str, **headers: str) -> Call:
         ("10.0.0.1", "1.1.1.1, <script>", "10.0.0.1"),
         ("10.0.0.1", "10.0.0.3, 10.0.0.2", "10.0.0.3"),
         ("::1", "2001:db8::1", "2001:db8::1"),
+        ("::ffff:10.0.0.1", "1.1.1.1, ::ffff:10.0.0.2", "1.1.1.1"),
     ],
 )
 def test_the_client_is_the_nearest_hop_nobody_vouches_for(peer: str, forwarded: str, client: str) -> None:
@@ -44,6 +45,12 @@ def test_the_scheme_is_a_trusted_proxys_word() -> None:
     proxies = TrustedProxies(("127.0.0.1",))
     assert proxies.scheme(call("127.0.0.1", x_forwarded_proto="https")) == b"https"
     assert proxies.scheme(call("127.0.0.2", x_forwarded_proto="https")) == b"http"
+
+
+def test_a_trusted_proxy_is_known_by_its_ipv4_address_where_the_gateway_listens_on_every_ipv6_one() -> None:
+    proxies = TrustedProxies(("127.0.0.1",))
+    assert proxies.scheme(call("::ffff:127.0.0.1", x_forwarded_proto="https")) == b"https"
+    assert proxies.scheme(call("::ffff:127.0.0.2", x_forwarded_proto="https")) == b"http"
 
 
 @pytest.mark.parametrize(
