@@ -281,6 +281,24 @@ async def test_g78_planted_secrets_appear_in_no_answer_and_no_log(
     assert key not in log
 
 
+@pytest.mark.parametrize("status", [200, 400, 500])
+async def test_a_key_that_an_upstream_repeats_is_in_no_record(gate: Gateway, status: int) -> None:
+    """SECURITY.md: a stolen database holds no provider's key, and no command prints one back."""
+    said = f"{'x' * 269} {SECRET} is not welcome"
+    async with canned(status, {"error": {"message": said, "type": "invalid_request_error"}}) as upstream:
+        await gate.channel(upstream.url)
+        key = await gate.key("1")
+        reply = await gate.ask(key, GOOD)
+        for _ in range(400):
+            if records := gate.sql("select record from requests"):
+                break
+            await asyncio.sleep(0.01)
+    assert reply.status_code in (400, 502)
+    ((record,),) = records
+    assert b"xxx" in bytes(record)
+    assert SECRET[:9].encode() not in bytes(record)
+
+
 async def test_a_bad_key_is_disabled_alone_with_its_reason_while_others_go_on(gate: Gateway, sandbox: Running) -> None:
     sandbox.sandbox.stand("refuse-key=bad1")
     await gate.channel(sandbox.base_url, secrets=("sk-upstream-bad1", "sk-upstream-good"))

@@ -17,7 +17,7 @@ from elkapi.relay.asking import JSON as JSON_TYPE
 from elkapi.relay.asking import Asked, anywhere, provider_body
 from elkapi.relay.call import Call
 from elkapi.relay.plane import DataPlane
-from elkapi.relay.redact import redact, rejected
+from elkapi.relay.redact import recorded, redact, rejected
 from elkapi.relay.relay import begun_record, nobody_answered, remember
 from elkapi.routing.verdict import Verdict, is_success, on_busy, on_failure, on_submit_status, on_unreadable
 from elkapi.routing.walk import Walk
@@ -151,7 +151,7 @@ class Putting:
     def _judged(self, attempt: Attempt, one: AttemptRecord, status: int, reply: Answer) -> tuple[int, bytes] | Verdict:
         """What an answer to a submit means: accepted, refused here, refused by the provider, or nobody knows."""
         asked, body = self.asked, reply.body
-        one.error = None if is_success(status) else body[:300].decode("utf-8", "replace")
+        one.error = None if is_success(status) else recorded(body, attempt)
         decoded = decoded_json(body) if reply.complete else None
         refusal = machine.refused(asked.family, decoded) if isinstance(decoded, dict) else None
         if not is_success(status):
@@ -168,7 +168,7 @@ class Putting:
             # A success that cannot be read may well have begun something.
             return Verdict("fail", on_unreadable("unreadable_reply").outcome, "unknown", cool="channel")
         if refusal is not None:
-            one.error = refusal.message[:300]
+            one.error = recorded(refusal.message, attempt)
             if refusal.elsewhere:
                 return Verdict("next", f"code_{refusal.code}", "none", cool="key")
             message = redact(refusal.message, attempt, asked.model)

@@ -13,6 +13,7 @@ from elkapi.types import Attempt
 
 MESSAGE_CHARS_MAX = 1000
 LOOKED_AT_CHARS_MAX = 4000
+RECORDED_CHARS_MAX = 300
 _SECRETS = re.compile(
     r"""(?ix)
     (?: https?://[^\s)\]>"']+ )                           # addresses
@@ -77,6 +78,12 @@ def redact(message: str, attempt: Attempt, client_model: str) -> str:
     return _without_identity(message, attempt, client_model)[:MESSAGE_CHARS_MAX]
 
 
+def recorded(said: str | bytes, attempt: Attempt) -> str:
+    """An upstream's words as the record of an attempt keeps them for operators: all but the key, which nobody sees."""
+    text = said if isinstance(said, str) else said[:LOOKED_AT_CHARS_MAX].decode("utf-8", "replace")
+    return _without_key(text, attempt)[:RECORDED_CHARS_MAX]
+
+
 def _word(text: str | None, attempt: Attempt, client_model: str) -> str | None:
     """A machine-readable member as it came, or None when it is no word or holds what a message may not."""
     if not text or not _WORD.fullmatch(text) or _without_identity(text, attempt, client_model) != text:
@@ -84,11 +91,13 @@ def _word(text: str | None, attempt: Attempt, client_model: str) -> str | None:
     return text
 
 
+def _without_key(text: str, attempt: Attempt) -> str:
+    # Before anything is cut: the first half of a secret would not be known for one.
+    return text.replace(attempt.key.secret, "***") if attempt.key.secret else text
+
+
 def _without_identity(text: str, attempt: Attempt, client_model: str) -> str:
-    if attempt.key.secret:
-        # Before anything is cut: the first half of a secret would not be known for one.
-        text = text.replace(attempt.key.secret, "***")
-    text = text[:LOOKED_AT_CHARS_MAX]
+    text = _without_key(text, attempt)[:LOOKED_AT_CHARS_MAX]
     if host := urlsplit(attempt.channel.base_url).hostname:
         # A host inside somebody's network needs no dot, so the patterns would not know it for one.
         text = re.sub(rf"(?i)(?<![\w.-]){re.escape(host)}(?![\w-])(?::\d+)?", "***", text)

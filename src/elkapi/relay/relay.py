@@ -31,7 +31,7 @@ from elkapi.relay.exchange import Exchange, exchange_for
 from elkapi.relay.outcome import Outcome
 from elkapi.relay.plane import DataPlane
 from elkapi.relay.read import Request
-from elkapi.relay.redact import redact, rejected
+from elkapi.relay.redact import recorded, redact, rejected
 from elkapi.relay.signing import needs_signing, signed
 from elkapi.relay.stream import pump
 from elkapi.relay.target import build
@@ -227,7 +227,7 @@ class Try:
             return await self._accept(reply, status, exchange)
         verdict = on_status(status, reply.header(b"retry-after"))
         body, _ = await reply.read(ERROR_BODY_BYTES_MAX)
-        self.record.error = body[:300].decode("utf-8", "replace")
+        self.record.error = recorded(body, self.attempt)
         if verdict.action == "fail":
             self.error = rejected(status, body, self.attempt, self.request.model)
             self.reason = reason_in(status, body)
@@ -268,7 +268,7 @@ class Try:
 
     def failed_inside(self, failure: Failure) -> Verdict:
         """The verdict on an error that came inside a success reply, before the caller has any of it."""
-        self.record.error = failure.message[:300]
+        self.record.error = recorded(failure.message, self.attempt)
         verdict = on_status(failure.status)
         if verdict.action == "fail":
             self.reason = reason_in(failure.status, f"{failure.kind} {failure.message}".encode())

@@ -13,6 +13,7 @@ from elkapi.pricing.meter import is_possible, looks_like_json_object
 from elkapi.relay.call import Headers, Reply
 from elkapi.relay.exchange import Exchange
 from elkapi.relay.outcome import Outcome
+from elkapi.relay.redact import recorded
 from elkapi.routing.verdict import Verdict, on_failure, on_unreadable
 from elkapi.translate.crossing import Array, Crossing, Translated
 from elkapi.translate.dialect import Unreadable
@@ -192,7 +193,7 @@ class _Stream:
             return None
         if crossing.stopped is not None:
             raise crossing.stopped
-        self.one.record.error = crossing.failure.message[:300]
+        self.one.record.error = recorded(crossing.failure.message, self.one.attempt)
         # The upstream's own words may name it.
         return Failure(crossing.failure.status, crossing.failure.kind, CUT.message)
 
