@@ -20,7 +20,7 @@ import msgspec
 from elkapi.observe import metrics
 from elkapi.observe.process import die_with_parent
 from elkapi.roles import BundledModel, Preparation, Role, WorkerOrder
-from elkapi.settings import Settings
+from elkapi.settings import SOCKET_PATH_BYTES_MAX, Settings
 from elkapi.supervisor import ORDER_VARIABLE, Supervisor, listen
 from elkapi.types import SANDBOX_KEY
 
@@ -34,7 +34,7 @@ class StartError(Exception):
 
 def serve(settings: Settings, role: Role | None = None) -> int:
     """Run the whole gateway, or one role alone, until a signal. Returns the exit status; raises StartError."""
-    settings.data_path.mkdir(mode=0o700, parents=True, exist_ok=True)
+    _check_data_dir(settings)
     if role is not None:
         return _serve_one(settings, role)
     with _only_here(settings):
@@ -52,6 +52,19 @@ def serve(settings: Settings, role: Role | None = None) -> int:
         except OSError as error:
             raise StartError(f"cannot listen on {settings.host}:{settings.port}: {error.strerror}") from None
         return supervisor.run()
+
+
+def _check_data_dir(settings: Settings) -> None:
+    """Make the data directory, unless the processes' sockets could not lie in it."""
+    if len(os.fsencode(settings.socket_path("control"))) > SOCKET_PATH_BYTES_MAX:
+        raise StartError(
+            f"the data directory {settings.data_path.absolute()} is too long for the sockets in it, which the kernel "
+            f"takes up to {SOCKET_PATH_BYTES_MAX} bytes: choose a shorter ELKAPI_DATA_DIR"
+        )
+    try:
+        settings.data_path.mkdir(mode=0o700, parents=True, exist_ok=True)
+    except OSError as error:
+        raise StartError(f"the data directory {settings.data_path} cannot be made: {error.strerror}") from None
 
 
 def _helpers(settings: Settings, found: Preparation) -> tuple[tuple[str, bool], ...]:
@@ -101,15 +114,26 @@ def _prepared(settings: Settings) -> Preparation:
 def prepare(settings: Settings) -> Preparation:
     """Migrate, make the first key of a new installation, and look which local models are installed."""
     from elkapi.admin.keys import ensure_first_key
+    from elkapi.assets.store import StorageUrlError, open_store
     from elkapi.errors import Unavailable
+    from elkapi.local.models import ModelUnusable
     from elkapi.sandbox.providers import SERVED_MODELS
     from elkapi.storage.dialect import DatabaseUrlError
     from elkapi.storage.installation import open_installation
     from elkapi.storage.migrations import MigrationError
     from elkapi.storage.secrets import SecretKeyError
 
-    bundled, no_chat = installed_models(settings)
     sandbox = SERVED_MODELS
+    try:
+        # What a role would trip over, again at each restart, stops the start instead, before anything is written.
+        open_store(settings)
+        if settings.log_file:
+            Path(settings.log_file).open("ab").close()
+        bundled, no_chat = installed_models(settings)
+    except (StorageUrlError, ModelUnusable) as error:
+        return Preparation((), sandbox, problem=str(error))
+    except OSError as error:
+        return Preparation((), sandbox, problem=f"ELKAPI_LOG_FILE {settings.log_file}: {error.strerror}")
     try:
         installation = open_installation(settings)
     except (DatabaseUrlError, MigrationError, SecretKeyError, Unavailable) as error:

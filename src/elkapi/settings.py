@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 import os
 import tomllib
 from collections.abc import Mapping
@@ -16,6 +17,24 @@ import msgspec
 from elkapi.money import parse_ratio
 
 CHAT_CONTEXT_TOKENS_MIN = 256
+# The kernel's limit for the name of a unix socket.
+SOCKET_PATH_BYTES_MAX = 107
+LOG_LEVELS = ("debug", "info", "warning", "error")
+# What a 64-bit column and a clock in nanoseconds hold.
+NUMBER_MAX = 2**63 - 1
+SECONDS_MAX = 1_000_000_000
+MOST = {"port": 65_535, "workers": 256, "otlp_sample_ratio": 1, "model_threads": 1024, "chat_threads": 1024}
+# With zero here a gateway would start and answer nobody, get nothing done, or spin.
+ABOVE_ZERO = frozenset(
+    {
+        *("workers", "connections_max", "header_bytes_max", "attempts_max", "upstream_connections_max"),
+        *("connect_s", "header_s", "first_byte_s", "idle_s", "total_s"),
+        *("text_header_s", "first_token_s", "stream_idle_s", "text_total_s"),
+        *("ledger_queue_max", "ledger_batch_max", "hold_wait_s", "heartbeat_s", "heartbeat_lost_s", "snapshot_poll_s"),
+        *("batch_parallel_max", "batch_key_parallel_max", "batch_look_s", "task_polls_per_channel_max"),
+        *("webhook_parallel_max", "webhook_host_parallel_max", "otlp_metrics_s", "otlp_timeout_s"),
+    }
+)
 
 
 class Settings(msgspec.Struct, frozen=True, kw_only=True):
@@ -206,12 +225,9 @@ def _checked(values: dict[str, Any]) -> Settings:
         raise SettingsError(str(error)) from None
     for name in Settings.__struct_fields__:
         value = getattr(settings, name)
-        if isinstance(value, int | float) and value < 0:
-            raise SettingsError(f"{name} is {value}; it cannot be negative")
-    if settings.otlp_sample_ratio > 1:
-        raise SettingsError(f"otlp_sample_ratio is {settings.otlp_sample_ratio}; it is a share, from 0 to 1")
-    if settings.workers < 1:
-        raise SettingsError("workers is 0; at least one is needed")
+        if isinstance(value, int | float):
+            _check_number(name, value)
+    _check_words(settings)
     try:
         parse_ratio(settings.batch_ratio)
     except ValueError as error:
@@ -221,3 +237,29 @@ def _checked(values: dict[str, Any]) -> Settings:
     if settings.sqlite_synchronous.upper() not in {"NORMAL", "FULL", "EXTRA"}:
         raise SettingsError(f"sqlite_synchronous is {settings.sqlite_synchronous!r}; use NORMAL, FULL or EXTRA")
     return settings
+
+
+def _check_number(name: str, value: float) -> None:
+    """Whatever would end or starve a process that reads it is refused here, where it can be told in one line."""
+    most = MOST.get(name, SECONDS_MAX if name.endswith("_s") else NUMBER_MAX)
+    if value < 0:
+        raise SettingsError(f"{name} is {value}; it cannot be negative")
+    if not value <= most:  # Also what is no number at all.
+        raise SettingsError(f"{name} is {value}; it is at most {most}")
+    if value == 0 and name in ABOVE_ZERO:
+        raise SettingsError(f"{name} is 0; it must be above zero")
+
+
+def _check_words(settings: Settings) -> None:
+    for name in ("data_dir", "host"):
+        if not getattr(settings, name).strip():
+            raise SettingsError(f"{name} is empty; leave ELKAPI_{name.upper()} out for its default")
+    if settings.log_level.lower() not in LOG_LEVELS:
+        raise SettingsError(f"log_level is {settings.log_level!r}; use {', '.join(LOG_LEVELS)}")
+    if settings.public_url and not settings.public_url.startswith(("http://", "https://")):
+        raise SettingsError(f"public_url is {settings.public_url!r}; it begins with https:// or http://")
+    for entry in settings.trusted_proxies:
+        try:
+            ipaddress.ip_network(entry, strict=False)
+        except ValueError as error:
+            raise SettingsError(f"trusted_proxies: {error}") from None

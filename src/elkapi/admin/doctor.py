@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import mmap
+import os
 import resource
 import stat
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit, urlunsplit
+from urllib.parse import urlsplit
 
 import msgspec
 
@@ -16,7 +17,7 @@ from elkapi.assets.store import FOLDER, StorageUrlError, open_store
 from elkapi.errors import Unavailable
 from elkapi.local.chat.rows import BUNDLED_CHAT, LibraryMissing, check_chat, locate_chat
 from elkapi.local.models import ModelUnusable, check_hash, locate, read_rows
-from elkapi.settings import SECRET_FIELDS, Settings
+from elkapi.settings import SECRET_FIELDS, SOCKET_PATH_BYTES_MAX, Settings
 from elkapi.storage import dialect as sql
 from elkapi.storage.db import Database
 from elkapi.storage.migrations import MIGRATIONS, MigrationError, pending, schema_version
@@ -24,7 +25,6 @@ from elkapi.storage.repos import channels
 from elkapi.storage.secrets import Sealer, SecretKeyError, is_bound_to, load_secret_key, secret_key_path
 
 MASK = "***"
-SOCKET_PATH_BYTES_MAX = 107
 SOMAXCONN_MIN = 1_024
 SPARE_FILES = 256
 _SOMAXCONN = Path("/proc/sys/net/core/somaxconn")
@@ -52,6 +52,7 @@ def examine(settings: Settings) -> list[Finding]:
     """Every finding, in the order in which to mend them; nothing is created or changed."""
     looks: tuple[Callable[[Settings], Iterator[Finding]], ...] = (
         _data_dir,
+        _log_file,
         _secret_key_file,
         _database,
         _weights,
@@ -66,14 +67,24 @@ def _data_dir(settings: Settings) -> Iterator[Finding]:
     path = settings.data_path
     if not path.exists():
         yield Finding("data directory", True, f"{path} is not there yet; the first start creates it")
-        return
-    mode = stat.S_IMODE(path.stat().st_mode)
-    closed = not mode & 0o077
-    yield Finding("data directory", closed, f"{path} has mode {mode:04o}" + ("" if closed else "; chmod 700 it"))
-    socket_bytes = len(settings.socket_path("control").encode())
+    elif not path.is_dir():
+        yield Finding("data directory", False, f"{path} is no directory: choose another ELKAPI_DATA_DIR")
+    else:
+        mode = stat.S_IMODE(path.stat().st_mode)
+        closed = not mode & 0o077
+        yield Finding("data directory", closed, f"{path} has mode {mode:04o}" + ("" if closed else "; chmod 700 it"))
+    socket_bytes = len(os.fsencode(settings.socket_path("control")))
     fits = socket_bytes <= SOCKET_PATH_BYTES_MAX
     hint = "" if fits else f"; the kernel takes {SOCKET_PATH_BYTES_MAX}: choose a shorter ELKAPI_DATA_DIR"
     yield Finding("socket paths", fits, f"{socket_bytes} bytes{hint}")
+
+
+def _log_file(settings: Settings) -> Iterator[Finding]:
+    if not settings.log_file:
+        return
+    path = Path(settings.log_file)
+    usable = os.access(path if path.exists() else path.parent, os.W_OK) and not path.is_dir()
+    yield Finding("log file", usable, f"{path}" + ("" if usable else " cannot be written: see ELKAPI_LOG_FILE"))
 
 
 def _secret_key_file(settings: Settings) -> Iterator[Finding]:
@@ -221,4 +232,5 @@ def _masked(value: str) -> str:
         return MASK
     user, at, host = parts.netloc.rpartition("@")
     netloc = f"{user.partition(':')[0]}:{MASK}@{host}" if at else host
-    return urlunsplit((parts.scheme, netloc, parts.path, MASK if parts.query else "", ""))
+    # `urlunsplit` takes a path with two slashes, as SQLite's has, for one without a host.
+    return f"{parts.scheme}://{netloc}{parts.path}" + (f"?{MASK}" if parts.query else "")

@@ -40,7 +40,7 @@ class Log:
     def __init__(self, role: str, *, file: str = "", level: str = "info", clock: Clock = SYSTEM_CLOCK) -> None:
         self.dropped = 0
         self._role = role
-        self._level = LEVELS.get(level, 20)
+        self._level = LEVELS.get(level.lower(), 20)
         self._clock = clock
         self._lines: deque[_Queued] = deque()
         self._stop = threading.Event()

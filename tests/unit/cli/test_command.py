@@ -19,6 +19,7 @@ import pytest
 
 from elkapi.ids import event_id_text, request_id_text
 from elkapi.ledger import transfers
+from elkapi.settings import load_settings
 from elkapi.storage import apikey
 from elkapi.storage.migrations import MIGRATIONS
 from elkapi.testing.ledger import a_record, an_order
@@ -240,6 +241,86 @@ def test_bad_settings_are_one_line_without_their_secret(
     assert outcome.status == status, outcome
     assert outcome.err.count("\n") == 1
     assert "hunter2" not in outcome.err
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "said"),
+    [
+        ("PORT", "99999", "port is 99999; it is at most 65535"),
+        ("WORKERS", "999999", "workers is 999999; it is at most 256"),
+        ("WORKERS", "0", "workers is 0; it must be above zero"),
+        ("DRAIN_S", "nan", "drain_s is nan; it is at most 1000000000"),
+        ("HEARTBEAT_LOST_S", "inf", "heartbeat_lost_s is inf; it is at most 1000000000"),
+        ("BODY_BYTES_MAX", "9" * 30, "it is at most 9223372036854775807"),
+        ("MODEL_THREADS", "9" * 12, "it is at most 1024"),
+        ("LEDGER_BATCH_MAX", "0", "ledger_batch_max is 0; it must be above zero"),
+        ("SNAPSHOT_POLL_S", "0", "it must be above zero"),
+        ("ATTEMPTS_MAX", "0", "it must be above zero"),
+        ("HOST", "", "host is empty; leave ELKAPI_HOST out for its default"),
+        ("DATA_DIR", "", "data_dir is empty"),
+        ("LOG_LEVEL", "loud", "log_level is 'loud'; use debug, info, warning, error"),
+        ("PUBLIC_URL", "ai.example.com", "it begins with https:// or http://"),
+        ("TRUSTED_PROXIES", "10.0.0.0/8,proxy", "trusted_proxies: 'proxy' does not appear to be"),
+    ],
+)
+def test_a_setting_that_no_gateway_could_run_with_is_refused_by_every_command(
+    elkapi: Elkapi, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, variable: str, value: str, said: str
+) -> None:
+    monkeypatch.setenv(f"ELKAPI_{variable}", value)
+    for command in ("serve", "doctor"):
+        outcome = elkapi(command)
+        assert (outcome.status, outcome.out) == (2, "")
+        assert outcome.err.count("\n") == 1
+        assert said in outcome.err
+    assert not (tmp_path / "data").exists()
+
+
+def test_zero_stays_where_it_means_something_and_a_level_of_the_log_may_shout() -> None:
+    for name in ("PORT", "TASK_POLL_EVERY_S", "CACHE_BYTES_MAX", "ASSET_KEEP_S", "STORED_KEEP_S", "CHAT_IDLE_S"):
+        load_settings(environ={f"ELKAPI_{name}": "0"})
+    load_settings(environ={"ELKAPI_LOG_LEVEL": "WARNING"})
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "said"),
+    [
+        ("STORAGE_URL", "ftp://x", "ELKAPI_STORAGE_URL is s3://BUCKET/PREFIX, file:///FOLDER or empty"),
+        ("LOG_FILE", "/nowhere/x.log", "ELKAPI_LOG_FILE /nowhere/x.log: No such file or directory"),
+        ("MODELS_DIR", "/nowhere", "the models folder /nowhere does not exist"),
+    ],
+)
+def test_what_a_process_would_trip_over_at_each_restart_stops_the_start(
+    elkapi: Elkapi, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, variable: str, value: str, said: str
+) -> None:
+    monkeypatch.setenv(f"ELKAPI_{variable}", value)
+    assert elkapi("doctor").status == 1
+    for role in ((), ("--role", "control")):
+        outcome = elkapi("serve", "--port", "0", *role)
+        assert (outcome.status, outcome.err) == (1, f"elkapi: {said}\n")
+    assert not (tmp_path / "data" / "elkapi.sqlite3").exists()
+
+
+@pytest.mark.parametrize(
+    ("below", "said"), [("a" * 120, "choose a shorter ELKAPI_DATA_DIR"), ("file", "cannot be made")]
+)
+def test_a_data_directory_that_cannot_be_used_is_named(
+    elkapi: Elkapi, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, below: str, said: str
+) -> None:
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("ELKAPI_DATA_DIR", str(tmp_path / below))
+    outcome = elkapi("serve", "--port", "0")
+    assert outcome.status == 1
+    assert outcome.err.count("\n") == 1
+    assert "the data directory" in outcome.err
+    assert said in outcome.err
+    doctor = elkapi("doctor")
+    assert doctor.status == 1
+    assert "chmod" not in doctor.out
+
+
+def test_doctor_prints_the_address_of_a_sqlite_file_as_it_is(elkapi: Elkapi, tmp_path: Path) -> None:
+    shown = json.loads(elkapi("doctor", "--json").out)["settings"]["effective_database_url"]
+    assert shown == f"sqlite:///{tmp_path / 'data' / 'elkapi.sqlite3'}"
 
 
 def test_go_2026_4813_no_command_prints_a_channel_secret(elkapi: Elkapi) -> None:
