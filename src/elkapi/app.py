@@ -115,7 +115,7 @@ def prepare(settings: Settings) -> Preparation:
     """Migrate, make the first key of a new installation, and look which local models are installed."""
     from elkapi.admin.keys import ensure_first_key
     from elkapi.assets.store import StorageUrlError, open_store
-    from elkapi.errors import Unavailable
+    from elkapi.errors import Unavailable, to_operator
     from elkapi.local.models import ModelUnusable
     from elkapi.sandbox.providers import SERVED_MODELS
     from elkapi.storage.dialect import DatabaseUrlError
@@ -136,8 +136,10 @@ def prepare(settings: Settings) -> Preparation:
         return Preparation((), sandbox, problem=f"ELKAPI_LOG_FILE {settings.log_file}: {error.strerror}")
     try:
         installation = open_installation(settings)
-    except (DatabaseUrlError, MigrationError, SecretKeyError, Unavailable) as error:
+    except (DatabaseUrlError, MigrationError, SecretKeyError) as error:
         return Preparation(bundled, sandbox, problem=str(error))
+    except Unavailable as error:
+        return Preparation(bundled, sandbox, problem=to_operator(error))
     try:
         with installation.database.write() as connection:
             first_key = ensure_first_key(connection)

@@ -178,3 +178,10 @@ class NoPrice(Unavailable):
 
     def __init__(self, message: str) -> None:
         GatewayError.__init__(self, message, param="model", headers=((b"x-should-retry", b"false"),))
+
+
+def to_operator(error: GatewayError) -> str:
+    """The message for whoever runs the gateway: the notes that the error was given, else what callers see."""
+    cause = error.__cause__
+    shown = error.message if cause is None else f"{error.message} ({type(cause).__name__})"
+    return "; ".join(getattr(error, "__notes__", ())) or shown

@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 import msgspec
 
 from elkapi.assets.store import FOLDER, StorageUrlError, open_store
-from elkapi.errors import Unavailable
+from elkapi.errors import Unavailable, to_operator
 from elkapi.local.chat.rows import BUNDLED_CHAT, LibraryMissing, check_chat, locate_chat
 from elkapi.local.models import ModelUnusable, check_hash, locate, read_rows
 from elkapi.settings import SECRET_FIELDS, SOCKET_PATH_BYTES_MAX, Settings
@@ -125,10 +125,10 @@ def _database(settings: Settings) -> Iterator[Finding]:
     try:
         yield from _schema(database)
         yield from _seals(database, settings)
-    except (Unavailable, sql.DatabaseUrlError, MigrationError) as error:
-        cause = error.__cause__
-        reason = type(cause).__name__ if cause is not None else str(error)
-        yield Finding("database", False, f"{database.address}: {reason}")
+    except Unavailable as error:
+        yield Finding("database", False, f"{database.address}: {to_operator(error)}")
+    except (sql.DatabaseUrlError, MigrationError) as error:
+        yield Finding("database", False, f"{database.address}: {error}")
     finally:
         database.close()
 
@@ -230,6 +230,9 @@ def _masked(value: str) -> str:
         return MASK
     if not parts.scheme or "://" not in value:
         return MASK
+    if "@" in parts.path or (":" in parts.netloc and "@" in parts.query + parts.fragment):
+        # A password with a bare `/`, `?` or `#` in it, which some readers of addresses take.
+        return f"{parts.scheme}://{MASK}"
     user, at, host = parts.netloc.rpartition("@")
     netloc = f"{user.partition(':')[0]}:{MASK}@{host}" if at else host
     # `urlunsplit` takes a path with two slashes, as SQLite's has, for one without a host.

@@ -12,7 +12,7 @@ from typing import Any
 import click
 
 from elkapi import __version__
-from elkapi.errors import GatewayError
+from elkapi.errors import GatewayError, to_operator
 from elkapi.settings import SettingsError
 
 # verb -> (module below elkapi.cli, attribute, one line of help)
@@ -89,8 +89,7 @@ def run(arguments: list[str]) -> int:
     except SettingsError as error:
         return _complain(str(error), MISUSE)
     except GatewayError as error:
-        cause = error.__cause__
-        return _complain(f"{error.message}{'' if cause is None else f' ({type(cause).__name__})'}", FAILURE)
+        return _complain(to_operator(error), FAILURE)
     except BrokenPipeError:
         # Whoever read our output has seen enough; the interpreter must not complain about it while it ends.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -105,7 +105,11 @@ def _outage_is_unavailable() -> Iterator[None]:
         yield
     except (SQLAlchemyError, sqlite3.Error) as error:
         if sql.is_outage(error):
-            raise Unavailable(UNAVAILABLE) from error
+            unavailable = Unavailable(UNAVAILABLE)
+            # Callers are not told; the driver's own words quote no statement and no value.
+            words = str(getattr(error, "orig", error)).strip().partition("\n")[0]
+            unavailable.add_note(f"the database cannot be used: {words}")
+            raise unavailable from error
         raise
 
 

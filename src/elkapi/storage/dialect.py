@@ -73,6 +73,9 @@ def parse_url(url: str) -> URL:
             raise DatabaseUrlError("a SQLite database must be a file, since several processes share it")
         return parsed.set(drivername="sqlite+pysqlite")
     if parsed.drivername in ("postgresql", "postgres", "postgresql+psycopg"):
+        if "@" in (parsed.host or ""):
+            # Read on, a part of the password would stand in the name of the host, and so in messages.
+            raise DatabaseUrlError("the database address has more than one @; write %40 for one in the password")
         return parsed.set(drivername="postgresql+psycopg")
     raise DatabaseUrlError(f"{parsed.drivername!r} is not a database we know; use sqlite:///FILE or postgresql://...")
 

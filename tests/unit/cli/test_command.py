@@ -323,6 +323,30 @@ def test_doctor_prints_the_address_of_a_sqlite_file_as_it_is(elkapi: Elkapi, tmp
     assert shown == f"sqlite:///{tmp_path / 'data' / 'elkapi.sqlite3'}"
 
 
+@pytest.mark.parametrize("password", ["hun/ter2", "hun?ter2", "hun#ter2", "hun@ter2", "12/hunter2", "hun:ter2"])
+@pytest.mark.parametrize("variable", ["DATABASE_URL", "REDIS_URL", "STORAGE_URL", "OTLP_ENDPOINT"])
+def test_a_password_with_special_characters_is_masked_as_well(
+    elkapi: Elkapi, monkeypatch: pytest.MonkeyPatch, variable: str, password: str
+) -> None:
+    monkeypatch.setenv(f"ELKAPI_{variable}", f"postgresql://user:{password}@127.0.0.1:1/name")
+    for outcome in (elkapi("doctor"), elkapi("doctor", "--json"), elkapi("key", "list")):
+        assert "ter2" not in outcome.out + outcome.err
+
+
+def test_a_database_that_cannot_be_used_is_told_in_its_drivers_words(
+    elkapi: Elkapi, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    elkapi("key", "create", "--name", "k")
+    file = tmp_path / "data" / "elkapi.sqlite3"
+    file.write_bytes(b"no database at all" * 100)
+    for command in (("key", "list"), ("serve", "--port", "0"), ("backup", str(tmp_path / "copy"))):
+        outcome = elkapi(*command)
+        assert (outcome.status, outcome.err) == (1, "elkapi: the database cannot be used: file is not a database\n")
+    assert f"{file}: the database cannot be used: file is not a database" in elkapi("doctor").out
+    monkeypatch.setenv("ELKAPI_DATABASE_URL", "postgresql://u:hunter2@127.0.0.1:1/d")
+    assert "port 1 failed: Connection refused" in elkapi("key", "list").err
+
+
 def test_go_2026_4813_no_command_prints_a_channel_secret(elkapi: Elkapi) -> None:
     added = add_channel(
         elkapi, "--header-set", f"x-auth: {PLANTED}", "--proxy", f"http://u:{PLANTED}@127.0.0.1:1", "--name", "c"
