@@ -104,7 +104,7 @@ def refused(family: Family, reply: Any, fetched: TaskSpec | None = None) -> Refu
     if not isinstance(value, bool) and (value == rule.good or (value is not None and value == rule.also_good)):
         return None
     message = first(rule.message, reply)
-    return Refused(str(message or "The request was refused."), str(value), value in rule.elsewhere)
+    return Refused(str(message or "The request was refused."), str(value), any(value == one for one in rule.elsewhere))
 
 
 def reopened(spec: TaskSpec, reply: Any) -> Any:

@@ -10,6 +10,7 @@ import msgspec
 import pytest
 
 from elkapi.catalog import CATALOG
+from elkapi.catalog.jsonpath import put
 from elkapi.storage.repos.tasks import TaskRow
 from elkapi.tasks import machine, record
 from elkapi.tasks.showing import Showing
@@ -106,3 +107,45 @@ def test_a_code_without_a_task_is_no_word_on_a_task() -> None:
     busy = {"base_resp": {"status_code": 1002, "status_msg": "rate limit"}}
     assert machine.refused(family, busy, spec) is not None
     assert machine.refused(family, {**busy, "status": "Fail"}, spec) is None
+
+
+ODD: tuple[Any, ...] = (None, "x", 7, True, ["x"], [None], {"a": None}, {"x": ["y"]})
+
+
+@pytest.mark.parametrize("state", [State.RUNNING, State.SUCCEEDED, State.FAILED])
+@pytest.mark.parametrize(
+    ("fetch", "submit", "paths"),
+    [
+        ("kling.query", "kling.extend", ("data", "data.task_info", "data.task_info.parent_video")),
+        ("luma.query", "luma.generate", ("assets", "assets.video")),
+        ("minimax.query", "minimax.generate", ("base_resp", "file_id")),
+        ("pika.query", "pika.generate", ("videos",)),
+        ("seedance.query", "seedance.submit", ("content", "error")),
+        ("veo.operation", "veo.predict", ("response", "response.generateVideoResponse")),
+    ],
+)
+def test_members_of_another_kind_than_documented_are_shown_too(
+    fetch: str, submit: str, paths: tuple[str, ...], state: State
+) -> None:
+    hooks = CATALOG.family_of[submit].hooks
+    for path in paths:
+        for odd in ODD:
+            told: dict[str, Any] = {}
+            put(path, told, odd)
+            shown(fetch, a_task(submit, state, told, "v", error="lost"))
+            shown("runway.feed-get", a_task(submit, state, told, "v", error="lost"))
+            if hooks.accept is not None:
+                hooks.accept({**told, "done": True})
+
+
+@pytest.mark.parametrize("submit", ["kling.text-to-video", "minimax.generate", "runway.generate-text"])
+def test_a_code_of_another_kind_than_documented_is_a_refusal(submit: str) -> None:
+    family = CATALOG.family_of[submit]
+    assert family.in_band is not None
+    for odd in ODD:
+        if odd is not None:
+            told: dict[str, Any] = {}
+            put(family.in_band.path, told, odd)
+            refusal = machine.refused(family, told)
+            assert refusal is not None
+            assert not refusal.elsewhere

@@ -7,6 +7,7 @@ from typing import Any
 import msgspec
 
 from elkapi.catalog.declare import Tasks
+from elkapi.catalog.jsonpath import first
 from elkapi.catalog.operation import Family, Hooks, ModelSource
 from elkapi.catalog.task import InBand, Listing, Made, Meter, TaskSpec
 from elkapi.types import State
@@ -83,8 +84,7 @@ def _prepare(operation: str, body: dict[str, Any], model: str) -> dict[str, Any]
 
 def _shown(body: dict[str, Any]) -> dict[str, Any]:
     """What a video goes on from is the caller's own task: the provider's address of it is not shown again."""
-    info = (body.get("data") or {}).get("task_info") or {}
-    if isinstance(parent := info.get("parent_video"), dict) and "url" in parent:
+    if isinstance(parent := first("data.task_info.parent_video", body), dict) and "url" in parent:
         parent["url"] = ""
     return body
 

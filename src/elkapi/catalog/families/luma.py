@@ -7,6 +7,7 @@ from typing import Any
 import msgspec
 
 from elkapi.catalog.declare import Tasks
+from elkapi.catalog.jsonpath import first
 from elkapi.catalog.operation import Family, Hooks, ModelSource, Operation, Role
 from elkapi.catalog.task import Listing, Made, Meter, TaskSpec
 from elkapi.types import State
@@ -55,7 +56,7 @@ def _prepare(operation: str, body: dict[str, Any], model: str) -> dict[str, Any]
 
 def _shown(body: dict[str, Any]) -> dict[str, Any]:
     """Older clients look for the video under `video`."""
-    video = (body.get("assets") or {}).get("video")
+    video = first("assets.video", body)
     return body | {"video": {"url": video, "download_url": video}} if video else body
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from elkapi.catalog.declare import Tasks
+from elkapi.catalog.jsonpath import compiled
 from elkapi.catalog.operation import Family, Hooks, ModelSource
 from elkapi.catalog.task import Made, Meter, TaskSpec
 from elkapi.types import State
@@ -45,7 +46,7 @@ def _shown(body: dict[str, Any]) -> dict[str, Any]:
     """What is shared is our copy too: the provider's own address is nobody's business. One that failed before there was
     a video is told as one that has no file.
     """
-    for video in body.get("videos") or []:
+    for video in compiled("videos[*]")(body):
         if isinstance(video, dict):
             for name, value in (("id", body.get("id")), ("progress", 0), ("resultUrl", "")):
                 video.setdefault(name, value)

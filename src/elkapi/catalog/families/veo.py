@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from elkapi.catalog.declare import Tasks
+from elkapi.catalog.jsonpath import first
 from elkapi.catalog.operation import Family, Hooks, ModelSource, Operation, Role
 from elkapi.catalog.task import Made, Meter, TaskSpec
 from elkapi.types import State
@@ -35,7 +36,7 @@ def _accept(body: Any) -> Any:
     """An operation says whether it is done, and only then how: done without a sample is a failure."""
     if not isinstance(body, dict) or not body.get("done"):
         return body | {"state": "running"} if isinstance(body, dict) else body
-    samples = ((body.get("response") or {}).get("generateVideoResponse") or {}).get("generatedSamples")
+    samples = first(f"{_ANSWER}.generatedSamples", body)
     return body | {"state": "succeeded" if samples and "error" not in body else "failed"}
 
 
