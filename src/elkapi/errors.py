@@ -151,6 +151,12 @@ class UpstreamRejected(UpstreamError):
         self.type = type_
 
 
+class UpstreamOverloaded(UpstreamError):
+    """Every channel said that its provider is overloaded; in Anthropic's shape with its own status, 529."""
+
+    status, code = 503, "upstream_overloaded"
+
+
 class UpstreamTimeout(UpstreamError):
     status, code = 504, "upstream_timeout"
 

@@ -7,12 +7,14 @@ from collections.abc import Callable
 import msgspec
 
 from elkapi.catalog.operation import Dialect
-from elkapi.errors import OVERFLOW, GatewayError
+from elkapi.errors import OVERFLOW, GatewayError, UpstreamOverloaded
 from elkapi.ids import request_id_text
 
 Rendered = tuple[int, list[tuple[bytes, bytes]], bytes]
 JSON = (b"content-type", b"application/json")
 
+# A status of Anthropic's own, which its clients repeat with patience (platform.md, "HTTP status table").
+ANTHROPIC_OVERLOADED = 529
 _ANTHROPIC_TYPES = {
     400: "invalid_request_error",
     401: "authentication_error",
@@ -131,7 +133,8 @@ def render_error(error: GatewayError, request_id: bytes, dialect: Dialect = "ope
     # Not for 5xx alone: Claude Code repeats a 401 for minutes unless it is told not to.
     if not error.retryable and all(name != b"x-should-retry" for name, _ in headers):
         headers.append((b"x-should-retry", b"false"))
-    return error.status, headers, body
+    overloaded = dialect == "anthropic" and isinstance(error, UpstreamOverloaded)
+    return (ANTHROPIC_OVERLOADED if overloaded else error.status), headers, body
 
 
 def request_id_headers(request_id: bytes) -> list[tuple[bytes, bytes]]:

@@ -20,6 +20,7 @@ from elkapi.errors import (
     NoChannel,
     RateLimited,
     UpstreamError,
+    UpstreamOverloaded,
     UpstreamRejected,
     UpstreamTimeout,
 )
@@ -376,12 +377,12 @@ def remember(plane: DataPlane, attempt: Attempt, verdict: Verdict) -> None:
 def nobody_answered(walk: Walk, model: str) -> GatewayError:
     """What the caller is told when nobody answered; nothing in it says who was asked."""
     outcomes = set(walk.outcomes)
+    after_s = max(1, round(walk.retry_after_s))
     if outcomes <= {"status_429", BUSY}:
-        return RateLimited(
-            "The model is busy: every channel that serves it is rate limited.",
-            code="upstream_rate_limited",
-            retry_after_s=max(1, round(walk.retry_after_s)),
-        )
+        message = "The model is busy: every channel that serves it is rate limited."
+        return RateLimited(message, code="upstream_rate_limited", retry_after_s=after_s)
+    if outcomes <= {"status_529", "status_429", BUSY}:
+        return UpstreamOverloaded("The model is overloaded; please try again later.", retry_after_s=after_s)
     if outcomes == {"status_404"}:
         return NoChannel(f"No channel that lists the model {model!r} knows it any more.")
     if outcomes <= _TIMEOUTS:

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from elkapi import errors
+from elkapi.catalog.operation import Dialect
 from elkapi.edge.render import render_error
 
 ID = bytes(16)
@@ -36,6 +37,7 @@ def test_only_a_code_that_its_sdks_know_stands_in_anthropics_details() -> None:
         (errors.BadRequest("m"), "invalid_request_error", False),
         (errors.RateLimited("m"), "rate_limit_error", True),
         (errors.UpstreamError("m"), "api_error", True),
+        (errors.UpstreamOverloaded("m"), "overloaded_error", True),
         (errors.UpstreamTimeout("m"), "timeout_error", True),
     ],
 )
@@ -45,6 +47,11 @@ def test_only_what_may_pass_is_called_overloaded_and_only_that_is_repeated(
     headers, body = rendered(error)
     assert body["type"] == kind
     assert (headers.get("x-should-retry") != "false") is repeated
+
+
+@pytest.mark.parametrize(("dialect", "status"), [("anthropic", 529), ("openai", 503), ("gemini", 503)])
+def test_an_overloaded_provider_is_529_in_anthropics_shape_alone(dialect: Dialect, status: int) -> None:
+    assert render_error(errors.UpstreamOverloaded("m"), ID, dialect)[0] == status
 
 
 @pytest.mark.parametrize(
