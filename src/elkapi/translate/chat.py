@@ -7,7 +7,7 @@ openai.md (Chat completions).
 from __future__ import annotations
 
 from elkapi.translate.chat_read_reply import ChatReader, read_reply
-from elkapi.translate.chat_read_request import read_request
+from elkapi.translate.chat_read_request import check_crossing, read_request
 from elkapi.translate.chat_write_reply import ChatWriter, write_reply
 from elkapi.translate.chat_write_request import LOSSES, write_request
 from elkapi.translate.dialect import Dialect
@@ -21,4 +21,5 @@ DIALECT = Dialect(
     reader=ChatReader,
     writer=ChatWriter,
     losses=LOSSES,
+    check_crossing=check_crossing,
 )

@@ -180,6 +180,15 @@ def read_request(body: bytes) -> ChatRequest:
     )
 
 
+def check_crossing(request: ChatRequest) -> None:
+    """Raises BadRequest when a chat asks for an answer that no other dialect can give."""
+    modalities = request.extra.get("modalities")
+    if isinstance(modalities, list) and "audio" in modalities:
+        raise BadRequest("This model does not answer in sound.", param="modalities")
+    if request.extra.get("response_format") is not None:
+        raise BadRequest("`response_format` cannot be used with this model in that form.", param="response_format")
+
+
 def _extra(members: dict[str, Any]) -> dict[str, Any]:
     """The members nobody here knows. `Model` for `model` is refused: some upstreams would take it for the real one."""
     extra = {}

@@ -255,6 +255,25 @@ def test_a_bare_json_response_format_is_dropped() -> None:
     assert "response_format" not in _through({"model": "m", "messages": [USER], "response_format": "json"})
 
 
+@pytest.mark.parametrize(
+    ("members", "param"),
+    [
+        ({"modalities": ["text", "audio"], "audio": {"voice": "alloy", "format": "wav"}}, "modalities"),
+        ({"response_format": {"type": "grammar", "grammar": "start: x"}}, "response_format"),
+        ({"modalities": ["text"], "response_format": {"type": "json_object"}}, None),
+        ({"modalities": None, "response_format": "json"}, None),
+    ],
+)
+def test_an_answer_that_no_other_dialect_can_give_does_not_cross_in_silence(
+    members: dict[str, Any], param: str | None
+) -> None:
+    request = DIALECT.read_request(json.dumps({"model": "m", "messages": [USER], **members}).encode())
+    refused = contextlib.nullcontext() if param is None else pytest.raises(BadRequest)
+    with refused as caught:
+        DIALECT.check_crossing(request)
+    assert (caught.value.param if caught else None) == param
+
+
 @pytest.mark.parametrize("asked", [None, {"include_usage": False}, {"include_usage": True}])
 def test_g45_g46_usage_is_always_asked_of_the_upstream_whatever_the_caller_says(asked: Any) -> None:
     body = {"model": "m", "messages": [USER], "stream": True, "stream_options": asked}
