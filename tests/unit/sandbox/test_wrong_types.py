@@ -22,6 +22,10 @@ from elkapi.sandbox.providers import (
     kling_read,
     luma,
     minimax,
+    openai_chat,
+    openai_completions,
+    openai_judging,
+    openai_responses,
     openai_videos,
     pika,
     runway,
@@ -120,6 +124,77 @@ CONVERSE: dict[str, Any] = {
     "outputConfig": {"textFormat": {"structure": {"jsonSchema": {"schema": "{}"}}}},
     "additionalModelRequestFields": {"top_k": 5},
 }
+CHAT: dict[str, Any] = {
+    "model": "gpt-4o",
+    "messages": [
+        {"role": "system", "content": [{"type": "text", "text": "s"}]},
+        {
+            "role": "user",
+            "content": [
+                {"type": "image_url", "image_url": {"url": "data:image/png;base64,iVBORw0KGgo=", "detail": "low"}},
+                {"type": "file", "file": {"file_data": "aaaa", "filename": "f"}},
+            ],
+        },
+        {
+            "role": "assistant",
+            "tool_calls": [{"id": "a", "type": "function", "function": {"name": "f", "arguments": "{}"}}],
+        },
+        {"role": "tool", "tool_call_id": "a", "content": [{"type": "text", "text": "x"}]},
+        {"role": "user", "content": "b"},
+    ],
+    "tools": [
+        {"type": "function", "function": {"name": "f", "parameters": {"type": "object"}}},
+        {"type": "custom", "custom": {"name": "c"}},
+    ],
+    "tool_choice": {
+        "type": "allowed_tools",
+        "allowed_tools": {"mode": "auto", "tools": [{"type": "function", "function": {"name": "f"}}]},
+    },
+    "response_format": {
+        "type": "json_schema",
+        "json_schema": {"name": "n", "schema": {"type": "object", "properties": {"a": {}}, "required": ["a"]}},
+    },
+    "n": 1,
+    "stop": ["x"],
+    "logprobs": True,
+    "top_logprobs": 1,
+    "metadata": {"a": "b"},
+    "stream": True,
+    "stream_options": {"include_usage": True},
+}
+OLD_CHAT: dict[str, Any] = {
+    "model": "gpt-4o",
+    "messages": [{"role": "user", "content": "a"}],
+    "functions": [{"name": "f"}],
+    "function_call": {"name": "f"},
+}
+RESPONSE: dict[str, Any] = {
+    "model": "gpt-5",
+    "input": [
+        {"role": "user", "content": [{"type": "input_text", "text": "a"}, {"type": "input_file", "file_data": "aaaa"}]},
+        {"type": "function_call", "call_id": "a", "name": "f", "arguments": "{}"},
+        {"type": "function_call_output", "call_id": "a", "output": [{"type": "input_text", "text": "x"}]},
+        {"type": "reasoning", "id": "r", "summary": [{"type": "summary_text", "text": "t"}]},
+        {"role": "user", "content": "b"},
+    ],
+    "instructions": "i",
+    "tools": [
+        {"type": "function", "name": "f", "parameters": {"type": "object"}},
+        {"type": "custom", "name": "c"},
+        {"type": "web_search"},
+    ],
+    "tool_choice": {"type": "allowed_tools", "mode": "auto", "tools": [{"type": "function", "name": "f"}]},
+    "text": {"format": {"type": "json_schema", "name": "n", "schema": {"type": "object"}}},
+    "reasoning": {"effort": "low", "summary": "auto"},
+    "include": ["reasoning.encrypted_content"],
+    "stream": True,
+}
+COMPLETION = {"model": "gpt-3.5-turbo-instruct", "prompt": ["a"], "n": 1, "logprobs": 1, "echo": True, "stop": ["x"]}
+JUDGED = {
+    "model": "omni-moderation-latest",
+    "input": [{"type": "text", "text": "x"}, {"type": "image_url", "image_url": {"url": "https://a.test/"}}],
+}
+RANKED = {"model": "jina-reranker-v2", "query": "q", "documents": ["a", {"text": "b"}], "top_n": 1}
 EMBED: dict[str, Any] = {
     "requests": [
         {"model": "models/text-embedding-005", "content": {"parts": [{"text": "a"}]}, "outputDimensionality": 5}
@@ -269,6 +344,14 @@ def _duomi(request: Request) -> Answer:
 
 
 CASES: dict[str, tuple[Callable[[Request], Answer], str, dict[str, Any]]] = {
+    "chat": (openai_chat.create, "", CHAT),
+    "old chat": (openai_chat.create, "", OLD_CHAT),
+    "response": (openai_responses.create, "", RESPONSE),
+    "compaction": (openai_responses.compact, "", RESPONSE),
+    "input count": (openai_responses.count_input, "", RESPONSE),
+    "completion": (openai_completions.create, "", COMPLETION),
+    "moderation": (openai_judging.moderate, "", JUDGED),
+    "rerank": (openai_judging.rerank, "", RANKED),
     "messages": (anthropic.messages, "", MESSAGES),
     "batch": (anthropic_batches.create, "", BATCH),
     "generate": (gemini.generate, "gemini-3-pro-preview", CONTENT),

@@ -14,6 +14,7 @@ from elkapi.sandbox.providers.openai_stored import keep_chat
 from elkapi.sandbox.rates import Rate
 from elkapi.sandbox.script import reply_to
 from elkapi.sandbox.stream import stream_answer
+from elkapi.sandbox.strict import strictly
 from elkapi.sandbox.talk import Call, Finish, Refusal, Reply, Text, Thinking, Usage, part_tokens, pieces
 
 FINGERPRINT = "fp_sandbox"
@@ -68,6 +69,7 @@ def create(request: Request) -> Answer:
     return answered(request, body, read.text_model(body))
 
 
+@strictly
 def answered(request: Request, body: Mapping[str, Any], model: str) -> Answer:
     """The completion of a body under this model name; Azure's deployments come in here too."""
     streams = read.flag(body, "stream")

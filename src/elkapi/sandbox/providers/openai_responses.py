@@ -21,6 +21,7 @@ from elkapi.sandbox.providers.openai_response_write import Responding
 from elkapi.sandbox.script import reply_to
 from elkapi.sandbox.store import Store
 from elkapi.sandbox.stream import stream_answer
+from elkapi.sandbox.strict import strictly
 from elkapi.sandbox.talk import Turn, Usage, pieces
 
 SHELF = "openai.responses"
@@ -63,6 +64,7 @@ def create(request: Request) -> Answer:
     return answered(request, body, read.text_model(body))
 
 
+@strictly
 def answered(request: Request, body: Mapping[str, Any], model: str) -> Answer:
     """The response to a body under this model name."""
     streams, background = read.flag(body, "stream"), read.flag(body, "background")
@@ -136,6 +138,7 @@ def list_input_items(request: Request) -> Answer:
     return json_answer(page(request, items, "desc"))
 
 
+@strictly
 def compact(request: Request) -> Answer:
     """`POST /v1/responses/compact`: the user's messages and one sealed item that stands for all that was said."""
     body = read.json_object(request.body)
@@ -160,6 +163,7 @@ def compact(request: Request) -> Answer:
     return json_answer(answer, charge=rate_of(model).charge(model, usage))
 
 
+@strictly
 def count_input(request: Request) -> Answer:
     """`POST /v1/responses/input_tokens`: what the same body would count as input; free."""
     body = read.json_object(request.body)
