@@ -40,6 +40,27 @@ async def test_g41_an_error_inside_a_stream_is_free_and_never_counts_as_output(
         await staged.check_books(0)
 
 
+@pytest.mark.parametrize("array", [False, True], ids=["events", "array"])
+async def test_a_blocked_prompt_reaches_a_gemini_caller_as_google_said_it_and_costs_as_much_as_a_whole_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, array: bool
+) -> None:
+    frames = frames_of("gemini-blocked")
+    async with stage(tmp_path, monkeypatch, "gemini", "gemini") as staged:
+        if array:
+            staged.without_sse()
+        reader, writer, played = await staged.call()
+        await staged.play(played, frames)
+        played.end()
+        record = await staged.watch.records.get()
+        answer = unchunked(await reader.readuntil(b"\r\n0\r\n\r\n"))
+        said = msgspec.json.decode(frames[0].removeprefix(b"data:"))
+        assert (msgspec.json.decode(answer) if array else events(answer)) == [said]
+        assert record.outcome == "ok"
+        assert record.charge_nano == said["usageMetadata"]["promptTokenCount"] * NANO["input"]
+        writer.close()
+        await staged.check_books(record.charge_nano)
+
+
 @pytest.mark.parametrize("family", ERRORS)
 async def test_a_json_array_that_breaks_off_ends_as_json_with_the_error_as_its_last_member(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, family: str

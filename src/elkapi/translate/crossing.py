@@ -13,6 +13,7 @@ from functools import lru_cache
 import msgspec
 
 from elkapi.translate.dialect import Reader, Writer
+from elkapi.translate.gemini_reply import PROMPT_BLOCKED
 from elkapi.translate.gemini_writer import error_object
 from elkapi.translate.ir import (
     CONTENT,
@@ -201,6 +202,12 @@ class Relayed(Metered):
                 self.failure = ENDLESS
             return b""
         return raw
+
+    def _learn(self, event: Event) -> None:
+        if isinstance(event, Failure) and event.kind == PROMPT_BLOCKED:
+            # In its own dialect that is an answer, and one that is paid for, whole or streamed.
+            event = Finish("content_filter")
+        super()._learn(event)
 
     def finish(self) -> bytes:
         """The frames held back: everything from the terminal event on."""
