@@ -192,6 +192,10 @@ def _url_source(url: str) -> Raw:
     return {"type": "url", "url": url}
 
 
+# Whoever names no type may mean a PDF.
+_BY_URL = frozenset({"application/pdf", "application/octet-stream"})
+
+
 def _document(part: File) -> Raw:
     if part.media_type in IMAGE_TYPES:
         return {"type": "image", "source": _image_source(Image(part.url, part.data, part.media_type))}
@@ -200,6 +204,8 @@ def _document(part: File) -> Raw:
         source: Raw = {"type": "text", "media_type": "text/plain", "data": text}
     elif part.data is None:
         source = _url_source(part.url or "")
+        if source["type"] == "url" and part.media_type not in _BY_URL:
+            raise BadRequest(f"Files by URL are PDF, not `{part.media_type}`.", param="messages")
     elif part.media_type == "application/pdf":
         source = {"type": "base64", "media_type": "application/pdf", "data": part.data}
     else:

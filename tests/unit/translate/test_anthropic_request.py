@@ -432,6 +432,12 @@ def test_files_are_documents() -> None:
     )
 
 
+@pytest.mark.parametrize("media_type", ["video/mp4", "text/html", "audio/wav"])
+def test_a_file_by_url_that_says_it_is_no_pdf_is_refused_here(media_type: str) -> None:
+    with pytest.raises(BadRequest, match=media_type):
+        _written(**_user(File(media_type, url="https://example.org/film")))
+
+
 def _user(*parts: Any) -> dict[str, Any]:
     return {"messages": [Message("user", parts)]}
 
