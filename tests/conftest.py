@@ -24,9 +24,14 @@ from typing import Any, NoReturn
 import certifi
 import psycopg
 import pytest
+from hypothesis import HealthCheck, settings
 
 from elkapi.storage.db import Database
 from elkapi.storage.migrations import migrate
+
+# How long an example takes on a busy machine says nothing of what it shows.
+settings.register_profile("elkapi", settings(), deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("elkapi")
 
 SERVER_START_S = 30.0
 _numbers = itertools.count(1)

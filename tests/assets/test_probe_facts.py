@@ -65,7 +65,7 @@ def test_a_page_or_an_error_is_no_file(head: bytes) -> None:
 
 
 @pytest.mark.parametrize("kind", kinds.ALL, ids=lambda kind: kind.suffix)
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(data=st.binary(max_size=400))
 async def test_any_bytes_are_facts_or_a_probe_error(kind: kinds.FileKind, data: bytes) -> None:
     with contextlib.suppress(ProbeError):
@@ -82,7 +82,7 @@ SAMPLES = [
 ]
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=400)
 @given(data=st.data())
 async def test_a_damaged_file_is_facts_or_a_probe_error(data: st.DataObject) -> None:
     whole = bytearray(data.draw(st.sampled_from(SAMPLES)))

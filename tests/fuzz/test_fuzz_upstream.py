@@ -196,7 +196,7 @@ def mutated(draw: st.DrawFn) -> list[bytes]:
     return [bytes(raw[start:end]) for start, end in pairwise(bounds)]
 
 
-@settings(max_examples=600, deadline=None)
+@settings(max_examples=600)
 @given(segments=mutated(), is_head=st.booleans())
 @example(segments=[b"HTTP/1.1 200 OK\r\n\r\n" + b"x" * 100_000], is_head=False)
 def test_mutated_replies_never_hang_never_raise_and_never_depend_on_segments(
@@ -210,13 +210,13 @@ def test_mutated_replies_never_hang_never_raise_and_never_depend_on_segments(
     asyncio.run(check())
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(segments=st.lists(st.binary(max_size=200), max_size=6))
 def test_random_bytes_never_hang_and_never_raise(segments: list[bytes]) -> None:
     asyncio.run(outcome(segments))
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(
     status=st.sampled_from([200, 201, 400, 429, 500]),
     pieces=st.lists(st.binary(min_size=1, max_size=300), max_size=8),
@@ -258,7 +258,7 @@ HEADER_NAMES = st.one_of(st.binary(max_size=12), st.sampled_from([b"X-A", b"Host
 HEADER_VALUES = st.one_of(st.binary(max_size=30), st.sampled_from([b"a\r\nX: y", b"", b" pad ", b"\xc3\xa9"]))
 
 
-@settings(max_examples=600, deadline=None)
+@settings(max_examples=600)
 @given(
     method=st.one_of(st.sampled_from([b"GET", b"POST", b"PATCH"]), st.binary(max_size=8)),
     target=st.one_of(st.binary(max_size=30), st.binary(max_size=30).map(lambda raw: b"/" + raw)),
@@ -297,7 +297,7 @@ REFUSED_V4 = st.one_of(
 )
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(inner=REFUSED_V4)
 def test_no_wrapping_makes_a_refused_address_acceptable(inner: str) -> None:
     value = int(ipaddress.IPv4Address(inner))
@@ -316,7 +316,7 @@ def test_no_wrapping_makes_a_refused_address_acceptable(inner: str) -> None:
         assert refusal(str(ipaddress.IPv6Address(number))) is not None
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(text=st.text(max_size=40))
 def test_any_text_is_judged_without_an_exception(text: str) -> None:
     refusal(text)
