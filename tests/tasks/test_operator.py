@@ -11,6 +11,7 @@ from elkapi.admin.context import Admin
 from elkapi.admin.errors import InvalidInput, Missing, Refused
 from elkapi.money import parse_usd
 from elkapi.storage.repos import audit
+from elkapi.tasks.copying import CopyFailed
 from elkapi.types import State
 from tests.tasks.conftest import MODEL, Tasks
 
@@ -86,3 +87,46 @@ async def test_what_is_no_task_is_said_to_be_none(tasks: Tasks, admin: Admin) ->
         await asyncio.to_thread(admin_tasks.show_task, admin, "task_" + "0" * 32)
     with pytest.raises(InvalidInput):
         await asyncio.to_thread(admin_tasks.end_task, admin, await submitted(tasks), " ")
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        ("the host {origin} refused AK|SK, see https://kling.example.test/x", "the host *** refused ***, see ***"),
+        ("our account has no credits left", "The request was refused by the service behind this model."),
+        ("risk control", "risk control"),
+    ],
+)
+async def test_a_failure_tells_its_caller_nothing_of_the_upstream_and_the_operator_all(
+    tasks: Tasks, admin: Admin, words: str, told: str
+) -> None:
+    name = await submitted(tasks)
+    words = words.format(origin=tasks.upstream.origin.removeprefix("http://"))
+    native = next(iter(tasks.upstream.tasks))
+    tasks.upstream.fail(native, words)
+    async with tasks.polling():
+        await tasks.until("failed")
+    shown = (await tasks.call("GET", f"/v1/tasks/{name}")).json()
+    assert shown["error"]["message"] == told
+    own = (await tasks.call("GET", f"/kling/v1/videos/text2video/{native}")).json()["data"]
+    assert (own["task_status"], own["task_status_msg"]) == ("failed", told)
+    wrapped = (await tasks.call("GET", f"/runway/feed?task_id={name}")).json()["data"]
+    assert (wrapped["fail_reason"], wrapped["data"]["task_status_msg"]) == (told, told)
+    kept = (await asyncio.to_thread(admin_tasks.show_task, admin, name)).task
+    assert kept is not None
+    assert (kept.told.said or kept.told.error) == words
+
+
+async def test_a_file_that_cannot_be_had_names_no_upstream_either(tasks: Tasks, admin: Admin) -> None:
+    name = await submitted(tasks)
+    tasks.upstream.succeed(next(iter(tasks.upstream.tasks)))
+    why = f"127.0.0.1 [127.0.0.1]:{tasks.upstream.origin.rpartition(':')[2]}: refused"
+    tasks.copies.fail = CopyFailed(why, again=False)
+    async with tasks.polling():
+        await tasks.until("failed")
+    shown = (await tasks.call("GET", f"/v1/tasks/{name}")).json()
+    assert shown["error"]["code"] == "result_unavailable"
+    assert "127.0.0.1" not in shown["error"]["message"]
+    kept = (await asyncio.to_thread(admin_tasks.show_task, admin, name)).task
+    assert kept is not None
+    assert why in kept.told.said

@@ -56,7 +56,7 @@ def show(task_id: str, as_json: bool) -> None:
             "held_usd": format_usd(one.asked.held_nano),
             "asked": one.asked.body,
             "callback_url": one.asked.callback_url,
-            "error": one.told.error,
+            "error": one.told.said or one.told.error,
             "reply": bytes(one.told.reply).decode("utf-8", "replace"),
             "files": [asset.id.hex() for asset in one.told.assets],
         }

@@ -83,9 +83,13 @@ def ended(
     loss: Cost | None = None,
     status: int = 502,
     unknown: bool = False,
+    said: str = "",
 ) -> TaskStep:
-    """The step to any other end: free to the caller; what the provider billed all the same is the operator's loss."""
-    told = msgspec.structs.replace(task.told, error=error)
+    """The step to any other end: free to the caller; what the provider billed all the same is the operator's loss.
+
+    `said` are the words that only the operator may read, where `error` is not all of them.
+    """
+    told = msgspec.structs.replace(task.told, error=error, said=said)
     if reply:
         told = msgspec.structs.replace(told, reply=msgspec.Raw(reply), polled=True)
     cost = Cost(Usage(), task.asked.price, 0, 0, ("unknown_outcome",) if unknown else ())

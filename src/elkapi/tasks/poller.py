@@ -24,11 +24,12 @@ from elkapi.errors import Unavailable
 from elkapi.storage.repos import alerts
 from elkapi.storage.repos import tasks as rows
 from elkapi.storage.repos.tasks import OUTCOME_UNKNOWN, Owned
-from elkapi.tasks import ending, machine, record
+from elkapi.tasks import ending, machine, record, wording
 from elkapi.tasks.asking import Account, account_of, asked
 from elkapi.tasks.copying import Copies, CopyFailed
 from elkapi.tasks.parts import Parts
 from elkapi.tasks.record import Task
+from elkapi.tasks.showing import readdressed
 from elkapi.testing.crash import point
 from elkapi.types import State, TaskStep
 
@@ -296,7 +297,11 @@ class Poller:
         code = reading.error_code or {State.CANCELLED: "cancelled", State.EXPIRED: "expired"}.get(
             reading.state, "task_failed"
         )
-        step = ending.ended(task, reading.state, code, reading.error, raw, self._parts.clock.now_ns())
+        said = ""
+        if words := wording.unfit(spec, reply, task, account):
+            said, reading = reading.error, machine.read(spec, readdressed(reply, words))
+            raw = record.encode(readdressed(msgspec.json.decode(raw), words))
+        step = ending.ended(task, reading.state, code, reading.error, raw, self._parts.clock.now_ns(), said=said)
         return await self._end(watched, task, step)
 
     async def _goes_on(self, watched: Watched, spec: TaskSpec, reading: machine.Reading, raw: bytes) -> float | None:
@@ -444,8 +449,11 @@ class Poller:
                 return min(COPY_AGAIN_FIRST_S * float(2**watched.copies), COPY_AGAIN_MAX_S)
             # It was made and billed, and nobody can have it.
             loss = ending.cost_of(task, operation, family, reply, ())
-            error = f"The result could not be fetched from the provider: {failure}"
-            step = ending.ended(task, State.FAILED, "result_unavailable", error, b"", parts.clock.now_ns(), loss=loss)
+            why = wording.public(str(failure), task, account)
+            error, now_ns = f"The result could not be fetched from the provider: {why}", parts.clock.now_ns()
+            step = ending.ended(
+                task, State.FAILED, "result_unavailable", error, b"", now_ns, loss=loss, said=str(failure)
+            )
             return await self._end(watched, task, step)
         cost = ending.cost_of(task, operation, family, reply, assets)
         if ending.came_to_nothing(task, cost):
