@@ -10,7 +10,7 @@ import msgspec
 import pytest
 
 from elkapi.catalog import CATALOG
-from elkapi.catalog.families import kling
+from elkapi.catalog.families import duomi, kling
 from elkapi.pricing.media import bound
 from elkapi.storage.repos.tasks import TaskRow
 from elkapi.tasks import callback_forms, record
@@ -46,6 +46,15 @@ def gateways(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
 def test_kling_is_sent_raw_base64(gateways: Served, row: str, body: dict[str, object]) -> None:
     reply = Asking(gateways, row).call("POST", OPERATIONS[row].path, json=body, headers={FAULT: AT_ONCE})
     assert reply.status_code == 200, reply.text
+
+
+@pytest.mark.parametrize(
+    ("name", "sent"), [("1.5", 1.5), ("pika-2.0", 2.0), (2.2, 2.2), ("turbo", "turbo"), ("pika-inf", "inf")]
+)
+def test_a_version_of_pikas_is_a_number_where_it_is_one(name: object, sent: object) -> None:
+    prepare = duomi.FAMILY.hooks.prepare
+    assert prepare is not None
+    assert prepare("pika.pro-text", {"model": name, "prompt": "x"}, "m")["model"] == sent
 
 
 def test_no_prefix_of_base64_is_left_wherever_a_file_of_klings_stands() -> None:

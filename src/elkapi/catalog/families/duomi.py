@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import msgspec
@@ -32,6 +33,7 @@ RUNWAY_TASK = TaskSpec(
     notice="duomi",
 )
 PIKA_TASK = msgspec.structs.replace(RUNWAY_TASK, fetch="GET /api/video/pika/feed?task_id={id}")
+_NUMBER = re.compile(r"[0-9]+(\.[0-9]+)?", re.ASCII)
 NOWHERE = "https://callback.invalid/"
 _UPSTREAM = "POST /api/video"
 _SECONDS: dict[str, tuple[str, ...]] = {"duration": ("options.seconds", "=5")}
@@ -46,8 +48,13 @@ def _prepare(operation: str, body: dict[str, Any], model: str) -> dict[str, Any]
     # It takes no task without an address to call; where nobody outside can reach us, it is one that leads nowhere.
     body.setdefault("callback_url", NOWHERE)
     if operation == "pika.pro-text" and isinstance(body.get("model"), str):
-        body["model"] = float(body["model"].removeprefix("pika-"))
+        body["model"] = _version(body["model"].removeprefix("pika-"))
     return body
+
+
+def _version(name: str) -> float | str:
+    """1.5 of "1.5"; a version that is no number goes as the word it is."""
+    return float(name) if _NUMBER.fullmatch(name) else name
 
 
 FAMILY = Family(
