@@ -115,6 +115,20 @@ def test_ark_answers_a_delete_and_a_wrong_key_in_its_own_words(gateways: Served)
     assert (refused.status_code, refused.json()["error"]["type"]) == (401, "Unauthorized")
 
 
+@pytest.mark.parametrize(
+    "more", [{"frames": 289}, {"frames": "289"}, {"content": [{"type": "text", "text": "a dog --frames 289"}]}]
+)
+def test_frames_are_held_where_they_last_longer_than_the_duration_beside_them(more: dict[str, object]) -> None:
+    meter = OPERATIONS["seedance.submit"].meter
+    assert meter is not None
+    body = {"content": [{"type": "text", "text": "a dog"}], "duration": 2, "resolution": "480p"}
+    short, _ = bound(meter, body)
+    held, _ = bound(meter, {**body, **more})
+    long, _ = bound(meter, {**body, "duration": 12})
+    assert short.output_tokens < long.output_tokens <= held.output_tokens
+    assert bound(meter, {**body, "frames": 29})[0] == short
+
+
 def test_two_reference_pictures_are_the_first_frame_and_the_last(gateways: Served) -> None:
     asking = Asking(gateways, "veo.v1-videos-submit")
     picture = ("a.png", b"\x89PNG\r\n\x1a\n", "image/png")

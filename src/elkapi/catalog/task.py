@@ -92,9 +92,10 @@ class Meter(msgspec.Struct, frozen=True, kw_only=True):
 
     `seconds` are the paths of its length in the request (first found; numbers, "5", "5s"), `seconds_default` where it
     says none. `count` is the path of how many are made. `features` name what price variants go by: a feature and the
-    paths where it stands, the last entry may be "=word", the provider's default. `tokens_max` bounds what is metered in
-    tokens, from seconds and resolution, by a function of the features and milliseconds. `extends`: the file is an
-    earlier video and what was added to it, so its length says nothing of what was made.
+    paths where it stands, the last entry may be "=word", the provider's default. `frames_s` are the seconds of the
+    frames that a request counts in, 0 where it names none; the longer of both lengths is held. `tokens_max` bounds what
+    is metered in tokens, from seconds and resolution, by a function of the features and milliseconds. `extends`: the
+    file is an earlier video and what was added to it, so its length says nothing of what was made.
     """
 
     unit: Literal["second", "image", "call", "token"] = "call"
@@ -103,6 +104,7 @@ class Meter(msgspec.Struct, frozen=True, kw_only=True):
     count: str = ""
     features: Mapping[str, tuple[str, ...]] = {}
     extends: bool = False
+    frames_s: Callable[[Mapping[str, Any]], float] | None = None
     tokens_max: Callable[[Mapping[str, str], int], int] | None = None
     tokens: str = ""
 

@@ -43,6 +43,8 @@ def bound(meter: Meter, body: Mapping[str, Any]) -> tuple[Usage, dict[str, str]]
     count = _count(meter, body)
     has_length = meter.unit in ("second", "token") or bool(meter.seconds)
     each_ms = _length_ms(meter, body) if has_length else 0
+    if meter.frames_s is not None:
+        each_ms = max(each_ms, math.ceil(meter.frames_s(body) * 1000))
     if meter.unit == "image":
         return Usage(images=count, calls=count), features
     if meter.unit == "token":

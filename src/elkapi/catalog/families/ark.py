@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
 from elkapi.catalog.declare import Tasks
-from elkapi.catalog.jsonpath import first
+from elkapi.catalog.jsonpath import compiled, first
 from elkapi.catalog.operation import Family, Hooks
 from elkapi.catalog.task import Listing, Made, Meter, TaskSpec
 from elkapi.types import State, Usage
@@ -39,12 +40,24 @@ TASK = TaskSpec(
 # Pixels a second of each resolution, of its widest ratio: what a bound may rest on.
 _PIXELS = {"480p": 864 * 496, "720p": 1664 * 720, "1080p": 2560 * 1088}
 _FPS = 24
+_FRAMES_MAX = 289
+_FRAMES = re.compile(r"--frames\s+(\d+)", re.ASCII)
+_COUNT = re.compile(r"\d{1,9}", re.ASCII)
 
 
 def _tokens_max(features: Mapping[str, str], video_ms: int) -> int:
     """Provider's own formula: width x height x frames a second x seconds / 1024."""
     pixels = _PIXELS.get(features.get("resolution", ""), _PIXELS["1080p"])
     return -(-pixels * _FPS * video_ms // (1024 * 1000)) + 1024
+
+
+def _frames_s(body: Mapping[str, Any]) -> float:
+    """Frames go before a duration that stands beside them, as a field or as a switch of the text."""
+    said = [first("frames", body)]
+    for text in compiled("content[*].text")(body):
+        said += _FRAMES.findall(text) if isinstance(text, str) else []
+    counts = [int(one) for one in said if _COUNT.fullmatch(str(one))]
+    return min(max(counts, default=0), _FRAMES_MAX) / _FPS
 
 
 def _usage(asked: Mapping[str, Any], reply: Any) -> Usage | None:
@@ -59,7 +72,14 @@ _FEATURES: dict[str, tuple[str, ...]] = {
     "audio": ("generate_audio", "=true"),
     "tier": ("service_tier", "=default"),
 }
-_METER = Meter(unit="token", seconds=("duration",), seconds_default=15.0, features=_FEATURES, tokens_max=_tokens_max)
+_METER = Meter(
+    unit="token",
+    seconds=("duration",),
+    seconds_default=15.0,
+    features=_FEATURES,
+    frames_s=_frames_s,
+    tokens_max=_tokens_max,
+)
 _ALIASES = ("/volc/v1", "/seedance/v3", "/api/v3")
 _tasks = Tasks(family="seedance", wire="ark-video", prefix="/volc/v3", aliases=_ALIASES, task=TASK, meter=_METER)
 
