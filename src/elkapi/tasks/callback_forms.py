@@ -11,6 +11,7 @@ from typing import Any
 
 import msgspec
 
+from elkapi.catalog.jsonpath import first
 from elkapi.tasks.showing import iso, readdressed
 from elkapi.translate.task_views import rendered
 from elkapi.types import NoticeForm, State, TaskView
@@ -56,7 +57,8 @@ def kling(view: TaskView) -> dict[str, Any]:
     task.setdefault("task_id", _id(view))
     task["task_status"] = _word(view, KLING, "failed")
     task["task_status_msg"] = task.get("task_status_msg") or view.error
-    if isinstance(parent := task.setdefault("task_info", {}).get("parent_video"), dict):
+    task.setdefault("task_info", {})
+    if isinstance(parent := first("task_info.parent_video", task), dict):
         # The provider's own address of the caller's earlier video.
         parent["url"] = ""
     task.setdefault("created_at", view.created_ns // 1_000_000)

@@ -117,6 +117,14 @@ def test_kling_is_the_bare_task_with_times_in_milliseconds() -> None:
     assert (bare["created_at"], bare["updated_at"]) == (1_790_000_000_000, 1_790_000_060_000)
 
 
+@pytest.mark.parametrize("info", [None, [], "x", {"parent_video": None}, {"parent_video": "x"}])
+def test_klings_task_info_may_be_anything(info: object) -> None:
+    task = msgspec.json.decode(a_view("kling").reply)
+    task["data"]["task_info"] = info
+    told = said("kling", a_view("kling", reply=msgspec.json.encode(task)))
+    assert (told["task_status"], told["task_info"]) == ("succeed", info)
+
+
 def test_minimax_says_what_its_query_says_in_lower_case() -> None:
     assert said("minimax", a_view("minimax")) == {
         "task_id": "n1",
