@@ -41,17 +41,17 @@ def native(task: Task, spec: TaskSpec, view: TaskView) -> Any:
         put(spec.progress, body, _progress_like(said, view.progress))
     if spec.link and view.state is State.SUCCEEDED and view.assets:
         put(spec.link, body, view.assets[0].url)
-    return _ours(spec, view, body)
+    return readdressed_all(spec, view, body)
 
 
-def _ours(spec: TaskSpec, view: TaskView, body: Any) -> Any:
+def readdressed_all(spec: TaskSpec, view: TaskView, body: Any) -> Any:
     """A provider's answer with our addresses in it and none of its own: a poster that could not be fetched is none."""
     places: dict[str, str | None] = {asset.source: asset.url for asset in view.assets if asset.source and asset.url}
-    ours = set(places.values())
+    known = set(places.values())
     for made in spec.made:
         if not made.via:
             named = [value for value in compiled(made.path)(body) if isinstance(value, str) and value]
-            places |= {value: None for value in named if value not in places and value not in ours}
+            places |= {value: None for value in named if value not in places and value not in known}
     return readdressed(body, places) if places else body
 
 
@@ -160,7 +160,7 @@ class Showing:
         if not wrapping or not view.reply:
             return view
         show = self._families[task.row.operation].hooks.show
-        body = _ours(spec_of(self._operations, task), view, _decode(view.reply))
+        body = readdressed_all(spec_of(self._operations, task), view, _decode(view.reply))
         return msgspec.structs.replace(view, reply=msgspec.json.encode(body if show is None else show(body)))
 
     def cancelled(self, operation: Operation, task: Task, origin: str) -> tuple[int, bytes]:

@@ -11,7 +11,7 @@ from elkapi.settings import Settings
 from elkapi.storage.repos.tasks import TaskRow
 from elkapi.tasks import callback_forms, record
 from elkapi.tasks.record import Task
-from elkapi.tasks.showing import Address, with_addresses
+from elkapi.tasks.showing import Address, readdressed_all, with_addresses
 from elkapi.translate.task_views import rendered
 from elkapi.types import Notice, NoticeForm, TaskStep, TaskView
 
@@ -40,6 +40,9 @@ class Teller:
             form = spec.notice
         after = after_step(task, step)
         view = with_addresses(after.view(), lambda asset: self._address(asset, task.asked.origin))
+        if spec is not None and view.reply:
+            reply = record.encode(readdressed_all(spec, view, msgspec.json.decode(view.reply)))
+            view = msgspec.structs.replace(view, reply=reply)
         notice = Notice(
             task_id=task.row.id,
             number=after.row.version,

@@ -11,10 +11,12 @@ import pytest
 
 from elkapi.catalog import CATALOG
 from elkapi.catalog.jsonpath import put
+from elkapi.settings import Settings
 from elkapi.storage.repos.tasks import TaskRow
 from elkapi.tasks import machine, record
 from elkapi.tasks.showing import Showing
-from elkapi.types import Price, State, TaskAsset, Usage
+from elkapi.tasks.telling import Teller
+from elkapi.types import Price, State, TaskAsset, TaskStep, Usage
 
 OPERATIONS = {one.id: one for one in CATALOG.operations}
 THEIRS, OURS = "https://cdn.provider.test/", "https://gateway.test/a"
@@ -107,6 +109,22 @@ def test_a_code_without_a_task_is_no_word_on_a_task() -> None:
     busy = {"base_resp": {"status_code": 1002, "status_msg": "rate limit"}}
     assert machine.refused(family, busy, spec) is not None
     assert machine.refused(family, {**busy, "status": "Fail"}, spec) is None
+
+
+def test_a_callback_tells_no_address_of_the_provider() -> None:
+    told = {"task_id": "n1", "state": "succeeded", "video_url": THEIRS + "v", "poster": THEIRS + "p"}
+    done = a_task("runway.generate-text", State.SUCCEEDED, {"code": 200, "data": told}, "v")
+    asked = msgspec.structs.replace(done.asked, callback_url="https://caller.test/x")
+    task = record.Task(msgspec.structs.replace(done.row, state="running"), asked, record.Told())
+    after = record.encode(done.told)
+    step = TaskStep(
+        id=task.row.id, version=2, key_id=1, state=State.SUCCEEDED, progress=100, now_ns=3, finished_ns=3, told=after
+    )
+    teller = Teller(Settings(), OPERATIONS, lambda asset, origin: f"{OURS}/{asset.source.rpartition('/')[2]}")
+    (notice,) = teller.told(task, step).notices
+    body = msgspec.json.decode(notice.body)
+    # The poster could not be fetched, so there is none.
+    assert (body["state"], body["video_url"], body["poster"]) == ("succeeded", f"{OURS}/v", None)
 
 
 ODD: tuple[Any, ...] = (None, "x", 7, True, ["x"], [None], {"a": None}, {"x": ["y"]})
