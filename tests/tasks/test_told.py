@@ -105,3 +105,53 @@ async def test_a_form_of_ours_is_told_in_its_own_shape(
     told = [msgspec.json.decode(event.body) for event in receiver.got]
     assert {one["status"] for one in told} == words
     assert {one.get("id") or one["task_id"] for one in told} == {reply.json().get("id") or reply.json()["data"]}
+
+
+@pytest.mark.parametrize(
+    ("family", "model", "path", "body", "failed"),
+    [
+        (
+            "runway",
+            "gen4_turbo",
+            "/runwayml/v1/image_to_video",
+            {"model": "gen4_turbo", "promptImage": "https://img.example.test/a.png", "ratio": "1280:720"},
+            {"id": "r1", "status": "FAILED", "createdAt": "2026-01-01T00:00:00.000Z", "failure": "no"},
+        ),
+        (
+            "pika",
+            "pika-1.5",
+            "/pika/generate",
+            {"promptText": "a dog", "model": "1.5", "options": {"parameters": {}, "extend": False}},
+            {"id": "r1", "promptText": "a dog", "videos": [{"id": "r1", "status": "error", "error": "no"}]},
+        ),
+    ],
+)
+async def test_a_provider_that_calls_nobody_back_is_told_no_address_and_its_caller_is_called_by_us(
+    tasks: Tasks, family: str, model: str, path: str, body: dict[str, Any], failed: dict[str, Any]
+) -> None:
+    await tasks.gate.channel(tasks.upstream.origin, (model,), family=family, secrets=("key_1",))
+    await tasks.gate.price(model, per_call_usd="0.10")
+    came: list[Any] = []
+
+    def answer(method: str, path: str, body: Any) -> tuple[int, Any]:
+        came.append(body)
+        return 200, {"id": "r1"} if method == "POST" else failed
+
+    tasks.upstream.answer = answer  # type: ignore[method-assign]
+    installation = tasks.gate.installation
+    async with (
+        receiving(lambda event: OK) as receiver,
+        sending(installation.settings, ManualClock(time.time_ns())) as sender,
+    ):
+        reply = await tasks.call("POST", path, {**body, "callback_url": receiver.url})
+        assert reply.status_code == 200, reply.text
+        assert came == [body]
+        async with tasks.polling():
+            await tasks.until("failed")
+        sender.clock.advance(60)
+        await sender.job.run_once()
+    (told,) = [msgspec.json.decode(event.body) for event in receiver.got]
+    if family == "runway":
+        assert (told["id"], told["status"], told["failure"]) == ("r1", "FAILED", "no")
+    else:
+        assert (told["type"], told["data"]["error"]["message"]) == ("task.failed", "no")

@@ -50,8 +50,9 @@ class TaskSpec(msgspec.Struct, frozen=True, kw_only=True):
     a failure's text, the first found counts; `error_code` its code. `progress` may be a percent, a share up to 1 or
     text such as "37%". `refs` are paths of further ids by which later calls name what this task made. `blank` is what
     a native fetch answers before the provider was asked: {id}, {model}, {created_s}, {created_ms}, {created_iso} are
-    filled in. `callback` is the member of the submit in which the provider takes an address to call, `notice` the shape
-    in which it calls back, `challenge`: it first asks the address whether it wants to be called. `mark` is the member
+    filled in. `callback` is the member of the submit that names an address to call, `notice` the shape in which it is
+    called, `challenge`: the provider first asks the address whether it wants to be called. `calls_back`: the provider
+    takes an address itself; else it is told to nobody, and the gateway alone calls. `mark` is the member
     that carries our own id, `recall` the request that finds a task by it (`{mark}`), where the provider has such a
     thing; a submit of unknown outcome is asked about with it and never repeated. `keeps_cancelled`: a task that was
     cancelled can still be read. `deleted` answers a DELETE, None is a 204 without a body. `done` is the path of a truth
@@ -75,6 +76,7 @@ class TaskSpec(msgspec.Struct, frozen=True, kw_only=True):
     callback: str = ""
     notice: NoticeForm = "standard"
     challenge: bool = False
+    calls_back: bool = True
     mark: str = ""
     recall: str = ""
     keeps_cancelled: bool = False

@@ -138,7 +138,8 @@ class Putting:
 
     def _body(self, attempt: Attempt) -> tuple[bytes, bytes]:
         asked, channel = self.asked, attempt.channel
-        callback = self.plane.addresses.callback(self.call_id) if asked.task.callback else ""
+        calls_back = asked.task.callback and asked.task.calls_back
+        callback = self.plane.addresses.callback(self.call_id) if calls_back else ""
         body, content_type = provider_body(asked, attempt.upstream_model, text_id(self.call_id), callback, self.named)
         if channel.param_set or channel.param_default or channel.param_remove:
             body = _overridden(body, content_type, attempt)

@@ -29,6 +29,8 @@ TASK = TaskSpec(
     progress="videos[0].progress",
     error=("videos[0].error",),
     fetch="GET /pika/feed/{id}",
+    callback="callback_url",
+    calls_back=False,
     blank={"id": "{id}", "promptText": "{prompt}", "videos": []},
 )
 MODEL = ModelSource("body", "model", "pika-1.5", prefix="pika-")

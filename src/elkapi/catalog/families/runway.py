@@ -26,6 +26,9 @@ TASK = TaskSpec(
     error_code="failureCode",
     fetch="GET /v1/tasks/{id}",
     cancel="DELETE /v1/tasks/{id}",
+    callback="callback_url",
+    notice="runway",
+    calls_back=False,
     blank={"id": "{id}", "status": "PENDING", "createdAt": "{created_iso}"},
 )
 _FEATURES: dict[str, tuple[str, ...]] = {
