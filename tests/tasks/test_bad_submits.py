@@ -101,3 +101,18 @@ async def test_a_large_body_is_read_on_a_thread_and_refused_alike(
 
 async def sent(tasks: Tasks, path: str, headers: dict[str, str], body: bytes) -> Any:
     return await tasks.gate.http.post(path, content=body, headers={**headers, "authorization": f"Bearer {tasks.key}"})
+
+
+@pytest.mark.parametrize(
+    ("path", "name"),
+    [
+        ("/minimax/v1/query/video_generation", "task_id"),
+        ("/v1/files/retrieve", "file_id"),
+        ("/v1/video/query", "id"),
+        ("/runway/feed", "task_id"),
+    ],
+)
+async def test_a_query_without_an_id_is_told_the_name_that_it_wants(tasks: Tasks, path: str, name: str) -> None:
+    reply = await tasks.call("GET", path)
+    assert reply.status_code == 400
+    assert f"`{name}` is missing" in reply.text

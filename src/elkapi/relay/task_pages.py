@@ -37,6 +37,8 @@ from elkapi.upstream.gcp import TokenRefused
 
 _object = msgspec.json.Decoder(dict[str, Any])
 _ID_NAMES = ("task_id", "id", "taskId", "file_id")
+# The name that the contract of a query gives it, where that is another.
+_ASKED_BY = {"minimax-file": "file_id", "veo-query": "id"}
 STEPS_MAX = 5
 
 Page = Callable[[DataPlane, Snapshot, Grant, Match, Call], Awaitable[None]]
@@ -346,7 +348,8 @@ async def _named(match: Match, call: Call) -> str:
         for name in _ID_NAMES:
             if isinstance(found := body.get(name), str | int):
                 return str(found)
-    raise BadRequest("`task_id` is missing.", param="task_id")
+    name = _ASKED_BY.get(match.operation.form, "task_id")
+    raise BadRequest(f"`{name}` is missing.", param=name)
 
 
 def _number(query: dict[str, str], name: str, default: int, least: int, most: int) -> int:
