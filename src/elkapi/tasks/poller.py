@@ -299,7 +299,8 @@ class Poller:
         )
         said = ""
         if words := wording.unfit(spec, reply, task, account):
-            said, reading = reading.error, machine.read(spec, readdressed(reply, words))
+            said = wording.kept(reading.error, task, account)
+            reading = machine.read(spec, readdressed(reply, words))
             raw = record.encode(readdressed(msgspec.json.decode(raw), words))
         step = ending.ended(task, reading.state, code, reading.error, raw, self._parts.clock.now_ns(), said=said)
         return await self._end(watched, task, step)
@@ -451,9 +452,8 @@ class Poller:
             loss = ending.cost_of(task, operation, family, reply, ())
             why = wording.public(str(failure), task, account)
             error, now_ns = f"The result could not be fetched from the provider: {why}", parts.clock.now_ns()
-            step = ending.ended(
-                task, State.FAILED, "result_unavailable", error, b"", now_ns, loss=loss, said=str(failure)
-            )
+            said = wording.kept(str(failure), task, account)
+            step = ending.ended(task, State.FAILED, "result_unavailable", error, b"", now_ns, loss=loss, said=said)
             return await self._end(watched, task, step)
         cost = ending.cost_of(task, operation, family, reply, assets)
         if ending.came_to_nothing(task, cost):

@@ -7,7 +7,7 @@ from typing import Any
 
 from elkapi.catalog.jsonpath import compiled
 from elkapi.catalog.task import TaskSpec
-from elkapi.relay.redact import redact
+from elkapi.relay.redact import recorded, redact
 from elkapi.tasks.asking import Account
 from elkapi.tasks.record import Task
 from elkapi.types import Attempt
@@ -15,11 +15,23 @@ from elkapi.types import Attempt
 
 def public(text: str, task: Task, account: Account) -> str:
     """What may be told of it."""
-    model = task.asked.asked_model or task.row.model
-    return redact(text, Attempt(*account, task.told.upstream_model or model, "poll"), model)
+    return redact(text, _attempt(task, account), _model(task))
+
+
+def kept(text: str, task: Task, account: Account) -> str:
+    """What its operator reads: all but the provider's key, which nobody sees."""
+    return recorded(text, _attempt(task, account))
 
 
 def unfit(spec: TaskSpec, reply: Any, task: Task, account: Account) -> Mapping[str, str]:
     """The words of a failure in a decoded answer that nobody is to read as they are, by what is told instead."""
     said = (one for path in spec.error for one in compiled(path)(reply) if isinstance(one, str))
     return {one: told for one in said if (told := public(one, task, account)) != one}
+
+
+def _attempt(task: Task, account: Account) -> Attempt:
+    return Attempt(*account, task.told.upstream_model or _model(task), "poll")
+
+
+def _model(task: Task) -> str:
+    return task.asked.asked_model or task.row.model
