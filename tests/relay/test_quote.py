@@ -170,6 +170,37 @@ async def test_a_call_with_two_output_limits_holds_the_greater_of_them(priced: G
     assert said["upper"]["output_tokens"] == 3000
 
 
+@pytest.mark.parametrize(
+    ("path", "more", "found"),
+    [
+        ("/v1/messages", {"tools": [{"type": "web_search_20250305", "name": "web_search", "max_uses": 3}]}, True),
+        ("/v1/messages", {"tools": [{"name": "web_search", "input_schema": {"type": "object"}}]}, False),
+        ("/v1/messages", {"mcp_servers": [{"type": "url", "url": "https://s.example", "name": "s"}]}, True),
+        ("/v1/messages", {"tools": [], "mcp_servers": None}, False),
+        ("/v1/chat/completions", {"web_search_options": {}}, True),
+        ("/v1/chat/completions", {"tools": [{"type": "function", "function": {"name": "web_search"}}]}, False),
+        ("/v1/responses", {"tools": [{"type": "mcp", "server_label": "s", "server_url": "https://s.example"}]}, True),
+    ],
+)
+async def test_a_call_with_a_tool_of_the_providers_holds_what_that_may_find(
+    priced: Gateway, path: str, more: dict[str, Any], found: bool
+) -> None:
+    # Its results are input of the same call: held for its own bytes alone it would be paid by the operator.
+    key = await priced.key("5")
+    said = {"input": "hello"} if path == "/v1/responses" else {"messages": [{"role": "user", "content": "hello"}]}
+    quote = await quoted(priced, key, path, {"model": BIG, "max_tokens": 100, **said, **more})
+    assert quote.status_code == 200, quote.text
+    assert (quote.json()["upper"]["input_tokens"] > 100_000) == found
+
+
+async def test_a_tool_of_the_providers_is_known_however_its_letters_are_written(priced: Gateway) -> None:
+    body = rb"""{"model":"big-model","max_tokens":9,"messages":[{"role":"user","content":"hello"}],
+        "t\u006fols":[{"type":"web\u005fsearch_20250305","name":"web_search"}]}"""
+    text = b'{"path":"/v1/messages","body":%b}' % body
+    quote = await priced.ask(await priced.key("5"), text, path="/v1/quote")
+    assert quote.json()["upper"]["input_tokens"] > 100_000
+
+
 async def test_errors_are_those_of_the_call_itself(priced: Gateway) -> None:
     key = await priced.key("1", models=(BIG,))
     for path, body in (

@@ -6,6 +6,7 @@ Bytes bound the tokens of text from above; what stands behind an address is boun
 
 from __future__ import annotations
 
+import re
 from typing import Annotated, Any
 
 import msgspec
@@ -26,6 +27,14 @@ FRAME_TOKENS_MAX = 64
 OUTPUT_TOKENS_MAX = 2_000_000
 COMPLETION_TOKENS_DEFAULT = 16
 _REMOTE_FILES = (b'"file_id"', b'"file_url"', b'"fileUri"', b'"file_uri"')
+# Tools the provider runs itself: what they find, read or compute is input of the same call. Not a client's own function
+# of such a name.
+SERVED_TOOLS_TOKENS_MAX = 100_000
+_SERVED_TOOL = re.compile(
+    rb'"type"\s*+:\s*+"(?:web_search|web_fetch|file_search|code_interpreter|code_execution|mcp)'
+    rb'|"(?:googleSearch|google_search|urlContext|url_context|codeExecution|code_execution)"\s*+:'
+)
+_NONE = msgspec.Raw()
 
 _Limit = Annotated[int, msgspec.Meta(ge=1, le=OUTPUT_TOKENS_MAX)] | None
 _Items = Annotated[list[msgspec.Raw], msgspec.Meta(min_length=1)]
@@ -49,6 +58,8 @@ class ChatView(msgspec.Struct):
     max_completion_tokens: _Limit = None
     n: _Count = None
     store: bool | None = None
+    tools: msgspec.Raw = _NONE
+    web_search_options: msgspec.Raw = _NONE
 
 
 class CompletionView(msgspec.Struct):
@@ -71,6 +82,7 @@ class ResponsesView(msgspec.Struct):
     stream: bool | None = None
     max_output_tokens: _Limit = None
     store: bool | None = None
+    tools: msgspec.Raw = _NONE
     background: bool | None = None
     previous_response_id: str | None = None
     conversation: str | dict[str, Any] | None = None
@@ -84,6 +96,8 @@ class MessagesView(msgspec.Struct):
     model: str | _Unset = _UNSET
     stream: bool | None = None
     thread: dict[str, msgspec.Raw] | None = None
+    tools: msgspec.Raw = _NONE
+    mcp_servers: msgspec.Raw = _NONE
 
 
 class CountView(msgspec.Struct):
@@ -109,6 +123,7 @@ class GenerateView(msgspec.Struct):
     contents: _Items
     generationConfig: _GenerationConfig | None = None
     generation_config: _SnakeConfig | None = None
+    tools: msgspec.Raw = _NONE
 
 
 class _EmbedPart(msgspec.Struct):
@@ -182,6 +197,8 @@ def read_chat(body: bytes) -> Facts:
         include_usage=bool(options and options.include_usage),
         store=bool(view.store),
         stateful=bool(view.store),
+        tools=view.tools,
+        served=view.web_search_options,
     )
 
 
@@ -213,6 +230,7 @@ def read_responses(body: bytes) -> Facts:
         include_usage=True,
         # The provider keeps responses unless told otherwise.
         store=view.store is not False,
+        tools=view.tools,
     )
     return _with_state(facts, view, body)
 
@@ -228,7 +246,15 @@ def read_messages(body: bytes) -> Facts:
             param="thread",
             code="thread_unsupported_request",
         )
-    return _facts(body, _model(view.model), limit=view.max_tokens, stream=bool(view.stream), include_usage=True)
+    return _facts(
+        body,
+        _model(view.model),
+        limit=view.max_tokens,
+        stream=bool(view.stream),
+        include_usage=True,
+        tools=view.tools,
+        served=view.mcp_servers,
+    )
 
 
 def read_generate(body: bytes) -> Facts:
@@ -236,7 +262,8 @@ def read_generate(body: bytes) -> Facts:
     view: GenerateView = decode_strict(_generate, body)
     config = view.generationConfig or view.generation_config
     limit = config.max_output_tokens if config else None
-    return _facts(body, None, limit=limit, choices=(config.count if config else 1) or 1, include_usage=True)
+    choices = (config.count if config else 1) or 1
+    return _facts(body, None, limit=limit, choices=choices, include_usage=True, tools=view.tools)
 
 
 def read_gemini_embed(body: bytes) -> Facts:
@@ -311,6 +338,16 @@ def _with_state(facts: Facts, view: ResponsesView, body: bytes) -> Facts:
     )
 
 
+def _has_served(tools: msgspec.Raw) -> bool:
+    text = bytes(tools)
+    if b"\\u" in text:
+        try:
+            text = msgspec.json.encode(msgspec.json.decode(text))  # a word could be spelled by its letters' numbers
+        except (msgspec.DecodeError, RecursionError):
+            return True
+    return _SERVED_TOOL.search(text) is not None
+
+
 def bounded_by_model(facts: Facts, model: str) -> Facts:
     """The bounds that only the model's name gives: its own output maximum, and its context for a stored history."""
     if facts.output_limit is not None and facts.previous is None:
@@ -341,13 +378,20 @@ def _facts(
     include_usage: bool = False,
     store: bool = False,
     stateful: bool = False,
+    tools: msgspec.Raw = _NONE,
+    served: msgspec.Raw = _NONE,
 ) -> Facts:
-    """Bound a text call by its bytes, its pictures and files and its own output limit."""
+    """Bound a text call by its bytes, its pictures, files and tools and its own output limit.
+
+    Of `tools` those count that the provider runs, and `served` is such a one.
+    """
     given = len(body) + FRAME_TOKENS_MAX
     wide = any_in(body, b'"image', b"audio", b"inline", b"1h")
     if wide:
         given += IMAGE_TOKENS_MAX * (body.count(b'"image') + body.count(b'"inline'))
     given += REMOTE_FILE_TOKENS_MAX * sum(map(body.count, _REMOTE_FILES))
+    if (tools is not _NONE and _has_served(tools)) or (served is not _NONE and bytes(served) not in (b"null", b"[]")):
+        given += SERVED_TOOLS_TOKENS_MAX
     return Facts(
         model=model,
         upper=Usage(input_tokens=given, output_tokens=(limit or 0) * choices, calls=1),
