@@ -114,6 +114,7 @@ def test_a_revoked_key_takes_no_change(admin: Admin) -> None:
         lambda: keys.revoke_key(admin, "k"),
         lambda: keys.set_key_enabled(admin, "k", True),
         lambda: keys.edit_key(admin, "k", keys.KeyPatch(name="j")),
+        lambda: keys.deposit(admin, "k", "5", "never to be spent"),
     ):
         with pytest.raises(Refused, match="for good"):
             change()

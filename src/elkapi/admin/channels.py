@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterable
 from typing import Any
 from urllib.parse import urlsplit
@@ -24,6 +25,7 @@ KEYS_MAX = 10_000
 OPTION_CHARACTERS_MAX = 500
 WEIGHT_MAX = 1_000_000
 PRIORITY_MAX = 1_000_000
+LIMIT_MAX = 1_000_000_000
 
 
 class LimitFields(ChannelLimits, frozen=True, omit_defaults=True, forbid_unknown_fields=True):
@@ -212,8 +214,8 @@ def _checked_config(config: ChannelConfig) -> ChannelConfig:
             raise InvalidInput(f"{client!r} is not one of the channel's models", field="model_map")
         check_model(upstream, "model_map")
     for name, value in msgspec.structs.asdict(config.limits).items():
-        if value is not None and value <= 0:
-            raise InvalidInput(f"{name} is {value}; it must be above zero", field="limits")
+        if value is not None and not 0 < value <= LIMIT_MAX:  # Also what is no number at all.
+            raise InvalidInput(f"{name} is {value}; it must be above zero, up to {LIMIT_MAX}", field="limits")
     return msgspec.structs.replace(
         config,
         models=models,
@@ -237,7 +239,7 @@ def _checked_secrets(secrets: Iterable[str]) -> list[str]:
 def _check_groups(connection: Connection, names: tuple[str, ...]) -> None:
     for name in names:
         if groups.get_group(connection, name) is None:
-            hint = f"there is no group {name!r}; make it with `elkapi group set {name} --ratio 1`"
+            hint = f"there is no group {name!r}; make it with `elkapi group set {shlex.quote(name)} --ratio 1`"
             raise InvalidInput(hint, field="groups")
 
 

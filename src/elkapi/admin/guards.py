@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import secrets
 from collections.abc import Iterable
 from typing import Literal
@@ -22,7 +21,6 @@ WORDS_MAX = 50_000
 WORD_CHARACTERS_MAX = 200
 DEADLINE_S_MAX = 60.0
 SECRET_PREFIX = "hook-"  # noqa: S105 - what a made secret begins with.
-_REGION = re.compile(r"[A-Z]{2}")
 
 
 class GuardInput(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -79,10 +77,17 @@ def _checked(given: GuardInput) -> Guard:
         return Guard(kind="words", words=_words(given.words), match=given.match, action=given.action, **common)  # type: ignore[arg-type]
     assert given.find is not None
     for region in given.regions:
-        if not _REGION.fullmatch(region):
-            raise InvalidInput(f"{region[:20]!r} is no country such as DE", field="regions")
+        if not _is_region(region):
+            raise InvalidInput(f"{region[:20]!r} is no country with phone numbers, such as DE or GB", field="regions")
     found = tuple(dict.fromkeys(given.find))
     return Guard(kind="pii", find=found, regions=given.regions, action=given.action, **common)  # type: ignore[arg-type]
+
+
+def _is_region(region: str) -> bool:
+    """Whether numbers of this country can be found: `UK` for one would be taken and find none."""
+    from phonenumbers import SUPPORTED_REGIONS
+
+    return region in SUPPORTED_REGIONS
 
 
 def _words(words: Iterable[str]) -> tuple[str, ...]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shlex
+
 import msgspec
 from msgspec import UNSET, UnsetType
 from sqlalchemy import Connection
@@ -55,7 +57,7 @@ class KeyView(msgspec.Struct, frozen=True):
 def create_key(admin: Admin, given: KeyInput) -> tuple[KeyView, str]:
     """A key, its account and its first deposit in one transaction; the plaintext is returned here and nowhere else."""
     name = check_name(given.name)
-    models = None if given.models is None else tuple(check_model(model) for model in given.models)
+    models = _checked_models(given.models)
     nano = _dollars(given.balance, "balance")
     policy = merged(NO_POLICY, given.policy)
     who = admin.who()
@@ -134,7 +136,7 @@ def edit_key(admin: Admin, which: str, patch: KeyPatch) -> KeyView:
         row = _find(connection, which)
         group = row.group if patch.group is UNSET else patch.group
         _check_group(connection, group)
-        models = row.models if patch.models is UNSET else patch.models
+        models = row.models if patch.models is UNSET else _checked_models(patch.models)
         policy = row.policy if patch.policy is UNSET else merged(row.policy, patch.policy)
         check_guards(connection, policy)
         changed = keys.edit(
@@ -142,7 +144,7 @@ def edit_key(admin: Admin, which: str, patch: KeyPatch) -> KeyView:
             row.id,
             name=row.name if patch.name is UNSET else check_name(patch.name),
             group=group,
-            models=None if models is None else [check_model(model) for model in models],
+            models=models,
             expires_at_ns=row.expires_at_ns if patch.expires_at_ns is UNSET else patch.expires_at_ns,
             policy=policy,
             **admin.who(),
@@ -153,12 +155,14 @@ def edit_key(admin: Admin, which: str, patch: KeyPatch) -> KeyView:
 
 
 def deposit(admin: Admin, which: str, amount: str, note: str) -> KeyView:
-    """Add decimal US dollars to the key's account; raises InvalidInput, Missing."""
+    """Add decimal US dollars to the key's account; raises InvalidInput, Missing, Refused."""
     nano = _dollars(amount, "amount")
     if nano == 0:
         raise InvalidInput("a deposit is more than zero", field="amount")
     with admin.database.write() as connection:
         row = _find(connection, which)
+        # What a revoked key holds could never be spent.
+        _not_revoked(row if row.revoked_ns is None else None, row)
         _deposit(admin, connection, row, nano, note)
         return _view(connection, row)
 
@@ -173,6 +177,12 @@ def _deposit(admin: Admin, connection: Connection, row: KeyRow, nano: int, note:
 def _view(connection: Connection, row: KeyRow) -> KeyView:
     money = ledger.balance(connection, row.account_id)
     return KeyView(row, money.posted_nano, money.held_nano, money.available_nano)
+
+
+def _checked_models(models: tuple[str, ...] | None) -> tuple[str, ...] | None:
+    if models is not None and not models:
+        raise InvalidInput("name at least one, or leave it out for every model", field="models")
+    return None if models is None else tuple(check_model(model) for model in models)
 
 
 def _find(connection: Connection, which: str) -> KeyRow:
@@ -202,7 +212,7 @@ def _check_kept(row: KeyRow, policy: Policy) -> None:
 
 def _check_group(connection: Connection, group: str) -> None:
     if groups.get_group(connection, group) is None:
-        hint = f"there is no group {group!r}; make it with `elkapi group set {group} --ratio 1`"
+        hint = f"there is no group {group!r}; make it with `elkapi group set {shlex.quote(group)} --ratio 1`"
         raise InvalidInput(hint, field="group")
 
 

@@ -6,6 +6,7 @@ import msgspec
 
 from elkapi.admin.context import Admin, check_model
 from elkapi.admin.errors import InvalidInput, Missing
+from elkapi.catalog import CATALOG
 from elkapi.money import parse_usd
 from elkapi.storage.repos import prices
 from elkapi.storage.repos.prices import PriceRow
@@ -20,6 +21,8 @@ RATE_NAMES = {
     for name in Rates.__struct_fields__
     if name != "call_nano"
 }
+# What a variant may go by: with a name that no call ever has, it would never count and its dear work be sold cheap.
+FEATURES = frozenset(name for op in CATALOG.operations if op.meter for name in (*op.meter.features, "resolution"))
 TIERS_MAX = 8
 VARIANTS_MAX = 64
 
@@ -137,6 +140,9 @@ def _when(when: dict[str, tuple[str, ...]]) -> dict[str, tuple[str, ...]]:
     words = {name.strip(): tuple(word.strip().lower() for word in of) for name, of in when.items()}
     if not words or not all(name and of and all(of) for name, of in words.items()):
         raise InvalidInput("a variant names features and their words, such as mode=pro", field="variants")
+    if unknown := sorted(words.keys() - FEATURES):
+        known = ", ".join(sorted(FEATURES))
+        raise InvalidInput(f"no call has the feature {unknown[0]!r}; there are {known}", field="variants")
     return words
 
 

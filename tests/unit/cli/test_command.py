@@ -347,6 +347,41 @@ def test_a_database_that_cannot_be_used_is_told_in_its_drivers_words(
     assert "port 1 failed: Connection refused" in elkapi("key", "list").err
 
 
+def test_a_variant_or_country_that_would_never_count_is_refused_with_those_that_do(elkapi: Elkapi) -> None:
+    variant = elkapi("price", "set", "--model", "m", "--per-second", "1", "--variant", "mdoe=pro:per-second=2")
+    assert variant.status == 2
+    assert "no call has the feature 'mdoe'; there are audio, duration, effect, mode" in variant.err
+    country = elkapi("guard", "set", "g", "--pii", "phone", "--regions", "DE,UK")
+    assert country.status == 2
+    assert "'UK' is no country with phone numbers, such as DE or GB" in country.err
+    assert elkapi("guard", "set", "g", "--pii", "phone", "--regions", "DE,GB").status == 0
+
+
+def test_a_key_for_no_model_at_all_is_not_made(elkapi: Elkapi) -> None:
+    made = elkapi("key", "create", "--name", "k", "--models", "")
+    assert (made.status, made.err) == (
+        2,
+        "elkapi: models: name at least one, or leave it out for every model\n",
+    )
+    assert elkapi("key", "create", "--name", "k").status == 0
+    assert elkapi("key", "edit", "k", "--models", "").status == 2
+    assert elkapi("key", "show", "k", "--json").json["models"] is None
+
+
+def test_a_missing_group_is_told_with_a_command_that_makes_it(elkapi: Elkapi) -> None:
+    assert (
+        "`elkapi group set 'my group' --ratio 1`" in elkapi("key", "create", "--name", "k", "--group", "my group").err
+    )
+
+
+@pytest.mark.parametrize("value", ["nan", "inf", "-1", "0"])
+def test_a_channels_limit_that_is_no_time_is_named(elkapi: Elkapi, value: str) -> None:
+    add_channel(elkapi, "--name", "c")
+    outcome = elkapi("channel", "edit", "c", "--limit", f"connect_s={value}")
+    assert outcome.status == 2
+    assert "limits: connect_s is" in outcome.err
+
+
 def test_go_2026_4813_no_command_prints_a_channel_secret(elkapi: Elkapi) -> None:
     added = add_channel(
         elkapi, "--header-set", f"x-auth: {PLANTED}", "--proxy", f"http://u:{PLANTED}@127.0.0.1:1", "--name", "c"
@@ -677,6 +712,7 @@ def test_a_price_with_two_words_for_one_thing_is_refused(elkapi: Elkapi, given: 
     [
         ("--variant", "mode=pro:per-second=1"),
         ("--per-second", "1", "--variant", "mode=pro"),
+        ("--per-second", "1", "--variant", "mdoe=pro:per-second=2"),
         ("--per-second", "1", "--variant", "mode=|:per-second=1"),
         ("--per-second", "1", "--variant", "mode=pro:per-hour=1"),
         ("--per-second", "-1"),
