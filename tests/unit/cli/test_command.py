@@ -6,6 +6,7 @@ import importlib
 import importlib.util
 import io
 import json
+import re
 import sqlite3
 import sys
 from collections.abc import Callable
@@ -275,9 +276,15 @@ def test_a_setting_that_no_gateway_could_run_with_is_refused_by_every_command(
     assert not (tmp_path / "data").exists()
 
 
-def test_zero_stays_where_it_means_something_and_a_level_of_the_log_may_shout() -> None:
-    for name in ("PORT", "TASK_POLL_EVERY_S", "CACHE_BYTES_MAX", "ASSET_KEEP_S", "STORED_KEEP_S", "CHAT_IDLE_S"):
-        load_settings(environ={f"ELKAPI_{name}": "0"})
+def test_zero_is_taken_wherever_the_page_of_settings_says_what_it_means() -> None:
+    page = (Path(__file__).parents[3] / "docs/settings.md").read_text("utf-8")
+    named = re.findall(r"^\| `(\w+)` \|.*[;.] 0:? \w", page, re.MULTILINE)
+    assert {"port", "task_poll_every_s", "batch_parallel_max", "otlp_metrics_s", "chat_idle_s"} <= set(named)
+    for name in named:
+        load_settings(environ={f"ELKAPI_{name.upper()}": "0"})
+
+
+def test_the_level_of_the_log_may_stand_in_capitals() -> None:
     load_settings(environ={"ELKAPI_LOG_LEVEL": "WARNING"})
 
 
