@@ -195,11 +195,12 @@ def load_settings(flags: Mapping[str, Any] | None = None, environ: Mapping[str, 
 def _from_file(path: Path) -> dict[str, Any]:
     try:
         table = tomllib.loads(path.read_text("utf-8"))
-    except (OSError, tomllib.TOMLDecodeError) as error:
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise SettingsError(f"cannot read the settings file {path}: {error}") from None
     if unknown := sorted(table.keys() - set(Settings.__struct_fields__)):
         raise SettingsError(f"{path} has settings nobody knows: {', '.join(unknown)}")
-    return table
+    ratio = table.get("batch_ratio")  # Kept as a text, which is exact, and written like every other number.
+    return table if ratio is None or isinstance(ratio, bool) else table | {"batch_ratio": str(ratio)}
 
 
 def _parse(name: str, text: str) -> Any:

@@ -205,6 +205,8 @@ def _copy_sqlite_file(database: Database, copy: Path) -> None:
             # All pages in one step: between steps another process's write would start the copy anew, for ever under
             # load. In WAL mode the one long read keeps nobody from writing.
             raw.backup(target)
+        except sqlite3.Error as error:
+            raise Refused(f"the copy cannot be written: {error}; nothing of it is left") from None
         finally:
             target.close()
     finally:

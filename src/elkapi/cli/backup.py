@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from elkapi.admin.backup import BackupReport
 
 _path = click.Path(dir_okay=False, path_type=Path)
+_existing = click.Path(exists=True, dir_okay=False, path_type=Path)
 
 
 @click.command()
@@ -38,7 +39,7 @@ def backup(file: Path, with_secret_key: bool, as_json: bool) -> None:
 @click.command()
 @click.argument("file", type=_path)
 @click.option("--force", is_flag=True, help="replace what the installation holds")
-@click.option("--secret-key-file", type=_path, help="the key that seals this backup's secrets")
+@click.option("--secret-key-file", type=_existing, help="the key that seals this backup's secrets")
 @json_option
 def restore(file: Path, force: bool, secret_key_file: Path | None, as_json: bool) -> None:
     """Replace this installation's data by FILE, all or nothing; the gateway must be stopped."""

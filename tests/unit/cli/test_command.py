@@ -12,6 +12,7 @@ import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import click
@@ -282,6 +283,48 @@ def test_zero_is_taken_wherever_the_page_of_settings_says_what_it_means() -> Non
     assert {"port", "task_poll_every_s", "batch_parallel_max", "otlp_metrics_s", "chat_idle_s"} <= set(named)
     for name in named:
         load_settings(environ={f"ELKAPI_{name.upper()}": "0"})
+
+
+def test_a_settings_file_that_is_no_text_is_one_line_and_a_ratio_in_it_is_a_number(
+    elkapi: Elkapi, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    file = tmp_path / "settings.toml"
+    monkeypatch.setenv("ELKAPI_CONFIG", str(file))
+    file.write_bytes(b"\xff\xfe")
+    outcome = elkapi("doctor")
+    assert (outcome.status, outcome.err.count("\n")) == (2, 1)
+    assert f"cannot read the settings file {file}" in outcome.err
+    file.write_text("batch_ratio = 0.5\n")
+    assert load_settings().batch_ratio == "0.5"
+    file.write_text("batch_ratio = true\n")
+    assert elkapi("doctor").status == 2
+
+
+def test_a_copy_for_which_there_is_no_room_says_so_and_leaves_nothing(
+    elkapi: Elkapi, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    def on_a_small_disk(path: Path) -> sqlite3.Connection:
+        connection = sqlite3.connect(path)
+        connection.execute("pragma max_page_count = 2")
+        return connection
+
+    elkapi("key", "create", "--name", "k")
+    monkeypatch.setattr("elkapi.admin.backup.sqlite3", SimpleNamespace(connect=on_a_small_disk, Error=sqlite3.Error))
+    folder = tmp_path / "copies"
+    folder.mkdir()
+    outcome = elkapi("backup", str(folder / "copy"))
+    assert outcome.status == 1
+    assert outcome.err == "elkapi: the copy cannot be written: database or disk is full; nothing of it is left\n"
+    assert not list(folder.iterdir())
+
+
+def test_a_secret_key_file_that_is_not_there_is_said_even_where_none_is_needed(elkapi: Elkapi, tmp_path: Path) -> None:
+    elkapi("key", "create", "--name", "k")
+    copy = str(tmp_path / "copy")
+    assert elkapi("backup", copy).status == 0
+    outcome = elkapi("restore", copy, "--force", "--secret-key-file", str(tmp_path / "nowhere"))
+    assert outcome.status == 2
+    assert "nowhere' does not exist" in outcome.err
 
 
 def test_the_level_of_the_log_may_stand_in_capitals() -> None:
