@@ -11,6 +11,7 @@ import tomllib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, get_type_hints
+from urllib.parse import urlsplit
 
 import msgspec
 
@@ -259,8 +260,19 @@ def _check_words(settings: Settings) -> None:
         raise SettingsError(f"log_level is {settings.log_level!r}; use {', '.join(LOG_LEVELS)}")
     if settings.public_url and not settings.public_url.startswith(("http://", "https://")):
         raise SettingsError(f"public_url is {settings.public_url!r}; it begins with https:// or http://")
+    if settings.redis_url and not _is_redis(settings.redis_url):
+        raise SettingsError("redis_url cannot be read; use redis://, rediss:// or unix://, and a number as its port")
     for entry in settings.trusted_proxies:
         try:
             ipaddress.ip_network(entry, strict=False)
         except ValueError as error:
             raise SettingsError(f"trusted_proxies: {error}") from None
+
+
+def _is_redis(url: str) -> bool:
+    try:
+        parts = urlsplit(url)
+        _ = parts.port
+    except ValueError:
+        return False
+    return parts.scheme in ("redis", "rediss", "unix")
