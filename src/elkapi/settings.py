@@ -260,6 +260,9 @@ def _check_words(settings: Settings) -> None:
         raise SettingsError(f"log_level is {settings.log_level!r}; use {', '.join(LOG_LEVELS)}")
     if settings.public_url and not settings.public_url.startswith(("http://", "https://")):
         raise SettingsError(f"public_url is {settings.public_url!r}; it begins with https:// or http://")
+    if settings.heartbeat_lost_s < 2 * settings.heartbeat_s:
+        # Between two beats a worker that lives would be taken for dead, and what its calls hold be given away.
+        raise SettingsError(f"heartbeat_lost_s is {settings.heartbeat_lost_s}; it is to be twice heartbeat_s at least")
     if settings.redis_url and not _is_redis(settings.redis_url):
         raise SettingsError("redis_url cannot be read; use redis://, rediss:// or unix://, and a number as its port")
     for entry in settings.trusted_proxies:

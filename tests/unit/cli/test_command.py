@@ -262,6 +262,7 @@ def test_bad_settings_are_one_line_without_their_secret(
         ("DATA_DIR", "", "data_dir is empty"),
         ("LOG_LEVEL", "loud", "log_level is 'loud'; use debug, info, warning, error"),
         ("PUBLIC_URL", "ai.example.com", "it begins with https:// or http://"),
+        ("HEARTBEAT_S", "30", "heartbeat_lost_s is 10.0; it is to be twice heartbeat_s at least"),
         ("REDIS_URL", "localhost:6379", "redis_url cannot be read; use redis://"),
         ("REDIS_URL", "redis://me:hunter2@host:port/0", "redis_url cannot be read; use redis://"),
         ("TRUSTED_PROXIES", "10.0.0.0/8,proxy", "trusted_proxies: 'proxy' does not appear to be"),
