@@ -19,8 +19,14 @@ _path = click.Path(dir_okay=False, path_type=Path)
 _existing = click.Path(exists=True, dir_okay=False, path_type=Path)
 
 
+def _named(_ctx: click.Context, _param: click.Parameter, file: Path) -> Path:
+    if not file.name:
+        raise click.BadParameter("the name of a file is needed")
+    return file
+
+
 @click.command()
-@click.argument("file", type=_path)
+@click.argument("file", type=_path, callback=_named)
 @click.option("--with-secret-key", is_flag=True, help="also write FILE.secret-key: whoever has both has every secret")
 @json_option
 def backup(file: Path, with_secret_key: bool, as_json: bool) -> None:
@@ -37,7 +43,7 @@ def backup(file: Path, with_secret_key: bool, as_json: bool) -> None:
 
 
 @click.command()
-@click.argument("file", type=_path)
+@click.argument("file", type=_path, callback=_named)
 @click.option("--force", is_flag=True, help="replace what the installation holds")
 @click.option("--secret-key-file", type=_existing, help="the key that seals this backup's secrets")
 @json_option

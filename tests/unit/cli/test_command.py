@@ -321,6 +321,13 @@ def test_a_copy_for_which_there_is_no_room_says_so_and_leaves_nothing(
     assert not list(folder.iterdir())
 
 
+@pytest.mark.parametrize("command", ["backup", "restore"])
+def test_a_copy_without_a_name_is_misuse(elkapi: Elkapi, command: str) -> None:
+    outcome = elkapi(command, "")
+    assert outcome.status == 2
+    assert "the name of a file is needed" in outcome.err
+
+
 def test_a_secret_key_file_that_is_not_there_is_said_even_where_none_is_needed(elkapi: Elkapi, tmp_path: Path) -> None:
     elkapi("key", "create", "--name", "k")
     copy = str(tmp_path / "copy")
