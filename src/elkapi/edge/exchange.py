@@ -17,7 +17,7 @@ from elkapi.relay.call import Call, ClientGone, Fields, Headers
 if TYPE_CHECKING:
     from elkapi.edge.connection import Connection
 
-NO_CONTENT = 204
+NO_CONTENT, NOT_MODIFIED = 204, 304
 # A body sent in very small chunks would take many times its size in pieces; this many are joined to one.
 PIECES_MAX = 65_536
 
@@ -162,8 +162,9 @@ class Exchange:
     # The reply
 
     def send(self, status: int, headers: Headers, body: bytes) -> None:
-        # RFC 9110: a 204 has no body and names no length.
-        text = self._head(status, headers, b"" if status == NO_CONTENT else b"content-length: %d\r\n" % len(body))
+        # RFC 9110: a 204 has no body and names no length, a 304 none but that of the answer it stands for.
+        framing = b"" if status in (NO_CONTENT, NOT_MODIFIED) else b"content-length: %d\r\n" % len(body)
+        text = self._head(status, headers, framing)
         self.connection.write_soon(text if self.head_only else text + body)
         self._done()
 

@@ -451,6 +451,29 @@ async def test_expect_continue_is_answered() -> None:
     assert reply.startswith(b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 200 ")
 
 
+async def test_http_1_0_knows_no_interim_reply_whatever_it_expects() -> None:
+    async with running() as (_, port):
+        reply = await talk(
+            port, b"POST / HTTP/1.0\r\nHost: a\r\nExpect: 100-continue\r\nContent-Length: 2\r\n\r\n", b"ok"
+        )
+    assert reply.startswith(b"HTTP/1.1 200 ")
+    assert reply.endswith(b"POST ok")
+
+
+@pytest.mark.parametrize("status", [204, 304])
+async def test_an_answer_that_has_no_body_names_no_length(status: int) -> None:
+    """RFC 9110, 8.6: a cache would take the length of a 304 for that of the answer it keeps."""
+
+    async def bodiless(call: Call) -> None:
+        call.reply.send(status, [], b"")
+
+    async with running(bodiless) as (_, port):
+        reply = await talk(port, b"GET / HTTP/1.1\r\nHost: a\r\n\r\n" * 2)
+    assert reply.count(b"HTTP/1.1 %d " % status) == 2
+    assert b"content-length" not in reply
+    assert reply.endswith(b"\r\n\r\n")
+
+
 OFFER = b"Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAEAAEAAAAIAAAAB\r\n"
 
 
