@@ -56,8 +56,8 @@ class Database:
 
     @property
     def address(self) -> str:
-        """The address with its password masked, for people."""
-        return self._writer.url.render_as_string(hide_password=True)
+        """The address for people: its password masked, and without its query, where libpq takes one too."""
+        return self._writer.url.set(query={}).render_as_string(hide_password=True)
 
     @property
     def sqlite_path(self) -> Path | None:

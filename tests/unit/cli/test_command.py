@@ -633,6 +633,16 @@ def test_doctor_finds_what_is_wrong(elkapi: Elkapi, monkeypatch: pytest.MonkeyPa
     assert elkapi("doctor").status == 1
 
 
+@pytest.mark.parametrize("given", ["u:hunter2@127.0.0.1:1/d", "127.0.0.1:1/d?user=u&password=hunter2"])
+def test_doctor_shows_no_password_of_a_database_that_does_not_answer(
+    elkapi: Elkapi, monkeypatch: pytest.MonkeyPatch, given: str
+) -> None:
+    monkeypatch.setenv("ELKAPI_DATABASE_URL", f"postgresql://{given}")
+    shown = elkapi("doctor").out
+    assert "127.0.0.1:1/d" in shown
+    assert "hunter2" not in shown
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="elsewhere the runtime brings its libraries")
 def test_doctor_names_the_library_that_the_chat_model_lacks_and_no_other_cure(
     elkapi: Elkapi, monkeypatch: pytest.MonkeyPatch
