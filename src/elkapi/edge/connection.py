@@ -202,6 +202,8 @@ class Connection(asyncio.Protocol):
         self.url += url
         if len(self.url) > self.settings.header_bytes_max:
             raise BadRequest("The URL is too long.")
+        if b"#" in url:
+            raise BadRequest("The URL holds a fragment, which is for the client alone.")
 
     def on_header(self, name: bytes, value: bytes) -> None:
         # What follows a body is no header (RFC 9110, 6.5.1): nothing that decides by them would have waited for it.

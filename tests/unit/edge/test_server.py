@@ -187,6 +187,7 @@ async def test_headers_over_the_limit_and_garbage_are_400() -> None:
         for request in (
             b"GET / HTTP/1.1\r\nHost: a\r\nX: " + b"y" * 3000 + b"\r\n\r\n",
             b"GET /" + b"u" * 3000 + b" HTTP/1.1\r\nHost: a\r\n\r\n",
+            b"GET /docs/#tasks HTTP/1.1\r\nHost: a\r\n\r\n",
             b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03",
             b"GET / HTTP/9.9\r\n\r\n",
             b"POST / HTTP/1.1\r\nContent-Length: -1\r\n\r\n",
