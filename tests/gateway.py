@@ -44,6 +44,8 @@ SMALL = "text-embedding-3-small"
 class Gateway:
     """A running worker and the operator's hands on it; every change waits until the worker has seen it."""
 
+    server: Server
+
     def __init__(self, plane: DataPlane, installation: Installation, origin: str) -> None:
         self.plane = plane
         self.installation = installation
@@ -227,6 +229,7 @@ async def gateway(
             runner = BatchRunner(plane, error_body)
             runner.start()
             running = Gateway(plane, installation, f"http://127.0.0.1:{listening.getsockname()[1]}")
+            running.server = server
             try:
                 yield running
             finally:

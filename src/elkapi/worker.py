@@ -105,7 +105,7 @@ async def _serve(order: WorkerOrder, listening: socket.socket, ready_fd: int | N
         await stop.wait()
         drain_s = order.settings.drain_s
         cut, *_ = await asyncio.gather(
-            server.drain(drain_s),
+            server.drain(drain_s, plane.cut_off),
             runner.drain(drain_s),
             plane.background.drain(drain_s),
             plane.tasks.drain(drain_s),

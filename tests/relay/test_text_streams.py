@@ -177,6 +177,22 @@ async def test_g21_impossible_usage_of_a_stream_that_was_left_is_counted_locally
         assert record.flags == ("client_gone", "estimated_locally")
 
 
+async def test_a_stream_that_the_end_of_a_drain_cut_off_is_free_to_its_caller(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """docs/money.md: the gateway was stopped during the call, which is not the caller's doing."""
+    frames = frames_of("anthropic-text")[:5]
+    async with stage(tmp_path, monkeypatch, "anthropic", "anthropic") as staged:
+        _, writer, played = await staged.call()
+        await staged.play(played, frames)
+        assert await staged.gate.server.drain(0, staged.gate.plane.cut_off) == 1
+        record = await staged.watch.records.get()
+        assert (record.charge_nano, record.outcome, record.status) == (0, "broken_stream", 503)
+        assert record.loss_nano == law("anthropic", frames).nano() > 0
+        await staged.check_books(0)
+        writer.close()
+
+
 async def test_g26_cache_writes_of_unknown_life_cost_the_dearest_also_when_the_caller_left(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -54,13 +54,15 @@ class Server:
         for connection in self.connections:
             connection.close_soon()
 
-    async def drain(self, seconds: float) -> int:
-        """Finish what is under way, then close; returns how many connections had to be cut."""
+    async def drain(self, seconds: float, cutting: Callable[[], object] | None = None) -> int:
+        """Finish what is under way, then close; returns how many connections had to be cut, after `cutting` is told."""
         self.stop_accepting()
         deadline_s = time.monotonic() + seconds
         while self.connections and time.monotonic() < deadline_s:  # noqa: ASYNC110 - once per shutdown
             await asyncio.sleep(0.02)
         cut = len(self.connections)
+        if cut and cutting is not None:
+            cutting()
         tasks = [c.current.task for c in self.connections if c.current and c.current.task]
         for connection in list(self.connections):
             connection.abort()

@@ -12,7 +12,7 @@ import hashlib
 import msgspec
 
 from elkapi.clock import milliseconds
-from elkapi.errors import BadRequest, ContentBlocked, GatewayError, InsufficientQuota
+from elkapi.errors import BadRequest, ContentBlocked, GatewayError, InsufficientQuota, Unavailable
 from elkapi.ledger import IdempotencyPending, IdempotencyReplay, balance
 from elkapi.pricing.price import amount_nano, quote
 from elkapi.relay.call import Call
@@ -287,9 +287,16 @@ class Hold:
             await self._void("internal_error", gateway.status if gateway else 500, (), gateway)
 
     async def _left(self, left: Left) -> None:
-        """The caller went away: what had reached them is charged by a local count, flagged; before that it is free."""
+        """The caller went away: what had reached them is charged by a local count, flagged; before that it is free.
+
+        Who was cut off by a drain that took too long did not go: the gateway failed them.
+        """
         if not left.started:
             await self._void("client_gone", 499, left.attempts)
+            return
+        if self.plane.cutting:
+            gone = Unavailable("The gateway was stopped during the call.")
+            await self._failed(Failed(gone, left.attempts, left.channel, left.crossing))
             return
         if left.crossing is not None:
             usage, flags = await self._passed(left.crossing, left.crossing.tally)

@@ -96,3 +96,8 @@ class DataPlane(msgspec.Struct):
     addresses: Addresses
     teller: Teller
     telemetry: Telemetry | None = None
+    # The drain is over: a call that ends from now on was cut off by us, whatever its connection says.
+    cutting: bool = False
+
+    def cut_off(self) -> None:
+        self.cutting = True
