@@ -15,15 +15,13 @@ from elkapi.relay.plane import DataPlane
 from elkapi.relay.read import Request
 from elkapi.translate.crossing import Crossing, Tally
 from elkapi.translate.dialects import DIALECTS
+from elkapi.translate.estimate import MESSAGE_TOKENS, estimated_tokens, quarter
 from elkapi.translate.ir import is_all_text, texts_of
 from elkapi.types import Usage
 from elkapi.upstream import Deadlines, Origin, UpstreamFailure, UpstreamRequest
 
 COUNT_DEADLINES = Deadlines(connect_s=0.5, header_s=5.0, first_byte_s=5.0, idle_s=5.0, total_s=5.0)
 ANSWER_BYTES_MAX = 1024 * 1024
-BYTES_PER_TOKEN = 4
-# What a chat format puts around a message: its role and its separators.
-MESSAGE_TOKENS = 4
 COUNTED, ESTIMATED = "counted_locally", "estimated_locally"
 
 
@@ -140,7 +138,7 @@ def estimated(request: Request) -> tuple[Usage, str]:
     if request.operation.dialect is None:
         tokens = sum(quarter(len(text.encode())) for text in texts) if complete else quarter(upper.input_tokens)
     else:
-        tokens = sum(quarter(len(text.encode())) + MESSAGE_TOKENS for text in texts)
+        tokens = estimated_tokens(texts)
     return Usage(input_tokens=min(tokens, upper.input_tokens), calls=upper.calls), ESTIMATED
 
 
@@ -158,7 +156,3 @@ def _input_texts(request: Request) -> tuple[list[str], bool]:
         # The upstream took what we cannot read; its bytes are all that is known.
         return [request.body.decode("utf-8", "replace")], False
     return texts_of(asked), is_all_text(asked) and request.facts.previous is None
-
-
-def quarter(size_bytes: int) -> int:
-    return -(-size_bytes // BYTES_PER_TOKEN)

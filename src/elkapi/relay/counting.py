@@ -13,7 +13,7 @@ import msgspec
 from elkapi.catalog import Match
 from elkapi.catalog.upstreams import serves
 from elkapi.relay.call import Call
-from elkapi.relay.count import MESSAGE_TOKENS, count_texts, quarter
+from elkapi.relay.count import count_texts
 from elkapi.relay.count_by_model import count_by_model
 from elkapi.relay.guarding import guarding_of
 from elkapi.relay.keep import prepared
@@ -24,6 +24,7 @@ from elkapi.relay.route import PLANNED_MAX, check_allowed, no_channel
 from elkapi.routing.plan import plan
 from elkapi.snapshot import Snapshot
 from elkapi.translate import anthropic, embeddings, responses_state
+from elkapi.translate.estimate import MESSAGE_TOKENS, quarter
 from elkapi.translate.ir import ChatRequest, texts_of
 from elkapi.types import Attempt, Grant
 

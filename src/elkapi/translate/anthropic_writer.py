@@ -12,6 +12,7 @@ from typing import Any
 import msgspec
 
 from elkapi.translate.dialect import ReplyFacts
+from elkapi.translate.estimate import estimated_tokens
 from elkapi.translate.ir import (
     Citation,
     Event,
@@ -28,6 +29,7 @@ from elkapi.translate.ir import (
     ToolCallDelta,
     ToolCallStart,
     UsageSeen,
+    texts_of,
 )
 from elkapi.translate.usage import anthropic_usage_object
 from elkapi.types import Usage
@@ -248,7 +250,11 @@ class Writer:
     def _start(self) -> bytes:
         self._started = True
         message = _envelope(self._facts) | {"content": [], "stop_reason": None, "stop_sequence": None}
-        return _frame("message_start", {"message": message | {"usage": anthropic_usage_object(self._layout.usage)}})
+        usage = self._layout.usage
+        if usage == Usage():
+            # Most dialects count at their end; what clients show until then is better a guess than nothing.
+            usage = Usage(input_tokens=estimated_tokens(texts_of(self._facts.request)))
+        return _frame("message_start", {"message": message | {"usage": anthropic_usage_object(usage)}})
 
     def _advance(self, out: list[bytes], all_of_it: bool) -> None:
         """Open the next block while the open one is complete; what is closed is forgotten."""

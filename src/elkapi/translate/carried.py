@@ -11,9 +11,8 @@ import msgspec
 
 from elkapi.translate import embeddings, rerank
 from elkapi.translate.embeddings import EmbeddingRequest
+from elkapi.translate.estimate import quarter
 from elkapi.types import Usage
-
-BYTES_PER_TOKEN = 4
 
 
 class Carrier(msgspec.Struct, frozen=True):
@@ -40,7 +39,7 @@ def _gemini_to_openai(
     if reply.prompt_tokens is not None and reply.prompt_tokens <= sum(sizes):
         written = embeddings.write_openai_reply(reply, request, client_model, reply.prompt_tokens)
         return written, Usage(input_tokens=reply.prompt_tokens, calls=1), ()
-    tokens = sum(-(-size // BYTES_PER_TOKEN) for size in sizes)
+    tokens = sum(map(quarter, sizes))
     written = embeddings.write_openai_reply(reply, request, client_model, tokens)
     return written, Usage(input_tokens=tokens, calls=1), ("usage_missing", "estimated_locally")
 

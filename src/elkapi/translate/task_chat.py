@@ -14,12 +14,11 @@ from typing import Any
 import msgspec
 
 from elkapi.errors import GatewayError, UpstreamError
+from elkapi.translate.estimate import quarter
 from elkapi.types import State, TaskView
 
 KEEP_ALIVE = b": keep-alive\n\n"
 DONE = b"data: [DONE]\n\n"
-# What a client counts from its usage is small talk: such a call is paid for as the task is.
-_BYTES_PER_TOKEN = 4
 _TASK_ID = re.compile(r"\btask_[0-9a-f]{32}\b")
 _WORDS = {State.QUEUED: "queued", State.RUNNING: "running", State.SUCCEEDED: "done"}
 _encode = msgspec.json.Encoder().encode
@@ -140,7 +139,8 @@ def _code(view: TaskView) -> str:
 
 
 def _usage(prompt: str, text: str) -> dict[str, int]:
-    asked, told = (-(-len(said.encode()) // _BYTES_PER_TOKEN) for said in (prompt, text))
+    """What a client counts from it is small talk: such a call is paid for as the task is."""
+    asked, told = (quarter(len(said.encode())) for said in (prompt, text))
     return {"prompt_tokens": asked, "completion_tokens": told, "total_tokens": asked + told}
 
 

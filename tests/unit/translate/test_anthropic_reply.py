@@ -15,18 +15,21 @@ from translate_anthropic import NAMES, events_of, facts, recording, streamed
 
 from elkapi.translate.anthropic import DIALECT, error_type
 from elkapi.translate.claude import OUTPUT_TOOL
-from elkapi.translate.dialect import Unreadable
+from elkapi.translate.dialect import ReplyFacts, Unreadable
 from elkapi.translate.ir import (
+    ChatRequest,
     Citation,
     End,
     Event,
     Failure,
     Finish,
     ImageOut,
+    Message,
     RedactedThinking,
     RefusalDelta,
     ServerToolPart,
     Start,
+    Text,
     TextDelta,
     ThinkingDelta,
     ThinkingSignature,
@@ -369,6 +372,18 @@ def test_one_event_is_one_write_and_only_the_ending_waits() -> None:
     assert writer.feed(TextDelta("b")).count(b"event: ") == 1
     assert writer.feed(Finish("stop")) == b""
     assert writer.finish().count(b"event: ") == 3
+
+
+def test_a_stream_whose_usage_comes_last_begins_with_an_estimate_of_its_input() -> None:
+    """anthropic.md, section 4: message_start has the estimated input."""
+    asked = ChatRequest(model="claude", messages=[Message("user", (Text("a" * 400),))])
+    writer = DIALECT.writer(ReplyFacts(id="msg_1", model="claude", created_s=0, request=asked))
+    started = writer.feed(TextDelta("b"))
+    assert b'"input_tokens":104' in started
+    assert b'"output_tokens":0' in started
+    writer.feed(UsageSeen(Usage(input_tokens=90, output_tokens=1, calls=1)))
+    writer.feed(Finish("stop"))
+    assert b'"input_tokens":90' in writer.finish()
 
 
 def test_sequential_parallel_tools_stream_live() -> None:
