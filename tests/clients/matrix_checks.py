@@ -260,7 +260,7 @@ REFUSALS = {
     "too large upstream": Refusal(status=413, text="[sandbox: status=413]", once=True),
     "rate limit": Refusal(status=429, code="upstream_rate_limited", text="[sandbox: status=429]"),
     "upstream down": Refusal(status=502, code="upstream_error", text="[sandbox: status=500]"),
-    "upstream overloaded": Refusal(status=502, code="upstream_error", text="[sandbox: status=529]", once=True),
+    "upstream overloaded": Refusal(status=503, code="upstream_overloaded", text="[sandbox: status=529]", once=True),
     "broken stream": Refusal(status=0, text="[[say: a b c d]] [sandbox: error-after=2]", streamed_only=True),
     "cut stream": Refusal(status=0, text="[[say: a b c d]] [sandbox: cut-after=4]", streamed_only=True),
 }
@@ -313,7 +313,7 @@ OPENAI_KINDS = {
     413: "APIError",
     429: "RateLimitError",
 }
-ANTHROPIC_KINDS = OPENAI_KINDS | {413: "ContentTooLargeError", 503: "ServiceUnavailableError"}
+ANTHROPIC_KINDS = OPENAI_KINDS | {413: "ContentTooLargeError", 503: "ServiceUnavailableError", 529: "OverloadedError"}
 ANTHROPIC_WORDS = {
     400: "invalid_request_error",
     401: "authentication_error",
@@ -381,13 +381,16 @@ def judged_error(refusal: Refusal, client: str, raised: Raised) -> list[str]:
         wrong.append(f"it tells of the upstream: {raised.message}")
     if refusal.streamed_only:
         return wrong
-    if raised.status != refusal.status:
-        wrong.append(f"status {raised.status}, not {refusal.status}: {raised.message}")
+    status = refusal.status
+    if client == "anthropic" and refusal.code == "upstream_overloaded":
+        status = 529  # Its own, which its clients know.
+    if raised.status != status:
+        wrong.append(f"status {raised.status}, not {status}: {raised.message}")
     if client == "gemini":
         kind = "ClientError" if refusal.status < 500 else "ServerError"
         word: str | None = GOOGLE_WORDS[refusal.status]
     elif client == "anthropic":
-        kind = ANTHROPIC_KINDS.get(refusal.status, "InternalServerError")
+        kind = ANTHROPIC_KINDS.get(status, "InternalServerError")
         word = refusal.anthropic or ANTHROPIC_WORDS[refusal.status]
     else:
         kind, word = OPENAI_KINDS.get(refusal.status, "InternalServerError"), refusal.code or raised.code
