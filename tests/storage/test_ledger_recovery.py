@@ -127,34 +127,6 @@ async def test_a_heartbeat_that_stands_still_is_noticed(settings: Settings, inst
     assert kinds_of(database, order) == ["hold", "expire"]
 
 
-async def test_a_database_that_could_not_be_written_for_long_expires_nobody(
-    settings: Settings, installation: Installation
-) -> None:
-    database, owner = installation.database, os.urandom(16)
-    account = funded_account(database, 100)
-    async with started(settings, installation, owner) as ledger:
-        await ledger.hold(order := an_order(account, nano=70))
-    with database.write() as connection:
-        connection.execute(workers.update().values(ended_ns=None))
-    clock = ManualClock()
-    watch = Recoverer(database, settings, clock)
-    watch.tick()
-    # Locked or full meanwhile, for whoever writes a heartbeat and for this process.
-    clock.advance(settings.heartbeat_lost_s * 2)
-    watch.tick()
-    assert kinds_of(database, order) == ["hold"]
-    with database.write() as connection:
-        connection.execute(workers.update().values(heartbeat_ns=workers.c.heartbeat_ns + 1))
-    clock.advance(settings.heartbeat_lost_s / 4)
-    watch.tick()
-    assert kinds_of(database, order) == ["hold"]
-    # Only one who stays silent while others write is gone.
-    for _ in range(4):
-        clock.advance(settings.heartbeat_lost_s / 4)
-        watch.tick()
-    assert kinds_of(database, order) == ["hold", "expire"]
-
-
 async def test_g08_a_hold_that_reaches_the_disk_after_its_worker_was_given_up_goes_back_too(
     settings: Settings, installation: Installation
 ) -> None:

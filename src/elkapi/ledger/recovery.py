@@ -218,8 +218,7 @@ class Recoverer:
     """Watches heartbeats from inside a process and recovers; `tick` is called every few seconds by the writer's thread.
 
     A heartbeat counts as stopped only when this process saw the same value for heartbeat_lost_s of its own running
-    time, and could itself write at an earlier look, half of that into the silence: a machine that slept, or a database
-    that was away, locked or full, makes every heartbeat old at once and nobody dead.
+    time: a machine that slept, or a database that was away, makes every heartbeat old at once and nobody dead.
     """
 
     def __init__(
@@ -234,8 +233,6 @@ class Recoverer:
         self._clock = clock
         self._notify = notify
         self._seen: dict[bytes, tuple[int, float]] = {}
-        # Owners that were silent while a write of ours went through, with the heartbeat they stood at.
-        self._missed: dict[bytes, int] = {}
 
     def tick(self) -> None:
         """Look at the heartbeats and recover when somebody is gone. Raises Unavailable."""
@@ -246,7 +243,6 @@ class Recoverer:
                 select(idempotency.c.key_id).where(idempotency.c.expires_ns <= self._clock.now_ns()).limit(1)
             ).first()
         gone = self._gone([(owner, beat, ended) for owner, beat, ended in beats])
-        self._miss_silent({owner: beat for owner, beat, ended in beats if ended is None})
         if not gone and due is None:
             return
         started_s = time.perf_counter()
@@ -270,19 +266,5 @@ class Recoverer:
         return [
             owner
             for owner, beat, ended in beats
-            if (self._is_lost(owner, beat, now_s - lost_s) if ended is None else _due(beat, ended, lost_ns))
+            if (now_s - seen[owner][1] >= lost_s if ended is None else _due(beat, ended, lost_ns))
         ]
-
-    def _is_lost(self, owner: bytes, beat_ns: int, lost_s: float) -> bool:
-        return self._seen[owner][1] <= lost_s and self._missed.get(owner) == beat_ns
-
-    def _miss_silent(self, beats: dict[bytes, int]) -> None:
-        """Write to the rows of those who are silent for half the time: if that works, it is not the database."""
-        self._missed = {owner: beat for owner, beat in self._missed.items() if beats.get(owner) == beat}
-        half_s = self._clock.monotonic_s() - self._settings.heartbeat_lost_s / 2
-        silent = {owner: beat for owner, beat in beats.items() if self._seen[owner][1] <= half_s}
-        if missed := {owner: beat for owner, beat in silent.items() if owner not in self._missed}:
-            w = workers.c
-            with self._database.write() as connection:
-                connection.execute(update(workers).where(w.owner.in_(missed)).values(scan_from=w.scan_from))
-            self._missed |= missed
