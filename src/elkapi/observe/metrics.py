@@ -160,9 +160,9 @@ class Metrics(CallCounts):
             durations, self.durations = self.durations, defaultdict(Durations)
             for operation, taken in durations.items():
                 taken.pour_into(self._seconds.labels(operation))
-            for kind, count in self.alerts.items():
+            alerts, self.alerts = self.alerts, defaultdict(int)
+            for kind, count in alerts.items():
                 self._alerts.labels(kind).inc(count)
-            self.alerts.clear()
             for name, value in gauges.items():
                 self._gauges[name].set(value)
 

@@ -82,11 +82,16 @@ from pathlib import Path
 from elkapi.observe import metrics
 metrics.prepare(Path(sys.argv[1]))
 mine = metrics.Metrics()
+mine.alerts["known"] += 1
+mine.fold({})
 resource.setrlimit(resource.RLIMIT_FSIZE, (70_000, 70_000))  # room for the first size of a file and no more
 for number in range(1000):
     mine.attempts[(f"channel-{number}", "ok")] += 1
     mine.tokens += 1
     mine.fold({})
+mine.alerts["known"] += 1
+mine.alerts["new"] += 1
+mine.fold({})
 mine.fold({})
 sys.stdout.write(metrics.Metrics.page(for_operator=True).decode())
 """
@@ -100,3 +105,5 @@ def test_what_finds_no_room_is_not_counted_and_the_rest_goes_on(tmp_path: Path) 
     assert all(float(lines[name]) == 1 for name in counted)
     assert "metrics are not counted" in done.stderr
     assert float(lines["elkapi_input_tokens_total"]) == 1000
+    # Neither is what had room counted again with the next fold.
+    assert float(lines['elkapi_alerts_total{kind="known"}']) == 2
