@@ -56,7 +56,7 @@ def serve(settings: Settings, role: Role | None = None) -> int:
 
 def _check_data_dir(settings: Settings) -> None:
     """Make the data directory, unless the processes' sockets could not lie in it."""
-    if len(os.fsencode(settings.socket_path("control"))) > SOCKET_PATH_BYTES_MAX:
+    if settings.socket_path_bytes > SOCKET_PATH_BYTES_MAX:
         raise StartError(
             f"the data directory {settings.data_path.absolute()} is too long for the sockets in it, which the kernel "
             f"takes up to {SOCKET_PATH_BYTES_MAX} bytes: choose a shorter ELKAPI_DATA_DIR"

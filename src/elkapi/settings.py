@@ -158,8 +158,13 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         return self.effective_database_url.startswith("sqlite")
 
     def socket_path(self, role: str) -> str:
-        """The unix socket of a role's process, in the data directory (kept short: the kernel's limit is 107 bytes)."""
+        """The unix socket of a role's process, in the data directory."""
         return str(self.data_path.absolute() / f"{role}.sock")
+
+    @property
+    def socket_path_bytes(self) -> int:
+        """The longest of those paths; the kernel takes SOCKET_PATH_BYTES_MAX."""
+        return len(os.fsencode(self.socket_path("control")))
 
 
 SECRET_FIELDS = frozenset(

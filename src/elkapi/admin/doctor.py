@@ -73,7 +73,7 @@ def _data_dir(settings: Settings) -> Iterator[Finding]:
         mode = stat.S_IMODE(path.stat().st_mode)
         closed = not mode & 0o077
         yield Finding("data directory", closed, f"{path} has mode {mode:04o}" + ("" if closed else "; chmod 700 it"))
-    socket_bytes = len(os.fsencode(settings.socket_path("control")))
+    socket_bytes = settings.socket_path_bytes
     fits = socket_bytes <= SOCKET_PATH_BYTES_MAX
     hint = "" if fits else f"; the kernel takes {SOCKET_PATH_BYTES_MAX}: choose a shorter ELKAPI_DATA_DIR"
     yield Finding("socket paths", fits, f"{socket_bytes} bytes{hint}")
