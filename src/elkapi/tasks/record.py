@@ -49,7 +49,7 @@ class Told(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
 
     `polled`: the answer is one to a fetch, not to the submit. `upstream_model` is the provider's name for the model.
     `cancel_asked`: the provider may have been asked to cancel it, so that it is over when nobody there knows it.
-    `said` are the failure's words as they came, for the operator, where callers are told others.
+    `said` are the failure's own words but for the provider's key, for the operator, where callers are told others.
     """
 
     reply: msgspec.Raw = msgspec.Raw(b"")
