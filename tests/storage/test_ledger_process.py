@@ -296,11 +296,12 @@ async def test_the_process_recovers_workers_that_were_killed(
     assert killed.returncode == -signal.SIGKILL
     with sqlite.database.read() as connection:
         assert balance(connection, account).held_nano == 5000
-    for _ in range(300):
-        with sqlite.database.read() as connection:
-            if balance(connection, account).held_nano == 0:
-                break
-        await asyncio.sleep(0.02)
+    async with worker(sqlite):  # whose heartbeat tells a worker that died from a database that cannot be written
+        for _ in range(300):
+            with sqlite.database.read() as connection:
+                if balance(connection, account).held_nano == 0:
+                    break
+            await asyncio.sleep(0.02)
     with sqlite.database.read() as connection:
         report = check(connection)
     assert report.problems == []

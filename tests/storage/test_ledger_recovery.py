@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 
 import pytest
 from sqlalchemy import select
@@ -46,6 +46,34 @@ def resolve_all(database: Database, settings: Settings, owner: bytes) -> int:
     with database.write() as connection:
         mark_dead(connection, owner, 1)
         return recover(connection, 1, settings).holds
+
+
+async def held_by_one_that_was_killed(settings: Settings, installation: Installation) -> HoldOrder:
+    account = funded_account(installation.database, 100)
+    async with started(settings, installation, os.urandom(16)) as ledger:
+        await ledger.hold(order := an_order(account, nano=70))
+    with installation.database.write() as connection:
+        connection.execute(workers.update().values(ended_ns=None))  # no farewell
+    return order
+
+
+def looks_beside_one_that_lives(database: Database, settings: Settings, clock: ManualClock) -> Callable[..., None]:
+    """A function that lets the seconds pass, moves the heartbeat of another worker unless told not to, and looks."""
+    alive = os.urandom(16)
+    row = {"owner": alive, "role": "worker", "started_ns": 1, "heartbeat_ns": 1, "scan_from": b"\xff" * 16}
+    with database.write() as connection:
+        connection.execute(workers.insert().values(row))
+    watch = Recoverer(database, settings, clock)
+
+    def look(passed_s: float, *, moves: bool = True) -> None:
+        clock.advance(passed_s)
+        if moves:
+            with database.write() as connection:
+                mine = workers.update().where(workers.c.owner == alive)
+                connection.execute(mine.values(heartbeat_ns=workers.c.heartbeat_ns + 1))
+        watch.tick()
+
+    return look
 
 
 async def test_g08_holds_of_a_dead_worker_go_back_exactly_once(settings: Settings, installation: Installation) -> None:
@@ -109,21 +137,40 @@ async def test_a_machine_that_slept_expires_nobody(settings: Settings, installat
         await ledger.void(order)
 
 
-async def test_a_heartbeat_that_stands_still_is_noticed(settings: Settings, installation: Installation) -> None:
-    database, owner = installation.database, os.urandom(16)
-    account = funded_account(database, 100)
-    async with started(settings, installation, owner) as ledger:
-        await ledger.hold(order := an_order(account, nano=70))
-    with database.write() as connection:
-        connection.execute(workers.update().values(ended_ns=None))  # as after a kill: no farewell
+async def test_a_heartbeat_that_stands_still_while_others_move_is_noticed(
+    settings: Settings, installation: Installation
+) -> None:
+    database = installation.database
+    order = await held_by_one_that_was_killed(settings, installation)
     clock = ManualClock()
-    watch = Recoverer(database, settings, clock)
-    watch.tick()
-    clock.advance(settings.heartbeat_lost_s * 0.9)
-    watch.tick()
+    look = looks_beside_one_that_lives(database, settings, clock)
+    for _ in range(4):
+        look(settings.heartbeat_lost_s / 4)
     assert kinds_of(database, order) == ["hold"]
-    clock.advance(settings.heartbeat_lost_s * 0.2)
-    watch.tick()
+    look(settings.heartbeat_lost_s / 4)
+    assert kinds_of(database, order) == ["hold", "expire"]
+
+
+async def test_a_database_that_could_not_be_written_for_long_expires_nobody(
+    settings: Settings, installation: Installation
+) -> None:
+    database = installation.database
+    order = await held_by_one_that_was_killed(settings, installation)
+    clock = ManualClock()
+    look = looks_beside_one_that_lives(database, settings, clock)
+    look(0)
+    # Locked or full meanwhile for whoever writes a heartbeat, at many looks or with one that waited all the time.
+    for _ in range(20):
+        look(settings.heartbeat_lost_s / 4, moves=False)
+    look(settings.heartbeat_lost_s * 20)
+    assert kinds_of(database, order) == ["hold"]
+    # Back again, this one a little later than the other.
+    with database.write() as connection:
+        connection.execute(workers.update().values(heartbeat_ns=workers.c.heartbeat_ns + 1))
+    for _ in range(4):
+        look(settings.heartbeat_lost_s / 4)
+    assert kinds_of(database, order) == ["hold"]
+    look(settings.heartbeat_lost_s / 4)
     assert kinds_of(database, order) == ["hold", "expire"]
 
 

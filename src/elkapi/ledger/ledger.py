@@ -39,7 +39,7 @@ from elkapi.ledger.orders import (
     UsageRow,
     given_back,
 )
-from elkapi.ledger.recovery import Recoverer, mark_dead, open_holds
+from elkapi.ledger.recovery import LOOKS_MIN, Recoverer, mark_dead, open_holds
 from elkapi.ledger.tasking import seal_task, seal_told
 from elkapi.ledger.told import ToldFailures
 from elkapi.ledger.writer import INLINE_ORDERS_MAX, LINGER_FROM_HOLDS, UNREACHABLE, Entry, Limits, Writer
@@ -546,6 +546,6 @@ def writer_limits(settings: Settings) -> Limits:
     return Limits(
         batch_max=settings.ledger_batch_max,
         heartbeat_s=settings.heartbeat_s,
-        tick_s=settings.heartbeat_lost_s / 4,
+        tick_s=settings.heartbeat_lost_s / LOOKS_MIN,
         drain_s=settings.settle_wait_s,
     )

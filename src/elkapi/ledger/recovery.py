@@ -1,9 +1,9 @@
 """Gives back what workers that are gone still held, and lists those calls; a live worker's holds are never touched.
 
 A worker is gone when it said so, when the supervisor saw its process end (`mark_dead`), or when its heartbeat did not
-move for heartbeat_lost_s. Its unresolved holds are expired, back to the customer, each listed in `unknown_outcomes`:
-whether the upstream billed such a call, nobody here can know. Its open idempotency keys become `unknown`. The tasks it
-was submitting or polling keep their holds, and become some poller's.
+move for heartbeat_lost_s in which others' did. Its unresolved holds are expired, back to the customer, each listed in
+`unknown_outcomes`: whether the upstream billed such a call, nobody here can know. Its open idempotency keys become
+`unknown`. The tasks it was submitting or polling keep their holds, and become some poller's.
 
 Its row stays for another heartbeat_lost_s and is looked at once more: a hold it had sent just before its end may still
 have been under way to the disk. A heartbeat of 0 says that the first look was taken.
@@ -33,6 +33,7 @@ from elkapi.testing.crash import point
 log = logging.getLogger("elkapi.ledger")
 
 LOOKED_AT = 0
+LOOKS_MIN = 4
 
 
 class OpenHold(msgspec.Struct, frozen=True):
@@ -217,8 +218,10 @@ def _release(connection: Connection, expired: list[OpenHold]) -> None:
 class Recoverer:
     """Watches heartbeats from inside a process and recovers; `tick` is called every few seconds by the writer's thread.
 
-    A heartbeat counts as stopped only when this process saw the same value for heartbeat_lost_s of its own running
-    time: a machine that slept, or a database that was away, makes every heartbeat old at once and nobody dead.
+    A heartbeat counts as stopped when this process saw it stand still for heartbeat_lost_s of its own running time, of
+    which only looks that saw another one move count, each for a fourth of that at most: a machine that slept, or a
+    database that was away, locked or full, makes every heartbeat old at once and nobody dead. Where no heartbeat moves
+    nobody can spend either, and the next worker's first one is a move.
     """
 
     def __init__(
@@ -232,6 +235,8 @@ class Recoverer:
         self._settings = settings
         self._clock = clock
         self._notify = notify
+        self._looked_s = clock.monotonic_s()
+        # By owner: its heartbeat, and the seconds that it stood still while others moved.
         self._seen: dict[bytes, tuple[int, float]] = {}
 
     def tick(self) -> None:
@@ -255,16 +260,17 @@ class Recoverer:
             self._notify(report)
 
     def _gone(self, beats: list[tuple[bytes, int, int | None]]) -> list[bytes]:
-        now_s = self._clock.monotonic_s()
-        seen = {}
-        for owner, beat, _ in beats:
-            known = self._seen.get(owner)
-            seen[owner] = known if known is not None and known[0] == beat else (beat, now_s)
-        self._seen = seen
         lost_s = self._settings.heartbeat_lost_s
+        now_s = self._clock.monotonic_s()
+        passed_s, self._looked_s = min(now_s - self._looked_s, lost_s / LOOKS_MIN), now_s
+        still = {owner for owner, beat, _ in beats if owner in self._seen and self._seen[owner][0] == beat}
+        if not any(ended is None and owner not in still for owner, _, ended in beats):
+            passed_s = 0.0
+        still_s = {owner: self._seen[owner][1] + passed_s for owner in still}
+        self._seen = {owner: (beat, still_s.get(owner, 0.0)) for owner, beat, _ in beats}
         lost_ns = self._clock.now_ns() - round(lost_s * 1e9)
         return [
             owner
             for owner, beat, ended in beats
-            if (now_s - seen[owner][1] >= lost_s if ended is None else _due(beat, ended, lost_ns))
+            if (self._seen[owner][1] >= lost_s if ended is None else _due(beat, ended, lost_ns))
         ]
