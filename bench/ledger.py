@@ -26,6 +26,7 @@ from pathlib import Path
 
 import uvloop
 
+from elkapi.app import GC_ALLOCATIONS
 from elkapi.ids import new_id
 from elkapi.ledger import open_ledger
 from elkapi.ledger.accounts import create_account
@@ -35,7 +36,7 @@ from elkapi.settings import Settings
 from elkapi.storage.db import Database
 from elkapi.storage.migrations import migrate
 from elkapi.types import HoldOrder, RequestRecord, Settlement, Usage
-from elkapi.worker import GC_ALLOCATIONS, SWITCH_INTERVAL_S
+from elkapi.worker import SWITCH_INTERVAL_S
 
 CONCURRENCY = (1, 32, 256)
 UPSTREAM_S = 0.001
@@ -138,7 +139,7 @@ async def measure(database: Database, settings: Settings, arguments: argparse.Na
     ledger = open_ledger(settings, database, os.urandom(16), in_process=not arguments.remote)
     await ledger.start()
     # The cost of making the usage record itself is the relay's, with or without a ledger.
-    # As a worker tunes its interpreter (elkapi.worker).
+    # As a worker tunes its interpreter (elkapi.app and elkapi.worker).
     gc.collect()
     gc.freeze()
     gc.set_threshold(GC_ALLOCATIONS, 20, 50)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ast
+import importlib
 import importlib.util
 import os
 import subprocess
@@ -140,3 +142,13 @@ def test_a_player_counts_a_stream_as_whole_only_with_every_event(monkeypatch: py
     assert asyncio.run(played(streams.EVENTS, 100_000)) == (1, 0)
     assert asyncio.run(played(streams.EVENTS, 97)) == (1, 0)
     assert asyncio.run(played(streams.EVENTS + 1, 97)) == (0, 1)
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "bench").glob("*.py")), ids=lambda path: path.name)
+def test_what_a_bench_takes_from_the_gateway_is_there(path: Path) -> None:
+    for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+        if isinstance(node, ast.ImportFrom) and (node.module or "").partition(".")[0] == "elkapi":
+            module = importlib.import_module(node.module or "")
+            for alias in node.names:
+                if not hasattr(module, alias.name):
+                    importlib.import_module(f"{node.module}.{alias.name}")
