@@ -16,6 +16,7 @@ from elkapi.errors import Unavailable
 from elkapi.storage import dialect as sql
 from elkapi.storage import schema
 from elkapi.storage.db import Database, Reader
+from elkapi.storage.migrations import migrate
 
 meta = schema.meta
 
@@ -174,6 +175,26 @@ def test_sqlite_files_are_private(tmp_path: Path) -> None:
             schema.meta.create(connection)
             assert {stat.S_IMODE(file.stat().st_mode) for file in path.parent.iterdir()} == {0o600}
         assert stat.S_IMODE(path.parent.stat().st_mode) == 0o700
+    finally:
+        database.close()
+
+
+@pytest.mark.parametrize(
+    ("mine", "stays"), [(None, sql.SQLITE_PAGE_BYTES), (4096, 4096)], ids=["fresh", "made with another size"]
+)
+def test_sqlite_pages_are_small_and_a_file_keeps_its_own(tmp_path: Path, mine: int | None, stays: int) -> None:
+    path = tmp_path / "elkapi.sqlite3"
+    if mine is not None:
+        earlier = sqlite3.connect(path)
+        earlier.execute(f"PRAGMA page_size = {mine}")
+        earlier.execute(f"PRAGMA application_id = {sql.SQLITE_APPLICATION_ID}")
+        earlier.close()
+    database = Database.open(f"sqlite:///{path}", synchronous="FULL")
+    try:
+        migrate(database)
+        raw = database.raw_writer()
+        assert raw.execute("PRAGMA page_size").fetchone() == (stays,)
+        raw.close()
     finally:
         database.close()
 

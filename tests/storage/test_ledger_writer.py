@@ -20,6 +20,7 @@ from elkapi.ledger.checkpoint import Checkpointer
 from elkapi.ledger.orders import Beat, Order, Settle
 from elkapi.ledger.writer import Entry, Limits, Writer
 from elkapi.settings import Settings
+from elkapi.storage.dialect import SQLITE_PAGE_BYTES
 from elkapi.storage.installation import Installation, open_installation
 from elkapi.testing.ledger import a_settlement, an_order, funded_account
 
@@ -198,7 +199,7 @@ async def test_the_write_ahead_log_begins_anew_under_load(
 ) -> None:
     from elkapi.ledger import checkpoint
 
-    monkeypatch.setattr(checkpoint, "PAGES_BEGIN_ANEW", 200)
+    monkeypatch.setattr(checkpoint, "LOG_BYTES_BEGIN_ANEW", 200 * SQLITE_PAGE_BYTES)
     monkeypatch.setattr(checkpoint, "LOOK_EVERY_S", 0.02)
     account = funded_account(sqlite.database, 10**6)
     ledger = await opened(sqlite)
@@ -211,7 +212,7 @@ async def test_the_write_ahead_log_begins_anew_under_load(
         with log.open("rb") as head:
             beginnings.add(head.read(16)[12:])  # SQLite's file format: the number of the checkpoint.
         largest = max(largest, log.stat().st_size)
-        all_of_it = ledger.writer.stats.transactions * 3 * 4096
+        all_of_it = ledger.writer.stats.transactions * 3 * SQLITE_PAGE_BYTES
     await ledger.aclose()
 
 

@@ -16,8 +16,8 @@ from typing import Any
 log = logging.getLogger("elkapi.ledger")
 
 LOOK_EVERY_S = 0.25
-# With 4 KiB pages the log then has 32 MiB, and commits are kept out for the few pages that came meanwhile.
-PAGES_BEGIN_ANEW = 8000
+# Commits are kept out only for the few pages that came meanwhile.
+LOG_BYTES_BEGIN_ANEW = 32 << 20
 
 
 class Checkpointer:
@@ -50,12 +50,12 @@ class Checkpointer:
                 connection.close()
 
     def _look(self, connection: Any) -> None:
-        pages = self._copy(connection)
-        if pages >= PAGES_BEGIN_ANEW:
+        if self._copy(connection) >= LOG_BYTES_BEGIN_ANEW:
             with self._lock:
                 self._copy(connection)
 
     def _copy(self, connection: Any) -> int:
-        """Copy what can be copied beside readers and writers; how many pages the log has."""
+        """Copy what can be copied beside readers and writers; how many bytes of pages the log has."""
         _, pages, _ = connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
-        return int(pages)
+        (page_bytes,) = connection.execute("PRAGMA page_size").fetchone()
+        return int(pages) * int(page_bytes)

@@ -44,6 +44,9 @@ from sqlalchemy.exc import (
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
 SQLITE_APPLICATION_ID = 0x656C6B61  # "elka": `file` and a mistaken path can tell our file from another program's.
+# Half of SQLite's own choice: what a transaction touches goes to the log in whole pages, and the calls of many keys
+# touch as many accounts (docs/adr/0010-ledger.md has the figures). A file keeps the size that it was made with.
+SQLITE_PAGE_BYTES = 2048
 BUSY_TIMEOUT_MS = 5_000
 CONNECT_TIMEOUT_S = 3
 STATEMENT_TIMEOUT_MS = 30_000
@@ -195,6 +198,7 @@ def create_private_directory(path: Path) -> None:
 def adopt_sqlite_file(connection: Any) -> None:
     """Mark a fresh file as ours and switch it to WAL; raises DatabaseUrlError for another program's database."""
     if _scalar(connection, "PRAGMA application_id") != SQLITE_APPLICATION_ID:
+        connection.execute(f"PRAGMA page_size = {SQLITE_PAGE_BYTES}")
         connection.execute("BEGIN IMMEDIATE")
         try:
             _claim_sqlite_file(connection)
