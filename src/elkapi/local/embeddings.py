@@ -15,6 +15,7 @@ import msgspec
 from elkapi.errors import BadRequest, NotFound
 from elkapi.local import vocabulary
 from elkapi.local.engine import Engine, Vectors
+from elkapi.translate.decode import told
 
 ITEMS_MAX = 2048
 INT_VOCABULARY = "cl100k_base"
@@ -67,9 +68,8 @@ def _decode(decoder: msgspec.json.Decoder[T], body: bytes) -> T:
     try:
         return decoder.decode(body)
     except msgspec.ValidationError as error:
-        text = str(error)
-        found = _PATH.search(text) or _MISSING.search(text)
-        raise BadRequest(text, param=found.group(1) if found else None) from None
+        found = _PATH.search(str(error)) or _MISSING.search(str(error))
+        raise BadRequest(told(error, decoder.type), param=found.group(1) if found else None) from None
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise BadRequest(f"The body is not valid JSON: {error}") from None
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from functools import lru_cache
 from typing import Any, TypeVar
 
 import msgspec
+from msgspec import inspect
 
 from elkapi.errors import BadRequest
 
@@ -14,6 +16,7 @@ T = TypeVar("T")
 
 _PATH = re.compile(r" - at `\$\.?([^`]*)`$")
 _MISSING = re.compile(r"missing required field `(\w+)`")
+_STEP = re.compile(r"\[[^\]]*\]|[^.\[]+")
 
 
 def decode(decoder: msgspec.json.Decoder[T], body: bytes) -> T:
@@ -23,16 +26,16 @@ def decode(decoder: msgspec.json.Decoder[T], body: bytes) -> T:
             return decoder.decode(body)
     except (msgspec.DecodeError, RecursionError):
         pass  # Read once more for the words, which good bodies need not pay for.
-    return worded(lambda: decoder.decode(body), body)
+    return worded(lambda: decoder.decode(body), body, decoder.type)
 
 
 def convert(value: Any, type_: type[T]) -> T:
     """The view of a value that is decoded already. Raises BadRequest as `decode` does."""
-    return worded(lambda: msgspec.convert(value, type_))
+    return worded(lambda: msgspec.convert(value, type_), type_=type_)
 
 
-def worded(work: Callable[[], T], body: bytes = b"") -> T:
-    """What `work` gives; what it raises about the shape of a body becomes BadRequest."""
+def worded(work: Callable[[], T], body: bytes = b"", type_: Any = Any) -> T:
+    """What `work` gives; what it raises about the shape of a body, which is `type_`'s, becomes BadRequest."""
     try:
         if not body.isascii():
             body.decode()
@@ -42,7 +45,7 @@ def worded(work: Callable[[], T], body: bytes = b"") -> T:
     except RecursionError:
         raise BadRequest("The body is nested too deeply.", code="bad_request_body") from None
     except msgspec.ValidationError as error:
-        raise BadRequest(f"Invalid body: {error}.", param=_param(str(error))) from None
+        raise BadRequest(f"Invalid body: {told(error, type_)}.", param=_param(str(error))) from None
     except msgspec.DecodeError as error:
         raise BadRequest(f"The body is not valid JSON: {error}.", code="bad_request_body") from None
 
@@ -52,3 +55,47 @@ def _param(text: str) -> str | None:
     at, missing = _PATH.search(text), _MISSING.search(text)
     names = [found.group(1) for found in (at, missing) if found and found.group(1)]
     return ".".join(names) or None
+
+
+def told(error: msgspec.ValidationError, type_: Any) -> str:
+    """What an error about a value of `type_` says, with the values to choose from where there are some."""
+    text = str(error)
+    at = _PATH.search(text)
+    if at is None or not text.startswith("Invalid "):
+        return text
+    nodes = [_shape(type_)]
+    for step in _STEP.findall(at.group(1)):
+        nodes = [child for node in nodes for child in _children(node, step)]
+    values = {repr(value): None for node in nodes for leaf in _alternatives(node) for value in _values(leaf)}
+    # Of a tagged union all members were asked, also those that would have taken the value.
+    choices = [value for value in values if f"value {value} - at" not in text]
+    return f"{text}; use one of {', '.join(choices)}" if choices else text
+
+
+@lru_cache(maxsize=256)
+def _shape(type_: Any) -> inspect.Type:
+    return inspect.type_info(type_)
+
+
+def _alternatives(node: inspect.Type) -> Iterator[inspect.Type]:
+    if isinstance(node, inspect.UnionType):
+        for one in node.types:
+            yield from _alternatives(one)
+    else:
+        yield node
+
+
+def _children(node: inspect.Type, step: str) -> Iterator[inspect.Type]:
+    for one in _alternatives(node):
+        if isinstance(one, inspect.StructType):
+            if step == one.tag_field:
+                yield inspect.LiteralType((one.tag,))
+            yield from (field.type for field in one.fields if field.encode_name == step)
+        elif step.startswith("[") and isinstance(one, inspect.ListType | inspect.VarTupleType):
+            yield one.item_type
+        elif step.startswith("[") and isinstance(one, inspect.DictType):
+            yield one.value_type
+
+
+def _values(node: inspect.Type) -> tuple[Any, ...]:
+    return node.values if isinstance(node, inspect.LiteralType) else ()

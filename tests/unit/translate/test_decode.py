@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import msgspec
 import pytest
 
@@ -45,3 +47,45 @@ def test_a_decoded_value_is_refused_in_the_same_words() -> None:
         convert({"model": "m", "items": [{}]}, _View)
     assert caught.value.param == "items[0].name"
     assert convert({"model": "m"}, _View) == decode(_decoder, b'{"model":"m"}') == _View("m")
+
+
+class _Near(msgspec.Struct, tag="near", tag_field="type"):
+    how: Literal["walk", "ride"] = "walk"
+
+
+class _Far(msgspec.Struct, tag="far", tag_field="type"):
+    how: Literal["fly"] | None = None
+
+
+class _Trip(msgspec.Struct):
+    stops: list[_Near | _Far] = []
+    named: dict[str, _Far] = {}
+    days: Literal[1, 2] = 1
+
+
+@pytest.mark.parametrize(
+    ("body", "message"),
+    [
+        (b'{"days":3}', "Invalid body: Invalid enum value 3 - at `$.days`; use one of 1, 2."),
+        (
+            b'{"stops":[{"type":"far"},{"type":"near","how":"fly"}]}',
+            "Invalid body: Invalid enum value 'fly' - at `$.stops[1].how`; use one of 'ride', 'walk'.",
+        ),
+        (
+            b'{"stops":[{"type":"middle"}]}',
+            "Invalid body: Invalid value 'middle' - at `$.stops[0].type`; use one of 'near', 'far'.",
+        ),
+        (
+            b'{"named":{"a":{"type":"far","how":"swim"}}}',
+            "Invalid body: Invalid enum value 'swim' - at `$.named[...].how`; use one of 'fly'.",
+        ),
+        (b'{"named":[]}', "Invalid body: Expected `object`, got `array` - at `$.named`."),
+    ],
+)
+def test_a_refused_value_is_told_with_those_to_choose_from(body: bytes, message: str) -> None:
+    with pytest.raises(BadRequest) as caught:
+        decode(msgspec.json.Decoder(_Trip), body)
+    assert str(caught.value) == message
+    with pytest.raises(BadRequest) as caught:
+        convert(msgspec.json.decode(body), _Trip)
+    assert str(caught.value) == message

@@ -15,6 +15,7 @@ import msgspec
 from elkapi.errors import BadRequest, NotFound
 from elkapi.local.chat.rows import ChatRow
 from elkapi.local.chat.schema import check_schema
+from elkapi.translate.decode import told
 
 MESSAGES_MAX = 1_000
 STOPS_MAX = 4
@@ -149,7 +150,7 @@ def _read(body: bytes, row: ChatRow) -> _View:
         view = msgspec.convert(members, _View)
     except msgspec.ValidationError as error:
         found = _PATH.search(str(error)) or _MISSING.search(str(error))
-        raise BadRequest(str(error), param=found.group(1) if found else None) from None
+        raise BadRequest(told(error, _View), param=found.group(1) if found else None) from None
     if view.model != row.id:
         raise NotFound(f"There is no local model {view.model!r}; there is {row.id}.", code="model_not_found")
     return view
