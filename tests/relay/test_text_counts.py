@@ -13,6 +13,7 @@ import pytest
 
 from elkapi.local import vocabulary
 from elkapi.money import parse_usd
+from elkapi.relay import hold
 from tests.canned import canned
 from tests.gateway import SMALL, Gateway, gateway
 
@@ -104,6 +105,29 @@ async def test_a_balance_too_short_for_the_bytes_covers_an_embedding_of_as_many_
         assert reply.status_code == 200, reply.text
         account = await gate.account(reply.headers["x-request-id"], key)
     assert parse_usd(account["held_usd"]) == parse_usd(account["cost_usd"]) == tokens * 1000
+
+
+@pytest.mark.parametrize(
+    ("path", "asked", "price", "funds"),
+    [
+        ("/v1/embeddings", {"model": SMALL, "input": WORDS}, {"per_1m_usd": "1"}, ""),
+        ("/v1/embeddings", {"model": SMALL, "input": WORDS}, {"per_call_usd": "0.5"}, "0.4"),
+        ("/v1/chat/completions", chat(max_tokens=1000), {"per_1m_usd": "1", "output_per_1m_usd": "9"}, "0.008"),
+    ],
+    ids=["no money", "by the call", "too little for the output alone"],
+)
+async def test_nothing_is_counted_for_a_balance_that_no_count_makes_enough(
+    gate: Gateway, monkeypatch: pytest.MonkeyPatch, path: str, asked: dict[str, Any], price: dict[str, str], funds: str
+) -> None:
+    async def counted(*_: Any) -> None:
+        pytest.fail("it was counted")
+
+    monkeypatch.setattr(hold, "count_exactly", counted)
+    async with canned(503, {}) as upstream:
+        await gate.channel(upstream.url, (SMALL, MODEL))
+        await gate.price(asked["model"], **price)
+        reply = await gate.ask(await gate.key(*([funds] if funds else [])), asked, path=path)
+    assert (reply.status_code, reply.json()["error"]["code"]) == (403, "insufficient_user_quota")
 
 
 PICTURE = {"type": "image_url", "image_url": {"url": "https://pictures.example/large.png"}}

@@ -154,7 +154,13 @@ class Hold:
         return True
 
     async def _quote_exactly(self) -> bool:
-        """Lower the quote to an exact count of the input; False when it would not be lower, as after the first time."""
+        """Lower the quote to an exact count of the input; False when it would not be lower, as after the first time.
+
+        Nothing is counted for a balance that no count could make enough: that work is nobody's who pays.
+        """
+        least = self._quoted(self._least())
+        if least.nano >= self.quote.nano or least.nano > await self._available_nano():
+            return False
         exact = await count_exactly(self.plane, self.request)
         if exact is None:
             return False
@@ -172,18 +178,14 @@ class Hold:
 
         That limit is then sent upstream. False when it would be no answer at all, and after the first time.
         """
-        request, upper = self.request, self.quote.upper
-        facts = request.facts
-        if request.operation.dialect is None or facts.output_limit is not None or request.output_cap is not None:
+        upper, facts = self.quote.upper, self.request.facts
+        if not self._may_cap_output:
             return False
-        accounts = self.grant.accounts
-        available = await self.plane.reader.run(
-            lambda connection: min(balance(connection, account).available_nano for account in accounts)
-        )
+        there_nano = await self._available_nano()
         low, high = 0, upper.output_tokens // facts.choices
         while low < high:
             middle = (low + high + 1) // 2
-            if self._quoted(msgspec.structs.replace(upper, output_tokens=middle * facts.choices)).nano <= available:
+            if self._quoted(msgspec.structs.replace(upper, output_tokens=middle * facts.choices)).nano <= there_nano:
                 low = middle
             else:
                 high = middle - 1
@@ -191,6 +193,27 @@ class Hold:
             return False
         self._requote(msgspec.structs.replace(upper, output_tokens=low * facts.choices), output_cap=low)
         return True
+
+    @property
+    def _may_cap_output(self) -> bool:
+        request = self.request
+        limited = request.facts.output_limit is not None or request.output_cap is not None
+        return request.operation.dialect is not None and not limited
+
+    def _least(self) -> Usage:
+        """The least that this call could be held for: a token of input, and of output what makes an answer."""
+        upper, facts = self.quote.upper, self.request.facts
+        output_tokens = upper.output_tokens
+        if self._may_cap_output:
+            output_tokens = min(output_tokens, OUTPUT_TOKENS_MIN * facts.choices)
+        return msgspec.structs.replace(upper, input_tokens=min(upper.input_tokens, 1), output_tokens=output_tokens)
+
+    async def _available_nano(self) -> int:
+        """Of the account that has the least."""
+        accounts = self.grant.accounts
+        return await self.plane.reader.run(
+            lambda connection: min(balance(connection, account).available_nano for account in accounts)
+        )
 
     def _quoted(self, upper: Usage) -> Quote:
         old = self.quote
