@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
 
+DOCS = Path(__file__).parents[3] / "docs"
 COUNT = """
 import sys
 from pathlib import Path
@@ -25,6 +27,7 @@ mine.fold({"connections": 2})
 tasks = metrics.TaskMetrics()
 tasks.fold({"polls": 3, "unknown_words": 1}, 7, 0.25)
 tasks.fold({"polls": 2}, 5, 0.0)
+metrics.telemetry_lost()
 if sys.argv[2] != "count":
     sys.stdout.write(metrics.Metrics.page(for_operator=sys.argv[2] == "whole").decode())
 """
@@ -107,3 +110,11 @@ def test_what_finds_no_room_is_not_counted_and_the_rest_goes_on(tmp_path: Path) 
     assert float(lines["elkapi_input_tokens_total"]) == 1000
     # Neither is what had room counted again with the next fold.
     assert float(lines['elkapi_alerts_total{kind="known"}']) == 2
+
+
+def test_every_metric_that_the_documentation_names_is_one_of_the_page(tmp_path: Path) -> None:
+    page = page_of_two_processes(tmp_path, "whole")
+    shown = set(re.findall(r"^# TYPE (\w+) ", page, re.MULTILINE))
+    named = {name for path in DOCS.glob("*.md") for name in re.findall(r"`(elkapi_\w+)`", path.read_text("utf-8"))}
+    assert len(named) >= 10
+    assert named - shown == set()
