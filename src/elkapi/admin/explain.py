@@ -14,7 +14,7 @@ from elkapi.admin import keys
 from elkapi.admin.context import Admin
 from elkapi.admin.errors import InvalidInput
 from elkapi.catalog import CATALOG, Catalog, Facts, Match, Operation, Role
-from elkapi.errors import GatewayError, NoChannel, UpstreamError, UpstreamRejected
+from elkapi.errors import OVERFLOW, GatewayError, NoChannel, UpstreamError, UpstreamRejected
 from elkapi.relay.candidates import Candidate, candidates
 from elkapi.relay.placing import planned, priced
 from elkapi.relay.read import Request, asked_of
@@ -267,7 +267,8 @@ def _tried(
         if verdict.action == "fail":
             status = int(verdict.outcome.removeprefix("status_"))
             message = "the upstream's own words, without its name"
-            return UpstreamRejected(message, status=status, code=None, type_="", param=None), reason
+            code = OVERFLOW if reason == "context" else None
+            return UpstreamRejected(message, status=status, code=code, type_="", param=None), reason
     return nobody_answered(walk, candidate.request.model), None
 
 
