@@ -158,6 +158,16 @@ def test_container_runs_as_an_ordinary_user_with_hashed_packages() -> None:
     assert users[-1] not in {"root", "0", "0:0"}
 
 
+def test_the_image_has_everything_that_the_package_is_built_from() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))
+    wheel = project["tool"]["hatch"]["build"]["targets"]["wheel"]
+    needed = {"pyproject.toml", project["project"]["readme"], *project["project"]["license-files"]}
+    needed |= {path.partition("/")[0] for path in [*wheel["packages"], *wheel["force-include"]]}
+    lines = (ROOT / "Containerfile").read_text("utf-8").splitlines()
+    copied = {word.rstrip("/") for line in lines if re.match("COPY (?!--from)", line) for word in line.split()[1:-1]}
+    assert needed - copied == set()
+
+
 @pytest.mark.parametrize("name", ["Containerfile", "scripts/debian-packages", "docs/local-chat.md"])
 def test_the_library_that_the_chat_models_runtime_needs_comes_with_every_way_to_install(name: str) -> None:
     assert LIBRARY_PACKAGE in (ROOT / name).read_text("utf-8")
