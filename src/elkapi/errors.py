@@ -16,6 +16,7 @@
     ├── RateLimited                  429  rate_limit_exceeded        (Retry-After)
     ├── UpstreamError                502  upstream_error             (the outcome of the last attempt)
     │   ├── UpstreamRejected         4xx  the upstream's own code    (its parameter errors survive)
+    │   ├── UpstreamOverloaded       503  upstream_overloaded        (529 in Anthropic's shape)
     │   └── UpstreamTimeout          504  upstream_timeout
     └── Unavailable                  503  service_unavailable        (Retry-After)
         ├── NoChannel                503  model_not_found            (x-should-retry: false)
