@@ -33,7 +33,7 @@ VERBS = {
     "request": ("request", "request", "past calls: show, list"),
     "task": ("task", "task", "tasks under way: list, show, poll, end"),
     "webhook": ("webhook", "webhook", "events of tasks to callers: list, show, replay; secret"),
-    "ledger": ("ledger", "ledger", "the books: check, unknown, holds, recover, refund"),
+    "ledger": ("ledger", "ledger", "the books: check, alerts, unknown, holds, recover, refund"),
     "backup": ("backup", "backup", "write a consistent copy of everything to a file"),
     "restore": ("backup", "restore", "replace this installation's data by a backup"),
 }

@@ -90,6 +90,13 @@ def _commands(command: click.Command, path: tuple[str, ...] = ()) -> list[tuple[
     return found
 
 
+def test_the_list_of_verbs_names_everything_below_them() -> None:
+    for verb, (_, _, text) in cli_main.VERBS.items():
+        command = cli_main.cli.get_command(click.Context(cli_main.cli), verb)
+        below = command.commands if isinstance(command, click.Group) else {}
+        assert set(below) <= set(re.findall(r"[a-z]+", text)), verb
+
+
 def test_every_listing_verb_has_json() -> None:
     commands = _commands(cli_main.cli)
     listing = [(path, command) for path, command in commands if path[-1] in {"list", "show", "history", "operations"}]
