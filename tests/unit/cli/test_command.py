@@ -635,6 +635,10 @@ def test_doctor_finds_what_is_wrong(elkapi: Elkapi, monkeypatch: pytest.MonkeyPa
     assert wrong() - fine == {"secret key"}
     monkeypatch.delenv("ELKAPI_SECRET_KEY")
     (data / "secret.key").chmod(0o600)
+    (data / "secret.key").rename(data / "elsewhere")
+    assert wrong() - fine == {"sealed secrets"}
+    assert not (data / "secret.key").exists()
+    (data / "elsewhere").rename(data / "secret.key")
     monkeypatch.setenv("ELKAPI_DATABASE_URL", "postgresql://u:hunter2@127.0.0.1:1/d")
     assert wrong() - fine == {"database"}
     assert elkapi("doctor").status == 1
