@@ -74,7 +74,7 @@ web: $(STAMPS)/node ## build the console, where this version has a web/ folder
 	else echo "This version has no web/ folder: its pages ship inside the package, and nothing is to be built."; fi
 
 docs: $(STAMPS)/dev ## hold README and docs against the code: links, commands, settings
-	$(PY) -m pytest -q tests/unit -k "workshop or docs"
+	$(PY) -m pytest -q tests/unit tests/docs/test_commands.py -k "workshop or docs"
 
 lock: ## compile requirements/*.txt anew (needs uv; LOCK_FLAGS=--upgrade takes newer releases)
 	$(COMPILE) $(LOCK_FLAGS) pyproject.toml -o requirements/base.txt > /dev/null
