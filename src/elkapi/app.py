@@ -170,7 +170,7 @@ def installed_models(settings: Settings) -> tuple[tuple[BundledModel, ...], str 
         pass  # Left out on purpose.
     else:
         chat = BUNDLED_CHAT
-        window = min(settings.chat_context_tokens, chat.window_max)
+        window = chat.window(settings.chat_context_tokens)
         facts = {"owned_by": chat.owned_by, "context_length": window, "bundled": True}
         found.append(BundledModel(chat.id, facts, role="chat"))
     return tuple(found), no_chat

@@ -34,7 +34,7 @@ def list_models(as_json: bool) -> None:
         found = _found(lambda row, folder: locate(row, folder).weights, row, folder)
         rows.append(shown | {"licence": row.licence} | found)
     chat = BUNDLED_CHAT
-    window = min(settings.chat_context_tokens, chat.window_max)
+    window = chat.window(settings.chat_context_tokens)
     shown = {"id": chat.id, "kind": "chat", "dimensions": None, "window_tokens": window}
     rows.append(shown | {"licence": chat.licence} | _found(locate_chat, chat))
     if as_json:

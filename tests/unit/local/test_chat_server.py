@@ -22,6 +22,11 @@ CHAT = "/v1/chat/completions"
 LIMITS = ChatLimits(window=512, slots=1, queue_max=1)
 
 
+@pytest.mark.parametrize(("asked", "had"), [(256, 256), (300, 512), (4096, 4096), (8000, 8192), (100_000, 8192)])
+def test_a_window_is_told_as_the_runtime_has_it(asked: int, had: int) -> None:
+    assert BUNDLED_CHAT.window(asked) == had
+
+
 def chunk(text: str | None = None, finish: str | None = None, **more: Any) -> dict[str, Any]:
     choice = {"index": 0, "delta": {"content": text} if text is not None else {}, "finish_reason": finish}
     return {"model": "/a/path/of/this/machine.gguf", "choices": [choice | more]}

@@ -15,6 +15,8 @@ from elkapi.local.models import ModelUnusable, check_hash, distribution_path
 RUNTIME = "xllamacpp"
 # What the runtime's wheel for Linux expects of the system; a slim Debian comes without it.
 LIBRARY, LIBRARY_PACKAGE = "libgomp.so.1", "libgomp1"
+# The runtime rounds a window up to whole blocks of so many tokens.
+WINDOW_STEP_TOKENS = 256
 
 
 class LibraryMissing(ModelUnusable):
@@ -38,6 +40,10 @@ class ChatRow(msgspec.Struct, frozen=True, kw_only=True):
     licence: str
     owned_by: str
     created: int
+
+    def window(self, asked_tokens: int) -> int:
+        """What a process that is asked for a window of so many tokens has."""
+        return min(-(-asked_tokens // WINDOW_STEP_TOKENS) * WINDOW_STEP_TOKENS, self.window_max)
 
 
 BUNDLED_CHAT = ChatRow(

@@ -259,7 +259,7 @@ def run(socket_path: str, own_socket: str, limits: ChatLimits, listener: socket.
     callers are told: a process that ended would leave them waiting for the next one.
     """
     started_s = time.monotonic()
-    limits = msgspec.structs.replace(limits, window=min(limits.window, BUNDLED_CHAT.window_max))
+    limits = msgspec.structs.replace(limits, window=BUNDLED_CHAT.window(limits.window))
     logging.getLogger("uvicorn").setLevel(logging.WARNING)
     _be_small(limits)
     row = BUNDLED_CHAT
