@@ -331,6 +331,8 @@ async def test_with_storing_off_nothing_is_kept_here_or_there(tmp_path: Path, sa
         assert "store" not in asked(sandbox)
         refused = await off.ask(key, {"model": MODEL, "input": "hi", "background": True}, path="/v1/responses")
         assert (refused.status_code, refused.json()["error"]["param"]) == (400, "background")
+        # Nothing that the caller could send would help.
+        assert "requires `store`" not in refused.json()["error"]["message"]
         assert stored(off) == 0
 
 

@@ -73,6 +73,8 @@ async def prepared(plane: DataPlane, grant: Grant, request: Request) -> Request:
         )
     kind = {"responses": "response", "chat": "chat"}.get(wire or "")
     keeps = facts.store and kind is not None and plane.settings.stored_keep_s > 0
+    if facts.background and plane.settings.stored_keep_s == 0:
+        raise BadRequest("This gateway stores no answers, so none is made in the background.", param="background")
     if facts.background and not keeps:
         raise BadRequest("Background mode requires `store` to be true.", param="background")
     keep = None
