@@ -63,7 +63,9 @@ _FIELD_OPTIONS = (
     click.option("--proxy", "proxy_url", metavar="URL", help="reach it through this proxy; it is kept sealed"),
     click.option("--system-prompt", metavar="TEXT", help="put before every conversation"),
     click.option("--tag", "tags", multiple=True, metavar="T"),
-    click.option("--limit", "limits", multiple=True, metavar="NAME=VALUE", help="connect_s=3, total_s=120, ..."),
+    click.option(
+        "--limit", "limits", multiple=True, metavar="NAME=VALUE", help="connect_s=3, requests_per_min=600, ..."
+    ),
 )
 
 
@@ -285,7 +287,7 @@ def _limits(given: dict[str, str]) -> dict[str, float]:
 
     if unknown := sorted(set(given) - set(ChannelLimits.__struct_fields__)):
         raise click.UsageError(f"{unknown[0]!r} is no limit; there are {', '.join(ChannelLimits.__struct_fields__)}")
-    return {k: _number(v, "--limit") if k.endswith("_max") else _seconds(v) for k, v in given.items()}
+    return {k: _seconds(v) if k.endswith("_s") else _number(v, "--limit") for k, v in given.items()}
 
 
 def _number(text: str, option: str) -> int:

@@ -510,7 +510,7 @@ def test_g16_every_channel_option_reads_back(elkapi: Elkapi) -> None:
         *("--map", "a=A", "--alias", "n=a", "--set", 'x={"k": [1]}', "--default", "dimensions=8", "--remove", "foo"),
         *("--header-set", "X-Up: v", "--header-remove", "X-Down", "--forward-header", "X-Trace", "--status-map"),
         *("404=503", "--system-prompt", "be kind", "--tag", "t", "--limit", "connect_s=1.5"),
-        *("--limit", "total_s=30"),
+        *("--limit", "total_s=30", "--limit", "requests_per_min=60", "--limit", "parallel_max=4"),
     )
     expected = {
         "name": "c",
@@ -530,7 +530,7 @@ def test_g16_every_channel_option_reads_back(elkapi: Elkapi) -> None:
         "status_map": {"404": 503},
         "system_prompt": "be kind",
         "tags": ["t"],
-        "limits": {"connect_s": 1.5, "total_s": 30.0},
+        "limits": {"connect_s": 1.5, "total_s": 30.0, "requests_per_min": 60, "parallel_max": 4},
     }
     for shown in (add_channel(elkapi, *options), elkapi("channel", "show", "c", "--json").json):
         assert {name: shown[name] for name in expected} == expected
