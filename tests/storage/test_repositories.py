@@ -14,7 +14,7 @@ from elkapi.storage import apikey, schema
 from elkapi.storage.db import Database
 from elkapi.storage.installation import Installation, open_installation
 from elkapi.storage.repos import audit, channels, groups, keys, owners, prices, requests, versions
-from elkapi.storage.secrets import Sealer, SecretKeyError
+from elkapi.storage.secrets import Sealer, SecretKeyError, secret_key_path
 from elkapi.types import NO_POLICY, Amounts, ChannelLimits, RequestRecord, Usage, Variant
 
 NOW_NS = 1_800_000_000_000_000_000
@@ -322,6 +322,14 @@ def test_another_secret_key_is_refused_at_the_start(installation: Installation) 
     settings = msgspec.structs.replace(installation.settings, secret_key="ab" * 32)
     with pytest.raises(SecretKeyError, match="another secret key"):
         open_installation(settings)
+
+
+def test_a_lost_secret_key_is_told_and_no_new_one_is_made(installation: Installation) -> None:
+    path = secret_key_path(installation.settings)
+    path.unlink()
+    with pytest.raises(SecretKeyError, match=f"a key that is gone: restore {path} or set ELKAPI_SECRET_KEY"):
+        open_installation(installation.settings)
+    assert not path.exists()
 
 
 def test_prices_are_versions_and_the_highest_is_in_force(database: Database) -> None:

@@ -22,7 +22,7 @@ from elkapi.storage import dialect as sql
 from elkapi.storage.db import Database
 from elkapi.storage.migrations import MIGRATIONS, MigrationError, pending, schema_version
 from elkapi.storage.repos import channels
-from elkapi.storage.secrets import KEY_BYTES, Sealer, SecretKeyError, is_bound_to, load_secret_key, secret_key_path
+from elkapi.storage.secrets import Sealer, SecretKeyError, is_bound_to, load_secret_key, lost_key, secret_key_path
 
 MASK = "***"
 SOMAXCONN_MIN = 1_024
@@ -148,12 +148,10 @@ def _seals(database: Database, settings: Settings) -> Iterator[Finding]:
     with database.read() as connection:
         if schema_version(connection) == 0:
             return
-        path = secret_key_path(settings)
-        if not (settings.secret_key or path.exists()):
-            # Any key shows whether one was bound. The next start would make a new one, and refuse it.
-            if is_bound_to(connection, Sealer(bytes(KEY_BYTES))) is False:
-                detail = f"this database was sealed with a key that is gone: restore {path} or set ELKAPI_SECRET_KEY"
-                yield Finding("sealed secrets", False, detail)
+        if (lost := lost_key(connection, settings)) is not None:
+            yield Finding("sealed secrets", False, lost)
+            return
+        if not (settings.secret_key or secret_key_path(settings).exists()):
             return
         try:
             sealer = Sealer(load_secret_key(settings))

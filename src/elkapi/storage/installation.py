@@ -12,7 +12,7 @@ from elkapi.settings import Settings
 from elkapi.storage import schema
 from elkapi.storage.db import Database
 from elkapi.storage.migrations import HALVES, applied, migrate
-from elkapi.storage.secrets import Sealer, bind_secret_key, is_bound_to, load_secret_key
+from elkapi.storage.secrets import Sealer, SecretKeyError, bind_secret_key, is_bound_to, load_secret_key, lost_key
 
 
 class Installation(msgspec.Struct, frozen=True):
@@ -49,8 +49,10 @@ def open_installation(settings: Settings, *, readers: int = 2, clock: Clock = SY
     database = Database.open(settings.effective_database_url, synchronous=settings.sqlite_synchronous, readers=readers)
     try:
         migrate(database, clock=clock, halves=_halves_now(database, settings, clock))
-        sealer = Sealer(load_secret_key(settings))
         with database.read() as connection:
+            if (lost := lost_key(connection, settings)) is not None:
+                raise SecretKeyError(lost)
+            sealer = Sealer(load_secret_key(settings))
             bound = is_bound_to(connection, sealer)
         if not bound:
             with database.write() as connection:

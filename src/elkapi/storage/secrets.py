@@ -143,3 +143,12 @@ def is_bound_to(connection: Connection, sealer: Sealer) -> bool | None:
     stored = connection.execute(select(schema.meta.c.value).where(schema.meta.c.name == _CHECK_NAME)).scalar()
     check = sealer.fingerprint(b"elkapi secret key check").hex()
     return None if stored is None else hmac.compare_digest(stored, check)
+
+
+def lost_key(connection: Connection, settings: Settings) -> str | None:
+    """What to say of a database that was sealed while neither a key nor its file is there now; else None."""
+    path = secret_key_path(settings)
+    # Any key shows whether one was bound.
+    if settings.secret_key or path.exists() or is_bound_to(connection, Sealer(bytes(KEY_BYTES))) is None:
+        return None
+    return f"this database was sealed with a key that is gone: restore {path} or set ELKAPI_SECRET_KEY"
