@@ -87,6 +87,7 @@ class GeminiUsage(msgspec.Struct):
     thoughtsTokenCount: int | None = None
     toolUsePromptTokenCount: int | None = None
     promptTokensDetails: list[_Modality] | None = None
+    cacheTokensDetails: list[_Modality] | None = None
     candidatesTokensDetails: list[_Modality] | None = None
 
 
@@ -179,10 +180,12 @@ def read_anthropic_usage(view: AnthropicUsage) -> tuple[Usage, bool] | None:
 
 
 def read_gemini_usage(view: GeminiUsage) -> Usage | None:
-    """The canonical classes of a usageMetadata."""
+    """The canonical classes of a usageMetadata. What of a modality came from the cache is counted there."""
     thoughts, cached = view.thoughtsTokenCount or 0, view.cachedContentTokenCount or 0
     inputs = {row.modality: row.tokenCount for row in view.promptTokensDetails or ()}
     outputs = {row.modality: row.tokenCount for row in view.candidatesTokensDetails or ()}
+    for row in view.cacheTokensDetails or ():
+        inputs[row.modality] = max(inputs.get(row.modality, 0) - max(row.tokenCount, 0), 0)
     details = _PromptDetails(audio_tokens=inputs.get("AUDIO"), image_tokens=inputs.get("IMAGE"))
     out = _CompletionDetails(audio_tokens=outputs.get("AUDIO"), image_tokens=outputs.get("IMAGE"))
     total_in = (view.promptTokenCount or 0) + (view.toolUsePromptTokenCount or 0)

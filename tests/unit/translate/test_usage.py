@@ -80,6 +80,16 @@ def test_gemini_thoughts_are_output_beside_the_candidates() -> None:
     assert u.read_gemini_usage(view) == Usage(input_tokens=13, output_tokens=4, reasoning_tokens=6, calls=1)
 
 
+def test_cached_sound_is_not_charged_as_sound_where_gemini_says_what_was_cached() -> None:
+    view = u.GeminiUsage(
+        promptTokenCount=1000,
+        cachedContentTokenCount=700,
+        promptTokensDetails=[u._Modality("TEXT", 200), u._Modality("AUDIO", 800)],
+        cacheTokensDetails=[u._Modality("AUDIO", 700)],
+    )
+    assert u.read_gemini_usage(view) == Usage(input_tokens=200, cached_tokens=700, audio_input_tokens=100, calls=1)
+
+
 SAMPLE = Usage(input_tokens=10, cached_tokens=20, cache_write_5m_tokens=3, output_tokens=7, reasoning_tokens=5, calls=1)
 
 
