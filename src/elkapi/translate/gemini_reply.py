@@ -237,6 +237,7 @@ class Reader:
     def _content(self, candidate: _Candidate, events: list[Event]) -> None:
         parts = candidate.content.parts if candidate.content is not None else None
         logprobs = _read_logprobs(candidate.logprobsResult) if candidate.logprobsResult else ()
+        said = len(events)
         for part in parts or ():
             if part.text:
                 if part.thought:
@@ -244,6 +245,7 @@ class Reader:
                 else:
                     events.append(TextDelta(part.text, logprobs))
                     logprobs = ()
+                    said = len(events)
             elif part.functionCall is not None:
                 self._call(part.functionCall, part.thoughtSignature, events)
                 continue
@@ -253,10 +255,13 @@ class Reader:
                 _server_tool(part, events)
             if part.thoughtSignature:
                 events.append(ThinkingSignature(part.thoughtSignature, "gemini"))
+        # Sources follow the text they are of: the signature or call after it ends it elsewhere.
+        sources: list[Event] = []
         if candidate.groundingMetadata:
-            self._grounded(candidate.groundingMetadata, events)
+            self._grounded(candidate.groundingMetadata, sources)
         if candidate.citationMetadata:
-            self._cite(_read_citations(candidate.citationMetadata), events)
+            self._cite(_read_citations(candidate.citationMetadata), sources)
+        events[said:said] = sources
 
     def _call(self, call: _Call, signature: str | None, events: list[Event]) -> None:
         """Gemini often gives no id; ours is unique in a conversation and the same whenever this answer is read."""

@@ -190,6 +190,34 @@ def test_g58_a_whole_answer_gives_the_events_of_its_stream() -> None:
     assert whole[-1] == ir.End()
 
 
+@pytest.mark.parametrize("streamed", [False, True])
+def test_sources_stand_before_the_signature_or_call_that_ends_their_text(streamed: bool) -> None:
+    """Else the text's block is closed in other dialects, and the sources are lost to their callers."""
+    texts = [{"text": "Rain."}]
+    ends = [{"text": "", "thoughtSignature": "c2ln"}, {"functionCall": {"name": "f", "args": {}}}]
+    found = {
+        "groundingChunks": [{"web": {"uri": "https://a.test/", "title": "A"}}],
+        "groundingSupports": [{"segment": {"text": "Rain."}, "groundingChunkIndices": [0]}],
+    }
+    chunks = [
+        {"candidates": [{"content": {"parts": parts}, **more}], "responseId": "r1"}
+        for parts, more in (
+            ((texts, {}), (ends, {"groundingMetadata": found, "finishReason": "STOP"}))
+            if streamed
+            else ((texts + ends, {"groundingMetadata": found, "finishReason": "STOP"}),)
+        )
+    ]
+    if streamed:
+        events = _events(*(f"data: {json.dumps(chunk)}\n\n".encode() for chunk in chunks))
+    else:
+        events = DIALECT.read_reply(json.dumps(chunks[0]).encode())
+    assert events[1:4] == [
+        ir.TextDelta("Rain."),
+        ir.Citation("https://a.test/", "A", "Rain."),
+        ir.ThinkingSignature("c2ln", "gemini"),
+    ]
+
+
 def test_ids_that_we_make_differ_between_answers_and_fit_openai() -> None:
     body = {"candidates": [{"content": {"parts": [{"functionCall": {"name": "f"}}]}, "finishReason": "STOP"}]}
     ids = set()
