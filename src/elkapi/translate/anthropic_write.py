@@ -16,6 +16,7 @@ from elkapi.translate.claude import (
     output_tool,
     refuse_foreign,
     sampling_of,
+    stops_of,
     system_of,
     text_of_file,
     thinking_of,
@@ -90,8 +91,8 @@ def _rest(request: ChatRequest, profile: Profile, own: Raw) -> Raw:
         rest["output_config"] = config
     if not profile.json_schema:
         rest.pop("output_format", None)
-    if stop := [word for word in request.stop if word.strip()]:
-        rest["stop_sequences"] = stop
+    if stops := stops_of(request):
+        rest["stop_sequences"] = stops
     if metadata := ({"user_id": request.user} if request.user else {}) | own.get("metadata", {}):
         rest["metadata"] = metadata
     if request.service_tier in ("auto", "default"):

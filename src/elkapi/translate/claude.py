@@ -15,6 +15,7 @@ import msgspec
 
 from elkapi.errors import BadRequest
 from elkapi.translate.chat_parts import refuse_file_ids
+from elkapi.translate.dialect import stop_member
 from elkapi.translate.ir import (
     ChatRequest,
     File,
@@ -260,6 +261,14 @@ def text_of_file(part: File) -> str | None:
         return b64decode(part.data, validate=True).decode()
     except ValueError:
         raise BadRequest("A file is not valid base64 of UTF-8 text.", param="messages") from None
+
+
+def stops_of(request: ChatRequest) -> list[str]:
+    """The stop sequences. Raises BadRequest for one of white space only, which Claude does not take."""
+    stops = [word for word in request.stop if word]
+    if not all(word.strip() for word in stops):
+        raise BadRequest("This model takes no stop sequence of white space only.", param=stop_member(request))
+    return stops
 
 
 def refuse_foreign(request: ChatRequest) -> None:

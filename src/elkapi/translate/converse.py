@@ -20,6 +20,7 @@ from elkapi.translate.claude import (
     output_tool,
     refuse_foreign,
     sampling_of,
+    stops_of,
     system_of,
     text_of_file,
     thinking_of,
@@ -87,7 +88,8 @@ def write_request(request: ChatRequest, profile: Profile) -> bytes:
     thinks = thinking is not None and thinking["type"] != "disabled"
     sampling = sampling_of(request, profile, thinks)
     limit = max_tokens if thinks else request.max_output_tokens
-    if inference := _inference(request, sampling, limit):
+    stops = stops_of(request) if profile.anthropic_members else [word for word in request.stop if word]
+    if inference := _inference(stops, sampling, limit):
         body["inferenceConfig"] = inference
     fields: Raw = {"thinking": thinking} if thinking else {}
     if profile.anthropic_members and "top_k" in sampling:
@@ -101,13 +103,13 @@ def write_request(request: ChatRequest, profile: Profile) -> bytes:
     return _encode(body)
 
 
-def _inference(request: ChatRequest, sampling: dict[str, float], max_tokens: int | None) -> Raw:
+def _inference(stops: list[str], sampling: dict[str, float], max_tokens: int | None) -> Raw:
     inference: Raw = {"maxTokens": max_tokens} if max_tokens else {}
     for theirs, ours in (("temperature", "temperature"), ("topP", "top_p")):
         if ours in sampling:
             inference[theirs] = sampling[ours]
-    if stop := [word for word in request.stop if word.strip()]:
-        inference["stopSequences"] = stop
+    if stops:
+        inference["stopSequences"] = stops
     return inference
 
 
@@ -278,6 +280,7 @@ LOSSES = (
     Loss("server tools and their blocks in the history", True, "each provider has its own"),
     Loss("custom tools of chat completions", True, "free text cannot be asked for there"),
     Loss("tool arguments that are no JSON object", True, "calls carry objects"),
+    Loss("stop sequences of white space only, on Claude", True, "not taken"),
     Loss("logprobs, top_logprobs", False, "not given"),
     Loss("seed, presence_penalty, frequency_penalty, logit_bias", False, "not taken"),
     Loss("temperature above 1", False, "1 is the maximum"),

@@ -451,6 +451,7 @@ REFUSED: dict[str, dict[str, Any]] = {
     "server tools other than web search": {"server_tools": (ServerTool("mcp", "responses", {}),)},
     "custom tools of chat completions": {"tools": (Tool("patch", custom=True),)},
     "tool arguments that are no JSON object": {"messages": [Message("assistant", (ToolCall("a", "b", "[1]"),))]},
+    "stop sequences of white space only": {"stop": ("END", "\n\n")},
 }
 DROPPED: dict[str, tuple[dict[str, Any], Any]] = {
     "logprobs, top_logprobs": ({"logprobs": True, "top_logprobs": 2}, {}),
@@ -500,7 +501,7 @@ def test_every_loss_is_tested() -> None:
 def test_what_would_change_the_meaning_is_refused(row: str) -> None:
     with pytest.raises(BadRequest) as caught:
         _written(**REFUSED[row])
-    assert caught.value.param in ("n", "messages", "tools")
+    assert caught.value.param in ("n", "messages", "tools", "stop")
 
 
 def test_a_file_that_only_another_provider_knows_is_refused_in_a_tools_result_too() -> None:

@@ -91,7 +91,7 @@ def test_a_rich_request() -> None:
         tools=(Tool("now", "The time.", SCHEMA, True, cache_ttl="5m"),),
         tool_choice=ToolChoice("auto"),
         max_output_tokens=9000,
-        stop=("END", " "),
+        stop=("END",),
         reasoning=Reasoning(effort="low"),
         top_k=5,
     )
@@ -221,6 +221,7 @@ REFUSED: dict[str, dict[str, Any]] = {
     "server tools and their blocks in the history": {"server_tools": (ServerTool("web_search", "chat", {}),)},
     "custom tools of chat completions": {"tools": (Tool("patch", custom=True),)},
     "tool arguments that are no JSON object": {"messages": [Message("assistant", (ToolCall("a", "b", "[1]"),))]},
+    "stop sequences of white space only, on Claude": {"stop": ("END", "\n\n")},
     "a forced tool on models other than Claude, Nova and Mistral Large": {
         "tools": (Tool("now"),),
         "tool_choice": ToolChoice("required"),
@@ -237,6 +238,18 @@ def test_every_refused_row_is_tested() -> None:
 def test_what_would_change_the_meaning_is_refused(row: str) -> None:
     with pytest.raises(BadRequest):
         _written(**REFUSED[row])
+
+
+def test_models_other_than_claude_take_any_stop_sequence() -> None:
+    assert _written(NOVA, stop=("\n\n",))["inferenceConfig"] == {"stopSequences": ["\n\n"]}
+
+
+def test_what_a_model_drew_or_wrote_as_a_file_is_only_a_users_to_show() -> None:
+    picture, file = Image(data="aWs=", media_type="image/png"), File("application/pdf", data="JVBERg==")
+    drawn = Message("assistant", (Text("Here."), picture, file))
+    body = _written(messages=[Message("user", (Text("draw"),)), drawn, Message("user", (picture, Text("and?")))])
+    assert body["messages"][1]["content"] == [{"text": "Here."}]
+    assert [block.keys() for block in body["messages"][2]["content"]] == [{"image"}, {"text"}]
 
 
 def test_the_blocks_of_another_providers_tools_are_refused() -> None:
