@@ -34,6 +34,7 @@ LOSSES = (
     Loss("service_tier other than auto and default", False, "not offered"),
     Loss("the place of later system messages", False, "instructions stand before the first turn"),
     Loss("image detail", False, "not taken"),
+    Loss("images and files that the model made, in earlier turns", False, "Claude takes them from the user only"),
     Loss("thinking without Claude's signature", False, "only Claude's own thoughts are taken back"),
     Loss("thinking beside a forced tool", False, "refused upstream; the tool is the stronger wish"),
     Loss("thinking by budget inside a tool loop whose thoughts are lost", False, "refused upstream"),

@@ -17,8 +17,10 @@ from elkapi.errors import BadRequest
 from elkapi.translate.chat_parts import refuse_file_ids
 from elkapi.translate.dialect import stop_member
 from elkapi.translate.ir import (
+    Audio,
     ChatRequest,
     File,
+    Image,
     Message,
     Part,
     Reasoning,
@@ -129,7 +131,7 @@ def turns(request: ChatRequest) -> list[Message]:
     """User and assistant in turn, user first; tool results before the rest of their turn; nothing empty, no system."""
     merged: list[tuple[str, list[Part]]] = []
     for message in request.messages:
-        parts = [kept for part in message.parts if (kept := _kept(part)) is not None]
+        parts = [kept for part in message.parts if (kept := _kept(part, message.role)) is not None]
         if message.role == "system" or not parts:
             continue
         if merged and merged[-1][0] == message.role:
@@ -146,8 +148,13 @@ def turns(request: ChatRequest) -> list[Message]:
     return [Message("user" if role == "user" else "assistant", tuple(parts)) for role, parts in merged]
 
 
-def _kept(part: Part) -> Part | None:
-    """The part as Claude may see it: no empty text, no thoughts of others, a refusal as the text it is."""
+def _kept(part: Part, role: str) -> Part | None:
+    """The part as Claude may see it: no empty text, no thoughts of others, a refusal as the text it is.
+
+    Of what a model made only its text: pictures and files are refused in an assistant's turn.
+    """
+    if role == "assistant" and isinstance(part, Image | File | Audio):
+        return None
     if isinstance(part, Refusal):
         part = Text(part.text)
     if isinstance(part, Text):
@@ -250,6 +257,14 @@ def sampling_of(request: ChatRequest, profile: Profile, thinks: bool) -> dict[st
     return result
 
 
+def stops_of(request: ChatRequest) -> list[str]:
+    """The stop sequences. Raises BadRequest for one of white space only, which Claude does not take."""
+    stops = [word for word in request.stop if word]
+    if not all(word.strip() for word in stops):
+        raise BadRequest("This model takes no stop sequence of white space only.", param=stop_member(request))
+    return stops
+
+
 def text_of_file(part: File) -> str | None:
     """The text of a document that is plain text in one way or another, else None."""
     if part.text is not None:
@@ -261,14 +276,6 @@ def text_of_file(part: File) -> str | None:
         return b64decode(part.data, validate=True).decode()
     except ValueError:
         raise BadRequest("A file is not valid base64 of UTF-8 text.", param="messages") from None
-
-
-def stops_of(request: ChatRequest) -> list[str]:
-    """The stop sequences. Raises BadRequest for one of white space only, which Claude does not take."""
-    stops = [word for word in request.stop if word]
-    if not all(word.strip() for word in stops):
-        raise BadRequest("This model takes no stop sequence of white space only.", param=stop_member(request))
-    return stops
 
 
 def refuse_foreign(request: ChatRequest) -> None:

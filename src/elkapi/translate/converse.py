@@ -293,6 +293,7 @@ LOSSES = (
     Loss("tool choice none when the history has calls", False, "not offered"),
     Loss("verbosity, metadata, user, prompt_cache_key, service_tier", False, "not taken"),
     Loss("Anthropic betas and members of its own", False, "not taken"),
+    Loss("images and files that the model made, in earlier turns", False, "taken from the user only"),
     Loss("the place of later system messages", False, "instructions stand before the first turn"),
     Loss("thinking without Claude's signature", False, "only Claude's own thoughts are taken back"),
     Loss("JSON mode", False, "becomes an instruction"),

@@ -478,6 +478,10 @@ DROPPED: dict[str, tuple[dict[str, Any], Any]] = {
             ]
         },
     ),
+    "images and files that the model made, in earlier turns": (
+        {"messages": [Message("user", (Text("draw"),)), Message("assistant", (Text("a"), Image(data="aWs=")))]},
+        {"messages": [{"role": "user", "content": "draw"}, {"role": "assistant", "content": "a"}]},
+    ),
     "thinking without Claude's signature": (
         {"messages": [Message("user", (Text("hi"),)), Message("assistant", (Thinking("x", "s", "gemini"), Text("a")))]},
         {"messages": [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "a"}]},
