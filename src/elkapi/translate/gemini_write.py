@@ -48,6 +48,8 @@ UNSIGNED_BYTES = base64.b64encode(UNSIGNED.encode()).decode()
 FIRST_TURN = "..."
 # Ids that our reader made up are not written back.
 _MADE_UP = re.compile(r"call_\d+")
+# By these a schema says which members an object has.
+_MEMBERS = ("properties", "patternProperties", "$ref", "allOf", "anyOf", "oneOf")
 # What narrows a search elsewhere and cannot be said here.
 _NARROWING = ("allowed_domains", "blocked_domains", "filters")
 _MEDIA_TYPES = {
@@ -278,11 +280,18 @@ def _declaration(tool: Tool, profile: Profile) -> _Wire:
     if tool.custom:
         raise BadRequest(f"This model cannot take the custom tool `{tool.name}`.", param="tools")
     schema = tool.schema
-    if not schema or (schema.get("type") == "object" and not schema.get("properties")):
+    if not schema or _is_empty(schema):
         return _pruned(name=tool.name, description=tool.description)
     if profile.schema_subset:
         return _pruned(name=tool.name, description=tool.description, parameters=to_subset(schema))
     return _pruned(name=tool.name, description=tool.description, parametersJsonSchema=_plain(schema))
+
+
+def _is_empty(schema: _Wire) -> bool:
+    """Whether it is an object that nothing is said of, which Gemini refuses: its arguments are left unsaid then."""
+    if schema.get("type") != "object" or schema.get("additionalProperties"):
+        return False
+    return not any(schema.get(name) for name in _MEMBERS)
 
 
 def _plain(schema: _Wire) -> _Wire:

@@ -424,6 +424,21 @@ def test_a_schema_is_asked_for_in_the_form_the_model_knows(profile: Profile) -> 
     assert declared[1] == {"name": "g"}
 
 
+@pytest.mark.parametrize(
+    "said",
+    [
+        {"additionalProperties": {"type": "string"}},
+        {"additionalProperties": True},
+        {"anyOf": [{"properties": {"a": {"type": "string"}}, "required": ["a"]}, {"properties": {"b": {}}}]},
+        {"$ref": "#/$defs/A", "$defs": {"A": {"type": "object", "properties": {"a": {"type": "string"}}}}},
+    ],
+)
+def test_a_tool_whose_members_are_said_otherwise_than_by_properties_keeps_its_schema(said: dict[str, Any]) -> None:
+    schema = {"type": "object", **said}
+    declared = _write(_chat(tools=(ir.Tool("f", schema=schema),)), GEMINI_25)["tools"][0]["functionDeclarations"]
+    assert declared == [{"name": "f", "parametersJsonSchema": schema}]
+
+
 def _search(**raw: Any) -> ir.ServerTool:
     return ir.ServerTool("web_search", "anthropic", {"type": "web_search_20250305", **raw})
 
