@@ -237,10 +237,10 @@ def _result(result: WireResponse, ids: _Ids) -> ToolResult:
         text, error = response["error"], True
     if not isinstance(text, str):
         text = msgspec.json.encode(response).decode()
-    parts: list[Text | Image | File] = [Text(text)]
+    parts: list[Text | Image | File | Audio] = [Text(text)]
     for part in result.parts or ():
-        if part.inlineData is not None and not isinstance(found := _inline(part.inlineData), Audio):
-            parts.append(found)
+        if part.inlineData is not None:
+            parts.append(_inline(part.inlineData))
         elif part.fileData is not None:
             parts.append(_file(part.fileData))
     return ToolResult(ids.of_result(result), tuple(parts), result.name, error)

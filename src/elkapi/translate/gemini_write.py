@@ -217,7 +217,7 @@ def _common_part(part: Part) -> _Wire | None:
         case Audio(data=data, format=form):
             return {"inlineData": {"mimeType": f"audio/{form}", "data": data}}
         case File(text=str(text)):
-            return {"text": text}
+            return {"text": f"{part.name}:\n{text}" if part.name else text}
         case File(data=str(data)):
             return {"inlineData": _pruned(mimeType=part.media_type, data=data, displayName=part.name)}
         case File(url=str(url)):

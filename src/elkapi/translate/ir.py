@@ -86,7 +86,7 @@ class ToolResult(msgspec.Struct, frozen=True):
     """The answer to a `ToolCall`. `name` is the tool's, looked up by the reader where the wire has only ids."""
 
     call_id: str
-    parts: tuple[Text | Image | File, ...]
+    parts: tuple[Text | Image | File | Audio, ...]
     name: str = ""
     is_error: bool = False
     custom: bool = False

@@ -200,6 +200,22 @@ def test_the_chunks_of_a_streamed_answer_are_one_text_again() -> None:
     assert asked.parts == (ir.Text("a"), ir.Text("b"))
 
 
+def test_sound_that_a_function_answers_with_is_part_of_its_result() -> None:
+    sound = {"inlineData": {"mimeType": "audio/wav", "data": "AAAA"}}
+    answer = {"name": "f", "response": {"result": "ok"}, "parts": [sound]}
+    called = {"role": "model", "parts": [{"functionCall": {"name": "f"}}]}
+    request = _read({"contents": [called, {"parts": [{"functionResponse": answer}]}]})
+    result = request.messages[1].parts[0]
+    assert isinstance(result, ir.ToolResult)
+    assert result.parts == (ir.Text("ok"), ir.Audio("AAAA", "wav"))
+    assert _write(request)["contents"][1]["parts"] == [{"functionResponse": answer}]
+
+
+def test_a_text_document_keeps_its_name() -> None:
+    written = _write(_chat(_user(ir.File("text/plain", text="one", name="Notes"), ir.File("text/plain", text="two"))))
+    assert written["contents"][0]["parts"] == [{"text": "Notes:\none"}, {"text": "two"}]
+
+
 def test_url_safe_base64_of_the_sdk_becomes_the_standard_alphabet() -> None:
     data = bytes(range(248, 256))
     safe = base64.urlsafe_b64encode(data).decode().rstrip("=")
