@@ -193,6 +193,16 @@ async def test_a_call_with_a_tool_of_the_providers_holds_what_that_may_find(
     assert (quote.json()["upper"]["input_tokens"] > 100_000) == found
 
 
+async def test_a_call_that_may_compact_its_context_holds_that_too(priced: Gateway) -> None:
+    key = await priced.key("5")
+    body = {"model": BIG, "max_tokens": 100, "messages": [{"role": "user", "content": "hello " * 500}]}
+    for edits, more in (([{"type": "clear_tool_uses_20250919"}], False), ([{"type": "compact_20260112"}], True)):
+        asked = {**body, "context_management": {"edits": edits}}
+        upper = (await quoted(priced, key, "/v1/messages", asked)).json()["upper"]
+        assert (upper["input_tokens"] > 6000) == more
+        assert (upper["output_tokens"] > 10_000) == more
+
+
 async def test_a_tool_of_the_providers_is_known_however_its_letters_are_written(priced: Gateway) -> None:
     body = rb"""{"model":"big-model","max_tokens":9,"messages":[{"role":"user","content":"hello"}],
         "t\u006fols":[{"type":"web\u005fsearch_20250305","name":"web_search"}]}"""

@@ -34,6 +34,8 @@ _SERVED_TOOL = re.compile(
     rb'"type"\s*+:\s*+"(?:web_search|web_fetch|file_search|code_interpreter|code_execution|mcp)'
     rb'|"(?:googleSearch|google_search|urlContext|url_context|codeExecution|code_execution)"\s*+:'
 )
+# A context that is compacted on the way is read once more, and its summary is written beside the answer.
+COMPACTION_TOKENS_MAX = 16_384
 _NONE = msgspec.Raw()
 
 _Limit = Annotated[int, msgspec.Meta(ge=1, le=OUTPUT_TOKENS_MAX)] | None
@@ -98,6 +100,7 @@ class MessagesView(msgspec.Struct):
     thread: dict[str, msgspec.Raw] | None = None
     tools: msgspec.Raw = _NONE
     mcp_servers: msgspec.Raw = _NONE
+    context_management: msgspec.Raw = _NONE
 
 
 class CountView(msgspec.Struct):
@@ -246,7 +249,7 @@ def read_messages(body: bytes) -> Facts:
             param="thread",
             code="thread_unsupported_request",
         )
-    return _facts(
+    facts = _facts(
         body,
         _model(view.model),
         limit=view.max_tokens,
@@ -255,6 +258,7 @@ def read_messages(body: bytes) -> Facts:
         tools=view.tools,
         served=view.mcp_servers,
     )
+    return _with_compaction(facts) if any_in(bytes(view.context_management), b"compact", b"\\u") else facts
 
 
 def read_generate(body: bytes) -> Facts:
@@ -335,6 +339,14 @@ def _with_state(facts: Facts, view: ResponsesView, body: bytes) -> Facts:
         return facts
     return msgspec.structs.replace(
         facts, background=background, previous=previous, conversation=conversation or None, stateful=True
+    )
+
+
+def _with_compaction(facts: Facts) -> Facts:
+    upper = facts.upper
+    output = upper.output_tokens + COMPACTION_TOKENS_MAX
+    return msgspec.structs.replace(
+        facts, upper=Usage(input_tokens=2 * upper.input_tokens, output_tokens=output, calls=upper.calls)
     )
 
 

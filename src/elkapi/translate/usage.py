@@ -60,8 +60,20 @@ class _ServerTools(msgspec.Struct):
     web_search_requests: int | None = None
 
 
+class _Iteration(msgspec.Struct):
+    type: str = ""
+    input_tokens: int | None = None
+    output_tokens: int | None = None
+    cache_creation_input_tokens: int | None = None
+    cache_read_input_tokens: int | None = None
+    cache_creation: _CacheCreation | None = None
+
+
 class AnthropicUsage(msgspec.Struct):
-    """Anthropic's messages; `input_tokens` excludes both cache figures. In message_delta any member may be absent."""
+    """Anthropic's messages; `input_tokens` excludes both cache figures. In message_delta any member may be absent.
+
+    Of the `iterations` only a compaction stands in none of the totals.
+    """
 
     input_tokens: int | None = None
     output_tokens: int | None = None
@@ -70,6 +82,7 @@ class AnthropicUsage(msgspec.Struct):
     cache_creation: _CacheCreation | None = None
     output_tokens_details: _ThinkingDetails | None = None
     server_tool_use: _ServerTools | None = None
+    iterations: list[_Iteration] | None = None
 
 
 class _Modality(msgspec.Struct):
@@ -153,6 +166,15 @@ def _split(
 
 def read_anthropic_usage(view: AnthropicUsage) -> tuple[Usage, bool] | None:
     """(usage, unsplit): `unsplit` when cache writes came without their lifetimes; they stand in the 5m class then."""
+    found = _anthropic_classes(view)
+    for row in view.iterations or ():
+        if row.type == "compaction" and found is not None:
+            more = _anthropic_classes(row)
+            found = None if more is None else (_added(found[0], more[0]), found[1] or more[1])
+    return found
+
+
+def _anthropic_classes(view: AnthropicUsage | _Iteration) -> tuple[Usage, bool] | None:
     read, write = view.cache_read_input_tokens or 0, view.cache_creation_input_tokens or 0
     split = view.cache_creation
     write_5m, write_1h = (
@@ -161,8 +183,10 @@ def read_anthropic_usage(view: AnthropicUsage) -> tuple[Usage, bool] | None:
     unsplit = write_5m + write_1h < write
     if unsplit:
         write_5m = write - write_1h
-    thinking = (view.output_tokens_details.thinking_tokens if view.output_tokens_details else 0) or 0
-    searches = (view.server_tool_use.web_search_requests if view.server_tool_use else 0) or 0
+    thinking = searches = 0
+    if isinstance(view, AnthropicUsage):
+        thinking = (view.output_tokens_details.thinking_tokens if view.output_tokens_details else 0) or 0
+        searches = (view.server_tool_use.web_search_requests if view.server_tool_use else 0) or 0
     total_in, total_out = view.input_tokens or 0, view.output_tokens or 0
     if min(total_in, read, write_5m, write_1h, thinking, searches, total_out - thinking) < 0:
         return None
@@ -177,6 +201,18 @@ def read_anthropic_usage(view: AnthropicUsage) -> tuple[Usage, bool] | None:
         calls=1,
     )
     return usage, unsplit
+
+
+def _added(usage: Usage, more: Usage) -> Usage:
+    """A call with the tokens of a part of it that its totals left out."""
+    return msgspec.structs.replace(
+        usage,
+        input_tokens=usage.input_tokens + more.input_tokens,
+        cached_tokens=usage.cached_tokens + more.cached_tokens,
+        cache_write_5m_tokens=usage.cache_write_5m_tokens + more.cache_write_5m_tokens,
+        cache_write_1h_tokens=usage.cache_write_1h_tokens + more.cache_write_1h_tokens,
+        output_tokens=usage.output_tokens + more.output_tokens,
+    )
 
 
 def read_gemini_usage(view: GeminiUsage) -> Usage | None:

@@ -75,6 +75,17 @@ def test_g26_cache_writes_in_the_older_field_are_counted_and_marked() -> None:
     assert (found[0].cache_write_5m_tokens, found[0].cache_write_1h_tokens) == (40, 60)
 
 
+def test_a_compaction_is_added_to_totals_that_leave_it_out() -> None:
+    rows = [
+        {"type": "compaction", "input_tokens": 2000, "output_tokens": 70, "cache_read_input_tokens": 500},
+        {"type": "message", "input_tokens": 300, "output_tokens": 40},
+        {"type": "advisor_message", "model": "another", "input_tokens": 9, "output_tokens": 9},
+    ]
+    found = _anthropic(input_tokens=300, output_tokens=40, iterations=rows)
+    assert found == (Usage(input_tokens=2300, cached_tokens=500, output_tokens=110, calls=1), False)
+    assert _anthropic(input_tokens=3, output_tokens=2, iterations=[{"type": "compaction", "input_tokens": -1}]) is None
+
+
 def test_gemini_thoughts_are_output_beside_the_candidates() -> None:
     view = u.GeminiUsage(promptTokenCount=10, toolUsePromptTokenCount=3, candidatesTokenCount=4, thoughtsTokenCount=6)
     assert u.read_gemini_usage(view) == Usage(input_tokens=13, output_tokens=4, reasoning_tokens=6, calls=1)
