@@ -75,6 +75,7 @@ class _Part(msgspec.Struct):
     thinking: Any = None
     cache_control: dict[str, Any] | None = None
     prompt_cache_breakpoint: dict[str, Any] | None = None
+    extra_content: Any = None
 
 
 class _Function(msgspec.Struct):
@@ -234,7 +235,11 @@ def read_assistant(row: dict[str, Any], path: str, before: list[ToolCall]) -> li
         parts += read_content(view.content, path)
     if view.refusal:
         parts.append(Refusal(view.refusal))
-    parts += [_image(image.image_url, None, path) for image in view.images or () if image.image_url is not None]
+    for image in view.images or ():
+        if image.image_url is not None:
+            parts.append(_image(image.image_url, None, path))
+            if signature := thought_signature(image.extra_content):
+                parts.append(Thinking(signature=signature, signed_by="gemini"))
     for call in view.tool_calls or ():
         parts.append(_call(call, path))
     if view.function_call is not None:

@@ -275,3 +275,5 @@ def _read_images(raw: msgspec.Raw, events: list[Event]) -> None:
     for row in look(IMAGES, raw) or ():
         if row.image_url is not None and (found := split_data_url(row.image_url.url)):
             events.append(ImageOut(found[0] or "image/png", found[1]))
+        if signature := thought_signature(row.extra_content):
+            events.append(ThinkingSignature(signature, "gemini"))

@@ -146,6 +146,7 @@ class _ImageUrl(msgspec.Struct):
 
 class _ImageRow(msgspec.Struct):
     image_url: _ImageUrl | None = None
+    extra_content: Any = None
 
 
 _chunk = msgspec.json.Decoder(Chunk)

@@ -74,14 +74,17 @@ class _Answer:
         self._thought: list[str] = []
         self.blocks = 0
         self.images = 0
+        self._drew = False
 
     def text(self, text: str) -> None:
         """Text ends a passage of thinking that nobody signed."""
+        self._drew = False
         self.text_chars += len(text)
         if self._thought:
             self._thought = []
 
     def think(self, text: str) -> None:
+        self._drew = False
         self._thought.append(text)
 
     def signed(self, event: ThinkingSignature | RedactedThinking) -> dict[str, Any]:
@@ -94,7 +97,15 @@ class _Answer:
         self.blocks += 1
         return {"index": self.blocks - 1} | thinking_block(part)
 
+    def image_signature(self, event: ThinkingSignature | RedactedThinking) -> dict[str, Any] | None:
+        """What signs the image before it, as a piece of that image: Gemini wants it back there."""
+        if not self._drew or isinstance(event, RedactedThinking) or event.signed_by != "gemini":
+            return None
+        self._drew = False
+        return {"index": self.images - 1, "extra_content": _extra_content(event.signature)}
+
     def image(self, event: ImageOut) -> dict[str, Any]:
+        self._drew = True
         self.images += 1
         return {"index": self.images - 1} | image_row(Image(data=event.data, media_type=event.media_type))
 
@@ -131,8 +142,12 @@ def _call(event: ToolCallStart, arguments: str) -> dict[str, Any]:
     kind, body = ("custom", "input") if event.custom else ("function", "arguments")
     row: dict[str, Any] = {"id": event.id, "type": kind, kind: {"name": event.name, body: arguments}}
     if event.signature and event.signed_by == "gemini":
-        row["extra_content"] = {"google": {"thought_signature": event.signature}}
+        row["extra_content"] = _extra_content(event.signature)
     return row
+
+
+def _extra_content(signature: str) -> dict[str, Any]:
+    return {"google": {"thought_signature": signature}}
 
 
 def _logprobs(tokens: Sequence[TokenLogprob]) -> dict[str, Any] | None:
@@ -183,6 +198,8 @@ class ChatWriter:
             self._answer.refused = True
             return self._open() + self._delta({"refusal": event.text})
         if isinstance(event, ThinkingSignature | RedactedThinking):
+            if piece := self._answer.image_signature(event):
+                return self._delta({"images": [piece]})
             return self._open() + self._delta({"thinking_blocks": [self._answer.signed(event)]})
         if isinstance(event, ImageOut):
             return self._open() + self._delta({"images": [self._answer.image(event)]})
@@ -264,7 +281,10 @@ class _Whole:
             answer.refused = True
             self._texts["refusal"].append(event.text)
         elif isinstance(event, ThinkingSignature | RedactedThinking):
-            self._lists["thinking_blocks"].append(answer.signed(event))
+            if piece := answer.image_signature(event):
+                self._lists["images"][-1] |= piece
+            else:
+                self._lists["thinking_blocks"].append(answer.signed(event))
         elif isinstance(event, ImageOut):
             self._lists["images"].append(answer.image(event))
         elif isinstance(event, ToolCallStart):

@@ -148,7 +148,14 @@ def _model_parts(parts: Iterable[Part], own: bool, profile: Profile) -> list[_Wi
         elif isinstance(part, Thinking):
             _add_thinking(result, part, own)
         elif (common := _common_part(part)) is not None:
+            if not own and result and result[-1].keys() == {"text", "thoughtSignature"} and not result[-1]["text"]:
+                # Where thoughts stand first, a bare signature is that of the part after it.
+                common = {**common, "thoughtSignature": result.pop()["thoughtSignature"]}
             result.append(common)
+    if profile.call_signatures and not own:
+        for wire in result:
+            if "inlineData" in wire:
+                wire.setdefault("thoughtSignature", UNSIGNED)
     return result
 
 
@@ -225,6 +232,9 @@ def _common_part(part: Part) -> _Wire | None:
             return {"fileData": _pruned(fileUri=url, mimeType=known, displayName=part.name)}
         case ServerToolPart(dialect="gemini", raw=raw):
             return raw
+        case ServerToolPart(raw={"type": "image_generation_call", "result": str(data), **more}):
+            # An image that a model made, as a client of OpenAI responses was given it.
+            return {"inlineData": {"mimeType": f"image/{more.get('output_format') or 'png'}", "data": data}}
     return None
 
 

@@ -15,6 +15,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from elkapi.translate import gemini
 from elkapi.translate.chat import DIALECT
 from elkapi.translate.dialect import ReplyFacts, Unreadable
 from elkapi.translate.ir import (
@@ -40,6 +41,7 @@ from elkapi.translate.ir import (
     ToolCallStart,
     UsageSeen,
 )
+from elkapi.translate.profiles import profile_for
 from elkapi.translate.sse import Frame, SseDecoder
 from elkapi.types import Usage
 
@@ -282,6 +284,14 @@ ANSWERS: dict[str, list[Event]] = {
         Finish("stop"),
         End(),
     ],
+    "signed image": [
+        TextDelta("One."),
+        ImageOut("image/png", "iVBO"),
+        ThinkingSignature("c2ln", "gemini"),
+        TextDelta(" Two."),
+        Finish("stop"),
+        End(),
+    ],
     "stop sequence": [TextDelta("a"), Finish("stop_sequence", "END"), End()],
     "refused without words": [Finish("refusal"), End()],
     "two sources": [
@@ -388,6 +398,15 @@ def _summary(events: Sequence[Event]) -> dict[str, Any]:
         ],
         "usage": [event for event in events if isinstance(event, UsageSeen)][-1:],
     }
+
+
+def test_a_signed_image_goes_back_to_gemini_as_it_came() -> None:
+    message = json.loads(DIALECT.write_reply(ANSWERS["signed image"], _facts()))["choices"][0]["message"]
+    asked = {"model": "m", "messages": [{"role": "user", "content": "draw"}, message]}
+    request = DIALECT.read_request(json.dumps(asked).encode())
+    written = json.loads(gemini.DIALECT.write_request(request, profile_for("gemini", "gemini-3-pro-image")))
+    image = {"inlineData": {"mimeType": "image/png", "data": "iVBO"}, "thoughtSignature": "c2ln"}
+    assert written["contents"][1]["parts"] == [{"text": "One. Two."}, image]
 
 
 def test_stream_options_include_usage_is_obeyed_exactly() -> None:

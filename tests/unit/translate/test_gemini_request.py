@@ -376,6 +376,23 @@ def test_calls_from_elsewhere_are_marked_for_models_that_refuse_unsigned_ones() 
     assert parts[0]["thoughtSignature"] == "c2ln"
 
 
+def test_an_image_that_a_model_made_goes_on_with_its_signature_or_marked_as_unsigned() -> None:
+    made = {"type": "image_generation_call", "id": "ig_1", "result": "iVBO", "output_format": "webp"}
+    drawn = ir.ServerToolPart("responses", made)
+    signed = ir.Thinking(signature="c2ln", signed_by="gemini")
+    request = _chat(_user("?"), _model("Here.", drawn, signed, ir.Image(data="aWs=", media_type="image/png")))
+    image = {"inlineData": {"mimeType": "image/webp", "data": "iVBO"}, "thoughtSignature": "c2ln"}
+    other = {"inlineData": {"mimeType": "image/png", "data": "aWs="}}
+    assert _write(request)["contents"][1]["parts"] == [{"text": "Here."}, image, other]
+    marked = {**other, "thoughtSignature": UNSIGNED}
+    assert _write(request, GEMINI_3)["contents"][1]["parts"] == [{"text": "Here."}, image, marked]
+
+
+def test_a_signature_before_its_text_signs_that_text() -> None:
+    request = _chat(_user("?"), _model(ir.Thinking(signature="c2ln", signed_by="gemini"), "Here."))
+    assert _write(request, GEMINI_3)["contents"][1]["parts"] == [{"text": "Here.", "thoughtSignature": "c2ln"}]
+
+
 def test_thoughts_and_signatures_of_other_dialects_are_left_out() -> None:
     request = _chat(_user("?"), _model(ir.Thinking("hm", "sig", "anthropic"), "answer"))
     assert _write(request)["contents"][1]["parts"] == [{"text": "answer"}]
