@@ -1,7 +1,8 @@
 """An Anthropic caller's conversation that other upstreams took part in, made fit for Claude; others stay as they came.
 
-Callers go on with whatever they were answered: with thoughts that no Claude signed, and with tool calls that no thought
-of Claude's came before. Claude refuses both while it thinks by budget.
+Callers go on with whatever they were answered: with thoughts that no Claude signed, with tool calls that no thought of
+Claude's came before (Claude refuses both while it thinks by budget), and with pictures that another model drew, which
+are text in this dialect, far longer than a Claude can read.
 """
 
 from __future__ import annotations
@@ -17,12 +18,17 @@ from elkapi.translate.decode import decode
 _UNSIGNED = (b'"signature":""', b'"signature": ""')
 _FOREIGN_CALL = re.compile(rb'"tool_use_id"\s*:\s*"(?!toolu_)')
 _THOUGHTS = ("thinking", "redacted_thinking")
+# How callers are shown a picture that a model drew, since an answer here has no block for one.
+_DRAWN = b"![image](data:image/"
+DRAWN = re.compile(r"!\[image\]\(data:(image/[a-z0-9.+-]+);base64,([A-Za-z0-9+/=]+)\)")
 _members = msgspec.json.Decoder(dict[str, Any])
 _encode = msgspec.json.Encoder().encode
 
 
 def has_foreign_turns(body: bytes) -> bool:
     """Whether `with_own_thoughts` may have something to do; a look at the bytes, since hardly any call has."""
+    if _DRAWN in body:
+        return True
     if b'"thinking"' not in body:
         return False
     if any(mark in body for mark in _UNSIGNED):
@@ -31,7 +37,7 @@ def has_foreign_turns(body: bytes) -> bool:
 
 
 def with_own_thoughts(body: bytes) -> bytes:
-    """The body without unsigned thoughts; it thinks only where a running tool loop began with a thought of Claude's.
+    """The body without unsigned thoughts and others' pictures; it thinks only where Claude's own began a tool loop.
 
     Raises BadRequest for what is no JSON object.
     """
@@ -39,7 +45,7 @@ def with_own_thoughts(body: bytes) -> bytes:
     messages = members.get("messages")
     if not isinstance(messages, list):
         return body
-    kept = [row for message in messages if (row := _without_unsigned(message)) is not None]
+    kept = [row for message in messages if (row := _fit(message)) is not None]
     made: dict[str, Any] = {**members, "messages": kept}
     thinking = made.get("thinking")
     if isinstance(thinking, dict) and thinking.get("type") == "enabled" and _lost_thoughts(kept):
@@ -47,15 +53,28 @@ def with_own_thoughts(body: bytes) -> bytes:
     return _encode(made) if made != members else body
 
 
-def _without_unsigned(message: Any) -> Any:
-    """The message, or None when nothing but unsigned thoughts stood in it."""
-    if not isinstance(message, dict) or message.get("role") != "assistant" or not _blocks(message):
+def _fit(message: Any) -> Any:
+    """The message, or None when nothing but unsigned thoughts and pictures stood in it."""
+    if not isinstance(message, dict) or message.get("role") != "assistant" or not message.get("content"):
         return message
-    blocks = _blocks(message)
-    kept = [block for block in blocks if not (_kind(block) == "thinking" and not block.get("signature"))]
-    if len(kept) == len(blocks):
+    content = message["content"]
+    if isinstance(content, str):
+        kept: Any = DRAWN.sub("", content).strip() if DRAWN.search(content) else content
+    else:
+        kept = [left for block in _blocks(message) if (left := _fit_block(block)) is not None]
+    if kept == content or not isinstance(content, str | list):
         return message
     return {**message, "content": kept} if kept else None
+
+
+def _fit_block(block: Any) -> Any:
+    kind = _kind(block)
+    if kind == "thinking" and not block.get("signature"):
+        return None
+    text = block.get("text") if kind == "text" else None
+    if not isinstance(text, str) or not DRAWN.search(text):
+        return block
+    return {**block, "text": left} if (left := DRAWN.sub("", text)).strip() else None
 
 
 def _lost_thoughts(messages: list[Any]) -> bool:

@@ -14,6 +14,7 @@ from typing import Annotated, Any, Literal, TypeVar
 import msgspec
 
 from elkapi.errors import BadRequest
+from elkapi.translate.anthropic_history import DRAWN
 from elkapi.translate.chat_parts import FILE_ID
 from elkapi.translate.decode import convert, decode
 from elkapi.translate.ir import (
@@ -256,12 +257,27 @@ def _read_conversation(view: _Count, raw: Raw, extra: Raw) -> tuple[tuple[Text, 
             part, left = _read_block(block, names, f"{at}.content[{number}]")
             if left:
                 places[f"{len(merged) - 1}.{len(parts)}"] = left
-            parts.append(part)
+            parts += _drawn(part) if message.role == "assistant" and isinstance(part, Text) else [part]
     if kept:
         extra["system"] = kept
     if places:
         extra["messages"] = places
     return tuple(system), [Message(role, tuple(parts)) for role, parts in merged]
+
+
+def _drawn(said: Text) -> list[Part]:
+    """The text, and the pictures in it that a model drew: so our writer shows them."""
+    if not DRAWN.search(said.text):
+        return [said]
+    # Text, then type, data and text of each picture in turn.
+    words = DRAWN.split(said.text)
+    parts: list[Part] = []
+    for place in range(0, len(words), 3):
+        if words[place].strip():
+            parts.append(Text(words[place]))
+        if place + 2 < len(words):
+            parts.append(Image(data=words[place + 2], media_type=words[place + 1]))
+    return parts
 
 
 def _read_texts(content: str | list[Raw], at: str, texts: list[Text], kept: dict[str, Raw]) -> None:

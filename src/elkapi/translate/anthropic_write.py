@@ -127,6 +127,8 @@ def _own_messages(request: ChatRequest) -> list[Raw]:
                 continue
             if isinstance(part, Thinking) and not is_signed(part):
                 continue
+            if isinstance(part, Image) and message.role == "assistant":
+                continue
             blocks.append(left if "type" in left else _block(part) | left)
         if blocks:
             messages.append({"role": message.role, "content": _short(blocks)} | kept.get(str(index), {}))

@@ -52,6 +52,21 @@ def test_unsigned_thoughts_of_earlier_turns_are_left_out_and_it_thinks_on() -> N
     assert "hm" not in json.dumps(made)
 
 
+DREW = "![image](data:image/png;base64,iVBORw0KGgo=)"
+
+
+def test_pictures_that_another_model_drew_are_no_text_for_claude() -> None:
+    turns = [
+        {"role": "user", "content": f"like {DREW}"},
+        {"role": "assistant", "content": [{"type": "text", "text": f"Here: {DREW}"}, {"type": "text", "text": DREW}]},
+        {"role": "user", "content": "again"},
+        {"role": "assistant", "content": DREW},
+    ]
+    made = mended({"model": "m", "max_tokens": 9, "messages": turns})
+    here = {"role": "assistant", "content": [{"type": "text", "text": "Here: "}]}
+    assert made["messages"] == [turns[0], here, turns[2]]
+
+
 @pytest.mark.parametrize("thought", [OWN, HIDDEN])
 def test_a_loop_that_claude_began_thinks_on_whatever_came_before(thought: dict[str, Any]) -> None:
     body = loop(FOREIGN)

@@ -496,6 +496,18 @@ ELSEWHERE = {
 }
 
 
+def test_a_picture_that_a_model_drew_is_read_back_as_one() -> None:
+    drew = "![image](data:image/png;base64,iVBORw0KGgo=)"
+    said = f"Here: {drew} and {drew}"
+    turns = [{"role": "user", "content": drew}, {"role": "assistant", "content": said}]
+    request = DIALECT.read_request(msgspec.json.encode({"model": "m", "max_tokens": 9, "messages": turns}))
+    picture = Image(data="iVBORw0KGgo=", media_type="image/png")
+    assert request.messages[0].parts == (Text(drew),)
+    assert request.messages[1].parts == (Text("Here: "), picture, Text(" and "), picture)
+    words = [{"type": "text", "text": "Here: "}, {"type": "text", "text": " and "}]
+    assert json.loads(DIALECT.write_request(request, BUDGET))["messages"][1]["content"] == words
+
+
 def test_every_loss_is_tested() -> None:
     assert {loss.field for loss in LOSSES if loss.refused} == REFUSED.keys()
     assert {loss.field for loss in LOSSES if not loss.refused} == DROPPED.keys() | ELSEWHERE
@@ -573,8 +585,16 @@ PARTS = st.one_of(
     st.builds(Thinking, WORDS, st.just("sig"), st.just("anthropic")),
     st.builds(ToolCall, st.sampled_from(["a", "b"]), st.just("f"), st.just('{"x":1}')),
 )
-TURNS = st.lists(st.lists(PARTS, min_size=1, max_size=3), min_size=1, max_size=4).map(
-    lambda turns: [Message("assistant" if i % 2 else "user", tuple(parts)) for i, parts in enumerate(turns)]
+# Claude takes images from the user only.
+SAID = PARTS.filter(lambda part: not isinstance(part, Image))
+TURNS = st.lists(
+    st.tuples(st.lists(PARTS, min_size=1, max_size=3), st.lists(SAID, min_size=1, max_size=3)), min_size=1, max_size=2
+).map(
+    lambda turns: [
+        message
+        for asked, said in turns
+        for message in (Message("user", tuple(asked)), Message("assistant", tuple(said)))
+    ]
 )
 
 
