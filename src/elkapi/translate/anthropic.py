@@ -5,6 +5,8 @@ Contract: anthropic.md sections 1 to 5.
 
 from __future__ import annotations
 
+from typing import Any
+
 from elkapi.errors import BadRequest
 from elkapi.translate.anthropic_reply import Reader, read_reply
 from elkapi.translate.anthropic_request import read_count_request, read_request
@@ -51,7 +53,18 @@ def check_crossing(request: ChatRequest) -> None:
     for name in REFUSED_ELSEWHERE:
         if request.extra.get(name):
             raise BadRequest(f"This model does not support `{name}`.", param=name)
+    for left in request.extra.get("messages", {}).values():
+        inner = left.get("content")
+        if any(map(_holds_pictures, [left, *(inner if isinstance(inner, list) else ())])):
+            raise BadRequest("Documents of content blocks may hold text only for this model.", param="messages")
     refuse_file_ids(request.messages)
+
+
+def _holds_pictures(block: dict[str, Any]) -> bool:
+    """Whether it is a document made of blocks that are not all text: the hub has their text only."""
+    source = block.get("source")
+    content = source.get("content") if isinstance(source, dict) else None
+    return isinstance(content, list) and any(row.get("type") != "text" for row in content)
 
 
 DIALECT = Dialect(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from typing import Any
 
 import msgspec
@@ -549,6 +549,18 @@ def test_betas_cross_in_silence_and_what_only_anthropic_runs_does_not_cross() ->
     stored = _block(type="image", source={"type": "file", "file_id": "f"})
     with pytest.raises(BadRequest):
         check_crossing(DIALECT.read_request(msgspec.json.encode(GOOD | stored)))
+
+
+@pytest.mark.parametrize("inside", [False, True], ids=["in a message", "in a tool's result"])
+def test_a_picture_inside_of_a_document_does_not_cross_in_silence(inside: bool) -> None:
+    text = {"type": "text", "text": "one"}
+    picture = {"type": "image", "source": {"type": "base64", "media_type": "image/png", "data": "aWs="}}
+    for blocks, crosses in (([text], True), ([text, picture], False)):
+        document = {"type": "document", "source": {"type": "content", "content": blocks}}
+        block = {"type": "tool_result", "tool_use_id": "t", "content": [document]} if inside else document
+        request = DIALECT.read_request(msgspec.json.encode(GOOD | _block(**block)))
+        with nullcontext() if crosses else pytest.raises(BadRequest, match="text only"):
+            check_crossing(request)
 
 
 # --- anything at all -------------------------------------------------------------------------------------------------
