@@ -183,8 +183,10 @@ class _Blocks:
             case ToolCall():
                 return {"toolUse": {"toolUseId": tool_id(part.id), "name": part.name, "input": tool_input(part)}}
             case ToolResult():
-                content = [self._block(inner) for inner in part.parts]
-                result: Raw = {"toolUseId": tool_id(part.call_id), "content": content or [{"text": ""}]}
+                # Blank text is refused, here too.
+                shown = [inner for inner in part.parts if not isinstance(inner, Text) or inner.text.strip()]
+                content = [self._block(inner) for inner in shown]
+                result: Raw = {"toolUseId": tool_id(part.call_id), "content": content or [{"text": "(empty)"}]}
                 if "status" in self._takes:
                     result["status"] = "error" if part.is_error else "success"
                 return {"toolResult": result}

@@ -240,6 +240,13 @@ def test_what_would_change_the_meaning_is_refused(row: str) -> None:
         _written(**REFUSED[row])
 
 
+@pytest.mark.parametrize("parts", [(), (Text(""),), (Text(" \n"),)])
+def test_an_empty_result_is_no_blank_text(parts: tuple[Text, ...]) -> None:
+    called = Message("assistant", (ToolCall("t", "now", "{}"),))
+    body = _written(messages=[Message("user", (Text("a"),)), called, Message("user", (ToolResult("t", parts),))])
+    assert body["messages"][2]["content"][0]["toolResult"]["content"] == [{"text": "(empty)"}]
+
+
 def test_models_other_than_claude_take_any_stop_sequence() -> None:
     assert _written(NOVA, stop=("\n\n",))["inferenceConfig"] == {"stopSequences": ["\n\n"]}
 
