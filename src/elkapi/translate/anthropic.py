@@ -19,6 +19,7 @@ from elkapi.translate.ir import ChatRequest, Loss
 # What a request of another dialect loses on its way to Anthropic; a test goes through the rows.
 LOSSES = (
     Loss("n", True, "one answer a call"),
+    Loss("modalities: image", True, "Claude answers in text"),
     Loss("input audio", True, "Claude does not hear"),
     Loss("files other than PDF and text", True, "Claude does not read them"),
     Loss("images other than JPEG, PNG, GIF and WebP", True, "Claude does not read them"),

@@ -285,4 +285,7 @@ def refuse_foreign(request: ChatRequest) -> None:
     # A custom tool becomes a function of one string; only the responses writer turns its calls back.
     if request.dialect == "chat" and any(tool.custom for tool in request.tools):
         raise BadRequest("This model takes no custom tools on chat completions.", param="tools")
+    modalities = request.extra.get("modalities")
+    if request.dialect == "chat" and isinstance(modalities, list) and "image" in modalities:
+        raise BadRequest("This model answers in text only.", param="modalities")
     refuse_file_ids(request.messages)

@@ -275,6 +275,7 @@ def _named(tool: Tool) -> Raw:
 
 LOSSES = (
     Loss("n", True, "one answer a call"),
+    Loss("modalities: image", True, "not offered"),
     Loss("input audio", True, "not carried"),
     Loss("images and files by URL", True, "only bytes and S3 objects are taken"),
     Loss("files by id", True, "the id is only known where the file was uploaded"),

@@ -340,6 +340,9 @@ def _settings(request: ChatRequest, profile: Profile) -> _Wire:
         thinkingConfig=_thinking(request, profile),
         **_output(request, profile),
     )
+    modalities = request.extra.get("modalities") if request.dialect == "chat" else None
+    if isinstance(modalities, list) and "image" in modalities:
+        settings["responseModalities"] = [word.upper() for word in ("text", "image") if word in modalities]
     if profile.sampling:
         settings |= _pruned(temperature=request.temperature, topP=request.top_p, topK=request.top_k)
     return settings

@@ -444,6 +444,7 @@ def _user(*parts: Any) -> dict[str, Any]:
 
 REFUSED: dict[str, dict[str, Any]] = {
     "n": {"n": 2},
+    "modalities: image": {"extra": {"modalities": ["text", "image"]}},
     "input audio": _user(Audio("x", "wav")),
     "files other than PDF and text": _user(File("application/zip", data="aWs=")),
     "images other than JPEG, PNG, GIF and WebP": _user(Image(data="aWs=", media_type="image/tiff")),
@@ -517,7 +518,7 @@ def test_every_loss_is_tested() -> None:
 def test_what_would_change_the_meaning_is_refused(row: str) -> None:
     with pytest.raises(BadRequest) as caught:
         _written(**REFUSED[row])
-    assert caught.value.param in ("n", "messages", "tools", "stop")
+    assert caught.value.param in ("n", "modalities", "messages", "tools", "stop")
 
 
 def test_a_file_that_only_another_provider_knows_is_refused_in_a_tools_result_too() -> None:

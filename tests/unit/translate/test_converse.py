@@ -214,6 +214,7 @@ def _user(*parts: Any) -> dict[str, Any]:
 
 REFUSED: dict[str, dict[str, Any]] = {
     "n": {"n": 2},
+    "modalities: image": {"extra": {"modalities": ["text", "image"]}},
     "input audio": _user(Audio("x", "wav")),
     "images and files by URL": _user(Image(url="https://example.org/a.png")),
     "files by id": _user(File("application/pdf", url="file-id:f1")),

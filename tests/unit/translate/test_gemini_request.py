@@ -211,6 +211,15 @@ def test_sound_that_a_function_answers_with_is_part_of_its_result() -> None:
     assert _write(request)["contents"][1]["parts"] == [{"functionResponse": answer}]
 
 
+@pytest.mark.parametrize(
+    ("asked", "written"),
+    [(["text", "image"], ["TEXT", "IMAGE"]), (["image"], ["IMAGE"]), (["text"], None), (None, None)],
+)
+def test_a_chat_that_wishes_for_pictures_asks_for_them(asked: list[str] | None, written: list[str] | None) -> None:
+    body = _write(_chat(_user("draw"), extra={"modalities": asked}))
+    assert body.get("generationConfig", {}).get("responseModalities") == written
+
+
 def test_a_text_document_keeps_its_name() -> None:
     written = _write(_chat(_user(ir.File("text/plain", text="one", name="Notes"), ir.File("text/plain", text="two"))))
     assert written["contents"][0]["parts"] == [{"text": "Notes:\none"}, {"text": "two"}]
