@@ -5,7 +5,8 @@ judged before the proxy hears of it, but the proxy resolves the name once more f
 it likes, and an answer that changes in between is not seen from here. Whoever configures a proxy trusts it that far;
 over https it still cannot read or change the call. With `allow_private` neither is judged, nor is the target resolved.
 
-On this path `header_s` also covers sending the request, and a stale pooled connection is aiohttp's to handle.
+On this path `header_s` also covers sending the request, and aiohttp keeps the connections. It looks only whether one is
+open: that nobody takes one on which bytes came unasked, which would answer another caller, is seen to here.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from aiohttp.abc import AbstractResolver, ResolveResult
 from aiohttp_socks import ProxyConnectionError, ProxyConnector, ProxyError, ProxyTimeoutError
 from yarl import URL
 
+from elkapi.upstream.connection import poll_for
 from elkapi.upstream.dialer import permitted_addresses
 from elkapi.upstream.errors import (
     ConnectFailed,
@@ -80,6 +82,28 @@ class _GuardedResolver(AbstractResolver):
 
     async def close(self) -> None:
         """Nothing is held."""
+
+
+class _Wary(aiohttp.BaseConnector):
+    """Takes no connection from its pool that holds bytes nobody asked for, or an end the loop has not heard of yet."""
+
+    async def _get(self, key: Any, traces: Any) -> Any:
+        while (connection := await super()._get(key, traces)) is not None:
+            protocol, transport = connection.protocol, connection.transport
+            if protocol is not None and transport is not None and not protocol.should_close:
+                readable = poll_for(transport.get_extra_info("socket"))
+                if readable is None or not readable.poll(0):
+                    return connection
+            connection.close()
+        return None
+
+
+class _ToHttpProxy(_Wary, aiohttp.TCPConnector):
+    pass
+
+
+class _ToSocksProxy(_Wary, ProxyConnector):
+    pass
 
 
 class ProxyTransport:
@@ -187,7 +211,7 @@ class ProxyTransport:
         if address:
             parts = urlsplit(origin.proxy_url or "")
             scheme = parts.scheme.rstrip("ah")
-            connector = ProxyConnector(
+            connector = _ToSocksProxy(
                 host=address,
                 port=parts.port or 1080,
                 proxy_type=python_socks.ProxyType[scheme.upper()],
@@ -198,7 +222,7 @@ class ProxyTransport:
             )
         else:
             resolver = _GuardedResolver(self._dialing, allow_private=origin.allow_private)
-            connector = aiohttp.TCPConnector(resolver=resolver, **common)
+            connector = _ToHttpProxy(resolver=resolver, **common)
         trace = aiohttp.TraceConfig()
         trace.on_request_headers_sent.append(_note_sent)
         return aiohttp.ClientSession(

@@ -128,6 +128,47 @@ async def test_tls_goes_through_the_proxy_end_to_end(serve, make_client, ask, au
     assert caught.value.sent is False
 
 
+def itself(scheme, script):
+    """A proxy that plays the target behind it too, so that what it writes is there at once."""
+
+    async def run(stream):
+        if scheme == "socks5":
+            await stream.reader.readexactly(3)
+            await stream.write(b"\x05\x00")
+            await stream.reader.readexactly(10)
+            await stream.write(b"\x05\x00\x00\x01\x7f\x00\x00\x01\x00\x00")
+        await script(stream)
+
+    return run
+
+
+@pytest.mark.parametrize("seen", [True, False])
+@pytest.mark.parametrize("scheme", ["http", "socks5"])
+async def test_an_answer_that_nobody_asked_for_is_no_answer_to_the_next_call(serve, client, ask, scheme, seen):
+    """Whether the loop has read those bytes by then or not."""
+    asked = asyncio.Event()
+    written = asyncio.Event()
+
+    async def twice(stream):
+        await stream.request()
+        await stream.write(OK)
+        await asked.wait()
+        await stream.write(b"HTTP/1.1 200 OK\r\nContent-Length: 6\r\n\r\npoison")
+        written.set()
+        await stream.reader.read()
+
+    proxy = await serve(itself(scheme, twice))
+    origin = through(proxy, proxy, scheme)
+    assert await body_of(client, ask(origin)) == b"ok"
+    asked.set()
+    await written.wait()
+    for _ in range(5 if seen else 0):
+        await asyncio.sleep(0)
+    asked.clear()
+    assert await body_of(client, ask(origin)) == b"ok"
+    assert proxy.connections == 2
+
+
 async def test_credentials_in_a_proxys_url_are_percent_decoded(serve, client, ask):
     """The same `user:p@ss/w:rd` reaches an HTTP proxy as Basic and a SOCKS proxy by RFC 1929."""
     said = []
