@@ -143,6 +143,11 @@ class ProxyTransport:
         except Exception as error:  # aiohttp, aiohttp_socks and python_socks each have a tree of their own.
             raise _translated(error, "header", sent=progress.sent) from error
 
+        if reply.status == 407 and not request.origin.is_tls and _is_http_proxy(request.origin.proxy_url or ""):
+            # The proxy's own answer, as it is to a CONNECT: no word of the upstream, and none for a caller.
+            reply.close()
+            raise ConnectFailed("the proxy refuses our credentials (status 407)", phase="connect", sent=False)
+
         async def close() -> None:
             reply.close()
 
@@ -264,14 +269,13 @@ def _translated(error: Exception, phase: str, *, sent: bool) -> UpstreamFailure:
         return TlsFailed(detail, phase="tls", sent=False)
     if isinstance(error, _TOO_LATE_TO_CONNECT):
         return ConnectTimeout(detail, phase="connect", sent=False)
-    if isinstance(error, _NOT_CONNECTED):
+    if isinstance(error, _NOT_CONNECTED) or not sent:
+        # Before the request leaves there is only the asking for a tunnel.
         return ConnectFailed(detail, phase="connect", sent=False)
     if isinstance(error, (aiohttp.ServerDisconnectedError, aiohttp.ClientPayloadError)):
         return Cut(detail, phase=phase, sent=True)
     if isinstance(error, aiohttp.ClientResponseError):
         return ProtocolViolation(detail, phase=phase, sent=True)
     if isinstance(error, OSError) and phase == "header":
-        return (
-            SendFailed(detail, phase="send", sent=True) if sent else ConnectFailed(detail, phase="connect", sent=False)
-        )
-    return Cut(detail, phase=phase, sent=sent)
+        return SendFailed(detail, phase="send", sent=True)
+    return Cut(detail, phase=phase, sent=True)

@@ -248,6 +248,27 @@ async def test_a_proxy_that_is_not_there_or_says_no_is_a_connect_failure(serve, 
         await client.send(ask(origin))
 
 
+async def test_what_a_proxy_says_for_itself_is_a_connect_failure_that_sent_nothing(serve, client, ask):
+    """A tunnel that is not opened whatever the proxy does, and the 407 of a proxy that forwards in the clear."""
+
+    async def hangs_up(stream):
+        await stream.reader.readuntil(b"\r\n\r\n")
+
+    async def babbles(stream):
+        await stream.reader.readuntil(b"\r\n\r\n")
+        await stream.write(b"SSH-2.0-x\r\n")
+
+    refusal = b"HTTP/1.1 407 Proxy Authentication Required\r\nContent-Length: 0\r\n\r\n"
+    for target, script in (("https", hangs_up), ("https", babbles), ("http", answering(refusal))):
+        proxy = await serve(script)
+        origin = Origin.parse(
+            f"{target}://localhost:1", allow_private=True, proxy_url=f"http://127.0.0.1:{proxy.origin.port}"
+        )
+        with pytest.raises(ConnectFailed) as caught:
+            await client.send(ask(origin))
+        assert caught.value.sent is False
+
+
 async def test_a_proxys_password_is_in_no_failure(serve, client, ask):
     async def asks_for_another(stream):
         await stream.reader.readuntil(b"\r\n\r\n")
