@@ -6,7 +6,8 @@ it likes, and an answer that changes in between is not seen from here. Whoever c
 over https it still cannot read or change the call. With `allow_private` neither is judged, nor is the target resolved.
 
 On this path `header_s` also covers sending the request, and aiohttp keeps the connections. It looks only whether one is
-open: that nobody takes one on which bytes came unasked, which would answer another caller, is seen to here.
+open: that nobody takes one on which bytes came unasked, which would answer another caller, is seen to here. It also
+reads some replies that could be understood in two ways; those are judged again as on our own connections.
 """
 
 from __future__ import annotations
@@ -41,7 +42,7 @@ from elkapi.upstream.phased import PulledReply
 from elkapi.upstream.pool import Dialing
 from elkapi.upstream.reply import UpstreamReply
 from elkapi.upstream.timers import Expired, run_until
-from elkapi.upstream.wire import callers_headers, check_method, check_target
+from elkapi.upstream.wire import callers_headers, check_method, check_target, reply_framing
 
 SESSIONS_MAX = 256
 READ_CHUNK_BYTES = 64 * 1024
@@ -121,7 +122,7 @@ class ProxyTransport:
         timers, deadlines = self._dialing.timers, request.deadlines
         started_s = timers.monotonic_s()
         total_at_s = started_s + deadlines.total_s
-        progress = SimpleNamespace(sent=False)
+        progress = SimpleNamespace(sent=False, reused=False)
         try:
             session = await run_until(
                 timers, min(started_s + deadlines.connect_s, total_at_s), self._session(request.origin)
@@ -141,19 +142,30 @@ class ProxyTransport:
         except UpstreamFailure:
             raise
         except Exception as error:  # aiohttp, aiohttp_socks and python_socks each have a tree of their own.
-            raise _translated(error, "header", sent=progress.sent) from error
+            failure = _translated(error, "header", sent=progress.sent)
+            # With a part of a head it would not be stale; then the message is that part.
+            failure.stale = progress.reused and isinstance(failure, Cut | SendFailed) and not _answered(error)
+            raise failure from error
 
         if reply.status == 407 and not request.origin.is_tls and _is_http_proxy(request.origin.proxy_url or ""):
             # The proxy's own answer, as it is to a CONNECT: no word of the upstream, and none for a caller.
             reply.close()
             raise ConnectFailed("the proxy refuses our credentials (status 407)", phase="connect", sent=False)
 
+        reply_headers = [(name.lower(), value) for name, value in reply.raw_headers]
+        version = f"{reply.version.major}.{reply.version.minor}" if reply.version else ""
+        try:
+            reply_framing(request.method == b"HEAD", reply.status, version, reply_headers)
+        except UpstreamFailure:
+            reply.close()
+            raise
+
         async def close() -> None:
             reply.close()
 
         return PulledReply(
             reply.status,
-            [(name.lower(), value) for name, value in reply.raw_headers],
+            reply_headers,
             reply.content.iter_chunked(READ_CHUNK_BYTES),
             close,
             lambda error, phase: _translated(error, phase, sent=True),
@@ -230,6 +242,8 @@ class ProxyTransport:
             connector = _ToHttpProxy(resolver=resolver, **common)
         trace = aiohttp.TraceConfig()
         trace.on_request_headers_sent.append(_note_sent)
+        trace.on_connection_reuseconn.append(_note_reused)
+        trace.on_connection_create_start.append(_note_new)
         return aiohttp.ClientSession(
             connector=connector,
             cookie_jar=aiohttp.DummyCookieJar(),
@@ -251,6 +265,19 @@ class ProxyTransport:
 
 async def _note_sent(_session: aiohttp.ClientSession, context: SimpleNamespace, _params: object) -> None:
     context.trace_request_ctx.sent = True
+
+
+async def _note_reused(_session: aiohttp.ClientSession, context: SimpleNamespace, _params: object) -> None:
+    context.trace_request_ctx.reused = True
+
+
+async def _note_new(_session: aiohttp.ClientSession, context: SimpleNamespace, _params: object) -> None:
+    context.trace_request_ctx.reused = False
+
+
+def _answered(error: Exception) -> bool:
+    """Whether a connection ended inside a reply's head."""
+    return isinstance(error, aiohttp.ServerDisconnectedError) and not isinstance(error.message, str)
 
 
 def _is_http_proxy(proxy_url: str) -> bool:

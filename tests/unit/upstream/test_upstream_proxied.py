@@ -169,6 +169,49 @@ async def test_an_answer_that_nobody_asked_for_is_no_answer_to_the_next_call(ser
     assert proxy.connections == 2
 
 
+async def test_a_reused_connection_that_dies_unanswered_is_stale_here_too(serve, client, ask):
+    """A new one is not, nor one that had begun to answer."""
+
+    async def fresh(stream):
+        await stream.request()
+
+    async def second(stream):
+        await stream.request()
+        await stream.write(OK)
+        await stream.request()
+
+    async def in_the_head(stream):
+        await second(stream)
+        await stream.write(b"HTTP/1.1 200 OK\r\nContent-")
+
+    found = []
+    for script in (fresh, second, in_the_head):
+        proxy = await serve(script)
+        origin = through(proxy, proxy)
+        if script is not fresh:
+            assert await body_of(client, ask(origin)) == b"ok"
+        with pytest.raises(Cut) as caught:
+            await client.send(ask(origin))
+        found.append((caught.value.sent, caught.value.stale))
+    assert found == [(True, False), (True, True), (True, False)]
+
+
+@pytest.mark.parametrize(
+    "head",
+    [
+        b"HTTP/1.0 200 OK\r\nTransfer-Encoding: chunked",
+        b"HTTP/1.1 200 OK\r\nTransfer-Encoding: gzip, chunked",
+        b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked, identity",
+        b"HTTP/2.0 200 OK\r\nTransfer-Encoding: chunked",
+        b"HTTP/1.1 999 What\r\nTransfer-Encoding: chunked",
+    ],
+)
+async def test_a_reply_that_could_be_read_in_two_ways_is_refused_here_too(serve, client, ask, head):
+    proxy = await serve(answering(head + b"\r\n\r\n2\r\nok\r\n0\r\n\r\n"))
+    with pytest.raises(ProtocolViolation):
+        await client.send(ask(through(proxy, proxy)))
+
+
 async def test_credentials_in_a_proxys_url_are_percent_decoded(serve, client, ask):
     """The same `user:p@ss/w:rd` reaches an HTTP proxy as Basic and a SOCKS proxy by RFC 1929."""
     said = []
