@@ -5,9 +5,14 @@ Format: the WHATWG event stream. A frame's bytes are kept as they came, so a rel
 
 from __future__ import annotations
 
+import re
+
 import msgspec
 
 FRAME_BYTES_MAX = 8 * 1024 * 1024
+# Two line ends, neither of them half of one. A CR at the very end may be half.
+_BLANK_LINE = re.compile(rb"(?>\r\n|\n|\r)(?>\r\n|\n|\r(?!\Z))")
+_BLANK_LINE_BYTES_MAX = 4
 
 
 class FrameTooLarge(Exception):
@@ -28,53 +33,36 @@ class Frame(msgspec.Struct, frozen=True, gc=False):
 class SseDecoder:
     """Feed pieces, get whole frames. Line ends may be LF, CRLF or CR; a frame ends at a blank line."""
 
-    __slots__ = ("_pending",)
+    __slots__ = ("_pending", "_searched")
 
     def __init__(self) -> None:
         self._pending = b""
+        self._searched = 0  # So far `_pending` ends no frame: a long one is searched once, not with each of its pieces.
 
     def feed(self, chunk: bytes) -> list[Frame]:
         """The frames that `chunk` completes. Raises FrameTooLarge."""
         pending = self._pending + chunk if self._pending else chunk
         frames: list[Frame] = []
-        start = 0
+        start, search = 0, self._searched
         # The common case first: LF only, one search a frame.
         if b"\r" not in pending:
-            while (end := pending.find(b"\n\n", start)) >= 0:
+            while (end := pending.find(b"\n\n", search)) >= 0:
                 frames.append(_frame(pending[start : end + 2]))
-                start = end + 2
+                start = search = end + 2
         else:
-            while (end := _blank_line(pending, start)) >= 0:
-                frames.append(_frame(pending[start:end]))
-                start = end
+            while (blank := _BLANK_LINE.search(pending, search)) is not None:
+                frames.append(_frame(pending[start : blank.end()]))
+                start = search = blank.end()
         self._pending = pending[start:]
+        self._searched = max(0, len(self._pending) - _BLANK_LINE_BYTES_MAX + 1)
         if len(self._pending) > FRAME_BYTES_MAX:
             raise FrameTooLarge
         return frames
 
     def close(self) -> list[Frame]:
         """The last frame when the stream ended without its blank line (some upstreams do that after `[DONE]`)."""
-        rest, self._pending = self._pending, b""
+        rest, self._pending, self._searched = self._pending, b"", 0
         return [_frame(rest + b"\n\n")] if rest.strip() else []
-
-
-def _blank_line(pending: bytes, start: int) -> int:
-    """Where the frame that begins at `start` ends (after its blank line), or -1. A CR at the very end may be half."""
-    position = start
-    while True:
-        ends = [end for end in (pending.find(b"\n", position), pending.find(b"\r", position)) if end >= 0]
-        if not ends:
-            return -1
-        end = min(ends)
-        if pending[end : end + 1] == b"\r":
-            if end + 1 == len(pending):
-                return -1
-            after = end + 2 if pending[end + 1 : end + 2] == b"\n" else end + 1
-        else:
-            after = end + 1
-        if end == position and position > start:
-            return after
-        position = after
 
 
 def _frame(raw: bytes) -> Frame:
