@@ -1,11 +1,13 @@
 """Server-sent events without I/O: bytes in any cut -> whole frames; it owns framing and leaves meaning to the dialects.
 
-Format: the WHATWG event stream. A frame's bytes are kept as they came, so a relayed frame is relayed unchanged.
+Format: the WHATWG event stream. A frame's bytes are kept as they came, so a relayed frame is relayed unchanged; only a
+byte order mark is left out, after which some SDKs do not know the first event for one.
 """
 
 from __future__ import annotations
 
 import re
+from codecs import BOM_UTF8
 
 import msgspec
 
@@ -69,6 +71,7 @@ def _frame(raw: bytes) -> Frame:
     # `data: {...}\n\n` alone, as most streams send it.
     if raw.startswith(b"data: ") and raw.find(b"\n") == len(raw) - 2:
         return Frame(raw, b"", raw[6:-2])
+    raw = raw.removeprefix(BOM_UTF8)
     event = b""
     data: list[bytes] = []
     for line in raw.replace(b"\r\n", b"\n").replace(b"\r", b"\n").split(b"\n"):

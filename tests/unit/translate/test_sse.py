@@ -40,6 +40,14 @@ def test_events_are_read_as_the_format_says() -> None:
     assert [frame.data for frame in _frames([STREAMS["no space"]])] == [b"1", b" two spaces"]
 
 
+def test_a_byte_order_mark_hides_no_event() -> None:
+    stream = b"\xef\xbb\xbfdata: 1\n\ndata: 2\n\n"
+    for cut in range(6):
+        frames = _frames([stream[:cut], stream[cut:]])
+        assert [frame.data for frame in frames] == [b"1", b"2"]
+        assert b"".join(frame.raw for frame in frames) == stream[3:]
+
+
 def test_the_last_frame_may_lack_its_blank_line() -> None:
     assert [frame.data for frame in _frames([b"data: 1\n\ndata: [DONE]"])] == [b"1", b"[DONE]"]
     assert _frames([b"data: 1\n\n\n"])[0].data == b"1"
