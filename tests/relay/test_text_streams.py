@@ -138,6 +138,21 @@ async def test_g55_an_upstream_that_drips_events_without_content_is_replaced(
         writer.close()
 
 
+@pytest.mark.parametrize("client", CLIENTS)
+async def test_a_stream_whose_first_content_never_came_is_told_as_a_timeout(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, client: str
+) -> None:
+    limits = ChannelLimits(first_token_s=0.05)
+    async with stage(tmp_path, monkeypatch, "compatible", client, limits=limits) as staged:
+        reader, writer, played = await staged.call()
+        played.begin()
+        head = await reader.readuntil(b"\r\n\r\n")
+        assert head.startswith(b"HTTP/1.1 504 ")
+        assert [attempt.outcome for attempt in (await staged.watch.records.get()).attempts] == ["first_token_timeout"]
+        writer.close()
+        await staged.check_books(0)
+
+
 @pytest.mark.parametrize("wish", [None, {"include_usage": False}, {"include_usage": True}])
 async def test_g45_g46_usage_is_always_asked_for_and_shown_only_to_who_asked(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, wish: dict[str, bool] | None

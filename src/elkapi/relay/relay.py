@@ -62,7 +62,8 @@ JSON = ((b"content-type", b"application/json"),)
 # Where providers put it: OpenAI and its like, Anthropic, AWS.
 _THEIR_REQUEST_ID = (b"x-request-id", b"request-id", b"x-amzn-requestid")
 OWN_FAULT = "The gateway failed to handle this request."
-_TIMEOUTS = frozenset(kind.code for kind in (HeaderTimeout, FirstByteTimeout, IdleTimeout, TotalTimeout))
+_TOO_LATE = (HeaderTimeout, FirstByteTimeout, IdleTimeout, TotalTimeout)
+_TIMEOUTS = frozenset({"first_token_timeout", *(kind.code for kind in _TOO_LATE)})
 
 
 class Failed(Exception):
