@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gzip
 from collections.abc import AsyncIterator
 
 import msgspec
@@ -13,6 +14,7 @@ class Canned:
     """Answers each call with `status`, `kind` and `body`, or closes the connection unanswered when `status` is 0.
 
     A call that asks for a stream gets `frames` where there are some. While `gate` is not set, calls wait for it.
+    `squeeze` makes its answers gzip.
     """
 
     def __init__(self, status: int, body: object, frames: bytes = b"") -> None:
@@ -25,6 +27,11 @@ class Canned:
         self.waiting = 0
         self.most_waiting = 0
         self.url = ""
+        self.extra = b""
+
+    def squeeze(self) -> None:
+        self.body = gzip.compress(self.body)
+        self.extra = b"content-encoding: gzip\r\n"
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
@@ -40,8 +47,8 @@ class Canned:
                 streamed = self.frames and (b'"stream":true' in asked or b"streamGenerate" in head)
                 kind, body = (b"text/event-stream", self.frames) if streamed else (b"application/json", self.body)
                 writer.write(
-                    b"HTTP/1.1 %d Canned\r\ncontent-type: %b\r\ncontent-length: %d\r\n\r\n%b"
-                    % (self.status, kind, len(body), body)
+                    b"HTTP/1.1 %d Canned\r\ncontent-type: %b\r\ncontent-length: %d\r\n%b\r\n%b"
+                    % (self.status, kind, len(body), self.extra, body)
                 )
         except (asyncio.IncompleteReadError, ConnectionError):
             pass

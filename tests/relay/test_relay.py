@@ -242,6 +242,21 @@ async def test_a_parameter_error_survives_but_the_upstream_stays_unknown(gate: G
     assert balance_nano(gate) == 10**9
 
 
+async def test_an_upstreams_answers_are_read_also_when_it_compresses_them_unasked(gate: Gateway) -> None:
+    refusal = {"error": {"message": "No.", "type": "invalid_request_error", "param": "user", "code": "no_user"}}
+    vectors = {"object": "list", "data": [], "model": SMALL, "usage": {"prompt_tokens": 1, "total_tokens": 1}}
+    key = await gate.key("1")
+    async with canned(200, vectors) as answering, canned(400, refusal) as refusing:
+        answering.squeeze()
+        refusing.squeeze()
+        await gate.channel(answering.url)
+        assert (await gate.ask(key, GOOD)).json() == vectors
+        await gate.channel(refusing.url, priority=1)
+        reply = await gate.ask(key, GOOD)
+        error = reply.json()["error"]
+        assert (reply.status_code, error["code"], error["param"]) == (400, "no_user", "user")
+
+
 @pytest.mark.parametrize(
     ("param", "status", "code"), [("tools", 404, "upstream_rejected"), ("model", 503, "model_not_found")]
 )

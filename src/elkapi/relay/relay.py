@@ -7,7 +7,6 @@ failing upstream can still be replaced. A larger one is pumped chunk by chunk wi
 from __future__ import annotations
 
 import asyncio
-import zlib
 from traceback import format_exception
 from typing import Literal
 
@@ -28,6 +27,7 @@ from elkapi.guards.found import Blocked
 from elkapi.ids import request_id_text
 from elkapi.pricing.meter import TAIL_BYTES, looks_like_json_object, metered, with_client_model
 from elkapi.relay.call import Call, ClientGone, Headers
+from elkapi.relay.encoded import plain
 from elkapi.relay.exchange import Exchange, exchange_for
 from elkapi.relay.outcome import Outcome
 from elkapi.relay.plane import DataPlane
@@ -228,7 +228,8 @@ class Try:
                 return await pump(self, reply, status, exchange)
             return await self._accept(reply, status, exchange)
         verdict = on_status(status, reply.header(b"retry-after"))
-        body, _ = await reply.read(ERROR_BODY_BYTES_MAX)
+        body, whole = await reply.read(ERROR_BODY_BYTES_MAX)
+        body = plain(reply, body, whole, ERROR_BODY_BYTES_MAX)
         self.record.error = recorded(body, self.attempt)
         if verdict.action == "fail":
             self.error = rejected(status, body, self.attempt, self.request.model)
@@ -244,9 +245,7 @@ class Try:
         whole_only = exchange.translated or self.request.output_rules
         bytes_max = TRANSLATED_REPLY_BYTES_MAX if whole_only else self.plane.settings.reply_buffer_bytes_max
         body, whole = await reply.read(bytes_max)
-        encoding = reply.header(b"content-encoding")
-        if encoding is not None and encoding != b"identity":
-            body = _inflated(body, bytes_max) if whole else b""
+        body = plain(reply, body, whole, bytes_max)
         if not (looks_like_json_object(body) if whole else body[:64].lstrip()[:1] == b"{"):
             return on_unreadable("unreadable_reply")
         if not whole:
@@ -339,16 +338,6 @@ class Try:
             self.reply.cancel()
         if self.lease is not None:
             self.lease.release()
-
-
-def _inflated(body: bytes, bytes_max: int) -> bytes:
-    """A gzip or zlib body although none was asked for, bounded; empty when it cannot be read whole."""
-    try:
-        stream = zlib.decompressobj(zlib.MAX_WBITS | 32)
-        plain = stream.decompress(body, bytes_max)
-    except zlib.error:
-        return b""
-    return plain if stream.eof else b""
 
 
 def begun_record(attempt: Attempt, fate: Literal["none", "unknown"], model: str | None = None) -> AttemptRecord:

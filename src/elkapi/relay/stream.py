@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from elkapi.pricing.meter import is_possible, looks_like_json_object
 from elkapi.relay.call import Headers, Reply
+from elkapi.relay.encoded import plain
 from elkapi.relay.exchange import Exchange
 from elkapi.relay.outcome import Outcome
 from elkapi.relay.redact import recorded
@@ -109,6 +110,7 @@ async def _not_streamed(one: Try, reply: UpstreamReply, status: int, exchange: E
     crossing = one.crossing
     assert crossing is not None
     body, whole = await reply.read(WHOLE_REPLY_BYTES_MAX)
+    body = plain(reply, body, whole, WHOLE_REPLY_BYTES_MAX)
     if not whole or not looks_like_json_object(body) or isinstance(crossing, Array):
         return on_unreadable("unreadable_reply")
     try:
