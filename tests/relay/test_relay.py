@@ -242,6 +242,25 @@ async def test_a_parameter_error_survives_but_the_upstream_stays_unknown(gate: G
     assert balance_nano(gate) == 10**9
 
 
+async def test_a_body_that_ends_with_its_connection_is_no_answer_when_it_is_cut_anywhere(gate: Gateway) -> None:
+    vector = {"object": "embedding", "index": 0, "embedding": [0.5]}
+    usage = {"prompt_tokens": 1, "total_tokens": 1}
+    whole = msgspec.json.encode({"object": "list", "data": [vector], "model": SMALL, "usage": usage})
+    bodies = iter((whole[: whole.index(b"}") + 1], whole[:-1], whole))
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        head = (await reader.readuntil(b"\r\n\r\n")).lower()
+        await reader.readexactly(int(head.partition(b"content-length:")[2].split(b"\r\n")[0]))
+        writer.write(b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\n\r\n" + next(bodies))
+        writer.close()
+
+    server = await asyncio.start_server(serve, "127.0.0.1", 0)
+    async with server:
+        await gate.channel(f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}")
+        key = await gate.key("1")
+        assert [(await gate.ask(key, GOOD)).status_code for _ in range(3)] == [502, 502, 200]
+
+
 async def test_an_upstreams_answers_are_read_also_when_it_compresses_them_unasked(gate: Gateway) -> None:
     refusal = {"error": {"message": "No.", "type": "invalid_request_error", "param": "user", "code": "no_user"}}
     vectors = {"object": "list", "data": [], "model": SMALL, "usage": {"prompt_tokens": 1, "total_tokens": 1}}

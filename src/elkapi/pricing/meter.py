@@ -22,6 +22,7 @@ INPUT_SLACK_TOKENS = 8192
 OUTPUT_SLACK_TOKENS = 1024
 
 Found = tuple[Usage | None, bool]
+_raw = msgspec.json.Decoder(msgspec.Raw)
 NOTHING: Found = (None, False)
 
 
@@ -120,6 +121,15 @@ def is_possible(usage: Usage, upper: Usage) -> bool:
 def looks_like_json_object(body: bytes) -> bool:
     """Whether a 200 can be an answer at all: an HTML page or a cut body is not (a cheap look at both ends)."""
     return body[:64].lstrip()[:1] == b"{" and body[-64:].rstrip()[-1:] == b"}"
+
+
+def is_json(body: bytes) -> bool:
+    """The same by a look at all of it."""
+    try:
+        _raw.decode(body)
+    except (msgspec.DecodeError, RecursionError):
+        return False
+    return True
 
 
 def with_client_model(body: bytes, client_model: str, member: str = "model") -> bytes:

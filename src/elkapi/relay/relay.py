@@ -25,7 +25,7 @@ from elkapi.errors import (
 )
 from elkapi.guards.found import Blocked
 from elkapi.ids import request_id_text
-from elkapi.pricing.meter import TAIL_BYTES, looks_like_json_object, metered, with_client_model
+from elkapi.pricing.meter import TAIL_BYTES, is_json, looks_like_json_object, metered, with_client_model
 from elkapi.relay.call import Call, ClientGone, Headers
 from elkapi.relay.encoded import plain
 from elkapi.relay.exchange import Exchange, exchange_for
@@ -250,6 +250,9 @@ class Try:
             return on_unreadable("unreadable_reply")
         if not whole:
             return on_unreadable("reply_too_large") if whole_only else await self._pump(reply, status, body)
+        if reply.header(b"content-length", b"transfer-encoding") is None and not is_json(body):
+            # Nothing but the end of the connection said that this is all of it.
+            return on_unreadable("unreadable_reply")
         try:
             answer = exchange.whole(body)
         except Unreadable:
