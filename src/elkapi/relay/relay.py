@@ -245,7 +245,8 @@ class Try:
         whole_only = exchange.translated or self.request.output_rules
         bytes_max = TRANSLATED_REPLY_BYTES_MAX if whole_only else self.plane.settings.reply_buffer_bytes_max
         body, whole = await reply.read(bytes_max)
-        body = plain(reply, body, whole, bytes_max)
+        if reply.header(b"content-encoding") is not None:
+            body = plain(reply, body, whole, bytes_max)
         if not (looks_like_json_object(body) if whole else body[:64].lstrip()[:1] == b"{"):
             return on_unreadable("unreadable_reply")
         if not whole:
