@@ -15,6 +15,7 @@ import msgspec
 from elkapi.errors import BadRequest, NotFound
 from elkapi.local import vocabulary
 from elkapi.local.engine import Engine, Vectors
+from elkapi.local.models import ModelRow
 from elkapi.translate.decode import told
 
 ITEMS_MAX = 2048
@@ -136,29 +137,39 @@ def read_tokens(engine: Engine, request: EmbeddingsRequest) -> list[list[int]]:
             f"{row.id} makes vectors of {row.dimensions} dimensions only; {request.dimensions} were asked for.",
             param="dimensions",
         )
-    tokens = engine.tokenize(read_texts(request.input))
+    texts = read_texts(request.input)
     if request.truncate:
-        return [engine.truncate(ids) for ids in tokens]
-    for index, ids in enumerate(tokens):
+        return [engine.truncate(ids) for ids in engine.tokens([text[: engine.characters_max] for text in texts])]
+    several = isinstance(request.input, list) and not isinstance(request.input[0], int)
+    for index, text in enumerate(texts):
+        if len(text) > engine.characters_max:
+            raise _too_long(row, index if several else None, f"{len(text)} characters")
+    tokens = []
+    for index, ids in enumerate(engine.tokens(texts)):
         if len(ids) > row.window:
-            name = _name(index if isinstance(request.input, list) and not isinstance(request.input[0], int) else None)
-            raise BadRequest(
-                f"{name} has {len(ids)} tokens; {row.id} reads at most {row.window}. "
-                'Shorten it, or send "truncate": true to have it cut.',
-                code="context_length_exceeded",
-                param="input",
-            )
+            raise _too_long(row, index if several else None, f"{len(ids)} tokens")
+        tokens.append(ids)
     return tokens
+
+
+def _too_long(row: ModelRow, index: int | None, size: str) -> BadRequest:
+    return BadRequest(
+        f"{_name(index)} has {size}; {row.id} reads at most {row.window} tokens. "
+        'Shorten it, or send "truncate": true to have it cut.',
+        code="context_length_exceeded",
+        param="input",
+    )
 
 
 def count_tokens(engines: dict[str, Engine], request: CountRequest) -> list[int]:
     """Tokens of each text; with `truncate` at most the model's window. Slow for large inputs. Raises BadRequest."""
     if request.vocabulary is not None:
         return _count_by_vocabulary(request.input, request.vocabulary)
-    engine = pick(engines, request.model or "")
-    tokens = engine.tokenize(read_texts(request.input))
-    longest = engine.row.window if request.truncate else None
-    return [len(ids) if longest is None else min(len(ids), longest) for ids in tokens]
+    engine, texts = pick(engines, request.model or ""), read_texts(request.input)
+    if not request.truncate:
+        return [len(ids) for ids in engine.tokens(texts)]
+    cut = [text[: engine.characters_max] for text in texts]
+    return [min(len(ids), engine.row.window) for ids in engine.tokens(cut)]
 
 
 def _count_by_vocabulary(value: Input, name: str) -> list[int]:

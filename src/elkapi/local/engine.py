@@ -8,7 +8,7 @@ alone may run wide instead, on all threads: one short text then takes 3.8 ms whe
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 # The tokenizers package would otherwise consider asking a hub, or starting threads of its own beside the lanes.
@@ -26,6 +26,8 @@ from elkapi.local.safetensors import TensorFile
 
 Vectors = NDArray[np.float32]
 ONNX_ERRORS_ONLY = 3
+# A text of more characters is too long whatever it says: tokenizing takes up to a kilobyte of memory a character.
+CHARACTERS_PER_TOKEN_MAX = 256
 
 
 class Engine:
@@ -45,11 +47,29 @@ class Engine:
         self._wide = _session(self._graph, threads) if threads > 1 else self._session
         self._file.forget_pages()
 
+    @property
+    def characters_max(self) -> int:
+        """No text of more characters need be tokenized to know that it is beyond the window."""
+        return self.row.window * CHARACTERS_PER_TOKEN_MAX
+
     def tokenize(self, texts: Sequence[str]) -> list[list[int]]:
         """Token ids of each text, special tokens included, never truncated; shape [len(texts)][tokens]."""
+        return list(self.tokens(texts))
+
+    def tokens(self, texts: Sequence[str]) -> Iterator[list[int]]:
+        """The same one by one, holding what the tokenizer makes of a few texts at a time and never of all."""
         if len(texts) == 1:
-            return [self._tokenizer.encode(texts[0]).ids]
-        return [encoding.ids for encoding in self._tokenizer.encode_batch_fast(list(texts))]
+            yield self._tokenizer.encode(texts[0]).ids
+            return
+        group: list[str] = []
+        room = self.characters_max
+        for text in texts:
+            if group and len(text) > room:
+                yield from (encoding.ids for encoding in self._tokenizer.encode_batch_fast(group))
+                group, room = [], self.characters_max
+            group.append(text)
+            room -= len(text)
+        yield from (encoding.ids for encoding in self._tokenizer.encode_batch_fast(group))
 
     def truncate(self, ids: list[int]) -> list[int]:
         """At most `row.window` ids, still ending in the closing special token, as sentence-transformers cuts."""

@@ -106,6 +106,39 @@ def test_a_text_beyond_the_window_names_index_tokens_and_window(engine: Engine) 
     assert [len(ids) for ids in cut] == [3, 256]
 
 
+class _Weighing:
+    """A tokenizer that notes how many characters it was ever given at once."""
+
+    def __init__(self, tokenizer: Any) -> None:
+        self._tokenizer = tokenizer
+        self.characters = 0
+
+    def encode(self, text: str) -> Any:
+        self.characters = max(self.characters, len(text))
+        return self._tokenizer.encode(text)
+
+    def encode_batch_fast(self, texts: list[str]) -> Any:
+        self.characters = max(self.characters, sum(map(len, texts)))
+        return self._tokenizer.encode_batch_fast(texts)
+
+
+def test_the_largest_bodies_are_never_tokenized_at_once(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    weighing = _Weighing(engine._tokenizer)
+    monkeypatch.setattr(engine, "_tokenizer", weighing)
+    huge, window = "a " * 1_000_000, engine.row.window
+    with pytest.raises(BadRequest, match=r"`input\[1\]` has 2000000 characters; .* at most 256 tokens") as refused:
+        _read(engine, input=["a", huge])
+    assert refused.value.code == "context_length_exceeded"
+    assert [len(ids) for ids in _read(engine, input=huge, truncate=True)] == [window]
+    many = ["word " * 2_000] * 30
+    with pytest.raises(BadRequest, match=r"`input\[0\]` has 2002 tokens"):
+        _read(engine, input=many)
+    cut = _read(engine, input=[*many, "a"], truncate=True)
+    assert [len(ids) for ids in cut] == [window] * 30 + [3]
+    assert cut[0] == engine.truncate(engine.tokenize(many[:1])[0])
+    assert 0 < weighing.characters <= engine.characters_max
+
+
 def test_token_ids_become_the_same_tokens_as_their_text(engine: Engine, golden: Any) -> None:
     encoder = vocabulary._encoder("cl100k_base")
     ids = [encoder.encode(text) for text in golden.texts]

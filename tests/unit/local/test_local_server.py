@@ -164,7 +164,7 @@ class _Stalled:
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
         self.row = engine.row
-        self.tokenize, self.truncate = engine.tokenize, engine.truncate
+        self.tokens, self.truncate, self.characters_max = engine.tokens, engine.truncate, engine.characters_max
         self.go = threading.Event()
         self.started = threading.Event()
         self.fail_beyond_tokens = 10_000
