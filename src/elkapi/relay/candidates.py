@@ -7,6 +7,7 @@ from typing import Protocol
 
 import msgspec
 
+from elkapi.catalog.families.openai import bounded_as_text, holds_token_ids
 from elkapi.catalog.jsonedit import any_in
 from elkapi.errors import BadRequest, NoChannel, NoPrice
 from elkapi.relay.plane import Bearings
@@ -16,6 +17,7 @@ from elkapi.routing import fallback
 from elkapi.snapshot import Snapshot
 from elkapi.types import Attempt, Grant, Policy, Quote
 
+LOCAL = "local"
 FALLBACK_HEADER = b"x-elkapi-fallback"
 SESSION_PREFIX_BYTES = 4096
 _SESSION_HEADERS = (b"x-claude-code-session-id",)
@@ -27,6 +29,11 @@ class Candidate(msgspec.Struct, frozen=True):
     request: Request
     attempts: tuple[Attempt, ...]
     quote: Quote
+
+    @property
+    def is_local(self) -> bool:
+        """Whether a bundled embedding model answers it, and nobody else may."""
+        return {attempt.channel.family for attempt in self.attempts} == {LOCAL}
 
 
 class Headed(Protocol):
@@ -100,6 +107,8 @@ def _fallbacks(
 
 def _candidate(plane: Bearings, snapshot: Snapshot, grant: Grant, request: Request, call: Headed) -> Candidate:
     way = way_of(snapshot, grant, request)
+    if holds_token_ids(request.facts) and any(one.family == LOCAL for tier in way.tiers for one in tier):
+        request = msgspec.structs.replace(request, facts=bounded_as_text(request.facts))
     if way.only is None and request.operation.dialect is not None:
         request = msgspec.structs.replace(request, session=session_of(grant, request, call))
     return Candidate(request, route(plane, snapshot, grant, request, way), estimate(grant, request, way))

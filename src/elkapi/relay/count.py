@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import msgspec
 
+from elkapi.catalog.jsonedit import with_string
 from elkapi.errors import BadRequest
 from elkapi.pricing.meter import is_possible
 from elkapi.pricing.tokens import vocabulary_of
@@ -65,12 +66,27 @@ async def count_texts(plane: DataPlane, model: str, texts: list[str]) -> list[in
     spoken = [text for text in texts if text]
     if not spoken:
         return [0] * len(texts)
+    counts = await _ask(plane, msgspec.json.encode({"vocabulary": vocabulary, "input": spoken}))
+    if counts is None:
+        return None
+    tokens = iter(counts)
+    return [next(tokens) if text else 0 for text in texts]
+
+
+async def count_embedded(plane: DataPlane, request: Request) -> Usage | None:
+    """What a bundled embedding model will say that a call used; None when nobody can count now."""
+    counts = await _ask(plane, with_string(request.body, "model", request.model))
+    return None if counts is None else Usage(input_tokens=sum(counts), calls=request.facts.upper.calls)
+
+
+async def _ask(plane: DataPlane, body: bytes) -> list[int] | None:
+    """The model process's count of each text of a body."""
     order = UpstreamRequest(
         origin=Origin.parse("unix://" + plane.settings.socket_path("models")),
         method=b"POST",
         target=b"/v1/tokenize/count",
         headers=[(b"content-type", b"application/json")],
-        body=msgspec.json.encode({"vocabulary": vocabulary, "input": spoken}),
+        body=body,
         deadlines=COUNT_DEADLINES,
     )
     try:
@@ -78,8 +94,7 @@ async def count_texts(plane: DataPlane, model: str, texts: list[str]) -> list[in
         answer, whole = await reply.read(ANSWER_BYTES_MAX)
         if reply.status != 200 or not whole:
             return None
-        tokens = iter(_counts.decode(answer).tokens)
-        return [next(tokens) if text else 0 for text in texts]
+        return _counts.decode(answer).tokens
     except (UpstreamFailure, msgspec.DecodeError):
         return None
 

@@ -17,7 +17,7 @@ from elkapi.ledger import IdempotencyPending, IdempotencyReplay, balance
 from elkapi.pricing.price import amount_nano, quote
 from elkapi.relay.call import Call
 from elkapi.relay.candidates import Candidate, most_nano
-from elkapi.relay.count import count_exactly, count_left, count_locally, estimated
+from elkapi.relay.count import count_embedded, count_exactly, count_left, count_locally, estimated
 from elkapi.relay.keep import answer_kept
 from elkapi.relay.note import note
 from elkapi.relay.outcome import Outcome
@@ -161,7 +161,8 @@ class Hold:
         least = self._quoted(self._least())
         if least.nano >= self.quote.nano or least.nano > await self._available_nano():
             return False
-        exact = await count_exactly(self.plane, self.request)
+        count = count_embedded if self.candidates[0].is_local else count_exactly
+        exact = await count(self.plane, self.request)
         if exact is None:
             return False
         tokens = exact.input_tokens

@@ -16,6 +16,8 @@ from elkapi.types import Usage
 EMBEDDING_ITEMS_MAX = 2048
 # Tokenizers that frame a text add at most a start and an end token to it; bytes bound the rest from above.
 FRAME_TOKENS_PER_ITEM = 2
+# The longest token of cl100k, 128 spaces: a model that reads token ids as text counts at most a token a byte of it.
+BYTES_PER_TOKEN_ID_MAX = 128
 
 
 class EmbeddingsView(msgspec.Struct):
@@ -68,6 +70,21 @@ def _count(value: str | list[str | int | list[int]]) -> tuple[int, int]:
     for ids in value:
         _check_token_ids(ids)  # type: ignore[arg-type]
     return len(value), sum(map(len, value)) + frame  # type: ignore[arg-type]
+
+
+def holds_token_ids(facts: Facts) -> bool:
+    """Whether the input of an embeddings call is token ids and no text."""
+    given = facts.texts
+    return isinstance(given, list) and bool(given) and not isinstance(given[0], str)
+
+
+def bounded_as_text(facts: Facts) -> Facts:
+    """The bounds of a call to a model of ours, which reads token ids as text and counts that text's tokens."""
+    given = facts.texts
+    assert isinstance(given, list)
+    ids = sum(map(len, given)) if isinstance(given[0], list) else len(given)
+    most = BYTES_PER_TOKEN_ID_MAX * ids + FRAME_TOKENS_PER_ITEM * facts.items
+    return msgspec.structs.replace(facts, upper=msgspec.structs.replace(facts.upper, input_tokens=most))
 
 
 def _check_token_ids(ids: list[int]) -> None:
