@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import shutil
 import signal
 import socket
@@ -13,6 +14,7 @@ from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 from gateway import Gateway, gateway
 
@@ -105,3 +107,20 @@ async def test_a_token_less_than_the_model_counts_is_not_enough(gate: Gateway) -
         headers = {"authorization": f"Bearer {await gate.key(f'{(tokens - 1) / 1000}')}"}
         reply = await gate.http.post("/v1/embeddings", json={"model": MODEL, "input": given}, headers=headers)
         assert (reply.status_code, reply.json()["error"]["code"]) == (403, "insufficient_user_quota")
+
+
+async def test_a_full_queue_tells_the_caller_to_wait_and_how_long(gate: Gateway, folder: Path) -> None:
+    headers = {"authorization": f"Bearer {await gate.key('100000')}"}
+    # Two of them are all that the queue takes.
+    largest = {"model": MODEL, "input": ["word " * 254] * 2048}
+    callers = [asyncio.ensure_future(gate.http.post("/v1/embeddings", json=largest, headers=headers)) for _ in range(2)]
+    transport = httpx.AsyncHTTPTransport(uds=str(folder / "models.sock"))
+    async with httpx.AsyncClient(transport=transport, base_url="http://local") as models:
+        while (await models.get("/healthz")).json()["queued_texts"] < 3_000:
+            await asyncio.sleep(0.05)
+    refused = await gate.http.post("/v1/embeddings", json=largest, headers=headers)
+    for caller in callers:
+        caller.cancel()
+    await asyncio.gather(*callers, return_exceptions=True)
+    assert (refused.status_code, refused.json()["error"]["code"]) == (503, "upstream_overloaded")
+    assert int(refused.headers["retry-after"]) >= 1

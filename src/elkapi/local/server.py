@@ -28,6 +28,7 @@ from elkapi.local.models import ModelUnusable
 from elkapi.local.serving import (
     EXIT_NO_MODEL,
     Gone,
+    Overloaded,
     Receive,
     Scope,
     Send,
@@ -98,7 +99,7 @@ class ModelApp:
             return await handler(scope, receive)
         except QueueFull as full:
             message = "The local model has more work queued than it may take."
-            raise Unavailable(message, code="model_overloaded", retry_after_s=full.retry_after_s) from None
+            raise Overloaded(message, retry_after_s=full.retry_after_s) from None
         except VocabularyUnusable as error:
             raise Unavailable(str(error), code="vocabulary_unavailable", retry_after_s=None) from None
         except InferenceFailed:

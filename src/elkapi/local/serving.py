@@ -25,6 +25,14 @@ App = Callable[[Scope, Receive, Send], Awaitable[None]]
 T = TypeVar("T")
 
 
+class Overloaded(Unavailable):
+    """There is no room for another call now. Of this status the relay knows that the model is well and how long to
+    wait, and says so to the caller with a 503; a bare 503 would be a model that is broken.
+    """
+
+    status, code = 529, "model_overloaded"
+
+
 class Gone(Exception):
     """The client left before its answer."""
 
@@ -43,7 +51,7 @@ def find_handler(routes: Mapping[str, tuple[str, T]], scope: Scope) -> T:
 async def read_body(receive: Receive, bytes_max: int, fits: Callable[[int], bool]) -> bytes:
     """The whole body; `fits(bytes)` says whether the process can hold that many now.
 
-    Raises Gone, BodyTooLarge and Unavailable.
+    Raises Gone, BodyTooLarge and Overloaded.
     """
     parts = bytearray()
     while True:
@@ -54,7 +62,7 @@ async def read_body(receive: Receive, bytes_max: int, fits: Callable[[int], bool
         if len(parts) > bytes_max:
             raise BodyTooLarge(f"The body is larger than {bytes_max} bytes.")
         if not fits(len(parts)):
-            raise Unavailable("The local model process holds too many large requests.", code="model_overloaded")
+            raise Overloaded("The local model process holds too many large requests.")
         if not message.get("more_body"):
             return bytes(parts)
 

@@ -187,7 +187,7 @@ async def test_models_health_counts_and_wrong_ways_are_answered() -> None:
         assert (await client.post(CHAT, content=b"x" * (4 * 1024 * 1024 + 1))).status_code == 413
 
 
-async def test_a_full_queue_is_503_and_the_waiting_are_answered_in_turn() -> None:
+async def test_a_full_queue_is_529_and_the_waiting_are_answered_in_turn() -> None:
     engine = Scripted()
     engine.go = threading.Semaphore(0)
     async for client in served(engine):
@@ -198,7 +198,7 @@ async def test_a_full_queue_is_503_and_the_waiting_are_answered_in_turn() -> Non
         while (await client.get("/healthz")).json() != {"status": "ok", "running": 1, "waiting": 1}:
             await asyncio.sleep(0.001)
         refused = await client.post(CHAT, json=body())
-        assert refused.status_code == 503
+        assert refused.status_code == 529
         assert refused.json()["error"]["code"] == "model_overloaded"
         assert int(refused.headers["retry-after"]) >= 1
         assert len(engine.bodies) == 1

@@ -196,7 +196,7 @@ async def _post(app: ModelApp, texts: Any) -> httpx.Response:
         return await client.post("/v1/embeddings", json={"model": MODEL, "input": texts})
 
 
-async def test_a_full_queue_is_503_with_retry_after_and_the_queued_are_answered(
+async def test_a_full_queue_is_529_with_retry_after_and_the_queued_are_answered(
     app: ModelApp, stalled: _Stalled
 ) -> None:
     first = asyncio.create_task(_post(app, "a"))
@@ -206,7 +206,7 @@ async def test_a_full_queue_is_503_with_retry_after_and_the_queued_are_answered(
     while app._lanes[MODEL].queued()[0] < 4:
         await asyncio.sleep(0.001)
     refused = await _post(app, "d")
-    assert refused.status_code == 503
+    assert refused.status_code == 529
     assert refused.json()["error"]["code"] == "model_overloaded"
     assert int(refused.headers["retry-after"]) >= 1
     stalled.go.set()
@@ -250,10 +250,10 @@ async def test_a_client_that_leaves_takes_its_texts_out_of_the_queue(app: ModelA
     assert (await running).status_code == 200
 
 
-async def test_too_many_large_bodies_at_once_are_503(app: ModelApp, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_too_many_large_bodies_at_once_are_529(app: ModelApp, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(server, "BODY_BYTES_IN_FLIGHT_MAX", 100)
     refused = await _post(app, "x" * 200)
-    assert refused.status_code == 503
+    assert refused.status_code == 529
     assert refused.json()["error"]["code"] == "model_overloaded"
 
 

@@ -13,8 +13,8 @@ from collections.abc import AsyncIterator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 from elkapi.clock import SYSTEM_CLOCK, Clock
-from elkapi.errors import Unavailable
 from elkapi.local.chat.engine import ChatEngine, EngineRefused
+from elkapi.local.serving import Overloaded
 
 log = logging.getLogger("elkapi.local")
 
@@ -79,11 +79,11 @@ class Slots:
         self.waiting = 0
 
     async def enter(self) -> None:
-        """Wait for a free slot, which `run` then takes. Raises Unavailable when too many wait already."""
+        """Wait for a free slot, which `run` then takes. Raises Overloaded when too many wait already."""
         if self._free.locked() and self.waiting >= self._queue_max:
             retry_after_s = max(1, ANSWER_EXPECTED_S * self.waiting // self._slots)
             message = "The local model has more calls waiting than it may take."
-            raise Unavailable(message, code="model_overloaded", retry_after_s=retry_after_s)
+            raise Overloaded(message, retry_after_s=retry_after_s)
         self.waiting += 1
         try:
             await self._free.acquire()
