@@ -6,9 +6,11 @@ from collections.abc import Iterator
 from datetime import datetime
 from typing import Any
 
+import anthropic
 import httpx
 import pytest
 from client_stage import LOCAL, LOCAL_CHAT, SMALL, UNPRICED, UNSTEADY, Stage
+from google import genai
 
 pytestmark = pytest.mark.slow
 
@@ -97,6 +99,32 @@ def test_gemini_list(http: httpx.Client, stage: Stage, path: str, by_query: bool
         methods = TEXT_METHODS if is_chat else ["embedContent", "batchEmbedContents"]
         assert model["supportedGenerationMethods"] == methods
         assert not is_chat or model["inputTokenLimit"] == 4096
+
+
+@pytest.mark.parametrize("size", [1, 3, len(LIVE_MODELS), 1000])
+def test_the_sdks_page_through_their_lists(stage: Stage, size: int) -> None:
+    with anthropic.Anthropic(api_key=stage.key, base_url=stage.origin + "/anthropic", max_retries=0) as client:
+        first = client.models.list(limit=size)
+        assert [model.id for model in first.data] == LIVE_MODELS[:size]
+        assert first.has_more == (size < len(LIVE_MODELS))
+        assert [model.id for model in first] == LIVE_MODELS
+        assert {model.lifecycle for model in first} == {"active"}
+        backwards = client.models.list(limit=size, before_id=LIVE_MODELS[-1])
+        assert [model.id for model in backwards.data] == LIVE_MODELS[:-1][-size:]
+        assert sorted(model.id for model in backwards) == LIVE_MODELS[:-1]
+        assert client.models.list(after_id=LIVE_MODELS[-1]).data == []
+    google = genai.Client(api_key=stage.key, http_options={"base_url": stage.origin})
+    pages = google.models.list(config={"page_size": size})
+    assert [model.name for model in pages.page] == [f"models/{name}" for name in LIVE_MODELS[:size]]
+    assert [model.name for model in pages] == [f"models/{name}" for name in LIVE_MODELS]
+
+
+@pytest.mark.parametrize("query", ["limit=0", "limit=1001", "limit=x", "after_id=a&before_id=b"])
+def test_a_page_that_nobody_can_mean_is_a_400(http: httpx.Client, stage: Stage, query: str) -> None:
+    answer = http.get(f"/v1/models?{query}", headers={"x-api-key": stage.key, **ANTHROPIC})
+    assert (answer.status_code, answer.json()["error"]["type"]) == (400, "invalid_request_error")
+    answer = http.get("/v1beta/models?pageSize=-1", headers={"x-goog-api-key": stage.key})
+    assert (answer.status_code, answer.json()["error"]["status"]) == (400, "INVALID_ARGUMENT")
 
 
 def test_a_list_without_models_is_a_whole_page_in_every_shape(http: httpx.Client, empty_key: str) -> None:

@@ -5,12 +5,14 @@ Contract: platform.md section 2. A customer sees what a call cost and why; who t
 
 from __future__ import annotations
 
+from bisect import bisect_left, bisect_right
 from datetime import UTC, datetime
+from urllib.parse import parse_qs
 
 import msgspec
 
 from elkapi.catalog import Match
-from elkapi.errors import NotFound
+from elkapi.errors import BadRequest, NotFound
 from elkapi.ids import parse_request_id, request_id_text
 from elkapi.money import format_ratio, format_usd
 from elkapi.pricing.price import arithmetic, priced_for
@@ -22,6 +24,8 @@ from elkapi.translate.profiles import Kind, kind_of
 from elkapi.types import CACHED_FLAG, Grant
 
 JSON = [(b"content-type", b"application/json")]
+PAGE_MAX = 1000
+INT32_MAX = 2**31 - 1
 CREATED_UNIX_S = 1_700_000_000
 _CREATED_TEXT = datetime.fromtimestamp(CREATED_UNIX_S, UTC).isoformat().replace("+00:00", "Z")
 
@@ -80,7 +84,8 @@ def _openai_model(plane: DataPlane, name: str) -> dict[str, object]:
 def _anthropic_model(plane: DataPlane, name: str) -> dict[str, object]:
     facts = plane.model_facts.get(name, {})
     window = {"max_input_tokens": facts["context_length"]} if "context_length" in facts else {}
-    return {"type": "model", "id": name, "display_name": name, "created_at": _CREATED_TEXT, **window}
+    named = {"type": "model", "id": name, "display_name": name, "created_at": _CREATED_TEXT}
+    return {**named, "lifecycle": "active", **window}
 
 
 def _gemini_model(plane: DataPlane, name: str) -> dict[str, object]:
@@ -90,18 +95,51 @@ def _gemini_model(plane: DataPlane, name: str) -> dict[str, object]:
     return {"name": f"models/{name}", "displayName": name, "supportedGenerationMethods": list(methods), **window}
 
 
-def _gemini_list(plane: DataPlane, names: list[str]) -> dict[str, object]:
-    return {"models": [_gemini_model(plane, name) for name in names], "nextPageToken": None}
+def _anthropic_list(plane: DataPlane, names: list[str], query: str) -> dict[str, object]:
+    """All models, or `limit` of them after or before one. Raises BadRequest."""
+    asked = parse_qs(query)
+    size, after, before = _number(asked, "limit", 1, PAGE_MAX), asked.get("after_id"), asked.get("before_id")
+    if after and before:
+        raise BadRequest("Give `before_id` or `after_id`, not both.", param="before_id")
+    # The names are in order, so a cursor holds even if its model went away between two pages.
+    if before:
+        names = names[: bisect_left(names, before[-1])]
+        page = names[-size:] if size else names
+    else:
+        names = names[bisect_right(names, after[-1]) :] if after else names
+        page = names[:size] if size else names
+    ends = {"first_id": page[0] if page else None, "last_id": page[-1] if page else None}
+    return {"data": [_anthropic_model(plane, name) for name in page], "has_more": len(page) < len(names), **ends}
+
+
+def _gemini_list(plane: DataPlane, names: list[str], query: str) -> dict[str, object]:
+    """All models, or `pageSize` of them; a page's token is the name that the page before it ended with."""
+    asked = parse_qs(query)
+    # Google takes any number, and a page has what it has.
+    size, token = _number(asked, "pageSize", 0, INT32_MAX), asked.get("pageToken")
+    names = names[bisect_right(names, token[-1]) :] if token else names
+    page = names[:size] if size else names
+    more = page[-1] if len(page) < len(names) else None
+    return {"models": [_gemini_model(plane, name) for name in page], "nextPageToken": more}
+
+
+def _number(asked: dict[str, list[str]], name: str, least: int, most: int) -> int | None:
+    """How many models a page may have; None, which is all, where the caller set no number. Raises BadRequest."""
+    if name not in asked:
+        return None
+    text = asked[name][-1]
+    if not (text.isascii() and text.isdecimal() and len(text) <= len(str(most)) and least <= int(text) <= most):
+        raise BadRequest(f"`{name}` is a number from {least} to {most}.", param=name)
+    return int(text)
 
 
 async def list_models(plane: DataPlane, snapshot: Snapshot, grant: Grant, match: Match, call: Call) -> None:
     """One path, three answers, chosen by the request's headers, never by where the key stood."""
     names = _names(snapshot, grant)
     if _is_anthropic(call):
-        ends = {"first_id": names[0] if names else None, "last_id": names[-1] if names else None}
-        _send(call, {"data": [_anthropic_model(plane, name) for name in names], "has_more": False, **ends})
+        _send(call, _anthropic_list(plane, names, call.query))
     elif _is_gemini(call):
-        _send(call, _gemini_list(plane, names))
+        _send(call, _gemini_list(plane, names, call.query))
     else:
         data = [_openai_model(plane, name) for name in names]
         _send(call, {"object": "list", "success": True, "data": data})
@@ -109,7 +147,7 @@ async def list_models(plane: DataPlane, snapshot: Snapshot, grant: Grant, match:
 
 async def list_gemini_models(plane: DataPlane, snapshot: Snapshot, grant: Grant, match: Match, call: Call) -> None:
     """`GET /v1beta/models`: Google's list."""
-    _send(call, _gemini_list(plane, _names(snapshot, grant)))
+    _send(call, _gemini_list(plane, _names(snapshot, grant), call.query))
 
 
 async def get_gemini_model(plane: DataPlane, snapshot: Snapshot, grant: Grant, match: Match, call: Call) -> None:
