@@ -87,6 +87,16 @@ async def test_an_unknown_model_is_503_with_close_names_and_no_retry(gate: Gatew
     untouched(gate, sandbox)
 
 
+async def test_a_model_that_is_there_for_other_calls_is_not_offered_in_its_own_place(gate: Gateway) -> None:
+    await gate.channel("http://127.0.0.1:9", family="minimax", models=("minimax-only",))
+    await gate.price("minimax-only", per_1m_usd="1")
+    key = await gate.key("1", models=("minimax-only",))
+    reply = await gate.ask(key, {"model": "minimax-only", "query": "a", "documents": ["b"]}, path="/v1/rerank")
+    assert codes(reply)[:2] == (503, "model_not_found")
+    assert "it is there for other calls" in reply.json()["error"]["message"]
+    assert "Available" not in reply.json()["error"]["message"]
+
+
 async def test_the_seeds_own_model_on_a_fresh_installation_gets_the_corrected_call(tmp_path: Any) -> None:
     from tests.gateway import gateway
 

@@ -83,6 +83,8 @@ def _no_channel(snapshot: Snapshot, grant: Grant, request: Request) -> str:
     text = f"No channel serves the model {request.model!r} in group {grant.group!r}."
     if not listed:
         return text + " This group has no model at all yet; an operator adds a channel with `elkapi channel add`."
+    if not able and request.model in named:
+        return f"{text[:-1]} at {request.operation.path}; it is there for other calls, and no other model is for this."
     close = difflib.get_close_matches(request.model, listed, n=SUGGESTIONS_MAX, cutoff=0.4) or listed[:SUGGESTIONS_MAX]
     text += f" Available: {', '.join(close)}."
     if able and grant.scope == "live" and all(channel.id < 0 for channel in snapshot.channels.values()):
