@@ -15,6 +15,8 @@ from elkapi.errors import BadRequest
 T = TypeVar("T")
 
 _PATH = re.compile(r" - at `\$\.?([^`]*)`$")
+# Escaped backslashes and whole pairs are passed over, so that what is left in the group is half of a pair.
+_HALF_PAIR = re.compile(rb"\\\\|\\u[dD][89abAB]..\\u[dD][c-fC-F]|(\\u[dD][89a-fA-F][0-9a-fA-F]{2})")
 _MISSING = re.compile(r"missing required field `(\w+)`")
 _STEP = re.compile(r"\[[^\]]*\]|[^.\[]+")
 
@@ -47,7 +49,16 @@ def worded(work: Callable[[], T], body: bytes = b"", type_: Any = Any) -> T:
     except msgspec.ValidationError as error:
         raise BadRequest(f"Invalid body: {told(error, type_)}.", param=_param(str(error))) from None
     except msgspec.DecodeError as error:
-        raise BadRequest(f"The body is not valid JSON: {error}.", code="bad_request_body") from None
+        why = _half_pair(body) or f"{error}."
+        raise BadRequest(f"The body is not valid JSON: {why}", code="bad_request_body") from None
+
+
+def _half_pair(body: bytes) -> str | None:
+    """Words for a text that was cut inside a character, an emoji mostly: of that the decoder says anything but that."""
+    for found in _HALF_PAIR.finditer(body):
+        if found[1]:
+            return f"{found[1].decode()} (byte {found.start()}) is half of a character; a text was cut inside it."
+    return None
 
 
 def _param(text: str) -> str | None:
