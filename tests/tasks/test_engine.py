@@ -177,6 +177,63 @@ async def test_what_a_worker_was_submitting_when_it_died_ends_free_listed_and_to
     assert len(tasks.gate.sql("select id from requests")) == 1
 
 
+@pytest.mark.parametrize("given_up", [False, True])
+async def test_what_a_worker_began_that_was_taken_for_dead_is_not_to_be_begun_again(
+    tasks: Tasks, monkeypatch: pytest.MonkeyPatch, given_up: bool
+) -> None:
+    """It stood still, and recovery had left its submit to the pollers, when the provider's answer was read."""
+    monkeypatch.setattr(TaskSpec, "recall", property(lambda _: ""), raising=False)
+    accepted = Submit._accepted
+
+    async def after_recovery(one: Submit, *answer: Any) -> tuple[int, bytes]:
+        ((owner,),) = tasks.gate.sql("select worker from tasks")
+        with tasks.gate.database.write() as connection:
+            recover_owners(connection, [bytes(owner)], time.time_ns())
+        if given_up:
+            async with tasks.polling():
+                await tasks.until("failed")
+        return await accepted(one, *answer)
+
+    monkeypatch.setattr(Submit, "_accepted", after_recovery)
+    once = {"idempotency-key": "once"}
+    reply = await tasks.submit(headers=once)
+    if given_up:
+        assert (reply.status_code, reply.json()["error"]["code"]) == (502, "outcome_unknown")
+        assert reply.headers["x-should-retry"] == "false"
+        assert (await tasks.submit(headers=once)).json()["error"]["code"] == "outcome_unknown"
+    else:
+        assert reply.status_code == 200, reply.text
+        assert (await tasks.submit(headers=once)).json() == reply.json()
+        tasks.upstream.succeed(reply.json()["data"]["task_id"])
+        async with tasks.polling():
+            await tasks.until("succeeded")
+    assert len(tasks.upstream.tasks) == 1
+    report = tasks.books()
+    charged_nano = 0 if given_up else HALF
+    assert (report.charged_nano, report.customers_held_nano, report.unknown_outcomes) == (charged_nano, 0, given_up)
+
+
+async def test_what_a_poller_found_before_its_submit_gave_up_is_not_to_be_begun_again(
+    tasks: Tasks, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tasks.upstream.cut_submits = True
+    refused = Submit._refused
+
+    async def after_recovery(one: Submit) -> tuple[int, bytes]:
+        ((owner,),) = tasks.gate.sql("select worker from tasks")
+        with tasks.gate.database.write() as connection:
+            recover_owners(connection, [bytes(owner)], time.time_ns())
+        tasks.upstream.succeed(next(iter(tasks.upstream.tasks)))
+        async with tasks.polling():
+            await tasks.until("succeeded")
+        return await refused(one)
+
+    monkeypatch.setattr(Submit, "_refused", after_recovery)
+    reply = await tasks.submit()
+    assert (reply.status_code, reply.json()["error"]["code"]) == (502, "outcome_unknown")
+    assert (len(tasks.upstream.tasks), tasks.books().charged_nano) == (1, HALF)
+
+
 async def test_the_same_idempotency_key_begins_one_task(tasks: Tasks) -> None:
     headers = {"idempotency-key": "once"}
     replies = await asyncio.gather(*(tasks.submit(headers=headers) for _ in range(5)))

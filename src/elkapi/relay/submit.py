@@ -382,11 +382,9 @@ class Submit:
             error = self.put.error
             await self._end(OUTCOME_UNKNOWN if unknown else error.code if error else "internal_error", 502, error)
         if unknown:
-            raise UpstreamError(
+            raise _nobody_knows(
                 f"The provider did not answer, so nobody knows whether the task {text_id(self.call_id)} was begun; "
-                "it is not charged unless it turns out to be. Do not repeat it blindly.",
-                code=OUTCOME_UNKNOWN,
-                headers=((b"x-should-retry", b"false"),),
+                "it is not charged unless it turns out to be. Do not repeat it blindly."
             )
         if self.put.native is not None:
             raise self.put.native
@@ -427,24 +425,36 @@ class Submit:
     async def _made(self, step: TaskStep) -> bool:
         """Make the step, however long the ledger takes: a task without it would be nobody's.
 
-        False for a failure that somebody else had written before. Raises Unavailable for any other step then.
+        One that recovery took from this worker, which was silent for too long, is stepped from where it stands. False
+        for a step that comes too late and that nobody needs: a failure, or the word that the outcome is unknown. Raises
+        UpstreamError where what the provider began was given up before.
         """
         while True:
             try:
-                made = await self.plane.ledger.step(step)
+                if await self.plane.ledger.step(step):
+                    return True
+                task = await self.plane.tasks.find_or_none(self.grant, text_id(step.id))
             except Unavailable:
                 await asyncio.sleep(STEP_AGAIN_S)
                 continue
-            if not made and step.state is State.FAILED:
+            if task is not None and not task.state.is_end and task.row.native_id is None:
+                before, step = step, msgspec.structs.replace(step, version=task.row.version)
+                if step.version != before.version:
+                    continue
+            if step.native_id is None:
                 return False
-            if not made and not await self._is_made(step):
-                raise Unavailable("The task was given up by the gateway before it was begun; please try again.")
-            return True
+            if task is not None and task.row.native_id == step.native_id:
+                # It was made by an earlier try, or a poller that asked for it found the same.
+                return True
+            raise _nobody_knows(
+                f"The gateway was interrupted while it began the task {text_id(step.id)} and has given it up, so it is "
+                "not charged; the provider may be making it all the same. Do not repeat it blindly."
+            )
 
-    async def _is_made(self, step: TaskStep) -> bool:
-        """Whether a step that was refused had in truth been made by an earlier try."""
-        task = await self.plane.tasks.find_or_none(self.grant, text_id(step.id))
-        return task is not None and task.row.native_id == step.native_id
+
+def _nobody_knows(message: str) -> UpstreamError:
+    """For a submit that is not to be repeated by itself (guarantee 75)."""
+    return UpstreamError(message, code=OUTCOME_UNKNOWN, headers=((b"x-should-retry", b"false"),))
 
 
 def _claim(call: Call, grant: Grant, asked: Asked) -> IdempotencyClaim | None:
