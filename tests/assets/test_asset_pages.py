@@ -267,6 +267,7 @@ async def test_what_cannot_be_copied_says_why_and_leaves_nothing(world: World) -
     files.file("/page", b"<html>sorry</html>")
     files.file("/cut", FILM[:400_000], length=len(FILM))
     files.file("/gone", b"", status="410 Gone")
+    files.file("/expired", b"", status="403 Forbidden")
     files.file("/busy", b"", status="503 Service Unavailable")
     files.file("/inside", b"", status="302 Found", more="location: http://127.0.0.2:9/x\r\n")
     files.file("/metadata", b"", status="302 Found", more="location: http://169.254.169.254/latest\r\n")
@@ -276,6 +277,7 @@ async def test_what_cannot_be_copied_says_why_and_leaves_nothing(world: World) -
         ("/page", "wrong_type", True),
         ("/cut", "upstream", True),
         ("/gone", "upstream", False),
+        ("/expired", "upstream", True),
         ("/busy", "upstream", True),
         ("/inside", "address_refused", False),
         ("/metadata", "address_refused", False),

@@ -30,3 +30,25 @@ async def test_a_finished_task_has_its_file_at_our_address(tasks: Tasks, monkeyp
     assert url.startswith(f"{tasks.gate.origin}/v1/assets/")
     assert tasks.upstream.origin not in str(shown)
     assert (await tasks.gate.http.get(url)).content == film
+
+
+async def test_an_address_that_expired_before_its_copy_is_asked_for_anew(
+    tasks: Tasks, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What it made is there, and billed: stores answer 403 to an address that was signed too long ago."""
+    monkeypatch.setattr("elkapi.tasks.poller.COPY_AGAIN_FIRST_S", 0.01)
+    answer, asked_for = Provider.answer, 0
+
+    def expiring(self: Provider, method: str, path: str, body: object) -> object:
+        nonlocal asked_for
+        if "/files/" not in path:
+            return answer(self, method, path, body)
+        asked_for += 1
+        return (403, b"Request has expired") if asked_for == 1 else (200, media.mp4(5000, 1280, 720))
+
+    monkeypatch.setattr(Provider, "answer", expiring)
+    tasks.upstream.succeed((await tasks.submit()).json()["data"]["task_id"])
+    order = WorkerOrder(settings=tasks.gate.plane.settings)
+    async with opened_poller(order, tasks.gate.installation, MAKE) as poller, polling(poller):
+        await tasks.until("succeeded")
+    assert tasks.books().loss_nano == 0
