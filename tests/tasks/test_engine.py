@@ -234,6 +234,42 @@ async def test_what_a_poller_found_before_its_submit_gave_up_is_not_to_be_begun_
     assert (len(tasks.upstream.tasks), tasks.books().charged_nano) == (1, HALF)
 
 
+class SetClock(ManualClock):
+    """Runs as time does, and is set by `set_s` seconds."""
+
+    set_s = 0.0
+
+    def now_ns(self) -> int:
+        return time.time_ns() + round(self.set_s * 1e9)
+
+    def monotonic_s(self) -> float:
+        return time.monotonic()
+
+
+async def test_a_task_is_asked_about_though_the_clock_was_set_back_by_hours(tasks: Tasks) -> None:
+    tasks.upstream.succeed((await tasks.submit()).json()["data"]["task_id"])
+    clock = SetClock()
+    clock.set_s = -3 * 3600.0
+    async with tasks.polling(clock):
+        await tasks.until("succeeded")
+    assert tasks.books().charged_nano == HALF
+
+
+async def test_a_task_is_not_overdue_because_the_clock_was_set(tasks: Tasks) -> None:
+    task_id = (await tasks.submit()).json()["data"]["task_id"]
+    clock = SetClock()
+    async with tasks.polling(clock) as poller:
+        while not poller.counts["polls"]:
+            await asyncio.sleep(0.01)
+        clock.set_s = 72 * 3600.0
+        polls = poller.counts["polls"]
+        while poller.counts["polls"] < polls + 3:
+            await asyncio.sleep(0.01)
+        assert not poller.counts["task_overdue"]
+        tasks.upstream.succeed(task_id)
+        await tasks.until("succeeded")
+
+
 async def test_the_same_idempotency_key_begins_one_task(tasks: Tasks) -> None:
     headers = {"idempotency-key": "once"}
     replies = await asyncio.gather(*(tasks.submit(headers=headers) for _ in range(5)))

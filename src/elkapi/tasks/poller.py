@@ -61,11 +61,13 @@ log = logging.getLogger("elkapi.tasks")
 class Watched:
     """An open task in memory: what is needed to ask about it again, and no more."""
 
-    __slots__ = ("copies", "due_s", "failures", "owned", "place", "polls", "running")
+    __slots__ = ("begun_s", "copies", "due_s", "failures", "owned", "place", "polls", "running")
 
-    def __init__(self, owned: Owned, due_s: float) -> None:
+    def __init__(self, owned: Owned, begun_s: float) -> None:
         self.owned = owned
-        self.due_s = due_s
+        # By the clock that nobody sets: a wall clock that jumps makes no task old, and none to be waited for.
+        self.begun_s = begun_s
+        self.due_s = 0.0
         self.polls = self.failures = self.copies = 0
         self.running = False
         # The channel of which it holds one of the places of polls, while it does.
@@ -161,11 +163,12 @@ class Poller:
             spec = self._spec(one)
             if spec is None or one.id in self._watched:
                 continue
-            wait_s = (every_s or spec.poll.first_s) - (now_ns - one.created_ns) / 1e9
+            age_s = max((now_ns - one.created_ns) / 1e9, 0.0)
+            wait_s = (every_s or spec.poll.first_s) - age_s
             if wait_s <= 0:
                 # What another poller left behind comes in turn, not all at once.
                 wait_s = (every_s or spec.poll.every_s) * number / len(found)
-            self._schedule(Watched(one, 0.0), now_s + wait_s)
+            self._schedule(Watched(one, now_s - age_s), now_s + wait_s)
 
     def _poke(self, task_id: bytes) -> None:
         watched = self._watched.get(task_id)
@@ -365,7 +368,7 @@ class Poller:
         return None if await self._refresh(watched) is None else 0.0
 
     async def _next_s(self, watched: Watched, spec: TaskSpec) -> float:
-        poll, age_s = spec.poll, (self._parts.clock.now_ns() - watched.owned.created_ns) / 1e9
+        poll, age_s = spec.poll, self._parts.clock.monotonic_s() - watched.begun_s
         if age_s > poll.limit_s:
             await self._alert(STALLED, watched, {"age_s": round(age_s)})
             return OVERDUE_EVERY_S
