@@ -247,12 +247,14 @@ class SetClock(ManualClock):
 
 
 async def test_a_task_is_asked_about_though_the_clock_was_set_back_by_hours(tasks: Tasks) -> None:
-    tasks.upstream.succeed((await tasks.submit()).json()["data"]["task_id"])
+    reply = await tasks.submit()
+    tasks.upstream.succeed(reply.json()["data"]["task_id"])
     clock = SetClock()
     clock.set_s = -3 * 3600.0
     async with tasks.polling(clock):
         await tasks.until("succeeded")
     assert tasks.books().charged_nano == HALF
+    assert (await tasks.gate.account(reply.headers["x-request-id"], tasks.key))["duration_ms"] >= 0
 
 
 async def test_a_task_is_not_overdue_because_the_clock_was_set(tasks: Tasks) -> None:

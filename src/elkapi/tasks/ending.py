@@ -143,7 +143,8 @@ def _record(task: Task, outcome: str, status: int, cost: Cost, now_ns: int) -> R
         model=row.model,
         group=asked.group,
         created_ns=row.created_ns,
-        duration_ms=(now_ns - row.created_ns) / 1e6,
+        # A clock that was set back makes no task end before it began.
+        duration_ms=max(now_ns - row.created_ns, 0) / 1e6,
         status=status,
         outcome=outcome,
         usage=cost.usage,
