@@ -33,7 +33,9 @@ def native(task: Task, spec: TaskSpec, view: TaskView) -> Any:
     differs = told and spec.states.get(str(word)) is not view.state
     if differs and (ours := _word_of(spec, view.state)) is not None:
         put(spec.state, body, ours)
-    if view.state is State.FAILED and view.error and spec.error and (differs or first_of(spec.error, body) is None):
+    # A cancelled task too, where a failure is all that its provider has a word for.
+    failed = _told_as(spec, view.state) is State.FAILED
+    if failed and view.error and spec.error and (differs or first_of(spec.error, body) is None):
         put(spec.error[0], body, view.error)
     if spec.done and view.state.is_end:
         put(spec.done, body, True)
@@ -70,9 +72,15 @@ def spec_of(operations: Mapping[str, Operation], task: Task) -> TaskSpec:
     return spec
 
 
-def _word_of(spec: TaskSpec, state: State) -> str | None:
+def _told_as(spec: TaskSpec, state: State) -> State:
+    """The state as which a provider's words can tell it."""
     if state in (State.CANCELLED, State.EXPIRED) and state not in spec.states.values():
-        state = State.FAILED
+        return State.FAILED
+    return state
+
+
+def _word_of(spec: TaskSpec, state: State) -> str | None:
+    state = _told_as(spec, state)
     return next((word for word, meant in spec.states.items() if meant is state and word), None)
 
 

@@ -167,3 +167,14 @@ def test_a_code_of_another_kind_than_documented_is_a_refusal(submit: str) -> Non
             refusal = machine.refused(family, told)
             assert refusal is not None
             assert not refusal.elsewhere
+
+
+@pytest.mark.parametrize("state", [State.CANCELLED, State.EXPIRED])
+def test_a_task_that_its_route_can_only_call_failed_says_why(state: State) -> None:
+    told = {"id": "n1", "state": "dreaming", "failure_reason": None}
+    body = shown("luma.query", a_task("luma.generate", state, told, error="The task was cancelled."))
+    assert (body["state"], body["failure_reason"]) == ("failed", "The task was cancelled.")
+    told = {"id": "n1", "status": "RUNNING"}
+    body = shown("runway.task", a_task("runway.image-to-video", State.CANCELLED, told, error="The task was cancelled."))
+    assert body["status"] == "CANCELLED"
+    assert "failure" not in body
