@@ -16,6 +16,7 @@ from elkapi.clock import ManualClock
 from elkapi.errors import Unavailable
 from elkapi.ledger import Boot, ThreadLedger, balance, check
 from elkapi.ledger import writer as writer_module
+from elkapi.ledger.books import Books
 from elkapi.ledger.checkpoint import Checkpointer
 from elkapi.ledger.orders import Beat, Order, Settle
 from elkapi.ledger.writer import Entry, Limits, Writer
@@ -274,3 +275,18 @@ async def test_giving_back_a_hold_that_was_never_made_changes_nothing(sqlite: In
     with sqlite.database.read() as connection:
         assert balance(connection, account).held_nano == 0
         assert check(connection).ok
+
+
+async def test_a_heartbeat_that_cannot_be_written_is_tried_again_ever_more_rarely() -> None:
+    opened = []
+
+    def refuse() -> Books:
+        opened.append(1)
+        raise Unavailable("connection refused")
+
+    limits = Limits(batch_max=256, heartbeat_s=1.0, tick_s=1e6, drain_s=0)
+    writer = Writer(refuse, lambda *_: None, limits, beat=Beat(b"o" * 16, "worker", 1))
+    writer.start()
+    await asyncio.sleep(1.0)
+    await writer.stop()
+    assert 2 <= len(opened) <= 8

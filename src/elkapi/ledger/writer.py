@@ -234,7 +234,8 @@ class Writer:
         return in_flight >= LINGER_FROM_HOLDS and queued * LINGER_SHARE < in_flight
 
     def _patience_s(self) -> float:
-        if self._owed:
+        if self._owed or self._retry_s > RETRY_FIRST_S:
+            # The last transaction failed. A beat, overdue since, would ask an absent server as fast as it refuses.
             return self._retry_s
         due_s = self._next_beat_s if self._beat is not None else self._monotonic_s() + self._limits.heartbeat_s
         return min(max(due_s - self._monotonic_s(), 0.001), self._limits.heartbeat_s)
