@@ -10,6 +10,7 @@ import contextlib
 import fcntl
 import gc
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -37,6 +38,8 @@ def serve(settings: Settings, role: Role | None = None) -> int:
     _check_data_dir(settings)
     if role is not None:
         return _serve_one(settings, role)
+    # Until there are workers to replace, a request to replace them has nothing to do; it would end the start.
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
     with _only_here(settings):
         metrics.prepare(settings.data_path / "metrics", fresh=True)
         found = _prepared(settings)

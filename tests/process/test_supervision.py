@@ -113,6 +113,14 @@ async def test_a_role_that_dies_during_a_rolling_restart_comes_back_at_once(stag
     assert_bill_is_explained(gate, stage.sandbox)
 
 
+async def test_a_rolling_restart_that_is_asked_for_while_the_gateway_starts_does_not_end_it() -> None:
+    with cluster(workers=1) as gate:
+        gate.start()
+        await eventually("it begins to start", (gate.data_dir / "serve.lock").exists, START_S)
+        os.kill(gate.pid, signal.SIGHUP)
+        await gate.ready()
+
+
 def replaced(stage: Stage, before: set[int]) -> bool:
     now = set(stage.gate.children("worker"))
     return len(now) == WORKERS and not now & before
