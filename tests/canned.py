@@ -44,7 +44,7 @@ class Canned:
                 self.most_waiting = max(self.most_waiting, self.waiting)
                 await self.gate.wait()
                 self.waiting -= 1
-                streamed = self.frames and (b'"stream":true' in asked or b"streamGenerate" in head)
+                streamed = self.frames and (b'"stream":true' in asked or b"streamgenerate" in head)
                 kind, body = (b"text/event-stream", self.frames) if streamed else (b"application/json", self.body)
                 writer.write(
                     b"HTTP/1.1 %d Canned\r\ncontent-type: %b\r\ncontent-length: %d\r\n%b\r\n%b"

@@ -101,11 +101,11 @@ SECRETS = {"bedrock": "AKIDSANDBOX:sandbox-secret"}
 CLIENT_OF = {"chat": "chat", "responses": "responses", "anthropic": "anthropic", "gemini": "gemini", "converse": "chat"}
 
 
-async def priced(gate: Gateway, model: str, family: str, url: str) -> None:
+async def priced(gate: Gateway, model: str, family: str, url: str, amounts: Amounts = AMOUNTS) -> None:
     options = {"region": "us-east-1"} if family == "bedrock" else {}
     secrets = (SECRETS.get(family, "sk-upstream"),)
     with gate.database.write() as connection:
-        prices.add_version(connection, model=model, amounts=AMOUNTS, source="test", now_ns=1, actor=ACTOR)
+        prices.add_version(connection, model=model, amounts=amounts, source="test", now_ns=1, actor=ACTOR)
     await gate.channel(url, (model,), family=family, secrets=secrets, options=options)
 
 
@@ -153,6 +153,42 @@ async def test_g28_g29_cache_tokens_cost_the_same_whichever_dialect_reports_them
                 for stream in (False, True):
                     costs.add((await account_of(gate, key, client, "claude", stream))["cost_usd"])
     assert costs == {cost_usd(row["classes"])}
+
+
+SEARCHES = [{"type": "web_search_call", "id": f"ws_{number}", "status": "completed"} for number in range(2)]
+
+
+@pytest.mark.parametrize("wire", ["responses", "gemini"])
+async def test_g28_searches_cost_the_same_whole_and_streamed_where_only_the_answer_shows_them(
+    tmp_path: Path, wire: str
+) -> None:
+    """Two of them at $0.010000019, beside 100 tokens in and 50 out: neither wire counts them in its usage."""
+    if wire == "responses":
+        whole = whole_of(wire, {"input_tokens": 100, "output_tokens": 50, "total_tokens": 150})
+        whole["output"] = [*SEARCHES, *whole["output"]]
+        begun = {**whole, "status": "in_progress", "output": [], "usage": None}
+        rows = [
+            {"type": "response.created", "response": begun},
+            *[
+                {"type": f"response.output_item.{word}", "output_index": index, "item": item}
+                for index, item in enumerate(whole["output"])
+                for word in ("added", "done")
+            ],
+            {"type": "response.completed", "response": whole},
+        ]
+        frames = b"".join(b"event: %b\ndata: %b\n\n" % (r["type"].encode(), msgspec.json.encode(r)) for r in rows)
+    else:
+        whole = whole_of(wire, {"promptTokenCount": 100, "candidatesTokenCount": 50, "totalTokenCount": 150})
+        whole["candidates"][0]["groundingMetadata"] = {"webSearchQueries": ["first", "second"]}
+        frames = b"data: " + msgspec.json.encode(whole) + b"\r\n\r\n"
+    async with canned(200, whole, frames) as upstream, gateway(tmp_path) as gate:
+        family = "openai" if wire == "responses" else wire
+        await priced(gate, "searcher", family, upstream.url, msgspec.structs.replace(AMOUNTS, search_nano=10_000_019))
+        key = await gate.key("1000")
+        for stream in (False, True):
+            account = await account_of(gate, key, wire, "searcher", stream)
+            used = {"input_tokens": 100, "output_tokens": 50, "searches": 2, "calls": 1}
+            assert (account["usage"], account["cost_usd"]) == (used, "0.020350188"), f"stream={stream}"
 
 
 def test_g29_rates_are_multiplied_in_one_module_alone() -> None:

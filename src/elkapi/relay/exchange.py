@@ -24,7 +24,7 @@ from elkapi.relay.read import Request
 from elkapi.translate.anthropic_history import has_foreign_turns, with_own_thoughts
 from elkapi.translate.carried import CARRIED, Carrier
 from elkapi.translate.crossing import Array, Crossing, Numbered, Relayed, Tally, Translated
-from elkapi.translate.dialect import Dialect, ReplyFacts, UpstreamDialect, Writer, member_of
+from elkapi.translate.dialect import Dialect, ReplyFacts, Unreadable, UpstreamDialect, Writer, member_of
 from elkapi.translate.dialects import DIALECTS, PREFIXES, UPSTREAM_DIALECTS
 from elkapi.translate.embeddings import with_model
 from elkapi.translate.free_text import custom_tools_for
@@ -48,6 +48,8 @@ _CLAUDES: frozenset[Wire] = frozenset({"anthropic", "anthropic-count"})
 _MODEL_MEMBER: dict[Wire, str] = {"gemini": "modelVersion"}
 # Any response has an `error`; that of one which did not fail is null.
 _ERROR_INSIDE = re.compile(rb'"error"\s*:\s*[{"]')
+# Wires whose answers show the searches that were run apart from their usage, and what stands in such an answer.
+_SEARCHES_SHOWN: dict[Wire, bytes] = {"responses": b'"web_search', "gemini": b'"webSearchQueries"'}
 
 
 class Whole(msgspec.Struct, frozen=True):
@@ -155,6 +157,8 @@ class Same:
             return Whole(b"", None, failure=failure)
         if usage is None:
             tally = self._tally(body) if self.request.operation.dialect is not None else None
+        elif (shown := _SEARCHES_SHOWN.get(self.wire)) is not None and shown in body:
+            usage = self._with_searches(body, usage)
         if self.mapped:
             member = _MODEL_MEMBER.get(self.wire, "model")
             body = with_client_model(body, self.request.model, member)
@@ -174,6 +178,15 @@ class Same:
             return None
         events = DIALECTS.get(self.wire, DIALECTS["chat"]).read_reply(body)
         return next((event for event in events if isinstance(event, Failure)), None)
+
+    def _with_searches(self, body: bytes, usage: Usage) -> Usage:
+        """The usage with the searches that the answer shows, as a stream of it would count them."""
+        try:
+            events = self.read_whole(body)
+        except Unreadable:
+            return usage
+        searches = max((event.usage.searches for event in events if isinstance(event, UsageSeen)), default=0)
+        return msgspec.structs.replace(usage, searches=searches) if searches else usage
 
     def _tally(self, body: bytes) -> Tally:
         tally = Tally()
