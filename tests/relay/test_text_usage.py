@@ -155,6 +155,76 @@ async def test_g28_g29_cache_tokens_cost_the_same_whichever_dialect_reports_them
     assert costs == {cost_usd(row["classes"])}
 
 
+@pytest.mark.parametrize(
+    ("wire", "usage"),
+    [
+        ("chat", {"prompt_tokens": 100}),
+        ("chat", {"prompt_tokens": 100, "completion_tokens": -5}),
+        ("responses", {}),
+        ("anthropic", {}),
+        ("anthropic", {"input_tokens": 100}),
+        ("anthropic", {"output_tokens": 5}),
+        ("gemini", {}),
+        ("gemini", {"candidatesTokenCount": 5}),
+    ],
+)
+async def test_g21_g48_a_usage_that_leaves_out_what_it_must_tell_is_missing_and_no_usage_of_zero(
+    tmp_path: Path, wire: str, usage: dict[str, Any]
+) -> None:
+    """Counted here: a token for four bytes of the prompt and of "well", and what frames a message."""
+    async with canned(200, whole_of(wire, usage), frames_of(wire, usage)) as upstream, gateway(tmp_path) as gate:
+        await priced(gate, "vague", {"chat": "openai", "responses": "openai"}.get(wire, wire), upstream.url)
+        key = await gate.key("1000")
+        for stream in (False, True):
+            for client in {CLIENT_OF[wire], *(() if wire == "responses" else ("anthropic",))}:
+                account = await account_of(gate, key, client, "vague", stream)
+                assert account["usage"]["input_tokens"] == 4504, (client, stream)
+                assert account["usage"]["output_tokens"] >= 1, (client, stream)
+                assert account["flags"] == ["usage_missing", "estimated_locally"], (client, stream)
+
+
+def early_and_late(wire: str, early: dict[str, Any], late: dict[str, Any] | None) -> bytes:
+    """A stream of 2,000 characters whose first frame tells `early` of its usage, and whose last tells `late`."""
+    answer = "well " * 400
+    if wire == "anthropic":
+        frames = frames_of(wire, early).replace(b'"well"', msgspec.json.encode(answer))
+        head, _, tail = frames.rpartition(b',"usage":' + msgspec.json.encode(early))
+        return head + (b"" if late is None else b',"usage":' + msgspec.json.encode(late)) + tail
+    if wire == "gemini":
+        first, last = whole_of(wire, early), whole_of(wire, late or {})
+        first["candidates"] = [{"content": {"role": "model", "parts": [{"text": answer}]}, "index": 0}]
+        last["candidates"] = [{"content": {"role": "model", "parts": []}, "finishReason": "STOP", "index": 0}]
+        return b"".join(b"data: " + msgspec.json.encode(chunk) + b"\r\n\r\n" for chunk in (first, last))
+    frames = frames_of(wire, late or {}).replace(b'"well"', msgspec.json.encode(answer))
+    return frames.replace(b'"finish_reason":null}]', b'"finish_reason":null}],"usage":' + msgspec.json.encode(early), 1)
+
+
+@pytest.mark.parametrize(
+    ("wire", "early", "late"),
+    [
+        ("anthropic", {"input_tokens": 100, "output_tokens": 1}, None),
+        ("anthropic", {"input_tokens": 100, "output_tokens": 1}, {}),
+        ("anthropic", {"input_tokens": 100, "output_tokens": 1}, {"output_tokens": -400}),
+        ("anthropic", {"input_tokens": 100, "output_tokens": 1}, {"output_tokens": "400"}),
+        ("gemini", {"promptTokenCount": 100, "candidatesTokenCount": 1}, {}),
+        ("gemini", {"promptTokenCount": 100}, {"promptTokenCount": 100, "candidatesTokenCount": -400}),
+        ("chat", {"prompt_tokens": 100, "completion_tokens": 1}, {"prompt_tokens": 100}),
+        ("chat", {"prompt_tokens": 100, "completion_tokens": 1}, {"prompt_tokens": 100, "completion_tokens": -400}),
+    ],
+)
+async def test_g21_a_stream_whose_last_figures_cannot_be_is_not_charged_by_its_first_ones(
+    tmp_path: Path, wire: str, early: dict[str, Any], late: dict[str, Any] | None
+) -> None:
+    """Two thousand characters for the one token that had been counted when the answer began."""
+    async with canned(200, {}, early_and_late(wire, early, late)) as upstream, gateway(tmp_path) as gate:
+        await priced(gate, "fading", {"chat": "openai"}.get(wire, wire), upstream.url)
+        key = await gate.key("1000")
+        for client in ("chat", "anthropic", "gemini"):
+            account = await account_of(gate, key, client, "fading", stream=True)
+            used = {"input_tokens": 4504, "output_tokens": 500, "calls": 1}
+            assert (account["usage"], account["flags"]) == (used, ["usage_missing", "estimated_locally"]), client
+
+
 SEARCHES = [{"type": "web_search_call", "id": f"ws_{number}", "status": "completed"} for number in range(2)]
 
 

@@ -81,7 +81,10 @@ def _embedded(view: counts.GeminiUsage) -> Found:
 
 
 _OPENAI = _Meter("usage", counts.ChatUsage, _plain(counts.read_chat_usage))
+_WRITTEN = _Meter("usage", counts.ChatUsage, _plain(counts.read_written_usage))
 _METERS = {
+    "chat": _WRITTEN,
+    "completions": _WRITTEN,
     "responses": _Meter("usage", counts.ResponsesUsage, _plain(counts.read_responses_usage)),
     "responses-compact": _Meter("usage", counts.ResponsesUsage, _plain(counts.read_responses_usage)),
     "anthropic": _Meter("usage", counts.AnthropicUsage, lambda view: counts.read_anthropic_usage(view) or NOTHING),

@@ -24,6 +24,7 @@ from elkapi.translate.ir import (
     ThinkingSignature,
     ToolCallDelta,
     ToolCallStart,
+    UsageLost,
     UsageSeen,
 )
 from elkapi.translate.sse import Frame
@@ -238,14 +239,17 @@ class Reader:
         return events
 
     def _see_usage(self, raw: msgspec.Raw) -> list[Event]:
-        """Each figure is cumulative, so the latest one counts; one that is not said keeps its value."""
+        """Each figure is cumulative, so the latest one counts; one that is not said keeps its value.
+
+        But for the output: what stands at the start of a stream says nothing of its end.
+        """
         seen = _read_usage(raw)
         if seen is None:
-            return []
+            return [UsageLost()]
         latest = {name: value for name in seen.__struct_fields__ if (value := getattr(seen, name)) is not None}
         self._usage = msgspec.structs.replace(self._usage, **latest)
         found = read_anthropic_usage(self._usage)
-        return [UsageSeen(*found)] if found else []
+        return [UsageSeen(*found)] if found and seen.output_tokens is not None else [UsageLost()]
 
 
 def read_reply(body: bytes) -> list[Event]:

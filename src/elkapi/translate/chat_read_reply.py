@@ -45,10 +45,11 @@ from elkapi.translate.ir import (
     TokenLogprob,
     ToolCallDelta,
     ToolCallStart,
+    UsageLost,
     UsageSeen,
 )
 from elkapi.translate.sse import Frame
-from elkapi.translate.usage import read_chat_usage
+from elkapi.translate.usage import read_written_usage
 
 _REASONS: dict[str, FinishReason] = {
     "stop": "stop",
@@ -237,9 +238,8 @@ def _whole(message: Delta) -> Delta:
 
 def _see_usage(raw: msgspec.Raw, events: list[Event]) -> None:
     view = look(USAGE, raw)
-    usage = read_chat_usage(view) if view is not None else None
-    if usage is not None:
-        events.append(UsageSeen(usage))
+    usage = read_written_usage(view) if view is not None else None
+    events.append(UsageLost() if usage is None else UsageSeen(usage))
 
 
 def _see_groq(member: Any, events: list[Event]) -> None:

@@ -12,7 +12,7 @@ from typing import Annotated, Any
 import msgspec
 
 from elkapi.errors import BadRequest
-from elkapi.translate.chat_views import USAGE, in_band_error, look
+from elkapi.translate.chat_views import NULL, USAGE, in_band_error, look
 from elkapi.translate.chat_views import Chunk as ErrorView
 from elkapi.translate.chat_write_reply import DONE, PING, error_body
 from elkapi.translate.decode import decode
@@ -30,10 +30,11 @@ from elkapi.translate.ir import (
     Text,
     TextDelta,
     TokenLogprob,
+    UsageLost,
     UsageSeen,
 )
 from elkapi.translate.sse import Frame
-from elkapi.translate.usage import chat_usage_object, read_chat_usage
+from elkapi.translate.usage import chat_usage_object, read_written_usage
 from elkapi.types import Usage
 
 # OpenAI's default where the caller names no limit, and what tokenizers add to a text at most.
@@ -205,8 +206,10 @@ class CompletionsReader:
             events.append(Start(str(view.id or ""), str(view.model or "")))
         choices = view.choices or ()
         events += [TextDelta(choice.text) for choice in choices if choice.text]
-        if (found := look(USAGE, view.usage)) is not None and (usage := read_chat_usage(found)) is not None:
-            events.append(UsageSeen(usage))
+        if view.usage != NULL:
+            found = look(USAGE, view.usage)
+            usage = read_written_usage(found) if found is not None else None
+            events.append(UsageLost() if usage is None else UsageSeen(usage))
         events += [Finish(_REASONS.get(choice.finish_reason, "stop")) for choice in choices if choice.finish_reason]
         return events
 

@@ -29,6 +29,7 @@ from elkapi.translate.ir import (
     ThinkingDelta,
     ToolCallDelta,
     ToolCallStart,
+    UsageLost,
     UsageSeen,
 )
 from elkapi.translate.responses_writer import ResponsesWriter
@@ -149,6 +150,8 @@ class Metered:
             self.tally.add(event)
         elif isinstance(event, UsageSeen):
             self.usage, self.unsplit = event.usage, event.unsplit
+        elif isinstance(event, UsageLost):
+            self.usage, self.unsplit = None, False
         elif isinstance(event, Finish):
             self.finish_reason = event.reason
             self.refused |= event.reason in DECLINED

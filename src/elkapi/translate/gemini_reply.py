@@ -28,6 +28,7 @@ from elkapi.translate.ir import (
     TokenLogprob,
     ToolCallDelta,
     ToolCallStart,
+    UsageLost,
     UsageSeen,
 )
 from elkapi.translate.sse import Frame
@@ -306,6 +307,8 @@ class Reader:
                 self._usage = read_gemini_usage(_usage.decode(raw))
             except msgspec.DecodeError:
                 self._usage = None
+            if self._usage is None:
+                events.append(UsageLost())
         elif not self._searches or self._usage is None or self._usage.searches == self._searches:
             return
         if self._usage is None:

@@ -293,6 +293,10 @@ class UsageSeen(msgspec.Struct, frozen=True):
     unsplit: bool = False
 
 
+class UsageLost(msgspec.Struct, frozen=True, gc=False):
+    """What should be the latest usage is missing or impossible: figures before it are of a moment nobody can name."""
+
+
 class Finish(msgspec.Struct, frozen=True, gc=False):
     """Why the model stopped. `stop_sequence` is the one it met, where the dialect says so."""
 
@@ -329,6 +333,7 @@ Event = (
     | Citation
     | ServerToolPart
     | UsageSeen
+    | UsageLost
     | Finish
     | Failure
     | End

@@ -123,6 +123,11 @@ def read_chat_usage(view: ChatUsage) -> Usage | None:
     return _split(view.prompt_tokens, cached, details, completion, reasoning, out)
 
 
+def read_written_usage(view: ChatUsage) -> Usage | None:
+    """Of an answer that was written: only an embedding's has no completion to tell."""
+    return None if view.completion_tokens is None else read_chat_usage(view)
+
+
 def read_responses_usage(view: ResponsesUsage) -> Usage | None:
     """The canonical classes of a response's usage."""
     details, out = view.input_tokens_details or _PromptDetails(), view.output_tokens_details
@@ -165,7 +170,12 @@ def _split(
 
 
 def read_anthropic_usage(view: AnthropicUsage) -> tuple[Usage, bool] | None:
-    """(usage, unsplit): `unsplit` when cache writes came without their lifetimes; they stand in the 5m class then."""
+    """(usage, unsplit): `unsplit` when cache writes came without their lifetimes; they stand in the 5m class then.
+
+    None too where a side is not said at all: an empty object is no usage of zero.
+    """
+    if view.input_tokens is None or view.output_tokens is None:
+        return None
     found = _anthropic_classes(view)
     for row in view.iterations or ():
         if row.type == "compaction" and found is not None:
@@ -216,7 +226,12 @@ def _added(usage: Usage, more: Usage) -> Usage:
 
 
 def read_gemini_usage(view: GeminiUsage) -> Usage | None:
-    """The canonical classes of a usageMetadata. What of a modality came from the cache is counted there."""
+    """The canonical classes of a usageMetadata; every one says the prompt, and leaves out what is zero.
+
+    What of a modality came from the cache is counted there.
+    """
+    if view.promptTokenCount is None:
+        return None
     thoughts, cached = view.thoughtsTokenCount or 0, view.cachedContentTokenCount or 0
     inputs = {row.modality: row.tokenCount for row in view.promptTokensDetails or ()}
     outputs = {row.modality: row.tokenCount for row in view.candidatesTokensDetails or ()}
@@ -224,7 +239,7 @@ def read_gemini_usage(view: GeminiUsage) -> Usage | None:
         inputs[row.modality] = max(inputs.get(row.modality, 0) - max(row.tokenCount, 0), 0)
     details = _PromptDetails(audio_tokens=inputs.get("AUDIO"), image_tokens=inputs.get("IMAGE"))
     out = _CompletionDetails(audio_tokens=outputs.get("AUDIO"), image_tokens=outputs.get("IMAGE"))
-    total_in = (view.promptTokenCount or 0) + (view.toolUsePromptTokenCount or 0)
+    total_in = view.promptTokenCount + (view.toolUsePromptTokenCount or 0)
     return _split(total_in, cached, details, (view.candidatesTokenCount or 0) + thoughts, thoughts, out)
 
 
