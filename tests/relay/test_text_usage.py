@@ -261,6 +261,28 @@ async def test_g28_searches_cost_the_same_whole_and_streamed_where_only_the_answ
             assert (account["usage"], account["cost_usd"]) == (used, "0.020350188"), f"stream={stream}"
 
 
+@pytest.mark.parametrize(
+    ("units", "flags"),
+    [(3, []), (None, ["usage_missing", "estimated_locally"]), (-3, ["usage_missing", "estimated_locally"])],
+)
+async def test_g48_a_search_of_many_documents_is_held_and_charged_in_whole_told_or_not(
+    tmp_path: Path, units: int | None, flags: list[str]
+) -> None:
+    """Cohere's unit is a hundred documents: 250 of them are three, at $0.002000003 each."""
+    reply = {
+        "id": "x",
+        "results": [{"index": 0, "relevance_score": 0.5}],
+        "meta": {"billed_units": {"search_units": units}},
+    }
+    asked = {"model": "ranker", "query": "which", "documents": ["one of many"] * 250}
+    async with canned(200, reply) as upstream, gateway(tmp_path) as gate:
+        await priced(gate, "ranker", "cohere", upstream.url, Amounts(search_nano=2_000_003))
+        key = await gate.key("1")
+        answer = await gate.ask(key, asked, path="/v1/rerank")
+        account = await gate.account(answer.headers["x-request-id"], key)
+    assert (account["usage"]["searches"], account["cost_usd"], account["flags"]) == (3, "0.006000009", flags)
+
+
 def test_g29_rates_are_multiplied_in_one_module_alone() -> None:
     """Whoever else names a rate only stores or shows it: in `pricing.price` alone does one meet an operator."""
     root = Path(elkapi.__file__).parent

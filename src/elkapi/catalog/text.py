@@ -328,7 +328,9 @@ def read_rerank(body: bytes) -> Facts:
     view: RerankView = decode_strict(_rerank, body)
     # The query is read again with every document.
     upper = len(body) + len(view.documents) * len(view.query.encode())
-    return Facts(model=_model(view.model), upper=Usage(input_tokens=upper, searches=1, calls=1))
+    # Cohere's search is one of a hundred documents; of a long one each part of 500 tokens is a document.
+    searches = -(-(len(view.documents) + upper // 500) // 100)
+    return Facts(model=_model(view.model), upper=Usage(input_tokens=upper, searches=searches, calls=1))
 
 
 def _with_state(facts: Facts, view: ResponsesView, body: bytes) -> Facts:

@@ -67,10 +67,15 @@ def _cohere_to_jina(
 ) -> tuple[bytes, Usage | None, tuple[str, ...]]:
     request = rerank.read_request(asked)
     found = rerank.read_reply(body, request)
-    usage = found.usage or Usage(calls=1)
-    if found.search_units is not None:
-        usage = msgspec.structs.replace(usage, searches=found.search_units)
-    return rerank.write_jina_reply(found, request, id_, client_model), usage, ()
+    flags: tuple[str, ...] = ()
+    usage, searches = found.usage, found.search_units
+    if usage is None and searches is None:
+        tokens = sum(quarter(len(request.query.encode()) + len(text.encode())) for text in request.documents)
+        usage, flags = Usage(input_tokens=tokens, calls=1), ("usage_missing", "estimated_locally")
+    if searches is None:
+        searches = rerank.searches_of(len(request.documents))
+    usage = msgspec.structs.replace(usage or Usage(calls=1), searches=searches)
+    return rerank.write_jina_reply(found, request, id_, client_model), usage, flags
 
 
 CARRIED: dict[tuple[str, str], Carrier] = {

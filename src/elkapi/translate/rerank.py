@@ -18,6 +18,7 @@ from elkapi.types import Usage
 
 DOCUMENTS_MAX = 10_000
 COHERE_API_VERSION = "2"
+SEARCH_DOCUMENTS = 100
 
 
 class RerankRequest(msgspec.Struct, frozen=True):
@@ -184,6 +185,11 @@ def _usage(view: _Reply) -> Usage | None:
     return Usage(input_tokens=int(count), calls=1)
 
 
+def searches_of(documents: int) -> int:
+    """Cohere's search units of so many documents."""
+    return -(-documents // SEARCH_DOCUMENTS)
+
+
 def write_jina_reply(reply: RerankReply, request: RerankRequest, id_: str, model: str) -> bytes:
     """Jina's form with an `id`; `usage` must be known by now (the upstream's or a local count)."""
     tokens = reply.usage.input_total if reply.usage is not None else 0
@@ -199,7 +205,7 @@ def write_jina_reply(reply: RerankReply, request: RerankRequest, id_: str, model
 
 def write_cohere_reply(reply: RerankReply, request: RerankRequest, id_: str) -> bytes:
     """Cohere's form. Search units where the upstream told them, else one for each 100 documents, as Cohere counts."""
-    units = reply.search_units if reply.search_units is not None else -(-len(request.documents) // 100)
+    units = reply.search_units if reply.search_units is not None else searches_of(len(request.documents))
     meta: dict[str, Any] = {"api_version": {"version": COHERE_API_VERSION}, "billed_units": {"search_units": units}}
     return _json.encode({"id": id_, "results": _results(reply, request), "meta": meta})
 
