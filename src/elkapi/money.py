@@ -6,7 +6,7 @@ the product is divided once and rounded half away from zero (decisions.md, "Mone
 
 from __future__ import annotations
 
-from decimal import Decimal, InvalidOperation
+from decimal import Context, Decimal, Inexact, InvalidOperation, Overflow
 from typing import NewType
 
 Nano = NewType("Nano", int)
@@ -15,6 +15,8 @@ NANO_PER_USD = 1_000_000_000
 RATIO_ONE_MICRO = 1_000_000
 PER_MILLION = 1_000_000
 QUOTA_UNITS_PER_USD = 500_000
+# What would have to be rounded is no amount.
+_EXACT = Context(prec=64, traps=[InvalidOperation, Inexact, Overflow])
 
 
 def divide_half_away(numerator: int, denominator: int) -> int:
@@ -39,8 +41,8 @@ def parse_ratio(text: str) -> int:
 
 def _scaled(text: str, scale: int, what: str) -> int:
     try:
-        value = Decimal(text) * scale
-    except InvalidOperation:
+        value = _EXACT.multiply(Decimal(text), scale)
+    except ArithmeticError:
         raise ValueError(f"{text!r} is not {what}") from None
     if not value.is_finite() or value != value.to_integral_value():
         raise ValueError(f"{text!r} is not {what}: at most {len(str(scale)) - 1} decimal places")

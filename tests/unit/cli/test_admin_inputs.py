@@ -17,6 +17,7 @@ from elkapi.admin.errors import InvalidInput
 from elkapi.admin.keys import KeyInput, KeyPatch
 from elkapi.admin.prices import PriceInput
 from elkapi.catalog import CATALOG
+from elkapi.money import parse_usd
 
 
 @pytest.mark.parametrize(
@@ -37,6 +38,14 @@ def test_g16_unknown_fields_are_refused_never_dropped(kind: type[Any], values: d
         read_input(kind, values)
     assert refused.value.status == 422
     assert refused.value.field in values
+
+
+@pytest.mark.parametrize("amount", ["1e999999", "1." + 30 * "0" + "1", "1." + 90 * "0" + "1", "sNaN"])
+def test_an_amount_that_would_be_rounded_or_overflow_is_refused(amount: str) -> None:
+    """The first was an internal error, and of the others a hair above one dollar was taken as one."""
+    with pytest.raises(ValueError, match="is not an amount in US dollars"):
+        parse_usd(amount)
+    assert parse_usd("1." + 90 * "0") == 10**9
 
 
 @pytest.mark.parametrize("field", ["account_id", "owner_id", "digest", "scope", "version", "revoked_ns", "posted_nano"])
