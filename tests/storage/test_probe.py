@@ -64,3 +64,10 @@ async def test_each_key_is_asked_and_only_the_gateways_own_verdicts_are_undone(a
     assert (results[good.id].works, results[good.id].revived) == (True, False)
     assert not channels.list_channel_keys(admin, "c")[0].enabled
     assert GOOD not in repr(results)
+
+
+async def test_a_key_is_not_judged_by_a_family_that_has_nothing_free_to_ask(admin: Admin, upstream: str) -> None:
+    fields = channels.ChannelFields(name="c", family="pika", base_url=upstream, allow_private=True, models=("m",))
+    channels.add_channel(admin, fields, [GOOD])
+    (result,) = await probe_channel(admin, "c")
+    assert (result.works, result.outcome) == (False, "this family has nothing free to ask")

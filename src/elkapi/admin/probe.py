@@ -9,7 +9,7 @@ import msgspec
 from elkapi.admin import channels as admin_channels
 from elkapi.admin.context import Admin
 from elkapi.admin.errors import Missing
-from elkapi.catalog.upstreams import UPSTREAM_FAMILIES
+from elkapi.catalog.upstreams import UPSTREAM_FAMILIES, probe_path
 from elkapi.control.prober import ANSWER_BYTES_MAX, probe_request
 from elkapi.storage.repos import channels
 from elkapi.types import Channel, ChannelKey
@@ -58,6 +58,8 @@ async def test_channel(admin: Admin, which: str) -> list[ProbeResult]:
 
 
 async def _ask(client: UpstreamClient, channel: Channel, key: ChannelKey) -> tuple[bool, str]:
+    if not probe_path(channel):
+        return False, "this family has nothing free to ask"
     try:
         reply = await client.send(probe_request(channel, key))
         try:

@@ -7,6 +7,7 @@ Contract: openai.md and anthropic.md ("Upstream" of each row); the providers' ow
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from functools import lru_cache
 from typing import Literal
 from urllib.parse import quote
@@ -362,10 +363,19 @@ def option(channel: Channel, name: str) -> str:
 def endpoint_path(channel: Channel, endpoint: Endpoint, model: str, stream: bool) -> str:
     """The endpoint's path with the model and the channel's options in it, percent-encoded."""
     path = endpoint.stream_path if stream and endpoint.stream_path is not None else endpoint.path
+    return _filled(path, channel, {"model": model})
+
+
+def probe_path(channel: Channel) -> str:
+    """The path of the free request that tells whether a key works, with the channel's options in it; "" for none."""
+    return _filled(UPSTREAM_FAMILIES[channel.family].probe, channel, {})
+
+
+def _filled(path: str, channel: Channel, values: Mapping[str, str]) -> str:
     if "{" not in path:
         return path
-    values = {"model": model, **{name: option(channel, name) for name in UPSTREAM_FAMILIES[channel.family].options}}
-    return re.sub(r"\{([a-z-]+)\}", lambda hit: quote(values[hit.group(1)], safe=""), path)
+    known = {**values, **{name: option(channel, name) for name in UPSTREAM_FAMILIES[channel.family].options}}
+    return re.sub(r"\{([a-z-]+)\}", lambda hit: quote(known[hit.group(1)], safe=""), path)
 
 
 _VERSIONED = re.compile(r"/v\d+(beta\d*)?$")

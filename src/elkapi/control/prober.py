@@ -1,7 +1,7 @@
 """Brings back channel keys that the gateway took out of service: asks each something free until it answers well.
 
 Which keys are off and writing the change are left to the store; the address guard and deadlines to `upstream`.
-Keys that an operator disabled are never asked.
+Keys that an operator disabled are never asked, nor keys of families that have nothing free to ask.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Protocol
 
 import msgspec
 
-from elkapi.catalog.upstreams import UPSTREAM_FAMILIES, auth_headers, target_path
+from elkapi.catalog.upstreams import UPSTREAM_FAMILIES, auth_headers, probe_path, target_path
 from elkapi.clock import Clock
 from elkapi.types import Channel, ChannelKey
 from elkapi.upstream import Deadlines, Origin, UpstreamFailure, UpstreamReply, UpstreamRequest, split_base_url
@@ -73,7 +73,7 @@ class Prober:
         self._at_once = asyncio.Semaphore(PROBES_AT_ONCE_MAX)
 
     async def run_once(self) -> None:
-        found = await self._store.disabled_keys()
+        found = [entry for entry in await self._store.disabled_keys() if probe_path(entry.channel)]
         now_s = self._clock.monotonic_s()
         self._forget({entry.key.id for entry in found}, now_s)
         due = [entry for entry in found if self._is_due(entry.key.id, now_s)]
@@ -130,8 +130,15 @@ def wait_s(tries: int) -> float:
 
 
 def probe_request(channel: Channel, key: ChannelKey) -> UpstreamRequest:
-    """The family's free question, sent exactly where and how a call would go. Raises ValueError for a bad address."""
-    headers = {b"accept": b"application/json", **dict(auth_headers(channel, key))}
+    """The family's free question, sent exactly where and how a call would go; `probe_path` says whether it has one.
+
+    Raises ValueError for a bad address.
+    """
+    headers = {
+        b"accept": b"application/json",
+        **{name.encode(): text.encode() for name, text in UPSTREAM_FAMILIES[channel.family].headers},
+        **dict(auth_headers(channel, key)),
+    }
     for name in channel.header_remove:
         headers.pop(name.lower().encode(), None)
     headers |= {name.lower().encode(): value.encode() for name, value in channel.header_set.items()}
@@ -143,7 +150,7 @@ def probe_request(channel: Channel, key: ChannelKey) -> UpstreamRequest:
             http2=channel.http2,
         ),
         method=b"GET",
-        target=target_path(split_base_url(channel.base_url), UPSTREAM_FAMILIES[channel.family].probe).encode(),
+        target=target_path(split_base_url(channel.base_url), probe_path(channel)).encode(),
         headers=list(headers.items()),
         deadlines=DEADLINES,
     )

@@ -184,6 +184,34 @@ def test_probe_goes_where_and_how_a_call_would(base_url: str) -> None:
     assert dict(request.headers) == {b"authorization": b"Bearer s3cret", b"openai-organization": b"org"}
 
 
+@pytest.mark.parametrize(
+    ("family", "options", "target", "version"),
+    [
+        ("anthropic", {}, b"/v1/models", {b"anthropic-version": b"2023-06-01"}),
+        ("runway", {}, b"/v1/organization", {b"x-runway-version": b"2024-11-06"}),
+        ("azure", {}, b"/openai/models?api-version=2024-10-21", {}),
+        ("azure", {"api-version": "2025-01-01"}, b"/openai/models?api-version=2025-01-01", {}),
+    ],
+)
+def test_a_probe_names_the_version_that_its_provider_wants(
+    family: str, options: dict[str, str], target: bytes, version: dict[bytes, bytes]
+) -> None:
+    channel = Channel(1, "east", family, "https://upstream.example", keys=(), models=("m",), options=options)
+    request = probe_request(channel, ChannelKey(5, "s3cret"))
+    assert request.target == target
+    assert version.items() <= dict(request.headers).items()
+
+
+async def test_a_key_of_a_family_with_nothing_free_to_ask_is_left_to_its_operator() -> None:
+    store, upstream, clock = FakeStore(1), FakeUpstream(), ManualClock()
+    seller = Channel(id=1, name="east", family="duomi", base_url="https://upstream.example", keys=(), models=("m",))
+    store.off = [DisabledKey(seller, ChannelKey(1, "secret-1", False), 7)]
+    prober = Prober(store, upstream.send, clock)
+    await prober.run_once()
+    await _scan(prober, clock, 2 * FIRST_PROBE_AFTER_S)
+    assert (upstream.asked, store.enabled) == ([], [])
+
+
 async def test_go_2026_5652_probe_of_a_private_address_is_refused_by_the_dialer() -> None:
     store, clock = FakeStore(1), ManualClock()
     with running() as sandbox:
