@@ -102,6 +102,16 @@ async def test_a_stream_tells_progress_and_then_the_link(tasks: Tasks, client: A
     assert tasks.books().charged_nano == HALF
 
 
+async def test_a_proxy_on_the_way_is_asked_not_to_collect_what_a_task_tells(tasks: Tasks) -> None:
+    succeed_at_once(tasks)
+    async with tasks.polling():
+        chat = await tasks.call("POST", "/v1/chat/completions", {"model": MODEL, "messages": ASKED, "stream": True})
+    task_id = chat.headers["x-request-id"].replace("req_", "task_")
+    for followed in (chat, await tasks.call("GET", f"/v1/tasks/{task_id}/events")):
+        assert followed.headers["content-type"].startswith("text/event-stream")
+        assert followed.headers["x-accel-buffering"] == "no"
+
+
 async def test_a_refusal_before_anything_was_sent_is_an_http_error(tasks: Tasks, client: AsyncOpenAI) -> None:
     tasks.upstream.submit = lambda body: (400, {"code": 1301, "message": "unsafe", "request_id": "r"})
     for stream in (False, True):

@@ -9,6 +9,13 @@ from typing import Protocol
 Headers = Sequence[tuple[bytes, bytes]]
 Fields = dict[bytes, bytes]
 
+# A stream is of use while it comes, so no proxy on its way may collect it first.
+EVENTS: Headers = (
+    (b"content-type", b"text/event-stream; charset=utf-8"),
+    (b"cache-control", b"no-cache"),
+    (b"x-accel-buffering", b"no"),
+)
+
 
 class ClientGone(Exception):
     """The caller closed the connection; nobody is left to answer."""

@@ -12,10 +12,10 @@ from collections.abc import AsyncIterator
 import msgspec
 
 from elkapi.relay.background_log import sequence_of
-from elkapi.relay.call import Call
+from elkapi.relay.call import EVENTS, Call
 from elkapi.relay.plane import DataPlane
 from elkapi.relay.stored_objects import text_id
-from elkapi.relay.stream import EVENTS, Silence
+from elkapi.relay.stream import Silence
 from elkapi.storage.repos.stored import IN_PROGRESS
 from elkapi.translate.kept import shown
 from elkapi.translate.responses_replay import ended, replayed

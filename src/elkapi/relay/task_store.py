@@ -22,8 +22,6 @@ from elkapi.types import Grant
 
 T = TypeVar("T")
 FOLLOW_S = 1.0
-# How a task that is followed is sent.
-EVENTS = ((b"content-type", b"text/event-stream"), (b"cache-control", b"no-store"))
 
 
 def not_found(text: str) -> NotFound:
