@@ -56,7 +56,7 @@ async def asked(
         request = await request_for(way.signer, way.settings, operation, channel, key, what, values)
         reply = await answer_to(way.send, request)
     except (UpstreamFailure, ValueError, TokenRefused) as error:
-        log.info("task_poll_unanswered: %s", error, extra={"channel": channel.name, "error": str(error)[:200]})
+        log.info("task_poll_unanswered", extra={"channel": channel.name, "error": str(error)[:200]})
         return 0.0
     if reply.status == ABSENT:
         return None
