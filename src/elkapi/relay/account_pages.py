@@ -7,11 +7,10 @@ import msgspec
 from elkapi.catalog import Facts, Match
 from elkapi.errors import UpstreamError
 from elkapi.ledger import balance
-from elkapi.relay.call import Call
+from elkapi.relay.call import JSON, Call
 from elkapi.relay.plane import DataPlane, Page
 from elkapi.relay.read import Request
 from elkapi.relay.route import any_model, route, way_of
-from elkapi.relay.submit import JSON
 from elkapi.routing.verdict import is_success
 from elkapi.snapshot import Snapshot
 from elkapi.tasks.request import answer_to, request_for

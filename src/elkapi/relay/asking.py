@@ -45,7 +45,7 @@ REFS = (
 # Members that hold the address of a film to go on from: where it is one of ours, it names what a task made.
 FILES = ("instances[*].video.uri",)
 UPLOADED = "runway://"
-JSON = b"application/json"
+JSON_TYPE = b"application/json"
 
 
 class Asked(msgspec.Struct, frozen=True):
@@ -68,7 +68,7 @@ class Asked(msgspec.Struct, frozen=True):
     refs: tuple[str, ...]
     callback_url: str
     form: str = "native"
-    content_type: bytes = JSON
+    content_type: bytes = JSON_TYPE
     media: MediaAsk | None = None
     shown: Mapping[str, Any] = {}
     refusal: GatewayError | None = None
@@ -95,7 +95,7 @@ async def anywhere(size_bytes: int, work: Callable[P, T], *args: P.args, **more:
 
 def _read(operation: Operation, kind: bytes | None, sent: bytes) -> tuple[dict[str, Any], bytes, bytes]:
     """(the members of a body, its bytes as they go on, its type). Raises BadRequest, UnsupportedMediaType."""
-    deciding, content_type = deciding_names(operation), JSON
+    deciding, content_type = deciding_names(operation), JSON_TYPE
     if operation.body is Body.FORM and kind is not None and kind.lower().startswith(b"multipart/"):
         content_type = kind
         body, sent = forms.read(sent, kind)
@@ -119,7 +119,7 @@ def asked_for(
     aliases: Mapping[str, str] | None,
     sent: bytes,
     body: Mapping[str, Any],
-    content_type: bytes = JSON,
+    content_type: bytes = JSON_TYPE,
 ) -> Asked:
     """What a decoded body asks for. Raises BadRequest."""
     operation = match.operation
@@ -196,7 +196,7 @@ def crossed(asked: Asked, operations: Mapping[str, Operation], families: Mapping
         body=body,
         upper=upper,
         features=features,
-        content_type=JSON,
+        content_type=JSON_TYPE,
     )
 
 
@@ -287,9 +287,9 @@ def provider_body(
     body = _prepared(hooks, asked.operation.id, body, upstream_model)
     if body == asked.body:
         return asked.sent, asked.content_type
-    if asked.content_type != JSON:
+    if asked.content_type != JSON_TYPE:
         return forms.changed(asked.sent, asked.content_type, asked.body, body), asked.content_type
-    return msgspec.json.encode(body), JSON
+    return msgspec.json.encode(body), JSON_TYPE
 
 
 def _prepared(hooks: Hooks, operation: str, body: dict[str, Any], model: str) -> dict[str, Any]:

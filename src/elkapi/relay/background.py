@@ -17,7 +17,7 @@ from elkapi.errors import BadRequest, GatewayError, Unavailable
 from elkapi.ids import request_id_text
 from elkapi.relay.background_calls import Running
 from elkapi.relay.background_log import Log
-from elkapi.relay.call import Call, ClientGone
+from elkapi.relay.call import JSON, Call, ClientGone
 from elkapi.relay.candidates import candidates
 from elkapi.relay.fallback import answer
 from elkapi.relay.follow import follow
@@ -36,7 +36,6 @@ from elkapi.translate.responses_object import blank_response
 from elkapi.translate.responses_request import read_request
 from elkapi.types import Grant, Policy, StoredObject, StoredReply
 
-JSON = ((b"content-type", b"application/json"),)
 CANCELLED = "This response was cancelled."
 
 

@@ -15,7 +15,7 @@ from elkapi.errors import BadRequest
 from elkapi.money import RATIO_ONE_MICRO, divide_half_away
 from elkapi.pricing.price import amount_nano
 from elkapi.relay.cache_name import meaning_of
-from elkapi.relay.call import EVENTS, Call, Headers, Reply
+from elkapi.relay.call import EVENTS, JSON, Call, Headers, Reply
 from elkapi.relay.candidates import Candidate
 from elkapi.relay.exchange import facts_for
 from elkapi.relay.hold import Hold
@@ -23,7 +23,6 @@ from elkapi.relay.outcome import Outcome
 from elkapi.relay.passing import Passing
 from elkapi.relay.plane import DataPlane
 from elkapi.relay.read import Request
-from elkapi.relay.stream import JSON
 from elkapi.snapshot import Snapshot
 from elkapi.translate.dialect import Unreadable
 from elkapi.translate.dialects import DIALECTS

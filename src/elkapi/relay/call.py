@@ -9,6 +9,7 @@ from typing import Protocol
 Headers = Sequence[tuple[bytes, bytes]]
 Fields = dict[bytes, bytes]
 
+JSON = ((b"content-type", b"application/json"),)
 # A stream is of use while it comes, so no proxy on its way may collect it first.
 EVENTS: Headers = (
     (b"content-type", b"text/event-stream; charset=utf-8"),

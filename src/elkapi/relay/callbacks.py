@@ -9,7 +9,7 @@ from __future__ import annotations
 import msgspec
 
 from elkapi.errors import NotFound
-from elkapi.relay.call import Call
+from elkapi.relay.call import JSON, Call
 from elkapi.relay.plane import DataPlane
 from elkapi.storage.repos import tasks
 from elkapi.tasks.addresses import CALLBACKS
@@ -20,7 +20,6 @@ class _Challenge(msgspec.Struct):
 
 
 _challenge = msgspec.json.Decoder(_Challenge)
-JSON = ((b"content-type", b"application/json"),)
 
 
 async def called_back(plane: DataPlane, call: Call) -> None:

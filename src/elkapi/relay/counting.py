@@ -12,7 +12,7 @@ import msgspec
 
 from elkapi.catalog import Match
 from elkapi.catalog.upstreams import serves
-from elkapi.relay.call import Call
+from elkapi.relay.call import JSON, Call
 from elkapi.relay.count import count_texts
 from elkapi.relay.count_by_model import count_by_model
 from elkapi.relay.guarding import guarding_of
@@ -27,8 +27,6 @@ from elkapi.translate import anthropic, embeddings, responses_state
 from elkapi.translate.estimate import MESSAGE_TOKENS, quarter
 from elkapi.translate.ir import ChatRequest, texts_of
 from elkapi.types import Attempt, Grant
-
-JSON = ((b"content-type", b"application/json"),)
 
 
 class _Counter(msgspec.Struct, frozen=True):

@@ -17,7 +17,7 @@ from elkapi.guards.found import Blocked
 from elkapi.guards.rules import Rule
 from elkapi.guards.shapes import Shape, Unseen, walked
 from elkapi.guards.wires import ANSWERED, ASKED
-from elkapi.relay.call import EVENTS, Call, Headers, Reply
+from elkapi.relay.call import EVENTS, JSON, Call, Headers, Reply
 from elkapi.relay.exchange import facts_for
 from elkapi.relay.hold import Hold
 from elkapi.relay.hook import HookDown
@@ -27,7 +27,6 @@ from elkapi.relay.passing import Passing
 from elkapi.relay.plane import DataPlane
 from elkapi.relay.read import Request, with_body
 from elkapi.relay.relay import Failed, Left
-from elkapi.relay.stream import JSON as ARRAY
 from elkapi.snapshot import Snapshot
 from elkapi.translate.dialect import Unreadable
 from elkapi.translate.ir import UsageSeen
@@ -169,7 +168,7 @@ class Dressed(Passing):
     def send(self, status: int, headers: Headers, body: bytes) -> None:
         """A whole answer as its stream."""
         if status == 200:
-            kind = ARRAY if self._request.array else EVENTS
+            kind = JSON if self._request.array else EVENTS
             headers = (*kind, *(pair for pair in headers if pair[0] != b"content-type"))
             body = self.try_on(body)
         super().send(status, headers, body)

@@ -17,7 +17,7 @@ from elkapi.guards.found import Blocked
 from elkapi.guards.shapes import Visit
 from elkapi.guards.submits import looked_through
 from elkapi.relay import forms
-from elkapi.relay.asking import FILES, JSON, REFS, Asked, anywhere, asked_for, deciding_names
+from elkapi.relay.asking import FILES, JSON_TYPE, REFS, Asked, anywhere, asked_for, deciding_names
 from elkapi.relay.call import Call
 from elkapi.relay.hook import HookDown
 from elkapi.relay.looking import Asker, TooLong, refusal_of, rules_of, too_long
@@ -51,7 +51,7 @@ async def looked_at(
         raise BadRequest("The body cannot be read by this key's guardrails.", code="bad_request_body") from None
     # JSON is written anew also where nothing was masked: a member could stand there twice.
     sent, family = msgspec.json.encode(body), plane.catalog.family_of[match.operation.id]
-    if asked.content_type != JSON:
+    if asked.content_type != JSON_TYPE:
         if body == asked.body:
             return asked
         sent = await anywhere(len(asked.sent), forms.changed, asked.sent, asked.content_type, asked.body, body)

@@ -17,13 +17,12 @@ from elkapi.ids import parse_request_id, request_id_text
 from elkapi.money import format_ratio, format_usd
 from elkapi.pricing.price import arithmetic, priced_for
 from elkapi.relay.account import RequestAccount, read_account
-from elkapi.relay.call import Call
+from elkapi.relay.call import JSON, Call
 from elkapi.relay.plane import DataPlane
 from elkapi.snapshot import Snapshot
 from elkapi.translate.profiles import Kind, kind_of
 from elkapi.types import CACHED_FLAG, Grant
 
-JSON = [(b"content-type", b"application/json")]
 PAGE_MAX = 1000
 INT32_MAX = 2**31 - 1
 CREATED_UNIX_S = 1_700_000_000

@@ -13,8 +13,7 @@ from elkapi.clock import milliseconds
 from elkapi.errors import BadRequest, GatewayError, UpstreamRejected
 from elkapi.observe.trace import HEADER as TRACEPARENT
 from elkapi.relay import forms
-from elkapi.relay.asking import JSON as JSON_TYPE
-from elkapi.relay.asking import Asked, anywhere, provider_body
+from elkapi.relay.asking import JSON_TYPE, Asked, anywhere, provider_body
 from elkapi.relay.call import Call
 from elkapi.relay.plane import DataPlane
 from elkapi.relay.redact import recorded, redact, rejected

@@ -13,7 +13,7 @@ from elkapi.errors import BadRequest, NoChannel
 from elkapi.ledger import balance
 from elkapi.money import format_ratio, format_usd
 from elkapi.relay.asking import read_submit
-from elkapi.relay.call import Call
+from elkapi.relay.call import JSON, Call
 from elkapi.relay.candidates import candidates
 from elkapi.relay.guarding import guarding_of
 from elkapi.relay.hold import Hold
@@ -25,8 +25,6 @@ from elkapi.relay.video_chat import makes_videos, ready_chat
 from elkapi.snapshot import Snapshot
 from elkapi.translate.decode import decode
 from elkapi.types import Grant, Quote
-
-JSON = ((b"content-type", b"application/json"),)
 
 
 class _Asked(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

@@ -26,7 +26,7 @@ from elkapi.errors import (
 from elkapi.guards.found import Blocked
 from elkapi.ids import request_id_text
 from elkapi.pricing.meter import TAIL_BYTES, is_json, looks_like_json_object, metered, with_client_model
-from elkapi.relay.call import Call, ClientGone, Headers
+from elkapi.relay.call import JSON, Call, ClientGone, Headers
 from elkapi.relay.encoded import plain
 from elkapi.relay.exchange import Exchange, exchange_for
 from elkapi.relay.outcome import Outcome
@@ -58,7 +58,6 @@ TRANSLATED_REPLY_BYTES_MAX = 32 * 1024 * 1024
 CREDENTIAL_REFUSED = Verdict("next", "credential_refused", "none", cool="key")
 BLOCKED = Verdict("fail", "content_blocked", "unknown")
 UNTRANSLATABLE = Verdict("next", "untranslatable", "none")
-JSON = ((b"content-type", b"application/json"),)
 # Where providers put it: OpenAI and its like, Anthropic, AWS.
 _THEIR_REQUEST_ID = (b"x-request-id", b"request-id", b"x-amzn-requestid")
 OWN_FAULT = "The gateway failed to handle this request."

@@ -13,7 +13,7 @@ import msgspec
 
 from elkapi.catalog import Match
 from elkapi.errors import BadRequest
-from elkapi.relay.call import Call
+from elkapi.relay.call import JSON, Call
 from elkapi.relay.follow import follow
 from elkapi.relay.plane import DataPlane, Page
 from elkapi.relay.read import check_media_type
@@ -24,7 +24,6 @@ from elkapi.translate import kept as stored
 from elkapi.translate.decode import decode
 from elkapi.types import Grant
 
-JSON = [(b"content-type", b"application/json")]
 LIMIT_DEFAULT, LIMIT_MAX = 20, 100
 SEQUENCE_MAX = 1 << 53
 

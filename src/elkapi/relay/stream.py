@@ -10,7 +10,7 @@ import asyncio
 from typing import TYPE_CHECKING
 
 from elkapi.pricing.meter import is_possible, looks_like_json_object
-from elkapi.relay.call import EVENTS, Headers, Reply
+from elkapi.relay.call import EVENTS, JSON, Headers, Reply
 from elkapi.relay.encoded import plain
 from elkapi.relay.exchange import Exchange
 from elkapi.relay.outcome import Outcome
@@ -29,7 +29,6 @@ if TYPE_CHECKING:
 
 SETUP_BYTES_MAX = 256 * 1024
 WHOLE_REPLY_BYTES_MAX = 32 * 1024 * 1024
-JSON: Headers = ((b"content-type", b"application/json"),)
 CUT = Failure(502, "upstream_error", "The model's answer broke off before its end.")
 STALLED = Failure(504, "upstream_timeout", "The model stopped answering before the end of its answer.")
 

@@ -21,7 +21,7 @@ from elkapi.errors import ContentBlocked, GatewayError, NoChannel, Unavailable, 
 from elkapi.ledger import IdempotencyPending, IdempotencyReplay
 from elkapi.observe.trace import HEADER as TRACEPARENT
 from elkapi.relay.asking import Asked, read_submit
-from elkapi.relay.call import Call
+from elkapi.relay.call import JSON, Call
 from elkapi.relay.guarding_submits import looked_at
 from elkapi.relay.hold import checked_key
 from elkapi.relay.note import note, note_end
@@ -58,7 +58,6 @@ TRACEPARENT_BYTES = 55
 AT_ONCE = "at-once"
 # How a task was asked for that is told as a chat.
 CHAT_FORM = "chat"
-JSON = ((b"content-type", b"application/json"),)
 
 
 async def submit(plane: DataPlane, snapshot: Snapshot, grant: Grant, match: Match, call: Call) -> None:

@@ -16,10 +16,10 @@ from elkapi.catalog.jsonpath import compiled, put
 from elkapi.catalog.task import Listing
 from elkapi.errors import BadRequest, Conflict, NotFound, Unavailable, UpstreamError
 from elkapi.relay.asset_pages import answer_with
-from elkapi.relay.call import EVENTS, Call
+from elkapi.relay.call import EVENTS, JSON, Call
 from elkapi.relay.note import note_end
 from elkapi.relay.plane import DataPlane
-from elkapi.relay.submit import AT_ONCE, JSON, submit
+from elkapi.relay.submit import AT_ONCE, submit
 from elkapi.relay.task_store import not_found
 from elkapi.routing.verdict import is_success
 from elkapi.snapshot import Snapshot

@@ -18,12 +18,12 @@ from elkapi.errors import GatewayError, NoChannel, NotFound
 from elkapi.money import format_usd
 from elkapi.pricing.media import bound
 from elkapi.relay.asking import Asked
-from elkapi.relay.call import EVENTS, Call
+from elkapi.relay.call import EVENTS, JSON, Call
 from elkapi.relay.placing import REMIX, like_its_source
 from elkapi.relay.plane import DataPlane, Places
 from elkapi.relay.read import Request
 from elkapi.relay.route import can_serve
-from elkapi.relay.submit import CHAT_FORM, JSON, Submit, begun
+from elkapi.relay.submit import CHAT_FORM, Submit, begun
 from elkapi.snapshot import Snapshot
 from elkapi.storage.repos import requests
 from elkapi.storage.repos.tasks import text_id

@@ -17,7 +17,7 @@ from elkapi.catalog import CATALOG, Match
 from elkapi.errors import Conflict, GatewayError, RateLimited, Unavailable, UpstreamError
 from elkapi.money import parse_ratio
 from elkapi.relay.batches import shape
-from elkapi.relay.call import Call, Headers
+from elkapi.relay.call import JSON, Call, Headers
 from elkapi.relay.plane import DataPlane
 from elkapi.relay.read import Admitted
 from elkapi.relay.relay import Failed
@@ -33,7 +33,6 @@ LINE_MATCH = Match(LINE, {})
 
 REPLY_BYTES_MAX = 32 * 1024 * 1024
 TRIES_MAX = 5
-JSON = (b"content-type", b"application/json")
 _PASSES = frozenset({429, 500, 502, 503, 504})
 _UNKNOWN = "The outcome of this request is not known: it was cut off while it was carried out. It was not charged."
 _TOO_LARGE = "This request succeeded and was charged, but its answer was too large to keep through a crash."
@@ -117,7 +116,7 @@ async def carry_out(plane: DataPlane, line: LeasedLine, params: bytes, render: R
     """Make the call of a line that was never begun. Raises Unavailable when the database cannot be asked."""
     id_ = call_id(line.batch_id, line.number, plane.clock.now_ns())
     named = msgspec.json.decode(line.headers, type=dict[str, str])
-    headers = [JSON, (b"idempotency-key", claim_name(line.batch_id, line.number).encode())]
+    headers = [*JSON, (b"idempotency-key", claim_name(line.batch_id, line.number).encode())]
     headers += [(name.encode(), value.encode("latin-1")) for name, value in named.items()]
     reply = Collected()
     call = Call(id_, "POST", PATH, "", headers, "", params, reply, plane.clock.monotonic_s())

@@ -18,7 +18,7 @@ from elkapi.ids import new_id
 from elkapi.relay.batches import shape
 from elkapi.relay.batches.asked import Asked, understood
 from elkapi.relay.batches.line import LINE_MATCH
-from elkapi.relay.call import Call
+from elkapi.relay.call import JSON, Call
 from elkapi.relay.candidates import FALLBACK_HEADER, candidates
 from elkapi.relay.hold import checked_key
 from elkapi.relay.plane import DataPlane, Page
@@ -36,7 +36,6 @@ LINES_AT_ONCE = 500
 RESULT_ROWS_AT_ONCE, RESULT_BYTES_AT_ONCE = 500, 1024 * 1024
 OPEN_BATCHES_MAX = 100
 PATH = "/v1/messages/batches"
-JSON = [(b"content-type", b"application/json")]
 JSON_LINES = [(b"content-type", b"application/x-jsonl")]
 # What of the caller's headers goes with each line, beside those that a channel asks for.
 _KEPT_HEADERS = (
