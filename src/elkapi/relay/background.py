@@ -17,7 +17,7 @@ from elkapi.errors import BadRequest, GatewayError, Unavailable
 from elkapi.ids import request_id_text
 from elkapi.relay.background_calls import Running
 from elkapi.relay.background_log import Log
-from elkapi.relay.call import JSON, Call, ClientGone
+from elkapi.relay.call import JSON, Call, ClientGone, replay
 from elkapi.relay.candidates import candidates
 from elkapi.relay.fallback import answer
 from elkapi.relay.follow import follow
@@ -53,8 +53,7 @@ async def begin(
             task.cancel()
         raise
     if replayed is not None:
-        headers = [*replayed.headers, (b"idempotent-replayed", b"true")]
-        call.reply.send(replayed.status, headers, replayed.body or b"")
+        replay(call.reply, replayed)
     elif request.stream:
         await follow(plane, grant, call.id, -1, call)
     else:

@@ -6,6 +6,8 @@ from binascii import hexlify
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Protocol
 
+from elkapi.types import StoredReply
+
 Headers = Sequence[tuple[bytes, bytes]]
 Fields = dict[bytes, bytes]
 
@@ -16,6 +18,8 @@ EVENTS: Headers = (
     (b"cache-control", b"no-cache"),
     (b"x-accel-buffering", b"no"),
 )
+# Beside an answer that was given before, to a call with the same Idempotency-Key.
+REPLAYED = (b"idempotent-replayed", b"true")
 
 
 class ClientGone(Exception):
@@ -108,3 +112,8 @@ class Call:
     async def body(self) -> bytes:
         """The whole body. Raises BodyTooLarge, RequestTimeout, BadRequest (broken framing) or ClientGone."""
         return self.whole or b"" if self._read is None else await self._read()
+
+
+def replay(reply: Reply, stored: StoredReply, body: bytes | None = None) -> None:
+    """Give the stored answer of an earlier call again, or `body` in its place; nothing is asked or charged for it."""
+    reply.send(stored.status, (*stored.headers, REPLAYED), (stored.body or b"") if body is None else body)

@@ -16,7 +16,7 @@ from elkapi.errors import NoChannel
 from elkapi.money import format_usd
 from elkapi.relay.background import begin
 from elkapi.relay.caching import CACHE_HEADER, recall
-from elkapi.relay.call import Call
+from elkapi.relay.call import Call, replay
 from elkapi.relay.candidates import candidates
 from elkapi.relay.credential import presented_key
 from elkapi.relay.fallback import answer
@@ -27,7 +27,6 @@ from elkapi.relay.plane import DataPlane
 from elkapi.relay.read import Admitted, read
 from elkapi.relay.task_pages import TASK_PAGES
 from elkapi.relay.video_chat import makes_videos, video_in_chat
-from elkapi.types import StoredReply
 
 
 async def serve(plane: DataPlane, call: Call, admitted: Admitted | None = None) -> None:
@@ -81,7 +80,7 @@ async def serve(plane: DataPlane, call: Call, admitted: Admitted | None = None) 
             recalled = await recall(plane, snapshot, policy, hold, call)  # or it was answered before
             hold = recalled.hold if recalled is not None else hold
         if (stored := await hold.reserve()) is not None:  # 6 durable before any upstream byte
-            _replay(call, stored)
+            replay(call.reply, stored)
             return
         try:
             outcome = recalled.outcome if recalled is not None else None
@@ -100,9 +99,3 @@ async def serve(plane: DataPlane, call: Call, admitted: Admitted | None = None) 
     finally:
         if lease is not UNLIMITED:
             lease.release(0 if hold is None else hold.tokens)
-
-
-def _replay(call: Call, reply: StoredReply) -> None:
-    """The stored answer of an earlier call with the same Idempotency-Key; nothing is asked or charged again."""
-    headers = [*reply.headers, (b"idempotent-replayed", b"true")]
-    call.reply.send(reply.status, headers, reply.body or b"")

@@ -21,7 +21,7 @@ from elkapi.errors import ContentBlocked, GatewayError, NoChannel, Unavailable, 
 from elkapi.ledger import IdempotencyPending, IdempotencyReplay
 from elkapi.observe.trace import HEADER as TRACEPARENT
 from elkapi.relay.asking import Asked, read_submit
-from elkapi.relay.call import JSON, Call
+from elkapi.relay.call import JSON, Call, replay
 from elkapi.relay.guarding_submits import looked_at
 from elkapi.relay.hold import checked_key
 from elkapi.relay.note import note, note_end
@@ -69,9 +69,8 @@ async def submit(plane: DataPlane, snapshot: Snapshot, grant: Grant, match: Matc
     try:
         one = await ready(plane, snapshot, grant, asked, match, call, policy)
         if (stored := await one.reserve()) is not None:
-            headers = [*stored.headers, (b"idempotent-replayed", b"true")]
-            body = await waited(plane, grant, call, stored.request_id, wait_s) if wait_s else stored.body or b""
-            call.reply.send(stored.status, headers, body)
+            body = await waited(plane, grant, call, stored.request_id, wait_s) if wait_s else None
+            replay(call.reply, stored, body)
             return
         try:
             status, body = await begun(plane, one)

@@ -17,7 +17,7 @@ from elkapi.catalog import CATALOG, Match
 from elkapi.errors import Conflict, GatewayError, RateLimited, Unavailable, UpstreamError
 from elkapi.money import parse_ratio
 from elkapi.relay.batches import shape
-from elkapi.relay.call import JSON, Call, Headers
+from elkapi.relay.call import JSON, REPLAYED, Call, Headers
 from elkapi.relay.plane import DataPlane
 from elkapi.relay.read import Admitted
 from elkapi.relay.relay import Failed
@@ -77,7 +77,7 @@ class Collected:
 
     def send(self, status: int, headers: Headers, body: bytes) -> None:
         self.started, self.body = True, body
-        self.replayed = any(name == b"idempotent-replayed" for name, _ in headers)
+        self.replayed = REPLAYED in headers
 
     def start(self, status: int, headers: Headers, length_bytes: int | None = None) -> None:
         self.started = True

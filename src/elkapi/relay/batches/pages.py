@@ -18,7 +18,7 @@ from elkapi.ids import new_id
 from elkapi.relay.batches import shape
 from elkapi.relay.batches.asked import Asked, understood
 from elkapi.relay.batches.line import LINE_MATCH
-from elkapi.relay.call import JSON, Call
+from elkapi.relay.call import JSON, REPLAYED, Call
 from elkapi.relay.candidates import FALLBACK_HEADER, candidates
 from elkapi.relay.hold import checked_key
 from elkapi.relay.plane import DataPlane, Page
@@ -182,7 +182,7 @@ class BatchPages:
         call.reply.send(200, JSON, msgspec.json.encode(gone))
 
     def _show(self, call: Call, batch: BatchRow, *, replayed: bool = False) -> None:
-        headers = [*JSON, (b"idempotent-replayed", b"true")] if replayed else JSON
+        headers = (*JSON, REPLAYED) if replayed else JSON
         call.reply.send(200, headers, msgspec.json.encode(shape.shown(batch, self._home(call))))
 
     def _home(self, call: Call) -> str:
