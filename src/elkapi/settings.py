@@ -18,8 +18,10 @@ import msgspec
 from elkapi.money import parse_ratio
 
 CHAT_CONTEXT_TOKENS_MIN = 256
-# The kernel's limit for the name of a unix socket.
+# The kernel's limit for the path of a unix socket.
 SOCKET_PATH_BYTES_MAX = 107
+# The unix sockets in the data directory: those of roles, the chat role's engine, and what workers tell of their calls.
+SOCKETS = ("ledger", "models", "chat", "engine", "control", "telemetry", "sandbox")
 LOG_LEVELS = ("debug", "info", "warning", "error")
 # What a 64-bit column and a clock in nanoseconds hold.
 NUMBER_MAX = 2**63 - 1
@@ -157,14 +159,14 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     def is_sqlite(self) -> bool:
         return self.effective_database_url.startswith("sqlite")
 
-    def socket_path(self, role: str) -> str:
-        """The unix socket of a role's process, in the data directory."""
-        return str(self.data_path.absolute() / f"{role}.sock")
+    def socket_path(self, name: str) -> str:
+        """One of SOCKETS, as an absolute path."""
+        return str(self.data_path.absolute() / f"{name}.sock")
 
     @property
     def socket_path_bytes(self) -> int:
         """The longest of those paths; the kernel takes SOCKET_PATH_BYTES_MAX."""
-        return len(os.fsencode(self.socket_path("control")))
+        return max(len(os.fsencode(self.socket_path(name))) for name in SOCKETS)
 
 
 SECRET_FIELDS = frozenset(

@@ -25,7 +25,7 @@ from elkapi.observe.bridge import json_log
 from elkapi.observe.calls import SOCKET
 from elkapi.observe.process import die_with_parent, resident_bytes, set_title
 from elkapi.roles import WorkerOrder
-from elkapi.settings import Settings
+from elkapi.settings import SOCKET_PATH_BYTES_MAX, Settings
 from elkapi.tasks.poller import ended
 from elkapi.tasks.results import AssetCopier
 
@@ -34,8 +34,6 @@ BACKLOG_CONNECTIONS = 128
 CONNECTIONS_MAX = 256
 KEEP_ALIVE_S = 75
 SHUTDOWN_S = 5
-# The kernel's limit for a unix socket's path, with its closing zero byte.
-SOCKET_PATH_BYTES_MAX = 107
 
 log = logging.getLogger("elkapi.control")
 
@@ -129,9 +127,10 @@ def listening_socket(path: Path) -> Iterator[socket.socket]:
     It is bound under another name and renamed: whoever connects to `path` meets either the last process or this one,
     and a file left by a killed process is replaced. Raises OSError, for example for a path the kernel finds too long.
     """
-    fresh = path.with_name(f"{path.name}.{os.getpid()}")
-    if len(os.fsencode(fresh)) > SOCKET_PATH_BYTES_MAX:
-        raise OSError(f"the socket's path {fresh} is longer than {SOCKET_PATH_BYTES_MAX} bytes; use a shorter data_dir")
+    # No longer than the shortest name that it is made for, since a path that fits is all the start has looked for.
+    fresh = path.with_name(f"new.{os.getpid()}")
+    if max(len(os.fsencode(one)) for one in (path, fresh)) > SOCKET_PATH_BYTES_MAX:
+        raise OSError(f"the socket's path {path} is longer than {SOCKET_PATH_BYTES_MAX} bytes; use a shorter data_dir")
     with socket.socket(socket.AF_UNIX) as listening:
         mask = os.umask(0o177)
         try:

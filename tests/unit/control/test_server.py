@@ -19,7 +19,9 @@ import pytest
 
 from elkapi.control.server import listening_socket
 from elkapi.observe.bridge import json_log
-from elkapi.settings import Settings
+from elkapi.observe.calls import SOCKET
+from elkapi.roles import ROLES
+from elkapi.settings import SOCKET_PATH_BYTES_MAX, SOCKETS, Settings
 
 
 def test_socket_is_private_and_replaces_a_stale_one(tmp_path: Path) -> None:
@@ -39,6 +41,22 @@ def test_a_successor_keeps_its_socket_when_the_predecessor_ends(tmp_path: Path) 
         path.unlink()
         path.write_text("the successor's")
     assert path.exists()
+
+
+def test_a_socket_whose_path_just_fits_is_made(tmp_path: Path) -> None:
+    folder = tmp_path / ("x" * (SOCKET_PATH_BYTES_MAX - len(os.fsencode(tmp_path)) - len("//control.sock")))
+    folder.mkdir()
+    path = folder / "control.sock"
+    assert len(os.fsencode(path)) == SOCKET_PATH_BYTES_MAX
+    with listening_socket(path):
+        assert stat.S_ISSOCK(path.stat().st_mode)
+    assert not list(folder.iterdir())
+
+
+def test_the_start_looks_at_the_longest_of_all_sockets() -> None:
+    settings = Settings(data_dir="/var/lib/elkapi")
+    assert {*ROLES} - {"worker"} | {SOCKET} <= {*SOCKETS}
+    assert settings.socket_path_bytes == max(len(settings.socket_path(name)) for name in SOCKETS)
 
 
 def test_too_long_a_path_is_refused_in_words(tmp_path: Path) -> None:
