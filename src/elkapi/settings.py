@@ -22,7 +22,8 @@ CHAT_CONTEXT_TOKENS_MIN = 256
 SOCKET_PATH_BYTES_MAX = 107
 # The unix sockets in the data directory: those of roles, the chat role's engine, and what workers tell of their calls.
 SOCKETS = ("ledger", "models", "chat", "engine", "control", "telemetry", "sandbox")
-LOG_LEVELS = ("debug", "info", "warning", "error")
+LOG_LEVELS = ("debug", "info", "warning", "error")  # From all to the least.
+SQLITE_SYNCHRONOUS = ("NORMAL", "FULL", "EXTRA")
 # What a 64-bit column and a clock in nanoseconds hold.
 NUMBER_MAX = 2**63 - 1
 SECONDS_MAX = 1_000_000_000
@@ -243,8 +244,6 @@ def _checked(values: dict[str, Any]) -> Settings:
         raise SettingsError(f"batch_ratio: {error}") from None
     if settings.chat_slots < 1 or settings.chat_context_tokens < CHAT_CONTEXT_TOKENS_MIN:
         raise SettingsError(f"chat_slots is to be at least 1, chat_context_tokens {CHAT_CONTEXT_TOKENS_MIN}")
-    if settings.sqlite_synchronous.upper() not in {"NORMAL", "FULL", "EXTRA"}:
-        raise SettingsError(f"sqlite_synchronous is {settings.sqlite_synchronous!r}; use NORMAL, FULL or EXTRA")
     return settings
 
 
@@ -265,6 +264,10 @@ def _check_words(settings: Settings) -> None:
             raise SettingsError(f"{name} is empty; leave ELKAPI_{name.upper()} out for its default")
     if settings.log_level.lower() not in LOG_LEVELS:
         raise SettingsError(f"log_level is {settings.log_level!r}; use {', '.join(LOG_LEVELS)}")
+    if settings.sqlite_synchronous.upper() not in SQLITE_SYNCHRONOUS:
+        raise SettingsError(
+            f"sqlite_synchronous is {settings.sqlite_synchronous!r}; use {', '.join(SQLITE_SYNCHRONOUS)}"
+        )
     if settings.public_url and not settings.public_url.startswith(("http://", "https://")):
         raise SettingsError(f"public_url is {settings.public_url!r}; it begins with https:// or http://")
     if settings.heartbeat_lost_s < 2 * settings.heartbeat_s:

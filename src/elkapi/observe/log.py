@@ -17,6 +17,7 @@ from typing import IO, Any
 import msgspec
 
 from elkapi.clock import SYSTEM_CLOCK, Clock
+from elkapi.settings import LOG_LEVELS
 
 QUEUE_LINES_MAX = 50_000
 FLUSH_EVERY_S = 0.1
@@ -29,18 +30,18 @@ HEAD = ("time_ns", "level", "role", "pid", "event")
 Head = tuple[int, str, str, int, str]
 LineOf = Callable[[Head, Any], msgspec.Struct]
 _Queued = tuple[int, str, str, LineOf | None, Any]
-LEVELS = {"debug": 10, "info": 20, "warning": 30, "error": 40}
+_RANK = {level: rank for rank, level in enumerate(LOG_LEVELS)}
 
 _encoder = msgspec.json.Encoder()
 
 
 class Log:
-    """A JSON-lines log. `file` empty means standard error."""
+    """A JSON-lines log. `file` empty means standard error; `level`, one of LOG_LEVELS, is the least told."""
 
     def __init__(self, role: str, *, file: str = "", level: str = "info", clock: Clock = SYSTEM_CLOCK) -> None:
         self.dropped = 0
         self._role = role
-        self._level = LEVELS.get(level.lower(), 20)
+        self._least = _RANK[level.lower()]
         self._clock = clock
         self._lines: deque[_Queued] = deque()
         self._stop = threading.Event()
@@ -53,7 +54,7 @@ class Log:
 
     def write(self, event: str, level: str = "info", **fields: object) -> None:
         """Queue one line; returns at once."""
-        if LEVELS[level] < self._level:
+        if _RANK[level] < self._least:
             return
         if len(self._lines) >= QUEUE_LINES_MAX:
             self.dropped += 1
@@ -62,7 +63,7 @@ class Log:
 
     def write_later(self, event: str, level: str, line_of: LineOf, value: object) -> None:
         """As `write`, with the line made on the log's own thread, of its first fields and `value`: for every call's."""
-        if LEVELS[level] < self._level:
+        if _RANK[level] < self._least:
             return
         if len(self._lines) >= QUEUE_LINES_MAX:
             self.dropped += 1

@@ -43,6 +43,8 @@ from sqlalchemy.exc import (
 )
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
+from elkapi.settings import SQLITE_SYNCHRONOUS
+
 SQLITE_APPLICATION_ID = 0x656C6B61  # "elka": `file` and a mistaken path can tell our file from another program's.
 # Half of SQLite's own choice: what a transaction touches goes to the log in whole pages, and the calls of many keys
 # touch as many accounts (docs/adr/0010-ledger.md has the figures). A file keeps the size that it was made with.
@@ -127,8 +129,8 @@ def prepare_sqlite(connection: Any, synchronous: str, *, read_only: bool = False
 
 def _synchronous(value: str) -> str:
     upper = value.upper()
-    if upper not in {"NORMAL", "FULL", "EXTRA"}:
-        raise DatabaseUrlError(f"synchronous {value!r} is not NORMAL, FULL or EXTRA")
+    if upper not in SQLITE_SYNCHRONOUS:
+        raise DatabaseUrlError(f"synchronous {value!r} is not one of {', '.join(SQLITE_SYNCHRONOUS)}")
     return upper
 
 
