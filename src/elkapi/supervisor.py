@@ -20,6 +20,7 @@ from collections.abc import Callable
 import msgspec
 
 from elkapi.ids import new_id
+from elkapi.local.listening import answers
 from elkapi.local.listening import listen as listen_unix
 from elkapi.observe.metrics import forget_process
 from elkapi.observe.process import PARENT_VARIABLE
@@ -325,18 +326,6 @@ def _turn_away(child: Child) -> None:
         with contextlib.suppress(OSError):
             while True:
                 child.listener.accept()[0].close()
-
-
-def answers(path: str) -> bool:
-    """Whether a role's unix socket accepts connections."""
-    with socket.socket(socket.AF_UNIX) as probe:
-        # A role that listens and does not accept must not make its supervisor wait in the queue.
-        probe.setblocking(False)
-        try:
-            probe.connect(path)
-        except OSError:
-            return False
-    return True
 
 
 def _end(child: Child, signum: signal.Signals) -> None:

@@ -24,6 +24,7 @@ from elkapi.edge.server import Server
 from elkapi.errors import GatewayError
 from elkapi.ids import new_id
 from elkapi.ledger import open_ledger
+from elkapi.local.listening import answers
 from elkapi.observe import metrics as observe_metrics
 from elkapi.observe.bridge import json_log
 from elkapi.observe.metrics import FOLD_EVERY_S, Metrics
@@ -262,18 +263,8 @@ class ModelsWatch:
         for _ in range(self.POLLS_MAX):
             if stop.is_set():
                 return
-            if self._up or _connects(self._path):
+            if self._up or answers(self._path):
                 self._up = True
                 return
             await asyncio.sleep(self.POLL_S)
         self._up = True
-
-
-def _connects(path: str) -> bool:
-    with socket.socket(socket.AF_UNIX) as probe:
-        probe.setblocking(False)
-        try:
-            probe.connect(path)
-        except OSError:
-            return False
-    return True

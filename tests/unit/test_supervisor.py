@@ -12,9 +12,10 @@ from typing import Any
 import pytest
 
 from elkapi import supervisor
+from elkapi.local.listening import answers
 from elkapi.roles import WorkerOrder
 from elkapi.settings import Settings
-from elkapi.supervisor import RESTART_MAX_S, Supervisor, answers
+from elkapi.supervisor import RESTART_MAX_S, Supervisor
 from elkapi.worker import ModelsWatch
 
 

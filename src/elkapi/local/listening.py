@@ -1,4 +1,7 @@
-"""The unix socket of a model process; light, since the supervisor makes the one of a role started on demand."""
+"""The unix sockets of processes beside the workers: made, and asked whether anybody accepts.
+
+Light, since the supervisor makes the one of a role started on demand, and looks at them all.
+"""
 
 from __future__ import annotations
 
@@ -22,3 +25,15 @@ def listen(path: str) -> socket.socket:
     finally:
         os.umask(before)
     return listener
+
+
+def answers(path: str) -> bool:
+    """Whether a role's unix socket accepts connections."""
+    with socket.socket(socket.AF_UNIX) as probe:
+        # A role that listens and does not accept must not make who looks wait in its queue.
+        probe.setblocking(False)
+        try:
+            probe.connect(path)
+        except OSError:
+            return False
+    return True
