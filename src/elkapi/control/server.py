@@ -26,7 +26,7 @@ from elkapi.observe.calls import SOCKET
 from elkapi.observe.process import die_with_parent, resident_bytes, set_title
 from elkapi.roles import WorkerOrder
 from elkapi.settings import SOCKET_PATH_BYTES_MAX, Settings
-from elkapi.tasks.poller import ended
+from elkapi.storage.db import cancel_all
 from elkapi.tasks.results import AssetCopier
 
 ROLE = "control"
@@ -86,7 +86,7 @@ async def _serve(order: WorkerOrder, listening: socket.socket, export: Export | 
             try:
                 await _Server(_config(site)).serve(sockets=[listening])
             finally:
-                await ended((poller,))
+                await cancel_all((poller,))
     log.info("control_stopped")
 
 

@@ -21,14 +21,14 @@ from elkapi.observe.metrics import FOLD_EVERY_S, CallCounts, TaskMetrics, prepar
 from elkapi.roles import WorkerOrder
 from elkapi.settings import Settings
 from elkapi.snapshot import Snapshot, SnapshotHolder
-from elkapi.storage.db import Database, Reader
+from elkapi.storage.db import Database, Reader, cancel_all
 from elkapi.storage.installation import Installation, open_installation
 from elkapi.storage.repos import tasks as rows
 from elkapi.storage.secrets import Sealer
 from elkapi.tasks.addresses import Addresses
 from elkapi.tasks.asking import Way
 from elkapi.tasks.parts import Copier, Parts
-from elkapi.tasks.poller import Poller, ended
+from elkapi.tasks.poller import Poller
 from elkapi.tasks.record import Task, opened
 from elkapi.tasks.request import Signer
 from elkapi.tasks.spans import span_of
@@ -165,7 +165,7 @@ async def polling(poller: Poller) -> AsyncIterator[asyncio.Task[None]]:
         yield running
     finally:
         poller.stop()
-        await ended((running,))
+        await cancel_all((running,))
 
 
 async def _count(poller: Poller, metrics: TaskMetrics, ends: Ends) -> None:
@@ -203,7 +203,7 @@ async def run_poller(order: WorkerOrder, make_copier: MakeCopier, export: Export
                 try:
                     await asyncio.shield(running)
                 finally:
-                    await ended((counting,))
+                    await cancel_all((counting,))
         except Unavailable as error:
             log.warning("poller_waits", extra={"error": str(error)})
         except Exception:

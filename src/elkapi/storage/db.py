@@ -1,4 +1,4 @@
-"""Engines, transactions and the reader threads; it leaves SQL differences to `dialect` and statements to `repos`.
+"""Engines, transactions and the threads they run on; it leaves SQL differences to `dialect` and statements to `repos`.
 
 A `Database` belongs to one process: open it after forking. Every wait is bounded, and a database that cannot
 answer is always `errors.Unavailable` (503), never a verdict about the caller (guarantee 78).
@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import sqlite3
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -24,6 +24,7 @@ T = TypeVar("T")
 
 READ_WAIT_S = 5.0
 READ_QUEUE_MAX = 2_000
+CANCEL_AGAIN_S = 0.2
 UNAVAILABLE = "The database cannot be reached at the moment; please try again."
 
 
@@ -144,3 +145,13 @@ class Reader:
         self._threads.shutdown(wait=False, cancel_futures=True)
         with suppress(TimeoutError):
             await asyncio.wait_for(asyncio.to_thread(self._threads.shutdown), self._wait_s)
+
+
+async def cancel_all(tasks: Iterable[asyncio.Task[Any]]) -> None:
+    """Cancel tasks that read here, until they are done: `asyncio.wait_for`, a read's, swallows a cancellation that
+    comes with its answer, so once is not always enough."""
+    pending = set(tasks)
+    while pending:
+        for task in pending:
+            task.cancel()
+        _, pending = await asyncio.wait(pending, timeout=CANCEL_AGAIN_S)

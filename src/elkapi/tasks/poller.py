@@ -13,7 +13,6 @@ import contextlib
 import heapq
 import logging
 from collections import Counter, defaultdict, deque
-from collections.abc import Iterable
 from typing import Any
 
 import msgspec
@@ -21,6 +20,7 @@ import msgspec
 from elkapi.catalog.operation import Operation
 from elkapi.catalog.task import TaskSpec
 from elkapi.errors import Unavailable
+from elkapi.storage.db import cancel_all
 from elkapi.storage.repos import alerts
 from elkapi.storage.repos import tasks as rows
 from elkapi.storage.repos.tasks import OUTCOME_UNKNOWN, Owned
@@ -41,7 +41,6 @@ COPIES_WAITING_MAX = 1000
 FAILED_S = 2.0
 # After the first poll in a row that failed, doubled with each further one.
 BACKOFF_FIRST_S, BACKOFF_MAX_S = 2.0, 60.0
-CANCEL_AGAIN_S = 0.2
 # A file that could not be fetched is tried again later each time: twelve tries take about half an hour.
 COPY_AGAIN_FIRST_S = 2.0
 COPY_AGAIN_MAX_S = 300.0
@@ -72,16 +71,6 @@ class Watched:
         self.running = False
         # The channel of which it holds one of the places of polls, while it does.
         self.place: tuple[int | None] | None = None
-
-
-async def ended(tasks: Iterable[asyncio.Task[None]]) -> None:
-    """Cancel tasks until they are done: `asyncio.wait_for` (a read's) swallows a cancellation that comes with its
-    answer, so once is not always enough."""
-    pending = set(tasks)
-    while pending:
-        for task in pending:
-            task.cancel()
-        _, pending = await asyncio.wait(pending, timeout=CANCEL_AGAIN_S)
 
 
 class Poller:
@@ -126,7 +115,7 @@ class Poller:
                     async with asyncio.timeout(max(wait_s, 0.0)):
                         await self._wake.wait()
         finally:
-            await ended(self._running)
+            await cancel_all(self._running)
 
     def stop(self) -> None:
         """Begin nothing more; `run` then returns."""

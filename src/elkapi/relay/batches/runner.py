@@ -19,6 +19,7 @@ from elkapi.relay.batches.line import Ended, Fate, Later, Render, carry_out, res
 from elkapi.relay.batches.store import BatchStore
 from elkapi.relay.plane import DataPlane
 from elkapi.relay.relay import OWN_FAULT
+from elkapi.storage.db import cancel_all
 from elkapi.storage.repos import alerts, batch_lines, batches
 from elkapi.storage.repos.batch_lines import EndedLine, LeasedLine, OpenBatch, PutBackLine, Uncharged
 from elkapi.storage.repos.batches import BatchRow
@@ -32,7 +33,6 @@ OPEN_MAX = 1000
 ROWS_AT_ONCE = 1000
 STAGING_MAX_NS = 600 * 1_000_000_000
 UNSURE_S = 1.0
-CANCEL_AGAIN_S = 0.2
 WITHOUT_CHARGE = "batch_without_charge"
 
 _Place = tuple[bytes, int]
@@ -67,12 +67,7 @@ class BatchRunner:
                 async with asyncio.timeout(wait_s):
                     await self._idle.wait()
         self._stopped = True
-        pending = {task for task in (self._loop_task, *self._running.values()) if task is not None}
-        while pending:
-            # More than once: `asyncio.wait_for` (a read's) swallows a cancellation that comes with its answer.
-            for task in pending:
-                task.cancel()
-            _, pending = await asyncio.wait(pending, timeout=CANCEL_AGAIN_S)
+        await cancel_all(task for task in (self._loop_task, *self._running.values()) if task is not None)
         self._loop_task = None
 
     async def _run(self) -> None:
