@@ -6,20 +6,18 @@ Whose an object is, is decided by the queries; an object of somebody else is not
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import re
 from collections.abc import Callable, Collection, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Literal, TypeVar
 
 import msgspec
 from sqlalchemy import Connection
 
 from elkapi.clock import Clock
-from elkapi.errors import BadRequest, NotFound, Unavailable
+from elkapi.errors import BadRequest, NotFound
 from elkapi.ids import parse_request_id
 from elkapi.settings import Settings
-from elkapi.storage.db import Database, Reader
+from elkapi.storage.db import Database, Reader, Writer
 from elkapi.storage.repos import stored as rows
 from elkapi.storage.repos.stored import StoredRow
 from elkapi.storage.secrets import Sealer
@@ -65,11 +63,10 @@ class StoredObjects:
     def __init__(self, settings: Settings, database: Database, reader: Reader, sealer: Sealer, clock: Clock) -> None:
         self._keep_ns = round(settings.stored_keep_s * 1e9)
         self._conversation_bytes_max = settings.body_bytes_max
-        self._database = database
         self._reader = reader
         self._sealer = sealer
         self._clock = clock
-        self._writer = ThreadPoolExecutor(1, "stored")
+        self._writer = Writer(database, "stored")
 
     async def find(self, grant: Grant, kind: Kind, text: str) -> Found:
         """The caller's own object. Raises NotFound."""
@@ -103,16 +100,13 @@ class StoredObjects:
         return turns
 
     def _touch(self, turns: list[Found]) -> None:
-        """Move the expiry of a conversation that goes on, at most once in TOUCH_EVERY_NS; nobody waits for it."""
+        """Move the expiry of a conversation that goes on, at most once in TOUCH_EVERY_NS; nobody waits for it, and
+        where the database is away the next turn does.
+        """
         expires_ns = self._clock.now_ns() + self._keep_ns
         stale = [turn.row.id for turn in turns if turn.row.expires_ns < expires_ns - TOUCH_EVERY_NS]
         if stale:
-            self._writer.submit(self._touch_on_thread, stale, expires_ns)
-
-    def _touch_on_thread(self, stale: list[bytes], expires_ns: int) -> None:
-        # While the database is away nothing is lost: the next turn tries again.
-        with contextlib.suppress(Unavailable), self._database.write() as connection:
-            rows.touch(connection, stale, expires_ns)
+            self._writer.begin(lambda connection: rows.touch(connection, stale, expires_ns))
 
     async def items(self, grant: Grant, item_ids: Collection[str]) -> dict[str, dict[str, Any]]:
         """Items of the caller's responses by their ids; those that are not there are left out."""
@@ -171,15 +165,15 @@ class StoredObjects:
 
     async def cancel(self, grant: Grant, object_id: bytes) -> bool:
         """Mark a background response as cancelled; False when it has ended already."""
-        return await self._write(lambda connection: rows.cancel(connection, grant, object_id))
+        return await self._writer.run(lambda connection: rows.cancel(connection, grant, object_id))
 
     async def aclose(self) -> None:
         """Wait for the change under way."""
-        await asyncio.to_thread(self._writer.shutdown, cancel_futures=True)
+        await asyncio.to_thread(self._writer.close)
 
     async def _change(self, change: Callable[..., bool], grant: Grant, kind: Kind, text: str, *more: Any) -> None:
         object_id = parse_id(kind, text)
-        if object_id is None or not await self._write(
+        if object_id is None or not await self._writer.run(
             lambda connection: change(connection, grant, kind, object_id, *more)
         ):
             raise unknown(kind, text)
@@ -187,13 +181,6 @@ class StoredObjects:
     async def _read(self, ask: Callable[..., T], *what: Any, timed: bool = True) -> T:
         now = (self._clock.now_ns(),) if timed else ()
         return await self._reader.run(lambda connection: ask(connection, *what, *now))
-
-    async def _write(self, change: Callable[[Connection], T]) -> T:
-        def on_thread() -> T:
-            with self._database.write() as connection:
-                return change(connection)
-
-        return await asyncio.get_running_loop().run_in_executor(self._writer, on_thread)
 
     # On a thread
 

@@ -8,13 +8,12 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Callable
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
 
 from sqlalchemy import Connection
 
 from elkapi.errors import NotFound, Unavailable
-from elkapi.storage.db import Database, Reader
+from elkapi.storage.db import Database, Reader, Writer
 from elkapi.storage.repos import tasks as rows
 from elkapi.storage.secrets import Sealer
 from elkapi.tasks.record import Task, opened
@@ -33,10 +32,9 @@ class TaskStore:
     """One of a worker. `submits` are those under way, which outlive their callers' connections."""
 
     def __init__(self, database: Database, reader: Reader, sealer: Sealer) -> None:
-        self._database = database
         self._reader = reader
         self._sealer = sealer
-        self._writer = ThreadPoolExecutor(1, "tasks")
+        self._writer = Writer(database, "tasks")
         self.submits: set[asyncio.Task[Any]] = set()
 
     async def find(self, grant: Grant, text: str) -> Task:
@@ -106,11 +104,7 @@ class TaskStore:
 
     async def write(self, change: Callable[[Connection], T]) -> T:
         """`change`'s answer, committed. Raises Unavailable."""
-        return await asyncio.get_running_loop().run_in_executor(self._writer, self._written, change)
-
-    def _written(self, change: Callable[[Connection], T]) -> T:
-        with self._database.write() as connection:
-            return change(connection)
+        return await self._writer.run(change)
 
     async def drain(self, wait_s: float) -> None:
         """Let submits under way come to their end; recovery owns what is left."""
@@ -119,4 +113,4 @@ class TaskStore:
 
     def close(self) -> None:
         """Finish the write that runs."""
-        self._writer.shutdown(cancel_futures=True)
+        self._writer.close()

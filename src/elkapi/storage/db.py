@@ -147,6 +147,34 @@ class Reader:
             await asyncio.wait_for(asyncio.to_thread(self._threads.shutdown), self._wait_s)
 
 
+class Writer:
+    """Runs write functions off the event loop on one thread, one after the other."""
+
+    def __init__(self, database: Database, name: str) -> None:
+        self._database = database
+        self._thread = ThreadPoolExecutor(1, name)
+
+    async def run(self, fn: Callable[[Connection], T]) -> T:
+        """fn's answer over one write transaction, committed. Raises Unavailable."""
+        return await asyncio.get_running_loop().run_in_executor(self._thread, self._write, fn)
+
+    def begin(self, fn: Callable[[Connection], object]) -> None:
+        """Run a write that nobody waits for; while the database is away it is dropped."""
+        self._thread.submit(self._try, fn)
+
+    def _write(self, fn: Callable[[Connection], T]) -> T:
+        with self._database.write() as connection:
+            return fn(connection)
+
+    def _try(self, fn: Callable[[Connection], object]) -> None:
+        with suppress(Unavailable):
+            self._write(fn)
+
+    def close(self) -> None:
+        """Finish the write that runs and drop those that wait; blocks meanwhile."""
+        self._thread.shutdown(cancel_futures=True)
+
+
 async def cancel_all(tasks: Iterable[asyncio.Task[Any]]) -> None:
     """Cancel tasks that read here, until they are done: `asyncio.wait_for`, a read's, swallows a cancellation that
     comes with its answer, so once is not always enough."""

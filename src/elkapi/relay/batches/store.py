@@ -8,12 +8,11 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
 from sqlalchemy import Connection
 
-from elkapi.storage.db import Database
+from elkapi.storage.db import Database, Writer
 from elkapi.storage.secrets import Sealer
 
 T = TypeVar("T")
@@ -28,16 +27,11 @@ class BatchStore:
         self.arrived = asyncio.Event()
         # A batch is read whole and checked line by line: one at a time is all the memory that may take.
         self.creating = asyncio.Lock()
-        self._database = database
-        self._thread = ThreadPoolExecutor(1, "batches")
+        self._writer = Writer(database, "batches")
 
     async def write(self, fn: Callable[[Connection], T]) -> T:
         """fn's answer, its changes committed. Raises Unavailable."""
-        return await asyncio.get_running_loop().run_in_executor(self._thread, self._write, fn)
-
-    def _write(self, fn: Callable[[Connection], T]) -> T:
-        with self._database.write() as connection:
-            return fn(connection)
+        return await self._writer.run(fn)
 
     def look(self) -> None:
         """There may be something to do; called on the loop."""
@@ -45,4 +39,4 @@ class BatchStore:
 
     def close(self) -> None:
         """Finish the write that runs."""
-        self._thread.shutdown(cancel_futures=True)
+        self._writer.close()
