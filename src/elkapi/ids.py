@@ -42,14 +42,18 @@ def request_id_text(value: bytes) -> str:
 
 
 def parse_request_id(text: str) -> bytes | None:
-    """The id behind the public spelling, or None when it is not one."""
-    raw = text.removeprefix("req_")
-    if len(raw) != 2 * ID_BYTES or not raw.isascii():
-        return None
-    try:
-        return bytes.fromhex(raw)
-    except ValueError:
-        return None
+    """The id behind the public spelling, which may come without its `req_`; None when it is not one."""
+    return _parsed(text.removeprefix("req_"))
+
+
+def parse_prefixed_id(text: str, prefix: str) -> bytes | None:
+    """The id behind `prefix` and its 32 hex digits, as other things than requests spell theirs; None for all else."""
+    return _parsed(text.removeprefix(prefix)) if text.startswith(prefix) else None
+
+
+def _parsed(digits: str) -> bytes | None:
+    # `bytes.fromhex` alone would pass over spaces, and make a shorter id of them.
+    return bytes.fromhex(digits) if len(digits) == 2 * ID_BYTES and set(digits.lower()) <= _HEX_DIGITS else None
 
 
 def event_id_text(task_id: bytes, place: int, number: int) -> str:

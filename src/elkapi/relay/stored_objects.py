@@ -15,7 +15,7 @@ from sqlalchemy import Connection
 
 from elkapi.clock import Clock
 from elkapi.errors import BadRequest, NotFound
-from elkapi.ids import parse_request_id
+from elkapi.ids import parse_prefixed_id
 from elkapi.settings import Settings
 from elkapi.storage.db import Database, Reader, Writer
 from elkapi.storage.repos import stored as rows
@@ -43,8 +43,7 @@ class Found(msgspec.Struct, frozen=True):
 
 def parse_id(kind: Kind, text: str) -> bytes | None:
     """The id behind an object's public spelling, or None when it is not one."""
-    prefix = PREFIXES[kind]
-    return parse_request_id("req_" + text.removeprefix(prefix)) if text.startswith(prefix) else None
+    return parse_prefixed_id(text, PREFIXES[kind])
 
 
 def text_id(kind: Kind, object_id: bytes) -> str:

@@ -7,7 +7,7 @@ from typing import Any
 
 import msgspec
 
-from elkapi.ids import ID_BYTES
+from elkapi.ids import parse_prefixed_id
 from elkapi.storage.repos.batches import BatchRow
 
 PREFIX = "msgbatch_"
@@ -20,13 +20,7 @@ def batch_id_text(batch_id: bytes) -> str:
 
 def parse_batch_id(text: str) -> bytes | None:
     """The id behind the public spelling, or None when it is none."""
-    raw = text.removeprefix(PREFIX)
-    if len(raw) != 2 * ID_BYTES or raw == text or not raw.isascii():
-        return None
-    try:
-        return bytes.fromhex(raw)
-    except ValueError:
-        return None
+    return parse_prefixed_id(text, PREFIX)
 
 
 def shown(batch: BatchRow, home: str) -> dict[str, Any]:

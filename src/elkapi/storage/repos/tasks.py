@@ -12,6 +12,7 @@ from typing import Any
 import msgspec
 from sqlalchemy import ColumnElement, Connection, Select, bindparam, func, or_, select, update
 
+from elkapi.ids import parse_prefixed_id
 from elkapi.storage import dialect as sql
 from elkapi.storage import schema
 from elkapi.types import Grant, State
@@ -74,13 +75,7 @@ def text_id(task_id: bytes) -> str:
 
 def parse_id(text: str) -> bytes | None:
     """The id behind the public spelling, or None when it is not one."""
-    digits = text.removeprefix(PREFIX)
-    if len(digits) != 32 or not text.startswith(PREFIX):
-        return None
-    try:
-        return bytes.fromhex(digits)
-    except ValueError:
-        return None
+    return parse_prefixed_id(text, PREFIX)
 
 
 def find(connection: Connection, grant: Grant, text: str) -> TaskRow | None:
