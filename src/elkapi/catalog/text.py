@@ -15,6 +15,7 @@ from elkapi.catalog.jsonedit import any_in
 from elkapi.catalog.operation import Facts
 from elkapi.catalog.spelling import decode_strict, strict
 from elkapi.errors import BadRequest
+from elkapi.translate.completions import MAX_TOKENS_DEFAULT
 from elkapi.translate.profiles import profile_for
 from elkapi.types import Usage
 
@@ -25,7 +26,6 @@ EMBED_REQUESTS_MAX = 2048
 # What a provider's own framing of messages, tools and schemas adds at most to the bytes of the body.
 FRAME_TOKENS_MAX = 64
 OUTPUT_TOKENS_MAX = 2_000_000
-COMPLETION_TOKENS_DEFAULT = 16
 _REMOTE_FILES = (b'"file_id"', b'"file_url"', b'"fileUri"', b'"file_uri"')
 # Tools the provider runs itself: what they find, read or compute is input of the same call. Not a client's own function
 # of such a name.
@@ -211,7 +211,7 @@ def read_completion(body: bytes) -> Facts:
     if not view.prompt:
         raise BadRequest("`prompt` is empty.", param="prompt")
     prompts = len(view.prompt) if isinstance(view.prompt, list) and not isinstance(view.prompt[0], int) else 1
-    limit = COMPLETION_TOKENS_DEFAULT if view.max_tokens is None else view.max_tokens
+    limit = MAX_TOKENS_DEFAULT if view.max_tokens is None else view.max_tokens
     return _facts(
         body,
         _model(view.model),

@@ -1,4 +1,4 @@
-"""The legacy completions: what a relayed call needs to know, its meter, and serving it from the chat hub.
+"""The legacy completions: the meter of a relayed call, and serving one from the chat hub.
 
 It owns the `text_completion` spelling, and leaves what is asked of a chat upstream to `chat_write_request`.
 Contract: openai.md (Completions).
@@ -37,21 +37,10 @@ from elkapi.translate.sse import Frame
 from elkapi.translate.usage import chat_usage_object, read_written_usage
 from elkapi.types import Usage
 
-# OpenAI's default where the caller names no limit, and what tokenizers add to a text at most.
+# OpenAI's, where the caller names no limit.
 MAX_TOKENS_DEFAULT = 16
-FRAME_TOKENS_PER_PROMPT = 2
 
 _Positive = Annotated[int, msgspec.Meta(ge=1)]
-
-
-class CompletionFacts(msgspec.Struct, frozen=True):
-    """What relaying a call needs: the model, how it streams, and upper bounds of what it can cost, in tokens."""
-
-    model: str
-    stream: bool
-    include_usage: bool
-    prompt_tokens_max: int
-    output_tokens_max: int
 
 
 class _StreamOptions(msgspec.Struct):
@@ -60,7 +49,7 @@ class _StreamOptions(msgspec.Struct):
 
 class _Body(msgspec.Struct):
     model: Annotated[str, msgspec.Meta(min_length=1)]
-    # Every kind of prompt; which one it is, `_prompts` says.
+    # Every kind of prompt, of which `read_request` takes one; `catalog.text` has checked it.
     prompt: str | list[Any]
     suffix: str | None = None
     max_tokens: Annotated[int, msgspec.Meta(ge=0)] | None = None
@@ -81,51 +70,10 @@ class _Body(msgspec.Struct):
 
 
 _body = msgspec.json.Decoder(_Body)
-_members = msgspec.json.Decoder(dict[str, msgspec.Raw])
-_BILLED = ("model", "prompt", "max_tokens", "n", "best_of", "stream", "stream_options")
-
-
-def read_facts(body: bytes) -> CompletionFacts:
-    """The bounds of a call that is relayed as it is. Raises BadRequest naming the field.
-
-    Another spelling of a member that the bill depends on is refused: upstreams written in Go would take it.
-    """
-    view = decode(_body, body)
-    for name in decode(_members, body):
-        if name not in _BILLED and name.lower() in _BILLED:
-            raise BadRequest(f"Write `{name.lower()}` in small letters.", param=name)
-    prompts, tokens = _prompts(view.prompt)
-    answers = max(view.n or 1, view.best_of or 1) * prompts
-    limit = MAX_TOKENS_DEFAULT if view.max_tokens is None else view.max_tokens
-    # With `echo` the prompt is a part of the answer, and some upstreams count it as output.
-    echoed = tokens * answers if view.echo else 0
-    return CompletionFacts(
-        model=view.model,
-        stream=bool(view.stream),
-        include_usage=_wants_usage(view),
-        prompt_tokens_max=tokens,
-        output_tokens_max=limit * answers + echoed,
-    )
 
 
 def _wants_usage(view: _Body) -> bool:
     return bool(view.stream and view.stream_options and view.stream_options.include_usage)
-
-
-def _prompts(prompt: str | list[Any]) -> tuple[int, int]:
-    """(how many, most tokens): a text has at most one token a byte."""
-    rows = [prompt] if isinstance(prompt, str) or (prompt and type(prompt[0]) is int) else list(prompt)
-    if not rows:
-        raise BadRequest("`prompt` is an empty array.", param="prompt")
-    tokens = 0
-    for row in rows:
-        if isinstance(row, str):
-            tokens += len(row.encode()) + FRAME_TOKENS_PER_PROMPT
-        elif isinstance(row, list) and all(type(token) is int and token >= 0 for token in row):
-            tokens += len(row) + FRAME_TOKENS_PER_PROMPT
-        else:
-            raise BadRequest("`prompt` must be a text, texts, token ids or lists of token ids.", param="prompt")
-    return len(rows), tokens
 
 
 def read_request(body: bytes) -> ChatRequest:

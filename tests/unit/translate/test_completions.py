@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from elkapi.errors import BadRequest
 from elkapi.translate import completions
-from elkapi.translate.completions import CompletionsReader, CompletionsWriter, read_facts, read_request, write_reply
+from elkapi.translate.completions import CompletionsReader, CompletionsWriter, read_request, write_reply
 from elkapi.translate.dialect import ReplyFacts, Unreadable
 from elkapi.translate.ir import (
     ChatRequest,
@@ -54,51 +54,6 @@ EVENTS = [
 
 def _body(**members: Any) -> bytes:
     return json.dumps({"model": "m", "prompt": "héy", **members}).encode()
-
-
-@pytest.mark.parametrize(
-    ("members", "tokens_in", "tokens_out"),
-    [
-        ({}, 6, 16),
-        ({"max_tokens": 0}, 6, 0),
-        ({"max_tokens": 5, "n": 2, "best_of": 3}, 6, 15),
-        ({"prompt": ["a", "b"], "max_tokens": 5, "n": 2}, 6, 20),
-        ({"prompt": [1, 2, 3]}, 5, 16),
-        ({"prompt": [[1], [2, 3]], "max_tokens": 1}, 7, 2),
-        ({"max_tokens": 1, "echo": True}, 6, 7),
-    ],
-)
-def test_the_most_a_relayed_completion_can_cost(members: dict[str, Any], tokens_in: int, tokens_out: int) -> None:
-    facts = read_facts(_body(**members))
-    assert (facts.prompt_tokens_max, facts.output_tokens_max) == (tokens_in, tokens_out)
-
-
-def test_stream_and_usage_are_read_as_the_caller_said() -> None:
-    facts = read_facts(_body(stream=True, stream_options={"include_usage": True}))
-    assert (facts.model, facts.stream, facts.include_usage) == ("m", True, True)
-    assert read_facts(_body(stream_options={"include_usage": True})).include_usage is False
-
-
-@pytest.mark.parametrize(
-    ("body", "param"),
-    [
-        (b'{"model":"m"}', "prompt"),
-        (b'{"prompt":"x"}', "model"),
-        (_body(prompt=[]), "prompt"),
-        (_body(prompt=[{}]), "prompt"),
-        (_body(prompt=["a", 1]), "prompt"),
-        (_body(prompt=[[-1]]), "prompt"),
-        (_body(prompt=[True]), "prompt"),
-        (_body(n=0), "n"),
-        (_body(Max_Tokens=5), "Max_Tokens"),
-        (b"[]", None),
-        (b"{", None),
-    ],
-)
-def test_what_is_wrong_with_a_completion_is_named(body: bytes, param: str | None) -> None:
-    with pytest.raises(BadRequest) as refused:
-        read_facts(body)
-    assert refused.value.param == param
 
 
 def test_every_cut_of_a_stream_gives_the_same_events() -> None:
