@@ -1,7 +1,7 @@
 """Reranking between its two forms, Jina's and Cohere's, both ways, pure; it owns the forms and ranks nothing itself.
 
-Contract: openai.md "Rerank". A caller writes either form of request (they differ in what limits a document); it is
-answered in Jina's with an `id`, or in Cohere's where it called Cohere's path. Results are sorted, best first.
+Contract: openai.md "Rerank". A caller writes either form of request (they differ in what limits a document) and is
+answered in Jina's, with an `id`. Results are sorted, best first. How many documents there may be is `catalog.text`'s.
 """
 
 from __future__ import annotations
@@ -16,13 +16,11 @@ from elkapi.translate.decode import decode
 from elkapi.translate.dialect import Unreadable
 from elkapi.types import Usage
 
-DOCUMENTS_MAX = 10_000
-COHERE_API_VERSION = "2"
 SEARCH_DOCUMENTS = 100
 
 
 class RerankRequest(msgspec.Struct, frozen=True):
-    """Texts to rank by a query. `top_n` None: all. `extra` are fields of one form only, by name."""
+    """Texts to rank by a query. `top_n` None: all."""
 
     model: str
     query: str
@@ -30,7 +28,6 @@ class RerankRequest(msgspec.Struct, frozen=True):
     top_n: int | None = None
     return_documents: bool = False
     max_tokens_per_doc: int | None = None
-    extra: dict[str, Any] = {}
 
 
 class Ranked(msgspec.Struct, frozen=True):
@@ -99,8 +96,6 @@ class _Reply(msgspec.Struct):
 _request = msgspec.json.Decoder(_Request)
 _reply = msgspec.json.Decoder(_Reply)
 _json = msgspec.json.Encoder()
-# One form's own fields; the other form's servers ignore or refuse them.
-_JINA_ONLY = ("max_chunks_per_doc", "overlap_tokens")
 
 
 def read_request(body: bytes) -> RerankRequest:
@@ -109,17 +104,11 @@ def read_request(body: bytes) -> RerankRequest:
     documents = tuple(item if isinstance(item, str) else item.text for item in view.documents)
     if not documents:
         raise BadRequest("`documents` is empty; give at least one document.", param="documents")
-    if len(documents) > DOCUMENTS_MAX:
-        raise BadRequest(
-            f"`documents` has {len(documents)} items; at most {DOCUMENTS_MAX} are allowed.", param="documents"
-        )
     for name in ("model", "query"):
         if not getattr(view, name):
             raise BadRequest(f"`{name}` is empty.", param=name)
     if view.rank_fields not in (None, [], ["text"]):
         raise BadRequest("Only the field `text` of a document can be ranked.", param="rank_fields")
-    extra = {"max_chunks_per_doc": view.max_chunks_per_doc or view.max_chunk_per_doc}
-    extra["overlap_tokens"] = view.overlap_tokens
     return RerankRequest(
         view.model,
         view.query,
@@ -127,27 +116,18 @@ def read_request(body: bytes) -> RerankRequest:
         view.top_n,
         bool(view.return_documents),
         view.max_tokens_per_doc,
-        {name: value for name, value in extra.items() if value is not None},
     )
 
 
-def write_jina_request(request: RerankRequest, upstream_model: str) -> bytes:
-    """The body for Jina-type upstreams. Documents are never asked back: the caller's own are at hand."""
-    return _json.encode({**_common(request, upstream_model), "return_documents": False, **request.extra})
-
-
 def write_cohere_request(request: RerankRequest, upstream_model: str) -> bytes:
-    """The body for Cohere v2. How Jina cuts documents into chunks has no word there and is left out."""
-    return _json.encode(_common(request, upstream_model))
-
-
-def _common(request: RerankRequest, upstream_model: str) -> dict[str, Any]:
+    """The body for Cohere v2. How Jina cuts documents into chunks has no word there and is left out, as is whether
+    they are given back: the caller's own are at hand."""
     body: dict[str, Any] = {"model": upstream_model, "query": request.query, "documents": request.documents}
     if request.top_n is not None:
         body["top_n"] = min(request.top_n, len(request.documents))
     if request.max_tokens_per_doc is not None:
         body["max_tokens_per_doc"] = request.max_tokens_per_doc
-    return body
+    return _json.encode(body)
 
 
 def read_reply(body: bytes, request: RerankRequest) -> RerankReply:
@@ -201,13 +181,6 @@ def write_jina_reply(reply: RerankReply, request: RerankRequest, id_: str, model
             "usage": {"prompt_tokens": tokens, "total_tokens": tokens},
         }
     )
-
-
-def write_cohere_reply(reply: RerankReply, request: RerankRequest, id_: str) -> bytes:
-    """Cohere's form. Search units where the upstream told them, else one for each 100 documents, as Cohere counts."""
-    units = reply.search_units if reply.search_units is not None else searches_of(len(request.documents))
-    meta: dict[str, Any] = {"api_version": {"version": COHERE_API_VERSION}, "billed_units": {"search_units": units}}
-    return _json.encode({"id": id_, "results": _results(reply, request), "meta": meta})
 
 
 def _results(reply: RerankReply, request: RerankRequest) -> list[dict[str, Any]]:
