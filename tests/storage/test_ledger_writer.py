@@ -106,7 +106,7 @@ async def test_the_loop_goes_on_while_another_process_writes(sqlite: Installatio
     account = funded_account(sqlite.database, 10**6)
     ledger = await opened(sqlite)
     await pairs(ledger, account, 5, 1)
-    path = str(sqlite.database.sqlite_path)
+    path = sqlite.settings.effective_database_url.removeprefix("sqlite:///")
     locked, release = threading.Event(), threading.Event()
 
     def hold_the_lock() -> None:
@@ -204,7 +204,7 @@ async def test_the_write_ahead_log_begins_anew_under_load(
     monkeypatch.setattr(checkpoint, "LOOK_EVERY_S", 0.02)
     account = funded_account(sqlite.database, 10**6)
     ledger = await opened(sqlite)
-    log = Path(f"{sqlite.database.sqlite_path}-wal")
+    log = Path(sqlite.settings.effective_database_url.removeprefix("sqlite:///") + "-wal")
     beginnings, largest, all_of_it = set(), 0, 0
     # A transaction touches three pages at least; a log that never began anew would hold them all.
     while len(beginnings) < 4 or largest >= all_of_it / 2:

@@ -108,7 +108,6 @@ class Meter(msgspec.Struct, frozen=True, kw_only=True):
     extends: bool = False
     frames_s: Callable[[Mapping[str, Any]], float] | None = None
     tokens_max: Callable[[Mapping[str, str], int], int] | None = None
-    tokens: str = ""
 
 
 class Listing(msgspec.Struct, frozen=True, kw_only=True):
@@ -136,8 +135,8 @@ class Listing(msgspec.Struct, frozen=True, kw_only=True):
 class InBand(msgspec.Struct, frozen=True, kw_only=True):
     """A provider that reports failure inside a success: `path` is `good` in a good answer.
 
-    `message` is the path of the words; a value among `elsewhere` means that another channel may do better. `fetched`:
-    the rule holds for answers that tell of a task too.
+    `also_good` is another value of a good answer, None for none. `message` is the path of the words; a value among
+    `elsewhere` means that another channel may do better. `fetched`: the rule holds for answers that tell of a task too.
     """
 
     path: str

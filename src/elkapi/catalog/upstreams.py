@@ -1,6 +1,6 @@
 """Channel families: how each kind of upstream is addressed and authenticated, and which wires it speaks.
 
-A provider that needs no behaviour is a row of COMPATIBLE; its differences from the plain form are its endpoints.
+A provider that needs no behaviour is one of _COMPATIBLE_ROWS; its differences from the plain form are its endpoints.
 Contract: openai.md and anthropic.md ("Upstream" of each row); the providers' own references for their base URLs.
 """
 
@@ -18,7 +18,8 @@ from elkapi.catalog.media import VIDEO_MAPS
 from elkapi.catalog.operation import Operation, Wire
 from elkapi.types import Channel, ChannelKey
 
-# "raw" is the key alone, without a word before it; "jwt" a token that the key signs; the last three are made elsewhere.
+# "raw" is the key alone, without a word before it; "jwt" a token that the key signs; that one, "aws" and
+# "gcp" are made elsewhere.
 Auth = Literal["bearer", "raw", "x-api-key", "x-goog-api-key", "api-key", "jwt", "aws", "gcp", "none"]
 
 
@@ -295,8 +296,6 @@ _CROSSINGS: dict[Wire, tuple[Wire, ...]] = {
     "gemini-batch-embed": ("embeddings",),
     "rerank": ("cohere-rerank",),
 }
-# Counted by the gateway itself where the upstream has no such route.
-COUNTS: frozenset[Wire] = frozenset({"anthropic-count", "gemini-count", "responses-count"})
 
 
 @lru_cache(maxsize=4096)

@@ -78,10 +78,6 @@ def admin_id(entry_id: bytes) -> bytes:
     return entry_id + ADMIN_STEP + b"\x00"
 
 
-def request_of(transfer_id: bytes) -> bytes:
-    return transfer_id[:16]
-
-
 def leg_of(transfer_id: bytes) -> int:
     return transfer_id[17]
 

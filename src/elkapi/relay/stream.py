@@ -116,7 +116,7 @@ async def _not_streamed(one: Try, reply: UpstreamReply, status: int, exchange: E
     if one.judging and crossing.refused:
         return _refused(one, status, crossing, data)
     one.started = True
-    _start(one, crossing)
+    _start(one)
     await one.call.reply.write(data)
     return _outcome(one, status, crossing)
 
@@ -158,7 +158,7 @@ class _Stream:
         """Hand the rest on as it comes. The terminal event is left in the outcome."""
         one, crossing, out = self.one, self.crossing, self.out
         one.started = True
-        _start(one, crossing)
+        _start(one)
         silence = self.silence = Silence(out, crossing.ping(), ping_s)
         try:
             await out.write(self.setup)
@@ -216,7 +216,7 @@ def _failed_inside(one: Try, crossing: Crossing, failure: Failure) -> Verdict:
     return one.failed_inside(failure)
 
 
-def _start(one: Try, crossing: Crossing) -> None:
+def _start(one: Try) -> None:
     one.call.reply.start(200, one.headers(_kind(one)))
 
 

@@ -214,11 +214,10 @@ class Submit:
             guard=error.guard if isinstance(error, ContentBlocked) else None,
         )
 
-    def _order(self, task: NewTask | None = None) -> HoldOrder:
-        grant, price = self.grant, self.quote.price
-        claim = self.claim if task is not None else None
+    def _order(self, task: NewTask) -> HoldOrder:
+        grant, quote, model = self.grant, self.quote, self.asked.model
         return HoldOrder(
-            self.call_id, grant.key_id, grant.accounts, self.quote.nano, self.asked.model, price.id, claim, task
+            self.call_id, grant.key_id, grant.accounts, quote.nano, model, quote.price.id, self.claim, task
         )
 
     def _new_task(self) -> NewTask:

@@ -60,10 +60,6 @@ class Database:
         """The address for people: its password masked, and without its query, where libpq takes one too."""
         return self._writer.url.set(query={}).render_as_string(hide_password=True)
 
-    @property
-    def sqlite_path(self) -> Path | None:
-        return Path(str(self._writer.url.database)) if self.dialect == sql.SQLITE else None
-
     @contextmanager
     def write(self) -> Iterator[Connection]:
         """One write transaction (BEGIN IMMEDIATE on SQLite): committed at the end, rolled back on any exception."""

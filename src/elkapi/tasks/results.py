@@ -39,7 +39,6 @@ from elkapi.upstream.follow import follow
 from elkapi.upstream.reply import UpstreamReply
 
 Reason = Literal["too_large", "wrong_type", "address_refused", "upstream", "store"]
-ERROR_BYTES_MAX = 64 * 1024
 # Answers that may become better by themselves; a file that is not there yet is usually there a moment later, and a
 # signed address that expired while its copy waited (403 of most stores) is a fresh one in the next answer.
 AGAIN_STATUSES = frozenset({403, 404, 408, 409, 423, 425, 429})

@@ -114,9 +114,6 @@ class _Assistant(msgspec.Struct):
     function_call: _Function | None = None
 
 
-ASSISTANT_MEMBERS = frozenset(_Assistant.__struct_fields__)
-
-
 def at(path: str, value: Any, type_: type[T]) -> T:
     """`convert` whose refusal names the place (`messages[2].content`)."""
     try:

@@ -63,10 +63,6 @@ class _OpenAIVector(msgspec.Struct):
     index: int
 
 
-class _OpenAIUsage(msgspec.Struct):
-    prompt_tokens: int
-
-
 class _OpenAIReply(msgspec.Struct):
     data: list[_OpenAIVector]
     usage: Any = None
@@ -313,18 +309,3 @@ def read_count_request(body: bytes) -> ChatRequest:
 def write_count_reply(total_tokens: int) -> bytes:
     """The answer to countTokens."""
     return _json.encode({"totalTokens": total_tokens})
-
-
-def read_count_reply(body: bytes) -> int:
-    """The count of a Gemini upstream. Raises Unreadable."""
-    view = _decoded(_count_reply, body)
-    if view.totalTokens < 0:
-        raise Unreadable("a negative count")
-    return int(view.totalTokens)
-
-
-class _CountReply(msgspec.Struct):
-    totalTokens: int
-
-
-_count_reply = msgspec.json.Decoder(_CountReply)

@@ -174,7 +174,7 @@ def _turn(message: Message, system_role: str, request: ChatRequest) -> Iterable[
             yield _message(role, content)
             content = []
         if isinstance(part, Thinking):
-            yield from _thinking(part, passages, own)
+            yield from _thinking(part, passages)
         else:
             yield from _item(part, request)
     yield from _unsigned(passages, own)
@@ -186,7 +186,7 @@ def _message(role: str, content: list[dict[str, Any]]) -> dict[str, Any]:
     return {"type": "message", "role": role, "content": content}
 
 
-def _thinking(part: Thinking, passages: list[str], own: bool) -> Iterable[dict[str, Any]]:
+def _thinking(part: Thinking, passages: list[str]) -> Iterable[dict[str, Any]]:
     """Passages wait for the signature that ends them; what another dialect signed is only a secret here."""
     if part.redacted is not None or (part.signature is not None and part.signed_by != "responses"):
         return

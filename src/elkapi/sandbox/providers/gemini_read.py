@@ -21,7 +21,6 @@ SIGNED_CALL = "gemini function call"
 # Google's documented ways to say that a call comes from elsewhere and has no signature; its SDK sends them in base64.
 _WORDS = ("skip_thought_signature_validator", "context_engineering_is_the_way_to_go")
 UNSIGNED = {*_WORDS, *(base64.b64encode(word.encode()).decode("ascii") for word in _WORDS)}
-OTHER_PARTS = {"executableCode", "codeExecutionResult", "thoughtSignature", "toolCall", "toolResponse"}
 BODY_FIELDS = {
     "contents", "systemInstruction", "tools", "toolConfig", "safetySettings", "generationConfig", "cachedContent",
     "model", "labels", "serviceTier", "store",

@@ -31,7 +31,6 @@ ACCESS_KEY, SECRET_KEY = "AKSANDBOX", "sandbox-secret"
 # A key of this shape is one for another gateway, which takes it as it is.
 PLAIN_PREFIX = "sk-"
 ID_FIRST = 800_000_000_000_000_000
-TOKEN_LIFE_MAX_S = 86_400
 PAGE_DEFAULT, PAGE_MAX = 30, 500
 EXTENDABLE = ("kling-v1", "kling-v1-5", "kling-v1-6", "kling-video-extend")
 EXTENDED_MS = 4_500

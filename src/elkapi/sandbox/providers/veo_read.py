@@ -14,13 +14,6 @@ from elkapi.sandbox.providers.gemini_read import fields_of, json_object
 from elkapi.sandbox.providers.gemini_schema import invalid
 from elkapi.sandbox.strict import strictly
 
-VEO_MODELS = (
-    "veo-3.1-generate-preview",
-    "veo-3.1-fast-generate-preview",
-    "veo-3.0-generate-001",
-    "veo-3.0-fast-generate-001",
-    "veo-2.0-generate-001",
-)
 SIZES = {
     ("720p", "16:9"): (1280, 720),
     ("720p", "9:16"): (720, 1280),

@@ -12,7 +12,3 @@ def operator_id(connection: Connection) -> int:
     """The owner that every installation starts with."""
     owner_id: int = connection.execute(select(schema.owners.c.id).where(schema.owners.c.name == OPERATOR)).scalar_one()
     return owner_id
-
-
-def owner_name(connection: Connection, owner_id: int) -> str | None:
-    return connection.execute(select(schema.owners.c.name).where(schema.owners.c.id == owner_id)).scalar()
