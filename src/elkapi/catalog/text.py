@@ -15,6 +15,7 @@ from elkapi.catalog.jsonedit import any_in
 from elkapi.catalog.operation import Facts
 from elkapi.catalog.spelling import decode_strict, strict
 from elkapi.errors import BadRequest
+from elkapi.translate import server_tools
 from elkapi.translate.completions import MAX_TOKENS_DEFAULT
 from elkapi.translate.profiles import profile_for
 from elkapi.types import Usage
@@ -28,12 +29,12 @@ FRAME_TOKENS_MAX = 64
 OUTPUT_TOKENS_MAX = 2_000_000
 _REMOTE_FILES = (b'"file_id"', b'"file_url"', b'"fileUri"', b'"file_uri"')
 # Tools the provider runs itself: what they find, read or compute is input of the same call. Not a client's own function
-# of such a name.
+# of such a name. Types may have a date behind them; Google takes both spellings of a member.
 SERVED_TOOLS_TOKENS_MAX = 100_000
-_SERVED_TOOL = re.compile(
-    rb'"type"\s*+:\s*+"(?:web_search|web_fetch|file_search|code_interpreter|code_execution|mcp)'
-    rb'|"(?:googleSearch|google_search|urlContext|url_context|codeExecution|code_execution)"\s*+:'
-)
+_TYPES = "|".join(sorted(server_tools.KINDS | server_tools.CHAT.keys() | server_tools.RESPONSES.keys()))
+_SNAKES = (re.sub("[A-Z]", lambda hit: "_" + hit[0].lower(), name) for name in server_tools.GEMINI)
+_MEMBERS = "|".join(sorted({*server_tools.GEMINI, *_SNAKES}))
+_SERVED_TOOL = re.compile(rf'"type"\s*+:\s*+"(?:{_TYPES})|"(?:{_MEMBERS})"\s*+:'.encode())
 # A context that is compacted on the way is read once more, and its summary is written beside the answer.
 COMPACTION_TOKENS_MAX = 16_384
 _NONE = msgspec.Raw()

@@ -35,6 +35,7 @@ from elkapi.translate.ir import (
     ToolCall,
     ToolChoice,
 )
+from elkapi.translate.server_tools import CHAT
 
 _Positive = Annotated[int, msgspec.Meta(ge=1)]
 
@@ -124,14 +125,6 @@ _body = msgspec.json.Decoder(_Body)
 _members = msgspec.json.Decoder(dict[str, Any])
 _KNOWN = frozenset(_Body.__struct_fields__)
 _OUTPUT_KINDS = {"text": "text", "json_object": "json", "json_schema": "schema"}
-# Names of tools that an upstream runs itself, as they are spelled in the `tools` of chat-like providers.
-_SERVER_KINDS = {
-    "web_search": "web_search",
-    "web_search_preview": "web_search",
-    "google_search": "web_search",
-    "code_interpreter": "code_execution",
-    "code_execution": "code_execution",
-}
 
 
 def read_request(body: bytes) -> ChatRequest:
@@ -300,7 +293,7 @@ def _tools(view: _Body, extra: dict[str, Any]) -> tuple[tuple[Tool, ...], tuple[
             custom = at(f"tools[{index}].custom", row.get("custom"), _Custom)
             tools.append(Tool(custom.name, custom.description, custom=True, format=custom.format))
         elif isinstance(kind, str):
-            served.append(ServerTool(_SERVER_KINDS.get(kind, kind), "chat", row))
+            served.append(ServerTool(CHAT.get(kind, kind), "chat", row))
         else:
             raise BadRequest("The type of a tool must be a string.", param=f"tools[{index}].type")
     if view.functions:

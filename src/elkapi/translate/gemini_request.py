@@ -16,7 +16,6 @@ from elkapi.translate.decode import convert, worded
 from elkapi.translate.gemini_schema import from_subset
 from elkapi.translate.gemini_wire import (
     AUDIO_FORMATS,
-    SERVER_TOOLS,
     WireBlob,
     WireCall,
     WireCalling,
@@ -52,6 +51,7 @@ from elkapi.translate.ir import (
     ToolChoice,
     ToolResult,
 )
+from elkapi.translate.server_tools import GEMINI
 
 CONTENTS_MAX = 10_000
 _EFFORTS: tuple[Effort, ...] = ("minimal", "low", "medium", "high", "xhigh")
@@ -264,7 +264,7 @@ def _tools(listed: list[dict[str, Any]]) -> tuple[tuple[Tool, ...], tuple[Server
                     if rest := {name: raw[name] for name in raw if name not in WireDeclaration.__struct_fields__}:
                         declared[view.name] = rest
             elif isinstance(value, dict):
-                server_tools.append(ServerTool(SERVER_TOOLS.get(kind, kind), "gemini", {kind: value}))
+                server_tools.append(ServerTool(GEMINI.get(kind, kind), "gemini", {kind: value}))
             else:
                 raise BadRequest(f"`{kind}` must be an object.", param=f"tools[{place}].{kind}")
     return tuple(tools), tuple(server_tools), declared

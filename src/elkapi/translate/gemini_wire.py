@@ -19,14 +19,6 @@ AUDIO_FORMATS = {
     "audio/mp3": "mp3",
     "audio/mpeg": "mp3",
 }
-# Our words for the tools that the upstream runs; another tool keeps Google's name.
-SERVER_TOOLS = {
-    "googleSearch": "web_search",
-    "googleSearchRetrieval": "web_search",
-    "enterpriseWebSearch": "web_search",
-    "codeExecution": "code_execution",
-    "urlContext": "web_fetch",
-}
 
 
 class WireBlob(msgspec.Struct):

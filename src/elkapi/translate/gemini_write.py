@@ -18,7 +18,6 @@ from elkapi.translate.chat_parts import refuse_file_ids
 from elkapi.translate.decode import worded
 from elkapi.translate.dialect import stop_member
 from elkapi.translate.gemini_schema import to_subset
-from elkapi.translate.gemini_wire import SERVER_TOOLS
 from elkapi.translate.ir import (
     Audio,
     ChatRequest,
@@ -37,6 +36,7 @@ from elkapi.translate.ir import (
     ToolResult,
 )
 from elkapi.translate.profiles import Profile, effort_for
+from elkapi.translate.server_tools import GEMINI
 
 STOP_MAX = 5
 BUDGETS: dict[Effort, int] = {"none": 0, "minimal": 512, "low": 1024, "medium": 8192, "high": 24_576}
@@ -311,7 +311,7 @@ def _plain(schema: _Wire) -> _Wire:
 def _server_tool(tool: ServerTool) -> _Wire:
     if tool.dialect == "gemini":
         return tool.raw
-    name = next((name for name, kind in SERVER_TOOLS.items() if kind == tool.kind), None)
+    name = next((name for name, kind in GEMINI.items() if kind == tool.kind), None)
     if name is None or any(tool.raw.get(word) for word in _NARROWING):
         raise BadRequest(f"This model cannot take the tool `{tool.raw.get('type', tool.kind)}`.", param="tools")
     return {name: {}}

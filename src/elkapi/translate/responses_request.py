@@ -29,6 +29,7 @@ from elkapi.translate.ir import (
     ToolResult,
 )
 from elkapi.translate.responses_items import joined_name, read_items, tools_in_input
+from elkapi.translate.server_tools import RESPONSES
 
 LOGPROBS = "message.output_text.logprobs"
 
@@ -110,13 +111,6 @@ _members = msgspec.json.Decoder(dict[str, Any])
 # `include` is read and kept: only one of its words has a place in the hub.
 _KNOWN = frozenset(_Body.__struct_fields__) - {"include"}
 _OUTPUT_KINDS = {"text": "text", "json_object": "json", "json_schema": "schema"}
-_SERVER_KINDS = {
-    "web_search": "web_search",
-    "web_search_2025_08_26": "web_search",
-    "web_search_preview": "web_search",
-    "web_search_preview_2025_03_11": "web_search",
-    "code_interpreter": "code_execution",
-}
 # Members that stand for content or a rule which only the provider knows: without them the answer is another one.
 _REFUSED = ("previous_response_id", "conversation", "prompt", "moderation", "tool_choice", "text")
 
@@ -228,7 +222,7 @@ def read_tools(
         elif kind in ("function", "custom"):
             tools.append(_tool(row, path))
         else:
-            served.append(ServerTool(_SERVER_KINDS.get(kind, kind), "responses", row))
+            served.append(ServerTool(RESPONSES.get(kind, kind), "responses", row))
     return tuple(tools), tuple(served)
 
 

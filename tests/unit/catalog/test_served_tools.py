@@ -1,0 +1,50 @@
+"""A tool that the provider runs brings input of its own, which the hold of the call must cover."""
+
+from __future__ import annotations
+
+import json
+import re
+from typing import Any
+
+import pytest
+
+from elkapi.catalog.text import SERVED_TOOLS_TOKENS_MAX, read_chat, read_generate, read_messages, read_responses
+from elkapi.translate.server_tools import CHAT, GEMINI, KINDS, RESPONSES
+
+MESSAGES = [{"role": "user", "content": "x"}]
+
+
+def _snake(name: str) -> str:
+    return re.sub("(?=[A-Z])", "_", name).lower()
+
+
+@pytest.mark.parametrize("kind", sorted({*CHAT, *KINDS}))
+def test_a_chat_holds_for_what_a_served_tool_brings(kind: str) -> None:
+    _covers(read_chat, {"model": "m", "messages": MESSAGES}, {"type": kind}, {"type": "function"})
+
+
+@pytest.mark.parametrize("kind", sorted({*RESPONSES, *KINDS}))
+def test_a_response_holds_for_what_a_served_tool_brings(kind: str) -> None:
+    _covers(read_responses, {"model": "m", "input": "x"}, {"type": kind}, {"type": "function"})
+
+
+@pytest.mark.parametrize("kind", sorted(KINDS))
+def test_a_message_holds_for_what_a_served_tool_brings(kind: str) -> None:
+    asked = {"model": "m", "max_tokens": 9, "messages": MESSAGES}
+    _covers(read_messages, asked, {"type": f"{kind}_20250305"}, {"type": "custom"})
+
+
+@pytest.mark.parametrize("name", sorted({*GEMINI, *map(_snake, GEMINI)}))
+def test_a_gemini_call_holds_for_what_a_served_tool_brings(name: str) -> None:
+    _covers(read_generate, {"contents": [{"parts": [{"text": "x"}]}]}, {name: {}}, {"functionDeclarations": []})
+
+
+def _covers(read: Any, asked: dict[str, Any], served: dict[str, Any], own: dict[str, Any]) -> None:
+    """The served tool is bounded; one of the caller's own, which has such a name, is not."""
+
+    def beyond(tool: dict[str, Any]) -> int:
+        body = json.dumps({**asked, "tools": [tool]}).encode()
+        return read(body).upper.input_tokens - len(body)
+
+    assert beyond(served) >= SERVED_TOOLS_TOKENS_MAX
+    assert beyond({**own, "name": next(iter(served.values())) or next(iter(served))}) < SERVED_TOOLS_TOKENS_MAX
