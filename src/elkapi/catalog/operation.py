@@ -123,10 +123,10 @@ class Operation(msgspec.Struct, frozen=True):
     (the streamed twin), as (id, kind). Of a task's operations, `task` says how its provider tells of it, `upstream` is
     the submit's method and path below the channel's base, `meter` what it may cost, `form` how a task is shown to the
     caller: "native" is the provider's own last answer. `listing` is how a list looks, `names` how a path
-    spells a provider's id where it is not `{id}` alone. `media`: the body is a neutral request for a video, which any
-    provider of videos may serve; `flat_form`: it is one, and is answered in that form, where it names no member of the
-    provider's own. `stream` True: always streamed; None: as the body says. `free_unless_priced`: a model without a
-    price record is free here and not refused.
+    spells a provider's id where it is not `{id}` alone. `neutral`: the body is a request for a video in no provider's
+    words, which any of them may serve; `flat_form`: it is one, and is answered in that form, where it names no member
+    of the provider's own. `stream` True: always streamed; None: as the body says. `free_unless_priced`: a model
+    without a price record is free here and not refused.
     """
 
     id: str
@@ -152,7 +152,7 @@ class Operation(msgspec.Struct, frozen=True):
     form: str = "native"
     listing: Listing | None = None
     names: str = ""
-    media: Literal["", "always"] = ""
+    neutral: bool = False
     flat_form: str = ""
 
 

@@ -334,7 +334,7 @@ def serves(operation: Operation, channel: Channel, model: str) -> bool:
     """Whether a channel can answer an operation at all, natively or translated."""
     if operation.wire is None or channel.family not in UPSTREAM_FAMILIES:
         return False
-    crosses = operation.dialect is not None or operation.media == "always"
+    crosses = operation.dialect is not None or operation.neutral
     return endpoint_for(channel.family, operation.wire, crosses, model) is not None
 
 

@@ -77,7 +77,7 @@ def _submit(operation: Operation) -> list[str]:
     ]
     if task.callback:
         rows.append(("callback", f"`{task.callback}`, in the {task.notice} form"))
-    if operation.media == "always":
+    if operation.neutral:
         rows.append(("served by", "any provider of videos: " + ", ".join(VIDEO_MAPS)))
     return ["| | |", "|---|---|", *(f"| {name} | {text} |" for name, text in rows), ""]
 

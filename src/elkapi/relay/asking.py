@@ -135,7 +135,7 @@ def asked_for(
     ask, form = None, operation.form
     if operation.flat_form and _is_flat(body, operation.model.name):
         form = operation.flat_form
-    if operation.media == "always" or form != operation.form:
+    if operation.neutral or form != operation.form:
         ask = media.read(form, body, model)
     upper, features = bound(operation.meter, body)
     callback = ask.callback_url if ask is not None else body.get(operation.task.callback or "")

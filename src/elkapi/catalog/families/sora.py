@@ -45,7 +45,7 @@ FAMILY = Family(
     dialect="task",
     in_band=InBand(path="code", good="success", message="message"),
     operations=(
-        _tasks.submit("reverse-create", "", form="sora-wrapped", media="always", upstream="POST /sora/v1/videos"),
+        _tasks.submit("reverse-create", "", form="sora-wrapped", neutral=True, upstream="POST /sora/v1/videos"),
         _tasks.fetch("reverse-query", "/{task_id}", form="sora-wrapped", kind="task"),
     ),
 )

@@ -14,7 +14,7 @@ FAMILY = Family(
     name="tasks",
     dialect="task",
     operations=(
-        _tasks.submit("create", "", form="neutral", media="always"),
+        _tasks.submit("create", "", form="neutral", neutral=True),
         _tasks.list("list", "", form="neutral"),
         _tasks.fetch("get", "/{id}", form="neutral", kind="task"),
         _tasks.fetch("events", "/{id}/events", form="neutral-events", kind="stream"),

@@ -51,7 +51,7 @@ def _neutral(id_: str, path: str, form: str, **more: Any) -> Operation:
     family, _, name = id_.partition(".")
     model = more.pop("model", ModelSource("body"))
     tasks = Tasks(family=family, wire="videos", task=TASK, meter=_METER, model=model)
-    return tasks.submit(name, path, form=form, media="always", **more)
+    return tasks.submit(name, path, form=form, neutral=True, **more)
 
 
 def _fetched(id_: str, path: str, form: str, **more: Any) -> Operation:
@@ -67,7 +67,7 @@ FAMILY = Family(
             "create",
             "",
             form="video",
-            media="always",
+            neutral=True,
             body=Body.FORM,
             upstream="POST /v1/videos",
             also=(("openai.videos-create", "task"), ("veo.v1-videos-submit", "task")),
