@@ -13,7 +13,6 @@ from elkapi.admin.context import Admin, check_model, check_name
 from elkapi.admin.errors import InvalidInput, Missing, Refused
 from elkapi.admin.policies import PolicyFields, check_guards, merged
 from elkapi.clock import SYSTEM_CLOCK
-from elkapi.ids import new_id
 from elkapi.money import parse_usd
 from elkapi.storage.repos import groups, keys, owners, versions
 from elkapi.storage.repos.keys import KeyRow
@@ -72,7 +71,7 @@ def create_key(admin: Admin, given: KeyInput) -> tuple[KeyView, str]:
             owner_id=owners.operator_id(connection),
             group=given.group,
             scope=given.scope,
-            account_id=ledger.create_account(connection, f"key:{new_id(who['now_ns']).hex()}"),
+            account_id=ledger.create_account(connection, ledger.key_account_code(who["now_ns"])),
             models=models,
             expires_at_ns=given.expires_at_ns,
             policy=policy,
@@ -96,7 +95,7 @@ def ensure_first_key(connection: Connection) -> str | None:
         owner_id=owners.operator_id(connection),
         group=DEFAULT_GROUP,
         scope="live",
-        account_id=ledger.create_account(connection, f"key:{new_id(now_ns).hex()}"),
+        account_id=ledger.create_account(connection, ledger.key_account_code(now_ns)),
         models=None,
         expires_at_ns=None,
         now_ns=now_ns,

@@ -8,6 +8,7 @@ from __future__ import annotations
 from elkapi.ledger.accounts import (
     AccountError,
     Balance,
+    available_nano,
     balance,
     balances,
     create_account,
@@ -39,6 +40,7 @@ __all__ = [
     "RemoteLedger",
     "ThreadLedger",
     "adjust",
+    "available_nano",
     "balance",
     "balances",
     "check",

@@ -7,11 +7,13 @@ Available = posted - held + credit line, in nano-USD, and never below zero (a CH
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 import msgspec
 from sqlalchemy import Connection, Row, Select, case, select
 
+from elkapi.ids import new_id
 from elkapi.storage import dialect as sql
 from elkapi.storage.schema import accounts
 
@@ -56,8 +58,9 @@ class AccountError(ValueError):
     """An account that does not exist or cannot be used this way; the message is for an operator."""
 
 
-def key_account_code(key_id: int) -> str:
-    return f"key:{key_id}"
+def key_account_code(now_ns: int) -> str:
+    """The code of a new key's account, of an id of its own: it is there before its key has a number."""
+    return f"key:{new_id(now_ns).hex()}"
 
 
 def ensure_system_accounts(connection: Connection) -> dict[str, int]:
@@ -90,6 +93,11 @@ def balance(connection: Connection, account_id: int) -> Balance:
     if found is None:
         raise AccountError(f"there is no account {account_id}")
     return _balance_of(found)
+
+
+def available_nano(connection: Connection, account_ids: Iterable[int]) -> int:
+    """What a hold on all of these accounts may still take, in nano-USD. Raises AccountError."""
+    return min(balance(connection, account_id).available_nano for account_id in account_ids)
 
 
 def balances(connection: Connection) -> list[Balance]:

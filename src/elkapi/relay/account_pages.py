@@ -6,7 +6,7 @@ import msgspec
 
 from elkapi.catalog import Facts, Match
 from elkapi.errors import UpstreamError
-from elkapi.ledger import balance
+from elkapi.ledger import available_nano
 from elkapi.relay.call import JSON, Call
 from elkapi.relay.plane import DataPlane, Page
 from elkapi.relay.read import Request
@@ -48,9 +48,7 @@ async def _answer(plane: DataPlane, match: Match, attempt: Attempt) -> bytes | N
 
 async def luma_credits(plane: DataPlane, snapshot: Snapshot, grant: Grant, match: Match, call: Call) -> None:
     """The caller's own balance, in cents as Luma counts it; never the channel's. Raises Unavailable."""
-    nano = await plane.reader.run(
-        lambda connection: min(balance(connection, account).available_nano for account in grant.accounts)
-    )
+    nano = await plane.reader.run(lambda connection: available_nano(connection, grant.accounts))
     call.reply.send(200, JSON, msgspec.json.encode({"credit_balance": nano / NANO_PER_CENT}))
 
 

@@ -13,7 +13,7 @@ import msgspec
 
 from elkapi.clock import milliseconds
 from elkapi.errors import BadRequest, ContentBlocked, GatewayError, InsufficientQuota, Unavailable
-from elkapi.ledger import IdempotencyPending, IdempotencyReplay, balance
+from elkapi.ledger import IdempotencyPending, IdempotencyReplay, available_nano
 from elkapi.pricing.price import amount_nano, quote
 from elkapi.relay.call import Call
 from elkapi.relay.candidates import Candidate, most_nano
@@ -212,9 +212,7 @@ class Hold:
     async def _available_nano(self) -> int:
         """Of the account that has the least."""
         accounts = self.grant.accounts
-        return await self.plane.reader.run(
-            lambda connection: min(balance(connection, account).available_nano for account in accounts)
-        )
+        return await self.plane.reader.run(lambda connection: available_nano(connection, accounts))
 
     def _quoted(self, upper: Usage) -> Quote:
         old = self.quote

@@ -10,7 +10,7 @@ import msgspec
 
 from elkapi.catalog import Match, Operation, Role
 from elkapi.errors import BadRequest, NoChannel
-from elkapi.ledger import balance
+from elkapi.ledger import available_nano
 from elkapi.money import format_ratio, format_usd
 from elkapi.relay.asking import read_submit
 from elkapi.relay.call import JSON, Call
@@ -86,9 +86,7 @@ async def _show_submit(plane: DataPlane, one: Submit, call: Call) -> None:
 
 
 async def _available_nano(plane: DataPlane, grant: Grant) -> int:
-    return await plane.reader.run(
-        lambda connection: min(balance(connection, account).available_nano for account in grant.accounts)
-    )
+    return await plane.reader.run(lambda connection: available_nano(connection, grant.accounts))
 
 
 async def _covered(plane: DataPlane, hold: Hold) -> bool:
