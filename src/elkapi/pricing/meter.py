@@ -95,11 +95,6 @@ _METERS = {
 }
 
 
-def read_usage(body: bytes, upper: Usage) -> Usage | None:
-    """What a whole reply in OpenAI's form reports; see `metered`."""
-    return metered(body, "", upper)[0]
-
-
 def metered(body: bytes, wire: str, upper: Usage) -> Found:
     """(usage, unsplit): what a whole reply reports, in disjoint classes; None when it is missing or impossible.
 

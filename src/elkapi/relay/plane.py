@@ -1,4 +1,4 @@
-"""The data plane's parts, wired once by `app`: what `serve` and its hops may reach, and nothing else."""
+"""The data plane's parts, wired once by `worker`: what `serve` and its hops may reach, and nothing else."""
 
 from __future__ import annotations
 
@@ -96,8 +96,8 @@ class DataPlane(msgspec.Struct):
     addresses: Addresses
     teller: Teller
     telemetry: Telemetry | None = None
-    # The drain is over: a call that ends from now on was cut off by us, whatever its connection says.
     cutting: bool = False
 
     def cut_off(self) -> None:
+        """The drain is over: a call that ends from now on was cut off by us, whatever its connection says."""
         self.cutting = True

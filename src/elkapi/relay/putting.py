@@ -18,6 +18,7 @@ from elkapi.relay.call import Call
 from elkapi.relay.plane import DataPlane
 from elkapi.relay.redact import recorded, redact, rejected
 from elkapi.relay.relay import begun_record, nobody_answered, remember
+from elkapi.relay.target import CALL_ID
 from elkapi.routing.verdict import Verdict, is_success, on_busy, on_failure, on_submit_status, on_unreadable
 from elkapi.routing.walk import Walk
 from elkapi.storage.repos.tasks import text_id
@@ -28,7 +29,6 @@ from elkapi.types import Attempt, AttemptRecord
 from elkapi.upstream import UpstreamFailure
 from elkapi.upstream.gcp import TokenRefused
 
-CALL_ID = b"x-client-request-id"
 # What a caller of the same form says to the provider beside its body.
 _NATIVE = frozenset({b"x-runway-version"})
 _body = msgspec.json.Decoder(Any)

@@ -5,7 +5,7 @@ Native routes answer in the provider's own shape, neutral ones in the form that 
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from typing import Any
 from urllib.parse import parse_qs
 
@@ -18,7 +18,7 @@ from elkapi.errors import BadRequest, Conflict, NotFound, Unavailable, UpstreamE
 from elkapi.relay.asset_pages import answer_with
 from elkapi.relay.call import EVENTS, JSON, Call
 from elkapi.relay.note import note_end
-from elkapi.relay.plane import DataPlane
+from elkapi.relay.plane import DataPlane, Page
 from elkapi.relay.submit import AT_ONCE, submit
 from elkapi.relay.task_store import not_found
 from elkapi.routing.verdict import is_success
@@ -40,8 +40,6 @@ _ID_NAMES = ("task_id", "id", "taskId", "file_id")
 # The name that the contract of a query gives it, where that is another.
 _ASKED_BY = {"minimax-file": "file_id", "veo-query": "id"}
 STEPS_MAX = 5
-
-Page = Callable[[DataPlane, Snapshot, Grant, Match, Call], Awaitable[None]]
 
 
 async def fetch(plane: DataPlane, snapshot: Snapshot, grant: Grant, match: Match, call: Call) -> None:
@@ -84,8 +82,7 @@ async def list_tasks(plane: DataPlane, snapshot: Snapshot, grant: Grant, match: 
     total = await plane.tasks.count(grant, wanted) if listing.total or listing.more else 0
     body = msgspec.json.decode(msgspec.json.encode(listing.envelope))
     items = [_item(listing, plane.showing.shown(operation, task, plane.origin(call))[1]) for task in found]
-    put(listing.items, body, items) if listing.items else None
-    for path, value in ((listing.total, total), (listing.more, offset + len(found) < total)):
+    for path, value in ((listing.items, items), (listing.total, total), (listing.more, offset + len(found) < total)):
         if path:
             put(path, body, value)
     for name, value in ((listing.limit, limit), (listing.offset, offset)):

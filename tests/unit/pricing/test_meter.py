@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from elkapi.pricing.meter import looks_like_json_object, read_usage, with_client_model
+from elkapi.pricing.meter import looks_like_json_object, metered, with_client_model
 from elkapi.types import Usage
 
 UPPER = Usage(input_tokens=100, calls=1)
@@ -16,29 +16,29 @@ def reply(usage: str) -> bytes:
 
 def test_usage_at_the_tail_of_a_large_reply_is_found() -> None:
     body = b'{"data":[' + b"0.5," * 50_000 + b'0],"usage":{"prompt_tokens":8,"total_tokens":8}}'
-    assert read_usage(body, UPPER) == Usage(input_tokens=8, calls=1)
+    assert metered(body, "", UPPER)[0] == Usage(input_tokens=8, calls=1)
 
 
 def test_usage_that_comes_first_is_found_too() -> None:
     body = b'{"usage":{"prompt_tokens":8,"total_tokens":8},"data":[' + b"0.5," * 5_000 + b"0]}"
-    assert read_usage(body, UPPER) == Usage(input_tokens=8, calls=1)
+    assert metered(body, "", UPPER)[0] == Usage(input_tokens=8, calls=1)
 
 
 def test_usage_with_members_after_it_is_found_however_it_is_spaced() -> None:
     usage = b'"usage" : \n{"prompt_tokens": 8, "prompt_tokens_details": {"cached_tokens": 3}, "total_tokens": 8}'
     body = b'{"model":"m",' + usage + b',"service_tier":"default"}'
-    assert read_usage(body, UPPER) == Usage(input_tokens=5, cached_tokens=3, calls=1)
+    assert metered(body, "", UPPER)[0] == Usage(input_tokens=5, cached_tokens=3, calls=1)
 
 
 def test_an_object_that_never_closes_is_given_up_at_once() -> None:
-    assert read_usage(b'{"usage":{' + b'"a":{"b":1},' * 170 + b"{", UPPER) is None
+    assert metered(b'{"usage":{' + b'"a":{"b":1},' * 170 + b"{", "", UPPER)[0] is None
 
 
 def test_g23_cached_tokens_are_a_class_of_their_own_and_never_make_input_negative() -> None:
     inside = reply('{"prompt_tokens":10,"total_tokens":10,"prompt_tokens_details":{"cached_tokens":4}}')
     above = reply('{"prompt_tokens":10,"total_tokens":10,"prompt_tokens_details":{"cached_tokens":40}}')
-    assert read_usage(inside, UPPER) == Usage(input_tokens=6, cached_tokens=4, calls=1)
-    assert read_usage(above, UPPER) is None
+    assert metered(inside, "", UPPER)[0] == Usage(input_tokens=6, cached_tokens=4, calls=1)
+    assert metered(above, "", UPPER)[0] is None
 
 
 @pytest.mark.parametrize(
@@ -54,11 +54,11 @@ def test_g23_cached_tokens_are_a_class_of_their_own_and_never_make_input_negativ
     ],
 )
 def test_g21_impossible_usage_is_no_usage(usage: str) -> None:
-    assert read_usage(reply(usage), UPPER) is None
+    assert metered(reply(usage), "", UPPER)[0] is None
 
 
 def test_a_reply_without_usage_has_none() -> None:
-    assert read_usage(b'{"data":[]}', UPPER) is None
+    assert metered(b'{"data":[]}', "", UPPER)[0] is None
 
 
 @pytest.mark.parametrize(

@@ -69,9 +69,10 @@ class BatchPages:
     # Making one
 
     async def create(self, plane: DataPlane, snapshot: Snapshot, grant: Grant, match: Match, call: Call) -> None:
-        """Check every line, keep them, and hand them to the runners. Raises BadRequest, RateLimited, Conflict, and
+        """Check every line, keep them, and hand them to the runners.
 
-        ModelForbidden, NoChannel or NoPrice where a line's model could not be asked now.
+        Raises BadRequest, RateLimited, Conflict, and ModelForbidden, NoChannel or NoPrice where a line's model could
+        not be asked now.
         """
         check_media_type(call.header(b"content-type"))
         sent = call.header(b"idempotency-key")

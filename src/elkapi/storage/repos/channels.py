@@ -148,9 +148,7 @@ def read_spec(connection: Connection, sealer: Sealer, channel_id: int) -> Channe
     if row is None:
         return None
     return ChannelSpec(
-        **{
-            name: row[name] for name in ("name", "family", "base_url", "enabled", "priority", "weight", "allow_private")
-        },
+        **{name: row[name] for name in _SPEC_COLUMNS},
         config=_CONFIG.decode(row["config"]),
         proxy_url=_open_proxy(sealer, row),
         header_set=_open_headers(sealer, row),
@@ -262,9 +260,8 @@ def _load(sealer: Sealer, row: RowMapping, key_rows: list[RowMapping]) -> Loaded
         shut.append("proxy or headers")
         opened = []
     fields = {name: getattr(config, name) for name in ChannelConfig.__struct_fields__}
-    columns = ("id", "name", "family", "base_url", "priority", "weight", "allow_private")
     channel = Channel(
-        **{name: row[name] for name in columns},
+        **{name: row[name] for name in ("id", *_SPEC_COLUMNS) if name != "enabled"},
         **fields,
         keys=tuple(opened),
         proxy_url=proxy_url,
@@ -278,9 +275,8 @@ def _view(sealer: Sealer, row: RowMapping, keys: list[ChannelKeyView]) -> Channe
         header_names = tuple(_open_headers(sealer, row))
     except SealError:
         header_names = ("(sealed with another secret key)",)
-    columns = ("id", "name", "family", "base_url", "enabled", "priority", "weight", "allow_private", "created_ns")
     return ChannelView(
-        **{name: row[name] for name in columns},
+        **{name: row[name] for name in ("id", *_SPEC_COLUMNS, "created_ns")},
         config=_CONFIG.decode(row["config"]),
         has_proxy=row["proxy_sealed"] is not None,
         header_names=header_names,
