@@ -21,6 +21,7 @@ import pytest
 
 from elkapi.ids import event_id_text, request_id_text
 from elkapi.ledger import transfers
+from elkapi.observe.bridge import json_log
 from elkapi.settings import load_settings
 from elkapi.storage import apikey
 from elkapi.storage.migrations import MIGRATIONS
@@ -344,8 +345,12 @@ def test_a_secret_key_file_that_is_not_there_is_said_even_where_none_is_needed(e
     assert "nowhere' does not exist" in outcome.err
 
 
-def test_the_level_of_the_log_may_stand_in_capitals() -> None:
-    load_settings(environ={"ELKAPI_LOG_LEVEL": "WARNING"})
+def test_the_level_of_the_log_may_stand_in_capitals(tmp_path: Path) -> None:
+    settings = load_settings(environ={"ELKAPI_LOG_LEVEL": "WARNING", "ELKAPI_LOG_FILE": str(tmp_path / "log")})
+    with json_log("test", settings) as log:
+        log.write("quiet")
+        log.write("loud", "warning")
+    assert [json.loads(line)["event"] for line in (tmp_path / "log").read_text().splitlines()] == ["loud"]
 
 
 @pytest.mark.parametrize(

@@ -65,15 +65,26 @@ async def test_nothing_is_taken_while_the_taker_asks_to_wait(serve, client, ask,
     assert b"".join(got) == b"abc"
 
 
-async def test_a_taker_that_has_enough_gets_no_more(serve, client, ask):
+async def test_a_taker_that_has_enough_gets_no_more(serve, client, ask, until):
     async def script(stream):
         await stream.request()
-        await stream.write(CHUNKED + _chunk(b"last"))
+        await stream.write(CHUNKED + _chunk(b"one"))
+        await asked.wait()
+        await stream.write(_chunk(b"two"))
         await stream.reader.read()
+
+    asked, got = asyncio.Event(), []
+
+    def take(chunk: bytes) -> bool:
+        got.append(chunk)
+        return False
 
     peer = await serve(script)
     reply = await client.send(ask(peer.origin))
-    await reply.pour(lambda chunk: False)
+    await reply.pour(take)
+    asked.set()
+    await until(lambda: reply.buffered_bytes == 3)
+    assert got == [b"one"]
     reply.cancel()
 
 
