@@ -7,7 +7,6 @@ guarded client like every other outbound request.
 from __future__ import annotations
 
 import asyncio
-import base64
 from collections.abc import Awaitable, Callable
 from urllib.parse import urlencode, urlsplit
 
@@ -17,6 +16,7 @@ from cryptography.hazmat.primitives.asymmetric import padding, rsa
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
 from elkapi.clock import Clock
+from elkapi.upstream.jwt import signed_token
 from elkapi.upstream.origin import Deadlines, Origin, UpstreamRequest
 from elkapi.upstream.reply import UpstreamReply
 
@@ -58,7 +58,7 @@ def assertion(account_json: str, audience: str, now_s: int) -> str:
         raise ValueError("a Google key is the JSON text of a service account's key file") from None
     if not isinstance(key, rsa.RSAPrivateKey):
         raise ValueError("a Google service account's key is an RSA key")
-    header = {"alg": "RS256", "typ": "JWT", "kid": account.private_key_id}
+    header = {"alg": "RS256", "kid": account.private_key_id}
     claims = {
         "iss": account.client_email,
         "scope": SCOPE,
@@ -66,12 +66,7 @@ def assertion(account_json: str, audience: str, now_s: int) -> str:
         "iat": now_s,
         "exp": now_s + ASSERTION_LIFE_S,
     }
-    signed = ".".join(_base64(msgspec.json.encode(part)) for part in (header, claims))
-    return f"{signed}.{_base64(key.sign(signed.encode(), padding.PKCS1v15(), hashes.SHA256()))}"
-
-
-def _base64(data: bytes) -> str:
-    return base64.urlsafe_b64encode(data).rstrip(b"=").decode()
+    return signed_token(header, claims, lambda text: key.sign(text, padding.PKCS1v15(), hashes.SHA256()))
 
 
 class TokenSource:

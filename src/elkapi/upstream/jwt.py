@@ -1,12 +1,13 @@
 """Access tokens that a channel's key signs itself (HS256), as Kling wants them; kept until they age.
 
-Source: the provider's reference "Authentication". The key is `ACCESS_KEY|SECRET_KEY`.
+Source: the provider's reference "Authentication". The key is `ACCESS_KEY|SECRET_KEY`. What Google's sign is `gcp`'s.
 """
 
 from __future__ import annotations
 
 import base64
 import hmac
+from collections.abc import Callable, Mapping
 
 import msgspec
 
@@ -29,12 +30,17 @@ def access_token(secret: str, now_ns: int) -> str:
     if not bar or not access or not signing:
         raise ValueError("this provider's key is ACCESS_KEY|SECRET_KEY")
     claims = {"iss": access, "exp": now_s + LIFE_S, "nbf": now_s - BACKDATED_S}
-    signed = f"{_base64(msgspec.json.encode({'alg': 'HS256', 'typ': 'JWT'}))}.{_base64(msgspec.json.encode(claims))}"
-    token = f"{signed}.{_base64(hmac.digest(signing.encode(), signed.encode(), 'sha256'))}"
+    token = signed_token({"alg": "HS256"}, claims, lambda text: hmac.digest(signing.encode(), text, "sha256"))
     if len(_kept) >= TOKENS_KEPT_MAX:
         _kept.clear()
     _kept[secret] = (now_s + LIFE_S, token)
     return token
+
+
+def signed_token(header: Mapping[str, object], claims: Mapping[str, object], sign: Callable[[bytes], bytes]) -> str:
+    """A JSON Web Token in its compact form: header, claims and what `sign` makes of both, joined by dots."""
+    signed = ".".join(_base64(msgspec.json.encode(part)) for part in ({**header, "typ": "JWT"}, claims))
+    return f"{signed}.{_base64(sign(signed.encode()))}"
 
 
 def _base64(data: bytes) -> str:
