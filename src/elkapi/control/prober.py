@@ -1,7 +1,8 @@
 """Brings back channel keys that the gateway took out of service: asks each something free until it answers well.
 
-Which keys are off and writing the change are left to the store; the address guard and deadlines to `upstream`.
-Keys that an operator disabled are never asked, nor keys of families that have nothing free to ask.
+A family that has nothing free to ask gets its keys back on trial, at the same growing intervals: the next call shows.
+Which keys are off and writing the change are left to the store; the address guard and deadlines to `upstream`. Keys
+that an operator disabled are left alone.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ PROBE_AFTER_S_MAX = 600.0
 # without funds still lists its models, and must not be switched on and off every few seconds.
 STEADY_AFTER_S = 3600.0
 PROBES_AT_ONCE_MAX = 8
+ANSWERED, ON_TRIAL = "a probe was answered", "on trial: there is nothing free to ask"
 ANSWER_BYTES_MAX = 64 * 1024
 DEADLINES = Deadlines(connect_s=5.0, header_s=10.0, first_byte_s=10.0, idle_s=5.0, total_s=20.0)
 
@@ -45,7 +47,7 @@ class ProbeStore(Protocol):
     async def disabled_keys(self) -> list[DisabledKey]:
         """Keys of enabled channels that the gateway, not an operator, switched off."""
 
-    async def enable(self, found: DisabledKey) -> bool:
+    async def enable(self, found: DisabledKey, reason: str) -> bool:
         """Switch the key on and say so in the audit trail; False when somebody changed it since it was read."""
 
 
@@ -73,7 +75,7 @@ class Prober:
         self._at_once = asyncio.Semaphore(PROBES_AT_ONCE_MAX)
 
     async def run_once(self) -> None:
-        found = [entry for entry in await self._store.disabled_keys() if probe_path(entry.channel)]
+        found = await self._store.disabled_keys()
         now_s = self._clock.monotonic_s()
         self._forget({entry.key.id for entry in found}, now_s)
         due = [entry for entry in found if self._is_due(entry.key.id, now_s)]
@@ -96,8 +98,11 @@ class Prober:
         return now_s >= course.next_s
 
     async def _probe(self, found: DisabledKey) -> None:
-        async with self._at_once:
-            outcome, works = await self._ask(found)
+        reason, outcome, works = ON_TRIAL, "nothing to ask", True
+        if probe_path(found.channel):
+            reason = ANSWERED
+            async with self._at_once:
+                outcome, works = await self._ask(found)
         course = self._courses[found.key.id]
         course.tries += 1
         now_s = self._clock.monotonic_s()
@@ -105,7 +110,7 @@ class Prober:
         facts = {"channel": found.channel.name, "channel_key_id": found.key.id, "outcome": outcome}
         if not works:
             log.info("channel_key_still_bad", extra=facts | {"next_probe_s": wait_s(course.tries)})
-        elif await self._store.enable(found):
+        elif await self._store.enable(found, reason):
             course.revived_s = now_s
             log.info("channel_key_enabled", extra=facts)
 

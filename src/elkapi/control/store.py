@@ -61,9 +61,9 @@ class Store:
         """Keys of enabled channels that the gateway, not an operator, switched off."""
         return await self._run(lambda parts: self._read(parts, lambda conn: read_disabled_keys(conn, parts.sealer)))
 
-    async def enable(self, found: DisabledKey) -> bool:
+    async def enable(self, found: DisabledKey, reason: str) -> bool:
         """Switch the key on and say so in the audit trail; False when somebody changed it since it was read."""
-        return await self.write(lambda connection: enable_key(connection, found, self._clock.now_ns()))
+        return await self.write(lambda connection: enable_key(connection, found, reason, self._clock.now_ns()))
 
     def close(self) -> None:
         """Waits for what runs; drops what waits."""
@@ -107,13 +107,12 @@ def read_disabled_keys(connection: Connection, sealer: Sealer) -> list[DisabledK
     ]
 
 
-def enable_key(connection: Connection, found: DisabledKey, now_ns: int) -> bool:
+def enable_key(connection: Connection, found: DisabledKey, reason: str, now_ns: int) -> bool:
     """Switch it on unless anybody touched it since; the same transaction leaves the audit row."""
     still = select(_keys.c.id).where(
         _keys.c.id == found.key.id, _keys.c.enabled.is_(False), _keys.c.changed_ns == found.changed_ns
     )
     if connection.execute(still).first() is None:
         return False
-    reason = "a probe was answered"
     channels.set_key_enabled(connection, found.key.id, True, reason=reason, now_ns=now_ns, actor=ACTOR)
     return True

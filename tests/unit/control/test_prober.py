@@ -10,6 +10,7 @@ from sqlalchemy import update
 
 from elkapi.clock import ManualClock
 from elkapi.control.prober import (
+    ANSWERED,
     FIRST_PROBE_AFTER_S,
     PROBE_AFTER_S_MAX,
     STEADY_AFTER_S,
@@ -52,7 +53,7 @@ class FakeStore:
     async def disabled_keys(self) -> list[DisabledKey]:
         return list(self.off)
 
-    async def enable(self, found: DisabledKey) -> bool:
+    async def enable(self, found: DisabledKey, reason: str) -> bool:
         if self.changed_meanwhile:
             return False
         self.enabled.append(found.key.id)
@@ -202,14 +203,21 @@ def test_a_probe_names_the_version_that_its_provider_wants(
     assert version.items() <= dict(request.headers).items()
 
 
-async def test_a_key_of_a_family_with_nothing_free_to_ask_is_left_to_its_operator() -> None:
+async def test_a_key_of_a_family_with_nothing_free_to_ask_comes_back_on_trial_ever_later() -> None:
     store, upstream, clock = FakeStore(1), FakeUpstream(), ManualClock()
     seller = Channel(id=1, name="east", family="duomi", base_url="https://upstream.example", keys=(), models=("m",))
-    store.off = [DisabledKey(seller, ChannelKey(1, "secret-1", False), 7)]
+    off = [DisabledKey(seller, ChannelKey(1, "secret-1", False), 7)]
+    store.off = [*off]
     prober = Prober(store, upstream.send, clock)
     await prober.run_once()
+    await _scan(prober, clock, FIRST_PROBE_AFTER_S)
+    assert (upstream.asked, store.enabled) == ([], [1])
+    # A call was refused with it at once.
+    store.off = [*off]
+    await _scan(prober, clock, FIRST_PROBE_AFTER_S)
+    assert store.enabled == [1]
     await _scan(prober, clock, 2 * FIRST_PROBE_AFTER_S)
-    assert (upstream.asked, store.enabled) == ([], [])
+    assert (upstream.asked, store.enabled) == ([], [1, 1])
 
 
 async def test_go_2026_5652_probe_of_a_private_address_is_refused_by_the_dialer() -> None:
@@ -299,7 +307,7 @@ def test_enabling_gives_way_to_an_operator(installation: Installation) -> None:
     with installation.database.write() as connection:
         connection.execute(update(table).where(table.c.id == key_id).values(disabled_by="cli", changed_ns=6))
     with installation.database.write() as connection:
-        assert enable_key(connection, found, 9) is False
+        assert enable_key(connection, found, ANSWERED, 9) is False
     with installation.database.read() as connection:
         assert channels.view_keys(connection, 1)[0].disabled_by == "cli"
 
