@@ -87,6 +87,14 @@ async def test_an_unknown_model_is_503_with_close_names_and_no_retry(gate: Gatew
     untouched(gate, sandbox)
 
 
+async def test_a_model_whose_channels_have_no_key_in_service_is_told_as_that(gate: Gateway) -> None:
+    await gate.channel("http://127.0.0.1:9", secrets=())
+    await gate.price(SMALL, per_1m_usd="1")
+    reply = await gate.ask(await gate.key("1"), GOOD)
+    assert codes(reply)[:2] == (503, "model_not_found")
+    assert "no upstream that works at the moment" in reply.json()["error"]["message"]
+
+
 async def test_a_model_that_is_there_for_other_calls_is_not_offered_in_its_own_place(gate: Gateway) -> None:
     await gate.channel("http://127.0.0.1:9", family="minimax", models=("minimax-only",))
     await gate.price("minimax-only", per_1m_usd="1")

@@ -12,7 +12,7 @@ from elkapi.pricing.price import quote
 from elkapi.relay.plane import Bearings
 from elkapi.relay.read import Request
 from elkapi.routing.plan import Way, plan, upstream_model, without_choice
-from elkapi.snapshot import Snapshot
+from elkapi.snapshot import Snapshot, served_names
 from elkapi.types import Attempt, Grant, Price, Quote
 
 SUGGESTIONS_MAX = 5
@@ -80,6 +80,8 @@ def _no_channel(snapshot: Snapshot, grant: Grant, request: Request) -> str:
     # A model of another kind is no advice; where none can do this at all, the names there are still say something.
     able = [m for m in named if can_serve(snapshot, grant, request.operation, m)]
     listed = able or named
+    if request.model not in named and _is_without_keys(snapshot, grant, request.model):
+        return f"The model {request.model!r} has no upstream that works at the moment; an operator is told why."
     text = f"No channel serves the model {request.model!r} in group {grant.group!r}."
     if not listed:
         return text + " This group has no model at all yet; an operator adds a channel with `elkapi channel add`."
@@ -93,6 +95,15 @@ def _no_channel(snapshot: Snapshot, grant: Grant, request: Request) -> str:
             f"""POST {request.operation.path.replace("{model}", close[0])} with {{"model": "{close[0]}", ...}}."""
         )
     return text
+
+
+def _is_without_keys(snapshot: Snapshot, grant: Grant, model: str) -> bool:
+    """Whether channels serve it that have no key in service."""
+    return any(
+        channel.scope == grant.scope and grant.group in channel.groups and model in served_names(channel)
+        for channel in snapshot.channels.values()
+        if not any(key.enabled for key in channel.keys)
+    )
 
 
 def can_serve(snapshot: Snapshot, grant: Grant, operation: Operation, model: str) -> bool:
