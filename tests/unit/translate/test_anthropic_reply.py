@@ -35,6 +35,7 @@ from elkapi.translate.ir import (
     ThinkingSignature,
     ToolCallDelta,
     ToolCallStart,
+    UsageLost,
     UsageSeen,
 )
 from elkapi.translate.sse import Frame
@@ -147,12 +148,12 @@ def _delta(members: dict[str, Any], kind: str = "message_delta") -> list[Event]:
 
 
 def test_g47_usage_is_read_from_a_delta_that_is_empty() -> None:
-    assert _delta({"delta": {}, "usage": {"output_tokens": 9}}) == [_usage(9, input_tokens=0)]
+    assert _delta({"delta": {}, "usage": {"input_tokens": 4, "output_tokens": 9}}) == [_usage(9, input_tokens=4)]
 
 
 @pytest.mark.parametrize("usage", [{"output_tokens": -1}, {"output_tokens": "4"}, {"output_tokens": 1.5}, 7, None])
-def test_g21_usage_that_is_impossible_is_not_seen(usage: Any) -> None:
-    assert _delta({"delta": {"stop_reason": "end_turn"}, "usage": usage}) == [Finish("stop")]
+def test_g21_usage_that_is_impossible_is_lost(usage: Any) -> None:
+    assert _delta({"delta": {"stop_reason": "end_turn"}, "usage": usage}) == [UsageLost(), Finish("stop")]
 
 
 def test_g26_cache_writes_without_their_lifetimes_are_marked() -> None:

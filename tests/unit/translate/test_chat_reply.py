@@ -39,6 +39,7 @@ from elkapi.translate.ir import (
     TokenLogprob,
     ToolCallDelta,
     ToolCallStart,
+    UsageLost,
     UsageSeen,
 )
 from elkapi.translate.profiles import profile_for
@@ -116,6 +117,7 @@ EXPECTED: dict[str, list[Event]] = {
         UsageSeen(Usage(input_tokens=5, output_tokens=1, calls=1)),
         TextDelta("b"),
         UsageSeen(Usage(input_tokens=5, output_tokens=2, calls=1)),
+        UsageLost(),
         Finish("stop"),
         End(),
     ],
@@ -177,7 +179,7 @@ def test_g47_usage_is_read_from_a_chunk_with_an_empty_delta() -> None:
 @pytest.mark.parametrize("usage", ['{"prompt_tokens":-1}', '{"prompt_tokens":"9"}', "[]", '"x"', "{}", "1"])
 def test_g21_impossible_usage_is_no_usage_and_costs_no_text(usage: str) -> None:
     chunk = f'{{"choices":[{{"delta":{{"content":"a"}}}}],"usage":{usage}}}'.encode()
-    assert DIALECT.reader().feed(Frame(b"", b"", chunk)) == [Start("", ""), TextDelta("a")]
+    assert DIALECT.reader().feed(Frame(b"", b"", chunk)) == [Start("", ""), TextDelta("a"), UsageLost()]
 
 
 @pytest.mark.parametrize(

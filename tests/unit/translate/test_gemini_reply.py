@@ -81,7 +81,7 @@ EXPECTED: dict[str, tuple[list[ir.Event], Usage | None]] = {
         [START, ir.TextDelta("Hi"), ir.Finish("stop")],
         Usage(input_tokens=4, cached_tokens=2, audio_input_tokens=1, output_tokens=1, calls=1),
     ),
-    "usage-impossible": ([START, ir.TextDelta("Hi"), ir.Finish("stop")], None),
+    "usage-impossible": ([START, ir.TextDelta("Hi"), ir.UsageLost(), ir.Finish("stop")], None),
     "refusal": (
         [START, ir.TextDelta("I can"), ir.Finish("content_filter", explanation="Blocked.")],
         Usage(input_tokens=4, output_tokens=2, calls=1),
