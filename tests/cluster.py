@@ -367,6 +367,9 @@ async def client(origin: str, connections: int = 64, *, reuse: bool = True) -> A
 
 # The machine
 
+# A process that ends while its file is read is told by the second.
+GONE = (FileNotFoundError, ProcessLookupError)
+
 
 def children_of(parent: int) -> dict[int, str]:
     """Live processes below `parent` that run a role: pid -> role."""
@@ -377,7 +380,7 @@ def children_of(parent: int) -> dict[int, str]:
         try:
             status = (entry / "stat").read_text()
             command = (entry / "cmdline").read_bytes().split(b"\0")
-        except (FileNotFoundError, ProcessLookupError):
+        except GONE:
             continue
         state, ppid, *_ = status.rpartition(")")[2].split()
         if int(ppid) == parent and state != "Z" and b"elkapi.app" in command:
@@ -389,7 +392,7 @@ def lives(pid: int) -> bool:
     """Whether a process runs (a zombie does not)."""
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except FileNotFoundError:
+    except GONE:
         return False
 
 
