@@ -354,7 +354,7 @@ class Client:
                     named = {name.lower(): value for name, value in reply.headers.items()}
                     return Answer(reply.status, named, read)
         except TimeoutError:
-            pytest.fail(f"a call hung for {HANG_S:g} s", pytrace=False)
+            pytest.fail(f"a call hung for {HANG_S:g} s: {model}, {str(content)[-80:]}, {headers}", pytrace=False)
 
 
 @contextlib.asynccontextmanager

@@ -43,8 +43,8 @@ async def run_chaos(database_url: str, workers: int, capsys: pytest.CaptureFixtu
             assert gate.stop() == 0
             found = assert_books(gate, sandbox, run.load)
         except BaseException:
-            with capsys.disabled():
-                print(f"\nELKAPI_CHAOS_SEED={seed}, failed after {history}\n{gate.log_tail()}")
+            # With the report: what is printed past pytest is lost in a process of several.
+            print(f"ELKAPI_CHAOS_SEED={seed}, failed after {history}\n{gate.log_tail()}")
             raise
         with capsys.disabled():
             print(f"\n{gate.admin.database.dialect}, {workers} workers: {printed(found, run, seed)}")

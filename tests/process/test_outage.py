@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.chaos.driver import assert_bill_is_explained
-from tests.cluster import PER_CALL, PER_CALL_WORDS, Answer, Client, client, eventually, words
+from tests.cluster import PER_CALL, PER_CALL_WORDS, Answer, Client, client, words
 from tests.process.conftest import Stage, running_stage
 from tests.process.postgres import Postgres
 
@@ -92,26 +92,3 @@ async def test_g78_a_locked_sqlite_file_is_503_with_retry_after_and_recovers_by_
         finally:
             other.close()
     await serving_again(stage, [known])
-
-
-async def test_g08_a_sqlite_file_locked_for_longer_than_the_silence_gives_no_hold_of_a_running_call_back(
-    stage: Stage,
-) -> None:
-    known = stage.gate.key("known", 10**9)
-    path = Path(stage.gate.settings.effective_database_url.removeprefix("sqlite:///"))
-    slow = [words(PER_CALL_WORDS - 1, "locked"), "[sandbox:delay=16s]"]
-    async with client(stage.gate.origin, reuse=False) as caller:
-        calls = [asyncio.create_task(caller.embed(known, PER_CALL, slow)) for _ in range(CALLS)]
-        await eventually("every call is held", lambda: stage.gate.check().open_holds == CALLS, BACK_S)
-        other = sqlite3.connect(path, isolation_level=None)
-        try:
-            other.execute("BEGIN IMMEDIATE")
-            await asyncio.sleep(stage.gate.settings.heartbeat_lost_s * 2.6)
-            other.execute("ROLLBACK")
-        finally:
-            other.close()
-        answers = await asyncio.gather(*calls)
-    assert {answer.status for answer in answers} == {200}
-    await serving_again(stage, [known])
-    report = stage.gate.check()
-    assert (report.unknown_outcomes, report.loss_nano) == (0, 0)
