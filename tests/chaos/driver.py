@@ -123,12 +123,14 @@ class Chaos:
         role, is_recovery = self._role_at(point), "recover" in point
         passes = 1 if is_recovery else self._random.randint(1, self.passes_max)
         armed = await self._armed(role, f"{point}:{passes}")
-        deadline_s = time.monotonic() + REACHED_S
-        while not await self._died(armed, RECOVERED_S if is_recovery else REACHED_S):
+        deadline_s, wait_s = time.monotonic() + REACHED_S, RECOVERED_S if is_recovery else REACHED_S
+        while not await self._died(armed, wait_s):
             if not is_recovery or time.monotonic() > deadline_s:
                 self.load.raise_failures()
                 pytest.fail(f"{role} {armed} never came to {point}:{passes}; {self.load.summary()}", pytrace=False)
-            # Recovery has work only when somebody left holds behind, and who was killed may have had none.
+            # Recovery has work only when somebody left holds behind, and who was killed may have had none. Or the
+            # machine is slow, and the successor had not come so far.
+            wait_s += RECOVERED_S
             if role == "ledger":
                 await self._kill_role("worker")
             else:
