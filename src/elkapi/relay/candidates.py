@@ -7,7 +7,7 @@ from typing import Protocol
 
 import msgspec
 
-from elkapi.catalog.families.openai import bounded_as_text, holds_token_ids
+from elkapi.catalog.families.openai import bounded_as_text, token_ids
 from elkapi.catalog.jsonedit import any_in
 from elkapi.errors import BadRequest, NoChannel, NoPrice
 from elkapi.relay.plane import Bearings
@@ -107,8 +107,9 @@ def _fallbacks(
 
 def _candidate(plane: Bearings, snapshot: Snapshot, grant: Grant, request: Request, call: Headed) -> Candidate:
     way = way_of(snapshot, grant, request)
-    if holds_token_ids(request.facts) and any(one.family == LOCAL for tier in way.tiers for one in tier):
-        request = msgspec.structs.replace(request, facts=bounded_as_text(request.facts))
+    ids = token_ids(request.facts)
+    if ids is not None and any(one.family == LOCAL for tier in way.tiers for one in tier):
+        request = msgspec.structs.replace(request, facts=bounded_as_text(request.facts, ids))
     if way.only is None and request.operation.dialect is not None:
         request = msgspec.structs.replace(request, session=session_of(grant, request, call))
     return Candidate(request, route(plane, snapshot, grant, request, way), estimate(grant, request, way))

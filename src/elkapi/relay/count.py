@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import msgspec
 
+from elkapi.catalog.families.openai import token_ids
 from elkapi.catalog.jsonedit import with_string
 from elkapi.errors import BadRequest
 from elkapi.pricing.meter import is_possible
@@ -35,7 +36,7 @@ _counts = msgspec.json.Decoder(_Counts)
 
 async def count_exactly(plane: DataPlane, request: Request) -> Usage | None:
     """The exact input tokens, or None when it is not all text of a known vocabulary, or nobody can count now."""
-    ids = _token_ids(request.facts.texts)
+    ids = token_ids(request.facts)
     if ids is not None:
         return Usage(input_tokens=ids, calls=request.facts.upper.calls)
     if vocabulary_of(request.model) is None:
@@ -46,15 +47,6 @@ async def count_exactly(plane: DataPlane, request: Request) -> Usage | None:
         return None
     framing = MESSAGE_TOKENS * len(items) if request.operation.dialect is not None else 0
     return Usage(input_tokens=sum(counts) + framing, calls=request.facts.upper.calls)
-
-
-def _token_ids(texts: object) -> int | None:
-    """How many token ids a caller sent, None where it sent none."""
-    if not isinstance(texts, list) or not texts:
-        return None
-    if isinstance(texts[0], int):
-        return len(texts)
-    return sum(map(len, texts)) if isinstance(texts[0], list) else None
 
 
 async def count_texts(plane: DataPlane, model: str, texts: list[str]) -> list[int] | None:

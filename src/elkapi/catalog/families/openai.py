@@ -72,17 +72,18 @@ def _count(value: str | list[str | int | list[int]]) -> tuple[int, int]:
     return len(value), sum(map(len, value)) + frame  # type: ignore[arg-type]
 
 
-def holds_token_ids(facts: Facts) -> bool:
-    """Whether the input of an embeddings call is token ids and no text."""
+def token_ids(facts: Facts) -> int | None:
+    """How many token ids a caller sent in place of text, None where it sent none."""
     given = facts.texts
-    return isinstance(given, list) and bool(given) and not isinstance(given[0], str)
+    if not isinstance(given, list) or not given:
+        return None
+    if isinstance(given[0], int):
+        return len(given)
+    return sum(map(len, given)) if isinstance(given[0], list) else None
 
 
-def bounded_as_text(facts: Facts) -> Facts:
+def bounded_as_text(facts: Facts, ids: int) -> Facts:
     """The bounds of a call to a model of ours, which reads token ids as text and counts that text's tokens."""
-    given = facts.texts
-    assert isinstance(given, list)
-    ids = sum(map(len, given)) if isinstance(given[0], list) else len(given)
     most = BYTES_PER_TOKEN_ID_MAX * ids + FRAME_TOKENS_PER_ITEM * facts.items
     return msgspec.structs.replace(facts, upper=msgspec.structs.replace(facts.upper, input_tokens=most))
 
