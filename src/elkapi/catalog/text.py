@@ -346,11 +346,9 @@ def _with_state(facts: Facts, view: ResponsesView, body: bytes) -> Facts:
 
 
 def _with_compaction(facts: Facts) -> Facts:
-    upper = facts.upper
-    output = upper.output_tokens + COMPACTION_TOKENS_MAX
-    return msgspec.structs.replace(
-        facts, upper=Usage(input_tokens=2 * upper.input_tokens, output_tokens=output, calls=upper.calls)
-    )
+    upper, output = facts.upper, facts.upper.output_tokens + COMPACTION_TOKENS_MAX
+    wider = msgspec.structs.replace(upper, input_tokens=2 * upper.input_tokens, output_tokens=output)
+    return msgspec.structs.replace(facts, upper=wider)
 
 
 def _has_served(tools: msgspec.Raw) -> bool:
