@@ -24,15 +24,8 @@ _encode = msgspec.json.encode
 Span = tuple[int, int]
 # As a number: for bytes, `in` first tries to make one of them, and the exception of that costs more than the look.
 BACKSLASH = 0x5C
-
-
-def any_in(body: bytes, *words: bytes) -> bool:
-    """Whether a body holds one of these words; a search, since `in` is five times dearer (see BACKSLASH)."""
-    find = body.find
-    for word in words:  # noqa: SIM110  a generator would cost more than the searches
-        if find(word) >= 0:
-            return True
-    return False
+# A body that spells more of the names that are looked for is counted name by name: what is kept of it has an end.
+_SPELLINGS_MAX = 32
 
 
 def string_member(body: bytes, name: str) -> Span | None:
@@ -55,20 +48,28 @@ def string_member(body: bytes, name: str) -> Span | None:
     return found
 
 
-def check_named_once(body: bytes, *names: str) -> None:
+def check_named_once(body: bytes, names: tuple[str, ...]) -> None:
     """Raises BadRequest for a top-level member that stands there twice, as `string_member` does at a greater cost.
 
     A letter of a name can be hidden in one way only, as a \\u escape, so other backslashes (line breaks) are no reason
     to scan: the one plain spelling is the member, and a second member would be a second plain spelling.
     """
     # One byte is looked for fifty times faster than two, and most bodies hold no backslash at all.
-    escaped = BACKSLASH in body and b"\\u" in body
+    if not (BACKSLASH in body and b"\\u" in body):
+        # All names in one pass, by the parts between them; a search for each took three times as long.
+        found = _spellings(names).split(body, _SPELLINGS_MAX)[1::2]
+        if len(found) == len(set(found)):
+            return
+        if len(found) < _SPELLINGS_MAX:
+            names = tuple(name for name in names if found.count(_quoted(name)) > 1)
     for name in names:
-        quoted = _quoted(name)
-        first = body.find(quoted)
-        # From both ends: half of what counting costs.
-        if escaped or (first >= 0 and body.rfind(quoted) != first):
-            string_member(body, name)
+        string_member(body, name)
+
+
+@lru_cache(maxsize=256)
+def _spellings(names: tuple[str, ...]) -> re.Pattern[bytes]:
+    """Any of these members' names as it stands in a body."""
+    return re.compile(b'("(?:%b)")' % b"|".join(re.escape(name.encode()) for name in names))
 
 
 @lru_cache(maxsize=256)

@@ -231,7 +231,7 @@ class Connection(asyncio.Protocol):
         self.deadline_s = self.now_s + settings.body_read_s + length / BODY_BYTES_PER_S_MIN
         if self.current is None:
             self._begin(exchange)
-            if fields.get(b"expect", b"").lower() == b"100-continue" and not exchange.plain:
+            if b"expect" in fields and fields[b"expect"].lower() == b"100-continue" and not exchange.plain:
                 self.write(b"HTTP/1.1 100 Continue\r\n\r\n")
         else:
             # One request ahead is enough: its memory is bounded by not reading on until its turn has come.

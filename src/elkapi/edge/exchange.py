@@ -135,7 +135,7 @@ class Exchange:
     async def run(self) -> None:
         connection = self.connection
         path, _, query = self.url.decode("latin-1").partition("?")
-        if not path.startswith("/"):
+        if path[:1] != "/":
             # The absolute form names an authority; only its path means anything here (never route on Host).
             path = "/" + path.partition("://")[2].partition("/")[2]
         call = Call(

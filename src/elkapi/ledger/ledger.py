@@ -430,7 +430,10 @@ def _usage_row(record: RequestRecord) -> UsageRow:
 
 def _tried_in_vain(record: RequestRecord) -> bool:
     """An attempt went out and no whole answer came back: it may be billed, whatever a later attempt brought."""
-    return "unknown" in [attempt.fate for attempt in record.attempts]
+    for attempt in record.attempts:  # noqa: SIM110  a generator would cost more than the look
+        if attempt.fate == "unknown":
+            return True
+    return False
 
 
 def _forgotten(claim: IdempotencyClaim) -> ClaimResult:

@@ -139,8 +139,14 @@ def quote(
 
 
 def _bound_nano(rates: Rates, upper: Usage, ratio_micro: int, wide: bool, batch_ratio_micro: int | None) -> int:
-    dearest_in = max(rates.input_nano_per_1m, rates.cached_nano_per_1m or 0, rates.cache_write_5m_nano_per_1m or 0)
-    dearest_out = max(rates.output_nano_per_1m, rates.reasoning_nano_per_1m or 0)
+    # Compared and not given to `max`: every call comes through.
+    dearest_in, dearest_out = rates.input_nano_per_1m, rates.output_nano_per_1m
+    if (cached := rates.cached_nano_per_1m) is not None and cached > dearest_in:
+        dearest_in = cached
+    if (written := rates.cache_write_5m_nano_per_1m) is not None and written > dearest_in:
+        dearest_in = written
+    if (reasoning := rates.reasoning_nano_per_1m) is not None and reasoning > dearest_out:
+        dearest_out = reasoning
     if wide:
         dearest_in = max(dearest_in, *[getattr(rates, name) or 0 for name in _WIDE_INPUT])
         dearest_out = max(dearest_out, *[getattr(rates, name) or 0 for name in _WIDE_OUTPUT])

@@ -106,7 +106,7 @@ def _read(operation: Operation, kind: bytes | None, sent: bytes) -> tuple[dict[s
         _check_depth(body)
         _check_spelling(body, deciding)
         # Of two members of one name another could be served than the one that is priced.
-        check_named_once(sent, *deciding)
+        check_named_once(sent, deciding)
     holder, _, name = operation.model.name.rpartition(".")
     if holder and isinstance(inner := first(holder, body), dict):
         _check_spelling(inner, (name,))

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from typing import Protocol
 
 import msgspec
 
 from elkapi.catalog.families.openai import bounded_as_text, token_ids
-from elkapi.catalog.jsonedit import any_in
 from elkapi.errors import BadRequest, NoChannel, NoPrice
 from elkapi.relay.plane import Bearings
 from elkapi.relay.read import Request, asked_of
@@ -53,6 +53,7 @@ class _Marks(msgspec.Struct):
 
 
 _marks = msgspec.json.Decoder(_Marks)
+_MARKED = re.compile(rb'"(?:prompt_cache_key|user_id)"')
 
 
 def candidates(
@@ -127,7 +128,7 @@ def session_of(grant: Grant, request: Request, call: Headed) -> bytes:
 
 def _mark(body: bytes, call: Headed) -> bytes:
     """What the caller says of its session, else the prompt's beginning: what providers' caches go by themselves."""
-    if any_in(body, b'"prompt_cache_key"', b'"user_id"'):
+    if _MARKED.search(body) is not None:
         try:
             marks = _marks.decode(body)
         except msgspec.DecodeError:

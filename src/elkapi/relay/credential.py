@@ -12,13 +12,13 @@ _GOOGLE_PATHS = ("/v1beta/", "/v1/models")
 
 def presented_key(call: Call) -> str | None:
     """The key as presented, or None. x-goog-api-key wins over `?key=`; x-api-key over Authorization on its routes."""
-    path = call.path
-    if path.startswith(_GOOGLE_PATHS):
-        if (value := call.header(b"x-goog-api-key")) is not None:
-            return value.decode("latin-1")
-        if "key=" in call.query and (found := parse_qs(call.query).get("key")):
-            return found[0]
-    if path.startswith(_X_API_KEY_PATHS) and (value := call.header(b"x-api-key")) is not None:
+    # What a call carries is asked before its path: most carry neither.
+    path, query, header = call.path, call.query, call.header
+    if (value := header(b"x-goog-api-key")) is not None and path.startswith(_GOOGLE_PATHS):
         return value.decode("latin-1")
-    value = call.header(b"authorization")
+    if query and "key=" in query and path.startswith(_GOOGLE_PATHS) and (found := parse_qs(query).get("key")):
+        return found[0]
+    if (value := header(b"x-api-key")) is not None and path.startswith(_X_API_KEY_PATHS):
+        return value.decode("latin-1")
+    value = header(b"authorization")
     return value.decode("latin-1") if value is not None else None

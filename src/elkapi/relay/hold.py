@@ -66,6 +66,9 @@ def checked_key(value: bytes) -> str:
     return text
 
 
+_NOTHING_YET = Usage()
+
+
 class Hold:
     """The money of one call: `reserve`, then `settle` or, whenever anything raised after that, `resolve`.
 
@@ -80,7 +83,7 @@ class Hold:
         self.held_nano = most_nano(candidates)
         self.answer_with(0)
         self.lost_nano = 0
-        self._used = Usage()
+        self._used = _NOTHING_YET
         self.order: HoldOrder | None = None
         self.charge_nano = 0
         self._resolved = False
@@ -401,31 +404,32 @@ class Hold:
     ) -> RequestRecord:
         plane, grant, quote = self.plane, self.grant, self.quote
         self._used = usage
+        # By position, in the order of the record: names cost every call a dict of them all.
         return RequestRecord(
-            id=self.call.id,
-            key_id=grant.key_id,
-            owner_id=grant.owner_id,
-            operation=self.request.operation.id,
-            model=self.request.model,
-            group=grant.group,
-            created_ns=plane.clock.now_ns(),
-            duration_ms=milliseconds(plane.clock.monotonic_s() - self.call.started_s),
-            status=status,
-            outcome=outcome,
-            usage=usage,
-            price_id=quote.price.id,
-            price_version=quote.price.version,
-            ratio_micro=quote.ratio_micro,
-            hold_nano=self.held_nano,
-            charge_nano=charge_nano,
-            loss_nano=loss_nano,
-            flags=flags,
-            channel_id=channel.id if channel else None,
-            channel_name=channel.name if channel else None,
-            upstream_request_id=attempts[-1].upstream_request_id if attempts else None,
-            attempts=attempts,
-            error_code=error.code if error else None,
-            asked=self.request.asked or None,
-            line=self.request.line,
-            guard=error.guard if isinstance(error, ContentBlocked) else None,
+            self.call.id,
+            grant.key_id,
+            grant.owner_id,
+            self.request.operation.id,
+            self.request.model,
+            grant.group,
+            plane.clock.now_ns(),
+            milliseconds(plane.clock.monotonic_s() - self.call.started_s),
+            status,
+            outcome,
+            usage,
+            quote.price.id,
+            quote.price.version,
+            quote.ratio_micro,
+            self.held_nano,
+            charge_nano,
+            loss_nano,
+            flags,
+            channel.id if channel else None,
+            channel.name if channel else None,
+            attempts[-1].upstream_request_id if attempts else None,
+            attempts,
+            error.code if error else None,
+            self.request.asked or None,
+            self.request.line,
+            error.guard if isinstance(error, ContentBlocked) else None,
         )

@@ -87,7 +87,7 @@ async def read(call: Call, match: Match, aliases: Mapping[str, str] | None = Non
     model = facts.model
     # A second `model` or `input` would let the gateway price one and the upstream serve the other.
     once, source = operation.named_once, operation.model
-    check_named_once(body, *(once if model is None else (source.name, *once)))
+    check_named_once(body, once if model is None else (source.name, *once))
     if model is None:
         model, body = _model_elsewhere(match, body)
     if operation.dialect is None:

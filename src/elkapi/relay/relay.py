@@ -59,7 +59,6 @@ CREDENTIAL_REFUSED = Verdict("next", "credential_refused", "none", cool="key")
 BLOCKED = Verdict("fail", "content_blocked", "unknown")
 UNTRANSLATABLE = Verdict("next", "untranslatable", "none")
 # Where providers put it: OpenAI and its like, Anthropic, AWS.
-_THEIR_REQUEST_ID = (b"x-request-id", b"request-id", b"x-amzn-requestid")
 OWN_FAULT = "The gateway failed to handle this request."
 _TOO_LATE = (HeaderTimeout, FirstByteTimeout, IdleTimeout, TotalTimeout)
 _TIMEOUTS = frozenset({"first_token_timeout", *(kind.code for kind in _TOO_LATE)})
@@ -220,13 +219,14 @@ class Try:
         status = self.record.status = reply.status
         if self.attempt.channel.status_map:
             status = self.attempt.channel.status_map.get(status, status)
-        if (theirs := reply.header(*_THEIR_REQUEST_ID)) is not None:
+        said = reply.fields.get
+        if theirs := said(b"x-request-id") or said(b"request-id") or said(b"x-amzn-requestid"):
             self.record.upstream_request_id = theirs[:128].decode("latin-1")
         if is_success(status):
             if exchange.stream:
                 return await pump(self, reply, status, exchange)
             return await self._accept(reply, status, exchange)
-        verdict = on_status(status, reply.header(b"retry-after"))
+        verdict = on_status(status, said(b"retry-after"))
         body, whole = await reply.read(ERROR_BODY_BYTES_MAX)
         body = plain(reply, body, whole, ERROR_BODY_BYTES_MAX)
         self.record.error = recorded(body, self.attempt)
@@ -244,13 +244,14 @@ class Try:
         whole_only = exchange.translated or self.request.output_rules
         bytes_max = TRANSLATED_REPLY_BYTES_MAX if whole_only else self.plane.settings.reply_buffer_bytes_max
         body, whole = await reply.read(bytes_max)
-        if reply.header(b"content-encoding") is not None:
+        fields = reply.fields
+        if b"content-encoding" in fields:
             body = plain(reply, body, whole, bytes_max)
         if not (looks_like_json_object(body) if whole else body[:64].lstrip()[:1] == b"{"):
             return on_unreadable("unreadable_reply")
         if not whole:
             return on_unreadable("reply_too_large") if whole_only else await self._pump(reply, status, body)
-        if reply.header(b"content-length", b"transfer-encoding") is None and not is_json(body):
+        if b"content-length" not in fields and b"transfer-encoding" not in fields and not is_json(body):
             # Nothing but the end of the connection said that this is all of it.
             return on_unreadable("unreadable_reply")
         try:

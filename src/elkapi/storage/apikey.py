@@ -28,7 +28,7 @@ def new_key(scope: Scope) -> str:
 
 def normalize(presented: str) -> str | None:
     """The key in its full spelling, or None when it cannot be one. `Bearer ` and `sk-` are optional on input."""
-    if presented.startswith("Bearer sk-") and len(presented) == 10 + BODY_CHARACTERS:
+    if presented[:10] == "Bearer sk-" and len(presented) == 10 + BODY_CHARACTERS:
         # How nearly everybody sends it.
         body = presented[10:]
         if body.isascii() and body.isalnum():

@@ -32,11 +32,17 @@ class UpstreamReply:
         self._rest = b""
         self._fields: dict[bytes, bytes] | None = None
 
-    def header(self, *names: bytes) -> bytes | None:
-        """The first value of the first of these headers that is there; names in lower case."""
+    @property
+    def fields(self) -> dict[bytes, bytes]:
+        """The headers by their lower-case names; of a repeated one the first value."""
         fields = self._fields
         if fields is None:
             fields = self._fields = dict(reversed(self.headers))
+        return fields
+
+    def header(self, *names: bytes) -> bytes | None:
+        """The first value of the first of these headers that is there; names in lower case."""
+        fields = self.fields
         for name in names:
             if (value := fields.get(name)) is not None:
                 return value

@@ -78,7 +78,7 @@ def _checked(params: bytes) -> str:
     assert LINE.read is not None
     try:
         facts = LINE.read(params)
-        check_named_once(params, LINE.model.name, *LINE.named_once)
+        check_named_once(params, (LINE.model.name, *LINE.named_once))
         if facts.model is None:
             raise BadRequest("`model` is missing.", param="model")
         if facts.stream:
