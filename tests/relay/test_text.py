@@ -89,6 +89,23 @@ async def test_a_channels_instructions_stand_in_the_bytes_the_upstream_gets(
     assert b"hello there" in sent
 
 
+@pytest.mark.parametrize("upstream", ["openai", "gemini", "bedrock", "anthropic"])
+async def test_claude_codes_billing_line_is_sent_to_a_claude_only(
+    gate: Gateway, sandbox: Running, upstream: str
+) -> None:
+    """It changes on every call, so that elsewhere no prefix of the conversation would be found in a cache."""
+    key = await prepared(gate, sandbox, upstream)
+    line = "x-anthropic-billing-header: cc_version=2.1.332.48f; cc_entrypoint=cli; cch=71fea;"
+    for system in ([{"type": "text", "text": line}, {"type": "text", "text": "Be brief."}], f"{line}\nBe brief."):
+        asked = ask("anthropic", MODEL, "hello there", system=system)
+        reply = await gate.ask(key, asked.body, path=asked.path, headers=asked.headers)
+        assert reply.status_code == 200, reply.text
+    for received in sandbox.sandbox.recorder.shown():
+        sent = base64.b64decode(received.body_base64)
+        assert sent.count(b"Be brief.") == 1
+        assert (b"billing-header" in sent) == (upstream in ("anthropic", "bedrock"))
+
+
 async def test_a_gemini_callers_body_names_the_model_as_its_upstream_knows_it(gate: Gateway, sandbox: Running) -> None:
     theirs = "gemini-embedding-001"
     await gate.channel(

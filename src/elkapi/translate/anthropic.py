@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from typing import Any
 
+import msgspec
+
 from elkapi.errors import BadRequest
 from elkapi.translate.anthropic_reply import Reader, read_reply
 from elkapi.translate.anthropic_request import read_count_request, read_request
@@ -14,7 +16,7 @@ from elkapi.translate.anthropic_write import write_request
 from elkapi.translate.anthropic_writer import Writer, error_type, write_reply
 from elkapi.translate.chat_parts import refuse_file_ids
 from elkapi.translate.dialect import Dialect
-from elkapi.translate.ir import ChatRequest, Loss
+from elkapi.translate.ir import ChatRequest, Loss, Text
 
 # What a request of another dialect loses on its way to Anthropic; a test goes through the rows.
 LOSSES = (
@@ -45,8 +47,29 @@ LOSSES = (
     Loss("JSON mode", False, "becomes an instruction"),
 )
 
+# How the line begins that Claude Code puts before its instructions, for Anthropic's own books.
+_ATTRIBUTION = "x-anthropic-billing-header:"
+
 # Members of Anthropic's own whose silent loss would change what the caller gets.
 REFUSED_ELSEWHERE = ("mcp_servers", "container")
+
+
+def without_attribution(request: ChatRequest) -> ChatRequest:
+    """The request without Claude Code's billing line; itself when it has none.
+
+    It is another one on every call: no other provider would find the conversation in its cache of prefixes again.
+    """
+    if request.dialect != "anthropic" or not any(text.text.startswith(_ATTRIBUTION) for text in request.system):
+        return request
+    told = tuple(text for text in map(_told, request.system) if text.text)
+    return msgspec.structs.replace(request, system=told)
+
+
+def _told(text: Text) -> Text:
+    """What an instruction says to the model: all of it but that line."""
+    if not text.text.startswith(_ATTRIBUTION):
+        return text
+    return msgspec.structs.replace(text, text=text.text.partition("\n")[2])
 
 
 def check_crossing(request: ChatRequest) -> None:
@@ -80,4 +103,4 @@ DIALECT = Dialect(
     check_crossing=check_crossing,
 )
 
-__all__ = ["DIALECT", "LOSSES", "error_type", "read_count_request"]
+__all__ = ["DIALECT", "LOSSES", "error_type", "read_count_request", "without_attribution"]
