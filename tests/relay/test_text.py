@@ -106,6 +106,17 @@ async def test_claude_codes_billing_line_is_sent_to_a_claude_only(
         assert (b"billing-header" in sent) == (upstream in ("anthropic", "bedrock"))
 
 
+@pytest.mark.parametrize("upstream", ["openai", "gemini", "anthropic"])
+async def test_a_choice_beside_an_empty_list_of_tools_reaches_every_upstream(
+    gate: Gateway, sandbox: Running, upstream: str
+) -> None:
+    """Clients of responses send one with every call."""
+    key = await prepared(gate, sandbox, upstream)
+    asked = ask("responses", MODEL, "hello there", tools=[], tool_choice="auto", parallel_tool_calls=True)
+    reply = await gate.ask(key, asked.body, path=asked.path, headers=asked.headers)
+    assert reply.status_code == 200, reply.text
+
+
 async def test_a_gemini_callers_body_names_the_model_as_its_upstream_knows_it(gate: Gateway, sandbox: Running) -> None:
     theirs = "gemini-embedding-001"
     await gate.channel(

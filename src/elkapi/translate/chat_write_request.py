@@ -33,6 +33,7 @@ from elkapi.translate.ir import (
     ToolResult,
 )
 from elkapi.translate.profiles import Profile, effort_for
+from elkapi.translate.server_tools import chosen_server_tool, offered_server_tools
 
 STOPS_MAX = 4
 USER_CHARS_MAX = 64
@@ -50,6 +51,7 @@ LOSSES = (
     Loss("images and files in tool results", False, "they follow in a user message that names the call"),
     Loss("images that the model made, in earlier turns", False, "chat's assistant messages hold text"),
     Loss("blocks of server tools in earlier turns", False, "only the provider that ran the tool can read them"),
+    Loss("tool_choice of a web search", False, "models that search there always do"),
     Loss("how much to think, finer than an effort word", False, "a token budget becomes the nearest effort word"),
     Loss("files by URL", True, "chat takes files as data only"),
     Loss("images by file id", True, "chat takes images as data or by URL"),
@@ -145,14 +147,15 @@ def _write_tools(request: ChatRequest, profile: Profile, body: dict[str, Any]) -
         # Few chat upstreams know `allowed_tools`; leaving the other tools out says the same to all of them.
         tools = tuple(tool for tool in tools if tool.name in choice.names)
     rows = [_tool(tool) for tool in tools]
-    for served in request.server_tools:
+    for served in request.server_tools if own else offered_server_tools(request):
         if own and "type" in served.raw:
             rows.append(served.raw)
         else:
             body["web_search_options"] = _web_search(served)
     if rows:
         body["tools"] = rows
-    if choice is not None and (rows or own):
+    # A model that searches on chat completions always does: there is no choice of it.
+    if choice is not None and (own or (rows and chosen_server_tool(request) is None)):
         body["tool_choice"] = _choice(request) if choice.mode == "named" or (limited and own) else choice.mode
     if request.parallel_tools is not None and (rows or own) and profile.parallel_tools_field:
         body["parallel_tool_calls"] = request.parallel_tools

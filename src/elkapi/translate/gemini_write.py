@@ -36,7 +36,7 @@ from elkapi.translate.ir import (
     ToolResult,
 )
 from elkapi.translate.profiles import Profile, effort_for
-from elkapi.translate.server_tools import GEMINI
+from elkapi.translate.server_tools import GEMINI, chosen_server_tool, offered_server_tools
 
 STOP_MAX = 5
 BUDGETS: dict[Effort, int] = {"none": 0, "minimal": 512, "low": 1024, "medium": 8192, "high": 24_576}
@@ -82,7 +82,8 @@ def _written(request: ChatRequest, profile: Profile) -> _Wire:
     declared = extra.pop("functionDeclarations", {})
     if tools := _tools(request, profile, declared):
         body["tools"] = tools
-    if request.tool_choice is not None:
+    # Where nothing is declared, a choice is an error; Gemini decides itself whether to run a tool of its own.
+    if request.tool_choice is not None and (own or (request.tools and chosen_server_tool(request) is None)):
         body["toolConfig"] = {"functionCallingConfig": _calling(request)}
     if settings := _settings(request, profile):
         body["generationConfig"] = settings
@@ -279,7 +280,10 @@ def _response(text: str) -> Any:
 
 
 def _tools(request: ChatRequest, profile: Profile, declared: dict[str, _Wire]) -> list[_Wire]:
-    tools: list[_Wire] = [_server_tool(tool) for tool in request.server_tools]
+    own = request.dialect == "gemini"
+    tools: list[_Wire] = [
+        _server_tool(tool) for tool in (request.server_tools if own else offered_server_tools(request))
+    ]
     if request.tools:
         listed = [{**_declaration(tool, profile), **declared.get(tool.name, {})} for tool in request.tools]
         tools.insert(0, {"functionDeclarations": listed})

@@ -36,6 +36,7 @@ from elkapi.translate.ir import (
 )
 from elkapi.translate.profiles import Profile, effort_for
 from elkapi.translate.responses_request import LOGPROBS
+from elkapi.translate.server_tools import chosen_server_tool
 
 LOSSES = (
     Loss("n", True, "a response has one answer"),
@@ -344,7 +345,12 @@ def _tool_choice(choice: ToolChoice, request: ChatRequest) -> str | dict[str, An
         return "auto" if choice.mode == "named" else choice.mode
     rows = [_chosen(name, request) for name in choice.names]
     if choice.mode == "named":
-        return rows[0]
+        served = chosen_server_tool(request) if request.dialect != "responses" else None
+        if served is None:
+            return rows[0]
+        if not request.tools and len(request.server_tools) == 1:
+            return "required"
+        return {"type": "allowed_tools", "mode": "required", "tools": [{"type": _server_tool(served)["type"]}]}
     if choice.mode == "none":
         return "none"
     return {"type": "allowed_tools", "mode": choice.mode, "tools": rows}

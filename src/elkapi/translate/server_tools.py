@@ -1,10 +1,12 @@
-"""Tools that upstreams run themselves: each wire's word for them -> the hub's. Data; readers and bounds go by it.
+"""Tools that upstreams run themselves: each wire's word for them -> the hub's, and which of them a call may use.
 
-What such a tool finds, reads or computes is input of the same call, so a word that is missing here is work that no hold
-covers. Anthropic's words are the hub's with a date behind them.
+Readers and bounds go by the words. What such a tool finds, reads or computes is input of the same call, so a word that
+is missing here is work that no hold covers. Anthropic's words are the hub's with a date behind them.
 """
 
 from __future__ import annotations
+
+from elkapi.translate.ir import ChatRequest, ServerTool
 
 # The `type` of a tool, as chat-like providers spell it, and in responses.
 CHAT = {
@@ -33,3 +35,17 @@ GEMINI = {
 }
 # The hub's words, some of which have no other spelling.
 KINDS = frozenset({"web_search", "web_fetch", "file_search", "code_execution", "mcp"})
+
+
+def chosen_server_tool(request: ChatRequest) -> ServerTool | None:
+    """The tool run by the upstream that the caller's choice names, as Claude Code does to search."""
+    choice = request.tool_choice
+    if choice is None or choice.mode != "named" or any(tool.name in choice.names for tool in request.tools):
+        return None
+    return next((tool for tool in request.server_tools if tool.raw.get("name") in choice.names), None)
+
+
+def offered_server_tools(request: ChatRequest) -> tuple[ServerTool, ...]:
+    """The tools that the upstream may run: none where the caller wants no tool used."""
+    choice = request.tool_choice
+    return () if choice is not None and choice.mode == "none" else request.server_tools

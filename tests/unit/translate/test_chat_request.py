@@ -368,6 +368,12 @@ def test_a_web_search_of_another_dialect_becomes_web_search_options() -> None:
     }
 
 
+def test_whoever_wants_no_tool_used_is_not_searched_for() -> None:
+    search = ServerTool("web_search", "anthropic", {"type": "web_search_20250305", "name": "web_search"})
+    assert "web_search_options" in _write(_other(server_tools=(search,)))
+    assert "web_search_options" not in _write(_other(server_tools=(search,), tool_choice=ToolChoice("none")))
+
+
 def test_a_schema_becomes_an_instruction_where_the_model_takes_none() -> None:
     output = OutputFormat("schema", schema={"type": "object"})
     written = _write(_other(output=output), msgspec.structs.replace(PLAIN, json_schema=False))
@@ -409,6 +415,11 @@ LOSSES: dict[str, ChatRequest] = {
     ),
     "images that the model made, in earlier turns": _assistant(Image(data="LOST", media_type="image/png")),
     "blocks of server tools in earlier turns": _assistant(ServerToolPart("anthropic", {"x": "LOST"})),
+    "tool_choice of a web search": _other(
+        tools=(Tool("f"),),
+        server_tools=(ServerTool("web_search", "anthropic", {"name": "LOST"}),),
+        tool_choice=ToolChoice("named", ("LOST",)),
+    ),
     "how much to think, finer than an effort word": _other(reasoning=Reasoning(budget_tokens=5000)),
     "files by URL": _other(Message("user", (File("application/pdf", url="https://a.example/x.pdf"),))),
     "images by file id": _other(Message("user", (Image(url="file-id:file-1"),)), dialect="responses"),

@@ -442,9 +442,30 @@ def test_urls_become_file_data(part: Any, wire: dict[str, Any]) -> None:
     ],
 )
 def test_every_tool_choice_has_its_mode_and_is_read_back(choice: ir.ToolChoice, wire: dict[str, Any]) -> None:
-    written = _write(_chat(tool_choice=choice))
+    written = _write(_chat(tool_choice=choice, tools=(ir.Tool("f"),)))
     assert written["toolConfig"] == {"functionCallingConfig": wire}
     assert _read(written).tool_choice == choice
+
+
+SEARCH = ir.ServerTool("web_search", "anthropic", {"type": "web_search_20250305", "name": "web_search"})
+
+
+@pytest.mark.parametrize("mode", ["auto", "none", "required"])
+def test_a_choice_among_no_functions_is_left_out(mode: Any) -> None:
+    """Gemini refuses it, and SDKs of other dialects send one beside an empty list of tools."""
+    assert "toolConfig" not in _write(_chat(tool_choice=ir.ToolChoice(mode)))
+    searching = _write(_chat(tool_choice=ir.ToolChoice(mode), server_tools=(SEARCH,)))
+    assert "toolConfig" not in searching
+    assert searching.get("tools", []) == ([] if mode == "none" else [{"googleSearch": {}}])
+
+
+@pytest.mark.parametrize("tools", [(), (ir.Tool("f"),)])
+def test_a_choice_of_a_search_leaves_gemini_to_search(tools: tuple[ir.Tool, ...]) -> None:
+    """So Claude Code searches: its functions never have the search's name."""
+    chosen = _chat(tool_choice=ir.ToolChoice("named", ("web_search",)), server_tools=(SEARCH,), tools=tools)
+    written = _write(chosen)
+    assert "toolConfig" not in written
+    assert {"googleSearch": {}} in written["tools"]
 
 
 @pytest.mark.parametrize("profile", [GEMINI_25, GEMINI_2])
@@ -495,6 +516,7 @@ REFUSED: dict[str, tuple[ir.ChatRequest, str]] = {
 }
 DROPPED: dict[str, ir.ChatRequest] = {
     "parallel_tools": _chat(parallel_tools=False),
+    "tool_choice of a server tool": _chat(tool_choice=ir.ToolChoice("named", ("web_search",)), server_tools=(SEARCH,)),
     "tool strict": _chat(tools=(ir.Tool("f", strict=True),)),
     "thinking": _chat(_user("hi"), _model(ir.Thinking("x"))),
     "system later": _chat(_user("hi"), ir.Message("system", (ir.Text("y"),))),
@@ -510,6 +532,7 @@ DROPPED: dict[str, ir.ChatRequest] = {
 }
 PLAIN = {"contents": [{"role": "user", "parts": [{"text": "hi"}]}]}
 KEPT_OTHERWISE: dict[str, dict[str, Any]] = {
+    "tool_choice of a server tool": {**PLAIN, "tools": [{"googleSearch": {}}]},
     "tool strict": {**PLAIN, "tools": [{"functionDeclarations": [{"name": "f"}]}]},
     "system later": {"contents": [{"role": "user", "parts": [{"text": "hi"}, {"text": "y"}]}]},
     "image detail": {

@@ -338,6 +338,17 @@ def test_tools_an_upstream_runs_are_carried_where_both_sides_have_them() -> None
     ]
 
 
+def test_a_choice_of_a_tool_that_the_upstream_runs_names_no_function() -> None:
+    """So Claude Code searches."""
+    tools = (ServerTool("code_execution", "anthropic", {"type": "code_execution_20250825", "name": "code_execution"}),)
+    choice = ToolChoice("named", ("code_execution",))
+    assert _write(_foreign(server_tools=tools, tool_choice=choice))["tool_choice"] == "required"
+    beside = _write(_foreign(server_tools=tools, tool_choice=choice, tools=(Tool("f"),)))["tool_choice"]
+    assert beside == {"type": "allowed_tools", "mode": "required", "tools": [{"type": "code_interpreter"}]}
+    named = _write(_foreign(server_tools=tools, tool_choice=choice, tools=(Tool("code_execution"),)))["tool_choice"]
+    assert named == {"type": "function", "name": "code_execution"}
+
+
 _names = st.sampled_from(["f", "g", "h"])
 _text = st.builds(Text, st.text(min_size=1, max_size=20), st.sampled_from([None, "5m", "1h"]))
 _image = st.builds(Image, data=st.just("iVBO"), media_type=st.just("image/png"), detail=st.just("auto")) | st.builds(

@@ -273,6 +273,8 @@ def _choice(value: object, tools: tuple[Tool, ...]) -> tuple[tuple[Tool, ...], s
     mode = str(config.get("mode") or "AUTO").upper()
     if mode not in ("MODE_UNSPECIFIED", "AUTO", "ANY", "NONE", "VALIDATED"):
         raise invalid(f"Invalid value at 'tool_config.function_calling_config.mode', \"{mode}\"")
+    if config and not tools:
+        raise invalid("Function calling config is set without function_declarations.")
     allowed = config.get("allowedFunctionNames") or []
     if allowed and mode not in ("ANY", "VALIDATED"):
         raise invalid("allowed_function_names should only be set when the Mode is ANY or VALIDATED.")
