@@ -117,6 +117,16 @@ async def test_a_choice_beside_an_empty_list_of_tools_reaches_every_upstream(
     assert reply.status_code == 200, reply.text
 
 
+@pytest.mark.parametrize("upstream", ["openai", "gemini", "bedrock", "anthropic"])
+async def test_an_empty_instruction_is_none(gate: Gateway, sandbox: Running, upstream: str) -> None:
+    """Chat clients send one where their user wrote none."""
+    key = await prepared(gate, sandbox, upstream)
+    turns = [{"role": "system", "content": ""}, {"role": "user", "content": "hello there"}]
+    asked = ask("chat", MODEL, "", messages=turns)
+    reply = await gate.ask(key, asked.body, path=asked.path, headers=asked.headers)
+    assert reply.status_code == 200, reply.text
+
+
 async def test_a_gemini_callers_body_names_the_model_as_its_upstream_knows_it(gate: Gateway, sandbox: Running) -> None:
     theirs = "gemini-embedding-001"
     await gate.channel(

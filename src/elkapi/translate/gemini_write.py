@@ -76,8 +76,9 @@ def _written(request: ChatRequest, profile: Profile) -> _Wire:
     _check(request)
     own = request.dialect == "gemini"
     body: _Wire = {"contents": _contents(request, profile)}
-    if request.system:
-        body["systemInstruction"] = {"parts": [{"text": part.text} for part in request.system]}
+    # An empty text is refused.
+    if instructions := [{"text": part.text} for part in request.system if part.text or own]:
+        body["systemInstruction"] = {"parts": instructions}
     extra = dict(request.extra) if own else {}
     declared = extra.pop("functionDeclarations", {})
     if tools := _tools(request, profile, declared):

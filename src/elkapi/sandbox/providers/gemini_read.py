@@ -99,10 +99,16 @@ def read(body: dict[str, Any], model: Model) -> Asked:
     kinds = {str(kind).upper() for kind in config.get("responseModalities") or ["TEXT"]}
     if "IMAGE" in kinds and not model.pictures:
         raise invalid("Multi-modal output is not supported.")
-    system = fields_of(given.get("systemInstruction"), "system_instruction")
+    system = _parts(fields_of(given.get("systemInstruction"), "system_instruction"), "system_instruction")
+    for index, part in enumerate(system):
+        if not part.get("text"):
+            raise invalid(
+                f"* GenerateContentRequest.system_instruction.parts[{index}].data: required oneof field 'data' must "
+                "have one initialized field"
+            )
     ask = Ask(
         turns=turns,
-        system="\n".join(str(part.get("text") or "") for part in _parts(system, "system_instruction")),
+        system="\n".join(str(part["text"]) for part in system),
         tools=tools,
         choice=choice,
         schema=schema,
