@@ -220,16 +220,17 @@ def _document(part: File) -> Raw:
 
 
 def _tools(request: ChatRequest, profile: Profile, stand_in: Tool | None, kept: Raw) -> list[Raw]:
-    tools = [
-        _tool(tool, profile) | kept.get(tool.name, {})
-        for tool in tools_of(request, invent=request.dialect != "anthropic")
-    ]
+    foreign = request.dialect != "anthropic"
+    tools = [_tool(tool, profile, foreign) | kept.get(tool.name, {}) for tool in tools_of(request, invent=foreign)]
     tools += [_server_tool(tool) for tool in request.server_tools]
-    return [*tools, _tool(stand_in, profile)] if stand_in else tools
+    return [*tools, _tool(stand_in, profile, foreign)] if stand_in else tools
 
 
-def _tool(tool: Tool, profile: Profile) -> Raw:
-    result: Raw = {"name": tool.name, "input_schema": tool_schema(tool)}
+def _tool(tool: Tool, profile: Profile, foreign: bool) -> Raw:
+    schema = tool_schema(tool)
+    if foreign and tool.strict and profile.json_schema:
+        schema = closed(schema)
+    result: Raw = {"name": tool.name, "input_schema": schema}
     if tool.description:
         result["description"] = tool.description
     if tool.strict is not None and profile.json_schema:

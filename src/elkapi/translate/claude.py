@@ -104,14 +104,57 @@ def output_tool(request: ChatRequest, profile: Profile) -> Tool | None:
     return Tool(OUTPUT_TOOL, output.description or "Give the answer as the arguments of this tool.", schema)
 
 
+# Members of a JSON schema whose value is a schema, a list of them or an object of them by name.
+_SCHEMA_IN = frozenset({"items", "additionalProperties", "not"})
+_SCHEMAS_IN = frozenset({"anyOf", "allOf", "oneOf", "prefixItems"})
+_SCHEMAS_BY_NAME = frozenset({"properties", "$defs", "definitions"})
+# Bounds that structured outputs refuse; the model is told of them in words, as Anthropic's SDKs do.
+_BOUNDS = frozenset(
+    {
+        "minimum",
+        "maximum",
+        "exclusiveMinimum",
+        "exclusiveMaximum",
+        "multipleOf",
+        "minLength",
+        "maxLength",
+        "maxItems",
+        "uniqueItems",
+        "minProperties",
+        "maxProperties",
+    }
+)
+_FORMATS = frozenset(
+    {"date-time", "time", "date", "duration", "email", "hostname", "uri", "ipv4", "ipv6", "uuid", "text"}
+)
+
+
 def closed(schema: Any) -> Any:
-    """The schema with every object closed, as structured outputs demand, unless it says something else itself."""
-    if isinstance(schema, list):
-        return [closed(item) for item in schema]
+    """The schema as structured outputs demand it: objects closed unless they say so themselves, bounds in words."""
     if not isinstance(schema, dict):
         return schema
-    result = {name: closed(value) for name, value in schema.items()}
-    if result.get("type") == "object":
+    result: dict[str, Any] = {}
+    bounds: list[str] = []
+    for name, value in schema.items():
+        if name in _BOUNDS or (name == "minItems" and value not in (0, 1)):
+            bounds.append(f"{name}: {msgspec.json.encode(value).decode()}")
+        elif name == "format" and value not in _FORMATS:
+            bounds.append(f"format: {value}")
+        elif name in _SCHEMA_IN:
+            result[name] = closed(value)
+        elif name in _SCHEMAS_IN and isinstance(value, list):
+            # Of alternatives there is only one kind.
+            result["anyOf" if name == "oneOf" else name] = [closed(item) for item in value]
+        elif name in _SCHEMAS_BY_NAME and isinstance(value, dict):
+            result[name] = {key: closed(item) for key, item in value.items()}
+        else:
+            result[name] = value
+    if bounds:
+        words = "{" + ", ".join(bounds) + "}"
+        said = schema.get("description")
+        result["description"] = f"{said}\n\n{words}" if said else words
+    kind = result.get("type")
+    if kind == "object" or (isinstance(kind, list) and "object" in kind):
         result.setdefault("additionalProperties", False)
     return result
 

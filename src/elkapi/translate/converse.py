@@ -246,10 +246,12 @@ def _has_calls(request: ChatRequest) -> bool:
 
 
 def _tool(tool: Tool, profile: Profile) -> Raw:
-    spec: Raw = {"name": tool.name, "inputSchema": {"json": tool_schema(tool)}}
+    strict = bool(tool.strict and profile.json_schema)
+    schema = tool_schema(tool)
+    spec: Raw = {"name": tool.name, "inputSchema": {"json": closed(schema) if strict else schema}}
     if tool.description:
         spec["description"] = tool.description
-    if tool.strict and profile.json_schema:
+    if strict:
         spec["strict"] = True
     return {"toolSpec": spec}
 

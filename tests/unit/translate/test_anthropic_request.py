@@ -392,6 +392,48 @@ def test_a_schema_is_an_output_format_with_closed_objects() -> None:
     assert schema == SCHEMA | {"additionalProperties": False}
 
 
+BOUNDED = {
+    "type": "object",
+    "properties": {
+        "age": {"type": "integer", "minimum": 0, "maximum": 150, "description": "In years."},
+        "tag": {"anyOf": [{"type": "string", "maxLength": 3}, {"type": "null"}]},
+        "rows": {"type": "array", "minItems": 2, "items": {"$ref": "#/$defs/Row"}},
+        "some": {"type": "array", "minItems": 1, "items": {"type": "string", "format": "date"}},
+        "maximum": {"oneOf": [{"const": {"minimum": 1}}, {"type": "string", "format": "color"}]},
+    },
+    "required": ["age"],
+    "additionalProperties": False,
+    "$defs": {"Row": {"type": ["object", "null"], "properties": {"n": {"type": "number", "exclusiveMinimum": 0.5}}}},
+}
+IN_WORDS = {
+    "type": "object",
+    "properties": {
+        "age": {"type": "integer", "description": "In years.\n\n{minimum: 0, maximum: 150}"},
+        "tag": {"anyOf": [{"type": "string", "description": "{maxLength: 3}"}, {"type": "null"}]},
+        "rows": {"type": "array", "items": {"$ref": "#/$defs/Row"}, "description": "{minItems: 2}"},
+        "some": {"type": "array", "minItems": 1, "items": {"type": "string", "format": "date"}},
+        "maximum": {"anyOf": [{"const": {"minimum": 1}}, {"type": "string", "description": "{format: color}"}]},
+    },
+    "required": ["age"],
+    "additionalProperties": False,
+    "$defs": {
+        "Row": {
+            "type": ["object", "null"],
+            "properties": {"n": {"type": "number", "description": "{exclusiveMinimum: 0.5}"}},
+            "additionalProperties": False,
+        }
+    },
+}
+
+
+def test_bounds_that_structured_outputs_refuse_are_told_in_words() -> None:
+    """As Anthropic's own SDKs do (`transform_schema`); of plain tools Claude takes every schema."""
+    written = _written(output=OutputFormat("schema", schema=BOUNDED))
+    assert written["output_config"]["format"]["schema"] == IN_WORDS
+    tools = _written(tools=(Tool("a", schema=BOUNDED, strict=True), Tool("b", schema=BOUNDED)))["tools"]
+    assert [tool["input_schema"] for tool in tools] == [IN_WORDS, BOUNDED]
+
+
 def test_a_schema_for_a_model_without_them_is_a_forced_tool() -> None:
     body = _written(OLD, output=OUTPUT)
     assert "output_config" not in body

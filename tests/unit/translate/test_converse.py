@@ -128,7 +128,7 @@ def test_a_rich_request() -> None:
                 {
                     "toolSpec": {
                         "name": "now",
-                        "inputSchema": {"json": SCHEMA},
+                        "inputSchema": {"json": SCHEMA | {"additionalProperties": False}},
                         "description": "The time.",
                         "strict": True,
                     }
