@@ -16,7 +16,7 @@ from elkapi.translate.anthropic_write import write_request
 from elkapi.translate.anthropic_writer import Writer, error_type, write_reply
 from elkapi.translate.chat_parts import refuse_file_ids
 from elkapi.translate.dialect import Dialect
-from elkapi.translate.ir import ChatRequest, Loss, Text
+from elkapi.translate.ir import ChatRequest, Loss, ServerToolPart, Text
 
 # What a request of another dialect loses on its way to Anthropic; a test goes through the rows.
 LOSSES = (
@@ -44,6 +44,7 @@ LOSSES = (
     Loss("thinking beside a forced tool", False, "refused upstream; the tool is the stronger wish"),
     Loss("thinking by budget inside a tool loop whose thoughts are lost", False, "refused upstream"),
     Loss("strict tools on models without JSON schema", False, "not taken"),
+    Loss("bounds in a JSON schema", False, "minimum, maxLength and their kin are told in its descriptions"),
     Loss("JSON mode", False, "becomes an instruction"),
 )
 
@@ -82,6 +83,10 @@ def check_crossing(request: ChatRequest) -> None:
         if any(map(_holds_pictures, [left, *(inner if isinstance(inner, list) else ())])):
             raise BadRequest("Documents of content blocks may hold text only for this model.", param="messages")
     refuse_file_ids(request.messages)
+    for message in request.messages:
+        for part in message.parts if message.role == "user" else ():
+            if isinstance(part, ServerToolPart) and part.raw.get("type") == "container_upload":
+                raise BadRequest("A file by its id is only known where it was uploaded.", param="messages")
 
 
 def _holds_pictures(block: dict[str, Any]) -> bool:

@@ -178,6 +178,9 @@ def check_crossing(request: ChatRequest) -> None:
     modalities = request.extra.get("modalities")
     if isinstance(modalities, list) and "audio" in modalities:
         raise BadRequest("This model does not answer in sound.", param="modalities")
+    for place in request.extra.get("messages", ()):
+        if place.get("message", {}).get("audio") is not None:
+            raise BadRequest("An answer in sound, by its id, is only known where it was given.", param="messages")
     if request.extra.get("response_format") is not None:
         raise BadRequest("`response_format` cannot be used with this model in that form.", param="response_format")
 

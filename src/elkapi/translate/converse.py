@@ -301,6 +301,7 @@ LOSSES = (
     Loss("images and files that the model made, in earlier turns", False, "taken from the user only"),
     Loss("the place of later system messages", False, "instructions stand before the first turn"),
     Loss("thinking without Claude's signature", False, "only Claude's own thoughts are taken back"),
+    Loss("bounds in a JSON schema, on Claude", False, "minimum, maxLength and their kin are told in its descriptions"),
     Loss("JSON mode", False, "becomes an instruction"),
 )
 

@@ -535,6 +535,7 @@ ELSEWHERE = {
     "thinking beside a forced tool",
     "thinking by budget inside a tool loop whose thoughts are lost",
     "strict tools on models without JSON schema",
+    "bounds in a JSON schema",
     "JSON mode",
 }
 
@@ -592,6 +593,17 @@ def test_betas_cross_in_silence_and_what_only_anthropic_runs_does_not_cross() ->
     stored = _block(type="image", source={"type": "file", "file_id": "f"})
     with pytest.raises(BadRequest):
         check_crossing(DIALECT.read_request(msgspec.json.encode(GOOD | stored)))
+
+
+def test_a_file_for_the_container_does_not_cross_in_silence() -> None:
+    """Its id is only known where it was uploaded; what a container gave is left out like all that others' tools did."""
+    upload = {"type": "container_upload", "file_id": "file_1"}
+    given = {"role": "assistant", "content": [{"type": "text", "text": "done"}, upload]}
+    user = {"role": "user", "content": "go on"}
+    for turns, crosses in (([user, given, user], True), ([{"role": "user", "content": [upload]}], False)):
+        request = DIALECT.read_request(msgspec.json.encode(GOOD | {"messages": turns}))
+        with nullcontext() if crosses else pytest.raises(BadRequest, match="where it was uploaded"):
+            check_crossing(request)
 
 
 @pytest.mark.parametrize("inside", [False, True], ids=["in a message", "in a tool's result"])
