@@ -360,25 +360,34 @@ def _output(value: str | dict[str, Any] | None, extra: dict[str, Any]) -> Output
 
 
 def _reasoning(view: _Body, extra: dict[str, Any]) -> Reasoning | None:
-    """`reasoning_effort`, and the family's objects `reasoning` and `thinking`, which also stay in `extra`."""
-    budget, adaptive, visible = None, False, None
+    """`reasoning_effort`, and the families' own members for thinking, which also stay in `extra`."""
     effort = _effort(view.reasoning_effort)
     if effort is None and view.reasoning_effort is not None:
         extra["reasoning_effort"] = view.reasoning_effort
-    spoken = extra.get("reasoning")
-    if isinstance(spoken, dict):
-        effort = effort or _effort(spoken.get("effort"))
-        budget = _count(spoken.get("max_tokens"))
-        visible = False if spoken.get("exclude") is True else None
-    thinking = extra.get("thinking")
-    if isinstance(thinking, dict):
-        budget = _count(thinking.get("budget_tokens")) if budget is None else budget
-        adaptive = thinking.get("type") == "adaptive"
-        if effort is None and thinking.get("type") == "disabled":
-            effort = "none"
+    spoken, thinking = _object(extra.get("reasoning")), _object(extra.get("thinking"))
+    effort = effort or _effort(spoken.get("effort"))
+    visible = False if spoken.get("exclude") is True else None
+    counts = spoken.get("max_tokens"), thinking.get("budget_tokens"), None if effort else extra.get("thinking_budget")
+    budget = next((count for count in map(_count, counts) if count is not None), None)
+    switched = _switched(spoken, thinking, extra)
+    if effort is None and switched is False:
+        effort, budget = "none", None
+    adaptive = thinking.get("type") == "adaptive" or (switched is True and effort is None and budget is None)
     if effort is None and budget is None and not adaptive and visible is None:
         return None
     return Reasoning(effort=effort, budget_tokens=budget, adaptive=adaptive, visible=visible)
+
+
+def _switched(spoken: dict[str, Any], thinking: dict[str, Any], extra: dict[str, Any]) -> bool | None:
+    """Whether thinking is on, as OpenRouter, then GLM and its like, then Qwen and its servers spell it."""
+    by_template = _object(extra.get("chat_template_kwargs")).get("enable_thinking")
+    words = {"enabled": True, "disabled": False}
+    said = (spoken.get("enabled"), words.get(str(thinking.get("type"))), extra.get("enable_thinking"), by_template)
+    return next((switch for switch in said if isinstance(switch, bool)), None)
+
+
+def _object(value: Any) -> dict[str, Any]:
+    return value if isinstance(value, dict) else {}
 
 
 def _effort(value: Any) -> Effort | None:

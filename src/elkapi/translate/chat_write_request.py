@@ -131,9 +131,10 @@ def _effort(request: ChatRequest, profile: Profile) -> str | None:
     if request.reasoning is None:
         return None
     if request.dialect == "chat":
-        # What stood in the family's own objects goes back there, from `extra`.
-        spoken = request.extra.get("reasoning"), request.extra.get("thinking")
-        return request.reasoning.effort if spoken == (None, None) else None
+        # What stood in the families' own members goes back there, from `extra`; a switch says no effort but none.
+        effort, extra = request.reasoning.effort, request.extra
+        objects = ("reasoning", "thinking", *(("enable_thinking", "chat_template_kwargs") if effort == "none" else ()))
+        return effort if all(extra.get(name) is None for name in objects) else None
     return effort_for(request.reasoning, profile) if profile.reasoning != "none" else None
 
 

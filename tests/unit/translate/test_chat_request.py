@@ -181,6 +181,11 @@ def test_everything_of_a_chat_request_survives_the_hub() -> None:
         {"reasoning": {"max_tokens": 2000}},
         {"thinking": {"type": "enabled", "budget_tokens": 2048}},
         {"thinking": {"type": "disabled"}},
+        {"thinking": {"type": "enabled"}},
+        {"reasoning": {"enabled": False}},
+        {"enable_thinking": False},
+        {"enable_thinking": True, "thinking_budget": 2000},
+        {"chat_template_kwargs": {"enable_thinking": False}},
         {"reasoning_effort": "default"},
         {"safety_identifier": "s"},
         {"functions_of_mine": 1},
@@ -192,6 +197,30 @@ def test_everything_of_a_chat_request_survives_the_hub() -> None:
 def test_single_members_survive_the_hub(members: dict[str, Any]) -> None:
     body = {"model": "m", "messages": [USER], **members}
     assert _through(body) == body
+
+
+ON, OFF = Reasoning(adaptive=True), Reasoning(effort="none")
+
+
+@pytest.mark.parametrize(
+    ("members", "reasoning"),
+    [
+        ({"thinking": {"type": "enabled"}}, ON),
+        ({"thinking": {"type": "disabled"}}, OFF),
+        ({"reasoning": {"enabled": True}}, ON),
+        ({"reasoning": {"enabled": False}}, OFF),
+        ({"reasoning": {"enabled": True, "effort": "low"}}, Reasoning(effort="low")),
+        ({"enable_thinking": True}, ON),
+        ({"enable_thinking": False, "thinking_budget": 100}, OFF),
+        ({"enable_thinking": True, "thinking_budget": 2000}, Reasoning(budget_tokens=2000)),
+        ({"chat_template_kwargs": {"enable_thinking": False}}, OFF),
+        ({"chat_template_kwargs": {"enable_thinking": False}, "reasoning_effort": "high"}, Reasoning(effort="high")),
+        ({"thinking": "on", "enable_thinking": "yes", "chat_template_kwargs": [True]}, None),
+    ],
+)
+def test_every_familys_switch_for_thinking_is_understood(members: dict[str, Any], reasoning: Reasoning | None) -> None:
+    body = {"model": "m", "messages": [USER], **members}
+    assert DIALECT.read_request(json.dumps(body).encode()).reasoning == reasoning
 
 
 def test_what_the_hub_understands_of_a_full_request() -> None:
