@@ -247,12 +247,15 @@ class ChatWriter:
         self._answer.called = True
         self._custom[event.index] = event.custom
         if self._answer.legacy:
+            # There is one call in an answer, and not every upstream can be held to one.
+            if event.index:
+                return first
             return first + self._delta({"function_call": {"name": event.name, "arguments": ""}})
         return first + self._delta({"tool_calls": [{"index": event.index} | _call(event, "")]})
 
     def _piece(self, event: ToolCallDelta) -> bytes:
         if self._answer.legacy:
-            return self._delta({"function_call": {"arguments": event.arguments}})
+            return b"" if event.index else self._delta({"function_call": {"arguments": event.arguments}})
         kind, body = (b"custom", b"input") if self._custom.get(event.index) else (b"function", b"arguments")
         piece = b'{"tool_calls":[{"index":%d,"%b":{"%b":%b}}]}' % (event.index, kind, body, _encode(event.arguments))
         return self._before + piece + self._after

@@ -464,6 +464,19 @@ def test_a_caller_of_functions_is_answered_in_kind() -> None:
     assert _summary(_read([_written(events, facts)]))["calls"][0][0].name == "weather"
 
 
+def test_a_caller_of_functions_gets_one_call_of_several_whole_and_streamed() -> None:
+    """There is no place for a second one, and Gemini cannot be held to one."""
+    first = [ToolCallStart(0, "a", "f"), ToolCallDelta(0, '{"a":1}')]
+    second = [ToolCallStart(1, "b", "g"), ToolCallDelta(1, '{"b":2}')]
+    events: list[Event] = [Start("i", "m"), *first, *second, Finish("tool_calls"), End()]
+    facts = _facts(extra={"functions": True})
+    whole = json.loads(DIALECT.write_reply(events, facts))["choices"][0]["message"]["function_call"]
+    assert whole == {"name": "f", "arguments": '{"a":1}'}
+    chunks = [json.loads(frame.data or b"") for frame in _frames(_written(events, facts))]
+    deltas = [chunk["choices"][0]["delta"].get("function_call") or {} for chunk in chunks if chunk["choices"]]
+    assert {name: "".join(piece.get(name, "") for piece in deltas) for name in ("name", "arguments")} == whole
+
+
 def test_log_probabilities_are_written_only_when_they_were_asked_for() -> None:
     events = EXPECTED["logprobs"]
     facts = _facts()
