@@ -318,6 +318,9 @@ def _read_block(raw: Raw, names: dict[str, str], at: str) -> tuple[Part, Raw]:
         return _read_result(raw, names, at)
     if kind in ("search_result", "mid_conv_system"):
         return Text(_plain(raw)), raw
+    if kind == "tool_reference" and isinstance(raw.get("tool_name"), str):
+        # What a search for tools found. Elsewhere no tool waits for that; the model is told of it.
+        return Text(f"The tool `{raw['tool_name']}` can be called now."), raw
     return ServerToolPart("anthropic", raw), {}
 
 

@@ -595,6 +595,21 @@ def test_betas_cross_in_silence_and_what_only_anthropic_runs_does_not_cross() ->
         check_crossing(DIALECT.read_request(msgspec.json.encode(GOOD | stored)))
 
 
+def test_what_a_search_for_tools_found_is_told_to_other_models_and_written_back_as_it_came() -> None:
+    found = [{"type": "tool_reference", "tool_name": name} for name in ("mcp__a", "mcp__b")]
+    turns = [
+        {"role": "user", "content": "hi"},
+        {"role": "assistant", "content": [{"type": "tool_use", "id": "toolu_1", "name": "ToolSearch", "input": {}}]},
+        {"role": "user", "content": [{"type": "tool_result", "tool_use_id": "toolu_1", "content": found}]},
+    ]
+    request = DIALECT.read_request(msgspec.json.encode(GOOD | {"messages": turns}))
+    (result,) = request.messages[2].parts
+    assert isinstance(result, ToolResult)
+    told = tuple(Text(f"The tool `{name}` can be called now.") for name in ("mcp__a", "mcp__b"))
+    assert result.parts == told
+    assert json.loads(DIALECT.write_request(request, BUDGET))["messages"] == turns
+
+
 def test_a_file_for_the_container_does_not_cross_in_silence() -> None:
     """Its id is only known where it was uploaded; what a container gave is left out like all that others' tools did."""
     upload = {"type": "container_upload", "file_id": "file_1"}
