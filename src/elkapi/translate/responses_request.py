@@ -170,6 +170,10 @@ def check_crossing(request: ChatRequest) -> None:
     for name in _REFUSED:
         if request.extra.get(name) is not None:
             raise BadRequest(f"`{name}` cannot be used with this model in that form.", param=name)
+    for tool in request.server_tools:
+        container = tool.raw.get("container")
+        if isinstance(container, str) or (isinstance(container, dict) and container.get("file_ids")):
+            raise BadRequest("A container, or a file in one, is only known where it was made.", param="tools")
     for message in request.messages:
         for part in message.parts:
             inner = (part, *part.parts) if isinstance(part, ToolResult) else (part,)

@@ -201,6 +201,8 @@ def test_members_only_this_dialect_knows_survive(members: dict[str, Any]) -> Non
         ({"moderation": {"model": "m"}}, "moderation"),
         ({"tool_choice": {"type": "web_search"}}, "tool_choice"),
         ({"text": {"format": {"type": "grammar"}}}, "text"),
+        ({"tools": [{"type": "code_interpreter", "container": "cntr_1"}]}, "tools"),
+        ({"tools": [{"type": "code_interpreter", "container": {"type": "auto", "file_ids": ["file-1"]}}]}, "tools"),
         ({"input": [{"type": "item_reference", "id": "msg_1"}]}, "input"),
         ({"input": [{"type": "compaction", "encrypted_content": "gAAA"}]}, "input"),
         ({"input": [{"role": "user", "content": [{"type": "input_image", "file_id": "file-1"}]}]}, "input"),
