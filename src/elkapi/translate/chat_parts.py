@@ -181,8 +181,15 @@ def thinking_text(value: Any) -> str:
 
 def _ttl(view: _Part) -> Ttl:
     if view.cache_control is not None:
-        return "1h" if view.cache_control.get("ttl") == "1h" else "5m"
+        return lifetime(view.cache_control)
     return "5m" if view.prompt_cache_breakpoint is not None else None
+
+
+def lifetime(mark: dict[str, Any] | None) -> Ttl:
+    """How long the prefix that a cache mark ends is wanted cached; None without a mark."""
+    if mark is None:
+        return None
+    return "1h" if mark.get("ttl") == "1h" else "5m"
 
 
 def split_data_url(url: str) -> tuple[str, str] | None:

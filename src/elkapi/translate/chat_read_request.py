@@ -14,6 +14,7 @@ from elkapi.errors import BadRequest
 from elkapi.translate.chat_parts import (
     Places,
     at,
+    lifetime,
     members_beside,
     read_assistant,
     read_content,
@@ -90,6 +91,13 @@ class _Function(msgspec.Struct):
     description: str | None = None
     parameters: dict[str, Any] | None = None
     strict: bool | None = None
+    cache_control: dict[str, Any] | None = None
+
+
+class _Marked(msgspec.Struct):
+    """What stands beside a function in its tool."""
+
+    cache_control: dict[str, Any] | None = None
 
 
 class _Custom(msgspec.Struct):
@@ -291,7 +299,8 @@ def _tools(view: _Body, extra: dict[str, Any]) -> tuple[tuple[Tool, ...], tuple[
     for index, row in enumerate(view.tools or ()):
         kind = row.get("type", "function")
         if kind == "function":
-            tools.append(_function(row.get("function"), f"tools[{index}].function"))
+            mark = at(f"tools[{index}]", row, _Marked).cache_control
+            tools.append(_function(row.get("function"), f"tools[{index}].function", mark))
         elif kind == "custom":
             custom = at(f"tools[{index}].custom", row.get("custom"), _Custom)
             tools.append(Tool(custom.name, custom.description, custom=True, format=custom.format))
@@ -308,9 +317,10 @@ def _tools(view: _Body, extra: dict[str, Any]) -> tuple[tuple[Tool, ...], tuple[
     return tuple(tools), tuple(served)
 
 
-def _function(row: Any, path: str) -> Tool:
+def _function(row: Any, path: str, mark: dict[str, Any] | None = None) -> Tool:
     function = at(path, row, _Function)
-    return Tool(function.name, function.description, function.parameters, function.strict)
+    ttl = lifetime(mark or function.cache_control)
+    return Tool(function.name, function.description, function.parameters, function.strict, cache_ttl=ttl)
 
 
 def _tool_choice(view: _Body) -> ToolChoice | None:

@@ -147,7 +147,7 @@ def _write_tools(request: ChatRequest, profile: Profile, body: dict[str, Any]) -
     if limited and choice is not None and not own:
         # Few chat upstreams know `allowed_tools`; leaving the other tools out says the same to all of them.
         tools = tuple(tool for tool in tools if tool.name in choice.names)
-    rows = [_tool(tool) for tool in tools]
+    rows = [_tool(tool) | (_cache_control(tool.cache_ttl) if own and tool.cache_ttl else {}) for tool in tools]
     for served in request.server_tools if own else offered_server_tools(request):
         if own and "type" in served.raw:
             rows.append(served.raw)

@@ -160,7 +160,7 @@ class _Blocks:
         result: list[Raw] = []
         for item in items:
             result.append(write(item))
-            ttl = getattr(item, "cache_ttl", None)
+            ttl = _ttl(item)
             if ttl and "cache" in self._takes:
                 result.append({"cachePoint": {"type": "default"} | ({"ttl": "1h"} if ttl == "1h" else {})})
         return result
@@ -211,6 +211,12 @@ class _Blocks:
             result, number = f"{clean}-{number}", number + 1
         self._taken.add(result)
         return result
+
+
+def _ttl(item: Any) -> str | None:
+    """The mark on an item, or on what a tool's result holds, inside of which there can be no point."""
+    inside = item.parts if isinstance(item, ToolResult) else ()
+    return next((ttl for one in (item, *inside) if (ttl := getattr(one, "cache_ttl", None))), None)
 
 
 def _image(url: str | None, data: str | None, media_type: str | None) -> Raw:

@@ -199,6 +199,20 @@ def test_single_members_survive_the_hub(members: dict[str, Any]) -> None:
     assert _through(body) == body
 
 
+def test_a_cache_mark_on_a_tool_is_read_beside_the_function_and_inside_it() -> None:
+    hour = {"cache_control": {"type": "ephemeral", "ttl": "1h"}}
+    minutes = {"cache_control": {"type": "ephemeral"}}
+    tools = [
+        {"type": "function", "function": {"name": "f"}},
+        {"type": "function", "function": {"name": "g"}, **hour},
+        {"type": "function", "function": {"name": "h", **minutes}},
+    ]
+    body = {"model": "m", "messages": [USER], "tools": tools}
+    read = DIALECT.read_request(json.dumps(body).encode())
+    assert [tool.cache_ttl for tool in read.tools] == [None, "1h", "5m"]
+    assert _through(body)["tools"] == [*tools[:2], {"type": "function", "function": {"name": "h"}, **minutes}]
+
+
 ON, OFF = Reasoning(adaptive=True), Reasoning(effort="none")
 
 

@@ -141,6 +141,18 @@ def test_a_rich_request() -> None:
     }
 
 
+def test_a_cache_mark_inside_of_a_tools_result_is_a_point_after_it() -> None:
+    """There chat's callers set one, whose tool messages hold text."""
+    loop = [
+        Message("user", (Text("a"),)),
+        Message("assistant", (ToolCall("t", "now", "{}"),)),
+        Message("user", (ToolResult("t", (Text("12:00"), Text("sharp", "1h"))),)),
+    ]
+    shown = _written(messages=loop, tools=(Tool("now"),))["messages"][2]["content"]
+    assert [next(iter(block)) for block in shown] == ["toolResult", "cachePoint"]
+    assert shown[1]["cachePoint"] == {"type": "default", "ttl": "1h"}
+
+
 def test_sampling_by_model() -> None:
     asked_for: dict[str, Any] = {"temperature": 1.5, "top_p": 0.5, "top_k": 5, "reasoning": Reasoning(effort="high")}
     old = _written(OLD, **asked_for)
