@@ -35,7 +35,19 @@ Ttl = Literal["5m", "1h"] | None
 FILE_ID = "file-id:"
 
 _DATA_URL = re.compile(r"data:([^;,]*)(?:;[^;,]*)*;base64,", re.IGNORECASE)
-_MEDIA_TYPES = {"pdf": "application/pdf", "txt": "text/plain", "md": "text/markdown", "csv": "text/csv"}
+# By the ending of a file's name, where its data does not say what it is.
+MEDIA_TYPES = {
+    "pdf": "application/pdf",
+    "txt": "text/plain",
+    "md": "text/markdown",
+    "csv": "text/csv",
+    "html": "text/html",
+    "json": "application/json",
+    "doc": "application/msword",
+    "docx": "application/vnd.openxmlformats-officedocument.wordprocessingml.document",
+    "xls": "application/vnd.ms-excel",
+    "xlsx": "application/vnd.openxmlformats-officedocument.spreadsheetml.sheet",
+}
 
 
 class Place(TypedDict, total=False):
@@ -214,7 +226,7 @@ def _file(view: _InputFile, ttl: Ttl, path: str) -> File:
         return File("application/octet-stream", url=FILE_ID + view.file_id, name=view.filename, cache_ttl=ttl)
     text = view.file_data or ""
     ending = (view.filename or "").rpartition(".")[2].lower()
-    named = _MEDIA_TYPES.get(ending, "application/pdf")
+    named = MEDIA_TYPES.get(ending, "application/pdf")
     media_type, data = split_data_url(text) or (named, text)
     return File(media_type or named, data=data, name=view.filename, cache_ttl=ttl)
 

@@ -11,7 +11,7 @@ from typing import Any, Literal
 import msgspec
 
 from elkapi.errors import BadRequest
-from elkapi.translate.chat_parts import FILE_ID, at, split_data_url
+from elkapi.translate.chat_parts import FILE_ID, MEDIA_TYPES, at, split_data_url
 from elkapi.translate.ir import (
     Audio,
     File,
@@ -29,7 +29,6 @@ from elkapi.translate.responses_seal import Sealed, unseal
 
 Role = Literal["user", "assistant", "system"]
 
-_MEDIA_TYPES = {"pdf": "application/pdf", "txt": "text/plain", "md": "text/markdown", "csv": "text/csv"}
 _TEXT_PARTS = frozenset({"input_text", "output_text", "text", "summary_text", "reasoning_text"})
 _CONTENT_PARTS = _TEXT_PARTS | {"refusal", "input_image", "input_file", "input_audio"}
 _ROLES: dict[str, Role] = {"user": "user", "assistant": "assistant", "system": "system", "developer": "system"}
@@ -266,7 +265,7 @@ def _file(view: _Part, ttl: Literal["5m", "1h"] | None, path: str) -> File:
     if [view.file_id, view.file_url, view.file_data].count(None) != 2:
         raise BadRequest(f"`{path}` needs exactly one of file_data, file_url and file_id.", param=path)
     ending = (view.filename or view.file_url or "").rpartition(".")[2].lower()
-    named = _MEDIA_TYPES.get(ending, "application/pdf")
+    named = MEDIA_TYPES.get(ending, "application/pdf")
     if view.file_id is not None:
         return File("application/octet-stream", url=FILE_ID + view.file_id, name=view.filename, cache_ttl=ttl)
     if view.file_url is not None:

@@ -213,6 +213,24 @@ def test_a_cache_mark_on_a_tool_is_read_beside_the_function_and_inside_it() -> N
     assert _through(body)["tools"] == [*tools[:2], {"type": "function", "function": {"name": "h"}, **minutes}]
 
 
+@pytest.mark.parametrize(
+    ("name", "media_type"),
+    [
+        ("a.docx", "application/vnd.openxmlformats-officedocument.wordprocessingml.document"),
+        ("a.XLSX", "application/vnd.openxmlformats-officedocument.spreadsheetml.sheet"),
+        ("a.json", "application/json"),
+        ("a.html", "text/html"),
+        ("scan", "application/pdf"),
+    ],
+)
+def test_bare_base64_is_what_the_files_name_says(name: str, media_type: str) -> None:
+    """The SDK's own description of `file_data`; as a PDF the upstream could not open it."""
+    part = {"type": "file", "file": {"file_data": "e30=", "filename": name}}
+    body = {"model": "m", "messages": [{"role": "user", "content": [part]}]}
+    read = DIALECT.read_request(json.dumps(body).encode())
+    assert read.messages[0].parts == (File(media_type, data="e30=", name=name),)
+
+
 ON, OFF = Reasoning(adaptive=True), Reasoning(effort="none")
 
 
