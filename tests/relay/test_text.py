@@ -127,6 +127,23 @@ async def test_an_empty_instruction_is_none(gate: Gateway, sandbox: Running, ups
     assert reply.status_code == 200, reply.text
 
 
+@pytest.mark.parametrize("asked_for", [None, {"include_usage": True}, {"include_usage": False}])
+@pytest.mark.parametrize("client", ["chat", "anthropic"])
+async def test_mistral_is_not_asked_for_the_usage_that_its_streams_tell_anyway(
+    gate: Gateway, sandbox: Running, client: str, asked_for: Any
+) -> None:
+    """It answers 422 to `stream_options`."""
+    await gate.channel(sandbox.base_url, (MODEL,), family="mistral", secrets=("sk-upstream",))
+    await gate.price(MODEL, per_1m_usd="1", output_per_1m_usd="2")
+    more = {"stream_options": asked_for} if asked_for and client == "chat" else {}
+    asked = ask(client, MODEL, "hello there", stream=True, **more)
+    reply = await gate.ask(await gate.key("10"), asked.body, path=asked.path, headers=asked.headers)
+    assert reply.status_code == 200, reply.text
+    assert is_whole(client, reply.text), reply.text
+    (received,) = sandbox.sandbox.recorder.shown()
+    assert b"stream_options" not in base64.b64decode(received.body_base64)
+
+
 async def test_a_gemini_callers_body_names_the_model_as_its_upstream_knows_it(gate: Gateway, sandbox: Running) -> None:
     theirs = "gemini-embedding-001"
     await gate.channel(

@@ -28,7 +28,8 @@ class Endpoint(msgspec.Struct, frozen=True):
 
     `stream_path` is set where a stream is asked for by another path. `framing` is that of its streams. `models` limits
     the endpoint to upstream models that the expression finds. `body` are members the upstream wants beside the
-    caller's, `left_out` those that it takes from the path instead, the model's name among them.
+    caller's, `left_out` those that it takes from the path instead, the model's name among them. `tells_usage`: its
+    streams report their usage unasked, and to ask for it is an error.
     """
 
     path: str
@@ -38,6 +39,7 @@ class Endpoint(msgspec.Struct, frozen=True):
     auth: Auth | None = None
     body: tuple[tuple[str, str], ...] = ()
     left_out: tuple[str, ...] = ()
+    tells_usage: bool = False
 
 
 class UpstreamFamily(msgspec.Struct, frozen=True):
@@ -143,7 +145,9 @@ _COMPATIBLE_ROWS: tuple[tuple[str, str | None, tuple[Wire, ...]], ...] = (
     ("jina", "https://api.jina.ai", ("embeddings", "rerank")),
 )
 _NO_CHAT = frozenset({"jina"})
-_TASKS_OF: dict[str, dict[Wire, Endpoint]] = {
+# What a family of those rows has of its own.
+_WIRES_OF: dict[str, dict[Wire, Endpoint]] = {
+    "mistral": {"chat": msgspec.structs.replace(_CHAT["chat"], tells_usage=True)},
     "ark": {"ark-video": _AT_ROOT},
     "minimax": {"minimax-video": _AT_ROOT},
 }
@@ -261,7 +265,7 @@ _ROWS = (
             name,
             auth="bearer",
             wires={wire: _OPENAI[wire] for wire in (*(() if name in _NO_CHAT else ("chat",)), *more)}
-            | _TASKS_OF.get(name, {}),
+            | _WIRES_OF.get(name, {}),
             base_url=base_url,
         )
         for name, base_url, more in _COMPATIBLE_ROWS

@@ -137,7 +137,9 @@ class Same:
             body = with_own_thoughts(body)
         if request.facts.store:
             body = unstored(request, self.wire, body, self.attempt)
-        if self.stream and self.wire in _USAGE_ON_REQUEST and not request.facts.include_usage:
+        if self.endpoint.tells_usage:
+            body = without(body, ("stream_options",))
+        elif self.stream and self.wire in _USAGE_ON_REQUEST and not request.facts.include_usage:
             body = _asking_usage(body)
         if request.output_cap is not None:
             body = self._capped(body, request.output_cap)
@@ -246,6 +248,8 @@ class Text:
         except BadRequest as error:
             error.param = member_of(self.wire_of_caller, error.param)
             raise
+        if self.endpoint.tells_usage:
+            body = without(body, ("stream_options",))
         if self.endpoint.left_out:
             body = without(body, self.endpoint.left_out)
         for name, text in self.endpoint.body:

@@ -37,6 +37,8 @@ from elkapi.translate.server_tools import chosen_server_tool, offered_server_too
 
 STOPS_MAX = 4
 USER_CHARS_MAX = 64
+# Members that only tune an answer, of which some upstreams refuse all that they do not know.
+_OPENAIS = ("user", "seed", "verbosity", "service_tier", "logprobs", "top_logprobs")
 
 # What this dialect cannot carry of a request that came in another one.
 LOSSES = (
@@ -45,6 +47,7 @@ LOSSES = (
     Loss("cache_control", False, "OpenAI-like upstreams cache prefixes by themselves"),
     Loss("top_k", False, "chat has no top_k; the model samples from all tokens"),
     Loss("temperature, top_p", False, "only for models that refuse sampling parameters"),
+    Loss("user, seed, verbosity, log probabilities", False, "only for models that refuse them, which are Mistral's"),
     Loss("more than 4 stop sequences", True, "chat takes four"),
     Loss("metadata", False, "labels of stored answers; nothing is stored upstream for another dialect"),
     Loss("service_tier of Anthropic", False, "the tiers are not the same; the upstream's default is used"),
@@ -93,6 +96,8 @@ def write_request(request: ChatRequest, profile: Profile) -> bytes:
         "prompt_cache_key": request.cache_key,
         "reasoning_effort": _effort(request, profile),
     }
+    if not own and not profile.openai_members:
+        body |= dict.fromkeys(_OPENAIS)
     _write_tools(request, profile, body)
     instruction = _write_output(request.output, profile, body)
     body["messages"] = _messages(request, profile, instruction)

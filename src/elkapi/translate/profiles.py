@@ -25,6 +25,7 @@ class Profile(msgspec.Struct, frozen=True):
     `json_schema` False: a forced tool stands in for a schema. `anthropic_members`: it takes Anthropic's own members
     (thinking, top_k) where another dialect passes members on.
     `schema_subset`: Gemini's own Schema instead of JSON schema. `call_signatures`: it refuses its calls unsigned.
+    `openai_members` False: it refuses what tunes OpenAI's own models (user, seed, verbosity, tiers, log probabilities).
     `custom_tools`: it takes tools of free text, not only functions. `converse_takes` are members of Converse that only
     some models know: the tool choices "any" and "tool", a tool result's "status", and "cache" points.
     """
@@ -44,6 +45,7 @@ class Profile(msgspec.Struct, frozen=True):
     anthropic_members: bool = False
     schema_subset: bool = False
     call_signatures: bool = False
+    openai_members: bool = True
     custom_tools: bool = False
     converse_takes: frozenset[Literal["any", "tool", "status", "cache"]] = frozenset()
 
@@ -70,6 +72,7 @@ ROWS: tuple[_Row, ...] = (
     # Models that think between tool calls and ask for those thoughts back (DeepSeek, Kimi, GLM, MiniMax).
     (None, r"(^|/)(deepseek|kimi|glm|minimax)", {"reasoning_content": True}),
     (None, r"^(deepseek|qwen|glm|kimi|grok|mistral|magistral)", {"max_output_tokens": 32_768}),
+    (frozenset({"mistral"}), r"", {"openai_members": False}),
     (None, r"^smollm2", {"max_output_tokens": 8192, "context_tokens": 8192}),
     # Converse offers structured answers for newer Claude models only.
     (frozenset({"bedrock", "converse"}), r"", {"json_schema": False}),

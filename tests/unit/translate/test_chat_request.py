@@ -470,6 +470,7 @@ LOSSES: dict[str, ChatRequest] = {
     "cache_control": _other(Message("user", (Text("a", "5m"),))),
     "top_k": _other(top_k=4),
     "temperature, top_p": _other(temperature=0.5, top_p=0.5),
+    "user, seed, verbosity, log probabilities": _other(user="u", seed=1, verbosity="low", logprobs=True),
     "more than 4 stop sequences": _other(stop=("1", "2", "3", "4", "LOST")),
     "metadata": _other(metadata={"a": "LOST"}),
     "service_tier of Anthropic": _other(service_tier="LOST"),
@@ -510,6 +511,13 @@ def test_every_loss_is_as_listed(loss: Any) -> None:
     assert "LOST" not in text
     for member in ("cache_control", "top_k", "temperature", "top_p", "metadata", "service_tier", "budget"):
         assert member not in text
+
+
+def test_mistral_is_asked_only_for_what_it_knows() -> None:
+    """It refuses all else, and Claude Code names its user on every call."""
+    request = _other(user="u", seed=1, verbosity="low", logprobs=True, top_logprobs=2, service_tier="auto", top_p=0.5)
+    written = _write(msgspec.structs.replace(request, dialect="responses"), profile_for("mistral", "mistral-large"))
+    assert written.keys() == {"model", "messages", "top_p"}
 
 
 def test_the_list_of_losses_is_whole() -> None:
