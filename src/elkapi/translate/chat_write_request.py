@@ -6,6 +6,7 @@ Contract: openai.md (Chat completions); anthropic.md section 4 for callers of ot
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Sequence
 from itertools import pairwise
 from typing import Any
@@ -37,6 +38,7 @@ from elkapi.translate.server_tools import chosen_server_tool, offered_server_too
 
 STOPS_MAX = 4
 USER_CHARS_MAX = 64
+_NINE = re.compile(r"[A-Za-z0-9]{9}")
 # Members that only tune an answer, of which some upstreams refuse all that they do not know.
 _OPENAIS = ("user", "seed", "verbosity", "service_tier", "logprobs", "top_logprobs")
 
@@ -48,6 +50,7 @@ LOSSES = (
     Loss("top_k", False, "chat has no top_k; the model samples from all tokens"),
     Loss("temperature, top_p", False, "only for models that refuse sampling parameters"),
     Loss("user, seed, verbosity, log probabilities", False, "only for models that refuse them, which are Mistral's"),
+    Loss("the role of later system messages", False, "only for Mistral's, to which they are the user's text"),
     Loss("more than 4 stop sequences", True, "chat takes four"),
     Loss("metadata", False, "labels of stored answers; nothing is stored upstream for another dialect"),
     Loss("service_tier of Anthropic", False, "the tiers are not the same; the upstream's default is used"),
@@ -96,11 +99,12 @@ def write_request(request: ChatRequest, profile: Profile) -> bytes:
         "prompt_cache_key": request.cache_key,
         "reasoning_effort": _effort(request, profile),
     }
-    if not own and not profile.openai_members:
+    if not own and profile.strict_chat:
         body |= dict.fromkeys(_OPENAIS)
     _write_tools(request, profile, body)
     instruction = _write_output(request.output, profile, body)
-    body["messages"] = _messages(request, profile, instruction)
+    rows = _messages(request, profile, instruction)
+    body["messages"] = _in_order(rows) if not own and profile.strict_chat else rows
     if request.stream:
         # Always asked for: the bill depends on it, whatever the caller wanted (guarantees 45, 46).
         body |= {"stream": True, "stream_options": {"include_usage": True}}
@@ -250,6 +254,36 @@ def _messages(request: ChatRequest, profile: Profile, instruction: str | None) -
             role = profile.system_role if message.role == "system" else "user"
             rows += _user_rows(request, role, message, index, beside)
     return rows
+
+
+def _in_order(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The messages as the strictest chat takes them.
+
+    Instructions stand first only, an assistant answers a tool before the user speaks, what an assistant began is said
+    to be that, and ids of calls from elsewhere are others of the same length as its own.
+    """
+    result: list[dict[str, Any]] = []
+    for row in rows:
+        before = result[-1]["role"] if result else "system"
+        if row["role"] == "system" and before != "system":
+            row = row | {"role": "user"}
+        if row["role"] == "user" and before == "tool":
+            result.append({"role": "assistant", "content": "..."})
+        if "tool_call_id" in row:
+            row = row | {"tool_call_id": _nine(row["tool_call_id"])}
+        if "tool_calls" in row:
+            row = row | {"tool_calls": [call | {"id": _nine(call["id"])} for call in row["tool_calls"]]}
+        result.append(row)
+    if result[-1]["role"] == "assistant" and "tool_calls" not in result[-1]:
+        result[-1] = result[-1] | {"prefix": True}
+    return result
+
+
+def _nine(call_id: str) -> str:
+    """The id in nine letters and digits: itself, or always the same stand-in for the same id."""
+    if _NINE.fullmatch(call_id):
+        return call_id
+    return hashlib.sha256(call_id.encode("utf-8", "surrogatepass")).hexdigest()[:9]
 
 
 def _system(request: ChatRequest, profile: Profile, beside: _Beside) -> list[dict[str, Any]]:

@@ -25,7 +25,8 @@ class Profile(msgspec.Struct, frozen=True):
     `json_schema` False: a forced tool stands in for a schema. `anthropic_members`: it takes Anthropic's own members
     (thinking, top_k) where another dialect passes members on.
     `schema_subset`: Gemini's own Schema instead of JSON schema. `call_signatures`: it refuses its calls unsigned.
-    `openai_members` False: it refuses what tunes OpenAI's own models (user, seed, verbosity, tiers, log probabilities).
+    `strict_chat`: it refuses members that it does not know (user, seed, verbosity, tiers, log probabilities), call ids
+    of other than nine letters and digits, and turns in an order that others take.
     `custom_tools`: it takes tools of free text, not only functions. `converse_takes` are members of Converse that only
     some models know: the tool choices "any" and "tool", a tool result's "status", and "cache" points.
     """
@@ -45,7 +46,7 @@ class Profile(msgspec.Struct, frozen=True):
     anthropic_members: bool = False
     schema_subset: bool = False
     call_signatures: bool = False
-    openai_members: bool = True
+    strict_chat: bool = False
     custom_tools: bool = False
     converse_takes: frozenset[Literal["any", "tool", "status", "cache"]] = frozenset()
 
@@ -72,7 +73,7 @@ ROWS: tuple[_Row, ...] = (
     # Models that think between tool calls and ask for those thoughts back (DeepSeek, Kimi, GLM, MiniMax).
     (None, r"(^|/)(deepseek|kimi|glm|minimax)", {"reasoning_content": True}),
     (None, r"^(deepseek|qwen|glm|kimi|grok|mistral|magistral)", {"max_output_tokens": 32_768}),
-    (frozenset({"mistral"}), r"", {"openai_members": False}),
+    (frozenset({"mistral"}), r"", {"strict_chat": True}),
     (None, r"^smollm2", {"max_output_tokens": 8192, "context_tokens": 8192}),
     # Converse offers structured answers for newer Claude models only.
     (frozenset({"bedrock", "converse"}), r"", {"json_schema": False}),

@@ -471,6 +471,7 @@ LOSSES: dict[str, ChatRequest] = {
     "top_k": _other(top_k=4),
     "temperature, top_p": _other(temperature=0.5, top_p=0.5),
     "user, seed, verbosity, log probabilities": _other(user="u", seed=1, verbosity="low", logprobs=True),
+    "the role of later system messages": _other(Message("user", (Text("hi"),)), Message("system", (Text("late"),))),
     "more than 4 stop sequences": _other(stop=("1", "2", "3", "4", "LOST")),
     "metadata": _other(metadata={"a": "LOST"}),
     "service_tier of Anthropic": _other(service_tier="LOST"),
@@ -518,6 +519,29 @@ def test_mistral_is_asked_only_for_what_it_knows() -> None:
     request = _other(user="u", seed=1, verbosity="low", logprobs=True, top_logprobs=2, service_tier="auto", top_p=0.5)
     written = _write(msgspec.structs.replace(request, dialect="responses"), profile_for("mistral", "mistral-large"))
     assert written.keys() == {"model", "messages", "top_p"}
+
+
+def test_a_tool_loop_that_began_elsewhere_goes_on_at_mistral() -> None:
+    """Its ids have nine letters and digits, no user speaks right after a tool, and instructions stand first."""
+    calls = (ToolCall("toolu_01", "f", "{}"), ToolCall("abcDEF123", "f", "{}"))
+    results = (ToolResult("toolu_01", (Text("1"),)), ToolResult("abcDEF123", (Text("2"),)), Text("<reminder>"))
+    turns = (Message("user", (Text("go"),)), Message("assistant", calls), Message("user", results))
+    more = (Message("system", (Text("late"),)), Message("assistant", (Text("So"),)))
+    rows = _write(_other(*turns, *more), profile_for("mistral", "mistral-large"))["messages"]
+    assert [row["role"] for row in rows] == [
+        "user",
+        "assistant",
+        "tool",
+        "tool",
+        "assistant",
+        "user",
+        "user",
+        "assistant",
+    ]
+    ids = [call["id"] for call in rows[1]["tool_calls"]]
+    assert ids == [row["tool_call_id"] for row in rows[2:4]]
+    assert (len(ids[0]), ids[0].isalnum(), ids[1]) == (9, True, "abcDEF123")
+    assert rows[-1] == {"role": "assistant", "content": "So", "prefix": True}
 
 
 def test_the_list_of_losses_is_whole() -> None:
