@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 import msgspec
 
-from elkapi.settings import load_settings
+from elkapi.settings import NUMBER_MAX, load_settings
 
 if TYPE_CHECKING:
     from elkapi.admin.context import Admin
@@ -85,16 +85,23 @@ def when(ns: int | None) -> str | None:
 
 def parse_expiry(text: str) -> int:
     """`30d`, `12h` or an ISO date or time (UTC unless it says otherwise) -> unix nanoseconds; raises UsageError."""
-    if text[-1:] in _UNITS and text[:-1].isdecimal() and len(text) < 8:
-        at = datetime.now(UTC) + int(text[:-1]) * _UNITS[text[-1]]
-    else:
-        try:
+    try:
+        if text[-1:] in _UNITS and text[:-1].isdecimal() and len(text) < 8:
+            at = datetime.now(UTC) + int(text[:-1]) * _UNITS[text[-1]]
+        else:
             at = datetime.fromisoformat(text)
-        except ValueError:
-            hint = "use 30d, 12h or a date such as 2027-01-31"
-            raise click.UsageError(f"{text!r} is not a time: {hint}") from None
-        at = at if at.tzinfo is not None else at.replace(tzinfo=UTC)
-    return int(at.timestamp()) * 1_000_000_000
+            at = at if at.tzinfo is not None else at.replace(tzinfo=UTC)
+    except ValueError:
+        raise click.UsageError(f"{text!r} is not a time: use 30d, 12h or a date such as 2027-01-31") from None
+    except OverflowError:
+        ns = NUMBER_MAX + 1
+    else:
+        ns = int(at.timestamp()) * 1_000_000_000
+    if not -NUMBER_MAX <= ns <= NUMBER_MAX:
+        raise click.UsageError(
+            f"{text!r} is no time that can be kept: the last is 2262-04-11, and a key that never expires has none"
+        )
+    return ns
 
 
 def words(text: str | None) -> list[str] | None:

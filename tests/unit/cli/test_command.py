@@ -440,6 +440,16 @@ def test_a_key_for_no_model_at_all_is_not_made(elkapi: Elkapi) -> None:
     assert elkapi("key", "show", "k", "--json").json["models"] is None
 
 
+@pytest.mark.parametrize("when", ["9999-12-31", "2262-04-12", "999999w", "0001-01-01T00:00:00+14:00"])
+def test_an_expiry_that_no_column_holds_is_refused_in_words(elkapi: Elkapi, when: str) -> None:
+    elkapi("key", "create", "--name", "k", "--expires", "2262-04-11")
+    for command in (("create", "--name", "l"), ("edit", "k")):
+        outcome = elkapi("key", *command, "--expires", when)
+        assert outcome.status == 2
+        assert f"'{when}' is no time that can be kept: the last is 2262-04-11" in outcome.err
+    assert [key["expires_at"] for key in elkapi("key", "list", "--json").json] == ["2262-04-11T00:00:00Z"]
+
+
 def test_a_missing_group_is_told_with_a_command_that_makes_it(elkapi: Elkapi) -> None:
     assert (
         "`elkapi group set 'my group' --ratio 1`" in elkapi("key", "create", "--name", "k", "--group", "my group").err
