@@ -177,13 +177,14 @@ def _checked(spec: ChannelSpec) -> ChannelSpec:
         raise InvalidInput(f"it is between 0 and {WEIGHT_MAX}", field="weight")
     if abs(spec.priority) > PRIORITY_MAX:
         raise InvalidInput(f"it is between -{PRIORITY_MAX} and {PRIORITY_MAX}", field="priority")
-    if spec.proxy_url is not None and config.http2:
+    if spec.proxy_url and config.http2:
         raise InvalidInput("HTTP/2 through a proxy is not supported", field="http2")
     return msgspec.structs.replace(
         spec,
         name=check_name(spec.name) if spec.name else "",
         base_url=addresses.check_base_url(base_url, allow_private=spec.allow_private),
-        proxy_url=spec.proxy_url and addresses.check_proxy(spec.proxy_url, allow_private=spec.allow_private),
+        # An empty one takes it away, as an empty base URL or system prompt does.
+        proxy_url=addresses.check_proxy(spec.proxy_url, allow_private=spec.allow_private) if spec.proxy_url else None,
         header_set=overrides.check_headers_set(spec.header_set),
         config=_checked_config(config),
     )

@@ -573,6 +573,13 @@ def test_a_private_upstream_is_refused_with_a_hint(elkapi: Elkapi) -> None:
     assert elkapi("channel", "list", "--json").json == []
 
 
+def test_an_empty_proxy_takes_the_proxy_away(elkapi: Elkapi) -> None:
+    assert add_channel(elkapi, "--name", "c", "--proxy", "http://127.0.0.1:1")["proxy"] == "set"
+    assert elkapi("channel", "edit", "c", "--proxy", "", "--json").json["proxy"] is None
+    assert json.loads(elkapi("channel", "test", "c", "--json").out)[0]["outcome"] == "upstream_connect_failed"
+    assert elkapi("channel", "edit", "c", "--proxy", "", "--http2", "--json").json["http2"] is True
+
+
 def test_a_channel_that_does_not_answer_is_told(elkapi: Elkapi) -> None:
     add_channel(elkapi, "--name", "c")
     outcome = elkapi("channel", "test", "c", "--json")
