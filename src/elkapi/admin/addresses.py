@@ -14,16 +14,16 @@ RESOLVE_WAIT_S = 3.0
 URL_CHARACTERS_MAX = 2_048
 
 
-def check_base_url(base_url: str, *, allow_private: bool) -> str:
+def check_base_url(base_url: str, *, allow_private: bool, field: str = "base_url") -> str:
     """The URL without its last slash. Raises InvalidInput; a private address needs `allow_private`."""
     if len(base_url) > URL_CHARACTERS_MAX or not base_url.startswith(("http://", "https://")):
-        raise InvalidInput("it must start with http:// or https://", field="base_url")
+        raise InvalidInput("it must start with http:// or https://", field=field)
     try:
         origin = Origin.parse(base_url)
     except ValueError as error:
-        raise InvalidInput(_without_secrets(error, base_url), field="base_url") from None
+        raise InvalidInput(_without_secrets(error, base_url), field=field) from None
     if not allow_private:
-        _refuse_private(origin.host, origin.port, "base_url")
+        _refuse_private(origin.host, origin.port, field)
     return base_url.rstrip("/")
 
 

@@ -20,6 +20,7 @@ from elkapi.storage.repos import channels, groups
 from elkapi.storage.repos.channels import ChannelConfig, ChannelKeyView, ChannelSpec, ChannelView
 from elkapi.storage.seeds import DEFAULT_GROUP
 from elkapi.types import ChannelLimits
+from elkapi.upstream import aws, gcp, jwt
 
 KEYS_MAX = 10_000
 OPTION_CHARACTERS_MAX = 500
@@ -73,6 +74,7 @@ def add_channel(admin: Admin, fields: ChannelFields, secrets: Iterable[str]) -> 
     if not keys:
         raise InvalidInput("it needs at least one; for an upstream that asks for none, give any word", field="keys")
     spec = _checked(_merged(_EMPTY, fields))
+    _check_forms(spec.family, keys)
     with admin.database.write() as connection:
         _check_groups(connection, spec.config.groups)
         if not spec.name:
@@ -137,6 +139,7 @@ def add_channel_keys(admin: Admin, which: str, secrets: Iterable[str]) -> list[C
         raise InvalidInput("none was given", field="keys")
     with admin.database.write() as connection:
         channel_id = _find(connection, which)
+        _check_forms(_view(connection, admin, channel_id).family, keys)
         if len(channels.view_keys(connection, channel_id)) + len(keys) > KEYS_MAX:
             raise InvalidInput(f"a channel holds at most {KEYS_MAX}", field="keys")
         return channels.add_keys(connection, admin.sealer, channel_id, keys, **admin.who())
@@ -172,7 +175,7 @@ def _checked(spec: ChannelSpec) -> ChannelSpec:
     base_url = spec.base_url or family.base_url
     if base_url is None:
         raise InvalidInput(f"the family {family.name} has no address of its own, so it is needed", field="base_url")
-    _check_options(family, config.options)
+    _check_options(family, config.options, spec.allow_private)
     if not 0 <= spec.weight <= WEIGHT_MAX:
         raise InvalidInput(f"it is between 0 and {WEIGHT_MAX}", field="weight")
     if abs(spec.priority) > PRIORITY_MAX:
@@ -190,13 +193,15 @@ def _checked(spec: ChannelSpec) -> ChannelSpec:
     )
 
 
-def _check_options(family: UpstreamFamily, given: dict[str, str]) -> None:
+def _check_options(family: UpstreamFamily, given: dict[str, str], allow_private: bool) -> None:
     for name, text in given.items():
         if name not in family.options:
             known = ", ".join(family.options) or "none"
             raise InvalidInput(f"{name[:40]!r} is no option of the family {family.name}: {known}", field="options")
         if not text or not text.isprintable() or len(text) > OPTION_CHARACTERS_MAX:
             raise InvalidInput(f"{name} is not a printable text", field="options")
+        if name.endswith("-url"):
+            addresses.check_base_url(text, allow_private=allow_private, field="options")
     for name, default in family.options.items():
         if default is None and name not in given:
             raise InvalidInput(f"the family {family.name} needs {name}", field="options")
@@ -235,6 +240,22 @@ def _checked_secrets(secrets: Iterable[str]) -> list[str]:
     if len(keys) > KEYS_MAX:
         raise InvalidInput(f"a channel holds at most {KEYS_MAX}", field="keys")
     return keys
+
+
+def _check_forms(name: str, secrets: Iterable[str]) -> None:
+    """A key that its family's calls could not be signed with would fail each of them. The message never repeats it."""
+    family = UPSTREAM_FAMILIES[name]
+    try:
+        for secret in secrets:
+            match family.auth:
+                case "jwt":
+                    jwt.pair(secret)
+                case "aws":
+                    aws.Credentials.parse(secret)
+                case "gcp":
+                    gcp.assertion(secret, "", 0)
+    except ValueError:
+        raise InvalidInput(f"a key of the family {name} is {family.key_help}", field="keys") from None
 
 
 def _check_groups(connection: Connection, names: tuple[str, ...]) -> None:

@@ -26,15 +26,21 @@ def access_token(secret: str, now_ns: int) -> str:
     kept = _kept.get(secret)
     if kept is not None and now_s < kept[0] - RENEW_BEFORE_S and kept[0] - LIFE_S <= now_s + BACKDATED_S:
         return kept[1]
-    access, bar, signing = secret.partition("|")
-    if not bar or not access or not signing:
-        raise ValueError("this provider's key is ACCESS_KEY|SECRET_KEY")
+    access, signing = pair(secret)
     claims = {"iss": access, "exp": now_s + LIFE_S, "nbf": now_s - BACKDATED_S}
     token = signed_token({"alg": "HS256"}, claims, lambda text: hmac.digest(signing.encode(), text, "sha256"))
     if len(_kept) >= TOKENS_KEPT_MAX:
         _kept.clear()
     _kept[secret] = (now_s + LIFE_S, token)
     return token
+
+
+def pair(secret: str) -> tuple[str, str]:
+    """Access key and secret key. Raises ValueError for what is no `ACCESS_KEY|SECRET_KEY`."""
+    access, _, signing = secret.partition("|")
+    if not access or not signing:
+        raise ValueError("this provider's key is ACCESS_KEY|SECRET_KEY")
+    return access, signing
 
 
 def signed_token(header: Mapping[str, object], claims: Mapping[str, object], sign: Callable[[bytes], bytes]) -> str:

@@ -509,6 +509,37 @@ def test_bulk_paste_is_deduplicated(elkapi: Elkapi) -> None:
     assert len(elkapi("channel", "key", "list", "c", "--json").json) == 3
 
 
+@pytest.mark.parametrize(
+    ("family", "form", "good"),
+    [
+        ("kling", "ACCESS_KEY|SECRET_KEY", "AK|SK"),
+        ("bedrock", "ACCESS_KEY_ID:SECRET_ACCESS_KEY[:SESSION_TOKEN]", "AK:SK"),
+        ("vertex", "a service account key: the JSON file's text", None),
+    ],
+)
+def test_a_key_that_no_call_could_be_signed_with_is_refused_with_its_form(
+    elkapi: Elkapi, family: str, form: str, good: str | None
+) -> None:
+    needed = ("--base-url", "http://127.0.0.1:9", "--allow-private", "--models", "m", "--name", "c")
+    region = ("--option", "region=eu-west-1") if family == "bedrock" else ()
+    for bad in (PLANTED, "|", ":"):
+        outcome = elkapi("channel", "add", "--family", family, *needed, *region, "--key", bad)
+        assert (outcome.status, outcome.err) == (2, f"elkapi: keys: a key of the family {family} is {form}\n")
+    if good is not None:
+        assert elkapi("channel", "add", "--family", family, *needed, *region, "--key", good).status == 0
+        assert form in elkapi("channel", "key", "add", "c", "--key", PLANTED).err
+        assert elkapi("channel", "key", "add", "c", "--key", f"{good}2").status == 0
+
+
+def test_an_option_that_is_an_address_is_read_as_one(elkapi: Elkapi) -> None:
+    needed = ("--family", "vertex", "--base-url", "https://192.0.2.1", "--models", "m", "--key", "{}")
+    for url, said in (("oauth2.example.com/token", "it must start with http://"), ("http://10.0.0.1", "private")):
+        outcome = elkapi("channel", "add", *needed, "--option", f"token-url={url}")
+        assert outcome.status == 2
+        assert outcome.err.startswith("elkapi: options: ")
+        assert said in outcome.err
+
+
 def test_a_channel_key_is_switched_with_its_reason(elkapi: Elkapi) -> None:
     add_channel(elkapi, "--name", "c")
     off = elkapi("channel", "key", "disable", "1", "--reason", "leaked", "--json").json[0]
