@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 import click
 import msgspec
 
-from elkapi.cli.output import json_option, opened, print_facts, print_json, print_table, words
+from elkapi.cli.output import chosen, json_option, opened, print_facts, print_json, print_table, words
+from elkapi.types import PiiKind
 
 if TYPE_CHECKING:
     from elkapi.types import Guard
@@ -44,7 +45,8 @@ def set_(
 
     values: dict[str, Any] = {field: value for field, value in given.items() if value is not None}
     listed = [*given_words, *(_lines(words_file) if words_file is not None else ())]
-    values |= {"name": name, "find": words(pii), "regions": words(given["regions"]) or [], "words": listed or None}
+    find = None if pii is None else chosen(pii, PiiKind, "--pii")
+    values |= {"name": name, "find": find, "regions": words(given["regions"]) or [], "words": listed or None}
     with opened() as admin:
         made = guards.set_guard(admin, read_input(guards.GuardInput, values))
     if as_json:

@@ -6,7 +6,7 @@ import getpass
 import os
 from collections.abc import Callable, Iterable, Sequence
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar, get_args
 
 import click
 import msgspec
@@ -109,12 +109,24 @@ def words(text: str | None) -> list[str] | None:
     return None if text is None else [part.strip() for part in text.split(",") if part.strip()]
 
 
+def chosen(text: str, kinds: Any, option: str) -> list[str]:
+    """As `words`, of the texts of a Literal; raises UsageError with those that there are."""
+    known, found = get_args(kinds), words(text) or []
+    for word in found:
+        if word not in known:
+            raise click.UsageError(f"{option}: {word!r} is not one of {', '.join(known)}")
+    return found
+
+
 def pairs(given: Sequence[str], option: str, separator: str = "=") -> dict[str, str]:
-    """`("a=b", ...)` -> {"a": "b"}; raises UsageError. The message never repeats the value."""
+    """`("a=b", ...)` -> {"a": "b"}; raises UsageError, also for a name that is given twice, of which one value would be
+    dropped. The message never repeats the value."""
     result: dict[str, str] = {}
     for text in given:
         name, found, value = text.partition(separator)
         if not found or not name.strip():
             raise click.UsageError(f"{option} takes NAME{separator}VALUE")
+        if name.strip() in result:
+            raise click.UsageError(f"{option} is given twice for {name.strip()[:80]}; one would be dropped")
         result[name.strip()] = value.strip()
     return result

@@ -8,9 +8,9 @@ from typing import Any, TypeVar
 import click
 import msgspec
 
-from elkapi.cli.output import pairs, words
+from elkapi.cli.output import chosen, pairs, words
 from elkapi.money import parse_ratio
-from elkapi.types import Policy
+from elkapi.types import FallbackReason, Policy
 
 F = TypeVar("F", bound=Callable[..., Any])
 _LIMIT = click.IntRange(0)
@@ -59,7 +59,7 @@ def take_policy(given: dict[str, Any], clear: tuple[str, ...] = ()) -> dict[str,
     if "fallbacks" in values:
         values["fallbacks"] = {name: words(text) for name, text in pairs(values["fallbacks"], "--fallback").items()}
     if "fallback_on" in values:
-        values["fallback_on"] = words(values["fallback_on"])
+        values["fallback_on"] = chosen(values["fallback_on"], FallbackReason, "--fallback-on")
     for name in values.keys() & {"cache_hit_ratio_micro", "batch_ratio_micro"}:
         try:
             values[name] = parse_ratio(values[name])

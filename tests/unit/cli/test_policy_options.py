@@ -82,6 +82,10 @@ def test_g16_a_groups_policy_is_shown_as_it_was_given(elkapi: Run) -> None:
     [
         ("key", "create", "--name", "k", "--alias", "fast"),
         ("key", "create", "--name", "k", "--fallback", "a="),
+        ("key", "create", "--name", "k", "--fallback", "a=b", "--fallback", "a=c"),
+        ("key", "create", "--name", "k", "--alias", "a=b", "--alias", "a=c"),
+        ("channel", "edit", "c", "--header-set", "x-a: 1", "--header-set", "x-a: 2"),
+        ("channel", "edit", "c", "--status-map", "404=503", "--status-map", "404=500"),
         ("key", "create", "--name", "k", "--fallback-on", "whim"),
         ("key", "create", "--name", "k", "--requests-per-min", "-1"),
         ("key", "create", "--name", "k", "--guard", "nobody-made-this"),
@@ -99,6 +103,16 @@ def test_g16_a_groups_policy_is_shown_as_it_was_given(elkapi: Run) -> None:
 def test_what_makes_no_sense_is_refused(elkapi: Run, arguments: tuple[str, ...]) -> None:
     status, _, err = elkapi(*arguments)
     assert status == 2, err
+
+
+def test_a_word_that_is_none_of_a_list_is_refused_with_the_list(elkapi: Run) -> None:
+    for arguments, known in (
+        (("group", "set", "default", "--fallback-on", "error,timeout"), "error, context, refusal"),
+        (("guard", "set", "g", "--pii", "mail"), "email, phone, iban, card, ip, secret, private_key"),
+    ):
+        status, _, err = elkapi(*arguments)
+        assert status == 2
+        assert f"'{arguments[-1].rpartition(',')[2]}' is not one of {known}" in err
 
 
 def test_g16_guardrails_are_shown_as_they_were_given(elkapi: Run, tmp_path: Path) -> None:
