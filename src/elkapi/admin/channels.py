@@ -275,9 +275,13 @@ def _free_name(connection: Connection, spec: ChannelSpec) -> str:
 
 
 def _find(connection: Connection, which: str) -> int:
+    channel_id = channels.find_id(connection, which)
     if which.isascii() and which.isdecimal() and len(which) <= 18 and channels.exists(connection, int(which)):
+        if channel_id not in (None, int(which)):
+            hint = f"say {channel_id}, or name that one anew with `elkapi channel edit {channel_id} --name NAME`"
+            raise Refused(f"{which} is a channel's id and the name of channel {channel_id}; {hint}")
         return int(which)
-    if (channel_id := channels.find_id(connection, which)) is None:
+    if channel_id is None:
         raise Missing(f"there is no channel {which!r}; `elkapi channel list` shows them")
     return channel_id
 

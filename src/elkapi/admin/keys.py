@@ -185,10 +185,14 @@ def _checked_models(models: tuple[str, ...] | None) -> tuple[str, ...] | None:
 
 
 def _find(connection: Connection, which: str) -> KeyRow:
+    named = keys.find_by_name(connection, which)
     # Beyond 18 digits it is no id of a 64-bit column.
     if which.isascii() and which.isdecimal() and len(which) <= 18 and (row := keys.get_key(connection, int(which))):
+        # Money for the customer who is called 17 must not go to whoever has the key of that id.
+        if other := next((one for one in named if one.id != row.id and one.revoked_ns is None), None):
+            hint = f"say {other.id}, or name that one anew with `elkapi key edit {other.id} --name NAME`"
+            raise Refused(f"{which} is a key's id and the name of key {other.id}; {hint}")
         return row
-    named = keys.find_by_name(connection, which)
     if len(named) > 1:
         ids = ", ".join(str(row.id) for row in named)
         raise Refused(f"several keys are named {which!r}; say which by its id: {ids}")

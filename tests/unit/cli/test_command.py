@@ -165,6 +165,23 @@ def test_two_keys_of_one_name_are_told_apart_by_id(elkapi: Elkapi) -> None:
     assert elkapi("key", "revoke", "2").status == 0
 
 
+def test_a_name_that_is_the_id_of_another_is_never_taken_for_it(elkapi: Elkapi) -> None:
+    for name in ("alice", "1", "3"):
+        elkapi("key", "create", "--name", name)
+    refused = elkapi("key", "deposit", "1", "10")
+    assert refused.status == 1
+    assert "1 is a key's id and the name of key 2; say 2, or" in refused.err
+    assert elkapi("key", "deposit", "2", "10", "--json").json["name"] == "1"
+    assert elkapi("key", "show", "3", "--json").json["name"] == "3"
+    assert elkapi("key", "revoke", "2").status == 0
+    assert elkapi("key", "deposit", "1", "10", "--json").json["name"] == "alice"
+    for name in ("first", "1"):
+        add_channel(elkapi, "--name", name)
+    assert "1 is a channel's id and the name of channel 2; say 2, or" in elkapi("channel", "remove", "1").err
+    assert elkapi("channel", "edit", "2", "--name", "second").status == 0
+    assert elkapi("channel", "remove", "1", "--json").json == {"removed": 1}
+
+
 @pytest.mark.parametrize(
     "arguments",
     [
