@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import io
 import os
 import sys
 import traceback
@@ -69,6 +70,9 @@ def cli() -> None:
 
 def main(arguments: list[str] | None = None) -> None:
     """Run one command and end the process with its exit status."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        # A sign that this terminal has not must not break off a table.
+        sys.stdout.reconfigure(errors="replace")
     sys.exit(run(sys.argv[1:] if arguments is None else arguments))
 
 
@@ -110,6 +114,9 @@ def _known_or_internal(error: Exception) -> int:
         return _complain(str(error), FAILURE)
     if isinstance(error, OSError) and error.strerror:
         return _complain(f"{error.strerror}: {error.filename}" if error.filename else error.strerror, FAILURE)
+    if isinstance(error, UnicodeEncodeError) and error.encoding == "utf-8":
+        # Python reads what it cannot decode as signs that no UTF-8 text has.
+        return _complain("a word that was given is no text in the encoding of this terminal", MISUSE)
     place = traceback.extract_tb(error.__traceback__)[-1]
     return _complain(f"internal error: {kind} in {Path(place.filename).name} line {place.lineno}", FAILURE)
 

@@ -252,6 +252,35 @@ def test_a_bug_is_told_by_kind_and_place_never_by_its_text(elkapi: Elkapi, monke
 
 
 @pytest.mark.parametrize(
+    "arguments",
+    [
+        ("key", "show", "\udcff"),
+        ("group", "set", "default", "--description", "\udcff"),
+        ("price", "show", "\udcff"),
+        ("guard", "set", "g", "--word", "\udcff"),
+        ("channel", "add", "--family", "openai", "--models", "m", "--key", "k", "--set", 'x="\udcff"'),
+    ],
+)
+def test_a_word_in_another_encoding_is_misuse_and_no_bug(elkapi: Elkapi, arguments: tuple[str, ...]) -> None:
+    outcome = elkapi(*arguments)
+    assert outcome.status == 2
+    assert outcome.err == "elkapi: a word that was given is no text in the encoding of this terminal\n"
+
+
+def test_a_terminal_without_a_sign_still_gets_the_whole_table(elkapi: Elkapi, monkeypatch: pytest.MonkeyPatch) -> None:
+    elkapi("group", "set", "a", "--ratio", "1", "--description", "ключ")
+    elkapi("group", "set", "b", "--ratio", "2")
+    written = io.BytesIO()
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(written, "latin-1", write_through=True))
+    with pytest.raises(SystemExit, match="0"):
+        cli_main.main(["group", "list"])
+    assert [line.split()[:3] for line in written.getvalue().decode().splitlines()[1:3]] == [
+        ["a", "1", "????"],
+        ["b", "2", "-"],
+    ]
+
+
+@pytest.mark.parametrize(
     ("variable", "value", "status"),
     [
         ("ELKAPI_PORT", "many", 2),
