@@ -311,6 +311,8 @@ def test_bad_settings_are_one_line_without_their_secret(
         ("MODEL_THREADS", "9" * 12, "it is at most 1024"),
         ("LEDGER_BATCH_MAX", "0", "ledger_batch_max is 0; it must be above zero"),
         ("SNAPSHOT_POLL_S", "0", "it must be above zero"),
+        ("STREAM_PING_S", "0", "stream_ping_s is 0; it must be above zero"),
+        ("BODY_BYTES_MAX", "0", "body_bytes_max is 0; it must be above zero"),
         ("ATTEMPTS_MAX", "0", "it must be above zero"),
         ("HOST", "", "host is empty; leave ELKAPI_HOST out for its default"),
         ("DATA_DIR", "", "data_dir is empty"),
