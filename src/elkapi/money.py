@@ -13,6 +13,8 @@ Nano = NewType("Nano", int)
 
 NANO_PER_USD = 1_000_000_000
 RATIO_ONE_MICRO = 1_000_000
+# Of a batch's line; who writes more surely means percent.
+BATCH_RATIO_MAX_MICRO = 10 * RATIO_ONE_MICRO
 PER_MILLION = 1_000_000
 QUOTA_UNITS_PER_USD = 500_000
 # What would have to be rounded is no amount.

@@ -15,7 +15,7 @@ from urllib.parse import urlsplit
 
 import msgspec
 
-from elkapi.money import parse_ratio
+from elkapi.money import BATCH_RATIO_MAX_MICRO, parse_ratio
 
 CHAT_CONTEXT_TOKENS_MIN = 256
 # The kernel's limit for the path of a unix socket.
@@ -224,7 +224,8 @@ def _parse(name: str, text: str) -> Any:
         try:
             return kind(text)
         except ValueError:
-            raise SettingsError(f"ELKAPI_{name.upper()}={text!r} is not a number") from None
+            what = "a whole number" if kind is int else "a number"
+            raise SettingsError(f"ELKAPI_{name.upper()}={text!r} is not {what}") from None
     return tuple(part.strip() for part in text.split(",") if part.strip())
 
 
@@ -239,9 +240,11 @@ def _checked(values: dict[str, Any]) -> Settings:
             _check_number(name, value)
     _check_words(settings)
     try:
-        parse_ratio(settings.batch_ratio)
+        batch_ratio_micro = parse_ratio(settings.batch_ratio)
     except ValueError as error:
         raise SettingsError(f"batch_ratio: {error}") from None
+    if batch_ratio_micro > BATCH_RATIO_MAX_MICRO:
+        raise SettingsError(f"batch_ratio is {settings.batch_ratio}; it is at most ten times the price, 10")
     if settings.chat_slots < 1 or settings.chat_context_tokens < CHAT_CONTEXT_TOKENS_MIN:
         raise SettingsError(f"chat_slots is to be at least 1, chat_context_tokens {CHAT_CONTEXT_TOKENS_MIN}")
     return settings

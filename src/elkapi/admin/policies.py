@@ -10,7 +10,7 @@ from sqlalchemy import Connection
 
 from elkapi.admin.context import check_model
 from elkapi.admin.errors import InvalidInput
-from elkapi.money import RATIO_ONE_MICRO
+from elkapi.money import BATCH_RATIO_MAX_MICRO, RATIO_ONE_MICRO
 from elkapi.storage.repos import guards
 from elkapi.types import FallbackReason, Policy
 
@@ -19,7 +19,6 @@ FALLBACKS_MAX = 8
 LIMIT_MAX = 1_000_000_000
 GUARDS_MAX = 16
 CACHE_AGE_MAX_S = 366 * 86_400
-BATCH_RATIO_MAX_MICRO = 10 * RATIO_ONE_MICRO
 ANY_MODEL = "*"
 
 

@@ -314,6 +314,8 @@ def test_bad_settings_are_one_line_without_their_secret(
         ("STREAM_PING_S", "0", "stream_ping_s is 0; it must be above zero"),
         ("BODY_BYTES_MAX", "0", "body_bytes_max is 0; it must be above zero"),
         ("ATTEMPTS_MAX", "0", "it must be above zero"),
+        ("ATTEMPTS_MAX", "2.5", "ELKAPI_ATTEMPTS_MAX='2.5' is not a whole number"),
+        ("BATCH_RATIO", "50", "batch_ratio is 50; it is at most ten times the price, 10"),
         ("HOST", "", "host is empty; leave ELKAPI_HOST out for its default"),
         ("DATA_DIR", "", "data_dir is empty"),
         ("LOG_LEVEL", "loud", "log_level is 'loud'; use debug, info, warning, error"),
