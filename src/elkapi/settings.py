@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import ipaddress
 import os
+import re
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, get_type_hints
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
 import msgspec
 
@@ -178,6 +179,12 @@ STANDARD_NAMES = {
     "otlp_endpoint": "OTEL_EXPORTER_OTLP_ENDPOINT",
     "otlp_headers": "OTEL_EXPORTER_OTLP_HEADERS",
 }
+# What browsers send as `Origin`, and so what it is compared with. Pages of a file and of a sandboxed frame send null.
+_ORIGIN = re.compile(r"\*|null|[a-z][a-z0-9+.-]*://(\[[0-9a-f:.]+\]|[a-z0-9._-]+)(:[0-9]+)?")
+# What no address may hold that paths are written behind.
+_UNFIT = re.compile(r"[^!-~]|[?#@\\\"']")
+_HEADER_NAME = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+", re.ASCII)
+_HEADER_VALUE = re.compile(r"[\t -~\x80-\xff]*")
 _TRUTHS = {"1": True, "true": True, "yes": True, "on": True, "0": False, "false": False, "no": False, "off": False}
 
 
@@ -273,6 +280,15 @@ def _check_words(settings: Settings) -> None:
         )
     if settings.public_url and not settings.public_url.startswith(("http://", "https://")):
         raise SettingsError(f"public_url is {settings.public_url!r}; it begins with https:// or http://")
+    if settings.public_url and not _is_prefix(settings.public_url):
+        raise SettingsError("public_url is https://HOST[:PORT][/PATH], without a user, a query or a fragment")
+    for origin in settings.cors_origins:
+        if _ORIGIN.fullmatch(origin) is None:
+            hint = "write it as browsers send it, SCHEME://HOST[:PORT] in small letters and without a slash at its end"
+            raise SettingsError(f"cors_origins: {origin!r} is no origin; {hint}, or *")
+    if not _are_headers(settings.otlp_headers):
+        names = f"ELKAPI_OTLP_HEADERS, or {STANDARD_NAMES['otlp_headers']}"
+        raise SettingsError(f"otlp_headers ({names}) cannot be read; write name=value,name=value, with %20 for a space")
     if settings.heartbeat_lost_s < 2 * settings.heartbeat_s:
         # Between two beats a worker that lives would be taken for dead, and what its calls hold be given away.
         raise SettingsError(f"heartbeat_lost_s is {settings.heartbeat_lost_s}; it is to be twice heartbeat_s at least")
@@ -283,6 +299,25 @@ def _check_words(settings: Settings) -> None:
             ipaddress.ip_network(entry, strict=False)
         except ValueError as error:
             raise SettingsError(f"trusted_proxies: {error}") from None
+
+
+def _is_prefix(url: str) -> bool:
+    """Whether paths can be written behind it."""
+    try:
+        parts = urlsplit(url)
+        _ = parts.port
+    except ValueError:
+        return False
+    return bool(parts.hostname) and _UNFIT.search(url) is None
+
+
+def _are_headers(text: str) -> bool:
+    """Whether each part is NAME=VALUE as a header can be sent; an empty part is none."""
+    pairs = [part.partition("=") for part in text.split(",") if part.strip()]
+    return all(
+        equals and _HEADER_NAME.fullmatch(name.strip()) and _HEADER_VALUE.fullmatch(unquote(value.strip()))
+        for name, equals, value in pairs
+    )
 
 
 def _is_redis(url: str) -> bool:

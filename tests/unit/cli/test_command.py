@@ -320,6 +320,18 @@ def test_bad_settings_are_one_line_without_their_secret(
         ("DATA_DIR", "", "data_dir is empty"),
         ("LOG_LEVEL", "loud", "log_level is 'loud'; use debug, info, warning, error"),
         ("PUBLIC_URL", "ai.example.com", "it begins with https:// or http://"),
+        *(
+            ("PUBLIC_URL", f"https://{rest}", "public_url is https://HOST[:PORT][/PATH]")
+            for rest in ("", "/files", "ai.example.com?x=1", "me:hunter2@ai.example.com", "ai.example.com:port", "a b")
+        ),
+        *(
+            ("CORS_ORIGINS", f"https://a.example.com,{origin}", f"cors_origins: '{origin}' is no origin")
+            for origin in ("app.example.com", "https://app.example.com/", "https://App.example.com", "https://*.a.com")
+        ),
+        *(
+            ("OTLP_HEADERS", headers, "cannot be read; write name=value,name=value, with %20 for a space")
+            for headers in ("hunter2", "a=b,hunter2", "authorization: hunter2", "a b=c", "a=%0a", "a=ключ")
+        ),
         ("HEARTBEAT_S", "30", "heartbeat_lost_s is 10.0; it is to be twice heartbeat_s at least"),
         ("REDIS_URL", "localhost:6379", "redis_url cannot be read; use redis://"),
         ("REDIS_URL", "redis://me:hunter2@host:port/0", "redis_url cannot be read; use redis://"),
@@ -335,7 +347,16 @@ def test_a_setting_that_no_gateway_could_run_with_is_refused_by_every_command(
         assert (outcome.status, outcome.out) == (2, "")
         assert outcome.err.count("\n") == 1
         assert said in outcome.err
+        assert "hunter2" not in outcome.err
     assert not (tmp_path / "data").exists()
+
+
+def test_origins_of_every_kind_of_page_and_headers_of_every_collector_are_taken() -> None:
+    origins = "https://a.com,http://localhost:3000,http://[::1]:8080,null,chrome-extension://abcdefgh,tauri://localhost"
+    given = {"ELKAPI_CORS_ORIGINS": origins, "ELKAPI_OTLP_HEADERS": "Authorization=Basic%20cGs6c2s=,x-version=4,"}
+    taken = load_settings(environ=given | {"ELKAPI_PUBLIC_URL": "https://ai.example.com:8443/elkapi/"})
+    assert taken.cors_origins == tuple(origins.split(","))
+    assert load_settings(environ={"ELKAPI_CORS_ORIGINS": ""}).cors_origins == ()
 
 
 def test_zero_is_taken_wherever_the_page_of_settings_says_what_it_means() -> None:
