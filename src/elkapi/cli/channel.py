@@ -10,6 +10,7 @@ import click
 import msgspec
 
 from elkapi.cli.output import json_option, opened, pairs, print_facts, print_json, print_table, when, words
+from elkapi.settings import NUMBER_MAX
 
 if TYPE_CHECKING:
     from elkapi.admin.channels import ChannelFields
@@ -230,7 +231,7 @@ def list_keys(channel: str, as_json: bool) -> None:
 
 
 @key.command("disable")
-@click.argument("key_id", type=click.IntRange(1))
+@click.argument("key_id", type=click.IntRange(1, NUMBER_MAX))
 @click.option("--reason", default="disabled by the operator", show_default=True)
 @json_option
 def disable_key(key_id: int, reason: str, as_json: bool) -> None:
@@ -242,7 +243,7 @@ def disable_key(key_id: int, reason: str, as_json: bool) -> None:
 
 
 @key.command("enable")
-@click.argument("key_id", type=click.IntRange(1))
+@click.argument("key_id", type=click.IntRange(1, NUMBER_MAX))
 @json_option
 def enable_key(key_id: int, as_json: bool) -> None:
     """Use one key again."""

@@ -209,6 +209,8 @@ def test_a_name_that_is_the_id_of_another_is_never_taken_for_it(elkapi: Elkapi) 
         ("request", "show", "x"),
         ("ledger", "refund", "x", "--note", "n"),
         ("serve", "--port", "99999"),
+        ("key", "list", "--after", "9" * 20),
+        ("channel", "key", "enable", "9" * 20),
     ],
 )
 def test_misuse_is_one_clear_line_and_status_2(elkapi: Elkapi, arguments: tuple[str, ...]) -> None:
