@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shlex
 from collections.abc import Iterable
 from typing import Any
@@ -175,6 +176,7 @@ def _checked(spec: ChannelSpec) -> ChannelSpec:
     base_url = spec.base_url or family.base_url
     if base_url is None:
         raise InvalidInput(f"the family {family.name} has no address of its own, so it is needed", field="base_url")
+    _check_is_base(family, base_url)
     _check_options(family, config.options, spec.allow_private)
     if not 0 <= spec.weight <= WEIGHT_MAX:
         raise InvalidInput(f"it is between 0 and {WEIGHT_MAX}", field="weight")
@@ -191,6 +193,14 @@ def _checked(spec: ChannelSpec) -> ChannelSpec:
         header_set=overrides.check_headers_set(spec.header_set),
         config=_checked_config(config),
     )
+
+
+def _check_is_base(family: UpstreamFamily, base_url: str) -> None:
+    """The address of one endpoint, as providers' pages show it, would get every endpoint's path a second time."""
+    for endpoint in family.wires.values():
+        _, _, path = endpoint.path.removeprefix("/").partition("/")
+        if path and re.search(rf"/v\d+(beta\d*)?/{re.escape(path)}/?$", base_url):
+            raise InvalidInput(f"leave /{path} out: the gateway puts it behind the base URL", field="base_url")
 
 
 def _check_options(family: UpstreamFamily, given: dict[str, str], allow_private: bool) -> None:

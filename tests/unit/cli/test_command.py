@@ -677,6 +677,25 @@ def test_a_private_upstream_is_refused_with_a_hint(elkapi: Elkapi) -> None:
     assert elkapi("channel", "list", "--json").json == []
 
 
+@pytest.mark.parametrize(
+    ("family", "base_url", "said"),
+    [
+        ("openai", "https://192.0.2.1/v1/chat/completions", "leave /chat/completions out"),
+        ("zhipu", "https://192.0.2.1/api/paas/v4/embeddings/", "leave /embeddings out"),
+        ("anthropic", "https://192.0.2.1/v1/messages", "leave /messages out"),
+        ("openai", "https://192.0.2.1/embeddings", None),
+        ("anthropic", "https://192.0.2.1/v1", None),
+    ],
+)
+def test_the_address_of_an_endpoint_is_no_base_url(
+    elkapi: Elkapi, family: str, base_url: str, said: str | None
+) -> None:
+    needed = ("--family", family, "--models", "m", "--key", "k", "--allow-private")
+    outcome = elkapi("channel", "add", *needed, "--base-url", base_url)
+    assert outcome.status == (0 if said is None else 2)
+    assert (said or "") in outcome.err
+
+
 def test_an_empty_proxy_takes_the_proxy_away(elkapi: Elkapi) -> None:
     assert add_channel(elkapi, "--name", "c", "--proxy", "http://127.0.0.1:1")["proxy"] == "set"
     assert elkapi("channel", "edit", "c", "--proxy", "", "--json").json["proxy"] is None
