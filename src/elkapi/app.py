@@ -18,6 +18,7 @@ from pathlib import Path
 
 import msgspec
 
+from elkapi.local.listening import answers
 from elkapi.observe import metrics
 from elkapi.observe.process import die_with_parent
 from elkapi.roles import BundledModel, Preparation, Role, WorkerOrder
@@ -213,6 +214,9 @@ def _welcome(settings: Settings, port: int, found: Preparation) -> str:
 
 
 def _serve_one(settings: Settings, role: Role) -> int:
+    # It would take the socket over, and take it along when it ends. The ledger waits for its turn by itself.
+    if role not in ("worker", "ledger") and answers(settings.socket_path(role)):
+        raise StartError(f"{role} already runs with the data directory {settings.data_path}")
     found = _prepared(settings)
     order = WorkerOrder(settings=settings, bundled=found.bundled, sandbox_models=found.sandbox_models)
     if role == "worker":

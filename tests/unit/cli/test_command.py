@@ -21,6 +21,7 @@ import pytest
 
 from elkapi.ids import event_id_text, request_id_text
 from elkapi.ledger import transfers
+from elkapi.local.listening import listen
 from elkapi.observe.bridge import json_log
 from elkapi.settings import load_settings
 from elkapi.storage import apikey
@@ -443,6 +444,20 @@ def test_what_a_process_would_trip_over_at_each_restart_stops_the_start(
         outcome = elkapi("serve", "--port", "0", *role)
         assert (outcome.status, outcome.err) == (1, f"elkapi: {said}\n")
     assert not (tmp_path / "data" / "elkapi.sqlite3").exists()
+
+
+@pytest.mark.parametrize("role", ["models", "chat", "control", "sandbox"])
+def test_a_role_that_runs_is_not_started_again_beside_it(elkapi: Elkapi, tmp_path: Path, role: str) -> None:
+    path = tmp_path / "data" / f"{role}.sock"
+    path.parent.mkdir(mode=0o700)
+    with listen(str(path)) as running:
+        running.listen()
+        outcome = elkapi("serve", "--role", role)
+    assert (outcome.status, outcome.err) == (
+        1,
+        f"elkapi: {role} already runs with the data directory {path.parent}\n",
+    )
+    assert path.exists()
 
 
 @pytest.mark.parametrize(
