@@ -12,6 +12,8 @@ from elkapi.sandbox.faults import FaultError
 from elkapi.sandbox.record import REQUESTS_KEPT_MAX
 from elkapi.sandbox.server import HOST, PORT, run
 
+PORT_MAX = 65_535
+
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a sandbox from command line arguments; returns the exit code."""
@@ -28,6 +30,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--allow-remote", action="store_true", help="bind a host other than loopback")
     given = parser.parse_args(arguments)
     port = PORT if given.port is None and given.socket is None else given.port
+    if port is not None and not 0 <= port <= PORT_MAX:
+        parser.error(f"argument --port: {port} is not a port, 0 to {PORT_MAX}")
     options = Options(
         bill_path=given.bill,
         keys=frozenset(given.key) if given.key else None,

