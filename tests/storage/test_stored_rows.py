@@ -82,6 +82,7 @@ async def test_a_background_row_ends_once_and_never_after_it_was_cancelled(
             assert stored.cancel(connection, GRANT, cancelled.id)
             assert not stored.cancel(connection, STRANGER, ended.id)
             assert stored.remove(connection, GRANT, "response", deleted.id)
+        await ledger.keep(msgspec.structs.replace(deleted, frames=(0, b"a\n\n")), frames_only=True)
         with database.read() as connection:
             assert stored.still_wanted(connection, [one.id for one in begun]) == {ended.id}
         for one in begun:
@@ -95,6 +96,9 @@ async def test_a_background_row_ends_once_and_never_after_it_was_cancelled(
             (1, b"b\n\n")
         ]
         assert [number for number, _ in stored.frames(connection, ended.id, 0)] == [0, 1]
+        # A cancelled one tells its stream to its end; nobody would ever forget the frames of a deleted one.
+        assert [number for number, _ in stored.frames(connection, cancelled.id, 0)] == [1]
+        assert stored.frames(connection, deleted.id, 0) == []
 
 
 async def test_what_a_dead_worker_was_making_has_failed(settings: Settings, installation: Installation) -> None:

@@ -61,8 +61,13 @@ class Keeper:
                 continue
             if not (type(order) is Keep and order.frames_only):
                 self._object(kept)
-            if kept.frames_sealed is not None:
+            if kept.frames_sealed is not None and self._is_there(kept.id):
                 self._sql.stored_events.insert(self._cursor, [kept.id, kept.first, kept.frames_sealed])
+
+    def _is_there(self, object_id: bytes) -> bool:
+        """Nobody deleted it meanwhile: frames without their object would never be forgotten."""
+        self._cursor.execute(self._sql.stored_lock, (object_id,))
+        return self._cursor.fetchone() is not None
 
     def _object(self, kept: Kept) -> None:
         cursor, sql = self._cursor, self._sql

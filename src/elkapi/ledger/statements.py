@@ -181,6 +181,9 @@ class Statements:
         finish = update(stored_objects).where(c.id == bindparam("id"), c.status == literal_column("'in_progress'"))
         finish = finish.values(status=bindparam("state"), expires_ns=bindparam("expires"), sealed=bindparam("body"))
         self.stored_finish = self._text(finish, "state", "expires", "body", "id")
+        # whether it is there still; who deletes it waits until what belongs to it is written
+        there: Any = select(c.id).where(c.id == bindparam("id"))
+        self.stored_lock = self._text(there if self.is_sqlite else there.with_for_update(), "id")
 
     def _notices(self) -> None:
         self.notices = self._rows(notices, NOTICE_COLUMNS, key="task_id place number", state="pending", tries="0")

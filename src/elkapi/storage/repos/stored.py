@@ -184,8 +184,8 @@ def purge(connection: Connection, now_ns: int, rows_max: int = 500) -> int:
     due = select(_objects.c.id).where(_objects.c.expires_ns <= now_ns).limit(rows_max)
     ids = list(connection.execute(due).scalars())
     if ids:
-        _forget_parts(connection, ids)
         connection.execute(delete(_objects).where(_objects.c.id.in_(ids)))
+        _forget_parts(connection, ids)
     return len(ids)
 
 
