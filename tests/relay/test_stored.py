@@ -213,6 +213,28 @@ async def test_a_tool_loop_goes_on_by_id_and_refers_to_its_items(lite: Gateway, 
         await sync(work)
 
 
+async def test_references_are_looked_up_at_once_and_come_to_no_more_than_a_body(
+    tmp_path: Path, sandbox: Running
+) -> None:
+    async with gateway(tmp_path, body_bytes_max=1_000_000) as lite:
+        key = await prepared(lite, sandbox, "openai")
+
+        async def refer(*places: int) -> Any:
+            items = [{"type": "item_reference", "id": f"item_{base}_{place}"} for place in places]
+            return await lite.ask(key, {"model": MODEL, "input": items}, path="/v1/responses/input_tokens")
+
+        given = [{"role": "user", "content": "x" * 300} for _ in range(1000)]
+        made = await lite.ask(key, {"model": MODEL, "input": given}, path="/v1/responses")
+        base = made.json()["id"].removeprefix("resp_")
+        found = await refer(*range(1000))
+        assert found.status_code == 200, found.text
+        assert len(asked(sandbox)["input"]) == 1000
+        # One item may be meant more often than there is room for, and more may be meant than a lookup takes.
+        for places in ([7] * 4000, [*range(10_001)]):
+            refused = await refer(*places)
+            assert (refused.status_code, refused.json()["error"]["code"]) == (413, "read_request_body_failed")
+
+
 async def test_foreign_and_odd_ids_are_unknown_in_the_same_words(lite: Gateway, sandbox: Running) -> None:
     key = await prepared(lite, sandbox, "openai")
     stranger = await lite.key("10")

@@ -61,9 +61,11 @@ async def test_an_answer_is_there_when_its_settlement_is(settings: Settings, ins
         assert installation.sealer.open(row.sealed, stored.body_context(row.id)) == b"secret"
         assert stored.read(connection, STRANGER, "response", order.request_id, time.time_ns()) is None
         assert stored.read(connection, GRANT, "chat", order.request_id, time.time_ns()) is None
-        (found,) = stored.items_of(connection, GRANT, ["rs_1"], (), time.time_ns())
+        (found,) = stored.items_of(connection, GRANT, ["rs_1"], (), 10**6, time.time_ns())
         assert found.id == order.request_id
-        assert stored.items_of(connection, STRANGER, ["rs_1"], [order.request_id], time.time_ns()) == []
+        assert stored.items_of(connection, STRANGER, ["rs_1"], [order.request_id], 1, time.time_ns()) == []
+        with pytest.raises(BodyTooLarge):
+            stored.items_of(connection, GRANT, ["rs_1"], (), len(row.sealed) - 1, time.time_ns())
         assert check(connection).ok
     assert status_of(database, free.request_id) == "completed"
 

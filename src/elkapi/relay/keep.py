@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from elkapi.catalog.jsonedit import with_raw, with_string, without
-from elkapi.errors import BadRequest, NotFound
+from elkapi.errors import BadRequest, BodyTooLarge, NotFound
 from elkapi.relay.background_log import Log
 from elkapi.relay.outcome import Outcome
 from elkapi.relay.plane import DataPlane
@@ -62,7 +62,7 @@ async def prepared(plane: DataPlane, grant: Grant, request: Request) -> Request:
     """The call with the history it goes on from before its own input, and how its answer is kept.
 
     Raises BadRequest (`previous_response_not_found`, labels that cannot be kept), NotFound (`item_not_found`,
-    `conversation_not_found`), Unavailable.
+    `conversation_not_found`), BodyTooLarge, Unavailable.
     """
     facts, wire = request.facts, request.operation.wire
     if facts.conversation is not None:
@@ -109,14 +109,17 @@ async def _with_past(
 
 
 async def _resolved(plane: DataPlane, grant: Grant, given: Any) -> Any:
-    """The input with the items that its references name, each as a later input carries it."""
+    """The input with the items that its references name, each as a later input carries it. Raises BodyTooLarge."""
     if not isinstance(given, list):
         return given
     wanted = [_referred(item) for item in given]
     ids = [id_ for id_ in wanted if id_ is not None]
     if not ids:
         return given
-    found = await plane.stored.items(grant, ids)
+    found = await plane.stored.items(grant, set(ids))
+    bytes_max, size = plane.settings.body_bytes_max, {id_: len(_encode(item)) for id_, item in found.items()}
+    if sum(size.get(id_, 0) for id_ in ids) > bytes_max:
+        raise BodyTooLarge(f"The items that the input refers to have more than {bytes_max} bytes.")
     rows = []
     for item, id_ in zip(given, wanted, strict=True):
         if id_ is not None and id_ not in found:

@@ -108,7 +108,7 @@ class StoredObjects:
             self._writer.begin(lambda connection: rows.touch(connection, stale, expires_ns))
 
     async def items(self, grant: Grant, item_ids: Collection[str]) -> dict[str, dict[str, Any]]:
-        """Items of the caller's responses by their ids; those that are not there are left out."""
+        """Items of the caller's responses by their ids; those that are not there are left out. Raises BodyTooLarge."""
         return await self._read(self._items, grant, item_ids)
 
     async def page(
@@ -195,13 +195,10 @@ class StoredObjects:
         self, connection: Connection, grant: Grant, item_ids: Collection[str], now_ns: int
     ) -> dict[str, dict[str, Any]]:
         derived = {bytes.fromhex(hit[1]) for hit in map(_DERIVED.fullmatch, item_ids) if hit is not None}
-        found = [self._opened(row) for row in rows.items_of(connection, grant, item_ids, derived, now_ns)]
-        items = {}
-        for item_id in item_ids:
-            for one in found:
-                item = stored.item_of(one.kept, text_id("response", one.row.id), item_id)
-                if item is not None:
-                    items[item_id] = item
+        bytes_max = self._conversation_bytes_max
+        items: dict[str, dict[str, Any]] = {}
+        for row in rows.items_of(connection, grant, item_ids, derived, bytes_max, now_ns):
+            items |= stored.items_with(self._opened(row).kept, text_id("response", row.id), item_ids)
         return items
 
     def _opened(self, row: StoredRow) -> Found:

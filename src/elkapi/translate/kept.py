@@ -6,7 +6,7 @@ All of it is pure: `ledger.keeping` writes the rows, `relay.stored_pages` answer
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -94,11 +94,15 @@ def output_ids(answer: bytes, object_id: str) -> tuple[str, ...]:
     return tuple(dict.fromkeys(id_ for id_ in ids if isinstance(id_, str) and 0 < len(id_) <= 128 and base not in id_))
 
 
-def item_of(kept: Kept, object_id: str, item_id: str) -> dict[str, Any] | None:
-    """The input or output item of that id."""
+def items_with(kept: Kept, object_id: str, wanted: Collection[str]) -> dict[str, dict[str, Any]]:
+    """Those of the input and output items that have one of these ids, by their ids."""
     output = _members.decode(kept.answer).get("output")
     rows = [*input_items(kept, object_id), *(output if isinstance(output, list) else [])]
-    return next((row for row in rows if isinstance(row, dict) and row.get("id") == item_id), None)
+    found: dict[str, dict[str, Any]] = {}
+    for row in rows:
+        if isinstance(row, dict) and isinstance(id_ := row.get("id"), str) and id_ in wanted:
+            found.setdefault(id_, row)
+    return found
 
 
 def input_items(kept: Kept, object_id: str) -> list[dict[str, Any]]:

@@ -21,6 +21,7 @@ _objects, _events, _items = schema.stored_objects, schema.stored_events, schema.
 IN_PROGRESS = "in_progress"
 ANSWERED = ("completed", "incomplete")
 TURNS_MAX = 2_000
+ITEMS_MAX = 10_000
 
 
 class StoredRow(msgspec.Struct, frozen=True):
@@ -99,13 +100,26 @@ def _chain(grant: Grant, object_id: bytes, now_ns: int) -> CTE:
 
 
 def items_of(
-    connection: Connection, grant: Grant, item_ids: Collection[str], derived: Collection[bytes], now_ns: int
+    connection: Connection,
+    grant: Grant,
+    item_ids: Collection[str],
+    derived: Collection[bytes],
+    bytes_max: int,
+    now_ns: int,
 ) -> list[StoredRow]:
-    """The caller's responses that hold these items: by the table of items, and those of these ids."""
+    """The caller's responses that hold these items: by the table of items, and those of these ids.
+
+    Raises BodyTooLarge for more than ITEMS_MAX items, or for responses of more than `bytes_max`.
+    """
+    if len(item_ids) > ITEMS_MAX:
+        raise BodyTooLarge(f"The input refers to more than {ITEMS_MAX} items.")
     named = select(_items.c.object_id).where(_items.c.key_id == grant.key_id, _items.c.item_id.in_(item_ids))
     ids = {*derived, *connection.execute(named).scalars()}
-    rows = connection.execute(_own(grant, now_ns).where(_objects.c.id.in_(ids), _objects.c.kind == "response"))
-    return [StoredRow(*row) for row in rows]
+    wanted = (_objects.c.id.in_(ids), _objects.c.kind == "response")
+    sizes = _own(grant, now_ns).where(*wanted).with_only_columns(func.sum(func.length(_objects.c.sealed)))
+    if (connection.execute(sizes).scalar() or 0) > bytes_max:
+        raise BodyTooLarge(f"The responses whose items the input refers to have more than {bytes_max} bytes.")
+    return [StoredRow(*row) for row in connection.execute(_own(grant, now_ns).where(*wanted))]
 
 
 def page(
