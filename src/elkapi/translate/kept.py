@@ -31,6 +31,21 @@ _NAMELESS = frozenset(
     }
 )
 
+# Items of an input that may leave their state out, and have one where they are listed.
+_STATED = frozenset(
+    {
+        "function_call",
+        "function_call_output",
+        "custom_tool_call",
+        "custom_tool_call_output",
+        "computer_call_output",
+        "shell_call",
+        "shell_call_output",
+        "tool_search_call",
+        "tool_search_output",
+    }
+)
+
 
 class Kept(msgspec.Struct, frozen=True):
     """The sealed part of a row: `input` is the call's own part of the conversation as it came, `answer` the object.
@@ -106,17 +121,32 @@ def items_with(kept: Kept, object_id: str, wanted: Collection[str]) -> dict[str,
 
 
 def input_items(kept: Kept, object_id: str) -> list[dict[str, Any]]:
-    """The call's own input in full form: every item has a type and an id, every message a list of parts."""
+    """The call's own input in full form: every item has a type, an id and, where the SDK's types ask for one, a status;
+    every message is a list of parts.
+    """
     return with_ids([_in_full(item) for item in items_of(b'{"input":' + bytes(kept.input) + b"}", b"{}")], object_id)
 
 
 def _in_full(item: dict[str, Any]) -> dict[str, Any]:
-    if item.get("type", "message") != "message":
-        return item
+    kind, said = item.get("type", "message"), item.get("role") == "assistant"
+    if kind != "message":
+        return {**item, "status": item.get("status") or "completed"} if kind in _STATED else item
     content = item.get("content")
     if isinstance(content, str):
-        content = [{"type": "output_text" if item.get("role") == "assistant" else "input_text", "text": content}]
-    return {**item, "type": "message", "content": content}
+        content = [{"type": "output_text" if said else "input_text", "text": content}]
+    if isinstance(content, list):
+        content = [_part_in_full(part) for part in content]
+    state = {"status": item.get("status") or "completed"} if said else {}
+    return {**item, **state, "type": "message", "content": content}
+
+
+def _part_in_full(part: Any) -> Any:
+    match part.get("type") if isinstance(part, dict) else None:
+        case "output_text":
+            return {**part, "annotations": part.get("annotations") or []}
+        case "input_image":
+            return {**part, "detail": part.get("detail") or "auto"}
+    return part
 
 
 def shown(kept: Kept, status: str) -> bytes:

@@ -7,6 +7,7 @@ from typing import Any
 
 import msgspec
 import pytest
+from openai.types.responses.response_item_list import ResponseItemList
 
 from elkapi.translate import kept
 from elkapi.translate.ir import UsageSeen
@@ -173,13 +174,36 @@ def test_an_object_keeps_the_bytes_of_what_is_not_ours() -> None:
     assert b'"odd":1.50' in with_ours(body, Ours("resp_2"))
 
 
-def test_a_message_of_plain_text_is_shown_in_full_form() -> None:
-    output = b'{"type":"function_call_output","call_id":"c","output":"x"}'
-    given = b'[{"role":"user","content":"q"},{"role":"assistant","content":"a"},%b]' % output
-    items = kept.input_items(kept.Kept(msgspec.Raw(given), msgspec.Raw(b"{}")), "resp_ab")
-    assert [item["id"] for item in items] == ["item_ab_0", "item_ab_1", "item_ab_2"]
+def test_an_input_is_shown_as_the_sdks_types_have_it() -> None:
+    given = [
+        {"role": "user", "content": "q"},
+        {"role": "assistant", "content": "a"},
+        {"role": "assistant", "content": [{"type": "output_text", "text": "b"}, {"type": "refusal", "refusal": "no"}]},
+        {"role": "user", "content": [{"type": "input_image", "image_url": "data:image/png;base64,AA=="}]},
+        {"type": "function_call", "call_id": "c", "name": "f", "arguments": "{}"},
+        {"type": "function_call_output", "call_id": "c", "output": "x"},
+        {"type": "custom_tool_call", "call_id": "d", "name": "g", "input": "i"},
+        {"type": "custom_tool_call_output", "call_id": "d", "output": "y", "status": None},
+        {"type": "reasoning", "summary": []},
+    ]
+    input_ = msgspec.Raw(msgspec.json.encode(given))
+    items = kept.input_items(kept.Kept(input_, msgspec.Raw(b"{}")), "resp_ab")
+    assert [item["id"] for item in items] == [f"item_ab_{n}" for n in range(len(given))]
+    page = {"object": "list", "data": items, "first_id": items[0]["id"], "last_id": items[-1]["id"], "has_more": False}
+    read = ResponseItemList.model_validate(page).data
+    assert [type(item).__name__ for item in read] == [
+        "ResponseInputMessageItem",
+        "ResponseOutputMessage",
+        "ResponseOutputMessage",
+        "ResponseInputMessageItem",
+        "ResponseFunctionToolCallItem",
+        "ResponseFunctionToolCallOutputItem",
+        "ResponseCustomToolCallItem",
+        "ResponseCustomToolCallOutputItem",
+        "ResponseReasoningItem",
+    ]
     assert items[0]["content"] == [{"type": "input_text", "text": "q"}]
-    assert items[1]["content"] == [{"type": "output_text", "text": "a"}]
+    assert items[1]["content"] == [{"type": "output_text", "text": "a", "annotations": []}]
 
 
 def test_labels_have_the_providers_limits() -> None:
