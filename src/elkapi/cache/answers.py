@@ -42,7 +42,10 @@ class Answers:
         return self._sealer.fingerprint(meaning)
 
     async def get(self, name: bytes, age_s_max: float) -> Entry | None:
-        """The answer of this name that is at most so old. A store that fails or is slow has none."""
+        """The answer of this name that is at most so old. A store that fails or is slow has none.
+
+        One that was kept by a clock since set back has no age that could be told, and is asked for anew.
+        """
         try:
             stored = await self._store().get(name)
         except StoreDown:
@@ -53,7 +56,7 @@ class Answers:
             entry = opened(self._sealer, name, stored)
         else:
             entry = await asyncio.to_thread(opened, self._sealer, name, stored)
-        if entry is None or self._clock.now_ns() - entry.created_ns > age_s_max * 1_000_000_000:
+        if entry is None or not 0 <= self._clock.now_ns() - entry.created_ns <= age_s_max * 1_000_000_000:
             return None
         return entry
 

@@ -14,7 +14,7 @@ from elkapi.cache.answers import FILE, PUTS_MAX
 from elkapi.cache.files import FileStore
 from elkapi.cache.shared import RedisStore
 from elkapi.cache.store import Bounds, Store
-from elkapi.clock import SYSTEM_CLOCK
+from elkapi.clock import SYSTEM_CLOCK, ManualClock
 from elkapi.settings import Settings
 from elkapi.storage.secrets import Sealer
 from elkapi.types import Usage
@@ -114,6 +114,18 @@ async def test_an_entry_comes_back_whole_and_opens_with_its_own_key_and_name_onl
     stranger = Answers(Settings(data_dir=str(tmp_path)), Sealer(b"l" * 32))
     assert await stranger.get(name(1), 60) is None
     await stranger.aclose()
+
+
+async def test_an_answer_from_before_the_clock_was_set_back_is_none(tmp_path: Path) -> None:
+    clock = ManualClock()
+    answers = Answers(Settings(data_dir=str(tmp_path)), Sealer(b"k" * 32), clock)
+    given = Entry(clock.now_ns(), b"{}", Usage(input_tokens=1))
+    answers.put(name(1), lambda: given)
+    await answers.idle()
+    assert await answers.get(name(1), 60) == given
+    clock.advance(-3 * 3600)
+    assert await answers.get(name(1), 60) is None
+    await answers.aclose()
 
 
 async def test_a_store_that_cannot_be_used_costs_misses_and_a_flood_is_not_kept(tmp_path: Path) -> None:
