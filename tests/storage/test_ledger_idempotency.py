@@ -265,6 +265,29 @@ async def test_a_claim_is_forgotten_after_its_time(settings: Settings, installat
         assert purge_claims(connection, clock.now_ns() + round(settings.idempotency_keep_s * 1e9)) == 1
 
 
+async def test_a_claim_outlives_its_time_while_its_call_is_made(settings: Settings, installation: Installation) -> None:
+    database, clock, owner = installation.database, ManualClock(), os.urandom(16)
+    account = funded_account(database, 1000)
+    ledger = ThreadLedger(Boot(settings, database, owner, installation.sealer, clock=clock))
+    await ledger.start()
+    await ledger.hold(order := an_order(account, nano=0, claim=a_claim()))
+    clock.advance(settings.idempotency_keep_s + 1)
+    with database.write() as connection:
+        assert purge_claims(connection, clock.now_ns()) == 0
+    with pytest.raises(IdempotencyPending):
+        await ledger.hold(an_order(account, nano=0, claim=a_claim()))
+    await ledger.settle(a_settlement(order, 0, reply=a_reply(order)))
+    with database.write() as connection:
+        assert purge_claims(connection, clock.now_ns()) == 1
+    # Nobody makes the call of a worker that is gone.
+    await ledger.hold(an_order(account, nano=0, claim=a_claim("left")))
+    clock.advance(settings.idempotency_keep_s + 1)
+    with database.write() as connection:
+        mark_dead(connection, owner, clock.now_ns())
+        assert purge_claims(connection, clock.now_ns()) == 1
+    await ledger.aclose()
+
+
 async def test_cve_2026_42208_keys_and_values_are_bound_never_spelled_into_sql(
     ledger: Ledger, database: Database
 ) -> None:

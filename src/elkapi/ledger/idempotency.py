@@ -16,6 +16,7 @@ from elkapi.clock import SYSTEM_CLOCK, Clock
 from elkapi.errors import Conflict
 from elkapi.ledger.claims import claim_refusal
 from elkapi.ledger.orders import Refusal
+from elkapi.ledger.statements import claim_is_over
 from elkapi.storage.db import Database, Reader
 from elkapi.storage.schema import idempotency
 from elkapi.storage.secrets import Sealer
@@ -66,16 +67,11 @@ def read_claim(connection: Connection, claim: IdempotencyClaim) -> Refusal | Non
 def purge_claims(connection: Connection, now_ns: int, rows_max: int = 1000) -> int:
     """Forget claims kept long enough; at most `rows_max` at a time, so that no transaction grows long."""
     c = idempotency.c
-    due = list(
-        connection.execute(
-            select(c.key_id, c.operation, c.idempotency_key).where(c.expires_ns <= now_ns).limit(rows_max)
-        )
-    )
+    is_over = claim_is_over(now_ns)
+    due = list(connection.execute(select(c.key_id, c.operation, c.idempotency_key).where(is_over).limit(rows_max)))
     for key_id, operation, key in due:
         connection.execute(
-            delete(idempotency).where(
-                c.key_id == key_id, c.operation == operation, c.idempotency_key == key, c.expires_ns <= now_ns
-            )
+            delete(idempotency).where(c.key_id == key_id, c.operation == operation, c.idempotency_key == key, is_over)
         )
     return len(due)
 

@@ -22,6 +22,7 @@ from sqlalchemy import Connection, case, delete, func, select, update
 from elkapi.clock import Clock
 from elkapi.ledger import transfers as entries
 from elkapi.ledger.idempotency import purge_claims
+from elkapi.ledger.statements import claim_is_over
 from elkapi.settings import Settings
 from elkapi.storage import dialect as sql
 from elkapi.storage.db import Database
@@ -245,7 +246,7 @@ class Recoverer:
             c = workers.c
             beats = connection.execute(select(c.owner, c.heartbeat_ns, c.ended_ns)).all()
             due = connection.execute(
-                select(idempotency.c.key_id).where(idempotency.c.expires_ns <= self._clock.now_ns()).limit(1)
+                select(idempotency.c.key_id).where(claim_is_over(self._clock.now_ns())).limit(1)
             ).first()
         gone = self._gone([(owner, beat, ended) for owner, beat, ended in beats])
         if not gone and due is None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from sqlalchemy import ColumnElement, Table, bindparam, delete, func, literal_column, null, select, update
+from sqlalchemy import ColumnElement, Table, and_, bindparam, delete, func, literal_column, null, or_, select, update
 from sqlalchemy.sql import ClauseElement
 
 from elkapi.storage.dialect import insert_into, positional
@@ -69,6 +69,13 @@ class Rows:
                 fresh += cursor.rowcount
                 at += step
         return fresh
+
+
+def claim_is_over(now: Any) -> ColumnElement[bool]:
+    """The claim was kept long enough, and no worker that lives still makes its call, however long that takes."""
+    c = idempotency.c
+    alive = select(workers.c.owner).where(workers.c.ended_ns.is_(None))
+    return and_(c.expires_ns <= now, or_(c.state != literal_column("'open'"), c.owner.not_in(alive)))
 
 
 class Statements:
@@ -158,7 +165,7 @@ class Statements:
             select(c.fingerprint, c.request_id, c.state, c.reply_sealed, c.expires_ns).where(*mine), "key", "op", "idem"
         )
         self.claim_drop_expired = self._text(
-            delete(idempotency).where(*mine, c.expires_ns <= bindparam("now")), "key", "op", "idem", "now"
+            delete(idempotency).where(*mine, claim_is_over(bindparam("now"))), "key", "op", "idem", "now"
         )
         ours = (*mine, c.request_id == bindparam("request"))
         self.claim_end = self._text(
