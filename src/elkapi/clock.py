@@ -5,6 +5,8 @@ from __future__ import annotations
 import time
 from typing import Protocol
 
+SET_BACK_S = 2.0
+
 
 def milliseconds(seconds: float) -> float:
     """A duration as records and logs have it: milliseconds to three places (`round` takes ten times as long)."""
@@ -41,9 +43,33 @@ class ManualClock:
     def monotonic_s(self) -> float:
         return self._monotonic_s
 
+    def set_by(self, seconds: float) -> None:
+        """Somebody sets wall time; no time passes."""
+        self._now_ns += round(seconds * 1_000_000_000)
+
     def advance(self, seconds: float) -> None:
         self._now_ns += round(seconds * 1_000_000_000)
         self._monotonic_s += seconds
+
+
+class SetBack:
+    """Tells when wall time was set back, against the time that nobody sets, since it was made or last `taken`."""
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self.taken()
+
+    def taken(self) -> None:
+        """Whatever waits by wall time was seen to."""
+        self._ahead_s = self._now_ahead_s()
+
+    def __bool__(self) -> bool:
+        ahead_s = self._now_ahead_s()
+        self._ahead_s = max(self._ahead_s, ahead_s)
+        return ahead_s < self._ahead_s - SET_BACK_S
+
+    def _now_ahead_s(self) -> float:
+        return self._clock.now_ns() / 1e9 - self._clock.monotonic_s()
 
 
 SYSTEM_CLOCK: Clock = SystemClock()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import time
 from collections import Counter
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -15,6 +16,7 @@ import msgspec
 import pytest
 from sqlalchemy import Connection, update
 
+from elkapi.clock import SystemClock
 from elkapi.ledger import check
 from elkapi.money import parse_usd
 from elkapi.sandbox.server import Running
@@ -437,6 +439,20 @@ async def test_a_key_at_its_own_limit_waits_instead_of_failing(lite: Gateway, sa
             await sdk.messages.create(**line(0, "hello")["params"])
         await asyncio.sleep(0.01)
     assert counts_of(await ended(sdk, batch.id)) == {"succeeded": 6}
+
+
+async def test_a_line_that_waits_is_tried_again_after_the_clock_was_set_back(
+    tmp_path: Path, sandbox: Running, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with gateway(tmp_path, batch_retry_s=1.0) as gate:
+        await staged(gate, sandbox)
+        sdk = client(gate, await gate.key("1"))
+        batch = await sdk.messages.batches.create(requests=[line(1, "[sandbox: status=503, times=1] hello")])
+        async with asyncio.timeout(WAIT_S):
+            while not gate.sql("select 1 from batch_lines where tries = 1 and state = 'pending'"):
+                await asyncio.sleep(0.01)
+        monkeypatch.setattr(SystemClock, "now_ns", staticmethod(lambda: time.time_ns() - 3 * 3600 * 10**9))
+        assert counts_of(await ended(sdk, batch.id)) == {"succeeded": 1}
 
 
 async def test_lines_have_few_places_and_a_key_fewer(tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ import contextlib
 from collections import Counter
 from traceback import format_exc
 
+from elkapi.clock import SetBack
 from elkapi.errors import GatewayError, Unavailable
 from elkapi.relay.batches import shape
 from elkapi.relay.batches.line import Ended, Fate, Later, Render, carry_out, resume
@@ -52,6 +53,7 @@ class BatchRunner:
         self._idle = asyncio.Event()
         self._idle.set()
         self._archive_at_s = 0.0
+        self._set_back = SetBack(plane.clock)
         self._draining = self._stopped = False
         self._loop_task: asyncio.Task[None] | None = None
 
@@ -95,6 +97,9 @@ class BatchRunner:
         """One look; whether anything is open. Raises Unavailable, and then nothing is forgotten."""
         await self._keep_ended()
         now_ns = self._plane.clock.now_ns()
+        if self._set_back:
+            await self._store.write(lambda c: batch_lines.wait_no_longer(c, now_ns))
+            self._set_back.taken()
         found = await self._plane.reader.run(lambda c: batch_lines.open_batches(c, OPEN_MAX, now_ns))
         for one in found:
             await self._tidy(one.batch, now_ns)

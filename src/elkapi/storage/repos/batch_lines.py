@@ -149,6 +149,13 @@ def put_back(connection: Connection, lines: Iterable[PutBackLine], worker: bytes
         )
 
 
+def wait_no_longer(connection: Connection, now_ns: int) -> None:
+    """Lines that wait may be begun at once, since the clock they wait by was set back."""
+    going = select(_b.id).where(_b.is_done.is_(False))
+    late = update(_lines).where(_l.batch_id.in_(going), _l.state == "pending", _l.not_before_ns > now_ns)
+    connection.execute(late.values(not_before_ns=now_ns))
+
+
 def find_claim(connection: Connection, key_id: int, operation: str, name: str) -> tuple[IdempotencyClaim, bytes] | None:
     """(claim, id of the call that took it) of a line that had reached the ledger, or None."""
     c = schema.idempotency.c
