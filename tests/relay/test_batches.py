@@ -441,6 +441,23 @@ async def test_a_key_at_its_own_limit_waits_instead_of_failing(lite: Gateway, sa
     assert counts_of(await ended(sdk, batch.id)) == {"succeeded": 6}
 
 
+async def test_a_line_that_the_balance_covers_waits_for_what_other_calls_hold(tmp_path: Path) -> None:
+    async with canned(200, _ANSWER) as upstream, gateway(tmp_path, **QUICK) as gate:
+        upstream.gate.clear()
+        await gate.channel(upstream.url, (MODEL,))
+        await gate.price(MODEL, output_per_1m_usd="1000")
+        # A line holds 0.5 dollars and costs 0.001: one at a time is covered, and all of them are.
+        sdk = client(gate, await gate.key("0.6"))
+        batch = await sdk.messages.batches.create(requests=[line(n, "x", max_tokens=500) for n in range(4)])
+        async with asyncio.timeout(WAIT_S):
+            while not upstream.waiting or not gate.sql("select 1 from batch_lines where not_before_ns > 0"):
+                await asyncio.sleep(0.01)
+        upstream.gate.set()
+        assert counts_of(await ended(sdk, batch.id)) == {"succeeded": 4}
+        assert upstream.most_waiting == 1
+        in_order(gate)
+
+
 async def test_a_line_that_waits_is_tried_again_after_the_clock_was_set_back(
     tmp_path: Path, sandbox: Running, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -14,7 +14,8 @@ import msgspec
 
 from elkapi.access.admit import admit
 from elkapi.catalog import CATALOG, Match
-from elkapi.errors import Conflict, GatewayError, RateLimited, Unavailable, UpstreamError
+from elkapi.errors import Conflict, GatewayError, InsufficientQuota, RateLimited, Unavailable, UpstreamError
+from elkapi.ledger import balance
 from elkapi.money import parse_ratio
 from elkapi.relay.batches import shape
 from elkapi.relay.call import JSON, REPLAYED, Call, Headers
@@ -23,7 +24,7 @@ from elkapi.relay.read import Admitted
 from elkapi.relay.relay import Failed
 from elkapi.relay.serve import serve
 from elkapi.storage.repos.batch_lines import LeasedLine, find_claim
-from elkapi.types import BatchLine
+from elkapi.types import BatchLine, Grant
 from elkapi.upstream.errors import Cut
 
 PATH = "/v1/messages"
@@ -33,6 +34,7 @@ LINE_MATCH = Match(LINE, {})
 
 REPLY_BYTES_MAX = 32 * 1024 * 1024
 TRIES_MAX = 5
+HELD_S = 1.0
 _PASSES = frozenset({429, 500, 502, 503, 504})
 _UNKNOWN = "The outcome of this request is not known: it was cut off while it was carried out. It was not charged."
 _TOO_LARGE = "This request succeeded and was charged, but its answer was too large to keep through a crash."
@@ -52,7 +54,7 @@ class Ended(msgspec.Struct, frozen=True):
 class Later(msgspec.Struct, frozen=True):
     """Nothing was charged and nothing is under way: the line waits. `counts` as one of its tries.
 
-    `pauses_key`: the key is at a limit of its own, so its other lines wait too.
+    `pauses_key`: the key is at a limit of its own, or all it has is held, so its other lines wait too.
     """
 
     after_s: float
@@ -121,7 +123,16 @@ async def carry_out(plane: DataPlane, line: LeasedLine, params: bytes, render: R
     reply = Collected()
     call = Call(id_, "POST", PATH, "", headers, "", params, reply, plane.clock.monotonic_s())
     try:
-        await serve(plane, call, await _admitted(plane, line))
+        admitted = await _admitted(plane, line)
+        try:
+            await serve(plane, call, admitted)
+        except InsufficientQuota:
+            # What others hold now may be given back; what held it at that moment may have been already.
+            if await _is_held(plane, admitted.grant):
+                return Later(HELD_S, pauses_key=True)
+            if line.tries == 0:
+                return Later(0.0, counts=True)
+            raise
     except Failed as failed:
         unknown = any(attempt.fate == "unknown" for attempt in failed.attempts)
         return _fate_of(failed.error, line, plane.settings.batch_retry_s, render, id_, may_repeat=not unknown)
@@ -170,6 +181,11 @@ async def _admitted(plane: DataPlane, line: LeasedLine) -> Admitted:
     if ratio_micro is None:
         ratio_micro = parse_ratio(plane.settings.batch_ratio)
     return Admitted(LINE_MATCH, grant, BatchLine(shape.batch_id_text(line.batch_id), line.number, ratio_micro))
+
+
+async def _is_held(plane: DataPlane, grant: Grant) -> bool:
+    """Whether calls under way hold something of what the key may spend. Raises Unavailable."""
+    return await plane.reader.run(lambda c: any(balance(c, account).held_nano for account in grant.accounts))
 
 
 def _fate_of(
