@@ -116,6 +116,21 @@ async def test_an_event_comes_signed_as_standard_webhooks_are(
         assert len(receiver.got) == 1
 
 
+async def test_events_do_not_wait_for_hours_after_the_clock_was_set_back(
+    settings: Settings, installation: Installation, clock: ManualClock
+) -> None:
+    answers = iter([answer(503), OK, OK])
+    async with receiving(lambda _: next(answers)) as receiver, sending(settings, clock) as sender:
+        refused, fresh = (notice_to(receiver, clock, task_id=new_id()) for _ in range(2))
+        await written(installation, refused)
+        await sender.job.run_once()
+        await written(installation, fresh)
+        clock.set_by(-3 * 3600)
+        await sender.job.run_once()
+        assert [event.id for event in receiver.got[:1]] == [id_of(refused)]
+        assert sorted(event.id for event in receiver.got[1:]) == sorted(map(id_of, (refused, fresh)))
+
+
 async def test_a_receiver_that_is_down_for_ten_minutes_gets_every_event_afterwards(
     settings: Settings, installation: Installation
 ) -> None:

@@ -61,6 +61,9 @@ class NoticeOutbox:
 
         return await self._store.with_installation(on_thread)
 
+    async def wait_no_longer(self, now_ns: int) -> None:
+        await self._store.write(lambda connection: notices.wait_no_longer(connection, now_ns))
+
     async def ended(self, notice: NoticeId, told: Try, then: Next, tries: int) -> None:
         await self._store.write(lambda connection: self._end(connection, notice, told, then, tries))
 

@@ -15,7 +15,7 @@ from typing import Protocol
 import msgspec
 
 from elkapi import __version__
-from elkapi.clock import Clock
+from elkapi.clock import Clock, SetBack
 from elkapi.ids import event_id_text
 from elkapi.storage.repos.notices import ANSWER_CHARACTERS_MAX, NoticeId, Try
 from elkapi.tasks import signing
@@ -64,6 +64,9 @@ class Outbox(Protocol):
     ) -> list[Due]:
         """Up to `count` due notices, this sender's for so long."""
 
+    async def wait_no_longer(self, now_ns: int) -> None:
+        """Nothing waits until after `now_ns`: the clock that it was to wait by was set back."""
+
     async def ended(self, notice: NoticeId, told: Try, then: Next, tries: int) -> None:
         """Keep how a try went and what follows from it."""
 
@@ -93,6 +96,7 @@ class Notifier:
         self._outbox = outbox
         self._send = send
         self._clock = clock
+        self._set_back = SetBack(clock)
         self._share = share
         self._allow_private = allow_private
         self._parallel_max = parallel_max
@@ -119,6 +123,9 @@ class Notifier:
     async def _start_due(self) -> None:
         free = self._parallel_max - len(self._flying)
         now_ns = self._clock.now_ns()
+        if self._set_back:
+            await self._outbox.wait_no_longer(now_ns)
+            self._set_back.taken()
         if free <= 0 or not await self._outbox.is_any_due(now_ns):
             return
         busy = Counter(self._flying.values())

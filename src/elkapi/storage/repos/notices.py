@@ -116,6 +116,12 @@ def take(
     return [NoticeRow(*row) for row in rows]
 
 
+def wait_no_longer(connection: Connection, now_ns: int) -> None:
+    """Notices that wait are due, since the clock they wait by was set back; what is on its way is its sender's."""
+    late = update(_notices).where(_n.state == PENDING, _n.lease.is_(None), _n.due_ns > now_ns)
+    connection.execute(late.values(due_ns=now_ns))
+
+
 def end_try(
     connection: Connection, notice: NoticeId, lease: bytes, told: Try, *, state: str, tries: int, due_ns: int
 ) -> bool:
