@@ -184,8 +184,8 @@ async def test_what_was_kept_long_enough_is_forgotten_whole(settings: Settings, 
         await ledger.keep(young)
     assert status_of(installation.database, old.id) is None
     with installation.database.write() as connection:
-        assert stored.purge(connection, time.time_ns()) == 1
-        assert stored.purge(connection, time.time_ns()) == 0
+        assert stored.purge(connection, time.time_ns(), 10, 10**6) == 1
+        assert stored.purge(connection, time.time_ns(), 10, 10**6) == 0
         assert list(connection.execute(select(stored_objects.c.id)).scalars()) == [young.id]
         assert list(connection.execute(select(stored_items.c.item_id)).scalars()) == ["msg_young"]
         assert connection.execute(select(stored_events)).all() == []

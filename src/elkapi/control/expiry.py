@@ -6,6 +6,7 @@ restore.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable
 
 from sqlalchemy import Connection
@@ -16,6 +17,9 @@ from elkapi.storage.repos.stored import fail_orphans, purge
 
 EVERY_S = 60.0
 ROWS_MAX = 500
+BYTES_MAX = 4 * 1024 * 1024
+# Whoever waits for SQLite's one writer looks again after so long at most.
+PAUSE_S = 0.1
 
 
 class Expiry:
@@ -34,8 +38,10 @@ class Expiry:
     async def run_once(self) -> None:
         """Raises Unavailable when the database cannot be asked; the next run sees the same."""
         now_ns = self._clock.now_ns()
-        while await self._write(lambda connection: purge(connection, now_ns, ROWS_MAX)) == ROWS_MAX:
-            pass
+        while True:
+            if not await self._write(lambda connection: purge(connection, now_ns, ROWS_MAX, BYTES_MAX)):
+                break
+            await asyncio.sleep(PAUSE_S)
         await self._write(fail_orphans)
         before_ns = now_ns - self._notices_keep_ns
         while await self._write(lambda connection: notices.purge(connection, before_ns, ROWS_MAX)) == ROWS_MAX:

@@ -193,12 +193,22 @@ def fail_orphans(connection: Connection) -> int:
     return connection.execute(update(_objects).where(*orphaned).values(status="failed")).rowcount
 
 
-def purge(connection: Connection, now_ns: int, rows_max: int = 500) -> int:
-    """Forget objects kept long enough, at most `rows_max` at a time, so that no transaction grows long."""
-    due = select(_objects.c.id).where(_objects.c.expires_ns <= now_ns).limit(rows_max)
-    ids = list(connection.execute(due).scalars())
+def purge(connection: Connection, now_ns: int, rows_max: int, bytes_max: int) -> int:
+    """Forget objects kept long enough, as many as are within both limits and at least one, so that no transaction
+    grows long: SQLite writes every page that becomes free. How many they were.
+    """
+    c = _objects.c
+    frames = select(func.coalesce(func.sum(func.length(_events.c.sealed)), 0)).where(_events.c.object_id == c.id)
+    due = select(c.id, func.length(c.sealed) + frames.scalar_subquery()).where(c.expires_ns <= now_ns).limit(rows_max)
+    ids: list[bytes] = []
+    total = 0
+    for object_id, size in connection.execute(due).all():
+        total += int(size)
+        if ids and total > bytes_max:
+            break
+        ids.append(object_id)
     if ids:
-        connection.execute(delete(_objects).where(_objects.c.id.in_(ids)))
+        connection.execute(delete(_objects).where(c.id.in_(ids)))
         _forget_parts(connection, ids)
     return len(ids)
 
