@@ -160,13 +160,22 @@ async def test_lists_filter_by_labels_and_never_see_a_strangers(settings: Settin
             await ledger.keep(one)
     ids = [one.id for one in made]
 
-    def page(grant: Grant = GRANT, **more: Any) -> list[bytes]:
+    def page(grant: Grant = GRANT, *, has_more: bool = False, **more: Any) -> list[bytes]:
         with installation.database.read() as connection:
-            return [row.id for row in stored.page(connection, grant, "chat", time.time_ns(), **{"limit": 10, **more})]
+            limits = {"limit": 10, "bytes_max": 10**6, **more}
+            found, there_are_more = stored.page(connection, grant, "chat", time.time_ns(), **limits)
+        assert there_are_more == has_more
+        return [row.id for row in found]
 
     assert page() == ids
-    assert page(limit=2, ascending=False) == ids[:0:-1]
-    assert page(after=ids[0], limit=1) == [ids[1]]
+    assert page(limit=2, ascending=False, has_more=True) == ids[:0:-1]
+    assert page(after=ids[0], limit=1, has_more=True) == [ids[1]]
+    # Large ones are fewer to a page, but never none.
+    with installation.database.read() as connection:
+        size = len(connection.execute(select(stored_objects.c.sealed)).scalars().first() or b"")
+    assert page(bytes_max=2 * size, has_more=True) == ids[:2]
+    assert page(bytes_max=1, ascending=False, has_more=True) == ids[2:]
+    assert page(bytes_max=1, after=ids[1]) == ids[2:]
     assert page(metadata={"a": "1"}) == page(metadata={"odd key.$": "x'%"}) == ids[:1]
     assert page(metadata={"a": "1", "b": "2"}) == page(metadata={"a.b": "1"}) == page(model="n") == []
     assert page(STRANGER) == []

@@ -61,7 +61,7 @@ class StoredObjects:
 
     def __init__(self, settings: Settings, database: Database, reader: Reader, sealer: Sealer, clock: Clock) -> None:
         self._keep_ns = round(settings.stored_keep_s * 1e9)
-        self._conversation_bytes_max = settings.body_bytes_max
+        self._bytes_max = settings.body_bytes_max
         self._reader = reader
         self._sealer = sealer
         self._clock = clock
@@ -120,22 +120,23 @@ class StoredObjects:
         after: bytes | None,
         model: str | None,
         metadata: Mapping[str, str],
-    ) -> list[Found]:
-        """Chat completions in the order of their making."""
+    ) -> tuple[list[Found], bool]:
+        """(chat completions in the order of their making, whether there are more)."""
 
-        def read(connection: Connection) -> list[Found]:
-            page = rows.page(
+        def read(connection: Connection) -> tuple[list[Found], bool]:
+            page, has_more = rows.page(
                 connection,
                 grant,
                 "chat",
                 self._clock.now_ns(),
                 limit=limit,
+                bytes_max=self._bytes_max,
                 ascending=ascending,
                 after=after,
                 model=model,
                 metadata=metadata,
             )
-            return [self._opened(row) for row in page]
+            return [self._opened(row) for row in page], has_more
 
         return await self._reader.run(read)
 
@@ -188,14 +189,14 @@ class StoredObjects:
         return None if row is None else self._opened(row)
 
     def _turns(self, connection: Connection, grant: Grant, object_id: bytes, now_ns: int) -> list[Found] | None:
-        turns = rows.conversation(connection, grant, object_id, self._conversation_bytes_max, now_ns)
+        turns = rows.conversation(connection, grant, object_id, self._bytes_max, now_ns)
         return None if turns is None else [self._opened(row) for row in turns]
 
     def _items(
         self, connection: Connection, grant: Grant, item_ids: Collection[str], now_ns: int
     ) -> dict[str, dict[str, Any]]:
         derived = {bytes.fromhex(hit[1]) for hit in map(_DERIVED.fullmatch, item_ids) if hit is not None}
-        bytes_max = self._conversation_bytes_max
+        bytes_max = self._bytes_max
         items: dict[str, dict[str, Any]] = {}
         for row in rows.items_of(connection, grant, item_ids, derived, bytes_max, now_ns):
             items |= stored.items_with(self._opened(row).kept, text_id("response", row.id), item_ids)

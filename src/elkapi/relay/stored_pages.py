@@ -149,12 +149,11 @@ async def list_completions(plane: DataPlane, snapshot: Snapshot, grant: Grant, m
     model = query.get("model")
     if "\0" in (model or "") + "".join(labels.values()):
         raise BadRequest("The query holds the character U+0000.")
-    found = await plane.stored.page(
-        grant, limit=limit + 1, ascending=ascending, after=after, model=model, metadata=labels
+    found, has_more = await plane.stored.page(
+        grant, limit=limit, ascending=ascending, after=after, model=model, metadata=labels
     )
-    shown = found[:limit]
-    ids = [text_id("chat", one.row.id) for one in shown]
-    _send(call, msgspec.json.encode(stored.listing([_completion(one) for one in shown], ids, len(found) > limit)))
+    ids = [text_id("chat", one.row.id) for one in found]
+    _send(call, msgspec.json.encode(stored.listing([_completion(one) for one in found], ids, has_more)))
 
 
 async def get_completion(plane: DataPlane, snapshot: Snapshot, grant: Grant, match: Match, call: Call) -> None:

@@ -6,7 +6,7 @@ key: an object of somebody else is as unknown as one that never was. Bodies stay
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -129,21 +129,30 @@ def page(
     now_ns: int,
     *,
     limit: int,
+    bytes_max: int,
     ascending: bool = True,
     after: bytes | None = None,
     model: str | None = None,
     metadata: Mapping[str, str] | None = None,
-) -> list[StoredRow]:
-    """At most `limit` of the caller's objects in the order of their making, which is that of their ids."""
+) -> tuple[list[StoredRow], bool]:
+    """(the caller's objects in the order of their making, which is that of their ids, whether there are more).
+
+    As many as are within both limits, at least one.
+    """
     c = _objects.c
-    query = _own(grant, now_ns).where(c.kind == kind).order_by(c.id if ascending else c.id.desc()).limit(limit)
+    order = c.id if ascending else c.id.desc()
+    query = _own(grant, now_ns).where(c.kind == kind)
     if after is not None:
         query = query.where(c.id > after if ascending else c.id < after)
     if model is not None:
         query = query.where(c.model == model)
     for name, value in (metadata or {}).items():
         query = query.where(sql.json_member(connection, c.metadata, name) == value)
-    return [StoredRow(*row) for row in connection.execute(query)]
+    sizes = query.with_only_columns(c.id, func.length(c.sealed)).order_by(order).limit(limit + 1)
+    found = connection.execute(sizes).all()
+    shown = _within(found[:limit], bytes_max)
+    rows = connection.execute(select(*_COLUMNS).where(c.id.in_(shown)).order_by(order))
+    return [StoredRow(*row) for row in rows], len(shown) < len(found)
 
 
 def set_metadata(connection: Connection, grant: Grant, kind: str, object_id: bytes, metadata: str | None) -> bool:
@@ -200,17 +209,23 @@ def purge(connection: Connection, now_ns: int, rows_max: int, bytes_max: int) ->
     c = _objects.c
     frames = select(func.coalesce(func.sum(func.length(_events.c.sealed)), 0)).where(_events.c.object_id == c.id)
     due = select(c.id, func.length(c.sealed) + frames.scalar_subquery()).where(c.expires_ns <= now_ns).limit(rows_max)
-    ids: list[bytes] = []
-    total = 0
-    for object_id, size in connection.execute(due).all():
-        total += int(size)
-        if ids and total > bytes_max:
-            break
-        ids.append(object_id)
+    ids = _within(connection.execute(due).all(), bytes_max)
     if ids:
         connection.execute(delete(_objects).where(c.id.in_(ids)))
         _forget_parts(connection, ids)
     return len(ids)
+
+
+def _within(sizes: Iterable[Sequence[Any]], bytes_max: int) -> list[bytes]:
+    """The first ids of (id, size) that are within so many bytes together, at least one."""
+    ids: list[bytes] = []
+    total = 0
+    for object_id, size in sizes:
+        total += int(size)
+        if ids and total > bytes_max:
+            break
+        ids.append(object_id)
+    return ids
 
 
 def _forget_parts(connection: Connection, ids: Sequence[bytes]) -> None:
