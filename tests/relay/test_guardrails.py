@@ -420,6 +420,7 @@ async def test_a_hook_blocks_with_its_reason(lite: Gateway, sandbox: Running) ->
 NONSENSE: dict[str, object] = {
     "broken": b"broken",
     "no json": b"<html>",
+    "no text": b'{"action":"allow","reason":"\xff"}',
     "no action": {},
     "unknown": {"action": "shrug"},
     "too few": {"action": "replace", "texts": []},
@@ -442,13 +443,13 @@ async def test_a_hook_that_is_down_lets_through_or_refuses_as_its_guard_says(
             if when_down == "closed":
                 assert reply.json()["error"]["code"] == "guardrail_unavailable"
         assert len(hook.questions) == len(NONSENSE)
-    cost = 50 * 1_000 + 1 * 2_000
+    cost = len(NONSENSE) * (50 * 1_000 + 1 * 2_000)
     assert len(sent(sandbox)) == (0 if (when_down, direction) == ("closed", "input") else len(NONSENSE))
     expected = {
-        ("open", "input"): (10**9 - 6 * cost, 0),
-        ("open", "output"): (10**9 - 6 * cost, 0),
+        ("open", "input"): (10**9 - cost, 0),
+        ("open", "output"): (10**9 - cost, 0),
         ("closed", "input"): (10**9, 0),
-        ("closed", "output"): (10**9, 6 * cost),
+        ("closed", "output"): (10**9, cost),
     }
     assert money(lite) == expected[when_down, direction]
 

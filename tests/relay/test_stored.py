@@ -13,6 +13,7 @@ import openai
 import pytest
 
 from elkapi.sandbox.server import Running
+from tests.canned import canned
 from tests.gateway import Gateway, gateway
 from tests.relay.test_text import MODEL, prepared, spent
 from tests.text_calls import UPSTREAMS, text_of
@@ -458,3 +459,41 @@ async def test_a_streamed_chat_of_another_dialect_is_kept_whole(lite: Gateway, s
             assert found.usage.completion_tokens > 0
 
         await sync(work)
+
+
+@pytest.mark.parametrize(
+    ("stream", "wrong", "status"),
+    [(False, b"\\ud83d", 502), (False, b"\xff", 502), (True, b"\\ud83d", 502), (True, b"\xff", 200)],
+)
+async def test_an_answer_that_nobody_could_read_again_is_not_kept_and_breaks_no_list(
+    lite: Gateway, stream: bool, wrong: bytes, status: int
+) -> None:
+    """Half an emoji, and a byte of another encoding; a stream passes such a byte as it comes."""
+    message = {"role": "assistant", "content": "WRONG"}
+    choice = {"index": 0, "message": message, "delta": message, "finish_reason": "stop"}
+    usage = {"prompt_tokens": 1, "completion_tokens": 1, "total_tokens": 2}
+    said = json.dumps({"id": "c", "object": "x", "created": 1, "model": "m", "choices": [choice], "usage": usage})
+    body = said.encode().replace(b"WRONG", wrong)
+    if stream:
+        body = b"data: %b\n\ndata: [DONE]\n\n" % said.encode().replace(b'{"role"', b'{"odd":"%b","role"' % wrong)
+    async with canned(200, frames=body) as upstream:
+        upstream.body = body
+        await lite.channel(upstream.url, (MODEL,))
+        await lite.price(MODEL, per_1m_usd="1", output_per_1m_usd="1")
+        key = await lite.key("1")
+        asked = {"model": MODEL, "messages": [{"role": "user", "content": "hi"}], "store": True, "stream": stream}
+        reply = await lite.ask(key, asked, path="/v1/chat/completions")
+    assert reply.status_code == status, reply.text
+    assert not stream or status != 200 or reply.text.endswith("[DONE]\n\n")
+    listed = await lite.http.get("/v1/chat/completions", headers={"authorization": f"Bearer {key}"})
+    assert (listed.status_code, listed.json()["data"]) == (200, [])
+
+
+async def test_a_response_that_begins_unreadably_is_asked_for_elsewhere(lite: Gateway, sandbox: Running) -> None:
+    frame = b'event: response.created\ndata: {"type":"response.created","response":{"id":"r","\xff":1}}\n\n'
+    async with canned(200, frames=frame) as upstream:
+        await lite.channel(upstream.url, (MODEL,), priority=5)
+        key = await prepared(lite, sandbox, "openai")
+        reply = await lite.ask(key, {"model": MODEL, "input": "hi", "stream": True}, path="/v1/responses")
+    assert reply.status_code == 200, reply.text
+    assert "response.completed" in reply.text

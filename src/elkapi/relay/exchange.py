@@ -175,7 +175,7 @@ class Same:
             return None
         try:
             told = bytes(_object.decode(body).get("error", b""))
-        except msgspec.DecodeError:
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
             return None
         if told[:1] not in (b"{", b'"'):
             return None

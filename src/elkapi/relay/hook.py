@@ -97,7 +97,7 @@ async def _answered(plane: DataPlane, rule: Rule, question: Question) -> _Answer
         reply = await plane.client.send(order)
         said, whole = await reply.read(ANSWER_BYTES_MAX)
         answer = _answer.decode(said) if reply.status == 200 and whole else None
-    except (UpstreamFailure, msgspec.DecodeError) as error:
+    except (UpstreamFailure, msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         plane.log.write("guard_hook_failed", "warning", guard=guard.name, error=type(error).__name__)
         return None
     if answer is None or (answer.action == "replace" and len(answer.texts or ()) != len(question.texts)):

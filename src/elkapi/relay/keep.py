@@ -19,7 +19,7 @@ from elkapi.relay.read import Keep, Request, with_body
 from elkapi.translate import kept as stored
 from elkapi.translate.crossing import Crossing
 from elkapi.translate.decode import decode
-from elkapi.translate.dialect import Dialect, UpstreamDialect, Writer
+from elkapi.translate.dialect import Dialect, Unreadable, UpstreamDialect, Writer
 from elkapi.translate.ir import ChatRequest
 from elkapi.translate.kept import Kept
 from elkapi.translate.kept_stream import (
@@ -41,6 +41,7 @@ if TYPE_CHECKING:
 # Families whose reasoning models hand their thoughts over sealed, so that a later turn can carry them.
 _SEALING = frozenset({"openai", "azure"})
 TOO_LARGE = "The answer is larger than this gateway keeps."
+UNREADABLE = "The answer cannot be read."
 _SEALED = "reasoning.encrypted_content"
 _NOT_IN_CHAT = ("store", "metadata")
 _encode = msgspec.json.encode
@@ -195,7 +196,9 @@ def with_state(request: Request, asked: ChatRequest) -> ChatRequest:
 
 
 def named_ours(request: Request, body: bytes) -> bytes:
-    """A whole answer of the caller's own dialect under our id."""
+    """A whole answer of the caller's own dialect under our id. Raises Unreadable."""
+    if not stored.is_readable(body):
+        raise Unreadable
     if request.operation.wire == "chat":
         return with_string(body, "id", object_id(request))
     return with_ours(body, ours_of(request))
@@ -228,29 +231,37 @@ def _record(request: Request, crossing: Crossing) -> None:
 
 
 def answer_kept(hold: Hold, outcome: Outcome, usage: Usage) -> StoredObject | None:
-    """The row of a whole answer; None when there is none in it, or more than is kept."""
+    """The row of a whole answer; None when there is none that can be read in it, or more than is kept."""
     request = hold.request
     keep = request.keep
     assert keep is not None
-    if keep.kind == "response":
-        answer = final_response(outcome.body)
-    elif outcome.body[:1] == b"{":
-        answer = outcome.body
-    else:
-        pieces = outcome.crossing.recorded if outcome.crossing is not None else None
-        answer = None if pieces is None else final_completion([*pieces, outcome.body], usage)
     frames = None
     if isinstance(hold.call.reply, Log):
         frames = hold.call.reply.unkept(b"" if outcome.body[:1] == b"{" else outcome.body)
-    row = None if answer is None else stored_row(hold.plane, hold.grant, request, hold.call.id, answer, frames)
+    row, why_not = None, TOO_LARGE
+    try:
+        answer = _whole(keep, outcome, usage)
+        if answer is not None:
+            row = stored_row(hold.plane, hold.grant, request, hold.call.id, answer, frames)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        why_not = UNREADABLE  # Its caller was sent all of it by now, as it came.
     if row is not None and len(row.body) <= keep.bytes_max:
         return row
     if not isinstance(hold.call.reply, Log):
         return None
     # Whoever polls it must learn that nothing will come.
     return stored_row(
-        hold.plane, hold.grant, request, hold.call.id, hold.call.reply.blank, status="failed", error=TOO_LARGE
+        hold.plane, hold.grant, request, hold.call.id, hold.call.reply.blank, status="failed", error=why_not
     )
+
+
+def _whole(keep: Keep, outcome: Outcome, usage: Usage) -> bytes | None:
+    if keep.kind == "response":
+        return final_response(outcome.body)
+    if outcome.body[:1] == b"{":
+        return outcome.body
+    pieces = outcome.crossing.recorded if outcome.crossing is not None else None
+    return None if pieces is None else final_completion([*pieces, outcome.body], usage)
 
 
 def stored_row(

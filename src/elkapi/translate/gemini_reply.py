@@ -210,9 +210,11 @@ class Reader:
     def chunk(self, data: bytes) -> list[Event]:
         """The events of one GenerateContentResponse. Raises Unreadable."""
         try:
-            chunk = _chunk.decode(data)
+            return self._events(_chunk.decode(data))
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
             raise Unreadable(f"not a Gemini answer: {error}") from None
+
+    def _events(self, chunk: _Chunk) -> list[Event]:
         if chunk.error is not None:
             return [_failure(chunk.error)]
         events: list[Event] = []

@@ -101,6 +101,15 @@ def without_id(item: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in item.items() if name != "id"} if nameless else item
 
 
+def is_readable(answer: bytes) -> bool:
+    """Whether all of an answer can be read again: a kept one is decoded whenever it is asked for or listed."""
+    try:
+        _members.decode(answer)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return False
+    return True
+
+
 def output_ids(answer: bytes, object_id: str) -> tuple[str, ...]:
     """Ids of output items that do not tell which response they are of, as those of another upstream do not."""
     base = object_id.removeprefix(RESPONSE_PREFIX)

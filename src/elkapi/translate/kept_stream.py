@@ -11,7 +11,9 @@ from typing import Any
 import msgspec
 
 from elkapi.catalog.jsonedit import with_string
+from elkapi.errors import BadRequest
 from elkapi.translate.crossing import Numbered, Relayed, Translated
+from elkapi.translate.dialect import Unreadable
 from elkapi.translate.ir import Event
 from elkapi.translate.sse import Frame, FrameTooLarge, SseDecoder
 from elkapi.translate.usage import chat_usage_object
@@ -63,8 +65,10 @@ class KeptResponses(Numbered):
         try:
             members = _members.decode(data)
             members["response"] = msgspec.Raw(with_ours(members["response"], self.ours))
-        except (msgspec.DecodeError, KeyError):
+        except (msgspec.ValidationError, KeyError):
             return frame  # the reader judges it
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+            raise Unreadable from error
         data = _encode(members)
         head = b"event: " + frame.event + b"\n" if frame.event else b""
         return Frame(head + b"data: " + data + b"\n\n", frame.event, data)
@@ -95,7 +99,10 @@ class KeptChat(_Recorded, Relayed):
         """What the caller gets for one frame now. Raises Unreadable."""
         data = frame.data
         if data is not None and data[:1] == b"{":
-            data = with_string(data, "id", self.ours.id)
+            try:
+                data = with_string(data, "id", self.ours.id)
+            except (BadRequest, msgspec.DecodeError) as error:  # A chunk with two ids, or a name that is no text.
+                raise Unreadable from error
             frame = Frame(b"data: " + data + b"\n\n", frame.event, data)
         return self.record(super().feed(frame))
 

@@ -310,3 +310,11 @@ def test_the_reader_raises_nothing_but_unreadable(data: bytes) -> None:
         DIALECT.read_reply(data)
     except Unreadable:
         return
+
+
+@pytest.mark.parametrize(
+    "part", [b'{"functionCall":{"name":"f","args":{"a":"\xff"}}}', b'{"executableCode":{"code":"\xff"}}']
+)
+def test_a_byte_that_is_no_text_makes_an_answer_unreadable_wherever_it_stands(part: bytes) -> None:
+    with pytest.raises(Unreadable):
+        DIALECT.read_reply(b'{"candidates":[{"content":{"parts":[%b]},"finishReason":"STOP"}]}' % part)
