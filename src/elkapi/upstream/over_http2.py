@@ -7,6 +7,8 @@ only judged addresses. `header_s` covers sending the request too; idle time whil
 from __future__ import annotations
 
 import asyncio
+import select
+import ssl
 from collections.abc import AsyncIterator, Iterable
 from importlib.util import find_spec
 from typing import Any
@@ -41,6 +43,64 @@ if find_spec("httpcore") is None or find_spec("h2") is None:
 
 import httpcore
 
+_HEADERS_FRAME = b"\x01"
+# Steps of a request, as httpcore names them.
+_DIALING, _SENDING = "connection.connect_tcp.started", "http2.send_request_headers.started"
+# How httpcore says that a connection ended without an answer; for it that is a violation like any other.
+_ENDED_UNANSWERED = "Server disconnected"
+# A peer's end shows although the loop has read it; not everywhere is it told apart from bytes that came.
+_ENDED = getattr(select, "POLLRDHUP", 0)
+
+
+class _PeerLeft(httpcore.WriteError):
+    """The peer had closed an idle connection before a request was written to it."""
+
+
+class _Wary(httpcore.AsyncNetworkStream):
+    """Begins no request on a connection that its peer has closed: httpcore looks only whether one is too old."""
+
+    def __init__(self, inner: httpcore.AsyncNetworkStream) -> None:
+        self._inner = inner
+        self._reads = 0
+        self._was_read = False
+
+    async def read(self, max_bytes: int, timeout: float | None = None) -> bytes:  # noqa: ASYNC109 - as above.
+        self._reads += 1
+        try:
+            return await self._inner.read(max_bytes, timeout)
+        finally:
+            self._reads -= 1
+            self._was_read = True
+
+    async def write(self, buffer: bytes, timeout: float | None = None) -> None:  # noqa: ASYNC109 - as above.
+        # Whoever reads for another request will hear of the end.
+        if buffer[3:4] == _HEADERS_FRAME and self._was_read and not self._reads and self._is_ended():
+            raise _PeerLeft("the peer had closed the connection")
+        await self._inner.write(buffer, timeout)
+
+    async def start_tls(
+        self,
+        ssl_context: ssl.SSLContext,
+        server_hostname: str | None = None,
+        timeout: float | None = None,  # noqa: ASYNC109 - as above.
+    ) -> httpcore.AsyncNetworkStream:
+        return _Wary(await self._inner.start_tls(ssl_context, server_hostname, timeout))
+
+    async def aclose(self) -> None:
+        await self._inner.aclose()
+
+    def get_extra_info(self, info: str) -> Any:
+        return self._inner.get_extra_info(info)
+
+    def _is_ended(self) -> bool:
+        if not hasattr(select, "poll"):
+            return False
+        ended, sock = select.poll(), self._inner.get_extra_info("socket")
+        if sock is None or sock.fileno() < 0:  # The loop has heard of a reset, and closed it.
+            return True
+        ended.register(sock, _ENDED)
+        return bool(ended.poll(0))
+
 
 class _GuardedBackend(httpcore.AsyncNetworkBackend):
     def __init__(self, dialing: Dialing, *, allow_private: bool) -> None:
@@ -60,10 +120,10 @@ class _GuardedBackend(httpcore.AsyncNetworkBackend):
         share_s = None if timeout is None else timeout / len(addresses)
         for address in addresses[:-1]:
             try:
-                return await self._inner.connect_tcp(address, port, share_s, local_address, socket_options)
+                return _Wary(await self._inner.connect_tcp(address, port, share_s, local_address, socket_options))
             except (httpcore.ConnectError, httpcore.ConnectTimeout):
                 continue
-        return await self._inner.connect_tcp(addresses[-1], port, share_s, local_address, socket_options)
+        return _Wary(await self._inner.connect_tcp(addresses[-1], port, share_s, local_address, socket_options))
 
     async def sleep(self, seconds: float) -> None:
         await asyncio.sleep(seconds)
@@ -85,14 +145,20 @@ class Http2Transport:
         started_s = timers.monotonic_s()
         total_at_s = started_s + deadlines.total_s
         head_at_s = started_s + deadlines.connect_s + deadlines.header_s
-        sent: list[bool] = []
-        try:
-            reply = await run_until(timers, min(head_at_s, total_at_s), self._request(request, headers, sent))
-        except Expired:
-            kind = TotalTimeout if timers.monotonic_s() >= total_at_s else HeaderTimeout
-            raise kind("no reply head in time", phase="header", sent=bool(sent)) from None
-        except (httpcore.NetworkError, httpcore.TimeoutException, httpcore.ProtocolError, OSError) as error:
-            raise _translated(error, "header") from error
+        while True:
+            seen: set[str] = set()
+            try:
+                reply = await run_until(timers, min(head_at_s, total_at_s), self._request(request, headers, seen))
+                break
+            except _PeerLeft:
+                continue  # Nothing of it left; that connection is not given out again.
+            except Expired:
+                kind = TotalTimeout if timers.monotonic_s() >= total_at_s else HeaderTimeout
+                raise kind("no reply head in time", phase="header", sent=_SENDING in seen) from None
+            except (httpcore.NetworkError, httpcore.TimeoutException, httpcore.ProtocolError, OSError) as error:
+                failure = _translated(error, "header")
+                failure.stale = isinstance(failure, Cut | SendFailed) and failure.sent and _DIALING not in seen
+                raise failure from error
         return PulledReply(
             reply.status,
             [(name.lower(), value) for name, value in reply.headers],
@@ -105,7 +171,7 @@ class Http2Transport:
         )
 
     async def _request(
-        self, request: UpstreamRequest, headers: list[tuple[bytes, bytes]], sent: list[bool]
+        self, request: UpstreamRequest, headers: list[tuple[bytes, bytes]], seen: set[str]
     ) -> httpcore.Response:
         origin, deadlines = request.origin, request.deadlines
         size = len(request.body) if isinstance(request.body, bytes) else request.body_bytes
@@ -113,14 +179,15 @@ class Http2Transport:
             headers = [*headers, (b"content-length", b"%d" % size)]
 
         async def note(event: str, _info: object) -> None:
-            if event == "http2.send_request_headers.started":
-                sent.append(True)
+            seen.add(event)
 
         message = httpcore.Request(
             request.method,
             httpcore.URL(scheme=origin.scheme, host=origin.host, port=origin.port, target=request.target),
             headers=[(b"host", origin.authority.encode("ascii")), *headers],
-            content=_content(request.body),
+            # Bytes as they are: httpcore sends them once more where a peer that ends its connection (GOAWAY) says that
+            # it did nothing with the request.
+            content=request.body if isinstance(request.body, bytes) else _Once(request.body),
             extensions={
                 "timeout": {
                     "connect": deadlines.connect_s,
@@ -160,12 +227,18 @@ class Http2Transport:
             await pool.aclose()
 
 
-async def _content(body: bytes | AsyncIterator[bytes]) -> AsyncIterator[bytes]:
-    if isinstance(body, bytes):
-        yield body
-        return
-    async for chunk in body:
-        yield chunk
+class _Once:
+    """A body that can be read once."""
+
+    def __init__(self, body: AsyncIterator[bytes]) -> None:
+        self._body = body
+        self._begun = False
+
+    def __aiter__(self) -> AsyncIterator[bytes]:
+        if self._begun:
+            raise SendFailed("the peer wants the request anew, and its body is gone", phase="send", sent=True)
+        self._begun = True
+        return self._body.__aiter__()
 
 
 def _translated(error: Exception, phase: str) -> UpstreamFailure:
@@ -183,6 +256,6 @@ def _translated(error: Exception, phase: str) -> UpstreamFailure:
         return IdleTimeout(detail, phase="send", sent=True)
     if isinstance(error, httpcore.WriteError):
         return SendFailed(detail, phase="send", sent=True)
-    if isinstance(error, httpcore.ProtocolError) and phase == "header":
+    if isinstance(error, httpcore.ProtocolError) and phase == "header" and str(error) != _ENDED_UNANSWERED:
         return ProtocolViolation(detail, phase=phase, sent=True)
     return Cut(detail, phase=phase, sent=True)

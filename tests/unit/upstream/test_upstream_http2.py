@@ -12,7 +12,7 @@ import pytest
 import trustme
 from upstream_peers import BIG
 
-from elkapi.upstream import AddressRefused, ConnectFailed, Cut, HeaderTimeout, Origin, TransportMissing
+from elkapi.upstream import AddressRefused, ConnectFailed, Cut, HeaderTimeout, Origin, SendFailed, TransportMissing
 
 
 def test_asking_for_http2_without_the_extra_says_what_to_install():
@@ -49,7 +49,10 @@ def http2():
 
 
 def echo_script(act):
-    """An h2 server side: collects each request, then calls `act(connection, stream_id, headers, body)`."""
+    """An h2 server side: collects each request, then calls `act(connection, stream_id, headers, body)`.
+
+    It leaves, without a word, after an `act` that says "leave", and resets its connection after one that says "reset".
+    """
     import h2.config
     import h2.connection
     import h2.events
@@ -58,8 +61,8 @@ def echo_script(act):
         connection = h2.connection.H2Connection(h2.config.H2Configuration(client_side=False))
         connection.initiate_connection()
         await stream.write(connection.data_to_send())
-        requests = {}
-        while data := await stream.reader.read(65536):
+        requests, said = {}, None
+        while said is None and (data := await stream.reader.read(65536)):
             for event in connection.receive_data(data):
                 if isinstance(event, h2.events.RequestReceived):
                     requests[event.stream_id] = [dict(event.headers), b""]
@@ -68,8 +71,11 @@ def echo_script(act):
                     requests[event.stream_id][1] += event.data
                 elif isinstance(event, h2.events.StreamEnded):
                     headers, body = requests.pop(event.stream_id)
-                    act(connection, event.stream_id, headers, body)
+                    said = act(connection, event.stream_id, headers, body)
             await stream.write(connection.data_to_send())
+        if said == "reset":
+            await asyncio.sleep(0.02)
+            stream.reset()
 
     return script
 
@@ -146,6 +152,69 @@ async def test_a_reset_stream_is_cut_and_a_silent_one_times_out(serve, make_clie
     with pytest.raises(HeaderTimeout) as caught:
         await task
     assert caught.value.sent
+
+
+def answer(connection, stream_id, body=b"ok"):
+    connection.send_headers(stream_id, [(":status", "200")])
+    connection.send_data(stream_id, body, end_stream=True)
+
+
+@pytest.mark.parametrize("how", ["leave", "reset"])
+@pytest.mark.usefixtures("http2")
+async def test_a_connection_that_its_peer_closed_is_replaced_before_a_request_leaves(serve, client, ask, how):
+    bodies = []
+
+    def act(connection, stream_id, _headers, body):
+        bodies.append(body)
+        answer(connection, stream_id)
+        return how
+
+    peer = await serve(echo_script(act))
+    origin = msgspec.structs.replace(peer.origin, http2=True)
+    for number in range(3):
+        reply = await client.send(ask(origin, body=b"%d" % number))
+        assert await reply.read(BIG) == (b"ok", True)
+        await asyncio.sleep(0.05)
+    assert bodies == [b"0", b"1", b"2"]
+    assert peer.connections == 3
+
+
+@pytest.mark.usefixtures("http2")
+async def test_a_reused_connection_that_dies_unanswered_is_stale_and_a_fresh_one_cut(serve, client, ask):
+    def act(connection, stream_id, _headers, body):
+        if body == b"leave":
+            return "leave"
+        return answer(connection, stream_id)
+
+    peer = await serve(echo_script(act))
+    origin = msgspec.structs.replace(peer.origin, http2=True)
+    for stale in (False, True):
+        with pytest.raises(Cut) as caught:
+            await client.send(ask(origin, body=b"leave"))
+        assert (caught.value.sent, caught.value.stale) == (True, stale)
+        assert await (await client.send(ask(origin, body=b"x"))).read(BIG) == (b"ok", True)
+
+
+@pytest.mark.usefixtures("http2")
+async def test_a_request_that_a_leaving_peer_did_not_look_at_goes_on_with_its_body(serve, client, ask):
+    """An upstream that ends a connection after so many requests says so with GOAWAY."""
+
+    def act(connection, stream_id, _headers, body):
+        if stream_id == 3:
+            connection.close_connection(last_stream_id=1)
+        else:
+            answer(connection, stream_id, body)
+
+    peer = await serve(echo_script(act))
+    origin = msgspec.structs.replace(peer.origin, http2=True)
+
+    async def pieces():
+        yield b"piece"
+
+    await (await client.send(ask(origin))).read(BIG)
+    assert await (await client.send(ask(origin, body=b"whole"))).read(BIG) == (b"whole", True)
+    with pytest.raises(SendFailed, match="its body is gone"):
+        await client.send(ask(origin, body=pieces(), body_bytes=5))
 
 
 @pytest.mark.usefixtures("http2")
