@@ -231,8 +231,8 @@ class Connection(asyncio.Protocol):
         self.deadline_s = self.now_s + settings.body_read_s + length / BODY_BYTES_PER_S_MIN
         if self.current is None:
             self._begin(exchange)
-            if b"expect" in fields and fields[b"expect"].lower() == b"100-continue" and not exchange.plain:
-                self.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+            if b"expect" in fields:
+                self._invite(exchange)
         else:
             # One request ahead is enough: its memory is bounded by not reading on until its turn has come.
             self.waiting.append(exchange)
@@ -264,6 +264,11 @@ class Connection(asyncio.Protocol):
         else:
             self._wake()
         exchange.task = self.worker
+
+    def _invite(self, exchange: Exchange) -> None:
+        """Ask for a body that its client may keep back until it is wanted (Expect)."""
+        if exchange.fields[b"expect"].lower() == b"100-continue" and not exchange.plain:
+            self.write(b"HTTP/1.1 100 Continue\r\n\r\n")
 
     async def _work(self) -> None:
         """Answer one exchange after the other: waking a task costs a third of making one for each."""
@@ -301,9 +306,11 @@ class Connection(asyncio.Protocol):
             self._close()
         elif self.waiting:
             following = self.waiting.popleft()
+            self._begin(following)
             if not following.body_complete:
                 self.deadline_s = time.monotonic() + self.settings.body_read_s
-            self._begin(following)
+                if b"expect" in following.fields:
+                    self._invite(following)
             if not self.waiting:
                 self.transport.resume_reading()
         elif self.incoming is None:

@@ -452,6 +452,19 @@ async def test_expect_continue_is_answered() -> None:
     assert reply.startswith(b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 200 ")
 
 
+async def test_a_request_that_waits_its_turn_is_asked_for_its_body_too() -> None:
+    async def slow_first(call: Call) -> None:
+        if call.path == "/1":
+            await asyncio.sleep(0.02)
+        await echo(call)
+
+    second = b"POST /2 HTTP/1.1\r\nHost: a\r\nExpect: 100-continue\r\nContent-Length: 2\r\n\r\n"
+    async with running(slow_first) as (_, port):
+        reply = await talk(port, b"GET /1 HTTP/1.1\r\nHost: a\r\n\r\n" + second)
+    assert reply.startswith(b"HTTP/1.1 200 ")
+    assert reply.endswith(b"HTTP/1.1 100 Continue\r\n\r\n")
+
+
 async def test_http_1_0_knows_no_interim_reply_whatever_it_expects() -> None:
     async with running() as (_, port):
         reply = await talk(
