@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gzip
 import json
 from collections.abc import AsyncIterator, Callable
 from typing import Any
@@ -13,7 +14,10 @@ Handler = Callable[["Provider", str, str, Any], Answer]
 
 
 class Provider:
-    """`tasks` are the states by id that fetches tell; `requests` what came in; `submits` whether and how one ends."""
+    """`tasks` are the states by id that fetches tell; `requests` what came in; `submits` whether and how one ends.
+
+    `squeezes`: what it says comes as gzip, asked for or not.
+    """
 
     def __init__(self) -> None:
         self.tasks: dict[str, dict[str, Any]] = {}
@@ -22,6 +26,7 @@ class Provider:
         self.headers: list[dict[str, str]] = []
         self.submit: Callable[[dict[str, Any]], Answer] | None = None
         self.cut_submits = False
+        self.squeezes = False
         self.origin = ""
         self.polls = 0
 
@@ -75,8 +80,11 @@ async def provider() -> AsyncIterator[Provider]:
                 status, said = answer
                 content = said if isinstance(said, bytes) else json.dumps(said).encode()
                 kind = "video/mp4" if isinstance(said, bytes) else "application/json"
-                lines = f"HTTP/1.1 {status} X\r\ncontent-type: {kind}\r\ncontent-length: {len(content)}\r\n\r\n"
-                writer.write(lines.encode() + content)
+                squeezed = ""
+                if running.squeezes and not isinstance(said, bytes):
+                    content, squeezed = gzip.compress(content), "content-encoding: gzip\r\n"
+                lines = f"HTTP/1.1 {status} X\r\ncontent-type: {kind}\r\ncontent-length: {len(content)}\r\n"
+                writer.write(f"{lines}{squeezed}\r\n".encode() + content)
                 await writer.drain()
         writer.close()
 

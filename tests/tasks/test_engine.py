@@ -112,6 +112,21 @@ async def test_a_refused_submit_is_free_and_answered_as_the_provider_does(tasks:
     assert (report.customers_held_nano, report.charged_nano, report.unknown_outcomes) == (0, 0, 0)
 
 
+async def test_what_a_provider_compresses_unasked_is_read_all_the_same(tasks: Tasks) -> None:
+    tasks.upstream.squeezes = True
+    tasks.upstream.submit = lambda _: (400, {"code": 1201, "message": "prompt is too long"})
+    refused = await tasks.submit()
+    assert (refused.status_code, refused.json()["message"]) == (400, "prompt is too long")
+    tasks.upstream.submit = None
+    reply = await tasks.submit()
+    assert reply.status_code == 200, reply.text
+    task_id = reply.json()["data"]["task_id"]
+    async with tasks.polling():
+        tasks.upstream.succeed(task_id)
+        await tasks.until("succeeded")
+    assert tasks.books().charged_nano == HALF
+
+
 async def test_a_busy_account_sends_the_submit_to_the_next_channel(tasks: Tasks) -> None:
     answers = iter([(429, {"code": 1303, "message": "too many"}), (0, None)])
     tasks.upstream.submit = lambda body: next(answers)

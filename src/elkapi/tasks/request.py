@@ -11,6 +11,7 @@ import msgspec
 from elkapi.catalog.operation import Operation
 from elkapi.catalog.upstreams import UPSTREAM_FAMILIES, auth_headers, endpoint_for, option, target_path
 from elkapi.clock import Clock
+from elkapi.relay.encoded import plain
 from elkapi.settings import Settings
 from elkapi.types import Channel, ChannelKey
 from elkapi.upstream import Deadlines, Origin, UpstreamRequest, split_base_url
@@ -128,6 +129,7 @@ async def answer_to(send: Callable[[UpstreamRequest], Awaitable[UpstreamReply]],
         body, complete = await reply.read(ANSWER_BYTES_MAX)
     finally:
         await reply.aclose()
+    body = plain(reply, body, complete, ANSWER_BYTES_MAX)
     return Answer(reply.status, body, complete, reply.header)
 
 
