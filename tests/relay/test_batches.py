@@ -168,6 +168,26 @@ async def test_g31_each_line_is_settled_by_itself_and_a_bad_one_zeroes_no_other(
     in_order(gate)
 
 
+@pytest.mark.parametrize("wrong", [b'"a" @', b'"a"\n@', b'"\xff"'])
+async def test_g31_an_answer_that_nobody_can_read_fails_its_own_line_free(lite: Gateway, wrong: bytes) -> None:
+    usage = {"input_tokens": 3, "output_tokens": 2}
+    said = {"id": "msg_1", "type": "message", "role": "assistant", "model": "m", "stop_reason": "end_turn"}
+    async with canned(200, {**said, "content": [{"type": "text", "text": "XX"}], "usage": usage}) as upstream:
+        upstream.body = upstream.body.replace(b'"XX"', wrong)
+        await lite.channel(upstream.url, (MODEL,), family="anthropic", secrets=("sk-ant-x",))
+        await lite.price(MODEL, per_1m_usd="1", output_per_1m_usd="3")
+        key = await lite.key("10")
+        sdk = client(lite, key)
+        batch = await sdk.messages.batches.create(requests=[line(1, "a"), line(2, "b")])
+        assert counts_of(await ended(sdk, batch.id)) == {"errored": 2}
+        results = await results_of(sdk, batch.id)
+    assert {result.error.error.message.partition(" (")[0] for result in results.values()} == {
+        "The model could not answer"
+    }
+    in_order(lite)
+    assert lite.sql("select posted_nano from accounts where kind = 'customer'") == [(parse_usd("10"),)]
+
+
 @pytest.mark.parametrize(
     ("settings_ratio", "group_ratio", "expected"), [("0.5", None, 500_000), ("0.333333", 700_001, 700_001)]
 )

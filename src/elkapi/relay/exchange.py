@@ -31,6 +31,7 @@ from elkapi.translate.embeddings import with_model
 from elkapi.translate.free_text import custom_tools_for
 from elkapi.translate.gemini import ArrayWriter
 from elkapi.translate.ir import ChatRequest, Event, Failure, UsageSeen
+from elkapi.translate.kept import is_readable
 from elkapi.translate.profiles import profile_for
 from elkapi.translate.responses_state import without_envelopes
 from elkapi.translate.tool_search import tool_search_for
@@ -167,6 +168,9 @@ class Same:
             body = with_client_model(body, self.request.model, member)
         if self.request.keep is not None:
             body = named_ours(self.request, body)
+        elif self.request.line is not None and not is_readable(body):
+            # It would stand among the results of other lines, and break the reading of them all.
+            raise Unreadable
         return Whole(body, usage, unsplit, tally=tally)
 
     def _failure(self, body: bytes) -> Failure | None:
