@@ -587,6 +587,18 @@ async def test_a_caller_who_leaves_while_a_hook_looks_at_the_answer_pays_nothing
     assert money(lite) == (10**9, 50 * 1_000 + 2_000)
 
 
+async def test_an_answer_that_cannot_be_looked_at_stays_here_as_the_operators_loss(lite: Gateway) -> None:
+    usage = {"prompt_tokens": 50, "completion_tokens": 1, "total_tokens": 51}
+    choice = {"index": 0, "message": {"role": "assistant", "content": "XX"}, "finish_reason": "stop"}
+    async with canned(200, {"id": "c", "object": "chat.completion", "choices": [choice], "usage": usage}) as upstream:
+        upstream.body = upstream.body.replace(b"XX", b"\xff")
+        key = await prepared(lite, upstream.url, MASKING)
+        reply = await post(lite, key, "chat", "hello")
+    assert reply.status_code == 502, reply.text
+    assert "could not be read" in reply.json()["error"]["message"]
+    assert money(lite) == (10**9, 50 * 1_000 + 2_000)
+
+
 async def test_calls_without_guardrails_pass_byte_for_byte(lite: Gateway) -> None:
     async with canned(200, {}) as upstream:
         await prepared(lite, upstream.url, BLOCKING)

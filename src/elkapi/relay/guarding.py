@@ -126,7 +126,7 @@ class Guarding:
             raise
         except (Blocked, HookDown) as refused:
             error = refusal_of(refused)
-        except (msgspec.DecodeError, RecursionError, Unreadable, TooLong):
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError, Unreadable, TooLong):
             error = UpstreamError("The model's answer could not be read.")
         await hold.lose_answer(outcome)
         raise Failed(error, outcome.attempts)
