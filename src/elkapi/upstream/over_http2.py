@@ -42,6 +42,8 @@ if find_spec("httpcore") is None or find_spec("h2") is None:
     )
 
 import httpcore
+from h2.errors import ErrorCodes
+from h2.events import StreamReset
 
 _HEADERS_FRAME = b"\x01"
 # Steps of a request, as httpcore names them.
@@ -256,6 +258,10 @@ def _translated(error: Exception, phase: str) -> UpstreamFailure:
         return IdleTimeout(detail, phase="send", sent=True)
     if isinstance(error, httpcore.WriteError):
         return SendFailed(detail, phase="send", sent=True)
+    reset = error.args[0] if error.args else None
+    if phase == "header" and isinstance(reset, StreamReset) and reset.error_code == ErrorCodes.REFUSED_STREAM:
+        # RFC 9113, 8.7: nothing was done with it.
+        return SendFailed("the peer refused the stream unseen", phase=phase, sent=False)
     if isinstance(error, httpcore.ProtocolError) and phase == "header" and str(error) != _ENDED_UNANSWERED:
         return ProtocolViolation(detail, phase=phase, sent=True)
     return Cut(detail, phase=phase, sent=True)

@@ -218,6 +218,14 @@ async def test_a_request_that_a_leaving_peer_did_not_look_at_goes_on_with_its_bo
 
 
 @pytest.mark.usefixtures("http2")
+async def test_a_stream_that_was_refused_unseen_sent_nothing(serve, client, ask):
+    peer = await serve(echo_script(lambda connection, stream_id, *_: connection.reset_stream(stream_id, error_code=7)))
+    with pytest.raises(SendFailed) as caught:
+        await client.send(ask(msgspec.structs.replace(peer.origin, http2=True), body=b"x"))
+    assert (caught.value.sent, caught.value.stale) == (False, False)
+
+
+@pytest.mark.usefixtures("http2")
 async def test_the_guard_holds_for_http2_too(serve, make_client, ask):
     async def resolve(_host, _port):
         return ["127.0.0.1"]
