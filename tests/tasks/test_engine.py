@@ -127,6 +127,17 @@ async def test_what_a_provider_compresses_unasked_is_read_all_the_same(tasks: Ta
     assert tasks.books().charged_nano == HALF
 
 
+async def test_a_file_is_fetched_by_the_name_that_its_provider_gave_it(tasks: Tasks) -> None:
+    task_id = (await tasks.submit()).json()["data"]["task_id"]
+    tasks.upstream.succeed(task_id)
+    (video,) = tasks.upstream.tasks[task_id]["task_result"]["videos"]
+    video["url"] = f"{tasks.upstream.origin}/files/ein Hündchen+1%2F2.mp4?sig=a/b%3D%3D&t=é#x"
+    async with tasks.polling():
+        await tasks.until("succeeded")
+    (asked,) = tasks.copies.asked
+    assert asked.target == b"/files/ein%20H%C3%BCndchen+1%2F2.mp4?sig=a/b%3D%3D&t=%C3%A9"
+
+
 async def test_a_busy_account_sends_the_submit_to_the_next_channel(tasks: Tasks) -> None:
     answers = iter([(429, {"code": 1303, "message": "too many"}), (0, None)])
     tasks.upstream.submit = lambda body: next(answers)

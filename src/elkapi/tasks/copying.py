@@ -17,6 +17,7 @@ from elkapi.testing.crash import point
 from elkapi.types import Channel, TaskAsset
 from elkapi.upstream import Origin, UpstreamFailure, UpstreamRequest
 from elkapi.upstream.gcp import TokenRefused
+from elkapi.upstream.origin import target_of
 
 COPIES_AT_ONCE_MAX = 8
 
@@ -97,5 +98,4 @@ def download_request(address: str, channel: Channel, headers: list[tuple[bytes, 
             origin = Origin.parse(base, allow_private=channel.allow_private, proxy_url=channel.proxy_url)
     except ValueError as error:
         raise CopyFailed(f"the provider's address of the file cannot be used: {error}", again=False) from None
-    target = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
-    return UpstreamRequest(origin, b"GET", target.encode("ascii", "ignore"), [(b"accept", b"*/*"), *headers])
+    return UpstreamRequest(origin, b"GET", target_of(parts), [(b"accept", b"*/*"), *headers])

@@ -11,7 +11,7 @@ import msgspec
 
 from elkapi.upstream.client import UpstreamClient
 from elkapi.upstream.errors import ProtocolViolation
-from elkapi.upstream.origin import Origin, UpstreamRequest
+from elkapi.upstream.origin import Origin, UpstreamRequest, target_of
 from elkapi.upstream.reply import UpstreamReply
 
 REDIRECTS = frozenset({301, 302, 303, 307, 308})
@@ -48,21 +48,21 @@ def next_hop(request: UpstreamRequest, location: bytes) -> UpstreamRequest:
     old = request.origin
     try:
         here = f"{'http' if old.scheme == 'unix' else old.scheme}://{old.authority}{request.target.decode('ascii')}"
-        url = urljoin(here, location.decode("ascii")).partition("#")[0]
+        url = urljoin(here, location.decode()).partition("#")[0]
         parts = urlsplit(url)
         new = Origin.parse(f"{parts.scheme}://{parts.netloc}", proxy_url=old.proxy_url, verify_tls=old.verify_tls)
     except ValueError as error:
         raise _violation(f"the redirect leads nowhere we go: {error}") from error
-    target = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
+    target = target_of(parts)
     if (new.scheme, new.host, new.port) == (old.scheme, old.host, old.port):
-        return msgspec.structs.replace(request, target=target.encode("ascii"))
+        return msgspec.structs.replace(request, target=target)
     if old.unix_path is not None:
         raise _violation("a local socket redirects elsewhere")
     if old.is_tls and not new.is_tls:
         raise _violation("the redirect leaves https")
     every = (*request.shared, *request.headers)
     headers = [(name, value) for name, value in every if name.lower() in HARMLESS_HEADERS]
-    return msgspec.structs.replace(request, origin=new, target=target.encode("ascii"), headers=headers, shared=())
+    return msgspec.structs.replace(request, origin=new, target=target, headers=headers, shared=())
 
 
 def _violation(detail: str) -> ProtocolViolation:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
-from urllib.parse import urlsplit
+from urllib.parse import SplitResult, quote, urlsplit
 
 import msgspec
 
 DEFAULT_PORTS = {"http": 80, "https": 443, "unix": 0}
+# What a target may hold as it is; the percent sign too, since what holds one is encoded already.
+_TARGET_SIGNS = "!\"$%&'()*+,/:;<=>?@[\\]^`{|}"
 PROXY_SCHEMES = frozenset({"http", "https", "socks4", "socks4a", "socks5", "socks5h"})
 
 
@@ -69,6 +71,11 @@ class Origin(msgspec.Struct, frozen=True, cache_hash=True):
 def split_base_url(base_url: str) -> str:
     """The path of a base URL without its last slash, "" for none: what stands before every target of this channel."""
     return "" if base_url.startswith("unix://") else urlsplit(base_url).path.rstrip("/")
+
+
+def target_of(url: SplitResult) -> bytes:
+    """What is asked at somebody's URL; a space or a sign that is not ASCII is percent-encoded, as browsers do."""
+    return quote((url.path or "/") + (f"?{url.query}" if url.query else ""), safe=_TARGET_SIGNS).encode()
 
 
 def check_proxy_url(proxy_url: str) -> None:

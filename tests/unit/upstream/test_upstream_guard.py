@@ -330,6 +330,7 @@ def test_a_hop_to_another_origin_loses_credentials_and_permissions():
     assert next_hop(request, b"https://api.example:8443/b").headers == [(b"Accept", b"*/*")]
     assert next_hop(request, b"//cdn.example/b").origin.host == "cdn.example"
     assert next_hop(request, b"/b").headers == headers
+    assert next_hop(request, "/ä b?c=%2F".encode()).target == b"/%C3%A4%20b?c=%2F"
 
 
 @pytest.mark.parametrize(
