@@ -29,6 +29,10 @@ from __future__ import annotations
 
 from typing import ClassVar
 
+import msgspec
+
+# What decoding JSON raises where the bytes are none: of another shape, no UTF-8, or nested too deeply to be read.
+NOT_JSON = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 # The code of a refusal because the input is longer than the model's window.
 OVERFLOW = "context_length_exceeded"
 

@@ -18,12 +18,13 @@ from elkapi.control.prober import Prober
 from elkapi.control.status import LocalModel, LocalModels
 from elkapi.control.store import Store
 from elkapi.control.sweeper import Sweeper
+from elkapi.errors import NOT_JSON
 from elkapi.ledger.recovery import Recoverer
 from elkapi.local.chat.rows import BUNDLED_CHAT, locate_chat
 from elkapi.local.models import ModelUnusable
 from elkapi.settings import Settings
 from elkapi.tasks.notify import Notifier
-from elkapi.upstream import Deadlines, Origin, UpstreamClient, UpstreamFailure, UpstreamRequest
+from elkapi.upstream import Deadlines, Origin, UpstreamClient, UpstreamFailure, UpstreamRequest, answer_to
 
 MODELS_ANSWER_BYTES_MAX = 256 * 1024
 MODELS_DEADLINES = Deadlines(connect_s=1.0, header_s=2.0, first_byte_s=2.0, idle_s=2.0, total_s=3.0)
@@ -101,15 +102,11 @@ class Parts:
             deadlines=MODELS_DEADLINES,
         )
         try:
-            reply = await self._client.send(request)
-            try:
-                body, complete = await reply.read(MODELS_ANSWER_BYTES_MAX)
-            finally:
-                await reply.aclose()
-            if reply.status != 200 or not complete:
+            answer = await answer_to(self._client.send, request, MODELS_ANSWER_BYTES_MAX)
+            if answer.status != 200 or not answer.complete:
                 return LocalModels()
-            return LocalModels(ready=True, models=tuple(_listing.decode(body).data))
-        except (UpstreamFailure, msgspec.DecodeError):
+            return LocalModels(ready=True, models=tuple(_listing.decode(answer.body).data))
+        except (UpstreamFailure, *NOT_JSON):
             return LocalModels()
 
 

@@ -13,9 +13,9 @@ from elkapi.relay.read import Request
 from elkapi.relay.route import any_model, route, way_of
 from elkapi.routing.verdict import is_success
 from elkapi.snapshot import Snapshot
-from elkapi.tasks.request import answer_to, request_for
+from elkapi.tasks.request import ANSWER_BYTES_MAX, request_for
 from elkapi.types import Attempt, Grant, Usage
-from elkapi.upstream import UpstreamFailure
+from elkapi.upstream import UpstreamFailure, answer_to
 from elkapi.upstream.gcp import TokenRefused
 
 NANO_PER_CENT = 10_000_000
@@ -40,7 +40,7 @@ async def _answer(plane: DataPlane, match: Match, attempt: Attempt) -> bytes | N
         request = await request_for(
             plane.signer, plane.settings, operation, attempt.channel, attempt.key, operation.upstream, match.params
         )
-        reply = await answer_to(plane.client.send, request)
+        reply = await answer_to(plane.client.send, request, ANSWER_BYTES_MAX)
     except (UpstreamFailure, ValueError, TokenRefused):
         return None
     return reply.body if reply.complete and is_success(reply.status) else None

@@ -10,7 +10,7 @@ import msgspec
 
 from elkapi.catalog.families.openai import token_ids
 from elkapi.catalog.jsonedit import with_string
-from elkapi.errors import BadRequest
+from elkapi.errors import NOT_JSON, BadRequest
 from elkapi.pricing.meter import is_possible
 from elkapi.pricing.tokens import vocabulary_of
 from elkapi.relay.plane import DataPlane
@@ -20,7 +20,7 @@ from elkapi.translate.dialects import DIALECTS
 from elkapi.translate.estimate import MESSAGE_TOKENS, estimated_tokens, quarter
 from elkapi.translate.ir import is_all_text, texts_of
 from elkapi.types import Usage
-from elkapi.upstream import Deadlines, Origin, UpstreamFailure, UpstreamRequest
+from elkapi.upstream import Deadlines, Origin, UpstreamFailure, UpstreamRequest, answer_to
 
 COUNT_DEADLINES = Deadlines(connect_s=0.5, header_s=5.0, first_byte_s=5.0, idle_s=5.0, total_s=5.0)
 ANSWER_BYTES_MAX = 1024 * 1024
@@ -82,12 +82,9 @@ async def _ask(plane: DataPlane, body: bytes) -> list[int] | None:
         deadlines=COUNT_DEADLINES,
     )
     try:
-        reply = await plane.client.send(order)
-        answer, whole = await reply.read(ANSWER_BYTES_MAX)
-        if reply.status != 200 or not whole:
-            return None
-        return _counts.decode(answer).tokens
-    except (UpstreamFailure, msgspec.DecodeError):
+        answer = await answer_to(plane.client.send, order, ANSWER_BYTES_MAX)
+        return _counts.decode(answer.body).tokens if answer.status == 200 and answer.complete else None
+    except (UpstreamFailure, *NOT_JSON):
         return None
 
 

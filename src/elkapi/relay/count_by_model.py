@@ -7,13 +7,13 @@ from __future__ import annotations
 
 import msgspec
 
-from elkapi.errors import BadRequest
+from elkapi.errors import NOT_JSON, BadRequest
 from elkapi.relay.plane import DataPlane
 from elkapi.snapshot import Tiers
 from elkapi.translate.dialects import DIALECTS
 from elkapi.translate.ir import ChatRequest
 from elkapi.translate.profiles import profile_for
-from elkapi.upstream import Deadlines, Origin, UpstreamFailure, UpstreamRequest
+from elkapi.upstream import Deadlines, Origin, UpstreamFailure, UpstreamRequest, answer_to
 
 # The first count may have to wait until the process is started.
 DEADLINES = Deadlines(connect_s=1.0, header_s=15.0, first_byte_s=5.0, idle_s=5.0, total_s=20.0)
@@ -54,13 +54,12 @@ async def count_by_model(plane: DataPlane, tiers: Tiers, asked: ChatRequest) -> 
         deadlines=DEADLINES,
     )
     try:
-        reply = await plane.client.send(request)
-        answer, whole = await reply.read(ANSWER_BYTES_MAX)
-        if reply.status == 400 and whole:
-            refused = msgspec.json.decode(answer, type=_Refusal).error
+        answer = await answer_to(plane.client.send, request, ANSWER_BYTES_MAX)
+        if answer.status == 400 and answer.complete:
+            refused = msgspec.json.decode(answer.body, type=_Refusal).error
             raise BadRequest(refused.message, code=refused.code, param=refused.param)
-        if reply.status != 200 or not whole:
+        if answer.status != 200 or not answer.complete:
             return None
-        return msgspec.json.decode(answer, type=_Count).input_tokens
-    except (UpstreamFailure, msgspec.DecodeError):
+        return msgspec.json.decode(answer.body, type=_Count).input_tokens
+    except (UpstreamFailure, *NOT_JSON):
         return None

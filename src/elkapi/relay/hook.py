@@ -12,10 +12,11 @@ from typing import Literal
 
 import msgspec
 
+from elkapi.errors import NOT_JSON
 from elkapi.guards.found import Blocked
 from elkapi.guards.rules import Rule
 from elkapi.relay.plane import DataPlane
-from elkapi.upstream import Deadlines, Origin, UpstreamFailure, UpstreamRequest, split_base_url
+from elkapi.upstream import Deadlines, Origin, UpstreamFailure, UpstreamRequest, answer_to, split_base_url
 
 SIGNATURE = b"x-elkapi-signature"
 ANSWER_BYTES_MAX = 32 * 1024 * 1024
@@ -94,13 +95,12 @@ async def _answered(plane: DataPlane, rule: Rule, question: Question) -> _Answer
         deadlines=Deadlines(connect_s=wait_s, header_s=wait_s, first_byte_s=wait_s, idle_s=wait_s, total_s=wait_s),
     )
     try:
-        reply = await plane.client.send(order)
-        said, whole = await reply.read(ANSWER_BYTES_MAX)
-        answer = _answer.decode(said) if reply.status == 200 and whole else None
-    except (UpstreamFailure, msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        said = await answer_to(plane.client.send, order, ANSWER_BYTES_MAX)
+        answer = _answer.decode(said.body) if said.status == 200 and said.complete else None
+    except (UpstreamFailure, *NOT_JSON) as error:
         plane.log.write("guard_hook_failed", "warning", guard=guard.name, error=type(error).__name__)
         return None
     if answer is None or (answer.action == "replace" and len(answer.texts or ()) != len(question.texts)):
-        plane.log.write("guard_hook_failed", "warning", guard=guard.name, error=f"status {reply.status}")
+        plane.log.write("guard_hook_failed", "warning", guard=guard.name, error=f"status {said.status}")
         return None
     return answer

@@ -10,7 +10,7 @@ import msgspec
 from elkapi.access import Over
 from elkapi.catalog.jsonedit import with_overrides
 from elkapi.clock import milliseconds
-from elkapi.errors import BadRequest, GatewayError, UpstreamRejected
+from elkapi.errors import NOT_JSON, BadRequest, GatewayError, UpstreamRejected
 from elkapi.observe.trace import HEADER as TRACEPARENT
 from elkapi.relay import forms
 from elkapi.relay.asking import JSON_TYPE, Asked, anywhere, provider_body
@@ -23,10 +23,10 @@ from elkapi.routing.verdict import Verdict, is_success, on_busy, on_failure, on_
 from elkapi.routing.walk import Walk
 from elkapi.storage.repos.tasks import text_id
 from elkapi.tasks import machine
-from elkapi.tasks.request import Answer, answer_to, request_for
+from elkapi.tasks.request import ANSWER_BYTES_MAX, request_for
 from elkapi.testing.crash import point
 from elkapi.types import Attempt, AttemptRecord
-from elkapi.upstream import UpstreamFailure
+from elkapi.upstream import Answer, UpstreamFailure, answer_to
 from elkapi.upstream.gcp import TokenRefused
 
 # What a caller of the same form says to the provider beside its body.
@@ -124,7 +124,7 @@ class Putting:
             point("tasks.submit.before")
             # From here on it may have been begun, whatever goes wrong.
             one.fate = "unknown"
-            reply = await answer_to(plane.client.send, request)
+            reply = await answer_to(plane.client.send, request, ANSWER_BYTES_MAX)
             point("tasks.submit.after")
         finally:
             if lease is not None:
@@ -203,7 +203,7 @@ def _overridden(body: bytes, content_type: bytes, attempt: Attempt) -> bytes:
 def decoded_json(body: bytes) -> Any:
     try:
         return _body.decode(body)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+    except NOT_JSON:
         return None
 
 

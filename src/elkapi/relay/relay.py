@@ -27,7 +27,6 @@ from elkapi.guards.found import Blocked
 from elkapi.ids import request_id_text
 from elkapi.pricing.meter import TAIL_BYTES, is_json, looks_like_json_object, metered, with_client_model
 from elkapi.relay.call import JSON, Call, ClientGone, Headers
-from elkapi.relay.encoded import plain
 from elkapi.relay.exchange import Exchange, exchange_for
 from elkapi.relay.outcome import Outcome
 from elkapi.relay.plane import DataPlane
@@ -51,6 +50,7 @@ from elkapi.upstream import (
     UpstreamFailure,
     UpstreamReply,
 )
+from elkapi.upstream.encoded import plain
 from elkapi.upstream.gcp import TokenRefused
 
 ERROR_BODY_BYTES_MAX = 64 * 1024

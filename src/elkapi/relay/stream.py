@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING
 
 from elkapi.pricing.meter import is_possible, looks_like_json_object
 from elkapi.relay.call import EVENTS, JSON, Headers, Reply
-from elkapi.relay.encoded import plain
 from elkapi.relay.exchange import Exchange
 from elkapi.relay.outcome import Outcome
 from elkapi.relay.redact import recorded
@@ -22,6 +21,7 @@ from elkapi.translate.eventstream import EventStreamDecoder
 from elkapi.translate.ir import Failure
 from elkapi.translate.sse import Frame, FrameTooLarge, SseDecoder
 from elkapi.upstream import UpstreamFailure, UpstreamReply
+from elkapi.upstream.encoded import plain
 from elkapi.upstream.reply import More
 
 if TYPE_CHECKING:

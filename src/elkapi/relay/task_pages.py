@@ -14,7 +14,7 @@ import msgspec
 from elkapi.catalog import Match, Operation, Role
 from elkapi.catalog.jsonpath import compiled, put
 from elkapi.catalog.task import Listing
-from elkapi.errors import BadRequest, Conflict, NotFound, Unavailable, UpstreamError
+from elkapi.errors import NOT_JSON, BadRequest, Conflict, NotFound, Unavailable, UpstreamError
 from elkapi.relay.asset_pages import answer_with
 from elkapi.relay.call import EVENTS, JSON, Call
 from elkapi.relay.note import note_end
@@ -28,11 +28,11 @@ from elkapi.storage.repos.tasks import Wanted
 from elkapi.tasks import ending, machine
 from elkapi.tasks.asking import Way, account_of, asked
 from elkapi.tasks.record import Task, encode
-from elkapi.tasks.request import ABSENT, answer_to, request_for
+from elkapi.tasks.request import ABSENT, ANSWER_BYTES_MAX, request_for
 from elkapi.testing.crash import point
 from elkapi.translate.task_chat import KEEP_ALIVE
 from elkapi.types import Grant, State, TaskAsset, TaskStep
-from elkapi.upstream import UpstreamFailure
+from elkapi.upstream import UpstreamFailure, answer_to
 from elkapi.upstream.gcp import TokenRefused
 
 _object = msgspec.json.Decoder(dict[str, Any])
@@ -247,7 +247,7 @@ async def _cancelled(plane: DataPlane, snapshot: Snapshot, task: Task) -> Task:
     point("tasks.cancel.before")
     try:
         request = await request_for(plane.signer, plane.settings, operation, *account, spec.cancel, values)
-        reply = await answer_to(plane.client.send, request)
+        reply = await answer_to(plane.client.send, request, ANSWER_BYTES_MAX)
     except (UpstreamFailure, ValueError, TokenRefused):
         raise UpstreamError("The provider did not answer; the task goes on unless it says otherwise.") from None
     point("tasks.cancel.after")
@@ -340,7 +340,7 @@ async def _named(match: Match, call: Call) -> str:
     if call.method == "POST":
         try:
             body = _object.decode(await call.body())
-        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        except NOT_JSON:
             raise BadRequest("The body is not a JSON object.", code="invalid_json") from None
         for name in _ID_NAMES:
             if isinstance(found := body.get(name), str | int):

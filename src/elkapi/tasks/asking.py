@@ -3,21 +3,21 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import msgspec
 
 from elkapi.catalog.operation import Family, Operation
+from elkapi.errors import NOT_JSON
 from elkapi.routing.verdict import is_success, parse_retry_after_s
 from elkapi.settings import Settings
 from elkapi.snapshot import Snapshot
 from elkapi.tasks import machine
-from elkapi.tasks.request import ABSENT, Signer, answer_to, request_for
+from elkapi.tasks.request import ABSENT, ANSWER_BYTES_MAX, Signer, request_for
 from elkapi.types import Channel, ChannelKey
-from elkapi.upstream import UpstreamFailure, UpstreamRequest
+from elkapi.upstream import Send, UpstreamFailure, answer_to
 from elkapi.upstream.gcp import TokenRefused
-from elkapi.upstream.reply import UpstreamReply
 
 Account = tuple[Channel, ChannelKey]
 
@@ -27,7 +27,7 @@ class Way(msgspec.Struct, frozen=True):
 
     settings: Settings
     signer: Signer
-    send: Callable[[UpstreamRequest], Awaitable[UpstreamReply]]
+    send: Send
     families: Mapping[str, Family]
 
 
@@ -54,7 +54,7 @@ async def asked(
     channel, key = account
     try:
         request = await request_for(way.signer, way.settings, operation, channel, key, what, values)
-        reply = await answer_to(way.send, request)
+        reply = await answer_to(way.send, request, ANSWER_BYTES_MAX)
     except (UpstreamFailure, ValueError, TokenRefused) as error:
         log.info("task_poll_unanswered", extra={"channel": channel.name, "error": str(error)[:200]})
         return 0.0
@@ -64,7 +64,7 @@ async def asked(
         return parse_retry_after_s(reply.header(b"retry-after"))
     try:
         decoded = _body.decode(reply.body)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+    except NOT_JSON:
         return 0.0
     family = way.families[operation.id]
     if machine.refused(family, decoded, operation.task) is not None:

@@ -6,21 +6,19 @@ The dialer judges every address again when it is called; here the caller is told
 from __future__ import annotations
 
 import secrets
-from collections.abc import Awaitable, Callable
 from ipaddress import ip_address
 from urllib.parse import urlsplit
 
 import msgspec
 
-from elkapi.errors import BadRequest
-from elkapi.upstream import Deadlines, Origin, UpstreamFailure, UpstreamReply, UpstreamRequest, refusal
+from elkapi.errors import NOT_JSON, BadRequest
+from elkapi.routing.verdict import is_success
+from elkapi.upstream import Deadlines, Origin, Send, UpstreamFailure, UpstreamRequest, answer_to, refusal
 
 PARAM = "callback_url"
 URL_CHARACTERS_MAX = 2_048
 CHALLENGE_S = 3.0
 ANSWER_BYTES_MAX = 64 * 1024
-
-Send = Callable[[UpstreamRequest], Awaitable[UpstreamReply]]
 
 
 def check_callback_url(url: str, *, allow_private: bool = False, param: str = PARAM) -> str:
@@ -88,13 +86,9 @@ async def challenge(send: Send, url: str, *, allow_private: bool = False, param:
 
 async def _repeated(send: Send, order: UpstreamRequest) -> str:
     try:
-        reply = await send(order)
-        try:
-            said, whole = await reply.read(ANSWER_BYTES_MAX)
-        finally:
-            await reply.aclose()
-        if not whole or not 200 <= reply.status < 300:
+        answer = await answer_to(send, order, ANSWER_BYTES_MAX)
+        if not answer.complete or not is_success(answer.status):
             return ""
-        return msgspec.json.decode(said, type=dict[str, str]).get("challenge", "")
-    except (UpstreamFailure, msgspec.DecodeError, UnicodeDecodeError):
+        return msgspec.json.decode(answer.body, type=dict[str, str]).get("challenge", "")
+    except (UpstreamFailure, *NOT_JSON):
         return ""

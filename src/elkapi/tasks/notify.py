@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import Counter
-from collections.abc import Awaitable, Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Protocol
 
 import msgspec
@@ -22,7 +22,7 @@ from elkapi.tasks import signing
 from elkapi.tasks.callback_address import split
 from elkapi.tasks.retrying import Next, after, retry_after
 from elkapi.types import NoticeBody
-from elkapi.upstream import Deadlines, UpstreamFailure, UpstreamReply, UpstreamRequest
+from elkapi.upstream import Deadlines, Send, UpstreamFailure, UpstreamReply, UpstreamRequest
 
 LOOK_EVERY_S = 0.5
 PARALLEL_MAX = 64
@@ -85,7 +85,7 @@ class Notifier:
     def __init__(
         self,
         outbox: Outbox,
-        send: Callable[[UpstreamRequest], Awaitable[UpstreamReply]],
+        send: Send,
         clock: Clock,
         share: Callable[[], float],
         *,

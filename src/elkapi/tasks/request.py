@@ -3,25 +3,22 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Mapping
 from urllib.parse import quote
-
-import msgspec
 
 from elkapi.catalog.operation import Operation
 from elkapi.catalog.upstreams import UPSTREAM_FAMILIES, auth_headers, endpoint_for, option, target_path
 from elkapi.clock import Clock
-from elkapi.relay.encoded import plain
 from elkapi.settings import Settings
 from elkapi.types import Channel, ChannelKey
 from elkapi.upstream import Deadlines, Origin, UpstreamRequest, split_base_url
 from elkapi.upstream.gcp import TokenSource
 from elkapi.upstream.jwt import access_token
-from elkapi.upstream.reply import UpstreamReply
 
 _FRAMING = frozenset({b"host", b"content-length", b"transfer-encoding", b"connection"})
 # {id} is one segment; {+id} keeps its slashes (names of Google's operations).
 _PLACE = re.compile(r"\{(\+?)([a-z_-]+)\}")
+# Longer than anything a provider says of a task.
 ANSWER_BYTES_MAX = 4 * 1024 * 1024
 # The status by which providers say that there is no such task.
 ABSENT = 404
@@ -111,26 +108,6 @@ async def request_for(
         body,
         deadlines_for(channel, settings),
     )
-
-
-class Answer(msgspec.Struct, frozen=True):
-    """A whole answer; `complete` False: it was longer than anything a provider says of a task."""
-
-    status: int
-    body: bytes
-    complete: bool
-    header: Callable[..., bytes | None]
-
-
-async def answer_to(send: Callable[[UpstreamRequest], Awaitable[UpstreamReply]], request: UpstreamRequest) -> Answer:
-    """What is answered, read to its end. Raises UpstreamFailure."""
-    reply = await send(request)
-    try:
-        body, complete = await reply.read(ANSWER_BYTES_MAX)
-    finally:
-        await reply.aclose()
-    body = plain(reply, body, complete, ANSWER_BYTES_MAX)
-    return Answer(reply.status, body, complete, reply.header)
 
 
 def deadlines_for(channel: Channel, settings: Settings) -> Deadlines:

@@ -1,5 +1,6 @@
 """The way out: connections to upstreams, guarded, pooled and bounded; what is sent and charged is left to `relay`."""
 
+from elkapi.upstream.answer import Answer, Send, answer_to
 from elkapi.upstream.client import UpstreamClient
 from elkapi.upstream.dialer import Resolver, system_resolver
 from elkapi.upstream.errors import (
@@ -30,6 +31,7 @@ from elkapi.upstream.timers import LoopTimers, TimerHandle, Timers
 
 __all__ = [
     "AddressRefused",
+    "Answer",
     "ClientClosed",
     "ClientLimits",
     "ConnectFailed",
@@ -46,6 +48,7 @@ __all__ = [
     "ProtocolViolation",
     "RequestRefused",
     "Resolver",
+    "Send",
     "SendFailed",
     "TimerHandle",
     "Timers",
@@ -57,6 +60,7 @@ __all__ = [
     "UpstreamReply",
     "UpstreamRequest",
     "UpstreamTimeout",
+    "answer_to",
     "follow",
     "refusal",
     "split_base_url",

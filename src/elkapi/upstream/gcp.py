@@ -7,7 +7,6 @@ guarded client like every other outbound request.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
 from urllib.parse import urlencode, urlsplit
 
 import msgspec
@@ -16,9 +15,10 @@ from cryptography.hazmat.primitives.asymmetric import padding, rsa
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
 from elkapi.clock import Clock
+from elkapi.errors import NOT_JSON
+from elkapi.upstream.answer import Send, answer_to
 from elkapi.upstream.jwt import signed_token
 from elkapi.upstream.origin import Deadlines, Origin, UpstreamRequest
-from elkapi.upstream.reply import UpstreamReply
 
 SCOPE = "https://www.googleapis.com/auth/cloud-platform"
 GRANT = "urn:ietf:params:oauth:grant-type:jwt-bearer"
@@ -72,7 +72,7 @@ def assertion(account_json: str, audience: str, now_s: int) -> str:
 class TokenSource:
     """Tokens by channel key; calls that need the same one at once share one exchange."""
 
-    def __init__(self, send: Callable[[UpstreamRequest], Awaitable[UpstreamReply]], clock: Clock) -> None:
+    def __init__(self, send: Send, clock: Clock) -> None:
         self._send = send
         self._clock = clock
         self._kept: dict[tuple[int, str], tuple[str, float]] = {}
@@ -94,23 +94,19 @@ class TokenSource:
     async def _exchange(self, account_json: str, token_url: str, allow_private: bool) -> tuple[str, int]:
         now_s = self._clock.now_ns() // 1_000_000_000
         form = {"grant_type": GRANT, "assertion": assertion(account_json, token_url, now_s)}
-        reply = await self._send(
-            UpstreamRequest(
-                origin=Origin.parse(token_url, allow_private=allow_private),
-                method=b"POST",
-                target=(urlsplit(token_url).path or "/").encode(),
-                headers=[(b"content-type", b"application/x-www-form-urlencoded"), (b"accept", b"application/json")],
-                body=urlencode(form).encode(),
-                deadlines=DEADLINES,
-            )
+        request = UpstreamRequest(
+            origin=Origin.parse(token_url, allow_private=allow_private),
+            method=b"POST",
+            target=(urlsplit(token_url).path or "/").encode(),
+            headers=[(b"content-type", b"application/x-www-form-urlencoded"), (b"accept", b"application/json")],
+            body=urlencode(form).encode(),
+            deadlines=DEADLINES,
         )
-        body, whole = await reply.read(ANSWER_BYTES_MAX)
-        if not whole:
-            reply.cancel()
-        if reply.status != 200 or not whole:
-            raise TokenRefused(f"the token endpoint answered {reply.status}")
+        answer = await answer_to(self._send, request, ANSWER_BYTES_MAX)
+        if answer.status != 200 or not answer.complete:
+            raise TokenRefused(f"the token endpoint answered {answer.status}")
         try:
-            found = _token.decode(body)
-        except msgspec.DecodeError:
+            found = _token.decode(answer.body)
+        except NOT_JSON:
             raise TokenRefused("the token endpoint's answer holds no token") from None
         return found.access_token, found.expires_in

@@ -9,7 +9,7 @@ import threading
 import pytest
 from upstream_peers import BIG, CHUNKED, OK, answering, body_of, closing
 
-from elkapi.upstream import Cut, ProtocolViolation, UpstreamFailure
+from elkapi.upstream import Cut, ProtocolViolation, UpstreamFailure, answer_to
 from elkapi.upstream.pool import Bucket
 
 
@@ -368,3 +368,24 @@ async def test_a_pooled_connection_of_a_peer_that_left_is_replaced(serve, client
     done.wait()  # Blocks the loop, so that it cannot be told before it asks again.
     assert await body_of(client, ask(peer.origin)) == b"ok"
     assert (asked, peer.connections, client.stats()["stale_total"]) == (2, 2, 1)
+
+
+async def test_an_answer_longer_than_wanted_keeps_no_connection(serve, client, ask):
+    peer = await serve(answering(CHUNKED + b"9\r\nbeginning\r\n"))
+    answer = await answer_to(client.send, ask(peer.origin), 5)
+    assert (answer.status, answer.body, answer.complete) == (200, b"begin", False)
+    while client.stats()["open"]:
+        await asyncio.sleep(0.01)
+
+
+async def test_an_answer_that_nobody_waits_for_any_more_keeps_no_connection(serve, client, ask):
+    peer = await serve(answering(CHUNKED + b"9\r\nbeginning\r\n"))
+    asking = asyncio.create_task(answer_to(client.send, ask(peer.origin), BIG))
+    while not client.stats()["open"]:
+        await asyncio.sleep(0.01)
+    await asyncio.sleep(0.05)
+    asking.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await asking
+    while client.stats()["open"]:
+        await asyncio.sleep(0.01)

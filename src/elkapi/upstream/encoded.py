@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import zlib
 
-from elkapi.upstream import UpstreamReply
+from elkapi.upstream.reply import UpstreamReply
 
 
 def plain(reply: UpstreamReply, body: bytes, whole: bool, bytes_max: int) -> bytes:
