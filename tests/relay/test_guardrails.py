@@ -339,6 +339,21 @@ async def test_g52_a_blocked_call_goes_to_no_other_model(lite: Gateway, sandbox:
             assert len(sent(sandbox)) == before + 1
 
 
+@pytest.mark.parametrize("stream", [False, True])
+async def test_an_answer_that_is_no_text_stays_here_as_the_operators_loss(lite: Gateway, stream: bool) -> None:
+    key = await prepared(lite, "http://127.0.0.1:9", msgspec.structs.replace(MASKING, direction="output"))
+    usage = {"prompt_tokens": 5, "completion_tokens": 2, "total_tokens": 7}
+    choice = {"index": 0, "message": {"role": "assistant", "content": "BYTE"}, "finish_reason": "stop"}
+    async with canned(200, {"id": "c", "object": "chat.completion", "choices": [choice], "usage": usage}) as upstream:
+        upstream.body = upstream.body.replace(b"BYTE", b"\xff")
+        await lite.channel(upstream.url, (MODEL,), priority=1)
+        reply = await post(lite, key, "chat", "hello", stream=stream)
+    assert (reply.status_code, reply.json()["error"]["code"]) == (502, "upstream_error")
+    posted, lost = money(lite)
+    assert posted == 10**9
+    assert lost > 0
+
+
 class Hook:
     """An operator's hook: answers with what `decide` makes of the question, or with bytes of its own."""
 
@@ -420,7 +435,8 @@ async def test_a_hook_blocks_with_its_reason(lite: Gateway, sandbox: Running) ->
 NONSENSE: dict[str, object] = {
     "broken": b"broken",
     "no json": b"<html>",
-    "no text": b'{"action":"allow","reason":"\xff"}',
+    "no text": b'{"action": "\xff"}',
+    "bottomless": b'{"x":' * 5_000,
     "no action": {},
     "unknown": {"action": "shrug"},
     "too few": {"action": "replace", "texts": []},

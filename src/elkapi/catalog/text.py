@@ -13,7 +13,7 @@ import msgspec
 
 from elkapi.catalog.operation import Facts
 from elkapi.catalog.spelling import decode_strict, strict
-from elkapi.errors import BadRequest
+from elkapi.errors import NOT_JSON, BadRequest
 from elkapi.translate import server_tools
 from elkapi.translate.completions import MAX_TOKENS_DEFAULT
 from elkapi.translate.profiles import profile_for
@@ -360,7 +360,7 @@ def _has_served(tools: msgspec.Raw) -> bool:
     if b"\\u" in text:
         try:
             text = msgspec.json.encode(msgspec.json.decode(text))  # a word could be spelled by its letters' numbers
-        except (msgspec.DecodeError, RecursionError):
+        except NOT_JSON:
             return True
     return _SERVED_TOOL.search(text) is not None
 

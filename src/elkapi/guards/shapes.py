@@ -10,6 +10,8 @@ from typing import Any
 
 import msgspec
 
+from elkapi.errors import NOT_JSON
+
 Visit = Callable[[str], str]
 
 
@@ -86,7 +88,7 @@ def inside(text: str, visit: Visit) -> str:
     """A text of JSON with every text and number in it visited; what is no JSON is visited as it is."""
     try:
         value = _any.decode(text)
-    except (msgspec.DecodeError, RecursionError):
+    except NOT_JSON:
         return visit(text)
     changed = leaves(value, visit)
     return text if changed == value else _encode(changed).decode()

@@ -12,6 +12,7 @@ from typing import Any
 
 import msgspec
 
+from elkapi.errors import NOT_JSON
 from elkapi.guards.shapes import Visit, leaves
 
 # Texts whatever they look like: an address in a prompt is a part of it. In small letters, as all names here.
@@ -87,5 +88,5 @@ def _json(text: str) -> Any:
         return None
     try:
         return _any.decode(text)
-    except (msgspec.DecodeError, RecursionError):
+    except NOT_JSON:
         return None

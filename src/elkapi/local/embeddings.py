@@ -12,7 +12,7 @@ from typing import Literal, TypeVar
 
 import msgspec
 
-from elkapi.errors import BadRequest, NotFound
+from elkapi.errors import NOT_JSON, BadRequest, NotFound
 from elkapi.local import vocabulary
 from elkapi.local.engine import Engine, Vectors
 from elkapi.local.models import ModelRow
@@ -71,7 +71,7 @@ def _decode(decoder: msgspec.json.Decoder[T], body: bytes) -> T:
     except msgspec.ValidationError as error:
         found = _PATH.search(str(error)) or _MISSING.search(str(error))
         raise BadRequest(told(error, decoder.type), param=found.group(1) if found else None) from None
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+    except NOT_JSON as error:
         raise BadRequest(f"The body is not valid JSON: {error}") from None
 
 

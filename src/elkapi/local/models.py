@@ -13,6 +13,8 @@ from typing import Annotated, Literal
 
 import msgspec
 
+from elkapi.errors import NOT_JSON
+
 Sha256 = Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{64}$")]
 ModelId = Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$")]
 Positive = Annotated[int, msgspec.Meta(ge=1, le=1_000_000)]
@@ -112,7 +114,7 @@ def read_rows(models_dir: str | Path | None) -> tuple[tuple[ModelRow, Path | Non
 def _read_row(file: Path) -> ModelRow:
     try:
         row = _row_decoder.decode(file.read_bytes())
-    except (OSError, msgspec.MsgspecError, UnicodeDecodeError) as error:
+    except (OSError, *NOT_JSON) as error:
         raise ModelUnusable(f"{file} is not a model row: {error}") from None
     if row.id != file.parent.name:
         raise ModelUnusable(f"{file} says its id is {row.id!r}; the folder must carry the same name")

@@ -10,6 +10,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from elkapi.errors import NOT_JSON
 from elkapi.local.models import ModelUnusable, check_hash
 
 HEADER_BYTES_MAX = 16 * 1024 * 1024
@@ -54,7 +55,7 @@ def _views(path: Path, content: mmap.mmap) -> Tensors:
         header = msgspec.json.decode(content[8 : 8 + header_bytes], type=dict[str, Any])
         header.pop("__metadata__", None)
         entries = msgspec.convert(header, dict[str, _Entry])
-    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+    except NOT_JSON as error:
         raise ModelUnusable(f"{path} has a broken header: {error}") from None
     start = 8 + header_bytes
     return {name: _view(path, name, entry, content, start) for name, entry in entries.items() if entry.dtype == "F32"}

@@ -12,6 +12,7 @@ from typing import Any
 
 import msgspec
 
+from elkapi.errors import NOT_JSON
 from elkapi.translate import usage as counts
 from elkapi.translate.crossing import model_pattern
 from elkapi.types import Usage
@@ -46,7 +47,7 @@ class _Meter:
             # Most servers put it last, and a decoder is quicker than a pattern; anything else is not one whole object.
             try:
                 return self.read(self.view.decode(body[start + len(self.opening) - 1 : -1]))
-            except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+            except NOT_JSON:
                 pass
         try:
             start = body.rfind(self.quoted, tail)
@@ -54,7 +55,7 @@ class _Meter:
                 return self.read(self.view.decode(hit.group(1)))
             # Some servers put usage first; decoding the whole reply is the rare, slower way to find it.
             view = getattr(self.reply.decode(body), self.member)
-        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        except NOT_JSON:
             return NOTHING
         return NOTHING if view is None else self.read(view)
 
@@ -127,7 +128,7 @@ def is_json(body: bytes) -> bool:
     """The same by a look at all of it."""
     try:
         _raw.decode(body)
-    except (msgspec.DecodeError, RecursionError):
+    except NOT_JSON:
         return False
     return True
 

@@ -10,6 +10,7 @@ from typing import Any
 
 import msgspec
 
+from elkapi.errors import NOT_JSON
 from elkapi.relay.call import Call
 from elkapi.relay.read import Request
 from elkapi.relay.target import NATIVE_HEADERS
@@ -57,7 +58,7 @@ def meaning_of(snapshot: Snapshot, grant: Grant, policy: Policy, request: Reques
     try:
         members = _object.decode(request.body)
         body = {name: plain(value) for name, value in members.items() if name not in _NO_MEANING and value is not None}
-    except (msgspec.DecodeError, RecursionError):
+    except NOT_JSON:
         # What only a view of was decoded may still be broken, or bottomless; that is the upstream's to say.
         return None
     if any(members.get(name) is not None for name in _STATEFUL.get(wire, ())):

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import msgspec
 
-from elkapi.errors import NotFound
+from elkapi.errors import NOT_JSON, NotFound
 from elkapi.relay.call import JSON, Call
 from elkapi.relay.plane import DataPlane
 from elkapi.storage.repos import tasks
@@ -30,7 +30,7 @@ async def called_back(plane: DataPlane, call: Call) -> None:
     body = await call.body()
     try:
         asked = _challenge.decode(body).challenge
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+    except NOT_JSON:
         asked = None
     if asked is not None:
         call.reply.send(200, JSON, msgspec.json.encode({"challenge": asked[:1024]}))

@@ -16,7 +16,7 @@ import msgspec
 from elkapi.catalog.jsonedit import with_raw, with_string, without
 from elkapi.catalog.operation import Wire
 from elkapi.catalog.upstreams import Endpoint, endpoint_for
-from elkapi.errors import BadRequest
+from elkapi.errors import NOT_JSON, BadRequest
 from elkapi.guards.crossing import Guarded
 from elkapi.pricing.meter import is_possible, metered, with_client_model
 from elkapi.relay.keep import kept_relayed, kept_translated, named_ours, unstored, with_state
@@ -179,7 +179,7 @@ class Same:
             return None
         try:
             told = bytes(_object.decode(body).get("error", b""))
-        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        except NOT_JSON:
             return None
         if told[:1] not in (b"{", b'"'):
             return None

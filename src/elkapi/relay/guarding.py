@@ -12,7 +12,7 @@ from collections.abc import Sequence
 import msgspec
 
 from elkapi.catalog.jsonedit import with_raw, without
-from elkapi.errors import BadRequest, GatewayError, UpstreamError
+from elkapi.errors import NOT_JSON, BadRequest, GatewayError, UpstreamError
 from elkapi.guards.found import Blocked
 from elkapi.guards.rules import Rule
 from elkapi.guards.shapes import Shape, Unseen, walked
@@ -70,7 +70,7 @@ class Guarding:
             raise BadRequest("Token ids cannot be looked at by this key's guardrails; send the text.") from None
         except TooLong:
             raise too_long() from None
-        except (msgspec.DecodeError, RecursionError):
+        except NOT_JSON:
             raise BadRequest("The body cannot be read by this key's guardrails.", code="bad_request_body") from None
         if self._output and request.operation.wire in ANSWERED:
             self.request = msgspec.structs.replace(request, output_rules=tuple(self._output))
@@ -126,7 +126,7 @@ class Guarding:
             raise
         except (Blocked, HookDown) as refused:
             error = refusal_of(refused)
-        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError, Unreadable, TooLong):
+        except (Unreadable, TooLong, *NOT_JSON):
             error = UpstreamError("The model's answer could not be read.")
         await hold.lose_answer(outcome)
         raise Failed(error, outcome.attempts)

@@ -7,7 +7,7 @@ from urllib.parse import urlsplit
 
 import msgspec
 
-from elkapi.errors import OVERFLOW, GatewayError, UpstreamRejected
+from elkapi.errors import NOT_JSON, OVERFLOW, GatewayError, UpstreamRejected
 from elkapi.routing.fallback import reason_in
 from elkapi.types import Attempt
 
@@ -53,7 +53,7 @@ def rejected(status: int, body: bytes, attempt: Attempt, client_model: str) -> G
     """The caller's error for a 4xx that is the caller's own doing; the OpenAI `param` and `code` survive."""
     try:
         view = _decoder.decode(body)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+    except NOT_JSON:
         view = _Body()
     error = view.error if isinstance(view.error, _Error) else _Error(message=view.error or view.message or _said(view))
     message = redact(error.message or f"The request was refused (status {status}).", attempt, client_model)

@@ -6,6 +6,7 @@ from typing import Any
 
 import msgspec
 
+from elkapi.errors import NOT_JSON
 from elkapi.translate.claude import OUTPUT_TOOL
 from elkapi.translate.dialect import Unreadable
 from elkapi.translate.eventstream import failure_of_exception
@@ -284,7 +285,7 @@ def _decode_event(frame: Frame) -> _Event:
     data = frame.data or b""
     try:
         return _event.decode(data)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+    except NOT_JSON:
         # Newer events may use a known member's name for something else.
         kind = _strict(_type, data).type or frame.event.decode("utf-8", "replace")
         if kind in _KNOWN:
@@ -295,7 +296,7 @@ def _decode_event(frame: Frame) -> _Event:
 def _strict(decoder: msgspec.json.Decoder[Any], data: bytes | msgspec.Raw) -> Any:
     try:
         return decoder.decode(data)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+    except NOT_JSON:
         raise Unreadable from None
 
 
@@ -303,7 +304,7 @@ def _read_usage(raw: msgspec.Raw) -> AnthropicUsage | None:
     """The usage object; None when it is missing or no usage object: then nothing in it is believed."""
     try:
         return _usage.decode(raw)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+    except NOT_JSON:
         return None
 
 
@@ -347,7 +348,7 @@ def _finish(said: _Delta | _Message, only_stand_in: bool) -> Finish:
 def _failure(raw: msgspec.Raw) -> Failure:
     try:
         error = _error.decode(raw)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+    except NOT_JSON:
         error = _Error()
     return Failure(STATUS.get(error.type, 500), error.type, error.message)
 
@@ -359,5 +360,5 @@ def _text_of(value: Any) -> str:
 def _object(text: str) -> Any:
     try:
         return msgspec.json.decode(text)
-    except (msgspec.DecodeError, RecursionError, UnicodeError):
+    except (UnicodeError, *NOT_JSON):
         return {}

@@ -11,6 +11,7 @@ from typing import Any
 
 import msgspec
 
+from elkapi.errors import NOT_JSON
 from elkapi.translate.dialect import ReplyFacts
 from elkapi.translate.estimate import estimated_tokens
 from elkapi.translate.ir import (
@@ -305,5 +306,5 @@ def _frame(kind: str, members: Raw) -> bytes:
 def _parsed(text: str) -> Any:
     try:
         return msgspec.json.decode(text)
-    except (msgspec.DecodeError, RecursionError, UnicodeError):
+    except (UnicodeError, *NOT_JSON):
         return None

@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 
 import msgspec
 
+from elkapi.errors import NOT_JSON
 from elkapi.translate.dialect import Unreadable
 from elkapi.translate.ir import Failure
 from elkapi.translate.usage import ChatUsage
@@ -164,7 +165,7 @@ def look(decoder: msgspec.json.Decoder[T], raw: msgspec.Raw) -> T | None:
         return None
     try:
         return decoder.decode(raw)
-    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+    except NOT_JSON:
         return None
 
 
@@ -172,7 +173,7 @@ def decode_chunk(data: bytes) -> Chunk:
     """The view of a chunk or an answer. Raises Unreadable."""
     try:
         return _chunk.decode(data)
-    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+    except NOT_JSON as error:
         raise Unreadable(str(error)) from None
 
 

@@ -13,7 +13,7 @@ from typing import Any
 
 import msgspec
 
-from elkapi.errors import BadRequest
+from elkapi.errors import NOT_JSON, BadRequest
 from elkapi.translate.chat_parts import refuse_file_ids
 from elkapi.translate.dialect import stop_member
 from elkapi.translate.ir import (
@@ -64,7 +64,7 @@ def tool_input(call: ToolCall) -> dict[str, Any]:
         return {}
     try:
         return _object.decode(call.arguments)
-    except (msgspec.DecodeError, RecursionError, UnicodeError):
+    except (UnicodeError, *NOT_JSON):
         raise BadRequest(
             f"The arguments of the tool call `{call.id}` are not a JSON object.", param="messages"
         ) from None

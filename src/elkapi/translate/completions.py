@@ -11,7 +11,7 @@ from typing import Annotated, Any
 
 import msgspec
 
-from elkapi.errors import BadRequest
+from elkapi.errors import NOT_JSON, BadRequest
 from elkapi.translate.chat_views import NULL, USAGE, in_band_error, look
 from elkapi.translate.chat_views import Chunk as ErrorView
 from elkapi.translate.chat_write_reply import DONE, PING, error_body
@@ -175,7 +175,7 @@ def read_reply(body: bytes) -> list[Event]:
 def _decode(data: bytes) -> _Chunk:
     try:
         return _chunk.decode(data)
-    except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError) as error:
+    except NOT_JSON as error:
         raise Unreadable(str(error)) from None
 
 

@@ -10,6 +10,7 @@ from typing import Any
 
 import msgspec
 
+from elkapi.errors import NOT_JSON
 from elkapi.translate.claude import OUTPUT_TOOL
 from elkapi.translate.dialect import Unreadable
 from elkapi.translate.eventstream import failure_of_exception
@@ -224,7 +225,7 @@ def read_reply(body: bytes) -> list[Event]:
 def _strict(decoder: msgspec.json.Decoder[Any], data: bytes) -> Any:
     try:
         return decoder.decode(data)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+    except NOT_JSON:
         raise Unreadable from None
 
 
@@ -307,6 +308,6 @@ def _see_usage(raw: msgspec.Raw) -> list[Event]:
         if view.cacheDetails:
             members["cache_creation"] = {f"ephemeral_{ttl}_input_tokens": count for ttl, count in rows.items()}
         found = read_anthropic_usage(msgspec.convert(members, AnthropicUsage))
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+    except NOT_JSON:
         return []
     return [UsageSeen(*found)] if found else []

@@ -14,7 +14,7 @@ from typing import Annotated, Any, Literal
 
 import msgspec
 
-from elkapi.errors import BadRequest
+from elkapi.errors import NOT_JSON, BadRequest
 from elkapi.translate.decode import convert, decode
 from elkapi.translate.dialect import Unreadable
 from elkapi.translate.gemini_request import read_object
@@ -283,7 +283,7 @@ def _renamed(raw: msgspec.Raw, model: str) -> msgspec.Raw:
 def _decoded(decoder: msgspec.json.Decoder[Any], body: bytes) -> Any:
     try:
         return decoder.decode(body)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+    except NOT_JSON as error:
         raise Unreadable(f"not an embeddings answer: {error}") from None
 
 

@@ -14,6 +14,7 @@ from zlib import crc32
 
 import msgspec
 
+from elkapi.errors import NOT_JSON
 from elkapi.translate.dialect import Unreadable
 from elkapi.translate.ir import Failure
 from elkapi.translate.sse import FRAME_BYTES_MAX, Frame, FrameTooLarge
@@ -90,7 +91,7 @@ def failure_of_exception(frame: Frame) -> Failure:
     """An exception that the stream reports after its 200."""
     try:
         message = _exception.decode(frame.data or b"{}").message
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+    except NOT_JSON:
         message = ""
     kind = frame.event[:1].lower() + frame.event[1:]
     return Failure(_STATUS.get(kind, 500), kind.decode("utf-8", "replace"), message)
@@ -154,7 +155,7 @@ def _unwrapped(raw: bytes, payload: bytes) -> Frame:
         # The type stands first as a rule; only where it does not is the event decoded to find it.
         found = _LEADING_TYPE.match(data)
         return Frame(raw, found.group(1) if found else _inner.decode(data).type.encode(), data)
-    except (msgspec.DecodeError, UnicodeError, ValueError, RecursionError):
+    except (UnicodeError, ValueError, *NOT_JSON):
         raise Unreadable from None
 
 

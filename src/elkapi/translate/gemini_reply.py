@@ -10,6 +10,7 @@ import re
 
 import msgspec
 
+from elkapi.errors import NOT_JSON
 from elkapi.translate.dialect import Unreadable
 from elkapi.translate.ir import (
     CONTENT,
@@ -210,8 +211,9 @@ class Reader:
     def chunk(self, data: bytes) -> list[Event]:
         """The events of one GenerateContentResponse. Raises Unreadable."""
         try:
+            # Rare members are read on their own, so what is wrong with them shows later.
             return self._events(_chunk.decode(data))
-        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        except NOT_JSON as error:
             raise Unreadable(f"not a Gemini answer: {error}") from None
 
     def _events(self, chunk: _Chunk) -> list[Event]:
@@ -352,7 +354,7 @@ def _server_tool(part: _Part, events: list[Event]) -> None:
         if raw := getattr(part, name):
             try:
                 events.append(ServerToolPart("gemini", {name: msgspec.json.decode(raw)}))
-            except (msgspec.DecodeError, RecursionError):
+            except NOT_JSON:
                 raise Unreadable(f"an unreadable {name}") from None
 
 

@@ -13,7 +13,7 @@ from typing import Any
 
 import msgspec
 
-from elkapi.errors import BadRequest
+from elkapi.errors import NOT_JSON, BadRequest
 from elkapi.translate.chat_parts import refuse_file_ids
 from elkapi.translate.decode import worded
 from elkapi.translate.dialect import stop_member
@@ -195,7 +195,7 @@ def _arguments(part: ToolCall) -> msgspec.Raw:
     text = part.arguments.strip() or "{}"
     try:
         _object.decode(text)
-    except (msgspec.DecodeError, RecursionError):
+    except NOT_JSON:
         raise BadRequest(
             f"The arguments of the call `{part.id}` of `{part.name}` are not a JSON object.", param="messages"
         ) from None
@@ -270,7 +270,7 @@ def _response(text: str) -> Any:
     if text.lstrip().startswith("{"):
         try:
             _object.decode(text)
-        except (msgspec.DecodeError, RecursionError):
+        except NOT_JSON:
             pass
         else:
             return msgspec.Raw(text.encode())

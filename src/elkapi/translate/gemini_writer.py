@@ -11,6 +11,7 @@ from typing import Any
 
 import msgspec
 
+from elkapi.errors import NOT_JSON
 from elkapi.translate.dialect import ReplyFacts
 from elkapi.translate.gemini_write import UNSIGNED_BYTES
 from elkapi.translate.ir import (
@@ -71,7 +72,7 @@ class _Call(msgspec.Struct):
         text = "".join(self.pieces).strip() or "{}"
         try:
             _object.decode(text)
-        except (msgspec.DecodeError, RecursionError):
+        except NOT_JSON:
             return None
         call = {"id": self.start.id, "name": self.start.name, "args": msgspec.Raw(text.encode())}
         part: _Wire = {"functionCall": call}

@@ -11,7 +11,7 @@ from typing import Annotated, Any
 
 import msgspec
 
-from elkapi.errors import BadRequest
+from elkapi.errors import NOT_JSON, BadRequest
 from elkapi.translate.decode import decode
 from elkapi.translate.dialect import Unreadable
 from elkapi.types import Usage
@@ -134,7 +134,7 @@ def read_reply(body: bytes, request: RerankRequest) -> RerankReply:
     """An answer in either form. Raises Unreadable for an index outside the request or given twice, or no score."""
     try:
         view = _reply.decode(body)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+    except NOT_JSON as error:
         raise Unreadable(f"not a rerank answer: {error}") from None
     indexes = {row.index for row in view.results}
     if len(indexes) < len(view.results) or not indexes <= set(range(len(request.documents))):

@@ -9,6 +9,7 @@ from typing import Any
 
 import msgspec
 
+from elkapi.errors import NOT_JSON
 from elkapi.translate.dialect import ReplyFacts
 from elkapi.translate.ir import ChatRequest, Citation, Failure, TokenLogprob
 from elkapi.translate.responses_write import settings
@@ -153,7 +154,7 @@ def as_object(text: str) -> dict[str, Any] | None:
     """The JSON object that a call's arguments are; None while they are not whole."""
     try:
         found = msgspec.json.decode(text)
-    except (msgspec.DecodeError, RecursionError):
+    except NOT_JSON:
         return None
     return found if isinstance(found, dict) else None
 

@@ -11,6 +11,7 @@ from typing import Any
 
 import msgspec
 
+from elkapi.errors import NOT_JSON
 from elkapi.translate.dialect import Unreadable
 from elkapi.translate.ir import (
     Citation,
@@ -91,7 +92,7 @@ def read_reply(body: bytes) -> list[Event]:
             raise Unreadable
         reader = ResponsesReader()
         return [*reader.start(response), *reader.items(response), *reader.end(response)]
-    except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as error:
+    except NOT_JSON as error:
         raise Unreadable from error
 
 
@@ -124,7 +125,7 @@ class ResponsesReader:
             if handler is None:
                 return self._unnamed(frame.event, data)
             return handler(self, data)
-        except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as error:
+        except NOT_JSON as error:
             raise Unreadable from error
 
     def _unnamed(self, event: bytes, data: bytes) -> list[Event]:

@@ -13,6 +13,7 @@ import binascii
 
 import msgspec
 
+from elkapi.errors import NOT_JSON
 from elkapi.translate.ir import DialectName
 
 # The version stands before the base64 so that a later one is told apart without decoding.
@@ -47,5 +48,5 @@ def unseal(encrypted_content: str | None) -> Sealed | None:
         return None
     try:
         return _decoder.decode(base64.urlsafe_b64decode(encrypted_content[len(PREFIX) :]))
-    except (binascii.Error, ValueError, msgspec.DecodeError, RecursionError):
+    except (binascii.Error, ValueError, *NOT_JSON):
         return None

@@ -313,8 +313,15 @@ def test_the_reader_raises_nothing_but_unreadable(data: bytes) -> None:
 
 
 @pytest.mark.parametrize(
-    "part", [b'{"functionCall":{"name":"f","args":{"a":"\xff"}}}', b'{"executableCode":{"code":"\xff"}}']
+    "part",
+    [
+        b'"content":{"parts":[{"functionCall":{"name":"f","args":{"\xff":1}}}]}',
+        b'"content":{"parts":[{"codeExecutionResult":{"output":"\xff"}}]}',
+        b'"groundingMetadata":{"groundingChunks":[{"web":{"uri":"u","title":"\xff"}}]}',
+        b'"citationMetadata":{"citations":[{"uri":"\xff"}]}',
+        b'"logprobsResult":{"chosenCandidates":[{"token":"\xff"}]}',
+    ],
 )
-def test_a_byte_that_is_no_text_makes_an_answer_unreadable_wherever_it_stands(part: bytes) -> None:
+def test_bytes_that_are_no_text_are_unreadable_wherever_they_stand(part: bytes) -> None:
     with pytest.raises(Unreadable):
-        DIALECT.read_reply(b'{"candidates":[{"content":{"parts":[%b]},"finishReason":"STOP"}]}' % part)
+        DIALECT.read_reply(b'{"candidates":[{' + part + b',"finishReason":"STOP"}]}')

@@ -12,7 +12,7 @@ from typing import Annotated, Any
 
 import msgspec
 
-from elkapi.errors import BadRequest, NotFound
+from elkapi.errors import NOT_JSON, BadRequest, NotFound
 from elkapi.local.chat.rows import ChatRow
 from elkapi.local.chat.schema import check_schema
 from elkapi.translate.decode import told
@@ -137,7 +137,7 @@ def read_count(body: bytes, row: ChatRow) -> CountRequest:
 def _read(body: bytes, row: ChatRow) -> _View:
     try:
         members = _members.decode(body)
-    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+    except NOT_JSON as error:
         raise BadRequest(f"The body is not a JSON object: {error}") from None
     for name, value in members.items():
         if name in UNABLE:
