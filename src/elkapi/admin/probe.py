@@ -10,10 +10,11 @@ from elkapi.admin import channels as admin_channels
 from elkapi.admin.context import Admin
 from elkapi.admin.errors import Missing
 from elkapi.catalog.upstreams import UPSTREAM_FAMILIES, probe_path
-from elkapi.control.prober import ANSWER_BYTES_MAX, probe_request
+from elkapi.control.prober import probed
 from elkapi.storage.repos import channels
-from elkapi.types import Channel, ChannelKey
-from elkapi.upstream import UpstreamClient, UpstreamFailure
+from elkapi.upstream import UpstreamClient
+
+NOTHING_TO_ASK = "this family has nothing free to ask"
 
 
 class ProbeResult(msgspec.Struct, frozen=True):
@@ -46,7 +47,9 @@ async def test_channel(admin: Admin, which: str) -> list[ProbeResult]:
                 results.append(ProbeResult(key.id, key.hint, False, "does not open with this secret key", 0.0, False))
                 continue
             started_s = time.perf_counter()
-            works, outcome = await _ask(client, channel, secrets[key.id])
+            outcome, works = NOTHING_TO_ASK, False
+            if probe_path(channel):
+                outcome, works = await probed(client.send, channel, secrets[key.id])
             duration_ms = round((time.perf_counter() - started_s) * 1000, 1)
             revived = works and not key.enabled and key.disabled_by == channels.AUTOMATIC
             if revived:
@@ -55,17 +58,3 @@ async def test_channel(admin: Admin, which: str) -> list[ProbeResult]:
     finally:
         await client.aclose()
     return results
-
-
-async def _ask(client: UpstreamClient, channel: Channel, key: ChannelKey) -> tuple[bool, str]:
-    if not probe_path(channel):
-        return False, "this family has nothing free to ask"
-    try:
-        reply = await client.send(probe_request(channel, key))
-        try:
-            await reply.read(ANSWER_BYTES_MAX)
-        finally:
-            await reply.aclose()
-    except UpstreamFailure as failure:
-        return False, failure.code
-    return 200 <= reply.status < 300, f"status {reply.status}"

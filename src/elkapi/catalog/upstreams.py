@@ -355,6 +355,11 @@ def auth_headers(channel: Channel, key: ChannelKey, auth: Auth | None = None) ->
     return []
 
 
+def family_headers(channel: Channel) -> dict[bytes, bytes]:
+    """What a channel's provider wants to be told with every request, such as the version of its API."""
+    return {name.encode(): text.encode() for name, text in UPSTREAM_FAMILIES[channel.family].headers}
+
+
 def option(channel: Channel, name: str) -> str:
     """A channel's option, or its family's default. Raises KeyError for one that has neither."""
     value = channel.options.get(name, UPSTREAM_FAMILIES[channel.family].options.get(name))

@@ -9,15 +9,16 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable
 from typing import Protocol
 
 import msgspec
 
-from elkapi.catalog.upstreams import UPSTREAM_FAMILIES, auth_headers, probe_path, target_path
+from elkapi.catalog.upstreams import auth_headers, family_headers, probe_path
 from elkapi.clock import Clock
+from elkapi.routing.verdict import is_success
 from elkapi.types import Channel, ChannelKey
-from elkapi.upstream import Deadlines, Origin, UpstreamFailure, UpstreamReply, UpstreamRequest, split_base_url
+from elkapi.upstream import Deadlines, Send, UpstreamFailure, UpstreamRequest, answer_to
+from elkapi.upstream.channel import place, ruled
 
 SCAN_EVERY_S = 5.0
 FIRST_PROBE_AFTER_S = 15.0
@@ -65,9 +66,7 @@ class Prober:
     name = "prober"
     period_s = SCAN_EVERY_S
 
-    def __init__(
-        self, store: ProbeStore, send: Callable[[UpstreamRequest], Awaitable[UpstreamReply]], clock: Clock
-    ) -> None:
+    def __init__(self, store: ProbeStore, send: Send, clock: Clock) -> None:
         self._store = store
         self._send = send
         self._clock = clock
@@ -102,7 +101,7 @@ class Prober:
         if probe_path(found.channel):
             reason = ANSWERED
             async with self._at_once:
-                outcome, works = await self._ask(found)
+                outcome, works = await probed(self._send, found.channel, found.key)
         course = self._courses[found.key.id]
         course.tries += 1
         now_s = self._clock.monotonic_s()
@@ -114,24 +113,21 @@ class Prober:
             course.revived_s = now_s
             log.info("channel_key_enabled", extra=facts)
 
-    async def _ask(self, found: DisabledKey) -> tuple[str, bool]:
-        """What the upstream said, for the log, and whether the key works."""
-        try:
-            reply = await self._send(probe_request(found.channel, found.key))
-            try:
-                await reply.read(ANSWER_BYTES_MAX)
-            finally:
-                await reply.aclose()
-        except UpstreamFailure as failure:
-            return failure.code, False
-        except ValueError:
-            return "unusable_address", False
-        return f"status {reply.status}", 200 <= reply.status < 300
-
 
 def wait_s(tries: int) -> float:
     """Seconds before the next probe of a key that was asked `tries` times: doubled each time, with a ceiling."""
     return min(FIRST_PROBE_AFTER_S * (1 << min(tries, 16)), PROBE_AFTER_S_MAX)
+
+
+async def probed(send: Send, channel: Channel, key: ChannelKey) -> tuple[str, bool]:
+    """(what the upstream said to the free question, for people to read; whether the key works)."""
+    try:
+        answer = await answer_to(send, probe_request(channel, key), ANSWER_BYTES_MAX)
+    except UpstreamFailure as failure:
+        return failure.code, False
+    except ValueError:
+        return "unusable_address", False
+    return f"status {answer.status}", is_success(answer.status)
 
 
 def probe_request(channel: Channel, key: ChannelKey) -> UpstreamRequest:
@@ -139,23 +135,10 @@ def probe_request(channel: Channel, key: ChannelKey) -> UpstreamRequest:
 
     Raises ValueError for a bad address.
     """
-    headers = {
+    ours = {
         b"accept": b"application/json",
-        **{name.encode(): text.encode() for name, text in UPSTREAM_FAMILIES[channel.family].headers},
+        **family_headers(channel),
         **dict(auth_headers(channel, key)),
     }
-    for name in channel.header_remove:
-        headers.pop(name.lower().encode(), None)
-    headers |= {name.lower().encode(): value.encode() for name, value in channel.header_set.items()}
-    return UpstreamRequest(
-        origin=Origin.parse(
-            channel.base_url,
-            allow_private=channel.allow_private,
-            proxy_url=channel.proxy_url,
-            http2=channel.http2,
-        ),
-        method=b"GET",
-        target=target_path(split_base_url(channel.base_url), probe_path(channel)).encode(),
-        headers=list(headers.items()),
-        deadlines=DEADLINES,
-    )
+    origin, target = place(channel, probe_path(channel))
+    return UpstreamRequest(origin, b"GET", target, list(ruled(channel, ours).items()), deadlines=DEADLINES)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import msgspec
 
 from elkapi.catalog.jsonedit import with_overrides
-from elkapi.catalog.upstreams import UPSTREAM_FAMILIES, auth_headers, endpoint_path, target_path
+from elkapi.catalog.upstreams import auth_headers, endpoint_path, family_headers
 from elkapi.observe.trace import HEADER as TRACEPARENT
 from elkapi.relay.call import Call
 from elkapi.relay.exchange import Exchange
@@ -14,10 +14,9 @@ from elkapi.settings import Settings
 from elkapi.translate.dialects import DIALECTS
 from elkapi.translate.prompt import with_instructions
 from elkapi.types import Attempt, Channel
-from elkapi.upstream import Deadlines, Origin, UpstreamRequest, split_base_url
+from elkapi.upstream import Deadlines, Origin, UpstreamRequest
+from elkapi.upstream.channel import deadlines_of, header_rules, place, ruled
 
-# Set by the client library or by the gateway itself; a header override may not fake framing.
-_FRAMING = frozenset({b"host", b"content-length", b"transfer-encoding", b"connection"})
 CALL_ID = b"x-client-request-id"
 _ACCEPT = {"sse": b"text/event-stream", "aws": b"application/vnd.amazon.eventstream"}
 # What a caller of the same dialect says to the provider beside its body; anthropic.md sections 1 and 5.
@@ -86,34 +85,28 @@ def build(
 def _new_route(attempt: Attempt, exchange: Exchange, settings: Settings, key: _Key) -> Route:
     """Ours, then the allow-listed headers of the client, then the channel's: later rules win, credentials stay ours."""
     channel = attempt.channel
-    base_url = channel.base_url
-    origin = Origin.parse(
-        base_url, allow_private=channel.allow_private, proxy_url=channel.proxy_url, http2=channel.http2
-    )
+    path = endpoint_path(channel, exchange.endpoint, attempt.upstream_model, exchange.stream)
+    origin, target = place(channel, path)
     ours = {
         b"content-type": b"application/json",
         b"accept": _ACCEPT[exchange.endpoint.framing] if exchange.stream else b"application/json",
         b"accept-encoding": b"identity",
-        **{name.encode(): text.encode() for name, text in UPSTREAM_FAMILIES[channel.family].headers},
+        **family_headers(channel),
         **dict(auth_headers(channel, attempt.key, exchange.endpoint.auth)),
     }
-    removed = {name.lower().encode() for name in channel.header_remove}
-    replaced = {name.lower().encode(): text.encode() for name, text in channel.header_set.items()}
+    removed, replaced = header_rules(channel)
     native = NATIVE_HEADERS.get(exchange.wire, ()) if not exchange.translated else ()
     asked = dict.fromkeys((*native, *(name.lower().encode() for name in channel.forward_headers)))
-    taken = (ours.keys() - set(native)) | {CALL_ID} | removed | replaced.keys() | _FRAMING
-    kept = {name: value for name, value in ours.items() if name not in removed} | replaced
+    taken = (ours.keys() - set(native)) | {CALL_ID} | removed | replaced.keys()
+    kept = ruled(channel, ours)
     forwarded = tuple(name for name in asked if name not in taken)
     traced = TRACEPARENT in forwarded and settings.otlp_endpoint != ""
     route = Route(
         channel=channel,
         origin=origin,
-        target=target_path(
-            split_base_url(base_url),
-            endpoint_path(channel, exchange.endpoint, attempt.upstream_model, exchange.stream),
-        ).encode(),
-        deadlines=_deadlines(channel, settings, exchange.wire in DIALECTS, exchange.stream),
-        shared=tuple((name, value) for name, value in kept.items() if name not in _FRAMING),
+        target=target,
+        deadlines=deadlines_of(channel, settings, is_text=exchange.wire in DIALECTS, stream=exchange.stream),
+        shared=tuple(kept.items()),
         sends_id=CALL_ID not in removed and CALL_ID not in replaced,
         forwarded=tuple(name for name in forwarded if not (traced and name == TRACEPARENT)),
         # The caller's own version word wins over the one we would send.
@@ -124,18 +117,3 @@ def _new_route(attempt: Attempt, exchange: Exchange, settings: Settings, key: _K
         _routes.clear()
     _routes[key] = route
     return route
-
-
-def _deadlines(channel: Channel, settings: Settings, is_text: bool, stream: bool) -> Deadlines:
-    limits = channel.limits
-    header_s, idle_s, total_s = settings.header_s, settings.idle_s, settings.total_s
-    if is_text:
-        header_s, total_s = (settings.header_s if stream else settings.text_header_s), settings.text_total_s
-        idle_s = settings.stream_idle_s if stream else settings.idle_s
-    return Deadlines(
-        connect_s=limits.connect_s or settings.connect_s,
-        header_s=limits.header_s or header_s,
-        first_byte_s=limits.first_byte_s or settings.first_byte_s,
-        idle_s=limits.idle_s or idle_s,
-        total_s=limits.total_s or total_s,
-    )

@@ -7,15 +7,15 @@ from collections.abc import Mapping
 from urllib.parse import quote
 
 from elkapi.catalog.operation import Operation
-from elkapi.catalog.upstreams import UPSTREAM_FAMILIES, auth_headers, endpoint_for, option, target_path
+from elkapi.catalog.upstreams import UPSTREAM_FAMILIES, auth_headers, endpoint_for, family_headers, option
 from elkapi.clock import Clock
 from elkapi.settings import Settings
 from elkapi.types import Channel, ChannelKey
-from elkapi.upstream import Deadlines, Origin, UpstreamRequest, split_base_url
+from elkapi.upstream import UpstreamRequest
+from elkapi.upstream.channel import deadlines_of, place, ruled
 from elkapi.upstream.gcp import TokenSource
 from elkapi.upstream.jwt import access_token
 
-_FRAMING = frozenset({b"host", b"content-length", b"transfer-encoding", b"connection"})
 # {id} is one segment; {+id} keeps its slashes (names of Google's operations).
 _PLACE = re.compile(r"\{(\+?)([a-z_-]+)\}")
 # Longer than anything a provider says of a task.
@@ -90,33 +90,10 @@ async def request_for(
         b"accept": b"application/json",
         b"accept-encoding": b"identity",
         **({b"content-type": content_type} if body else {}),
-        **{name.encode(): text.encode() for name, text in UPSTREAM_FAMILIES[channel.family].headers},
+        **family_headers(channel),
         **(more or {}),
         **dict(credential),
     }
-    removed = {name.lower().encode() for name in channel.header_remove}
-    replaced = {name.lower().encode(): text.encode() for name, text in channel.header_set.items()}
-    headers = {name: value for name, value in ours.items() if name not in removed} | replaced
-    origin = Origin.parse(
-        channel.base_url, allow_private=channel.allow_private, proxy_url=channel.proxy_url, http2=channel.http2
-    )
-    return UpstreamRequest(
-        origin,
-        method.encode(),
-        target_path(split_base_url(channel.base_url), endpoint.path + filled(path, values)).encode(),
-        [(name, value) for name, value in headers.items() if name not in _FRAMING],
-        body,
-        deadlines_for(channel, settings),
-    )
-
-
-def deadlines_for(channel: Channel, settings: Settings) -> Deadlines:
-    """Submits and fetches are answered at once, or not: a render is not waited for on the line."""
-    limits = channel.limits
-    return Deadlines(
-        connect_s=limits.connect_s or settings.connect_s,
-        header_s=limits.header_s or settings.header_s,
-        first_byte_s=limits.first_byte_s or settings.first_byte_s,
-        idle_s=limits.idle_s or settings.idle_s,
-        total_s=limits.total_s or settings.total_s,
-    )
+    origin, target = place(channel, endpoint.path + filled(path, values))
+    headers = list(ruled(channel, ours).items())
+    return UpstreamRequest(origin, method.encode(), target, headers, body, deadlines_of(channel, settings))

@@ -8,6 +8,8 @@ from typing import Literal
 
 import msgspec
 
+from elkapi.routing.verdict import is_success
+
 FIRST_WAIT_S = 5.0
 WAIT_S_MAX = 1_800.0
 GONE = 410
@@ -34,7 +36,7 @@ def after(
 
     2xx is delivered, 410 says that nobody wants it. All else is tried again, later each time, until `until_ns`.
     """
-    if status is not None and 200 <= status < 300:
+    if status is not None and is_success(status):
         return Next("delivered", now_ns)
     wait_s = max(wait_after(tries, share()), retry_after_s or 0.0)
     due_ns = now_ns + round(wait_s * _NS)
