@@ -13,6 +13,11 @@ def milliseconds(seconds: float) -> float:
     return int(seconds * 1e6 + 0.5) / 1000
 
 
+def doubled_s(first_s: float, failures: int, most_s: float) -> float:
+    """Seconds to wait after so many failures in a row, at least one: doubled with each, up to `most_s`."""
+    return min(first_s * (1 << min(failures - 1, 20)), most_s)
+
+
 class Clock(Protocol):
     """Wall time for records, monotonic time for durations."""
 

@@ -8,6 +8,8 @@ import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from typing import Protocol
 
+from elkapi.clock import doubled_s
+
 BACKOFF_MAX_S = 60.0
 
 log = logging.getLogger("elkapi.control.jobs")
@@ -53,4 +55,4 @@ def wait_s(period_s: float, failures: int) -> float:
     """Seconds until the next run: the period, doubled for each failure in a row, at most BACKOFF_MAX_S more."""
     if failures == 0:
         return period_s
-    return max(period_s, min(period_s * (1 << min(failures, 16)), BACKOFF_MAX_S))
+    return max(period_s, doubled_s(period_s, failures + 1, BACKOFF_MAX_S))

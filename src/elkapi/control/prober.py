@@ -14,7 +14,7 @@ from typing import Protocol
 import msgspec
 
 from elkapi.catalog.upstreams import auth_headers, family_headers, probe_path
-from elkapi.clock import Clock
+from elkapi.clock import Clock, doubled_s
 from elkapi.routing.verdict import is_success
 from elkapi.types import Channel, ChannelKey
 from elkapi.upstream import Deadlines, Send, UpstreamFailure, UpstreamRequest, answer_to
@@ -116,7 +116,7 @@ class Prober:
 
 def wait_s(tries: int) -> float:
     """Seconds before the next probe of a key that was asked `tries` times: doubled each time, with a ceiling."""
-    return min(FIRST_PROBE_AFTER_S * (1 << min(tries, 16)), PROBE_AFTER_S_MAX)
+    return doubled_s(FIRST_PROBE_AFTER_S, tries + 1, PROBE_AFTER_S_MAX)
 
 
 async def probed(send: Send, channel: Channel, key: ChannelKey) -> tuple[str, bool]:

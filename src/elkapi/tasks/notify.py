@@ -15,7 +15,7 @@ from typing import Protocol
 import msgspec
 
 from elkapi import __version__
-from elkapi.clock import Clock, SetBack
+from elkapi.clock import Clock, SetBack, doubled_s
 from elkapi.ids import event_id_text
 from elkapi.storage.repos.notices import ANSWER_CHARACTERS_MAX, NoticeId, Try
 from elkapi.tasks import signing
@@ -208,9 +208,8 @@ class Notifier:
         now_s = self._clock.monotonic_s()
         if len(self._pauses) >= PAUSES_MAX:
             self._pauses.pop(next(iter(self._pauses)))
-        failures = 0 if before is None else before.failures
-        pause_s = min(PAUSE_FIRST_S * (1 << min(failures, 16)), PAUSE_S_MAX)
-        self._pauses[host] = _Pause(now_s + pause_s, failures + 1)
+        failures = 1 if before is None else before.failures + 1
+        self._pauses[host] = _Pause(now_s + doubled_s(PAUSE_FIRST_S, failures, PAUSE_S_MAX), failures)
 
 
 async def _beginning(reply: UpstreamReply) -> bytes:

@@ -19,6 +19,7 @@ import msgspec
 
 from elkapi.catalog.operation import Operation
 from elkapi.catalog.task import TaskSpec
+from elkapi.clock import doubled_s
 from elkapi.errors import Unavailable
 from elkapi.storage.db import cancel_all
 from elkapi.storage.repos import alerts
@@ -40,9 +41,9 @@ POLLS_AT_ONCE_MAX = 256
 COPIES_WAITING_MAX = 1000
 FAILED_S = 2.0
 # After the first poll in a row that failed, doubled with each further one.
-BACKOFF_FIRST_S, BACKOFF_MAX_S = 2.0, 60.0
+BACKOFF_FIRST_S, BACKOFF_MAX_S = 4.0, 60.0
 # A file that could not be fetched is tried again later each time: twelve tries take about half an hour.
-COPY_AGAIN_FIRST_S = 2.0
+COPY_AGAIN_FIRST_S = 4.0
 COPY_AGAIN_MAX_S = 300.0
 RECALL_EVERY_S = 2.0
 # A submit of unknown outcome is asked about this often before it counts as never begun; where nobody answers, longer.
@@ -228,7 +229,7 @@ class Poller:
         except Exception:
             log.exception("task_poll_failed", extra={"task": rows.text_id(watched.owned.id)})
             watched.failures += 1
-            again_s = self._backoff_s(watched)
+            again_s = _backoff_s(watched)
         # Before it is scheduled: an entry that comes due while its task still runs would be dropped.
         watched.running = False
         self._leave_place(watched)
@@ -270,7 +271,7 @@ class Poller:
         if isinstance(answer, float):
             watched.failures += 1
             self.counts["failures"] += 1
-            return max(answer, self._backoff_s(watched), await self._next_s(watched, spec))
+            return max(answer, _backoff_s(watched), await self._next_s(watched, spec))
         watched.failures = 0
         reply, raw = answer
         reading = machine.read(spec, reply)
@@ -366,9 +367,6 @@ class Poller:
         # The longer it took so far, the less a few seconds matter.
         return min(max(poll.every_s, age_s / 20), poll.every_max_s)
 
-    def _backoff_s(self, watched: Watched) -> float:
-        return min(BACKOFF_FIRST_S * (1 << min(watched.failures, 6)), BACKOFF_MAX_S)
-
     async def _recall(self, watched: Watched, operation: Operation) -> float | None:
         """A submit of unknown outcome: ask the accounts that it may have reached, where they know our own id of it."""
         spec, owned = operation.task, watched.owned
@@ -439,7 +437,7 @@ class Poller:
             watched.copies += 1
             self.counts["copies_failed"] += 1
             if failure.again and watched.copies < parts.settings.asset_copy_tries_max:
-                return min(COPY_AGAIN_FIRST_S * float(2**watched.copies), COPY_AGAIN_MAX_S)
+                return doubled_s(COPY_AGAIN_FIRST_S, watched.copies, COPY_AGAIN_MAX_S)
             # It was made and billed, and nobody can have it.
             loss = ending.cost_of(task, operation, family, reply, ())
             why = wording.public(str(failure), task, account)
@@ -466,3 +464,7 @@ class Poller:
         )
         if is_new:
             log.warning(kind, extra=detail)
+
+
+def _backoff_s(watched: Watched) -> float:
+    return doubled_s(BACKOFF_FIRST_S, watched.failures, BACKOFF_MAX_S)

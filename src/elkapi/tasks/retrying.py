@@ -8,6 +8,7 @@ from typing import Literal
 
 import msgspec
 
+from elkapi.clock import doubled_s
 from elkapi.routing.verdict import is_success
 
 FIRST_WAIT_S = 5.0
@@ -46,7 +47,7 @@ def after(
 def wait_after(tries: int, share: float) -> float:
     """Seconds after so many tries: doubled each time up to WAIT_S_MAX, of which `share` takes up to a quarter off, so
     that what failed together does not come back together."""
-    return min(FIRST_WAIT_S * (1 << min(tries - 1, 20)), WAIT_S_MAX) * (1 - share / 4)
+    return doubled_s(FIRST_WAIT_S, tries, WAIT_S_MAX) * (1 - share / 4)
 
 
 def retry_after(value: bytes | None, now_ns: int) -> float | None:
