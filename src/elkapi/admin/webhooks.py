@@ -16,7 +16,6 @@ from elkapi.types import NoticeBody
 
 # So long the secret before the newest one signs too.
 OVERLAP_NS = 24 * 3_600_000_000_000
-STATES = (notices.PENDING, notices.DELIVERED, notices.GIVEN_UP)
 
 
 class NoticeView(msgspec.Struct, frozen=True):

@@ -104,8 +104,10 @@ def end(task_id: str, refund: bool, reason: str, as_json: bool) -> None:
 
 
 def _shown(row: TaskRow) -> dict[str, Any]:
+    from elkapi.storage.repos.tasks import text_id
+
     return {
-        "task": f"task_{row.id.hex()}",
+        "task": text_id(row.id),
         "native_id": row.native_id,
         "operation": row.operation,
         "model": row.model,

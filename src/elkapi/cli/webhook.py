@@ -105,10 +105,11 @@ def secret(key: str, rotate: bool, as_json: bool) -> None:
 
 def _shown(row: NoticeRow) -> dict[str, Any]:
     from elkapi.ids import event_id_text
+    from elkapi.storage.repos.tasks import text_id
 
     return {
         "event": event_id_text(*row.id),
-        "task": f"task_{row.task_id.hex()}",
+        "task": text_id(row.task_id),
         "key_id": row.key_id,
         "form": row.form,
         "host": row.host,

@@ -49,7 +49,7 @@ Export = Callable[[list[CallFacts]], None]
 
 
 class PollerStorage:
-    """The database on threads: poller.Storage."""
+    """The database on threads: parts.Storage."""
 
     def __init__(self, database: Database, sealer: Sealer) -> None:
         self._database = database

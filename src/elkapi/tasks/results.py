@@ -1,6 +1,6 @@
 """Takes what a provider made into our store: fetched through the guarded dialer, checked, measured, and written down.
 
-    copier = AssetCopier(installation, client, settings)            # a poller.Copier, and a tasking.MakeCopier
+    copier = AssetCopier(installation, client, settings)            # a parts.Copier; the class is a tasking.MakeCopier
     asset = await copier.copy(task, number, made, request, source)  # raises NotCopied
 
 `fetched` is the part without a database. Every hop of a redirect is judged anew by the guard, and a hop to another
@@ -117,7 +117,7 @@ async def _facts(store: AssetStore, location: str, stored: Stored) -> Facts:
 
 
 class AssetCopier:
-    """poller.Copier over the asset store; its rows are written here, before the task ends."""
+    """parts.Copier over the asset store; its rows are written here, before the task ends."""
 
     def __init__(
         self, installation: Installation, client: UpstreamClient, settings: Settings, clock: Clock = SYSTEM_CLOCK

@@ -37,7 +37,7 @@ TASK = TaskSpec(
     notice="ark",
     blank={"id": "{id}", "model": "{model}", "status": "queued", "error": None, "created_at": "{created_s}"},
 )
-# Pixels a second of each resolution, of its widest ratio: what a bound may rest on.
+# Pixels of a frame of each resolution, in its widest ratio: what a bound may rest on.
 _PIXELS = {"480p": 864 * 496, "720p": 1664 * 720, "1080p": 2560 * 1088}
 _FPS = 24
 _FRAMES_MAX = 289
@@ -46,7 +46,7 @@ _COUNT = re.compile(r"\d{1,9}", re.ASCII)
 
 
 def _tokens_max(features: Mapping[str, str], video_ms: int) -> int:
-    """Provider's own formula: width x height x frames a second x seconds / 1024."""
+    """The provider's own formula, width x height x frames a second x seconds / 1024: a rough one, so 1024 are added."""
     pixels = _PIXELS.get(features.get("resolution", ""), _PIXELS["1080p"])
     return -(-pixels * _FPS * video_ms // (1024 * 1000)) + 1024
 
