@@ -28,7 +28,7 @@ from elkapi.local.listening import answers
 from elkapi.observe import metrics as observe_metrics
 from elkapi.observe.bridge import json_log
 from elkapi.observe.metrics import FOLD_EVERY_S, Metrics
-from elkapi.observe.process import die_with_parent, set_title
+from elkapi.observe.process import die_with_parent, run_loop, set_title
 from elkapi.relay.account_pages import ACCOUNT_PAGES
 from elkapi.relay.asset_pages import ASSET_PAGES
 from elkapi.relay.background_calls import BackgroundCalls
@@ -69,12 +69,7 @@ def run(order: WorkerOrder, listening: socket.socket, ready_fd: int | None = Non
     set_title("worker")
     _tune_interpreter()
     observe_metrics.prepare(order.settings.data_path / "metrics")
-    try:
-        import uvloop
-    except ImportError:
-        asyncio.run(_serve(order, listening, ready_fd))
-    else:
-        uvloop.run(_serve(order, listening, ready_fd))
+    run_loop(_serve(order, listening, ready_fd))
 
 
 def _tune_interpreter() -> None:

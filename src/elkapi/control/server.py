@@ -8,9 +8,8 @@ import logging
 import os
 import signal
 import socket
-from collections.abc import Coroutine, Generator, Iterator
+from collections.abc import Generator, Iterator
 from pathlib import Path
-from typing import Any
 
 import uvicorn
 
@@ -23,7 +22,7 @@ from elkapi.control.status import StatusBook
 from elkapi.control.tasking import Export, run_poller
 from elkapi.observe.bridge import json_log
 from elkapi.observe.calls import SOCKET
-from elkapi.observe.process import die_with_parent, resident_bytes, set_title
+from elkapi.observe.process import die_with_parent, resident_bytes, run_loop, set_title
 from elkapi.roles import WorkerOrder
 from elkapi.settings import SOCKET_PATH_BYTES_MAX, Settings
 from elkapi.storage.db import cancel_all
@@ -50,16 +49,6 @@ def run(order: WorkerOrder) -> None:
         _telemetry(settings) as export,
     ):
         run_loop(_serve(order, listening, export))
-
-
-def run_loop(main: Coroutine[Any, Any, None]) -> None:
-    """Polling thousands of tasks is what this process mostly does, so it has the quicker loop where there is one."""
-    try:
-        import uvloop
-    except ImportError:
-        asyncio.run(main)
-    else:
-        uvloop.run(main)
 
 
 @contextlib.contextmanager

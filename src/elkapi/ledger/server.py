@@ -24,7 +24,7 @@ from elkapi.ledger.orders import Hold, Refusal
 from elkapi.ledger.recovery import Recoverer
 from elkapi.ledger.wire import ORDERS_DECODER, Answers, FrameError, Frames, Orders, encode
 from elkapi.ledger.writer import UNREACHABLE, Entry, Writer
-from elkapi.observe.process import die_with_parent, set_title
+from elkapi.observe.process import die_with_parent, run_loop, set_title
 from elkapi.settings import Settings
 from elkapi.storage.db import Database
 from elkapi.storage.migrations import migrate
@@ -169,7 +169,7 @@ def run(settings: Settings) -> None:
     try:
         migrate(database)
         with only_one(settings.socket_path("ledger")):
-            _run_loop(_serve(settings, database))
+            run_loop(_serve(settings, database))
     finally:
         database.close()
 
@@ -183,9 +183,3 @@ async def _serve(settings: Settings, database: Database) -> None:
     await server.start()
     await stop.wait()
     await server.stop()
-
-
-def _run_loop(main: object) -> None:
-    import uvloop
-
-    uvloop.run(main)  # type: ignore[arg-type]

@@ -6,7 +6,6 @@ Pure but for the tokenizers; it leaves queueing to `lanes` and HTTP to `server`.
 from __future__ import annotations
 
 import binascii
-import re
 from collections.abc import Sequence
 from typing import Literal, TypeVar
 
@@ -16,7 +15,7 @@ from elkapi.errors import NOT_JSON, BadRequest, NotFound
 from elkapi.local import vocabulary
 from elkapi.local.engine import Engine, Vectors
 from elkapi.local.models import ModelRow
-from elkapi.translate.decode import told
+from elkapi.local.serving import unfit
 
 ITEMS_MAX = 2048
 INT_VOCABULARY = "cl100k_base"
@@ -48,9 +47,6 @@ _count_decoder = msgspec.json.Decoder(CountRequest)
 T = TypeVar("T")
 _json = msgspec.json.Encoder()
 
-_PATH = re.compile(r"`\$\.([A-Za-z_]+)")
-_MISSING = re.compile(r"missing required field `([A-Za-z_]+)`")
-
 
 def read_embeddings(body: bytes) -> EmbeddingsRequest:
     """The request in a JSON body; raises BadRequest naming the field."""
@@ -69,8 +65,7 @@ def _decode(decoder: msgspec.json.Decoder[T], body: bytes) -> T:
     try:
         return decoder.decode(body)
     except msgspec.ValidationError as error:
-        found = _PATH.search(str(error)) or _MISSING.search(str(error))
-        raise BadRequest(told(error, decoder.type), param=found.group(1) if found else None) from None
+        raise unfit(error, decoder.type) from None
     except NOT_JSON as error:
         raise BadRequest(f"The body is not valid JSON: {error}") from None
 

@@ -10,9 +10,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import os
 import time
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
@@ -27,24 +26,24 @@ from elkapi.local.listening import listen
 from elkapi.local.models import ModelUnusable
 from elkapi.local.serving import (
     EXIT_NO_MODEL,
+    Bodies,
     Gone,
     Overloaded,
     Receive,
     Scope,
     Send,
     find_handler,
-    read_body,
-    run_loop,
     serve,
     unless_gone,
     write_error,
 )
 from elkapi.local.vocabulary import VocabularyUnusable
+from elkapi.observe.process import run_loop, usable_cores
 
 log = logging.getLogger("elkapi.local")
 
 BODY_BYTES_MAX = 32 * 1024 * 1024
-# Bodies being received, parsed and tokenized at once; past it the answer is 503, so memory stays bounded.
+# Bodies being received, parsed and tokenized at once; who comes past it is told to come back.
 BODY_BYTES_IN_FLIGHT_MAX = 64 * 1024 * 1024
 # Smaller work than this is done where it stands: a thread hop costs more (about 70 us) than it takes.
 INLINE_BODY_BYTES_MAX = 2048
@@ -63,7 +62,7 @@ class ModelApp:
             name: Lanes(engine, engine.row.dimensions, limits or Limits(), lanes) for name, engine in engines.items()
         }
         self._text_pool = ThreadPoolExecutor(TEXT_THREADS, thread_name_prefix="text")
-        self._bytes_in_flight = 0
+        self._bodies = Bodies(BODY_BYTES_MAX, BODY_BYTES_IN_FLIGHT_MAX)
         self._models = embeddings.write_models(engines)
         self._routes: dict[str, tuple[str, Callable[[Scope, Receive], Awaitable[bytes]]]] = {
             "/v1/embeddings": ("POST", self._embeddings),
@@ -87,7 +86,7 @@ class ModelApp:
         except Gone:
             return
         except GatewayError as error:
-            body = write_error(error.message, error.type, error.param, error.code)
+            body = write_error(error)
             status, headers = error.status, error.headers
         lines = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode()), *headers]
         await send({"type": "http.response.start", "status": status, "headers": lines})
@@ -112,7 +111,7 @@ class ModelApp:
             raise GatewayError("The local model process failed on this request.") from None
 
     async def _embeddings(self, scope: Scope, receive: Receive) -> bytes:
-        with self._received(await self._body(receive)) as body:
+        async with self._bodies.received(receive) as body:
             request = await self._text_work(body, embeddings.read_embeddings, body)
             engine = embeddings.pick(self._engines, request.model)
             tokens = await self._text_work(body, embeddings.read_tokens, engine, request)
@@ -124,7 +123,7 @@ class ModelApp:
         return await asyncio.get_running_loop().run_in_executor(self._text_pool, write)
 
     async def _count(self, scope: Scope, receive: Receive) -> bytes:
-        with self._received(await self._body(receive)) as body:
+        async with self._bodies.received(receive) as body:
             request = embeddings.read_count(body)
             # A vocabulary's first use loads it, so a count by vocabulary never runs on the loop.
             inline = len(body) <= INLINE_BODY_BYTES_MAX and request.vocabulary is None
@@ -145,24 +144,10 @@ class ModelApp:
             return work(*args)
         return await asyncio.get_running_loop().run_in_executor(self._text_pool, partial(work, *args))
 
-    @contextlib.contextmanager
-    def _received(self, body: bytes) -> Iterator[bytes]:
-        """Counts the body's bytes until its texts have become tokens."""
-        self._bytes_in_flight += len(body)
-        try:
-            yield body
-        finally:
-            self._bytes_in_flight -= len(body)
-
-    async def _body(self, receive: Receive) -> bytes:
-        return await read_body(
-            receive, BODY_BYTES_MAX, lambda size: self._bytes_in_flight + size <= BODY_BYTES_IN_FLIGHT_MAX
-        )
-
 
 def lane_count(threads: int) -> int:
     """Threads that run the model: as asked, or one for every core this process may use."""
-    return threads or len(os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else [0])
+    return threads or usable_cores()
 
 
 def run(socket_path: str, threads: int = 0, models_dir: str = "") -> int:

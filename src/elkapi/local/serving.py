@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import re
 import signal
 import socket
-import sys
-from collections.abc import Awaitable, Callable, Coroutine, Iterator, Mapping, MutableMapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, MutableMapping
 from typing import Any, TypeVar
 
 import msgspec
 import uvicorn
 
-from elkapi.errors import BodyTooLarge, MethodNotAllowed, NotFound, Unavailable
+from elkapi.errors import BadRequest, BodyTooLarge, GatewayError, MethodNotAllowed, NotFound, Unavailable
+from elkapi.translate.decode import told
 
 DRAIN_S = 30
 EXIT_NO_MODEL = 78
+# The gateway's pool alone decides when a connection is over.
+KEEP_ALIVE_S = 3600
 
 Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
@@ -48,23 +51,35 @@ def find_handler(routes: Mapping[str, tuple[str, T]], scope: Scope) -> T:
     return handler
 
 
-async def read_body(receive: Receive, bytes_max: int, fits: Callable[[int], bool]) -> bytes:
-    """The whole body; `fits(bytes)` says whether the process can hold that many now.
+class Bodies:
+    """The bodies that a process holds: each at most `bytes_max`, all at once at most `in_flight_bytes_max`."""
 
-    Raises Gone, BodyTooLarge and Overloaded.
-    """
-    parts = bytearray()
-    while True:
-        message = await receive()
-        if message["type"] == "http.disconnect":
-            raise Gone
-        parts += message.get("body", b"")
-        if len(parts) > bytes_max:
-            raise BodyTooLarge(f"The body is larger than {bytes_max} bytes.")
-        if not fits(len(parts)):
-            raise Overloaded("The local model process holds too many large requests.")
-        if not message.get("more_body"):
-            return bytes(parts)
+    def __init__(self, bytes_max: int, in_flight_bytes_max: int) -> None:
+        self.bytes_max = bytes_max
+        self.in_flight_bytes_max = in_flight_bytes_max
+        self._held_bytes = 0
+
+    @contextlib.asynccontextmanager
+    async def received(self, receive: Receive) -> AsyncIterator[bytes]:
+        """A whole body, counted from its first byte to the end of the block. Raises Gone, BodyTooLarge, Overloaded."""
+        parts = bytearray()
+        try:
+            while True:
+                message = await receive()
+                if message["type"] == "http.disconnect":
+                    raise Gone
+                piece = message.get("body", b"")
+                parts += piece
+                self._held_bytes += len(piece)
+                if len(parts) > self.bytes_max:
+                    raise BodyTooLarge(f"The body is larger than {self.bytes_max} bytes.")
+                if self._held_bytes > self.in_flight_bytes_max:
+                    raise Overloaded("The local model process holds too many large requests.")
+                if not message.get("more_body"):
+                    break
+            yield bytes(parts)
+        finally:
+            self._held_bytes -= len(parts)
 
 
 async def unless_gone(work: Awaitable[T], receive: Receive) -> T:
@@ -125,7 +140,7 @@ async def serve(
         server_header=False,
         date_header=False,
         proxy_headers=False,
-        timeout_keep_alive=3600,
+        timeout_keep_alive=KEEP_ALIVE_S,
         timeout_graceful_shutdown=drain_s,
     )
     server = Server(config, on_ready)
@@ -133,16 +148,17 @@ async def serve(
     await server.serve(sockets=[listener])
 
 
-def run_loop(main: Coroutine[Any, Any, None]) -> None:
-    """Runs the process's one coroutine, on uvloop where there is one."""
-    if sys.platform == "win32":
-        asyncio.run(main)
-        return
-    import uvloop
-
-    uvloop.run(main)
+_PATH = re.compile(r"`\$\.([A-Za-z_]+)")
+_MISSING = re.compile(r"missing required field `([A-Za-z_]+)`")
 
 
-def write_error(message: str, type_: str, param: str | None, code: str | None) -> bytes:
+def unfit(error: msgspec.ValidationError, type_: Any) -> BadRequest:
+    """The refusal of a body that is not of `type_`, naming the member."""
+    found = _PATH.search(str(error)) or _MISSING.search(str(error))
+    return BadRequest(told(error, type_), param=found.group(1) if found else None)
+
+
+def write_error(error: GatewayError) -> bytes:
     """The OpenAI shape of an error."""
-    return msgspec.json.encode({"error": {"message": message, "type": type_, "param": param, "code": code}})
+    members = {"message": error.message, "type": error.type, "param": error.param, "code": error.code}
+    return msgspec.json.encode({"error": members})

@@ -1,4 +1,7 @@
-"""Ties a child process to the supervisor that started it and names it in `ps`; starting is left to `app`."""
+"""What every process of ours does for itself: it ends with its supervisor, has a name in `ps`, runs its loop.
+
+Starting processes is left to `supervisor`.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +11,8 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
+from typing import Any
 
 PARENT_VARIABLE = "ELKAPI_PARENT_PID"
 PARENT_POLL_S = 1.0
@@ -64,6 +68,23 @@ def _prctl(option: int, argument: int | ctypes.Array[ctypes.c_char]) -> None:
     if libc.prctl(option, value, 0, 0, 0) != 0:
         error = ctypes.get_errno()
         raise OSError(error, os.strerror(error))
+
+
+def run_loop(main: Coroutine[Any, Any, None]) -> None:
+    """Run the process's one coroutine, on the quicker loop where there is one."""
+    try:
+        import uvloop
+    except ImportError:
+        import asyncio
+
+        asyncio.run(main)
+    else:
+        uvloop.run(main)
+
+
+def usable_cores() -> int:
+    """The cores that this process may use, which may be fewer than the machine has."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def resident_bytes() -> int:

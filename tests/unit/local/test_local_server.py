@@ -27,6 +27,7 @@ from elkapi.local import server
 from elkapi.local.batcher import Limits
 from elkapi.local.engine import Engine, Vectors
 from elkapi.local.server import ModelApp
+from elkapi.local.serving import Bodies, Overloaded
 
 MODEL = "all-MiniLM-L6-v2"
 
@@ -251,10 +252,32 @@ async def test_a_client_that_leaves_takes_its_texts_out_of_the_queue(app: ModelA
 
 
 async def test_too_many_large_bodies_at_once_are_529(app: ModelApp, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(server, "BODY_BYTES_IN_FLIGHT_MAX", 100)
+    monkeypatch.setattr(app._bodies, "in_flight_bytes_max", 100)
     refused = await _post(app, "x" * 200)
     assert refused.status_code == 529
     assert refused.json()["error"]["code"] == "model_overloaded"
+
+
+async def test_a_body_that_is_still_arriving_counts_among_those_that_are_held() -> None:
+    bodies = Bodies(1_000, 100)
+    arriving: asyncio.Queue[Any] = asyncio.Queue()
+    arriving.put_nowait({"body": b"x" * 60, "more_body": True, "type": "http.request"})
+    first = asyncio.create_task(_size_of(bodies, arriving))
+    while not arriving.empty():
+        await asyncio.sleep(0)
+    other: asyncio.Queue[Any] = asyncio.Queue()
+    other.put_nowait({"body": b"x" * 60, "more_body": False, "type": "http.request"})
+    with pytest.raises(Overloaded):
+        await _size_of(bodies, other)
+    arriving.put_nowait({"body": b"x" * 40, "more_body": False, "type": "http.request"})
+    assert await first == 100
+    other.put_nowait({"body": b"x" * 100, "more_body": False, "type": "http.request"})
+    assert await _size_of(bodies, other) == 100
+
+
+async def _size_of(bodies: Bodies, incoming: asyncio.Queue[Any]) -> int:
+    async with bodies.received(incoming.get) as body:
+        return len(body)
 
 
 def _wait_for_work(path: Path) -> None:

@@ -6,7 +6,6 @@ look as if it had understood it.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable
 from typing import Annotated, Any
 
@@ -15,7 +14,7 @@ import msgspec
 from elkapi.errors import NOT_JSON, BadRequest, NotFound
 from elkapi.local.chat.rows import ChatRow
 from elkapi.local.chat.schema import check_schema
-from elkapi.translate.decode import told
+from elkapi.local.serving import unfit
 
 MESSAGES_MAX = 1_000
 STOPS_MAX = 4
@@ -95,8 +94,6 @@ class CountRequest(msgspec.Struct, frozen=True):
 
 _members = msgspec.json.Decoder(dict[str, Any])
 _view_members = frozenset(_View.__struct_fields__)
-_PATH = re.compile(r"`\$\.([A-Za-z_]+)")
-_MISSING = re.compile(r"missing required field `([A-Za-z_]+)`")
 
 
 def read_chat(body: bytes, row: ChatRow, window: int) -> ChatRequest:
@@ -149,8 +146,7 @@ def _read(body: bytes, row: ChatRow) -> _View:
     try:
         view = msgspec.convert(members, _View)
     except msgspec.ValidationError as error:
-        found = _PATH.search(str(error)) or _MISSING.search(str(error))
-        raise BadRequest(told(error, _View), param=found.group(1) if found else None) from None
+        raise unfit(error, _View) from None
     if view.model != row.id:
         raise NotFound(f"There is no local model {view.model!r}; there is {row.id}.", code="model_not_found")
     return view

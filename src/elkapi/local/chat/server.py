@@ -30,18 +30,18 @@ from elkapi.local.listening import listen
 from elkapi.local.models import ModelUnusable
 from elkapi.local.serving import (
     DRAIN_S,
+    Bodies,
     Gone,
     Receive,
     Scope,
     Send,
     Server,
     find_handler,
-    read_body,
-    run_loop,
     serve,
     unless_gone,
     write_error,
 )
+from elkapi.observe.process import run_loop, usable_cores
 
 log = logging.getLogger("elkapi.local")
 
@@ -77,7 +77,7 @@ class ChatApp:
         self._row = row
         self._limits = limits
         self._unusable = unusable
-        self._bytes_in_flight = 0
+        self._bodies = Bodies(BODY_BYTES_MAX, BODY_BYTES_IN_FLIGHT_MAX)
         self.slots = Slots(engine, limits.slots, limits.queue_max) if engine is not None else None
         self._routes: dict[str, tuple[str, Callable[[Receive, Send], Awaitable[None]]]] = {
             "/v1/chat/completions": ("POST", self._chat),
@@ -98,7 +98,7 @@ class ChatApp:
         except Gone:
             return
         except GatewayError as error:
-            body = write_error(error.message, error.type, error.param, error.code)
+            body = write_error(error)
             await _send_whole(send, error.status, body, error.headers)
 
     async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -163,7 +163,7 @@ class ChatApp:
         except GatewayError as error:
             if not begun:
                 raise
-            body = write_error(error.message, error.type, error.param, error.code)
+            body = write_error(error)
             await _send_part(send, b"data: " + body + b"\n\n", last=True)
             return
         if request.include_usage:
@@ -197,14 +197,8 @@ class ChatApp:
         return self.slots
 
     async def _read(self, receive: Receive, read: Callable[[bytes], Any]) -> Any:
-        body = await read_body(
-            receive, BODY_BYTES_MAX, lambda size: self._bytes_in_flight + size <= BODY_BYTES_IN_FLIGHT_MAX
-        )
-        self._bytes_in_flight += len(body)
-        try:
+        async with self._bodies.received(receive) as body:
             return read(body)
-        finally:
-            self._bytes_in_flight -= len(body)
 
     async def _list_models(self, receive: Receive, send: Send) -> None:
         row = self._row
@@ -248,8 +242,7 @@ async def _send_part(send: Send, frame: bytes, last: bool = False) -> None:
 
 def thread_count(threads: int) -> int:
     """Threads that compute: as asked, or half of the cores this process may use, so that the others stay free."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return threads or max(1, cores // 2)
+    return threads or max(1, usable_cores() // 2)
 
 
 def run(socket_path: str, own_socket: str, limits: ChatLimits, listener: socket.socket | None = None) -> int:
