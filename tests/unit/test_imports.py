@@ -93,6 +93,27 @@ def test_imports_point_one_way(path: Path) -> None:
     assert _complaints(path) == []
 
 
+# Copying whole tables is no query, and what a database raises is no SQL.
+WRITES_TABLES = {"admin/backup.py"}
+
+
+def _sql_names(tree: ast.Module) -> set[str]:
+    """What of SQLAlchemy a module can write SQL with; a connection is only handed on."""
+    found: set[str] = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names if alias.name == "sqlalchemy"}
+        elif isinstance(node, ast.ImportFrom) and node.module == "sqlalchemy":
+            found |= {alias.name for alias in node.names} - {"Connection"}
+    return found
+
+
+def test_sql_is_written_in_storage_and_in_the_ledger_alone() -> None:
+    others = [path for path in SOURCE.rglob("*.py") if path.relative_to(SOURCE).parts[0] not in ("storage", "ledger")]
+    writing = {str(path.relative_to(SOURCE)) for path in others if _sql_names(ast.parse(path.read_text("utf-8")))}
+    assert writing <= WRITES_TABLES
+
+
 @pytest.mark.parametrize(
     ("room", "text", "complains"),
     [

@@ -38,22 +38,20 @@ def check(as_json: bool) -> int:
 @json_option
 def unknown(as_json: bool) -> None:
     """Calls whose fate at the upstream nobody saw: compare them with the upstream's bill."""
-    from sqlalchemy import select
-
-    from elkapi.storage.schema import unknown_outcomes
+    from elkapi.ledger.recovery import unknown_calls
 
     with opened() as admin, admin.database.read() as connection:
-        found = connection.execute(select(unknown_outcomes).order_by(unknown_outcomes.c.request_id)).mappings().all()
+        found = unknown_calls(connection)
     rows = [
         {
-            "request_id": request_id_text(row["request_id"]),
-            "key_id": row["key_id"],
-            "model": row["model"],
-            "held_usd": format_usd(row["held_nano"]),
-            "reason": row["reason"],
-            "created_at": when(row["created_ns"]),
+            "request_id": request_id_text(one.request_id),
+            "key_id": one.key_id,
+            "model": one.model,
+            "held_usd": format_usd(one.held_nano),
+            "reason": one.reason,
+            "created_at": when(one.created_ns),
         }
-        for row in found
+        for one in found
     ]
     _print_rows(rows, as_json, "no unknown outcome")
 

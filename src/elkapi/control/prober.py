@@ -16,6 +16,7 @@ import msgspec
 from elkapi.catalog.upstreams import auth_headers, family_headers, probe_path
 from elkapi.clock import Clock, doubled_s
 from elkapi.routing.verdict import is_success
+from elkapi.storage.repos.channels import DisabledKey
 from elkapi.types import Channel, ChannelKey
 from elkapi.upstream import Deadlines, Send, UpstreamFailure, UpstreamRequest, answer_to
 from elkapi.upstream.channel import place, ruled
@@ -32,14 +33,6 @@ ANSWER_BYTES_MAX = 64 * 1024
 DEADLINES = Deadlines(connect_s=5.0, header_s=10.0, first_byte_s=10.0, idle_s=5.0, total_s=20.0)
 
 log = logging.getLogger("elkapi.control.prober")
-
-
-class DisabledKey(msgspec.Struct, frozen=True):
-    """A key that the gateway itself switched off at `changed_ns`, with its channel."""
-
-    channel: Channel
-    key: ChannelKey
-    changed_ns: int
 
 
 class ProbeStore(Protocol):

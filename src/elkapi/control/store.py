@@ -7,21 +7,18 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
-from sqlalchemy import Connection, select
+from sqlalchemy import Connection
 
 from elkapi.clock import Clock
-from elkapi.control.prober import DisabledKey
 from elkapi.settings import Settings
-from elkapi.storage import schema
 from elkapi.storage.db import Database
 from elkapi.storage.installation import Installation, open_installation
-from elkapi.storage.repos import channels
-from elkapi.storage.secrets import Sealer
+from elkapi.storage.repos import channels, versions
+from elkapi.storage.repos.channels import DisabledKey
 
 T = TypeVar("T")
 
 ACTOR = "prober"
-_keys = schema.channel_keys
 
 
 class Store:
@@ -55,15 +52,20 @@ class Store:
 
     async def answers(self) -> None:
         """Returns when the database gave an answer."""
-        await self.read(lambda connection: connection.execute(select(schema.meta.c.value).limit(1)).first())
+        await self.read(versions.read)
 
     async def disabled_keys(self) -> list[DisabledKey]:
         """Keys of enabled channels that the gateway, not an operator, switched off."""
-        return await self._run(lambda parts: self._read(parts, lambda conn: read_disabled_keys(conn, parts.sealer)))
+        return await self._run(
+            lambda parts: self._read(parts, lambda connection: channels.disabled_keys(connection, parts.sealer))
+        )
 
     async def enable(self, found: DisabledKey, reason: str) -> bool:
         """Switch the key on and say so in the audit trail; False when somebody changed it since it was read."""
-        return await self.write(lambda connection: enable_key(connection, found, reason, self._clock.now_ns()))
+        now_ns = self._clock.now_ns()
+        return await self.write(
+            lambda connection: channels.enable_key(connection, found, reason, now_ns=now_ns, actor=ACTOR)
+        )
 
     def close(self) -> None:
         """Waits for what runs; drops what waits."""
@@ -88,31 +90,3 @@ class Store:
     def _write(parts: Installation, change: Callable[[Connection], T]) -> T:
         with parts.database.write() as connection:
             return change(connection)
-
-
-def read_disabled_keys(connection: Connection, sealer: Sealer) -> list[DisabledKey]:
-    """What the prober asks for. Secrets are opened only when there is such a key, which is rare."""
-    query = select(_keys.c.id, _keys.c.changed_ns).where(
-        _keys.c.enabled.is_(False), _keys.c.disabled_by == channels.AUTOMATIC
-    )
-    off: dict[int, int] = {row.id: row.changed_ns for row in connection.execute(query)}
-    if not off:
-        return []
-    return [
-        DisabledKey(entry.channel, key, off[key.id])
-        for entry in channels.load_channels(connection, sealer)
-        if entry.enabled
-        for key in entry.channel.keys
-        if key.id in off
-    ]
-
-
-def enable_key(connection: Connection, found: DisabledKey, reason: str, now_ns: int) -> bool:
-    """Switch it on unless anybody touched it since; the same transaction leaves the audit row."""
-    still = select(_keys.c.id).where(
-        _keys.c.id == found.key.id, _keys.c.enabled.is_(False), _keys.c.changed_ns == found.changed_ns
-    )
-    if connection.execute(still).first() is None:
-        return False
-    channels.set_key_enabled(connection, found.key.id, True, reason=reason, now_ns=now_ns, actor=ACTOR)
-    return True

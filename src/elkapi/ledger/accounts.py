@@ -1,4 +1,4 @@
-"""Accounts: the codes of the house, customers' and quota accounts, and reading a balance; entries are left to `books`.
+"""Accounts: the codes of the house, customers' and quota accounts, reading balances and entries; `books` writes them.
 
 A customer account is a purse: its posts earn revenue. A quota account is a limit laid over a call beside the purse
 (a key's, team's or budget's): its posts go to `quota-spent`, so one call is never earned twice.
@@ -14,8 +14,9 @@ import msgspec
 from sqlalchemy import Connection, Row, Select, case, select
 
 from elkapi.ids import new_id
+from elkapi.ledger.transfers import entries_range
 from elkapi.storage import dialect as sql
-from elkapi.storage.schema import accounts
+from elkapi.storage.schema import accounts, transfers
 
 REVENUE = "revenue"
 OPERATOR_LOSS = "operator-loss"
@@ -52,6 +53,14 @@ class Balance(msgspec.Struct, frozen=True):
     @property
     def available_nano(self) -> int:
         return self.posted_nano - self.held_nano + self.credit_nano
+
+
+class Entry(msgspec.Struct, frozen=True):
+    """One entry of a call, as people are shown it; `nano` in nano-USD."""
+
+    kind: str
+    nano: int
+    created_ns: int
 
 
 class AccountError(ValueError):
@@ -123,3 +132,10 @@ def set_credit(connection: Connection, account_id: int, credit_nano: int) -> Non
     )
     if credit_nano < 0 or connection.execute(statement, {"credit_nano": credit_nano}).rowcount != 1:
         raise AccountError(f"account {account_id} cannot have a credit line of {credit_nano} nano")
+
+
+def entries_of(connection: Connection, request_id: bytes) -> list[Entry]:
+    """The entries of one call, in the order of their ids."""
+    t = transfers.c
+    query = select(t.kind, t.nano, t.created_ns).where(t.id.between(*entries_range(request_id))).order_by(t.id)
+    return [Entry(*row) for row in connection.execute(query)]

@@ -52,6 +52,17 @@ class OpenHold(msgspec.Struct, frozen=True):
         return tuple(account for account, _ in self.legs)
 
 
+class UnknownCall(msgspec.Struct, frozen=True):
+    """A call whose fate at the upstream nobody saw; `held_nano` is what was given back, in nano-USD."""
+
+    request_id: bytes
+    key_id: int
+    model: str
+    held_nano: int
+    reason: str
+    created_ns: int
+
+
 class RecoveryReport(msgspec.Struct):
     """What one recovery did: workers that ended, those of them that just fell silent, holds expired with their sum,
     claims whose outcome is unknown, background responses that failed with them."""
@@ -110,6 +121,13 @@ def _open_holds_from(connection: Connection, scan_from: bytes, owners: Collectio
     )
     found = [read_hold(connection, request_id) for request_id in connection.execute(candidates).scalars()]
     return [hold for hold in found if hold is not None and (owners is None or hold.owner in owners)]
+
+
+def unknown_calls(connection: Connection) -> list[UnknownCall]:
+    """Every call in `unknown_outcomes`, oldest first."""
+    columns = [unknown_outcomes.c[name] for name in UnknownCall.__struct_fields__]
+    rows = connection.execute(select(*columns).order_by(unknown_outcomes.c.request_id))
+    return [UnknownCall(*row) for row in rows]
 
 
 def read_hold(connection: Connection, request_id: bytes) -> OpenHold | None:

@@ -6,7 +6,7 @@
     void      customer -> revenue            resolves a hold: all of it is given back
     expire    customer -> revenue            as void, made by recovery for a worker that is gone
     refund    revenue -> customer            a new entry against an earlier post, never a change of it
-    reverse   revenue -> customer   takes back a post whose caller was told that the call failed
+    reverse   revenue -> customer            takes back a post whose caller was told that the call failed
     loss      operator-loss -> upstream      what an upstream billed and no customer paid
     adjust    customer <-> funding           a correction by an operator
 

@@ -3,21 +3,12 @@
 from __future__ import annotations
 
 import msgspec
-from sqlalchemy import Connection, select
+from sqlalchemy import Connection
 
-from elkapi.ledger.transfers import entries_range
+from elkapi.ledger import Entry, entries_of
 from elkapi.storage.repos.prices import get_price
 from elkapi.storage.repos.requests import get_request
-from elkapi.storage.schema import transfers
 from elkapi.types import Price, RequestRecord
-
-
-class Entry(msgspec.Struct, frozen=True):
-    """One ledger entry of the call; `nano` in nano-USD."""
-
-    kind: str
-    nano: int
-    created_ns: int
 
 
 class RequestAccount(msgspec.Struct, frozen=True):
@@ -33,12 +24,6 @@ def read_account(connection: Connection, request_id: bytes, owner_id: int | None
     record = get_request(connection, request_id, owner_id)
     if record is None:
         return None
-    low, high = entries_range(request_id)
-    query = (
-        select(transfers.c.kind, transfers.c.nano, transfers.c.created_ns)
-        .where(transfers.c.id.between(low, high))
-        .order_by(transfers.c.id)
-    )
-    entries = tuple(Entry(*row) for row in connection.execute(query))
+    entries = tuple(entries_of(connection, request_id))
     price = get_price(connection, record.price_id) if record.price_id > 0 else None
     return RequestAccount(record, price.price if price else None, entries)

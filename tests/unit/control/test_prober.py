@@ -14,18 +14,18 @@ from elkapi.control.prober import (
     FIRST_PROBE_AFTER_S,
     PROBE_AFTER_S_MAX,
     STEADY_AFTER_S,
-    DisabledKey,
     Prober,
     probe_request,
     wait_s,
 )
-from elkapi.control.store import Store, enable_key, read_disabled_keys
+from elkapi.control.store import Store
 from elkapi.sandbox.app import Options
 from elkapi.sandbox.server import Running, running
 from elkapi.settings import Settings
 from elkapi.storage import schema
 from elkapi.storage.installation import Installation, open_installation
 from elkapi.storage.repos import audit, channels, versions
+from elkapi.storage.repos.channels import DisabledKey
 from elkapi.types import Channel, ChannelKey
 from elkapi.upstream import ConnectFailed, UpstreamClient, UpstreamReply, UpstreamRequest
 
@@ -302,12 +302,12 @@ def test_enabling_gives_way_to_an_operator(installation: Installation) -> None:
     (key_id,) = _add(installation, "https://upstream.example", ["sk-key"])
     _switch_off(installation, key_id, "auto")
     with installation.database.read() as connection:
-        (found,) = read_disabled_keys(connection, installation.sealer)
+        (found,) = channels.disabled_keys(connection, installation.sealer)
     table = schema.channel_keys
     with installation.database.write() as connection:
         connection.execute(update(table).where(table.c.id == key_id).values(disabled_by="cli", changed_ns=6))
     with installation.database.write() as connection:
-        assert enable_key(connection, found, ANSWERED, 9) is False
+        assert channels.enable_key(connection, found, ANSWERED, now_ns=9, actor="prober") is False
     with installation.database.read() as connection:
         assert channels.view_keys(connection, 1)[0].disabled_by == "cli"
 
@@ -318,4 +318,4 @@ def test_keys_of_a_disabled_channel_are_not_asked(installation: Installation) ->
     with installation.database.write() as connection:
         channels.set_enabled(connection, 1, False, now_ns=6, actor="test")
     with installation.database.read() as connection:
-        assert read_disabled_keys(connection, installation.sealer) == []
+        assert channels.disabled_keys(connection, installation.sealer) == []

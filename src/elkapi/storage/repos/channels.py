@@ -90,6 +90,14 @@ class ChannelView(msgspec.Struct, frozen=True):
     keys: tuple[ChannelKeyView, ...]
 
 
+class DisabledKey(msgspec.Struct, frozen=True):
+    """A key that the gateway itself switched off at `changed_ns`, with its channel."""
+
+    channel: Channel
+    key: ChannelKey
+    changed_ns: int
+
+
 class Loaded(msgspec.Struct, frozen=True):
     """A channel for the snapshot, whether it is enabled, and the ids of parts whose seal did not open."""
 
@@ -230,6 +238,35 @@ def set_key_enabled(
     action = "channel.key.enable" if enabled else "channel.key.disable"
     _changed(connection, action, row["channel_id"], now_ns, actor, {"key": key_id, "reason": reason})
     return ChannelKeyView(**(dict(row) | values))
+
+
+def disabled_keys(connection: Connection, sealer: Sealer) -> list[DisabledKey]:
+    """Keys of enabled channels that the gateway, not an operator, switched off.
+
+    Secrets are opened only when there is such a key, which is rare.
+    """
+    c = _channel_keys.c
+    query = select(c.id, c.changed_ns).where(c.enabled.is_(False), c.disabled_by == AUTOMATIC)
+    off: dict[int, int] = {row.id: row.changed_ns for row in connection.execute(query)}
+    if not off:
+        return []
+    return [
+        DisabledKey(entry.channel, key, off[key.id])
+        for entry in load_channels(connection, sealer)
+        if entry.enabled
+        for key in entry.channel.keys
+        if key.id in off
+    ]
+
+
+def enable_key(connection: Connection, found: DisabledKey, reason: str, *, now_ns: int, actor: str) -> bool:
+    """Switch such a key on; False, and nothing is changed, when anybody touched it since it was read."""
+    c = _channel_keys.c
+    still = select(c.id).where(c.id == found.key.id, c.enabled.is_(False), c.changed_ns == found.changed_ns)
+    if connection.execute(still).first() is None:
+        return False
+    set_key_enabled(connection, found.key.id, True, reason=reason, now_ns=now_ns, actor=actor)
+    return True
 
 
 def load_channels(connection: Connection, sealer: Sealer) -> list[Loaded]:
