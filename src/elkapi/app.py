@@ -42,7 +42,7 @@ def serve(settings: Settings, role: Role | None = None) -> int:
     # Until there are workers to replace, a request to replace them has nothing to do; it would end the start.
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
     with _only_here(settings):
-        metrics.prepare(settings.data_path / "metrics", fresh=True)
+        metrics.prepare(settings.metrics_path, fresh=True)
         found = _prepared(settings)
         roles = tuple(name for name, wanted in _helpers(settings, found) if wanted)
 

@@ -155,6 +155,11 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         return Path(self.data_dir)
 
     @property
+    def metrics_path(self) -> Path:
+        """The folder in which all processes of one gateway count."""
+        return self.data_path / "metrics"
+
+    @property
     def effective_database_url(self) -> str:
         return self.database_url or f"sqlite:///{self.data_path.absolute() / 'elkapi.sqlite3'}"
 

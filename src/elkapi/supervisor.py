@@ -170,11 +170,11 @@ class Supervisor:
                     child.failures = 0
             elif child.process is not None and child.listener is not None and child.process.returncode == 0:
                 # Nobody called it for a while; the next caller brings it back.
-                forget_process(self._settings.data_path / "metrics", child.process.pid)
+                forget_process(self._settings.metrics_path, child.process.pid)
                 child.process = None
             elif child.process is not None:
                 _say(f"{child.role} {child.process.pid} ended with status {child.process.returncode}; restarting it")
-                forget_process(self._settings.data_path / "metrics", child.process.pid)
+                forget_process(self._settings.metrics_path, child.process.pid)
                 child.process = None
                 _retry_later(child)
                 _turn_away(child)

@@ -52,7 +52,7 @@ from elkapi.routing.health import Health
 from elkapi.settings import Settings
 from elkapi.snapshot import SnapshotHolder
 from elkapi.storage.db import Reader
-from elkapi.storage.installation import open_installation
+from elkapi.storage.installation import Installation, open_installation
 from elkapi.tasks.addresses import Addresses
 from elkapi.tasks.request import Signer
 from elkapi.tasks.showing import Showing
@@ -61,6 +61,7 @@ from elkapi.upstream import ClientLimits, UpstreamClient
 from elkapi.upstream.gcp import TokenSource
 
 SWITCH_INTERVAL_S = 0.0005
+_OWN_PAGES = PAGES | COUNTING_PAGES | QUOTING_PAGES | STORED_PAGES | TASK_FILE_PAGES | ACCOUNT_PAGES
 
 
 def run(order: WorkerOrder, listening: socket.socket, ready_fd: int | None = None) -> None:
@@ -68,7 +69,7 @@ def run(order: WorkerOrder, listening: socket.socket, ready_fd: int | None = Non
     die_with_parent()
     set_title("worker")
     _tune_interpreter()
-    observe_metrics.prepare(order.settings.data_path / "metrics")
+    observe_metrics.prepare(order.settings.metrics_path)
     run_loop(_serve(order, listening, ready_fd))
 
 
@@ -122,21 +123,7 @@ async def opened_plane(order: WorkerOrder) -> AsyncIterator[DataPlane]:
         owner = bytes.fromhex(order.owner) if order.owner else new_id()
         batches = BatchStore(installation.database, installation.sealer, owner)
         stack.callback(batches.close)
-
-        def changed(version: int, digests: list[bytes] | None) -> None:
-            cache.evict(version, digests)
-            # A new batch raises the version, so that every worker hears of it by what it polls anyway.
-            batches.look()
-
-        holder = SnapshotHolder(
-            installation.database,
-            installation.sealer,
-            settings,
-            bundled=[model.id for model in order.bundled if model.role == "models"],
-            chat=[model.id for model in order.bundled if model.role == "chat"],
-            sandbox=order.sandbox_models,
-            on_keys_changed=changed,
-        )
+        holder = _snapshots(order, installation, cache, batches)
         await holder.start()
         stack.push_async_callback(holder.stop)
         reader = Reader(installation.database)
@@ -164,14 +151,12 @@ async def opened_plane(order: WorkerOrder) -> AsyncIterator[DataPlane]:
         )
         judge = StorageKeyJudge(installation.database, log, SYSTEM_CLOCK)
         stack.callback(judge.close)
-        telemetry = None
-        if settings.otlp_endpoint:
-            telemetry = Telemetry(settings, holder, SYSTEM_CLOCK)
+        telemetry = Telemetry(settings, holder, SYSTEM_CLOCK) if settings.otlp_endpoint else None
+        if telemetry is not None:
             stack.callback(telemetry.close)
         stack.push_async_callback(background.aclose)
         tasks = TaskStore(installation.database, reader, installation.sealer)
         stack.callback(tasks.close)
-        operations = {operation.id: operation for operation in CATALOG.operations}
         tokens = TokenSource(client.send, SYSTEM_CLOCK)
         addresses = Addresses(settings, installation.sealer, SYSTEM_CLOCK)
         yield DataPlane(
@@ -191,13 +176,7 @@ async def opened_plane(order: WorkerOrder) -> AsyncIterator[DataPlane]:
             log=log,
             clock=SYSTEM_CLOCK,
             rng=Random(),  # noqa: S311 - spreads load, guards nothing.
-            pages=PAGES
-            | COUNTING_PAGES
-            | QUOTING_PAGES
-            | STORED_PAGES
-            | TASK_FILE_PAGES
-            | ACCOUNT_PAGES
-            | batch_pages(TrustedProxies(settings.trusted_proxies).origin),
+            pages=_OWN_PAGES | batch_pages(TrustedProxies(settings.trusted_proxies).origin),
             open_pages=ASSET_PAGES,
             assets=open_store(settings),
             tokens=tokens,
@@ -207,13 +186,29 @@ async def opened_plane(order: WorkerOrder) -> AsyncIterator[DataPlane]:
             telemetry=telemetry,
             batches=batches,
             tasks=tasks,
-            showing=Showing(operations, CATALOG.family_of, addresses.of_asset),
+            showing=Showing(CATALOG.by_id, CATALOG.family_of, addresses.of_asset),
             signer=Signer(tokens, SYSTEM_CLOCK),
-            operations=operations,
             origin=_origin_of(addresses.public_url, settings),
             addresses=addresses,
-            teller=Teller(settings, operations, addresses.of_asset),
+            teller=Teller(settings, CATALOG.by_id, addresses.of_asset),
         )
+
+
+def _snapshots(order: WorkerOrder, installation: Installation, cache: KeyCache, batches: BatchStore) -> SnapshotHolder:
+    def changed(version: int, digests: list[bytes] | None) -> None:
+        cache.evict(version, digests)
+        # A new batch raises the version, so that every worker hears of it by what it polls anyway.
+        batches.look()
+
+    return SnapshotHolder(
+        installation.database,
+        installation.sealer,
+        order.settings,
+        bundled=[model.id for model in order.bundled if model.role == "models"],
+        chat=[model.id for model in order.bundled if model.role == "chat"],
+        sandbox=order.sandbox_models,
+        on_keys_changed=changed,
+    )
 
 
 def _origin_of(public_url: str, settings: Settings) -> Callable[[Call], str]:

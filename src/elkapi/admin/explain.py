@@ -97,7 +97,6 @@ class _Places(msgspec.Struct):
     affinity: Affinity
     rng: Random
     catalog: Catalog
-    operations: Mapping[str, Operation]
 
 
 def explain(
@@ -200,7 +199,7 @@ def _walked(
     if complaint is not None:
         return result(told=complaint)
     health, rng = Health(settings.cooldown_s, settings.cooldown_max_s), Random(question.seed)  # noqa: S311
-    places = _Places(health, Affinity(), rng, CATALOG, {one.id: one for one in CATALOG.operations})
+    places = _Places(health, Affinity(), rng, CATALOG)
     try:
         among = _among(places, snapshot, grant, policy, request)
     except GatewayError as refusal:
@@ -236,7 +235,7 @@ def _among(
     try:
         return candidates(places, snapshot, grant, policy, request, _NoHeaders())
     except NoChannel:
-        if not makes_videos(places.operations, snapshot, grant, request):
+        if not makes_videos(places.catalog, snapshot, grant, request):
             raise
     asked = asked_in_chat(places, request, read_messages(_SOME_CHAT, request.model))
     way, attempts, asked = planned(places, snapshot, grant, asked)

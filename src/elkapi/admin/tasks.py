@@ -92,9 +92,8 @@ def end_task(admin: Admin, task_id: str, reason: str) -> Task:
         # Whether the provider bills what it may still be making, nobody here knows.
         unknown=True,
     )
-    operations = {operation.id: operation for operation in CATALOG.operations}
     addresses = Addresses(admin.settings, admin.sealer, admin.clock)
-    step = Teller(admin.settings, operations, addresses.of_asset).told(task, step)
+    step = Teller(admin.settings, CATALOG.by_id, addresses.of_asset).told(task, step)
     # Said before it is done, so that an end without its reason cannot be.
     with admin.database.write() as connection:
         detail = {"reason": reason, "held_nano": task.asked.held_nano}

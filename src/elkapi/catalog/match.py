@@ -18,6 +18,7 @@ class Catalog:
     def __init__(self, families: Iterable[Family]) -> None:
         self.families = {family.name: family for family in families}
         self.operations = tuple(op for family in self.families.values() for op in family.operations)
+        self.by_id = {op.id: op for op in self.operations}
         # An operation's `family` is the one its id names, which may be declared in several files.
         self.family_of = {op.id: family for family in self.families.values() for op in family.operations}
         self._exact: dict[str, dict[str, Match]] = {}

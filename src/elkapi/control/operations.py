@@ -24,7 +24,7 @@ _ABOUT = {
 
 def task_operations() -> dict[str, Operation]:
     """The operations that have a page, by id."""
-    return {one.id: one for one in CATALOG.operations if one.role in _ABOUT}
+    return {name: one for name, one in CATALOG.by_id.items() if one.role in _ABOUT}
 
 
 def index_markdown() -> str:

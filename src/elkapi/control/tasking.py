@@ -138,17 +138,16 @@ async def opened_poller(
         stack.push_async_callback(ledger.aclose)
         client = UpstreamClient(ClientLimits(connections_per_origin_max=settings.upstream_connections_max))
         stack.push_async_callback(client.aclose)
-        operations = {operation.id: operation for operation in CATALOG.operations}
         addresses = Addresses(settings, installation.sealer, clock)
         yield Poller(
             Parts(
                 settings=settings,
-                operations=operations,
+                operations=CATALOG.by_id,
                 snapshot=lambda: holder.current,
                 storage=storage,
                 ledger=ledger,
                 way=Way(settings, Signer(TokenSource(client.send, clock), clock), client.send, CATALOG.family_of),
-                tell=Teller(settings, operations, addresses.of_asset).told,
+                tell=Teller(settings, CATALOG.by_id, addresses.of_asset).told,
                 ended=ended,
                 copier=make_copier(installation, client, settings),
                 clock=clock,
@@ -189,7 +188,7 @@ async def _count(poller: Poller, metrics: TaskMetrics, ends: Ends) -> None:
 async def run_poller(order: WorkerOrder, make_copier: MakeCopier, export: Export | None = None) -> None:
     """Poll until cancelled; while the database is away, try again. `export` takes what a collector is told of ends."""
     again_s = AGAIN_FIRST_S
-    prepare(order.settings.data_path / "metrics")
+    prepare(order.settings.metrics_path)
     metrics = TaskMetrics()
     ends = Ends(order.settings, metrics, export)
     while True:

@@ -13,7 +13,6 @@ import socket
 import threading
 import time
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any, Protocol
 
 import msgspec
@@ -128,7 +127,7 @@ def telemetry_running(settings: Settings, listening: socket.socket) -> Iterator[
     from elkapi.control.otlp import Exporter
     from elkapi.observe import metrics
 
-    metrics.prepare(Path(settings.data_dir) / "metrics")
+    metrics.prepare(settings.metrics_path)
     telemetry = Telemetry(listening, Exporter(settings), metrics.telemetry_lost())
     try:
         yield telemetry

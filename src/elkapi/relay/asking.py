@@ -12,7 +12,7 @@ from typing import Any, ParamSpec, TypeVar
 
 import msgspec
 
-from elkapi.catalog import Body, Match, Operation
+from elkapi.catalog import Body, Catalog, Match, Operation
 from elkapi.catalog.jsonedit import check_named_once
 from elkapi.catalog.jsonpath import compiled, first, put
 from elkapi.catalog.operation import Family, Hooks
@@ -181,17 +181,17 @@ def _is_flat(body: Mapping[str, Any], own: str) -> bool:
     return own not in body and bool({"model", "metadata", "response_format"} & body.keys())
 
 
-def crossed(asked: Asked, operations: Mapping[str, Operation], families: Mapping[str, Family], wire: str) -> Asked:
+def crossed(asked: Asked, catalog: Catalog, wire: str) -> Asked:
     """A neutral request as it is put to a provider of `wire`. Raises BadRequest for what it cannot carry."""
     assert asked.media is not None
     name, body = media.write(asked.media, wire)
-    operation = operations[name]
+    operation = catalog.by_id[name]
     assert operation.meter is not None
     upper, features = bound(operation.meter, body)
     return msgspec.structs.replace(
         asked,
         operation=operation,
-        family=families[name],
+        family=catalog.family_of[name],
         sent=msgspec.json.encode(body),
         body=body,
         upper=upper,

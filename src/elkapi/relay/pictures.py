@@ -78,7 +78,7 @@ async def with_pictures(plane: DataPlane, asked: Asked) -> Asked:
     )
     with_bytes = msgspec.structs.replace(asked, media=ask)
     # Base64 of this size would keep the loop of every other call.
-    return await asyncio.to_thread(crossed, with_bytes, plane.operations, plane.catalog.family_of, asked.operation.wire)
+    return await asyncio.to_thread(crossed, with_bytes, plane.catalog, asked.operation.wire)
 
 
 async def _fetched(plane: DataPlane, address: str) -> tuple[str, bytes]:

@@ -140,7 +140,7 @@ def crossed_over(plane: Places, asked: Asked, attempts: tuple[Attempt, ...]) -> 
     kept = tuple(one for one, its in zip(attempts, wires, strict=True) if its == wire)
     if wire == operation.wire and operation.form == "video" and is_own(asked.body):
         return kept, asked
-    return kept, crossed(asked, plane.operations, plane.catalog.family_of, wire)
+    return kept, crossed(asked, plane.catalog, wire)
 
 
 async def own_mark_checked(plane: DataPlane, grant: Grant, asked: Asked, repeatable: bool) -> None:

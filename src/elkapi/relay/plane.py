@@ -11,7 +11,7 @@ import msgspec
 from elkapi.access import KeyCache, Limits
 from elkapi.assets.store import AssetStore
 from elkapi.cache import Answers
-from elkapi.catalog import Catalog, Match, Operation
+from elkapi.catalog import Catalog, Match
 from elkapi.clock import Clock
 from elkapi.ledger import Ledger
 from elkapi.observe.log import Log
@@ -58,7 +58,6 @@ class Places(Bearings, Protocol):
     """What a submit is placed by beside that: which operation each provider has for it."""
 
     catalog: Catalog
-    operations: Mapping[str, Operation]
 
 
 class DataPlane(msgspec.Struct):
@@ -91,7 +90,6 @@ class DataPlane(msgspec.Struct):
     tasks: TaskStore
     showing: Showing
     signer: Signer
-    operations: Mapping[str, Operation]
     origin: Callable[[Call], str]
     addresses: Addresses
     teller: Teller

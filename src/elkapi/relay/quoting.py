@@ -63,7 +63,7 @@ async def show_quote(plane: DataPlane, snapshot: Snapshot, grant: Grant, match: 
     try:
         among = candidates(plane, snapshot, grant, policy, request, quoted)
     except NoChannel:
-        if not makes_videos(plane.operations, snapshot, grant, request):
+        if not makes_videos(plane.catalog, snapshot, grant, request):
             raise
         _, one = await ready_chat(plane, snapshot, grant, request, quoted, refusal)
         await _show_submit(plane, one, call)

@@ -68,7 +68,7 @@ async def serve(plane: DataPlane, call: Call, admitted: Admitted | None = None) 
         try:
             among = candidates(plane, snapshot, grant, policy, request, call)  # 4, 5 attempts, their bounds
         except NoChannel:
-            if not makes_videos(plane.operations, snapshot, grant, request):
+            if not makes_videos(plane.catalog, snapshot, grant, request):
                 raise
             refusal = guarding.refusal if guarding is not None else None
             await video_in_chat(plane, snapshot, grant, request, call, refusal)  # a task, told as a chat

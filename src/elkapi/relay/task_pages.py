@@ -46,7 +46,7 @@ async def fetch(plane: DataPlane, snapshot: Snapshot, grant: Grant, match: Match
     """A task as it stands. Raises NotFound, BadRequest, Unavailable."""
     name = await _named(match, call)
     task = await plane.tasks.find(grant, name)
-    asked_for, found = match.operation.task, plane.operations[task.row.operation].task
+    asked_for, found = match.operation.task, plane.catalog.by_id[task.row.operation].task
     if asked_for is not None and found is not None and asked_for.at_once is not found.at_once:
         # A character is no video, though both have ids below /v1/videos.
         raise not_found(name)
@@ -166,7 +166,7 @@ async def follow_task(plane: DataPlane, task: Task, call: Call) -> None:
 
     Looks at our own row; a comment keeps the line alive. Raises Unavailable before the first event.
     """
-    operation, origin, out = plane.operations["tasks.get"], plane.origin(call), call.reply
+    operation, origin, out = plane.catalog.by_id["tasks.get"], plane.origin(call), call.reply
     out.start(200, EVENTS)
     async for now in plane.tasks.moves(task, plane.settings.stream_ping_s):
         if now is None:
@@ -213,7 +213,7 @@ async def cancel(plane: DataPlane, snapshot: Snapshot, grant: Grant, match: Matc
     task = await plane.tasks.find(grant, await _named(match, call))
     if not task.state.is_end:
         task = await _cancelled(plane, snapshot, task)
-        spec = plane.operations[task.row.operation].task
+        spec = plane.catalog.by_id[task.row.operation].task
         forgets = spec is None or not spec.keeps_cancelled
     else:
         forgets = True
@@ -225,7 +225,7 @@ async def cancel(plane: DataPlane, snapshot: Snapshot, grant: Grant, match: Matc
 
 async def _cancelled(plane: DataPlane, snapshot: Snapshot, task: Task) -> Task:
     """The task after its provider cancelled it: free, since the provider says that it will not be made."""
-    operation = plane.operations[task.row.operation]
+    operation = plane.catalog.by_id[task.row.operation]
     spec = operation.task
     assert spec is not None
     if not spec.cancel or task.row.native_id is None:

@@ -8,12 +8,11 @@ the task is the poller's, and the call's id is the task's.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 import msgspec
 
-from elkapi.catalog import Operation
+from elkapi.catalog import Catalog
 from elkapi.errors import GatewayError, NoChannel, NotFound
 from elkapi.money import format_usd
 from elkapi.pricing.media import bound
@@ -37,9 +36,9 @@ CHAT, SUBMIT = "openai.chat", "seedance.unified-submit"
 _object = msgspec.json.Decoder(dict[str, Any])
 
 
-def makes_videos(operations: Mapping[str, Operation], snapshot: Snapshot, grant: Grant, request: Request) -> bool:
+def makes_videos(catalog: Catalog, snapshot: Snapshot, grant: Grant, request: Request) -> bool:
     """Whether a chat that no text channel serves is with a model that a channel makes videos with."""
-    return request.operation.id == CHAT and can_serve(snapshot, grant, operations[SUBMIT], request.model)
+    return request.operation.id == CHAT and can_serve(snapshot, grant, catalog.by_id[SUBMIT], request.model)
 
 
 async def video_in_chat(
@@ -109,7 +108,7 @@ async def _prepared(
 
 def asked_in_chat(plane: Places, request: Request, ask: MediaAsk) -> Asked:
     """What a chat asks for, as the submit of any video."""
-    operation = plane.operations[SUBMIT]
+    operation = plane.catalog.by_id[SUBMIT]
     assert operation.meter is not None
     shown: dict[str, Any] = {"model": request.asked or request.model, "prompt": ask.prompt}
     if ask.seconds is not None:
@@ -139,7 +138,7 @@ def _can_remix(earlier: Task, request: Request, ask: MediaAsk) -> bool:
 
 
 def _remix(plane: DataPlane, anew: Asked, ask: MediaAsk) -> Asked:
-    operation, body = plane.operations[REMIX], {"prompt": ask.prompt}
+    operation, body = plane.catalog.by_id[REMIX], {"prompt": ask.prompt}
     assert operation.meter is not None
     upper, features = bound(operation.meter, body)
     return msgspec.structs.replace(

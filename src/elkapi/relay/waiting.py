@@ -37,4 +37,6 @@ async def waited(plane: DataPlane, grant: Grant, call: Call, task_id: bytes, wai
         task = now or task
         if plane.clock.monotonic_s() >= until_s:
             break
-    return msgspec.json.encode(plane.showing.shown(plane.operations[task.row.operation], task, plane.origin(call))[1])
+    return msgspec.json.encode(
+        plane.showing.shown(plane.catalog.by_id[task.row.operation], task, plane.origin(call))[1]
+    )
