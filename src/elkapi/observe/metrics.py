@@ -91,7 +91,7 @@ class CallCounts:
     def add(self, record: RequestRecord) -> None:
         """Count one call, or one task at its end."""
         self.requests[(record.operation, record.status)] += 1
-        self.tokens += record.usage.input_tokens + record.usage.cached_tokens
+        self.tokens += record.usage.input_total
         self.charged_nano += record.charge_nano
         self.lost_nano += record.loss_nano
         for attempt in record.attempts:

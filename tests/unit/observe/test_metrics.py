@@ -8,6 +8,11 @@ import subprocess
 import sys
 from pathlib import Path
 
+from prometheus_client import CollectorRegistry
+
+from elkapi.observe.metrics import CallCounts
+from elkapi.types import RequestRecord, Usage
+
 DOCS = Path(__file__).parents[3] / "docs"
 COUNT = """
 import sys
@@ -110,6 +115,39 @@ def test_what_finds_no_room_is_not_counted_and_the_rest_goes_on(tmp_path: Path) 
     assert float(lines["elkapi_input_tokens_total"]) == 1000
     # Neither is what had room counted again with the next fold.
     assert float(lines['elkapi_alerts_total{kind="known"}']) == 2
+
+
+def test_every_token_that_went_in_is_counted_whatever_its_class() -> None:
+    usage = Usage(
+        input_tokens=1,
+        cached_tokens=2,
+        cache_write_5m_tokens=4,
+        cache_write_1h_tokens=8,
+        audio_input_tokens=16,
+        image_input_tokens=32,
+    )
+    record = RequestRecord(
+        id=bytes(16),
+        key_id=1,
+        owner_id=1,
+        operation="op",
+        model="m",
+        group="default",
+        created_ns=0,
+        duration_ms=1.0,
+        status=200,
+        outcome="ok",
+        usage=usage,
+        price_id=1,
+        price_version=1,
+        ratio_micro=1_000_000,
+        hold_nano=0,
+        charge_nano=0,
+        loss_nano=0,
+    )
+    counts = CallCounts(CollectorRegistry())
+    counts.add(record)
+    assert counts.tokens == 63
 
 
 def test_every_metric_that_the_documentation_names_is_one_of_the_page(tmp_path: Path) -> None:
