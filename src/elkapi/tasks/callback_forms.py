@@ -12,7 +12,7 @@ from typing import Any
 import msgspec
 
 from elkapi.catalog.jsonpath import first
-from elkapi.tasks.showing import iso, readdressed
+from elkapi.tasks.showing import iso
 from elkapi.translate.task_views import rendered
 from elkapi.types import NoticeForm, State, TaskView
 
@@ -20,30 +20,20 @@ _decode = msgspec.json.Decoder().decode
 _encode = msgspec.json.Encoder().encode
 Neutral = Callable[[TaskView], Mapping[str, Any]]
 
-Words = Mapping[State, str]
-KLING: Words = {State.QUEUED: "submitted", State.RUNNING: "processing", State.SUCCEEDED: "succeed"}
-# MiniMax's queries say `Success`, its callbacks `success`.
-MINIMAX: Words = {State.QUEUED: "processing", State.RUNNING: "processing", State.SUCCEEDED: "success"}
-RUNWAY: Words = {
-    State.QUEUED: "PENDING",
-    State.RUNNING: "RUNNING",
-    State.SUCCEEDED: "SUCCEEDED",
-    State.CANCELLED: "CANCELLED",
+# MiniMax's queries say `Success`, its callbacks `success`; whatever failed is `failed`.
+MINIMAX: Mapping[State, str] = {
+    State.QUEUED: "processing",
+    State.RUNNING: "processing",
+    State.SUCCEEDED: "success",
 }
-LUMA: Words = {State.QUEUED: "queued", State.RUNNING: "dreaming", State.SUCCEEDED: "completed"}
-ARK: Words = {
-    State.QUEUED: "queued",
-    State.RUNNING: "running",
-    State.SUCCEEDED: "succeeded",
-    State.CANCELLED: "cancelled",
-    State.EXPIRED: "expired",
-}
-DUOMI: Words = {State.QUEUED: "pending", State.RUNNING: "running", State.SUCCEEDED: "succeeded"}
 
 
-def body(form: NoticeForm, view: TaskView, neutral: Neutral) -> bytes:
-    """The JSON of a callback; `neutral` renders the task for the standard event."""
-    return _encode(standard(view, neutral(view)) if form == "standard" else SHAPES[form](view))
+def body(form: NoticeForm, view: TaskView, neutral: Neutral, word: str = "") -> bytes:
+    """The JSON of a callback; `neutral` renders the task for the standard event.
+
+    `word` is its provider's for its state. The addresses in `view.reply` are ours already.
+    """
+    return _encode(standard(view, neutral(view)) if form == "standard" else SHAPES[form](view, word))
 
 
 def standard(view: TaskView, data: Mapping[str, Any]) -> dict[str, Any]:
@@ -51,11 +41,11 @@ def standard(view: TaskView, data: Mapping[str, Any]) -> dict[str, Any]:
     return {"type": f"task.{view.state.value}", "timestamp": iso(_moved_ns(view)), "data": data}
 
 
-def kling(view: TaskView) -> dict[str, Any]:
+def kling(view: TaskView, word: str) -> dict[str, Any]:
     """The bare task object, without the code and message of an answer."""
     task = _member(_answer(view), "data")
     task.setdefault("task_id", _id(view))
-    task["task_status"] = _word(view, KLING, "failed")
+    task["task_status"] = word
     task["task_status_msg"] = task.get("task_status_msg") or view.error
     task.setdefault("task_info", {})
     if isinstance(parent := first("task_info.parent_video", task), dict):
@@ -68,11 +58,11 @@ def kling(view: TaskView) -> dict[str, Any]:
     return task
 
 
-def minimax(view: TaskView) -> dict[str, Any]:
+def minimax(view: TaskView, word: str) -> dict[str, Any]:
     """What a query answers, its status in lower case."""
     failed = view.state not in MINIMAX
     task = {"task_id": _id(view)} | _answer(view)
-    task["status"] = _word(view, MINIMAX, "failed")
+    task["status"] = MINIMAX.get(view.state, "failed")
     said = task.get("base_resp")
     told = isinstance(said, dict) and (bool(said.get("status_code")) is failed)
     if not told:
@@ -81,57 +71,57 @@ def minimax(view: TaskView) -> dict[str, Any]:
     return task
 
 
-def runway(view: TaskView) -> dict[str, Any]:
+def runway(view: TaskView, word: str) -> dict[str, Any]:
     """The task object."""
     task = {"id": _id(view), "createdAt": iso(view.created_ns)} | _answer(view)
-    task["status"] = _word(view, RUNWAY, "FAILED")
+    task["status"] = word
     if task["status"] == "FAILED":
         task.setdefault("failure", view.error)
     return task
 
 
-def luma(view: TaskView) -> dict[str, Any]:
+def luma(view: TaskView, word: str) -> dict[str, Any]:
     """The Generation object."""
     task = {"id": _id(view), "created_at": iso(view.created_ns), "model": view.model} | _answer(view)
-    task["state"] = _word(view, LUMA, "failed")
+    task["state"] = word
     task["failure_reason"] = (task.get("failure_reason") or view.error) if task["state"] == "failed" else None
     task.setdefault("assets", None)
     return task
 
 
-def ark(view: TaskView) -> dict[str, Any]:
+def ark(view: TaskView, word: str) -> dict[str, Any]:
     """What a query answers; Seedance's."""
     task = {"id": _id(view), "model": view.model, "created_at": view.created_ns // 1_000_000_000} | _answer(view)
-    task["status"] = _word(view, ARK, "failed")
+    task["status"] = word
     task.setdefault("updated_at", _moved_ns(view) // 1_000_000_000)
     if task["status"] == "failed" and not task.get("error"):
         task["error"] = {"code": view.error_code, "message": view.error}
     return task
 
 
-def duomi(view: TaskView) -> dict[str, Any]:
+def duomi(view: TaskView, word: str) -> dict[str, Any]:
     """The feed's `data` object; Pika's and Runway's at this maker of resold tasks, whose times are strings."""
     task = {"task_id": _id(view), "create_time": str(view.created_ns // 1_000_000_000)}
     task |= _member(_answer(view), "data")
-    task["state"] = _word(view, DUOMI, "error")
+    task["state"] = word
     if task["state"] == "error":
         task["msg"] = task.get("msg") or view.error
     task.setdefault("update_time", str(_moved_ns(view) // 1_000_000_000))
     return task
 
 
-def sora(view: TaskView) -> dict[str, Any]:
+def sora(view: TaskView, word: str) -> dict[str, Any]:
     """What the reverse query wraps."""
     wrapped: dict[str, Any] = rendered("sora-wrapped", view)["data"]
     return wrapped
 
 
-def guide(view: TaskView) -> dict[str, Any]:
+def guide(view: TaskView, word: str) -> dict[str, Any]:
     """The object that `/v1/task/{id}` shows."""
     return rendered("task-submit", view)
 
 
-SHAPES: Mapping[NoticeForm, Callable[[TaskView], dict[str, Any]]] = {
+SHAPES: Mapping[NoticeForm, Callable[[TaskView, str], dict[str, Any]]] = {
     "kling": kling,
     "minimax": minimax,
     "runway": runway,
@@ -152,15 +142,9 @@ def _id(view: TaskView) -> str:
     return view.native_id or view.id
 
 
-def _word(view: TaskView, words: Words, failed: str) -> str:
-    return words.get(view.state, failed)
-
-
 def _answer(view: TaskView) -> dict[str, Any]:
-    """The provider's last answer with our addresses in it; its own must not leave the gateway."""
-    if not view.reply:
-        return {}
-    answer = readdressed(_decode(view.reply), {asset.source: asset.url for asset in view.assets if asset.source})
+    """The provider's last answer, {} where there is none to go by."""
+    answer = _decode(view.reply) if view.reply else {}
     return answer if isinstance(answer, dict) else {}
 
 

@@ -31,7 +31,7 @@ def native(task: Task, spec: TaskSpec, view: TaskView) -> Any:
     # A state that the provider does not spell out (it is made up by `accept`) is not put there either.
     told = word is not None or (view.state.is_end and not spec.done)
     differs = told and spec.states.get(str(word)) is not view.state
-    if differs and (ours := _word_of(spec, view.state)) is not None:
+    if differs and (ours := word_of(spec, view.state)) is not None:
         put(spec.state, body, ours)
     # A cancelled task too, where a failure is all that its provider has a word for.
     failed = _told_as(spec, view.state) is State.FAILED
@@ -79,7 +79,8 @@ def _told_as(spec: TaskSpec, state: State) -> State:
     return state
 
 
-def _word_of(spec: TaskSpec, state: State) -> str | None:
+def word_of(spec: TaskSpec, state: State) -> str | None:
+    """The provider's own word for a state; None where it has none, or makes it up out of others."""
     state = _told_as(spec, state)
     return next((word for word, meant in spec.states.items() if meant is state and word), None)
 

@@ -11,7 +11,7 @@ from elkapi.settings import Settings
 from elkapi.storage.repos.tasks import TaskRow
 from elkapi.tasks import callback_forms, record
 from elkapi.tasks.record import Task
-from elkapi.tasks.showing import Address, readdressed_all, with_addresses
+from elkapi.tasks.showing import Address, readdressed_all, with_addresses, word_of
 from elkapi.translate.task_views import rendered
 from elkapi.types import Notice, NoticeForm, TaskStep, TaskView
 
@@ -43,6 +43,7 @@ class Teller:
         if spec is not None and view.reply:
             reply = record.encode(readdressed_all(spec, view, msgspec.json.decode(view.reply)))
             view = msgspec.structs.replace(view, reply=reply)
+        word = "" if spec is None else word_of(spec, view.state) or ""
         notice = Notice(
             task_id=task.row.id,
             number=after.row.version,
@@ -50,7 +51,7 @@ class Teller:
             owner_id=task.row.owner_id,
             url=task.asked.callback_url,
             form=form,
-            body=callback_forms.body(form, view, _neutral),
+            body=callback_forms.body(form, view, _neutral, word),
             created_ns=step.now_ns,
             until_ns=step.now_ns + self._retry_ns,
         )
