@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+from typing import Any
 
+import msgspec
 import pytest
 
+from elkapi.admin import channels as admin_channels
 from elkapi.admin import tasks as admin_tasks
 from elkapi.admin.context import Admin
 from elkapi.admin.errors import InvalidInput, Missing, Refused
 from elkapi.money import parse_usd
-from elkapi.storage.repos import audit
+from elkapi.storage.repos import alerts, audit
 from elkapi.tasks.copying import CopyFailed
 from elkapi.types import State
 from tests.tasks.conftest import MODEL, Tasks
@@ -130,3 +133,25 @@ async def test_a_file_that_cannot_be_had_names_no_upstream_either(tasks: Tasks, 
     kept = (await asyncio.to_thread(admin_tasks.show_task, admin, name)).task
     assert kept is not None
     assert why in kept.told.said
+
+
+async def test_a_disabled_channel_is_asked_about_its_tasks_and_a_removed_one_is_an_alert(
+    tasks: Tasks, admin: Admin
+) -> None:
+    await submitted(tasks)
+    await submitted(tasks)
+    first, _ = tasks.upstream.tasks
+    (channel,) = await asyncio.to_thread(admin_channels.list_channels, admin)
+    await asyncio.to_thread(admin_channels.set_channel_enabled, admin, channel.name, False)
+    tasks.upstream.succeed(first)
+    async with tasks.polling():
+        await tasks.until("succeeded")
+    await asyncio.to_thread(admin_channels.remove_channel, admin, channel.name)
+    found: list[Any] = []
+    async with tasks.polling():
+        while not found:
+            await asyncio.sleep(0.01)
+            with admin.database.read() as connection:
+                found = alerts.list_alerts(connection)
+    detail = msgspec.json.decode(found[0].detail)
+    assert (found[0].kind, detail["channel"]) == ("task_channel_gone", channel.id)
