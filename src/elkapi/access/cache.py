@@ -24,19 +24,14 @@ class KeyCache:
         self._unknown: OrderedDict[bytes, float] = OrderedDict()
         self._version = 0
         self.pending: dict[bytes, asyncio.Task[Grant | None]] = {}
-        self.hits = 0
-        self.misses = 0
 
     def __len__(self) -> int:
         return len(self._grants)
 
     def get(self, digest: bytes) -> Grant | None:
         grant = self._grants.get(digest)
-        if grant is None:
-            self.misses += 1
-            return None
-        self.hits += 1
-        self._grants.move_to_end(digest)
+        if grant is not None:
+            self._grants.move_to_end(digest)
         return grant
 
     def is_unknown(self, digest: bytes, now_s: float) -> bool:

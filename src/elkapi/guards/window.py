@@ -27,7 +27,6 @@ class Window:
         self._enough = self.width + self.width // STEP_SHARE
         self._seen = ""
         self._held = ""
-        self.masked = False
 
     def feed(self, piece: str) -> str:
         """The text that may go now."""
@@ -57,7 +56,6 @@ class Window:
         for one in merged(mine):
             if one.start < cut < one.end:
                 cut = one.end
-        self.masked |= bool(mine)
         released = masked(text, mine, start, cut)
         self._held = text[cut:]
         kept = plain(text[:cut], fold_case=False)

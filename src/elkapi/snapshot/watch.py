@@ -66,10 +66,6 @@ class SnapshotHolder:
         return self._snapshot
 
     @property
-    def ready(self) -> bool:
-        return self._snapshot is not None
-
-    @property
     def age_s(self) -> float:
         """Seconds since the database last confirmed that this snapshot is the newest (snapshot_age_seconds)."""
         return self._clock.monotonic_s() - self._fresh_at_s
