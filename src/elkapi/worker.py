@@ -229,6 +229,7 @@ async def _fold(plane: DataPlane, server: Server) -> None:
                 "connections": len(server.connections),
                 "snapshot_age_seconds": plane.snapshots.age_s,
                 "log_lines_dropped": plane.log.dropped,
+                "records_dropped": plane.ledger.records_dropped,
                 "telemetry_dropped": plane.telemetry.dropped if plane.telemetry is not None else 0,
             }
         )

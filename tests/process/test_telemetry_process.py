@@ -38,5 +38,6 @@ def test_every_call_of_a_gateway_is_told_by_the_time_it_has_stopped(tmp_path: Pa
     assert sorted(values(span.attributes)["elkapi.request_id"] for span in collector.spans) == sorted(asked)
     assert "gen_ai.client.operation.duration" in collector.metrics
     assert "elkapi_telemetry_calls_dropped 0.0" in figures
+    assert "elkapi_usage_rows_dropped 0.0" in figures
     assert "elkapi_telemetry_spans_lost_total 0.0" in figures
     assert "telemetry" not in public

@@ -143,6 +143,12 @@ class Metrics(CallCounts):
                 registry=registry,
                 multiprocess_mode="livesum",
             ),
+            "records_dropped": Gauge(
+                "elkapi_usage_rows_dropped",
+                "Records of free calls dropped because the ledger's queue was full.",
+                registry=registry,
+                multiprocess_mode="livesum",
+            ),
             "telemetry_dropped": Gauge(
                 "elkapi_telemetry_calls_dropped",
                 "Calls not told to the collector because it was slow or away.",
