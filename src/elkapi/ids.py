@@ -31,6 +31,11 @@ def new_id(now_ns: int | None = None) -> bytes:
     return ms.to_bytes(6, "big") + (next(_counter) & 0xFFFFFFFF).to_bytes(4, "big") + _process
 
 
+def made_ns(value: bytes) -> int:
+    """When an id was made, to the millisecond, as Unix nanoseconds."""
+    return int.from_bytes(value[:6], "big") * 1_000_000
+
+
 def first_id_at(now_ns: int) -> bytes:
     """The smallest id that could have been made at this time; range scans start here."""
     return (now_ns // 1_000_000).to_bytes(6, "big") + bytes(10)

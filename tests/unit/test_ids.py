@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from elkapi.ids import new_id, parse_prefixed_id, parse_request_id, request_id_text
+from elkapi.ids import made_ns, new_id, parse_prefixed_id, parse_request_id, request_id_text
 
 ID = bytes(range(16))
 
@@ -14,6 +14,10 @@ def test_what_was_written_is_read_again() -> None:
     assert parse_request_id(request_id_text(made)) == made
     assert parse_request_id(made.hex()) == made
     assert parse_prefixed_id("task_" + made.hex(), "task_") == made
+
+
+def test_an_id_says_when_it_was_made() -> None:
+    assert made_ns(new_id(1_800_000_000_123_456_789)) == 1_800_000_000_123_000_000
 
 
 @pytest.mark.parametrize(

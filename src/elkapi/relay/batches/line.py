@@ -15,6 +15,7 @@ import msgspec
 from elkapi.access.admit import admit
 from elkapi.catalog import CATALOG, Match
 from elkapi.errors import Conflict, GatewayError, InsufficientQuota, RateLimited, Unavailable, UpstreamError
+from elkapi.ids import made_ns
 from elkapi.ledger import balance
 from elkapi.money import parse_ratio
 from elkapi.relay.batches import shape
@@ -159,7 +160,7 @@ async def resume(plane: DataPlane, line: LeasedLine, render: Render) -> Fate:
     found = await plane.reader.run(lambda connection: find_claim(connection, line.key_id, LINE.id, name))
     if found is None:
         # It had not come to the ledger, so no upstream has seen it; unless the ledger forgot it since.
-        kept_until_ns = _made_ns(line.batch_id) + round(plane.settings.idempotency_keep_s * 1e9)
+        kept_until_ns = made_ns(line.batch_id) + round(plane.settings.idempotency_keep_s * 1e9)
         if plane.clock.now_ns() < kept_until_ns:
             return Later(0.0)
         return _errored(UpstreamError(_UNKNOWN), render, None)
@@ -210,7 +211,3 @@ def _errored(error: GatewayError, render: Render, id_: bytes | None) -> Ended:
 
 def _retry_after_s(error: GatewayError) -> float:
     return next((float(value) for name, value in error.headers if name == b"retry-after"), 0.0)
-
-
-def _made_ns(batch_id: bytes) -> int:
-    return int.from_bytes(batch_id[:6]) * 1_000_000
