@@ -258,24 +258,7 @@ def run_role(
             status = run(settings.socket_path("models"), settings.model_threads, settings.models_dir)
         sys.exit(status)
     elif role == "chat":
-        from elkapi.local.chat.server import ChatLimits
-        from elkapi.local.chat.server import run as run_chat
-        from elkapi.observe.bridge import json_log
-        from elkapi.observe.process import set_title
-
-        set_title("chat")
-        limits = ChatLimits(
-            window=settings.chat_context_tokens,
-            slots=settings.chat_slots,
-            queue_max=settings.chat_queue_max,
-            threads=settings.chat_threads,
-            memory_bytes_max=settings.chat_memory_bytes_max,
-            # A process that nobody started on demand would not be started again.
-            idle_s=settings.chat_idle_s if listening is not None else 0.0,
-        )
-        with json_log(role, settings):
-            status = run_chat(settings.socket_path("chat"), settings.socket_path("engine"), limits, listening)
-        sys.exit(status)
+        sys.exit(_run_chat(settings, listening))
     elif role == "control":
         from elkapi import control
 
@@ -292,6 +275,25 @@ def run_role(
             sandbox.run(port=None, unix_path=Path(settings.socket_path("sandbox")), options=options)
     else:
         raise StartError(f"there is no role {role!r}")
+
+
+def _run_chat(settings: Settings, listening: socket.socket | None) -> int:
+    from elkapi.local.chat.server import ChatLimits, run
+    from elkapi.observe.bridge import json_log
+    from elkapi.observe.process import set_title
+
+    set_title("chat")
+    limits = ChatLimits(
+        window=settings.chat_context_tokens,
+        slots=settings.chat_slots,
+        queue_max=settings.chat_queue_max,
+        threads=settings.chat_threads,
+        memory_bytes_max=settings.chat_memory_bytes_max,
+        # A process that nobody started on demand would not be started again.
+        idle_s=settings.chat_idle_s if listening is not None else 0.0,
+    )
+    with json_log("chat", settings):
+        return run(settings.socket_path("chat"), settings.socket_path("engine"), limits, listening)
 
 
 def main(arguments: list[str]) -> int:

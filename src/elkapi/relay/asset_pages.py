@@ -26,6 +26,7 @@ from elkapi.storage.repos import assets as rows
 from elkapi.storage.repos.assets import AssetRow
 
 CACHED_S_MAX = 3600
+GONE = "The file does not exist, or its address has expired."
 _ID = re.compile(r"[0-9a-f]{32}")
 _RANGE = re.compile(r"bytes=[ \t]*(\d{0,18})-(\d{0,18})[ \t]*", re.IGNORECASE | re.ASCII)
 Headers = list[tuple[bytes, bytes]]
@@ -78,7 +79,7 @@ async def _found(plane: DataPlane, snapshot: Snapshot, text: str, call: Call) ->
         grant = await admit(snapshot, plane.key_cache, plane.reader, key, now_ns, plane.clock)
         row = await plane.reader.run(lambda connection: rows.find(connection, grant, asset_id, now_ns))
     if row is None:
-        raise NotFound("The file does not exist, or its address has expired.")
+        raise NotFound(GONE)
     return row
 
 
@@ -104,7 +105,7 @@ async def _send(
                 piece = await anext(pieces, b"") if left > 0 else b""
     except FileNotFoundError:
         if not reply.started:
-            raise NotFound("The file does not exist, or its address has expired.") from None
+            raise NotFound(GONE) from None
         reply.abort()
     except StoreFailed as failure:
         plane.log.write("asset_unreadable", "warning", location=row.location, error=str(failure))

@@ -49,12 +49,9 @@ _LIST = Listing(
     envelope={"code": 0, "message": "SUCCEED", "data": []},
 )
 _tasks = Tasks(family="kling", wire="kling", prefix="/kling", task=VIDEO, meter=_VIDEO, model=_MODEL)
-
-
-_FILES = (
-    *("image", "image_tail", "images", "static_mask", "dynamic_masks", "human_image", "cloth_image"),
-    *("audio_file", "face_choose"),
-)
+# The members that are files, or hold some.
+_PICTURES = ("image", "image_tail", "images", "static_mask", "dynamic_masks", "human_image", "cloth_image")
+_FILES = (*_PICTURES, "audio_file", "face_choose")
 
 
 def _raw(value: Any) -> Any:
