@@ -23,7 +23,10 @@ class Answer(msgspec.Struct, frozen=True):
 
 
 async def answer_to(send: Send, request: UpstreamRequest, bytes_max: int) -> Answer:
-    """The answer, at most `bytes_max` of its body, out of gzip too; its connection is free again or closed. Raises UpstreamFailure."""
+    """The answer, at most `bytes_max` of its body, out of gzip too. Raises UpstreamFailure.
+
+    Its connection is free again or closed.
+    """
     reply = await send(request)
     try:
         body, complete = await reply.read(bytes_max)
