@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import time
+from datetime import UTC
+from email.utils import parsedate_to_datetime
 from typing import Protocol
 
 SET_BACK_S = 2.0
@@ -16,6 +18,17 @@ def milliseconds(seconds: float) -> float:
 def doubled_s(first_s: float, failures: int, most_s: float) -> float:
     """Seconds to wait after so many failures in a row, at least one: doubled with each, up to `most_s`."""
     return min(first_s * (1 << min(failures - 1, 20)), most_s)
+
+
+def seconds_until(http_date: str, now_ns: int) -> float | None:
+    """How long it is until a date of a header, 0 for one that is past; None for what is no date."""
+    try:
+        date = parsedate_to_datetime(http_date)
+        # A date that names no zone is one of HTTP's older forms, which are in this one too.
+        then = date if date.tzinfo is not None else date.replace(tzinfo=UTC)
+        return max(then.timestamp() - now_ns / 1e9, 0.0)
+    except (ValueError, TypeError, OverflowError):
+        return None
 
 
 class Clock(Protocol):

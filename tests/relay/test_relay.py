@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import base64
 import struct
+import time
+from email.utils import formatdate
 from typing import Any
 
 import msgspec
@@ -291,6 +293,16 @@ async def test_a_404_is_about_the_model_unless_it_names_another_parameter(
         assert (reply.status_code, error["param"], error["code"]) == (status, param, code)
         # What one account does not know another may.
         assert (len(first.bodies), len(second.bodies)) == (1, 1)
+
+
+async def test_a_date_in_retry_after_is_waited_for_like_a_number(gate: Gateway) -> None:
+    key = await gate.key("1")
+    async with canned(429, {"error": {"message": "Slow down."}}) as upstream:
+        upstream.extra = f"retry-after: {formatdate(time.time() + 90, usegmt=True)}\r\n".encode()
+        await gate.channel(upstream.url)
+        reply = await gate.ask(key, GOOD)
+        assert (reply.status_code, reply.json()["error"]["code"]) == (429, "upstream_rate_limited")
+        assert 60 <= int(reply.headers["retry-after"]) <= 90
 
 
 async def test_g78_planted_secrets_appear_in_no_answer_and_no_log(

@@ -146,7 +146,9 @@ async def opened_poller(
                 snapshot=lambda: holder.current,
                 storage=storage,
                 ledger=ledger,
-                way=Way(settings, Signer(TokenSource(client.send, clock), clock), client.send, CATALOG.family_of),
+                way=Way(
+                    settings, Signer(TokenSource(client.send, clock), clock), client.send, CATALOG.family_of, clock
+                ),
                 tell=Teller(settings, CATALOG.by_id, addresses.of_asset).told,
                 ended=ended,
                 copier=make_copier(installation, client, settings),

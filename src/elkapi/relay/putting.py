@@ -19,7 +19,15 @@ from elkapi.relay.plane import DataPlane
 from elkapi.relay.redact import recorded, redact, rejected
 from elkapi.relay.relay import begun_record, nobody_answered, remember
 from elkapi.relay.target import CALL_ID
-from elkapi.routing.verdict import Verdict, is_success, on_busy, on_failure, on_submit_status, on_unreadable
+from elkapi.routing.verdict import (
+    Verdict,
+    is_success,
+    on_busy,
+    on_failure,
+    on_submit_status,
+    on_unreadable,
+    parse_retry_after_s,
+)
 from elkapi.routing.walk import Walk
 from elkapi.storage.repos.tasks import text_id
 from elkapi.tasks import machine
@@ -155,7 +163,8 @@ class Putting:
         decoded = decoded_json(body) if reply.complete else None
         refusal = machine.refused(asked.family, decoded) if isinstance(decoded, dict) else None
         if not is_success(status):
-            verdict = on_submit_status(status, reply.header(b"retry-after"))
+            wait_s = parse_retry_after_s(reply.header(b"retry-after"), self.plane.clock.now_ns())
+            verdict = on_submit_status(status, wait_s)
             if verdict.fate == "unknown":
                 return verdict
             if refusal is not None and refusal.elsewhere:

@@ -36,7 +36,16 @@ from elkapi.relay.signing import needs_signing, signed
 from elkapi.relay.stream import pump
 from elkapi.relay.target import build
 from elkapi.routing.fallback import reason_after, reason_in
-from elkapi.routing.verdict import BUSY, Verdict, is_success, on_busy, on_failure, on_status, on_unreadable
+from elkapi.routing.verdict import (
+    BUSY,
+    Verdict,
+    is_success,
+    on_busy,
+    on_failure,
+    on_status,
+    on_unreadable,
+    parse_retry_after_s,
+)
 from elkapi.routing.walk import Walk
 from elkapi.translate.crossing import Crossing
 from elkapi.translate.dialect import Unreadable
@@ -226,7 +235,8 @@ class Try:
             if exchange.stream:
                 return await pump(self, reply, status, exchange)
             return await self._accept(reply, status, exchange)
-        verdict = on_status(status, said(b"retry-after"))
+        wait_s = parse_retry_after_s(said(b"retry-after"), self.plane.clock.now_ns())
+        verdict = on_status(status, wait_s)
         body, whole = await reply.read(ERROR_BODY_BYTES_MAX)
         body = plain(reply, body, whole, ERROR_BODY_BYTES_MAX)
         self.record.error = recorded(body, self.attempt)

@@ -234,7 +234,7 @@ async def _cancelled(plane: DataPlane, snapshot: Snapshot, task: Task) -> Task:
     if account is None:
         raise Unavailable("The account that took this task is not served here at the moment.")
     values = {"id": task.row.native_id, "submit": operation.upstream.partition(" ")[2]}
-    way = Way(plane.settings, plane.signer, plane.client.send, plane.catalog.family_of)
+    way = Way(plane.settings, plane.signer, plane.client.send, plane.catalog.family_of, plane.clock)
     found = await asked(way, operation, account, spec.fetch, values)
     if isinstance(found, tuple) and machine.read(spec, found[0]).state in (State.SUCCEEDED, State.FAILED):
         # What is made is billed, and some would delete it all the same: its end is the poller's, in a moment.

@@ -26,6 +26,8 @@ from typing import Literal
 
 import msgspec
 
+from elkapi.clock import seconds_until
+
 Action = Literal["accept", "next", "fail"]
 Fate = Literal["none", "complete", "unknown"]
 RETRY_AFTER_S_MAX = 3600.0
@@ -79,8 +81,8 @@ def is_success(status: int) -> bool:
     return 200 <= status < 300
 
 
-def on_status(status: int, retry_after: bytes | None = None) -> Verdict:
-    """The verdict on a whole reply's status, after the channel's own status map."""
+def on_status(status: int, retry_after_s: float = 0.0) -> Verdict:
+    """The verdict on a whole reply's status, after the channel's own status map; it may have asked for a wait."""
     if is_success(status):
         return ACCEPT
     outcome = f"status_{status}"
@@ -90,25 +92,25 @@ def on_status(status: int, retry_after: bytes | None = None) -> Verdict:
     if status == 403:
         return Verdict("next", outcome, "none", cool="key")
     if status in (408, 425, 429):
-        return Verdict("next", outcome, "none", cool="key", at_least_s=parse_retry_after_s(retry_after))
+        return Verdict("next", outcome, "none", cool="key", at_least_s=retry_after_s)
     if status == 404:
         return Verdict("next", outcome, "none")
     if 400 <= status < 500:
         return Verdict("fail", outcome, "none")
-    return Verdict("next", outcome, "none", cool="channel", at_least_s=parse_retry_after_s(retry_after))
+    return Verdict("next", outcome, "none", cool="channel", at_least_s=retry_after_s)
 
 
-def on_submit_status(status: int, retry_after: bytes | None = None) -> Verdict:
+def on_submit_status(status: int, retry_after_s: float = 0.0) -> Verdict:
     """The same of a submit's refusal: after one of unknown fate nobody else is asked."""
     if status in _UNSURE_STATUSES:
         return Verdict("fail", f"status_{status}", "unknown", cool="channel")
-    return on_status(status, retry_after)
+    return on_status(status, retry_after_s)
 
 
-def parse_retry_after_s(value: bytes | None) -> float:
-    """Seconds of a Retry-After in its numeric form, bounded; dates and garbage count as 0 (the default cooldown)."""
+def parse_retry_after_s(value: bytes | None, now_ns: int) -> float:
+    """Seconds of a Retry-After, as a number or a date, bounded; garbage counts as 0 (the default cooldown)."""
     try:
         seconds = float(value) if value else 0.0
     except ValueError:
-        return 0.0
+        seconds = seconds_until((value or b"").decode("latin-1"), now_ns) or 0.0
     return min(max(seconds, 0.0), RETRY_AFTER_S_MAX) if seconds == seconds else 0.0

@@ -9,6 +9,7 @@ from typing import Any
 import msgspec
 
 from elkapi.catalog.operation import Family, Operation
+from elkapi.clock import Clock
 from elkapi.errors import NOT_JSON
 from elkapi.routing.verdict import is_success, parse_retry_after_s
 from elkapi.settings import Settings
@@ -29,6 +30,7 @@ class Way(msgspec.Struct, frozen=True):
     signer: Signer
     send: Send
     families: Mapping[str, Family]
+    clock: Clock
 
 
 log = logging.getLogger("elkapi.tasks")
@@ -61,7 +63,7 @@ async def asked(
     if reply.status == ABSENT:
         return None
     if not is_success(reply.status):
-        return parse_retry_after_s(reply.header(b"retry-after"))
+        return parse_retry_after_s(reply.header(b"retry-after"), way.clock.now_ns())
     try:
         decoded = _body.decode(reply.body)
     except NOT_JSON:

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from email.utils import parsedate_to_datetime
 from typing import Literal
 
 import msgspec
 
-from elkapi.clock import doubled_s
+from elkapi.clock import doubled_s, seconds_until
 from elkapi.routing.verdict import is_success
 
 FIRST_WAIT_S = 5.0
@@ -57,7 +56,4 @@ def retry_after(value: bytes | None, now_ns: int) -> float | None:
     text = value.decode("latin-1").strip()
     if text.isascii() and text.isdecimal() and len(text) < 10:
         return float(text)
-    try:
-        return max(parsedate_to_datetime(text).timestamp() - now_ns / _NS, 0.0)
-    except (ValueError, TypeError, OverflowError):
-        return None
+    return seconds_until(text, now_ns)

@@ -13,6 +13,8 @@ from elkapi.routing.plan import plan
 from elkapi.routing.verdict import on_failure, on_status, parse_retry_after_s
 from elkapi.types import Channel, ChannelKey
 
+NOW_NS = 1_800_000_000_000_000_000
+
 
 def is_openai(channel: Channel, _model: str) -> bool:
     return channel.family == "openai"
@@ -112,10 +114,24 @@ def test_each_status_has_its_verdict(status: int, action: str, cool: str | None,
 
 
 @pytest.mark.parametrize(
-    ("value", "seconds"), [(b"2", 2), (b"0.5", 0.5), (b"-3", 0), (b"nan", 0), (b"Wed", 0), (None, 0), (b"1e9", 3600)]
+    ("value", "seconds"),
+    [
+        (b"2", 2),
+        (b"0.5", 0.5),
+        (b"-3", 0),
+        (b"nan", 0),
+        (b"Wed", 0),
+        (b"\xff", 0),
+        (None, 0),
+        (b"1e9", 3600),
+        (b"Fri, 15 Jan 2027 08:01:00 GMT", 60),
+        (b"Fri Jan 15 08:01:00 2027", 60),
+        (b"Fri, 15 Jan 2027 07:59:00 GMT", 0),
+        (b"Sat, 16 Jan 2027 08:00:00 GMT", 3600),
+    ],
 )
 def test_retry_after_is_read_within_bounds(value: bytes | None, seconds: float) -> None:
-    assert parse_retry_after_s(value) == seconds
+    assert parse_retry_after_s(value, NOW_NS) == seconds
 
 
 def test_g67_a_second_failure_never_shortens_a_cooldown() -> None:

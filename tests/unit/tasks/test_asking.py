@@ -24,7 +24,7 @@ async def test_a_poll_that_nobody_answers_is_one_event_in_the_log_whatever_the_r
     submit = next(one for one in CATALOG.operations if one.family == "kling" and one.role is Role.SUBMIT)
     stranger = Channel(1, "east", "openai", "https://upstream.example", keys=(), models=("m",))
     clock = ManualClock()
-    way = Way(Settings(), Signer(TokenSource(_nobody, clock), clock), _nobody, CATALOG.family_of)
+    way = Way(Settings(), Signer(TokenSource(_nobody, clock), clock), _nobody, CATALOG.family_of, clock)
     with caplog.at_level("INFO", "elkapi.tasks"):
         assert await asked(way, submit, (stranger, ChannelKey(1, "secret")), "GET /{id}", {"id": "1"}) == 0.0
     (line,) = caplog.records
