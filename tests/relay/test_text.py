@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import time
 from typing import Any
 
 import msgspec
@@ -12,7 +13,7 @@ from google.genai import types
 
 from elkapi.sandbox.server import Running
 from tests.gateway import Gateway
-from tests.text_calls import CLIENTS, UPSTREAMS, ask, is_whole, streamed_text, text_of
+from tests.text_calls import CLIENTS, UPSTREAMS, ask, events, is_whole, streamed_text, text_of
 
 MODEL = "test-model"
 THEIRS = {
@@ -142,6 +143,16 @@ async def test_mistral_is_not_asked_for_the_usage_that_its_streams_tell_anyway(
     assert is_whole(client, reply.text), reply.text
     (received,) = sandbox.sandbox.recorder.shown()
     assert b"stream_options" not in base64.b64decode(received.body_base64)
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_a_translated_response_tells_when_it_was_completed(gate: Gateway, sandbox: Running, stream: bool) -> None:
+    key = await prepared(gate, sandbox, "anthropic")
+    asked = ask("responses", MODEL, "hello", stream=stream)
+    reply = await gate.ask(key, asked.body, path=asked.path)
+    made = events(reply.text)[-1]["response"] if stream else reply.json()
+    assert made["status"] == "completed"
+    assert made["created_at"] <= made["completed_at"] <= time.time()
 
 
 async def test_a_gemini_callers_body_names_the_model_as_its_upstream_knows_it(gate: Gateway, sandbox: Running) -> None:

@@ -16,6 +16,7 @@ import msgspec
 from elkapi.catalog.jsonedit import with_raw, with_string, without
 from elkapi.catalog.operation import Wire
 from elkapi.catalog.upstreams import Endpoint, endpoint_for
+from elkapi.clock import Clock
 from elkapi.errors import NOT_JSON, BadRequest
 from elkapi.guards.crossing import Guarded
 from elkapi.pricing.meter import is_possible, metered, with_client_model
@@ -91,7 +92,7 @@ class Exchange(Protocol):
         """The way of a stream. Only called when `stream`."""
 
 
-def exchange_for(attempt: Attempt, request: Request, created_s: int) -> Exchange:
+def exchange_for(attempt: Attempt, request: Request, clock: Clock) -> Exchange:
     """The way across for one attempt, whose channel serves the operation (`catalog.upstreams.serves`)."""
     operation = request.operation
     if operation.wire is None:
@@ -101,10 +102,10 @@ def exchange_for(attempt: Attempt, request: Request, created_s: int) -> Exchange
         raise TypeError(f"{attempt.channel.family} was planned for {operation.id}, which it does not serve")
     wire, endpoint = found
     if wire == operation.wire:
-        return Same(attempt, request, wire, endpoint, created_s)
+        return Same(attempt, request, wire, endpoint, clock)
     if (carrier := CARRIED.get((operation.wire, wire))) is not None:
         return Carried(attempt, request, wire, endpoint, carrier)
-    return Text(attempt, request, wire, endpoint, created_s)
+    return Text(attempt, request, wire, endpoint, clock)
 
 
 class Same:
@@ -112,13 +113,13 @@ class Same:
 
     translated = False
 
-    def __init__(self, attempt: Attempt, request: Request, wire: Wire, endpoint: Endpoint, created_s: int) -> None:
+    def __init__(self, attempt: Attempt, request: Request, wire: Wire, endpoint: Endpoint, clock: Clock) -> None:
         self.attempt = attempt
         self.request = request
         self.wire = wire
         self.endpoint = endpoint
         self.stream = request.stream
-        self.created_s = created_s
+        self.clock, self.created_s = clock, clock.now_ns() // 1_000_000_000
         self.mapped = attempt.upstream_model != request.model
 
     def body(self) -> bytes:
@@ -207,13 +208,13 @@ class Same:
     def crossing(self) -> Crossing:
         dialect = DIALECTS[self.wire]
         if self.request.output_rules:
-            facts = facts_for(self.request, self.created_s)
+            facts = facts_for(self.request, self.created_s, self.clock)
             writer = writer_for(self.request, facts)
             return Guarded(dialect.reader(), writer, dialect.ends_by_close, self.request.output_rules)
         member = _MODEL_MEMBER.get(self.wire, "model")
         strip = self.wire in _USAGE_ON_REQUEST and not self.request.facts.include_usage
         asked = ChatRequest(model=self.request.model, messages=[])
-        writer = dialect.writer(facts_of(self.request, asked, self.wire, self.created_s))
+        writer = dialect.writer(facts_of(self.request, asked, self.wire, self.created_s, self.clock))
         way = Array if self.request.array else Numbered if self.wire == "responses" else Relayed
         rename = (member, self.request.model) if self.mapped else None
         if self.request.keep is not None:
@@ -226,13 +227,13 @@ class Text:
 
     translated = True
 
-    def __init__(self, attempt: Attempt, request: Request, wire: Wire, endpoint: Endpoint, created_s: int) -> None:
+    def __init__(self, attempt: Attempt, request: Request, wire: Wire, endpoint: Endpoint, clock: Clock) -> None:
         self.attempt = attempt
         self.request = request
         self.wire = wire
         self.endpoint = endpoint
         self.stream = request.stream
-        self.created_s = created_s
+        self.clock, self.created_s = clock, clock.now_ns() // 1_000_000_000
         self.ours: Dialect = DIALECTS[request.operation.wire]  # type: ignore[index]
         self.theirs: Dialect | UpstreamDialect = UPSTREAM_DIALECTS[wire]
         self.asked: ChatRequest = tool_search_for(without_attribution(self.ours.read_request(request.body)))
@@ -271,7 +272,7 @@ class Text:
             if isinstance(event, UsageSeen):
                 usage, unsplit = event.usage, event.unsplit
             tally.add(event)
-        facts = facts_of(self.request, self.asked, self.wire_of_caller, self.created_s)
+        facts = facts_of(self.request, self.asked, self.wire_of_caller, self.created_s, self.clock)
         if usage is None or not is_possible(usage, self.request.facts.upper):
             said = [event for event in events if not isinstance(event, UsageSeen)]
             recount = partial(self._recounted, said, facts)
@@ -291,7 +292,7 @@ class Text:
         return wire
 
     def crossing(self) -> Crossing:
-        facts = facts_of(self.request, self.asked, self.wire_of_caller, self.created_s)
+        facts = facts_of(self.request, self.asked, self.wire_of_caller, self.created_s, self.clock)
         writer, theirs = writer_for(self.request, facts), self.theirs
         if self.request.output_rules:
             return Guarded(theirs.reader(), writer, theirs.ends_by_close, self.request.output_rules)
@@ -329,7 +330,9 @@ class Carried:
         raise TypeError("these answers are never streamed")
 
 
-def facts_of(request: Request, asked: ChatRequest, wire: Wire, created_s: int) -> ReplyFacts:
+def facts_of(
+    request: Request, asked: ChatRequest, wire: Wire, created_s: int, clock: Clock | None = None
+) -> ReplyFacts:
     """What a writer of the caller's dialect is told beside the events."""
     if request.facts.store:
         asked = with_state(request, asked)
@@ -339,10 +342,11 @@ def facts_of(request: Request, asked: ChatRequest, wire: Wire, created_s: int) -
         created_s=created_s,
         request=asked,
         include_usage=request.facts.include_usage,
+        clock=clock,
     )
 
 
-def facts_for(request: Request, created_s: int) -> ReplyFacts:
+def facts_for(request: Request, created_s: int, clock: Clock | None = None) -> ReplyFacts:
     """The same for a caller whose body no way across has read."""
     wire = request.operation.wire
     assert wire is not None
@@ -351,7 +355,7 @@ def facts_for(request: Request, created_s: int) -> ReplyFacts:
     except BadRequest:
         # The upstream took what the hub does not know; the answer's words need nothing of it.
         asked = ChatRequest(model=request.model, messages=[])
-    return facts_of(request, asked, wire, created_s)
+    return facts_of(request, asked, wire, created_s, clock)
 
 
 def writer_for(request: Request, facts: ReplyFacts) -> Writer:

@@ -207,7 +207,7 @@ class Try:
     async def run(self) -> Outcome | Verdict:
         """An Outcome when the answer is accepted, else the verdict on it. Raises UpstreamFailure."""
         try:
-            exchange = exchange_for(self.attempt, self.request, self.plane.clock.now_ns() // 1_000_000_000)
+            exchange = exchange_for(self.attempt, self.request, self.plane.clock)
             upstream_request = build(self.attempt, exchange, self.call, self.plane.settings, self.plane.telemetry)
         except BadRequest as error:
             # Another channel may speak the caller's own dialect.

@@ -7,6 +7,7 @@ from typing import Protocol
 
 import msgspec
 
+from elkapi.clock import Clock
 from elkapi.translate.ir import ChatRequest, DialectName, Event, Failure, Loss
 from elkapi.translate.profiles import Profile
 from elkapi.translate.sse import Frame
@@ -20,7 +21,7 @@ class ReplyFacts(msgspec.Struct, frozen=True):
     """What a writer needs beside the events: the ids and names the caller sees, and how it asked.
 
     `model` is the client's name for it. `request` is None when the caller's request was not decoded (pass-through).
-    `created_s` is Unix time.
+    `created_s` is Unix time, `clock` what tells when the answer is whole; without one it is so at its beginning.
     """
 
     id: str
@@ -28,6 +29,12 @@ class ReplyFacts(msgspec.Struct, frozen=True):
     created_s: int
     request: ChatRequest
     include_usage: bool = False
+    clock: Clock | None = None
+
+    @property
+    def completed_s(self) -> int:
+        """When the answer is whole, asked at its end; a clock set back makes no answer older than its beginning."""
+        return self.created_s if self.clock is None else max(self.created_s, self.clock.now_ns() // 1_000_000_000)
 
 
 _STOPS: dict[DialectName, str] = {"anthropic": "stop_sequences", "gemini": "generationConfig.stopSequences"}

@@ -359,6 +359,7 @@ class ResponsesWriter:
         self._calls.clear()
         self.response["status"] = "incomplete" if cut else "completed"
         self.response["incomplete_details"] = {"reason": cut} if cut else None
+        self.response["completed_at"] = None if cut else self._facts.completed_s
         self._add_usage()
         return out + self._frame(f"response.{self.response['status']}", response=self.response)
 

@@ -9,11 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import msgspec
 import openai
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from elkapi.clock import ManualClock
 from elkapi.translate.dialect import ReplyFacts, Unreadable
 from elkapi.translate.ir import (
     ChatRequest,
@@ -389,6 +391,18 @@ def test_the_terminal_event_holds_the_whole_answer(name: str) -> None:
     _, frames = _written(events)
     assert frames[-1]["response"] == json.loads(DIALECT.write_reply(events, FACTS))
     assert all(frame["response"]["usage"] is None for frame in frames[:-1] if "response" in frame)
+
+
+@pytest.mark.parametrize(("name", "seconds"), [("anthropic thinking", 5), ("length", None), ("filtered", None)])
+def test_only_a_completed_response_tells_when_it_was_completed(name: str, seconds: int | None) -> None:
+    clock = ManualClock()
+    begun_s = clock.now_ns() // 1_000_000_000
+    writer = DIALECT.writer(msgspec.structs.replace(FACTS, created_s=begun_s, clock=clock))
+    stream = b"".join(writer.feed(event) for event in WRITTEN.get(name, EXPECTED.get(name, [])))
+    clock.advance(5)
+    frames = [json.loads(frame.data) for frame in SseDecoder().feed(stream + writer.finish()) if frame.data]
+    told = [frame["response"]["completed_at"] for frame in frames if "response" in frame]
+    assert told == [None, None, None if seconds is None else begun_s + seconds]
 
 
 @pytest.mark.parametrize("name", [*WRITTEN, "length"])
