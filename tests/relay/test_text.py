@@ -12,7 +12,9 @@ from google import genai
 from google.genai import types
 
 from elkapi.sandbox.server import Running
+from tests.canned import canned
 from tests.gateway import Gateway
+from tests.grammar import check_stream
 from tests.text_calls import CLIENTS, UPSTREAMS, ask, events, is_whole, streamed_text, text_of
 
 MODEL = "test-model"
@@ -20,6 +22,18 @@ THEIRS = {
     "anthropic": "claude-sonnet-4-5",
     "gemini": "gemini-2.5-pro",
     "bedrock": "us.anthropic.claude-sonnet-4-5-20250929-v1:0",
+}
+_PLACE = {"type": "object", "properties": {"place": {"type": "string"}}}
+_WEATHER = {"name": "weather", "parameters": _PLACE}
+SEARCHES = {
+    "chat": {"type": "web_search"},
+    "responses": {"type": "web_search"},
+    "anthropic": {"type": "web_search_20250305", "name": "web_search"},
+}
+FUNCTIONS = {
+    "chat": {"type": "function", "function": _WEATHER},
+    "responses": {"type": "function", **_WEATHER},
+    "anthropic": {"name": "weather", "input_schema": _PLACE},
 }
 
 
@@ -153,6 +167,45 @@ async def test_a_translated_response_tells_when_it_was_completed(gate: Gateway, 
     made = events(reply.text)[-1]["response"] if stream else reply.json()
     assert made["status"] == "completed"
     assert made["created_at"] <= made["completed_at"] <= time.time()
+
+
+@pytest.mark.parametrize("client", ["chat", "responses", "anthropic"])
+async def test_the_sources_that_gemini_tells_after_a_call_are_of_the_text_before_it(gate: Gateway, client: str) -> None:
+    call = {"functionCall": {"name": "weather", "args": {"place": "Rome"}}}
+    source = {
+        "groundingChunks": [{"web": {"uri": "https://a.test/", "title": "A"}}],
+        "groundingSupports": [{"segment": {"text": "Rain."}, "groundingChunkIndices": [0]}],
+    }
+    usage = {"promptTokenCount": 9, "candidatesTokenCount": 9, "totalTokenCount": 18}
+    chunks = [
+        {"content": {"role": "model", "parts": [{"text": "Rain."}]}},
+        {"content": {"role": "model", "parts": [call]}},
+        {"content": {"role": "model", "parts": [{"text": ""}]}, "finishReason": "STOP", "groundingMetadata": source},
+    ]
+    frames = b"".join(
+        b"data: " + msgspec.json.encode({"candidates": [chunk], "usageMetadata": usage}) + b"\n\n" for chunk in chunks
+    )
+    async with canned(200, frames=frames) as upstream:
+        await gate.channel(upstream.url, (MODEL,), family="gemini", secrets=("AIzaUpstream",))
+        await gate.price(MODEL, per_1m_usd="1", output_per_1m_usd="2")
+        key = await gate.key("10")
+        asked = ask(client, MODEL, "Will it rain?", stream=True, tools=[SEARCHES[client], FUNCTIONS[client]])
+        reply = await gate.ask(key, asked.body, path=asked.path, headers=asked.headers)
+    told = events(reply.text)
+    check_stream(client, reply.text)
+    match client:
+        case "chat":
+            cited = [one for row in told for c in row["choices"] for one in c["delta"].get("annotations", [])]
+            assert [row["url_citation"]["url"] for row in cited] == ["https://a.test/"]
+            assert (cited[0]["url_citation"]["start_index"], cited[0]["url_citation"]["end_index"]) == (0, 5)
+        case "responses":
+            message, called = told[-1]["response"]["output"]
+            assert [row["url"] for row in message["content"][0]["annotations"]] == ["https://a.test/"]
+            assert called["arguments"] == '{"place":"Rome"}'
+        case _:
+            cited = [row for row in told if row.get("delta", {}).get("type") == "citations_delta"]
+            assert [(row["index"], row["delta"]["citation"]["url"]) for row in cited] == [(0, "https://a.test/")]
+            assert [row["content_block"]["type"] for row in told if "content_block" in row] == ["text", "tool_use"]
 
 
 async def test_a_gemini_callers_body_names_the_model_as_its_upstream_knows_it(gate: Gateway, sandbox: Running) -> None:

@@ -33,6 +33,7 @@ from elkapi.translate.free_text import custom_tools_for
 from elkapi.translate.gemini import ArrayWriter
 from elkapi.translate.ir import ChatRequest, Event, Failure, UsageSeen
 from elkapi.translate.kept import is_readable
+from elkapi.translate.late_sources import SourcesFirst, may_come_late
 from elkapi.translate.profiles import profile_for
 from elkapi.translate.responses_state import without_envelopes
 from elkapi.translate.tool_search import tool_search_for
@@ -294,6 +295,8 @@ class Text:
     def crossing(self) -> Crossing:
         facts = facts_of(self.request, self.asked, self.wire_of_caller, self.created_s, self.clock)
         writer, theirs = writer_for(self.request, facts), self.theirs
+        if may_come_late(self.asked, self.wire):
+            writer = SourcesFirst(writer)
         if self.request.output_rules:
             return Guarded(theirs.reader(), writer, theirs.ends_by_close, self.request.output_rules)
         if self.request.keep is not None and self.request.keep.kind == "chat":

@@ -1,0 +1,58 @@
+"""Gemini's sources before the calls that follow their text: a writer in front of the caller's own.
+
+With a search and functions Gemini tells the sources of a text at the end of its answer, after the calls; a caller's
+stream has closed the text by then. So a call that follows a text waits until the next text, or the end.
+"""
+
+from __future__ import annotations
+
+from elkapi.translate.dialect import Writer
+from elkapi.translate.ir import (
+    ChatRequest,
+    Citation,
+    Event,
+    Failure,
+    Finish,
+    TextDelta,
+    ThinkingSignature,
+    ToolCallDelta,
+    ToolCallStart,
+    UsageSeen,
+)
+
+
+def may_come_late(request: ChatRequest, upstream_wire: str) -> bool:
+    """Whether sources may follow the calls of an answer to this request."""
+    return upstream_wire == "gemini" and any(tool.kind == "web_search" for tool in request.server_tools)
+
+
+class SourcesFirst:
+    """Calls and signatures wait, in their order, while the text before them may still be given sources."""
+
+    def __init__(self, writer: Writer) -> None:
+        self._writer = writer
+        self._after_text = False
+        self._waiting: list[Event] = []
+
+    def feed(self, event: Event) -> bytes:
+        if isinstance(event, Citation | UsageSeen | Finish):
+            return self._writer.feed(event)
+        if self._after_text and isinstance(event, ToolCallStart | ToolCallDelta | ThinkingSignature):
+            self._waiting.append(event)
+            return b""
+        released = self._released()
+        self._after_text = isinstance(event, TextDelta)
+        return released + self._writer.feed(event)
+
+    def finish(self) -> bytes:
+        return self._released() + self._writer.finish()
+
+    def fail(self, failure: Failure) -> bytes:
+        return self._released() + self._writer.fail(failure)
+
+    def ping(self) -> bytes:
+        return self._writer.ping()
+
+    def _released(self) -> bytes:
+        waiting, self._waiting = self._waiting, []
+        return b"".join([self._writer.feed(event) for event in waiting])
