@@ -88,7 +88,7 @@ async def _serve(order: WorkerOrder, listening: socket.socket, ready_fd: int | N
         loop.add_signal_handler(signum, stop.set)
     async with opened_plane(order) as plane:
         models = ModelsWatch(order)
-        front = Front(plane, models.reason)
+        front = Front(plane, lambda: models.reason() or unwritten(plane))
         runner = BatchRunner(plane, error_body)
         server = Server(front, rejected, order.settings)
         await models.wait(stop)
@@ -219,6 +219,12 @@ def _origin_of(public_url: str, settings: Settings) -> Callable[[Call], str]:
 def error_body(error: GatewayError, call_id: bytes) -> bytes:
     """An error as a line's result has it: as the call itself would have been answered."""
     return render_error(error, call_id, "anthropic")[2]
+
+
+def unwritten(plane: DataPlane) -> str | None:
+    """Why `/readyz` says no while no paid call can be held: this worker looks dead in the rows. None while it can."""
+    lost = plane.ledger.unwritten_s > plane.settings.heartbeat_lost_s
+    return "the database cannot be written" if lost else None
 
 
 async def _fold(plane: DataPlane, server: Server) -> None:

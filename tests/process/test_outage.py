@@ -33,6 +33,18 @@ async def refused_with_503(caller: Client, keys: list[str]) -> None:
         assert answer.code != "invalid_api_key"
 
 
+async def says(caller: Client, status: int, words: str) -> None:
+    """Wait until `/readyz` is that."""
+    deadline_s = time.monotonic() + BACK_S
+    while True:
+        async with caller.http.get(f"{caller.origin}/readyz") as reply:
+            said = reply.status, await reply.text()
+        if said == (status, words):
+            return
+        assert time.monotonic() < deadline_s, said
+        await asyncio.sleep(0.2)
+
+
 async def serving_again(stage: Stage, keys: list[str]) -> None:
     """Every worker answers again, by itself, and the books are in order."""
     deadline_s = time.monotonic() + BACK_S
@@ -44,6 +56,7 @@ async def serving_again(stage: Stage, keys: list[str]) -> None:
                 break
             assert time.monotonic() < deadline_s, "it did not recover"
             await asyncio.sleep(0.2)
+        await says(caller, 200, "ready\n")
     while stage.gate.check().open_holds:
         assert time.monotonic() < deadline_s, "holds stay open"
         await asyncio.sleep(0.2)
@@ -74,6 +87,7 @@ async def test_g78_a_stopped_postgresql_is_503_with_retry_after_and_recovers_by_
         postgres.stop()
         # Also a valid key that no worker has met: it cannot be looked up, which says nothing against it.
         await refused_with_503(caller, [known, unseen])
+        await says(caller, 503, "the database cannot be written\n")
     postgres.start()
     await serving_again(stage, [known, unseen])
     assert stage.gate.children("worker") == children
@@ -88,6 +102,7 @@ async def test_g78_a_locked_sqlite_file_is_503_with_retry_after_and_recovers_by_
         try:
             other.execute("BEGIN IMMEDIATE")
             await refused_with_503(caller, [known])
+            await says(caller, 503, "the database cannot be written\n")
             other.execute("ROLLBACK")
         finally:
             other.close()

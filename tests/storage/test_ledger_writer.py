@@ -277,6 +277,20 @@ async def test_giving_back_a_hold_that_was_never_made_changes_nothing(sqlite: In
         assert check(connection).ok
 
 
+async def test_a_writer_knows_how_long_it_has_written_nothing() -> None:
+    books = TimedBooks()
+    limits = Limits(batch_max=256, heartbeat_s=1e6, tick_s=1e6, drain_s=1)
+    writer = Writer(lambda: books, lambda *_: None, limits, monotonic_s=books.clock.monotonic_s)  # type: ignore[arg-type, return-value]
+    entry: Entry = (Settle(b"r" * 16, False, 0, 0, None), None)
+    books.fails = True
+    books.clock.advance(7)
+    writer._write([entry])
+    assert writer.unwritten_s == 7
+    books.fails = False
+    writer._write([entry])
+    assert writer.unwritten_s == 0
+
+
 async def test_a_heartbeat_that_cannot_be_written_is_tried_again_ever_more_rarely() -> None:
     opened = []
 

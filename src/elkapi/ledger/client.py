@@ -57,10 +57,15 @@ class RemoteLedger(Ledger):
         self._keeper: asyncio.Task[None] | None = None
         self._beater: asyncio.TimerHandle | None = None
         self._idle: asyncio.Future[None] | None = None
+        self._written_s = boot.clock.monotonic_s()
 
     @property
     def depth(self) -> int:
         return len(self._pending) + len(self._collected)
+
+    @property
+    def unwritten_s(self) -> float:
+        return self._boot.clock.monotonic_s() - self._written_s
 
     async def _start(self) -> None:
         self._keeper = asyncio.create_task(self._keep_connected())
@@ -128,6 +133,9 @@ class RemoteLedger(Ledger):
             if entry is not None:
                 entries.append(entry)
                 outcomes.append(refused.get(number))
+                if entry[0] is self._beat:
+                    # Unlike a hold it is only answered once it is written.
+                    self._written_s = self._boot.clock.monotonic_s()
         self._deliver(entries, outcomes)
         if self._idle is not None and not pending and not self._collected and not self._idle.done():
             self._idle.set_result(None)

@@ -285,6 +285,11 @@ class Ledger(ABC):
     def depth(self) -> int:
         """Orders asked and not answered."""
 
+    @property
+    @abstractmethod
+    def unwritten_s(self) -> float:
+        """Seconds since something of this worker, its heartbeat at least, was written."""
+
     @abstractmethod
     async def _start(self) -> None: ...
 
@@ -462,6 +467,10 @@ class ThreadLedger(Ledger):
     @property
     def depth(self) -> int:
         return self.writer.depth + len(self._collected)
+
+    @property
+    def unwritten_s(self) -> float:
+        return self.writer.unwritten_s
 
     async def _start(self) -> None:
         self.writer.start()

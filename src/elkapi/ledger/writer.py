@@ -104,6 +104,7 @@ class Writer:
         self._finished = 0
         self._inline_from_s = 0.0
         self._fast_in_a_row = 0
+        self._written_s = monotonic_s()
         self._answered: list[tuple[list[Entry], list[Outcome]]] = []
         self.lock = threading.Lock()
         self.stats = Stats()
@@ -131,6 +132,11 @@ class Writer:
         self._queue.put(entries)
 
     @property
+    def unwritten_s(self) -> float:
+        """Seconds since a transaction was committed; a heartbeat is one."""
+        return self._monotonic_s() - self._written_s
+
+    @property
     def open_holds(self) -> int:
         """Calls in flight, as far as this process made their holds."""
         books = self._books
@@ -152,6 +158,7 @@ class Writer:
             if books is None or start_s >= self._next_beat_s:
                 return None
             outcomes = books.apply([entry[0] for entry in entries], patient=False)
+            self._written_s = start_s
             self.stats.transactions += 1
             self.stats.orders += len(entries)
         except Exception as error:
@@ -274,6 +281,7 @@ class Writer:
         except Exception as error:
             self._fail(entries, error)
             return
+        self._written_s = start_s
         self._was_fast(start_s)
         point("ledger.after_commit_before_wake")
         self._retry_s = RETRY_FIRST_S

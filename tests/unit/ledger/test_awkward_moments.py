@@ -32,6 +32,10 @@ class ScriptedLedger(Ledger):
     def depth(self) -> int:
         return 0
 
+    @property
+    def unwritten_s(self) -> float:
+        return 0.0
+
     async def _start(self) -> None:
         self.sent = []
 
