@@ -8,6 +8,7 @@ import msgspec
 import pytest
 
 from elkapi.sandbox.server import Running
+from tests.canned import canned
 from tests.gateway import Gateway
 from tests.text_calls import CLIENTS, UPSTREAMS, ask
 
@@ -49,6 +50,24 @@ async def test_without_a_limit_the_balance_is_the_limit_and_the_upstream_is_told
     held, posted = gate.sql("select sum(held_nano), sum(posted_nano) from accounts where kind = 'customer'")[0]
     assert held == 0
     assert 0 <= posted < 10_000_000
+
+
+async def test_g36_what_a_channel_adds_to_a_call_is_held_for_and_charged(gate: Gateway) -> None:
+    prompt, words = "Answer like a pirate. " * 2_000, 9_000
+    usage = {"prompt_tokens": words + 3, "completion_tokens": 1, "total_tokens": words + 4}
+    message = {"role": "assistant", "content": "Arr."}
+    answer = {"id": "x", "object": "chat.completion", "created": 1, "model": MODEL, "usage": usage}
+    answer["choices"] = [{"index": 0, "message": message, "finish_reason": "stop"}]
+    asked = ask("chat", MODEL, "hello")
+    async with canned(200, answer) as upstream:
+        await gate.channel(upstream.url, (MODEL,), system_prompt=prompt, param_default={"seed": msgspec.Raw(b"1")})
+        await gate.price(MODEL, per_1m_usd="1", output_per_1m_usd="0")
+        reply = await gate.ask(key := await gate.key("1"), asked.body, path=asked.path)
+        account = await gate.account(reply.headers["x-request-id"], key)
+        assert (account["flags"], account["cost_usd"]) == ([], "0.009003")
+        # A balance that covers the caller's own words alone covers no such call, however closely it is looked at.
+        poor = await gate.ask(await gate.key("0.002"), asked.body, path=asked.path)
+        assert (poor.status_code, len(upstream.bodies)) == (403, 1)
 
 
 async def test_a_balance_for_no_answer_at_all_is_refused_before_the_upstream(gate: Gateway, sandbox: Running) -> None:

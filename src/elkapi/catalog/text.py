@@ -17,7 +17,7 @@ from elkapi.errors import NOT_JSON, BadRequest
 from elkapi.translate import server_tools
 from elkapi.translate.completions import MAX_TOKENS_DEFAULT
 from elkapi.translate.profiles import profile_for
-from elkapi.types import Usage
+from elkapi.types import Channel, Usage
 
 IMAGE_TOKENS_MAX = 4096
 REMOTE_FILE_TOKENS_MAX = 100_000
@@ -375,6 +375,17 @@ def bounded_by_model(facts: Facts, model: str) -> Facts:
     return msgspec.structs.replace(
         facts, upper=Usage(input_tokens=upper.input_tokens + stored, output_tokens=output, calls=upper.calls)
     )
+
+
+def added_input(channel: Channel) -> int:
+    """The most input tokens that a channel's own instructions and members add to a text call."""
+    added = 0 if channel.system_prompt is None else len(channel.system_prompt.encode()) + FRAME_TOKENS_MAX
+    if members := channel.param_default | channel.param_set:
+        body = msgspec.json.encode(members)
+        added += len(body)
+        if _has_served(msgspec.Raw(body)) or any_in(body, b'"web_search_options"', b'"mcp_servers"'):
+            added += SERVED_TOOLS_TOKENS_MAX
+    return added
 
 
 def _model(named: str | _Unset) -> str | None:

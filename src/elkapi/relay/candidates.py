@@ -11,7 +11,7 @@ import msgspec
 from elkapi.catalog.families.openai import bounded_as_text, token_ids
 from elkapi.errors import BadRequest, NoChannel, NoPrice
 from elkapi.relay.plane import Bearings
-from elkapi.relay.read import Request, asked_of
+from elkapi.relay.read import Request, asked_of, with_added
 from elkapi.relay.route import estimate, is_allowed, route, way_of
 from elkapi.routing import fallback
 from elkapi.snapshot import Snapshot
@@ -111,6 +111,8 @@ def _candidate(plane: Bearings, snapshot: Snapshot, grant: Grant, request: Reque
     ids = token_ids(request.facts)
     if ids is not None and any(one.family == LOCAL for tier in way.tiers for one in tier):
         request = msgspec.structs.replace(request, facts=bounded_as_text(request.facts, ids))
+    if way.added_tokens:
+        request = with_added(request, way.added_tokens)
     if way.only is None and request.operation.dialect is not None:
         request = msgspec.structs.replace(request, session=session_of(grant, request, call))
     return Candidate(request, route(plane, snapshot, grant, request, way), estimate(grant, request, way))

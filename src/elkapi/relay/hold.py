@@ -171,7 +171,7 @@ class Hold:
         tokens = exact.input_tokens
         if self.request.operation.dialect is not None:
             # How an upstream frames messages and tools is its own business.
-            tokens += tokens // FRAME_SHARE + FRAME_TOKENS
+            tokens += tokens // FRAME_SHARE + FRAME_TOKENS + self.request.added_tokens
         if tokens >= self.quote.upper.input_tokens:
             return False
         self._requote(msgspec.structs.replace(self.quote.upper, input_tokens=tokens))

@@ -35,7 +35,8 @@ class Request(msgspec.Struct, frozen=True):
     set no limit and the balance does not cover the model's maximum; `hold` sets it. `asked` is the caller's own word
     where `model` is another. `given` are the facts without what the model's name adds to them. `session` names calls
     that are likely to share a prompt cache, where that can decide anything. `line` is set for a line of a batch,
-    `keep` where the answer is kept. `output_rules` are the guardrails that the answer must pass.
+    `keep` where the answer is kept. `output_rules` are the guardrails that the answer must pass. `added_tokens` is what
+    of the bound of its input its channels may add.
     """
 
     operation: Operation
@@ -52,6 +53,7 @@ class Request(msgspec.Struct, frozen=True):
     line: BatchLine | None = None
     keep: Keep | None = None
     output_rules: tuple[Rule, ...] = ()
+    added_tokens: int = 0
 
     @property
     def output_tokens_max(self) -> int:
@@ -111,6 +113,14 @@ def asked_of(request: Request, model: str) -> Request:
         asked=request.asked or request.model,
         session=b"",
     )
+
+
+def with_added(request: Request, added_tokens: int) -> Request:
+    """The same call with room in its bound for what its channels may add."""
+    upper = request.facts.upper
+    wider = msgspec.structs.replace(upper, input_tokens=upper.input_tokens + added_tokens)
+    facts = msgspec.structs.replace(request.facts, upper=wider)
+    return msgspec.structs.replace(request, facts=facts, added_tokens=added_tokens)
 
 
 def with_body(request: Request, body: bytes) -> Request:

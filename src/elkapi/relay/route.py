@@ -6,6 +6,7 @@ import difflib
 from functools import partial
 
 from elkapi.catalog import Operation
+from elkapi.catalog.text import added_input
 from elkapi.catalog.upstreams import serves
 from elkapi.errors import ModelForbidden, NoChannel, NoPrice
 from elkapi.pricing.price import quote
@@ -37,7 +38,8 @@ def _way(snapshot: Snapshot, grant: Grant, request: Request, key: tuple[str, str
     if price is None and (operation.unit == "free" or operation.free_unless_priced):
         price = Price(id=0, model=model, version=0)
     only = without_choice(tiers, model, partial(serves, operation))
-    way = Way(tiers, only, price, snapshot.groups.get(grant.group))
+    added = 0 if operation.dialect is None else max([added_input(one) for tier in tiers for one in tier], default=0)
+    way = Way(tiers, only, price, snapshot.groups.get(grant.group), added)
     # Names that nothing serves are the callers' to make up, without end.
     if tiers and len(snapshot.ways) < WAYS_MAX:
         snapshot.ways[key] = way

@@ -24,13 +24,15 @@ class Way(msgspec.Struct, frozen=True):
     """What the calls of one group, model and operation have alike as long as a snapshot lasts.
 
     `only` is their plan where there is nothing to choose, None where each call chooses anew. `price` None: nobody
-    priced the model. `ratio_micro` None: the group is gone.
+    priced the model. `ratio_micro` None: the group is gone. `added_tokens` is the most input that one of its channels
+    adds to a text call.
     """
 
     tiers: Tiers
     only: tuple[Attempt, ...] | None
     price: Price | None
     ratio_micro: int | None
+    added_tokens: int = 0
 
 
 def plan(
