@@ -17,7 +17,7 @@ import elkapi
 from elkapi.storage.repos import prices
 from elkapi.types import Amounts, Rates, Usage
 from tests.canned import canned
-from tests.gateway import ACTOR, Gateway, gateway
+from tests.gateway import ACTOR, SMALL, Gateway, gateway
 from tests.text_calls import CLIENTS, ask
 
 GOLDEN = msgspec.json.decode((Path(__file__).parents[1] / "golden" / "usage.json").read_bytes())
@@ -101,6 +101,14 @@ SECRETS = {"bedrock": "AKIDSANDBOX:sandbox-secret"}
 CLIENT_OF = {"chat": "chat", "responses": "responses", "anthropic": "anthropic", "gemini": "gemini", "converse": "chat"}
 
 
+BLANK: list[tuple[str, dict[str, Any]]] = [
+    ("chat", {"prompt_tokens": 0, "completion_tokens": 0, "total_tokens": 0}),
+    ("responses", {"input_tokens": 0, "output_tokens": 0, "total_tokens": 0}),
+    ("anthropic", {"input_tokens": 0, "output_tokens": 0}),
+    ("gemini", {"promptTokenCount": 0, "candidatesTokenCount": 0, "totalTokenCount": 0}),
+]
+
+
 async def priced(gate: Gateway, model: str, family: str, url: str, amounts: Amounts = AMOUNTS) -> None:
     options = {"region": "us-east-1"} if family == "bedrock" else {}
     secrets = (SECRETS.get(family, "sk-upstream"),)
@@ -166,6 +174,7 @@ async def test_g28_g29_cache_tokens_cost_the_same_whichever_dialect_reports_them
         ("anthropic", {"output_tokens": 5}),
         ("gemini", {}),
         ("gemini", {"candidatesTokenCount": 5}),
+        *BLANK,
     ],
 )
 async def test_g21_g48_a_usage_that_leaves_out_what_it_must_tell_is_missing_and_no_usage_of_zero(
@@ -181,6 +190,30 @@ async def test_g21_g48_a_usage_that_leaves_out_what_it_must_tell_is_missing_and_
                 assert account["usage"]["input_tokens"] == 4504, (client, stream)
                 assert account["usage"]["output_tokens"] >= 1, (client, stream)
                 assert account["flags"] == ["usage_missing", "estimated_locally"], (client, stream)
+
+
+@pytest.mark.parametrize("stream", [False, True], ids=["whole", "streamed"])
+@pytest.mark.parametrize(("wire", "usage"), BLANK)
+async def test_a_usage_of_zeros_is_believed_of_an_answer_with_nothing_in_it(
+    tmp_path: Path, wire: str, usage: dict[str, Any], stream: bool
+) -> None:
+    whole = msgspec.json.decode(msgspec.json.encode(whole_of(wire, usage)).replace(b'"well"', b'""'))
+    frames = frames_of(wire, usage).replace(b'"well"', b'""')
+    async with canned(200, whole, frames) as upstream, gateway(tmp_path) as gate:
+        await priced(gate, "vague", {"chat": "openai", "responses": "openai"}.get(wire, wire), upstream.url)
+        account = await account_of(gate, await gate.key("1000"), CLIENT_OF[wire], "vague", stream)
+    assert (account["flags"], account["cost_usd"]) == ([], "0.00")
+
+
+async def test_an_embedding_of_a_text_is_never_of_no_tokens(tmp_path: Path) -> None:
+    vector = {"object": "embedding", "index": 0, "embedding": [0.5]}
+    answer = {"object": "list", "data": [vector], "model": SMALL, "usage": {"prompt_tokens": 0, "total_tokens": 0}}
+    async with canned(200, answer) as upstream, gateway(tmp_path) as gate:
+        await priced(gate, "vague", "openai", upstream.url)
+        key = await gate.key("1000")
+        reply = await gate.ask(key, {"model": "vague", "input": "eight is"}, path="/v1/embeddings")
+        account = await gate.account(reply.headers["x-request-id"], key)
+    assert (account["usage"]["input_tokens"], account["flags"]) == (2, ["usage_missing", "estimated_locally"])
 
 
 def early_and_late(wire: str, early: dict[str, Any], late: dict[str, Any] | None) -> bytes:

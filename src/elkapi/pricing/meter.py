@@ -117,6 +117,13 @@ def is_possible(usage: Usage, upper: Usage) -> bool:
     )
 
 
+def is_blank(usage: Usage, upper: Usage) -> bool:
+    """Whether it says that a call used nothing: where there was an answer, its upstream does not count."""
+    if usage.input_tokens or usage.output_tokens or not upper.input_tokens:
+        return False
+    return not (usage.input_total or usage.output_total or usage.searches)
+
+
 def looks_like_json_object(body: bytes) -> bool:
     """Whether a 200 can be an answer at all: an HTML page or a cut body is not (a cheap look at both ends)."""
     if body[:1] == b"{" and body[-1:] == b"}":

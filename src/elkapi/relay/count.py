@@ -11,7 +11,7 @@ import msgspec
 from elkapi.catalog.families.openai import token_ids
 from elkapi.catalog.jsonedit import with_string
 from elkapi.errors import NOT_JSON, BadRequest
-from elkapi.pricing.meter import is_possible
+from elkapi.pricing.meter import is_blank, is_possible
 from elkapi.pricing.tokens import vocabulary_of
 from elkapi.relay.plane import DataPlane
 from elkapi.relay.read import Request
@@ -121,8 +121,8 @@ async def count_left(plane: DataPlane, request: Request, crossing: Crossing, tal
     Its input counts as soon as it was reported. Its output only once the answer was finished: before that a figure is
     of a moment nobody can name, and what the caller was sent is counted instead. Impossible figures are none.
     """
-    seen = crossing.usage
-    if seen is not None and not is_possible(seen, request.facts.upper):
+    seen, upper = crossing.usage, request.facts.upper
+    if seen is not None and (not is_possible(seen, upper) or (is_blank(seen, upper) and not tally.is_empty)):
         seen = None
     if seen is not None and crossing.finish_reason:
         return seen, "upstream_usage"

@@ -19,7 +19,7 @@ from elkapi.catalog.upstreams import Endpoint, endpoint_for
 from elkapi.clock import Clock
 from elkapi.errors import NOT_JSON, BadRequest
 from elkapi.guards.crossing import Guarded
-from elkapi.pricing.meter import is_possible, metered, with_client_model
+from elkapi.pricing.meter import is_blank, is_possible, metered, with_client_model
 from elkapi.relay.keep import kept_relayed, kept_translated, named_ours, unstored, with_state
 from elkapi.relay.read import Request
 from elkapi.translate.anthropic import without_attribution
@@ -158,6 +158,8 @@ class Same:
     def whole(self, body: bytes) -> Whole:
         usage, unsplit = metered(body, self.wire, self.request.facts.upper)
         tally = None
+        if usage is not None and is_blank(usage, self.request.facts.upper) and self._answers(body):
+            usage = None
         # A response that failed says so beside the usage it had come to.
         if (usage is None or self.wire == "responses") and (failure := self._failure(body)) is not None:
             return Whole(b"", None, failure=failure)
@@ -196,6 +198,10 @@ class Same:
             return usage
         searches = max((event.usage.searches for event in events if isinstance(event, UsageSeen)), default=0)
         return msgspec.structs.replace(usage, searches=searches) if searches else usage
+
+    def _answers(self, body: bytes) -> bool:
+        """Whether there is anything in an answer; vectors and scores are always something."""
+        return self.request.operation.dialect is None or not self._tally(body).is_empty
 
     def _tally(self, body: bytes) -> Tally:
         tally = Tally()
@@ -274,6 +280,8 @@ class Text:
                 usage, unsplit = event.usage, event.unsplit
             tally.add(event)
         facts = facts_of(self.request, self.asked, self.wire_of_caller, self.created_s, self.clock)
+        if usage is not None and is_blank(usage, self.request.facts.upper) and not tally.is_empty:
+            usage = None
         if usage is None or not is_possible(usage, self.request.facts.upper):
             said = [event for event in events if not isinstance(event, UsageSeen)]
             recount = partial(self._recounted, said, facts)
@@ -322,7 +330,8 @@ class Carried:
 
     def whole(self, body: bytes) -> Whole:
         answer, usage, flags = self.carrier.reply(self.request.body, body, self.request.model, self.request.call_id)
-        if usage is not None and not is_possible(usage, self.request.facts.upper):
+        upper = self.request.facts.upper
+        if usage is not None and (is_blank(usage, upper) or not is_possible(usage, upper)):
             usage = None
         return Whole(answer, usage, flags=flags)
 

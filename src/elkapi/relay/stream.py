@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING
 
-from elkapi.pricing.meter import is_possible, looks_like_json_object
+from elkapi.pricing.meter import is_blank, is_possible, looks_like_json_object
 from elkapi.relay.call import EVENTS, JSON, Headers, Reply
 from elkapi.relay.exchange import Exchange
 from elkapi.relay.outcome import Outcome
@@ -237,8 +237,10 @@ def _refused(one: Try, status: int, crossing: Crossing, setup: bytes) -> Outcome
 
 
 def _outcome(one: Try, status: int, crossing: Crossing) -> Outcome:
-    usage = crossing.usage
-    if usage is not None and not is_possible(usage, one.request.facts.upper):
+    usage, upper = crossing.usage, one.request.facts.upper
+    if usage is not None and (
+        not is_possible(usage, upper) or (is_blank(usage, upper) and not crossing.tally.is_empty)
+    ):
         usage = None
     if usage is None and isinstance(crossing, Translated):
         outcome = one.outcome(status, b"", None, started=True)

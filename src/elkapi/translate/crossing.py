@@ -60,6 +60,11 @@ class Tally:
         self.kept_bytes = 0
         self.beyond_bytes = 0
 
+    @property
+    def is_empty(self) -> bool:
+        """Whether there is nothing to count."""
+        return not (self.kept_bytes or self.beyond_bytes)
+
     def add(self, event: Event) -> None:
         """Count one event's text."""
         if isinstance(event, TextDelta | RefusalDelta):
