@@ -48,6 +48,28 @@ def call(client: str, stream: bool, fault: str) -> Asked:
     return ask(client, MODEL, f"[[say: one two three]] [sandbox: {fault}]", stream=stream, **more)
 
 
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize("several", [False, True])
+async def test_a_prompt_that_a_completion_repeats_is_none_of_the_output_that_is_counted(
+    gate: Gateway, sandbox: Running, several: bool, stream: bool
+) -> None:
+    await gate.channel(sandbox.base_url, (MODEL,), model_map={MODEL: "gpt-3.5-turbo-instruct"})
+    await gate.price(MODEL, per_1m_usd="1", output_per_1m_usd="2")
+    key = await gate.key("10")
+    prompt: Any = "Tell me. " * 100 + "[[say: one two three]] [sandbox: no-usage]"
+    more = {"prompt": [prompt, prompt], "n": 2} if several else {"prompt": prompt}
+    counts = []
+    for echo in (False, True):
+        body = {"model": MODEL, "max_tokens": 900, "stream": stream, "echo": echo, **more}
+        reply = await gate.ask(key, body, path="/v1/completions")
+        assert reply.text.count("Tell me.") == (0 if not echo else 400 if several else 100) or stream
+        account = await gate.account(reply.headers["x-request-id"], key)
+        assert account["flags"] == ["usage_missing", "estimated_locally"]
+        counts.append(account["usage"]["output_tokens"])
+    # A text by itself is rounded up to a whole token.
+    assert 0 < counts[1] <= counts[0] <= counts[1] + 4
+
+
 @pytest.mark.parametrize("fault", ["no-usage", "usage=huge"])
 @pytest.mark.parametrize(("client", "upstream"), PAIRS)
 async def test_a_translated_caller_is_shown_the_count_it_is_charged(

@@ -15,6 +15,7 @@ from elkapi.pricing.meter import is_blank, is_possible
 from elkapi.pricing.tokens import vocabulary_of
 from elkapi.relay.plane import DataPlane
 from elkapi.relay.read import Request
+from elkapi.translate.completions import echoed
 from elkapi.translate.crossing import Crossing, Tally
 from elkapi.translate.dialects import DIALECTS
 from elkapi.translate.estimate import MESSAGE_TOKENS, estimated_tokens, quarter
@@ -105,13 +106,18 @@ async def count_locally(plane: DataPlane, request: Request, tally: Tally | None 
 
 
 async def count_output(plane: DataPlane, request: Request, tally: Tally) -> tuple[int, int, bool]:
-    """(text tokens, reasoning tokens, exact) of what the caller was sent, never more than the model could write."""
-    text, thinking = "".join(tally.text), "".join(tally.thinking)
+    """(text tokens, reasoning tokens, exact) of what the caller was sent, never more than the model could write.
+
+    A prompt that a completion repeats before its own text is none of its output.
+    """
     beyond = quarter(tally.beyond_bytes)
-    counts = await count_texts(plane, request.model, [text, thinking])
+    echoes = request.operation.wire == "completions" and b'"echo"' in request.body
+    repeated, ids, times = echoed(request.body) if echoes else ([], 0, 0)
+    texts = ["".join(tally.text), "".join(tally.thinking), *repeated]
+    counts = await count_texts(plane, request.model, texts)
     exact = counts is not None and not beyond
-    output, reasoning = counts or (quarter(len(text.encode())), quarter(len(thinking.encode())))
-    output = min(output + beyond, request.output_tokens_max)
+    output, reasoning, *again = counts or [quarter(len(text.encode())) for text in texts]
+    output = min(max(output + beyond - times * (sum(again) + ids), 0), request.output_tokens_max)
     return output, min(reasoning, request.output_tokens_max - output), exact
 
 

@@ -113,6 +113,27 @@ def read_request(body: bytes) -> ChatRequest:
     )
 
 
+class _Echo(msgspec.Struct):
+    prompt: str | list[str | int | list[int]] = ""
+    n: _Positive | None = None
+    echo: bool | None = None
+
+
+_echo = msgspec.json.Decoder(_Echo)
+
+
+def echoed(body: bytes) -> tuple[list[str], int, int]:
+    """(the texts, how many token ids beside them, how often): what an answer repeats of its prompts."""
+    try:
+        view = _echo.decode(body)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return [], 0, 0
+    prompts = [view.prompt] if isinstance(view.prompt, str) else view.prompt
+    texts = [prompt for prompt in prompts if isinstance(prompt, str)]
+    ids = sum(1 if isinstance(prompt, int) else len(prompt) for prompt in prompts if not isinstance(prompt, str))
+    return (texts, ids, view.n or 1) if view.echo else ([], 0, 0)
+
+
 # --- the meter -------------------------------------------------------------------------------------------------------
 
 
