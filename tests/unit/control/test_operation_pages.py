@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -26,6 +27,16 @@ def test_an_operation_has_a_page_with_its_paths_and_a_sample(library: Library, n
     assert all(alias in page.markdown for alias in operation.aliases)
     assert f"curl -X {operation.method}" in page.markdown
     assert "<h1" in page.html
+
+
+def test_the_pages_that_are_made_can_be_found_by_links(library: Library) -> None:
+    assert 'href="/docs/operations"' in library.pages["index"].html
+    assert 'href="/docs/operations"' in library.pages["tasks"].html
+    index = library.page("operations")
+    assert index is not None
+    names = re.findall(r'href="(operations/[^"]+)"', index.html)
+    assert len(names) == len(operations.task_operations())
+    assert all(library.page(name) for name in names)
 
 
 def test_the_index_names_them_all_and_nothing_else_is_made_up(library: Library, tmp_path: Path) -> None:
