@@ -12,6 +12,8 @@ import sys
 from collections.abc import AsyncIterator, Callable
 from random import Random
 
+import msgspec
+
 from elkapi.access import KeyCache, Limits
 from elkapi.assets.store import open_store
 from elkapi.cache import Answers
@@ -57,11 +59,13 @@ from elkapi.tasks.addresses import Addresses
 from elkapi.tasks.request import Signer
 from elkapi.tasks.showing import Showing
 from elkapi.tasks.telling import Teller
-from elkapi.upstream import ClientLimits, UpstreamClient
+from elkapi.upstream import ClientLimits, Deadlines, Origin, UpstreamClient, UpstreamFailure, UpstreamRequest
 from elkapi.upstream.gcp import TokenSource
 
 SWITCH_INTERVAL_S = 0.0005
 _OWN_PAGES = PAGES | COUNTING_PAGES | QUOTING_PAGES | STORED_PAGES | TASK_FILE_PAGES | ACCOUNT_PAGES
+LISTING_DEADLINES = Deadlines(connect_s=0.5, header_s=5.0, first_byte_s=5.0, idle_s=5.0, total_s=5.0)
+LISTING_BYTES_MAX = 1024 * 1024
 
 
 def run(order: WorkerOrder, listening: socket.socket, ready_fd: int | None = None) -> None:
@@ -92,6 +96,7 @@ async def _serve(order: WorkerOrder, listening: socket.socket, ready_fd: int | N
         runner = BatchRunner(plane, error_body)
         server = Server(front, rejected, order.settings)
         await models.wait(stop)
+        await leave_out_unusable(plane, order)
         await server.start(listening)
         runner.start()
         plane.log.write("worker_ready", version=plane.snapshots.current.version)
@@ -239,6 +244,37 @@ async def _fold(plane: DataPlane, server: Server) -> None:
                 "telemetry_dropped": plane.telemetry.dropped if plane.telemetry is not None else 0,
             }
         )
+
+
+async def leave_out_unusable(plane: DataPlane, order: WorkerOrder) -> None:
+    """Neither list nor serve a local embedding model whose files its process refused; that process says why in the log.
+
+    Where it does not answer, all stay: it is started again.
+    """
+    installed = {model.id for model in order.bundled if model.role == "models"}
+    if not (order.wait_for_models and installed):
+        return
+    origin = Origin.parse("unix://" + order.settings.socket_path("models"))
+    try:
+        reply = await plane.client.send(UpstreamRequest(origin, b"GET", b"/v1/models", [], deadlines=LISTING_DEADLINES))
+        body, _ = await reply.read(LISTING_BYTES_MAX)
+        usable = {model.id for model in _listing.decode(body).data}
+    except (UpstreamFailure, msgspec.DecodeError):
+        return
+    if unusable := installed - usable:
+        await plane.snapshots.leave_out(unusable)
+        plane.log.write("models_left_out", "warning", models=sorted(unusable))
+
+
+class _Listed(msgspec.Struct):
+    id: str
+
+
+class _Listing(msgspec.Struct):
+    data: list[_Listed]
+
+
+_listing = msgspec.json.Decoder(_Listing)
 
 
 class ModelsWatch:

@@ -4,13 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from datetime import datetime
+from pathlib import Path
 from typing import Any
 
 import anthropic
 import httpx
+import msgspec
 import pytest
 from client_stage import LOCAL, LOCAL_CHAT, SMALL, UNPRICED, UNSTEADY, Stage
 from google import genai
+
+from elkapi.local.models import BUNDLED, Source
+from tests.live import running_gateway
 
 pytestmark = pytest.mark.slow
 
@@ -196,3 +201,25 @@ def test_a_list_cannot_be_posted_to(http: httpx.Client, stage: Stage) -> None:
     answer = http.post("/v1/models", headers={"authorization": f"Bearer {stage.key}"}, json={})
     assert answer.status_code == 405
     assert "GET" in answer.headers["allow"]
+
+
+def test_a_local_model_whose_files_are_damaged_is_not_listed(tmp_path: Path) -> None:
+    row = msgspec.structs.replace(
+        BUNDLED[0], id="damaged", sources=(Source(weights="model.safetensors", tokenizer="tokenizer.json"),)
+    )
+    folder = tmp_path / "damaged"
+    folder.mkdir()
+    (folder / "model.json").write_bytes(msgspec.json.encode(row))
+    (folder / "model.safetensors").write_bytes(b"cut off")
+    (folder / "tokenizer.json").write_bytes(b"{}")
+    with running_gateway(ELKAPI_MODELS_DIR=str(tmp_path)) as gate:
+        headers = {"authorization": f"Bearer {gate.key}"}
+        listed = httpx.get(f"{gate.base_url}/v1/models", headers=headers).json()
+        named = {model["id"] for model in listed["data"]}
+        asked = {"model": "damaged", "input": "hello"}
+        refused = httpx.post(f"{gate.base_url}/v1/embeddings", headers=headers, json=asked).json()
+        assert "'damaged' in group 'default'" in refused["error"]["message"]
+        # The reason is the operator's to read.
+        assert f"{folder}/" in gate.log_tail()
+    assert BUNDLED[0].id in named
+    assert "damaged" not in named

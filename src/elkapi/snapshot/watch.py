@@ -7,6 +7,7 @@ group rebuilds the snapshot on the same thread and swaps it by one assignment.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import threading
 from collections.abc import Callable, Iterable
@@ -55,6 +56,7 @@ class SnapshotHolder:
         self._seen = versions.Versions(0, 0)
         self._fresh_at_s = clock.monotonic_s()
         self._stopping = threading.Event()
+        self._refreshing = threading.Lock()
         self._thread: threading.Thread | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
 
@@ -76,6 +78,18 @@ class SnapshotHolder:
         await asyncio.to_thread(self._refresh)
         self._thread = threading.Thread(target=self._poll, name="elkapi-snapshot", daemon=True)
         self._thread.start()
+
+    async def leave_out(self, bundled: Iterable[str]) -> None:
+        """Serve these bundled models no more; where the database is away, from the next poll on that reaches it."""
+        await asyncio.to_thread(self._leave_out, frozenset(bundled))
+
+    def _leave_out(self, bundled: frozenset[str]) -> None:
+        with self._refreshing:
+            self._bundled = tuple(model for model in self._bundled if model not in bundled)
+            # No version is that low, so whoever polls next builds anew.
+            self._seen = versions.Versions(self._seen.config, -1)
+        with contextlib.suppress(Unavailable):
+            self._refresh()
 
     async def stop(self) -> None:
         """End the thread; a read that hangs in the database is left behind after STOP_WAIT_S."""
@@ -106,7 +120,12 @@ class SnapshotHolder:
         return poll_s if failures == 0 else min(poll_s * 2 ** min(failures, 10), ERROR_PAUSE_MAX_S)
 
     def _refresh(self) -> None:
-        """One poll: read the versions, then what changed. The moment taken first can only understate the freshness."""
+        """One poll: read the versions, then what changed."""
+        with self._refreshing:
+            self._refresh_now()
+
+    def _refresh_now(self) -> None:
+        # The moment taken first can only understate the freshness.
         at_s = self._clock.monotonic_s()
         with self._database.read() as connection:
             now = versions.read(connection)
