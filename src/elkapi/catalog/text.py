@@ -383,7 +383,7 @@ def added_input(channel: Channel) -> int:
     if members := channel.param_default | channel.param_set:
         body = msgspec.json.encode(members)
         added += len(body)
-        if _has_served(msgspec.Raw(body)) or any_in(body, b'"web_search_options"', b'"mcp_servers"'):
+        if _has_served(msgspec.Raw(body)) or b'"web_search_options"' in body or b'"mcp_servers"' in body:
             added += SERVED_TOOLS_TOKENS_MAX
     return added
 
