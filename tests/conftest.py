@@ -36,14 +36,18 @@ settings.load_profile("elkapi")
 SERVER_START_S = 30.0
 _numbers = itertools.count(1)
 
-# Every httpx client, the SDKs' too, reads the public authorities anew, which takes as long as many a test.
+# Every httpx client, the SDKs' too, reads the public authorities anew, which takes as long as many a test. The
+# environment may name a file and a folder of its own for them.
+_PUBLIC_AUTHORITIES = {None, certifi.where(), os.environ.get("SSL_CERT_FILE"), os.environ.get("SSL_CERT_DIR")}
 _create_default_context = ssl.create_default_context
-_public_authorities = functools.cache(lambda: _create_default_context(cafile=certifi.where()))
+_context_of = functools.cache(lambda cafile, capath: _create_default_context(cafile=cafile, capath=capath))
 
 
 def _shared_context(*given: Any, **named: Any) -> ssl.SSLContext:
-    is_httpx = not given and named == {"cafile": certifi.where()}
-    return _public_authorities() if is_httpx else _create_default_context(*given, **named)
+    is_public = not given and bool(named) and named.keys() <= {"cafile", "capath"}
+    if is_public and _PUBLIC_AUTHORITIES.issuperset(named.values()):
+        return _context_of(named.get("cafile"), named.get("capath"))
+    return _create_default_context(*given, **named)
 
 
 ssl.create_default_context = _shared_context
