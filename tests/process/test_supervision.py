@@ -46,6 +46,13 @@ def stage_of_all() -> Iterator[Stage]:
         yield made
 
 
+@pytest.fixture(scope="module")
+def stage_of_restarts() -> Iterator[Stage]:
+    """One gateway for the tests after which all its calls are answered and booked, and every role is back."""
+    with running_stage() as made:
+        yield made
+
+
 async def answered(caller: Client, key: str, model: str = PER_TOKEN) -> int:
     return (await caller.embed(key, model, words(3, "x"))).status
 
@@ -70,8 +77,8 @@ async def test_a_killed_role_comes_back(stage_of_all: Stage, role: str, capsys: 
     assert gate.process.poll() is None
 
 
-async def test_a_rolling_restart_under_load_fails_no_call(stage: Stage) -> None:
-    gate = stage.gate
+async def test_a_rolling_restart_under_load_fails_no_call(stage_of_restarts: Stage) -> None:
+    gate = stage_of_restarts.gate
     keys = [gate.key(f"rolling-{n}", 10**12) for n in range(4)]
     before = set(gate.children("worker"))
     async with client(gate.origin, 16) as kept, client(gate.origin, 16, reuse=False) as fresh:
@@ -81,7 +88,7 @@ async def test_a_rolling_restart_under_load_fails_no_call(stage: Stage) -> None:
             load.start()
         await asyncio.sleep(1)
         os.kill(gate.pid, signal.SIGHUP)
-        await eventually("all workers are new", lambda: replaced(stage, before), BACK_S)
+        await eventually("all workers are new", lambda: replaced(stage_of_restarts, before), BACK_S)
         await eventually("they are ready", gate.is_complete, BACK_S)
         await asyncio.sleep(1)
         for load in loads:
@@ -89,11 +96,11 @@ async def test_a_rolling_restart_under_load_fails_no_call(stage: Stage) -> None:
             assert not load.broken, load.summary()
             assert set(load.statuses) == {200}, load.summary()
             assert load.successes > 100
-    assert_bill_is_explained(gate, stage.sandbox)
+    assert_bill_is_explained(gate, stage_of_restarts.sandbox)
 
 
-async def test_a_role_that_dies_during_a_rolling_restart_comes_back_at_once(stage: Stage) -> None:
-    gate = stage.gate
+async def test_a_role_that_dies_during_a_rolling_restart_comes_back_at_once(stage_of_restarts: Stage) -> None:
+    gate = stage_of_restarts.gate
     key = gate.key("slow", 10**9)
     before = set(gate.children("worker"))
     async with client(gate.origin, reuse=False) as caller:
@@ -109,8 +116,8 @@ async def test_a_role_that_dies_during_a_rolling_restart_comes_back_at_once(stag
         # The drain that the restart waits for goes on, and the calls are answered and booked.
         assert not any(call.done() for call in slow)
         assert {answer.status for answer in await asyncio.gather(*slow)} == {200}
-    await eventually("all workers are new", lambda: replaced(stage, before), BACK_S)
-    assert_bill_is_explained(gate, stage.sandbox)
+    await eventually("all workers are new", lambda: replaced(stage_of_restarts, before), BACK_S)
+    assert_bill_is_explained(gate, stage_of_restarts.sandbox)
 
 
 async def test_a_rolling_restart_that_is_asked_for_while_the_gateway_starts_does_not_end_it() -> None:
@@ -144,8 +151,8 @@ async def test_g43_sigterm_answers_the_call_under_way_and_then_ends(stage: Stage
     assert found.charged_nano == answer.cost_nano
 
 
-async def test_a_killed_supervisor_leaves_no_process_and_frees_the_port(stage: Stage) -> None:
-    gate = stage.gate
+async def test_a_killed_supervisor_leaves_no_process_and_frees_the_port(stage_of_restarts: Stage) -> None:
+    gate = stage_of_restarts.gate
     children = gate.children()
     assert len(children) == WORKERS + 4
     gate.kill_supervisor()
