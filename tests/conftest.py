@@ -28,6 +28,7 @@ from hypothesis import HealthCheck, settings
 
 from elkapi.storage.db import Database
 from elkapi.storage.migrations import migrate
+from tests.templates import copy_migrated_sqlite
 
 # How long an example takes on a busy machine says nothing of what it shows.
 settings.register_profile("elkapi", settings(), deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -192,12 +193,11 @@ def empty_database_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
 
 @pytest.fixture(params=BOTH)
 def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    """The URL of a fresh database; every test that takes this runs once on SQLite and once on PostgreSQL.
-
-    Opening it migrates it where it is not yet: PostgreSQL's is.
-    """
+    """The URL of a fresh, migrated database; every test that takes this runs once on SQLite and once on PostgreSQL."""
     if request.param == "sqlite":
-        return f"sqlite:///{tmp_path / 'elkapi.sqlite3'}"
+        path = tmp_path / "elkapi.sqlite3"
+        copy_migrated_sqlite(path)
+        return f"sqlite:///{path}"
     url: str = request.getfixturevalue("migrated_postgres_url")
     return url
 

@@ -35,6 +35,7 @@ from elkapi.storage.repos.channels import ChannelConfig, ChannelSpec
 from elkapi.storage.schema import owners
 from elkapi.types import NO_POLICY, Amounts, Guard, Policy, Scope
 from elkapi.worker import error_body, opened_plane
+from tests.templates import copy_migrated_sqlite
 
 _T = TypeVar("_T")
 ACTOR = "test"
@@ -214,6 +215,8 @@ async def gateway(
         log_file=str(folder / "gateway.log"),
         **{"snapshot_poll_s": 0.01, **settings},
     )
+    if not database_url and not (folder / "elkapi.sqlite3").exists():
+        copy_migrated_sqlite(folder / "elkapi.sqlite3")
     installation = open_installation(chosen)
     order = WorkerOrder(
         settings=chosen,
