@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from elkapi.catalog.jsonedit import with_raw, with_string, without
-from elkapi.errors import BadRequest, BodyTooLarge, NotFound
+from elkapi.errors import NOT_JSON, BadRequest, BodyTooLarge, NotFound
 from elkapi.relay.background_log import Log
 from elkapi.relay.outcome import Outcome
 from elkapi.relay.plane import DataPlane
@@ -243,7 +243,7 @@ def answer_kept(hold: Hold, outcome: Outcome, usage: Usage) -> StoredObject | No
         answer = _whole(keep, outcome, usage)
         if answer is not None:
             row = stored_row(hold.plane, hold.grant, request, hold.call.id, answer, frames)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+    except NOT_JSON:
         why_not = UNREADABLE  # Its caller was sent all of it by now, as it came.
     if row is not None and len(row.body) <= keep.bytes_max:
         return row

@@ -126,7 +126,7 @@ def echoed(body: bytes) -> tuple[list[str], int, int]:
     """(the texts, how many token ids beside them, how often): what an answer repeats of its prompts."""
     try:
         view = _echo.decode(body)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+    except NOT_JSON:
         return [], 0, 0
     prompts = [view.prompt] if isinstance(view.prompt, str) else view.prompt
     texts = [prompt for prompt in prompts if isinstance(prompt, str)]

@@ -11,6 +11,7 @@ from typing import Any
 
 import msgspec
 
+from elkapi.errors import NOT_JSON
 from elkapi.translate.responses_state import items_of, with_ids
 
 RESPONSE_PREFIX, CHAT_PREFIX = "resp_", "chatcmpl-"
@@ -105,7 +106,7 @@ def is_readable(answer: bytes) -> bool:
     """Whether all of an answer can be read again: a kept one is decoded whenever it is asked for or listed."""
     try:
         _members.decode(answer)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+    except NOT_JSON:
         return False
     return True
 

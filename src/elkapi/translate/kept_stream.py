@@ -11,7 +11,7 @@ from typing import Any
 import msgspec
 
 from elkapi.catalog.jsonedit import with_string
-from elkapi.errors import BadRequest
+from elkapi.errors import NOT_JSON, BadRequest
 from elkapi.translate.crossing import Numbered, Relayed, Translated
 from elkapi.translate.dialect import Unreadable
 from elkapi.translate.ir import Event
@@ -67,7 +67,7 @@ class KeptResponses(Numbered):
             members["response"] = msgspec.Raw(with_ours(members["response"], self.ours))
         except (msgspec.ValidationError, KeyError):
             return frame  # the reader judges it
-        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        except NOT_JSON as error:
             raise Unreadable from error
         data = _encode(members)
         head = b"event: " + frame.event + b"\n" if frame.event else b""

@@ -1,7 +1,8 @@
 """Gemini's sources before the calls that follow their text: a writer in front of the caller's own.
 
 With a search and functions Gemini tells the sources of a text at the end of its answer, after the calls; a caller's
-stream has closed the text by then. So a call that follows a text waits until the next text, or the end.
+stream has closed the text by then. So a call that follows a text waits until the next text, or the end; of very many
+calls the sources are given up.
 """
 
 from __future__ import annotations
@@ -19,6 +20,8 @@ from elkapi.translate.ir import (
     ToolCallStart,
     UsageSeen,
 )
+
+WAITING_EVENTS_MAX = 1_000
 
 
 def may_come_late(request: ChatRequest, upstream_wire: str) -> bool:
@@ -39,7 +42,10 @@ class SourcesFirst:
             return self._writer.feed(event)
         if self._after_text and isinstance(event, ToolCallStart | ToolCallDelta | ThinkingSignature):
             self._waiting.append(event)
-            return b""
+            if len(self._waiting) < WAITING_EVENTS_MAX:
+                return b""
+            self._after_text = False
+            return self._released()
         released = self._released()
         self._after_text = isinstance(event, TextDelta)
         return released + self._writer.feed(event)
