@@ -12,8 +12,6 @@ import sys
 from collections.abc import AsyncIterator, Callable
 from random import Random
 
-import msgspec
-
 from elkapi.access import KeyCache, Limits
 from elkapi.assets.store import open_store
 from elkapi.cache import Answers
@@ -26,6 +24,7 @@ from elkapi.edge.server import Server
 from elkapi.errors import GatewayError
 from elkapi.ids import new_id
 from elkapi.ledger import open_ledger
+from elkapi.local.listed import listed_models
 from elkapi.local.listening import answers
 from elkapi.observe import metrics as observe_metrics
 from elkapi.observe.bridge import json_log
@@ -59,13 +58,11 @@ from elkapi.tasks.addresses import Addresses
 from elkapi.tasks.request import Signer
 from elkapi.tasks.showing import Showing
 from elkapi.tasks.telling import Teller
-from elkapi.upstream import ClientLimits, Deadlines, Origin, UpstreamClient, UpstreamFailure, UpstreamRequest
+from elkapi.upstream import ClientLimits, UpstreamClient
 from elkapi.upstream.gcp import TokenSource
 
 SWITCH_INTERVAL_S = 0.0005
 _OWN_PAGES = PAGES | COUNTING_PAGES | QUOTING_PAGES | STORED_PAGES | TASK_FILE_PAGES | ACCOUNT_PAGES
-LISTING_DEADLINES = Deadlines(connect_s=0.5, header_s=5.0, first_byte_s=5.0, idle_s=5.0, total_s=5.0)
-LISTING_BYTES_MAX = 1024 * 1024
 
 
 def run(order: WorkerOrder, listening: socket.socket, ready_fd: int | None = None) -> None:
@@ -254,27 +251,12 @@ async def leave_out_unusable(plane: DataPlane, order: WorkerOrder) -> None:
     installed = {model.id for model in order.bundled if model.role == "models"}
     if not (order.wait_for_models and installed):
         return
-    origin = Origin.parse("unix://" + order.settings.socket_path("models"))
-    try:
-        reply = await plane.client.send(UpstreamRequest(origin, b"GET", b"/v1/models", [], deadlines=LISTING_DEADLINES))
-        body, _ = await reply.read(LISTING_BYTES_MAX)
-        usable = {model.id for model in _listing.decode(body).data}
-    except (UpstreamFailure, msgspec.DecodeError):
+    listed = await listed_models(plane.client.send, order.settings.socket_path("models"))
+    if listed is None:
         return
-    if unusable := installed - usable:
+    if unusable := installed - {model.id for model in listed}:
         await plane.snapshots.leave_out(unusable)
         plane.log.write("models_left_out", "warning", models=sorted(unusable))
-
-
-class _Listed(msgspec.Struct):
-    id: str
-
-
-class _Listing(msgspec.Struct):
-    data: list[_Listed]
-
-
-_listing = msgspec.json.Decoder(_Listing)
 
 
 class ModelsWatch:

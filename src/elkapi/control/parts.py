@@ -6,8 +6,6 @@ import logging
 import random
 from types import TracebackType
 
-import msgspec
-
 from elkapi.assets.store import open_store
 from elkapi.clock import Clock
 from elkapi.control.asset_expiry import AssetExpiry
@@ -15,28 +13,18 @@ from elkapi.control.expiry import Expiry
 from elkapi.control.jobs import Job
 from elkapi.control.outbox import NoticeOutbox
 from elkapi.control.prober import Prober
-from elkapi.control.status import LocalModel, LocalModels
+from elkapi.control.status import LocalModels
 from elkapi.control.store import Store
 from elkapi.control.sweeper import Sweeper
-from elkapi.errors import NOT_JSON
 from elkapi.ledger.recovery import Recoverer
 from elkapi.local.chat.rows import BUNDLED_CHAT, locate_chat
+from elkapi.local.listed import listed_models
 from elkapi.local.models import ModelUnusable
 from elkapi.settings import Settings
 from elkapi.tasks.notify import Notifier
-from elkapi.upstream import Deadlines, Origin, UpstreamClient, UpstreamFailure, UpstreamRequest, answer_to
-
-MODELS_ANSWER_BYTES_MAX = 256 * 1024
-MODELS_DEADLINES = Deadlines(connect_s=1.0, header_s=2.0, first_byte_s=2.0, idle_s=2.0, total_s=3.0)
+from elkapi.upstream import UpstreamClient
 
 log = logging.getLogger("elkapi.control")
-
-
-class _Listing(msgspec.Struct):
-    data: list[LocalModel]
-
-
-_listing = msgspec.json.Decoder(_Listing)
 
 
 class Parts:
@@ -90,24 +78,8 @@ class Parts:
 
     async def local_models(self) -> LocalModels:
         """What the model process lists, not ready when it does not answer; and the chat model, if it is installed."""
-        listed = await self._listed()
-        return msgspec.structs.replace(listed, chat_model=installed_chat_model())
-
-    async def _listed(self) -> LocalModels:
-        request = UpstreamRequest(
-            origin=Origin.parse(f"unix://{self._settings.socket_path('models')}"),
-            method=b"GET",
-            target=b"/v1/models",
-            headers=[(b"accept", b"application/json")],
-            deadlines=MODELS_DEADLINES,
-        )
-        try:
-            answer = await answer_to(self._client.send, request, MODELS_ANSWER_BYTES_MAX)
-            if answer.status != 200 or not answer.complete:
-                return LocalModels()
-            return LocalModels(ready=True, models=tuple(_listing.decode(answer.body).data))
-        except (UpstreamFailure, *NOT_JSON):
-            return LocalModels()
+        listed = await listed_models(self._client.send, self._settings.socket_path("models"))
+        return LocalModels(listed is not None, listed or (), installed_chat_model())
 
 
 def installed_chat_model() -> str:

@@ -8,18 +8,12 @@ import msgspec
 
 from elkapi import __version__
 from elkapi.clock import Clock
+from elkapi.local.listed import LocalModel
 from elkapi.money import QUOTA_UNITS_PER_USD
 
 # What the examples name while the model process has not answered yet.
 DEFAULT_SAMPLE_MODEL = "all-MiniLM-L6-v2"
 KEEP_S = 2.0
-
-
-class LocalModel(msgspec.Struct, frozen=True):
-    """One bundled model as the model process lists it."""
-
-    id: str
-    dimensions: int = 0
 
 
 class LocalModels(msgspec.Struct, frozen=True):

@@ -15,8 +15,9 @@ import pytest
 
 from elkapi.clock import ManualClock
 from elkapi.control.parts import Parts, installed_chat_model
-from elkapi.control.status import LocalModel, LocalModels
+from elkapi.control.status import LocalModels
 from elkapi.local.chat import rows
+from elkapi.local.listed import LocalModel
 from elkapi.local.models import ModelUnusable
 from elkapi.settings import Settings
 

@@ -16,7 +16,8 @@ import pytest
 from elkapi.clock import ManualClock
 from elkapi.control.library import Library
 from elkapi.control.site import build_site
-from elkapi.control.status import KEEP_S, LocalModel, LocalModels, StatusBook
+from elkapi.control.status import KEEP_S, LocalModels, StatusBook
+from elkapi.local.listed import LocalModel
 
 
 class FakeParts:
