@@ -27,7 +27,7 @@ EMBED_REQUESTS_MAX = 2048
 FRAME_TOKENS_MAX = 64
 OUTPUT_TOKENS_MAX = 2_000_000
 _REMOTE_FILES = (b'"file_id"', b'"file_url"', b'"fileUri"', b'"file_uri"')
-_WIDE = re.compile(rb'"(?:image|audio|inline|input_audio|1h|AUDIO|IMAGE)')
+_WIDE = re.compile(rb'"(?:image|audio|inline|(?:in|out)put_audio|data:audio|1h|AUDIO|IMAGE)')
 # All that makes a body dearer than its bytes; one pattern that begins with one character is found four times faster
 # than word after word.
 _DEARER = re.compile(_WIDE.pattern[:-1] + rb'|file_?(?:id|ur[il]|Uri)")')
@@ -413,9 +413,9 @@ def _facts(
 
     Of `tools` those count that the provider runs, and `served` is such a one.
     """
-    given, wide = len(body) + FRAME_TOKENS_MAX, False
+    given, wide = len(body) + FRAME_TOKENS_MAX, model is not None and "audio" in model
     if _DEARER.search(body) is not None:
-        wide = _WIDE.search(body) is not None
+        wide = wide or _WIDE.search(body) is not None
         given += IMAGE_TOKENS_MAX * (body.count(b'"image') + body.count(b'"inline'))
         given += REMOTE_FILE_TOKENS_MAX * sum(map(body.count, _REMOTE_FILES))
     if (tools is not _NONE and _has_served(tools)) or (served is not _NONE and bytes(served) not in (b"null", b"[]")):
