@@ -124,6 +124,11 @@ def is_blank(usage: Usage, upper: Usage) -> bool:
     return not (usage.input_total or usage.output_total or usage.searches)
 
 
+def is_believable(usage: Usage, upper: Usage, *, answered: bool) -> bool:
+    """Whether a call of at most `upper` can have used this much, given whether anything was `answered`."""
+    return is_possible(usage, upper) and not (answered and is_blank(usage, upper))
+
+
 def looks_like_json_object(body: bytes) -> bool:
     """Whether a 200 can be an answer at all: an HTML page or a cut body is not (a cheap look at both ends)."""
     if body[:1] == b"{" and body[-1:] == b"}":

@@ -11,7 +11,7 @@ import msgspec
 from elkapi.catalog.families.openai import token_ids
 from elkapi.catalog.jsonedit import with_string
 from elkapi.errors import NOT_JSON, BadRequest
-from elkapi.pricing.meter import is_blank, is_possible
+from elkapi.pricing.meter import is_believable
 from elkapi.pricing.tokens import vocabulary_of
 from elkapi.relay.plane import DataPlane
 from elkapi.relay.read import Request
@@ -127,8 +127,8 @@ async def count_left(plane: DataPlane, request: Request, crossing: Crossing, tal
     Its input counts as soon as it was reported. Its output only once the answer was finished: before that a figure is
     of a moment nobody can name, and what the caller was sent is counted instead. Impossible figures are none.
     """
-    seen, upper = crossing.usage, request.facts.upper
-    if seen is not None and (not is_possible(seen, upper) or (is_blank(seen, upper) and not tally.is_empty)):
+    seen = crossing.usage
+    if seen is not None and not is_believable(seen, request.facts.upper, answered=not tally.is_empty):
         seen = None
     if seen is not None and crossing.finish_reason:
         return seen, "upstream_usage"

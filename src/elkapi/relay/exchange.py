@@ -19,7 +19,7 @@ from elkapi.catalog.upstreams import Endpoint, endpoint_for
 from elkapi.clock import Clock
 from elkapi.errors import NOT_JSON, BadRequest
 from elkapi.guards.crossing import Guarded
-from elkapi.pricing.meter import is_blank, is_possible, metered, with_client_model
+from elkapi.pricing.meter import is_believable, is_blank, metered, with_client_model
 from elkapi.relay.keep import kept_relayed, kept_translated, named_ours, unstored, with_state
 from elkapi.relay.read import Request
 from elkapi.translate.anthropic import without_attribution
@@ -280,9 +280,7 @@ class Text:
                 usage, unsplit = event.usage, event.unsplit
             tally.add(event)
         facts = facts_of(self.request, self.asked, self.wire_of_caller, self.created_s, self.clock)
-        if usage is not None and is_blank(usage, self.request.facts.upper) and not tally.is_empty:
-            usage = None
-        if usage is None or not is_possible(usage, self.request.facts.upper):
+        if usage is None or not is_believable(usage, self.request.facts.upper, answered=not tally.is_empty):
             said = [event for event in events if not isinstance(event, UsageSeen)]
             recount = partial(self._recounted, said, facts)
             return Whole(self.ours.write_reply(said, facts), None, tally=tally, recount=recount)
@@ -330,8 +328,7 @@ class Carried:
 
     def whole(self, body: bytes) -> Whole:
         answer, usage, flags = self.carrier.reply(self.request.body, body, self.request.model, self.request.call_id)
-        upper = self.request.facts.upper
-        if usage is not None and (is_blank(usage, upper) or not is_possible(usage, upper)):
+        if usage is not None and not is_believable(usage, self.request.facts.upper, answered=True):
             usage = None
         return Whole(answer, usage, flags=flags)
 

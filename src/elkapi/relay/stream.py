@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING
 
-from elkapi.pricing.meter import is_blank, is_possible, looks_like_json_object
+from elkapi.pricing.meter import is_believable, looks_like_json_object
 from elkapi.relay.call import EVENTS, JSON, Headers, Reply
 from elkapi.relay.exchange import Exchange
 from elkapi.relay.outcome import Outcome
@@ -237,10 +237,8 @@ def _refused(one: Try, status: int, crossing: Crossing, setup: bytes) -> Outcome
 
 
 def _outcome(one: Try, status: int, crossing: Crossing) -> Outcome:
-    usage, upper = crossing.usage, one.request.facts.upper
-    if usage is not None and (
-        not is_possible(usage, upper) or (is_blank(usage, upper) and not crossing.tally.is_empty)
-    ):
+    usage, answered = crossing.usage, not crossing.tally.is_empty
+    if usage is not None and not is_believable(usage, one.request.facts.upper, answered=answered):
         usage = None
     if usage is None and isinstance(crossing, Translated):
         outcome = one.outcome(status, b"", None, started=True)
