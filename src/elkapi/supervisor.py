@@ -19,6 +19,7 @@ from collections.abc import Callable
 
 import msgspec
 
+from elkapi.clock import doubled_s
 from elkapi.ids import new_id
 from elkapi.local.listening import answers
 from elkapi.local.listening import listen as listen_unix
@@ -32,7 +33,6 @@ ON_DEMAND_BACKLOG = 128
 TICK_S = 0.1
 RESTART_FIRST_S = 0.05
 RESTART_MAX_S = 5.0
-RESTART_DOUBLINGS_MAX = 10
 STEADY_AFTER_S = 10.0
 STOP_GRACE_S = 5.0
 READY_WAIT_S = 60.0
@@ -334,10 +334,8 @@ def _end(child: Child, signum: signal.Signals) -> None:
 
 
 def _retry_later(child: Child) -> None:
-    child.restart_at_s = time.monotonic() + min(
-        RESTART_FIRST_S * 2 ** min(child.failures, RESTART_DOUBLINGS_MAX), RESTART_MAX_S
-    )
     child.failures += 1
+    child.restart_at_s = time.monotonic() + doubled_s(RESTART_FIRST_S, child.failures, RESTART_MAX_S)
     _close(child)
 
 

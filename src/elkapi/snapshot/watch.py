@@ -12,7 +12,7 @@ import logging
 import threading
 from collections.abc import Callable, Iterable
 
-from elkapi.clock import SYSTEM_CLOCK, Clock
+from elkapi.clock import SYSTEM_CLOCK, Clock, doubled_s
 from elkapi.errors import Unavailable
 from elkapi.settings import Settings
 from elkapi.snapshot.build import build_snapshot
@@ -117,7 +117,7 @@ class SnapshotHolder:
 
     def _pause_s(self, failures: int) -> float:
         poll_s = self._settings.snapshot_poll_s
-        return poll_s if failures == 0 else min(poll_s * 2 ** min(failures, 10), ERROR_PAUSE_MAX_S)
+        return poll_s if failures == 0 else doubled_s(poll_s, failures + 1, ERROR_PAUSE_MAX_S)
 
     def _refresh(self) -> None:
         """One poll: read the versions, then what changed."""
