@@ -81,7 +81,8 @@ class SetBack:
         """Whatever waits by wall time was seen to."""
         self._ahead_s = self._now_ahead_s()
 
-    def __bool__(self) -> bool:
+    def seen(self) -> bool:
+        """Whether it was set back by more than SET_BACK_S."""
         ahead_s = self._now_ahead_s()
         self._ahead_s = max(self._ahead_s, ahead_s)
         return ahead_s < self._ahead_s - SET_BACK_S

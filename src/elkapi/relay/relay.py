@@ -67,7 +67,6 @@ TRANSLATED_REPLY_BYTES_MAX = 32 * 1024 * 1024
 CREDENTIAL_REFUSED = Verdict("next", "credential_refused", "none", cool="key")
 BLOCKED = Verdict("fail", "content_blocked", "unknown")
 UNTRANSLATABLE = Verdict("next", "untranslatable", "none")
-# Where providers put it: OpenAI and its like, Anthropic, AWS.
 OWN_FAULT = "The gateway failed to handle this request."
 _TOO_LATE = (HeaderTimeout, FirstByteTimeout, IdleTimeout, TotalTimeout)
 _TIMEOUTS = frozenset({"first_token_timeout", *(kind.code for kind in _TOO_LATE)})
@@ -229,6 +228,7 @@ class Try:
         if self.attempt.channel.status_map:
             status = self.attempt.channel.status_map.get(status, status)
         said = reply.fields.get
+        # Where OpenAI and its like, Anthropic and AWS name the call.
         if theirs := said(b"x-request-id") or said(b"request-id") or said(b"x-amzn-requestid"):
             self.record.upstream_request_id = theirs[:128].decode("latin-1")
         if is_success(status):

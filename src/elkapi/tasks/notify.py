@@ -123,7 +123,7 @@ class Notifier:
     async def _start_due(self) -> None:
         free = self._parallel_max - len(self._flying)
         now_ns = self._clock.now_ns()
-        if self._set_back:
+        if self._set_back.seen():
             await self._outbox.wait_no_longer(now_ns)
             self._set_back.taken()
         if free <= 0 or not await self._outbox.is_any_due(now_ns):

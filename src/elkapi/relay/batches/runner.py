@@ -97,7 +97,7 @@ class BatchRunner:
         """One look; whether anything is open. Raises Unavailable, and then nothing is forgotten."""
         await self._keep_ended()
         now_ns = self._plane.clock.now_ns()
-        if self._set_back:
+        if self._set_back.seen():
             await self._store.write(lambda c: batch_lines.wait_no_longer(c, now_ns))
             self._set_back.taken()
         found = await self._plane.reader.run(lambda c: batch_lines.open_batches(c, OPEN_MAX, now_ns))
