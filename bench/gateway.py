@@ -207,8 +207,11 @@ def shares(folded: str) -> dict[str, list[tuple[str, float]]]:
 
 def machine() -> dict[str, Any]:
     """What the figures were taken on."""
-    cpu = next((line.partition(":")[2].strip() for line in Path("/proc/cpuinfo").read_text().splitlines()
-                if line.startswith("model name")), platform.machine())  # fmt: skip
+    told = dict(line.split("\t", 1) for line in Path("/proc/cpuinfo").read_text("utf-8").splitlines() if "\t" in line)
+    about = {name: value.strip(" \t:") for name, value in told.items()}
+    cpu = about.get("model name", platform.machine())
+    if "cpu family" in about:  # clouds cut the name short, and the ratio differs between a maker's generations
+        cpu = f"{cpu}, family {about['cpu family']} model {about.get('model', '?')}"
     revision = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=servers.ROOT, capture_output=True, text=True)
     return {
         "cores": os.cpu_count(), "cpu": cpu, "python": platform.python_version(),
