@@ -22,7 +22,7 @@ from elkapi.local.listening import answers
 from elkapi.observe import metrics
 from elkapi.observe.process import die_with_parent
 from elkapi.roles import BundledModel, Preparation, Role, WorkerOrder
-from elkapi.settings import SOCKET_PATH_BYTES_MAX, Settings
+from elkapi.settings import SOCKET_PATH_BYTES_MAX, Settings, misspelt_variables
 from elkapi.supervisor import ORDER_VARIABLE, Supervisor, listen
 from elkapi.types import SANDBOX_KEY
 
@@ -207,6 +207,8 @@ def _welcome(settings: Settings, port: int, found: Preparation) -> str:
         lines += ["", "The key is shown only this once; keep it (export ELKAPI_KEY=...)."]
     elif found.bundled:
         lines += ["", "Set ELKAPI_KEY to your key; `elkapi key create --name NAME` makes another."]
+    for name, meant in misspelt_variables().items():
+        lines += ["", f"{name} is no setting and does nothing; is {meant} meant?"]
     return "\n".join(lines) + "\n"
 
 

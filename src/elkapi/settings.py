@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import difflib
 import ipaddress
 import os
 import re
@@ -19,6 +20,7 @@ import msgspec
 from elkapi.money import BATCH_RATIO_MAX_MICRO, parse_ratio
 
 CHAT_CONTEXT_TOKENS_MIN = 256
+MISSPELT_LIKENESS_MIN = 0.75
 # The kernel's limit for the path of a unix socket.
 SOCKET_PATH_BYTES_MAX = 107
 # The unix sockets in the data directory: those of roles, the chat role's engine, and what workers tell of their calls.
@@ -187,6 +189,8 @@ STANDARD_NAMES = {
 }
 # What browsers send as `Origin`, and so what it is compared with. Pages of a file and of a sandboxed frame send null.
 _ORIGIN = re.compile(r"\*|null|[a-z][a-z0-9+.-]*://(\[[0-9a-f:.]+\]|[a-z0-9._-]+)(:[0-9]+)?")
+# Where a Service is named elkapi, Kubernetes gives every pod beside it ELKAPI_PORT=tcp://10.0.0.7:8000.
+_KUBERNETES_LINK = re.compile(r"(tcp|udp|sctp)://")
 # What no address may hold that paths are written behind.
 _UNFIT = re.compile(r"[^!-~]|[?#@\\\"']")
 _HEADER_NAME = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+", re.ASCII)
@@ -208,10 +212,25 @@ def load_settings(flags: Mapping[str, Any] | None = None, environ: Mapping[str, 
         text = env.get(f"ELKAPI_{name.upper()}")
         if text is None and name in STANDARD_NAMES and name not in values:
             text = env.get(STANDARD_NAMES[name])
-        if text is not None:
+        if text is not None and not (name == "port" and _KUBERNETES_LINK.match(text)):
             values[name] = _parse(name, text)
     values |= {name: value for name, value in (flags or {}).items() if value is not None}
     return _checked(values)
+
+
+def misspelt_variables(environ: Mapping[str, str] | None = None) -> dict[str, str]:
+    """Variables that begin with ELKAPI_, are none of ours and look like one that is: {name: what may be meant}.
+
+    Others stay unsaid: clients keep their key in ELKAPI_KEY, and Kubernetes names services by such variables.
+    """
+    ours = [f"ELKAPI_{name.upper()}" for name in ("config", *Settings.__struct_fields__)]
+    found = {}
+    for name in sorted(os.environ if environ is None else environ):
+        if name.startswith("ELKAPI_") and name not in ours:
+            # Without the prefix, which would make everything alike.
+            close = difflib.get_close_matches(name[7:], [known[7:] for known in ours], 1, MISSPELT_LIKENESS_MIN)
+            found.update((name, f"ELKAPI_{meant}") for meant in close)
+    return found
 
 
 def _from_file(path: Path) -> dict[str, Any]:

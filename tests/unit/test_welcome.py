@@ -10,7 +10,7 @@ import pytest
 from elkapi.app import _welcome, prepare
 from elkapi.local.chat import rows
 from elkapi.roles import BundledModel, Preparation
-from elkapi.settings import Settings, SettingsError, load_settings
+from elkapi.settings import Settings, SettingsError, load_settings, misspelt_variables
 
 EMBEDDING, CHAT = BundledModel("an-encoder"), BundledModel("a-talker", {}, "chat")
 
@@ -33,6 +33,31 @@ def test_without_an_embedding_model_no_curl_is_printed_and_the_key_still_is() ->
     assert "elkapi models install" in said
     assert "sk-first" in said
     assert "chats" not in welcome(EMBEDDING)
+
+
+def test_a_misspelt_variable_is_named_with_what_it_may_be_meant_to_be(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert "setting" not in welcome(EMBEDDING)
+    monkeypatch.setenv("ELKAPI_WORKER", "4")
+    assert "ELKAPI_WORKER is no setting and does nothing; is ELKAPI_WORKERS meant?" in welcome(EMBEDDING)
+
+
+@pytest.mark.parametrize(
+    ("name", "meant"),
+    [("PROT", "PORT"), ("DATABASE", "DATABASE_URL"), ("BODY_BYTE_MAX", "BODY_BYTES_MAX"), ("LOGLEVEL", "LOG_LEVEL")],
+)
+def test_variables_one_slip_away_from_a_setting_are_found(name: str, meant: str) -> None:
+    assert misspelt_variables({f"ELKAPI_{name}": "", "PROT": ""}) == {f"ELKAPI_{name}": f"ELKAPI_{meant}"}
+
+
+def test_settings_and_the_variables_of_others_are_not_taken_for_slips() -> None:
+    others = ("KEY", "CONFIG", "SERVICE_HOST", "SERVICE_PORT", "PORT_8000_TCP", "PORT_8000_TCP_ADDR", "PARENT_PID")
+    ours = [name.upper() for name in Settings.__struct_fields__]
+    assert misspelt_variables({f"ELKAPI_{name}": "" for name in (*others, *ours)}) == {}
+
+
+def test_in_kubernetes_a_service_named_elkapi_does_not_choose_the_port() -> None:
+    assert load_settings(environ={"ELKAPI_PORT": "tcp://10.43.0.7:8000"}) == Settings()
+    assert load_settings({"port": 9000}, {"ELKAPI_PORT": "tcp://10.43.0.7:8000"}).port == 9000
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="elsewhere the runtime brings its libraries")

@@ -17,7 +17,7 @@ from elkapi.assets.store import FOLDER, StorageUrlError, open_store
 from elkapi.errors import Unavailable, to_operator
 from elkapi.local.chat.rows import BUNDLED_CHAT, LibraryMissing, check_chat, locate_chat
 from elkapi.local.models import ModelUnusable, check_hash, locate, read_rows
-from elkapi.settings import SECRET_FIELDS, SOCKET_PATH_BYTES_MAX, Settings
+from elkapi.settings import SECRET_FIELDS, SOCKET_PATH_BYTES_MAX, Settings, misspelt_variables
 from elkapi.storage import dialect as sql
 from elkapi.storage.db import Database
 from elkapi.storage.migrations import MIGRATIONS, MigrationError, pending, schema_version
@@ -51,6 +51,7 @@ def effective_settings(settings: Settings) -> dict[str, Any]:
 def examine(settings: Settings) -> list[Finding]:
     """Every finding, in the order in which to mend them; nothing is created or changed."""
     looks: tuple[Callable[[Settings], Iterator[Finding]], ...] = (
+        _variables,
         _data_dir,
         _log_file,
         _secret_key_file,
@@ -61,6 +62,11 @@ def examine(settings: Settings) -> list[Finding]:
         _limits,
     )
     return [finding for look in looks for finding in look(settings)]
+
+
+def _variables(_: Settings) -> Iterator[Finding]:
+    for name, meant in misspelt_variables().items():
+        yield Finding("variable", False, f"{name} is no setting and does nothing; is {meant} meant?")
 
 
 def _data_dir(settings: Settings) -> Iterator[Finding]:

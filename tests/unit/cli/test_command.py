@@ -786,6 +786,9 @@ def test_doctor_finds_what_is_wrong(elkapi: Elkapi, monkeypatch: pytest.MonkeyPa
         return {finding["name"] for finding in json.loads(outcome.out)["findings"] if not finding["ok"]}
 
     fine = wrong()
+    monkeypatch.setenv("ELKAPI_WORKER", "4")
+    assert wrong() - fine == {"variable"}
+    monkeypatch.delenv("ELKAPI_WORKER")
     data.chmod(0o755)
     (data / "secret.key").chmod(0o644)
     assert wrong() - fine == {"data directory", "secret key"}
