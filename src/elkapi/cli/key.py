@@ -61,11 +61,14 @@ def list_(limit: int, after: int, as_json: bool) -> None:
     from elkapi.admin import keys
 
     with opened() as admin:
-        rows = [_shown(view) for view in keys.list_keys(admin, limit=limit, after_id=after)]
+        views = keys.list_keys(admin, limit=limit + 1, after_id=after)
+    rows = [_shown(view) for view in views[:limit]]
     if as_json:
         print_json(rows)
     else:
         print_table(COLUMNS, [[row[name] for name in COLUMNS] for row in rows], none="no key")
+    if len(views) > limit:
+        click.echo(f"there are more: elkapi key list --after {rows[-1]['id']}", err=True)
 
 
 @key.command()

@@ -479,6 +479,16 @@ def test_a_data_directory_that_cannot_be_used_is_named(
     assert "chmod" not in doctor.out
 
 
+def test_a_list_of_keys_that_stops_early_says_how_to_go_on(elkapi: Elkapi) -> None:
+    ids = [elkapi("key", "create", "--name", name, "--json").json["id"] for name in ("a", "b", "c")]
+    first = elkapi("key", "list", "--limit", "2", "--json")
+    assert [row["id"] for row in first.json] == ids[:2]
+    assert first.err == f"there are more: elkapi key list --after {ids[1]}\n"
+    last = elkapi("key", "list", "--limit", "1", "--after", str(ids[1]))
+    assert "c" in last.out
+    assert last.err == ""
+
+
 def test_doctor_prints_the_address_of_a_sqlite_file_as_it_is(elkapi: Elkapi, tmp_path: Path) -> None:
     shown = json.loads(elkapi("doctor", "--json").out)["settings"]["effective_database_url"]
     assert shown == f"sqlite:///{tmp_path / 'data' / 'elkapi.sqlite3'}"
