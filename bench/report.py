@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-BEGIN, END = "<!-- gateway bench: begin (written by make bench) -->", "<!-- gateway bench: end -->"
+WRITERS = {"gateway bench": "make bench", "litellm bench": "bench/beside_litellm.py"}
 P99_MS_MIN = 0.1
 HEADING = "# Performance\n\nWhat the gateway costs, measured on this project's own benches; every table says how.\n"
 
@@ -91,13 +91,14 @@ def _range(figures: list[float]) -> str:
     return f"{median:.0f} [{low:.0f}-{high:.0f}]"
 
 
-def write_block(path: Path, block: str) -> None:
-    """Put `block` between our markers in `path`; the rest of the file is other people's and stays."""
+def write_block(path: Path, block: str, mark: str = "gateway bench") -> None:
+    """Put `block` between the markers of one of WRITERS in `path`; the rest of the file is other people's and stays."""
+    begin, end = f"<!-- {mark}: begin (written by {WRITERS[mark]}) -->", f"<!-- {mark}: end -->"
     text = path.read_text("utf-8") if path.exists() else HEADING
-    if BEGIN not in text:
-        text = f"{text.rstrip()}\n\n{BEGIN}\n{END}\n"
-    head, tail = text.split(BEGIN)[0], text.split(END)[1]
-    path.write_text(f"{head}{BEGIN}\n\n{block}\n{END}{tail}", "utf-8")
+    if begin not in text:
+        text = f"{text.rstrip()}\n\n{begin}\n{end}\n"
+    head, tail = text.split(begin)[0], text.split(end)[1]
+    path.write_text(f"{head}{begin}\n\n{block}\n{end}{tail}", "utf-8")
 
 
 def plot(result: dict[str, Any], path: Path) -> None:

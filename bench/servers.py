@@ -61,7 +61,7 @@ def free_port() -> int:
         return port
 
 
-def _wait(url: str, process: subprocess.Popen[bytes], log: Path) -> None:
+def wait(url: str, process: subprocess.Popen[bytes], log: Path) -> None:
     """Until `url` answers anything at all (readyz: 200); raises RuntimeError with the end of the log otherwise."""
     deadline_s = time.monotonic() + START_S
     while time.monotonic() < deadline_s and process.poll() is None:
@@ -80,7 +80,7 @@ def _wait(url: str, process: subprocess.Popen[bytes], log: Path) -> None:
     raise RuntimeError(f"{url} did not come up:\n{log.read_text('utf-8', 'replace')[-3000:]}")
 
 
-def _launch(command: list[str], core: int, log: Path, env: dict[str, str] | None = None) -> subprocess.Popen[bytes]:
+def launch(command: list[str], core: int, log: Path, env: dict[str, str] | None = None) -> subprocess.Popen[bytes]:
     with log.open("ab") as sink:
         pinned = ["taskset", "-c", str(core), *command]
         return subprocess.Popen(pinned, stdout=sink, stderr=sink, cwd=log.parent, env=env)
@@ -90,7 +90,7 @@ def start_upstream(directory: Path) -> Server:
     """The C upstream on the driver's core."""
     binary, port, log = directory / "upstream", free_port(), directory / "upstream.log"
     subprocess.run(["cc", "-O2", "-o", binary, BENCH / "upstream.c"], check=True)
-    process = _launch([str(binary), str(port)], DRIVER_CORE, log)
+    process = launch([str(binary), str(port)], DRIVER_CORE, log)
     url = f"http://127.0.0.1:{port}"
     deadline_s = time.monotonic() + START_S
     while socket.socket().connect_ex(("127.0.0.1", port)):
@@ -111,9 +111,9 @@ def start_nginx(directory: Path, upstream: Server) -> Server:
     config, log = directory / "nginx.conf", directory / "nginx.log"
     config.write_text(text)
     directory.chmod(0o755)  # nginx's worker gives up root and still has to reach its folders.
-    process = _launch([binary, "-p", str(directory), "-c", str(config), "-e", "stderr"], SERVER_CORE, log)
+    process = launch([binary, "-p", str(directory), "-c", str(config), "-e", "stderr"], SERVER_CORE, log)
     url = f"http://127.0.0.1:{port}"
-    _wait(url + "/v1/embeddings", process, log)
+    wait(url + "/v1/embeddings", process, log)
     return Server(process, url, {"Content-Type": "application/json", "Authorization": "Bearer sk-floor"}, directory)
 
 
@@ -146,9 +146,9 @@ def start_gateway(directory: Path, upstream: Server, *, workers: int, synchronou
     key = json.loads(_cli(env, "key", "create", "--name", "bench", "--balance", "1000000", "--json"))["key"]
     more = _seed_keys(env, keys, directory) if keys > 1 else ()
     log = directory / "serve.log"
-    process = _launch([str(ELKAPI), "serve", "--workers", str(workers)], SERVER_CORE, log, env)
+    process = launch([str(ELKAPI), "serve", "--workers", str(workers)], SERVER_CORE, log, env)
     url = f"http://127.0.0.1:{port}"
-    _wait(url + "/readyz", process, log)
+    wait(url + "/readyz", process, log)
     return Server(process, url, {"Content-Type": "application/json", "Authorization": f"Bearer {key}"}, directory, more)
 
 

@@ -224,7 +224,7 @@ def misspelt_variables(environ: Mapping[str, str] | None = None) -> dict[str, st
     Others stay unsaid: clients keep their key in ELKAPI_KEY, and Kubernetes names services by such variables.
     """
     ours = [f"ELKAPI_{name.upper()}" for name in ("config", *Settings.__struct_fields__)]
-    found = {}
+    found: dict[str, str] = {}
     for name in sorted(os.environ if environ is None else environ):
         if name.startswith("ELKAPI_") and name not in ours:
             # Without the prefix, which would make everything alike.

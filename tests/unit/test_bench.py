@@ -69,11 +69,12 @@ def test_writing_the_block_twice_replaces_only_the_block(tmp_path: Path) -> None
     page.write_text("# Performance\n\nbefore\n", "utf-8")
     report.write_block(page, "first")
     page.write_text(page.read_text("utf-8") + "\nafter\n", "utf-8")
+    report.write_block(page, "another's", "litellm bench")
     report.write_block(page, "second")
     text = page.read_text("utf-8")
     assert "first" not in text
-    assert text.index("before") < text.index("second") < text.index("after")
-    assert text.count(report.BEGIN) == text.count(report.END) == 1
+    assert text.index("before") < text.index("second") < text.index("after") < text.index("another's")
+    assert text.count("gateway bench: begin") == text.count("gateway bench: end") == 1
 
 
 def test_rounds_are_paired_so_that_drift_cancels() -> None:
