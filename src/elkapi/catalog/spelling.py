@@ -1,4 +1,4 @@
-"""Decoders that refuse a member spelled in other letters; it owns no field of any operation."""
+"""Other spellings: members in other letters, which decoders refuse, and words behind escapes. It owns no field."""
 
 from __future__ import annotations
 
@@ -14,6 +14,8 @@ from elkapi.translate.decode import decode
 _T = TypeVar("_T", bound=msgspec.Struct)
 # No value fits.
 _Never = Annotated[str, msgspec.Meta(min_length=1, max_length=0)]
+# A letter, digit, colon or underscore by its number. Encoders write only others so, such as `<`.
+_BY_NUMBER = re.compile(rb"\\u00(3[\daA]|[46][1-9a-fA-F]|[57][\daA]|5[fF])")
 
 
 class Strict(msgspec.Struct, frozen=True):
@@ -48,3 +50,10 @@ def decode_strict(reader: Strict, body: bytes) -> Any:
             f"Invalid body: write `{member.lower()}` in small letters." if member in reader.spellings else error.message
         )
         raise BadRequest(text, param=member, code=error.code) from None
+
+
+def spelled_out(body: bytes) -> bytes:
+    """JSON in which every word stands as it is read, for a look for words; it need not be JSON any more."""
+    if b"\\u00" not in body:
+        return body
+    return _BY_NUMBER.sub(lambda hit: bytes.fromhex(hit[1].decode()), body)

@@ -11,9 +11,10 @@ from typing import Annotated, Any
 
 import msgspec
 
+from elkapi.catalog.jsonedit import BACKSLASH
 from elkapi.catalog.operation import Facts
-from elkapi.catalog.spelling import decode_strict, strict
-from elkapi.errors import NOT_JSON, BadRequest
+from elkapi.catalog.spelling import decode_strict, spelled_out, strict
+from elkapi.errors import BadRequest
 from elkapi.translate import server_tools
 from elkapi.translate.completions import MAX_TOKENS_DEFAULT
 from elkapi.translate.profiles import profile_for
@@ -31,7 +32,6 @@ _WIDE = re.compile(rb'"(?:image|audio|inline|(?:in|out)put_audio|data:audio|1h|A
 # All that makes a body dearer than its bytes; one pattern that begins with one character is found four times faster
 # than word after word.
 _DEARER = re.compile(_WIDE.pattern[:-1] + rb'|file_?(?:id|ur[il]|Uri)")')
-_COMPACTS = re.compile(rb"compact|\\u")
 # Tools the provider runs itself: what they find, read or compute is input of the same call. Not a client's own function
 # of such a name. Types may have a date behind them; Google takes both spellings of a member.
 SERVED_TOOLS_TOKENS_MAX = 100_000
@@ -263,7 +263,7 @@ def read_messages(body: bytes) -> Facts:
         tools=view.tools,
         served=view.mcp_servers,
     )
-    return _with_compaction(facts) if _COMPACTS.search(bytes(view.context_management)) else facts
+    return _with_compaction(facts) if b"compact" in spelled_out(bytes(view.context_management)) else facts
 
 
 def read_generate(body: bytes) -> Facts:
@@ -356,13 +356,7 @@ def _with_compaction(facts: Facts) -> Facts:
 
 
 def _has_served(tools: msgspec.Raw) -> bool:
-    text = bytes(tools)
-    if b"\\u" in text:
-        try:
-            text = msgspec.json.encode(msgspec.json.decode(text))  # a word could be spelled by its letters' numbers
-        except NOT_JSON:
-            return True
-    return _SERVED_TOOL.search(text) is not None
+    return _SERVED_TOOL.search(spelled_out(bytes(tools))) is not None
 
 
 def bounded_by_model(facts: Facts, model: str) -> Facts:
@@ -414,6 +408,8 @@ def _facts(
     Of `tools` those count that the provider runs, and `served` is such a one.
     """
     given, wide = len(body) + FRAME_TOKENS_MAX, model is not None and "audio" in model
+    if BACKSLASH in body:
+        body = spelled_out(body)
     if _DEARER.search(body) is not None:
         wide = wide or _WIDE.search(body) is not None
         given += IMAGE_TOKENS_MAX * (body.count(b'"image') + body.count(b'"inline'))

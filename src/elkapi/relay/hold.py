@@ -11,6 +11,7 @@ import hashlib
 
 import msgspec
 
+from elkapi.catalog.spelling import spelled_out
 from elkapi.clock import milliseconds
 from elkapi.errors import BadRequest, ContentBlocked, GatewayError, InsufficientQuota, Unavailable
 from elkapi.ledger import IdempotencyPending, IdempotencyReplay, available_nano
@@ -270,7 +271,7 @@ class Hold:
 
     def _with_dearest_writes(self, usage: Usage) -> Usage:
         """Cache writes whose lifetimes nobody told, in the dearest class this call can have written (guarantee 26)."""
-        if b'"1h"' not in self.request.body:
+        if b'"1h"' not in spelled_out(self.request.body):
             return usage
         writes = usage.cache_write_5m_tokens + usage.cache_write_1h_tokens
         return msgspec.structs.replace(usage, cache_write_5m_tokens=0, cache_write_1h_tokens=writes)

@@ -4,7 +4,13 @@ from __future__ import annotations
 
 import pytest
 
-from elkapi.catalog.text import IMAGE_TOKENS_MAX, REMOTE_FILE_TOKENS_MAX, read_chat
+from elkapi.catalog.text import (
+    FRAME_TOKENS_MAX,
+    IMAGE_TOKENS_MAX,
+    REMOTE_FILE_TOKENS_MAX,
+    SERVED_TOOLS_TOKENS_MAX,
+    read_chat,
+)
 
 PLAIN = b'{"model":"%b","messages":[%b]}'
 
@@ -27,6 +33,27 @@ PLAIN = b'{"model":"%b","messages":[%b]}'
 )
 def test_every_spelling_of_what_is_dearer_widens_the_bound(part: bytes) -> None:
     assert read_chat(PLAIN % (b"m", part)).wide
+
+
+@pytest.mark.parametrize(
+    "by_number", [b"\\u0069mage", b"\\u0049MAGE", b"im\\u0061ge", b"\\u0069\\u006d\\u0061\\u0067\\u0065", b"\\u0031h"]
+)
+def test_a_word_that_is_spelled_by_its_letters_numbers_widens_the_bound_too(by_number: bytes) -> None:
+    assert read_chat(PLAIN % (b"m", b'{"type":"%b"}' % by_number)).wide
+
+
+def test_pictures_files_and_tools_behind_escapes_are_bounded_as_without() -> None:
+    plain = read_chat(PLAIN % (b"m", b'{"image_url":1},{"file_id":"f"}')).upper.input_tokens
+    hidden = PLAIN % (b"m", b'{"im\\u0061ge_url":1},{"file\\u005Fid":"f"}')
+    assert read_chat(hidden).upper.input_tokens == plain + 10
+    tools = b',"tools":[{"type":"\\u0077eb_search"}]}'
+    assert read_chat(hidden[:-1] + tools).upper.input_tokens == plain + 10 + len(tools) - 1 + SERVED_TOOLS_TOKENS_MAX
+
+
+def test_what_encoders_escape_of_a_text_changes_no_bound() -> None:
+    body = PLAIN % (b"m", b'"\\u003cimg\\u003e caf\\u00e9 \\n \\\\u0022"')
+    facts = read_chat(body)
+    assert (facts.upper.input_tokens, facts.wide) == (len(body) + FRAME_TOKENS_MAX, False)
 
 
 def test_a_model_named_for_its_sound_is_bounded_by_it() -> None:
