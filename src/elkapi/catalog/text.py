@@ -27,11 +27,13 @@ EMBED_REQUESTS_MAX = 2048
 # What a provider's own framing of messages, tools and schemas adds at most to the bytes of the body.
 FRAME_TOKENS_MAX = 64
 OUTPUT_TOKENS_MAX = 2_000_000
-_REMOTE_FILES = (b'"file_id"', b'"file_url"', b'"fileUri"', b'"file_uri"')
+_REMOTE_FILE = re.compile(rb'"(?:file_id|fileUri|file_uri|(?:file|document|video|audio)_url)"\s*+:')
+# A document of Anthropic's, whose address stands in its source, as a picture's does.
+_DOCUMENT, _BY_ADDRESS = b'"document"', re.compile(rb'"type"\s*+:\s*+"url"')
 _WIDE = re.compile(rb'"(?:image|audio|inline|(?:in|out)put_audio|data:audio|1h|AUDIO|IMAGE)')
 # All that makes a body dearer than its bytes; one pattern that begins with one character is found four times faster
 # than word after word.
-_DEARER = re.compile(_WIDE.pattern[:-1] + rb'|file_?(?:id|ur[il]|Uri)")')
+_DEARER = re.compile(_WIDE.pattern[:-1] + rb'|(?:file|document|video)(?:_id|_ur[il]|Uri)?")')
 # Tools the provider runs itself: what they find, read or compute is input of the same call. Not a client's own function
 # of such a name. Types may have a date behind them; Google takes both spellings of a member.
 SERVED_TOOLS_TOKENS_MAX = 100_000
@@ -413,7 +415,9 @@ def _facts(
     if _DEARER.search(body) is not None:
         wide = wide or _WIDE.search(body) is not None
         given += IMAGE_TOKENS_MAX * (body.count(b'"image') + body.count(b'"inline'))
-        given += REMOTE_FILE_TOKENS_MAX * sum(map(body.count, _REMOTE_FILES))
+        documents = body.count(_DOCUMENT)
+        remote = min(documents, len(_BY_ADDRESS.findall(body))) if documents else 0
+        given += REMOTE_FILE_TOKENS_MAX * (len(_REMOTE_FILE.findall(body)) + remote)
     if (tools is not _NONE and _has_served(tools)) or (served is not _NONE and bytes(served) not in (b"null", b"[]")):
         given += SERVED_TOOLS_TOKENS_MAX
     return Facts(

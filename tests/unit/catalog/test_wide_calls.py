@@ -66,7 +66,29 @@ def test_plain_text_is_not_wide_whatever_it_speaks_of() -> None:
     assert facts.upper.input_tokens < IMAGE_TOKENS_MAX
 
 
-@pytest.mark.parametrize("name", [b"file_id", b"file_url", b"fileUri", b"file_uri"])
-def test_a_file_behind_an_address_is_bounded_by_the_most_it_can_be(name: bytes) -> None:
-    facts = read_chat(PLAIN % (b"m", b'{"%b":"x"}' % name))
-    assert facts.upper.input_tokens > REMOTE_FILE_TOKENS_MAX
+@pytest.mark.parametrize(
+    "part",
+    [
+        b'{"type":"file","file":{"file_id":"f"}}',
+        b'{"type":"input_file","file_url":"x"}',
+        b'{"fileData":{"fileUri":"x"}}',
+        b'{"file_data":{"file_uri" : "x"}}',
+        b'{"type":"document_url","document_url":"x"}',
+        b'{"type":"video_url","video_url":{"url":"x"}}',
+        b'{"type":"audio_url","audio_url":{"url":"x"}}',
+        b'{"type":"document","source":{"type":"url","url":"x"}}',
+        b'{"source": {"url": "x", "type": "url"}, "type": "document"}',
+        b'{"type":"document","source":{"type":"file","file_id":"f"}}',
+    ],
+)
+def test_a_file_behind_an_address_is_bounded_by_the_most_it_can_be(part: bytes) -> None:
+    for count in (1, 3):
+        body = PLAIN % (b"m", b",".join([part] * count))
+        assert read_chat(body).upper.input_tokens == len(body) + FRAME_TOKENS_MAX + count * REMOTE_FILE_TOKENS_MAX
+
+
+def test_a_document_in_the_body_and_a_picture_behind_an_address_are_no_file_behind_one() -> None:
+    document = b'{"type":"document","source":{"type":"base64","media_type":"application/pdf","data":""}}'
+    picture = b'{"type":"image","source":{"type":"url","url":"x"}}'
+    for part in (document, picture):
+        assert read_chat(PLAIN % (b"m", part)).upper.input_tokens < REMOTE_FILE_TOKENS_MAX
