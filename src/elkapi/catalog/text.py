@@ -7,7 +7,7 @@ Bytes bound the tokens of text from above; what stands behind an address is boun
 from __future__ import annotations
 
 import re
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
 import msgspec
 
@@ -50,6 +50,7 @@ _Items = Annotated[list[msgspec.Raw], msgspec.Meta(min_length=1)]
 _Count = Annotated[int, msgspec.Meta(ge=1, le=128)] | None
 _Unset = msgspec.UnsetType
 _UNSET = msgspec.UNSET
+_T = TypeVar("_T")
 
 
 class _StreamOptions(msgspec.Struct):
@@ -117,22 +118,19 @@ class CountView(msgspec.Struct):
     model: str | _Unset = _UNSET
 
 
-class _GenerationConfig(msgspec.Struct, rename={"max_output_tokens": "maxOutputTokens", "count": "candidateCount"}):
+class _GenerationConfig(msgspec.Struct):
+    maxOutputTokens: _Limit = None
     max_output_tokens: _Limit = None
-    count: _Count = None
-
-
-class _SnakeConfig(msgspec.Struct, rename={"count": "candidate_count"}):
-    max_output_tokens: _Limit = None
-    count: _Count = None
+    candidateCount: _Count = None
+    candidate_count: _Count = None
 
 
 class GenerateView(msgspec.Struct):
-    """`POST /v1beta/models/{model}:generateContent`; Google takes both spellings of every member."""
+    """`POST /v1beta/models/{model}:generateContent`; Google takes both spellings of every member, each by itself."""
 
     contents: _Items
     generationConfig: _GenerationConfig | None = None
-    generation_config: _SnakeConfig | None = None
+    generation_config: _GenerationConfig | None = None
     tools: msgspec.Raw = _NONE
 
 
@@ -271,10 +269,18 @@ def read_messages(body: bytes) -> Facts:
 def read_generate(body: bytes) -> Facts:
     """Facts of a Gemini call; the model stands in its path. Raises BadRequest naming the field."""
     view: GenerateView = decode_strict(_generate, body)
-    config = view.generationConfig or view.generation_config
-    limit = config.max_output_tokens if config else None
-    choices = (config.count if config else 1) or 1
+    config = _either("generationConfig", view.generationConfig, view.generation_config) or _GenerationConfig()
+    limit = _either("maxOutputTokens", config.maxOutputTokens, config.max_output_tokens)
+    choices = _either("candidateCount", config.candidateCount, config.candidate_count) or 1
     return _facts(body, None, limit=limit, choices=choices, include_usage=True, tools=view.tools)
+
+
+def _either(name: str, camel: _T | None, snake: _T | None) -> _T | None:
+    """A member in whichever spelling it has. Raises BadRequest for both: which of them Google goes by is its affair."""
+    if camel is not None and snake is not None:
+        text = f"`{name}` is given in both of its spellings; name it once."
+        raise BadRequest(text, param="generationConfig", code="duplicate_field")
+    return snake if camel is None else camel
 
 
 def read_gemini_embed(body: bytes) -> Facts:
