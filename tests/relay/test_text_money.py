@@ -89,3 +89,24 @@ async def test_the_callers_own_limit_is_never_changed(gate: Gateway, sandbox: Ru
     reply = await gate.ask(key, asked.body, path=asked.path)
     assert reply.status_code == 403
     assert not sandbox.sandbox.recorder.shown()
+
+
+@pytest.mark.parametrize(
+    ("given", "name", "limit"),
+    [
+        ({"generationConfig": None}, "generationConfig", "maxOutputTokens"),
+        ({"generation_config": None}, "generationConfig", "maxOutputTokens"),
+        ({"generation_config": None, "generationConfig": {"topK": 1}}, "generationConfig", "maxOutputTokens"),
+        ({"generationConfig": None, "generation_config": {"topK": 1}}, "generation_config", "max_output_tokens"),
+    ],
+)
+async def test_a_limit_is_added_to_the_generation_config_that_says_something(
+    gate: Gateway, sandbox: Running, given: dict[str, object], name: str, limit: str
+) -> None:
+    await gate.channel(sandbox.base_url, (MODEL,), family="gemini", model_map={MODEL: THEIRS["gemini"]})
+    await gate.price(MODEL, per_1m_usd="0", output_per_1m_usd="10")
+    asked = ask("gemini", MODEL, "hello")
+    body = {"contents": asked.body["contents"], **given}
+    await gate.ask(await gate.key("0.01"), body, path=asked.path)
+    (received,) = sandbox.sandbox.recorder.shown()
+    assert msgspec.json.decode(base64.b64decode(received.body_base64))[name][limit] == 1000

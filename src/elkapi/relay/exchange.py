@@ -373,6 +373,8 @@ def writer_for(request: Request, facts: ReplyFacts) -> Writer:
 
 
 _object = msgspec.json.Decoder(dict[str, msgspec.Raw])
+_object_or_null = msgspec.json.Decoder(dict[str, msgspec.Raw] | None)
+_NULL = msgspec.Raw(b"null")
 
 
 def _asking_usage(body: bytes) -> bytes:
@@ -386,7 +388,8 @@ def _asking_usage(body: bytes) -> bytes:
 
 def _with_generation_limit(body: bytes, cap: int) -> bytes:
     members = _object.decode(body)
-    name = "generation_config" if "generation_config" in members else "generationConfig"
-    config = _object.decode(members.get(name, b"{}"))
-    limit = "max_output_tokens" if name == "generation_config" else "maxOutputTokens"
+    name, limit = "generationConfig", "maxOutputTokens"
+    if members.get("generation_config", _NULL) != _NULL:
+        name, limit = "generation_config", "max_output_tokens"
+    config = _object_or_null.decode(members.get(name, _NULL)) or {}
     return with_raw(body, name, msgspec.json.encode(config | {limit: msgspec.Raw(b"%d" % cap)}))
