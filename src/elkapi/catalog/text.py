@@ -17,10 +17,10 @@ from elkapi.catalog.spelling import decode_strict, spelled_out, strict
 from elkapi.errors import BadRequest
 from elkapi.translate import server_tools
 from elkapi.translate.completions import MAX_TOKENS_DEFAULT
-from elkapi.translate.profiles import profile_for
+from elkapi.translate.profiles import Profile, profile_for
 from elkapi.types import Channel, Usage
 
-IMAGE_TOKENS_MAX = 4096
+IMAGE_TOKENS_MAX = Profile().image_tokens_max
 REMOTE_FILE_TOKENS_MAX = 100_000
 RERANK_DOCUMENTS_MAX = 1000
 EMBED_REQUESTS_MAX = 2048
@@ -368,15 +368,15 @@ def _has_served(tools: msgspec.Raw) -> bool:
 
 
 def bounded_by_model(facts: Facts, model: str) -> Facts:
-    """The bounds that only the model's name gives: its own output maximum, and its context for a stored history."""
-    if facts.output_limit is not None and facts.previous is None:
+    """The bounds that only the model's name gives: its output, its pictures, and its context for a stored history."""
+    if facts.output_limit is not None and facts.previous is None and not facts.pictures:
         return facts
     profile, upper = profile_for("", model), facts.upper
     output = upper.output_tokens if facts.output_limit is not None else profile.max_output_tokens * facts.choices
-    stored = profile.context_tokens if facts.previous is not None else 0
-    return msgspec.structs.replace(
-        facts, upper=Usage(input_tokens=upper.input_tokens + stored, output_tokens=output, calls=upper.calls)
-    )
+    given = upper.input_tokens + facts.pictures * (profile.image_tokens_max - IMAGE_TOKENS_MAX)
+    if facts.previous is not None:
+        given += profile.context_tokens
+    return msgspec.structs.replace(facts, upper=Usage(input_tokens=given, output_tokens=output, calls=upper.calls))
 
 
 def added_input(channel: Channel) -> int:
@@ -415,12 +415,13 @@ def _facts(
 
     Of `tools` those count that the provider runs, and `served` is such a one.
     """
-    given, wide = len(body) + FRAME_TOKENS_MAX, model is not None and "audio" in model
+    pictures, given, wide = 0, len(body) + FRAME_TOKENS_MAX, model is not None and "audio" in model
     if BACKSLASH in body:
         body = spelled_out(body)
     if _DEARER.search(body) is not None:
         wide = wide or _WIDE.search(body) is not None
-        given += IMAGE_TOKENS_MAX * (body.count(b'"image') + body.count(b'"inline'))
+        pictures = body.count(b'"image') + body.count(b'"inline')
+        given += IMAGE_TOKENS_MAX * pictures
         documents = body.count(_DOCUMENT)
         remote = min(documents, len(_BY_ADDRESS.findall(body))) if documents else 0
         given += REMOTE_FILE_TOKENS_MAX * (len(_REMOTE_FILE.findall(body)) + remote)
@@ -432,6 +433,7 @@ def _facts(
         stream=stream,
         output_limit=limit,
         choices=choices,
+        pictures=pictures,
         wide=wide,
         include_usage=include_usage,
         store=store,

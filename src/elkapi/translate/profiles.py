@@ -18,6 +18,7 @@ from elkapi.translate.ir import Effort, Reasoning
 class Profile(msgspec.Struct, frozen=True):
     """`max_output_tokens` is the model's own maximum (also what is asked for where a dialect demands a limit).
 
+    `image_tokens_max` is the most input that one picture comes to.
     `reasoning` is the shape in which the model takes its thinking: none, an effort word, a token budget, a level word
     (Gemini 3), or adaptive (Claude's newer models). `sampling` False: temperature, top_p and top_k are refused.
     `efforts` are the effort words it knows, weakest first, `budget_min` the least budget that it takes.
@@ -33,6 +34,7 @@ class Profile(msgspec.Struct, frozen=True):
 
     max_output_tokens: int = 8192
     context_tokens: int = 131_072
+    image_tokens_max: int = 4096
     max_tokens_field: Literal["max_tokens", "max_completion_tokens"] = "max_tokens"
     reasoning: Literal["none", "effort", "budget", "level", "adaptive"] = "none"
     sampling: bool = True
@@ -55,6 +57,8 @@ _Row = tuple[frozenset[str] | None, str, dict[str, Any]]
 
 ROWS: tuple[_Row, ...] = (
     (None, r"^(gpt-4o|gpt-4\.1|chatgpt)", {"max_output_tokens": 32_768}),
+    # It counts 2,833 tokens for a picture and 5,667 for each of its tiles, of which there are eight at most.
+    (None, r"^gpt-4o-mini", {"image_tokens_max": 48_169}),
     (
         None,
         r"^(o\d|gpt-5|codex)",

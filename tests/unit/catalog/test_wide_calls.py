@@ -9,6 +9,7 @@ from elkapi.catalog.text import (
     IMAGE_TOKENS_MAX,
     REMOTE_FILE_TOKENS_MAX,
     SERVED_TOOLS_TOKENS_MAX,
+    bounded_by_model,
     read_chat,
 )
 
@@ -92,3 +93,12 @@ def test_a_document_in_the_body_and_a_picture_behind_an_address_are_no_file_behi
     picture = b'{"type":"image","source":{"type":"url","url":"x"}}'
     for part in (document, picture):
         assert read_chat(PLAIN % (b"m", part)).upper.input_tokens < REMOTE_FILE_TOKENS_MAX
+
+
+@pytest.mark.parametrize("limit", [b"", b',"max_tokens":9'])
+def test_a_picture_is_bounded_by_what_its_model_counts_for_one(limit: bytes) -> None:
+    picture = b'{"type":"input_image","image_url":"x"}'
+    facts = read_chat(PLAIN[:-1] % (b"m", picture) + limit + b"}")
+    mini, other = (bounded_by_model(facts, model).upper.input_tokens for model in ("gpt-4o-mini", "gpt-4o"))
+    assert mini - other == 48_169 - IMAGE_TOKENS_MAX
+    assert other == facts.upper.input_tokens
