@@ -21,12 +21,24 @@ _SECRETS = re.compile(
     # Account ids; words such as `user_location` or `key-value` are a field's name or prose, and stay.
   | (?: \b(?:key|org|proj|user|acct)[-_](?: (?=[\w\-]*[\d*])[\w*.\-]{4,} | [a-z]{20,} ) )
   | (?: \bAIza[\w\-]{10,} )
+  | (?: \barn:aws[\w-]*:[\w:/.*-]+ | \bprojects/[\w:.-]+(?:/[\w.-]+)* )  # what an account owns
   | (?: \b[\w.+-]+@[\w-]+\.[\w.]+ )                       # mail addresses
   | (?: \b(?:\d{1,3}\.){3}\d{1,3}(?::\d+)?\b )            # IPv4 addresses
   | (?: \b(?:req|request)[-_][\w\-]{8,} )                 # the upstream's own request ids
   | (?: \b(?:[a-z0-9-]+\.)+(?:com|net|org|io|ai|cn|dev|cloud|app|internal|local)\b(?::\d+)? )
     """
 )
+# What a key is turned into where it does not travel itself, good for as long as it lives.
+_TOKENS = re.compile(
+    r"""(?ix)
+    (?: \b(?:bearer\s+)?eyJ[\w-]+\.eyJ[\w-]+\.[\w-]+ )
+  | (?: \bbearer\s+(?=\S*\d)[\w.~+/=-]{8,} )
+  | (?: \bAWS4-HMAC-SHA256\s[^"\n)]* )
+    """
+)
+# A key may be two words, and a header of the channel's may be a third; a shorter value is no secret.
+_BETWEEN = re.compile(r"[:|]")
+_SECRET_CHARS_MIN = 8
 _ACCOUNT = re.compile(r"(?i)quota|billing|balance|credit|account|organi[sz]ation|subscription|payment|\bplan\b")
 
 
@@ -79,7 +91,7 @@ def redact(message: str, attempt: Attempt, client_model: str) -> str:
 
 
 def recorded(said: str | bytes, attempt: Attempt) -> str:
-    """An upstream's words as the record of an attempt keeps them for operators: all but the key, which nobody sees."""
+    """An upstream's words as the record of an attempt keeps them for operators: all but the keys, which nobody sees."""
     text = said if isinstance(said, str) else said[:LOOKED_AT_CHARS_MAX].decode("utf-8", "replace")
     return _without_key(text, attempt)[:RECORDED_CHARS_MAX]
 
@@ -93,7 +105,13 @@ def _word(text: str | None, attempt: Attempt, client_model: str) -> str | None:
 
 def _without_key(text: str, attempt: Attempt) -> str:
     # Before anything is cut: the first half of a secret would not be known for one.
-    return text.replace(attempt.key.secret, "***") if attempt.key.secret else text
+    text = _TOKENS.sub("***", text)
+    key = attempt.key.secret
+    parts = [*attempt.channel.header_set.values(), *(_BETWEEN.split(key) if key[:1] != "{" else ())]
+    for secret in (key, *(part for part in parts if len(part) >= _SECRET_CHARS_MIN)):
+        if secret:
+            text = text.replace(secret, "***")
+    return text
 
 
 def _without_identity(text: str, attempt: Attempt, client_model: str) -> str:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import msgspec
 import pytest
 
 from elkapi.errors import OVERFLOW
-from elkapi.relay.redact import MESSAGE_CHARS_MAX, redact, rejected
+from elkapi.relay.redact import MESSAGE_CHARS_MAX, recorded, redact, rejected
 from elkapi.types import Attempt, Channel, ChannelKey
 
 SECRET = "0123-a-secret-of-no-known-shape"
@@ -31,6 +32,7 @@ def attempt(base_url: str = "https://gpu-box:8443/v1", upstream_model: str = "th
         "'$.input' is invalid.",
         "Version 1.2.3 of the schema is not supported.",
         "temperature must be between 0.0 and 2.0",
+        "Bearer authentication is used by the tool 'projects/'.",
     ],
 )
 def test_a_refusal_about_parameters_survives_word_for_word(message: str) -> None:
@@ -49,6 +51,11 @@ def test_a_refusal_about_parameters_survives_word_for_word(message: str) -> None
         "proj_0123456789abcdef",
         "user-7Hs82kLm",
         "AIzaSyA-0123456789_abcdefghijk",
+        "Bearer ya29.a0AfH6SMBx_of-no-known-shape",
+        "eyJhbGciOiJIUzI1NiJ9.eyJpc3MiOiJhYyJ9.c0-VhaxlaobY8OAOLqAh",
+        "AWS4-HMAC-SHA256 Credential=AKIAIOSFODNN7/20261129/us-east-1/bedrock/aws4_request, Signature=41",
+        "arn:aws:bedrock:us-east-1:123456789012:inference-profile/us.their",
+        "projects/acme-production/locations/us-central1/endpoints/77",
         "req_0123456789abcdef",
         "https://api.provider.example/v1/embeddings?key=1",
         "http://10.1.2.3:8080/x",
@@ -66,6 +73,20 @@ def test_what_names_the_upstream_is_taken_out(secret: str) -> None:
     assert secret not in shown
     assert shown.startswith("Refused (")
     assert shown.endswith("): the field 'input' is wrong.")
+
+
+@pytest.mark.parametrize("secret", ["AKIAIOSFODNN7EXAMPLE:wJalrXUt/bPxRfi", "access-of-kling|signing-of-kling", SECRET])
+def test_each_part_of_a_key_and_each_header_of_the_channel_is_taken_out_of_what_is_told_and_recorded(
+    secret: str,
+) -> None:
+    one = attempt()
+    channel = msgspec.structs.replace(one.channel, header_set={"X-Portal": "portal-4711", "X-Level": "3"})
+    one = msgspec.structs.replace(one, key=ChannelKey(1, secret), channel=channel)
+    pieces = [secret, *re.split("[:|]", secret), "portal-4711"]
+    for piece in pieces:
+        said = f"3 is unknown: {piece}; Authorization: Bearer eyJhbGciOiJI.eyJpc3MiOiJh.c0-VhaxlaobY."
+        for shown in (redact(said, one, "my-model"), recorded(said.encode(), one)):
+            assert shown == "3 is unknown: ***; Authorization: ***."
 
 
 def test_the_model_is_named_as_the_caller_named_it() -> None:
