@@ -97,8 +97,7 @@ def _read(operation: Operation, kind: bytes | None, sent: bytes) -> tuple[dict[s
     """(the members of a body, its bytes as they go on, its type). Raises BadRequest, UnsupportedMediaType."""
     deciding, content_type = deciding_names(operation), JSON_TYPE
     if operation.body is Body.FORM and kind is not None and kind.lower().startswith(b"multipart/"):
-        content_type = kind
-        body, sent = forms.read(sent, kind)
+        body, sent, content_type = forms.read(sent, kind)
         _check_spelling(body, deciding)
     else:
         check_media_type(kind)

@@ -1,11 +1,15 @@
-"""A multipart form as a submit sends it: read as the members that JSON would have, and written anew where one changes.
+"""A multipart form as a submit sends it: read as the members that JSON would have, and written anew.
 
-A file is a data URL there; `a[b]` is b inside a, `a[]` and `a[0]` are of a list, `a[][b]` is b of its next object.
+What goes on has one name a part, below a boundary of ours: readers differ over a second `boundary`, a second `name`, a
+part's own encoding or what stands before and behind the parts, so that one could be served and another be priced.
+A file is a data URL in the members; `a[b]` is b inside a, `a[]` and `a[0]` are of a list, `a[][b]` is b of its next
+object.
 """
 
 from __future__ import annotations
 
 import base64
+import hashlib
 import io
 import itertools
 import re
@@ -35,6 +39,7 @@ _CHARSETS = frozenset({"utf8", "utf-8", "ascii", "us-ascii"})
 _LISTS = ("input_reference", "images")
 NESTED_MAX = 8
 ANY = "application/octet-stream"
+BOUNDARY_CHARS = 40
 _NAME = re.compile(r"([^\[\]]+)((?:\[[^\[\]]*\])*)")
 _STEP = re.compile(r"\[([^\[\]]*)\]")
 _QUOTED = str.maketrans({'"': "%22", "\r": "%0D", "\n": "%0A"})
@@ -59,19 +64,36 @@ class Part(msgspec.Struct, frozen=True):
         return self.name.partition("[")[0]
 
 
-def read(sent: bytes, content_type: bytes) -> tuple[dict[str, Any], bytes]:
-    """(a form's members, the form itself with a name for what its files are). Raises BadRequest."""
-    parts, boundary = _parts(sent, content_type)
-    named = [_named(part) for part in parts]
+def read(sent: bytes, content_type: bytes) -> tuple[dict[str, Any], bytes, bytes]:
+    """(a form's members, the form as it goes on, its content type). Raises BadRequest.
+
+    Files say what they are. The same members and files give the same bytes, whatever boundary they came with.
+    """
+    parts = [_named(part) for part in _parts(sent, content_type)[0]]
+    boundary = _boundary(parts)
+    return _members(parts), _written(parts, boundary), b"multipart/form-data; boundary=" + boundary.encode()
+
+
+def _members(parts: list[Part]) -> dict[str, Any]:
     found: dict[str, Any] = {}
-    for part in named:
+    for part in parts:
         _put(found, part)
-    return found, sent if named == parts else _written(named, boundary)
+    return found
+
+
+def _boundary(parts: list[Part]) -> str:
+    """A digest of all that it divides, so that nobody can have written it into a part."""
+    digest = hashlib.sha256()
+    for part in parts:
+        for piece in (part.name.encode(), (part.filename or "").encode(), part.content_type.encode(), part.content):
+            digest.update(b"%d " % len(piece))
+            digest.update(piece)
+    return digest.hexdigest()[:BOUNDARY_CHARS]
 
 
 def overridden(sent: bytes, content_type: bytes, channel: Channel) -> bytes:
     """The form with a channel's parameter overrides."""
-    before, _ = read(sent, content_type)
+    before = _members(_parts(sent, content_type)[0])
     kept = {name: value for name, value in before.items() if name not in channel.param_remove}
     default, own = _decoded(channel.param_default), _decoded(channel.param_set)
     return changed(sent, content_type, before, default | kept | own)
@@ -185,13 +207,14 @@ def _fields(name: str, value: Any) -> Iterator[tuple[str, str]]:
 
 
 def _written(parts: list[Part], boundary: str) -> bytes:
-    """The form below its old boundary, which stood in none of its parts."""
+    """The form below a boundary that stands in none of its parts."""
     out = []
     for part in parts:
         head = f'--{boundary}\r\nContent-Disposition: form-data; name="{part.name.translate(_QUOTED)}"'
         if part.filename is not None:
             head += f'; filename="{part.filename.translate(_QUOTED)}"'
-        if part.content_type:
+        # A field says nothing of itself where it is what every field is.
+        if part.content_type and (part.is_file or part.content_type != "text/plain"):
             head += f"\r\nContent-Type: {part.content_type}"
         out += [head.encode(), b"\r\n\r\n", part.content if part.plain is None else part.plain.encode(), b"\r\n"]
     return b"".join([*out, f"--{boundary}--\r\n".encode()])

@@ -59,23 +59,54 @@ def test_what_could_be_read_two_ways_is_refused(names: tuple[str, ...]) -> None:
 
 def test_a_file_is_a_data_url_named_by_its_first_bytes_where_it_says_nothing() -> None:
     body, kind = form(("prompt", "é"), ("video", ("a.mp4", FILM, "application/octet-stream")))
-    members, sent = forms.read(body, kind)
+    members, sent, kind = forms.read(body, kind)
     assert members == {"prompt": "é", "video": url("video/mp4", FILM)}
     assert b"application/octet-stream" not in sent
-    assert forms.read(sent, kind) == (members, sent)
+    assert forms.read(sent, kind) == (members, sent, kind)
     picture = ("input_reference", ("a.png", png(), "image/png"))
     assert read(picture) == {"input_reference": {"image_url": url("image/png", png())}}
 
 
-def test_what_needs_no_change_stays_as_it_came() -> None:
-    body, kind = form(("prompt", "x"), ("video", ("a.mp4", FILM, "video/mp4")))
-    assert forms.read(body, kind)[1] is body
+def test_the_same_form_goes_on_as_the_same_bytes_whatever_its_boundary() -> None:
+    fields = ("prompt", "x"), ("video", ("a.mp4", FILM, "video/mp4"))
+    first, second = form(*fields), form(*fields)
+    assert first != second
+    _, sent, kind = forms.read(*first)
+    assert FILM in sent
+    assert forms.read(*second)[1:] == (sent, kind)
+    assert forms.read(*form(("prompt", "y"), fields[1]))[2] != kind
+
+
+HIDDEN = b'--B\r\nContent-Disposition: form-data; name="seconds"\r\n\r\n12\r\n--B--\r\n'
+PART = b'--A\r\nContent-Disposition: form-data; name="%b"%b\r\n\r\n%b\r\n'
+END = b"--A--\r\n"
+
+
+@pytest.mark.parametrize(
+    ("kind", "body", "members"),
+    [
+        (b"; boundary=B; boundary=A", PART % (b"seconds", b"", b"4") + PART % (b"x", b"", HIDDEN) + END, {"seconds"}),
+        (b"; boundary=A", HIDDEN + PART % (b"seconds", b"", b"4") + END + HIDDEN, {"seconds"}),
+        (b"; boundary=A", PART % (b"seconds", b'; name="other"', b"12") + END, {"other"}),
+        (b"; boundary=A", PART % (b"other", b"; name*=utf-8''seconds", b"12") + END, {"other"}),
+        (b"; boundary=A", PART % (b"size", b"\r\nContent-Transfer-Encoding: base64", b"MTI=") + END, {"size"}),
+    ],
+)
+def test_what_readers_differ_over_does_not_go_on(kind: bytes, body: bytes, members: set[str]) -> None:
+    found, sent, kind = forms.read(body, b"multipart/form-data" + kind)
+    assert members <= found.keys()
+    boundary = kind.partition(b"boundary=")[2]
+    assert boundary not in body
+    head, *parts, end = sent.split(b"--" + boundary)
+    assert (head, end) == (b"", b"--\r\n")
+    for name, part in zip(found, parts, strict=True):
+        assert part.startswith(b'\r\nContent-Disposition: form-data; name="%b"\r\n\r\n' % name.encode())
 
 
 def test_a_change_leaves_the_files_what_they_are() -> None:
     fields = ("prompt", "x"), ("model", "ours"), ("group", "g"), ("video", ('a".mp4', FILM, "video/mp4"))
     body, kind = form(*fields)
-    before, _ = forms.read(body, kind)
+    before, _, _ = forms.read(body, kind)
     after = {**before, "model": "theirs", "n": 1, "a": {"b": [{"c": True}]}, "none": None}
     del after["group"]
     sent = forms.changed(body, kind, before, after)
