@@ -342,3 +342,37 @@ def test_g23_the_classes_of_a_usage_are_disjoint_and_sum_to_its_totals() -> None
             names = ("input_tokens", "cache_creation_input_tokens", "cache_read_input_tokens", "output_tokens")
             total = sum(part[name] for part in (told, *compactions) for name in names)
         assert usage.input_total + usage.output_total == total, row["note"]
+
+
+SEARCH = {"type": "web_search_20250305", "name": "web_search"}
+PAGES = {"type": "document", "source": {"type": "base64", "media_type": "application/pdf", "data": "JVBERi0="}}
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize("client", ["anthropic", "chat"])
+@pytest.mark.parametrize("given", ["tools", "document"])
+async def test_what_tools_and_files_come_to_above_the_hold_is_charged_up_to_it_and_the_rest_is_a_loss(
+    tmp_path: Path, given: str, client: str, stream: bool
+) -> None:
+    usage = {"input_tokens": 400_000, "output_tokens": 20}
+    amounts = Amounts(input_nano_per_1m=10**9, output_nano_per_1m=0)
+    asked = ask(client, "m", "hello", stream=stream)
+    if given == "tools":
+        asked.body["tools"] = [SEARCH] if client == "anthropic" else [{"type": "web_search"}]
+    elif client == "anthropic":
+        asked.body["messages"][0]["content"] = [PAGES]
+    else:
+        file = {"filename": "a.pdf", "file_data": "data:application/pdf;base64,JVBERi0="}
+        asked.body["messages"][0]["content"] = [{"type": "file", "file": file}]
+    async with (
+        gateway(tmp_path) as gate,
+        canned(200, whole_of("anthropic", usage), frames_of("anthropic", usage)) as upstream,
+    ):
+        await priced(gate, "m", "anthropic", upstream.url, amounts)
+        reply = await gate.ask(key := await gate.key("10"), asked.body, path=asked.path, headers=asked.headers)
+        assert reply.status_code == 200, reply.text
+        account = await gate.account(reply.headers["x-request-id"], key)
+        assert (account["usage"]["input_tokens"], account["flags"]) == (400_000, ["above_hold"])
+        ((charged, loss),) = gate.sql("select charge_nano, loss_nano from requests")
+        ((held,),) = gate.sql("select nano from transfers where kind = 'hold'")
+        assert (charged, loss) == (held, 400_000_000 - held)

@@ -94,9 +94,10 @@ class Facts(msgspec.Struct, frozen=True):
 
     `texts` is what a local count would count (strings, or lists of token ids), kept as decoded. `output_limit` is the
     caller's own limit of output tokens, None when it set none; `upper` has the model's maximum then. `choices` is how
-    many answers were asked for, `pictures` at least how many pictures were sent. `wide`: the call may be metered in
-    images, audio or an hour's cache. `store`, `background`, `previous` and `conversation` are the caller's words about
-    what the gateway keeps; `stateful`: one of them matters, or the input refers to something kept.
+    many answers were asked for, `pictures` at least how many pictures were sent; `open_ended`: constants bound a part
+    of the input (pictures, files, tools), which may come to more. `wide`: the call may be metered in images, audio or
+    an hour's cache. `store`, `background`, `previous` and `conversation` are the caller's words about what the gateway
+    keeps; `stateful`: one of them matters, or the input refers to something kept.
     """
 
     model: str | None
@@ -107,6 +108,7 @@ class Facts(msgspec.Struct, frozen=True):
     output_limit: int | None = None
     choices: int = 1
     pictures: int = 0
+    open_ended: bool = False
     wide: bool = False
     include_usage: bool = False
     store: bool = False

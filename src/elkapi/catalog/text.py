@@ -415,10 +415,11 @@ def _facts(
 
     Of `tools` those count that the provider runs, and `served` is such a one.
     """
-    pictures, given, wide = 0, len(body) + FRAME_TOKENS_MAX, model is not None and "audio" in model
+    pictures, open_ended, given, wide = 0, False, len(body) + FRAME_TOKENS_MAX, model is not None and "audio" in model
     if BACKSLASH in body:
         body = spelled_out(body)
     if _DEARER.search(body) is not None:
+        open_ended = True
         wide = wide or _WIDE.search(body) is not None
         pictures = body.count(b'"image') + body.count(b'"inline')
         given += IMAGE_TOKENS_MAX * pictures
@@ -427,6 +428,7 @@ def _facts(
         given += REMOTE_FILE_TOKENS_MAX * (len(_REMOTE_FILE.findall(body)) + remote)
     if (tools is not _NONE and _has_served(tools)) or (served is not _NONE and bytes(served) not in (b"null", b"[]")):
         given += SERVED_TOOLS_TOKENS_MAX
+        open_ended = True
     return Facts(
         model=model,
         upper=Usage(input_tokens=given, output_tokens=(limit or 0) * choices, calls=1),
@@ -434,6 +436,7 @@ def _facts(
         output_limit=limit,
         choices=choices,
         pictures=pictures,
+        open_ended=open_ended,
         wide=wide,
         include_usage=include_usage,
         store=store,

@@ -21,6 +21,8 @@ TAIL_BYTES = 2048
 # A provider may put instructions of its own before the caller's (for tools, for a schema), and count them.
 INPUT_SLACK_TOKENS = 8192
 OUTPUT_SLACK_TOKENS = 1024
+# What a bound by constants may be short of: tools and files together come to no more than a few whole contexts.
+OPEN_SLACK_TOKENS = 2_000_000
 
 Found = tuple[Usage | None, bool]
 _raw = msgspec.json.Decoder(msgspec.Raw)
@@ -96,23 +98,23 @@ _METERS = {
 }
 
 
-def metered(body: bytes, wire: str, upper: Usage) -> Found:
+def metered(body: bytes, wire: str, upper: Usage, open_ended: bool = False) -> Found:
     """(usage, unsplit): what a whole reply reports, in disjoint classes; None when it is missing or impossible.
 
     `unsplit`: cache writes came without their lifetimes.
     """
     usage, unsplit = _METERS.get(wire, _OPENAI).find(body)
-    if usage is None or not is_possible(usage, upper):
+    if usage is None or not is_possible(usage, upper, open_ended):
         return NOTHING
     return usage, unsplit
 
 
-def is_possible(usage: Usage, upper: Usage) -> bool:
-    """Whether a call of at most `upper` can have used this much."""
+def is_possible(usage: Usage, upper: Usage, open_ended: bool = False) -> bool:
+    """Whether a call of at most `upper` can have used this much. `open_ended`: constants bound a part of its input."""
     if not upper.output_tokens:
         return usage.input_total <= upper.input_tokens
     return (
-        usage.input_total <= upper.input_tokens + INPUT_SLACK_TOKENS
+        usage.input_total <= upper.input_tokens + (OPEN_SLACK_TOKENS if open_ended else INPUT_SLACK_TOKENS)
         and usage.output_total <= upper.output_tokens + OUTPUT_SLACK_TOKENS
     )
 
@@ -124,9 +126,9 @@ def is_blank(usage: Usage, upper: Usage) -> bool:
     return not (usage.input_total or usage.output_total or usage.searches)
 
 
-def is_believable(usage: Usage, upper: Usage, *, answered: bool) -> bool:
+def is_believable(usage: Usage, upper: Usage, open_ended: bool = False, *, answered: bool) -> bool:
     """Whether a call of at most `upper` can have used this much, given whether anything was `answered`."""
-    return is_possible(usage, upper) and not (answered and is_blank(usage, upper))
+    return is_possible(usage, upper, open_ended) and not (answered and is_blank(usage, upper))
 
 
 def looks_like_json_object(body: bytes) -> bool:

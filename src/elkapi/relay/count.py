@@ -127,8 +127,8 @@ async def count_left(plane: DataPlane, request: Request, crossing: Crossing, tal
     Its input counts as soon as it was reported. Its output only once the answer was finished: before that a figure is
     of a moment nobody can name, and what the caller was sent is counted instead. Impossible figures are none.
     """
-    seen = crossing.usage
-    if seen is not None and not is_believable(seen, request.facts.upper, answered=not tally.is_empty):
+    seen, facts = crossing.usage, request.facts
+    if seen is not None and not is_believable(seen, facts.upper, facts.open_ended, answered=not tally.is_empty):
         seen = None
     if seen is not None and crossing.finish_reason:
         return seen, "upstream_usage"

@@ -156,7 +156,8 @@ class Same:
         return with_raw(body, _LIMIT_MEMBER.get(self.wire, profile.max_tokens_field), b"%d" % cap)
 
     def whole(self, body: bytes) -> Whole:
-        usage, unsplit = metered(body, self.wire, self.request.facts.upper)
+        given = self.request.facts
+        usage, unsplit = metered(body, self.wire, given.upper, given.open_ended)
         tally = None
         if usage is not None and is_blank(usage, self.request.facts.upper) and self._answers(body):
             usage = None
@@ -280,7 +281,8 @@ class Text:
                 usage, unsplit = event.usage, event.unsplit
             tally.add(event)
         facts = facts_of(self.request, self.asked, self.wire_of_caller, self.created_s, self.clock)
-        if usage is None or not is_believable(usage, self.request.facts.upper, answered=not tally.is_empty):
+        given, answered = self.request.facts, not tally.is_empty
+        if usage is None or not is_believable(usage, given.upper, given.open_ended, answered=answered):
             said = [event for event in events if not isinstance(event, UsageSeen)]
             recount = partial(self._recounted, said, facts)
             return Whole(self.ours.write_reply(said, facts), None, tally=tally, recount=recount)

@@ -315,7 +315,7 @@ class Try:
             out.abort()
             return on_unreadable("unreadable_reply")
         wire = self.request.operation.wire or ""
-        usage, unsplit = metered(tail, wire, self.request.facts.upper)
+        usage, unsplit = metered(tail, wire, self.request.facts.upper, self.request.facts.open_ended)
         outcome = self.outcome(status, self._renamed(tail), usage, started=True)
         outcome.unsplit = unsplit
         return outcome

@@ -237,8 +237,8 @@ def _refused(one: Try, status: int, crossing: Crossing, setup: bytes) -> Outcome
 
 
 def _outcome(one: Try, status: int, crossing: Crossing) -> Outcome:
-    usage, answered = crossing.usage, not crossing.tally.is_empty
-    if usage is not None and not is_believable(usage, one.request.facts.upper, answered=answered):
+    usage, answered, facts = crossing.usage, not crossing.tally.is_empty, one.request.facts
+    if usage is not None and not is_believable(usage, facts.upper, facts.open_ended, answered=answered):
         usage = None
     if usage is None and isinstance(crossing, Translated):
         outcome = one.outcome(status, b"", None, started=True)
