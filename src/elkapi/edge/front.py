@@ -25,6 +25,7 @@ from elkapi.relay.callbacks import called_back
 from elkapi.relay.plane import DataPlane
 from elkapi.relay.relay import Failed, Left
 from elkapi.relay.serve import serve
+from elkapi.storage.apikey import hinted
 from elkapi.tasks.addresses import CALLBACKS
 
 # Everything below these belongs to the control process; the catalog names the routes among them that have a contract.
@@ -142,7 +143,7 @@ class Front:
             "warning" if status >= 500 else "info",
             request_id=request_id_text(call.id),
             method=call.method,
-            path=call.path,
+            path=hinted(call.path),
             status=status,
             code=code,
             client_ip=self._proxies.client_ip(call),

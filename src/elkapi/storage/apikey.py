@@ -18,6 +18,7 @@ PREFIX: dict[Scope, str] = {"live": "sk-", "test": "sk-test-"}
 PRESENTED_CHARACTERS_MAX = 256
 
 _KEY = re.compile(rf"(?:sk-)?(test-)?([A-Za-z0-9]{{{BODY_CHARACTERS}}})", re.ASCII)
+_WRITTEN = re.compile(rf"sk-(?:test-)?[A-Za-z0-9]{{{BODY_CHARACTERS}}}", re.ASCII)
 _BEARER = re.compile(r"bearer[ \t]+", re.ASCII | re.IGNORECASE)
 
 
@@ -51,6 +52,11 @@ def digest(key: str) -> bytes:
 def hint(key: str) -> str:
     """What may be shown of a customer's key: its first 7 and last 4 characters."""
     return f"{key[:7]}...{key[-4:]}"
+
+
+def hinted(text: str) -> str:
+    """The text with hints in the place of customers' keys."""
+    return _WRITTEN.sub(lambda hit: hint(hit[0]), text)
 
 
 def secret_hint(secret: str) -> str:

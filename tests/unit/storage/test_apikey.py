@@ -70,6 +70,11 @@ def test_the_digest_is_the_sha256_of_the_whole_key() -> None:
     assert apikey.digest(LIVE) != apikey.digest(TEST)
 
 
+def test_keys_inside_a_text_are_hinted_at() -> None:
+    assert apikey.hinted(f"/v1/{LIVE}/x/{TEST}") == f"/v1/{apikey.hint(LIVE)}/x/{apikey.hint(TEST)}"
+    assert apikey.hinted("/v1/sk-short/embeddings") == "/v1/sk-short/embeddings"
+
+
 def test_hints_show_little_and_less_of_short_secrets() -> None:
     assert apikey.hint(LIVE) == "sk-AAAA...b9b9"
     assert apikey.secret_hint("sk-proj-0123456789abcdefghij") == "sk-proj...ghij"
