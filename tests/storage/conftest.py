@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -27,3 +29,29 @@ def installation(settings: Settings) -> Iterator[Installation]:
 @pytest.fixture
 def database(installation: Installation) -> Database:
     return installation.database
+
+
+@contextmanager
+def server_commands(database: Database) -> Iterator[tuple[Any, str]]:
+    """A connection to another database of the same PostgreSQL server, and the name of this one."""
+    with database.read() as connection:
+        url = connection.engine.url
+    other = Database.open(url.set(database="postgres").render_as_string(hide_password=False))
+    raw = other.raw_writer()
+    try:
+        yield raw, str(url.database)
+    finally:
+        raw.close()
+        other.close()
+
+
+@contextmanager
+def read_only(database: Database) -> Iterator[None]:
+    """All its connections are lost and come back where nothing can be written, as on a server that became a standby."""
+    with server_commands(database) as (admin, name):
+        admin.execute(f'ALTER DATABASE "{name}" SET default_transaction_read_only = on')
+        admin.execute("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = %s", (name,))
+        try:
+            yield
+        finally:
+            admin.execute(f'ALTER DATABASE "{name}" RESET default_transaction_read_only')

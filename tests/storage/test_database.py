@@ -17,6 +17,7 @@ from elkapi.storage import dialect as sql
 from elkapi.storage import schema
 from elkapi.storage.db import Database, Reader
 from elkapi.storage.migrations import migrate
+from tests.storage.conftest import read_only, server_commands
 
 meta = schema.meta
 
@@ -141,13 +142,7 @@ async def test_waiting_reads_are_bounded(database: Database, monkeypatch: pytest
 def test_postgresql_outage_is_unavailable_and_heals(database: Database) -> None:
     if database.dialect != "postgresql":
         pytest.skip("a SQLite file has no server to lose")
-    raw = database.raw_writer()
-    with database.read() as connection:
-        name = connection.engine.url.database
-    other = Database.open(raw_url(database, "postgres"))
-    admin = other.raw_writer()
-    try:
-        raw.close()
+    with server_commands(database) as (admin, name):
         admin.execute(f'ALTER DATABASE "{name}" ALLOW_CONNECTIONS false')
         admin.execute("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = %s", (name,))
         for use in (database.read, database.write):
@@ -157,14 +152,15 @@ def test_postgresql_outage_is_unavailable_and_heals(database: Database) -> None:
         for use in (database.read, database.write):
             with use() as connection:
                 assert connection.execute(select(meta.c.name)).first() is not None
-    finally:
-        admin.close()
-        other.close()
 
 
-def raw_url(database: Database, name: str) -> str:
-    with database.read() as connection:
-        return connection.engine.url.set(database=name).render_as_string(hide_password=False)
+def test_a_connection_to_a_server_that_only_reads_is_replaced(database: Database) -> None:
+    if database.dialect != "postgresql":
+        pytest.skip("a SQLite file has no server to lose")
+    with read_only(database), pytest.raises(Unavailable), database.write() as connection:
+        connection.execute(meta.insert(), {"name": "kept", "value": "1"})
+    with database.write() as connection:
+        connection.execute(meta.insert(), {"name": "kept", "value": "1"})
 
 
 def test_sqlite_files_are_private(tmp_path: Path) -> None:

@@ -26,6 +26,7 @@ from elkapi.storage.repos.requests import get_request
 from elkapi.storage.schema import accounts, metadata, requests, transfers
 from elkapi.testing.ledger import a_record, a_settlement, an_order, funded_account
 from elkapi.types import HoldOrder, RequestRecord
+from tests.storage.conftest import read_only
 
 
 @pytest.fixture
@@ -487,3 +488,32 @@ async def test_an_adjustment_cannot_take_what_is_held(ledger: Ledger, database: 
         adjust(connection, account, -400, "", "test")
     await ledger.settle(a_settlement(order, 600))
     assert available(database, account) == 0
+
+
+async def test_g78_a_server_that_only_reads_is_an_outage_and_what_it_owes_is_booked_afterwards(
+    settings: Settings, installation: Installation, ledger: Ledger
+) -> None:
+    database = installation.database
+    if database.dialect != "postgresql":
+        pytest.skip("a SQLite file is no standby")
+    account = funded_account(database, 100)
+    await ledger.hold(order := an_order(account, nano=70))
+    with read_only(database):
+        with pytest.raises(Unavailable):
+            await ledger.settle(a_settlement(order, 50))
+        with pytest.raises(Unavailable, match="cannot be written"):
+            await ledger.hold(an_order(account, nano=1))
+        assert ledger.unwritten_s > settings.settle_wait_s
+    while not await admitted_again(ledger, account):
+        await asyncio.sleep(0.05)
+    assert available(database, account) == 100
+
+
+async def admitted_again(ledger: Ledger, account: int) -> bool:
+    """Whether a call of nothing that costs can be held and given back."""
+    try:
+        await ledger.hold(order := an_order(account, nano=100))
+        await ledger.void(order)
+    except (InsufficientQuota, Unavailable):
+        return False
+    return True

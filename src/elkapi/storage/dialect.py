@@ -19,6 +19,7 @@ from sqlalchemy import (
     ColumnElement,
     Connection,
     Engine,
+    ExceptionContext,
     Select,
     String,
     Table,
@@ -151,6 +152,14 @@ def _postgresql_engine(url: URL, pool_size: int, read_only: bool) -> Engine:
         def _prepare(connection: Any, _record: Any) -> None:
             connection.read_only = True
 
+    else:
+
+        @event.listens_for(engine, "handle_error")
+        def _judge(context: ExceptionContext) -> None:
+            # The server answers pings and became a standby: whoever writes now is reached by a new connection.
+            if only_reads(context.original_exception):
+                context.is_disconnect = True
+
     return engine
 
 
@@ -239,10 +248,15 @@ def is_outage(error: BaseException) -> bool:
         # The driver's own errors come from preparing a connection: the file is missing, locked or no database.
         return isinstance(error, sqlite3.DatabaseError)
     if isinstance(error, InternalError):
-        # A standby that has not been promoted yet refuses writes with this state: waiting helps.
-        return getattr(error.orig, "sqlstate", None) == "25006"
+        return only_reads(error.orig)
     refused = (IntegrityError, ProgrammingError, DataError, NotSupportedError)
     return isinstance(error, DBAPIError) and not isinstance(error, refused)
+
+
+def only_reads(error: BaseException | None) -> bool:
+    """Whether a PostgreSQL server refused a write because it takes none, by the driver's own error: a standby does
+    until it is promoted, so waiting helps, and connecting anew where another one was."""
+    return getattr(error, "sqlstate", None) == "25006"
 
 
 def positional(dialect: str) -> Any:
