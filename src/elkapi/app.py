@@ -23,7 +23,7 @@ from elkapi.observe import metrics
 from elkapi.observe.process import die_with_parent
 from elkapi.roles import BundledModel, Preparation, Role, WorkerOrder
 from elkapi.settings import SOCKET_PATH_BYTES_MAX, Settings, misspelt_variables
-from elkapi.supervisor import ORDER_VARIABLE, Supervisor, listen
+from elkapi.supervisor import ORDER_VARIABLE, Supervisor, listen, tell
 from elkapi.types import SANDBOX_KEY
 
 GC_ALLOCATIONS = 20_000
@@ -47,8 +47,7 @@ def serve(settings: Settings, role: Role | None = None) -> int:
         roles = tuple(name for name, wanted in _helpers(settings, found) if wanted)
 
         def announce() -> None:
-            sys.stdout.write(_welcome(settings, supervisor.port, found))
-            sys.stdout.flush()
+            tell(sys.stdout, _welcome(settings, supervisor.port, found))
 
         try:
             on_demand = tuple({model.role for model in found.bundled if model.role == "chat"})

@@ -16,6 +16,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from typing import TextIO
 
 import msgspec
 
@@ -346,5 +347,11 @@ def _close(child: Child) -> None:
 
 
 def _say(text: str) -> None:
-    sys.stderr.write(f"elkapi: {text}\n")
-    sys.stderr.flush()
+    tell(sys.stderr, f"elkapi: {text}\n")
+
+
+def tell(stream: TextIO, text: str) -> None:
+    """Write to the terminal or what stands for it: where its disk is full or nobody reads it, the gateway goes on."""
+    with contextlib.suppress(OSError):
+        stream.write(text)
+        stream.flush()

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import io
 import os
 import socket
 import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -68,6 +70,25 @@ def test_a_machine_out_of_processes_does_not_end_the_supervisor_nor_lose_descrip
     assert len(list(Path("/proc/self/fd").iterdir())) == before
     assert worker.process is None
     assert worker.restart_at_s > 1000.0
+
+
+def test_a_terminal_that_cannot_be_written_does_not_end_the_supervisor(
+    supervising: Supervisor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    child = supervising._helpers[0]
+    child.process = Ended()  # type: ignore[assignment]
+    supervising._workers.clear()
+    full = os.open("/dev/full", os.O_WRONLY)
+    try:
+        # Nothing is buffered, so nothing is left that would be tried again when the file is closed.
+        with io.TextIOWrapper(io.FileIO(full, "w", closefd=False), write_through=True) as stream:
+            monkeypatch.setattr(sys, "stderr", stream)
+            supervising._look_after()
+            monkeypatch.undo()
+    finally:
+        os.close(full)
+    assert child.process is None
+    assert child.failures == 1
 
 
 def test_children_are_out_of_reach_of_the_terminals_ctrl_c(
