@@ -291,12 +291,16 @@ async def test_a_writer_knows_how_long_it_has_written_nothing() -> None:
     assert writer.unwritten_s == 0
 
 
-async def test_a_heartbeat_that_cannot_be_written_is_tried_again_ever_more_rarely() -> None:
+async def test_a_heartbeat_that_cannot_be_written_is_tried_again_ever_more_rarely(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
     opened = []
 
     def refuse() -> Books:
         opened.append(1)
-        raise Unavailable("connection refused")
+        unavailable = Unavailable("Please try again.")
+        unavailable.add_note("too many clients already")
+        raise unavailable
 
     limits = Limits(batch_max=256, heartbeat_s=1.0, tick_s=1e6, drain_s=0)
     writer = Writer(refuse, lambda *_: None, limits, beat=Beat(b"o" * 16, "worker", 1))
@@ -304,3 +308,4 @@ async def test_a_heartbeat_that_cannot_be_written_is_tried_again_ever_more_rarel
     await asyncio.sleep(1.0)
     await writer.stop()
     assert 2 <= len(opened) <= 8
+    assert "too many clients already" in caplog.text

@@ -1,11 +1,12 @@
 """Structured JSON logs off the hot path: callers append to a bounded queue, one thread encodes and writes in batches.
 
-A full queue drops lines and counts them (`dropped`): a slow disk must never slow a call. Secrets are not logged: the
-fields are chosen by name at each call site, and no site passes headers, bodies or keys.
+A full queue drops lines and counts them (`dropped`), as a full disk does: neither may slow a call. Secrets are not
+logged: the fields are chosen by name at each call site, and no site passes headers, bodies or keys.
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 import threading
@@ -46,8 +47,9 @@ class Log:
         self._lines: deque[_Queued] = deque()
         self._stop = threading.Event()
         self._some = threading.Event()
-        self._out: IO[bytes] = Path(file).open("ab", buffering=0) if file else sys.stderr.buffer  # noqa: SIM115
-        self._owns_out = bool(file)
+        self._file = file
+        self._out: IO[bytes] = self._opened() if file else sys.stderr.buffer
+        self._cut = False
         self._pid = os.getpid()
         self._thread = threading.Thread(target=self._run, name="log", daemon=True)
         self._thread.start()
@@ -82,7 +84,7 @@ class Log:
         self._some.set()
         self._thread.join(5)
         self._flush()
-        if self._owns_out:
+        if self._file:
             self._out.close()
 
     def _run(self) -> None:
@@ -93,18 +95,47 @@ class Log:
             self._flush()
 
     def _flush(self) -> None:
+        if self._file and self._lines:
+            self._follow()
         while self._lines:
             batch = [self._lines.popleft() for _ in range(min(len(self._lines), LINES_AT_ONCE))]
-            text = b"".join([self._line(*row) for row in batch])
-            try:
-                self._out.write(text)
-                self._out.flush()
-            except (OSError, ValueError):
-                self.dropped += len(batch)
+            if lost := self._put(b"".join([self._line(*row) for row in batch])):
+                self.dropped += lost
                 self._some.set()  # The rest is for the next turn.
                 return
             if self._lines:
                 self._stop.wait(BETWEEN_S)
+
+    def _opened(self) -> IO[bytes]:
+        out = Path(self._file).open("ab", buffering=0)  # noqa: SIM115
+        self._as_opened = os.fstat(out.fileno())
+        return out
+
+    def _follow(self) -> None:
+        """Go on in a file of the name that was given, where a rotation renamed the one that is open."""
+        with contextlib.suppress(OSError):
+            with contextlib.suppress(FileNotFoundError):
+                if os.path.samestat(Path(self._file).stat(), self._as_opened):
+                    return
+            renamed, self._out = self._out, self._opened()
+            self._cut = False
+            renamed.close()
+
+    def _put(self, text: bytes) -> int:
+        """How many of the lines are lost. One that a full disk took in part is ended before the next one begins."""
+        written, text = 0, b"\n" + text if self._cut else text
+        try:
+            while written < len(text):
+                if not (taken := self._out.write(text[written:])):
+                    raise BlockingIOError
+                self._out.flush()
+                written += taken
+        except (OSError, ValueError):
+            lost = text.count(b"\n", written) - (self._cut and not written)
+            self._cut = text[written - 1 : written] != b"\n" if written else self._cut
+            return lost
+        self._cut = False
+        return 0
 
     def _line(self, at_ns: int, level: str, event: str, line_of: LineOf | None, value: Any) -> bytes:
         head = (at_ns, level, self._role, self._pid, event)

@@ -66,3 +66,46 @@ def test_what_could_not_be_written_is_counted_and_what_waits_behind_it_is_writte
     log.close()
     assert 0 < log.dropped <= LINES_AT_ONCE
     assert msgspec.json.decode(file.read_bytes().splitlines()[-1])["number"] == LINES_AT_ONCE + 4
+
+
+def test_a_disk_that_takes_a_part_costs_one_line_and_every_lost_one_is_counted(tmp_path: Path) -> None:
+    file = tmp_path / "log"
+    log = Log("test", file=str(file))
+    whole = log._out
+    calls: list[int] = []
+
+    class Fills:
+        def write(self, text: bytes) -> int:
+            calls.append(len(text))
+            if len(calls) == 1:
+                return whole.write(text[: text.index(b"\n") + 5])
+            log._out = whole
+            raise OSError("no space left")
+
+        def flush(self) -> None: ...
+
+    log._out = Fills()  # type: ignore[assignment]
+    for number in range(3):
+        log._lines.append((0, "info", "line", None, {"number": number}))
+    log.write("line", number=3)
+    while log._lines or not calls:
+        time.sleep(0.01)
+    log.write("line", number=4)
+    log.close()
+    whole_lines = [line for line in file.read_bytes().splitlines() if line.endswith(b"}")]
+    assert [msgspec.json.decode(line)["number"] for line in whole_lines] == [0, 4]
+    assert log.dropped == 3
+
+
+def test_a_file_that_was_renamed_is_left_to_who_renamed_it(tmp_path: Path) -> None:
+    file, rotated = tmp_path / "log", tmp_path / "log.1"
+    log = Log("test", file=str(file))
+    log.write("before")
+    while not file.read_bytes():
+        time.sleep(0.01)
+    file.rename(rotated)
+    log.write("after")
+    log.close()
+    assert b'"before"' in rotated.read_bytes()
+    assert b'"after"' in file.read_bytes()
+    assert b'"after"' not in rotated.read_bytes()
