@@ -191,8 +191,12 @@ class NoPrice(Unavailable):
         GatewayError.__init__(self, message, param="model", headers=((b"x-should-retry", b"false"),))
 
 
-def to_operator(error: GatewayError) -> str:
-    """The message for whoever runs the gateway: the notes that the error was given, else what callers see."""
+def to_operator(error: Exception) -> str:
+    """The message for whoever runs the gateway: the notes that the error was given, else what callers see. What is no
+    error of ours is shown as it is."""
+    if notes := getattr(error, "__notes__", ()):
+        return "; ".join(notes)
+    if not isinstance(error, GatewayError):
+        return repr(error)
     cause = error.__cause__
-    shown = error.message if cause is None else f"{error.message} ({type(cause).__name__})"
-    return "; ".join(getattr(error, "__notes__", ())) or shown
+    return error.message if cause is None else f"{error.message} ({type(cause).__name__})"

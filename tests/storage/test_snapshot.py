@@ -212,7 +212,7 @@ async def test_a_version_that_fell_back_forgets_every_key(installation: Installa
 
 
 async def test_g78_a_lost_database_makes_the_snapshot_older_and_nothing_else(
-    installation: Installation, monkeypatch: pytest.MonkeyPatch
+    installation: Installation, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     clock = ManualClock()
     holder = SnapshotHolder(installation.database, installation.sealer, installation.settings, clock=clock)
@@ -223,7 +223,9 @@ async def test_g78_a_lost_database_makes_the_snapshot_older_and_nothing_else(
         def lost(_self: Database) -> None:
             nonlocal asked
             asked += 1
-            raise Unavailable("lost")
+            unavailable = Unavailable("lost")
+            unavailable.add_note("too many clients already")
+            raise unavailable
 
         with monkeypatch.context() as patch:
             patch.setattr(Database, "read", lost)
@@ -231,6 +233,7 @@ async def test_g78_a_lost_database_makes_the_snapshot_older_and_nothing_else(
             clock.advance(30)
             assert holder.current is before
             assert holder.age_s == 30
+            assert "too many clients already" in caplog.text
         await until(lambda: holder.age_s == 0)
     finally:
         await holder.stop()

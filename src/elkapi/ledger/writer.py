@@ -17,7 +17,7 @@ from typing import Any
 
 import msgspec
 
-from elkapi.errors import Unavailable
+from elkapi.errors import Unavailable, to_operator
 from elkapi.ledger.books import Books, Outcome
 from elkapi.ledger.orders import Beat, Hold, Order, Refusal, given_back
 from elkapi.testing.crash import point
@@ -289,7 +289,7 @@ class Writer:
         self._answer(entries, outcomes)
 
     def _fail(self, entries: list[Entry], error: Exception) -> None:
-        log.error("a ledger transaction (orders: %d) failed: %r", len(entries), error)
+        log.error("a ledger transaction (orders: %d) failed: %s", len(entries), to_operator(error))
         self.stats.failures += 1
         self._fast_in_a_row = 0
         in_doubt = self._books is not None and self._books.in_doubt
@@ -316,7 +316,7 @@ class Writer:
         try:
             self._tick()
         except Exception as error:
-            log.error("the ledger's recovery could not run: %r", error)
+            log.error("the ledger's recovery could not run: %s", to_operator(error))
 
     def _end(self) -> None:
         deadline_s = self._monotonic_s() + self._limits.drain_s

@@ -13,7 +13,7 @@ import threading
 from collections.abc import Callable, Iterable
 
 from elkapi.clock import SYSTEM_CLOCK, Clock, doubled_s
-from elkapi.errors import Unavailable
+from elkapi.errors import Unavailable, to_operator
 from elkapi.settings import Settings
 from elkapi.snapshot.build import build_snapshot
 from elkapi.snapshot.snapshot import Snapshot
@@ -104,11 +104,11 @@ class SnapshotHolder:
             try:
                 self._refresh()
                 failures = 0
-            except Unavailable:
+            except Unavailable as error:
                 failures += 1
                 if failures == 1:
                     log.warning(
-                        "the database is unreachable; going on with the configuration of version %d", self._seen.config
+                        "%s; going on with the configuration of version %d", to_operator(error), self._seen.config
                     )
             except Exception:
                 # A row that cannot be read must not end the polling: the next change may be the repair.
