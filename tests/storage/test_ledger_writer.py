@@ -143,10 +143,11 @@ class TimedBooks:
         self.clock = ManualClock()
         self.takes_s = 0.0
         self.fails = False
+        self.fails_for: type = object
 
     def apply(self, orders: list[Order], *, patient: bool = True) -> list[None]:
         self.clock.advance(self.takes_s)
-        if self.fails:
+        if self.fails and isinstance(orders[0], self.fails_for):
             raise sqlite3.OperationalError("database is locked")
         return [None] * len(orders)
 
@@ -277,17 +278,23 @@ async def test_giving_back_a_hold_that_was_never_made_changes_nothing(sqlite: In
         assert check(connection).ok
 
 
-async def test_a_writer_knows_how_long_it_has_written_nothing() -> None:
+async def test_a_writer_knows_how_long_it_has_not_written_all_that_there_was() -> None:
     books = TimedBooks()
-    limits = Limits(batch_max=256, heartbeat_s=1e6, tick_s=1e6, drain_s=1)
-    writer = Writer(lambda: books, lambda *_: None, limits, monotonic_s=books.clock.monotonic_s)  # type: ignore[arg-type, return-value]
+    limits = Limits(batch_max=1, heartbeat_s=1e6, tick_s=1e6, drain_s=1)
+    beat: Entry = (Beat(b"o" * 16, "worker", 1), None)
+    writer = Writer(lambda: books, lambda *_: None, limits, beat=beat[0], monotonic_s=books.clock.monotonic_s)  # type: ignore[arg-type, return-value]
+    writer._loop = asyncio.get_running_loop()
     entry: Entry = (Settle(b"r" * 16, False, 0, 0, None), None)
     books.fails = True
     books.clock.advance(7)
-    writer._write([entry])
+    writer._write_in_batches([beat])
+    assert writer.unwritten_s == 7
+    # A disk that is full may still take a heartbeat.
+    books.fails_for = Settle
+    writer._write_in_batches([beat, entry])
     assert writer.unwritten_s == 7
     books.fails = False
-    writer._write([entry])
+    writer._write_in_batches([beat, entry])
     assert writer.unwritten_s == 0
 
 

@@ -133,7 +133,7 @@ class Writer:
 
     @property
     def unwritten_s(self) -> float:
-        """Seconds since a transaction was committed; a heartbeat is one."""
+        """Seconds since all that there was to write was committed; a heartbeat is something to write."""
         return self._monotonic_s() - self._written_s
 
     @property
@@ -204,13 +204,20 @@ class Writer:
         entries, goes_on = self._gather()
         if self._owed:
             entries, self._owed = [*map(self._again, self._owed), *entries], []
-        for start in range(0, len(entries), self._limits.batch_max):
-            self._write_and_wake(entries[start : start + self._limits.batch_max])
+        self._write_in_batches(entries)
         now_s = self._monotonic_s()
         if self._tick is not None and now_s >= self._next_tick_s:
             self._next_tick_s = now_s + self._limits.tick_s
             self._run_tick()
         return goes_on
+
+    def _write_in_batches(self, entries: list[Entry]) -> None:
+        before, start_s = self.stats.failures, self._monotonic_s()
+        for start in range(0, len(entries), self._limits.batch_max):
+            self._write_and_wake(entries[start : start + self._limits.batch_max])
+        # A full disk may take a heartbeat, for which SQLite's log has room, and not what is owed beside it.
+        if entries and self.stats.failures == before:
+            self._written_s = start_s
 
     def _gather(self) -> tuple[list[Entry], bool]:
         queue, batch_max = self._queue, self._limits.batch_max
@@ -281,7 +288,6 @@ class Writer:
         except Exception as error:
             self._fail(entries, error)
             return
-        self._written_s = start_s
         self._was_fast(start_s)
         point("ledger.after_commit_before_wake")
         self._retry_s = RETRY_FIRST_S
