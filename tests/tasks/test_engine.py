@@ -413,3 +413,24 @@ async def test_a_providers_list_holds_what_it_began_and_ours_every_submit(tasks:
     listed = (await tasks.call("GET", "/kling/v1/videos/text2video")).json()["data"]
     assert [one["task_id"] for one in listed] == [begun]
     assert [one["status"] for one in (await tasks.call("GET", "/v1/tasks")).json()["data"]] == ["failed", "queued"]
+
+
+@pytest.mark.parametrize("order", ["desc", "asc"])
+async def test_a_list_goes_on_after_a_task_that_was_deleted_meanwhile(tasks: Tasks, order: str) -> None:
+    for _ in range(3):
+        assert (await tasks.submit()).status_code == 200
+    async with tasks.polling():
+        for task_id in tuple(tasks.upstream.tasks):
+            tasks.upstream.succeed(task_id)
+        await tasks.until("succeeded", 3)
+    seen, after = [], ""
+    while True:
+        page = (await tasks.call("GET", f"/v1/tasks?limit=1&order={order}&after={after}")).json()
+        for one in page["data"]:
+            seen.append(one["native_id"])
+            assert (await tasks.call("DELETE", f"/v1/tasks/{one['id']}")).status_code == 200
+        if not page["has_more"]:
+            break
+        after = page["last_id"]
+    assert sorted(seen) == sorted(tasks.upstream.tasks)
+    assert (await tasks.call("GET", "/v1/tasks?after=nothing")).status_code == 404
