@@ -52,6 +52,13 @@ class Kling(msgspec.Struct):
     data: KlingTask
 
 
+class KlingList(msgspec.Struct):
+    code: Literal[0]
+    message: str
+    request_id: str
+    data: list[KlingTask]
+
+
 class FlatBegun(msgspec.Struct, forbid_unknown_fields=True):
     task_id: str
     status: Literal["queued"]

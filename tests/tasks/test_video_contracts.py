@@ -6,11 +6,13 @@ import base64
 import json
 from collections.abc import Iterator
 
+import msgspec
 import pytest
 
 from elkapi.money import parse_usd
 from elkapi.sandbox.tasks import FILES
 from tests.assets.media import png
+from tests.tasks import shapes
 from tests.tasks.rows import ONCE, PICTURE
 from tests.tasks.test_rows import AT_ONCE, FAULT, OPEN, Asking, Caller, Served, done_of, serving
 
@@ -184,3 +186,19 @@ def test_a_thumbnail_is_any_providers_poster_and_a_spritesheet_openais(gateways:
 def test_a_submit_without_a_model_says_so(gateways: Served) -> None:
     reply = Asking(gateways, "tasks.create").call("POST", "/v1/video/generations", json={"prompt": "a dog"})
     assert (reply.status_code, reply.json()["code"]) == (400, "missing_model")
+
+
+def test_a_list_of_klings_is_in_klings_form_whoever_began_what_is_in_it(gateways: Served) -> None:
+    caller = Caller(gateways, "kling.text-to-video")
+    path = caller.path
+    begun = [
+        caller.call("POST", path, json=body).json()
+        for body in ({"model_name": "kling-v1-6", "prompt": "a dog"}, {"model": "kling-v1-6", "prompt": "a cat"})
+    ]
+    assert begun[1]["status"] == "queued"
+    reply = caller.call("GET", path)
+    listed = msgspec.json.decode(reply.content, type=shapes.KlingList)
+    assert (listed.request_id, len(listed.data)) == (reply.headers["x-request-id"], 2)
+    assert listed.data[1].task_id == begun[0]["data"]["task_id"]
+    # Asked for by itself it is told in the words in which it was begun.
+    assert caller.call("GET", f"{path}/{listed.data[0].task_id}").json()["task_id"] == begun[1]["task_id"]

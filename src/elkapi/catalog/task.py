@@ -115,8 +115,8 @@ class Listing(msgspec.Struct, frozen=True, kw_only=True):
 
     `items` is the path of the list in the answer, `item` the path of a task in its own native answer, "" for all of it.
     `limit` and `page` (from 1) or `offset` are the query's names, `limit_default` and `limit_max` its bounds; `total`
-    and `more` are paths of how many there are and of whether more follow. `filters` are the query's names by what they
-    ask for. `envelope` is the rest of the answer.
+    and `more` are paths of how many there are and of whether more follow, `request_id` of the call's own id. `filters`
+    are the query's names by what they ask for. `envelope` is the rest of the answer.
     """
 
     items: str
@@ -128,6 +128,7 @@ class Listing(msgspec.Struct, frozen=True, kw_only=True):
     offset: str = ""
     total: str = ""
     more: str = ""
+    request_id: str = ""
     filters: Mapping[str, Literal["state", "ids", "model"]] = {}
     envelope: Mapping[str, Any] = {}
 

@@ -15,6 +15,7 @@ from elkapi.catalog import Match, Operation, Role
 from elkapi.catalog.jsonpath import compiled, put
 from elkapi.catalog.task import Listing
 from elkapi.errors import NOT_JSON, BadRequest, Conflict, NotFound, Unavailable, UpstreamError
+from elkapi.ids import request_id_text
 from elkapi.relay.asset_pages import answer_with
 from elkapi.relay.call import EVENTS, JSON, Call
 from elkapi.relay.note import note_end
@@ -82,7 +83,12 @@ async def list_tasks(plane: DataPlane, snapshot: Snapshot, grant: Grant, match: 
     total = await plane.tasks.count(grant, wanted) if listing.total or listing.more else 0
     body = msgspec.json.decode(msgspec.json.encode(listing.envelope))
     items = [_item(listing, plane.showing.shown(operation, task, plane.origin(call))[1]) for task in found]
-    for path, value in ((listing.items, items), (listing.total, total), (listing.more, offset + len(found) < total)):
+    for path, value in (
+        (listing.items, items),
+        (listing.total, total),
+        (listing.more, offset + len(found) < total),
+        (listing.request_id, request_id_text(call.id)),
+    ):
         if path:
             put(path, body, value)
     for name, value in ((listing.limit, limit), (listing.offset, offset)):

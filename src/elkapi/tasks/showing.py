@@ -149,8 +149,9 @@ class Showing:
         """(status, body) of a task as it stands."""
         spec = spec_of(self._operations, task)
         form = operation.form
-        if form == "native" and task.row.form == self._operations[task.row.operation].flat_form:
-            # Who began it in the gateway's own words on this provider's route is answered in them.
+        flat_form = self._operations[task.row.operation].flat_form
+        if form == "native" and task.row.form == flat_form and operation.listing is None:
+            # Who began it in the gateway's own words on this provider's route is answered in them; lists have one form.
             form = task.row.form
         if form == "native":
             own = f"{origin}{spec.address}"

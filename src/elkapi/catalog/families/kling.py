@@ -46,7 +46,8 @@ _LIST = Listing(
     limit_default=30,
     limit_max=500,
     page="pageNum",
-    envelope={"code": 0, "message": "SUCCEED", "data": []},
+    request_id="request_id",
+    envelope={"code": 0, "message": "SUCCEED", "request_id": "", "data": []},
 )
 _tasks = Tasks(family="kling", wire="kling", prefix="/kling", task=VIDEO, meter=_VIDEO, model=_MODEL)
 # The members that are files, or hold some.
