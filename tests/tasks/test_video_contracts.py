@@ -202,3 +202,25 @@ def test_a_list_of_klings_is_in_klings_form_whoever_began_what_is_in_it(gateways
     assert listed.data[1].task_id == begun[0]["data"]["task_id"]
     # Asked for by itself it is told in the words in which it was begun.
     assert caller.call("GET", f"{path}/{listed.data[0].task_id}").json()["task_id"] == begun[1]["task_id"]
+
+
+@pytest.mark.parametrize(
+    ("more", "is_flat"),
+    [
+        ({"model_name": "kling-v1-6"}, False),
+        ({"model_name": "kling-v1-6", "model": "kling-v1-6"}, False),
+        ({"model": "kling-v1-6"}, True),
+        ({"model_name": "kling-v1-6", "metadata": {"mode": "pro"}}, True),
+        ({"model_name": "kling-v1-6", "response_format": "url", "mode": "pro"}, True),
+    ],
+)
+def test_a_request_in_the_gateways_own_words_is_known_by_any_of_them(
+    gateways: Served, more: dict[str, object], is_flat: bool
+) -> None:
+    caller = Caller(gateways, "kling.text-to-video")
+    reply = caller.call("POST", caller.path, json={"prompt": "a dog", **more})
+    assert ("status" in reply.json(), "code" in reply.json()) == (is_flat, not is_flat), reply.text
+    sent = json.loads(last_submit(gateways)[1])
+    assert sent["model_name"] == "kling-v1-6"
+    assert not {"model", "metadata", "response_format"} & sent.keys() or not is_flat
+    assert sent.get("mode") == ("pro" if len(more) > 1 and is_flat else None)

@@ -127,9 +127,9 @@ class Operation(msgspec.Struct, frozen=True):
     the submit's method and path below the channel's base, `meter` what it may cost, `form` how a task is shown to the
     caller: "native" is the provider's own last answer. `listing` is how a list looks, `names` how a path
     spells a provider's id where it is not `{id}` alone. `neutral`: the body is a request for a video in no provider's
-    words, which any of them may serve; `flat_form`: it is one, and is answered in that form, where it names no member
-    of the provider's own. `stream` True: always streamed; None: as the body says. `free_unless_priced`: a model
-    without a price record is free here and not refused.
+    words, which any of them may serve; `flat_form`: it is one, and is answered in that form, where it names its model
+    as ours do or carries a member that only ours have. `stream` True: always streamed; None: as the body says.
+    `free_unless_priced`: a model without a price record is free here and not refused.
     """
 
     id: str

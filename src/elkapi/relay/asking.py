@@ -177,7 +177,7 @@ def _uploads(value: Any) -> Iterator[str]:
 
 def _is_flat(body: Mapping[str, Any], own: str) -> bool:
     """A request in the gateway's own words on a provider's route: kling.md, "Disagreement"."""
-    return own not in body and bool({"model", "metadata", "response_format"} & body.keys())
+    return ("model" in body and own not in body) or bool({"metadata", "response_format"} & body.keys())
 
 
 def crossed(asked: Asked, catalog: Catalog, wire: str) -> Asked:
