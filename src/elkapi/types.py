@@ -385,7 +385,8 @@ class TaskView(msgspec.Struct, frozen=True, kw_only=True):
     `id` is our public id (`task_` and 32 characters), `native_id` the provider's, "" while there is none. `reply` is
     the provider's last answer as JSON bytes, b"" while there is none; `asked` the caller's request as it was decoded,
     `asked_ms` the length of each video that it asks for, 0 where it says none. `wire` is the form the provider speaks,
-    `form` the one in which the caller submitted. Times are nanoseconds, 0 while not yet.
+    `form` the one in which the caller submitted. `renamed`: the provider has another name for the model than its
+    caller, whose word `model` is. Times are nanoseconds, 0 while not yet.
     """
 
     id: str
@@ -405,6 +406,7 @@ class TaskView(msgspec.Struct, frozen=True, kw_only=True):
     reply: bytes = b""
     asked: Mapping[str, Any] = {}
     asked_ms: int = 0
+    renamed: bool = False
 
 
 NoticeForm = Literal["standard", "kling", "minimax", "runway", "luma", "ark", "duomi", "sora", "guide"]

@@ -224,3 +224,34 @@ def test_a_request_in_the_gateways_own_words_is_known_by_any_of_them(
     assert sent["model_name"] == "kling-v1-6"
     assert not {"model", "metadata", "response_format"} & sent.keys() or not is_flat
     assert sent.get("mode") == ("pro" if len(more) > 1 and is_flat else None)
+
+
+@pytest.mark.parametrize(
+    ("row", "family", "below", "body", "real"),
+    [
+        (
+            "seedance.submit",
+            "ark",
+            "/api/v3",
+            {"content": [{"type": "text", "text": "a dog"}]},
+            "doubao-seedance-1-0-pro-250528",
+        ),
+        ("luma.generate", "luma", "", {"prompt": "a fox"}, "ray-2"),
+    ],
+)
+def test_a_mapped_model_keeps_the_name_that_its_caller_knows(
+    gateways: Served, row: str, family: str, below: str, body: dict[str, object], real: str
+) -> None:
+    name, caller = f"our-{family}", Caller(gateways, row)
+    gateways.run(gateways.gate.price(name, per_call_usd="0.5", output_per_1m_usd="2"))
+    url = gateways.sandbox.base_url + below
+    more = {"family": family, "secrets": (f"{family}-key",), "model_map": {name: real}, "forward_headers": (FAULT,)}
+    gateways.run(gateways.gate.channel(url, (name,), **more))
+    begun = caller.call("POST", caller.path, json={"model": name, **body}, headers=AT)
+    assert begun.status_code in (200, 201), begun.text
+    done = caller.until(begun.json()["id"], done_of(caller.form))
+    listed = caller.call("GET", caller.path)
+    wrapped = caller.call("POST", "/runway/feed", json={"task_id": done["id"]})
+    assert done["model"] == name
+    for text in (begun.text, json.dumps(done), listed.text, wrapped.text):
+        assert real not in text

@@ -46,20 +46,21 @@ class TaskSpec(msgspec.Struct, frozen=True, kw_only=True):
     """One kind of task of one provider.
 
     `id` stands in the answer to the submit, all other paths in the answer to `fetch`. Requests are a method and a path
-    below the channel's base: `{id}` is the provider's id, `{submit}` the path of the submit. `error` are the paths of
-    a failure's text, the first found counts; `error_code` its code. `progress` may be a percent, a share up to 1 or
-    text such as "37%". `refs` are paths of further ids by which later calls name what this task made. `blank` is what
-    a native fetch answers before the provider was asked: {id}, {model}, {created_s}, {created_ms}, {created_iso} are
+    below the channel's base: `{id}` is the provider's id, `{submit}` the path of the submit. `error` are the paths of a
+    failure's text, the first found counts; `error_code` its code. `progress` may be a percent, a share up to 1 or text
+    such as "37%". `refs` are paths of further ids by which later calls name what this task made. `blank` is what a
+    native fetch answers before the provider was asked: {id}, {model}, {created_s}, {created_ms}, {created_iso} are
     filled in. `callback` is the member of the submit that names an address to call, `notice` the shape in which it is
     called, `challenge`: the provider first asks the address whether it wants to be called. `calls_back`: the provider
-    takes an address itself; else it is told to nobody, and the gateway alone calls. `mark` is the member
-    that carries our own id, `recall` the request that finds a task by it (`{mark}`), where the provider has such a
-    thing; a submit of unknown outcome is asked about with it and never repeated. `keeps_cancelled`: a task that was
-    cancelled can still be read. `deleted` answers a DELETE, None is a 204 without a body. `done` is the path of a truth
-    that says whether it ended. `address` is where this provider's clients fetch a file from, with their key, where not
-    every address would do; `{asset}` is the file's id. `sync` is the member of the submit by which its caller waits for
-    the end, `{sync}_timeout` how many seconds. `link` is the path at which a finished task tells our address of its
-    file, where the provider itself tells none. `at_once`: the answer to the submit is all there is, and ends it.
+    takes an address itself; else it is told to nobody, and the gateway alone calls. `mark` is the member that carries
+    our own id, `recall` the request that finds a task by it (`{mark}`), where the provider has such a thing; a submit
+    of unknown outcome is asked about with it and never repeated. `keeps_cancelled`: a task that was cancelled can still
+    be read. `deleted` answers a DELETE, None is a 204 without a body. `done` is the path of a truth that says whether
+    it ended. `model` are the paths at which answers name the model. `address` is where this provider's clients fetch a
+    file from, with their key, where not every address would do; `{asset}` is the file's id. `sync` is the member of the
+    submit by which its caller waits for the end, `{sync}_timeout` how many seconds. `link` is the path at which a
+    finished task tells our address of its file, where the provider itself tells none. `at_once`: the answer to the
+    submit is all there is, and ends it.
     """
 
     id: str
@@ -82,6 +83,7 @@ class TaskSpec(msgspec.Struct, frozen=True, kw_only=True):
     keeps_cancelled: bool = False
     deleted: Mapping[str, Any] | None = None
     done: str = ""
+    model: tuple[str, ...] = ()
     address: str = ""
     link: str = ""
     sync: str = ""

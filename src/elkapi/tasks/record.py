@@ -97,14 +97,14 @@ class Task(msgspec.Struct, frozen=True):
 
     def view(self) -> TaskView:
         """What renderers are given; the addresses of its files are still the provider's."""
-        row = self.row
+        row, named = self.row, self.asked.asked_model or self.row.model
         return TaskView(
             id=text_id(row.id),
             native_id=row.native_id or "",
             operation=row.operation,
             wire=row.wire,
             form=row.form,
-            model=self.asked.asked_model or row.model,
+            model=named,
             state=self.state,
             progress=row.progress,
             created_ns=row.created_ns,
@@ -116,6 +116,7 @@ class Task(msgspec.Struct, frozen=True):
             reply=in_callers_words(self.asked, bytes(self.told.reply)),
             asked=self.asked.body,
             asked_ms=self.asked.upper.video_ms // max(self.asked.upper.calls, 1),
+            renamed=self.told.upstream_model not in ("", named),
         )
 
 

@@ -47,7 +47,14 @@ def native(task: Task, spec: TaskSpec, view: TaskView) -> Any:
 
 
 def readdressed_all(spec: TaskSpec, view: TaskView, body: Any) -> Any:
-    """A provider's answer with our addresses in it and none of its own: a poster that could not be fetched is none."""
+    """A provider's answer with our addresses in it and none of its own: a poster that could not be fetched is none.
+
+    The model in it has the name by which its caller knows it.
+    """
+    if view.renamed:
+        for path in spec.model:
+            if first(path, body) is not None:
+                put(path, body, view.model)
     places: dict[str, str | None] = {asset.source: asset.url for asset in view.assets if asset.source and asset.url}
     known = set(places.values())
     for made in spec.made:
@@ -140,10 +147,14 @@ class Showing:
 
     def submitted(self, form: str, task: Task, reply: bytes) -> bytes:
         """The answer to a submit that was accepted: the provider's own bytes, or the form of its caller."""
-        if form == "native":
-            show = self._families[task.row.operation].hooks.show
-            return reply if show is None else msgspec.json.encode(show(_decode(reply)))
-        return msgspec.json.encode(submitted(form, task.view()))
+        view = task.view()
+        if form != "native":
+            return msgspec.json.encode(submitted(form, view))
+        show = self._families[task.row.operation].hooks.show
+        if show is None and not view.renamed:
+            return reply
+        body = readdressed_all(spec_of(self._operations, task), view, _decode(reply))
+        return msgspec.json.encode(body if show is None else show(body))
 
     def shown(self, operation: Operation, task: Task, origin: str) -> tuple[int, Any]:
         """(status, body) of a task as it stands."""

@@ -29,6 +29,7 @@ TASK = TaskSpec(
     made=(Made("content.video_url"), Made("content.last_frame_url", "image", optional=True)),
     error=("error.message",),
     error_code="error.code",
+    model=("model",),
     fetch=f"GET {_PATH}/{{id}}",
     cancel=f"DELETE {_PATH}/{{id}}",
     keeps_cancelled=True,

@@ -25,6 +25,7 @@ TASK = TaskSpec(
     },
     made=(Made("assets.video"), Made("assets.image", "image"), Made("assets.progress_video", optional=True)),
     error=("failure_reason",),
+    model=("model", "request.model"),
     fetch="GET /dream-machine/v1/generations/{id}",
     cancel="DELETE /dream-machine/v1/generations/{id}",
     callback="callback_url",

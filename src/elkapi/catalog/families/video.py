@@ -32,6 +32,7 @@ TASK = TaskSpec(
     progress="progress",
     error=("error.message",),
     error_code="error.code",
+    model=("model",),
     fetch="GET /v1/videos/{id}",
     poll=Poll(first_s=2.0),
 )
