@@ -255,3 +255,15 @@ def test_a_mapped_model_keeps_the_name_that_its_caller_knows(
     assert done["model"] == name
     for text in (begun.text, json.dumps(done), listed.text, wrapped.text):
         assert real not in text
+
+
+def test_a_task_that_runs_from_its_submit_says_since_when(gateways: Served) -> None:
+    caller = Asking(gateways, "tasks.create")
+    body = {"model": "veo-3.0-generate-001", "input": {"prompt": "a dog"}}
+    begun = caller.call("POST", caller.path, json=body, headers={FAULT: OPEN}).json()
+    shown = caller.call("GET", f"{caller.path}/{begun['id']}").json()
+    wrapped = caller.call("POST", "/runway/feed", json={"task_id": begun["id"]}).json()["data"]
+    for one in (begun, shown):
+        assert one["status"] == "running"
+        assert one["started_at"] >= one["created_at"]
+    assert wrapped["start_time"] == shown["started_at"]

@@ -288,7 +288,11 @@ class Submit:
         if first.known and first.state.is_end:
             reply = msgspec.json.encode(machine.reopened(asked.task, decoded))
         told = self._told(attempt, reply)
-        body = self._answer(state, native, reply, told)
+        # Some begin at once, and are never seen to wait.
+        started_ns = now_ns if state is State.RUNNING else None
+        stands = self._as_it_stands(state, native, told, version=1, started_ns=started_ns)
+        # What the caller is told: the task as the step makes it.
+        body = self.plane.showing.submitted(asked.form, stands, reply)
         if asked.form != "native":
             # Luma's 201 is no word of the other forms.
             status = 200
@@ -299,6 +303,7 @@ class Submit:
             state=state,
             progress=0,
             now_ns=now_ns,
+            started_ns=started_ns,
             native_id=native,
             channel_id=attempt.channel.id,
             channel_key_id=attempt.key.id,
@@ -335,17 +340,15 @@ class Submit:
             note_end(self.plane, task, done.settlement.record, timed=True)
         return status, reply
 
-    def _answer(self, state: State, native: str, reply: bytes, told: record.Told) -> bytes:
-        """What the caller is told: the task as the step makes it."""
-        return self.plane.showing.submitted(self.asked.form, self._as_it_stands(state, native, told, version=1), reply)
-
     @staticmethod
     def _at(task: record.Task, channel_id: int | None, channel_key_id: int | None) -> record.Task:
         """The task with the account that it was put to."""
         row = msgspec.structs.replace(task.row, channel_id=channel_id, channel_key_id=channel_key_id)
         return msgspec.structs.replace(task, row=row)
 
-    def _as_it_stands(self, state: State, native: str | None, told: record.Told, *, version: int) -> record.Task:
+    def _as_it_stands(
+        self, state: State, native: str | None, told: record.Told, *, version: int, started_ns: int | None = None
+    ) -> record.Task:
         """The task before, or as, the step makes it."""
         new = self.task
         row = TaskRow(
@@ -359,7 +362,7 @@ class Submit:
             worker=None,
             created_ns=new.created_ns,
             updated_ns=new.created_ns,
-            started_ns=None,
+            started_ns=started_ns,
             finished_ns=None,
             deleted_ns=None,
             error_code=None,
