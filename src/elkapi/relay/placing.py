@@ -40,6 +40,8 @@ REMIX = "sora.remix"
 async def check_callback(plane: DataPlane, asked: Asked, *, ask: bool) -> None:
     """Raises BadRequest for an address that cannot be called, or, where it is to be asked, does not want to be."""
     allowed, param = plane.settings.webhook_allow_private, asked.task.callback or PARAM
+    if asked.media is not None:
+        param = asked.media.word("callback_url")
     check_callback_url(asked.callback_url, allow_private=allowed, param=param)
     if ask and asked.task.challenge and asked.form == "native":
         await challenge(plane.client.send, asked.callback_url, allow_private=allowed, param=param)

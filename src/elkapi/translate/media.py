@@ -79,7 +79,7 @@ class MediaAsk(msgspec.Struct, kw_only=True):
     """A video as it is asked for, whatever the form; "" and None are what was not said. Pictures are URLs or data URLs.
 
     `ratio` reads 16:9, `resolution` 720p; both follow from `width` and `height` where those are said: `derived` are
-    those that nobody named.
+    those that nobody named. `words` are the names by which the caller said the fields, where they are others.
     """
 
     model: str
@@ -102,6 +102,11 @@ class MediaAsk(msgspec.Struct, kw_only=True):
     callback_url: str = ""
     extra: dict[str, Any] = {}
     derived: frozenset[str] = frozenset()
+    words: Mapping[str, str] = {}
+
+    def word(self, field: str) -> str:
+        """What the caller calls a field."""
+        return self.words.get(field, field)
 
 
 # OpenAI's own words for a video, and all that are known here.
@@ -130,9 +135,11 @@ def read(form: str, body: Mapping[str, Any], model: str) -> MediaAsk:
     if form in _VEO_FORMS and "frames" in model and ask.references:
         # The two pictures of a `*-frames` model are its first and its last.
         ask.last_image, ask.references = ask.references[0], ask.references[1:]
+        ask.words = {**ask.words, "last_image": ask.word("references")}
     if form in _VEO_FORMS and "components" in model and ask.image:
         # Those of a `*-components` model are what is to be seen in it.
         ask.image, ask.references = "", (ask.image, *ask.references)
+        ask.words = {**ask.words, "references": ask.word("image")}
     return ask
 
 
@@ -149,7 +156,8 @@ def read_messages(body: Mapping[str, Any], model: str) -> MediaAsk:
     if not isinstance(parts, list):
         raise BadRequest("The last user message has no content.", param="messages")
     texts = [part.get("text", "") for part in parts if isinstance(part, dict) and part.get("type") == "text"]
-    pictures = [_url(part["image_url"]) for part in parts if isinstance(part, dict) and part.get("image_url")]
+    shown = [part["image_url"] for part in parts if isinstance(part, dict) and part.get("image_url")]
+    pictures = [_url(one, "messages") for one in shown]
     text = "\n".join(text for text in texts if isinstance(text, str))
     said: dict[str, Any] = {name: value for hit in _SWITCH.finditer(text) for name, value in _switched(hit)}
     said["prompt"] = _SWITCH.sub(lambda hit: "" if list(_switched(hit)) else hit.group(0), text).strip()
@@ -168,26 +176,32 @@ def _switched(hit: re.Match[str]) -> list[tuple[str, Any]]:
 
 
 def _ask(body: Mapping[str, Any], model: str) -> MediaAsk:
-    said = {
-        field: next((body[n] for n in names if body.get(n) not in (None, "")), None) for field, names in _NAMES.items()
+    # The first name that says something; where none does, the usual one.
+    words = {
+        field: next((name for name in names if body.get(name) not in (None, "")), names[0])
+        for field, names in _NAMES.items()
     }
-    listed: Any = next((body[name] for name in _LISTS if body.get(name)), [])
+    said = {field: None if (value := body.get(word)) == "" else value for field, word in words.items()}
+    words["references"] = next((name for name in _LISTS if body.get(name)), _LISTS[0])
+    listed: Any = body.get(words["references"]) or []
     if not isinstance(listed, list) or len(listed) > IMAGES_MAX:
-        raise BadRequest(f"`images` must be a list of at most {IMAGES_MAX} pictures.", param="images")
-    pictures = [_url(one) for one in listed]
+        message = f"`{words['references']}` must be a list of at most {IMAGES_MAX} pictures."
+        raise BadRequest(message, param=words["references"])
+    pictures = [_url(one, words["references"]) for one in listed]
     if isinstance(said["image"], list):
         # A form's pictures in their order: the first frame, and the last.
         if not 1 <= len(said["image"]) <= 2:
-            raise BadRequest("Name one picture, or two: the first frame and the last.", param="image")
+            raise BadRequest("Name one picture, or two: the first frame and the last.", param=words["image"])
         said["image"], *last = said["image"]
-        said["last_image"] = last[0] if last else said["last_image"]
-    image = _url(said["image"]) if said["image"] is not None else ""
+        if last:
+            said["last_image"], words["last_image"] = last[0], words["image"]
+    image = _url(said["image"], words["image"]) if said["image"] is not None else ""
     if not image and pictures:
-        image, pictures = pictures[0], pictures[1:]
-    width, height, ratio = _shape(said)
-    resolution = str(said["resolution"] or "")
-    if resolution.isdecimal():
-        resolution += "p"
+        image, pictures, words["image"] = pictures[0], pictures[1:], words["references"]
+    width, height, ratio = _shape(said, words)
+    if said["ratio"] is None and said["size"] is not None:
+        words["ratio"] = words["size"]
+    resolution = _resolution(said["resolution"], words["resolution"])
     derived = frozenset[str]()
     if width and height:
         derived = frozenset(
@@ -196,32 +210,33 @@ def _ask(body: Mapping[str, Any], model: str) -> MediaAsk:
         resolution = resolution or f"{min(width, height)}p"
     return MediaAsk(
         model=model,
-        prompt=_text(said["prompt"], "prompt"),
-        negative_prompt=_text(said["negative_prompt"], "negative_prompt"),
+        prompt=_text(said["prompt"], words["prompt"]),
+        negative_prompt=_text(said["negative_prompt"], words["negative_prompt"]),
         image=image,
         references=tuple(pictures),
-        last_image=_url(said["last_image"]) if said["last_image"] is not None else "",
-        video=_url(said["video"]) if said["video"] is not None else "",
-        seconds=_seconds(said["seconds"]),
+        last_image=_url(said["last_image"], words["last_image"]) if said["last_image"] is not None else "",
+        video=_url(said["video"], words["video"]) if said["video"] is not None else "",
+        seconds=_seconds(said["seconds"], words["seconds"]),
         width=width,
         height=height,
         ratio=ratio,
         resolution=resolution,
-        seed=_whole(said["seed"], "seed"),
-        count=_from_one(said["count"], "n") or 1,
-        audio=_truth(said["audio"]),
-        fps=_from_one(said["fps"], "fps"),
-        mode=_text(said["mode"], "mode"),
-        callback_url=_text(said["callback_url"], "callback_url"),
+        seed=_whole(said["seed"], words["seed"]),
+        count=_from_one(said["count"], words["count"]) or 1,
+        audio=_truth(said["audio"], words["audio"]),
+        fps=_from_one(said["fps"], words["fps"]),
+        mode=_text(said["mode"], words["mode"]),
+        callback_url=_text(said["callback_url"], words["callback_url"]),
         extra={name: value for name, value in body.items() if name not in _KNOWN},
         derived=derived,
+        words={field: word for field, word in words.items() if word != field},
     )
 
 
-def _shape(said: Mapping[str, Any]) -> tuple[int | None, int | None, str]:
+def _shape(said: Mapping[str, Any], words: Mapping[str, str]) -> tuple[int | None, int | None, str]:
     """(width, height, ratio) of what a form says of sizes: pixels, or only a shape."""
     width, height = _from_one(said["width"], "width"), _from_one(said["height"], "height")
-    ratio = str(said["ratio"] or "")
+    ratio = _text(said["ratio"], words["ratio"])
     if said["size"] is not None:
         found = _SIZE.fullmatch(str(said["size"]).strip())
         if found is None:
@@ -248,13 +263,20 @@ def _nearest(width: int, height: int) -> str:
     return f"{left}:{right}"
 
 
-def _url(value: Any) -> str:
+def _resolution(value: Any, name: str) -> str:
+    if isinstance(value, int) and not isinstance(value, bool):
+        value = str(value)
+    text = _text(value, name)
+    return f"{text}p" if text.isdecimal() else text
+
+
+def _url(value: Any, name: str) -> str:
     if isinstance(value, dict):
         value = value.get("url") or value.get("image_url") or value.get("uri")
         if isinstance(value, dict):
             value = value.get("url")
     if not isinstance(value, str) or not value:
-        raise BadRequest("A picture must be a URL or Base64.", param="image")
+        raise BadRequest("A picture must be a URL or Base64.", param=name)
     return value
 
 
@@ -266,14 +288,14 @@ def _text(value: Any, name: str) -> str:
     return value
 
 
-def _seconds(value: Any) -> float | None:
+def _seconds(value: Any, name: str) -> float | None:
     if value is None:
         return None
     if isinstance(value, str) and (hit := _SECONDS.fullmatch(value.strip())) is not None:
         value = float(hit.group(1))
     if isinstance(value, int | float) and not isinstance(value, bool) and (0 < value <= 3600 or value == AUTO):
         return float(value)
-    raise BadRequest("`seconds` must be a length such as 5.", param="seconds")
+    raise BadRequest(f"`{name}` must be a length such as 5.", param=name)
 
 
 def _whole(value: Any, name: str) -> int | None:
@@ -295,12 +317,12 @@ def _from_one(value: Any, name: str) -> int | None:
     return whole
 
 
-def _truth(value: Any) -> bool | None:
+def _truth(value: Any, name: str) -> bool | None:
     if value is None or isinstance(value, bool):
         return value
     word = str(value).lower()
     if word not in _TRUE | _FALSE:
-        raise BadRequest("`audio` must be true or false.", param="audio")
+        raise BadRequest(f"`{name}` must be true or false.", param=name)
     return word in _TRUE
 
 
@@ -317,9 +339,11 @@ def write(ask: MediaAsk, wire: str) -> tuple[str, dict[str, Any]]:
     plan = VIDEO_MAPS[wire]  # type: ignore[index]
     operation = getattr(plan, kind_of(ask))
     if not operation:
-        raise BadRequest(f"The model {ask.model!r} takes no {kind_of(ask)} to start from.", param=kind_of(ask))
+        message = f"The model {ask.model!r} takes no {kind_of(ask)} to start from."
+        raise BadRequest(message, param=ask.word(kind_of(ask)))
     if ask.seconds == AUTO and not plan.auto_seconds:
-        raise BadRequest(f"The model {ask.model!r} needs a length: `seconds` above 0.", param="seconds")
+        word = ask.word("seconds")
+        raise BadRequest(f"The model {ask.model!r} needs a length: `{word}` above 0.", param=word)
     body: dict[str, Any] = dict(ask.extra) if plan.extra else {}
     kept = _not_text(body.get(plan.listed))
     body |= msgspec.json.decode(msgspec.json.encode(plan.base))
@@ -333,12 +357,16 @@ def write(ask: MediaAsk, wire: str) -> tuple[str, dict[str, Any]]:
             # A size in pixels is carried where its shape or its lines are.
             shaped = field in ask.derived and {"size", "ratio", "resolution"} & plan.fields.keys()
             if field in MEANING and not shaped:
-                raise BadRequest(f"The model {ask.model!r} takes no `{field}`.", param=field)
+                word = ask.word(field)
+                raise BadRequest(f"The model {ask.model!r} takes no `{word}`.", param=word)
             continue
         path, _, spelled = place.partition("|")
         spell = SPELLINGS[spelled]
         for one in value if isinstance(value, tuple) else (value,):
-            _place(body, path, spell(one))
+            try:
+                _place(body, path, spell(one))
+            except ValueError as error:
+                raise BadRequest(str(error), param=ask.word(field)) from None
     return operation, body
 
 
@@ -348,7 +376,7 @@ def _not_text(items: Any) -> list[Any]:
     return [part for part in parts if isinstance(part, dict) and part.get("type") != "text"]
 
 
-_APART = frozenset({"extra", "callback_url", "width", "height", "derived"})
+_APART = frozenset({"extra", "callback_url", "width", "height", "derived", "words"})
 
 
 def _said(ask: MediaAsk, plan: VideoMap) -> list[tuple[str, Any]]:
@@ -405,7 +433,7 @@ def _quotient(value: str) -> float:
     try:
         return int(left) / int(right)
     except (ValueError, ZeroDivisionError):
-        raise BadRequest("`aspect_ratio` must read like 16:9.", param="aspect_ratio") from None
+        raise ValueError("The shape must read like 16:9.") from None
 
 
 def is_address(value: str) -> bool:
@@ -420,11 +448,11 @@ def _google(value: str) -> dict[str, str]:
     hit = _DATA.fullmatch(value)
     if hit is None:
         message = "This model takes pictures as URLs (https://...) or data URLs (data:image/png;base64,...)."
-        raise BadRequest(message, param="image")
+        raise ValueError(message)
     try:
         base64.b64decode(hit.group(2), validate=True)
     except binascii.Error:
-        raise BadRequest("The picture is no valid Base64.", param="image") from None
+        raise ValueError("The picture is no valid Base64.") from None
     return {"bytesBase64Encoded": hit.group(2), "mimeType": hit.group(1)}
 
 
@@ -432,6 +460,7 @@ def _ark(kind: str, role: str) -> Callable[[str], dict[str, Any]]:
     return lambda value: {"type": kind, kind: {"url": value}, "role": role}
 
 
+# Each raises ValueError for what it cannot spell.
 SPELLINGS: dict[str, Callable[[Any], Any]] = {
     "": lambda value: _number(value) if isinstance(value, float) else value,
     "str": lambda value: f"{value:g}" if isinstance(value, float) else str(value),

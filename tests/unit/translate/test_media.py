@@ -94,6 +94,19 @@ def test_a_text_to_video_needs_a_prompt(wire: str, prompt: str | None) -> None:
         ({"size": "big"}, "size"),
         ({"images": [A] * 17}, "images"),
         ({"prompt": 5}, "prompt"),
+        ({"n_variants": 0}, "n_variants"),
+        ({"duration": "long"}, "duration"),
+        ({"generate_audio": "maybe"}, "generate_audio"),
+        ({"negativePrompt": 5}, "negativePrompt"),
+        ({"input_reference": {}}, "input_reference"),
+        ({"image_urls": [5]}, "image_urls"),
+        ({"image_tail": 5}, "image_tail"),
+        ({"notify_hook": 5}, "notify_hook"),
+        # No spelling of a list or a truth reaches a provider as a word.
+        ({"aspect_ratio": ["16:9"]}, "aspect_ratio"),
+        ({"ratio": True}, "ratio"),
+        ({"resolution": ["720p"]}, "resolution"),
+        ({"resolution": True}, "resolution"),
     ],
 )
 def test_a_value_of_another_kind_is_refused_by_its_name(said: dict[str, Any], param: str) -> None:
@@ -101,11 +114,31 @@ def test_a_value_of_another_kind_is_refused_by_its_name(said: dict[str, Any], pa
 
 
 def test_what_changes_the_video_is_refused_and_a_hint_is_dropped() -> None:
-    assert refused("video", {"prompt": "p", "n": 2}, "kling") == "count"
+    assert refused("video", {"prompt": "p", "n": 2}, "kling") == "n"
     assert refused("video", {"prompt": "p", "negative_prompt": "fog"}, "ark-video") == "negative_prompt"
-    assert refused("video", {"prompt": "p", "images": [A, B]}, "kling") == "references"
-    assert refused("veo-query", {"prompt": "p", "images": ["gs://a/1.png"]}, "veo") == "image"
+    assert refused("video", {"prompt": "p", "images": [A, B]}, "kling") == "images"
+    assert refused("veo-query", {"prompt": "p", "images": ["gs://a/1.png"]}, "veo") == "images"
     assert crossed("video", {"prompt": "p", "seed": 7, "n": 1}, "kling")[1] == {"model_name": "m", "prompt": "p"}
+
+
+@pytest.mark.parametrize(
+    ("form", "said", "wire", "param"),
+    [
+        ("unified", {"duration": 5}, "pika", "duration"),
+        ("unified", {"duration": -1}, "kling", "duration"),
+        ("sora-wrapped", {"n_variants": 2}, "ark-video", "n_variants"),
+        ("unified", {"size": "16:9"}, "minimax-video", "size"),
+        ("unified", {"video_url": A}, "kling", "video_url"),
+        ("unified", {"image_end_url": B, "image_url": A}, "runway", "image_end_url"),
+        ("video", {"input_reference": [A, B]}, "runway", "input_reference"),
+        ("veo-query", {"image": "gs://a/1.png"}, "veo", "image"),
+        ("unified", {"ratio": "wide"}, "pika", "ratio"),
+    ],
+)
+def test_what_a_provider_cannot_carry_is_refused_by_the_callers_word_for_it(
+    form: str, said: dict[str, Any], wire: str, param: str
+) -> None:
+    assert refused(form, {"prompt": "p", **said}, wire) == param
 
 
 def test_lines_as_a_number_are_a_resolution() -> None:
@@ -203,8 +236,8 @@ def test_a_length_that_the_model_chooses_goes_to_those_that_can() -> None:
     assert crossed("unified", asked, "ark-video")[1]["duration"] == -1
     for wire in WIRES:
         if wire != "ark-video":
-            assert refused("unified", asked, wire) == "seconds"
-    assert refused("unified", {"prompt": "tea", "duration": -2}, "ark-video") == "seconds"
+            assert refused("unified", asked, wire) == "duration"
+    assert refused("unified", {"prompt": "tea", "duration": -2}, "ark-video") == "duration"
 
 
 def test_two_pictures_of_one_name_are_the_first_frame_and_the_last() -> None:
