@@ -119,6 +119,27 @@ def test_openais_own_words_pass_byte_for_byte(gateways: Served) -> None:
     assert asking.call("POST", "/v1/videos", json={"prompt": "a dog", "seconds": 8}).json()["seconds"] == "8"
 
 
+@pytest.mark.parametrize("sends", ["json", "form"])
+@pytest.mark.parametrize(
+    ("said", "came"),
+    [
+        ({"size": "16:9"}, {"size": "1280x720"}),
+        ({"size": "1280*720"}, {"size": "1280x720"}),
+        ({"seconds": "8s"}, {"seconds": "8"}),
+        ({"size": "", "seconds": ""}, {}),
+    ],
+)
+def test_a_spelling_that_is_not_openais_reaches_it_as_its_own(
+    gateways: Served, said: dict[str, str], came: dict[str, str], sends: str
+) -> None:
+    asking, body = Asking(gateways, "sora.create"), {"model": "sora-2", "prompt": "a dog"}
+    parts = {name: (None, value) for name, value in (body | said).items()}
+    sent = {"json": body | said} if sends == "json" else {"files": parts}
+    reply = asking.call("POST", "/v1/videos", **sent)
+    assert reply.status_code == 200, reply.text
+    assert json.loads(last_submit(gateways)[1]) == body | came
+
+
 def test_who_waits_for_a_picture_is_answered_with_it(gateways: Served) -> None:
     asking = Asking(gateways, "luma.image")
     body = {"model": "photon-1", "prompt": "a fox", "sync": True, "sync_timeout": 30}

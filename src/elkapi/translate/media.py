@@ -111,13 +111,17 @@ class MediaAsk(msgspec.Struct, kw_only=True):
 
 # OpenAI's own words for a video, and all that are known here.
 _OWN = frozenset({"model", "prompt", "seconds", "size", "input_reference"})
+_OWN_SECONDS, _OWN_SIZE = re.compile(r"\d+", re.ASCII), re.compile(r"\d+x\d+", re.ASCII)
 _KNOWN = {name for names in _NAMES.values() for name in names} | set(_LISTS) | _DROPPED
 
 
 def is_own(body: Mapping[str, Any]) -> bool:
     """Whether a request for one of OpenAI's videos is in its own words alone, so that it may pass as it came."""
-    spelled = isinstance(body.get("seconds", ""), str) and not isinstance(body.get("input_reference"), str)
-    return spelled and not (_KNOWN - _OWN) & body.keys()
+    spelled = all(
+        body.get(name) is None or (isinstance(body[name], str) and own.fullmatch(body[name]))
+        for name, own in (("seconds", _OWN_SECONDS), ("size", _OWN_SIZE))
+    )
+    return spelled and not isinstance(body.get("input_reference"), str) and not (_KNOWN - _OWN) & body.keys()
 
 
 def read(form: str, body: Mapping[str, Any], model: str) -> MediaAsk:
