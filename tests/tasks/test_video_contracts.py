@@ -288,3 +288,29 @@ def test_a_task_that_runs_from_its_submit_says_since_when(gateways: Served) -> N
         assert one["status"] == "running"
         assert one["started_at"] >= one["created_at"]
     assert wrapped["start_time"] == shown["started_at"]
+
+
+@pytest.mark.parametrize(
+    ("model", "methods"),
+    [("veo-3.0-generate-001", ["predictLongRunning"]), ("kling-v1-6", []), ("sora-2", []), ("film-of-ours", [])],
+)
+def test_a_model_that_makes_videos_is_listed_as_one(gateways: Served, model: str, methods: list[str]) -> None:
+    if model.startswith("film-of"):
+        gateways.run(gateways.gate.price(model, per_call_usd="0.5"))
+        url = gateways.sandbox.base_url
+        gateways.run(gateways.gate.channel(url, (model,), secrets=("sk-upstream",), model_map={model: "sora-2"}))
+    asking = Asking(gateways, "sora.create")
+    for listed in (
+        asking.call("GET", f"/v1/models/{model}").json(),
+        next(one for one in asking.call("GET", "/v1/models").json()["data"] if one["id"] == model),
+    ):
+        assert listed["supported_endpoint_types"] == ["openai", "openai-video"]
+    for path in (f"/v1beta/models/{model}", f"/v1/models/{model}"):
+        google = asking.call("GET", path, headers={"x-goog-api-key": asking.key}).json()
+        assert google["supportedGenerationMethods"] == methods
+    # What no list tells of is not served either.
+    for path, body in (
+        ("/v1/messages", {"max_tokens": 9, "messages": [{"role": "user", "content": "a dog"}]}),
+        ("/v1/responses", {"input": "a dog"}),
+    ):
+        assert asking.call("POST", path, json={"model": model, **body}).status_code == 503

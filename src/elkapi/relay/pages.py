@@ -6,7 +6,9 @@ Contract: platform.md section 2. A customer sees what a call cost and why; who t
 from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
+from collections.abc import Mapping
 from datetime import UTC, datetime
+from typing import Any
 from urllib.parse import parse_qs
 
 import msgspec
@@ -19,6 +21,8 @@ from elkapi.pricing.price import arithmetic, priced_for
 from elkapi.relay.account import RequestAccount, read_account
 from elkapi.relay.call import JSON, Call
 from elkapi.relay.plane import DataPlane
+from elkapi.relay.route import can_serve
+from elkapi.relay.video_chat import CHAT, SUBMIT
 from elkapi.snapshot import Snapshot
 from elkapi.translate.profiles import Kind, kind_of
 from elkapi.types import CACHED_FLAG, Grant
@@ -27,13 +31,6 @@ PAGE_MAX = 1000
 INT32_MAX = 2**31 - 1
 CREATED_UNIX_S = 1_700_000_000
 _CREATED_TEXT = datetime.fromtimestamp(CREATED_UNIX_S, UTC).isoformat().replace("+00:00", "Z")
-
-
-def _names(snapshot: Snapshot, grant: Grant) -> list[str]:
-    listed = snapshot.models_for(grant.scope, grant.group)
-    names = [name for name in listed if grant.models is None or name in grant.models]
-    aliases = snapshot.policy_for(grant).aliases or {}
-    return sorted({*names, *(alias for alias, model in aliases.items() if model in names)}) if aliases else names
 
 
 def _is_anthropic(call: Call) -> bool:
@@ -48,55 +45,89 @@ def _send(call: Call, value: object) -> None:
     call.reply.send(200, JSON, msgspec.json.encode(value))
 
 
-# What a model is asked with, in the words of clients of this family and in Google's methods.
+# What a model is asked with, in the words of clients of this family and in Google's methods. A chat makes videos too.
 _ENDPOINT_TYPES = {
     "text": ("openai", "openai-response", "anthropic", "gemini"),
     "embedding": ("embeddings",),
     "rerank": ("jina-rerank",),
     "moderation": ("moderations",),
+    "video": ("openai", "openai-video"),
 }
 _METHODS = {
     "text": ("generateContent", "streamGenerateContent", "countTokens"),
     "embedding": ("embedContent", "batchEmbedContents"),
     "rerank": (),
     "moderation": (),
+    "video": (),
 }
+_PREDICTION = "veo.predict"
 
 
-def _kind(plane: DataPlane, name: str) -> Kind:
-    """What a model is for: bundled ones say so, of others only the name is known."""
-    return "embedding" if "dimensions" in plane.model_facts.get(name, {}) else kind_of(name)
+class _Models(msgspec.Struct, frozen=True):
+    """The models of one key."""
+
+    plane: DataPlane
+    snapshot: Snapshot
+    grant: Grant
+
+    def names(self) -> list[str]:
+        listed = self.snapshot.models_for(self.grant.scope, self.grant.group)
+        names = [name for name in listed if self.grant.models is None or name in self.grant.models]
+        aliases = self._aliases()
+        return sorted({*names, *(alias for alias, model in aliases.items() if model in names)}) if aliases else names
+
+    def facts(self, name: str) -> Mapping[str, Any]:
+        return self.plane.model_facts.get(name, {})
+
+    def kind(self, name: str) -> Kind:
+        """What a model is for: bundled ones say so, channels know what makes videos, of others the name is all."""
+        if "dimensions" in self.facts(name):
+            return "embedding"
+        kind = kind_of(name)
+        is_video = kind == "text" and not self._serves(CHAT, name) and self._serves(SUBMIT, name)
+        return "video" if is_video else kind
+
+    def methods(self, name: str) -> tuple[str, ...]:
+        """Google's names of what it is asked with."""
+        kind = self.kind(name)
+        return ("predictLongRunning",) if kind == "video" and self._serves(_PREDICTION, name) else _METHODS[kind]
+
+    def _serves(self, operation: str, name: str) -> bool:
+        model = self._aliases().get(name, name)
+        return can_serve(self.snapshot, self.grant, self.plane.catalog.by_id[operation], model)
+
+    def _aliases(self) -> Mapping[str, str]:
+        return self.snapshot.policy_for(self.grant).aliases or {}
 
 
-def _openai_model(plane: DataPlane, name: str) -> dict[str, object]:
-    facts = plane.model_facts.get(name, {})
+def _openai_model(models: _Models, name: str) -> dict[str, object]:
+    facts = models.facts(name)
     return {
         "id": name,
         "object": "model",
         "created": CREATED_UNIX_S,
         "owned_by": facts.get("owned_by", "system"),
-        "supported_endpoint_types": list(_ENDPOINT_TYPES[_kind(plane, name)]),
+        "supported_endpoint_types": list(_ENDPOINT_TYPES[models.kind(name)]),
         **{name: facts[name] for name in ("dimensions", "context_length", "bundled") if name in facts},
     }
 
 
-def _anthropic_model(plane: DataPlane, name: str) -> dict[str, object]:
-    facts = plane.model_facts.get(name, {})
+def _anthropic_model(models: _Models, name: str) -> dict[str, object]:
+    facts = models.facts(name)
     window = {"max_input_tokens": facts["context_length"]} if "context_length" in facts else {}
     named = {"type": "model", "id": name, "display_name": name, "created_at": _CREATED_TEXT}
     return {**named, "lifecycle": "active", **window}
 
 
-def _gemini_model(plane: DataPlane, name: str) -> dict[str, object]:
-    methods = _METHODS[_kind(plane, name)]
-    facts = plane.model_facts.get(name, {})
+def _gemini_model(models: _Models, name: str) -> dict[str, object]:
+    facts, methods = models.facts(name), list(models.methods(name))
     window = {"inputTokenLimit": facts["context_length"]} if "context_length" in facts else {}
-    return {"name": f"models/{name}", "displayName": name, "supportedGenerationMethods": list(methods), **window}
+    return {"name": f"models/{name}", "displayName": name, "supportedGenerationMethods": methods, **window}
 
 
-def _anthropic_list(plane: DataPlane, names: list[str], query: str) -> dict[str, object]:
+def _anthropic_list(models: _Models, query: str) -> dict[str, object]:
     """All models, or `limit` of them after or before one. Raises BadRequest."""
-    asked = parse_qs(query)
+    names, asked = models.names(), parse_qs(query)
     size, after, before = _number(asked, "limit", 1, PAGE_MAX), asked.get("after_id"), asked.get("before_id")
     if after and before:
         raise BadRequest("Give `before_id` or `after_id`, not both.", param="before_id")
@@ -108,18 +139,18 @@ def _anthropic_list(plane: DataPlane, names: list[str], query: str) -> dict[str,
         names = names[bisect_right(names, after[-1]) :] if after else names
         page = names[:size] if size else names
     ends = {"first_id": page[0] if page else None, "last_id": page[-1] if page else None}
-    return {"data": [_anthropic_model(plane, name) for name in page], "has_more": len(page) < len(names), **ends}
+    return {"data": [_anthropic_model(models, name) for name in page], "has_more": len(page) < len(names), **ends}
 
 
-def _gemini_list(plane: DataPlane, names: list[str], query: str) -> dict[str, object]:
+def _gemini_list(models: _Models, query: str) -> dict[str, object]:
     """All models, or `pageSize` of them; a page's token is the name that the page before it ended with."""
-    asked = parse_qs(query)
+    names, asked = models.names(), parse_qs(query)
     # Google takes any number, and a page has what it has.
     size, token = _number(asked, "pageSize", 0, INT32_MAX), asked.get("pageToken")
     names = names[bisect_right(names, token[-1]) :] if token else names
     page = names[:size] if size else names
     more = page[-1] if len(page) < len(names) else None
-    return {"models": [_gemini_model(plane, name) for name in page], "nextPageToken": more}
+    return {"models": [_gemini_model(models, name) for name in page], "nextPageToken": more}
 
 
 def _number(asked: dict[str, list[str]], name: str, least: int, most: int) -> int | None:
@@ -134,38 +165,40 @@ def _number(asked: dict[str, list[str]], name: str, least: int, most: int) -> in
 
 async def list_models(plane: DataPlane, snapshot: Snapshot, grant: Grant, match: Match, call: Call) -> None:
     """One path, three answers, chosen by the request's headers, never by where the key stood."""
-    names = _names(snapshot, grant)
+    models = _Models(plane, snapshot, grant)
     if _is_anthropic(call):
-        _send(call, _anthropic_list(plane, names, call.query))
+        _send(call, _anthropic_list(models, call.query))
     elif _is_gemini(call):
-        _send(call, _gemini_list(plane, names, call.query))
+        _send(call, _gemini_list(models, call.query))
     else:
-        data = [_openai_model(plane, name) for name in names]
+        data = [_openai_model(models, name) for name in models.names()]
         _send(call, {"object": "list", "success": True, "data": data})
 
 
 async def list_gemini_models(plane: DataPlane, snapshot: Snapshot, grant: Grant, match: Match, call: Call) -> None:
     """`GET /v1beta/models`: Google's list."""
-    _send(call, _gemini_list(plane, _names(snapshot, grant), call.query))
+    _send(call, _gemini_list(_Models(plane, snapshot, grant), call.query))
 
 
 async def get_gemini_model(plane: DataPlane, snapshot: Snapshot, grant: Grant, match: Match, call: Call) -> None:
     """`GET /v1beta/models/{model}`: one model in Google's form. Raises NotFound."""
-    _send(call, _gemini_model(plane, _known(snapshot, grant, match)))
+    models = _Models(plane, snapshot, grant)
+    _send(call, _gemini_model(models, _known(models, match)))
 
 
 async def get_model(plane: DataPlane, snapshot: Snapshot, grant: Grant, match: Match, call: Call) -> None:
     """One model the key may use. Raises NotFound with code `model_not_found`."""
-    name = _known(snapshot, grant, match)
+    models = _Models(plane, snapshot, grant)
+    name = _known(models, match)
     if _is_anthropic(call):
-        _send(call, _anthropic_model(plane, name))
+        _send(call, _anthropic_model(models, name))
     else:
-        _send(call, _gemini_model(plane, name) if _is_gemini(call) else _openai_model(plane, name))
+        _send(call, _gemini_model(models, name) if _is_gemini(call) else _openai_model(models, name))
 
 
-def _known(snapshot: Snapshot, grant: Grant, match: Match) -> str:
+def _known(models: _Models, match: Match) -> str:
     name = match.params["model"].removeprefix("models/")
-    if name not in _names(snapshot, grant):
+    if name not in models.names():
         raise NotFound(f"The model {name!r} does not exist for this key.", code="model_not_found", param="model")
     return name
 

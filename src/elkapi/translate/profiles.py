@@ -140,7 +140,7 @@ ROWS: tuple[_Row, ...] = (
 )
 
 
-Kind = Literal["text", "embedding", "rerank", "moderation"]
+Kind = Literal["text", "embedding", "rerank", "moderation", "video"]
 _KINDS: tuple[tuple[Kind, str], ...] = (
     ("embedding", r"embed|bge-|gte-|e5-|minilm"),
     ("rerank", r"rerank"),
