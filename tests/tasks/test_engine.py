@@ -434,3 +434,14 @@ async def test_a_list_goes_on_after_a_task_that_was_deleted_meanwhile(tasks: Tas
         after = page["last_id"]
     assert sorted(seen) == sorted(tasks.upstream.tasks)
     assert (await tasks.call("GET", "/v1/tasks?after=nothing")).status_code == 404
+
+
+@pytest.mark.parametrize("status", [200, 429])
+@pytest.mark.parametrize("code", [1302, 1303])
+async def test_a_rate_limit_is_one_by_whatever_status_and_code_it_comes(tasks: Tasks, status: int, code: int) -> None:
+    tasks.upstream.submit = lambda body: (status, {"code": code, "message": "too fast", "request_id": "r"})
+    reply = await tasks.submit()
+    assert (reply.status_code, reply.json()["error"]["code"]) == (429, "upstream_rate_limited"), reply.text
+    assert reply.json()["code"] == 1302
+    assert int(reply.headers["retry-after"]) > 0
+    assert tasks.books().customers_held_nano == 0

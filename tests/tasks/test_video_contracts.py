@@ -314,3 +314,13 @@ def test_a_model_that_makes_videos_is_listed_as_one(gateways: Served, model: str
         ("/v1/responses", {"input": "a dog"}),
     ):
         assert asking.call("POST", path, json={"model": model, **body}).status_code == 503
+
+
+@pytest.mark.parametrize("row", ["kling.text-to-video", "minimax.generate"])
+def test_a_provider_that_has_too_much_to_do_is_a_rate_limit_in_its_own_form(gateways: Served, row: str) -> None:
+    caller = Caller(gateways, row)
+    reply = caller.begin("status=429")
+    assert (reply.status_code, reply.json()["error"]["code"]) == (429, "upstream_rate_limited"), reply.text
+    told = reply.json()
+    assert (told.get("code"), told.get("base_resp", {}).get("status_code")) in ((1302, None), (None, 1002))
+    assert caller.begin(AT_ONCE).status_code == 200

@@ -139,12 +139,14 @@ class InBand(msgspec.Struct, frozen=True, kw_only=True):
     """A provider that reports failure inside a success: `path` is `good` in a good answer.
 
     `also_good` is another value of a good answer, None for none. `message` is the path of the words; a value among
-    `elsewhere` means that another channel may do better. `fetched`: the rule holds for answers that tell of a task too.
+    `elsewhere` means that another channel may do better, one of `busy` too, for this one has too much to do: what a 429
+    says. `fetched`: the rule holds for answers that tell of a task too.
     """
 
     path: str
     good: object
     message: str
     elsewhere: frozenset[object] = frozenset()
+    busy: frozenset[object] = frozenset()
     also_good: object = None
     fetched: bool = True

@@ -24,6 +24,7 @@ from elkapi.routing.verdict import (
     is_success,
     on_busy,
     on_failure,
+    on_status,
     on_submit_status,
     on_unreadable,
     parse_retry_after_s,
@@ -40,6 +41,7 @@ from elkapi.upstream.gcp import TokenRefused
 # What a caller of the same form says to the provider beside its body.
 _NATIVE = frozenset({b"x-runway-version"})
 _body = msgspec.json.Decoder(Any)
+TOO_MANY = 429
 
 
 class NativeRefusal(Exception):
@@ -162,13 +164,13 @@ class Putting:
         one.error = None if is_success(status) else recorded(body, attempt)
         decoded = decoded_json(body) if reply.complete else None
         refusal = machine.refused(asked.family, decoded) if isinstance(decoded, dict) else None
+        wait_s = parse_retry_after_s(reply.header(b"retry-after"), self.plane.clock.now_ns())
         if not is_success(status):
-            wait_s = parse_retry_after_s(reply.header(b"retry-after"), self.plane.clock.now_ns())
             verdict = on_submit_status(status, wait_s)
             if verdict.fate == "unknown":
                 return verdict
             if refusal is not None and refusal.elsewhere:
-                verdict = Verdict("next", f"code_{refusal.code}", "none", cool="key")
+                verdict = _elsewhere(refusal, wait_s)
             if verdict.action == "fail":
                 self.error = rejected(status, body, attempt, asked.model)
                 self.native = self._as_native(attempt, status, decoded)
@@ -179,7 +181,7 @@ class Putting:
         if refusal is not None:
             one.error = recorded(refusal.message, attempt)
             if refusal.elsewhere:
-                return Verdict("next", f"code_{refusal.code}", "none", cool="key")
+                return _elsewhere(refusal, wait_s)
             message = redact(refusal.message, attempt, asked.model)
             self.error = UpstreamRejected(message, status=400, code=None, type_="invalid_request_error", param=None)
             self.native = self._as_native(attempt, status, decoded)
@@ -195,6 +197,13 @@ class Putting:
             return None
         clean = _cleaned(decoded, attempt, self.asked.model)
         return NativeRefusal(status, msgspec.json.encode(clean), self.error)
+
+
+def _elsewhere(refusal: machine.Refused, wait_s: float) -> Verdict:
+    """The verdict on a refusal that another channel may not make; a rate limit is one by whatever status it comes."""
+    if refusal.busy:
+        return on_status(TOO_MANY, wait_s)
+    return Verdict("next", f"code_{refusal.code}", "none", cool="key")
 
 
 def _forwarded(call: Call) -> dict[bytes, bytes]:

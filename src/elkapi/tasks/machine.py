@@ -88,11 +88,14 @@ def _percent(value: Any) -> int | None:
 
 
 class Refused(msgspec.Struct, frozen=True):
-    """An error that a provider reported inside a success: its words, its code, and whether another channel may help."""
+    """An error that a provider reported inside a success: its words, its code, whether another channel may help, and
+    whether that is because this one has too much to do.
+    """
 
     message: str
     code: str
     elsewhere: bool
+    busy: bool = False
 
 
 def refused(family: Family, reply: Any, fetched: TaskSpec | None = None) -> Refused | None:
@@ -103,8 +106,9 @@ def refused(family: Family, reply: Any, fetched: TaskSpec | None = None) -> Refu
     value = first(rule.path, reply)
     if not isinstance(value, bool) and (value == rule.good or (value is not None and value == rule.also_good)):
         return None
-    message = first(rule.message, reply)
-    return Refused(str(message or "The request was refused."), str(value), any(value == one for one in rule.elsewhere))
+    message = str(first(rule.message, reply) or "The request was refused.")
+    busy = any(value == one for one in rule.busy)
+    return Refused(message, str(value), busy or any(value == one for one in rule.elsewhere), busy)
 
 
 def reopened(spec: TaskSpec, reply: Any) -> Any:

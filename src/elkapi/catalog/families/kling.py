@@ -91,7 +91,11 @@ FAMILY = Family(
     name="kling",
     dialect="kling",
     in_band=InBand(
-        path="code", good=0, message="message", elsewhere=frozenset({1101, 1102, 1302, 1303, 5000, 5001, 5002})
+        path="code",
+        good=0,
+        message="message",
+        elsewhere=frozenset({1101, 1102, 5000, 5001, 5002}),
+        busy=frozenset({1302, 1303}),
     ),
     hooks=Hooks(prepare=_prepare, show=_shown),
     operations=(

@@ -56,7 +56,8 @@ FAMILY = Family(
         path="base_resp.status_code",
         good=0,
         message="base_resp.status_msg",
-        elsewhere=frozenset({1000, 1001, 1002, 1004, 1008, 2049}),
+        elsewhere=frozenset({1000, 1001, 1004, 1008, 2049}),
+        busy=frozenset({1002}),
         # The same code stands beside the state of a task that failed, which is no failure to answer.
         fetched=False,
     ),
