@@ -29,6 +29,8 @@ class Provider:
         self.squeezes = False
         self.origin = ""
         self.polls = 0
+        # What stands around every task that it tells of.
+        self.told: dict[str, Any] = {"code": 0, "message": "SUCCEED", "request_id": "r"}
 
     def answer(self, method: str, path: str, body: Any) -> Answer:
         """Kling's protocol, as much of it as the engine's tests need. None cuts the connection."""
@@ -48,7 +50,7 @@ class Provider:
         found = self.tasks.get(self.marks.get(name, name))
         if found is None:
             return 404, {"code": 1203, "message": "not found"}
-        return 200, {"code": 0, "message": "SUCCEED", "request_id": "r", "data": found}
+        return 200, {**self.told, "data": found}
 
     def succeed(self, task_id: str) -> None:
         video = {"id": f"v-{task_id}", "url": f"{self.origin}/files/{task_id}.mp4", "duration": "5.0"}

@@ -445,3 +445,23 @@ async def test_a_rate_limit_is_one_by_whatever_status_and_code_it_comes(tasks: T
     assert reply.json()["code"] == 1302
     assert int(reply.headers["retry-after"]) > 0
     assert tasks.books().customers_held_nano == 0
+
+
+async def test_an_answer_that_says_neither_yes_nor_no_is_no_refusal(
+    tasks: Tasks, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tasks.upstream.tasks["k1"] = {"task_id": "k1", "task_status": "submitted"}
+    tasks.upstream.submit = lambda body: (200, {"data": tasks.upstream.tasks["k1"]})
+    begun = await tasks.submit()
+    assert (begun.status_code, begun.json()["data"]["task_id"]) == (200, "k1")
+    tasks.upstream.succeed("k1")
+    monkeypatch.setattr(tasks.upstream, "told", {})
+    async with tasks.polling():
+        await tasks.until("succeeded")
+    # Without a task in it, it may have begun one all the same.
+    tasks.upstream.submit = lambda body: (200, {"message": "SUCCEED"})
+    unclear = await tasks.submit()
+    assert (unclear.status_code, unclear.json()["error"]["code"]) == (502, "outcome_unknown"), unclear.text
+    assert unclear.headers["x-should-retry"] == "false"
+    books = tasks.books()
+    assert (books.charged_nano, books.customers_held_nano) == (HALF, HALF)

@@ -99,11 +99,16 @@ class Refused(msgspec.Struct, frozen=True):
 
 
 def refused(family: Family, reply: Any, fetched: TaskSpec | None = None) -> Refused | None:
-    """What a family's in-band rule says of an answer, to a fetch of such a task or a submit; None when it is good."""
+    """What a family's in-band rule says of an answer, to a fetch of such a task or a submit; None when it is good.
+
+    An answer that says neither is no refusal: what it says of a task counts.
+    """
     rule = family.in_band
-    if rule is None or (fetched is not None and not rule.fetched and first(fetched.state, reply) is not None):
+    if rule is None:
         return None
-    value = first(rule.path, reply)
+    value, tells = first(rule.path, reply), fetched is None or first(fetched.state, reply) is not None
+    if tells and (value is None or (fetched is not None and not rule.fetched)):
+        return None
     if not isinstance(value, bool) and (value == rule.good or (value is not None and value == rule.also_good)):
         return None
     message = str(first(rule.message, reply) or "The request was refused.")
