@@ -19,6 +19,7 @@ from elkapi.relay.plane import DataPlane
 from elkapi.relay.redact import recorded, redact, rejected
 from elkapi.relay.relay import begun_record, nobody_answered, remember
 from elkapi.relay.target import CALL_ID
+from elkapi.routing.meaning import meant
 from elkapi.routing.verdict import (
     Verdict,
     is_success,
@@ -166,7 +167,7 @@ class Putting:
         refusal = machine.refused(asked.family, decoded) if isinstance(decoded, dict) else None
         wait_s = parse_retry_after_s(reply.header(b"retry-after"), self.plane.clock.now_ns())
         if not is_success(status):
-            verdict = on_submit_status(status, wait_s)
+            verdict = on_submit_status(meant(status, body), wait_s)
             if verdict.fate == "unknown":
                 return verdict
             if refusal is not None and refusal.elsewhere:

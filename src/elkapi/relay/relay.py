@@ -36,6 +36,7 @@ from elkapi.relay.signing import needs_signing, signed
 from elkapi.relay.stream import pump
 from elkapi.relay.target import build
 from elkapi.routing.fallback import reason_after, reason_in
+from elkapi.routing.meaning import meant
 from elkapi.routing.verdict import (
     BUSY,
     Verdict,
@@ -236,10 +237,11 @@ class Try:
                 return await pump(self, reply, status, exchange)
             return await self._accept(reply, status, exchange)
         wait_s = parse_retry_after_s(said(b"retry-after"), self.plane.clock.now_ns())
-        verdict = on_status(status, wait_s)
         body, whole = await reply.read(ERROR_BODY_BYTES_MAX)
         body = plain(reply, body, whole, ERROR_BODY_BYTES_MAX)
         self.record.error = recorded(body, self.attempt)
+        status = meant(status, body)
+        verdict = on_status(status, wait_s)
         if verdict.action == "fail":
             self.error = rejected(status, body, self.attempt, self.request.model)
             self.reason = reason_in(status, body)

@@ -1,0 +1,50 @@
+"""What an upstream's refusal means, where its status blames the caller for what is the operator's.
+
+| who says so | status | in which words                     | means |
+|-------------|--------|------------------------------------|-------|
+| Google      | 400    | a detail's reason, API_KEY_INVALID | 401   |
+| xAI         | 400    | Incorrect API key provided ...     | 401   |
+| Anthropic   | 400    | Your credit balance is too low ... | 402   |
+
+Only what the provider itself wrote is looked at: how its message begins, and its own members. A message may repeat the
+caller's words further on, and whoever could write these could take an operator's key out of service.
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+from elkapi.errors import NOT_JSON
+
+
+class _Detail(msgspec.Struct):
+    reason: str | None = None
+
+
+class _Error(msgspec.Struct):
+    message: str | None = None
+    details: list[_Detail] = []
+
+
+class _Body(msgspec.Struct):
+    error: _Error | str = ""
+
+
+_decoder = msgspec.json.Decoder(_Body)
+_BEGINNINGS = (("Incorrect API key provided", 401), ("Your credit balance is too low", 402))
+
+
+def meant(status: int, told: bytes) -> int:
+    """The status that a refusal stands for; `told` is its body."""
+    if status != 400:
+        return status
+    try:
+        error = _decoder.decode(told).error
+    except NOT_JSON:
+        return status
+    if isinstance(error, str):
+        error = _Error(error)
+    if any(detail.reason == "API_KEY_INVALID" for detail in error.details):
+        return 401
+    message = error.message or ""
+    return next((meaning for words, meaning in _BEGINNINGS if message.startswith(words)), status)

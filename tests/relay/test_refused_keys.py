@@ -1,0 +1,113 @@
+"""Refusals whose status blames the caller for what is the operator's: the next channel answers, and the key goes out.
+
+A caller's words that a refusal repeats change nothing: whoever could write them could take an operator's keys out.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import pytest
+
+from elkapi.sandbox.server import Running
+from tests.canned import canned
+from tests.gateway import Gateway
+from tests.text_calls import ask, text_of
+
+MODEL = "test-model"
+GOOGLE: dict[str, Any] = {
+    "error": {
+        "code": 400,
+        "message": "API key expired. Please renew the API key.",
+        "status": "INVALID_ARGUMENT",
+        "details": [
+            {
+                "@type": "type.googleapis.com/google.rpc.ErrorInfo",
+                "reason": "API_KEY_INVALID",
+                "domain": "googleapis.com",
+            },
+            {"@type": "type.googleapis.com/google.rpc.LocalizedMessage", "locale": "en-US", "message": "Renew it."},
+        ],
+    }
+}
+XAI = {
+    "code": "Client specified an invalid argument",
+    "error": "Incorrect API key provided: xa***ey. You can obtain an API key from https://console.x.ai.",
+}
+ANTHROPIC = {
+    "type": "error",
+    "error": {
+        "type": "invalid_request_error",
+        "message": "Your credit balance is too low to access the Anthropic API. Please go to Plans & Billing.",
+    },
+}
+REFUSALS = {
+    "google": ("gemini", GOOGLE, "refused this key"),
+    "xai": ("xai", XAI, "refused this key"),
+    "anthropic": ("anthropic", ANTHROPIC, "out of funds"),
+}
+
+
+@pytest.fixture
+def database_url() -> str:
+    """SQLite alone: what a refusal means has nothing to do with the database."""
+    return ""
+
+
+async def reason_of(gate: Gateway) -> str | None:
+    """Why the first key that was taken out of service was; None when none was, a while later."""
+    for _ in range(200):
+        rows = gate.sql("select reason from channel_keys where not enabled order by id")
+        if rows:
+            return str(rows[0][0])
+        await asyncio.sleep(0.005)
+    return None
+
+
+@pytest.mark.parametrize("stream", [False, True], ids=["whole", "streamed"])
+@pytest.mark.parametrize("provider", REFUSALS)
+async def test_a_key_or_an_account_refused_with_400_is_the_operators(
+    gate: Gateway, sandbox: Running, provider: str, stream: bool
+) -> None:
+    family, refusal, reason = REFUSALS[provider]
+    async with canned(400, refusal) as upstream:
+        await gate.channel(upstream.url, (MODEL,), family=family, priority=5)
+        await gate.price(MODEL, per_1m_usd="1", output_per_1m_usd="2")
+        key = await gate.key("1")
+        asked = ask("chat", MODEL, "[[say: yes]]", stream=stream)
+        alone = await gate.ask(key, asked.body, path=asked.path)
+        told = alone.json()["error"]
+        assert (alone.status_code, told["code"]) == (502, "upstream_error")
+        assert "key" not in told["message"]
+        assert reason in (await reason_of(gate) or "")
+        await gate.channel(upstream.url, (MODEL,), family=family, priority=5)
+        await gate.channel(sandbox.base_url, (MODEL,), model_map={MODEL: "gpt-4o"})
+        beside = await gate.ask(key, asked.body, path=asked.path)
+    assert beside.status_code == 200, beside.text
+    assert stream or text_of("chat", beside.json()) == "yes"
+    assert len(upstream.bodies) == 2
+
+
+@pytest.mark.parametrize("words", ["API_KEY_INVALID", XAI["error"], ANTHROPIC["error"]["message"]])
+async def test_a_callers_words_in_a_refusal_take_no_key_out(gate: Gateway, words: str) -> None:
+    said = {"error": {"message": f"Invalid value: '{words}'", "type": "invalid_request_error", "param": "stop"}}
+    async with canned(400, said) as upstream:
+        await gate.channel(upstream.url, (MODEL,))
+        await gate.price(MODEL, per_1m_usd="1", output_per_1m_usd="2")
+        key = await gate.key("1")
+        asked = ask("chat", MODEL, "hi", stop=words)
+        reply = await gate.ask(key, asked.body, path=asked.path)
+    assert (reply.status_code, reply.json()["error"]["param"]) == (400, "stop")
+    assert await reason_of(gate) is None
+
+
+async def test_a_key_refused_with_400_at_a_submit_goes_out_too(gate: Gateway) -> None:
+    model = "veo-3.0-generate-001"
+    async with canned(400, GOOGLE) as upstream:
+        await gate.channel(upstream.url, (model,), family="gemini")
+        await gate.price(model, per_second_usd="0.4")
+        body = {"instances": [{"prompt": "a cat"}], "parameters": {"durationSeconds": 4}}
+        reply = await gate.ask(await gate.key("10"), body, path=f"/v1beta/models/{model}:predictLongRunning")
+    assert reply.status_code == 502, reply.text
+    assert "refused this key" in (await reason_of(gate) or "")
