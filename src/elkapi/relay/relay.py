@@ -240,15 +240,15 @@ class Try:
         body, whole = await reply.read(ERROR_BODY_BYTES_MAX)
         body = plain(reply, body, whole, ERROR_BODY_BYTES_MAX)
         self.record.error = recorded(body, self.attempt)
-        status = meant(status, body)
+        answered, status = status, meant(status, body)
         verdict = on_status(status, wait_s)
         if verdict.action == "fail":
             self.error = rejected(status, body, self.attempt, self.request.model)
             self.reason = reason_in(status, body)
         elif status == 404:
             # It may be something that the request names which is unknown there; another channel may know it.
-            told = rejected(status, body, self.attempt, self.request.model)
-            self.error = told if told.param not in (None, "model") else None
+            told = rejected(answered, body, self.attempt, self.request.model)
+            self.error = told if answered != status or told.param not in (None, "model") else None
         return verdict
 
     async def _accept(self, reply: UpstreamReply, status: int, exchange: Exchange) -> Outcome | Verdict:

@@ -1,10 +1,12 @@
-"""What an upstream's refusal means, where its status blames the caller for what is the operator's.
+"""What an upstream's refusal means, where its status blames the wrong one: the caller, or the operator's key.
 
-| who says so | status | in which words                     | means |
-|-------------|--------|------------------------------------|-------|
-| Google      | 400    | a detail's reason, API_KEY_INVALID | 401   |
-| xAI         | 400    | Incorrect API key provided ...     | 401   |
-| Anthropic   | 400    | Your credit balance is too low ... | 402   |
+| who says so | status | in which words                                                     | means |
+|-------------|--------|--------------------------------------------------------------------|-------|
+| Google      | 400    | a detail's reason, API_KEY_INVALID                                 | 401   |
+| xAI         | 400    | Incorrect API key provided ...                                     | 401   |
+| Anthropic   | 400    | Your credit balance is too low ...                                 | 402   |
+| Google      | 403    | CachedContent not found (or permission denied)                     | 404   |
+| Google      | 403    | You do not have permission to access the File ... or it may not ... | 404   |
 
 Only what the provider itself wrote is looked at: how its message begins, and its own members. A message may repeat the
 caller's words further on, and whoever could write these could take an operator's key out of service.
@@ -31,12 +33,15 @@ class _Body(msgspec.Struct):
 
 
 _decoder = msgspec.json.Decoder(_Body)
-_BEGINNINGS = (("Incorrect API key provided", 401), ("Your credit balance is too low", 402))
+_BEGINNINGS = {
+    400: (("Incorrect API key provided", 401), ("Your credit balance is too low", 402)),
+    403: (("CachedContent not found", 404), ("You do not have permission to access the File", 404)),
+}
 
 
 def meant(status: int, told: bytes) -> int:
     """The status that a refusal stands for; `told` is its body."""
-    if status != 400:
+    if status not in _BEGINNINGS:
         return status
     try:
         error = _decoder.decode(told).error
@@ -44,7 +49,7 @@ def meant(status: int, told: bytes) -> int:
         return status
     if isinstance(error, str):
         error = _Error(error)
-    if any(detail.reason == "API_KEY_INVALID" for detail in error.details):
+    if status == 400 and any(detail.reason == "API_KEY_INVALID" for detail in error.details):
         return 401
     message = error.message or ""
-    return next((meaning for words, meaning in _BEGINNINGS if message.startswith(words)), status)
+    return next((meaning for words, meaning in _BEGINNINGS[status] if message.startswith(words)), status)

@@ -14,6 +14,8 @@
 | 3xx, 5xx                                    | next   | channel    | no            |
 | the channel is at a limit of its own        | next   | -          | no            |
 
+Some refusals mean another status than they have: `meaning.py`.
+
 "Again" is "next" with the same channel in front, on a new connection, once a call: an upstream that closed an idle
 connection under us said nothing about its health. Neither happens after a byte reached the client: the relay stops
 asking for verdicts then.

@@ -1,4 +1,4 @@
-"""Refusals whose status blames the caller for what is the operator's: the next channel answers, and the key goes out.
+"""Refusals whose status blames the wrong one: of the operator's key or account, and of what only the caller can mend.
 
 A caller's words that a refusal repeats change nothing: whoever could write them could take an operator's keys out.
 """
@@ -111,3 +111,32 @@ async def test_a_key_refused_with_400_at_a_submit_goes_out_too(gate: Gateway) ->
         reply = await gate.ask(await gate.key("10"), body, path=f"/v1beta/models/{model}:predictLongRunning")
     assert reply.status_code == 502, reply.text
     assert "refused this key" in (await reason_of(gate) or "")
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "CachedContent not found (or permission denied)",
+        "You do not have permission to access the File abc or it may not exist.",
+    ],
+)
+async def test_what_a_caller_names_and_google_does_not_know_is_no_fault_of_the_key(
+    gate: Gateway, sandbox: Running, words: str
+) -> None:
+    refusal = {"error": {"code": 403, "message": words, "status": "PERMISSION_DENIED"}}
+    async with canned(403, refusal) as upstream:
+        await gate.channel(upstream.url, (MODEL,), family="gemini", priority=5)
+        await gate.price(MODEL, per_1m_usd="1", output_per_1m_usd="2")
+        key = await gate.key("1")
+        asked = ask("gemini", MODEL, "hi")
+        for _ in range(2):
+            reply = await gate.ask(key, asked.body, path=asked.path)
+            assert (reply.status_code, reply.json()["error"]["status"]) == (403, "PERMISSION_DENIED")
+            assert reply.json()["error"]["message"].startswith(words)
+        assert gate.plane.health.cooling() == {}
+        # Another channel may know it.
+        mapped = {MODEL: "gemini-2.5-pro"}
+        await gate.channel(sandbox.base_url, (MODEL,), family="gemini", secrets=("AIzaUp",), model_map=mapped)
+        beside = await gate.ask(key, asked.body, path=asked.path)
+        assert beside.status_code == 200, beside.text
+    assert len(upstream.bodies) == 3
