@@ -82,8 +82,11 @@ def read_request(body: bytes) -> ChatRequest:
     Raises BadRequest for what a chat model cannot do: several prompts or answers, token ids, suffix, echo, best_of.
     """
     view = decode(_body, body)
-    if not isinstance(view.prompt, str):
-        raise BadRequest("This model takes one prompt, as a text.", param="prompt")
+    match view.prompt:
+        case str(prompt) | [str(prompt)]:
+            pass
+        case _:
+            raise BadRequest("This model takes one prompt, as a text.", param="prompt")
     refused = {
         "suffix": view.suffix,
         "echo": view.echo,
@@ -96,7 +99,7 @@ def read_request(body: bytes) -> ChatRequest:
             raise BadRequest(f"`{name}` is not available for this model.", param=name)
     return ChatRequest(
         model=view.model,
-        messages=[Message("user", (Text(view.prompt),))],
+        messages=[Message("user", (Text(prompt),))],
         max_output_tokens=view.max_tokens or MAX_TOKENS_DEFAULT,
         temperature=view.temperature,
         top_p=view.top_p,

@@ -90,10 +90,15 @@ def test_a_prompt_becomes_one_message_of_the_user() -> None:
     assert read_request(_body()).max_output_tokens == 16
 
 
+def test_a_list_of_one_prompt_is_that_prompt() -> None:
+    """So asks LangChain's `OpenAI`, whatever its caller gave it."""
+    assert read_request(_body(prompt=["héy"])) == read_request(_body())
+
+
 @pytest.mark.parametrize(
     ("members", "param"),
     [
-        ({"prompt": ["a"]}, "prompt"),
+        ({"prompt": ["a", "b"]}, "prompt"),
         ({"prompt": [1]}, "prompt"),
         ({"suffix": "x"}, "suffix"),
         ({"echo": True}, "echo"),
