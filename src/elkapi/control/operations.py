@@ -9,9 +9,11 @@ from collections.abc import Mapping
 
 import msgspec
 
-from elkapi.catalog import CATALOG, Body, Operation, Role
+from elkapi.catalog import CATALOG, Body, ModelSource, Operation, Role
 from elkapi.catalog.media import VIDEO_MAPS
-from elkapi.types import State
+from elkapi.control.operation_samples import BODIES, IN_PATHS
+from elkapi.translate.task_views import rendered, submitted
+from elkapi.types import State, TaskAsset, TaskView
 
 INDEX = "operations"
 _ABOUT = {
@@ -20,6 +22,49 @@ _ABOUT = {
     Role.CANCEL: "Cancels an open task where its provider can, and forgets one that ended. Free.",
     Role.LIST: "Lists the key's own tasks. Free.",
 }
+_AT_ONCE = "Is answered at once: no task is begun. What it made is named in later calls."
+_CANCELS_ALONE = "Cancels an open task where its provider can; one that ended is shown as it is. Free."
+# Forms that are no JSON object of a task's.
+_IN_WORDS = {
+    "neutral-events": "The answer is a stream of events; each has the task as `GET /v1/tasks/{id}` shows it.",
+    "video-content": "The answer is the file.",
+}
+_BEGUN = TaskView(
+    id="task_0123456789abcdef0123456789abcdef",
+    native_id="video_123",
+    operation="sora.create",
+    wire="videos",
+    form="neutral",
+    model="sora-2",
+    state=State.QUEUED,
+    progress=0,
+    created_ns=1_790_000_000_000_000_000,
+)
+_CANCELLED = msgspec.structs.replace(
+    _BEGUN, state=State.CANCELLED, error_code="cancelled", error="The task was cancelled."
+)
+_MADE = msgspec.structs.replace(
+    _BEGUN,
+    state=State.SUCCEEDED,
+    progress=100,
+    started_ns=1_790_000_002_000_000_000,
+    finished_ns=1_790_000_060_000_000_000,
+    assets=(
+        TaskAsset(
+            id=bytes(16),
+            kind="video",
+            content_type="video/mp4",
+            size_bytes=1_048_576,
+            source="",
+            url="http://127.0.0.1:8000/v1/assets/...",
+            duration_ms=4000,
+            width=1280,
+            height=720,
+        ),
+    ),
+)
+# A fetch whose path has no place for an id takes it as a member of this name, also in the query.
+_ASKED_BY = {"veo-query": "id", "minimax-file": "file_id"}
 
 
 def task_operations() -> dict[str, Operation]:
@@ -39,17 +84,25 @@ def index_markdown() -> str:
 
 def markdown(operation: Operation) -> str:
     """The page of one."""
-    lines = [f"# `{operation.id}`", "", f"`{operation.method} {operation.path}`", "", _ABOUT[operation.role], ""]
+    lines = [f"# `{operation.id}`", "", f"`{operation.method} {operation.path}`", "", _about(operation), ""]
     if operation.aliases:
         lines += ["Also at " + ", ".join(f"`{path}`" for path in operation.aliases) + ".", ""]
     if operation.also:
-        lines += ["Rows of the contract that it serves too: " + ", ".join(f"`{id_}`" for id_, _ in operation.also), ""]
+        names = ", ".join(f"`{id_}`" for id_, _ in operation.also)
+        lines += [f"`elkapi operations` lists it as {names} too.", ""]
     if operation.role is Role.SUBMIT:
         lines += _submit(operation)
     lines += ["## Call it", "", "```sh", _sample(operation), "```", ""]
     lines += _answer(operation)
     lines += ["See [Tasks](../tasks), [Files of tasks](../assets), [Webhooks](../webhooks), [Errors](../errors).", ""]
     return "\n".join(lines)
+
+
+def _about(operation: Operation) -> str:
+    if operation.role is Role.SUBMIT and operation.task is not None and operation.task.at_once:
+        return _AT_ONCE
+    alone = operation.role is Role.CANCEL and operation.method != "DELETE"
+    return _CANCELS_ALONE if alone else _ABOUT[operation.role]
 
 
 def _submit(operation: Operation) -> list[str]:
@@ -61,20 +114,18 @@ def _submit(operation: Operation) -> list[str]:
         "path": "the path",
         "body_or_path": f"the member `{source.name}`, or the path",
         "source": "the task that it goes on from",
-        "none": "fixed",
+        "none": "its own",
         "any": "any of the key's of this provider",
     }[source.where]
     rows = [
-        ("model", where + (f"; `{source.default}` when it names none" if source.default else "")),
+        ("model", where + (f"; {_default(source)}" if source.default else "")),
         ("body", "multipart/form-data or JSON" if operation.body is Body.FORM else "JSON"),
-        ("price", f"by the {meter.unit}"),
+        ("price", "free" if operation.unit == "free" else f"by the {operation.unit}"),
     ]
     if meter.seconds:
         length = ", ".join(f"`{path}`" for path in meter.seconds)
         rows.append(("length", f"{length}; {meter.seconds_default:g} s when it says none"))
-    rows += [
-        (f"feature `{name}`", " or ".join(f"`{path}`" for path in paths)) for name, paths in meter.features.items()
-    ]
+    rows += [(f"feature `{name}`", _found_at(paths)) for name, paths in meter.features.items()]
     if task.callback:
         rows.append(("callback", f"`{task.callback}`, in the {task.notice} form"))
     if operation.neutral:
@@ -82,17 +133,57 @@ def _submit(operation: Operation) -> list[str]:
     return ["| | |", "|---|---|", *(f"| {name} | {text} |" for name, text in rows), ""]
 
 
+def _default(source: ModelSource) -> str:
+    return f"`{source.default}`" if source.where == "none" else f"`{source.default}` when it names none"
+
+
+def _found_at(paths: tuple[str, ...]) -> str:
+    """Where a feature stands in the request, and what counts where it says nothing."""
+    members = " or ".join(f"`{path}`" for path in paths if not path.startswith("="))
+    default = next((f"`{path[1:]}`" for path in paths if path.startswith("=")), "")
+    if members and default:
+        return f"{members}; {default} when it says none"
+    return members or f"always {default}"
+
+
 def _answer(operation: Operation) -> list[str]:
-    task = operation.task
-    if operation.form != "native" or task is None:
-        return [f"The answer has the form `{operation.form}`; [Videos](../videos) shows the forms.", ""]
+    task, form, role = operation.task, operation.form, operation.role
+    if task is None or form in _IN_WORDS:
+        return [_IN_WORDS.get(form, "The answer is the provider's own."), ""]
+    if role is Role.CANCEL and operation.method == "DELETE":
+        return _forgotten(operation)
+    if form != "native":
+        return _in_form(role, form)
+    own = "The answer is the provider's own, with this gateway's addresses of the files in it."
+    if task.at_once:
+        return ["The answer is the provider's own.", ""]
+    if role is Role.LIST:
+        own = "Each task in the list is told as its provider tells it."
     words = ", ".join(f"`{word}` ({state.value})" for word, state in _words(task.states).items())
-    return [
-        "The answer is the provider's own, with this gateway's addresses of the files in it.",
-        "",
-        f"State at `{task.state}`: {words}.",
-        "",
-    ]
+    state = f"It ended once `{task.done}` is true." if task.done else f"State at `{task.state}`: {words}."
+    return [own, "", state, ""]
+
+
+def _forgotten(operation: Operation) -> list[str]:
+    spec, form = operation.task, operation.form
+    if form == "native" and (spec is None or spec.deleted is None):
+        return ["The answer is 204, without a body.", ""]
+    ours = {"id": _BEGUN.id, "object": "video.deleted" if form == "video" else "task.deleted", "deleted": True}
+    return _shown("The answer:", spec.deleted if form == "native" and spec is not None else ours)
+
+
+def _in_form(role: Role, form: str) -> list[str]:
+    if role is Role.SUBMIT:
+        return _shown("The answer:", submitted(form, _BEGUN))
+    if role is Role.CANCEL:
+        return _shown("The answer:", rendered(form, _CANCELLED))
+    title = "A task in the list:" if role is Role.LIST else "The answer, once it succeeded:"
+    return _shown(title, rendered(form, _MADE))
+
+
+def _shown(title: str, body: object) -> list[str]:
+    text = msgspec.json.format(msgspec.json.encode(body), indent=2).decode()
+    return [title, "", "```json", text, "```", ""]
 
 
 def _words(states: Mapping[str, State]) -> dict[str, State]:
@@ -100,16 +191,26 @@ def _words(states: Mapping[str, State]) -> dict[str, State]:
 
 
 def _sample(operation: Operation) -> str:
-    path = operation.path.replace("{", "$").replace("}", "")
-    lines = [f'curl -X {operation.method} "http://127.0.0.1:8000{path}"', '-H "Authorization: Bearer $ELKAPI_KEY"']
-    if operation.method == "POST" and operation.body is not Body.NONE:
-        body = {"task_id": "..."} if operation.role is not Role.SUBMIT else _body(operation)
-        lines += ['-H "Content-Type: application/json"', f"-d '{msgspec.json.encode(body).decode()}'"]
+    url = f"http://127.0.0.1:8000{_path(operation)}"
+    lines = [f'curl -X {operation.method} "{url}"', '-H "Authorization: Bearer $ELKAPI_KEY"']
+    if operation.method == "POST" and operation.body is not Body.NONE and (body := sample_body(operation)):
+        if operation.body is Body.FORM and any(str(value).startswith("@") for value in body.values()):
+            lines += [f"-F '{name}={value}'" for name, value in body.items()]
+        else:
+            lines += ['-H "Content-Type: application/json"', f"-d '{msgspec.json.encode(body).decode()}'"]
     return " \\\n  ".join(lines)
 
 
-def _body(operation: Operation) -> dict[str, object]:
-    source = operation.model
-    prompt = {"prompt": "paper boats on a canal"}
-    named: dict[str, object] = {source.name: source.default or "MODEL"} if source.where == "body" else {}
-    return named | ({"input": prompt} if operation.form in ("neutral", "task-submit") else prompt)
+def _path(operation: Operation) -> str:
+    path = operation.path
+    for name, word in IN_PATHS.get(operation.id, {}).items():
+        path = path.replace(f"{{{name}}}", word)
+    if operation.role is Role.FETCH and "{" not in operation.path and operation.method == "GET":
+        name = _ASKED_BY.get(operation.form, "task_id")
+        path = f"{path}?{name}={{{name}}}"
+    return path.replace("{", "${")
+
+
+def sample_body(operation: Operation) -> Mapping[str, object]:
+    """What the sample of a page sends."""
+    return {"task_id": "..."} if operation.role is Role.FETCH else BODIES.get(operation.id, {})

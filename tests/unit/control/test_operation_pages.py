@@ -47,3 +47,33 @@ def test_the_index_names_them_all_and_nothing_else_is_made_up(library: Library, 
     assert library.page("operations/openai.chat") is None
     assert library.page("nothing") is None
     assert Library(tmp_path).page("index") is None
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        # The provider's default is told as one, and not in the notation of the catalog.
+        ("kling.text-to-video", "| feature `mode` | `mode` or `input.mode`; `std` when it says none |"),
+        ("luma.video-modify", "| feature `resolution` | always `720p` |"),
+        # What is answered at once begins no task, and what is free is not sold by the call.
+        ("runway.upload", "Is answered at once: no task is begun."),
+        ("runway.upload", "| price | free |"),
+        ("kling.identify-face", "| model | its own; `kling-identify-face` |"),
+        # Where a path has no place for the id it is asked for by its name.
+        ("minimax.file", "/minimax/v1/files/retrieve?file_id=${file_id}"),
+        ("minimax.query", "/minimax/v1/query/video_generation?task_id=${task_id}"),
+        ("veo.query", "/v1/video/query?id=${id}"),
+        ("veo.operation", "It ended once `done` is true."),
+        # How the gateway's own forms look.
+        ("tasks.get", '"object": "task"'),
+        ("seedance.unified-query", '"status": "completed"'),
+        ("tasks.cancel", "one that ended is shown as it is"),
+        ("tasks.delete", '"object": "task.deleted"'),
+        ("sora.content", "The answer is the file."),
+        ("runway.task-delete", "The answer is 204, without a body."),
+    ],
+)
+def test_a_page_says_how_the_operation_is_asked_and_what_it_answers(library: Library, name: str, said: str) -> None:
+    page = library.page(f"operations/{name}")
+    assert page is not None
+    assert said in page.markdown
