@@ -17,7 +17,9 @@
     ├── UpstreamError                502  upstream_error             (the outcome of the last attempt)
     │   ├── UpstreamRejected         4xx  the upstream's own code    (its parameter errors survive)
     │   ├── UpstreamOverloaded       503  upstream_overloaded        (529 in Anthropic's shape)
-    │   └── UpstreamTimeout          504  upstream_timeout
+    │   ├── UpstreamTimeout          504  upstream_timeout
+    │   ├── TaskFailed               502  task_failed                (or the code of the provider's own)
+    │   └── OutcomeUnknown           502  outcome_unknown            (a submit that is not to be repeated)
     └── Unavailable                  503  service_unavailable        (Retry-After)
         ├── NoChannel                503  model_not_found            (x-should-retry: false)
         └── NoPrice                  503  model_price_error          (x-should-retry: false)
@@ -164,6 +166,19 @@ class UpstreamOverloaded(UpstreamError):
 
 class UpstreamTimeout(UpstreamError):
     status, code = 504, "upstream_timeout"
+
+
+class TaskFailed(UpstreamError):
+    """A task ended without what it was to make, and its caller waited for it: a chat that makes a video."""
+
+    code = "task_failed"
+
+
+class OutcomeUnknown(UpstreamError):
+    """A submit left for a provider and nobody knows whether its task was begun (guarantee 75)."""
+
+    code = "outcome_unknown"
+    retryable = False
 
 
 class Unavailable(GatewayError):

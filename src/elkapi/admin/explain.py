@@ -14,7 +14,7 @@ from elkapi.admin import keys
 from elkapi.admin.context import Admin
 from elkapi.admin.errors import InvalidInput
 from elkapi.catalog import CATALOG, Catalog, Facts, Match, Operation, Role
-from elkapi.errors import OVERFLOW, GatewayError, NoChannel, UpstreamError, UpstreamRejected
+from elkapi.errors import OVERFLOW, GatewayError, NoChannel, OutcomeUnknown, UpstreamRejected
 from elkapi.relay.candidates import Candidate, candidates
 from elkapi.relay.placing import planned, priced
 from elkapi.relay.read import Request, asked_of
@@ -28,7 +28,6 @@ from elkapi.routing.walk import Walk
 from elkapi.snapshot import Snapshot
 from elkapi.snapshot.build import build_snapshot
 from elkapi.storage.repos.keys import KeyRow
-from elkapi.storage.repos.tasks import OUTCOME_UNKNOWN
 from elkapi.translate.media import read_messages
 from elkapi.types import Attempt, Channel, FallbackReason, Grant, Policy, Usage
 
@@ -262,7 +261,7 @@ def _tried(
         if verdict.action == "accept":
             return None, None
         if submits and verdict.fate == "unknown":
-            return UpstreamError("nobody knows whether the task was begun", code=OUTCOME_UNKNOWN), None
+            return OutcomeUnknown("nobody knows whether the task was begun"), None
         if verdict.action == "fail":
             status = int(verdict.outcome.removeprefix("status_"))
             message = "the upstream's own words, without its name"

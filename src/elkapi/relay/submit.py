@@ -17,7 +17,7 @@ import msgspec
 
 from elkapi.catalog import Match
 from elkapi.clock import milliseconds
-from elkapi.errors import ContentBlocked, GatewayError, NoChannel, Unavailable, UpstreamError
+from elkapi.errors import ContentBlocked, GatewayError, NoChannel, OutcomeUnknown, Unavailable
 from elkapi.ledger import IdempotencyPending, IdempotencyReplay
 from elkapi.observe.trace import HEADER as TRACEPARENT
 from elkapi.relay.asking import Asked, read_submit
@@ -382,7 +382,7 @@ class Submit:
             error = self.put.error
             await self._end(OUTCOME_UNKNOWN if unknown else error.code if error else "internal_error", 502, error)
         if unknown:
-            raise _nobody_knows(
+            raise OutcomeUnknown(
                 f"The provider did not answer, so nobody knows whether the task {text_id(self.call_id)} was begun; "
                 "it is not charged unless it turns out to be. Do not repeat it blindly."
             )
@@ -427,7 +427,7 @@ class Submit:
 
         One that recovery took from this worker, which was silent for too long, is stepped from where it stands. False
         for a step that comes too late and that nobody needs: a failure, or the word that the outcome is unknown. Raises
-        UpstreamError where what the provider began was given up before.
+        OutcomeUnknown where what the provider began was given up before.
         """
         while True:
             try:
@@ -446,15 +446,10 @@ class Submit:
             if task is not None and task.row.native_id == step.native_id:
                 # It was made by an earlier try, or a poller that asked for it found the same.
                 return True
-            raise _nobody_knows(
+            raise OutcomeUnknown(
                 f"The gateway was interrupted while it began the task {text_id(step.id)} and has given it up, so it is "
                 "not charged; the provider may be making it all the same. Do not repeat it blindly."
             )
-
-
-def _nobody_knows(message: str) -> UpstreamError:
-    """For a submit that is not to be repeated by itself (guarantee 75)."""
-    return UpstreamError(message, code=OUTCOME_UNKNOWN, headers=((b"x-should-retry", b"false"),))
 
 
 def _claim(call: Call, grant: Grant, asked: Asked) -> IdempotencyClaim | None:

@@ -20,7 +20,7 @@ import msgspec
 from elkapi.catalog.operation import Operation
 from elkapi.catalog.task import TaskSpec
 from elkapi.clock import doubled_s
-from elkapi.errors import Unavailable
+from elkapi.errors import TaskFailed, Unavailable
 from elkapi.storage.db import cancel_all
 from elkapi.storage.repos import alerts
 from elkapi.storage.repos import tasks as rows
@@ -288,7 +288,7 @@ class Poller:
         if task is None or task.state.is_end:
             return None
         code = reading.error_code or {State.CANCELLED: "cancelled", State.EXPIRED: "expired"}.get(
-            reading.state, "task_failed"
+            reading.state, TaskFailed.code
         )
         said = ""
         if words := wording.unfit(spec, reply, task, account):

@@ -13,7 +13,7 @@ from typing import Any
 
 import msgspec
 
-from elkapi.errors import GatewayError, UpstreamError
+from elkapi.errors import GatewayError, TaskFailed
 from elkapi.translate.estimate import quarter
 from elkapi.types import State, TaskView
 
@@ -36,7 +36,7 @@ def continued(body: Mapping[str, Any]) -> str:
 
 def failure(view: TaskView) -> GatewayError:
     """The answer about a task that ended without a video, to a caller who has read nothing yet."""
-    return UpstreamError(_reason(view), code=_code(view))
+    return TaskFailed(_reason(view), code=_code(view))
 
 
 def whole(view: TaskView, completion_id: str, prompt: str) -> dict[str, Any]:
@@ -89,7 +89,7 @@ class Telling:
 
     def _broken(self, view: TaskView) -> bytes:
         """A line for people, then the error that SDKs raise."""
-        error = {"message": _reason(view), "type": UpstreamError.type, "param": None, "code": _code(view)}
+        error = {"message": _reason(view), "type": TaskFailed.type, "param": None, "code": _code(view)}
         return self._delta(view, f"> failed: {_reason(view)}\n") + b"data: %b\n\n" % _encode({"error": error}) + DONE
 
     def _delta(self, view: TaskView, text: str, **more: str) -> bytes:
@@ -135,7 +135,7 @@ def _reason(view: TaskView) -> str:
 
 
 def _code(view: TaskView) -> str:
-    return view.error_code or "task_failed"
+    return view.error_code or TaskFailed.code
 
 
 def _usage(prompt: str, text: str) -> dict[str, int]:

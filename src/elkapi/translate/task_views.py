@@ -11,6 +11,7 @@ from typing import Any
 
 import msgspec
 
+from elkapi.errors import TaskFailed
 from elkapi.types import State, TaskView
 
 _WRAPPED = {
@@ -293,7 +294,7 @@ def _url(view: TaskView) -> str | None:
 
 
 def _error(view: TaskView) -> dict[str, str] | None:
-    return {"code": view.error_code or "task_failed", "message": view.error} if _failed(view) else None
+    return {"code": view.error_code or TaskFailed.code, "message": view.error} if _failed(view) else None
 
 
 def _action(view: TaskView) -> str:

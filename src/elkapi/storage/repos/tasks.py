@@ -12,6 +12,7 @@ from typing import Any
 import msgspec
 from sqlalchemy import ColumnElement, Connection, Select, bindparam, func, or_, select, update
 
+from elkapi.errors import OutcomeUnknown
 from elkapi.ids import parse_prefixed_id
 from elkapi.storage import dialect as sql
 from elkapi.storage import schema
@@ -24,7 +25,7 @@ _IS_OPEN = schema.task_is_open
 _ANY_OPEN = select(_tasks.c.id).where(_IS_OPEN).limit(1)
 _ANY_FREE = _ANY_OPEN.where(_tasks.c.poller.is_(None), _tasks.c.worker.is_(None))
 _ANY_POKED = _ANY_OPEN.where(_tasks.c.poller == bindparam("poller"), _tasks.c.poked.is_(True))
-OUTCOME_UNKNOWN = "outcome_unknown"
+OUTCOME_UNKNOWN = OutcomeUnknown.code
 PREFIX = "task_"
 
 
