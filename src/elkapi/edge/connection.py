@@ -327,7 +327,7 @@ class Connection(asyncio.Protocol):
         self.deadline_s = inf
         if self.incoming and not self.incoming.answered:
             self.incoming.fail(RequestTimeout("The request body did not arrive in time."))
-        elif self.incoming is None and self.current is None and self.header_bytes:
+        elif self.incoming is None and self.current is None and self.header_bytes and not self.closing:
             self._refuse(RequestTimeout("The request head did not arrive in time."))
         elif self.current is None and not self.closing and self._is_unread():
             # It asked meanwhile: a loop that lags answers before it closes.

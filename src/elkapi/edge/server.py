@@ -75,10 +75,11 @@ class Server:
 
     def _tick(self) -> None:
         """Refresh the Date header and close what overstayed: one timer for all connections."""
+        # First of all: without it nobody's deadline holds, whatever becomes of one connection below.
+        self._sweep = asyncio.get_running_loop().call_later(SWEEP_EVERY_S, self._tick)
         self.date = b"date: " + email.utils.formatdate(usegmt=True).encode() + b"\r\n"
         now_s = time.monotonic()
         for connection in [c for c in self.connections if c.deadline_s < now_s]:
             connection.overdue()
         for connection in [c for c in self.connections if c.unsent_until_s < now_s]:
             connection.check_writing()
-        self._sweep = asyncio.get_running_loop().call_later(SWEEP_EVERY_S, self._tick)

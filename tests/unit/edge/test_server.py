@@ -216,6 +216,23 @@ async def test_a_slow_body_is_408_and_a_slow_head_too() -> None:
             await writer.wait_closed()
 
 
+@pytest.mark.parametrize("start", [b"POST / HTT", b"garbage\r\n\r\n"])
+async def test_a_client_that_stays_after_its_refusal_is_closed_and_the_sweep_goes_on(start: bytes) -> None:
+    async with running(settings=Settings(header_read_s=0.0)) as (server, port):
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(start)
+        await asyncio.sleep(0.02)
+        server._tick()
+        assert (await reader.read()).startswith(b"HTTP/1.1 40")
+        (one,) = server.connections
+        one.deadline_s = 0.0  # It keeps its half of the connection open for longer than the server lingers.
+        server._tick()
+        await asyncio.sleep(0.02)
+        assert not server.connections
+        writer.close()
+        await writer.wait_closed()
+
+
 async def test_an_early_answer_does_not_wait_for_the_body() -> None:
     async def refuse(call: Call) -> None:
         call.reply.send(401, [], b"no")
