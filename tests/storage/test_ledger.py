@@ -247,6 +247,9 @@ async def test_g12_settle_is_idempotent_by_hold_id(ledger: Ledger, database: Dat
     await asyncio.gather(ledger.hold(order), ledger.hold(order))
     await ledger.hold(order)
     assert available(database, account) == 700
+    # The same call cannot come to hold another amount.
+    with pytest.raises(Unavailable):
+        await ledger.hold(msgspec.structs.replace(order, nano=200))
     settlement = a_settlement(order, 200)
     await asyncio.gather(*(ledger.settle(settlement) for _ in range(20)))
     await ledger.settle(a_settlement(order, 50))

@@ -287,8 +287,6 @@ class Books:
         self._closed.append(request_id)
 
     def _plan_hold(self, batch: _Batch, index: int, order: Hold) -> None:
-        if order.request_id in self._open:
-            return
         counters = self._counters_of(order.accounts)
         if counters is None or order.request_id < batch.oldest_allowed:
             message = ACCOUNT_REFUSED if counters is None else TOO_OLD
@@ -456,7 +454,7 @@ class Books:
         flag = {None: "hold_missing", "expire": "hold_expired"}.get(resolution, "hold_resolved")
         loss = order.loss_nano + order.charge_nano
         row = flagged(order.row, 0, loss, flag)
-        return msgspec.structs.replace(order, held=False, charge_nano=0, loss_nano=loss if row else 0, row=row)
+        return msgspec.structs.replace(order, held=False, charge_nano=0, loss_nano=loss, row=row)
 
 
 def _insert_all(rows: Any, cursor: Any, flat: list[Any]) -> None:
