@@ -47,8 +47,14 @@ class Twin:
             return balance(connection, account).available_nano
 
     def batch(self) -> None:
-        """Settlements are mirrored first: the books give back before they take, unless a batch goes order by order."""
+        """Settlements are mirrored first: the books give back before they take, unless a batch goes order by order.
+
+        Half of the batches have nothing in them that would send them that way.
+        """
         settles = [self.a_settle() for _ in range(self.dice.randrange(ORDERS_PER_BATCH_MAX)) if self.known]
+        if self.dice.random() < 0.5:
+            still_open = [order for order in self.known if order.request_id in self.model.held]
+            settles = [self.a_settle_of(order) for order in still_open if self.dice.random() < 0.7]
         holds = [self.a_hold() for _ in range(self.dice.randrange(ORDERS_PER_BATCH_MAX))]
         orders: list[Order] = [*settles, *holds]
         self.dice.shuffle(orders)
@@ -68,7 +74,9 @@ class Twin:
         return Hold(order.request_id, 1, order.accounts, order.nano, order.model, order.price_id, self.owner)
 
     def a_settle(self) -> Settle:
-        order = self.dice.choice(self.known[-60:])
+        return self.a_settle_of(self.dice.choice(self.known[-60:]))
+
+    def a_settle_of(self, order: HoldOrder) -> Settle:
         charge = self.dice.choice([0, order.nano, self.dice.randrange(order.nano + 1), order.nano + 50])
         record = a_record(order, charge)
         row = UsageRow(1, 1, order.model, 200, 1, msgspec.json.encode(record))

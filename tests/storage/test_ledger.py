@@ -13,8 +13,19 @@ from sqlalchemy import select
 from sqlalchemy.exc import IntegrityError
 
 from elkapi.errors import InsufficientQuota, Unavailable
-from elkapi.ledger import Ledger, balance, balances, check, open_ledger, reconcile, refund, refunded_nano, set_credit
-from elkapi.ledger.accounts import AccountError
+from elkapi.ledger import (
+    Ledger,
+    ThreadLedger,
+    balance,
+    balances,
+    check,
+    open_ledger,
+    reconcile,
+    refund,
+    refunded_nano,
+    set_credit,
+)
+from elkapi.ledger.accounts import AccountError, entries_of
 from elkapi.ledger.admin import RefundError, adjust
 from elkapi.ledger.orders import Settle, UsageRow
 from elkapi.ledger.told import waived
@@ -110,13 +121,19 @@ async def test_g02_every_paid_call_has_a_hold_row(ledger: Ledger, database: Data
     with database.read() as connection:
         kinds = connection.execute(select(transfers.c.kind).where(transfers.c.debit_account == account)).scalars().all()
     assert kinds == ["hold"]
-    unheld = an_order(account, nano=5)
     with pytest.raises(Unavailable):
         await ledger.hold(an_order(account + 10**6, nano=5))
-    await ledger.settle(a_settlement(unheld, 5))
-    row = record_of(database, unheld)
-    assert row is not None
-    assert (row.charge_nano, row.loss_nano, row.flags) == (0, 5, ("hold_missing",))
+    # Whether it says that something was held or not: nobody pays for what was not.
+    for unheld, loss in (
+        (an_order(account, nano=5), 2),
+        (an_order(account, nano=0), 2),
+        (an_order(account, nano=0), 0),
+    ):
+        await ledger.settle(a_settlement(unheld, 5, loss_nano=loss))
+        row = record_of(database, unheld)
+        assert row is not None
+        assert (row.charge_nano, row.loss_nano, row.flags) == (0, 5 + loss, ("hold_missing",))
+    assert (posted(database, "revenue"), posted(database, "operator-loss")) == (0, -19)
     await ledger.settle(a_settlement(order, 5))
     assert available(database, account) == 10**18 - 5
 
@@ -183,7 +200,9 @@ async def test_g37_every_wallet_of_a_call_is_settled_in_one_transaction_leg_by_l
 async def test_an_order_needs_exactly_one_customer_account(ledger: Ledger, database: Database) -> None:
     one, other = funded_account(database, 100), funded_account(database, 100)
     quota = funded_account(database, 100, "quota")
-    for wrong in ((one, other), (quota,), (one, one)):
+    with database.read() as connection:
+        house = next(b.account_id for b in balances(connection) if b.code == "revenue")
+    for wrong in ((one, other), (quota,), (one, one), (one, quota, quota), (one, house)):
         with pytest.raises(Unavailable):
             await ledger.hold(an_order(*wrong, nano=1))
     assert available(database, one) == available(database, other) == available(database, quota) == 100
@@ -263,10 +282,10 @@ async def test_a_hold_resolves_only_once(ledger: Ledger, database: Database) -> 
     order = an_order(account, nano=300)
     await ledger.hold(order)
     await ledger.void(order)
-    await ledger.settle(a_settlement(order, 300))
+    await ledger.settle(a_settlement(order, 300, loss_nano=5))
     row = record_of(database, order)
     assert row is not None
-    assert (row.charge_nano, row.loss_nano, row.flags) == (0, 300, ("hold_resolved",))
+    assert (row.charge_nano, row.loss_nano, row.flags) == (0, 305, ("hold_resolved",))
     assert available(database, account) == 1000
     with pytest.raises(Unavailable):
         await ledger.hold(order)
@@ -294,6 +313,42 @@ async def test_g36_what_exceeds_the_hold_is_the_operators_loss_and_flagged(ledge
     assert (posted(database, "operator-loss"), posted(database, "upstream")) == (-30, 30)
 
 
+async def test_a_charge_of_all_that_was_held_is_nothing_to_flag(ledger: Ledger, database: Database) -> None:
+    order = an_order(funded_account(database, 100), nano=100)
+    await ledger.hold(order)
+    await ledger.settle(a_settlement(order, 100))
+    row = record_of(database, order)
+    assert row is not None
+    assert (row.charge_nano, row.loss_nano, row.flags) == (100, 0, ())
+
+
+async def test_a_calls_entries_say_what_was_held_and_what_was_charged_or_given_back(
+    ledger: Ledger, database: Database
+) -> None:
+    account = funded_account(database, 1000)
+    charged, free = an_order(account, nano=300), an_order(account, nano=200)
+    for order in (charged, free):
+        await ledger.hold(order)
+    await ledger.settle(a_settlement(charged, 120))
+    await ledger.settle(a_settlement(free, 0))
+    with database.read() as connection:
+        told = [entries_of(connection, order.request_id) for order in (charged, free)]
+    assert [[(entry.kind, entry.nano) for entry in entries] for entries in told] == [
+        [("hold", 300), ("post", 120)],
+        [("hold", 200), ("void", 200)],
+    ]
+
+
+async def test_a_free_call_is_not_flagged_for_what_is_wrong_with_another_of_its_batch(
+    ledger: Ledger, database: Database
+) -> None:
+    account = funded_account(database, 100)
+    free, unheld = an_order(account, nano=0), an_order(account, nano=5)
+    await asyncio.gather(ledger.settle(a_settlement(unheld, 5)), ledger.settle(a_settlement(free, 0)))
+    rows = [record_of(database, order) for order in (unheld, free)]
+    assert [row.flags for row in rows if row] == [("hold_missing",), ()]
+
+
 async def test_a_loss_is_booked_beside_the_charge(ledger: Ledger, database: Database) -> None:
     account = funded_account(database, 100)
     order = an_order(account, nano=100)
@@ -318,6 +373,9 @@ async def test_one_bad_row_fails_alone(ledger: Ledger, database: Database, monke
     assert available(database, account) == 10_000 - 400
     await asyncio.gather(*(ledger.settle(a_settlement(order, 10)) for order in good))
     assert available(database, account) == 10_000 - 400
+    # Nor is it remembered as a call under way, which recovery would have to look for ever after.
+    assert isinstance(ledger, ThreadLedger)
+    assert ledger.writer.open_holds == 0
 
 
 async def test_a_cancelled_hold_leaves_nothing_held(ledger: Ledger, database: Database) -> None:
@@ -467,14 +525,14 @@ async def test_a_call_told_as_failed_before_it_was_charged_is_the_operators_loss
 
 
 async def test_what_an_operator_refunded_already_is_not_given_back_twice(ledger: Ledger, database: Database) -> None:
-    user = funded_account(database, 1000)
-    order = an_order(user, nano=100)
+    user, quota = funded_account(database, 1000), funded_account(database, 1000, "quota")
+    order = an_order(user, quota, nano=100)
     await ledger.hold(order)
     await ledger.settle(a_settlement(order, 130))  # 30 above the hold is a loss already
     with database.write() as connection:
         assert refund(connection, order.request_id, 45, "half", "test") == 45
     assert await ledger._ask_settle(told_as_failed(order, 130)) is None
-    assert available(database, user) == 1000
+    assert available(database, user) == available(database, quota) == 1000
     assert posted(database, "operator-loss") == -85
     row = record_of(database, order)
     assert row is not None

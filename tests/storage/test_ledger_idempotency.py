@@ -166,6 +166,15 @@ async def test_a_reply_too_large_to_keep_is_a_conflict_when_repeated(
     assert "a stream or too large" in str(conflict.value)
 
 
+async def test_a_reply_as_large_as_may_be_kept_is_kept(settings: Settings, installation: Installation) -> None:
+    small = msgspec.structs.replace(settings, idempotency_reply_bytes_max=1000)
+    account = funded_account(installation.database, 1000)
+    async with started(small, installation) as ledger:
+        await ledger.hold(order := an_order(account, nano=1, claim=a_claim()))
+        await ledger.settle(a_settlement(order, 1, reply=(reply := a_reply(order, b"x" * 1000))))
+        assert await ledger.wait_reply(a_claim()) == reply
+
+
 async def test_a_large_reply_survives_sealing(ledger: Ledger, database: Database) -> None:
     account = funded_account(database, 1000)
     await ledger.hold(order := an_order(account, nano=1, claim=a_claim()))

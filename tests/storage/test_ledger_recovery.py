@@ -14,15 +14,15 @@ from elkapi.clock import SYSTEM_CLOCK, ManualClock
 from elkapi.ids import new_id
 from elkapi.ledger import Ledger, balance, balances, check, mark_dead, open_ledger, reconcile, recover
 from elkapi.ledger.ledger import open_books
-from elkapi.ledger.orders import Hold
-from elkapi.ledger.recovery import Recoverer, RecoveryReport
+from elkapi.ledger.orders import Beat, Hold
+from elkapi.ledger.recovery import Recoverer, RecoveryReport, read_hold, recover_owners, unknown_calls
 from elkapi.settings import Settings
 from elkapi.storage.db import Database
 from elkapi.storage.installation import Installation
 from elkapi.storage.repos.requests import get_request
 from elkapi.storage.schema import transfers, unknown_outcomes, workers
 from elkapi.testing.ledger import a_settlement, an_order, funded_account
-from elkapi.types import AttemptRecord, HoldOrder, IdempotencyClaim
+from elkapi.types import CACHED_FLAG, AttemptRecord, HoldOrder, IdempotencyClaim
 
 
 @contextlib.asynccontextmanager
@@ -200,6 +200,63 @@ async def test_g08_a_hold_that_reaches_the_disk_after_its_worker_was_given_up_go
         assert connection.execute(select(workers)).all() == []
 
 
+@pytest.mark.parametrize("remembered", [200_000, 1])
+async def test_g08_recovery_finds_a_hold_however_long_its_call_took(
+    settings: Settings, installation: Installation, monkeypatch: pytest.MonkeyPatch, remembered: int
+) -> None:
+    monkeypatch.setattr("elkapi.ledger.books.OPEN_MAX", remembered)
+    database, owner, clock = installation.database, os.urandom(16), ManualClock(SYSTEM_CLOCK.now_ns())
+    account = funded_account(database, 1000)
+    books = open_books(database, settings, clock)
+
+    def held(arrived_ns: int) -> Hold:
+        order = an_order(account, nano=100)
+        return Hold(new_id(arrived_ns), order.key_id, order.accounts, order.nano, order.model, order.price_id, owner)
+
+    def die() -> int:
+        assert books.apply([Beat(owner, "worker", 1, ended=True)]) == [None]
+        with database.write() as connection:
+            return recover_owners(connection, [owner], clock.now_ns()).holds
+
+    # Streams of an hour, known by later heartbeats, also those that are not remembered any more.
+    assert books.apply([held(clock.now_ns()) for _ in range(3)]) == [None] * 3
+    clock.advance(3600)
+    assert die() == 3
+    # And calls that came long before they were held, when no heartbeat knew of them.
+    books.close()
+    books = open_books(database, settings, clock)
+    assert books.apply([Beat(owner, "worker", 1)]) == [None]
+    late = held(clock.now_ns() - 290 * 10**9)
+    assert books.apply([late]) == [None]
+    with database.write() as connection:
+        assert recover_owners(connection, [owner], clock.now_ns()).holds == 1
+    books.close()
+    with database.read() as connection:
+        assert balance(connection, account).available_nano == 1000
+
+
+async def test_g08_recovery_gives_back_nothing_of_who_turns_out_to_live(
+    settings: Settings, installation: Installation, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    database, owner = installation.database, os.urandom(16)
+    account = funded_account(database, 100)
+    async with started(settings, installation, owner) as ledger:
+        await ledger.hold(order := an_order(account, nano=70))
+        with database.write() as connection:
+            # Its heartbeat has moved on since it was seen to stand still.
+            assert recover_owners(connection, [owner], 1, {owner: 1}).holds == 0
+            stale = read_hold(connection, order.request_id)
+        await ledger.settle(a_settlement(order, 30))
+        # It was settled after recovery had found it open.
+        monkeypatch.setattr("elkapi.ledger.recovery.open_holds", lambda *_: [stale])
+        with database.write() as connection:
+            assert recover_owners(connection, [owner], 1).holds == 0
+    assert kinds_of(database, order) == ["hold", "post"]
+    with database.read() as connection:
+        assert balance(connection, account).available_nano == 70
+        assert unknown_calls(connection) == []
+
+
 async def test_a_late_settlement_of_an_expired_hold_charges_nothing_and_is_kept(
     settings: Settings, installation: Installation
 ) -> None:
@@ -301,8 +358,8 @@ async def test_an_upstreams_bill_is_explained_to_the_nano(settings: Settings, in
     database, owner = installation.database, os.urandom(16)
     account = funded_account(database, 10_000)
     async with started(settings, installation, owner) as ledger:
-        charged, lost, over, failed, killed, retried, ghost = (an_order(account, nano=100) for _ in range(7))
-        for order in (charged, lost, over, failed, killed, retried):
+        charged, lost, over, failed, killed, retried, broken, ghost = (an_order(account, nano=100) for _ in range(8))
+        for order in (charged, lost, over, failed, killed, retried, broken):
             await ledger.hold(order)
         await ledger.settle(a_settlement(charged, 80))
         await ledger.settle(a_settlement(lost, 0, loss_nano=55))
@@ -310,22 +367,33 @@ async def test_an_upstreams_bill_is_explained_to_the_nano(settings: Settings, in
         await ledger.settle(a_settlement(failed, 0, flags=("unknown_outcome",)))
         attempt = AttemptRecord(1, "c", 1, "first", "timeout", "unknown")
         await ledger.settle(a_settlement(retried, 20, attempts=(attempt,)))
+        await ledger.settle(a_settlement(broken, 0, loss_nano=40, attempts=(attempt,)))
+        await ledger.hold(kept := an_order(account, nano=100))
+        await ledger.settle(a_settlement(kept, 10, flags=(CACHED_FLAG,)))  # of no upstream's making, so on no bill
     resolve_all(database, settings, owner)
     bill = [(charged, 80), (lost, 55), (over, 130), (failed, 90), (killed, 70), (retried, 20), (retried, 19)]
+    bill += [(broken, 40), (broken, 6)]
     with database.read() as connection:
         report = reconcile(connection, [(order.request_id, nano) for order, nano in bill])
         assert report.ok, report
-        assert (report.charged_nano, report.loss_nano, report.unknown_nano) == (200, 85, 179)
-        assert {line.request_id for line in report.unknown} == {order.request_id for order in (failed, killed, retried)}
+        assert (report.charged_nano, report.loss_nano, report.unknown_nano) == (200, 125, 185)
+        assert {line.request_id for line in report.unknown} == {
+            order.request_id for order in (failed, killed, retried, broken)
+        }
         wrong = reconcile(connection, [(charged.request_id, 81), (ghost.request_id, 5)])
-        listed = connection.execute(select(unknown_outcomes.c.request_id)).scalars().all()
+        listed = unknown_calls(connection)
     assert not wrong.ok
     assert {line.request_id for line in wrong.unexplained} == {
-        order.request_id for order in (charged, lost, over, retried, ghost)
+        order.request_id for order in (charged, lost, over, retried, broken, ghost)
     }
     assert all("nano" in line.text() for line in wrong.unexplained)
-    # The retried call too: it is charged for its answer, and the attempt before that may be billed.
-    assert set(listed) == {failed.request_id, killed.request_id, retried.request_id}
+    # The retried calls too: one is charged for its answer and one was lost, and the attempt before may be billed.
+    assert {call.request_id: (call.reason, call.held_nano) for call in listed} == {
+        failed.request_id: ("no_answer", 100),
+        killed.request_id: ("worker_lost", 100),
+        retried.request_id: ("retried", 100),
+        broken.request_id: ("retried", 100),
+    }
 
 
 async def test_a_hold_older_than_recovery_looks_back_is_refused(settings: Settings, installation: Installation) -> None:
@@ -334,7 +402,12 @@ async def test_a_hold_older_than_recovery_looks_back_is_refused(settings: Settin
     from elkapi.errors import Unavailable
 
     account = funded_account(installation.database, 100)
+    claim = IdempotencyClaim(1, "op", "key", b"f" * 32)
     async with started(settings, installation, os.urandom(16)) as ledger:
-        order = msgspec.structs.replace(an_order(account, nano=1), request_id=new_id(1_700_000_000 * 10**9))
+        again = an_order(account, nano=1, claim=claim)
+        order = msgspec.structs.replace(again, request_id=new_id(1_700_000_000 * 10**9))
         with pytest.raises(Unavailable):
             await ledger.hold(order)
+        # It is to be tried again, so its Idempotency-Key is free.
+        await ledger.hold(again)
+        await ledger.void(again)

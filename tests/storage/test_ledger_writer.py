@@ -18,12 +18,13 @@ from elkapi.ledger import Boot, ThreadLedger, balance, check
 from elkapi.ledger import writer as writer_module
 from elkapi.ledger.books import Books
 from elkapi.ledger.checkpoint import Checkpointer
-from elkapi.ledger.orders import Beat, Order, Settle
+from elkapi.ledger.ledger import open_books
+from elkapi.ledger.orders import Beat, Hold, Order, Settle, UsageRow
 from elkapi.ledger.writer import Entry, Limits, Writer
 from elkapi.settings import Settings
 from elkapi.storage.dialect import SQLITE_PAGE_BYTES
 from elkapi.storage.installation import Installation, open_installation
-from elkapi.testing.ledger import a_settlement, an_order, funded_account
+from elkapi.testing.ledger import a_record, a_settlement, an_order, funded_account
 
 
 @pytest.fixture
@@ -251,6 +252,19 @@ class LosesAnAnswer:
         return result
 
 
+class FailsAt(LosesAnAnswer):
+    """A cursor of a disk that cannot be read at one statement."""
+
+    def __init__(self, cursor: sqlite3.Cursor, statement: str) -> None:
+        super().__init__(cursor)
+        self._statement = statement
+
+    def execute(self, text: str, *values: object) -> object:
+        if text == self._statement:
+            raise sqlite3.OperationalError("disk I/O error")
+        return self._cursor.execute(text, *values)  # type: ignore[arg-type]
+
+
 async def test_a_hold_whose_commit_was_not_answered_is_given_back(sqlite: Installation) -> None:
     account = funded_account(sqlite.database, 10**6)
     ledger = await opened(sqlite, sqlite_synchronous="FULL")  # so that the thread writes
@@ -265,6 +279,20 @@ async def test_a_hold_whose_commit_was_not_answered_is_given_back(sqlite: Instal
         assert balance(connection, account).held_nano == 0
 
 
+async def test_a_hold_that_may_have_been_made_is_one_order_until_it_was_given_back() -> None:
+    books = TimedBooks()
+    limits = Limits(batch_max=256, heartbeat_s=1e6, tick_s=1e6, drain_s=1)
+    writer = Writer(lambda: books, lambda *_: None, limits)  # type: ignore[arg-type, return-value]
+    books.fails = books.in_doubt = True
+    writer._taken = 1
+    writer._write([(Hold(b"h" * 16, 1, (1,), 3, "m", 7, b"o" * 16), None)])
+    assert writer.depth == 1
+    books.fails = books.in_doubt = False
+    writer._write(writer._owed)
+    # With more orders answered than were taken nothing would be written on the loop any more.
+    assert writer.depth == 0
+
+
 async def test_giving_back_a_hold_that_was_never_made_changes_nothing(sqlite: Installation) -> None:
     account = funded_account(sqlite.database, 10**6)
     ledger = await opened(sqlite)
@@ -276,6 +304,42 @@ async def test_giving_back_a_hold_that_was_never_made_changes_nothing(sqlite: In
     with sqlite.database.read() as connection:
         assert balance(connection, account).held_nano == 0
         assert check(connection).ok
+
+
+async def test_a_writer_that_is_behind_leaves_out_holds_nobody_waits_for_and_never_a_settlement() -> None:
+    books, asked = TimedBooks(), []
+    limits = Limits(batch_max=256, heartbeat_s=1e6, tick_s=1e6, drain_s=1)
+
+    def opened() -> TimedBooks:
+        return books
+
+    writer = Writer(opened, lambda *_: None, limits, abandoned=lambda waiter: waiter == "left")  # type: ignore[arg-type]
+    apply = books.apply
+    books.apply = lambda orders, **_: asked.append(orders) or apply(orders)  # type: ignore[method-assign, func-returns-value]
+    hold = Hold(b"h" * 16, 1, (1,), 3, "m", 7, b"o" * 16)
+    settle = Settle(b"r" * 16, True, 3, 0, None)
+    writer._taken = 3
+    writer._write([(hold, "left"), (hold, "waits"), (settle, "left")])
+    assert asked == [[hold, settle]]
+    assert writer.depth == 0
+
+
+async def test_a_settlement_that_meets_an_outage_is_tried_again_and_not_refused(
+    sqlite: Installation, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    account = funded_account(sqlite.database, 1000)
+    books = open_books(sqlite.database, sqlite.settings)
+    order = an_order(account, nano=3)
+    row = UsageRow(1, 1, "m", 200, 1, msgspec.json.encode(a_record(order, 3)))
+    # Nothing is known here of such a hold, so the settlement is taken by itself.
+    settle = Settle(order.request_id, True, 3, 0, row)
+    cursor = books._cursor
+    books._cursor = FailsAt(cursor, books._sql.usage_row)
+    with pytest.raises(sqlite3.OperationalError):
+        books.apply([settle])
+    books._cursor = cursor
+    assert books.apply([settle]) == [None]
+    books.close()
 
 
 async def test_a_writer_knows_how_long_it_has_not_written_all_that_there_was() -> None:

@@ -13,14 +13,14 @@ import pytest
 
 from elkapi.errors import Unavailable
 from elkapi.ledger.ledger import Boot, Ledger
-from elkapi.ledger.orders import Hold, Order, Refusal, Settle
+from elkapi.ledger.orders import ClaimResult, Hold, Order, Refusal, Settle
 from elkapi.ledger.writer import Entry
 from elkapi.settings import Settings
 from elkapi.storage.db import Database
 from elkapi.storage.migrations import migrate
 from elkapi.storage.secrets import Sealer
 from elkapi.testing.ledger import a_settlement, an_order
-from elkapi.types import HoldOrder, IdempotencyClaim, RequestRecord, StoredReply
+from elkapi.types import HoldOrder, IdempotencyClaim, RequestRecord, StoredObject, StoredReply
 
 
 class ScriptedLedger(Ledger):
@@ -78,10 +78,11 @@ async def until_sent(ledger: ScriptedLedger, count: int) -> None:
 
 
 @pytest.mark.parametrize("granted_first", [True, False])
+@pytest.mark.parametrize("nano", [700, 0])
 async def test_g08_a_hold_granted_as_its_caller_leaves_is_given_back(
-    ledger: ScriptedLedger, granted_first: bool
+    ledger: ScriptedLedger, granted_first: bool, nano: int
 ) -> None:
-    order = an_order(1, nano=700)
+    order = an_order(1, nano=nano, claim=IdempotencyClaim(1, "op", "key", b"f" * 32))
     call = asyncio.create_task(ledger.hold(order))
     await until_sent(ledger, 1)
     # Both happen in one iteration of the loop: the caller's task has not run again in between.
@@ -93,7 +94,9 @@ async def test_g08_a_hold_granted_as_its_caller_leaves_is_given_back(
     await until_sent(ledger, 2)
     settle = ledger.orders()[1]
     assert isinstance(settle, Settle)
-    assert (settle.request_id, settle.held, settle.charge_nano) == (order.request_id, True, 0)
+    assert (settle.request_id, settle.held, settle.charge_nano) == (order.request_id, nano > 0, 0)
+    # Its Idempotency-Key with it: whoever repeats the call would wait for nobody.
+    assert settle.claim == ClaimResult(1, "op", "key", "forget")
 
 
 async def test_a_hold_refused_as_its_caller_leaves_needs_nothing_more(ledger: ScriptedLedger) -> None:
@@ -114,12 +117,12 @@ async def impatient(tmp_path: Path) -> AsyncIterator[ScriptedLedger]:
         yield made
 
 
-async def told_to_try_again(ledger: ScriptedLedger, **fields: Any) -> HoldOrder:
-    """A settlement of 60 of 100 nano that is not answered in time."""
+async def told_to_try_again(ledger: ScriptedLedger, stored: StoredObject | None = None, **fields: Any) -> HoldOrder:
+    """A settlement of 60 of 100 nano, beside a loss of 5, that is not answered in time."""
     order = an_order(1, nano=100, **fields)
     reply = StoredReply(order.request_id, 200, (), b"{}") if order.claim else None
     with pytest.raises(Unavailable):
-        await ledger.settle(a_settlement(order, 60, reply=reply))
+        await ledger.settle(msgspec.structs.replace(a_settlement(order, 60, reply=reply, loss_nano=5), stored=stored))
     return order
 
 
@@ -128,11 +131,11 @@ def is_free(order: Order, request_id: bytes) -> bool:
     assert order.row is not None
     record = msgspec.json.decode(order.row.record, type=RequestRecord)
     assert order.request_id == request_id
-    return (order.waived, order.held, order.charge_nano, order.loss_nano) == (True, True, 0, 60) and (
+    return (order.waived, order.held, order.charge_nano, order.loss_nano) == (True, True, 0, 65) and (
         record.charge_nano,
         record.loss_nano,
         record.flags,
-    ) == (0, 60, ("settled_late",))
+    ) == (0, 65, ("settled_late",))
 
 
 @pytest.mark.parametrize("claim", [None, IdempotencyClaim(1, "op", "key", b"f" * 32)])
@@ -151,6 +154,14 @@ async def test_a_settlement_is_free_once_its_caller_was_told_that_it_failed(
     assert is_free(impatient.orders()[1], order.request_id)
     impatient._deliver(impatient.sent[1:], [None])
     assert impatient._again(entry) == entry
+
+
+async def test_an_answer_is_not_kept_once_its_caller_was_told_that_it_failed(impatient: ScriptedLedger) -> None:
+    await told_to_try_again(impatient, StoredObject(b"s" * 16, "response", 1, 1, "m", "completed", 1, 2, b"{}"))
+    (entry,) = impatient.sent
+    for order, is_kept in ((entry[0], True), (impatient._again(entry)[0], False)):
+        assert isinstance(order, Settle)
+        assert (order.kept is not None) is is_kept
 
 
 async def test_a_settlement_whose_caller_was_not_told_that_it_failed_stays_charged(ledger: ScriptedLedger) -> None:
