@@ -6,6 +6,8 @@ when a hold by byte length is refused, or when an upstream reported no usage.
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import msgspec
 
 from elkapi.catalog.families.openai import token_ids
@@ -110,15 +112,36 @@ async def count_output(plane: DataPlane, request: Request, tally: Tally) -> tupl
 
     A prompt that a completion repeats before its own text is none of its output.
     """
-    beyond = quarter(tally.beyond_bytes)
+    said = _said(request, tally)
+    counts = await count_texts(plane, request.model, said.texts)
+    output, reasoning = _output(request, tally, said, counts or _quarters(said.texts))
+    return output, reasoning, counts is not None and not tally.beyond_bytes
+
+
+class _Said(NamedTuple):
+    """An answer's text, its thinking and the texts of the prompt that it repeats; those in ids, and how often."""
+
+    texts: list[str]
+    ids: int
+    times: int
+
+
+def _said(request: Request, tally: Tally) -> _Said:
     echoes = request.operation.wire == "completions" and b'"echo"' in request.body
     repeated, ids, times = echoed(request.body) if echoes else ([], 0, 0)
-    texts = ["".join(tally.text), "".join(tally.thinking), *repeated]
-    counts = await count_texts(plane, request.model, texts)
-    exact = counts is not None and not beyond
-    output, reasoning, *again = counts or [quarter(len(text.encode())) for text in texts]
-    output = min(max(output + beyond - times * (sum(again) + ids), 0), request.output_tokens_max)
-    return output, min(reasoning, request.output_tokens_max - output), exact
+    return _Said(["".join(tally.text), "".join(tally.thinking), *repeated], ids, times)
+
+
+def _output(request: Request, tally: Tally, said: _Said, counts: list[int]) -> tuple[int, int]:
+    """(text tokens, reasoning tokens) by the counts of what was said."""
+    output, reasoning, *again = counts
+    output = output + quarter(tally.beyond_bytes) - said.times * (sum(again) + said.ids)
+    output = min(max(output, 0), request.output_tokens_max)
+    return output, min(reasoning, request.output_tokens_max - output)
+
+
+def _quarters(texts: list[str]) -> list[int]:
+    return [quarter(len(text.encode())) for text in texts]
 
 
 async def count_left(plane: DataPlane, request: Request, crossing: Crossing, tally: Tally) -> tuple[Usage, str]:
@@ -141,15 +164,20 @@ async def count_left(plane: DataPlane, request: Request, crossing: Crossing, tal
     return usage, COUNTED if exact else ESTIMATED
 
 
-def estimated(request: Request) -> tuple[Usage, str]:
-    """(usage, flag) of the input without asking anybody: a quarter of the bytes."""
+def estimated(request: Request, tally: Tally | None = None) -> tuple[Usage, str]:
+    """(usage, flag) of the input, and of what an answer says where it has a tally, by a quarter of their bytes."""
     upper = request.facts.upper
     texts, complete = _input_texts(request)
     if request.operation.dialect is None:
-        tokens = sum(quarter(len(text.encode())) for text in texts) if complete else quarter(upper.input_tokens)
+        tokens = sum(_quarters(texts)) if complete else quarter(upper.input_tokens)
     else:
         tokens = estimated_tokens(texts)
-    return Usage(input_tokens=min(tokens, upper.input_tokens), calls=upper.calls), ESTIMATED
+    usage = Usage(input_tokens=min(tokens, upper.input_tokens), calls=upper.calls)
+    if tally is not None:
+        said = _said(request, tally)
+        output, reasoning = _output(request, tally, said, _quarters(said.texts))
+        usage = msgspec.structs.replace(usage, output_tokens=output, reasoning_tokens=reasoning)
+    return usage, ESTIMATED
 
 
 def _input_texts(request: Request) -> tuple[list[str], bool]:
