@@ -10,6 +10,7 @@ import msgspec
 import pytest
 
 from elkapi.ledger import check
+from elkapi.money import format_usd
 from elkapi.sandbox.server import Running
 from elkapi.types import Policy
 from tests.canned import canned
@@ -187,6 +188,25 @@ async def test_a_refusal_goes_to_another_model_and_its_bill_is_the_operators(
     assert [attempt["outcome"] for attempt in account["attempts"]] == ["refusal", "ok"]
     (loss,) = [row[0] for row in gate.sql("select loss_nano from requests")]
     assert loss == 10 * 1_000 + 1 * 2_000
+    books_hold(gate)
+
+
+@pytest.mark.parametrize("stream", [False, True], ids=["whole", "streamed"])
+async def test_a_refusal_whose_usage_is_missing_is_the_operators_loss_by_our_own_count(
+    gate: Gateway, sandbox: Running, stream: bool
+) -> None:
+    answer = {name: value for name, value in FILTERED.items() if name != "usage"}
+    frames = b"".join(frame + b"\n\n" for frame in FILTERED_STREAM.split(b"\n\n") if frame and b'"usage"' not in frame)
+    async with canned(200, answer, frames) as first:
+        await staged(gate, sandbox, first.url, family="deepseek")
+        shown = await post(gate, alone := await gate.key("1"), "chat", stream=stream)
+        charged = await gate.account(shown.headers["x-request-id"], alone)
+        bettered = await post(gate, await gate.key("1", policy=POLICY), "chat", stream=stream)
+    assert "I stood in." in (streamed_text("chat", bettered.text) if stream else bettered.text)
+    (loss,) = [row[0] for row in gate.sql("select loss_nano from requests where loss_nano > 0")]
+    # What its caller would have been charged for it, had nobody stood in.
+    assert format_usd(loss) == charged["cost_usd"]
+    assert charged["flags"] == ["usage_missing", "estimated_locally"]
     books_hold(gate)
 
 

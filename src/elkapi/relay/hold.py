@@ -101,9 +101,11 @@ class Hold:
 
     def lose(self, refused: Outcome, number: int) -> None:
         """What a candidate had billed for a refusal that the caller never saw is the operator's loss."""
-        if refused.usage is not None:
-            quote = self.candidates[number].quote
-            self.lost_nano += amount_nano(quote.price, refused.usage, quote.ratio_micro, quote.batch_ratio_micro)
+        candidate = self.candidates[number]
+        usage, quote = refused.usage, candidate.quote
+        if usage is None:
+            usage, _ = estimated(candidate.request, refused.tally)
+        self.lost_nano += amount_nano(quote.price, usage, quote.ratio_micro, quote.batch_ratio_micro)
 
     async def lose_answer(self, outcome: Outcome) -> None:
         """What a whole answer had cost that may not reach the caller is the operator's loss."""
