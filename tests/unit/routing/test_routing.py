@@ -8,9 +8,17 @@ from random import Random
 import pytest
 
 from elkapi.clock import ManualClock
-from elkapi.routing.health import Health
+from elkapi.routing.affinity import SESSIONS_MAX, TTL_S, Affinity, Place
+from elkapi.routing.health import PARTS_MAX, Health, Part
 from elkapi.routing.plan import plan
-from elkapi.routing.verdict import on_failure, on_status, parse_retry_after_s
+from elkapi.routing.verdict import (
+    on_busy,
+    on_failure,
+    on_status,
+    on_submit_status,
+    on_unreadable,
+    parse_retry_after_s,
+)
 from elkapi.types import Channel, ChannelKey
 
 NOW_NS = 1_800_000_000_000_000_000
@@ -34,8 +42,14 @@ def channel(id: int, *, priority: int = 0, weight: int = 1, keys: int = 1, **mor
     )
 
 
-def order(*tiers: tuple[Channel, ...], health: Health | None = None, attempts_max: int = 9, seed: int = 1) -> list[int]:
-    chosen = plan(tiers, "m", is_openai, health or Health(10, 100), Random(seed), attempts_max)
+def order(
+    *tiers: tuple[Channel, ...],
+    health: Health | None = None,
+    attempts_max: int = 9,
+    seed: int = 1,
+    preferred: Place | None = None,
+) -> list[int]:
+    chosen = plan(tiers, "m", is_openai, health or Health(10, 100), Random(seed), attempts_max, preferred)
     return [attempt.channel.id for attempt in chosen]
 
 
@@ -56,6 +70,37 @@ def test_g63_no_channel_key_is_planned_twice_and_another_channel_comes_before_an
     assert {attempt.channel.id for attempt in attempts[:2]} == {1, 2}
 
 
+def test_every_key_of_a_better_channel_comes_before_a_worse_channel() -> None:
+    assert order((channel(1, priority=5, keys=3),), (channel(2, keys=2), channel(3)))[:3] == [1, 1, 1]
+
+
+def test_channels_of_one_priority_take_turns_by_key() -> None:
+    turns = order((channel(1, keys=2), channel(2, keys=2), channel(3, keys=2)))
+    assert sorted(turns[:3]) == sorted(turns[3:]) == [1, 2, 3]
+
+
+def test_a_single_channel_is_tried_with_each_of_its_keys() -> None:
+    attempts = plan(((channel(1, keys=3),),), "m", is_openai, Health(10, 100), Random(1), 9)
+    assert sorted(attempt.key.id for attempt in attempts) == [10, 11, 12]
+
+
+def test_no_channel_is_no_attempt_and_the_only_one_is_tried_whatever_its_health() -> None:
+    health = Health(10, 100)
+    health.failed(("channel", 1))
+    health.failed(("key", 10))
+    assert order() == []
+    assert order((channel(1),), health=health) == [1]
+
+
+def test_the_only_channel_is_left_out_with_its_key_disabled_or_when_it_does_not_serve_the_operation() -> None:
+    dead = Channel(
+        id=1, name="d", family="openai", base_url="u", keys=(ChannelKey(1, "k", enabled=False),), models=("m",)
+    )
+    other = Channel(id=2, name="o", family="anthropic", base_url="u", keys=(ChannelKey(2, "k"),), models=("m",))
+    assert order((dead,)) == []
+    assert order((other,)) == []
+
+
 def test_other_families_and_disabled_keys_are_left_out() -> None:
     dead = Channel(
         id=1, name="d", family="openai", base_url="u", keys=(ChannelKey(1, "k", enabled=False),), models=("m",)
@@ -68,6 +113,67 @@ def test_g61_a_cooling_channel_comes_last_but_is_not_lost() -> None:
     health = Health(10, 100, ManualClock())
     health.failed(("channel", 1))
     assert order((channel(1, priority=9),), (channel(2),), health=health) == [2, 1]
+
+
+def test_a_cooling_key_comes_after_its_channels_other_keys_and_after_other_channels() -> None:
+    health = Health(10, 100, ManualClock())
+    health.failed(("key", 10))
+    attempts = plan(((channel(1, keys=2), channel(2)),), "m", is_openai, health, Random(1), 9)
+    assert [attempt.key.id for attempt in attempts][-1] == 10
+    assert attempts[-1].why == "priority 0, weight 1, cooling down"
+    assert attempts[0].why == "priority 0, weight 1"
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_g61_a_sessions_channel_and_key_come_first_among_the_best_priority_alone(seed: int) -> None:
+    tier = (channel(1), channel(2, keys=2), channel(3))
+    attempts = plan((tier,), "m", is_openai, Health(10, 100), Random(seed), 9, Place(2, 21))
+    assert attempts[0].key.id == 21
+    assert attempts[0].why.endswith("answered this session last")
+    assert len({attempt.key.id for attempt in attempts}) == 4
+    better = (channel(4, priority=1), channel(5, priority=1))
+    assert set(order(better, tier, seed=seed, preferred=Place(2, 21))[:2]) == {4, 5}
+
+
+def test_g61_a_sessions_channel_that_cools_down_is_not_preferred() -> None:
+    health = Health(10, 100, ManualClock())
+    health.failed(("channel", 2))
+    assert order((channel(1), channel(2)), health=health, preferred=Place(2, 20)) == [1, 2]
+
+
+def test_g62_a_session_is_forgotten_by_a_failure_where_it_was_answered_and_by_time() -> None:
+    clock = ManualClock()
+    affinity = Affinity(clock)
+    affinity.answered(b"s", 1, 10)
+    affinity.failed(b"s", 1, 11)
+    affinity.failed(b"s", 2, 10)
+    affinity.failed(b"other", 1, 10)
+    assert affinity.place(b"s") == Place(1, 10)
+    affinity.failed(b"s", 1, 10)
+    assert affinity.place(b"s") is None
+    affinity.answered(b"s", 2, 20)
+    clock.advance(TTL_S - 1)
+    assert affinity.place(b"s") == Place(2, 20)
+    clock.advance(1)
+    assert affinity.place(b"s") is None
+    assert len(affinity) == 0
+
+
+def test_no_more_sessions_are_remembered_than_the_bound_and_the_longest_unused_goes_first() -> None:
+    affinity = Affinity(ManualClock())
+    for number in range(SESSIONS_MAX):
+        affinity.answered(b"%d" % number, 1, 10)
+    affinity.answered(b"0", 1, 10)
+    affinity.answered(b"one more", 1, 10)
+    assert len(affinity) == SESSIONS_MAX
+    assert affinity.place(b"0") is not None
+    assert affinity.place(b"1") is None
+
+
+def test_a_model_without_an_alias_or_a_mapping_keeps_its_name_upstream() -> None:
+    for tier in ((channel(1),), (channel(1), channel(2))):
+        attempts = plan((tier,), "m", is_openai, Health(10, 100), Random(1), 9)
+        assert {attempt.upstream_model for attempt in attempts} == {"m"}
 
 
 def test_aliases_and_the_model_map_give_the_upstream_name() -> None:
@@ -89,10 +195,51 @@ def test_only_an_unsent_failure_is_surely_unbilled() -> None:
     assert on_failure("x", sent=True).fate == "unknown"
 
 
+def test_a_closed_idle_connection_is_tried_once_more_on_the_same_channel_which_does_not_cool_down() -> None:
+    first = on_failure("upstream_cut", sent=True, stale=True)
+    assert (first.action, first.fate, first.cool, first.again) == ("next", "unknown", None, True)
+    second = on_failure("upstream_cut", sent=True, stale=True, before=["status_500", "upstream_cut"])
+    assert (second.action, second.cool, second.again) == ("next", None, False)
+    assert on_failure("upstream_cut", sent=True, stale=True, before=["status_500"]).again
+    assert not on_failure("upstream_cut", sent=True).again
+
+
+def test_a_busy_channel_was_not_asked_and_a_reply_that_is_no_answer_may_be_billed() -> None:
+    busy = on_busy(3.5)
+    assert (busy.action, busy.fate, busy.cool, busy.at_least_s) == ("next", "none", None, 3.5)
+    empty = on_unreadable("empty")
+    assert (empty.action, empty.outcome, empty.fate, empty.cool) == ("next", "empty", "unknown", "channel")
+
+
+@pytest.mark.parametrize("status", [408, 502, 504])
+def test_nobody_else_is_asked_after_a_submit_of_unknown_fate(status: int) -> None:
+    verdict = on_submit_status(status)
+    assert (verdict.action, verdict.fate, verdict.cool) == ("fail", "unknown", "channel")
+
+
+@pytest.mark.parametrize("status", [200, 400, 401, 404, 429, 500, 503])
+def test_a_submit_refused_for_sure_is_judged_like_any_other_call(status: int) -> None:
+    assert on_submit_status(status, 7.0) == on_status(status, 7.0)
+
+
+@pytest.mark.parametrize(("status", "waits"), [(408, True), (425, True), (429, True), (503, True), (403, False)])
+def test_a_wait_that_the_upstream_asked_for_is_kept(status: int, waits: bool) -> None:
+    assert on_status(status, 7.0).at_least_s == (7.0 if waits else 0.0)
+
+
+def test_a_refusal_is_not_billed_and_a_disabled_key_says_why() -> None:
+    assert on_status(204).fate == "complete"
+    assert {on_status(status).fate for status in range(300, 600)} == {"none"}
+    assert on_status(401).disable_key == "the upstream refused this key (status 401)"
+    assert on_status(402).disable_key == "the upstream account is out of funds (status 402)"
+
+
 @pytest.mark.parametrize(
     ("status", "action", "cool", "disables"),
     [
         (200, "accept", None, False),
+        (299, "accept", None, False),
+        (300, "next", "channel", False),
         (302, "next", "channel", False),
         (400, "fail", None, False),
         (401, "next", "key", True),
@@ -100,7 +247,10 @@ def test_only_an_unsent_failure_is_surely_unbilled() -> None:
         (403, "next", "key", False),
         (404, "next", None, False),
         (408, "next", "key", False),
+        (409, "fail", None, False),
         (413, "fail", None, False),
+        (415, "fail", None, False),
+        (425, "next", "key", False),
         (422, "fail", None, False),
         (429, "next", "key", False),
         (500, "next", "channel", False),
@@ -157,3 +307,29 @@ def test_cooldowns_double_up_to_the_maximum_and_success_ends_them() -> None:
     health.failed(("key", 1))
     health.succeeded(0, 1)
     assert health.ready(("key", 1))
+
+
+def test_success_ends_the_cooldown_of_the_channel_and_of_the_key_that_answered_alone() -> None:
+    health = Health(10, 35, ManualClock())
+    parts: list[Part] = [("channel", 1), ("key", 1), ("channel", 2), ("key", 2)]
+    for part in parts:
+        health.failed(part)
+    health.succeeded(1, 2)
+    assert set(health.cooling()) == {("channel", 2), ("key", 1)}
+
+
+def test_parts_whose_cooldown_is_over_are_not_told_as_cooling() -> None:
+    clock = ManualClock()
+    health = Health(10, 35, clock)
+    health.failed(("channel", 1))
+    clock.advance(10)
+    assert health.cooling() == {}
+
+
+def test_no_more_parts_are_remembered_than_the_bound() -> None:
+    health = Health(10, 35, ManualClock())
+    for number in range(PARTS_MAX + 1):
+        health.failed(("key", number))
+    assert len(health.cooling()) == PARTS_MAX
+    assert health.ready(("key", 0))
+    assert not health.ready(("key", PARTS_MAX))
