@@ -187,18 +187,17 @@ def read_anthropic_usage(view: AnthropicUsage) -> tuple[Usage, bool] | None:
 def _anthropic_classes(view: AnthropicUsage | _Iteration) -> tuple[Usage, bool] | None:
     read, write = view.cache_read_input_tokens or 0, view.cache_creation_input_tokens or 0
     split = view.cache_creation
-    write_5m, write_1h = (
+    told_5m, write_1h = (
         (split.ephemeral_5m_input_tokens or 0, split.ephemeral_1h_input_tokens or 0) if split else (0, 0)
     )
-    unsplit = write_5m + write_1h < write
-    if unsplit:
-        write_5m = write - write_1h
+    unsplit = told_5m + write_1h < write
+    write_5m = write - write_1h if unsplit else told_5m
     thinking = searches = 0
     if isinstance(view, AnthropicUsage):
         thinking = (view.output_tokens_details.thinking_tokens if view.output_tokens_details else 0) or 0
         searches = (view.server_tool_use.web_search_requests if view.server_tool_use else 0) or 0
     total_in, total_out = view.input_tokens or 0, view.output_tokens or 0
-    if min(total_in, read, write_5m, write_1h, thinking, searches, total_out - thinking) < 0:
+    if min(total_in, read, write, told_5m, write_5m, write_1h, thinking, searches, total_out - thinking) < 0:
         return None
     usage = Usage(
         input_tokens=total_in,

@@ -31,9 +31,25 @@ def test_g25_image_tokens_inside_a_cache_hit_are_counted_once() -> None:
     "members",
     [
         {"prompt_tokens": 5, "prompt_tokens_details": {"cached_tokens": 6}},
+        {"prompt_tokens": 5, "prompt_tokens_details": {"cached_tokens": 3, "cache_write_tokens": 3}},
         {"prompt_tokens": -1},
+        {"prompt_tokens": -1, "prompt_tokens_details": {}},
         {"prompt_tokens": 5, "completion_tokens": -3},
+        {"prompt_tokens": 5, "completion_tokens": -3, "completion_tokens_details": {}},
         {"prompt_tokens": 5, "completion_tokens": 2, "completion_tokens_details": {"reasoning_tokens": 9}},
+        {
+            "prompt_tokens": 5,
+            "completion_tokens": 9,
+            "completion_tokens_details": {"audio_tokens": 5, "image_tokens": 5},
+        },
+        *(
+            {"prompt_tokens": 5, "completion_tokens": 5, "prompt_tokens_details": {name: -1}}
+            for name in ("cached_tokens", "cache_write_tokens", "audio_tokens", "image_tokens")
+        ),
+        *(
+            {"prompt_tokens": 5, "completion_tokens": 5, "completion_tokens_details": {name: -1}}
+            for name in ("reasoning_tokens", "audio_tokens", "image_tokens")
+        ),
     ],
 )
 def test_g23_usage_that_contradicts_itself_is_not_believed(members: dict[str, object]) -> None:
@@ -57,6 +73,122 @@ def test_cached_tokens_are_read_in_every_providers_spelling(spelling: dict[str, 
     usage = _chat(prompt_tokens=10, completion_tokens=1, **spelling)
     assert usage is not None
     assert (usage.input_tokens, usage.cached_tokens) == (3, 7)
+
+
+def test_every_class_of_a_chat_usage_is_counted_once_and_apart() -> None:
+    usage = _chat(
+        prompt_tokens=1000,
+        completion_tokens=500,
+        prompt_tokens_details={
+            "cached_tokens": 100,
+            "cache_write_tokens": 200,
+            "audio_tokens": 30,
+            "image_tokens": 40,
+        },
+        completion_tokens_details={"reasoning_tokens": 50, "audio_tokens": 60, "image_tokens": 70},
+    )
+    assert usage == Usage(
+        input_tokens=630,
+        cached_tokens=100,
+        cache_write_5m_tokens=200,
+        audio_input_tokens=30,
+        image_input_tokens=40,
+        output_tokens=320,
+        reasoning_tokens=50,
+        audio_output_tokens=60,
+        image_output_tokens=70,
+        calls=1,
+    )
+    assert (usage.input_total, usage.output_total) == (1000, 500)
+
+
+def test_sound_and_pictures_are_never_more_than_what_the_cache_left() -> None:
+    usage = _chat(prompt_tokens=10, completion_tokens=1, prompt_tokens_details={"audio_tokens": 3, "image_tokens": 9})
+    assert usage == Usage(audio_input_tokens=3, image_input_tokens=7, output_tokens=1, calls=1)
+
+
+def test_a_prompt_that_was_cached_whole_and_an_answer_of_nothing_but_reasoning_are_believed() -> None:
+    usage = _chat(
+        prompt_tokens=10,
+        completion_tokens=4,
+        total_tokens=14,
+        prompt_tokens_details={"cached_tokens": 10},
+        completion_tokens_details={"reasoning_tokens": 4},
+    )
+    assert usage == Usage(cached_tokens=10, reasoning_tokens=4, calls=1)
+
+
+def test_members_that_are_null_count_nothing() -> None:
+    nothing = {"cached_tokens": None, "audio_tokens": None, "image_tokens": None, "cache_write_tokens": None}
+    none_out = {"reasoning_tokens": None, "audio_tokens": None, "image_tokens": None}
+    plain = Usage(input_tokens=10, output_tokens=4, calls=1)
+    assert _chat(prompt_tokens=10, completion_tokens=4) == plain
+    assert (
+        _chat(prompt_tokens=10, completion_tokens=4, prompt_tokens_details=nothing, completion_tokens_details=none_out)
+        == plain
+    )
+    responses = {"input_tokens": 10, "output_tokens": 4}
+    assert u.read_responses_usage(msgspec.convert(responses, u.ResponsesUsage)) == plain
+    details = {"input_tokens_details": nothing, "output_tokens_details": none_out}
+    assert u.read_responses_usage(msgspec.convert(responses | details, u.ResponsesUsage)) == plain
+
+
+def test_an_embedding_has_no_completion_to_tell_and_a_written_answer_has() -> None:
+    view = msgspec.convert({"prompt_tokens": 0}, u.ChatUsage)
+    assert u.read_chat_usage(view) == Usage(calls=1)
+    assert u.read_written_usage(view) is None
+    written = msgspec.convert({"prompt_tokens": 0, "completion_tokens": 0}, u.ChatUsage)
+    assert u.read_written_usage(written) == Usage(calls=1)
+
+
+@pytest.mark.parametrize("members", [{}, {"input_tokens": 3}, {"output_tokens": 3}])
+def test_g23_an_anthropic_usage_that_leaves_a_side_out_is_not_believed(members: dict[str, int]) -> None:
+    assert _anthropic(**members) is None
+
+
+@pytest.mark.parametrize(
+    "members",
+    [
+        {"input_tokens": -1},
+        {"cache_read_input_tokens": -1},
+        {"cache_creation_input_tokens": -1},
+        {"cache_creation_input_tokens": 5, "cache_creation": {"ephemeral_5m_input_tokens": -1}},
+        {"cache_creation": {"ephemeral_1h_input_tokens": -1, "ephemeral_5m_input_tokens": 1}},
+        {
+            "cache_creation_input_tokens": 5,
+            "cache_creation": {"ephemeral_1h_input_tokens": 9, "ephemeral_5m_input_tokens": -5},
+        },
+        {"output_tokens_details": {"thinking_tokens": -1}},
+        {"output_tokens_details": {"thinking_tokens": 3}},
+        {"server_tool_use": {"web_search_requests": -1}},
+    ],
+)
+def test_g23_an_anthropic_usage_that_contradicts_itself_is_not_believed(members: dict[str, object]) -> None:
+    assert _anthropic(**{"input_tokens": 3, "output_tokens": 2} | members) is None
+
+
+def test_every_class_of_an_anthropic_usage_is_counted_once_and_apart() -> None:
+    found = _anthropic(
+        input_tokens=3,
+        output_tokens=9,
+        cache_read_input_tokens=5,
+        cache_creation_input_tokens=100,
+        cache_creation={"ephemeral_5m_input_tokens": 30, "ephemeral_1h_input_tokens": 60},
+        output_tokens_details={"thinking_tokens": 9},
+        server_tool_use={"web_search_requests": 2},
+    )
+    assert found == (
+        Usage(
+            input_tokens=3,
+            cached_tokens=5,
+            cache_write_5m_tokens=40,
+            cache_write_1h_tokens=60,
+            reasoning_tokens=9,
+            searches=2,
+            calls=1,
+        ),
+        True,
+    )
 
 
 def test_g23_anthropic_cache_above_input_is_never_negative() -> None:
@@ -83,7 +215,27 @@ def test_a_compaction_is_added_to_totals_that_leave_it_out() -> None:
     ]
     found = _anthropic(input_tokens=300, output_tokens=40, iterations=rows)
     assert found == (Usage(input_tokens=2300, cached_tokens=500, output_tokens=110, calls=1), False)
-    assert _anthropic(input_tokens=3, output_tokens=2, iterations=[{"type": "compaction", "input_tokens": -1}]) is None
+    bad, good = {"type": "compaction", "input_tokens": -1}, {"type": "compaction", "input_tokens": 1}
+    assert _anthropic(input_tokens=3, output_tokens=2, iterations=[bad]) is None
+    assert _anthropic(input_tokens=3, output_tokens=2, iterations=[bad, good]) is None
+    assert _anthropic(input_tokens=-3, output_tokens=2, iterations=[good]) is None
+
+
+def test_every_class_of_a_compaction_is_added_and_a_write_without_its_lifetime_marks_the_whole() -> None:
+    unsplit = {"type": "compaction", "cache_creation_input_tokens": 7}
+    split = {
+        "type": "compaction",
+        "cache_creation_input_tokens": 12,
+        "cache_creation": {"ephemeral_5m_input_tokens": 4, "ephemeral_1h_input_tokens": 8},
+    }
+    found = _anthropic(input_tokens=3, output_tokens=2, iterations=[unsplit])
+    assert found == (Usage(input_tokens=3, cache_write_5m_tokens=7, output_tokens=2, calls=1), True)
+    found = _anthropic(input_tokens=3, output_tokens=2, iterations=[split])
+    both = Usage(input_tokens=3, cache_write_5m_tokens=4, cache_write_1h_tokens=8, output_tokens=2, calls=1)
+    assert found == (both, False)
+    found = _anthropic(input_tokens=3, output_tokens=2, cache_creation_input_tokens=1, iterations=[split])
+    assert found is not None
+    assert (found[0].cache_write_5m_tokens, found[1]) == (5, True)
 
 
 def test_gemini_thoughts_are_output_beside_the_candidates() -> None:
@@ -99,6 +251,114 @@ def test_cached_sound_is_not_charged_as_sound_where_gemini_says_what_was_cached(
         cacheTokensDetails=[u._Modality("AUDIO", 700)],
     )
     assert u.read_gemini_usage(view) == Usage(input_tokens=200, cached_tokens=700, audio_input_tokens=100, calls=1)
+
+
+def test_every_class_of_a_gemini_usage_is_counted_once_and_apart() -> None:
+    view = u.GeminiUsage(
+        promptTokenCount=100,
+        cachedContentTokenCount=10,
+        candidatesTokenCount=50,
+        thoughtsTokenCount=5,
+        promptTokensDetails=[u._Modality("TEXT", 60), u._Modality("AUDIO", 15), u._Modality("IMAGE", 25)],
+        cacheTokensDetails=[u._Modality("TEXT", 10), u._Modality("AUDIO", 20), u._Modality("IMAGE", -1)],
+        candidatesTokensDetails=[u._Modality("AUDIO", 7), u._Modality("IMAGE", 8)],
+    )
+    assert u.read_gemini_usage(view) == Usage(
+        input_tokens=65,
+        cached_tokens=10,
+        image_input_tokens=25,
+        output_tokens=35,
+        reasoning_tokens=5,
+        audio_output_tokens=7,
+        image_output_tokens=8,
+        calls=1,
+    )
+
+
+def test_a_gemini_usage_that_leaves_the_prompt_out_is_not_believed_and_what_else_it_leaves_out_is_zero() -> None:
+    assert u.read_gemini_usage(u.GeminiUsage(candidatesTokenCount=5)) is None
+    assert u.read_gemini_usage(u.GeminiUsage(promptTokenCount=5)) == Usage(input_tokens=5, calls=1)
+
+
+FULL = Usage(
+    input_tokens=1,
+    cached_tokens=20,
+    cache_write_5m_tokens=300,
+    cache_write_1h_tokens=4000,
+    audio_input_tokens=50_000,
+    image_input_tokens=600_000,
+    output_tokens=2,
+    reasoning_tokens=30,
+    audio_output_tokens=400,
+    image_output_tokens=5000,
+    searches=3,
+    calls=1,
+)
+
+
+def test_every_class_of_a_usage_is_told_in_each_dialects_words() -> None:
+    assert u.chat_usage_object(FULL) == {
+        "prompt_tokens": 654_321,
+        "completion_tokens": 5432,
+        "total_tokens": 659_753,
+        "prompt_tokens_details": {
+            "cached_tokens": 20,
+            "audio_tokens": 50_000,
+            "cache_write_tokens": 4300,
+            "image_tokens": 600_000,
+        },
+        "completion_tokens_details": {"reasoning_tokens": 30, "audio_tokens": 400, "image_tokens": 5000},
+    }
+    assert u.responses_usage_object(FULL) == {
+        "input_tokens": 654_321,
+        "input_tokens_details": {"cached_tokens": 20, "cache_write_tokens": 4300},
+        "output_tokens": 5432,
+        "output_tokens_details": {"reasoning_tokens": 30},
+        "total_tokens": 659_753,
+    }
+    assert u.anthropic_usage_object(FULL) == {
+        "input_tokens": 650_001,
+        "cache_creation_input_tokens": 4300,
+        "cache_read_input_tokens": 20,
+        "output_tokens": 5432,
+        "cache_creation": {"ephemeral_5m_input_tokens": 300, "ephemeral_1h_input_tokens": 4000},
+        "output_tokens_details": {"thinking_tokens": 30},
+        "server_tool_use": {"web_search_requests": 3},
+    }
+    assert u.gemini_usage_object(FULL) == {
+        "promptTokenCount": 654_321,
+        "candidatesTokenCount": 5402,
+        "totalTokenCount": 659_753,
+        "cachedContentTokenCount": 20,
+        "thoughtsTokenCount": 30,
+    }
+
+
+def test_classes_that_are_zero_are_left_out_where_a_dialect_leaves_them_out() -> None:
+    plain = Usage(input_tokens=3, output_tokens=2, calls=1)
+    assert u.chat_usage_object(plain) == {
+        "prompt_tokens": 3,
+        "completion_tokens": 2,
+        "total_tokens": 5,
+        "prompt_tokens_details": {"cached_tokens": 0, "audio_tokens": 0},
+        "completion_tokens_details": {"reasoning_tokens": 0, "audio_tokens": 0},
+    }
+    assert u.anthropic_usage_object(plain) == {
+        "input_tokens": 3,
+        "cache_creation_input_tokens": 0,
+        "cache_read_input_tokens": 0,
+        "output_tokens": 2,
+    }
+    assert u.gemini_usage_object(plain) == {"promptTokenCount": 3, "candidatesTokenCount": 2, "totalTokenCount": 5}
+
+
+@pytest.mark.parametrize("lifetime", ["cache_write_5m_tokens", "cache_write_1h_tokens"])
+def test_anthropic_is_told_the_lifetime_of_every_cache_write(lifetime: str) -> None:
+    told = u.anthropic_usage_object(Usage(input_tokens=3, output_tokens=2, calls=1, **{lifetime: 4}))
+    assert told["cache_creation"] == {
+        "ephemeral_5m_input_tokens": 4 if lifetime == "cache_write_5m_tokens" else 0,
+        "ephemeral_1h_input_tokens": 4 if lifetime == "cache_write_1h_tokens" else 0,
+    }
 
 
 SAMPLE = Usage(input_tokens=10, cached_tokens=20, cache_write_5m_tokens=3, output_tokens=7, reasoning_tokens=5, calls=1)
