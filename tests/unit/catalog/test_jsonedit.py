@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from typing import Any
 
 import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from elkapi.catalog import jsonedit
 from elkapi.catalog.jsonedit import check_named_once, string_member, with_overrides, with_string
 from elkapi.errors import BadRequest
 
@@ -58,6 +61,23 @@ def test_the_quick_look_finds_every_second_model(body: bytes) -> None:
 )
 def test_the_quick_look_takes_no_text_for_a_second_model(body: bytes) -> None:
     check_named_once(body, ("model",))
+
+
+def test_a_long_conversation_is_scanned_once_for_all_names_a_message_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    steps: list[Any] = []
+
+    class Counted:
+        def finditer(self, *given: Any) -> Iterator[Any]:
+            for token in pattern.finditer(*given):
+                steps.append(token)
+                yield token
+
+    pattern = jsonedit._TOKEN
+    monkeypatch.setattr(jsonedit, "_TOKEN", Counted())
+    messages = b",".join([b'{"role":"user","content":"a"}'] * 1000)
+    names = ("model", "messages", "max_tokens", "max_completion_tokens", "n", "stream")
+    check_named_once(b'{"model":"m","user":"\\u00e9","messages":[' + messages + b"]}", names)
+    assert len(steps) < 1100
 
 
 def test_an_escaped_key_is_the_same_key() -> None:
