@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from elkapi.relay import asking
+from elkapi.relay import asking, large
 from tests.tasks.conftest import MODEL, Tasks
 
 JSON = {"content-type": "application/json"}
@@ -90,7 +90,7 @@ async def test_a_large_body_is_read_on_a_thread_and_refused_alike(
         threads.append(threading.get_ident())
         return read(*args)
 
-    monkeypatch.setattr(asking, "INLINE_BYTES", 16)
+    monkeypatch.setattr(large, "INLINE_BYTES", 16)
     monkeypatch.setattr(asking, "_read", noted)
     reply = await sent(tasks, path, headers, body)
     assert reply.status_code == status, reply.text

@@ -5,10 +5,9 @@ The caller's body stays bytes as long as nothing in it must change (decisions.md
 
 from __future__ import annotations
 
-import asyncio
 import re
-from collections.abc import Callable, Iterator, Mapping
-from typing import Any, ParamSpec, TypeVar
+from collections.abc import Iterator, Mapping
+from typing import Any
 
 import msgspec
 
@@ -21,20 +20,16 @@ from elkapi.errors import BadRequest, GatewayError
 from elkapi.pricing.media import bound
 from elkapi.relay import forms
 from elkapi.relay.call import Call
+from elkapi.relay.large import anywhere
 from elkapi.relay.read import check_media_type
 from elkapi.translate import media
 from elkapi.translate.decode import decode
 from elkapi.translate.media import MediaAsk
 from elkapi.types import Usage
 
-P = ParamSpec("P")
-T = TypeVar("T")
-
 _object = msgspec.json.Decoder(dict[str, Any])
 # Each is looked up, and each is a name of something that a provider made: a handful, or a mistake.
 REFS_MAX = 16
-# Reading or writing a larger body takes long enough to be worth a thread.
-INLINE_BYTES = 256 * 1024
 DEPTH_MAX = 64
 _OPERATION_WORDS = re.compile(r"/(text|image|video)-to-video$")
 # Members by which a follow-up names what an earlier task made; the same account must serve it.
@@ -86,11 +81,6 @@ async def read_submit(call: Call, match: Match, family: Family, aliases: Mapping
     sent = await call.body()
     body, sent, content_type = await anywhere(len(sent), _read, match.operation, kind, sent)
     return asked_for(match, family, aliases, sent, body, content_type)
-
-
-async def anywhere(size_bytes: int, work: Callable[P, T], *args: P.args, **more: P.kwargs) -> T:
-    """What `work` gives, on a thread where it has a large body to go through."""
-    return await asyncio.to_thread(work, *args, **more) if size_bytes > INLINE_BYTES else work(*args, **more)
 
 
 def _read(operation: Operation, kind: bytes | None, sent: bytes) -> tuple[dict[str, Any], bytes, bytes]:

@@ -17,9 +17,10 @@ from elkapi.guards.found import Blocked
 from elkapi.guards.shapes import Visit
 from elkapi.guards.submits import looked_through
 from elkapi.relay import forms
-from elkapi.relay.asking import FILES, JSON_TYPE, REFS, Asked, anywhere, asked_for, deciding_names
+from elkapi.relay.asking import FILES, JSON_TYPE, REFS, Asked, asked_for, deciding_names
 from elkapi.relay.call import Call
 from elkapi.relay.hook import HookDown
+from elkapi.relay.large import anywhere
 from elkapi.relay.looking import Asker, TooLong, refusal_of, rules_of, too_long
 from elkapi.relay.plane import DataPlane
 from elkapi.snapshot import Snapshot

@@ -18,7 +18,8 @@ from elkapi.catalog.upstreams import endpoint_for
 from elkapi.errors import BadRequest, NoChannel, NoPrice
 from elkapi.pricing.media import charged_ms, unfixed
 from elkapi.pricing.price import dearest_for, quote
-from elkapi.relay.asking import Asked, anywhere, crossed
+from elkapi.relay.asking import Asked, crossed
+from elkapi.relay.large import anywhere
 from elkapi.relay.own_files import made_at
 from elkapi.relay.plane import DataPlane, Places
 from elkapi.relay.read import Request

@@ -13,8 +13,9 @@ from elkapi.clock import milliseconds
 from elkapi.errors import NOT_JSON, BadRequest, GatewayError, UpstreamRejected
 from elkapi.observe.trace import HEADER as TRACEPARENT
 from elkapi.relay import forms
-from elkapi.relay.asking import JSON_TYPE, Asked, anywhere, provider_body
+from elkapi.relay.asking import JSON_TYPE, Asked, provider_body
 from elkapi.relay.call import Call
+from elkapi.relay.large import anywhere
 from elkapi.relay.plane import DataPlane
 from elkapi.relay.redact import recorded, redact, rejected
 from elkapi.relay.relay import begun_record, nobody_answered, remember

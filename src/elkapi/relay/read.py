@@ -13,6 +13,7 @@ from elkapi.catalog.text import bounded_by_model
 from elkapi.errors import BadRequest, UnsupportedMediaType
 from elkapi.guards.rules import Rule
 from elkapi.relay.call import Call
+from elkapi.relay.large import anywhere
 from elkapi.types import BatchLine, Grant
 
 
@@ -76,13 +77,19 @@ async def read(call: Call, match: Match, aliases: Mapping[str, str] | None = Non
 
     Raises BadRequest, UnsupportedMediaType, BodyTooLarge, RequestTimeout, ClientGone.
     """
-    operation = match.operation
     kind = call.header(b"content-type")
-    if kind != b"application/json" and operation.body is Body.JSON:
+    if kind != b"application/json" and match.operation.body is Body.JSON:
         check_media_type(kind)
     body = call.whole
     if body is None:
         body = await call.body()
+        return await anywhere(len(body), _understood, call, match, aliases, body)
+    # What came with its head is never large.
+    return _understood(call, match, aliases, body)
+
+
+def _understood(call: Call, match: Match, aliases: Mapping[str, str] | None, body: bytes) -> Request:
+    operation = match.operation
     if operation.read is None:
         raise TypeError(f"{operation.id} is relayed but has no reader")
     facts = operation.read(body)

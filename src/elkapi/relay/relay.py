@@ -28,6 +28,7 @@ from elkapi.ids import request_id_text
 from elkapi.pricing.meter import TAIL_BYTES, is_json, looks_like_json_object, metered, with_client_model
 from elkapi.relay.call import JSON, Call, ClientGone, Headers
 from elkapi.relay.exchange import Exchange, exchange_for
+from elkapi.relay.large import INLINE_BYTES, anywhere, aside
 from elkapi.relay.outcome import Outcome
 from elkapi.relay.plane import DataPlane
 from elkapi.relay.read import Request
@@ -59,6 +60,7 @@ from elkapi.upstream import (
     TotalTimeout,
     UpstreamFailure,
     UpstreamReply,
+    UpstreamRequest,
 )
 from elkapi.upstream.encoded import plain
 from elkapi.upstream.gcp import TokenRefused
@@ -139,6 +141,8 @@ async def relay(
         except (asyncio.CancelledError, ClientGone):
             # Cancelled by the edge because the connection closed; the record says what may have been billed.
             one.time()
+            if not one.sent:
+                one.record.fate = "none"
             raise Left(tuple(tries), attempt.channel, one.started, one.crossing) from None
         except Blocked as blocked:
             # What had passed by then is the operator's loss, and no other model is asked for the same.
@@ -207,8 +211,8 @@ class Try:
     async def run(self) -> Outcome | Verdict:
         """An Outcome when the answer is accepted, else the verdict on it. Raises UpstreamFailure."""
         try:
-            exchange = exchange_for(self.attempt, self.request, self.plane.clock)
-            upstream_request = build(self.attempt, exchange, self.call, self.plane.settings, self.plane.telemetry)
+            large = len(self.request.body) > INLINE_BYTES
+            exchange, upstream_request = await aside(self._crossed) if large else self._crossed()
         except BadRequest as error:
             # Another channel may speak the caller's own dialect.
             self.error = error
@@ -251,6 +255,11 @@ class Try:
             self.error = told if answered != status or told.param not in (None, "model") else None
         return verdict
 
+    def _crossed(self) -> tuple[Exchange, UpstreamRequest]:
+        """The way across, and the call as the upstream is sent it. Raises BadRequest."""
+        exchange = exchange_for(self.attempt, self.request, self.plane.clock)
+        return exchange, build(self.attempt, exchange, self.call, self.plane.settings, self.plane.telemetry)
+
     async def _accept(self, reply: UpstreamReply, status: int, exchange: Exchange) -> Outcome | Verdict:
         # An answer that must be looked at is never passed on as it comes.
         whole_only = exchange.translated or self.request.output_rules
@@ -258,7 +267,7 @@ class Try:
         body, whole = await reply.read(bytes_max)
         fields = reply.fields
         if b"content-encoding" in fields:
-            body = plain(reply, body, whole, bytes_max)
+            body = await aside(plain, reply, body, whole, bytes_max)
         if not (looks_like_json_object(body) if whole else body[:64].lstrip()[:1] == b"{"):
             return on_unreadable("unreadable_reply")
         if not whole:
@@ -267,7 +276,9 @@ class Try:
             # Nothing but the end of the connection said that this is all of it.
             return on_unreadable("unreadable_reply")
         try:
-            answer = exchange.whole(body)
+            # An answer may repeat what was asked.
+            size_bytes = max(len(body), len(self.request.body))
+            answer = exchange.whole(body) if size_bytes <= INLINE_BYTES else await aside(exchange.whole, body)
         except Unreadable:
             return on_unreadable("unreadable_reply")
         if answer.failure is not None:
@@ -275,7 +286,7 @@ class Try:
         outcome = self.outcome(status, answer.body, answer.usage)
         outcome.unsplit, outcome.tally, outcome.flags = answer.unsplit, answer.tally, answer.flags
         outcome.recount = answer.recount
-        if self.judging and is_refusal(exchange.read_whole(body)):
+        if self.judging and is_refusal(await anywhere(len(body), exchange.read_whole, body)):
             self.refuse(outcome)
         return outcome
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from elkapi.pricing.meter import is_believable, looks_like_json_object
 from elkapi.relay.call import EVENTS, JSON, Headers, Reply
 from elkapi.relay.exchange import Exchange
+from elkapi.relay.large import INLINE_BYTES, anywhere, aside
 from elkapi.relay.outcome import Outcome
 from elkapi.relay.redact import recorded
 from elkapi.routing.verdict import Verdict, on_failure, on_unreadable
@@ -75,7 +76,8 @@ async def pump(one: Try, reply: UpstreamReply, status: int, exchange: Exchange) 
 
     Raises UpstreamFailure only before the caller has anything.
     """
-    crossing = one.crossing = exchange.crossing()
+    large = len(one.request.body) > INLINE_BYTES
+    crossing = one.crossing = await aside(exchange.crossing) if large else exchange.crossing()
     if (telemetry := one.plane.telemetry) is not None:
         telemetry.watch(crossing)
     if (reply.header(b"content-type") or b"").startswith(b"application/json"):
@@ -104,11 +106,11 @@ async def _not_streamed(one: Try, reply: UpstreamReply, status: int, exchange: E
     crossing = one.crossing
     assert crossing is not None
     body, whole = await reply.read(WHOLE_REPLY_BYTES_MAX)
-    body = plain(reply, body, whole, WHOLE_REPLY_BYTES_MAX)
+    body = await anywhere(len(body), plain, reply, body, whole, WHOLE_REPLY_BYTES_MAX)
     if not whole or not looks_like_json_object(body) or isinstance(crossing, Array):
         return on_unreadable("unreadable_reply")
     try:
-        data = crossing.whole_answer(exchange.read_whole(body))
+        data = await anywhere(len(body), lambda: crossing.whole_answer(exchange.read_whole(body)))
     except Unreadable:
         return on_unreadable("unreadable_reply")
     if crossing.failure is not None:

@@ -1,0 +1,117 @@
+"""Large bodies are gone through on threads: whoever sends one, or answers with one, keeps nobody else waiting."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from elkapi.catalog import text
+from elkapi.relay import exchange
+from elkapi.relay.large import INLINE_BYTES
+from tests.canned import canned
+from tests.gateway import Gateway, gateway
+from tests.text_calls import ask
+
+MODEL = "gpt-4o"
+MESSAGES = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}] * 6000 + [
+    {"role": "user", "content": "c"}
+]
+
+
+def noted(monkeypatch: pytest.MonkeyPatch, owner: Any, name: str) -> list[int]:
+    """The threads that this function is called on from here on."""
+    threads: list[int] = []
+    work = getattr(owner, name)
+
+    def note(*args: Any, **more: Any) -> Any:
+        threads.append(threading.get_ident())
+        return work(*args, **more)
+
+    monkeypatch.setattr(owner, name, note)
+    return threads
+
+
+def claude(said: str) -> dict[str, Any]:
+    return {
+        "id": "msg_1",
+        "type": "message",
+        "role": "assistant",
+        "model": MODEL,
+        "content": [{"type": "text", "text": said}],
+        "stop_reason": "end_turn",
+        "stop_sequence": None,
+        "usage": {"input_tokens": 9, "output_tokens": 1},
+    }
+
+
+async def prepared(gate: Gateway, url: str, family: str) -> str:
+    await gate.channel(url, (MODEL,), family=family)
+    await gate.price(MODEL, per_1m_usd="1", output_per_1m_usd="2")
+    return await gate.key("10")
+
+
+@pytest.mark.parametrize("large", [True, False])
+async def test_a_large_body_is_read_and_translated_and_its_answer_written_on_a_thread(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, large: bool
+) -> None:
+    loop_thread = threading.get_ident()
+    steps = [noted(monkeypatch, text, "_facts")]
+    steps += [noted(monkeypatch, exchange.Text, name) for name in ("__init__", "body", "whole")]
+    async with canned(200, claude("x")) as upstream, gateway(tmp_path) as gate:
+        key = await prepared(gate, upstream.url, "anthropic")
+        asked = ask("chat", MODEL, "hi", **({"messages": MESSAGES} if large else {}))
+        reply = await gate.ask(key, asked.body, path=asked.path)
+    assert reply.status_code == 200, reply.text
+    assert [len(threads) for threads in steps] == [1, 1, 1, 1]
+    assert [threads[0] == loop_thread for threads in steps] == [not large] * 4
+
+
+async def test_a_large_answer_is_translated_on_a_thread_streamed_or_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loop_thread, said = threading.get_ident(), "x" * INLINE_BYTES
+    async with canned(200, claude(said)) as upstream, gateway(tmp_path) as gate:
+        key = await prepared(gate, upstream.url, "anthropic")
+        steps = [noted(monkeypatch, exchange.Text, name) for name in ("whole", "read_whole")]
+        for stream in (False, True):
+            asked = ask("chat", MODEL, "hi", stream=stream)
+            reply = await gate.ask(key, asked.body, path=asked.path)
+            assert said in reply.text
+    assert [len(threads) for threads in steps] == [1, 1]
+    assert all(threads[0] != loop_thread for threads in steps)
+
+
+async def test_a_caller_who_leaves_before_anything_was_sent_leaves_no_unknown_outcome(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun, going = threading.Event(), threading.Event()
+    body = exchange.Text.body
+
+    def slow(self: exchange.Text) -> bytes:
+        begun.set()
+        going.wait(10)
+        return body(self)
+
+    monkeypatch.setattr(exchange.Text, "body", slow)
+    async with canned(200, claude("x")) as upstream, gateway(tmp_path) as gate:
+        key = await prepared(gate, upstream.url, "anthropic")
+        asked = ask("chat", MODEL, "hi", messages=MESSAGES)
+        call = asyncio.create_task(gate.ask(key, asked.body, path=asked.path))
+        await asyncio.to_thread(begun.wait, 10)
+        call.cancel()
+        with pytest.raises((asyncio.CancelledError, httpx.HTTPError)):
+            await call
+        for _ in range(400):
+            if rows := gate.sql("select charge_nano, record from requests"):
+                break
+            await asyncio.sleep(0.01)
+        going.set()
+        ((charge_nano, record),) = rows
+    assert charge_nano == 0
+    assert b'"fate":"none"' in record
+    assert not upstream.bodies
