@@ -11,7 +11,7 @@ import httpx
 import pytest
 
 from elkapi.catalog import text
-from elkapi.relay import exchange
+from elkapi.relay import count, counting, exchange
 from elkapi.relay.large import INLINE_BYTES
 from tests.canned import canned
 from tests.gateway import Gateway, gateway
@@ -115,3 +115,19 @@ async def test_a_caller_who_leaves_before_anything_was_sent_leaves_no_unknown_ou
     assert charge_nano == 0
     assert b'"fate":"none"' in record
     assert not upstream.bodies
+
+
+async def test_what_a_large_body_comes_to_is_counted_on_a_thread(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loop_thread = threading.get_ident()
+    steps = [noted(monkeypatch, count, "_input_texts"), noted(monkeypatch, counting, "texts_of")]
+    uncounted = {"id": "c", "choices": [{"index": 0, "message": {"role": "assistant", "content": "x"}}]}
+    async with canned(200, uncounted) as upstream, gateway(tmp_path) as gate:
+        key = await prepared(gate, upstream.url, "openai")
+        for client, path in (("chat", "/v1/chat/completions"), ("anthropic", "/v1/messages/count_tokens")):
+            asked = ask(client, MODEL, "hi", messages=MESSAGES)
+            reply = await gate.ask(key, asked.body, path=path, headers=asked.headers)
+            assert reply.status_code == 200, reply.text
+    assert all(steps)
+    assert all(loop_thread not in threads for threads in steps)

@@ -15,6 +15,7 @@ from elkapi.catalog.jsonedit import with_string
 from elkapi.errors import NOT_JSON, BadRequest
 from elkapi.pricing.meter import is_believable
 from elkapi.pricing.tokens import vocabulary_of
+from elkapi.relay.large import anywhere
 from elkapi.relay.plane import DataPlane
 from elkapi.relay.read import Request
 from elkapi.translate.completions import echoed
@@ -44,7 +45,7 @@ async def count_exactly(plane: DataPlane, request: Request) -> Usage | None:
         return Usage(input_tokens=ids, calls=request.facts.upper.calls)
     if vocabulary_of(request.model) is None:
         return None
-    items, complete = _input_texts(request)
+    items, complete = await anywhere(len(request.body), _input_texts, request)
     counts = await count_texts(plane, request.model, items) if complete else None
     if counts is None:
         return None
@@ -99,7 +100,7 @@ async def count_locally(plane: DataPlane, request: Request, tally: Tally | None 
     usage = await count_exactly(plane, request)
     flag = COUNTED if usage is not None else ESTIMATED
     if usage is None:
-        usage, _ = estimated(request)
+        usage, _ = await anywhere(len(request.body), estimated, request)
     if tally is None:
         return usage, flag
     output, reasoning, exact = await count_output(plane, request, tally)
@@ -112,7 +113,7 @@ async def count_output(plane: DataPlane, request: Request, tally: Tally) -> tupl
 
     A prompt that a completion repeats before its own text is none of its output.
     """
-    said = _said(request, tally)
+    said = await anywhere(len(request.body), _said, request, tally)
     counts = await count_texts(plane, request.model, said.texts)
     output, reasoning = _output(request, tally, said, counts or _quarters(said.texts))
     return output, reasoning, counts is not None and not tally.beyond_bytes

@@ -17,6 +17,7 @@ from elkapi.relay.count import count_texts
 from elkapi.relay.count_by_model import count_by_model
 from elkapi.relay.guarding import guarding_of
 from elkapi.relay.keep import prepared
+from elkapi.relay.large import anywhere
 from elkapi.relay.plane import DataPlane
 from elkapi.relay.read import Request, read
 from elkapi.relay.relay import Failed, relay
@@ -73,13 +74,20 @@ async def _count(plane: DataPlane, snapshot: Snapshot, grant: Grant, request: Re
         call.reply.send(200, JSON, body)
         return
     counter = _COUNTERS[request.operation.id]
-    asked = counter.read(request.body)
+    size_bytes = len(request.body)
+    asked = await anywhere(size_bytes, counter.read, request.body)
     if (exact := await count_by_model(plane, tiers, asked)) is not None:
         call.reply.send(200, JSON, counter.write(exact))
         return
-    texts = texts_of(asked)
-    counts = await count_texts(plane, request.model, texts) or [quarter(len(text.encode())) for text in texts]
+    texts = await anywhere(size_bytes, texts_of, asked)
+    counts = await count_texts(plane, request.model, texts)
+    if not counts:
+        counts = await anywhere(size_bytes, _quarters, texts)
     call.reply.send(200, JSON, counter.write(sum(counts) + MESSAGE_TOKENS * len(texts)))
+
+
+def _quarters(texts: list[str]) -> list[int]:
+    return [quarter(len(text.encode())) for text in texts]
 
 
 async def _asked(plane: DataPlane, attempts: tuple[Attempt, ...], request: Request, call: Call) -> bytes | None:

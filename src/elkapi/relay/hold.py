@@ -248,7 +248,8 @@ class Hold:
             try:
                 usage, flags = await self._counted(outcome.tally)
             except asyncio.CancelledError:
-                # The upstream answered in full, so the call is charged; its caller left while it was counted.
+                # The upstream answered in full, so the call is charged; its caller left while it was counted. Nothing is
+                # waited for: who is cancelled again would not be charged.
                 usage, how = estimated(self.request, outcome.tally)
                 flags = ("usage_missing", "client_gone", how)
                 settlement = self._charged(usage, flags, "client_gone", 499, outcome.attempts, outcome.channel)
