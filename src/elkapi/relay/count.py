@@ -97,10 +97,10 @@ async def count_locally(plane: DataPlane, request: Request, tally: Tally | None 
 
     `tally` is what the caller was sent of a text answer.
     """
-    usage = await count_exactly(plane, request)
-    flag = COUNTED if usage is not None else ESTIMATED
-    if usage is None:
-        usage, _ = await anywhere(len(request.body), estimated, request)
+    if (exactly := await count_exactly(plane, request)) is not None:
+        usage, flag = exactly, COUNTED
+    else:
+        usage, flag = await anywhere(len(request.body), estimated, request)
     if tally is None:
         return usage, flag
     output, reasoning, exact = await count_output(plane, request, tally)

@@ -248,8 +248,8 @@ class Hold:
             try:
                 usage, flags = await self._counted(outcome.tally)
             except asyncio.CancelledError:
-                # The upstream answered in full, so the call is charged; its caller left while it was counted. Nothing is
-                # waited for: who is cancelled again would not be charged.
+                # The upstream answered in full, so the call is charged; its caller left while it was counted. This
+                # waits for nothing: who is cancelled once more would not be charged.
                 usage, how = estimated(self.request, outcome.tally)
                 flags = ("usage_missing", "client_gone", how)
                 settlement = self._charged(usage, flags, "client_gone", 499, outcome.attempts, outcome.channel)
