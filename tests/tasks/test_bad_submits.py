@@ -12,7 +12,7 @@ from tests.tasks.conftest import MODEL, Tasks
 
 JSON = {"content-type": "application/json"}
 FORM = {"content-type": "multipart/form-data; boundary=B"}
-VIDEO, VIDEOS = "/kling/v1/videos/text2video", "/v1/videos"
+VIDEO, VIDEOS, ARK = "/kling/v1/videos/text2video", "/v1/videos", "/volc/v3/contents/generations/tasks"
 
 
 def part(name: str, value: bytes, kind: bytes = b"") -> bytes:
@@ -30,6 +30,10 @@ def submit(members: bytes) -> bytes:
         (VIDEO, JSON, submit(b'"duration":"5","duration":"10"'), "duplicate_field"),
         (VIDEO, JSON, submit(b'"mode":"std","mod\\u0065":"pro"'), "duplicate_field"),
         (VIDEO, JSON, submit(b'"Duration":"10"'), "`duration`"),
+        (ARK, JSON, b'{"model":"m","content":[],"resolution":"480p","re\\u017folution":"1080p"}', "`resolution`"),
+        (VIDEO, JSON, submit(b'"Video_ID":"theirs"'), "`video_id`"),
+        (VIDEO, JSON, submit(b'"input":{"task_id":"mine","Task_Id":"theirs"}'), "`task_id`"),
+        (ARK, JSON, b'{"model":"m","content":[{"type":"draft_task","Draft_Task":{"ID":"theirs"}}]}', "`draft_task`"),
         (VIDEO, JSON, submit(b'"a":' + b"[" * 100 + b"]" * 100), "nested too deeply"),
         (VIDEO, JSON, submit(b'"a":' + b"[" * 900 + b"]" * 900), "nested too deeply"),
         (VIDEO, JSON, b"[1]", "Expected `object`"),
@@ -61,7 +65,7 @@ async def test_a_body_that_cannot_be_read_one_way_only_is_refused(
 
 async def test_more_names_of_earlier_tasks_than_any_task_has_are_not_looked_up(tasks: Tasks) -> None:
     content = b",".join(b'{"type":"draft_task","draft_task":{"id":"x%d"}}' % number for number in range(100))
-    reply = await sent(tasks, "/volc/v3/contents/generations/tasks", JSON, b'{"model":"m","content":[%b]}' % content)
+    reply = await sent(tasks, ARK, JSON, b'{"model":"m","content":[%b]}' % content)
     assert reply.status_code == 400
     assert "at most 16" in reply.text
 

@@ -39,6 +39,7 @@ REFS = (
 )
 # Members that hold the address of a film to go on from: where it is one of ours, it names what a task made.
 FILES = ("instances[*].video.uri",)
+_REF_STEPS = tuple(tuple(path.replace("[*]", "").split(".")) for path in (*REFS, *FILES))
 UPLOADED = "runway://"
 JSON_TYPE = b"application/json"
 
@@ -134,6 +135,8 @@ def asked_for(
     found = [*named, *(value for path in REFS for value in compiled(path)(body)), *_uploads(body)]
     refs = tuple(dict.fromkeys(str(one) for one in found if isinstance(one, str | int) and one != ""))
     files = tuple(dict.fromkeys(one for path in FILES for one in compiled(path)(body) if isinstance(one, str)))
+    for path in _REF_STEPS:
+        _check_named_plainly(body, path)
     if len(refs) + len(files) > REFS_MAX:
         raise BadRequest(f"A task goes on from at most {REFS_MAX} others; this one names {len(refs) + len(files)}.")
     return Asked(
@@ -202,11 +205,34 @@ def deciding_names(operation: Operation) -> tuple[str, ...]:
 
 def _check_spelling(body: Mapping[str, Any], names: tuple[str, ...]) -> None:
     """Providers written in Go take `Model` for `model`, so they could serve another model than the one priced."""
-    spelled = {name.lower(): name for name in names}
+    spelled = {name.casefold(): name for name in names}
     for name in body:
-        right = spelled.get(name.lower(), name)
+        right = spelled.get(name.casefold(), name)
         if name != right:
-            raise BadRequest(f"Invalid body: write `{right}` as it is spelled here.", param=name)
+            raise _misspelled(name, right)
+
+
+def _misspelled(name: str, right: str) -> BadRequest:
+    return BadRequest(f"Invalid body: write `{right}` as it is spelled here.", param=name)
+
+
+def _check_named_plainly(value: Any, steps: tuple[str, ...], said: str = "", right: str = "") -> None:
+    """The same of a name of what an earlier task made: under a member spelled otherwise it would be looked up nowhere.
+
+    `said` is a member on the way to `value` that is spelled otherwise, `right` how it is spelled.
+    """
+    if isinstance(value, list):
+        for inner in value:
+            _check_named_plainly(inner, steps, said, right)
+    elif not steps:
+        if said and isinstance(value, str | int):
+            raise _misspelled(said, right)
+    elif isinstance(value, dict):
+        for name, inner in value.items():
+            if name == steps[0]:
+                _check_named_plainly(inner, steps[1:], said, right)
+            elif name.casefold() == steps[0].casefold():
+                _check_named_plainly(inner, steps[1:], said or name, right or steps[0])
 
 
 def _check_depth(body: Any) -> None:
