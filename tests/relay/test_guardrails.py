@@ -134,6 +134,7 @@ async def test_every_place_of_a_conversation_is_looked_at(lite: Gateway, sandbox
         ("/v1/chat/completions", {"messages": [{"role": "system", "content": WORD}, user]}),
         ("/v1/chat/completions", {"messages": [{"role": "user", "content": [{"type": "text", "text": WORD}]}]}),
         ("/v1/chat/completions", {"messages": [{"role": "user", "Content": WORD, "content": "x"}]}),
+        ("/v1/chat/completions", {"messages": [user], "me\u017f\u017fages": [{"role": "user", "content": WORD}]}),
         ("/v1/chat/completions", {"messages": [user, {"role": "assistant", "content": None, "tool_calls": [call]}]}),
         ("/v1/chat/completions", {"messages": [user, {"role": "tool", "tool_call_id": "c", "content": WORD}]}),
         ("/v1/completions", {"prompt": ["x", WORD]}),

@@ -72,8 +72,8 @@ def _members(given: dict[str, msgspec.Raw], shape: Shape, visit: Visit) -> dict[
         shapes = {**shapes, **shape.typed.get(kind.decode("utf-8", "replace").strip('"'), {})}
     result = {}
     for name, raw in given.items():
-        # Upstreams written in Go take `Content` for `content`.
-        inner = shapes.get(name.lower())
+        # Upstreams written in Go take `Content` for `content`, and a long s for a plain one.
+        inner = shapes.get(name.casefold())
         result[name] = raw if inner is None else msgspec.Raw(walked(bytes(raw), inner, visit))
     return result
 
