@@ -376,3 +376,23 @@ async def test_what_tools_and_files_come_to_above_the_hold_is_charged_up_to_it_a
         ((charged, loss),) = gate.sql("select charge_nano, loss_nano from requests")
         ((held,),) = gate.sql("select nano from transfers where kind = 'hold'")
         assert (charged, loss) == (held, 400_000_000 - held)
+
+
+@pytest.mark.parametrize("wire", ["responses", "gemini"])
+async def test_callers_never_see_what_a_model_is_mapped_to_wherever_a_reply_says_it(tmp_path: Path, wire: str) -> None:
+    answer = whole_of(wire, next(usage for name, usage in BLANK if name == wire))
+    if wire == "responses":
+        answer["output"][0]["content"][0]["text"] = "well " * 2_000
+        model, output = answer.pop("model"), answer.pop("output")
+        answer |= {"instructions": "Be brief. " * 1_000, "model": model, "output": output, "store": False}
+    else:
+        answer["candidates"][0]["content"]["parts"][0]["text"] = "well " * 2_000
+    asked = ask(wire, "mine", "hello")
+    # A reply of Gemini's with a picture is longer than what is buffered.
+    async with gateway(tmp_path, reply_buffer_bytes_max=100_000 if wire == "responses" else 1_000) as gate:
+        async with canned(200, answer) as upstream:
+            family = "openai" if wire == "responses" else wire
+            await gate.channel(upstream.url, ("mine",), family=family, model_map={"mine": "theirs"})
+            await gate.price("mine", per_1m_usd="1")
+            reply = await gate.ask(await gate.key("1"), asked.body, path=asked.path)
+        assert (reply.status_code, "theirs" in reply.text, "mine" in reply.text) == (200, False, True)

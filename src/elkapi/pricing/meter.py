@@ -12,7 +12,8 @@ from typing import Any
 
 import msgspec
 
-from elkapi.errors import NOT_JSON
+from elkapi.catalog.jsonedit import string_member
+from elkapi.errors import NOT_JSON, BadRequest
 from elkapi.translate import usage as counts
 from elkapi.translate.crossing import model_pattern
 from elkapi.types import Usage
@@ -147,10 +148,13 @@ def is_json(body: bytes) -> bool:
     return True
 
 
-def with_client_model(body: bytes, client_model: str, member: str = "model") -> bytes:
+def with_client_model(
+    body: bytes, client_model: str, member: str = "model", *, whole: bool = True, nested: bool = False
+) -> bytes:
     """The reply with the model's client name where the upstream wrote its own (callers never see the mapping).
 
-    Whatever the upstream calls it, a dated name perhaps: the first such member of the reply's two ends is the model.
+    Whatever the upstream calls it, a dated name perhaps: mostly the first such member of the reply's two ends is the
+    model. `nested`: its tools may have one too, and only its beginning is sure. `whole` False: it is a part of a reply.
     """
     pattern = model_pattern(member)
     replacement = msgspec.json.encode(client_model)
@@ -158,5 +162,15 @@ def with_client_model(body: bytes, client_model: str, member: str = "model") -> 
     renamed, count = pattern.subn(lambda hit: hit.group(1) + replacement, head, count=1)
     if count:
         return renamed + tail
-    cut = max(0, len(body) - TAIL_BYTES)
-    return body[:cut] + pattern.sub(lambda hit: hit.group(1) + replacement, body[cut:], count=1)
+    if not nested:
+        cut = max(0, len(body) - TAIL_BYTES)
+        renamed, count = pattern.subn(lambda hit: hit.group(1) + replacement, body[cut:], count=1)
+        if count or not whole:
+            return body[:cut] + renamed
+    if b'"%b"' % member.encode() not in body:
+        return body
+    try:
+        span = string_member(body, member)
+    except BadRequest:
+        return body  # It stands there twice, and each says another.
+    return body if span is None else body[: span[0]] + replacement + body[span[1] :]

@@ -49,7 +49,7 @@ _LIMIT_MEMBER: dict[Wire, str] = {
 # Wires whose path names the model, and whose bodies may name it again.
 _NAMED_INSIDE: frozenset[Wire] = frozenset({"gemini-embed", "gemini-batch-embed", "gemini-count"})
 _CLAUDES: frozenset[Wire] = frozenset({"anthropic", "anthropic-count"})
-_MODEL_MEMBER: dict[Wire, str] = {"gemini": "modelVersion"}
+MODEL_MEMBER: dict[Wire, str] = {"gemini": "modelVersion"}
 # Any response has an `error`; that of one which did not fail is null.
 _ERROR_INSIDE = re.compile(rb'"error"\s*:\s*[{"]')
 # Wires whose answers show the searches that were run apart from their usage, and what stands in such an answer.
@@ -169,8 +169,8 @@ class Same:
         elif (shown := _SEARCHES_SHOWN.get(self.wire)) is not None and shown in body:
             usage = self._with_searches(body, usage)
         if self.mapped:
-            member = _MODEL_MEMBER.get(self.wire, "model")
-            body = with_client_model(body, self.request.model, member)
+            member = MODEL_MEMBER.get(self.wire, "model")
+            body = with_client_model(body, self.request.model, member, nested=self.wire == "responses")
         if self.request.keep is not None:
             body = named_ours(self.request, body)
         elif self.request.line is not None and not is_readable(body):
@@ -219,7 +219,7 @@ class Same:
             facts = facts_for(self.request, self.created_s, self.clock)
             writer = writer_for(self.request, facts)
             return Guarded(dialect.reader(), writer, dialect.ends_by_close, self.request.output_rules)
-        member = _MODEL_MEMBER.get(self.wire, "model")
+        member = MODEL_MEMBER.get(self.wire, "model")
         strip = self.wire in _USAGE_ON_REQUEST and not self.request.facts.include_usage
         asked = ChatRequest(model=self.request.model, messages=[])
         writer = dialect.writer(facts_of(self.request, asked, self.wire, self.created_s, self.clock))

@@ -27,7 +27,7 @@ from elkapi.guards.found import Blocked
 from elkapi.ids import request_id_text
 from elkapi.pricing.meter import TAIL_BYTES, is_json, looks_like_json_object, metered, with_client_model
 from elkapi.relay.call import JSON, Call, ClientGone, Headers
-from elkapi.relay.exchange import Exchange, exchange_for
+from elkapi.relay.exchange import MODEL_MEMBER, Exchange, exchange_for
 from elkapi.relay.large import INLINE_BYTES, anywhere, aside
 from elkapi.relay.outcome import Outcome
 from elkapi.relay.plane import DataPlane
@@ -336,7 +336,9 @@ class Try:
     def _renamed(self, body: bytes) -> bytes:
         if self.attempt.upstream_model == self.request.model:
             return body
-        return with_client_model(body, self.request.model)
+        wire = self.request.operation.wire
+        member = "model" if wire is None else MODEL_MEMBER.get(wire, "model")
+        return with_client_model(body, self.request.model, member, whole=False)
 
     def outcome(
         self, status: int, body: bytes, usage: Usage | None, started: bool = False, headers: Headers = JSON

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import msgspec
 import pytest
 
 from elkapi.pricing.meter import looks_like_json_object, metered, with_client_model
@@ -78,3 +79,20 @@ def test_the_client_sees_its_own_name_of_a_mapped_model_wherever_it_stands() -> 
         assert b"their-x" not in renamed
         assert b'"mine"' in renamed
         assert len(renamed) == len(body) - len("their-x") + len("mine")
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [("i" * 5_000, "o" * 5_000), ("i\n" * 5_000, "o\n" * 5_000), ("", "o" * 5_000), ("i" * 5_000, "")],
+)
+def test_the_models_name_is_found_wherever_it_stands_and_no_other(before: str, after: str) -> None:
+    tools = [{"type": "image_generation", "model": "gpt-image-1"}]
+    reply = {"instructions": before, "model": "their-x", "output": after, "tools": tools}
+    renamed = with_client_model(msgspec.json.encode(reply), "mine", nested=True)
+    assert msgspec.json.decode(renamed) == reply | {"model": "mine"}
+
+
+def test_a_part_of_a_reply_is_renamed_at_its_ends() -> None:
+    piece = b"x" * 5_000 + b'"}]}],"modelVersion":"their-x","responseId":"r"}'
+    renamed = with_client_model(piece, "mine", "modelVersion", whole=False)
+    assert renamed == piece.replace(b"their-x", b"mine")
