@@ -240,12 +240,40 @@ def test_g78_a_damaged_sqlite_file_is_unavailable(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     "url",
-    ["sqlite://", "sqlite:///:memory:", "sqlite:///file:x?mode=memory", "mysql://root:hunter2@h/x", "nonsense", ""],
+    [
+        *(
+            "sqlite://",
+            "sqlite:///:memory:",
+            "sqlite:///file:x?mode=memory",
+            "mysql://root:hunter2@h/x",
+            "nonsense",
+            "",
+        ),
+        "postgresql://me:hunter2@h/x?schema=public",
+    ],
 )
 def test_addresses_that_cannot_work_are_refused_without_their_password(url: str) -> None:
     with pytest.raises(sql.DatabaseUrlError) as refused:
         Database.open(url)
     assert "hunter2" not in str(refused.value)
+
+
+@pytest.mark.postgres
+def test_what_the_address_asks_of_the_server_goes_before_our_own_bounds(postgres_url: str) -> None:
+    asked = "application_name=mine&options=-csearch_path%3Dtheirs%20-cstatement_timeout%3D5s"
+    database = Database.open(f"{postgres_url}?{asked}")
+    raw = database.raw_writer()
+    try:
+        with database.read() as reading, database.write() as writing:
+            for execute in (reading.exec_driver_sql, writing.exec_driver_sql, raw.execute):
+                found = [
+                    execute(f"SHOW {name}").fetchone()[0]
+                    for name in ("search_path", "statement_timeout", "timezone", "application_name")
+                ]
+                assert found == ["theirs", "5s", "UTC", "mine"]
+    finally:
+        raw.close()
+        database.close()
 
 
 def test_the_address_shown_hides_the_password() -> None:

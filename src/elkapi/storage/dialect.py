@@ -82,8 +82,18 @@ def parse_url(url: str) -> URL:
         if "@" in (parsed.host or ""):
             # Read on, a part of the password would stand in the name of the host, and so in messages.
             raise DatabaseUrlError("the database address has more than one @; write %40 for one in the password")
+        if unknown := sorted(parsed.query.keys() - _postgresql_options()):
+            raise DatabaseUrlError(
+                f"the database address asks for {', '.join(unknown)}, which PostgreSQL does not know"
+            )
         return parsed.set(drivername="postgresql+psycopg")
     raise DatabaseUrlError(f"{parsed.drivername!r} is not a database we know; use sqlite:///FILE or postgresql://...")
+
+
+def _postgresql_options() -> set[str]:
+    from psycopg.pq import Conninfo
+
+    return {option.keyword.decode() for option in Conninfo.get_defaults()}
 
 
 def name_of(url: URL) -> str:
@@ -144,7 +154,7 @@ def _postgresql_engine(url: URL, pool_size: int, read_only: bool) -> Engine:
         # A server that restarted leaves dead connections in the pool; the ping replaces them before a query sees one.
         pool_pre_ping=True,
         isolation_level="REPEATABLE READ" if read_only else "READ COMMITTED",
-        connect_args=postgresql_connect_args(),
+        connect_args=postgresql_connect_args(url),
     )
     if read_only:
 
@@ -163,16 +173,20 @@ def _postgresql_engine(url: URL, pool_size: int, read_only: bool) -> Engine:
     return engine
 
 
-def postgresql_connect_args() -> dict[str, Any]:
-    """Bounds of every PostgreSQL connection: a lost server is noticed in seconds, not in the kernel's minutes."""
-    return {
+def postgresql_connect_args(url: URL) -> dict[str, Any]:
+    """Bounds of every PostgreSQL connection: a lost server is noticed in seconds, not in the kernel's minutes. What
+    the address asks for goes before them."""
+    bounds = {
         "connect_timeout": CONNECT_TIMEOUT_S,
         "keepalives_idle": 10,
         "keepalives_interval": 5,
         "keepalives_count": 3,
         "tcp_user_timeout": 10_000,
-        "options": f"-c statement_timeout={STATEMENT_TIMEOUT_MS} -c timezone=UTC",
         "application_name": "elkapi",
+    }
+    asked = url.normalized_query
+    return {name: value for name, value in bounds.items() if name not in asked} | {
+        "options": " ".join((f"-c statement_timeout={STATEMENT_TIMEOUT_MS} -c timezone=UTC", *asked.get("options", ())))
     }
 
 
@@ -190,7 +204,7 @@ def raw_connection(engine: Engine, synchronous: str) -> Any:
     import psycopg
 
     args, options = engine.dialect.create_connect_args(engine.url)
-    return psycopg.connect(*args, **{**options, **postgresql_connect_args()}, autocommit=True)
+    return psycopg.connect(*args, **{**options, **postgresql_connect_args(engine.url)}, autocommit=True)
 
 
 def create_sqlite_file(path: Path) -> None:
