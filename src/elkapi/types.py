@@ -365,7 +365,8 @@ class State(Enum):
 class TaskAsset(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """One file that a task made, in our store; `source` is the provider's address, which never leaves the gateway.
 
-    `url` is ours, signed and expiring, filled in when an answer is rendered.
+    `url` is ours, signed and expiring, filled in when an answer is rendered. The file is kept until `expires_ns`, 0 is
+    for ever.
     """
 
     id: bytes
@@ -377,6 +378,7 @@ class TaskAsset(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     width: int | None = None
     height: int | None = None
     duration_ms: int | None = None
+    expires_ns: int = 0
 
 
 class TaskView(msgspec.Struct, frozen=True, kw_only=True):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from elkapi.control.tasking import MakeCopier, opened_poller, polling
@@ -10,6 +12,7 @@ from elkapi.tasks.results import AssetCopier
 from tests.assets import media
 from tests.tasks.conftest import Tasks
 from tests.tasks.provider import Provider
+from tests.tasks.test_rows import AT_ONCE, Caller, serving
 
 MAKE: MakeCopier = AssetCopier
 
@@ -52,3 +55,13 @@ async def test_an_address_that_expired_before_its_copy_is_asked_for_anew(
     async with opened_poller(order, tasks.gate.installation, MAKE) as poller, polling(poller):
         await tasks.until("succeeded")
     assert tasks.books().loss_nano == 0
+
+
+@pytest.mark.parametrize(("keep_s", "kept_s"), [(3600.0, 3600), (0.0, None)])
+def test_a_video_says_how_long_its_file_is_kept(tmp_path: Path, keep_s: float, kept_s: int | None) -> None:
+    with serving(tmp_path, asset_keep_s=keep_s) as one:
+        video = Caller(one, "sora.create").through(AT_ONCE)
+        if kept_s is None:
+            assert video["expires_at"] is None
+        else:
+            assert video["created_at"] <= video["expires_at"] - kept_s <= video["completed_at"]

@@ -22,8 +22,6 @@ _WRAPPED = {
 _VIDEO = {State.QUEUED: "queued", State.RUNNING: "in_progress", State.SUCCEEDED: "completed"}
 _VEO = {State.QUEUED: "pending", State.RUNNING: "processing", State.SUCCEEDED: "completed"}
 SECONDS_DEFAULT, SIZE_DEFAULT = "4", "720x1280"
-# How long OpenAI's clients may count on a file.
-_KEPT_S = 30 * 24 * 3600
 
 
 def rendered(form: str, view: TaskView) -> dict[str, Any]:
@@ -145,7 +143,7 @@ def video(view: TaskView) -> dict[str, Any]:
         "progress": _progress(view),
         "created_at": _s(view.created_ns),
         "completed_at": _s(view.finished_ns) if done else None,
-        "expires_at": _s(view.finished_ns) + _KEPT_S if done else None,
+        "expires_at": min((_s(asset.expires_ns) for asset in view.assets if asset.expires_ns), default=None),
         "size": _size(view),
         "seconds": _seconds(view),
         "prompt": _said(view, "prompt", "promptText"),

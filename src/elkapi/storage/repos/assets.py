@@ -50,6 +50,7 @@ class AssetRow(msgspec.Struct, frozen=True, kw_only=True):
             width=self.width,
             height=self.height,
             duration_ms=self.duration_ms,
+            expires_ns=0 if self.expires_ns == FOR_EVER_NS else self.expires_ns,
         )
 
 
