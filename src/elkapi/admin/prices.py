@@ -7,7 +7,9 @@ import msgspec
 from elkapi.admin.context import Admin, check_model
 from elkapi.admin.errors import InvalidInput, Missing
 from elkapi.catalog import CATALOG
+from elkapi.errors import BadRequest
 from elkapi.money import parse_usd
+from elkapi.pricing.media import spelled
 from elkapi.storage.repos import prices
 from elkapi.storage.repos.prices import PriceRow
 from elkapi.types import Amounts, Rates, Tier, Variant
@@ -136,8 +138,11 @@ def _variants(given: PriceInput, rates: dict[str, int]) -> tuple[Variant, ...]:
 
 
 def _when(when: dict[str, tuple[str, ...]]) -> dict[str, tuple[str, ...]]:
-    """The words as features spell them, in lower case. Raises InvalidInput where nothing is named."""
-    words = {name.strip(): tuple(word.strip().lower() for word in of) for name, of in when.items()}
+    """The words as the features of calls spell them. Raises InvalidInput where nothing is named."""
+    try:
+        words = {(own := name.strip()): tuple(spelled(own, word) for word in of) for name, of in when.items()}
+    except BadRequest as error:
+        raise InvalidInput(error.message, field="variants") from None
     if not words or not all(name and of and all(of) for name, of in words.items()):
         raise InvalidInput("a variant names features and their words, such as mode=pro", field="variants")
     if unknown := sorted(words.keys() - FEATURES):

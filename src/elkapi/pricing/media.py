@@ -152,6 +152,12 @@ def _resolution(word: str) -> str | None:
     return resolution_of(int(size[1]), int(size[2]))
 
 
+def spelled(feature: str, word: str) -> str:
+    """A word of a price's variant as the feature of a call spells it. Raises BadRequest for what no call can say."""
+    word = _word(word, feature)
+    return (_resolution(word) or word) if feature == RESOLUTION else word
+
+
 def _word(value: Any, param: str) -> str:
     """A value as the lower-case word that variants name; 5, 5.0 and "5s" are one word."""
     if isinstance(value, bool):

@@ -952,6 +952,19 @@ def test_prices_of_media_with_variants(elkapi: Elkapi) -> None:
     assert "resolution=1080p|4k, mode=pro" in elkapi("price", "list").out
 
 
+def test_a_variants_words_are_spelled_as_those_of_calls(elkapi: Elkapi) -> None:
+    variant = "duration=9s|10.0,resolution=512P|1280x720|2160p|1k,size=1280X720:per-call=1"
+    assert elkapi("price", "set", "--model", "v", "--per-call", "2", "--variant", variant).status == 0
+    (shown,) = elkapi("price", "show", "v", "--json").json["variants"]
+    assert shown["when"] == {
+        "duration": ["9", "10"],
+        "resolution": ["540p", "720p", "4k", "1k"],
+        "size": ["1280x720"],
+    }
+    long = elkapi("price", "set", "--model", "v", "--per-call", "2", "--variant", f"mode={'x' * 65}:per-call=1")
+    assert (long.status, "mode must be a short text" in long.err) == (2, True)
+
+
 @pytest.mark.parametrize(
     "given",
     [
