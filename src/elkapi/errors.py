@@ -169,9 +169,13 @@ class UpstreamTimeout(UpstreamError):
 
 
 class TaskFailed(UpstreamError):
-    """A task ended without what it was to make, and its caller waited for it: a chat that makes a video."""
+    """A task ended without what it was to make, and its caller waited for it: a chat that makes a video.
+
+    Another try is another task, and may end as this one: whether to make it is no client's own to decide.
+    """
 
     code = "task_failed"
+    retryable = False
 
 
 class OutcomeUnknown(UpstreamError):

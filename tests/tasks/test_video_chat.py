@@ -135,6 +135,19 @@ async def test_a_task_that_fails_is_free_and_an_error(tasks: Tasks, client: Asyn
     assert (report.customers_held_nano, report.charged_nano) == (0, 0)
 
 
+async def test_a_client_begins_no_other_task_by_itself_where_one_failed(tasks: Tasks) -> None:
+    def submit(body: dict[str, Any]) -> tuple[int, Any]:
+        asyncio.get_running_loop().call_soon(lambda: tasks.upstream.fail(max(tasks.upstream.tasks)))
+        return 0, None
+
+    tasks.upstream.submit = submit
+    async with AsyncOpenAI(api_key=tasks.key, base_url=tasks.gate.origin + "/v1") as client, tasks.polling():
+        with pytest.raises(openai.InternalServerError, match="risk control") as failed:
+            await client.chat.completions.create(model=MODEL, messages=ASKED)
+    assert failed.value.response.headers["x-should-retry"] == "false"
+    assert len(tasks.upstream.tasks) == 1
+
+
 async def test_a_stream_of_a_failed_task_ends_in_done(tasks: Tasks) -> None:
     async with tasks.polling():
         asked = {"model": MODEL, "messages": ASKED, "stream": True}
