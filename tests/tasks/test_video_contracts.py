@@ -324,3 +324,13 @@ def test_a_provider_that_has_too_much_to_do_is_a_rate_limit_in_its_own_form(gate
     told = reply.json()
     assert (told.get("code"), told.get("base_resp", {}).get("status_code")) in ((1302, None), (None, 1002))
     assert caller.begin(AT_ONCE).status_code == 200
+
+
+@pytest.mark.parametrize("more", [{}, {"aspect_ratio": "9:16", "seconds": 10}, {"image": PICTURE}])
+def test_a_reseller_of_runways_takes_a_neutral_request(gateways: Served, more: dict[str, object]) -> None:
+    asking = Asking(gateways, "tasks.create")
+    reply = asking.call("POST", asking.path, json={"model": "gen3", "input": {"prompt": "a dog", **more}}, headers=AT)
+    assert reply.status_code == 200, reply.text
+    sent = json.loads(last_submit(gateways)[1])
+    assert sent["ratio"] == more.get("aspect_ratio", "16:9")
+    assert set(sent["options"]["motion_vector"].values()) == {0}

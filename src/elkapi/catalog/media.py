@@ -211,7 +211,11 @@ VIDEO_MAPS: dict[Wire, VideoMap] = {
         text="runway.generate-text",
         image="runway.generate-text",
         models=r"^gen[34]$",
-        base={"style": "cinematic", "options": {"seconds": 5, "motion_vector": {"x": 0, "y": 0, "z": 0, "r": 0}}},
+        base={
+            "style": "cinematic",
+            "ratio": "16:9",
+            "options": {"seconds": 5, "motion_vector": dict.fromkeys(("x", "y", "z", "r", "bg_x_pan", "bg_y_pan"), 0)},
+        },
         fields={
             "model": "model",
             "prompt": "prompt",
