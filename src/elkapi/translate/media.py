@@ -162,6 +162,8 @@ def read_messages(body: Mapping[str, Any], model: str) -> MediaAsk:
     texts = [part.get("text", "") for part in parts if isinstance(part, dict) and part.get("type") == "text"]
     shown = [part["image_url"] for part in parts if isinstance(part, dict) and part.get("image_url")]
     pictures = [_url(one, "messages") for one in shown]
+    if len(pictures) > 2:
+        raise BadRequest("Show one picture, or two: the first frame and the last.", param="messages")
     text = "\n".join(text for text in texts if isinstance(text, str))
     said: dict[str, Any] = {name: value for hit in _SWITCH.finditer(text) for name, value in _switched(hit)}
     said["prompt"] = _SWITCH.sub(lambda hit: "" if list(_switched(hit)) else hit.group(0), text).strip()

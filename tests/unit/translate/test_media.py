@@ -161,6 +161,14 @@ def test_a_chat_has_its_switches_anywhere_and_leaves_other_texts_alone() -> None
     assert ask.extra == {"watermark": False}
 
 
+@pytest.mark.parametrize("part", [{"url": A}, {"url": ""}, 5])
+def test_a_picture_of_a_chat_that_cannot_be_used_is_refused_and_none_is_lost(part: Any) -> None:
+    content = [{"type": "image_url", "image_url": one} for one in ({"url": A}, {"url": B}, part)]
+    with pytest.raises(BadRequest) as refused_:
+        read_messages({"messages": [{"role": "user", "content": content}]}, "m")
+    assert refused_.value.param == "messages"
+
+
 @given(
     st.fixed_dictionaries(
         {"prompt": st.text(min_size=1).filter(str.strip)},
