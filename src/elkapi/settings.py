@@ -37,7 +37,7 @@ ABOVE_ZERO = frozenset(
         *("workers", "connections_max", "header_bytes_max", "attempts_max", "upstream_connections_max"),
         *("connect_s", "header_s", "first_byte_s", "idle_s", "total_s"),
         *("text_header_s", "first_token_s", "stream_idle_s", "text_total_s", "stream_ping_s"),
-        *("body_bytes_max", "asset_bytes_max"),
+        *("body_bytes_max", "reply_buffer_bytes_max", "asset_bytes_max"),
         *("ledger_queue_max", "ledger_batch_max", "hold_wait_s", "heartbeat_s", "heartbeat_lost_s", "snapshot_poll_s"),
         *("batch_key_parallel_max", "batch_look_s", "task_polls_per_channel_max"),
         *("webhook_parallel_max", "webhook_host_parallel_max", "otlp_timeout_s"),

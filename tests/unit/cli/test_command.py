@@ -316,6 +316,7 @@ def test_bad_settings_are_one_line_without_their_secret(
         ("SNAPSHOT_POLL_S", "0", "it must be above zero"),
         ("STREAM_PING_S", "0", "stream_ping_s is 0; it must be above zero"),
         ("BODY_BYTES_MAX", "0", "body_bytes_max is 0; it must be above zero"),
+        ("REPLY_BUFFER_BYTES_MAX", "0", "reply_buffer_bytes_max is 0; it must be above zero"),
         ("ASSET_BYTES_MAX", "0", "asset_bytes_max is 0; it must be above zero"),
         ("ATTEMPTS_MAX", "0", "it must be above zero"),
         ("ATTEMPTS_MAX", "2.5", "ELKAPI_ATTEMPTS_MAX='2.5' is not a whole number"),
