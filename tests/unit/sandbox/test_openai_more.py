@@ -237,6 +237,17 @@ def test_azure_answers_and_refuses_by_path_version_and_key(
         assert answer.json()["error"]["code"] == code
 
 
+def test_azure_lists_its_models_by_version_for_who_has_a_key(azure: httpx.Client) -> None:
+    for path in ("/azure/openai/models", "/openai/models"):
+        assert azure.get(path).status_code == 404
+        listed = azure.get(f"{path}?api-version=2024-10-21").json()
+        assert "gpt-4o" in {model["id"] for model in listed["data"]}
+        assert azure.get(f"{path}/gpt-4o?api-version=2024-10-21").json()["id"] == "gpt-4o"
+        assert (
+            azure.get(f"{path}?api-version=2024-10-21", headers={"api-key": "", "authorization": ""}).status_code == 401
+        )
+
+
 def test_azure_names_the_field_of_a_wrong_body_as_openai_does(azure: httpx.Client) -> None:
     answer = azure.post(f"{CHAT}?api-version=1", json={"messages": []})
     assert (answer.status_code, answer.json()["error"]["param"]) == (400, "messages")

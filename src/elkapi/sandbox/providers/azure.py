@@ -1,8 +1,8 @@
 """Azure OpenAI: OpenAI's bodies below deployments or `/openai/v1`, with Azure's key, versions, errors and extras.
 
-A deployment is named like the model behind it. Paths below `/openai/deployments` and `/openai/responses` want an
-`api-version`; those below `/openai/v1` do not. OpenAI's own provider is mounted at `/openai` too: a request with an
-`api-key` header is Azure's, and everything below `/azure/openai` is.
+A deployment is named like the model behind it. Paths below `/openai/deployments`, `/openai/responses` and
+`/openai/models` want an `api-version`; those below `/openai/v1` do not. OpenAI's own provider is mounted at `/openai`
+too: a request with an `api-key` header is Azure's, and everything below `/azure/openai` is.
 """
 
 from __future__ import annotations
@@ -128,6 +128,8 @@ def _routes() -> tuple[Route, ...]:
         Route("POST", "/v1/chat/completions", chat),
         Route("POST", "/v1/completions", completions),
         Route("POST", "/v1/embeddings", openai.embeddings),
+        Route("GET", "/models", versioned(openai.list_models)),
+        Route("GET", "/models/{id}", versioned(openai.retrieve_model)),
         Route("GET", "/v1/models", openai.list_models),
         Route("GET", "/v1/models/{id}", openai.retrieve_model),
         *(Route(method, "/v1" + path, handler) for method, path, handler in openai_responses.ROUTES),
