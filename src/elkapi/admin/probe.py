@@ -49,7 +49,8 @@ async def test_channel(admin: Admin, which: str) -> list[ProbeResult]:
             started_s = time.perf_counter()
             outcome, works = NOTHING_TO_ASK, False
             if probe_path(channel):
-                outcome, works = await probed(client.send, channel, secrets[key.id])
+                outcome, answered = await probed(client.send, channel, secrets[key.id])
+                works = bool(answered)
             duration_ms = round((time.perf_counter() - started_s) * 1000, 1)
             revived = works and not key.enabled and key.disabled_by == channels.AUTOMATIC
             if revived:

@@ -1,8 +1,8 @@
 """Brings back channel keys that the gateway took out of service: asks each something free until it answers well.
 
-A family that has nothing free to ask gets its keys back on trial, at the same growing intervals: the next call shows.
-Which keys are off and writing the change are left to the store; the address guard and deadlines to `upstream`. Keys
-that an operator disabled are left alone.
+Where there is nothing free to ask, by its family or because this upstream does not know the question, a key comes
+back on trial, at the same growing intervals: the next call shows. Which keys are off and writing the change are left
+to the store; the address guard and deadlines to `upstream`. Keys that an operator disabled are left alone.
 """
 
 from __future__ import annotations
@@ -29,6 +29,8 @@ PROBE_AFTER_S_MAX = 600.0
 STEADY_AFTER_S = 3600.0
 PROBES_AT_ONCE_MAX = 8
 ANSWERED, ON_TRIAL = "a probe was answered", "on trial: there is nothing free to ask"
+# What servers say that have no list of their models.
+UNASKABLE = frozenset({404, 405, 501})
 ANSWER_BYTES_MAX = 64 * 1024
 DEADLINES = Deadlines(connect_s=5.0, header_s=10.0, first_byte_s=10.0, idle_s=5.0, total_s=20.0)
 
@@ -92,9 +94,9 @@ class Prober:
     async def _probe(self, found: DisabledKey) -> None:
         reason, outcome, works = ON_TRIAL, "nothing to ask", True
         if probe_path(found.channel):
-            reason = ANSWERED
             async with self._at_once:
-                outcome, works = await probed(self._send, found.channel, found.key)
+                outcome, answered = await probed(self._send, found.channel, found.key)
+            reason, works = (ON_TRIAL, True) if answered is None else (ANSWERED, answered)
         course = self._courses[found.key.id]
         course.tries += 1
         now_s = self._clock.monotonic_s()
@@ -112,14 +114,19 @@ def wait_s(tries: int) -> float:
     return doubled_s(FIRST_PROBE_AFTER_S, tries + 1, PROBE_AFTER_S_MAX)
 
 
-async def probed(send: Send, channel: Channel, key: ChannelKey) -> tuple[str, bool]:
-    """(what the upstream said to the free question, for people to read; whether the key works)."""
+async def probed(send: Send, channel: Channel, key: ChannelKey) -> tuple[str, bool | None]:
+    """(what the upstream said to the free question, for people to read; whether the key works).
+
+    None where the upstream does not know the question, which says nothing of the key.
+    """
     try:
         answer = await answer_to(send, probe_request(channel, key), ANSWER_BYTES_MAX)
     except UpstreamFailure as failure:
         return failure.code, False
     except ValueError:
         return "unusable_address", False
+    if answer.status in UNASKABLE:
+        return f"status {answer.status}: it has no such list, so nothing is known", None
     return f"status {answer.status}", is_success(answer.status)
 
 

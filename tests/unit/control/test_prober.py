@@ -12,6 +12,7 @@ from elkapi.clock import ManualClock
 from elkapi.control.prober import (
     ANSWERED,
     FIRST_PROBE_AFTER_S,
+    ON_TRIAL,
     PROBE_AFTER_S_MAX,
     STEADY_AFTER_S,
     Prober,
@@ -48,6 +49,7 @@ class FakeStore:
     def __init__(self, *key_ids: int) -> None:
         self.off = [DisabledKey(CHANNEL, ChannelKey(key_id, f"secret-{key_id}", False), 7) for key_id in key_ids]
         self.enabled: list[int] = []
+        self.reasons: list[str] = []
         self.changed_meanwhile = False
 
     async def disabled_keys(self) -> list[DisabledKey]:
@@ -57,6 +59,7 @@ class FakeStore:
         if self.changed_meanwhile:
             return False
         self.enabled.append(found.key.id)
+        self.reasons.append(reason)
         self.off.remove(found)
         return True
 
@@ -218,6 +221,16 @@ async def test_a_key_of_a_family_with_nothing_free_to_ask_comes_back_on_trial_ev
     assert store.enabled == [1]
     await _scan(prober, clock, 2 * FIRST_PROBE_AFTER_S)
     assert (upstream.asked, store.enabled) == ([], [1, 1])
+
+
+@pytest.mark.parametrize("status", [404, 405, 501])
+async def test_a_key_of_an_upstream_without_a_list_of_models_comes_back_on_trial(status: int) -> None:
+    store, upstream, clock = FakeStore(1), FakeUpstream(), ManualClock()
+    upstream.status = status
+    prober = Prober(store, upstream.send, clock)
+    await prober.run_once()
+    await _scan(prober, clock, FIRST_PROBE_AFTER_S)
+    assert (len(upstream.asked), store.enabled, store.reasons) == (1, [1], [ON_TRIAL])
 
 
 async def test_go_2026_5652_probe_of_a_private_address_is_refused_by_the_dialer() -> None:
