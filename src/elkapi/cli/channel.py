@@ -322,7 +322,7 @@ def _print(view: ChannelView, as_json: bool) -> None:
         print_json(shown)
         return
     del shown["keys"]
-    print_facts({name: _readable(value) for name, value in shown.items() if value not in ({}, (), [], None)})
+    print_facts({name: value for name, value in shown.items() if value not in ({}, (), [], None)})
     click.echo()
     _print_keys(list(view.keys), False, "it has no key")
 
@@ -333,10 +333,6 @@ def _print_keys(views: list[ChannelKeyView], as_json: bool, none: str) -> None:
         print_json(rows)
     else:
         print_table(KEY_COLUMNS, [[row[name] for name in KEY_COLUMNS] for row in rows], none=none)
-
-
-def _readable(value: object) -> object:
-    return msgspec.json.encode(value).decode() if isinstance(value, dict) else value
 
 
 def _shown(view: ChannelView) -> dict[str, Any]:

@@ -68,12 +68,16 @@ def _cell(value: object, characters_max: int | None = CELL_CHARACTERS_MAX) -> st
         return "-"
     if isinstance(value, bool):
         return "yes" if value else "no"
-    text = ", ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
+    text = ", ".join(map(_word, value)) if isinstance(value, list | tuple) else _word(value)
     # A name must not be able to move the cursor of whoever lists it.
     text = "".join(sign if sign.isprintable() else "?" for sign in text)
     if characters_max is not None and len(text) > characters_max:
         return text[: characters_max - 1] + "…"
     return text
+
+
+def _word(value: object) -> str:
+    return msgspec.json.encode(value).decode() if isinstance(value, dict) else str(value)
 
 
 def when(ns: int | None) -> str | None:

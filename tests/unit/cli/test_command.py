@@ -753,6 +753,14 @@ def test_prices_and_groups(elkapi: Elkapi) -> None:
     ).json
 
 
+def test_what_has_members_is_shown_as_json_to_people_too(elkapi: Elkapi) -> None:
+    rates = ("--input-per-1m", "3", "--output-per-1m", "15", "--tier", "200000:input=6")
+    elkapi("price", "set", "--model", "long", *rates)
+    shown = elkapi("price", "show", "long").out
+    assert '{"input":"3.00","output":"15.00"}' in shown
+    assert '{"above_tokens":200000,"rates":{"input":"6.00","output":"15.00"}}' in shown
+
+
 def test_operations_are_the_catalogs(elkapi: Elkapi) -> None:
     from elkapi.catalog import CATALOG
 
