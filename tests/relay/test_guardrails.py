@@ -587,12 +587,18 @@ async def test_a_line_of_a_batch_is_looked_at_like_any_call(lite: Gateway, sandb
     assert money(lite)[1] == 0
 
 
+@pytest.mark.parametrize(
+    ("prompt", "loss"),
+    # Without usage the bytes are counted: 31 of the question, 4 tokens of what frames it, and 2 of the answer.
+    [("[[input: 50]]", 50 * 1_000 + 2_000), ("[sandbox: no-usage]", (8 + 4) * 1_000 + 2_000)],
+    ids=["usage", "no usage"],
+)
 async def test_a_caller_who_leaves_while_a_hook_looks_at_the_answer_pays_nothing(
-    lite: Gateway, sandbox: Running
+    lite: Gateway, sandbox: Running, prompt: str, loss: int
 ) -> None:
     async with hooked(lambda _: None) as hook:
         key = await prepared(lite, sandbox.base_url, hook_guard(hook.url, direction="output"))
-        call = asyncio.create_task(post(lite, key, "chat", "[[say: ok]] [[input: 50]]"))
+        call = asyncio.create_task(post(lite, key, "chat", f"[[say: ok]] {prompt}"))
         while not hook.questions:
             await asyncio.sleep(0.01)
         call.cancel()
@@ -600,8 +606,9 @@ async def test_a_caller_who_leaves_while_a_hook_looks_at_the_answer_pays_nothing
         while not (rows := lite.sql("select record from requests")):
             await asyncio.sleep(0.01)
     record = msgspec.json.decode(bytes(rows[0][0]))
-    assert (record["outcome"], record["charge_nano"], record["loss_nano"]) == ("client_gone", 0, 50 * 1_000 + 2_000)
-    assert money(lite) == (10**9, 50 * 1_000 + 2_000)
+    assert (record["outcome"], record["charge_nano"], record["loss_nano"]) == ("client_gone", 0, loss)
+    assert [attempt["fate"] for attempt in record["attempts"]] == ["complete"]
+    assert money(lite) == (10**9, loss)
 
 
 async def test_an_answer_that_cannot_be_looked_at_stays_here_as_the_operators_loss(lite: Gateway) -> None:

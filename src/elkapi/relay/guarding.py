@@ -120,8 +120,8 @@ class Guarding:
             return
         except asyncio.CancelledError:
             # Nothing had reached the caller yet.
-            if outcome.usage is not None and outcome.channel is not None:
-                await hold.lose_answer(outcome)
+            if outcome.channel is not None:
+                hold.lose(outcome, hold.number)
                 raise Left(outcome.attempts, outcome.channel, started=False) from None
             raise
         except (Blocked, HookDown) as refused:

@@ -91,7 +91,7 @@ class Hold:
 
     def answer_with(self, number: int) -> None:
         """From here on the call is that of this candidate, and priced as such."""
-        candidate = self.candidates[number]
+        candidate, self.number = self.candidates[number], number
         self.request, self.quote = candidate.request, candidate.quote
 
     @property
@@ -99,12 +99,12 @@ class Hold:
         """What the call came to, in tokens of every class."""
         return self._used.input_total + self._used.output_total
 
-    def lose(self, refused: Outcome, number: int) -> None:
-        """What a candidate had billed for a refusal that the caller never saw is the operator's loss."""
+    def lose(self, unseen: Outcome, number: int) -> None:
+        """What a candidate billed for an answer that its caller does not get is the operator's loss. Never waits."""
         candidate = self.candidates[number]
-        usage, quote = refused.usage, candidate.quote
+        usage, quote = unseen.usage, candidate.quote
         if usage is None:
-            usage, _ = estimated(candidate.request, refused.tally)
+            usage, _ = estimated(candidate.request, unseen.tally)
         self.lost_nano += amount_nano(quote.price, usage, quote.ratio_micro, quote.batch_ratio_micro)
 
     async def lose_answer(self, outcome: Outcome) -> None:
