@@ -11,7 +11,7 @@ import msgspec
 import pytest
 from sqlalchemy import select
 
-from elkapi.clock import ManualClock
+from elkapi.clock import SYSTEM_CLOCK, ManualClock
 from elkapi.errors import Conflict, InsufficientQuota
 from elkapi.ledger import (
     Boot,
@@ -25,6 +25,7 @@ from elkapi.ledger import (
     recover,
 )
 from elkapi.ledger.idempotency import ReplyWaits, purge_claims
+from elkapi.ledger.recovery import Recoverer
 from elkapi.settings import Settings
 from elkapi.storage.db import Database
 from elkapi.storage.installation import Installation
@@ -251,6 +252,26 @@ async def test_an_unknown_outcome_is_never_repeated(
             assert conflict.value.code == "outcome_unknown"
     with database.read() as connection:
         assert balance(connection, account).available_nano == 1000
+
+
+async def test_an_answer_that_was_kept_outlives_its_worker(settings: Settings, installation: Installation) -> None:
+    database, owner, clock = installation.database, os.urandom(16), ManualClock(SYSTEM_CLOCK.now_ns())
+    account = funded_account(database, 1000)
+    async with started(settings, installation, owner) as ledger:
+        await ledger.hold(order := an_order(account, nano=1, claim=a_claim()))
+        await ledger.settle(a_settlement(order, 1, reply=a_reply(order)))
+    with database.write() as connection:
+        mark_dead(connection, owner, 1)
+        assert recover(connection, 1, settings).claims_unknown == 0
+    async with started(settings, installation) as other:
+        assert await other.wait_reply(a_claim()) == a_reply(order)
+        # It is forgotten in its time, whether a worker is gone at that moment or not.
+        recoverer = Recoverer(database, settings, clock)
+        recoverer.tick()
+        assert await other.wait_reply(a_claim()) == a_reply(order)
+        clock.advance(2 * settings.idempotency_keep_s)
+        recoverer.tick()
+        assert await other.wait_reply(a_claim()) is None
 
 
 async def test_a_claim_is_forgotten_after_its_time(settings: Settings, installation: Installation) -> None:

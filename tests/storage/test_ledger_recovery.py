@@ -125,6 +125,22 @@ async def test_a_live_workers_holds_are_never_expired(settings: Settings, instal
         await ledger.settle(a_settlement(order, 70))
 
 
+async def test_g08_of_two_workers_only_the_dead_ones_holds_go_back(
+    settings: Settings, installation: Installation
+) -> None:
+    database, dead = installation.database, os.urandom(16)
+    account = funded_account(database, 100)
+    async with started(settings, installation, os.urandom(16)) as alive:
+        await alive.hold(first := an_order(account, nano=10))
+        async with started(settings, installation, dead) as ledger:
+            await ledger.hold(order := an_order(account, nano=20))
+        await alive.hold(second := an_order(account, nano=30))
+        assert resolve_all(database, settings, dead) == 1
+        assert [kinds_of(database, one) for one in (first, order, second)] == [["hold"], ["hold", "expire"], ["hold"]]
+        for one in (first, second):
+            await alive.void(one)
+
+
 async def test_a_machine_that_slept_expires_nobody(settings: Settings, installation: Installation) -> None:
     database, owner = installation.database, os.urandom(16)
     account = funded_account(database, 100)
@@ -324,7 +340,9 @@ async def test_a_worker_that_said_farewell_is_no_news_to_the_next_start(
         claim = IdempotencyClaim(1, "op", "key", b"f" * 32)
         await ledger.hold(an_order(account, nano=5, claim=claim))
     assert news() == ["recovery: 1 worker gone, 1 hold of 5 nano given back, 1 idempotent call unknown"]
+    assert RecoveryReport(answers_failed=1).is_news
     two = RecoveryReport(workers=2, holds=0, claims_unknown=3)
+    assert two.is_news
     assert two.text() == "2 workers gone, 0 holds of 0 nano given back, 3 idempotent calls unknown"
 
 

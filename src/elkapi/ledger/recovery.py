@@ -111,12 +111,11 @@ def _open_holds_from(connection: Connection, scan_from: bytes, owners: Collectio
     t = transfers.c
     request = func.substr(t.id, 1, 16)
     resolutions = func.sum(case((t.kind.in_(entries.RESOLUTIONS), 1), else_=0))
-    holds = func.sum(case((t.kind == "hold", 1), else_=0))
     candidates = (
         select(request)
         .where(t.id >= scan_from, t.kind.in_(entries.RESOLUTIONS | {"hold"}))
         .group_by(request)
-        .having(holds > 0, resolutions == 0)
+        .having(resolutions == 0)
         .order_by(request)
     )
     found = [read_hold(connection, request_id) for request_id in connection.execute(candidates).scalars()]

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from elkapi.money import divide_half_away, format_usd, parse_ratio, parse_usd
+from elkapi.money import divide_half_away, format_ratio, format_usd, parse_ratio, parse_usd
 from elkapi.pricing.price import amount_nano, arithmetic, dearest_for, priced_for, quote
 from elkapi.types import Price, Rates, Tier, Usage, Variant
 
@@ -136,6 +136,16 @@ def test_a_long_context_is_priced_whole_by_its_tier() -> None:
     assert amount_nano(price, above, 1_000_000) == parse_usd("1.200231")
 
 
+def test_g36_a_quote_covers_a_tier_from_its_first_token_and_all_that_is_below_it() -> None:
+    dear = Tier(above_tokens=1000, input_nano_per_1m=3 * 10**6)
+    cheap = Tier(above_tokens=2000, input_nano_per_1m=10**6)
+    price = Price(id=1, model="m", version=1, input_nano_per_1m=2 * 10**6, tiers=(dear, cheap))
+    bounds = {tokens: quote(price, "g", 1_000_000, Usage(input_tokens=tokens)).nano for tokens in (1000, 1001, 2001)}
+    # Where the last tier is the cheapest, the call may still come to less than it begins with.
+    assert bounds == {1000: 2000, 1001: 3003, 2001: 6003}
+    assert amount_nano(price, Usage(input_tokens=2000), 1_000_000) == 6000
+
+
 @given(prices, usages, st.integers(0, 5_000_000))
 def test_the_arithmetic_of_every_class_adds_up_to_the_charge(price: Price, usage: Usage, ratio: int) -> None:
     terms = arithmetic(price, usage, ratio)
@@ -220,7 +230,35 @@ def test_printed_dollars_read_back_as_the_same_amount(nano: int) -> None:
     assert parse_usd(format_usd(nano)) == nano
 
 
-@pytest.mark.parametrize("text", ["", "abc", "NaN", "inf", "0.0000000001", "1e30"])
+@pytest.mark.parametrize("text", ["", "abc", "NaN", "inf", "0.0000000001", "1e30", "-1e30", f"1.{'0' * 80}1"])
 def test_an_amount_that_is_none_is_refused(text: str) -> None:
     with pytest.raises(ValueError):
         parse_usd(text)
+
+
+def test_an_amount_that_is_too_fine_is_told_how_fine_it_may_be() -> None:
+    with pytest.raises(ValueError, match="at most 9 decimal places"):
+        parse_usd("0.0000000001")
+    with pytest.raises(ValueError, match="at most 6 decimal places"):
+        parse_ratio("0.0000001")
+
+
+@pytest.mark.parametrize("text", ["-0.000001", "-1"])
+def test_a_ratio_below_zero_is_refused(text: str) -> None:
+    with pytest.raises(ValueError, match="is negative"):
+        parse_ratio(text)
+
+
+@pytest.mark.parametrize(
+    ("nano", "text"),
+    [(0, "0.00"), (130, "0.00000013"), (1_500_000_000, "1.50"), (-1, "-0.000000001"), (-1_250_000_000, "-1.25")],
+)
+def test_dollars_are_printed_exactly(nano: int, text: str) -> None:
+    assert format_usd(nano) == text
+    assert parse_usd(text) == nano
+
+
+@pytest.mark.parametrize(("micro", "text"), [(0, "0"), (1, "0.000001"), (800_000, "0.8"), (10_000_000, "10")])
+def test_ratios_are_printed_exactly(micro: int, text: str) -> None:
+    assert format_ratio(micro) == text
+    assert parse_ratio(text) == micro
