@@ -25,7 +25,7 @@ from elkapi.ledger import (
     refunded_nano,
     set_credit,
 )
-from elkapi.ledger.accounts import AccountError, entries_of
+from elkapi.ledger.accounts import AccountError, available_nano, entries_of
 from elkapi.ledger.admin import RefundError, adjust
 from elkapi.ledger.orders import Settle, UsageRow
 from elkapi.ledger.told import waived
@@ -174,6 +174,8 @@ async def test_g06_several_accounts_are_held_in_one_transaction_or_not_at_all(
     crowd = [an_order(user, key, team, nano=200) for _ in range(10)]
     assert not any(await asyncio.gather(*(admitted(ledger, order) for order in crowd)))
     assert [available(database, account) for account in (user, key, team)] == [9800, 100, 300]
+    with database.read() as connection:
+        assert available_nano(connection, (user, key, team)) == 100
     await ledger.settle(a_settlement(first, 150))
     assert [available(database, account) for account in (user, key, team)] == [9850, 150, 350]
     assert (posted(database, "revenue"), posted(database, "quota-spent")) == (150, 300)

@@ -105,6 +105,12 @@ def test_a_batchs_ratio_is_applied_before_the_one_rounding(price: Price, usage: 
     assert amount <= quote(price, "g", ratio, upper, True, batch).nano
 
 
+@pytest.mark.parametrize("usage", [Usage(input_tokens=8), Usage(input_tokens=8, reasoning_tokens=1)])
+def test_a_batchs_ratio_of_zero_is_a_ratio_and_none_is_one(usage: Usage) -> None:
+    assert amount_nano(SMALL, usage, 1_000_000, 0) == quote(SMALL, "g", 1_000_000, usage, False, 0).nano == 0
+    assert amount_nano(SMALL, usage, 1_000_000) == quote(SMALL, "g", 1_000_000, usage).nano == 160
+
+
 @given(prices, usages, st.integers(0, 5_000_000))
 def test_g36_a_quote_bounds_every_split_of_its_tokens(price: Price, usage: Usage, ratio: int) -> None:
     upper = Usage(
@@ -117,6 +123,13 @@ def test_g36_a_quote_bounds_every_split_of_its_tokens(price: Price, usage: Usage
         audio_ms=usage.audio_ms,
     )
     assert amount_nano(price, usage, ratio) <= quote(price, "g", ratio, upper, wide=True).nano
+
+
+@pytest.mark.parametrize("name", Usage.__struct_fields__)
+def test_every_class_is_priced_also_where_a_call_has_no_other(name: str) -> None:
+    rates = {rate: 10**9 + number for number, rate in enumerate(Rates.__struct_fields__)}
+    price, usage = Price(id=1, model="m", version=1, **rates), Usage(**{name: 10**6})
+    assert amount_nano(price, usage, 1_000_000) == _exact(price, usage, 1_000_000) >= 10**9
 
 
 def test_a_narrow_quote_leaves_out_what_the_call_cannot_have() -> None:

@@ -1,0 +1,143 @@
+"""Text calls and their holds where several things come together: choices, models that stand in, repeats, odd bills."""
+
+from __future__ import annotations
+
+import base64
+from typing import Any
+
+import msgspec
+import pytest
+
+from elkapi.ledger import check
+from elkapi.sandbox.server import Running
+from elkapi.types import Policy
+from tests.canned import canned
+from tests.gateway import Gateway
+from tests.text_calls import ask, has_error
+
+FIRST, SECOND, THIRD = "first-model", "second-model", "third-model"
+BROKEN = (
+    b'data: {"id":"c","object":"chat.completion.chunk","created":1,"model":"theirs","choices":[{"index":0,'
+    b'"delta":{"role":"assistant","content":"four letters"},"finish_reason":null}]}\n\n'
+)
+TEN_AND_ONE = {"prompt_tokens": 10, "completion_tokens": 1, "total_tokens": 11}
+
+
+@pytest.fixture
+def database_url() -> str:
+    """SQLite alone: the ledger's own suites run on both databases."""
+    return ""
+
+
+def answer(usage: dict[str, int], finish: str = "stop") -> dict[str, Any]:
+    choice = {"index": 0, "message": {"role": "assistant", "content": "so"}, "finish_reason": finish}
+    if finish == "content_filter":
+        choice["message"] = {"role": "assistant", "content": ""}
+    return {
+        "id": "c",
+        "object": "chat.completion",
+        "created": 1,
+        "model": "theirs",
+        "choices": [choice],
+        "usage": usage,
+    }
+
+
+def books_hold(gate: Gateway) -> None:
+    with gate.database.read() as connection:
+        report = check(connection)
+    assert report.ok, report.problems
+    assert report.open_holds == 0
+
+
+async def post(
+    gate: Gateway, key: str, prompt: str = "hello", headers: dict[str, str] | None = None, **more: Any
+) -> Any:
+    asked = ask("chat", FIRST, prompt, **more)
+    return await gate.ask(key, asked.body, path=asked.path, headers={**asked.headers, **(headers or {})})
+
+
+async def test_several_choices_share_what_the_balance_covers(gate: Gateway, sandbox: Running) -> None:
+    await gate.channel(sandbox.base_url, (FIRST,), model_map={FIRST: "gpt-4o"})
+    # A cent buys 1,000 tokens of output, which four answers have between them.
+    await gate.price(FIRST, per_1m_usd="0", output_per_1m_usd="10")
+    body = ask("chat", FIRST, "[[tokens: 4000]]", n=4).body
+    del body["max_tokens"]
+    reply = await gate.ask(key := await gate.key("0.01"), body, path="/v1/chat/completions")
+    assert reply.status_code == 200, reply.text
+    (received,) = sandbox.sandbox.recorder.shown()
+    sent = msgspec.json.decode(base64.b64decode(received.body_base64))
+    assert (sent["n"], sent.get("max_tokens") or sent["max_completion_tokens"]) == (4, 250)
+    account = await gate.account(reply.headers["x-request-id"], key)
+    assert (account["held_usd"], account["flags"]) == ("0.01", [])
+    # What is no answer for each of them is not asked for.
+    short = await gate.ask(await gate.key("0.0006"), body, path="/v1/chat/completions")
+    assert short.json()["error"]["code"] == "insufficient_user_quota"
+    assert len(sandbox.sandbox.recorder.shown()) == 1
+    books_hold(gate)
+
+
+async def test_g36_what_an_answer_costs_above_its_hold_is_the_operators_loss_and_flagged(gate: Gateway) -> None:
+    async with canned(200, answer({"prompt_tokens": 10, "completion_tokens": 70, "total_tokens": 80})) as upstream:
+        await gate.channel(upstream.url, (FIRST,))
+        await gate.price(FIRST, per_1m_usd="0", output_per_1m_usd="10")
+        reply = await post(gate, key := await gate.key("1"), max_tokens=50)
+    account = await gate.account(reply.headers["x-request-id"], key)
+    assert (account["held_usd"], account["cost_usd"], account["flags"]) == ("0.0005", "0.0005", ["above_hold"])
+    assert gate.sql("select charge_nano, loss_nano from requests") == [(500_000, 200_000)]
+    books_hold(gate)
+
+
+async def test_g36_the_ledger_holds_what_the_dearest_model_that_may_stand_in_costs(gate: Gateway) -> None:
+    async with canned(503, {}) as down, canned(200, answer(TEN_AND_ONE)) as dear:
+        await gate.channel(down.url, (FIRST,))
+        await gate.channel(dear.url, (SECOND,))
+        await gate.price(FIRST, per_1m_usd="0", output_per_1m_usd="0.01")
+        await gate.price(SECOND, per_1m_usd="0", output_per_1m_usd="10000")
+        key = await gate.key("10", policy=Policy(fallbacks={FIRST: (SECOND,)}))
+        reply = await post(gate, key, max_tokens=50)
+    account = await gate.account(reply.headers["x-request-id"], key)
+    assert (account["held_usd"], account["cost_usd"], account["flags"]) == ("0.50", "0.01", [])
+    entries = gate.sql("select nano from transfers where kind in ('hold', 'post') order by id")
+    assert entries == [(500_000_000,), (10_000_000,)]
+    books_hold(gate)
+
+
+@pytest.mark.parametrize("stream", [False, True], ids=["whole", "streamed"])
+async def test_every_refusal_that_was_bettered_is_a_loss_beside_what_became_of_the_call(
+    gate: Gateway, stream: bool
+) -> None:
+    refusal, said = answer(TEN_AND_ONE, "content_filter"), answer(TEN_AND_ONE)
+    async with canned(200, refusal) as first, canned(200, refusal) as second, canned(200, said, BROKEN) as last:
+        for model, upstream in ((FIRST, first), (SECOND, second), (THIRD, last)):
+            await gate.channel(upstream.url, (model,))
+            await gate.price(model, per_1m_usd="1", output_per_1m_usd="2")
+        key = await gate.key("1", policy=Policy(fallbacks={FIRST: (SECOND, THIRD)}))
+        reply = await post(gate, key, stream=stream)
+        account = await gate.account(reply.headers["x-request-id"], key)
+    assert [attempt["outcome"] for attempt in account["attempts"]][:2] == ["refusal", "refusal"]
+    refusals = 2 * (10 * 1_000 + 1 * 2_000)
+    if stream:
+        # The question's five bytes and what frames it, and the answer's twelve, beside what the refusals cost.
+        assert has_error("chat", reply.text)
+        assert gate.sql("select charge_nano, loss_nano from requests") == [(0, refusals + 6 * 1_000 + 3 * 2_000)]
+    else:
+        assert gate.sql("select charge_nano, loss_nano from requests") == [(12_000, refusals)]
+    books_hold(gate)
+
+
+async def test_a_stream_under_an_idempotency_key_is_done_once_and_not_told_again(
+    gate: Gateway, sandbox: Running
+) -> None:
+    await gate.channel(sandbox.base_url, (FIRST,), model_map={FIRST: "gpt-4o"})
+    await gate.price(FIRST, per_1m_usd="1", output_per_1m_usd="2")
+    key = await gate.key("1")
+    once = {"idempotency-key": "once"}
+    first = await post(gate, key, "[[say: so]]", once, stream=True)
+    again = await post(gate, key, "[[say: so]]", once, stream=True)
+    assert first.status_code == 200
+    assert (again.status_code, again.json()["error"]["code"]) == (409, "idempotent_replay_unavailable")
+    assert len(sandbox.sandbox.recorder.shown()) == 1
+    ((charge,),) = gate.sql("select sum(charge_nano) from requests")
+    assert gate.sql("select sum(posted_nano) from accounts where kind = 'customer'") == [(10**9 - charge,)]
+    books_hold(gate)
