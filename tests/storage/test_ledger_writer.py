@@ -324,6 +324,28 @@ async def test_a_writer_that_is_behind_leaves_out_holds_nobody_waits_for_and_nev
     assert writer.depth == 0
 
 
+@pytest.mark.parametrize("ends", [False, True])
+async def test_what_could_not_be_written_is_tried_again_as_it_stands_then_and_with_a_heartbeat(ends: bool) -> None:
+    books, asked = TimedBooks(), []
+    beat = Beat(b"o" * 16, "worker", 1)
+    settle, free = Settle(b"r" * 16, True, 3, 0, None), Settle(b"r" * 16, True, 0, 3, None, waived=True)
+    limits = Limits(batch_max=256, heartbeat_s=1e6, tick_s=1e6, drain_s=1)
+    writer = Writer(lambda: books, lambda *_: None, limits, beat=beat, again=lambda entry: (free, entry[1]))  # type: ignore[arg-type, return-value]
+    writer._loop = asyncio.get_running_loop()
+    apply = books.apply
+    books.apply = lambda orders, **_: asked.append(orders) or apply(orders)  # type: ignore[method-assign, func-returns-value]
+    books.fails = True
+    writer._write([*writer._with_beat([]), (settle, None)])
+    books.fails = False
+    if ends:
+        # Its caller was told meanwhile that the call failed, and the gateway is stopped.
+        writer._end()
+        assert asked == [[beat, settle], [free], [msgspec.structs.replace(beat, ended=True)]]
+    else:
+        writer._gather_and_write()
+        assert asked == [[beat, settle], [free, beat]]
+
+
 async def test_a_settlement_that_meets_an_outage_is_tried_again_and_not_refused(
     sqlite: Installation, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -19,7 +19,7 @@ from elkapi.settings import Settings
 from elkapi.storage.db import Database
 from elkapi.storage.migrations import migrate
 from elkapi.storage.secrets import Sealer
-from elkapi.testing.ledger import a_settlement, an_order
+from elkapi.testing.ledger import a_record, a_settlement, an_order
 from elkapi.types import HoldOrder, IdempotencyClaim, RequestRecord, StoredObject, StoredReply
 
 
@@ -113,8 +113,30 @@ async def test_a_hold_refused_as_its_caller_leaves_needs_nothing_more(ledger: Sc
 
 @pytest.fixture
 async def impatient(tmp_path: Path) -> AsyncIterator[ScriptedLedger]:
-    async with scripted(tmp_path, b"i" * 16, settle_wait_s=0.01) as made:
+    async with scripted(tmp_path, b"i" * 16, settle_wait_s=0.01, hold_wait_s=600.0) as made:
         yield made
+
+
+async def test_a_hold_that_is_made_after_its_caller_was_refused_is_given_back(tmp_path: Path) -> None:
+    async with scripted(tmp_path, b"h" * 16, settle_wait_s=600.0, hold_wait_s=0.01) as ledger:
+        order = an_order(1, nano=700)
+        with pytest.raises(Unavailable):
+            await ledger.hold(order)
+        ledger.grant()
+        await until_sent(ledger, 2)
+        settle = ledger.orders()[1]
+        assert isinstance(settle, Settle)
+        assert (settle.request_id, settle.held, settle.charge_nano) == (order.request_id, True, 0)
+
+
+async def test_a_full_ledger_takes_no_holds_and_counts_the_records_that_it_drops(tmp_path: Path) -> None:
+    async with scripted(tmp_path, b"f" * 16, ledger_queue_max=0) as ledger:
+        order = an_order(1, nano=700)
+        with pytest.raises(Unavailable):
+            await ledger.hold(order)
+        ledger.record(a_record(order, 0))
+        await asyncio.sleep(0)
+        assert (ledger.sent, ledger.records_dropped) == ([], 1)
 
 
 async def told_to_try_again(ledger: ScriptedLedger, stored: StoredObject | None = None, **fields: Any) -> HoldOrder:
