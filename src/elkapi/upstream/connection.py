@@ -174,6 +174,12 @@ class Connection(asyncio.Protocol):
             self._arm(until_s)
 
     def resume_reply(self, reply: SocketReply) -> None:
+        if self._read_paused:
+            # Not in this turn of the loop, of which a peer that is always faster than its reader would leave no other
+            # anything: uvloop reads a socket up to 32 times before it looks at the next.
+            self.loop.call_soon(self._resume, reply)
+
+    def _resume(self, reply: SocketReply) -> None:
         if self._read_paused and self._reply is reply and self._transport is not None:
             self._read_paused = False
             self._transport.resume_reading()

@@ -158,5 +158,5 @@ class ClientLimits(msgspec.Struct, frozen=True):
     header_bytes_max: int = 64 * 1024
     header_count_max: int = 128
     interim_replies_max: int = 16
-    reply_buffer_bytes_max: int = 256 * 1024  # Above this reading pauses, below half of it reading resumes.
+    reply_buffer_bytes_max: int = 128 * 1024  # Above this reading pauses until the turn after they were taken.
     write_buffer_bytes_max: int = 64 * 1024

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import socket
 
 import pytest
 from upstream_peers import CHUNKED
 
-from elkapi.upstream import Cut, UpstreamFailure
+from elkapi.upstream import Cut, Origin, UpstreamFailure
 
 
 def _chunk(data: bytes) -> bytes:
@@ -161,3 +163,36 @@ async def test_a_cancelled_pour_takes_nothing_more(serve, client, ask, until):
     await until(lambda: reply.buffered_bytes == 4)
     assert got == []
     reply.cancel()
+
+
+async def test_a_peer_that_is_always_faster_leaves_others_their_turns(client, ask):
+    size, taken, most = 16_000_000, 0, 0
+    loop = asyncio.get_running_loop()
+
+    def others() -> None:
+        nonlocal taken
+        taken = 0
+
+    def take(chunk: bytes) -> bool:
+        nonlocal taken, most
+        taken += len(chunk)
+        most = max(most, taken)
+        loop.call_soon(others)
+        return True
+
+    def write(listening: socket.socket) -> None:
+        with listening.accept()[0] as connection, contextlib.suppress(ConnectionError):
+            connection.recv(65536)
+            connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % size + bytes(size))
+
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        listening.settimeout(5)
+        peer = loop.run_in_executor(None, write, listening)
+        origin = Origin.parse(f"http://127.0.0.1:{listening.getsockname()[1]}", allow_private=True)
+        reply = await client.send(ask(origin))
+        try:
+            await reply.pour(take)
+        finally:
+            reply.cancel()
+            await peer
+    assert most <= 512 * 1024
