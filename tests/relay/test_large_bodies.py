@@ -11,11 +11,12 @@ import httpx
 import pytest
 
 from elkapi.catalog import text
-from elkapi.relay import count, counting, exchange
+from elkapi.relay import count, counting, exchange, guarding
 from elkapi.relay.large import INLINE_BYTES
+from elkapi.types import Guard, Policy
 from tests.canned import canned
 from tests.gateway import Gateway, gateway
-from tests.text_calls import ask
+from tests.text_calls import ask, streamed_text
 
 MODEL = "gpt-4o"
 MESSAGES = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}] * 6000 + [
@@ -130,4 +131,27 @@ async def test_what_a_large_body_comes_to_is_counted_on_a_thread(
             reply = await gate.ask(key, asked.body, path=path, headers=asked.headers)
             assert reply.status_code == 200, reply.text
     assert all(steps)
+    assert all(loop_thread not in threads for threads in steps)
+
+
+async def test_a_large_body_and_a_large_answer_are_walked_through_for_guardrails_on_a_thread(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loop_thread, said = threading.get_ident(), "x" * INLINE_BYTES
+    answer = {
+        "id": "c",
+        "object": "chat.completion",
+        "model": MODEL,
+        "choices": [{"index": 0, "message": {"role": "assistant", "content": said}, "finish_reason": "stop"}],
+        "usage": {"prompt_tokens": 9, "completion_tokens": 1, "total_tokens": 10},
+    }
+    async with canned(200, answer) as upstream, gateway(tmp_path) as gate:
+        await prepared(gate, upstream.url, "openai")
+        await gate.guard(Guard(name="no-mail", kind="pii", find=("email",), action="mask"))
+        key = await gate.key("10", policy=Policy(guards=("no-mail",)))
+        steps = [noted(monkeypatch, guarding, "walked"), noted(monkeypatch, guarding, "events_of")]
+        asked = ask("chat", MODEL, "hi", stream=True, messages=MESSAGES)
+        reply = await gate.ask(key, asked.body, path=asked.path)
+    assert said in streamed_text("chat", reply.text)
+    assert [len(threads) for threads in steps] == [2, 1]
     assert all(loop_thread not in threads for threads in steps)

@@ -43,7 +43,7 @@ async def looked_at(
 
     asker = Asker(plane, grant, call, match.operation.id, asked.model)
     try:
-        body = await asker.looked(asked.body, walk, rules, "input")
+        body = await asker.looked(asked.body, len(asked.sent), walk, rules, "input")
     except (Blocked, HookDown) as refused:
         return msgspec.structs.replace(asked, refusal=refusal_of(refused))
     except TooLong:

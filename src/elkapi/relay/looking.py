@@ -18,6 +18,7 @@ from elkapi.guards.shapes import Visit
 from elkapi.ids import request_id_text
 from elkapi.relay.call import Call
 from elkapi.relay.hook import HookDown, Question, asked
+from elkapi.relay.large import anywhere
 from elkapi.relay.plane import DataPlane
 from elkapi.relay.relay import blocked_error
 from elkapi.snapshot import Snapshot
@@ -66,10 +67,15 @@ class Asker(msgspec.Struct, frozen=True):
     model: str
 
     async def looked(
-        self, body: Body, walk: Callable[[Body, Visit], Body], rules: Sequence[Rule], direction: Direction
+        self,
+        body: Body,
+        size_bytes: int,
+        walk: Callable[[Body, Visit], Body],
+        rules: Sequence[Rule],
+        direction: Direction,
     ) -> Body:
-        """The body after all rules. `walk` goes through its texts, the same ones each time. Raises Blocked, HookDown,
-        TooLong, and what `walk` does.
+        """The body of this size after all rules. `walk` goes through its texts, the same ones each time. Raises Blocked,
+        HookDown, TooLong, and what `walk` does.
         """
         texts: list[str] = []
 
@@ -77,14 +83,14 @@ class Asker(msgspec.Struct, frozen=True):
             texts.append(text)
             return text
 
-        clean = walk(body, note)
+        clean = await anywhere(size_bytes, walk, body, note)
         if sum(map(len, texts)) > LOOKED_CHARS_MAX:
             raise TooLong
         new = await self._passed(texts, rules, direction)
         if new == texts:
             return clean
         given: Iterator[str] = iter(new)
-        return walk(clean, lambda _: next(given))
+        return await anywhere(size_bytes, walk, clean, lambda _: next(given))
 
     async def _passed(self, texts: list[str], rules: Sequence[Rule], direction: Direction) -> list[str]:
         """The texts after all rules, each seeing what the one before left. Raises Blocked, HookDown."""
