@@ -11,8 +11,9 @@ import httpx
 import pytest
 
 from elkapi.catalog import text
-from elkapi.relay import count, counting, exchange, guarding
+from elkapi.relay import count, counting, exchange, follow, guarding, keep
 from elkapi.relay.large import INLINE_BYTES
+from elkapi.translate import kept
 from elkapi.types import Guard, Policy
 from tests.canned import canned
 from tests.gateway import Gateway, gateway
@@ -155,3 +156,44 @@ async def test_a_large_body_and_a_large_answer_are_walked_through_for_guardrails
     assert said in streamed_text("chat", reply.text)
     assert [len(threads) for threads in steps] == [2, 1]
     assert all(loop_thread not in threads for threads in steps)
+
+
+async def test_a_large_stored_response_is_gone_on_from_listed_and_told_without_keeping_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loop, loop_thread = asyncio.get_running_loop(), threading.get_ident()
+    call = {"type": "function_call", "name": "f", "arguments": "{}", "status": "completed"}
+    output = [{**call, "id": f"fc_{number}", "call_id": f"call_{number}"} for number in range(4000)]
+    usage = {"input_tokens": 9, "output_tokens": 1, "total_tokens": 10}
+    answer = {"id": "r", "object": "response", "status": "completed", "model": MODEL, "output": output, "usage": usage}
+    told = most = 0
+
+    def others() -> None:
+        nonlocal told
+        told = 0
+
+    def number(frame: bytes) -> int:
+        nonlocal told, most
+        told += 1
+        most = max(most, told)
+        loop.call_soon(others)
+        return number_of(frame)
+
+    number_of = follow._number
+    async with canned(200, answer) as upstream, gateway(tmp_path) as gate:
+        key = await prepared(gate, upstream.url, "openai")
+        asked: dict[str, Any] = {"model": MODEL, "input": MESSAGES}
+        first = (await gate.ask(key, asked, path="/v1/responses")).json()["id"]
+        steps = [noted(monkeypatch, keep, "_joined"), noted(monkeypatch, kept, "input_items")]
+        steps.append(noted(monkeypatch, follow, "replayed"))
+        monkeypatch.setattr(follow, "_number", number)
+        asked = {"model": MODEL, "input": "x", "previous_response_id": first}
+        assert (await gate.ask(key, asked, path="/v1/responses")).status_code == 200
+        headers = {"authorization": f"Bearer {key}"}
+        items = await gate.http.get(f"/v1/responses/{first}/input_items", headers=headers)
+        assert len(items.json()["data"]) == 20
+        stream = await gate.http.get(f"/v1/responses/{first}?stream=true", headers=headers)
+        assert stream.text.count("event: response.output_item.done") == len(output)
+    assert [len(threads) for threads in steps] == [1, 1, 1]
+    assert all(loop_thread not in threads for threads in steps)
+    assert most <= follow.FRAMES_A_TURN

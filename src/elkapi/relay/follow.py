@@ -13,6 +13,7 @@ import msgspec
 
 from elkapi.relay.background_log import sequence_of
 from elkapi.relay.call import EVENTS, Call
+from elkapi.relay.large import anywhere
 from elkapi.relay.plane import DataPlane
 from elkapi.relay.stored_objects import text_id
 from elkapi.relay.stream import Silence
@@ -23,6 +24,8 @@ from elkapi.translate.sse import SseDecoder
 from elkapi.types import Grant
 
 LOOK_FIRST_S, LOOK_MAX_S = 0.1, 2.0
+# All frames may be at hand and their reader quick: after so many it is the turn of others.
+FRAMES_A_TURN = 100
 PING = b": ping\n\n"
 
 
@@ -34,11 +37,15 @@ async def follow(plane: DataPlane, grant: Grant, object_id: bytes, after: int, c
     out = call.reply
     out.start(200, EVENTS)
     silence = Silence(out, PING, plane.settings.stream_ping_s)
+    passed = 0
     try:
         async for frame in _frames(plane, grant, object_id):
             if _number(frame) > after:
                 silence.spoke = True
                 await out.write(frame)
+            passed += 1
+            if passed % FRAMES_A_TURN == 0:
+                await asyncio.sleep(0)
     finally:
         silence.end()
     out.finish()
@@ -71,7 +78,7 @@ async def _frames(plane: DataPlane, grant: Grant, object_id: bytes) -> AsyncIter
         await asyncio.sleep(pause_s)
     answer = shown(found.kept, found.row.status)
     if not seen:
-        for frame in replayed(answer):
+        for frame in await anywhere(len(answer), replayed, answer):
             yield frame
     elif not _is_terminal(last):
         yield ended(answer, seen)

@@ -6,6 +6,7 @@ model of any dialect can go on with any conversation.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -13,9 +14,11 @@ import msgspec
 from elkapi.catalog.jsonedit import with_raw, with_string, without
 from elkapi.errors import NOT_JSON, BadRequest, BodyTooLarge, NotFound
 from elkapi.relay.background_log import Log
+from elkapi.relay.large import anywhere
 from elkapi.relay.outcome import Outcome
 from elkapi.relay.plane import DataPlane
 from elkapi.relay.read import Keep, Request, with_body
+from elkapi.relay.stored_objects import Found
 from elkapi.translate import kept as stored
 from elkapi.translate.crossing import Crossing
 from elkapi.translate.decode import decode
@@ -93,34 +96,45 @@ async def _with_past(
     plane: DataPlane, grant: Grant, request: Request, keep: Keep | None
 ) -> tuple[Request, Keep | None]:
     facts = request.facts
-    members = decode(_members, request.body)
-    own = await _resolved(plane, grant, members.get("input"))
-    history: list[dict[str, Any]] = []
+    size_bytes = len(request.body)
+    members = await anywhere(size_bytes, decode, _members, request.body)
+    own = await _resolved(plane, grant, members.get("input"), size_bytes)
+    turns: list[Found] = []
     if facts.previous is not None:
         turns = await plane.stored.conversation(grant, facts.previous)
-        for turn in turns:
-            history += stored.turn_of(turn.kept)
+        size_bytes += sum(len(turn.row.sealed) for turn in turns)
         if keep is not None:
             last = turns[-1].row
             keep = msgspec.structs.replace(keep, previous=last.id, own=_items(own))
-    if own is None and not history:
+    if own is None and not turns:
         return request, keep
-    body = _encode(members if own is None else members | {"input": own})
-    return with_body(request, with_history(body, history)), keep
+    members = members if own is None else members | {"input": own}
+    return await anywhere(size_bytes, _joined, request, members, turns), keep
 
 
-async def _resolved(plane: DataPlane, grant: Grant, given: Any) -> Any:
+def _joined(request: Request, members: dict[str, Any], turns: Sequence[Found]) -> Request:
+    """The call with what was asked and answered in these turns before its own input."""
+    history = [item for turn in turns for item in stored.turn_of(turn.kept)]
+    return with_body(request, with_history(_encode(members), history))
+
+
+async def _resolved(plane: DataPlane, grant: Grant, given: Any, size_bytes: int) -> Any:
     """The input with the items that its references name, each as a later input carries it. Raises BodyTooLarge."""
     if not isinstance(given, list):
         return given
-    wanted = [_referred(item) for item in given]
+    wanted = await anywhere(size_bytes, lambda: [_referred(item) for item in given])
     ids = [id_ for id_ in wanted if id_ is not None]
     if not ids:
         return given
     found = await plane.stored.items(grant, set(ids))
-    bytes_max, size = plane.settings.body_bytes_max, {id_: len(_encode(item)) for id_, item in found.items()}
-    if sum(size.get(id_, 0) for id_ in ids) > bytes_max:
+    size = {id_: len(_encode(item)) for id_, item in found.items()}
+    bytes_max, items_bytes = plane.settings.body_bytes_max, sum(size.get(id_, 0) for id_ in ids)
+    if items_bytes > bytes_max:
         raise BodyTooLarge(f"The items that the input refers to have more than {bytes_max} bytes.")
+    return await anywhere(size_bytes + items_bytes, _in_place, given, wanted, found)
+
+
+def _in_place(given: list[Any], wanted: list[str | None], found: dict[str, dict[str, Any]]) -> list[Any]:
     rows = []
     for item, id_ in zip(given, wanted, strict=True):
         if id_ is not None and id_ not in found:

@@ -74,8 +74,8 @@ class Asker(msgspec.Struct, frozen=True):
         rules: Sequence[Rule],
         direction: Direction,
     ) -> Body:
-        """The body of this size after all rules. `walk` goes through its texts, the same ones each time. Raises Blocked,
-        HookDown, TooLong, and what `walk` does.
+        """The body after all rules. `walk` goes through its texts, the same ones each time. Raises Blocked, HookDown,
+        TooLong, and what `walk` does.
         """
         texts: list[str] = []
 

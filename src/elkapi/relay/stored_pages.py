@@ -6,6 +6,7 @@ results", "Stored completions").
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 from urllib.parse import parse_qsl
 
@@ -15,6 +16,7 @@ from elkapi.catalog import Match
 from elkapi.errors import BadRequest
 from elkapi.relay.call import JSON, Call
 from elkapi.relay.follow import follow
+from elkapi.relay.large import anywhere
 from elkapi.relay.plane import DataPlane, Page
 from elkapi.relay.read import check_media_type
 from elkapi.relay.stored_objects import Found, parse_id, text_id
@@ -22,6 +24,7 @@ from elkapi.snapshot import Snapshot
 from elkapi.storage.repos.stored import IN_PROGRESS
 from elkapi.translate import kept as stored
 from elkapi.translate.decode import decode
+from elkapi.translate.kept import Kept
 from elkapi.types import Grant
 
 LIMIT_DEFAULT, LIMIT_MAX = 20, 100
@@ -34,6 +37,7 @@ class _Labels(msgspec.Struct):
 
 _labels = msgspec.json.Decoder(_Labels)
 Query = dict[str, str]
+Rows = list[dict[str, Any]]
 
 
 def _query(call: Call) -> Query:
@@ -71,14 +75,21 @@ def _send(call: Call, body: bytes) -> None:
     call.reply.send(200, JSON, body)
 
 
-def _listed(call: Call, rows: list[dict[str, Any]], default_order: str) -> None:
-    """A page of rows that are all at hand. Raises BadRequest."""
+async def _listed(
+    call: Call, found: Found, rows_of: Callable[[Kept, str], Rows], text: str, default_order: str
+) -> None:
+    """A page of what an object holds, which `rows_of` writes in full. Raises BadRequest."""
     query = _query(call)
     limit, ascending = _whole(query, "limit", LIMIT_DEFAULT, 1, LIMIT_MAX), _ascending(query, default_order)
-    page = stored.page_of(rows, limit, ascending, query.get("after"))
+
+    def listed() -> bytes | None:
+        page = stored.page_of(rows_of(found.kept, text), limit, ascending, query.get("after"))
+        return None if page is None else msgspec.json.encode(page)
+
+    page = await anywhere(len(found.row.sealed), listed)
     if page is None:
         raise BadRequest("`after` names nothing in this list.", param="after")
-    _send(call, msgspec.json.encode(page))
+    _send(call, page)
 
 
 # --- responses -------------------------------------------------------------------------------------------------------
@@ -123,7 +134,7 @@ async def list_input_items(plane: DataPlane, snapshot: Snapshot, grant: Grant, m
     """`GET /v1/responses/{id}/input_items`: the call's own input, the last item first unless asked otherwise."""
     text = match.params["id"]
     found = await plane.stored.find(grant, "response", text)
-    _listed(call, stored.input_items(found.kept, text), "desc")
+    await _listed(call, found, stored.input_items, text, "desc")
 
 
 # --- chat completions ------------------------------------------------------------------------------------------------
@@ -184,7 +195,7 @@ async def list_messages(plane: DataPlane, snapshot: Snapshot, grant: Grant, matc
     """`GET /v1/chat/completions/{id}/messages`: what was sent, the first message first unless asked otherwise."""
     text = match.params["id"]
     found = await plane.stored.find(grant, "chat", text)
-    _listed(call, stored.messages(found.kept, text), "asc")
+    await _listed(call, found, stored.messages, text, "asc")
 
 
 STORED_PAGES: dict[str, Page] = {
