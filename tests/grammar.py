@@ -82,7 +82,7 @@ def _check_chunks(frames: list[tuple[str, str]], broken: bool, object_: str) -> 
         assert error["type"]
     else:
         assert frames[-1][1] == "[DONE]"
-    # Azure says of the prompt first, in a chunk that has no id; it passes as it came.
+    # Azure says of the prompt first, in a chunk that has no id; it passes as it came to who asked for usage.
     chunks = [row for row in _rows(frames[:-1]) if row.get("choices") or "prompt_filter_results" not in row]
     for chunk in chunks:
         assert chunk["object"] == object_

@@ -8,7 +8,9 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from elkapi.sandbox.server import Running
 from elkapi.types import ChannelLimits
+from tests.gateway import Gateway
 from tests.relay.test_text_law import PROMPT_TOKENS, law
 from tests.scripted import MODEL, NANO, Played, Stage, frames_of, stage
 from tests.text_calls import CLIENTS, events, streamed_text
@@ -18,6 +20,29 @@ ERRORS = {"compatible": "chat", "anthropic": "anthropic", "gemini": "gemini"}
 
 def without_error(frames: list[bytes]) -> list[bytes]:
     return [frame for frame in frames if b'"error":{' not in frame and b'"error": {' not in frame]
+
+
+AZURE_ASKS = {
+    "chat": ("/v1/chat/completions", {"messages": [{"role": "user", "content": "hi"}]}),
+    "stored": ("/v1/chat/completions", {"messages": [{"role": "user", "content": "hi"}], "store": True}),
+    "completions": ("/v1/completions", {"prompt": "hi"}),
+}
+
+
+@pytest.mark.parametrize("asks", [False, True], ids=["plain", "include_usage"])
+@pytest.mark.parametrize("way", AZURE_ASKS)
+async def test_every_chunk_has_a_choice_for_who_asked_for_no_usage(
+    gate: Gateway, sandbox: Running, way: str, asks: bool
+) -> None:
+    """Azure says of the prompt in a first chunk without choices; OpenAI's callers know one with the usage only."""
+    await gate.channel(sandbox.base_url, ("gpt-4o",), family="azure", secrets=("azure-upstream",))
+    path, body = AZURE_ASKS[way]
+    body = {**body, "model": "gpt-4o", "stream": True, "stream_options": {"include_usage": asks}}
+    reply = await gate.ask(await gate.key("1"), body, path=path)
+    without = [chunk for chunk in events(reply.text) if not chunk["choices"]]
+    members = ("prompt_filter_results", "usage")
+    assert [name for chunk in without for name in members if chunk.get(name)] == (list(members) if asks else [])
+    assert len(without) == 2 * asks
 
 
 @pytest.mark.parametrize("family", ERRORS)

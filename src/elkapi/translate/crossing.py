@@ -43,6 +43,9 @@ ANSWER_BYTES_MAX = 8 * 1024 * 1024
 # What comes from the closing frame on, pictures included.
 ENDING_BYTES_MAX = 32 * 1024 * 1024
 ENDLESS = Failure(502, "upstream_error", "The model's answer did not come to an end.")
+# What the chunks without choices say.
+_BARE = (UsageSeen, Start)
+_OF_PROMPT = b'"prompt_filter_results"'
 _NUMBER = re.compile(rb'"sequence_number"\s*:\s*([0-9]{1,9})')
 
 
@@ -171,8 +174,9 @@ class Metered:
 class Relayed(Metered):
     """The caller and the upstream speak one dialect: frames pass as they came.
 
-    `strip_usage`: the caller did not ask for the usage frame that we asked the upstream for. `rename`: the member that
-    holds the model's name and the client's name for it, where the upstream knows it by another.
+    `strip_usage`: the caller did not ask for the usage frame that we asked the upstream for, and knows no chunk without
+    choices. `rename`: the member that holds the model's name and the client's name for it, where the upstream knows it
+    by another.
     """
 
     def __init__(
@@ -197,9 +201,9 @@ class Relayed(Metered):
             self._learn(event)
         if self.failure is not None:
             return b""
-        if self._strip_usage and len(events) == 1 and isinstance(events[0], UsageSeen):
-            return b""
         raw = frame.raw
+        if self._strip_usage and len(events) == 1 and isinstance(events[0], _BARE) and _has_no_choice(events[0], raw):
+            return b""
         if self._pattern is not None:
             raw = self._pattern.sub(lambda hit: hit.group(1) + self._name, raw, count=1)
         if self.whole:
@@ -226,6 +230,11 @@ class Relayed(Metered):
         data = super().whole_answer(events)
         self._last = [self._writer.finish()]
         return data
+
+
+def _has_no_choice(event: UsageSeen | Start, raw: bytes) -> bool:
+    """Whether a chunk tells usage alone, or is Azure's first, which says of the prompt."""
+    return isinstance(event, UsageSeen) or (_OF_PROMPT in raw and b'"choices":[]' in raw)
 
 
 class Array(Relayed):
