@@ -4,9 +4,12 @@
 |-------------|--------|--------------------------------------------------------------------|-------|
 | Google      | 400    | a detail's reason, API_KEY_INVALID                                 | 401   |
 | xAI         | 400    | Incorrect API key provided ...                                     | 401   |
+| Anthropic   | 400    | This organization has been disabled.                               | 401   |
 | Anthropic   | 400    | Your credit balance is too low ...                                 | 402   |
+| Anthropic   | 400    | You have reached your specified API usage limits ...               | 402   |
+| Google      | 400    | User location is not supported for the API use ...                 | 403   |
 | Google      | 403    | CachedContent not found (or permission denied)                     | 404   |
-| Google      | 403    | You do not have permission to access the File ... or it may not ... | 404   |
+| Google      | 403    | You do not have permission to access the File ...                  | 404   |
 
 Only what the provider itself wrote is looked at: how its message begins, and its own members. A message may repeat the
 caller's words further on, and whoever could write these could take an operator's key out of service.
@@ -34,7 +37,13 @@ class _Body(msgspec.Struct):
 
 _decoder = msgspec.json.Decoder(_Body)
 _BEGINNINGS = {
-    400: (("Incorrect API key provided", 401), ("Your credit balance is too low", 402)),
+    400: (
+        ("Incorrect API key provided", 401),
+        ("This organization has been disabled", 401),
+        ("Your credit balance is too low", 402),
+        ("You have reached your specified API usage limits", 402),
+        ("User location is not supported", 403),
+    ),
     403: (("CachedContent not found", 404), ("You do not have permission to access the File", 404)),
 }
 

@@ -1,0 +1,54 @@
+"""What a refusal means: whole bodies as providers send them, and bodies that only look like them."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from elkapi.routing.meaning import meant
+
+
+def anthropic(message: str) -> dict[str, Any]:
+    return {"type": "error", "error": {"type": "invalid_request_error", "message": message}, "request_id": "req_1"}
+
+
+def google(status: int, word: str, message: str, **more: Any) -> dict[str, Any]:
+    return {"error": {"code": status, "message": message, "status": word, **more}}
+
+
+KEY_INVALID = [{"@type": "type.googleapis.com/google.rpc.ErrorInfo", "reason": "API_KEY_INVALID", "metadata": {}}]
+REFUSALS: list[tuple[int, Any, int]] = [
+    (400, google(400, "INVALID_ARGUMENT", "API key not valid.", details=KEY_INVALID), 401),
+    (400, google(400, "FAILED_PRECONDITION", "User location is not supported for the API use."), 403),
+    (403, google(403, "PERMISSION_DENIED", "CachedContent not found (or permission denied)"), 404),
+    (
+        403,
+        google(403, "PERMISSION_DENIED", "You do not have permission to access the File a or it may not exist."),
+        404,
+    ),
+    (403, google(403, "PERMISSION_DENIED", "The caller does not have permission"), 403),
+    (400, {"code": "Client specified an invalid argument", "error": "Incorrect API key provided: ab***yz."}, 401),
+    (400, anthropic("Your credit balance is too low to access the Anthropic API."), 402),
+    (400, anthropic("You have reached your specified API usage limits. You will regain access on 2026-12-01."), 402),
+    (400, anthropic("This organization has been disabled."), 401),
+    (400, anthropic("messages.0.content: 'Your credit balance is too low' is no content."), 400),
+    (400, anthropic("messages: at least one message is required"), 400),
+    (400, google(400, "INVALID_ARGUMENT", "API_KEY_INVALID", details=[{"reason": "OTHER"}]), 400),
+    (422, anthropic("This organization has been disabled."), 422),
+    (500, {"error": "Incorrect API key provided"}, 500),
+]
+
+
+@pytest.mark.parametrize(("status", "body", "meaning"), REFUSALS)
+def test_a_refusal_means_what_its_provider_says(status: int, body: Any, meaning: int) -> None:
+    assert meant(status, json.dumps(body).encode()) == meaning
+
+
+@pytest.mark.parametrize(
+    "body", [b"", b"[]", b"null", b"<html>", b"\xff", b'{"error":null}', b'{"error":{"message":1}}']
+)
+@pytest.mark.parametrize("status", [400, 403])
+def test_a_body_that_says_nothing_changes_nothing(status: int, body: bytes) -> None:
+    assert meant(status, body) == status
