@@ -33,6 +33,7 @@ from elkapi.translate.ir import ChatRequest
 from elkapi.translate.kept import LOST as STOPPED
 from elkapi.translate.kept_stream import with_ours
 from elkapi.translate.responses_object import blank_response
+from elkapi.translate.responses_replay import ended, replayed
 from elkapi.translate.responses_request import read_request
 from elkapi.types import Grant, Policy, StoredObject, StoredReply
 
@@ -216,16 +217,10 @@ async def _to_its_end(settling: Coroutine[Any, Any, None]) -> None:
 
 
 def _farewell(log: Log, error: GatewayError) -> bytes:
-    """The last events of a stream that did not get to its end by itself."""
-    response = msgspec.json.decode(log.blank)
-    failure = {"code": "server_error", "message": error.message}
-    number = len(log.frames)
-    failed = {
-        "type": "response.failed",
-        "response": {**response, "status": "failed", "error": failure},
-        "sequence_number": number,
-    }
-    return b"event: response.failed\ndata: " + msgspec.json.encode(failed) + b"\n\n"
+    """The last events of a stream that did not get to its end by itself; all of them where none has come."""
+    failed = {"status": "failed", "error": {"code": "server_error", "message": error.message}}
+    response = msgspec.json.encode(msgspec.json.decode(log.blank) | failed)
+    return ended(response, len(log.frames)) if log.frames else b"".join(replayed(response))
 
 
 def _blank(plane: DataPlane, request: Request, call: Call) -> bytes:
