@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from elkapi.sandbox.server import Running
+from elkapi.sandbox.server import Running, running
 from tests.canned import canned
 from tests.gateway import Gateway
 from tests.text_calls import ask, text_of
@@ -140,3 +140,24 @@ async def test_what_a_caller_names_and_google_does_not_know_is_no_fault_of_the_k
         beside = await gate.ask(key, asked.body, path=asked.path)
         assert beside.status_code == 200, beside.text
     assert len(upstream.bodies) == 3
+
+
+@pytest.mark.parametrize("family_model", ["us.anthropic.claude-sonnet-4-5-20250929-v1:0", "us.amazon.nova-pro-v1:0"])
+@pytest.mark.parametrize(("fault", "stream"), [("status=424", False), ("status=424", True), ("error-before", True)])
+async def test_a_model_that_failed_at_bedrock_is_no_mistake_of_the_caller(
+    gate: Gateway, sandbox: Running, family_model: str, fault: str, stream: bool
+) -> None:
+    """AWS has 424 for it, whole and inside a stream."""
+    sandbox.sandbox.stand(fault)
+    key = await gate.key("1")
+    aws = {"secrets": ("AKIDSANDBOX:sandbox-secret",), "options": {"region": "us-east-1"}}
+    bedrock = {**aws, "family": "bedrock", "model_map": {MODEL: family_model}}
+    await gate.channel(sandbox.base_url, (MODEL,), priority=5, **bedrock)
+    await gate.price(MODEL, per_1m_usd="1", output_per_1m_usd="2")
+    asked = ask("chat", MODEL, "[[say: yes]]", stream=stream)
+    alone = await gate.ask(key, asked.body, path=asked.path)
+    assert (alone.status_code, alone.json()["error"]["code"]) == (502, "upstream_error")
+    with running() as spare:
+        await gate.channel(spare.base_url, (MODEL,), model_map={MODEL: "gpt-4o"})
+        beside = await gate.ask(key, asked.body, path=asked.path)
+    assert beside.status_code == 200, beside.text

@@ -10,6 +10,7 @@
 | Google      | 400    | User location is not supported for the API use ...                 | 403   |
 | Google      | 403    | CachedContent not found (or permission denied)                     | 404   |
 | Google      | 403    | You do not have permission to access the File ...                  | 404   |
+| AWS         | 424    | a message that is in no error: the model failed, at Bedrock        | 500   |
 
 Only what the provider itself wrote is looked at: how its message begins, and its own members. A message may repeat the
 caller's words further on, and whoever could write these could take an operator's key out of service.
@@ -32,7 +33,8 @@ class _Error(msgspec.Struct):
 
 
 class _Body(msgspec.Struct):
-    error: _Error | str = ""
+    error: _Error | str | None = None
+    message: str | None = None
 
 
 _decoder = msgspec.json.Decoder(_Body)
@@ -50,14 +52,15 @@ _BEGINNINGS = {
 
 def meant(status: int, told: bytes) -> int:
     """The status that a refusal stands for; `told` is its body."""
-    if status not in _BEGINNINGS:
+    if status not in (*_BEGINNINGS, 424):
         return status
     try:
-        error = _decoder.decode(told).error
+        body = _decoder.decode(told)
     except NOT_JSON:
         return status
-    if isinstance(error, str):
-        error = _Error(error)
+    if status == 424:
+        return 500 if body.message and body.error is None else status
+    error = body.error if isinstance(body.error, _Error) else _Error(body.error)
     if status == 400 and any(detail.reason == "API_KEY_INVALID" for detail in error.details):
         return 401
     message = error.message or ""

@@ -34,8 +34,9 @@ _STATUS = {
     b"modelTimeoutException": 408,
     b"throttlingException": 429,
     b"modelNotReadyException": 429,
-    b"modelStreamErrorException": 424,
-    b"modelErrorException": 424,
+    # Outside of a stream they have 424; the model failed, so they are no mistake of the caller's.
+    b"modelStreamErrorException": 500,
+    b"modelErrorException": 500,
     b"internalServerException": 500,
     b"serviceUnavailableException": 503,
 }

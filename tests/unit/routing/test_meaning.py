@@ -36,6 +36,8 @@ REFUSALS: list[tuple[int, Any, int]] = [
     (400, anthropic("messages.0.content: 'Your credit balance is too low' is no content."), 400),
     (400, anthropic("messages: at least one message is required"), 400),
     (400, google(400, "INVALID_ARGUMENT", "API_KEY_INVALID", details=[{"reason": "OTHER"}]), 400),
+    (424, {"message": "The request failed.", "originalStatusCode": 500, "resourceName": "r"}, 500),
+    (424, {"error": {"message": "The MCP server of the request refused.", "type": "x"}}, 424),
     (422, anthropic("This organization has been disabled."), 422),
     (500, {"error": "Incorrect API key provided"}, 500),
 ]
@@ -49,6 +51,6 @@ def test_a_refusal_means_what_its_provider_says(status: int, body: Any, meaning:
 @pytest.mark.parametrize(
     "body", [b"", b"[]", b"null", b"<html>", b"\xff", b'{"error":null}', b'{"error":{"message":1}}']
 )
-@pytest.mark.parametrize("status", [400, 403])
+@pytest.mark.parametrize("status", [400, 403, 424])
 def test_a_body_that_says_nothing_changes_nothing(status: int, body: bytes) -> None:
     assert meant(status, body) == status
