@@ -124,6 +124,14 @@ def test_relative_links_lead_somewhere(path: Path) -> None:
     assert dead == []
 
 
+@pytest.mark.parametrize("path", sorted(docs_folder().glob("*.md")), ids=lambda path: path.stem)
+def test_a_link_into_a_page_leads_to_a_heading_of_it(path: Path) -> None:
+    pages = Library(docs_folder()).pages
+    found = re.findall(r"\]\(([a-z-]*)(?:\.md)?#([^)]+)\)", path.read_text("utf-8"))
+    dead = [f"{name}#{heading}" for name, heading in found if f'id="{heading}"' not in pages[name or path.stem].html]
+    assert dead == []
+
+
 def leads_somewhere(path: Path, target: str) -> bool:
     """Some pages are made of the catalog: those are no files, and stand at their address on a running gateway."""
     if target.startswith("/docs/"):
