@@ -70,10 +70,15 @@ async def test_a_conversation_to_be_kept_by_the_upstream_is_refused_so_that_sdks
     untouched(gate, sandbox)
 
 
-async def test_an_empty_balance_is_403_and_never_reaches_an_upstream(gate: Gateway, sandbox: Running) -> None:
+async def test_an_empty_balance_is_403_with_what_it_lacks_and_never_reaches_an_upstream(
+    gate: Gateway, sandbox: Running
+) -> None:
     await gate.channel(sandbox.base_url)
     key = await gate.key("0")
-    assert codes(await gate.ask(key, GOOD))[:2] == (403, "insufficient_user_quota")
+    refused = await gate.ask(key, GOOD)
+    assert codes(refused)[:2] == (403, "insufficient_user_quota")
+    quoted = (await gate.ask(key, {"path": "/v1/embeddings", "body": GOOD}, path="/v1/quote")).json()
+    assert f"may cost, {quoted['hold_usd']} USD." in refused.json()["error"]["message"]
     untouched(gate, sandbox)
 
 

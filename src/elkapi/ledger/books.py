@@ -27,6 +27,7 @@ from elkapi.ledger.reversal import Reversal
 from elkapi.ledger.statements import for_dialect
 from elkapi.ledger.tasking import Tasker
 from elkapi.ledger.transfers import HOLD_STEP, HOLD_SUFFIX, LEGS_MAX, LOSS_SUFFIX, RESOLVE_SUFFIX, entries_range
+from elkapi.money import format_usd
 from elkapi.storage.dialect import only_reads
 from elkapi.testing.crash import point
 
@@ -41,7 +42,7 @@ CALL_AGE_MAX_NS = 300 * 1_000_000_000
 COUNTERS_MAX = 50_000
 ATTEMPTS_MAX = 5
 
-QUOTA_REFUSED = "Your balance does not cover the most this call may cost."
+QUOTA_REFUSED = "Your balance does not cover the most this call may cost, {} USD."
 ACCOUNT_REFUSED = "This key's accounts cannot fund a call."
 TOO_OLD = "This call waited too long before its cost was reserved; please try again."
 FAILED = "The ledger could not carry out this call's booking; please try again."
@@ -332,7 +333,7 @@ class Books:
             if admitted + order.nano <= available:
                 admitted += order.nano
                 continue
-            batch.outcomes[index] = Refusal("quota", QUOTA_REFUSED)
+            batch.outcomes[index] = Refusal("quota", QUOTA_REFUSED.format(format_usd(order.nano)))
             self._claims.forget(order)
             for earlier in order.accounts:
                 if earlier < account:
