@@ -334,3 +334,26 @@ def test_a_reseller_of_runways_takes_a_neutral_request(gateways: Served, more: d
     sent = json.loads(last_submit(gateways)[1])
     assert sent["ratio"] == more.get("aspect_ratio", "16:9")
     assert set(sent["options"]["motion_vector"].values()) == {0}
+
+
+@pytest.mark.parametrize(
+    ("model", "more", "said"),
+    [
+        ("veo3.1", {}, {"ratio": "1280:720"}),
+        ("veo3.1", {"aspect_ratio": "9:16", "seconds": 4}, {"ratio": "720:1280", "duration": 4}),
+        ("gen4_turbo", {"image": PICTURE}, {"ratio": "1280:720"}),
+        ("gen4.5", {}, {"ratio": "1280:720", "duration": 5}),
+    ],
+)
+def test_runway_is_told_what_its_models_demand(
+    gateways: Served, model: str, more: dict[str, object], said: dict[str, object]
+) -> None:
+    if model == "gen4.5":
+        url, secrets = f"{gateways.sandbox.base_url}/runway", ("key_sandbox",)
+        gateways.run(gateways.gate.channel(url, (model,), family="runway", secrets=secrets))
+        gateways.run(gateways.gate.price(model, per_second_usd="0.5"))
+    asking = Asking(gateways, "tasks.create")
+    reply = asking.call("POST", asking.path, json={"model": model, "input": {"prompt": "a dog", **more}})
+    assert reply.status_code == 200, reply.text
+    sent = json.loads(last_submit(gateways)[1])
+    assert {name: sent[name] for name in ("ratio", "duration") if name in sent} == said

@@ -37,6 +37,7 @@ class VideoMap(msgspec.Struct, frozen=True, kw_only=True):
     picture decides them, `listed` the caller's own list of parts, which go before ours. `lines` are the resolutions
     that it makes: one that follows from a size alone, and is none of them, is left to the provider. `auto_seconds`: -1
     leaves the length to the model. `inline`: pictures are taken as bytes alone, so those given by address are fetched.
+    `demands` are what models of a name want said, and what they are told where a request leaves it open.
     """
 
     text: str
@@ -51,6 +52,7 @@ class VideoMap(msgspec.Struct, frozen=True, kw_only=True):
     lines: tuple[str, ...] = ()
     auto_seconds: bool = False
     inline: bool = False
+    demands: Mapping[str, Mapping[str, Any]] = {}
 
 
 _CONTENT = "content[+]"
@@ -229,6 +231,7 @@ VIDEO_MAPS: dict[Wire, VideoMap] = {
         text="runway.text-to-video",
         image="runway.image-to-video",
         models=r"^(gen4|aleph|act_two|veo3|seedance2|happyhorse|gemini_omni)",
+        demands={r"^(gen4|veo3)": {"ratio": "1280:720"}, r"^gen4\.5": {"duration": 5}, r"^veo3$": {"duration": 8}},
         fields={
             "model": "model",
             "prompt": "promptText",

@@ -373,6 +373,9 @@ def write(ask: MediaAsk, wire: str) -> tuple[str, dict[str, Any]]:
                 _place(body, path, spell(one))
             except ValueError as error:
                 raise BadRequest(str(error), param=ask.word(field)) from None
+    for pattern, members in plan.demands.items():
+        if re.search(pattern, ask.model):
+            body = {**members, **body}
     return operation, body
 
 
