@@ -11,7 +11,7 @@ from elkapi.catalog.operation import Family, Operation
 from elkapi.pricing.media import measured
 from elkapi.pricing.meter import is_possible
 from elkapi.pricing.price import amount_nano, priced_for
-from elkapi.tasks import record
+from elkapi.tasks import machine, record
 from elkapi.tasks.record import Task
 from elkapi.types import Price, RequestRecord, Settlement, State, TaskAsset, TaskStep, Usage
 
@@ -103,7 +103,7 @@ def ended(
 
 def cancelled(task: Task, now_ns: int) -> TaskStep:
     """The step to the end of a task that its provider cancelled when it was asked to: free."""
-    return ended(task, State.CANCELLED, "cancelled", "The task was cancelled.", b"", now_ns)
+    return ended(task, State.CANCELLED, "cancelled", machine.SILENT_ENDS[State.CANCELLED], b"", now_ns)
 
 
 def _step(

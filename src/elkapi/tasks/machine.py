@@ -17,7 +17,12 @@ from elkapi.types import State
 
 ERROR_CHARS_MAX = 1000
 NOTHING_MADE = "The provider finished the task without a result."
-FAILED_SILENTLY = "The provider could not carry out the task and did not say why."
+# What is told of an end that its provider says no more of.
+SILENT_ENDS = {
+    State.FAILED: "The provider could not carry out the task and did not say why.",
+    State.CANCELLED: "The task was cancelled.",
+    State.EXPIRED: "The provider did not finish the task in time.",
+}
 
 
 class Reading(msgspec.Struct, frozen=True):
@@ -54,7 +59,7 @@ def read(spec: TaskSpec, reply: Any) -> Reading:
     if state is not State.SUCCEEDED:
         text = first_of(spec.error, reply)
         code = first(spec.error_code, reply) if spec.error_code else None
-        error = (str(text) if text is not None else FAILED_SILENTLY)[:ERROR_CHARS_MAX]
+        error = (str(text) if text is not None else SILENT_ENDS[state])[:ERROR_CHARS_MAX]
         return Reading(state, word, True, progress, error, "" if code is None else str(code)[:100])
     made = tuple((one, value) for one in spec.made for value in _addresses(one, reply))
     if not any(not one.optional for one, _ in made):

@@ -48,3 +48,13 @@ def test_g71_a_failure_is_known_by_its_state_never_by_its_text_or_progress(spec:
         assert machine.read(spec, said(spec, word, text="", progress="100%")).state is State.FAILED
     unknown = machine.read(spec, said(spec, LOUD, text=LOUD, progress="100%"))
     assert (unknown.state, unknown.known) == (State.RUNNING, False)
+
+
+@pytest.mark.parametrize(
+    ("state", "why"),
+    [(State.CANCELLED, "was cancelled"), (State.EXPIRED, "in time"), (State.FAILED, "did not say why")],
+)
+def test_an_end_without_words_says_what_it_is(state: State, why: str) -> None:
+    spec = CATALOG.by_id["seedance.submit"].task
+    assert spec is not None
+    assert why in machine.read(spec, {"status": state.value, "error": None}).error
