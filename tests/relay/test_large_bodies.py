@@ -11,7 +11,7 @@ import httpx
 import pytest
 
 from elkapi.catalog import text
-from elkapi.relay import count, counting, exchange, follow, guarding, keep
+from elkapi.relay import caching, count, counting, exchange, follow, guarding, keep
 from elkapi.relay.large import INLINE_BYTES
 from elkapi.translate import kept
 from elkapi.types import Guard, Policy
@@ -197,3 +197,18 @@ async def test_a_large_stored_response_is_gone_on_from_listed_and_told_without_k
     assert [len(threads) for threads in steps] == [1, 1, 1]
     assert all(loop_thread not in threads for threads in steps)
     assert most <= follow.FRAMES_A_TURN
+
+
+async def test_what_a_large_body_means_to_the_cache_is_found_on_a_thread(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loop_thread, steps = threading.get_ident(), noted(monkeypatch, caching, "meaning_of")
+    async with canned(200, claude("x")) as upstream, gateway(tmp_path) as gate:
+        key = await prepared(gate, upstream.url, "anthropic")
+        asked = ask("chat", MODEL, "hi", messages=MESSAGES)
+        for found in ("miss", "hit"):
+            reply = await gate.ask(key, asked.body, path=asked.path, headers={"x-elkapi-cache": "on"})
+            assert reply.headers["x-elkapi-cache"] == found
+            await gate.plane.answers.idle()
+    assert len(steps) == 2
+    assert loop_thread not in steps

@@ -19,6 +19,7 @@ from elkapi.relay.call import EVENTS, JSON, Call, Headers, Reply
 from elkapi.relay.candidates import Candidate
 from elkapi.relay.exchange import facts_for
 from elkapi.relay.hold import Hold
+from elkapi.relay.large import anywhere
 from elkapi.relay.outcome import Outcome
 from elkapi.relay.passing import Passing
 from elkapi.relay.plane import DataPlane
@@ -72,7 +73,8 @@ async def recall(plane: DataPlane, snapshot: Snapshot, policy: Policy, hold: Hol
     wanted = policy.cache is True if wish.on is None else wish.on and policy.cache is not False
     meaning = None
     if wanted and plane.answers.entry_bytes_max:
-        meaning = meaning_of(snapshot, hold.grant, policy, hold.request, call)
+        size_bytes = len(hold.request.body)
+        meaning = await anywhere(size_bytes, meaning_of, snapshot, hold.grant, policy, hold.request, call)
     if meaning is None:
         call.reply.common += b"x-elkapi-cache: off\r\n"
         return None
@@ -80,8 +82,9 @@ async def recall(plane: DataPlane, snapshot: Snapshot, policy: Policy, hold: Hol
     if not wish.refresh:
         ages = (plane.settings.cache_age_max_s, policy.cache_age_max_s, wish.age_s_max)
         entry = await plane.answers.get(name, min(age for age in ages if age is not None))
-        if entry is not None and (hit := _hit(plane, policy, hold, call, entry)) is not None:
-            return hit
+        body = await anywhere(len(entry.body), _body, hold.request, entry) if entry is not None else None
+        if entry is not None and body is not None:
+            return _hit(plane, policy, hold, call, entry, body)
     call.reply.common += b"x-elkapi-cache: miss\r\n"
     tap = None
     if hold.request.stream:
@@ -148,12 +151,9 @@ class _Exact(Hold):
         return 0
 
 
-def _hit(plane: DataPlane, policy: Policy, hold: Hold, call: Call, entry: Entry) -> Recall | None:
-    """The answer from the cache; None for one that cannot be given in the form this caller wants."""
+def _hit(plane: DataPlane, policy: Policy, hold: Hold, call: Call, entry: Entry, body: bytes) -> Recall:
+    """The answer from the cache, in the form that this caller wants."""
     request, quote = hold.request, hold.quote
-    body = _body(request, entry)
-    if body is None:
-        return None
     age_s = max(0, plane.clock.now_ns() - entry.created_ns) // 1_000_000_000
     headers: Headers = (
         *(EVENTS if request.stream and not request.array else JSON),
@@ -171,7 +171,9 @@ def _hit(plane: DataPlane, policy: Policy, hold: Hold, call: Call, entry: Entry)
 
 
 def _body(request: Request, entry: Entry) -> bytes | None:
-    """The kept bytes where this caller asked in the same form, else the same events written anew."""
+    """The kept bytes where this caller asked in the same form, else the same events written anew; None where they
+    cannot be read.
+    """
     form = (request.stream, request.array, request.stream and request.facts.include_usage)
     wire = request.operation.wire
     if form == (entry.stream, entry.array, entry.stream and entry.include_usage) or wire not in DIALECTS:
