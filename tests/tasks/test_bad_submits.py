@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 
 from elkapi.relay import asking, large
+from elkapi.tasks import record
 from tests.tasks.conftest import MODEL, Tasks
 
 JSON = {"content-type": "application/json"}
@@ -87,15 +89,19 @@ async def test_a_large_body_is_read_on_a_thread_and_refused_alike(
     status: int,
     said: str,
 ) -> None:
-    read, loop_thread = asking._read, threading.get_ident()
+    loop_thread = threading.get_ident()
     threads: list[int] = []
 
-    def noted(*args: Any) -> Any:
-        threads.append(threading.get_ident())
-        return read(*args)
+    def noted(work: Callable[..., Any]) -> Callable[..., Any]:
+        def note(*args: Any) -> Any:
+            threads.append(threading.get_ident())
+            return work(*args)
+
+        return note
 
     monkeypatch.setattr(large, "INLINE_BYTES", 16)
-    monkeypatch.setattr(asking, "_read", noted)
+    for owner, name in ((asking, "_read"), (asking, "asked_for"), (record, "kept_body")):
+        monkeypatch.setattr(owner, name, noted(getattr(owner, name)))
     reply = await sent(tasks, path, headers, body)
     assert reply.status_code == status, reply.text
     assert said in reply.text

@@ -81,7 +81,7 @@ async def read_submit(call: Call, match: Match, family: Family, aliases: Mapping
     kind = call.header(b"content-type")
     sent = await call.body()
     body, sent, content_type = await anywhere(len(sent), _read, match.operation, kind, sent)
-    return asked_for(match, family, aliases, sent, body, content_type)
+    return await anywhere(len(sent), asked_for, match, family, aliases, sent, body, content_type)
 
 
 def _read(operation: Operation, kind: bytes | None, sent: bytes) -> tuple[dict[str, Any], bytes, bytes]:

@@ -11,7 +11,8 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-from typing import Literal
+from collections.abc import Mapping
+from typing import Any, Literal
 
 import msgspec
 
@@ -24,6 +25,7 @@ from elkapi.relay.asking import Asked, read_submit
 from elkapi.relay.call import JSON, Call, replay
 from elkapi.relay.guarding_submits import looked_at
 from elkapi.relay.hold import checked_key
+from elkapi.relay.large import anywhere
 from elkapi.relay.note import note, note_end
 from elkapi.relay.pictures import to_fetch, with_pictures
 from elkapi.relay.placing import check_callback, like_its_source, own_mark_checked, planned, priced, same_account
@@ -140,6 +142,7 @@ class Submit:
         self.claim = _claim(call, grant, asked)
         self.own_mark = str(asked.body.get(asked.task.mark) or "") if asked.task.mark else ""
         self.put = put
+        self.shown: Mapping[str, Any] = {}
         self.kept: record.Asked
         self.task: NewTask
 
@@ -166,15 +169,16 @@ class Submit:
         """
         ledger = self.plane.ledger
         if self.asked.refusal is not None:
-            record = self._refusal_record(self.asked.refusal)
-            note(self.plane, record)
-            ledger.record(record)
+            refused = self._refusal_record(self.asked.refusal)
+            note(self.plane, refused)
+            ledger.record(refused)
             raise self.asked.refusal
         if to_fetch(self.asked):
             # What was made before is answered as it was, whatever became of its pictures.
             if self.claim and (made := await ledger.wait_reply(self.claim)) is not None:
                 return made
             self.put.asked = await with_pictures(self.plane, self.asked)
+        self.shown = await anywhere(len(self.asked.sent), record.kept_body, self.asked.shown or self.asked.body)
         while True:
             point("tasks.hold.before")
             try:
@@ -224,7 +228,7 @@ class Submit:
         asked, grant = self.asked, self.grant
         task = asked.task
         self.kept = record.Asked(
-            body=record.kept_body(asked.shown or asked.body),
+            body=self.shown,
             group=grant.group,
             price=self.price,
             ratio_micro=self.quote.ratio_micro,
