@@ -92,6 +92,17 @@ async def test_an_unknown_model_is_503_with_close_names_and_no_retry(gate: Gatew
     untouched(gate, sandbox)
 
 
+@pytest.mark.parametrize("path", ["/v1/embeddings", "/v1/chat/completions", "/kling/v1/videos/text2video"])
+async def test_a_name_that_no_model_can_have_is_refused_and_neither_compared_nor_told(gate: Gateway, path: str) -> None:
+    key = await gate.key("1")
+    name = "model_name" if path.startswith("/kling") else "model"
+    body = {name: "m" * 2049, "prompt": "x", "input": "x", "messages": [{"role": "user", "content": "x"}]}
+    reply = await gate.ask(key, body, path=path)
+    assert reply.status_code == 400, reply.text
+    assert "model" in reply.text
+    assert len(reply.content) < 1000
+
+
 async def test_a_model_whose_channels_have_no_key_in_service_is_told_as_that(gate: Gateway) -> None:
     await gate.channel("http://127.0.0.1:9", secrets=())
     await gate.price(SMALL, per_1m_usd="1")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from enum import Enum
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import msgspec
 
@@ -45,6 +45,9 @@ Wire = Literal[
     "video",
 ]
 Kind = Literal["sync", "stream", "task", "file", "websocket", "doc"]
+# The longest names of models are addresses of AWS. A name is looked up, compared with others and told in errors.
+MODEL_CHARS_MAX = 2048
+ModelName = Annotated[str, msgspec.Meta(max_length=MODEL_CHARS_MAX)]
 
 
 class Role(Enum):

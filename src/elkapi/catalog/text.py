@@ -12,7 +12,7 @@ from typing import Annotated, Any, TypeVar
 import msgspec
 
 from elkapi.catalog.jsonedit import BACKSLASH
-from elkapi.catalog.operation import Facts
+from elkapi.catalog.operation import Facts, ModelName
 from elkapi.catalog.spelling import decode_strict, spelled_out, strict
 from elkapi.errors import BadRequest
 from elkapi.translate import server_tools
@@ -61,7 +61,7 @@ class ChatView(msgspec.Struct):
     """`POST /v1/chat/completions`."""
 
     messages: _Items
-    model: str | _Unset = _UNSET
+    model: ModelName | _Unset = _UNSET
     stream: bool | None = None
     stream_options: _StreamOptions | None = None
     max_tokens: _Limit = None
@@ -76,7 +76,7 @@ class CompletionView(msgspec.Struct):
     """`POST /v1/completions`."""
 
     prompt: str | list[str | int | list[int]]
-    model: str | _Unset = _UNSET
+    model: ModelName | _Unset = _UNSET
     stream: bool | None = None
     stream_options: _StreamOptions | None = None
     max_tokens: Annotated[int, msgspec.Meta(ge=0, le=OUTPUT_TOKENS_MAX)] | None = None
@@ -88,7 +88,7 @@ class ResponsesView(msgspec.Struct):
     """`POST /v1/responses` and its count and compact forms."""
 
     input: str | list[msgspec.Raw] | None = None
-    model: str | _Unset = _UNSET
+    model: ModelName | _Unset = _UNSET
     stream: bool | None = None
     max_output_tokens: _Limit = None
     store: bool | None = None
@@ -103,7 +103,7 @@ class MessagesView(msgspec.Struct):
 
     max_tokens: Annotated[int, msgspec.Meta(ge=1, le=OUTPUT_TOKENS_MAX)]
     messages: _Items
-    model: str | _Unset = _UNSET
+    model: ModelName | _Unset = _UNSET
     stream: bool | None = None
     thread: dict[str, msgspec.Raw] | None = None
     tools: msgspec.Raw = _NONE
@@ -115,7 +115,7 @@ class CountView(msgspec.Struct):
     """`POST /v1/messages/count_tokens`."""
 
     messages: _Items
-    model: str | _Unset = _UNSET
+    model: ModelName | _Unset = _UNSET
 
 
 class _GenerationConfig(msgspec.Struct):
@@ -157,14 +157,14 @@ class BatchEmbedView(msgspec.Struct):
 class AnyView(msgspec.Struct):
     """A JSON object of whatever members."""
 
-    model: str | _Unset = _UNSET
+    model: ModelName | _Unset = _UNSET
 
 
 class ModerationView(msgspec.Struct):
     """`POST /v1/moderations`."""
 
     input: str | list[Any]
-    model: str | _Unset = _UNSET
+    model: ModelName | _Unset = _UNSET
 
 
 class RerankView(msgspec.Struct):
@@ -172,7 +172,7 @@ class RerankView(msgspec.Struct):
 
     query: Annotated[str, msgspec.Meta(min_length=1)]
     documents: Annotated[list[Any], msgspec.Meta(min_length=1, max_length=RERANK_DOCUMENTS_MAX)]
-    model: str | _Unset = _UNSET
+    model: ModelName | _Unset = _UNSET
     top_n: Annotated[int, msgspec.Meta(ge=1)] | None = None
 
 

@@ -14,7 +14,7 @@ import msgspec
 from elkapi.catalog import Body, Catalog, Match, Operation
 from elkapi.catalog.jsonedit import check_named_once
 from elkapi.catalog.jsonpath import compiled, first, put
-from elkapi.catalog.operation import Family, Hooks
+from elkapi.catalog.operation import MODEL_CHARS_MAX, Family, Hooks
 from elkapi.catalog.task import TaskSpec
 from elkapi.errors import BadRequest, GatewayError
 from elkapi.pricing.media import bound
@@ -261,7 +261,7 @@ def _model(match: Match, body: Mapping[str, Any]) -> str:
         found = source.default
     if found is None:
         raise BadRequest("`model` is missing.", code="missing_model", param=source.name)
-    if not isinstance(found, str) or not found:
+    if not isinstance(found, str) or not 0 < len(found) <= MODEL_CHARS_MAX:
         raise BadRequest(f"`{source.name}` must be the name of a model.", param=source.name)
     return found
 

@@ -8,7 +8,7 @@ import msgspec
 
 from elkapi.catalog import text
 from elkapi.catalog.families.openai_stored import STORED
-from elkapi.catalog.operation import Body, Facts, Family, ModelSource, Operation, Role
+from elkapi.catalog.operation import Body, Facts, Family, ModelName, ModelSource, Operation, Role
 from elkapi.catalog.spelling import decode_strict, strict
 from elkapi.errors import BadRequest
 from elkapi.types import Usage
@@ -24,7 +24,7 @@ class EmbeddingsView(msgspec.Struct):
     """The fields of `POST /v1/embeddings` that the gateway looks at; all others pass unread."""
 
     input: str | list[str | int | list[int]]
-    model: str | msgspec.UnsetType = msgspec.UNSET
+    model: ModelName | msgspec.UnsetType = msgspec.UNSET
     dimensions: Annotated[int, msgspec.Meta(ge=1, le=1_000_000)] | None = None
     encoding_format: Literal["float", "base64"] | None = None
     user: str | None = None
