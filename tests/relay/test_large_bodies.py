@@ -73,6 +73,17 @@ async def test_a_large_body_is_read_and_translated_and_its_answer_written_on_a_t
     assert [threads[0] == loop_thread for threads in steps] == [not large] * 4
 
 
+async def test_a_large_body_inside_another_is_read_on_a_thread(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    steps = noted(monkeypatch, text, "_facts")
+    async with gateway(tmp_path) as gate:
+        key = await prepared(gate, "http://127.0.0.1:9", "openai")
+        asked = ask("chat", MODEL, "hi", messages=MESSAGES)
+        reply = await gate.ask(key, {"path": asked.path, "body": asked.body}, path="/v1/quote")
+    assert reply.status_code == 200, reply.text
+    assert len(steps) == 1
+    assert threading.get_ident() not in steps
+
+
 async def test_a_large_answer_is_translated_on_a_thread_streamed_or_not(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -13,7 +13,7 @@ from elkapi.catalog.text import bounded_by_model
 from elkapi.errors import BadRequest, UnsupportedMediaType
 from elkapi.guards.rules import Rule
 from elkapi.relay.call import Call
-from elkapi.relay.large import anywhere
+from elkapi.relay.large import INLINE_BYTES, aside
 from elkapi.types import BatchLine, Grant
 
 
@@ -83,8 +83,8 @@ async def read(call: Call, match: Match, aliases: Mapping[str, str] | None = Non
     body = call.whole
     if body is None:
         body = await call.body()
-        return await anywhere(len(body), _understood, call, match, aliases, body)
-    # What came with its head is never large.
+    if len(body) > INLINE_BYTES:
+        return await aside(_understood, call, match, aliases, body)
     return _understood(call, match, aliases, body)
 
 
