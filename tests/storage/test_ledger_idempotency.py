@@ -131,6 +131,19 @@ async def test_a_call_that_failed_before_the_upstream_forgets_its_key(ledger: Le
     await ledger.void(third)
 
 
+@pytest.mark.parametrize("nano", [1, 0])
+async def test_a_call_that_asks_for_its_hold_again_does_not_wait_for_itself(
+    ledger: Ledger, database: Database, nano: int
+) -> None:
+    order = an_order(funded_account(database, 1000), nano=nano, claim=a_claim())
+    # As its worker does when the ledger's process was killed before it answered.
+    for _ in range(2):
+        await ledger.hold(order)
+    await ledger.settle(a_settlement(order, nano, reply=a_reply(order)))
+    with pytest.raises(IdempotencyReplay):
+        await ledger.hold(an_order(order.accounts[0], nano=nano, claim=a_claim()))
+
+
 async def test_a_refused_hold_leaves_no_claim(ledger: Ledger, database: Database) -> None:
     account = funded_account(database, 10)
     results = await asyncio.gather(

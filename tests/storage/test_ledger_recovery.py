@@ -7,6 +7,7 @@ import contextlib
 import os
 from collections.abc import AsyncIterator, Callable
 
+import msgspec
 import pytest
 from sqlalchemy import select
 
@@ -20,9 +21,9 @@ from elkapi.settings import Settings
 from elkapi.storage.db import Database
 from elkapi.storage.installation import Installation
 from elkapi.storage.repos.requests import get_request
-from elkapi.storage.schema import transfers, unknown_outcomes, workers
+from elkapi.storage.schema import tasks, transfers, unknown_outcomes, workers
 from elkapi.testing.ledger import a_settlement, an_order, funded_account
-from elkapi.types import CACHED_FLAG, AttemptRecord, HoldOrder, IdempotencyClaim
+from elkapi.types import CACHED_FLAG, AttemptRecord, HoldOrder, IdempotencyClaim, NewTask
 
 
 @contextlib.asynccontextmanager
@@ -139,6 +140,27 @@ async def test_g08_of_two_workers_only_the_dead_ones_holds_go_back(
         assert [kinds_of(database, one) for one in (first, order, second)] == [["hold"], ["hold", "expire"], ["hold"]]
         for one in (first, second):
             await alive.void(one)
+
+
+async def test_g73_what_a_dead_worker_submitted_or_polled_stays_held_and_is_left_to_a_poller(
+    settings: Settings, installation: Installation
+) -> None:
+    database, dead = installation.database, os.urandom(16)
+    account = funded_account(database, 100)
+    order = an_order(account, nano=70, claim=IdempotencyClaim(1, "op", "key", b"f" * 32))
+    task = NewTask(order.request_id, 1, 1, "op", "wire", "native", "m", 1, b"{}")
+    async with started(settings, installation, dead) as ledger:
+        await ledger.hold(msgspec.structs.replace(order, task=task))
+    with database.write() as connection:
+        connection.execute(tasks.update().values(poller=dead))
+        report = recover(connection, 1, settings)
+        ((worker, poller, version),) = connection.execute(select(tasks.c.worker, tasks.c.poller, tasks.c.version)).all()
+    # Whoever repeats the submit is told that nobody knows: nothing ends its Idempotency-Key but what its worker wrote.
+    assert (report.holds, report.claims_unknown) == (0, 1)
+    assert (worker, poller, version) == (None, None, 1)
+    assert kinds_of(database, order) == ["hold"]
+    with database.read() as connection:
+        assert check(connection).problems == []
 
 
 async def test_a_machine_that_slept_expires_nobody(settings: Settings, installation: Installation) -> None:
@@ -301,8 +323,6 @@ async def test_a_late_settlement_of_an_expired_hold_charges_nothing_and_is_kept(
 
 
 async def test_a_successor_declares_its_predecessor_dead(settings: Settings, installation: Installation) -> None:
-    import msgspec
-
     database, dead = installation.database, os.urandom(16)
     account = funded_account(database, 100)
     async with started(settings, installation, dead) as ledger:
@@ -418,8 +438,6 @@ async def test_an_upstreams_bill_is_explained_to_the_nano(settings: Settings, in
 
 
 async def test_a_hold_older_than_recovery_looks_back_is_refused(settings: Settings, installation: Installation) -> None:
-    import msgspec
-
     from elkapi.errors import Unavailable
 
     account = funded_account(installation.database, 100)
