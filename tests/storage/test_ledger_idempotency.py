@@ -280,7 +280,8 @@ async def test_an_answer_that_was_kept_outlives_its_worker(settings: Settings, i
         assert await other.wait_reply(a_claim()) == a_reply(order)
         # It is forgotten in its time, whether a worker is gone at that moment or not.
         recoverer = Recoverer(database, settings, clock)
-        recoverer.tick()
+        clock.advance(2 * settings.heartbeat_lost_s)
+        recoverer.tick()  # The dead one is looked at for the last time.
         assert await other.wait_reply(a_claim()) == a_reply(order)
         clock.advance(2 * settings.idempotency_keep_s)
         recoverer.tick()

@@ -108,8 +108,27 @@ def test_tokens_are_bounded_by_the_meters_own_function() -> None:
     assert bound(meter, {"duration": -1})[0] == asked
     assert measured(meter, asked, features, (_file(duration_ms=900),)) == (Usage(output_tokens=2700, calls=1), features)
     assert measured(meter, asked, features, (_file(),)) == (asked, features)
+    # One whose length is not known might be of any, and none costs more than was held.
+    assert measured(meter, asked, features, (_file(duration_ms=900), _file())) == (asked, features)
+    assert measured(meter, asked, features, (_file(duration_ms=60_000),)) == (asked, features)
     with pytest.raises(ValueError, match="tokens_max"):
         bound(Meter(unit="token"), {})
+
+
+def test_a_length_is_bounded_by_all_of_its_last_millisecond() -> None:
+    assert bound(SECONDS, {"duration": 5.0001})[0].video_ms == 5001
+    assert bound(SECONDS, {"duration": 3600})[0].video_ms == 3_600_000
+    assert bound(PICTURES, {"n": 100})[0].images == 100
+
+
+@pytest.mark.parametrize("extends", [True, False])
+def test_an_extension_costs_what_it_adds_however_long_its_file_is(extends: bool) -> None:
+    meter = Meter(unit="second", seconds=("duration",), extends=extends)
+    asked, features = bound(meter, {"duration": 5})
+    made = (_file(duration_ms=12_000),)
+    assert measured(meter, asked, features, made)[0].video_ms == (5000 if extends else 12_000)
+    # What is priced by the call has no seconds to pay, whatever its files last.
+    assert measured(Meter(), Usage(calls=1), {}, made)[0] == Usage(calls=1)
 
 
 @pytest.mark.parametrize(

@@ -5,10 +5,18 @@ from __future__ import annotations
 import msgspec
 import pytest
 
-from elkapi.pricing.meter import looks_like_json_object, metered, with_client_model
+from elkapi.pricing.meter import (
+    is_believable,
+    is_blank,
+    is_possible,
+    looks_like_json_object,
+    metered,
+    with_client_model,
+)
 from elkapi.types import Usage
 
 UPPER = Usage(input_tokens=100, calls=1)
+WRITES = Usage(input_tokens=100, output_tokens=10, calls=1)
 
 
 def reply(usage: str) -> bytes:
@@ -56,6 +64,47 @@ def test_g23_cached_tokens_are_a_class_of_their_own_and_never_make_input_negativ
 )
 def test_g21_impossible_usage_is_no_usage(usage: str) -> None:
     assert metered(reply(usage), "", UPPER)[0] is None
+
+
+@pytest.mark.parametrize(
+    ("usage", "upper", "possible"),
+    [
+        (Usage(input_tokens=100), UPPER, True),
+        (Usage(input_tokens=60, cached_tokens=41), UPPER, False),
+        # A provider may count words of its own before the caller's, and a little more than it was allowed.
+        (Usage(input_tokens=100 + 8192, output_tokens=10 + 1024), WRITES, True),
+        (Usage(input_tokens=101 + 8192), WRITES, False),
+        (Usage(output_tokens=11 + 1024), WRITES, False),
+        (Usage(output_tokens=5, reasoning_tokens=6 + 1024), WRITES, False),
+    ],
+)
+def test_g21_a_usage_is_possible_up_to_the_most_of_its_call(usage: Usage, upper: Usage, possible: bool) -> None:
+    assert is_possible(usage, upper) is possible
+    assert is_believable(usage, upper, answered=True) is possible
+
+
+@pytest.mark.parametrize(
+    ("usage", "upper", "blank"),
+    [
+        (Usage(calls=1), UPPER, True),
+        (Usage(cached_tokens=1), UPPER, False),
+        (Usage(reasoning_tokens=1), WRITES, False),
+        (Usage(searches=1), UPPER, False),
+        # A call that has no input, such as a search of nothing but its own, has none to tell of.
+        (Usage(calls=1), Usage(searches=1, calls=1), False),
+    ],
+)
+def test_g48_a_usage_of_nothing_beside_an_answer_is_missing(usage: Usage, upper: Usage, blank: bool) -> None:
+    assert is_blank(usage, upper) is blank
+    assert is_believable(usage, upper, answered=True) is not blank
+    assert is_believable(usage, upper, answered=False)
+
+
+@pytest.mark.parametrize(("units", "searches"), [("3", 3), ("0", 0), ("-3", None), ("null", None)])
+def test_g21_searches_below_zero_are_none(units: str, searches: int | None) -> None:
+    body = b'{"results":[],"meta":{"billed_units":{"search_units":' + units.encode() + b"}}}"
+    usage = metered(body, "cohere-rerank", UPPER)[0]
+    assert usage == (None if searches is None else Usage(searches=searches, calls=1))
 
 
 def test_a_reply_without_usage_has_none() -> None:
