@@ -8,9 +8,10 @@ from typing import Any
 import msgspec
 import pytest
 
+from elkapi.errors import Unavailable
 from elkapi.ledger import check
 from elkapi.sandbox.server import Running
-from elkapi.types import Policy
+from elkapi.types import Policy, Settlement
 from tests.canned import canned
 from tests.gateway import Gateway
 from tests.text_calls import ask, has_error
@@ -141,3 +142,49 @@ async def test_a_stream_under_an_idempotency_key_is_done_once_and_not_told_again
     ((charge,),) = gate.sql("select sum(charge_nano) from requests")
     assert gate.sql("select sum(posted_nano) from accounts where kind = 'customer'") == [(10**9 - charge,)]
     books_hold(gate)
+
+
+async def test_a_free_call_under_an_idempotency_key_is_done_once_too(gate: Gateway, sandbox: Running) -> None:
+    await gate.channel(sandbox.base_url, (FIRST,), model_map={FIRST: "gpt-4o"})
+    await gate.price(FIRST, per_1m_usd="0")
+    key = await gate.key()
+    first, again = [await post(gate, key, headers={"idempotency-key": "once"}) for _ in range(2)]
+    assert (first.status_code, again.content, again.headers["idempotent-replayed"]) == (200, first.content, "true")
+    assert len(sandbox.sandbox.recorder.shown()) == 1
+
+
+@pytest.mark.parametrize("last", [0, 503], ids=["unknown last", "unknown first"])
+async def test_g75_of_several_attempts_one_whose_fate_is_unknown_is_enough_to_never_repeat_the_call(
+    gate: Gateway, last: int
+) -> None:
+    # One refuses, the other takes the call and closes its connection.
+    async with canned(503 - last, {}) as first, canned(last, {}) as second:
+        await gate.channel(first.url, (FIRST,), priority=1)
+        await gate.channel(second.url, (FIRST,))
+        await gate.price(FIRST, per_1m_usd="1")
+        key = await gate.key("1")
+        once = {"idempotency-key": "once"}
+        failed = await post(gate, key, headers=once)
+        again = await post(gate, key, headers=once)
+        assert (len(first.bodies), len(second.bodies)) == (1, 1)
+    account = await gate.account(failed.headers["x-request-id"], key)
+    assert (failed.status_code, account["flags"], account["cost_usd"]) == (502, ["unknown_outcome"], "0.00")
+    assert (again.status_code, again.json()["error"]["code"]) == (409, "outcome_unknown")
+    assert len(gate.sql("select request_id from unknown_outcomes")) == 1
+    books_hold(gate)
+
+
+async def test_a_call_whose_booking_failed_is_settled_by_nobody_else(
+    gate: Gateway, sandbox: Running, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await gate.channel(sandbox.base_url, (FIRST,), model_map={FIRST: "gpt-4o"})
+    await gate.price(FIRST, per_1m_usd="1")
+    settled = []
+
+    async def too_slow(settlement: Settlement) -> None:
+        settled.append(settlement.record.outcome)
+        raise Unavailable("The ledger did not book this call in time.")
+
+    monkeypatch.setattr(gate.plane.ledger, "settle", too_slow)
+    reply = await post(gate, await gate.key("1"))
+    assert (reply.status_code, settled) == (503, ["ok"])
