@@ -188,3 +188,17 @@ async def test_a_call_whose_booking_failed_is_settled_by_nobody_else(
     monkeypatch.setattr(gate.plane.ledger, "settle", too_slow)
     reply = await post(gate, await gate.key("1"))
     assert (reply.status_code, settled) == (503, ["ok"])
+
+
+async def test_g48_a_count_of_our_own_is_never_above_the_output_limit_of_the_call(gate: Gateway) -> None:
+    said = answer(TEN_AND_ONE)
+    said["choices"][0]["message"] |= {"content": "four" * 20, "reasoning_content": "four" * 1000}
+    del said["usage"]
+    async with canned(200, said) as upstream:
+        await gate.channel(upstream.url, (FIRST,), family="deepseek")
+        await gate.price(FIRST, per_1m_usd="1", output_per_1m_usd="2")
+        key = await gate.key("1")
+        for limit, counted in ((50, (20, 30)), (15, (15, 0))):
+            reply = await post(gate, key, max_tokens=limit)
+            usage = (await gate.account(reply.headers["x-request-id"], key))["usage"]
+            assert (usage["output_tokens"], usage.get("reasoning_tokens", 0)) == counted

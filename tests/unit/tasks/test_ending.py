@@ -11,7 +11,7 @@ from elkapi.catalog import CATALOG
 from elkapi.pricing.media import bound
 from elkapi.tasks import ending
 from elkapi.tasks.record import Asked, Task, Told
-from elkapi.types import Price, TaskAsset
+from elkapi.types import Price, TaskAsset, Variant
 
 SUBMIT = next(one for one in CATALOG.operations if one.id == "seedance.submit")
 NANO_PER_TOKEN = 1000
@@ -67,6 +67,29 @@ def test_g21_g48_tokens_that_cannot_be_are_counted_from_the_file_and_flagged(tok
 def test_g38_without_a_file_to_measure_no_more_is_charged_than_was_held() -> None:
     counted = cost({}, film())
     assert (counted.charge_nano, counted.loss_nano) == (task().asked.held_nano, 0)
+
+
+def test_g36_tokens_above_the_hold_are_the_operators_loss_and_flagged() -> None:
+    held = task().asked.held_nano
+    above = cost({"usage": {"completion_tokens": held // NANO_PER_TOKEN + 500}}, FILM)
+    assert (above.charge_nano, above.loss_nano, above.flags) == (held, 500 * NANO_PER_TOKEN, ("above_hold",))
+
+
+def test_a_file_of_a_lower_resolution_than_asked_is_paid_by_the_rates_of_what_it_is() -> None:
+    asked = task().asked
+    small = Variant(when={"resolution": ("480p",)}, output_nano_per_1m=10**6)
+    asked = msgspec.structs.replace(
+        asked,
+        price=msgspec.structs.replace(asked.price, variants=(small,)),
+        features={**asked.features, "resolution": "720p"},
+    )
+    large = Task(cast(Any, None), asked, Told())
+    said = {"usage": {"completion_tokens": 40_000}}
+    assert ending.cost_of(large, SUBMIT, CATALOG.families["seedance"], said, (FILM,)).charge_nano == 40_000
+    # Where the answer is all there is, what was asked for is paid, by its own rates.
+    assert ending.cost_at_once(large).charge_nano == asked.held_nano
+    as_small = msgspec.structs.replace(large, asked=msgspec.structs.replace(asked, features={"resolution": "480p"}))
+    assert ending.cost_at_once(as_small).charge_nano == asked.upper.output_tokens
 
 
 def test_g30_only_what_has_a_price_comes_to_nothing_unexpectedly() -> None:
