@@ -53,7 +53,7 @@ class OpenHold(msgspec.Struct, frozen=True):
 
 
 class UnknownCall(msgspec.Struct, frozen=True):
-    """A call whose fate at the upstream nobody saw; `held_nano` is what was given back, in nano-USD."""
+    """A call whose fate at the upstream, or that of one of its attempts, nobody saw; `held_nano` was held for it."""
 
     request_id: bytes
     key_id: int
