@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator, Callable
 
 import msgspec
 import pytest
-from sqlalchemy import select
+from sqlalchemy import Connection, select
 
 from elkapi.clock import SYSTEM_CLOCK, ManualClock
 from elkapi.ids import new_id
@@ -450,3 +450,20 @@ async def test_a_hold_older_than_recovery_looks_back_is_refused(settings: Settin
         # It is to be tried again, so its Idempotency-Key is free.
         await ledger.hold(again)
         await ledger.void(again)
+
+
+def test_the_check_of_a_long_ledger_is_not_cut_off(database: Database) -> None:
+    if database.dialect != "postgresql":
+        pytest.skip("SQLite cuts no statement off")
+
+    def longest(connection: Connection) -> str:
+        return str(connection.exec_driver_sql("SHOW statement_timeout").scalar())
+
+    with database.read() as connection:
+        assert check(connection).ok
+        assert longest(connection) == "0"
+    with database.read() as connection:
+        assert reconcile(connection, []).ok
+        assert longest(connection) == "0"
+    with database.read() as connection:
+        assert longest(connection) == "30s"

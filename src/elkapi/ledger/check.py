@@ -19,6 +19,7 @@ from elkapi.ledger.accounts import HELD_KINDS, OPERATOR_LOSS, REVENUE, Balance, 
 from elkapi.ledger.orders import TASKS
 from elkapi.ledger.recovery import OpenHold, read_hold
 from elkapi.money import format_usd
+from elkapi.storage import dialect as sql
 from elkapi.storage.repos.tasks import open_ids
 from elkapi.storage.schema import requests, transfers, unknown_outcomes, workers
 from elkapi.types import CACHED_FLAG, RequestRecord
@@ -75,6 +76,7 @@ class CheckReport(msgspec.Struct):
 
 def check(connection: Connection) -> CheckReport:
     """Every invariant over one moment of the database: pass a read transaction that sees a single snapshot."""
+    sql.take_time(connection)
     report = CheckReport()
     known = balances(connection)
     holds = _check_holds(connection, report)
@@ -265,6 +267,7 @@ def reconcile(
 
     `cost_nano` is what the upstream should have billed for a charged call; the charge itself when prices are equal.
     """
+    sql.take_time(connection)
     billed: defaultdict[bytes, int] = defaultdict(int)
     for request_id, nano in bill_lines:
         billed[request_id] += nano

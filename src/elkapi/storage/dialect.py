@@ -322,6 +322,12 @@ def lock_for_migration(connection: Connection) -> None:
         connection.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": POSTGRESQL_MIGRATION_LOCK})
 
 
+def take_time(connection: Connection) -> None:
+    """Let the statements of this transaction take as long as they need: it looks at everything, and nobody waits."""
+    if connection.dialect.name == POSTGRESQL:
+        connection.execute(text("SET LOCAL statement_timeout = 0"))
+
+
 def reset_sequences(connection: Connection, tables: Sequence[Table]) -> None:
     """After rows were inserted with their own ids: let PostgreSQL's sequences go on behind the highest."""
     if connection.dialect.name != POSTGRESQL:
