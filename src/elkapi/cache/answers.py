@@ -6,6 +6,7 @@ It owns sealing, deadlines and the count of answers on their way into the store;
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Callable
 
 from elkapi.cache.entry import Entry, opened, sealed
@@ -19,6 +20,10 @@ FILE = "answers.sqlite3"
 PUTS_MAX = 64
 # Opening a larger one takes long enough to be worth a thread.
 OPEN_INLINE_BYTES = 64 * 1024
+# Every call meets a store that is down; the log is told so often at most.
+TELL_EVERY_S = 60.0
+
+log = logging.getLogger("elkapi.cache")
 
 
 class Answers:
@@ -30,6 +35,7 @@ class Answers:
         self._clock = clock
         self._opened: Store | None = None
         self._puts: set[asyncio.Task[None]] = set()
+        self._tell_from_s = 0.0
         self.dropped = 0
 
     @property
@@ -48,7 +54,8 @@ class Answers:
         """
         try:
             stored = await self._store().get(name)
-        except StoreDown:
+        except StoreDown as error:
+            self._failed(error)
             return None
         if stored is None:
             return None
@@ -79,8 +86,15 @@ class Answers:
             return
         try:
             await self._store().put(name, *found)
-        except StoreDown:
+        except StoreDown as error:
+            self._failed(error)
             self.dropped += 1
+
+    def _failed(self, error: StoreDown) -> None:
+        now_s = self._clock.monotonic_s()
+        if now_s >= self._tell_from_s:
+            self._tell_from_s = now_s + TELL_EVERY_S
+            log.warning("a call could not use the response cache: %s", error)
 
     async def idle(self) -> None:
         """Wait until every answer handed to `put` is kept or given up."""

@@ -96,7 +96,7 @@ class RedisStore:
                 return await question()
         except (RedisError, OSError, TimeoutError) as error:
             self._down_until_s = self._clock.monotonic_s() + PAUSE_S
-            raise StoreDown(str(error)) from error
+            raise StoreDown(str(error) or "Redis did not answer in time") from error
 
     async def aclose(self) -> None:
         """Close the connections."""

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from elkapi.cache import Answers, Entry
-from elkapi.cache.answers import FILE, PUTS_MAX
+from elkapi.cache.answers import FILE, PUTS_MAX, TELL_EVERY_S
 from elkapi.cache.files import FileStore
 from elkapi.cache.shared import RedisStore
 from elkapi.cache.store import Bounds, Store
@@ -137,4 +137,21 @@ async def test_a_store_that_cannot_be_used_costs_misses_and_a_flood_is_not_kept(
     assert answers.dropped == 5
     await answers.idle()
     assert answers.dropped == PUTS_MAX + 5
+    await answers.aclose()
+
+
+async def test_a_redis_that_cannot_be_used_is_told_once_in_a_while(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    clock = ManualClock()
+    settings = Settings(data_dir=str(tmp_path), redis_url=f"unix://{tmp_path}/nobody.sock")
+    answers = Answers(settings, Sealer(b"k" * 32), clock)
+    clock.advance(1)
+    for _ in range(3):
+        assert await answers.get(name(1), 10) is None
+    assert caplog.text.count("a call could not use the response cache") == 1
+    assert "nobody.sock" in caplog.text
+    clock.advance(TELL_EVERY_S)
+    assert await answers.get(name(1), 10) is None
+    assert caplog.text.count("a call could not use the response cache") == 2
     await answers.aclose()
