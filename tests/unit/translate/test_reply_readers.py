@@ -1,0 +1,458 @@
+"""Answers of chat and Anthropic upstreams member by member: what the recordings, whole answers each, do not hold."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+import pytest
+
+from elkapi.translate import anthropic, chat
+from elkapi.translate.claude import OUTPUT_TOOL
+from elkapi.translate.dialect import Unreadable
+from elkapi.translate.ir import (
+    Citation,
+    End,
+    Event,
+    Failure,
+    Finish,
+    ImageOut,
+    RedactedThinking,
+    RefusalDelta,
+    ServerToolPart,
+    Start,
+    TextDelta,
+    ThinkingDelta,
+    ThinkingSignature,
+    TokenLogprob,
+    ToolCallDelta,
+    ToolCallStart,
+    UsageLost,
+    UsageSeen,
+)
+from elkapi.translate.sse import Frame
+from elkapi.types import Usage
+
+USAGE = UsageSeen(Usage(input_tokens=5, output_tokens=2, calls=1))
+COUNTED = {"prompt_tokens": 5, "completion_tokens": 2}
+
+
+def frame(value: object, event: bytes = b"") -> Frame:
+    data = msgspec.json.encode(value)
+    return Frame(data, event, data)
+
+
+def chat_events(*chunks: dict[str, Any]) -> list[Event]:
+    """The events of a stream, without its beginning."""
+    reader = chat.DIALECT.reader()
+    events = [event for chunk in chunks for event in reader.feed(frame(chunk))]
+    assert events[:1] == [Start("", "")]
+    return events[1:]
+
+
+def delta(index: int | None = None, **members: object) -> dict[str, Any]:
+    return {"choices": [{"delta": members} | ({} if index is None else {"index": index})]}
+
+
+def finished(word: str, **more: object) -> dict[str, Any]:
+    return {"choices": [{"delta": {}, "finish_reason": word, **more}]}
+
+
+def call(index: int | None, id: str | None, name: str | None, arguments: str | None) -> dict[str, Any]:
+    piece: dict[str, Any] = {"function": {"name": name, "arguments": arguments}}
+    return piece | ({} if index is None else {"index": index}) | ({} if id is None else {"id": id})
+
+
+@pytest.mark.parametrize(
+    ("members", "events"),
+    [
+        ({"content": ""}, []),
+        ({"content": "a"}, [TextDelta("a")]),
+        ({"content": None, "reasoning_content": "a"}, [ThinkingDelta("a")]),
+        ({"reasoning": "a"}, [ThinkingDelta("a")]),
+        ({"reasoning": {"no": "text"}}, []),
+        ({"reasoning_content": "a", "reasoning": "a"}, [ThinkingDelta("a")]),
+        ({"refusal": "no"}, [RefusalDelta("no")]),
+        ({"audio": {"transcript": "said", "data": "aGk="}}, [TextDelta("said")]),
+        ({"audio": {"transcript": None}}, []),
+        ({"audio": {"data": "aGk="}}, []),
+        ({"audio": "odd"}, []),
+        (
+            {
+                "content": [
+                    {"type": "thinking", "thinking": [{"type": "text", "text": "b"}]},
+                    {"type": "text", "text": "a"},
+                ]
+            },
+            [ThinkingDelta("b"), TextDelta("a")],
+        ),
+        ({"content": [{"type": "text"}, {"type": "text", "text": ""}]}, []),
+        (
+            {
+                "annotations": [
+                    {"type": "odd"},
+                    {"url_citation": {"url": "u", "title": "t"}},
+                    {"url_citation": {"url": "v"}},
+                ]
+            },
+            [Citation("u", "t"), Citation("v", "")],
+        ),
+        ({"images": [{}, {"image_url": {"url": "data:image/webp;base64,aGk="}}]}, [ImageOut("image/webp", "aGk=")]),
+        ({"images": [{"image_url": {"url": "https://a.example/x.png"}}]}, []),
+        (
+            {"thinking_blocks": [{"type": "redacted_thinking", "data": "b"}, {"thinking": "c", "signature": "s"}]},
+            [RedactedThinking("b"), ThinkingDelta("c"), ThinkingSignature("s", "anthropic")],
+        ),
+        ({"thinking_blocks": [{"type": "redacted_thinking"}, {"type": "thinking", "data": "x"}, {"thinking": ""}]}, []),
+        (
+            {"reasoning_content": "c", "thinking_blocks": [{"thinking": "c", "signature": "s"}, {"thinking": "d"}]},
+            [ThinkingDelta("c"), ThinkingSignature("s", "anthropic"), ThinkingDelta("d")],
+        ),
+        ({"thinking_blocks": "odd", "images": "odd", "annotations": "odd"}, []),
+    ],
+)
+def test_each_member_of_a_chat_delta_is_read(members: dict[str, object], events: list[Event]) -> None:
+    assert chat_events(delta(**members)) == events
+
+
+def test_log_probabilities_of_a_chat_answer_are_read() -> None:
+    rows = {
+        "content": [
+            {"token": "a", "logprob": -1.0, "top_logprobs": [{"token": "b", "logprob": -2.0}]},
+            {"token": "c", "logprob": -3.0},
+        ]
+    }
+    chunk = {"choices": [{"delta": {"content": "ac"}, "logprobs": rows}]}
+    told = (TokenLogprob("a", -1.0, (("b", -2.0),)), TokenLogprob("c", -3.0, ()))
+    assert chat_events(chunk) == [TextDelta("ac", told)]
+    assert chat_events({"choices": [{"delta": {"content": "ac"}, "logprobs": {"content": None}}]}) == [TextDelta("ac")]
+
+
+def test_pieces_of_a_call_are_told_apart_by_index_id_and_choice() -> None:
+    first, second = call(0, "a", "f", "{"), call(0, "b", "g", "[")
+    assert chat_events(
+        delta(tool_calls=[first]),
+        delta(tool_calls=[call(0, None, None, "}")]),
+        delta(tool_calls=[call(0, "a", "f", "!")]),
+        delta(tool_calls=[second]),
+        delta(tool_calls=[call(0, None, None, "]")]),
+        delta(tool_calls=[call(1, None, "h", None)]),
+        delta(tool_calls=[call(1, None, None, "1")]),
+        delta(1, tool_calls=[call(0, None, "i", "2")]),
+        delta(tool_calls=[call(None, None, "j", "3")]),
+        delta(tool_calls=[call(None, None, None, "4")]),
+    ) == [
+        ToolCallStart(0, "a", "f"),
+        ToolCallDelta(0, "{"),
+        ToolCallDelta(0, "}"),
+        ToolCallDelta(0, "!"),
+        ToolCallStart(1, "b", "g"),
+        ToolCallDelta(1, "["),
+        ToolCallDelta(1, "]"),
+        ToolCallStart(2, "call_2", "h"),
+        ToolCallDelta(2, "1"),
+        ToolCallStart(3, "call_3", "i"),
+        ToolCallDelta(3, "2"),
+        ToolCallStart(4, "call_4", "j"),
+        ToolCallDelta(4, "3"),
+        ToolCallDelta(4, "4"),
+    ]
+
+
+def test_arguments_before_a_calls_name_wait_for_it() -> None:
+    assert chat_events(
+        delta(tool_calls=[call(0, "a", None, "{")]),
+        delta(tool_calls=[call(0, None, None, '"x":')]),
+        delta(tool_calls=[call(0, None, "f", "1}")]),
+    ) == [ToolCallStart(0, "a", "f"), ToolCallDelta(0, '{"x":1}')]
+
+
+def test_an_older_function_call_and_a_custom_tools_call_are_calls() -> None:
+    assert chat_events(
+        delta(function_call={"name": "f", "arguments": "{"}), delta(function_call={"arguments": "}"})
+    ) == [ToolCallStart(0, "call_0", "f"), ToolCallDelta(0, "{"), ToolCallDelta(0, "}")]
+    custom = {"index": 0, "id": "a", "custom": {"name": "f", "input": "free"}}
+    assert chat_events(delta(tool_calls=[custom])) == [
+        ToolCallStart(0, "a", "f", custom=True),
+        ToolCallDelta(0, "free"),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("word", "before", "met", "finish"),
+    [
+        ("stop", {}, None, Finish("stop")),
+        ("length", {}, None, Finish("length")),
+        ("max_tokens", {}, None, Finish("length")),
+        ("tool_calls", {}, None, Finish("tool_calls")),
+        ("function_call", {}, None, Finish("tool_calls")),
+        ("content_filter", {}, None, Finish("content_filter")),
+        ("sensitive", {}, None, Finish("content_filter")),
+        ("a newer word", {}, None, Finish("stop")),
+        ("stop", {}, "END", Finish("stop_sequence", "END")),
+        ("stop", {}, 128_001, Finish("stop")),
+        ("length", {}, "END", Finish("length")),
+        ("stop", {"refusal": "no"}, None, Finish("refusal")),
+        ("length", {"refusal": "no"}, None, Finish("length")),
+        ("stop", {"tool_calls": [call(0, "a", "f", "")]}, "END", Finish("tool_calls")),
+        ("length", {"tool_calls": [call(0, "a", "f", "")]}, None, Finish("length")),
+    ],
+)
+def test_why_a_chat_answer_ended(word: str, before: dict[str, object], met: object, finish: Finish) -> None:
+    assert chat_events(delta(**before), finished(word, stop_reason=met))[-1] == finish
+
+
+@pytest.mark.parametrize(
+    ("word", "status"), [("error", 502), ("network_error", 502), ("insufficient_system_resource", 503)]
+)
+def test_an_upstream_that_gave_up_is_a_failure_streamed_and_whole(word: str, status: int) -> None:
+    (failure,) = chat_events(finished(word))
+    assert isinstance(failure, Failure)
+    assert (failure.status, failure.kind) == (status, word)
+    body = {"choices": [{"message": {"content": "part"}, "finish_reason": word}]}
+    assert chat.DIALECT.read_reply(msgspec.json.encode(body))[-1] == failure
+
+
+@pytest.mark.parametrize(
+    ("chunk", "events"),
+    [
+        ({"choices": [], "usage": COUNTED}, [USAGE]),
+        ({"usage": COUNTED}, [USAGE]),
+        ({"choices": [{"delta": {}, "usage": COUNTED}]}, [USAGE]),
+        ({"choices": [], "x_groq": {"id": "r", "usage": COUNTED}}, [USAGE]),
+        ({"choices": [], "x_groq": {"id": "r"}}, []),
+        ({"choices": [], "x_groq": "odd"}, []),
+        ({"choices": [], "usage": None}, []),
+        ({"choices": [], "usage": {"prompt_tokens": -5}}, [UsageLost()]),
+        ({"choices": [], "usage": {"prompt_tokens": 5}}, [UsageLost()]),
+        ({"choices": [], "usage": "odd"}, [UsageLost()]),
+        (finished("stop") | {"usage": COUNTED}, [USAGE, Finish("stop")]),
+    ],
+)
+def test_usage_is_read_wherever_an_upstream_puts_it(chunk: dict[str, Any], events: list[Event]) -> None:
+    assert chat_events(chunk) == events
+
+
+def test_a_whole_chat_answer_ends_also_where_it_does_not_say_why() -> None:
+    body = {"id": "c", "model": "m", "choices": [{"message": {"content": "a"}}], "usage": COUNTED}
+    assert chat.DIALECT.read_reply(msgspec.json.encode(body)) == [
+        Start("c", "m"),
+        TextDelta("a"),
+        USAGE,
+        Finish("stop"),
+        End(),
+    ]
+    body = {
+        "choices": [{"message": {"reasoning_content": "t", "thinking_blocks": [{"thinking": "t"}], "content": "a"}}]
+    }
+    assert chat.DIALECT.read_reply(msgspec.json.encode(body))[1:3] == [ThinkingDelta("t"), TextDelta("a")]
+
+
+def test_what_is_no_chat_chunk_has_no_events_or_is_unreadable() -> None:
+    reader = chat.DIALECT.reader()
+    for data in (None, b"", b"  "):
+        assert reader.feed(Frame(b"x", b"", data)) == []
+    assert reader.feed(Frame(b"x", b"", b"[DONE]")) == [End()]
+    assert reader.feed(Frame(b"x", b"", b"[DONE] ")) == [End()]
+    with pytest.raises(Unreadable):
+        reader.feed(Frame(b"x", b"", b"odd"))
+
+
+# --- Anthropic
+
+
+def told(*several: dict[str, Any]) -> list[Event]:
+    reader = anthropic.DIALECT.reader()
+    return [event for one in several for event in reader.feed(frame(one, one["type"].encode()))]
+
+
+def block(index: int, start: dict[str, Any], *deltas: dict[str, Any]) -> list[dict[str, Any]]:
+    return [
+        {"type": "content_block_start", "index": index, "content_block": start},
+        *({"type": "content_block_delta", "index": index, "delta": delta} for delta in deltas),
+        {"type": "content_block_stop", "index": index},
+    ]
+
+
+def json_delta(piece: str) -> dict[str, Any]:
+    return {"type": "input_json_delta", "partial_json": piece}
+
+
+@pytest.mark.parametrize(
+    ("start", "deltas", "events"),
+    [
+        ({"type": "text", "text": ""}, [{"type": "text_delta", "text": ""}], []),
+        ({"type": "text", "text": "a"}, [{"type": "text_delta", "text": "b"}], [TextDelta("a"), TextDelta("b")]),
+        ({"type": "thinking", "thinking": ""}, [{"type": "thinking_delta", "thinking": ""}], []),
+        ({"type": "thinking", "thinking": "a"}, [{"type": "signature_delta", "signature": ""}], [ThinkingDelta("a")]),
+        (
+            {"type": "thinking", "thinking": "a", "signature": "s"},
+            [{"type": "signature_delta", "signature": "t"}],
+            [ThinkingDelta("a"), ThinkingSignature("s", "anthropic"), ThinkingSignature("t", "anthropic")],
+        ),
+        ({"type": "thinking", "thinking": 7, "signature": 7}, [], []),
+        ({"type": "redacted_thinking", "data": "b"}, [], [RedactedThinking("b")]),
+        ({"type": "redacted_thinking"}, [], [RedactedThinking("")]),
+        (
+            {"type": "text", "text": ""},
+            [
+                {"type": "citations_delta", "citation": {"url": "u", "title": "t", "cited_text": "c"}},
+                {"type": "citations_delta", "citation": {"source": "s", "document_title": "d"}},
+                {"type": "citations_delta", "citation": "odd"},
+                {"type": "citations_delta", "citation": {"url": None, "title": None, "cited_text": None}},
+            ],
+            [Citation("u", "t", "c"), Citation("s", "d", ""), Citation("", "", "")],
+        ),
+        (
+            {"type": "tool_use", "id": "i", "name": "n", "input": {}},
+            [json_delta(""), json_delta('{"a"'), json_delta(":1}")],
+            [ToolCallStart(0, "i", "n"), ToolCallDelta(0, '{"a"'), ToolCallDelta(0, ":1}")],
+        ),
+        ({"type": "tool_use"}, [json_delta("")], [ToolCallStart(0, "", ""), ToolCallDelta(0, "{}")]),
+        (
+            {"type": "tool_use", "id": "i", "name": "n", "input": {"a": 1}},
+            [],
+            [ToolCallStart(0, "i", "n"), ToolCallDelta(0, '{"a":1}')],
+        ),
+        ({"type": "tool_use", "id": "i", "name": OUTPUT_TOOL, "input": {"a": 1}}, [], [TextDelta('{"a":1}')]),
+        ({"type": "tool_use", "id": "i", "name": OUTPUT_TOOL}, [json_delta("{}")], [TextDelta("{}")]),
+        (
+            {"type": "server_tool_use", "id": "i", "name": "web_search", "input": {}},
+            [json_delta('{"query"'), json_delta(':"q"}')],
+            [
+                ServerToolPart(
+                    "anthropic",
+                    {"type": "server_tool_use", "id": "i", "name": "web_search", "input": {"query": "q"}},
+                )
+            ],
+        ),
+        (
+            {"type": "server_tool_use", "id": "i", "input": {"query": "q"}},
+            [],
+            [ServerToolPart("anthropic", {"type": "server_tool_use", "id": "i", "input": {"query": "q"}})],
+        ),
+        (
+            {"type": "compaction", "content": None},
+            [{"type": "compaction_delta", "content": "summary"}],
+            [ServerToolPart("anthropic", {"type": "compaction", "content": "summary"})],
+        ),
+    ],
+)
+def test_each_block_of_an_anthropic_stream_is_read(
+    start: dict[str, Any], deltas: list[dict[str, Any]], events: list[Event]
+) -> None:
+    assert told(*block(0, start, *deltas)) == events
+
+
+def test_calls_are_numbered_without_the_stand_in_for_a_schema() -> None:
+    tool = {"type": "tool_use", "id": "i", "name": "n"}
+    stand_in = {"type": "tool_use", "id": "i", "name": OUTPUT_TOOL}
+    ending = {"type": "message_delta", "delta": {"stop_reason": "tool_use"}, "usage": {"output_tokens": 2}}
+    events = told(*block(0, stand_in), *block(1, tool), *block(2, tool), ending)
+    assert [event.index for event in events if isinstance(event, ToolCallStart)] == [0, 1]
+    assert events[-1] == Finish("tool_calls")
+    assert told(*block(0, stand_in), ending)[-1] == Finish("stop")
+    assert told(*block(0, tool), ending)[-1] == Finish("tool_calls")
+    assert told(ending)[-1] == Finish("tool_calls")
+    whole = {"type": "message", "stop_reason": "tool_use"}
+    for content, reason in (
+        ([stand_in], "stop"),
+        ([stand_in, tool], "tool_calls"),
+        ([tool], "tool_calls"),
+        ([], "tool_calls"),
+    ):
+        read = anthropic.DIALECT.read_reply(msgspec.json.encode(whole | {"content": content}))
+        assert read[-2:] == [Finish(reason), End()]
+
+
+@pytest.mark.parametrize(
+    ("word", "reason"),
+    [
+        ("end_turn", "stop"),
+        ("max_tokens", "length"),
+        ("model_context_window_exceeded", "length"),
+        ("stop_sequence", "stop_sequence"),
+        ("tool_use", "tool_calls"),
+        ("pause_turn", "pause"),
+        ("refusal", "refusal"),
+        ("a newer word", "stop"),
+    ],
+)
+def test_why_an_anthropic_answer_ended(word: str, reason: str) -> None:
+    members = {"stop_reason": word, "stop_sequence": "END", "stop_details": {"explanation": "because"}}
+    finish = told({"type": "message_delta", "delta": members, "usage": {}})[-1]
+    assert finish == Finish(reason, "END", "because")  # type: ignore[arg-type]
+    whole = anthropic.DIALECT.read_reply(msgspec.json.encode({"type": "message"} | members))
+    assert whole == [Start("", ""), finish, End()]
+
+
+def test_a_stop_reason_that_is_null_is_no_finish_yet_and_the_end_of_a_whole_answer() -> None:
+    assert told({"type": "message_delta", "delta": {"stop_reason": None}, "usage": {}}) == [UsageLost()]
+    assert told({"type": "message_delta", "usage": {}}) == [UsageLost()]
+    assert anthropic.DIALECT.read_reply(b'{"type":"message","stop_reason":null}')[-2] == Finish("stop")
+
+
+def test_the_output_of_a_streams_start_is_not_that_of_its_end() -> None:
+    start = {
+        "type": "message_start",
+        "message": {"id": "i", "model": "m", "usage": {"input_tokens": 5, "output_tokens": 1}},
+    }
+    late = {"type": "message_delta", "delta": {}, "usage": {"cache_read_input_tokens": 3}}
+    last = {"type": "message_delta", "delta": {}, "usage": {"output_tokens": 2}}
+    first = UsageSeen(Usage(input_tokens=5, output_tokens=1, calls=1))
+    cached = UsageSeen(Usage(input_tokens=5, cached_tokens=3, output_tokens=2, calls=1))
+    assert told(start, last) == [Start("i", "m"), first, USAGE]
+    assert told(start, late) == [Start("i", "m"), first, UsageLost()]
+    assert told(start, late, last)[-1] == cached
+
+
+def test_an_error_and_an_unknown_event_of_an_anthropic_stream() -> None:
+    error = {"type": "error", "error": {"type": "overloaded_error", "message": "busy"}}
+    assert told(error) == [Failure(529, "overloaded_error", "busy")]
+    assert told({"type": "error", "error": {"type": "newer_error", "message": "m"}}) == [
+        Failure(500, "newer_error", "m")
+    ]
+    assert told({"type": "error", "error": "odd"}) == [Failure(500, "api_error", "")]
+    assert told({"type": "ping"}, {"type": "newer", "delta": "odd"}, {"type": "content_block_delta"}) == []
+    reader = anthropic.DIALECT.reader()
+    for data in (None, b"[DONE]"):
+        assert reader.feed(Frame(b"x", b"message_stop", data)) == []
+    assert reader.feed(Frame(b"x", b"message_stop", b"{}")) == [End()]
+    for member in ({"type": "content_block_delta", "delta": "odd"}, {"delta": "odd"}):
+        with pytest.raises(Unreadable):
+            reader.feed(frame(member, b"content_block_delta"))
+
+
+def test_blocks_of_a_whole_anthropic_answer_are_read_like_those_of_a_stream() -> None:
+    content = [
+        {"type": "thinking", "thinking": "a", "signature": "s"},
+        {"type": "thinking", "thinking": ""},
+        {"type": "text", "text": "b", "citations": [{"url": "u", "title": "t", "cited_text": "c"}]},
+        {"type": "text", "text": 7, "citations": "odd"},
+        {"type": "tool_use"},
+        {"type": "tool_use", "id": "i", "name": "n", "input": {"a": 1}},
+        {"type": "newer", "x": 1},
+    ]
+    body = {"type": "message", "id": "i", "model": "m", "content": content, "stop_reason": "tool_use"}
+    usage = {"input_tokens": 5, "output_tokens": 2}
+    events = [
+        Start("i", "m"),
+        ThinkingDelta("a"),
+        ThinkingSignature("s", "anthropic"),
+        TextDelta("b"),
+        Citation("u", "t", "c"),
+        ToolCallStart(0, "", ""),
+        ToolCallDelta(0, "{}"),
+        ToolCallStart(1, "i", "n"),
+        ToolCallDelta(1, '{"a":1}'),
+        ServerToolPart("anthropic", {"type": "newer", "x": 1}),
+    ]
+    read = anthropic.DIALECT.read_reply
+    assert read(msgspec.json.encode(body | {"usage": usage})) == [*events, USAGE, Finish("tool_calls"), End()]
+    for odd in (
+        {},
+        {"usage": None},
+        {"usage": {"input_tokens": 5}},
+        {"usage": {"input_tokens": -5, "output_tokens": 2}},
+    ):
+        assert read(msgspec.json.encode(body | odd)) == [*events, Finish("tool_calls"), End()]
