@@ -233,7 +233,7 @@ class Reader:
             if feedback is not None and feedback.blockReason:
                 text = feedback.blockReasonMessage or f"The prompt was blocked ({feedback.blockReason})."
                 events.append(Failure(400, PROMPT_BLOCKED, text))
-        elif candidate.finishReason and candidate.finishReason != "FINISH_REASON_UNSPECIFIED":
+        elif candidate.index == 0 and candidate.finishReason and candidate.finishReason != "FINISH_REASON_UNSPECIFIED":
             self.finished = True
             reason = _reason(candidate.finishReason, self._calls)
             events.append(Finish(reason, explanation=candidate.finishMessage))

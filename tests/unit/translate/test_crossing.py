@@ -261,6 +261,16 @@ def test_an_array_that_fails_ends_as_an_array_with_the_error_in_it(begun):
     assert (told[-1]["error"]["code"], told[-1]["error"]["message"]) == (503, "later")
 
 
+def test_the_end_of_another_candidate_neither_holds_the_first_back_nor_makes_it_whole():
+    crossing = relayed("gemini")
+    other = '{"candidates":[{"index":1,"finishReason":"STOP"}]}'
+    for frame in frames(GEMINI, other, GEMINI):
+        assert crossing.feed(frame) == frame.raw
+    assert not crossing.whole
+    crossing.feed(frames(GEMINI_END)[0])
+    assert crossing.whole
+
+
 def test_a_blocked_prompt_is_an_answer_in_its_own_dialect():
     blocked = '{"promptFeedback":{"blockReason":"SAFETY"},"usageMetadata":{"promptTokenCount":5}}'
     crossing = relayed("gemini")

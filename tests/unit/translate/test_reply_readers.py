@@ -1,4 +1,4 @@
-"""Answers of chat and Anthropic upstreams member by member: what the recordings, whole answers each, do not hold."""
+"""Answers of chat, Anthropic and Gemini upstreams member by member: what the recordings do not hold."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from elkapi.translate import anthropic, chat
+from elkapi.translate import anthropic, chat, gemini, gemini_reply
 from elkapi.translate.claude import OUTPUT_TOOL
 from elkapi.translate.dialect import Unreadable
 from elkapi.translate.ir import (
@@ -456,3 +456,115 @@ def test_blocks_of_a_whole_anthropic_answer_are_read_like_those_of_a_stream() ->
         {"usage": {"input_tokens": -5, "output_tokens": 2}},
     ):
         assert read(msgspec.json.encode(body | odd)) == [*events, Finish("tool_calls"), End()]
+
+
+# --- Gemini
+
+
+def gemini_events(*chunks: dict[str, Any]) -> list[Event]:
+    """The events of a stream, without its beginning."""
+    reader = gemini.DIALECT.reader()
+    events = [event for chunk in chunks for event in reader.feed(frame(chunk))]
+    assert events[:1] == [Start("", "")]
+    return events[1:]
+
+
+def candidate(text: str = "", **members: object) -> dict[str, Any]:
+    parts = [{"text": text}] if text else []
+    return {"candidates": [{"content": {"parts": parts}} | members]}
+
+
+def test_a_finish_that_says_nothing_is_no_finish() -> None:
+    unsaid = candidate("a", finishReason="FINISH_REASON_UNSPECIFIED")
+    assert gemini_events(unsaid, candidate("b")) == [TextDelta("a"), TextDelta("b")]
+    assert gemini_events(unsaid, candidate("b", finishReason="STOP"))[-1] == Finish("stop")
+
+
+def test_another_candidate_is_neither_said_nor_the_end_of_the_first() -> None:
+    assert gemini_events(
+        candidate("a"),
+        candidate("x", index=1, finishReason="STOP"),
+        candidate("b", index=0),
+        candidate("c", finishReason="MAX_TOKENS"),
+        candidate("y", index=2, finishReason="SAFETY"),
+    ) == [TextDelta("a"), TextDelta("b"), TextDelta("c"), Finish("length")]
+
+
+def test_a_blocked_prompt_is_told_in_the_upstreams_words_where_it_has_any() -> None:
+    told = {"promptFeedback": {"blockReason": "SAFETY", "blockReasonMessage": "not this"}}
+    assert gemini_events(told) == [Failure(400, gemini_reply.PROMPT_BLOCKED, "not this")]
+    (failure,) = gemini_events({"promptFeedback": {"blockReason": "SAFETY"}})
+    assert isinstance(failure, Failure)
+    assert "SAFETY" in failure.message
+    assert gemini_events({"promptFeedback": {}}, {"candidates": []}, {}) == []
+
+
+def test_a_part_without_text_may_still_carry_a_signature() -> None:
+    parts = [
+        {"text": "", "thoughtSignature": "s"},
+        {"text": "t", "thought": True},
+        {"inlineData": {"mimeType": "audio/wav"}},
+    ]
+    assert gemini_events({"candidates": [{"content": {"parts": parts}}]}) == [
+        ThinkingSignature("s", "gemini"),
+        ThinkingDelta("t"),
+        ServerToolPart("gemini", {"inlineData": {"mimeType": "audio/wav", "data": ""}}),
+    ]
+    assert gemini_events({"candidates": [{"content": None}]}, {"candidates": [{"content": {}}]}) == []
+    assert gemini.DIALECT.reader().feed(Frame(b": x\n\n", b"", None)) == []
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "kind"),
+    [
+        ({"code": 429, "status": "RESOURCE_EXHAUSTED"}, 429, "RESOURCE_EXHAUSTED"),
+        ({"code": "503"}, 503, "UNKNOWN"),
+        ({"code": "odd", "status": "NOT_FOUND"}, 404, "NOT_FOUND"),
+        ({"code": 8, "status": "RESOURCE_EXHAUSTED"}, 429, "RESOURCE_EXHAUSTED"),
+        ({"code": 399}, 500, "UNKNOWN"),
+        ({"code": 400}, 400, "UNKNOWN"),
+        ({"code": 599}, 599, "UNKNOWN"),
+        ({"code": 600}, 500, "UNKNOWN"),
+    ],
+)
+def test_an_error_inside_a_gemini_answer_keeps_its_status(error: dict[str, Any], status: int, kind: str) -> None:
+    (failure,) = gemini.DIALECT.read_reply(msgspec.json.encode({"error": error | {"message": "m"}}))
+    assert failure == Failure(status, kind, "m")
+
+
+def test_sources_are_told_once_for_each_passage_and_searches_are_counted() -> None:
+    grounding = {
+        "groundingChunks": [{"web": {"uri": "u", "title": "t"}}, {"web": {"uri": "v"}}, {}, {"web": {"uri": ""}}],
+        "groundingSupports": [
+            {"segment": {"text": "p"}, "groundingChunkIndices": [0, 2, 4, -1]},
+            {"groundingChunkIndices": [0]},
+            {},
+        ],
+        "webSearchQueries": ["one", "two"],
+    }
+    usage = {"promptTokenCount": 5, "candidatesTokenCount": 2}
+    first = candidate("a") | {"usageMetadata": usage}
+    second = candidate(groundingMetadata=grounding, finishReason="STOP") | {"usageMetadata": usage}
+    counted = UsageSeen(Usage(input_tokens=5, output_tokens=2, searches=2, calls=1))
+    assert gemini_events(first, second, second) == [
+        TextDelta("a"),
+        USAGE,
+        Citation("u", "t", "p"),
+        Citation("u", "t", ""),
+        Citation("v", "", ""),
+        counted,
+        Finish("stop"),
+        Finish("stop"),
+    ]
+    for member in ("citations", "citationSources"):
+        cited = candidate("a", citationMetadata={member: [{"uri": "u", "title": "t"}]})
+        assert gemini_events(cited) == [TextDelta("a"), Citation("u", "t")]
+    assert gemini_events(candidate("a", citationMetadata="odd", groundingMetadata="odd")) == [TextDelta("a")]
+
+
+def test_a_whole_gemini_answer_ends_also_where_it_does_not_say_why_but_must_say_something() -> None:
+    read = gemini.DIALECT.read_reply
+    assert read(msgspec.json.encode(candidate("a"))) == [Start("", ""), TextDelta("a"), Finish("stop"), End()]
+    assert read(msgspec.json.encode(candidate(finishReason="MAX_TOKENS"))) == [Start("", ""), Finish("length"), End()]
+    with pytest.raises(Unreadable):
+        read(msgspec.json.encode(candidate()))
