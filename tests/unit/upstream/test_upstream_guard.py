@@ -3,12 +3,22 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 
 import pytest
 from upstream_peers import BIG, OK, answering, body_of
 
-from elkapi.upstream import AddressRefused, ConnectFailed, Origin, ProtocolViolation, UpstreamRequest, follow, refusal
-from elkapi.upstream.dialer import permitted_addresses, system_resolver
+from elkapi.upstream import (
+    AddressRefused,
+    ConnectFailed,
+    ConnectTimeout,
+    Origin,
+    ProtocolViolation,
+    UpstreamRequest,
+    follow,
+    refusal,
+)
+from elkapi.upstream.dialer import ADDRESSES_TRIED_MAX, dial, permitted_addresses, system_resolver
 from elkapi.upstream.follow import next_hop
 
 
@@ -38,6 +48,7 @@ def answers(*lists):
         ("169.254.1.1", "link_local"),
         ("169.254.169.254", "metadata"),
         ("169.254.170.2", "metadata"),
+        ("169.254.170.23", "metadata"),
         ("172.16.0.1", "private"),
         ("172.31.255.255", "private"),
         ("192.0.0.192", "metadata"),
@@ -46,6 +57,7 @@ def answers(*lists):
         ("192.88.99.1", "reserved"),
         ("192.168.1.1", "private"),
         ("198.18.0.1", "reserved"),
+        ("198.19.255.255", "reserved"),
         ("198.51.100.1", "reserved"),
         ("203.0.113.1", "reserved"),
         ("224.0.0.1", "multicast"),
@@ -79,6 +91,8 @@ def answers(*lists):
         ("fec0::1", "private"),
         ("fc00::1", "private"),
         ("fd00:ec2::254", "metadata"),
+        ("fd00:ec2::23", "metadata"),
+        ("fd00:42::42", "metadata"),
         ("fd20:ce::254", "metadata"),
         ("fd12:3456::1", "private"),
         ("ff02::1", "multicast"),
@@ -88,6 +102,15 @@ def answers(*lists):
         ("", "malformed"),
         ("127.1", "malformed"),
         ("1.1.1.1", None),
+        ("9.255.255.255", None),
+        ("11.0.0.0", None),
+        ("126.255.255.255", None),
+        ("128.0.0.0", None),
+        ("192.167.255.255", None),
+        ("192.169.0.0", None),
+        ("198.17.255.255", None),
+        ("198.20.0.0", None),
+        ("223.255.255.255", None),
         ("8.8.8.8", None),
         ("100.63.255.255", None),
         ("100.128.0.1", None),
@@ -307,17 +330,111 @@ async def test_a_redirect_on_the_same_origin_is_followed_with_its_headers(serve,
     assert b"authorization: Bearer k" in seen[1]
 
 
-async def test_redirects_end(serve, client, ask):
-    peer = await serve(redirect(b"/again"))
+REDIRECT = b"HTTP/1.1 302 Found\r\nContent-Length: 0\r\nLocation: /again\r\n\r\n"
+
+
+async def test_so_many_redirects_are_followed_and_not_one_more(serve, client, ask):
+    peer = await serve(answering(REDIRECT, REDIRECT, REDIRECT, OK))
     request = ask(peer.origin, b"GET")
-    with pytest.raises(ProtocolViolation):
-        await follow(client, await client.send(request), request, hops_max=3)
+    assert (await follow(client, await client.send(request), request, hops_max=3)).status == 200
+    endless = await serve(redirect(b"/again"))
+    request = ask(endless.origin, b"GET")
+    with pytest.raises(ProtocolViolation, match="more than 3 redirects"):
+        await follow(client, await client.send(request), request)
+    assert endless.connections == 1
 
 
-async def test_a_post_is_never_repeated_elsewhere(serve, client, ask):
+@pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
+@pytest.mark.parametrize("method", [b"GET", b"HEAD"])
+async def test_every_kind_of_redirect_is_followed(serve, client, ask, status, method):
+    async def script(stream):
+        is_there = b" /again " in await stream.request()
+        await stream.write(OK if is_there else REDIRECT.replace(b"302", b"%d" % status))
+        await script(stream)
+
+    peer = await serve(script)
+    request = ask(peer.origin, method)
+    assert (await follow(client, await client.send(request), request)).status == 200
+
+
+@pytest.mark.parametrize("head", [b"300 Choices\r\nLocation: /x", b"304 Same\r\nLocation: /x", b"302 Found\r\nX-A: 1"])
+async def test_what_is_no_redirect_or_leads_nowhere_is_returned_as_it_is(serve, client, ask, head):
+    peer = await serve(answering(b"HTTP/1.1 " + head + b"\r\nContent-Length: 0\r\n\r\n"))
+    request = ask(peer.origin, b"GET")
+    assert (await follow(client, await client.send(request), request)).status == int(head[:3])
+
+
+@pytest.mark.parametrize("method", [b"POST", b"PUT", b"DELETE"])
+async def test_what_may_change_something_is_never_repeated_elsewhere(serve, client, ask, method):
     peer = await serve(redirect(b"/again"))
-    request = ask(peer.origin)
+    request = ask(peer.origin, method)
     assert (await follow(client, await client.send(request), request)).status == 302
+
+
+def test_what_calls_share_is_dropped_like_other_headers_by_a_hop_to_another_origin():
+    origin = Origin.parse("https://api.example", allow_private=True)
+    shared = ((b"authorization", b"Bearer k"), (b"User-Agent", b"elkapi"))
+    request = UpstreamRequest(
+        origin=origin, method=b"GET", target=b"/a", headers=[(b"range", b"bytes=0-")], shared=shared
+    )
+    hop = next_hop(request, b"https://cdn.example/b")
+    assert (hop.shared, hop.headers) == ((), [(b"User-Agent", b"elkapi"), (b"range", b"bytes=0-")])
+    assert next_hop(request, b"/b").shared == shared
+    # Another port and another scheme are another origin too.
+    assert next_hop(request, b"https://api.example:8443/b").shared == ()
+    plain = UpstreamRequest(
+        origin=Origin.parse("http://api.example"), method=b"GET", target=b"/a", headers=[], shared=shared
+    )
+    hop = next_hop(plain, b"https://api.example/b")
+    assert (hop.shared, hop.headers, hop.origin.is_tls) == ((), [(b"User-Agent", b"elkapi")], True)
+
+
+def test_a_hop_goes_on_through_the_same_proxy_and_asks_for_the_same_proof():
+    origin = Origin.parse(
+        "https://api.example", proxy_url="http://p.example:3128", verify_tls=False, allow_private=True
+    )
+    request = UpstreamRequest(origin=origin, method=b"GET", target=b"/a", headers=[])
+    assert next_hop(request, b"https://cdn.example/b?c=1").origin == Origin.parse(
+        "https://cdn.example", proxy_url="http://p.example:3128", verify_tls=False
+    )
+    assert next_hop(request, b"/b").origin == origin
+    strict = UpstreamRequest(origin=Origin.parse("https://api.example"), method=b"GET", target=b"/a", headers=[])
+    assert next_hop(strict, b"https://cdn.example/b").origin.verify_tls
+
+
+async def test_no_more_addresses_are_tried_than_the_bound_and_only_permitted_ones():
+    resolve, _ = answers(["10.0.0.1", *(f"1.1.1.{number}" for number in range(12))])
+    found = await permitted_addresses(resolve, "many.example", 443, allow_private=False)
+    assert found == [f"1.1.1.{number}" for number in range(ADDRESSES_TRIED_MAX)]
+    resolve, _ = answers(["10.0.0.1", "not an address"])
+    assert await permitted_addresses(resolve, "own.example", 443, allow_private=True) == ["10.0.0.1"]
+    with pytest.raises(AddressRefused, match=r"10\.0\.0\.1 \(private\), not an address \(malformed\)"):
+        await permitted_addresses(resolve, "own.example", 443, allow_private=False)
+
+
+async def test_a_name_that_cannot_be_one_is_a_connect_failure(make_client, ask):
+    with pytest.raises(ConnectFailed) as caught:
+        await permitted_addresses(system_resolver, "a" * 70 + ".example", 443, allow_private=False)
+    assert (caught.value.phase, caught.value.sent) == ("resolve", False)
+
+
+async def test_each_address_has_an_equal_share_of_the_time_left(timers, monkeypatch):
+    tried = []
+
+    async def silent(family, address, label, timers, deadline_s):
+        tried.append((family, address, deadline_s - timers.monotonic_s()))
+        timers.advance(deadline_s - timers.monotonic_s())
+        raise ConnectTimeout("silent", phase="connect", sent=False)
+
+    monkeypatch.setattr("elkapi.upstream.dialer._connect", silent)
+    resolve, _ = answers(["1.1.1.1", "2606:4700:4700::1111", "1.1.1.2"])
+    with pytest.raises(ConnectTimeout):
+        await dial(Origin.parse("http://three.example:81"), resolve, timers, timers.monotonic_s() + 6)
+    assert tried == [
+        (socket.AF_INET, ("1.1.1.1", 81), pytest.approx(2)),
+        (socket.AF_INET6, ("2606:4700:4700::1111", 81), pytest.approx(2)),
+        (socket.AF_INET, ("1.1.1.2", 81), pytest.approx(2)),
+    ]
 
 
 def test_a_hop_to_another_origin_loses_credentials_and_permissions():
