@@ -1,0 +1,246 @@
+"""Slots, waiters and idle connections of one origin, without a socket: none is lost, whoever leaves and whenever."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from elkapi.upstream import ClientClosed, ClientLimits, ConnectFailed, Origin, PoolFull, PoolTimeout
+from elkapi.upstream.pool import Bucket, Dialing, TlsContexts
+
+ORIGIN = Origin.parse("http://a.example")
+
+
+class Connection:
+    """A connection, as the pool sees it."""
+
+    def __init__(self, bucket: Bucket, opened_at_s: float) -> None:
+        self.bucket = bucket
+        self.opened_at_s = opened_at_s
+        self.alive = True
+        self.parked_until_s = 0.0
+
+    def usable(self, *, held: bool) -> bool:
+        return self.alive
+
+    def park(self, until_s: float) -> None:
+        self.parked_until_s = until_s
+
+    def close(self) -> None:
+        self.alive = False
+        self.bucket.lost(self)
+
+    def end_badly(self, failure: Exception) -> None:
+        self.alive = False
+        asyncio.get_running_loop().call_soon(self.bucket.lost, self)  # As a transport tells of its end.
+
+
+@pytest.fixture
+def make_bucket(timers, monkeypatch):
+    """`make_bucket(limit=..., opens=[...])` -> a bucket whose n-th dial fails where the n-th of `opens` is False."""
+
+    def make(*, opens=(), **limits):
+        outcomes = list(opens)
+        bucket = Bucket(ORIGIN, Dialing(ClientLimits(**limits), timers, None, TlsContexts()))
+
+        async def dial(*_args):
+            for _ in range(3):
+                await asyncio.sleep(0)
+            if outcomes and not outcomes.pop(0):
+                raise ConnectFailed("refused", phase="connect", sent=False)
+
+        async def attach(_sock, _deadline_s):
+            return Connection(bucket, timers.monotonic_s())
+
+        monkeypatch.setattr("elkapi.upstream.pool.dial", dial)
+        monkeypatch.setattr(bucket, "_attach", attach)
+        return bucket
+
+    return make
+
+
+async def turns() -> None:
+    for _ in range(8):
+        await asyncio.sleep(0)
+
+
+def asked(bucket, timers) -> asyncio.Task:
+    return asyncio.ensure_future(bucket.acquire(timers.monotonic_s() + 5))
+
+
+async def test_a_connection_handed_to_a_waiter_that_is_cancelled_goes_to_the_next(make_bucket, timers):
+    bucket = make_bucket(connections_per_origin_max=1)
+    connection = await bucket.acquire(timers.monotonic_s() + 5)
+    first, second = asked(bucket, timers), asked(bucket, timers)
+    await turns()
+    bucket.released(connection)
+    first.cancel()
+    assert await second is connection
+    assert first.cancelled()
+    third = asked(bucket, timers)
+    await turns()
+    bucket.released(connection)
+    third.cancel()
+    await turns()
+    assert bucket.idle == [connection]
+    assert (bucket.busy, bucket.dials, len(bucket.waiters)) == (0, 0, 0)
+
+
+async def test_a_slot_handed_to_a_waiter_that_is_cancelled_goes_to_the_next(make_bucket, timers):
+    bucket = make_bucket(connections_per_origin_max=1)
+    connection = await bucket.acquire(timers.monotonic_s() + 5)
+    first, second = asked(bucket, timers), asked(bucket, timers)
+    await turns()
+    connection.close()
+    assert bucket.dials == 1
+    first.cancel()
+    other = await second
+    assert other is not connection
+    third = asked(bucket, timers)
+    await turns()
+    other.close()
+    third.cancel()
+    await turns()
+    assert bucket.is_unused
+
+
+async def test_a_waiter_that_is_cancelled_or_times_out_leaves_its_place(make_bucket, timers):
+    bucket = make_bucket(connections_per_origin_max=1, waiters_per_origin_max=1)
+    connection = await bucket.acquire(timers.monotonic_s() + 5)
+    cancelled = asked(bucket, timers)
+    await turns()
+    with pytest.raises(PoolFull) as caught:
+        await bucket.acquire(timers.monotonic_s() + 5)
+    assert caught.value.sent is False
+    cancelled.cancel()
+    await turns()
+    assert len(bucket.waiters) == 0
+    late = asked(bucket, timers)
+    await turns()
+    timers.advance(5)
+    with pytest.raises(PoolTimeout) as caught:
+        await late
+    assert caught.value.sent is False
+    assert len(bucket.waiters) == 0
+    waiting = asked(bucket, timers)
+    await turns()
+    bucket.released(connection)
+    assert await waiting is connection
+    timers.advance(60)
+
+
+async def test_what_comes_at_the_same_moment_neither_hides_a_cancellation_nor_takes_a_connection_back(
+    make_bucket, timers
+):
+    bucket = make_bucket(connections_per_origin_max=1)
+    connection = await bucket.acquire(timers.monotonic_s() + 5)
+    waiting = asked(bucket, timers)
+    await turns()
+    timers.advance(5)
+    waiting.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await waiting
+    waiting = asked(bucket, timers)
+    await turns()
+    bucket.released(connection)
+    timers.advance(5)
+    assert await waiting is connection
+
+
+async def test_a_connection_that_died_on_its_way_to_a_waiter_is_replaced(make_bucket, timers):
+    bucket = make_bucket(connections_per_origin_max=1)
+    connection = await bucket.acquire(timers.monotonic_s() + 5)
+    waiting = asked(bucket, timers)
+    await turns()
+    bucket.released(connection)
+    connection.alive = False
+    other = await waiting
+    assert other.alive
+    assert bucket.open == {other}
+    assert bucket.dials_total == 2
+
+
+async def test_a_dial_that_fails_gives_its_slot_to_one_that_waits(make_bucket, timers):
+    bucket = make_bucket(connections_per_origin_max=1, opens=[False, True])
+    first = asked(bucket, timers)
+    await asyncio.sleep(0)
+    second = asked(bucket, timers)
+    with pytest.raises(ConnectFailed):
+        await first
+    connection = await second
+    assert (bucket.open, bucket.dials, bucket.dials_total) == ({connection}, 0, 1)
+
+
+async def test_a_dial_that_is_cancelled_gives_its_slot_to_one_that_waits(make_bucket, timers):
+    bucket = make_bucket(connections_per_origin_max=1)
+    first = asked(bucket, timers)
+    await asyncio.sleep(0)
+    second = asked(bucket, timers)
+    await asyncio.sleep(0)
+    first.cancel()
+    connection = await second
+    assert (bucket.open, bucket.dials) == ({connection}, 0)
+
+
+async def test_no_more_connections_are_opened_than_the_bound_counting_those_under_way(make_bucket, timers):
+    bucket = make_bucket(connections_per_origin_max=2)
+    several = [asked(bucket, timers) for _ in range(5)]
+    await turns()
+    assert (len(bucket.open), len(bucket.waiters), bucket.dials_total) == (2, 3, 2)
+    for connection in list(bucket.open):
+        bucket.released(connection)
+    await turns()
+    assert (len(bucket.open), len(bucket.waiters)) == (2, 1)
+    for task in several:
+        task.cancel()
+    await turns()
+    assert len(bucket.waiters) == 0
+
+
+async def test_the_newest_idle_connection_is_used_first_and_dead_ones_are_closed_on_the_way(make_bucket, timers):
+    bucket = make_bucket()
+    several = [await bucket.acquire(timers.monotonic_s() + 5) for _ in range(3)]
+    for connection in several:
+        bucket.released(connection)
+    assert bucket.busy == 0
+    several[2].alive = False
+    assert bucket.take_idle(held=False) is several[1]
+    assert (bucket.stale_total, bucket.busy, bucket.open) == (1, 1, set(several[:2]))
+    assert bucket.take_idle(held=False) is several[0]
+    assert bucket.take_idle(held=False) is None
+
+
+async def test_a_connection_that_is_too_old_or_one_too_many_is_closed_where_it_comes_back(make_bucket, timers):
+    bucket = make_bucket(idle_connections_per_origin_max=1, connection_life_s_max=100, idle_keep_s=30)
+    old = await bucket.acquire(timers.monotonic_s() + 5)
+    timers.advance(100)
+    bucket.released(old)
+    assert (old.alive, old.parked_until_s) == (True, timers.monotonic_s() + 30)
+    assert bucket.take_idle(held=False) is old
+    timers.advance(1)
+    bucket.released(old)
+    assert not old.alive
+    first, second = [await bucket.acquire(timers.monotonic_s() + 5) for _ in range(2)]
+    bucket.released(first)
+    bucket.released(second)
+    assert (first.alive, second.alive, bucket.idle) == (True, False, [first])
+
+
+async def test_a_closed_pool_keeps_nothing_and_lets_nobody_wait(make_bucket, timers):
+    bucket = make_bucket(connections_per_origin_max=1)
+    connection = await bucket.acquire(timers.monotonic_s() + 5)
+    waiting = asked(bucket, timers)
+    await turns()
+    bucket.closed = True
+    bucket.released(connection)
+    assert not connection.alive
+    await turns()
+    assert (await waiting).alive
+    last = asked(bucket, timers)
+    await turns()
+    bucket.close()
+    with pytest.raises(ClientClosed):
+        await last
+    await turns()
+    assert bucket.is_unused
