@@ -1,4 +1,4 @@
-"""Answers of chat, Anthropic and Gemini upstreams member by member: what the recordings do not hold."""
+"""Answers of chat, Anthropic, Gemini and Responses upstreams member by member: what the recordings do not hold."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from elkapi.translate import anthropic, chat, gemini, gemini_reply
+from elkapi.translate import anthropic, chat, gemini, gemini_reply, responses
 from elkapi.translate.claude import OUTPUT_TOOL
 from elkapi.translate.dialect import Unreadable
 from elkapi.translate.ir import (
@@ -568,3 +568,71 @@ def test_a_whole_gemini_answer_ends_also_where_it_does_not_say_why_but_must_say_
     assert read(msgspec.json.encode(candidate(finishReason="MAX_TOKENS"))) == [Start("", ""), Finish("length"), End()]
     with pytest.raises(Unreadable):
         read(msgspec.json.encode(candidate()))
+
+
+# --- Responses
+
+
+def response_end(**members: object) -> list[Event]:
+    """What a whole response ends in, after its beginning."""
+    events = responses.DIALECT.read_reply(msgspec.json.encode({"output": []} | members))
+    assert isinstance(events[0], Start)
+    return events[1:]
+
+
+@pytest.mark.parametrize(
+    ("members", "events"),
+    [
+        ({"status": "completed"}, [Finish("stop"), End()]),
+        ({"status": "incomplete"}, [Finish("length"), End()]),
+        ({"status": "incomplete", "incomplete_details": {"reason": "max_output_tokens"}}, [Finish("length"), End()]),
+        (
+            {"status": "incomplete", "incomplete_details": {"reason": "content_filter"}},
+            [Finish("content_filter"), End()],
+        ),
+        ({"status": "queued"}, []),
+        ({"status": "in_progress"}, []),
+        ({"status": "completed", "usage": {"input_tokens": 5, "output_tokens": 2}}, [USAGE, Finish("stop"), End()]),
+        ({"status": "completed", "usage": {"input_tokens": -5, "output_tokens": 2}}, [Finish("stop"), End()]),
+        ({"status": "completed", "usage": "odd"}, [Finish("stop"), End()]),
+    ],
+)
+def test_why_a_response_ended(members: dict[str, object], events: list[Event]) -> None:
+    assert response_end(**members) == events
+
+
+@pytest.mark.parametrize(
+    "members",
+    [
+        {"status": "failed"},
+        {"status": "cancelled"},
+        {"status": "failed", "error": {"code": "server_error", "message": "m"}},
+        {"status": "completed", "error": {"code": "server_error", "message": "m"}},
+    ],
+)
+def test_a_response_that_failed_or_was_cancelled_is_no_answer_whole_or_streamed(members: dict[str, Any]) -> None:
+    (failure,) = response_end(**members)
+    assert isinstance(failure, Failure)
+    reader = responses.DIALECT.reader()
+    event = {"type": "response.failed", "response": {"output": []} | members}
+    assert reader.feed(frame(event, b"response.failed"))[1:] == [failure]
+
+
+def test_a_failed_response_tells_its_own_error_and_what_it_used() -> None:
+    error, usage = {"code": "rate_limit_exceeded", "message": "later"}, {"input_tokens": 5, "output_tokens": 2}
+    counted, failure = response_end(status="failed", error=error, usage=usage)
+    assert counted == USAGE
+    assert isinstance(failure, Failure)
+    assert (failure.status, failure.message) == (429, "later")
+    assert response_end(output=None, error=error) == [failure]
+    with pytest.raises(Unreadable):
+        responses.DIALECT.read_reply(b'{"status":"completed"}')
+
+
+def test_a_response_is_refused_or_ends_for_its_calls_as_its_items_say() -> None:
+    said = {"type": "message", "content": [{"type": "refusal", "refusal": "no"}]}
+    asked = {"type": "function_call", "call_id": "c", "name": "f", "arguments": "{}"}
+    assert response_end(status="completed", output=[said]) == [RefusalDelta("no"), Finish("refusal"), End()]
+    called = [ToolCallStart(0, "c", "f"), ToolCallDelta(0, "{}")]
+    assert response_end(status="completed", output=[asked]) == [*called, Finish("tool_calls"), End()]
+    assert response_end(status="incomplete", output=[asked])[-2] == Finish("length")
