@@ -115,7 +115,7 @@ async def count_output(plane: DataPlane, request: Request, tally: Tally) -> tupl
     """
     said = await anywhere(len(request.body), _said, request, tally)
     counts = await count_texts(plane, request.model, said.texts)
-    output, reasoning = _output(request, tally, said, counts or _quarters(said.texts))
+    output, reasoning = _output(request, tally, said, counts or quarters(said.texts))
     return output, reasoning, counts is not None and not tally.beyond_bytes
 
 
@@ -141,7 +141,8 @@ def _output(request: Request, tally: Tally, said: _Said, counts: list[int]) -> t
     return output, min(reasoning, request.output_tokens_max - output)
 
 
-def _quarters(texts: list[str]) -> list[int]:
+def quarters(texts: list[str]) -> list[int]:
+    """An estimate of each text's tokens, from its bytes."""
     return [quarter(len(text.encode())) for text in texts]
 
 
@@ -170,13 +171,13 @@ def estimated(request: Request, tally: Tally | None = None) -> tuple[Usage, str]
     upper = request.facts.upper
     texts, complete = _input_texts(request)
     if request.operation.dialect is None:
-        tokens = sum(_quarters(texts)) if complete else quarter(upper.input_tokens)
+        tokens = sum(quarters(texts)) if complete else quarter(upper.input_tokens)
     else:
         tokens = estimated_tokens(texts)
     usage = Usage(input_tokens=min(tokens, upper.input_tokens), calls=upper.calls)
     if tally is not None:
         said = _said(request, tally)
-        output, reasoning = _output(request, tally, said, _quarters(said.texts))
+        output, reasoning = _output(request, tally, said, quarters(said.texts))
         usage = msgspec.structs.replace(usage, output_tokens=output, reasoning_tokens=reasoning)
     return usage, ESTIMATED
 

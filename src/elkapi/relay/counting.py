@@ -13,7 +13,7 @@ import msgspec
 from elkapi.catalog import Match
 from elkapi.catalog.upstreams import serves
 from elkapi.relay.call import JSON, Call
-from elkapi.relay.count import count_texts
+from elkapi.relay.count import count_texts, quarters
 from elkapi.relay.count_by_model import count_by_model
 from elkapi.relay.guarding import guarding_of
 from elkapi.relay.keep import prepared
@@ -25,7 +25,7 @@ from elkapi.relay.route import PLANNED_MAX, check_allowed, no_channel
 from elkapi.routing.plan import plan
 from elkapi.snapshot import Snapshot
 from elkapi.translate import anthropic, embeddings, responses_state
-from elkapi.translate.estimate import MESSAGE_TOKENS, quarter
+from elkapi.translate.estimate import MESSAGE_TOKENS
 from elkapi.translate.ir import ChatRequest, texts_of
 from elkapi.types import Attempt, Grant
 
@@ -82,12 +82,8 @@ async def _count(plane: DataPlane, snapshot: Snapshot, grant: Grant, request: Re
     texts = await anywhere(size_bytes, texts_of, asked)
     counts = await count_texts(plane, request.model, texts)
     if not counts:
-        counts = await anywhere(size_bytes, _quarters, texts)
+        counts = await anywhere(size_bytes, quarters, texts)
     call.reply.send(200, JSON, counter.write(sum(counts) + MESSAGE_TOKENS * len(texts)))
-
-
-def _quarters(texts: list[str]) -> list[int]:
-    return [quarter(len(text.encode())) for text in texts]
 
 
 async def _asked(plane: DataPlane, attempts: tuple[Attempt, ...], request: Request, call: Call) -> bytes | None:
