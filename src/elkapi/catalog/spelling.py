@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from itertools import product
 from typing import Annotated, Any, TypeVar
 
@@ -50,6 +51,21 @@ def decode_strict(reader: Strict, body: bytes) -> Any:
             f"Invalid body: write `{member.lower()}` in small letters." if member in reader.spellings else error.message
         )
         raise BadRequest(text, param=member, code=error.code) from None
+
+
+def check_spelling(members: Iterable[str], names: Iterable[str]) -> None:
+    """Providers written in Go take `Model` for `model`, so they could serve what is not priced. Raises BadRequest for a
+    member that is one of `names` in other letters."""
+    spelled = {name.casefold(): name for name in names}
+    for member in members:
+        right = spelled.get(member.casefold(), member)
+        if member != right:
+            raise misspelled(member, right)
+
+
+def misspelled(member: str, right: str) -> BadRequest:
+    """The refusal of a member that is `right` in other letters."""
+    return BadRequest(f"Invalid body: write `{right}` as it is spelled here.", param=member)
 
 
 def spelled_out(body: bytes) -> bytes:

@@ -13,7 +13,7 @@ import msgspec
 
 from elkapi.catalog.jsonedit import BACKSLASH
 from elkapi.catalog.operation import Facts, ModelName
-from elkapi.catalog.spelling import decode_strict, spelled_out, strict
+from elkapi.catalog.spelling import check_spelling, decode_strict, spelled_out, strict
 from elkapi.errors import BadRequest
 from elkapi.translate import server_tools
 from elkapi.translate.completions import MAX_TOKENS_DEFAULT
@@ -34,6 +34,15 @@ _WIDE = re.compile(rb'"(?:image|audio|inline|(?:in|out)put_audio|data:audio|1h|A
 # All that makes a body dearer than its bytes; one pattern that begins with one character is found four times faster
 # than word after word.
 _DEARER = re.compile(_WIDE.pattern[:-1] + rb'|(?:file|document|video)(?:_id|_ur[il]|Uri)?")')
+# What bounds an answer, and a quick look for one of these in other letters: a server written in Go would go by it. The
+# long s and the sign of Kelvin are an S and a K there. One that begins with a single character is found fastest.
+_BOUNDS = ("max_tokens", "max_completion_tokens", "max_output_tokens", "best_of", "n")
+_TOKENS_IN_ANY = rb"[tT][oO](?:[kK]|\xe2\x84\xaa|\\u212[aA])[eE][nN](?:[sS]|\xc5\xbf|\\u017[fF])"
+_PLAIN = rb"(?<!\"max_)(?<!\"max_completion_)(?<!\"max_output_)(?<!\"budget_)"
+_OTHER_BOUND = re.compile(
+    rb'_(?:(?!tokens")%b|%b%b|(?!of")[oO][fF]|(?<!"best_)[oO][fF])"\s*+:' % (_TOKENS_IN_ANY, _PLAIN, _TOKENS_IN_ANY)
+)
+_OTHER_COUNT = b'"N"'
 # Tools the provider runs itself: what they find, read or compute is input of the same call. Not a client's own function
 # of such a name. Types may have a date behind them; Google takes both spellings of a member.
 SERVED_TOOLS_TOKENS_MAX = 100_000
@@ -51,6 +60,7 @@ _Count = Annotated[int, msgspec.Meta(ge=1, le=128)] | None
 _Unset = msgspec.UnsetType
 _UNSET = msgspec.UNSET
 _T = TypeVar("_T")
+_members = msgspec.json.Decoder(dict[str, msgspec.Raw])
 
 
 class _StreamOptions(msgspec.Struct):
@@ -413,11 +423,15 @@ def _facts(
 ) -> Facts:
     """Bound a text call by its bytes, its pictures, files and tools and its own output limit.
 
-    Of `tools` those count that the provider runs, and `served` is such a one.
+    Of `tools` those count that the provider runs, and `served` is such a one. Raises BadRequest for a limit in other
+    letters.
     """
     pictures, open_ended, given, wide = 0, False, len(body) + FRAME_TOKENS_MAX, model is not None and "audio" in model
+    sent = body
     if BACKSLASH in body:
         body = spelled_out(body)
+    if _OTHER_BOUND.search(body) is not None or _OTHER_COUNT in body:
+        check_spelling(_members.decode(sent), _BOUNDS)
     if _DEARER.search(body) is not None:
         open_ended = True
         wide = wide or _WIDE.search(body) is not None

@@ -15,6 +15,7 @@ from elkapi.catalog import Body, Catalog, Match, Operation
 from elkapi.catalog.jsonedit import check_named_once
 from elkapi.catalog.jsonpath import compiled, first, put
 from elkapi.catalog.operation import MODEL_CHARS_MAX, Family, Hooks
+from elkapi.catalog.spelling import check_spelling, misspelled
 from elkapi.catalog.task import TaskSpec
 from elkapi.errors import BadRequest, GatewayError
 from elkapi.pricing.media import bound
@@ -89,17 +90,17 @@ def _read(operation: Operation, kind: bytes | None, sent: bytes) -> tuple[dict[s
     deciding, content_type = deciding_names(operation), JSON_TYPE
     if operation.body is Body.FORM and kind is not None and kind.lower().startswith(b"multipart/"):
         body, sent, content_type = forms.read(sent, kind)
-        _check_spelling(body, deciding)
+        check_spelling(body, deciding)
     else:
         check_media_type(kind)
         body = decode(_object, sent)
         _check_depth(body)
-        _check_spelling(body, deciding)
+        check_spelling(body, deciding)
         # Of two members of one name another could be served than the one that is priced.
         check_named_once(sent, deciding)
     holder, _, name = operation.model.name.rpartition(".")
     if holder and isinstance(inner := first(holder, body), dict):
-        _check_spelling(inner, (name,))
+        check_spelling(inner, (name,))
     return body, sent, content_type
 
 
@@ -203,19 +204,6 @@ def deciding_names(operation: Operation) -> tuple[str, ...]:
     return tuple(dict.fromkeys(names))
 
 
-def _check_spelling(body: Mapping[str, Any], names: tuple[str, ...]) -> None:
-    """Providers written in Go take `Model` for `model`, so they could serve another model than the one priced."""
-    spelled = {name.casefold(): name for name in names}
-    for name in body:
-        right = spelled.get(name.casefold(), name)
-        if name != right:
-            raise _misspelled(name, right)
-
-
-def _misspelled(name: str, right: str) -> BadRequest:
-    return BadRequest(f"Invalid body: write `{right}` as it is spelled here.", param=name)
-
-
 def _check_named_plainly(value: Any, steps: tuple[str, ...], said: str = "", right: str = "") -> None:
     """The same of a name of what an earlier task made: under a member spelled otherwise it would be looked up nowhere.
 
@@ -226,7 +214,7 @@ def _check_named_plainly(value: Any, steps: tuple[str, ...], said: str = "", rig
             _check_named_plainly(inner, steps, said, right)
     elif not steps:
         if said and isinstance(value, str | int):
-            raise _misspelled(said, right)
+            raise misspelled(said, right)
     elif isinstance(value, dict):
         for name, inner in value.items():
             if name == steps[0]:
