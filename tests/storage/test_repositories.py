@@ -10,7 +10,7 @@ from sqlalchemy import Connection, select
 from sqlalchemy.exc import IntegrityError
 
 from elkapi.ledger.accounts import create_account
-from elkapi.storage import apikey, schema
+from elkapi.storage import apikey, schema, secrets
 from elkapi.storage.db import Database
 from elkapi.storage.installation import Installation, open_installation
 from elkapi.storage.repos import audit, channels, groups, keys, owners, prices, requests, versions
@@ -330,6 +330,22 @@ def test_a_lost_secret_key_is_told_and_no_new_one_is_made(installation: Installa
     with pytest.raises(SecretKeyError, match=f"a key that is gone: restore {path} or set ELKAPI_SECRET_KEY"):
         open_installation(installation.settings)
     assert not path.exists()
+
+
+def test_a_secret_key_that_another_process_is_making_is_not_taken_for_lost(
+    installation: Installation, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, ask = secret_key_path(installation.settings), secrets.is_bound_to
+    made = path.read_bytes()
+    path.unlink()
+
+    def bound_meanwhile(connection: Connection, sealer: Sealer) -> bool | None:
+        path.write_bytes(made)
+        return ask(connection, sealer)
+
+    monkeypatch.setattr(secrets, "is_bound_to", bound_meanwhile)
+    with installation.database.read() as connection:
+        assert secrets.lost_key(connection, installation.settings) is None
 
 
 def test_prices_are_versions_and_the_highest_is_in_force(database: Database) -> None:

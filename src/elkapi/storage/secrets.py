@@ -148,7 +148,8 @@ def is_bound_to(connection: Connection, sealer: Sealer) -> bool | None:
 def lost_key(connection: Connection, settings: Settings) -> str | None:
     """What to say of a database that was sealed while neither a key nor its file is there now; else None."""
     path = secret_key_path(settings)
-    # Any key shows whether one was bound.
-    if settings.secret_key or path.exists() or is_bound_to(connection, Sealer(bytes(KEY_BYTES))) is None:
+    # Any key shows whether one was bound. The file is looked for afterwards: another process that is just making a key
+    # writes its file before it binds it.
+    if settings.secret_key or is_bound_to(connection, Sealer(bytes(KEY_BYTES))) is None or path.exists():
         return None
     return f"this database was sealed with a key that is gone: restore {path} or set ELKAPI_SECRET_KEY"
