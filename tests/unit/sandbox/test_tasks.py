@@ -176,7 +176,13 @@ def told(receiver: Receiver, count: int) -> list[str]:
 def test_a_callback_address_is_told_of_every_change(http: httpx.Client, receiver: Receiver) -> None:
     task_id = begun(http, callback_url=receiver.url)
     assert told(receiver, 2) == ["running", "succeeded"]
-    assert receiver.bodies[-1] == shown(http, task_id)
+    assert _unsigned(receiver.bodies[-1]) == _unsigned(shown(http, task_id))
+
+
+def _unsigned(answer: Any) -> Any:
+    """Without the signature of the address, which is good until so many seconds after the answer."""
+    address, _, _ = answer["content"]["video_url"].partition("?")
+    return answer | {"content": answer["content"] | {"video_url": address}}
 
 
 @pytest.mark.parametrize(
