@@ -24,7 +24,7 @@ import report
 import servers
 
 MARK = "litellm bench"
-KINDS, CONNECTIONS = ["small", "large", "chat", "paced"], [1, 32]
+KINDS, CONNECTIONS = ["small", "large", "chat"], [1, 32]
 KEY = "sk-bench"
 
 
