@@ -106,7 +106,9 @@ async def _not_streamed(one: Try, reply: UpstreamReply, status: int, exchange: E
     crossing = one.crossing
     assert crossing is not None
     body, whole = await reply.read(WHOLE_REPLY_BYTES_MAX)
-    body = await anywhere(len(body), plain, reply, body, whole, WHOLE_REPLY_BYTES_MAX)
+    if b"content-encoding" in reply.fields:
+        # However little came: what it becomes is another matter.
+        body = await aside(plain, reply, body, whole, WHOLE_REPLY_BYTES_MAX)
     if not whole or not looks_like_json_object(body) or isinstance(crossing, Array):
         return on_unreadable("unreadable_reply")
     try:
