@@ -10,6 +10,7 @@ import pytest
 
 from elkapi.sandbox.server import Running
 from elkapi.types import ChannelLimits
+from tests.canned import canned
 from tests.gateway import Gateway
 from tests.relay.test_text_law import PROMPT_TOKENS, law
 from tests.scripted import MODEL, NANO, Played, Stage, frames_of, stage
@@ -43,6 +44,22 @@ async def test_every_chunk_has_a_choice_for_who_asked_for_no_usage(
     members = ("prompt_filter_results", "usage")
     assert [name for chunk in without for name in members if chunk.get(name)] == (list(members) if asks else [])
     assert len(without) == 2 * asks
+
+
+async def test_an_answer_that_comes_whole_and_compressed_is_told_as_the_stream_asked_for(gate: Gateway) -> None:
+    message = {"role": "assistant", "content": "hello"}
+    usage = {"prompt_tokens": 3, "completion_tokens": 1, "total_tokens": 4}
+    answer = {"id": "c", "object": "chat.completion", "created": 1, "model": "m", "usage": usage}
+    answer |= {"choices": [{"index": 0, "message": message, "finish_reason": "stop"}]}
+    asked = {"model": "m", "messages": [{"role": "user", "content": "hi"}], "stream": True}
+    async with canned(200, answer) as upstream:
+        upstream.squeeze()
+        await gate.channel(upstream.url, ("m",))
+        await gate.price("m", per_1m_usd="1", output_per_1m_usd="2")
+        key = await gate.key("1")
+        reply = await gate.ask(key, asked, path="/v1/chat/completions")
+        assert streamed_text("chat", reply.text) == "hello"
+        assert (await gate.account(reply.headers["x-request-id"], key))["outcome"] == "ok"
 
 
 @pytest.mark.parametrize("family", ERRORS)
