@@ -28,13 +28,16 @@ class ReservedDict(MmapedDict):
 
     @staticmethod
     def _make(filename: str) -> None:
-        path = Path(filename)
-        with path.open("ab") as file:
-            try:
+        # It gets its name with its full size: whoever adds up all files, at any moment, cannot read an empty one.
+        path, unready = Path(filename), Path(f"{filename}.unready")
+        if path.exists():
+            return
+        try:
+            with unready.open("wb") as file:
                 reserve(file.fileno(), _INITIAL_MMAP_SIZE)
-            except OSError:
-                path.unlink()  # whoever adds up all files cannot read an empty one
-                raise
+            unready.rename(path)
+        finally:
+            unready.unlink(missing_ok=True)
 
     def _init_value(self, key: str) -> None:
         own: Any = self

@@ -117,6 +117,35 @@ def test_what_finds_no_room_is_not_counted_and_the_rest_goes_on(tmp_path: Path) 
     assert float(lines['elkapi_alerts_total{kind="known"}']) == 2
 
 
+BESIDE_A_START = """
+import sys
+from pathlib import Path
+from elkapi.observe import metrics
+metrics.prepare(Path(sys.argv[1]))
+from elkapi.observe import metric_files
+reserve, pages = metric_files.reserve, []
+def reserve_while_somebody_reads(file, size_bytes):
+    pages.append(metrics.Metrics.page(for_operator=True))
+    reserve(file, size_bytes)
+    pages.append(metrics.Metrics.page(for_operator=True))
+metric_files.reserve = reserve_while_somebody_reads
+mine = metrics.Metrics()
+mine.alerts["known"] += 1
+mine.fold({})
+assert len(pages) >= 4, pages
+sys.stdout.write(metrics.Metrics.page(for_operator=True).decode())
+"""
+
+
+def test_the_page_is_read_while_a_process_makes_its_files(tmp_path: Path) -> None:
+    run = subprocess.run(
+        [sys.executable, "-c", BESIDE_A_START, str(tmp_path)], check=False, capture_output=True, text=True
+    )
+    assert run.returncode == 0, run.stderr
+    assert 'elkapi_alerts_total{kind="known"} 1.0' in run.stdout
+    assert {path.suffix for path in tmp_path.iterdir()} == {".db"}
+
+
 def test_every_token_that_went_in_is_counted_whatever_its_class() -> None:
     usage = Usage(
         input_tokens=1,
