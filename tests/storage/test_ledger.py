@@ -181,6 +181,39 @@ async def test_g06_several_accounts_are_held_in_one_transaction_or_not_at_all(
     assert (posted(database, "revenue"), posted(database, "quota-spent")) == (150, 300)
 
 
+@pytest.mark.parametrize("seed", range(3))
+async def test_a_crowd_on_accounts_that_overlap_holds_what_was_admitted_and_no_more(
+    ledger: Ledger, database: Database, seed: int
+) -> None:
+    chance = random.Random(seed)
+    users = [funded_account(database, chance.choice((150, 400, 900))) for _ in range(3)]
+    quotas = [funded_account(database, chance.choice((150, 400, 900)), "quota") for _ in range(4)]
+    have = {account: available(database, account) for account in (*users, *quotas)}
+    held: list[HoldOrder] = []
+    refused = 0
+    for _ in range(8):
+        shapes = [(chance.choice(users), *chance.sample(quotas, chance.randrange(4))) for _ in range(12)]
+        crowd = [an_order(*chance.sample(shape, len(shape)), nano=chance.randrange(1, 120)) for shape in shapes]
+        ending, held = held, []
+        settled = [ledger.settle(a_settlement(order, order.nano // 2)) for order in ending]
+        verdicts, _ = await asyncio.gather(
+            asyncio.gather(*(admitted(ledger, order) for order in crowd)), asyncio.gather(*settled)
+        )
+        for order in ending:
+            for account in order.accounts:
+                have[account] += order.nano - order.nano // 2
+        for order in (order for order, verdict in zip(crowd, verdicts, strict=True) if verdict):
+            held.append(order)
+            for account in order.accounts:
+                have[account] -= order.nano
+        refused += verdicts.count(False)
+        assert {account: available(database, account) for account in have} == have
+        assert min(have.values()) >= 0
+    assert refused > 10
+    assert held
+    await asyncio.gather(*(ledger.void(order) for order in held))
+
+
 async def test_g37_every_wallet_of_a_call_is_settled_in_one_transaction_leg_by_leg_in_the_orders_order(
     ledger: Ledger, database: Database
 ) -> None:

@@ -28,7 +28,7 @@ from elkapi.ledger.statements import for_dialect
 from elkapi.ledger.tasking import Tasker
 from elkapi.ledger.transfers import HOLD_STEP, HOLD_SUFFIX, LEGS_MAX, LOSS_SUFFIX, RESOLVE_SUFFIX, entries_range
 from elkapi.money import format_usd
-from elkapi.storage.dialect import only_reads
+from elkapi.storage.dialect import is_taken, only_reads
 from elkapi.testing.crash import point
 
 log = logging.getLogger("elkapi.ledger")
@@ -138,7 +138,8 @@ class Books:
             # An outage fails the batch; a value the database refuses must only fail its own order.
             if _may_succeed_again(error) or _is_outage(error):
                 raise
-            log.warning("a batch of %d orders is taken one by one: %r", len(orders), error)
+            if not is_taken(error):
+                log.warning("a batch of %d orders is taken one by one: %r", len(orders), error)
         return self._transaction(lambda: [self._alone(order) for order in orders])
 
     def _transaction(self, work: Callable[[], list[Outcome]]) -> list[Outcome]:
@@ -216,8 +217,8 @@ class Books:
         sql, cursor = self._sql, self._cursor
         if batch.rows or batch.entries:
             point("ledger.settle.before")
-            _insert_all(sql.entries, cursor, batch.entries)
-            _insert_all(sql.usage_rows, cursor, batch.rows)
+            sql.entries.insert(cursor, batch.entries)
+            sql.usage_rows.insert(cursor, batch.rows)
             sql.unknowns.insert(cursor, batch.unknowns)
         for settle in batch.claim_ends:
             self._claims.end(settle)
@@ -302,28 +303,39 @@ class Books:
         for index, order, _ in batch.holds:
             for account in order.accounts:
                 wanting[account].append((index, order))
-        refused = False
-        for account in sorted(wanting.keys() | batch.released.keys()):
+        sql = self._sql
+        changes: list[tuple[str, Sequence[Any]]] = []
+        asked: list[tuple[int, int]] = []
+        touched = sorted(wanting.keys() | batch.released.keys())
+        for account in touched:
             spent, released = batch.spent[account], batch.released[account]
-            alive = wanting.get(account, [])
-            if refused:
-                alive = [(index, order) for index, order in alive if batch.outcomes[index] is None]
-            wanted = sum([order.nano for _, order in alive])
+            wanted = sum([order.nano for _, order in wanting[account]]) if account in wanting else 0
             if not wanted:
-                if spent or released:
-                    self._cursor.execute(self._sql.account_change, (spent, -released, account))
+                changes.append((sql.account_change, (spent, -released, account)))
                 continue
-            change = (spent, wanted - released, account, wanted + spent - released)
-            self._cursor.execute(self._sql.account_change_if, change)
-            if self._cursor.rowcount != 1:
-                refused = True
-                self._admit_in_turn(batch, account, alive, spent, released)
+            if sql.locks_rows and len(touched) > 1:
+                # One that is refused stays unlocked, and would be locked out of turn below.
+                changes.append((sql.account_available, (account,)))
+            asked.append((len(changes), account))
+            changes.append((sql.account_change_if, (spent, wanted - released, account, wanted + spent - released)))
+        if not asked:
+            for text, values in changes:
+                self._cursor.execute(text, values)
+            return
+        counts = sql.execute_all(self._cursor, changes)
+        short = {account for place, account in asked if counts[place] != 1}
+        for account in sorted(short):
+            alive = [(index, order) for index, order in wanting[account] if batch.outcomes[index] is None]
+            self._admit_in_turn(batch, account, alive, short)
+            short.remove(account)
 
-    def _admit_in_turn(
-        self, batch: _Batch, account: int, alive: list[tuple[int, Hold]], spent: int, released: int
-    ) -> None:
-        """The account does not cover all its holds: admit them in order of arrival as far as it goes."""
+    def _admit_in_turn(self, batch: _Batch, account: int, alive: list[tuple[int, Hold]], short: set[int]) -> None:
+        """The account does not cover all its holds: admit them in order of arrival as far as it goes.
+
+        Nothing is held yet on the accounts that are `short`, this one among them.
+        """
         cursor, sql = self._cursor, self._sql
+        spent, released = batch.spent[account], batch.released[account]
         if spent or released:
             cursor.execute(sql.account_change, (spent, -released, account))
         cursor.execute(sql.account_available, (account,))
@@ -335,9 +347,9 @@ class Books:
                 continue
             batch.outcomes[index] = Refusal("quota", QUOTA_REFUSED.format(format_usd(order.nano)))
             self._claims.forget(order)
-            for earlier in order.accounts:
-                if earlier < account:
-                    cursor.execute(sql.account_change, (0, -order.nano, earlier))
+            for other in order.accounts:
+                if other not in short:
+                    cursor.execute(sql.account_change, (0, -order.nano, other))
         if admitted:
             cursor.execute(sql.account_change_if, (0, admitted, account, admitted))
             if cursor.rowcount != 1:
@@ -356,7 +368,7 @@ class Books:
             else:
                 # It may stand for hours, so it is looked up when it ends and not remembered until then.
                 batch.begun.append(order)
-        _insert_all(self._sql.holds, self._cursor, flat)
+        self._sql.holds.insert(self._cursor, flat)
 
     def _counters_of(self, legs: tuple[int, ...]) -> tuple[int, ...] | None:
         """Who earns each leg; None unless the legs are exactly one customer and any number of quotas."""
@@ -395,14 +407,15 @@ class Books:
         opened, closed = len(self._opened), len(self._closed)
         try:
             outcome = self._alone_inside(order)
+            self._cursor.execute("RELEASE SAVEPOINT alone")
         except Exception as error:
             if _may_succeed_again(error) or _is_outage(error):
                 raise
             self._cursor.execute("ROLLBACK TO SAVEPOINT alone")
+            self._cursor.execute("RELEASE SAVEPOINT alone")
             del self._opened[opened:], self._closed[closed:]
             log.error("an order failed alone: %r: %r", order, error)
             outcome = Refusal("unavailable", FAILED)
-        self._cursor.execute("RELEASE SAVEPOINT alone")
         return outcome
 
     def _alone_inside(self, order: Order) -> Outcome:
@@ -456,11 +469,6 @@ class Books:
         loss = order.loss_nano + order.charge_nano
         row = flagged(order.row, 0, loss, flag)
         return msgspec.structs.replace(order, held=False, charge_nano=0, loss_nano=loss, row=row)
-
-
-def _insert_all(rows: Any, cursor: Any, flat: list[Any]) -> None:
-    if rows.insert(cursor, flat) * rows.width != len(flat):
-        raise _Irregular
 
 
 def _may_succeed_again(error: BaseException) -> bool:

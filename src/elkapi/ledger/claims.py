@@ -43,11 +43,14 @@ class Claims:
         # A task outlives its worker, a claim does not: nobody but that worker can end it.
         owner = order.owner if order.task is None else order.task.worker
         row = [*key, claim.fingerprint, order.request_id, owner, now_ns, now_ns + self._keep_ns]
-        if sql.claims.insert(cursor, row):
+        sql.claims.insert(cursor, row)
+        if cursor.rowcount:
             return None
         cursor.execute(sql.claim_drop_expired, (*key, now_ns))
-        if cursor.rowcount and sql.claims.insert(cursor, row):
-            return None
+        if cursor.rowcount:
+            sql.claims.insert(cursor, row)
+            if cursor.rowcount:
+                return None
         cursor.execute(sql.claim, key)
         found = cursor.fetchone()
         if found is None:

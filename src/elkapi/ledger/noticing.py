@@ -55,9 +55,9 @@ class Noticer:
         self._cursor = cursor
         self._sql = sql
 
-    def write(self, notices: Iterable[NoticeRow]) -> int:
-        """Insert these notices; how many were new. Repeating it changes nothing."""
+    def write(self, notices: Iterable[NoticeRow]) -> None:
+        """Insert these notices. Repeating it changes nothing."""
         flat: list[Any] = []
         for notice in notices:
             flat += (getattr(notice, name) for name in NOTICE_COLUMNS)
-        return self._sql.notices.insert(self._cursor, flat)
+        self._sql.notices.insert(self._cursor, flat)

@@ -48,27 +48,22 @@ NOTICE_COLUMNS = (
 
 
 class Rows:
-    """Inserts of one shape: `insert` takes the values of any number of rows, flat, and answers how many were new."""
+    """Inserts of one shape: `insert` takes the values of any number of rows, flat."""
 
     def __init__(self, texts: dict[int, str], width: int) -> None:
         self._texts = [(size * width, texts[size]) for size in SIZES]
         self._whole = dict(self._texts)
-        self.width = width
 
-    def insert(self, cursor: Any, flat: list[Any]) -> int:
-        """Rows whose id exists already are left alone and not counted."""
-        if not flat:
-            return 0
-        at, end, fresh = 0, len(flat), 0
-        if (whole := self._whole.get(end)) is not None:
+    def insert(self, cursor: Any, flat: list[Any]) -> None:
+        """Rows whose id exists already are left alone, or refused by the database (`is_taken`) where they are `new`."""
+        if (whole := self._whole.get(len(flat))) is not None:
             cursor.execute(whole, flat)
-            return int(cursor.rowcount)
+            return
+        at, end = 0, len(flat)
         for step, text in self._texts:
             while end - at >= step:
                 cursor.execute(text, flat[at : at + step])
-                fresh += cursor.rowcount
                 at += step
-        return fresh
 
 
 def claim_is_over(now: Any) -> ColumnElement[bool]:
@@ -85,6 +80,7 @@ class Statements:
         self.is_sqlite = dialect == "sqlite"
         self._dialect = positional(dialect)
         self.begin = "BEGIN IMMEDIATE" if self.is_sqlite else "BEGIN"
+        self.locks_rows = not self.is_sqlite
         self._accounts()
         self._entries()
         self._claims()
@@ -92,6 +88,13 @@ class Statements:
         self._notices()
         self._tasks()
         self._workers()
+
+    def execute_all(self, cursor: Any, statements: Sequence[tuple[str, Sequence[Any]]]) -> list[int]:
+        """Execute them, with one wait for the server where there is one; how many rows each one found or changed."""
+        if self.is_sqlite:
+            return [cursor.execute(text, values).rowcount for text, values in statements]
+        counts: list[int] = cursor.execute_all(statements)
+        return counts
 
     def _accounts(self) -> None:
         c = accounts.c
@@ -113,13 +116,14 @@ class Statements:
         self.holds = self._rows(
             transfers,
             ("id", "debit_account", "credit_account", "nano", "created_ns", "owner", "key_id", "price_id", "note"),
+            new=True,
             kind="hold",
         )
         self.entries = self._rows(
-            transfers, ("id", "kind", "debit_account", "credit_account", "nano", "created_ns"), key="id"
+            transfers, ("id", "kind", "debit_account", "credit_account", "nano", "created_ns"), new=True
         )
         names = tuple(column.name for column in requests.columns)
-        self.usage_rows = self._rows(requests, names)
+        self.usage_rows = self._rows(requests, names, new=True)
         t = transfers.c
         # the legs of a request's hold: its range of ids
         self.hold_legs = self._text(
@@ -240,7 +244,15 @@ class Statements:
         )
         self.beat = self._text(statement, *(column.name for column in workers.columns))
 
-    def _rows(self, table: Table, names: Sequence[str], key: str = "id", **fixed: str | ColumnElement[Any]) -> Rows:
+    def _rows(
+        self,
+        table: Table,
+        names: Sequence[str],
+        key: str = "id",
+        *,
+        new: bool = False,
+        **fixed: str | ColumnElement[Any],
+    ) -> Rows:
         """The one-row statement comes from SQLAlchemy; larger ones repeat its group of values (compiling them row by
         row would cost every start a third of a second)."""
         values: dict[str, Any] = {name: bindparam(name) for name in names}
@@ -253,8 +265,8 @@ class Statements:
         group, closing, tail = rest.partition(") ON CONFLICT")
         if not opening or not closing:
             raise AssertionError(f"no group of values in {one}")
-        texts = {size: f"{head}VALUES {', '.join([f'({group})'] * size)} ON CONFLICT{tail}" for size in SIZES}
-        return Rows(texts, len(names))
+        end = "" if new else f" ON CONFLICT{tail}"
+        return Rows({size: f"{head}VALUES {', '.join([f'({group})'] * size)}{end}" for size in SIZES}, len(names))
 
     def _text(self, statement: ClauseElement, *places: str) -> str:
         compiled: Any = statement.compile(dialect=self._dialect)

@@ -273,6 +273,14 @@ def only_reads(error: BaseException | None) -> bool:
     return getattr(error, "sqlstate", None) == "25006"
 
 
+def is_taken(error: BaseException) -> bool:
+    """Whether a row was refused since one with its id is there, by either driver's own error."""
+    return isinstance(error, Exception) and (
+        getattr(error, "sqlstate", None) == "23505"
+        or getattr(error, "sqlite_errorname", "") in ("SQLITE_CONSTRAINT_PRIMARYKEY", "SQLITE_CONSTRAINT_UNIQUE")
+    )
+
+
 def positional(dialect: str) -> Any:
     """The dialect that compiles to text with places in their order, `?` or `%s`, for cursors without SQLAlchemy."""
     return sqlite.dialect() if dialect == SQLITE else PGDialect_psycopg(paramstyle="format")  # type: ignore[no-untyped-call]
