@@ -11,6 +11,9 @@ import msgspec
 
 from elkapi.translate.usage import ResponsesUsage
 
+# The items whose members are read; those of any other kind are the upstream's own, and of whatever type it likes.
+READ_ITEMS = frozenset({"message", "reasoning", "function_call", "custom_tool_call", "image_generation_call"})
+
 # A member that is absent or null; msgspec has no optional Raw.
 NULL = msgspec.Raw(b"null")
 
@@ -70,6 +73,10 @@ class ItemView(msgspec.Struct):
     output_format: str | None = None
 
 
+class _Kind(msgspec.Struct):
+    type: str
+
+
 class ItemEvent(msgspec.Struct):
     output_index: int
     item: msgspec.Raw
@@ -124,12 +131,26 @@ class AnyFrame(msgspec.Struct):
     usage: msgspec.Raw = NULL
 
 
+_item = msgspec.json.Decoder(ItemView)
+_kind = msgspec.json.Decoder(_Kind)
+
+
+def decode_item(raw: msgspec.Raw) -> ItemView:
+    """The view of an output item; of one that is not read, only its type where the rest does not fit."""
+    try:
+        return _item.decode(raw)
+    except msgspec.ValidationError:
+        kind = _kind.decode(raw).type
+        if kind in READ_ITEMS:
+            raise
+        return ItemView(type=kind)
+
+
 decode_delta = msgspec.json.Decoder(Delta).decode
 decode_text = msgspec.json.Decoder(TextDeltaEvent).decode
 decode_indexed = msgspec.json.Decoder(IndexedDelta).decode
 decode_summary_part = msgspec.json.Decoder(SummaryPart).decode
 decode_item_event = msgspec.json.Decoder(ItemEvent).decode
-decode_item = msgspec.json.Decoder(ItemView).decode
 decode_raw_item = msgspec.json.Decoder(dict[str, Any]).decode
 decode_annotation = msgspec.json.Decoder(AnnotationEvent).decode
 decode_lifecycle = msgspec.json.Decoder(LifecycleEvent).decode

@@ -636,3 +636,23 @@ def test_a_response_is_refused_or_ends_for_its_calls_as_its_items_say() -> None:
     called = [ToolCallStart(0, "c", "f"), ToolCallDelta(0, "{}")]
     assert response_end(status="completed", output=[asked]) == [*called, Finish("tool_calls"), End()]
     assert response_end(status="incomplete", output=[asked])[-2] == Finish("length")
+
+
+@pytest.mark.parametrize(
+    "item",
+    [
+        {"type": "tool_search_call", "execution": "server", "call_id": None, "arguments": {"query": "weather"}},
+        {"type": "newer_call", "name": {"of": "it"}, "content": "text", "result": [1], "summary": 7},
+    ],
+)
+def test_an_item_that_only_the_upstream_knows_is_whatever_it_is(item: dict[str, Any]) -> None:
+    part = ServerToolPart("responses", item)
+    assert response_end(status="completed", output=[item]) == [part, Finish("stop"), End()]
+    reader = responses.DIALECT.reader()
+    told = [{"type": f"response.output_item.{word}", "output_index": 0, "item": item} for word in ("added", "done")]
+    assert [reader.feed(frame(event, str(event["type"]).encode())) for event in told] == [[], [part]]
+
+
+def test_a_known_item_of_a_response_must_be_one() -> None:
+    with pytest.raises(Unreadable):
+        response_end(status="completed", output=[{"type": "function_call", "name": "f", "arguments": {}}])
