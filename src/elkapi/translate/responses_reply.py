@@ -341,7 +341,15 @@ def _failure(error: ErrorView) -> Failure:
 
 def _logprobs(rows: list[LogprobView]) -> tuple[TokenLogprob, ...]:
     return tuple(
-        TokenLogprob(row.token, row.logprob, tuple((top.token, top.logprob) for top in row.top_logprobs or ()))
+        TokenLogprob(
+            row.token,
+            row.logprob,
+            tuple(
+                (top.token, top.logprob)
+                for top in row.top_logprobs or ()
+                if top.token is not None and top.logprob is not None
+            ),
+        )
         for row in rows
     )
 

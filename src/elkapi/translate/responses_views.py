@@ -18,10 +18,15 @@ READ_ITEMS = frozenset({"message", "reasoning", "function_call", "custom_tool_ca
 NULL = msgspec.Raw(b"null")
 
 
+class TopLogprobView(msgspec.Struct):
+    token: str | None = None
+    logprob: float | None = None
+
+
 class LogprobView(msgspec.Struct):
     token: str = ""
     logprob: float = 0.0
-    top_logprobs: list[LogprobView] | None = None
+    top_logprobs: list[TopLogprobView] | None = None
 
 
 class Delta(msgspec.Struct, gc=False):

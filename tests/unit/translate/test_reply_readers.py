@@ -656,3 +656,11 @@ def test_an_item_that_only_the_upstream_knows_is_whatever_it_is(item: dict[str, 
 def test_a_known_item_of_a_response_must_be_one() -> None:
     with pytest.raises(Unreadable):
         response_end(status="completed", output=[{"type": "function_call", "name": "f", "arguments": {}}])
+
+
+def test_a_likely_token_that_a_response_does_not_name_is_left_out() -> None:
+    tops = [{"token": "b", "logprob": -2.0}, {"token": None, "logprob": -3.0}, {"token": "c", "logprob": None}]
+    event = {"type": "response.output_text.delta", "delta": "a"}
+    event["logprobs"] = [{"token": "a", "logprob": -1.0, "top_logprobs": tops}]
+    told = TextDelta("a", (TokenLogprob("a", -1.0, (("b", -2.0),)),))
+    assert responses.DIALECT.reader().feed(frame(event, b"response.output_text.delta")) == [told]
