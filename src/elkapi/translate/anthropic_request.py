@@ -79,6 +79,13 @@ class _Media(msgspec.Struct):
     cache_control: _Cache | None = None
 
 
+class _Inside(msgspec.Struct):
+    """Blocks that only this dialect has, of which the text inside crosses."""
+
+    content: str | list[Raw]
+    source: str | None = None
+
+
 class _Thinking(msgspec.Struct):
     thinking: str
     signature: str | None = None
@@ -317,6 +324,7 @@ def _read_block(raw: Raw, names: dict[str, str], at: str) -> tuple[Part, Raw]:
     if kind == "tool_result":
         return _read_result(raw, names, at)
     if kind in ("search_result", "mid_conv_system"):
+        _view(raw, _Inside, at)
         return Text(_plain(raw)), raw
     if kind == "tool_reference" and isinstance(raw.get("tool_name"), str):
         # What a search for tools found. Elsewhere no tool waits for that; the model is told of it.

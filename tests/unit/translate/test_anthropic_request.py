@@ -633,6 +633,25 @@ def test_a_picture_inside_of_a_document_does_not_cross_in_silence(inside: bool) 
             check_crossing(request)
 
 
+@pytest.mark.parametrize(
+    ("block", "param"),
+    [
+        ({"type": "search_result", "source": "s", "title": "t", "content": ["one"]}, "content[0]"),
+        ({"type": "search_result", "source": {"content": [1]}, "title": "t", "content": []}, "source"),
+        ({"type": "mid_conv_system", "content": [None]}, "content[0]"),
+    ],
+)
+@pytest.mark.parametrize("inside", [False, True], ids=["in a message", "in a tool's result"])
+def test_what_is_no_block_inside_of_one_is_refused_by_its_place(
+    block: dict[str, Any], param: str, inside: bool
+) -> None:
+    at = "messages[0].content[0]" + (".content[0]" if inside else "")
+    given = {"type": "tool_result", "tool_use_id": "t", "content": [block]} if inside else block
+    with pytest.raises(BadRequest) as caught:
+        DIALECT.read_request(msgspec.json.encode(GOOD | _block(**given)))
+    assert caught.value.param == f"{at}.{param}"
+
+
 # --- anything at all -------------------------------------------------------------------------------------------------
 
 JSON = st.recursive(
@@ -653,7 +672,9 @@ def test_no_body_raises_anything_but_bad_request(blocks: list[tuple[str, Any]], 
     content = [{"type": kind} | block for kind, block in blocks]
     body = GOOD | members | {"messages": [{"role": "user", "content": content}]}
     with suppress(BadRequest):
-        DIALECT.write_request(DIALECT.read_request(msgspec.json.encode(body)), BUDGET)
+        request = DIALECT.read_request(msgspec.json.encode(body))
+        DIALECT.write_request(request, BUDGET)
+        check_crossing(request)
     with suppress(BadRequest):
         DIALECT.read_request(msgspec.json.encode(GOOD | members))
 
