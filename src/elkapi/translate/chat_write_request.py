@@ -104,6 +104,8 @@ def write_request(request: ChatRequest, profile: Profile) -> bytes:
     _write_tools(request, profile, body)
     instruction = _write_output(request.output, profile, body)
     rows = _messages(request, profile, instruction)
+    if not rows:
+        raise BadRequest("There is no message with content.", param="messages")
     body["messages"] = _in_order(rows) if not own and profile.strict_chat else rows
     if request.stream:
         # Always asked for: the bill depends on it, whatever the caller wanted (guarantees 45, 46).

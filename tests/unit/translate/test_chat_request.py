@@ -544,6 +544,14 @@ def test_a_tool_loop_that_began_elsewhere_goes_on_at_mistral() -> None:
     assert rows[-1] == {"role": "assistant", "content": "So", "prefix": True}
 
 
+@pytest.mark.parametrize("model", [("mistral", "mistral-large"), ("openai", "gpt-4o")])
+def test_a_conversation_without_content_is_refused_before_it_is_sent(model: tuple[str, str]) -> None:
+    for turns in ((Message("user", ()),), (Message("assistant", (Thinking("hm"),)),)):
+        with pytest.raises(BadRequest) as refused:
+            _write(_other(*turns), profile_for(*model))
+        assert refused.value.param == "messages"
+
+
 def test_the_list_of_losses_is_whole() -> None:
     assert {loss.field for loss in DIALECT.losses} == set(LOSSES)
 
