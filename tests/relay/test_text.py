@@ -169,6 +169,21 @@ async def test_a_translated_response_tells_when_it_was_completed(gate: Gateway, 
     assert made["created_at"] <= made["completed_at"] <= time.time()
 
 
+@pytest.mark.parametrize("path", ["/v1/messages", "/anthropic/v1/messages", "/v1/messages/count_tokens"])
+async def test_every_line_of_betas_reaches_anthropic(gate: Gateway, sandbox: Running, path: str) -> None:
+    """Anthropic's SDK for Go sends one line a beta."""
+    key = await prepared(gate, sandbox, "anthropic")
+    betas = ["context-1m-2025-08-07", "interleaved-thinking-2025-05-14,files-api-2025-04-14"]
+    lines = [("authorization", f"Bearer {key}"), *(("anthropic-beta", line) for line in betas)]
+    body = ask("anthropic", MODEL, "hello").body
+    if path.endswith("count_tokens"):
+        body = {name: body[name] for name in ("model", "messages")}
+    reply = await gate.http.post(path, headers=lines, json=body)
+    assert reply.status_code == 200, reply.text
+    (received,) = sandbox.sandbox.recorder.shown()
+    assert dict(received.headers)["anthropic-beta"] == ",".join(betas)
+
+
 @pytest.mark.parametrize("client", ["chat", "responses", "anthropic"])
 async def test_the_sources_that_gemini_tells_after_a_call_are_of_the_text_before_it(gate: Gateway, client: str) -> None:
     call = {"functionCall": {"name": "weather", "args": {"place": "Rome"}}}

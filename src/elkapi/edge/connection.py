@@ -22,7 +22,7 @@ from elkapi.edge.exchange import Exchange, head, header_lines
 from elkapi.edge.upgrade import without_upgrade
 from elkapi.errors import BadRequest, BodyTooLarge, GatewayError, RequestTimeout, Unavailable
 from elkapi.ids import new_id
-from elkapi.relay.call import ClientGone
+from elkapi.relay.call import ClientGone, fields_of
 from elkapi.upstream.connection import poll_for
 
 if TYPE_CHECKING:
@@ -220,7 +220,7 @@ class Connection(asyncio.Protocol):
             return
         if self.header_bytes > settings.header_bytes_max and self._head_size() > settings.header_bytes_max:
             raise _headers_too_large()
-        fields = dict(reversed(self.headers))  # The first of a repeated header counts.
+        fields = fields_of(self.headers)
         length = int(fields.get(b"content-length", 0))
         if b"content-length" in fields and b"transfer-encoding" in fields:
             raise BadRequest("A request cannot carry both Content-Length and Transfer-Encoding.")

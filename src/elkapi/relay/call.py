@@ -18,8 +18,20 @@ EVENTS: Headers = (
     (b"cache-control", b"no-cache"),
     (b"x-accel-buffering", b"no"),
 )
+# Headers that are lists: several lines of one mean all of them. Anthropic's SDK for Go sends one a beta.
+_LISTS = (b"anthropic-beta", b"openai-beta")
 # Beside an answer that was given before, to a call with the same Idempotency-Key.
 REPLAYED = (b"idempotent-replayed", b"true")
+
+
+def fields_of(headers: list[tuple[bytes, bytes]]) -> Fields:
+    """Value by lower-case name: the first of a repeated header counts, but for lists."""
+    fields = dict(reversed(headers))
+    if len(fields) < len(headers):
+        for name in _LISTS:
+            if name in fields:
+                fields[name] = b",".join(value for other, value in headers if other == name)
+    return fields
 
 
 class ClientGone(Exception):
@@ -60,9 +72,9 @@ class Reply(Protocol):
 class Call:
     """One request: `headers` have lower-case names, `path` is percent-encoded as it came, `query` without `?`.
 
-    `header(name)` is the first header of a lower-case name, or None. `text_id` is the id's public spelling, as it
-    stands in headers. `whole` is the body where all of it had come with the head, else None: `body()` waits for it.
-    `head_only`: it is a HEAD, asked as the GET that it stands for.
+    `header(name)` is the first header of a lower-case name (of a list all of them, joined), or None. `text_id` is the
+    id's public spelling, as it stands in headers. `whole` is the body where all of it had come with the head, else
+    None: `body()` waits for it. `head_only`: it is a HEAD, asked as the GET that it stands for.
     """
 
     __slots__ = (
@@ -101,7 +113,7 @@ class Call:
         self.query = query
         self.headers = headers
         # The look-up itself and not a method around it: several a call are asked for.
-        self.header: Callable[[bytes], bytes | None] = (dict(reversed(headers)) if fields is None else fields).get
+        self.header: Callable[[bytes], bytes | None] = (fields_of(headers) if fields is None else fields).get
         self.client_ip = client_ip
         self.head_only = False
         self.whole = body if isinstance(body, bytes) else None
