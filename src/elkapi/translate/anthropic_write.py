@@ -255,7 +255,11 @@ def _server_tool(tool: ServerTool) -> Raw:
         result["allowed_domains"] = filters["allowed_domains"]
     place = tool.raw.get("user_location")
     if isinstance(place, dict):
+        # Chat completions put it one member deeper.
         place = place.get("approximate") or place
+    if place is not None:
+        if not isinstance(place, dict):
+            raise BadRequest("The place of a web search must be an object.", param="user_location")
         names = ("city", "region", "country", "timezone")
         result["user_location"] = {"type": "approximate"} | {name: place[name] for name in names if place.get(name)}
     return result

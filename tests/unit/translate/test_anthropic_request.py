@@ -457,6 +457,14 @@ def test_web_search_of_another_dialect() -> None:
     ]
 
 
+@pytest.mark.parametrize("place", ["Paris", {"approximate": "Paris"}, {"type": "approximate", "approximate": ["FR"]}])
+def test_a_place_that_is_none_is_not_searched_from(place: Any) -> None:
+    tool = ServerTool("web_search", "chat", {"user_location": place})
+    with pytest.raises(BadRequest) as refused:
+        _written(server_tools=(tool,))
+    assert refused.value.param == "user_location"
+
+
 def test_files_are_documents() -> None:
     files = (
         File("application/pdf", data="JVBERg==", name="a.pdf", cache_ttl="5m"),
