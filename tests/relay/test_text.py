@@ -184,6 +184,21 @@ async def test_every_line_of_betas_reaches_anthropic(gate: Gateway, sandbox: Run
     assert dict(received.headers)["anthropic-beta"] == ",".join(betas)
 
 
+@pytest.mark.parametrize("clients", [("chat", "anthropic"), ("anthropic", "chat")], ids="-".join)
+async def test_only_a_claude_callers_own_headers_reach_claude_whoever_called_before(
+    gate: Gateway, sandbox: Running, clients: tuple[str, str]
+) -> None:
+    key = await prepared(gate, sandbox, "anthropic")
+    own = {"anthropic-version": "2026-10-21", "anthropic-beta": "context-1m-2025-08-07"}
+    for client in clients:
+        asked = ask(client, MODEL, "hello")
+        reply = await gate.ask(key, asked.body, path=asked.path, headers=own)
+        assert reply.status_code == 200, reply.text
+    sent = [dict(one.headers) for one in sandbox.sandbox.recorder.shown()]
+    versions = {"chat": ("2023-06-01", None), "anthropic": tuple(own.values())}
+    assert [(one["anthropic-version"], one.get("anthropic-beta")) for one in sent] == [versions[one] for one in clients]
+
+
 @pytest.mark.parametrize("client", ["chat", "responses", "anthropic"])
 async def test_the_sources_that_gemini_tells_after_a_call_are_of_the_text_before_it(gate: Gateway, client: str) -> None:
     call = {"functionCall": {"name": "weather", "args": {"place": "Rome"}}}

@@ -32,7 +32,7 @@ ROUTES_MAX = 4096
 
 
 class Route(msgspec.Struct, frozen=True):
-    """What all calls of one channel, key, model and wire have alike. `forwarded` are names taken from the caller.
+    """What all calls of one channel, key, model and way across have alike. `forwarded` are names taken from the caller.
 
     `traced`: the channel lets `traceparent` through, and telemetry has a span of ours for it.
     """
@@ -48,7 +48,7 @@ class Route(msgspec.Struct, frozen=True):
     traced: bool = False
 
 
-_Key = tuple[int, int, str, str, bool]
+_Key = tuple[int, int, str, str, bool, bool]
 _routes: dict[_Key, Route] = {}
 
 
@@ -60,7 +60,7 @@ def build(
     Raises BadRequest for a body that the upstream's wire cannot carry.
     """
     channel = attempt.channel
-    key = (channel.id, attempt.key.id, attempt.upstream_model, exchange.wire, exchange.stream)
+    key = (channel.id, attempt.key.id, attempt.upstream_model, exchange.wire, exchange.stream, exchange.translated)
     route = _routes.get(key)
     if route is None or route.channel is not channel:
         route = _new_route(attempt, exchange, settings, key)
