@@ -84,7 +84,7 @@ def test_nothing_but_loopback_could_be_reached(found: Any) -> None:
 @pytest.mark.parametrize(
     ("task", "target"),
     [
-        ("native", "/v1/messages"),
+        ("native", "/v1/messages?beta=true"),
         ("translated", "/v1/chat/completions"),
         ("google", "/v1beta/models/gemini-2.5-pro:streamGenerateContent?alt=sse"),
     ],
@@ -147,7 +147,7 @@ def test_context_is_counted_without_charge(found: Any) -> None:
     assert seen["status"] == 0, seen
     assert "Context Usage" in json.loads(seen["said"])["result"]
     # The upstream was asked for the counts, and none was refused (what goes well there is not logged).
-    assert found["targets"]["/v1/messages/count_tokens"] > 5
+    assert found["targets"]["/v1/messages/count_tokens?beta=true"] > 5
     assert [row for row in found["log"] if row.get("path", "").endswith("count_tokens")] == []
 
 

@@ -199,6 +199,36 @@ async def test_only_a_claude_callers_own_headers_reach_claude_whoever_called_bef
     assert [(one["anthropic-version"], one.get("anthropic-beta")) for one in sent] == [versions[one] for one in clients]
 
 
+@pytest.mark.parametrize(
+    ("query", "onward"),
+    [("", ""), ("?beta=true", "?beta=true"), ("?a=1&beta=true", "?beta=true"), ("?beta=false&a=beta=true", "")],
+)
+@pytest.mark.parametrize("path", ["/v1/messages", "/v1/messages/count_tokens"])
+async def test_the_word_for_betas_in_a_query_reaches_anthropic_and_nothing_else_of_it(
+    gate: Gateway, sandbox: Running, path: str, query: str, onward: str
+) -> None:
+    key = await prepared(gate, sandbox, "anthropic")
+    body = ask("anthropic", MODEL, "hello").body
+    if path.endswith("count_tokens"):
+        body = {name: body[name] for name in ("model", "messages")}
+    for _ in range(2):
+        reply = await gate.ask(key, body, path=path + query)
+        assert reply.status_code == 200, reply.text
+    assert [one.target for one in sandbox.sandbox.recorder.shown()] == [path + onward] * 2
+
+
+@pytest.mark.parametrize("upstream", ["openai", "bedrock"])
+async def test_other_upstreams_of_a_claude_caller_have_no_word_for_betas(
+    gate: Gateway, sandbox: Running, upstream: str
+) -> None:
+    key = await prepared(gate, sandbox, upstream)
+    asked = ask("anthropic", MODEL, "hello")
+    reply = await gate.ask(key, asked.body, path="/v1/messages?beta=true", headers=asked.headers)
+    assert reply.status_code == 200, reply.text
+    (received,) = sandbox.sandbox.recorder.shown()
+    assert "beta" not in received.target
+
+
 @pytest.mark.parametrize("client", ["chat", "responses", "anthropic"])
 async def test_the_sources_that_gemini_tells_after_a_call_are_of_the_text_before_it(gate: Gateway, client: str) -> None:
     call = {"functionCall": {"name": "weather", "args": {"place": "Rome"}}}

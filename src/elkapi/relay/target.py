@@ -27,6 +27,9 @@ NATIVE_HEADERS: dict[str, tuple[bytes, ...]] = {
 }
 
 
+# The one word of a caller's query that is handed on, and where: Anthropic's own paths.
+_BETA = "beta=true"
+_MESSAGES = "/v1/messages"
 # Routes kept; a changed channel is another object, and takes the place of the old one.
 ROUTES_MAX = 4096
 
@@ -34,7 +37,8 @@ ROUTES_MAX = 4096
 class Route(msgspec.Struct, frozen=True):
     """What all calls of one channel, key, model and way across have alike. `forwarded` are names taken from the caller.
 
-    `traced`: the channel lets `traceparent` through, and telemetry has a span of ours for it.
+    `traced`: the channel lets `traceparent` through, and telemetry has a span of ours for it. `beta_target` is where a
+    call goes that says `beta=true` in its query, "" where nobody understands that.
     """
 
     channel: Channel
@@ -46,6 +50,7 @@ class Route(msgspec.Struct, frozen=True):
     forwarded: tuple[bytes, ...]
     replaceable: frozenset[bytes]
     traced: bool = False
+    beta_target: bytes = b""
 
 
 _Key = tuple[int, int, str, str, bool, bool]
@@ -79,7 +84,10 @@ def build(
             headers.append((name, value))
             if name in route.replaceable:
                 shared = tuple(pair for pair in shared if pair[0] != name)
-    return UpstreamRequest(route.origin, b"POST", route.target, headers, body, route.deadlines, shared=shared)
+    target = route.target
+    if route.beta_target and call.query and _BETA in call.query.split("&"):
+        target = route.beta_target
+    return UpstreamRequest(route.origin, b"POST", target, headers, body, route.deadlines, shared=shared)
 
 
 def _new_route(attempt: Attempt, exchange: Exchange, settings: Settings, key: _Key) -> Route:
@@ -101,6 +109,7 @@ def _new_route(attempt: Attempt, exchange: Exchange, settings: Settings, key: _K
     kept = ruled(channel, ours)
     forwarded = tuple(name for name in asked if name not in taken)
     traced = TRACEPARENT in forwarded and settings.otlp_endpoint != ""
+    takes_beta = not exchange.translated and exchange.endpoint.path.startswith(_MESSAGES)
     route = Route(
         channel=channel,
         origin=origin,
@@ -112,6 +121,7 @@ def _new_route(attempt: Attempt, exchange: Exchange, settings: Settings, key: _K
         # The caller's own version word wins over the one we would send.
         replaceable=frozenset(native).intersection(kept),
         traced=traced,
+        beta_target=target + b"?" + _BETA.encode() if takes_beta else b"",
     )
     if len(_routes) >= ROUTES_MAX:
         _routes.clear()
