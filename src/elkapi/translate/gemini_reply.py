@@ -83,9 +83,13 @@ class _Blob(msgspec.Struct, gc=False):
 
 
 class _Call(msgspec.Struct, gc=False):
-    name: str
+    """A call, or a piece of one whose arguments are streamed: only the first piece has a name."""
+
+    name: str | None = None
     args: msgspec.Raw = msgspec.Raw()
     id: str | None = None
+    partialArgs: msgspec.Raw = msgspec.Raw()
+    willContinue: bool | None = None
 
 
 class _Part(msgspec.Struct, gc=False):
@@ -269,14 +273,23 @@ class Reader:
         events[said:said] = sources
 
     def _call(self, call: _Call, signature: str | None, events: list[Event]) -> None:
-        """Gemini often gives no id; ours is unique in a conversation and the same whenever this answer is read."""
+        """Gemini often gives no id; ours is unique in a conversation and the same whenever this answer is read.
+
+        Pieces of arguments, which only a caller of this dialect can ask for, are told as they are.
+        """
+        piece = bytes(call.partialArgs).decode()
+        if call.name is None:
+            if piece and self._calls:
+                events.append(ToolCallDelta(self._calls - 1, piece))
+            return
         index, self._calls = self._calls, self._calls + 1
         id_ = call.id or (f"call_{self._reply_id}_{index}" if self._reply_id else f"call_{index}")
         events.append(
             ToolCallStart(index, id_, call.name, signature=signature, signed_by="gemini" if signature else None)
         )
-        arguments = bytes(call.args).decode()
-        events.append(ToolCallDelta(index, "{}" if arguments in ("", "null") else arguments))
+        arguments = piece or bytes(call.args).decode()
+        if arguments or not call.willContinue:
+            events.append(ToolCallDelta(index, "{}" if arguments in ("", "null") else arguments))
 
     def _grounded(self, raw: msgspec.Raw, events: list[Event]) -> None:
         try:

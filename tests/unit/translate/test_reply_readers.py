@@ -490,6 +490,23 @@ def test_another_candidate_is_neither_said_nor_the_end_of_the_first() -> None:
     ) == [TextDelta("a"), TextDelta("b"), TextDelta("c"), Finish("length")]
 
 
+def test_a_call_whose_arguments_are_streamed_is_one_call() -> None:
+    """Vertex AI tells them so for `streamFunctionCallArguments`: the first piece names it, the last is empty."""
+    piece = [{"jsonPath": "$.city", "stringValue": "Ul", "willContinue": True}]
+    calls: list[dict[str, Any]] = [
+        {"name": "f", "willContinue": True},
+        {"partialArgs": piece, "willContinue": True},
+        {},
+        {"name": "g", "partialArgs": piece},
+    ]
+    assert gemini_events(*({"candidates": [{"content": {"parts": [{"functionCall": call}]}}]} for call in calls)) == [
+        ToolCallStart(0, "call_0", "f"),
+        ToolCallDelta(0, msgspec.json.encode(piece).decode()),
+        ToolCallStart(1, "call_1", "g"),
+        ToolCallDelta(1, msgspec.json.encode(piece).decode()),
+    ]
+
+
 def test_a_blocked_prompt_is_told_in_the_upstreams_words_where_it_has_any() -> None:
     told = {"promptFeedback": {"blockReason": "SAFETY", "blockReasonMessage": "not this"}}
     assert gemini_events(told) == [Failure(400, gemini_reply.PROMPT_BLOCKED, "not this")]
