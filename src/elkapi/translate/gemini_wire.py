@@ -129,10 +129,15 @@ _OPAQUE = frozenset(
         "partMetadata",
     }
 )
+# Of these one may stand without its list, as some of Google's examples have it.
+_LISTS = frozenset({"contents", "parts", "tools", "functionDeclarations"})
 
 
 def camel(value: Any) -> Any:
-    """The same value with Google's JSON names, whichever spelling came. Raises BadRequest for a name given in both."""
+    """The same value with Google's JSON names, whichever spelling came, without what is null, which means the same.
+
+    Raises BadRequest for a name given in both spellings.
+    """
     if isinstance(value, list):
         return [camel(item) for item in value]
     if not isinstance(value, dict):
@@ -143,6 +148,10 @@ def camel(value: Any) -> Any:
         wire = first + "".join(word[:1].upper() + word[1:] for word in rest)
         if wire in result:
             raise BadRequest(f"`{wire}` is given twice, as `{wire}` and as `{name}`.", param=wire)
+        if item is None:
+            continue
+        if wire in _LISTS and isinstance(item, dict):
+            item = [item]
         result[wire] = item if wire in _OPAQUE else camel(item)
     return result
 

@@ -157,6 +157,32 @@ def test_snake_case_means_the_same() -> None:
     assert _read(snake) == _read(RICH)
 
 
+def test_a_member_that_is_null_is_not_there() -> None:
+    nothing: dict[str, Any] = {"cachedContent": None, "system_instruction": None, "toolConfig": None}
+    part = {"text": "hi", "videoMetadata": None, "inlineData": None}
+    tools = [{"functionDeclarations": None, "googleSearch": {}}, {"google_search": None, "codeExecution": {}}]
+    request = _read({**nothing, "contents": [{"role": None, "parts": [part]}], "tools": tools})
+    assert request == _read({"contents": [{"parts": [{"text": "hi"}]}], "tools": [{"googleSearch": {}}, tools[1]]})
+    DIALECT.check_crossing(request)
+
+
+def test_one_of_a_list_may_stand_without_it() -> None:
+    """As some of Google's own examples have it; its parser takes both."""
+    declared = {"name": "f", "parameters": {"type": "OBJECT", "properties": {"parts": {"type": "OBJECT"}}}}
+    alone = {
+        "system_instruction": {"parts": {"text": "Be brief."}},
+        "contents": {"role": "user", "parts": {"text": "hi"}},
+        "tools": {"function_declarations": declared},
+    }
+    assert _read(alone) == _read(
+        {
+            "systemInstruction": {"parts": [{"text": "Be brief."}]},
+            "contents": [{"role": "user", "parts": [{"text": "hi"}]}],
+            "tools": [{"functionDeclarations": [declared]}],
+        }
+    )
+
+
 def test_a_member_in_both_spellings_is_refused() -> None:
     with pytest.raises(BadRequest) as caught:
         _read({**RICH, "cached_content": "x"})
