@@ -175,6 +175,14 @@ async def test_every_place_of_a_conversation_is_looked_at(lite: Gateway, sandbox
             f"/v1beta/models/{MODEL}:generateContent",
             {"contents": [{"parts": [{"text": "x"}]}], "system_instruction": {"parts": [{"text": WORD}]}},
         ),
+        (f"/v1beta/models/{MODEL}:generateContent", {"contents": {"parts": {"text": WORD}}}),
+        (
+            f"/v1beta/models/{MODEL}:generateContent",
+            {
+                "contents": {"parts": {"text": "x"}},
+                "tools": {"function_declarations": {"name": "f", "description": WORD}},
+            },
+        ),
         (
             f"/v1beta/models/{MODEL}:generateContent",
             {"contents": [{"parts": [{"functionResponse": {"name": "f", "response": {"a": [WORD]}}}]}]},

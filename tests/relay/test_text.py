@@ -268,6 +268,26 @@ async def test_the_sources_that_gemini_tells_after_a_call_are_of_the_text_before
             assert [row["content_block"]["type"] for row in told if "content_block" in row] == ["text", "tool_use"]
 
 
+@pytest.mark.parametrize("upstream", ["gemini", "openai", "anthropic"])
+async def test_one_content_of_a_gemini_caller_may_stand_without_its_list(gate: Gateway, upstream: str) -> None:
+    """As Google's own examples have it."""
+    answers: dict[str, Any] = {
+        "gemini": {"candidates": [{"content": {"parts": [{"text": "yes"}]}, "finishReason": "STOP"}]},
+        "openai": {"choices": [{"message": {"content": "yes"}, "finish_reason": "stop"}]},
+        "anthropic": {"type": "message", "content": [{"type": "text", "text": "yes"}], "stop_reason": "end_turn"},
+    }
+    asked = {"contents": {"role": "user", "parts": {"text": "hi"}}, "system_instruction": {"parts": {"text": "brief"}}}
+    async with canned(200, answers[upstream]) as upstream_served:
+        await gate.channel(upstream_served.url, (MODEL,), family=upstream)
+        await gate.price(MODEL, per_1m_usd="1", output_per_1m_usd="2")
+        reply = await gate.ask(await gate.key("1"), asked, path=f"/v1beta/models/{MODEL}:generateContent")
+        assert reply.status_code == 200, reply.text
+        assert text_of("gemini", reply.json()) == "yes"
+        (sent,) = upstream_served.bodies
+    assert b"hi" in sent
+    assert b"brief" in sent
+
+
 async def test_a_gemini_callers_body_names_the_model_as_its_upstream_knows_it(gate: Gateway, sandbox: Running) -> None:
     theirs = "gemini-embedding-001"
     await gate.channel(

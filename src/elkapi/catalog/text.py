@@ -136,9 +136,12 @@ class _GenerationConfig(msgspec.Struct):
 
 
 class GenerateView(msgspec.Struct):
-    """`POST /v1beta/models/{model}:generateContent`; Google takes both spellings of every member, each by itself."""
+    """`POST /v1beta/models/{model}:generateContent`; Google takes both spellings of every member, each by itself.
 
-    contents: _Items
+    It takes one content without its list, too.
+    """
+
+    contents: _Items | dict[str, msgspec.Raw]
     generationConfig: _GenerationConfig | None = None
     generation_config: _GenerationConfig | None = None
     tools: msgspec.Raw = _NONE

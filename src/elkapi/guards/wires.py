@@ -27,6 +27,12 @@ def _each(**members: Shape) -> Shape:
     return Shape(items=_object(**members))
 
 
+def _one_or_each(**members: Shape) -> Shape:
+    """An array of objects, or one of them without it."""
+    small = _small(members)
+    return Shape(items=Shape(members=small), members=small)
+
+
 def _text_or_parts(**members: Shape) -> Shape:
     """A text, an array of texts or objects, or one object."""
     small = _small(members)
@@ -104,12 +110,11 @@ _GEMINI_PART = {
     "codeExecutionResult": _object(output=TEXT),
     "code_execution_result": _object(output=TEXT),
 }
-_GEMINI_PARTS = Shape(items=_object(**_GEMINI_PART), members=_small(_GEMINI_PART))
-_GEMINI_CONTENT = _object(parts=_GEMINI_PARTS)
-_GEMINI_CONTENTS = Shape(items=_GEMINI_CONTENT, members=_GEMINI_CONTENT.members)
-_GEMINI_TOOLS = _each(functionDeclarations=_each(description=TEXT), function_declarations=_each(description=TEXT))
+_GEMINI_CONTENT = _object(parts=_one_or_each(**_GEMINI_PART))
+_GEMINI_DECLARED = _one_or_each(description=TEXT)
+_GEMINI_TOOLS = _one_or_each(functionDeclarations=_GEMINI_DECLARED, function_declarations=_GEMINI_DECLARED)
 _GEMINI_ASKED = _object(
-    contents=_GEMINI_CONTENTS,
+    contents=_one_or_each(parts=_one_or_each(**_GEMINI_PART)),
     systemInstruction=_GEMINI_CONTENT,
     system_instruction=_GEMINI_CONTENT,
     tools=_GEMINI_TOOLS,
