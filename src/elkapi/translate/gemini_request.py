@@ -54,6 +54,8 @@ from elkapi.translate.ir import (
 from elkapi.translate.server_tools import GEMINI
 
 CONTENTS_MAX = 10_000
+# Where the text of a function's answer stands: by Google's description of the field, and as its SDKs wrap it.
+_ANSWERS = frozenset({"output", "result"})
 _EFFORTS: tuple[Effort, ...] = ("minimal", "low", "medium", "high", "xhigh")
 
 
@@ -229,13 +231,11 @@ def _file(file: WireFileData) -> Image | File:
 
 
 def _result(result: WireResponse, ids: _Ids) -> ToolResult:
-    """`{"result": text}` is the text, `{"error": text}` a failure; any other object is its JSON."""
+    """A text under a name of `_ANSWERS` is the answer, one under `error` a failure; any other object is its JSON."""
     response = result.response or {}
-    error = False
-    text: Any = response.get("result") if len(response) == 1 else None
-    if not isinstance(text, str) and len(response) == 1 and isinstance(response.get("error"), str):
-        text, error = response["error"], True
-    if not isinstance(text, str):
+    name, text = next(iter(response.items())) if len(response) == 1 else ("", None)
+    error = name == "error" and isinstance(text, str)
+    if not isinstance(text, str) or not (error or name in _ANSWERS):
         text = msgspec.json.encode(response).decode()
     parts: list[Text | Image | File | Audio] = [Text(text)]
     for part in result.parts or ():

@@ -238,6 +238,29 @@ def test_sound_that_a_function_answers_with_is_part_of_its_result() -> None:
 
 
 @pytest.mark.parametrize(
+    ("response", "text", "failed"),
+    [
+        ({"output": "rain"}, "rain", False),
+        ({"result": "rain"}, "rain", False),
+        ({"error": "no such city"}, "no such city", True),
+        ({"output": {"degrees": 4}}, '{"output":{"degrees":4}}', False),
+        ({"output": "rain", "degrees": 4}, '{"output":"rain","degrees":4}', False),
+        ({"city": "Ulm"}, '{"city":"Ulm"}', False),
+        ({}, "{}", False),
+    ],
+)
+def test_the_text_of_a_functions_answer_is_what_other_models_are_shown(
+    response: dict[str, Any], text: str, failed: bool
+) -> None:
+    """LangChain and Gemini CLI write `output`, as Google describes the field; its own SDKs `result`."""
+    called = {"role": "model", "parts": [{"functionCall": {"name": "f"}}]}
+    request = _read({"contents": [called, {"parts": [{"functionResponse": {"name": "f", "response": response}}]}]})
+    result = request.messages[1].parts[0]
+    assert isinstance(result, ir.ToolResult)
+    assert (result.parts, result.is_error) == ((ir.Text(text),), failed)
+
+
+@pytest.mark.parametrize(
     ("asked", "written"),
     [(["text", "image"], ["TEXT", "IMAGE"]), (["image"], ["IMAGE"]), (["text"], None), (None, None)],
 )
