@@ -26,6 +26,21 @@ _ANTHROPIC_TYPES = {
     503: "overloaded_error",
     504: "timeout_error",
 }
+# The words by which clients know that they must shorten the conversation (Claude Code, LangChain, LiteLLM), each with
+# what is as good: a message that has none of them begins with the first.
+_OVERFLOW_WORDS: dict[str, tuple[str, ...]] = {
+    "openai": (
+        "Input tokens exceed the configured limit",
+        "maximum context length",
+        "exceeds the context window",
+        "prompt is too long",
+    ),
+    "anthropic": ("prompt is too long",),
+    "gemini": (
+        "The input token count exceeds the maximum number of tokens allowed",
+        "exceeds the maximum number of tokens allowed",
+    ),
+}
 # Codes of Anthropic's own that its SDKs act upon.
 _ANTHROPIC_CODES = frozenset({"thread_unsupported_request"})
 _GOOGLE_STATUSES = {
@@ -41,19 +56,25 @@ _GOOGLE_STATUSES = {
 }
 
 
+def _worded(error: GatewayError, message: str, dialect: str) -> str:
+    """The message, in the dialect's own words where the input is longer than the model's window."""
+    words = _OVERFLOW_WORDS[dialect]
+    if error.code != OVERFLOW or any(known.lower() in message.lower() for known in words):
+        return message
+    return f"{words[0]}: {message}"
+
+
 def _openai(error: GatewayError, message: str, request_id: str) -> dict[str, object]:
-    return {"error": {"message": message, "type": error.type, "param": error.param, "code": error.code}}
+    told = _worded(error, message, "openai")
+    return {"error": {"message": told, "type": error.type, "param": error.param, "code": error.code}}
 
 
 def _anthropic(error: GatewayError, message: str, request_id: str) -> object:
     kind = _ANTHROPIC_TYPES.get(error.status, "invalid_request_error" if error.status < 500 else "api_error")
-    if error.code == OVERFLOW and "prompt is too long" not in message.lower():
-        # The words by which Claude Code knows that it must shorten the conversation.
-        message = f"prompt is too long: {message}"
     if error.status == 503 and not error.retryable:
         # Claude Code repeats "overloaded" whatever x-should-retry says, and tells its user that the API is at capacity.
         kind = "not_found_error" if error.code == "model_not_found" else "api_error"
-    body: dict[str, object] = {"type": kind, "message": message}
+    body: dict[str, object] = {"type": kind, "message": _worded(error, message, "anthropic")}
     if error.code in _ANTHROPIC_CODES:
         body["details"] = {"error_code": error.code}
     return {"type": "error", "error": body, "request_id": request_id}
@@ -61,7 +82,7 @@ def _anthropic(error: GatewayError, message: str, request_id: str) -> object:
 
 def _gemini(error: GatewayError, message: str, request_id: str) -> object:
     status = _GOOGLE_STATUSES.get(error.status, "INVALID_ARGUMENT" if error.status < 500 else "INTERNAL")
-    return {"error": {"code": error.status, "message": message, "status": status}}
+    return {"error": {"code": error.status, "message": _worded(error, message, "gemini"), "status": status}}
 
 
 def _task(error: GatewayError, message: str, request_id: str) -> object:

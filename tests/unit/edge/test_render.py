@@ -14,9 +14,9 @@ from elkapi.edge.render import render_error
 ID = bytes(16)
 
 
-def rendered(error: errors.GatewayError) -> tuple[dict[str, str], dict[str, Any]]:
-    """The headers, and the `error` object as Anthropic's callers read it."""
-    _, headers, body = render_error(error, ID, "anthropic")
+def rendered(error: errors.GatewayError, dialect: Dialect = "anthropic") -> tuple[dict[str, str], dict[str, Any]]:
+    """The headers, and the `error` object as the dialect's callers read it."""
+    _, headers, body = render_error(error, ID, dialect)
     return {name.decode(): value.decode() for name, value in headers}, json.loads(body)["error"]
 
 
@@ -54,18 +54,42 @@ def test_an_overloaded_provider_is_529_in_anthropics_shape_alone(dialect: Dialec
     assert render_error(errors.UpstreamOverloaded("m"), ID, dialect)[0] == status
 
 
+OPENAI_LONG = "Input tokens exceed the configured limit"
+GOOGLE_LONG = "The input token count exceeds the maximum number of tokens allowed"
+
+
 @pytest.mark.parametrize(
-    ("told", "shown"),
+    ("dialect", "told", "begins"),
     [
-        ("This model's maximum context length is 8 tokens.", "prompt is too long: This model's"),
-        ("prompt is too long: 9 tokens > 8 maximum", "prompt is too long: 9 tokens"),
+        ("anthropic", "This model's maximum context length is 8 tokens.", "prompt is too long: This model's"),
+        ("anthropic", "prompt is too long: 9 tokens > 8 maximum", "prompt is too long: 9 tokens"),
+        ("openai", "Input is too long for requested model.", f"{OPENAI_LONG}: Input is too long"),
+        ("openai", f"{OPENAI_LONG} of 8 tokens.", f"{OPENAI_LONG} of 8"),
+        ("openai", "This model's maximum context length is 8 tokens.", "This model's maximum"),
+        ("openai", "Your input exceeds the context window of this model.", "Your input"),
+        ("openai", "prompt is too long: 9 tokens > 8 maximum", "prompt is too long: 9 tokens"),
+        ("gemini", "prompt is too long: 9 tokens > 8 maximum", f"{GOOGLE_LONG}: prompt is too long"),
+        (
+            "gemini",
+            "The input token count (9) exceeds the maximum number of tokens allowed (8).",
+            "The input token count (9)",
+        ),
     ],
 )
-def test_an_overlong_prompt_is_said_in_anthropics_words_once(told: str, shown: str) -> None:
+def test_an_overlong_prompt_is_said_in_the_callers_dialects_words_once(
+    dialect: Dialect, told: str, begins: str
+) -> None:
+    """Claude Code, LangChain and LiteLLM know by these words that a conversation must be shortened."""
     error = errors.UpstreamRejected(told, status=400, code=errors.OVERFLOW, type_="invalid_request_error", param=None)
-    message = rendered(error)[1]["message"]
-    assert message.startswith(shown)
-    assert message.count("prompt is too long") == 1
+    message = str(rendered(error, dialect)[1]["message"])
+    assert message.startswith(begins)
+    assert message.count(told) == 1
+
+
+@pytest.mark.parametrize("dialect", ["openai", "anthropic", "gemini"])
+def test_another_refusal_is_told_as_it_was(dialect: Dialect) -> None:
+    error = errors.UpstreamRejected("m", status=400, code="c", type_="invalid_request_error", param=None)
+    assert str(rendered(error, dialect)[1]["message"]).startswith("m (request id")
 
 
 @pytest.mark.parametrize(
