@@ -18,6 +18,7 @@ from elkapi.translate.claude import (
     sampling_of,
     stops_of,
     system_of,
+    takes_schema,
     text_of_file,
     thinking_of,
     tool_id,
@@ -84,7 +85,7 @@ def _rest(request: ChatRequest, profile: Profile, own: Raw) -> Raw:
     if effort := effort_of(request, profile):
         config["effort"] = effort
     output = request.output
-    if output and output.kind == "schema" and profile.json_schema and "output_format" not in own:
+    if output and output.kind == "schema" and takes_schema(output, profile) and "output_format" not in own:
         foreign = request.dialect != "anthropic"
         config["format"] = {"type": "json_schema", "schema": closed(output.schema) if foreign else output.schema}
     if config := config | own.get("output_config", {}):

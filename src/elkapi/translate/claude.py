@@ -22,6 +22,7 @@ from elkapi.translate.ir import (
     File,
     Image,
     Message,
+    OutputFormat,
     Part,
     Reasoning,
     Refusal,
@@ -93,10 +94,18 @@ def tools_of(request: ChatRequest, invent: bool) -> list[Tool]:
     return [Tool(name=name, schema={"type": "object"}) for name in calls]
 
 
+def takes_schema(output: OutputFormat, profile: Profile) -> bool:
+    """Whether the model's structured outputs hold the answer to its schema.
+
+    They know no object with members of any name. Who asks for one strictly is refused, as everywhere.
+    """
+    return profile.json_schema and bool(output.strict or not _is_open(output.schema))
+
+
 def output_tool(request: ChatRequest, profile: Profile) -> Tool | None:
-    """The tool whose arguments are the answer, when a schema is asked of a model that takes none."""
+    """The tool whose arguments are the answer, when a schema is asked that structured outputs do not take."""
     output = request.output
-    if output is None or output.kind != "schema" or profile.json_schema:
+    if output is None or output.kind != "schema" or takes_schema(output, profile):
         return None
     schema = output.schema or {"type": "object"}
     if schema.get("type") != "object":
@@ -157,6 +166,24 @@ def closed(schema: Any) -> Any:
     if kind == "object" or (isinstance(kind, list) and "object" in kind):
         result.setdefault("additionalProperties", False)
     return result
+
+
+def _is_open(schema: Any) -> bool:
+    """Whether the schema has an object, at any depth, whose members may have other names than those it lists."""
+    if not isinstance(schema, dict):
+        return False
+    kind = schema.get("type")
+    if kind == "object" or (isinstance(kind, list) and "object" in kind):
+        others = schema.get("additionalProperties")
+        if others not in (None, False) or (others is None and not schema.get("properties")):
+            return True
+    within = [value for name, value in schema.items() if name in _SCHEMA_IN]
+    for name, value in schema.items():
+        if name in _SCHEMAS_IN and isinstance(value, list):
+            within += value
+        elif name in _SCHEMAS_BY_NAME and isinstance(value, dict):
+            within += value.values()
+    return any(_is_open(each) for each in within)
 
 
 def system_of(request: ChatRequest) -> list[Text]:

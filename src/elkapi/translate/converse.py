@@ -22,6 +22,7 @@ from elkapi.translate.claude import (
     sampling_of,
     stops_of,
     system_of,
+    takes_schema,
     text_of_file,
     thinking_of,
     tool_id,
@@ -38,6 +39,7 @@ from elkapi.translate.ir import (
     File,
     Image,
     Loss,
+    OutputFormat,
     Part,
     Refusal,
     Text,
@@ -74,8 +76,9 @@ def write_request(request: ChatRequest, profile: Profile) -> bytes:
     body: Raw = {"messages": [write.message(turn.role, turn.parts) for turn in turns(_own_thoughts(request, profile))]}
     stand_in = output_tool(request, profile) if profile.converse_takes else None
     system = write.each(system_of(request), lambda text: {"text": text.text})
-    if request.output is not None and request.output.kind == "schema" and not profile.json_schema and not stand_in:
-        system.append({"text": _schema_instruction(request.output.schema)})
+    output = request.output
+    if output is not None and output.kind == "schema" and not takes_schema(output, profile) and not stand_in:
+        system.append({"text": _schema_instruction(output.schema)})
     if system:
         body["system"] = system
     choice = _choice(request, profile, stand_in)
@@ -98,8 +101,8 @@ def write_request(request: ChatRequest, profile: Profile) -> bytes:
         fields["output_config"] = {"effort": effort}
     if fields:
         body["additionalModelRequestFields"] = fields
-    if output := _output(request, profile):
-        body["outputConfig"] = output
+    if config := _output(output, profile):
+        body["outputConfig"] = config
     return _encode(body)
 
 
@@ -113,9 +116,8 @@ def _inference(stops: list[str], sampling: dict[str, float], max_tokens: int | N
     return inference
 
 
-def _output(request: ChatRequest, profile: Profile) -> Raw:
-    output = request.output
-    if output is None or output.kind != "schema" or not profile.json_schema:
+def _output(output: OutputFormat | None, profile: Profile) -> Raw:
+    if output is None or output.kind != "schema" or not takes_schema(output, profile):
         return {}
     definition: Raw = {"schema": _encode(closed(output.schema)).decode(), "name": output.name}
     if output.description:

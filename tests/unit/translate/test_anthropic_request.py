@@ -444,6 +444,39 @@ def test_a_schema_for_a_model_without_them_is_a_forced_tool() -> None:
     assert beside["tool_choice"] == {"type": "any", "disable_parallel_tool_use": True}
 
 
+ANY_NAMES = {"type": "object", "additionalProperties": {"type": "integer"}}
+
+
+@pytest.mark.parametrize(
+    "schema",
+    [
+        {"type": "object"},
+        ANY_NAMES,
+        SCHEMA | {"additionalProperties": True},
+        {"type": "object", "properties": {"counts": ANY_NAMES}, "additionalProperties": False},
+        {"type": "object", "properties": {"rows": {"type": "array", "items": ANY_NAMES}}},
+        {
+            "type": "object",
+            "properties": {"one": {"anyOf": [{"type": "null"}, {"$ref": "#/$defs/C"}]}},
+            "$defs": {"C": ANY_NAMES},
+        },
+    ],
+)
+def test_a_schema_with_members_of_any_name_is_a_forced_tool(schema: dict[str, Any]) -> None:
+    """Structured outputs want every object closed: a `dict` of pydantic's would be refused, or always empty."""
+    body = _written(output=OutputFormat("schema", schema=schema))
+    assert "output_config" not in body
+    (tool,) = body["tools"]
+    assert (tool["name"], tool["input_schema"]) == (OUTPUT_TOOL, schema)
+    assert body["tool_choice"] == {"type": "tool", "name": OUTPUT_TOOL, "disable_parallel_tool_use": True}
+
+
+def test_who_wants_members_of_any_name_strictly_is_left_to_claude() -> None:
+    """OpenAI refuses such a strict schema as well."""
+    body = _written(output=OutputFormat("schema", schema=ANY_NAMES, strict=True))
+    assert body["output_config"]["format"]["schema"] == ANY_NAMES
+
+
 def test_web_search_of_another_dialect() -> None:
     place = {"type": "approximate", "approximate": {"city": "Paris", "country": "FR"}}
     tool = ServerTool("web_search", "chat", {"search_context_size": "low", "user_location": place})

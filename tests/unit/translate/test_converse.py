@@ -173,6 +173,14 @@ def test_a_schema_is_an_output_format_or_a_forced_tool() -> None:
     assert _written(NOVA, output=output, tools=(Tool("now"),))["toolConfig"]["toolChoice"] == {"any": {}}
 
 
+def test_a_schema_with_members_of_any_name_is_a_forced_tool() -> None:
+    schema = {"type": "object", "properties": {"counts": {"type": "object", "additionalProperties": True}}}
+    body = _written(output=OutputFormat("schema", "answer", schema))
+    assert "outputConfig" not in body
+    assert body["toolConfig"]["toolChoice"] == {"tool": {"name": OUTPUT_TOOL}}
+    assert body["toolConfig"]["tools"][0]["toolSpec"]["inputSchema"] == {"json": schema}
+
+
 def test_tool_choices() -> None:
     tools = (Tool("now"),)
     assert _written(tools=tools, tool_choice=ToolChoice("required"))["toolConfig"]["toolChoice"] == {"any": {}}
