@@ -23,7 +23,6 @@ from elkapi.translate.ir import (
     Image,
     Loss,
     Message,
-    OutputFormat,
     Part,
     Refusal,
     ServerTool,
@@ -35,6 +34,7 @@ from elkapi.translate.ir import (
 )
 from elkapi.translate.profiles import Profile, effort_for
 from elkapi.translate.server_tools import chosen_server_tool, offered_server_tools
+from elkapi.translate.strict_schema import strict_of
 
 STOPS_MAX = 4
 USER_CHARS_MAX = 64
@@ -59,6 +59,7 @@ LOSSES = (
     Loss("blocks of server tools in earlier turns", False, "only the provider that ran the tool can read them"),
     Loss("tool_choice of a web search", False, "models that search there always do"),
     Loss("how much to think, finer than an effort word", False, "a token budget becomes the nearest effort word"),
+    Loss("strict, of Anthropic's schemas whose members may be missing", False, "followed as well as the model can"),
     Loss("files by URL", True, "chat takes files as data only"),
     Loss("images by file id", True, "chat takes images as data or by URL"),
     Loss("files stored with a provider of another dialect", True, "the upstream does not know their ids"),
@@ -102,7 +103,7 @@ def write_request(request: ChatRequest, profile: Profile) -> bytes:
     if not own and profile.strict_chat:
         body |= dict.fromkeys(_OPENAIS)
     _write_tools(request, profile, body)
-    instruction = _write_output(request.output, profile, body)
+    instruction = _write_output(request, profile, body)
     rows = _messages(request, profile, instruction)
     if not rows:
         raise BadRequest("There is no message with content.", param="messages")
@@ -158,7 +159,7 @@ def _write_tools(request: ChatRequest, profile: Profile, body: dict[str, Any]) -
     if limited and choice is not None and not own:
         # Few chat upstreams know `allowed_tools`; leaving the other tools out says the same to all of them.
         tools = tuple(tool for tool in tools if tool.name in choice.names)
-    rows = [_tool(tool) | (_cache_control(tool.cache_ttl) if own and tool.cache_ttl else {}) for tool in tools]
+    rows = [_tool(tool, request) | (_cache_control(tool.cache_ttl) if own and tool.cache_ttl else {}) for tool in tools]
     for served in request.server_tools if own else offered_server_tools(request):
         if own and "type" in served.raw:
             rows.append(served.raw)
@@ -173,9 +174,12 @@ def _write_tools(request: ChatRequest, profile: Profile, body: dict[str, Any]) -
         body["parallel_tool_calls"] = request.parallel_tools
 
 
-def _tool(tool: Tool) -> dict[str, Any]:
+def _tool(tool: Tool, request: ChatRequest) -> dict[str, Any]:
     row: dict[str, Any] = {"name": tool.name, "description": tool.description}
-    row |= {"format": tool.format} if tool.custom else {"parameters": tool.schema, "strict": tool.strict}
+    if tool.custom:
+        row["format"] = tool.format
+    else:
+        row |= {"parameters": tool.schema, "strict": strict_of(request, tool.strict, tool.schema)}
     kind = "custom" if tool.custom else "function"
     return {"type": kind, kind: {name: value for name, value in row.items() if value is not None}}
 
@@ -215,8 +219,9 @@ def _web_search(served: ServerTool) -> dict[str, Any]:
     return options
 
 
-def _write_output(output: OutputFormat | None, profile: Profile, body: dict[str, Any]) -> str | None:
+def _write_output(request: ChatRequest, profile: Profile, body: dict[str, Any]) -> str | None:
     """`response_format`; an instruction where the model takes no schema."""
+    output = request.output
     if output is None:
         return None
     if output.kind == "text":
@@ -224,7 +229,8 @@ def _write_output(output: OutputFormat | None, profile: Profile, body: dict[str,
     elif output.kind == "json" or not profile.json_schema:
         body["response_format"] = {"type": "json_object"}
     else:
-        row = {"name": output.name, "schema": output.schema, "strict": output.strict, "description": output.description}
+        strict = strict_of(request, output.strict, output.schema)
+        row = {"name": output.name, "schema": output.schema, "strict": strict, "description": output.description}
         schema = {name: value for name, value in row.items() if value is not None}
         body["response_format"] = {"type": "json_schema", "json_schema": schema}
     if output.kind != "schema" or profile.json_schema:

@@ -37,6 +37,7 @@ from elkapi.translate.ir import (
 from elkapi.translate.profiles import Profile, effort_for
 from elkapi.translate.responses_request import LOGPROBS
 from elkapi.translate.server_tools import chosen_server_tool
+from elkapi.translate.strict_schema import strict_of
 
 LOSSES = (
     Loss("n", True, "a response has one answer"),
@@ -52,6 +53,7 @@ LOSSES = (
     Loss("cache_control", False, "prefixes are cached without being marked"),
     Loss("thinking signed elsewhere", False, "a signature is only valid where it was made"),
     Loss("results of tools the upstream ran", False, "only valid where they were made"),
+    Loss("strict, of Anthropic's schemas whose members may be missing", False, "followed as well as the model can"),
     Loss("reasoning", False, "for models that do not reason"),
     Loss("temperature, top_p", False, "for models that refuse them"),
 )
@@ -119,7 +121,7 @@ def settings(request: ChatRequest) -> dict[str, Any]:
         body["tool_choice"] = _tool_choice(request.tool_choice, request)
     text = dict(request.extra.get("text", ())) if own else {}
     if request.output is not None:
-        text["format"] = _format(request.output)
+        text["format"] = _format(request.output, request)
     if request.verbosity is not None:
         text["verbosity"] = request.verbosity
     if text:
@@ -299,25 +301,26 @@ def write_tools(request: ChatRequest) -> list[dict[str, Any]]:
             rows.append(declared)
             continue
         if space is None:
-            rows.append(_tool(tool, tool.name, own))
+            rows.append(_tool(tool, tool.name, request))
             continue
         name = space["namespace"]
         if name not in opened:
             described = _given(description=space["description"])
             opened[name] = {"type": "namespace", "name": name, **described, "tools": []}
             rows.append(opened[name])
-        opened[name]["tools"].append(_tool(tool, space["name"], own))
+        opened[name]["tools"].append(_tool(tool, space["name"], request))
     return rows + [_server_tool(tool) for tool in request.server_tools]
 
 
-def _tool(tool: Tool, name: str, own: bool) -> dict[str, Any]:
+def _tool(tool: Tool, name: str, request: ChatRequest) -> dict[str, Any]:
     row = {"type": "custom" if tool.custom else "function", "name": name, **_given(description=tool.description)}
     if tool.custom:
         return row | _given(format=tool.format)
-    if own:
+    if request.dialect == "responses":
         return row | _given(parameters=tool.schema, strict=tool.strict)
     # Here a schema is strict unless told otherwise, elsewhere it is not.
-    return row | {"parameters": tool.schema or {"type": "object", "properties": {}}, "strict": bool(tool.strict)}
+    strict = bool(strict_of(request, tool.strict, tool.schema))
+    return row | {"parameters": tool.schema or {"type": "object", "properties": {}}, "strict": strict}
 
 
 def _server_tool(tool: ServerTool) -> dict[str, Any]:
@@ -370,11 +373,11 @@ def split_name(name: str, request: ChatRequest) -> dict[str, str]:
 # --- the rest --------------------------------------------------------------------------------------------------------
 
 
-def _format(output: OutputFormat) -> dict[str, Any]:
+def _format(output: OutputFormat, request: ChatRequest) -> dict[str, Any]:
     row: dict[str, Any] = {"type": _FORMATS[output.kind]}
     if output.kind == "schema":
         row |= {"name": output.name, "schema": output.schema or {}}
-        row |= _given(strict=output.strict, description=output.description)
+        row |= _given(strict=strict_of(request, output.strict, output.schema), description=output.description)
     return row
 
 

@@ -486,6 +486,9 @@ LOSSES: dict[str, ChatRequest] = {
         tool_choice=ToolChoice("named", ("LOST",)),
     ),
     "how much to think, finer than an effort word": _other(reasoning=Reasoning(budget_tokens=5000)),
+    "strict, of Anthropic's schemas whose members may be missing": _other(
+        output=OutputFormat("schema", schema={"type": "object", "properties": {"a": {}}}, strict=True)
+    ),
     "files by URL": _other(Message("user", (File("application/pdf", url="https://a.example/x.pdf"),))),
     "images by file id": _other(Message("user", (Image(url="file-id:file-1"),)), dialect="responses"),
     "files stored with a provider of another dialect": _other(
@@ -510,7 +513,7 @@ def test_every_loss_is_as_listed(loss: Any) -> None:
     written = _write(request, profile_for("openai", "o3"))
     text = json.dumps(written)
     assert "LOST" not in text
-    for member in ("cache_control", "top_k", "temperature", "top_p", "metadata", "service_tier", "budget"):
+    for member in ("cache_control", "top_k", "temperature", "top_p", "metadata", "service_tier", "budget", "strict"):
         assert member not in text
 
 

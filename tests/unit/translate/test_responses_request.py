@@ -281,6 +281,10 @@ def test_every_loss_is_true() -> None:
     for name, members in DROPPED.items():
         assert _write(_foreign(**members)) == plain, name
         seen.add(name)
+    missing = {"type": "object", "properties": {"a": {}}, "additionalProperties": False}
+    asked = [_foreign(output=OutputFormat("schema", schema=missing, strict=strict)) for strict in (True, None)]
+    assert _write(asked[0]) == _write(asked[1])
+    seen.add("strict, of Anthropic's schemas whose members may be missing")
     unsampled = _write(_foreign(temperature=0.1, top_p=0.2), REASONER)
     assert not unsampled.keys() & {"temperature", "top_p"}
     assert {(loss.field, loss.refused) for loss in DIALECT.losses} == {(name, name in REFUSED) for name in seen}
