@@ -434,6 +434,12 @@ def test_bounds_that_structured_outputs_refuse_are_told_in_words() -> None:
     assert [tool["input_schema"] for tool in tools] == [IN_WORDS, BOUNDED]
 
 
+def test_a_format_that_is_no_word_is_told_in_words_too() -> None:
+    schema = SCHEMA | {"format": {"a": 1}}
+    written = _written(output=OutputFormat("schema", schema=schema))["output_config"]["format"]["schema"]
+    assert written == SCHEMA | {"additionalProperties": False, "description": "{format: {'a': 1}}"}
+
+
 def test_a_schema_for_a_model_without_them_is_a_forced_tool() -> None:
     body = _written(OLD, output=OUTPUT)
     assert "output_config" not in body
