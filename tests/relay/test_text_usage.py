@@ -296,7 +296,12 @@ async def test_g28_searches_cost_the_same_whole_and_streamed_where_only_the_answ
 
 @pytest.mark.parametrize(
     ("units", "flags"),
-    [(3, []), (None, ["usage_missing", "estimated_locally"]), (-3, ["usage_missing", "estimated_locally"])],
+    [
+        (3, []),
+        (None, ["usage_missing", "estimated_locally"]),
+        (-3, ["usage_missing", "estimated_locally"]),
+        (10**18, ["usage_missing", "estimated_locally"]),
+    ],
 )
 async def test_g48_a_search_of_many_documents_is_held_and_charged_in_whole_told_or_not(
     tmp_path: Path, units: int | None, flags: list[str]
@@ -314,6 +319,22 @@ async def test_g48_a_search_of_many_documents_is_held_and_charged_in_whole_told_
         answer = await gate.ask(key, asked, path="/v1/rerank")
         account = await gate.account(answer.headers["x-request-id"], key)
     assert (account["usage"]["searches"], account["cost_usd"], account["flags"]) == (3, "0.006000009", flags)
+
+
+@pytest.mark.parametrize("wire", ["anthropic", "responses"])
+async def test_g21_a_number_of_searches_that_no_call_can_have_made_is_no_usage(tmp_path: Path, wire: str) -> None:
+    """The loss above the hold would be too large for the books: the call a 503, and its hold never given back."""
+    whole = whole_of(wire, {"input_tokens": 100, "output_tokens": 50, "total_tokens": 150})
+    if wire == "anthropic":
+        whole["usage"]["server_tool_use"] = {"web_search_requests": 10**12}
+    else:
+        whole["tool_usage"] = {"web_search": {"num_requests": 10**12}}
+    async with canned(200, whole) as upstream, gateway(tmp_path) as gate:
+        family = "openai" if wire == "responses" else wire
+        await priced(gate, "searcher", family, upstream.url, msgspec.structs.replace(AMOUNTS, search_nano=10_000_019))
+        account = await account_of(gate, await gate.key("1000"), wire, "searcher", stream=False)
+        assert (account["usage"]["input_tokens"], account["flags"]) == (4504, ["usage_missing", "estimated_locally"])
+        assert gate.sql("select held_nano from accounts where kind = 'customer'") == [(0,)]
 
 
 def test_g29_rates_are_multiplied_in_one_module_alone() -> None:

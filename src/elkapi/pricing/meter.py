@@ -24,6 +24,8 @@ INPUT_SLACK_TOKENS = 8192
 OUTPUT_SLACK_TOKENS = 1024
 # What a bound by constants may be short of: tools and files together come to no more than a few whole contexts.
 OPEN_SLACK_TOKENS = 2_000_000
+# No call runs more searches beyond those that it is held for.
+SEARCHES_SLACK = 1000
 
 Found = tuple[Usage | None, bool]
 _raw = msgspec.json.Decoder(msgspec.Raw)
@@ -112,6 +114,8 @@ def metered(body: bytes, wire: str, upper: Usage, open_ended: bool = False) -> F
 
 def is_possible(usage: Usage, upper: Usage, open_ended: bool = False) -> bool:
     """Whether a call of at most `upper` can have used this much. `open_ended`: constants bound a part of its input."""
+    if usage.searches > upper.searches + SEARCHES_SLACK:
+        return False
     if not upper.output_tokens:
         return usage.input_total <= upper.input_tokens
     return (

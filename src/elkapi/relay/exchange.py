@@ -19,7 +19,7 @@ from elkapi.catalog.upstreams import Endpoint, endpoint_for
 from elkapi.clock import Clock
 from elkapi.errors import NOT_JSON, BadRequest
 from elkapi.guards.crossing import Guarded
-from elkapi.pricing.meter import is_believable, is_blank, metered, with_client_model
+from elkapi.pricing.meter import is_believable, is_blank, is_possible, metered, with_client_model
 from elkapi.relay.keep import kept_relayed, kept_translated, named_ours, unstored, with_state
 from elkapi.relay.read import Request
 from elkapi.translate.anthropic import without_attribution
@@ -159,6 +159,8 @@ class Same:
         given = self.request.facts
         usage, unsplit = metered(body, self.wire, given.upper, given.open_ended)
         tally = None
+        if usage is not None and (shown := _SEARCHES_SHOWN.get(self.wire)) is not None and shown in body:
+            usage = self._with_searches(body, usage)
         if usage is not None and is_blank(usage, self.request.facts.upper) and self._answers(body):
             usage = None
         # A response that failed says so beside the usage it had come to.
@@ -166,8 +168,6 @@ class Same:
             return Whole(b"", None, failure=failure)
         if usage is None:
             tally = self._tally(body) if self.request.operation.dialect is not None else None
-        elif (shown := _SEARCHES_SHOWN.get(self.wire)) is not None and shown in body:
-            usage = self._with_searches(body, usage)
         if self.mapped:
             member = MODEL_MEMBER.get(self.wire, "model")
             body = with_client_model(body, self.request.model, member, nested=self.wire == "responses")
@@ -191,14 +191,17 @@ class Same:
         events = DIALECTS.get(self.wire, DIALECTS["chat"]).read_reply(body)
         return next((event for event in events if isinstance(event, Failure)), None)
 
-    def _with_searches(self, body: bytes, usage: Usage) -> Usage:
-        """The usage with the searches that the answer shows, as a stream of it would count them."""
+    def _with_searches(self, body: bytes, usage: Usage) -> Usage | None:
+        """The usage with the searches that the answer shows, as a stream of it would count them; None if impossible."""
         try:
             events = self.read_whole(body)
         except Unreadable:
             return usage
         searches = max((event.usage.searches for event in events if isinstance(event, UsageSeen)), default=0)
-        return msgspec.structs.replace(usage, searches=searches) if searches else usage
+        if not searches:
+            return usage
+        usage, given = msgspec.structs.replace(usage, searches=searches), self.request.facts
+        return usage if is_possible(usage, given.upper, given.open_ended) else None
 
     def _answers(self, body: bytes) -> bool:
         """Whether there is anything in an answer; vectors and scores are always something."""

@@ -17,6 +17,8 @@ from elkapi.translate.dialect import Unreadable
 from elkapi.types import Usage
 
 SEARCH_DOCUMENTS = 100
+# A thousand documents of a few hundred pages each come to fewer; a larger count is none.
+SEARCH_UNITS_MAX = 1000
 
 
 class RerankRequest(msgspec.Struct, frozen=True):
@@ -144,7 +146,7 @@ def read_reply(body: bytes, request: RerankRequest) -> RerankReply:
     ranked = sorted((Ranked(row.index, row.relevance_score) for row in view.results), key=_best_first)
     billed = view.meta.billed_units if view.meta else None
     units = billed.search_units if billed else None
-    whole = int(units) if units is not None and units >= 0 and units == units // 1 else None
+    whole = int(units) if units is not None and 0 <= units <= SEARCH_UNITS_MAX and units == units // 1 else None
     return RerankReply(view.id, tuple(ranked[: request.top_n]), _usage(view), whole)
 
 
