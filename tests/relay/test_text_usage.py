@@ -294,6 +294,25 @@ async def test_g28_searches_cost_the_same_whole_and_streamed_where_only_the_answ
             assert (account["usage"], account["cost_usd"]) == (used, "0.020350188"), f"stream={stream}"
 
 
+async def test_g36_the_searches_of_a_call_are_held_and_paid_also_where_nothing_else_has_a_price(tmp_path: Path) -> None:
+    """It was held at nothing, so each search was the operator's."""
+    whole = whole_of("gemini", {"promptTokenCount": 100, "candidatesTokenCount": 50, "totalTokenCount": 150})
+    whole["candidates"][0]["groundingMetadata"] = {"webSearchQueries": ["first", "second"]}
+    frames = b"data: " + msgspec.json.encode(whole) + b"\r\n\r\n"
+    async with canned(200, whole, frames) as upstream, gateway(tmp_path) as gate:
+        await priced(gate, "searcher", "gemini", upstream.url, Amounts(search_nano=10_000_019))
+        key = await gate.key("1")
+        for client, tools in (("gemini", {"tools": [{"googleSearch": {}}]}), ("chat", {"web_search_options": {}})):
+            for stream in (False, True):
+                asked = ask(client, "searcher", "Tell me.", stream=stream, **tools)
+                reply = await gate.ask(key, asked.body, path=asked.path, headers=asked.headers)
+                account = await gate.account(reply.headers["x-request-id"], key)
+                assert (account["cost_usd"], account["flags"]) == ("0.020000038", []), (client, stream)
+        poor = await gate.key("0.05")
+        refused = await gate.ask(poor, asked.body, path=asked.path, headers=asked.headers)
+        assert (refused.status_code, refused.json()["error"]["code"]) == (403, "insufficient_user_quota")
+
+
 @pytest.mark.parametrize(
     ("units", "flags"),
     [

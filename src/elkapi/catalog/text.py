@@ -46,6 +46,9 @@ _OTHER_COUNT = b'"N"'
 # Tools the provider runs itself: what they find, read or compute is input of the same call. Not a client's own function
 # of such a name. Types may have a date behind them; Google takes both spellings of a member.
 SERVED_TOOLS_TOKENS_MAX = 100_000
+# Searches are paid for one by one as well: so many are held, or what the caller allows where that is more.
+SEARCHES_MAX, SEARCHES_ALLOWED_MAX = 10, 1000
+_ALLOWED = re.compile(rb'"max_uses"\s*+:\s*+(\d++)')
 _TYPES = "|".join(sorted(server_tools.KINDS | server_tools.CHAT.keys() | server_tools.RESPONSES.keys()))
 _SNAKES = (re.sub("[A-Z]", lambda hit: "_" + hit[0].lower(), name) for name in server_tools.GEMINI)
 _MEMBERS = "|".join(sorted({*server_tools.GEMINI, *_SNAKES}))
@@ -380,6 +383,12 @@ def _has_served(tools: msgspec.Raw) -> bool:
     return _SERVED_TOOL.search(spelled_out(bytes(tools))) is not None
 
 
+def _searches(tools: msgspec.Raw) -> int:
+    """The most searches that tools which the provider runs are held for."""
+    allowed = (int(digits[:9]) for digits in _ALLOWED.findall(spelled_out(bytes(tools))))
+    return min(max([SEARCHES_MAX, *allowed]), SEARCHES_ALLOWED_MAX)
+
+
 def bounded_by_model(facts: Facts, model: str) -> Facts:
     """The bounds that only the model's name gives: its output, its pictures, and its context for a stored history."""
     if facts.output_limit is not None and facts.previous is None and not facts.pictures:
@@ -389,7 +398,8 @@ def bounded_by_model(facts: Facts, model: str) -> Facts:
     given = upper.input_tokens + facts.pictures * (profile.image_tokens_max - IMAGE_TOKENS_MAX)
     if facts.previous is not None:
         given += profile.context_tokens
-    return msgspec.structs.replace(facts, upper=Usage(input_tokens=given, output_tokens=output, calls=upper.calls))
+    most = Usage(input_tokens=given, output_tokens=output, searches=upper.searches, calls=upper.calls)
+    return msgspec.structs.replace(facts, upper=most)
 
 
 def added_input(channel: Channel) -> int:
@@ -429,7 +439,8 @@ def _facts(
     Of `tools` those count that the provider runs, and `served` is such a one. Raises BadRequest for a limit in other
     letters.
     """
-    pictures, open_ended, given, wide = 0, False, len(body) + FRAME_TOKENS_MAX, model is not None and "audio" in model
+    pictures, searches, open_ended = 0, 0, False
+    given, wide = len(body) + FRAME_TOKENS_MAX, model is not None and "audio" in model
     sent = body
     if BACKSLASH in body:
         body = spelled_out(body)
@@ -445,10 +456,11 @@ def _facts(
         given += REMOTE_FILE_TOKENS_MAX * (len(_REMOTE_FILE.findall(body)) + remote)
     if (tools is not _NONE and _has_served(tools)) or (served is not _NONE and bytes(served) not in (b"null", b"[]")):
         given += SERVED_TOOLS_TOKENS_MAX
+        searches = _searches(tools)
         open_ended = True
     return Facts(
         model=model,
-        upper=Usage(input_tokens=given, output_tokens=(limit or 0) * choices, calls=1),
+        upper=Usage(input_tokens=given, output_tokens=(limit or 0) * choices, searches=searches, calls=1),
         stream=stream,
         output_limit=limit,
         choices=choices,

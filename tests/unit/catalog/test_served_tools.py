@@ -8,7 +8,15 @@ from typing import Any
 
 import pytest
 
-from elkapi.catalog.text import SERVED_TOOLS_TOKENS_MAX, read_chat, read_generate, read_messages, read_responses
+from elkapi.catalog.text import (
+    SEARCHES_MAX,
+    SERVED_TOOLS_TOKENS_MAX,
+    bounded_by_model,
+    read_chat,
+    read_generate,
+    read_messages,
+    read_responses,
+)
 from elkapi.translate.server_tools import CHAT, GEMINI, KINDS, RESPONSES
 
 MESSAGES = [{"role": "user", "content": "x"}]
@@ -48,3 +56,24 @@ def _covers(read: Any, asked: dict[str, Any], served: dict[str, Any], own: dict[
 
     assert beyond(served) >= SERVED_TOOLS_TOKENS_MAX
     assert beyond({**own, "name": next(iter(served.values())) or next(iter(served))}) < SERVED_TOOLS_TOKENS_MAX
+
+
+@pytest.mark.parametrize(
+    ("tools", "searches"),
+    [
+        ([{"type": "web_search_20250305", "name": "web_search"}], SEARCHES_MAX),
+        ([{"type": "web_search_20250305", "name": "web_search", "max_uses": 1}], SEARCHES_MAX),
+        ([{"type": "web_search_20250305", "name": "web_search", "max_uses": 25}], 25),
+        ([{"type": "web_search_20250305", "name": "web_search", "max_uses": 10**30}], 1000),
+        ([{"type": "custom", "name": "web_search", "input_schema": {}}], 0),
+    ],
+)
+def test_a_call_holds_for_the_searches_that_its_tools_may_run(tools: list[dict[str, Any]], searches: int) -> None:
+    asked = {"model": "m", "max_tokens": 9, "messages": MESSAGES, "tools": tools}
+    facts = read_messages(json.dumps(asked).encode())
+    assert (facts.upper.searches, bounded_by_model(facts, "m").upper.searches) == (searches, searches)
+
+
+def test_a_bound_by_the_models_name_keeps_the_searches() -> None:
+    facts = read_chat(json.dumps({"model": "m", "messages": MESSAGES, "web_search_options": {}}).encode())
+    assert bounded_by_model(facts, "gpt-4o").upper.searches == SEARCHES_MAX
