@@ -197,22 +197,33 @@ def _shown(row: PriceRow) -> dict[str, Any]:
         "per_second_usd": format_usd(price.video_second_nano),
         "per_image_usd": format_usd(price.image_nano),
         "rates": _shown_rates(price),
-        "tiers": [{"above_tokens": tier.above_tokens, "rates": _shown_rates(tier)} for tier in price.tiers],
+        "tiers": [{"above_tokens": tier.above_tokens, "rates": _shown_rates(tier, price)} for tier in price.tiers],
         "variants": [
-            {"when": {name: list(words) for name, words in variant.when.items()}, "rates": _variant_rates(variant)}
-            for variant in price.variants
+            {"when": {name: list(words) for name, words in one.when.items()}, "rates": _variant_rates(one, price)}
+            for one in price.variants
         ],
         "source": row.source,
         "created_at": when(row.created_ns),
     }
 
 
-def _shown_rates(rates: Rates) -> dict[str, str]:
-    """Every rate that is set, in dollars."""
+def _shown_rates(rates: Rates, record: Rates | None = None) -> dict[str, str]:
+    """Every rate that is set, in dollars; `record` is what the rates of a tier or a variant stand in for."""
     from elkapi.admin.prices import RATE_NAMES
 
-    return {name: format_usd(nano) for name, field in RATE_NAMES.items() if (nano := getattr(rates, field))}
+    found = {name: _set(rates, field, record) for name, field in RATE_NAMES.items()}
+    return {name: format_usd(nano) for name, nano in found.items() if nano is not None}
 
 
-def _variant_rates(rates: Rates) -> dict[str, str]:
-    return _shown_rates(rates) | ({"call": format_usd(rates.call_nano)} if rates.call_nano else {})
+def _variant_rates(rates: Rates, record: Rates) -> dict[str, str]:
+    call = _set(rates, "call_nano", record)
+    return _shown_rates(rates, record) | ({} if call is None else {"call": format_usd(call)})
+
+
+def _set(rates: Rates, field: str, record: Rates | None) -> int | None:
+    """A rate, or None where nobody set one; a rate of 0 that somebody did set is one."""
+    from elkapi.types import Rates
+
+    nano: int | None = getattr(rates, field)
+    instead = record is not None and getattr(record, field)
+    return nano if instead or nano != getattr(Rates(), field) else None

@@ -943,6 +943,18 @@ def test_alerts_are_listed(elkapi: Elkapi, tmp_path: Path) -> None:
     assert "uncharged" in elkapi("ledger", "alerts").out
 
 
+def test_g16_a_rate_of_nothing_reads_back(elkapi: Elkapi) -> None:
+    """Thinking that is free, and the same without a word, which costs what output does, are two prices."""
+    rates = ("--input-per-1m", "1", "--output-per-1m", "5", "--rate", "reasoning=0", "--rate", "search=0.01")
+    elkapi("price", "set", "--model", "m", *rates, "--tier", "100:cached=0,search=0")
+    shown = elkapi("price", "show", "m", "--json").json
+    assert shown["rates"] == {"input": "1.00", "output": "5.00", "reasoning": "0.00", "search": "0.01"}
+    assert shown["tiers"] == [{"above_tokens": 100, "rates": shown["rates"] | {"cached": "0.00", "search": "0.00"}}]
+    elkapi("price", "set", "--model", "v", "--per-call", "1", "--variant", "mode=std:per-call=0")
+    (variant,) = elkapi("price", "show", "v", "--json").json["variants"]
+    assert variant == {"when": {"mode": ["std"]}, "rates": {"call": "0.00"}}
+
+
 def test_prices_of_media_with_variants(elkapi: Elkapi) -> None:
     done = elkapi(
         *("price", "set", "--model", "v", "--per-second", "0.1", "--per-image", "0.02"),
