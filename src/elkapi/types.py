@@ -207,8 +207,8 @@ def _is_priced(rates: Rates) -> bool:
 class Quote(msgspec.Struct, frozen=True):
     """The most a call may cost: `upper` units at `price` times the group's ratio. `nano` 0 needs no hold.
 
-    `wide`: the call may also be metered in audio, images and long-lived cache writes. `batch_ratio_micro` is set where
-    the call is a line of a batch, whose amount is multiplied by it too.
+    `wide`: the call may also be metered in audio, images and long-lived cache writes. `further_micro` are ratios that
+    the amount is multiplied by too: that of a batch's line, that of an answer from the response cache.
     """
 
     price: Price
@@ -217,7 +217,7 @@ class Quote(msgspec.Struct, frozen=True):
     upper: Usage
     nano: int
     wide: bool = False
-    batch_ratio_micro: int | None = None
+    further_micro: tuple[int, ...] = ()
 
 
 class ChannelKey(msgspec.Struct, frozen=True):
@@ -316,6 +316,7 @@ class RequestRecord(msgspec.Struct, frozen=True, omit_defaults=True):
     `charge_nano` is what the customer paid, `loss_nano` what the operator bore above it, both >= 0. `model` answered,
     or would have; `asked` is what the caller had named, where that is an alias or another model stood in for it.
     `guard` is the name of the guardrail that blocked the call. `features` chose the variant of the price.
+    `hit_ratio_micro` is what an answer from the response cache costs of its call.
     """
 
     id: bytes
@@ -345,6 +346,7 @@ class RequestRecord(msgspec.Struct, frozen=True, omit_defaults=True):
     line: BatchLine | None = None
     guard: str | None = None
     features: dict[str, str] = {}
+    hit_ratio_micro: int | None = None
 
 
 class State(Enum):

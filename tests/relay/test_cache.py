@@ -182,16 +182,17 @@ async def test_a_hit_costs_its_ratio_of_the_call_to_the_nano_dollar_and_is_held_
     await gate.group("default", 1_500_000, Policy(cache=True, cache_hit_ratio_micro=333_333))
     key = await gate.key("1")
     before = balance(gate)
-    await post(gate, key, prompt=f"{PROMPT} [[input: 100]]")
+    prompt = f"{PROMPT} [[input: 8000]]{' ' * 8_000}"
+    await post(gate, key, prompt=prompt)
     once = balance(gate)
-    hit = await post(gate, key, prompt=f"{PROMPT} [[input: 100]]", stream=stream)
+    hit = await post(gate, key, prompt=prompt, stream=stream)
     account = await gate.account(hit.headers["x-request-id"], key)
     usage = account["usage"]
     whole = usage["input_tokens"] * 1_000 + usage["output_tokens"] * 2_000
     assert before - once == (whole * 3 + 1) // 2
-    # The group's ratio times the hit's is one ratio, 0.5 to the millionth, and the record says it.
-    assert account["price"]["group_ratio"] == "0.5"
-    assert once - balance(gate) == (whole + 1) // 2
+    # 1.5 x 0.333333 is 0.4999995: the ratios are not rounded themselves, and the record says both.
+    assert (account["price"]["group_ratio"], account["price"]["hit_ratio"]) == ("1.5", "0.333333")
+    assert once - balance(gate) == (whole * 4_999_995 + 5_000_000) // 10_000_000
     assert account["cost_usd"] == account["held_usd"] == hit.headers["x-elkapi-cost-usd"]
     assert [entry["kind"] for entry in account["ledger"]] == ["hold", "post"]
     books_hold(gate)

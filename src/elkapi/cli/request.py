@@ -70,10 +70,11 @@ def _shown(record: RequestRecord) -> dict[str, Any]:
         "usage": msgspec.structs.asdict(record.usage),
         "attempts": [msgspec.structs.asdict(attempt) for attempt in record.attempts],
     }
-    dropped = {"hold_nano", "charge_nano", "loss_nano", "created_ns", "ratio_micro"}
+    dropped = {"hold_nano", "charge_nano", "loss_nano", "created_ns", "ratio_micro", "hit_ratio_micro"}
     extra = {
         "created_at": when(record.created_ns),
         "ratio": format_ratio(record.ratio_micro),
+        "hit_ratio": None if record.hit_ratio_micro is None else format_ratio(record.hit_ratio_micro),
         "hold_usd": format_usd(record.hold_nano),
         "charge_usd": format_usd(record.charge_nano),
         "loss_usd": format_usd(record.loss_nano),

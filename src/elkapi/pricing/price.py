@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
+from math import prod
 
 from elkapi.money import PER_MILLION, RATIO_ONE_MICRO, divide_half_away
 from elkapi.types import Price, Quote, Rates, Usage
@@ -32,10 +33,10 @@ _WIDE_INPUT = ("cache_write_1h_nano_per_1m", "audio_input_nano_per_1m", "image_i
 _WIDE_OUTPUT = ("audio_output_nano_per_1m", "image_output_nano_per_1m")
 
 
-def amount_nano(price: Price, usage: Usage, ratio_micro: int, batch_ratio_micro: int | None = None) -> int:
+def amount_nano(price: Price, usage: Usage, ratio_micro: int, further_micro: tuple[int, ...] = ()) -> int:
     """The amount of `usage`, rounded half away from zero once, at the very end. Never negative.
 
-    Of a batch's line it is multiplied by `batch_ratio_micro` too, before that.
+    It is multiplied by the ratios of `further_micro` too, before that.
     """
     rates = rates_for(price, usage.input_total) if price.tiers else price
     millionths = usage.input_tokens * rates.input_nano_per_1m + usage.output_tokens * rates.output_nano_per_1m
@@ -43,8 +44,8 @@ def amount_nano(price: Price, usage: Usage, ratio_micro: int, batch_ratio_micro:
         millionths = sum(units * nano * (PER_MILLION // per) for _, units, nano, per in _terms(rates, usage))
     else:
         millionths += usage.calls * rates.call_nano * PER_MILLION
-    if batch_ratio_micro is not None:
-        return _with_batch_ratio(millionths, ratio_micro, batch_ratio_micro)
+    if further_micro:
+        return _with_ratios(millionths, (ratio_micro, *further_micro))
     return divide_half_away(millionths * ratio_micro, PER_MILLION * RATIO_ONE_MICRO)
 
 
@@ -66,8 +67,8 @@ def _has_more(usage: Usage) -> int:
     )
 
 
-def _with_batch_ratio(millionths: int, ratio_micro: int, batch_ratio_micro: int) -> int:
-    return divide_half_away(millionths * ratio_micro * batch_ratio_micro, PER_MILLION * RATIO_ONE_MICRO**2)
+def _with_ratios(millionths: int, ratios_micro: tuple[int, ...]) -> int:
+    return divide_half_away(millionths * prod(ratios_micro), PER_MILLION * RATIO_ONE_MICRO ** len(ratios_micro))
 
 
 def rates_for(price: Price, input_total: int) -> Rates:
@@ -125,20 +126,20 @@ def _with_rates(price: Price, rates: Mapping[str, int | None]) -> Price:
 
 
 def quote(
-    price: Price, group: str, ratio_micro: int, upper: Usage, wide: bool = False, batch_ratio_micro: int | None = None
+    price: Price, group: str, ratio_micro: int, upper: Usage, wide: bool = False, further_micro: tuple[int, ...] = ()
 ) -> Quote:
     """The most a call of at most `upper` input and output tokens may cost, whichever classes the upstream reports.
 
     `wide` counts the classes in that only some calls can have (audio, images, an hour's cache).
     """
-    nano = _bound_nano(price, upper, ratio_micro, wide, batch_ratio_micro)
+    nano = _bound_nano(price, upper, ratio_micro, wide, further_micro)
     for tier in price.tiers:
         if upper.input_total > tier.above_tokens:
-            nano = max(nano, _bound_nano(tier, upper, ratio_micro, wide, batch_ratio_micro))
-    return Quote(price, group, ratio_micro, upper, nano, wide, batch_ratio_micro)
+            nano = max(nano, _bound_nano(tier, upper, ratio_micro, wide, further_micro))
+    return Quote(price, group, ratio_micro, upper, nano, wide, further_micro)
 
 
-def _bound_nano(rates: Rates, upper: Usage, ratio_micro: int, wide: bool, batch_ratio_micro: int | None) -> int:
+def _bound_nano(rates: Rates, upper: Usage, ratio_micro: int, wide: bool, further_micro: tuple[int, ...]) -> int:
     # Compared and not given to `max`: every call comes through.
     dearest_in, dearest_out = rates.input_nano_per_1m, rates.output_nano_per_1m
     if (cached := rates.cached_nano_per_1m) is not None and cached > dearest_in:
@@ -158,8 +159,8 @@ def _bound_nano(rates: Rates, upper: Usage, ratio_micro: int, wide: bool, batch_
     if upper.video_ms or upper.images or upper.audio_ms:
         millionths += (upper.video_ms * rates.video_second_nano + upper.audio_ms * rates.audio_second_nano) * 1000
         millionths += upper.images * rates.image_nano * PER_MILLION
-    if batch_ratio_micro is not None:
-        return _with_batch_ratio(millionths, ratio_micro, batch_ratio_micro)
+    if further_micro:
+        return _with_ratios(millionths, (ratio_micro, *further_micro))
     return divide_half_away(millionths * ratio_micro, PER_MILLION * RATIO_ONE_MICRO)
 
 

@@ -7,12 +7,12 @@ is an answer of no upstream: it holds exactly what it costs, is settled like any
 from __future__ import annotations
 
 from collections.abc import Awaitable
+from typing import Any
 
 import msgspec
 
 from elkapi.cache import Entry
 from elkapi.errors import BadRequest
-from elkapi.money import RATIO_ONE_MICRO, divide_half_away
 from elkapi.pricing.price import amount_nano
 from elkapi.relay.cache_name import meaning_of
 from elkapi.relay.call import EVENTS, JSON, Call, Headers, Reply
@@ -28,7 +28,7 @@ from elkapi.snapshot import Snapshot
 from elkapi.translate.dialect import Unreadable
 from elkapi.translate.dialects import DIALECTS
 from elkapi.translate.stored import events_of, id_of, may_be_kept, written
-from elkapi.types import CACHED_FLAG, Policy, Quote
+from elkapi.types import CACHED_FLAG, Grant, Policy, Quote, RequestRecord
 
 CACHE_HEADER = b"x-elkapi-cache"
 AGE_HEADER = b"x-elkapi-cache-age"
@@ -118,7 +118,7 @@ class Recall:
             or len(body) > hold.plane.answers.entry_bytes_max
         ):
             return
-        if amount_nano(hold.quote.price, usage, hold.quote.ratio_micro, hold.quote.batch_ratio_micro) > hold.held_nano:
+        if amount_nano(hold.quote.price, usage, hold.quote.ratio_micro, hold.quote.further_micro) > hold.held_nano:
             # Above what the call could cost; a hit would ask for that much again.
             return
         created_ns = hold.plane.clock.now_ns()
@@ -139,6 +139,15 @@ def _may_be_kept(request: Request, entry: Entry) -> bool:
 
 class _Exact(Hold):
     """The hold of a hit: what it costs is known, so no closer look lowers it, and no limit of tokens counts it."""
+
+    def __init__(
+        self, plane: DataPlane, call: Call, grant: Grant, candidates: tuple[Candidate, ...], hit_ratio_micro: int
+    ) -> None:
+        super().__init__(plane, call, grant, candidates)
+        self._hit_ratio_micro = hit_ratio_micro
+
+    def _record(self, *what: Any) -> RequestRecord:
+        return msgspec.structs.replace(super()._record(*what), hit_ratio_micro=self._hit_ratio_micro)
 
     async def _quote_exactly(self) -> bool:
         return False
@@ -162,12 +171,13 @@ def _hit(plane: DataPlane, policy: Policy, hold: Hold, call: Call, entry: Entry,
     )
     if request.asked:
         headers = (*headers, (b"x-elkapi-model", request.model.encode("ascii", "backslashreplace")))
-    ratio_micro = divide_half_away(quote.ratio_micro * (policy.cache_hit_ratio_micro or 0), RATIO_ONE_MICRO)
-    nano = amount_nano(quote.price, entry.usage, ratio_micro, quote.batch_ratio_micro)
-    batch = quote.batch_ratio_micro
-    terms = Candidate(request, (), Quote(quote.price, quote.group, ratio_micro, entry.usage, nano, False, batch))
+    hit_ratio_micro = policy.cache_hit_ratio_micro or 0
+    ratio_micro, further_micro = quote.ratio_micro, (*quote.further_micro, hit_ratio_micro)
+    nano = amount_nano(quote.price, entry.usage, ratio_micro, further_micro)
+    terms = Quote(quote.price, quote.group, ratio_micro, entry.usage, nano, False, further_micro)
     outcome = Outcome(200, headers, body, entry.usage, (), None, flags=(CACHED_FLAG,))
-    return Recall(_Exact(plane, call, hold.grant, (terms,)), outcome)
+    exact = _Exact(plane, call, hold.grant, (Candidate(request, (), terms),), hit_ratio_micro)
+    return Recall(exact, outcome)
 
 
 def _body(request: Request, entry: Entry) -> bytes | None:

@@ -105,12 +105,12 @@ class Hold:
         usage, quote = unseen.usage, candidate.quote
         if usage is None:
             usage, _ = estimated(candidate.request, unseen.tally)
-        self.lost_nano += amount_nano(quote.price, usage, quote.ratio_micro, quote.batch_ratio_micro)
+        self.lost_nano += amount_nano(quote.price, usage, quote.ratio_micro, quote.further_micro)
 
     async def lose_answer(self, outcome: Outcome) -> None:
         """What a whole answer had cost that may not reach the caller is the operator's loss."""
         usage, quote = await self.counted(outcome), self.quote
-        self.lost_nano += amount_nano(quote.price, usage, quote.ratio_micro, quote.batch_ratio_micro)
+        self.lost_nano += amount_nano(quote.price, usage, quote.ratio_micro, quote.further_micro)
 
     async def counted(self, outcome: Outcome) -> Usage:
         """The usage of an answer: the upstream's, else our own count."""
@@ -222,7 +222,7 @@ class Hold:
 
     def _quoted(self, upper: Usage) -> Quote:
         old = self.quote
-        return quote(old.price, old.group, old.ratio_micro, upper, old.wide, old.batch_ratio_micro)
+        return quote(old.price, old.group, old.ratio_micro, upper, old.wide, old.further_micro)
 
     def _requote(self, upper: Usage, output_cap: int | None = None) -> None:
         """A lower bound for the model asked for; a balance that only just covers it covers nobody in its place."""
@@ -291,7 +291,7 @@ class Hold:
         stored: StoredObject | None = None,
     ) -> Settlement:
         price, ratio = self.quote.price, self.quote.ratio_micro
-        cost = amount_nano(price, usage, ratio, self.quote.batch_ratio_micro)
+        cost = amount_nano(price, usage, ratio, self.quote.further_micro)
         charge = min(cost, self.held_nano)
         if cost > charge:
             flags += ("above_hold",)
@@ -351,7 +351,7 @@ class Hold:
             return
         usage, flags = await self._passed(failed.crossing, failed.crossing.came)
         quote = self.quote
-        loss = amount_nano(quote.price, usage, quote.ratio_micro, quote.batch_ratio_micro) + self.lost_nano
+        loss = amount_nano(quote.price, usage, quote.ratio_micro, quote.further_micro) + self.lost_nano
         self._resolved = True
         record = self._record(
             error.code if isinstance(error, ContentBlocked) else "broken_stream",

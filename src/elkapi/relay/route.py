@@ -133,5 +133,5 @@ def estimate(grant: Grant, request: Request, way: Way) -> Quote:
     if way.ratio_micro is None:
         raise NoPrice(f"The group {grant.group!r} of this key does not exist any more.")
     facts, line = request.facts, request.line
-    batch_ratio_micro = None if line is None else line.ratio_micro
-    return quote(way.price, grant.group, way.ratio_micro, facts.upper, facts.wide, batch_ratio_micro)
+    further_micro = () if line is None else (line.ratio_micro,)
+    return quote(way.price, grant.group, way.ratio_micro, facts.upper, facts.wide, further_micro)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from fractions import Fraction
+from math import prod
 
 import pytest
 from hypothesis import given
@@ -89,10 +90,14 @@ def test_the_amount_is_within_half_a_nano_of_the_exact_fraction(price: Price, us
     assert abs(amount - exact) <= Fraction(1, 2)
 
 
-@given(prices, usages, st.integers(0, 5_000_000), st.integers(0, 2_000_000))
-def test_a_batchs_ratio_is_applied_before_the_one_rounding(price: Price, usage: Usage, ratio: int, batch: int) -> None:
-    amount = amount_nano(price, usage, ratio, batch)
-    assert abs(amount - _exact(price, usage, ratio) * Fraction(batch, 1_000_000)) <= Fraction(1, 2)
+@given(prices, usages, st.integers(0, 5_000_000), st.lists(st.integers(0, 2_000_000), max_size=2).map(tuple))
+def test_further_ratios_are_applied_before_the_one_rounding(
+    price: Price, usage: Usage, ratio: int, further: tuple[int, ...]
+) -> None:
+    """That of a batch's line, that of an answer from the cache, or both."""
+    amount = amount_nano(price, usage, ratio, further)
+    exact = _exact(price, usage, ratio) * Fraction(prod(further), 1_000_000 ** len(further))
+    assert abs(amount - exact) <= Fraction(1, 2)
     upper = Usage(
         input_tokens=usage.input_total,
         output_tokens=usage.output_total,
@@ -102,12 +107,12 @@ def test_a_batchs_ratio_is_applied_before_the_one_rounding(price: Price, usage: 
         images=usage.images,
         audio_ms=usage.audio_ms,
     )
-    assert amount <= quote(price, "g", ratio, upper, True, batch).nano
+    assert amount <= quote(price, "g", ratio, upper, True, further).nano
 
 
 @pytest.mark.parametrize("usage", [Usage(input_tokens=8), Usage(input_tokens=8, reasoning_tokens=1)])
 def test_a_batchs_ratio_of_zero_is_a_ratio_and_none_is_one(usage: Usage) -> None:
-    assert amount_nano(SMALL, usage, 1_000_000, 0) == quote(SMALL, "g", 1_000_000, usage, False, 0).nano == 0
+    assert amount_nano(SMALL, usage, 1_000_000, (0,)) == quote(SMALL, "g", 1_000_000, usage, False, (0,)).nano == 0
     assert amount_nano(SMALL, usage, 1_000_000) == quote(SMALL, "g", 1_000_000, usage).nano == 160
 
 
