@@ -77,23 +77,25 @@ class Counters:
         self._folder = folder
         self._clock = clock
         self._rows: dict[bytes, int] = {}
-        try:
-            self._column, self._own_lock = self._claim_column()
-            self._file = os.open(folder / "limits.table", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-            reserve(self._file, _SIZE_BYTES)
-            self._map = mmap.mmap(self._file, _SIZE_BYTES)
-        except OSError as error:
-            raise Unavailable("Limits cannot be counted now; please try again.") from error
-        self._words = memoryview(self._map).cast("Q")
-        with self._locked():
-            self._empty_column(self._column)
+        # Whoever finds no table now tries again with the next call: what was opened for it must not be left open.
+        with contextlib.ExitStack() as opened:
+            try:
+                self._column, own_lock = self._claim_column()
+                opened.callback(os.close, own_lock)
+                self._file = os.open(folder / "limits.table", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+                opened.callback(os.close, self._file)
+                reserve(self._file, _SIZE_BYTES)
+                table = opened.enter_context(mmap.mmap(self._file, _SIZE_BYTES))
+            except OSError as error:
+                raise Unavailable("Limits cannot be counted now; please try again.") from error
+            self._words = opened.enter_context(memoryview(table).cast("Q"))
+            with self._locked():
+                self._empty_column(self._column)
+            self._opened = opened.pop_all()
 
     def close(self) -> None:
         """Give the column back; calls still counted in it are forgotten."""
-        self._words.release()
-        self._map.close()
-        os.close(self._file)
-        os.close(self._own_lock)
+        self._opened.close()
 
     def take(self, name: str, caps: Caps, tokens: int = 0) -> Taken:
         """Count one call of `name` and `tokens` expected of it. Raises Over, and then nothing was counted."""

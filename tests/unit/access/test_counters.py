@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import random
 import signal
@@ -13,8 +14,12 @@ from pathlib import Path
 
 import pytest
 
-from elkapi.access.counters import SECONDS, Caps, Counters, Over
+from elkapi.access import counters as table
+from elkapi.access.counters import SECONDS, WORKERS_MAX, Caps, Counters, Over
+from elkapi.access.limits import Limits
 from elkapi.clock import ManualClock
+from elkapi.errors import Unavailable
+from elkapi.types import Policy
 
 WORKERS = 4
 # Takes as many places as it gets, says how many, and keeps them until its input ends.
@@ -123,6 +128,24 @@ def test_g64_no_sixty_seconds_hold_more_than_the_limit_wherever_they_begin(tmp_p
     for first, at in enumerate(taken):
         assert sum(1 for later in taken[first:] if later < at + 60) <= 9
     counters.close()
+
+
+def test_a_disk_that_was_full_for_many_calls_costs_no_workers_place(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(table, "reserve", full)
+    limits, policy = Limits(tmp_path), Policy(requests_per_min=5)
+    descriptors = len(list(Path("/proc/self/fd").iterdir()))
+    for _ in range(WORKERS_MAX + 1):
+        with pytest.raises(Unavailable):
+            limits.key(1, policy, 0)
+    assert len(list(Path("/proc/self/fd").iterdir())) == descriptors
+    monkeypatch.undo()
+    limits.key(1, policy, 0).release()
+    limits.close()
 
 
 def test_tokens_are_counted_as_expected_and_corrected_at_the_end(tmp_path: Path) -> None:
