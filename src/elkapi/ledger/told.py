@@ -65,9 +65,14 @@ class ToldFailures:
         for path in sorted(self._path.parent.glob(f"*{SUFFIX}")):
             if path == self._path:
                 continue
-            descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+            try:
+                descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+            except FileNotFoundError:
+                continue  # Its worker was done with it, or another that starts now took it over.
             try:
                 fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                if not os.fstat(descriptor).st_nlink:
+                    continue  # The same, since it was opened.
                 left = _read(descriptor, path)
                 self._orders |= {order.request_id: order for order in left}
                 self._write(left)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import fcntl
+import os
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -14,6 +16,7 @@ import pytest
 from elkapi.errors import Unavailable
 from elkapi.ledger.ledger import Boot, Ledger
 from elkapi.ledger.orders import ClaimResult, Hold, Order, Refusal, Settle
+from elkapi.ledger.told import ToldFailures
 from elkapi.ledger.writer import Entry
 from elkapi.settings import Settings
 from elkapi.storage.db import Database
@@ -215,6 +218,27 @@ async def test_what_callers_were_told_outlives_the_worker(tmp_path: Path) -> Non
         await until_sent(last, 2)
         last._deliver(last.sent, [None] * 2)
     assert list(tmp_path.glob("*.waived")) == []
+
+
+@pytest.mark.parametrize(("module", "step"), [(os, "open"), (fcntl, "flock")])
+async def test_what_a_dead_worker_left_is_taken_over_by_one_of_two_that_start_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, module: Any, step: str
+) -> None:
+    async with scripted(tmp_path, b"1" * 16, settle_wait_s=0.01) as dead:
+        order = await told_to_try_again(dead)
+    slow, quick = ToldFailures(tmp_path, b"2" * 16), ToldFailures(tmp_path, b"3" * 16)
+    taken: list[Settle] = []
+
+    def after_the_other(*given: Any) -> Any:
+        monkeypatch.undo()
+        taken.extend(quick.take_over())
+        return getattr(module, step)(*given)
+
+    monkeypatch.setattr(module, step, after_the_other)
+    assert slow.take_over() == []
+    assert [left.request_id for left in taken] == [order.request_id]
+    slow.close()
+    quick.close()
 
 
 async def test_a_note_of_what_callers_were_told_may_end_anywhere(tmp_path: Path) -> None:
