@@ -269,6 +269,7 @@ class Supervisor:
             _say(f"{child.role} {child.process.pid} did not stop in time; killing it")
             child.process.kill()
             child.process.wait()
+        forget_process(self._settings.metrics_path, child.process.pid)
         _close(child)
 
     # Signals

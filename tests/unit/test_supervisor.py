@@ -101,6 +101,45 @@ def test_children_are_out_of_reach_of_the_terminals_ctrl_c(
     assert started["pass_fds"] == ()
 
 
+class Obedient:
+    """A worker's process: ready at once, and ended by the first signal."""
+
+    def __init__(self, pid: int, ready_fd: int) -> None:
+        self.pid = pid
+        self.returncode: int | None = None
+        os.write(ready_fd, b"1")
+
+    def poll(self) -> int | None:
+        return self.returncode
+
+    def send_signal(self, signum: int) -> None:
+        self.returncode = 0
+
+    def wait(self, seconds: float) -> None: ...
+
+
+def test_a_replaced_worker_is_in_no_figure_of_what_is_open_and_its_counts_stay(
+    supervising: Supervisor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pids = iter((111, 112))
+    monkeypatch.setattr(subprocess, "Popen", lambda *_, pass_fds, **__: Obedient(next(pids), pass_fds[1]))
+    supervising._helpers.clear()
+    supervising._start(supervising._workers[0])
+    supervising._look_after()
+    figures = supervising._settings.metrics_path
+    figures.mkdir()
+    for pid in (111, 112):
+        for kind in ("counter", "gauge_livesum", "gauge_livemax"):
+            (figures / f"{kind}_{pid}.db").touch()
+    supervising._replace(0)
+    assert {path.name for path in figures.iterdir()} == {
+        "counter_111.db",
+        "counter_112.db",
+        "gauge_livemax_112.db",
+        "gauge_livesum_112.db",
+    }
+
+
 def test_a_role_that_listens_and_does_not_accept_is_not_waited_for(tmp_path: Path) -> None:
     path = str(tmp_path / "s.sock")
     with socket.socket(socket.AF_UNIX) as listening:
