@@ -20,7 +20,7 @@ import msgspec
 
 from elkapi.local.listening import answers
 from elkapi.observe import metrics
-from elkapi.observe.process import die_with_parent
+from elkapi.observe.process import allow_files, die_with_parent
 from elkapi.roles import BundledModel, Preparation, Role, WorkerOrder
 from elkapi.settings import SOCKET_PATH_BYTES_MAX, Settings, misspelt_variables
 from elkapi.supervisor import ORDER_VARIABLE, Supervisor, listen, tell
@@ -237,6 +237,7 @@ def run_role(
     settings = order.settings
     # What is imported stays: with Python's own thresholds, looking it through again and again was a tenth of a start.
     gc.set_threshold(GC_ALLOCATIONS, 20, 50)
+    allow_files()
     if role == "worker":
         from elkapi import worker
 

@@ -6,17 +6,19 @@ import asyncio
 import contextlib
 import gc
 import os
+import resource
 import signal
 import socket
 import sys
 from collections.abc import AsyncIterator, Callable
+from math import inf
 from random import Random
 
 from elkapi.access import KeyCache, Limits
 from elkapi.assets.store import open_store
 from elkapi.cache import Answers
 from elkapi.catalog import CATALOG
-from elkapi.clock import SYSTEM_CLOCK
+from elkapi.clock import SYSTEM_CLOCK, Clock
 from elkapi.edge.front import Front
 from elkapi.edge.proxies import TrustedProxies
 from elkapi.edge.render import rejected, render_error
@@ -28,8 +30,9 @@ from elkapi.local.listed import listed_models
 from elkapi.local.listening import answers
 from elkapi.observe import metrics as observe_metrics
 from elkapi.observe.bridge import json_log
+from elkapi.observe.log import Log
 from elkapi.observe.metrics import FOLD_EVERY_S, Metrics
-from elkapi.observe.process import die_with_parent, run_loop, set_title
+from elkapi.observe.process import die_with_parent, has_descriptor_left, run_loop, set_title
 from elkapi.relay.account_pages import ACCOUNT_PAGES
 from elkapi.relay.asset_pages import ASSET_PAGES
 from elkapi.relay.background_calls import BackgroundCalls
@@ -89,7 +92,8 @@ async def _serve(order: WorkerOrder, listening: socket.socket, ready_fd: int | N
         loop.add_signal_handler(signum, stop.set)
     async with opened_plane(order) as plane:
         models = ModelsWatch(order)
-        front = Front(plane, lambda: models.reason() or unwritten(plane))
+        files = FilesWatch(plane.log, plane.clock)
+        front = Front(plane, lambda: models.reason() or unwritten(plane) or files.reason())
         runner = BatchRunner(plane, error_body)
         server = Server(front, rejected, order.settings)
         await models.wait(stop)
@@ -97,7 +101,7 @@ async def _serve(order: WorkerOrder, listening: socket.socket, ready_fd: int | N
         await server.start(listening)
         runner.start()
         plane.log.write("worker_ready", version=plane.snapshots.current.version)
-        folding = loop.create_task(_fold(plane, server))
+        folding = loop.create_task(_fold(plane, server, files))
         if ready_fd is not None:
             os.write(ready_fd, b"1")
             os.close(ready_fd)
@@ -229,9 +233,10 @@ def unwritten(plane: DataPlane) -> str | None:
     return "the database cannot be written" if lost else None
 
 
-async def _fold(plane: DataPlane, server: Server) -> None:
+async def _fold(plane: DataPlane, server: Server, files: FilesWatch) -> None:
     while True:
         await asyncio.sleep(FOLD_EVERY_S)
+        files.look(len(server.connections))
         plane.metrics.fold(
             {
                 "connections": len(server.connections),
@@ -257,6 +262,31 @@ async def leave_out_unusable(plane: DataPlane, order: WorkerOrder) -> None:
     if unusable := installed - {model.id for model in listed}:
         await plane.snapshots.leave_out(unusable)
         plane.log.write("models_left_out", "warning", models=sorted(unusable))
+
+
+class FilesWatch:
+    """Whether the worker has descriptors left: without one, new connections are closed before it sees them."""
+
+    TOLD_EVERY_S = 60.0
+
+    def __init__(self, log: Log, clock: Clock) -> None:
+        self._log = log
+        self._clock = clock
+        self._out = False
+        self._tell_at_s = -inf
+
+    def reason(self) -> str | None:
+        """Why `/readyz` says no, or None."""
+        return "no file descriptor is left" if self._out else None
+
+    def look(self, connections: int) -> None:
+        """See how it stands; the log is told at most once in TOLD_EVERY_S."""
+        self._out = not has_descriptor_left()
+        now_s = self._clock.monotonic_s()
+        if self._out and now_s >= self._tell_at_s:
+            self._tell_at_s = now_s + self.TOLD_EVERY_S
+            limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+            self._log.write("descriptors_exhausted", "error", limit=limit, connections=connections)
 
 
 class ModelsWatch:

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import re
+import resource
 import signal
+import socket
 import subprocess
 import time
 from collections.abc import Iterator
@@ -37,6 +40,7 @@ from tests.process.conftest import WORKERS, Stage, running_stage
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(240)]
 
 BACK_S = 60.0
+EXHAUSTED = "descriptors_exhausted"
 
 
 @pytest.fixture(scope="module")
@@ -118,6 +122,37 @@ async def test_a_role_that_dies_during_a_rolling_restart_comes_back_at_once(stag
         assert {answer.status for answer in await asyncio.gather(*slow)} == {200}
     await eventually("all workers are new", lambda: replaced(stage_of_restarts, before), BACK_S)
     assert_bill_is_explained(gate, stage_of_restarts.sandbox)
+
+
+async def test_a_worker_without_descriptors_says_so_in_its_log_and_is_not_ready_until_it_has_some() -> None:
+    with cluster(workers=1) as gate:
+        gate.start()
+        await gate.ready()
+        (worker,) = gate.children("worker")
+        async with client(gate.origin) as asking:
+
+            async def ready() -> int:
+                async with asking.http.get(f"{gate.origin}/readyz") as answer:
+                    return answer.status
+
+            # The connection that is asked over is there already; of the new ones most find no descriptor.
+            assert await ready() == 200
+            in_use = len(list(Path(f"/proc/{worker}/fd").iterdir()))
+            limits = resource.prlimit(worker, resource.RLIMIT_NOFILE)
+            resource.prlimit(worker, resource.RLIMIT_NOFILE, (in_use + 8, limits[1]))
+            with contextlib.ExitStack() as others:
+                for _ in range(32):
+                    others.enter_context(socket.create_connection(("127.0.0.1", gate.port)))
+                while await ready() == 200:
+                    await asyncio.sleep(0.05)
+                assert await ready() == 503
+                said: list[dict[str, int]] = []
+                await eventually("it is logged", lambda: said.extend(gate.new_events(EXHAUSTED)) or bool(said), 10)
+                assert [event["limit"] for event in said] == [in_use + 8]
+                assert said[0]["connections"] > 1
+            while await ready() == 503:
+                await asyncio.sleep(0.05)
+            assert await ready() == 200
 
 
 async def test_a_rolling_restart_that_is_asked_for_while_the_gateway_starts_does_not_end_it() -> None:

@@ -5,8 +5,11 @@ Starting processes is left to `supervisor`.
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
+import errno
 import os
+import resource
 import signal
 import sys
 import threading
@@ -68,6 +71,22 @@ def _prctl(option: int, argument: int | ctypes.Array[ctypes.c_char]) -> None:
     if libc.prctl(option, value, 0, 0, 0) != 0:
         error = ctypes.get_errno()
         raise OSError(error, os.strerror(error))
+
+
+def allow_files() -> None:
+    """Let this process have as many files open as the system allows it; what is usual spares programs with `select`."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with contextlib.suppress(ValueError, OSError):  # "Unlimited" is more than some kernels give.
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+
+
+def has_descriptor_left() -> bool:
+    """Whether this process can open one more file or connection."""
+    try:
+        os.close(os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC))
+    except OSError as error:
+        return error.errno not in (errno.EMFILE, errno.ENFILE)
+    return True
 
 
 def run_loop(main: Coroutine[Any, Any, None]) -> None:

@@ -79,6 +79,23 @@ def test_watcher_signals_when_the_parent_changes(monkeypatch: pytest.MonkeyPatch
     assert killed == [(os.getpid(), signal.SIGTERM)]
 
 
+LIMITED = """
+import contextlib, resource
+from elkapi.app import StartError, run_role
+from elkapi.roles import WorkerOrder
+from elkapi.settings import Settings
+resource.setrlimit(resource.RLIMIT_NOFILE, (256, 512))
+with contextlib.suppress(StartError):
+    run_role("none", WorkerOrder(Settings()))
+print(*resource.getrlimit(resource.RLIMIT_NOFILE))
+"""
+
+
+def test_every_role_may_open_as_many_files_as_the_system_allows() -> None:
+    run = subprocess.run([sys.executable, "-c", LIMITED], capture_output=True, text=True, check=True)
+    assert run.stdout.split() == ["512", "512"]
+
+
 def test_resident_bytes_counts_this_process() -> None:
     if sys.platform == "linux":
         assert process.resident_bytes() > 5_000_000
