@@ -308,7 +308,8 @@ class Connection(asyncio.Protocol):
             following = self.waiting.popleft()
             self._begin(following)
             if not following.body_complete:
-                self.deadline_s = time.monotonic() + self.settings.body_read_s
+                length = int(following.fields.get(b"content-length", 0))
+                self.deadline_s = time.monotonic() + self.settings.body_read_s + length / BODY_BYTES_PER_S_MIN
                 if b"expect" in following.fields:
                     self._invite(following)
             if not self.waiting:

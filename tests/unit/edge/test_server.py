@@ -482,6 +482,54 @@ async def test_a_request_that_waits_its_turn_is_asked_for_its_body_too() -> None
     assert reply.endswith(b"HTTP/1.1 100 Continue\r\n\r\n")
 
 
+async def test_the_time_for_a_body_does_not_run_while_its_request_waits_its_turn(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    release = asyncio.Event()
+
+    async def slow_first(call: Call) -> None:
+        if call.path == "/1":
+            await release.wait()
+        await echo(call)
+
+    monkeypatch.setattr(edge, "SWEEP_EVERY_S", 0.001)
+    async with running(slow_first, msgspec.structs.replace(LIMITS, body_read_s=0.0)) as (_, port):
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(b"GET /1 HTTP/1.1\r\nHost: a\r\n\r\nPOST /2 HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\n\r\nhel")
+        await asyncio.sleep(0.05)
+        writer.write(b"lo")
+        monkeypatch.setattr(edge, "SWEEP_EVERY_S", 60.0)
+        await asyncio.sleep(0.05)
+        release.set()
+        assert b"x-path: /1" in await reader.readuntil(b"GET ")
+        assert (await reader.readuntil(b"POST hello")).startswith(b"HTTP/1.1 200 ")
+        writer.close()
+        await writer.wait_closed()
+
+
+async def test_a_large_body_that_waited_its_turn_has_the_time_that_its_size_takes(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async def slow_first(call: Call) -> None:
+        if call.path == "/1":
+            await asyncio.sleep(0.02)
+        await echo(call)
+
+    half = b"x" * 65_536 * 30
+    sizes = msgspec.structs.replace(LIMITS, body_read_s=0.0, body_bytes_max=2 * len(half))
+    head = b"POST /2 HTTP/1.1\r\nHost: a\r\nContent-Length: %d\r\n\r\n" % (2 * len(half))
+    monkeypatch.setattr(edge, "SWEEP_EVERY_S", 0.001)
+    async with running(slow_first, sizes) as (_, port):
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(b"GET /1 HTTP/1.1\r\nHost: a\r\n\r\n" + head + half)
+        assert b"x-path: /1" in await reader.readuntil(b"GET ")
+        await asyncio.sleep(0.05)
+        writer.write(half)
+        assert (await reader.readuntil(b"\r\n\r\n")).startswith(b"HTTP/1.1 200 ")
+        writer.close()
+        await writer.wait_closed()
+
+
 async def test_http_1_0_knows_no_interim_reply_whatever_it_expects() -> None:
     async with running() as (_, port):
         reply = await talk(
