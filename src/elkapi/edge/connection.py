@@ -348,7 +348,7 @@ class Connection(asyncio.Protocol):
         """Answer an error and close: after broken framing nothing later on this connection can be trusted."""
         if self.current and not self.current.answered:
             self.current.close_after = True
-            if self.incoming is self.current and not self.current.body_complete:
+            if self.incoming is self.current:
                 self.current.fail(error)
                 return
             # The request under way was whole: it is answered first, and the broken rest is dropped.
