@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from elkapi.errors import BadRequest
 from elkapi.translate.chat import DIALECT
+from elkapi.translate.dialects import DIALECTS
 from elkapi.translate.ir import (
     Audio,
     ChatRequest,
@@ -547,12 +548,22 @@ def test_a_tool_loop_that_began_elsewhere_goes_on_at_mistral() -> None:
     assert rows[-1] == {"role": "assistant", "content": "So", "prefix": True}
 
 
-@pytest.mark.parametrize("model", [("mistral", "mistral-large"), ("openai", "gpt-4o")])
-def test_a_conversation_without_content_is_refused_before_it_is_sent(model: tuple[str, str]) -> None:
-    for turns in ((Message("user", ()),), (Message("assistant", (Thinking("hm"),)),)):
-        with pytest.raises(BadRequest) as refused:
-            _write(_other(*turns), profile_for(*model))
-        assert refused.value.param == "messages"
+@pytest.mark.parametrize("family", ["openai", "mistral"])
+@pytest.mark.parametrize(
+    ("wire", "body"),
+    [
+        ("anthropic", {"model": "m", "max_tokens": 5, "messages": [{"role": "user", "content": []}]}),
+        ("gemini", {"contents": [{"role": "user", "parts": []}]}),
+        ("responses", {"model": "m", "input": [{"type": "web_search_call", "id": "ws_1", "status": "completed"}]}),
+    ],
+)
+def test_a_conversation_of_which_nothing_can_be_carried_is_refused(
+    family: str, wire: str, body: dict[str, Any]
+) -> None:
+    request = DIALECTS[wire].read_request(json.dumps(body).encode())
+    with pytest.raises(BadRequest, match="There is no message with content") as refused:
+        _write(request, profile_for(family, "some-large"))
+    assert refused.value.param == "messages"
 
 
 def test_the_list_of_losses_is_whole() -> None:
