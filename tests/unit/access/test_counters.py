@@ -6,6 +6,7 @@ import errno
 import os
 import random
 import signal
+import stat
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -165,4 +166,73 @@ def test_tokens_are_counted_as_expected_and_corrected_at_the_end(tmp_path: Path)
     clock.advance(SECONDS)
     counters.take("key:1", caps, 1_000)
     counters.take("key:2", caps, 1_000)
+    counters.close()
+
+
+def test_what_a_call_did_not_use_is_given_back_to_the_second_it_was_taken_in(tmp_path: Path) -> None:
+    clock = ManualClock()
+    clock.advance(1_000)
+    counters = Counters(tmp_path, clock)
+    caps = Caps(tokens=1_000)
+    first = counters.take("key:1", caps, 600)
+    clock.advance(10)
+    counters.take("key:1", caps, 300)
+    counters.give_back(first, 100)
+    with pytest.raises(Over):
+        counters.take("key:1", caps, 601)
+    late = counters.take("key:1", caps, 600)
+    clock.advance(SECONDS - 10)
+    # Only the hundred of the first second have gone by.
+    with pytest.raises(Over):
+        counters.take("key:1", caps, 101)
+    counters.take("key:1", caps, 100)
+    clock.advance(10)
+    counters.take("key:1", caps, 600)
+    # Its second is over, so there is nothing of it to be given back to the one in its place.
+    counters.give_back(late, 0)
+    with pytest.raises(Over):
+        counters.take("key:1", caps, 301)
+    counters.take("key:1", caps, 300)
+    counters.close()
+
+
+def test_a_worker_in_the_place_of_a_dead_one_begins_without_its_calls(tmp_path: Path) -> None:
+    caps = Caps(parallel=2)
+    dead = Counters(tmp_path)
+    dead.take("key:1", caps)
+    dead.take("key:1", caps)
+    dead.close()  # As the kernel does it: nothing is given back.
+    again = Counters(tmp_path)
+    again.take("key:1", caps)
+    again.take("key:1", caps)
+    with pytest.raises(Over):
+        again.take("key:1", caps)
+    again.close()
+
+
+def test_every_name_keeps_its_own_row_until_a_minute_after_its_last_call(tmp_path: Path) -> None:
+    """Also right after the machine started, when the clock stands near zero."""
+    clock = ManualClock()
+    counters = Counters(tmp_path, clock)
+    many = 2_500  # Twice as many have no room side by side.
+    long = counters.take("long", Caps(parallel=1))
+    for turn in range(2):
+        names = [f"key:{turn * many + number}" for number in range(many)]
+        for name in names:
+            counters.take(name, Caps(requests=1))
+        clock.advance(SECONDS - 1)
+        for name in names:
+            with pytest.raises(Over):
+                counters.take(name, Caps(requests=1))
+        clock.advance(SECONDS)
+    with pytest.raises(Over):
+        counters.take("long", Caps(parallel=1))
+    counters.give_back(long, 0)
+    counters.take("long", Caps(parallel=1))
+    counters.close()
+
+
+def test_the_table_is_its_owners_alone(tmp_path: Path) -> None:
+    counters = Counters(tmp_path)
+    assert {stat.S_IMODE(file.stat().st_mode) for file in tmp_path.iterdir()} == {0o600}
     counters.close()

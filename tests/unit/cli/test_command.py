@@ -23,7 +23,7 @@ from elkapi.ids import event_id_text, request_id_text
 from elkapi.ledger import transfers
 from elkapi.local.listening import listen
 from elkapi.observe.bridge import json_log
-from elkapi.settings import load_settings
+from elkapi.settings import SettingsError, load_settings
 from elkapi.storage import apikey
 from elkapi.storage.migrations import MIGRATIONS
 from elkapi.testing.ledger import a_record, an_order
@@ -370,6 +370,28 @@ def test_zero_is_taken_wherever_the_page_of_settings_says_what_it_means() -> Non
     assert {"port", "task_poll_every_s", "batch_parallel_max", "otlp_metrics_s", "chat_idle_s"} <= set(named)
     for name in named:
         load_settings(environ={f"ELKAPI_{name.upper()}": "0"})
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("connections_max", "header_bytes_max", "upstream_connections_max", "ledger_queue_max", "hold_wait_s"),
+        *("connect_s", "header_s", "first_byte_s", "idle_s", "total_s"),
+        *("text_header_s", "first_token_s", "stream_idle_s", "text_total_s"),
+        *("heartbeat_s", "heartbeat_lost_s", "batch_key_parallel_max", "batch_look_s", "task_polls_per_channel_max"),
+        *("webhook_parallel_max", "webhook_host_parallel_max", "otlp_timeout_s"),
+    ],
+)
+def test_zero_is_refused_where_nobody_would_be_answered_or_nothing_done(name: str) -> None:
+    with pytest.raises(SettingsError, match=f"^{name} is 0"):
+        load_settings(environ={f"ELKAPI_{name.upper()}": "0"})
+
+
+@pytest.mark.parametrize("value", ["normal", "FULL", "EXTRA"])
+def test_sqlite_may_be_told_to_outlive_a_power_loss(value: str) -> None:
+    assert load_settings(environ={"ELKAPI_SQLITE_SYNCHRONOUS": value}).sqlite_synchronous == value
+    with pytest.raises(SettingsError, match="sqlite_synchronous is 'OFF'; use NORMAL, FULL, EXTRA"):
+        load_settings(environ={"ELKAPI_SQLITE_SYNCHRONOUS": "OFF"})
 
 
 def test_a_settings_file_that_is_no_text_is_one_line_and_a_ratio_in_it_is_a_number(

@@ -34,7 +34,11 @@ def test_the_standard_names_are_taken_where_ours_are_not_set() -> None:
 @pytest.mark.parametrize("value", ["true", "1", "Yes", "on"])
 def test_content_is_switched_on_by_a_word(value: str) -> None:
     assert load_settings(environ={"ELKAPI_OTLP_CONTENT": value}).otlp_content is True
-    assert load_settings(environ={"ELKAPI_OTLP_CONTENT": "off"}).otlp_content is False
+
+
+@pytest.mark.parametrize("value", ["false", "0", "No", " off "])
+def test_content_is_switched_off_by_a_word(value: str) -> None:
+    assert load_settings(environ={"ELKAPI_OTLP_CONTENT": value}).otlp_content is False
 
 
 @pytest.mark.parametrize(
