@@ -89,9 +89,9 @@ def check_crossing(request: ChatRequest) -> None:
                 raise BadRequest("A file by its id is only known where it was uploaded.", param="messages")
 
 
-def _holds_pictures(block: dict[str, Any]) -> bool:
+def _holds_pictures(block: Any) -> bool:
     """Whether it is a document made of blocks that are not all text: the hub has their text only."""
-    source = block.get("source")
+    source = block.get("source") if isinstance(block, dict) else None
     content = source.get("content") if isinstance(source, dict) else None
     return isinstance(content, list) and any(row.get("type") != "text" for row in content)
 

@@ -699,6 +699,14 @@ def test_what_is_no_block_inside_of_one_is_refused_by_its_place(
     assert caught.value.param == f"{at}.{param}"
 
 
+@pytest.mark.parametrize("content", [["words"], [1], [["a"]], [None]])
+def test_a_new_block_whose_content_is_no_block_crosses_without_it(content: Any) -> None:
+    blocks = [{"type": "text", "text": "hi"}, {"type": "new", "content": content}]
+    request = DIALECT.read_request(msgspec.json.encode(GOOD | {"messages": [{"role": "user", "content": blocks}]}))
+    check_crossing(request)
+    assert request.messages[0].parts[0] == Text("hi")
+
+
 # --- anything at all -------------------------------------------------------------------------------------------------
 
 JSON = st.recursive(
