@@ -46,14 +46,7 @@ _REASONS: dict[FinishReason, str] = {
     "content_filter": "content_filter",
     "refusal": "content_filter",
 }
-_ERROR_TYPES = {
-    400: "invalid_request_error",
-    401: "authentication_error",
-    403: "permission_error",
-    404: "invalid_request_error",
-    413: "invalid_request_error",
-    429: "rate_limit_error",
-}
+_ERROR_TYPES = {401: "authentication_error", 403: "permission_error", 429: "rate_limit_error"}
 _encode = msgspec.json.encode
 
 

@@ -387,6 +387,34 @@ def test_zero_is_refused_where_nobody_would_be_answered_or_nothing_done(name: st
         load_settings(environ={f"ELKAPI_{name.upper()}": "0"})
 
 
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("port = ", "cannot read the settings file"),
+        ("prot = 1\nzebra = 2\n", "has settings nobody knows: prot, zebra"),
+        ("port = 'x'\n", "Expected `int`, got `str`"),
+    ],
+)
+def test_a_settings_file_that_says_nothing_clear_is_one_line(
+    elkapi: Elkapi, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, text: str, said: str
+) -> None:
+    file = tmp_path / "settings.toml"
+    monkeypatch.setenv("ELKAPI_CONFIG", str(file))
+    file.write_text(text)
+    outcome = elkapi("doctor")
+    assert (outcome.status, outcome.err.count("\n")) == (2, 1)
+    assert said in outcome.err
+
+
+def test_flags_win_over_variables_and_these_over_the_file(tmp_path: Path) -> None:
+    file = tmp_path / "settings.toml"
+    file.write_text("port = 1001\nworkers = 2\ndrain_s = 3\nchat_slots = 1\nchat_context_tokens = 256\n")
+    environ = {"ELKAPI_CONFIG": str(file), "ELKAPI_PORT": "1002", "ELKAPI_WORKERS": "4"}
+    taken = load_settings({"port": 1003, "workers": None}, environ)
+    assert (taken.port, taken.workers, taken.drain_s) == (1003, 4, 3.0)
+    assert (taken.chat_slots, taken.chat_context_tokens) == (1, 256)
+
+
 @pytest.mark.parametrize("value", ["normal", "FULL", "EXTRA"])
 def test_sqlite_may_be_told_to_outlive_a_power_loss(value: str) -> None:
     assert load_settings(environ={"ELKAPI_SQLITE_SYNCHRONOUS": value}).sqlite_synchronous == value

@@ -452,6 +452,38 @@ def test_g56_a_failed_stream_makes_the_sdk_raise_and_never_ends_cleanly() -> Non
     assert caught.value.type == "rate_limit_error"
 
 
+@pytest.mark.parametrize(
+    ("status", "kind", "code"),
+    [
+        (400, "invalid_request_error", "invalid_request_error"),
+        (401, "authentication_error", "authentication_error"),
+        (403, "permission_error", "permission_error"),
+        (404, "invalid_request_error", "invalid_request_error"),
+        (429, "rate_limit_error", "rate_limit_error"),
+        (500, "api_error", "upstream_error"),
+        (503, "api_error", "upstream_error"),
+    ],
+)
+def test_the_error_of_a_broken_stream_is_of_the_type_its_status_has(status: int, kind: str, code: str) -> None:
+    (frame,) = SseDecoder().feed(DIALECT.writer(_facts()).fail(Failure(status, "their_word", "No.")))
+    error = {"message": "No.", "type": kind, "param": None, "code": code}
+    assert json.loads(frame.data or b"") == {"error": error}
+
+
+@pytest.mark.parametrize(
+    ("reason", "word"),
+    [
+        *(("stop", "stop"), ("stop_sequence", "stop"), ("pause", "stop"), ("length", "length")),
+        *(("content_filter", "content_filter"), ("refusal", "content_filter"), ("tool_calls", "tool_calls")),
+    ],
+)
+def test_why_an_answer_ended_is_told_in_chats_words(reason: Any, word: str) -> None:
+    events = [TextDelta("a"), Finish(reason), End()]
+    assert json.loads(DIALECT.write_reply(events, _facts()))["choices"][0]["finish_reason"] == word
+    frames = [json.loads(frame.data or b"") for frame in _frames(_written(events, _facts(include_usage=False)))]
+    assert frames[-1]["choices"][0]["finish_reason"] == word
+
+
 def test_a_caller_of_functions_is_answered_in_kind() -> None:
     facts = _facts(extra={"functions": True})
     events = ANSWERS["tool"]

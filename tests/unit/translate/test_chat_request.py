@@ -192,6 +192,19 @@ def test_everything_of_a_chat_request_survives_the_hub() -> None:
         {"functions_of_mine": 1},
         {"moderation": {"model": "omni", "policy": "x"}},
         {"stop": ["x"]},
+        {
+            "tools": FULL["tools"],
+            "tool_choice": {
+                "type": "allowed_tools",
+                "allowed_tools": {"mode": "auto", "tools": [{"type": "function", "function": {"name": "f"}}]},
+            },
+        },
+        {
+            "response_format": {
+                "type": "json_schema",
+                "json_schema": {"name": "x", "schema": {"type": "object"}, "description": "d"},
+            }
+        },
         {"prompt_cache_options": {"mode": "explicit", "ttl": "30m"}},
     ],
 )
@@ -432,6 +445,29 @@ def test_a_web_search_of_another_dialect_becomes_web_search_options() -> None:
     }
 
 
+def test_how_much_a_web_search_of_responses_reads_is_carried() -> None:
+    raw = {"type": "web_search", "search_context_size": "high"}
+    written = _write(_other(dialect="responses", server_tools=(ServerTool("web_search", "responses", raw),)))
+    assert written["web_search_options"] == {"search_context_size": "high"}
+
+
+def test_a_file_stored_with_openai_is_known_to_both_of_its_dialects() -> None:
+    turn = Message("user", (File("application/octet-stream", url="file-id:file-1"),))
+    (row,) = _write(_other(turn, dialect="responses"))["messages"]
+    assert row["content"] == [{"type": "file", "file": {"file_id": "file-1"}}]
+    with pytest.raises(BadRequest, match="send its data"):
+        _write(_other(turn))
+
+
+def test_a_file_without_a_name_gets_one_of_its_kind() -> None:
+    turn = Message("user", (File("application/pdf", data="JVBE"), File("text/csv", data="YSxi")))
+    (row,) = _write(_other(turn))["messages"]
+    assert row["content"] == [
+        {"type": "file", "file": {"file_data": "data:application/pdf;base64,JVBE", "filename": "document.pdf"}},
+        {"type": "file", "file": {"file_data": "data:text/csv;base64,YSxi", "filename": "document"}},
+    ]
+
+
 def test_whoever_wants_no_tool_used_is_not_searched_for() -> None:
     search = ServerTool("web_search", "anthropic", {"type": "web_search_20250305", "name": "web_search"})
     assert "web_search_options" in _write(_other(server_tools=(search,)))
@@ -523,6 +559,7 @@ def test_mistral_is_asked_only_for_what_it_knows() -> None:
     request = _other(user="u", seed=1, verbosity="low", logprobs=True, top_logprobs=2, service_tier="auto", top_p=0.5)
     written = _write(msgspec.structs.replace(request, dialect="responses"), profile_for("mistral", "mistral-large"))
     assert written.keys() == {"model", "messages", "top_p"}
+    assert written["messages"] == [{"role": "user", "content": "hi"}]
 
 
 def test_a_tool_loop_that_began_elsewhere_goes_on_at_mistral() -> None:

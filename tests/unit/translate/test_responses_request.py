@@ -174,7 +174,7 @@ def test_reading_then_writing_changes_nothing() -> None:
         {"previous_response_id": "resp_1", "background": True, "conversation": {"id": "c"}, "prompt": {"id": "p"}},
         {"tool_choice": {"type": "web_search"}, "tools": [{"type": "web_search"}]},
         {"tool_choice": {"type": "custom", "name": "p"}, "tools": [{"type": "custom", "name": "p"}]},
-        {"text": {"format": {"type": "grammar", "x": 1}}},
+        {"text": {"format": {"type": "grammar", "x": 1}, "verbosity": "low"}},
         {"text": {"format": {"type": "json_object"}}},
         {"include": ["message.output_text.logprobs"], "stream_options": {"include_obfuscation": False}},
         {
