@@ -226,6 +226,17 @@ async def test_a_slow_read_cannot_bring_an_evicted_key_back(door: Door) -> None:
     assert door.cache.get(digest) is None
 
 
+def test_after_a_change_of_all_keys_every_one_is_asked_for_anew() -> None:
+    cache = KeyCache(10)
+    grant = Grant(1, "k", 1, "default", "live", (1,), None, None, True)
+    for version in (5, 2):  # The second is that of a copy that was restored.
+        cache.put(b"known", grant, version, 0.0)
+        cache.put(b"unknown", None, version, 0.0)
+        assert (cache.get(b"known"), cache.is_unknown(b"unknown", 1.0)) == (grant, True)
+        cache.evict(2, None)
+        assert (cache.get(b"known"), cache.is_unknown(b"unknown", 1.0)) == (None, False)
+
+
 def test_the_cache_is_bounded_and_keeps_what_is_used(database: Database) -> None:
     with database.write() as connection:
         account_id = create_account(connection, "t")

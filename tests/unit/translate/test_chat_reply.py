@@ -411,6 +411,29 @@ def test_a_signed_image_goes_back_to_gemini_as_it_came() -> None:
     assert written["contents"][1]["parts"] == [{"text": "One. Two."}, image]
 
 
+def test_a_thought_after_an_image_is_signed_for_itself() -> None:
+    drawn = [ImageOut("image/png", "iVBO"), ThinkingDelta("Hm."), ThinkingSignature("c2ln", "gemini"), TextDelta("a")]
+    message = json.loads(DIALECT.write_reply([*drawn, Finish("stop"), End()], _facts()))["choices"][0]["message"]
+    signed = {"index": 0, "type": "thinking", "thinking": "Hm.", "signature": "c2ln", "signed_by": "gemini"}
+    assert message["thinking_blocks"] == [signed]
+    assert "extra_content" not in message["images"][0]
+
+
+def test_a_custom_tools_call_holds_its_input_as_it_is() -> None:
+    called = [ToolCallStart(0, "call_1", "patch", custom=True), ToolCallDelta(0, "*** "), ToolCallDelta(0, "End")]
+    message = json.loads(DIALECT.write_reply([*called, Finish("tool_calls"), End()], _facts()))["choices"][0]["message"]
+    call = {"id": "call_1", "type": "custom", "custom": {"name": "patch", "input": "*** End"}}
+    assert (message["tool_calls"], message["content"]) == ([call], None)
+
+
+def test_a_part_of_a_character_has_no_bytes() -> None:
+    tokens = (TokenLogprob("é", -0.5, (("\\xc3", -1.0), ("\ufffd", -2.0))),)
+    choice = json.loads(DIALECT.write_reply([TextDelta("é", tokens), Finish("stop"), End()], _facts()))["choices"][0]
+    (row,) = choice["logprobs"]["content"]
+    assert row["bytes"] == [0xC3, 0xA9]
+    assert [one["bytes"] for one in row["top_logprobs"]] == [None, None]
+
+
 def test_stream_options_include_usage_is_obeyed_exactly() -> None:
     events = ANSWERS["text"]
     asked = [json.loads(frame.data or b"") for frame in _frames(_written(events, _facts()))]
@@ -523,3 +546,4 @@ def test_sources_span_the_text_they_stand_behind() -> None:
     message = json.loads(DIALECT.write_reply(ANSWERS["two sources"], _facts()))["choices"][0]["message"]
     spans = [(row["url_citation"]["start_index"], row["url_citation"]["end_index"]) for row in message["annotations"]]
     assert spans == [(0, 4), (0, 4), (4, 9)]
+    assert {row["type"] for row in message["annotations"]} == {"url_citation"}
