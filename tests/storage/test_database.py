@@ -12,7 +12,7 @@ import pytest
 from sqlalchemy import select
 from sqlalchemy.exc import DBAPIError
 
-from elkapi.errors import Unavailable
+from elkapi.errors import Unavailable, to_operator
 from elkapi.storage import dialect as sql
 from elkapi.storage import schema
 from elkapi.storage.db import Database, Reader
@@ -161,6 +161,29 @@ def test_a_connection_to_a_server_that_only_reads_is_replaced(database: Database
         connection.execute(meta.insert(), {"name": "kept", "value": "1"})
     with database.write() as connection:
         connection.execute(meta.insert(), {"name": "kept", "value": "1"})
+
+
+def test_g78_a_role_that_lacks_a_right_is_an_outage_that_says_which(database: Database) -> None:
+    if database.dialect != "postgresql":
+        pytest.skip("SQLite has no roles")
+    with server_commands(database) as (admin, name):
+        role = f"poor_{name}"
+        admin.execute(f'CREATE ROLE "{role}" LOGIN')
+        try:
+            with database.read() as connection:
+                url = connection.engine.url.set(username=role).render_as_string(hide_password=False)
+            poor = Database.open(url)
+            try:
+                with pytest.raises(Unavailable) as refused, poor.write() as connection:
+                    schema.metadata.tables["meta"].create(connection, checkfirst=False)
+                assert "permission denied for schema public" in to_operator(refused.value)
+                with pytest.raises(Unavailable) as refused, poor.read() as connection:
+                    connection.execute(select(meta.c.name))
+                assert "permission denied for table meta" in to_operator(refused.value)
+            finally:
+                poor.close()
+        finally:
+            admin.execute(f'DROP ROLE "{role}"')
 
 
 def test_sqlite_files_are_private(tmp_path: Path) -> None:

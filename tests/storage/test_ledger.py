@@ -37,7 +37,7 @@ from elkapi.storage.repos.requests import get_request
 from elkapi.storage.schema import accounts, metadata, requests, transfers
 from elkapi.testing.ledger import a_record, a_settlement, an_order, funded_account
 from elkapi.types import HoldOrder, RequestRecord
-from tests.storage.conftest import read_only
+from tests.storage.conftest import read_only, server_commands
 
 
 @pytest.fixture
@@ -603,6 +603,42 @@ async def test_g78_a_server_that_only_reads_is_an_outage_and_what_it_owes_is_boo
     while not await admitted_again(ledger, account):
         await asyncio.sleep(0.05)
     assert available(database, account) == 100
+
+
+async def test_g78_a_right_that_was_taken_away_is_an_outage_and_what_is_owed_is_booked_afterwards(
+    settings: Settings, installation: Installation
+) -> None:
+    database = installation.database
+    if database.dialect != "postgresql":
+        pytest.skip("SQLite has no roles")
+    account = funded_account(database, 100)
+    with server_commands(database) as (_, name):
+        role = f"served_{name}"
+    with database.write() as connection:
+        connection.exec_driver_sql(f'CREATE ROLE "{role}" LOGIN')
+        connection.exec_driver_sql(f'GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA public TO "{role}"')
+        connection.exec_driver_sql(f'GRANT USAGE ON ALL SEQUENCES IN SCHEMA public TO "{role}"')
+        url = connection.engine.url.set(username=role).render_as_string(hide_password=False)
+    served = Database.open(url)
+    try:
+        ledger = open_ledger(settings, served, os.urandom(16), in_process=True, sealer=installation.sealer)
+        await ledger.start()
+        await ledger.hold(order := an_order(account, nano=70))
+        with database.write() as connection:
+            connection.exec_driver_sql(f'REVOKE INSERT ON transfers FROM "{role}"')
+        with pytest.raises(Unavailable):
+            await ledger.settle(a_settlement(order, 50))
+        with database.write() as connection:
+            connection.exec_driver_sql(f'GRANT INSERT ON transfers TO "{role}"')
+        while not await admitted_again(ledger, account):
+            await asyncio.sleep(0.05)
+        await ledger.aclose()
+        assert available(database, account) == 100
+    finally:
+        served.close()
+        with database.write() as connection:
+            connection.exec_driver_sql(f'DROP OWNED BY "{role}"')
+            connection.exec_driver_sql(f'DROP ROLE "{role}"')
 
 
 async def admitted_again(ledger: Ledger, account: int) -> bool:

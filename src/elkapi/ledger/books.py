@@ -28,7 +28,7 @@ from elkapi.ledger.statements import for_dialect
 from elkapi.ledger.tasking import Tasker
 from elkapi.ledger.transfers import HOLD_STEP, HOLD_SUFFIX, LEGS_MAX, LOSS_SUFFIX, RESOLVE_SUFFIX, entries_range
 from elkapi.money import format_usd
-from elkapi.storage.dialect import is_taken, only_reads
+from elkapi.storage.dialect import is_taken, lacks_right, only_reads
 from elkapi.testing.crash import point
 
 log = logging.getLogger("elkapi.ledger")
@@ -478,6 +478,5 @@ def _may_succeed_again(error: BaseException) -> bool:
 
 def _is_outage(error: BaseException) -> bool:
     """The database could not do it at all: both drivers derive that from a class of one of these names."""
-    return only_reads(error) or any(
-        kind.__name__ in ("OperationalError", "InterfaceError") for kind in type(error).__mro__
-    )
+    named = (kind.__name__ for kind in type(error).__mro__)
+    return only_reads(error) or lacks_right(error) or not {"OperationalError", "InterfaceError"}.isdisjoint(named)

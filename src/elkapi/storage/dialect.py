@@ -263,7 +263,9 @@ def is_outage(error: BaseException) -> bool:
         return isinstance(error, sqlite3.DatabaseError)
     if isinstance(error, InternalError):
         return only_reads(error.orig)
-    refused = (IntegrityError, ProgrammingError, DataError, NotSupportedError)
+    if isinstance(error, ProgrammingError):
+        return lacks_right(error.orig)
+    refused = (IntegrityError, DataError, NotSupportedError)
     return isinstance(error, DBAPIError) and not isinstance(error, refused)
 
 
@@ -273,11 +275,16 @@ def only_reads(error: BaseException | None) -> bool:
     return getattr(error, "sqlstate", None) == "25006"
 
 
+def lacks_right(error: BaseException | None) -> bool:
+    """Whether PostgreSQL refused because its role may not, by the driver's own error: it may once it is granted."""
+    return getattr(error, "sqlstate", None) == "42501"
+
+
 def is_taken(error: BaseException) -> bool:
     """Whether a row was refused since one with its id is there, by either driver's own error."""
-    return isinstance(error, Exception) and (
-        getattr(error, "sqlstate", None) == "23505"
-        or getattr(error, "sqlite_errorname", "") in ("SQLITE_CONSTRAINT_PRIMARYKEY", "SQLITE_CONSTRAINT_UNIQUE")
+    return getattr(error, "sqlstate", None) == "23505" or getattr(error, "sqlite_errorname", "") in (
+        "SQLITE_CONSTRAINT_PRIMARYKEY",
+        "SQLITE_CONSTRAINT_UNIQUE",
     )
 
 
