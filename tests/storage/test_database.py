@@ -17,6 +17,7 @@ from elkapi.storage import dialect as sql
 from elkapi.storage import schema
 from elkapi.storage.db import Database, Reader
 from elkapi.storage.migrations import migrate
+from tests.conftest import _postgres_database
 from tests.storage.conftest import read_only, server_commands
 
 meta = schema.meta
@@ -184,6 +185,36 @@ def test_g78_a_role_that_lacks_a_right_is_an_outage_that_says_which(database: Da
                 poor.close()
         finally:
             admin.execute(f'DROP ROLE "{role}"')
+
+
+@pytest.mark.postgres
+@pytest.mark.parametrize("encoding", ["SQL_ASCII", "LATIN1"])
+def test_a_postgresql_database_that_cannot_hold_every_text_is_refused(postgres_server: str, encoding: str) -> None:
+    more = f"ENCODING '{encoding}' LC_COLLATE 'C' LC_CTYPE 'C' TEMPLATE template0"
+    with _postgres_database(postgres_server, more) as url:
+        database = Database.open(url)
+        try:
+            with pytest.raises(sql.DatabaseUrlError, match=f"encoding is {encoding}"), database.read():
+                pass
+        finally:
+            database.close()
+
+
+def test_a_pooler_that_drops_what_is_asked_of_a_connection_is_refused(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if database.dialect != "postgresql":
+        pytest.skip("there is nothing between us and a SQLite file")
+    with database.read() as connection:
+        url = connection.engine.url.render_as_string(hide_password=False)
+    monkeypatch.setattr(sql, "postgresql_connect_args", lambda _url: {})
+    behind = Database.open(url)
+    try:
+        for use in (behind.read, behind.write):
+            with pytest.raises(sql.DatabaseUrlError, match="a pooler such as PgBouncer"), use():
+                pass
+    finally:
+        behind.close()
 
 
 def test_sqlite_files_are_private(tmp_path: Path) -> None:

@@ -55,6 +55,8 @@ CONNECT_TIMEOUT_S = 3
 STATEMENT_TIMEOUT_MS = 30_000
 POOL_TIMEOUT_S = 5.0
 POSTGRESQL_MIGRATION_LOCK = 0x656C6B61
+# A variable of our own among the options of a connection: where it is missing, the others are too.
+POSTGRESQL_MARK = "elkapi.session"
 
 SQLITE = "sqlite"
 POSTGRESQL = "postgresql"
@@ -156,13 +158,13 @@ def _postgresql_engine(url: URL, pool_size: int, read_only: bool) -> Engine:
         isolation_level="REPEATABLE READ" if read_only else "READ COMMITTED",
         connect_args=postgresql_connect_args(url),
     )
-    if read_only:
 
-        @event.listens_for(engine, "connect")
-        def _prepare(connection: Any, _record: Any) -> None:
-            connection.read_only = True
+    @event.listens_for(engine, "connect")
+    def _prepare(connection: Any, _record: Any) -> None:
+        _check_postgresql(connection)
+        connection.read_only = read_only
 
-    else:
+    if not read_only:
 
         @event.listens_for(engine, "handle_error")
         def _judge(context: ExceptionContext) -> None:
@@ -183,11 +185,31 @@ def postgresql_connect_args(url: URL) -> dict[str, Any]:
         "keepalives_count": 3,
         "tcp_user_timeout": 10_000,
         "application_name": "elkapi",
+        # Whatever the environment, the role or a server without an encoding of its own would choose.
+        "client_encoding": "UTF8",
     }
     asked = url.normalized_query
+    ours = f"-c statement_timeout={STATEMENT_TIMEOUT_MS} -c timezone=UTC -c {POSTGRESQL_MARK}=on"
     return {name: value for name, value in bounds.items() if name not in asked} | {
-        "options": " ".join((f"-c statement_timeout={STATEMENT_TIMEOUT_MS} -c timezone=UTC", *asked.get("options", ())))
+        "options": " ".join((ours, *asked.get("options", ())))
     }
+
+
+def _check_postgresql(connection: Any) -> None:
+    """Raises DatabaseUrlError for a database that does not take every text, and behind a pooler, which gives one
+    session's bounds and prepared statements to another."""
+    if (encoding := connection.info.parameter_status("server_encoding")) != "UTF8":
+        raise DatabaseUrlError(
+            f"the database's encoding is {encoding}, which cannot hold every text: make one with "
+            "CREATE DATABASE elkapi ENCODING 'UTF8' LOCALE 'C' TEMPLATE template0"
+        )
+    mark = connection.execute("SELECT current_setting(%s, true)", (POSTGRESQL_MARK,)).fetchone()[0]
+    connection.rollback()
+    if not mark:
+        raise DatabaseUrlError(
+            "what the gateway asks of its connection does not reach PostgreSQL: a pooler such as PgBouncer stands in "
+            "between; name PostgreSQL's own address, as the gateway pools its connections itself"
+        )
 
 
 def raw_connection(engine: Engine, synchronous: str) -> Any:
