@@ -20,7 +20,7 @@ import msgspec
 
 from elkapi.local.listening import answers
 from elkapi.observe import metrics
-from elkapi.observe.process import allow_files, die_with_parent
+from elkapi.observe.process import PARENT_VARIABLE, allow_files, die_with_parent
 from elkapi.roles import BundledModel, Preparation, Role, WorkerOrder
 from elkapi.settings import SOCKET_PATH_BYTES_MAX, Settings, misspelt_variables
 from elkapi.supervisor import ORDER_VARIABLE, Supervisor, listen, tell
@@ -37,16 +37,20 @@ class StartError(Exception):
 def serve(settings: Settings, role: Role | None = None) -> int:
     """Run the whole gateway, or one role alone, until a signal. Returns the exit status; raises StartError."""
     _check_data_dir(settings)
+    # A start ends at once too, and with what it began; as the first process of a container it would not by itself.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     if role is not None:
         return _serve_one(settings, role)
     # Until there are workers to replace, a request to replace them has nothing to do; it would end the start.
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
-    with _only_here(settings):
+    with _only_here(settings), contextlib.ExitStack() as unless_ready:
         metrics.prepare(settings.metrics_path, fresh=True)
         found = _prepared(settings)
+        unless_ready.callback(_tell_first_key, found)
         roles = tuple(name for name, wanted in _helpers(settings, found) if wanted)
 
         def announce() -> None:
+            unless_ready.pop_all()
             tell(sys.stdout, _welcome(settings, supervisor.port, found))
 
         try:
@@ -104,14 +108,26 @@ class _only_here:
 def _prepared(settings: Settings) -> Preparation:
     """`prepare` in a process of its own, so that the supervisor never loads a database driver or a model library."""
     order = WorkerOrder(settings=settings)
-    environment = os.environ | {ORDER_VARIABLE: msgspec.json.encode(order).decode()}
-    done = subprocess.run([sys.executable, "-m", "elkapi.app", "prepare"], env=environment, stdout=subprocess.PIPE)
+    environment = os.environ | {
+        ORDER_VARIABLE: msgspec.json.encode(order).decode(),
+        PARENT_VARIABLE: str(os.getpid()),
+    }
+    # A group of its own, as the supervisor's children have.
+    done = subprocess.run(
+        [sys.executable, "-m", "elkapi.app", "prepare"], env=environment, stdout=subprocess.PIPE, process_group=0
+    )
     if done.returncode != 0:
         raise StartError("the installation could not be prepared; see the lines above")
     found = msgspec.json.decode(done.stdout, type=Preparation)
     if found.problem:
         raise StartError(found.problem)
     return found
+
+
+def _tell_first_key(found: Preparation) -> None:
+    """No later start can show it: what is stored is its digest."""
+    if found.first_key:
+        tell(sys.stdout, f"Your first key: {found.first_key}\nIt is shown only this once; keep it.\n")
 
 
 def prepare(settings: Settings) -> Preparation:
@@ -219,6 +235,7 @@ def _serve_one(settings: Settings, role: Role) -> int:
     if role not in ("worker", "ledger") and answers(settings.socket_path(role)):
         raise StartError(f"{role} already runs with the data directory {settings.data_path}")
     found = _prepared(settings)
+    _tell_first_key(found)
     order = WorkerOrder(settings=settings, bundled=found.bundled, sandbox_models=found.sandbox_models)
     if role == "worker":
         try:

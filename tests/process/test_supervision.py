@@ -283,3 +283,16 @@ async def test_cold_start_is_measured(stage_of_all: Stage, capsys: pytest.Captur
     async with client(gate.origin) as caller, caller.http.get(f"{gate.origin}/healthz") as healthy:
         assert isinstance(healthy, aiohttp.ClientResponse)
         assert healthy.status == 200
+
+
+@pytest.mark.parametrize("told", [signal.SIGTERM, signal.SIGKILL])
+async def test_a_start_that_is_stopped_leaves_nobody_at_work_on_the_installation(told: signal.Signals) -> None:
+    with cluster() as gate:
+        gate.start()
+        await eventually("the installation is being prepared", lambda: bool(gate.children("prepare")), START_S)
+        (preparing,) = gate.children("prepare")
+        assert gate.process is not None
+        gate.process.send_signal(told)
+        assert gate.process.wait(START_S) == (0 if told == signal.SIGTERM else -told)
+        await eventually("nobody prepares it any more", lambda: not lives(preparing), START_S)
+        assert "Traceback" not in gate.log_tail()

@@ -1,0 +1,74 @@
+"""A start that does not come to its end: it stops when it is told to, and the first key is shown all the same."""
+
+from __future__ import annotations
+
+import signal
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from elkapi import app
+from elkapi.app import StartError
+from elkapi.roles import Preparation
+from elkapi.settings import Settings
+
+
+@pytest.fixture(autouse=True)
+def _handlers() -> Iterator[None]:
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGHUP)}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
+@pytest.fixture
+def new_installation(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Settings:
+    monkeypatch.setattr(app, "_prepared", lambda _settings: Preparation((), (), "sk-first"))
+    return Settings(data_dir=str(tmp_path / "data"), port=0)
+
+
+def test_the_first_key_is_shown_where_the_port_is_taken(
+    new_installation: Settings, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        taken = Settings(data_dir=new_installation.data_dir, port=other.getsockname()[1])
+        with pytest.raises(StartError, match="cannot listen on"):
+            app.serve(taken)
+    assert "sk-first" in capsys.readouterr().out
+
+
+def test_the_first_key_is_shown_where_the_start_is_stopped(
+    new_installation: Settings, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def run(supervisor: app.Supervisor) -> int:
+        supervisor._stop_all()
+        return 0
+
+    monkeypatch.setattr("elkapi.supervisor.Supervisor.run", run)
+    assert app.serve(new_installation) == 0
+    assert "sk-first" in capsys.readouterr().out
+
+
+def test_the_first_key_is_shown_once_where_all_is_ready(
+    new_installation: Settings, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def run(supervisor: app.Supervisor) -> int:
+        supervisor._announce()
+        supervisor._stop_all()
+        return 0
+
+    monkeypatch.setattr("elkapi.supervisor.Supervisor.run", run)
+    assert app.serve(new_installation) == 0
+    said = capsys.readouterr().out
+    assert said.count("sk-first") == 1
+    assert "elkapi is ready on" in said
+
+
+def test_the_first_key_is_shown_by_a_role_that_is_started_alone(
+    new_installation: Settings, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(app, "run_role", lambda *_: None)
+    assert app.serve(new_installation, "control") == 0
+    assert "sk-first" in capsys.readouterr().out
