@@ -39,6 +39,10 @@ LOSSES = (
     Loss("temperature, top_p, top_k", False, "left out for models that refuse sampling settings"),
 )
 
+# What narrows a search here, and cannot be said elsewhere in the same words.
+_NARROWING = ("excludeDomains", "timeRangeFilter", "blockingConfidence")
+# What the upstream's own tools did, which is only told to the upstream.
+_RUN = frozenset({"executableCode", "codeExecutionResult", "toolCall", "toolResponse"})
 # Members that change what is answered and that no other dialect can say.
 _MEANINGFUL = ("speechConfig", "imageConfig", "continuationToken", "responseMimeType")
 
@@ -56,6 +60,10 @@ def check_crossing(request: ChatRequest) -> None:
         raise BadRequest("This model has no `cachedContent`; send the contents.", param="cachedContent")
     if request.n > 1:
         raise BadRequest("This model gives one candidate a call.", param="generationConfig.candidateCount")
+    for tool in request.server_tools:
+        for name in _NARROWING:
+            if any(settings.get(name) for settings in tool.raw.values()):
+                raise BadRequest(f"This model cannot search with `{name}`.", param="tools")
     _check_parts(request.messages)
 
 
@@ -69,6 +77,9 @@ def _check_parts(messages: list[Message]) -> None:
                 raise BadRequest(f"There is no function call before the response of `{part.name}`.", param="contents")
             elif isinstance(part, ServerToolPart) and "videoMetadata" in part.raw:
                 raise BadRequest("This model cannot take `videoMetadata`.", param="contents")
+            elif isinstance(part, ServerToolPart) and message.role == "user" and not _RUN & part.raw.keys():
+                # The user said it: left out like what a tool did, the model would be asked without it.
+                raise BadRequest(f"This model cannot take `{next(iter(part.raw))[:60]}`.", param="contents")
             elif isinstance(part, Image | File) and part.url and _only_google_opens(part.url):
                 raise BadRequest(
                     "This model cannot open a file stored at Google; send it as `inlineData`.", param="contents"

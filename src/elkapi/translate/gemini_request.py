@@ -76,11 +76,10 @@ def _read(wire: dict[str, Any]) -> ChatRequest:
     tools, server_tools, declared = _tools(view.tools or [])
     if declared:
         extra["functionDeclarations"] = declared
-    system = _contents([view.systemInstruction], "systemInstruction") if view.systemInstruction else []
     return ChatRequest(
         model="",
         messages=_messages(view.contents),
-        system=tuple(part for message in system for part in message.parts if isinstance(part, Text)),
+        system=_system(view.systemInstruction),
         tools=tools,
         server_tools=server_tools,
         tool_choice=_tool_choice(view.toolConfig),
@@ -101,6 +100,14 @@ def _read(wire: dict[str, Any]) -> ChatRequest:
         dialect="gemini",
         extra=extra,
     )
+
+
+def _system(content: WireContent | None) -> tuple[Text, ...]:
+    parts = _contents([content], "systemInstruction")[0].parts if content else ()
+    texts = tuple(part for part in parts if isinstance(part, Text))
+    if len(texts) != len(parts):
+        raise BadRequest("Instructions may only hold text.", param="systemInstruction")
+    return texts
 
 
 # --- contents --------------------------------------------------------------------------------------------------------

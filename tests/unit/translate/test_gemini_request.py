@@ -338,6 +338,10 @@ def test_an_openapi_schema_becomes_json_schema() -> None:
             "generationConfig.thinkingConfig.thinkingLevel",
         ),
         ({"contents": [{"parts": []}], "tools": [{"googleSearch": 1}]}, "tools[0].googleSearch"),
+        (
+            {"contents": [{"parts": []}], "systemInstruction": {"parts": [{"inlineData": {"data": "aGk="}}]}},
+            "systemInstruction",
+        ),
     ],
 )
 def test_a_refused_request_names_its_field(body: object, param: str) -> None:
@@ -632,6 +636,10 @@ def test_what_cannot_be_sent_is_refused_not_dropped(message: ir.Message, param: 
         ({"contents": [{"parts": [{"fileData": {"fileUri": "gs://a/b"}}]}]}, "contents"),
         ({"contents": [{"parts": [{"functionResponse": {"name": "f", "response": {}}}]}]}, "contents"),
         ({"contents": [{"parts": [{"text": "x", "videoMetadata": {}}]}]}, "contents"),
+        ({"contents": [{"parts": [{"text": "x"}, {"newerPart": {}}]}]}, "contents"),
+        ({"tools": [{"googleSearch": {"excludeDomains": ["a.test"]}}]}, "tools"),
+        ({"tools": [{"google_search": {"time_range_filter": {"start_time": "2020"}}}]}, "tools"),
+        ({"tools": [{"enterpriseWebSearch": {"blockingConfidence": "BLOCK_ONLY_EXTREMELY_HIGH"}}]}, "tools"),
     ],
 )
 def test_what_only_gemini_can_do_does_not_cross_in_silence(members: dict[str, Any], param: str) -> None:
@@ -648,6 +656,7 @@ def test_what_changes_nothing_elsewhere_may_cross() -> None:
                 **PLAIN,
                 "safetySettings": [],
                 "labels": {},
+                "tools": [{"googleSearch": {"excludeDomains": [], "searchTypes": {"webSearch": {}}}}],
                 "generationConfig": {"responseModalities": ["TEXT"], "responseMimeType": "text/plain"},
             }
         )
