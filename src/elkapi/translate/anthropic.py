@@ -85,8 +85,14 @@ def check_crossing(request: ChatRequest) -> None:
     refuse_file_ids(request.messages)
     for message in request.messages:
         for part in message.parts if message.role == "user" else ():
-            if isinstance(part, ServerToolPart) and part.raw.get("type") == "container_upload":
+            if not isinstance(part, ServerToolPart):
+                continue
+            kind = str(part.raw.get("type"))
+            if kind == "container_upload":
                 raise BadRequest("A file by its id is only known where it was uploaded.", param="messages")
+            if not kind.endswith(("_tool_use", "_tool_result")):
+                # The user said it: left out like what a tool did, the model would be asked without it.
+                raise BadRequest(f"This model cannot take blocks of type `{kind[:60]}`.", param="messages")
 
 
 def _holds_pictures(block: Any) -> bool:

@@ -326,6 +326,8 @@ def _read_block(raw: Raw, names: dict[str, str], at: str) -> tuple[Part, Raw]:
     if kind in ("search_result", "mid_conv_system"):
         _view(raw, _Inside, at)
         return Text(_plain(raw)), raw
+    if kind == "compaction" and isinstance(raw.get("content"), str):
+        return Text(raw["content"]), raw
     if kind == "tool_reference" and isinstance(raw.get("tool_name"), str):
         # What a search for tools found. Elsewhere no tool waits for that; the model is told of it.
         return Text(f"The tool `{raw['tool_name']}` can be called now."), raw

@@ -668,6 +668,29 @@ def test_a_file_for_the_container_does_not_cross_in_silence() -> None:
             check_crossing(request)
 
 
+def test_a_block_that_nobody_here_knows_does_not_cross_in_silence_when_the_user_said_it() -> None:
+    """What tools that Anthropic runs did stands in the assistant's turns, and is left out."""
+    newer = {"type": "newer_input", "data": "aGk="}
+    user = {"role": "user", "content": "hi"}
+    for turns, crosses in (
+        ([user, {"role": "assistant", "content": [newer, {"type": "text", "text": "so"}]}, user], True),
+        ([{"role": "user", "content": [{"type": "text", "text": "what is this?"}, newer]}], False),
+    ):
+        request = DIALECT.read_request(msgspec.json.encode(GOOD | {"messages": turns}))
+        with nullcontext() if crosses else pytest.raises(BadRequest, match="newer_input"):
+            check_crossing(request)
+
+
+def test_a_summary_that_stands_for_a_conversation_crosses_as_text_and_is_written_back_as_it_came() -> None:
+    summary = {"type": "compaction", "content": "They talked of Ulm.", "cache_control": {"type": "ephemeral"}}
+    sealed = {"type": "compaction", "content": None, "encrypted_content": "e"}
+    turns = [{"role": "user", "content": "hi"}, {"role": "assistant", "content": [summary, sealed]}]
+    turns.append({"role": "user", "content": "go on"})
+    request = DIALECT.read_request(msgspec.json.encode(GOOD | {"messages": turns}))
+    assert request.messages[1].parts == (Text("They talked of Ulm."), ServerToolPart("anthropic", sealed))
+    assert json.loads(DIALECT.write_request(request, BUDGET))["messages"] == turns
+
+
 @pytest.mark.parametrize("inside", [False, True], ids=["in a message", "in a tool's result"])
 def test_a_picture_inside_of_a_document_does_not_cross_in_silence(inside: bool) -> None:
     text = {"type": "text", "text": "one"}
