@@ -189,8 +189,9 @@ def check_crossing(request: ChatRequest) -> None:
     for place in request.extra.get("messages", ()):
         if place.get("message", {}).get("audio") is not None:
             raise BadRequest("An answer in sound, by its id, is only known where it was given.", param="messages")
-    if request.extra.get("response_format") is not None:
-        raise BadRequest("`response_format` cannot be used with this model in that form.", param="response_format")
+    for name in ("response_format", "moderation"):
+        if request.extra.get(name) is not None:
+            raise BadRequest(f"`{name}` cannot be used with this model in that form.", param=name)
 
 
 def _extra(members: dict[str, Any]) -> dict[str, Any]:

@@ -336,6 +336,8 @@ def test_a_bare_json_response_format_is_dropped() -> None:
         ({"modalities": ["text", "audio"], "audio": {"voice": "alloy", "format": "wav"}}, "modalities"),
         ({"response_format": {"type": "grammar", "grammar": "start: x"}}, "response_format"),
         ({"messages": [USER, {"role": "assistant", "content": None, "audio": {"id": "audio_1"}}, USER]}, "messages"),
+        ({"moderation": {"model": "omni-moderation-latest"}}, "moderation"),
+        ({"moderation": None}, None),
         ({"messages": [USER, {"role": "assistant", "content": "said", "audio": None}, USER]}, None),
         ({"modalities": ["text"], "response_format": {"type": "json_object"}}, None),
         ({"modalities": None, "response_format": "json"}, None),
