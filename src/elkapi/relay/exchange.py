@@ -22,7 +22,7 @@ from elkapi.guards.crossing import Guarded
 from elkapi.pricing.meter import is_believable, is_blank, is_possible, metered, with_client_model
 from elkapi.relay.keep import kept_relayed, kept_translated, named_ours, unstored, with_state
 from elkapi.relay.read import Request
-from elkapi.translate.anthropic import without_attribution
+from elkapi.translate.anthropic import told_elsewhere
 from elkapi.translate.anthropic_history import has_foreign_turns, with_own_thoughts
 from elkapi.translate.carried import CARRIED, Carrier
 from elkapi.translate.crossing import Array, Crossing, Numbered, Relayed, Tally, Translated
@@ -247,7 +247,7 @@ class Text:
         self.clock, self.created_s = clock, clock.now_ns() // 1_000_000_000
         self.ours: Dialect = DIALECTS[request.operation.wire]  # type: ignore[index]
         self.theirs: Dialect | UpstreamDialect = UPSTREAM_DIALECTS[wire]
-        self.asked: ChatRequest = tool_search_for(without_attribution(self.ours.read_request(request.body)))
+        self.asked: ChatRequest = tool_search_for(told_elsewhere(self.ours.read_request(request.body)))
         self.asked.model = request.model
 
     def body(self) -> bytes:

@@ -5,6 +5,7 @@ Contract: anthropic.md sections 1 to 5.
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import msgspec
@@ -16,7 +17,7 @@ from elkapi.translate.anthropic_write import write_request
 from elkapi.translate.anthropic_writer import Writer, error_type, write_reply
 from elkapi.translate.chat_parts import refuse_file_ids
 from elkapi.translate.dialect import Dialect
-from elkapi.translate.ir import ChatRequest, Loss, ServerToolPart, Text
+from elkapi.translate.ir import ChatRequest, File, Loss, Message, Part, ServerToolPart, Text
 
 # What a request of another dialect loses on its way to Anthropic; a test goes through the rows.
 LOSSES = (
@@ -55,15 +56,32 @@ _ATTRIBUTION = "x-anthropic-billing-header:"
 REFUSED_ELSEWHERE = ("mcp_servers", "container")
 
 
-def without_attribution(request: ChatRequest) -> ChatRequest:
-    """The request without Claude Code's billing line; itself when it has none.
+def told_elsewhere(request: ChatRequest) -> ChatRequest:
+    """The request as others are told it: what is said of a document before it, and no billing line of Claude Code's.
 
-    It is another one on every call: no other provider would find the conversation in its cache of prefixes again.
+    That line is another one on every call: no other provider would find the conversation in its cache again.
     """
-    if request.dialect != "anthropic" or not any(text.text.startswith(_ATTRIBUTION) for text in request.system):
+    if request.dialect != "anthropic":
         return request
-    told = tuple(text for text in map(_told, request.system) if text.text)
-    return msgspec.structs.replace(request, system=told)
+    if any(text.text.startswith(_ATTRIBUTION) for text in request.system):
+        told = tuple(text for text in map(_told, request.system) if text.text)
+        request = msgspec.structs.replace(request, system=told)
+    kept = request.extra.get("messages", {})
+    contexts = {place: left["context"] for place, left in kept.items() if isinstance(left.get("context"), str)}
+    if not contexts:
+        return request
+    messages = [
+        Message(message.role, tuple(_with_contexts(message.parts, index, contexts)))
+        for index, message in enumerate(request.messages)
+    ]
+    return msgspec.structs.replace(request, messages=messages)
+
+
+def _with_contexts(parts: Sequence[Part], index: int, contexts: dict[str, str]) -> Iterator[Part]:
+    for number, part in enumerate(parts):
+        if isinstance(part, File) and (context := contexts.get(f"{index}.{number}")):
+            yield Text(context)
+        yield part
 
 
 def _told(text: Text) -> Text:
@@ -114,4 +132,4 @@ DIALECT = Dialect(
     check_crossing=check_crossing,
 )
 
-__all__ = ["DIALECT", "LOSSES", "error_type", "read_count_request", "without_attribution"]
+__all__ = ["DIALECT", "LOSSES", "error_type", "read_count_request", "told_elsewhere"]

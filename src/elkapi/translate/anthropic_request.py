@@ -364,6 +364,8 @@ def _read_result(raw: Raw, names: dict[str, str], at: str) -> tuple[Part, Raw]:
         part, beyond = _read_block(block, names, f"{at}.content[{number}]")
         if beyond or not isinstance(part, Text | Image | File) or part.cache_ttl:
             left["content"] = raw["content"]
+        if isinstance(part, File) and isinstance(context := beyond.get("context"), str) and context:
+            parts.append(Text(context))
         if isinstance(part, Text | Image | File):
             parts.append(part)
     name, ttl = names.get(view.tool_use_id, ""), _ttl(view.cache_control)

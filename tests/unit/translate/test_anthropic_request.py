@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from translate_anthropic import asked
 
 from elkapi.errors import BadRequest
-from elkapi.translate.anthropic import DIALECT, LOSSES, check_crossing, read_count_request
+from elkapi.translate.anthropic import DIALECT, LOSSES, check_crossing, read_count_request, told_elsewhere
 from elkapi.translate.claude import OUTPUT_TOOL, tool_id
 from elkapi.translate.ir import (
     Audio,
@@ -666,6 +666,22 @@ def test_a_file_for_the_container_does_not_cross_in_silence() -> None:
         request = DIALECT.read_request(msgspec.json.encode(GOOD | {"messages": turns}))
         with nullcontext() if crosses else pytest.raises(BadRequest, match="where it was uploaded"):
             check_crossing(request)
+
+
+@pytest.mark.parametrize("inside", [False, True], ids=["in a message", "in a tool's result"])
+def test_what_is_said_of_a_document_crosses_as_a_text_before_it(inside: bool) -> None:
+    source = {"type": "base64", "media_type": "application/pdf", "data": "aGk="}
+    document = {"type": "document", "source": source, "title": "a.pdf", "context": "From 1873."}
+    block = {"type": "tool_result", "tool_use_id": "t", "content": [document]} if inside else document
+    body = GOOD | _block(**block)
+    request = DIALECT.read_request(msgspec.json.encode(body))
+    assert json.loads(DIALECT.write_request(request, BUDGET))["messages"] == body["messages"]
+    parts = told_elsewhere(request).messages[0].parts
+    if inside:
+        (result,) = parts
+        assert isinstance(result, ToolResult)
+        parts = result.parts
+    assert parts == (Text("From 1873."), File("application/pdf", data="aGk=", name="a.pdf"))
 
 
 def test_a_block_that_nobody_here_knows_does_not_cross_in_silence_when_the_user_said_it() -> None:
