@@ -292,7 +292,7 @@ def anthropic_usage_object(usage: Usage) -> dict[str, object]:
     if usage.reasoning_tokens:
         result["output_tokens_details"] = {"thinking_tokens": usage.reasoning_tokens}
     if usage.searches:
-        result["server_tool_use"] = {"web_search_requests": usage.searches}
+        result["server_tool_use"] = {"web_search_requests": usage.searches, "web_fetch_requests": 0}
     return result
 
 

@@ -323,7 +323,7 @@ def test_every_class_of_a_usage_is_told_in_each_dialects_words() -> None:
         "output_tokens": 5432,
         "cache_creation": {"ephemeral_5m_input_tokens": 300, "ephemeral_1h_input_tokens": 4000},
         "output_tokens_details": {"thinking_tokens": 30},
-        "server_tool_use": {"web_search_requests": 3},
+        "server_tool_use": {"web_search_requests": 3, "web_fetch_requests": 0},
     }
     assert u.gemini_usage_object(FULL) == {
         "promptTokenCount": 654_321,
