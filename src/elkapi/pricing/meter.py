@@ -15,7 +15,7 @@ import msgspec
 from elkapi.catalog.jsonedit import string_member
 from elkapi.errors import NOT_JSON, BadRequest
 from elkapi.translate import usage as counts
-from elkapi.translate.crossing import model_pattern
+from elkapi.translate.crossing import with_model_named
 from elkapi.types import Usage
 
 TAIL_BYTES = 2048
@@ -160,15 +160,14 @@ def with_client_model(
     Whatever the upstream calls it, a dated name perhaps: mostly the first such member of the reply's two ends is the
     model. `nested`: its tools may have one too, and only its beginning is sure. `whole` False: it is a part of a reply.
     """
-    pattern = model_pattern(member)
     replacement = msgspec.json.encode(client_model)
-    head, tail = body[:TAIL_BYTES], body[TAIL_BYTES:]
-    renamed, count = pattern.subn(lambda hit: hit.group(1) + replacement, head, count=1)
-    if count:
-        return renamed + tail
+    if member == "model":
+        renamed, count = with_model_named(body[:TAIL_BYTES], member, replacement)
+        if count:
+            return renamed + body[TAIL_BYTES:]
     if not nested:
         cut = max(0, len(body) - TAIL_BYTES)
-        renamed, count = pattern.subn(lambda hit: hit.group(1) + replacement, body[cut:], count=1)
+        renamed, count = with_model_named(body[cut:], member, replacement)
         if count or not whole:
             return body[:cut] + renamed
     if b'"%b"' % member.encode() not in body:

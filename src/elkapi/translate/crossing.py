@@ -46,6 +46,8 @@ ENDLESS = Failure(502, "upstream_error", "The model's answer did not come to an 
 # What the chunks without choices say.
 _BARE = (UsageSeen, Start)
 _OF_PROMPT = b'"prompt_filter_results"'
+# Events that name no model of the answer's, but may hold what a tool is asked or has found.
+_OF_TOOLS = (b"content_block_", b"message_delta", b"response.output_item.")
 _NUMBER = re.compile(rb'"sequence_number"\s*:\s*([0-9]{1,9})')
 
 
@@ -189,8 +191,7 @@ class Relayed(Metered):
     ) -> None:
         super().__init__(reader, writer, ends_by_close)
         self._strip_usage = strip_usage
-        self._pattern = model_pattern(rename[0]) if rename else None
-        self._name = msgspec.json.encode(rename[1]) if rename else b""
+        self._rename = (rename[0], msgspec.json.encode(rename[1])) if rename else None
         self._last: list[bytes] = []
         self._last_bytes = 0
 
@@ -204,8 +205,8 @@ class Relayed(Metered):
         raw = frame.raw
         if self._strip_usage and len(events) == 1 and isinstance(events[0], _BARE) and _has_no_choice(events[0], raw):
             return b""
-        if self._pattern is not None:
-            raw = self._pattern.sub(lambda hit: hit.group(1) + self._name, raw, count=1)
+        if self._rename is not None and not frame.event.startswith(_OF_TOOLS):
+            raw = with_model_named(raw, *self._rename)[0]
         if self.whole:
             # The terminal event, and whatever follows it, leaves after the money is written.
             self._last.append(raw)
@@ -309,7 +310,17 @@ class Translated(Metered):
 Crossing = Relayed | Array | Numbered | Translated
 
 
+def with_model_named(raw: bytes, member: str, name: bytes) -> tuple[bytes, int]:
+    """The bytes with the model's name, in JSON, in that member, and how often it stands there now: once or not at all.
+
+    It is the first such member, but for Gemini's, which stands after what functions are asked.
+    """
+    start = max(raw.rfind(b'"modelVersion"'), 0) if member == "modelVersion" else 0
+    changed, count = _model_pattern(member).subn(lambda hit: hit.group(1) + name, raw[start:], count=1)
+    return raw[:start] + changed, count
+
+
 @lru_cache(maxsize=8)
-def model_pattern(member: str) -> re.Pattern[bytes]:
+def _model_pattern(member: str) -> re.Pattern[bytes]:
     """Finds the member that holds a model's name, with everything before its value as the first group."""
     return re.compile(b'("' + member.encode() + rb'"\s*:\s*)"[^"\\]*"')

@@ -141,6 +141,15 @@ def test_the_models_name_is_found_wherever_it_stands_and_no_other(before: str, a
     assert msgspec.json.decode(renamed) == reply | {"model": "mine"}
 
 
+@pytest.mark.parametrize("before", ["", "i" * 5_000])
+@pytest.mark.parametrize("after", ["", "o" * 5_000])
+def test_what_a_function_of_geminis_is_asked_keeps_its_own_version(before: str, after: str) -> None:
+    called = [{"text": before}, {"functionCall": {"name": "f", "args": {"modelVersion": "7"}}}, {"text": after}]
+    reply = {"candidates": [{"content": {"parts": called}}], "modelVersion": "their-x", "responseId": "r"}
+    renamed = with_client_model(msgspec.json.encode(reply), "mine", "modelVersion")
+    assert msgspec.json.decode(renamed) == reply | {"modelVersion": "mine"}
+
+
 def test_a_part_of_a_reply_is_renamed_at_its_ends() -> None:
     piece = b"x" * 5_000 + b'"}]}],"modelVersion":"their-x","responseId":"r"}'
     renamed = with_client_model(piece, "mine", "modelVersion", whole=False)

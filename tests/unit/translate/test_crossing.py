@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from typing import Any
 
 import msgspec
 import pytest
@@ -204,6 +205,47 @@ def test_the_callers_name_of_a_model_replaces_the_upstreams_once_a_frame():
     assert crossing.feed(frames(odd)[0]) == frames(odd.replace("theirs", "ours"))[0].raw
     twice = '{"model":"theirs","choices":[],"x":{"model":"theirs"}}'
     assert crossing.feed(frames(twice)[0]) == frames(twice.replace("theirs", "ours", 1))[0].raw
+
+
+@pytest.mark.parametrize(
+    ("dialect", "member", "event"),
+    [
+        (
+            "anthropic",
+            "model",
+            {
+                "type": "content_block_start",
+                "index": 0,
+                "content_block": {"type": "mcp_tool_use", "id": "m", "name": "car", "input": {"model": "T"}},
+            },
+        ),
+        (
+            "responses",
+            "model",
+            {
+                "type": "response.output_item.done",
+                "output_index": 0,
+                "item": {"type": "tool_search_call", "arguments": {"model": "T"}},
+            },
+        ),
+        (
+            "gemini",
+            "modelVersion",
+            {
+                "candidates": [
+                    {"content": {"parts": [{"functionCall": {"name": "f", "args": {"modelVersion": "7"}}}]}}
+                ],
+                "modelVersion": "theirs",
+            },
+        ),
+    ],
+)
+def test_what_a_tool_is_asked_keeps_its_own_model(dialect: str, member: str, event: dict[str, Any]) -> None:
+    crossing = relayed(dialect, rename=(member, "ours"))
+    data = msgspec.json.encode(event)
+    frame = Frame(b"data: " + data + b"\n\n", str(event.get("type", "")).encode(), data)
+    sent = msgspec.json.decode(crossing.feed(frame).removeprefix(b"data: "))
+    assert sent == event | ({"modelVersion": "ours"} if dialect == "gemini" else {})
 
 
 def test_an_error_inside_a_relayed_stream_is_not_passed_but_told_as_a_failure():
