@@ -247,6 +247,9 @@ async def test_what_does_not_change_the_answer_is_no_part_of_the_name_and_everyt
     assert (await post(lite, key, "anthropic")).headers["x-elkapi-cache"] == "miss"
     beta = await post(lite, key, "anthropic", headers={"anthropic-beta": "new-thing"})
     assert beta.headers["x-elkapi-cache"] == "miss"
+    for said in ("miss", "hit"):
+        beta = await post(lite, key, "anthropic", path="/v1/messages?beta=true")
+        assert beta.headers["x-elkapi-cache"] == said
 
 
 async def test_a_changed_channel_or_policy_begins_anew(lite: Gateway, sandbox: Running) -> None:

@@ -13,7 +13,7 @@ import msgspec
 from elkapi.errors import NOT_JSON
 from elkapi.relay.call import Call
 from elkapi.relay.read import Request
-from elkapi.relay.target import NATIVE_HEADERS
+from elkapi.relay.target import NATIVE_HEADERS, says_beta
 from elkapi.snapshot import Snapshot
 from elkapi.types import Grant, Policy
 
@@ -84,7 +84,8 @@ def meaning_of(snapshot: Snapshot, grant: Grant, policy: Policy, request: Reques
     # An answer passed the guardrails of its day.
     guards = ([snapshot.rules[name].digest.hex() for name in policy.guards or ()], policy.guard_streams)
     who = (grant.owner_id, grant.scope, grant.group, None if policy.cache_shared else grant.key_id)
-    return _encoder.encode((_VERSION, who, wire, request.model, body, headers, upstreams, guards))
+    beta = wire == "anthropic" and says_beta(call)
+    return _encoder.encode((_VERSION, who, wire, request.model, body, headers, beta, upstreams, guards))
 
 
 def plain(value: Any) -> Any:

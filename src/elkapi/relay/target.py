@@ -85,9 +85,14 @@ def build(
             if name in route.replaceable:
                 shared = tuple(pair for pair in shared if pair[0] != name)
     target = route.target
-    if route.beta_target and call.query and _BETA in call.query.split("&"):
+    if route.beta_target and says_beta(call):
         target = route.beta_target
     return UpstreamRequest(route.origin, b"POST", target, headers, body, route.deadlines, shared=shared)
+
+
+def says_beta(call: Call) -> bool:
+    """Whether the caller says it with the one word of a query that is handed on."""
+    return bool(call.query) and _BETA in call.query.split("&")
 
 
 def _new_route(attempt: Attempt, exchange: Exchange, settings: Settings, key: _Key) -> Route:
