@@ -63,10 +63,10 @@ class _StopDetails(msgspec.Struct):
 
 class _Delta(msgspec.Struct, gc=False):
     type: str = ""
-    text: str = ""
-    partial_json: str = ""
-    thinking: str = ""
-    signature: str = ""
+    text: str | None = None
+    partial_json: str | None = None
+    thinking: str | None = None
+    signature: str | None = None
     citation: Any = None
     stop_reason: str | None = None
     stop_sequence: str | None = None
@@ -79,9 +79,9 @@ class _Error(msgspec.Struct):
 
 
 class _Message(msgspec.Struct):
-    id: str = ""
-    model: str = ""
-    content: list[Raw] = []
+    id: str | None = None
+    model: str | None = None
+    content: list[Raw] | None = None
     stop_reason: str | None = None
     stop_sequence: str | None = None
     stop_details: _StopDetails | None = None
@@ -104,6 +104,13 @@ class _Type(msgspec.Struct):
     type: str = ""
 
 
+class _Newer(msgspec.Struct):
+    """A delta of a kind that nobody here knows, whose members may be of any type."""
+
+    delta: _Type
+    index: int = 0
+
+
 class _RawDelta(msgspec.Struct):
     delta: Raw = {}
 
@@ -115,6 +122,7 @@ class _Whole(msgspec.Struct):
 
 _event = msgspec.json.Decoder(_Event)
 _type = msgspec.json.Decoder(_Type)
+_newer = msgspec.json.Decoder(_Newer)
 _raw_delta = msgspec.json.Decoder(_RawDelta)
 _whole = msgspec.json.Decoder(_Whole)
 _message = msgspec.json.Decoder(_Message)
@@ -124,6 +132,7 @@ _usage = msgspec.json.Decoder(AnthropicUsage)
 _KNOWN = frozenset(
     {"message_start", "content_block_start", "content_block_delta", "content_block_stop", "message_delta", "error"}
 )
+_DELTAS = frozenset({"text_delta", "input_json_delta", "thinking_delta", "signature_delta", "citations_delta"})
 
 
 class _Open:
@@ -165,7 +174,7 @@ class Reader:
             return self._message_delta(event)
         if kind == "message_start":
             message = _strict(_message, event.message)
-            return [Start(message.id, message.model), *self._see_usage(message.usage)]
+            return [Start(message.id or "", message.model or ""), *self._see_usage(message.usage)]
         if kind == "message_stop":
             return [End()]
         return [_failure(event.error)] if kind == "error" else []
@@ -192,7 +201,7 @@ class Reader:
             block.raw.update({name: value for name, value in members.items() if name != "type"})
         return []
 
-    def _arguments(self, index: int, piece: str) -> list[Event]:
+    def _arguments(self, index: int, piece: str | None) -> list[Event]:
         block = self._open.get(index)
         if block is None or not piece:
             return []
@@ -261,9 +270,9 @@ def read_reply(body: bytes) -> list[Event]:
     if whole.type != "message":
         raise Unreadable
     message = _strict(_message, body)
-    events: list[Event] = [Start(message.id, message.model)]
+    events: list[Event] = [Start(message.id or "", message.model or "")]
     calls, stand_in = 0, False
-    for raw in message.content:
+    for raw in message.content or ():
         if raw.get("type") != "tool_use":
             events += _events_of(raw)
             continue
@@ -288,9 +297,12 @@ def _decode_event(frame: Frame) -> _Event:
     except NOT_JSON:
         # Newer events may use a known member's name for something else.
         kind = _strict(_type, data).type or frame.event.decode("utf-8", "replace")
-        if kind in _KNOWN:
+        if kind not in _KNOWN:
+            return _Event(type=kind)
+        newer = _strict(_newer, data) if kind == "content_block_delta" else None
+        if newer is None or newer.delta.type in _DELTAS:
             raise Unreadable from None
-        return _Event(type=kind)
+        return _Event(type=kind, index=newer.index, delta=_Delta(type=newer.delta.type))
 
 
 def _strict(decoder: msgspec.json.Decoder[Any], data: bytes | msgspec.Raw) -> Any:

@@ -274,7 +274,7 @@ def block(index: int, start: dict[str, Any], *deltas: dict[str, Any]) -> list[di
     ]
 
 
-def json_delta(piece: str) -> dict[str, Any]:
+def json_delta(piece: str | None) -> dict[str, Any]:
     return {"type": "input_json_delta", "partial_json": piece}
 
 
@@ -336,6 +336,22 @@ def json_delta(piece: str) -> dict[str, Any]:
             [{"type": "compaction_delta", "content": "summary"}],
             [ServerToolPart("anthropic", {"type": "compaction", "content": "summary"})],
         ),
+        (
+            {"type": "newer"},
+            [{"type": "newer_delta", "text": 7}],
+            [ServerToolPart("anthropic", {"type": "newer", "text": 7})],
+        ),
+        (
+            {"type": "thinking", "thinking": None, "signature": None},
+            [{"type": "thinking_delta", "thinking": None}, {"type": "signature_delta", "signature": None}],
+            [],
+        ),
+        ({"type": "text", "text": None}, [{"type": "text_delta", "text": None}], []),
+        (
+            {"type": "tool_use", "id": "i", "name": "n", "input": None},
+            [json_delta(None)],
+            [ToolCallStart(0, "i", "n"), ToolCallDelta(0, "{}")],
+        ),
     ],
 )
 def test_each_block_of_an_anthropic_stream_is_read(
@@ -390,6 +406,14 @@ def test_a_stop_reason_that_is_null_is_no_finish_yet_and_the_end_of_a_whole_answ
     assert told({"type": "message_delta", "delta": {"stop_reason": None}, "usage": {}}) == [UsageLost()]
     assert told({"type": "message_delta", "usage": {}}) == [UsageLost()]
     assert anthropic.DIALECT.read_reply(b'{"type":"message","stop_reason":null}')[-2] == Finish("stop")
+
+
+def test_what_an_anthropic_answer_leaves_null_it_leaves_out() -> None:
+    """Servers that imitate Anthropic's tell members they do not have so."""
+    nothing = {"id": None, "model": None, "content": None, "stop_sequence": None, "usage": None}
+    assert told({"type": "message_start", "message": nothing}) == [Start("", ""), UsageLost()]
+    whole = {"type": "message", "stop_reason": "end_turn"} | nothing
+    assert anthropic.DIALECT.read_reply(msgspec.json.encode(whole)) == [Start("", ""), Finish("stop"), End()]
 
 
 def test_the_output_of_a_streams_start_is_not_that_of_its_end() -> None:
