@@ -142,6 +142,25 @@ async def test_a_model_without_a_price_is_refused_not_free(gate: Gateway, sandbo
     untouched(gate, sandbox)
 
 
+@pytest.mark.parametrize("price", [{"per_second_usd": "0.1"}, {"per_image_usd": "0.04"}])
+async def test_g17_a_call_of_text_at_a_price_of_pictures_or_seconds_is_refused_not_free(
+    gate: Gateway, sandbox: Running, price: dict[str, str]
+) -> None:
+    """Nothing that it uses has a price, so it was held at nothing and charged nothing."""
+    await gate.channel(sandbox.base_url)
+    await gate.price(SMALL, **price)
+    key = await gate.key("1")
+    body = {"model": SMALL, "input": "x"}
+    assert codes(await gate.ask(key, body))[:2] == (503, "model_price_error")
+    quoted = await gate.ask(key, {"path": "/v1/embeddings", "body": body}, path="/v1/quote")
+    assert codes(quoted)[:2] == (503, "model_price_error")
+    untouched(gate, sandbox)
+    # The same beside a price of calls is one, and nothing on purpose is one too.
+    for fits in ({**price, "per_call_usd": "0.01"}, {}):
+        await gate.price(SMALL, **fits)
+        assert (await gate.ask(key, body)).status_code == 200
+
+
 BAD_BODIES: list[tuple[bytes, str | None]] = [
     (b"", None),
     (b"{", None),

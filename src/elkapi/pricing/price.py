@@ -80,6 +80,12 @@ def rates_for(price: Price, input_total: int) -> Rates:
     return rates
 
 
+def is_of_media(price: Price) -> bool:
+    """Whether only what tasks make has a price in it: a call of text would be free by mistake."""
+    texts = [rate for _, rate, _ in _PER_MILLION] + ["search_nano", "call_nano"]
+    return not price.is_zero and not any(getattr(rates, name) for rates in (price, *price.tiers) for name in texts)
+
+
 def priced_for(price: Price, features: Mapping[str, str]) -> Price:
     """The price of a task with these features: the same record, with the first fitting variant's rates as its own."""
     if not price.variants:

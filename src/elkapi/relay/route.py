@@ -9,7 +9,7 @@ from elkapi.catalog import Operation
 from elkapi.catalog.text import added_input
 from elkapi.catalog.upstreams import serves
 from elkapi.errors import ModelForbidden, NoChannel, NoPrice
-from elkapi.pricing.price import quote
+from elkapi.pricing.price import is_of_media, quote
 from elkapi.relay.plane import Bearings
 from elkapi.relay.read import Request
 from elkapi.routing.plan import Way, plan, upstream_model, without_choice
@@ -37,6 +37,8 @@ def _way(snapshot: Snapshot, grant: Grant, request: Request, key: tuple[str, str
     price = snapshot.price_for(grant.scope, model)
     if price is None and (operation.unit == "free" or operation.free_unless_priced):
         price = Price(id=0, model=model, version=0)
+    elif price is not None and operation.unit == "token" and operation.task is None and is_of_media(price):
+        price = None
     only = without_choice(tiers, model, partial(serves, operation))
     added = 0 if operation.dialect is None else max([added_input(one) for tier in tiers for one in tier], default=0)
     way = Way(tiers, only, price, snapshot.groups.get(grant.group), added)
@@ -129,7 +131,8 @@ def any_model(snapshot: Snapshot, grant: Grant, operation: Operation) -> str:
 def estimate(grant: Grant, request: Request, way: Way) -> Quote:
     """The upper bound in money. Raises NoPrice: a model nobody priced is refused, never free by accident."""
     if way.price is None:
-        raise NoPrice(f"The model {request.model!r} has no price yet; an operator sets one with `elkapi price set`.")
+        name = request.model
+        raise NoPrice(f"The model {name!r} has no price for such a call; an operator sets one with `elkapi price set`.")
     if way.ratio_micro is None:
         raise NoPrice(f"The group {grant.group!r} of this key does not exist any more.")
     facts, line = request.facts, request.line
