@@ -53,6 +53,11 @@ _TYPES = "|".join(sorted(server_tools.KINDS | server_tools.CHAT.keys() | server_
 _SNAKES = (re.sub("[A-Z]", lambda hit: "_" + hit[0].lower(), name) for name in server_tools.GEMINI)
 _MEMBERS = "|".join(sorted({*server_tools.GEMINI, *_SNAKES}))
 _SERVED_TOOL = re.compile(rf'"type"\s*+:\s*+"(?:{_TYPES})|"(?:{_MEMBERS})"\s*+:'.encode())
+# What a provider tells its model of how to call tools, and of each tool of its own that the client runs (Anthropic's
+# computer, bash and text editor, whose types end in a date), which no bytes of the body say.
+TOOLS_TOKENS_MAX, OWN_TOOL_TOKENS_MAX = 640, 1024
+_OWN_TOOL = re.compile(rb'"type"\s*+:\s*+"[a-z]++(?:_[a-z]++)*_20\d{6}"')
+_NO_TOOLS = (b"null", b"[]")
 # A context that is compacted on the way is read once more, and its summary is written beside the answer.
 COMPACTION_TOKENS_MAX = 16_384
 _NONE = msgspec.Raw()
@@ -379,13 +384,13 @@ def _with_compaction(facts: Facts) -> Facts:
     return msgspec.structs.replace(facts, upper=wider)
 
 
-def _has_served(tools: msgspec.Raw) -> bool:
-    return _SERVED_TOOL.search(spelled_out(bytes(tools))) is not None
+def _has_served(tools: bytes) -> bool:
+    return _SERVED_TOOL.search(tools) is not None
 
 
-def _searches(tools: msgspec.Raw) -> int:
+def _searches(tools: bytes) -> int:
     """The most searches that tools which the provider runs are held for."""
-    allowed = (int(digits[:9]) for digits in _ALLOWED.findall(spelled_out(bytes(tools))))
+    allowed = (int(digits[:9]) for digits in _ALLOWED.findall(tools))
     return min(max([SEARCHES_MAX, *allowed]), SEARCHES_ALLOWED_MAX)
 
 
@@ -408,7 +413,7 @@ def added_input(channel: Channel) -> int:
     if members := channel.param_default | channel.param_set:
         body = msgspec.json.encode(members)
         added += len(body)
-        if _has_served(msgspec.Raw(body)) or b'"web_search_options"' in body or b'"mcp_servers"' in body:
+        if _has_served(spelled_out(body)) or b'"web_search_options"' in body or b'"mcp_servers"' in body:
             added += SERVED_TOOLS_TOKENS_MAX
     return added
 
@@ -454,9 +459,12 @@ def _facts(
         documents = body.count(_DOCUMENT)
         remote = min(documents, len(_BY_ADDRESS.findall(body))) if documents else 0
         given += REMOTE_FILE_TOKENS_MAX * (len(_REMOTE_FILE.findall(body)) + remote)
-    if (tools is not _NONE and _has_served(tools)) or (served is not _NONE and bytes(served) not in (b"null", b"[]")):
+    declared = b"" if tools is _NONE else spelled_out(bytes(tools))
+    if declared and declared not in _NO_TOOLS:
+        given += TOOLS_TOKENS_MAX + OWN_TOOL_TOKENS_MAX * len(_OWN_TOOL.findall(declared))
+    if (declared and _has_served(declared)) or (served is not _NONE and bytes(served) not in _NO_TOOLS):
         given += SERVED_TOOLS_TOKENS_MAX
-        searches = _searches(tools)
+        searches = _searches(declared)
         open_ended = True
     return Facts(
         model=model,

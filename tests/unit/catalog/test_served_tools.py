@@ -58,6 +58,31 @@ def _covers(read: Any, asked: dict[str, Any], served: dict[str, Any], own: dict[
     assert beyond({**own, "name": next(iter(served.values())) or next(iter(served))}) < SERVED_TOOLS_TOKENS_MAX
 
 
+ANTHROPICS_OWN = [
+    {"type": "computer_20250124", "name": "computer", "display_width_px": 1024, "display_height_px": 768},
+    {"type": "bash_20250124", "name": "bash"},
+    {"type": "text_editor_20250728", "name": "str_replace_based_edit_tool"},
+]
+
+
+@pytest.mark.parametrize(
+    ("tools", "beyond"),
+    [
+        # What Claude is told of any tools takes up to 530 tokens, and of Anthropic's own 735, 245 and 700 more.
+        ([{"name": "f", "input_schema": {"type": "object"}}], 530),
+        (ANTHROPICS_OWN, 530 + 735 + 245 + 700),
+    ],
+)
+def test_a_call_holds_for_what_its_model_is_told_of_tools(tools: list[dict[str, Any]], beyond: int) -> None:
+    """A short call with a tool was held for its bytes, which are fewer than that."""
+    asked = {"model": "m", "max_tokens": 9, "messages": MESSAGES}
+    plain = read_messages(json.dumps(asked).encode()).upper.input_tokens
+    for none in ([], None):
+        assert read_messages(json.dumps({**asked, "tools": none}).encode()).upper.input_tokens < plain + 20
+    body = json.dumps({**asked, "tools": tools}).encode()
+    assert beyond <= read_messages(body).upper.input_tokens - len(body) < 2 * beyond + 2_000
+
+
 @pytest.mark.parametrize(
     ("tools", "searches"),
     [

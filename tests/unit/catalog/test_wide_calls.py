@@ -9,6 +9,7 @@ from elkapi.catalog.text import (
     IMAGE_TOKENS_MAX,
     REMOTE_FILE_TOKENS_MAX,
     SERVED_TOOLS_TOKENS_MAX,
+    TOOLS_TOKENS_MAX,
     bounded_by_model,
     read_chat,
 )
@@ -48,7 +49,8 @@ def test_pictures_files_and_tools_behind_escapes_are_bounded_as_without() -> Non
     hidden = PLAIN % (b"m", b'{"im\\u0061ge_url":1},{"file\\u005Fid":"f"}')
     assert read_chat(hidden).upper.input_tokens == plain + 10
     tools = b',"tools":[{"type":"\\u0077eb_search"}]}'
-    assert read_chat(hidden[:-1] + tools).upper.input_tokens == plain + 10 + len(tools) - 1 + SERVED_TOOLS_TOKENS_MAX
+    more = len(tools) - 1 + TOOLS_TOKENS_MAX + SERVED_TOOLS_TOKENS_MAX
+    assert read_chat(hidden[:-1] + tools).upper.input_tokens == plain + 10 + more
 
 
 def test_what_encoders_escape_of_a_text_changes_no_bound() -> None:
