@@ -109,12 +109,12 @@ BLANK: list[tuple[str, dict[str, Any]]] = [
 ]
 
 
-async def priced(gate: Gateway, model: str, family: str, url: str, amounts: Amounts = AMOUNTS) -> None:
+async def priced(gate: Gateway, model: str, family: str, url: str, amounts: Amounts = AMOUNTS, **channel: Any) -> None:
     options = {"region": "us-east-1"} if family == "bedrock" else {}
     secrets = (SECRETS.get(family, "sk-upstream"),)
     with gate.database.write() as connection:
         prices.add_version(connection, model=model, amounts=amounts, source="test", now_ns=1, actor=ACTOR)
-    await gate.channel(url, (model,), family=family, secrets=secrets, options=options)
+    await gate.channel(url, (model,), family=family, secrets=secrets, options=options, **channel)
 
 
 async def account_of(gate: Gateway, key: str, client: str, model: str, stream: bool) -> dict[str, Any]:
@@ -311,6 +311,33 @@ async def test_g36_the_searches_of_a_call_are_held_and_paid_also_where_nothing_e
         poor = await gate.key("0.05")
         refused = await gate.ask(poor, asked.body, path=asked.path, headers=asked.headers)
         assert (refused.status_code, refused.json()["error"]["code"]) == (403, "insufficient_user_quota")
+
+
+@pytest.mark.parametrize("mapped", [{}, {"model_map": {"painter": "gemini-2.5-flash-image"}}])
+async def test_g36_pictures_of_a_model_that_makes_them_unasked_are_held(tmp_path: Path, mapped: dict[str, Any]) -> None:
+    """Nothing in the call says picture, so its output was held at the price of text and the rest was a loss."""
+    usage = {"promptTokenCount": 5, "candidatesTokenCount": 1290, "totalTokenCount": 1295}
+    whole = whole_of("gemini", usage | {"candidatesTokensDetails": [{"modality": "IMAGE", "tokenCount": 1290}]})
+    name = "painter" if mapped else "gemini-2.5-flash-image"
+    async with canned(200, whole) as upstream, gateway(tmp_path) as gate:
+        amounts = Amounts(output_nano_per_1m=2_500_000_000, image_output_nano_per_1m=30_000_000_000)
+        await priced(gate, name, "gemini", upstream.url, amounts, **mapped)
+        key = await gate.key("1")
+        for client in ("gemini", "chat"):
+            asked = ask(client, name, "A cat.", max_tokens=1300)
+            reply = await gate.ask(key, asked.body, path=asked.path, headers=asked.headers)
+            account = await gate.account(reply.headers["x-request-id"], key)
+            assert (account["cost_usd"], account["flags"]) == ("0.0387", []), client
+
+
+async def test_g36_the_sound_of_a_model_that_is_named_for_it_is_held(tmp_path: Path) -> None:
+    usage = {"prompt_tokens": 5, "completion_tokens": 100, "total_tokens": 105}
+    whole = whole_of("chat", usage | {"completion_tokens_details": {"audio_tokens": 100}})
+    async with canned(200, whole) as upstream, gateway(tmp_path) as gate:
+        amounts = Amounts(output_nano_per_1m=10_000_000_000, audio_output_nano_per_1m=80_000_000_000)
+        await priced(gate, "gpt-4o-audio-preview", "openai", upstream.url, amounts)
+        account = await account_of(gate, await gate.key("1"), "chat", "gpt-4o-audio-preview", stream=False)
+        assert (account["cost_usd"], account["held_usd"], account["flags"]) == ("0.008", "0.08", [])
 
 
 @pytest.mark.parametrize(

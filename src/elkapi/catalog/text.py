@@ -444,8 +444,8 @@ def _facts(
     Of `tools` those count that the provider runs, and `served` is such a one. Raises BadRequest for a limit in other
     letters.
     """
-    pictures, searches, open_ended = 0, 0, False
-    given, wide = len(body) + FRAME_TOKENS_MAX, model is not None and "audio" in model
+    pictures, searches, open_ended, wide = 0, 0, False, False
+    given = len(body) + FRAME_TOKENS_MAX
     sent = body
     if BACKSLASH in body:
         body = spelled_out(body)
@@ -453,7 +453,7 @@ def _facts(
         check_spelling(_members.decode(sent), _BOUNDS)
     if _DEARER.search(body) is not None:
         open_ended = True
-        wide = wide or _WIDE.search(body) is not None
+        wide = _WIDE.search(body) is not None
         pictures = body.count(b'"image') + body.count(b'"inline')
         given += IMAGE_TOKENS_MAX * pictures
         documents = body.count(_DOCUMENT)

@@ -17,6 +17,8 @@ from elkapi.snapshot import Snapshot, served_names
 from elkapi.types import Attempt, Grant, Price, Quote
 
 SUGGESTIONS_MAX = 5
+# In the name of a model whose tokens may be those of sounds and pictures though nothing in a call asks for them.
+WIDE_WORDS = ("audio", "image")
 # More than are asked (`attempts_max`), since a channel that is at a limit of its own is passed over.
 PLANNED_MAX = 64
 
@@ -41,7 +43,9 @@ def _way(snapshot: Snapshot, grant: Grant, request: Request, key: tuple[str, str
         price = None
     only = without_choice(tiers, model, partial(serves, operation))
     added = 0 if operation.dialect is None else max([added_input(one) for tier in tiers for one in tier], default=0)
-    way = Way(tiers, only, price, snapshot.groups.get(grant.group), added)
+    names = {model, *(upstream_model(one, model) for tier in tiers for one in tier)}
+    wide = any(word in name for name in names for word in WIDE_WORDS)
+    way = Way(tiers, only, price, snapshot.groups.get(grant.group), added, wide)
     # Names that nothing serves are the callers' to make up, without end.
     if tiers and len(snapshot.ways) < WAYS_MAX:
         snapshot.ways[key] = way
@@ -137,4 +141,4 @@ def estimate(grant: Grant, request: Request, way: Way) -> Quote:
         raise NoPrice(f"The group {grant.group!r} of this key does not exist any more.")
     facts, line = request.facts, request.line
     further_micro = () if line is None else (line.ratio_micro,)
-    return quote(way.price, grant.group, way.ratio_micro, facts.upper, facts.wide, further_micro)
+    return quote(way.price, grant.group, way.ratio_micro, facts.upper, facts.wide or way.wide, further_micro)

@@ -25,7 +25,7 @@ class Way(msgspec.Struct, frozen=True):
 
     `only` is their plan where there is nothing to choose, None where each call chooses anew. `price` None: nobody
     priced the model. `ratio_micro` None: the group is gone. `added_tokens` is the most input that one of its channels
-    adds to a text call.
+    adds to a text call. `wide`: by its name the model hears, speaks or paints, whatever a call says of it.
     """
 
     tiers: Tiers
@@ -33,6 +33,7 @@ class Way(msgspec.Struct, frozen=True):
     price: Price | None
     ratio_micro: int | None
     added_tokens: int = 0
+    wide: bool = False
 
 
 def plan(

@@ -59,10 +59,6 @@ def test_what_encoders_escape_of_a_text_changes_no_bound() -> None:
     assert (facts.upper.input_tokens, facts.wide) == (len(body) + FRAME_TOKENS_MAX, False)
 
 
-def test_a_model_named_for_its_sound_is_bounded_by_it() -> None:
-    assert read_chat(PLAIN % (b"gpt-4o-audio-preview", b'"hello"')).wide
-
-
 def test_plain_text_is_not_wide_whatever_it_speaks_of() -> None:
     facts = read_chat(PLAIN % (b"m", b'"an image, audio, inline, 1h"'))
     assert not facts.wide
