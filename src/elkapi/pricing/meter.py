@@ -86,7 +86,7 @@ def _embedded(view: counts.GeminiUsage) -> Found:
     return (counts.read_gemini_usage(view), False) if view.promptTokenCount is not None else NOTHING
 
 
-_OPENAI = _Meter("usage", counts.ChatUsage, _plain(counts.read_chat_usage))
+_OPENAI = _Meter("usage", counts.ChatUsage, _plain(counts.read_input_usage))
 _WRITTEN = _Meter("usage", counts.ChatUsage, _plain(counts.read_written_usage))
 _METERS = {
     "chat": _WRITTEN,

@@ -103,7 +103,10 @@ def read_openai_reply(body: bytes, items: int) -> EmbeddingReply:
     by_index = {row.index: _floats(row.embedding) for row in view.data}
     if len(view.data) != items or by_index.keys() != set(range(items)):
         raise Unreadable(f"{len(view.data)} vectors for {items} texts")
-    return EmbeddingReply(tuple(by_index[index] for index in range(items)), _count(view.usage, "prompt_tokens"))
+    tokens = _count(view.usage, "prompt_tokens")
+    if tokens is None and isinstance(view.usage, dict) and view.usage.get("prompt_tokens") is None:
+        tokens = _count(view.usage, "total_tokens")
+    return EmbeddingReply(tuple(by_index[index] for index in range(items)), tokens)
 
 
 def _count(usage: Any, name: str) -> int | None:

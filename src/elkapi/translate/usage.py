@@ -28,7 +28,7 @@ class _CompletionDetails(msgspec.Struct):
 class ChatUsage(msgspec.Struct):
     """OpenAI's chat and completions; `prompt_cache_hit_tokens` is DeepSeek's, a bare `cached_tokens` Moonshot's."""
 
-    prompt_tokens: int
+    prompt_tokens: int | None = None
     completion_tokens: int | None = None
     total_tokens: int | None = None
     prompt_tokens_details: _PromptDetails | None = None
@@ -104,8 +104,17 @@ class GeminiUsage(msgspec.Struct):
     candidatesTokensDetails: list[_Modality] | None = None
 
 
+def read_input_usage(view: ChatUsage) -> Usage | None:
+    """Of vectors and ranks: all that they use is input, and vLLM's reranks and others tell their total alone."""
+    if view.prompt_tokens is not None or view.total_tokens is None:
+        return read_chat_usage(view)
+    return Usage(input_tokens=view.total_tokens, calls=1) if view.total_tokens >= 0 else None
+
+
 def read_chat_usage(view: ChatUsage) -> Usage | None:
     """The canonical classes. Some providers count reasoning beside completion_tokens: their own total tells."""
+    if view.prompt_tokens is None:
+        return None
     details, out = view.prompt_tokens_details, view.completion_tokens_details
     completion = view.completion_tokens or 0
     cached = view.prompt_cache_hit_tokens or view.cached_tokens or 0

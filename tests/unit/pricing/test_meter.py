@@ -107,6 +107,24 @@ def test_g21_searches_below_zero_are_none(units: str, searches: int | None) -> N
     assert usage == (None if searches is None else Usage(searches=searches, calls=1))
 
 
+@pytest.mark.parametrize(
+    ("usage", "tokens"),
+    [
+        ('{"total_tokens":9}', 9),
+        ('{"prompt_tokens":null,"total_tokens":9}', 9),
+        ('{"prompt_tokens":8,"total_tokens":9}', 8),
+        ('{"total_tokens":-9}', None),
+        ('{"total_tokens":101}', None),
+        ('{"prompt_tokens":"8","total_tokens":9}', None),
+    ],
+)
+def test_what_has_no_output_may_tell_its_total_alone(usage: str, tokens: int | None) -> None:
+    """As the reranks of vLLM do, and other servers' vectors; an answer that was written has more to tell."""
+    assert metered(reply(usage), "rerank", UPPER)[0] == (None if tokens is None else Usage(tokens, calls=1))
+    assert metered(reply('{"total_tokens":9}'), "chat", WRITES)[0] is None
+    assert metered(reply('{"completion_tokens":4,"total_tokens":9}'), "chat", WRITES)[0] is None
+
+
 def test_a_reply_without_usage_has_none() -> None:
     assert metered(b'{"data":[]}', "", UPPER)[0] is None
 

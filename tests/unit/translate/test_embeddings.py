@@ -167,6 +167,15 @@ def test_g21_an_impossible_count_is_left_to_the_local_one(usage: object) -> None
     assert reply.prompt_tokens is None
 
 
+@pytest.mark.parametrize(
+    ("usage", "tokens"), [({"total_tokens": 4}, 4), ({"prompt_tokens": -1, "total_tokens": 4}, None)]
+)
+def test_vectors_of_a_server_that_tells_its_total_alone_are_counted_by_it(
+    usage: dict[str, int], tokens: int | None
+) -> None:
+    assert e.read_openai_reply(_body({"data": [_row(0)], "usage": usage}), 1).prompt_tokens == tokens
+
+
 @pytest.mark.parametrize("body", [b"", b"<html>", b"[]", b'{"embeddings":[]}', b'{"embeddings":[{"values":"x"}]}'])
 def test_what_is_no_gemini_answer_is_unreadable(body: bytes) -> None:
     with pytest.raises(Unreadable):
