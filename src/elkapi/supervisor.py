@@ -24,7 +24,7 @@ from elkapi.clock import doubled_s
 from elkapi.ids import new_id
 from elkapi.local.listening import answers
 from elkapi.local.listening import listen as listen_unix
-from elkapi.observe.metrics import forget_process
+from elkapi.observe.metrics import forget_ended
 from elkapi.observe.process import PARENT_VARIABLE
 from elkapi.roles import BundledModel, WorkerOrder
 from elkapi.settings import Settings
@@ -171,11 +171,11 @@ class Supervisor:
                     child.failures = 0
             elif child.process is not None and child.listener is not None and child.process.returncode == 0:
                 # Nobody called it for a while; the next caller brings it back.
-                forget_process(self._settings.metrics_path, child.process.pid)
+                forget_ended(self._settings.metrics_path)
                 child.process = None
             elif child.process is not None:
                 _say(f"{child.role} {child.process.pid} ended with status {child.process.returncode}; restarting it")
-                forget_process(self._settings.metrics_path, child.process.pid)
+                forget_ended(self._settings.metrics_path)
                 child.process = None
                 _retry_later(child)
                 _turn_away(child)
@@ -269,7 +269,7 @@ class Supervisor:
             _say(f"{child.role} {child.process.pid} did not stop in time; killing it")
             child.process.kill()
             child.process.wait()
-        forget_process(self._settings.metrics_path, child.process.pid)
+        forget_ended(self._settings.metrics_path)
         _close(child)
 
     # Signals

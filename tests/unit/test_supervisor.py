@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import fcntl
 import io
 import os
 import socket
@@ -104,9 +105,10 @@ def test_children_are_out_of_reach_of_the_terminals_ctrl_c(
 class Obedient:
     """A worker's process: ready at once, and ended by the first signal."""
 
-    def __init__(self, pid: int, ready_fd: int) -> None:
-        self.pid = pid
-        self.returncode: int | None = None
+    pid = 0
+    returncode: int | None = None
+
+    def __init__(self, ready_fd: int) -> None:
         os.write(ready_fd, b"1")
 
     def poll(self) -> int | None:
@@ -121,22 +123,25 @@ class Obedient:
 def test_a_replaced_worker_is_in_no_figure_of_what_is_open_and_its_counts_stay(
     supervising: Supervisor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    pids = iter((111, 112))
-    monkeypatch.setattr(subprocess, "Popen", lambda *_, pass_fds, **__: Obedient(next(pids), pass_fds[1]))
+    figures = supervising._settings.metrics_path
+    figures.mkdir()
+    for number in (0, 1):
+        for kind in ("counter", "gauge_livesum", "gauge_livemax"):
+            (figures / f"{kind}_{number}.db").touch()
+    # Whoever lives holds the lock of its number.
+    (figures / "process-0.lock").touch()
+    monkeypatch.setattr(subprocess, "Popen", lambda *_, pass_fds, **__: Obedient(pass_fds[1]))
     supervising._helpers.clear()
     supervising._start(supervising._workers[0])
     supervising._look_after()
-    figures = supervising._settings.metrics_path
-    figures.mkdir()
-    for pid in (111, 112):
-        for kind in ("counter", "gauge_livesum", "gauge_livemax"):
-            (figures / f"{kind}_{pid}.db").touch()
-    supervising._replace(0)
-    assert {path.name for path in figures.iterdir()} == {
-        "counter_111.db",
-        "counter_112.db",
-        "gauge_livemax_112.db",
-        "gauge_livesum_112.db",
+    with (figures / "process-1.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        supervising._replace(0)
+    assert {path.name for path in figures.glob("*.db")} == {
+        "counter_0.db",
+        "counter_1.db",
+        "gauge_livemax_1.db",
+        "gauge_livesum_1.db",
     }
 
 

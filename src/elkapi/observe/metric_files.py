@@ -6,6 +6,7 @@ It has no public way to do otherwise; tests/unit/observe/test_metrics.py watches
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from prometheus_client import values
 from prometheus_client.mmap_dict import _INITIAL_MMAP_SIZE, MmapedDict
 
 from elkapi.observe.blocks import reserve
+from elkapi.observe.metrics import claim
 
 # What a value takes beside its key at most: its number, its time, the key's length and the padding.
 VALUE_BYTES_MAX = 32
@@ -47,3 +49,6 @@ class ReservedDict(MmapedDict):
 
 
 values.MmapedDict = ReservedDict  # type: ignore[attr-defined]
+if values.ValueClass._multiprocess:
+    _number = claim(Path(os.environ["PROMETHEUS_MULTIPROC_DIR"]))
+    values.ValueClass = values.MultiProcessValue(lambda: _number)  # type: ignore[no-untyped-call]

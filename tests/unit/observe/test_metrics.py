@@ -117,6 +117,53 @@ def test_what_finds_no_room_is_not_counted_and_the_rest_goes_on(tmp_path: Path) 
     assert float(lines['elkapi_alerts_total{kind="known"}']) == 2
 
 
+FIRST_IN_ITS_CONTAINER = """
+import os, sys
+from pathlib import Path
+os.getpid = lambda: 1
+from elkapi.observe import metrics
+metrics.prepare(Path(sys.argv[1]))
+mine = metrics.Metrics()
+for word in map(str.strip, sys.stdin):
+    if word != "page":
+        mine.requests[(word, 200)] += 1
+    mine.fold({"connections": 1})
+    print(metrics.Metrics.page(for_operator=True).decode() if word == "page" else "counted", flush=True)
+"""
+
+
+def test_processes_of_one_pid_in_containers_of_their_own_share_no_file_and_a_later_one_goes_on_with_a_dead_ones(
+    tmp_path: Path,
+) -> None:
+    command = [sys.executable, "-c", FIRST_IN_ITS_CONTAINER, str(tmp_path)]
+
+    def started() -> subprocess.Popen[str]:
+        return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+
+    def told(process: subprocess.Popen[str], word: str) -> None:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        process.stdin.write(f"{word}\n")
+        process.stdin.flush()
+        assert process.stdout.readline() == "counted\n"
+
+    with started() as one, started() as other:
+        for word in ("some", "of", "them"):
+            told(one, word)
+            told(other, word + "-" * 30)
+        one.kill()
+        one.wait()
+        with started() as later:
+            told(later, "some")
+            page, _ = later.communicate("page\n")
+        other.kill()
+    counts = dict(re.findall(r'elkapi_requests_total{operation="([a-z-]+)",status="200"} ([0-9.]+)', page))
+    assert counts.pop("some") == "2.0"
+    assert counts == dict.fromkeys(("of", "them", *(f"{word}{'-' * 30}" for word in ("some", "of", "them"))), "1.0")
+    assert "elkapi_connections 2.0" in page
+    assert len(list(tmp_path.glob("counter_*.db"))) == 2
+
+
 BESIDE_A_START = """
 import sys
 from pathlib import Path
@@ -143,7 +190,7 @@ def test_the_page_is_read_while_a_process_makes_its_files(tmp_path: Path) -> Non
     )
     assert run.returncode == 0, run.stderr
     assert 'elkapi_alerts_total{kind="known"} 1.0' in run.stdout
-    assert {path.suffix for path in tmp_path.iterdir()} == {".db"}
+    assert {path.suffix for path in tmp_path.iterdir()} == {".db", ".lock"}
 
 
 def test_every_token_that_went_in_is_counted_whatever_its_class() -> None:
