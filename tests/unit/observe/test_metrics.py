@@ -24,6 +24,7 @@ for seconds in (0.0005, 0.001, 0.02, 99.0):
     mine.durations["op"].add(seconds)
 mine.requests[("op", 200)] += 4
 mine.charged_nano += 80
+mine.lost_nano += 30
 mine.alerts["batch_without_charge"] += 1
 mine.attempts[("secret-upstream", "ok")] += 1
 mine.fold({"connections": 3})
@@ -31,7 +32,7 @@ mine.durations["op"].add(0.3)
 mine.fold({"connections": 2})
 tasks = metrics.TaskMetrics()
 tasks.fold({"polls": 3, "unknown_words": 1}, 7, 0.25)
-tasks.fold({"polls": 2}, 5, 0.0)
+tasks.fold({"polls": 2}, 5, 0.5)
 metrics.telemetry_lost()
 if sys.argv[2] != "count":
     sys.stdout.write(metrics.Metrics.page(for_operator=sys.argv[2] == "whole").decode())
@@ -64,8 +65,10 @@ def test_the_page_adds_up_what_every_process_folded(tmp_path: Path) -> None:
     assert float(lines['elkapi_alerts_total{kind="batch_without_charge"}']) == 2
     assert float(lines['elkapi_task_events_total{kind="polls"}']) == 10
     assert float(lines['elkapi_task_events_total{kind="unknown_words"}']) == 2
+    assert float(lines["elkapi_operator_loss_nano_usd_total"]) == 60
     # The first process is gone, and its open tasks with it.
-    assert float(lines["elkapi_tasks_open"]) in (5, 10)
+    assert float(lines["elkapi_tasks_open"]) == 5
+    assert float(lines["elkapi_task_poll_late_seconds"]) == 0.5
 
 
 def test_what_anybody_may_read_names_no_channel_and_no_money(tmp_path: Path) -> None:
