@@ -87,8 +87,6 @@ def _refusal_v4(address: IPv4Address) -> str | None:
 
 
 def _refusal_v6(address: IPv6Address) -> str | None:
-    if address.scope_id is not None:
-        address = IPv6Address(int(address))  # `fe80::1%eth0` is in no network while the scope is on it.
     if address in _COMPATIBLE and int(address) <= 1:
         return "unspecified" if int(address) == 0 else "loopback"
     for embedded in _embedded_v4(address):
