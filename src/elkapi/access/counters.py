@@ -84,7 +84,8 @@ class Counters:
                 opened.callback(os.close, own_lock)
                 self._file = os.open(folder / "limits.table", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
                 opened.callback(os.close, self._file)
-                reserve(self._file, _SIZE_BYTES)
+                with self._locked():  # Where the kernel cannot reserve blocks, zeros are written.
+                    reserve(self._file, _SIZE_BYTES)
                 table = opened.enter_context(mmap.mmap(self._file, _SIZE_BYTES))
             except OSError as error:
                 raise Unavailable("Limits cannot be counted now; please try again.") from error

@@ -10,7 +10,7 @@ import stat
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -147,6 +147,32 @@ def test_a_disk_that_was_full_for_many_calls_costs_no_workers_place(
     monkeypatch.undo()
     limits.key(1, policy, 0).release()
     limits.close()
+
+
+def test_a_worker_that_makes_the_table_wipes_out_nothing_that_another_counted_meanwhile(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    caps, counted, fstat = Caps(requests=5), 0, os.fstat
+
+    def after_the_other(file: int) -> os.stat_result:
+        nonlocal counted
+        found = fstat(file)
+        monkeypatch.setattr(os, "fstat", fstat)
+        with suppress(Unavailable):
+            Counters(tmp_path).take("key:1", caps)
+            counted = 1
+        return found
+
+    # As where blocks are not reserved by the kernel: macOS.
+    monkeypatch.delattr(os, "posix_fallocate")
+    monkeypatch.setattr(os, "fstat", after_the_other)
+    counters = Counters(tmp_path)
+    with suppress(Over):
+        while counted <= 5:
+            counters.take("key:1", caps)
+            counted += 1
+    assert counted == 5
+    counters.close()
 
 
 def test_tokens_are_counted_as_expected_and_corrected_at_the_end(tmp_path: Path) -> None:
