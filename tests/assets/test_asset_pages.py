@@ -295,6 +295,25 @@ async def test_what_cannot_be_copied_says_why_and_leaves_nothing(world: World) -
     assert world.gate.sql("select id from assets") == []
 
 
+async def test_a_file_that_is_not_wanted_is_hung_up_on_at_once(world: World) -> None:
+    hung_up = asyncio.Event()
+
+    async def patient(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(b"HTTP/1.1 200 OK\r\ncontent-length: %d\r\n\r\n" % 10**15)
+        with contextlib.suppress(ConnectionError):
+            assert await reader.read() == b""
+        hung_up.set()
+        writer.close()
+
+    async with await asyncio.start_server(patient, "127.0.0.1", 0) as server:
+        world.files.origin = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+        with pytest.raises(NotCopied) as caught:
+            await world.copy()
+        assert caught.value.reason == "too_large"
+        await hung_up.wait()
+
+
 async def test_a_redirect_on_the_same_host_is_followed(world: World) -> None:
     world.files.file("/moved", b"", status="302 Found", more="location: /film\r\n")
     assert (await world.copy("/moved")).size_bytes == len(FILM)
