@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import fcntl
 import sqlite3
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -129,9 +130,22 @@ def _open(path: Path) -> sqlite3.Connection:
         # Locked or out of room, which says nothing about the file.
         raise
     except sqlite3.DatabaseError:
-        for end in ("", "-wal", "-shm"):
-            path.with_name(path.name + end).unlink(missing_ok=True)
-        return _opened(path)
+        return _begun_anew(path)
+
+
+def _begun_anew(path: Path) -> sqlite3.Connection:
+    """One at a time: of all who find the same file of no use, only the first may take it away."""
+    with path.with_name(f"{path.name}.lock").open("ab") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        try:
+            return _opened(path)
+        except sqlite3.OperationalError:
+            raise
+        except sqlite3.DatabaseError:
+            # The file itself goes last: until then nobody opens it and makes the others anew.
+            for end in ("-wal", "-shm", ""):
+                path.with_name(path.name + end).unlink(missing_ok=True)
+            return _opened(path)
 
 
 def _opened(path: Path) -> sqlite3.Connection:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import os
+import sqlite3
 from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
 
-from elkapi.cache import Answers, Entry
+from elkapi.cache import Answers, Entry, files
 from elkapi.cache.answers import FILE, PUTS_MAX, TELL_EVERY_S
 from elkapi.cache.files import FileStore
 from elkapi.cache.shared import RedisStore
@@ -85,6 +86,28 @@ async def test_a_file_that_is_none_of_ours_is_begun_anew(tmp_path: Path) -> None
     await store.put(name(1), SYSTEM_CLOCK.now_ns(), b"kept")
     assert await store.get(name(1)) == b"kept"
     await store.aclose()
+
+
+async def test_a_file_of_no_use_is_taken_away_once_however_many_find_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / FILE).write_bytes(os.urandom(8192))
+    slow, quick = [FileStore(tmp_path / FILE, Bounds(1000, 5, 100.0), SYSTEM_CLOCK, WAIT_S) for _ in range(2)]
+    loop, opened = asyncio.get_running_loop(), files._opened
+
+    def before_the_other(path: Path) -> sqlite3.Connection:
+        try:
+            return opened(path)
+        except sqlite3.DatabaseError:
+            monkeypatch.setattr(files, "_opened", opened)
+            put = quick.put(name(1), SYSTEM_CLOCK.now_ns(), b"kept")
+            asyncio.run_coroutine_threadsafe(put, loop).result(WAIT_S)
+            raise
+
+    monkeypatch.setattr(files, "_opened", before_the_other)
+    assert await slow.get(name(1)) == b"kept"
+    await slow.aclose()
+    await quick.aclose()
 
 
 async def test_two_workers_of_a_host_share_one_file(tmp_path: Path) -> None:
