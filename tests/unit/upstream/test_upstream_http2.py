@@ -12,7 +12,16 @@ import pytest
 import trustme
 from upstream_peers import BIG
 
-from elkapi.upstream import AddressRefused, ConnectFailed, Cut, HeaderTimeout, Origin, SendFailed, TransportMissing
+from elkapi.upstream import (
+    AddressRefused,
+    ConnectFailed,
+    Cut,
+    HeaderTimeout,
+    Origin,
+    SendFailed,
+    TlsFailed,
+    TransportMissing,
+)
 
 
 def test_asking_for_http2_without_the_extra_says_what_to_install():
@@ -237,3 +246,19 @@ async def test_the_guard_holds_for_http2_too(serve, make_client, ask):
     origin = Origin.parse("https://127.0.0.1:1", http2=True, allow_private=True)
     with pytest.raises(ConnectFailed):
         await client.send(ask(origin))
+
+
+@pytest.mark.usefixtures("http2")
+@pytest.mark.parametrize("plain", [False, True], ids=["a stranger's certificate", "no TLS at all"])
+async def test_a_handshake_that_fails_is_told_as_one_and_sent_nothing(serve, make_client, ask, tls, plain):
+    context, trusting = tls
+
+    async def babble(stream):
+        await stream.write(b"HTTP/1.1 400 Bad Request\r\n\r\n")
+
+    peer = await serve(babble, tls=None if plain else context)
+    origin = Origin.parse(f"https://localhost:{peer.origin.port}", http2=True, allow_private=True)
+    client = make_client(tls=trusting if plain else ssl.create_default_context)
+    with pytest.raises(TlsFailed) as caught:
+        await client.send(ask(origin))
+    assert (caught.value.phase, caught.value.sent) == ("tls", False)

@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import base64
 import re
+import socket
 import ssl
+import struct
 
 import msgspec
 import pytest
@@ -23,6 +25,7 @@ from elkapi.upstream import (
     Origin,
     ProtocolViolation,
     RequestRefused,
+    SendFailed,
     TlsFailed,
     TotalTimeout,
 )
@@ -340,6 +343,19 @@ async def test_a_cut_and_an_unreadable_reply_are_told_apart(serve, client, ask):
     with pytest.raises(ProtocolViolation) as violated:
         await client.send(ask(through(target, babble)))
     assert violated.value.sent
+
+
+async def test_a_proxy_that_breaks_off_before_an_answer_may_have_passed_the_request_on(serve, client, ask):
+    async def broken(stream):
+        await stream.reader.readuntil(b"\r\n\r\n")
+        # Without a linger the close is a reset.
+        stream.writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        stream.writer.close()
+
+    target, proxy = await serve(answering(OK)), await serve(broken)
+    with pytest.raises(SendFailed) as caught:
+        await client.send(ask(through(target, proxy)))
+    assert (caught.value.phase, caught.value.sent) == ("send", True)
 
 
 async def test_an_unsafe_request_is_refused_on_this_path_too(serve, client, ask):
