@@ -51,6 +51,35 @@ async def test_a_rotated_film_has_the_sides_that_are_seen() -> None:
     assert await facts(media.mp4().replace(upright, turned)) == Facts(5000, 720, 1280)
 
 
+def lengths(data: bytes, name: bytes, said: int) -> bytes:
+    """The same film with another length in a box of this name."""
+    known = struct.pack(">4sIIIII", name, 0, 0, 0, 1000, 5000)
+    assert known in data
+    return data.replace(known, known[:-4] + struct.pack(">I", said))
+
+
+@pytest.mark.parametrize("unknown", [0, 0xFFFF_FFFF])
+async def test_a_film_that_does_not_know_its_length_is_as_long_as_its_track(unknown: int) -> None:
+    film = lengths(media.mp4(), b"mvhd", unknown)
+    assert await facts(film) == Facts(5000, 1280, 720)
+    assert await facts(lengths(film, b"mdhd", unknown)) == Facts(None, 1280, 720)
+
+
+@pytest.mark.parametrize(("mark", "flags", "duration_ms"), [(b"Xing", 1, 26_122), (b"Info", 0, 1042)])
+async def test_music_is_as_long_as_its_encoder_says_or_as_its_rate_makes_it(
+    mark: bytes, flags: int, duration_ms: int
+) -> None:
+    music = media.mp3()
+    first = music.index(b"\xff\xfb") + 36
+    said = mark + struct.pack(">II", flags, 1000)
+    assert await facts(music[:first] + said + music[first + len(said) :]) == Facts(duration_ms)
+
+
+async def test_music_without_a_frame_where_it_should_begin_has_no_length() -> None:
+    music = media.mp3()
+    assert await facts(music.replace(b"\xff\xfb", b"\xfe\xfb", 1), kinds.MP3) == Facts()
+
+
 async def test_a_film_whose_index_never_comes_has_no_facts() -> None:
     whole = media.mp4(last=True)
     assert await facts(whole[: whole.index(b"moov") - 4]) == Facts()
