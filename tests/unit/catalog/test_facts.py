@@ -10,9 +10,15 @@ import pytest
 
 from elkapi.catalog import text
 from elkapi.catalog.operation import Facts
-from elkapi.catalog.text import COMPACTION_TOKENS_MAX, FRAME_TOKENS_MAX
+from elkapi.catalog.text import (
+    COMPACTION_TOKENS_MAX,
+    FRAME_TOKENS_MAX,
+    SERVED_TOOLS_TOKENS_MAX,
+    added_input,
+    bounded_by_model,
+)
 from elkapi.errors import BadRequest
-from elkapi.types import Usage
+from elkapi.types import Channel, Usage
 
 Read = Callable[[bytes], Facts]
 USER = [{"role": "user", "content": "hi"}]
@@ -172,3 +178,55 @@ def test_counts_and_free_calls_hold_nothing() -> None:
     assert read(text.read_any, {"model": "m", "whatever": 1}) == Facts(model="m", upper=Usage())
     assert read(text.read_any, {}).model is None
     assert read(text.read_response_count, RESPONSE | {"store": False}).upper == Usage()
+
+
+def test_what_only_the_model_bounds_is_its_output_and_its_context_for_what_is_kept() -> None:
+    plain = read(text.read_chat, CHAT)
+    assert bounded_by_model(plain, "gpt-4o").upper == msgspec.structs.replace(plain.upper, output_tokens=32_768)
+    several = read(text.read_chat, CHAT | {"n": 3})
+    assert bounded_by_model(several, "gpt-4o").upper.output_tokens == 3 * 32_768
+    limited = read(text.read_chat, CHAT | {"max_tokens": 7})
+    assert bounded_by_model(limited, "gpt-4o") is limited
+    later = read(text.read_responses, RESPONSE | {"max_output_tokens": 9, "previous_response_id": "resp_1"})
+    given = later.upper.input_tokens + 400_000
+    assert bounded_by_model(later, "gpt-5.2").upper == Usage(input_tokens=given, output_tokens=9, calls=1)
+
+
+def test_a_text_alone_is_bounded_by_its_bytes_and_nothing_else() -> None:
+    facts = read(text.read_chat, CHAT | {"tools": [{"type": "function", "function": {"name": "f"}}]})
+    assert (facts.pictures, facts.open_ended, facts.wide) == (0, False, False)
+
+
+@pytest.mark.parametrize(
+    ("reader", "body", "name", "nothing"),
+    [
+        (text.read_messages, MESSAGES, "mcp_servers", []),
+        (text.read_messages, MESSAGES, "mcp_servers", None),
+        (text.read_chat, CHAT, "web_search_options", None),
+    ],
+)
+def test_what_the_provider_finds_by_itself_is_input_too(
+    reader: Read, body: dict[str, Any], name: str, nothing: Any
+) -> None:
+    without = read(reader, body | {name: nothing})
+    assert (without.upper.input_tokens, without.open_ended) == (
+        len(msgspec.json.encode(body | {name: nothing})) + FRAME_TOKENS_MAX,
+        False,
+    )
+    asked = body | {name: [{"url": "https://x"}]}
+    found = read(reader, asked)
+    given = len(msgspec.json.encode(asked)) + FRAME_TOKENS_MAX + SERVED_TOOLS_TOKENS_MAX
+    assert (found.upper.input_tokens, found.open_ended) == (given, True)
+
+
+def test_a_channel_adds_what_it_says_itself() -> None:
+    channel = Channel(1, "c", "openai", "http://x", (), ())
+    assert added_input(channel) == 0
+    said = msgspec.structs.replace(channel, system_prompt="é")
+    assert added_input(said) == 2 + FRAME_TOKENS_MAX
+    asked = msgspec.structs.replace(said, param_set={"top_k": msgspec.Raw(b"1")})
+    assert added_input(asked) == 2 + FRAME_TOKENS_MAX + len(b'{"top_k":1}')
+    for member in ("web_search_options", "mcp_servers"):
+        body = msgspec.json.encode({member: {}})
+        searching = msgspec.structs.replace(channel, param_default={member: msgspec.Raw(b"{}")})
+        assert added_input(searching) == len(body) + SERVED_TOOLS_TOKENS_MAX

@@ -368,6 +368,7 @@ def test_thinking_is_read_as_it_was_asked_for_and_written_back(wire: dict[str, A
     ("reasoning", "profile", "wire"),
     [
         (ir.Reasoning("none"), GEMINI_25, {"thinkingBudget": 0, "includeThoughts": False}),
+        (ir.Reasoning("minimal"), GEMINI_25, {"thinkingBudget": 512, "includeThoughts": True}),
         (ir.Reasoning("low"), GEMINI_25, {"thinkingBudget": 1024, "includeThoughts": True}),
         (ir.Reasoning("medium"), GEMINI_25, {"thinkingBudget": 8192, "includeThoughts": True}),
         (ir.Reasoning("high", visible=False), GEMINI_25, {"thinkingBudget": 24576, "includeThoughts": False}),
@@ -546,6 +547,9 @@ def test_a_schema_is_asked_for_in_the_form_the_model_knows(profile: Profile) -> 
         {"additionalProperties": {"type": "string"}},
         {"additionalProperties": True},
         {"anyOf": [{"properties": {"a": {"type": "string"}}, "required": ["a"]}, {"properties": {"b": {}}}]},
+        {"oneOf": [{"properties": {"a": {"type": "string"}}}, {"properties": {"b": {}}}]},
+        {"allOf": [{"$ref": "#/$defs/A"}], "$defs": {"A": {"properties": {"a": {"type": "string"}}}}},
+        {"patternProperties": {"^x": {"type": "string"}}},
         {"$ref": "#/$defs/A", "$defs": {"A": {"type": "object", "properties": {"a": {"type": "string"}}}}},
     ],
 )

@@ -331,6 +331,41 @@ def test_parts_of_another_dialect_become_items() -> None:
     assert len(body["user"]) == 64
 
 
+def test_a_failed_tools_result_keeps_all_its_parts() -> None:
+    image = Image(data="iVBO", media_type="image/png")
+    results = (
+        ToolResult("a", (Text("bad"), Text("worse"), image), is_error=True),
+        ToolResult("b", (image,), is_error=True),
+        ToolResult("c", (), is_error=True),
+    )
+    outputs = [item["output"] for item in _write(_foreign(messages=[Message("user", results)]))["input"]]
+    picture = {"type": "input_image", "detail": "auto", "image_url": "data:image/png;base64,iVBO"}
+    assert outputs == [
+        [{"type": "input_text", "text": "Error: bad"}, {"type": "input_text", "text": "worse"}, picture],
+        [{"type": "input_text", "text": "Error: "}, picture],
+        "Error: ",
+    ]
+
+
+def test_an_image_by_its_id_is_one_by_its_id() -> None:
+    image = {"type": "input_image", "detail": "auto", "file_id": "file-1"}
+    body = {"input": [{"type": "message", "role": "user", "content": [image]}]}
+    assert _write(_read(**body))["input"] == body["input"]
+
+
+def test_a_later_instruction_has_the_role_that_the_model_knows() -> None:
+    turns = [Message("user", (Text("hi"),)), Message("system", (Text("late"),))]
+    for profile, role in ((PLAIN, "system"), (REASONER, "developer")):
+        assert [item["role"] for item in _write(_foreign(messages=turns), profile)["input"]] == ["user", role]
+
+
+def test_what_chat_and_responses_have_alike_is_carried() -> None:
+    shared = {"safety_identifier": "s", "moderation": {"model": "m"}, "prompt_cache_retention": "24h"}
+    written = _write(_foreign("chat", extra=shared | {"prediction": 1}))
+    assert {name: written.get(name) for name in shared} == shared
+    assert "prediction" not in written
+
+
 def test_tools_an_upstream_runs_are_carried_where_both_sides_have_them() -> None:
     tools = (
         ServerTool("web_search", "anthropic", {"type": "web_search_20250305", "allowed_domains": ["a.example"]}),
