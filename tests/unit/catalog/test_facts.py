@@ -152,6 +152,21 @@ def test_a_call_that_asks_for_nothing_or_too_much_is_refused(reader: Read, body:
 
 
 @pytest.mark.parametrize(
+    ("reader", "body"),
+    [
+        *((text.read_chat, CHAT), (text.read_completion, COMPLETION), (text.read_responses, RESPONSE)),
+        *((text.read_messages, MESSAGES), (text.read_count, MESSAGES), (text.read_any, {"model": "m"})),
+        *((text.read_moderation, RESPONSE), (text.read_rerank, RERANK)),
+    ],
+)
+def test_a_model_in_other_letters_is_refused(reader: Read, body: dict[str, Any]) -> None:
+    """A server written in Go would go by it, and the call would be charged as another model's."""
+    with pytest.raises(BadRequest) as refused:
+        read(reader, body | {"Model": "dearer"})
+    assert refused.value.param == "Model"
+
+
+@pytest.mark.parametrize(
     ("reader", "body", "texts", "items"),
     [
         (text.read_gemini_embed, {"content": {"parts": [{"text": "a"}, {"text": "b"}]}}, ["a\nb"], 1),

@@ -91,7 +91,21 @@ def test_a_nested_or_quoted_model_is_not_the_models_name() -> None:
     assert body[slice(*span)] == b'"outer"'
 
 
+def test_what_stands_deep_inside_is_no_member_of_the_body() -> None:
+    body = b'{"a":{"b":{"c":[{}]},"model":"inner"},"n":"\\u0061","model":"outer"}'
+    span = string_member(body, "model")
+    assert span is not None
+    assert body[slice(*span)] == b'"outer"'
+    check_named_once(body, ("model",))
+
+
+@pytest.mark.parametrize("body", [b'{"input":"model"}', b'{"input":["model",1]}', b'{"model":5}', b'{"model":null}'])
+def test_only_a_text_under_its_name_is_the_models_name(body: bytes) -> None:
+    assert string_member(body, "model") is None
+
+
 def test_a_missing_member_is_put_first() -> None:
+    assert with_string(b'{"input":"model"}', "model", "m") == b'{"model":"m","input":"model"}'
     assert with_string(b'{"input":"x"}', "model", "m") == b'{"model":"m","input":"x"}'
     assert with_string(b" { } ", "model", "m") == b' {"model":"m" } '
 

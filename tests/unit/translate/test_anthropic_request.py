@@ -496,6 +496,12 @@ def test_web_search_of_another_dialect() -> None:
     ]
 
 
+@pytest.mark.parametrize(("size", "uses"), [("low", 1), ("medium", 5), ("high", 10), ("huge", None), ([], None)])
+def test_how_much_a_search_reads_becomes_how_often_it_is_made(size: Any, uses: int | None) -> None:
+    tool = ServerTool("web_search", "chat", {"search_context_size": size})
+    assert _written(server_tools=(tool,))["tools"][0].get("max_uses") == uses
+
+
 @pytest.mark.parametrize("place", ["Paris", {"approximate": "Paris"}, {"type": "approximate", "approximate": ["FR"]}])
 def test_a_place_that_is_none_is_not_searched_from(place: Any) -> None:
     tool = ServerTool("web_search", "chat", {"user_location": place})
