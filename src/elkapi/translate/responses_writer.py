@@ -54,10 +54,6 @@ def write_reply(events: Sequence[Event], facts: ReplyFacts) -> bytes:
     """A whole response object: the one the stream's terminal event would carry."""
     writer = ResponsesWriter(facts)
     for event in events:
-        if isinstance(event, Failure):
-            writer.begin()
-            writer.fail(event)
-            return _encode(writer.response)
         writer.feed(event)
     writer.finish()
     return _encode(writer.response)
@@ -399,5 +395,4 @@ _HANDLERS: dict[type[Any], Callable[[ResponsesWriter, Any], bytes]] = {
     ImageOut: ResponsesWriter._image,
     Citation: ResponsesWriter._citation,
     ServerToolPart: ResponsesWriter._server_tool,
-    Failure: ResponsesWriter.fail,
 }

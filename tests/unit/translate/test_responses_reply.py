@@ -519,11 +519,6 @@ def test_g56_a_failure_ends_in_an_event_on_which_the_sdk_raises() -> None:
     assert b'"type":"response.failed"' in stream
 
 
-def test_a_failed_whole_answer_says_so() -> None:
-    failed = json.loads(DIALECT.write_reply([Start("a", "b"), Failure(429, "x", "slow")], FACTS))
-    assert (failed["status"], failed["error"]) == ("failed", {"code": "rate_limit_exceeded", "message": "slow"})
-
-
 def test_a_ping_is_a_comment_that_the_sdk_passes_over() -> None:
     writer = DIALECT.writer(FACTS)
     stream = writer.feed(Start("a", "b")) + writer.ping() + writer.feed(TextDelta("x")) + writer.ping()
