@@ -395,6 +395,40 @@ def test_sequential_parallel_tools_stream_live() -> None:
     assert b"partial_json" in writer.feed(ToolCallDelta(1, '{"x":'))
 
 
+def test_a_call_with_an_object_inside_is_not_over_before_its_own_end() -> None:
+    writer = DIALECT.writer(facts())
+    writer.feed(ToolCallStart(0, "a", "one"))
+    writer.feed(ToolCallDelta(0, '{"x":{}'))
+    assert b'"name":"two"' not in writer.feed(ToolCallStart(1, "b", "two"))
+    assert b'"name":"two"' in writer.feed(ToolCallDelta(0, "}")) + writer.finish()
+
+
+def test_every_signed_thought_is_a_block_of_its_own() -> None:
+    thoughts = [
+        *(ThinkingDelta("a"), ThinkingDelta("b"), ThinkingSignature("s", "anthropic")),
+        *(ThinkingDelta("c"), ThinkingSignature("t", "anthropic")),
+    ]
+    written = json.loads(DIALECT.write_reply([*thoughts, TextDelta("d"), Finish("stop"), End()], facts()))
+    assert written["content"] == [
+        {"type": "thinking", "thinking": "ab", "signature": "s"},
+        {"type": "thinking", "thinking": "c", "signature": "t"},
+        {"type": "text", "text": "d"},
+    ]
+
+
+@pytest.mark.parametrize(
+    ("finish", "word", "sequence"),
+    [
+        *((Finish("stop"), "end_turn", None), (Finish("stop_sequence", "END"), "stop_sequence", "END")),
+        *((Finish("length"), "max_tokens", None), (Finish("content_filter"), "refusal", None)),
+        *((Finish("refusal"), "refusal", None), (Finish("pause"), "pause_turn", None)),
+    ],
+)
+def test_why_an_answer_ended_is_told_in_anthropics_words(finish: Finish, word: str, sequence: str | None) -> None:
+    written = json.loads(DIALECT.write_reply([TextDelta("a"), finish, End()], facts()))
+    assert (written["stop_reason"], written["stop_sequence"]) == (word, sequence)
+
+
 def test_g56_a_failure_is_an_error_the_sdk_raises() -> None:
     writer = DIALECT.writer(facts())
     stream = writer.feed(TextDelta("Hi")) + writer.ping() + writer.fail(Failure(429, "weird_word", "Slow down."))
@@ -405,7 +439,12 @@ def test_g56_a_failure_is_an_error_the_sdk_raises() -> None:
 
 @pytest.mark.parametrize(
     ("status", "word"),
-    [(400, "invalid_request_error"), (418, "invalid_request_error"), (502, "api_error"), (503, "overloaded_error")],
+    [
+        *((400, "invalid_request_error"), (401, "authentication_error"), (402, "billing_error")),
+        *((403, "permission_error"), (404, "not_found_error"), (408, "timeout_error"), (413, "request_too_large")),
+        *((418, "invalid_request_error"), (429, "rate_limit_error"), (500, "api_error"), (502, "api_error")),
+        *((503, "overloaded_error"), (504, "timeout_error"), (529, "overloaded_error")),
+    ],
 )
 def test_every_status_has_a_word(status: int, word: str) -> None:
     assert error_type(status) == word

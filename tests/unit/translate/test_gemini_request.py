@@ -559,6 +559,18 @@ def test_a_tool_whose_members_are_said_otherwise_than_by_properties_keeps_its_sc
     assert declared == [{"name": "f", "parametersJsonSchema": schema}]
 
 
+def test_a_tool_without_arguments_says_what_it_is_for() -> None:
+    for schema in (None, {}, {"type": "object", "properties": {}}):
+        tools = _write(_chat(tools=(ir.Tool("f", "d", schema=schema),)), GEMINI_25)["tools"]
+        assert tools == [{"functionDeclarations": [{"name": "f", "description": "d"}]}]
+
+
+def test_an_image_of_no_known_kind_is_sent_as_a_png() -> None:
+    turn = ir.Message("user", (ir.Image(data="iVBO"), ir.Image(data="UklG", media_type="image/webp")))
+    parts = _write(_chat(turn), GEMINI_25)["contents"][0]["parts"]
+    assert [part["inlineData"]["mimeType"] for part in parts] == ["image/png", "image/webp"]
+
+
 def _search(**raw: Any) -> ir.ServerTool:
     return ir.ServerTool("web_search", "anthropic", {"type": "web_search_20250305", **raw})
 

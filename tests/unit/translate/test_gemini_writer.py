@@ -262,3 +262,81 @@ def test_the_first_call_of_another_upstream_is_signed_by_googles_stand_in() -> N
     ]
     parts = json.loads(DIALECT.write_reply(events, _facts()))["candidates"][0]["content"]["parts"]
     assert [part.get("thoughtSignature") for part in parts] == [UNSIGNED_BYTES, None]
+
+
+def _candidate(events: list[ir.Event], **members: Any) -> dict[str, Any]:
+    candidate: dict[str, Any] = json.loads(DIALECT.write_reply(events, _facts(**members)))["candidates"][0]
+    return candidate
+
+
+def test_sources_are_told_once_each_with_what_they_stand_behind() -> None:
+    cited = [
+        ir.TextDelta("Sunny. Warm."),
+        ir.Citation("https://a.test/", "A", "Sunny."),
+        ir.Citation("https://b.test/", "B"),
+        ir.Citation("https://a.test/", "A", "Warm."),
+    ]
+    assert _candidate(cited)["groundingMetadata"] == {
+        "groundingChunks": [
+            {"web": {"uri": "https://a.test/", "title": "A"}},
+            {"web": {"uri": "https://b.test/", "title": "B"}},
+        ],
+        "groundingSupports": [
+            {"segment": {"text": "Sunny."}, "groundingChunkIndices": [0]},
+            {"segment": {"text": "Warm."}, "groundingChunkIndices": [0]},
+        ],
+    }
+    assert _candidate([ir.TextDelta("a"), cited[2]])["groundingMetadata"].keys() == {"groundingChunks"}
+    assert "groundingMetadata" not in _candidate([ir.TextDelta("a")])
+
+
+def test_an_image_and_the_call_before_it_are_parts_in_their_order() -> None:
+    events = [*_call(0, "a", "f", "{}"), ir.ImageOut("image/webp", "UklG"), ir.Finish("stop")]
+    called, drawn = _candidate(events)["content"]["parts"]
+    assert called["functionCall"] == {"id": "a", "name": "f", "args": {}}
+    assert drawn == {"inlineData": {"mimeType": "image/webp", "data": "UklG"}}
+
+
+def test_log_probabilities_are_told_token_by_token() -> None:
+    tokens = (ir.TokenLogprob("Hi", -0.5, (("Hi", -0.5), ("Ho", -2.0))), ir.TokenLogprob("!", -0.25))
+    assert _candidate([ir.TextDelta("Hi!", tokens)], logprobs=True)["logprobsResult"] == {
+        "chosenCandidates": [{"token": "Hi", "logProbability": -0.5}, {"token": "!", "logProbability": -0.25}],
+        "topCandidates": [
+            {"candidates": [{"token": "Hi", "logProbability": -0.5}, {"token": "Ho", "logProbability": -2.0}]},
+            {"candidates": []},
+        ],
+    }
+    assert "logprobsResult" not in _candidate([ir.TextDelta("Hi!", tokens)])
+
+
+@pytest.mark.parametrize("reasoning", [None, ir.Reasoning(), ir.Reasoning(visible=False), ir.Reasoning("high")])
+def test_thoughts_that_nobody_asked_to_see_are_not_shown(reasoning: ir.Reasoning | None) -> None:
+    events = [ir.ThinkingDelta("hm"), ir.TextDelta("42"), ir.Finish("stop")]
+    assert _candidate(events, reasoning=reasoning)["content"]["parts"] == [{"text": "42"}]
+
+
+@pytest.mark.parametrize(
+    ("reason", "word"),
+    [
+        *(("stop", "STOP"), ("stop_sequence", "STOP"), ("tool_calls", "STOP"), ("pause", "STOP")),
+        *(("length", "MAX_TOKENS"), ("content_filter", "SAFETY"), ("refusal", "SAFETY")),
+    ],
+)
+def test_why_an_answer_ended_is_told_in_googles_words(reason: Any, word: str) -> None:
+    assert _candidate([ir.TextDelta("a"), ir.Finish(reason)])["finishReason"] == word
+
+
+@pytest.mark.parametrize(
+    ("status", "code", "word"),
+    [
+        *((400, 400, "INVALID_ARGUMENT"), (401, 401, "UNAUTHENTICATED"), (403, 403, "PERMISSION_DENIED")),
+        *((404, 404, "NOT_FOUND"), (409, 409, "ABORTED"), (413, 413, "INVALID_ARGUMENT")),
+        *((429, 429, "RESOURCE_EXHAUSTED"), (499, 499, "CANCELLED"), (500, 500, "INTERNAL")),
+        *((501, 501, "UNIMPLEMENTED"), (502, 502, "INTERNAL"), (503, 503, "UNAVAILABLE")),
+        *((504, 504, "DEADLINE_EXCEEDED"), (529, 503, "UNAVAILABLE")),
+    ],
+)
+def test_the_error_of_a_broken_stream_has_googles_word_for_its_status(status: int, code: int, word: str) -> None:
+    written = DIALECT.writer(_facts()).fail(ir.Failure(status, "their_word", "It broke."))
+    (frame,) = SseDecoder().feed(written)
+    assert json.loads(frame.data or b"") == {"error": {"code": code, "message": "It broke.", "status": word}}

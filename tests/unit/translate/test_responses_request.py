@@ -379,6 +379,31 @@ def test_tools_an_upstream_runs_are_carried_where_both_sides_have_them() -> None
     ]
 
 
+def test_who_a_tools_server_lets_in_and_where_a_search_is_made_is_carried() -> None:
+    place = {"type": "approximate", "city": "Rome"}
+    server = {"type": "url", "url": "https://m.example", "authorization_token": "t"}
+    limits = {"tool_configuration": {"allowed_tools": ["a"]}}
+    tools = (
+        ServerTool("web_search", "anthropic", {"type": "web_search_20250305", "user_location": place}),
+        ServerTool("mcp", "anthropic", server | limits),
+    )
+    searching, asking = _write(_foreign(server_tools=tools))["tools"]
+    assert searching == {"type": "web_search", "user_location": place}
+    assert asking == {
+        "type": "mcp",
+        "server_label": "mcp",
+        "server_url": "https://m.example",
+        "require_approval": "never",
+        "authorization": "t",
+        "allowed_tools": ["a"],
+    }
+
+
+def test_what_a_schema_is_for_is_carried() -> None:
+    output = OutputFormat("schema", "x", {"type": "object"}, description="d")
+    assert _write(_foreign("chat", output=output))["text"]["format"]["description"] == "d"
+
+
 def test_a_choice_of_a_tool_that_the_upstream_runs_names_no_function() -> None:
     """So Claude Code searches."""
     tools = (ServerTool("code_execution", "anthropic", {"type": "code_execution_20250825", "name": "code_execution"}),)
