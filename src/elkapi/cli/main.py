@@ -70,10 +70,22 @@ def cli() -> None:
 
 def main(arguments: list[str] | None = None) -> None:
     """Run one command and end the process with its exit status."""
+    _open_standard_streams()
     if isinstance(sys.stdout, io.TextIOWrapper):
         # A sign that this terminal has not must not break off a table.
         sys.stdout.reconfigure(errors="replace")
     sys.exit(run(sys.argv[1:] if arguments is None else arguments))
+
+
+def _open_standard_streams() -> None:
+    """Where whoever started us closed one, nothing is read and what is said goes nowhere; else the next file or socket
+    that is opened would be taken for it, by us and by every process below."""
+    for name in ("stdin", "stdout", "stderr"):
+        if getattr(sys, name) is None:
+            # The lowest number that is free, which is this one.
+            nowhere = os.open(os.devnull, os.O_RDWR)
+            os.set_inheritable(nowhere, True)
+            setattr(sys, name, os.fdopen(nowhere, "r" if name == "stdin" else "w", encoding="utf-8", closefd=False))
 
 
 def run(arguments: list[str]) -> int:

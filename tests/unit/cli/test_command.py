@@ -929,6 +929,26 @@ def test_serving_loads_no_database_driver_and_no_model_library() -> None:
     assert done.stdout.strip() == "[]"
 
 
+@pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-", "<&- >&- 2>&-"])
+def test_streams_that_were_closed_before_the_start_are_no_free_places_for_files(tmp_path: Path, closed: str) -> None:
+    import subprocess
+
+    program = (
+        "import os, subprocess, sys\n"
+        "from elkapi.cli.main import main\n"
+        "def run(arguments):\n"
+        "    sys.stdout.write('said'), sys.stderr.write('said'), sys.stdin.read()\n"
+        f"    if os.open({str(tmp_path / 'other')!r}, os.O_CREAT | os.O_WRONLY) < 3:\n"
+        "        return 9\n"
+        "    child = 'import os; [os.fstat(number) for number in (0, 1, 2)]'\n"
+        "    return subprocess.call([sys.executable, '-c', child])\n"
+        "sys.modules['elkapi.cli.main'].run = run\n"
+        "main()\n"
+    )
+    command = ["sh", "-c", f'"$0" -c "$1" {closed}', sys.executable, program]
+    assert subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, check=False).returncode == 0
+
+
 @pytest.mark.parametrize("port", ["-1", "65536"])
 def test_a_sandbox_is_not_started_at_what_is_no_port(elkapi: Elkapi, port: str) -> None:
     outcome = elkapi("sandbox", "--port", port)
