@@ -163,7 +163,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def effective_database_url(self) -> str:
-        return self.database_url or f"sqlite:///{self.data_path.absolute() / 'elkapi.sqlite3'}"
+        return self.database_url or sqlite_url(self.data_path.absolute() / "elkapi.sqlite3")
 
     @property
     def is_sqlite(self) -> bool:
@@ -177,6 +177,11 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     def socket_path_bytes(self) -> int:
         """The longest of those paths; the kernel takes SOCKET_PATH_BYTES_MAX."""
         return max(len(os.fsencode(self.socket_path(name))) for name in SOCKETS)
+
+
+def sqlite_url(path: Path) -> str:
+    """The address of a SQLite file, with what would be read as something else there written as it is in addresses."""
+    return f"sqlite:///{path}".replace("%", "%25").replace("?", "%3F")
 
 
 SECRET_FIELDS = frozenset(
@@ -297,6 +302,8 @@ def _check_words(settings: Settings) -> None:
     for name in ("data_dir", "host"):
         if not getattr(settings, name).strip():
             raise SettingsError(f"{name} is empty; leave ELKAPI_{name.upper()} out for its default")
+    if not {"?", "#"}.isdisjoint(place := str(settings.data_path.absolute())):
+        raise SettingsError(f"data_dir is {place}; addresses of the sockets in it take no ? and no #")
     if settings.log_level.lower() not in LOG_LEVELS:
         raise SettingsError(f"log_level is {settings.log_level!r}; use {', '.join(LOG_LEVELS)}")
     if settings.sqlite_synchronous.upper() not in SQLITE_SYNCHRONOUS:

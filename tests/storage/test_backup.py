@@ -90,6 +90,20 @@ def everything(admin: Admin) -> dict[str, list[Any]]:
     return rows
 
 
+def test_a_folder_whose_name_has_signs_of_addresses_is_where_files_are_made(tmp_path: Path) -> None:
+    data, away = tmp_path / "50%25 a b", tmp_path / "so?%41=#"
+    away.mkdir()
+    settings = Settings(data_dir=str(data))
+    with Admin.open(settings, "test") as opened:
+        keys.create_key(opened, keys.KeyInput(name="kept"))
+        backups.backup(opened, away / "copy")
+    report = backups.restore(settings, away / "copy", check=check_books, actor="test", force=True)
+    assert report.rows["keys"] == 1
+    assert {path.name for path in tmp_path.iterdir()} == {data.name, away.name}
+    assert {path.name for path in away.iterdir()} == {"copy"}
+    assert (data / "elkapi.sqlite3").exists()
+
+
 def test_a_backup_restores_everything_on_either_database(filled: Admin, elsewhere: Settings, tmp_path: Path) -> None:
     report = backups.backup(filled, tmp_path / "copy", with_secret_key=True)
     assert report.rows["keys"] == 3

@@ -23,7 +23,7 @@ from elkapi.admin.context import Admin
 from elkapi.admin.errors import AdminError, InvalidInput, Missing, Refused
 from elkapi.clock import SYSTEM_CLOCK, Clock
 from elkapi.errors import Unavailable
-from elkapi.settings import Settings
+from elkapi.settings import Settings, sqlite_url
 from elkapi.storage import dialect as sql
 from elkapi.storage import schema
 from elkapi.storage.db import Database
@@ -215,7 +215,7 @@ def _copy_sqlite_file(database: Database, copy: Path) -> None:
 
 def _copy_from_server(database: Database, copy: Path, clock: Clock) -> None:
     _created(copy)
-    target = Database.open(f"sqlite:///{copy}")
+    target = Database.open(sqlite_url(copy))
     try:
         with database.read() as reading, target.write() as connection:
             if not schema_version(reading):
@@ -241,7 +241,7 @@ def _opened_backup(copy: Path) -> Database:
     with copy.open("rb") as file:
         if file.read(16) != b"SQLite format 3\x00":
             raise InvalidInput("it is not a backup of elkapi", field="file")
-    source = Database.open(f"sqlite:///{copy}")
+    source = Database.open(sqlite_url(copy))
     try:
         with source.read() as connection:
             if connection.exec_driver_sql("PRAGMA integrity_check(1)").scalar() != "ok":
@@ -259,7 +259,7 @@ def _opened_backup(copy: Path) -> Database:
 
 
 def _described(copy: Path, path: Path) -> BackupReport:
-    database = Database.open(f"sqlite:///{copy}")
+    database = Database.open(sqlite_url(copy))
     try:
         with database.read() as connection:
             counts = {

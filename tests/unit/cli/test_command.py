@@ -322,6 +322,7 @@ def test_bad_settings_are_one_line_without_their_secret(
         ("ATTEMPTS_MAX", "2.5", "ELKAPI_ATTEMPTS_MAX='2.5' is not a whole number"),
         ("BATCH_RATIO", "50", "batch_ratio is 50; it is at most ten times the price, 10"),
         ("HOST", "", "host is empty; leave ELKAPI_HOST out for its default"),
+        ("DATA_DIR", "/what?", "data_dir is /what?; addresses of the sockets in it take no ? and no #"),
         ("DATA_DIR", "", "data_dir is empty"),
         ("LOG_LEVEL", "loud", "log_level is 'loud'; use debug, info, warning, error"),
         ("PUBLIC_URL", "ai.example.com", "it begins with https:// or http://"),
