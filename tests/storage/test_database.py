@@ -183,6 +183,13 @@ def test_g78_a_role_that_lacks_a_right_is_an_outage_that_says_which(database: Da
                 assert "permission denied for table meta" in to_operator(refused.value)
             finally:
                 poor.close()
+            lost = Database.open(f"{url}?options=-csearch_path%3Dnowhere")
+            try:
+                with pytest.raises(Unavailable) as refused, lost.write() as connection:
+                    schema.metadata.tables["meta"].create(connection, checkfirst=False)
+                assert "no schema has been selected" in to_operator(refused.value)
+            finally:
+                lost.close()
         finally:
             admin.execute(f'DROP ROLE "{role}"')
 

@@ -88,7 +88,9 @@ def parse_url(url: str) -> URL:
             raise DatabaseUrlError(
                 f"the database address asks for {', '.join(unknown)}, which PostgreSQL does not know"
             )
-        return parsed.set(drivername="postgresql+psycopg")
+        parsed = parsed.set(drivername="postgresql+psycopg")
+        _check_hosts(parsed)
+        return parsed
     raise DatabaseUrlError(f"{parsed.drivername!r} is not a database we know; use sqlite:///FILE or postgresql://...")
 
 
@@ -96,6 +98,19 @@ def _postgresql_options() -> set[str]:
     from psycopg.pq import Conninfo
 
     return {option.keyword.decode() for option in Conninfo.get_defaults()}
+
+
+def _check_hosts(url: URL) -> None:
+    """What SQLAlchemy and the driver would trip over at each connection: hosts and ports that do not fit, a timeout
+    that is no number."""
+    from psycopg import ProgrammingError as BadOption
+    from psycopg.conninfo import timeout_from_conninfo
+
+    try:
+        _, options = PGDialect_psycopg().create_connect_args(url)  # type: ignore[no-untyped-call]
+        timeout_from_conninfo(options)
+    except (ArgumentError, BadOption) as error:
+        raise DatabaseUrlError(f"the database address cannot be used: {error}") from None
 
 
 def name_of(url: URL) -> str:
@@ -298,8 +313,9 @@ def only_reads(error: BaseException | None) -> bool:
 
 
 def lacks_right(error: BaseException | None) -> bool:
-    """Whether PostgreSQL refused because its role may not, by the driver's own error: it may once it is granted."""
-    return getattr(error, "sqlstate", None) == "42501"
+    """Whether PostgreSQL refused because its role may not, or has no schema of its search path, by the driver's own
+    error: it may once that is granted or made."""
+    return getattr(error, "sqlstate", None) in ("42501", "3F000")
 
 
 def is_taken(error: BaseException) -> bool:

@@ -289,6 +289,10 @@ def test_a_terminal_without_a_sign_still_gets_the_whole_table(elkapi: Elkapi, mo
         ("ELKAPI_PORT", "many", 2),
         ("ELKAPI_DATABASE_URL", "mysql://u:hunter2@h/d", 2),
         ("ELKAPI_DATABASE_URL", "postgresql://u:hunter2@127.0.0.1:1/d", 1),
+        *(
+            ("ELKAPI_DATABASE_URL", f"postgresql://u:hunter2@/d?{asked}", 2)
+            for asked in ("host=a&port=b", "host=a:1&host=b:c", "host=a&port=1,2", "connect_timeout=soon")
+        ),
         ("ELKAPI_SECRET_KEY", "hunter2", 1),
     ],
 )
@@ -300,6 +304,7 @@ def test_bad_settings_are_one_line_without_their_secret(
     assert outcome.status == status, outcome
     assert outcome.err.count("\n") == 1
     assert "hunter2" not in outcome.err
+    assert "internal error" not in outcome.err
 
 
 @pytest.mark.parametrize(
