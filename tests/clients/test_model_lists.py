@@ -90,6 +90,19 @@ def test_the_key_header_alone_does_not_choose_the_anthropic_shape(http: httpx.Cl
     assert read(http.get("/v1/models", headers={"x-api-key": stage.key}))["object"] == "list"
 
 
+def test_openais_own_path_below_googles_answers_in_openais_form_wherever_the_key_stands(
+    http: httpx.Client, stage: Stage
+) -> None:
+    path, key = "/v1beta/openai/models", stage.key
+    for query, headers in (
+        ("", {"x-goog-api-key": key}),
+        (f"?key={key}", {}),
+        ("", {**ANTHROPIC, "x-goog-api-key": key}),
+    ):
+        page = read(http.get(path + query, headers=headers))
+        assert (page["object"], [model["id"] for model in page["data"]]) == ("list", LIVE_MODELS)
+
+
 @pytest.mark.parametrize("path", ["/v1beta/models", "/v1/models"])
 @pytest.mark.parametrize("by_query", [False, True])
 def test_gemini_list(http: httpx.Client, stage: Stage, path: str, by_query: bool) -> None:

@@ -163,16 +163,21 @@ def _number(asked: dict[str, list[str]], name: str, least: int, most: int) -> in
     return int(text)
 
 
+def _openai_list(models: _Models) -> dict[str, Any]:
+    return {"object": "list", "success": True, "data": [_openai_model(models, name) for name in models.names()]}
+
+
 async def list_models(plane: DataPlane, snapshot: Snapshot, grant: Grant, match: Match, call: Call) -> None:
-    """One path, three answers, chosen by the request's headers, never by where the key stood."""
+    """One path, three answers, chosen by the request's headers, never by where the key stood; and OpenAI's own path."""
     models = _Models(plane, snapshot, grant)
-    if _is_anthropic(call):
+    if call.path.startswith("/v1beta/openai/"):
+        _send(call, _openai_list(models))
+    elif _is_anthropic(call):
         _send(call, _anthropic_list(models, call.query))
     elif _is_gemini(call):
         _send(call, _gemini_list(models, call.query))
     else:
-        data = [_openai_model(models, name) for name in models.names()]
-        _send(call, {"object": "list", "success": True, "data": data})
+        _send(call, _openai_list(models))
 
 
 async def list_gemini_models(plane: DataPlane, snapshot: Snapshot, grant: Grant, match: Match, call: Call) -> None:
