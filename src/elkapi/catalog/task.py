@@ -99,7 +99,8 @@ class Meter(msgspec.Struct, frozen=True, kw_only=True):
     paths where it stands, the last entry may be "=word", the provider's default. `frames_s` are the seconds of the
     frames that a request counts in, 0 where it names none; the longer of both lengths is held. `tokens_max` bounds what
     is metered in tokens, from seconds and resolution, by a function of the features and milliseconds. `extends`: the
-    file is an earlier video and what was added to it, so its length says nothing of what was made.
+    file is an earlier video and what was added to it, so its length says nothing of what was made. `sound`: the seconds
+    are those of sound, which may have a price of their own.
     """
 
     unit: Literal["second", "image", "call", "token"] = "call"
@@ -108,6 +109,7 @@ class Meter(msgspec.Struct, frozen=True, kw_only=True):
     count: str = ""
     features: Mapping[str, tuple[str, ...]] = {}
     extends: bool = False
+    sound: bool = False
     frames_s: Callable[[Mapping[str, Any]], float] | None = None
     tokens_max: Callable[[Mapping[str, str], int], int] | None = None
 

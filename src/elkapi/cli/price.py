@@ -47,7 +47,7 @@ def price() -> None:
 @click.option("--per-call", metavar="USD", help="one price per call instead")
 @click.option("--per-second", metavar="USD", help="per second of video made")
 @click.option("--per-image", metavar="USD", help="per picture made")
-@click.option("--per-audio-second", metavar="USD", help="per second of sound made")
+@click.option("--per-audio-second", metavar="USD", help="per second of sound made; default: as of video")
 @click.option("--rate", metavar="CLASS=USD", multiple=True, help="of a further class, such as cache_write_5m=3.75")
 @click.option(
     "--tier",

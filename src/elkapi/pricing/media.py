@@ -51,7 +51,11 @@ def bound(meter: Meter, body: Mapping[str, Any]) -> tuple[Usage, dict[str, str]]
         if meter.tokens_max is None:
             raise ValueError("a meter in tokens needs tokens_max")
         return Usage(output_tokens=meter.tokens_max(features, each_ms) * count, calls=count), features
-    return Usage(video_ms=each_ms * count, calls=count), features
+    return _lasting(meter, each_ms * count, count), features
+
+
+def _lasting(meter: Meter, ms: int, calls: int) -> Usage:
+    return Usage(audio_ms=ms, calls=calls) if meter.sound else Usage(video_ms=ms, calls=calls)
 
 
 def unfixed(meter: Meter, features: Mapping[str, str]) -> frozenset[str]:
@@ -72,11 +76,11 @@ def measured(
     asked one is charged as what it is; above it, as asked. Where no file tells anything, `asked` stands; tokens, which
     the provider should report, are bounded by what the files can have taken.
     """
-    kind = "image" if meter.unit == "image" else "video"
+    kind = "image" if meter.unit == "image" else "audio" if meter.sound else "video"
     files = [asset for asset in assets if asset.kind == kind]
-    if not files and kind == "video":
-        # Speech is metered by its seconds too.
-        files = [asset for asset in assets if asset.kind == "audio"]
+    if not files and kind != "image":
+        # Speech is metered by its seconds too, and that of a film may come as a film.
+        files = [asset for asset in assets if asset.kind in ("audio", "video")]
     if not files:
         return asked, _with_resolution(meter, features, files)
     if meter.unit == "token":
@@ -89,11 +93,12 @@ def measured(
     calls = min(asked.calls, len(files))
     if kind == "image":
         return Usage(images=len(files), calls=calls), _with_resolution(meter, features, files)
-    each_ms = asked.video_ms // max(asked.calls, 1)
-    if meter.extends or not asked.video_ms:
-        return Usage(video_ms=asked.video_ms, calls=calls), _with_resolution(meter, features, files)
-    video_ms = sum(charged_ms(file.duration_ms, each_ms) for file in files)
-    return Usage(video_ms=video_ms, calls=calls), _with_resolution(meter, features, files)
+    asked_ms = asked.video_ms + asked.audio_ms
+    each_ms = asked_ms // max(asked.calls, 1)
+    if meter.extends or not asked_ms:
+        return _lasting(meter, asked_ms, calls), _with_resolution(meter, features, files)
+    ms = sum(charged_ms(file.duration_ms, each_ms) for file in files)
+    return _lasting(meter, ms, calls), _with_resolution(meter, features, files)
 
 
 def charged_ms(file_ms: int | None, asked_ms: int) -> int:

@@ -27,7 +27,6 @@ _APART = (
     ("calls", "call_nano", 1),
     ("video_ms", "video_second_nano", 1000),
     ("images", "image_nano", 1),
-    ("audio_ms", "audio_second_nano", 1000),
 )
 _WIDE_INPUT = ("cache_write_1h_nano_per_1m", "audio_input_nano_per_1m", "image_input_nano_per_1m")
 _WIDE_OUTPUT = ("audio_output_nano_per_1m", "image_output_nano_per_1m")
@@ -116,13 +115,18 @@ def dearest_for(price: Price, features: Mapping[str, str], unknown: Collection[s
     return _with_rates(price, {name: max(rates[name] for rates in whole) for name in whole[0]})
 
 
+def _sound_nano(rates: Rates) -> int:
+    """A second of sound, which costs what one of video does where it has no price of its own."""
+    return rates.audio_second_nano or rates.video_second_nano
+
+
 def _own_rates(rates: Rates) -> dict[str, int | None]:
     return {name: getattr(rates, name) for name in Rates.__struct_fields__}
 
 
 def _inherited(rates: Rates) -> dict[str, int]:
     """Every class's rate, its parent's where it has none of its own."""
-    own = _own_rates(rates)
+    own = {**_own_rates(rates), "audio_second_nano": _sound_nano(rates)}
     parents = {rate: parent for _, rate, parent in _PER_MILLION}
     return {name: (own[parents[name]] or 0 if value is None else value) for name, value in own.items()}
 
@@ -163,7 +167,7 @@ def _bound_nano(rates: Rates, upper: Usage, ratio_micro: int, wide: bool, furthe
         + (upper.searches * rates.search_nano + upper.calls * rates.call_nano) * PER_MILLION
     )
     if upper.video_ms or upper.images or upper.audio_ms:
-        millionths += (upper.video_ms * rates.video_second_nano + upper.audio_ms * rates.audio_second_nano) * 1000
+        millionths += (upper.video_ms * rates.video_second_nano + upper.audio_ms * _sound_nano(rates)) * 1000
         millionths += upper.images * rates.image_nano * PER_MILLION
     if further_micro:
         return _with_ratios(millionths, (ratio_micro, *further_micro))
@@ -187,4 +191,5 @@ def _terms(rates: Rates, usage: Usage) -> list[tuple[str, int, int, int]]:
             nano = getattr(rates, own)
             terms.append((name, units, getattr(rates, parent) if nano is None else nano, PER_MILLION))
     terms += [(name, getattr(usage, name), getattr(rates, rate), per) for name, rate, per in _APART]
+    terms.append(("audio_ms", usage.audio_ms, _sound_nano(rates), 1000))
     return [term for term in terms if term[1] and term[2]]

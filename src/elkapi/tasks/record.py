@@ -115,7 +115,7 @@ class Task(msgspec.Struct, frozen=True):
             assets=self.told.assets,
             reply=in_callers_words(self.asked, bytes(self.told.reply)),
             asked=self.asked.body,
-            asked_ms=self.asked.upper.video_ms // max(self.asked.upper.calls, 1),
+            asked_ms=(self.asked.upper.video_ms + self.asked.upper.audio_ms) // max(self.asked.upper.calls, 1),
             renamed=self.told.upstream_model not in ("", named),
         )
 

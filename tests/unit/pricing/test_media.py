@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from elkapi.catalog.families import kling
+from elkapi.catalog.families import kling, runway
 from elkapi.catalog.task import Meter
 from elkapi.errors import BadRequest
 from elkapi.money import format_usd, parse_ratio
@@ -39,6 +39,24 @@ def test_every_spelling_of_five_seconds_is_five_seconds(value: object) -> None:
     usage, features = bound(SECONDS, {"duration": value})
     assert usage == Usage(video_ms=5000, calls=1)
     assert features == {"mode": "std", "duration": "5"}
+
+
+def test_sound_is_bounded_and_measured_as_sound() -> None:
+    meter = Meter(unit="second", seconds=("duration",), seconds_default=30.0, sound=True)
+    upper, features = bound(meter, {})
+    assert upper == Usage(audio_ms=30_000, calls=1)
+    assert measured(meter, upper, features, (_file("audio", duration_ms=4_130),))[0] == Usage(audio_ms=4_100, calls=1)
+    # What was made of a film's sound may be a film.
+    assert measured(meter, upper, features, (_file("video", duration_ms=4_130),))[0] == Usage(audio_ms=4_100, calls=1)
+    assert measured(meter, upper, features, (_file("audio"),))[0] == upper
+    assert measured(meter, upper, features, ())[0] == upper
+
+
+@pytest.mark.parametrize("name", ["speech-to-speech", "voice-isolation", "voice-dubbing"])
+def test_runways_voices_are_metered_by_the_second_of_sound(name: str) -> None:
+    (operation,) = [one for one in runway.FAMILY.operations if one.id == f"runway.{name}"]
+    assert operation.meter is not None
+    assert operation.meter.sound
 
 
 @pytest.mark.parametrize("value", [-1, "-5", 0, math.nan, math.inf, "nan", "inf", 1e300, "9" * 9, 3601, True, {}, [5]])

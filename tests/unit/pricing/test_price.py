@@ -74,7 +74,8 @@ def _exact(price: Price, usage: Usage, ratio: int) -> Fraction:
     rates = exceeded[-1] if exceeded else price
     total = Fraction(usage.calls * rates.call_nano + usage.searches * rates.search_nano)
     total += usage.images * rates.image_nano
-    total += Fraction(usage.video_ms * rates.video_second_nano + usage.audio_ms * rates.audio_second_nano, 1000)
+    sound = rates.audio_second_nano or rates.video_second_nano
+    total += Fraction(usage.video_ms * rates.video_second_nano + usage.audio_ms * sound, 1000)
     for name, parent in PARENTS.items():
         own = getattr(rates, name.removesuffix("_tokens") + "_nano_per_1m")
         rate = getattr(rates, parent) if own is None else own
@@ -202,6 +203,17 @@ def test_a_second_is_a_thousand_milliseconds_and_halves_are_rounded_once() -> No
     assert amount_nano(price, Usage(video_ms=250, audio_ms=250), 1_000_000) == 1
     assert amount_nano(price, Usage(video_ms=499), 1_000_000) == 0
     assert amount_nano(price, Usage(images=4), 500_000) == 6
+
+
+def test_a_second_of_sound_costs_what_one_of_video_does_where_it_has_no_price() -> None:
+    sound = Usage(audio_ms=2000)
+    for price, nano in (
+        (Price(id=1, model="m", version=1, video_second_nano=5), 10),
+        (Price(id=1, model="m", version=1, video_second_nano=5, audio_second_nano=3), 6),
+        (Price(id=1, model="m", version=1, audio_second_nano=3), 6),
+    ):
+        assert amount_nano(price, sound, 1_000_000) == quote(price, "g", 1_000_000, sound).nano == nano
+        assert arithmetic(price, sound, 1_000_000)[0]["nano_usd"] == nano // 2
 
 
 def test_the_first_variant_that_fits_stands_in_for_the_record() -> None:

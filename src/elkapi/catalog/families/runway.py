@@ -40,6 +40,7 @@ _FEATURES: dict[str, tuple[str, ...]] = {
 _SECONDS = Meter(unit="second", seconds=("duration",), seconds_default=15.0, features=_FEATURES)
 # As long as the film or the speech that it starts from: the provider takes up to 30 seconds of a film.
 _AS_LONG = msgspec.structs.replace(_SECONDS, seconds_default=30.0)
+_VOICE = msgspec.structs.replace(_AS_LONG, sound=True)
 _PICTURES = Meter(unit="image", count="outputCount", features=_FEATURES | {"quality": ("quality",)})
 _tasks = Tasks(family="runway", wire="runway", prefix="/runwayml", task=TASK, meter=_SECONDS)
 
@@ -56,9 +57,9 @@ FAMILY = Family(
         _tasks.submit("image-upscale", "/v1/image_upscale", meter=Meter(unit="image")),
         _tasks.submit("text-to-speech", "/v1/text_to_speech", meter=Meter(unit="call")),
         _tasks.submit("sound-effect", "/v1/sound_effect", meter=Meter(unit="call")),
-        _tasks.submit("speech-to-speech", "/v1/speech_to_speech", meter=_AS_LONG),
-        _tasks.submit("voice-isolation", "/v1/voice_isolation", meter=_AS_LONG),
-        _tasks.submit("voice-dubbing", "/v1/voice_dubbing", meter=_AS_LONG),
+        _tasks.submit("speech-to-speech", "/v1/speech_to_speech", meter=_VOICE),
+        _tasks.submit("voice-isolation", "/v1/voice_isolation", meter=_VOICE),
+        _tasks.submit("voice-dubbing", "/v1/voice_dubbing", meter=_VOICE),
         _tasks.once("upload", "/v1/uploads", id="runwayUri", free=True, model=ANY_MODEL),
         _tasks.fetch("task", "/v1/tasks/{id}", kind="task"),
         _tasks.cancel("task-delete", "/v1/tasks/{id}"),
