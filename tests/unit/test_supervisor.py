@@ -6,6 +6,7 @@ import asyncio
 import fcntl
 import io
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -103,19 +104,22 @@ def test_children_are_out_of_reach_of_the_terminals_ctrl_c(
 
 
 class Obedient:
-    """A worker's process: ready at once, and ended by the first signal."""
+    """A worker's process: ready at once or never, and ended by the first signal."""
 
     pid = 0
     returncode: int | None = None
 
-    def __init__(self, ready_fd: int) -> None:
-        os.write(ready_fd, b"1")
+    def __init__(self, ready_fd: int, *, ready: bool = True) -> None:
+        self.ready_fd = os.dup(ready_fd)
+        if ready:
+            os.write(ready_fd, b"1")
 
     def poll(self) -> int | None:
         return self.returncode
 
     def send_signal(self, signum: int) -> None:
         self.returncode = 0
+        os.close(self.ready_fd)
 
     def wait(self, seconds: float) -> None: ...
 
@@ -137,12 +141,36 @@ def test_a_replaced_worker_is_in_no_figure_of_what_is_open_and_its_counts_stay(
     with (figures / "process-1.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         supervising._replace(0)
+    supervisor._end(supervising._workers[0], signal.SIGTERM)
     assert {path.name for path in figures.glob("*.db")} == {
         "counter_0.db",
         "counter_1.db",
         "gauge_livemax_1.db",
         "gauge_livesum_1.db",
     }
+
+
+def test_a_reload_keeps_the_worker_whose_successor_does_not_become_ready(
+    supervising: Supervisor, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    made: list[Obedient] = []
+
+    def started(*_: object, pass_fds: tuple[int, int], **__: object) -> Obedient:
+        made.append(Obedient(pass_fds[1], ready=not made))
+        return made[-1]
+
+    monkeypatch.setattr(subprocess, "Popen", started)
+    monkeypatch.setattr(supervisor, "READY_WAIT_S", 0.01)
+    supervising._helpers.clear()
+    (old,) = supervising._workers
+    supervising._start(old)
+    supervising._look_after()
+    supervising._replace(0)
+    assert supervising._workers == [old]
+    first, second = made
+    assert (first.returncode, second.returncode) == (None, 0)
+    supervisor._end(old, signal.SIGTERM)
+    assert "keeping the old one" in capsys.readouterr().err
 
 
 def test_a_role_that_listens_and_does_not_accept_is_not_waited_for(tmp_path: Path) -> None:
