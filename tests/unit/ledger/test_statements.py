@@ -10,11 +10,9 @@ from elkapi.ledger.statements import SIZES, Rows, for_dialect
 class Cursor:
     def __init__(self) -> None:
         self.calls: list[tuple[str, list[int]]] = []
-        self.rowcount = 0
 
     def execute(self, text: str, values: list[int]) -> None:
         self.calls.append((text, values))
-        self.rowcount = len(values) // 2
 
 
 @pytest.mark.parametrize("count", [0, 1, 3, 4, 16, 63, 64, 256, 333])
@@ -22,7 +20,7 @@ def test_any_number_of_rows_is_written_once_and_in_order(count: int) -> None:
     cursor = Cursor()
     rows = Rows({size: str(size) for size in SIZES}, 2)
     flat = list(range(2 * count))
-    assert rows.insert(cursor, flat) == count
+    rows.insert(cursor, flat)
     assert [value for _, values in cursor.calls for value in values] == flat
     assert all(len(values) == 2 * int(text) for text, values in cursor.calls)
 
