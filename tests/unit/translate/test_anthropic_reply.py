@@ -416,6 +416,22 @@ def test_every_signed_thought_is_a_block_of_its_own() -> None:
     ]
 
 
+def test_a_source_stands_with_the_text_before_it_and_with_nothing_else() -> None:
+    source = Citation("https://a.test", "A", "Sunny")
+    said = json.loads(DIALECT.write_reply([TextDelta("Sunny."), source, Finish("stop"), End()], facts()))
+    (text,) = said["content"]
+    assert [one["url"] for one in text["citations"]] == ["https://a.test"]
+    for before in ([], [ThinkingDelta("hm")]):
+        unsaid = json.loads(DIALECT.write_reply([*before, source, TextDelta("a"), Finish("stop"), End()], facts()))
+        assert not any("citations" in block for block in unsaid["content"])
+
+
+def test_a_refusal_that_ran_into_its_limit_was_cut_by_it() -> None:
+    for reason, word in (("stop", "refusal"), ("length", "max_tokens")):
+        events = [RefusalDelta("I cannot"), Finish(reason), End()]  # type: ignore[arg-type]
+        assert json.loads(DIALECT.write_reply(events, facts()))["stop_reason"] == word
+
+
 @pytest.mark.parametrize(
     ("finish", "word", "sequence"),
     [

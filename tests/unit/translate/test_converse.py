@@ -173,6 +173,50 @@ def test_a_schema_is_an_output_format_or_a_forced_tool() -> None:
     assert _written(NOVA, output=output, tools=(Tool("now"),))["toolConfig"]["toolChoice"] == {"any": {}}
 
 
+def test_a_schema_is_told_in_words_only_where_nothing_else_holds_the_answer_to_it() -> None:
+    output = OutputFormat("schema", "answer", SCHEMA)
+    assert ["system" in _written(profile, output=output) for profile in (CLAUDE, NOVA, LLAMA)] == [False, False, True]
+
+
+def test_an_answer_with_thoughts_has_a_limit_and_another_one_only_when_asked() -> None:
+    thinking = _written(reasoning=Reasoning(budget_tokens=2000))
+    assert thinking["inferenceConfig"]["maxTokens"] == CLAUDE.max_output_tokens
+    assert "inferenceConfig" not in _written()
+
+
+@pytest.mark.parametrize(
+    ("media_type", "name"),
+    [
+        *(("application/pdf", "pdf"), ("text/csv", "csv"), ("text/html", "html"), ("text/markdown", "md")),
+        *(("text/plain", "txt"), ("application/msword", "doc"), ("application/vnd.ms-excel", "xls")),
+        ("application/vnd.openxmlformats-officedocument.wordprocessingml.document", "docx"),
+        ("application/vnd.openxmlformats-officedocument.spreadsheetml.sheet", "xlsx"),
+    ],
+)
+def test_a_document_of_every_kind_is_named_by_it(media_type: str, name: str) -> None:
+    turn = Message("user", (Text("read"), File(media_type, data="YQ==", name="a.b")))
+    (document,) = (block for block in _written(messages=[turn])["messages"][0]["content"] if "document" in block)
+    assert document["document"] == {"format": name, "name": "a-b", "source": {"bytes": "YQ=="}}
+
+
+def test_every_document_has_a_name_of_its_own() -> None:
+    names = ["a.pdf", "a.pdf", "a/pdf", "  ", None, "é" * 300]
+    parts = tuple(File("application/pdf", data="JVBE", name=name) for name in names)
+    blocks = _written(messages=[Message("user", (Text("read"), *parts))])["messages"][0]["content"][1:]
+    assert [block["document"]["name"] for block in blocks] == [
+        *("a-pdf", "a-pdf-2", "a-pdf-3", "document", "document-2", "-" * 190)
+    ]
+
+
+def test_a_document_that_is_text_and_of_no_kind_is_text() -> None:
+    turn = Message("user", (Text("read"), File("application/json", data="e30="), File("text/x-log", text="it")))
+    documents = [block["document"] for block in _written(messages=[turn])["messages"][0]["content"][1:]]
+    assert documents == [
+        {"format": "txt", "name": "document", "source": {"text": "{}"}},
+        {"format": "txt", "name": "document-2", "source": {"text": "it"}},
+    ]
+
+
 def test_a_schema_with_members_of_any_name_is_a_forced_tool() -> None:
     schema = {"type": "object", "properties": {"counts": {"type": "object", "additionalProperties": True}}}
     body = _written(output=OutputFormat("schema", "answer", schema))
