@@ -173,9 +173,9 @@ class _Blocks:
             case Text() | Refusal():
                 return {"text": part.text}
             case Image():
-                return {"image": _image(part.url, part.data, part.media_type)}
+                return {"image": _image(part.data, part.media_type)}
             case File() if part.media_type in _IMAGES:
-                return {"image": _image(part.url, part.data, part.media_type)}
+                return {"image": _image(part.data, part.media_type)}
             case File():
                 return {"document": self._document(part)}
             case Thinking():
@@ -202,7 +202,7 @@ class _Blocks:
             return {"format": "txt", "name": self._name(part.name), "source": {"text": text}}
         if part.media_type not in _DOCUMENTS:
             raise BadRequest(f"This model does not read files of type `{part.media_type}`.", param="messages")
-        source = _source(part.url, part.data)
+        source = _source(part.data)
         return {"format": _DOCUMENTS[part.media_type], "name": self._name(part.name), "source": source}
 
     def _name(self, name: str | None) -> str:
@@ -221,20 +221,18 @@ def _ttl(item: Any) -> str | None:
     return next((ttl for one in (item, *inside) if (ttl := getattr(one, "cache_ttl", None))), None)
 
 
-def _image(url: str | None, data: str | None, media_type: str | None) -> Raw:
-    if media_type is None and url:
-        media_type = "image/" + url.rpartition(".")[2].lower().replace("jpg", "jpeg")
+def _image(data: str | None, media_type: str | None) -> Raw:
+    source = _source(data)
     if media_type not in _IMAGES:
         raise BadRequest(f"Images are {', '.join(sorted(_IMAGES))}, not `{media_type}`.", param="messages")
-    return {"format": _IMAGES[media_type], "source": _source(url, data)}
+    return {"format": _IMAGES[media_type], "source": source}
 
 
-def _source(url: str | None, data: str | None) -> Raw:
-    if data is not None:
-        return {"bytes": data}
-    if url and url.startswith("s3://"):
-        return {"s3Location": {"uri": url}}
-    raise BadRequest("This model takes images and files as base64 data, not by URL.", param="messages")
+def _source(data: str | None) -> Raw:
+    """Bytes only: an object of S3, which Bedrock takes too, it would read with the operator's rights."""
+    if data is None:
+        raise BadRequest("This model takes images and files as base64 data, not by URL.", param="messages")
+    return {"bytes": data}
 
 
 # --- tools -----------------------------------------------------------------------------------------------------------
@@ -287,7 +285,11 @@ LOSSES = (
     Loss("n", True, "one answer a call"),
     Loss("modalities: image", True, "not offered"),
     Loss("input audio", True, "not carried"),
-    Loss("images and files by URL", True, "only bytes and S3 objects are taken"),
+    Loss(
+        "images and files by URL",
+        True,
+        "only bytes are taken; an object of S3 would be read with the operator's rights",
+    ),
     Loss("files by id", True, "the id is only known where the file was uploaded"),
     Loss("files of unknown types", True, "PDF, Word, Excel, HTML, CSV, Markdown and text are taken"),
     Loss("server tools and their blocks in the history", True, "each provider has its own"),

@@ -305,6 +305,21 @@ def test_what_would_change_the_meaning_is_refused(row: str) -> None:
         _written(**REFUSED[row])
 
 
+@pytest.mark.parametrize(
+    "part",
+    [
+        Image(url="s3://bucket/a.png", media_type="image/png"),
+        Image(url="https://a.example/a.png"),
+        File("application/pdf", url="s3://bucket/a.pdf"),
+        File("image/png", url="s3://bucket/a.png"),
+    ],
+)
+def test_no_caller_names_what_the_operators_account_reads(part: Image | File) -> None:
+    """Bedrock fetches an object of S3 with the rights of whoever signs the call, which is the operator."""
+    with pytest.raises(BadRequest, match="as base64 data, not by URL"):
+        _written(**_user(part))
+
+
 @pytest.mark.parametrize("parts", [(), (Text(""),), (Text(" \n"),)])
 def test_an_empty_result_is_no_blank_text(parts: tuple[Text, ...]) -> None:
     called = Message("assistant", (ToolCall("t", "now", "{}"),))
