@@ -456,6 +456,23 @@ def test_the_arguments_of_the_stand_in_for_a_schema_are_the_text() -> None:
     delta = {"contentBlockIndex": 0, "delta": {"toolUse": {"input": '{"a":1}'}}}
     frames = [("contentBlockStart", start), ("contentBlockDelta", delta), ("messageStop", {"stopReason": "tool_use"})]
     assert _read(frames) == [TextDelta('{"a":1}'), Finish("stop")]
+    block = {"toolUse": {"toolUseId": "t", "name": OUTPUT_TOOL, "input": {"a": 1}}}
+    body = {"output": {"message": {"content": [block]}}, "stopReason": "tool_use"}
+    assert DIALECT.read_reply(msgspec.json.encode(body))[1:] == [TextDelta('{"a":1}'), Finish("stop"), End()]
+
+
+def test_a_call_beside_the_stand_in_for_a_schema_is_a_call() -> None:
+    names = ((OUTPUT_TOOL, {"a": 1}), ("now", {}))
+    blocks = [{"toolUse": {"toolUseId": "t", "name": name, "input": given}} for name, given in names]
+    body = {"output": {"message": {"content": blocks}}, "stopReason": "tool_use"}
+    read = [TextDelta('{"a":1}'), ToolCallStart(0, "t", "now"), ToolCallDelta(0, "{}"), Finish("tool_calls")]
+    assert DIALECT.read_reply(msgspec.json.encode(body))[1:-1] == read
+
+
+def test_an_image_in_a_whole_answer_is_one() -> None:
+    blocks = [{"image": {"format": "webp", "source": {"bytes": "UklG"}}}, {"image": {"source": {"s3Location": {}}}}]
+    body = {"output": {"message": {"content": blocks}}, "stopReason": "end_turn"}
+    assert DIALECT.read_reply(msgspec.json.encode(body))[1:-2] == [ImageOut("image/webp", "UklG")]
 
 
 @pytest.mark.parametrize(
