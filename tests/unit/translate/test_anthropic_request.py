@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from contextlib import nullcontext, suppress
 from typing import Any
 
@@ -378,6 +379,15 @@ def test_a_custom_tool_of_responses_takes_one_string() -> None:
     body = _written(dialect="responses", tools=(Tool("patch", custom=True),), messages=[LOOP[0], call])
     assert body["tools"][0]["input_schema"]["required"] == ["input"]
     assert body["messages"][1]["content"][0]["input"] == {"input": "free text"}
+
+
+@pytest.mark.parametrize("call_id", ["x" * 65, "call:" + "y" * 300, "é", "", "\ud800"])
+def test_a_call_of_any_id_has_one_that_claude_takes_and_its_result_the_same(call_id: str) -> None:
+    turns = [Message("user", (Text("hi"),)), Message("assistant", (ToolCall(call_id, "f", "{}"),))]
+    body = _written(messages=[*turns, Message("user", (ToolResult(call_id, (Text("1"),)),))])
+    written = body["messages"][1]["content"][0]["id"]
+    assert re.fullmatch(r"[a-zA-Z0-9_-]{1,64}", written)
+    assert body["messages"][2]["content"][0]["tool_use_id"] == written
 
 
 def test_a_choice_without_tools_is_left_out() -> None:
