@@ -175,3 +175,57 @@ def test_an_answer_without_content_is_a_valid_answer() -> None:
         "finish_reason": "stop",
     }
     assert b'"finish_reason":"stop"' in _stream([], _facts())
+
+
+@pytest.mark.parametrize(
+    ("members", "repeated"),
+    [
+        ({"prompt": "a"}, ([], 0, 0)),
+        ({"prompt": "a", "echo": False}, ([], 0, 0)),
+        ({"prompt": "a", "echo": True}, (["a"], 0, 1)),
+        ({"prompt": ["a", "b"], "echo": True, "n": 3}, (["a", "b"], 0, 3)),
+        ({"prompt": [1, 2, 3], "echo": True}, ([], 3, 1)),
+        ({"prompt": [[1, 2], [3]], "echo": True, "n": 2}, ([], 3, 2)),
+    ],
+)
+def test_what_an_answer_repeats_of_its_prompts_is_known(
+    members: dict[str, Any], repeated: tuple[list[str], int, int]
+) -> None:
+    """It is output too, where the gateway itself has to count."""
+    assert completions.echoed(json.dumps({"model": "m", **members}).encode()) == repeated
+
+
+@pytest.mark.parametrize(
+    ("reason", "word"),
+    [
+        *(("stop", "stop"), ("stop_sequence", "stop"), ("pause", "stop"), ("tool_calls", "stop")),
+        *(("length", "length"), ("content_filter", "content_filter"), ("refusal", "content_filter")),
+    ],
+)
+def test_why_a_completion_ended_is_told_in_its_words(reason: Any, word: str) -> None:
+    written = json.loads(write_reply([TextDelta("a"), Finish(reason)], _facts()))
+    assert written["choices"][0]["finish_reason"] == word
+    writer = CompletionsWriter(_facts())
+    assert writer.feed(Finish(reason)) == b""
+    assert f'"finish_reason":"{word}"'.encode() in writer.finish()
+
+
+def test_a_completion_says_what_it_is() -> None:
+    head = {"id": "cmpl-9", "object": "text_completion", "created": 1_700_000_000, "model": "m"}
+    whole = json.loads(write_reply(ANSWER, _facts()))
+    chunk = json.loads(CompletionsWriter(_facts()).feed(TextDelta("a")).removeprefix(b"data: "))
+    assert [{name: said.get(name) for name in head} for said in (whole, chunk)] == [head, head]
+
+
+def test_the_places_of_tokens_go_on_through_a_stream() -> None:
+    pieces = [TextDelta("Hé", (TokenLogprob("Hé", -0.5, (("Hé", -0.5),)),)), TextDelta("!", (TokenLogprob("!", -1.0),))]
+    whole = json.loads(write_reply(pieces, _facts()))["choices"][0]["logprobs"]
+    assert whole == {
+        "tokens": ["Hé", "!"],
+        "token_logprobs": [-0.5, -1.0],
+        "top_logprobs": [{"Hé": -0.5}, {}],
+        "text_offset": [0, 2],
+    }
+    writer = CompletionsWriter(_facts())
+    chunks = [json.loads(writer.feed(piece).removeprefix(b"data: ")) for piece in pieces]
+    assert [chunk["choices"][0]["logprobs"]["text_offset"] for chunk in chunks] == [[0], [2]]

@@ -519,6 +519,17 @@ def test_g56_a_failure_ends_in_an_event_on_which_the_sdk_raises() -> None:
     assert b'"type":"response.failed"' in stream
 
 
+def test_log_probabilities_are_told_with_every_piece_of_the_text() -> None:
+    pieces = [TextDelta(word, (TokenLogprob(word, -0.5),)) for word in ("a", "b")]
+    writer = DIALECT.writer(FACTS)
+    frames = SseDecoder().feed(b"".join([*(writer.feed(piece) for piece in pieces), writer.finish()]))
+    events = [json.loads(frame.data or b"") for frame in frames]
+    told = [event["logprobs"] for event in events if event["type"] == "response.output_text.delta"]
+    assert [[row["token"] for row in rows] for rows in told] == [["a"], ["b"]]
+    (message,) = events[-1]["response"]["output"]
+    assert [row["token"] for row in message["content"][0]["logprobs"]] == ["a", "b"]
+
+
 def test_a_ping_is_a_comment_that_the_sdk_passes_over() -> None:
     writer = DIALECT.writer(FACTS)
     stream = writer.feed(Start("a", "b")) + writer.ping() + writer.feed(TextDelta("x")) + writer.ping()
