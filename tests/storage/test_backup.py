@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import sqlite3
 import stat
@@ -23,6 +24,7 @@ from elkapi.admin.errors import InvalidInput, Missing, Refused
 from elkapi.clock import ManualClock
 from elkapi.settings import Settings
 from elkapi.storage import apikey, schema
+from elkapi.storage import dialect as sql
 from elkapi.storage.repos import channels as channel_rows
 from elkapi.storage.repos import keys as key_rows
 from elkapi.storage.repos import versions
@@ -88,6 +90,29 @@ def everything(admin: Admin) -> dict[str, list[Any]]:
             columns = [column for column in table.columns if not (table.name == "keys" and column.name == "version")]
             rows[table.name] = sorted(map(repr, connection.execute(select(*columns)).all()))
     return rows
+
+
+@pytest.mark.parametrize("code", [errno.EPERM, errno.ENOTSUP, errno.ENOSYS])
+def test_a_filesystem_without_hard_links_takes_a_backup_and_a_key(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int
+) -> None:
+    def link(*_: object) -> None:
+        raise OSError(code, os.strerror(code))
+
+    monkeypatch.setattr(os, "link", link)
+    away = tmp_path / "share"
+    away.mkdir()
+    (away / "mine").write_text("mine")
+    with Admin.open(Settings(data_dir=str(tmp_path / "data")), "test") as opened:
+        backups.backup(opened, away / "copy", with_secret_key=True)
+        with pytest.raises(FileExistsError):
+            sql.name_new_file(tmp_path / "data" / "secret.key", away / "mine")
+    assert {path.name for path in away.iterdir()} == {"copy", "copy.secret-key", "mine"}
+    assert {stat.S_IMODE((away / name).stat().st_mode) for name in ("copy", "copy.secret-key")} == {0o600}
+    assert (away / "mine").read_text() == "mine"
+    report = backups.restore(Settings(data_dir=str(tmp_path / "new")), away / "copy", check=check_books, actor="test")
+    assert report.secret_key_path is not None
+    assert load_secret_key(Settings(data_dir=str(tmp_path / "new")))
 
 
 def test_a_folder_whose_name_has_signs_of_addresses_is_where_files_are_made(tmp_path: Path) -> None:

@@ -281,7 +281,7 @@ def _link_new(copy: Path, path: Path) -> None:
     with copy.open("rb") as file:
         os.fsync(file.fileno())
     try:
-        os.link(copy, path)
+        sql.name_new_file(copy, path)
     except FileExistsError:
         raise Refused(f"{path} exists already; a backup never overwrites a file") from None
 

@@ -6,6 +6,7 @@ It builds the engines (pragmas, transaction starts, timeouts), and spells upsert
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import sqlite3
 import time
@@ -255,6 +256,18 @@ def create_private_directory(path: Path) -> None:
     """Create a directory only its owner can enter; one that exists keeps the mode its owner gave it."""
     if not path.exists():
         path.mkdir(parents=True, mode=0o700, exist_ok=True)
+
+
+def name_new_file(made: Path, path: Path) -> None:
+    """Give a finished file its name, never over another file: raises FileExistsError. It appears whole or not at all,
+    but where there are no hard links, as on FAT and on shares: there it is empty for a moment."""
+    try:
+        os.link(made, path)
+    except OSError as error:
+        if error.errno not in (errno.EPERM, errno.ENOTSUP, errno.ENOSYS):
+            raise
+        os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
+        made.replace(path)
 
 
 def adopt_sqlite_file(connection: Any) -> None:

@@ -101,11 +101,11 @@ def install_secret_key(path: Path, key: bytes) -> bool:
             file.write(base64.b64encode(key) + b"\n")
             file.flush()
             os.fsync(file.fileno())
-        os.link(temporary, path)
+        sql.name_new_file(temporary, path)
     except FileExistsError:
         return False
     finally:
-        temporary.unlink()
+        temporary.unlink(missing_ok=True)
     return True
 
 
