@@ -155,15 +155,12 @@ def prepare(settings: Settings) -> Preparation:
         return Preparation((), sandbox, problem=f"ELKAPI_LOG_FILE {settings.log_file}: {error.strerror}")
     try:
         installation = open_installation(settings)
+        with contextlib.closing(installation.database), installation.database.write() as connection:
+            first_key = ensure_first_key(connection)
     except (DatabaseUrlError, MigrationError, SecretKeyError) as error:
         return Preparation(bundled, sandbox, problem=str(error))
     except Unavailable as error:
         return Preparation(bundled, sandbox, problem=to_operator(error))
-    try:
-        with installation.database.write() as connection:
-            first_key = ensure_first_key(connection)
-    finally:
-        installation.database.close()
     return Preparation(bundled, sandbox, first_key, no_chat=no_chat)
 
 

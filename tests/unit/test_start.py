@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import signal
 import socket
+import sqlite3
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from elkapi import app
-from elkapi.app import StartError
+from elkapi.app import StartError, prepare
 from elkapi.roles import Preparation
 from elkapi.settings import Settings
+from elkapi.storage import dialect as sql
 
 
 @pytest.fixture(autouse=True)
@@ -72,3 +75,15 @@ def test_the_first_key_is_shown_by_a_role_that_is_started_alone(
     monkeypatch.setattr(app, "run_role", lambda *_: None)
     assert app.serve(new_installation, "control") == 0
     assert "sk-first" in capsys.readouterr().out
+
+
+def test_a_database_that_cannot_be_written_at_the_start_is_told_in_words(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sql, "BUSY_TIMEOUT_MS", 1)
+    settings = Settings(data_dir=str(tmp_path))
+    assert prepare(settings).problem is None
+    other = sqlite3.connect(tmp_path / "elkapi.sqlite3", isolation_level=None)
+    with contextlib.closing(other):
+        other.execute("BEGIN IMMEDIATE")
+        assert prepare(settings).problem == "the database cannot be used: database is locked"
