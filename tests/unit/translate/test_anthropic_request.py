@@ -756,10 +756,15 @@ def test_what_is_no_block_inside_of_one_is_refused_by_its_place(
 
 @pytest.mark.parametrize("content", [["words"], [1], [["a"]], [None]])
 def test_a_new_block_whose_content_is_no_block_crosses_without_it(content: Any) -> None:
-    blocks = [{"type": "text", "text": "hi"}, {"type": "new", "content": content}]
-    request = DIALECT.read_request(msgspec.json.encode(GOOD | {"messages": [{"role": "user", "content": blocks}]}))
+    """Where the model said it: what a user says so is refused."""
+    user, blocks = (
+        {"role": "user", "content": "hi"},
+        [{"type": "text", "text": "so"}, {"type": "new", "content": content}],
+    )
+    turns = [user, {"role": "assistant", "content": blocks}, user]
+    request = DIALECT.read_request(msgspec.json.encode(GOOD | {"messages": turns}))
     check_crossing(request)
-    assert request.messages[0].parts[0] == Text("hi")
+    assert request.messages[1].parts[0] == Text("so")
 
 
 # --- anything at all -------------------------------------------------------------------------------------------------
