@@ -397,6 +397,24 @@ def test_a_choice_without_tools_is_left_out() -> None:
 OUTPUT = OutputFormat("schema", schema=SCHEMA)
 
 
+@pytest.mark.parametrize(
+    "bound",
+    [
+        *("minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum", "multipleOf", "minLength", "maxLength"),
+        *("maxItems", "minItems", "uniqueItems", "minProperties", "maxProperties"),
+    ],
+)
+def test_every_bound_that_structured_outputs_refuse_is_told_in_words(bound: str) -> None:
+    inside = {"type": "object", "properties": {"a": {"type": "string", bound: 2}}, "additionalProperties": False}
+    schema = _written(output=OutputFormat("schema", schema=inside))["output_config"]["format"]["schema"]
+    assert schema["properties"]["a"] == {"type": "string", "description": f"{{{bound}: 2}}"}
+
+
+def test_what_the_model_refused_before_is_text_to_claude() -> None:
+    turns = [Message("user", (Text("a"),)), Message("assistant", (Refusal("No."),)), Message("user", (Text("b"),))]
+    assert _written(messages=turns)["messages"][1] == {"role": "assistant", "content": "No."}
+
+
 def test_a_schema_is_an_output_format_with_closed_objects() -> None:
     schema = _written(output=OUTPUT)["output_config"]["format"]["schema"]
     assert schema == SCHEMA | {"additionalProperties": False}
@@ -765,6 +783,14 @@ def test_a_new_block_whose_content_is_no_block_crosses_without_it(content: Any) 
     request = DIALECT.read_request(msgspec.json.encode(GOOD | {"messages": turns}))
     check_crossing(request)
     assert request.messages[1].parts[0] == Text("so")
+
+
+@pytest.mark.parametrize("content", [["words"], [1], [["a"]], [None]])
+def test_a_new_block_of_whatever_content_does_not_cross_in_silence(content: Any) -> None:
+    blocks = [{"type": "text", "text": "hi"}, {"type": "new", "content": content}]
+    request = DIALECT.read_request(msgspec.json.encode(GOOD | {"messages": [{"role": "user", "content": blocks}]}))
+    with pytest.raises(BadRequest, match="blocks of type `new`"):
+        check_crossing(request)
 
 
 # --- anything at all -------------------------------------------------------------------------------------------------

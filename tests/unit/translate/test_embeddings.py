@@ -216,3 +216,19 @@ def test_a_count_request_without_contents_is_refused(body: object) -> None:
 
 def test_a_count_is_written_as_google_does() -> None:
     assert json.loads(e.write_count_reply(17)) == {"totalTokens": 17}
+
+
+def test_an_answer_to_an_openai_caller_is_a_list_of_embeddings() -> None:
+    asked = e.EmbeddingRequest(model="m", texts=("a", "b"))
+    found = e.EmbeddingReply(((0.5, 1.0), (0.25, 0.0)), 3)
+    assert json.loads(e.write_openai_reply(found, asked, "named", 3)) == {
+        "object": "list",
+        "data": [
+            {"object": "embedding", "index": 0, "embedding": [0.5, 1.0]},
+            {"object": "embedding", "index": 1, "embedding": [0.25, 0.0]},
+        ],
+        "model": "named",
+        "usage": {"prompt_tokens": 3, "total_tokens": 3},
+    }
+    sent = e.write_openai_request(e.EmbeddingRequest(model="up", texts=("a",), dimensions=2))
+    assert json.loads(sent) == {"model": "up", "input": ["a"], "encoding_format": "float", "dimensions": 2}
