@@ -12,6 +12,7 @@ ANSWER: dict[str, Any] = {
     "data": {"videos": [{"url": "a"}, None, {"url": None}, {"other": 1}, {"url": "b"}], "state": "done", "none": None},
     "list": [[1, 2], [3]],
     "empty": ["", [], {}],
+    "nulls": [None, 1, None],
 }
 
 
@@ -28,6 +29,7 @@ ANSWER: dict[str, Any] = {
         ("data.videos[1]", []),
         ("list[*][*]", [1, 2, 3]),
         ("list[1][0]", [3]),
+        ("nulls[*]", [1]),
         *((path, []) for path in ("nothing", "data.none", "data.state.deep", "data[*]", "data[0]", "data.videos.url")),
     ],
 )

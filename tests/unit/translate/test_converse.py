@@ -199,6 +199,18 @@ def test_a_document_of_every_kind_is_named_by_it(media_type: str, name: str) -> 
     assert document["document"] == {"format": name, "name": "a-b", "source": {"bytes": "YQ=="}}
 
 
+@pytest.mark.parametrize("media_type", ["image/bmp", None])
+def test_an_image_of_a_kind_that_bedrock_does_not_take_is_refused_with_those_it_takes(media_type: str | None) -> None:
+    with pytest.raises(BadRequest, match="Images are image/gif, image/jpeg, image/png, image/webp, not"):
+        _written(**_user(Image(data="aWs=", media_type=media_type)))
+
+
+def test_a_tool_is_strict_only_where_the_model_has_structured_outputs() -> None:
+    for profile, strict in ((CLAUDE, True), (NOVA, False)):
+        (row,) = _written(profile, tools=(Tool("now", schema=SCHEMA, strict=True),))["toolConfig"]["tools"]
+        assert row["toolSpec"].get("strict", False) is strict
+
+
 def test_every_document_has_a_name_of_its_own() -> None:
     names = ["a.pdf", "a.pdf", "a/pdf", "  ", None, "é" * 300]
     parts = tuple(File("application/pdf", data="JVBE", name=name) for name in names)

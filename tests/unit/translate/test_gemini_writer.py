@@ -313,6 +313,8 @@ def test_log_probabilities_are_told_token_by_token() -> None:
 def test_thoughts_that_nobody_asked_to_see_are_not_shown(reasoning: ir.Reasoning | None) -> None:
     events = [ir.ThinkingDelta("hm"), ir.TextDelta("42"), ir.Finish("stop")]
     assert _candidate(events, reasoning=reasoning)["content"]["parts"] == [{"text": "42"}]
+    shown = _candidate(events, reasoning=ir.Reasoning(visible=True))["content"]["parts"]
+    assert shown == [{"text": "hm", "thought": True}, {"text": "42"}]
 
 
 @pytest.mark.parametrize(
