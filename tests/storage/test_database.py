@@ -8,6 +8,7 @@ import stat
 import threading
 from pathlib import Path
 
+import psycopg
 import pytest
 from sqlalchemy import select
 from sqlalchemy.exc import DBAPIError
@@ -153,6 +154,27 @@ def test_postgresql_outage_is_unavailable_and_heals(database: Database) -> None:
         for use in (database.read, database.write):
             with use() as connection:
                 assert connection.execute(select(meta.c.name)).first() is not None
+
+
+def test_g78_a_server_that_goes_away_behind_a_new_connection_is_unavailable(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if database.dialect != "postgresql":
+        pytest.skip("a SQLite file has no server to lose")
+    with database.read() as connection:
+        url = connection.engine.url.render_as_string(hide_password=False)
+    connected = Database.open(url)
+
+    def lost(*_: object) -> None:
+        raise psycopg.OperationalError("server closed the connection unexpectedly")
+
+    try:
+        monkeypatch.setattr(psycopg.Connection, "execute", lost)
+        with pytest.raises(Unavailable) as refused, connected.read():
+            pass
+        assert "server closed the connection" in to_operator(refused.value)
+    finally:
+        connected.close()
 
 
 def test_a_connection_to_a_server_that_only_reads_is_replaced(database: Database) -> None:

@@ -41,6 +41,7 @@ from sqlalchemy.exc import (
     IntegrityError,
     InternalError,
     NotSupportedError,
+    OperationalError,
     ProgrammingError,
 )
 from sqlalchemy.exc import TimeoutError as PoolTimeout
@@ -178,7 +179,8 @@ def _postgresql_engine(url: URL, pool_size: int, read_only: bool) -> Engine:
     @event.listens_for(engine, "connect")
     def _prepare(connection: Any, _record: Any) -> None:
         _check_postgresql(connection)
-        connection.read_only = read_only
+        if read_only:
+            connection.read_only = True
 
     if not read_only:
 
@@ -219,8 +221,12 @@ def _check_postgresql(connection: Any) -> None:
             f"the database's encoding is {encoding}, which cannot hold every text: make one with "
             "CREATE DATABASE elkapi ENCODING 'UTF8' LOCALE 'C' TEMPLATE template0"
         )
-    mark = connection.execute("SELECT current_setting(%s, true)", (POSTGRESQL_MARK,)).fetchone()[0]
-    connection.rollback()
+    try:
+        mark = connection.execute("SELECT current_setting(%s, true)", (POSTGRESQL_MARK,)).fetchone()[0]
+        connection.rollback()
+    except Exception as error:
+        # The server went away in between: an outage, which SQLAlchemy wraps only where it asked itself.
+        raise OperationalError(None, None, error) from error
     if not mark:
         raise DatabaseUrlError(
             "what the gateway asks of its connection does not reach PostgreSQL: a pooler such as PgBouncer stands in "
