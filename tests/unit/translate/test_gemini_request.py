@@ -252,7 +252,7 @@ def test_sound_that_a_function_answers_with_is_part_of_its_result() -> None:
 def test_the_text_of_a_functions_answer_is_what_other_models_are_shown(
     response: dict[str, Any], text: str, failed: bool
 ) -> None:
-    """LangChain and Gemini CLI write `output`, as Google describes the field; its own SDKs `result`."""
+    """LangChain writes `output`, as Google describes the field; its own SDKs `result`."""
     called = {"role": "model", "parts": [{"functionCall": {"name": "f"}}]}
     request = _read({"contents": [called, {"parts": [{"functionResponse": {"name": "f", "response": response}}]}]})
     result = request.messages[1].parts[0]
