@@ -24,7 +24,7 @@ from elkapi.clock import doubled_s
 from elkapi.ids import new_id
 from elkapi.local.listening import answers
 from elkapi.local.listening import listen as listen_unix
-from elkapi.observe.metrics import forget_ended
+from elkapi.observe.numbers import forget_ended
 from elkapi.observe.process import PARENT_VARIABLE
 from elkapi.roles import BundledModel, WorkerOrder
 from elkapi.settings import Settings

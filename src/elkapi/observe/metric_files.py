@@ -1,6 +1,7 @@
 """prometheus-client's files of values, with their disk blocks; importing this module puts them in the library's place.
 
-The library makes its files sparse, so a value that needs a new page of a full disk would end its process by a signal.
+The library makes its files sparse, so a value that needs a new page of a full disk would end its process by a signal,
+and names them by the pid, which is the same in every container: here by a number that the process claims.
 It has no public way to do otherwise; tests/unit/observe/test_metrics.py watches over this one.
 """
 
@@ -14,7 +15,7 @@ from prometheus_client import values
 from prometheus_client.mmap_dict import _INITIAL_MMAP_SIZE, MmapedDict
 
 from elkapi.observe.blocks import reserve
-from elkapi.observe.metrics import claim
+from elkapi.observe.numbers import claim
 
 # What a value takes beside its key at most: its number, its time, the key's length and the padding.
 VALUE_BYTES_MAX = 32

@@ -7,7 +7,6 @@ Each process writes to prometheus-client's multi-process files in the data direc
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import logging
 import os
 import shutil
@@ -41,38 +40,6 @@ def prepare(folder: Path, *, fresh: bool = False) -> None:
         shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True, exist_ok=True)
     os.environ["PROMETHEUS_MULTIPROC_DIR"] = str(folder)
-
-
-def claim(folder: Path) -> int:
-    """A number for this process's files. It is nobody else's as long as the process lives, which its lock tells.
-
-    A pid would not do: that of a container's only process is 1, and containers of one installation share the folder.
-    """
-    number = 0
-    while _taken(folder, number) is None:
-        number += 1
-    return number
-
-
-def forget_ended(folder: Path) -> None:
-    """Drop the gauges of processes that ended; their counters stay, since what was counted happened."""
-    for path in folder.glob("process-*.lock"):
-        with contextlib.suppress(OSError):
-            if (lock := _taken(folder, int(path.stem.removeprefix("process-")))) is not None:
-                os.close(lock)
-
-
-def _taken(folder: Path, number: int) -> int | None:
-    """The lock of a number, without the gauges of who had it before; None while a living process holds it."""
-    lock = os.open(folder / f"process-{number}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        os.close(lock)
-        return None
-    for file in folder.glob(f"gauge_live*_{number}.db"):
-        file.unlink(missing_ok=True)
-    return lock
 
 
 class Durations:
