@@ -228,8 +228,8 @@ class Connection(asyncio.Protocol):
             raise BodyTooLarge(f"The body has {length} bytes; at most {settings.body_bytes_max} are accepted.")
         self.header_bytes = 0
         self.incoming = exchange = Exchange(self, fields)
-        self.deadline_s = self.now_s + settings.body_read_s + length / BODY_BYTES_PER_S_MIN
         if self.current is None:
+            self._allow_body(self.now_s, length)
             self._begin(exchange)
             if b"expect" in fields:
                 self._invite(exchange)
@@ -254,6 +254,10 @@ class Connection(asyncio.Protocol):
             exchange.complete()
             if exchange.answered:
                 self._next()
+
+    def _allow_body(self, now_s: float, length: int) -> None:
+        """A body has the time that its size takes, from when it is this request's turn."""
+        self.deadline_s = now_s + self.settings.body_read_s + length / BODY_BYTES_PER_S_MIN
 
     # Order of exchanges
 
@@ -308,8 +312,7 @@ class Connection(asyncio.Protocol):
             following = self.waiting.popleft()
             self._begin(following)
             if not following.body_complete:
-                length = int(following.fields.get(b"content-length", 0))
-                self.deadline_s = time.monotonic() + self.settings.body_read_s + length / BODY_BYTES_PER_S_MIN
+                self._allow_body(time.monotonic(), int(following.fields.get(b"content-length", 0)))
                 if b"expect" in following.fields:
                     self._invite(following)
             if not self.waiting:
