@@ -313,7 +313,7 @@ class Books:
             if not wanted:
                 changes.append((sql.account_change, (spent, -released, account)))
                 continue
-            if sql.locks_rows and len(touched) > 1:
+            if not sql.is_sqlite and len(touched) > 1:
                 # One that is refused stays unlocked, and would be locked out of turn below.
                 changes.append((sql.account_available, (account,)))
             asked.append((len(changes), account))

@@ -80,7 +80,6 @@ class Statements:
         self.is_sqlite = dialect == "sqlite"
         self._dialect = positional(dialect)
         self.begin = "BEGIN IMMEDIATE" if self.is_sqlite else "BEGIN"
-        self.locks_rows = not self.is_sqlite
         self._accounts()
         self._entries()
         self._claims()
