@@ -28,7 +28,7 @@ from elkapi.snapshot import Snapshot
 from elkapi.translate.dialect import Unreadable
 from elkapi.translate.dialects import DIALECTS
 from elkapi.translate.stored import events_of, id_of, may_be_kept, written
-from elkapi.types import CACHED_FLAG, Grant, Policy, Quote, RequestRecord
+from elkapi.types import CACHED_FLAG, Policy, Quote, RequestRecord
 
 CACHE_HEADER = b"x-elkapi-cache"
 AGE_HEADER = b"x-elkapi-cache-age"
@@ -140,14 +140,8 @@ def _may_be_kept(request: Request, entry: Entry) -> bool:
 class _Exact(Hold):
     """The hold of a hit: what it costs is known, so no closer look lowers it, and no limit of tokens counts it."""
 
-    def __init__(
-        self, plane: DataPlane, call: Call, grant: Grant, candidates: tuple[Candidate, ...], hit_ratio_micro: int
-    ) -> None:
-        super().__init__(plane, call, grant, candidates)
-        self._hit_ratio_micro = hit_ratio_micro
-
     def _record(self, *what: Any) -> RequestRecord:
-        return msgspec.structs.replace(super()._record(*what), hit_ratio_micro=self._hit_ratio_micro)
+        return msgspec.structs.replace(super()._record(*what), hit_ratio_micro=self.quote.further_micro[-1])
 
     async def _quote_exactly(self) -> bool:
         return False
@@ -171,13 +165,11 @@ def _hit(plane: DataPlane, policy: Policy, hold: Hold, call: Call, entry: Entry,
     )
     if request.asked:
         headers = (*headers, (b"x-elkapi-model", request.model.encode("ascii", "backslashreplace")))
-    hit_ratio_micro = policy.cache_hit_ratio_micro or 0
-    ratio_micro, further_micro = quote.ratio_micro, (*quote.further_micro, hit_ratio_micro)
+    ratio_micro, further_micro = quote.ratio_micro, (*quote.further_micro, policy.cache_hit_ratio_micro or 0)
     nano = amount_nano(quote.price, entry.usage, ratio_micro, further_micro)
     terms = Quote(quote.price, quote.group, ratio_micro, entry.usage, nano, False, further_micro)
     outcome = Outcome(200, headers, body, entry.usage, (), None, flags=(CACHED_FLAG,))
-    exact = _Exact(plane, call, hold.grant, (Candidate(request, (), terms),), hit_ratio_micro)
-    return Recall(exact, outcome)
+    return Recall(_Exact(plane, call, hold.grant, (Candidate(request, (), terms),)), outcome)
 
 
 def _body(request: Request, entry: Entry) -> bytes | None:
