@@ -156,14 +156,11 @@ def test_postgresql_outage_is_unavailable_and_heals(database: Database) -> None:
                 assert connection.execute(select(meta.c.name)).first() is not None
 
 
+@pytest.mark.postgres
 def test_g78_a_server_that_goes_away_behind_a_new_connection_is_unavailable(
-    database: Database, monkeypatch: pytest.MonkeyPatch
+    migrated_postgres_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    if database.dialect != "postgresql":
-        pytest.skip("a SQLite file has no server to lose")
-    with database.read() as connection:
-        url = connection.engine.url.render_as_string(hide_password=False)
-    connected = Database.open(url)
+    connected = Database.open(migrated_postgres_url)
 
     def lost(*_: object) -> None:
         raise psycopg.OperationalError("server closed the connection unexpectedly")
@@ -229,15 +226,12 @@ def test_a_postgresql_database_that_cannot_hold_every_text_is_refused(postgres_s
             database.close()
 
 
+@pytest.mark.postgres
 def test_a_pooler_that_drops_what_is_asked_of_a_connection_is_refused(
-    database: Database, monkeypatch: pytest.MonkeyPatch
+    migrated_postgres_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    if database.dialect != "postgresql":
-        pytest.skip("there is nothing between us and a SQLite file")
-    with database.read() as connection:
-        url = connection.engine.url.render_as_string(hide_password=False)
     monkeypatch.setattr(sql, "postgresql_connect_args", lambda _url: {})
-    behind = Database.open(url)
+    behind = Database.open(migrated_postgres_url)
     try:
         for use in (behind.read, behind.write):
             with pytest.raises(sql.DatabaseUrlError, match="a pooler such as PgBouncer"), use():
