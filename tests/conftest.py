@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import gc
 import itertools
 import os
 import pwd
@@ -52,6 +53,13 @@ def _shared_context(*given: Any, **named: Any) -> ssl.SSLContext:
 
 
 ssl.create_default_context = _shared_context
+
+
+def pytest_collection_finish() -> None:
+    """Eleven thousand collected tests live to the end of the run. Frozen, the collector does not walk through them
+    again and again, which was a fifth of the CPU that the unit tests took."""
+    gc.collect()
+    gc.freeze()
 
 
 def _missing(server: str, hint: str) -> NoReturn:
