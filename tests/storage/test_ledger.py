@@ -35,7 +35,7 @@ from elkapi.storage.db import Database
 from elkapi.storage.installation import Installation
 from elkapi.storage.repos.requests import get_request
 from elkapi.storage.schema import accounts, metadata, requests, transfers
-from elkapi.testing.ledger import a_record, a_settlement, an_order, funded_account
+from elkapi.testing.ledger import a_record, a_settlement, an_order, funded_account, unpaid
 from elkapi.types import HoldOrder, RequestRecord
 from tests.storage.conftest import read_only, server_commands
 
@@ -110,7 +110,7 @@ async def test_g14_g18_parallel_calls_of_mixed_prices_cannot_pass_together(ledge
     assert available(database, account) == 0
     for order, held in zip(orders, verdicts, strict=True):
         if held:
-            await ledger.void(order)
+            await ledger.settle(unpaid(order))
     assert available(database, account) == 10_000
 
 
@@ -211,7 +211,7 @@ async def test_a_crowd_on_accounts_that_overlap_holds_what_was_admitted_and_no_m
         assert min(have.values()) >= 0
     assert refused > 10
     assert held
-    await asyncio.gather(*(ledger.void(order) for order in held))
+    await asyncio.gather(*(ledger.settle(unpaid(order)) for order in held))
 
 
 async def test_g37_every_wallet_of_a_call_is_settled_in_one_transaction_leg_by_leg_in_the_orders_order(
@@ -257,7 +257,7 @@ async def test_g15_settled_never_exceeds_the_funds_for_any_interleaving(ledger: 
             return
         await asyncio.sleep(dice.random() / 500)
         if dice.random() < 0.3:
-            await ledger.void(order)
+            await ledger.settle(unpaid(order))
         else:
             await ledger.settle(a_settlement(order, dice.randrange(order.nano * 2)))
 
@@ -307,7 +307,7 @@ async def test_g12_settle_is_idempotent_by_hold_id(ledger: Ledger, database: Dat
     settlement = a_settlement(order, 200)
     await asyncio.gather(*(ledger.settle(settlement) for _ in range(20)))
     await ledger.settle(a_settlement(order, 50))
-    await ledger.void(order)
+    await ledger.settle(unpaid(order))
     assert available(database, account) == 800
     assert posted(database, "revenue") == 200
 
@@ -316,7 +316,8 @@ async def test_a_hold_resolves_only_once(ledger: Ledger, database: Database) -> 
     account = funded_account(database, 1000)
     order = an_order(account, nano=300)
     await ledger.hold(order)
-    await ledger.void(order)
+    # As a hold is given back that nobody waits for: without a usage row.
+    assert await ledger._ask(Settle(order.request_id, True, 0, 0, None)) is None
     await ledger.settle(a_settlement(order, 300, loss_nano=5))
     row = record_of(database, order)
     assert row is not None
@@ -431,7 +432,7 @@ async def test_a_cancelled_hold_leaves_nothing_held(ledger: Ledger, database: Da
         held = balance(connection, account).held_nano
         open_now = check(connection).open_holds
     assert held == open_now == len(granted) >= 200
-    await asyncio.gather(*(ledger.void(order) for order in granted))
+    await asyncio.gather(*(ledger.settle(unpaid(order)) for order in granted))
 
 
 async def eventually(condition: Callable[[], bool]) -> None:
@@ -456,7 +457,7 @@ async def test_a_full_queue_refuses_holds_but_never_settlements(settings: Settin
     results = await asyncio.gather(*(ledger.hold(hold) for hold in holds), return_exceptions=True)
     assert any(isinstance(result, Unavailable) for result in results)
     await asyncio.gather(*settling)
-    await asyncio.gather(*(ledger.void(h) for h, r in zip(holds, results, strict=True) if r is None))
+    await asyncio.gather(*(ledger.settle(unpaid(h)) for h, r in zip(holds, results, strict=True) if r is None))
     await ledger.aclose()
     with pytest.raises(Unavailable):
         await ledger.hold(an_order(account, nano=1))
@@ -645,7 +646,7 @@ async def admitted_again(ledger: Ledger, account: int) -> bool:
     """Whether a call of nothing that costs can be held and given back."""
     try:
         await ledger.hold(order := an_order(account, nano=100))
-        await ledger.void(order)
+        await ledger.settle(unpaid(order))
     except (InsufficientQuota, Unavailable):
         return False
     return True

@@ -30,7 +30,7 @@ from elkapi.settings import Settings
 from elkapi.storage.db import Database
 from elkapi.storage.installation import Installation
 from elkapi.storage.schema import idempotency
-from elkapi.testing.ledger import a_settlement, an_order, funded_account
+from elkapi.testing.ledger import a_settlement, an_order, funded_account, unpaid
 from elkapi.types import HoldOrder, IdempotencyClaim, StoredReply
 
 
@@ -83,7 +83,7 @@ async def test_a_key_used_for_another_body_is_a_conflict(ledger: Ledger, databas
     assert conflict.value.code == "idempotency_key_reused"
     await ledger.hold(other := an_order(account, nano=1, claim=a_claim("another key", b"\x02" * 32)))
     for done in (order, other):
-        await ledger.void(done)
+        await ledger.settle(unpaid(done))
 
 
 async def test_g75_a_hundred_parallel_calls_with_one_key_are_one_call(
@@ -126,9 +126,9 @@ async def test_a_call_that_failed_before_the_upstream_forgets_its_key(ledger: Le
     await ledger.settle(a_settlement(order, 0, forget=True))
     assert await waiting is None
     await ledger.hold(again := an_order(account, nano=1, claim=a_claim()))
-    await ledger.void(again)
+    await ledger.settle(unpaid(again))
     await ledger.hold(third := an_order(account, nano=1, claim=a_claim()))
-    await ledger.void(third)
+    await ledger.settle(unpaid(third))
 
 
 @pytest.mark.parametrize("nano", [1, 0])
@@ -205,7 +205,7 @@ async def test_waiting_for_a_reply_ends(settings: Settings, installation: Instal
         with pytest.raises(Conflict) as conflict:
             await ledger.wait_reply(a_claim())
         assert conflict.value.code == "idempotency_in_progress"
-        await ledger.void(order)
+        await ledger.settle(unpaid(order))
 
 
 async def test_g75_each_waiter_waits_from_its_own_arrival(settings: Settings, installation: Installation) -> None:

@@ -24,7 +24,7 @@ from elkapi.settings import Settings
 from elkapi.storage.db import Database
 from elkapi.storage.installation import Installation, open_installation
 from elkapi.testing import crash
-from elkapi.testing.ledger import a_settlement, an_order, funded_account, quick_settings
+from elkapi.testing.ledger import a_settlement, an_order, funded_account, quick_settings, unpaid
 from elkapi.types import IdempotencyClaim, StoredReply
 
 # Where no worker dies: a busy machine must not make the ledger believe that one did.
@@ -152,7 +152,7 @@ async def test_a_killed_ledger_process_loses_nothing_and_doubles_nothing(
     account = funded_account(sqlite.database, calls * price)
     async with worker(sqlite) as one, worker(sqlite) as two:
         await one.hold(warm := an_order(account, nano=1))
-        await one.void(warm)
+        await one.settle(unpaid(warm))
         if crash_at:
             process.stop(signal.SIGKILL)
             process.start(crash_at)
@@ -188,7 +188,7 @@ async def test_a_hold_given_up_while_the_process_was_down_is_given_back(
     account = funded_account(sqlite.database, 1000)
     async with worker(sqlite) as ledger:
         await ledger.hold(warm := an_order(account, nano=1))
-        await ledger.void(warm)
+        await ledger.settle(unpaid(warm))
         process.stop(signal.SIGKILL)
         process.start("ledger.server.before_reply")
         waiting = [asyncio.create_task(ledger.hold(an_order(account, nano=10))) for _ in range(10)]
@@ -226,12 +226,12 @@ async def test_nobody_pays_for_calls_told_as_failed_when_the_process_died_before
         if not worker_dies:
             process.start()
             await ledger.hold(last := an_order(account, nano=1000))
-            await ledger.void(last)
+            await ledger.settle(unpaid(last))
     if worker_dies:
         process.start()
         async with worker(sqlite) as successor:
             await successor.hold(last := an_order(account, nano=900))
-            await successor.void(last)
+            await successor.settle(unpaid(last))
     assert_in_order(sqlite.database)
     with sqlite.database.read() as connection:
         assert balance(connection, account).available_nano == 1000

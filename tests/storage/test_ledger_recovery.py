@@ -22,7 +22,7 @@ from elkapi.storage.db import Database
 from elkapi.storage.installation import Installation
 from elkapi.storage.repos.requests import get_request
 from elkapi.storage.schema import tasks, transfers, unknown_outcomes, workers
-from elkapi.testing.ledger import a_settlement, an_order, funded_account
+from elkapi.testing.ledger import a_settlement, an_order, funded_account, unpaid
 from elkapi.types import CACHED_FLAG, AttemptRecord, HoldOrder, IdempotencyClaim, NewTask
 
 
@@ -139,7 +139,7 @@ async def test_g08_of_two_workers_only_the_dead_ones_holds_go_back(
         assert resolve_all(database, settings, dead) == 1
         assert [kinds_of(database, one) for one in (first, order, second)] == [["hold"], ["hold", "expire"], ["hold"]]
         for one in (first, second):
-            await alive.void(one)
+            await alive.settle(unpaid(one))
 
 
 async def test_g73_what_a_dead_worker_submitted_or_polled_stays_held_and_is_left_to_a_poller(
@@ -172,7 +172,7 @@ async def test_a_machine_that_slept_expires_nobody(settings: Settings, installat
         watch = Recoverer(database, settings, clock)
         watch.tick()
         assert kinds_of(database, order) == ["hold"]
-        await ledger.void(order)
+        await ledger.settle(unpaid(order))
 
 
 async def test_a_heartbeat_that_stands_still_while_others_move_is_noticed(
@@ -449,7 +449,7 @@ async def test_a_hold_older_than_recovery_looks_back_is_refused(settings: Settin
             await ledger.hold(order)
         # It is to be tried again, so its Idempotency-Key is free.
         await ledger.hold(again)
-        await ledger.void(again)
+        await ledger.settle(unpaid(again))
 
 
 def test_the_check_of_a_long_ledger_is_not_cut_off(database: Database) -> None:

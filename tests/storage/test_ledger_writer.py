@@ -24,7 +24,7 @@ from elkapi.ledger.writer import Entry, Limits, Writer
 from elkapi.settings import Settings
 from elkapi.storage.dialect import SQLITE_PAGE_BYTES
 from elkapi.storage.installation import Installation, open_installation
-from elkapi.testing.ledger import a_record, a_settlement, an_order, funded_account
+from elkapi.testing.ledger import a_record, a_settlement, an_order, funded_account, unpaid
 
 
 @pytest.fixture
@@ -297,8 +297,8 @@ async def test_giving_back_a_hold_that_was_never_made_changes_nothing(sqlite: In
     account = funded_account(sqlite.database, 10**6)
     ledger = await opened(sqlite)
     order = an_order(account, nano=3)
-    await ledger.void(order)
-    await ledger.void(order)
+    await ledger.settle(unpaid(order))
+    await ledger.settle(unpaid(order))
     await pairs(ledger, account, 2, 2)
     await ledger.aclose()
     with sqlite.database.read() as connection:

@@ -89,7 +89,7 @@ def refund(
         .where(t.id.between(low, high), t.kind == "post")
         .order_by(t.id)
     ).all()
-    left = charged - sum(value for key, value in done.items() if key[17] == 0)
+    left = charged - sum(value for key, value in done.items() if entries.leg_of(key) == 0)
     amount = left if nano is None else nano
     if amount <= 0 or amount > left:
         raise RefundError(f"{amount} nano cannot be refunded: {left} of {charged} nano charged are left")
@@ -109,7 +109,7 @@ def _refund_entries(connection: Connection, request_id: bytes) -> dict[bytes, in
 
 def refunded_nano(connection: Connection, request_id: bytes) -> int:
     """How much of a call's charge was given back so far."""
-    return sum(nano for key, nano in _refund_entries(connection, request_id).items() if key[17] == 0)
+    return sum(nano for key, nano in _refund_entries(connection, request_id).items() if entries.leg_of(key) == 0)
 
 
 def _funding_of(connection: Connection, account_id: int) -> int:

@@ -1,4 +1,4 @@
-"""What a worker asks of the ledger: hold, settle, void, record, wait for a reply; where they are written is `_send`'s.
+"""What a worker asks of the ledger: hold, settle, keep, step, record, wait for a reply; `_send` hands it over.
 
 `ThreadLedger` writes in this process (one worker, or any worker on PostgreSQL); `client.RemoteLedger` sends the same
 orders to the ledger process (SQLite with several workers). Orders of one loop iteration are handed over together.
@@ -181,18 +181,6 @@ class Ledger(ABC):
         )
         if outcome is not None:
             raise _settle_error(outcome)
-
-    async def void(self, order: HoldOrder, record: RequestRecord | None = None) -> None:
-        """Give the whole hold back and forget its claim; `record` (charge 0) is kept when given. Raises Unavailable."""
-        row, loss = None, 0
-        if record is not None:
-            loss = record.loss_nano
-            row = _usage_row(record)
-        claim = _forgotten(order.claim) if order.claim is not None else None
-        if order.nano or row is not None or claim is not None:
-            outcome = await self._ask_settle(Settle(order.request_id, order.nano > 0, 0, loss, row, claim))
-            if outcome is not None:
-                raise _settle_error(outcome)
 
     async def keep(self, stored: StoredObject, *, frames_only: bool = False) -> None:
         """Keep an object apart from a settlement (a background call's row), durable on return. Raises Unavailable.

@@ -38,11 +38,10 @@ REVERSED_LOSS_SUFFIX = LOSS_STEP + b"\x01"
 # Kinds that change `posted`; the others only reserve or give back.
 MOVES = frozenset({"deposit", "post", "refund", "reverse", "loss", "adjust"})
 RESOLUTIONS = frozenset({"post", "void", "expire"})
-KINDS = MOVES | RESOLUTIONS | {"hold"}
 
 
 class Transfer(msgspec.Struct, frozen=True):
-    """One entry; `nano` >= 0. The last four fields are kept on holds, so recovery can say whose call it was."""
+    """One entry outside the common way of `books`; `nano` >= 0, `note` says why an operator made it."""
 
     id: bytes
     kind: str
@@ -50,22 +49,7 @@ class Transfer(msgspec.Struct, frozen=True):
     credit_account: int
     nano: int
     created_ns: int
-    owner: bytes | None = None
-    key_id: int | None = None
-    price_id: int | None = None
     note: str | None = None
-
-
-def hold_id(request_id: bytes, leg: int) -> bytes:
-    return request_id + HOLD_SUFFIX[leg]
-
-
-def resolution_id(request_id: bytes, leg: int) -> bytes:
-    return request_id + RESOLVE_SUFFIX[leg]
-
-
-def loss_id(request_id: bytes) -> bytes:
-    return request_id + LOSS_SUFFIX
 
 
 def refund_id(request_id: bytes, refund: str, leg: int) -> bytes:
@@ -79,6 +63,7 @@ def admin_id(entry_id: bytes) -> bytes:
 
 
 def leg_of(transfer_id: bytes) -> int:
+    """Which of its order's accounts an entry is about, from 0."""
     return transfer_id[17]
 
 
@@ -88,38 +73,8 @@ def entries_range(request_id: bytes, step: bytes | None = None) -> tuple[bytes, 
     return low, low + b"\xff" * 12
 
 
-def hold(
-    request_id: bytes,
-    leg: int,
-    account: int,
-    counter_account: int,
-    nano: int,
-    *,
-    now_ns: int,
-    owner: bytes,
-    key_id: int,
-    price_id: int,
-    model: str,
-) -> Transfer:
-    return Transfer(
-        hold_id(request_id, leg), "hold", account, counter_account, nano, now_ns, owner, key_id, price_id, model
-    )
-
-
-def post(request_id: bytes, leg: int, account: int, counter_account: int, nano: int, now_ns: int) -> Transfer:
-    return Transfer(resolution_id(request_id, leg), "post", account, counter_account, nano, now_ns)
-
-
-def void(request_id: bytes, leg: int, account: int, counter_account: int, held_nano: int, now_ns: int) -> Transfer:
-    return Transfer(resolution_id(request_id, leg), "void", account, counter_account, held_nano, now_ns)
-
-
 def expire(request_id: bytes, leg: int, account: int, counter_account: int, held_nano: int, now_ns: int) -> Transfer:
-    return Transfer(resolution_id(request_id, leg), "expire", account, counter_account, held_nano, now_ns)
-
-
-def loss(request_id: bytes, loss_account: int, upstream_account: int, nano: int, now_ns: int) -> Transfer:
-    return Transfer(loss_id(request_id), "loss", loss_account, upstream_account, nano, now_ns)
+    return Transfer(request_id + RESOLVE_SUFFIX[leg], "expire", account, counter_account, held_nano, now_ns)
 
 
 def refund(

@@ -58,6 +58,11 @@ def a_settlement(
     return Settlement(a_record(order, charge_nano, **fields), order, reply, forget)
 
 
+def unpaid(order: HoldOrder) -> Settlement:
+    """The end of a call that failed: nothing is charged, and its idempotency key is free again."""
+    return a_settlement(order, 0, forget=True)
+
+
 def quick_settings(data_dir: str, **fields: Any) -> Settings:
     """Settings with heartbeats short enough for a test to see a worker die."""
     return Settings(data_dir=data_dir, **{"heartbeat_s": 0.1, "heartbeat_lost_s": 0.6, **fields})

@@ -990,15 +990,14 @@ def test_a_call_is_shown_with_its_entries_in_the_ledger(elkapi: Elkapi, tmp_path
     elkapi("key", "list")
     record = a_record(an_order(1, nano=9), 4)
     booked = [
-        transfers.post(record.id, 0, 1, 2, 4, 10**18),
-        transfers.refund(record.id, "once", 0, 2, 1, 3, 10**18, ""),
+        (record.id + transfers.RESOLVE_SUFFIX[0], "post", 1, 2, 4, 10**18),
+        (transfers.refund_id(record.id, "once", 0), "refund", 2, 1, 3, 10**18),
     ]
     with sqlite3.connect(tmp_path / "data" / "elkapi.sqlite3") as books:
         row = (record.id, 1, 1, "m", 200, 4, 0, record.created_ns, msgspec.json.encode(record))
         books.execute("insert into requests values (?, ?, ?, ?, ?, ?, ?, ?, ?)", row)
-        books.executemany(
-            "insert into transfers values (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", [msgspec.structs.astuple(t) for t in booked]
-        )
+        columns = "id, kind, debit_account, credit_account, nano, created_ns"
+        books.executemany(f"insert into transfers ({columns}) values (?, ?, ?, ?, ?, ?)", booked)
     books.close()
     asked = ("request", "show", request_id_text(record.id))
     said = [(entry["kind"], entry["amount_usd"]) for entry in elkapi(*asked, "--json").json["ledger"]]

@@ -15,10 +15,13 @@ NOW = 1_800_000_000 * 10**9
 def test_every_step_and_leg_of_a_request_has_its_own_id() -> None:
     request_id = new_id()
     ids = [
-        *(transfers.hold_id(request_id, leg) for leg in range(transfers.LEGS_MAX)),
-        *(transfers.resolution_id(request_id, leg) for leg in range(transfers.LEGS_MAX)),
+        *(
+            request_id + suffix
+            for suffix in transfers.HOLD_SUFFIX + transfers.RESOLVE_SUFFIX + transfers.REVERSE_SUFFIX
+        ),
         *(transfers.refund_id(request_id, name, leg) for name in ("a", "b") for leg in range(transfers.LEGS_MAX)),
-        transfers.loss_id(request_id),
+        request_id + transfers.LOSS_SUFFIX,
+        request_id + transfers.REVERSED_LOSS_SUFFIX,
     ]
     assert len(set(ids)) == len(ids)
     low, high = transfers.entries_range(request_id)
@@ -29,15 +32,15 @@ def test_entries_of_two_requests_never_mix() -> None:
     first, second = new_id(NOW), new_id(NOW)
     assert transfers.entries_range(first)[1] < transfers.entries_range(second)[0]
     low, high = transfers.entries_range(first, transfers.HOLD_STEP)
-    assert low <= transfers.hold_id(first, 15) <= high
-    assert not low <= transfers.resolution_id(first, 0) <= high
+    assert low <= first + transfers.HOLD_SUFFIX[15] <= high
+    assert not low <= first + transfers.RESOLVE_SUFFIX[0] <= high
 
 
-def test_all_resolutions_of_a_hold_compete_for_one_id() -> None:
+def test_an_expiry_competes_for_the_id_of_every_resolution_of_its_hold() -> None:
     request_id = new_id()
-    made = [make(request_id, 2, 5, 1, 10, NOW).id for make in (transfers.post, transfers.void, transfers.expire)]
-    assert set(made) == {transfers.resolution_id(request_id, 2)}
-    assert transfers.leg_of(made[0]) == 2
+    made = transfers.expire(request_id, 2, 5, 1, 10, NOW).id
+    assert made == request_id + transfers.RESOLVE_SUFFIX[2]
+    assert transfers.leg_of(made) == 2
 
 
 def test_a_correction_moves_money_either_way_and_amounts_stay_positive() -> None:
@@ -48,8 +51,7 @@ def test_a_correction_moves_money_either_way_and_amounts_stay_positive() -> None
     assert transfers.deposit(new_id(), 1, 9, 5, NOW, "").kind == "deposit"
 
 
-def test_kinds_are_either_movements_or_reservations() -> None:
-    assert {"deposit", "hold", "post", "void", "expire", "refund", "reverse", "loss", "adjust"} == transfers.KINDS
+def test_of_the_resolutions_only_a_post_moves_money() -> None:
     assert {"post"} == transfers.MOVES & transfers.RESOLUTIONS
 
 
