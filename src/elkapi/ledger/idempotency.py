@@ -24,8 +24,6 @@ from elkapi.types import IdempotencyClaim, StoredReply
 
 POLL_FIRST_S = 0.02
 POLL_MAX_S = 0.25
-# Sealing a larger body takes long enough to be worth a thread.
-SEAL_INLINE_BYTES = 64 * 1024
 
 _encoder = msgspec.msgpack.Encoder()
 _decoder = msgspec.msgpack.Decoder(StoredReply)
@@ -39,11 +37,8 @@ def _context(claim: IdempotencyClaim) -> bytes:
 
 
 async def seal_reply(sealer: Sealer, claim: IdempotencyClaim, reply: StoredReply) -> bytes:
-    """The reply encrypted for the row of this claim; large ones are encrypted off the loop."""
-    plain = _encoder.encode(reply)
-    if len(plain) <= SEAL_INLINE_BYTES:
-        return sealer.seal(plain, _context(claim))
-    return await asyncio.to_thread(sealer.seal, plain, _context(claim))
+    """The reply encrypted for the row of this claim."""
+    return await sealer.seal_beside(_encoder.encode(reply), _context(claim))
 
 
 def open_reply(sealer: Sealer, claim: IdempotencyClaim, sealed: bytes) -> StoredReply:

@@ -5,11 +5,9 @@ An answer is written with the settlement of its call, so a reader finds it as so
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Sequence
 from typing import Any
 
-from elkapi.ledger.idempotency import SEAL_INLINE_BYTES
 from elkapi.ledger.orders import Keep, Kept, Settle
 from elkapi.ledger.statements import Statements
 from elkapi.storage.repos.stored import body_context, frames_context
@@ -18,13 +16,7 @@ from elkapi.types import StoredObject
 
 
 async def seal_stored(sealer: Sealer, stored: StoredObject) -> Kept:
-    """The row of an object; a large one is encrypted off the loop."""
-    if len(stored.body) + len(stored.frames[1] if stored.frames else b"") <= SEAL_INLINE_BYTES:
-        return _sealed(sealer, stored)
-    return await asyncio.to_thread(_sealed, sealer, stored)
-
-
-def _sealed(sealer: Sealer, stored: StoredObject) -> Kept:
+    """The row of an object."""
     first, frames = stored.frames or (0, b"")
     return Kept(
         stored.id,
@@ -38,11 +30,11 @@ def _sealed(sealer: Sealer, stored: StoredObject) -> Kept:
         stored.previous,
         stored.worker,
         stored.metadata,
-        sealer.seal(stored.body, body_context(stored.id)),
+        await sealer.seal_beside(stored.body, body_context(stored.id)),
         stored.item_ids,
         stored.finishes,
         first,
-        sealer.seal(frames, frames_context(stored.id, first)) if frames else None,
+        await sealer.seal_beside(frames, frames_context(stored.id, first)) if frames else None,
     )
 
 

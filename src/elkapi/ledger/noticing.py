@@ -6,14 +6,12 @@ was committed everybody hears (guarantee 72).
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Iterable, Sequence
 from typing import Any
 from urllib.parse import urlsplit
 
 import msgspec
 
-from elkapi.ledger.idempotency import SEAL_INLINE_BYTES
 from elkapi.ledger.orders import NoticeRow
 from elkapi.ledger.statements import NOTICE_COLUMNS, Statements
 from elkapi.storage.repos.notices import body_context
@@ -30,9 +28,6 @@ async def seal_notices(sealer: Sealer, notices: Sequence[Notice]) -> tuple[Notic
 
 async def _row(sealer: Sealer, notice: Notice) -> NoticeRow:
     body = _encode(NoticeBody(notice.url, notice.body, notice.headers))
-    context = body_context(notice.task_id, notice.place, notice.number)
-    inline = len(body) <= SEAL_INLINE_BYTES
-    sealed = sealer.seal(body, context) if inline else await asyncio.to_thread(sealer.seal, body, context)
     return NoticeRow(
         notice.task_id,
         notice.place,
@@ -44,7 +39,7 @@ async def _row(sealer: Sealer, notice: Notice) -> NoticeRow:
         notice.created_ns,
         notice.created_ns,
         notice.until_ns,
-        sealed,
+        await sealer.seal_beside(body, body_context(notice.task_id, notice.place, notice.number)),
     )
 
 

@@ -5,11 +5,9 @@ What a step says is decided elsewhere (`tasks.machine`); here it is made once, o
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Sequence
 from typing import Any
 
-from elkapi.ledger.idempotency import SEAL_INLINE_BYTES
 from elkapi.ledger.noticing import Noticer
 from elkapi.ledger.orders import Hold, Step, TaskRow
 from elkapi.ledger.statements import Statements
@@ -19,7 +17,7 @@ from elkapi.types import NewTask, TaskStep
 
 
 async def seal_task(sealer: Sealer, task: NewTask, worker: bytes) -> TaskRow:
-    """The row of a task that `worker` submits; a large request is encrypted off the loop."""
+    """The row of a task that `worker` submits."""
     return TaskRow(
         task.owner_id,
         task.key_id,
@@ -29,19 +27,13 @@ async def seal_task(sealer: Sealer, task: NewTask, worker: bytes) -> TaskRow:
         task.model,
         worker,
         task.created_ns,
-        await _sealed(sealer, task.asked, asked_context(task.id)),
+        await sealer.seal_beside(task.asked, asked_context(task.id)),
     )
 
 
 async def seal_told(sealer: Sealer, step: TaskStep) -> bytes | None:
     """What its provider told of a task, sealed for its row."""
-    return None if step.told is None else await _sealed(sealer, step.told, told_context(step.id))
-
-
-async def _sealed(sealer: Sealer, plain: bytes, context: bytes) -> bytes:
-    if len(plain) <= SEAL_INLINE_BYTES:
-        return sealer.seal(plain, context)
-    return await asyncio.to_thread(sealer.seal, plain, context)
+    return None if step.told is None else await sealer.seal_beside(step.told, told_context(step.id))
 
 
 class Tasker:
