@@ -445,7 +445,7 @@ class NoticeBody(msgspec.Struct, frozen=True):
     headers: tuple[tuple[str, str], ...] = ()
 
 
-class IdempotencyClaim(msgspec.Struct, frozen=True):
+class IdempotencyClaim(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """An `Idempotency-Key` as claimed in the hold's transaction; `fingerprint` is the sha256 of operation and body."""
 
     key_id: int

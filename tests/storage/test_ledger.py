@@ -532,7 +532,7 @@ async def test_nobody_pays_for_a_call_that_was_told_as_failed(ledger: Ledger, da
     await ledger.settle(a_settlement(lost, 60))  # Committed, and then the answer gets lost.
     assert (available(database, user), available(database, quota)) == (940, 440)
     for _ in range(3):
-        assert await ledger._ask_settle(told_as_failed(lost, 60)) is None
+        assert await ledger._ask(told_as_failed(lost, 60)) is None
         assert (available(database, user), available(database, quota)) == (1000, 500)
         assert (posted(database, "revenue"), posted(database, "operator-loss")) == (0, -60)
     row = record_of(database, lost)
@@ -555,7 +555,7 @@ async def test_a_call_told_as_failed_before_it_was_charged_is_the_operators_loss
     await ledger.hold(order)
     # Both in one batch, in either order, as after a reconnect.
     settle = msgspec.structs.replace(told_as_failed(order, 60), charge_nano=60, loss_nano=0, waived=False)
-    await asyncio.gather(ledger._ask_settle(settle), ledger._ask_settle(told_as_failed(order, 60)))
+    await asyncio.gather(ledger._ask(settle), ledger._ask(told_as_failed(order, 60)))
     assert available(database, user) == 1000
     assert posted(database, "operator-loss") == -60
 
@@ -567,7 +567,7 @@ async def test_what_an_operator_refunded_already_is_not_given_back_twice(ledger:
     await ledger.settle(a_settlement(order, 130))  # 30 above the hold is a loss already
     with database.write() as connection:
         assert refund(connection, order.request_id, 45, "half", "test") == 45
-    assert await ledger._ask_settle(told_as_failed(order, 130)) is None
+    assert await ledger._ask(told_as_failed(order, 130)) is None
     assert available(database, user) == available(database, quota) == 1000
     assert posted(database, "operator-loss") == -85
     row = record_of(database, order)

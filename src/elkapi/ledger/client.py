@@ -93,7 +93,7 @@ class RemoteLedger(Ledger):
     def _schedule_beat(self) -> None:
         self._beater = self._loop.call_later(self._settings.heartbeat_s, self._schedule_beat)
         if self._connection is not None:
-            self._collect(self._beat, None)
+            self._collect(self._beat)
 
     def _send(self, entries: list[Entry]) -> list[Entry]:
         first = self._next

@@ -25,7 +25,6 @@ from elkapi.ledger.orders import (
     TASKS,
     UNKNOWN_FLAG,
     Beat,
-    Claim,
     ClaimResult,
     Hold,
     IdempotencyPending,
@@ -37,6 +36,7 @@ from elkapi.ledger.orders import (
     Settle,
     Step,
     UsageRow,
+    ended,
     given_back,
 )
 from elkapi.ledger.recovery import LOOKS_MIN, Recoverer, mark_dead, open_holds
@@ -110,7 +110,7 @@ class Ledger(ABC):
         await self._start()
         self._closed = False
         for order in left_behind:
-            self._collect(order, None)
+            self._collect(order)
 
     async def aclose(self) -> None:
         """Take no more holds, write everything that was asked, then end."""
@@ -134,9 +134,6 @@ class Ledger(ABC):
             return
         if self._closed or self.depth >= self._settings.ledger_queue_max:
             raise Unavailable(UNREACHABLE)
-        taken = None
-        if claim is not None:
-            taken = Claim(claim.key_id, claim.operation, claim.idempotency_key, claim.fingerprint)
         task = None
         if order.task is not None:
             task = await seal_task(self._sealer, order.task, self._boot.owner)
@@ -148,7 +145,7 @@ class Ledger(ABC):
             order.model,
             order.price_id,
             self._boot.owner if task is None else TASKS,
-            taken,
+            claim,
             task,
         )
         waiter = self._ask(hold)
@@ -169,18 +166,14 @@ class Ledger(ABC):
         it will be free, whatever became of the settlement. Repeating one is safe. What exceeds the hold becomes the
         operator's loss, flagged `over_hold`.
         """
-        record, hold = settlement.record, settlement.hold
-        result = await self._claim_result(settlement) if hold is not None and hold.claim is not None else None
-        stored = settlement.stored
+        hold, stored = settlement.hold, settlement.stored
+        claim = await self._claim_result(settlement) if hold is not None and hold.claim is not None else None
         kept = await self._sealed(stored) if stored is not None else None
-        row = _usage_row(record)
-        held = hold is not None and hold.nano > 0
-        unknown = held and (UNKNOWN_FLAG in record.flags or _tried_in_vain(record))
-        outcome = await self._ask_settle(
-            Settle(record.id, held, record.charge_nano, record.loss_nano, row, result, unknown, kept=kept)
-        )
+        if self._closed:
+            raise Unavailable(UNREACHABLE)
+        outcome = await self._ask(_settle_order(settlement.record, hold, claim, kept))
         if outcome is not None:
-            raise _settle_error(outcome)
+            raise Unavailable(TOO_SLOW_SETTLE if outcome is _TIMED_OUT else outcome.message or FAILED)
 
     async def keep(self, stored: StoredObject, *, frames_only: bool = False) -> None:
         """Keep an object apart from a settlement (a background call's row), durable on return. Raises Unavailable.
@@ -203,18 +196,13 @@ class Ledger(ABC):
         """
         if self._closed:
             raise Unavailable(UNREACHABLE)
-        settle = None
-        if (settlement := step.settlement) is not None:
-            record, held = settlement.record, settlement.hold is not None and settlement.hold.nano > 0
-            unknown = held and (UNKNOWN_FLAG in record.flags or _tried_in_vain(record))
-            row = _usage_row(record)
-            settle = Settle(record.id, held, record.charge_nano, record.loss_nano, row, None, unknown)
+        settle = None if step.settlement is None else _settle_order(step.settlement.record, step.settlement.hold)
         claim = None
         if (claimed := step.claim) is not None:
             if step.claim_end == "reply":
                 claim = await self._claim_ended(claimed, step.reply)
             else:
-                claim = ClaimResult(claimed.key_id, claimed.operation, claimed.idempotency_key, step.claim_end)
+                claim = ended(claimed, step.claim_end)
         told = await seal_told(self._sealer, step)
         order = Step(
             step.id,
@@ -255,8 +243,7 @@ class Ledger(ABC):
         if self._closed or self.depth >= self._settings.ledger_queue_max:
             self.records_dropped += 1
             return
-        row = _usage_row(record)
-        self._collect(Settle(record.id, False, record.charge_nano, record.loss_nano, row), None)
+        self._collect(_settle_order(record, None))
 
     async def wait_reply(self, claim: IdempotencyClaim, wait_s: float | None = None) -> StoredReply | None:
         """The reply of the call that holds this claim, in whichever worker it runs; None when it was forgotten.
@@ -293,12 +280,10 @@ class Ledger(ABC):
     def _ask(self, order: Order) -> asyncio.Future[Outcome]:
         """A plain function on purpose: each coroutine between a caller and its future costs on every resumption."""
         waiter: asyncio.Future[Outcome] = self._loop.create_future()
-        self._collected.append((order, waiter))
-        if len(self._collected) == 1:
-            self._schedule_flush()
+        self._collect(order, waiter)
         return waiter
 
-    def _collect(self, order: Order, waiter: asyncio.Future[Outcome] | None) -> None:
+    def _collect(self, order: Order, waiter: asyncio.Future[Outcome] | None = None) -> None:
         self._collected.append((order, waiter))
         if len(self._collected) == 1:
             self._schedule_flush()
@@ -332,11 +317,6 @@ class Ledger(ABC):
             self._sweeping = True
             self._loop.call_later(SWEEP_S, self._sweep)
 
-    def _ask_settle(self, order: Settle) -> asyncio.Future[Outcome]:
-        if self._closed:
-            raise Unavailable(UNREACHABLE)
-        return self._ask(order)
-
     def _deliver(self, entries: list[Entry], outcomes: list[Outcome]) -> None:
         for (order, waiter), outcome in zip(entries, outcomes, strict=True):
             if waiter is not None and not waiter.done():
@@ -352,7 +332,7 @@ class Ledger(ABC):
             if order.waived:
                 self._told.resolved(order.request_id)
             elif not self._closed:
-                self._collect(waived, None)
+                self._collect(waived)
 
     def _again(self, entry: Entry) -> Entry:
         """A settlement as it is tried again: free once its caller was told that the call failed. Any thread may ask."""
@@ -363,7 +343,7 @@ class Ledger(ABC):
     def _give_back(self, hold: Hold) -> None:
         """A hold was made for a caller who no longer waits."""
         if not self._closed:
-            self._collect(given_back(hold), None)
+            self._collect(given_back(hold))
 
     def _sweep(self) -> None:
         """End the waits that are over; one timer for all of them, since a timer per order would cost more than it."""
@@ -398,27 +378,26 @@ class Ledger(ABC):
         claim, reply = settlement.hold.claim, settlement.reply
         assert claim is not None
         if settlement.forget_claim:
-            return _forgotten(claim)
-        key = (claim.key_id, claim.operation, claim.idempotency_key)
+            return ended(claim, "forget")
         if reply is None and UNKNOWN_FLAG in settlement.record.flags:
-            return ClaimResult(*key, "unknown")
+            return ended(claim, "unknown")
         return await self._claim_ended(claim, reply)
 
     async def _claim_ended(self, claim: IdempotencyClaim, reply: StoredReply | None) -> ClaimResult:
-        key = (claim.key_id, claim.operation, claim.idempotency_key)
         bytes_max = self._settings.idempotency_reply_bytes_max
         if reply is None or reply.body is None or len(reply.body) > bytes_max:
-            return ClaimResult(*key, "too_large")
-        return ClaimResult(*key, "done", await seal_reply(self._sealer, claim, reply))
+            return ended(claim, "too_large")
+        return ended(claim, "done", await seal_reply(self._sealer, claim, reply))
 
 
-def _settle_error(refusal: Refusal) -> Unavailable:
-    return Unavailable(TOO_SLOW_SETTLE if refusal is _TIMED_OUT else refusal.message or FAILED)
-
-
-def _usage_row(record: RequestRecord) -> UsageRow:
+def _settle_order(
+    record: RequestRecord, hold: HoldOrder | None, claim: ClaimResult | None = None, kept: Kept | None = None
+) -> Settle:
+    held = hold is not None and hold.nano > 0
+    unknown = held and (UNKNOWN_FLAG in record.flags or _tried_in_vain(record))
     encoded = _record_encoder.encode(record)
-    return UsageRow(record.key_id, record.owner_id, record.model, record.status, record.created_ns, encoded)
+    row = UsageRow(record.key_id, record.owner_id, record.model, record.status, record.created_ns, encoded)
+    return Settle(record.id, held, record.charge_nano, record.loss_nano, row, claim, unknown, kept=kept)
 
 
 def _tried_in_vain(record: RequestRecord) -> bool:
@@ -427,10 +406,6 @@ def _tried_in_vain(record: RequestRecord) -> bool:
         if attempt.fate == "unknown":
             return True
     return False
-
-
-def _forgotten(claim: IdempotencyClaim) -> ClaimResult:
-    return ClaimResult(claim.key_id, claim.operation, claim.idempotency_key, "forget")
 
 
 class ThreadLedger(Ledger):

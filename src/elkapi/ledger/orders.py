@@ -13,7 +13,7 @@ from typing import Literal
 
 import msgspec
 
-from elkapi.types import RequestRecord, StoredReply
+from elkapi.types import IdempotencyClaim, RequestRecord, StoredReply
 
 ClaimEnd = Literal["done", "too_large", "unknown", "forget"]
 
@@ -26,15 +26,6 @@ TASKS = b"tasks"
 
 _record_decoder = msgspec.json.Decoder(RequestRecord)
 _record_encoder = msgspec.json.Encoder()
-
-
-class Claim(msgspec.Struct, frozen=True, array_like=True, gc=False):
-    """An idempotency key to be taken in the hold's transaction."""
-
-    key_id: int
-    operation: str
-    idempotency_key: str
-    fingerprint: bytes
 
 
 class TaskRow(msgspec.Struct, frozen=True, array_like=True, gc=False):
@@ -64,7 +55,7 @@ class Hold(msgspec.Struct, frozen=True, array_like=True, gc=False, tag="h"):
     model: str
     price_id: int
     owner: bytes
-    claim: Claim | None = None
+    claim: IdempotencyClaim | None = None
     task: TaskRow | None = None
 
 
@@ -203,12 +194,14 @@ class Beat(msgspec.Struct, frozen=True, array_like=True, gc=False, tag="b"):
 Order = Hold | Settle | Beat | Keep | Step
 
 
+def ended(claim: IdempotencyClaim, end: ClaimEnd, reply_sealed: bytes | None = None) -> ClaimResult:
+    """What becomes of this claim."""
+    return ClaimResult(claim.key_id, claim.operation, claim.idempotency_key, end, reply_sealed)
+
+
 def given_back(hold: Hold) -> Settle | Step:
     """What undoes a hold that was made, or may have been, for a caller who was told otherwise; repeating it is safe."""
-    claim = hold.claim
-    forgotten = None
-    if claim is not None:
-        forgotten = ClaimResult(claim.key_id, claim.operation, claim.idempotency_key, "forget")
+    forgotten = None if hold.claim is None else ended(hold.claim, "forget")
     settle = Settle(hold.request_id, hold.nano > 0, 0, 0, None, forgotten)
     task = hold.task
     if task is None:

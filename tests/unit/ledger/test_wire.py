@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from elkapi.ledger.orders import Beat, Claim, ClaimResult, Hold, Refusal, Settle, UsageRow
+from elkapi.ledger.orders import Beat, ClaimResult, Hold, Refusal, Settle, UsageRow
 from elkapi.ledger.wire import (
     ANSWERS_DECODER,
     FRAME_BYTES_MAX,
@@ -15,12 +15,13 @@ from elkapi.ledger.wire import (
     Orders,
     encode,
 )
+from elkapi.types import IdempotencyClaim
 
 ORDERS = Orders(
     7,
     [
         Beat(b"o" * 16, "worker", 1, ended=True),
-        Hold(b"r" * 16, 1, (2, 3), 10**15, "mödel", 4, b"o" * 16, Claim(1, "op", "key", b"f" * 32)),
+        Hold(b"r" * 16, 1, (2, 3), 10**15, "mödel", 4, b"o" * 16, IdempotencyClaim(1, "op", "key", b"f" * 32)),
         Settle(b"r" * 16, True, 5, 6, UsageRow(1, 2, "m", 200, 3, b"{}"), ClaimResult(1, "op", "key", "done", b"s")),
         Settle(b"r" * 16, True, 0, 0, None, None, True),
     ],
