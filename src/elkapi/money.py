@@ -6,7 +6,8 @@ the product is divided once and rounded half away from zero (decisions.md, "Mone
 
 from __future__ import annotations
 
-from decimal import Context, Decimal, Inexact, InvalidOperation, Overflow
+import re
+from decimal import Context, Decimal, Inexact, InvalidOperation
 from typing import NewType
 
 Nano = NewType("Nano", int)
@@ -18,7 +19,9 @@ BATCH_RATIO_MAX_MICRO = 10 * RATIO_ONE_MICRO
 PER_MILLION = 1_000_000
 QUOTA_UNITS_PER_USD = 500_000
 # What would have to be rounded is no amount.
-_EXACT = Context(prec=64, traps=[InvalidOperation, Inexact, Overflow])
+_EXACT = Context(prec=64, traps=[InvalidOperation, Inexact])
+# Python reads far more as a number: `1e3`, `1_000`, digits of every script, spaces around them.
+_PLAIN = re.compile(r"-?(?:[0-9]+\.?[0-9]*|\.[0-9]+)")
 
 
 def divide_half_away(numerator: int, denominator: int) -> int:
@@ -29,7 +32,7 @@ def divide_half_away(numerator: int, denominator: int) -> int:
 
 
 def parse_usd(text: str) -> Nano:
-    """`"0.02"` -> 20_000_000 nano. Raises ValueError for anything but a finite decimal of at most 9 places."""
+    """`"0.02"` -> 20_000_000 nano. Raises ValueError for anything but a plain decimal of at most 9 places."""
     return Nano(_scaled(text, NANO_PER_USD, "an amount in US dollars"))
 
 
@@ -42,11 +45,13 @@ def parse_ratio(text: str) -> int:
 
 
 def _scaled(text: str, scale: int, what: str) -> int:
+    if _PLAIN.fullmatch(text) is None:
+        raise ValueError(f"{text!r} is not {what}: write it as digits, such as 12.50")
     try:
         value = _EXACT.multiply(Decimal(text), scale)
     except ArithmeticError:
         raise ValueError(f"{text!r} is not {what}") from None
-    if not value.is_finite() or value != value.to_integral_value():
+    if value != value.to_integral_value():
         raise ValueError(f"{text!r} is not {what}: at most {len(str(scale)) - 1} decimal places")
     if abs(value) > 2**62:
         raise ValueError(f"{text!r} is too large for {what}")

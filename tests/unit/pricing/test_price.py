@@ -266,6 +266,43 @@ def test_an_amount_that_is_none_is_refused(text: str) -> None:
         parse_usd(text)
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        "1e3",
+        "1E3",
+        "10e-1",
+        "1_000",
+        "１０",
+        "٣",
+        " 5",
+        "5 ",
+        "5\n",
+        "1 000",
+        "1,5",
+        "+5",
+        "--5",
+        "0x10",
+        "1/2",
+        ".",
+        "-",
+    ],
+)
+def test_only_a_plain_decimal_number_is_an_amount_or_a_ratio(text: str) -> None:
+    """A slip of the hand is no thousand dollars."""
+    with pytest.raises(ValueError, match="is not an amount in US dollars: write it as digits"):
+        parse_usd(text)
+    with pytest.raises(ValueError, match="is not a ratio: write it as digits"):
+        parse_ratio(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "nano"), [("007", 7 * 10**9), (".5", 5 * 10**8), ("5.", 5 * 10**9), ("-0.25", -25 * 10**7)]
+)
+def test_a_plain_decimal_number_is_taken_as_it_stands(text: str, nano: int) -> None:
+    assert parse_usd(text) == nano
+
+
 def test_an_amount_that_is_too_fine_is_told_how_fine_it_may_be() -> None:
     with pytest.raises(ValueError, match="at most 9 decimal places"):
         parse_usd("0.0000000001")
