@@ -414,6 +414,15 @@ async def test_one_bad_row_fails_alone(ledger: Ledger, database: Database, monke
     assert ledger.writer.open_holds == 0
 
 
+@pytest.mark.parametrize("nano", [2**63 - 1, 2**63, 2**80])
+async def test_no_balance_covers_what_no_account_could_hold(ledger: Ledger, database: Database, nano: int) -> None:
+    account = funded_account(database, 1000)
+    orders = [an_order(account, nano=one) for one in (600, nano, 400)]
+    assert await asyncio.gather(*(admitted(ledger, order) for order in orders)) == [True, False, True]
+    assert available(database, account) == 0
+    await asyncio.gather(*(ledger.void(order) for order in orders[::2]))
+
+
 async def test_a_cancelled_hold_leaves_nothing_held(ledger: Ledger, database: Database) -> None:
     account = funded_account(database, 1000)
     granted = []

@@ -16,7 +16,7 @@ import msgspec
 from elkapi.clock import SYSTEM_CLOCK, Clock
 from elkapi.errors import Conflict, InsufficientQuota, Unavailable
 from elkapi.ledger.accounts import ensure_system_accounts
-from elkapi.ledger.books import FAILED, Books, Outcome
+from elkapi.ledger.books import FAILED, QUOTA_REFUSED, Books, Outcome
 from elkapi.ledger.checkpoint import Checkpointer
 from elkapi.ledger.idempotency import ReplyWaits, open_reply, seal_reply
 from elkapi.ledger.keeping import seal_stored
@@ -43,7 +43,8 @@ from elkapi.ledger.recovery import LOOKS_MIN, Recoverer, mark_dead, open_holds
 from elkapi.ledger.tasking import seal_task, seal_told
 from elkapi.ledger.told import ToldFailures
 from elkapi.ledger.writer import INLINE_ORDERS_MAX, LINGER_FROM_HOLDS, UNREACHABLE, Entry, Limits, Writer
-from elkapi.settings import Settings
+from elkapi.money import format_usd
+from elkapi.settings import NUMBER_MAX, Settings
 from elkapi.storage.db import Database
 from elkapi.storage.secrets import Sealer
 from elkapi.types import HoldOrder, IdempotencyClaim, RequestRecord, Settlement, StoredObject, StoredReply, TaskStep
@@ -134,6 +135,9 @@ class Ledger(ABC):
             return
         if self._closed or self.depth >= self._settings.ledger_queue_max:
             raise Unavailable(UNREACHABLE)
+        if order.nano > NUMBER_MAX:
+            # No balance is as large, and neither database has such a number to compare it with.
+            raise InsufficientQuota(QUOTA_REFUSED.format(format_usd(order.nano)))
         task = None
         if order.task is not None:
             task = await seal_task(self._sealer, order.task, self._boot.owner)
