@@ -13,6 +13,7 @@ from sqlalchemy import select
 from sqlalchemy.exc import IntegrityError
 
 from elkapi.errors import InsufficientQuota, Unavailable
+from elkapi.ids import request_id_text
 from elkapi.ledger import (
     Ledger,
     ThreadLedger,
@@ -36,7 +37,7 @@ from elkapi.storage.installation import Installation
 from elkapi.storage.repos.requests import get_request
 from elkapi.storage.schema import accounts, metadata, requests, transfers
 from elkapi.testing.ledger import a_record, a_settlement, an_order, funded_account, unpaid
-from elkapi.types import HoldOrder, RequestRecord
+from elkapi.types import HoldOrder, RequestRecord, StoredObject
 from tests.storage.conftest import read_only, server_commands
 
 
@@ -412,6 +413,34 @@ async def test_one_bad_row_fails_alone(ledger: Ledger, database: Database, monke
     # Nor is it remembered as a call under way, which recovery would have to look for ever after.
     assert isinstance(ledger, ThreadLedger)
     assert ledger.writer.open_holds == 0
+
+
+# What no database takes as text, and what PostgreSQL's indexes have no room for.
+@pytest.mark.parametrize("item_id", ["secret\ud800", "secret" + random.Random(1).randbytes(9_000).hex()])
+async def test_a_settlement_that_the_database_refuses_gives_its_hold_back_at_the_operators_loss(
+    ledger: Ledger, database: Database, item_id: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    account = funded_account(database, 1000)
+    await ledger.hold(order := an_order(account, nano=70))
+    await ledger.hold(other := an_order(account, nano=30))
+    stored = StoredObject(order.request_id, "response", 1, 1, "m", "completed", 1, 2**62, b"{}", item_ids=(item_id,))
+    settlement = msgspec.structs.replace(a_settlement(order, 50, loss_nano=2), stored=stored)
+    if database.dialect == "sqlite" and item_id.isascii():
+        await ledger.settle(settlement)
+        await ledger.settle(a_settlement(other, 20))
+        return
+    answers = await asyncio.gather(
+        ledger.settle(settlement), ledger.settle(a_settlement(other, 20)), return_exceptions=True
+    )
+    assert [type(answer) for answer in answers] == [Unavailable, type(None)]
+    assert available(database, account) == 980
+    assert posted(database, "operator-loss") == -52
+    record = record_of(database, order)
+    assert record is not None
+    assert (record.charge_nano, record.loss_nano, record.flags) == (0, 52, ("settle_refused",))
+    # Who reads the log is told of which call, and nothing of what it was about.
+    assert request_id_text(order.request_id) in caplog.text
+    assert "secret" not in caplog.text
 
 
 @pytest.mark.parametrize("nano", [2**63 - 1, 2**63, 2**80])

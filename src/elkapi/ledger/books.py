@@ -18,17 +18,17 @@ from typing import Any
 import msgspec
 
 from elkapi.clock import Clock
-from elkapi.ids import first_id_at
+from elkapi.ids import first_id_at, request_id_text
 from elkapi.ledger import accounts
 from elkapi.ledger.claims import Claims
 from elkapi.ledger.keeping import Keeper
-from elkapi.ledger.orders import Beat, Hold, Keep, Order, Refusal, Settle, Step, flagged
+from elkapi.ledger.orders import Beat, Hold, Keep, Order, Refusal, Settle, Step, flagged, lost
 from elkapi.ledger.reversal import Reversal
 from elkapi.ledger.statements import for_dialect
 from elkapi.ledger.tasking import Tasker
 from elkapi.ledger.transfers import HOLD_STEP, HOLD_SUFFIX, LEGS_MAX, LOSS_SUFFIX, RESOLVE_SUFFIX, entries_range
 from elkapi.money import format_usd
-from elkapi.storage.dialect import is_taken, lacks_right, only_reads
+from elkapi.storage.dialect import is_taken, is_too_much, lacks_right, only_reads
 from elkapi.testing.crash import point
 
 log = logging.getLogger("elkapi.ledger")
@@ -139,7 +139,7 @@ class Books:
             if _may_succeed_again(error) or _is_outage(error):
                 raise
             if not is_taken(error):
-                log.warning("a batch of %d orders is taken one by one: %r", len(orders), error)
+                log.warning("a batch of %d orders is taken one by one: %s", len(orders), _words(error))
         return self._transaction(lambda: [self._alone(order) for order in orders])
 
     def _transaction(self, work: Callable[[], list[Outcome]]) -> list[Outcome]:
@@ -403,19 +403,31 @@ class Books:
     # The careful way
 
     def _alone(self, order: Order) -> Outcome:
+        try:
+            return self._saved(order)
+        except Exception as error:
+            if _may_succeed_again(error) or _is_outage(error):
+                raise
+            name = order.owner.hex() if isinstance(order, Beat) else request_id_text(order.request_id)
+            log.error("%s of %s is refused: %s", type(order).__name__, name, _words(error))
+        if isinstance(order, Settle) and (order.kept is not None or order.charge_nano):
+            # Its caller is told that the call failed, and nobody will settle it again.
+            self._alone(lost(order, "settle_refused"))
+        return Refusal("unavailable", FAILED)
+
+    def _saved(self, order: Order) -> Outcome:
+        """The outcome of one order inside a savepoint, which is left as it was when this raises."""
         self._cursor.execute("SAVEPOINT alone")
         opened, closed = len(self._opened), len(self._closed)
         try:
             outcome = self._alone_inside(order)
             self._cursor.execute("RELEASE SAVEPOINT alone")
         except Exception as error:
-            if _may_succeed_again(error) or _is_outage(error):
-                raise
-            self._cursor.execute("ROLLBACK TO SAVEPOINT alone")
-            self._cursor.execute("RELEASE SAVEPOINT alone")
-            del self._opened[opened:], self._closed[closed:]
-            log.error("an order failed alone: %r: %r", order, error)
-            outcome = Refusal("unavailable", FAILED)
+            if not (_may_succeed_again(error) or _is_outage(error)):
+                self._cursor.execute("ROLLBACK TO SAVEPOINT alone")
+                self._cursor.execute("RELEASE SAVEPOINT alone")
+                del self._opened[opened:], self._closed[closed:]
+            raise
         return outcome
 
     def _alone_inside(self, order: Order) -> Outcome:
@@ -478,5 +490,15 @@ def _may_succeed_again(error: BaseException) -> bool:
 
 def _is_outage(error: BaseException) -> bool:
     """The database could not do it at all: both drivers derive that from a class of one of these names."""
+    if is_too_much(error):
+        return False
     named = (kind.__name__ for kind in type(error).__mro__)
     return only_reads(error) or lacks_right(error) or not {"OperationalError", "InterfaceError"}.isdisjoint(named)
+
+
+def _words(error: Exception) -> str:
+    """An error without what it was about: a driver quotes values below its first line, and Python beside its own."""
+    kind = type(error).__name__
+    if not hasattr(error, "sqlstate") and not hasattr(error, "sqlite_errorname"):
+        return kind
+    return f"{kind}: {str(error).partition(chr(10))[0]}"

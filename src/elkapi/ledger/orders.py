@@ -221,6 +221,14 @@ def given_back(hold: Hold) -> Settle | Step:
     )
 
 
+def lost(order: Settle, flag: str) -> Settle:
+    """The same settlement for a caller who is told that the call failed: nothing is charged, and nothing kept to be
+    asked for."""
+    loss = order.loss_nano + order.charge_nano
+    row = flagged(order.row, 0, loss, flag)
+    return msgspec.structs.replace(order, charge_nano=0, loss_nano=loss, row=row, kept=None)
+
+
 def flagged(row: UsageRow | None, charge: int, loss: int, flag: str) -> UsageRow | None:
     """The usage row of a call whose money went another way than it asked."""
     if row is None:

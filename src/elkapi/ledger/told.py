@@ -15,7 +15,7 @@ from pathlib import Path
 
 import msgspec
 
-from elkapi.ledger.orders import Order, Settle, flagged
+from elkapi.ledger.orders import Order, Settle, lost
 from elkapi.ledger.wire import ORDERS_DECODER, FrameError, Frames, Orders, encode
 
 log = logging.getLogger("elkapi.ledger")
@@ -26,9 +26,7 @@ WAIVED_FLAG = "settled_late"
 
 def waived(order: Settle) -> Settle:
     """The same settlement at the operator's loss; what was charged all the same is taken back."""
-    loss = order.loss_nano + order.charge_nano
-    row = flagged(order.row, 0, loss, WAIVED_FLAG)
-    return msgspec.structs.replace(order, charge_nano=0, loss_nano=loss, row=row, waived=True, kept=None)
+    return msgspec.structs.replace(lost(order, WAIVED_FLAG), waived=True)
 
 
 class ToldFailures:

@@ -321,6 +321,8 @@ def is_outage(error: BaseException) -> bool:
         return only_reads(error.orig)
     if isinstance(error, ProgrammingError):
         return lacks_right(error.orig)
+    if isinstance(error, OperationalError) and is_too_much(error.orig):
+        return False
     refused = (IntegrityError, DataError, NotSupportedError)
     return isinstance(error, DBAPIError) and not isinstance(error, refused)
 
@@ -335,6 +337,12 @@ def lacks_right(error: BaseException | None) -> bool:
     """Whether PostgreSQL refused because its role may not, or has no schema of its search path, by the driver's own
     error: it may once that is granted or made."""
     return getattr(error, "sqlstate", None) in ("42501", "3F000")
+
+
+def is_too_much(error: BaseException | None) -> bool:
+    """Whether PostgreSQL has no room for a value, such as one that its index is to hold, by the driver's own error. The
+    driver counts that among outages, but waiting never helps."""
+    return getattr(error, "sqlstate", None) == "54000"
 
 
 def is_taken(error: BaseException) -> bool:
