@@ -258,3 +258,35 @@ async def test_nobody_without_a_key_can_make_the_gateway_collect_a_body(gate: Ga
         reply = await gate.http.post(path, content=b"x" * 100_000)
         assert codes(reply)[:2] == (405, "method_not_allowed")
         assert reply.headers["allow"] == "GET, HEAD, OPTIONS"
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/v1/videos/a%00b",
+        "/v1/videos/a%00b/content",
+        "/v1/videos?after=a%00b",
+        "/v1/tasks/%00",
+        "/kling/v1/videos/text2video/%00",
+        "/minimax/v1/query/video_generation?task_id=%00",
+    ],
+)
+async def test_a_task_whose_name_no_database_can_keep_is_nobodys(gate: Gateway, path: str) -> None:
+    reply = await gate.http.get(path, headers={"authorization": f"Bearer {await gate.key('1')}"})
+    assert reply.status_code == 404, reply.text
+
+
+async def test_a_name_that_no_database_can_keep_is_refused_before_anything_is_held(
+    gate: Gateway, sandbox: Running
+) -> None:
+    await gate.channel(sandbox.base_url)
+    await gate.price(SMALL, per_1m_usd="1")
+    key = await gate.key("1")
+    body = {"model": SMALL, "input": [{"type": "item_reference", "id": "a\0b"}]}
+    assert (await gate.ask(key, body, path="/v1/responses")).status_code == 404
+    line = {"model": SMALL, "max_tokens": 10, "messages": [{"role": "user", "content": "hi"}]}
+    batch = {"requests": [{"custom_id": "a\0b", "params": line}]}
+    reply = await gate.ask(key, batch, path="/v1/messages/batches", headers={"anthropic-version": "2023-06-01"})
+    assert reply.status_code == 400
+    assert "requests.0.custom_id: it may not hold the character U+0000." in reply.json()["error"]["message"]
+    untouched(gate, sandbox)

@@ -16,6 +16,8 @@ from elkapi.catalog.task import Made, TaskSpec
 from elkapi.types import State
 
 ERROR_CHARS_MAX = 1000
+# Of a provider's id: an index of PostgreSQL holds 2,704 bytes a row.
+ID_BYTES_MAX = 2000
 NOTHING_MADE = "The provider finished the task without a result."
 # What is told of an end that its provider says no more of.
 SILENT_ENDS = {
@@ -42,9 +44,15 @@ class Reading(msgspec.Struct, frozen=True):
 
 
 def native_id(spec: TaskSpec, reply: Any) -> str:
-    """The id that a provider's answer to a submit gives the task, "" when there is none."""
+    """The id that a provider's answer to a submit gives the task, "" when there is none that can be kept."""
     found = first(spec.id, reply)
-    return str(found) if isinstance(found, str | int) and not isinstance(found, bool) else ""
+    is_id = isinstance(found, str | int) and not isinstance(found, bool)
+    return str(found) if is_id and _can_be_kept(str(found)) else ""
+
+
+def _can_be_kept(id_: str) -> bool:
+    """PostgreSQL takes no text with a NUL in it."""
+    return id_.isprintable() and len(id_.encode()) <= ID_BYTES_MAX
 
 
 def read(spec: TaskSpec, reply: Any) -> Reading:
@@ -60,17 +68,22 @@ def read(spec: TaskSpec, reply: Any) -> Reading:
         text = first_of(spec.error, reply)
         code = first(spec.error_code, reply) if spec.error_code else None
         error = (str(text) if text is not None else SILENT_ENDS[state])[:ERROR_CHARS_MAX]
-        return Reading(state, word, True, progress, error, "" if code is None else str(code)[:100])
+        return Reading(state, word, True, progress, error, "" if code is None else _code(code))
     made = tuple((one, value) for one in spec.made for value in _addresses(one, reply))
     if not any(not one.optional for one, _ in made):
         text = first_of(spec.error, reply)
         return Reading(State.FAILED, word, True, progress, str(text or NOTHING_MADE)[:ERROR_CHARS_MAX], "no_result")
-    refs = tuple(str(ref) for path in spec.refs for ref in compiled(path)(reply))
+    refs = tuple(ref for path in spec.refs for ref in map(str, compiled(path)(reply)) if _can_be_kept(ref))
     return Reading(State.SUCCEEDED, word, True, 100, made=made, refs=refs)
 
 
 def _addresses(made: Made, reply: Any) -> list[str]:
     return [str(value) for value in compiled(made.path)(reply) if isinstance(value, str | int) and value != ""]
+
+
+def _code(value: Any) -> str:
+    """A provider's code of an error, as it is kept beside the task."""
+    return "".join(filter(str.isprintable, str(value)[:100]))
 
 
 def _percent(value: Any) -> int | None:

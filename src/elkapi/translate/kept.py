@@ -112,11 +112,13 @@ def is_readable(answer: bytes) -> bool:
 
 
 def output_ids(answer: bytes, object_id: str) -> tuple[str, ...]:
-    """Ids of output items that do not tell which response they are of, as those of another upstream do not."""
+    """Ids of output items that do not tell which response they are of, as those of another upstream do not; of those
+    that every database can keep."""
     base = object_id.removeprefix(RESPONSE_PREFIX)
     rows = _members.decode(answer).get("output")
     ids = [row.get("id") for row in rows if isinstance(row, dict)] if isinstance(rows, list) else []
-    return tuple(dict.fromkeys(id_ for id_ in ids if isinstance(id_, str) and 0 < len(id_) <= 128 and base not in id_))
+    named = [id_ for id_ in ids if isinstance(id_, str) and 0 < len(id_) <= 128 and id_.isprintable()]
+    return tuple(dict.fromkeys(id_ for id_ in named if base not in id_))
 
 
 def items_with(kept: Kept, object_id: str, wanted: Collection[str]) -> dict[str, dict[str, Any]]:

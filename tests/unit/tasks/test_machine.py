@@ -58,3 +58,20 @@ def test_an_end_without_words_says_what_it_is(state: State, why: str) -> None:
     spec = CATALOG.by_id["seedance.submit"].task
     assert spec is not None
     assert why in machine.read(spec, {"status": state.value, "error": None}).error
+
+
+@pytest.mark.parametrize("kept_not", ["a\0b", "a\nb", "x" * 2_001, "é" * 1_001])
+def test_a_providers_name_that_no_index_of_a_database_can_hold_is_none(kept_not: str) -> None:
+    spec = CATALOG.by_id["kling.text-to-video"].task
+    assert spec is not None
+    assert machine.native_id(spec, {"data": {"task_id": kept_not}}) == ""
+    assert machine.native_id(spec, {"data": {"task_id": "x" * 2_000}}) == "x" * 2_000
+    made = [{"id": name, "url": "https://a.test/1.mp4"} for name in (kept_not, "v1")]
+    reading = machine.read(spec, {"data": {"task_status": "succeed", "task_result": {"videos": made}}})
+    assert (reading.state, reading.refs) == (State.SUCCEEDED, ("v1",))
+
+
+def test_a_providers_code_is_kept_without_what_no_database_keeps() -> None:
+    spec = CATALOG.by_id["seedance.submit"].task
+    assert spec is not None
+    assert machine.read(spec, {"status": "failed", "error": {"code": "a\0b", "message": "no"}}).error_code == "ab"

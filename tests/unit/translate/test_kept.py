@@ -210,3 +210,8 @@ def test_labels_have_the_providers_limits() -> None:
     assert kept.metadata_problem({"a": "b"}) is None
     for wrong in ({"": "x"}, {"k" * 65: "x"}, {"k": "v" * 513}, {f"k{n}": "" for n in range(17)}, {"k": "\0"}):
         assert kept.metadata_problem(wrong)
+
+
+def test_only_names_that_every_database_keeps_are_names_of_items() -> None:
+    items = [{"id": name} for name in ("msg_1", "rs_\0", "x" * 129, "", "msg_1", "resp0_2", "msg_2")]
+    assert kept.output_ids(msgspec.json.encode({"output": items}), "resp_resp0") == ("msg_1", "msg_2")

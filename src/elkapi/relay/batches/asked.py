@@ -63,6 +63,10 @@ def understood(body: bytes) -> Asked:
             model = _checked(bytes(item.params))
         except BadRequest as error:
             raise _of_line(error, number) from None
+        if "\0" in item.custom_id:
+            # PostgreSQL keeps no such text.
+            field = f"requests.{number}.custom_id"
+            raise BadRequest(f"{field}: it may not hold the character U+0000.", param=field)
         if item.custom_id in seen:
             raise BadRequest(
                 f"requests.{number}.custom_id: {item.custom_id!r} stands there twice; each line needs its own.",

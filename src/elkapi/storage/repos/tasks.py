@@ -81,6 +81,8 @@ def parse_id(text: str) -> bytes | None:
 
 def find(connection: Connection, grant: Grant, text: str) -> TaskRow | None:
     """The caller's own task by our id, its provider's, or a name of what it made; the newest where several fit."""
+    if "\0" in text:
+        return None  # PostgreSQL keeps no such text, and refuses to be asked for one.
     c = _tasks.c
     named: ColumnElement[bool] = c.native_id == text
     if (task_id := parse_id(text)) is not None:
