@@ -365,6 +365,7 @@ async def test_g48_a_search_of_many_documents_is_held_and_charged_in_whole_told_
         answer = await gate.ask(key, asked, path="/v1/rerank")
         account = await gate.account(answer.headers["x-request-id"], key)
     assert (account["usage"]["searches"], account["cost_usd"], account["flags"]) == (3, "0.006000009", flags)
+    assert answer.json()["id"] == "x"
 
 
 @pytest.mark.parametrize("wire", ["anthropic", "responses"])

@@ -332,7 +332,7 @@ class Carried:
         return self.carrier.request(self.request.body, self.attempt.upstream_model)
 
     def whole(self, body: bytes) -> Whole:
-        answer, usage, flags = self.carrier.reply(self.request.body, body, self.request.model, self.request.call_id)
+        answer, usage, flags = self.carrier.reply(self.request.body, body, self.request.model)
         if usage is not None and not is_believable(usage, self.request.facts.upper, answered=True):
             usage = None
         return Whole(answer, usage, flags=flags)

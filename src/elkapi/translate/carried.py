@@ -18,20 +18,18 @@ from elkapi.types import Usage
 class Carrier(msgspec.Struct, frozen=True):
     """`request(body, upstream_model) -> body` raises BadRequest.
 
-    `reply(request_body, body, client_model, id) -> (body, usage, flags)` raises Unreadable.
+    `reply(request_body, body, client_model) -> (body, usage, flags)` raises Unreadable.
     """
 
     request: Callable[[bytes, str], bytes]
-    reply: Callable[[bytes, bytes, str, str], tuple[bytes, Usage | None, tuple[str, ...]]]
+    reply: Callable[[bytes, bytes, str], tuple[bytes, Usage | None, tuple[str, ...]]]
 
 
 def _openai_to_gemini(body: bytes, upstream_model: str) -> bytes:
     return embeddings.write_gemini_request(embeddings.read_openai_request(body), upstream_model)
 
 
-def _gemini_to_openai(
-    asked: bytes, body: bytes, client_model: str, _id: str
-) -> tuple[bytes, Usage | None, tuple[str, ...]]:
+def _gemini_to_openai(asked: bytes, body: bytes, client_model: str) -> tuple[bytes, Usage | None, tuple[str, ...]]:
     """Many models count nothing here, and their vocabulary is unknown: a quarter of the bytes is shown and charged."""
     request = embeddings.read_openai_request(asked)
     reply = embeddings.read_gemini_reply(body, len(request.texts))
@@ -49,7 +47,7 @@ def _gemini_caller(batch: bool) -> Carrier:
         asked = embeddings.read_gemini_request(body, batch=batch)
         return embeddings.write_openai_request(msgspec.structs.replace(asked, model=upstream_model))
 
-    def reply(asked: bytes, body: bytes, _model: str, _id: str) -> tuple[bytes, Usage | None, tuple[str, ...]]:
+    def reply(asked: bytes, body: bytes, _model: str) -> tuple[bytes, Usage | None, tuple[str, ...]]:
         request: EmbeddingRequest = embeddings.read_gemini_request(asked, batch=batch)
         found = embeddings.read_openai_reply(body, len(request.texts))
         usage = None if found.prompt_tokens is None else Usage(input_tokens=found.prompt_tokens, calls=1)
@@ -62,9 +60,7 @@ def _jina_to_cohere(body: bytes, upstream_model: str) -> bytes:
     return rerank.write_cohere_request(rerank.read_request(body), upstream_model)
 
 
-def _cohere_to_jina(
-    asked: bytes, body: bytes, client_model: str, id_: str
-) -> tuple[bytes, Usage | None, tuple[str, ...]]:
+def _cohere_to_jina(asked: bytes, body: bytes, client_model: str) -> tuple[bytes, Usage | None, tuple[str, ...]]:
     request = rerank.read_request(asked)
     found = rerank.read_reply(body, request)
     flags: tuple[str, ...] = ()
@@ -75,7 +71,7 @@ def _cohere_to_jina(
     if searches is None:
         searches = rerank.searches_of(len(request.documents))
     usage = msgspec.structs.replace(usage or Usage(calls=1), searches=searches)
-    return rerank.write_jina_reply(found, request, id_, client_model), usage, flags
+    return rerank.write_jina_reply(found, request, client_model), usage, flags
 
 
 CARRIED: dict[tuple[str, str], Carrier] = {

@@ -172,12 +172,12 @@ def searches_of(documents: int) -> int:
     return -(-documents // SEARCH_DOCUMENTS)
 
 
-def write_jina_reply(reply: RerankReply, request: RerankRequest, id_: str, model: str) -> bytes:
-    """Jina's form with an `id`; `usage` must be known by now (the upstream's or a local count)."""
+def write_jina_reply(reply: RerankReply, request: RerankRequest, model: str) -> bytes:
+    """Jina's form with the upstream's `id`; `usage` must be known by now (the upstream's or a local count)."""
     tokens = reply.usage.input_total if reply.usage is not None else 0
     return _json.encode(
         {
-            "id": id_,
+            "id": reply.id,
             "model": model,
             "results": _results(reply, request),
             "usage": {"prompt_tokens": tokens, "total_tokens": tokens},

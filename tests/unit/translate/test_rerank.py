@@ -95,13 +95,18 @@ def test_an_answer_about_other_documents_is_unreadable(body: bytes) -> None:
 
 def test_a_caller_gets_the_form_it_speaks_and_its_own_documents() -> None:
     request = _read(return_documents=True)
-    upstream = {"results": RESULTS[:2], "usage": {"total_tokens": 12}, "meta": {"billed_units": {"search_units": 2}}}
+    upstream = {
+        "id": "id-1",
+        "results": RESULTS[:2],
+        "usage": {"total_tokens": 12},
+        "meta": {"billed_units": {"search_units": 2}},
+    }
     reply = r.read_reply(_body(upstream), request)
     results = [
         {"index": 0, "relevance_score": 0.75, "document": {"text": "a"}},
         {"index": 2, "relevance_score": 0.25, "document": {"text": "c"}},
     ]
-    assert json.loads(r.write_jina_reply(reply, request, "id-1", "m")) == {
+    assert json.loads(r.write_jina_reply(reply, request, "m")) == {
         "id": "id-1",
         "model": "m",
         "results": results,
@@ -112,4 +117,4 @@ def test_a_caller_gets_the_form_it_speaks_and_its_own_documents() -> None:
 def test_what_is_written_is_read_back() -> None:
     request = _read()
     reply = r.RerankReply("i", (r.Ranked(1, 0.5), r.Ranked(0, 0.25)), Usage(input_tokens=3, calls=1), 1)
-    assert r.read_reply(r.write_jina_reply(reply, request, "i", "m"), request).results == reply.results
+    assert r.read_reply(r.write_jina_reply(reply, request, "m"), request).results == reply.results
