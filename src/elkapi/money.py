@@ -1,7 +1,7 @@
 """Integer nano-US-dollars: the one place that multiplies, rounds, parses and prints money.
 
 1 USD = 1_000_000_000 nano. Prices per million units and group ratios in millionths keep every factor an integer;
-the product is divided once and rounded half away from zero (decisions.md, "Money").
+the product is divided once and rounded half away from zero (docs/money.md).
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Where a top-level member stands inside JSON bytes, and how to change it without rebuilding the rest.
 
-A relayed body is never parsed and written again: fields nobody here knows must survive byte for byte
-(decisions.md, "codecs"). The scanner looks at strings and brackets only, so numbers cost nothing.
+A relayed body is never parsed and written again: fields nobody here knows must survive byte for byte. The scanner
+looks at strings and brackets only, so numbers cost nothing.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """A submit's body -> what is asked of a provider: model, price units and features, what it refers to, who is told.
 
-The caller's body stays bytes as long as nothing in it must change (decisions.md, "codecs").
+The caller's body stays bytes as long as nothing in it must change.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Where providers say that a task moved: it only means that the poller asks at once (style.md, "tasks").
+"""Where providers say that a task moved: it only means that the poller asks at once.
 
 The address itself is the proof: it is signed, and given to one provider for one task. What the body says is not read,
 but for MiniMax's question whether somebody is there.

@@ -1,4 +1,4 @@
-"""What an upstream says about a caller's mistake, without who the upstream is (decisions.md, "Money", last line)."""
+"""What an upstream says about a caller's mistake, without who it is: no host, key or account of the operator's."""
 
 from __future__ import annotations
 
