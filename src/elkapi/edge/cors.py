@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from elkapi.relay.call import Call
+from elkapi.relay.call import Call, Headers
 
 EXPOSED = (
     b"x-request-id, request-id, x-elkapi-cost-usd, x-elkapi-model, x-elkapi-cache, x-elkapi-cache-age, retry-after, "
@@ -11,8 +11,6 @@ EXPOSED = (
 METHODS = b"GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS"
 PREFLIGHT_MAX_AGE_S = b"86400"
 
-Pairs = list[tuple[bytes, bytes]]
-
 
 class Cors:
     """`origins` is the operator's list; `*` answers any origin. Credentials are never allowed: keys are not cookies."""
@@ -20,9 +18,9 @@ class Cors:
     def __init__(self, origins: tuple[str, ...]) -> None:
         self._any = "*" in origins
         self._origins = frozenset(origin.encode() for origin in origins)
-        self._open: Pairs = [(b"access-control-allow-origin", b"*"), (b"access-control-expose-headers", EXPOSED)]
+        self._open = ((b"access-control-allow-origin", b"*"), (b"access-control-expose-headers", EXPOSED))
 
-    def headers(self, call: Call) -> Pairs:
+    def headers(self, call: Call) -> Headers:
         """What a reply carries; nothing for calls that do not come from a browser page."""
         origin = call.header(b"origin")
         if origin is None:
@@ -37,7 +35,7 @@ class Cors:
             (b"vary", b"origin"),
         ]
 
-    def preflight(self, call: Call) -> Pairs:
+    def preflight(self, call: Call) -> Headers:
         """The answer to OPTIONS: the asked-for headers are allowed, since SDKs add their own.
 
         Who may ask stands among the headers common to every reply.

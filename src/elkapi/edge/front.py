@@ -28,11 +28,11 @@ from elkapi.relay.serve import serve
 from elkapi.storage.apikey import hinted
 from elkapi.tasks.addresses import CALLBACKS
 
-# Everything below these belongs to the control process; the catalog names the routes among them that have a contract.
+# Everything below these is relayed to the control process, but for `_ARK_PATH`.
 CONTROL_PREFIXES = ("/api/", "/docs", "/console", "/assets/", "/favicon")
-# Among them, and none of theirs: where Volcengine's own clients ask for tasks.
+# Where Volcengine's own clients ask for tasks: the data plane answers.
 _ARK_PATH = "/api/v3/"
-# Neither takes a key.
+# No key is asked for below these.
 _KEYLESS_PREFIXES = (*CONTROL_PREFIXES, CALLBACKS)
 CONTROL_METHODS = ("GET", "HEAD", "OPTIONS")
 _ANTHROPIC_PATHS = ("/anthropic/", "/v1/messages", "/v1/v1/messages")
@@ -49,10 +49,15 @@ _TASK_PATHS: tuple[tuple[str, Dialect], ...] = (
 TEXT = [(b"content-type", b"text/plain; charset=utf-8")]
 
 
+def _is_anthropic(call: Call) -> bool:
+    """Whether the caller reads Anthropic's form, which is chosen by its own routes, its prefix or its header."""
+    return call.path.startswith(_ANTHROPIC_PATHS) or call.header(b"anthropic-version") is not None
+
+
 def dialect_of(call: Call) -> Dialect:
-    """Whose error shape the caller reads: the Anthropic form is chosen by its own routes, its prefix or its header."""
+    """Whose error shape the caller reads."""
     path = call.path
-    if path.startswith(_ANTHROPIC_PATHS) or call.header(b"anthropic-version") is not None:
+    if _is_anthropic(call):
         return "anthropic"
     if path.startswith("/v1beta/") and not path.startswith("/v1beta/openai/"):
         return "gemini"
@@ -79,7 +84,7 @@ class Front:
 
     async def __call__(self, call: Call) -> None:
         call.reply.common = b"x-request-id: %b\r\nx-oneapi-request-id: %b\r\n" % (call.text_id, call.text_id)
-        if call.path.startswith(_ANTHROPIC_PATHS) or call.header(b"anthropic-version") is not None:
+        if _is_anthropic(call):
             # Where Anthropic's SDKs look for it.
             call.reply.common += b"request-id: %b\r\n" % call.text_id
         if cors := self._cors.headers(call):
@@ -119,7 +124,7 @@ class Front:
             if path.startswith(CALLBACKS):
                 return called_back(self._plane, call)
             if call.method not in CONTROL_METHODS:
-                # Nothing there takes a body yet, so nobody without a key may make us collect one.
+                # Nothing there takes a body, so nobody without a key may make us collect one.
                 raise MethodNotAllowed(f"{call.method} is not allowed on {path}", CONTROL_METHODS)
             return relay_to_control(self._plane, call, self._proxies)
         return serve(self._plane, call)

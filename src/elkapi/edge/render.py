@@ -122,8 +122,6 @@ _ARK_CODES = {
     404: "ResourceNotFound",
     429: "RateLimitExceeded",
 }
-
-
 _ARK_TYPES = {401: "Unauthorized", 403: "Forbidden", 404: "NotFound", 409: "Conflict", 429: "TooManyRequests"}
 
 

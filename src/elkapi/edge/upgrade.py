@@ -1,4 +1,4 @@
-"""A request's head without its wish for another protocol; pure, it leaves parsing to `server`.
+"""A request's head without its wish for another protocol; pure, it leaves parsing to `connection`.
 
 An Upgrade that is not spoken may be ignored (RFC 9110, 7.8), and must be: Java's own client offers HTTP/2 with every
 request it sends in the clear. The parser, though, drops the body of such a request, so it is given the head again.
@@ -6,11 +6,12 @@ request it sends in the clear. The parser, though, drops the body of such a requ
 
 from __future__ import annotations
 
-Pairs = list[tuple[bytes, bytes]]
+from elkapi.relay.call import Headers
+
 _WISHES = frozenset({b"upgrade", b"http2-settings"})
 
 
-def without_upgrade(method: bytes, target: bytes, version: str, headers: Pairs) -> bytes:
+def without_upgrade(method: bytes, target: bytes, version: str, headers: Headers) -> bytes:
     """The bytes of the head as it would be without Upgrade. `headers` have lower-case names."""
     lines = [b"%b %b HTTP/%b\r\n" % (method, target, version.encode())]
     for name, value in headers:
