@@ -42,7 +42,8 @@ OVERFLOW = "context_length_exceeded"
 class GatewayError(Exception):
     """An answer to the caller: HTTP `status`, stable `code`, OpenAI `type`, the field in `param`, extra `headers`.
 
-    The message is shown to the caller as it is, so it never quotes an upstream, a secret or a stack trace.
+    The message is shown to the caller as it is, so it never quotes an upstream, a secret or a stack trace. Where it is
+    not `retryable`, `edge.render` tells the SDKs so (x-should-retry: false).
     """
 
     status: int = 500
@@ -120,13 +121,10 @@ class RequestTimeout(GatewayError):
 
 
 class Conflict(GatewayError):
-    """Idempotency answers; the official SDKs retry a 409, so each says whether that makes sense."""
+    """Idempotency answers, and tasks that are past what is asked; the official SDKs would retry a 409."""
 
     status, code, type = 409, "idempotency_conflict", "invalid_request_error"
     retryable = False
-
-    def __init__(self, message: str, *, code: str = "idempotency_conflict") -> None:
-        super().__init__(message, code=code, headers=((b"x-should-retry", b"false"),))
 
 
 class BodyTooLarge(GatewayError):
@@ -152,7 +150,15 @@ class UpstreamRejected(UpstreamError):
 
     retryable = False
 
-    def __init__(self, message: str, *, status: int, code: str | None, type_: str, param: str | None) -> None:
+    def __init__(
+        self,
+        message: str,
+        *,
+        status: int,
+        code: str | None = None,
+        type_: str = "invalid_request_error",
+        param: str | None = None,
+    ) -> None:
         super().__init__(message, code=code or "upstream_rejected", param=param)
         self.status = status
         self.type = type_
@@ -193,26 +199,30 @@ class Unavailable(GatewayError):
 
 
 class NoChannel(Unavailable):
-    """Nothing serves this model here; waiting will not help, so the SDKs are told not to retry."""
+    """Nothing serves this model here, and waiting will not help."""
 
     code, type = "model_not_found", "upstream_error"
     retryable = False
 
     def __init__(self, message: str) -> None:
-        GatewayError.__init__(self, message, param="model", headers=((b"x-should-retry", b"false"),))
+        GatewayError.__init__(self, message, param="model")
 
 
 class NoPrice(Unavailable):
+    """Nobody priced this model, or not in units that this call has."""
+
     code, type = "model_price_error", "upstream_error"
     retryable = False
 
     def __init__(self, message: str) -> None:
-        GatewayError.__init__(self, message, param="model", headers=((b"x-should-retry", b"false"),))
+        GatewayError.__init__(self, message, param="model")
 
 
 def to_operator(error: Exception) -> str:
-    """The message for whoever runs the gateway: the notes that the error was given, else what callers see. What is no
-    error of ours is shown as it is."""
+    """The message for whoever runs the gateway: the notes that the error was given, else what callers see.
+
+    An error that is not the gateway's own is shown as it is.
+    """
     if notes := getattr(error, "__notes__", ()):
         return "; ".join(notes)
     if not isinstance(error, GatewayError):

@@ -266,7 +266,7 @@ def _tried(
             status = int(verdict.outcome.removeprefix("status_"))
             message = "the upstream's own words, without its name"
             code = OVERFLOW if reason == "context" else None
-            return UpstreamRejected(message, status=status, code=code, type_="", param=None), reason
+            return UpstreamRejected(message, status=status, code=code), reason
     return nobody_answered(walk, candidate.request.model), None
 
 

@@ -150,7 +150,7 @@ def render_error(error: GatewayError, request_id: bytes, dialect: Dialect = "ope
     body = msgspec.json.encode(_BODIES[dialect](error, f"{error.message} (request id: {text})", text))
     headers = [JSON, *error.headers]
     # Not for 5xx alone: Claude Code repeats a 401 for minutes unless it is told not to.
-    if not error.retryable and all(name != b"x-should-retry" for name, _ in headers):
+    if not error.retryable:
         headers.append((b"x-should-retry", b"false"))
     overloaded = dialect == "anthropic" and isinstance(error, UpstreamOverloaded)
     return (ANTHROPIC_OVERLOADED if overloaded else error.status), headers, body

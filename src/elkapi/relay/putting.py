@@ -185,7 +185,7 @@ class Putting:
             if refusal.elsewhere:
                 return _elsewhere(refusal, wait_s)
             message = redact(refusal.message, attempt, asked.model)
-            self.error = UpstreamRejected(message, status=400, code=None, type_="invalid_request_error", param=None)
+            self.error = UpstreamRejected(message, status=400)
             self.native = self._as_native(attempt, status, decoded)
             return Verdict("fail", f"code_{refusal.code}", "none")
         hooks = asked.family.hooks

@@ -301,9 +301,7 @@ class Try:
         if verdict.action == "fail":
             self.reason = reason_in(failure.status, f"{failure.kind} {failure.message}".encode())
             message = redact(failure.message, self.attempt, self.request.model)
-            self.error = UpstreamRejected(
-                message, status=failure.status, code=None, type_="invalid_request_error", param=None
-            )
+            self.error = UpstreamRejected(message, status=failure.status)
         return verdict
 
     async def _pump(self, reply: UpstreamReply, status: int, first: bytes) -> Outcome | Verdict:
