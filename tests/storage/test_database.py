@@ -10,8 +10,8 @@ from pathlib import Path
 
 import psycopg
 import pytest
-from sqlalchemy import select
-from sqlalchemy.exc import DBAPIError
+from sqlalchemy import select, text
+from sqlalchemy.exc import DBAPIError, ProgrammingError
 
 from elkapi.errors import Unavailable, to_operator
 from elkapi.storage import dialect as sql
@@ -154,6 +154,28 @@ def test_postgresql_outage_is_unavailable_and_heals(database: Database) -> None:
         for use in (database.read, database.write):
             with use() as connection:
                 assert connection.execute(select(meta.c.name)).first() is not None
+
+
+def test_a_look_is_a_statement_by_itself_and_a_lost_connection_is_replaced(database: Database) -> None:
+    if database.dialect != "postgresql":
+        assert database.look(lambda connection: connection.execute(select(meta.c.name)).first()) is not None
+        return
+    asked = text("SELECT pg_backend_pid(), now() = statement_timestamp()")
+
+    def look() -> tuple[int, bool]:
+        server, is_alone = database.look(lambda connection: connection.execute(asked).one())
+        return server, is_alone
+
+    server, is_alone = look()
+    assert is_alone
+    assert look() == (server, True)
+    with server_commands(database) as (admin, _):
+        admin.execute("SELECT pg_terminate_backend(%s)", (server,))
+        after, is_alone = look()
+        assert (after != server, is_alone) == (True, True)
+        # What a server refuses is asked once.
+        with pytest.raises(ProgrammingError):
+            database.look(lambda connection: connection.execute(text("SELECT nothing")))
 
 
 @pytest.mark.postgres

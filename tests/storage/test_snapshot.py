@@ -220,7 +220,7 @@ async def test_g78_a_lost_database_makes_the_snapshot_older_and_nothing_else(
     try:
         before, asked = holder.current, 0
 
-        def lost(_self: Database) -> None:
+        def lost(*_: object) -> None:
             nonlocal asked
             asked += 1
             unavailable = Unavailable("lost")
@@ -228,12 +228,26 @@ async def test_g78_a_lost_database_makes_the_snapshot_older_and_nothing_else(
             raise unavailable
 
         with monkeypatch.context() as patch:
-            patch.setattr(Database, "read", lost)
+            patch.setattr(Database, "look", lost)
             await until(lambda: asked >= 2)
             clock.advance(30)
             assert holder.current is before
             assert holder.age_s == 30
             assert "too many clients already" in caplog.text
+        await until(lambda: holder.age_s == 0)
+    finally:
+        await holder.stop()
+
+
+async def test_a_poll_without_news_begins_no_transaction(
+    installation: Installation, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = ManualClock()
+    holder = SnapshotHolder(installation.database, installation.sealer, installation.settings, clock=clock)
+    await holder.start()
+    try:
+        monkeypatch.delattr(Database, "read")
+        clock.advance(30)
         await until(lambda: holder.age_s == 0)
     finally:
         await holder.stop()

@@ -32,7 +32,7 @@ class NoticeOutbox:
         self._lease = lease or os.urandom(16)
 
     async def is_any_due(self, now_ns: int) -> bool:
-        return await self._store.read(lambda connection: notices.is_any_due(connection, now_ns))
+        return await self._store.look(lambda connection: notices.is_any_due(connection, now_ns))
 
     async def take(
         self,

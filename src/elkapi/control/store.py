@@ -38,6 +38,10 @@ class Store:
         """`ask`'s answer over one read transaction."""
         return await self._run(lambda parts: self._read(parts, ask))
 
+    async def look(self, ask: Callable[[Connection], T]) -> T:
+        """`ask`'s answer to what is asked all the time (`Database.look`)."""
+        return await self._run(lambda parts: parts.database.look(ask))
+
     async def write(self, change: Callable[[Connection], T]) -> T:
         """`change`'s answer, after its write transaction is committed."""
         return await self._run(lambda parts: self._write(parts, change))

@@ -59,6 +59,9 @@ class PollerStorage:
     async def read(self, ask: Callable[[Connection], T]) -> T:
         return await self._reader.run(ask)
 
+    async def look(self, ask: Callable[[Connection], T]) -> T:
+        return await self._reader.look(ask)
+
     async def write(self, change: Callable[[Connection], T]) -> T:
         return await asyncio.to_thread(self._write, change)
 

@@ -259,14 +259,9 @@ class Recoverer:
 
     def tick(self) -> None:
         """Look at the heartbeats and recover when somebody is gone. Raises Unavailable."""
-        with self._database.read() as connection:
-            c = workers.c
-            beats = connection.execute(select(c.owner, c.heartbeat_ns, c.ended_ns)).all()
-            due = connection.execute(
-                select(idempotency.c.key_id).where(claim_is_over(self._clock.now_ns())).limit(1)
-            ).first()
-        gone = self._gone([(owner, beat, ended) for owner, beat, ended in beats])
-        if not gone and due is None:
+        beats, is_due = self._database.look(self._beats)
+        gone = self._gone(beats)
+        if not gone and not is_due:
             return
         started_s = time.perf_counter()
         with self._database.write() as connection:
@@ -276,6 +271,13 @@ class Recoverer:
             log.warning("recovery: %s (%.0f ms)", report.text(), (time.perf_counter() - started_s) * 1000)
         if self._notify is not None:
             self._notify(report)
+
+    def _beats(self, connection: Connection) -> tuple[list[tuple[bytes, int, int | None]], bool]:
+        """(owner, heartbeat, end) of every worker, and whether an idempotency key was kept long enough."""
+        c = workers.c
+        beats = connection.execute(select(c.owner, c.heartbeat_ns, c.ended_ns)).all()
+        over = select(idempotency.c.key_id).where(claim_is_over(self._clock.now_ns())).limit(1)
+        return [(owner, beat, ended) for owner, beat, ended in beats], connection.execute(over).first() is not None
 
     def _gone(self, beats: list[tuple[bytes, int, int | None]]) -> list[bytes]:
         lost_s = self._settings.heartbeat_lost_s

@@ -1,7 +1,7 @@
 """Keeps a process's snapshot and key cache fresh by polling a version; a lost database makes them older, never slower.
 
-The poll is one row read on a thread of its own. A change of a key evicts that key; a change of a channel, price or
-group rebuilds the snapshot on the same thread and swaps it by one assignment.
+The poll is one look at two numbers on a thread of its own. A change of a key evicts that key; a change of a channel,
+price or group rebuilds the snapshot on the same thread and swaps it by one assignment.
 """
 
 from __future__ import annotations
@@ -127,11 +127,11 @@ class SnapshotHolder:
     def _refresh_now(self) -> None:
         # The moment taken first can only understate the freshness.
         at_s = self._clock.monotonic_s()
+        if self._database.look(versions.read) == self._seen:
+            self._fresh_at_s = at_s
+            return
         with self._database.read() as connection:
             now = versions.read(connection)
-            if now == self._seen:
-                self._fresh_at_s = at_s
-                return
             digests: list[bytes] | None = []
             if self._snapshot is not None:
                 # A lower version means a restored database: nothing remembered can be trusted.

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from sqlalchemy import Connection, Engine
-from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
 from elkapi.errors import Unavailable
 from elkapi.storage import dialect as sql
@@ -29,11 +29,13 @@ UNAVAILABLE = "The database cannot be reached at the moment; please try again."
 
 
 class Database:
-    """One database as this process sees it: write transactions, read transactions, and the ledger's own connection."""
+    """One database as this process sees it: write transactions, read transactions, looks at what may have changed, and
+    the ledger's own connection."""
 
-    def __init__(self, writer: Engine, reader: Engine, synchronous: str) -> None:
+    def __init__(self, writer: Engine, reader: Engine, looker: Engine, synchronous: str) -> None:
         self._writer = writer
         self._reader = reader
+        self._looker = looker
         self._synchronous = synchronous
         self._adopted = False
 
@@ -48,7 +50,8 @@ class Database:
             sql.create_sqlite_file(Path(str(parsed.database)))
         writer = sql.make_engine(parsed, synchronous=synchronous, pool_size=2, read_only=False)
         reader = sql.make_engine(parsed, synchronous=synchronous, pool_size=readers, read_only=True)
-        return cls(writer, reader, synchronous)
+        looker = sql.make_looking_engine(parsed) if sql.name_of(parsed) == sql.POSTGRESQL else reader
+        return cls(writer, reader, looker, synchronous)
 
     @property
     def dialect(self) -> str:
@@ -74,6 +77,23 @@ class Database:
         with _outage_is_unavailable(), self._reader.connect() as connection:
             yield connection
 
+    def look(self, ask: Callable[[Connection], T]) -> T:
+        """`ask`'s answer to what is asked all the time and hardly ever has news: a server is sent its statements and
+        nothing else, so each of them sees a moment of its own."""
+        self._adopt()
+        with _outage_is_unavailable():
+            try:
+                return self._look(ask)
+            except DBAPIError as error:
+                if not error.connection_invalidated:
+                    raise
+                # It was lost since the last look, which nobody asks before each of them.
+                return self._look(ask)
+
+    def _look(self, ask: Callable[[Connection], T]) -> T:
+        with self._looker.connect() as connection:
+            return ask(connection)
+
     def raw_writer(self) -> Any:
         """A DBAPI connection of the caller's own, in autocommit (see dialect.raw_connection); close it yourself."""
         self._adopt()
@@ -81,6 +101,7 @@ class Database:
 
     def close(self) -> None:
         # The writer last: whoever closes a SQLite file last folds its -wal back in, and a reader may not write.
+        self._looker.dispose()
         self._reader.dispose()
         self._writer.dispose()
 
@@ -121,11 +142,18 @@ class Reader:
 
     async def run(self, fn: Callable[[Connection], T]) -> T:
         """fn's answer over one read transaction; raises Unavailable when the database does not answer in time."""
+        return await self._answer(lambda: self._read(fn))
+
+    async def look(self, fn: Callable[[Connection], T]) -> T:
+        """fn's answer to what is asked all the time (`Database.look`); raises as `run` does."""
+        return await self._answer(lambda: self._database.look(fn))
+
+    async def _answer(self, work: Callable[[], T]) -> T:
         if self._waiting >= READ_QUEUE_MAX:
             raise Unavailable(UNAVAILABLE)
         self._waiting += 1
         try:
-            future = asyncio.get_running_loop().run_in_executor(self._threads, self._read, fn)
+            future = asyncio.get_running_loop().run_in_executor(self._threads, work)
             return await asyncio.wait_for(future, self._wait_s)
         except TimeoutError:
             raise Unavailable(UNAVAILABLE) from None

@@ -193,6 +193,25 @@ def _postgresql_engine(url: URL, pool_size: int, read_only: bool) -> Engine:
     return engine
 
 
+def make_looking_engine(url: URL) -> Engine:
+    """One connection to PostgreSQL for what is asked several times a second: no transaction is begun and ended around a
+    statement, and no ping goes before it."""
+    engine = create_engine(
+        url,
+        pool_size=1,
+        max_overflow=0,
+        pool_timeout=POOL_TIMEOUT_S,
+        isolation_level="AUTOCOMMIT",
+        connect_args=postgresql_connect_args(url),
+    )
+
+    @event.listens_for(engine, "connect")
+    def _prepare(connection: Any, _record: Any) -> None:
+        _check_postgresql(connection)
+
+    return engine
+
+
 def postgresql_connect_args(url: URL) -> dict[str, Any]:
     """Bounds of every PostgreSQL connection: a lost server is noticed in seconds, not in the kernel's minutes. What
     the address asks for goes before them."""

@@ -35,6 +35,9 @@ class Storage(Protocol):
 
     async def read(self, ask: Callable[[Connection], T]) -> T: ...
 
+    async def look(self, ask: Callable[[Connection], T]) -> T:
+        """For what is asked all the time."""
+
     async def write(self, change: Callable[[Connection], T]) -> T: ...
 
     async def opened(self, task_id: bytes) -> Task | None:

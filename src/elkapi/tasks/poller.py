@@ -131,7 +131,7 @@ class Poller:
         if parts.clock.monotonic_s() < self._look_at_s:
             return
         try:
-            free, poked = await parts.storage.read(lambda c: rows.any_work(c, parts.owner))
+            free, poked = await parts.storage.look(lambda c: rows.any_work(c, parts.owner))
             if free:
                 taken = await parts.storage.write(lambda c: rows.lease(c, parts.owner, LEASE_AT_ONCE))
                 self._watch(taken)
