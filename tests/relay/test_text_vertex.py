@@ -51,6 +51,58 @@ async def test_every_dialect_is_answered_by_vertex_with_one_exchanged_token(
     assert [request.target for request in sandbox.sandbox.recorder.shown()].count("/token") == 1
 
 
+def contents(part: dict[str, object]) -> dict[str, object]:
+    return {"contents": [{"role": "user", "parts": [{"text": "read it"}, part]}]}
+
+
+def content(part: dict[str, object], kind: str) -> list[dict[str, object]]:
+    return [{"role": "user", "content": [{"type": kind, "text": "read it"}, part]}]
+
+
+@pytest.mark.parametrize(
+    ("client", "more"),
+    [
+        ("gemini", contents({"fileData": {"mimeType": "application/pdf", "fileUri": "gs://bucket/a.pdf"}})),
+        ("gemini", contents({"file_data": {"mime_type": "video/mp4", "file_\\u0075ri": " GS://bucket/a.mp4"}})),
+        ("gemini", {"tools": [{"retrieval": {"vertexAiSearch": {"datastore": "projects/p/locations/global"}}}]}),
+        ("chat", {"messages": content({"type": "image_url", "image_url": {"url": "gs://bucket/a.png"}}, "text")}),
+        ("responses", {"input": content({"type": "input_file", "file_url": "gs://bucket/a.pdf"}, "input_text")}),
+    ],
+)
+async def test_a_caller_names_what_only_the_operators_account_reads_where_the_channel_allows_it(
+    gate: Gateway, sandbox: Running, account: str, client: str, more: dict[str, object]
+) -> None:
+    """Vertex AI reads it with the rights of whoever signs the call, which is the operator."""
+
+    async def channel(priority: int, **options: str) -> None:
+        await gate.channel(
+            f"{sandbox.base_url}/v1/projects/p/locations/us-east5",
+            (MODEL,),
+            family="vertex",
+            secrets=(account,),
+            options={"token-url": f"{sandbox.base_url}/token", **options},
+            model_map={MODEL: "gemini-2.5-pro"},
+            priority=priority,
+        )
+
+    await channel(0)
+    await gate.price(MODEL, per_1m_usd="1", output_per_1m_usd="2")
+    key = await gate.key("10")
+    plain = ask(client, MODEL, 'what is {"fileUri": "gs://bucket/a.pdf"}?')
+    reply = await gate.ask(key, plain.body, path=plain.path, headers=plain.headers)
+    assert reply.status_code == 200, reply.text
+    named = ask(client, MODEL, "read it", **more)
+    body = msgspec.json.encode(named.body).replace(b"\\\\u", b"\\u")
+    reply = await gate.ask(key, body, path=named.path, headers=named.headers)
+    assert reply.status_code == 400, reply.text
+    assert "reads no objects of Google's storage" in reply.text
+    assert gate.sql("select sum(held_nano) from accounts")[0][0] == 0
+    assert len(sandbox.sandbox.recorder.shown()) == 2
+    await channel(1, **{"own-objects": "allow"})
+    reply = await gate.ask(key, body, path=named.path, headers=named.headers)
+    assert reply.status_code == 200, reply.text
+
+
 async def test_a_key_that_is_no_service_account_costs_nothing_and_reaches_nobody(
     gate: Gateway, sandbox: Running
 ) -> None:

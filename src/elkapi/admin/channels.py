@@ -210,6 +210,8 @@ def _check_options(family: UpstreamFamily, given: dict[str, str], allow_private:
             raise InvalidInput(f"{name[:40]!r} is no option of the family {family.name}: {known}", field="options")
         if not text or not text.isprintable() or len(text) > OPTION_CHARACTERS_MAX:
             raise InvalidInput(f"{name} is not a printable text", field="options")
+        if text not in (words := family.choices.get(name, (text,))):
+            raise InvalidInput(f"{name} is {' or '.join(words)}", field="options")
         if name.endswith("-url"):
             addresses.check_base_url(text, allow_private=allow_private, field="options")
     for name, default in family.options.items():

@@ -28,6 +28,11 @@ EMBED_REQUESTS_MAX = 2048
 FRAME_TOKENS_MAX = 64
 OUTPUT_TOKENS_MAX = 2_000_000
 _REMOTE_FILE = re.compile(rb'"(?:file_id|fileUri|file_uri|(?:file|document|video|audio)_url)"\s*+:')
+# What Vertex AI reads with the rights of whoever signs a call: an object of Google's storage, and stores of documents.
+_OWN_TO_SIGNER = re.compile(
+    rb'"(?:fileUri|file_uri)"\s*+:\s*+"\s*+[gG][sS]:'
+    rb'|"(?:vertexAiSearch|vertex_ai_search|vertexRagStore|vertex_rag_store)"\s*+:'
+)
 # A document of Anthropic's, whose address stands in its source, as a picture's does.
 _DOCUMENT, _BY_ADDRESS = b'"document"', re.compile(rb'"type"\s*+:\s*+"url"')
 _WIDE = re.compile(rb'"(?:image|audio|inline|(?:in|out)put_audio|data:audio|1h|AUDIO|IMAGE)')
@@ -479,3 +484,8 @@ def _facts(
         store=store,
         stateful=stateful,
     )
+
+
+def names_objects(body: bytes) -> bool:
+    """Whether a body of Google's form names what Vertex AI would read with the rights of whoever signs the call."""
+    return _OWN_TO_SIGNER.search(spelled_out(body)) is not None

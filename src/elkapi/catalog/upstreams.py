@@ -23,6 +23,10 @@ from elkapi.types import Channel, ChannelKey
 Auth = Literal["bearer", "raw", "x-api-key", "x-goog-api-key", "api-key", "jwt", "aws", "gcp", "none"]
 
 
+# Whether callers may name what the provider then reads with the rights of the channel's key.
+OWN_OBJECTS = "own-objects"
+
+
 class Endpoint(msgspec.Struct, frozen=True):
     """Where an upstream takes one wire, below its base URL. `{model}` and the channel's options are filled in.
 
@@ -46,7 +50,8 @@ class UpstreamFamily(msgspec.Struct, frozen=True):
     """`auth` names how the channel's key travels; `probe` is a free request that tells whether a key works, "" if none.
 
     `base_url` is the provider's own; a channel may name another. `options` are settings a channel may have, with their
-    defaults; one without a default must be given. `key_help` says what a key looks like where it is not a plain word.
+    defaults; one without a default must be given, and one with `choices` is one of these. `key_help` says what a key
+    looks like where it is not a plain word.
     """
 
     name: str
@@ -55,6 +60,7 @@ class UpstreamFamily(msgspec.Struct, frozen=True):
     base_url: str | None = None
     probe: str = "/v1/models"
     options: dict[str, str | None] = {}
+    choices: dict[str, tuple[str, ...]] = {}
     headers: tuple[tuple[str, str], ...] = ()
     key_help: str = ""
     operator_may_add: bool = True
@@ -231,7 +237,8 @@ _ROWS = (
             ),
         },
         probe="",
-        options={"token-url": "https://oauth2.googleapis.com/token"},
+        options={"token-url": "https://oauth2.googleapis.com/token", OWN_OBJECTS: "refuse"},
+        choices={OWN_OBJECTS: ("refuse", "allow")},
         key_help="a service account key: the JSON file's text",
     ),
     UpstreamFamily(
@@ -366,6 +373,11 @@ def option(channel: Channel, name: str) -> str:
     if value is None:
         raise KeyError(name)
     return value
+
+
+def guards_objects(channel: Channel) -> bool:
+    """Whether a body has to be looked through for what its caller may not have read with the channel's rights."""
+    return OWN_OBJECTS in UPSTREAM_FAMILIES[channel.family].options and option(channel, OWN_OBJECTS) != "allow"
 
 
 def endpoint_path(channel: Channel, endpoint: Endpoint, model: str, stream: bool) -> str:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import msgspec
 
 from elkapi.catalog.jsonedit import with_overrides
-from elkapi.catalog.upstreams import auth_headers, endpoint_path, family_headers
+from elkapi.catalog.text import names_objects
+from elkapi.catalog.upstreams import auth_headers, endpoint_path, family_headers, guards_objects
+from elkapi.errors import BadRequest
 from elkapi.observe.trace import HEADER as TRACEPARENT
 from elkapi.relay.call import Call
 from elkapi.relay.exchange import Exchange
@@ -32,13 +34,17 @@ _BETA = "beta=true"
 _MESSAGES = "/v1/messages"
 # Routes kept; a changed channel is another object, and takes the place of the old one.
 ROUTES_MAX = 4096
+OBJECTS_REFUSED = (
+    "This model reads no objects of Google's storage (`gs://`) and no stores of documents: send bytes or an address."
+)
 
 
 class Route(msgspec.Struct, frozen=True):
     """What all calls of one channel, key, model and way across have alike. `forwarded` are names taken from the caller.
 
     `traced`: the channel lets `traceparent` through, and telemetry has a span of ours for it. `beta_target` is where a
-    call goes that says `beta=true` in its query, "" where nobody understands that.
+    call goes that says `beta=true` in its query, "" where nobody understands that. `guards_objects`: what its provider
+    would read with the rights of the channel's key is not for its callers to name.
     """
 
     channel: Channel
@@ -51,6 +57,7 @@ class Route(msgspec.Struct, frozen=True):
     replaceable: frozenset[bytes]
     traced: bool = False
     beta_target: bytes = b""
+    guards_objects: bool = False
 
 
 _Key = tuple[int, int, str, str, bool, bool]
@@ -70,6 +77,8 @@ def build(
     if route is None or route.channel is not channel:
         route = _new_route(attempt, exchange, settings, key)
     body = exchange.body()
+    if route.guards_objects and names_objects(body):
+        raise BadRequest(OBJECTS_REFUSED)
     if channel.system_prompt is not None:
         body = with_instructions(body, exchange.wire, channel.system_prompt)
     if channel.param_set or channel.param_default or channel.param_remove:
@@ -127,6 +136,7 @@ def _new_route(attempt: Attempt, exchange: Exchange, settings: Settings, key: _K
         replaceable=frozenset(native).intersection(kept),
         traced=traced,
         beta_target=target + b"?" + _BETA.encode() if takes_beta else b"",
+        guards_objects=guards_objects(channel),
     )
     if len(_routes) >= ROUTES_MAX:
         _routes.clear()

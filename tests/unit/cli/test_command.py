@@ -696,6 +696,12 @@ def test_an_option_that_is_an_address_is_read_as_one(elkapi: Elkapi) -> None:
         assert said in outcome.err
 
 
+def test_an_option_of_few_words_takes_no_other(elkapi: Elkapi) -> None:
+    needed = ("--family", "vertex", "--base-url", "https://192.0.2.1", "--models", "m", "--key", "{}")
+    outcome = elkapi("channel", "add", *needed, "--option", "own-objects=yes")
+    assert (outcome.status, outcome.err) == (2, "elkapi: options: own-objects is refuse or allow\n")
+
+
 def test_a_channel_key_is_switched_with_its_reason(elkapi: Elkapi) -> None:
     add_channel(elkapi, "--name", "c")
     off = elkapi("channel", "key", "disable", "1", "--reason", "leaked", "--json").json[0]
