@@ -35,6 +35,7 @@ VERBS = {
     "task": ("task", "task", "tasks under way: list, show, poll, end"),
     "webhook": ("webhook", "webhook", "events of tasks to callers: list, show, replay; secret"),
     "ledger": ("ledger", "ledger", "the books: check, alerts, unknown, holds, recover, refund"),
+    "audit": ("audit", "audit", "who changed what: list"),
     "backup": ("backup", "backup", "write a consistent copy of everything to a file"),
     "restore": ("backup", "restore", "replace this installation's data by a backup"),
 }

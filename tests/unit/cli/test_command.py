@@ -1101,6 +1101,28 @@ def test_prices_of_media_that_say_nothing_clear_are_refused(elkapi: Elkapi, give
     assert elkapi("price", "show", "v").status != 0
 
 
+def test_the_audit_trail_is_listed_the_newest_first_page_by_page(elkapi: Elkapi) -> None:
+    elkapi("key", "create", "--name", "ada")
+    elkapi("key", "deposit", "ada", "12.5", "--note", "paid")
+    elkapi("key", "disable", "ada")
+    add_channel(elkapi, "--name", "c")
+    rows = elkapi("audit", "list", "--json").json
+    actions = [(row["action"], row["subject"]) for row in rows]
+    assert ("key.disable", "key:1") in actions
+    assert actions.index(("key.disable", "key:1")) > actions.index(("channel.add", "channel:1"))
+    deposit = next(row for row in rows if row["action"] == "ledger.deposit")
+    assert (deposit["detail"]["nano"], deposit["detail"]["note"]) == (12_500_000_000, "paid")
+    assert deposit["actor"].startswith("cli:")
+    assert [row["id"] for row in rows] == sorted((row["id"] for row in rows), reverse=True)
+    first = elkapi("audit", "list", "--limit", "2", "--json")
+    assert (first.json, first.err) == (rows[:2], f"there are more: elkapi audit list --before {rows[1]['id']}\n")
+    rest = elkapi("audit", "list", "--before", str(rows[1]["id"]), "--json")
+    assert (rest.json, rest.err) == (rows[2:], "")
+    shown = elkapi("audit", "list").out
+    assert "ledger.deposit" in shown
+    assert PLANTED not in shown
+
+
 def test_events_are_listed_shown_sent_again_and_signed_with_a_secret_that_is_told_once(
     elkapi: Elkapi, tmp_path: Path
 ) -> None:

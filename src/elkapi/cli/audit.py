@@ -1,0 +1,51 @@
+"""`elkapi audit`: who changed what."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import click
+import msgspec
+
+from elkapi.cli.output import json_option, opened, print_json, print_table, when
+from elkapi.settings import NUMBER_MAX
+
+if TYPE_CHECKING:
+    from elkapi.storage.repos.audit import AuditRow
+
+COLUMNS = ("id", "created_at", "actor", "action", "subject", "detail")
+
+
+@click.group()
+def audit() -> None:
+    """The audit trail: every change of an operator's, and of the gateway's own."""
+
+
+@audit.command("list")
+@click.option("--limit", type=click.IntRange(1, 10_000), default=100, show_default=True)
+@click.option("--before", type=click.IntRange(1, NUMBER_MAX), help="go on before this id")
+@json_option
+def list_(limit: int, before: int | None, as_json: bool) -> None:
+    """The newest changes: when, by whom, of what, and what they were."""
+    from elkapi.admin.audit import list_audit
+
+    with opened() as admin:
+        found = list_audit(admin, limit=limit + 1, before_id=before)
+    rows = [_shown(row) for row in found[:limit]]
+    if as_json:
+        print_json(rows)
+    else:
+        print_table(COLUMNS, [[row[name] for name in COLUMNS] for row in rows], none="no change yet")
+    if len(found) > limit:
+        click.echo(f"there are more: elkapi audit list --before {rows[-1]['id']}", err=True)
+
+
+def _shown(row: AuditRow) -> dict[str, Any]:
+    return {
+        "id": row.id,
+        "created_at": when(row.created_ns),
+        "actor": row.actor,
+        "action": row.action,
+        "subject": row.subject,
+        "detail": msgspec.json.decode(row.detail),
+    }
