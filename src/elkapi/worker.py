@@ -196,7 +196,7 @@ async def opened_plane(order: WorkerOrder) -> AsyncIterator[DataPlane]:
             signer=Signer(tokens, SYSTEM_CLOCK),
             origin=_origin_of(addresses.public_url, settings),
             addresses=addresses,
-            teller=Teller(settings, CATALOG.by_id, addresses.of_asset),
+            teller=Teller(settings, CATALOG.by_id, CATALOG.family_of, addresses.of_asset),
         )
 
 

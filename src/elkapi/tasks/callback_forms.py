@@ -1,7 +1,7 @@
 """What a callback's body says, in the neutral form or in the shape of the provider whose route was called; pure.
 
-A provider's shape is made of its own last answer (`TaskView.reply`), with our addresses of the files in it. Where it
-has not answered yet, the body says the little that is known in its words.
+A provider's shape is made of what its route answers to a query (`TaskView.reply`). Where there is no answer yet, the
+body says the little that is known in its words.
 """
 
 from __future__ import annotations
@@ -11,7 +11,6 @@ from typing import Any
 
 import msgspec
 
-from elkapi.catalog.jsonpath import first
 from elkapi.tasks.showing import iso
 from elkapi.translate.task_views import rendered
 from elkapi.types import NoticeForm, State, TaskView
@@ -31,7 +30,7 @@ MINIMAX: Mapping[State, str] = {
 def body(form: NoticeForm, view: TaskView, neutral: Neutral, word: str = "") -> bytes:
     """The JSON of a callback; `neutral` renders the task for the standard event.
 
-    `word` is its provider's for its state. The addresses in `view.reply` are ours already.
+    `word` is its provider's for its state. `view.reply` is what a native query answers, with our addresses.
     """
     return _encode(standard(view, neutral(view)) if form == "standard" else SHAPES[form](view, word))
 
@@ -48,9 +47,6 @@ def kling(view: TaskView, word: str) -> dict[str, Any]:
     task["task_status"] = word
     task["task_status_msg"] = task.get("task_status_msg") or view.error
     task.setdefault("task_info", {})
-    if isinstance(parent := first("task_info.parent_video", task), dict):
-        # The provider's own address of the caller's earlier video.
-        parent["url"] = ""
     task.setdefault("created_at", view.created_ns // 1_000_000)
     task.setdefault("updated_at", _moved_ns(view) // 1_000_000)
     if view.state is State.SUCCEEDED:
@@ -60,14 +56,8 @@ def kling(view: TaskView, word: str) -> dict[str, Any]:
 
 def minimax(view: TaskView, word: str) -> dict[str, Any]:
     """What a query answers, its status in lower case."""
-    failed = view.state not in MINIMAX
     task = {"task_id": _id(view)} | _answer(view)
     task["status"] = MINIMAX.get(view.state, "failed")
-    said = task.get("base_resp")
-    told = isinstance(said, dict) and (bool(said.get("status_code")) is failed)
-    if not told:
-        # 1027: the output was refused; the only code that the contract names for a task that failed.
-        task["base_resp"] = {"status_code": 1027 if failed else 0, "status_msg": view.error if failed else "success"}
     return task
 
 
@@ -75,8 +65,6 @@ def runway(view: TaskView, word: str) -> dict[str, Any]:
     """The task object."""
     task = {"id": _id(view), "createdAt": iso(view.created_ns)} | _answer(view)
     task["status"] = word
-    if task["status"] == "FAILED":
-        task.setdefault("failure", view.error)
     return task
 
 
@@ -84,7 +72,7 @@ def luma(view: TaskView, word: str) -> dict[str, Any]:
     """The Generation object."""
     task = {"id": _id(view), "created_at": iso(view.created_ns), "model": view.model} | _answer(view)
     task["state"] = word
-    task["failure_reason"] = (task.get("failure_reason") or view.error) if task["state"] == "failed" else None
+    task.setdefault("failure_reason", None)
     task.setdefault("assets", None)
     return task
 

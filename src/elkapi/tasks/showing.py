@@ -20,7 +20,7 @@ POLL_AFTER_MS = 5000
 Address = Callable[[TaskAsset, str], str]
 
 
-def native(task: Task, spec: TaskSpec, view: TaskView) -> Any:
+def native(task: Task, spec: TaskSpec, family: Family, view: TaskView) -> Any:
     """The provider's last answer as if it answered now: ours where it and we differ. `view` has our addresses."""
     body: Any = {}
     if task.told.reply and (task.told.polled or not spec.blank):
@@ -43,7 +43,9 @@ def native(task: Task, spec: TaskSpec, view: TaskView) -> Any:
         put(spec.progress, body, _progress_like(said, view.progress))
     if spec.link and view.state is State.SUCCEEDED and view.assets:
         put(spec.link, body, view.assets[0].url)
-    return readdressed_all(spec, view, body)
+    body = readdressed_all(spec, view, body)
+    show = family.hooks.show
+    return body if show is None else show(body)
 
 
 def readdressed_all(spec: TaskSpec, view: TaskView, body: Any) -> Any:
@@ -170,9 +172,7 @@ class Showing:
                 task.view(),
                 lambda asset: own.replace("{asset}", asset.id.hex()) if spec.address else self._address(asset, origin),
             )
-            body = native(task, spec, view)
-            show = self._families[task.row.operation].hooks.show
-            return 200, body if show is None else show(body)
+            return 200, native(task, spec, self._families[task.row.operation], view)
         return 200, rendered(form, self.view(task, origin, wrapping=form == "wrapped"))
 
     def view(self, task: Task, origin: str, *, wrapping: bool = False) -> TaskView:

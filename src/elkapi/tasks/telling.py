@@ -6,12 +6,12 @@ from collections.abc import Callable, Mapping
 
 import msgspec
 
-from elkapi.catalog.operation import Operation
+from elkapi.catalog.operation import Family, Operation
 from elkapi.settings import Settings
 from elkapi.storage.repos.tasks import TaskRow
 from elkapi.tasks import callback_forms, record
 from elkapi.tasks.record import Task
-from elkapi.tasks.showing import Address, readdressed_all, with_addresses, word_of
+from elkapi.tasks.showing import Address, native, with_addresses, word_of
 from elkapi.translate.task_views import rendered
 from elkapi.types import Notice, NoticeForm, TaskStep, TaskView
 
@@ -22,11 +22,21 @@ _CHANGED = ("native_id", "started_ns", "finished_ns", "error_code")
 
 
 class Teller:
-    """Writes the notices of steps; `address` is our address of a file. Sending them is `notify`'s."""
+    """Writes the notices of steps; sending them is `notify`'s.
 
-    def __init__(self, settings: Settings, operations: Mapping[str, Operation], address: Address) -> None:
+    `operations` and `families` are by an operation's id, `address` is our address of a file.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        operations: Mapping[str, Operation],
+        families: Mapping[str, Family],
+        address: Address,
+    ) -> None:
         self._retry_ns = round(settings.webhook_retry_s * 1e9)
         self._operations = operations
+        self._families = families
         self._address = address
 
     def told(self, task: Task, step: TaskStep) -> TaskStep:
@@ -40,9 +50,9 @@ class Teller:
             form = spec.notice
         after = after_step(task, step)
         view = with_addresses(after.view(), lambda asset: self._address(asset, task.asked.origin))
-        if spec is not None and view.reply:
-            reply = record.encode(readdressed_all(spec, view, msgspec.json.decode(view.reply)))
-            view = msgspec.structs.replace(view, reply=reply)
+        if spec is not None:
+            shown = native(after, spec, self._families[operation.id], view)
+            view = msgspec.structs.replace(view, reply=record.encode(shown))
         word = "" if spec is None else word_of(spec, view.state) or ""
         notice = Notice(
             task_id=task.row.id,

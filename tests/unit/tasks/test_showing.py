@@ -111,20 +111,56 @@ def test_a_code_without_a_task_is_no_word_on_a_task() -> None:
     assert machine.refused(family, {**busy, "status": "Fail"}, spec) is None
 
 
+def called_back(submit: str, state: State, reply: Any, *files: str, error: str = "") -> tuple[record.Task, Any]:
+    """A task as a step leaves it, and what its caller's receiver is told of that step."""
+    done = a_task(submit, state, reply, *files, error=error)
+    asked = msgspec.structs.replace(done.asked, callback_url="https://caller.test/x")
+    task = record.Task(msgspec.structs.replace(done.row, state="queued"), asked, record.Told())
+    after = record.encode(done.told)
+    step = TaskStep(id=task.row.id, version=2, key_id=1, state=state, progress=100, now_ns=3, finished_ns=2, told=after)
+    teller = Teller(
+        Settings(), OPERATIONS, CATALOG.family_of, lambda asset, origin: f"{OURS}/{asset.source.rpartition('/')[2]}"
+    )
+    (notice,) = teller.told(task, step).notices
+    return done, msgspec.json.decode(notice.body)
+
+
 def test_a_callback_tells_no_address_of_the_provider() -> None:
     told = {"task_id": "n1", "state": "succeeded", "video_url": THEIRS + "v", "poster": THEIRS + "p"}
-    done = a_task("runway.generate-text", State.SUCCEEDED, {"code": 200, "data": told}, "v")
-    asked = msgspec.structs.replace(done.asked, callback_url="https://caller.test/x")
-    task = record.Task(msgspec.structs.replace(done.row, state="running"), asked, record.Told())
-    after = record.encode(done.told)
-    step = TaskStep(
-        id=task.row.id, version=2, key_id=1, state=State.SUCCEEDED, progress=100, now_ns=3, finished_ns=3, told=after
-    )
-    teller = Teller(Settings(), OPERATIONS, lambda asset, origin: f"{OURS}/{asset.source.rpartition('/')[2]}")
-    (notice,) = teller.told(task, step).notices
-    body = msgspec.json.decode(notice.body)
+    _, body = called_back("runway.generate-text", State.SUCCEEDED, {"code": 200, "data": told}, "v")
     # The poster could not be fetched, so there is none.
     assert (body["state"], body["video_url"], body["poster"]) == ("succeeded", f"{OURS}/v", None)
+
+
+@pytest.mark.parametrize(
+    ("submit", "fetch", "state", "told"),
+    [
+        (
+            "minimax.generate",
+            "minimax.query",
+            State.SUCCEEDED,
+            {"task_id": "n1", "status": "Success", "file_id": "7", "base_resp": {"status_code": 0, "status_msg": ""}},
+        ),
+        (
+            "minimax.generate",
+            "minimax.query",
+            State.FAILED,
+            {"task_id": "n1", "status": "Processing", "base_resp": {"status_code": 0, "status_msg": "success"}},
+        ),
+        ("luma.generate", "luma.query", State.SUCCEEDED, {"id": "n1", "assets": {"video": THEIRS + "v"}}),
+        ("luma.generate", "luma.query", State.FAILED, {"id": "n1", "state": "dreaming"}),
+        ("runway.image-to-video", "runway.task", State.FAILED, {"id": "n1", "status": "RUNNING"}),
+        ("seedance.submit", "seedance.query", State.FAILED, {"id": "n1", "status": "running", "error": None}),
+    ],
+)
+def test_a_callback_says_of_a_task_what_a_query_of_it_answers(submit: str, fetch: str, state: State, told: Any) -> None:
+    files = ("v",) if state is State.SUCCEEDED else ()
+    task, body = called_back(submit, state, told, *files, error="" if files else "lost")
+    answered = shown(fetch, task)
+    if submit == "minimax.generate":
+        # Its callbacks have words of their own.
+        answered["status"] = {"Success": "success", "Fail": "failed"}[answered["status"]]
+    assert body | answered == body
 
 
 ODD: tuple[Any, ...] = (None, "x", 7, True, ["x"], [None], {"a": None}, {"x": ["y"]})
