@@ -82,8 +82,6 @@ def ark(view: TaskView, word: str) -> dict[str, Any]:
     task = {"id": _id(view), "model": view.model, "created_at": view.created_ns // 1_000_000_000} | _answer(view)
     task["status"] = word
     task.setdefault("updated_at", _moved_ns(view) // 1_000_000_000)
-    if task["status"] == "failed" and not task.get("error"):
-        task["error"] = {"code": view.error_code, "message": view.error}
     return task
 
 

@@ -150,7 +150,6 @@ def test_minimax_says_what_its_query_says_in_lower_case() -> None:
 def test_a_failure_says_why_where_no_query_would() -> None:
     failed = {form: said(form, a_view(form, reply=b"", state=State.FAILED, error="refused")) for form in SHAPES}
     assert failed["duomi"]["msg"] == failed["kling"]["task_status_msg"] == failed["sora"]["fail_reason"] == "refused"
-    assert failed["ark"]["error"] == {"code": "", "message": "refused"}
 
 
 def test_forms_of_ours_tell_what_their_fetch_shows() -> None:

@@ -96,6 +96,14 @@ def test_a_minimax_task_that_we_ended_says_so_in_its_words() -> None:
     assert shown("minimax.query", a_task("minimax.generate", State.FAILED, theirs, error="output")) == theirs
 
 
+def test_an_ark_task_that_we_ended_has_a_code_beside_its_words() -> None:
+    told = {"id": "n1", "status": "running", "error": None}
+    body = shown("seedance.query", a_task("seedance.submit", State.FAILED, told, error="lost"))
+    assert (body["status"], body["error"]) == ("failed", {"code": "InternalServiceError", "message": "lost"})
+    theirs = {"id": "n1", "status": "failed", "error": {"code": "InvalidParameter", "message": "no"}}
+    assert shown("seedance.query", a_task("seedance.submit", State.FAILED, theirs, error="no")) == theirs
+
+
 def test_a_minimax_query_names_the_file_too() -> None:
     told = {"task_id": "n1", "status": "Success", "file_id": "7", "base_resp": {"status_code": 0, "status_msg": ""}}
     body = shown("minimax.query", a_task("minimax.generate", State.SUCCEEDED, told, "v"))

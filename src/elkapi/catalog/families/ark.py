@@ -68,6 +68,14 @@ def _usage(asked: Mapping[str, Any], reply: Any) -> Usage | None:
     return Usage(output_tokens=tokens, calls=1)
 
 
+def _shown(body: dict[str, Any]) -> dict[str, Any]:
+    """What failed for another's reason than Ark's has a code too: the provider's for what is nobody's fault."""
+    error = first("error", body)
+    if isinstance(error, dict):
+        error.setdefault("code", "InternalServiceError")
+    return body
+
+
 _FEATURES: dict[str, tuple[str, ...]] = {
     "resolution": ("resolution", "=1080p"),
     "audio": ("generate_audio", "=true"),
@@ -87,7 +95,7 @@ _tasks = Tasks(family="seedance", wire="ark-video", prefix="/volc/v3", aliases=_
 FAMILY = Family(
     name="seedance",
     dialect="ark",
-    hooks=Hooks(usage=_usage),
+    hooks=Hooks(usage=_usage, show=_shown),
     operations=(
         _tasks.submit("submit", _PATH, upstream=f"POST {_PATH}", aliases=("/seedance/generations",)),
         _tasks.fetch("query", _PATH + "/{id}", kind="task", aliases=("/seedance/generations/{id}",)),
