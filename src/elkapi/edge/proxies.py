@@ -48,7 +48,7 @@ class TrustedProxies:
         parsed = ipaddress.ip_address(address)
         # A socket that listens on `::` has its IPv4 callers as `::ffff:192.0.2.1`.
         parsed = getattr(parsed, "ipv4_mapped", None) or parsed
-        return any(parsed.version == network.version and parsed in network for network in self._networks)
+        return any(parsed in network for network in self._networks)
 
 
 def _is_address(text: str) -> bool:

@@ -35,6 +35,13 @@ def test_the_client_is_the_nearest_hop_nobody_vouches_for(peer: str, forwarded: 
     assert proxies.client_ip(call(peer, x_forwarded_for=forwarded)) == client
 
 
+def test_the_hops_of_several_lines_are_one_list_and_no_other_header_is_one() -> None:
+    forwarded = [(b"x-forwarded-for", hops) for hops in (b"6.6.6.6, 1.1.1.1", b"10.0.0.2")]
+    asked = call("10.0.0.1")
+    asked.headers[:] = [(b"x-real-ip", b"7.7.7.7"), *forwarded, (b"forwarded", b"for=8.8.8.8")]
+    assert TrustedProxies(("10.0.0.9/8",)).client_ip(asked) == "1.1.1.1"
+
+
 def test_nobody_is_trusted_by_default() -> None:
     proxies = TrustedProxies(())
     forged = call("127.0.0.1", x_forwarded_for="1.1.1.1", x_forwarded_proto="https")
@@ -69,6 +76,10 @@ def test_the_origin_is_the_host_that_the_caller_named_if_it_is_one(host: str, or
     assert TrustedProxies(()).origin(call("127.0.0.1", host=host)) == origin
     secure = TrustedProxies(("127.0.0.1",)).origin(call("127.0.0.1", host=host, x_forwarded_proto="https"))
     assert secure == origin.replace("http:", "https:")
+
+
+def test_who_names_no_host_knows_no_origin() -> None:
+    assert TrustedProxies(()).origin(call("127.0.0.1")) == ""
 
 
 def test_an_entry_that_is_no_address_is_refused_at_start() -> None:
