@@ -87,6 +87,28 @@ async def test_a_cancelled_copy_leaves_nothing(store: AssetStore, tmp_path: Path
     assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
 
 
+async def test_a_copy_that_is_cancelled_at_its_very_end_leaves_nothing(store: AssetStore, tmp_path: Path) -> None:
+    for turns in range(40):
+        read = asyncio.Event()
+
+        async def to_the_end(read: asyncio.Event = read) -> AsyncIterator[bytes]:
+            yield media.png()
+            read.set()
+
+        task = asyncio.create_task(store.put("a/b", to_the_end(), MIB))
+        await read.wait()
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        task.cancel()
+        try:
+            await task
+        except asyncio.CancelledError:
+            assert await locations(store) == []
+        else:
+            await store.delete("a/b")
+    assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
+
+
 async def test_no_part_stays_in_the_bucket(bucket_url: str, s3_endpoint: str, tmp_path: Path) -> None:
     store = open_store(Settings(data_dir=str(tmp_path), storage_url=bucket_url))
     await test_a_cut_leaves_nothing(store, tmp_path)

@@ -13,7 +13,7 @@ import hashlib
 import os
 import re
 import time
-from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qsl, urlsplit
@@ -99,7 +99,7 @@ class AssetStore:
 
     @contextlib.asynccontextmanager
     async def _uploading(self, location: str) -> AsyncIterator[_Upload]:
-        """The file is there when the block ended well; else its parts are removed before the error goes on."""
+        """The file is there when the block ended well; else what there is of it is removed before the error goes on."""
         import obstore
 
         feed = _Feed()
@@ -113,7 +113,7 @@ class AssetStore:
                 max_concurrency=PARTS_AT_ONCE,
             )
         )
-        upload = _Upload(feed, running)
+        upload = _Upload(feed, running, lambda: self.delete(location))
         try:
             yield upload
             await upload.end()
@@ -182,9 +182,10 @@ class _Upload:
     """The source is read by our own task, so that its deadlines and our cancellation act where they should; obstore is
     only ever told to go on, to end, or to give up, since a cancelled upload of its would leave its parts."""
 
-    def __init__(self, feed: _Feed, running: asyncio.Future[Any]) -> None:
+    def __init__(self, feed: _Feed, running: asyncio.Future[Any], remove: Callable[[], Awaitable[None]]) -> None:
         self._feed = feed
         self._running = running
+        self._remove = remove
 
     async def give(self, piece: bytes | None) -> None:
         putting = asyncio.ensure_future(self._feed.queue.put(piece))
@@ -202,7 +203,7 @@ class _Upload:
         self._result()
 
     async def cut(self) -> None:
-        """Make obstore remove the parts, and wait for it also while we are cancelled."""
+        """Make obstore remove the parts, or the file that it was just done with; waits also while we are cancelled."""
         cutting = asyncio.ensure_future(self._cut())
         while not cutting.done():
             with contextlib.suppress(asyncio.CancelledError):
@@ -213,8 +214,9 @@ class _Upload:
             with contextlib.suppress(asyncio.QueueFull):
                 self._feed.queue.put_nowait(_Cut())
             await asyncio.wait({self._running}, timeout=0.05)
-        if not self._running.cancelled():
-            self._running.exception()
+        if not self._running.cancelled() and self._running.exception() is None:
+            with contextlib.suppress(StoreFailed):
+                await self._remove()
 
     def _result(self) -> None:
         with _failures():
