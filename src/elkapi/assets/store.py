@@ -103,9 +103,11 @@ class AssetStore:
         import obstore
 
         feed = _Feed()
+        with _failures():
+            objects = self._objects
         running = asyncio.ensure_future(
             obstore.put_async(
-                self._objects,
+                objects,
                 location,
                 feed,
                 use_multipart=True,
