@@ -28,6 +28,7 @@ _KEPT = (
     "propertyOrdering",
     "required",
 )
+_BESIDE = ("type", "format", "const", "properties", "items", "prefixItems", "allOf", *_KEPT[1:])
 _FORMATS = {"string": ("enum", "date-time"), "number": ("float", "double"), "integer": ("int32", "int64")}
 NODES_MAX = 10_000
 
@@ -59,6 +60,8 @@ class _Subset:
         node, way = self._resolve(node, way)
         node, options = _options(node)
         result = {name: node[name] for name in _KEPT if name in node}
+        if not isinstance(node.get("required"), list):
+            result.pop("required", None)  # What older schemas say of a property itself.
         if node.get("nullable") is True:
             result["nullable"] = True
         if options is not None:
@@ -74,15 +77,15 @@ class _Subset:
         return result
 
     def _union(self, result: _Schema, options: list[Any], way: tuple[str, ...]) -> _Schema:
-        some = [self.of(option, way) for option in options if option != {"type": "null"}]
+        some = [self.of(option, way) for option in options if not _is_null(option)]
         if len(some) < len(options):
             result["nullable"] = True
-        if len(some) == 1:
-            return {**some[0], **result}
+        if len(some) < 2:
+            return {**(some[0] if some else {}), **result}
         return {**{name: result[name] for name in ("description", "nullable") if name in result}, "anyOf": some}
 
     def _items(self, node: _Schema, way: tuple[str, ...]) -> _Schema:
-        if isinstance(listed := node.get("prefixItems") or node.get("items"), list):
+        if isinstance(listed := node.get("prefixItems") or node.get("items"), list) and listed:
             places = [self.of(item, way) for item in listed]
             return places[0] if len(places) == 1 else {"anyOf": places}
         return self.of(node.get("items"), way) or {"type": "string"}
@@ -100,9 +103,21 @@ class _Subset:
         return node, way
 
 
+def _is_null(node: Any) -> bool:
+    if not isinstance(node, dict):
+        return False
+    return node.get("type") == "null" or node.get("const", "") is None or node.get("enum") == [None]
+
+
 def _options(node: _Schema) -> tuple[_Schema, list[Any] | None]:
-    """The node with one type at most, and the alternatives it names as a union or as a list of types."""
+    """The node with one type at most, and the alternatives it names as a union or as a list of types.
+
+    Nothing may stand beside a union, so what does is written into each of its alternatives.
+    """
     options = node.get("anyOf") or node.get("oneOf")
+    beside = {name: node[name] for name in _BESIDE if name in node}
+    if beside and isinstance(options, list):
+        options = [option if _is_null(option) else {"allOf": [option, beside]} for option in options]
     if isinstance(kinds := node.get("type"), list):
         named = [kind for kind in kinds if kind != "null"]
         if len(named) > 1:
@@ -117,8 +132,12 @@ def _typed(result: _Schema, node: _Schema) -> None:
     if "const" in node:
         result["enum"] = [node["const"]]
     if isinstance(values := result.get("enum"), list):
+        if None in values:
+            result["nullable"] = True
         values = [value for value in values if value is not None]
-        if all(isinstance(value, str) for value in values):
+        if not values:
+            del result["enum"]
+        elif all(isinstance(value, str) for value in values):
             kind, result["enum"] = kind or "string", values
         else:
             del result["enum"]
@@ -135,7 +154,8 @@ def _merge(into: _Schema, other: _Schema) -> None:
         if name == "properties":
             into["properties"] = {**into.get("properties", {}), **value}
         elif name == "required" and isinstance(value, list):
-            into["required"] = [*into.get("required", []), *value]
+            known = into.get("required", [])
+            into["required"] = [*known, *(member for member in value if member not in known)]
         else:
             into.setdefault(name, value)
 

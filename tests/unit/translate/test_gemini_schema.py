@@ -42,6 +42,22 @@ def _object(**properties: Any) -> dict[str, Any]:
         ({"$ref": "#/nowhere", "type": "string"}, STRING),
         ({"$ref": "https://elsewhere.test/", "type": "string"}, STRING),
         (_object(), None),
+        ({"enum": ["a", None]}, {"type": "string", "enum": ["a"], "nullable": True}),
+        ({"anyOf": [STRING, {"const": None}]}, {**STRING, "nullable": True}),
+        ({"anyOf": [STRING, {"type": "null", "description": "None."}]}, {**STRING, "nullable": True}),
+        (
+            {**_object(a=STRING, b=STRING), "anyOf": [{"required": ["a"]}, {"required": ["b"]}]},
+            {"anyOf": [{**_object(a=STRING, b=STRING), "required": [name]} for name in "ab"]},
+        ),
+        ({**_object(a=STRING), "oneOf": [_object(b=STRING)]}, _object(a=STRING, b=STRING)),
+        ({"anyOf": [{"type": "null"}]}, {"nullable": True}),
+        ({"type": "array", "items": []}, {"type": "array", "items": STRING}),
+        (
+            {"required": True, "allOf": [{**_object(a=STRING), "required": ["a"]}, {"required": ["a"]}]},
+            {**_object(a=STRING), "required": ["a"]},
+        ),
+        ({"type": "number", "format": "double", "maximum": 2}, {"type": "number", "format": "double", "maximum": 2}),
+        ({**STRING, "pattern": "a+", "maxLength": 3}, {**STRING, "pattern": "a+", "maxLength": 3}),
     ],
 )
 def test_a_schema_becomes_its_nearest_subset(schema: dict[str, Any], subset: dict[str, Any] | None) -> None:
