@@ -489,6 +489,25 @@ async def test_an_answer_that_nobody_could_read_again_is_not_kept_and_breaks_no_
     assert (listed.status_code, listed.json()["data"]) == (200, [])
 
 
+@pytest.mark.parametrize("stream", [False, True])
+async def test_blank_lines_before_and_after_an_answer_are_none_of_it(lite: Gateway, stream: bool) -> None:
+    """Some upstreams send them until they have an answer, which is read, charged and kept like any other."""
+    choice = {"index": 0, "message": {"role": "assistant", "content": SAID}, "finish_reason": "stop"}
+    usage = {"prompt_tokens": 1, "completion_tokens": 2, "total_tokens": 3}
+    whole = {"id": "c", "object": "chat.completion", "created": 1, "model": "m", "choices": [choice], "usage": usage}
+    async with canned(200, whole) as upstream:
+        upstream.body = b"         \n\n" * 300 + upstream.body + b"\n" * 300
+        await lite.channel(upstream.url, (MODEL,))
+        await lite.price(MODEL, per_1m_usd="1", output_per_1m_usd="1")
+        key = await lite.key("1")
+        asked = {"model": MODEL, "messages": [{"role": "user", "content": "hi"}], "store": True, "stream": stream}
+        reply = await lite.ask(key, asked, path="/v1/chat/completions")
+    assert reply.status_code == 200, reply.text
+    assert (await lite.account(reply.headers["x-request-id"], key))["cost_usd"] == "0.000003"
+    listed = await lite.http.get("/v1/chat/completions", headers={"authorization": f"Bearer {key}"})
+    assert [row["choices"][0]["message"]["content"] for row in listed.json()["data"]] == [SAID]
+
+
 async def test_a_response_that_begins_unreadably_is_asked_for_elsewhere(lite: Gateway, sandbox: Running) -> None:
     frame = b'event: response.created\ndata: {"type":"response.created","response":{"id":"r","\xff":1}}\n\n'
     async with canned(200, frames=frame) as upstream:

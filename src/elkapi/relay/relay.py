@@ -268,7 +268,9 @@ class Try:
         fields = reply.fields
         if b"content-encoding" in fields:
             body = await aside(plain, reply, body, whole, bytes_max)
-        if not (looks_like_json_object(body) if whole else body[:64].lstrip()[:1] == b"{"):
+        # Some upstreams send blank lines until they have an answer.
+        body = body.strip() if whole else body.lstrip()
+        if not (looks_like_json_object(body) if whole else body[:1] == b"{"):
             return on_unreadable("unreadable_reply")
         if not whole:
             return on_unreadable("reply_too_large") if whole_only else await self._pump(reply, status, body)

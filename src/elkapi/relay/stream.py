@@ -109,6 +109,7 @@ async def _not_streamed(one: Try, reply: UpstreamReply, status: int, exchange: E
     if b"content-encoding" in reply.fields:
         # However little came: what it becomes is another matter.
         body = await aside(plain, reply, body, whole, WHOLE_REPLY_BYTES_MAX)
+    body = body.strip()
     if not whole or not looks_like_json_object(body) or isinstance(crossing, Array):
         return on_unreadable("unreadable_reply")
     try:

@@ -131,7 +131,7 @@ def test_a_reply_without_usage_has_none() -> None:
 
 @pytest.mark.parametrize(
     ("body", "answer"),
-    [(b' {"a":1}\n', True), (b"<html></html>", False), (b"", False), (b'{"a":[1,2', False), (b"[]", False)],
+    [(b'{"a":1}', True), (b"<html></html>", False), (b"", False), (b'{"a":[1,2', False), (b"[]", False)],
 )
 def test_only_a_whole_object_can_be_an_answer(body: bytes, answer: bool) -> None:
     assert looks_like_json_object(body) is answer
