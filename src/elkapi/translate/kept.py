@@ -89,7 +89,7 @@ def turn_of(kept: Kept) -> list[dict[str, Any]]:
     Ids of items are left out where an upstream would look for them in vain; so is reasoning that nobody could read.
     """
     turn = items_of(b'{"input":' + bytes(kept.input) + b"}", bytes(kept.answer))
-    return [without_id(item) for item in turn if not _is_unreadable(item)]
+    return [without_id(item) for item in turn if isinstance(item, dict) and not _is_unreadable(item)]
 
 
 def _is_unreadable(item: dict[str, Any]) -> bool:
@@ -98,7 +98,7 @@ def _is_unreadable(item: dict[str, Any]) -> bool:
 
 def without_id(item: dict[str, Any]) -> dict[str, Any]:
     """An item as a later input carries it."""
-    nameless = item.get("type", "message") in _NAMELESS or str(item.get("id", "")).startswith("item_")
+    nameless = str(item.get("type", "message")) in _NAMELESS or str(item.get("id", "")).startswith("item_")
     return {name: value for name, value in item.items() if name != "id"} if nameless else item
 
 
@@ -140,7 +140,7 @@ def input_items(kept: Kept, object_id: str) -> list[dict[str, Any]]:
 
 
 def _in_full(item: dict[str, Any]) -> dict[str, Any]:
-    kind, said = item.get("type", "message"), item.get("role") == "assistant"
+    kind, said = str(item.get("type", "message")), item.get("role") == "assistant"
     if kind != "message":
         return {**item, "status": item.get("status") or "completed"} if kind in _STATED else item
     content = item.get("content")

@@ -151,6 +151,15 @@ def test_a_turn_is_carried_without_ids_that_an_upstream_would_look_for() -> None
     assert "id" not in thought
 
 
+@pytest.mark.parametrize("odd", ["text", None, {"type": ["message"]}])
+def test_an_answer_with_an_odd_item_can_be_gone_on_from_and_shown(odd: Any) -> None:
+    answer = msgspec.Raw(msgspec.json.encode({"output": [odd, {"type": "message", "id": "msg_1"}]}))
+    turn = kept.turn_of(kept.Kept(msgspec.Raw(b"[]"), answer))
+    assert turn == [*([odd] if isinstance(odd, dict) else []), {"type": "message"}]
+    if isinstance(odd, dict):
+        assert kept.input_items(kept.Kept(msgspec.Raw(msgspec.json.encode([odd])), answer), "resp_ab")
+
+
 def test_a_relayed_stream_names_our_response_and_nothing_else_of_it_changes() -> None:
     crossing = KeptResponses(DIALECT.reader(), None, False)  # type: ignore[arg-type]
     crossing.ours = Ours("resp_ours", "resp_before")
