@@ -508,6 +508,29 @@ async def test_blank_lines_before_and_after_an_answer_are_none_of_it(lite: Gatew
     assert [row["choices"][0]["message"]["content"] for row in listed.json()["data"]] == [SAID]
 
 
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize("own", ['"id":"a","id":"b",', '"id":null,', '"id":7,', ""])
+async def test_a_kept_chat_has_our_id_whatever_its_upstream_calls_it(lite: Gateway, own: str, stream: bool) -> None:
+    message = {"role": "assistant", "content": SAID}
+    choice = {"index": 0, "message": message, "delta": message, "finish_reason": "stop"}
+    usage = {"prompt_tokens": 1, "completion_tokens": 2, "total_tokens": 3}
+    said = json.dumps({"object": "x", "created": 1, "model": "m", "choices": [choice], "usage": usage})
+    said = said.replace("{", "{" + own, 1)
+    async with canned(200, frames=f"data: {said}\n\ndata: [DONE]\n\n".encode()) as upstream:
+        upstream.body = said.encode()
+        await lite.channel(upstream.url, (MODEL,))
+        await lite.price(MODEL, per_1m_usd="1", output_per_1m_usd="1")
+        key = await lite.key("1")
+        asked = {"model": MODEL, "messages": [{"role": "user", "content": "hi"}], "store": True, "stream": stream}
+        reply = await lite.ask(key, asked, path="/v1/chat/completions")
+    assert reply.status_code == 200, reply.text
+    listed = await lite.http.get("/v1/chat/completions", headers={"authorization": f"Bearer {key}"})
+    (kept,) = listed.json()["data"]
+    assert kept["id"].startswith("chatcmpl-")
+    assert reply.text.count('"id":') == 1
+    assert f'"id":"{kept["id"]}"' in reply.text
+
+
 async def test_a_response_that_begins_unreadably_is_asked_for_elsewhere(lite: Gateway, sandbox: Running) -> None:
     frame = b'event: response.created\ndata: {"type":"response.created","response":{"id":"r","\xff":1}}\n\n'
     async with canned(200, frames=frame) as upstream:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from elkapi.catalog.jsonedit import with_raw, with_string, without
+from elkapi.catalog.jsonedit import with_raw, without
 from elkapi.errors import NOT_JSON, BadRequest, BodyTooLarge, NotFound
 from elkapi.relay.background_log import Log
 from elkapi.relay.large import anywhere
@@ -214,7 +214,7 @@ def named_ours(request: Request, body: bytes) -> bytes:
     if not stored.is_readable(body):
         raise Unreadable
     if request.operation.wire == "chat":
-        return with_string(body, "id", object_id(request))
+        return with_raw(body, "id", _encode(object_id(request)))
     return with_ours(body, ours_of(request))
 
 

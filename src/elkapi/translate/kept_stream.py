@@ -10,8 +10,8 @@ from typing import Any
 
 import msgspec
 
-from elkapi.catalog.jsonedit import with_string
-from elkapi.errors import NOT_JSON, BadRequest
+from elkapi.catalog.jsonedit import with_raw
+from elkapi.errors import NOT_JSON
 from elkapi.translate.crossing import Numbered, Relayed, Translated
 from elkapi.translate.dialect import Unreadable
 from elkapi.translate.ir import Event
@@ -100,8 +100,8 @@ class KeptChat(_Recorded, Relayed):
         data = frame.data
         if data is not None and data[:1] == b"{":
             try:
-                data = with_string(data, "id", self.ours.id)
-            except (BadRequest, msgspec.DecodeError) as error:  # A chunk with two ids, or a name that is no text.
+                data = with_raw(data, "id", _encode(self.ours.id))
+            except NOT_JSON as error:
                 raise Unreadable from error
             frame = Frame(b"data: " + data + b"\n\n", frame.event, data)
         return self.record(super().feed(frame))
