@@ -531,6 +531,15 @@ async def test_a_kept_chat_has_our_id_whatever_its_upstream_calls_it(lite: Gatew
     assert f'"id":"{kept["id"]}"' in reply.text
 
 
+@pytest.mark.parametrize("include", ["reasoning.encrypted_content", [1], {}])
+async def test_a_wrong_include_is_the_callers_error(lite: Gateway, sandbox: Running, include: Any) -> None:
+    await lite.channel(sandbox.base_url, ("gpt-5",))
+    await lite.price("gpt-5", per_1m_usd="1", output_per_1m_usd="1")
+    body = {"model": "gpt-5", "input": "hi", "include": include}
+    reply = await lite.ask(await lite.key("1"), body, path="/v1/responses")
+    assert (reply.status_code, reply.json()["error"]["param"]) == (400, "include" if include != [1] else "include[0]")
+
+
 async def test_a_response_that_begins_unreadably_is_asked_for_elsewhere(lite: Gateway, sandbox: Running) -> None:
     frame = b'event: response.created\ndata: {"type":"response.created","response":{"id":"r","\xff":1}}\n\n'
     async with canned(200, frames=frame) as upstream:

@@ -183,7 +183,7 @@ def unstored(request: Request, wire: str, body: bytes, attempt: Attempt) -> byte
     """The body for an upstream of the caller's own dialect, which is asked to keep nothing.
 
     Labels are only taken by one that stores, and the work is done in the foreground there. Thoughts of a reasoning
-    model are asked for sealed: stored upstream, its next turn would have had them.
+    model are asked for sealed: stored upstream, its next turn would have had them. Raises BadRequest.
     """
     if wire == "chat":
         return without(body, _NOT_IN_CHAT)
@@ -195,7 +195,7 @@ def unstored(request: Request, wire: str, body: bytes, attempt: Attempt) -> byte
     family, model = attempt.channel.family, attempt.upstream_model
     if request.keep is None or family not in _SEALING or profile_for(family, model).reasoning != "effort":
         return body
-    asked = _include.decode(body).include or [] if b'"include"' in body else []
+    asked = decode(_include, body).include or [] if b'"include"' in body else []
     return body if _SEALED in asked else with_raw(body, "include", _encode([*asked, _SEALED]))
 
 
