@@ -8,7 +8,7 @@ import msgspec
 
 from elkapi.errors import NOT_JSON
 from elkapi.translate.claude import OUTPUT_TOOL
-from elkapi.translate.dialect import Unreadable
+from elkapi.translate.dialect import Unreadable, view_of
 from elkapi.translate.eventstream import failure_of_exception
 from elkapi.translate.ir import (
     Citation,
@@ -173,7 +173,7 @@ class Reader:
         if kind == "message_delta":
             return self._message_delta(event)
         if kind == "message_start":
-            message = _strict(_message, event.message)
+            message = view_of(_message, event.message)
             return [Start(message.id or "", message.model or ""), *self._see_usage(message.usage)]
         if kind == "message_stop":
             return [End()]
@@ -197,7 +197,7 @@ class Reader:
         # A delta of a newer kind (such as compaction): its members belong to the block.
         block = self._open.get(event.index)
         if block is not None:
-            members = _strict(_raw_delta, frame.data or b"").delta
+            members = view_of(_raw_delta, frame.data or b"").delta
             block.raw.update({name: value for name, value in members.items() if name != "type"})
         return []
 
@@ -212,7 +212,7 @@ class Reader:
         return [ToolCallDelta(block.call, piece) if block.call is not None else TextDelta(piece)]
 
     def _start_block(self, event: _Event) -> list[Event]:
-        raw = _strict(_block, event.content_block)
+        raw = view_of(_block, event.content_block)
         kind = raw.get("type")
         if kind in ("text", "thinking", "redacted_thinking"):
             return _events_of(raw)
@@ -264,12 +264,12 @@ class Reader:
 
 def read_reply(body: bytes) -> list[Event]:
     """The events of a whole answer. Raises Unreadable."""
-    whole = _strict(_whole, body)
+    whole = view_of(_whole, body)
     if whole.type == "error":
         return [_failure(whole.error)]
     if whole.type != "message":
         raise Unreadable
-    message = _strict(_message, body)
+    message = view_of(_message, body)
     events: list[Event] = [Start(message.id or "", message.model or "")]
     calls, stand_in = 0, False
     for raw in message.content or ():
@@ -296,20 +296,13 @@ def _decode_event(frame: Frame) -> _Event:
         return _event.decode(data)
     except NOT_JSON:
         # Newer events may use a known member's name for something else.
-        kind = _strict(_type, data).type or frame.event.decode("utf-8", "replace")
+        kind = view_of(_type, data).type or frame.event.decode("utf-8", "replace")
         if kind not in _KNOWN:
             return _Event(type=kind)
-        newer = _strict(_newer, data) if kind == "content_block_delta" else None
+        newer = view_of(_newer, data) if kind == "content_block_delta" else None
         if newer is None or newer.delta.type in _DELTAS:
             raise Unreadable from None
         return _Event(type=kind, index=newer.index, delta=_Delta(type=newer.delta.type))
-
-
-def _strict(decoder: msgspec.json.Decoder[Any], data: bytes | msgspec.Raw) -> Any:
-    try:
-        return decoder.decode(data)
-    except NOT_JSON:
-        raise Unreadable from None
 
 
 def _read_usage(raw: msgspec.Raw) -> AnthropicUsage | None:

@@ -14,6 +14,7 @@ from elkapi.translate.chat_parts import arguments_text, signer, split_data_url, 
 from elkapi.translate.chat_views import (
     ANNOTATIONS,
     BLOCKS,
+    CHUNK,
     IMAGES,
     LOGPROBS,
     NULL,
@@ -23,11 +24,10 @@ from elkapi.translate.chat_views import (
     ContentPart,
     Delta,
     ToolPiece,
-    decode_chunk,
     in_band_error,
     look,
 )
-from elkapi.translate.dialect import Unreadable
+from elkapi.translate.dialect import Unreadable, view_of
 from elkapi.translate.ir import (
     Citation,
     End,
@@ -91,7 +91,7 @@ class ChatReader:
             return []
         if data[:6] == b"[DONE]":
             return [_END]
-        view = decode_chunk(data)
+        view = view_of(CHUNK, data)
         failure = in_band_error(view, frame.event == b"error")
         return [failure] if failure is not None else self.read(view)
 
@@ -210,7 +210,7 @@ class ChatReader:
 
 def read_reply(body: bytes) -> list[Event]:
     """The events of a whole answer. Raises Unreadable."""
-    view = decode_chunk(body)
+    view = view_of(CHUNK, body)
     if failure := in_band_error(view):
         return [failure]
     if not view.choices or all(choice.message is None for choice in view.choices):

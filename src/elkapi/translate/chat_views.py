@@ -11,7 +11,6 @@ from typing import Any, TypeVar
 import msgspec
 
 from elkapi.errors import NOT_JSON
-from elkapi.translate.dialect import Unreadable
 from elkapi.translate.ir import Failure
 from elkapi.translate.usage import ChatUsage
 
@@ -150,7 +149,7 @@ class _ImageRow(msgspec.Struct):
     extra_content: Any = None
 
 
-_chunk = msgspec.json.Decoder(Chunk)
+CHUNK = msgspec.json.Decoder(Chunk)
 USAGE = msgspec.json.Decoder(ChatUsage)
 LOGPROBS = msgspec.json.Decoder(_LogprobsView)
 BLOCKS = msgspec.json.Decoder(list[_Block])
@@ -167,14 +166,6 @@ def look(decoder: msgspec.json.Decoder[T], raw: msgspec.Raw) -> T | None:
         return decoder.decode(raw)
     except NOT_JSON:
         return None
-
-
-def decode_chunk(data: bytes) -> Chunk:
-    """The view of a chunk or an answer. Raises Unreadable."""
-    try:
-        return _chunk.decode(data)
-    except NOT_JSON as error:
-        raise Unreadable(str(error)) from None
 
 
 def in_band_error(view: Chunk, told: bool = False) -> Failure | None:

@@ -16,7 +16,7 @@ from elkapi.translate.chat_views import NULL, USAGE, in_band_error, look
 from elkapi.translate.chat_views import Chunk as ErrorView
 from elkapi.translate.chat_write_reply import DONE, PING, error_body
 from elkapi.translate.decode import decode
-from elkapi.translate.dialect import ReplyFacts, Unreadable
+from elkapi.translate.dialect import ReplyFacts, Unreadable, view_of
 from elkapi.translate.ir import (
     ChatRequest,
     End,
@@ -166,7 +166,7 @@ class CompletionsReader:
             return []
         if data[:6] == b"[DONE]":
             return [End()]
-        view = _decode(data)
+        view = view_of(_chunk, data)
         failure = in_band_error(view, frame.event == b"error")
         return [failure] if failure is not None else self.read(view)
 
@@ -188,19 +188,12 @@ class CompletionsReader:
 
 def read_reply(body: bytes) -> list[Event]:
     """The events of a whole answer. Raises Unreadable."""
-    view = _decode(body)
+    view = view_of(_chunk, body)
     if failure := in_band_error(view):
         return [failure]
     if not view.choices:
         raise Unreadable("no choices")
     return [*CompletionsReader().read(view), End()]
-
-
-def _decode(data: bytes) -> _Chunk:
-    try:
-        return _chunk.decode(data)
-    except NOT_JSON as error:
-        raise Unreadable(str(error)) from None
 
 
 # --- the answer ------------------------------------------------------------------------------------------------------

@@ -12,7 +12,7 @@ import msgspec
 
 from elkapi.errors import NOT_JSON
 from elkapi.translate.claude import OUTPUT_TOOL
-from elkapi.translate.dialect import Unreadable
+from elkapi.translate.dialect import Unreadable, view_of
 from elkapi.translate.eventstream import failure_of_exception
 from elkapi.translate.ir import (
     Citation,
@@ -154,19 +154,19 @@ class Reader:
         """The events of one frame. Raises Unreadable."""
         kind, data = frame.event, frame.data or b""
         if kind == b"contentBlockDelta":
-            return self._delta(_strict(_block_delta, data))
+            return self._delta(view_of(_block_delta, data))
         if kind == b"contentBlockStart":
-            return self._start_block(_strict(_block_start, data))
+            return self._start_block(view_of(_block_start, data))
         if kind == b"contentBlockStop":
-            call = self._open.pop(_strict(_block_stop, data).contentBlockIndex, None)
+            call = self._open.pop(view_of(_block_stop, data).contentBlockIndex, None)
             return [] if call is None or call[1] else [_arguments(call[0], "{}")]
         if kind == b"messageStart":
-            _strict(_object, data)
+            view_of(_object, data)
             return [Start("", "")]
         if kind == b"messageStop":
-            return [_finish(_strict(_message_stop, data).stopReason, self._stand_in and not self._calls)]
+            return [_finish(view_of(_message_stop, data).stopReason, self._stand_in and not self._calls)]
         if kind == b"metadata":
-            return [*_see_usage(_strict(_metadata, data).usage), End()]
+            return [*_see_usage(view_of(_metadata, data).usage), End()]
         return [failure_of_exception(frame)] if kind.endswith(b"Exception") else []
 
     def _delta(self, view: _BlockDelta) -> list[Event]:
@@ -203,7 +203,7 @@ class Reader:
 
 def read_reply(body: bytes) -> list[Event]:
     """The events of a whole answer. Raises Unreadable."""
-    reply: _Reply = _strict(_reply, body)
+    reply: _Reply = view_of(_reply, body)
     events: list[Event] = [Start("", "")]
     calls, stand_in = 0, False
     for block in reply.output.message.content:
@@ -220,13 +220,6 @@ def read_reply(body: bytes) -> list[Event]:
             events.append(ToolCallDelta(calls, arguments))
             calls += 1
     return [*events, *_see_usage(reply.usage), _finish(reply.stopReason, stand_in and not calls), End()]
-
-
-def _strict(decoder: msgspec.json.Decoder[Any], data: bytes) -> Any:
-    try:
-        return decoder.decode(data)
-    except NOT_JSON:
-        raise Unreadable from None
 
 
 def _arguments(call: int, piece: str) -> Event:

@@ -3,18 +3,29 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 import msgspec
 
 from elkapi.clock import Clock
+from elkapi.errors import NOT_JSON
 from elkapi.translate.ir import ChatRequest, DialectName, Event, Failure, Loss
 from elkapi.translate.profiles import Profile
 from elkapi.translate.sse import Frame
 
+T = TypeVar("T")
+
 
 class Unreadable(Exception):
     """A success reply or a frame that is not of its dialect (an HTML page, broken JSON, missing members)."""
+
+
+def view_of(decoder: msgspec.json.Decoder[T], data: bytes | msgspec.Raw) -> T:
+    """What an upstream sent, decoded. Raises Unreadable."""
+    try:
+        return decoder.decode(data)
+    except NOT_JSON as error:
+        raise Unreadable(str(error)) from None
 
 
 class ReplyFacts(msgspec.Struct, frozen=True):

@@ -14,9 +14,9 @@ from typing import Annotated, Any, Literal
 
 import msgspec
 
-from elkapi.errors import NOT_JSON, BadRequest
+from elkapi.errors import BadRequest
 from elkapi.translate.decode import convert, decode
-from elkapi.translate.dialect import Unreadable
+from elkapi.translate.dialect import Unreadable, view_of
 from elkapi.translate.gemini_request import read_object
 from elkapi.translate.gemini_wire import decode_names
 from elkapi.translate.ir import ChatRequest
@@ -99,7 +99,7 @@ def write_openai_request(request: EmbeddingRequest) -> bytes:
 
 def read_openai_reply(body: bytes, items: int) -> EmbeddingReply:
     """The vectors of `items` texts by their index. Raises Unreadable when one is missing, doubled or no vector."""
-    view = _decoded(_openai_reply, body)
+    view = view_of(_openai_reply, body)
     by_index = {row.index: _floats(row.embedding) for row in view.data}
     if len(view.data) != items or by_index.keys() != set(range(items)):
         raise Unreadable(f"{len(view.data)} vectors for {items} texts")
@@ -248,7 +248,7 @@ def write_gemini_request(request: EmbeddingRequest, upstream_model: str) -> byte
 
 def read_gemini_reply(body: bytes, items: int) -> EmbeddingReply:
     """The vectors of an embedContent or batchEmbedContents answer. Raises Unreadable for any number but `items`."""
-    view = _decoded(_gemini_reply, body)
+    view = view_of(_gemini_reply, body)
     found = view.embeddings if view.embeddings is not None else [view.embedding] if view.embedding else []
     if len(found) != items:
         raise Unreadable(f"{len(found)} vectors for {items} texts")
@@ -281,13 +281,6 @@ def with_model(body: bytes, model: str) -> bytes:
 
 def _renamed(raw: msgspec.Raw, model: str) -> msgspec.Raw:
     return msgspec.Raw(with_model(bytes(raw), model)) if bytes(raw).startswith(b"{") else raw
-
-
-def _decoded(decoder: msgspec.json.Decoder[Any], body: bytes) -> Any:
-    try:
-        return decoder.decode(body)
-    except NOT_JSON as error:
-        raise Unreadable(f"not an embeddings answer: {error}") from None
 
 
 # --- counting --------------------------------------------------------------------------------------------------------

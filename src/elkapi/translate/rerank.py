@@ -11,9 +11,9 @@ from typing import Annotated, Any
 
 import msgspec
 
-from elkapi.errors import NOT_JSON, BadRequest
+from elkapi.errors import BadRequest
 from elkapi.translate.decode import decode
-from elkapi.translate.dialect import Unreadable
+from elkapi.translate.dialect import Unreadable, view_of
 from elkapi.types import Usage
 
 SEARCH_DOCUMENTS = 100
@@ -134,10 +134,7 @@ def write_cohere_request(request: RerankRequest, upstream_model: str) -> bytes:
 
 def read_reply(body: bytes, request: RerankRequest) -> RerankReply:
     """An answer in either form. Raises Unreadable for an index outside the request or given twice, or no score."""
-    try:
-        view = _reply.decode(body)
-    except NOT_JSON as error:
-        raise Unreadable(f"not a rerank answer: {error}") from None
+    view = view_of(_reply, body)
     indexes = {row.index for row in view.results}
     if len(indexes) < len(view.results) or not indexes <= set(range(len(request.documents))):
         raise Unreadable("an index twice or outside the documents")
