@@ -363,6 +363,11 @@ class State(Enum):
     def is_end(self) -> bool:
         return self not in (State.QUEUED, State.RUNNING)
 
+    @property
+    def is_failure(self) -> bool:
+        """An end without what was to be made."""
+        return self.is_end and self is not State.SUCCEEDED
+
 
 class TaskAsset(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """One file that a task made, in our store; `source` is the provider's address, which never leaves the gateway.

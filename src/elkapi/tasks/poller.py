@@ -30,8 +30,8 @@ from elkapi.tasks.asking import Account, account_of, asked
 from elkapi.tasks.copying import Copies, CopyFailed
 from elkapi.tasks.parts import Parts
 from elkapi.tasks.record import Task
-from elkapi.tasks.showing import readdressed
 from elkapi.testing.crash import point
+from elkapi.translate.task_views import readdressed
 from elkapi.types import State, TaskStep
 
 LOOK_S = 0.5

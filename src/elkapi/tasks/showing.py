@@ -12,7 +12,7 @@ from elkapi.catalog.jsonpath import compiled, first, first_of, put
 from elkapi.catalog.operation import Family, Operation
 from elkapi.catalog.task import TaskSpec
 from elkapi.tasks.record import Task
-from elkapi.translate.task_views import rendered, submitted
+from elkapi.translate.task_views import readdressed, rendered, submitted
 from elkapi.types import State, TaskAsset, TaskView
 
 _decode = msgspec.json.decode
@@ -125,17 +125,6 @@ def iso(ns: int) -> str:
     """2026-11-22T09:00:00.000Z"""
     moment = datetime.datetime.fromtimestamp(ns // 1_000_000_000, datetime.UTC)
     return f"{moment:%Y-%m-%dT%H:%M:%S}.{ns // 1_000_000 % 1000:03d}Z"
-
-
-def readdressed(value: Any, ours_of: Mapping[str, str | None]) -> Any:
-    """A decoded answer with our addresses in the places of the provider's, wherever in it they stand."""
-    if isinstance(value, str):
-        return ours_of.get(value, value)
-    if isinstance(value, dict):
-        return {name: readdressed(inner, ours_of) for name, inner in value.items()}
-    if isinstance(value, list):
-        return [readdressed(inner, ours_of) for inner in value]
-    return value
 
 
 class Showing:

@@ -73,12 +73,12 @@ class Telling:
         if not self._said:
             frames += self._delta(view, _opening(view), role="assistant")
         # A provider's percents may step back; a line that was the last one is not said again.
-        if not _failed(view) and (line := _line(view)) != self._line:
+        if not view.state.is_failure and (line := _line(view)) != self._line:
             frames += self._delta(view, line)
             self._line = line
         if not view.state.is_end:
             return frames
-        return frames + (self._broken(view) if _failed(view) else self._finished(view))
+        return frames + (self._broken(view) if view.state.is_failure else self._finished(view))
 
     def _finished(self, view: TaskView) -> bytes:
         frames = self._delta(view, _links(view)) + self._chunk(view, {}, "stop")
@@ -123,10 +123,6 @@ def _links(view: TaskView) -> str:
     """One a line; the video last, for the last link is the one that clients take."""
     assets = sorted((asset for asset in view.assets if asset.url), key=lambda asset: asset.kind == "video")
     return "".join(f"\n[{asset.kind}]({asset.url})" for asset in assets)
-
-
-def _failed(view: TaskView) -> bool:
-    return view.state.is_end and view.state is not State.SUCCEEDED
 
 
 def _reason(view: TaskView) -> str:

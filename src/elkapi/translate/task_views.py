@@ -6,7 +6,7 @@ pairs), seedance.md (the flat superset). A native answer is not made here: it is
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import msgspec
@@ -73,7 +73,7 @@ def _dto(view: TaskView) -> dict[str, Any]:
         "task_id": view.native_id or view.id,
         "action": _action(view),
         "status": _WRAPPED.get(view.state, "FAILURE"),
-        "fail_reason": view.error if _failed(view) else "",
+        "fail_reason": view.error if view.state.is_failure else "",
         "submit_time": _s(view.created_ns),
         "start_time": _s(view.started_ns),
         "finish_time": _s(view.finished_ns),
@@ -88,16 +88,17 @@ def _inner(view: TaskView) -> Any:
     reply = msgspec.json.decode(view.reply) if view.reply else {}
     ours_of = {asset.source: asset.url for asset in view.assets if asset.source and asset.url}
     inner = reply.get("data", reply) if isinstance(reply, dict) else {}
-    return _readdressed(inner, ours_of) if isinstance(inner, dict) else {}
+    return readdressed(inner, ours_of) if isinstance(inner, dict) else {}
 
 
-def _readdressed(value: Any, ours_of: dict[str, str]) -> Any:
+def readdressed(value: Any, ours_of: Mapping[str, str | None]) -> Any:
+    """A decoded answer with our addresses in the places of the provider's, wherever in it they stand."""
     if isinstance(value, str):
         return ours_of.get(value, value)
     if isinstance(value, dict):
-        return {name: _readdressed(inner, ours_of) for name, inner in value.items()}
+        return {name: readdressed(inner, ours_of) for name, inner in value.items()}
     if isinstance(value, list):
-        return [_readdressed(inner, ours_of) for inner in value]
+        return [readdressed(inner, ours_of) for inner in value]
     return value
 
 
@@ -120,7 +121,7 @@ def sora_wrapped(view: TaskView) -> dict[str, Any]:
         "notify_hook": str(view.asked.get("notify_hook") or ""),
         "action": "sora-video",
         "data": {
-            "failure_reason": view.error if _failed(view) else None,
+            "failure_reason": view.error if view.state.is_failure else None,
             "generations": [
                 {"id": f"gen_{asset.id.hex()}", "url": asset.url, "can_download": True}
                 for asset in view.assets
@@ -185,7 +186,7 @@ def veo_query(view: TaskView) -> dict[str, Any]:
         "enhanced_prompt": "",
         "status_update_time": moved_ns // 1_000_000,
     }
-    if _failed(view):
+    if view.state.is_failure:
         body["detail"] = {"error_message": view.error, "failure_reason": view.error}
     return body
 
@@ -278,10 +279,6 @@ def _s(ns: int) -> int:
     return ns // 1_000_000_000
 
 
-def _failed(view: TaskView) -> bool:
-    return view.state.is_end and view.state is not State.SUCCEEDED
-
-
 def _progress(view: TaskView) -> int:
     return 100 if view.state is State.SUCCEEDED else view.progress
 
@@ -292,7 +289,7 @@ def _url(view: TaskView) -> str | None:
 
 
 def _error(view: TaskView) -> dict[str, str] | None:
-    return {"code": view.error_code or TaskFailed.code, "message": view.error} if _failed(view) else None
+    return {"code": view.error_code or TaskFailed.code, "message": view.error} if view.state.is_failure else None
 
 
 def _action(view: TaskView) -> str:

@@ -10,7 +10,8 @@ import pytest
 from elkapi.catalog.families import ark, duomi, kling, luma, minimax, runway
 from elkapi.catalog.task import TaskSpec
 from elkapi.tasks.callback_forms import SHAPES, body
-from elkapi.tasks.showing import readdressed, word_of
+from elkapi.tasks.showing import word_of
+from elkapi.translate.task_views import readdressed
 from elkapi.types import NoticeForm, State, TaskAsset, TaskView
 
 THEIRS, OURS = "https://cdn.provider.test/v.mp4", "https://gateway.test/v1/assets/a/v.mp4"
