@@ -23,7 +23,6 @@ from elkapi.relay.keep import answer_kept
 from elkapi.relay.note import note
 from elkapi.relay.outcome import Outcome
 from elkapi.relay.plane import DataPlane
-from elkapi.relay.read import Request
 from elkapi.relay.relay import Failed, Left
 from elkapi.testing.crash import point
 from elkapi.translate.crossing import Crossing, Tally
@@ -47,14 +46,14 @@ OUTPUT_TOKENS_MIN = 16
 FRAME_SHARE, FRAME_TOKENS = 20, 512
 
 
-def claim_of(call: Call, grant: Grant, request: Request) -> IdempotencyClaim | None:
-    """The caller's Idempotency-Key, if any. Raises BadRequest for one that cannot be kept."""
+def claim_of(call: Call, grant: Grant, operation: str, body: bytes) -> IdempotencyClaim | None:
+    """The caller's Idempotency-Key for this body, if any. Raises BadRequest for one that cannot be kept."""
     value = call.header(b"idempotency-key")
     if value is None:
         return None
     text = checked_key(value)
-    fingerprint = hashlib.sha256(request.operation.id.encode() + b"\0" + request.body).digest()
-    return IdempotencyClaim(grant.key_id, request.operation.id, text, fingerprint)
+    fingerprint = hashlib.sha256(operation.encode() + b"\0" + body).digest()
+    return IdempotencyClaim(grant.key_id, operation, text, fingerprint)
 
 
 def checked_key(value: bytes) -> str:
@@ -121,7 +120,7 @@ class Hold:
 
         Raises InsufficientQuota, Conflict (see docs/errors.md), Unavailable. Needs no resolution when it raises.
         """
-        claim = claim_of(self.call, self.grant, self.request)
+        claim = claim_of(self.call, self.grant, self.request.operation.id, self.request.body)
         if not self.held_nano and claim is None:
             return None
         while True:

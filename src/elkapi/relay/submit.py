@@ -10,7 +10,6 @@ task is under way, and can be listed.
 from __future__ import annotations
 
 import asyncio
-import hashlib
 from collections.abc import Mapping
 from typing import Any, Literal
 
@@ -24,7 +23,7 @@ from elkapi.observe.trace import HEADER as TRACEPARENT
 from elkapi.relay.asking import Asked, read_submit
 from elkapi.relay.call import JSON, Call, replay
 from elkapi.relay.guarding_submits import looked_at
-from elkapi.relay.hold import checked_key
+from elkapi.relay.hold import claim_of
 from elkapi.relay.large import anywhere
 from elkapi.relay.note import note, note_end
 from elkapi.relay.pictures import to_fetch, with_pictures
@@ -41,7 +40,6 @@ from elkapi.types import (
     Attempt,
     Grant,
     HoldOrder,
-    IdempotencyClaim,
     NewTask,
     Policy,
     Price,
@@ -139,7 +137,7 @@ class Submit:
         self.started_s = call.started_s
         self.origin = plane.origin(call)
         self.traceparent = (call.header(TRACEPARENT) or b"")[:TRACEPARENT_BYTES].decode("latin-1")
-        self.claim = _claim(call, grant, asked)
+        self.claim = claim_of(call, grant, asked.operation.id, asked.sent)
         self.own_mark = str(asked.body.get(asked.task.mark) or "") if asked.task.mark else ""
         self.put = put
         self.shown: Mapping[str, Any] = {}
@@ -454,11 +452,3 @@ class Submit:
                 f"The gateway was interrupted while it began the task {text_id(step.id)} and has given it up, so it is "
                 "not charged; the provider may be making it all the same. Do not repeat it blindly."
             )
-
-
-def _claim(call: Call, grant: Grant, asked: Asked) -> IdempotencyClaim | None:
-    value = call.header(b"idempotency-key")
-    if value is None:
-        return None
-    fingerprint = hashlib.sha256(asked.operation.id.encode() + b"\0" + asked.sent).digest()
-    return IdempotencyClaim(grant.key_id, asked.operation.id, checked_key(value), fingerprint)
