@@ -6,8 +6,8 @@ import msgspec
 
 from elkapi.catalog import Facts, Match
 from elkapi.errors import UpstreamError
-from elkapi.ledger import available_nano
 from elkapi.relay.call import JSON, Call
+from elkapi.relay.hold import available_to
 from elkapi.relay.plane import DataPlane, Page
 from elkapi.relay.read import Request
 from elkapi.relay.route import any_model, route, way_of
@@ -48,7 +48,7 @@ async def _answer(plane: DataPlane, match: Match, attempt: Attempt) -> bytes | N
 
 async def luma_credits(plane: DataPlane, snapshot: Snapshot, grant: Grant, match: Match, call: Call) -> None:
     """The caller's own balance, in cents as Luma counts it; never the channel's. Raises Unavailable."""
-    nano = await plane.reader.run(lambda connection: available_nano(connection, grant.accounts))
+    nano = await available_to(plane, grant)
     call.reply.send(200, JSON, msgspec.json.encode({"credit_balance": nano / NANO_PER_CENT}))
 
 

@@ -66,6 +66,11 @@ def checked_key(value: bytes) -> str:
     return text
 
 
+async def available_to(plane: DataPlane, grant: Grant) -> int:
+    """What a hold on all of a key's accounts may still take, in nano-USD. Raises Unavailable."""
+    return await plane.reader.run(lambda connection: available_nano(connection, grant.accounts))
+
+
 _NOTHING_YET = Usage()
 
 
@@ -164,7 +169,7 @@ class Hold:
         Nothing is counted for a balance that no count could make enough: that work is nobody's who pays.
         """
         least = self._quoted(self._least())
-        if least.nano >= self.quote.nano or least.nano > await self._available_nano():
+        if least.nano >= self.quote.nano or least.nano > await available_to(self.plane, self.grant):
             return False
         count = count_embedded if self.candidates[0].is_local else count_exactly
         exact = await count(self.plane, self.request)
@@ -187,7 +192,7 @@ class Hold:
         upper, facts = self.quote.upper, self.request.facts
         if not self._may_cap_output:
             return False
-        there_nano = await self._available_nano()
+        there_nano = await available_to(self.plane, self.grant)
         low, high = 0, upper.output_tokens // facts.choices
         while low < high:
             middle = (low + high + 1) // 2
@@ -213,11 +218,6 @@ class Hold:
         if self._may_cap_output:
             output_tokens = min(output_tokens, OUTPUT_TOKENS_MIN * facts.choices)
         return msgspec.structs.replace(upper, input_tokens=min(upper.input_tokens, 1), output_tokens=output_tokens)
-
-    async def _available_nano(self) -> int:
-        """Of the account that has the least."""
-        accounts = self.grant.accounts
-        return await self.plane.reader.run(lambda connection: available_nano(connection, accounts))
 
     def _quoted(self, upper: Usage) -> Quote:
         old = self.quote

@@ -10,13 +10,12 @@ import msgspec
 
 from elkapi.catalog import Match, Operation, Role
 from elkapi.errors import BadRequest, NoChannel
-from elkapi.ledger import available_nano
 from elkapi.money import format_ratio, format_usd
 from elkapi.relay.asking import read_submit
 from elkapi.relay.call import JSON, Call
 from elkapi.relay.candidates import candidates
 from elkapi.relay.guarding import guarding_of
-from elkapi.relay.hold import Hold
+from elkapi.relay.hold import Hold, available_to
 from elkapi.relay.keep import prepared
 from elkapi.relay.plane import DataPlane
 from elkapi.relay.read import read
@@ -80,18 +79,14 @@ async def _show_submit(plane: DataPlane, one: Submit, call: Call) -> None:
     asked, quote = one.asked, one.quote
     if asked.refusal is not None:
         raise asked.refusal
-    covered = not quote.nano or quote.nano <= await _available_nano(plane, one.grant)
+    covered = not quote.nano or quote.nano <= await available_to(plane, one.grant)
     shown = _quoted(asked.operation, asked.said, quote.nano, covered, [_offer(quote, asked.model, asked.operation)])
     call.reply.send(200, JSON, msgspec.json.encode(shown))
 
 
-async def _available_nano(plane: DataPlane, grant: Grant) -> int:
-    return await plane.reader.run(lambda connection: available_nano(connection, grant.accounts))
-
-
 async def _covered(plane: DataPlane, hold: Hold) -> bool:
     """Whether the balance covers the hold, once it is lowered as far as the call itself would lower it."""
-    available = await _available_nano(plane, hold.grant)
+    available = await available_to(plane, hold.grant)
     while hold.held_nano > available:
         if not await hold.lower():
             return False
