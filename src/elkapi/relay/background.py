@@ -16,7 +16,7 @@ import msgspec
 from elkapi.errors import BadRequest, GatewayError, Unavailable
 from elkapi.ids import request_id_text
 from elkapi.relay.background_calls import Running
-from elkapi.relay.background_log import Log
+from elkapi.relay.background_log import FrameLog
 from elkapi.relay.call import JSON, Call, ClientGone, replay
 from elkapi.relay.candidates import candidates
 from elkapi.relay.fallback import answer
@@ -69,7 +69,7 @@ class _Work:
     ) -> None:
         self.plane, self.snapshot, self.grant, self.policy, self.request = plane, snapshot, grant, policy, request
         assert request.keep is not None
-        self.log = Log(_blank(plane, request, call), request.keep.bytes_max)
+        self.log = FrameLog(_blank(plane, request, call), request.keep.bytes_max)
         self.call = Call(
             call.id,
             call.method,
@@ -216,7 +216,7 @@ async def _to_its_end(settling: Coroutine[Any, Any, None]) -> None:
         await task
 
 
-def _farewell(log: Log, error: GatewayError) -> bytes:
+def _farewell(log: FrameLog, error: GatewayError) -> bytes:
     """The last events of a stream that did not get to its end by itself; all of them where none has come."""
     failed = {"status": "failed", "error": {"code": "server_error", "message": error.message}}
     response = msgspec.json.encode(msgspec.json.decode(log.blank) | failed)

@@ -12,8 +12,8 @@ from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any
 
 from elkapi.errors import RateLimited
-from elkapi.observe.log import Log as JsonLog
-from elkapi.relay.background_log import Log
+from elkapi.observe.log import Log
+from elkapi.relay.background_log import FrameLog
 from elkapi.relay.stored_objects import StoredObjects
 
 LOOK_EVERY_S = 0.5
@@ -23,7 +23,7 @@ RETRY_AFTER_S = 5
 class Running:
     """One call under way: `keep_frames` puts what its stream has more into the tables."""
 
-    def __init__(self, key_id: int, log: Log, keep_frames: Callable[[], Awaitable[None]]) -> None:
+    def __init__(self, key_id: int, log: FrameLog, keep_frames: Callable[[], Awaitable[None]]) -> None:
         self.key_id = key_id
         self.log = log
         self.keep_frames = keep_frames
@@ -34,7 +34,7 @@ class Running:
 class BackgroundCalls:
     """`worker` is this boot's id, by which recovery finds what a killed worker left unfinished."""
 
-    def __init__(self, stored: StoredObjects, worker: bytes, calls_max: int, per_key_max: int, log: JsonLog) -> None:
+    def __init__(self, stored: StoredObjects, worker: bytes, calls_max: int, per_key_max: int, log: Log) -> None:
         self.worker = worker
         self._stored = stored
         self._calls_max = calls_max

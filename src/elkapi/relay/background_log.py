@@ -31,7 +31,7 @@ def sequence_of(data: bytes, otherwise: int) -> int:
     return otherwise if said is None else said
 
 
-class Log:
+class FrameLog:
     """Frames of a stream as they come. `blank` is the response object before there is an answer."""
 
     def __init__(self, blank: bytes, bytes_max: int) -> None:

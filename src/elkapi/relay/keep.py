@@ -13,7 +13,7 @@ import msgspec
 
 from elkapi.catalog.jsonedit import with_raw, without
 from elkapi.errors import NOT_JSON, BadRequest, BodyTooLarge, NotFound
-from elkapi.relay.background_log import Log
+from elkapi.relay.background_log import FrameLog
 from elkapi.relay.large import anywhere
 from elkapi.relay.outcome import Outcome
 from elkapi.relay.plane import DataPlane
@@ -250,7 +250,7 @@ def answer_kept(hold: Hold, outcome: Outcome, usage: Usage) -> StoredObject | No
     keep = request.keep
     assert keep is not None
     frames = None
-    if isinstance(hold.call.reply, Log):
+    if isinstance(hold.call.reply, FrameLog):
         frames = hold.call.reply.unkept(b"" if outcome.body[:1] == b"{" else outcome.body)
     row, why_not = None, TOO_LARGE
     try:
@@ -261,7 +261,7 @@ def answer_kept(hold: Hold, outcome: Outcome, usage: Usage) -> StoredObject | No
         why_not = UNREADABLE  # Its caller was sent all of it by now, as it came.
     if row is not None and len(row.body) <= keep.bytes_max:
         return row
-    if not isinstance(hold.call.reply, Log):
+    if not isinstance(hold.call.reply, FrameLog):
         return None
     # Whoever polls it must learn that nothing will come.
     return stored_row(
