@@ -38,7 +38,7 @@ FRAGMENT = 0x23  # The sign `#`; as a number, since a look for bytes is dearer (
 # A client may be sending its next request while its idle connection is closed, and would have to guess whether it was
 # carried out. So a draining server lets idle connections ask once more; the answer tells them that it was the last one.
 DRAIN_IDLE_S = 1.0
-# What a loop that lags gets to read what has come already.
+# How long an idle connection that was to be closed stays open for bytes of its client that the loop has yet to read.
 UNREAD_S = 0.5
 
 
@@ -52,6 +52,7 @@ class Connection(asyncio.Protocol):
         self.parser = httptools.HttpRequestParser(self)
         self.transport: asyncio.Transport = None  # type: ignore[assignment]
         self.client_ip = ""
+        # The exchange that is answered, those that are to be after it, and the one whose body is still coming.
         self.current: Exchange | None = None
         self.waiting: deque[Exchange] = deque()
         self.incoming: Exchange | None = None
@@ -60,12 +61,13 @@ class Connection(asyncio.Protocol):
         self.header_bytes = 0
         self.url = b""
         self.headers: list[tuple[bytes, bytes]] = []
-        self.writable: asyncio.Future[None] | None = None
+        self.writable: asyncio.Future[None] | None = None  # there while the client is slow; done when it is not
         self.unsent_bytes = 0
         self.unsent_until_s = inf
         self.closing = False
         self.upgrading = False
-        self.held = b""
+        self.held = b""  # written to the client at the end of this turn of the loop
+        # One task answers all exchanges of the connection: `begun` is the next for it, `rest` what it waits on without.
         self.begun: Exchange | None = None
         self.worker: asyncio.Task[None] | None = None
         self.rest: asyncio.Future[None] | None = None

@@ -25,7 +25,7 @@ CUT_WAIT_S = 3.0
 
 
 class Server:
-    """All connections of one listening socket. `rejected` renders an error that has no handler yet."""
+    """All connections of one listening socket. `rejected` renders an error found before there is a call."""
 
     def __init__(self, handler: Handler, rejected: Rejected, settings: Settings) -> None:
         self.handler = handler

@@ -30,7 +30,7 @@ def waived(order: Settle) -> Settle:
 
 
 class ToldFailures:
-    """Those of one worker, by request id; its file is locked while the worker lives, and there only when needed."""
+    """The told failures of one worker, by request id; its file is locked while it lives, and there only when needed."""
 
     def __init__(self, folder: Path, owner: bytes) -> None:
         self._path = folder / f"{owner.hex()}{SUFFIX}"

@@ -29,7 +29,7 @@ from elkapi.translate.media import MediaAsk
 from elkapi.types import Usage
 
 _object = msgspec.json.Decoder(dict[str, Any])
-# Each is looked up, and each is a name of something that a provider made: a handful, or a mistake.
+# Every reference to an earlier task is looked up in the database; a submit has a handful of them.
 REFS_MAX = 16
 DEPTH_MAX = 64
 _OPERATION_WORDS = re.compile(r"/(text|image|video)-to-video$")
@@ -205,9 +205,10 @@ def deciding_names(operation: Operation) -> tuple[str, ...]:
 
 
 def _check_named_plainly(value: Any, steps: tuple[str, ...], said: str = "", right: str = "") -> None:
-    """The same of a name of what an earlier task made: under a member spelled otherwise it would be looked up nowhere.
+    """Raises BadRequest where what an earlier task made is named under a misspelt member, such as `Video_ID`.
 
-    `said` is a member on the way to `value` that is spelled otherwise, `right` how it is spelled.
+    It would be looked up nowhere here, and some providers would take it. `steps` are the members that lead to the name
+    from `value` on; `said` is the first misspelt one before it, "" where there is none, and `right` its spelling.
     """
     if isinstance(value, list):
         for inner in value:

@@ -119,7 +119,7 @@ class Recall:
         ):
             return
         if amount_nano(hold.quote.price, usage, hold.quote.ratio_micro, hold.quote.further_micro) > hold.held_nano:
-            # Above what the call could cost; a hit would ask for that much again.
+            # It cost more than its hold. A hit holds exactly what it costs, and would be dearer than a new call.
             return
         created_ns = hold.plane.clock.now_ns()
         entry = Entry(created_ns, body, usage, request.stream, request.array, request.facts.include_usage)

@@ -88,7 +88,7 @@ class Guarding:
         if request.facts.choices > 1:
             raise BadRequest("Several choices cannot be streamed past this key's guardrails.", param="n")
         if request.keep is None or not request.keep.background:
-            # Who follows one made in the background is told it from what was kept.
+            # A background response is streamed from what was kept of it, so its reply needs no dressing.
             self._call.reply = Dressed(self._call.reply, request, self._plane.clock.now_ns() // 1_000_000_000)
         body = request.body
         if request.operation.wire in _STREAM_IN_BODY:

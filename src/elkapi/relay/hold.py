@@ -43,6 +43,8 @@ from elkapi.types import (
 IDEMPOTENCY_KEY_CHARS_MAX = 255
 # An answer shorter than this is not worth asking for.
 OUTPUT_TOKENS_MIN = 16
+# What is added to an exact count of a text call's input, since no provider documents how many tokens it puts around
+# messages and tools: one for so many that were counted, and a fixed number.
 FRAME_SHARE, FRAME_TOKENS = 20, 512
 
 
@@ -177,7 +179,6 @@ class Hold:
             return False
         tokens = exact.input_tokens
         if self.request.operation.dialect is not None:
-            # How an upstream frames messages and tools is its own business.
             tokens += tokens // FRAME_SHARE + FRAME_TOKENS + self.request.added_tokens
         if tokens >= self.quote.upper.input_tokens:
             return False
@@ -224,7 +225,7 @@ class Hold:
         return quote(old.price, old.group, old.ratio_micro, upper, old.wide, old.further_micro)
 
     def _requote(self, upper: Usage, output_cap: int | None = None) -> None:
-        """A lower bound for the model asked for; a balance that only just covers it covers nobody in its place."""
+        """Hold less, for the model asked for alone: a balance that only just covers it covers no fallback."""
         first = self.candidates[0]
         request = msgspec.structs.replace(first.request, output_cap=output_cap)
         self.candidates = (msgspec.structs.replace(first, request=request, quote=self._quoted(upper)),)

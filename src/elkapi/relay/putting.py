@@ -17,8 +17,8 @@ from elkapi.relay.asking import JSON_TYPE, Asked, provider_body
 from elkapi.relay.call import Call
 from elkapi.relay.large import anywhere
 from elkapi.relay.plane import DataPlane
-from elkapi.relay.redact import recorded, redact, rejected
-from elkapi.relay.relay import begun_record, nobody_answered, remember
+from elkapi.relay.redact import RECORDED_CHARS_MAX, recorded, redact, rejected
+from elkapi.relay.relay import CREDENTIAL_REFUSED, begun_record, nobody_answered, remember
 from elkapi.relay.target import CALL_ID
 from elkapi.routing.meaning import meant
 from elkapi.routing.verdict import (
@@ -87,7 +87,7 @@ class Putting:
             except UpstreamFailure as failure:
                 # Never again after it left: not even on another connection to the same provider.
                 verdict = on_failure(failure.code, failure.sent)
-                one.error = str(failure)[:300]
+                one.error = str(failure)[:RECORDED_CHARS_MAX]
             else:
                 if not isinstance(outcome, Verdict):
                     one.outcome, one.fate = "ok", "complete"
@@ -126,8 +126,8 @@ class Putting:
             self.error = error
             return Verdict("fail", "unacceptable", "none")
         except (ValueError, TokenRefused) as error:
-            one.error = str(error)[:300]
-            return Verdict("next", "credential_refused", "none", cool="key")
+            one.error = str(error)[:RECORDED_CHARS_MAX]
+            return CREDENTIAL_REFUSED
         try:
             lease = plane.limits.channel(attempt.channel)
         except Over as over:
@@ -221,6 +221,7 @@ def _overridden(body: bytes, content_type: bytes, attempt: Attempt) -> bytes:
 
 
 def decoded_json(body: bytes) -> Any:
+    """An answer's JSON; None where it is none."""
     try:
         return _body.decode(body)
     except NOT_JSON:

@@ -32,7 +32,7 @@ from elkapi.relay.large import INLINE_BYTES, anywhere, aside
 from elkapi.relay.outcome import Outcome
 from elkapi.relay.plane import DataPlane
 from elkapi.relay.read import Request
-from elkapi.relay.redact import recorded, redact, rejected
+from elkapi.relay.redact import RECORDED_CHARS_MAX, recorded, redact, rejected
 from elkapi.relay.signing import needs_signing, signed
 from elkapi.relay.stream import pump
 from elkapi.relay.target import build
@@ -137,7 +137,7 @@ async def relay(
             outcome = await one.run()
         except UpstreamFailure as failure:
             verdict = on_failure(failure.code, failure.sent, failure.stale, walk.outcomes)
-            one.record.error = str(failure)[:300]
+            one.record.error = str(failure)[:RECORDED_CHARS_MAX]
         except (asyncio.CancelledError, ClientGone):
             # Cancelled by the edge because the connection closed; the record says what may have been billed.
             one.time()
@@ -221,7 +221,7 @@ class Try:
             try:
                 upstream_request = await signed(self.plane, self.attempt, upstream_request)
             except (ValueError, TokenRefused) as error:
-                self.record.error = str(error)[:300]
+                self.record.error = str(error)[:RECORDED_CHARS_MAX]
                 return CREDENTIAL_REFUSED
         try:
             self.lease = self.plane.limits.channel(self.attempt.channel)
@@ -250,7 +250,7 @@ class Try:
             self.error = rejected(status, body, self.attempt, self.request.model)
             self.reason = reason_in(status, body)
         elif status == 404:
-            # It may be something that the request names which is unknown there; another channel may know it.
+            # What is unknown there may be what the request names (a file, an answer): another channel may have it.
             told = rejected(answered, body, self.attempt, self.request.model)
             self.error = told if answered != status or told.param not in (None, "model") else None
         return verdict

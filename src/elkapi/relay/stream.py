@@ -14,7 +14,7 @@ from elkapi.relay.call import EVENTS, JSON, Headers, Reply
 from elkapi.relay.exchange import Exchange
 from elkapi.relay.large import INLINE_BYTES, anywhere, aside
 from elkapi.relay.outcome import Outcome
-from elkapi.relay.redact import recorded
+from elkapi.relay.redact import RECORDED_CHARS_MAX, recorded
 from elkapi.routing.verdict import Verdict, on_failure, on_unreadable
 from elkapi.translate.crossing import Array, Crossing, Translated
 from elkapi.translate.dialect import Unreadable
@@ -107,7 +107,7 @@ async def _not_streamed(one: Try, reply: UpstreamReply, status: int, exchange: E
     assert crossing is not None
     body, whole = await reply.read(WHOLE_REPLY_BYTES_MAX)
     if b"content-encoding" in reply.fields:
-        # However little came: what it becomes is another matter.
+        # Always on a thread: a few packed bytes may become many.
         body = await aside(plain, reply, body, whole, WHOLE_REPLY_BYTES_MAX)
     body = body.strip()
     if not whole or not looks_like_json_object(body) or isinstance(crossing, Array):
@@ -169,7 +169,7 @@ class _Stream:
             await out.write(self.setup)
             failure = await self._relay()
         except UpstreamFailure as error:
-            one.record.error = str(error)[:300]
+            one.record.error = str(error)[:RECORDED_CHARS_MAX]
             failure = STALLED if "timeout" in error.code else CUT
         except (Unreadable, FrameTooLarge):
             failure = CUT

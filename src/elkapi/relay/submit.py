@@ -52,11 +52,12 @@ from elkapi.types import (
 )
 
 STEP_AGAIN_S = 1.0
-# Of all versions that are known.
+# The length of a `traceparent` in every version that is known.
 TRACEPARENT_BYTES = 55
-# The form of rows that are no tasks to a caller: their submit's answer was all there is.
+# The form of a submit that its provider answers at once: it has a row, by which later calls find its account, and no
+# caller sees that row as a task.
 AT_ONCE = "at-once"
-# How a task was asked for that is told as a chat.
+# The form of a task that was asked for in a chat, and is told there.
 CHAT_FORM = "chat"
 
 

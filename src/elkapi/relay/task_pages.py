@@ -38,7 +38,7 @@ from elkapi.upstream.gcp import TokenRefused
 
 _object = msgspec.json.Decoder(dict[str, Any])
 _ID_NAMES = ("task_id", "id", "taskId", "file_id")
-# The name that the contract of a query gives it, where that is another.
+# By form: the member that a query without an id is told to have, where it is not `task_id`.
 _ASKED_BY = {"minimax-file": "file_id", "veo-query": "id"}
 STEPS_MAX = 5
 
@@ -129,7 +129,7 @@ async def list_by_cursor(plane: DataPlane, grant: Grant, operation: Operation, c
 
 
 _VARIANTS = ("video", "thumbnail", "spritesheet")
-# Where OpenAI's two pictures differ; any other provider's are posters.
+# The type of OpenAI's spritesheets, by which they differ from its thumbnails; other providers' pictures are thumbnails.
 _SPRITES = "image/jpeg"
 
 

@@ -177,7 +177,7 @@ async def _end(plane: DataPlane, call: Call, task: Task) -> TaskView:
 
 
 def _ended(view: TaskView) -> TaskView:
-    """Who deletes a task while it is told does not wait for it."""
+    """The view at the end of following a task: one that was deleted before its end is told as cancelled."""
     return view if view.state.is_end else msgspec.structs.replace(view, state=State.CANCELLED)
 
 

@@ -70,7 +70,7 @@ class Watched:
         self.due_s = 0.0
         self.polls = self.failures = self.copies = 0
         self.running = False
-        # The channel of which it holds one of the places of polls, while it does.
+        # While it is asked about: its channel, one of whose places for polls it takes (a channel may be None).
         self.place: tuple[int | None] | None = None
 
 
