@@ -1,7 +1,8 @@
 """The leaf structs that travel along the request's way; they carry values and leave all behaviour to the rooms.
 
-Order of appearance on the way: Grant (who), Request (what), Plan of Attempts (where), Quote (at most how much),
-Hold (reserved), Usage and AttemptRecord (what happened), RequestRecord (what is kept).
+Order of appearance on the way: Grant (who), Attempt (where), Quote (at most how much), HoldOrder (what is reserved),
+Usage and AttemptRecord (what happened), RequestRecord and Settlement (what is kept). What is asked is a Request, which
+`relay.read` makes.
 """
 
 from __future__ import annotations
