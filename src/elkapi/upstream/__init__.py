@@ -9,6 +9,7 @@ from elkapi.upstream.errors import (
     ConnectFailed,
     ConnectTimeout,
     Cut,
+    DeadlinePassed,
     FirstByteTimeout,
     HeaderTimeout,
     IdleTimeout,
@@ -21,7 +22,6 @@ from elkapi.upstream.errors import (
     TotalTimeout,
     TransportMissing,
     UpstreamFailure,
-    UpstreamTimeout,
 )
 from elkapi.upstream.follow import follow
 from elkapi.upstream.guard import refusal
@@ -37,6 +37,7 @@ __all__ = [
     "ConnectFailed",
     "ConnectTimeout",
     "Cut",
+    "DeadlinePassed",
     "Deadlines",
     "FirstByteTimeout",
     "HeaderTimeout",
@@ -59,7 +60,6 @@ __all__ = [
     "UpstreamFailure",
     "UpstreamReply",
     "UpstreamRequest",
-    "UpstreamTimeout",
     "answer_to",
     "follow",
     "refusal",

@@ -8,7 +8,7 @@ UpstreamFailure                     code, phase, sent, stale
 ├── PoolFull                        upstream_pool_full          too many calls already wait for a connection
 ├── ConnectFailed                   upstream_connect_failed     name not found, refused, unreachable, proxy said no
 │   └── TlsFailed                   upstream_tls_failed         certificate or handshake
-├── UpstreamTimeout                 upstream_timeout            one of the deadlines passed
+├── DeadlinePassed                  upstream_timeout            one of the deadlines passed
 │   ├── PoolTimeout                 upstream_pool_timeout       no connection became free within `connect_s`
 │   ├── ConnectTimeout              upstream_connect_timeout    `connect_s`
 │   ├── HeaderTimeout               upstream_header_timeout     `header_s`: request sent -> reply head complete
@@ -28,6 +28,7 @@ __all__ = [
     "ConnectFailed",
     "ConnectTimeout",
     "Cut",
+    "DeadlinePassed",
     "FirstByteTimeout",
     "HeaderTimeout",
     "IdleTimeout",
@@ -40,7 +41,6 @@ __all__ = [
     "TotalTimeout",
     "TransportMissing",
     "UpstreamFailure",
-    "UpstreamTimeout",
 ]
 
 
@@ -91,31 +91,31 @@ class TlsFailed(ConnectFailed):
     code = "upstream_tls_failed"
 
 
-class UpstreamTimeout(UpstreamFailure):
+class DeadlinePassed(UpstreamFailure):
     code = "upstream_timeout"
 
 
-class PoolTimeout(UpstreamTimeout):
+class PoolTimeout(DeadlinePassed):
     code = "upstream_pool_timeout"
 
 
-class ConnectTimeout(UpstreamTimeout):
+class ConnectTimeout(DeadlinePassed):
     code = "upstream_connect_timeout"
 
 
-class HeaderTimeout(UpstreamTimeout):
+class HeaderTimeout(DeadlinePassed):
     code = "upstream_header_timeout"
 
 
-class FirstByteTimeout(UpstreamTimeout):
+class FirstByteTimeout(DeadlinePassed):
     code = "upstream_first_byte_timeout"
 
 
-class IdleTimeout(UpstreamTimeout):
+class IdleTimeout(DeadlinePassed):
     code = "upstream_idle_timeout"
 
 
-class TotalTimeout(UpstreamTimeout):
+class TotalTimeout(DeadlinePassed):
     code = "upstream_total_timeout"
 
 
