@@ -163,6 +163,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def effective_database_url(self) -> str:
+        """`database_url`, or the SQLite file of the data directory."""
         return self.database_url or sqlite_url(self.data_path.absolute() / "elkapi.sqlite3")
 
     @property

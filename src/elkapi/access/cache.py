@@ -29,6 +29,7 @@ class KeyCache:
         return len(self._grants)
 
     def get(self, digest: bytes) -> Grant | None:
+        """The grant of a key's digest, which becomes the last to be dropped; None when it is not known here."""
         grant = self._grants.get(digest)
         if grant is not None:
             self._grants.move_to_end(digest)

@@ -109,16 +109,19 @@ def edit_channel(admin: Admin, which: str, fields: ChannelFields) -> ChannelView
 
 
 def list_channels(admin: Admin) -> list[ChannelView]:
+    """Every channel by id, without secrets."""
     with admin.database.read() as connection:
         return channels.view_channels(connection, admin.sealer)
 
 
 def show_channel(admin: Admin, which: str) -> ChannelView:
+    """A channel by its id or exact name, without secrets. Raises Missing."""
     with admin.database.read() as connection:
         return _view(connection, admin, _find(connection, which))
 
 
 def set_channel_enabled(admin: Admin, which: str, enabled: bool) -> ChannelView:
+    """Switch a channel on or off. Raises Missing."""
     with admin.database.write() as connection:
         channel_id = _find(connection, which)
         channels.set_enabled(connection, channel_id, enabled, **admin.who())
@@ -147,6 +150,7 @@ def add_channel_keys(admin: Admin, which: str, secrets: Iterable[str]) -> list[C
 
 
 def list_channel_keys(admin: Admin, which: str) -> list[ChannelKeyView]:
+    """A channel's credentials by id, without the secrets. Raises Missing."""
     return list(show_channel(admin, which).keys)
 
 

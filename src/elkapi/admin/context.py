@@ -53,6 +53,7 @@ class Admin:
         return self.installation.sealer
 
     def who(self) -> Who:
+        """What every change is given for its audit row."""
         return {"now_ns": self.clock.now_ns(), "actor": self.actor}
 
     def __enter__(self) -> Admin:

@@ -59,5 +59,6 @@ def _ratio_micro(ratio: str) -> int:
 
 
 def list_groups(admin: Admin) -> list[GroupRow]:
+    """Every group, by name."""
     with admin.database.read() as connection:
         return groups.all_groups(connection)

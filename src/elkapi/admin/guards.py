@@ -115,6 +115,7 @@ def _deadline(deadline_s: float) -> float:
 
 
 def list_guards(admin: Admin) -> list[Guard]:
+    """Every guardrail, by name."""
     with admin.database.read() as connection:
         return guards.all_guards(connection, admin.sealer)
 

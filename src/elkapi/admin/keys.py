@@ -117,6 +117,7 @@ def show_key(admin: Admin, which: str) -> KeyView:
 
 
 def set_key_enabled(admin: Admin, which: str, enabled: bool) -> KeyView:
+    """Switch a key on or off. Raises Missing, and Refused for one that was revoked."""
     with admin.database.write() as connection:
         row = _find(connection, which)
         changed = keys.set_enabled(connection, row.id, enabled, **admin.who())
@@ -131,6 +132,7 @@ def revoke_key(admin: Admin, which: str) -> KeyView:
 
 
 def edit_key(admin: Admin, which: str, patch: KeyPatch) -> KeyView:
+    """Change what is given of a key. Raises InvalidInput, Missing, and Refused for one that was revoked."""
     with admin.database.write() as connection:
         row = _find(connection, which)
         group = row.group if patch.group is UNSET else patch.group

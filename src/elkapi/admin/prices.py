@@ -76,6 +76,7 @@ def set_price(admin: Admin, given: PriceInput) -> PriceRow:
 
 
 def list_prices(admin: Admin) -> list[PriceRow]:
+    """The versions in force, one a model."""
     with admin.database.read() as connection:
         return prices.in_force(connection)
 

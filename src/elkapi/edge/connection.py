@@ -325,6 +325,7 @@ class Connection(asyncio.Protocol):
             self.deadline_s = time.monotonic() + idle_s
 
     def close_soon(self) -> None:
+        """A drain began: close when idle, once the client had DRAIN_IDLE_S to ask once more."""
         if self.current is None and self.incoming is None:
             self.deadline_s = min(self.deadline_s, time.monotonic() + DRAIN_IDLE_S)
 

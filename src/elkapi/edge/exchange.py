@@ -87,6 +87,7 @@ class Exchange:
     # The request
 
     def add(self, chunk: bytes) -> None:
+        """A piece of the request's body came; one above `body_bytes_max` ends the reading with BodyTooLarge."""
         if self.answered or self.error:
             return
         self._size += len(chunk)
@@ -100,6 +101,7 @@ class Exchange:
             self._chunks = [b"".join(self._chunks)]
 
     def complete(self) -> None:
+        """All of the request's body came."""
         self.body_complete = True
         if self._body and not self._body.done():
             self._body.set_result(self._joined())
@@ -113,6 +115,7 @@ class Exchange:
             self._body.set_exception(error)
 
     def client_left(self) -> None:
+        """The connection is lost: whoever reads or answers is stopped."""
         self.fail(ClientGone())
         if self._body and self._body.done() and not self._body.cancelled():
             self._body.exception()
@@ -133,6 +136,7 @@ class Exchange:
         return await self._body
 
     async def run(self) -> None:
+        """Have the server's handler answer; a reply that is not complete afterwards ends with the connection."""
         connection = self.connection
         path, _, query = self.url.decode("latin-1").partition("?")
         if path[:1] != "/":

@@ -237,6 +237,7 @@ def flagged(row: UsageRow | None, charge: int, loss: int, flag: str) -> UsageRow
 
 
 def flagged_record(encoded: bytes, charge: int, loss: int, flag: str) -> bytes:
+    """A usage row's record with other amounts, in nano-USD, and one flag more."""
     record = _record_decoder.decode(encoded)
     record = msgspec.structs.replace(record, charge_nano=charge, loss_nano=loss, flags=(*record.flags, flag))
     return _record_encoder.encode(record)

@@ -118,6 +118,7 @@ class LedgerServer:
             await self._server.wait_closed()
 
     def take(self, connection: Connection, frame: Orders) -> None:
+        """Queue a worker's orders; its holds are refused while too many orders wait."""
         entries: list[Entry] = [(order, (connection, number)) for number, order in enumerate(frame.orders, frame.first)]
         if self.writer.depth > self._settings.ledger_queue_max * QUEUE_WORKERS_MAX:
             refused = [entry for entry in entries if type(entry[0]) is Hold]

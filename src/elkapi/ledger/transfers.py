@@ -74,6 +74,7 @@ def entries_range(request_id: bytes, step: bytes | None = None) -> tuple[bytes, 
 
 
 def expire(request_id: bytes, leg: int, account: int, counter_account: int, held_nano: int, now_ns: int) -> Transfer:
+    """One leg of a hold given back by recovery."""
     return Transfer(request_id + RESOLVE_SUFFIX[leg], "expire", account, counter_account, held_nano, now_ns)
 
 

@@ -41,6 +41,7 @@ _encoder = msgspec.msgpack.Encoder()
 
 
 def encode(message: Orders | Answers) -> bytes:
+    """A message as one frame: its length in four bytes, then msgpack."""
     body = _encoder.encode(message)
     return _HEAD.pack(len(body)) + body
 

@@ -30,6 +30,7 @@ class Health:
         self._states: dict[Part, _State] = {}
 
     def ready(self, part: Part) -> bool:
+        """Whether a channel or a key is not cooling down."""
         state = self._states.get(part)
         return state is None or state.until_s <= self._clock.monotonic_s()
 
@@ -44,6 +45,7 @@ class Health:
         state.until_s = max(state.until_s, until_s)
 
     def succeeded(self, channel_id: int, key_id: int) -> None:
+        """End the cooldowns of a channel and its key that answered."""
         if self._states:
             self._states.pop(("channel", channel_id), None)
             self._states.pop(("key", key_id), None)

@@ -52,6 +52,7 @@ class Snapshot(msgspec.Struct, frozen=True, kw_only=True):
         return (self.prices if scope == "live" else self.test_prices).get(model)
 
     def models_for(self, scope: Scope, group: str) -> tuple[str, ...]:
+        """The sorted names of the models that are served for a group, and priced."""
         return self.models.get((scope, group), ())
 
     def policy_for(self, grant: Grant) -> Policy:

@@ -85,6 +85,7 @@ def add_staging(connection: Connection, batch: BatchRow) -> bool:
 
 
 def add_lines(connection: Connection, batch_id: bytes, lines: Sequence[NewLine]) -> None:
+    """Add lines to a batch that is still being written down."""
     rows = [
         {
             "batch_id": batch_id,

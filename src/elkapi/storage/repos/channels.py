@@ -134,6 +134,7 @@ def replace_channel(
 
 
 def set_enabled(connection: Connection, channel_id: int, enabled: bool, *, now_ns: int, actor: str) -> bool:
+    """Switch a channel on or off, with its audit row; False when there is none of this id."""
     statement = update(_channels).where(_channels.c.id == channel_id).values(enabled=enabled)
     if connection.execute(statement).rowcount == 0:
         return False
@@ -173,11 +174,13 @@ def view_channels(connection: Connection, sealer: Sealer) -> list[ChannelView]:
 
 
 def view_channel(connection: Connection, sealer: Sealer, channel_id: int) -> ChannelView | None:
+    """One channel, without secrets."""
     row = connection.execute(select(_channels).where(_channels.c.id == channel_id)).mappings().one_or_none()
     return None if row is None else _view(sealer, row, view_keys(connection, channel_id))
 
 
 def find_id(connection: Connection, name: str) -> int | None:
+    """The id of the channel of exactly this name."""
     return connection.execute(select(_channels.c.id).where(_channels.c.name == name)).scalar()
 
 
@@ -186,6 +189,7 @@ def exists(connection: Connection, channel_id: int) -> bool:
 
 
 def view_keys(connection: Connection, channel_id: int) -> list[ChannelKeyView]:
+    """A channel's credentials by id, without the secrets."""
     query = select(*_KEY_SHOWN).where(_channel_keys.c.channel_id == channel_id).order_by(_channel_keys.c.id)
     return [ChannelKeyView(**row) for row in connection.execute(query).mappings()]
 

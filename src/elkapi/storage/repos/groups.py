@@ -22,6 +22,7 @@ class GroupRow(msgspec.Struct, frozen=True):
 
 
 def all_groups(connection: Connection) -> list[GroupRow]:
+    """Every group, by name."""
     return [_row(row) for row in connection.execute(select(_groups).order_by(_groups.c.name)).mappings()]
 
 

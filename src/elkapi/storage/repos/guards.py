@@ -22,10 +22,12 @@ def all_guards(connection: Connection, sealer: Sealer) -> list[Guard]:
 
 
 def names(connection: Connection) -> set[str]:
+    """The names of all guardrails."""
     return set(connection.execute(select(_guards.c.name)).scalars())
 
 
 def get_guard(connection: Connection, sealer: Sealer, name: str) -> Guard | None:
+    """One guardrail; its `secret` is "" where it does not open with this installation's key."""
     row = connection.execute(select(_guards).where(_guards.c.name == name)).one_or_none()
     return None if row is None else _guard(sealer, row.config, row.secret_sealed)
 
@@ -44,6 +46,7 @@ def set_guard(connection: Connection, sealer: Sealer, guard: Guard, *, now_ns: i
 
 
 def remove_guard(connection: Connection, name: str, *, now_ns: int, actor: str) -> None:
+    """Remove a guardrail, with an audit row; whether a policy still names it is the caller's to check."""
     connection.execute(delete(_guards).where(_guards.c.name == name))
     versions.bump(connection, routing=True)
     audit.write(connection, now_ns=now_ns, actor=actor, action="guard.remove", subject=f"guard:{name}", detail={})

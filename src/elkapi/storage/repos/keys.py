@@ -96,6 +96,7 @@ def get_key(connection: Connection, key_id: int) -> KeyRow | None:
 
 
 def find_by_name(connection: Connection, name: str) -> list[KeyRow]:
+    """The keys of this name, which need not be unique, by id."""
     query = select(*_SHOWN).where(_keys.c.name == name).order_by(_keys.c.id)
     return [_row(row) for row in connection.execute(query).mappings()]
 

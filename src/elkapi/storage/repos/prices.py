@@ -34,6 +34,7 @@ def history(connection: Connection, model: str) -> list[PriceRow]:
 
 
 def get_price(connection: Connection, price_id: int) -> PriceRow | None:
+    """One version of a price, in force or not."""
     row = connection.execute(select(_prices).where(_prices.c.id == price_id)).mappings().one_or_none()
     return None if row is None else _row(row)
 

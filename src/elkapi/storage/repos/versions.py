@@ -29,6 +29,7 @@ class Versions(msgspec.Struct, frozen=True):
 
 
 def read(connection: Connection) -> Versions:
+    """The versions that processes compare with what they know."""
     rows = {name: int(value) for name, value in connection.exec_driver_sql(_READ)}
     return Versions(rows["config_version"], rows["routing_version"])
 
