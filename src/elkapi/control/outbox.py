@@ -24,12 +24,13 @@ _body = msgspec.msgpack.Decoder(NoticeBody)
 
 
 class NoticeOutbox:
-    """notify.Outbox over the control process's database; `lease` says who the sender is, new with each start."""
+    """notify.Outbox over the control process's database."""
 
-    def __init__(self, store: Store, clock: Clock, lease: bytes = b"") -> None:
+    def __init__(self, store: Store, clock: Clock) -> None:
         self._store = store
         self._clock = clock
-        self._lease = lease or os.urandom(16)
+        # Who the sender is: another one after each start.
+        self._lease = os.urandom(16)
 
     async def is_any_due(self, now_ns: int) -> bool:
         return await self._store.look(lambda connection: notices.is_any_due(connection, now_ns))

@@ -24,6 +24,8 @@ from elkapi.types import IdempotencyClaim, StoredReply
 
 POLL_FIRST_S = 0.02
 POLL_MAX_S = 0.25
+# So many claims are forgotten in one transaction, which must not grow long.
+PURGED_MAX = 1000
 
 _encoder = msgspec.msgpack.Encoder()
 _decoder = msgspec.msgpack.Decoder(StoredReply)
@@ -59,11 +61,11 @@ def read_claim(connection: Connection, claim: IdempotencyClaim) -> Refusal | Non
     return None if found is None else claim_refusal(claim.fingerprint, *found)
 
 
-def purge_claims(connection: Connection, now_ns: int, rows_max: int = 1000) -> int:
-    """Forget claims kept long enough; at most `rows_max` at a time, so that no transaction grows long."""
+def purge_claims(connection: Connection, now_ns: int) -> int:
+    """Forget claims that were kept long enough, at most PURGED_MAX of them; how many there were."""
     c = idempotency.c
     is_over = claim_is_over(now_ns)
-    due = list(connection.execute(select(c.key_id, c.operation, c.idempotency_key).where(is_over).limit(rows_max)))
+    due = list(connection.execute(select(c.key_id, c.operation, c.idempotency_key).where(is_over).limit(PURGED_MAX)))
     for key_id, operation, key in due:
         connection.execute(
             delete(idempotency).where(c.key_id == key_id, c.operation == operation, c.idempotency_key == key, is_over)
@@ -89,7 +91,7 @@ class ReplyWaits:
         self._clock = clock
         self._polls: dict[_Key, _Poll] = {}
 
-    async def wait(self, claim: IdempotencyClaim, wait_s: float | None = None) -> StoredReply | None:
+    async def wait(self, claim: IdempotencyClaim) -> StoredReply | None:
         """See Ledger.wait_reply."""
         key = (claim.key_id, claim.operation, claim.idempotency_key, claim.fingerprint)
         poll = self._polls.get(key)
@@ -97,11 +99,11 @@ class ReplyWaits:
             poll = self._polls[key] = _Poll()
             poll.task = asyncio.create_task(self._poll(key, claim, poll))
         answer: asyncio.Future[Refusal | None] = asyncio.get_running_loop().create_future()
-        until_s = self._clock.monotonic_s() + (self._wait_s if wait_s is None else wait_s)
-        poll.waiters.append((until_s, answer))
+        poll.waiters.append((self._clock.monotonic_s() + self._wait_s, answer))
         return self._reply(claim, await answer)
 
     async def aclose(self) -> None:
+        """Cancel whoever waits."""
         polls = list(self._polls.values())
         for poll in polls:
             poll.task.cancel()

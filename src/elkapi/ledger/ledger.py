@@ -249,13 +249,13 @@ class Ledger(ABC):
             return
         self._collect(_settle_order(record, None))
 
-    async def wait_reply(self, claim: IdempotencyClaim, wait_s: float | None = None) -> StoredReply | None:
+    async def wait_reply(self, claim: IdempotencyClaim) -> StoredReply | None:
         """The reply of the call that holds this claim, in whichever worker it runs; None when it was forgotten.
 
-        After None the caller may hold again. Raises Conflict: `idempotency_in_progress` after idempotency_wait_s (or
-        wait_s), `outcome_unknown`, `idempotent_replay_unavailable`, `idempotency_key_reused`; Unavailable.
+        After None the caller may hold again. Raises Conflict: `idempotency_in_progress` after idempotency_wait_s,
+        `outcome_unknown`, `idempotent_replay_unavailable`, `idempotency_key_reused`; Unavailable.
         """
-        return await self._replies.wait(claim, wait_s)
+        return await self._replies.wait(claim)
 
     # What the two ledgers differ in
 

@@ -121,11 +121,6 @@ class NoticeRow(msgspec.Struct, frozen=True, array_like=True, gc=False):
     until_ns: int
     sealed: bytes
 
-    @property
-    def size_bytes(self) -> int:
-        """About what it adds to a frame between processes."""
-        return len(self.sealed)
-
 
 class Settle(msgspec.Struct, frozen=True, array_like=True, gc=False, tag="s"):
     """Resolve the hold (if `held`) to `charge_nano`, or give it back whole when that is 0, and keep the usage row.

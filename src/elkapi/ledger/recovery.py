@@ -14,7 +14,7 @@ from __future__ import annotations
 import logging
 import time
 from collections import defaultdict
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Collection, Mapping
 
 import msgspec
 from sqlalchemy import Connection, case, delete, func, select, update
@@ -64,15 +64,15 @@ class UnknownCall(msgspec.Struct, frozen=True):
 
 
 class RecoveryReport(msgspec.Struct):
-    """What one recovery did: workers that ended, those of them that just fell silent, holds expired with their sum,
-    claims whose outcome is unknown, background responses that failed with them."""
+    """What one recovery did: workers that ended, those of them that just fell silent, holds expired with their sum in
+    nano-USD, claims whose outcome is unknown, background responses that failed with them.
+    """
 
     workers: int = 0
     silent: int = 0
     holds: int = 0
     nano: int = 0
     claims_unknown: int = 0
-    claims_purged: int = 0
     answers_failed: int = 0
     expired: list[OpenHold] = []
 
@@ -172,7 +172,8 @@ def recover_owners(
     connection: Connection, owners: Collection[bytes], now_ns: int, seen_ns: Mapping[bytes, int] | None = None
 ) -> RecoveryReport:
     """As `recover`, for these owners; one whose heartbeat moved on from `seen_ns` is alive after all."""
-    report = RecoveryReport(claims_purged=purge_claims(connection, now_ns))
+    purge_claims(connection, now_ns)
+    report = RecoveryReport()
     if not owners:
         return report
     w = workers.c
@@ -242,17 +243,10 @@ class Recoverer:
     nobody can spend either, and the next worker's first one is a move.
     """
 
-    def __init__(
-        self,
-        database: Database,
-        settings: Settings,
-        clock: Clock,
-        notify: Callable[[RecoveryReport], None] | None = None,
-    ) -> None:
+    def __init__(self, database: Database, settings: Settings, clock: Clock) -> None:
         self._database = database
         self._settings = settings
         self._clock = clock
-        self._notify = notify
         self._looked_s = clock.monotonic_s()
         # By owner: its heartbeat, and the seconds that it stood still while others moved.
         self._seen: dict[bytes, tuple[int, float]] = {}
@@ -269,8 +263,6 @@ class Recoverer:
             report = recover_owners(connection, gone, self._clock.now_ns(), seen_ns)
         if report.is_news:
             log.warning("recovery: %s (%.0f ms)", report.text(), (time.perf_counter() - started_s) * 1000)
-        if self._notify is not None:
-            self._notify(report)
 
     def _beats(self, connection: Connection) -> tuple[list[tuple[bytes, int, int | None]], bool]:
         """(owner, heartbeat, end) of every worker, and whether an idempotency key was kept long enough."""

@@ -57,7 +57,7 @@ class Limits(msgspec.Struct, frozen=True):
 
 
 class Stats(msgspec.Struct):
-    """Counters for /metrics; written by whoever holds the writer's lock."""
+    """What was written since the start; changed by whoever holds the writer's lock."""
 
     transactions: int = 0
     orders: int = 0

@@ -45,7 +45,6 @@ class CallFacts(msgspec.Struct, frozen=True, array_like=True, kw_only=True):
     end_ns: int
     operation: str
     wire: str
-    is_text: bool
     stream: bool
     key_id: int
     key_name: str

@@ -71,7 +71,7 @@ class _Told:
         self.grant = grant
         self.record = record
         operation, facts = request.operation, request.facts
-        self.request = (operation.wire or "", operation.dialect is not None, request.stream, facts.output_limit)
+        self.request = (operation.wire or "", request.stream, facts.output_limit)
         self.body: bytes | None = None
         self.seen: Seen = None
         self.first_s: float | None = None
@@ -197,7 +197,7 @@ class Telemetry:
 
     def _facts(self, told: _Told) -> CallFacts:
         record = told.record
-        wire, is_text, stream, output_limit = told.request
+        wire, stream, output_limit = told.request
         crossing = told.seen.crossing if isinstance(told.seen, Outcome) else told.seen
         start = crossing.start if crossing is not None else None
         return facts_of(
@@ -209,7 +209,6 @@ class Telemetry:
             start_ns=record.created_ns - int(record.duration_ms * 1_000_000),
             end_ns=record.created_ns,
             wire=wire,
-            is_text=is_text,
             stream=stream,
             key_name=told.grant.key_name,
             output_limit=output_limit,

@@ -24,7 +24,6 @@ def span_of(
         start_ns=record.created_ns,
         end_ns=record.created_ns + int(record.duration_ms * 1_000_000),
         wire=task.row.wire,
-        is_text=False,
         stream=False,
         key_name=task.asked.key_name,
         output_limit=None,
