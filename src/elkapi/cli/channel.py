@@ -3,20 +3,29 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 import click
 import msgspec
 
-from elkapi.cli.output import json_option, opened, pairs, print_facts, print_json, print_table, when, words
+from elkapi.cli.output import (
+    F,
+    json_option,
+    opened,
+    pairs,
+    print_facts,
+    print_json,
+    print_table,
+    when,
+    with_options,
+    words,
+)
 from elkapi.settings import NUMBER_MAX
 
 if TYPE_CHECKING:
     from elkapi.admin.channels import ChannelFields
     from elkapi.storage.repos.channels import ChannelKeyView, ChannelView
 
-F = TypeVar("F", bound=Callable[..., Any])
 COLUMNS = ("id", "name", "family", "base_url", "state", "groups", "models", "priority", "weight", "keys")
 KEY_COLUMNS = ("id", "hint", "state", "reason", "disabled_by", "changed_at")
 KEY_FILE_BYTES_MAX = 4 * 1024 * 1024
@@ -70,12 +79,6 @@ _FIELD_OPTIONS = (
 )
 
 
-def _field_options(command: F) -> F:
-    for option in reversed(_FIELD_OPTIONS):
-        command = option(command)
-    return command
-
-
 def _key_options(command: F) -> F:
     """Command lines are visible to every user of a machine: a file or stdin is the better way in."""
     command = click.option("--key-file", type=click.File("rb"), help="one key a line; `-` reads standard input")(
@@ -90,7 +93,7 @@ def channel() -> None:
 
 
 @channel.command()
-@_field_options
+@with_options(_FIELD_OPTIONS)
 @_key_options
 @json_option
 def add(keys: tuple[str, ...], key_file: Any, as_json: bool, **given: Any) -> None:
@@ -107,7 +110,7 @@ def add(keys: tuple[str, ...], key_file: Any, as_json: bool, **given: Any) -> No
 
 @channel.command()
 @click.argument("channel")
-@_field_options
+@with_options(_FIELD_OPTIONS)
 @click.option("--clear", multiple=True, type=click.Choice(sorted(EMPTY)), help="take an override away")
 @json_option
 def edit(channel: str, clear: tuple[str, ...], as_json: bool, **given: Any) -> None:

@@ -21,7 +21,19 @@ CELL_CHARACTERS_MAX = 60
 _UNITS = {"m": timedelta(minutes=1), "h": timedelta(hours=1), "d": timedelta(days=1), "w": timedelta(weeks=1)}
 
 
+def with_options(rows: Sequence[Callable[[F], F]]) -> Callable[[F], F]:
+    """A decorator that gives a command all of these options, in this order."""
+
+    def decorated(command: F) -> F:
+        for option in reversed(rows):
+            command = option(command)
+        return command
+
+    return decorated
+
+
 def json_option(command: F) -> F:
+    """`--json`, for a command that prints the same for scripts."""
     return click.option("--json", "as_json", is_flag=True, help="print JSON, for scripts")(command)
 
 

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any
 
 import click
 import msgspec
 
-from elkapi.cli.output import chosen, pairs, words
+from elkapi.cli.output import F, chosen, pairs, with_options, words
 from elkapi.money import parse_ratio
 from elkapi.types import FallbackReason, Policy
 
-F = TypeVar("F", bound=Callable[..., Any])
 _LIMIT = click.IntRange(0)
 _OPTIONS = (
     click.option("--alias", "aliases", multiple=True, metavar="NAME=MODEL", help="let callers call a model so"),
@@ -39,9 +37,7 @@ _OPTIONS = (
 
 def policy_options(command: F) -> F:
     """The options as keyword arguments; `take_policy` takes them out again."""
-    for option in reversed(_OPTIONS):
-        command = option(command)
-    return command
+    return with_options(_OPTIONS)(command)
 
 
 def clear_option(command: F) -> F:
