@@ -33,6 +33,7 @@ from elkapi.local.serving import (
     Scope,
     Send,
     find_handler,
+    send_whole,
     serve,
     unless_gone,
     write_error,
@@ -88,9 +89,7 @@ class ModelApp:
         except GatewayError as error:
             body = write_error(error)
             status, headers = error.status, error.headers
-        lines = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode()), *headers]
-        await send({"type": "http.response.start", "status": status, "headers": lines})
-        await send({"type": "http.response.body", "body": body})
+        await send_whole(send, status, body, headers)
 
     async def _answer(self, scope: Scope, receive: Receive) -> bytes:
         handler = find_handler(self._routes, scope)

@@ -99,6 +99,13 @@ async def unless_gone(work: Awaitable[T], receive: Receive) -> T:
                     await one
 
 
+async def send_whole(send: Send, status: int, body: bytes, more: tuple[tuple[bytes, bytes], ...] = ()) -> None:
+    """A whole answer of JSON, with `more` headers."""
+    lines = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode()), *more]
+    await send({"type": "http.response.start", "status": status, "headers": lines})
+    await send({"type": "http.response.body", "body": body})
+
+
 class Server(uvicorn.Server):
     """uvicorn's server, but it says when it listens, and a signal it drained for is not raised again at the end."""
 

@@ -37,6 +37,7 @@ from elkapi.local.serving import (
     Send,
     Server,
     find_handler,
+    send_whole,
     serve,
     unless_gone,
     write_error,
@@ -54,7 +55,6 @@ EXIT_STALLED = 70
 # The chat process yields to everything else on the machine, embeddings before all.
 NICE = 10
 
-JSON = [(b"content-type", b"application/json")]
 EVENTS = [(b"content-type", b"text/event-stream"), (b"cache-control", b"no-cache")]
 
 
@@ -99,7 +99,7 @@ class ChatApp:
             return
         except GatewayError as error:
             body = write_error(error)
-            await _send_whole(send, error.status, body, error.headers)
+            await send_whole(send, error.status, body, error.headers)
 
     async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
         handler = find_handler(self._routes, scope)
@@ -140,7 +140,7 @@ class ChatApp:
         if not finish or usage is None:
             raise _cut(generation)
         body = answer.whole(head, "".join(texts), logprobs or None, finish, usage)
-        await _send_whole(send, 200, body)
+        await send_whole(send, 200, body)
 
     async def _stream(self, send: Send, head: answer.Head, request: ChatRequest, generation: Generation) -> None:
         """One frame for each chunk. Until the first chunk an error is a status of its own, then an event."""
@@ -189,7 +189,7 @@ class ChatApp:
         assert self._engine is not None
         # In a thread of the loop's own pool, since the runtime is asked over its own socket.
         tokens = await asyncio.to_thread(self._engine.count, request.messages)
-        await _send_whole(send, 200, msgspec.json.encode({"input_tokens": tokens}))
+        await send_whole(send, 200, msgspec.json.encode({"input_tokens": tokens}))
 
     def _usable(self) -> Slots:
         if self.slots is None:
@@ -210,13 +210,13 @@ class ChatApp:
             "context_length": self._limits.window,
             "license": row.licence,
         }
-        await _send_whole(send, 200, msgspec.json.encode({"object": "list", "data": [model]}))
+        await send_whole(send, 200, msgspec.json.encode({"object": "list", "data": [model]}))
 
     async def _health(self, receive: Receive, send: Send) -> None:
         """Up, with the answers being written and the callers waiting."""
         running, waiting = (self.slots.running, self.slots.waiting) if self.slots is not None else (0, 0)
         state = {"status": "ok" if self.slots is not None else "unusable", "running": running, "waiting": waiting}
-        await _send_whole(send, 200, msgspec.json.encode(state))
+        await send_whole(send, 200, msgspec.json.encode(state))
 
 
 def _cut(generation: Generation) -> Exception:
@@ -228,12 +228,6 @@ async def _leave_when_gone(generation: Generation, receive: Receive) -> None:
     """The body is read, so the only message left is that the client went away."""
     await receive()
     generation.leave()
-
-
-async def _send_whole(send: Send, status: int, body: bytes, more: tuple[tuple[bytes, bytes], ...] = ()) -> None:
-    lines = [*JSON, (b"content-length", str(len(body)).encode()), *more]
-    await send({"type": "http.response.start", "status": status, "headers": lines})
-    await send({"type": "http.response.body", "body": body})
 
 
 async def _send_part(send: Send, frame: bytes, last: bool = False) -> None:
