@@ -7,7 +7,6 @@ import contextlib
 import gc
 import os
 import resource
-import signal
 import socket
 import sys
 from collections.abc import AsyncIterator, Callable
@@ -32,7 +31,7 @@ from elkapi.observe import metrics as observe_metrics
 from elkapi.observe.bridge import json_log
 from elkapi.observe.log import Log
 from elkapi.observe.metrics import FOLD_EVERY_S, Metrics
-from elkapi.observe.process import die_with_parent, has_descriptor_left, run_loop, set_title
+from elkapi.observe.process import die_with_parent, has_descriptor_left, run_loop, set_title, stop_signal
 from elkapi.relay.account_pages import ACCOUNT_PAGES
 from elkapi.relay.asset_pages import ASSET_PAGES
 from elkapi.relay.background_calls import BackgroundCalls
@@ -86,10 +85,7 @@ def _tune_interpreter() -> None:
 
 
 async def _serve(order: WorkerOrder, listening: socket.socket, ready_fd: int | None) -> None:
-    stop = asyncio.Event()
-    loop = asyncio.get_running_loop()
-    for signum in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(signum, stop.set)
+    stop = stop_signal()
     async with opened_plane(order) as plane:
         models = ModelsWatch(order)
         files = FilesWatch(plane.log, plane.clock)
@@ -101,7 +97,7 @@ async def _serve(order: WorkerOrder, listening: socket.socket, ready_fd: int | N
         await server.start(listening)
         runner.start()
         plane.log.write("worker_ready", version=plane.snapshots.current.version)
-        folding = loop.create_task(_fold(plane, server, files))
+        folding = asyncio.create_task(_fold(plane, server, files))
         if ready_fd is not None:
             os.write(ready_fd, b"1")
             os.close(ready_fd)

@@ -11,7 +11,6 @@ import contextlib
 import fcntl
 import logging
 import os
-import signal
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -24,7 +23,7 @@ from elkapi.ledger.orders import Hold, Refusal
 from elkapi.ledger.recovery import Recoverer
 from elkapi.ledger.wire import ORDERS_DECODER, Answers, FrameError, Frames, Orders, encode
 from elkapi.ledger.writer import UNREACHABLE, Entry, Writer
-from elkapi.observe.process import die_with_parent, run_loop, set_title
+from elkapi.observe.process import die_with_parent, run_loop, set_title, stop_signal
 from elkapi.settings import Settings
 from elkapi.storage.db import Database
 from elkapi.storage.migrations import migrate
@@ -176,10 +175,7 @@ def run(settings: Settings) -> None:
 
 
 async def _serve(settings: Settings, database: Database) -> None:
-    stop = asyncio.Event()
-    loop = asyncio.get_running_loop()
-    for signum in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(signum, stop.set)
+    stop = stop_signal()
     server = LedgerServer(settings, database)
     await server.start()
     await stop.wait()

@@ -15,7 +15,10 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Coroutine
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import asyncio
 
 PARENT_VARIABLE = "ELKAPI_PARENT_PID"
 PARENT_POLL_S = 1.0
@@ -87,6 +90,16 @@ def has_descriptor_left() -> bool:
     except OSError as error:
         return error.errno not in (errno.EMFILE, errno.ENFILE)
     return True
+
+
+def stop_signal() -> asyncio.Event:
+    """An event of the running loop that SIGTERM and SIGINT set, in the place of ending the process."""
+    import asyncio
+
+    stop, loop = asyncio.Event(), asyncio.get_running_loop()
+    for signum in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(signum, stop.set)
+    return stop
 
 
 def run_loop(main: Coroutine[Any, Any, None]) -> None:
