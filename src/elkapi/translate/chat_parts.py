@@ -231,13 +231,16 @@ def _file(view: _InputFile, ttl: Ttl, path: str) -> File:
     return File(media_type or named, data=data, name=view.filename, cache_ttl=ttl)
 
 
+def is_stored_file(part: Part) -> bool:
+    """Whether a part, or one inside a tool's result, names a file by the id of the provider that stored it."""
+    inner = part.parts if isinstance(part, ToolResult) else (part,)
+    return any(isinstance(one, Image | File) and (one.url or "").startswith(FILE_ID) for one in inner)
+
+
 def refuse_file_ids(messages: Iterable[Message]) -> None:
-    """Files that only another provider knows, in tool results too. Raises BadRequest."""
-    for message in messages:
-        for part in message.parts:
-            for inner in part.parts if isinstance(part, ToolResult) else (part,):
-                if isinstance(inner, Image | File) and (inner.url or "").startswith(FILE_ID):
-                    raise BadRequest("A file by its id is only known where it was uploaded.", param="messages")
+    """Raises BadRequest where a file is named that only another provider knows."""
+    if any(is_stored_file(part) for message in messages for part in message.parts):
+        raise BadRequest("A file by its id is only known where it was uploaded.", param="messages")
 
 
 def read_assistant(row: dict[str, Any], path: str, before: list[ToolCall]) -> list[Part]:

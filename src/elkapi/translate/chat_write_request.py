@@ -14,7 +14,7 @@ from typing import Any
 import msgspec
 
 from elkapi.errors import BadRequest
-from elkapi.translate.chat_parts import FILE_ID, Places
+from elkapi.translate.chat_parts import FILE_ID, Places, is_stored_file
 from elkapi.translate.dialect import stop_member
 from elkapi.translate.ir import (
     Audio,
@@ -76,8 +76,10 @@ def write_request(request: ChatRequest, profile: Profile) -> bytes:
         raise BadRequest("This model gives one answer a call; ask for one.", param="generationConfig.candidateCount")
     if len(request.stop) > STOPS_MAX and not own:
         raise BadRequest(f"This model takes at most {STOPS_MAX} stop sequences.", param=stop_member(request))
-    if request.dialect not in ("chat", "responses"):
-        _refuse_stored_files(request)
+    # OpenAI's two dialects share the files that it stores; no other provider knows their ids.
+    known = request.dialect in ("chat", "responses")
+    if not known and any(is_stored_file(part) for message in request.messages for part in message.parts):
+        raise BadRequest("A file by its id is not available here; send its data.", param="messages")
     body: dict[str, Any] = {"model": request.model, "messages": []}
     # Members that are None are left out at the end.
     body |= {
@@ -118,15 +120,6 @@ def write_request(request: ChatRequest, profile: Profile) -> bytes:
         if request.stream and isinstance(options, dict):
             body["stream_options"] = options | {"include_usage": True}
     return msgspec.json.encode({name: value for name, value in body.items() if value is not None})
-
-
-def _refuse_stored_files(request: ChatRequest) -> None:
-    """An id is known only to the provider that stored the file: OpenAI's two dialects share theirs, no other does."""
-    for message in request.messages:
-        for part in message.parts:
-            for inner in part.parts if isinstance(part, ToolResult) else (part,):
-                if isinstance(inner, Image | File) and (inner.url or "").startswith(FILE_ID):
-                    raise BadRequest("A file by its id is not available here; send its data.", param="messages")
 
 
 def _user(request: ChatRequest) -> str | None:

@@ -12,13 +12,11 @@ from typing import Annotated, Any, Literal, get_args
 import msgspec
 
 from elkapi.errors import BadRequest
-from elkapi.translate.chat_parts import FILE_ID, at
+from elkapi.translate.chat_parts import at, is_stored_file
 from elkapi.translate.decode import convert, decode
 from elkapi.translate.ir import (
     ChatRequest,
     Effort,
-    File,
-    Image,
     OutputFormat,
     Reasoning,
     ServerTool,
@@ -26,7 +24,6 @@ from elkapi.translate.ir import (
     Text,
     Tool,
     ToolChoice,
-    ToolResult,
 )
 from elkapi.translate.responses_items import joined_name, read_items, tools_in_input
 from elkapi.translate.server_tools import RESPONSES
@@ -176,8 +173,7 @@ def check_crossing(request: ChatRequest) -> None:
             raise BadRequest("A container, or a file in one, is only known where it was made.", param="tools")
     for message in request.messages:
         for part in message.parts:
-            inner = (part, *part.parts) if isinstance(part, ToolResult) else (part,)
-            if any(isinstance(row, Image | File) and (row.url or "").startswith(FILE_ID) for row in inner):
+            if is_stored_file(part):
                 raise BadRequest("A `file_id` cannot be used with this model; send the data.", param="input")
             if isinstance(part, ServerToolPart) and part.raw.get("type") in (None, "item_reference", "compaction"):
                 raise BadRequest("An item reference or a compaction cannot be used with this model.", param="input")
