@@ -200,10 +200,7 @@ class Books:
                 self._plan_settle(batch, order)
             elif isinstance(order, Hold):
                 if batch.outcomes[index] is None:
-                    if order.nano:
-                        self._plan_hold(batch, index, order)
-                    elif order.task is not None:
-                        batch.begun.append(order)
+                    self._plan_hold(batch, index, order)
             elif isinstance(order, Keep):
                 batch.kept.append(order)
             elif isinstance(order, Step):
@@ -289,6 +286,10 @@ class Books:
         self._closed.append(request_id)
 
     def _plan_hold(self, batch: _Batch, index: int, order: Hold) -> None:
+        if not order.nano:
+            if order.task is not None:
+                batch.begun.append(order)
+            return
         counters = self._counters_of(order.accounts)
         if counters is None or order.request_id < batch.oldest_allowed:
             message = ACCOUNT_REFUSED if counters is None else TOO_OLD

@@ -173,10 +173,9 @@ def _check_holds(connection: Connection, report: CheckReport) -> list[OpenHold]:
             hold = read_hold(connection, row.request_id)
             assert hold is not None
             still_open.append(hold)
-            if hold.owner == TASKS:
-                if row.request_id not in tasks:
-                    report.problem(f"{name} holds {hold.nano} nano for a task that ended")
-            elif hold.owner not in live:
+            if hold.owner == TASKS and row.request_id not in tasks:
+                report.problem(f"{name} holds {hold.nano} nano for a task that ended")
+            elif hold.owner != TASKS and hold.owner not in live:
                 report.problem(f"{name} holds {hold.nano} nano for a worker that is gone")
         elif row.holds == 0:
             report.problem(f"{name} was resolved without a hold")

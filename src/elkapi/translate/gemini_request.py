@@ -264,17 +264,22 @@ def _tools(listed: list[dict[str, Any]]) -> tuple[tuple[Tool, ...], tuple[Server
     for place, tool in enumerate(listed):
         for kind, value in tool.items():
             if kind == "functionDeclarations":
-                for raw in convert(value, list[dict[str, Any]]):
-                    view = convert(raw, WireDeclaration)
-                    schema = view.parametersJsonSchema or from_subset(view.parameters)
-                    tools.append(Tool(view.name, view.description, schema))
-                    if rest := {name: raw[name] for name in raw if name not in WireDeclaration.__struct_fields__}:
-                        declared[view.name] = rest
+                found = [_declaration(raw) for raw in convert(value, list[dict[str, Any]])]
+                tools += [function for function, _ in found]
+                declared |= {function.name: rest for function, rest in found if rest}
             elif isinstance(value, dict):
                 server_tools.append(ServerTool(GEMINI.get(kind, kind), "gemini", {kind: value}))
             else:
                 raise BadRequest(f"`{kind}` must be an object.", param=f"tools[{place}].{kind}")
     return tuple(tools), tuple(server_tools), declared
+
+
+def _declaration(raw: dict[str, Any]) -> tuple[Tool, dict[str, Any]]:
+    """(a function's declaration, what it says that only Gemini understands)."""
+    view = convert(raw, WireDeclaration)
+    schema = view.parametersJsonSchema or from_subset(view.parameters)
+    rest = {name: raw[name] for name in raw if name not in WireDeclaration.__struct_fields__}
+    return Tool(view.name, view.description, schema), rest
 
 
 def _tool_choice(config: WireToolConfig | None) -> ToolChoice | None:

@@ -173,10 +173,10 @@ def _add(choice: dict[str, Any], row: dict[str, Any]) -> None:
             message["role"] = value or "assistant"
         elif value is not None:
             message[name] = _joined(message.get(name), value)
-    for name in ("finish_reason", "logprobs"):
-        if row.get(name) is not None:
-            joins = name == "logprobs"
-            choice[name] = _joined(choice[name], row[name]) if joins else row[name]
+    if (reason := row.get("finish_reason")) is not None:
+        choice["finish_reason"] = reason
+    if (logprobs := row.get("logprobs")) is not None:
+        choice["logprobs"] = _joined(choice["logprobs"], logprobs)
 
 
 def _add_calls(calls: list[dict[str, Any]], pieces: list[dict[str, Any]]) -> None:
@@ -188,13 +188,16 @@ def _add_calls(calls: list[dict[str, Any]], pieces: list[dict[str, Any]]) -> Non
         call = calls[index]
         for name, value in piece.items():
             if isinstance(value, dict):
-                inner = call.setdefault(name, {})
-                for member, text in value.items():
-                    # Only these come in pieces.
-                    pieced = member in ("arguments", "input")
-                    inner[member] = _joined(inner.get(member), text) if pieced else inner.get(member) or text
+                _add_piece(call.setdefault(name, {}), value)
             elif name != "index" and value is not None:
                 call.setdefault(name, value)
+
+
+def _add_piece(inner: dict[str, Any], piece: dict[str, Any]) -> None:
+    for member, text in piece.items():
+        # Only these come in pieces.
+        pieced = member in ("arguments", "input")
+        inner[member] = _joined(inner.get(member), text) if pieced else inner.get(member) or text
 
 
 def _joined(before: Any, more: Any) -> Any:
