@@ -135,13 +135,8 @@ def _replace_rows(
         version = _highest_version(connection)
         # Tables and not rows are dropped: append-only tables may refuse to forget single rows.
         schema.metadata.drop_all(connection)
-        migrate_in(connection, clock=clock)
-        for table in reversed(schema.metadata.sorted_tables):
-            connection.execute(table.delete())
         with source.read() as reading:
-            for table in schema.metadata.sorted_tables:
-                for rows in _batches(reading, table):
-                    connection.execute(table.insert(), rows)
+            _refill(connection, reading, clock)
             version = max(version, _highest_version(reading))
         sql.reset_sequences(connection, schema.metadata.sorted_tables)
         versions.raise_to(connection, version + 1)
@@ -220,14 +215,19 @@ def _copy_from_server(database: Database, copy: Path, clock: Clock) -> None:
         with database.read() as reading, target.write() as connection:
             if not schema_version(reading):
                 raise Missing("this database is empty; there is nothing to back up")
-            migrate_in(connection, clock=clock)
-            for table in reversed(schema.metadata.sorted_tables):
-                connection.execute(table.delete())
-            for table in schema.metadata.sorted_tables:
-                for rows in _batches(reading, table):
-                    connection.execute(table.insert(), rows)
+            _refill(connection, reading, clock)
     finally:
         target.close()
+
+
+def _refill(connection: Connection, reading: Connection, clock: Clock) -> None:
+    """Lay the tables in an empty database, and put every row of the one that is read in the place of their seeds."""
+    migrate_in(connection, clock=clock)
+    for table in reversed(schema.metadata.sorted_tables):
+        connection.execute(table.delete())
+    for table in schema.metadata.sorted_tables:
+        for rows in _batches(reading, table):
+            connection.execute(table.insert(), rows)
 
 
 def _batches(connection: Connection, table: Table) -> Iterator[list[dict[str, object]]]:
