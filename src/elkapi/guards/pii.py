@@ -47,6 +47,9 @@ _PRIVATE_KEY = re.compile(
     r"-----BEGIN (?:[A-Z]{2,12} ){0,3}PRIVATE KEY-----"
     r"[A-Za-z0-9+/=\s:,]{0,5000}(?:-----END (?:[A-Z]{2,12} ){0,3}PRIVATE KEY-----)?"
 )
+# A thread that searches keeps the interpreter, and the event loop with it, until it has found something or is through:
+# so it searches so much at a time. What begins there may end behind it, and is never as long as the second.
+SLICE_CHARS, BEHIND_CHARS = 64 * 1024, 8 * 1024
 IBAN_LENGTH_MIN = 15
 # The number plans take a third of a millisecond for a run of digits.
 RUNS_MAX = 1000
@@ -96,15 +99,28 @@ def finder(kinds: Sequence[PiiKind], regions: Sequence[str]) -> Callable[[str], 
     return find
 
 
+def _hits(pattern: re.Pattern[str], text: str) -> Iterator[re.Match[str]]:
+    """As `pattern.finditer(text)`, slice by slice."""
+    at = 0
+    while at < len(text):
+        until = at + SLICE_CHARS
+        hit = pattern.search(text, at, until + BEHIND_CHARS)
+        if hit is None or hit.start() >= until:
+            at = until
+        else:
+            yield hit
+            at = hit.end()
+
+
 def _emails(text: str) -> Iterator[Span]:
     if "@" in text:
-        yield from (hit.span() for hit in _EMAIL.finditer(text))
+        yield from (hit.span() for hit in _hits(_EMAIL, text))
 
 
 def _ibans(text: str) -> Iterator[Span]:
     from stdnum import iban
 
-    for hit in _IBAN.finditer(text):
+    for hit in _hits(_IBAN, text):
         if (end := _longest(hit, lambda part: len(part) >= IBAN_LENGTH_MIN and _valid(iban, part))) is not None:
             yield hit.start(), end
 
@@ -112,7 +128,7 @@ def _ibans(text: str) -> Iterator[Span]:
 def _cards(text: str) -> Iterator[Span]:
     from stdnum import luhn
 
-    for hit in _CARD.finditer(text):
+    for hit in _hits(_CARD, text):
         if (end := _longest(hit, lambda part: _is_a_cards(part) and _valid(luhn, part))) is not None:
             yield hit.start(), end
 
@@ -139,7 +155,7 @@ def _longest(hit: re.Match[str], is_right: Callable[[str], bool]) -> int | None:
 def _phones(text: str, regions: Sequence[str]) -> Iterator[Span]:
     from phonenumbers import Leniency, PhoneNumberMatcher
 
-    for number, run in enumerate(_PHONE.finditer(text)):
+    for number, run in enumerate(_hits(_PHONE, text)):
         if number >= RUNS_MAX:
             # Nobody writes so many by hand; what says of itself that it is a phone number is taken at its word.
             if run.group().startswith("+"):
@@ -153,9 +169,9 @@ def _phones(text: str, regions: Sequence[str]) -> Iterator[Span]:
 
 def _addresses(text: str) -> Iterator[Span]:
     if "." in text:
-        yield from (hit.span() for hit in _IPV4.finditer(text) if _is_address(hit.group()))
+        yield from (hit.span() for hit in _hits(_IPV4, text) if _is_address(hit.group()))
     if ":" in text:
-        for hit in _IPV6.finditer(text):
+        for hit in _hits(_IPV6, text):
             # `a::b` is how programs name things.
             if any(sign.isdigit() for sign in hit.group()) and _is_address(hit.group().rstrip(".")):
                 yield hit.start(), hit.start() + len(hit.group().rstrip("."))
@@ -170,7 +186,7 @@ def _is_address(part: str) -> bool:
 
 
 def _secrets(text: str) -> Iterator[Span]:
-    for hit in _SECRET.finditer(text):
+    for hit in _hits(_SECRET, text):
         # Real ones are random; `sk-a-name-made-of-words` is none.
         if any(sign.isdigit() for sign in hit.group()):
             yield hit.span()
@@ -178,4 +194,4 @@ def _secrets(text: str) -> Iterator[Span]:
 
 def _private_keys(text: str) -> Iterator[Span]:
     if "-----BEGIN" in text:
-        yield from (hit.span() for hit in _PRIVATE_KEY.finditer(text))
+        yield from (hit.span() for hit in _hits(_PRIVATE_KEY, text))

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import random
+import re
 
 import pytest
 
+from elkapi.guards import pii as patterns
 from elkapi.guards.found import Blocked, Found, masked
 from elkapi.guards.pii import CHARS_MAX, finder
 from elkapi.guards.rules import checked, rule_of
@@ -132,6 +134,51 @@ def test_long_runs_of_anything_are_searched_in_a_moment() -> None:
     find = finder(tuple(CHARS_MAX), ("US",))
     for piece in ("a", "1 ", "a@", "1.", "a:", "AB12", "-", "+1", "-----BEGIN PRIVATE KEY-----"):
         find(piece * 5_000)
+
+
+class Searched:
+    """A pattern that notes how much it is given to search at a time."""
+
+    def __init__(self, pattern: re.Pattern[str], sizes: list[int]) -> None:
+        self._pattern = pattern
+        self._sizes = sizes
+
+    def search(self, text: str, start: int, end: int) -> re.Match[str] | None:
+        self._sizes.append(min(end, len(text)) - start)
+        return self._pattern.search(text, start, end)
+
+
+def test_a_search_of_a_long_text_lets_the_event_loop_run_in_between(monkeypatch: pytest.MonkeyPatch) -> None:
+    sizes: list[int] = []
+    for name in ("_EMAIL", "_IBAN", "_CARD", "_PHONE", "_IPV4", "_IPV6", "_SECRET", "_PRIVATE_KEY"):
+        monkeypatch.setattr(patterns, name, Searched(getattr(patterns, name), sizes))
+    find = finder(tuple(CHARS_MAX), ())
+    for piece in ("a@", "1.", "-----BEGIN "):
+        find(piece * 200_000)
+    assert max(sizes) <= patterns.SLICE_CHARS + patterns.BEHIND_CHARS < 100_000
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_what_is_found_does_not_depend_on_where_a_slice_ends(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    chance = random.Random(seed)
+    pieces = [
+        *TEXT.split(" "),
+        "a@b.example",
+        "192.0.2.7",
+        "2001:db8::7",
+        "AKIA" + "A1" * 8,
+        "x" * 70,
+        "-",
+        ".",
+        "@",
+        " ",
+    ]
+    pieces.append("-----BEGIN RSA PRIVATE KEY-----\nMIIE\n-----END RSA PRIVATE KEY-----")
+    text = "".join(chance.choice(pieces) + chance.choice(["", " "]) for _ in range(120))
+    find = finder(tuple(CHARS_MAX), ())
+    whole = find(text)
+    monkeypatch.setattr(patterns, "SLICE_CHARS", chance.choice((1, 5, 17, 64)))
+    assert find(text) == whole
 
 
 TEXT = (
