@@ -15,13 +15,14 @@ from elkapi.clock import SYSTEM_CLOCK, ManualClock
 from elkapi.ids import new_id
 from elkapi.ledger import Ledger, balance, balances, check, mark_dead, open_ledger, reconcile, recover
 from elkapi.ledger.ledger import open_books
-from elkapi.ledger.orders import Beat, Hold
+from elkapi.ledger.orders import Beat, Hold, NoticeRow
 from elkapi.ledger.recovery import Recoverer, RecoveryReport, read_hold, recover_owners, unknown_calls
 from elkapi.settings import Settings
 from elkapi.storage.db import Database
 from elkapi.storage.installation import Installation
+from elkapi.storage.repos.notices import is_any_due
 from elkapi.storage.repos.requests import get_request
-from elkapi.storage.schema import tasks, transfers, unknown_outcomes, workers
+from elkapi.storage.schema import notices, tasks, transfers, unknown_outcomes, workers
 from elkapi.testing.ledger import a_settlement, an_order, funded_account, unpaid
 from elkapi.types import CACHED_FLAG, AttemptRecord, HoldOrder, IdempotencyClaim, NewTask
 
@@ -75,6 +76,29 @@ def looks_beside_one_that_lives(database: Database, settings: Settings, clock: M
         watch.tick()
 
     return look
+
+
+async def test_a_clock_that_was_set_back_before_a_start_is_told_of_and_keeps_nobody_waiting(
+    settings: Settings, installation: Installation, caplog: pytest.LogCaptureFixture
+) -> None:
+    database = installation.database
+    order = await held_by_one_that_was_killed(settings, installation)
+    hour_ns = 3600 * 10**9
+    with database.write() as connection:
+        connection.execute(workers.update().values(heartbeat_ns=workers.c.heartbeat_ns + hour_ns))
+        waiting = NoticeRow(b"t" * 16, 0, 1, 1, 1, "h", "standard", 1, SYSTEM_CLOCK.now_ns() + hour_ns, 2**62, b"s")
+        columns = dict(zip(NoticeRow.__struct_fields__, msgspec.structs.astuple(waiting), strict=True))
+        connection.execute(notices.insert().values(columns | {"state": "pending", "tries": 1}))
+    quick = msgspec.structs.replace(settings, heartbeat_s=0.1, heartbeat_lost_s=0.6)
+    async with started(quick, installation, os.urandom(16)):
+        assert "behind the newest heartbeat of a worker" in caplog.text
+        with database.read() as connection:
+            assert is_any_due(connection, SYSTEM_CLOCK.now_ns())
+        while kinds_of(database, order) != ["hold", "expire"]:
+            await asyncio.sleep(0.05)
+    caplog.clear()
+    async with started(settings, installation, os.urandom(16)):
+        assert "behind the newest heartbeat" not in caplog.text
 
 
 async def test_g08_holds_of_a_dead_worker_go_back_exactly_once(settings: Settings, installation: Installation) -> None:

@@ -7,6 +7,7 @@ orders to the ledger process (SQLite with several workers). Orders of one loop i
 from __future__ import annotations
 
 import asyncio
+import logging
 from abc import ABC, abstractmethod
 from collections import deque
 from typing import Any
@@ -39,13 +40,14 @@ from elkapi.ledger.orders import (
     ended,
     given_back,
 )
-from elkapi.ledger.recovery import LOOKS_MIN, Recoverer, mark_dead, open_holds
+from elkapi.ledger.recovery import LOOKS_MIN, Recoverer, behind_heartbeats_s, mark_dead, open_holds
 from elkapi.ledger.tasking import seal_task, seal_told
 from elkapi.ledger.told import ToldFailures
 from elkapi.ledger.writer import INLINE_ORDERS_MAX, LINGER_FROM_HOLDS, UNREACHABLE, Entry, Limits, Writer
 from elkapi.money import format_usd
 from elkapi.settings import NUMBER_MAX, Settings
 from elkapi.storage.db import Database
+from elkapi.storage.repos import batch_lines, notices
 from elkapi.storage.secrets import Sealer
 from elkapi.types import HoldOrder, IdempotencyClaim, RequestRecord, Settlement, StoredObject, StoredReply, TaskStep
 
@@ -56,9 +58,16 @@ INLINE_KEPT_BYTES_MAX = 256 * 1024
 INLINE_BATCHES_MAX = 4
 # Orders written on the loop wait at most this long for company while many calls are in flight.
 LINGER_ON_LOOP_S = 0.002
+# Clocks of several machines differ by less.
+CLOCK_BEHIND_S = 60.0
+CLOCK_BEHIND = (
+    "this machine's clock is %.0f s behind the newest heartbeat of a worker: what is kept until some time, such as a "
+    "key or the reply of an idempotent call, is kept that much longer; correct the clock of whichever machine is wrong"
+)
 TOO_SLOW_HOLD = "The ledger did not reserve this call's cost in time; please try again."
 TOO_SLOW_SETTLE = "The ledger did not book this call in time, so it is not charged; please try again."
 
+log = logging.getLogger("elkapi.ledger")
 _record_encoder = msgspec.json.Encoder()
 _TIMED_OUT = Refusal("unavailable", TOO_SLOW_HOLD, "ledger_timeout")
 
@@ -484,11 +493,17 @@ def _is_done(waiter: Any) -> bool:
 
 
 def prepare(database: Database, dead_owner: bytes | None = None) -> None:
-    """Make sure the house's accounts exist, and that a crashed predecessor is known to be gone. Raises Unavailable."""
+    """Make sure the house's accounts exist, that a crashed predecessor is known to be gone, and that nothing waits for
+    hours because the clock was set back before this start. Raises Unavailable."""
+    now_ns = SYSTEM_CLOCK.now_ns()
     with database.write() as connection:
         ensure_system_accounts(connection)
         if dead_owner is not None:
-            mark_dead(connection, dead_owner, SYSTEM_CLOCK.now_ns())
+            mark_dead(connection, dead_owner, now_ns)
+        if (behind_s := behind_heartbeats_s(connection, now_ns)) > CLOCK_BEHIND_S:
+            notices.wait_no_longer(connection, now_ns)
+            batch_lines.wait_no_longer(connection, now_ns)
+            log.warning(CLOCK_BEHIND, behind_s)
 
 
 def open_books(

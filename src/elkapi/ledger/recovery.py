@@ -12,6 +12,7 @@ have been under way to the disk. A heartbeat of 0 says that the first look was t
 from __future__ import annotations
 
 import logging
+import math
 import time
 from collections import defaultdict
 from collections.abc import Collection, Mapping
@@ -148,6 +149,12 @@ def mark_dead(connection: Connection, owner: bytes, now_ns: int) -> bool:
     """The supervisor saw this worker's process end; True when it was still thought alive."""
     statement = update(workers).where(workers.c.owner == owner, workers.c.ended_ns.is_(None))
     return connection.execute(statement, {"ended_ns": now_ns}).rowcount == 1
+
+
+def behind_heartbeats_s(connection: Connection, now_ns: int) -> float:
+    """How far this clock is behind the newest sign of life of any worker, which is in the future then; else below 0."""
+    newest = connection.execute(select(func.max(func.coalesce(workers.c.ended_ns, workers.c.heartbeat_ns)))).scalar()
+    return -math.inf if newest is None else (newest - now_ns) / 1e9
 
 
 def gone_workers(connection: Connection, now_ns: int, settings: Settings) -> list[bytes]:
