@@ -81,8 +81,10 @@ def _anthropic(error: GatewayError, message: str, request_id: str) -> object:
 
 
 def _gemini(error: GatewayError, message: str, request_id: str) -> object:
-    status = _GOOGLE_STATUSES.get(error.status, "INVALID_ARGUMENT" if error.status < 500 else "INTERNAL")
-    return {"error": {"code": error.status, "message": _worded(error, message, "gemini"), "status": status}}
+    # Gemini CLI repeats a 503 for minutes whatever x-should-retry says, unless the body says 404 as Google's own does.
+    code = 404 if error.code == "model_not_found" else error.status
+    status = _GOOGLE_STATUSES.get(code, "INVALID_ARGUMENT" if code < 500 else "INTERNAL")
+    return {"error": {"code": code, "message": _worded(error, message, "gemini"), "status": status}}
 
 
 def _task(error: GatewayError, message: str, request_id: str) -> object:

@@ -98,3 +98,12 @@ def test_another_refusal_is_told_as_it_was(dialect: Dialect) -> None:
 def test_google_is_internal_only_where_the_fault_is_not_the_callers(status: int, word: str) -> None:
     error = errors.UpstreamRejected("m", status=status, code="c", type_="invalid_request_error", param=None)
     assert json.loads(render_error(error, ID, "gemini")[2])["error"]["status"] == word
+
+
+def test_google_is_told_that_a_model_nobody_serves_is_not_found() -> None:
+    """Gemini CLI repeats a 503 for minutes, whatever `x-should-retry` says, and gives up where the body says 404."""
+    assert render_error(errors.NoChannel("m"), ID, "gemini")[0] == 503
+    body = rendered(errors.NoChannel("m"), "gemini")[1]
+    assert (body["code"], body["status"]) == (404, "NOT_FOUND")
+    unavailable = rendered(errors.Unavailable("m"), "gemini")[1]
+    assert (unavailable["code"], unavailable["status"]) == (503, "UNAVAILABLE")
