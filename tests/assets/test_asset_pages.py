@@ -13,7 +13,7 @@ import httpx
 import pytest
 from sqlalchemy import select
 
-from elkapi.assets.store import open_store
+from elkapi.assets.store import AssetStore, StoreFailed, open_store
 from elkapi.catalog.task import Made
 from elkapi.clock import SYSTEM_CLOCK
 from elkapi.control.asset_expiry import AssetExpiry
@@ -293,6 +293,19 @@ async def test_what_cannot_be_copied_says_why_and_leaves_nothing(world: World) -
     assert caught.value.reason == "address_refused"
     assert world.kept() == []
     assert world.gate.sql("select id from assets") == []
+
+
+@pytest.mark.parametrize(("failure", "raised"), [(StoreFailed, NotCopied), (asyncio.CancelledError,) * 2])
+async def test_a_copy_that_cannot_be_measured_leaves_nothing(
+    world: World, monkeypatch: pytest.MonkeyPatch, failure: type[BaseException], raised: type[BaseException]
+) -> None:
+    async def unreadable(*place: object) -> bytes:
+        raise failure
+
+    monkeypatch.setattr(AssetStore, "at", unreadable)
+    with pytest.raises(raised):
+        await world.copy()
+    assert world.kept() == []
 
 
 async def test_a_file_that_is_not_wanted_is_hung_up_on_at_once(world: World) -> None:

@@ -70,7 +70,12 @@ async def fetched(
             stored = await store.put(location, _body(reply, bytes_max), bytes_max)
         finally:
             await reply.aclose()
-        return Fetched(stored, await _facts(store, location, stored))
+        try:
+            return Fetched(stored, await _facts(store, location, stored))
+        except BaseException:
+            with contextlib.suppress(StoreFailed):
+                await store.delete(location)
+            raise
     except AddressRefused as failure:
         raise NotCopied(str(failure), reason="address_refused", again=False) from None
     except ProtocolViolation as failure:
