@@ -19,9 +19,9 @@ class PulledReply(UpstreamReply):
     """Backpressure is the foreign client's: it reads from its socket only as far as its own small buffer."""
 
     __slots__ = (
-        "_cancelled",
         "_close",
         "_deadlines",
+        "_failure",
         "_over",
         "_phase",
         "_source",
@@ -52,11 +52,11 @@ class PulledReply(UpstreamReply):
         self._total_at_s = total_at_s
         self._phase = "first_byte"
         self._over = False
-        self._cancelled = False
+        self._failure: UpstreamFailure | None = None
 
     async def _pull(self) -> bytes:
-        if self._cancelled:
-            raise Cut("closed by the reader", phase=self._phase, sent=True)
+        if self._failure is not None:
+            raise self._failure
         if self._over:
             return b""
         wait_s = self._deadlines.first_byte_s if self._phase == "first_byte" else self._deadlines.idle_s
@@ -64,18 +64,21 @@ class PulledReply(UpstreamReply):
         try:
             chunk = await run_until(self._timers, min(phase_at_s, self._total_at_s), self._next())
         except Expired:
-            await self.aclose()
-            raise self._late() from None
-        except UpstreamFailure:
-            await self.aclose()
-            raise
+            failure = self._late()
+        except UpstreamFailure as error:
+            failure = error
         except Exception as error:
-            await self.aclose()
-            raise self._translate(error, self._phase) from error
-        self._phase = "body"
-        if not chunk:
-            await self.aclose()
-        return chunk
+            failure = self._translate(error, self._phase)
+            failure.__cause__ = error
+        else:
+            self._phase = "body"
+            if not chunk:
+                self._over = True
+                await self._closed_quietly()
+            return chunk
+        self._over, self._failure = True, failure
+        await self._closed_quietly()
+        raise failure
 
     async def _next(self) -> bytes:
         async for chunk in self._source:
@@ -90,17 +93,22 @@ class PulledReply(UpstreamReply):
         return kind("the reply stands still", phase=self._phase, sent=True)
 
     def cancel(self) -> None:
-        if not self._over:
-            self._over = self._cancelled = True
+        if self._given_up():
             # Their clients close asynchronously; the task is held by the loop until it has run.
             task = asyncio.ensure_future(self._closed_quietly())
             _closing.add(task)
             task.add_done_callback(_closing.discard)
 
     async def aclose(self) -> None:
-        if not self._over:
-            self._over = True
+        if self._given_up():
             await self._closed_quietly()
+
+    def _given_up(self) -> bool:
+        """Whether this ended it; what was not read is then no proper end."""
+        if self._over:
+            return False
+        self._over, self._failure = True, Cut("closed by the reader", phase=self._phase, sent=True)
+        return True
 
     async def _closed_quietly(self) -> None:
         # The connection is given up either way, and the first failure is the news.

@@ -6,8 +6,10 @@ import asyncio
 
 import pytest
 
-from elkapi.upstream import Cut
+from elkapi.upstream import Cut, Deadlines
+from elkapi.upstream.phased import PulledReply
 from elkapi.upstream.reply import SocketReply
+from elkapi.upstream.timers import LoopTimers
 
 CUT = Cut("cut", phase="body", sent=True)
 
@@ -197,3 +199,51 @@ async def test_cancelling_drops_the_connection_once_and_what_was_not_read():
     await waited_for.aclose()
     with pytest.raises(Cut):
         await pulling
+
+
+def pulled(*chunks: bytes, ends: bool = True) -> PulledReply:
+    """A reply of somebody else's client, which fails after its chunks where it does not end."""
+
+    async def source():
+        for chunk in chunks:
+            yield chunk
+        if not ends:
+            raise ConnectionError("reset")
+
+    async def close() -> None:
+        pass
+
+    return PulledReply(
+        200,
+        [],
+        source(),
+        close,
+        lambda error, phase: Cut(str(error), phase=phase, sent=True),
+        LoopTimers(),
+        Deadlines(),
+        LoopTimers.monotonic_s() + 60,
+    )
+
+
+async def test_a_reply_of_another_client_that_failed_has_no_proper_end_later():
+    reply = pulled(b"abc", ends=False)
+    assert await reply.next_chunk() == b"abc"
+    for _ in range(2):
+        with pytest.raises(Cut, match="reset"):
+            await reply.read(100)
+
+
+@pytest.mark.parametrize("how", ["cancel", "aclose"])
+async def test_a_reply_of_another_client_that_was_closed_early_has_no_proper_end(how):
+    reply = pulled(b"abc", b"def")
+    assert await reply.next_chunk() == b"abc"
+    if how == "cancel":
+        reply.cancel()
+    else:
+        await reply.aclose()
+    with pytest.raises(Cut, match="closed by the reader"):
+        await reply.read(100)
+    done = pulled(b"abc")
+    assert await done.read(100) == (b"abc", True)
+    await done.aclose()
+    assert await done.read(100) == (b"", True)
