@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ from elkapi.observe.calls import CallFacts
 from elkapi.observe.metrics import CallCounts
 from elkapi.relay.telemetry import Telemetry
 from elkapi.roles import WorkerOrder
+from elkapi.storage.db import cancel_all
 from elkapi.tasks.copying import CopyFailed
 from elkapi.tasks.poller import Poller
 from elkapi.types import TaskStep
@@ -225,6 +227,26 @@ async def test_what_ended_last_is_told_when_the_process_ends(tasks: Tasks, monke
     with contextlib.suppress(asyncio.CancelledError):
         await running
     assert [one.charge_nano for one in told] == [HALF]
+
+
+async def test_a_poller_that_finds_no_room_to_count_in_polls_once_there_is_some(
+    tasks: Tasks, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    full, made = iter((OSError(errno.ENOSPC, "No space left on device"),)), tasking.TaskMetrics
+
+    def without_room_at_first() -> tasking.TaskMetrics:
+        for failure in full:
+            raise failure
+        return made()
+
+    monkeypatch.setattr(tasking, "TaskMetrics", without_room_at_first)
+    monkeypatch.setattr(tasking, "AGAIN_MAX_S", 0.01)
+    tasks.upstream.succeed((await submitted(tasks))[0])
+    settings = msgspec.structs.replace(tasks.gate.plane.settings, task_poll_every_s=0.02)
+    running = asyncio.ensure_future(tasking.run_poller(WorkerOrder(settings=settings), lambda *_: tasks.copies))
+    await tasks.until("succeeded")
+    await cancel_all((running,))
+    assert [record.message for record in caplog.records if record.name == "elkapi.tasks"] == ["poller_waits"]
 
 
 async def test_an_end_made_by_a_worker_is_a_span_too(tasks: Tasks) -> None:

@@ -190,11 +190,24 @@ async def _count(poller: Poller, metrics: TaskMetrics, ends: Ends) -> None:
         tell()
 
 
+async def _opened_metrics(settings: Settings) -> TaskMetrics:
+    """Where the poller counts, as soon as the disk has room for it: nobody would start a poller again that gave up."""
+    while True:
+        try:
+            prepare(settings.metrics_path)
+            return TaskMetrics()
+        except OSError as error:
+            log.warning("poller_waits", extra={"error": str(error)})
+        await asyncio.sleep(AGAIN_MAX_S)
+
+
 async def run_poller(order: WorkerOrder, make_copier: MakeCopier, export: Export | None = None) -> None:
-    """Poll until cancelled; while the database is away, try again. `export` takes what a collector is told of ends."""
+    """Poll until cancelled; while the database is away or the disk is full, try again.
+
+    `export` takes what a collector is told of ends.
+    """
     again_s = AGAIN_FIRST_S
-    prepare(order.settings.metrics_path)
-    metrics = TaskMetrics()
+    metrics = await _opened_metrics(order.settings)
     ends = Ends(order.settings, metrics, export)
     while True:
         installation = None
