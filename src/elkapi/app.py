@@ -234,13 +234,13 @@ def _serve_one(settings: Settings, role: Role) -> int:
     found = _prepared(settings)
     _tell_first_key(found)
     order = WorkerOrder(settings=settings, bundled=found.bundled, sandbox_models=found.sandbox_models)
+    listening = None
     if role == "worker":
         try:
-            run_role(role, order, listen(settings.host, settings.port))
+            listening = listen(settings.host, settings.port)
         except OSError as error:
             raise StartError(f"cannot listen on {settings.host}:{settings.port}: {error.strerror}") from None
-    else:
-        run_role(role, order)
+    run_role(role, order, listening)
     return 0
 
 

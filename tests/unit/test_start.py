@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import signal
 import socket
 import sqlite3
@@ -13,7 +14,7 @@ import pytest
 
 from elkapi import app
 from elkapi.app import StartError, prepare
-from elkapi.roles import Preparation
+from elkapi.roles import Preparation, WorkerOrder
 from elkapi.settings import Settings
 from elkapi.storage import dialect as sql
 
@@ -75,6 +76,18 @@ def test_the_first_key_is_shown_by_a_role_that_is_started_alone(
     monkeypatch.setattr(app, "run_role", lambda *_: None)
     assert app.serve(new_installation, "control") == 0
     assert "sk-first" in capsys.readouterr().out
+
+
+def test_what_a_worker_that_is_started_alone_fails_by_is_not_taken_for_its_port(
+    new_installation: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def without_room(role: str, order: WorkerOrder, listening: socket.socket) -> None:
+        listening.close()
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(app, "run_role", without_room)
+    with pytest.raises(OSError, match="No space left on device"):
+        app.serve(new_installation, "worker")
 
 
 def test_a_database_that_cannot_be_written_at_the_start_is_told_in_words(
