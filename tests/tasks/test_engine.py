@@ -12,7 +12,7 @@ import httpx
 import pytest
 
 from elkapi.catalog.task import TaskSpec
-from elkapi.clock import ManualClock
+from elkapi.clock import SYSTEM_CLOCK, ManualClock
 from elkapi.ledger.recovery import recover_owners
 from elkapi.money import parse_usd
 from elkapi.relay.submit import Submit
@@ -379,6 +379,27 @@ async def test_a_file_that_was_not_there_keeps_its_turn_however_often_its_provid
         due_s = watched.due_s
         poller._poke(watched.owned.id)
         assert watched.due_s == due_s
+
+
+async def test_a_call_of_a_provider_that_comes_while_its_task_is_asked_about_asks_once_more(
+    tasks: Tasks, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await tasks.submit()
+    looks = 0
+
+    async def look(poller: Poller, watched: Watched) -> float:
+        nonlocal looks
+        looks += 1
+        if looks == 1:
+            poller._poke(watched.owned.id)
+        return 1000.0
+
+    monkeypatch.setattr(Poller, "_poll", look)
+    async with tasks.polling(task_poll_every_s=0.01) as poller, asyncio.timeout(10):
+        while looks < 2 or next(iter(poller._watched.values())).running:
+            await asyncio.sleep(0.01)
+        (watched,) = poller._watched.values()
+    assert watched.due_s > SYSTEM_CLOCK.monotonic_s() + 900
 
 
 async def test_a_burst_of_polls_comes_apart(tasks: Tasks, monkeypatch: pytest.MonkeyPatch) -> None:

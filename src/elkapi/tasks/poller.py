@@ -61,7 +61,7 @@ log = logging.getLogger("elkapi.tasks")
 class Watched:
     """An open task in memory: what is needed to ask about it again, and no more."""
 
-    __slots__ = ("begun_s", "copies", "due_s", "failures", "owned", "place", "polls", "running")
+    __slots__ = ("begun_s", "copies", "due_s", "failures", "owned", "place", "poked", "polls", "running")
 
     def __init__(self, owned: Owned, begun_s: float) -> None:
         self.owned = owned
@@ -70,6 +70,8 @@ class Watched:
         self.due_s = 0.0
         self.polls = self.failures = self.copies = 0
         self.running = False
+        # Somebody wants it asked about now, while it is: what is asked already may have been answered before that.
+        self.poked = False
         # While it is asked about: its channel, one of whose places for polls it takes (a channel may be None).
         self.place: tuple[int | None] | None = None
 
@@ -163,7 +165,11 @@ class Poller:
     def _poke(self, task_id: bytes) -> None:
         watched = self._watched.get(task_id)
         # A file that was not there is asked for in its own time: callbacks may come in any number, its tries may not.
-        if watched is not None and not watched.running and not watched.copies:
+        if watched is None or watched.copies:
+            return
+        if watched.running:
+            watched.poked = True
+        else:
             self._schedule(watched, self._parts.clock.monotonic_s())
 
     def _schedule(self, watched: Watched, due_s: float) -> None:
@@ -238,7 +244,9 @@ class Poller:
         else:
             # From when it was begun and not from when its answer came: a slow provider makes no poll rarer.
             now_s = self._parts.clock.monotonic_s()
-            self._schedule(watched, max(now_s, (watched.due_s if now_s < watched.due_s + again_s else now_s) + again_s))
+            due_s = (watched.due_s if now_s < watched.due_s + again_s else now_s) + again_s
+            poked, watched.poked = watched.poked and not watched.copies, False
+            self._schedule(watched, now_s if poked else max(now_s, due_s))
 
     # One look
 
