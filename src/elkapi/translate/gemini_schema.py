@@ -6,6 +6,7 @@ Contract: anthropic.md sections 6.1 and 7. Newer models take JSON schema as it i
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 from elkapi.errors import BadRequest
@@ -175,7 +176,7 @@ def from_subset(schema: Any) -> Any:
             result[name] = {key: from_subset(item) for key, item in value.items()}
         elif name in ("items", "anyOf", "additionalProperties"):
             result[name] = from_subset(value)
-        elif name in _COUNTS and isinstance(value, str) and value.isdigit():
+        elif name in _COUNTS and isinstance(value, str) and _COUNT.fullmatch(value) is not None:
             result[name] = int(value)
         elif name not in ("nullable", "example") and not (name == "format" and value == "enum"):
             result[name] = value
@@ -195,6 +196,7 @@ def _nullable(schema: _Schema) -> _Schema:
 
 
 # Integers of 64 bits come as text in Google's JSON.
+_COUNT = re.compile(r"[0-9]{1,18}")
 _COUNTS = ("maxItems", "minItems", "maxLength", "minLength", "maxProperties", "minProperties")
 _JSON_NAMES = {
     "any_of": "anyOf",

@@ -441,7 +441,7 @@ def _quotient(value: str) -> float:
     left, _, right = value.partition(":")
     try:
         return int(left) / int(right)
-    except (ValueError, ZeroDivisionError):
+    except (ValueError, ZeroDivisionError, OverflowError):
         raise ValueError("The shape must read like 16:9.") from None
 
 

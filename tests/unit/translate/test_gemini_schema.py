@@ -77,6 +77,11 @@ def test_a_schema_that_grows_without_measure_is_refused() -> None:
         to_subset({"$ref": "#/$defs/d0", "$defs": doubling})
 
 
+@pytest.mark.parametrize(("said", "read"), [("3", 3), ("²", "²"), ("9" * 5_000, "9" * 5_000), ("-1", "-1")])
+def test_a_count_that_google_writes_as_text_is_a_number_and_no_other_text_is(said: str, read: int | str) -> None:
+    assert from_subset({"type": "ARRAY", "minItems": said, "items": {"type": "STRING"}})["minItems"] == read
+
+
 @pytest.mark.parametrize(
     "subset", [STRING, _object(a={"type": "string", "enum": ["x"]}), {"anyOf": [STRING, {"type": "number"}]}]
 )

@@ -268,3 +268,9 @@ def test_the_pictures_of_a_components_model_are_what_is_to_be_seen() -> None:
         assert body["instances"][0]["referenceImages"] == [one, one]
         _, body = crossed(form, asked, "veo", "veo3.1-frames")
         assert {"image", "lastFrame"} <= body["instances"][0].keys()
+
+
+@pytest.mark.parametrize("ratio", ["9" * 400 + ":1", "9" * 5_000 + ":1", "16:0", "wide"])
+def test_a_shape_that_is_no_quotient_is_refused(ratio: str) -> None:
+    with pytest.raises(ValueError, match="must read like 16:9"):
+        SPELLINGS["quotient"](ratio)
