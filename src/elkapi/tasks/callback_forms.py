@@ -45,12 +45,10 @@ def kling(view: TaskView, word: str) -> dict[str, Any]:
     task = _member(_answer(view), "data")
     task.setdefault("task_id", _id(view))
     task["task_status"] = word
-    task["task_status_msg"] = task.get("task_status_msg") or view.error
+    task["task_status_msg"] = task.get("task_status_msg") or ""
     task.setdefault("task_info", {})
     task.setdefault("created_at", view.created_ns // 1_000_000)
     task.setdefault("updated_at", _moved_ns(view) // 1_000_000)
-    if view.state is State.SUCCEEDED:
-        task.setdefault("task_result", {"videos": [{"id": asset.id.hex(), "url": asset.url} for asset in view.assets]})
     return task
 
 

@@ -125,9 +125,15 @@ def test_kling_is_the_bare_task_with_times_in_milliseconds() -> None:
     task = said("kling", a_view("kling"))
     assert "code" not in task
     assert task["task_result"]["videos"] == [{"id": "v1", "url": OURS, "duration": "5"}]
-    bare = said("kling", a_view("kling", reply=b"", state=State.FAILED, error="moderated"))
-    assert bare["task_status_msg"] == "moderated"
-    assert (bare["created_at"], bare["updated_at"]) == (1_790_000_000_000, 1_790_000_060_000)
+    told = msgspec.json.encode({"code": 0, "data": {"task_status": "failed", "task_status_msg": "moderated"}})
+    assert said("kling", a_view("kling", reply=told, state=State.FAILED)) == {
+        "task_id": "n1",
+        "task_status": "failed",
+        "task_status_msg": "moderated",
+        "task_info": {},
+        "created_at": 1_790_000_000_000,
+        "updated_at": 1_790_000_060_000,
+    }
 
 
 @pytest.mark.parametrize("info", [None, [], "x", {"parent_video": None}, {"parent_video": "x"}])
@@ -150,7 +156,7 @@ def test_minimax_says_what_its_query_says_in_lower_case() -> None:
 
 def test_a_failure_says_why_where_no_query_would() -> None:
     failed = {form: said(form, a_view(form, reply=b"", state=State.FAILED, error="refused")) for form in SHAPES}
-    assert failed["duomi"]["msg"] == failed["kling"]["task_status_msg"] == failed["sora"]["fail_reason"] == "refused"
+    assert failed["duomi"]["msg"] == failed["sora"]["fail_reason"] == "refused"
 
 
 def test_forms_of_ours_tell_what_their_fetch_shows() -> None:
