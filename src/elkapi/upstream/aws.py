@@ -14,6 +14,8 @@ from urllib.parse import parse_qsl, quote
 import msgspec
 
 ALGORITHM = "AWS4-HMAC-SHA256"
+# What is signed here: calls of Bedrock, with JSON bodies.
+SERVICE, CONTENT_TYPE = "bedrock", "application/json"
 Header = tuple[bytes, bytes]
 
 
@@ -42,8 +44,6 @@ def sign(
     body: bytes,
     region: str,
     now_ns: int,
-    service: str = "bedrock",
-    content_type: str = "application/json",
 ) -> list[Header]:
     """The headers to add: `x-amz-date`, `x-amz-content-sha256`, the token's, `authorization`.
 
@@ -52,7 +52,7 @@ def sign(
     moment = datetime.fromtimestamp(now_ns / 1_000_000_000, UTC)
     stamp, day = moment.strftime("%Y%m%dT%H%M%SZ"), moment.strftime("%Y%m%d")
     digest = hashlib.sha256(body).hexdigest()
-    signed = {"content-type": content_type, "host": authority, "x-amz-content-sha256": digest, "x-amz-date": stamp}
+    signed = {"content-type": CONTENT_TYPE, "host": authority, "x-amz-content-sha256": digest, "x-amz-date": stamp}
     if credentials.token:
         signed["x-amz-security-token"] = credentials.token
     names = ";".join(sorted(signed))
@@ -67,10 +67,10 @@ def sign(
             digest,
         )
     )
-    scope = f"{day}/{region}/{service}/aws4_request"
+    scope = f"{day}/{region}/{SERVICE}/aws4_request"
     to_sign = f"{ALGORITHM}\n{stamp}\n{scope}\n{hashlib.sha256(canonical.encode()).hexdigest()}"
     key = f"AWS4{credentials.secret}".encode()
-    for part in (day, region, service, "aws4_request"):
+    for part in (day, region, SERVICE, "aws4_request"):
         key = hmac.new(key, part.encode(), hashlib.sha256).digest()
     signature = hmac.new(key, to_sign.encode(), hashlib.sha256).hexdigest()
     authorization = f"{ALGORITHM} Credential={credentials.key_id}/{scope}, SignedHeaders={names}, Signature={signature}"
