@@ -18,7 +18,7 @@ from elkapi.assets.store import StoreFailed
 from elkapi.assets.urls import carries_signature, file_name
 from elkapi.catalog import Match
 from elkapi.errors import NotFound, Unavailable
-from elkapi.relay.call import Call
+from elkapi.relay.call import Call, Headers
 from elkapi.relay.credential import presented_key
 from elkapi.relay.plane import DataPlane, OpenPage
 from elkapi.snapshot import Snapshot
@@ -29,7 +29,6 @@ CACHED_S_MAX = 3600
 GONE = "The file does not exist, or its address has expired."
 _ID = re.compile(r"[0-9a-f]{32}")
 _RANGE = re.compile(r"bytes=[ \t]*(\d{0,18})-(\d{0,18})[ \t]*", re.IGNORECASE | re.ASCII)
-Headers = list[tuple[bytes, bytes]]
 
 
 async def asset(plane: DataPlane, snapshot: Snapshot, match: Match, call: Call) -> None:
