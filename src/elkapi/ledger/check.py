@@ -20,6 +20,7 @@ from elkapi.ledger.orders import TASKS
 from elkapi.ledger.recovery import OpenHold, read_hold
 from elkapi.money import format_usd
 from elkapi.storage import dialect as sql
+from elkapi.storage.repos.requests import decode_record
 from elkapi.storage.repos.tasks import open_ids
 from elkapi.storage.schema import requests, transfers, unknown_outcomes, workers
 from elkapi.types import CACHED_FLAG, RequestRecord
@@ -254,9 +255,6 @@ class ReconcileReport(msgspec.Struct):
         return not self.unexplained and explained == self.bill_nano
 
 
-_records = msgspec.json.Decoder(RequestRecord)
-
-
 def reconcile(
     connection: Connection,
     bill_lines: Iterable[tuple[bytes, int]],
@@ -274,7 +272,7 @@ def reconcile(
     report = ReconcileReport(bill_nano=sum(billed.values()))
     for request_id, encoded in connection.execute(select(requests.c.id, requests.c.record)):
         bill = billed.pop(request_id, 0)
-        record = _records.decode(encoded)
+        record = decode_record(encoded)
         # What a cached answer costs is the operator's to set; no upstream bills it.
         charged, loss = (0 if CACHED_FLAG in record.flags else cost_nano(record)), record.loss_nano
         report.charged_nano += charged

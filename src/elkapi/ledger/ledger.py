@@ -37,6 +37,7 @@ from elkapi.ledger.orders import (
     Settle,
     Step,
     UsageRow,
+    encode_record,
     ended,
     given_back,
 )
@@ -68,7 +69,6 @@ TOO_SLOW_HOLD = "The ledger did not reserve this call's cost in time; please try
 TOO_SLOW_SETTLE = "The ledger did not book this call in time, so it is not charged; please try again."
 
 log = logging.getLogger("elkapi.ledger")
-_record_encoder = msgspec.json.Encoder()
 _TIMED_OUT = Refusal("unavailable", TOO_SLOW_HOLD, "ledger_timeout")
 
 # (loop time at which the wait ends, the waiter, what it waits for)
@@ -408,7 +408,7 @@ def _settle_order(
 ) -> Settle:
     held = hold is not None and hold.nano > 0
     unknown = held and (UNKNOWN_FLAG in record.flags or _tried_in_vain(record))
-    encoded = _record_encoder.encode(record)
+    encoded = encode_record(record)
     row = UsageRow(record.key_id, record.owner_id, record.model, record.status, record.created_ns, encoded)
     return Settle(record.id, held, record.charge_nano, record.loss_nano, row, claim, unknown, kept=kept)
 

@@ -13,7 +13,8 @@ from typing import Literal
 
 import msgspec
 
-from elkapi.types import IdempotencyClaim, RequestRecord, StoredReply
+from elkapi.storage.repos.requests import decode_record
+from elkapi.types import IdempotencyClaim, StoredReply
 
 ClaimEnd = Literal["done", "too_large", "unknown", "forget"]
 
@@ -24,8 +25,7 @@ RefusalKind = Literal["quota", "replay", "pending", "conflict", "unavailable", "
 # Who owns the hold of a task: no worker, so no worker's end expires it.
 TASKS = b"tasks"
 
-_record_decoder = msgspec.json.Decoder(RequestRecord)
-_record_encoder = msgspec.json.Encoder()
+encode_record = msgspec.json.Encoder().encode
 
 
 class TaskRow(msgspec.Struct, frozen=True, array_like=True, gc=False):
@@ -233,9 +233,9 @@ def flagged(row: UsageRow | None, charge: int, loss: int, flag: str) -> UsageRow
 
 def flagged_record(encoded: bytes, charge: int, loss: int, flag: str) -> bytes:
     """A usage row's record with other amounts, in nano-USD, and one flag more."""
-    record = _record_decoder.decode(encoded)
+    record = decode_record(encoded)
     record = msgspec.structs.replace(record, charge_nano=charge, loss_nano=loss, flags=(*record.flags, flag))
-    return _record_encoder.encode(record)
+    return encode_record(record)
 
 
 class Refusal(msgspec.Struct, frozen=True, array_like=True, gc=False):

@@ -15,11 +15,11 @@ from sqlalchemy import ColumnElement, Connection, Select, delete, func, select, 
 from elkapi.storage import dialect as sql
 from elkapi.storage import schema
 from elkapi.storage.repos.batches import BatchRow
-from elkapi.types import IdempotencyClaim, RequestRecord
+from elkapi.storage.repos.requests import decode_record
+from elkapi.types import IdempotencyClaim
 
 _batches, _lines, _workers = schema.message_batches, schema.batch_lines, schema.workers
 _b, _l = _batches.c, _lines.c
-_records = msgspec.json.Decoder(RequestRecord)
 
 OPEN_OF_KEY_MAX = 10
 ENDS = ("succeeded", "errored", "canceled", "expired")
@@ -232,7 +232,7 @@ def find_uncharged(connection: Connection, batch_id: bytes, after: int, rows_max
     found, last = Uncharged(), None
     for number, request_id, encoded in connection.execute(query):
         last = number
-        record = None if encoded is None else _records.decode(encoded)
+        record = None if encoded is None else decode_record(encoded)
         if record is None or (record.hold_nano and not (record.charge_nano or record.loss_nano)):
             found.lines += 1
             found.first_request_id = found.first_request_id or request_id

@@ -1,4 +1,4 @@
-"""Reading usage rows; writing them is the ledger's, in the settlement's transaction. Every query can carry an owner."""
+"""Reading usage rows; writing them is the ledger's, in the settlement's transaction."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from elkapi.storage import schema
 from elkapi.types import RequestRecord
 
 _requests = schema.requests
-_RECORD = msgspec.json.Decoder(RequestRecord)
+decode_record = msgspec.json.Decoder(RequestRecord).decode
 
 
 def get_request(connection: Connection, request_id: bytes, owner_id: int | None) -> RequestRecord | None:
@@ -18,16 +18,10 @@ def get_request(connection: Connection, request_id: bytes, owner_id: int | None)
     if owner_id is not None:
         query = query.where(_requests.c.owner_id == owner_id)
     record = connection.execute(query).scalar()
-    return None if record is None else _RECORD.decode(record)
+    return None if record is None else decode_record(record)
 
 
-def list_requests(
-    connection: Connection, *, owner_id: int | None = None, before_id: bytes | None = None, limit: int = 50
-) -> list[RequestRecord]:
-    """The newest first; `before_id` continues a page (ids are ordered by time)."""
+def list_requests(connection: Connection, limit: int) -> list[RequestRecord]:
+    """Every owner's newest records, the newest first."""
     query = select(_requests.c.record).order_by(_requests.c.id.desc()).limit(limit)
-    if owner_id is not None:
-        query = query.where(_requests.c.owner_id == owner_id)
-    if before_id is not None:
-        query = query.where(_requests.c.id < before_id)
-    return [_RECORD.decode(record) for record in connection.execute(query).scalars()]
+    return [decode_record(record) for record in connection.execute(query).scalars()]
