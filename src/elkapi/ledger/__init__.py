@@ -7,30 +7,27 @@ from __future__ import annotations
 
 from elkapi.ledger.accounts import (
     AccountError,
-    Balance,
     Entry,
     available_nano,
     balance,
     balances,
     create_account,
-    ensure_system_accounts,
     entries_of,
     key_account_code,
     set_credit,
 )
-from elkapi.ledger.admin import RefundError, adjust, deposit, refund, refunded_nano
+from elkapi.ledger.admin import RefundError, deposit, refund
 from elkapi.ledger.check import CheckReport, ReconcileReport, check, reconcile
 from elkapi.ledger.client import RemoteLedger
 from elkapi.ledger.ledger import Boot, Ledger, ThreadLedger
 from elkapi.ledger.orders import IdempotencyPending, IdempotencyReplay
-from elkapi.ledger.recovery import RecoveryReport, mark_dead, recover
+from elkapi.ledger.recovery import mark_dead, recover
 from elkapi.settings import Settings
 from elkapi.storage.db import Database
 from elkapi.storage.secrets import Sealer, load_secret_key
 
 __all__ = [
     "AccountError",
-    "Balance",
     "Boot",
     "CheckReport",
     "Entry",
@@ -38,18 +35,15 @@ __all__ = [
     "IdempotencyReplay",
     "Ledger",
     "ReconcileReport",
-    "RecoveryReport",
     "RefundError",
     "RemoteLedger",
     "ThreadLedger",
-    "adjust",
     "available_nano",
     "balance",
     "balances",
     "check",
     "create_account",
     "deposit",
-    "ensure_system_accounts",
     "entries_of",
     "key_account_code",
     "mark_dead",
@@ -57,8 +51,6 @@ __all__ = [
     "reconcile",
     "recover",
     "refund",
-    "refunded_nano",
-    "run",
     "set_credit",
 ]
 
@@ -80,10 +72,3 @@ def open_ledger(
     sealer = sealer or Sealer(load_secret_key(settings))
     kind = ThreadLedger if in_process or not settings.is_sqlite else RemoteLedger
     return kind(Boot(settings, database, owner, sealer, dead_owner))
-
-
-def run(settings: Settings) -> None:
-    """Be the ledger process of this data directory until SIGTERM; see `server`."""
-    from elkapi.ledger.server import run as serve
-
-    serve(settings)

@@ -107,11 +107,6 @@ def _refund_entries(connection: Connection, request_id: bytes) -> dict[bytes, in
     return {row.id: row.nano for row in found}
 
 
-def refunded_nano(connection: Connection, request_id: bytes) -> int:
-    """How much of a call's charge was given back so far."""
-    return sum(nano for key, nano in _refund_entries(connection, request_id).items() if entries.leg_of(key) == 0)
-
-
 def _funding_of(connection: Connection, account_id: int) -> int:
     kind = connection.execute(select(accounts.c.kind).where(accounts.c.id == account_id)).scalar()
     if kind not in HELD_KINDS:
