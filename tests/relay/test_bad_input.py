@@ -276,6 +276,13 @@ async def test_a_task_whose_name_no_database_can_keep_is_nobodys(gate: Gateway, 
     assert reply.status_code == 404, reply.text
 
 
+@pytest.mark.parametrize("query", ["filter.model=%00", "filter.task_ids=%00&filter.task_ids=b"])
+async def test_a_list_of_what_no_database_can_keep_is_empty(gate: Gateway, query: str) -> None:
+    path = f"/volc/v3/contents/generations/tasks?{query}"
+    reply = await gate.http.get(path, headers={"authorization": f"Bearer {await gate.key('1')}"})
+    assert (reply.status_code, reply.json()["items"]) == (200, [])
+
+
 async def test_a_name_that_no_database_can_keep_is_refused_before_anything_is_held(
     gate: Gateway, sandbox: Running
 ) -> None:

@@ -10,7 +10,7 @@ import errno
 import os
 import sqlite3
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -370,6 +370,12 @@ def is_taken(error: BaseException) -> bool:
         "SQLITE_CONSTRAINT_PRIMARYKEY",
         "SQLITE_CONSTRAINT_UNIQUE",
     )
+
+
+def askable(names: Iterable[str]) -> list[str]:
+    """Those of a caller's names that a column can have: PostgreSQL keeps no text with a zero character in it, and
+    refuses to be asked for one."""
+    return [name for name in names if "\0" not in name]
 
 
 def positional(dialect: str) -> Any:

@@ -81,8 +81,8 @@ def parse_id(text: str) -> bytes | None:
 
 def find(connection: Connection, grant: Grant, text: str) -> TaskRow | None:
     """The caller's own task by our id, its provider's, or a name of what it made; the newest where several fit."""
-    if "\0" in text:
-        return None  # PostgreSQL keeps no such text, and refuses to be asked for one.
+    if not sql.askable([text]):
+        return None
     c = _tasks.c
     named: ColumnElement[bool] = c.native_id == text
     if (task_id := parse_id(text)) is not None:
@@ -163,7 +163,7 @@ def _among(grant: Grant, wanted: Wanted) -> Select[Any]:
         (c.model, wanted.models),
     ):
         if among is not None:
-            query = query.where(column.in_(among))
+            query = query.where(column.in_(sql.askable(among)))
     if wanted.begun:
         query = query.where(c.native_id.is_not(None))
     return query.where(c.form != wanted.but_form) if wanted.but_form else query
