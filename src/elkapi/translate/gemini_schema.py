@@ -162,12 +162,14 @@ def _merge(into: _Schema, other: _Schema) -> None:
 
 
 def from_subset(schema: Any) -> Any:
-    """A Schema as JSON schema: types in small letters, `nullable` as a union with null, snake_case names understood."""
+    """A Schema as JSON schema: types in small letters, `nullable` as a union with null, snake_case names understood.
+    The order of an object's properties, for which JSON schema has no word, is that in which they stand."""
     if isinstance(schema, list):
         return [from_subset(item) for item in schema]
     if not isinstance(schema, dict):
         return schema
     result: _Schema = {}
+    order: Any = None
     for spelled, value in schema.items():
         name = _JSON_NAMES.get(spelled) or str(spelled)
         if name == "type" and isinstance(value, str):
@@ -178,11 +180,20 @@ def from_subset(schema: Any) -> Any:
             result[name] = from_subset(value)
         elif name in _COUNTS and isinstance(value, str) and _COUNT.fullmatch(value) is not None:
             result[name] = int(value)
+        elif name == "propertyOrdering":
+            order = value
         elif name not in ("nullable", "example") and not (name == "format" and value == "enum"):
             result[name] = value
+    if isinstance(order, list) and isinstance(properties := result.get("properties"), dict):
+        result["properties"] = _ordered(properties, order)
     if schema.get("nullable") is True:
         return _nullable(result)
     return result
+
+
+def _ordered(properties: _Schema, order: list[Any]) -> _Schema:
+    first = [name for name in order if isinstance(name, str) and name in properties]
+    return {name: properties[name] for name in (*first, *properties)}
 
 
 def _nullable(schema: _Schema) -> _Schema:

@@ -90,3 +90,12 @@ def test_the_subset_is_read_back_as_it_was(subset: dict[str, Any]) -> None:
     nullable = {**subset, "nullable": True}
     if "anyOf" not in subset:
         assert to_subset(from_subset(nullable)) == nullable
+
+
+@pytest.mark.parametrize("spelled", ["propertyOrdering", "property_ordering"])
+def test_the_order_of_properties_is_kept_without_googles_word_for_it(spelled: str) -> None:
+    """google-genai writes it beside every pydantic model; other providers refuse a keyword that they do not know."""
+    read = from_subset({**_object(b=STRING, a=STRING, c=STRING), spelled: ["c", "no such", "a", 1, "c"]})
+    assert read == _object(a=STRING, b=STRING, c=STRING)
+    assert list(read["properties"]) == ["c", "a", "b"]
+    assert from_subset({**STRING, spelled: ["a"]}) == STRING
