@@ -7,7 +7,7 @@ from collections.abc import Callable
 import msgspec
 
 from elkapi.catalog.operation import Dialect
-from elkapi.errors import OVERFLOW, GatewayError, UpstreamOverloaded
+from elkapi.errors import OVERFLOW, GatewayError, InsufficientQuota, UpstreamOverloaded
 from elkapi.ids import request_id_text
 
 Rendered = tuple[int, list[tuple[bytes, bytes]], bytes]
@@ -94,7 +94,9 @@ def _task(error: GatewayError, message: str, request_id: str) -> object:
 
 
 _KLING_CODES = {401: 1002, 403: 1103, 404: 1203, 405: 1202, 429: 1302, 500: 5000, 503: 5001, 504: 5002}
-_MINIMAX_CODES = {401: 1004, 403: 1008, 404: 2013, 429: 1002, 500: 1000, 503: 1000, 504: 1001}
+# A 403 is one of two things there: the balance is too low, or the key may not do this.
+_MINIMAX_BALANCE = 1008
+_MINIMAX_CODES = {401: 1004, 403: 1004, 404: 2013, 429: 1002, 500: 1000, 503: 1000, 504: 1001}
 
 
 def _kling(error: GatewayError, message: str, request_id: str) -> object:
@@ -113,6 +115,8 @@ def _luma(error: GatewayError, message: str, request_id: str) -> object:
 
 def _minimax(error: GatewayError, message: str, request_id: str) -> object:
     code = _MINIMAX_CODES.get(error.status, 2013 if error.status < 500 else 1000)
+    if isinstance(error, InsufficientQuota):
+        code = _MINIMAX_BALANCE
     told = {"base_resp": {"status_code": code, "status_msg": message}}
     return {**told, **_openai(error, message, request_id)}
 

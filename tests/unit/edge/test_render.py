@@ -107,3 +107,40 @@ def test_google_is_told_that_a_model_nobody_serves_is_not_found() -> None:
     assert (body["code"], body["status"]) == (404, "NOT_FOUND")
     unavailable = rendered(errors.Unavailable("m"), "gemini")[1]
     assert (unavailable["code"], unavailable["status"]) == (503, "UNAVAILABLE")
+
+
+@pytest.mark.parametrize(
+    ("error", "kling", "minimax", "ark", "google"),
+    [
+        (errors.BadRequest("m"), 1201, 2013, ("InvalidParameter", "BadRequest"), "INVALID_ARGUMENT"),
+        (errors.Unauthenticated("m"), 1002, 1004, ("AuthenticationError", "Unauthorized"), "UNAUTHENTICATED"),
+        (errors.ModelForbidden("m"), 1103, 1004, ("AccessDenied", "Forbidden"), "PERMISSION_DENIED"),
+        (errors.InsufficientQuota("m"), 1103, 1008, ("AccessDenied", "Forbidden"), "PERMISSION_DENIED"),
+        (errors.NotFound("m"), 1203, 2013, ("ResourceNotFound", "NotFound"), "NOT_FOUND"),
+        (errors.MethodNotAllowed("m", ()), 1202, 2013, ("method_not_allowed", "BadRequest"), "INVALID_ARGUMENT"),
+        (errors.RequestTimeout("m"), 1201, 2013, ("request_timeout", "BadRequest"), "INVALID_ARGUMENT"),
+        (errors.Conflict("m"), 1201, 2013, ("idempotency_conflict", "Conflict"), "ABORTED"),
+        (errors.BodyTooLarge("m"), 1201, 2013, ("read_request_body_failed", "BadRequest"), "INVALID_ARGUMENT"),
+        (errors.RateLimited("m"), 1302, 1002, ("RateLimitExceeded", "TooManyRequests"), "RESOURCE_EXHAUSTED"),
+        (errors.GatewayError("m"), 5000, 1000, ("internal_error", "InternalServerError"), "INTERNAL"),
+        (errors.UpstreamError("m"), 5000, 1000, ("upstream_error", "InternalServerError"), "INTERNAL"),
+        (errors.Unavailable("m"), 5001, 1000, ("service_unavailable", "InternalServerError"), "UNAVAILABLE"),
+        (errors.UpstreamTimeout("m"), 5002, 1001, ("upstream_timeout", "InternalServerError"), "DEADLINE_EXCEEDED"),
+    ],
+    ids=lambda value: type(value).__name__ if isinstance(value, Exception) else None,
+)
+def test_every_provider_says_an_error_by_a_code_of_its_own(
+    error: errors.GatewayError, kling: int, minimax: int, ark: tuple[str, str], google: str
+) -> None:
+    told: dict[Dialect, Any] = {
+        dialect: json.loads(render_error(error, ID, dialect)[2]) for dialect in ("kling", "minimax", "ark", "gemini")
+    }
+    message = told["kling"]["message"]
+    assert message.startswith("m (request id: req_")
+    assert (told["kling"]["code"], told["kling"]["data"]) == (kling, None)
+    assert told["minimax"]["base_resp"] == {"status_code": minimax, "status_msg": message}
+    for dialect in ("kling", "minimax"):
+        assert (told[dialect]["error"]["code"], told[dialect]["error"]["message"]) == (error.code, message)
+    code, kind = ark
+    assert told["ark"]["error"] == {"code": code, "message": message, "param": error.param, "type": kind}
+    assert told["gemini"]["error"] == {"code": error.status, "message": message, "status": google}
