@@ -16,6 +16,7 @@ from sqlalchemy import select
 from elkapi.assets.store import AssetStore, StoreFailed, open_store
 from elkapi.catalog.task import Made
 from elkapi.clock import SYSTEM_CLOCK
+from elkapi.control import asset_expiry
 from elkapi.control.asset_expiry import AssetExpiry
 from elkapi.ids import new_id
 from elkapi.relay.asset_pages import Outside, span_of
@@ -363,6 +364,29 @@ async def test_files_go_when_their_time_is_over_and_so_do_orphans(tmp_path: Path
         assert await world.expiry().remove_orphans() == 0
         assert await world.expiry().remove_orphans(-60) == 1
         assert (await world.get(world.url(asset))).content == FILM
+
+
+async def test_a_file_that_cannot_be_removed_keeps_no_other(
+    tmp_path: Path, database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(asset_expiry, "ROWS_MAX", 2)
+    async with opened(tmp_path, database_url, asset_keep_s=0.001) as world:
+        stuck, *others = [await world.copy() for _ in range(4)]
+        await asyncio.sleep(0.01)
+        delete = AssetStore.delete
+
+        async def removed(store: AssetStore, location: str) -> None:
+            if location == row.location:
+                raise StoreFailed("Operation not permitted")
+            await delete(store, location)
+
+        row = world.row(stuck)
+        assert row is not None
+        monkeypatch.setattr(AssetStore, "delete", removed)
+        with pytest.raises(StoreFailed, match="not permitted"):
+            await world.expiry().run_once()
+        assert world.kept() == [row.location.rpartition("/")[2]]
+        assert [world.row(asset) for asset in (stuck, *others)] == [row, None, None, None]
 
 
 async def _once(data: bytes) -> AsyncIterator[bytes]:

@@ -12,13 +12,15 @@ from typing import Protocol, TypeVar
 
 from sqlalchemy import Connection
 
-from elkapi.assets.store import AssetStore
+from elkapi.assets.store import AssetStore, StoreFailed
 from elkapi.clock import Clock
 from elkapi.storage.repos import assets as rows
 
 T = TypeVar("T")
 EVERY_S = 60.0
 ROWS_MAX = 200
+# After so many files that cannot be removed it is the store, and the rest waits for the next run.
+FAILURES_MAX = 20
 ORPHANS_EVERY_S = 6 * 3600.0
 ORPHAN_S = 24 * 3600.0
 
@@ -44,22 +46,33 @@ class AssetExpiry:
 
     async def run_once(self) -> None:
         """Raises Unavailable or StoreFailed; the next run sees the same."""
-        await self._expire()
+        failures = await self._expire()
         if self._clock.monotonic_s() >= self._orphans_at_s:
             await self.remove_orphans()
             self._orphans_at_s = self._clock.monotonic_s() + ORPHANS_EVERY_S
+        if failures:
+            raise failures[0]
 
-    async def _expire(self) -> None:
-        now_ns = self._clock.now_ns()
-        while True:
-            found = await self._read(lambda connection: rows.expired(connection, now_ns, ROWS_MAX))
-            for _, location in found:
-                await self._store.delete(location)
-            ids = [asset_id for asset_id, _ in found]
-            if ids:
-                await self._write(partial(rows.forget, ids=ids))
+    async def _expire(self) -> list[StoreFailed]:
+        """What went wrong: a file that cannot be removed keeps its row, and no other file."""
+        now_ns, failures = self._clock.now_ns(), list[StoreFailed]()
+        while len(failures) < FAILURES_MAX:
+            expired = partial(rows.expired, now_ns=now_ns, rows_max=ROWS_MAX, after=len(failures))
+            found, gone = await self._read(expired), list[bytes]()
+            for asset_id, location in found:
+                try:
+                    await self._store.delete(location)
+                except StoreFailed as failure:
+                    failures.append(failure)
+                    if len(failures) == FAILURES_MAX:
+                        break
+                else:
+                    gone.append(asset_id)
+            if gone:
+                await self._write(partial(rows.forget, ids=gone))
             if len(found) < ROWS_MAX:
-                return
+                break
+        return failures
 
     async def remove_orphans(self, age_s: float = ORPHAN_S) -> int:
         """Remove files that no row names and parts of uploads, if they are older; how many there were."""

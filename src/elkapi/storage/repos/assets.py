@@ -114,10 +114,11 @@ def signed(connection: Connection, asset_id: bytes, now_ns: int) -> AssetRow | N
     return _one(connection, _kept(asset_id, now_ns))
 
 
-def expired(connection: Connection, now_ns: int, rows_max: int) -> list[tuple[bytes, str]]:
-    """(id, location) of files whose time is over."""
+def expired(connection: Connection, now_ns: int, rows_max: int, after: int = 0) -> list[tuple[bytes, str]]:
+    """(id, location) of files whose time is over, in the order in which it was, without the first `after`."""
     c = _assets.c
-    query = select(c.id, c.location).where(c.expires_ns <= now_ns).order_by(c.expires_ns).limit(rows_max)
+    query = select(c.id, c.location).where(c.expires_ns <= now_ns).order_by(c.expires_ns, c.id)
+    query = query.limit(rows_max).offset(after)
     return [(row.id, row.location) for row in connection.execute(query)]
 
 
