@@ -8,7 +8,7 @@ import msgspec
 import pytest
 
 from elkapi.errors import BadRequest
-from elkapi.tasks.callback_address import challenge, check_callback_url, split
+from elkapi.tasks.callback_address import URL_CHARACTERS_MAX, challenge, check_callback_url, split
 from elkapi.upstream import UpstreamClient
 from tests.receiver import Received, Receiver, answer, receiving
 
@@ -36,8 +36,11 @@ def test_a_public_address_passes_as_it_is(url: str) -> None:
         "file:///etc/passwd",
         "https://user:password@hooks.example.test/",
         "https://hooks.example.test/#part",
+        "https://hooks.example.test/?a=1#part",
         "https://hooks.example.test/a b",
         "https://hooks.example.test/?a=\r\nx: y",
+        "https://hooks.example.test/?a= b",
+        "https://hooks.example.test/?a=\x7f",
         "https://hooks.example.test/?a=ü",
         "https://hooks.example.test:0/",
         "https:///path",
@@ -48,6 +51,7 @@ def test_a_public_address_passes_as_it_is(url: str) -> None:
         "http://[::1]/",
         "http://[::ffff:127.0.0.1]/",
         "http://0x7f.1/",
+        "http://127.0.0.0x1/",
         "http://2130706433/",
         "http://127.1/",
         "http://localhost/",
@@ -64,6 +68,22 @@ def test_ssrf_an_address_that_cannot_or_must_not_be_called_is_refused(url: str) 
 def test_an_operator_may_allow_private_addresses() -> None:
     assert check_callback_url("http://127.0.0.1:9/", allow_private=True)
     assert split("http://127.0.0.1:9?a=1", allow_private=True)[1] == b"/?a=1"
+    assert split("http://127.0.0.1:9/in/x?a=/?", allow_private=True)[1] == b"/in/x?a=/?"
+
+
+@pytest.mark.parametrize("url", ["unix:///run/elkapi.sock", "file:///etc/passwd", "https://user:password@127.0.0.1/"])
+def test_also_where_private_addresses_are_allowed_only_the_web_is_called(url: str) -> None:
+    with pytest.raises(BadRequest):
+        check_callback_url(url, allow_private=True)
+    with pytest.raises(ValueError, match="URL"):
+        split(url, allow_private=True)
+
+
+def test_an_address_may_be_so_long_and_no_longer() -> None:
+    longest = "https://8.8.8.8/".ljust(URL_CHARACTERS_MAX, "a")
+    assert check_callback_url(longest) == longest
+    with pytest.raises(BadRequest):
+        check_callback_url(longest + "a")
 
 
 async def asked(says: Callable[[Received], bytes]) -> Receiver:
