@@ -24,6 +24,8 @@ BATCHES_MAX = 4
 # At the end the workers are gone already: what they said last is still to be read, then to be exported.
 READ_S = 0.5
 CLOSE_S = 2.0
+# A process without descriptors can take no worker's connection for a while.
+ACCEPT_AGAIN_S = 1.0
 
 log = logging.getLogger("elkapi.control.telemetry")
 
@@ -73,12 +75,16 @@ class Telemetry:
         self._exporter.close(CLOSE_S)
 
     def _accept(self) -> None:
-        with contextlib.suppress(OSError):  # The socket was closed: this process ends.
-            while True:
+        while self._listening.fileno() >= 0:  # Else it was closed: this process ends.
+            try:
                 worker, _ = self._listening.accept()
-                reader = threading.Thread(target=self._read, args=(worker,), name="telemetry-read", daemon=True)
-                self._readers[reader] = worker
-                reader.start()
+            except OSError as error:
+                log.warning("telemetry_accept_failed", extra={"error": str(error)})
+                time.sleep(ACCEPT_AGAIN_S)
+                continue
+            reader = threading.Thread(target=self._read, args=(worker,), name="telemetry-read", daemon=True)
+            self._readers[reader] = worker
+            reader.start()
 
     def _read(self, worker: socket.socket) -> None:
         """Batches of one worker until it closes or says something that is none."""

@@ -1,0 +1,52 @@
+"""Finished calls on their way to a collector: how the control process takes them from the workers."""
+
+from __future__ import annotations
+
+import errno
+import queue
+import socket
+
+import pytest
+
+from elkapi.control import telemetry
+from elkapi.control.telemetry import Telemetry
+from elkapi.observe.calls import CallFacts, frame_of
+
+
+class Exported:
+    """Where batches go, in the place of a collector."""
+
+    def __init__(self) -> None:
+        self.batches: queue.Queue[list[CallFacts]] = queue.Queue()
+
+    def export(self, calls: list[CallFacts]) -> int:
+        self.batches.put(calls)
+        return 0
+
+    def close(self, wait_s: float) -> None: ...
+
+
+class WithoutDescriptors(socket.socket):
+    """A listening socket of a process that has no descriptor left, once."""
+
+    failures = 1
+
+    def accept(self) -> tuple[socket.socket, object]:
+        if self.failures:
+            self.failures -= 1
+            raise OSError(errno.EMFILE, "Too many open files")
+        return super().accept()
+
+
+def test_a_process_without_descriptors_takes_a_workers_calls_once_it_has_some(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(telemetry, "ACCEPT_AGAIN_S", 0.01)
+    exported = Exported()
+    with WithoutDescriptors(socket.AF_UNIX) as listening, socket.socket(socket.AF_UNIX) as worker:
+        listening.bind("")  # An abstract name of the kernel's choice.
+        listening.listen()
+        taking = Telemetry(listening, exported, lost=None)
+        worker.connect(listening.getsockname())
+        worker.sendall(frame_of([]))
+        assert exported.batches.get(timeout=10) == []
+        worker.close()
+        taking.close()
