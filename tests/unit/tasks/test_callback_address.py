@@ -9,7 +9,8 @@ import pytest
 
 from elkapi.errors import BadRequest
 from elkapi.tasks.callback_address import URL_CHARACTERS_MAX, challenge, check_callback_url, split
-from elkapi.upstream import UpstreamClient
+from elkapi.upstream import Deadlines, UpstreamClient, UpstreamReply, UpstreamRequest
+from elkapi.upstream.errors import TotalTimeout
 from tests.receiver import Received, Receiver, answer, receiving
 
 
@@ -57,6 +58,8 @@ def test_a_public_address_passes_as_it_is(url: str) -> None:
         "http://localhost/",
         "http://LOCALHOST./",
         "http://db.internal/",
+        "http://api.localhost/",
+        "http://printer.local/",
     ],
 )
 def test_ssrf_an_address_that_cannot_or_must_not_be_called_is_refused(url: str) -> None:
@@ -117,6 +120,26 @@ async def test_a_receiver_that_does_not_repeat_it_is_refused(said: bytes) -> Non
     with pytest.raises(BadRequest) as refused:
         await asked(lambda _: said)
     assert refused.value.param == "callback_url"
+
+
+@pytest.mark.parametrize("status", [400, 500])
+async def test_an_error_that_repeats_the_challenge_is_no_consent(status: int) -> None:
+    with pytest.raises(BadRequest, match="did not answer the challenge within 3 seconds"):
+        await asked(lambda event: answer(status, event.body))
+
+
+async def test_a_receiver_has_three_seconds_for_all_of_its_answer() -> None:
+    sent: list[UpstreamRequest] = []
+
+    async def send(request: UpstreamRequest) -> UpstreamReply:
+        sent.append(request)
+        raise TotalTimeout("total_s passed", phase="header", sent=True)
+
+    with pytest.raises(BadRequest) as refused:
+        await challenge(send, "https://hooks.example.test/in", param="notify")
+    assert refused.value.param == "notify"
+    assert [getattr(sent[0].deadlines, name) for name in Deadlines.__struct_fields__] == [3.0] * 5
+    assert (sent[0].method, sent[0].target) == (b"POST", b"/in")
 
 
 async def test_ssrf_a_challenge_goes_to_no_private_address() -> None:
