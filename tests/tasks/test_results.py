@@ -4,10 +4,15 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import msgspec
 import pytest
 
+from elkapi.admin.context import Admin
+from elkapi.admin.tasks import list_tasks, show_task
 from elkapi.control.tasking import MakeCopier, opened_poller, polling
+from elkapi.money import parse_usd
 from elkapi.roles import WorkerOrder
+from elkapi.storage.repos.tasks import text_id
 from elkapi.tasks.results import AssetCopier
 from tests.assets import media
 from tests.tasks.conftest import Tasks
@@ -55,6 +60,28 @@ async def test_an_address_that_expired_before_its_copy_is_asked_for_anew(
     async with opened_poller(order, tasks.gate.installation, MAKE) as poller, polling(poller):
         await tasks.until("succeeded")
     assert tasks.books().loss_nano == 0
+
+
+async def test_a_store_that_fails_is_told_to_the_operator_and_its_place_to_no_caller(
+    tasks: Tasks, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    answer, settings = Provider.answer, tasks.gate.plane.settings
+    monkeypatch.setattr(
+        Provider, "answer", lambda self, *asked: (200, media.png()) if "/files/" in asked[1] else answer(self, *asked)
+    )
+    Path(settings.data_dir, "assets").write_bytes(b"no folder")
+    task_id = (await tasks.submit()).json()["data"]["task_id"]
+    tasks.upstream.succeed(task_id)
+    order = WorkerOrder(settings=msgspec.structs.replace(settings, asset_copy_tries_max=1))
+    async with opened_poller(order, tasks.gate.installation, MAKE) as poller, polling(poller):
+        await tasks.until("failed")
+    shown = (await tasks.call("GET", f"/kling/v1/videos/text2video/{task_id}")).json()
+    assert shown["data"]["task_status_msg"] == "The gateway could not keep the result."
+    admin = Admin(tasks.gate.installation, "test")
+    task = show_task(admin, text_id(list_tasks(admin)[0].id)).task
+    assert task is not None
+    assert settings.data_dir in task.told.said
+    assert tasks.books().loss_nano == parse_usd("0.50")
 
 
 @pytest.mark.parametrize(("keep_s", "kept_s"), [(3600.0, 3600), (0.0, None)])

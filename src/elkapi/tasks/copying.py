@@ -23,11 +23,12 @@ COPIES_AT_ONCE_MAX = 8
 
 
 class CopyFailed(Exception):
-    """A file was not copied; `again`: it may be there later."""
+    """A file was not copied; `again`: it may be there later. `ours`: the gateway's fault, whose words are not told."""
 
-    def __init__(self, message: str, *, again: bool) -> None:
+    def __init__(self, message: str, *, again: bool, ours: bool = False) -> None:
         super().__init__(message)
         self.again = again
+        self.ours = ours
 
 
 class Copies:

@@ -53,6 +53,7 @@ OVERDUE_EVERY_S = 600.0
 STALLED, UNKNOWN_WORD, CHANNEL_GONE = "task_overdue", "task_unknown_word", "task_channel_gone"
 WITHOUT_CHARGE = "task_without_charge"
 NOT_BEGUN = "not_begun"
+NOT_KEPT = "The gateway could not keep the result."
 UNKNOWABLE = "The gateway was interrupted while it began the task, and the provider cannot be asked for it."
 
 log = logging.getLogger("elkapi.tasks")
@@ -448,8 +449,8 @@ class Poller:
                 return doubled_s(COPY_AGAIN_FIRST_S, watched.copies, COPY_AGAIN_MAX_S)
             # It was made and billed, and nobody can have it.
             loss = ending.cost_of(task, operation, family, reply, ())
-            why = wording.public(str(failure), task, account)
-            error, now_ns = f"The result could not be fetched from the provider: {why}", parts.clock.now_ns()
+            why, now_ns = wording.public(str(failure), task, account), parts.clock.now_ns()
+            error = NOT_KEPT if failure.ours else f"The result could not be fetched from the provider: {why}"
             said = wording.kept(str(failure), task, account)
             step = ending.ended(task, State.FAILED, "result_unavailable", error, b"", now_ns, loss=loss, said=said)
             return await self._end(watched, task, step)

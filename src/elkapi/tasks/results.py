@@ -48,7 +48,7 @@ class NotCopied(CopyFailed):
     """A file was not copied, and nothing of it is kept; `again`: it may be there later."""
 
     def __init__(self, message: str, *, reason: Reason, again: bool) -> None:
-        super().__init__(message, again=again)
+        super().__init__(message, again=again, ours=reason == "store")
         self.reason = reason
 
 
