@@ -65,21 +65,8 @@ class _Meter:
         return NOTHING if view is None else self.read(view)
 
 
-class _SearchUnits(msgspec.Struct):
-    search_units: int | None = None
-
-
-class _CohereMeta(msgspec.Struct):
-    billed_units: _SearchUnits | None = None
-
-
 def _plain(read: Callable[[Any], Usage | None]) -> Callable[[Any], Found]:
     return lambda view: (read(view), False)
-
-
-def _searches(view: _CohereMeta) -> Found:
-    units = view.billed_units.search_units if view.billed_units else None
-    return (Usage(searches=units, calls=1), False) if units is not None and units >= 0 else NOTHING
 
 
 def _embedded(view: counts.GeminiUsage) -> Found:
@@ -97,7 +84,6 @@ _METERS = {
     "gemini": _Meter("usageMetadata", counts.GeminiUsage, _plain(counts.read_gemini_usage)),
     "gemini-embed": _Meter("usageMetadata", counts.GeminiUsage, _embedded),
     "gemini-batch-embed": _Meter("usageMetadata", counts.GeminiUsage, _embedded),
-    "cohere-rerank": _Meter("meta", _CohereMeta, _searches),
 }
 
 

@@ -100,13 +100,6 @@ def test_g48_a_usage_of_nothing_beside_an_answer_is_missing(usage: Usage, upper:
     assert is_believable(usage, upper, answered=False)
 
 
-@pytest.mark.parametrize(("units", "searches"), [("3", 3), ("0", 0), ("-3", None), ("null", None)])
-def test_g21_searches_below_zero_are_none(units: str, searches: int | None) -> None:
-    body = b'{"results":[],"meta":{"billed_units":{"search_units":' + units.encode() + b"}}}"
-    usage = metered(body, "cohere-rerank", UPPER)[0]
-    assert usage == (None if searches is None else Usage(searches=searches, calls=1))
-
-
 @pytest.mark.parametrize(
     ("usage", "tokens"),
     [
