@@ -23,8 +23,11 @@ _EMAIL = re.compile(
     r"(?<![\w\u0300-\u036f.%+-])[\w\u0300-\u036f.%+-]{1,64}@"
     r"(?:[\w\u0300-\u036f-]{1,63}\.){1,8}(?:[^\W\d_]|[\u0300-\u036f]){2,24}(?![\w-])"
 )
-_IBAN = re.compile(r"(?<![A-Za-z0-9])[A-Za-z]{2}\d{2}(?:[ -]?[A-Za-z0-9]){11,30}")
-_CARD = re.compile(r"(?<![\d])[2-6]\d(?:[ -]?\d){10,17}")
+_IBAN = re.compile(r"(?<![A-Za-z0-9])[A-Za-z]{2}\d{2}(?:[ \n-]?[A-Za-z0-9]){11,30}")
+_CARD = re.compile(r"(?<![\d])[2-6]\d(?:[ \n-]?\d){10,17}")
+# How one begins inside of a run that began before it: with something else, or with another one.
+_IBAN_INSIDE = re.compile(r"(?<![A-Za-z0-9])[A-Za-z]{2}\d{2}")
+_CARD_INSIDE = re.compile(r"(?<!\d)[2-6]\d{3}")
 _PHONE = re.compile(r"(?<![\w+])\+?\(?\d[\d ().\-/]{5,40}\d(?!\w)")
 _IPV4 = re.compile(r"(?<![\w.])(?:\d{1,3}\.){3}\d{1,3}(?!\.?\w)")
 _IPV6 = re.compile(r"(?<![\w:.])(?:[0-9A-Fa-f]{0,4}:){2,7}[0-9A-Fa-f.]{0,15}(?![\w:])")
@@ -51,6 +54,8 @@ _PRIVATE_KEY = re.compile(
 # so it searches so much at a time. What begins there may end behind it, and is never as long as the second.
 SLICE_CHARS, BEHIND_CHARS = 64 * 1024, 8 * 1024
 IBAN_LENGTH_MIN = 15
+BEGINNING_CHARS = 4
+_FIGURES = {ord("A") + number: str(10 + number) for number in range(26)}
 # The number plans take a third of a millisecond for a run of digits.
 RUNS_MAX = 1000
 # How cards begin, and how long they are then.
@@ -101,15 +106,20 @@ def finder(kinds: Sequence[PiiKind], regions: Sequence[str]) -> Callable[[str], 
 
 def _hits(pattern: re.Pattern[str], text: str) -> Iterator[re.Match[str]]:
     """As `pattern.finditer(text)`, slice by slice."""
-    at = 0
-    while at < len(text):
-        until = at + SLICE_CHARS
-        hit = pattern.search(text, at, until + BEHIND_CHARS)
-        if hit is None or hit.start() >= until:
-            at = until
-        else:
-            yield hit
-            at = hit.end()
+    hit = _next_hit(pattern, text, 0)
+    while hit is not None:
+        yield hit
+        hit = _next_hit(pattern, text, hit.end())
+
+
+def _next_hit(pattern: re.Pattern[str], text: str, place: int) -> re.Match[str] | None:
+    """As `pattern.search(text, place)`, slice by slice."""
+    for start in range(place, len(text), SLICE_CHARS):
+        end = start + SLICE_CHARS
+        hit = pattern.search(text, start, end + BEHIND_CHARS)
+        if hit is not None and hit.start() < end:
+            return hit
+    return None
 
 
 def _emails(text: str) -> Iterator[Span]:
@@ -120,17 +130,19 @@ def _emails(text: str) -> Iterator[Span]:
 def _ibans(text: str) -> Iterator[Span]:
     from stdnum import iban
 
-    for hit in _hits(_IBAN, text):
-        if (end := _longest(hit, lambda part: len(part) >= IBAN_LENGTH_MIN and _valid(iban, part))) is not None:
-            yield hit.start(), end
+    def is_right(part: str) -> bool:
+        # `stdnum` takes ten times as long to see that the check digits are wrong, as they mostly are.
+        if len(part) < IBAN_LENGTH_MIN or int((part[4:] + part[:4]).upper().translate(_FIGURES)) % 97 != 1:
+            return False
+        return _valid(iban, part)
+
+    return _in_runs(_IBAN, _IBAN_INSIDE, text, is_right)
 
 
 def _cards(text: str) -> Iterator[Span]:
     from stdnum import luhn
 
-    for hit in _hits(_CARD, text):
-        if (end := _longest(hit, lambda part: _is_a_cards(part) and _valid(luhn, part))) is not None:
-            yield hit.start(), end
+    return _in_runs(_CARD, _CARD_INSIDE, text, lambda part: _is_a_cards(part) and _valid(luhn, part))
 
 
 def _is_a_cards(part: str) -> bool:
@@ -141,30 +153,59 @@ def _valid(module: Any, part: str) -> bool:
     return bool(module.is_valid(part))
 
 
+def _in_runs(
+    pattern: re.Pattern[str], inside: re.Pattern[str], text: str, is_right: Callable[[str], bool]
+) -> Iterator[Span]:
+    """The longest right beginning of each run; where it ends before its run, or there is none, the rest is one too."""
+    place = 0
+    while (hit := _next_hit(pattern, text, place)) is not None:
+        place = hit.end()
+        if (end := _longest(hit, is_right)) is not None:
+            yield hit.start(), end
+            place = end
+        elif (later := inside.search(text, hit.start() + 1, hit.end() + BEGINNING_CHARS)) is not None:
+            place = later.start()
+
+
 def _longest(hit: re.Match[str], is_right: Callable[[str], bool]) -> int | None:
     """Where the longest right beginning of a run ends that nothing of its own kind follows; None when none is."""
-    text, end = hit.string, hit.end()
-    while end > hit.start():
-        at_an_end = text[end - 1].isalnum() and not (end < len(text) and text[end].isalnum())
-        if at_an_end and is_right(re.sub("[ -]", "", text[hit.start() : end])):
+    text = hit.string
+    places = [place for place in range(*hit.span()) if text[place].isalnum()]
+    part = "".join(text[place] for place in places)
+    for length in range(len(places), 0, -1):
+        end = places[length - 1] + 1
+        if not (end < len(text) and text[end].isalnum()) and is_right(part[:length]):
             return end
-        end -= 1
     return None
 
 
 def _phones(text: str, regions: Sequence[str]) -> Iterator[Span]:
+    yield from _phones_in(text, regions)
+    if "\n" in text:
+        # A number may go on in the next line, where none stands in either alone.
+        yield from _phones_in(text.replace("\n", " "), regions)
+
+
+def _phones_in(text: str, regions: Sequence[str]) -> Iterator[Span]:
     from phonenumbers import Leniency, PhoneNumberMatcher
 
-    for number, run in enumerate(_hits(_PHONE, text)):
-        if number >= RUNS_MAX:
+    number = place = 0
+    while (run := _next_hit(_PHONE, text, place)) is not None:
+        place, number = run.end(), number + 1
+        if number > RUNS_MAX:
             # Nobody writes so many by hand; what says of itself that it is a phone number is taken at its word.
             if run.group().startswith("+"):
                 yield run.span()
             continue
-        for region in (None, *regions) if "+" not in run.group() else (None,):
+        found = [
+            (run.start() + match.start, run.start() + match.end)
+            for region in ((None, *regions) if "+" not in run.group() else (None,))
             # The matcher's time grows faster than its text, so it only ever sees one run of digits.
-            matches = list(PhoneNumberMatcher(run.group(), region, leniency=Leniency.VALID))
-            yield from ((run.start() + match.start, run.start() + match.end) for match in matches)
+            for match in PhoneNumberMatcher(run.group(), region, leniency=Leniency.VALID)
+        ]
+        yield from found
+        # The run may end inside of the number that follows the last.
+        place = max((end for _, end in found), default=place)
 
 
 def _addresses(text: str) -> Iterator[Span]:

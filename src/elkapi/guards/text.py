@@ -1,5 +1,7 @@
 """Text as guards compare it: compatibility forms, letter case, invisible signs and spaces spelled one way; pure.
 
+Where letters keep their case, lines keep their ends too: what is found by its form mostly stands on one line.
+
 Every sign is folded by itself, so a text and its pieces fold alike, whichever way a stream cuts it.
 """
 
@@ -11,6 +13,9 @@ from functools import lru_cache
 import msgspec
 
 _SPACES = str.maketrans("\t\n\v\f\r", "     ")
+_LINES = str.maketrans("\t\v\f\r", " \n\n\n")
+_LINE_ENDS = frozenset("\n\v\f\r\x85\u2028\u2029")
+_BLANKS = frozenset(" \n")
 # Without a look of their own, but letters or marks to Unicode: joiners, fillers, variation selectors.
 _INVISIBLE = frozenset("\u034f\u115f\u1160\u17b4\u17b5\u180b\u180c\u180d\u180f\u3164\uffa0")
 
@@ -27,19 +32,23 @@ class Plain(msgspec.Struct, frozen=True):
 
 
 def plain(text: str, *, fold_case: bool = True) -> Plain:
-    """The text as guards see it; with `fold_case` False, letters keep their case."""
+    """The text as guards see it; with `fold_case` False, letters keep their case and lines their ends."""
     if text.isascii():
         spaced = text.translate(_SPACES)
         # Most text is plain already, and stays in place.
         if "  " not in spaced:
-            return Plain(spaced.lower() if fold_case else spaced)
+            return Plain(spaced.lower() if fold_case else text.translate(_LINES))
     folded = _folded if fold_case else _seen
     pieces: list[str] = []
     at: list[int] = []
     last = ""
     for place, sign in enumerate(text):
         piece = folded(sign)
-        if not piece or (piece == " " and last == " "):
+        if not piece:
+            continue
+        if piece in _BLANKS and last in _BLANKS:
+            if piece == "\n":
+                pieces[-1] = last = piece
             continue
         pieces.append(piece)
         at.extend([place] * len(piece))
@@ -53,11 +62,15 @@ def _seen(sign: str) -> str:
         return ""
     if "\U000e0100" <= sign <= "\U000e01ef":
         return ""
+    if sign in _LINE_ENDS:
+        return "\n"
     return " " if sign.isspace() else unicodedata.normalize("NFKC", sign)
 
 
 @lru_cache(maxsize=65_536)
 def _folded(sign: str) -> str:
+    if sign in _LINE_ENDS:
+        return " "
     return unicodedata.normalize("NFKD", unicodedata.normalize("NFKD", _seen(sign)).casefold())
 
 

@@ -108,6 +108,40 @@ def test_personal_data_is_found_to_the_sign_and_named(kind: PiiKind, text: str, 
     assert [(text[one.start : one.end], one.label) for one in finder([kind], ())(text)] == [(expected, kind.upper())]
 
 
+LISTED: list[tuple[PiiKind, list[str]]] = [
+    ("card", ["4111111111111111", "5500000000000004", "4012888888881881", "378282246310005"]),
+    ("card", ["4111 1111 1111 1111", "5500 0000 0000 0004", "4012-8888-8888-1881", "3782 822463 10005"]),
+    ("iban", ["DE89370400440532013000", "GB82WEST12345698765432", "FR1420041010050500013M02606"]),
+    ("iban", ["DE89 3704 0044 0532 0130 00", "GB82 WEST 1234 5698 7654 32", "FR14 2004 1010 0505 0001 3M02 606"]),
+    ("phone", ["030 901820", "030 901821", "030 901822", "030 901823", "+1 650-253-0000"]),
+    ("phone", ["650-253-0000", "650-253-0001", "650-253-0002", "650-253-0003"]),
+]
+
+
+@pytest.mark.parametrize("between", ["\n", " \r\n\t", ", ", ";\n"])
+@pytest.mark.parametrize(("kind", "listed"), LISTED)
+def test_all_of_a_list_is_found_however_it_is_written(kind: PiiKind, listed: list[str], between: str) -> None:
+    text = between.join(listed)
+    found = finder([kind], ("DE", "US"))(text)
+    assert sorted({text[one.start : one.end] for one in found}) == sorted(listed)
+
+
+@pytest.mark.parametrize(
+    ("kind", "text", "expected"),
+    [
+        ("card", "05/26 4111 1111 1111 1111", "4111 1111 1111 1111"),
+        ("card", "in 2026 4111111111111111 of 4111111111111112 5500000000000004", "4111111111111111"),
+        ("card", "4111111111111112 5500000000000004", "5500000000000004"),
+        ("iban", "account No12 GB82WEST12345698765432", "GB82WEST12345698765432"),
+        ("iban", "DE89 3704 0044 0532 0130 01 GB82 WEST 1234 5698 7654 32", "GB82 WEST 1234 5698 7654 32"),
+        ("phone", "650-253-0000 650-253-0001 650-253-0002 650-253-0003", "650-253-0003"),
+        ("phone", "call +49 30\n901820 or", "+49 30\n901820"),
+    ],
+)
+def test_what_stands_before_it_hides_nothing(kind: PiiKind, text: str, expected: str) -> None:
+    assert expected in {text[one.start : one.end] for one in finder([kind], ("US",))(text)}
+
+
 @pytest.mark.parametrize(
     "text",
     [
@@ -132,7 +166,20 @@ def test_phone_numbers_of_a_country_need_no_country_code_there() -> None:
 
 def test_long_runs_of_anything_are_searched_in_a_moment() -> None:
     find = finder(tuple(CHARS_MAX), ("US",))
-    for piece in ("a", "1 ", "a@", "1.", "a:", "AB12", "-", "+1", "-----BEGIN PRIVATE KEY-----"):
+    for piece in (
+        "a",
+        "1 ",
+        "a@",
+        "1.",
+        "a:",
+        "AB12",
+        "-",
+        "+1",
+        "-----BEGIN PRIVATE KEY-----",
+        "2612 ",
+        "AT12 ",
+        "1\n",
+    ):
         find(piece * 5_000)
 
 
