@@ -448,7 +448,7 @@ async def test_no_balance_covers_what_no_account_could_hold(ledger: Ledger, data
     orders = [an_order(account, nano=one) for one in (600, nano, 400)]
     assert await asyncio.gather(*(admitted(ledger, order) for order in orders)) == [True, False, True]
     assert available(database, account) == 0
-    await asyncio.gather(*(ledger.void(order) for order in orders[::2]))
+    await asyncio.gather(*(ledger.settle(unpaid(order)) for order in orders[::2]))
 
 
 async def test_a_cancelled_hold_leaves_nothing_held(ledger: Ledger, database: Database) -> None:
