@@ -29,13 +29,21 @@ class IntoLog(logging.Handler):
         given = {name: value for name, value in vars(record).items() if name not in _STANDARD}
         fields = {name: value if isinstance(value, _JSON_TYPES) else repr(value) for name, value in given.items()}
         fields["logger"] = record.name
-        event = record.getMessage()
+        event = _sentence(record)
         if not record.name.startswith("elkapi"):
             fields["message"], event = event[:TEXT_CHARS_MAX], LIBRARY_EVENT
         if record.exc_info and record.exc_info[1] is not None:
             # The end of a long trace names the cause.
             fields["trace"] = "".join(traceback.format_exception(record.exc_info[1]))[-TEXT_CHARS_MAX:]
         self._log.write(event, _level(record.levelno), **fields)
+
+
+def _sentence(record: logging.LogRecord) -> str:
+    """What was said; without its values where they do not fit, which is no fault of whoever called what says it."""
+    try:
+        return record.getMessage()
+    except Exception:
+        return str(record.msg)
 
 
 def _level(number: int) -> str:

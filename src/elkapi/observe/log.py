@@ -54,8 +54,8 @@ class Log:
         self._thread = threading.Thread(target=self._run, name="log", daemon=True)
         self._thread.start()
 
-    def write(self, event: str, level: str = "info", **fields: object) -> None:
-        """Queue one line; returns at once."""
+    def write(self, event: str, level: str = "info", /, **fields: object) -> None:
+        """Queue one line; returns at once. A field that has the name of what every line begins with is left out."""
         if _RANK[level] < self._least:
             return
         if len(self._lines) >= QUEUE_LINES_MAX:
@@ -140,7 +140,8 @@ class Log:
     def _line(self, at_ns: int, level: str, event: str, line_of: LineOf | None, value: Any) -> bytes:
         head = (at_ns, level, self._role, self._pid, event)
         try:
-            line = dict(zip(HEAD, head, strict=True)) | value if line_of is None else line_of(head, value)
+            begun = dict(zip(HEAD, head, strict=True))
+            line = begun | value | begun if line_of is None else line_of(head, value)
             return _encoder.encode(line) + b"\n"
         except Exception as error:
             # One line that cannot be written must not end the thread, and with it every later line.

@@ -87,6 +87,17 @@ def test_log_line_is_json_with_extras_and_trace(tmp_path: Path) -> None:
     assert fields["trace"].endswith("ValueError: why\n")
 
 
+def test_a_sentence_that_does_not_fit_its_values_is_a_line_and_no_error_of_who_says_it(tmp_path: Path) -> None:
+    records = [
+        logging.LogRecord("library", logging.WARNING, __file__, 1, "%d things", ("many",), None),
+        logging.LogRecord("library", logging.WARNING, __file__, 1, "fine", None, None),
+    ]
+    records[1].__dict__ |= {"event": "theirs", "level": "theirs", "self": "theirs", "role": "theirs", "size": 5}
+    unfit, fine = _lines_of(tmp_path, *records)
+    assert (unfit["event"], unfit["message"]) == ("library", "%d things")
+    assert (fine["event"], fine["level"], fine["role"], fine["size"]) == ("library", "warning", "control", 5)
+
+
 def test_a_librarys_sentence_is_a_message(tmp_path: Path) -> None:
     record = logging.LogRecord("some.library", logging.WARNING, __file__, 1, "odd %s", ("thing",), None)
     (fields,) = _lines_of(tmp_path, record)
