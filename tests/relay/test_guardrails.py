@@ -34,9 +34,11 @@ async def lite(tmp_path: Path) -> AsyncIterator[Gateway]:
         yield served
 
 
-async def prepared(gate: Gateway, url: str, *guards: Guard, window: bool = False, **policy: Any) -> str:
+async def prepared(
+    gate: Gateway, url: str, *guards: Guard, window: bool = False, family: str = "openai", **policy: Any
+) -> str:
     """A key whose calls these guards look at, in their order."""
-    await gate.channel(url, (MODEL,))
+    await gate.channel(url, (MODEL,), family=family)
     await gate.price(MODEL, per_1m_usd="1", output_per_1m_usd="2")
     for guard in guards:
         await gate.guard(guard)
@@ -296,6 +298,114 @@ async def test_arrays_and_legacy_completions_pass_guardrails_too(lite: Gateway, 
     stream = await lite.ask(key, asked, path="/v1/completions")
     text = "".join(event["choices"][0]["text"] for event in events(stream.text) if event["choices"])
     assert (stream.status_code, text, stream.text.endswith("data: [DONE]\n\n")) == (200, "to [EMAIL] it goes", True)
+
+
+SAID = f"Write to {MAIL}."
+LIKELY = {"token": MAIL, "logprob": -1.0, "bytes": [97], "top_logprobs": []}
+REPEATED: dict[str, dict[str, Any]] = {
+    "chat": {
+        "id": "c",
+        "object": "chat.completion",
+        "created": 1,
+        "model": "m",
+        "choices": [
+            {
+                "index": 0,
+                "message": {
+                    "role": "assistant",
+                    "content": SAID,
+                    "reasoning_details": [{"type": "reasoning.text", "text": SAID}],
+                    "annotations": [{"type": "url_citation", "url_citation": {"url": "https://a.test", "title": MAIL}}],
+                    "audio": {"id": "a", "data": "AAAA", "transcript": SAID, "expires_at": 1},
+                },
+                "logprobs": {"content": [LIKELY]},
+                "finish_reason": "stop",
+            }
+        ],
+        "usage": {"prompt_tokens": 3, "completion_tokens": 5, "total_tokens": 8},
+    },
+    "responses": {
+        "id": "r",
+        "object": "response",
+        "created_at": 1,
+        "status": "completed",
+        "model": "m",
+        "output": [
+            {"type": "web_search_call", "id": "w", "status": "completed", "action": {"type": "search", "query": MAIL}},
+            {
+                "type": "message",
+                "id": "m",
+                "role": "assistant",
+                "status": "completed",
+                "content": [
+                    {
+                        "type": "output_text",
+                        "text": SAID,
+                        "annotations": [
+                            {"type": "url_citation", "url": "u", "title": MAIL, "start_index": 0, "end_index": 1}
+                        ],
+                        "logprobs": [LIKELY],
+                    }
+                ],
+            },
+        ],
+        "usage": {"input_tokens": 3, "output_tokens": 5, "total_tokens": 8},
+    },
+    "anthropic": {
+        "id": "m",
+        "type": "message",
+        "role": "assistant",
+        "model": "m",
+        "content": [
+            {
+                "type": "text",
+                "text": SAID,
+                "citations": [
+                    {
+                        "type": "web_search_result_location",
+                        "url": "https://a.test",
+                        "title": MAIL,
+                        "encrypted_index": "e",
+                        "cited_text": SAID,
+                    }
+                ],
+            }
+        ],
+        "stop_reason": "end_turn",
+        "usage": {"input_tokens": 3, "output_tokens": 5},
+    },
+    "gemini": {
+        "candidates": [
+            {
+                "content": {"role": "model", "parts": [{"text": SAID}]},
+                "finishReason": "STOP",
+                "groundingMetadata": {
+                    "webSearchQueries": [MAIL],
+                    "searchEntryPoint": {"renderedContent": f"<a>{MAIL}</a>"},
+                    "groundingChunks": [{"web": {"uri": "https://a.test", "title": MAIL}}],
+                    "groundingSupports": [
+                        {"segment": {"endIndex": len(SAID), "text": SAID}, "groundingChunkIndices": [0]}
+                    ],
+                },
+                "citationMetadata": {"citations": [{"uri": "https://a.test", "title": MAIL}]},
+                "logprobsResult": {"chosenCandidates": [{"token": MAIL, "logProbability": -1.0}]},
+            }
+        ],
+        "usageMetadata": {"promptTokenCount": 3, "candidatesTokenCount": 5, "totalTokenCount": 8},
+    },
+}
+
+
+@pytest.mark.parametrize("client", CLIENTS)
+async def test_what_an_answer_repeats_of_its_text_is_masked_too(lite: Gateway, client: str) -> None:
+    """Sources quote it, likelihoods tell its tokens, and a search its words."""
+    async with canned(200, REPEATED[client]) as upstream:
+        guard = msgspec.structs.replace(MASKING, direction="output")
+        key = await prepared(lite, upstream.url, guard, family="new-api")
+        for stream in (False, True):
+            reply = await post(lite, key, client, "hello", stream=stream)
+            assert said(client, stream, reply).startswith("Write to [EMAIL].")
+            assert MAIL not in reply.text
 
 
 TOOLS = [{"type": "function", "function": {"name": "f", "parameters": {"type": "object"}}}]

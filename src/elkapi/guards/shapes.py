@@ -21,7 +21,8 @@ class Shape(msgspec.Struct, frozen=True, kw_only=True):
     `text`: it is a text itself. `json`: a text that holds JSON, of which every text and number is looked at; where it
     holds none, it is a text. `deep`: every text and number below it. `items`: of each item of an array. `members`: of
     an object's members, named in small letters and looked up in any; `typed` are those that its `type` decides on.
-    `only_text`: anything but a text cannot be looked at, and raises Unseen.
+    `only_text`: anything but a text cannot be looked at, and raises Unseen. `gone`: it is left out, for it tells texts
+    in pieces.
     """
 
     text: bool = False
@@ -31,6 +32,7 @@ class Shape(msgspec.Struct, frozen=True, kw_only=True):
     members: Mapping[str, Shape] = {}
     typed: Mapping[str, Mapping[str, Shape]] = {}
     only_text: bool = False
+    gone: bool = False
 
 
 class Unseen(Exception):
@@ -50,6 +52,8 @@ def walked(body: bytes, shape: Shape, visit: Visit) -> bytes:
     Objects and arrays on the way are written anew, so a member that stood there twice stands there once, as it was
     looked at. Raises msgspec.DecodeError for what is no JSON where the shape looks, Unseen.
     """
+    if shape.gone:
+        return b"null"
     kind = body.lstrip()[:1]
     if shape.deep and kind in b'"[{-0123456789':
         return _decoded(body, visit)

@@ -1,7 +1,8 @@
 """Which members of each wire hold text, in what callers ask and in what models answer; data.
 
 The rows follow the views of `translate`. Not looked at: pictures, sounds and files, token ids, thoughts that come back
-signed (a changed one is refused), and what a provider keeps under an id.
+signed (a changed one is refused), addresses of sources, and what a provider keeps under an id. Likelihoods of tokens
+tell the tokens, so answers that are looked at have none.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from elkapi.guards.shapes import Shape
 TEXT = Shape(text=True)
 JSON = Shape(json=True)
 DEEP = Shape(deep=True)
+GONE = Shape(gone=True)
 _TEXTS = Shape(text=True, items=Shape(text=True, only_text=True))
 
 
@@ -40,13 +42,15 @@ def _text_or_parts(**members: Shape) -> Shape:
 
 
 # Chat
-_CHAT_CONTENT = _text_or_parts(text=TEXT, refusal=TEXT)
+_CHAT_CONTENT = _text_or_parts(text=TEXT, refusal=TEXT, thinking=Shape(text=True, items=_object(text=TEXT)))
 _CHAT_CALLS = _each(function=_object(arguments=JSON), custom=_object(input=TEXT))
 _CHAT_MESSAGE = {
     "content": _CHAT_CONTENT,
     "refusal": TEXT,
     "reasoning_content": TEXT,
     "reasoning": TEXT,
+    "reasoning_details": _each(text=TEXT, summary=TEXT),
+    "annotations": _each(url_citation=_object(title=TEXT)),
     "tool_calls": _CHAT_CALLS,
     "function_call": _object(arguments=JSON),
 }
@@ -55,20 +59,25 @@ _CHAT_ASKED = _object(
     tools=_each(function=_object(description=TEXT), custom=_object(description=TEXT)),
     prediction=_object(content=_CHAT_CONTENT),
 )
-_CHAT_ANSWER = _object(choices=_each(message=_object(**_CHAT_MESSAGE, thinking_blocks=_each(thinking=TEXT))))
+_CHAT_SAID = _object(**_CHAT_MESSAGE, thinking_blocks=_each(thinking=TEXT), audio=_object(transcript=TEXT))
+_CHAT_ANSWER = _object(choices=_each(message=_CHAT_SAID, logprobs=GONE))
 _COMPLETION_ASKED = _object(prompt=_TEXTS, suffix=TEXT)
-_COMPLETION_ANSWER = _object(choices=_each(text=TEXT))
+_COMPLETION_ANSWER = _object(choices=_each(text=TEXT, logprobs=GONE))
 
 # Responses
-_RESPONSES_PARTS = _text_or_parts(text=TEXT, refusal=TEXT)
+_RESPONSES_PART = {"text": TEXT, "refusal": TEXT, "annotations": _each(title=TEXT)}
 _RESPONSES_ITEM = {
-    "content": _RESPONSES_PARTS,
+    "content": _text_or_parts(**_RESPONSES_PART),
     "arguments": JSON,
     "input": TEXT,
     "output": _text_or_parts(text=TEXT, stdout=TEXT, stderr=TEXT),
     "summary": _each(text=TEXT),
     "code": TEXT,
+    "outputs": _each(logs=TEXT),
+    "action": DEEP,
+    "queries": DEEP,
     "results": DEEP,
+    "revised_prompt": TEXT,
 }
 _RESPONSES_ASKED = _object(
     input=Shape(text=True, items=_object(**_RESPONSES_ITEM)),
@@ -76,7 +85,8 @@ _RESPONSES_ASKED = _object(
     prompt=_object(variables=DEEP),
     tools=_each(description=TEXT),
 )
-_RESPONSES_ANSWER = _object(output=_each(**_RESPONSES_ITEM), output_text=TEXT)
+_RESPONSES_SAID = _RESPONSES_ITEM | {"content": _text_or_parts(**_RESPONSES_PART, logprobs=GONE)}
+_RESPONSES_ANSWER = _object(output=_each(**_RESPONSES_SAID), output_text=TEXT)
 
 # Anthropic
 _BLOCK_TEXTS = {"text": TEXT, "title": TEXT, "context": TEXT, "input": DEEP}
@@ -94,7 +104,11 @@ _ANTHROPIC_ASKED = _object(
 _RESULT = {"text": TEXT, "title": TEXT, "stdout": TEXT, "stderr": TEXT}
 _ANTHROPIC_ANSWER = _object(
     content=_each(
-        text=TEXT, thinking=TEXT, input=DEEP, content=_text_or_parts(**_RESULT, content=_text_or_parts(**_RESULT))
+        text=TEXT,
+        citations=_each(cited_text=TEXT, title=TEXT, document_title=TEXT),
+        thinking=TEXT,
+        input=DEEP,
+        content=_text_or_parts(**_RESULT, content=_text_or_parts(**_RESULT)),
     )
 )
 
@@ -119,7 +133,21 @@ _GEMINI_ASKED = _object(
     system_instruction=_GEMINI_CONTENT,
     tools=_GEMINI_TOOLS,
 )
-_GEMINI_ANSWER = _object(candidates=_each(content=_GEMINI_CONTENT))
+_GEMINI_SOURCE = _object(title=TEXT, text=TEXT)
+_GEMINI_SOURCES = _object(
+    webSearchQueries=DEEP,
+    searchEntryPoint=_object(renderedContent=TEXT),
+    groundingChunks=_each(web=_GEMINI_SOURCE, retrievedContext=_GEMINI_SOURCE, maps=_GEMINI_SOURCE),
+    groundingSupports=_each(segment=_object(text=TEXT)),
+)
+_GEMINI_ANSWER = _object(
+    candidates=_each(
+        content=_GEMINI_CONTENT,
+        groundingMetadata=_GEMINI_SOURCES,
+        citationMetadata=_object(citations=_each(title=TEXT)),
+        logprobsResult=GONE,
+    )
+)
 
 ASKED: dict[Wire, Shape] = {
     "chat": _CHAT_ASKED,
