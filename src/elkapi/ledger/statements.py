@@ -56,6 +56,8 @@ class Rows:
 
     def insert(self, cursor: Any, flat: list[Any]) -> None:
         """Rows whose id exists already are left alone, or refused by the database (`is_taken`) where they are `new`."""
+        if not flat:
+            return  # As most batches' unknown outcomes.
         if (whole := self._whole.get(len(flat))) is not None:
             cursor.execute(whole, flat)
             return
