@@ -361,7 +361,7 @@ def facts_of(
 
 
 def facts_for(request: Request, created_s: int, clock: Clock | None = None) -> ReplyFacts:
-    """The same for a caller whose body no way across has read."""
+    """`facts_of` for a caller whose body no way across has read: it is read here, as far as the hub can."""
     wire = request.operation.wire
     assert wire is not None
     try:

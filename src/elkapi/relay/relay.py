@@ -34,7 +34,7 @@ from elkapi.relay.plane import DataPlane
 from elkapi.relay.read import Request
 from elkapi.relay.redact import RECORDED_CHARS_MAX, recorded, redact, rejected
 from elkapi.relay.signing import needs_signing, signed
-from elkapi.relay.stream import pump
+from elkapi.relay.stream import WHOLE_REPLY_BYTES_MAX, pump
 from elkapi.relay.target import build
 from elkapi.routing.fallback import reason_after, reason_in
 from elkapi.routing.meaning import meant
@@ -66,7 +66,6 @@ from elkapi.upstream.encoded import plain
 from elkapi.upstream.gcp import TokenRefused
 
 ERROR_BODY_BYTES_MAX = 64 * 1024
-TRANSLATED_REPLY_BYTES_MAX = 32 * 1024 * 1024
 CREDENTIAL_REFUSED = Verdict("next", "credential_refused", "none", cool="key")
 BLOCKED = Verdict("fail", "content_blocked", "unknown")
 UNTRANSLATABLE = Verdict("next", "untranslatable", "none")
@@ -263,7 +262,7 @@ class Try:
     async def _accept(self, reply: UpstreamReply, status: int, exchange: Exchange) -> Outcome | Verdict:
         # An answer that must be looked at is never passed on as it comes.
         whole_only = exchange.translated or self.request.output_rules
-        bytes_max = TRANSLATED_REPLY_BYTES_MAX if whole_only else self.plane.settings.reply_buffer_bytes_max
+        bytes_max = WHOLE_REPLY_BYTES_MAX if whole_only else self.plane.settings.reply_buffer_bytes_max
         body, whole = await reply.read(bytes_max)
         fields = reply.fields
         if b"content-encoding" in fields:

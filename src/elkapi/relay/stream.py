@@ -28,7 +28,9 @@ from elkapi.upstream.reply import More
 if TYPE_CHECKING:
     from elkapi.relay.relay import Try
 
+# How much of a stream may come before anything that the caller can see; until then another channel may be tried.
 SETUP_BYTES_MAX = 256 * 1024
+# The longest answer that must be read whole before any of it can be passed on.
 WHOLE_REPLY_BYTES_MAX = 32 * 1024 * 1024
 CUT = Failure(502, "upstream_error", "The model's answer broke off before its end.")
 STALLED = Failure(504, "upstream_timeout", "The model stopped answering before the end of its answer.")

@@ -94,10 +94,10 @@ class Metered:
     """What both ways across learn from a stream's events; `feed` of the subclasses calls `_learn`.
 
     `content`: something the caller can see has come; `spoken`: and it was more than a refusal. `refused`: the model, or
-    a filter, declined. `ended`: the terminal event was seen, or the finish of a dialect
-    that ends by closing. `failure`: an error inside the stream, `stopped` why we made it fail ourselves. `usage`: the
-    latest the upstream reported. `start` and `finish_reason`: how the upstream opened and, once it has, closed the
-    answer. `recorded`: what the caller was sent, where that is kept.
+    a filter, declined. `ended`: the terminal event was seen, or the finish of a dialect that ends by closing.
+    `failure`: an error inside the stream, `stopped` why we made it fail ourselves. `usage`: the latest the upstream
+    reported. `start` and `finish_reason`: how the upstream opened and, once it has, closed the answer. `recorded`: what
+    the caller was sent, where that is kept.
     """
 
     def __init__(self, reader: Reader, writer: Writer, ends_by_close: bool) -> None:

@@ -31,7 +31,7 @@ def view_of(decoder: msgspec.json.Decoder[T], data: bytes | msgspec.Raw) -> T:
 class ReplyFacts(msgspec.Struct, frozen=True):
     """What a writer needs beside the events: the ids and names the caller sees, and how it asked.
 
-    `model` is the client's name for it. `request` is None when the caller's request was not decoded (pass-through).
+    `model` is the client's name for it. `request` has the model alone when the caller's body was not decoded.
     `created_s` is Unix time, `clock` what tells when the answer is whole; without one it is so at its beginning.
     """
 

@@ -59,7 +59,7 @@ _LISTS = ("images", "image_urls")
 # Words to a gateway, or to nobody.
 _DROPPED = {"model", "metadata", "input", "user", "response_format", "stream", "group", "enhance_prompt"}
 _DROPPED |= {"enable_upsample", "expand_prompt", "max_tokens", "messages"}
-# How many seconds a form's own texts switch on: `--dur 5`.
+# The switches that the text of a prompt may hold, such as `--dur 5`, and the field that each sets.
 _SWITCHES = {"ratio": "ratio", "rt": "ratio", "dur": "seconds", "duration": "seconds", "rs": "resolution"}
 _SWITCHES |= {"resolution": "resolution", "seed": "seed", "fps": "fps", "wm": "watermark", "cf": "camera_fixed"}
 _SWITCH = re.compile(r"(?:^|\s)--(\w+)\s+(\S+)")

@@ -170,7 +170,7 @@ def unified(view: TaskView) -> dict[str, Any]:
 
 
 def kling_flat(view: TaskView) -> dict[str, Any]:
-    """ElkAPI's own pages of Kling."""
+    """What a Kling submit of the flat form (`model`, no `model_name`) is answered with: a part of `unified`."""
     body = unified(view)
     names = ("task_id", "status", "url", "format", "metadata", "error")
     return {name: body[name] for name in names}
