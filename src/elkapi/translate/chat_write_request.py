@@ -77,8 +77,8 @@ def write_request(request: ChatRequest, profile: Profile) -> bytes:
     if len(request.stop) > STOPS_MAX and not own:
         raise BadRequest(f"This model takes at most {STOPS_MAX} stop sequences.", param=stop_member(request))
     # OpenAI's two dialects share the files that it stores; no other provider knows their ids.
-    known = request.dialect in ("chat", "responses")
-    if not known and any(is_stored_file(part) for message in request.messages for part in message.parts):
+    of_openai = request.dialect in ("chat", "responses")
+    if not of_openai and any(is_stored_file(part) for message in request.messages for part in message.parts):
         raise BadRequest("A file by its id is not available here; send its data.", param="messages")
     body: dict[str, Any] = {"model": request.model, "messages": []}
     # Members that are None are left out at the end.
@@ -98,7 +98,7 @@ def write_request(request: ChatRequest, profile: Profile) -> bytes:
         "verbosity": request.verbosity,
         "user": _user(request),
         "metadata": request.metadata if own else None,
-        "service_tier": request.service_tier if request.dialect in ("chat", "responses") else None,
+        "service_tier": request.service_tier if of_openai else None,
         "prompt_cache_key": request.cache_key,
         "reasoning_effort": _effort(request, profile),
     }

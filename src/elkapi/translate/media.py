@@ -188,38 +188,22 @@ def _ask(body: Mapping[str, Any], model: str) -> MediaAsk:
         for field, names in _NAMES.items()
     }
     said = {field: None if (value := body.get(word)) == "" else value for field, word in words.items()}
-    words["references"] = next((name for name in _LISTS if body.get(name)), _LISTS[0])
-    listed: Any = body.get(words["references"]) or []
-    if not isinstance(listed, list) or len(listed) > IMAGES_MAX:
-        message = f"`{words['references']}` must be a list of at most {IMAGES_MAX} pictures."
-        raise BadRequest(message, param=words["references"])
-    pictures = [_url(one, words["references"]) for one in listed]
-    if isinstance(said["image"], list):
-        # A form's pictures in their order: the first frame, and the last.
-        if not 1 <= len(said["image"]) <= 2:
-            raise BadRequest("Name one picture, or two: the first frame and the last.", param=words["image"])
-        said["image"], *last = said["image"]
-        if last:
-            said["last_image"], words["last_image"] = last[0], words["image"]
-    image = _url(said["image"], words["image"]) if said["image"] is not None else ""
-    if not image and pictures:
-        image, pictures, words["image"] = pictures[0], pictures[1:], words["references"]
+    image, references = _pictures(body, said, words)
     width, height, ratio = _shape(said, words)
     if said["ratio"] is None and said["size"] is not None:
         words["ratio"] = words["size"]
     resolution = _resolution(said["resolution"], words["resolution"])
     derived = frozenset[str]()
     if width and height:
-        derived = frozenset(
-            {"ratio", "resolution"} - {"resolution" if resolution else "", "ratio" if said["ratio"] else ""}
-        )
+        asked = {"ratio": said["ratio"], "resolution": resolution}
+        derived = frozenset(field for field, value in asked.items() if not value)
         resolution = resolution or f"{min(width, height)}p"
     return MediaAsk(
         model=model,
         prompt=_text(said["prompt"], words["prompt"]),
         negative_prompt=_text(said["negative_prompt"], words["negative_prompt"]),
         image=image,
-        references=tuple(pictures),
+        references=tuple(references),
         last_image=_url(said["last_image"], words["last_image"]) if said["last_image"] is not None else "",
         video=_url(said["video"], words["video"]) if said["video"] is not None else "",
         seconds=_seconds(said["seconds"], words["seconds"]),
@@ -237,6 +221,30 @@ def _ask(body: Mapping[str, Any], model: str) -> MediaAsk:
         derived=derived,
         words={field: word for field, word in words.items() if word != field},
     )
+
+
+def _pictures(body: Mapping[str, Any], said: dict[str, Any], words: dict[str, str]) -> tuple[str, list[str]]:
+    """(first frame, the other pictures), as URLs; a last frame found beside the first is put into `said`.
+
+    `words` is told under which name each of them came.
+    """
+    words["references"] = next((name for name in _LISTS if body.get(name)), _LISTS[0])
+    listed: Any = body.get(words["references"]) or []
+    if not isinstance(listed, list) or len(listed) > IMAGES_MAX:
+        message = f"`{words['references']}` must be a list of at most {IMAGES_MAX} pictures."
+        raise BadRequest(message, param=words["references"])
+    pictures = [_url(one, words["references"]) for one in listed]
+    if isinstance(said["image"], list):
+        # A form's pictures in their order: the first frame, and the last.
+        if not 1 <= len(said["image"]) <= 2:
+            raise BadRequest("Name one picture, or two: the first frame and the last.", param=words["image"])
+        said["image"], *last = said["image"]
+        if last:
+            said["last_image"], words["last_image"] = last[0], words["image"]
+    image = _url(said["image"], words["image"]) if said["image"] is not None else ""
+    if not image and pictures:
+        image, pictures, words["image"] = pictures[0], pictures[1:], words["references"]
+    return image, pictures
 
 
 def _shape(said: Mapping[str, Any], words: Mapping[str, str]) -> tuple[int | None, int | None, str]:
