@@ -143,7 +143,8 @@ class _Open:
     def __init__(self, raw: Raw, call: int | None) -> None:
         self.raw = raw
         self.call = call
-        # Of a call only whether there were any; of blocks that are kept whole, all of them.
+        # The pieces of its JSON so far: all of them for a block that is kept whole. Those of a call are passed on at
+        # once, so for a call only whether the list is empty counts.
         self.pieces: list[str] = []
 
 

@@ -82,7 +82,7 @@ class _Block:
         self.call = call
         self.deltas: list[Raw] = []
         self.arguments: list[str] | None = None if call is None else []
-        # Nothing can be added any more.
+        # These kinds come in one event; no delta follows.
         self.whole = kind in ("redacted_thinking", "other")
 
     def is_complete(self) -> bool:
@@ -253,7 +253,7 @@ class Writer:
         message = _envelope(self._facts) | {"content": [], "stop_reason": None, "stop_sequence": None}
         usage = self._layout.usage
         if usage == Usage():
-            # Most dialects count at their end; what clients show until then is better a guess than nothing.
+            # Most upstreams report usage at the end of a stream only; until then clients show this estimate.
             usage = Usage(input_tokens=estimated_tokens(texts_of(self._facts.request)))
         return _frame("message_start", {"message": message | {"usage": anthropic_usage_object(usage)}})
 

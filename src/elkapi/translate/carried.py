@@ -30,7 +30,7 @@ def _openai_to_gemini(body: bytes, upstream_model: str) -> bytes:
 
 
 def _gemini_to_openai(asked: bytes, body: bytes, client_model: str) -> tuple[bytes, Usage | None, tuple[str, ...]]:
-    """Many models count nothing here, and their vocabulary is unknown: a quarter of the bytes is shown and charged."""
+    """What Gemini does not count is counted here, a token for every four bytes: the model's vocabulary is unknown."""
     request = embeddings.read_openai_request(asked)
     reply = embeddings.read_gemini_reply(body, len(request.texts))
     sizes = [len(text.encode()) for text in request.texts]

@@ -238,7 +238,7 @@ def _messages(rows: list[dict[str, Any]], places: Places) -> tuple[tuple[Text, .
             ahead = next((index for index, part in enumerate(parts) if not isinstance(part, Thinking)), 0)
             for offset, members in members_beside(view.content):
                 places.append({"at": [place, len(before) + ahead + offset], "part": members})
-        # A second message of the same side begins here; results begin one anyway.
+        # Noted where a message begins inside a turn; a tool's result is a message of its own without a note.
         if beside or (before and place >= 0 and role not in ("tool", "function")):
             places.append({"at": [place, len(before)], "message": beside})
         before += parts

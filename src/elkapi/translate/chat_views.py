@@ -16,7 +16,7 @@ from elkapi.translate.usage import ChatUsage
 
 T = TypeVar("T")
 
-# What an absent member and one that is null both look like; Raw compares with Raw only.
+# The value of a Raw member that is absent or null.
 NULL = msgspec.Raw(b"null")
 # What an in-band error would have been as a reply, by a word in its type or code; the first that is found counts.
 _STATUSES = (

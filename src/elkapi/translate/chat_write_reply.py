@@ -70,7 +70,7 @@ class _Answer:
         self._drew = False
 
     def text(self, text: str) -> None:
-        """Text ends a passage of thinking that nobody signed."""
+        """Count text of the answer; thinking before it that nobody signed is over, so no later signature is its."""
         self._drew = False
         self.text_chars += len(text)
         if self._thought:
@@ -91,7 +91,7 @@ class _Answer:
         return {"index": self.blocks - 1} | thinking_block(part)
 
     def image_signature(self, event: ThinkingSignature | RedactedThinking) -> dict[str, Any] | None:
-        """What signs the image before it, as a piece of that image: Gemini wants it back there."""
+        """Gemini's signature of the image just before it, as a piece of that image; None for any other signature."""
         if not self._drew or isinstance(event, RedactedThinking) or event.signed_by != "gemini":
             return None
         self._drew = False
@@ -103,7 +103,7 @@ class _Answer:
         return {"index": self.images - 1} | image_row(Image(data=event.data, media_type=event.media_type))
 
     def cite(self, event: Citation) -> None:
-        """A source of the text since the last one that stood elsewhere."""
+        """Note a source. Its text begins where that of the sources at the last other place ended, and ends here."""
         if self.text_chars != self._cited_to:
             self._cited_from, self._cited_to = self._cited_to, self.text_chars
         row = {

@@ -39,7 +39,7 @@ from elkapi.translate.strict_schema import strict_of
 STOPS_MAX = 4
 USER_CHARS_MAX = 64
 _NINE = re.compile(r"[A-Za-z0-9]{9}")
-# Members that only tune an answer, of which some upstreams refuse all that they do not know.
+# Members that only tune an answer; upstreams that refuse unknown members (`Profile.strict_chat`) are not sent them.
 _OPENAIS = ("user", "seed", "verbosity", "service_tier", "logprobs", "top_logprobs")
 
 # What this dialect cannot carry of a request that came in another one.

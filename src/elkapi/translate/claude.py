@@ -150,7 +150,7 @@ def closed(schema: Any) -> Any:
         elif name in _SCHEMA_IN:
             result[name] = closed(value)
         elif name in _SCHEMAS_IN and isinstance(value, list):
-            # Of alternatives there is only one kind.
+            # Structured outputs know `anyOf`, but not `oneOf`.
             result["anyOf" if name == "oneOf" else name] = [closed(item) for item in value]
         elif name in _SCHEMAS_BY_NAME and isinstance(value, dict):
             result[name] = {key: closed(item) for key, item in value.items()}
@@ -262,7 +262,10 @@ def thinking_of(request: ChatRequest, profile: Profile, max_tokens: int, forced:
 
 
 def _shape(request: ChatRequest, asked: Reasoning, profile: Profile) -> str:
-    """How the model thinks; of one that no row describes, only an Anthropic caller knows that it does."""
+    """How the model is to think: "adaptive", "budget" or "none".
+
+    A model without a row in `profiles` thinks only if an Anthropic caller asks for it in so many words.
+    """
     if profile.reasoning in ("budget", "adaptive"):
         # Effort alone does not switch thinking on for an Anthropic caller.
         said = asked.adaptive or asked.budget_tokens is not None or request.dialect != "anthropic"

@@ -185,7 +185,7 @@ class _Blocks:
             case ToolCall():
                 return {"toolUse": {"toolUseId": tool_id(part.id), "name": part.name, "input": tool_input(part)}}
             case ToolResult():
-                # Blank text is refused, here too.
+                # Converse refuses blank text inside a tool's result as well.
                 shown = [inner for inner in part.parts if not isinstance(inner, Text) or inner.text.strip()]
                 content = [self._block(inner) for inner in shown]
                 result: Raw = {"toolUseId": tool_id(part.call_id), "content": content or [{"text": "(empty)"}]}
@@ -216,7 +216,10 @@ class _Blocks:
 
 
 def _ttl(item: Any) -> str | None:
-    """The mark on an item, or on what a tool's result holds, inside of which there can be no point."""
+    """How long the prefix that ends with this item is to be cached, None where the caller did not mark it.
+
+    A mark inside a tool's result counts for the result: a cache point cannot stand inside one.
+    """
     inside = item.parts if isinstance(item, ToolResult) else ()
     return next((ttl for one in (item, *inside) if (ttl := getattr(one, "cache_ttl", None))), None)
 

@@ -15,7 +15,7 @@ from elkapi.errors import BadRequest
 T = TypeVar("T")
 
 _PATH = re.compile(r" - at `\$\.?([^`]*)`$")
-# Escaped backslashes and whole pairs are passed over, so that what is left in the group is half of a pair.
+# Finds half of a surrogate pair, in the group; escaped backslashes and whole pairs match without the group.
 _HALF_PAIR = re.compile(rb"\\\\|\\u[dD][89abAB]..\\u[dD][c-fC-F]|(\\u[dD][89a-fA-F][0-9a-fA-F]{2})")
 _MISSING = re.compile(r"missing required field `(\w+)`")
 _STEP = re.compile(r"\[[^\]]*\]|[^.\[]+")
@@ -37,7 +37,10 @@ def convert(value: Any, type_: type[T]) -> T:
 
 
 def worded(work: Callable[[], T], body: bytes = b"", type_: Any = Any) -> T:
-    """What `work` gives; what it raises about the shape of a body, which is `type_`'s, becomes BadRequest."""
+    """What `work` gives; an error of decoding or of a value's shape becomes a BadRequest.
+
+    `body` is what is decoded, `type_` what it is decoded into; both serve the words of the error alone.
+    """
     try:
         if not body.isascii():
             body.decode()
@@ -54,7 +57,7 @@ def worded(work: Callable[[], T], body: bytes = b"", type_: Any = Any) -> T:
 
 
 def _half_pair(body: bytes) -> str | None:
-    """Words for a text that was cut inside a character, an emoji mostly: of that the decoder says anything but that."""
+    """Words for a text that was cut inside a character (an emoji mostly), where the decoder's own would mislead."""
     for found in _HALF_PAIR.finditer(body):
         if found[1]:
             return f"{found[1].decode()} (byte {found.start()}) is half of a character; a text was cut inside it."

@@ -34,7 +34,7 @@ _STATUS = {
     b"modelTimeoutException": 408,
     b"throttlingException": 429,
     b"modelNotReadyException": 429,
-    # Outside of a stream they have 424; the model failed, so they are no mistake of the caller's.
+    # AWS's own status for these is 424; but the model failed, so the caller is not told of a mistake of its own.
     b"modelStreamErrorException": 500,
     b"modelErrorException": 500,
     b"internalServerException": 500,

@@ -39,9 +39,9 @@ LOSSES = (
     Loss("temperature, top_p, top_k", False, "left out for models that refuse sampling settings"),
 )
 
-# What narrows a search here, and cannot be said elsewhere in the same words.
+# Members that narrow a search and have no like in other dialects.
 _NARROWING = ("excludeDomains", "timeRangeFilter", "blockingConfidence")
-# What the upstream's own tools did, which is only told to the upstream.
+# Parts that tell what tools run by Gemini itself did; for other upstreams they are left out.
 _RUN = frozenset({"executableCode", "codeExecutionResult", "toolCall", "toolResponse"})
 # Members that change what is answered and that no other dialect can say.
 _MEANINGFUL = ("speechConfig", "imageConfig", "continuationToken", "responseMimeType")
@@ -78,7 +78,7 @@ def _check_parts(messages: list[Message]) -> None:
             elif isinstance(part, ServerToolPart) and "videoMetadata" in part.raw:
                 raise BadRequest("This model cannot take `videoMetadata`.", param="contents")
             elif isinstance(part, ServerToolPart) and message.role == "user" and not _RUN & part.raw.keys():
-                # The user said it: left out like what a tool did, the model would be asked without it.
+                # Without this refusal the model would be asked without something that the user said.
                 raise BadRequest(f"This model cannot take `{next(iter(part.raw))[:60]}`.", param="contents")
             elif isinstance(part, Image | File) and part.url and _only_google_opens(part.url):
                 raise BadRequest(

@@ -191,7 +191,7 @@ def _part(raw: dict[str, Any], ids: _Ids, where: str) -> list[Part]:
         view = convert(raw, WirePart)
     except BadRequest as error:
         raise BadRequest(error.message, param=f"{where}.{error.param}" if error.param else where) from None
-    # The stand-in that our writer gave a call of another upstream signs nothing.
+    # Our writer gives calls of other upstreams a stand-in for a signature, which comes back here and signs nothing.
     signature = None if view.thoughtSignature in _STAND_INS else view.thoughtSignature
     if view.functionCall is not None:
         call = view.functionCall
@@ -202,7 +202,7 @@ def _part(raw: dict[str, Any], ids: _Ids, where: str) -> list[Part]:
         return [Thinking(view.text or "", signature, "gemini" if signature else None)]
     parts: list[Part] = []
     if "videoMetadata" in raw:
-        # What to watch of a video: only this dialect can say it, so the part stays whole.
+        # Only this dialect can say which stretch of a video to watch, so the part is kept whole.
         return [ServerToolPart("gemini", raw)]
     if view.text is not None:
         if view.text or not signature:

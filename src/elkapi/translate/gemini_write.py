@@ -40,17 +40,17 @@ from elkapi.translate.server_tools import GEMINI, chosen_server_tool, offered_se
 
 STOP_MAX = 5
 BUDGETS: dict[Effort, int] = {"none": 0, "minimal": 512, "low": 1024, "medium": 8192, "high": 24_576}
-# What every thinking model of the budget kind takes.
+# The largest budget that every model whose thinking is limited by a budget takes.
 BUDGET_MAX = 24_576
 UNSIGNED = "skip_thought_signature_validator"
-# The same as SDKs send it, to whom a signature is bytes.
+# The same in base64, as it stands in an answer: SDKs take a signature for bytes, and send base64 of them back.
 UNSIGNED_BYTES = base64.b64encode(UNSIGNED.encode()).decode()
 FIRST_TURN = "..."
 # Ids that our reader made up are not written back.
 _MADE_UP = re.compile(r"call_\d+")
-# By these a schema says which members an object has.
+# The keywords by which a JSON schema says which members an object has.
 _MEMBERS = ("properties", "patternProperties", "$ref", "allOf", "anyOf", "oneOf")
-# What narrows a search elsewhere and cannot be said here.
+# Members that narrow a web search in other dialects; Gemini has none for them.
 _NARROWING = ("allowed_domains", "blocked_domains", "filters")
 _MEDIA_TYPES = {
     "png": "image/png",
@@ -303,7 +303,7 @@ def _declaration(tool: Tool, profile: Profile) -> _Wire:
 
 
 def _is_empty(schema: _Wire) -> bool:
-    """Whether it is an object that nothing is said of, which Gemini refuses: its arguments are left unsaid then."""
+    """Whether the schema is an object without members, which Gemini refuses: its tool is declared without a schema."""
     if schema.get("type") != "object" or schema.get("additionalProperties"):
         return False
     return not any(schema.get(name) for name in _MEMBERS)
@@ -384,6 +384,6 @@ def _thinking(request: ChatRequest, profile: Profile) -> _Wire | None:
         config = {"thinkingLevel": level.upper()} if level else {}
     else:
         return None
-    # A caller who asks for thinking reads it where its dialect has a place for it.
+    # A caller who asks for thinking is shown the thoughts, unless it says that it does not want them.
     off = asked.effort == "none" or asked.budget_tokens == 0
     return {**config, "includeThoughts": False if off else asked.visible is not False}

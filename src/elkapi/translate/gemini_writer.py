@@ -85,7 +85,7 @@ class _Call(msgspec.Struct):
 
 
 class _Answer:
-    """What of the events becomes parts now, and what only the last chunk can say."""
+    """Turns events into parts as they are complete, and keeps what only the last chunk can say."""
 
     def __init__(self, facts: ReplyFacts) -> None:
         reasoning = facts.request.reasoning
@@ -124,7 +124,10 @@ class _Answer:
         return []
 
     def _complete_calls(self) -> list[_Wire]:
-        """The first calls whose arguments are a whole object: nothing can follow one. Empty ones may still grow."""
+        """Takes out the leading calls whose arguments are a whole JSON object, to which nothing can be added.
+
+        A call without any arguments yet may still get some, so it waits, and those after it wait too.
+        """
         done: list[_Wire] = []
         for index, call in list(self._calls.items()):
             if not call.pieces or (wire := call.wire()) is None:

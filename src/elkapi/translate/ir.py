@@ -294,7 +294,7 @@ class UsageSeen(msgspec.Struct, frozen=True):
 
 
 class UsageLost(msgspec.Struct, frozen=True, gc=False):
-    """What should be the latest usage is missing or impossible: figures before it are of a moment nobody can name."""
+    """The latest usage is missing or impossible; what was reported before says nothing of the whole answer."""
 
 
 class Finish(msgspec.Struct, frozen=True, gc=False):

@@ -19,7 +19,7 @@ METADATA_PAIRS_MAX, METADATA_KEY_CHARS_MAX, METADATA_VALUE_CHARS_MAX = 16, 64, 5
 LOST = "The gateway was stopped while it made this response."
 NULL = msgspec.Raw(b"null")
 
-# Items that an upstream knows without their ids, which are another upstream's or ours.
+# Items that any upstream understands without an id; their ids are another upstream's or ours, and are left out.
 _NAMELESS = frozenset(
     {
         "message",
@@ -32,7 +32,7 @@ _NAMELESS = frozenset(
     }
 )
 
-# Items of an input that may leave their state out, and have one where they are listed.
+# Items whose `status` a caller may leave out of an input, but which have one when they are listed.
 _STATED = frozenset(
     {
         "function_call",
@@ -97,7 +97,7 @@ def _is_unreadable(item: dict[str, Any]) -> bool:
 
 
 def without_id(item: dict[str, Any]) -> dict[str, Any]:
-    """An item as a later input carries it."""
+    """An item as a later input carries it: without its id where upstreams understand it without."""
     nameless = str(item.get("type", "message")) in _NAMELESS or str(item.get("id", "")).startswith("item_")
     return {name: value for name, value in item.items() if name != "id"} if nameless else item
 
@@ -112,8 +112,10 @@ def is_readable(answer: bytes) -> bool:
 
 
 def output_ids(answer: bytes, object_id: str) -> tuple[str, ...]:
-    """Ids of output items that do not tell which response they are of, as those of another upstream do not; of those
-    that every database can keep."""
+    """The ids of output items from which the response cannot be told, as from ids that another upstream gave.
+
+    An id that some database could not keep (unprintable, or above 128 characters) is left out.
+    """
     base = object_id.removeprefix(RESPONSE_PREFIX)
     rows = _members.decode(answer).get("output")
     ids = [row.get("id") for row in rows if isinstance(row, dict)] if isinstance(rows, list) else []
@@ -133,8 +135,9 @@ def items_with(kept: Kept, object_id: str, wanted: Collection[str]) -> dict[str,
 
 
 def input_items(kept: Kept, object_id: str) -> list[dict[str, Any]]:
-    """The call's own input in full form: every item has a type, an id and, where the SDK's types ask for one, a status;
-    every message is a list of parts.
+    """The call's own input in full form: every message is a list of parts.
+
+    Every item has a type, an id and, where the SDK's types ask for one, a status.
     """
     return with_ids([_in_full(item) for item in items_of(b'{"input":' + bytes(kept.input) + b"}", b"{}")], object_id)
 
@@ -162,7 +165,7 @@ def _part_in_full(part: Any) -> Any:
 
 
 def shown(kept: Kept, status: str) -> bytes:
-    """The response object as it stands: what became of it since it was written is the row's word."""
+    """The response object, with the `status` that its row has: it may have ended since the object was written."""
     members = _raw_members.decode(kept.answer)
     if bytes(members.get("status", NULL)) == _encode(status):
         return bytes(kept.answer)

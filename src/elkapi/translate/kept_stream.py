@@ -23,7 +23,7 @@ _LIFE = frozenset(
     f"response.{state}".encode() for state in ("created", "queued", "in_progress", "completed", "incomplete", "failed")
 )
 _FINAL = (b"response.completed", b"response.incomplete")
-# More than any answer has.
+# The most tool calls that are collected of an answer; pieces of a call with a higher index are left out.
 CALLS_MAX = 1024
 _TRUE, _FALSE = msgspec.Raw(b"true"), msgspec.Raw(b"false")
 _members = msgspec.json.Decoder(dict[str, msgspec.Raw])
@@ -195,7 +195,7 @@ def _add_calls(calls: list[dict[str, Any]], pieces: list[dict[str, Any]]) -> Non
 
 def _add_piece(inner: dict[str, Any], piece: dict[str, Any]) -> None:
     for member, text in piece.items():
-        # Only these come in pieces.
+        # Of a call only its arguments (its input, for a custom tool) come in pieces.
         pieced = member in ("arguments", "input")
         inner[member] = _joined(inner.get(member), text) if pieced else inner.get(member) or text
 

@@ -17,7 +17,7 @@ from elkapi.translate.dialect import Unreadable, view_of
 from elkapi.types import Usage
 
 SEARCH_DOCUMENTS = 100
-# A thousand documents of a few hundred pages each come to fewer; a larger count is none.
+# More than a thousand documents of a few hundred pages each come to; a larger count is not believed.
 SEARCH_UNITS_MAX = 1000
 
 

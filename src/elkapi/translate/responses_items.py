@@ -147,10 +147,10 @@ class _History:
         elif kind == "compaction" and (found := unseal(at(path, item, _Compaction).encrypted_content)):
             self._put("user", Text(found.summary or ""))
         elif head.role is not None or kind in _CONTENT_PARTS:
-            # Somebody said it: left out like a foreign item, the model would be asked without it.
+            # Without this refusal the model would be asked without something that the caller said.
             raise BadRequest(f"`{path}` has type `{kind[:40]}`; what is said stands in a `message`.", param=path)
         else:
-            # What the client or the gateway answered to a call stands on the user's side.
+            # An answer to a call stands on the user's side, whoever gave it.
             side: Role = "user" if kind.endswith(("_output", "_response")) else "assistant"
             self._put(side, ServerToolPart("responses", item))
 

@@ -75,7 +75,7 @@ def blank_response(facts: ReplyFacts) -> dict[str, Any]:
 
 
 def _instructions(request: ChatRequest) -> str | None:
-    """As the caller gave them: `system` may hold more than they said."""
+    """The caller's `instructions` as they came; the request's `system` may hold developer messages too."""
     given = request.extra.get("instructions")
     return given if isinstance(given, str) else None
 
@@ -86,7 +86,7 @@ def error_object(failure: Failure) -> dict[str, Any]:
 
 
 def logprob_rows(logprobs: tuple[TokenLogprob, ...]) -> list[dict[str, Any]]:
-    """Of the tokens of a piece of text; the part's own list also carries their bytes."""
+    """The tokens of a piece of text with their bytes, log probabilities and likeliest alternatives."""
     return [
         {
             "token": row.token,

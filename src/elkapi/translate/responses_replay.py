@@ -44,7 +44,7 @@ def _events(response: dict[str, Any]) -> Iterator[dict[str, Any]]:
 def _end(response: dict[str, Any]) -> dict[str, Any]:
     status = response.get("status")
     if status == "cancelled":
-        # There is no event of that name; a reader must not take it for a whole answer.
+        # The dialect has no event for a cancelled response; it is told as an error, so that nobody takes it for whole.
         said = {"code": "response_cancelled", "message": "This response was cancelled.", "param": None}
         return {"type": "error", **said}
     kind = status if status in ("completed", "incomplete") else "failed"

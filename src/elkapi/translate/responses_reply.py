@@ -59,11 +59,10 @@ from elkapi.translate.responses_views import (
 from elkapi.translate.sse import Frame
 from elkapi.translate.usage import read_responses_usage
 
-# Between the parts of a reasoning summary, which the hub reads as one passage.
+# Put between the parts of a reasoning summary, which are one passage in the hub.
 SUMMARY_BREAK = "\n\n"
 
-
-# The status a failure would have had as a reply; anything else is the upstream's own fault.
+# The status that a failure with this code would have had as a reply; any other code counts as the upstream's fault.
 _STATUSES = {
     "rate_limit_exceeded": 429,
     "insufficient_quota": 429,

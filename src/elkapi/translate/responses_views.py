@@ -11,7 +11,7 @@ import msgspec
 
 from elkapi.translate.usage import ResponsesUsage
 
-# The items whose members are read; those of any other kind are the upstream's own, and of whatever type it likes.
+# The items whose members are read; the members of any other kind are passed on, so their types do not matter.
 READ_ITEMS = frozenset({"message", "reasoning", "function_call", "custom_tool_call", "image_generation_call"})
 
 # A member that is absent or null; msgspec has no optional Raw.
@@ -141,7 +141,7 @@ _kind = msgspec.json.Decoder(_Kind)
 
 
 def decode_item(raw: msgspec.Raw) -> ItemView:
-    """The view of an output item; of one that is not read, only its type where the rest does not fit."""
+    """The view of an output item. Of a kind outside READ_ITEMS whose members do not fit the view, its type alone."""
     try:
         return _item.decode(raw)
     except msgspec.ValidationError:

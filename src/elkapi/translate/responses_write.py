@@ -201,7 +201,7 @@ def _thinking(part: Thinking, passages: list[str]) -> Iterable[dict[str, Any]]:
 
 
 def _unsigned(passages: list[str], own: bool) -> Iterable[dict[str, Any]]:
-    """Thinking without a signature is only understood by an upstream whose client sent it in this form."""
+    """Unsigned thoughts, for an upstream of the caller's own dialect (`own`); any other would not understand them."""
     if passages and own:
         yield _reasoning_item(passages)
     passages.clear()
@@ -318,7 +318,7 @@ def _tool(tool: Tool, name: str, request: ChatRequest) -> dict[str, Any]:
         return row | _given(format=tool.format)
     if request.dialect == "responses":
         return row | _given(parameters=tool.schema, strict=tool.strict)
-    # Here a schema is strict unless told otherwise, elsewhere it is not.
+    # In this dialect a schema that does not say is strict, in the others it is not; so it is always said.
     strict = bool(strict_of(request, tool.strict, tool.schema))
     return row | {"parameters": tool.schema or {"type": "object", "properties": {}}, "strict": strict}
 

@@ -66,7 +66,7 @@ class ResponsesWriter:
     """
 
     def __init__(self, facts: ReplyFacts) -> None:
-        # Empty until the first event: a relayed stream has a writer too, and needs it only to fail.
+        # Made at the first event: a relayed stream has a writer too, which is used only if the stream fails.
         self.response: dict[str, Any] = {}
         self._facts = facts
         self._request = facts.request

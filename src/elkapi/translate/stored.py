@@ -26,9 +26,9 @@ from elkapi.translate.ir import (
 from elkapi.translate.sse import Frame, FrameTooLarge, SseDecoder
 from elkapi.types import Usage
 
-# Whoever asked again may be answered with these alone: the model said all it wanted to.
+# Only an answer that stopped for one of these is kept: the model said all it wanted to.
 _WHOLE: tuple[FinishReason, ...] = ("stop", "stop_sequence")
-# What an answer that is kept has none of: docs/cache.md says why.
+# An answer with any of these is not kept; docs/cache.md says why.
 _NEVER = (Failure, RefusalDelta, ToolCallStart, ServerToolPart, Citation)
 _members = msgspec.json.Decoder(list[msgspec.Raw])
 

@@ -126,7 +126,7 @@ def _links(view: TaskView) -> str:
 
 
 def _reason(view: TaskView) -> str:
-    """In one line."""
+    """Why there is no video, on one line."""
     return " ".join(view.error.split()) or f"The video was not made: the task is {view.state.value}."
 
 
@@ -135,7 +135,7 @@ def _code(view: TaskView) -> str:
 
 
 def _usage(prompt: str, text: str) -> dict[str, int]:
-    """What a client counts from it is small talk: such a call is paid for as the task is."""
+    """Rough counts for clients that want some; the price does not depend on them, but on the task."""
     asked, told = (quarter(len(said.encode())) for said in (prompt, text))
     return {"prompt_tokens": asked, "completion_tokens": told, "total_tokens": asked + told}
 

@@ -105,21 +105,24 @@ class GeminiUsage(msgspec.Struct):
 
 
 def read_input_usage(view: ChatUsage) -> Usage | None:
-    """Of vectors and ranks: all that they use is input, and vLLM's reranks and others tell their total alone."""
+    """The usage of embeddings and reranks, which use input alone. Some (vLLM's reranks) tell their total only."""
     if view.prompt_tokens is not None or view.total_tokens is None:
         return read_chat_usage(view)
     return Usage(input_tokens=view.total_tokens, calls=1) if view.total_tokens >= 0 else None
 
 
 def read_chat_usage(view: ChatUsage) -> Usage | None:
-    """The canonical classes. Some providers count reasoning beside completion_tokens: their own total tells."""
+    """The canonical classes; None when a count is missing or impossible.
+
+    Some providers do not count reasoning inside completion_tokens; their total_tokens shows it.
+    """
     if view.prompt_tokens is None:
         return None
     details, out = view.prompt_tokens_details, view.completion_tokens_details
     completion = view.completion_tokens or 0
     cached = view.prompt_cache_hit_tokens or view.cached_tokens or 0
     if details is None and out is None and not cached:
-        # An embedding's, and that of many compatible servers: there is nothing to split.
+        # Embeddings and many compatible servers tell no details: there is nothing to split.
         total_in = view.prompt_tokens
         return (
             None if total_in < 0 or completion < 0 else Usage(input_tokens=total_in, output_tokens=completion, calls=1)
@@ -133,7 +136,7 @@ def read_chat_usage(view: ChatUsage) -> Usage | None:
 
 
 def read_written_usage(view: ChatUsage) -> Usage | None:
-    """Of an answer that was written: only an embedding's has no completion to tell."""
+    """The usage of generated text; None without `completion_tokens`, which only an embedding's may lack."""
     return None if view.completion_tokens is None else read_chat_usage(view)
 
 
