@@ -77,7 +77,7 @@ class Counters:
         self._folder = folder
         self._clock = clock
         self._rows: dict[bytes, int] = {}
-        # Whoever finds no table now tries again with the next call: what was opened for it must not be left open.
+        # A table that cannot be opened is tried again with the next call, so what was opened until then is closed.
         with contextlib.ExitStack() as opened:
             try:
                 self._column, own_lock = self._claim_column()
@@ -229,7 +229,7 @@ class Counters:
 
     @contextlib.contextmanager
     def _locked(self) -> Iterator[None]:
-        """The whole table is this worker's. A holder that was stopped in the middle must not stop this worker too."""
+        """Have the whole table alone. Raises Unavailable when another worker does not let go of it."""
         for _ in range(LOCK_TRIES_MAX):
             try:
                 fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)

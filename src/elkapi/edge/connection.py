@@ -67,7 +67,8 @@ class Connection(asyncio.Protocol):
         self.closing = False
         self.upgrading = False
         self.held = b""  # written to the client at the end of this turn of the loop
-        # One task answers all exchanges of the connection: `begun` is the next for it, `rest` what it waits on without.
+        # One task answers all exchanges of the connection: `begun` is the one to answer next, without one it waits on
+        # `rest`.
         self.begun: Exchange | None = None
         self.worker: asyncio.Task[None] | None = None
         self.rest: asyncio.Future[None] | None = None
@@ -173,7 +174,7 @@ class Connection(asyncio.Protocol):
         self.transport.write(data)
 
     def write_soon(self, data: bytes) -> None:
-        """Write at the end of this turn of the loop, or with what is written before; at once what is alone."""
+        """Write at the end of this turn of the loop, with what other connections write; at once where none does."""
         if self.held:
             self.held += data
         elif self.server.under_way > 1 or self.server.burst.holders:
@@ -183,7 +184,7 @@ class Connection(asyncio.Protocol):
             self.transport.write(data)
 
     def send_held(self) -> None:
-        """The end of the turn; what is held may have left before it."""
+        """Write what is held: called at the end of the turn, when `write` may have sent it already."""
         if self.held:
             data, self.held = self.held, b""
             self.transport.write(data)

@@ -57,7 +57,7 @@ class Keeper:
                 self._sql.stored_events.insert(self._cursor, [kept.id, kept.first, kept.frames_sealed])
 
     def _is_there(self, object_id: bytes) -> bool:
-        """Nobody deleted it meanwhile: frames without their object would never be forgotten."""
+        """Whether the object was not deleted meanwhile; frames without their object would never be removed."""
         self._cursor.execute(self._sql.stored_lock, (object_id,))
         return self._cursor.fetchone() is not None
 

@@ -55,11 +55,11 @@ from elkapi.types import HoldOrder, IdempotencyClaim, RequestRecord, Settlement,
 SWEEP_S = 0.05
 # A batch with a larger answer to keep is not written on the loop.
 INLINE_KEPT_BYTES_MAX = 256 * 1024
-# What one turn of a loop with hundreds of connections may bring, as so many transactions on the loop.
+# The orders of one turn of the loop are written on the loop up to so many transactions; more go to the thread.
 INLINE_BATCHES_MAX = 4
 # Orders written on the loop wait at most this long for company while many calls are in flight.
 LINGER_ON_LOOP_S = 0.002
-# Clocks of several machines differ by less.
+# Clocks of several machines differ by less than this; one that is further behind is told of at the start.
 CLOCK_BEHIND_S = 60.0
 CLOCK_BEHIND = (
     "this machine's clock is %.0f s behind the newest heartbeat of a worker: what is kept until some time, such as a "
@@ -338,7 +338,7 @@ class Ledger(ABC):
                 self._done_too_late(order)
 
     def _done_too_late(self, order: Order) -> None:
-        """It was carried out while its caller had left, or had been told otherwise."""
+        """Undo an order that was carried out although its caller had left, or been told otherwise."""
         if type(order) is Hold:
             self._give_back(order)
         elif type(order) is Settle and (waived := self._told.get(order.request_id)) is not None:

@@ -54,7 +54,7 @@ class Tasker:
         self._sql.tasks.insert(self._cursor, flat)
 
     def step(self, step: Step) -> bool:
-        """Whether the step was made; False when the task is no longer where the step begins."""
+        """Make the step; False when the task is no longer where the step begins, and then nothing was written."""
         values = [getattr(step, name) for name in self._sql.task_step_columns]
         self._cursor.execute(self._sql.task_step, (*values, step.request_id, step.version))
         if self._cursor.rowcount != 1:

@@ -45,14 +45,14 @@ class ToldFailures:
         return self._orders.get(request_id)
 
     def note(self, orders: Iterable[Order]) -> None:
-        """Their callers are about to be told that the call failed; only settlements that charge anything matter."""
+        """Remember settlements that charge anything, whose callers are about to be told that the call failed."""
         fresh = [waived(order) for order in orders if type(order) is Settle and order.charge_nano]
         if fresh:
             self._orders |= {order.request_id: order for order in fresh}
             self._write(fresh)
 
     def resolved(self, request_id: bytes) -> None:
-        """The ledger carried it out."""
+        """Forget a settlement that the ledger has carried out."""
         self._orders.pop(request_id, None)
         if not self._orders and self._file is not None:
             os.ftruncate(self._file, 0)

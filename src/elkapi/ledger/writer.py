@@ -249,7 +249,7 @@ class Writer:
 
     def _patience_s(self) -> float:
         if self._owed or self._retry_s > RETRY_FIRST_S:
-            # The last transaction failed. A beat, overdue since, would ask an absent server as fast as it refuses.
+            # The last transaction failed, and the heartbeat in it is overdue: waiting for that alone would be no pause.
             return self._retry_s
         due_s = self._next_beat_s if self._beat is not None else self._monotonic_s() + self._limits.heartbeat_s
         return min(max(due_s - self._monotonic_s(), 0.001), self._limits.heartbeat_s)

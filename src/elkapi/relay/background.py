@@ -208,7 +208,7 @@ class _Work:
 
 
 async def _to_its_end(settling: Coroutine[Any, Any, None]) -> None:
-    """A whole answer is charged and kept, also when it is cancelled at this very moment: both or neither."""
+    """Await `settling` even when this task is cancelled meanwhile: a whole answer is both charged and kept."""
     task = asyncio.ensure_future(settling)
     try:
         await asyncio.shield(task)
@@ -217,7 +217,7 @@ async def _to_its_end(settling: Coroutine[Any, Any, None]) -> None:
 
 
 def _farewell(log: FrameLog, error: GatewayError) -> bytes:
-    """The last events of a stream that did not get to its end by itself; all of them where none has come."""
+    """The last events of a stream that was cut short; where nothing has come yet, all events of a failed response."""
     failed = {"status": "failed", "error": {"code": "server_error", "message": error.message}}
     response = msgspec.json.encode(msgspec.json.decode(log.blank) | failed)
     return ended(response, len(log.frames)) if log.frames else b"".join(replayed(response))

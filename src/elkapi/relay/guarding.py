@@ -100,7 +100,7 @@ class Guarding:
         if self.refusal is not None:
             failed = Failed(self.refusal, ())
             hold.held_nano = 0
-            # Nothing behind this may tell what was said.
+            # No record of this call may hold what was said.
             hold.request = msgspec.structs.replace(hold.request, body=b"")
             await hold.resolve(failed)
             raise failed

@@ -39,7 +39,7 @@ async def made_at(plane: DataPlane, grant: Grant, address: str, origin: str) -> 
                 message = "The provider of this video cannot go on from it."
                 raise BadRequest(message, code="not_supported", param="video")
             return task, source
-    # Whatever name of ours it was given under, a caller's own file was found above.
+    # An address of ours all the same: were there a file of the caller's behind it, it would have been found above.
     if parts.netloc.lower() in {urlsplit(one).netloc.lower() for one in (plane.addresses.public_url, origin) if one}:
         raise NotFound(f"The file '{address[:100]}' does not exist.", code="task_not_exist", param="video")
     return None

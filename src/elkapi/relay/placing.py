@@ -58,7 +58,7 @@ async def like_its_source(plane: DataPlane, grant: Grant, asked: Asked) -> Asked
         if not isinstance(model, str):
             raise BadRequest("`model` must be the name of a model.", param="model")
         if not meter.extends:
-            # What its header says bounds it from below alone: anybody can write one.
+            # Anybody can write a header that says too little, so it only ever raises the bound.
             upper = msgspec.structs.replace(upper, video_ms=max(upper.video_ms, await _upload_ms(asked)))
         return msgspec.structs.replace(asked, model=model, upper=upper)
     source = await plane.tasks.find(grant, asked.refs[0])

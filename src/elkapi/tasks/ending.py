@@ -30,16 +30,16 @@ class Cost(msgspec.Struct, frozen=True):
 
 
 def cost_of(task: Task, operation: Operation, family: Family, reply: Any, assets: tuple[TaskAsset, ...]) -> Cost:
-    """From what the provider says it used where it says so and that is possible, else from the files themselves.
+    """What a task cost: by the usage that its provider reports, where that is possible, else by the files it made.
 
-    Never above the hold.
+    The charge is never above the hold.
     """
     asked = task.asked
     flags: tuple[str, ...] = ()
     assert operation.meter is not None
     usage, features = measured(operation.meter, asked.upper, asked.features, assets)
     said = None if family.hooks.usage is None else family.hooks.usage(asked.body, reply)
-    # As of a text: what such a task cannot have used is no figure to charge or to book a loss by.
+    # As with texts, a reported usage that this task cannot have had is neither charged nor booked as a loss.
     if said is not None and is_possible(said, asked.upper):
         usage = said
     elif operation.meter.unit == "token":
@@ -56,7 +56,7 @@ def came_to_nothing(task: Task, cost: Cost) -> bool:
 
 
 def cost_at_once(task: Task) -> Cost:
-    """Of a submit whose answer is all there is: what was asked for."""
+    """What a task cost whose submit was answered with all there is: by what was asked for."""
     asked = task.asked
     price = priced_for(asked.price, asked.features)
     charge = min(amount_nano(price, asked.upper, asked.ratio_micro), asked.held_nano)

@@ -66,14 +66,15 @@ class Watched:
 
     def __init__(self, owned: Owned, begun_s: float) -> None:
         self.owned = owned
-        # By the clock that nobody sets: a wall clock that jumps makes no task old, and none to be waited for.
+        # On the monotonic clock: setting the wall clock makes no task older, and no poll later.
         self.begun_s = begun_s
         self.due_s = 0.0
         self.polls = self.failures = self.copies = 0
         self.running = False
-        # Somebody wants it asked about now, while it is: what is asked already may have been answered before that.
+        # Somebody wants it asked about while a poll is under way, whose answer may be older than their news: one more
+        # poll follows at once.
         self.poked = False
-        # While it is asked about: its channel, one of whose places for polls it takes (a channel may be None).
+        # While it is asked about: the channel one of whose places for polls it takes, in a tuple as it may be None.
         self.place: tuple[int | None] | None = None
 
 
@@ -200,7 +201,7 @@ class Poller:
     def _begin(self, watched: Watched) -> None:
         now_s = self._parts.clock.monotonic_s()
         self.lag_s = now_s - watched.due_s
-        # The next one counts from here: a burst then comes apart instead of being late again each time.
+        # The next poll counts from now: polls that were late together spread out instead of being late together again.
         watched.due_s = now_s
         watched.running = True
         watched.place = (watched.owned.channel_id,)

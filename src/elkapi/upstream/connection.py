@@ -175,8 +175,8 @@ class Connection(asyncio.Protocol):
 
     def resume_reply(self, reply: SocketReply) -> None:
         if self._read_paused:
-            # Not in this turn of the loop, of which a peer that is always faster than its reader would leave no other
-            # anything: uvloop reads a socket up to 32 times before it looks at the next.
+            # Not in this turn of the loop: uvloop reads a socket up to 32 times before it looks at the next, so a peer
+            # that is faster than its reader would leave no time for the others.
             self.loop.call_soon(self._resume, reply)
 
     def _resume(self, reply: SocketReply) -> None:

@@ -50,7 +50,8 @@ _HEADERS_FRAME = b"\x01"
 _DIALING, _SENDING = "connection.connect_tcp.started", "http2.send_request_headers.started"
 # How httpcore says that a connection ended without an answer; for it that is a violation like any other.
 _ENDED_UNANSWERED = "Server disconnected"
-# A peer's end shows although the loop has read it; not everywhere is it told apart from bytes that came.
+# The poll flag of a connection that its peer has closed, where the platform has one; it shows although the loop has
+# read the end already.
 _ENDED = getattr(select, "POLLRDHUP", 0)
 
 
@@ -75,7 +76,7 @@ class _Wary(httpcore.AsyncNetworkStream):
             self._was_read = True
 
     async def write(self, buffer: bytes, timeout: float | None = None) -> None:  # noqa: ASYNC109 - as above.
-        # Whoever reads for another request will hear of the end.
+        # While another request reads from this connection, that read learns of its end.
         if buffer[3:4] == _HEADERS_FRAME and self._was_read and not self._reads and self._is_ended():
             raise _PeerLeft("the peer had closed the connection")
         await self._inner.write(buffer, timeout)

@@ -104,7 +104,7 @@ class PulledReply(UpstreamReply):
             await self._closed_quietly()
 
     def _given_up(self) -> bool:
-        """Whether this ended it; what was not read is then no proper end."""
+        """Mark the reply as broken off by its reader, which is no proper end; False when it was over already."""
         if self._over:
             return False
         self._over, self._failure = True, Cut("closed by the reader", phase=self._phase, sent=True)

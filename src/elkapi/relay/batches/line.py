@@ -128,7 +128,8 @@ async def carry_out(plane: DataPlane, line: LeasedLine, params: bytes, render: R
         try:
             await serve(plane, call, admitted)
         except InsufficientQuota:
-            # What others hold now may be given back; what held it at that moment may have been already.
+            # What other calls hold may be given back, so the line waits for it. If nothing is held, that may have
+            # happened just now: one more try tells.
             if await _is_held(plane, admitted.grant):
                 return Later(HELD_S, pauses_key=True)
             if line.tries == 0:
@@ -144,7 +145,7 @@ async def carry_out(plane: DataPlane, line: LeasedLine, params: bytes, render: R
         return _of_conflict(conflict, render, id_)
     except Unavailable as error:
         if error.retryable:
-            # The ledger may have done more than it could say.
+            # The ledger may have booked the call and not have been able to answer; `resume` finds out.
             return None
         return _fate_of(error, line, plane.settings.batch_retry_s, render, id_, may_repeat=True)
     except GatewayError as error:
@@ -159,7 +160,7 @@ async def resume(plane: DataPlane, line: LeasedLine, render: Render) -> Fate:
     name = claim_name(line.batch_id, line.number)
     found = await plane.reader.run(lambda connection: find_claim(connection, line.key_id, LINE.id, name))
     if found is None:
-        # It had not come to the ledger, so no upstream has seen it; unless the ledger forgot it since.
+        # The call never came to the ledger, so no upstream has seen it; unless the ledger has forgotten it since.
         kept_until_ns = made_ns(line.batch_id) + round(plane.settings.idempotency_keep_s * 1e9)
         if plane.clock.now_ns() < kept_until_ns:
             return Later(0.0)
