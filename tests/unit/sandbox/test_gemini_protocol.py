@@ -149,6 +149,12 @@ def test_a_tool_loop_carries_the_signature_of_its_first_call(api: httpx.Client) 
     assert text_of(done) == "weather answered 5; clock answered 5"
 
 
+def test_no_two_calls_of_a_conversation_have_one_id(api: httpx.Client) -> None:
+    """ADK and others drop calls whose id they have seen before."""
+    ids = [part["functionCall"]["id"] for _ in range(2) for part in called(api)["parts"] if "functionCall" in part]
+    assert len(ids) == len(set(ids)) == 4
+
+
 def test_a_missing_or_changed_signature_is_a_400_for_gemini_3_only(api: httpx.Client) -> None:
     for model in (PRO3, FLASH):
         content = called(api, model)

@@ -77,7 +77,7 @@ class Said(msgspec.Struct, frozen=True, kw_only=True):
         args = {"input": call.arguments} if call.custom else json.loads(call.arguments)
         shown: dict[str, Any] = {"functionCall": {"name": call.name, "args": args}}
         if self.model.signs_calls:
-            shown["functionCall"]["id"] = f"call_{number}"
+            shown["functionCall"]["id"] = f"call_{self.response_id[-20:]}{number:02}"
         first = not any(isinstance(part, Call) for part in self.reply.parts[:number])
         if self.model.thinks and first:
             # Of calls side by side only the first is signed.
