@@ -135,27 +135,25 @@ class Supervisor:
         }
         arguments = [sys.executable, "-m", "elkapi.app", child.role]
         fds: tuple[int, ...] = ()
-        if child.listener is not None:
-            fds = (child.listener.fileno(),)
-            arguments += [str(fd) for fd in fds]
-        elif child.role == "worker":
-            ready_read, ready_write = os.pipe()
-            os.set_blocking(ready_read, False)
-            fds = (self._socket.fileno(), ready_write)
-            arguments += [str(fd) for fd in fds]
-            child.ready_fd = ready_read
         try:
+            if child.listener is not None:
+                fds = (child.listener.fileno(),)
+            elif child.role == "worker":
+                child.ready_fd, ready_write = os.pipe()
+                os.set_blocking(child.ready_fd, False)
+                fds = (self._socket.fileno(), ready_write)
+            arguments += [str(fd) for fd in fds]
             # A group of its own: Ctrl-C in a terminal reaches the supervisor alone, which then stops all in order.
             child.process = subprocess.Popen(
                 arguments, env=environment, pass_fds=fds, stdin=subprocess.DEVNULL, process_group=0
             )
         except OSError as error:
-            # No process or no memory to be had right now is no reason to stop those that run.
+            # No process, memory or descriptor to be had right now is no reason to stop those that run.
             _say(f"{child.role} cannot be started: {error}")
             _retry_later(child)
             return
         finally:
-            if child.role == "worker":
+            if len(fds) > 1:
                 os.close(fds[1])
         child.owner = order.owner
         child.ready = False
@@ -282,7 +280,7 @@ class Supervisor:
 
     def _wait(self, seconds: float) -> None:
         """Sleep, but wake for a signal: a dead child is replaced at once."""
-        with selectors.DefaultSelector() as selector:
+        with selectors.PollSelector() as selector:
             selector.register(self._wake_read, selectors.EVENT_READ)
             now_s = time.monotonic()
             for child in self._callable:
@@ -317,7 +315,7 @@ def _listen_for(settings: Settings, role: str) -> socket.socket:
 
 def _is_called(listener: socket.socket) -> bool:
     """Whether somebody waits to be accepted."""
-    with selectors.DefaultSelector() as selector:
+    with selectors.PollSelector() as selector:
         selector.register(listener, selectors.EVENT_READ)
         return bool(selector.select(0))
 

@@ -6,6 +6,7 @@ import asyncio
 import fcntl
 import io
 import os
+import resource
 import signal
 import socket
 import subprocess
@@ -19,7 +20,7 @@ from elkapi import supervisor
 from elkapi.local.listening import answers
 from elkapi.roles import WorkerOrder
 from elkapi.settings import Settings
-from elkapi.supervisor import RESTART_MAX_S, Supervisor
+from elkapi.supervisor import RESTART_MAX_S, Child, Supervisor
 from elkapi.worker import ModelsWatch
 
 
@@ -271,3 +272,31 @@ def test_who_waits_for_a_role_on_demand_that_dies_is_turned_away_at_once(on_dema
         # It rests after a failure, and nobody spins meanwhile.
         assert len(started) == 1
         assert child.restart_at_s > 1000.0
+
+
+def test_a_machine_out_of_descriptors_does_not_end_the_supervisor(
+    on_demand: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    supervising, started = on_demand
+    worker, helper = Child("worker"), Child("models")
+    helper.process = Running()  # type: ignore[assignment]
+    dead = Child("control")
+    dead.process = Ended()  # type: ignore[assignment]
+    supervising._workers.append(worker)
+    supervising._helpers += [helper, dead]
+    supervising._settings.metrics_path.mkdir()
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with socket.socket(socket.AF_UNIX) as caller:
+        caller.connect(str(tmp_path / "chat.sock"))
+        # What is open stays open, and nothing more can be.
+        resource.setrlimit(resource.RLIMIT_NOFILE, (3, hard))
+        try:
+            supervising._look_after()
+            supervising._wait(0.0)
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    assert len(started) == 1
+    assert not helper.ready
+    assert (worker.process, dead.process) == (None, None)
+    assert min(worker.restart_at_s, dead.restart_at_s) > 1000.0
+    assert "worker cannot be started: " in capsys.readouterr().err

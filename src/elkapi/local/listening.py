@@ -29,11 +29,11 @@ def listen(path: str) -> socket.socket:
 
 def answers(path: str) -> bool:
     """Whether a role's unix socket accepts connections."""
-    with socket.socket(socket.AF_UNIX) as probe:
-        # A role that listens and does not accept must not make who looks wait in its queue.
-        probe.setblocking(False)
-        try:
+    try:
+        with socket.socket(socket.AF_UNIX) as probe:
+            # A role that listens and does not accept must not make who looks wait in its queue.
+            probe.setblocking(False)
             probe.connect(path)
-        except OSError:
-            return False
+    except OSError:
+        return False
     return True

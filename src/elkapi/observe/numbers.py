@@ -21,10 +21,11 @@ def claim(folder: Path) -> int:
 
 def forget_ended(folder: Path) -> None:
     """Drop the gauges of processes that ended; their counters stay, since what was counted happened."""
-    for path in folder.glob("process-*.lock"):
-        with contextlib.suppress(OSError):
-            if (lock := _taken(folder, int(path.stem.removeprefix("process-")))) is not None:
-                os.close(lock)
+    with contextlib.suppress(OSError):  # No descriptor may be left to look with; whoever ends next has it done.
+        for path in folder.glob("process-*.lock"):
+            with contextlib.suppress(OSError):
+                if (lock := _taken(folder, int(path.stem.removeprefix("process-")))) is not None:
+                    os.close(lock)
 
 
 def _taken(folder: Path, number: int) -> int | None:
@@ -32,9 +33,12 @@ def _taken(folder: Path, number: int) -> int | None:
     lock = os.open(folder / f"process-{number}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        for file in folder.glob(f"gauge_live*_{number}.db"):
+            file.unlink(missing_ok=True)
     except BlockingIOError:
         os.close(lock)
         return None
-    for file in folder.glob(f"gauge_live*_{number}.db"):
-        file.unlink(missing_ok=True)
+    except OSError:
+        os.close(lock)
+        raise
     return lock
