@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from elkapi.catalog.jsonpath import compiled
@@ -25,8 +25,17 @@ def kept(text: str, task: Task, account: Account) -> str:
 
 def unfit(spec: TaskSpec, reply: Any, task: Task, account: Account) -> Mapping[str, str]:
     """The words of a failure in a decoded answer that nobody is to read as they are, by what is told instead."""
-    said = (one for path in spec.error for one in compiled(path)(reply) if isinstance(one, str))
+    said = (text for path in spec.error for one in compiled(path)(reply) for text in _texts(one))
     return {one: told for one in said if (told := public(one, task, account)) != one}
+
+
+def _texts(said: Any) -> Iterator[str]:
+    """All texts of what is mostly one, and may be an object or a list of some."""
+    if isinstance(said, str):
+        yield said
+    elif isinstance(said, dict | list):
+        for one in said.values() if isinstance(said, dict) else said:
+            yield from _texts(one)
 
 
 def _attempt(task: Task, account: Account) -> Attempt:
