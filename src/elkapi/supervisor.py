@@ -200,14 +200,15 @@ class Supervisor:
     def _roll(self) -> None:
         """Replace the workers one by one; a stop in between leaves the rest to `_stop_all`."""
         self._rolling = False
-        for index in range(len(self._workers)):
-            self._replace(index)
+        replaced, wanted = 0, len(self._workers)
+        for index in range(wanted):
+            replaced += self._replace(index)
             if self._stopping:
                 return
-        _say("all workers were replaced")
+        _say("all workers were replaced" if replaced == wanted else f"{replaced} of {wanted} workers were replaced")
 
-    def _replace(self, index: int) -> None:
-        """Start the new worker, wait until it is ready, then let the old one drain."""
+    def _replace(self, index: int) -> bool:
+        """Start the new worker, wait until it is ready, then let the old one drain; whether it came to that."""
         old, new = self._workers[index], Child("worker", self._workers[index].number)
         self._start(new)
         self._look_after_until(lambda: self._is_ready_or_dead(new), READY_WAIT_S)
@@ -215,7 +216,7 @@ class Supervisor:
             _say("the new worker did not become ready; keeping the old one")
             _end(new, signal.SIGKILL)
             self._reap(new, STOP_GRACE_S)
-            return
+            return False
         self._workers[index] = new
         self._retiring = old
         _end(old, signal.SIGTERM)
@@ -223,6 +224,7 @@ class Supervisor:
         if not self._stopping:
             self._reap(old, 0.0)
             self._retiring = None
+        return True
 
     def _is_ready_or_dead(self, child: Child) -> bool:
         if child.alive:

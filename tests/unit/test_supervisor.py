@@ -166,12 +166,14 @@ def test_a_reload_keeps_the_worker_whose_successor_does_not_become_ready(
     (old,) = supervising._workers
     supervising._start(old)
     supervising._look_after()
-    supervising._replace(0)
+    supervising._roll()
     assert supervising._workers == [old]
     first, second = made
     assert (first.returncode, second.returncode) == (None, 0)
     supervisor._end(old, signal.SIGTERM)
-    assert "keeping the old one" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert "keeping the old one" in said
+    assert said.endswith("elkapi: 0 of 1 workers were replaced\n")
 
 
 def test_a_role_that_listens_and_does_not_accept_is_not_waited_for(tmp_path: Path) -> None:
