@@ -15,9 +15,11 @@ import msgspec
 import pytest
 from opentelemetry.proto.trace.v1.trace_pb2 import Span, Status
 
+from elkapi.control import otlp
 from elkapi.control import telemetry as control_telemetry
 from elkapi.control.server import listening_socket
 from elkapi.control.telemetry import telemetry_running
+from elkapi.observe.calls import CallFacts
 from elkapi.observe.trace import is_sampled, onward, trace_of
 from elkapi.relay import telemetry as worker_telemetry
 from elkapi.sandbox.server import Running
@@ -243,6 +245,35 @@ async def test_tool_calls_and_instructions_are_told_as_such(tmp_path: Path, sand
         assert answer["parts"][0]["type"] == "tool_call"
         assert answer["parts"][0]["name"] == "weather"
         assert isinstance(answer["parts"][0]["arguments"], dict)
+
+
+async def test_a_call_that_cannot_be_told_takes_no_other_along(
+    tmp_path: Path, sandbox: Running, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(worker_telemetry, "FLUSH_EVERY_S", 0.5)  # All of them are one batch.
+    attributes = otlp.content_attributes
+
+    def without_the_first(call: CallFacts, answer: Any) -> dict[str, str]:
+        if b"unspeakable" in (call.body or b""):
+            raise RuntimeError("unspeakable")
+        return attributes(call, answer)
+
+    monkeypatch.setattr(otlp, "content_attributes", without_the_first)
+    depth = "[" * 5000
+    called = {"id": "c1", "type": "function", "function": {"name": "weather", "arguments": depth}}
+    with collecting() as collector:
+        async with told(tmp_path, collector, otlp_content=True) as gate:
+            key = await staged(gate, sandbox)
+            asked = [ask("chat", MODEL, prompt) for prompt in ("unspeakable", "deep")]
+            asked[1].body["messages"] += [
+                {"role": "assistant", "tool_calls": [called]},
+                {"role": "tool", "tool_call_id": "c1", "content": "sunny"},
+            ]
+            for reply in await asyncio.gather(*(gate.ask(key, one.body, path=one.path) for one in asked)):
+                assert reply.status_code == 200, reply.text
+            (span,) = await seen(collector, 1)
+    messages = msgspec.json.decode(values(span.attributes)["gen_ai.input.messages"])
+    assert messages[1]["parts"] == [{"type": "tool_call", "id": "c1", "name": "weather", "arguments": depth}]
 
 
 async def test_a_callers_trace_is_continued_and_passed_on_only_where_the_channel_lets_it(

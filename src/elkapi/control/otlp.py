@@ -6,6 +6,7 @@ they have no name for stands under `elkapi.`.
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Iterable
 from functools import lru_cache
@@ -32,6 +33,7 @@ from elkapi.observe.calls import CallFacts
 from elkapi.settings import Settings
 
 SCOPE = "elkapi"
+log = logging.getLogger("elkapi.control.telemetry")
 Attributes = dict[str, str | int | float | bool | list[str]]
 
 _OPERATIONS = {
@@ -118,14 +120,20 @@ class Exporter:
 
     def export(self, calls: Iterable[CallFacts]) -> int:
         """Count every call and send the spans of those that are sampled; the number of spans that were lost."""
+        lost = 0
         for call in calls:
-            self._count(call)
-            if call.sampled:
-                self._record(call)
+            try:
+                self._count(call)
+                if call.sampled:
+                    self._record(call)
+            except Exception as error:
+                # What one caller or model said must not keep the collector from hearing of the others.
+                log.error("telemetry_call_untold", exc_info=error)
+                lost += 1
         spans = self._ended.taken()
         if not spans or self._spans.export(spans) is SpanExportResult.SUCCESS:
-            return 0
-        return len(spans)
+            return lost
+        return lost + len(spans)
 
     def close(self, wait_s: float) -> None:
         """Send the last metrics, within `wait_s`."""

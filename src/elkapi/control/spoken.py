@@ -9,7 +9,7 @@ from typing import Any
 
 import msgspec
 
-from elkapi.errors import BadRequest
+from elkapi.errors import NOT_JSON, BadRequest
 from elkapi.observe.calls import CallFacts
 from elkapi.translate.dialect import Unreadable
 from elkapi.translate.dialects import DIALECTS
@@ -128,5 +128,5 @@ def _said(kind: str, text: str, name: str) -> dict[str, Any]:
 def _arguments(text: str) -> Any:
     try:
         return msgspec.json.decode(text)
-    except msgspec.DecodeError:
+    except NOT_JSON:
         return text
