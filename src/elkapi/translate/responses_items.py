@@ -264,7 +264,9 @@ def _image(view: _Part, ttl: Literal["5m", "1h"] | None, path: str) -> Image:
 def _file(view: _Part, ttl: Literal["5m", "1h"] | None, path: str) -> File:
     if [view.file_id, view.file_url, view.file_data].count(None) != 2:
         raise BadRequest(f"`{path}` needs exactly one of file_data, file_url and file_id.", param=path)
-    ending = (view.filename or view.file_url or "").rpartition(".")[2].lower()
+    # An address may be signed behind its path.
+    address = (view.file_url or "").partition("?")[0].partition("#")[0]
+    ending = (view.filename or address).rpartition(".")[2].lower()
     named = MEDIA_TYPES.get(ending, "application/pdf")
     if view.file_id is not None:
         return File("application/octet-stream", url=FILE_ID + view.file_id, name=view.filename, cache_ttl=ttl)

@@ -347,6 +347,25 @@ def test_a_failed_tools_result_keeps_all_its_parts() -> None:
     ]
 
 
+@pytest.mark.parametrize(
+    ("members", "media_type"),
+    [
+        ({"file_url": "https://a.test/b.csv"}, "text/csv"),
+        ({"file_url": "https://a.test/b.csv?X-Amz-Signature=1.2"}, "text/csv"),
+        ({"file_url": "https://a.test/b.html#part.2"}, "text/html"),
+        ({"file_url": "https://a.test/get?name=b.csv"}, "application/pdf"),
+        ({"file_url": "https://a.test/b.csv", "filename": "c.TXT"}, "text/plain"),
+        ({"file_data": "AAAA", "filename": "c.json"}, "application/json"),
+    ],
+)
+def test_a_file_is_of_the_kind_that_its_name_or_its_address_says(members: dict[str, Any], media_type: str) -> None:
+    item = {"role": "user", "content": [{"type": "input_file", **members}]}
+    (message,) = DIALECT.read_request(json.dumps({"model": "m", "input": [item]}).encode()).messages
+    (file,) = message.parts
+    assert isinstance(file, File)
+    assert file.media_type == media_type
+
+
 def test_an_image_by_its_id_is_one_by_its_id() -> None:
     image = {"type": "input_image", "detail": "auto", "file_id": "file-1"}
     body = {"input": [{"type": "message", "role": "user", "content": [image]}]}
