@@ -95,10 +95,11 @@ def _amounts(given: PriceInput) -> Amounts:
         raise InvalidInput("a price has tiers or variants, not both", field="variants")
     options = {"input": given.input_per_1m, "output": given.output_per_1m, "cached": given.cached_per_1m}
     named = {name: text for name, text in options.items() if text is not None}
-    if twice := given.rates.keys() & named.keys():
+    rates = _media_rates(given)
+    media = {name for name, rate in RATE_NAMES.items() if rate in rates}
+    if twice := given.rates.keys() & (named.keys() | media):
         raise InvalidInput(f"{min(twice)} is given twice", field="rates")
     texts = {**given.rates, **named}
-    rates = _media_rates(given)
     if given.per_call is not None:
         if texts or given.tiers:
             raise InvalidInput("a price is per call or per token, not both", field="per_call")

@@ -1075,6 +1075,9 @@ def test_a_variants_words_are_spelled_as_those_of_calls(elkapi: Elkapi) -> None:
         ("--input-per-1m", "1", "--tier", "200:input=2,input=3"),
         ("--per-call", "1", "--variant", "mode=pro:per-call=2,call=3"),
         ("--per-second", "1", "--variant", "mode=pro,mode=std:per-second=2"),
+        ("--per-second", "1", "--rate", "video_second=2"),
+        ("--per-image", "1", "--rate", "image=2"),
+        ("--per-audio-second", "1", "--rate", "audio_second=2"),
     ],
 )
 def test_a_price_with_two_words_for_one_thing_is_refused(elkapi: Elkapi, given: tuple[str, ...]) -> None:
