@@ -194,6 +194,7 @@ def nested(levels: int) -> dict[str, Any]:
     [
         {"type": "string", "pattern": "a"},
         {"type": "string", "format": "email"},
+        {"type": "string", "format": ["date"]},
         {"type": "number", "minimum": 1},
         {"type": "object", "minProperties": 1},
         {"not": {"type": "string"}},
@@ -201,7 +202,7 @@ def nested(levels: int) -> dict[str, Any]:
         {"enum": ["x" * 100] * 200},
         nested(40),
     ],
-    ids=range(8),
+    ids=range(9),
 )
 def test_a_schema_that_would_not_be_enforced_is_refused(schema: Any) -> None:
     with pytest.raises(BadRequest) as caught:

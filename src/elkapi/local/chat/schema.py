@@ -42,7 +42,7 @@ def _check(schema: dict[str, Any], levels: int) -> None:
             raise _refused(f"bounds a number by `{word}`; only integers can be bounded")
         if word == "pattern" and not (isinstance(value, str) and value.startswith("^") and value.endswith("$")):
             raise _refused("has a `pattern` that does not begin with ^ and end with $")
-        if word == "format" and value not in _FORMATS:
+        if word == "format" and not (isinstance(value, str) and value in _FORMATS):
             raise _refused(f"has the format {str(value)[:64]!r}; known are {', '.join(sorted(_FORMATS))}")
         if word not in _KNOWN:
             raise _refused(f"has the keyword `{word[:64]}`, which cannot be enforced")
