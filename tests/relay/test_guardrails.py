@@ -195,6 +195,20 @@ async def test_every_place_of_a_conversation_is_looked_at(lite: Gateway, sandbox
         ("/v1/rerank", {"query": "x", "documents": ["x", {"text": WORD}]}),
         ("/v1/messages/count_tokens", {"messages": [{"role": "user", "content": WORD}]}),
     ]
+    document = {"type": "document", "source": {"type": "text", "media_type": "text/plain", "data": WORD}}
+    fetched = {"type": "web_fetch_result", "url": "https://a.test", "content": document}
+    ran = {"type": "bash_code_execution_result", "stdout": WORD, "stderr": "", "return_code": 0, "content": []}
+    quoted = {"type": "char_location", "cited_text": WORD, "document_index": 0, "start_char_index": 0}
+    for role, block in (
+        ("user", {"type": "tool_result", "tool_use_id": "t", "content": [document]}),
+        ("assistant", {"type": "web_fetch_tool_result", "tool_use_id": "t", "content": fetched}),
+        ("assistant", {"type": "bash_code_execution_tool_result", "tool_use_id": "t", "content": ran}),
+        ("assistant", {"type": "text", "text": "x", "citations": [quoted]}),
+    ):
+        bodies.append(("/v1/messages", {"max_tokens": 9, "messages": [user, {"role": role, "content": [block]}]}))
+    namespace = {"type": "namespace", "name": "n", "tools": [{"type": "function", "name": "f", "description": WORD}]}
+    bodies.append(("/v1/responses", {"input": "x", "tools": [namespace]}))
+    bodies.append(("/v1/responses", {"input": [{"type": "additional_tools", "tools": namespace["tools"]}]}))
     for path, body in bodies:
         reply = await lite.ask(key, {"model": MODEL, **body}, path=path)
         assert (reply.status_code, "content_blocked" in reply.text) == (400, True), (path, body, reply.text)
@@ -369,7 +383,19 @@ REPEATED: dict[str, dict[str, Any]] = {
                         "cited_text": SAID,
                     }
                 ],
-            }
+            },
+            {
+                "type": "web_fetch_tool_result",
+                "tool_use_id": "t",
+                "content": {
+                    "type": "web_fetch_result",
+                    "url": "https://a.test",
+                    "content": {
+                        "type": "document",
+                        "source": {"type": "text", "media_type": "text/plain", "data": SAID},
+                    },
+                },
+            },
         ],
         "stop_reason": "end_turn",
         "usage": {"input_tokens": 3, "output_tokens": 5},

@@ -65,6 +65,7 @@ _COMPLETION_ASKED = _object(prompt=_TEXTS, suffix=TEXT)
 _COMPLETION_ANSWER = _object(choices=_each(text=TEXT, logprobs=GONE))
 
 # Responses
+_RESPONSES_TOOLS = _each(description=TEXT, tools=_each(description=TEXT))
 _RESPONSES_PART = {"text": TEXT, "refusal": TEXT, "annotations": _each(title=TEXT)}
 _RESPONSES_ITEM = {
     "content": _text_or_parts(**_RESPONSES_PART),
@@ -78,34 +79,38 @@ _RESPONSES_ITEM = {
     "queries": DEEP,
     "results": DEEP,
     "revised_prompt": TEXT,
+    "tools": _RESPONSES_TOOLS,
 }
 _RESPONSES_ASKED = _object(
     input=Shape(text=True, items=_object(**_RESPONSES_ITEM)),
     instructions=Shape(text=True, items=_object(**_RESPONSES_ITEM)),
     prompt=_object(variables=DEEP),
-    tools=_each(description=TEXT),
+    tools=_RESPONSES_TOOLS,
 )
 _RESPONSES_SAID = _RESPONSES_ITEM | {"content": _text_or_parts(**_RESPONSES_PART, logprobs=GONE)}
 _RESPONSES_ANSWER = _object(output=_each(**_RESPONSES_SAID), output_text=TEXT)
 
 # Anthropic
-_BLOCK_TEXTS = {"text": TEXT, "title": TEXT, "context": TEXT, "input": DEEP}
+_CITATIONS = _each(cited_text=TEXT, title=TEXT, document_title=TEXT)
+# Of a document as text; other kinds have base64 there.
+_SOURCE = Shape(members={"content": _text_or_parts(text=TEXT)}, typed={"text": {"data": TEXT}})
+# Of blocks, and of what the provider's own tools gave.
+_RESULT = {"text": TEXT, "title": TEXT, "stdout": TEXT, "stderr": TEXT, "source": _SOURCE}
+_BLOCK_TEXTS = {**_RESULT, "context": TEXT, "input": DEEP}
 _ANTHROPIC_BLOCK = {
     **_BLOCK_TEXTS,
+    "citations": _CITATIONS,
     "content": _text_or_parts(**_BLOCK_TEXTS, content=_text_or_parts(**_BLOCK_TEXTS)),
-    # Of a document as text; other kinds have base64 there.
-    "source": Shape(members={"content": _text_or_parts(text=TEXT)}, typed={"text": {"data": TEXT}}),
 }
 _ANTHROPIC_ASKED = _object(
     system=_text_or_parts(text=TEXT),
     messages=_each(content=Shape(text=True, items=_object(**_ANTHROPIC_BLOCK))),
     tools=_each(description=TEXT),
 )
-_RESULT = {"text": TEXT, "title": TEXT, "stdout": TEXT, "stderr": TEXT}
 _ANTHROPIC_ANSWER = _object(
     content=_each(
         text=TEXT,
-        citations=_each(cited_text=TEXT, title=TEXT, document_title=TEXT),
+        citations=_CITATIONS,
         thinking=TEXT,
         input=DEEP,
         content=_text_or_parts(**_RESULT, content=_text_or_parts(**_RESULT)),
