@@ -6,7 +6,6 @@ answered in Jina's, with an `id`. Results are sorted, best first. How many docum
 
 from __future__ import annotations
 
-import math
 from typing import Annotated, Any
 
 import msgspec
@@ -133,13 +132,11 @@ def write_cohere_request(request: RerankRequest, upstream_model: str) -> bytes:
 
 
 def read_reply(body: bytes, request: RerankRequest) -> RerankReply:
-    """An answer in either form. Raises Unreadable for an index outside the request or given twice, or no score."""
+    """An answer in either form. Raises Unreadable for an index outside the request or given twice."""
     view = view_of(_reply, body)
     indexes = {row.index for row in view.results}
     if len(indexes) < len(view.results) or not indexes <= set(range(len(request.documents))):
         raise Unreadable("an index twice or outside the documents")
-    if not all(math.isfinite(row.relevance_score) for row in view.results):
-        raise Unreadable("a score that is no number")
     ranked = sorted((Ranked(row.index, row.relevance_score) for row in view.results), key=_best_first)
     billed = view.meta.billed_units if view.meta else None
     units = billed.search_units if billed else None

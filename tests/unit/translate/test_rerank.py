@@ -67,6 +67,13 @@ def test_a_refused_request_names_its_field(members: dict[str, Any], param: str) 
         ({"meta": {"billed_units": {"search_units": 2}}}, None, 2),
         ({"meta": {"billed_units": {"search_units": 1}, "tokens": {"input_tokens": 9.0}}}, Usage(9, calls=1), 1),
         ({"meta": {"billed_units": {"search_units": -1}}}, None, None),
+        ({"meta": {"billed_units": {"search_units": 1.5}}}, None, None),
+        ({"meta": {"billed_units": {"search_units": 0}}}, None, 0),
+        ({"meta": {"billed_units": {"search_units": 1000}}}, None, 1000),
+        ({"meta": {"billed_units": {"search_units": 1001}}}, None, None),
+        ({"meta": {"billed_units": {"input_tokens": 7}, "tokens": {"input_tokens": 9}}}, Usage(7, calls=1), None),
+        ({"meta": {"tokens": {"input_tokens": 9.5}}}, None, None),
+        ({"meta": {"tokens": {"input_tokens": 0}}}, Usage(0, calls=1), None),
         ({}, None, None),
     ],
 )
