@@ -178,6 +178,11 @@ def crossed(asked: Asked, catalog: Catalog, wire: str) -> Asked:
     """A neutral request as it is put to a provider of `wire`. Raises BadRequest for what it cannot carry."""
     assert asked.media is not None
     name, body = media.write(asked.media, wire)
+    return put_as(asked, catalog, name, body)
+
+
+def put_as(asked: Asked, catalog: Catalog, name: str, body: Mapping[str, Any]) -> Asked:
+    """The submit as the operation of that id with this JSON body, metered anew. Raises BadRequest."""
     operation = catalog.by_id[name]
     assert operation.meter is not None
     upper, features = bound(operation.meter, body)

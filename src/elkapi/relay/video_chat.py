@@ -16,7 +16,7 @@ from elkapi.catalog import Catalog
 from elkapi.errors import GatewayError, NoChannel, NotFound
 from elkapi.money import format_usd
 from elkapi.pricing.media import bound
-from elkapi.relay.asking import Asked
+from elkapi.relay.asking import Asked, put_as
 from elkapi.relay.call import EVENTS, JSON, Call
 from elkapi.relay.placing import REMIX, like_its_source
 from elkapi.relay.plane import DataPlane, Places
@@ -96,7 +96,8 @@ async def _prepared(
         refs = (text_id(earlier.row.id),)
         follow_ups = [msgspec.structs.replace(anew, refs=refs)]
         if _can_remix(earlier, request, ask):
-            remix = msgspec.structs.replace(_remix(plane, anew, ask), refs=refs)
+            remix = put_as(anew, plane.catalog, REMIX, {"prompt": ask.prompt})
+            remix = msgspec.structs.replace(remix, refs=refs, media=None)
             follow_ups.insert(0, await like_its_source(plane, grant, remix))
         for asked in follow_ups:
             try:
@@ -135,22 +136,6 @@ def _can_remix(earlier: Task, request: Request, ask: MediaAsk) -> bool:
     row = earlier.row
     its_own = (row.wire, row.model, row.state) == ("videos", request.model, State.SUCCEEDED.value)
     return its_own and not ask.image and ask.seconds is None
-
-
-def _remix(plane: DataPlane, anew: Asked, ask: MediaAsk) -> Asked:
-    operation, body = plane.catalog.by_id[REMIX], {"prompt": ask.prompt}
-    assert operation.meter is not None
-    upper, features = bound(operation.meter, body)
-    return msgspec.structs.replace(
-        anew,
-        operation=operation,
-        family=plane.catalog.family_of[REMIX],
-        sent=msgspec.json.encode(body),
-        body=body,
-        upper=upper,
-        features=features,
-        media=None,
-    )
 
 
 async def _told(plane: DataPlane, call: Call, task: Task, telling: Telling) -> None:
