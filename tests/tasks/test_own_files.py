@@ -117,4 +117,4 @@ def test_a_film_whose_account_is_gone_is_not_made_elsewhere(gateways: Served, ma
     kling = Caller(gateways, "kling.text-to-video", key=maker.key)
     done = kling.through(AT_ONCE)
     reply = extend(maker, done["data"]["task_result"]["videos"][0]["url"])
-    assert (reply.status_code, reply.json()["error"]["status"]) == (503, "UNAVAILABLE"), reply.text
+    assert (reply.status_code, reply.json()["error"]["status"]) == (503, "NOT_FOUND"), reply.text
