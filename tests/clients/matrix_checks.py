@@ -228,14 +228,15 @@ def checks_for(client: str) -> dict[str, Check]:
 class Refusal(msgspec.Struct, frozen=True, kw_only=True):
     """A call that must be refused: with which key, of which model, what it says, and which error it must raise.
 
-    `code` is OpenAI's code, "" where the upstream's own survives; `anthropic` is Anthropic's word where the status does
-    not give it. `model` "" is the upstream's. `once`: it comes out the same whichever upstream is asked, so one is
-    enough. `streamed_only`: the failure comes inside a stream, so it has no status.
+    `code` is OpenAI's code, "" where the upstream's own survives; `anthropic` and `google` are their words where the
+    status does not give them. `model` "" is the upstream's. `once`: it comes out the same whichever upstream is asked,
+    so one is enough. `streamed_only`: the failure comes inside a stream, so it has no status.
     """
 
     status: int
     code: str = ""
     anthropic: str = ""
+    google: str = ""
     text: str = "hello"
     key: str = "good"
     model: str = ""
@@ -253,7 +254,12 @@ REFUSALS = {
     "wrong key": Refusal(status=401, code="invalid_api_key", key="wrong", once=True),
     "no money": Refusal(status=403, code="insufficient_user_quota", key="poor", once=True),
     "unknown model": Refusal(
-        status=503, code="model_not_found", anthropic="not_found_error", model="no-such-model", once=True
+        status=503,
+        code="model_not_found",
+        anthropic="not_found_error",
+        google="NOT_FOUND",
+        model="no-such-model",
+        once=True,
     ),
     "bad member": Refusal(status=400, code="invalid_request", max_tokens=0, once=True),
     "refused upstream": Refusal(status=400, text="[sandbox: status=400]"),
@@ -388,7 +394,7 @@ def judged_error(refusal: Refusal, client: str, raised: Raised) -> list[str]:
         wrong.append(f"status {raised.status}, not {status}: {raised.message}")
     if client == "gemini":
         kind = "ClientError" if refusal.status < 500 else "ServerError"
-        word: str | None = GOOGLE_WORDS[refusal.status]
+        word: str | None = refusal.google or GOOGLE_WORDS[refusal.status]
     elif client == "anthropic":
         kind = ANTHROPIC_KINDS.get(status, "InternalServerError")
         word = refusal.anthropic or ANTHROPIC_WORDS[refusal.status]
