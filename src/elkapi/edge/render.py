@@ -54,6 +54,7 @@ _GOOGLE_STATUSES = {
     503: "UNAVAILABLE",
     504: "DEADLINE_EXCEEDED",
 }
+_RETRY_INFO = "type.googleapis.com/google.rpc.RetryInfo"
 
 
 def _worded(error: GatewayError, message: str, dialect: str) -> str:
@@ -84,7 +85,11 @@ def _gemini(error: GatewayError, message: str, request_id: str) -> object:
     # Gemini CLI repeats a 503 for minutes whatever x-should-retry says, unless the body says 404 as Google's own does.
     code = 404 if error.code == "model_not_found" else error.status
     status = _GOOGLE_STATUSES.get(code, "INVALID_ARGUMENT" if code < 500 else "INTERNAL")
-    return {"error": {"code": code, "message": _worded(error, message, "gemini"), "status": status}}
+    body: dict[str, object] = {"code": code, "message": _worded(error, message, "gemini"), "status": status}
+    if wait_s := dict(error.headers).get(b"retry-after"):
+        # Gemini CLI reads no header.
+        body["details"] = [{"@type": _RETRY_INFO, "retryDelay": f"{wait_s.decode()}s"}]
+    return {"error": body}
 
 
 def _task(error: GatewayError, message: str, request_id: str) -> object:

@@ -144,3 +144,11 @@ def test_every_provider_says_an_error_by_a_code_of_its_own(
     code, kind = ark
     assert told["ark"]["error"] == {"code": code, "message": message, "param": error.param, "type": kind}
     assert told["gemini"]["error"] == {"code": error.status, "message": message, "status": google}
+
+
+def test_google_is_told_how_long_to_wait_as_googles_own_clients_read_it() -> None:
+    """Gemini CLI reads no `Retry-After`, and repeats sooner unless the body says how long."""
+    headers, body = rendered(errors.RateLimited("m", retry_after_s=7), "gemini")
+    assert headers["retry-after"] == "7"
+    assert body["details"] == [{"@type": "type.googleapis.com/google.rpc.RetryInfo", "retryDelay": "7s"}]
+    assert "details" not in rendered(errors.BadRequest("m"), "gemini")[1]
