@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections import defaultdict
 from urllib.parse import urlsplit
 
 from elkapi.catalog.jsonpath import first
@@ -20,6 +21,8 @@ from elkapi.upstream.gcp import TokenRefused
 from elkapi.upstream.origin import target_of
 
 COPIES_AT_ONCE_MAX = 8
+# Of one channel: a provider whose files hang leaves turns to the others.
+COPIES_PER_CHANNEL_MAX = 6
 
 
 class CopyFailed(Exception):
@@ -37,6 +40,9 @@ class Copies:
     def __init__(self, parts: Parts) -> None:
         self._parts = parts
         self._turns = asyncio.Semaphore(COPIES_AT_ONCE_MAX)
+        self._turns_of: defaultdict[int, asyncio.Semaphore] = defaultdict(
+            lambda: asyncio.Semaphore(COPIES_PER_CHANNEL_MAX)
+        )
         self.waiting = 0
 
     async def of(
@@ -45,7 +51,7 @@ class Copies:
         """What was made, copied. Raises CopyFailed."""
         self.waiting += 1
         try:
-            async with self._turns:
+            async with self._turns_of[account[0].id], self._turns:
                 return await self._copied(task, operation, account, reading)
         finally:
             self.waiting -= 1
