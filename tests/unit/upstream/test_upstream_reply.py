@@ -201,8 +201,10 @@ async def test_cancelling_drops_the_connection_once_and_what_was_not_read():
         await pulling
 
 
-def pulled(*chunks: bytes, ends: bool = True) -> PulledReply:
-    """A reply of somebody else's client, which fails after its chunks where it does not end."""
+def pulled(*chunks: bytes, ends: bool = True, closed: list[bool] | None = None) -> PulledReply:
+    """A reply of somebody else's client, which fails after its chunks where it does not end; `closed` grows with each
+    time that it is closed.
+    """
 
     async def source():
         for chunk in chunks:
@@ -211,7 +213,8 @@ def pulled(*chunks: bytes, ends: bool = True) -> PulledReply:
             raise ConnectionError("reset")
 
     async def close() -> None:
-        pass
+        if closed is not None:
+            closed.append(True)
 
     return PulledReply(
         200,
@@ -247,3 +250,21 @@ async def test_a_reply_of_another_client_that_was_closed_early_has_no_proper_end
     assert await done.read(100) == (b"abc", True)
     await done.aclose()
     assert await done.read(100) == (b"", True)
+
+
+@pytest.mark.parametrize("ends", [True, False])
+async def test_a_reply_of_another_client_is_closed_once_whatever_it_ends_by(ends):
+    closed: list[bool] = []
+    reply = pulled(b"", b"abc", ends=ends, closed=closed)
+    assert await reply.next_chunk() == b"abc"
+    assert closed == []
+    if ends:
+        assert await reply.next_chunk() == b""
+    else:
+        with pytest.raises(Cut) as caught:
+            await reply.next_chunk()
+        assert isinstance(caught.value.__cause__, ConnectionError)
+    reply.cancel()
+    await reply.aclose()
+    await turns()
+    assert closed == [True]
