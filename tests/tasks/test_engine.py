@@ -402,6 +402,33 @@ async def test_a_call_of_a_provider_that_comes_while_its_task_is_asked_about_ask
     assert watched.due_s > SYSTEM_CLOCK.monotonic_s() + 900
 
 
+async def test_calls_of_a_provider_for_a_task_that_waits_for_its_turn_are_one(
+    tasks: Tasks, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for _ in range(2):
+        await tasks.submit()
+    looked: list[bytes] = []
+    go_on = asyncio.Event()
+
+    async def look(_: Poller, watched: Watched) -> float:
+        looked.append(watched.owned.id)
+        await go_on.wait()
+        return 1000.0
+
+    monkeypatch.setattr(Poller, "_poll", look)
+    async with tasks.polling(task_poll_every_s=0.01, task_polls_per_channel_max=1) as poller:
+        while not any(poller._waiting.values()):
+            await asyncio.sleep(0.01)
+        (waits,) = (one for one in poller._watched.values() if not one.running)
+        for _ in range(5):
+            poller._poke(waits.owned.id)
+            await asyncio.sleep(0.02)
+        go_on.set()
+        while any(one.running or one.due_s < SYSTEM_CLOCK.monotonic_s() for one in poller._watched.values()):
+            await asyncio.sleep(0.01)
+    assert looked == [*(one for one in poller._watched if one != waits.owned.id), waits.owned.id]
+
+
 async def test_a_burst_of_polls_comes_apart(tasks: Tasks, monkeypatch: pytest.MonkeyPatch) -> None:
     """The next look counts from when this one began, so a poll that was late once is not late each time."""
     for _ in range(3):

@@ -62,7 +62,7 @@ log = logging.getLogger("elkapi.tasks")
 class Watched:
     """An open task in memory: what is needed to ask about it again, and no more."""
 
-    __slots__ = ("begun_s", "copies", "due_s", "failures", "owned", "place", "poked", "polls", "running")
+    __slots__ = ("begun_s", "copies", "due_s", "failures", "owned", "place", "poked", "polls", "queued", "running")
 
     def __init__(self, owned: Owned, begun_s: float) -> None:
         self.owned = owned
@@ -70,6 +70,8 @@ class Watched:
         self.begun_s = begun_s
         self.due_s = 0.0
         self.polls = self.failures = self.copies = 0
+        # Due, and waiting for a place of its channel.
+        self.queued = False
         self.running = False
         # Somebody wants it asked about while a poll is under way, whose answer may be older than their news: one more
         # poll follows at once.
@@ -167,7 +169,7 @@ class Poller:
     def _poke(self, task_id: bytes) -> None:
         watched = self._watched.get(task_id)
         # A file that was not there is asked for in its own time: callbacks may come in any number, its tries may not.
-        if watched is None or watched.copies:
+        if watched is None or watched.copies or watched.queued:
             return
         if watched.running:
             watched.poked = True
@@ -195,6 +197,7 @@ class Poller:
             channel_id = watched.owned.channel_id
             if self._of_channel[channel_id] >= per_channel:
                 self._waiting[channel_id].append(task_id)
+                watched.queued = True
                 continue
             self._begin(watched)
 
@@ -203,6 +206,7 @@ class Poller:
         self.lag_s = now_s - watched.due_s
         # The next poll counts from now: polls that were late together spread out instead of being late together again.
         watched.due_s = now_s
+        watched.queued = False
         watched.running = True
         watched.place = (watched.owned.channel_id,)
         self._of_channel[watched.owned.channel_id] += 1
