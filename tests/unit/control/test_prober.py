@@ -131,6 +131,7 @@ async def test_key_that_fails_again_soon_waits_longer_than_a_new_one() -> None:
     await prober.run_once()
     await _scan(prober, clock, FIRST_PROBE_AFTER_S)
     assert store.enabled == [1]
+    await _scan(prober, clock, STEADY_AFTER_S)  # Nobody calls it for a while.
     store.off.append(off)  # It lists models, but its calls are refused: the gateway switched it off again.
     await prober.run_once()
     await _scan(prober, clock, FIRST_PROBE_AFTER_S)
