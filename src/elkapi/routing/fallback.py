@@ -16,12 +16,15 @@ import re
 from elkapi.types import FallbackReason, Policy
 
 ANY_MODEL = "*"
-# The words providers refuse an overlong input with: OpenAI and its like, Anthropic, Gemini, Bedrock.
+# The words providers refuse an overlong input with: OpenAI and its like, Anthropic, Gemini, Bedrock, xAI; then
+# llama.cpp, Moonshot, Zhipu, Ark and Qwen.
 _OVERFLOW = re.compile(
     rb"""(?ix)
     context_length_exceeded | model_context_window_exceeded | maximum\ context\ length | exceeds\ the\ context\ window
   | prompt\ is\ too\ long | exceeds?\ context\ limit | context\ window\ exceed
   | input\ token\ count.{0,80}exceeds | input\ is\ too\ long | too\ many\ input\ tokens | maximum\ prompt\ length
+  | available\ context\ size | exceeded\ model\ token\ limit | prompt\ exceeds\ max\ length
+  | input\ length\ \d+\ exceeds | range\ of\ input\ length
     """
 )
 _FILTERED = re.compile(rb'(?i)"code"\s*:\s*"(content_filter|content_policy_violation)"|ResponsibleAIPolicyViolation')

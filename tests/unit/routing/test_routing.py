@@ -9,6 +9,7 @@ import pytest
 
 from elkapi.clock import ManualClock
 from elkapi.routing.affinity import SESSIONS_MAX, TTL_S, Affinity, Place
+from elkapi.routing.fallback import reason_after, reason_in
 from elkapi.routing.health import PARTS_MAX, Health, Part
 from elkapi.routing.plan import plan
 from elkapi.routing.verdict import (
@@ -19,7 +20,7 @@ from elkapi.routing.verdict import (
     on_unreadable,
     parse_retry_after_s,
 )
-from elkapi.types import Channel, ChannelKey
+from elkapi.types import Channel, ChannelKey, FallbackReason
 
 NOW_NS = 1_800_000_000_000_000_000
 
@@ -333,3 +334,34 @@ def test_no_more_parts_are_remembered_than_the_bound() -> None:
     assert len(health.cooling()) == PARTS_MAX
     assert health.ready(("key", 0))
     assert not health.ready(("key", PARTS_MAX))
+
+
+@pytest.mark.parametrize(
+    ("status", "told", "reason"),
+    [
+        (400, "This model's maximum context length is 4096 tokens.", "context"),
+        (400, "This model's maximum prompt length is 131072 but the request contains 136973 tokens.", "context"),
+        (400, "input length and `max_tokens` exceed context limit: 190000 + 20000 > 200000", "context"),
+        (400, "the request exceeds the available context size. try increasing the context size", "context"),
+        (400, "Invalid request: Your request exceeded model token limit: 262144 (requested: 269030)", "context"),
+        (400, '{"error":{"code":"1261","message":"Prompt exceeds max length"}}', "context"),
+        (400, "Input length 203743 exceeds the maximum length 202752", "context"),
+        (400, "<400> InternalError.Algo.InvalidParameter: Range of input length should be [1, 30720]", "context"),
+        (413, "prompt is too long", "context"),
+        (500, "prompt is too long", None),
+        (399, "prompt is too long", None),
+        (400, '{"error":{"code": "content_filter"}}', "refusal"),
+        (400, '{"error":{"code":"content_policy_violation"}}', "refusal"),
+        (400, '{"innererror":{"code":"ResponsibleAIPolicyViolation"}}', "refusal"),
+        (400, '{"error":{"code":"invalid_value","message":"content_filter"}}', None),
+    ],
+)
+def test_a_refusal_for_length_or_content_is_told_from_other_refusals(
+    status: int, told: str, reason: FallbackReason | None
+) -> None:
+    assert reason_in(status, told.encode()) == reason
+
+
+def test_a_failure_of_the_channels_is_a_reason_where_the_upstream_told_none() -> None:
+    assert [reason_after(None, status) for status in (400, 428, 429, 499, 500)] == [None, None, "error", None, "error"]
+    assert reason_after("context", 500) == "context"
