@@ -49,6 +49,7 @@ PLAIN = Profile()
 REASONER = profile_for("openai", "gpt-5.2")
 GRAMMAR = {"type": "grammar", "syntax": "lark", "definition": "start: begin_patch"}
 IMAGE = {"type": "input_image", "detail": "high", "image_url": "data:image/png;base64,iVBO"}
+SOUND = {"type": "input_audio", "input_audio": {"data": "UklG", "format": "wav"}}
 PDF = {"type": "input_file", "file_data": "data:application/pdf;base64,JVBE", "filename": "a.pdf"}
 
 CODEX: dict[str, Any] = {
@@ -232,6 +233,9 @@ def test_what_no_other_dialect_can_carry_is_refused_by_name(members: dict[str, A
         ({"input": ["x", {"type": "function_call", "name": "f"}]}, "input"),
         ({"input": [{"type": "function_call", "name": "f"}]}, "input[0].call_id"),
         ({"input": [{"type": "function_call_output", "call_id": "c"}]}, "input[0].output"),
+        ({"input": [{"type": "function_call_output", "call_id": "c", "output": [SOUND]}]}, "input[0].output"),
+        ({"input": [{"role": "system", "content": [IMAGE]}]}, "input[0].content"),
+        ({"input": [{"role": "owner", "content": "x"}]}, "input[0].role"),
         ({"tools": [{"name": "f"}]}, "tools[0].type"),
         ({"tools": [{"type": "function"}]}, "tools[0].name"),
         ({"tool_choice": "any"}, "tool_choice"),
@@ -370,6 +374,96 @@ def test_an_image_by_its_id_is_one_by_its_id() -> None:
     image = {"type": "input_image", "detail": "auto", "file_id": "file-1"}
     body = {"input": [{"type": "message", "role": "user", "content": [image]}]}
     assert _write(_read(**body))["input"] == body["input"]
+
+
+def _thought(sealed: Sealed) -> dict[str, Any]:
+    return {"type": "reasoning", "summary": [], "encrypted_content": seal(sealed)}
+
+
+@pytest.mark.parametrize(
+    ("items", "system", "messages"),
+    [
+        (
+            [
+                {"role": "developer", "content": "a"},
+                {"role": "system", "content": "b"},
+                {"role": "user", "content": "c"},
+            ],
+            (Text("a"), Text("b")),
+            [Message("user", (Text("c"),))],
+        ),
+        (
+            [{"role": "user", "content": "a"}, {"role": "developer", "content": "b"}],
+            (),
+            [Message("user", (Text("a"),)), Message("system", (Text("b"),))],
+        ),
+        (
+            [
+                _thought(Sealed("gemini", "s", call_id="c")),
+                {"type": "function_call", "call_id": "c", "name": "f", "namespace": "n", "arguments": "{}"},
+                {"type": "function_call_output", "call_id": "c", "output": "r"},
+                {"type": "function_call_output", "call_id": "unknown", "output": ""},
+            ],
+            (),
+            [
+                Message("assistant", (ToolCall("c", "n__f", "{}", signature="s", signed_by="gemini"),)),
+                Message("user", (ToolResult("c", (Text("r"),), name="n__f"), ToolResult("unknown", ()))),
+            ],
+        ),
+        (
+            [_thought(Sealed("anthropic", redacted="r")), _thought(Sealed("anthropic", "s", text="t"))],
+            (),
+            [
+                Message(
+                    "assistant",
+                    (Thinking(redacted="r", signed_by="anthropic"), Thinking("t", "s", signed_by="anthropic")),
+                )
+            ],
+        ),
+        (
+            [{"type": "reasoning", "summary": [{"text": "a"}, {"text": "b"}], "encrypted_content": "theirs"}],
+            (),
+            [Message("assistant", (Thinking("a"), Thinking("b", "theirs", "responses")))],
+        ),
+        (
+            [{"type": "reasoning", "summary": [], "content": [{"type": "reasoning_text", "text": "a"}]}],
+            (),
+            [Message("assistant", (Thinking("a"),))],
+        ),
+        (
+            [{"type": "reasoning", "summary": []}, {"role": "user", "content": []}, {"role": "user", "content": "x"}],
+            (),
+            [Message("user", (Text("x"),))],
+        ),
+        (
+            [{"type": "mcp_approval_response", "approve": True}, {"type": "mcp_call", "id": "m"}],
+            (),
+            [
+                Message("user", (ServerToolPart("responses", {"type": "mcp_approval_response", "approve": True}),)),
+                Message("assistant", (ServerToolPart("responses", {"type": "mcp_call", "id": "m"}),)),
+            ],
+        ),
+        ([{"type": "compaction", "encrypted_content": seal(Sealed(summary="s"))}], (), [Message("user", (Text("s"),))]),
+    ],
+)
+def test_items_become_instructions_and_turns(
+    items: list[dict[str, Any]], system: tuple[Text, ...], messages: list[Message]
+) -> None:
+    request = _read(input=items)
+    assert tuple(request.system) == system
+    assert request.messages == messages
+
+
+def test_tools_that_stand_in_the_input_are_declared_and_said_by_nobody() -> None:
+    own = {"type": "function", "name": "g", "parameters": {}}
+    items = [
+        {"type": "additional_tools", "tools": [own, "odd"]},
+        {"type": "additional_tools"},
+        {"role": "user", "content": "x"},
+    ]
+    request = _read(input=items, tools=[own | {"name": "f"}])
+    assert [tool.name for tool in request.tools] == ["f", "g"]
+    assert request.messages == [Message("user", (Text("x"),))]
 
 
 def test_a_later_instruction_has_the_role_that_the_model_knows() -> None:
