@@ -39,6 +39,7 @@ _GET = "SELECT sealed FROM answers WHERE name = ?"
 _PUT = "INSERT INTO answers (name, created_ns, bytes, sealed) VALUES (?, ?, ?, ?)"
 _FORGET = "DELETE FROM answers WHERE name = ? OR created_ns < ?"
 _TOTALS = "SELECT entries, bytes FROM totals"
+_NOTHING = "UPDATE totals SET entries = 0, bytes = 0"
 _EVICT = "DELETE FROM answers WHERE name IN (SELECT name FROM answers ORDER BY created_ns LIMIT ?)"
 
 
@@ -82,7 +83,10 @@ class FileStore:
                         break
                     # One at a time for room, more when the bound itself was lowered.
                     over = max(1, min(EVICTED_AT_ONCE, entries - bounds.entries_max))
-                    connection.execute(_EVICT, (over,))
+                    if not connection.execute(_EVICT, (over,)).rowcount:
+                        # The sums are not those of the rows, of which there is none left.
+                        connection.execute(_NOTHING)
+                        break
 
         await self._writes.run(write)
 

@@ -110,6 +110,20 @@ async def test_a_file_of_no_use_is_taken_away_once_however_many_find_it(
     await quick.aclose()
 
 
+@pytest.mark.parametrize("totals", ["entries = 99", "bytes = 1000000", "entries = 99, bytes = 99"])
+async def test_sums_that_are_wrong_are_set_right_by_the_next_answer_kept(tmp_path: Path, totals: str) -> None:
+    store = FileStore(tmp_path / FILE, Bounds(bytes_max=1000, entries_max=5, age_s_max=100.0), SYSTEM_CLOCK, WAIT_S)
+    now_ns = SYSTEM_CLOCK.now_ns()
+    await store.put(name(0), now_ns, b"x" * 10)
+    with sqlite3.connect(tmp_path / FILE) as connection:
+        connection.execute(f"update totals set {totals}")
+    connection.close()
+    for number in range(1, 4):
+        await store.put(name(number), now_ns + number, b"x" * 10)
+    assert await held(store, range(4)) == [2, 3]
+    await store.aclose()
+
+
 async def test_two_workers_of_a_host_share_one_file(tmp_path: Path) -> None:
     one, other = [FileStore(tmp_path / FILE, Bounds(1000, 5, 100.0), SYSTEM_CLOCK, WAIT_S) for _ in range(2)]
     now_ns = SYSTEM_CLOCK.now_ns()
