@@ -12,7 +12,7 @@ from httptools import HttpResponseParser
 from elkapi.upstream.errors import ProtocolViolation, UpstreamFailure
 from elkapi.upstream.origin import ClientLimits
 from elkapi.upstream.reply import Headers, SocketReply
-from elkapi.upstream.wire import UNTIL_CLOSE, reply_framing
+from elkapi.upstream.wire import UNTIL_CLOSE, fields_of, reply_framing
 
 
 class Inbound:
@@ -119,8 +119,9 @@ class Inbound:
                 f"the head has more than {self._limits.header_bytes_max} bytes or "
                 f"{self._limits.header_count_max} headers"
             )
+        fields = fields_of(headers)
         try:
-            framing = reply_framing(reply.is_head, status, parser.get_http_version(), headers)
+            framing = reply_framing(reply.is_head, status, parser.get_http_version(), headers, fields)
         except UpstreamFailure as violation:
             self._violation = violation
             raise
@@ -136,7 +137,7 @@ class Inbound:
         # The parser cannot be told that this was a HEAD, so its state is of no use afterwards.
         self.keep_alive = not reply.is_head and parser.should_keep_alive()
         self.message_done = reply.is_head
-        reply.give_head(status, headers)
+        reply.give_head(status, headers, fields)
 
     def on_body(self, chunk: bytes) -> None:
         if self.message_done or self._reply is None:

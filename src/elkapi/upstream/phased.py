@@ -10,6 +10,7 @@ from elkapi.upstream.errors import Cut, FirstByteTimeout, IdleTimeout, TotalTime
 from elkapi.upstream.origin import Deadlines
 from elkapi.upstream.reply import Headers, UpstreamReply
 from elkapi.upstream.timers import Expired, Timers, run_until
+from elkapi.upstream.wire import fields_of
 
 Translate = Callable[[Exception, str], UpstreamFailure]
 """(a foreign exception, our phase) -> ours."""
@@ -44,6 +45,7 @@ class PulledReply(UpstreamReply):
         super().__init__()
         self.status = status
         self.headers = headers
+        self.fields = fields_of(headers)
         self._source = source
         self._close = close
         self._translate = translate

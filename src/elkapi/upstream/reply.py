@@ -9,6 +9,7 @@ from typing import Protocol
 from elkapi.upstream.errors import Cut
 
 Headers = list[tuple[bytes, bytes]]
+Fields = dict[bytes, bytes]
 # Whether more is wanted; an awaitable says yes, after it.
 More = bool | Awaitable[None]
 Take = Callable[[bytes], More]
@@ -17,28 +18,21 @@ Take = Callable[[bytes], More]
 class UpstreamReply:
     """A reply whose head is complete; its body is read once, in order.
 
-    `headers` have lower-case names and keep order and repeats. `reused` tells whether the connection was a pooled one.
+    `headers` have lower-case names and keep order and repeats; `fields` are the same by name, of a repeated one the
+    first value. `reused` tells whether the connection was a pooled one.
     Iterating gives non-empty chunks as they come. Any wait raises the UpstreamFailure that ended the reply, after the
     bytes that came before it were given out. A reply that is not read to its end must be closed with `cancel()` or
     `aclose()`.
     """
 
-    __slots__ = ("_fields", "_rest", "headers", "reused", "status")
+    __slots__ = ("_rest", "fields", "headers", "reused", "status")
 
     def __init__(self) -> None:
         self.status = 0
         self.headers: Headers = []
+        self.fields: Fields = {}
         self.reused = False
         self._rest = b""
-        self._fields: dict[bytes, bytes] | None = None
-
-    @property
-    def fields(self) -> dict[bytes, bytes]:
-        """The headers by their lower-case names; of a repeated one the first value."""
-        fields = self._fields
-        if fields is None:
-            fields = self._fields = dict(reversed(self.headers))
-        return fields
 
     def header(self, *names: bytes) -> bytes | None:
         """The first value of the first of these headers that is there; names in lower case."""
@@ -135,9 +129,9 @@ class SocketReply(UpstreamReply):
     def __init__(self, wire: Wire, is_head: bool) -> None:
         self.status = 0  # Not by super(): this runs for every call.
         self.headers = []
+        self.fields = {}
         self.reused = False
         self._rest = b""
-        self._fields = None
         self._wire = wire
         self._chunks: list[bytes] = []
         self._ended = False
@@ -224,9 +218,10 @@ class SocketReply(UpstreamReply):
         if waiter is not None and not waiter.done():
             waiter.set_result(None)
 
-    def give_head(self, status: int, headers: Headers) -> None:
+    def give_head(self, status: int, headers: Headers, fields: Fields) -> None:
         self.status = status
         self.headers = headers
+        self.fields = fields
 
     def give_body(self, chunk: bytes) -> None:
         self._chunks.append(chunk)

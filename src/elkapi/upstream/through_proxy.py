@@ -42,7 +42,7 @@ from elkapi.upstream.phased import PulledReply
 from elkapi.upstream.pool import Dialing
 from elkapi.upstream.reply import UpstreamReply
 from elkapi.upstream.timers import Expired, run_until
-from elkapi.upstream.wire import callers_headers, check_method, check_target, reply_framing
+from elkapi.upstream.wire import callers_headers, check_method, check_target, fields_of, reply_framing
 
 SESSIONS_MAX = 256
 READ_CHUNK_BYTES = 64 * 1024
@@ -155,7 +155,8 @@ class ProxyTransport:
         reply_headers = [(name.lower(), value) for name, value in reply.raw_headers]
         version = f"{reply.version.major}.{reply.version.minor}" if reply.version else ""
         try:
-            reply_framing(request.method == b"HEAD", reply.status, version, reply_headers)
+            is_head = request.method == b"HEAD"
+            reply_framing(is_head, reply.status, version, reply_headers, fields_of(reply_headers))
         except UpstreamFailure:
             reply.close()
             raise

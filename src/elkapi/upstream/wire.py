@@ -144,17 +144,24 @@ def _refused(detail: str) -> RequestRefused:
     return RequestRefused(detail, phase="request", sent=False)
 
 
-def reply_framing(is_head: bool, status: int, version: str, headers: list[tuple[bytes, bytes]]) -> int:
+def fields_of(headers: list[tuple[bytes, bytes]]) -> dict[bytes, bytes]:
+    """Headers by name; of a repeated one the first value."""
+    return dict(reversed(headers))
+
+
+def reply_framing(
+    is_head: bool, status: int, version: str, headers: list[tuple[bytes, bytes]], fields: dict[bytes, bytes]
+) -> int:
     """How the reply's body ends: a length in bytes (0 for none), CHUNKED, or UNTIL_CLOSE.
 
-    `headers` have lower-case names. Raises ProtocolViolation for anything that two readers could understand in two
-    ways: both kinds of framing, a repeated or malformed length, any coding but one plain `chunked`.
+    `headers` have lower-case names, `fields` are the same by name. Raises ProtocolViolation for anything that two
+    readers could understand in two ways: both kinds of framing, a repeated or malformed length, any coding but one
+    plain `chunked`.
     """
     if version not in ("1.1", "1.0"):
         raise _violation(f"the reply speaks HTTP/{version}")
     if not 100 <= status <= 599:
         raise _violation(f"the reply's status is {status}")
-    fields = dict(headers)
     if len(fields) != len(headers):
         for once in (b"content-length", b"transfer-encoding"):
             if sum(name == once for name, _ in headers) > 1:

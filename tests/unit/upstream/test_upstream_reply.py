@@ -10,6 +10,7 @@ from elkapi.upstream import Cut, Deadlines
 from elkapi.upstream.phased import PulledReply
 from elkapi.upstream.reply import SocketReply
 from elkapi.upstream.timers import LoopTimers
+from elkapi.upstream.wire import fields_of
 
 CUT = Cut("cut", phase="body", sent=True)
 
@@ -31,7 +32,8 @@ class Wire:
 
 def begun(*chunks: bytes) -> SocketReply:
     reply = SocketReply(Wire(), False)
-    reply.give_head(200, [(b"x-a", b"1"), (b"x-b", b"2"), (b"x-a", b"3")])
+    headers = [(b"x-a", b"1"), (b"x-b", b"2"), (b"x-a", b"3")]
+    reply.give_head(200, headers, fields_of(headers))
     for chunk in chunks:
         reply.give_body(chunk)
     reply.wake()

@@ -140,8 +140,8 @@ LENGTH, CODING = b"content-length", b"transfer-encoding"
     ],
 )
 def test_how_a_body_ends_is_said_by_its_head(status, version, headers, framing):
-    assert w.reply_framing(False, status, version, headers) == framing
-    assert w.reply_framing(True, status, version, headers) == 0
+    assert w.reply_framing(False, status, version, headers, w.fields_of(headers)) == framing
+    assert w.reply_framing(True, status, version, headers, w.fields_of(headers)) == 0
 
 
 @pytest.mark.parametrize(
@@ -167,5 +167,5 @@ def test_how_a_body_ends_is_said_by_its_head(status, version, headers, framing):
 )
 def test_a_reply_that_two_readers_could_understand_in_two_ways_is_refused(status, version, headers, why):
     with pytest.raises(ProtocolViolation, match=why) as caught:
-        w.reply_framing(False, status, version, headers)
+        w.reply_framing(False, status, version, headers, w.fields_of(headers))
     assert caught.value.sent
