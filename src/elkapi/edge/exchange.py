@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from elkapi.errors import BodyTooLarge, GatewayError
 from elkapi.ids import new_id
-from elkapi.relay.call import Call, ClientGone, Fields, Headers
+from elkapi.relay.call import JSON, Call, ClientGone, Fields, Headers
 
 if TYPE_CHECKING:
     from elkapi.edge.connection import Connection
@@ -36,7 +36,10 @@ def header_lines(headers: Headers) -> bytes:
 
 def head(status: int, lines: bytes, date: bytes, framing: bytes) -> bytes:
     """The head of a reply: `lines`, `date` and `framing` are whole header lines."""
-    return b"%b%b%b%b\r\n" % (_status_line(status), lines, date, framing)
+    return _status_line(status) + lines + date + framing + b"\r\n"
+
+
+_JSON_LINES = header_lines(JSON)
 
 
 class Exchange:
@@ -185,7 +188,8 @@ class Exchange:
         if self.close_after or server.draining:
             framing += b"connection: close\r\n"
             self.close_after = True
-        return head(status, self.common + header_lines(headers), server.date, framing)
+        lines = _JSON_LINES if headers is JSON else header_lines(headers)
+        return head(status, self.common + lines, server.date, framing)
 
     def put(self, chunk: bytes) -> Awaitable[None] | None:
         if chunk and not self.head_only:

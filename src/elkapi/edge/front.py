@@ -83,7 +83,7 @@ class Front:
         }
 
     async def __call__(self, call: Call) -> None:
-        call.reply.common = b"x-request-id: %b\r\nx-oneapi-request-id: %b\r\n" % (call.text_id, call.text_id)
+        call.reply.common = b"x-request-id: " + call.text_id + b"\r\nx-oneapi-request-id: " + call.text_id + b"\r\n"
         if _is_anthropic(call):
             # Where Anthropic's SDKs look for it.
             call.reply.common += b"request-id: %b\r\n" % call.text_id

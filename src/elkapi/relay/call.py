@@ -41,7 +41,7 @@ class ClientGone(Exception):
 class Reply(Protocol):
     """Where a reply goes. `started` turns true when a byte of it may have reached the client.
 
-    `common` header lines (request id, CORS), as they stand in a head, are added to every reply.
+    `common` header lines (request id, CORS, cost), as they stand in a head, are added to every reply.
     """
 
     started: bool

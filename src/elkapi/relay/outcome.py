@@ -34,9 +34,9 @@ class Outcome(msgspec.Struct):
     recount: Callable[[Usage], bytes] | None = None
     crossing: Crossing | None = None
 
-    def finish(self, reply: Reply, extra: Headers = ()) -> None:
+    def finish(self, reply: Reply) -> None:
         """Let the last bytes go: only called after the money is written."""
         if self.started:
             reply.finish(self.body)
         else:
-            reply.send(self.status, (*self.headers, *extra), self.body)
+            reply.send(self.status, self.headers, self.body)

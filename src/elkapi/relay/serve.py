@@ -92,8 +92,8 @@ async def serve(plane: DataPlane, call: Call, admitted: Admitted | None = None) 
         except BaseException as error:
             await hold.resolve(error)
             raise
-        cost = ((b"x-elkapi-cost-usd", format_usd(hold.charge_nano).encode()),)
-        outcome.finish(call.reply, cost)  # the last bytes leave after the money is written
+        call.reply.common += b"x-elkapi-cost-usd: " + format_usd(hold.charge_nano).encode() + b"\r\n"
+        outcome.finish(call.reply)  # the last bytes leave after the money is written
         if recalled is not None:
             recalled.keep(outcome)
     finally:

@@ -95,7 +95,7 @@ def encode_head(
 def _lines(headers: Fields) -> bytes:
     """Header lines; raises RequestRefused unless each of them is exactly one."""
     lines = [
-        b"%b: %b\r\n" % (name, value)
+        name + b": " + value + b"\r\n"
         for name, value in headers
         if (known := _names_seen.get(name)) or (known is None and _is_callers(name))
     ]
