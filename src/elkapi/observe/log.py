@@ -56,24 +56,16 @@ class Log:
 
     def write(self, event: str, level: str = "info", /, **fields: object) -> None:
         """Queue one line; returns at once. A field that has the name of what every line begins with is left out."""
-        if _RANK[level] < self._least:
-            return
-        if len(self._lines) >= QUEUE_LINES_MAX:
-            self.dropped += 1
-            return
-        self._append((self._clock.now_ns(), level, event, None, fields))
+        self.write_later(event, level, None, fields)
 
-    def write_later(self, event: str, level: str, line_of: LineOf, value: object) -> None:
+    def write_later(self, event: str, level: str, line_of: LineOf | None, value: object) -> None:
         """As `write`, with the line made on the log's own thread, of its first fields and `value`: for every call's."""
         if _RANK[level] < self._least:
             return
         if len(self._lines) >= QUEUE_LINES_MAX:
             self.dropped += 1
             return
-        self._append((self._clock.now_ns(), level, event, line_of, value))
-
-    def _append(self, line: _Queued) -> None:
-        self._lines.append(line)
+        self._lines.append((self._clock.now_ns(), level, event, line_of, value))
         # The first line after the thread's last look wakes it; it looks again at all that came before the next.
         if not self._some.is_set():
             self._some.set()
