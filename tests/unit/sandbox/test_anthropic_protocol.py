@@ -192,6 +192,14 @@ def test_redacted_and_omitted_thinking_come_back_too(api: httpx.Client) -> None:
         assert said(api, messages=turns, tools=TOOLS, thinking=thinking)["content"][-1]["text"]
 
 
+def test_thoughts_are_shown_as_every_display_that_anthropic_knows_says(api: httpx.Client) -> None:
+    """Claude Code asks for `updates`: its notes between calls, and no reasoning."""
+    for display, shown in (("summarized", "hm"), (None, "hm"), ("omitted", ""), ("updates", "")):
+        answer = said(api, text="[[think: hm]] [[say: so]]", thinking={**THINKS, "display": display})
+        assert answer["content"][0]["thinking"] == shown
+    assert "thinking.display" in refused(api, body(thinking={**THINKS, "display": "loud"}))
+
+
 def test_without_thinking_nothing_is_thought(api: httpx.Client) -> None:
     for thinking in (None, {"type": "disabled"}):
         fields = {} if thinking is None else {"thinking": thinking}

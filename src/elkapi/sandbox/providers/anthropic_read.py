@@ -111,9 +111,10 @@ def _thinking(body: dict[str, Any], max_tokens: int | None) -> tuple[int, bool]:
         raise Problem(400, "`temperature` may only be set to 1 when thinking is enabled.")
     if body.get("top_k") is not None:
         raise Problem(400, "`top_k` must be unset when thinking is enabled.")
-    shown = thinking.get("display", "summarized")
-    if shown not in ("summarized", "omitted"):
-        raise fail("thinking.display", "Input should be 'summarized' or 'omitted'")
+    shown = thinking.get("display") or "summarized"
+    # With updates only the notes between calls are shown, which no answer here has.
+    if shown not in ("summarized", "omitted", "updates"):
+        raise fail("thinking.display", "Input should be 'summarized', 'omitted' or 'updates'")
     return (ENABLED_THOUGHT_TOKENS if kind == "enabled" else ADAPTIVE_THOUGHT_TOKENS), shown == "summarized"
 
 
