@@ -135,7 +135,7 @@ class Load:
         try:
             answer = await self._client.embed(key, model, content, **headers)
         except aiohttp.ClientError as error:
-            self.broken[type(error).__name__] += 1
+            self.broken[f"{type(error).__name__}: {error}"] += 1
             if isinstance(error, aiohttp.ClientConnectorError):
                 # Nobody listens: that may only be while the supervisor itself is away.
                 self.refused_while_up += self.supervisor_is_up
