@@ -12,6 +12,7 @@ from elkapi.tasks.request import Signer
 from elkapi.types import Channel, ChannelKey
 from elkapi.upstream import Send, UpstreamReply, UpstreamRequest
 from elkapi.upstream.gcp import TokenSource
+from elkapi.upstream.wire import fields_of
 
 SUBMIT = next(one for one in CATALOG.operations if one.family == "kling" and one.role is Role.SUBMIT)
 
@@ -23,6 +24,7 @@ class _Reply(UpstreamReply):
         super().__init__()
         self.status, self._rest = status, body
         self.headers = [(name.replace("_", "-").encode(), value.encode()) for name, value in headers.items()]
+        self.fields = fields_of(self.headers)
 
     async def _pull(self) -> bytes:
         return b""
