@@ -65,6 +65,7 @@ class Connection(asyncio.Protocol):
         self.unsent_bytes = 0
         self.unsent_until_s = inf
         self.closing = False
+        self.lost = False
         self.upgrading = False
         self.held = b""  # written to the client at the end of this turn of the loop
         # One task answers all exchanges of the connection: `begun` is the one to answer next, without one it waits on
@@ -85,7 +86,7 @@ class Connection(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self.server.connections.discard(self)
-        self.closing = True
+        self.closing = self.lost = True
         self.held = b""
         for exchange in (self.incoming, self.current, *self.waiting):
             if exchange:
@@ -171,17 +172,18 @@ class Connection(asyncio.Protocol):
         """Write now, after what is held."""
         if self.held:
             data, self.held = self.held + data, b""
-        self.transport.write(data)
+        if not self.lost:  # uvloop raises for a connection that is gone.
+            self.transport.write(data)
 
     def write_soon(self, data: bytes) -> None:
         """Write at the end of this turn of the loop, with what other connections write; at once where none does."""
         if self.held:
             self.held += data
-        elif self.server.under_way > 1 or self.server.burst.holders:
+        elif not self.lost and (self.server.under_way > 1 or self.server.burst.holders):
             self.held = data
             self.server.burst.add(self)
         else:
-            self.transport.write(data)
+            self.write(data)
 
     def send_held(self) -> None:
         """Write what is held: called at the end of the turn, when `write` may have sent it already."""

@@ -44,4 +44,8 @@ class Burst:
     def _send(self) -> None:
         holders, self.holders = self.holders, []
         for holder in holders:
-            holder.send_held()
+            try:
+                holder.send_held()
+            except Exception as error:
+                # The messages of the others wait behind this one, and nobody would come back for them.
+                holder.loop.call_exception_handler({"message": "a held message was not sent", "exception": error})

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Any
 
 import msgspec
 import pytest
@@ -17,6 +18,7 @@ from elkapi.edge.server import Server
 from elkapi.errors import GatewayError
 from elkapi.relay.call import Call
 from elkapi.settings import Settings
+from elkapi.upstream.burst import Burst
 
 LIMITS = Settings(body_bytes_max=1000, header_bytes_max=2000)
 
@@ -442,6 +444,53 @@ async def test_a_reply_whose_client_left_within_the_turn_holds_up_no_other() -> 
         for reader, writer in clients:
             if writer.get_extra_info("sockname")[1] != left:
                 assert b"x-path: /held" in await reader.readuntil(b"GET ")
+
+
+async def test_a_reply_whose_client_left_before_it_holds_up_no_other() -> None:
+    """A call that is settled to its end answers whether or not its client is there."""
+    release = asyncio.Event()
+
+    async def answer(call: Call) -> None:
+        while not release.is_set():
+            with contextlib.suppress(asyncio.CancelledError):
+                await release.wait()
+        call.reply.send(200, [], b"done")
+
+    async with running(answer) as (server, port):
+        _, leaving = await asyncio.open_connection("127.0.0.1", port)
+        leaving.write(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")
+        await until(lambda: server.under_way == 1)
+        leaving.transport.abort()
+        await until(lambda: not server.connections)
+        staying = [await asyncio.open_connection("127.0.0.1", port) for _ in range(2)]
+        for _, writer in staying:
+            writer.write(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")
+        await until(lambda: server.under_way == 3)
+        release.set()
+        for reader, writer in staying:
+            assert (await asyncio.wait_for(reader.readuntil(b"done"), 2)).startswith(b"HTTP/1.1 200 OK")
+            writer.close()
+
+
+async def test_a_message_that_cannot_be_sent_holds_up_no_other() -> None:
+    class Holder:
+        def __init__(self, error: Exception | None = None) -> None:
+            self.loop, self.error, self.sent = asyncio.get_running_loop(), error, False
+
+        def send_held(self) -> None:
+            if self.error:
+                raise self.error
+            self.sent = True
+
+    said: list[Any] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, told: said.append(told["exception"]))
+    burst, broken = Burst(), RuntimeError("the handler is closed")
+    holders = [Holder(), Holder(broken), Holder()]
+    for holder in holders:
+        burst.add(holder)
+    await until(lambda: holders[2].sent)
+    assert holders[0].sent
+    assert said == [broken]
 
 
 async def test_too_many_connections_are_told_so() -> None:
