@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
+import httpx
 import openai
 import pytest
 
@@ -461,6 +462,22 @@ async def test_a_streamed_chat_of_another_dialect_is_kept_whole(lite: Gateway, s
         await sync(work)
 
 
+async def asked_to_store(lite: Gateway, url: str, stream: bool) -> tuple[str, httpx.Response]:
+    """(a key, what a chat with `store` is answered through a channel to `url`)."""
+    await lite.channel(url, (MODEL,))
+    await lite.price(MODEL, per_1m_usd="1", output_per_1m_usd="1")
+    key = await lite.key("1")
+    asked = {"model": MODEL, "messages": [{"role": "user", "content": "hi"}], "store": True, "stream": stream}
+    return key, await lite.ask(key, asked, path="/v1/chat/completions")
+
+
+async def kept_chats(lite: Gateway, key: str) -> Any:
+    """The chats that a key stored."""
+    listed = await lite.http.get("/v1/chat/completions", headers={"authorization": f"Bearer {key}"})
+    assert listed.status_code == 200, listed.text
+    return listed.json()["data"]
+
+
 @pytest.mark.parametrize(
     ("stream", "wrong", "status"),
     [(False, b"\\ud83d", 502), (False, b"\xff", 502), (True, b"\\ud83d", 502), (True, b"\xff", 200)],
@@ -478,15 +495,10 @@ async def test_an_answer_that_nobody_could_read_again_is_not_kept_and_breaks_no_
         body = b"data: %b\n\ndata: [DONE]\n\n" % said.encode().replace(b'{"role"', b'{"odd":"%b","role"' % wrong)
     async with canned(200, frames=body) as upstream:
         upstream.body = body
-        await lite.channel(upstream.url, (MODEL,))
-        await lite.price(MODEL, per_1m_usd="1", output_per_1m_usd="1")
-        key = await lite.key("1")
-        asked = {"model": MODEL, "messages": [{"role": "user", "content": "hi"}], "store": True, "stream": stream}
-        reply = await lite.ask(key, asked, path="/v1/chat/completions")
+        key, reply = await asked_to_store(lite, upstream.url, stream)
     assert reply.status_code == status, reply.text
     assert not stream or status != 200 or reply.text.endswith("[DONE]\n\n")
-    listed = await lite.http.get("/v1/chat/completions", headers={"authorization": f"Bearer {key}"})
-    assert (listed.status_code, listed.json()["data"]) == (200, [])
+    assert await kept_chats(lite, key) == []
 
 
 @pytest.mark.parametrize("stream", [False, True])
@@ -497,15 +509,10 @@ async def test_blank_lines_before_and_after_an_answer_are_none_of_it(lite: Gatew
     whole = {"id": "c", "object": "chat.completion", "created": 1, "model": "m", "choices": [choice], "usage": usage}
     async with canned(200, whole) as upstream:
         upstream.body = b"         \n\n" * 300 + upstream.body + b"\n" * 300
-        await lite.channel(upstream.url, (MODEL,))
-        await lite.price(MODEL, per_1m_usd="1", output_per_1m_usd="1")
-        key = await lite.key("1")
-        asked = {"model": MODEL, "messages": [{"role": "user", "content": "hi"}], "store": True, "stream": stream}
-        reply = await lite.ask(key, asked, path="/v1/chat/completions")
+        key, reply = await asked_to_store(lite, upstream.url, stream)
     assert reply.status_code == 200, reply.text
     assert (await lite.account(reply.headers["x-request-id"], key))["cost_usd"] == "0.000003"
-    listed = await lite.http.get("/v1/chat/completions", headers={"authorization": f"Bearer {key}"})
-    assert [row["choices"][0]["message"]["content"] for row in listed.json()["data"]] == [SAID]
+    assert [row["choices"][0]["message"]["content"] for row in await kept_chats(lite, key)] == [SAID]
 
 
 @pytest.mark.parametrize("stream", [False, True])
@@ -518,14 +525,9 @@ async def test_a_kept_chat_has_our_id_whatever_its_upstream_calls_it(lite: Gatew
     said = said.replace("{", "{" + own, 1)
     async with canned(200, frames=f"data: {said}\n\ndata: [DONE]\n\n".encode()) as upstream:
         upstream.body = said.encode()
-        await lite.channel(upstream.url, (MODEL,))
-        await lite.price(MODEL, per_1m_usd="1", output_per_1m_usd="1")
-        key = await lite.key("1")
-        asked = {"model": MODEL, "messages": [{"role": "user", "content": "hi"}], "store": True, "stream": stream}
-        reply = await lite.ask(key, asked, path="/v1/chat/completions")
+        key, reply = await asked_to_store(lite, upstream.url, stream)
     assert reply.status_code == 200, reply.text
-    listed = await lite.http.get("/v1/chat/completions", headers={"authorization": f"Bearer {key}"})
-    (kept,) = listed.json()["data"]
+    (kept,) = await kept_chats(lite, key)
     assert kept["id"].startswith("chatcmpl-")
     assert reply.text.count('"id":') == 1
     assert f'"id":"{kept["id"]}"' in reply.text
