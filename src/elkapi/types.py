@@ -174,15 +174,19 @@ class Tier(Rates, frozen=True, kw_only=True, omit_defaults=True, forbid_unknown_
 
 
 class Variant(Rates, frozen=True, kw_only=True, omit_defaults=True, forbid_unknown_fields=True):
-    """The rates of tasks with certain features: every one that `when` names has one of its words."""
+    """The rates of calls with certain features: every one that `when` names has one of its words.
+
+    `above_tokens`: and whose input is longer than this.
+    """
 
     when: dict[str, tuple[str, ...]]
+    above_tokens: int = 0
 
 
 class Amounts(Rates, frozen=True, kw_only=True, omit_defaults=True, forbid_unknown_fields=True):
-    """What a price record says; `tiers` by ascending `above_tokens`, of `variants` the first that fits counts.
+    """What a price record says; of `variants` the first that fits counts, else of `tiers` the highest exceeded.
 
-    A record has tiers or variants, never both.
+    `tiers` stand by ascending `above_tokens`.
     """
 
     tiers: tuple[Tier, ...] = ()
@@ -209,7 +213,8 @@ class Quote(msgspec.Struct, frozen=True):
     """The most a call may cost: `upper` units at `price` times the group's ratio. `nano` 0 needs no hold.
 
     `wide`: the call may also be metered in audio, images and long-lived cache writes. `further_micro` are ratios that
-    the amount is multiplied by too: that of a batch's line, that of an answer from the response cache.
+    the amount is multiplied by too: that of a batch's line, that of an answer from the response cache. `features` are
+    what the call asks for of those that its price has variants for.
     """
 
     price: Price
@@ -219,6 +224,7 @@ class Quote(msgspec.Struct, frozen=True):
     nano: int
     wide: bool = False
     further_micro: tuple[int, ...] = ()
+    features: dict[str, str] = {}
 
 
 class ChannelKey(msgspec.Struct, frozen=True):

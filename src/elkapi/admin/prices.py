@@ -9,6 +9,7 @@ from elkapi.admin.errors import InvalidInput, Missing
 from elkapi.catalog import CATALOG
 from elkapi.errors import BadRequest
 from elkapi.money import parse_usd
+from elkapi.pricing import served
 from elkapi.pricing.media import spelled
 from elkapi.storage.repos import prices
 from elkapi.storage.repos.prices import PriceRow
@@ -24,7 +25,8 @@ RATE_NAMES = {
     if name != "call_nano"
 }
 # What a variant may go by: with a name that no call ever has, it would never count and its dear work be sold cheap.
-FEATURES = frozenset(name for op in CATALOG.operations if op.meter for name in (*op.meter.features, "resolution"))
+_OF_TASKS = frozenset(name for op in CATALOG.operations if op.meter for name in (*op.meter.features, "resolution"))
+FEATURES = _OF_TASKS | set(served.FEATURES)
 TIERS_MAX = 8
 VARIANTS_MAX = 64
 
@@ -37,20 +39,21 @@ class TierInput(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
 
 
 class VariantInput(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """The rates of tasks whose every feature of `when` has one of its words; what is not named keeps the base rate.
+    """The rates of calls whose every feature of `when` has one of its words; what is not named keeps the base rate.
 
-    `rates` names classes like those of a price, and `call`.
+    `rates` names classes like those of a price, and `call`. `above_tokens`: and that have more input than this.
     """
 
     when: dict[str, tuple[str, ...]]
     rates: dict[str, str]
+    above_tokens: int = 0
 
 
 class PriceInput(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Decimal US dollars as text. Either token prices per million, or a price per call, per second, per picture.
 
     `rates` prices further classes (`cache_write_5m`, `reasoning`, `audio_input`, ...; `search` is per search). Of
-    `variants` the first that fits a task counts; they do not go together with `tiers`.
+    `variants` the first that fits a call counts, and where none does the `tiers`.
     """
 
     model: str
@@ -91,8 +94,6 @@ def history(admin: Admin, model: str) -> list[PriceRow]:
 
 
 def _amounts(given: PriceInput) -> Amounts:
-    if given.tiers and given.variants:
-        raise InvalidInput("a price has tiers or variants, not both", field="variants")
     options = {"input": given.input_per_1m, "output": given.output_per_1m, "cached": given.cached_per_1m}
     named = {name: text for name, text in options.items() if text is not None}
     rates = _media_rates(given)
@@ -134,9 +135,19 @@ def _tiers(given: PriceInput, rates: dict[str, int]) -> tuple[Tier, ...]:
 def _variants(given: PriceInput, rates: dict[str, int]) -> tuple[Variant, ...]:
     if len(given.variants) > VARIANTS_MAX:
         raise InvalidInput(f"at most {VARIANTS_MAX} variants", field="variants")
-    return tuple(
-        Variant(when=_when(variant.when), **{**rates, **_variant_rates(variant.rates)}) for variant in given.variants
-    )
+    return tuple(_variant(variant, rates, bool(given.tiers)) for variant in given.variants)
+
+
+def _variant(given: VariantInput, rates: dict[str, int], by_length: bool) -> Variant:
+    """One variant of a price, which has tiers by the length of the input too or has none. Raises InvalidInput."""
+    when = _when(given.when)
+    if given.above_tokens < 0:
+        raise InvalidInput("above_tokens is 1 or more", field="variants")
+    if (by_length or given.above_tokens) and (of_tasks := sorted(when.keys() - set(served.FEATURES))):
+        raise InvalidInput(
+            f"{of_tasks[0]} is a feature of tasks, whose price does not go by the length of an input", field="variants"
+        )
+    return Variant(when=when, above_tokens=given.above_tokens, **{**rates, **_variant_rates(given.rates)})
 
 
 def _when(when: dict[str, tuple[str, ...]]) -> dict[str, tuple[str, ...]]:

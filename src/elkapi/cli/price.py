@@ -59,8 +59,9 @@ def price() -> None:
     "--variant",
     metavar="FEATURE=WORD|WORD,...:RATE=USD,...",
     multiple=True,
-    help="rates of tasks with these features, such as 'resolution=1080p|4k,mode=pro:per-second=0.5'; "
-    "the first that fits counts, what it does not name keeps the rate without variant",
+    help="rates of calls with these features, such as 'resolution=1080p|4k,mode=pro:per-second=0.5' or "
+    "'tier=priority|fast:input=8,output=40'; the first that fits counts, what it does not name keeps the rate without "
+    "variant; above_tokens=TOKENS among the features asks for more input than this",
 )
 @json_option
 def set_(
@@ -153,8 +154,12 @@ def _variant(text: str) -> dict[str, Any]:
     if not (features and colon and rates):
         raise click.BadParameter("write FEATURE=WORD,...:RATE=USD,...", param_hint="--variant")
     words = _classes(features.split(","), "--variant")
+    above = words.pop("above_tokens", "0")
+    if not above.isdecimal():
+        raise click.BadParameter("above_tokens is a number of tokens", param_hint="--variant")
     named = _classes(rates.split(","), "--variant")
     return {
+        "above_tokens": int(above),
         "when": {name: of.split("|") for name, of in words.items()},
         "rates": _once([(_VARIANT_RATES.get(name, name), usd) for name, usd in named.items()], "--variant"),
     }
@@ -173,6 +178,8 @@ def _lines(row: dict[str, Any]) -> list[list[Any]]:
     for variant in row["variants"]:
         rates = variant["rates"]
         named = ", ".join(f"{name}={'|'.join(words)}" for name, words in variant["when"].items())
+        if "above_tokens" in variant:
+            named += f", above_tokens={variant['above_tokens']}"
         shown = {
             "model": f"  {named}",
             "input_per_1m_usd": rates.get("input"),
@@ -199,7 +206,11 @@ def _shown(row: PriceRow) -> dict[str, Any]:
         "rates": _shown_rates(price),
         "tiers": [{"above_tokens": tier.above_tokens, "rates": _shown_rates(tier, price)} for tier in price.tiers],
         "variants": [
-            {"when": {name: list(words) for name, words in one.when.items()}, "rates": _variant_rates(one, price)}
+            {
+                "when": {name: list(words) for name, words in one.when.items()},
+                **({"above_tokens": one.above_tokens} if one.above_tokens else {}),
+                "rates": _variant_rates(one, price),
+            }
             for one in price.variants
         ],
         "source": row.source,

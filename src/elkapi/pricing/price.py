@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 from math import prod
+from types import MappingProxyType
+
+import msgspec
 
 from elkapi.money import PER_MILLION, RATIO_ONE_MICRO, divide_half_away
-from elkapi.types import Price, Quote, Rates, Usage
+from elkapi.types import Price, Quote, Rates, Usage, Variant
 
 # Token class -> (its rate, the rate it falls back to). What is counted singly or by the second is priced apart.
 _PER_MILLION = (
@@ -29,6 +32,7 @@ _APART = (
     ("images", "image_nano", 1),
 )
 _WIDE_INPUT = ("cache_write_1h_nano_per_1m", "audio_input_nano_per_1m", "image_input_nano_per_1m")
+NO_FEATURES: Mapping[str, str] = MappingProxyType({})
 _WIDE_OUTPUT = ("audio_output_nano_per_1m", "image_output_nano_per_1m")
 
 
@@ -85,12 +89,21 @@ def is_of_media(price: Price) -> bool:
     return not price.is_zero and not any(getattr(rates, name) for rates in (price, *price.tiers) for name in texts)
 
 
-def priced_for(price: Price, features: Mapping[str, str]) -> Price:
-    """The price of a task with these features: the same record, with the first fitting variant's rates as its own."""
+def priced_for(price: Price, features: Mapping[str, str], input_total: int = 0) -> Price:
+    """The price of a call with these features: the same record, with the first fitting variant's rates as its own.
+
+    Where none fits it is the record with its own rates and tiers.
+    """
     if not price.variants:
         return price
-    fitting = (variant for variant in price.variants if all(features.get(n) in w for n, w in variant.when.items()))
-    return _with_rates(price, _own_rates(next(fitting, price)))
+    variant = next((one for one in price.variants if _fits(one, features, input_total)), None)
+    return msgspec.structs.replace(price, variants=()) if variant is None else _with_rates(price, _own_rates(variant))
+
+
+def _fits(variant: Variant, features: Mapping[str, str], input_total: int) -> bool:
+    if variant.above_tokens and input_total <= variant.above_tokens:
+        return False
+    return all(features.get(name) in words for name, words in variant.when.items())
 
 
 def dearest_for(price: Price, features: Mapping[str, str], unknown: Collection[str] = ()) -> Price:
@@ -102,6 +115,8 @@ def dearest_for(price: Price, features: Mapping[str, str], unknown: Collection[s
         return price
     possible: list[Rates] = []
     for variant in price.variants:
+        if variant.above_tokens:
+            continue  # Of calls of text alone.
         open_names = [name for name in variant.when if name in unknown]
         if all(features.get(name) in words for name, words in variant.when.items() if name not in open_names):
             possible.append(variant)
@@ -136,17 +151,29 @@ def _with_rates(price: Price, rates: Mapping[str, int | None]) -> Price:
 
 
 def quote(
-    price: Price, group: str, ratio_micro: int, upper: Usage, wide: bool = False, further_micro: tuple[int, ...] = ()
+    price: Price,
+    group: str,
+    ratio_micro: int,
+    upper: Usage,
+    wide: bool = False,
+    further_micro: tuple[int, ...] = (),
+    features: Mapping[str, str] = NO_FEATURES,
 ) -> Quote:
     """The most a call of at most `upper` input and output tokens may cost, whichever classes the upstream reports.
 
-    `wide` counts the classes in that only some calls can have (audio, images, an hour's cache).
+    `wide` counts the classes in that only some calls can have (audio, images, an hour's cache). `features` are asked
+    for, and may be served or not.
     """
     nano = _bound_nano(price, upper, ratio_micro, wide, further_micro)
     for tier in price.tiers:
         if upper.input_total > tier.above_tokens:
             nano = max(nano, _bound_nano(tier, upper, ratio_micro, wide, further_micro))
-    return Quote(price, group, ratio_micro, upper, nano, wide, further_micro)
+    if not features:
+        return Quote(price, group, ratio_micro, upper, nano, wide, further_micro)
+    for variant in price.variants:
+        if _fits(variant, features, upper.input_total):
+            nano = max(nano, _bound_nano(variant, upper, ratio_micro, wide, further_micro))
+    return Quote(price, group, ratio_micro, upper, nano, wide, further_micro, dict(features))
 
 
 def _bound_nano(rates: Rates, upper: Usage, ratio_micro: int, wide: bool, further_micro: tuple[int, ...]) -> int:

@@ -113,6 +113,8 @@ def _candidate(plane: Bearings, snapshot: Snapshot, grant: Grant, request: Reque
         request = msgspec.structs.replace(request, facts=bounded_as_text(request.facts, ids))
     if way.added_tokens:
         request = with_added(request, way.added_tokens)
+    if way.features:
+        request = msgspec.structs.replace(request, features=way.features)
     if way.only is None and request.operation.dialect is not None:
         request = msgspec.structs.replace(request, session=session_of(grant, request, call))
     return Candidate(request, route(plane, snapshot, grant, request, way), estimate(grant, request, way))

@@ -15,7 +15,7 @@ from elkapi.catalog.spelling import spelled_out
 from elkapi.clock import milliseconds
 from elkapi.errors import BadRequest, ContentBlocked, GatewayError, InsufficientQuota, Unavailable
 from elkapi.ledger import IdempotencyPending, IdempotencyReplay, available_nano
-from elkapi.pricing.price import amount_nano, quote
+from elkapi.pricing.price import amount_nano, priced_for, quote
 from elkapi.relay.call import Call
 from elkapi.relay.candidates import Candidate, most_nano
 from elkapi.relay.count import count_embedded, count_exactly, count_left, count_locally, estimated
@@ -74,6 +74,7 @@ async def available_to(plane: DataPlane, grant: Grant) -> int:
 
 
 _NOTHING_YET = Usage()
+NOTHING_SERVED: dict[str, str] = {}
 
 
 class Hold:
@@ -111,12 +112,12 @@ class Hold:
         usage, quote = unseen.usage, candidate.quote
         if usage is None:
             usage, _ = estimated(candidate.request, unseen.tally)
-        self.lost_nano += amount_nano(quote.price, usage, quote.ratio_micro, quote.further_micro)
+        self.lost_nano += _cost_nano(quote, usage, unseen.served)
 
     async def lose_answer(self, outcome: Outcome) -> None:
         """What a whole answer had cost that may not reach the caller is the operator's loss."""
-        usage, quote = await self.counted(outcome), self.quote
-        self.lost_nano += amount_nano(quote.price, usage, quote.ratio_micro, quote.further_micro)
+        usage = await self.counted(outcome)
+        self.lost_nano += _cost_nano(self.quote, usage, outcome.served)
 
     async def counted(self, outcome: Outcome) -> Usage:
         """The usage of an answer: the upstream's, else our own count."""
@@ -222,7 +223,7 @@ class Hold:
 
     def _quoted(self, upper: Usage) -> Quote:
         old = self.quote
-        return quote(old.price, old.group, old.ratio_micro, upper, old.wide, old.further_micro)
+        return quote(old.price, old.group, old.ratio_micro, upper, old.wide, old.further_micro, old.features)
 
     def _requote(self, upper: Usage, output_cap: int | None = None) -> None:
         """Hold less, for the model asked for alone: a balance that only just covers it covers no fallback."""
@@ -252,7 +253,8 @@ class Hold:
                 # waits for nothing: who is cancelled once more would not be charged.
                 usage, how = estimated(self.request, outcome.tally)
                 flags = ("usage_missing", "client_gone", how)
-                settlement = self._charged(usage, flags, "client_gone", 499, outcome.attempts, outcome.channel)
+                served, attempts, channel = outcome.served, outcome.attempts, outcome.channel
+                settlement = self._charged(usage, served, flags, "client_gone", 499, attempts, channel)
                 await self._write(settlement, outcome)
                 raise
             if outcome.recount is not None:
@@ -264,7 +266,9 @@ class Hold:
         stored = None
         if self.request.keep is not None and (stored := answer_kept(self, outcome, usage)) is None:
             flags = (*flags, "not_stored")
-        settlement = self._charged(usage, flags, "ok", outcome.status, outcome.attempts, outcome.channel, reply, stored)
+        settlement = self._charged(
+            usage, outcome.served, flags, "ok", outcome.status, outcome.attempts, outcome.channel, reply, stored
+        )
         await self._write(settlement, outcome)
 
     async def _counted(self, tally: Tally | None) -> tuple[Usage, tuple[str, ...]]:
@@ -282,6 +286,7 @@ class Hold:
     def _charged(
         self,
         usage: Usage,
+        served: dict[str, str],
         flags: tuple[str, ...],
         outcome: str,
         status: int,
@@ -290,15 +295,14 @@ class Hold:
         reply: StoredReply | None = None,
         stored: StoredObject | None = None,
     ) -> Settlement:
-        price, ratio = self.quote.price, self.quote.ratio_micro
-        cost = amount_nano(price, usage, ratio, self.quote.further_micro)
+        cost = _cost_nano(self.quote, usage, served)
         charge = min(cost, self.held_nano)
         if cost > charge:
             flags += ("above_hold",)
         self.charge_nano = charge
         self._resolved = True
         loss = cost - charge + self.lost_nano
-        record = self._record(outcome, status, usage, charge, loss, flags, attempts, channel, None)
+        record = self._record(outcome, status, usage, charge, loss, flags, attempts, channel, None, served)
         return Settlement(record, self.order, reply, stored=stored)
 
     async def resolve(self, error: BaseException) -> None:
@@ -327,13 +331,15 @@ class Hold:
             gone = Unavailable("The gateway was stopped during the call.")
             await self._failed(Failed(gone, left.attempts, left.channel, left.crossing))
             return
+        served: dict[str, str] = {}
         if left.crossing is not None:
             usage, flags = await self._passed(left.crossing, left.crossing.tally)
+            served = left.crossing.served
         else:
             usage, how = await count_locally(self.plane, self.request)
             flags = (how,)
         flags = ("client_gone", *flags)
-        settlement = self._charged(usage, flags, "client_gone", 499, left.attempts, left.channel)
+        settlement = self._charged(usage, served, flags, "client_gone", 499, left.attempts, left.channel)
         await self._write(settlement, left.crossing)
 
     async def _passed(self, crossing: Crossing, tally: Tally) -> tuple[Usage, tuple[str, ...]]:
@@ -350,8 +356,7 @@ class Hold:
             await self._void(error.code, error.status, failed.attempts, error)
             return
         usage, flags = await self._passed(failed.crossing, failed.crossing.came)
-        quote = self.quote
-        loss = amount_nano(quote.price, usage, quote.ratio_micro, quote.further_micro) + self.lost_nano
+        loss = _cost_nano(self.quote, usage, failed.crossing.served) + self.lost_nano
         self._resolved = True
         record = self._record(
             error.code if isinstance(error, ContentBlocked) else "broken_stream",
@@ -363,6 +368,7 @@ class Hold:
             failed.attempts,
             failed.channel,
             error,
+            failed.crossing.served,
         )
         await self._write(Settlement(record=record, hold=self.order), failed.crossing)
 
@@ -405,6 +411,7 @@ class Hold:
         attempts: tuple[AttemptRecord, ...],
         channel: Channel | None,
         error: GatewayError | None,
+        served: dict[str, str] = NOTHING_SERVED,
     ) -> RequestRecord:
         plane, grant, quote = self.plane, self.grant, self.quote
         self._used = usage
@@ -436,4 +443,11 @@ class Hold:
             self.request.asked or None,
             self.request.line,
             error.guard if isinstance(error, ContentBlocked) else None,
+            served,
         )
+
+
+def _cost_nano(quote: Quote, usage: Usage, served: dict[str, str]) -> int:
+    """What this much costs by the quote's price, as it was served."""
+    price = priced_for(quote.price, served, usage.input_total) if served else quote.price
+    return amount_nano(price, usage, quote.ratio_micro, quote.further_micro)

@@ -17,7 +17,8 @@ class Outcome(msgspec.Struct):
     `body` is, for a started reply, what it still owes. `unsplit`: cache writes came without their lifetimes. `refused`:
     the model declined, none of it has reached the caller, and another model may be asked instead. `channel` None: no
     upstream was asked. `recount` is set when a translated answer came without usage: it writes `body` with a count of
-    ours in it. `crossing` is that of a stream.
+    ours in it. `crossing` is that of a stream. `served` are the features of its price that the answer
+    tells.
     """
 
     status: int
@@ -33,6 +34,7 @@ class Outcome(msgspec.Struct):
     refused: bool = False
     recount: Callable[[Usage], bytes] | None = None
     crossing: Crossing | None = None
+    served: dict[str, str] = {}
 
     def finish(self, reply: Reply) -> None:
         """Let the last bytes go: only called after the money is written."""

@@ -255,7 +255,9 @@ def _account(found: RequestAccount) -> dict[str, object]:
             "group_ratio": format_ratio(record.ratio_micro),
             **({"batch_ratio": format_ratio(record.line.ratio_micro)} if record.line else {}),
             **({"hit_ratio": format_ratio(record.hit_ratio_micro)} if record.hit_ratio_micro is not None else {}),
-            "arithmetic": arithmetic(priced_for(price, record.features), record.usage, record.ratio_micro)
+            "arithmetic": arithmetic(
+                priced_for(price, record.features, record.usage.input_total), record.usage, record.ratio_micro
+            )
             if price
             else [],
         },

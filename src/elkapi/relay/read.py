@@ -37,7 +37,7 @@ class Request(msgspec.Struct, frozen=True):
     where `model` is another. `given` are the facts without what the model's name adds to them. `session` names calls
     that are likely to share a prompt cache, where that can decide anything. `line` is set for a line of a batch,
     `keep` where the answer is kept. `output_rules` are the guardrails that the answer must pass. `added_tokens` is what
-    of the bound of its input its channels may add.
+    of the bound of its input its channels may add. `features` are those that its price goes by, as its answer tells.
     """
 
     operation: Operation
@@ -55,6 +55,7 @@ class Request(msgspec.Struct, frozen=True):
     keep: Keep | None = None
     output_rules: tuple[Rule, ...] = ()
     added_tokens: int = 0
+    features: frozenset[str] = frozenset()
 
     @property
     def output_tokens_max(self) -> int:

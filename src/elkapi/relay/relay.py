@@ -26,6 +26,7 @@ from elkapi.errors import (
 from elkapi.guards.found import Blocked
 from elkapi.ids import request_id_text
 from elkapi.pricing.meter import TAIL_BYTES, is_json, looks_like_json_object, metered, with_client_model
+from elkapi.pricing.served import served_as
 from elkapi.relay.call import JSON, Call, ClientGone, Headers
 from elkapi.relay.exchange import MODEL_MEMBER, Exchange, exchange_for
 from elkapi.relay.large import INLINE_BYTES, anywhere, aside
@@ -261,7 +262,7 @@ class Try:
 
     async def _accept(self, reply: UpstreamReply, status: int, exchange: Exchange) -> Outcome | Verdict:
         # An answer that must be looked at is never passed on as it comes.
-        whole_only = exchange.translated or self.request.output_rules
+        whole_only = exchange.translated or self.request.output_rules or self.request.features
         bytes_max = WHOLE_REPLY_BYTES_MAX if whole_only else self.plane.settings.reply_buffer_bytes_max
         body, whole = await reply.read(bytes_max)
         fields = reply.fields
@@ -287,6 +288,8 @@ class Try:
         outcome = self.outcome(status, answer.body, answer.usage)
         outcome.unsplit, outcome.tally, outcome.flags = answer.unsplit, answer.tally, answer.flags
         outcome.recount = answer.recount
+        if self.request.features:
+            outcome.served = await anywhere(len(body), served_as, body, self.request.features)
         if self.judging and is_refusal(await anywhere(len(body), exchange.read_whole, body)):
             self.refuse(outcome)
         return outcome

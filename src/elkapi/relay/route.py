@@ -10,6 +10,7 @@ from elkapi.catalog.text import added_input
 from elkapi.catalog.upstreams import serves
 from elkapi.errors import ModelForbidden, NoChannel, NoPrice
 from elkapi.pricing.price import is_of_media, quote
+from elkapi.pricing.served import asked_for, features_of
 from elkapi.relay.plane import Bearings
 from elkapi.relay.read import Request
 from elkapi.routing.plan import Way, plan, upstream_model, without_choice
@@ -45,7 +46,8 @@ def _way(snapshot: Snapshot, grant: Grant, request: Request, key: tuple[str, str
     added = 0 if operation.dialect is None else max([added_input(one) for tier in tiers for one in tier], default=0)
     names = {model, *(upstream_model(one, model) for tier in tiers for one in tier)}
     wide = any(word in name for name in names for word in WIDE_WORDS)
-    way = Way(tiers, only, price, snapshot.groups.get(grant.group), added, wide)
+    features = features_of(price) if price is not None and operation.dialect is not None else frozenset()
+    way = Way(tiers, only, price, snapshot.groups.get(grant.group), added, wide, features)
     # Names that nothing serves are the callers' to make up, without end.
     if tiers and len(snapshot.ways) < WAYS_MAX:
         snapshot.ways[key] = way
@@ -141,4 +143,8 @@ def estimate(grant: Grant, request: Request, way: Way) -> Quote:
         raise NoPrice(f"The group {grant.group!r} of this key does not exist any more.")
     facts, line = request.facts, request.line
     further_micro = () if line is None else (line.ratio_micro,)
-    return quote(way.price, grant.group, way.ratio_micro, facts.upper, facts.wide or way.wide, further_micro)
+    wide = facts.wide or way.wide
+    if not way.features:
+        return quote(way.price, grant.group, way.ratio_micro, facts.upper, wide, further_micro)
+    asked = asked_for(request.body, way.features)
+    return quote(way.price, grant.group, way.ratio_micro, facts.upper, wide, further_micro, asked)

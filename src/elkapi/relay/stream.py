@@ -10,6 +10,7 @@ import asyncio
 from typing import TYPE_CHECKING
 
 from elkapi.pricing.meter import is_believable, looks_like_json_object
+from elkapi.pricing.served import served_as
 from elkapi.relay.call import EVENTS, JSON, Headers, Reply
 from elkapi.relay.exchange import Exchange
 from elkapi.relay.large import INLINE_BYTES, anywhere, aside
@@ -48,7 +49,28 @@ class Unpacked(EventStreamDecoder):
         ]
 
 
-Decoder = SseDecoder | EventStreamDecoder
+class Noticing:
+    """A decoder whose frames may also tell what of the price's features the upstream serves."""
+
+    def __init__(self, decoder: SseDecoder | EventStreamDecoder, crossing: Crossing, names: frozenset[str]) -> None:
+        self._decoder = decoder
+        self._crossing = crossing
+        self._names = names
+
+    def feed(self, chunk: bytes) -> list[Frame]:
+        return self._noticed(self._decoder.feed(chunk))
+
+    def close(self) -> list[Frame]:
+        return self._noticed(self._decoder.close())
+
+    def _noticed(self, frames: list[Frame]) -> list[Frame]:
+        for frame in frames:
+            if frame.data is not None and (told := served_as(frame.data, self._names)):
+                self._crossing.served |= told
+        return frames
+
+
+Decoder = SseDecoder | EventStreamDecoder | Noticing
 
 
 class Silence:
@@ -84,9 +106,11 @@ async def pump(one: Try, reply: UpstreamReply, status: int, exchange: Exchange) 
         telemetry.watch(crossing)
     if (reply.header(b"content-type") or b"").startswith(b"application/json"):
         return await _not_streamed(one, reply, status, exchange)
-    decoder: Decoder = SseDecoder()
+    framed: SseDecoder | EventStreamDecoder = SseDecoder()
     if exchange.endpoint.framing == "aws":
-        decoder = EventStreamDecoder() if exchange.translated else Unpacked()
+        framed = EventStreamDecoder() if exchange.translated else Unpacked()
+    names = one.request.features
+    decoder = Noticing(framed, crossing, names) if names else framed
     stream = _Stream(one, reply, crossing, decoder)
     limits, settings = one.attempt.channel.limits, one.plane.settings
     try:
@@ -120,6 +144,8 @@ async def _not_streamed(one: Try, reply: UpstreamReply, status: int, exchange: E
         return on_unreadable("unreadable_reply")
     if crossing.failure is not None:
         return _failed_inside(one, crossing, crossing.failure)
+    if one.request.features:
+        crossing.served = await anywhere(len(body), served_as, body, one.request.features)
     if one.judging and crossing.refused:
         return _refused(one, status, crossing, data)
     one.started = True
@@ -253,4 +279,5 @@ def _outcome(one: Try, status: int, crossing: Crossing) -> Outcome:
     else:
         outcome = one.outcome(status, crossing.finish(), usage, started=True)
     outcome.unsplit, outcome.tally, outcome.crossing = crossing.unsplit, crossing.tally, crossing
+    outcome.served = crossing.served
     return outcome

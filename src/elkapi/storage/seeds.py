@@ -6,13 +6,14 @@ There is deliberately no password and no default key here: the first key is made
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import msgspec
 from sqlalchemy import Connection, Table
 
 from elkapi.money import RATIO_ONE_MICRO, parse_usd
 from elkapi.storage.media_prices import media_prices
-from elkapi.types import Amounts, Tier
+from elkapi.types import Amounts, Tier, Variant
 
 DEFAULT_GROUP = "default"
 OPERATOR = "operator"
@@ -44,6 +45,18 @@ PUBLIC_TEXT_PRICES_USD_PER_1M = {
     "gemini-2.5-flash-lite": ("0.10", "0.01", "0.40"),
     "deepseek-chat": ("0.28", "0.028", "0.42"),
     "deepseek-reasoner": ("0.28", "0.028", "0.42"),
+}
+# The same for what is served as OpenAI's tier `priority`, which it calls `fast` too.
+PUBLIC_PRIORITY_PRICES_USD_PER_1M = {
+    "gpt-4o": ("4.25", "2.125", "17"),
+    "gpt-4o-mini": ("0.25", "0.125", "1"),
+    "gpt-4.1": ("3.50", "0.875", "14"),
+    "gpt-4.1-mini": ("0.70", "0.175", "2.80"),
+    "gpt-4.1-nano": ("0.20", "0.05", "0.80"),
+    "gpt-5": ("2.50", "0.25", "20"),
+    "gpt-5-mini": ("0.45", "0.045", "3.60"),
+    "o3": ("3.50", "0.875", "14"),
+    "o4-mini": ("2", "0.50", "8"),
 }
 # Input and output of Claude models; their cache is priced by fixed factors of the input.
 PUBLIC_CLAUDE_PRICES_USD_PER_1M = {
@@ -108,12 +121,10 @@ def seed(connection: Connection, tables: Mapping[str, Table], now_ns: int) -> No
 def public_prices() -> dict[str, Amounts]:
     """Every seeded record, by model."""
     found = {model: Amounts(input_nano_per_1m=parse_usd(usd)) for model, usd in PUBLIC_PRICES_USD_PER_1M.items()}
-    for model, (given, cached, out) in PUBLIC_TEXT_PRICES_USD_PER_1M.items():
-        found[model] = Amounts(
-            input_nano_per_1m=parse_usd(given),
-            cached_nano_per_1m=parse_usd(cached),
-            output_nano_per_1m=parse_usd(out),
-        )
+    for model, prices in PUBLIC_TEXT_PRICES_USD_PER_1M.items():
+        tiered = PUBLIC_PRIORITY_PRICES_USD_PER_1M.get(model)
+        priority = () if tiered is None else (Variant(when={"tier": ("priority", "fast")}, **_text_rates(*tiered)),)
+        found[model] = Amounts(**_text_rates(*prices), variants=priority)
     for model, (given, out) in PUBLIC_CLAUDE_PRICES_USD_PER_1M.items():
         nano = parse_usd(given)
         found[model] = Amounts(
@@ -125,3 +136,11 @@ def public_prices() -> dict[str, Amounts]:
             search_nano=parse_usd("0.01"),
         )
     return found | PUBLIC_RECORDS | media_prices()
+
+
+def _text_rates(given: str, cached: str, out: str) -> dict[str, Any]:
+    return {
+        "input_nano_per_1m": parse_usd(given),
+        "cached_nano_per_1m": parse_usd(cached),
+        "output_nano_per_1m": parse_usd(out),
+    }

@@ -97,7 +97,7 @@ class Metered:
     a filter, declined. `ended`: the terminal event was seen, or the finish of a dialect that ends by closing.
     `failure`: an error inside the stream, `stopped` why we made it fail ourselves. `usage`: the latest the upstream
     reported. `start` and `finish_reason`: how the upstream opened and, once it has, closed the answer. `recorded`: what
-    the caller was sent, where that is kept.
+    the caller was sent, where that is kept. `served` is set from outside: as what the upstream says that it serves.
     """
 
     def __init__(self, reader: Reader, writer: Writer, ends_by_close: bool) -> None:
@@ -116,6 +116,7 @@ class Metered:
         self.start: Start | None = None
         self.tally = Tally()
         self.recorded: list[bytes] | None = None
+        self.served: dict[str, str] = {}
 
     @property
     def whole(self) -> bool:

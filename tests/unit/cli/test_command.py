@@ -578,7 +578,7 @@ def test_a_database_that_cannot_be_used_is_told_in_its_drivers_words(
 def test_a_variant_or_country_that_would_never_count_is_refused_with_those_that_do(elkapi: Elkapi) -> None:
     variant = elkapi("price", "set", "--model", "m", "--per-second", "1", "--variant", "mdoe=pro:per-second=2")
     assert variant.status == 2
-    assert "no call has the feature 'mdoe'; there are audio, duration, effect, mode" in variant.err
+    assert "no call has the feature 'mdoe'; there are audio, duration, effect, inference_geo, mode" in variant.err
     country = elkapi("guard", "set", "g", "--pii", "phone", "--regions", "DE,UK")
     assert country.status == 2
     assert "'UK' is no country with phone numbers, such as DE or GB" in country.err
@@ -1167,3 +1167,32 @@ def test_tasks_are_listed_and_what_is_none_is_said_to_be_none(elkapi: Elkapi) ->
         assert nobody in outcome.err
     assert elkapi("task", "show", "x").status == 2
     assert elkapi("task", "end", nobody, "--reason", "lost").status == 2
+
+
+def test_a_price_by_the_tier_that_is_served_has_tiers_by_length_beside_it(elkapi: Elkapi) -> None:
+    done = elkapi(
+        *("price", "set", "--model", "m", "--input-per-1m", "4", "--output-per-1m", "20", "--tier", "272000:input=8"),
+        *("--variant", "tier=priority|fast,above_tokens=272000:input=16,output=60"),
+        *("--variant", "tier=priority|fast:input=8,output=40"),
+    )
+    assert done.status == 0
+    shown = elkapi("price", "show", "m", "--json").json
+    assert [(one.get("above_tokens"), one["rates"]["input"]) for one in shown["variants"]] == [
+        (272_000, "16.00"),
+        (None, "8.00"),
+    ]
+    assert "tier=priority|fast, above_tokens=272000" in elkapi("price", "list").out
+
+
+@pytest.mark.parametrize(
+    ("variant", "why"),
+    [
+        ("mode=pro,above_tokens=5:input=2", "mode is a feature of tasks"),
+        ("mode=pro:input=2", "mode is a feature of tasks"),
+        ("tier=fast,above_tokens=many:input=2", "above_tokens is a number of tokens"),
+        ("above_tokens=5:input=2", "a variant names features"),
+    ],
+)
+def test_a_length_goes_with_features_of_text_alone(elkapi: Elkapi, variant: str, why: str) -> None:
+    done = elkapi("price", "set", "--model", "m", "--input-per-1m", "1", "--tier", "9:input=2", "--variant", variant)
+    assert (done.status, why in done.err) == (2, True), done.err

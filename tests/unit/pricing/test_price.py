@@ -248,6 +248,54 @@ def test_g36_the_dearest_variant_bounds_all_that_the_unknown_features_may_become
         assert dearest_for(price, known) == priced_for(price, known)
 
 
+def test_a_variant_may_ask_for_a_long_input_and_without_one_that_fits_the_tiers_count() -> None:
+    long = Variant(when={"tier": ("fast",)}, above_tokens=100, input_nano_per_1m=16)
+    fast = Variant(when={"tier": ("fast",)}, input_nano_per_1m=8)
+    tier = Tier(above_tokens=100, input_nano_per_1m=5)
+    price = Price(id=1, model="m", version=1, input_nano_per_1m=4, tiers=(tier,), variants=(long, fast))
+    for features, tokens, nano in (
+        ({}, 100, 4),
+        ({}, 101, 5),
+        ({"tier": "fast"}, 100, 8),
+        ({"tier": "fast"}, 101, 16),
+        ({"tier": "flex"}, 101, 5),
+    ):
+        (term,) = arithmetic(priced_for(price, features, tokens), Usage(input_tokens=tokens), 1_000_000)
+        assert term["nano_usd"] == nano, (features, tokens)
+
+
+_text_variants = st.lists(
+    st.builds(
+        Variant,
+        when=st.dictionaries(st.sampled_from(_names), st.lists(_words, min_size=1, max_size=2).map(tuple), min_size=1),
+        above_tokens=st.integers(0, 10**6),
+        **_RATES,
+    ),
+    max_size=4,
+).map(tuple)
+_both = st.builds(
+    Price, id=st.just(1), model=st.just("m"), version=st.just(1), tiers=tiers, variants=_text_variants, **_RATES
+)
+
+
+@given(_both, _features, st.sets(st.sampled_from(_names)), usages, st.integers(0, 5_000_000))
+def test_g36_what_was_asked_for_bounds_it_served_or_not(
+    price: Price, asked: dict[str, str], unserved: set[str], usage: Usage, ratio: int
+) -> None:
+    served = {name: word for name, word in asked.items() if name not in unserved}
+    upper = Usage(
+        input_tokens=usage.input_total,
+        output_tokens=usage.output_total,
+        searches=usage.searches,
+        calls=usage.calls,
+        video_ms=usage.video_ms,
+        images=usage.images,
+        audio_ms=usage.audio_ms,
+    )
+    bound = quote(price, "g", ratio, upper, wide=True, features=asked)
+    assert amount_nano(priced_for(price, served, usage.input_total), usage, ratio) <= bound.nano
+
+
 @pytest.mark.parametrize("name", Rates.__struct_fields__)
 def test_a_price_of_which_only_a_variant_costs_is_not_zero(name: str) -> None:
     assert Price(id=1, model="m", version=1).is_zero

@@ -1,0 +1,182 @@
+"""Prices by what is served, as the answer tells it and not the request: a tier, a speed, a place of inference."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+
+from elkapi.types import Amounts, Tier, Variant
+from tests.canned import canned
+from tests.gateway import Gateway, gateway
+from tests.relay.test_text_usage import CLIENT_OF, frames_of, priced, whole_of
+from tests.text_calls import CLIENTS, ask
+
+MODEL = "tiered"
+# Nano-USD a token in and out: plain, above 10,000 tokens of input, fast, fast above 10,000, flexible, in the states.
+PLAIN, LONG, FAST, LONG_FAST, FLEX, GEO = (4, 20), (8, 30), (9, 41), (17, 61), (2, 10), (5, 22)
+
+
+def rates(of: tuple[int, int]) -> dict[str, int]:
+    return {"input_nano_per_1m": of[0] * 10**6, "output_nano_per_1m": of[1] * 10**6}
+
+
+AMOUNTS = Amounts(
+    **rates(PLAIN),
+    tiers=(Tier(above_tokens=10_000, **rates(LONG)),),
+    variants=(
+        Variant(when={"tier": ("fast", "priority")}, above_tokens=10_000, **rates(LONG_FAST)),
+        Variant(when={"tier": ("fast", "priority")}, **rates(FAST)),
+        Variant(when={"tier": ("flex",)}, **rates(FLEX)),
+        Variant(when={"speed": ("fast",)}, **rates(FAST)),
+        Variant(when={"inference_geo": ("us",)}, **rates(GEO)),
+    ),
+)
+GIVEN, MADE = 100, 7
+USAGE: dict[str, dict[str, Any]] = {
+    "chat": {"prompt_tokens": GIVEN, "completion_tokens": MADE, "total_tokens": GIVEN + MADE},
+    "responses": {"input_tokens": GIVEN, "output_tokens": MADE, "total_tokens": GIVEN + MADE},
+    "anthropic": {"input_tokens": GIVEN, "output_tokens": MADE},
+    "gemini": {"promptTokenCount": GIVEN, "candidatesTokenCount": MADE, "totalTokenCount": GIVEN + MADE},
+}
+FAMILY = {"chat": "openai", "responses": "openai", "anthropic": "anthropic", "gemini": "gemini"}
+# (wire, what is asked, where the answer tells it, the features, the rates)
+TOLD: list[tuple[str, dict[str, str], dict[str, str], tuple[int, int]]] = [
+    ("chat", {"service_tier": "fast"}, {"tier": "priority"}, FAST),
+    ("chat", {"service_tier": "flex"}, {"tier": "flex"}, FLEX),
+    ("chat", {"service_tier": "flex"}, {"tier": "default"}, PLAIN),
+    ("responses", {"service_tier": "priority"}, {"tier": "fast"}, FAST),
+    ("responses", {"service_tier": "auto"}, {"tier": "default"}, PLAIN),
+    ("anthropic", {"speed": "fast"}, {"speed": "fast"}, FAST),
+    ("anthropic", {"speed": "fast"}, {"speed": "standard", "inference_geo": "us"}, GEO),
+    ("gemini", {"serviceTier": "priority"}, {"tier": "priority"}, FAST),
+    ("gemini", {"service_tier": "flex"}, {"tier": "STANDARD"}, PLAIN),
+    ("chat", {}, {"tier": "priority"}, FAST),
+    ("chat", {"service_tier": "priority"}, {}, PLAIN),
+]
+
+
+def cost(of: tuple[int, int], given: int = GIVEN) -> str:
+    return f"{(of[0] * given + of[1] * MADE) / 1e9:.9f}".rstrip("0")
+
+
+def answers(wire: str, told: dict[str, str], given: int = GIVEN) -> tuple[bytes, bytes]:
+    """(whole, frames) of an answer that tells how it was served; an early event of a stream does not know it yet."""
+    names = {"tier": "serviceTier" if wire == "gemini" else "service_tier"}
+    words = {names.get(name, name): word for name, word in told.items()}
+    usage = dict(USAGE[wire])
+    for name, count in usage.items():
+        usage[name] = count - GIVEN + given if count >= GIVEN else count
+    if wire in ("anthropic", "gemini"):
+        usage |= words
+        return msgspec.json.encode(whole_of(wire, usage)), frames_of(wire, usage)
+    mark = b'"model":"theirs"'
+    members = b"".join(b',"%b":"%b"' % (name.encode(), word.encode()) for name, word in words.items())
+    whole = msgspec.json.encode(whole_of(wire, usage)).replace(mark, mark + members)
+    first, _, rest = frames_of(wire, usage).partition(b"\n\n")
+    early = mark + b',"service_tier":"auto"' if words else mark
+    return whole, first.replace(mark, early) + b"\n\n" + rest.replace(mark, mark + members)
+
+
+async def account_of(gate: Gateway, key: str, client: str, stream: bool, **more: Any) -> dict[str, Any]:
+    asked = ask(client, MODEL, "Tell me. " * 20, stream=stream, max_tokens=50, **more)
+    reply = await gate.ask(key, asked.body, path=asked.path, headers=asked.headers)
+    assert reply.status_code == 200, reply.text
+    return await gate.account(reply.headers["x-request-id"], key)
+
+
+@pytest.mark.parametrize("stream", [False, True], ids=["whole", "streamed"])
+@pytest.mark.parametrize(("wire", "asked", "told", "of"), TOLD)
+async def test_g29_a_call_costs_what_the_tier_costs_that_its_answer_tells(
+    tmp_path: Path, wire: str, asked: dict[str, str], told: dict[str, str], of: tuple[int, int], stream: bool
+) -> None:
+    whole, frames = answers(wire, told)
+    async with canned(200, msgspec.Raw(whole), frames) as upstream, gateway(tmp_path) as gate:
+        await priced(gate, MODEL, FAMILY[wire], upstream.url, AMOUNTS)
+        account = await account_of(gate, await gate.key("1"), CLIENT_OF[wire], stream, **asked)
+        assert account["cost_usd"] == cost(of)
+        assert account.get("features", {}) == {name: word.lower() for name, word in told.items()}
+        assert [term["nano_usd"] for term in account["price"]["arithmetic"]] == [rate * 10**6 for rate in of]
+        assert account["flags"] == []
+
+
+@pytest.mark.parametrize("stream", [False, True], ids=["whole", "streamed"])
+@pytest.mark.parametrize("client", CLIENTS)
+async def test_the_tier_is_told_across_dialects_and_above_the_length_that_it_has_another_price_for(
+    tmp_path: Path, client: str, stream: bool
+) -> None:
+    whole, frames = answers("chat", {"tier": "priority"}, given=10_001)
+    async with canned(200, msgspec.Raw(whole), frames) as upstream, gateway(tmp_path) as gate:
+        await priced(gate, MODEL, "compatible", upstream.url, AMOUNTS)
+        asked = ask(client, MODEL, "Tell me. " * 3_000, stream=stream, max_tokens=50)
+        key = await gate.key("1")
+        reply = await gate.ask(key, asked.body, path=asked.path, headers=asked.headers)
+        account = await gate.account(reply.headers["x-request-id"], key)
+        assert account["cost_usd"] == cost(LONG_FAST, 10_001)
+
+
+async def test_an_answer_too_large_to_be_held_back_is_read_for_its_tier_all_the_same(tmp_path: Path) -> None:
+    whole, _ = answers("chat", {})
+    large = whole.replace(b'"well"', b'"%b"' % (b"well " * 400_000))[:-1] + b',"service_tier":"fast"}'
+    async with canned(200, msgspec.Raw(large)) as upstream, gateway(tmp_path) as gate:
+        await priced(gate, MODEL, "openai", upstream.url, AMOUNTS)
+        account = await account_of(gate, await gate.key("1"), "chat", False)
+        assert account["cost_usd"] == cost(FAST)
+
+
+async def test_what_a_caller_has_repeated_in_its_answer_is_no_word_of_the_upstream(tmp_path: Path) -> None:
+    whole, frames = answers("responses", {"tier": "default"})
+    forged = b'"metadata":{"service_tier":"flex"},"tools":[{"service_tier":"flex"}],"model":"theirs"'
+    forge = (b'"model":"theirs"', forged)
+    async with canned(200, msgspec.Raw(whole.replace(*forge)), frames.replace(*forge)) as upstream:
+        async with gateway(tmp_path) as gate:
+            await priced(gate, MODEL, "openai", upstream.url, AMOUNTS)
+            key = await gate.key("1")
+            for stream in (False, True):
+                account = await account_of(gate, key, "responses", stream, metadata={"service_tier": "flex"})
+                assert account["cost_usd"] == cost(PLAIN)
+
+
+async def test_what_is_held_covers_the_tier_that_is_asked_for_and_no_dearer_one(tmp_path: Path) -> None:
+    async with canned(200) as upstream, gateway(tmp_path) as gate:
+        await priced(gate, MODEL, "openai", upstream.url, AMOUNTS)
+        key = await gate.key("1")
+
+        async def held(**more: Any) -> int:
+            asked = ask("chat", MODEL, "Tell me.", max_tokens=50, **more)
+            reply = await gate.ask(key, {"path": asked.path, "body": asked.body}, path="/v1/quote")
+            return int(reply.json()["hold_nano_usd"])
+
+        # Words of one length: each byte of a body counts as a token.
+        plain, flex, fast = [await held(service_tier=word) for word in ("auto", "flex", "fast")]
+        assert plain == flex < fast
+        assert upstream.bodies == []
+        assert upstream.bodies == []
+
+
+async def test_g36_a_tier_that_nobody_asked_for_costs_the_caller_no_more_than_was_held(tmp_path: Path) -> None:
+    whole, _ = answers("chat", {"tier": "fast"}, given=900)
+    async with canned(200, msgspec.Raw(whole)) as upstream, gateway(tmp_path) as gate:
+        await priced(gate, MODEL, "openai", upstream.url, AMOUNTS)
+        key = await gate.key("1")
+        account = await account_of(gate, key, "chat", False)
+        assert account["cost_usd"] == account["held_usd"]
+        assert account["flags"] == ["above_hold"]
+
+
+async def test_a_stream_that_breaks_off_is_the_operators_loss_at_the_tier_that_it_told(tmp_path: Path) -> None:
+    _, frames = answers("chat", {"tier": "fast"})
+    content, _, _ = frames.replace(b'"auto"', b'"fast"').partition(b"\n\n")
+    async with canned(200, {}, content + b"\n\n") as upstream, gateway(tmp_path) as gate:
+        await priced(gate, MODEL, "openai", upstream.url, AMOUNTS)
+        account = await account_of(gate, await gate.key("1"), "chat", True)
+        assert (account["outcome"], account["features"], account["cost_usd"]) == (
+            "broken_stream",
+            {"tier": "fast"},
+            "0.00",
+        )
+        used = account["usage"]
+        ((loss,),) = gate.sql("SELECT loss_nano FROM requests")
+        assert loss == used["input_tokens"] * FAST[0] + used["output_tokens"] * FAST[1]
