@@ -74,7 +74,17 @@ async def available_to(plane: DataPlane, grant: Grant) -> int:
 
 
 _NOTHING_YET = Usage()
-NOTHING_SERVED: dict[str, str] = {}
+
+
+class _End(msgspec.Struct, frozen=True):
+    """How a call ended, for its record; `served` are the features of its price that its answer told."""
+
+    outcome: str
+    status: int
+    attempts: tuple[AttemptRecord, ...]
+    channel: Channel | None = None
+    error: GatewayError | None = None
+    served: dict[str, str] = {}
 
 
 class Hold:
@@ -243,6 +253,7 @@ class Hold:
         """Charge the metered usage; the record and the money are one transaction. Raises Unavailable."""
         flags = outcome.flags
         usage = outcome.usage
+        end = _End("ok", outcome.status, outcome.attempts, outcome.channel, None, outcome.served)
         if outcome.unsplit and usage is not None:
             usage, flags = self._with_dearest_writes(usage), (*flags, "cache_write_unsplit")
         if usage is None:
@@ -253,9 +264,8 @@ class Hold:
                 # waits for nothing: who is cancelled once more would not be charged.
                 usage, how = estimated(self.request, outcome.tally)
                 flags = ("usage_missing", "client_gone", how)
-                served, attempts, channel = outcome.served, outcome.attempts, outcome.channel
-                settlement = self._charged(usage, served, flags, "client_gone", 499, attempts, channel)
-                await self._write(settlement, outcome)
+                end = msgspec.structs.replace(end, outcome="client_gone", status=499)
+                await self._write(self._charged(end, usage, flags), outcome)
                 raise
             if outcome.recount is not None:
                 outcome.body = outcome.recount(usage)
@@ -266,10 +276,7 @@ class Hold:
         stored = None
         if self.request.keep is not None and (stored := answer_kept(self, outcome, usage)) is None:
             flags = (*flags, "not_stored")
-        settlement = self._charged(
-            usage, outcome.served, flags, "ok", outcome.status, outcome.attempts, outcome.channel, reply, stored
-        )
-        await self._write(settlement, outcome)
+        await self._write(self._charged(end, usage, flags, reply, stored), outcome)
 
     async def _counted(self, tally: Tally | None) -> tuple[Usage, tuple[str, ...]]:
         """A local count for an answer without believable usage, flagged and never above the hold."""
@@ -285,24 +292,20 @@ class Hold:
 
     def _charged(
         self,
+        end: _End,
         usage: Usage,
-        served: dict[str, str],
         flags: tuple[str, ...],
-        outcome: str,
-        status: int,
-        attempts: tuple[AttemptRecord, ...],
-        channel: Channel | None,
         reply: StoredReply | None = None,
         stored: StoredObject | None = None,
     ) -> Settlement:
-        cost = _cost_nano(self.quote, usage, served)
+        cost = _cost_nano(self.quote, usage, end.served)
         charge = min(cost, self.held_nano)
         if cost > charge:
             flags += ("above_hold",)
         self.charge_nano = charge
         self._resolved = True
         loss = cost - charge + self.lost_nano
-        record = self._record(outcome, status, usage, charge, loss, flags, attempts, channel, None, served)
+        record = self._record(end, usage, charge, loss, flags)
         return Settlement(record, self.order, reply, stored=stored)
 
     async def resolve(self, error: BaseException) -> None:
@@ -331,16 +334,14 @@ class Hold:
             gone = Unavailable("The gateway was stopped during the call.")
             await self._failed(Failed(gone, left.attempts, left.channel, left.crossing))
             return
-        served: dict[str, str] = {}
+        end = _End("client_gone", 499, left.attempts, left.channel)
         if left.crossing is not None:
             usage, flags = await self._passed(left.crossing, left.crossing.tally)
-            served = left.crossing.served
+            end = msgspec.structs.replace(end, served=left.crossing.served)
         else:
             usage, how = await count_locally(self.plane, self.request)
             flags = (how,)
-        flags = ("client_gone", *flags)
-        settlement = self._charged(usage, served, flags, "client_gone", 499, left.attempts, left.channel)
-        await self._write(settlement, left.crossing)
+        await self._write(self._charged(end, usage, ("client_gone", *flags)), left.crossing)
 
     async def _passed(self, crossing: Crossing, tally: Tally) -> tuple[Usage, tuple[str, ...]]:
         """(usage, flags) of what of a stream had passed when it ended before its time."""
@@ -356,20 +357,12 @@ class Hold:
             await self._void(error.code, error.status, failed.attempts, error)
             return
         usage, flags = await self._passed(failed.crossing, failed.crossing.came)
-        loss = _cost_nano(self.quote, usage, failed.crossing.served) + self.lost_nano
+        served = failed.crossing.served
+        loss = _cost_nano(self.quote, usage, served) + self.lost_nano
         self._resolved = True
-        record = self._record(
-            error.code if isinstance(error, ContentBlocked) else "broken_stream",
-            error.status,
-            usage,
-            0,
-            loss,
-            flags,
-            failed.attempts,
-            failed.channel,
-            error,
-            failed.crossing.served,
-        )
+        outcome = error.code if isinstance(error, ContentBlocked) else "broken_stream"
+        end = _End(outcome, error.status, failed.attempts, failed.channel, error, served)
+        record = self._record(end, usage, 0, loss, flags)
         await self._write(Settlement(record=record, hold=self.order), failed.crossing)
 
     async def _void(
@@ -378,9 +371,8 @@ class Hold:
         """Free of charge: the hold goes back. The claim is forgotten unless the upstream may have done the work."""
         self._resolved = True
         unknown = any(attempt.fate == "unknown" for attempt in attempts)
-        record = self._record(
-            outcome, status, Usage(), 0, self.lost_nano, ("unknown_outcome",) if unknown else (), attempts, None, error
-        )
+        end, flags = _End(outcome, status, attempts, None, error), ("unknown_outcome",) if unknown else ()
+        record = self._record(end, Usage(), 0, self.lost_nano, flags)
         await self._write(Settlement(record=record, hold=self.order, forget_claim=not unknown))
 
     async def _write(self, settlement: Settlement, seen: Outcome | Crossing | None = None) -> None:
@@ -401,19 +393,10 @@ class Hold:
         point("relay.settle.after")
 
     def _record(
-        self,
-        outcome: str,
-        status: int,
-        usage: Usage,
-        charge_nano: int,
-        loss_nano: int,
-        flags: tuple[str, ...],
-        attempts: tuple[AttemptRecord, ...],
-        channel: Channel | None,
-        error: GatewayError | None,
-        served: dict[str, str] = NOTHING_SERVED,
+        self, end: _End, usage: Usage, charge_nano: int, loss_nano: int, flags: tuple[str, ...]
     ) -> RequestRecord:
         plane, grant, quote = self.plane, self.grant, self.quote
+        attempts, channel, error = end.attempts, end.channel, end.error
         self._used = usage
         # By position, in the order of the record: names cost every call a dict of them all.
         return RequestRecord(
@@ -425,8 +408,8 @@ class Hold:
             grant.group,
             plane.clock.now_ns(),
             milliseconds(plane.clock.monotonic_s() - self.call.started_s),
-            status,
-            outcome,
+            end.status,
+            end.outcome,
             usage,
             quote.price.id,
             quote.price.version,
@@ -443,7 +426,7 @@ class Hold:
             self.request.asked or None,
             self.request.line,
             error.guard if isinstance(error, ContentBlocked) else None,
-            served,
+            end.served,
         )
 
 
