@@ -17,7 +17,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
@@ -62,15 +62,6 @@ def usd(nano: int) -> str:
 def words(count: int, mark: str) -> str:
     """A text that the sandbox counts as `count` tokens; `mark` makes it like no other."""
     return " ".join([f"w{mark}", *("word" for _ in range(count - 1))])
-
-
-async def eventually(what: str, holds: Callable[[], bool], within_s: float) -> None:
-    """Wait until something holds; the deadline is generous and only keeps a failure from hanging."""
-    deadline_s = time.monotonic() + within_s
-    while not holds():
-        if time.monotonic() > deadline_s:
-            pytest.fail(f"not within {within_s:g} s: {what}", pytrace=False)
-        await asyncio.sleep(POLL_S)
 
 
 class Upstream:

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import gzip
 import threading
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
@@ -15,15 +14,14 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTrace
 from opentelemetry.proto.common.v1.common_pb2 import AnyValue
 from opentelemetry.proto.trace.v1.trace_pb2 import Span
 
-WAIT_S = 20.0
-
 
 class Collector:
-    """`spans` and `metrics` as they came; `status` is answered, and while `hangs` is set nothing is."""
+    """`spans` and `metrics` as they came; it answers `status`, and nothing while a test has cleared `answers`."""
 
     def __init__(self) -> None:
         self.status = 200
-        self.hangs = threading.Event()
+        self.answers = threading.Event()
+        self.answers.set()
         self.asked = 0
         self.headers: list[dict[str, str]] = []
         self.paths: set[str] = set()
@@ -35,8 +33,7 @@ class Collector:
 
     def take(self, path: str, headers: dict[str, str], body: bytes) -> int:
         self.asked += 1
-        while self.hangs.is_set():
-            time.sleep(0.01)
+        self.answers.wait()
         if self.status != 200:
             return self.status
         if headers.get("content-encoding") == "gzip":
@@ -54,13 +51,6 @@ class Collector:
                 for scope in resource.scope_metrics:
                     self.metrics |= {metric.name: metric for metric in scope.metrics}
         return 200
-
-    def wait_for(self, ready: Callable[[], bool]) -> None:
-        """Returns when it is so; fails the test when it never is."""
-        deadline_s = time.monotonic() + WAIT_S
-        while not ready():
-            assert time.monotonic() < deadline_s, (len(self.spans), self.metrics.keys())
-            time.sleep(0.01)
 
 
 def values(attributes: Any) -> dict[str, Any]:
@@ -104,7 +94,7 @@ def collecting() -> Iterator[Collector]:
     try:
         yield collector
     finally:
-        collector.hangs.clear()
+        collector.answers.set()
         server.shutdown()
         thread.join()
         server.server_close()

@@ -36,6 +36,7 @@ from elkapi.storage.schema import owners
 from elkapi.types import NO_POLICY, Amounts, Guard, Policy, Scope
 from elkapi.worker import error_body, opened_plane
 from tests.templates import copy_migrated_sqlite
+from tests.waiting import until
 
 _T = TypeVar("_T")
 ACTOR = "test"
@@ -62,8 +63,7 @@ class Gateway:
         """Wait until the worker's snapshot is as new as the database."""
         with self.database.read() as connection:
             wanted = int(str(connection.execute(text("select value from meta where name = 'config_version'")).scalar()))
-        while self.plane.snapshots._seen.config < wanted:
-            await asyncio.sleep(0.005)
+        await until(lambda: self.plane.snapshots._seen.config >= wanted)
         await asyncio.sleep(0)
 
     async def key(

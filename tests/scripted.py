@@ -24,6 +24,7 @@ from elkapi.translate.crossing import Relayed, Translated
 from elkapi.types import Amounts, ChannelLimits, RequestRecord, Settlement
 from tests.gateway import ACTOR, Gateway, gateway
 from tests.text_calls import Asked, ask
+from tests.waiting import until
 
 MODEL = "test-model"
 PROMPT = "Tell me. " * 500
@@ -203,10 +204,8 @@ class Stage:
     async def check_books(self, charged: int) -> None:
         """Every hold was resolved once, and nobody paid anything but the charges."""
         # A caller who leaves while the money is written does not wait for it.
-        while (balance := self.balance())[0]:
-            await asyncio.sleep(0.005)
-        _, posted = balance
-        assert posted == parse_usd(BALANCE_USD) - charged
+        await until(lambda: self.balance()[0] == 0)
+        assert self.balance()[1] == parse_usd(BALANCE_USD) - charged
         assert self.watch.records.empty()
         with self.gate.database.read() as connection:
             report = check(connection)

@@ -24,10 +24,10 @@ from tests.cluster import (
     Cluster,
     Upstream,
     client,
-    eventually,
     lives,
     port_is_free,
 )
+from tests.waiting import until
 
 CALLERS = 24
 SERVES_AGAIN_S = 90.0
@@ -101,9 +101,9 @@ class Chaos:
         children = list(self.cluster.children())
         self.load.supervisor_is_up = False
         self.cluster.kill_supervisor()
-        await eventually("the children end with their supervisor", lambda: not any(map(lives, children)), 20)
+        await until(lambda: not any(map(lives, children)), 20, "the children end with their supervisor")
         # One that was just being started may take a moment to see that it is an orphan.
-        await eventually("the port is free", lambda: port_is_free(self.cluster.port), 20)
+        await until(lambda: port_is_free(self.cluster.port), 20, "the port is free")
         self.cluster.start()
         await self.cluster.ready()
         self.load.supervisor_is_up = True
@@ -112,7 +112,7 @@ class Chaos:
         if victim is None:
             victim = self._random.choice(sorted(self.cluster.children(role)))
         self.cluster.kill(victim)
-        await eventually(f"the {role} ended", lambda: not lives(victim), 10)
+        await until(lambda: not lives(victim), 10, f"the {role} ended")
 
     def _role_at(self, point: str) -> str:
         """Whose code the point stands in."""
@@ -140,7 +140,7 @@ class Chaos:
         """Kill a process (one of the role's at random); the pid of its successor, which has the order to crash."""
         self.cluster.crash_order.write_text(order, "ascii")
         await self._kill_role(role, victim)
-        await eventually("the order to crash was taken", lambda: not self.cluster.crash_order.exists(), SERVES_AGAIN_S)
+        await until(lambda: not self.cluster.crash_order.exists(), SERVES_AGAIN_S, "the order to crash was taken")
         (taken,) = self.cluster.folder.glob("crash.*")
         taken.rename(taken.with_name("crashed"))
         return int(taken.suffix[1:])
@@ -155,9 +155,9 @@ class Chaos:
 
     async def _serves_again(self) -> None:
         """Every role is back, and calls succeed."""
-        await eventually("every role is back", self.cluster.is_complete, SERVES_AGAIN_S)
+        await until(self.cluster.is_complete, SERVES_AGAIN_S, "every role is back")
         before = self.load.successes
-        await eventually("calls succeed again", lambda: self.load.successes > before + CALLERS, SERVES_AGAIN_S)
+        await until(lambda: self.load.successes > before + CALLERS, SERVES_AGAIN_S, "calls succeed again")
         self.load.raise_failures()
 
     async def settled(self) -> None:

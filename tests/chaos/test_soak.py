@@ -15,8 +15,9 @@ from elkapi.admin import channels
 from elkapi.admin.channels import ChannelFields
 from elkapi.money import format_usd
 from tests.chaos.driver import CALLERS, SETTINGS, assert_books, chaos, seed_of_the_day
-from tests.cluster import Cluster, Upstream, cluster, eventually, open_files, rss_bytes, set_price, upstream
+from tests.cluster import Cluster, Upstream, cluster, open_files, rss_bytes, set_price, upstream
 from tests.text_calls import CLIENTS, ask, has_error, is_whole
+from tests.waiting import until
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(0)]
 
@@ -43,7 +44,7 @@ async def test_g11_g76_a_soak_leaves_memory_level_and_the_books_in_order(
         async with chaos(gate, sandbox, seed, local_share=0.05) as run:
             samples = await sampled(gate, seconds)
             run.load.raise_failures()
-        await eventually("no hold is open", lambda: gate.check().open_holds == 0, 30)
+        await until(lambda: gate.check().open_holds == 0, 30, "no hold is open")
         sampled_pids = {pid for _, pid in samples}
         assert sampled_pids == {gate.pid, *gate.children()}, f"a process was replaced:\n{gate.log_tail()}"
         # The shadow counters are the cached balances and held sums beside the entries: a drift is a problem here.
@@ -72,7 +73,7 @@ async def test_g76_a_soak_of_streams_that_are_left_and_broken_leaves_memory_leve
         samples = await sampled(gate, soak_s())
         streams.stopping = True
         await asyncio.gather(*playing)
-        await eventually("no hold is open", lambda: gate.check().open_holds == 0, 30)
+        await until(lambda: gate.check().open_holds == 0, 30, "no hold is open")
         report = gate.check()
         assert report.ok, "\n".join(report.lines())
         assert {pid for _, pid in samples} == {gate.pid, *gate.children()}, (

@@ -29,8 +29,9 @@ from elkapi.sandbox import pictures
 from elkapi.sandbox.videos import mp4
 from tests.chaos.driver import SERVES_AGAIN_S, Chaos, seed_of_the_day
 from tests.chaos.task_load import TaskLoad, configure
-from tests.cluster import Cluster, cluster, eventually, upstream
+from tests.cluster import Cluster, cluster, upstream
 from tests.receiver import OK, Received, Receiver, answer, receiving
+from tests.waiting import until
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(0)]
 
@@ -95,9 +96,9 @@ class TasksChaos(Chaos):
         return "control" if point in CONTROL_POINTS else super()._role_at(point)
 
     async def _serves_again(self) -> None:
-        await eventually("every role is back", self.cluster.is_complete, SERVES_AGAIN_S)
+        await until(self.cluster.is_complete, SERVES_AGAIN_S, "every role is back")
         before = self.load.successes
-        await eventually("tasks are begun again", lambda: self.load.successes > before, SERVES_AGAIN_S)
+        await until(lambda: self.load.successes > before, SERVES_AGAIN_S, "tasks are begun again")
         self.load.raise_failures()
 
 
@@ -203,7 +204,7 @@ async def violence(run: Run, bill: Any, count: int, kills: int, seed: int, histo
         load.start(CALLERS)
         begun_s = time.monotonic()
         try:
-            await eventually("so many are in flight", lambda: run.open_tasks() >= count, SUBMITTED_S)
+            await until(lambda: run.open_tasks() >= count, SUBMITTED_S, "so many are in flight")
             submitted_s = time.monotonic() - begun_s
             load.takes_s = lambda draw: draw.uniform(0.2, 8.0)
             load.think_s = 2.0
@@ -215,7 +216,7 @@ async def violence(run: Run, bill: Any, count: int, kills: int, seed: int, histo
                 run.open_tasks()
         finally:
             await load.stop()
-        await eventually("every task has ended", lambda: not run.open_tasks(), ENDED_S + span_s)
+        await until(lambda: not run.open_tasks(), ENDED_S + span_s, "every task has ended")
         await settled(gate)
         await everything_told(gate)
         downloads = await files(run, http, keys, load)
@@ -236,7 +237,7 @@ async def session() -> Any:
 
 async def settled(gate: Cluster) -> None:
     """Recovery has resolved what the dead left behind."""
-    await eventually("no hold stays open", lambda: not gate.check().open_holds, 60)
+    await until(lambda: not gate.check().open_holds, 60, "no hold stays open")
 
 
 async def everything_told(gate: Cluster) -> None:
@@ -247,7 +248,7 @@ async def everything_told(gate: Cluster) -> None:
     def waiting() -> int:
         return int(gate.sql("select count(*) from notices where state = 'pending'")[0][0])
 
-    await eventually("every event is delivered", lambda: not waiting(), TOLD_S)
+    await until(lambda: not waiting(), TOLD_S, "every event is delivered")
 
 
 async def files(run: Run, http: aiohttp.ClientSession, keys: list[str], load: TaskLoad) -> int:

@@ -17,7 +17,8 @@ from elkapi.relay.batches.line import call_id
 from elkapi.relay.batches.shape import parse_batch_id
 from elkapi.sandbox.providers.openai_models import rate_of
 from tests.chaos.driver import assert_bill_is_explained
-from tests.cluster import Cluster, Upstream, cluster, eventually, set_price, upstream, usd
+from tests.cluster import Cluster, Upstream, cluster, set_price, upstream, usd
+from tests.waiting import until
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(240)]
 
@@ -114,13 +115,13 @@ async def test_g30_g31_lines_of_killed_workers_end_once_and_are_charged_once(
             workers = set(gate.children("worker"))
             batch_id = await caller.make(point, "100ms" if point in POINTS else "1s")
             if point not in POINTS:
-                await eventually("lines are under way", lambda: under_way(gate) >= 4, WITHIN_S)
+                await until(lambda: under_way(gate) >= 4, WITHIN_S, "lines are under way")
                 for worker in workers:
                     gate.kill(worker)
             batch = await caller.ended(batch_id)
             assert workers - set(gate.children("worker")), f"nobody died at {point}"
             seen[point] = await judged(caller, sandbox, batch)
-            await eventually(f"whole again after {point}", gate.is_complete, WITHIN_S)
+            await until(gate.is_complete, WITHIN_S, f"whole again after {point}")
     with capsys.disabled():
         print("\n" + ", ".join(f"{point}: {dict(counts)}" for point, counts in seen.items()))
     # What was charged before the worker died was delivered (`judged`); the other lines that it had under way are not
@@ -131,7 +132,7 @@ async def test_g30_g31_lines_of_killed_workers_end_once_and_are_charged_once(
     assert seen["batches.lease.after"] == {"succeeded": LINES}
     assert seen["relay.hold.after"]["errored"] >= 1
     assert seen["kill -9"]["errored"] >= 1
-    await eventually("no hold is open", lambda: gate.check().open_holds == 0, WITHIN_S)
+    await until(lambda: gate.check().open_holds == 0, WITHIN_S, "no hold is open")
     assert gate.sql("select count(*) from alerts")[0][0] == 0
     assert_bill_is_explained(gate, sandbox)
 
@@ -146,8 +147,8 @@ async def arm(gate: Cluster, point: str) -> None:
     """A worker that will kill itself there; its count lets a few lines pass before."""
     gate.crash_order.write_text(f"{point}:{1 if point.startswith('batches') else 3}", "ascii")
     gate.kill(min(gate.children("worker")))
-    await eventually("the order to crash was taken", lambda: not gate.crash_order.exists(), WITHIN_S)
-    await eventually("both workers serve", gate.is_complete, WITHIN_S)
+    await until(lambda: not gate.crash_order.exists(), WITHIN_S, "the order to crash was taken")
+    await until(gate.is_complete, WITHIN_S, "both workers serve")
 
 
 async def judged(caller: Caller, sandbox: Upstream, batch: dict[str, Any]) -> Counter[str]:

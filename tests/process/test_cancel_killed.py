@@ -9,8 +9,9 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.cluster import Cluster, Upstream, cluster, eventually, set_price, upstream
+from tests.cluster import Cluster, Upstream, cluster, set_price, upstream
 from tests.process.conftest import SETTINGS
+from tests.waiting import until
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(180)]
 
@@ -40,11 +41,11 @@ class Caller:
         gate = self.gate
         gate.crash_order.write_text(f"{point}:1", "ascii")
         gate.kill(min(gate.children("worker")))
-        await eventually("the order to crash was taken", lambda: not gate.crash_order.exists(), WITHIN_S)
-        await eventually("it serves again", gate.is_complete, WITHIN_S)
+        await until(lambda: not gate.crash_order.exists(), WITHIN_S, "the order to crash was taken")
+        await until(gate.is_complete, WITHIN_S, "it serves again")
         with pytest.raises(httpx.TransportError):
             await self.cancelled(task_id)
-        await eventually("it serves again", gate.is_complete, WITHIN_S)
+        await until(gate.is_complete, WITHIN_S, "it serves again")
 
     def state(self) -> str:
         ((state,),) = self.gate.sql("select state from tasks")
@@ -72,7 +73,7 @@ async def test_a_cancel_that_the_provider_carried_out_ends_its_task_though_nobod
 ) -> None:
     task_id = await caller.begun()
     await caller.killed_at("tasks.cancel.after", task_id)
-    await eventually("it ends by itself", lambda: caller.state() == "cancelled", WITHIN_S)
+    await until(lambda: caller.state() == "cancelled", WITHIN_S, "it ends by itself")
     report = caller.gate.check()
     assert report.ok, "\n".join(report.lines())
     assert (report.open_holds, report.charged_nano, report.loss_nano) == (0, 0, 0)
@@ -82,7 +83,7 @@ async def test_a_cancel_that_the_provider_carried_out_ends_its_task_though_nobod
 async def test_a_cancel_that_was_not_asked_leaves_its_task_as_it_is(caller: Caller) -> None:
     task_id = await caller.begun()
     await caller.killed_at("tasks.cancel.before", task_id)
-    await eventually("it runs", lambda: caller.state() == "running", WITHIN_S)
+    await until(lambda: caller.state() == "running", WITHIN_S, "it runs")
     assert caller.gate.check().open_holds == 1
     assert (await caller.cancelled(task_id)).status_code == 204
     assert caller.state() == "cancelled"

@@ -5,9 +5,8 @@ from __future__ import annotations
 import json
 import os
 import signal
-import time
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +14,7 @@ import pytest
 
 from elkapi.local.chat.rows import BUNDLED_CHAT
 from tests.live import LiveGateway, running_gateway
+from tests.waiting import until_blocking
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(180)]
 
@@ -40,13 +40,6 @@ def children(live: LiveGateway) -> dict[str, int]:
         if b"elkapi.app" in words:
             found[words[words.index(b"elkapi.app") + 1].decode()] = int(pid)
     return found
-
-
-def until(what: str, done: Callable[[], bool]) -> None:
-    deadline_s = time.monotonic() + WAIT_S
-    while not done():
-        assert time.monotonic() < deadline_s, what
-        time.sleep(0.05)
 
 
 def chat(live: LiveGateway) -> Any:
@@ -76,7 +69,7 @@ def test_the_first_call_starts_it_and_nobody_else_loads_its_runtime(live: LiveGa
 
 def test_without_calls_it_ends_quietly_and_the_next_call_brings_it_back(live: LiveGateway) -> None:
     chat(live)
-    until("it ends when nobody calls", lambda: "chat" not in children(live))
+    until_blocking(lambda: "chat" not in children(live))
     assert chat(live)["usage"]["completion_tokens"] == 2
     assert "chat" in children(live)
     assert "elkapi: chat" not in live.log_path.read_text("utf-8")
@@ -86,6 +79,6 @@ def test_killed_it_comes_back_with_the_next_call(live: LiveGateway) -> None:
     chat(live)
     killed = children(live)["chat"]
     os.kill(killed, signal.SIGKILL)
-    until("the supervisor saw it", lambda: f"chat {killed} ended with status -9" in live.log_path.read_text("utf-8"))
+    until_blocking(lambda: f"chat {killed} ended with status -9" in live.log_path.read_text("utf-8"))
     assert chat(live)["usage"]["completion_tokens"] == 2
     assert children(live)["chat"] != killed

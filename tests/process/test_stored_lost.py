@@ -8,8 +8,9 @@ from typing import Any
 import aiohttp
 import pytest
 
-from tests.cluster import eventually, set_price
+from tests.cluster import set_price
 from tests.process.conftest import Stage, running_stage
+from tests.waiting import until
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(120)]
 
@@ -51,13 +52,13 @@ async def test_a_killed_worker_leaves_its_background_response_failed_and_free(pa
         assert gate.sql("select sum(held_nano) from accounts where kind = 'customer'")[0][0] > 0
         for worker in gate.children("worker"):
             gate.kill(worker)
-        await eventually("the workers are back", gate.is_complete, 60)
+        await until(gate.is_complete, 60, "the workers are back")
 
         def is_free() -> bool:
             held, posted = gate.sql("select sum(held_nano), sum(posted_nano) from accounts where kind = 'customer'")[0]
             return (held, posted) == (0, 10**9)
 
-        await eventually("the hold is given back", is_free, 30)
+        await until(is_free, 30, "the hold is given back")
         async with http.get(f"/v1/responses/{made['id']}") as reply:
             found = await reply.json()
         assert (found["status"], found["error"]["code"]) == ("failed", "server_error")

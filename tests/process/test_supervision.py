@@ -29,13 +29,13 @@ from tests.cluster import (
     accepts,
     client,
     cluster,
-    eventually,
     lives,
     port_is_free,
     serve_command,
     words,
 )
 from tests.process.conftest import WORKERS, Stage, running_stage
+from tests.waiting import until
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(240)]
 
@@ -68,12 +68,12 @@ async def test_a_killed_role_comes_back(stage_of_all: Stage, role: str, capsys: 
     (victim, *_) = sorted(gate.children(role))
     killed_s = time.monotonic()
     gate.kill(victim)
-    await eventually(f"the {role} ended", lambda: not lives(victim), 10)
+    await until(lambda: not lives(victim), 10, f"the {role} ended")
     # Calls made while it is away end too: with an answer or with an error that may be tried again.
     async with client(gate.origin, reuse=False) as caller:
         statuses = [await answered(caller, key) for _ in range(5)]
         assert set(statuses) <= {200, 502, 503}
-        await eventually(f"the {role} is back", gate.is_complete, BACK_S)
+        await until(gate.is_complete, BACK_S, f"the {role} is back")
         with capsys.disabled():
             print(f"\nthe {role} was back after {time.monotonic() - killed_s:.2f} s")
         assert [await answered(caller, key) for _ in range(WORKERS)] == [200] * WORKERS
@@ -92,8 +92,8 @@ async def test_a_rolling_restart_under_load_fails_no_call(stage_of_restarts: Sta
             load.start()
         await asyncio.sleep(1)
         os.kill(gate.pid, signal.SIGHUP)
-        await eventually("all workers are new", lambda: replaced(stage_of_restarts, before), BACK_S)
-        await eventually("they are ready", gate.is_complete, BACK_S)
+        await until(lambda: replaced(stage_of_restarts, before), BACK_S, "all workers are new")
+        await until(gate.is_complete, BACK_S, "they are ready")
         await asyncio.sleep(1)
         for load in loads:
             await load.stop()
@@ -110,17 +110,17 @@ async def test_a_role_that_dies_during_a_rolling_restart_comes_back_at_once(stag
     async with client(gate.origin, reuse=False) as caller:
         text = [words(PER_CALL_WORDS - 1, "x"), "[sandbox:delay=12s]"]
         slow = [asyncio.create_task(caller.embed(key, PER_CALL, text)) for _ in range(16)]
-        await eventually("all calls hold their money", lambda: gate.check().open_holds == len(slow), 10)
+        await until(lambda: gate.check().open_holds == len(slow), 10, "all calls hold their money")
         os.kill(gate.pid, signal.SIGHUP)
-        await eventually("the first worker is new", lambda: bool(set(gate.children("worker")) - before), BACK_S)
+        await until(lambda: set(gate.children("worker")) - before, BACK_S, "the first worker is new")
         (ledger,) = gate.children("ledger")
         gate.kill(ledger)
-        await eventually("the ledger ended", lambda: not lives(ledger), 10)
-        await eventually("the ledger is back", lambda: bool(gate.children("ledger")), BACK_S)
+        await until(lambda: not lives(ledger), 10, "the ledger ended")
+        await until(lambda: gate.children("ledger"), BACK_S, "the ledger is back")
         # The drain that the restart waits for goes on, and the calls are answered and booked.
         assert not any(call.done() for call in slow)
         assert {answer.status for answer in await asyncio.gather(*slow)} == {200}
-    await eventually("all workers are new", lambda: replaced(stage_of_restarts, before), BACK_S)
+    await until(lambda: replaced(stage_of_restarts, before), BACK_S, "all workers are new")
     assert_bill_is_explained(gate, stage_of_restarts.sandbox)
 
 
@@ -131,34 +131,29 @@ async def test_a_worker_without_descriptors_says_so_in_its_log_and_is_not_ready_
         (worker,) = gate.children("worker")
         async with client(gate.origin) as asking:
 
-            async def ready() -> int:
+            async def answers(status: int) -> bool:
                 async with asking.http.get(f"{gate.origin}/readyz") as answer:
-                    return answer.status
+                    return answer.status == status
 
             # The connection that is asked over is there already; of the new ones most find no descriptor.
-            assert await ready() == 200
+            assert await answers(200)
             in_use = len(list(Path(f"/proc/{worker}/fd").iterdir()))
             limits = resource.prlimit(worker, resource.RLIMIT_NOFILE)
             resource.prlimit(worker, resource.RLIMIT_NOFILE, (in_use + 8, limits[1]))
             with contextlib.ExitStack() as others:
                 for _ in range(32):
                     others.enter_context(socket.create_connection(("127.0.0.1", gate.port)))
-                while await ready() == 200:
-                    await asyncio.sleep(0.05)
-                assert await ready() == 503
-                said: list[dict[str, int]] = []
-                await eventually("it is logged", lambda: said.extend(gate.new_events(EXHAUSTED)) or bool(said), 10)
+                await until(lambda: answers(503))
+                said = await until(lambda: gate.new_events(EXHAUSTED), 10)
                 assert [event["limit"] for event in said] == [in_use + 8]
                 assert said[0]["connections"] > 1
-            while await ready() == 503:
-                await asyncio.sleep(0.05)
-            assert await ready() == 200
+            await until(lambda: answers(200))
 
 
 async def test_a_rolling_restart_that_is_asked_for_while_the_gateway_starts_does_not_end_it() -> None:
     with cluster(workers=1) as gate:
         gate.start()
-        await eventually("it begins to start", (gate.data_dir / "serve.lock").exists, START_S)
+        await until((gate.data_dir / "serve.lock").exists, START_S, "it begins to start")
         os.kill(gate.pid, signal.SIGHUP)
         await gate.ready()
 
@@ -174,7 +169,7 @@ async def test_g43_sigterm_answers_the_call_under_way_and_then_ends(stage: Stage
     async with client(gate.origin) as caller:
         text = [words(PER_CALL_WORDS - 1, "x"), "[sandbox:delay=2s]"]
         slow = asyncio.create_task(caller.embed(key, PER_CALL, text))
-        await eventually("the call holds its money", lambda: gate.check().open_holds == 1, 10)
+        await until(lambda: gate.check().open_holds == 1, 10, "the call holds its money")
         assert gate.process is not None
         gate.process.terminate()
         answer = await slow
@@ -191,9 +186,9 @@ async def test_a_killed_supervisor_leaves_no_process_and_frees_the_port(stage_of
     children = gate.children()
     assert len(children) == WORKERS + 4
     gate.kill_supervisor()
-    await eventually("no process is left", lambda: not any(map(lives, children)), 10)
+    await until(lambda: not any(map(lives, children)), 10, "no process is left")
     # One that was just being started may take a moment to see that it is an orphan.
-    await eventually("the port is free", lambda: port_is_free(gate.port), 10)
+    await until(lambda: port_is_free(gate.port), 10, "the port is free")
     gate.start()
     await gate.ready()
 
@@ -218,13 +213,13 @@ async def test_the_bundled_model_killed_mid_call_is_one_failed_attempt(stage_of_
     async with client(gate.origin) as caller:
         call = asyncio.create_task(caller.embed(key, BUNDLED, long_texts))
         busy_s = cpu_s(models)
-        await eventually("the model works on it", lambda: cpu_s(models) > busy_s + 0.3, 20)
+        await until(lambda: cpu_s(models) > busy_s + 0.3, 20, "the model works on it")
         gate.kill(models)
         answer = await call
         # What the official SDKs try again by themselves.
         assert answer.status in (502, 503)
         assert answer.headers.get("x-should-retry") != "false"
-        await eventually("it is back", gate.is_complete, BACK_S)
+        await until(gate.is_complete, BACK_S, "it is back")
         assert await answered(caller, key, BUNDLED) == 200
 
 
@@ -242,7 +237,7 @@ async def test_a_role_starts_and_ends_alone(role: str) -> None:
         )
         try:
             if role == "worker":
-                await eventually("it answers", lambda: not port_is_free(gate.port), START_S)
+                await until(lambda: not port_is_free(gate.port), START_S, "it answers")
                 async with client(gate.origin) as caller, caller.http.get(f"{gate.origin}/readyz") as ready:
                     assert ready.status == 200
             else:
@@ -256,7 +251,7 @@ async def test_a_role_starts_and_ends_alone(role: str) -> None:
 
 async def until_it_answers(path: str, role: str) -> None:
     """The ledger speaks a protocol of its own; of the others any answer will do."""
-    await eventually("its socket accepts", lambda: accepts(path), START_S)
+    await until(lambda: accepts(path), START_S, "its socket accepts")
     if role != "ledger":
         async with aiohttp.ClientSession(connector=aiohttp.UnixConnector(path)) as http:
             async with http.get("http://localhost/", timeout=aiohttp.ClientTimeout(START_S)) as answer:
@@ -270,12 +265,7 @@ async def test_cold_start_is_measured(stage_of_all: Stage, capsys: pytest.Captur
     (victim, *_) = sorted(gate.children("worker"))
     killed_ns = time.time_ns()
     gate.kill(victim)
-    events: list[dict[str, int]] = []
-    deadline_s = time.monotonic() + BACK_S
-    while not events:
-        assert time.monotonic() < deadline_s
-        await asyncio.sleep(0.05)
-        events = gate.new_events("worker_ready")
+    events = await until(lambda: gate.new_events("worker_ready"), BACK_S)
     rss_mb = int(re.findall(r"VmRSS:\s+(\d+)", Path(f"/proc/{events[0]['pid']}/status").read_text())[0]) / 1024
     with capsys.disabled():
         took_s = (events[0]["time_ns"] - killed_ns) / 1e9
@@ -289,10 +279,10 @@ async def test_cold_start_is_measured(stage_of_all: Stage, capsys: pytest.Captur
 async def test_a_start_that_is_stopped_leaves_nobody_at_work_on_the_installation(told: signal.Signals) -> None:
     with cluster() as gate:
         gate.start()
-        await eventually("the installation is being prepared", lambda: bool(gate.children("prepare")), START_S)
+        await until(lambda: gate.children("prepare"), START_S, "the installation is being prepared")
         (preparing,) = gate.children("prepare")
         assert gate.process is not None
         gate.process.send_signal(told)
         assert gate.process.wait(START_S) == (0 if told == signal.SIGTERM else -told)
-        await eventually("nobody prepares it any more", lambda: not lives(preparing), START_S)
+        await until(lambda: not lives(preparing), START_S, "nobody prepares it any more")
         assert "Traceback" not in gate.log_tail()

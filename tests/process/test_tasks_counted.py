@@ -7,8 +7,9 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.cluster import Cluster, cluster, eventually, set_price, upstream
+from tests.cluster import Cluster, cluster, set_price, upstream
 from tests.process.conftest import SETTINGS
+from tests.waiting import until
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(120)]
 
@@ -41,8 +42,8 @@ async def test_the_page_of_figures_has_what_tasks_cost_and_lost() -> None:
             for fault in ("", ", file-lost", ", task-fails"):
                 body = {**FRAME, "promptText": f"[sandbox: task-queued=0s, task-takes=0s{fault}]"}
                 assert (await http.post("/runwayml/v1/image_to_video", json=body)).status_code == 200
-        await eventually("all have ended and are counted", lambda: figures(gate).get(REQUESTS.format(502)) == 2, 60)
-        await eventually("the good one too", lambda: REQUESTS.format(200) in figures(gate), 60)
+        await until(lambda: figures(gate).get(REQUESTS.format(502)) == 2, 60, "all have ended and are counted")
+        await until(lambda: REQUESTS.format(200) in figures(gate), 60, "the good one too")
         found, report = figures(gate), gate.check()
         assert report.ok, "\n".join(report.lines())
         assert (report.charged_nano, report.loss_nano) == (NANO, NANO)

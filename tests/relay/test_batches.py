@@ -28,6 +28,7 @@ from elkapi.types import Policy
 from tests.canned import canned
 from tests.gateway import ACTOR, Gateway, gateway
 from tests.text_calls import UPSTREAMS
+from tests.waiting import until
 
 MODEL = "batch-model"
 THEIRS = {"anthropic": "claude-sonnet-4-5", "openai": "gpt-4o", "gemini": "gemini-2.5-pro"}
@@ -87,10 +88,11 @@ async def closing() -> AsyncIterator[None]:
 
 
 async def ended(sdk: anthropic.AsyncAnthropic, batch_id: str) -> Any:
-    async with asyncio.timeout(WAIT_S):
-        while (batch := await sdk.messages.batches.retrieve(batch_id)).processing_status != "ended":
-            await asyncio.sleep(0.02)
-    return batch
+    async def batch() -> Any:
+        found = await sdk.messages.batches.retrieve(batch_id)
+        return found if found.processing_status == "ended" else None
+
+    return await until(batch)
 
 
 async def results_of(sdk: anthropic.AsyncAnthropic, batch_id: str) -> dict[str, Any]:
@@ -219,8 +221,7 @@ async def test_a_cancelled_batch_ends_with_what_was_under_way(lite: Gateway, san
     sdk = client(lite, await lite.key("1"))
     lines = [line(n, "[sandbox: delay=300ms] hello") for n in range(40)]
     batch = await sdk.messages.batches.create(requests=lines)
-    while not sandbox.sandbox.recorder.shown():
-        await asyncio.sleep(0.01)
+    await until(sandbox.sandbox.recorder.shown)
     canceled = await sdk.messages.batches.cancel(batch.id)
     assert canceled.processing_status in ("canceling", "ended")
     assert canceled.cancel_initiated_at is not None
@@ -242,8 +243,7 @@ async def test_a_line_that_was_not_begun_in_time_is_expired(lite: Gateway, sandb
         await lite.price(MODEL, per_1m_usd="1")
         sdk = client(lite, await lite.key("1"))
         batch = await sdk.messages.batches.create(requests=[line(n, "hello") for n in range(20)])
-        while upstream.waiting < 4:
-            await asyncio.sleep(0.01)
+        await until(lambda: upstream.waiting >= 4)
         with lite.database.write() as connection:
             connection.execute(update(message_batches).values(expires_ns=1))
         async with asyncio.timeout(WAIT_S):
@@ -272,16 +272,13 @@ async def test_an_empty_balance_and_a_disabled_key_end_the_other_lines_free(lite
         key = await lite.key("1")
         sdk = client(lite, key)
         batch = await sdk.messages.batches.create(requests=[line(n, "hello") for n in range(12)])
-        while upstream.waiting < 4:
-            await asyncio.sleep(0.01)
+        await until(lambda: upstream.waiting >= 4)
         with lite.database.write() as connection:
             key_id = max(row.id for row in keys.list_keys(connection))
             keys.set_enabled(connection, key_id, False, now_ns=1, actor=ACTOR)
         await lite.settled()
         upstream.gate.set()
-        async with asyncio.timeout(WAIT_S):
-            while lite.sql("select status from message_batches order by id desc")[0][0] != "ended":
-                await asyncio.sleep(0.02)
+        await until(lambda: lite.sql("select status from message_batches order by id desc")[0][0] == "ended")
         with lite.database.write() as connection:
             keys.set_enabled(connection, key_id, True, now_ns=1, actor=ACTOR)
         await lite.settled()
@@ -469,9 +466,7 @@ async def test_a_line_that_the_balance_covers_waits_for_what_other_calls_hold(tm
         # A line holds 0.5 dollars and costs 0.001: one at a time is covered, and all of them are.
         sdk = client(gate, await gate.key("0.6"))
         batch = await sdk.messages.batches.create(requests=[line(n, "x", max_tokens=500) for n in range(4)])
-        async with asyncio.timeout(WAIT_S):
-            while not upstream.waiting or not gate.sql("select 1 from batch_lines where not_before_ns > 0"):
-                await asyncio.sleep(0.01)
+        await until(lambda: upstream.waiting and gate.sql("select 1 from batch_lines where not_before_ns > 0"))
         upstream.gate.set()
         assert counts_of(await ended(sdk, batch.id)) == {"succeeded": 4}
         assert upstream.most_waiting == 1
@@ -485,9 +480,7 @@ async def test_a_line_that_waits_is_tried_again_after_the_clock_was_set_back(
         await staged(gate, sandbox)
         sdk = client(gate, await gate.key("1"))
         batch = await sdk.messages.batches.create(requests=[line(1, "[sandbox: status=503, times=1] hello")])
-        async with asyncio.timeout(WAIT_S):
-            while not gate.sql("select 1 from batch_lines where tries = 1 and state = 'pending'"):
-                await asyncio.sleep(0.01)
+        await until(lambda: gate.sql("select 1 from batch_lines where tries = 1 and state = 'pending'"))
         monkeypatch.setattr(SystemClock, "now_ns", staticmethod(lambda: time.time_ns() - 3 * 3600 * 10**9))
         assert counts_of(await ended(sdk, batch.id)) == {"succeeded": 1}
 
@@ -500,14 +493,10 @@ async def test_lines_have_few_places_and_a_key_fewer(tmp_path: Path) -> None:
             await gate.price(MODEL, per_1m_usd="1")
             clients = [client(gate, await gate.key("1")) for _ in range(2)]
             made = [await sdk.messages.batches.create(requests=[line(n, "x") for n in range(9)]) for sdk in clients]
-            async with asyncio.timeout(WAIT_S):
-                while upstream.waiting < 5:
-                    await asyncio.sleep(0.01)
+            await until(lambda: upstream.waiting >= 5)
             # A call that somebody waits for finds its way beside them.
             direct = asyncio.create_task(clients[0].messages.create(**line(0, "now")["params"]))
-            async with asyncio.timeout(WAIT_S):
-                while upstream.waiting < 6:
-                    await asyncio.sleep(0.01)
+            await until(lambda: upstream.waiting >= 6)
             running = gate.sql("select batch_id, count(*) from batch_lines where state = 'running' group by batch_id")
             assert sorted(count for _, count in running) == [2, 3]
             upstream.gate.set()
@@ -542,9 +531,7 @@ async def test_g30_a_finished_batch_without_its_charge_raises_an_alert(gate: Gat
 
 
 async def _closed(gate: Gateway) -> None:
-    async with asyncio.timeout(WAIT_S):
-        while gate.sql("select count(*) from message_batches where not is_done")[0][0]:
-            await asyncio.sleep(0.02)
+    await until(lambda: not gate.sql("select count(*) from message_batches where not is_done")[0][0])
 
 
 async def test_a_gateway_that_stops_finishes_its_lines_and_the_next_one_goes_on(
@@ -555,9 +542,7 @@ async def test_a_gateway_that_stops_finishes_its_lines_and_the_next_one_goes_on(
         key = await first.key("1")
         lines = [line(n, f"[[say: answer {n}]] [sandbox: delay=100ms]") for n in range(8)]
         batch = await client(first, key).messages.batches.create(requests=lines)
-        async with asyncio.timeout(WAIT_S):
-            while not first.sql("select count(*) from batch_lines where state = 'running'")[0][0]:
-                await asyncio.sleep(0.005)
+        await until(lambda: first.sql("select count(*) from batch_lines where state = 'running'")[0][0])
     async with gateway(tmp_path) as second:
         sdk = client(second, key)
         assert counts_of(await ended(sdk, batch.id)) == {"succeeded": 8}

@@ -18,6 +18,7 @@ from elkapi.types import Policy
 from tests.canned import canned
 from tests.gateway import SMALL, Gateway, gateway
 from tests.text_calls import CLIENTS, ask, events, has_error, is_whole, streamed_text, text_of
+from tests.waiting import until
 
 MODEL = "gpt-4o"
 RECORDINGS = Path(__file__).parents[1] / "unit" / "translate" / "recordings"
@@ -428,8 +429,7 @@ async def test_equal_calls_at_once_may_all_miss_and_leave_one_answer(lite: Gatew
         await prepared(lite, upstream.url)
         key = await lite.key("1", policy=ON)
         calls = [asyncio.create_task(post(lite, key)) for _ in range(4)]
-        while upstream.waiting < 4:
-            await asyncio.sleep(0.01)
+        await until(lambda: upstream.waiting >= 4)
         upstream.gate.set()
         assert [(await call).headers["x-elkapi-cache"] for call in calls] == ["miss"] * 4
         assert (await post(lite, key)).headers["x-elkapi-cache"] == "hit"

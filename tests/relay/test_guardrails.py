@@ -20,6 +20,7 @@ from elkapi.types import Guard, Policy
 from tests.canned import canned
 from tests.gateway import SMALL, Gateway, gateway
 from tests.text_calls import CLIENTS, ask, events, has_error, is_whole, streamed_text, text_of
+from tests.waiting import until
 
 MODEL = "gpt-4o"
 WORD, MAIL = "xyzzy", "jane@example.com"
@@ -743,12 +744,10 @@ async def test_a_caller_who_leaves_while_a_hook_looks_at_the_answer_pays_nothing
     async with hooked(lambda _: None) as hook:
         key = await prepared(lite, sandbox.base_url, hook_guard(hook.url, direction="output"))
         call = asyncio.create_task(post(lite, key, "chat", f"[[say: ok]] {prompt}"))
-        while not hook.questions:
-            await asyncio.sleep(0.01)
+        await until(lambda: hook.questions)
         call.cancel()
         await asyncio.gather(call, return_exceptions=True)
-        while not (rows := lite.sql("select record from requests")):
-            await asyncio.sleep(0.01)
+        rows = await until(lambda: lite.sql("select record from requests"))
     record = msgspec.json.decode(bytes(rows[0][0]))
     assert (record["outcome"], record["charge_nano"], record["loss_nano"]) == ("client_gone", 0, loss)
     assert [attempt["fate"] for attempt in record["attempts"]] == ["complete"]

@@ -18,6 +18,7 @@ from elkapi.types import Guard, Policy
 from tests.canned import canned
 from tests.gateway import Gateway, gateway
 from tests.text_calls import ask, streamed_text
+from tests.waiting import until
 
 MODEL = "gpt-4o"
 MESSAGES = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}] * 6000 + [
@@ -119,10 +120,7 @@ async def test_a_caller_who_leaves_before_anything_was_sent_leaves_no_unknown_ou
         call.cancel()
         with pytest.raises((asyncio.CancelledError, httpx.HTTPError)):
             await call
-        for _ in range(400):
-            if rows := gate.sql("select charge_nano, record from requests"):
-                break
-            await asyncio.sleep(0.01)
+        rows = await until(lambda: gate.sql("select charge_nano, record from requests"))
         going.set()
         ((charge_nano, record),) = rows
     assert charge_nano == 0

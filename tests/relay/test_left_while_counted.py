@@ -12,6 +12,7 @@ import pytest
 from elkapi.sandbox.server import Running
 from tests.gateway import SMALL, gateway
 from tests.text_calls import Asked, ask
+from tests.waiting import until
 
 EMBEDDING = Asked("/v1/embeddings", {"model": SMALL, "input": "eight bytes of text and some more"}, {})
 # The words of the answer that the model makes of it, and of the question, a token for every four bytes.
@@ -42,12 +43,7 @@ async def test_g39_a_call_without_usage_is_charged_although_its_caller_left_mean
             call.cancel()
             with pytest.raises((asyncio.CancelledError, httpx.HTTPError)):
                 await call
-            for _ in range(400):
-                rows = gate.sql("select charge_nano, record from requests")
-                if rows:
-                    break
-                await asyncio.sleep(0.01)
-            ((charge_nano, record),) = rows
+            ((charge_nano, record),) = await until(lambda: gate.sql("select charge_nano, record from requests"))
     assert charge_nano > 0
     usage = msgspec.json.decode(record)["usage"]
     assert (usage["input_tokens"], usage.get("output_tokens", 0)) == tokens

@@ -13,6 +13,7 @@ from elkapi.types import ChannelLimits, Policy
 from tests.canned import Canned, canned
 from tests.gateway import Gateway, gateway
 from tests.text_calls import CLIENTS, ask
+from tests.waiting import until
 
 MODEL = "limited-model"
 ANSWER = {
@@ -31,8 +32,7 @@ async def post(gate: Gateway, key: str, client: str = "chat", **more: Any) -> An
 
 
 async def under_way(upstream: Canned, count: int) -> None:
-    while upstream.waiting < count:
-        await asyncio.sleep(0.005)
+    await until(lambda: upstream.waiting >= count)
 
 
 async def test_g65_a_key_has_no_more_calls_at_once_than_it_may_and_gets_its_places_back(tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ from elkapi.money import parse_ratio
 from elkapi.sandbox.server import Running, running
 from tests.canned import canned
 from tests.gateway import SMALL, Gateway, gateway
+from tests.waiting import until
 
 GOOD = {"model": SMALL, "input": "the quick brown fox"}
 SECRET = "sk-upstream-secret"
@@ -338,12 +339,8 @@ async def test_a_key_that_an_upstream_repeats_is_in_no_record(gate: Gateway, sta
         await gate.channel(upstream.url)
         key = await gate.key("1")
         reply = await gate.ask(key, GOOD)
-        for _ in range(400):
-            if records := gate.sql("select record from requests"):
-                break
-            await asyncio.sleep(0.01)
+        ((record,),) = await until(lambda: gate.sql("select record from requests"))
     assert reply.status_code in (400, 502)
-    ((record,),) = records
     assert b"xxx" in bytes(record)
     assert SECRET[:9].encode() not in bytes(record)
 
@@ -356,11 +353,8 @@ async def test_a_bad_key_is_disabled_alone_with_its_reason_while_others_go_on(ga
         assert (await gate.ask(key, GOOD)).status_code == 200
         if len(sent(sandbox)) > calls:
             break  # Chance has picked the bad key, and the good one after it.
-    for _ in range(1000):
-        rows = gate.sql("select hint, enabled, reason from channel_keys order by id")
-        if not all(enabled for _, enabled, _ in rows):
-            break
-        await asyncio.sleep(0.01)
+    await until(lambda: gate.sql("select 1 from channel_keys where not enabled"))
+    rows = gate.sql("select hint, enabled, reason from channel_keys order by id")
     assert [bool(enabled) for _, enabled, _ in rows] == [False, True]
     assert "401" in rows[0][2]
     await gate.settled()
@@ -448,10 +442,7 @@ async def test_a_large_reply_that_breaks_never_looks_whole_and_is_free(tmp_path:
         key = await gate.key("1")
         with pytest.raises(Exception, match=r"peer closed|disconnected|incomplete"):
             await gate.ask(key, {"model": SMALL, "input": ["a b c"] * 40})
-        for _ in range(200):
-            if not held_nano(gate):
-                break
-            await asyncio.sleep(0.01)
+        await until(lambda: not held_nano(gate))
         assert balance_nano(gate) == 10**9
 
 
@@ -460,16 +451,11 @@ async def test_g43_a_client_that_leaves_cancels_the_upstream_and_pays_nothing(ga
     await gate.channel(sandbox.base_url)
     key = await gate.key("1")
     asking = asyncio.create_task(gate.ask(key, GOOD))
-    while not sent(sandbox):
-        await asyncio.sleep(0.01)
+    await until(lambda: sent(sandbox))
     asking.cancel()
     await asyncio.gather(asking, return_exceptions=True)
-    for _ in range(300):
-        if sent(sandbox)[0].outcome is not None and not held_nano(gate):
-            break
-        await asyncio.sleep(0.01)
+    await until(lambda: sent(sandbox)[0].outcome is not None and not held_nano(gate))
     assert sent(sandbox)[0].outcome == "aborted"
-    assert held_nano(gate) == 0
     assert balance_nano(gate) == 10**9
 
 

@@ -16,6 +16,7 @@ from elkapi.ledger import check
 from tests.gateway import Gateway, gateway
 from tests.scripted import MODEL, Played, Upstream, frames_of, scripted
 from tests.text_calls import events
+from tests.waiting import until
 
 ANSWER = {
     "id": "resp_theirs",
@@ -245,8 +246,7 @@ async def test_a_stream_is_followed_through_another_worker_while_it_is_made(tmp_
         played.begin()
         for frame in frames[:6]:
             played.play(frame)
-        while not (rows := stage.gate.sql("select id from stored_objects")):
-            await asyncio.sleep(0.01)
+        rows = await until(lambda: stage.gate.sql("select id from stored_objects"))
         address = f"/v1/responses/resp_{rows[0][0].hex()}"
         later = (await stage.create()).json()
         await stage.call()

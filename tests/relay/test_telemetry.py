@@ -28,6 +28,7 @@ from tests.canned import canned
 from tests.collector import Collector, collecting, points, values
 from tests.gateway import SMALL, Gateway, gateway
 from tests.text_calls import CLIENTS, ask
+from tests.waiting import until
 
 MODEL, OTHER = "told-model", "other-model"
 PLANTED = "violet-armadillo-4711"
@@ -58,7 +59,7 @@ async def staged(gate: Gateway, sandbox: Running, **channel: Any) -> str:
 
 
 async def seen(collector: Collector, count: int) -> list[Span]:
-    await asyncio.to_thread(collector.wait_for, lambda: len(collector.spans) >= count)
+    await until(lambda: len(collector.spans) >= count)
     return collector.spans
 
 
@@ -304,7 +305,7 @@ async def test_calls_that_are_not_sampled_are_counted_all_the_same(tmp_path: Pat
             key = await staged(gate, sandbox)
             asked = ask("chat", MODEL, PLANTED)
             await gate.ask(key, asked.body, path=asked.path)
-            await asyncio.to_thread(collector.wait_for, lambda: "gen_ai.client.operation.duration" in collector.metrics)
+            await until(lambda: "gen_ai.client.operation.duration" in collector.metrics)
     assert collector.spans == []
     assert not any(PLANTED.encode() in raw for raw in collector.raw)
 
@@ -336,7 +337,7 @@ async def test_a_collector_that_hangs_slows_no_call_and_holds_no_more_than_the_b
     monkeypatch.setattr(worker_telemetry, "FLUSH_EVERY_S", 0.01)
     monkeypatch.setattr(control_telemetry, "CLOSE_S", 0.1)
     with collecting() as collector:
-        collector.hangs.set()
+        collector.answers.clear()
         async with told(tmp_path, collector, otlp_content=True, otlp_timeout_s=60.0, otlp_metrics_s=0.0) as gate:
             key = await staged(gate, sandbox)
             telemetry = gate.plane.telemetry
@@ -372,7 +373,7 @@ async def test_what_a_collector_refuses_is_lost_and_counted(
             key = await staged(gate, sandbox)
             asked = ask("chat", MODEL, "hello")
             assert (await gate.ask(key, asked.body, path=asked.path)).status_code == 200
-            await asyncio.to_thread(collector.wait_for, lambda: lost == [1])
+            await until(lambda: lost == [1])
             collector.status = 200
             assert (await gate.ask(key, asked.body, path=asked.path)).status_code == 200
             await seen(collector, 1)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import random
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 
 import msgspec
 import pytest
@@ -38,6 +38,7 @@ from elkapi.storage.schema import accounts, metadata, requests, transfers
 from elkapi.testing.ledger import a_record, a_settlement, an_order, funded_account, unpaid
 from elkapi.types import HoldOrder, RequestRecord, StoredObject
 from tests.storage.conftest import read_only, server_commands
+from tests.waiting import until
 
 
 @pytest.fixture
@@ -464,20 +465,12 @@ async def test_a_cancelled_hold_leaves_nothing_held(ledger: Ledger, database: Da
         assert all(result is None or isinstance(result, asyncio.CancelledError) for result in done)
         granted += [order for order, result in zip(orders, done, strict=True) if result is None]
     # Holds that were granted stay; those whose caller left are given back soon.
-    await eventually(lambda: ledger.depth == 0)
+    await until(lambda: ledger.depth == 0)
     with database.read() as connection:
         held = balance(connection, account).held_nano
         open_now = check(connection).open_holds
     assert held == open_now == len(granted) >= 200
     await asyncio.gather(*(ledger.settle(unpaid(order)) for order in granted))
-
-
-async def eventually(condition: Callable[[], bool]) -> None:
-    for _ in range(500):
-        if condition():
-            return
-        await asyncio.sleep(0.01)
-    pytest.fail("it did not happen within 5 s")
 
 
 async def test_a_full_queue_refuses_holds_but_never_settlements(settings: Settings, installation: Installation) -> None:
@@ -640,8 +633,7 @@ async def test_g78_a_server_that_only_reads_is_an_outage_and_what_it_owes_is_boo
         with pytest.raises(Unavailable, match="cannot be written"):
             await ledger.hold(an_order(account, nano=1))
         assert ledger.unwritten_s > settings.settle_wait_s
-    while not await admitted_again(ledger, account):
-        await asyncio.sleep(0.05)
+    await until(lambda: admitted_again(ledger, account))
     assert available(database, account) == 100
 
 
@@ -670,8 +662,7 @@ async def test_g78_a_right_that_was_taken_away_is_an_outage_and_what_is_owed_is_
             await ledger.settle(a_settlement(order, 50))
         with database.write() as connection:
             connection.exec_driver_sql(f'GRANT INSERT ON transfers TO "{role}"')
-        while not await admitted_again(ledger, account):
-            await asyncio.sleep(0.05)
+        await until(lambda: admitted_again(ledger, account))
         await ledger.aclose()
         assert available(database, account) == 100
     finally:

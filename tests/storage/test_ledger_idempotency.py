@@ -32,6 +32,7 @@ from elkapi.storage.installation import Installation
 from elkapi.storage.schema import idempotency
 from elkapi.testing.ledger import a_settlement, an_order, funded_account, unpaid
 from elkapi.types import HoldOrder, IdempotencyClaim, StoredReply
+from tests.waiting import until
 
 
 @contextlib.asynccontextmanager
@@ -234,8 +235,7 @@ async def test_g75_each_waiter_waits_from_its_own_arrival(settings: Settings, in
         third = asyncio.create_task(waits.wait(a_claim("other")))
         await asyncio.sleep(0)
         third.cancel()
-        while waits._polls:
-            await asyncio.sleep(0.01)
+        await until(lambda: not waits._polls)
     fourth = asyncio.create_task(waits.wait(a_claim("other")))
     await asyncio.sleep(0)
     await waits.aclose()

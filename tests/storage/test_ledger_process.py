@@ -26,6 +26,7 @@ from elkapi.storage.installation import Installation, open_installation
 from elkapi.testing import crash
 from elkapi.testing.ledger import a_settlement, an_order, funded_account, quick_settings, unpaid
 from elkapi.types import IdempotencyClaim, StoredReply
+from tests.waiting import until
 
 # Where no worker dies: a busy machine must not make the ledger believe that one did.
 NOBODY_DIES = pytest.mark.parametrize("settings", [{"heartbeat_lost_s": 60.0}], indirect=True, ids=[""])
@@ -91,6 +92,11 @@ async def worker(installation: Installation, owner: bytes | None = None) -> Asyn
         yield ledger
     finally:
         await ledger.aclose()
+
+
+def held_nano(installation: Installation, account: int) -> int:
+    with installation.database.read() as connection:
+        return balance(connection, account).held_nano
 
 
 def assert_in_order(database: Database) -> None:
@@ -294,14 +300,9 @@ async def test_the_process_recovers_workers_that_were_killed(
         subprocess.run, [sys.executable, "-c", script, settings.data_dir, str(account)], check=False
     )
     assert killed.returncode == -signal.SIGKILL
-    with sqlite.database.read() as connection:
-        assert balance(connection, account).held_nano == 5000
+    assert held_nano(sqlite, account) == 5000
     async with worker(sqlite):  # whose heartbeat tells a worker that died from a database that cannot be written
-        for _ in range(300):
-            with sqlite.database.read() as connection:
-                if balance(connection, account).held_nano == 0:
-                    break
-            await asyncio.sleep(0.02)
+        await until(lambda: held_nano(sqlite, account) == 0)
     with sqlite.database.read() as connection:
         report = check(connection)
     assert report.problems == []

@@ -25,6 +25,7 @@ from elkapi.storage.repos.requests import get_request
 from elkapi.storage.schema import notices, tasks, transfers, unknown_outcomes, workers
 from elkapi.testing.ledger import a_settlement, an_order, funded_account, unpaid
 from elkapi.types import CACHED_FLAG, AttemptRecord, HoldOrder, IdempotencyClaim, NewTask
+from tests.waiting import until
 
 
 @contextlib.asynccontextmanager
@@ -94,8 +95,7 @@ async def test_a_clock_that_was_set_back_before_a_start_is_told_of_and_keeps_nob
         assert "behind the newest heartbeat of a worker" in caplog.text
         with database.read() as connection:
             assert is_any_due(connection, SYSTEM_CLOCK.now_ns())
-        while kinds_of(database, order) != ["hold", "expire"]:
-            await asyncio.sleep(0.05)
+        await until(lambda: kinds_of(database, order) == ["hold", "expire"])
     caplog.clear()
     async with started(settings, installation, os.urandom(16)):
         assert "behind the newest heartbeat" not in caplog.text
@@ -356,12 +356,8 @@ async def test_a_successor_declares_its_predecessor_dead(settings: Settings, ins
     quick = msgspec.structs.replace(settings, heartbeat_s=0.05)
     successor = open_ledger(quick, database, new_id(), in_process=True, sealer=installation.sealer, dead_owner=dead)
     await successor.start()
-    for _ in range(200):
-        if kinds_of(database, order) == ["hold", "expire"]:
-            break
-        await asyncio.sleep(0.02)
+    await until(lambda: kinds_of(database, order) == ["hold", "expire"])
     await successor.aclose()
-    assert kinds_of(database, order) == ["hold", "expire"]
 
 
 async def test_a_worker_that_said_farewell_is_no_news_to_the_next_start(

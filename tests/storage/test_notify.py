@@ -30,6 +30,7 @@ from elkapi.types import Notice
 from elkapi.upstream import UpstreamClient
 from tests.receiver import OK, Received, Receiver, answer, receiving
 from tests.storage.test_notice_rows import a_notice, written
+from tests.waiting import until
 
 KEY_ID = 7
 DAY_NS = 86_400_000_000_000
@@ -162,8 +163,7 @@ async def test_what_a_killed_sender_had_sent_is_sent_again_under_the_same_id(
         await written(installation, notice)
         receiver.held.clear()
         run = asyncio.create_task(killed.job.run_once())
-        while not receiver.got:
-            await asyncio.sleep(0.001)
+        await until(lambda: receiver.got)
         run.cancel()
         await asyncio.gather(run, return_exceptions=True)
         receiver.held.set()
@@ -195,8 +195,7 @@ async def test_a_host_is_sent_a_few_at_a_time_and_others_do_not_wait_for_it(
         await written(installation, *(notice_to(slow, clock) for _ in range(8)))
         await written(installation, *(notice_to(quick, clock, url=quick_url) for _ in range(8)))
         run = asyncio.create_task(sender.job.run_once())
-        while len(quick.got) < 8:
-            await asyncio.sleep(0.001)
+        await until(lambda: len(quick.got) >= 8)
         assert len(slow.got) <= 3
         slow.held.set()
         await run

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -19,6 +17,7 @@ from elkapi.storage.db import Database
 from elkapi.storage.installation import Installation
 from elkapi.storage.repos import channels, groups, keys, owners, prices, versions
 from elkapi.types import Amounts
+from tests.waiting import until
 
 WHO: dict[str, Any] = {"now_ns": 1, "actor": "test"}
 
@@ -138,12 +137,6 @@ def test_a_channel_that_does_not_open_is_warned_of_and_left_out(installation: In
     assert names(snapshot) == [["fine"]]
     assert len(snapshot.warnings) == 1
     assert "broken" in snapshot.warnings[0]
-
-
-async def until(condition: Callable[[], bool]) -> None:
-    async with asyncio.timeout(10):
-        while not condition():
-            await asyncio.sleep(0.01)
 
 
 class Evictions:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import asyncio
 from typing import Any
 
 import pytest
 
 from elkapi.money import parse_usd
 from tests.tasks.conftest import Tasks
+from tests.waiting import until
 
 MODEL = "gen4_turbo"
 HALF = parse_usd("0.50")
@@ -65,9 +65,8 @@ async def cancelled(tasks: Tasks, task_id: str) -> Any:
 
 
 async def asked_again(runway: Runway, times: int = 3) -> None:
-    until = runway.asked + times
-    while runway.asked < until:
-        await asyncio.sleep(0.01)
+    wanted = runway.asked + times
+    await until(lambda: runway.asked >= wanted)
 
 
 def end_of(tasks: Tasks) -> tuple[str, str | None]:

@@ -29,6 +29,7 @@ from elkapi.tasks.poller import Poller
 from elkapi.types import TaskStep
 from tests.collector import collecting, points, values
 from tests.tasks.conftest import Tasks
+from tests.waiting import until
 
 HALF = parse_usd("0.50")
 TEXT = "kling.text-to-video"
@@ -61,8 +62,7 @@ async def counting(tasks: Tasks) -> AsyncIterator[Counted]:
     async with opening as counted.poller, polling(counted.poller):
         yield counted
         # An end shows in its row a moment before it is counted.
-        while len(counted.poller):
-            await asyncio.sleep(0.01)
+        await until(lambda: not len(counted.poller))
     counted.ends.flush()
 
 
@@ -119,13 +119,11 @@ async def test_an_end_whose_step_is_refused_is_not_counted(tasks: Tasks) -> None
     tasks.copies.go_on.clear()
     tasks.upstream.succeed(task_id)
     async with counting(tasks) as counted:
-        while not tasks.copies.asked:
-            await asyncio.sleep(0.01)
+        await until(lambda: tasks.copies.asked)
         with tasks.gate.database.write() as connection:
             connection.exec_driver_sql("update tasks set version = version + 1, state = 'cancelled'")
         tasks.copies.go_on.set()
-        while len(counted.poller):
-            await asyncio.sleep(0.01)
+        await until(lambda: not len(counted.poller))
     assert counted.nano == (0, 0)
     assert (counted.counts.requests, counted.told) == ({}, [])
 
@@ -185,8 +183,8 @@ async def test_an_end_is_a_span_in_the_trace_of_its_submit(tasks: Tasks) -> None
                 await tasks.until("succeeded")
                 await tasks.until("failed")
             running.tell(counted.told)
-            await asyncio.to_thread(collector.wait_for, lambda: len(collector.spans) >= 2)
-            await asyncio.to_thread(collector.wait_for, lambda: bool(collector.metrics))
+            await until(lambda: len(collector.spans) >= 2)
+            await until(lambda: collector.metrics)
     by_outcome = {values(span.attributes)["elkapi.outcome"]: span for span in collector.spans}
     span = by_outcome["ok"]
     told = values(span.attributes)
@@ -259,7 +257,7 @@ async def test_an_end_made_by_a_worker_is_a_span_too(tasks: Tasks) -> None:
             try:
                 tasks.upstream.submit = lambda body: (400, {"code": 1301, "message": "unsafe", "request_id": "r"})
                 assert (await tasks.submit()).status_code == 400
-                await asyncio.to_thread(collector.wait_for, lambda: len(collector.spans) == 1)
+                await until(lambda: len(collector.spans) == 1)
             finally:
                 plane.telemetry.close()
                 plane.telemetry = None

@@ -19,6 +19,7 @@ from elkapi.relay.submit import Submit
 from elkapi.tasks.copying import CopyFailed
 from elkapi.tasks.poller import Poller, Watched
 from tests.tasks.conftest import MODEL, Tasks
+from tests.waiting import until
 
 HALF = parse_usd("0.50")
 
@@ -99,8 +100,7 @@ async def test_a_task_that_its_provider_forgot_stays_open_and_the_operator_is_to
     await tasks.submit()
     tasks.upstream.tasks.clear()
     async with tasks.polling() as poller:
-        while not poller.counts["task_overdue"]:
-            await asyncio.sleep(0.01)
+        await until(lambda: poller.counts["task_overdue"])
     assert tasks.rows()[0][0] == "queued"
     assert tasks.books().customers_held_nano == HALF
 
@@ -289,12 +289,10 @@ async def test_a_task_is_not_overdue_because_the_clock_was_set(tasks: Tasks) -> 
     task_id = (await tasks.submit()).json()["data"]["task_id"]
     clock = SetClock()
     async with tasks.polling(clock) as poller:
-        while not poller.counts["polls"]:
-            await asyncio.sleep(0.01)
+        await until(lambda: poller.counts["polls"])
         clock.set_s = 72 * 3600.0
         polls = poller.counts["polls"]
-        while poller.counts["polls"] < polls + 3:
-            await asyncio.sleep(0.01)
+        await until(lambda: poller.counts["polls"] >= polls + 3)
         assert not poller.counts["task_overdue"]
         tasks.upstream.succeed(task_id)
         await tasks.until("succeeded")
@@ -359,8 +357,7 @@ async def test_big_files_keep_nobody_from_asking_about_other_tasks(tasks: Tasks)
     first = (await tasks.submit()).json()["data"]["task_id"]
     tasks.upstream.succeed(first)
     async with tasks.polling(task_polls_per_channel_max=1):
-        while not tasks.copies.asked:
-            await asyncio.sleep(0.01)
+        await until(lambda: tasks.copies.asked)
         second = (await tasks.submit()).json()["data"]["task_id"]
         tasks.upstream.tasks[second]["task_status"] = "processing"
         await tasks.until("running")
@@ -373,8 +370,7 @@ async def test_a_file_that_was_not_there_keeps_its_turn_however_often_its_provid
     tasks.upstream.succeed((await tasks.submit()).json()["data"]["task_id"])
     tasks.copies.fail = CopyFailed("not yet", again=True)
     async with tasks.polling() as poller:
-        while not any(one.copies and not one.running for one in poller._watched.values()):
-            await asyncio.sleep(0.01)
+        await until(lambda: any(one.copies and not one.running for one in poller._watched.values()))
         (watched,) = poller._watched.values()
         due_s = watched.due_s
         poller._poke(watched.owned.id)
@@ -396,8 +392,7 @@ async def test_a_call_of_a_provider_that_comes_while_its_task_is_asked_about_ask
 
     monkeypatch.setattr(Poller, "_poll", look)
     async with tasks.polling(task_poll_every_s=0.01) as poller, asyncio.timeout(10):
-        while looks < 2 or next(iter(poller._watched.values())).running:
-            await asyncio.sleep(0.01)
+        await until(lambda: looks >= 2 and not next(iter(poller._watched.values())).running)
         (watched,) = poller._watched.values()
     assert watched.due_s > SYSTEM_CLOCK.monotonic_s() + 900
 
@@ -417,15 +412,15 @@ async def test_calls_of_a_provider_for_a_task_that_waits_for_its_turn_are_one(
 
     monkeypatch.setattr(Poller, "_poll", look)
     async with tasks.polling(task_poll_every_s=0.01, task_polls_per_channel_max=1) as poller:
-        while not any(poller._waiting.values()):
-            await asyncio.sleep(0.01)
+        await until(lambda: any(poller._waiting.values()))
         (waits,) = (one for one in poller._watched.values() if not one.running)
         for _ in range(5):
             poller._poke(waits.owned.id)
             await asyncio.sleep(0.02)
         go_on.set()
-        while any(one.running or one.due_s < SYSTEM_CLOCK.monotonic_s() for one in poller._watched.values()):
-            await asyncio.sleep(0.01)
+        await until(
+            lambda: not any(one.running or one.due_s < SYSTEM_CLOCK.monotonic_s() for one in poller._watched.values())
+        )
     assert looked == [*(one for one in poller._watched if one != waits.owned.id), waits.owned.id]
 
 
@@ -443,8 +438,7 @@ async def test_a_burst_of_polls_comes_apart(tasks: Tasks, monkeypatch: pytest.Mo
 
     monkeypatch.setattr(Poller, "_poll", look)
     async with tasks.polling(clock=clock, task_polls_per_channel_max=1):
-        while len(looked) < 3:
-            await asyncio.sleep(0.01)
+        await until(lambda: len(looked) >= 3)
     assert sorted(one.due_s for one in looked) == [1000.0, 1002.0, 1004.0]
 
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
-
 import msgspec
 import pytest
 
@@ -13,6 +11,7 @@ from elkapi.types import TaskAsset
 from tests.tasks.conftest import MODEL, Copies, Tasks
 from tests.tasks.test_engine import HALF
 from tests.tasks.test_engine import quick as quick
+from tests.waiting import until
 
 CENT = parse_usd("0.01")
 
@@ -103,8 +102,7 @@ async def test_g68_a_tasks_state_and_its_money_move_together_or_not_at_all(
     with monkeypatch.context() as broken:
         broken.setattr(books, "point", fails)
         async with tasks.polling():
-            while not failures:
-                await asyncio.sleep(0.01)
+            await until(lambda: failures)
     assert tasks.rows()[0][0] == "queued"
     report = tasks.books()
     assert (report.customers_held_nano, report.charged_nano) == (HALF, 0)

@@ -17,6 +17,7 @@ from elkapi.storage.repos import alerts, audit
 from elkapi.tasks.copying import CopyFailed
 from elkapi.types import State
 from tests.tasks.conftest import MODEL, Tasks
+from tests.waiting import until
 
 
 @pytest.fixture
@@ -52,8 +53,7 @@ async def test_a_poke_has_the_provider_asked_at_once(
     monkeypatch.setattr(type(kling.VIDEO.poll), "first_s", property(lambda _: 3600.0), raising=False)
     name = await submitted(tasks)
     async with tasks.polling() as poller:
-        while not len(poller):
-            await asyncio.sleep(0.01)
+        await until(lambda: len(poller))
         tasks.upstream.succeed(next(iter(tasks.upstream.tasks)))
         await asyncio.to_thread(admin_tasks.poll_task, admin, name)
         await tasks.until("succeeded")

@@ -18,6 +18,7 @@ from elkapi.money import parse_usd
 from elkapi.storage.repos import keys
 from tests.canned import canned
 from tests.tasks.conftest import MODEL, Tasks
+from tests.waiting import until
 
 HALF = parse_usd("0.50")
 ASKED: list[Any] = [{"role": "user", "content": "a dog --ratio 9:16 --dur 10"}]
@@ -51,11 +52,8 @@ def succeed_at_once(tasks: Tasks) -> None:
 
 
 async def one_task(tasks: Tasks) -> str:
-    for _ in range(1000):
-        if tasks.upstream.tasks:
-            return max(tasks.upstream.tasks)
-        await asyncio.sleep(0.01)
-    raise AssertionError("the provider was not asked")
+    """The provider's id of the task that it was asked for."""
+    return max(await until(lambda: tasks.upstream.tasks))
 
 
 async def test_a_whole_answer_ends_in_the_link_and_is_billed_as_the_task(tasks: Tasks, client: AsyncOpenAI) -> None:

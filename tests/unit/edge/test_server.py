@@ -19,6 +19,7 @@ from elkapi.errors import GatewayError
 from elkapi.relay.call import Call
 from elkapi.settings import Settings
 from elkapi.upstream.burst import Burst
+from tests.waiting import until
 
 LIMITS = Settings(body_bytes_max=1000, header_bytes_max=2000)
 
@@ -407,8 +408,7 @@ async def three_asked() -> AsyncIterator[
         clients = [await asyncio.open_connection("127.0.0.1", port) for _ in range(3)]
         for _, writer in clients:
             writer.write(b"GET /held HTTP/1.1\r\nHost: a\r\n\r\n")
-        while sum(each.current is not None for each in server.connections) < 3:
-            await asyncio.sleep(0.001)
+        await until(lambda: sum(each.current is not None for each in server.connections) == 3)
         yield server, clients, release
         for _, writer in clients:
             writer.close()
@@ -667,12 +667,6 @@ async def never_reading(port: int, request: bytes, receive_bytes: int = 4096) ->
     return client
 
 
-async def until(condition: Callable[[], bool]) -> None:
-    async with asyncio.timeout(5):
-        while not condition():
-            await asyncio.sleep(0.005)
-
-
 @pytest.mark.parametrize("keeps_alive", [True, False])
 async def test_a_client_that_never_reads_its_answer_is_given_up(
     keeps_alive: bool, monkeypatch: pytest.MonkeyPatch
@@ -686,7 +680,7 @@ async def test_a_client_that_never_reads_its_answer_is_given_up(
     head = b"GET / HTTP/1.1\r\nHost: a\r\n" + (b"" if keeps_alive else b"Connection: close\r\n") + b"\r\n"
     async with running(large) as (server, port):
         client = await never_reading(port, head)
-        await until(lambda: bool(server.connections))
+        await until(lambda: server.connections)
         await until(lambda: not server.connections)
         client.close()
 
@@ -707,7 +701,7 @@ async def test_a_call_whose_client_stops_reading_midway_is_ended(monkeypatch: py
 
     async with running(endless) as (server, port):
         client = await never_reading(port, b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")
-        await until(lambda: bool(ended))
+        await until(lambda: ended)
         assert not server.connections
         client.close()
 

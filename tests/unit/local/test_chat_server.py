@@ -16,6 +16,7 @@ from elkapi.local.chat.engine import EngineRefused, OnChunk
 from elkapi.local.chat.rows import BUNDLED_CHAT
 from elkapi.local.chat.server import ChatApp, ChatLimits
 from elkapi.local.chat.slots import Slots
+from tests.waiting import until
 
 NAME = BUNDLED_CHAT.id
 CHAT = "/v1/chat/completions"
@@ -192,8 +193,7 @@ async def test_a_full_queue_is_529_and_the_waiting_are_answered_in_turn() -> Non
     engine.go = threading.Semaphore(0)
     async for client in served(engine):
         first = asyncio.create_task(client.post(CHAT, json=body()))
-        while not engine.began.is_set():
-            await asyncio.sleep(0.001)
+        await until(engine.began.is_set)
         second = asyncio.create_task(client.post(CHAT, json=body()))
         while (await client.get("/healthz")).json() != {"status": "ok", "running": 1, "waiting": 1}:
             await asyncio.sleep(0.001)
@@ -214,8 +214,8 @@ async def _leaving(app: ChatApp, engine: Scripted, when: threading.Event | None)
     async def receive() -> Any:
         for message in said:
             return message
-        while when is not None and not when.is_set():
-            await asyncio.sleep(0.001)
+        if when is not None:
+            await until(when.is_set)
         return {"type": "http.disconnect"}
 
     async def send(message: Any) -> None:
@@ -233,8 +233,7 @@ async def test_a_caller_who_leaves_stops_the_runtime_at_its_next_chunk_and_frees
     sent = await _leaving(app, engine, engine.began)
     assert not any(one.get("body", b"").startswith(b"data: [DONE]") for one in sent)
     engine.go.release(1)
-    while app.slots.running:
-        await asyncio.sleep(0.001)
+    await until(lambda: not app.slots.running)
     assert engine.stopped_after == 0
     engine.go.release(100)
     app.close()
@@ -247,8 +246,7 @@ async def test_a_caller_who_leaves_the_queue_never_reaches_the_runtime() -> None
     assert app.slots is not None
     stay = threading.Event()
     running = asyncio.create_task(_leaving(app, engine, stay))
-    while not engine.began.is_set():
-        await asyncio.sleep(0.001)
+    await until(engine.began.is_set)
     assert await _leaving(app, engine, None) == []
     assert app.slots.waiting == 0
     engine.go.release(100)

@@ -11,6 +11,7 @@ import numpy as np
 from elkapi.local.batcher import Limits
 from elkapi.local.engine import Vectors
 from elkapi.local.lanes import Lanes
+from tests.waiting import until
 
 
 class Recorder:
@@ -34,8 +35,7 @@ async def test_a_lone_text_runs_wide_and_one_beside_it_does_not() -> None:
         first = asyncio.create_task(lanes.embed([[1, 2]]))
         await asyncio.to_thread(model.begun.wait, 10)
         second = asyncio.create_task(lanes.embed([[3, 4]]))
-        while len(model.wide) < 2:
-            await asyncio.sleep(0.001)
+        await until(lambda: len(model.wide) >= 2)
         model.release.set()
         await asyncio.gather(first, second)
         await lanes.embed([[5]])

@@ -13,7 +13,6 @@ import subprocess
 import sys
 import tempfile
 import threading
-import time
 from collections.abc import AsyncIterator, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -28,6 +27,7 @@ from elkapi.local.batcher import Limits
 from elkapi.local.engine import Engine, Vectors
 from elkapi.local.server import ModelApp
 from elkapi.local.serving import Bodies, Overloaded
+from tests.waiting import until, until_blocking
 
 MODEL = "all-MiniLM-L6-v2"
 
@@ -201,11 +201,9 @@ async def test_a_full_queue_is_529_with_retry_after_and_the_queued_are_answered(
     app: ModelApp, stalled: _Stalled
 ) -> None:
     first = asyncio.create_task(_post(app, "a"))
-    while not stalled.started.is_set():
-        await asyncio.sleep(0.001)
+    await until(stalled.started.is_set)
     queued = [asyncio.create_task(_post(app, ["b", "c"])) for _ in range(2)]
-    while app._lanes[MODEL].queued()[0] < 4:
-        await asyncio.sleep(0.001)
+    await until(lambda: app._lanes[MODEL].queued()[0] >= 4)
     refused = await _post(app, "d")
     assert refused.status_code == 529
     assert refused.json()["error"]["code"] == "model_overloaded"
@@ -229,8 +227,7 @@ async def test_a_failing_batch_is_500_for_its_requests_only(
 
 async def test_a_client_that_leaves_takes_its_texts_out_of_the_queue(app: ModelApp, stalled: _Stalled) -> None:
     running = asyncio.create_task(_post(app, "a"))
-    while not stalled.started.is_set():
-        await asyncio.sleep(0.001)
+    await until(stalled.started.is_set)
     body = json.dumps({"model": MODEL, "input": ["b", "c", "d"]}).encode()
     incoming: asyncio.Queue[Any] = asyncio.Queue()
     incoming.put_nowait({"type": "http.request", "body": body})
@@ -241,8 +238,7 @@ async def test_a_client_that_leaves_takes_its_texts_out_of_the_queue(app: ModelA
 
     scope = {"type": "http", "path": "/v1/embeddings", "method": "POST"}
     leaving = asyncio.create_task(app(scope, incoming.get, send))
-    while app._lanes[MODEL].queued()[0] < 3:
-        await asyncio.sleep(0.001)
+    await until(lambda: app._lanes[MODEL].queued()[0] >= 3)
     incoming.put_nowait({"type": "http.disconnect"})
     await leaving
     assert app._lanes[MODEL].queued() == (0, 0)
@@ -282,8 +278,7 @@ async def _size_of(bodies: Bodies, incoming: asyncio.Queue[Any]) -> int:
 
 def _wait_for_work(path: Path) -> None:
     with httpx.Client(transport=httpx.HTTPTransport(uds=str(path)), base_url="http://local", timeout=60) as client:
-        while not client.get("/healthz").json()["queued_texts"]:
-            time.sleep(0.002)
+        until_blocking(lambda: client.get("/healthz").json()["queued_texts"])
 
 
 def _kill_at_work(path: Path, pid: int) -> None:

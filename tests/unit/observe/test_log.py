@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import time
 from pathlib import Path
 
 import msgspec
 
 from elkapi.observe.log import LINES_AT_ONCE, Log
+from tests.waiting import until_blocking
 
 
 def test_a_line_that_cannot_be_written_does_not_end_the_log(tmp_path: Path) -> None:
@@ -31,8 +31,7 @@ def test_lines_are_written_while_the_log_is_open_however_many_there_are(tmp_path
         for number in range(2 * LINES_AT_ONCE + 1):
             log.write("line", number=number)
         wanted = (round_ + 1) * (2 * LINES_AT_ONCE + 1)
-        while file.read_bytes().count(b"\n") < wanted:
-            time.sleep(0.01)
+        until_blocking(lambda wanted=wanted: file.read_bytes().count(b"\n") >= wanted)
     log.close()
     numbers = [msgspec.json.decode(line)["number"] for line in file.read_bytes().splitlines()]
     assert numbers == list(range(2 * LINES_AT_ONCE + 1)) * 3
@@ -43,8 +42,7 @@ def test_a_line_of_another_thread_that_has_not_yet_woken_the_log_keeps_none_asle
     log = Log("test", file=str(file))
     log._lines.append((0, "info", "theirs", None, {}))  # They were stopped between this and the look behind it.
     log.write("ours")
-    while file.read_bytes().count(b"\n") < 2:
-        time.sleep(0.01)
+    until_blocking(lambda: file.read_bytes().count(b"\n") >= 2)
     log.close()
 
 
@@ -61,8 +59,7 @@ def test_what_could_not_be_written_is_counted_and_what_waits_behind_it_is_writte
     log._out = Full()  # type: ignore[assignment]
     for number in range(LINES_AT_ONCE + 5):
         log.write("line", number=number)
-    while file.read_bytes().count(b"\n") + log.dropped < LINES_AT_ONCE + 5:
-        time.sleep(0.01)
+    until_blocking(lambda: file.read_bytes().count(b"\n") + log.dropped >= LINES_AT_ONCE + 5)
     log.close()
     assert 0 < log.dropped <= LINES_AT_ONCE
     assert msgspec.json.decode(file.read_bytes().splitlines()[-1])["number"] == LINES_AT_ONCE + 4
@@ -88,8 +85,7 @@ def test_a_disk_that_takes_a_part_costs_one_line_and_every_lost_one_is_counted(t
     for number in range(3):
         log._lines.append((0, "info", "line", None, {"number": number}))
     log.write("line", number=3)
-    while log._lines or not calls:
-        time.sleep(0.01)
+    until_blocking(lambda: not log._lines and calls)
     log.write("line", number=4)
     log.close()
     whole_lines = [line for line in file.read_bytes().splitlines() if line.endswith(b"}")]
@@ -101,8 +97,7 @@ def test_a_file_that_was_renamed_is_left_to_who_renamed_it(tmp_path: Path) -> No
     file, rotated = tmp_path / "log", tmp_path / "log.1"
     log = Log("test", file=str(file))
     log.write("before")
-    while not file.read_bytes():
-        time.sleep(0.01)
+    until_blocking(file.read_bytes)
     file.rename(rotated)
     log.write("after")
     log.close()

@@ -5,8 +5,6 @@ from __future__ import annotations
 import json
 import re
 import socket
-import time
-from collections.abc import Callable
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -114,11 +112,3 @@ def read_and_go_on(connection: socket.socket) -> Exchange:
 
 
 READERS = {"open": read_and_go_on, "closed": read_to_end, "reset": read_to_end, "stalled": read_until_stalled}
-
-
-def eventually(found: Callable[[], bool]) -> None:
-    """Wait for something that another thread does soon; fails after `END_S`."""
-    deadline_s = time.monotonic() + END_S
-    while not found():
-        assert time.monotonic() < deadline_s, "it did not happen"
-        time.sleep(0.005)

@@ -17,8 +17,9 @@ from elkapi.sandbox.bill import Bill
 from elkapi.sandbox.messages import Charge
 from elkapi.sandbox.record import Recorder
 from elkapi.sandbox.server import Running, running
+from tests.waiting import until_blocking
 
-from .exchanging import KEY, connected, embedding_body, eventually, read_whole, request_bytes
+from .exchanging import KEY, connected, embedding_body, read_whole, request_bytes
 
 
 def bill_of(http: httpx.Client) -> dict[str, Any]:
@@ -58,7 +59,7 @@ def test_cut_slow_and_wrong_answers_are_billed_in_full(
 ) -> None:
     with connected(sandbox.base_url) as connection:
         connection.sendall(request_bytes(embedding_body("a b c"), fault))
-        eventually(lambda: bill_of(http)["lines_total"] == 1)
+        until_blocking(lambda: bill_of(http)["lines_total"] == 1)
     (line,) = bill_of(http)["lines"]
     assert (line["outcome"], line["cost_nano_usd"]) == (outcome, 60)
 
@@ -68,9 +69,9 @@ def test_a_caller_that_leaves_before_the_end_is_billed_as_aborted(fault: str) ->
     with running(Options(hang_limit_s=60)) as served, httpx.Client(base_url=served.base_url) as http:
         with connected(served.base_url) as connection:
             connection.sendall(request_bytes(embedding_body("a b c"), fault))
-            eventually(lambda: any(seen.body_complete for seen in served.sandbox.recorder.shown()))
+            until_blocking(lambda: any(seen.body_complete for seen in served.sandbox.recorder.shown()))
             assert bill_of(http)["lines_total"] == 0
-        eventually(lambda: bill_of(http)["lines_total"] == 1)
+        until_blocking(lambda: bill_of(http)["lines_total"] == 1)
         assert bill_of(http)["lines"][0]["outcome"] == "aborted"
         assert bill_of(http)["cost_nano_usd_total"] == 60
 
@@ -81,15 +82,15 @@ def test_a_caller_that_leaves_before_the_end_is_billed_as_aborted(fault: str) ->
 def test_errors_and_calls_never_answered_are_not_billed(http: httpx.Client, sandbox: Running, fault: str) -> None:
     with connected(sandbox.base_url) as connection:
         connection.sendall(request_bytes(embedding_body(), fault))
-        eventually(lambda: any(seen.outcome is not None for seen in sandbox.sandbox.recorder.shown()))
+        until_blocking(lambda: any(seen.outcome is not None for seen in sandbox.sandbox.recorder.shown()))
     assert bill_of(http)["lines_total"] == 0
 
 
 def test_a_request_that_never_came_in_full_is_not_billed(http: httpx.Client, sandbox: Running) -> None:
     with connected(sandbox.base_url) as connection:
         connection.sendall(request_bytes(embedding_body())[:-5])
-        eventually(lambda: bool(sandbox.sandbox.recorder.shown()))
-    eventually(lambda: bool(sandbox.sandbox.recorder.shown()[-1].body_base64))
+        until_blocking(lambda: sandbox.sandbox.recorder.shown())
+    until_blocking(lambda: sandbox.sandbox.recorder.shown()[-1].body_base64)
     assert bill_of(http)["lines_total"] == 0
     assert sandbox.sandbox.recorder.shown()[-1].body_complete is False
 

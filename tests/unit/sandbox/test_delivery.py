@@ -15,13 +15,13 @@ from elkapi.sandbox.deliver import portion
 from elkapi.sandbox.faults import RULES, USAGE_HUGE_TOKENS, Extent
 from elkapi.sandbox.messages import OWN_ACCOUNT
 from elkapi.sandbox.server import Running, running
+from tests.waiting import until_blocking
 
 from .exchanging import (
     KEY,
     Exchange,
     connected,
     embedding_body,
-    eventually,
     read_to_end,
     read_until_stalled,
     read_whole,
@@ -203,7 +203,7 @@ def test_early_close_answers_before_the_body_was_sent_and_discards_it(sandbox: R
         assert (got.status, got.end) == (413, "closed")
         connection.sendall(request[request.index(b"\r\n\r\n") + 4 :])
         connection.shutdown(socket.SHUT_WR)
-    eventually(lambda: sandbox.sandbox.recorder.shown()[-1].outcome == "complete")
+    until_blocking(lambda: sandbox.sandbox.recorder.shown()[-1].outcome == "complete")
     assert sandbox.sandbox.recorder.shown()[-1].body_complete is False
 
 
@@ -214,7 +214,7 @@ def test_early_close_answers_a_client_that_waits_for_continue(sandbox: Running) 
         got = read_to_end(connection)
     assert got.status == 413
     assert b"100 Continue" not in got.data
-    eventually(lambda: sandbox.sandbox.recorder.shown()[-1].outcome == "complete")
+    until_blocking(lambda: sandbox.sandbox.recorder.shown()[-1].outcome == "complete")
 
 
 def test_early_close_ends_with_its_times(exchange: Send, sandbox: Running) -> None:

@@ -10,8 +10,8 @@ import pytest
 
 from elkapi.sandbox.bill import Line
 from elkapi.sandbox.server import Running
+from tests.waiting import until_blocking
 
-from .exchanging import eventually
 from .speaking import WAYS, Way, bodies, signature, streamed_text, text_of
 
 
@@ -26,7 +26,7 @@ def lines(sandbox: Running) -> list[Line]:
 
 def line(sandbox: Running) -> Line:
     """The only bill line, once it is there."""
-    eventually(lambda: bool(lines(sandbox)))
+    until_blocking(lambda: lines(sandbox))
     (only,) = lines(sandbox)
     return only
 
@@ -65,7 +65,7 @@ def test_a_stream_that_fails_before_its_content_is_an_error_and_free(sandbox: Ru
     found = bodies(way, way.send(sandbox.base_url, "hi [sandbox: error-before]", streams=True).content)
     assert streamed_text(found) == ""
     assert "error" in found[-1] or found[-1]["type"] == "modelStreamErrorException"
-    eventually(lambda: sandbox.sandbox.recorder.shown()[-1].outcome == "cut")
+    until_blocking(lambda: sandbox.sandbox.recorder.shown()[-1].outcome == "cut")
     assert lines(sandbox) == []
 
 

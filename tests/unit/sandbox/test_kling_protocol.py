@@ -18,8 +18,7 @@ from elkapi.sandbox.bill import Line
 from elkapi.sandbox.providers.kling import ACCESS_KEY, SECRET_KEY
 from elkapi.sandbox.server import Running, running
 from elkapi.sandbox.videos import seconds_of
-
-from .exchanging import eventually
+from tests.waiting import until_blocking
 
 TEXT = "/v1/videos/text2video"
 PICTURE = "https://pictures.example/a.png"
@@ -67,7 +66,7 @@ def ended(kling: httpx.Client, task_id: str, path: str = TEXT) -> Any:
     def shown() -> Any:
         return kling.get(f"{path}/{task_id}").json()["data"]
 
-    eventually(lambda: shown()["task_status"] in ("succeed", "failed"))
+    until_blocking(lambda: shown()["task_status"] in ("succeed", "failed"))
     return shown()
 
 

@@ -15,8 +15,9 @@ from elkapi.sandbox.faults import RULES, Tries, resolve
 from elkapi.sandbox.messages import Answer, Charge, Frame, Mark, Stream
 from elkapi.sandbox.server import Running, running
 from elkapi.sandbox.stream import COMMENT, output_tokens, stream_answer, under_faults
+from tests.waiting import until_blocking
 
-from .exchanging import KEY, Exchange, connected, eventually, read_to_end, read_until_stalled, read_whole
+from .exchanging import KEY, Exchange, connected, read_to_end, read_until_stalled, read_whole
 
 LETTERS: dict[str, tuple[Mark, int]] = {
     "r": ("setup", 0), "a": ("content", 1), "b": ("content", 1), "c": ("content", 2), "f": ("terminal", 0),
@@ -140,7 +141,7 @@ def test_a_stream_under_a_fault_arrives_ends_and_is_billed_so(sandbox: Running, 
         assert got.status == 200
         events = chunks_of(got)
         assert (len(events), last in events[-1]) == (count, True), events
-    eventually(lambda: sandbox.sandbox.recorder.shown()[-1].outcome is not None)
+    until_blocking(lambda: sandbox.sandbox.recorder.shown()[-1].outcome is not None)
     assert sandbox.sandbox.recorder.shown()[-1].outcome == outcome
     billed = [
         (line["outcome"], line["prompt_tokens"], line.get("output_tokens", 0), line["cost_nano_usd"])
@@ -191,7 +192,7 @@ def test_a_caller_that_leaves_a_stream_pays_for_what_was_produced(patient: Runni
         while data.count(b"data: ") < (1 if fault == "pace=60s" else 3):
             data += connection.recv(4096)
         assert patient.sandbox.bill.statement().lines_total == 0
-    eventually(lambda: patient.sandbox.bill.statement().lines_total == 1)
+    until_blocking(lambda: patient.sandbox.bill.statement().lines_total == 1)
     line = json.loads(bytes(patient.sandbox.bill.statement().lines[0]))
     assert line["outcome"] == "aborted"
     assert line["cost_nano_usd"] == 2 * 2500 + line.get("output_tokens", 0) * 10_000
@@ -207,7 +208,7 @@ def test_an_endless_stream_ends_at_the_hang_limit(sandbox: Running) -> None:
         got = read_to_end(connection)
     assert got.end == "closed"
     assert b"[DONE]" not in got.body
-    eventually(lambda: sandbox.sandbox.recorder.shown()[-1].outcome == "cut")
+    until_blocking(lambda: sandbox.sandbox.recorder.shown()[-1].outcome == "cut")
 
 
 def test_every_stream_fault_is_tried_here() -> None:

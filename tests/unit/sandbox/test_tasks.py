@@ -16,8 +16,7 @@ from elkapi.sandbox.bill import Line
 from elkapi.sandbox.pictures import JPEG, WEBP, png, png_size
 from elkapi.sandbox.server import Running, running
 from elkapi.sandbox.videos import mp4, seconds_of
-
-from .exchanging import eventually
+from tests.waiting import until_blocking
 
 ARK = "/api/v3/contents/generations/tasks"
 MODEL = "doubao-seedance-1-0-pro-250528"
@@ -87,7 +86,7 @@ def shown(http: httpx.Client, task_id: str) -> Any:
 
 
 def ended(http: httpx.Client, task_id: str) -> Any:
-    eventually(lambda: shown(http, task_id)["status"] not in ("queued", "running"))
+    until_blocking(lambda: shown(http, task_id)["status"] not in ("queued", "running"))
     return shown(http, task_id)
 
 
@@ -103,7 +102,7 @@ def test_a_task_is_queued_runs_and_succeeds(http: httpx.Client) -> None:
 def test_a_task_that_succeeds_is_billed_once_even_if_nobody_asks(sandbox: Running, http: httpx.Client) -> None:
     begun(http)
     assert lines(sandbox) == []
-    eventually(lambda: len(lines(sandbox)) == 1)
+    until_blocking(lambda: len(lines(sandbox)) == 1)
     (line,) = lines(sandbox)
     tokens = 864 * 480 * 49 // 1024
     assert (line.provider, line.model, line.outcome, line.client_request_id) == ("ark", MODEL, "complete", "mine")
@@ -113,7 +112,7 @@ def test_a_task_that_succeeds_is_billed_once_even_if_nobody_asks(sandbox: Runnin
 def test_a_task_whose_submit_was_never_answered_is_billed_too(sandbox: Running, http: httpx.Client) -> None:
     with pytest.raises(httpx.TransportError):
         begun(http, "[sandbox: cut-after=5b]")
-    eventually(lambda: len(lines(sandbox)) == 1)
+    until_blocking(lambda: len(lines(sandbox)) == 1)
 
 
 @pytest.mark.parametrize(
@@ -141,7 +140,7 @@ def test_the_address_of_a_file_is_signed_and_expires(http: httpx.Client) -> None
     assert httpx.get(url.replace("signature=", "signature=x")).status_code == 403
     assert httpx.get(url.replace("video.mp4", "last.png")).status_code == 403
     short = ended(http, begun(http, "[sandbox: link-expires=0s]"))["content"]["video_url"]
-    eventually(lambda: httpx.get(short).status_code == 403)
+    until_blocking(lambda: httpx.get(short).status_code == 403)
     assert "<Code>AccessDenied</Code>" in httpx.get(short).text
 
 
@@ -169,7 +168,7 @@ def test_a_part_that_is_not_there_is_refused(http: httpx.Client) -> None:
 
 
 def told(receiver: Receiver, count: int) -> list[str]:
-    eventually(lambda: len(receiver.bodies) >= count)
+    until_blocking(lambda: len(receiver.bodies) >= count)
     return [body["status"] for body in receiver.bodies]
 
 

@@ -15,8 +15,7 @@ from elkapi.sandbox.bill import Line
 from elkapi.sandbox.pictures import JPEG, png
 from elkapi.sandbox.server import Running, running
 from elkapi.sandbox.videos import mp4, seconds_of
-
-from .exchanging import eventually
+from tests.waiting import until_blocking
 
 GENERATE, QUERY, RETRIEVE = "/v1/video_generation", "/v1/query/video_generation", "/v1/files/retrieve"
 CONTENT = "/v1/files/retrieve_content"
@@ -39,7 +38,7 @@ def lines(sandbox: Running) -> list[Line]:
 
 def bill(sandbox: Running) -> tuple[str, str, int]:
     """Provider, model and cost of the only bill line, once it is there."""
-    eventually(lambda: bool(lines(sandbox)))
+    until_blocking(lambda: lines(sandbox))
     (line,) = lines(sandbox)
     return line.provider, line.model, line.cost_nano_usd
 
@@ -52,7 +51,7 @@ def polled(http: httpx.Client, url: str, ended: Any, **fields: Any) -> Any:
         found.append(http.get(url, **fields).json())
         return bool(ended(found[-1]))
 
-    eventually(is_there)
+    until_blocking(is_there)
     return found[-1]
 
 
@@ -759,4 +758,4 @@ def test_one_key_begins_a_task_of_every_provider(url: str, body: Any, headers: d
     with running(Options(keys=frozenset({SHARED}))) as sandbox:
         answer = httpx.post(sandbox.base_url + url, json=body, headers=headers)
         assert answer.status_code in (200, 201), answer.text
-        eventually(lambda: len(lines(sandbox)) == 1)
+        until_blocking(lambda: len(lines(sandbox)) == 1)

@@ -75,14 +75,3 @@ def ask() -> Callable[..., UpstreamRequest]:
         return UpstreamRequest(origin=origin, method=method, target=target, **fields)
 
     return make
-
-
-@pytest.fixture
-def until() -> Callable[..., Awaitable[None]]:
-    """`await until(lambda: ...)`: lets the loop run until something became true; the suite's own timeout bounds it."""
-
-    async def wait(condition: Callable[[], bool]) -> None:
-        while not condition():
-            await asyncio.sleep(0.001)
-
-    return wait

@@ -19,6 +19,7 @@ from elkapi.upstream import (
     PoolTimeout,
     TotalTimeout,
 )
+from tests.waiting import until
 
 FIVE = Deadlines(connect_s=1.0, header_s=10.0, first_byte_s=20.0, idle_s=5.0, total_s=100.0)
 HEAD = b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\n"
@@ -39,8 +40,7 @@ def steps(*parts):
 
 
 async def connected(client):
-    while client.stats()["open"] == 0:
-        await asyncio.sleep(0.0005)
+    await until(lambda: client.stats()["open"])
     await turn()
 
 
@@ -57,7 +57,7 @@ async def ends(task, kind, phase, *, sent):
     assert caught.value.sent is sent
 
 
-async def test_g54_five_deadlines_are_separate(serve, make_client, client, timers, ask, until):
+async def test_g54_five_deadlines_are_separate(serve, make_client, client, timers, ask):
     """One after the other on one exchange each: every phase starts its own count, and only its own failure ends it."""
     never = asyncio.Event()
 
@@ -270,7 +270,7 @@ async def test_a_slow_reader_of_ours_is_not_the_upstreams_idleness(serve, make_c
     assert await reply.read(BIG) == (body, True)
 
 
-async def test_a_reader_that_never_comes_ends_by_total_s(serve, make_client, timers, ask, until):
+async def test_a_reader_that_never_comes_ends_by_total_s(serve, make_client, timers, ask):
     client = make_client(reply_buffer_bytes_max=65536)
     body = b"x" * 4_000_000
     peer = await serve(answering(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % len(body) + body))
@@ -283,7 +283,7 @@ async def test_a_reader_that_never_comes_ends_by_total_s(serve, make_client, tim
         await reply.next_chunk()
 
 
-async def test_an_idle_connection_leaves_the_pool_after_idle_keep_s(serve, make_client, timers, ask, until):
+async def test_an_idle_connection_leaves_the_pool_after_idle_keep_s(serve, make_client, timers, ask):
     client = make_client(idle_keep_s=30.0)
     peer = await serve(answering(OK))
     await body_of(client, ask(peer.origin))

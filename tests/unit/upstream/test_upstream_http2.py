@@ -137,7 +137,7 @@ async def test_requests_share_one_http2_connection(serve, make_client, ask, tls)
 
 
 @pytest.mark.usefixtures("http2")
-async def test_a_reset_stream_is_cut_and_a_silent_one_times_out(serve, make_client, timers, ask, tls, until):
+async def test_a_reset_stream_is_cut_and_a_silent_one_times_out(serve, make_client, timers, ask, tls):
     silent = asyncio.Event()
 
     def act(connection, stream_id, _headers, body):

@@ -10,6 +10,7 @@ import pytest
 from upstream_peers import CHUNKED
 
 from elkapi.upstream import Cut, Origin, UpstreamFailure
+from tests.waiting import until
 
 
 def _chunk(data: bytes) -> bytes:
@@ -41,7 +42,7 @@ async def test_chunks_are_taken_one_by_one_as_they_come_and_the_connection_is_ke
     assert client.stats()["idle"] == 1
 
 
-async def test_nothing_is_taken_while_the_taker_asks_to_wait(serve, client, ask, until):
+async def test_nothing_is_taken_while_the_taker_asks_to_wait(serve, client, ask):
     first, free, got = asyncio.Event(), asyncio.get_running_loop().create_future(), []
 
     async def script(stream):
@@ -67,7 +68,7 @@ async def test_nothing_is_taken_while_the_taker_asks_to_wait(serve, client, ask,
     assert b"".join(got) == b"abc"
 
 
-async def test_a_taker_that_has_enough_gets_no_more(serve, client, ask, until):
+async def test_a_taker_that_has_enough_gets_no_more(serve, client, ask):
     async def script(stream):
         await stream.request()
         await stream.write(CHUNKED + _chunk(b"one"))
@@ -142,7 +143,7 @@ async def test_a_body_that_breaks_while_it_is_poured_says_so_after_what_came(ser
     assert b"".join(got) == (b"firstmore" if end else b"first")
 
 
-async def test_a_cancelled_pour_takes_nothing_more(serve, client, ask, until):
+async def test_a_cancelled_pour_takes_nothing_more(serve, client, ask):
     go, got = asyncio.Event(), []
 
     async def script(stream):

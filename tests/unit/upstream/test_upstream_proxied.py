@@ -403,7 +403,7 @@ async def test_streamed_bodies_leave_chunked_or_with_their_length(serve, client,
         (b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nabc", TotalTimeout, 100.0),
     ],
 )
-async def test_the_deadlines_hold_behind_a_proxy(serve, client, timers, ask, until, sent, kind, limit_s):
+async def test_the_deadlines_hold_behind_a_proxy(serve, client, timers, ask, sent, kind, limit_s):
     idle_s = 1000.0 if kind is TotalTimeout else 5.0
     deadlines = Deadlines(connect_s=1.5, header_s=10.0, first_byte_s=20.0, idle_s=idle_s, total_s=100.0)
 

@@ -11,6 +11,7 @@ from upstream_peers import BIG, CHUNKED, OK, answering, body_of, closing
 
 from elkapi.upstream import Cut, ProtocolViolation, UpstreamFailure, answer_to
 from elkapi.upstream.pool import Bucket
+from tests.waiting import until
 
 
 async def test_a_reply_has_status_lower_case_headers_in_order_and_its_body(serve, client, ask):
@@ -72,7 +73,7 @@ async def test_a_connection_with_close_or_trailing_bytes_is_not_used_again(serve
     assert peer.connections == 2
 
 
-async def test_bytes_nobody_asked_for_close_an_idle_connection(serve, client, ask, until):
+async def test_bytes_nobody_asked_for_close_an_idle_connection(serve, client, ask):
     async def late_408(stream):
         await stream.write(b"HTTP/1.1 408 Request Timeout\r\nContent-Length: 0\r\n\r\n")
         await stream.reader.read()
@@ -241,7 +242,7 @@ async def test_read_stops_at_its_limit_and_loses_nothing(serve, client, ask):
     assert await reply.read(6) == (b"456789", True)
 
 
-async def test_a_cancelled_reply_closes_its_connection_at_once_and_only_once(serve, client, ask, until):
+async def test_a_cancelled_reply_closes_its_connection_at_once_and_only_once(serve, client, ask):
     gone = asyncio.Event()
 
     async def script(stream):
@@ -269,7 +270,7 @@ async def test_cancelling_a_complete_reply_leaves_its_connection_in_the_pool(ser
     assert client.stats()["idle"] == 1
 
 
-async def test_cancelling_send_closes_the_connection(serve, client, ask, until):
+async def test_cancelling_send_closes_the_connection(serve, client, ask):
     seen, gone = asyncio.Event(), asyncio.Event()
 
     async def script(stream):
@@ -374,18 +375,15 @@ async def test_an_answer_longer_than_wanted_keeps_no_connection(serve, client, a
     peer = await serve(answering(CHUNKED + b"9\r\nbeginning\r\n"))
     answer = await answer_to(client.send, ask(peer.origin), 5)
     assert (answer.status, answer.body, answer.complete) == (200, b"begin", False)
-    while client.stats()["open"]:
-        await asyncio.sleep(0.01)
+    await until(lambda: not client.stats()["open"])
 
 
 async def test_an_answer_that_nobody_waits_for_any_more_keeps_no_connection(serve, client, ask):
     peer = await serve(answering(CHUNKED + b"9\r\nbeginning\r\n"))
     asking = asyncio.create_task(answer_to(client.send, ask(peer.origin), BIG))
-    while not client.stats()["open"]:
-        await asyncio.sleep(0.01)
+    await until(lambda: client.stats()["open"])
     await asyncio.sleep(0.05)
     asking.cancel()
     with pytest.raises(asyncio.CancelledError):
         await asking
-    while client.stats()["open"]:
-        await asyncio.sleep(0.01)
+    await until(lambda: not client.stats()["open"])

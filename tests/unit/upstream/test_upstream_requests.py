@@ -9,6 +9,7 @@ import pytest
 from upstream_peers import BIG, OK, answering, body_of
 
 from elkapi.upstream import Cut, Origin, RequestRefused, SendFailed, UpstreamFailure
+from tests.waiting import until
 
 
 def recording(seen, reply=OK):
@@ -129,7 +130,7 @@ async def test_a_streamed_body_that_is_not_as_long_as_announced_fails(serve, cli
     assert client.stats()["idle"] == 0
 
 
-async def test_an_exception_of_the_body_reaches_the_caller_as_it_is_and_the_connection_ends(serve, client, ask, until):
+async def test_an_exception_of_the_body_reaches_the_caller_as_it_is_and_the_connection_ends(serve, client, ask):
     class CallerWentAway(Exception):
         pass
 
@@ -210,7 +211,7 @@ async def test_a_refusal_with_a_close_behind_it_is_still_seen(serve, client, ask
     assert await reply.read(BIG) == (b"big", True)
 
 
-async def test_a_stale_connection_is_replaced_when_the_peer_closed_before_we_wrote(serve, client, ask, until):
+async def test_a_stale_connection_is_replaced_when_the_peer_closed_before_we_wrote(serve, client, ask):
     async def close_later(stream):
         await asyncio.sleep(0)
 
