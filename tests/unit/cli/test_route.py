@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tests.unit.cli.test_command import Elkapi, elkapi
-
-__all__ = ["elkapi"]
+from tests.unit.cli.conftest import Elkapi
 
 KEYS = ("--key", "sk-upstream-0123456789")
 

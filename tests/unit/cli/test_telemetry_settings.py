@@ -5,9 +5,7 @@ from __future__ import annotations
 import pytest
 
 from elkapi.settings import SettingsError, load_settings
-from tests.unit.cli.test_command import Elkapi, elkapi
-
-__all__ = ["elkapi"]
+from tests.unit.cli.conftest import Elkapi
 
 PLANTED = "cGstbGYtcGxhbnRlZA=="
 
