@@ -34,6 +34,7 @@ from elkapi.admin.keys import KeyInput
 from elkapi.ids import parse_request_id
 from elkapi.ledger import CheckReport, ReconcileReport, check, reconcile
 from elkapi.settings import load_settings
+from tests.live import free_port
 
 START_S = 60.0
 STOP_S = 60.0
@@ -405,10 +406,3 @@ def port_is_free(port: int) -> bool:
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         return probe.connect_ex(("127.0.0.1", port)) != 0
-
-
-def free_port() -> int:
-    """A TCP port on loopback that was free a moment ago."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])

@@ -29,6 +29,7 @@ from hypothesis import HealthCheck, settings
 
 from elkapi.storage.db import Database
 from elkapi.storage.migrations import migrate
+from tests.live import free_port
 from tests.templates import copy_migrated_sqlite
 
 # How long an example takes on a busy machine says nothing of what it shows.
@@ -67,14 +68,6 @@ def _missing(server: str, hint: str) -> NoReturn:
     if os.environ.get("CI") == "true" or os.environ.get(f"ELKAPI_REQUIRE_{server.upper()}") == "1":
         pytest.fail(reason, pytrace=False)
     pytest.skip(reason)
-
-
-def free_port() -> int:
-    """A TCP port on loopback that was free a moment ago."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 def _wait_until(ready: Callable[[], bool], process: subprocess.Popen[bytes], log: Path) -> None:

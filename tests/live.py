@@ -1,8 +1,4 @@
-"""A whole gateway as users run it: `elkapi serve` in a directory of its own, shared by the suites that need one.
-
-A suite's conftest says `from live import live_gateway as live_gateway`; however many do, one runs per session. Its
-output goes to a file, shown when the start fails and, at the end of the session, when any test failed.
-"""
+"""A whole gateway as users run it: `elkapi serve` in a directory of its own, its output in a file beside it."""
 
 from __future__ import annotations
 
@@ -30,7 +26,6 @@ STOP_S = 45.0
 COMMAND_S = 60.0
 LOG_CHARS_SHOWN = 6_000
 _READY = re.compile(r"ready on (http://\S+)")
-_shared: pytest.StashKey[LiveGateway] = pytest.StashKey()
 
 
 class LiveGateway:
@@ -150,22 +145,3 @@ def running_gateway(**environment: str) -> Iterator[LiveGateway]:
     finally:
         gateway.stop()
         shutil.rmtree(folder, ignore_errors=True)
-
-
-@pytest.fixture(scope="session")
-def live_gateway(request: pytest.FixtureRequest) -> LiveGateway:
-    """The session's shared gateway with one worker, SQLite and the bundled model. Leave its `key` as it is."""
-    config = request.config
-    started = config.stash.get(_shared, None)
-    if started is None:
-        context = running_gateway()
-        started = context.__enter__()
-        config.stash[_shared] = started
-
-        def end() -> None:
-            if request.session.testsfailed:
-                sys.stderr.write(f"\n--- the shared gateway's log ---\n{started.log_tail()}\n")
-            context.__exit__(None, None, None)
-
-        config.add_cleanup(end)
-    return started

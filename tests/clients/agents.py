@@ -9,8 +9,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from client_stage import NODE_PACKAGES, required
-from isolation import without_network
+from tests.clients.client_stage import NODE_PACKAGES, required
+from tests.isolation import without_network
 
 ROOT = Path(__file__).parents[2]
 INSIDE = Path(__file__).parent / "agents_inside.py"

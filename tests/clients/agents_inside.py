@@ -18,12 +18,11 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).parents[2]
-sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
+sys.path.insert(0, str(ROOT))
 
-from isolation import bring_loopback_up, reaches_out  # noqa: E402 - the paths above are where they lie.
-
-from elkapi.sandbox.server import Running, running  # noqa: E402
+from elkapi.sandbox.server import Running, running  # noqa: E402 - the path above is where these lie.
 from tests.gateway import Gateway, gateway  # noqa: E402
+from tests.isolation import bring_loopback_up, reaches_out  # noqa: E402
 from tests.text_calls import UPSTREAMS  # noqa: E402
 
 TASK_S = 60

@@ -14,10 +14,10 @@ from typing import Any, NamedTuple, NoReturn
 
 import httpx
 import pytest
-from live import LiveGateway, running_gateway
 
 from elkapi.sandbox.messages import OWN_ACCOUNT
 from elkapi.sandbox.server import Running, running
+from tests.live import LiveGateway, running_gateway
 
 LOCAL = "all-MiniLM-L6-v2"
 LOCAL_CHAT = "smollm2-135m-instruct"
@@ -28,6 +28,14 @@ UNPRICED = "unpriced-embedding"
 UPSTREAM_KEY = "sk-upstream-credential-0123456789"
 CHANNEL_NAME = "backstage"
 CHANNEL_WAIT_S = 30.0
+SEED_TEXT = "The food was delicious and the waiter..."
+# The token ids are cl100k's: "The food was delicious and the waiter..." and "red".
+INPUTS: dict[str, Any] = {
+    "text": SEED_TEXT,
+    "texts": ["red", SEED_TEXT, "日本語 and ünïcödé"],
+    "tokens": [791, 3691, 574, 18406, 323, 279, 68269, 1131],
+    "token arrays": [[1171], [791, 3691, 574, 18406, 323, 279, 68269, 1131]],
+}
 NODE_PACKAGES = Path(__file__).parent / "node/node_modules"
 
 

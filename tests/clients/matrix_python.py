@@ -17,7 +17,8 @@ import openai
 from google import genai
 from google.genai import errors as google_errors
 from google.genai import types as google
-from matrix_checks import PDF, PNG, SCHEMA, TOOLS, Answer, Check, Raised, Refusal, Turn
+
+from tests.clients.matrix_checks import PDF, PNG, SCHEMA, TOOLS, Answer, Check, Raised, Refusal, Turn
 
 THINKING_TOKENS = 1024
 

@@ -14,8 +14,8 @@ from typing import Any
 import httpx
 import msgspec
 import pytest
-from client_stage import LOCAL, Stage, required
 
+from tests.clients.client_stage import LOCAL, Stage, required
 from tests.text_calls import ask, events, is_whole, streamed_text, text_of
 
 pytestmark = pytest.mark.slow

@@ -22,8 +22,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from client_stage import LOCAL, SMALL, UNSTEADY, Stage, required
 
+from tests.clients.client_stage import LOCAL, SMALL, UNSTEADY, Stage, required
 from tests.gateway import gateway
 from tests.text_calls import ask, is_whole, streamed_text
 

@@ -10,8 +10,9 @@ from typing import Any
 
 import httpx
 import pytest
-from agents import QUESTION, installed, outcomes, watched
-from client_stage import LOCAL, Stage
+
+from tests.clients.agents import QUESTION, installed, outcomes, watched
+from tests.clients.client_stage import LOCAL, Stage
 
 pytestmark = pytest.mark.slow
 

@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from agents import QUESTION, documented, installed, outcomes, watched
+
+from tests.clients.agents import QUESTION, documented, installed, outcomes, watched
 
 pytestmark = pytest.mark.slow
 

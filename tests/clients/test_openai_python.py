@@ -17,19 +17,12 @@ from typing import Any
 import httpx
 import openai
 import pytest
-from client_stage import LOCAL, SMALL, UNPRICED, UNSTEADY, Lane, Stage
 from openai.types import CreateEmbeddingResponse
+
+from tests.clients.client_stage import INPUTS, LOCAL, SEED_TEXT, SMALL, UNPRICED, UNSTEADY, Lane, Stage
 
 pytestmark = pytest.mark.slow
 
-SEED_TEXT = "The food was delicious and the waiter..."
-# The token ids are cl100k's: "The food was delicious and the waiter..." and "red".
-INPUTS: dict[str, Any] = {
-    "text": SEED_TEXT,
-    "texts": ["red", SEED_TEXT, "日本語 and ünïcödé"],
-    "tokens": [791, 3691, 574, 18406, 323, 279, 68269, 1131],
-    "token arrays": [[1171], [791, 3691, 574, 18406, 323, 279, 68269, 1131]],
-}
 SLOW_ANSWER_S = 0.5
 # 600 vectors of 1536 numbers are more than the gateway holds back of one answer (reply_buffer_bytes_max).
 LARGE_ITEMS = 600

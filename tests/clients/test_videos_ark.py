@@ -8,10 +8,11 @@ from typing import Any
 
 import httpx
 import pytest
-from video_origins import Origin
 from volcenginesdkarkruntime import Ark, AsyncArk
 from volcenginesdkarkruntime._exceptions import ArkBadRequestError, ArkNotFoundError
 from volcenginesdkarkruntime.types.content_generation.content_generation_task import ContentGenerationTask
+
+from tests.clients.video_origins import Origin
 
 pytestmark = pytest.mark.slow
 

@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 from openai import OpenAI
-from video_origins import Origin
+
+from tests.clients.video_origins import Origin
 
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore:The Sora API:DeprecationWarning")]
 

@@ -10,7 +10,8 @@ import lumaai
 import pytest
 from lumaai import AsyncLumaAI, LumaAI
 from lumaai.types import Generation
-from video_origins import Origin
+
+from tests.clients.video_origins import Origin
 
 pytestmark = pytest.mark.slow
 

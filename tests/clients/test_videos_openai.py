@@ -9,9 +9,9 @@ import openai
 import pytest
 from openai import AsyncOpenAI, OpenAI
 from openai.types import Video
-from video_origins import Origin
 
 from elkapi.sandbox.pictures import png
+from tests.clients.video_origins import Origin
 
 # The package marks every method of its videos deprecated, for OpenAI's own service has ended; the dialect lives on.
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore:The Sora API:DeprecationWarning")]

@@ -10,7 +10,8 @@ import httpx
 import pytest
 import runwayml
 from runwayml import AsyncRunwayML, RunwayML, TaskFailedError
-from video_origins import Origin
+
+from tests.clients.video_origins import Origin
 
 pytestmark = pytest.mark.slow
 

@@ -7,7 +7,8 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from video_origins import Origin
+
+from tests.clients.video_origins import Origin
 
 pytestmark = pytest.mark.slow
 

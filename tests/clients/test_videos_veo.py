@@ -17,9 +17,9 @@ import pytest
 from google import genai
 from google.genai import errors, types
 from google.oauth2 import credentials
-from video_origins import Origin
 
 from elkapi.sandbox.pictures import png
+from tests.clients.video_origins import Origin
 
 # The package's own asynchronous session is a subclass that aiohttp advises against.
 pytestmark = [

@@ -10,9 +10,9 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 import pytest
-from live import running_gateway
 
 from elkapi.sandbox.server import running
+from tests.live import running_gateway
 
 ORIGINS = ["sandbox_origin", "gateway_origin"]
 PROVIDERS = ("openai", "gemini", "vertex", "ark", "runway", "luma")

@@ -1,7 +1,8 @@
 from collections.abc import Iterator
 
 import pytest
-from live import LiveGateway, running_gateway
+
+from tests.live import LiveGateway, running_gateway
 
 
 @pytest.fixture(scope="session")

@@ -18,10 +18,10 @@ import urllib.request
 from pathlib import Path
 
 import pytest
-from client_stage import NODE_PACKAGES, required
-from live import LiveGateway, free_port
 
 from elkapi.sandbox.server import running
+from tests.clients.client_stage import NODE_PACKAGES, required
+from tests.live import LiveGateway, free_port
 
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]

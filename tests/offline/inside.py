@@ -15,11 +15,11 @@ import urllib.request
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
-sys.path[:0] = [str(ROOT / "tests"), str(ROOT)]
+sys.path.insert(0, str(ROOT))
 
-from isolation import bring_loopback_up, reaches_out  # noqa: E402 - the path above is where it lies.
-from live import LiveGateway, running_gateway  # noqa: E402
-from text_calls import CLIENTS, ask  # noqa: E402
+from tests.isolation import bring_loopback_up, reaches_out  # noqa: E402 - the path above is where it lies.
+from tests.live import LiveGateway, running_gateway  # noqa: E402
+from tests.text_calls import CLIENTS, ask  # noqa: E402
 
 EXAMPLE = ROOT / "examples/semantic_search.py"
 COMMAND_S = 60

@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from isolation import without_network
 
+from tests.isolation import without_network
 from tests.text_calls import CLIENTS, is_whole, streamed_text, text_of
 
 INSIDE = Path(__file__).parent / "inside.py"

@@ -10,8 +10,8 @@ from types import TracebackType
 
 import psycopg
 
-from tests.cluster import free_port
 from tests.conftest import _missing, _postgres_answers, _postgres_bin, _stop, _unprivileged, _wait_until
+from tests.live import free_port
 
 
 class Postgres:

@@ -16,7 +16,8 @@ from typing import Any
 
 import httpx
 import pytest
-from gateway import Gateway, gateway
+
+from tests.gateway import Gateway, gateway
 
 pytestmark = pytest.mark.slow
 

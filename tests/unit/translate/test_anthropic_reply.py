@@ -11,7 +11,6 @@ import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from translate_anthropic import NAMES, events_of, facts, recording, streamed
 
 from elkapi.translate.anthropic import DIALECT, error_type
 from elkapi.translate.claude import OUTPUT_TOOL
@@ -40,6 +39,7 @@ from elkapi.translate.ir import (
 )
 from elkapi.translate.sse import Frame
 from elkapi.types import Usage
+from tests.translate_anthropic import NAMES, events_of, facts, recording, streamed
 
 
 def _usage(output: int, **members: int) -> UsageSeen:

@@ -11,7 +11,6 @@ import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from translate_anthropic import asked
 
 from elkapi.errors import BadRequest
 from elkapi.translate.anthropic import DIALECT, LOSSES, check_crossing, read_count_request, told_elsewhere
@@ -34,6 +33,7 @@ from elkapi.translate.ir import (
     ToolResult,
 )
 from elkapi.translate.profiles import Profile, profile_for
+from tests.translate_anthropic import asked
 
 BUDGET = profile_for("anthropic", "claude-sonnet-4-5")
 ADAPTIVE = profile_for("anthropic", "claude-opus-4-6")

@@ -13,7 +13,6 @@ import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from translate_anthropic import asked
 
 from elkapi.errors import BadRequest
 from elkapi.translate.claude import OUTPUT_TOOL
@@ -52,6 +51,7 @@ from elkapi.translate.ir import (
 from elkapi.translate.profiles import Profile, profile_for
 from elkapi.translate.sse import Frame
 from elkapi.types import Usage
+from tests.translate_anthropic import asked
 
 CLAUDE = profile_for("bedrock", "us.anthropic.claude-sonnet-4-5-20250929-v1:0")
 OLD = profile_for("bedrock", "anthropic.claude-3-haiku-20240307-v1:0")

@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 import uvloop
-from upstream_peers import ManualTimers, Peer, Script
 
 from elkapi.upstream import ClientLimits, Deadlines, Origin, UpstreamClient, UpstreamRequest
+from tests.unit.upstream.upstream_peers import ManualTimers, Peer, Script
 
 
 def pytest_asyncio_loop_factories(config: pytest.Config, item: pytest.Item) -> dict[str, Any]:

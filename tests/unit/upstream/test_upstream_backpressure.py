@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 
-from upstream_peers import BIG
+from tests.unit.upstream.upstream_peers import BIG
 
 REPLY_BYTES = 64_000_000
 CHUNK = b"x" * 65536

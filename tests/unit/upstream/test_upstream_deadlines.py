@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 
 import pytest
-from upstream_peers import BIG, CHUNKED, OK, answering, body_of
 
 from elkapi.upstream import (
     ConnectTimeout,
@@ -19,6 +18,7 @@ from elkapi.upstream import (
     PoolTimeout,
     TotalTimeout,
 )
+from tests.unit.upstream.upstream_peers import BIG, CHUNKED, OK, answering, body_of
 from tests.waiting import until
 
 FIVE = Deadlines(connect_s=1.0, header_s=10.0, first_byte_s=20.0, idle_s=5.0, total_s=100.0)

@@ -6,7 +6,6 @@ import asyncio
 import socket
 
 import pytest
-from upstream_peers import BIG, OK, answering, body_of
 
 from elkapi.upstream import (
     AddressRefused,
@@ -20,6 +19,7 @@ from elkapi.upstream import (
 )
 from elkapi.upstream.dialer import ADDRESSES_TRIED_MAX, dial, permitted_addresses, system_resolver
 from elkapi.upstream.follow import next_hop
+from tests.unit.upstream.upstream_peers import BIG, OK, answering, body_of
 
 
 def answers(*lists):

@@ -10,7 +10,6 @@ import sys
 import msgspec
 import pytest
 import trustme
-from upstream_peers import BIG
 
 from elkapi.upstream import (
     AddressRefused,
@@ -22,6 +21,7 @@ from elkapi.upstream import (
     TlsFailed,
     TransportMissing,
 )
+from tests.unit.upstream.upstream_peers import BIG
 
 
 def test_asking_for_http2_without_the_extra_says_what_to_install():

@@ -7,9 +7,9 @@ import contextlib
 import socket
 
 import pytest
-from upstream_peers import CHUNKED
 
 from elkapi.upstream import Cut, Origin, UpstreamFailure
+from tests.unit.upstream.upstream_peers import CHUNKED
 from tests.waiting import until
 
 

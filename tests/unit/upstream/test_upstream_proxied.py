@@ -12,7 +12,6 @@ import struct
 import msgspec
 import pytest
 import trustme
-from upstream_peers import BIG, OK, answering, body_of
 
 from elkapi.upstream import (
     AddressRefused,
@@ -29,6 +28,7 @@ from elkapi.upstream import (
     TlsFailed,
     TotalTimeout,
 )
+from tests.unit.upstream.upstream_peers import BIG, OK, answering, body_of
 
 
 def through(peer, proxy, scheme="http"):

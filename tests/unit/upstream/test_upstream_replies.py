@@ -7,10 +7,10 @@ import socket
 import threading
 
 import pytest
-from upstream_peers import BIG, CHUNKED, OK, answering, body_of, closing
 
 from elkapi.upstream import Cut, ProtocolViolation, UpstreamFailure, answer_to
 from elkapi.upstream.pool import Bucket
+from tests.unit.upstream.upstream_peers import BIG, CHUNKED, OK, answering, body_of, closing
 from tests.waiting import until
 
 

@@ -6,9 +6,9 @@ import asyncio
 import socket
 
 import pytest
-from upstream_peers import BIG, OK, answering, body_of
 
 from elkapi.upstream import Cut, Origin, RequestRefused, SendFailed, UpstreamFailure
+from tests.unit.upstream.upstream_peers import BIG, OK, answering, body_of
 from tests.waiting import until
 
 

@@ -8,9 +8,9 @@ import ssl
 import msgspec
 import pytest
 import trustme
-from upstream_peers import BIG, OK, answering, body_of
 
 from elkapi.upstream import ConnectTimeout, Deadlines, Origin, TlsFailed
+from tests.unit.upstream.upstream_peers import BIG, OK, answering, body_of
 
 
 @pytest.fixture(scope="module")
