@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
 import pytest
+import trustme
 import uvloop
 
 from elkapi.upstream import ClientLimits, Deadlines, Origin, UpstreamClient, UpstreamRequest
@@ -31,6 +33,24 @@ async def serve() -> AsyncIterator[Callable[..., Awaitable[Peer]]]:
     yield make
     for peer in peers:
         await peer.stop()
+
+
+@pytest.fixture(scope="session")
+def authority() -> trustme.CA:
+    """Signs the certificates of peers."""
+    return trustme.CA()
+
+
+@pytest.fixture
+def trusting(authority: trustme.CA) -> Callable[[], ssl.SSLContext]:
+    """Makes the context of a client that trusts the authority."""
+
+    def make() -> ssl.SSLContext:
+        context = ssl.create_default_context()
+        authority.configure_trust(context)
+        return context
+
+    return make
 
 
 @pytest.fixture

@@ -9,7 +9,6 @@ import sys
 
 import msgspec
 import pytest
-import trustme
 
 from elkapi.upstream import (
     AddressRefused,
@@ -21,7 +20,7 @@ from elkapi.upstream import (
     TlsFailed,
     TransportMissing,
 )
-from tests.unit.upstream.upstream_peers import BIG
+from tests.unit.upstream.upstream_peers import BIG, server_context
 
 
 def test_asking_for_http2_without_the_extra_says_what_to_install():
@@ -89,27 +88,15 @@ def echo_script(act):
     return script
 
 
-@pytest.fixture(scope="module")
-def authority():
-    return trustme.CA()
-
-
 @pytest.fixture
 def tls(authority):
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    authority.issue_cert("localhost").configure_cert(context)
+    context = server_context(authority.issue_cert("localhost"))
     context.set_alpn_protocols(["h2"])
-
-    def trusting():
-        made = ssl.create_default_context()
-        authority.configure_trust(made)
-        return made
-
-    return context, trusting
+    return context
 
 
 @pytest.mark.usefixtures("http2")
-async def test_requests_share_one_http2_connection(serve, make_client, ask, tls):
+async def test_requests_share_one_http2_connection(serve, make_client, ask, tls, trusting):
     seen = []
 
     def act(connection, stream_id, headers, body):
@@ -117,8 +104,7 @@ async def test_requests_share_one_http2_connection(serve, make_client, ask, tls)
         connection.send_headers(stream_id, [(":status", "200"), ("x-size", str(len(body)))])
         connection.send_data(stream_id, b"got " + body, end_stream=True)
 
-    context, trusting = tls
-    peer = await serve(echo_script(act), tls=context)
+    peer = await serve(echo_script(act), tls=tls)
     origin = msgspec.structs.replace(peer.origin, http2=True)
     client = make_client(tls=trusting)
 
@@ -137,7 +123,7 @@ async def test_requests_share_one_http2_connection(serve, make_client, ask, tls)
 
 
 @pytest.mark.usefixtures("http2")
-async def test_a_reset_stream_is_cut_and_a_silent_one_times_out(serve, make_client, timers, ask, tls):
+async def test_a_reset_stream_is_cut_and_a_silent_one_times_out(serve, make_client, timers, ask, tls, trusting):
     silent = asyncio.Event()
 
     def act(connection, stream_id, _headers, body):
@@ -148,8 +134,7 @@ async def test_a_reset_stream_is_cut_and_a_silent_one_times_out(serve, make_clie
         connection.send_data(stream_id, b"half")
         connection.reset_stream(stream_id)
 
-    context, trusting = tls
-    peer = await serve(echo_script(act), tls=context)
+    peer = await serve(echo_script(act), tls=tls)
     origin = msgspec.structs.replace(peer.origin, http2=True)
     client = make_client(tls=trusting)
     reply = await client.send(ask(origin, body=b"reset"))
@@ -250,13 +235,12 @@ async def test_the_guard_holds_for_http2_too(serve, make_client, ask):
 
 @pytest.mark.usefixtures("http2")
 @pytest.mark.parametrize("plain", [False, True], ids=["a stranger's certificate", "no TLS at all"])
-async def test_a_handshake_that_fails_is_told_as_one_and_sent_nothing(serve, make_client, ask, tls, plain):
-    context, trusting = tls
+async def test_a_handshake_that_fails_is_told_as_one_and_sent_nothing(serve, make_client, ask, tls, trusting, plain):
 
     async def babble(stream):
         await stream.write(b"HTTP/1.1 400 Bad Request\r\n\r\n")
 
-    peer = await serve(babble, tls=None if plain else context)
+    peer = await serve(babble, tls=None if plain else tls)
     origin = Origin.parse(f"https://localhost:{peer.origin.port}", http2=True, allow_private=True)
     client = make_client(tls=trusting if plain else ssl.create_default_context)
     with pytest.raises(TlsFailed) as caught:

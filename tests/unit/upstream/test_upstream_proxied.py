@@ -6,12 +6,10 @@ import asyncio
 import base64
 import re
 import socket
-import ssl
 import struct
 
 import msgspec
 import pytest
-import trustme
 
 from elkapi.upstream import (
     AddressRefused,
@@ -28,7 +26,7 @@ from elkapi.upstream import (
     TlsFailed,
     TotalTimeout,
 )
-from tests.unit.upstream.upstream_peers import BIG, OK, answering, body_of
+from tests.unit.upstream.upstream_peers import BIG, OK, answering, body_of, server_context
 
 
 def through(peer, proxy, scheme="http"):
@@ -98,28 +96,11 @@ async def test_a_plain_target_is_asked_for_in_absolute_form(serve, client, ask):
     assert (proxy.connections, target.connections) == (1, 0)
 
 
-@pytest.fixture(scope="module")
-def authority():
-    return trustme.CA()
-
-
-@pytest.fixture
-def trusting(authority):
-    def make():
-        context = ssl.create_default_context()
-        authority.configure_trust(context)
-        return context
-
-    return make
-
-
 @pytest.mark.parametrize("scheme", ["http", "socks5", "socks5h"])
 async def test_tls_goes_through_the_proxy_end_to_end(serve, make_client, ask, authority, trusting, scheme):
     names = []
     proxy = await serve(http_proxy if scheme == "http" else socks_proxy(names))
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    authority.issue_cert("localhost").configure_cert(context)
-    target = await serve(answering(OK), tls=context)
+    target = await serve(answering(OK), tls=server_context(authority.issue_cert("localhost")))
     origin = through(target, proxy, scheme)
     client = make_client(tls=trusting)
     for _ in range(2):

@@ -3,35 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import ssl
 
 import msgspec
 import pytest
 import trustme
 
 from elkapi.upstream import ConnectTimeout, Deadlines, Origin, TlsFailed
-from tests.unit.upstream.upstream_peers import BIG, OK, answering, body_of
-
-
-@pytest.fixture(scope="module")
-def authority():
-    return trustme.CA()
-
-
-def server_context(certificate):
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    certificate.configure_cert(context)
-    return context
-
-
-@pytest.fixture
-def trusting(authority):
-    def make():
-        context = ssl.create_default_context()
-        authority.configure_trust(context)
-        return context
-
-    return make
+from tests.unit.upstream.upstream_peers import BIG, OK, answering, body_of, server_context
 
 
 async def test_a_good_certificate_is_accepted_and_the_connection_reused(serve, make_client, ask, authority, trusting):

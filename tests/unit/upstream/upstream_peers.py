@@ -6,8 +6,11 @@ import asyncio
 import contextlib
 import heapq
 import itertools
+import ssl
 from collections.abc import Awaitable, Callable
 from typing import Any
+
+import trustme
 
 from elkapi.upstream import Origin, UpstreamClient, UpstreamRequest
 
@@ -162,3 +165,10 @@ async def body_of(client: UpstreamClient, request: UpstreamRequest) -> bytes:
     data, complete = await reply.read(BIG)
     assert complete
     return data
+
+
+def server_context(certificate: trustme.LeafCert) -> ssl.SSLContext:
+    """What a peer with this certificate speaks TLS by."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    certificate.configure_cert(context)
+    return context
