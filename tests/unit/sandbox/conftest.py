@@ -10,7 +10,7 @@ import pytest
 from elkapi.sandbox.app import Options
 from elkapi.sandbox.server import Running, running
 
-from .exchanging import KEY, READERS, Exchange, connected, embedding_body, request_bytes
+from .exchanging import KEY, READERS, Clock, Exchange, connected, embedding_body, request_bytes
 
 
 @pytest.fixture(scope="session")
@@ -44,3 +44,16 @@ def exchange(sandbox: Running) -> Callable[..., Exchange]:
             return READERS[end](connection)
 
     return send
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def timed(clock: Clock) -> Iterator[httpx.Client]:
+    """A client of a sandbox of its own, whose time stands still but for the test."""
+    with running(Options(now=clock)) as served:
+        with httpx.Client(base_url=served.base_url, headers={"authorization": f"Bearer {KEY}"}) as client:
+            yield client

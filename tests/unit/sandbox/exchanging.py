@@ -8,7 +8,11 @@ import socket
 from typing import Any
 from urllib.parse import urlsplit
 
+import httpx
 import msgspec
+
+from elkapi.sandbox.bill import Line
+from elkapi.sandbox.server import Running
 
 KEY = "sk-sandbox-1234567890abcd"
 IDLE_S = 0.1
@@ -112,3 +116,24 @@ def read_and_go_on(connection: socket.socket) -> Exchange:
 
 
 READERS = {"open": read_and_go_on, "closed": read_to_end, "reset": read_to_end, "stalled": read_until_stalled}
+
+
+def bill_lines(sandbox: Running) -> list[Line]:
+    """What the sandbox has billed since its bill was last emptied."""
+    return [msgspec.json.decode(line, type=Line) for line in sandbox.sandbox.bill.statement().lines]
+
+
+def bill_shown(http: httpx.Client) -> list[dict[str, Any]]:
+    """The same, as its control route tells."""
+    found: list[dict[str, Any]] = http.get("/_sandbox/bill").json()["lines"]
+    return found
+
+
+class Clock:
+    """Unix seconds that stand still until a test moves them."""
+
+    def __init__(self) -> None:
+        self.now_s = 1_800_000_000.0
+
+    def __call__(self) -> float:
+        return self.now_s

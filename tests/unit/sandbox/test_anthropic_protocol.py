@@ -13,6 +13,7 @@ import pytest
 from elkapi.sandbox.app import Options
 from elkapi.sandbox.server import Running, running
 
+from .exchanging import Clock
 from .speaking import ANTHROPIC_HEADERS, CLAUDE, sse
 
 TOOLS = [
@@ -322,24 +323,9 @@ def test_models_are_listed_in_pages(api: httpx.Client) -> None:
     assert api.get("/v1/models?limit=0").status_code == 400
 
 
-class Moment:
-    """A clock that stands until it is moved."""
-
-    def __init__(self) -> None:
-        self.now_s = 1_800_000_000.0
-
-    def __call__(self) -> float:
-        return self.now_s
-
-
 @pytest.fixture
-def moment() -> Moment:
-    return Moment()
-
-
-@pytest.fixture
-def timed(moment: Moment) -> Iterator[httpx.Client]:
-    with running(Options(now=moment)) as served:
+def timed(clock: Clock) -> Iterator[httpx.Client]:
+    with running(Options(now=clock)) as served:
         with httpx.Client(base_url=served.base_url, headers=ANTHROPIC_HEADERS) as client:
             yield client
 
@@ -351,7 +337,7 @@ def batch_of(*texts: str) -> dict[str, Any]:
     return {"requests": [{"custom_id": f"r{number}", "params": entry} for number, entry in enumerate(params)]}
 
 
-def test_a_batch_runs_by_the_clock_and_is_billed_once_at_half_price(timed: httpx.Client, moment: Moment) -> None:
+def test_a_batch_runs_by_the_clock_and_is_billed_once_at_half_price(timed: httpx.Client, clock: Clock) -> None:
     wanted = batch_of("[[say: a b]] [[takes: 5s]]", "[[say: c]]")
     del wanted["requests"][1]["params"]["max_tokens"]
     made = timed.post("/v1/messages/batches", json=wanted).json()
@@ -360,7 +346,7 @@ def test_a_batch_runs_by_the_clock_and_is_billed_once_at_half_price(timed: httpx
     path = f"/v1/messages/batches/{made['id']}"
     assert timed.get(f"{path}/results").status_code == 404
     assert timed.delete(path).status_code == 400
-    moment.now_s += 5
+    clock.now_s += 5
     ended = timed.get(path).json()
     assert ended["processing_status"] == "ended"
     assert (ended["request_counts"]["succeeded"], ended["request_counts"]["errored"]) == (1, 1)
@@ -377,12 +363,12 @@ def test_a_batch_runs_by_the_clock_and_is_billed_once_at_half_price(timed: httpx
     assert timed.get(path).status_code == 404
 
 
-def test_a_cancelled_batch_keeps_and_bills_what_was_done(timed: httpx.Client, moment: Moment) -> None:
+def test_a_cancelled_batch_keeps_and_bills_what_was_done(timed: httpx.Client, clock: Clock) -> None:
     made = timed.post("/v1/messages/batches", json=batch_of("[[say: a]]", "[[say: b]] [[takes: 60s]]")).json()
     path = f"/v1/messages/batches/{made['id']}"
-    moment.now_s += 1
+    clock.now_s += 1
     assert timed.post(f"{path}/cancel").json()["processing_status"] == "canceling"
-    moment.now_s += 1
+    clock.now_s += 1
     ended = timed.get(path).json()
     assert (ended["request_counts"]["succeeded"], ended["request_counts"]["canceled"]) == (1, 1)
     assert {json.loads(line)["result"]["type"] for line in timed.get(f"{path}/results").text.splitlines()} == {

@@ -12,6 +12,7 @@ from elkapi.sandbox.bill import Line
 from elkapi.sandbox.server import Running
 from tests.waiting import until_blocking
 
+from .exchanging import bill_lines
 from .speaking import WAYS, Way, bodies, signature, streamed_text, text_of
 
 
@@ -20,14 +21,10 @@ def way(request: pytest.FixtureRequest) -> Way:
     return WAYS[request.param]
 
 
-def lines(sandbox: Running) -> list[Line]:
-    return [msgspec.json.decode(line, type=Line) for line in sandbox.sandbox.bill.statement().lines]
-
-
 def line(sandbox: Running) -> Line:
     """The only bill line, once it is there."""
-    until_blocking(lambda: lines(sandbox))
-    (only,) = lines(sandbox)
+    until_blocking(lambda: bill_lines(sandbox))
+    (only,) = bill_lines(sandbox)
     return only
 
 
@@ -35,7 +32,7 @@ def test_a_stream_says_what_the_whole_answer_says_and_costs_the_same(sandbox: Ru
     whole = way.send(sandbox.base_url, "[[say: one two three four]]")
     streamed = way.send(sandbox.base_url, "[[say: one two three four]]", streams=True)
     assert text_of(whole.json()) == streamed_text(bodies(way, streamed.content)) == "one two three four"
-    first, second = lines(sandbox)
+    first, second = bill_lines(sandbox)
     assert first.outcome == second.outcome == "complete"
     assert (first.prompt_tokens, first.output_tokens) == (second.prompt_tokens, second.output_tokens) == (5, 4)
     assert first.cost_nano_usd == second.cost_nano_usd > 0
@@ -58,7 +55,7 @@ def test_an_asked_status_comes_in_the_protocols_own_words_and_is_not_billed(
     else:
         assert body["error"]["code"] == status
         assert body["error"]["status"].isupper()
-    assert lines(sandbox) == []
+    assert bill_lines(sandbox) == []
 
 
 def test_a_stream_that_fails_before_its_content_is_an_error_and_free(sandbox: Running, way: Way) -> None:
@@ -66,7 +63,7 @@ def test_a_stream_that_fails_before_its_content_is_an_error_and_free(sandbox: Ru
     assert streamed_text(found) == ""
     assert "error" in found[-1] or found[-1]["type"] == "modelStreamErrorException"
     until_blocking(lambda: sandbox.sandbox.recorder.shown()[-1].outcome == "cut")
-    assert lines(sandbox) == []
+    assert bill_lines(sandbox) == []
 
 
 def test_a_stream_that_fails_later_ends_with_the_error_and_bills_what_was_said(sandbox: Running, way: Way) -> None:
@@ -117,7 +114,7 @@ def test_usage_can_be_left_out_or_be_wrong(sandbox: Running, way: Way) -> None:
         wrong = way.send(sandbox.base_url, "hi [sandbox: usage=-5]", streams=streams)
         found = bodies(way, wrong.content) if streams else [wrong.json()]
         assert any("-5" in json.dumps(body) for body in found)
-    assert {entry.output_tokens for entry in lines(sandbox)} <= {3, 4}
+    assert {entry.output_tokens for entry in bill_lines(sandbox)} <= {3, 4}
 
 
 @pytest.mark.parametrize("fault", ["html", "invalid-json"])
@@ -151,7 +148,7 @@ def test_a_refused_key_is_refused_everywhere(sandbox: Running, way: Way) -> None
 def test_a_caller_without_a_key_is_refused(sandbox: Running, way: Way) -> None:
     bare = msgspec.structs.replace(way, headers={"anthropic-version": "2023-06-01"}, signs=False)
     assert bare.send(sandbox.base_url, "hi").status_code in (401, 403)
-    assert lines(sandbox) == []
+    assert bill_lines(sandbox) == []
 
 
 def test_a_wrong_script_word_is_refused(sandbox: Running, way: Way) -> None:

@@ -11,14 +11,14 @@ from collections.abc import Iterator
 from typing import Any
 
 import httpx
-import msgspec
 import pytest
 
-from elkapi.sandbox.bill import Line
 from elkapi.sandbox.providers.kling import ACCESS_KEY, SECRET_KEY
 from elkapi.sandbox.server import Running, running
 from elkapi.sandbox.videos import seconds_of
 from tests.waiting import until_blocking
+
+from .exchanging import bill_lines
 
 TEXT = "/v1/videos/text2video"
 PICTURE = "https://pictures.example/a.png"
@@ -51,10 +51,6 @@ def kling(sandbox: Running) -> Iterator[httpx.Client]:
         yield client
 
 
-def lines(sandbox: Running) -> list[Line]:
-    return [msgspec.json.decode(line, type=Line) for line in sandbox.sandbox.bill.statement().lines]
-
-
 def submitted(kling: httpx.Client, path: str = TEXT, **body: Any) -> Any:
     answer = kling.post(path, json=body)
     assert answer.status_code == 200, answer.text
@@ -80,7 +76,7 @@ def test_a_video_is_submitted_then_succeeds(sandbox: Running, kling: httpx.Clien
     (video,) = task["task_result"]["videos"]
     assert seconds_of(httpx.get(video["url"]).content) == float(video["duration"]) == 10
     assert kling.get(f"{TEXT}/mine").json()["data"]["task_id"] == task["task_id"]
-    (line,) = lines(sandbox)
+    (line,) = bill_lines(sandbox)
     assert (line.provider, line.model, line.cost_nano_usd) == ("kling", "kling-v1-6", 560_000_000)
 
 
@@ -124,7 +120,7 @@ def test_every_operation_has_its_result_and_price(
     found = task["task_result"].get("videos") or task["task_result"]["images"]
     assert len(found) == body.get("n", 1)
     assert httpx.get(found[-1]["url"]).status_code == 200
-    (line,) = lines(sandbox)
+    (line,) = bill_lines(sandbox)
     assert (line.model, line.cost_nano_usd) == (model, nano_usd)
 
 
@@ -150,7 +146,7 @@ def test_a_face_is_found_at_once_and_then_speaks(sandbox: Running, kling: httpx.
     chosen = [{"face_id": face["face_id"], "sound_file": "aaaa", "sound_start_time": 0, "sound_end_time": 3_000}]
     task = ended(kling, submitted(kling, path, session_id=found["session_id"], face_choose=chosen)["task_id"], path)
     assert task["task_info"]["parent_video"]["id"] == video["id"]
-    assert [(line.model, line.cost_nano_usd) for line in lines(sandbox)][1:] == [("kling-lip-sync", 70_000_000)]
+    assert [(line.model, line.cost_nano_usd) for line in bill_lines(sandbox)][1:] == [("kling-lip-sync", 70_000_000)]
     stranger = {"authorization": "Bearer sk-another-gateway"}
     for headers, session_id in (({}, "unknown"), (stranger, found["session_id"])):
         answer = kling.post(path, json={"session_id": session_id, "face_choose": chosen}, headers=headers)
@@ -162,7 +158,7 @@ def test_faces_of_a_video_elsewhere_are_found_too(sandbox: Running, kling: httpx
     found = submitted(kling, "/v1/videos/identify-face", video_url=PICTURE)
     body = {"session_id": found["session_id"], "face_choose": [{"face_id": found["face_data"][0]["face_id"]}]}
     assert ended(kling, submitted(kling, path, **body)["task_id"], path)["task_info"] == {}
-    assert [(line.model, line.cost_nano_usd) for line in lines(sandbox)] == [("kling-lip-sync", 70_000_000)]
+    assert [(line.model, line.cost_nano_usd) for line in bill_lines(sandbox)] == [("kling-lip-sync", 70_000_000)]
 
 
 @pytest.mark.parametrize("fault", ["task-fails", "task-moderated"])
@@ -170,7 +166,7 @@ def test_a_failure_is_told_in_the_task(sandbox: Running, kling: httpx.Client, fa
     task = ended(kling, submitted(kling, prompt=f"[sandbox: {fault}]")["task_id"])
     assert (task["task_status"], task["task_result"]) == ("failed", {})
     assert task["task_status_msg"]
-    assert lines(sandbox) == []
+    assert bill_lines(sandbox) == []
 
 
 def test_tasks_are_listed_by_their_action(kling: httpx.Client) -> None:

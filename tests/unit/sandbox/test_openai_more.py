@@ -9,17 +9,11 @@ from typing import Any
 import httpx
 import pytest
 
-from elkapi.sandbox.app import Options
-from elkapi.sandbox.server import Running, running
+from elkapi.sandbox.server import Running
 
-from .exchanging import KEY
+from .exchanging import Clock, bill_shown
 
 HI = [{"role": "user", "content": "hi"}]
-
-
-def lines(http: httpx.Client) -> list[dict[str, Any]]:
-    found: list[dict[str, Any]] = http.get("/_sandbox/bill").json()["lines"]
-    return found
 
 
 def test_a_completion_counts_all_prompts_and_choices_and_streams_alike(http: httpx.Client) -> None:
@@ -34,7 +28,7 @@ def test_a_completion_counts_all_prompts_and_choices_and_streams_alike(http: htt
     assert {chunk["object"] for chunk in chunks} == {"text_completion"}
     assert [chunk["usage"] for chunk in chunks[:-1]] == [None] * (len(chunks) - 1)
     assert (chunks[-1]["choices"], chunks[-1]["usage"]) == ([], whole["usage"])
-    first, second = lines(http)
+    first, second = bill_shown(http)
     assert first["cost_nano_usd"] == second["cost_nano_usd"] == 5 * 1500 + 12 * 2000
 
 
@@ -51,7 +45,7 @@ def test_moderations_are_free_and_judge_each_text(http: httpx.Client) -> None:
     assert flagged == [[], ["hate", "violence/graphic"]]
     assert [result["flagged"] for result in answer["results"]] == [False, True]
     assert http.post("/v1/moderations", json={"input": []}).status_code == 400
-    assert lines(http) == []
+    assert bill_shown(http) == []
 
 
 RANKED = {
@@ -69,7 +63,7 @@ def test_reranking_sorts_by_score_in_two_forms(http: httpx.Client) -> None:
     cohere = http.post("/v2/rerank", json=RANKED).json()
     assert [result["index"] for result in cohere["results"]] == [1, 2, 0]
     assert cohere["meta"]["billed_units"] == {"search_units": 1}
-    assert [line["cost_nano_usd"] for line in lines(http)] == [10 * 20, 2_000_000]
+    assert [line["cost_nano_usd"] for line in bill_shown(http)] == [10 * 20, 2_000_000]
 
 
 @pytest.mark.parametrize(
@@ -81,28 +75,6 @@ def test_a_wrong_reranking_is_refused(http: httpx.Client, fields: dict[str, Any]
 
 
 # Files and batches
-
-
-class Clock:
-    """Unix seconds that stand still until a test moves them."""
-
-    def __init__(self) -> None:
-        self.now_s = 1_800_000_000.0
-
-    def __call__(self) -> float:
-        return self.now_s
-
-
-@pytest.fixture
-def clock() -> Clock:
-    return Clock()
-
-
-@pytest.fixture
-def timed(clock: Clock) -> Iterator[httpx.Client]:
-    with running(Options(now=clock)) as served:
-        with httpx.Client(base_url=served.base_url, headers={"authorization": f"Bearer {KEY}"}) as client:
-            yield client
 
 
 def uploaded(http: httpx.Client, content: bytes, purpose: str = "batch") -> dict[str, Any]:
@@ -158,7 +130,7 @@ def test_a_batch_passes_its_states_and_is_billed_once_at_half_price(timed: httpx
     assert output["response"]["body"]["choices"][0]["message"]["content"] == "You said: hi"
     failed = [json.loads(line) for line in timed.get(f"/v1/files/{done['error_file_id']}/content").text.splitlines()]
     assert [(line["custom_id"], line["response"]["status_code"]) for line in failed] == [("two", 404), ("three", 400)]
-    assert [line["cost_nano_usd"] for line in lines(timed)] == [(2500 + 3 * 10_000) // 2]
+    assert [line["cost_nano_usd"] for line in bill_shown(timed)] == [(2500 + 3 * 10_000) // 2]
     assert timed.post(f"{path}/cancel").status_code == 409
     assert [one["id"] for one in timed.get("/v1/batches").json()["data"]] == [batch["id"]]
 
@@ -180,7 +152,7 @@ def test_a_batch_with_a_wrong_input_fails_and_is_free(
     clock.now_s += 1
     failed = timed.get(f"/v1/batches/{batch['id']}").json()
     assert (failed["status"], failed["errors"]["data"][0]["code"]) == ("failed", code)
-    assert lines(timed) == []
+    assert bill_shown(timed) == []
 
 
 def test_a_cancelled_batch_is_free(timed: httpx.Client, clock: Clock) -> None:
@@ -188,7 +160,7 @@ def test_a_cancelled_batch_is_free(timed: httpx.Client, clock: Clock) -> None:
     assert timed.post(f"{path}/cancel").json()["status"] == "cancelling"
     clock.now_s += 1
     assert timed.get(path).json()["status"] == "cancelled"
-    assert lines(timed) == []
+    assert bill_shown(timed) == []
 
 
 @pytest.mark.parametrize(
@@ -256,11 +228,11 @@ def test_azure_names_the_field_of_a_wrong_body_as_openai_does(azure: httpx.Clien
 def test_azure_bills_under_its_own_name_the_deployments_model(azure: httpx.Client, http: httpx.Client) -> None:
     azure.post(f"{CHAT}?api-version=1", json={"model": "other", "messages": HI})
     azure.post(f"{CHAT}?api-version=1", json={"messages": HI, "stream": True})
-    assert [(line["provider"], line["model"], line["cost_nano_usd"]) for line in lines(http)] == [
+    assert [(line["provider"], line["model"], line["cost_nano_usd"]) for line in bill_shown(http)] == [
         ("azure", "gpt-4o", 2500 + 3 * 10_000)
     ] * 2
 
 
 def test_a_bearer_key_below_openai_is_still_openai(http: httpx.Client) -> None:
     http.post("/openai/v1/chat/completions", json={"model": "gpt-4o", "messages": HI})
-    assert [line["provider"] for line in lines(http)] == ["openai"]
+    assert [line["provider"] for line in bill_shown(http)] == ["openai"]

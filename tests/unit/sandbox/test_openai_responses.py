@@ -3,16 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from typing import Any
 
 import httpx
 import pytest
 
-from elkapi.sandbox.app import Options
-from elkapi.sandbox.server import Running, running
-
-from .exchanging import KEY
+from .exchanging import Clock, bill_shown
 
 FUNCTION = {"type": "function", "name": "get_weather", "parameters": {"type": "object", "properties": {}}}
 
@@ -37,11 +33,6 @@ def read_events(answer: httpx.Response) -> list[dict[str, Any]]:
 
 def streamed(http: httpx.Client, said: Any = "hi", **more: Any) -> list[dict[str, Any]]:
     return read_events(http.post("/v1/responses", json={"model": "gpt-4o", "input": said, "stream": True, **more}))
-
-
-def lines(http: httpx.Client) -> list[dict[str, Any]]:
-    found: list[dict[str, Any]] = http.get("/_sandbox/bill").json()["lines"]
-    return found
 
 
 def without_ids(value: Any) -> Any:
@@ -82,7 +73,7 @@ def test_a_stream_ends_with_the_whole_answer_and_costs_the_same(
     whole, events = responded(http, text, **more), streamed(http, text, **more)
     assert without_ids(events[-1]["response"]) == without_ids(whole)
     assert events[-1]["type"] == f"response.{whole['status']}"
-    billed = lines(http)
+    billed = bill_shown(http)
     assert billed[0]["cost_nano_usd"] == billed[1]["cost_nano_usd"]
     assert billed[0].get("output_tokens", 0) == billed[1].get("output_tokens", 0) == whole["usage"]["output_tokens"]
 
@@ -173,7 +164,7 @@ def test_a_wrong_body_is_refused(http: httpx.Client, fields: dict[str, Any], sta
     answer = http.post("/v1/responses", json={"model": "gpt-4o", "input": "x", **fields})
     assert answer.status_code == status, answer.text
     assert answer.json()["error"]["type"] == "invalid_request_error"
-    assert lines(http) == []
+    assert bill_shown(http) == []
 
 
 def test_reasoning_comes_back_sealed_and_is_taken_unchanged_only(http: httpx.Client) -> None:
@@ -204,7 +195,7 @@ def test_a_stored_response_is_read_listed_streamed_and_deleted(http: httpx.Clien
     assert http.get(path).status_code == 404
     unkept = responded(http, store=False)
     assert http.get(f"/v1/responses/{unkept['id']}").status_code == 404
-    assert len(lines(http)) == 2
+    assert len(bill_shown(http)) == 2
 
 
 def test_a_conversation_is_compacted_into_one_sealed_item(http: httpx.Client) -> None:
@@ -213,7 +204,7 @@ def test_a_conversation_is_compacted_into_one_sealed_item(http: httpx.Client) ->
     assert [item["type"] for item in small["output"]] == ["message", "compaction"]
     after = responded(http, [*small["output"][1:], {"role": "user", "content": "go on"}])
     assert after["usage"]["input_tokens"] > 2
-    (first, _) = lines(http)
+    (first, _) = bill_shown(http)
     assert (first["prompt_tokens"], first["output_tokens"]) == (4, small["usage"]["output_tokens"])
 
 
@@ -222,33 +213,7 @@ def test_input_is_counted_for_free_as_it_would_be_billed(http: httpx.Client) -> 
         counted = http.post("/v1/responses/input_tokens", json={"model": "gpt-4o", "input": text}).json()
         assert counted["object"] == "response.input_tokens"
         assert counted["input_tokens"] == responded(http, text)["usage"]["input_tokens"]
-    assert len(lines(http)) == 2
-
-
-class Clock:
-    """Unix seconds that stand still until a test moves them."""
-
-    def __init__(self) -> None:
-        self.now_s = 1_800_000_000.0
-
-    def __call__(self) -> float:
-        return self.now_s
-
-
-@pytest.fixture
-def clock() -> Clock:
-    return Clock()
-
-
-@pytest.fixture
-def timed(clock: Clock) -> Iterator[httpx.Client]:
-    with running(Options(now=clock)) as served:
-        yield from _client(served)
-
-
-def _client(served: Running) -> Iterator[httpx.Client]:
-    with httpx.Client(base_url=served.base_url, headers={"authorization": f"Bearer {KEY}"}) as client:
-        yield client
+    assert len(bill_shown(http)) == 2
 
 
 def test_a_background_response_passes_its_states_and_is_billed_once_when_seen_finished(
@@ -262,7 +227,7 @@ def test_a_background_response_passes_its_states_and_is_billed_once_when_seen_fi
         seen.append(timed.get(path).json()["status"])
     assert seen == ["queued", "queued", "in_progress", "in_progress", "completed", "completed"]
     assert timed.get(path).json()["usage"]["output_tokens"] == 1
-    assert [line["output_tokens"] for line in lines(timed)] == [1]
+    assert [line["output_tokens"] for line in bill_shown(timed)] == [1]
 
 
 def test_a_background_response_can_be_cancelled_until_it_is_finished(timed: httpx.Client, clock: Clock) -> None:
@@ -270,9 +235,9 @@ def test_a_background_response_can_be_cancelled_until_it_is_finished(timed: http
     assert timed.post(f"/v1/responses/{first}/cancel").json()["status"] == "cancelled"
     clock.now_s += 11
     assert timed.get(f"/v1/responses/{first}").json()["status"] == "cancelled"
-    assert lines(timed) == []
+    assert bill_shown(timed) == []
     assert timed.post(f"/v1/responses/{second}/cancel").json()["status"] == "completed"
-    assert len(lines(timed)) == 1
+    assert len(bill_shown(timed)) == 1
 
 
 def test_a_background_stream_says_it_was_queued(http: httpx.Client) -> None:

@@ -9,14 +9,14 @@ from collections.abc import Iterator
 from typing import Any
 
 import httpx
-import msgspec
 import pytest
 
-from elkapi.sandbox.bill import Line
 from elkapi.sandbox.pictures import JPEG, WEBP, png, png_size
 from elkapi.sandbox.server import Running, running
 from elkapi.sandbox.videos import mp4, seconds_of
 from tests.waiting import until_blocking
+
+from .exchanging import bill_lines
 
 ARK = "/api/v3/contents/generations/tasks"
 MODEL = "doubao-seedance-1-0-pro-250528"
@@ -70,10 +70,6 @@ def sandbox() -> Iterator[Running]:
         yield served
 
 
-def lines(sandbox: Running) -> list[Line]:
-    return [msgspec.json.decode(line, type=Line) for line in sandbox.sandbox.bill.statement().lines]
-
-
 def begun(http: httpx.Client, text: str = "a boat", **fields: Any) -> str:
     body = {"model": MODEL, "content": [{"type": "text", "text": text}], "resolution": "480p", "duration": 2, **fields}
     answer = http.post(ARK, json=body, headers={"x-client-request-id": "mine"})
@@ -101,9 +97,9 @@ def test_a_task_is_queued_runs_and_succeeds(http: httpx.Client) -> None:
 
 def test_a_task_that_succeeds_is_billed_once_even_if_nobody_asks(sandbox: Running, http: httpx.Client) -> None:
     begun(http)
-    assert lines(sandbox) == []
-    until_blocking(lambda: len(lines(sandbox)) == 1)
-    (line,) = lines(sandbox)
+    assert bill_lines(sandbox) == []
+    until_blocking(lambda: len(bill_lines(sandbox)) == 1)
+    (line,) = bill_lines(sandbox)
     tokens = 864 * 480 * 49 // 1024
     assert (line.provider, line.model, line.outcome, line.client_request_id) == ("ark", MODEL, "complete", "mine")
     assert (line.output_tokens, line.cost_nano_usd) == (tokens, tokens * 2_500)
@@ -112,7 +108,7 @@ def test_a_task_that_succeeds_is_billed_once_even_if_nobody_asks(sandbox: Runnin
 def test_a_task_whose_submit_was_never_answered_is_billed_too(sandbox: Running, http: httpx.Client) -> None:
     with pytest.raises(httpx.TransportError):
         begun(http, "[sandbox: cut-after=5b]")
-    until_blocking(lambda: len(lines(sandbox)) == 1)
+    until_blocking(lambda: len(bill_lines(sandbox)) == 1)
 
 
 @pytest.mark.parametrize(
@@ -126,7 +122,7 @@ def test_a_task_that_ends_otherwise_is_not_billed(
     assert "content" not in task
     last = begun(http)
     assert ended(http, last)["status"] == "succeeded"
-    assert len(lines(sandbox)) == 1
+    assert len(bill_lines(sandbox)) == 1
 
 
 def test_a_task_belongs_to_its_key(http: httpx.Client) -> None:
@@ -212,7 +208,7 @@ def test_a_cancelled_task_is_told_and_billed_no_more(sandbox: Running, http: htt
     assert ended(http, other)["status"] == "succeeded"
     assert shown(http, task_id)["status"] == "cancelled"
     assert receiver.bodies == []
-    assert len(lines(sandbox)) == 1
+    assert len(bill_lines(sandbox)) == 1
 
 
 @pytest.mark.parametrize("challenges", [True, False])
@@ -226,7 +222,7 @@ def test_a_challenge_decides_whether_a_task_begins(
     assert answer.json()["base_resp"]["status_code"] == (0 if challenges else 2013)
     if challenges:
         assert told(receiver, 2) == ["processing", "success"]
-    assert len(lines(sandbox)) == int(challenges)
+    assert len(bill_lines(sandbox)) == int(challenges)
 
 
 def test_no_address_beyond_this_machine_is_called(http: httpx.Client) -> None:

@@ -7,15 +7,15 @@ from collections.abc import Iterator
 from typing import Any
 
 import httpx
-import msgspec
 import pytest
 
 from elkapi.sandbox.app import Options
-from elkapi.sandbox.bill import Line
 from elkapi.sandbox.pictures import JPEG, png
 from elkapi.sandbox.server import Running, running
 from elkapi.sandbox.videos import mp4, seconds_of
 from tests.waiting import until_blocking
+
+from .exchanging import bill_lines
 
 GENERATE, QUERY, RETRIEVE = "/v1/video_generation", "/v1/query/video_generation", "/v1/files/retrieve"
 CONTENT = "/v1/files/retrieve_content"
@@ -32,14 +32,10 @@ def sandbox() -> Iterator[Running]:
         yield served
 
 
-def lines(sandbox: Running) -> list[Line]:
-    return [msgspec.json.decode(line, type=Line) for line in sandbox.sandbox.bill.statement().lines]
-
-
 def bill(sandbox: Running) -> tuple[str, str, int]:
     """Provider, model and cost of the only bill line, once it is there."""
-    until_blocking(lambda: lines(sandbox))
-    (line,) = lines(sandbox)
+    until_blocking(lambda: bill_lines(sandbox))
+    (line,) = bill_lines(sandbox)
     return line.provider, line.model, line.cost_nano_usd
 
 
@@ -99,7 +95,7 @@ def test_minimax_names_its_states(http: httpx.Client) -> None:
 def test_minimax_fails_inside_the_answer(sandbox: Running, http: httpx.Client, fault: str, code: int) -> None:
     done = minimax_ended(http, minimax(http, prompt=f"[sandbox: {fault}]")["task_id"])
     assert (done["status"], done["file_id"], done["base_resp"]["status_code"]) == ("Fail", "", code)
-    assert lines(sandbox) == []
+    assert bill_lines(sandbox) == []
 
 
 @pytest.mark.parametrize(
@@ -127,7 +123,7 @@ def test_minimax_refuses_with_status_200(sandbox: Running, http: httpx.Client, f
     assert answer["base_resp"]["status_code"] == code
     assert answer["base_resp"]["status_msg"]
     assert "task_id" not in answer
-    assert lines(sandbox) == []
+    assert bill_lines(sandbox) == []
 
 
 def test_minimax_refuses_keys_and_unknown_ids_with_status_200(http: httpx.Client) -> None:
@@ -180,7 +176,7 @@ def test_pika_tells_a_failure_in_the_video(sandbox: Running, http: httpx.Client,
     video = pika_ended(http, task_id)
     assert (video["status"], video["resultUrl"]) == ("error", "")
     assert video["error"]
-    assert lines(sandbox) == []
+    assert bill_lines(sandbox) == []
 
 
 @pytest.mark.parametrize(
@@ -234,7 +230,7 @@ def test_sora_tells_a_failure_in_the_envelope(sandbox: Running, http: httpx.Clie
     failed = polled(http, f"/sora/v1/videos/{begun['data']}", lambda body: body["data"]["finish_time"])["data"]
     assert (failed["status"], failed["data"]["generations"]) == ("FAILURE", [])
     assert failed["fail_reason"] == failed["data"]["failure_reason"]
-    assert lines(sandbox) == []
+    assert bill_lines(sandbox) == []
 
 
 @pytest.mark.parametrize(
@@ -703,7 +699,7 @@ def test_duomi_gives_back_what_a_failure_cost(sandbox: Running, http: httpx.Clie
     done = duomi_ended(http, "pika", begun["data"]["task_id"])
     assert (done["state"], done["refund"], done["video_url"]) == ("error", "1", "")
     assert done["msg"]
-    assert lines(sandbox) == []
+    assert bill_lines(sandbox) == []
 
 
 @pytest.mark.parametrize(
@@ -758,4 +754,4 @@ def test_one_key_begins_a_task_of_every_provider(url: str, body: Any, headers: d
     with running(Options(keys=frozenset({SHARED}))) as sandbox:
         answer = httpx.post(sandbox.base_url + url, json=body, headers=headers)
         assert answer.status_code in (200, 201), answer.text
-        until_blocking(lambda: len(lines(sandbox)) == 1)
+        until_blocking(lambda: len(bill_lines(sandbox)) == 1)
