@@ -22,7 +22,7 @@ from sqlalchemy import Connection, select, text
 from elkapi.edge.front import Front
 from elkapi.edge.render import rejected
 from elkapi.edge.server import Server
-from elkapi.ledger import create_account, deposit
+from elkapi.ledger import CheckReport, check, create_account, deposit
 from elkapi.money import parse_usd
 from elkapi.relay.batches.runner import BatchRunner
 from elkapi.relay.plane import DataPlane
@@ -188,6 +188,19 @@ class Gateway:
                 return dict(reply.json())
             await asyncio.sleep(0.01)
         raise AssertionError(f"no record of {request_id}: {reply.text}")
+
+    def books(self) -> CheckReport:
+        """The ledger's own check, which found nothing wrong."""
+        with self.database.read() as connection:
+            report = check(connection)
+        assert report.ok, report.lines()
+        return report
+
+    def closed_books(self) -> CheckReport:
+        """`books`, with no hold open."""
+        report = self.books()
+        assert report.open_holds == 0
+        return report
 
     def sql(self, statement: str, **values: Any) -> list[Any]:
         def read(connection: Connection) -> list[Any]:

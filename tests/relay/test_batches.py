@@ -17,7 +17,6 @@ import pytest
 from sqlalchemy import Connection, update
 
 from elkapi.clock import SystemClock
-from elkapi.ledger import check
 from elkapi.money import parse_usd
 from elkapi.sandbox.server import Running
 from elkapi.storage.repos import batch_lines, keys
@@ -99,13 +98,6 @@ async def results_of(sdk: anthropic.AsyncAnthropic, batch_id: str) -> dict[str, 
     return {found.custom_id: found.result async for found in await sdk.messages.batches.results(batch_id)}
 
 
-def in_order(gate: Gateway) -> None:
-    with gate.database.read() as connection:
-        report = check(connection)
-    assert report.ok, report.problems
-    assert report.open_holds == 0
-
-
 def counts_of(batch: Any) -> dict[str, int]:
     return {name: count for name, count in batch.request_counts.to_dict().items() if count}
 
@@ -136,7 +128,7 @@ async def test_the_official_sdk_makes_follows_lists_and_deletes_a_batch_on_any_u
     assert (await sdk.messages.batches.delete(batch.id)).type == "message_batch_deleted"
     with pytest.raises(anthropic.NotFoundError):
         await sdk.messages.batches.retrieve(batch.id)
-    in_order(lite)
+    lite.closed_books()
 
 
 async def test_g31_each_line_is_settled_by_itself_and_a_bad_one_zeroes_no_other(
@@ -167,7 +159,7 @@ async def test_g31_each_line_is_settled_by_itself_and_a_bad_one_zeroes_no_other(
     # A line that failed was tried again, but not for ever.
     assert Counter(record["line"]["number"] for record in records)[6] == 5
     assert gate.sql("select count(*) from alerts")[0][0] == 0
-    in_order(gate)
+    gate.closed_books()
 
 
 @pytest.mark.parametrize("wrong", [b'"a" @', b'"a"\n@', b'"\xff"'])
@@ -186,7 +178,7 @@ async def test_g31_an_answer_that_nobody_can_read_fails_its_own_line_free(lite: 
     assert {result.error.error.message.partition(" (")[0] for result in results.values()} == {
         "The model could not answer"
     }
-    in_order(lite)
+    lite.closed_books()
     assert lite.sql("select posted_nano from accounts where kind = 'customer'") == [(parse_usd("10"),)]
 
 
@@ -213,7 +205,7 @@ async def test_the_batch_ratio_is_applied_exactly_and_named(
         assert account["price"]["batch_ratio"] == f"0.{expected:06d}".rstrip("0")
         held = msgspec.json.decode(bytes(record))["hold_nano"]
         assert held >= charge
-        in_order(gate)
+        gate.closed_books()
 
 
 async def test_a_cancelled_batch_ends_with_what_was_under_way(lite: Gateway, sandbox: Running) -> None:
@@ -233,7 +225,7 @@ async def test_a_cancelled_batch_ends_with_what_was_under_way(lite: Gateway, san
     results = await results_of(sdk, batch.id)
     assert Counter(result.type for result in results.values()) == counts
     assert (await sdk.messages.batches.cancel(batch.id)).processing_status == "ended"
-    in_order(lite)
+    lite.closed_books()
 
 
 async def test_a_line_that_was_not_begun_in_time_is_expired(lite: Gateway, sandbox: Running) -> None:
@@ -254,7 +246,7 @@ async def test_a_line_that_was_not_begun_in_time_is_expired(lite: Gateway, sandb
         assert done.request_counts.expired == 16
         results = await results_of(sdk, batch.id)
         assert Counter(result.type for result in results.values())["expired"] == 16
-    in_order(lite)
+    lite.closed_books()
 
 
 async def test_an_empty_balance_and_a_disabled_key_end_the_other_lines_free(lite: Gateway, sandbox: Running) -> None:
@@ -288,7 +280,7 @@ async def test_an_empty_balance_and_a_disabled_key_end_the_other_lines_free(lite
         assert len(upstream.bodies) == 4
     charged = lite.sql("select count(*) from requests where charge_nano > 0")
     assert charged[0][0] == 4
-    in_order(lite)
+    lite.closed_books()
 
 
 _ANSWER = {
@@ -470,7 +462,7 @@ async def test_a_line_that_the_balance_covers_waits_for_what_other_calls_hold(tm
         upstream.gate.set()
         assert counts_of(await ended(sdk, batch.id)) == {"succeeded": 4}
         assert upstream.most_waiting == 1
-        in_order(gate)
+        gate.closed_books()
 
 
 async def test_a_line_that_waits_is_tried_again_after_the_clock_was_set_back(
@@ -547,7 +539,7 @@ async def test_a_gateway_that_stops_finishes_its_lines_and_the_next_one_goes_on(
         sdk = client(second, key)
         assert counts_of(await ended(sdk, batch.id)) == {"succeeded": 8}
         assert len(sandbox.sandbox.recorder.shown()) == 8
-        in_order(second)
+        second.closed_books()
 
 
 async def test_two_gateways_share_a_batch_and_run_no_line_twice(
@@ -572,7 +564,7 @@ async def test_two_gateways_share_a_batch_and_run_no_line_twice(
         taken = [sum(one.plane.metrics.attempts.values()) for one in (first, second)]
         assert sum(taken) == 60
         assert min(taken) > 0
-        in_order(first)
+        first.closed_books()
 
 
 @pytest.fixture

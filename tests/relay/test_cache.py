@@ -12,7 +12,6 @@ from typing import Any
 import pytest
 
 from elkapi.cache.answers import FILE
-from elkapi.ledger import check
 from elkapi.sandbox.server import Running
 from elkapi.types import Policy
 from tests.canned import canned
@@ -78,13 +77,6 @@ def balance(gate: Gateway) -> int:
     return int(posted)
 
 
-def books_hold(gate: Gateway) -> None:
-    with gate.database.read() as connection:
-        report = check(connection)
-    assert report.ok, report.problems
-    assert report.open_holds == 0
-
-
 @pytest.mark.parametrize("client", CLIENTS)
 async def test_a_hit_is_the_same_answer_in_the_form_asked_for_and_no_upstream_is_asked(
     lite: Gateway, sandbox: Running, client: str
@@ -111,7 +103,7 @@ async def test_a_hit_is_the_same_answer_in_the_form_asked_for_and_no_upstream_is
         assert (free["cached"], free["flags"], paid["cached"]) == (True, ["cached"], False)
         assert (free["attempts"], free["cost_usd"], free["held_usd"], free["ledger"]) == ([], "0.00", "0.00", [])
         assert free["usage"] == paid["usage"]
-    books_hold(lite)
+    lite.closed_books()
 
 
 async def test_a_chat_stream_from_the_cache_tells_its_usage_to_who_asked_and_to_nobody_else(
@@ -196,7 +188,7 @@ async def test_a_hit_costs_its_ratio_of_the_call_to_the_nano_dollar_and_is_held_
     assert once - balance(gate) == (whole * 4_999_995 + 5_000_000) // 10_000_000
     assert account["cost_usd"] == account["held_usd"] == hit.headers["x-elkapi-cost-usd"]
     assert [entry["kind"] for entry in account["ledger"]] == ["hold", "post"]
-    books_hold(gate)
+    gate.closed_books()
 
 
 async def test_a_priced_hit_needs_its_price_and_a_free_one_needs_nothing(gate: Gateway, sandbox: Running) -> None:
@@ -208,7 +200,7 @@ async def test_a_priced_hit_needs_its_price_and_a_free_one_needs_nothing(gate: G
     assert (refused.status_code, refused.json()["error"]["code"]) == (403, "insufficient_user_quota")
     await gate.group("default", 1_000_000, Policy(cache=True, cache_shared=True))
     assert (await post(gate, poor)).headers["x-elkapi-cache"] == "hit"
-    books_hold(gate)
+    gate.closed_books()
 
 
 async def test_only_the_key_that_asked_gets_the_answer_unless_its_group_shares(lite: Gateway, sandbox: Running) -> None:
@@ -286,7 +278,7 @@ async def test_g52_the_caller_decides_within_what_the_policy_allows(lite: Gatewa
     for word in ("maybe", "max-age=" + "9" * 5_000):
         wrong = await post(lite, silent, cache=word)
         assert (wrong.status_code, wrong.json()["error"]["param"]) == (400, "X-Elkapi-Cache")
-    books_hold(lite)
+    lite.closed_books()
 
 
 async def test_an_answer_older_than_the_policy_allows_is_asked_anew(lite: Gateway, sandbox: Running) -> None:
@@ -395,7 +387,7 @@ async def test_an_idempotency_key_and_the_cache_agree(
     first = await post(lite, key, prompt="new", headers={"idempotency-key": "twice"})
     again = await post(lite, key, prompt="new", headers={"idempotency-key": "twice"})
     assert (first.headers["x-elkapi-cache"], again.headers["idempotent-replayed"]) == ("miss", "true")
-    books_hold(lite)
+    lite.closed_books()
 
 
 async def test_a_hit_counts_as_a_request_and_uses_no_tokens_of_a_limit(lite: Gateway, sandbox: Running) -> None:
@@ -484,4 +476,4 @@ async def expect_misses(gate: Gateway, sandbox: Running) -> None:
     for _ in range(3):
         reply = await post(gate, key)
         assert (reply.status_code, reply.headers["x-elkapi-cache"]) == (200, "miss")
-    books_hold(gate)
+    gate.closed_books()

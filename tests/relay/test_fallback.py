@@ -9,7 +9,6 @@ from typing import Any
 import msgspec
 import pytest
 
-from elkapi.ledger import check
 from elkapi.money import format_usd
 from elkapi.sandbox.server import Running
 from elkapi.types import Policy
@@ -86,13 +85,6 @@ async def post(gate: Gateway, key: str, client: str, *, stream: bool = False, **
     return await gate.ask(key, asked.body, path=asked.path, headers={**asked.headers, **headers})
 
 
-def books_hold(gate: Gateway) -> None:
-    with gate.database.read() as connection:
-        report = check(connection)
-    assert report.ok, report.problems
-    assert report.open_holds == 0
-
-
 @pytest.mark.parametrize("stream", [False, True], ids=["whole", "streamed"])
 @pytest.mark.parametrize("client", CLIENTS)
 async def test_another_model_answers_when_every_attempt_failed_and_is_named_and_priced(
@@ -119,7 +111,7 @@ async def test_another_model_answers_when_every_attempt_failed_and_is_named_and_
     terms = {term["class"]: term["nano_usd"] for term in account["price"]["arithmetic"]}
     assert terms["input_tokens"] == 5 * 10**9
     assert 0 < float(account["cost_usd"]) <= float(account["held_usd"])
-    books_hold(gate)
+    gate.closed_books()
 
 
 async def test_the_hold_covers_the_dearest_candidate(gate: Gateway, sandbox: Running) -> None:
@@ -188,7 +180,7 @@ async def test_a_refusal_goes_to_another_model_and_its_bill_is_the_operators(
     assert [attempt["outcome"] for attempt in account["attempts"]] == ["refusal", "ok"]
     (loss,) = [row[0] for row in gate.sql("select loss_nano from requests")]
     assert loss == 10 * 1_000 + 1 * 2_000
-    books_hold(gate)
+    gate.closed_books()
 
 
 @pytest.mark.parametrize("stream", [False, True], ids=["whole", "streamed"])
@@ -207,7 +199,7 @@ async def test_a_refusal_whose_usage_is_missing_is_the_operators_loss_by_our_own
     # What its caller would have been charged for it, had nobody stood in.
     assert format_usd(loss) == charged["cost_usd"]
     assert charged["flags"] == ["usage_missing", "estimated_locally"]
-    books_hold(gate)
+    gate.closed_books()
 
 
 @pytest.mark.parametrize("client", CLIENTS)
@@ -229,7 +221,7 @@ async def test_a_streamed_refusal_before_any_content_goes_to_another_model(
         shown = await post(gate, alone, client, stream=True)
     assert shown.status_code == 200
     assert "I stood in." not in shown.text
-    books_hold(gate)
+    gate.closed_books()
 
 
 @pytest.mark.parametrize("stream", [False, True], ids=["whole", "streamed"])
@@ -250,7 +242,7 @@ async def test_a_refusal_that_nobody_betters_is_the_answer_and_is_charged_as_suc
     assert account["model"] == FIRST
     assert [attempt["outcome"] for attempt in account["attempts"]] == ["refusal", "status_503"]
     assert account["cost_usd"] == "0.000012"
-    books_hold(gate)
+    gate.closed_books()
 
 
 @pytest.mark.parametrize("stream", [False, True], ids=["whole", "streamed"])
@@ -268,7 +260,7 @@ async def test_g52_the_callers_no_to_fallbacks_holds_on_every_path(
         assert (account["model"], len(account["attempts"])) == (FIRST, 1)
         wrong = await post(gate, key, client, stream=stream, **{"x-elkapi-fallback": "maybe"})
         assert wrong.status_code == 400
-    books_hold(gate)
+    gate.closed_books()
 
 
 async def test_g52_a_stream_that_breaks_after_content_never_goes_on_with_another_model(
@@ -281,7 +273,7 @@ async def test_g52_a_stream_that_breaks_after_content_never_goes_on_with_another
         reply = await post(gate, key, "chat", stream=True)
     assert has_error("chat", reply.text)
     assert not sandbox.sandbox.recorder.shown()
-    books_hold(gate)
+    gate.closed_books()
 
 
 async def test_when_nobody_answers_the_error_is_that_of_the_model_asked_for(gate: Gateway, sandbox: Running) -> None:
@@ -296,7 +288,7 @@ async def test_when_nobody_answers_the_error_is_that_of_the_model_asked_for(gate
     account = await gate.account(reply.headers["x-request-id"], key)
     assert [attempt.get("model") for attempt in account["attempts"]] == [None, SECOND, THIRD]
     assert (account["model"], account["cost_usd"]) == (FIRST, "0.00")
-    books_hold(gate)
+    gate.closed_books()
 
 
 async def test_a_fallback_that_the_key_may_not_use_or_nobody_serves_or_priced_is_passed_over(

@@ -9,7 +9,6 @@ import msgspec
 import pytest
 
 from elkapi.errors import Unavailable
-from elkapi.ledger import check
 from elkapi.sandbox.server import Running
 from elkapi.types import Policy, Settlement
 from tests.canned import canned
@@ -44,13 +43,6 @@ def answer(usage: dict[str, int], finish: str = "stop") -> dict[str, Any]:
     }
 
 
-def books_hold(gate: Gateway) -> None:
-    with gate.database.read() as connection:
-        report = check(connection)
-    assert report.ok, report.problems
-    assert report.open_holds == 0
-
-
 async def post(
     gate: Gateway, key: str, prompt: str = "hello", headers: dict[str, str] | None = None, **more: Any
 ) -> Any:
@@ -75,7 +67,7 @@ async def test_several_choices_share_what_the_balance_covers(gate: Gateway, sand
     short = await gate.ask(await gate.key("0.0006"), body, path="/v1/chat/completions")
     assert short.json()["error"]["code"] == "insufficient_user_quota"
     assert len(sandbox.sandbox.recorder.shown()) == 1
-    books_hold(gate)
+    gate.closed_books()
 
 
 async def test_g36_what_an_answer_costs_above_its_hold_is_the_operators_loss_and_flagged(gate: Gateway) -> None:
@@ -86,7 +78,7 @@ async def test_g36_what_an_answer_costs_above_its_hold_is_the_operators_loss_and
     account = await gate.account(reply.headers["x-request-id"], key)
     assert (account["held_usd"], account["cost_usd"], account["flags"]) == ("0.0005", "0.0005", ["above_hold"])
     assert gate.sql("select charge_nano, loss_nano from requests") == [(500_000, 200_000)]
-    books_hold(gate)
+    gate.closed_books()
 
 
 async def test_g36_the_ledger_holds_what_the_dearest_model_that_may_stand_in_costs(gate: Gateway) -> None:
@@ -101,7 +93,7 @@ async def test_g36_the_ledger_holds_what_the_dearest_model_that_may_stand_in_cos
     assert (account["held_usd"], account["cost_usd"], account["flags"]) == ("0.50", "0.01", [])
     entries = gate.sql("select nano from transfers where kind in ('hold', 'post') order by id")
     assert entries == [(500_000_000,), (10_000_000,)]
-    books_hold(gate)
+    gate.closed_books()
 
 
 @pytest.mark.parametrize("stream", [False, True], ids=["whole", "streamed"])
@@ -124,7 +116,7 @@ async def test_every_refusal_that_was_bettered_is_a_loss_beside_what_became_of_t
         assert gate.sql("select charge_nano, loss_nano from requests") == [(0, refusals + 6 * 1_000 + 3 * 2_000)]
     else:
         assert gate.sql("select charge_nano, loss_nano from requests") == [(12_000, refusals)]
-    books_hold(gate)
+    gate.closed_books()
 
 
 async def test_a_stream_under_an_idempotency_key_is_done_once_and_not_told_again(
@@ -141,7 +133,7 @@ async def test_a_stream_under_an_idempotency_key_is_done_once_and_not_told_again
     assert len(sandbox.sandbox.recorder.shown()) == 1
     ((charge,),) = gate.sql("select sum(charge_nano) from requests")
     assert gate.sql("select sum(posted_nano) from accounts where kind = 'customer'") == [(10**9 - charge,)]
-    books_hold(gate)
+    gate.closed_books()
 
 
 async def test_a_free_call_under_an_idempotency_key_is_done_once_too(gate: Gateway, sandbox: Running) -> None:
@@ -171,7 +163,7 @@ async def test_g75_of_several_attempts_one_whose_fate_is_unknown_is_enough_to_ne
     assert (failed.status_code, account["flags"], account["cost_usd"]) == (502, ["unknown_outcome"], "0.00")
     assert (again.status_code, again.json()["error"]["code"]) == (409, "outcome_unknown")
     assert len(gate.sql("select request_id from unknown_outcomes")) == 1
-    books_hold(gate)
+    gate.closed_books()
 
 
 async def test_a_call_whose_booking_failed_is_settled_by_nobody_else(

@@ -12,7 +12,6 @@ import msgspec
 import pytest
 from sqlalchemy import text
 
-from elkapi.ledger import check
 from tests.gateway import Gateway, gateway
 from tests.scripted import MODEL, Played, Upstream, frames_of, scripted
 from tests.text_calls import events
@@ -74,9 +73,7 @@ class Stage:
             if not held and not len(self.gate.plane.background):
                 break
             await asyncio.sleep(0.01)
-        with self.gate.database.read() as connection:
-            report = check(connection)
-        assert report.ok, report.problems
+        self.gate.books()
         return 10 * 10**9 - int(posted)
 
 

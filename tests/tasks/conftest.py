@@ -15,7 +15,6 @@ from elkapi.catalog.task import Made
 from elkapi.clock import SYSTEM_CLOCK, Clock
 from elkapi.control.tasking import opened_poller, polling
 from elkapi.ids import new_id
-from elkapi.ledger import check
 from elkapi.roles import WorkerOrder
 from elkapi.tasks.copying import CopyFailed
 from elkapi.tasks.poller import Poller
@@ -88,12 +87,6 @@ class Tasks:
                 return
             await asyncio.sleep(0.01)
         raise AssertionError(f"no task came to {state}: {self.rows()}; asked: {self.upstream.requests[-5:]}")
-
-    def books(self) -> Any:
-        with self.gate.database.read() as connection:
-            report = check(connection)
-        assert report.ok, report.lines()
-        return report
 
 
 @pytest.fixture

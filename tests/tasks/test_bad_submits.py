@@ -62,7 +62,7 @@ async def test_a_body_that_cannot_be_read_one_way_only_is_refused(
     assert said in reply.text
     assert not tasks.upstream.requests
     assert not tasks.rows()
-    assert tasks.books().customers_held_nano == 0
+    assert tasks.gate.books().customers_held_nano == 0
 
 
 async def test_more_names_of_earlier_tasks_than_any_task_has_are_not_looked_up(tasks: Tasks) -> None:

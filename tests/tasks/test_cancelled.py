@@ -56,7 +56,7 @@ async def runway(tasks: Tasks, monkeypatch: pytest.MonkeyPatch) -> Runway:
 async def begun(tasks: Tasks) -> str:
     reply = await tasks.call("POST", "/runwayml/v1/image_to_video", FRAME)
     assert reply.status_code == 200, reply.text
-    assert tasks.books().customers_held_nano == HALF
+    assert tasks.gate.books().customers_held_nano == HALF
     return str(reply.json()["id"])
 
 
@@ -82,7 +82,7 @@ async def test_what_its_provider_has_just_made_is_not_cancelled_but_charged(task
     assert (reply.status_code, len(runway.cancels)) == (409, 1), reply.text
     async with tasks.polling(task_poll_every_s=0.02):
         await tasks.until("succeeded")
-    assert tasks.books().charged_nano == HALF
+    assert tasks.gate.books().charged_nano == HALF
 
 
 async def test_a_cancel_that_nobody_answered_ends_the_task_once_its_provider_knows_it_no_more(
@@ -95,7 +95,7 @@ async def test_a_cancel_that_nobody_answered_ends_the_task_once_its_provider_kno
     async with tasks.polling(task_poll_every_s=0.02):
         await tasks.until("cancelled")
     assert end_of(tasks) == ("cancelled", "cancelled")
-    report = tasks.books()
+    report = tasks.gate.books()
     assert (report.charged_nano, report.loss_nano, report.customers_held_nano) == (0, 0, 0)
     assert len(tasks.gate.sql("select id from requests")) == 1
 
@@ -111,7 +111,7 @@ async def test_a_cancel_that_nobody_answered_and_that_did_not_arrive_changes_not
         assert end_of(tasks) == ("running", None)
         runway.status = "FAILED"
         await tasks.until("failed")
-    assert tasks.books().customers_held_nano == 0
+    assert tasks.gate.books().customers_held_nano == 0
 
 
 async def test_a_cancel_is_asked_again_and_a_task_that_is_gone_by_then_is_cancelled(
@@ -122,7 +122,7 @@ async def test_a_cancel_is_asked_again_and_a_task_that_is_gone_by_then_is_cancel
     assert (await cancelled(tasks, task_id)).status_code == 502
     assert (await cancelled(tasks, task_id)).status_code == 204
     assert end_of(tasks) == ("cancelled", "cancelled")
-    assert tasks.books().customers_held_nano == 0
+    assert tasks.gate.books().customers_held_nano == 0
 
 
 @pytest.mark.parametrize(("status", "answered"), [(404, 409), (409, 409), (401, 502)])
@@ -137,7 +137,7 @@ async def test_a_cancel_that_was_refused_is_as_if_it_had_not_been_asked(
     async with tasks.polling(task_poll_every_s=0.02):
         await asked_again(runway)
     assert end_of(tasks) == ("queued", None)
-    assert tasks.books().customers_held_nano == HALF
+    assert tasks.gate.books().customers_held_nano == HALF
 
 
 async def test_a_cancel_that_failed_at_the_provider_may_have_been_carried_out(tasks: Tasks, runway: Runway) -> None:
@@ -146,7 +146,7 @@ async def test_a_cancel_that_failed_at_the_provider_may_have_been_carried_out(ta
     assert (await cancelled(tasks, task_id)).status_code == 502
     async with tasks.polling(task_poll_every_s=0.02):
         await tasks.until("cancelled")
-    assert tasks.books().customers_held_nano == 0
+    assert tasks.gate.books().customers_held_nano == 0
 
 
 async def test_a_task_without_a_cancel_is_not_ended_by_a_provider_that_lost_it(tasks: Tasks, runway: Runway) -> None:
@@ -155,4 +155,4 @@ async def test_a_task_without_a_cancel_is_not_ended_by_a_provider_that_lost_it(t
     async with tasks.polling(task_poll_every_s=0.02):
         await asked_again(runway)
     assert end_of(tasks) == ("queued", None)
-    assert tasks.books().customers_held_nano == HALF
+    assert tasks.gate.books().customers_held_nano == HALF

@@ -77,7 +77,7 @@ async def test_a_success_counts_its_charge_its_submit_and_its_attempt(tasks: Tas
     tasks.upstream.succeed(task_id)
     async with counting(tasks) as counted:
         await tasks.until("succeeded")
-    assert counted.nano == (HALF, 0) == (tasks.books().charged_nano, 0)
+    assert counted.nano == (HALF, 0) == (tasks.gate.books().charged_nano, 0)
     assert counted.counts.requests == {(TEXT, 200): 1}
     assert {outcome: count for (_, outcome), count in counted.counts.attempts.items()} == {"ok": 1}
     worker = tasks.gate.plane.metrics
@@ -99,7 +99,7 @@ async def test_a_lost_result_counts_as_the_operators_loss(tasks: Tasks) -> None:
     tasks.copies.fail = CopyFailed("it is gone", again=False)
     async with counting(tasks) as counted:
         await tasks.until("failed")
-    assert counted.nano == (0, HALF) == (0, tasks.books().loss_nano)
+    assert counted.nano == (0, HALF) == (0, tasks.gate.books().loss_nano)
 
 
 async def test_of_two_pollers_one_counts_an_end(tasks: Tasks) -> None:
@@ -109,7 +109,7 @@ async def test_of_two_pollers_one_counts_an_end(tasks: Tasks) -> None:
     async with counting(tasks) as first:
         async with counting(tasks) as second:
             await tasks.until("succeeded", 10)
-    assert first.counts.charged_nano + second.counts.charged_nano == 10 * HALF == tasks.books().charged_nano
+    assert first.counts.charged_nano + second.counts.charged_nano == 10 * HALF == tasks.gate.books().charged_nano
     assert len(first.told) + len(second.told) == 10
 
 

@@ -102,7 +102,7 @@ async def test_every_submit_begins_a_task_that_is_polled_copied_and_charged(task
     assert shown["job"]["videos"][0]["url"].startswith(tasks.gate.origin + "/v1/assets/")
     listed = (await tasks.call("GET", "/loom/v2/jobs?limit=2")).json()
     assert (len(listed["jobs"]), listed["total"]) == (2, len(submits))
-    report = tasks.books()
+    report = tasks.gate.books()
     assert report.customers_held_nano == 0
     # Four videos of five seconds, an image, an upscale.
     assert report.charged_nano == parse_usd("2.00") + parse_usd("0.05") + parse_usd("0.25")
@@ -113,7 +113,7 @@ async def test_a_refusal_inside_a_success_a_stop_and_a_failure_are_free(tasks: T
     assert (refused.status_code, refused.json()) == (200, {"code": 1400, "message": "not this"})
     for _ in range(2):
         await tasks.call("POST", "/loom/v2/text-to-video", {"prompt": "cloth", "length": 5})
-    assert tasks.books().customers_held_nano == parse_usd("1.00")
+    assert tasks.gate.books().customers_held_nano == parse_usd("1.00")
     stopped = await tasks.call("POST", "/loom/v2/jobs/job-0/stop")
     assert stopped.status_code == 200, stopped.text
     loom.jobs["job-1"] |= {"state": "torn", "reason": "thread broke"}
@@ -121,5 +121,5 @@ async def test_a_refusal_inside_a_success_a_stop_and_a_failure_are_free(tasks: T
         await tasks.until("failed", 2)
     assert (await tasks.call("GET", "/loom/v2/jobs/job-1")).json()["job"]["reason"] == "thread broke"
     assert (await tasks.call("GET", "/loom/v2/jobs/job-1", key=await tasks.gate.key("1"))).status_code == 404
-    report = tasks.books()
+    report = tasks.gate.books()
     assert (report.customers_held_nano, report.charged_nano) == (0, 0)

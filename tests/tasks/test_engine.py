@@ -39,7 +39,7 @@ async def test_a_task_is_held_polled_and_charged_once(tasks: Tasks) -> None:
     assert reply.status_code == 200, reply.text
     task_id = reply.json()["data"]["task_id"]
     assert reply.json()["data"]["task_status"] == "submitted"
-    assert tasks.books().customers_held_nano == HALF
+    assert tasks.gate.books().customers_held_nano == HALF
     assert tasks.upstream.headers[0]["authorization"].startswith("Bearer ey")
     path = f"/kling/v1/videos/text2video/{task_id}"
     assert (await tasks.call("GET", path)).json()["data"]["task_status"] == "submitted"
@@ -52,7 +52,7 @@ async def test_a_task_is_held_polled_and_charged_once(tasks: Tasks) -> None:
     done = (await tasks.call("GET", path)).json()["data"]
     assert done["task_status"] == "succeed"
     assert done["task_result"]["videos"][0]["url"].startswith(tasks.gate.origin + "/v1/assets/")
-    report = tasks.books()
+    report = tasks.gate.books()
     assert (report.charged_nano, report.customers_held_nano, report.open_holds) == (HALF, 0, 0)
     ours = reply.headers["x-request-id"].replace("req_", "task_")
     assert (await tasks.call("GET", f"/kling/v1/videos/text2video/{ours}")).json()["data"]["task_id"] == task_id
@@ -65,7 +65,7 @@ async def test_a_failed_task_is_free(tasks: Tasks) -> None:
         await tasks.until("failed")
     shown = (await tasks.call("GET", f"/kling/v1/videos/text2video/{task_id}")).json()["data"]
     assert (shown["task_status"], shown["task_status_msg"]) == ("failed", "risk control")
-    report = tasks.books()
+    report = tasks.gate.books()
     assert (report.charged_nano, report.customers_held_nano) == (0, 0)
 
 
@@ -84,7 +84,7 @@ async def test_an_unknown_word_keeps_it_running_and_is_told_once(tasks: Tasks) -
     async with tasks.polling() as poller:
         await tasks.until("running", 2)
         assert poller.counts["task_unknown_word"] >= 2
-        assert tasks.books().customers_held_nano == 2 * HALF
+        assert tasks.gate.books().customers_held_nano == 2 * HALF
         tasks.upstream.succeed(task_id)
         await tasks.until("succeeded")
     # Once for the word, not for each task that meets it.
@@ -102,7 +102,7 @@ async def test_a_task_that_its_provider_forgot_stays_open_and_the_operator_is_to
     async with tasks.polling() as poller:
         await until(lambda: poller.counts["task_overdue"])
     assert tasks.rows()[0][0] == "queued"
-    assert tasks.books().customers_held_nano == HALF
+    assert tasks.gate.books().customers_held_nano == HALF
 
 
 async def test_a_refused_submit_is_free_and_answered_as_the_provider_does(tasks: Tasks) -> None:
@@ -110,7 +110,7 @@ async def test_a_refused_submit_is_free_and_answered_as_the_provider_does(tasks:
     reply = await tasks.submit()
     assert (reply.status_code, reply.json()["code"]) == (400, 1301)
     assert tasks.rows()[0][:3] == ("failed", 1, "upstream_rejected")
-    report = tasks.books()
+    report = tasks.gate.books()
     assert (report.customers_held_nano, report.charged_nano, report.unknown_outcomes) == (0, 0, 0)
 
 
@@ -126,7 +126,7 @@ async def test_what_a_provider_compresses_unasked_is_read_all_the_same(tasks: Ta
     async with tasks.polling():
         tasks.upstream.succeed(task_id)
         await tasks.until("succeeded")
-    assert tasks.books().charged_nano == HALF
+    assert tasks.gate.books().charged_nano == HALF
 
 
 async def test_a_file_is_fetched_by_the_name_that_its_provider_gave_it(tasks: Tasks) -> None:
@@ -156,11 +156,11 @@ async def test_a_submit_of_unknown_outcome_is_asked_about_and_never_repeated(tas
     assert (reply.status_code, reply.json()["error"]["code"]) == (502, "outcome_unknown")
     assert reply.headers["x-should-retry"] == "false"
     assert len([one for one in tasks.upstream.requests if one[0] == "POST"]) == 1
-    assert tasks.books().customers_held_nano == HALF
+    assert tasks.gate.books().customers_held_nano == HALF
     async with tasks.polling():
         tasks.upstream.succeed(next(iter(tasks.upstream.tasks)))
         await tasks.until("succeeded")
-    assert tasks.books().charged_nano == HALF
+    assert tasks.gate.books().charged_nano == HALF
 
 
 async def test_a_submit_that_the_provider_does_not_know_of_ends_free_and_is_listed(
@@ -173,7 +173,7 @@ async def test_a_submit_that_the_provider_does_not_know_of_ends_free_and_is_list
     async with tasks.polling():
         await tasks.until("failed")
     assert tasks.rows()[0][2] == "not_begun"
-    report = tasks.books()
+    report = tasks.gate.books()
     assert (report.charged_nano, report.customers_held_nano, report.unknown_outcomes) == (0, 0, 1)
 
 
@@ -195,11 +195,11 @@ async def test_what_a_worker_was_submitting_when_it_died_ends_free_listed_and_to
     ((owner,),) = tasks.gate.sql("select worker from tasks")
     with tasks.gate.database.write() as connection:
         recover_owners(connection, [bytes(owner)], time.time_ns())
-    assert tasks.books().customers_held_nano == HALF
+    assert tasks.gate.books().customers_held_nano == HALF
     async with tasks.polling():
         await tasks.until("failed")
     assert tasks.rows()[0][2] == code
-    report = tasks.books()
+    report = tasks.gate.books()
     assert (report.charged_nano, report.customers_held_nano, report.unknown_outcomes) == (0, 0, 1)
     assert len(tasks.gate.sql("select number from notices")) == 1
     assert len(tasks.gate.sql("select id from requests")) == 1
@@ -236,7 +236,7 @@ async def test_what_a_worker_began_that_was_taken_for_dead_is_not_to_be_begun_ag
         async with tasks.polling():
             await tasks.until("succeeded")
     assert len(tasks.upstream.tasks) == 1
-    report = tasks.books()
+    report = tasks.gate.books()
     charged_nano = 0 if given_up else HALF
     assert (report.charged_nano, report.customers_held_nano, report.unknown_outcomes) == (charged_nano, 0, given_up)
 
@@ -259,7 +259,7 @@ async def test_what_a_poller_found_before_its_submit_gave_up_is_not_to_be_begun_
     monkeypatch.setattr(Submit, "_refused", after_recovery)
     reply = await tasks.submit()
     assert (reply.status_code, reply.json()["error"]["code"]) == (502, "outcome_unknown")
-    assert (len(tasks.upstream.tasks), tasks.books().charged_nano) == (1, HALF)
+    assert (len(tasks.upstream.tasks), tasks.gate.books().charged_nano) == (1, HALF)
 
 
 class SetClock(ManualClock):
@@ -281,7 +281,7 @@ async def test_a_task_is_asked_about_though_the_clock_was_set_back_by_hours(task
     clock.set_s = -3 * 3600.0
     async with tasks.polling(clock):
         await tasks.until("succeeded")
-    assert tasks.books().charged_nano == HALF
+    assert tasks.gate.books().charged_nano == HALF
     assert (await tasks.gate.account(reply.headers["x-request-id"], tasks.key))["duration_ms"] >= 0
 
 
@@ -338,7 +338,7 @@ async def test_a_result_that_cannot_be_fetched_is_free_and_the_operators_loss(ta
     async with tasks.polling():
         await tasks.until("failed")
     assert tasks.rows()[0][2] == "result_unavailable"
-    report = tasks.books()
+    report = tasks.gate.books()
     assert (report.charged_nano, report.loss_nano, report.customers_held_nano) == (0, HALF, 0)
 
 
@@ -349,7 +349,7 @@ async def test_two_pollers_end_a_task_once(tasks: Tasks) -> None:
         tasks.upstream.succeed(task_id)
     async with tasks.polling(), tasks.polling():
         await tasks.until("succeeded", 20)
-    assert tasks.books().charged_nano == 20 * HALF
+    assert tasks.gate.books().charged_nano == 20 * HALF
 
 
 async def test_big_files_keep_nobody_from_asking_about_other_tasks(tasks: Tasks) -> None:
@@ -488,7 +488,7 @@ async def test_a_rate_limit_is_one_by_whatever_status_and_code_it_comes(tasks: T
     assert (reply.status_code, reply.json()["error"]["code"]) == (429, "upstream_rate_limited"), reply.text
     assert reply.json()["code"] == 1302
     assert int(reply.headers["retry-after"]) > 0
-    assert tasks.books().customers_held_nano == 0
+    assert tasks.gate.books().customers_held_nano == 0
 
 
 async def test_an_answer_that_says_neither_yes_nor_no_is_no_refusal(
@@ -507,5 +507,5 @@ async def test_an_answer_that_says_neither_yes_nor_no_is_no_refusal(
     unclear = await tasks.submit()
     assert (unclear.status_code, unclear.json()["error"]["code"]) == (502, "outcome_unknown"), unclear.text
     assert unclear.headers["x-should-retry"] == "false"
-    books = tasks.books()
+    books = tasks.gate.books()
     assert (books.charged_nano, books.customers_held_nano) == (HALF, HALF)

@@ -24,7 +24,7 @@ def gateways(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
         one.run(one.gate.channel(url, ("sora-2-pro",), secrets=("sk-pro",), forward_headers=(FAULT,)))
         one.run(one.gate.price("sora-2", per_second_usd="0.10"))
         yield one
-        assert one.books().loss_nano == 0
+        assert one.gate.books().loss_nano == 0
 
 
 class Videos(Asking):

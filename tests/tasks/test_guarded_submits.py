@@ -41,7 +41,7 @@ def nothing_begun(tasks: Tasks) -> None:
     assert tasks.upstream.requests == []
     assert tasks.rows() == []
     assert tasks.gate.sql("select count(*) from transfers where kind = 'hold'")[0][0] == 0
-    assert tasks.books().customers_held_nano == 0
+    assert tasks.gate.books().customers_held_nano == 0
 
 
 @pytest.mark.parametrize("path", BLOCKED)

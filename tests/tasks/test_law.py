@@ -28,14 +28,14 @@ def film(monkeypatch: pytest.MonkeyPatch, duration_ms: int) -> None:
 
 async def made(tasks: Tasks, **asked: str) -> tuple[int, int, int]:
     """(what a task of so many words held, was charged, was lost), made whole; nobody asks for it meanwhile."""
-    before = tasks.books()
+    before = tasks.gate.books()
     reply = await tasks.submit({"model_name": MODEL, "prompt": "a dog", **asked})
     assert reply.status_code == 200, reply.text
-    held = tasks.books().customers_held_nano
+    held = tasks.gate.books().customers_held_nano
     tasks.upstream.succeed(reply.json()["data"]["task_id"])
     async with tasks.polling():
         await tasks.until("succeeded")
-    after = tasks.books()
+    after = tasks.gate.books()
     assert after.customers_held_nano == 0
     return held, after.charged_nano - before.charged_nano, after.loss_nano - before.loss_nano
 
@@ -46,7 +46,7 @@ async def test_g35_a_price_that_changes_while_a_task_runs_changes_nothing_of_it(
     tasks.upstream.succeed(task_id)
     async with tasks.polling():
         await tasks.until("succeeded")
-    assert tasks.books().charged_nano == HALF
+    assert tasks.gate.books().charged_nano == HALF
 
 
 @pytest.mark.parametrize(
@@ -80,7 +80,7 @@ async def test_g30_a_finished_task_that_came_to_nothing_raises_an_alert(
     async with tasks.polling() as poller:
         await tasks.until("succeeded", 2)
         assert poller.counts["task_without_charge"] == 1
-    assert tasks.books().charged_nano == HALF
+    assert tasks.gate.books().charged_nano == HALF
     assert [row[0] for row in tasks.gate.sql("select kind from alerts")] == ["task_without_charge"]
 
 
@@ -104,9 +104,9 @@ async def test_g68_a_tasks_state_and_its_money_move_together_or_not_at_all(
         async with tasks.polling():
             await until(lambda: failures)
     assert tasks.rows()[0][0] == "queued"
-    report = tasks.books()
+    report = tasks.gate.books()
     assert (report.customers_held_nano, report.charged_nano) == (HALF, 0)
     async with tasks.polling():
         await tasks.until(ends)
-    report = tasks.books()
+    report = tasks.gate.books()
     assert (report.customers_held_nano, report.charged_nano) == (0, HALF if ends == "succeeded" else 0)

@@ -63,10 +63,10 @@ async def test_a_poke_has_the_provider_asked_at_once(
 
 async def test_an_ended_task_gives_back_its_hold_once_and_says_why(tasks: Tasks, admin: Admin) -> None:
     name = await submitted(tasks)
-    assert tasks.books().customers_held_nano == parse_usd("0.50")
+    assert tasks.gate.books().customers_held_nano == parse_usd("0.50")
     task = await asyncio.to_thread(admin_tasks.end_task, admin, name, "the provider lost it")
     assert (task.state, task.row.error_code) == (State.FAILED, "ended_by_operator")
-    report = tasks.books()
+    report = tasks.gate.books()
     assert (report.customers_held_nano, report.charged_nano, report.unknown_outcomes) == (0, 0, 1)
     with tasks.gate.database.read() as connection:
         row = audit.newest(connection, limit=1)[0]
@@ -80,7 +80,7 @@ async def test_an_ended_task_gives_back_its_hold_once_and_says_why(tasks: Tasks,
     tasks.upstream.succeed(next(iter(tasks.upstream.tasks)))
     async with tasks.polling():
         await asyncio.sleep(0.1)
-    assert tasks.books().charged_nano == 0
+    assert tasks.gate.books().charged_nano == 0
 
 
 async def test_what_is_no_task_is_said_to_be_none(tasks: Tasks, admin: Admin) -> None:

@@ -23,7 +23,7 @@ PATH = f"/v1beta/models/{MODEL}:predictLongRunning"
 def gateways(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     with serving(tmp_path_factory.mktemp("own-files")) as one:
         yield one
-        assert one.books().loss_nano == 0
+        assert one.gate.books().loss_nano == 0
 
 
 @pytest.fixture(scope="module")

@@ -22,7 +22,7 @@ SENT = {name: one for name, one in SUBMITTED.items() if name in ROWS}
 def gateways(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     with serving(tmp_path_factory.mktemp("samples")) as one:
         yield one
-        assert one.books().loss_nano == 0
+        assert one.gate.books().loss_nano == 0
 
 
 @pytest.mark.parametrize("operation", SENT.values(), ids=SENT)

@@ -96,7 +96,7 @@ def host() -> Iterator[Host]:
 def gateways(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     with serving(tmp_path_factory.mktemp("pictures"), picture_allow_private=True, picture_bytes_max=BYTES_MAX) as one:
         yield one
-        assert one.books().loss_nano == 0
+        assert one.gate.books().loss_nano == 0
 
 
 @pytest.fixture
@@ -224,7 +224,7 @@ def test_a_picture_that_is_not_had_is_refused_by_its_field(
         assert "10.0.0.1" not in reply.text
     assert begun(asking) == []
     assert len(gateways.sandbox.sandbox.recorder.shown()) == before
-    assert gateways.books().customers_held_nano == 0
+    assert gateways.gate.books().customers_held_nano == 0
 
 
 def test_what_is_private_and_what_is_not_there_are_told_in_the_same_words(

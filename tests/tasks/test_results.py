@@ -59,7 +59,7 @@ async def test_an_address_that_expired_before_its_copy_is_asked_for_anew(
     order = WorkerOrder(settings=tasks.gate.plane.settings)
     async with opened_poller(order, tasks.gate.installation, MAKE) as poller, polling(poller):
         await tasks.until("succeeded")
-    assert tasks.books().loss_nano == 0
+    assert tasks.gate.books().loss_nano == 0
 
 
 async def test_a_store_that_fails_is_told_to_the_operator_and_its_place_to_no_caller(
@@ -81,7 +81,7 @@ async def test_a_store_that_fails_is_told_to_the_operator_and_its_place_to_no_ca
     task = show_task(admin, text_id(list_tasks(admin)[0].id)).task
     assert task is not None
     assert settings.data_dir in task.told.said
-    assert tasks.books().loss_nano == parse_usd("0.50")
+    assert tasks.gate.books().loss_nano == parse_usd("0.50")
 
 
 @pytest.mark.parametrize(("keep_s", "kept_s"), [(3600.0, 3600), (0.0, None)])

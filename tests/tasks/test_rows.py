@@ -25,7 +25,6 @@ from elkapi.catalog import CATALOG, Role
 from elkapi.catalog.jsonpath import compiled, first, put
 from elkapi.cli.operations import operations
 from elkapi.control.tasking import opened_poller, polling
-from elkapi.ledger import check
 from elkapi.roles import WorkerOrder
 from elkapi.sandbox.server import Running, running
 from elkapi.sandbox.tasks import FILES
@@ -99,12 +98,6 @@ class Served:
         finally:
             self.run(stack.aclose())
             self.http.close()
-
-    def books(self) -> Any:
-        with self.gate.database.read() as connection:
-            report = check(connection)
-        assert report.ok, report.lines()
-        return report
 
     def charge_nano(self, request_id: str) -> int:
         """What a task cost, once it ended: no more and no less than its record says."""
@@ -268,7 +261,7 @@ def why_of(form: Form, body: Any) -> Any:
 def gateways(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     with serving(tmp_path_factory.mktemp("rows")) as one:
         yield one
-        report = one.books()
+        report = one.gate.books()
         assert report.unknown_outcomes == 0
         assert report.loss_nano == 0
 
@@ -308,7 +301,7 @@ def test_tasks_go_the_same_way_on_postgresql(tmp_path: Path, postgres_url: str) 
         task_id, request_id = failing.begun(f"{AT_ONCE}, task-fails")
         failing.until(task_id, failed_of(failing.form))
         assert one.charge_nano(request_id) == 0
-        assert one.books().customers_held_nano == 0
+        assert one.gate.books().customers_held_nano == 0
 
 
 def seen_through(gateways: Served, id_: str, path: str) -> None:

@@ -71,7 +71,7 @@ async def test_a_whole_answer_ends_in_the_link_and_is_billed_as_the_task(tasks: 
     shown = (await tasks.call("GET", f"/v1/tasks/{ours}")).json()
     assert (shown["status"], shown["model"]) == ("succeeded", MODEL)
     assert (await tasks.call("GET", f"/v1/videos/{ours}")).json()["status"] == "completed"
-    report = tasks.books()
+    report = tasks.gate.books()
     assert (report.charged_nano, report.customers_held_nano) == (HALF, 0)
 
 
@@ -97,7 +97,7 @@ async def test_a_stream_tells_progress_and_then_the_link(tasks: Tasks, client: A
     assert reason == "stop"
     assert usage is not None
     assert usage.total_tokens > 0
-    assert tasks.books().charged_nano == HALF
+    assert tasks.gate.books().charged_nano == HALF
 
 
 async def test_a_proxy_on_the_way_is_asked_not_to_collect_what_a_task_tells(tasks: Tasks) -> None:
@@ -115,7 +115,7 @@ async def test_a_refusal_before_anything_was_sent_is_an_http_error(tasks: Tasks,
     for stream in (False, True):
         with pytest.raises(openai.BadRequestError, match="unsafe"):
             await client.chat.completions.create(model=MODEL, messages=ASKED, stream=stream)  # type: ignore[call-overload]
-    report = tasks.books()
+    report = tasks.gate.books()
     assert (report.customers_held_nano, report.charged_nano) == (0, 0)
 
 
@@ -129,7 +129,7 @@ async def test_a_task_that_fails_is_free_and_an_error(tasks: Tasks, client: Asyn
         tasks.upstream.fail(max(tasks.upstream.tasks))
         with pytest.raises(openai.APIError, match="risk control"):
             [chunk async for chunk in stream]
-    report = tasks.books()
+    report = tasks.gate.books()
     assert (report.customers_held_nano, report.charged_nano) == (0, 0)
 
 
@@ -169,7 +169,7 @@ async def test_a_caller_who_leaves_ends_nothing(tasks: Tasks, client: AsyncOpenA
     tasks.upstream.succeed(task_id)
     async with tasks.polling():
         await tasks.until("succeeded")
-    assert tasks.books().charged_nano == HALF
+    assert tasks.gate.books().charged_nano == HALF
 
 
 async def test_an_empty_balance_is_refused_before_anything_is_asked(tasks: Tasks) -> None:

@@ -23,7 +23,7 @@ AT = {FAULT: AT_ONCE}
 def gateways(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     with serving(tmp_path_factory.mktemp("contracts")) as one:
         yield one
-        assert one.books().loss_nano == 0
+        assert one.gate.books().loss_nano == 0
 
 
 def last_submit(gateways: Served) -> tuple[str, bytes]:

@@ -27,7 +27,7 @@ ARK = "/api/v3/contents/generations/tasks"
 def gateways(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     with serving(tmp_path_factory.mktemp("wire")) as one:
         yield one
-        report = one.books()
+        report = one.gate.books()
         assert (report.unknown_outcomes, report.loss_nano) == (0, 0)
 
 
