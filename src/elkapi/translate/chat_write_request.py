@@ -15,7 +15,7 @@ import msgspec
 
 from elkapi.errors import BadRequest
 from elkapi.translate.chat_parts import FILE_ID, Places, is_stored_file
-from elkapi.translate.dialect import stop_member
+from elkapi.translate.dialect import given, stop_member
 from elkapi.translate.ir import (
     Audio,
     ChatRequest,
@@ -174,7 +174,7 @@ def _tool(tool: Tool, request: ChatRequest) -> dict[str, Any]:
     else:
         row |= {"parameters": tool.schema, "strict": strict_of(request, tool.strict, tool.schema)}
     kind = "custom" if tool.custom else "function"
-    return {"type": kind, kind: {name: value for name, value in row.items() if value is not None}}
+    return {"type": kind, kind: given(**row)}
 
 
 def _choice(request: ChatRequest) -> dict[str, Any]:
@@ -223,8 +223,7 @@ def _write_output(request: ChatRequest, profile: Profile, body: dict[str, Any]) 
         body["response_format"] = {"type": "json_object"}
     else:
         strict = strict_of(request, output.strict, output.schema)
-        row = {"name": output.name, "schema": output.schema, "strict": strict, "description": output.description}
-        schema = {name: value for name, value in row.items() if value is not None}
+        schema = given(name=output.name, schema=output.schema, strict=strict, description=output.description)
         body["response_format"] = {"type": "json_schema", "json_schema": schema}
     if output.kind != "schema" or profile.json_schema:
         return None

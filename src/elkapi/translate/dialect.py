@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import msgspec
 
@@ -46,6 +46,11 @@ class ReplyFacts(msgspec.Struct, frozen=True):
     def completed_s(self) -> int:
         """When the answer is whole, asked at its end; a clock set back makes no answer older than its beginning."""
         return self.created_s if self.clock is None else max(self.created_s, self.clock.now_ns() // 1_000_000_000)
+
+
+def given(**members: Any) -> dict[str, Any]:
+    """The members of a wire's object that there is something to say of: those that are not None."""
+    return {name: value for name, value in members.items() if value is not None}
 
 
 _STOPS: dict[DialectName, str] = {"anthropic": "stop_sequences", "gemini": "generationConfig.stopSequences"}

@@ -16,7 +16,7 @@ import msgspec
 from elkapi.errors import NOT_JSON, BadRequest
 from elkapi.translate.chat_parts import refuse_file_ids
 from elkapi.translate.decode import worded
-from elkapi.translate.dialect import stop_member
+from elkapi.translate.dialect import given, stop_member
 from elkapi.translate.gemini_schema import to_subset
 from elkapi.translate.ir import (
     Audio,
@@ -222,16 +222,16 @@ def _common_part(part: Part) -> _Wire | None:
         case Image(data=str(data)):
             return {"inlineData": {"mimeType": part.media_type or "image/png", "data": data}}
         case Image(url=str(url)):
-            return {"fileData": _pruned(fileUri=url, mimeType=part.media_type or _media_type(url))}
+            return {"fileData": given(fileUri=url, mimeType=part.media_type or _media_type(url))}
         case Audio(data=data, format=form):
             return {"inlineData": {"mimeType": f"audio/{form}", "data": data}}
         case File(text=str(text)):
             return {"text": f"{part.name}:\n{text}" if part.name else text}
         case File(data=str(data)):
-            return {"inlineData": _pruned(mimeType=part.media_type, data=data, displayName=part.name)}
+            return {"inlineData": given(mimeType=part.media_type, data=data, displayName=part.name)}
         case File(url=str(url)):
             known = part.media_type if part.media_type != "application/octet-stream" else None
-            return {"fileData": _pruned(fileUri=url, mimeType=known, displayName=part.name)}
+            return {"fileData": given(fileUri=url, mimeType=known, displayName=part.name)}
         case ServerToolPart(dialect="gemini", raw=raw):
             return raw
         case ServerToolPart(raw={"type": "image_generation_call", "result": str(data), **more}):
@@ -243,10 +243,6 @@ def _common_part(part: Part) -> _Wire | None:
 def _media_type(url: str) -> str | None:
     ending = url.partition("?")[0].partition("#")[0].rpartition(".")[2].lower()
     return _MEDIA_TYPES.get(ending)
-
-
-def _pruned(**members: Any) -> _Wire:
-    return {name: value for name, value in members.items() if value is not None}
 
 
 def _result(part: ToolResult, names: dict[str, str], own: bool) -> list[_Wire]:
@@ -296,10 +292,10 @@ def _declaration(tool: Tool, profile: Profile) -> _Wire:
         raise BadRequest(f"This model cannot take the custom tool `{tool.name}`.", param="tools")
     schema = tool.schema
     if not schema or _is_empty(schema):
-        return _pruned(name=tool.name, description=tool.description)
+        return given(name=tool.name, description=tool.description)
     if profile.schema_subset:
-        return _pruned(name=tool.name, description=tool.description, parameters=to_subset(schema))
-    return _pruned(name=tool.name, description=tool.description, parametersJsonSchema=_plain(schema))
+        return given(name=tool.name, description=tool.description, parameters=to_subset(schema))
+    return given(name=tool.name, description=tool.description, parametersJsonSchema=_plain(schema))
 
 
 def _is_empty(schema: _Wire) -> bool:
@@ -329,11 +325,11 @@ def _calling(request: ChatRequest) -> _Wire:
         # Text or one of these: what Gemini calls VALIDATED.
         return {"mode": "VALIDATED", "allowedFunctionNames": list(choice.names)}
     mode = {"auto": "AUTO", "none": "NONE", "required": "ANY", "named": "ANY"}[choice.mode]
-    return _pruned(mode=mode, allowedFunctionNames=list(choice.names) or None)
+    return given(mode=mode, allowedFunctionNames=list(choice.names) or None)
 
 
 def _settings(request: ChatRequest, profile: Profile) -> _Wire:
-    settings = _pruned(
+    settings = given(
         maxOutputTokens=request.max_output_tokens,
         stopSequences=list(request.stop) or None,
         seed=request.seed,
@@ -349,7 +345,7 @@ def _settings(request: ChatRequest, profile: Profile) -> _Wire:
     if isinstance(modalities, list) and "image" in modalities:
         settings["responseModalities"] = [word.upper() for word in ("text", "image") if word in modalities]
     if profile.sampling:
-        settings |= _pruned(temperature=request.temperature, topP=request.top_p, topK=request.top_k)
+        settings |= given(temperature=request.temperature, topP=request.top_p, topK=request.top_k)
     return settings
 
 
@@ -373,7 +369,7 @@ def _thinking(request: ChatRequest, profile: Profile) -> _Wire | None:
     if request.dialect == "gemini":
         budget = -1 if asked.adaptive else asked.budget_tokens
         level = asked.effort.upper() if asked.effort else None
-        return _pruned(thinkingBudget=budget, thinkingLevel=level, includeThoughts=asked.visible)
+        return given(thinkingBudget=budget, thinkingLevel=level, includeThoughts=asked.visible)
     if profile.reasoning in ("budget", "adaptive"):
         budget = asked.budget_tokens
         if budget is None:

@@ -14,7 +14,7 @@ import msgspec
 
 from elkapi.errors import BadRequest
 from elkapi.translate.chat_parts import FILE_ID
-from elkapi.translate.dialect import stop_member
+from elkapi.translate.dialect import given, stop_member
 from elkapi.translate.ir import (
     Audio,
     ChatRequest,
@@ -87,7 +87,7 @@ def write_request(request: ChatRequest, profile: Profile) -> bytes:
     if request.stream:
         body["stream"] = True
     if own or profile.sampling:
-        body |= _given(temperature=request.temperature, top_p=request.top_p)
+        body |= given(temperature=request.temperature, top_p=request.top_p)
     if reasoning := _reasoning(request, profile):
         body["reasoning"] = reasoning
     include = list(request.extra.get("include", ())) if own else []
@@ -108,7 +108,7 @@ def write_request(request: ChatRequest, profile: Profile) -> bytes:
 def settings(request: ChatRequest) -> dict[str, Any]:
     """The members that a response also echoes, without those the caller did not give."""
     own = request.dialect == "responses"
-    body = _given(
+    body = given(
         parallel_tool_calls=request.parallel_tools,
         max_output_tokens=request.max_output_tokens,
         top_logprobs=request.top_logprobs,
@@ -132,10 +132,6 @@ def settings(request: ChatRequest) -> dict[str, Any]:
     if tier is not None and (own or tier in _TIERS_CARRIED):
         body["service_tier"] = tier
     return body
-
-
-def _given(**members: Any) -> dict[str, Any]:
-    return {name: value for name, value in members.items() if value is not None}
 
 
 def _refuse(request: ChatRequest) -> None:
@@ -305,7 +301,7 @@ def write_tools(request: ChatRequest) -> list[dict[str, Any]]:
             continue
         name = space["namespace"]
         if name not in opened:
-            described = _given(description=space["description"])
+            described = given(description=space["description"])
             opened[name] = {"type": "namespace", "name": name, **described, "tools": []}
             rows.append(opened[name])
         opened[name]["tools"].append(_tool(tool, space["name"], request))
@@ -313,11 +309,11 @@ def write_tools(request: ChatRequest) -> list[dict[str, Any]]:
 
 
 def _tool(tool: Tool, name: str, request: ChatRequest) -> dict[str, Any]:
-    row = {"type": "custom" if tool.custom else "function", "name": name, **_given(description=tool.description)}
+    row = {"type": "custom" if tool.custom else "function", "name": name, **given(description=tool.description)}
     if tool.custom:
-        return row | _given(format=tool.format)
+        return row | given(format=tool.format)
     if request.dialect == "responses":
-        return row | _given(parameters=tool.schema, strict=tool.strict)
+        return row | given(parameters=tool.schema, strict=tool.strict)
     # In this dialect a schema that does not say is strict, in the others it is not; so it is always said.
     strict = bool(strict_of(request, tool.strict, tool.schema))
     return row | {"parameters": tool.schema or {"type": "object", "properties": {}}, "strict": strict}
@@ -328,7 +324,7 @@ def _server_tool(tool: ServerTool) -> dict[str, Any]:
         return tool.raw
     if tool.kind == "web_search" and not tool.raw.get("blocked_domains"):
         filters = {"filters": {"allowed_domains": domains}} if (domains := tool.raw.get("allowed_domains")) else {}
-        return {"type": "web_search", **filters, **_given(user_location=tool.raw.get("user_location"))}
+        return {"type": "web_search", **filters, **given(user_location=tool.raw.get("user_location"))}
     if tool.kind == "code_execution":
         return {"type": "code_interpreter", "container": {"type": "auto"}}
     if tool.kind == "mcp" and isinstance(tool.raw.get("url"), str):
@@ -338,7 +334,7 @@ def _server_tool(tool: ServerTool) -> dict[str, Any]:
             "server_label": tool.raw.get("name") or "mcp",
             "server_url": tool.raw["url"],
             "require_approval": "never",
-            **_given(authorization=tool.raw.get("authorization_token"), allowed_tools=limits.get("allowed_tools")),
+            **given(authorization=tool.raw.get("authorization_token"), allowed_tools=limits.get("allowed_tools")),
         }
     raise BadRequest(f"This model does not offer the tool `{tool.kind[:60]}`.", param="tools")
 
@@ -377,7 +373,7 @@ def _format(output: OutputFormat, request: ChatRequest) -> dict[str, Any]:
     row: dict[str, Any] = {"type": _FORMATS[output.kind]}
     if output.kind == "schema":
         row |= {"name": output.name, "schema": output.schema or {}}
-        row |= _given(strict=strict_of(request, output.strict, output.schema), description=output.description)
+        row |= given(strict=strict_of(request, output.strict, output.schema), description=output.description)
     return row
 
 
@@ -385,7 +381,7 @@ def _reasoning(request: ChatRequest, profile: Profile) -> dict[str, Any]:
     asked = request.reasoning
     if request.dialect == "responses":
         kept = dict(request.extra.get("reasoning", ()))
-        return kept | (_given(effort=asked.effort, summary=asked.summary) if asked else {})
+        return kept | (given(effort=asked.effort, summary=asked.summary) if asked else {})
     if asked is None or profile.reasoning != "effort":
         return {}
-    return _given(effort=effort_for(asked, profile), summary="auto" if asked.visible else None)
+    return given(effort=effort_for(asked, profile), summary="auto" if asked.visible else None)
