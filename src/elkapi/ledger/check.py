@@ -8,7 +8,7 @@ line; usage rows, posts and losses tell the same story call by call. `reconcile`
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 
 import msgspec
 from sqlalchemy import ColumnElement, Connection, Subquery, case, func, or_, select
@@ -23,7 +23,7 @@ from elkapi.storage import dialect as sql
 from elkapi.storage.repos.requests import decode_record
 from elkapi.storage.repos.tasks import open_ids
 from elkapi.storage.schema import requests, transfers, unknown_outcomes, workers
-from elkapi.types import CACHED_FLAG, RequestRecord
+from elkapi.types import CACHED_FLAG
 
 PROBLEMS_MAX = 100
 
@@ -255,14 +255,10 @@ class ReconcileReport(msgspec.Struct):
         return not self.unexplained and explained == self.bill_nano
 
 
-def reconcile(
-    connection: Connection,
-    bill_lines: Iterable[tuple[bytes, int]],
-    cost_nano: Callable[[RequestRecord], int] = lambda record: record.charge_nano,
-) -> ReconcileReport:
-    """Explain an upstream's bill: lines of (our request id, nano-USD), several to a call where it was tried again.
+def reconcile(connection: Connection, bill_lines: Iterable[tuple[bytes, int]]) -> ReconcileReport:
+    """Explain the bill of an upstream whose prices are ours.
 
-    `cost_nano` is what the upstream should have billed for a charged call; the charge itself when prices are equal.
+    Its lines are (our request id, nano-USD), several to a call where it was tried again.
     """
     sql.take_time(connection)
     billed: defaultdict[bytes, int] = defaultdict(int)
@@ -274,7 +270,7 @@ def reconcile(
         bill = billed.pop(request_id, 0)
         record = decode_record(encoded)
         # What a cached answer costs is the operator's to set; no upstream bills it.
-        charged, loss = (0 if CACHED_FLAG in record.flags else cost_nano(record)), record.loss_nano
+        charged, loss = (0 if CACHED_FLAG in record.flags else record.charge_nano), record.loss_nano
         report.charged_nano += charged
         report.loss_nano += loss
         rest = bill - charged - loss

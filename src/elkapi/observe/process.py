@@ -28,37 +28,35 @@ _PR_SET_PDEATHSIG = 1
 _PR_SET_NAME = 15
 
 
-def die_with_parent(parent_pid: int | None = None, *, signum: signal.Signals = signal.SIGKILL) -> None:
-    """End this process as soon as its parent `parent_pid` is gone. Call it first thing in a child.
+def die_with_parent() -> None:
+    """Kill this process as soon as its supervisor is gone. Call it first thing in a child.
 
-    Without a number the supervisor's is taken from the environment (PARENT_VARIABLE, which is removed so that no
-    grandchild mistakes it for its own); where there is none, nobody supervises this process and nothing happens.
+    The supervisor's pid is taken from the environment (PARENT_VARIABLE, which is removed so that no grandchild mistakes
+    it for its own); where there is none, nobody supervises this process and nothing happens.
 
     Without a supervisor nobody could drain in order, and a survivor would keep its socket or port from the next
-    start, so the default is a kill; what it held is resolved by recovery, as after any crash.
+    start, so it is a kill; what it held is resolved by recovery, as after any crash.
 
     Linux sends the signal when the *thread* that started the child ends, so a supervisor starts children from a thread
     that lives as long as itself. The kernel's promise covers only deaths after the call, and elsewhere there is none,
     so a change of parent is looked for as well: at once on Linux, every PARENT_POLL_S seconds by a thread elsewhere.
     """
     from_environment = os.environ.pop(PARENT_VARIABLE, "")
-    if parent_pid is None:
-        if not from_environment.isdecimal():
-            return
-        parent_pid = int(from_environment)
-    if sys.platform == "linux":
-        _prctl(_PR_SET_PDEATHSIG, int(signum))
-        if os.getppid() != parent_pid:
-            os.kill(os.getpid(), signum)
+    if not from_environment.isdecimal():
         return
-    watcher = threading.Thread(target=_watch, args=(parent_pid, signum), name="parent-watch", daemon=True)
-    watcher.start()
+    parent_pid = int(from_environment)
+    if sys.platform == "linux":
+        _prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+        if os.getppid() != parent_pid:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return
+    threading.Thread(target=_watch, args=(parent_pid,), name="parent-watch", daemon=True).start()
 
 
-def _watch(parent_pid: int, signum: signal.Signals, sleep: Callable[[float], None] = time.sleep) -> None:
+def _watch(parent_pid: int, sleep: Callable[[float], None] = time.sleep) -> None:
     while os.getppid() == parent_pid:
         sleep(PARENT_POLL_S)
-    os.kill(os.getpid(), signum)
+    os.kill(os.getpid(), signal.SIGKILL)
 
 
 def set_title(role: str) -> None:

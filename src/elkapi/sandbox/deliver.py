@@ -110,7 +110,7 @@ async def deliver(
     """Send `answer` under `faults`, calling `settle` exactly once unless not a byte was sent on purpose."""
     try:
         if faults.delay_s and await client.gone_within(faults.delay_s):
-            return _settled(settle, "aborted", answer.charge if answer.stream is None else answer.stream.charge_at(0))
+            return _aborted(settle, answer.charge if answer.stream is None else answer.stream.charge_at(0))
         if faults.hang:
             await client.gone_within(hang_limit_s)
             await client.drop()
@@ -127,9 +127,9 @@ async def deliver(
         await client.finish()
 
 
-def _settled(settle: Settle, outcome: Outcome, charge: Charge | None) -> Outcome:
-    settle(outcome, charge)
-    return outcome
+def _aborted(settle: Settle, charge: Charge | None) -> Outcome:
+    settle("aborted", charge)
+    return "aborted"
 
 
 async def _body(answer: Answer, faults: Faults, client: Client, settle: Settle, hang_limit_s: float) -> Outcome:
@@ -138,12 +138,12 @@ async def _body(answer: Answer, faults: Faults, client: Client, settle: Settle, 
     last = None if stopped else (pieces.pop() if pieces else b"")
     for piece in pieces:
         if faults.slow_drip_s and await client.gone_within(faults.slow_drip_s):
-            return _settled(settle, "aborted", answer.charge)
+            return _aborted(settle, answer.charge)
         await client.send({"type": "http.response.body", "body": piece, "more_body": True})
     if last is None:
         return await _stopped(answer.charge, faults, client, settle, hang_limit_s)
     if faults.slow_drip_s and await client.gone_within(faults.slow_drip_s):
-        return _settled(settle, "aborted", answer.charge)
+        return _aborted(settle, answer.charge)
     settle("complete", answer.charge)
     await client.send({"type": "http.response.body", "body": last, "more_body": False})
     if client.wire is not None:
@@ -178,7 +178,7 @@ async def _stream(
         wait_s = faults.slow_drip_s or (faults.pace_s and started_s + number * faults.pace_s - now_s())
         looks = wait_s > 0 or number % FRAMES_BETWEEN_LOOKS == 0
         if looks and await client.gone_within(max(wait_s, 0.0)):
-            return _settled(settle, "aborted", stream.charge_at(produced))
+            return _aborted(settle, stream.charge_at(produced))
         if faults.endless and now_s() - started_s > hang_limit_s:
             return await _stopped(stream.charge_at(produced), faults, client, settle, hang_limit_s)
         produced += frame.output_tokens

@@ -16,9 +16,10 @@ from elkapi.observe import process
 
 CHILD = """
 import os, sys, time
-from elkapi.observe.process import die_with_parent, set_title
+from elkapi.observe.process import PARENT_VARIABLE, die_with_parent, set_title
 set_title("control")
-die_with_parent(int(sys.argv[1]))
+os.environ[PARENT_VARIABLE] = sys.argv[1]
+die_with_parent()
 print(os.getpid(), open("/proc/self/comm").read().strip(), flush=True)
 time.sleep(60)
 """
@@ -74,9 +75,9 @@ def test_watcher_signals_when_the_parent_changes(monkeypatch: pytest.MonkeyPatch
     killed: list[tuple[int, int]] = []
     monkeypatch.setattr(process.os, "getppid", lambda: next(parents))
     monkeypatch.setattr(process.os, "kill", lambda pid, signum: killed.append((pid, signum)))
-    process._watch(7, signal.SIGTERM, slept.append)
+    process._watch(7, slept.append)
     assert slept == [process.PARENT_POLL_S] * 2
-    assert killed == [(os.getpid(), signal.SIGTERM)]
+    assert killed == [(os.getpid(), signal.SIGKILL)]
 
 
 LIMITED = """
