@@ -41,6 +41,9 @@ STOP_S = 60.0
 # No call may take longer than this, whatever is killed meanwhile: a hang is a failure. A call that comes while all
 # starts anew waits for that, which takes most of a minute where three of these suites share two slow cores.
 HANG_S = 180.0
+# An answer that stays with the gateway would otherwise end as a broken connection, which a kill explains as well: the
+# edge takes that connection for an idle one and closes it.
+IDLE_S = 2 * HANG_S
 POLL_S = 0.05
 
 # The model inside the package, which is free.
@@ -107,6 +110,7 @@ class Cluster:
             "database_url": database_url,
             "port": self.port,
             "log_file": str(folder / "requests.log"),
+            "keepalive_idle_s": IDLE_S,
             **settings,
         }
         self.environment = {name: value for name, value in os.environ.items() if not name.startswith("ELKAPI_")}
@@ -329,6 +333,17 @@ class Answer(msgspec.Struct, frozen=True):
         return int(whole) * 10**9 + int(part.ljust(9, "0"))
 
 
+@contextlib.asynccontextmanager
+async def answered_in_time(call: str) -> AsyncIterator[None]:
+    """Fail the test when the call inside has no answer after HANG_S."""
+    try:
+        async with asyncio.timeout(HANG_S):
+            yield
+    except TimeoutError:
+        told = f"no answer in {HANG_S:g} s: it hangs, or its answer was made and never sent (an idle connection is"
+        pytest.fail(f"{told} closed after {IDLE_S:g} s only): {call}", pytrace=False)
+
+
 class Client:
     """Callers of one gateway: every call ends within HANG_S, or the test fails."""
 
@@ -340,14 +355,11 @@ class Client:
         """POST /v1/embeddings. Raises aiohttp.ClientError when the connection breaks, fails the test on a hang."""
         body = msgspec.json.encode({"model": model, "input": content, "encoding_format": "base64"})
         sent = {"authorization": f"Bearer {key}", "content-type": "application/json", **headers}
-        try:
-            async with asyncio.timeout(HANG_S):
-                async with self.http.post(f"{self.origin}/v1/embeddings", data=body, headers=sent) as reply:
-                    read = await reply.read()
-                    named = {name.lower(): value for name, value in reply.headers.items()}
-                    return Answer(reply.status, named, read)
-        except TimeoutError:
-            pytest.fail(f"a call hung for {HANG_S:g} s: {model}, {str(content)[-80:]}, {headers}", pytrace=False)
+        async with answered_in_time(f"{model}, {str(content)[-80:]}, {headers}"):
+            async with self.http.post(f"{self.origin}/v1/embeddings", data=body, headers=sent) as reply:
+                read = await reply.read()
+        named = {name.lower(): value for name, value in reply.headers.items()}
+        return Answer(reply.status, named, read)
 
 
 @contextlib.asynccontextmanager

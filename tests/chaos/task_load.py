@@ -14,7 +14,7 @@ from typing import Any
 import aiohttp
 import msgspec
 
-from tests.cluster import HANG_S, Cluster, set_price, usd
+from tests.cluster import Cluster, answered_in_time, set_price, usd
 
 KLING_NANO, PICTURE_NANO, LUMA_NANO, MINIMAX_NANO = 280_000_000, 3_500_000, 532_500_000, 280_000_000
 RUNWAY_NANO_PER_S, ARK_NANO_PER_TOKEN = 50_000_000, 1_000
@@ -227,10 +227,10 @@ class TaskLoad:
     async def _ask(self, gate: int, path: str, body: Any, headers: dict[str, str]) -> tuple[int, bool, Any] | None:
         """(status, whether it is a repeated answer, the answer); None when the connection broke."""
         try:
-            async with asyncio.timeout(HANG_S):
+            async with answered_in_time(f"POST {path}, {headers}"):
                 async with self._http.post(self._gates[gate].origin + path, json=body, headers=headers) as reply:
                     read = await reply.read()
-                    return reply.status, "idempotent-replayed" in reply.headers, msgspec.json.decode(read)
+            return reply.status, "idempotent-replayed" in reply.headers, msgspec.json.decode(read)
         except aiohttp.ClientError as error:
             self.broken[type(error).__name__] += 1
             await asyncio.sleep(0.05)
