@@ -193,6 +193,8 @@ class Connection(asyncio.Protocol):
 
     def _close(self) -> None:
         """Close once everything is sent; the transport itself would wait for that for ever."""
+        if self.lost:
+            return
         self.send_held()
         self.transport.close()
         self._watch_writing()

@@ -472,6 +472,30 @@ async def test_a_reply_whose_client_left_before_it_holds_up_no_other() -> None:
             writer.close()
 
 
+@pytest.mark.parametrize("leaves", [True, False])
+async def test_a_handler_that_fails_is_told_by_its_own_error(leaves: bool) -> None:
+    failed, release = RuntimeError("the handler's own"), asyncio.Event()
+
+    async def fail(call: Call) -> None:
+        with contextlib.suppress(asyncio.CancelledError):
+            await release.wait()
+        raise failed
+
+    async with running(fail) as (server, port):
+        _, client = await asyncio.open_connection("127.0.0.1", port)
+        client.write(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")
+        await until(lambda: server.under_way == 1)
+        worker = next(iter(server.connections)).worker
+        assert worker is not None
+        if leaves:
+            client.transport.abort()
+        else:
+            release.set()
+        await until(worker.done)
+        assert worker.exception() is failed
+        client.close()
+
+
 async def test_a_message_that_cannot_be_sent_holds_up_no_other() -> None:
     class Holder:
         def __init__(self, error: Exception | None = None) -> None:
