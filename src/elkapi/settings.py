@@ -201,7 +201,23 @@ _KUBERNETES_LINK = re.compile(r"(tcp|udp|sctp)://")
 _UNFIT = re.compile(r"[^!-~]|[?#@\\\"']")
 _HEADER_NAME = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+", re.ASCII)
 _HEADER_VALUE = re.compile(r"[\t -~\x80-\xff]*")
+# Python reads far more: `1_000`, `1e3`, `nan`, digits of every script.
+_NUMBER = re.compile(r"-?[0-9]{1,40}(\.[0-9]{1,40})?")
 _TRUTHS = {"1": True, "true": True, "yes": True, "on": True, "0": False, "false": False, "no": False, "off": False}
+
+
+def whole_number(text: str) -> int:
+    """A number as operators write it, in digits; raises ValueError."""
+    if "." in text or _NUMBER.fullmatch(text) is None:
+        raise ValueError(f"{text!r} is not a whole number: write it as digits, such as 600")
+    return int(text)
+
+
+def decimal_number(text: str) -> float:
+    """As `whole_number`, with or without places."""
+    if _NUMBER.fullmatch(text) is None:
+        raise ValueError(f"{text!r} is not a number: write it as digits, such as 600 or 0.5")
+    return float(text)
 
 
 class SettingsError(ValueError):
@@ -260,10 +276,9 @@ def _parse(name: str, text: str) -> Any:
         return truth
     if kind in (int, float):
         try:
-            return kind(text)
-        except ValueError:
-            what = "a whole number" if kind is int else "a number"
-            raise SettingsError(f"ELKAPI_{name.upper()}={text!r} is not {what}") from None
+            return (whole_number if kind is int else decimal_number)(text.strip())
+        except ValueError as error:
+            raise SettingsError(f"ELKAPI_{name.upper()}: {error}") from None
     return tuple(part.strip() for part in text.split(",") if part.strip())
 
 

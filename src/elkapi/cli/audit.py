@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import click
 import msgspec
 
+from elkapi.cli.numbers import Whole
 from elkapi.cli.output import json_option, opened, print_json, print_table, when
 from elkapi.settings import NUMBER_MAX
 
@@ -22,8 +23,8 @@ def audit() -> None:
 
 
 @audit.command("list")
-@click.option("--limit", type=click.IntRange(1, 10_000), default=100, show_default=True)
-@click.option("--before", type=click.IntRange(1, NUMBER_MAX), help="go on before this id")
+@click.option("--limit", type=Whole(1, 10_000), default=100, show_default=True)
+@click.option("--before", type=Whole(1, NUMBER_MAX), help="go on before this id")
 @json_option
 def list_(limit: int, before: int | None, as_json: bool) -> None:
     """The newest changes: when, by whom, of what, and what they were."""

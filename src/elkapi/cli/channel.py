@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 import msgspec
 
+from elkapi.cli.numbers import Whole, read_number, read_whole
 from elkapi.cli.output import (
     F,
     json_option,
@@ -54,8 +55,8 @@ _FIELD_OPTIONS = (
     click.option("--base-url", metavar="URL", help="such as https://api.openai.com/v1; default: the family's own"),
     click.option("--models", metavar="A,B", help="the models it serves, by the names clients use"),
     click.option("--group", "groups", multiple=True, metavar="G", help="groups it serves; default: default"),
-    click.option("--priority", type=int, help="higher is tried first; default 0"),
-    click.option("--weight", type=int, help="share of the calls inside one priority; default 1"),
+    click.option("--priority", type=Whole(), help="higher is tried first; default 0"),
+    click.option("--weight", type=Whole(), help="share of the calls inside one priority; default 1"),
     click.option("--allow-private/--no-allow-private", default=None, help="may lie on a private address"),
     click.option("--http2/--no-http2", default=None, help="the upstream speaks only HTTP/2"),
     click.option("--map", "model_map", multiple=True, metavar="CLIENT=UPSTREAM", help="rename a model on the way out"),
@@ -234,7 +235,7 @@ def list_keys(channel: str, as_json: bool) -> None:
 
 
 @key.command("disable")
-@click.argument("key_id", type=click.IntRange(1, NUMBER_MAX))
+@click.argument("key_id", type=Whole(1, NUMBER_MAX))
 @click.option("--reason", default="disabled by the operator", show_default=True)
 @json_option
 def disable_key(key_id: int, reason: str, as_json: bool) -> None:
@@ -246,7 +247,7 @@ def disable_key(key_id: int, reason: str, as_json: bool) -> None:
 
 
 @key.command("enable")
-@click.argument("key_id", type=click.IntRange(1, NUMBER_MAX))
+@click.argument("key_id", type=Whole(1, NUMBER_MAX))
 @json_option
 def enable_key(key_id: int, as_json: bool) -> None:
     """Use one key again."""
@@ -274,7 +275,7 @@ def _fields(given: dict[str, Any], clear: tuple[str, ...]) -> ChannelFields:
         values["header_set"] = pairs(values["header_set"], "--header-set", ":")
     if "status_map" in values:
         values["status_map"] = {
-            _number(k, "--status-map"): _number(v, "--status-map")
+            read_whole(k, "--status-map"): read_whole(v, "--status-map")
             for k, v in pairs(values["status_map"], "--status-map").items()
         }
     if "limits" in values:
@@ -291,20 +292,7 @@ def _limits(given: dict[str, str]) -> dict[str, float]:
 
     if unknown := sorted(set(given) - set(ChannelLimits.__struct_fields__)):
         raise click.UsageError(f"{unknown[0]!r} is no limit; there are {', '.join(ChannelLimits.__struct_fields__)}")
-    return {k: _seconds(v) if k.endswith("_s") else _number(v, "--limit") for k, v in given.items()}
-
-
-def _number(text: str, option: str) -> int:
-    if not (text.isascii() and text.isdecimal() and len(text) < 10):
-        raise click.UsageError(f"{option} takes whole numbers")
-    return int(text)
-
-
-def _seconds(text: str) -> float:
-    try:
-        return float(text)
-    except ValueError:
-        raise click.UsageError("--limit takes NAME=SECONDS") from None
+    return {k: (read_number if k.endswith("_s") else read_whole)(v, "--limit") for k, v in given.items()}
 
 
 def _secrets(keys: tuple[str, ...], key_file: Any) -> list[str]:

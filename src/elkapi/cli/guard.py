@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 import msgspec
 
+from elkapi.cli.numbers import Number
 from elkapi.cli.output import chosen, json_option, opened, print_facts, print_json, print_table, words
 from elkapi.types import PiiKind
 
@@ -31,7 +32,7 @@ def guard() -> None:
 @click.option("--regions", metavar="DE,US", help="phone numbers of these countries, also without a country code")
 @click.option("--hook", "url", metavar="URL", help="ask this address; it allows, blocks or replaces")
 @click.option("--secret", help="what signs the questions to a hook; without one, it is made and printed once")
-@click.option("--deadline", "deadline_s", type=float, metavar="S", help="of a hook; default: 2")
+@click.option("--deadline", "deadline_s", type=Number(), metavar="S", help="of a hook; default: 2")
 @click.option("--when-down", type=click.Choice(["open", "closed"]), help="a silent hook lets through, or not; closed")
 @click.option("--direction", type=click.Choice(["input", "output", "both"]), help="default: both")
 @click.option("--action", type=click.Choice(["block", "mask"]), help="default: block")

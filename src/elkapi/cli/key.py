@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from elkapi.cli.numbers import Whole
 from elkapi.cli.output import json_option, opened, parse_expiry, print_facts, print_json, print_table, when, words
 from elkapi.cli.policy import clear_option, policy_options, readable_policy, shown_policy, take_policy
 from elkapi.money import format_usd
@@ -53,8 +54,8 @@ def create(expires: str | None, is_test: bool, models: str | None, as_json: bool
 
 
 @key.command("list")
-@click.option("--limit", type=click.IntRange(1, 100_000), default=1_000, show_default=True)
-@click.option("--after", type=click.IntRange(0, NUMBER_MAX), default=0, help="go on behind this id")
+@click.option("--limit", type=Whole(1, 100_000), default=1_000, show_default=True)
+@click.option("--after", type=Whole(0, NUMBER_MAX), default=0, help="go on behind this id")
 @json_option
 def list_(limit: int, after: int, as_json: bool) -> None:
     """Keys with their group, state and balance."""

@@ -102,7 +102,7 @@ def when(ns: int | None) -> str | None:
 def parse_expiry(text: str) -> int:
     """`30d`, `12h` or an ISO date or time (UTC unless it says otherwise) -> unix nanoseconds; raises UsageError."""
     try:
-        if text[-1:] in _UNITS and text[:-1].isdecimal() and len(text) < 8:
+        if text[-1:] in _UNITS and text.isascii() and text[:-1].isdecimal() and len(text) < 8:
             at = datetime.now(UTC) + int(text[:-1]) * _UNITS[text[-1]]
         else:
             at = datetime.fromisoformat(text)

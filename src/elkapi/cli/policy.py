@@ -7,11 +7,12 @@ from typing import Any
 import click
 import msgspec
 
+from elkapi.cli.numbers import Whole
 from elkapi.cli.output import F, chosen, pairs, with_options, words
 from elkapi.money import parse_ratio
 from elkapi.types import FallbackReason, Policy
 
-_LIMIT = click.IntRange(0)
+_LIMIT = Whole(0)
 _OPTIONS = (
     click.option("--alias", "aliases", multiple=True, metavar="NAME=MODEL", help="let callers call a model so"),
     click.option(
@@ -28,7 +29,7 @@ _OPTIONS = (
         help="streams are looked at whole, before they begin, or as they pass; default: buffer",
     ),
     click.option("--cache", type=bool, metavar="on|off", help="keep answers and give them again; off: never"),
-    click.option("--cache-age", "cache_age_max_s", type=click.IntRange(1), metavar="S", help="never older answers"),
+    click.option("--cache-age", "cache_age_max_s", type=Whole(1), metavar="S", help="never older answers"),
     click.option("--cache-shared", type=bool, metavar="on|off", help="among the group's keys of one owner"),
     click.option("--cache-hit-ratio", "cache_hit_ratio_micro", metavar="R", help="what a hit costs of the call; 0"),
     click.option("--batch-ratio", "batch_ratio_micro", metavar="R", help="what a batch's line costs of the price; 1"),

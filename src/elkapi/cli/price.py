@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from elkapi.cli.numbers import read_whole
 from elkapi.cli.output import json_option, opened, print_facts, print_json, print_table, when
 from elkapi.money import format_usd
 
@@ -144,9 +145,9 @@ def _once(pairs: list[tuple[str, str]], option: str) -> dict[str, str]:
 
 def _tier(text: str) -> dict[str, Any]:
     above, _, rates = text.partition(":")
-    if not (above.isdecimal() and rates):
+    if not (above and rates):
         raise click.BadParameter("write TOKENS:CLASS=USD,...", param_hint="--tier")
-    return {"above_tokens": int(above), "rates": _classes(rates.split(","), "--tier")}
+    return {"above_tokens": read_whole(above, "--tier"), "rates": _classes(rates.split(","), "--tier")}
 
 
 def _variant(text: str) -> dict[str, Any]:
@@ -154,12 +155,10 @@ def _variant(text: str) -> dict[str, Any]:
     if not (features and colon and rates):
         raise click.BadParameter("write FEATURE=WORD,...:RATE=USD,...", param_hint="--variant")
     words = _classes(features.split(","), "--variant")
-    above = words.pop("above_tokens", "0")
-    if not above.isdecimal():
-        raise click.BadParameter("above_tokens is a number of tokens", param_hint="--variant")
+    above = read_whole(words.pop("above_tokens", "0"), "--variant")
     named = _classes(rates.split(","), "--variant")
     return {
-        "above_tokens": int(above),
+        "above_tokens": above,
         "when": {name: of.split("|") for name, of in words.items()},
         "rates": _once([(_VARIANT_RATES.get(name, name), usd) for name, usd in named.items()], "--variant"),
     }

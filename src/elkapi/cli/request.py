@@ -7,6 +7,7 @@ from typing import Any
 import click
 import msgspec
 
+from elkapi.cli.numbers import Whole
 from elkapi.cli.output import json_option, opened, print_facts, print_json, print_table, when
 from elkapi.ids import request_id_text
 from elkapi.money import format_ratio, format_usd
@@ -49,7 +50,7 @@ def show(request_id: str, as_json: bool) -> None:
 
 
 @request.command("list")
-@click.option("--limit", type=click.IntRange(1, 10_000), default=50, show_default=True)
+@click.option("--limit", type=Whole(1, 10_000), default=50, show_default=True)
 @json_option
 def list_(limit: int, as_json: bool) -> None:
     """The newest calls."""

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import click
 import msgspec
 
+from elkapi.cli.numbers import Whole
 from elkapi.cli.output import json_option, opened, pairs, print_facts, print_json, print_table
 from elkapi.cli.policy import readable_policy
 
@@ -32,7 +33,7 @@ def route() -> None:
     metavar="CHANNEL=WHAT",
     help="what a channel meets: a status, or refused, timeout, cut, garbage, silence, busy, context, filtered",
 )
-@click.option("--seed", type=int, default=0, help="draw the order of channels of one priority anew")
+@click.option("--seed", type=Whole(), default=0, help="draw the order of channels of one priority anew")
 @json_option
 def explain(
     key: str | None, group: str | None, model: str, path: str, fail: tuple[str, ...], seed: int, as_json: bool

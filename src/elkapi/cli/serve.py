@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import click
 
+from elkapi.cli.numbers import Whole
 from elkapi.roles import ROLES, Role
 from elkapi.settings import load_settings
 
 
 @click.command()
 @click.option("--host", help="address to listen on (ELKAPI_HOST)")
-@click.option("--port", type=click.IntRange(0, 65535), help="port to listen on (ELKAPI_PORT)")
-@click.option("--workers", type=click.IntRange(1, 256), help="worker processes (ELKAPI_WORKERS)")
+@click.option("--port", type=Whole(0, 65535), help="port to listen on (ELKAPI_PORT)")
+@click.option("--workers", type=Whole(1, 256), help="worker processes (ELKAPI_WORKERS)")
 @click.option("--role", type=click.Choice(ROLES), help="start one role alone, for containers and clusters")
 def serve(host: str | None, port: int | None, workers: int | None, role: Role | None) -> int:
     """Start the gateway: workers, ledger, models, control and sandbox, until it is told to stop."""

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import click
 import msgspec
 
+from elkapi.cli.numbers import Whole
 from elkapi.cli.output import json_option, opened, print_facts, print_json, print_table, when
 from elkapi.money import format_usd
 
@@ -26,7 +27,7 @@ def task() -> None:
 @task.command("list")
 @click.option("--state", type=click.Choice(STATES), help="of this state only; open: not ended")
 @click.option("--key", metavar="KEY", help="of this key only, by id or name")
-@click.option("--limit", type=click.IntRange(1, 10_000), default=100, show_default=True)
+@click.option("--limit", type=Whole(1, 10_000), default=100, show_default=True)
 @json_option
 def list_(state: str | None, key: str | None, limit: int, as_json: bool) -> None:
     """The newest tasks."""

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from elkapi.cli.numbers import Whole
 from elkapi.cli.output import json_option, opened, print_facts, print_json, print_table, when
 
 if TYPE_CHECKING:
@@ -23,7 +24,7 @@ def webhook() -> None:
 @webhook.command("list")
 @click.option("--key", metavar="KEY", help="of this key only, by id or name")
 @click.option("--state", type=click.Choice(["pending", "delivered", "given_up"]))
-@click.option("--limit", type=click.IntRange(1, 10_000), default=100, show_default=True)
+@click.option("--limit", type=Whole(1, 10_000), default=100, show_default=True)
 @json_option
 def list_(key: str | None, state: str | None, limit: int, as_json: bool) -> None:
     """The newest events."""

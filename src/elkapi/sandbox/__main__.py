@@ -11,6 +11,7 @@ from elkapi.sandbox.app import Options
 from elkapi.sandbox.faults import FaultError
 from elkapi.sandbox.record import REQUESTS_KEPT_MAX
 from elkapi.sandbox.server import HOST, PORT, run
+from elkapi.settings import whole_number
 
 PORT_MAX = 65_535
 
@@ -19,13 +20,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run a sandbox from command line arguments; returns the exit code."""
     parser = argparse.ArgumentParser(prog="elkapi sandbox", description="Upstream providers without an account.")
     parser.add_argument("--host", default=HOST)
-    parser.add_argument("--port", type=int, help=f"0 picks a free one; default {PORT}, none when --socket is given")
+    parser.add_argument(
+        "--port", type=whole_number, help=f"0 picks a free one; default {PORT}, none when --socket is given"
+    )
     parser.add_argument("--socket", metavar="PATH", help="listen on a Unix socket")
     parser.add_argument("--bill", metavar="FILE", type=Path, help="append every bill line to this file")
     parser.add_argument("--key", action="append", metavar="KEY", help="take only these keys (repeatable)")
     parser.add_argument("--fault", default="", metavar="DIRECTIVE", help="a standing fault, such as status=503")
     parser.add_argument(
-        "--record", type=int, default=REQUESTS_KEPT_MAX, metavar="N", help="requests kept; 0 keeps none"
+        "--record", type=whole_number, default=REQUESTS_KEPT_MAX, metavar="N", help="requests kept; 0 keeps none"
     )
     parser.add_argument("--allow-remote", action="store_true", help="bind a host other than loopback")
     given = parser.parse_args(arguments)

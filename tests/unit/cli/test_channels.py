@@ -10,7 +10,7 @@ from elkapi.storage import apikey
 from tests.unit.cli.conftest import PLANTED, Elkapi, add_channel
 
 
-@pytest.mark.parametrize("value", ["nan", "inf", "-1", "0"])
+@pytest.mark.parametrize("value", ["9999999999", "-1", "0"])
 def test_a_channels_limit_that_is_no_time_is_named(elkapi: Elkapi, value: str) -> None:
     add_channel(elkapi, "--name", "c")
     outcome = elkapi("channel", "edit", "c", "--limit", f"connect_s={value}")

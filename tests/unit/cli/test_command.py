@@ -237,6 +237,34 @@ def test_a_terminal_without_a_sign_still_gets_the_whole_table(elkapi: Elkapi, mo
     ]
 
 
+ADD_CHANNEL = ("channel", "add", "--family", "openai", "--models", "m")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "value"),
+    [
+        *(((*ADD_CHANNEL, "--limit", f"total_s={value}"), value) for value in ("1_0", "1e3", "nan", "１０", "", "+5")),
+        *(((*ADD_CHANNEL, "--limit", f"parallel_max={value}"), value) for value in ("1_0", "2.5", "١")),
+        *(((*ADD_CHANNEL, "--priority", value), value) for value in ("1_0", " 1 ", "1.0", "１")),
+        ((*ADD_CHANNEL, "--status-map", "4_04=503"), "4_04"),
+        (("group", "set", "g", "--requests-per-min", "1_0"), "1_0"),
+        (("guard", "set", "g", "--hook", "https://a.example.com", "--deadline", "1_0"), "1_0"),
+        (("price", "set", "--model", "m", "--input-per-1m", "1", "--tier", "2_00:input=1"), "2_00"),
+        (("price", "set", "--model", "m", "--input-per-1m", "1", "--tier", "9" * 5_000 + ":input=1"), "9" * 5_000),
+        (("key", "list", "--after", "٣"), "٣"),
+        (("route", "explain", "m", "--seed", "1_0"), "1_0"),
+        (("serve", "--port", "80_00"), "80_00"),
+        (("sandbox", "--port", "80_00"), "80_00"),
+        (("key", "create", "--name", "k", "--expires", "３d"), "３d"),
+    ],
+)
+def test_a_number_is_written_in_digits(elkapi: Elkapi, arguments: tuple[str, ...], value: str) -> None:
+    outcome = elkapi(*arguments)
+    assert (outcome.status, outcome.out) == (2, "")
+    assert repr(value)[:80] in outcome.err
+    assert "internal error" not in outcome.err
+
+
 def test_a_copy_for_which_there_is_no_room_says_so_and_leaves_nothing(
     elkapi: Elkapi, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
@@ -682,7 +710,7 @@ def test_a_price_by_the_tier_that_is_served_has_tiers_by_length_beside_it(elkapi
     [
         ("mode=pro,above_tokens=5:input=2", "mode is a feature of tasks"),
         ("mode=pro:input=2", "mode is a feature of tasks"),
-        ("tier=fast,above_tokens=many:input=2", "above_tokens is a number of tokens"),
+        ("tier=fast,above_tokens=many:input=2", "'many' is not a whole number"),
         ("above_tokens=5:input=2", "a variant names features"),
     ],
 )

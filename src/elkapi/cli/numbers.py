@@ -1,0 +1,47 @@
+"""How options read numbers: as digits and nothing else, of which click itself reads more than a person means."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import click
+
+from elkapi.settings import decimal_number, whole_number
+
+
+class Whole(click.IntRange):
+    """A whole number of at least `min` and at most `max`, where they are given."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        try:
+            return super().convert(whole_number(value) if isinstance(value, str) else value, param, ctx)
+        except ValueError as error:
+            self.fail(str(error), param, ctx)
+
+
+class Number(click.types.FloatParamType):
+    """A number, with places or without."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        try:
+            return decimal_number(value) if isinstance(value, str) else value
+        except ValueError as error:
+            self.fail(str(error), param, ctx)
+
+
+def read_whole(text: str, option: str) -> int:
+    """A whole number among the words of an option; raises BadParameter."""
+    return int(_read(text, option, whole_number))
+
+
+def read_number(text: str, option: str) -> float:
+    """As `read_whole`, with places or without."""
+    return _read(text, option, decimal_number)
+
+
+def _read(text: str, option: str, read: Callable[[str], float]) -> float:
+    try:
+        return read(text)
+    except ValueError as error:
+        raise click.BadParameter(str(error), param_hint=option) from None
