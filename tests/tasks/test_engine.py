@@ -105,6 +105,34 @@ async def test_a_task_that_its_provider_forgot_stays_open_and_the_operator_is_to
     assert tasks.gate.books().customers_held_nano == HALF
 
 
+async def test_a_step_that_the_database_never_takes_is_not_tried_in_a_hurry(
+    tasks: Tasks, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("elkapi.tasks.poller.FAILED_S", 0.01)
+    if tasks.gate.database.dialect == "sqlite":
+        refusing = "create trigger refusing before update on tasks when new.state = 'succeeded' begin"
+        refusing, undone = f"{refusing} select raise(abort, 'refused'); end", "drop trigger refusing"
+    else:
+        refusing = "alter table tasks add constraint refusing check (state <> 'succeeded')"
+        undone = "alter table tasks drop constraint refusing"
+    task_id = (await tasks.submit()).json()["data"]["task_id"]
+    tasks.upstream.succeed(task_id)
+    with tasks.gate.database.write() as connection:
+        connection.exec_driver_sql(refusing)
+    async with tasks.polling() as poller:
+        while not poller.counts["task_step_refused"]:
+            await asyncio.sleep(0.01)
+        await asyncio.sleep(0.2)
+        assert (len(tasks.copies.asked), tasks.rows()[0][0]) == (1, "queued")
+        assert tasks.books().customers_held_nano == HALF
+        assert tasks.gate.sql("select kind from alerts") == [("task_step_refused",)]
+        with tasks.gate.database.write() as connection:
+            connection.exec_driver_sql(undone)
+            connection.exec_driver_sql("update tasks set poked = true")
+        await tasks.until("succeeded")
+    assert tasks.books().charged_nano == HALF
+
+
 async def test_a_refused_submit_is_free_and_answered_as_the_provider_does(tasks: Tasks) -> None:
     tasks.upstream.submit = lambda body: (400, {"code": 1301, "message": "unsafe", "request_id": "r"})
     reply = await tasks.submit()

@@ -20,7 +20,7 @@ from elkapi.ledger.admin import RefundError, deposit, refund
 from elkapi.ledger.check import CheckReport, ReconcileReport, check, reconcile
 from elkapi.ledger.client import RemoteLedger
 from elkapi.ledger.ledger import Boot, Ledger, ThreadLedger
-from elkapi.ledger.orders import IdempotencyPending, IdempotencyReplay
+from elkapi.ledger.orders import IdempotencyPending, IdempotencyReplay, StepRefused
 from elkapi.ledger.recovery import mark_dead, recover
 from elkapi.settings import Settings
 from elkapi.storage.db import Database
@@ -37,6 +37,7 @@ __all__ = [
     "ReconcileReport",
     "RefundError",
     "RemoteLedger",
+    "StepRefused",
     "ThreadLedger",
     "available_nano",
     "balance",

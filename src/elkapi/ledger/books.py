@@ -414,7 +414,7 @@ class Books:
         if isinstance(order, Settle) and (order.kept is not None or order.charge_nano):
             # Its caller is told that the call failed, and nobody will settle it again.
             self._alone(lost(order, "settle_refused"))
-        return Refusal("unavailable", FAILED)
+        return Refusal("refused" if isinstance(order, Step) else "unavailable", FAILED)
 
     def _saved(self, order: Order) -> Outcome:
         """The outcome of one order inside a savepoint, which is left as it was when this raises."""

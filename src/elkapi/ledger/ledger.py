@@ -36,6 +36,7 @@ from elkapi.ledger.orders import (
     Refusal,
     Settle,
     Step,
+    StepRefused,
     UsageRow,
     encode_record,
     ended,
@@ -202,7 +203,8 @@ class Ledger(ABC):
             raise Unavailable(outcome.message or FAILED)
 
     async def step(self, step: TaskStep) -> bool:
-        """Make a task's step, with its settlement in the same transaction, durable on return. Raises Unavailable.
+        """Make a task's step, with its settlement in the same transaction, durable on return. Raises Unavailable,
+        which is StepRefused where trying again is of no use.
 
         False when the task is no longer where the step begins: then nothing was changed. After Unavailable it may have
         been made all the same; who reads the task's version knows.
@@ -243,7 +245,7 @@ class Ledger(ABC):
             return True
         if outcome.kind == "moved":
             return False
-        raise Unavailable(outcome.message or FAILED)
+        raise (StepRefused if outcome.kind == "refused" else Unavailable)(outcome.message or FAILED)
 
     async def _sealed(self, stored: StoredObject) -> Kept:
         kept = await seal_stored(self._sealer, stored)

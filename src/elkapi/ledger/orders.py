@@ -5,6 +5,7 @@ An answer is None for "done" or a `Refusal`; `client` turns refusals into the ex
 
     IdempotencyReplay    the first call with this key ended: its reply
     IdempotencyPending   the first call with this key is still running: wait with `Ledger.wait_reply`
+    StepRefused          the database takes this step of a task never, however often it is tried
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from typing import Literal
 
 import msgspec
 
+from elkapi.errors import Unavailable
 from elkapi.storage.repos.requests import decode_record
 from elkapi.types import IdempotencyClaim, StoredReply
 
@@ -20,7 +22,7 @@ ClaimEnd = Literal["done", "too_large", "unknown", "forget"]
 
 # The relay's word on a record: the request left, no answer came back, nobody knows whether the upstream billed it.
 UNKNOWN_FLAG = "unknown_outcome"
-RefusalKind = Literal["quota", "replay", "pending", "conflict", "unavailable", "moved"]
+RefusalKind = Literal["quota", "replay", "pending", "conflict", "unavailable", "moved", "refused"]
 
 # Who owns the hold of a task: no worker, so no worker's end expires it.
 TASKS = b"tasks"
@@ -245,6 +247,10 @@ class Refusal(msgspec.Struct, frozen=True, array_like=True, gc=False):
     message: str = ""
     code: str = ""
     sealed: bytes | None = None
+
+
+class StepRefused(Unavailable):
+    """Nothing was changed. It is Unavailable to whoever would only try again, or tell a caller."""
 
 
 class IdempotencyReplay(Exception):

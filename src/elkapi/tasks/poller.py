@@ -21,6 +21,7 @@ from elkapi.catalog.operation import Operation
 from elkapi.catalog.task import TaskSpec
 from elkapi.clock import doubled_s
 from elkapi.errors import TaskFailed, Unavailable
+from elkapi.ledger import StepRefused
 from elkapi.storage.db import cancel_all
 from elkapi.storage.repos import alerts
 from elkapi.storage.repos import tasks as rows
@@ -51,6 +52,7 @@ RECALLS_MAX = 6
 RECALLS_UNANSWERED_MAX = 120
 OVERDUE_EVERY_S = 600.0
 STALLED, UNKNOWN_WORD, CHANNEL_GONE = "task_overdue", "task_unknown_word", "task_channel_gone"
+STEP_REFUSED = "task_step_refused"
 WITHOUT_CHARGE = "task_without_charge"
 NOT_BEGUN = "not_begun"
 NOT_KEPT = "The gateway could not keep the result."
@@ -235,7 +237,12 @@ class Poller:
     async def _attended(self, watched: Watched) -> None:
         """One look at a task, and when the next one is; never raises."""
         try:
-            again_s = await self._poll(watched)
+            try:
+                again_s = await self._poll(watched)
+            except StepRefused:
+                # Each further try asks the provider, and copies what was made, for nothing.
+                await self._alert(STEP_REFUSED, watched, {})
+                again_s = OVERDUE_EVERY_S
         except Unavailable:
             again_s = FAILED_S
         except Exception:
