@@ -261,7 +261,7 @@ async def leave_out_unusable(plane: DataPlane, order: WorkerOrder) -> None:
 
 
 class FilesWatch:
-    """Whether the worker has descriptors left: without one, new connections are closed before it sees them."""
+    """Whether the worker has descriptors left for new connections; without one, it refuses them."""
 
     TOLD_EVERY_S = 60.0
 
@@ -273,7 +273,7 @@ class FilesWatch:
 
     def reason(self) -> str | None:
         """Why `/readyz` says no, or None."""
-        return "no file descriptor is left" if self._out else None
+        return "no file descriptor is left for new connections" if self._out else None
 
     def look(self, connections: int) -> None:
         """See how it stands; the log is told at most once in TOLD_EVERY_S."""

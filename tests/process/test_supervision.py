@@ -17,6 +17,7 @@ from pathlib import Path
 import aiohttp
 import pytest
 
+from elkapi.observe.process import DESCRIPTORS_KEPT
 from tests.chaos.driver import assert_bill_is_explained
 from tests.chaos.load import Load
 from tests.cluster import (
@@ -135,18 +136,20 @@ async def test_a_worker_without_descriptors_says_so_in_its_log_and_is_not_ready_
                 async with asking.http.get(f"{gate.origin}/readyz") as answer:
                     return answer.status == status
 
-            # The connection that is asked over is there already; of the new ones most find no descriptor.
+            # The connection that is asked over is there already; of the new ones most find no descriptor for them.
             assert await answers(200)
             in_use = len(list(Path(f"/proc/{worker}/fd").iterdir()))
             limits = resource.prlimit(worker, resource.RLIMIT_NOFILE)
-            resource.prlimit(worker, resource.RLIMIT_NOFILE, (in_use + 8, limits[1]))
+            resource.prlimit(worker, resource.RLIMIT_NOFILE, (limit := in_use + DESCRIPTORS_KEPT + 8, limits[1]))
             with contextlib.ExitStack() as others:
                 for _ in range(32):
                     others.enter_context(socket.create_connection(("127.0.0.1", gate.port)))
                 await until(lambda: answers(503))
                 said = await until(lambda: gate.new_events(EXHAUSTED), 10)
-                assert [event["limit"] for event in said] == [in_use + 8]
+                assert [event["limit"] for event in said] == [limit]
                 assert said[0]["connections"] > 1
+                async with client(gate.origin) as further, further.http.get(f"{gate.origin}/healthz") as answer:
+                    assert (answer.status, (await answer.json())["error"]["code"]) == (503, "too_many_connections")
             await until(lambda: answers(200))
 
 

@@ -81,7 +81,8 @@ class Connection(asyncio.Protocol):
         peer = transport.get_extra_info("peername")
         self.client_ip = peer[0] if isinstance(peer, tuple) else ""
         self.server.connections.add(self)
-        if len(self.server.connections) > self.settings.connections_max:
+        descriptor = transport.get_extra_info("socket").fileno()
+        if len(self.server.connections) > self.settings.connections_max or descriptor >= self.server.descriptors_max:
             self._refuse(Unavailable("Too many connections.", code="too_many_connections"))
 
     def connection_lost(self, exc: Exception | None) -> None:

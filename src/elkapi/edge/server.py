@@ -13,6 +13,7 @@ from typing import Any
 
 from elkapi.edge.connection import Connection
 from elkapi.errors import GatewayError
+from elkapi.observe.process import descriptors_for_clients
 from elkapi.relay.call import Call, Headers
 from elkapi.settings import Settings
 from elkapi.upstream.burst import Burst
@@ -34,6 +35,7 @@ class Server:
         self.connections: set[Connection] = set()
         self.draining = False
         self.date = b""
+        self.descriptors_max = descriptors_for_clients()
         self.burst = Burst()
         self.under_way = 0  # Exchanges that are being answered.
         self._listener: asyncio.Server | None = None
@@ -74,9 +76,10 @@ class Server:
         return cut
 
     def _tick(self) -> None:
-        """Refresh the Date header and close what overstayed: one timer for all connections."""
+        """Refresh the Date header, see what may be open and close what overstayed: one timer for all connections."""
         # First of all: without it nobody's deadline holds, whatever becomes of one connection below.
         self._sweep = asyncio.get_running_loop().call_later(SWEEP_EVERY_S, self._tick)
+        self.descriptors_max = descriptors_for_clients()
         self.date = b"date: " + email.utils.formatdate(usegmt=True).encode() + b"\r\n"
         now_s = time.monotonic()
         for connection in [c for c in self.connections if c.deadline_s < now_s]:

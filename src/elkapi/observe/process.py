@@ -21,6 +21,9 @@ if TYPE_CHECKING:
     import asyncio
 
 PARENT_VARIABLE = "ELKAPI_PARENT_PID"
+# Of a process's descriptors: for upstreams of calls under way, for files, and to tell further clients that it is full.
+# Where none is left, libuv takes a connection only to close it.
+DESCRIPTORS_KEPT = 64
 PARENT_POLL_S = 1.0
 TITLE_BYTES_MAX = 15  # The kernel cuts a longer thread name.
 
@@ -81,13 +84,19 @@ def allow_files() -> None:
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
+def descriptors_for_clients() -> int:
+    """What the number of a client's connection is below; the kernel gives each the lowest one that is free."""
+    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return sys.maxsize if soft == resource.RLIM_INFINITY else soft - DESCRIPTORS_KEPT
+
+
 def has_descriptor_left() -> bool:
-    """Whether this process can open one more file or connection."""
+    """Whether this process can take one more client's connection."""
     try:
-        os.close(os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC))
+        os.close(descriptor := os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC))
     except OSError as error:
         return error.errno not in (errno.EMFILE, errno.ENFILE)
-    return True
+    return descriptor < descriptors_for_clients()
 
 
 def stop_signal() -> asyncio.Event:

@@ -517,6 +517,14 @@ async def test_a_message_that_cannot_be_sent_holds_up_no_other() -> None:
     assert said == [broken]
 
 
+async def test_the_last_descriptors_are_not_given_to_new_connections(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(edge, "descriptors_for_clients", lambda: 0)
+    async with running() as (_, port):
+        reply = await talk(port)
+        assert reply.startswith(b"HTTP/1.1 503 ")
+        assert code(reply) == "too_many_connections"
+
+
 async def test_too_many_connections_are_told_so() -> None:
     async with running(settings=Settings(connections_max=1)) as (_, port):
         _, first = await asyncio.open_connection("127.0.0.1", port)
