@@ -370,6 +370,29 @@ async def test_a_result_that_cannot_be_fetched_is_free_and_the_operators_loss(ta
     assert (report.charged_nano, report.loss_nano, report.customers_held_nano) == (0, HALF, 0)
 
 
+@pytest.mark.parametrize("lost", ["the file", "the answer"])
+async def test_a_file_that_its_provider_has_no_longer_when_our_store_is_back_is_the_operators_loss(
+    tasks: Tasks, monkeypatch: pytest.MonkeyPatch, lost: str
+) -> None:
+    monkeypatch.setattr("elkapi.tasks.poller.COPY_AGAIN_FIRST_S", 0.01)
+    monkeypatch.setattr("elkapi.tasks.poller.COPY_AGAIN_MAX_S", 0.02)
+    task_id = (await tasks.submit()).json()["data"]["task_id"]
+    tasks.upstream.succeed(task_id)
+    tasks.copies.fail = CopyFailed("the store is away", again=True, ours=True)
+    async with tasks.polling(asset_copy_tries_max=3) as poller:
+        while poller.counts["copies_failed"] < 6:
+            await asyncio.sleep(0.01)
+        assert tasks.rows()[0][0] == "running"
+        if lost == "the file":
+            tasks.copies.fail = CopyFailed("the provider answered 403", again=True)
+        else:
+            tasks.upstream.tasks[task_id]["task_result"] = {"videos": []}
+        await tasks.until("failed")
+    assert tasks.rows()[0][2] == {"the file": "result_unavailable", "the answer": "no_result"}[lost]
+    report = tasks.books()
+    assert (report.charged_nano, report.loss_nano, report.customers_held_nano) == (0, HALF, 0)
+
+
 async def test_two_pollers_end_a_task_once(tasks: Tasks) -> None:
     """Guarantee 69."""
     for _ in range(20):

@@ -18,6 +18,7 @@ from elkapi.types import State
 ERROR_CHARS_MAX = 1000
 # Of a provider's id: an index of PostgreSQL holds 2,704 bytes a row.
 ID_BYTES_MAX = 2000
+NO_RESULT = "no_result"
 NOTHING_MADE = "The provider finished the task without a result."
 # What is told of an end that its provider says no more of.
 SILENT_ENDS = {
@@ -72,7 +73,7 @@ def read(spec: TaskSpec, reply: Any) -> Reading:
     made = tuple((one, value) for one in spec.made for value in _addresses(one, reply))
     if not any(not one.optional for one, _ in made):
         text = first_of(spec.error, reply)
-        return Reading(State.FAILED, word, True, progress, str(text or NOTHING_MADE)[:ERROR_CHARS_MAX], "no_result")
+        return Reading(State.FAILED, word, True, progress, str(text or NOTHING_MADE)[:ERROR_CHARS_MAX], NO_RESULT)
     refs = tuple(ref for path in spec.refs for ref in map(str, compiled(path)(reply)) if _can_be_kept(ref))
     return Reading(State.SUCCEEDED, word, True, 100, made=made, refs=refs)
 

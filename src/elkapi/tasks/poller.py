@@ -35,6 +35,8 @@ from elkapi.testing.crash import point
 from elkapi.translate.task_views import readdressed
 from elkapi.types import State, TaskStep
 
+# The progress of a task whose provider is done, in percent, until it has ended here.
+NEARLY = 99
 LOOK_S = 0.5
 LEASE_AT_ONCE = 500
 POLLS_AT_ONCE_MAX = 256
@@ -43,7 +45,8 @@ COPIES_WAITING_MAX = 1000
 FAILED_S = 2.0
 # After the first poll in a row that failed, doubled with each further one.
 BACKOFF_FIRST_S, BACKOFF_MAX_S = 4.0, 60.0
-# A file that could not be fetched is tried again later each time: twelve tries take about half an hour.
+# A file that could not be fetched is tried again later each time: twelve tries take about half an hour. One that our
+# own store does not take is tried until it does, or until its provider has it no longer.
 COPY_AGAIN_FIRST_S = 4.0
 COPY_AGAIN_MAX_S = 300.0
 RECALL_EVERY_S = 2.0
@@ -52,10 +55,9 @@ RECALLS_MAX = 6
 RECALLS_UNANSWERED_MAX = 120
 OVERDUE_EVERY_S = 600.0
 STALLED, UNKNOWN_WORD, CHANNEL_GONE = "task_overdue", "task_unknown_word", "task_channel_gone"
-STEP_REFUSED = "task_step_refused"
+STEP_REFUSED, NOT_STORED = "task_step_refused", "task_result_not_stored"
 WITHOUT_CHARGE = "task_without_charge"
 NOT_BEGUN = "not_begun"
-NOT_KEPT = "The gateway could not keep the result."
 UNKNOWABLE = "The gateway was interrupted while it began the task, and the provider cannot be asked for it."
 
 log = logging.getLogger("elkapi.tasks")
@@ -64,14 +66,19 @@ log = logging.getLogger("elkapi.tasks")
 class Watched:
     """An open task in memory: what is needed to ask about it again, and no more."""
 
-    __slots__ = ("begun_s", "copies", "due_s", "failures", "owned", "place", "poked", "polls", "queued", "running")
+    __slots__ = (
+        *("begun_s", "copies", "due_s", "failures", "owned", "place", "poked", "polls", "queued", "running"),
+        "withheld",
+    )
 
     def __init__(self, owned: Owned, begun_s: float) -> None:
         self.owned = owned
         # On the monotonic clock: setting the wall clock makes no task older, and no poll later.
         self.begun_s = begun_s
         self.due_s = 0.0
-        self.polls = self.failures = self.copies = 0
+        self.polls = self.failures = 0
+        # Tries to copy its files that failed, and those of them in which its provider did not give one.
+        self.copies = self.withheld = 0
         # Due, and waiting for a place of its channel.
         self.queued = False
         self.running = False
@@ -316,12 +323,17 @@ class Poller:
             said = wording.kept(reading.error, task, account)
             reading = machine.read(spec, readdressed(reply, words))
             raw = record.encode(readdressed(msgspec.json.decode(raw), words))
-        step = ending.ended(task, reading.state, code, reading.error, raw, self._parts.clock.now_ns(), said=said)
+        loss = None
+        if watched.copies and reading.error_code == machine.NO_RESULT:
+            # It was made and billed, and its provider kept it for a shorter time than our store was away.
+            loss = ending.cost_of(task, operation, self._parts.way.families[operation.id], reply, ())
+        now_ns = self._parts.clock.now_ns()
+        step = ending.ended(task, reading.state, code, reading.error, raw, now_ns, loss=loss, said=said)
         return await self._end(watched, task, step)
 
     async def _goes_on(self, watched: Watched, spec: TaskSpec, reading: machine.Reading, raw: bytes) -> float | None:
         owned = watched.owned
-        progress = max(owned.progress, min(reading.progress or 0, 99))
+        progress = max(owned.progress, min(reading.progress or 0, NEARLY))
         if reading.state.value != owned.state or progress != owned.progress:
             made = await self._moved(watched, reading.state, progress, raw)
             if made is None:
@@ -456,13 +468,18 @@ class Poller:
             assets = await self._copies.of(task, operation, account, reading)
         except CopyFailed as failure:
             watched.copies += 1
+            watched.withheld += not failure.ours
             self.counts["copies_failed"] += 1
-            if failure.again and watched.copies < parts.settings.asset_copy_tries_max:
+            tries_max = parts.settings.asset_copy_tries_max
+            if failure.again and (failure.ours or watched.withheld < tries_max):
+                if failure.ours and watched.copies >= tries_max:
+                    await self._alert(NOT_STORED, watched, {"error": str(failure)[:200]})
+                await self._nearly(watched, task)
                 return doubled_s(COPY_AGAIN_FIRST_S, watched.copies, COPY_AGAIN_MAX_S)
             # It was made and billed, and nobody can have it.
             loss = ending.cost_of(task, operation, family, reply, ())
             why, now_ns = wording.public(str(failure), task, account), parts.clock.now_ns()
-            error = NOT_KEPT if failure.ours else f"The result could not be fetched from the provider: {why}"
+            error = f"The result could not be fetched from the provider: {why}"
             said = wording.kept(str(failure), task, account)
             step = ending.ended(task, State.FAILED, "result_unavailable", error, b"", now_ns, loss=loss, said=said)
             return await self._end(watched, task, step)
@@ -473,6 +490,24 @@ class Poller:
         return await self._end(
             watched, task, ending.succeeded(task, raw, assets, reading.refs, cost, parts.clock.now_ns())
         )
+
+    async def _nearly(self, watched: Watched, task: Task) -> None:
+        """While its files are waited for, a task is told as one that runs and is all but done."""
+        owned = watched.owned
+        if owned.state == State.RUNNING.value and owned.progress == NEARLY:
+            return
+        now_ns = self._parts.clock.now_ns()
+        step = TaskStep(
+            id=owned.id,
+            version=task.row.version,
+            key_id=task.row.key_id,
+            state=State.RUNNING,
+            progress=NEARLY,
+            now_ns=now_ns,
+            started_ns=now_ns if task.state is State.QUEUED else None,
+        )
+        await self._parts.ledger.step(self._parts.tell(task, step))
+        await self._refresh(watched)
 
     async def _alert(self, kind: str, watched: Watched, detail: dict[str, object], subject: str = "") -> None:
         """Tell the operator, once."""
