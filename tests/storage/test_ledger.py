@@ -23,10 +23,9 @@ from elkapi.ledger import (
     open_ledger,
     reconcile,
     refund,
-    set_credit,
 )
 from elkapi.ledger.accounts import AccountError, available_nano, entries_of
-from elkapi.ledger.admin import RefundError, adjust
+from elkapi.ledger.admin import RefundError, adjust, set_credit
 from elkapi.ledger.orders import Settle, UsageRow
 from elkapi.ledger.told import waived
 from elkapi.ledger.transfers import MOVES
@@ -144,12 +143,12 @@ async def test_g03_g20_the_database_itself_refuses_an_overdraft(ledger: Ledger, 
     with pytest.raises(IntegrityError), database.write() as connection:
         connection.execute(accounts.update().where(accounts.c.id == account).values(held_nano=101))
     with database.write() as connection:
-        set_credit(connection, account, 50)
+        set_credit(connection, account, 50, "", "test")
     order = an_order(account, nano=150)
     assert await admitted(ledger, order)
     assert not await admitted(ledger, an_order(account, nano=1))
     with pytest.raises(AccountError), database.write() as connection:
-        set_credit(connection, account, 49)
+        set_credit(connection, account, 49, "", "test")
     await ledger.settle(a_settlement(order, 150))
     with database.read() as connection:
         assert balance(connection, account).posted_nano == -50

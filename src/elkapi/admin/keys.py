@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+from collections.abc import Callable
 
 import msgspec
 from msgspec import UNSET, UnsetType
@@ -50,6 +51,7 @@ class KeyView(msgspec.Struct, frozen=True):
     row: KeyRow
     posted_nano: int
     held_nano: int
+    credit_nano: int
     available_nano: int
 
 
@@ -168,6 +170,30 @@ def deposit(admin: Admin, which: str, amount: str, note: str) -> KeyView:
         return _view(connection, row)
 
 
+def adjust(admin: Admin, which: str, amount: str, note: str) -> KeyView:
+    """Correct the key's account by decimal US dollars, up or down, never below what it holds and may owe; raises
+    InvalidInput, Missing, Refused."""
+    nano = _usd(amount, "amount")
+    if nano == 0:
+        raise InvalidInput("a correction is more or less than zero", field="amount")
+    return _booked(admin, which, ledger.adjust, nano, note)
+
+
+def set_credit(admin: Admin, which: str, amount: str, note: str) -> KeyView:
+    """Let the key spend so many US dollars more than was paid in; "0" takes that away. Raises as `adjust`."""
+    return _booked(admin, which, ledger.set_credit, _dollars(amount, "amount"), note)
+
+
+def _booked(admin: Admin, which: str, book: Callable[..., object], nano: int, note: str) -> KeyView:
+    with admin.database.write() as connection:
+        row = _find(connection, which)
+        try:
+            book(connection, row.account_id, nano, note, admin.actor, clock=admin.clock)
+        except ledger.AccountError as error:
+            raise Refused(str(error)) from None
+        return _view(connection, row)
+
+
 def _deposit(admin: Admin, connection: Connection, row: KeyRow, nano: int, note: str) -> None:
     try:
         ledger.deposit(connection, row.account_id, nano, note, admin.actor, clock=admin.clock)
@@ -177,7 +203,7 @@ def _deposit(admin: Admin, connection: Connection, row: KeyRow, nano: int, note:
 
 def _view(connection: Connection, row: KeyRow) -> KeyView:
     money = ledger.balance(connection, row.account_id)
-    return KeyView(row, money.posted_nano, money.held_nano, money.available_nano)
+    return KeyView(row, money.posted_nano, money.held_nano, money.credit_nano, money.available_nano)
 
 
 def _checked_models(models: tuple[str, ...] | None) -> tuple[str, ...] | None:
@@ -222,10 +248,14 @@ def _check_group(connection: Connection, group: str) -> None:
 
 
 def _dollars(text: str, field: str) -> int:
-    try:
-        nano = int(parse_usd(text))
-    except ValueError as error:
-        raise InvalidInput(str(error), field=field) from None
+    nano = _usd(text, field)
     if nano < 0:
         raise InvalidInput("it cannot be negative", field=field)
     return nano
+
+
+def _usd(text: str, field: str) -> int:
+    try:
+        return int(parse_usd(text))
+    except ValueError as error:
+        raise InvalidInput(str(error), field=field) from None

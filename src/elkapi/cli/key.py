@@ -129,6 +129,33 @@ def deposit(which: str, amount: str, note: str, as_json: bool) -> None:
         _print(keys.deposit(admin, which, amount, note), as_json)
 
 
+# An amount may begin with a minus, which would be an option.
+@key.command(context_settings={"ignore_unknown_options": True})
+@click.argument("which")
+@click.argument("amount", metavar="USD")
+@click.option("--note", required=True, help="why, for the books")
+@json_option
+def adjust(which: str, amount: str, note: str, as_json: bool) -> None:
+    """Correct a key's balance by US dollars: 5 adds, -5 takes away, never what calls under way hold."""
+    from elkapi.admin import keys
+
+    with opened() as admin:
+        _print(keys.adjust(admin, which, amount, note), as_json)
+
+
+@key.command()
+@click.argument("which")
+@click.argument("amount", metavar="USD")
+@click.option("--note", default="", help="why, for the books")
+@json_option
+def credit(which: str, amount: str, note: str, as_json: bool) -> None:
+    """Let a key spend so many US dollars more than was paid in; 0 takes that away."""
+    from elkapi.admin import keys
+
+    with opened() as admin:
+        _print(keys.set_credit(admin, which, amount, note), as_json)
+
+
 @key.command()
 @click.argument("which")
 @click.option("--name")
@@ -194,5 +221,6 @@ def _shown(view: KeyView) -> dict[str, Any]:
         "expires_at": when(row.expires_at_ns),
         "balance_usd": format_usd(view.available_nano),
         "held_usd": format_usd(view.held_nano),
+        "credit_usd": format_usd(view.credit_nano),
         "created_at": when(row.created_ns),
     }

@@ -25,7 +25,11 @@ VERBS = {
     "migrate": ("migrate", "migrate", "bring the database's schema forward"),
     "operations": ("operations", "operations", "list every served route"),
     "models": ("models", "models", "bundled models: list, install"),
-    "key": ("key", "key", "customers' keys: create, list, show, edit, disable, enable, revoke, deposit"),
+    "key": (
+        "key",
+        "key",
+        "customer keys: create, list, show, edit, disable, enable, revoke, deposit, adjust, credit",
+    ),
     "channel": ("channel", "channel", "upstreams: add, list, show, edit, enable, disable, remove, test, key"),
     "price": ("price", "price", "the price book: set, list, show, history"),
     "group": ("group", "group", "groups and their price ratios: set, list"),

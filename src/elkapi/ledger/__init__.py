@@ -14,9 +14,8 @@ from elkapi.ledger.accounts import (
     create_account,
     entries_of,
     key_account_code,
-    set_credit,
 )
-from elkapi.ledger.admin import RefundError, deposit, refund
+from elkapi.ledger.admin import RefundError, adjust, deposit, refund, set_credit
 from elkapi.ledger.check import CheckReport, ReconcileReport, check, reconcile
 from elkapi.ledger.client import RemoteLedger
 from elkapi.ledger.ledger import Boot, Ledger, ThreadLedger
@@ -39,6 +38,7 @@ __all__ = [
     "RemoteLedger",
     "StepRefused",
     "ThreadLedger",
+    "adjust",
     "available_nano",
     "balance",
     "balances",

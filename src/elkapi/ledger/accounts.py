@@ -124,16 +124,6 @@ def _balance_query() -> Select[Any]:
     return select(c.id, c.code, c.kind, c.posted_nano, c.held_nano, c.credit_nano)
 
 
-def set_credit(connection: Connection, account_id: int, credit_nano: int) -> None:
-    """Give a customer a credit line of so many nano. Raises AccountError when what is spent already exceeds it."""
-    c = accounts.c
-    statement = accounts.update().where(
-        c.id == account_id, c.kind.in_(HELD_KINDS), c.posted_nano - c.held_nano + credit_nano >= 0
-    )
-    if credit_nano < 0 or connection.execute(statement, {"credit_nano": credit_nano}).rowcount != 1:
-        raise AccountError(f"account {account_id} cannot have a credit line of {credit_nano} nano")
-
-
 def entries_of(connection: Connection, request_id: bytes) -> list[Entry]:
     """The entries of one call, in the order of their ids."""
     t = transfers.c

@@ -1,4 +1,4 @@
-"""What operators do to the books: deposits, corrections and refunds, each a new entry with its reason in the audit log.
+"""What operators do to the books: deposits, corrections and refunds, each a new entry, and credit lines, all audited.
 
 Every function works inside the caller's write transaction and is idempotent where it takes a name for the entry.
 """
@@ -50,10 +50,23 @@ def adjust(
 ) -> bytes:
     """Correct an account by `nano`, up or down but never below zero; the entry's id. Raises AccountError."""
     if not nano or abs(nano) > AMOUNT_MAX_NANO:
-        raise AccountError(f"an adjustment of {nano} nano is not possible")
+        raise AccountError(f"an adjustment of {format_usd(nano)} USD is not possible")
     now_ns = clock.now_ns()
     entry = entries.adjust(new_id(now_ns), account_id, _funding_of(connection, account_id), nano, now_ns, note)
     return _book(connection, account_id, entry, actor)
+
+
+def set_credit(
+    connection: Connection, account_id: int, nano: int, note: str, actor: str, *, clock: Clock = SYSTEM_CLOCK
+) -> None:
+    """Let a customer spend `nano` >= 0 beyond what was paid in. Raises AccountError when more is spent already."""
+    c = accounts.c
+    covered = c.posted_nano - c.held_nano + nano >= 0
+    change = update(accounts).where(c.id == account_id, c.kind.in_(HELD_KINDS), covered).values(credit_nano=nano)
+    if not 0 <= nano <= AMOUNT_MAX_NANO or connection.execute(change).rowcount != 1:
+        raise AccountError(f"account {account_id} cannot have a credit line of {format_usd(nano)} USD")
+    detail = {"nano": nano, "note": note}
+    _audit(connection, clock.now_ns(), actor, "ledger.credit", f"account:{account_id}", detail)
 
 
 def refund(
@@ -135,7 +148,7 @@ def _write(connection: Connection, entry: entries.Transfer) -> None:
             change = change.where(c.posted_nano - c.held_nano + c.credit_nano + nano >= 0)
         posted_nano = connection.execute(change.returning(c.posted_nano)).scalar()
         if posted_nano is None:
-            raise AccountError(f"account {account} does not cover {-nano} nano")
+            raise AccountError(f"account {account} does not cover {format_usd(-nano)} USD")
         if abs(posted_nano) > BALANCE_MAX_NANO:
             raise AccountError(f"{format_usd(entry.nano)} USD more are too many to be counted here")
 

@@ -647,6 +647,31 @@ def test_the_audit_trail_is_listed_the_newest_first_page_by_page(elkapi: Elkapi)
     assert PLANTED not in shown
 
 
+def test_a_balance_is_corrected_and_a_credit_line_given_and_taken(elkapi: Elkapi) -> None:
+    def money(outcome: Outcome) -> tuple[str, str]:
+        return outcome.json["balance_usd"], outcome.json["credit_usd"]
+
+    elkapi("key", "create", "--name", "ada", "--balance", "1")
+    assert money(elkapi("key", "credit", "ada", "20", "--note", "an old customer", "--json")) == ("21.00", "20.00")
+    assert money(elkapi("key", "adjust", "ada", "-2.5", "--note", "paid twice", "--json")) == ("18.50", "20.00")
+    below = elkapi("key", "adjust", "ada", "-18.500000001", "--note", "too much")
+    assert (below.status, below.err) == (1, "elkapi: account 7 does not cover 18.500000001 USD\n")
+    owed = elkapi("key", "credit", "ada", "1.49")
+    assert (owed.status, owed.err) == (1, "elkapi: account 7 cannot have a credit line of 1.49 USD\n")
+    assert money(elkapi("key", "adjust", "ada", "1.50", "--note", "paid", "--json")) == ("20.00", "20.00")
+    assert money(elkapi("key", "credit", "ada", "0", "--json")) == ("0.00", "0.00")
+    for arguments in (("credit", "ada", "-1"), ("adjust", "ada", "0", "--note", "x"), ("adjust", "ada", "1")):
+        assert elkapi("key", *arguments).status == 2
+    assert elkapi("ledger", "check").status == 0
+    rows = [row for row in elkapi("audit", "list", "--json").json if row["action"].startswith("ledger.")]
+    told = [(row["action"], row["detail"]["nano"], row["detail"]["note"]) for row in rows]
+    assert told[1:4] == [
+        ("ledger.adjust", 1_500_000_000, "paid"),
+        ("ledger.adjust", 2_500_000_000, "paid twice"),
+        ("ledger.credit", 20_000_000_000, "an old customer"),
+    ]
+
+
 def test_events_are_listed_shown_sent_again_and_signed_with_a_secret_that_is_told_once(
     elkapi: Elkapi, tmp_path: Path
 ) -> None:
