@@ -204,13 +204,16 @@ async def test_a_tool_loop_goes_on_by_id_and_refers_to_its_items(lite: Gateway, 
             assert second.output_text == "Seen."
             # The same by references to what is kept, as some clients send it.
             (question,) = sdk.responses.input_items.list(first.id).data
-            references: Any = [{"type": "item_reference", "id": item.id} for item in (question, call)]
-            third = sdk.responses.create(model=MODEL, input=[*references, output], tools=tools, store=False)
-            assert third.output_text == "Seen."
-            assert third.store is False
-            with pytest.raises(openai.NotFoundError) as refused:
-                sdk.responses.create(model=MODEL, input=[{"type": "item_reference", "id": "msg_of_nobody"}])
-            assert (refused.value.code, refused.value.param) == ("item_not_found", "input")
+            forms: list[dict[str, Any]] = [{"type": "item_reference"}, {}, {"type": None}]
+            for form in forms:
+                references: Any = [form | {"id": call.id}, {"id": question.id} | form][::-1]
+                third = sdk.responses.create(model=MODEL, input=[*references, output], tools=tools, store=False)
+                assert third.output_text == "Seen."
+                assert third.store is False
+                nobody: Any = [form | {"id": "msg_of_nobody"}]
+                with pytest.raises(openai.NotFoundError) as refused:
+                    sdk.responses.create(model=MODEL, input=nobody, store=False)
+                assert (refused.value.code, refused.value.param) == ("item_not_found", "input")
 
         await sync(work)
 

@@ -53,6 +53,8 @@ _OTHER_COUNT = b'"N"'
 SERVED_TOOLS_TOKENS_MAX = 100_000
 # Searches are paid for one by one as well: so many are held, or what the caller allows where that is more.
 SEARCHES_MAX, SEARCHES_ALLOWED_MAX = 10, 1000
+# A reference needs no type: `{"id": "msg_..."}`.
+_BARE_ID = re.compile(rb'"id"\s*:\s*"[^"]*"\s*(?:,\s*"type"\s*:\s*null\s*)?\}')
 _ALLOWED = re.compile(rb'"max_uses"\s*+:\s*+(\d++)')
 _TYPES = "|".join(sorted(server_tools.KINDS | server_tools.CHAT.keys() | server_tools.RESPONSES.keys()))
 _SNAKES = (re.sub("[A-Z]", lambda hit: "_" + hit[0].lower(), name) for name in server_tools.GEMINI)
@@ -372,11 +374,23 @@ def read_rerank(body: bytes) -> Facts:
     return Facts(model=_model(view.model), upper=Usage(input_tokens=upper, searches=searches, calls=1))
 
 
+def may_refer(body: bytes) -> bool:
+    """Whether an input may refer to items of stored responses: by their type, or by an object that ends in an id."""
+    place = body.find(b'"id"')
+    if place < 0:
+        return False
+    while place >= 0:
+        if _BARE_ID.match(body, place):
+            return True
+        place = body.find(b'"id"', place + 4)
+    return b'"item_reference"' in body
+
+
 def _with_state(facts: Facts, view: ResponsesView, body: bytes) -> Facts:
     named = view.conversation
     conversation = str(named.get("id")) if isinstance(named, dict) else named
     background, previous = bool(view.background), view.previous_response_id or None
-    if not (facts.store or background or previous or conversation or b'"item_reference"' in body):
+    if not (facts.store or background or previous or conversation or may_refer(body)):
         return facts
     return msgspec.structs.replace(
         facts, background=background, previous=previous, conversation=conversation or None, stateful=True

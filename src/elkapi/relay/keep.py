@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from elkapi.catalog.jsonedit import with_raw, without
+from elkapi.catalog.text import may_refer
 from elkapi.errors import NOT_JSON, BadRequest, BodyTooLarge, NotFound
 from elkapi.relay.background_log import FrameLog
 from elkapi.relay.large import anywhere
@@ -87,7 +88,7 @@ async def prepared(plane: DataPlane, grant: Grant, request: Request) -> Request:
         keep = Keep("chat" if kind == "chat" else "response", background=facts.background, bytes_max=bytes_max)
         if kind == "chat":
             _check_labels(decode(stored.chat_input, request.body).metadata)
-    if facts.previous is not None or b'"item_reference"' in request.body:
+    if facts.previous is not None or may_refer(request.body):
         request, keep = await _with_past(plane, grant, request, keep)
     return request if keep is None else msgspec.structs.replace(request, keep=keep)
 
@@ -145,9 +146,11 @@ def _in_place(given: list[Any], wanted: list[str | None], found: dict[str, dict[
 
 def _referred(item: Any) -> str | None:
     """The id an item refers to; an item of an id alone is a reference too."""
-    if not isinstance(item, dict) or item.get("type", "item_reference") != "item_reference" or "role" in item:
+    if not isinstance(item, dict) or "role" in item:
         return None
-    return str(item.get("id"))
+    if item.get("type") is None and not isinstance(item.get("id"), str):
+        return None
+    return str(item.get("id")) if item.get("type") in (None, "item_reference") else None
 
 
 def _items(given: Any) -> int:

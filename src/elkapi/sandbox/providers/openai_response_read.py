@@ -105,7 +105,7 @@ def input_items(body: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 def _add(history: History, item: dict[str, Any], at: str, find: Finder) -> None:
     """Add one item to the history."""
-    kind = item.get("type", "message")
+    kind = item.get("type") or ("message" if "id" not in item or "role" in item else "item_reference")
     if kind == "item_reference":
         found = find(str(item.get("id")))
         if found is None:
