@@ -75,15 +75,19 @@ class _Subset:
             result["items"] = self._items(node, way)
         for part in node["allOf"] if isinstance(node.get("allOf"), list) else ():
             _merge(result, self.of(part, way))
+        if "enum" in result and result.get("type") != "string":
+            _describe(result, result.pop("enum"))
         return result
 
     def _union(self, result: _Schema, options: list[Any], way: tuple[str, ...]) -> _Schema:
         some = [self.of(option, way) for option in options if not _is_null(option)]
         if len(some) < len(options):
             result["nullable"] = True
+        # Whatever else stood beside the union is in each of them.
+        beside = {name: result[name] for name in ("description", "nullable") if name in result}
         if len(some) < 2:
-            return {**(some[0] if some else {}), **result}
-        return {**{name: result[name] for name in ("description", "nullable") if name in result}, "anyOf": some}
+            return {**(some[0] if some else {}), **beside}
+        return {**beside, "anyOf": some}
 
     def _items(self, node: _Schema, way: tuple[str, ...]) -> _Schema:
         if isinstance(listed := node.get("prefixItems") or node.get("items"), list) and listed:
@@ -142,12 +146,17 @@ def _typed(result: _Schema, node: _Schema) -> None:
             kind, result["enum"] = kind or "string", values
         else:
             del result["enum"]
-            listed = f"One of: {', '.join(map(str, values))}."
-            result["description"] = f"{result['description']} {listed}" if result.get("description") else listed
+            _describe(result, values)
     if isinstance(kind, str):
         result["type"] = kind
         if (form := node.get("format")) in _FORMATS.get(kind, ()):
             result["format"] = form
+
+
+def _describe(result: _Schema, values: list[Any]) -> None:
+    """Say in words which values there are; an enum is only for strings."""
+    listed = f"One of: {', '.join(map(str, values))}."
+    result["description"] = f"{result['description']} {listed}" if result.get("description") else listed
 
 
 def _merge(into: _Schema, other: _Schema) -> None:

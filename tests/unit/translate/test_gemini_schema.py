@@ -26,6 +26,16 @@ def _object(**properties: Any) -> dict[str, Any]:
         ({"const": "a"}, {"type": "string", "enum": ["a"]}),
         ({"enum": ["a", None], "type": ["string", "null"]}, {"type": "string", "enum": ["a"], "nullable": True}),
         ({"type": "integer", "enum": [1, 2]}, {"type": "integer", "description": "One of: 1, 2."}),
+        ({"type": "integer", "enum": ["1", "2"]}, {"type": "integer", "description": "One of: 1, 2."}),
+        (
+            {"type": ["boolean", "string"], "enum": ["auto"]},
+            {"anyOf": [{"type": "boolean", "description": "One of: auto."}, {"type": "string", "enum": ["auto"]}]},
+        ),
+        (
+            {"anyOf": [{"type": "integer"}, {"type": "null"}], "enum": [1, 2, None]},
+            {"type": "integer", "description": "One of: 1, 2.", "nullable": True},
+        ),
+        ({"anyOf": [{"type": "null"}], "required": ["a"]}, {"nullable": True}),
         ({"type": ["string", "null"]}, {"type": "string", "nullable": True}),
         ({"type": ["string", "integer"]}, {"anyOf": [STRING, {"type": "integer"}]}),
         ({"anyOf": [STRING, {"type": "null"}], "description": "d"}, {**STRING, "description": "d", "nullable": True}),
