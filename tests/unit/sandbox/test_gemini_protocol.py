@@ -49,6 +49,14 @@ def refused(api: httpx.Client, wanted: dict[str, Any], model: str = FLASH) -> st
     return str(answer.json()["error"]["message"])
 
 
+def declared(**fields: Any) -> dict[str, Any]:
+    return {"tools": [{"functionDeclarations": [{"name": "f", **fields}]}]}
+
+
+def with_property(schema: dict[str, Any]) -> dict[str, Any]:
+    return {"type": "OBJECT", "properties": {"p": schema}}
+
+
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
@@ -69,6 +77,21 @@ def refused(api: httpx.Client, wanted: dict[str, Any], model: str = FLASH) -> st
         (
             {"tools": [{"functionDeclarations": [{"name": "f", "parameters": {"additionalProperties": False}}]}]},
             'Unknown name "additionalProperties"',
+        ),
+        (declared(parameters={"type": "OBJECT", "properties": {}}), "properties: should be non-empty for OBJECT type"),
+        (declared(parameters={"type": "STRING"}), "schema should be of type OBJECT"),
+        (declared(parameters=with_property({"type": "ARRAY"})), "parameters.properties[p].items: missing field"),
+        (declared(parameters=with_property({"type": "INTEGER", "enum": ["1"]})), "enum: only allowed for STRING type"),
+        (declared(parameters=with_property({"type": "STRING", "enum": [1]})), "enum' (TYPE_STRING)"),
+        (declared(parameters=with_property({}), parametersJsonSchema={}), "cannot both be set"),
+        (declared(parametersJsonSchema=["object"]), "must be an object"),
+        (
+            {"generationConfig": {"responseMimeType": "application/json", "responseJsonSchema": "x"}},
+            "must be an object",
+        ),
+        (
+            {"generationConfig": {"responseMimeType": "application/json", "responseSchema": {"type": "ARRAY"}}},
+            "generation_config.response_schema.items: missing field",
         ),
         ({"tools": TOOLS, "toolConfig": {"functionCallingConfig": {"allowedFunctionNames": ["f"]}}}, "only be set"),
         ({"toolConfig": {"functionCallingConfig": {"mode": "SOME"}}}, "mode"),

@@ -10,7 +10,14 @@ import msgspec
 
 from elkapi.sandbox.messages import Problem
 from elkapi.sandbox.providers.gemini_models import Model
-from elkapi.sandbox.providers.gemini_schema import camel, invalid, json_schema, unknown_name
+from elkapi.sandbox.providers.gemini_schema import (
+    camel,
+    invalid,
+    json_schema,
+    object_schema,
+    parameters_schema,
+    unknown_name,
+)
 from elkapi.sandbox.sealing import is_sealed
 from elkapi.sandbox.strict import strictly
 from elkapi.sandbox.talk import Ask, Call, Result, Tool, Turn
@@ -265,10 +272,7 @@ def _tools(value: object) -> tuple[Tool, ...]:
                 raise invalid(f"* GenerateContentRequest.{path}.name: Invalid function name.")
             if any(tool.name == name for tool in tools):
                 raise invalid(f"Duplicate function declaration found: {name}")
-            schema = function.get("parametersJsonSchema")
-            if function.get("parameters") is not None:
-                schema = json_schema(function["parameters"], f"{path}.parameters")
-            tools.append(Tool(name, schema or {"type": "object"}, str(function.get("description") or "")))
+            tools.append(Tool(name, parameters_schema(function, path), str(function.get("description") or "")))
     return tuple(tools)
 
 
@@ -324,4 +328,5 @@ def _format(config: dict[str, Any]) -> tuple[dict[str, Any] | None, bool]:
         raise invalid("response_schema can only be set when response_mime_type is application/json.")
     if plain is not None:
         return json_schema(plain, "generation_config.response_schema"), True
+    raw = None if raw is None else object_schema(raw, "generation_config.response_json_schema")
     return raw, kind == "application/json"

@@ -33,11 +33,9 @@ def unknown_name(name: str, path: str) -> Problem:
 
 
 def json_schema(schema: object, path: str) -> dict[str, Any]:
-    """The JSON Schema of a Gemini schema. Raises Problem for a word that Gemini does not have."""
-    if not isinstance(schema, dict):
-        raise invalid(f"Invalid value at '{path}': a schema must be an object.")
+    """The JSON Schema of a Gemini schema. Raises Problem for what Gemini has no word for, or refuses."""
     result: dict[str, Any] = {}
-    for written, value in schema.items():
+    for written, value in object_schema(schema, path).items():
         name = camel(written)
         if name not in WORDS:
             raise unknown_name(written, path)
@@ -46,7 +44,9 @@ def json_schema(schema: object, path: str) -> dict[str, Any]:
                 raise invalid(f"Invalid value at '{path}.type' (type.googleapis.com/google.ai.Type), \"{value}\"")
             result["type"] = value.lower()
         elif name == "properties" and isinstance(value, dict):
-            result["properties"] = {key: json_schema(entry, f"{path}.properties") for key, entry in value.items()}
+            result["properties"] = {
+                key: json_schema(entry, f"{path}.properties[{key}]") for key, entry in value.items()
+            }
         elif name == "items":
             result["items"] = json_schema(value, f"{path}.items")
         elif name == "anyOf" and isinstance(value, list):
@@ -55,6 +55,36 @@ def json_schema(schema: object, path: str) -> dict[str, Any]:
             result[name] = int(value)  # 64-bit numbers travel as text.
         else:
             result[name] = value
+    kind, values = result.get("type"), result.get("enum")
+    if kind == "array" and "items" not in result:
+        raise invalid(f"* GenerateContentRequest.{path}.items: missing field.")
+    if values is not None:
+        if not isinstance(values, list) or not all(isinstance(value, str) for value in values):
+            raise invalid(f"Invalid value at '{path}.enum' (TYPE_STRING)")
+        if kind != "string":
+            raise invalid(f"* GenerateContentRequest.{path}.enum: only allowed for STRING type")
     for name in set(result.get("required") or ()) - set(result.get("properties") or ()):
         raise invalid(f"* GenerateContentRequest.{path}.required[0]: property is not defined: {name}")
     return result
+
+
+def parameters_schema(function: dict[str, Any], path: str) -> dict[str, Any]:
+    """The JSON Schema of a function's arguments, in either of the two languages. Raises Problem."""
+    plain, raw = function.get("parameters"), function.get("parametersJsonSchema")
+    if plain is not None and raw is not None:
+        raise invalid(f"* GenerateContentRequest.{path}: parameters and parameters_json_schema cannot both be set.")
+    if plain is None:
+        return {"type": "object"} if raw is None else object_schema(raw, f"{path}.parameters_json_schema")
+    schema = json_schema(plain, f"{path}.parameters")
+    if schema.get("type") not in (None, "object"):
+        raise invalid(f"* GenerateContentRequest.{path}.parameters: schema should be of type OBJECT.")
+    if schema.get("type") and not schema.get("properties"):
+        raise invalid(f"* GenerateContentRequest.{path}.parameters.properties: should be non-empty for OBJECT type")
+    return schema
+
+
+def object_schema(schema: object, path: str) -> dict[str, Any]:
+    """A JSON Schema that is given as one. Raises Problem for what is no object."""
+    if not isinstance(schema, dict):
+        raise invalid(f"Invalid value at '{path}': a schema must be an object.")
+    return schema
