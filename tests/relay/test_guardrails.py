@@ -332,6 +332,8 @@ REPEATED: dict[str, dict[str, Any]] = {
                 "finish_reason": "stop",
             }
         ],
+        "citations": ["https://a.test"],
+        "search_results": [{"url": "https://a.test", "title": MAIL, "snippet": SAID}],
         "usage": {"prompt_tokens": 3, "completion_tokens": 5, "total_tokens": 8},
     },
     "responses": {

@@ -60,7 +60,7 @@ _CHAT_ASKED = _object(
     prediction=_object(content=_CHAT_CONTENT),
 )
 _CHAT_SAID = _object(**_CHAT_MESSAGE, thinking_blocks=_each(thinking=TEXT), audio=_object(transcript=TEXT))
-_CHAT_ANSWER = _object(choices=_each(message=_CHAT_SAID, logprobs=GONE))
+_CHAT_ANSWER = _object(choices=_each(message=_CHAT_SAID, logprobs=GONE), search_results=_each(title=TEXT, snippet=TEXT))
 _COMPLETION_ASKED = _object(prompt=_TEXTS, suffix=TEXT)
 _COMPLETION_ANSWER = _object(choices=_each(text=TEXT, logprobs=GONE))
 
