@@ -12,12 +12,14 @@ import msgspec
 
 from elkapi.translate.chat_parts import arguments_text, signer, split_data_url, thinking_text, thought_signature
 from elkapi.translate.chat_views import (
+    ADDRESSES,
     ANNOTATIONS,
     BLOCKS,
     CHUNK,
     IMAGES,
     LOGPROBS,
     NULL,
+    SEARCH_RESULTS,
     USAGE,
     Choice,
     Chunk,
@@ -83,6 +85,9 @@ class ChatReader:
         self._count = 0
         self._refused = False
         self._thought = False
+        self._cited: set[str] = set()
+        self._sources: tuple[msgspec.Raw, msgspec.Raw] | None = None
+        self._finished = False
 
     def feed(self, frame: Frame) -> list[Event]:
         """The events of one chunk. Raises Unreadable for a frame that is no JSON object."""
@@ -107,6 +112,7 @@ class ChatReader:
                 self._delta(choice.delta, choice, events)
             elif choice.message is not None:
                 self._delta(_whole(choice.message), choice, events)
+                self._finished = True
             if choice.usage is not NULL:
                 _see_usage(choice.usage, events)
             if choice.finish_reason:
@@ -115,7 +121,22 @@ class ChatReader:
             _see_usage(view.usage, events)
         elif view.x_groq is not None:
             _see_groq(view.x_groq, events)
+        if view.citations != NULL or view.search_results != NULL:
+            # Some chunks repeat them as they grow, so they are read once, at the end of the text that they belong to.
+            self._sources = view.citations, view.search_results
+        self._finished = self._finished or bool(ends)
+        if self._finished and self._sources is not None:
+            self._cite(*self._sources, events)
+            self._sources = None
         return events + ends if ends else events
+
+    def _cite(self, addresses: msgspec.Raw, results: msgspec.Raw, events: list[Event]) -> None:
+        """The sources of Perplexity and xAI, which stand beside the choices: addresses, or results with titles."""
+        titles = {result.url: result.title or "" for result in look(SEARCH_RESULTS, results) or ()}
+        for url in dict.fromkeys((*(look(ADDRESSES, addresses) or ()), *titles)):
+            if url and url not in self._cited:
+                self._cited.add(url)
+                events.append(Citation(url, titles.get(url, "")))
 
     def _delta(self, part: Delta, choice: Choice, events: list[Event]) -> None:
         thought = part.reasoning_content or part.reasoning
@@ -137,7 +158,7 @@ class ChatReader:
         if part.images is not NULL:
             _read_images(part.images, events)
         if part.annotations is not NULL:
-            _read_annotations(part.annotations, events)
+            self._annotations(part.annotations, events)
         if part.audio is not None and isinstance(part.audio, dict) and (said := _text(part.audio.get("transcript"))):
             events.append(TextDelta(said))
         if part.tool_calls:
@@ -145,6 +166,12 @@ class ChatReader:
                 self._piece(piece, choice.index or 0, events)
         elif part.function_call is not None:
             self._piece(ToolPiece(function=part.function_call), choice.index or 0, events)
+
+    def _annotations(self, raw: msgspec.Raw, events: list[Event]) -> None:
+        for row in look(ANNOTATIONS, raw) or ():
+            if row.url_citation is not None:
+                self._cited.add(row.url_citation.url)
+                events.append(Citation(row.url_citation.url, row.url_citation.title or ""))
 
     def _blocks(self, raw: msgspec.Raw, events: list[Event]) -> None:
         """Signatures and opaque passages; the text comes from `reasoning_content` where there is one."""
@@ -263,12 +290,6 @@ def _read_logprobs(raw: msgspec.Raw) -> tuple[TokenLogprob, ...]:
         TokenLogprob(row.token, row.logprob, tuple((top.token, top.logprob) for top in row.top_logprobs or ()))
         for row in (view.content if view else None) or ()
     )
-
-
-def _read_annotations(raw: msgspec.Raw, events: list[Event]) -> None:
-    for row in look(ANNOTATIONS, raw) or ():
-        if row.url_citation is not None:
-            events.append(Citation(row.url_citation.url, row.url_citation.title or ""))
 
 
 def _read_images(raw: msgspec.Raw, events: list[Event]) -> None:

@@ -98,6 +98,8 @@ class Chunk(msgspec.Struct, gc=False):
     message: Any = None
     code: Any = None
     x_groq: Any = None
+    citations: msgspec.Raw = NULL
+    search_results: msgspec.Raw = NULL
 
 
 class _ErrorView(msgspec.Struct):
@@ -140,6 +142,11 @@ class _Annotation(msgspec.Struct):
     url_citation: _UrlCitation | None = None
 
 
+class _SearchResult(msgspec.Struct):
+    url: str
+    title: str | None = None
+
+
 class _ImageUrl(msgspec.Struct):
     url: str
 
@@ -154,6 +161,8 @@ USAGE = msgspec.json.Decoder(ChatUsage)
 LOGPROBS = msgspec.json.Decoder(_LogprobsView)
 BLOCKS = msgspec.json.Decoder(list[_Block])
 ANNOTATIONS = msgspec.json.Decoder(list[_Annotation])
+ADDRESSES = msgspec.json.Decoder(list[str])
+SEARCH_RESULTS = msgspec.json.Decoder(list[_SearchResult])
 IMAGES = msgspec.json.Decoder(list[_ImageRow])
 _error = msgspec.json.Decoder(_ErrorView | str)
 

@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 from elkapi.translate import gemini
 from elkapi.translate.chat import DIALECT
 from elkapi.translate.dialect import ReplyFacts, Unreadable
+from elkapi.translate.dialects import DIALECTS
 from elkapi.translate.ir import (
     CONTENT,
     ChatRequest,
@@ -223,6 +224,49 @@ def test_a_frame_that_is_not_of_the_dialect_is_unreadable(data: bytes) -> None:
         DIALECT.read_reply(data)
 
 
+SOURCES: list[Event] = [Citation("https://a.example", "A"), Citation("https://b.example")]
+
+
+def _of_chunks(*chunks: dict[str, Any]) -> list[Event]:
+    reader = DIALECT.reader()
+    return [event for chunk in chunks for event in reader.feed(Frame(b"", b"", json.dumps(chunk).encode()))]
+
+
+def test_sources_beside_the_choices_are_citations_of_the_text_before_the_end() -> None:
+    beside = {
+        "citations": ["https://a.example", "https://b.example", "https://a.example"],
+        "search_results": [{"title": "A", "url": "https://a.example", "date": None, "snippet": "..."}],
+    }
+    said, stopped = {"delta": {"content": "x"}}, {"delta": {}, "finish_reason": "stop"}
+    # Perplexity repeats them beside each piece, xAI has them in the last chunk.
+    repeated = _of_chunks({"choices": [said]} | beside, {"choices": [said]} | beside, {"choices": [stopped]} | beside)
+    assert repeated[1:] == [TextDelta("x"), TextDelta("x"), *SOURCES, Finish("stop")]
+    last = _of_chunks({"choices": [said]}, {"choices": [stopped]}, {"choices": [], "citations": beside["citations"]})
+    assert last[1:] == [TextDelta("x"), Finish("stop"), Citation("https://a.example"), SOURCES[1]]
+    message: dict[str, Any] = {"content": "x"}
+    whole = {"choices": [{"message": message, "finish_reason": "stop"}]} | beside
+    assert DIALECT.read_reply(json.dumps(whole).encode())[1:] == [TextDelta("x"), *SOURCES, Finish("stop"), End()]
+    # What is an annotation already is no second one.
+    told = {"type": "url_citation", "url_citation": {"url": "https://a.example", "title": "A"}}
+    message["annotations"] = [told]
+    assert DIALECT.read_reply(json.dumps(whole).encode())[1:] == [TextDelta("x"), *SOURCES, Finish("stop"), End()]
+    odd = _of_chunks({"choices": [stopped], "citations": [1], "search_results": "odd"})
+    assert odd[1:] == [Finish("stop")]
+
+
+@pytest.mark.parametrize("name", ["chat", "responses", "anthropic", "gemini"])
+@pytest.mark.parametrize("late", [False, True])
+def test_sources_beside_the_choices_reach_callers_of_every_dialect(name: Any, late: bool) -> None:
+    request = ChatRequest(model="m", messages=(Message("user", (Text("q"),)),), stream=True)
+    facts = ReplyFacts("id", "m", 1_700_000_000, request)
+    tail: list[Event] = [Finish("stop"), SOURCES[0]] if late else [SOURCES[0], Finish("stop")]
+    events: list[Event] = [START, TextDelta("x"), *tail, UsageSeen(USAGE), End()]
+    writer = DIALECTS[name].writer(facts)
+    streamed = b"".join(writer.feed(event) for event in events) + writer.finish()
+    for answer in (streamed, DIALECTS[name].write_reply(events, facts)):
+        assert b"https://a.example" in answer
+
+
 @pytest.mark.parametrize("body", [b"{}", b'{"choices":[]}', b'{"choices":[{"index":0}]}', b""])
 def test_a_whole_answer_without_a_message_is_unreadable(body: bytes) -> None:
     with pytest.raises(Unreadable):
@@ -232,6 +276,7 @@ def test_a_whole_answer_without_a_message_is_unreadable(body: bytes) -> None:
 _MEMBERS = (
     *("choices", "delta", "message", "content", "tool_calls", "function", "index", "id", "name", "arguments", "usage"),
     *("error", "reasoning", "thinking_blocks", "annotations", "images", "x_groq", "finish_reason", "logprobs", "audio"),
+    *("citations", "search_results", "annotations", "title"),
     *("prompt_tokens", "type", "code", "extra_content", "google", "image_url", "url"),
 )
 _json = st.recursive(
