@@ -25,7 +25,7 @@ def no_descriptor_left() -> Iterator[None]:
 
 
 def test_a_worker_without_descriptors_says_so_once_a_minute_and_is_not_ready(
-    capsysbinary: pytest.CaptureFixture[bytes],
+    capfdbinary: pytest.CaptureFixture[bytes],
 ) -> None:
     log, clock = Log("worker"), ManualClock()
     files = FilesWatch(log, clock)
@@ -39,6 +39,6 @@ def test_a_worker_without_descriptors_says_so_once_a_minute_and_is_not_ready(
     files.look(connections=3)
     assert files.reason() is None
     log.close()
-    lines = capsysbinary.readouterr().err.splitlines()
+    lines = capfdbinary.readouterr().err.splitlines()
     assert len(lines) == 2
     assert all(b'"level":"error"' in line and b'"connections":7' in line for line in lines)

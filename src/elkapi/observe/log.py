@@ -12,8 +12,9 @@ import sys
 import threading
 from collections import deque
 from collections.abc import Callable
+from io import FileIO
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import msgspec
 
@@ -36,6 +37,11 @@ _RANK = {level: rank for rank, level in enumerate(LOG_LEVELS)}
 _encoder = msgspec.json.Encoder()
 
 
+def _standard_error() -> FileIO:
+    """Standard error without Python's buffer, which does not say how much of a line a full disk took."""
+    return FileIO(sys.stderr.fileno(), "w", closefd=False)
+
+
 class Log:
     """A JSON-lines log. `file` empty means standard error; `level`, one of LOG_LEVELS, is the least told."""
 
@@ -48,7 +54,7 @@ class Log:
         self._stop = threading.Event()
         self._some = threading.Event()
         self._file = file
-        self._out: IO[bytes] = self._opened() if file else sys.stderr.buffer
+        self._out = self._opened() if file else _standard_error()
         self._cut = False
         self._pid = os.getpid()
         self._thread = threading.Thread(target=self._run, name="log", daemon=True)
@@ -76,8 +82,7 @@ class Log:
         self._some.set()
         self._thread.join(5)
         self._flush()
-        if self._file:
-            self._out.close()
+        self._out.close()
 
     def _run(self) -> None:
         while not self._stop.is_set():
@@ -98,7 +103,7 @@ class Log:
             if self._lines:
                 self._stop.wait(BETWEEN_S)
 
-    def _opened(self) -> IO[bytes]:
+    def _opened(self) -> FileIO:
         out = Path(self._file).open("ab", buffering=0)  # noqa: SIM115
         self._as_opened = os.fstat(out.fileno())
         return out
@@ -120,7 +125,6 @@ class Log:
             while written < len(text):
                 if not (taken := self._out.write(text[written:])):
                     raise BlockingIOError
-                self._out.flush()
                 written += taken
         except (OSError, ValueError):
             lost = text.count(b"\n", written) - (self._cut and not written)
