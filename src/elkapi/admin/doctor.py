@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import mmap
 import os
 import resource
 import stat
@@ -15,8 +14,8 @@ import msgspec
 
 from elkapi.assets.store import FOLDER, StorageUrlError, open_store
 from elkapi.errors import Unavailable, to_operator
-from elkapi.local.chat.rows import BUNDLED_CHAT, LibraryMissing, check_chat, locate_chat
-from elkapi.local.models import ModelUnusable, check_hash, locate, read_rows
+from elkapi.local.chat.rows import BUNDLED_CHAT, LibraryMissing, locate_chat
+from elkapi.local.models import ModelUnusable, check_file, locate, read_rows
 from elkapi.settings import SECRET_FIELDS, SOCKET_PATH_BYTES_MAX, Settings, misspelt_variables
 from elkapi.storage import dialect as sql
 from elkapi.storage.db import Database
@@ -50,18 +49,27 @@ def effective_settings(settings: Settings) -> dict[str, Any]:
 
 def examine(settings: Settings) -> list[Finding]:
     """Every finding, in the order in which to mend them; nothing is created or changed."""
-    looks: tuple[Callable[[Settings], Iterator[Finding]], ...] = (
-        _variables,
-        _data_dir,
-        _log_file,
-        _secret_key_file,
-        _database,
-        _weights,
-        _telemetry,
-        _storage,
-        _limits,
+    looks: tuple[tuple[str, Callable[[Settings], Iterator[Finding]]], ...] = (
+        ("variable", _variables),
+        ("data directory", _data_dir),
+        ("log file", _log_file),
+        ("secret key", _secret_key_file),
+        ("database", _database),
+        ("local models", _weights),
+        ("telemetry", _telemetry),
+        ("files of tasks", _storage),
+        ("limits", _limits),
     )
-    return [finding for look in looks for finding in look(settings)]
+    return [finding for name, look in looks for finding in _looked(name, look(settings))]
+
+
+def _looked(name: str, look: Iterator[Finding]) -> Iterator[Finding]:
+    """What a look finds; one that this user may not take, or that leads nowhere, is a finding itself."""
+    try:
+        yield from look
+    except OSError as error:
+        hint = "; look again as the user that runs the gateway" if isinstance(error, PermissionError) else ""
+        yield Finding(name, False, f"{error.strerror}: {error.filename}{hint}")
 
 
 def _variables(_: Settings) -> Iterator[Finding]:
@@ -180,17 +188,15 @@ def _weights(settings: Settings) -> Iterator[Finding]:
     for row, folder in rows:
         try:
             files = locate(row, folder)
-            with files.weights.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
-                with memoryview(content) as view:
-                    check_hash(files.weights, view, row.weights_sha256)
-            check_hash(files.tokenizer, files.tokenizer.read_bytes(), row.tokenizer_sha256)
-        except (ModelUnusable, OSError) as error:
+            check_file(files.weights, row.weights_sha256)
+            check_file(files.tokenizer, row.tokenizer_sha256)
+        except ModelUnusable as error:
             yield Finding(f"model {row.id}", False, f"{error}; `elkapi models install` fetches the bundled ones")
         else:
             yield Finding(f"model {row.id}", True, "weights and tokenizer have their pinned sha256")
     chat = BUNDLED_CHAT
     try:
-        check_chat(chat, locate_chat(chat))
+        check_file(locate_chat(chat), chat.weights_sha256)
     except LibraryMissing as error:
         yield Finding(f"model {chat.id}", False, str(error))
     except ModelUnusable as error:

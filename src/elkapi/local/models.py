@@ -7,6 +7,7 @@ Files are found through package metadata; the weight packages' own code is never
 from __future__ import annotations
 
 import hashlib
+import mmap
 from importlib import metadata
 from pathlib import Path
 from typing import Annotated, Literal
@@ -159,3 +160,13 @@ def check_hash(path: Path, content: bytes | memoryview, pinned: str) -> None:
     found = hashlib.sha256(content).hexdigest()
     if found != pinned:
         raise WeightsRefused(f"{path} has sha256 {found}, but the model row pins {pinned}; the file is not used")
+
+
+def check_file(path: Path, pinned: str) -> None:
+    """Raises WeightsRefused unless the file is the pinned one, ModelUnusable when it cannot be read."""
+    try:
+        with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
+            with memoryview(content) as view:
+                check_hash(path, view, pinned)
+    except (OSError, ValueError) as error:
+        raise ModelUnusable(f"cannot read {path}: {error}") from None

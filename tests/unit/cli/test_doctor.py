@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -77,6 +78,32 @@ def test_doctor_finds_what_is_wrong(elkapi: Elkapi, monkeypatch: pytest.MonkeyPa
     monkeypatch.setenv("ELKAPI_DATABASE_URL", "postgresql://u:hunter2@127.0.0.1:1/d")
     assert wrong() - fine == {"database"}
     assert elkapi("doctor").status == 1
+
+
+def test_doctor_goes_on_where_a_file_cannot_be_looked_at(
+    elkapi: Elkapi, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    def not_ours(_: Any) -> Path:
+        raise PermissionError(13, "Permission denied", "theirs")
+
+    sha256 = "0" * 64
+    row = {"id": "m", "kind": "bert-mean", "dimensions": 1, "window": 1, "heads": 1, "licence": "x", "owned_by": "y"}
+    row |= {"sources": [{"weights": "w", "tokenizer": "t"}], "weights_sha256": sha256, "tokenizer_sha256": sha256}
+    folder = tmp_path / "models" / "m"
+    folder.mkdir(parents=True)
+    (folder / "model.json").write_text(json.dumps(row))
+    for name in ("w", "t"):
+        (folder / name).touch()
+    monkeypatch.setenv("ELKAPI_MODELS_DIR", str(folder.parent))
+    monkeypatch.setenv("ELKAPI_LOG_FILE", str(tmp_path / ("x" * 300)))
+    monkeypatch.setattr("elkapi.admin.doctor.secret_key_path", not_ours)
+    outcome = elkapi("doctor", "--json")
+    assert outcome.status == 1
+    said = {finding["name"]: finding["detail"] for finding in json.loads(outcome.out)["findings"]}
+    assert said["log file"].startswith("File name too long: /")
+    assert said["secret key"] == "Permission denied: theirs; look again as the user that runs the gateway"
+    assert said["model m"].startswith(f"cannot read {folder / 'w'}: ")
+    assert "accept backlog" in said
 
 
 @pytest.mark.parametrize("given", ["u:hunter2@127.0.0.1:1/d", "127.0.0.1:1/d?user=u&password=hunter2"])

@@ -17,7 +17,8 @@ from typing import Any, Protocol
 
 import msgspec
 
-from elkapi.local.chat.rows import ChatRow, check_chat
+from elkapi.local.chat.rows import ChatRow
+from elkapi.local.models import check_file
 
 # Tokens read at once: after each such batch a caller who left is noticed (about 0.4 s on one core).
 BATCH_TOKENS = 64
@@ -53,7 +54,7 @@ class LlamaEngine:
 
     def __init__(self, row: ChatRow, path: Path, own_socket: str, window: int, slots: int, threads: int) -> None:
         """Checks the weights' hash, then loads them; raises ModelUnusable, WeightsRefused and RuntimeError."""
-        check_chat(row, path)
+        check_file(path, row.weights_sha256)
         import xllamacpp
 
         params = xllamacpp.CommonParams()

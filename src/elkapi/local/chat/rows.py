@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import ctypes
 import importlib.util
-import mmap
 import sys
 from pathlib import Path
 
 import msgspec
 
-from elkapi.local.models import ModelUnusable, WeightsRefused, check_hash, distribution_path
+from elkapi.local.models import ModelUnusable, WeightsRefused, distribution_path
 
 RUNTIME = "xllamacpp"
 # What the runtime's wheel for Linux expects of the system; a slim Debian comes without it.
@@ -90,13 +89,3 @@ def _check_library(row: ChatRow) -> None:
     except OSError:
         how = f"Debian and Ubuntu: apt-get install {LIBRARY_PACKAGE}"
         raise LibraryMissing(f"the model {row.id} needs the system's library {LIBRARY} ({how})") from None
-
-
-def check_chat(row: ChatRow, path: Path) -> None:
-    """Raises WeightsRefused unless the file is the pinned one, ModelUnusable when it cannot be read."""
-    try:
-        with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
-            with memoryview(content) as view:
-                check_hash(path, view, row.weights_sha256)
-    except (OSError, ValueError) as error:
-        raise ModelUnusable(f"cannot read {path}: {error}") from None
