@@ -415,6 +415,55 @@ async def test_an_idempotency_key_makes_one_batch(lite: Gateway, sandbox: Runnin
     )
     assert len({reply.json()["id"] for reply in both if reply.status_code == 200}) == 1
     assert lite.sql("select count(*) from message_batches where status <> 'deleted'")[0][0] == 2
+    with lite.database.write() as connection:
+        connection.execute(update(message_batches).values(created_ns=1))
+    anew = await lite.http.post("/v1/messages/batches", json={"requests": [line(1, "hello")]}, headers=headers)
+    assert anew.json()["id"] not in (first.json()["id"], *(reply.json().get("id") for reply in both))
+    with lite.database.write() as connection:
+        connection.execute(update(message_batches).values(status="staging"))
+    unsure = await lite.http.post("/v1/messages/batches", json={"requests": [line(1, "hello")]}, headers=headers)
+    assert (unsure.status_code, "is being made" in unsure.text) == (409, True)
+
+
+async def test_what_the_caller_says_in_headers_goes_with_each_line(lite: Gateway, sandbox: Running) -> None:
+    await staged(lite, sandbox, "anthropic", forward_headers=("X-Trace",))
+    sdk = client(lite, await lite.key("1", policy=Policy(cache=True)))
+    said = {"anthropic-beta": "b-2026-01-01", "anthropic-version": "2023-06-01", "x-trace": "t", "x-other": "o"}
+
+    async def asked(cache: str) -> list[dict[str, str]]:
+        before = len(sandbox.sandbox.recorder.shown())
+        headers = said | {"x-elkapi-cache": cache}
+        batch = await sdk.messages.batches.create(requests=[line(0, "hello")], extra_headers=headers)
+        assert counts_of(await ended(sdk, batch.id)) == {"succeeded": 1}
+        return [dict(request.headers) for request in sandbox.sandbox.recorder.shown()[before:]]
+
+    (sent,) = await asked("on")
+    assert {name: sent.get(name) for name in said} == said | {"x-other": None}
+    assert await asked("on") == []
+    assert len(await asked("off")) == 1
+    for name, wrong in (("x-elkapi-cache", "sometimes"), ("x-elkapi-fallback", "maybe")):
+        with pytest.raises(anthropic.BadRequestError, match=name.title()):
+            await sdk.messages.batches.create(requests=[line(0, "hello")], extra_headers={name: wrong})
+
+
+async def test_a_key_has_so_many_batches_and_lines_to_do_and_no_more(
+    tmp_path: Path, sandbox: Running, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with gateway(tmp_path, batch_open_lines_max=3, **QUICK) as served:
+        await staged(served, sandbox)
+        sdk, other = client(served, await served.key("1")), client(served, await served.key("1"))
+        slow = [line(number, "[sandbox: delay=60000ms] x") for number in range(4)]
+        with pytest.raises(anthropic.RateLimitError, match="0 batches that have not ended, with 0 requests"):
+            await sdk.messages.batches.create(requests=slow)
+        await sdk.messages.batches.create(requests=slow[:2])
+        await sdk.messages.batches.create(requests=slow[:1])
+        with pytest.raises(anthropic.RateLimitError, match="2 batches that have not ended, with 3 requests") as refused:
+            await sdk.messages.batches.create(requests=slow[:1])
+        assert refused.value.response.headers["retry-after"] == "60"
+        await other.messages.batches.create(requests=slow[:1])
+        monkeypatch.setattr("elkapi.relay.batches.pages.OPEN_BATCHES_MAX", 1)
+        with pytest.raises(anthropic.RateLimitError, match="1 batches and 3 requests at a time"):
+            await other.messages.batches.create(requests=slow[:1])
 
 
 async def test_a_batch_that_was_given_up_while_it_was_written_leaves_nothing(

@@ -18,6 +18,7 @@ from elkapi.ids import new_id
 from elkapi.relay.batches import shape
 from elkapi.relay.batches.asked import Asked, understood
 from elkapi.relay.batches.line import LINE_MATCH
+from elkapi.relay.caching import CACHE_HEADER, wish_of
 from elkapi.relay.call import JSON, REPLAYED, Call
 from elkapi.relay.candidates import FALLBACK_HEADER, candidates
 from elkapi.relay.hold import checked_key
@@ -44,6 +45,7 @@ _KEPT_HEADERS = (
     b"anthropic-user-profile-id",
     b"x-claude-code-session-id",
     FALLBACK_HEADER,
+    CACHE_HEADER,
 )
 
 
@@ -75,6 +77,7 @@ class BatchPages:
         not be asked now.
         """
         check_media_type(call.header(b"content-type"))
+        wish_of(call)
         sent = call.header(b"idempotency-key")
         name = None if sent is None else checked_key(sent)
         body = await call.body()
