@@ -7,6 +7,7 @@ points a name of its own at this machine cannot read the recorded keys.
 from __future__ import annotations
 
 import ipaddress
+import re
 from typing import TYPE_CHECKING
 from urllib.parse import parse_qs
 
@@ -73,7 +74,7 @@ def _index(sandbox: Sandbox) -> dict[str, object]:
 
 def _requests(sandbox: Sandbox, query: str) -> tuple[int, object]:
     last = parse_qs(query).get("last", [None])[-1]
-    if last is not None and not last.isdecimal():
+    if last is not None and not re.fullmatch("[0-9]{1,9}", last):
         return 400, {"error": "last must be a whole number"}
     return 200, {"requests": sandbox.recorder.shown(None if last is None else int(last))}
 

@@ -8,9 +8,7 @@ import email.policy
 
 import msgspec
 
-
-class MultipartError(ValueError):
-    """A body that is no multipart form."""
+from elkapi.sandbox.messages import Problem
 
 
 class Part(msgspec.Struct, frozen=True):
@@ -23,15 +21,23 @@ class Part(msgspec.Struct, frozen=True):
 
 
 def parts_of(content_type: str, body: bytes) -> list[Part]:
-    """The parts in order. Raises MultipartError."""
+    """The parts in order. Raises Problem for what is no multipart form."""
+    try:
+        return _parts(content_type, body)
+    except (LookupError, ValueError):
+        # What `email` makes of headers that are none, such as a boundary in signs that no boundary has.
+        raise Problem(400, "The multipart body cannot be read.") from None
+
+
+def _parts(content_type: str, body: bytes) -> list[Part]:
     head = email.message.Message(email.policy.compat32)
     head["content-type"] = content_type
     boundary = head.get_boundary()
     if head.get_content_type() != "multipart/form-data" or not boundary:
-        raise MultipartError("The request body is not multipart/form-data with a boundary.")
+        raise Problem(400, "The request body is not multipart/form-data with a boundary.")
     sections = (b"\r\n" + body).split(b"\r\n--" + boundary.encode("latin-1"))
     if len(sections) < 3 or not sections[-1].startswith(b"--"):
-        raise MultipartError("The multipart body is not complete.")
+        raise Problem(400, "The multipart body is not complete.")
     return [_part(section) for section in sections[1:-1]]
 
 
@@ -40,6 +46,6 @@ def _part(section: bytes) -> Part:
     message = email.parser.BytesHeaderParser(policy=email.policy.HTTP).parsebytes(head.lstrip(b"\r\n") + b"\r\n\r\n")
     name = message.get_param("name", header="content-disposition")
     if not separator or not isinstance(name, str):
-        raise MultipartError("A part of the multipart body has no name.")
+        raise Problem(400, "A part of the multipart body has no name.")
     media_type = message.get_content_type() if message["content-type"] else "application/octet-stream"
     return Part(name, message.get_filename(), media_type, content)

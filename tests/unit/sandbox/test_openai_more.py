@@ -113,6 +113,19 @@ def test_a_file_is_kept_until_it_is_deleted(http: httpx.Client) -> None:
     assert http.post("/v1/files", content=b"x").status_code == 400
 
 
+@pytest.mark.parametrize(
+    ("boundary", "disposition"),
+    [
+        ("boundary*=utf-8''%E2%82%AC", b'form-data; name="file"'),
+        ("boundary=B", b"form-data; name*=iso-2022-jp''%1B"),
+    ],
+)
+def test_a_form_whose_headers_are_none_is_refused(http: httpx.Client, boundary: str, disposition: bytes) -> None:
+    body = b"--B\r\nContent-Disposition: %b\r\n\r\nx\r\n--B--\r\n" % disposition
+    answer = http.post("/v1/files", content=body, headers={"content-type": f"multipart/form-data; {boundary}"})
+    assert answer.status_code == 400, answer.text
+
+
 def test_a_batch_passes_its_states_and_is_billed_once_at_half_price(timed: httpx.Client, clock: Clock) -> None:
     content = b"\n".join([batch_line("one"), batch_line("two", model="no-such"), batch_line("three", stream=True), b""])
     batch = begun(timed, content)

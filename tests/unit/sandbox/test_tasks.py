@@ -225,8 +225,9 @@ def test_a_challenge_decides_whether_a_task_begins(
     assert len(bill_lines(sandbox)) == int(challenges)
 
 
-def test_no_address_beyond_this_machine_is_called(http: httpx.Client) -> None:
-    body = {"model": "T2V-01", "prompt": "a boat", "callback_url": "http://192.0.2.1/told"}
+@pytest.mark.parametrize("url", ["http://192.0.2.1/told", "http://[", "http://127.0.0.1:99999"])
+def test_no_address_beyond_this_machine_is_called(http: httpx.Client, url: str) -> None:
+    body = {"model": "T2V-01", "prompt": "a boat", "callback_url": url}
     assert http.post("/minimax/v1/video_generation", json=body).json()["base_resp"]["status_code"] == 2013
 
 

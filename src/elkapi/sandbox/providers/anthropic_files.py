@@ -7,7 +7,7 @@ from typing import Any
 import msgspec
 
 from elkapi.sandbox.messages import Answer, Problem, Request, json_answer
-from elkapi.sandbox.multipart import MultipartError, parts_of
+from elkapi.sandbox.multipart import parts_of
 from elkapi.sandbox.providers.anthropic_batches import stamp
 from elkapi.sandbox.providers.anthropic_models import page
 from elkapi.sandbox.providers.anthropic_read import Asked
@@ -25,10 +25,7 @@ class Kept(msgspec.Struct, frozen=True):
 
 def upload(request: Request) -> Answer:
     """`POST /v1/files`: multipart with a part `file`."""
-    try:
-        parts = parts_of(request.header("content-type") or "", request.body)
-    except MultipartError as error:
-        raise Problem(400, str(error)) from None
+    parts = parts_of(request.header("content-type") or "", request.body)
     part = next((part for part in parts if part.name == "file" and part.filename is not None), None)
     if part is None:
         raise Problem(400, "file: Field required", param="file")

@@ -7,7 +7,7 @@ from typing import Any
 import msgspec
 
 from elkapi.sandbox.messages import Answer, Problem, Request, json_answer
-from elkapi.sandbox.multipart import MultipartError, parts_of
+from elkapi.sandbox.multipart import parts_of
 from elkapi.sandbox.providers.openai_lists import page
 from elkapi.sandbox.store import Store
 
@@ -41,10 +41,7 @@ def keep_file(store: Store, file_id: str, name: str, purpose: str, content: byte
 
 def upload(request: Request) -> Answer:
     """`POST /v1/files`: multipart with `file` and `purpose`."""
-    try:
-        parts = parts_of(request.header("content-type") or "", request.body)
-    except MultipartError as error:
-        raise Problem(400, str(error)) from None
+    parts = parts_of(request.header("content-type") or "", request.body)
     held = {part.name: part for part in parts}
     file, purpose = held.get("file"), held.get("purpose")
     if file is None or file.filename is None:

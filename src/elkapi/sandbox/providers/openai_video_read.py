@@ -9,7 +9,7 @@ from typing import Any
 import msgspec
 
 from elkapi.sandbox.messages import Problem, Request
-from elkapi.sandbox.multipart import MultipartError, Part, parts_of
+from elkapi.sandbox.multipart import Part, parts_of
 from elkapi.sandbox.pictures import png_size
 from elkapi.sandbox.providers.openai_read import image_source, invalid, json_object
 
@@ -48,10 +48,7 @@ def fields_of(request: Request) -> Fields:
     content_type = request.header("content-type") or ""
     if not content_type.startswith("multipart/form-data"):
         return json_object(request.body)
-    try:
-        parts = parts_of(content_type, request.body)
-    except MultipartError as error:
-        raise Problem(400, str(error)) from None
+    parts = parts_of(content_type, request.body)
     fields: dict[str, Any] = {}
     for part in parts:
         value = part if part.filename is not None else part.content.decode("utf-8", "replace")
