@@ -545,6 +545,50 @@ def test_the_echo_is_what_the_caller_said_and_nothing_an_operator_added() -> Non
     assert b"operator" not in DIALECT.write_reply([], FACTS)
 
 
+def test_a_response_repeats_every_setting_that_it_was_asked_with() -> None:
+    asked: dict[str, Any] = {
+        "background": True,
+        "conversation": {"id": "conv_1"},
+        "instructions": "Be brief.",
+        "max_output_tokens": 9,
+        "max_tool_calls": 3,
+        "metadata": {"a": "b"},
+        "parallel_tool_calls": False,
+        "previous_response_id": "resp_0",
+        "prompt": {"id": "p"},
+        "prompt_cache_key": "k",
+        "prompt_cache_options": {"ttl": "30m"},
+        "prompt_cache_retention": "24h",
+        "reasoning": {"effort": "low", "summary": "auto"},
+        "safety_identifier": "s",
+        "service_tier": "flex",
+        "store": False,
+        "temperature": 0.0,
+        "text": {"format": {"type": "json_object"}, "verbosity": "low"},
+        "tool_choice": {"type": "web_search"},
+        "tools": [{"type": "function", "name": "f", "description": "d", "parameters": {}, "strict": True}],
+        "top_logprobs": 2,
+        "top_p": 0.0,
+        "truncation": "auto",
+        "user": "u",
+    }
+    for more in ({}, {"conversation": "conv_1"}):
+        request = DIALECT.read_request(json.dumps({"model": "m", "input": "hi", **asked, **more}).encode())
+        whole = json.loads(DIALECT.write_reply([], msgspec.structs.replace(FACTS, request=request)))
+        assert {name: whole[name] for name in asked} == asked
+
+
+@pytest.mark.parametrize(
+    ("status", "code"), [(400, "invalid_prompt"), (429, "rate_limit_exceeded"), (503, "server_error")]
+)
+def test_a_failed_response_has_a_code_that_the_dialect_knows(status: int, code: str) -> None:
+    writer = DIALECT.writer(FACTS)
+    writer.feed(TextDelta("par"))
+    frames = SseDecoder().feed(writer.fail(Failure(status, "their_word", "The upstream broke off.")))
+    failed, raised = (json.loads(frame.data or b"") for frame in frames)
+    assert (failed["response"]["status"], failed["response"]["error"]["code"], raised["code"]) == ("failed", code, code)
+
+
 def test_thinking_signed_elsewhere_comes_back_to_its_signer_through_a_stateless_client() -> None:
     output = json.loads(DIALECT.write_reply(WRITTEN["anthropic thinking"], FACTS))["output"]
     body = {"model": "m", "store": False, "input": [{"role": "user", "content": "hi"}, *output]}
