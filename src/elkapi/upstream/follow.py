@@ -50,7 +50,7 @@ def next_hop(request: UpstreamRequest, location: bytes) -> UpstreamRequest:
         here = f"{'http' if old.scheme == 'unix' else old.scheme}://{old.authority}{request.target.decode('ascii')}"
         url = urljoin(here, location.decode()).partition("#")[0]
         parts = urlsplit(url)
-        new = Origin.parse(f"{parts.scheme}://{parts.netloc}", proxy_url=old.proxy_url, verify_tls=old.verify_tls)
+        new = Origin.parse(f"{parts.scheme}://{parts.netloc}", proxy_url=old.proxy_url)
     except ValueError as error:
         raise _violation(f"the redirect leads nowhere we go: {error}") from error
     target = target_of(parts)

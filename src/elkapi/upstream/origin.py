@@ -26,7 +26,6 @@ class Origin(msgspec.Struct, frozen=True, cache_hash=True):
     allow_private: bool = False
     proxy_url: str | None = None
     http2: bool = False
-    verify_tls: bool = True
 
     @classmethod
     def parse(
@@ -36,7 +35,6 @@ class Origin(msgspec.Struct, frozen=True, cache_hash=True):
         allow_private: bool = False,
         proxy_url: str | None = None,
         http2: bool = False,
-        verify_tls: bool = True,
     ) -> Origin:
         """Reads `https://host[:port][/any/path]` or `unix:///path.sock`; the path of an http(s) URL is not kept.
 
@@ -47,15 +45,7 @@ class Origin(msgspec.Struct, frozen=True, cache_hash=True):
         if base_url.startswith("unix://"):
             return cls(scheme="unix", host="localhost", port=0, unix_path=_unix_path(base_url, proxy_url, http2))
         scheme, host, port = _host_and_port(base_url, frozenset({"http", "https"}))
-        return cls(
-            scheme=scheme,
-            host=host,
-            port=port,
-            allow_private=allow_private,
-            proxy_url=proxy_url,
-            http2=http2,
-            verify_tls=verify_tls,
-        )
+        return cls(scheme=scheme, host=host, port=port, allow_private=allow_private, proxy_url=proxy_url, http2=http2)
 
     @property
     def authority(self) -> str:

@@ -137,7 +137,7 @@ class Http2Transport:
 
     def __init__(self, dialing: Dialing) -> None:
         self._dialing = dialing
-        self._pools: dict[tuple[bool, bool], httpcore.AsyncConnectionPool] = {}
+        self._pools: dict[bool, httpcore.AsyncConnectionPool] = {}
 
     async def send(self, request: UpstreamRequest) -> UpstreamReply:
         """See `UpstreamClient.send`."""
@@ -201,18 +201,15 @@ class Http2Transport:
                 "trace": note,
             },
         )
-        return await self._pool(allow_private=origin.allow_private, verify_tls=origin.verify_tls).handle_async_request(
-            message
-        )
+        return await self._pool(allow_private=origin.allow_private).handle_async_request(message)
 
-    def _pool(self, *, allow_private: bool, verify_tls: bool) -> httpcore.AsyncConnectionPool:
-        key = (allow_private, verify_tls)
-        pool = self._pools.get(key)
+    def _pool(self, *, allow_private: bool) -> httpcore.AsyncConnectionPool:
+        pool = self._pools.get(allow_private)
         if pool is None:
             limits = self._dialing.limits
-            pool = self._pools[key] = httpcore.AsyncConnectionPool(
+            pool = self._pools[allow_private] = httpcore.AsyncConnectionPool(
                 # A context of its own: httpcore writes its ALPN list into the one it is given.
-                ssl_context=self._dialing.tls.fresh(verify=verify_tls),
+                ssl_context=self._dialing.tls.fresh(),
                 http1=False,
                 http2=True,
                 max_connections=limits.connections_per_origin_max,

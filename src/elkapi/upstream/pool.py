@@ -27,23 +27,18 @@ class TlsContexts:
 
     def __init__(self, make: Callable[[], ssl.SSLContext] = ssl.create_default_context) -> None:
         self._make = make
-        self._made: dict[bool, ssl.SSLContext] = {}
+        self._shared: ssl.SSLContext | None = None
 
-    def get(self, *, verify: bool) -> ssl.SSLContext:
+    def get(self) -> ssl.SSLContext:
         """The shared context for HTTP/1.1."""
-        context = self._made.get(verify)
-        if context is None:
-            context = self._made[verify] = self.fresh(verify=verify)
-            context.set_alpn_protocols(["http/1.1"])
-        return context
+        if self._shared is None:
+            self._shared = self.fresh()
+            self._shared.set_alpn_protocols(["http/1.1"])
+        return self._shared
 
-    def fresh(self, *, verify: bool) -> ssl.SSLContext:
+    def fresh(self) -> ssl.SSLContext:
         """A context of the caller's own, without ALPN."""
-        context = self._make()
-        if not verify:
-            context.check_hostname = False
-            context.verify_mode = ssl.CERT_NONE
-        return context
+        return self._make()
 
 
 class Dialing:
@@ -155,7 +150,7 @@ class Bucket:
             loop = asyncio.get_running_loop()
             owned = True
             if self.origin.is_tls:
-                context = self._dialing.tls.get(verify=self.origin.verify_tls)
+                context = self._dialing.tls.get()
                 await loop.create_connection(
                     lambda: connection,
                     sock=sock,

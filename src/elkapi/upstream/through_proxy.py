@@ -112,7 +112,7 @@ class ProxyTransport:
 
     def __init__(self, dialing: Dialing) -> None:
         self._dialing = dialing
-        self._sessions: dict[tuple[str, str, bool, bool], aiohttp.ClientSession] = {}
+        self._sessions: dict[tuple[str, str, bool], aiohttp.ClientSession] = {}
 
     async def send(self, request: UpstreamRequest) -> UpstreamReply:
         """See `UpstreamClient.send`."""
@@ -208,7 +208,7 @@ class ProxyTransport:
         if not private:
             await permitted_addresses(resolve, origin.host, origin.port, allow_private=False)
         address = "" if _is_http_proxy(origin.proxy_url) else addresses[0]
-        key = (origin.proxy_url, address, private, origin.verify_tls)
+        key = (origin.proxy_url, address, private)
         session = self._sessions.get(key)
         if session is None:
             if len(self._sessions) >= SESSIONS_MAX:
@@ -218,7 +218,7 @@ class ProxyTransport:
 
     def _new_session(self, origin: Origin, address: str) -> aiohttp.ClientSession:
         limits = self._dialing.limits
-        context: ssl.SSLContext = self._dialing.tls.get(verify=origin.verify_tls)
+        context: ssl.SSLContext = self._dialing.tls.get()
         common: dict[str, Any] = {
             "ssl": context,
             "limit": limits.connections_per_origin_max,

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 
-import msgspec
 import pytest
 import trustme
 
@@ -56,15 +55,6 @@ async def test_an_untrusted_peer_gets_nothing(serve, make_client, ask, authority
     assert (caught.value.phase, caught.value.sent) == ("tls", False)
     assert client.stats()["open"] == 0
     assert all(b"POST" not in data for data in seen)
-
-
-async def test_verification_is_left_out_only_where_the_origin_says_so(serve, make_client, ask):
-    peer = await serve(answering(OK), tls=server_context(trustme.CA().issue_cert("other.example")))
-    lax = msgspec.structs.replace(peer.origin, verify_tls=False)
-    client = make_client()
-    assert await body_of(client, ask(lax)) == b"ok"
-    with pytest.raises(TlsFailed):
-        await client.send(ask(peer.origin))
 
 
 async def test_a_handshake_that_never_ends_is_bounded_by_connect_s(serve, make_client, timers, ask):
