@@ -246,6 +246,20 @@ async def test_base_urls_of_beginners_work(connect: Connect, stage: Stage, lane:
     assert (await done(client.models.list())).data
 
 
+async def test_azures_client_and_its_newer_base_url_work(stage: Stage, lane: Lane) -> None:
+    azure: dict[str, Any] = {"azure_endpoint": stage.origin, "api_version": "2024-10-21", "max_retries": 0}
+    with openai.AzureOpenAI(api_key=lane.key, **azure) as client:
+        reply = client.embeddings.create(model=lane.model, input=["a", "b"])
+        assert (reply.model, len(reply.data[1].embedding)) == (lane.model, lane.size)
+        assert lane.model in [model.id for model in client.models.list()]
+    with openai.AzureOpenAI(azure_ad_token=lane.key, azure_deployment=lane.model, **azure) as client:
+        assert client.embeddings.create(model="a word of the caller's", input="a").model == lane.model
+    with openai.OpenAI(api_key=lane.key, base_url=f"{stage.origin}/openai/v1/", max_retries=0) as client:
+        assert client.embeddings.create(model=lane.model, input="a").data
+    with openai.AzureOpenAI(api_key="sk-" + "0" * 48, **azure) as client, pytest.raises(openai.AuthenticationError):
+        client.embeddings.create(model=lane.model, input="a")
+
+
 async def test_a_base_url_without_v1_is_an_unknown_address(connect: Connect, stage: Stage) -> None:
     with pytest.raises(openai.NotFoundError, match=r"Invalid URL \(POST /embeddings\)") as caught:
         await done(connect(stage.key, base_url=stage.origin).embeddings.create(model=LOCAL, input="a"))

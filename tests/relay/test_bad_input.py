@@ -176,6 +176,7 @@ BAD_BODIES: list[tuple[bytes, str | None]] = [
     (b'{"model":"m","input":"x","\\u0049nput":5}', "Input"),
     (b'{"model":5,"input":"x"}', "model"),
     (b'{"input":"x"}', "model"),
+    (b'{"model":null,"input":"x"}', "model"),
     (b'{"model":"m"}', "input"),
     (b'{"model":"m","input":""}', "input"),
     (b'{"model":"m","input":[]}', "input"),

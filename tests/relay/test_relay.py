@@ -495,3 +495,20 @@ async def test_floats_equal_base64_to_the_bit_when_relayed(gate: Gateway, sandbo
     floats = (await gate.ask(key, {**GOOD, "encoding_format": "float"})).json()["data"][0]["embedding"]
     packed = (await gate.ask(key, {**GOOD, "encoding_format": "base64"})).json()["data"][0]["embedding"]
     assert list(struct.unpack("<1536f", base64.b64decode(packed))) == floats
+
+
+@pytest.mark.parametrize("named", [{}, {"model": None}, {"model": SMALL}, {"model": "another"}])
+async def test_a_deployment_is_the_model_of_its_path_whatever_the_body_names(
+    gate: Gateway, sandbox: Running, named: dict[str, Any]
+) -> None:
+    await gate.channel(sandbox.base_url)
+    key = await gate.key("1")
+    path = f"/openai/deployments/{SMALL}/embeddings?api-version=2024-10-21"
+    body = {"input": "the quick brown fox", "note": "model", **named}
+    reply = await gate.ask(None, body, path=path, headers={"api-key": key})
+    assert reply.status_code == 200, reply.text
+    assert balance_nano(gate) == 10**9 - 80
+    arrived = body_of(sent(sandbox)[0])
+    assert msgspec.json.decode(arrived) == {**body, "model": SMALL}
+    assert arrived.count(b'"model":') == 1
+    assert key not in str(sent(sandbox)[0].headers)

@@ -44,8 +44,7 @@ class Catalog:
         return self._match_slowly(method, path)
 
     def _match_slowly(self, method: str, path: str) -> Match:
-        # Clients that are given `<origin>/v1` as an origin ask for /v1/v1/...; platform.md section 0.
-        plain = path[3:] if path.startswith("/v1/v1/") else path
+        plain = _plain(path)
         allowed: list[str] = []
         if (methods := self._exact.get(plain)) is not None:
             if (found := methods.get(method)) is not None:
@@ -60,6 +59,17 @@ class Catalog:
         if allowed:
             raise MethodNotAllowed(f"{method} is not allowed on {path}", (*sorted(set(allowed)), "OPTIONS"))
         raise NotFound(f"Invalid URL ({method} {path})", code="unknown_url")
+
+
+def _plain(path: str) -> str:
+    """The path that is meant by the other ways to write one."""
+    # Clients that are given `<origin>/v1` as an origin ask for /v1/v1/...; platform.md section 0.
+    if path.startswith("/v1/v1/"):
+        return path[3:]
+    # Azure's clients ask for /openai/responses or /openai/v1/..., Groq's for the second; deployments are aliases.
+    if path.startswith("/openai/") and not path.startswith("/openai/deployments/"):
+        return "/v1/" + path.removeprefix("/openai/").removeprefix("v1/")
+    return path
 
 
 def _compiled(path: str) -> re.Pattern[str]:

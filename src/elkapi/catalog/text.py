@@ -72,8 +72,6 @@ _NONE = msgspec.Raw()
 _Limit = Annotated[int, msgspec.Meta(ge=1, le=OUTPUT_TOKENS_MAX)] | None
 _Items = Annotated[list[msgspec.Raw], msgspec.Meta(min_length=1)]
 _Count = Annotated[int, msgspec.Meta(ge=1, le=128)] | None
-_Unset = msgspec.UnsetType
-_UNSET = msgspec.UNSET
 _T = TypeVar("_T")
 _members = msgspec.json.Decoder(dict[str, msgspec.Raw])
 
@@ -86,7 +84,7 @@ class ChatView(msgspec.Struct):
     """`POST /v1/chat/completions`."""
 
     messages: _Items
-    model: ModelName | _Unset = _UNSET
+    model: ModelName | None = None
     stream: bool | None = None
     stream_options: _StreamOptions | None = None
     max_tokens: _Limit = None
@@ -101,7 +99,7 @@ class CompletionView(msgspec.Struct):
     """`POST /v1/completions`."""
 
     prompt: str | list[str | int | list[int]]
-    model: ModelName | _Unset = _UNSET
+    model: ModelName | None = None
     stream: bool | None = None
     stream_options: _StreamOptions | None = None
     max_tokens: Annotated[int, msgspec.Meta(ge=0, le=OUTPUT_TOKENS_MAX)] | None = None
@@ -113,7 +111,7 @@ class ResponsesView(msgspec.Struct):
     """`POST /v1/responses` and its count and compact forms."""
 
     input: str | list[msgspec.Raw] | None = None
-    model: ModelName | _Unset = _UNSET
+    model: ModelName | None = None
     stream: bool | None = None
     max_output_tokens: _Limit = None
     store: bool | None = None
@@ -128,7 +126,7 @@ class MessagesView(msgspec.Struct):
 
     max_tokens: Annotated[int, msgspec.Meta(ge=1, le=OUTPUT_TOKENS_MAX)]
     messages: _Items
-    model: ModelName | _Unset = _UNSET
+    model: ModelName | None = None
     stream: bool | None = None
     thread: dict[str, msgspec.Raw] | None = None
     tools: msgspec.Raw = _NONE
@@ -140,7 +138,7 @@ class CountView(msgspec.Struct):
     """`POST /v1/messages/count_tokens`."""
 
     messages: _Items
-    model: ModelName | _Unset = _UNSET
+    model: ModelName | None = None
 
 
 class _GenerationConfig(msgspec.Struct):
@@ -185,14 +183,14 @@ class BatchEmbedView(msgspec.Struct):
 class AnyView(msgspec.Struct):
     """A JSON object of whatever members."""
 
-    model: ModelName | _Unset = _UNSET
+    model: ModelName | None = None
 
 
 class ModerationView(msgspec.Struct):
     """`POST /v1/moderations`."""
 
     input: str | list[Any]
-    model: ModelName | _Unset = _UNSET
+    model: ModelName | None = None
 
 
 class RerankView(msgspec.Struct):
@@ -200,7 +198,7 @@ class RerankView(msgspec.Struct):
 
     query: Annotated[str, msgspec.Meta(min_length=1)]
     documents: Annotated[list[Any], msgspec.Meta(min_length=1, max_length=RERANK_DOCUMENTS_MAX)]
-    model: ModelName | _Unset = _UNSET
+    model: ModelName | None = None
     top_n: Annotated[int, msgspec.Meta(ge=1)] | None = None
 
 
@@ -437,10 +435,8 @@ def added_input(channel: Channel) -> int:
     return added
 
 
-def _model(named: str | _Unset) -> str | None:
-    if isinstance(named, _Unset):
-        return None
-    if not named:
+def _model(named: str | None) -> str | None:
+    if named == "":
         raise BadRequest("`model` must be the name of a model.", param="model")
     return named
 

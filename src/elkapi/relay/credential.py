@@ -11,7 +11,10 @@ _GOOGLE_PATHS = ("/v1beta/", "/v1/models")
 
 
 def presented_key(call: Call) -> str | None:
-    """The key as presented, or None. x-goog-api-key wins over `?key=`; x-api-key over Authorization on its routes."""
+    """The key as presented, or None. x-goog-api-key wins over `?key=`; x-api-key over Authorization on its routes.
+
+    Azure's clients send an `api-key` in the place of Authorization.
+    """
     # What a call carries is asked before its path: most carry neither.
     path, query, header = call.path, call.query, call.header
     if (value := header(b"x-goog-api-key")) is not None and path.startswith(_GOOGLE_PATHS):
@@ -21,4 +24,6 @@ def presented_key(call: Call) -> str | None:
     if (value := header(b"x-api-key")) is not None and path.startswith(_X_API_KEY_PATHS):
         return value.decode("latin-1")
     value = header(b"authorization")
+    if value is None:
+        value = header(b"api-key")
     return value.decode("latin-1") if value is not None else None

@@ -209,7 +209,7 @@ def _elsewhere(refusal: machine.Refused, wait_s: float) -> Verdict:
 
 
 def _forwarded(call: Call) -> dict[bytes, bytes]:
-    taken = {b"authorization", b"x-api-key", b"x-goog-api-key", b"host", b"cookie", TRACEPARENT}
+    taken = {b"authorization", b"x-api-key", b"x-goog-api-key", b"api-key", b"host", b"cookie", TRACEPARENT}
     return {name: value for name, value in reversed(call.headers) if name not in taken}
 
 

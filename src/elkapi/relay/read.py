@@ -8,7 +8,7 @@ from typing import Literal
 import msgspec
 
 from elkapi.catalog import Body, Facts, Match, Operation
-from elkapi.catalog.jsonedit import check_named_once, with_string
+from elkapi.catalog.jsonedit import check_named_once, with_raw, with_string
 from elkapi.catalog.text import bounded_by_model
 from elkapi.errors import BadRequest, UnsupportedMediaType
 from elkapi.guards.rules import Rule
@@ -98,8 +98,8 @@ def _understood(call: Call, match: Match, aliases: Mapping[str, str] | None, bod
     # A second `model` or `input` would let the gateway price one and the upstream serve the other.
     once, source = operation.named_once, operation.model
     check_named_once(body, once if model is None else (source.name, *once))
-    if model is None:
-        model, body = _model_elsewhere(match, body)
+    if model is None or match.params:
+        model, body = _model_elsewhere(match, body, model)
     if operation.dialect is None:
         request = Request(operation, model, body, facts, stream=facts.stream, given=facts)
     else:
@@ -140,15 +140,22 @@ def with_body(request: Request, body: bytes) -> Request:
     return msgspec.structs.replace(request, body=body, facts=facts, given=given, session=b"")
 
 
-def _model_elsewhere(match: Match, body: bytes) -> tuple[str, bytes]:
-    """(model, body) where the body names none: from the path or the operation's default, then put into the body."""
+def _model_elsewhere(match: Match, body: bytes, named: str | None) -> tuple[str, bytes]:
+    """(model, body) where the path may name one, or the body names none: from the path or the operation's default,
+    then put into the body. What the body names goes first, but for a deployment: Azure reads that from the path alone.
+    """
     source = match.operation.model
     model = match.params.get(source.name, source.default)
+    if named is not None and (source.where != "body" or named == model):
+        return named, body
     if model is None:
         raise BadRequest("`model` is missing.", param=source.name)
     if source.where == "path":
         return model.removeprefix("models/"), body
-    return model, with_string(body, source.name, model)
+    if named is not None:
+        return model, with_string(body, source.name, model)
+    # A null may stand there.
+    return model, with_raw(body, source.name, msgspec.json.encode(model))
 
 
 def check_media_type(value: bytes | None) -> None:

@@ -25,6 +25,12 @@ from elkapi.errors import MethodNotAllowed, NotFound
             {"model": "text-embedding-3-small"},
         ),
         ("POST", "/v1/engines/BAAI%2Fbge/embeddings", "openai.embeddings-engine", {"model": "BAAI/bge"}),
+        ("POST", "/openai/v1/embeddings", "openai.embeddings", {}),
+        ("POST", "/openai/responses", "openai.responses", {}),
+        ("GET", "/openai/models/m", "platform.model", {"model": "m"}),
+        ("POST", "/openai/deployments/BAAI/bge/embeddings", "openai.embeddings", {"model": "BAAI/bge"}),
+        ("POST", "/openai/deployments/m/chat/completions", "openai.chat", {"model": "m"}),
+        ("POST", "/openai/deployments/m/completions", "openai.completions", {"model": "m"}),
         ("GET", "/v1/models", "platform.models", {}),
         ("GET", "/v1beta/openai/models", "platform.models", {}),
         ("GET", "/v1/models/BAAI/bge-m3", "platform.model", {"model": "BAAI/bge-m3"}),
@@ -43,7 +49,11 @@ def test_another_method_says_what_is_allowed() -> None:
     assert (b"allow", b"POST, OPTIONS") in caught.value.headers
 
 
-@pytest.mark.parametrize("path", ["/v1/nothing", "/v1/embeddings/", "/", "//v1/embeddings", "/v1/engines//embeddings"])
+UNKNOWN = ("/v1/nothing", "/v1/embeddings/", "/", "//v1/embeddings", "/v1/engines//embeddings")
+NO_DEPLOYMENT = ("/openai/deployments//embeddings", "/openai/deployments/m/responses", "/openai/", "/openai/v1/")
+
+
+@pytest.mark.parametrize("path", [*UNKNOWN, *NO_DEPLOYMENT])
 def test_an_unknown_path_is_not_found(path: str) -> None:
     with pytest.raises(NotFound):
         CATALOG.match("POST", path)

@@ -24,7 +24,7 @@ class EmbeddingsView(msgspec.Struct):
     """The fields of `POST /v1/embeddings` that the gateway looks at; all others pass unread."""
 
     input: str | list[str | int | list[int]]
-    model: ModelName | msgspec.UnsetType = msgspec.UNSET
+    model: ModelName | None = None
     dimensions: Annotated[int, msgspec.Meta(ge=1, le=1_000_000)] | None = None
     encoding_format: Literal["float", "base64"] | None = None
     user: str | None = None
@@ -39,8 +39,7 @@ def read_embeddings(body: bytes) -> Facts:
     if view.model == "":
         raise BadRequest("`model` must be the name of a model.", param="model")
     items, upper = _count(view.input)
-    model = None if isinstance(view.model, msgspec.UnsetType) else view.model
-    return Facts(model=model, upper=Usage(input_tokens=upper, calls=1), items=items, texts=view.input)
+    return Facts(model=view.model, upper=Usage(input_tokens=upper, calls=1), items=items, texts=view.input)
 
 
 def _count(value: str | list[str | int | list[int]]) -> tuple[int, int]:
@@ -97,10 +96,13 @@ def _bytes(text: str) -> int:
     return len(text) if text.isascii() else len(text.encode())
 
 
+# Where Azure's clients ask for a model: a deployment is named like it.
+_DEPLOYMENT = "/openai/deployments/{model}"
 _EMBEDDINGS = Operation(
     id="openai.embeddings",
     method="POST",
     path="/v1/embeddings",
+    aliases=(f"{_DEPLOYMENT}/embeddings",),
     family="openai",
     role=Role.RELAY,
     body=Body.JSON,
@@ -114,6 +116,7 @@ _CHAT = Operation(
     id="openai.chat",
     method="POST",
     path="/v1/chat/completions",
+    aliases=(f"{_DEPLOYMENT}/chat/completions",),
     also=(
         ("openai.chat-stream", "stream"),
         # A video model: the chat becomes a task (relay.video_chat).
@@ -143,6 +146,7 @@ FAMILY = Family(
             _EMBEDDINGS,
             id="openai.embeddings-engine",
             path="/v1/engines/{model}/embeddings",
+            aliases=(),
             model=ModelSource("body_or_path"),
         ),
         _CHAT,
@@ -150,6 +154,7 @@ FAMILY = Family(
             _CHAT,
             id="openai.completions",
             path="/v1/completions",
+            aliases=(f"{_DEPLOYMENT}/completions",),
             also=(("openai.completions-stream", "stream"),),
             named_once=("prompt", "max_tokens", "n", "best_of", "stream"),
             wire="completions",
@@ -160,6 +165,7 @@ FAMILY = Family(
             _CHAT,
             id="openai.responses",
             path="/v1/responses",
+            aliases=(),
             also=(("openai.responses-stream", "stream"),),
             named_once=("input", "max_output_tokens", "previous_response_id", "stream"),
             wire="responses",
@@ -170,6 +176,7 @@ FAMILY = Family(
             _CHAT,
             id="openai.responses-compact",
             path="/v1/responses/compact",
+            aliases=(),
             also=(),
             named_once=("input", "previous_response_id"),
             wire="responses-compact",
