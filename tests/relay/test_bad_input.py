@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import time
 from typing import Any
@@ -209,6 +210,18 @@ async def test_size_type_method_and_path_mistakes_have_their_status(tmp_path: An
         assert codes(await gate.http.get("/v1/nowhere"))[:2] == (404, "unknown_url")
         assert (await gate.http.get("/v1/models")).status_code == 401
         untouched(gate)
+
+
+@pytest.mark.parametrize("path", ["/v1/embeddings", "/v1/messages", "/v1/messages/batches", "/v1/videos"])
+@pytest.mark.parametrize("coding", ["gzip", "zstd", "GZIP"])
+async def test_a_compressed_body_is_told_so_and_not_that_it_is_no_text(gate: Gateway, path: str, coding: str) -> None:
+    key, packed = await gate.key("1"), gzip.compress(json.dumps(GOOD).encode())
+    reply = await gate.ask(key, packed, path=path, headers={"content-encoding": coding})
+    assert reply.status_code == 415
+    assert coding in reply.json()["error"]["message"]
+    plain = await gate.ask(key, GOOD, path=path, headers={"content-encoding": "identity"})
+    assert plain.status_code in (400, 503)
+    untouched(gate)
 
 
 async def test_errors_take_the_callers_dialect(gate: Gateway) -> None:

@@ -23,7 +23,7 @@ from elkapi.storage import apikey
 from elkapi.storage.migrations import MIGRATIONS
 from elkapi.testing.ledger import a_record, an_order
 from elkapi.types import Usage
-from tests.unit.cli.conftest import PLANTED, Elkapi, add_channel, cli_main
+from tests.unit.cli.conftest import PLANTED, Elkapi, Outcome, add_channel, cli_main
 
 
 def test_every_verb_loads_and_has_help(elkapi: Elkapi) -> None:
