@@ -24,13 +24,16 @@ Input = str | list[str | int | list[int]]
 
 
 class EmbeddingsRequest(msgspec.Struct):
-    """The fields we use; unknown ones are ignored, as the dialect's servers do."""
+    """The fields we use; unknown ones are ignored, as the dialect's servers do.
+
+    `truncate` has NVIDIA's and Cohere's words too: which end of a text is cut.
+    """
 
     model: str
     input: Input
     encoding_format: Literal["float", "base64"] | None = None
     dimensions: int | None = None
-    truncate: bool | None = None
+    truncate: bool | Literal["NONE", "START", "END"] | None = None
 
 
 class CountRequest(msgspec.Struct):
@@ -133,8 +136,10 @@ def read_tokens(engine: Engine, request: EmbeddingsRequest) -> list[list[int]]:
             param="dimensions",
         )
     texts = read_texts(request.input)
-    if request.truncate:
-        return [engine.truncate(ids) for ids in engine.tokens([text[: engine.characters_max] for text in texts])]
+    if request.truncate and request.truncate != "NONE":
+        start = request.truncate == "START"
+        within = slice(-engine.characters_max, None) if start else slice(engine.characters_max)
+        return [engine.truncate(ids, start=start) for ids in engine.tokens([text[within] for text in texts])]
     several = isinstance(request.input, list) and not isinstance(request.input[0], int)
     for index, text in enumerate(texts):
         if len(text) > engine.characters_max:

@@ -71,9 +71,15 @@ class Engine:
             room -= len(text)
         yield from (encoding.ids for encoding in self._tokenizer.encode_batch_fast(group))
 
-    def truncate(self, ids: list[int]) -> list[int]:
-        """At most `row.window` ids, still ending in the closing special token, as sentence-transformers cuts."""
-        return ids if len(ids) <= self.row.window else [*ids[: self.row.window - 1], self._last_token]
+    def truncate(self, ids: list[int], *, start: bool = False) -> list[int]:
+        """At most `row.window` ids, still framed by the special tokens, as sentence-transformers cuts.
+
+        `start`: what is cut is the text's beginning, not its end.
+        """
+        kept = self.row.window - 1
+        if len(ids) <= self.row.window:
+            return ids
+        return [ids[0], *ids[-kept:]] if start else [*ids[:kept], self._last_token]
 
     def embed(self, batch: Sequence[Sequence[int]], wide: bool = False) -> Vectors:
         """Unit vectors of token sequences, shape [len(batch), dimensions]. Each sequence has 1 to `window` ids."""

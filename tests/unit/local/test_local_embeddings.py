@@ -43,6 +43,7 @@ def _read(engine: Engine, **fields: Any) -> list[list[int]]:
         (b'{"model":"m","input":"a","encoding_format":"hex"}', "encoding_format"),
         (b'{"model":"m","input":"a","dimensions":"384"}', "dimensions"),
         (b'{"model":"m","input":"a","truncate":1}', "truncate"),
+        (b'{"model":"m","input":"a","truncate":"MIDDLE"}', "truncate"),
     ],
 )
 def test_a_malformed_body_is_a_400_naming_the_field(body: bytes, param: str | None) -> None:
@@ -83,12 +84,13 @@ def test_unknown_fields_and_user_are_ignored(engine: Engine) -> None:
     assert _read(engine, input="a", user="u-1", surprise={"x": 1}) == engine.tokenize(["a"])
 
 
-def test_only_the_models_own_dimensions_are_accepted(engine: Engine) -> None:
-    assert _read(engine, input="a", dimensions=384)
+@pytest.mark.parametrize("name", ["dimensions"])
+def test_only_the_models_own_dimensions_are_accepted(engine: Engine, name: str) -> None:
+    assert _read(engine, input="a", **{name: 384})
     for other in (1, 383, 385, 0, -384):
         with pytest.raises(BadRequest, match="384 dimensions only") as refused:
-            _read(engine, input="a", dimensions=other)
-        assert refused.value.param == "dimensions"
+            _read(engine, input="a", **{name: other})
+        assert refused.value.param == name
 
 
 def test_a_text_beyond_the_window_names_index_tokens_and_window(engine: Engine) -> None:
@@ -104,6 +106,21 @@ def test_a_text_beyond_the_window_names_index_tokens_and_window(engine: Engine) 
         _read(engine, input=long, truncate=False)
     cut = _read(engine, input=["a", long], truncate=True)
     assert [len(ids) for ids in cut] == [3, 256]
+
+
+def test_a_text_is_cut_at_the_end_that_other_apis_words_name(engine: Engine) -> None:
+    long, longer = "first " + "word " * 300 + "last", "first " + "word " * 40_000 + "last"
+    [[start, first, last, end]] = engine.tokenize(["first last"])
+    for text in (long, longer):
+        at_end = _read(engine, input=text, truncate="END")
+        assert at_end == _read(engine, input=text, truncate=True)
+        [at_start] = _read(engine, input=text, truncate="START")
+        assert (at_end[0][:2], at_end[0][-1]) == ([start, first], end)
+        assert (at_start[0], at_start[-2:]) == (start, [last, end])
+        assert len(at_start) == len(at_end[0]) == 256
+        with pytest.raises(BadRequest, match="at most 256"):
+            _read(engine, input=text, truncate="NONE")
+    assert _read(engine, input="a", truncate="START") == _read(engine, input="a", truncate="NONE")
 
 
 class _Weighing:
