@@ -26,7 +26,8 @@ Input = str | list[str | int | list[int]]
 class EmbeddingsRequest(msgspec.Struct):
     """The fields we use; unknown ones are ignored, as the dialect's servers do.
 
-    `truncate` has NVIDIA's and Cohere's words too: which end of a text is cut.
+    `truncate` has NVIDIA's and Cohere's words too: which end of a text is cut. `output_dimension` and `output_dtype`
+    are Voyage's and Mistral's, read since their clients take the bytes of a vector for what they asked for.
     """
 
     model: str
@@ -34,6 +35,8 @@ class EmbeddingsRequest(msgspec.Struct):
     encoding_format: Literal["float", "base64"] | None = None
     dimensions: int | None = None
     truncate: bool | Literal["NONE", "START", "END"] | None = None
+    output_dimension: int | None = None
+    output_dtype: Literal["float"] | None = None
 
 
 class CountRequest(msgspec.Struct):
@@ -130,11 +133,11 @@ def _name(index: int | None) -> str:
 def read_tokens(engine: Engine, request: EmbeddingsRequest) -> list[list[int]]:
     """Token ids of each text, fit for the model; slow for large inputs. Raises BadRequest."""
     row = engine.row
-    if request.dimensions is not None and request.dimensions != row.dimensions:
-        raise BadRequest(
-            f"{row.id} makes vectors of {row.dimensions} dimensions only; {request.dimensions} were asked for.",
-            param="dimensions",
-        )
+    for name in ("dimensions", "output_dimension"):
+        if (asked := getattr(request, name)) is not None and asked != row.dimensions:
+            raise BadRequest(
+                f"{row.id} makes vectors of {row.dimensions} dimensions only; {asked} were asked for.", param=name
+            )
     texts = read_texts(request.input)
     if request.truncate and request.truncate != "NONE":
         start = request.truncate == "START"

@@ -51,11 +51,15 @@ class EmbeddingReply(msgspec.Struct, frozen=True):
 
 
 class _OpenAIRequest(msgspec.Struct):
+    """`output_dimension` and `output_dtype` are Voyage's and Mistral's words: they change the vectors."""
+
     model: str
     input: str | list[str | int | list[int]]
     dimensions: Annotated[int, msgspec.Meta(ge=1)] | None = None
     encoding_format: Literal["float", "base64"] | None = None
     user: str | None = None
+    output_dimension: Annotated[int, msgspec.Meta(ge=1)] | None = None
+    output_dtype: Literal["float"] | None = None
 
 
 class _OpenAIVector(msgspec.Struct):
@@ -82,9 +86,8 @@ def read_openai_request(body: bytes) -> EmbeddingRequest:
         raise BadRequest("This model takes texts, not token ids: they belong to another vocabulary.", param="input")
     if not texts or not all(texts):
         raise BadRequest("`input` is empty or has an empty text.", param="input")
-    return EmbeddingRequest(
-        texts, view.model, view.dimensions, view.encoding_format == "base64", batch=True, user=view.user
-    )
+    dimensions = view.output_dimension if view.dimensions is None else view.dimensions
+    return EmbeddingRequest(texts, view.model, dimensions, view.encoding_format == "base64", batch=True, user=view.user)
 
 
 def write_openai_request(request: EmbeddingRequest) -> bytes:

@@ -44,6 +44,7 @@ def _read(engine: Engine, **fields: Any) -> list[list[int]]:
         (b'{"model":"m","input":"a","dimensions":"384"}', "dimensions"),
         (b'{"model":"m","input":"a","truncate":1}', "truncate"),
         (b'{"model":"m","input":"a","truncate":"MIDDLE"}', "truncate"),
+        (b'{"model":"m","input":"a","output_dtype":"int8"}', "output_dtype"),
     ],
 )
 def test_a_malformed_body_is_a_400_naming_the_field(body: bytes, param: str | None) -> None:
@@ -84,7 +85,7 @@ def test_unknown_fields_and_user_are_ignored(engine: Engine) -> None:
     assert _read(engine, input="a", user="u-1", surprise={"x": 1}) == engine.tokenize(["a"])
 
 
-@pytest.mark.parametrize("name", ["dimensions"])
+@pytest.mark.parametrize("name", ["dimensions", "output_dimension"])
 def test_only_the_models_own_dimensions_are_accepted(engine: Engine, name: str) -> None:
     assert _read(engine, input="a", **{name: 384})
     for other in (1, 383, 385, 0, -384):

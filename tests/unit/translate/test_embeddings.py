@@ -134,6 +134,15 @@ def test_a_refused_openai_request_names_its_field(body: object) -> None:
     assert caught.value.param in ("model", "input")
 
 
+def test_voyages_and_mistrals_words_for_other_vectors_are_read_or_refused() -> None:
+    asked = {"model": "m", "input": "x", "output_dtype": "float", "output_dimension": 256}
+    assert e.read_openai_request(_body(asked)).dimensions == 256
+    assert e.read_openai_request(_body(asked | {"dimensions": 8})).dimensions == 8
+    with pytest.raises(BadRequest) as caught:
+        e.read_openai_request(_body(asked | {"output_dtype": "int8"}))
+    assert caught.value.param == "output_dtype"
+
+
 def test_more_texts_than_gemini_takes_are_refused() -> None:
     request = e.EmbeddingRequest(("x",) * (e.GEMINI_BATCH_MAX + 1))
     with pytest.raises(BadRequest):
