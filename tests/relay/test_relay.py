@@ -512,3 +512,36 @@ async def test_a_deployment_is_the_model_of_its_path_whatever_the_body_names(
     assert msgspec.json.decode(arrived) == {**body, "model": SMALL}
     assert arrived.count(b'"model":') == 1
     assert key not in str(sent(sandbox)[0].headers)
+
+
+@pytest.mark.parametrize("buffered", [True, False], ids=["held", "pumped"])
+@pytest.mark.parametrize("encoding", ["base64", "float", None])
+async def test_base64_is_what_a_caller_gets_who_asked_for_it_of_an_upstream_that_does_not_know_it(
+    tmp_path: Any, encoding: str | None, buffered: bool
+) -> None:
+    vectors = [[index + 0.25 * step for step in range(64)] for index in range(300)]
+    rows = [{"object": "embedding", "embedding": vector, "index": index} for index, vector in enumerate(vectors)]
+    answer = {"object": "list", "data": rows, "model": SMALL, "usage": {"prompt_tokens": 4, "total_tokens": 4}}
+    limits = {} if buffered else {"reply_buffer_bytes_max": 4096}
+    async with gateway(tmp_path, **limits) as gate, canned(200, answer) as upstream:
+        await gate.channel(upstream.url, family="lmstudio")
+        key = await gate.key("1")
+        reply = await gate.ask(key, GOOD if encoding is None else {**GOOD, "encoding_format": encoding})
+        assert reply.status_code == 200
+        assert balance_nano(gate) == 10**9 - 80
+    got = reply.json()
+    if encoding == "base64":
+        for row in got["data"]:
+            row["embedding"] = list(struct.unpack("<64f", base64.b64decode(row["embedding"])))
+    assert got == answer
+
+
+async def test_a_vector_that_is_none_is_another_channels_to_answer(gate: Gateway, sandbox: Running) -> None:
+    answer = {"object": "list", "data": [{"embedding": [1, "a"]}], "usage": {"prompt_tokens": 4, "total_tokens": 4}}
+    async with canned(200, answer) as upstream:
+        await gate.channel(upstream.url, priority=1)
+        await gate.channel(sandbox.base_url)
+        reply = await gate.ask(await gate.key("1"), {**GOOD, "encoding_format": "base64"})
+    assert reply.status_code == 200
+    assert len(base64.b64decode(reply.json()["data"][0]["embedding"])) == 1536 * 4
+    assert balance_nano(gate) == 10**9 - 80

@@ -100,7 +100,7 @@ class Facts(msgspec.Struct, frozen=True):
     many answers were asked for, `pictures` at least how many pictures were sent; `open_ended`: constants bound a part
     of the input (pictures, files, tools), which may come to more. `wide`: the call may be metered in images, audio or
     an hour's cache. `store`, `background`, `previous` and `conversation` are the caller's words about what the gateway
-    keeps; `stateful`: one of them matters, or the input refers to something kept.
+    keeps; `stateful`: one of them matters, or the input refers to something kept. `base64`: vectors are wanted so.
     """
 
     model: str | None
@@ -119,6 +119,7 @@ class Facts(msgspec.Struct, frozen=True):
     previous: str | None = None
     conversation: str | None = None
     stateful: bool = False
+    base64: bool = False
 
 
 class Operation(msgspec.Struct, frozen=True):

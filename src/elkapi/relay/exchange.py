@@ -28,7 +28,7 @@ from elkapi.translate.carried import CARRIED, Carrier
 from elkapi.translate.crossing import Array, Crossing, Numbered, Relayed, Tally, Translated
 from elkapi.translate.dialect import Dialect, ReplyFacts, Unreadable, UpstreamDialect, Writer, member_of
 from elkapi.translate.dialects import DIALECTS, PREFIXES, UPSTREAM_DIALECTS
-from elkapi.translate.embeddings import with_model
+from elkapi.translate.embeddings import packed, with_model
 from elkapi.translate.free_text import custom_tools_for
 from elkapi.translate.gemini import ArrayWriter
 from elkapi.translate.ir import ChatRequest, Event, Failure, UsageSeen
@@ -171,6 +171,8 @@ class Same:
         if self.mapped:
             member = MODEL_MEMBER.get(self.wire, "model")
             body = with_client_model(body, self.request.model, member, nested=self.wire == "responses")
+        if given.base64:
+            body = packed(body)
         if self.request.keep is not None:
             body = named_ours(self.request, body)
         elif self.request.line is not None and not is_readable(body):

@@ -52,6 +52,7 @@ from elkapi.routing.verdict import (
 from elkapi.routing.walk import Walk
 from elkapi.translate.crossing import Crossing
 from elkapi.translate.dialect import Unreadable
+from elkapi.translate.embeddings import Packer, has_numbers
 from elkapi.translate.ir import Failure, is_refusal
 from elkapi.types import Attempt, AttemptRecord, Channel, FallbackReason, Usage
 from elkapi.upstream import (
@@ -311,14 +312,17 @@ class Try:
     async def _pump(self, reply: UpstreamReply, status: int, first: bytes) -> Outcome | Verdict:
         """Send a large answer on as it comes, holding back its last bytes until the money is written."""
         out = self.call.reply
+        packer = Packer() if self.request.facts.base64 and has_numbers(first) else None
         try:
+            if packer is not None:
+                first = await aside(packer.feed, first)
             self.started = True
             out.start(status, self.headers(JSON))
             head = self._renamed(first[:TAIL_BYTES]) + first[TAIL_BYTES:]
             await out.write(head[:-TAIL_BYTES])
             tail = head[-TAIL_BYTES:]
             async for chunk in reply:
-                tail += chunk
+                tail += chunk if packer is None else packer.feed(chunk)
                 if len(tail) > 2 * TAIL_BYTES:
                     await out.write(tail[:-TAIL_BYTES])
                     tail = tail[-TAIL_BYTES:]
@@ -326,6 +330,12 @@ class Try:
             # The caller must not take a cut answer for a whole one.
             out.abort()
             raise
+        except Unreadable:
+            if self.started:
+                out.abort()
+            return on_unreadable("unreadable_reply")
+        if packer is not None:
+            tail += packer.finish()
         if not tail.rstrip().endswith(b"}"):
             out.abort()
             return on_unreadable("unreadable_reply")

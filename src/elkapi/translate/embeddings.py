@@ -1,5 +1,7 @@
 """Embeddings and token counts between Gemini and OpenAI, both ways, pure; it owns the forms and no vocabulary.
 
+Also what an upstream of OpenAI's form owes a caller who asked for base64 (`Packer`).
+
 Contract: openai.md "embed", anthropic.md section 6.4. google-genai always calls batchEmbedContents; where Gemini
 answers no usage, the caller of these functions counts. What one side cannot say is refused, never dropped in silence
 when it changes the vectors.
@@ -9,7 +11,9 @@ from __future__ import annotations
 
 import base64
 import math
+import re
 import struct
+from collections.abc import Sequence
 from typing import Annotated, Any, Literal
 
 import msgspec
@@ -22,6 +26,12 @@ from elkapi.translate.gemini_wire import decode_names
 from elkapi.translate.ir import ChatRequest
 
 GEMINI_BATCH_MAX = 100
+# Of one vector as numbers: 40,000 of them and more.
+VECTOR_BYTES_MAX = 1024 * 1024
+# A piece of an answer may end inside `"embedding": [`.
+_KEY_BYTES_MAX = 64
+_FIRST_VECTOR = re.compile(rb'"embedding"\s*:\s*(["\[])')
+_NUMBERS = re.compile(rb'"embedding"\s*:\s*\[')
 
 
 class EmbeddingRequest(msgspec.Struct, frozen=True):
@@ -74,6 +84,7 @@ class _OpenAIReply(msgspec.Struct):
 
 _openai_request = msgspec.json.Decoder(_OpenAIRequest)
 _openai_reply = msgspec.json.Decoder(_OpenAIReply)
+_vector = msgspec.json.Decoder(list[float])
 _json = msgspec.json.Encoder()
 
 
@@ -145,7 +156,50 @@ def write_openai_reply(reply: EmbeddingReply, request: EmbeddingRequest, model: 
     return _json.encode({"object": "list", "data": data, "model": model, "usage": usage})
 
 
-def _base64(vector: tuple[float, ...]) -> str:
+def has_numbers(body: bytes) -> bool:
+    """Whether the vectors of an answer in OpenAI's form are arrays of numbers; the first of them tells."""
+    return (hit := _FIRST_VECTOR.search(body)) is not None and hit[1] == b"["
+
+
+class Packer:
+    """Turns vectors of numbers into base64 in an answer of OpenAI's form as it passes; all other bytes stay.
+
+    LM Studio, some releases of Ollama and others do not know `encoding_format`, and OpenAI's SDK for Node, which asks
+    for base64 unless told otherwise, decodes whatever comes: a vector of numbers becomes a shorter one of others.
+    """
+
+    def __init__(self) -> None:
+        self._held = b""
+
+    def feed(self, data: bytes) -> bytes:
+        """What can go on of the next piece. Raises Unreadable for an array that is no vector."""
+        out: list[bytes] = []
+        data, done = self._held + data, 0
+        while (hit := _NUMBERS.search(data, done)) is not None and (end := data.find(b"]", hit.end())) >= 0:
+            start = hit.end() - 1
+            vector = view_of(_vector, data[start : end + 1])
+            out += (data[done:start], b'"%b"' % _base64(vector).encode())
+            done = end + 1
+        keep = max(done, len(data) - _KEY_BYTES_MAX) if hit is None else hit.start()
+        self._held = data[keep:]
+        if len(self._held) > VECTOR_BYTES_MAX:
+            raise Unreadable("a vector without an end")
+        return b"".join((*out, data[done:keep]))
+
+    def finish(self) -> bytes:
+        """The rest."""
+        return self._held
+
+
+def packed(body: bytes) -> bytes:
+    """A whole answer with its vectors as base64. Raises Unreadable."""
+    if not has_numbers(body):
+        return body
+    packer = Packer()
+    return packer.feed(body) + packer.finish()
+
+
+def _base64(vector: Sequence[float]) -> str:
     try:
         return base64.b64encode(struct.pack(f"<{len(vector)}f", *vector)).decode()
     except OverflowError:

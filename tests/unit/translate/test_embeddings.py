@@ -241,3 +241,27 @@ def test_an_answer_to_an_openai_caller_is_a_list_of_embeddings() -> None:
     }
     sent = e.write_openai_request(e.EmbeddingRequest(model="up", texts=("a",), dimensions=2))
     assert json.loads(sent) == {"model": "up", "input": ["a"], "encoding_format": "float", "dimensions": 2}
+
+
+_NUMBERS = (
+    b'{"object":"list", "data" : [{"object":"embedding","embedding" : [0.5, -1,\n2e-3],"index":0},'
+    b'{"index":1,"note":"\\"embedding\\":[1]","embedding":[],"object":"embedding"}],"model":"m","usage":{"prompt_tokens":7}}'
+)
+_PACKED = _NUMBERS.replace(b"[0.5, -1,\n2e-3]", b'"%b"' % base64.b64encode(struct.pack("<3f", 0.5, -1, 2e-3)))
+_PACKED = _PACKED.replace(b'"embedding":[]', b'"embedding":""')
+
+
+def test_vectors_that_come_as_numbers_are_packed_wherever_the_answer_is_cut() -> None:
+    assert e.packed(_NUMBERS) == _PACKED
+    assert e.packed(_PACKED) == _PACKED
+    for cut in range(len(_NUMBERS)):
+        packer = e.Packer()
+        assert packer.feed(_NUMBERS[:cut]) + packer.feed(_NUMBERS[cut:]) + packer.finish() == _PACKED
+    packer = e.Packer()
+    assert b"".join(packer.feed(_NUMBERS[at : at + 1]) for at in range(len(_NUMBERS))) + packer.finish() == _PACKED
+
+
+@pytest.mark.parametrize("vector", [b'[1,"a"]', b"[1,[2]]", b"[1e300]", b"[NaN]", b"[" + b"1," * e.VECTOR_BYTES_MAX])
+def test_an_array_that_is_no_vector_is_unreadable(vector: bytes) -> None:
+    with pytest.raises(Unreadable):
+        e.packed(b'{"data":[{"embedding":' + vector)

@@ -39,7 +39,8 @@ def read_embeddings(body: bytes) -> Facts:
     if view.model == "":
         raise BadRequest("`model` must be the name of a model.", param="model")
     items, upper = _count(view.input)
-    return Facts(model=view.model, upper=Usage(input_tokens=upper, calls=1), items=items, texts=view.input)
+    most, base64 = Usage(input_tokens=upper, calls=1), view.encoding_format == "base64"
+    return Facts(model=view.model, upper=most, items=items, texts=view.input, base64=base64)
 
 
 def _count(value: str | list[str | int | list[int]]) -> tuple[int, int]:
