@@ -314,9 +314,12 @@ def read_gemini_reply(body: bytes, items: int) -> EmbeddingReply:
 
 
 def write_gemini_reply(reply: EmbeddingReply, request: EmbeddingRequest) -> bytes:
-    """The answer to a Gemini caller, in the form of the method it called."""
+    """The answer to a Gemini caller, in the form of the method it called, with its usage where the upstream counted."""
     vectors = [{"values": list(vector)} for vector in reply.vectors]
-    return _json.encode({"embeddings": vectors} if request.batch else {"embedding": vectors[0]})
+    answer: dict[str, Any] = {"embeddings": vectors} if request.batch else {"embedding": vectors[0]}
+    if (tokens := reply.prompt_tokens) is not None:
+        answer["usageMetadata"] = {"promptTokenCount": tokens, "totalTokenCount": tokens}
+    return _json.encode(answer)
 
 
 def with_model(body: bytes, model: str) -> bytes:

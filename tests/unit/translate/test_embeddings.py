@@ -52,6 +52,8 @@ def test_google_genai_embeds_with_an_openai_upstream() -> None:
         found = client.models.embed_content(model="m", contents=["red", "blue"], config=config)
     assert found.embeddings is not None
     assert [tuple(row.values or ()) for row in found.embeddings] == list(VECTORS)
+    assert found.usage_metadata is not None
+    assert (found.usage_metadata.prompt_token_count, found.usage_metadata.total_token_count) == (4, 4)
     assert seen == [e.EmbeddingRequest(("red", "blue"), "m", 2, batch=True, task_type="RETRIEVAL_QUERY")]
 
 
