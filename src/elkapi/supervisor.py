@@ -37,6 +37,7 @@ RESTART_MAX_S = 5.0
 STEADY_AFTER_S = 10.0
 STOP_GRACE_S = 5.0
 READY_WAIT_S = 60.0
+TELL_WAIT_S = 0.5
 ORDER_VARIABLE = "ELKAPI_ORDER"
 
 Announce = Callable[[], None]
@@ -352,7 +353,10 @@ def _say(text: str) -> None:
 
 
 def tell(stream: TextIO, text: str) -> None:
-    """Write to the terminal or what stands for it: where its disk is full or nobody reads it, the gateway goes on."""
-    with contextlib.suppress(OSError):
-        stream.write(text)
-        stream.flush()
+    """Write to the terminal or what stands for it: where its disk is full, nobody reads it any more, or who does has
+    stopped for TELL_WAIT_S, the gateway goes on. `text` is shorter than what a pipe takes at once, 4 KiB."""
+    with contextlib.suppress(OSError), selectors.PollSelector() as selector:
+        selector.register(stream, selectors.EVENT_WRITE)
+        if selector.select(TELL_WAIT_S):
+            stream.write(text)
+            stream.flush()

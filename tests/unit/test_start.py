@@ -34,17 +34,17 @@ def new_installation(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Setting
 
 
 def test_the_first_key_is_shown_where_the_port_is_taken(
-    new_installation: Settings, capsys: pytest.CaptureFixture[str]
+    new_installation: Settings, capfd: pytest.CaptureFixture[str]
 ) -> None:
     with socket.create_server(("127.0.0.1", 0)) as other:
         taken = Settings(data_dir=new_installation.data_dir, port=other.getsockname()[1])
         with pytest.raises(StartError, match="cannot listen on"):
             app.serve(taken)
-    assert "sk-first" in capsys.readouterr().out
+    assert "sk-first" in capfd.readouterr().out
 
 
 def test_the_first_key_is_shown_where_the_start_is_stopped(
-    new_installation: Settings, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    new_installation: Settings, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     def run(supervisor: app.Supervisor) -> int:
         supervisor._stop_all()
@@ -52,11 +52,11 @@ def test_the_first_key_is_shown_where_the_start_is_stopped(
 
     monkeypatch.setattr("elkapi.supervisor.Supervisor.run", run)
     assert app.serve(new_installation) == 0
-    assert "sk-first" in capsys.readouterr().out
+    assert "sk-first" in capfd.readouterr().out
 
 
 def test_the_first_key_is_shown_once_where_all_is_ready(
-    new_installation: Settings, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    new_installation: Settings, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     def run(supervisor: app.Supervisor) -> int:
         supervisor._announce()
@@ -65,17 +65,17 @@ def test_the_first_key_is_shown_once_where_all_is_ready(
 
     monkeypatch.setattr("elkapi.supervisor.Supervisor.run", run)
     assert app.serve(new_installation) == 0
-    said = capsys.readouterr().out
+    said = capfd.readouterr().out
     assert said.count("sk-first") == 1
     assert "elkapi is ready on" in said
 
 
 def test_the_first_key_is_shown_by_a_role_that_is_started_alone(
-    new_installation: Settings, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    new_installation: Settings, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(app, "run_role", lambda *_: None)
     assert app.serve(new_installation, "control") == 0
-    assert "sk-first" in capsys.readouterr().out
+    assert "sk-first" in capfd.readouterr().out
 
 
 def test_what_a_worker_that_is_started_alone_fails_by_is_not_taken_for_its_port(

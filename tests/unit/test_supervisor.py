@@ -11,6 +11,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from elkapi.roles import WorkerOrder
 from elkapi.settings import Settings
 from elkapi.supervisor import RESTART_MAX_S, Child, Supervisor
 from elkapi.worker import ModelsWatch
+from tests.pipes import full_pipe
 
 
 class Ended:
@@ -94,6 +96,26 @@ def test_a_terminal_that_cannot_be_written_does_not_end_the_supervisor(
     assert child.failures == 1
 
 
+def test_a_pipe_whose_reader_stopped_does_not_stop_the_supervisor(
+    supervising: Supervisor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    child = supervising._helpers[0]
+    child.process = Ended()  # type: ignore[assignment]
+    supervising._workers.clear()
+    reading, writing = full_pipe()
+    looking = threading.Thread(target=supervising._look_after, daemon=True)
+    with io.TextIOWrapper(io.FileIO(writing, "w"), write_through=True) as stream:
+        monkeypatch.setattr(sys, "stderr", stream)
+        looking.start()
+        looking.join(10)
+        stopped = looking.is_alive()
+        monkeypatch.undo()
+        os.close(reading)
+        looking.join()
+    assert not stopped
+    assert child.failures == 1
+
+
 def test_children_are_out_of_reach_of_the_terminals_ctrl_c(
     supervising: Supervisor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -152,7 +174,7 @@ def test_a_replaced_worker_is_in_no_figure_of_what_is_open_and_its_counts_stay(
 
 
 def test_a_reload_keeps_the_worker_whose_successor_does_not_become_ready(
-    supervising: Supervisor, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    supervising: Supervisor, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     made: list[Obedient] = []
 
@@ -171,7 +193,7 @@ def test_a_reload_keeps_the_worker_whose_successor_does_not_become_ready(
     first, second = made
     assert (first.returncode, second.returncode) == (None, 0)
     supervisor._end(old, signal.SIGTERM)
-    said = capsys.readouterr().err
+    said = capfd.readouterr().err
     assert "keeping the old one" in said
     assert said.endswith("elkapi: 0 of 1 workers were replaced\n")
 
@@ -277,7 +299,7 @@ def test_who_waits_for_a_role_on_demand_that_dies_is_turned_away_at_once(on_dema
 
 
 def test_a_machine_out_of_descriptors_does_not_end_the_supervisor(
-    on_demand: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    on_demand: Any, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     supervising, started = on_demand
     worker, helper = Child("worker"), Child("models")
@@ -301,4 +323,4 @@ def test_a_machine_out_of_descriptors_does_not_end_the_supervisor(
     assert not helper.ready
     assert (worker.process, dead.process) == (None, None)
     assert min(worker.restart_at_s, dead.restart_at_s) > 1000.0
-    assert "worker cannot be started: " in capsys.readouterr().err
+    assert "worker cannot be started: " in capfd.readouterr().err

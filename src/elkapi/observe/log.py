@@ -26,6 +26,8 @@ FLUSH_EVERY_S = 0.1
 # The interpreter is the calls' again after so many lines, for as long as this.
 LINES_AT_ONCE = 100
 BETWEEN_S = 0.001
+# What is queued at the end is written, but for a file or pipe that takes nothing for this long.
+CLOSE_WAIT_S = 5.0
 Fields = dict[str, object]
 # What every line begins with, by name and as a tuple of the values.
 HEAD = ("time_ns", "level", "role", "pid", "event")
@@ -38,7 +40,11 @@ _encoder = msgspec.json.Encoder()
 
 
 def _standard_error() -> FileIO:
-    """Standard error without Python's buffer, which does not say how much of a line a full disk took."""
+    """Standard error without Python's buffer.
+
+    That does not say how much of a line a full disk took, and its lock would keep a process whose reader has stopped
+    from its end.
+    """
     return FileIO(sys.stderr.fileno(), "w", closefd=False)
 
 
@@ -77,10 +83,12 @@ class Log:
             self._some.set()
 
     def close(self) -> None:
-        """Write what is queued and stop the thread."""
+        """Write what is queued and stop the thread; blocks for CLOSE_WAIT_S at most."""
         self._stop.set()
         self._some.set()
-        self._thread.join(5)
+        self._thread.join(CLOSE_WAIT_S)
+        if self._thread.is_alive():
+            return  # Nobody reads the pipe: one more write would wait for that too.
         self._flush()
         self._out.close()
 

@@ -14,6 +14,7 @@ import pytest
 
 from elkapi.clock import ManualClock
 from elkapi.observe.log import LINES_AT_ONCE, QUEUE_LINES_MAX, Log
+from tests.pipes import full_pipe
 from tests.waiting import until_blocking
 
 
@@ -154,6 +155,30 @@ print(log.dropped)
     whole = [line for line in file.read_bytes().splitlines() if line.endswith(b"}")]
     assert int(run.stdout) + len(whole) == 201
     assert msgspec.json.decode(whole[-1])["number"] == 200
+
+
+def test_a_pipe_whose_reader_stopped_does_not_keep_a_process_from_its_end() -> None:
+    program = """
+import time
+from elkapi.observe import log
+
+log.CLOSE_WAIT_S = 0.5
+one = log.Log("test")
+one.write("which does not return")
+while one._lines:
+    time.sleep(0.01)
+one.write("which waits for that")
+one.close()
+"""
+    reading, writing = full_pipe()
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
+    with subprocess.Popen([sys.executable, "-c", program], stderr=writing, env=environment) as process:
+        try:
+            assert process.wait(30) == 0
+        finally:
+            process.kill()
+            os.close(reading)
+            os.close(writing)
 
 
 def test_a_file_that_was_renamed_is_left_to_who_renamed_it(tmp_path: Path) -> None:
