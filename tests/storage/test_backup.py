@@ -168,6 +168,53 @@ def test_without_the_flag_the_secret_key_stays_at_home(filled: Admin, elsewhere:
     assert load_secret_key(elsewhere) == load_secret_key(filled.settings)
 
 
+def test_a_disk_with_no_room_for_the_secret_key_gets_neither_rows_nor_copy(
+    filled: Admin, elsewhere: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "copy"
+    backups.backup(filled, file, with_secret_key=True)
+
+    def full(*_: object) -> bool:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(backups, "install_secret_key", full)
+        with pytest.raises(OSError, match="No space left"):
+            backups.restore(elsewhere, file, check=check_books, actor="test")
+        with pytest.raises(OSError, match="No space left"):
+            backups.backup(filled, tmp_path / "another", with_secret_key=True)
+    assert not (tmp_path / "another").exists()
+    # Nothing is in the way of the next one.
+    backups.restore(elsewhere, file, check=check_books, actor="test")
+    with Admin.open(elsewhere, "test") as restored:
+        assert everything(restored) == everything(filled)
+
+
+def test_rows_that_cannot_be_written_leave_no_secret_key_behind(
+    filled: Admin, elsewhere: Settings, tmp_path: Path
+) -> None:
+    def refuse(_: Connection) -> None:
+        raise Refused("the disk is full")
+
+    backups.backup(filled, tmp_path / "copy", with_secret_key=True)
+    with pytest.raises(Refused):
+        backups.restore(elsewhere, tmp_path / "copy", check=refuse, actor="test")
+    assert not secret_key_path(elsewhere).exists()
+
+
+def test_a_restore_says_where_it_has_no_room_for_its_copy(
+    filled: Admin, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    backups.backup(filled, tmp_path / "copy")
+    monkeypatch.setattr(backups.shutil, "copyfile", full)
+    monkeypatch.setattr(backups.tempfile, "tempdir", str(tmp_path))
+    with pytest.raises(Refused, match=f"{tmp_path} has no room for a copy .*TMPDIR"):
+        backups.restore(filled.settings, tmp_path / "copy", check=check_books, actor="test")
+
+
 def test_another_secret_key_is_refused_and_never_replaced(filled: Admin, elsewhere: Settings, tmp_path: Path) -> None:
     backups.backup(filled, tmp_path / "copy", with_secret_key=True)
     other = load_secret_key(elsewhere)

@@ -8,6 +8,7 @@ ledger's check decide whether it may commit.
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 import sqlite3
@@ -66,7 +67,8 @@ def backup(admin: Admin, path: Path, *, with_secret_key: bool = False) -> Backup
             raise Refused(f"{target} exists already; a backup never overwrites a file")
     if not path.parent.is_dir():
         raise Missing(f"there is no folder {path.parent}")
-    with _private_folder(path.parent) as folder:
+    key = load_secret_key(admin.settings) if with_secret_key else None
+    with _private_folder(path.parent) as folder, _key_in(key_path, key):
         copy = folder / "copy"
         if admin.database.dialect == sql.SQLITE:
             _copy_sqlite_file(admin.database, copy)
@@ -74,10 +76,7 @@ def backup(admin: Admin, path: Path, *, with_secret_key: bool = False) -> Backup
             _copy_from_server(admin.database, copy, admin.clock)
         report = _described(copy, path)
         _link_new(copy, path)
-    if with_secret_key:
-        install_secret_key(key_path, load_secret_key(admin.settings))
-        report = msgspec.structs.replace(report, secret_key_path=str(key_path))
-    return report
+    return msgspec.structs.replace(report, secret_key_path=str(key_path)) if with_secret_key else report
 
 
 def restore(
@@ -99,7 +98,13 @@ def restore(
         raise Missing(f"there is no file {path}")
     with _private_folder(None) as folder:
         copy = folder / "copy"
-        shutil.copyfile(path, copy)
+        try:
+            shutil.copyfile(path, copy)
+        except OSError as error:
+            if error.errno != errno.ENOSPC:
+                raise
+            where = folder.parent
+            raise Refused(f"{where} has no room for a copy of {path}; TMPDIR may name another folder") from None
         source = _opened_backup(copy)
         try:
             migrate(source, clock=clock)
@@ -107,14 +112,14 @@ def restore(
             report = _described(copy, path)
             target = Database.open(settings.effective_database_url, synchronous=settings.sqlite_synchronous)
             try:
-                _replace_rows(source, target, settings, check, actor=actor, force=force, clock=clock)
+                # The key before the rows: on a disk that fills up in between they would lie there without it.
+                with _key_in(secret_key_path(settings), install_key):
+                    _replace_rows(source, target, settings, check, actor=actor, force=force, clock=clock)
             finally:
                 target.close()
         finally:
             source.close()
     if install_key is not None:
-        sql.create_private_directory(settings.data_path)
-        install_secret_key(secret_key_path(settings), install_key)
         report = msgspec.structs.replace(report, secret_key_path=str(secret_key_path(settings)))
     return report
 
@@ -284,6 +289,20 @@ def _link_new(copy: Path, path: Path) -> None:
         sql.name_new_file(copy, path)
     except FileExistsError:
         raise Refused(f"{path} exists already; a backup never overwrites a file") from None
+
+
+@contextmanager
+def _key_in(path: Path, key: bytes | None) -> Iterator[None]:
+    """A key, where there is one, stands in its file while the block runs, and stays when that ends well."""
+    if key is not None:
+        sql.create_private_directory(path.parent)
+    made = key is not None and install_secret_key(path, key)
+    try:
+        yield
+    except BaseException:
+        if made:
+            path.unlink(missing_ok=True)
+        raise
 
 
 @contextmanager
