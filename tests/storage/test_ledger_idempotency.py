@@ -5,11 +5,11 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 
 import msgspec
 import pytest
-from sqlalchemy import select
+from sqlalchemy import Connection, select
 
 from elkapi.clock import SYSTEM_CLOCK, ManualClock
 from elkapi.errors import Conflict, InsufficientQuota
@@ -284,8 +284,51 @@ async def test_an_answer_that_was_kept_outlives_its_worker(settings: Settings, i
         recoverer.tick()  # The dead one is looked at for the last time.
         assert await other.wait_reply(a_claim()) == a_reply(order)
         clock.advance(2 * settings.idempotency_keep_s)
-        recoverer.tick()
+        with database.write() as connection:
+            assert purge(connection, clock.now_ns()) == 1
         assert await other.wait_reply(a_claim()) is None
+
+
+def purge(connection: Connection, now_ns: int) -> int:
+    return purge_claims(connection, now_ns, 100, 1_000)
+
+
+def claims_that_are_over(database: Database, sizes: Sequence[int]) -> None:
+    row = {"key_id": 1, "operation": "op", "fingerprint": b"f", "owner": b"o", "state": "done", "created_ns": 1}
+    rows = [
+        {
+            **row,
+            "idempotency_key": f"k{number}",
+            "request_id": bytes([number]),
+            "reply_sealed": bytes(size),
+            "expires_ns": number,
+        }
+        for number, size in enumerate(sizes)
+    ]
+    with database.write() as connection:
+        connection.execute(idempotency.insert(), rows)
+
+
+def test_claims_are_forgotten_some_at_a_time(database: Database) -> None:
+    claims_that_are_over(database, (600, 400, 1, 5_000, 0, 0, 0))
+    forgotten: list[int] = []
+    while not forgotten or forgotten[-1]:
+        with database.write() as connection:
+            forgotten.append(purge_claims(connection, 5, 2, 1_000))
+    # No more than two, no more than 1,000 bytes, and never none.
+    assert forgotten == [2, 1, 1, 2, 0]
+    with database.read() as connection:
+        assert connection.execute(select(idempotency.c.idempotency_key)).scalars().all() == ["k6"]
+
+
+def test_processes_that_forget_claims_at_once_do_not_wait_for_each_other(database: Database) -> None:
+    if database.dialect == "sqlite":
+        pytest.skip("SQLite has one writer at a time")
+    claims_that_are_over(database, (0,) * 6)
+    with database.write() as one, database.write() as other:
+        other.exec_driver_sql("SET LOCAL lock_timeout = 2000")
+        assert purge_claims(one, 9, 4, 1_000) == 4
+        assert purge_claims(other, 9, 4, 1_000) == 2
 
 
 async def test_a_claim_is_forgotten_after_its_time(settings: Settings, installation: Installation) -> None:
@@ -305,8 +348,8 @@ async def test_a_claim_is_forgotten_after_its_time(settings: Settings, installat
     await ledger.hold(claiming("k"))
     await ledger.aclose()
     with database.write() as connection:
-        assert purge_claims(connection, clock.now_ns()) == 0
-        assert purge_claims(connection, clock.now_ns() + round(settings.idempotency_keep_s * 1e9)) == 1
+        assert purge(connection, clock.now_ns()) == 0
+        assert purge(connection, clock.now_ns() + round(settings.idempotency_keep_s * 1e9)) == 1
 
 
 async def test_a_claim_outlives_its_time_while_its_call_is_made(settings: Settings, installation: Installation) -> None:
@@ -317,18 +360,18 @@ async def test_a_claim_outlives_its_time_while_its_call_is_made(settings: Settin
     await ledger.hold(order := an_order(account, nano=0, claim=a_claim()))
     clock.advance(settings.idempotency_keep_s + 1)
     with database.write() as connection:
-        assert purge_claims(connection, clock.now_ns()) == 0
+        assert purge(connection, clock.now_ns()) == 0
     with pytest.raises(IdempotencyPending):
         await ledger.hold(an_order(account, nano=0, claim=a_claim()))
     await ledger.settle(a_settlement(order, 0, reply=a_reply(order)))
     with database.write() as connection:
-        assert purge_claims(connection, clock.now_ns()) == 1
+        assert purge(connection, clock.now_ns()) == 1
     # Nobody makes the call of a worker that is gone.
     await ledger.hold(an_order(account, nano=0, claim=a_claim("left")))
     clock.advance(settings.idempotency_keep_s + 1)
     with database.write() as connection:
         mark_dead(connection, owner, clock.now_ns())
-        assert purge_claims(connection, clock.now_ns()) == 1
+        assert purge(connection, clock.now_ns()) == 1
     await ledger.aclose()
 
 

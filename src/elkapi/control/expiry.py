@@ -1,4 +1,5 @@
-"""Forgets stored answers and notices whose time is over, some at a time, and ends answers that nobody makes any more.
+"""Forgets stored answers, idempotency keys and notices whose time is over, some at a time, and ends answers that nobody
+makes any more.
 
 Recovery ends what a worker was making when it is found gone; here are those whose worker nobody knows, as after a
 restore.
@@ -12,6 +13,7 @@ from collections.abc import Awaitable, Callable
 from sqlalchemy import Connection
 
 from elkapi.clock import Clock
+from elkapi.ledger.idempotency import purge_claims
 from elkapi.storage.repos import notices
 from elkapi.storage.repos.stored import fail_orphans, purge
 
@@ -38,11 +40,15 @@ class Expiry:
     async def run_once(self) -> None:
         """Raises Unavailable when the database cannot be asked; the next run sees the same."""
         now_ns = self._clock.now_ns()
+        await self._forget(lambda connection: purge(connection, now_ns, ROWS_MAX, BYTES_MAX))
+        await self._write(fail_orphans)
+        await self._forget(lambda connection: purge_claims(connection, now_ns, ROWS_MAX, BYTES_MAX))
+        before_ns = now_ns - self._notices_keep_ns
+        await self._forget(lambda connection: notices.purge(connection, before_ns, ROWS_MAX))
+
+    async def _forget(self, some: Callable[[Connection], int]) -> None:
+        """Until there are none left."""
         while True:
-            if not await self._write(lambda connection: purge(connection, now_ns, ROWS_MAX, BYTES_MAX)):
+            if not await self._write(some):
                 break
             await asyncio.sleep(PAUSE_S)
-        await self._write(fail_orphans)
-        before_ns = now_ns - self._notices_keep_ns
-        while await self._write(lambda connection: notices.purge(connection, before_ns, ROWS_MAX)) == ROWS_MAX:
-            pass

@@ -1,7 +1,7 @@
 """Sweeps up after processes that died, also when no ledger writer is left to do it: asks the ledger to look.
 
-Who counts as gone, what becomes of a hold and which claims are old is decided in `ledger.recovery`; repeating it, or
-doing it in several processes at once, is harmless.
+Who counts as gone and what becomes of a hold is decided in `ledger.recovery`; repeating it, or doing it in several
+processes at once, is harmless.
 """
 
 from __future__ import annotations

@@ -10,22 +10,22 @@ from __future__ import annotations
 import asyncio
 
 import msgspec
-from sqlalchemy import Connection, delete, select
+from sqlalchemy import Connection, delete, func, select, tuple_
 
 from elkapi.clock import SYSTEM_CLOCK, Clock
 from elkapi.errors import Conflict
 from elkapi.ledger.claims import claim_refusal
 from elkapi.ledger.orders import Refusal
 from elkapi.ledger.statements import claim_is_over
+from elkapi.storage import dialect as sql
 from elkapi.storage.db import Database, Reader
+from elkapi.storage.repos.stored import within
 from elkapi.storage.schema import idempotency
 from elkapi.storage.secrets import Sealer
 from elkapi.types import IdempotencyClaim, StoredReply
 
 POLL_FIRST_S = 0.02
 POLL_MAX_S = 0.25
-# So many claims are forgotten in one transaction, which must not grow long.
-PURGED_MAX = 1000
 
 _encoder = msgspec.msgpack.Encoder()
 _decoder = msgspec.msgpack.Decoder(StoredReply)
@@ -61,16 +61,19 @@ def read_claim(connection: Connection, claim: IdempotencyClaim) -> Refusal | Non
     return None if found is None else claim_refusal(claim.fingerprint, *found)
 
 
-def purge_claims(connection: Connection, now_ns: int) -> int:
-    """Forget claims that were kept long enough, at most PURGED_MAX of them; how many there were."""
+def purge_claims(connection: Connection, now_ns: int, rows_max: int, bytes_max: int) -> int:
+    """Forget claims that were kept long enough, as many as are within both limits and at least one; how many.
+
+    What another process forgets at this moment, or a call takes anew, is left to it.
+    """
     c = idempotency.c
-    is_over = claim_is_over(now_ns)
-    due = list(connection.execute(select(c.key_id, c.operation, c.idempotency_key).where(is_over).limit(PURGED_MAX)))
-    for key_id, operation, key in due:
-        connection.execute(
-            delete(idempotency).where(c.key_id == key_id, c.operation == operation, c.idempotency_key == key, is_over)
-        )
-    return len(due)
+    key = (c.key_id, c.operation, c.idempotency_key)
+    size = func.coalesce(func.length(c.reply_sealed), 0)
+    due = select(*key, size).where(claim_is_over(now_ns)).order_by(c.expires_ns).limit(rows_max)
+    sizes = [(tuple(named), size) for *named, size in connection.execute(sql.for_update(due, skip_locked=True))]
+    if gone := within(sizes, bytes_max):
+        connection.execute(delete(idempotency).where(tuple_(*key).in_(gone)))
+    return len(gone)
 
 
 class _Poll:

@@ -22,8 +22,6 @@ from sqlalchemy import Connection, case, delete, func, select, update
 
 from elkapi.clock import Clock
 from elkapi.ledger import transfers as entries
-from elkapi.ledger.idempotency import purge_claims
-from elkapi.ledger.statements import claim_is_over
 from elkapi.settings import Settings
 from elkapi.storage import dialect as sql
 from elkapi.storage.db import Database
@@ -157,11 +155,18 @@ def behind_heartbeats_s(connection: Connection, now_ns: int) -> float:
     return -math.inf if newest is None else (newest - now_ns) / 1e9
 
 
+def _beats(connection: Connection) -> list[tuple[bytes, int, int | None]]:
+    """(owner, heartbeat, end) of every worker."""
+    c = workers.c
+    return [
+        (owner, beat, ended) for owner, beat, ended in connection.execute(select(c.owner, c.heartbeat_ns, c.ended_ns))
+    ]
+
+
 def gone_workers(connection: Connection, now_ns: int, settings: Settings) -> list[bytes]:
     """Owners that ended, or whose heartbeat is older than heartbeat_lost_s by this clock, and are due for a look."""
-    c = workers.c
-    beats = connection.execute(select(c.owner, c.heartbeat_ns, c.ended_ns)).all()
     lost_ns = now_ns - round(settings.heartbeat_lost_s * 1e9)
+    beats = _beats(connection)
     return [owner for owner, beat, ended in beats if (beat < lost_ns if ended is None else _due(beat, ended, lost_ns))]
 
 
@@ -179,7 +184,6 @@ def recover_owners(
     connection: Connection, owners: Collection[bytes], now_ns: int, seen_ns: Mapping[bytes, int] | None = None
 ) -> RecoveryReport:
     """As `recover`, for these owners; one whose heartbeat moved on from `seen_ns` is alive after all."""
-    purge_claims(connection, now_ns)
     report = RecoveryReport()
     if not owners:
         return report
@@ -260,9 +264,8 @@ class Recoverer:
 
     def tick(self) -> None:
         """Look at the heartbeats and recover when somebody is gone. Raises Unavailable."""
-        beats, is_due = self._database.look(self._beats)
-        gone = self._gone(beats)
-        if not gone and not is_due:
+        beats = self._database.look(_beats)
+        if not (gone := self._gone(beats)):
             return
         started_s = time.perf_counter()
         with self._database.write() as connection:
@@ -270,13 +273,6 @@ class Recoverer:
             report = recover_owners(connection, gone, self._clock.now_ns(), seen_ns)
         if report.is_news:
             log.warning("recovery: %s (%.0f ms)", report.text(), (time.perf_counter() - started_s) * 1000)
-
-    def _beats(self, connection: Connection) -> tuple[list[tuple[bytes, int, int | None]], bool]:
-        """(owner, heartbeat, end) of every worker, and whether an idempotency key was kept long enough."""
-        c = workers.c
-        beats = connection.execute(select(c.owner, c.heartbeat_ns, c.ended_ns)).all()
-        over = select(idempotency.c.key_id).where(claim_is_over(self._clock.now_ns())).limit(1)
-        return [(owner, beat, ended) for owner, beat, ended in beats], connection.execute(over).first() is not None
 
     def _gone(self, beats: list[tuple[bytes, int, int | None]]) -> list[bytes]:
         lost_s = self._settings.heartbeat_lost_s

@@ -11,7 +11,7 @@ from elkapi.clock import ManualClock
 from elkapi.control.expiry import BYTES_MAX, ROWS_MAX, Expiry
 from elkapi.settings import Settings
 from elkapi.storage.installation import open_installation
-from elkapi.storage.schema import stored_events, stored_objects
+from elkapi.storage.schema import idempotency, stored_events, stored_objects
 
 
 async def test_every_row_whose_time_is_over_is_forgotten_in_bounded_transactions(tmp_path: Path) -> None:
@@ -24,6 +24,9 @@ async def test_every_row_whose_time_is_over_is_forgotten_in_bounded_transactions
     ]
     with installation.database.write() as connection:
         connection.execute(insert(stored_objects), rows)
+        claim = {"key_id": 1, "operation": "op", "fingerprint": b"", "request_id": b"", "owner": b"", "state": "done"}
+        claims = [{**claim, "idempotency_key": str(at), "created_ns": 1, "expires_ns": at} for at in (1_000, 1_001)]
+        connection.execute(insert(idempotency), claims)
     forgotten: list[int] = []
 
     async def write(change: Callable[[Connection], int]) -> int:
@@ -32,7 +35,7 @@ async def test_every_row_whose_time_is_over_is_forgotten_in_bounded_transactions
         return forgotten[-1]
 
     await Expiry(write, clock, notices_keep_s=60).run_once()
-    assert forgotten == [ROWS_MAX, 5, 0, 0, 0]
+    assert forgotten == [ROWS_MAX, 5, 0, 0, 1, 0, 0]
     with installation.database.read() as connection:
         assert connection.execute(select(func.count()).select_from(stored_objects)).scalar() == 3
     # Large ones are fewer at a time, with the frames of their streams, and one is always forgotten.
@@ -43,7 +46,7 @@ async def test_every_row_whose_time_is_over_is_forgotten_in_bounded_transactions
         connection.execute(insert(stored_events), {"object_id": b"2", "first": 0, "sealed": b"frame"})
     forgotten.clear()
     await Expiry(write, clock, notices_keep_s=60).run_once()
-    assert forgotten == [2, 1, 1, 0, 0, 0]
+    assert forgotten == [2, 1, 1, 0, 0, 0, 0]
     orphan = {**row, "id": b"orphan", "expires_ns": 1_001, "sealed": b"", "status": "in_progress", "worker": b"gone"}
     with installation.database.write() as connection:
         connection.execute(insert(stored_objects), [orphan])

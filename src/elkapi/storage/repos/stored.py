@@ -152,7 +152,7 @@ def page(
         query = query.where(sql.json_member(connection, c.metadata, name) == value)
     sizes = query.with_only_columns(c.id, func.length(c.sealed)).order_by(order).limit(limit + 1)
     found = connection.execute(sizes).all()
-    shown = _within(found[:limit], bytes_max)
+    shown = within(found[:limit], bytes_max)
     rows = connection.execute(_own(grant, now_ns).where(c.id.in_(shown)).order_by(order))
     return [StoredRow(*row) for row in rows], len(shown) < len(found)
 
@@ -211,16 +211,16 @@ def purge(connection: Connection, now_ns: int, rows_max: int, bytes_max: int) ->
     c = _objects.c
     frames = select(func.coalesce(func.sum(func.length(_events.c.sealed)), 0)).where(_events.c.object_id == c.id)
     due = select(c.id, func.length(c.sealed) + frames.scalar_subquery()).where(c.expires_ns <= now_ns).limit(rows_max)
-    ids = _within(connection.execute(due).all(), bytes_max)
+    ids = within(connection.execute(due).all(), bytes_max)
     if ids:
         connection.execute(delete(_objects).where(c.id.in_(ids)))
         _forget_parts(connection, ids)
     return len(ids)
 
 
-def _within(sizes: Iterable[Sequence[Any]], bytes_max: int) -> list[bytes]:
+def within(sizes: Iterable[Sequence[Any]], bytes_max: int) -> list[Any]:
     """The first ids of (id, size) that are within so many bytes together, at least one."""
-    ids: list[bytes] = []
+    ids: list[Any] = []
     total = 0
     for object_id, size in sizes:
         total += int(size)
