@@ -308,6 +308,30 @@ def test_sqlite_is_in_wal_mode_and_bears_our_mark(tmp_path: Path) -> None:
         database.close()
 
 
+def test_sqlites_log_gives_back_what_a_long_read_made_it_take(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sql, "SQLITE_LOG_BYTES_KEPT", 1 << 20)
+    database = Database.open(f"sqlite:///{tmp_path / 'e.sqlite3'}")
+    migrate(database)
+    log = tmp_path / "e.sqlite3-wal"
+
+    def write() -> None:
+        with database.write() as connection:
+            connection.execute(meta.delete().where(meta.c.name == "much"))
+            connection.execute(meta.insert(), {"name": "much", "value": "x" * 600_000})
+
+    with database.read() as reading:
+        assert reading.execute(select(meta.c.name)).all()
+        for _ in range(5):
+            write()
+    assert log.stat().st_size > 2 << 20
+    with sqlite3.connect(tmp_path / "e.sqlite3") as raw:
+        raw.execute("PRAGMA wal_checkpoint(PASSIVE)")
+    raw.close()
+    write()
+    assert log.stat().st_size <= 1 << 20
+    database.close()
+
+
 @pytest.mark.parametrize("statement", ["CREATE TABLE theirs (x)", "PRAGMA application_id = 1234"])
 def test_another_programs_sqlite_file_is_refused_untouched(tmp_path: Path, statement: str) -> None:
     path = tmp_path / "theirs.sqlite3"
