@@ -84,7 +84,7 @@ class _Subset:
         if len(some) < len(options):
             result["nullable"] = True
         # Whatever else stood beside the union is in each of them.
-        beside = {name: result[name] for name in ("description", "nullable") if name in result}
+        beside: _Schema = {name: result[name] for name in ("description", "nullable") if name in result}
         if len(some) < 2:
             return {**(some[0] if some else {}), **beside}
         return {**beside, "anyOf": some}
