@@ -11,6 +11,7 @@ from sqlalchemy import Connection
 
 from elkapi.admin.context import Admin, check_name
 from elkapi.admin.errors import InvalidInput, Missing, Refused
+from elkapi.guards.found import Blocked
 from elkapi.guards.rules import found_in, rule_of
 from elkapi.guards.text import plain
 from elkapi.storage.repos import groups, guards, keys
@@ -145,11 +146,18 @@ def _users(connection: Connection, name: str) -> list[str]:
 
 
 def try_guard(admin: Admin, name: str, text: str) -> list[dict[str, object]]:
-    """What a list of words or a search for personal data finds in a text, as rows. Raises Missing, InvalidInput."""
+    """What a list of words or a search for personal data finds in a text, as rows.
+
+    Raises Missing, InvalidInput, and Refused for a text that no call may have.
+    """
     guard = show_guard(admin, name)
     if guard.kind == "hook":
         raise InvalidInput("a hook is asked by calls only", field="name")
+    try:
+        hits = found_in([rule_of(guard)], text)
+    except Blocked as blocked:
+        raise Refused(blocked.reason) from None
     return [
         {"label": found.label, "start": found.start, "end": found.end, "text": text[found.start : found.end]}
-        for _, found in found_in([rule_of(guard)], text)
+        for _, found in hits
     ]

@@ -24,6 +24,10 @@ class Blocked(Exception):
         self.reason = reason
 
 
+class TooMuch(Exception):
+    """A text holds more that looks like what is to be found than can be looked at; what it holds is not known."""
+
+
 def merged(found: Sequence[Found]) -> list[Found]:
     """The spans in order, those that overlap as one, under the label of the longest."""
     result: list[Found] = []

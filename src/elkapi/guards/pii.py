@@ -1,18 +1,20 @@
 """Personal data and secrets by their form: found by fixed patterns, then held to check digits and real number plans.
 
 The patterns are ours and every repetition in them is bounded, so the time is linear; nobody else's pattern is ever run.
-`phonenumbers` knows the number plans, `stdnum` the check digits, `ipaddress` the addresses.
+`phonenumbers` knows the number plans, `stdnum` those of accounts, `ipaddress` the addresses.
 """
 
 from __future__ import annotations
 
+import functools
 import importlib
 import ipaddress
 import re
+import string
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from itertools import product
 
-from elkapi.guards.found import Found
+from elkapi.guards.found import Found, TooMuch
 from elkapi.guards.text import plain
 from elkapi.types import PiiKind
 
@@ -53,11 +55,16 @@ _PRIVATE_KEY = re.compile(
 # A thread that searches keeps the interpreter, and the event loop with it, until it has found something or is through:
 # so it searches so much at a time. What begins there may end behind it, and is never as long as the second.
 SLICE_CHARS, BEHIND_CHARS = 64 * 1024, 8 * 1024
-IBAN_LENGTH_MIN = 15
 BEGINNING_CHARS = 4
+_BETWEEN = str.maketrans("", "", " \n-")
 _FIGURES = {ord("A") + number: str(10 + number) for number in range(26)}
-# The number plans take a third of a millisecond for a run of digits.
-RUNS_MAX = 1000
+# What may be looked at of one text, about a second of it: the number plans take a third of a millisecond for a run of
+# digits, check digits six millionths of a second. A text with more is for nobody to read by the way: see TooMuch.
+RUNS_MAX = 2_000
+WRONG_RUNS_MAX = 200_000
+# Of a digit, alone and doubled as every second one of a card is.
+_ONCE = bytes(value - 48 if 48 <= value < 58 else 0 for value in range(256))
+_TWICE = bytes(sum(divmod(2 * (value - 48), 10)) if 48 <= value < 58 else 0 for value in range(256))
 # How cards begin, and how long they are then.
 _ISSUERS = (
     (("4",), (13, 16, 19)),
@@ -81,12 +88,13 @@ CHARS_MAX: dict[PiiKind, int] = {
 def finder(kinds: Sequence[PiiKind], regions: Sequence[str]) -> Callable[[str], list[Found]]:
     """Finds these kinds in a text; phone numbers without a country code only of `regions` ("DE", "US").
 
-    What the kinds need is loaded here, and not by the first call.
+    It raises TooMuch. What the kinds need is loaded here, and not by the first call.
     """
     if "phone" in kinds:
         importlib.import_module("phonenumbers")
-    if "iban" in kinds or "card" in kinds:
+    if "iban" in kinds:
         importlib.import_module("stdnum.iban")
+        _iban_lengths()
     ways: dict[PiiKind, Callable[[str], Iterator[Span]]] = {
         "email": _emails,
         "iban": _ibans,
@@ -130,52 +138,74 @@ def _emails(text: str) -> Iterator[Span]:
 def _ibans(text: str) -> Iterator[Span]:
     from stdnum import iban
 
+    lengths = _iban_lengths()
+
     def is_right(part: str) -> bool:
         # `stdnum` takes ten times as long to see that the check digits are wrong, as they mostly are.
-        if len(part) < IBAN_LENGTH_MIN or int((part[4:] + part[:4]).upper().translate(_FIGURES)) % 97 != 1:
-            return False
-        return _valid(iban, part)
+        return int((part[4:] + part[:4]).upper().translate(_FIGURES)) % 97 == 1 and bool(iban.is_valid(part))
 
-    return _in_runs(_IBAN, _IBAN_INSIDE, text, is_right)
+    return _in_runs(_IBAN, _IBAN_INSIDE, text, lambda part: lengths.get(part[:2].upper(), ()), is_right)
+
+
+@functools.cache
+def _iban_lengths() -> dict[str, tuple[int, ...]]:
+    """How long the IBANs of each country are: nothing else that begins like one needs its check digits looked at."""
+    from stdnum import numdb
+
+    plans, letters = numdb.get("iban"), string.ascii_uppercase
+    told = {country: plans.info(country)[0][1].get("bban", "") for country in map("".join, product(letters, letters))}
+    return {country: (4 + sum(map(int, re.findall(r"\d+", plan))),) for country, plan in told.items() if plan}
 
 
 def _cards(text: str) -> Iterator[Span]:
-    from stdnum import luhn
-
-    return _in_runs(_CARD, _CARD_INSIDE, text, lambda part: _is_a_cards(part) and _valid(luhn, part))
+    return _in_runs(_CARD, _CARD_INSIDE, text, _card_lengths, _has_check_digit)
 
 
-def _is_a_cards(part: str) -> bool:
-    return any(len(part) in lengths and part.startswith(beginnings) for beginnings, lengths in _ISSUERS)
+def _has_check_digit(digits: str) -> bool:
+    """Luhn's, whose library takes four times as long."""
+    raw = digits.encode() if digits.isascii() else b""
+    return bool(raw) and (sum(raw[::-2].translate(_ONCE)) + sum(raw[-2::-2].translate(_TWICE))) % 10 == 0
 
 
-def _valid(module: Any, part: str) -> bool:
-    return bool(module.is_valid(part))
+def _card_lengths(part: str) -> tuple[int, ...]:
+    return next((lengths for beginnings, lengths in _ISSUERS if part.startswith(beginnings)), ())
 
 
 def _in_runs(
-    pattern: re.Pattern[str], inside: re.Pattern[str], text: str, is_right: Callable[[str], bool]
+    pattern: re.Pattern[str],
+    inside: re.Pattern[str],
+    text: str,
+    lengths_of: Callable[[str], Sequence[int]],
+    is_right: Callable[[str], bool],
 ) -> Iterator[Span]:
     """The longest right beginning of each run; where it ends before its run, or there is none, the rest is one too."""
-    place = 0
+    wrong = place = 0
     while (hit := _next_hit(pattern, text, place)) is not None:
         place = hit.end()
-        if (end := _longest(hit, is_right)) is not None:
+        if (end := _longest(hit, lengths_of, is_right)) is not None:
             yield hit.start(), end
             place = end
-        elif (later := inside.search(text, hit.start() + 1, hit.end() + BEGINNING_CHARS)) is not None:
+            continue
+        wrong += 1
+        if wrong > WRONG_RUNS_MAX:
+            raise TooMuch
+        if (later := inside.search(text, hit.start() + 1, hit.end() + BEGINNING_CHARS)) is not None:
             place = later.start()
 
 
-def _longest(hit: re.Match[str], is_right: Callable[[str], bool]) -> int | None:
-    """Where the longest right beginning of a run ends that nothing of its own kind follows; None when none is."""
-    text = hit.string
-    places = [place for place in range(*hit.span()) if text[place].isalnum()]
-    part = "".join(text[place] for place in places)
-    for length in range(len(places), 0, -1):
-        end = places[length - 1] + 1
-        if not (end < len(text) and text[end].isalnum()) and is_right(part[:length]):
-            return end
+def _longest(
+    hit: re.Match[str], lengths_of: Callable[[str], Sequence[int]], is_right: Callable[[str], bool]
+) -> int | None:
+    """Where the longest right beginning of a run ends that nothing of its own kind follows; None when none is.
+
+    `lengths_of` says how long it may be without what stands between its signs, in rising order.
+    """
+    text, part = hit.string, hit.group().translate(_BETWEEN)
+    for length in reversed(lengths_of(part)):
+        if length <= len(part) and is_right(part[:length]):
+            end = [place for place in range(*hit.span()) if text[place].isalnum()][length - 1] + 1
+            if not (end < len(text) and text[end].isalnum()):
+                return end
     return None
 
 
@@ -191,15 +221,20 @@ def _phones_in(text: str, regions: Sequence[str]) -> Iterator[Span]:
 
     number = place = 0
     while (run := _next_hit(_PHONE, text, place)) is not None:
-        place, number = run.end(), number + 1
+        place = run.end()
+        is_international = "+" in run.group()
+        if not (is_international or regions):
+            continue
+        number += 1
         if number > RUNS_MAX:
-            # Nobody writes so many by hand; what says of itself that it is a phone number is taken at its word.
-            if run.group().startswith("+"):
-                yield run.span()
+            # What says of itself that it is a phone number is taken at its word.
+            if not is_international:
+                raise TooMuch
+            yield run.span()
             continue
         found = [
             (run.start() + match.start, run.start() + match.end)
-            for region in ((None, *regions) if "+" not in run.group() else (None,))
+            for region in ((None,) if is_international else regions)
             # The matcher's time grows faster than its text, so it only ever sees one run of digits.
             for match in PhoneNumberMatcher(run.group(), region, leniency=Leniency.VALID)
         ]

@@ -8,12 +8,13 @@ from collections.abc import Callable, Sequence
 import msgspec
 
 from elkapi.guards import pii
-from elkapi.guards.found import Blocked, Found, masked
+from elkapi.guards.found import Blocked, Found, TooMuch, masked
 from elkapi.guards.words import WordList
 from elkapi.types import Guard
 
 # Compiled guards by what they say: a new snapshot rarely changes one, and a list of thousands takes tens of ms.
 RULES_MAX = 1024
+TOO_MUCH = "one text holds more numbers than can be looked at; send it in parts"
 
 
 class Rule(msgspec.Struct, frozen=True):
@@ -51,8 +52,14 @@ def rule_of(guard: Guard) -> Rule:
 
 
 def found_in(rules: Sequence[Rule], text: str) -> list[tuple[Rule, Found]]:
-    """What these rules find, in their order; hooks find nothing here."""
-    return [(rule, found) for rule in rules if rule.find is not None for found in rule.find(text)]
+    """What these rules find, in their order; hooks find nothing here. Raises Blocked for a text that is too much."""
+    result: list[tuple[Rule, Found]] = []
+    for rule in rules:
+        try:
+            result += [(rule, found) for found in rule.find(text)] if rule.find is not None else ()
+        except TooMuch:
+            raise Blocked(rule.guard.name, TOO_MUCH) from None
+    return result
 
 
 def checked(rules: Sequence[Rule], text: str) -> str:

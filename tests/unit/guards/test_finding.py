@@ -8,7 +8,7 @@ import re
 import pytest
 
 from elkapi.guards import pii as patterns
-from elkapi.guards.found import Blocked, Found, masked
+from elkapi.guards.found import Blocked, Found, TooMuch, masked
 from elkapi.guards.pii import CHARS_MAX, finder
 from elkapi.guards.rules import checked, rule_of
 from elkapi.guards.text import plain
@@ -181,6 +181,29 @@ def test_long_runs_of_anything_are_searched_in_a_moment() -> None:
         "1\n",
     ):
         find(piece * 5_000)
+
+
+@pytest.mark.parametrize(
+    ("kind", "piece", "regions"),
+    [("card", "4111 ", ()), ("card", "2345 6789\n", ()), ("iban", "DE22 ", ()), ("phone", "030 901820\n", ("DE",))],
+)
+def test_a_text_with_more_than_can_be_looked_at_is_never_let_through(
+    kind: PiiKind, piece: str, regions: tuple[str, ...]
+) -> None:
+    find = finder((kind,), regions)
+    with pytest.raises(TooMuch):
+        find(piece * 400_000)
+    with pytest.raises(Blocked, match="p") as blocked:
+        checked([rule_of(pii(kind, regions=regions))], piece * 400_000)
+    assert "more numbers than can be looked at" in blocked.value.reason
+
+
+def test_what_is_found_and_what_cannot_be_a_number_of_the_kind_is_as_much_as_there_is() -> None:
+    assert len(finder(("iban",), ())("DE89370400440532013000\n" * 10_000)) == 10_000
+    # Without a region only what has a country code can be a phone number.
+    assert finder(("phone",), ())("030 901820\n" * 10_000) == []
+    assert len(finder(("phone",), ())("+49 30 901820 x " * 4_000)) == 4_000
+    assert len(finder(("phone",), ("DE",))("030 901820, " * 1_500)) == 1_500
 
 
 class Searched:
