@@ -16,7 +16,7 @@ from sqlalchemy.exc import IntegrityError
 from elkapi.admin import addresses, overrides
 from elkapi.admin.context import Admin, check_model, check_name
 from elkapi.admin.errors import InvalidInput, Missing, Refused
-from elkapi.catalog.upstreams import UPSTREAM_FAMILIES, UpstreamFamily
+from elkapi.catalog.upstreams import UPSTREAM_FAMILIES, VERSION, UpstreamFamily
 from elkapi.storage.repos import channels, groups
 from elkapi.storage.repos.channels import ChannelConfig, ChannelKeyView, ChannelSpec, ChannelView
 from elkapi.storage.seeds import DEFAULT_GROUP
@@ -203,7 +203,7 @@ def _check_is_base(family: UpstreamFamily, base_url: str) -> None:
     """The address of one endpoint, as providers' pages show it, would get every endpoint's path a second time."""
     for endpoint in family.wires.values():
         _, _, path = endpoint.path.removeprefix("/").partition("/")
-        if path and re.search(rf"/v\d+(beta\d*)?/{re.escape(path)}/?$", base_url):
+        if path and re.search(rf"{VERSION}/{re.escape(path)}/?$", base_url):
             raise InvalidInput(f"leave /{path} out: the gateway puts it behind the base URL", field="base_url")
 
 

@@ -398,7 +398,9 @@ def _filled(path: str, channel: Channel, values: Mapping[str, str]) -> str:
     return re.sub(r"\{([a-z-]+)\}", lambda hit: quote(known[hit.group(1)], safe=""), path)
 
 
-_VERSIONED = re.compile(r"/v\d+(beta\d*)?$")
+# How a base ends that has a version: some providers put their form of OpenAI's API below their own API's version.
+VERSION = r"/v\d+(?:beta\d*)?(?:/openai)?"
+_VERSIONED = re.compile(VERSION + "$")
 
 
 def target_path(base_path: str, upstream: str) -> str:

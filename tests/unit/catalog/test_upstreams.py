@@ -83,6 +83,10 @@ def test_a_stream_may_have_a_path_of_its_own() -> None:
         ("/v1", "/v1/chat/completions", "/v1/chat/completions"),
         ("/api/paas/v4", "/v1/chat/completions", "/api/paas/v4/chat/completions"),
         ("/v1beta", "/v1beta/models/m:countTokens", "/v1beta/models/m:countTokens"),
+        # Google's and DeepInfra's addresses for OpenAI's packages.
+        ("/v1beta/openai/", "/v1/chat/completions", "/v1beta/openai/chat/completions"),
+        ("/v1/openai", "/v1/models", "/v1/openai/models"),
+        ("/openai", "/v1/chat/completions", "/openai/v1/chat/completions"),
         ("/compatible-mode/v1/", "/v1/embeddings", "/compatible-mode/v1/embeddings"),
     ],
 )

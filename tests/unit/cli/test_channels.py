@@ -170,6 +170,7 @@ def test_a_private_upstream_is_refused_with_a_hint(elkapi: Elkapi) -> None:
         ("openai", "https://192.0.2.1/v1/chat/completions", "leave /chat/completions out"),
         ("zhipu", "https://192.0.2.1/api/paas/v4/embeddings/", "leave /embeddings out"),
         ("anthropic", "https://192.0.2.1/v1/messages", "leave /messages out"),
+        ("compatible", "https://192.0.2.1/v1beta/openai/chat/completions", "leave /chat/completions out"),
         ("openai", "https://192.0.2.1/embeddings", None),
         ("anthropic", "https://192.0.2.1/v1", None),
     ],
