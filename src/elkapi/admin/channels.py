@@ -144,9 +144,10 @@ def add_channel_keys(admin: Admin, which: str, secrets: Iterable[str]) -> list[C
     with admin.database.write() as connection:
         channel_id = _find(connection, which)
         _check_forms(_view(connection, admin, channel_id).family, keys)
-        if len(channels.view_keys(connection, channel_id)) + len(keys) > KEYS_MAX:
+        added = channels.add_keys(connection, admin.sealer, channel_id, keys, **admin.who())
+        if len(channels.view_keys(connection, channel_id)) > KEYS_MAX:
             raise InvalidInput(f"a channel holds at most {KEYS_MAX}", field="keys")
-        return channels.add_keys(connection, admin.sealer, channel_id, keys, **admin.who())
+        return added
 
 
 def list_channel_keys(admin: Admin, which: str) -> list[ChannelKeyView]:

@@ -54,6 +54,19 @@ def _reads_of_channels() -> list[tuple[str, ...]]:
     ]
 
 
+def test_keys_that_a_full_channel_has_already_are_left_as_they_are(
+    elkapi: Elkapi, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("elkapi.admin.channels.KEYS_MAX", 2)
+    add_channel(elkapi, "--name", "c")
+    pasted = f"{PLANTED}\n{PLANTED}-2\n"
+    assert len(elkapi("channel", "key", "add", "c", "--key-file", "-", "--json", stdin=pasted).json) == 1
+    assert elkapi("channel", "key", "add", "c", "--key-file", "-", "--json", stdin=pasted).json == []
+    refused = elkapi("channel", "key", "add", "c", "--key", f"{PLANTED}-3")
+    assert (refused.status, refused.err) == (2, "elkapi: keys: a channel holds at most 2\n")
+    assert len(elkapi("channel", "key", "list", "c", "--json").json) == 2
+
+
 def test_bulk_paste_is_deduplicated(elkapi: Elkapi) -> None:
     channel = add_channel(elkapi, "--name", "c")
     assert len(channel["keys"]) == 1
