@@ -51,6 +51,28 @@ async def test_every_dialect_is_answered_by_vertex_with_one_exchanged_token(
     assert [request.target for request in sandbox.sandbox.recorder.shown()].count("/token") == 1
 
 
+async def test_a_call_whose_token_did_not_come_was_not_sent_and_may_be_repeated(
+    gate: Gateway, sandbox: Running, account: str
+) -> None:
+    await gate.channel(
+        f"{sandbox.base_url}/v1/projects/p/locations/us-east5",
+        (MODEL,),
+        family="vertex",
+        secrets=(account,),
+        options={"token-url": f"{sandbox.base_url}/token"},
+        model_map={MODEL: "gemini-2.5-pro"},
+    )
+    await gate.price(MODEL, per_1m_usd="1", output_per_1m_usd="2")
+    key, asked = await gate.key("10"), ask("chat", MODEL, f"[[say: {SAID}]]")
+    headers = {**asked.headers, "idempotency-key": "once"}
+    sandbox.sandbox.stand("cut-after=1b")
+    broken = await gate.ask(key, asked.body, path=asked.path, headers=headers)
+    assert broken.status_code == 502, broken.text
+    sandbox.sandbox.stand("")
+    again = await gate.ask(key, asked.body, path=asked.path, headers=headers)
+    assert (again.status_code, text_of("chat", again.json())) == (200, SAID)
+
+
 def contents(part: dict[str, object]) -> dict[str, object]:
     return {"contents": [{"role": "user", "parts": [{"text": "read it"}, part]}]}
 

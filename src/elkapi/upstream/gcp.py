@@ -17,6 +17,7 @@ from cryptography.hazmat.primitives.serialization import load_pem_private_key
 from elkapi.clock import Clock
 from elkapi.errors import NOT_JSON
 from elkapi.upstream.answer import Send, answer_to
+from elkapi.upstream.errors import UpstreamFailure
 from elkapi.upstream.jwt import signed_token
 from elkapi.upstream.origin import Deadlines, Origin, UpstreamRequest
 
@@ -70,26 +71,34 @@ def assertion(account_json: str, audience: str, now_s: int) -> str:
 
 
 class TokenSource:
-    """Tokens by channel key; calls that need the same one at once share one exchange."""
+    """Tokens by channel key; calls that need the same one at once share one exchange, and its failure."""
 
     def __init__(self, send: Send, clock: Clock) -> None:
         self._send = send
         self._clock = clock
         self._kept: dict[tuple[int, str], tuple[str, float]] = {}
-        self._locks: dict[int, asyncio.Lock] = {}
+        self._under_way: dict[tuple[int, str], asyncio.Task[str]] = {}
 
     async def token(self, key_id: int, account_json: str, token_url: str, allow_private: bool) -> str:
         """A token that is good for a while. Raises TokenRefused, UpstreamFailure, ValueError (no such key)."""
         name = (key_id, account_json)
-        async with self._locks.setdefault(key_id, asyncio.Lock()):
-            kept = self._kept.get(name)
-            if kept is not None and kept[1] > self._clock.monotonic_s():
-                return kept[0]
-            text, life_s = await self._exchange(account_json, token_url, allow_private)
-            if len(self._kept) >= TOKENS_KEPT_MAX:
-                self._kept.clear()
-            self._kept[name] = (text, self._clock.monotonic_s() + max(0, life_s - RENEW_BEFORE_S))
-            return text
+        kept = self._kept.get(name)
+        if kept is not None and kept[1] > self._clock.monotonic_s():
+            return kept[0]
+        renewing = self._under_way.get(name)
+        if renewing is None:
+            renewing = asyncio.create_task(self._renewed(name, token_url, allow_private))
+            self._under_way[name] = renewing
+            renewing.add_done_callback(lambda _: self._under_way.pop(name))
+        # Whoever leaves takes it from nobody else.
+        return await asyncio.shield(renewing)
+
+    async def _renewed(self, name: tuple[int, str], token_url: str, allow_private: bool) -> str:
+        text, life_s = await self._exchange(name[1], token_url, allow_private)
+        if len(self._kept) >= TOKENS_KEPT_MAX:
+            self._kept.clear()
+        self._kept[name] = (text, self._clock.monotonic_s() + max(0, life_s - RENEW_BEFORE_S))
+        return text
 
     async def _exchange(self, account_json: str, token_url: str, allow_private: bool) -> tuple[str, int]:
         now_s = self._clock.now_ns() // 1_000_000_000
@@ -102,7 +111,12 @@ class TokenSource:
             body=urlencode(form).encode(),
             deadlines=DEADLINES,
         )
-        answer = await answer_to(self._send, request, ANSWER_BYTES_MAX)
+        try:
+            answer = await answer_to(self._send, request, ANSWER_BYTES_MAX)
+        except UpstreamFailure as failure:
+            # What left is no call yet, so another attempt does nothing twice.
+            failure.sent = False
+            raise
         if answer.status != 200 or not answer.complete:
             raise TokenRefused(f"the token endpoint answered {answer.status}")
         try:
