@@ -259,6 +259,16 @@ def test_a_filled_target_needs_force_and_is_then_replaced(filled: Admin, tmp_pat
         assert len(changed) == 3
 
 
+def test_prices_that_an_operator_set_are_not_replaced_unasked(filled: Admin, tmp_path: Path) -> None:
+    backups.backup(filled, tmp_path / "copy")
+    own = Settings(data_dir=str(tmp_path / "own"), secret_key=load_secret_key(filled.settings).hex())
+    with Admin.open(own, "test") as fresh:
+        prices.set_price(fresh, prices.PriceInput(model="mine", per_call="0.5"))
+        with pytest.raises(Refused, match="--force"):
+            backups.restore(own, tmp_path / "copy", check=check_books, actor="test")
+        assert prices.history(fresh, "mine")
+
+
 def test_a_restore_is_refused_while_a_gateway_runs(filled: Admin, tmp_path: Path) -> None:
     clock = ManualClock()
     backups.backup(filled, tmp_path / "copy")

@@ -159,7 +159,8 @@ def _refuse_unless_free(connection: Connection, settings: Settings, *, force: bo
     if running_workers(connection, alive_since_ns):
         wait_s = settings.heartbeat_lost_s
         raise Refused(f"a gateway is running on this database; stop it first (after a crash, wait {wait_s:g} s)")
-    tables = (schema.keys, schema.channels, schema.requests, schema.transfers)
+    # Prices, groups and rules are seen by the audit row that each of them has.
+    tables = (schema.keys, schema.channels, schema.requests, schema.transfers, schema.audit)
     if not force and any(connection.execute(select(func.count()).select_from(table)).scalar() for table in tables):
         raise Refused("this installation is not empty; --force replaces everything in it")
 
