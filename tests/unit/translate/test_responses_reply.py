@@ -530,6 +530,23 @@ def test_log_probabilities_are_told_with_every_piece_of_the_text() -> None:
     assert [row["token"] for row in message["content"][0]["logprobs"]] == ["a", "b"]
 
 
+def test_a_token_has_its_bytes_and_the_likeliest_ones_at_its_place() -> None:
+    row = TokenLogprob("é", -0.5, (("é", -0.5), ("e", -1.0)))
+    (message,) = json.loads(DIALECT.write_reply([TextDelta("é", (row,))], FACTS))["output"]
+    shown = {"token": "é", "bytes": [0xC3, 0xA9], "logprob": -0.5}
+    assert message["content"][0]["logprobs"] == [
+        {**shown, "top_logprobs": [shown, {"token": "e", "bytes": [0x65], "logprob": -1.0}]}
+    ]
+
+
+@pytest.mark.parametrize(("quoted", "place"), [("b", (4, 5)), ("b a", (0, 3)), ("x", (5, 5)), ("", (5, 5))])
+def test_a_source_stands_where_its_words_were_last_said(quoted: str, place: tuple[int, int]) -> None:
+    events = [TextDelta("b a b"), Citation("https://x.example", "t", quoted), TextDelta(" b")]
+    (message,) = json.loads(DIALECT.write_reply(events, FACTS))["output"]
+    (source,) = message["content"][0]["annotations"]
+    assert (source["start_index"], source["end_index"]) == place
+
+
 def test_a_ping_is_a_comment_that_the_sdk_passes_over() -> None:
     writer = DIALECT.writer(FACTS)
     stream = writer.feed(Start("a", "b")) + writer.ping() + writer.feed(TextDelta("x")) + writer.ping()
@@ -572,10 +589,15 @@ def test_a_response_repeats_every_setting_that_it_was_asked_with() -> None:
         "truncation": "auto",
         "user": "u",
     }
-    for more in ({}, {"conversation": "conv_1"}):
+    for more in ({}, {"conversation": "conv_1"}, {"include": ["message.output_text.logprobs"]}):
         request = DIALECT.read_request(json.dumps({"model": "m", "input": "hi", **asked, **more}).encode())
         whole = json.loads(DIALECT.write_reply([], msgspec.structs.replace(FACTS, request=request)))
         assert {name: whole[name] for name in asked} == asked
+    for choice in ("none", {"type": "function", "name": "f"}):
+        request = DIALECT.read_request(json.dumps({"model": "m", "input": "hi", "tool_choice": choice}).encode())
+        whole = json.loads(DIALECT.write_reply([], msgspec.structs.replace(FACTS, request=request)))
+        unasked = [whole[name] for name in ("text", "metadata", "tools", "temperature", "top_p", "truncation")]
+        assert (whole["tool_choice"], unasked) == (choice, [{"format": {"type": "text"}}, {}, [], 1.0, 1.0, "disabled"])
 
 
 @pytest.mark.parametrize(
