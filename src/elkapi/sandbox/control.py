@@ -80,6 +80,8 @@ def _requests(sandbox: Sandbox, query: str) -> tuple[int, object]:
 
 
 def _fault(sandbox: Sandbox, method: str, body: bytes) -> tuple[int, object]:
+    if len(body) > DIRECTIVE_BYTES_MAX:
+        return 400, {"error": f"a directive has at most {DIRECTIVE_BYTES_MAX} bytes"}
     if method != "GET":
         try:
             sandbox.stand("" if method == "DELETE" else body.decode("ascii").strip())
@@ -89,7 +91,7 @@ def _fault(sandbox: Sandbox, method: str, body: bytes) -> tuple[int, object]:
 
 
 async def _short_body(receive: Receive) -> bytes | None:
-    """The body of a control request, cut at the longest directive; None when the client has left."""
+    """The body of a control request, cut behind the longest directive; None when the client has left."""
     body = b""
     more = True
     while more:

@@ -42,7 +42,7 @@ ODD = "reticulating"
 FILES = "files"
 FILES_PATH = "/_files"
 VIDEO_TYPE = "video/mp4"
-_RANGE = re.compile(r"bytes=(\d*)-(\d*)")
+_RANGE = re.compile(r"bytes=(\d{0,18})-(\d{0,18})")
 
 
 class Callback(msgspec.Struct, frozen=True):
