@@ -14,7 +14,7 @@ import msgspec
 import pytest
 
 from elkapi.storage.repos import tasks as rows
-from elkapi.storage.repos.tasks import parse_id
+from elkapi.storage.repos.tasks import parse_task_id
 from elkapi.tasks.record import opened
 from tests.assets.media import jpeg, mp4, png
 from tests.tasks.rows import SUBMITS
@@ -151,7 +151,7 @@ def test_a_picture_by_its_address_is_sent_as_bytes_and_kept_as_it_was_said(
     assert reply.status_code == 200, reply.text
     assert sent(gateways) == {"prompt": "a dog", "image": A_PNG}
     (task,) = begun(asking)
-    task_id = parse_id(task["id"])
+    task_id = parse_task_id(task["id"])
     assert task_id is not None
     with gateways.gate.database.read() as connection:
         row = rows.read(connection, task_id)

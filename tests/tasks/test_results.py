@@ -13,7 +13,7 @@ from elkapi.admin.tasks import list_tasks
 from elkapi.control.tasking import MakeCopier, opened_poller, polling
 from elkapi.money import parse_usd
 from elkapi.roles import WorkerOrder
-from elkapi.storage.repos.tasks import text_id
+from elkapi.storage.repos.tasks import task_id_text
 from elkapi.tasks.results import AssetCopier
 from tests.assets import media
 from tests.tasks.conftest import Tasks
@@ -83,7 +83,7 @@ async def test_a_store_that_fails_ends_no_task_and_is_told_to_the_operator(
         # Its caller sees a task that runs and is nearly done, and nothing of the provider's addresses.
         shown = (await tasks.call("GET", f"/kling/v1/videos/text2video/{task_id}")).json()
         assert (shown["data"]["task_status"], "task_result" in shown["data"]) == ("processing", False)
-        neutral = (await tasks.call("GET", f"/v1/tasks/{text_id(list_tasks(admin)[0].id)}")).json()
+        neutral = (await tasks.call("GET", f"/v1/tasks/{task_id_text(list_tasks(admin)[0].id)}")).json()
         assert (neutral["status"], neutral["progress"]) == ("running", 99)
         assert tasks.gate.books().customers_held_nano == parse_usd("0.50")
         ((kind, detail),) = tasks.gate.sql("select kind, detail from alerts")

@@ -14,7 +14,7 @@ from elkapi.errors import Unavailable
 from elkapi.ids import new_id, parse_request_id
 from elkapi.ledger import open_ledger
 from elkapi.storage.repos import audit, tasks
-from elkapi.storage.repos.tasks import TaskRow, text_id
+from elkapi.storage.repos.tasks import TaskRow, task_id_text
 from elkapi.storage.secrets import SealError
 from elkapi.tasks import ending
 from elkapi.tasks.addresses import Addresses
@@ -63,7 +63,7 @@ def poll_task(admin: Admin, task_id: str) -> None:
     with admin.database.write() as connection:
         if not tasks.poke(connection, row.id):
             raise Refused(f"{task_id} ended: it is {row.state}")
-        audit.write(connection, **admin.who(), action="task.poll", subject=f"task:{text_id(row.id)}", detail={})
+        audit.write(connection, **admin.who(), action="task.poll", subject=f"task:{task_id_text(row.id)}", detail={})
 
 
 def end_task(admin: Admin, task_id: str, reason: str) -> Task:
@@ -97,7 +97,9 @@ def end_task(admin: Admin, task_id: str, reason: str) -> Task:
     # Said before it is done, so that an end without its reason cannot be.
     with admin.database.write() as connection:
         detail = {"reason": reason, "held_nano": task.asked.held_nano}
-        audit.write(connection, **admin.who(), action="task.end", subject=f"task:{text_id(task.row.id)}", detail=detail)
+        audit.write(
+            connection, **admin.who(), action="task.end", subject=f"task:{task_id_text(task.row.id)}", detail=detail
+        )
     if not asyncio.run(_made(admin, step)):
         raise Refused(f"{task_id} moved meanwhile; look at it again")
     after = show_task(admin, task_id).task
@@ -117,7 +119,7 @@ async def _made(admin: Admin, step: TaskStep) -> bool:
 
 
 def _parsed(task_id: str) -> bytes:
-    parsed = tasks.parse_id(task_id) or parse_request_id(task_id)
+    parsed = tasks.parse_task_id(task_id) or parse_request_id(task_id)
     if parsed is None:
         raise InvalidInput("a task's id is `task_` and 32 hex digits", field="id")
     return parsed

@@ -105,10 +105,10 @@ def end(task_id: str, refund: bool, reason: str, as_json: bool) -> None:
 
 
 def _shown(row: TaskRow) -> dict[str, Any]:
-    from elkapi.storage.repos.tasks import text_id
+    from elkapi.storage.repos.tasks import task_id_text
 
     return {
-        "task": text_id(row.id),
+        "task": task_id_text(row.id),
         "native_id": row.native_id,
         "operation": row.operation,
         "model": row.model,

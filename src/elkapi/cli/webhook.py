@@ -106,11 +106,11 @@ def secret(key: str, rotate: bool, as_json: bool) -> None:
 
 def _shown(row: NoticeRow) -> dict[str, Any]:
     from elkapi.ids import event_id_text
-    from elkapi.storage.repos.tasks import text_id
+    from elkapi.storage.repos.tasks import task_id_text
 
     return {
         "event": event_id_text(*row.id),
-        "task": text_id(row.task_id),
+        "task": task_id_text(row.task_id),
         "key_id": row.key_id,
         "form": row.form,
         "host": row.host,

@@ -15,7 +15,7 @@ from elkapi.relay.background_log import sequence_of
 from elkapi.relay.call import EVENTS, Call
 from elkapi.relay.large import anywhere
 from elkapi.relay.plane import DataPlane
-from elkapi.relay.stored_objects import text_id
+from elkapi.relay.stored_objects import stored_id_text
 from elkapi.relay.stream import Silence
 from elkapi.storage.repos.stored import IN_PROGRESS
 from elkapi.translate.kept import shown
@@ -33,7 +33,7 @@ async def follow(plane: DataPlane, grant: Grant, object_id: bytes, after: int, c
     """Stream the events with a sequence number above `after`. Raises NotFound before the first byte."""
     running = plane.background.find(object_id)
     if running is None:
-        await plane.stored.find(grant, "response", text_id("response", object_id))
+        await plane.stored.find(grant, "response", stored_id_text("response", object_id))
     out = call.reply
     out.start(200, EVENTS)
     silence = Silence(out, PING, plane.settings.stream_ping_s)
@@ -66,7 +66,7 @@ async def _frames(plane: DataPlane, grant: Grant, object_id: bytes) -> AsyncIter
     while True:
         before = seen
         # The row first: frames are written before or with its end.
-        found = await plane.stored.find(grant, "response", text_id("response", object_id))
+        found = await plane.stored.find(grant, "response", stored_id_text("response", object_id))
         for first, piece in await plane.stored.frames(object_id, seen):
             for number, kept in enumerate(SseDecoder().feed(piece), first):
                 if number >= seen:

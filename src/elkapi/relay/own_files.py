@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 from elkapi.errors import BadRequest, NotFound
 from elkapi.relay.plane import DataPlane
 from elkapi.storage.repos import assets
-from elkapi.storage.repos.tasks import text_id
+from elkapi.storage.repos.tasks import task_id_text
 from elkapi.tasks.record import Task
 from elkapi.types import Grant
 
@@ -32,7 +32,7 @@ async def made_at(plane: DataPlane, grant: Grant, address: str, origin: str) -> 
     if (hit := _FILE.search(parts.path)) is not None:
         asset_id, now_ns = bytes.fromhex(hit[1]), plane.clock.now_ns()
         row = await plane.reader.run(lambda connection: assets.find(connection, grant, asset_id, now_ns))
-        task = None if row is None else await plane.tasks.find_or_none(grant, text_id(row.task_id))
+        task = None if row is None else await plane.tasks.find_or_none(grant, task_id_text(row.task_id))
         if task is not None:
             source = next((one.source for one in task.told.assets if one.id == asset_id), "")
             if not source:

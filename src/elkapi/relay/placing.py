@@ -27,7 +27,7 @@ from elkapi.relay.route import route, way_of
 from elkapi.relay.task_store import not_found
 from elkapi.routing.plan import Way
 from elkapi.snapshot import Snapshot
-from elkapi.storage.repos.tasks import text_id
+from elkapi.storage.repos.tasks import task_id_text
 from elkapi.tasks.callback_address import PARAM, challenge, check_callback_url
 from elkapi.tasks.record import Task
 from elkapi.translate.media import is_own
@@ -68,7 +68,7 @@ async def like_its_source(plane: DataPlane, grant: Grant, asked: Asked) -> Asked
         upper = msgspec.structs.replace(upper, video_ms=_length_ms(source))
     shown = {"size": source.asked.body.get("size"), "seconds": source.asked.body.get("seconds")}
     # An edit or an extension has a source too, but is no remix.
-    remixed = {"remixed_from_video_id": text_id(source.row.id)} if asked.operation.id == REMIX else {}
+    remixed = {"remixed_from_video_id": task_id_text(source.row.id)} if asked.operation.id == REMIX else {}
     return msgspec.structs.replace(
         asked,
         model=source.row.model,
@@ -174,7 +174,7 @@ async def same_account(
         if task is None:
             raise not_found(ref)
         # The name of what a task made is the provider's already.
-        if ref == text_id(task.row.id) and task.row.native_id:
+        if ref == task_id_text(task.row.id) and task.row.native_id:
             named[ref] = task.row.native_id
         elif ref == task.row.native_id:
             named[ref] = ref

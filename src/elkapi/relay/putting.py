@@ -32,7 +32,7 @@ from elkapi.routing.verdict import (
     parse_retry_after_s,
 )
 from elkapi.routing.walk import Walk
-from elkapi.storage.repos.tasks import text_id
+from elkapi.storage.repos.tasks import task_id_text
 from elkapi.tasks import machine
 from elkapi.tasks.request import ANSWER_BYTES_MAX, request_for
 from elkapi.testing.crash import point
@@ -151,7 +151,9 @@ class Putting:
         asked, channel = self.asked, attempt.channel
         calls_back = asked.task.callback and asked.task.calls_back
         callback = self.plane.addresses.callback(self.call_id) if calls_back else ""
-        body, content_type = provider_body(asked, attempt.upstream_model, text_id(self.call_id), callback, self.named)
+        body, content_type = provider_body(
+            asked, attempt.upstream_model, task_id_text(self.call_id), callback, self.named
+        )
         if channel.param_set or channel.param_default or channel.param_remove:
             body = _overridden(body, content_type, attempt)
         return body, content_type

@@ -41,12 +41,12 @@ class Found(msgspec.Struct, frozen=True):
     kept: Kept
 
 
-def parse_id(kind: Kind, text: str) -> bytes | None:
+def parse_stored_id(kind: Kind, text: str) -> bytes | None:
     """The id behind an object's public spelling, or None when it is not one."""
     return parse_prefixed_id(text, PREFIXES[kind])
 
 
-def text_id(kind: Kind, object_id: bytes) -> str:
+def stored_id_text(kind: Kind, object_id: bytes) -> str:
     """The public spelling."""
     return PREFIXES[kind] + object_id.hex()
 
@@ -69,7 +69,7 @@ class StoredObjects:
 
     async def find(self, grant: Grant, kind: Kind, text: str) -> Found:
         """The caller's own object. Raises NotFound."""
-        object_id = parse_id(kind, text)
+        object_id = parse_stored_id(kind, text)
         found = None if object_id is None else await self._read(self._one, grant, kind, object_id)
         if found is None:
             raise unknown(kind, text)
@@ -80,7 +80,7 @@ class StoredObjects:
 
         Raises BadRequest when nothing can go on from it, BodyTooLarge.
         """
-        object_id = parse_id("response", text)
+        object_id = parse_stored_id("response", text)
         turns = None if object_id is None else await self._read(self._turns, grant, object_id)
         if turns is None:
             raise BadRequest(
@@ -172,7 +172,7 @@ class StoredObjects:
         await asyncio.to_thread(self._writer.close)
 
     async def _change(self, change: Callable[..., bool], grant: Grant, kind: Kind, text: str, *more: Any) -> None:
-        object_id = parse_id(kind, text)
+        object_id = parse_stored_id(kind, text)
         if object_id is None or not await self._writer.run(
             lambda connection: change(connection, grant, kind, object_id, *more)
         ):
@@ -199,7 +199,7 @@ class StoredObjects:
         bytes_max = self._bytes_max
         items: dict[str, dict[str, Any]] = {}
         for row in rows.items_of(connection, grant, item_ids, derived, bytes_max, now_ns):
-            items |= stored.items_with(self._opened(row).kept, text_id("response", row.id), item_ids)
+            items |= stored.items_with(self._opened(row).kept, stored_id_text("response", row.id), item_ids)
         return items
 
     def _opened(self, row: StoredRow) -> Found:

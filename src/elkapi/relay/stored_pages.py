@@ -19,7 +19,7 @@ from elkapi.relay.follow import follow
 from elkapi.relay.large import anywhere
 from elkapi.relay.plane import DataPlane, Page
 from elkapi.relay.read import check_coding, check_media_type
-from elkapi.relay.stored_objects import Found, parse_id, text_id
+from elkapi.relay.stored_objects import Found, parse_stored_id, stored_id_text
 from elkapi.snapshot import Snapshot
 from elkapi.storage.repos.stored import IN_PROGRESS
 from elkapi.translate import kept as stored
@@ -124,7 +124,7 @@ async def delete_response(plane: DataPlane, snapshot: Snapshot, grant: Grant, ma
     """`DELETE /v1/responses/{id}`; one that is being made is cancelled with it."""
     text = match.params["id"]
     await plane.stored.remove(grant, "response", text)
-    object_id = parse_id("response", text)
+    object_id = parse_stored_id("response", text)
     if object_id is not None:
         plane.background.cancel(object_id)
     _send(call, msgspec.json.encode(stored.deleted_response(text)))
@@ -151,7 +151,7 @@ async def list_completions(plane: DataPlane, snapshot: Snapshot, grant: Grant, m
     after = None
     if (text := query.get("after")) is not None:
         # Ids are in the order of their making, so a page goes on after one that was deleted meanwhile.
-        after = parse_id("chat", text)
+        after = parse_stored_id("chat", text)
         if after is None:
             raise BadRequest("`after` is not the id of a chat completion.", param="after")
     labels = {name[9:-1]: value for name, value in query.items() if name.startswith("metadata[") and name[-1] == "]"}
@@ -163,7 +163,7 @@ async def list_completions(plane: DataPlane, snapshot: Snapshot, grant: Grant, m
     found, has_more = await plane.stored.page(
         grant, limit=limit, ascending=ascending, after=after, model=model, metadata=labels
     )
-    ids = [text_id("chat", one.row.id) for one in found]
+    ids = [stored_id_text("chat", one.row.id) for one in found]
     _send(call, msgspec.json.encode(stored.listing([_completion(one) for one in found], ids, has_more)))
 
 

@@ -33,7 +33,7 @@ from elkapi.relay.putting import NativeRefusal, Putting, decoded_json
 from elkapi.relay.route import any_model
 from elkapi.relay.waiting import wait_s_of, waited
 from elkapi.snapshot import Snapshot
-from elkapi.storage.repos.tasks import OUTCOME_UNKNOWN, TaskRow, text_id
+from elkapi.storage.repos.tasks import OUTCOME_UNKNOWN, TaskRow, task_id_text
 from elkapi.tasks import ending, machine, record
 from elkapi.testing.crash import point
 from elkapi.types import (
@@ -236,7 +236,7 @@ class Submit:
             upper=self.quote.upper,
             features=asked.features,
             path=asked.operation.upstream.partition(" ")[2],
-            mark=text_id(self.call_id) if task.mark else "",
+            mark=task_id_text(self.call_id) if task.mark else "",
             own_mark=self.own_mark,
             places=tuple((one.channel.id, one.key.id) for one in self.put.attempts[: self.plane.settings.attempts_max]),
             asked_model=asked.said,
@@ -386,8 +386,8 @@ class Submit:
             await self._end(OUTCOME_UNKNOWN if unknown else error.code if error else "internal_error", 502, error)
         if unknown:
             raise OutcomeUnknown(
-                f"The provider did not answer, so nobody knows whether the task {text_id(self.call_id)} was begun; "
-                "it is not charged unless it turns out to be. Do not repeat it blindly."
+                f"The provider did not answer, so nobody knows whether the task {task_id_text(self.call_id)} was "
+                "begun; it is not charged unless it turns out to be. Do not repeat it blindly."
             )
         if self.put.native is not None:
             raise self.put.native
@@ -436,7 +436,7 @@ class Submit:
             try:
                 if await self.plane.ledger.step(step):
                     return True
-                task = await self.plane.tasks.find_or_none(self.grant, text_id(step.id))
+                task = await self.plane.tasks.find_or_none(self.grant, task_id_text(step.id))
             except Unavailable:
                 await asyncio.sleep(STEP_AGAIN_S)
                 continue
@@ -450,6 +450,6 @@ class Submit:
                 # It was made by an earlier try, or a poller that asked for it found the same.
                 return True
             raise OutcomeUnknown(
-                f"The gateway was interrupted while it began the task {text_id(step.id)} and has given it up, so it is "
-                "not charged; the provider may be making it all the same. Do not repeat it blindly."
+                f"The gateway was interrupted while it began the task {task_id_text(step.id)} and has given it up, so "
+                "it is not charged; the provider may be making it all the same. Do not repeat it blindly."
             )

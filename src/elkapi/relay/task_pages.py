@@ -25,7 +25,7 @@ from elkapi.relay.task_store import not_found
 from elkapi.routing.verdict import is_success
 from elkapi.snapshot import Snapshot
 from elkapi.storage.repos import assets
-from elkapi.storage.repos.tasks import Wanted, parse_id
+from elkapi.storage.repos.tasks import Wanted, parse_task_id
 from elkapi.tasks import ending, machine
 from elkapi.tasks.asking import Way, account_of, asked
 from elkapi.tasks.record import Task, encode
@@ -109,7 +109,7 @@ async def list_by_cursor(plane: DataPlane, grant: Grant, operation: Operation, c
     if named := query.get("after"):
         last = await plane.tasks.find_or_none(grant, named)
         # Ids are in the order of their making, so a page goes on after one that was deleted meanwhile.
-        after = parse_id(named) if last is None else last.row.id
+        after = parse_task_id(named) if last is None else last.row.id
         if after is None:
             raise not_found(named)
     is_ours = operation.form == "neutral"

@@ -25,7 +25,7 @@ from elkapi.relay.route import can_serve
 from elkapi.relay.submit import CHAT_FORM, Submit, begun
 from elkapi.snapshot import Snapshot
 from elkapi.storage.repos import requests
-from elkapi.storage.repos.tasks import text_id
+from elkapi.storage.repos.tasks import task_id_text
 from elkapi.tasks.record import Task
 from elkapi.translate.decode import decode
 from elkapi.translate.media import MediaAsk, read_messages
@@ -53,7 +53,7 @@ async def video_in_chat(
     if stored is None:
         await begun(plane, one)
     # A call that was made before goes on with the task it began then.
-    task = await plane.tasks.find(grant, text_id(call.id if stored is None else stored.request_id))
+    task = await plane.tasks.find(grant, task_id_text(call.id if stored is None else stored.request_id))
     completion_id = f"chatcmpl-{task.row.id.hex()}"
     if request.stream:
         options = decode(_object, request.body).get("stream_options")
@@ -93,7 +93,7 @@ async def _prepared(
     anew = msgspec.structs.replace(asked_in_chat(plane, request, ask), refusal=refusal)
     earlier = await plane.tasks.find_or_none(grant, earlier_id) if earlier_id else None
     if earlier is not None:
-        refs = (text_id(earlier.row.id),)
+        refs = (task_id_text(earlier.row.id),)
         follow_ups = [msgspec.structs.replace(anew, refs=refs)]
         if _can_remix(earlier, request, ask):
             remix = put_as(anew, plane.catalog, REMIX, {"prompt": ask.prompt})

@@ -9,7 +9,7 @@ from elkapi.relay.asking import Asked
 from elkapi.relay.call import Call
 from elkapi.relay.plane import DataPlane
 from elkapi.relay.task_store import FOLLOW_S
-from elkapi.storage.repos.tasks import text_id
+from elkapi.storage.repos.tasks import task_id_text
 from elkapi.types import Grant
 
 SYNC_S, SYNC_S_MAX = 60.0, 600.0
@@ -31,7 +31,7 @@ def wait_s_of(asked: Asked) -> float:
 
 async def waited(plane: DataPlane, grant: Grant, call: Call, task_id: bytes, wait_s: float) -> bytes:
     """The task as a fetch would show it, once it ended or `wait_s` are over. Raises NotFound, Unavailable."""
-    task = await plane.tasks.find(grant, text_id(task_id))
+    task = await plane.tasks.find(grant, task_id_text(task_id))
     until_s = plane.clock.monotonic_s() + wait_s
     async for now in plane.tasks.moves(task, FOLLOW_S):
         task = now or task

@@ -253,7 +253,7 @@ class Poller:
         except Unavailable:
             again_s = FAILED_S
         except Exception:
-            log.exception("task_poll_failed", extra={"task": rows.text_id(watched.owned.id)})
+            log.exception("task_poll_failed", extra={"task": rows.task_id_text(watched.owned.id)})
             watched.failures += 1
             again_s = _backoff_s(watched)
         # Before it is scheduled: an entry that comes due while its task still runs would be dropped.
@@ -512,8 +512,8 @@ class Poller:
     async def _alert(self, kind: str, watched: Watched, detail: dict[str, object], subject: str = "") -> None:
         """Tell the operator, once."""
         self.counts[kind] += 1
-        name = subject or f"task:{rows.text_id(watched.owned.id)}"
-        detail = {**detail, "task": rows.text_id(watched.owned.id)}
+        name = subject or f"task:{rows.task_id_text(watched.owned.id)}"
+        detail = {**detail, "task": rows.task_id_text(watched.owned.id)}
         now_ns = self._parts.clock.now_ns()
         is_new = await self._parts.storage.write(
             lambda c: alerts.raise_alert(c, kind=kind, subject=name, detail=detail, now_ns=now_ns)

@@ -7,7 +7,7 @@ from typing import Any
 
 import msgspec
 
-from elkapi.storage.repos.tasks import TaskRow, asked_context, text_id, told_context
+from elkapi.storage.repos.tasks import TaskRow, asked_context, task_id_text, told_context
 from elkapi.storage.secrets import Sealer
 from elkapi.types import AttemptRecord, HoldOrder, Price, State, TaskAsset, TaskView, Usage
 
@@ -99,7 +99,7 @@ class Task(msgspec.Struct, frozen=True):
         """What renderers are given; the addresses of its files are still the provider's."""
         row, named = self.row, self.asked.asked_model or self.row.model
         return TaskView(
-            id=text_id(row.id),
+            id=task_id_text(row.id),
             native_id=row.native_id or "",
             operation=row.operation,
             wire=row.wire,

@@ -69,12 +69,12 @@ def told_context(task_id: bytes) -> bytes:
     return b"tasks.told\0" + task_id
 
 
-def text_id(task_id: bytes) -> str:
+def task_id_text(task_id: bytes) -> str:
     """A task's public spelling: `task_` and 32 hex digits."""
     return PREFIX + task_id.hex()
 
 
-def parse_id(text: str) -> bytes | None:
+def parse_task_id(text: str) -> bytes | None:
     """The id behind the public spelling, or None when it is not one."""
     return parse_prefixed_id(text, PREFIX)
 
@@ -85,7 +85,7 @@ def find(connection: Connection, grant: Grant, text: str) -> TaskRow | None:
         return None
     c = _tasks.c
     named: ColumnElement[bool] = c.native_id == text
-    if (task_id := parse_id(text)) is not None:
+    if (task_id := parse_task_id(text)) is not None:
         named = or_(named, c.id == task_id)
     row = connection.execute(_own(grant).where(named).order_by(c.id.desc()).limit(1)).first()
     if row is None:
