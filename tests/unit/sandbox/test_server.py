@@ -14,9 +14,10 @@ from pathlib import Path
 
 import httpx
 import pytest
+import uvicorn
 
 from elkapi.sandbox import run
-from elkapi.sandbox.server import _unix
+from elkapi.sandbox.server import _unix, running
 
 from .exchanging import KEY, embedding_body
 
@@ -44,6 +45,21 @@ def process(*arguments: str) -> Iterator[tuple[subprocess.Popen[str], str]]:
 def post(client: httpx.Client, text: str) -> httpx.Response:
     headers = {"authorization": f"Bearer {KEY}"}
     return client.post("/v1/embeddings", content=embedding_body(text, dimensions=1536), headers=headers)
+
+
+def test_a_sandbox_with_nothing_under_way_ends_without_uvicorns_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A thousand tests begin and end one each; its pauses are a tenth of a second and more."""
+    paused: list[uvicorn.Server] = []
+
+    async def pause(server: uvicorn.Server, sockets: object = None) -> None:
+        paused.append(server)
+
+    monkeypatch.setattr(uvicorn.Server, "shutdown", pause)
+    with running() as served:
+        kept_alive = httpx.Client(base_url=served.base_url)
+        assert post(kept_alive, "hello").status_code == 200
+    kept_alive.close()
+    assert paused == []
 
 
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="reads the resident size from /proc")
