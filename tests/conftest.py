@@ -57,7 +57,7 @@ ssl.create_default_context = _shared_context
 
 
 def pytest_collection_finish() -> None:
-    """Eleven thousand collected tests live to the end of the run. Frozen, the collector does not walk through them
+    """All the thousands of collected tests live to the end of the run. Frozen, the collector does not walk through them
     again and again, which was a fifth of the CPU that the unit tests took."""
     gc.collect()
     gc.freeze()

@@ -57,7 +57,8 @@ def receiver() -> Iterator[Receiver]:
         def log_message(self, format: str, *args: Any) -> None: ...
 
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
+        # It looks so often whether it is to end; the default is half a second.
+        threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
         receiver.url = f"http://127.0.0.1:{server.server_address[1]}/told"
         yield receiver
         server.shutdown()
