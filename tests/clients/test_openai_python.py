@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 import base64
-import inspect
 import json
 import logging
 import struct
@@ -19,7 +18,7 @@ import openai
 import pytest
 from openai.types import CreateEmbeddingResponse
 
-from tests.clients.client_stage import INPUTS, LOCAL, SEED_TEXT, SMALL, UNPRICED, UNSTEADY, Lane, Stage
+from tests.clients.client_stage import INPUTS, LOCAL, SEED_TEXT, SMALL, UNPRICED, UNSTEADY, Lane, Stage, done
 
 pytestmark = pytest.mark.slow
 
@@ -30,10 +29,6 @@ BODY_MIB_MAX = 32
 
 Client = openai.OpenAI | openai.AsyncOpenAI
 Connect = Callable[..., Client]
-
-
-async def done(answer: Any) -> Any:
-    return await answer if inspect.isawaitable(answer) else answer
 
 
 @pytest.fixture

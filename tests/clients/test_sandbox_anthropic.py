@@ -5,7 +5,6 @@ The same body runs against each of the three, sync and async: what differs is th
 
 from __future__ import annotations
 
-import inspect
 import json
 from collections.abc import AsyncIterator, Callable, Iterator
 from typing import Any
@@ -14,6 +13,7 @@ import anthropic
 import pytest
 
 from elkapi.sandbox.server import Running, running
+from tests.clients.client_stage import done
 
 pytestmark = pytest.mark.slow
 
@@ -52,10 +52,6 @@ def made(platform: str, base_url: str, *, is_async: bool) -> Any:
         given = {"aws_access_key": "AKIDSANDBOX", "aws_secret_key": "sandbox-secret", "aws_region": "us-east-1"}
         return getattr(anthropic, prefix + "AnthropicBedrock")(base_url=base_url, max_retries=0, **given)
     return getattr(anthropic, prefix + "Anthropic")(base_url=base_url, api_key="sk-ant-given", max_retries=0)
-
-
-async def done(answer: Any) -> Any:
-    return await answer if inspect.isawaitable(answer) else answer
 
 
 class Talker:

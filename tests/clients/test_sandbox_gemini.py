@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import json
 from collections.abc import AsyncIterator, Iterator
 from typing import Any
@@ -15,6 +14,7 @@ from google.genai import errors, types
 from google.oauth2 import credentials, service_account
 
 from elkapi.sandbox.server import Running, running
+from tests.clients.client_stage import done
 
 # The package's own asynchronous session is a subclass that aiohttp advises against.
 pytestmark = [
@@ -54,10 +54,6 @@ def made(platform: str, base_url: str) -> genai.Client:
     token = credentials.Credentials("ya29.given")
     place: dict[str, Any] = {"project": "p", "location": "us-central1"}
     return genai.Client(vertexai=True, credentials=token, http_options={"base_url": base_url}, **place)
-
-
-async def done(answer: Any) -> Any:
-    return await answer if inspect.isawaitable(answer) else answer
 
 
 class Talker:

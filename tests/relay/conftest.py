@@ -22,3 +22,10 @@ async def gate(tmp_path: Path, database_url: str) -> AsyncIterator[Gateway]:
     """On SQLite and on PostgreSQL: the same bodies."""
     async with gateway(tmp_path, database_url=database_url) as served:
         yield served
+
+
+@pytest.fixture
+async def lite(tmp_path: Path) -> AsyncIterator[Gateway]:
+    """On SQLite alone, for what the database has no part in: the cache's own files, a text that is looked at, ..."""
+    async with gateway(tmp_path) as served:
+        yield served

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import sqlite3
-from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
@@ -25,13 +24,6 @@ ON = Policy(cache=True)
 SAID = "The quick brown fox jumps over the lazy dog."
 PROMPT = f"[[say: {SAID}]]"
 FORMS = [(False, False), (False, True), (True, False), (True, True)]
-
-
-@pytest.fixture
-async def lite(tmp_path: Path) -> AsyncIterator[Gateway]:
-    """On SQLite alone: the cache's own files are the same beside any database."""
-    async with gateway(tmp_path) as served:
-        yield served
 
 
 async def prepared(gate: Gateway, url: str, model: str = MODEL, **channel: Any) -> None:

@@ -8,7 +8,6 @@ import contextlib
 import hashlib
 import hmac
 from collections.abc import AsyncIterator, Callable
-from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -17,7 +16,7 @@ import pytest
 from elkapi.sandbox.server import Running
 from elkapi.types import Guard, Policy
 from tests.canned import canned
-from tests.gateway import SMALL, Gateway, gateway
+from tests.gateway import SMALL, Gateway
 from tests.text_calls import CLIENTS, ask, events, has_error, is_whole, streamed_text, text_of
 from tests.waiting import until
 
@@ -25,13 +24,6 @@ MODEL = "gpt-4o"
 WORD, MAIL = "xyzzy", "jane@example.com"
 BLOCKING = Guard(name="no-magic", kind="words", words=(WORD,))
 MASKING = Guard(name="no-mail", kind="pii", find=("email", "card"), action="mask")
-
-
-@pytest.fixture
-async def lite(tmp_path: Path) -> AsyncIterator[Gateway]:
-    """On SQLite alone: where no money moves in a new way."""
-    async with gateway(tmp_path) as served:
-        yield served
 
 
 async def prepared(

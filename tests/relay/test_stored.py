@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import json
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -21,13 +21,6 @@ from tests.text_calls import UPSTREAMS, text_of
 
 T = TypeVar("T")
 SAID = "The quick brown fox jumps over the lazy dog."
-
-
-@pytest.fixture
-async def lite(tmp_path: Path) -> AsyncIterator[Gateway]:
-    """On SQLite alone, for what the database has no part in."""
-    async with gateway(tmp_path) as served:
-        yield served
 
 
 def client(gate: Gateway, key: str) -> openai.OpenAI:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 from sqlalchemy import insert, select
@@ -15,9 +13,8 @@ from elkapi.control.store import Store
 from elkapi.control.sweeper import Sweeper
 from elkapi.errors import Unavailable
 from elkapi.ledger.recovery import Recoverer
-from elkapi.settings import Settings
 from elkapi.storage import schema
-from elkapi.storage.installation import Installation, open_installation
+from elkapi.storage.installation import Installation
 
 
 class Flaky:
@@ -71,13 +68,6 @@ def test_wait_after_failures_has_a_ceiling() -> None:
     assert wait_s(2.0, 0) == 2.0
     assert wait_s(2.0, 40) == BACKOFF_MAX_S
     assert wait_s(300.0, 3) == 300.0
-
-
-@pytest.fixture
-def installation(tmp_path: Path) -> Iterator[Installation]:
-    opened = open_installation(Settings(data_dir=str(tmp_path)))
-    yield opened
-    opened.database.close()
 
 
 async def test_sweep_gives_back_what_a_gone_worker_left(installation: Installation) -> None:

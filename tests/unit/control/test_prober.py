@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 from sqlalchemy import update
@@ -22,9 +21,8 @@ from elkapi.control.prober import (
 from elkapi.control.store import Store
 from elkapi.sandbox.app import Options
 from elkapi.sandbox.server import Running, running
-from elkapi.settings import Settings
 from elkapi.storage import schema
-from elkapi.storage.installation import Installation, open_installation
+from elkapi.storage.installation import Installation
 from elkapi.storage.repos import audit, channels, versions
 from elkapi.storage.repos.channels import DisabledKey
 from elkapi.types import Channel, ChannelKey
@@ -249,13 +247,6 @@ async def test_go_2026_5652_probe_of_a_private_address_is_refused_by_the_dialer(
 
 
 # Against the real tables and a real upstream
-
-
-@pytest.fixture
-def installation(tmp_path: Path) -> Iterator[Installation]:
-    opened = open_installation(Settings(data_dir=str(tmp_path)))
-    yield opened
-    opened.database.close()
 
 
 def _add(installation: Installation, base_url: str, secrets: list[str]) -> list[int]:
