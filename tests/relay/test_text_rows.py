@@ -40,6 +40,7 @@ SPELLINGS = {
     "bearer": Spelling("/", lambda key: {"authorization": f"Bearer {key}"}),
     "bearer in small letters": Spelling("/", lambda key: {"authorization": f"bearer {key}"}),
     "bare": Spelling("/", lambda key: {"authorization": key}),
+    "api-key": Spelling("/", lambda key: {"api-key": key}),
     "x-api-key": Spelling("/v1/messages|/anthropic/|/v1/models|/v1/files", lambda key: {"x-api-key": key}),
     "x-goog-api-key": Spelling("/v1beta/|/v1/models", lambda key: {"x-goog-api-key": key}),
     "?key=": Spelling("/v1beta/|/v1/models", query=lambda key: f"key={key}"),
@@ -47,9 +48,13 @@ SPELLINGS = {
 
 
 def paths(id_: str) -> tuple[str, ...]:
-    """Every path of a row; one below /v1 also with /v1 doubled, as clients do that add it to a base URL with it."""
+    """Every path of a row; one below /v1 also with /v1 doubled, as clients do that add it to a base URL with it.
+
+    OpenAI's rows are also where Azure's clients ask for them.
+    """
     own = (OPERATIONS[id_].path, *OPERATIONS[id_].aliases)
-    return (*own, *(f"/v1{path}" for path in own if path.startswith("/v1/")))
+    above = ("/v1", "/openai") if id_.startswith("openai.") else ("/v1",)
+    return (*own, *(prefix + path for path in own if path.startswith("/v1/") for prefix in above))
 
 
 ROUTES = [(id_, path) for id_ in text_rows() for path in paths(id_)]
@@ -80,7 +85,9 @@ class Served(NamedTuple):
 
     def call(self, id_: str, path: str, headers: dict[str, str], query: str = "", **more: Any) -> httpx.Response:
         """The call of a row's case; what it needs is made first."""
-        case, params = CASES[id_], dict(CASES[id_].params)
+        case = CASES[id_]
+        # A deployment is named like the model of its body.
+        params = {"model": (case.body or {}).get("model"), **case.params}
         if case.needs is not None:
             named = dict.fromkeys(re.findall(r"\{(\w+)\}", path), self._prepared(case.needs))
             params = {**named, **params}
