@@ -7,6 +7,7 @@ environment, and imports only the rooms of its role.
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import gc
 import os
@@ -18,6 +19,7 @@ from pathlib import Path
 
 import msgspec
 
+from elkapi.errors import Unavailable, to_operator
 from elkapi.local.listening import answers
 from elkapi.observe import metrics
 from elkapi.observe.process import PARENT_VARIABLE, allow_files, die_with_parent
@@ -134,7 +136,6 @@ def prepare(settings: Settings) -> Preparation:
     """Migrate, make the first key of a new installation, and look which local models are installed."""
     from elkapi.admin.keys import ensure_first_key
     from elkapi.assets.store import StorageUrlError, open_store
-    from elkapi.errors import Unavailable, to_operator
     from elkapi.local.models import ModelUnusable
     from elkapi.sandbox.providers import SERVED_MODELS
     from elkapi.storage.dialect import DatabaseUrlError
@@ -322,12 +323,17 @@ def main(arguments: list[str]) -> int:
     if role == "prepare":
         sys.stdout.buffer.write(msgspec.json.encode(prepare(order.settings)))
         return 0
-    if len(arguments) > 1:
-        listening = socket.socket(fileno=int(arguments[1]))
+    listening = socket.socket(fileno=int(arguments[1])) if len(arguments) > 1 else None
+    if listening is not None:
         listening.setblocking(False)
+    try:
         run_role(role, order, listening, int(arguments[2]) if len(arguments) > 2 else None)
-    else:
-        run_role(role, order)
+    except (Unavailable, OSError) as error:
+        if isinstance(error, OSError) and error.errno != errno.ENOSPC:
+            raise
+        # No fault of ours, and said again at each try to start it: in one line.
+        tell(sys.stderr, f"elkapi: {role} cannot start: {to_operator(error)}\n")
+        return 1
     return 0
 
 

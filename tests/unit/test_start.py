@@ -10,13 +10,16 @@ import sqlite3
 from collections.abc import Iterator
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from elkapi import app
 from elkapi.app import StartError, prepare
+from elkapi.errors import Unavailable
 from elkapi.roles import Preparation, WorkerOrder
 from elkapi.settings import Settings
 from elkapi.storage import dialect as sql
+from elkapi.supervisor import ORDER_VARIABLE
 
 
 @pytest.fixture(autouse=True)
@@ -53,6 +56,32 @@ def test_the_first_key_is_shown_where_the_start_is_stopped(
     monkeypatch.setattr("elkapi.supervisor.Supervisor.run", run)
     assert app.serve(new_installation) == 0
     assert "sk-first" in capfd.readouterr().out
+
+
+def unavailable() -> Exception:
+    error = Unavailable("The database cannot be reached at the moment; please try again.")
+    error.add_note("the database cannot be used: connection refused")
+    return error
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (unavailable(), "the database cannot be used: connection refused"),
+        (OSError(errno.ENOSPC, "No space left on device"), "OSError(28, 'No space left on device')"),
+    ],
+)
+def test_a_role_whose_database_or_disk_is_not_to_be_had_says_so_in_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], error: Exception, said: str
+) -> None:
+    def run(*_: object) -> None:
+        raise error
+
+    order = WorkerOrder(settings=Settings(data_dir=str(tmp_path)))
+    monkeypatch.setenv(ORDER_VARIABLE, msgspec.json.encode(order).decode())
+    monkeypatch.setattr(app, "run_role", run)
+    assert app.main(["control"]) == 1
+    assert capfd.readouterr().err == f"elkapi: control cannot start: {said}\n"
 
 
 def test_the_first_key_is_shown_once_where_all_is_ready(

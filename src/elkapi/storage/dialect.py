@@ -52,8 +52,8 @@ SQLITE_APPLICATION_ID = 0x656C6B61  # "elka": `file` and a mistaken path can tel
 # Half of SQLite's own choice: what a transaction touches goes to the log in whole pages, and the calls of many keys
 # touch as many accounts (docs/adr/0010-ledger.md has the figures). A file keeps the size that it was made with.
 SQLITE_PAGE_BYTES = 2048
-# What the log keeps when it begins anew. It grows beside a long read, such as that of a backup; this is more than it has
-# without one (ledger/checkpoint.py).
+# What the log keeps when it begins anew. It grows beside a long read, such as that of a backup; this is more than it
+# has without one (ledger/checkpoint.py).
 SQLITE_LOG_BYTES_KEPT = 64 << 20
 BUSY_TIMEOUT_MS = 5_000
 CONNECT_TIMEOUT_S = 3
