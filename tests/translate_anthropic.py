@@ -2,16 +2,27 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
+
+import msgspec
 
 from elkapi.translate.anthropic import DIALECT
 from elkapi.translate.dialect import ReplyFacts
 from elkapi.translate.ir import ChatRequest, Event, Message, Text
+from elkapi.translate.profiles import Profile, profile_for
 from elkapi.translate.sse import SseDecoder
 
 RECORDINGS = Path(__file__).parent / "unit" / "translate" / "recordings"
 NAMES = sorted(path.stem.removeprefix("anthropic-") for path in RECORDINGS.glob("anthropic-*.sse"))
+BUDGET = profile_for("anthropic", "claude-sonnet-4-5")
+ADAPTIVE = profile_for("anthropic", "claude-opus-4-6")
+NEWEST = profile_for("anthropic", "claude-opus-4-8")
+OLD = profile_for("anthropic", "claude-3-5-haiku-20241022")
+EPHEMERAL = {"type": "ephemeral"}
+SCHEMA = {"type": "object", "properties": {"a": {"type": "integer"}}, "required": ["a"]}
+GOOD: dict[str, Any] = {"model": "m", "max_tokens": 5, "messages": [{"role": "user", "content": "hi"}]}
 
 
 def recording(name: str) -> bytes:
@@ -35,3 +46,17 @@ def asked(**members: Any) -> ChatRequest:
 def streamed(events: list[Event]) -> bytes:
     writer = DIALECT.writer(facts())
     return b"".join([*(writer.feed(event) for event in events), writer.finish()])
+
+
+def rewritten(body: dict[str, Any], profile: Profile = BUDGET) -> dict[str, Any]:
+    """An Anthropic body, read and written back."""
+    return json.loads(DIALECT.write_request(DIALECT.read_request(msgspec.json.encode(body)), profile))
+
+
+def body_of(profile: Profile = BUDGET, **members: Any) -> dict[str, Any]:
+    """The Anthropic body of a neutral request with these members."""
+    return json.loads(DIALECT.write_request(asked(**members), profile))
+
+
+def user_says(*parts: Any) -> dict[str, Any]:
+    return {"messages": [Message("user", parts)]}

@@ -51,7 +51,7 @@ from elkapi.translate.ir import (
 from elkapi.translate.profiles import Profile, profile_for
 from elkapi.translate.sse import Frame
 from elkapi.types import Usage
-from tests.translate_anthropic import asked
+from tests.translate_anthropic import asked, user_says
 
 CLAUDE = profile_for("bedrock", "us.anthropic.claude-sonnet-4-5-20250929-v1:0")
 OLD = profile_for("bedrock", "anthropic.claude-3-haiku-20240307-v1:0")
@@ -202,7 +202,7 @@ def test_a_document_of_every_kind_is_named_by_it(media_type: str, name: str) -> 
 @pytest.mark.parametrize("media_type", ["image/bmp", None])
 def test_an_image_of_a_kind_that_bedrock_does_not_take_is_refused_with_those_it_takes(media_type: str | None) -> None:
     with pytest.raises(BadRequest, match="Images are image/gif, image/jpeg, image/png, image/webp, not"):
-        _written(**_user(Image(data="aWs=", media_type=media_type)))
+        _written(**user_says(Image(data="aWs=", media_type=media_type)))
 
 
 def test_a_tool_is_strict_only_where_the_model_has_structured_outputs() -> None:
@@ -284,17 +284,13 @@ def test_documents_have_names_of_their_own_and_a_text_beside_them() -> None:
     assert content[2] == {"text": "..."}
 
 
-def _user(*parts: Any) -> dict[str, Any]:
-    return {"messages": [Message("user", parts)]}
-
-
 REFUSED: dict[str, dict[str, Any]] = {
     "n": {"n": 2},
     "modalities: image": {"extra": {"modalities": ["text", "image"]}},
-    "input audio": _user(Audio("x", "wav")),
-    "images and files by URL": _user(Image(url="https://example.org/a.png")),
-    "files by id": _user(File("application/pdf", url="file-id:f1")),
-    "files of unknown types": _user(File("application/zip", data="aWs=")),
+    "input audio": user_says(Audio("x", "wav")),
+    "images and files by URL": user_says(Image(url="https://example.org/a.png")),
+    "files by id": user_says(File("application/pdf", url="file-id:f1")),
+    "files of unknown types": user_says(File("application/zip", data="aWs=")),
     "server tools and their blocks in the history": {"server_tools": (ServerTool("web_search", "chat", {}),)},
     "custom tools of chat completions": {"tools": (Tool("patch", custom=True),)},
     "tool arguments that are no JSON object": {"messages": [Message("assistant", (ToolCall("a", "b", "[1]"),))]},
@@ -329,7 +325,7 @@ def test_what_would_change_the_meaning_is_refused(row: str) -> None:
 def test_no_caller_names_what_the_operators_account_reads(part: Image | File) -> None:
     """Bedrock fetches an object of S3 with the rights of whoever signs the call, which is the operator."""
     with pytest.raises(BadRequest, match="as base64 data, not by URL"):
-        _written(**_user(part))
+        _written(**user_says(part))
 
 
 @pytest.mark.parametrize("parts", [(), (Text(""),), (Text(" \n"),)])
@@ -353,7 +349,7 @@ def test_what_a_model_drew_or_wrote_as_a_file_is_only_a_users_to_show() -> None:
 
 def test_the_blocks_of_another_providers_tools_are_refused() -> None:
     with pytest.raises(BadRequest):
-        _written(**_user(ServerToolPart("anthropic", {"type": "server_tool_use"})))
+        _written(**user_says(ServerToolPart("anthropic", {"type": "server_tool_use"})))
 
 
 def test_what_does_not_change_the_meaning_is_dropped() -> None:
