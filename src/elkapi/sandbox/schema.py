@@ -28,6 +28,10 @@ _GUESSES = (
     "a", "A", "0", "00", "000", "0000", "00000", "123456", "aa", "AA", "AAA", "abc", "ABC", "Aa", "a-b", "a_b", "A1",
     "+15550100", "555-0100", "(555)555-0100", "1.0.0", "#00ff00", "https://example.com/", *_FORMATS.values(),
 )  # fmt: skip
+# Python searches for as long as it takes, and everybody's tests with it: where a pattern repeats a group, or repeats
+# much, and where a name is longer than the guesses, nothing is tried.
+_REPEATED_GROUP, _REPEAT = re.compile(r"\)[*+{]"), re.compile("[*+{]")
+REPEATS_MAX, GUESS_CHARS_MAX = 5, max(map(len, _GUESSES))
 
 
 def instance(schema: object) -> Any:
@@ -151,9 +155,10 @@ def _another(item: Any, number: int) -> Any:
 def _text(schema: dict[str, Any], name: str) -> str:
     pattern = schema.get("pattern")
     text = _FORMATS.get(schema.get("format", ""), name)
-    if isinstance(pattern, str):
+    if isinstance(pattern, str) and _is_quick(pattern):
+        guesses = [guess for guess in (name, text, *_GUESSES) if len(guess) <= GUESS_CHARS_MAX]
         try:
-            text = next((guess for guess in (name, text, *_GUESSES) if re.search(pattern, guess)), text)
+            text = next((guess for guess in guesses if re.search(pattern, guess)), text)
         except re.error:
             return text
     low = min(schema.get("minLength", 0), TEXT_CHARS_MAX)
@@ -161,6 +166,10 @@ def _text(schema: dict[str, Any], name: str) -> str:
         text = (text or "a") * math.ceil(low / max(1, len(text)))
         text = text[:low]
     return text[: schema.get("maxLength", TEXT_CHARS_MAX)]
+
+
+def _is_quick(pattern: str) -> bool:
+    return _REPEATED_GROUP.search(pattern) is None and len(_REPEAT.findall(pattern)) <= REPEATS_MAX
 
 
 def _number(schema: dict[str, Any], *, whole: bool) -> int | float:

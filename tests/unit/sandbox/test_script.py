@@ -177,6 +177,19 @@ def test_an_instance_of_a_schema_is_valid_and_always_the_same(schema: Any, value
     assert instance(schema) == value
 
 
+@pytest.mark.parametrize(
+    "schema",
+    [
+        {"type": "string", "pattern": "^(a+)+$"},
+        {"type": "string", "pattern": "^([0-9-]*){8}x$"},
+        {"type": "string", "pattern": "^" + ".*" * 12 + "x$"},
+    ],
+)
+def test_a_pattern_that_could_take_for_ever_is_not_tried(schema: Any) -> None:
+    assert instance({"type": "object", "properties": {"a" * 40 + "!": schema}}) == {"a" * 40 + "!": "a" * 40 + "!"}
+    assert instance(schema) == "text"
+
+
 def test_a_schema_that_holds_itself_ends() -> None:
     node = {"type": "object", "properties": {"next": {"anyOf": [{"$ref": "#"}, {"type": "null"}]}}}
     assert len(json.dumps(instance(node))) < 200
