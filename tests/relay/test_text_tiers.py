@@ -27,9 +27,9 @@ AMOUNTS = Amounts(
     **rates(PLAIN),
     tiers=(Tier(above_tokens=10_000, **rates(LONG)),),
     variants=(
-        Variant(when={"tier": ("fast", "priority")}, above_tokens=10_000, **rates(LONG_FAST)),
-        Variant(when={"tier": ("fast", "priority")}, **rates(FAST)),
-        Variant(when={"tier": ("flex",)}, **rates(FLEX)),
+        Variant(when={"service_tier": ("fast", "priority")}, above_tokens=10_000, **rates(LONG_FAST)),
+        Variant(when={"service_tier": ("fast", "priority")}, **rates(FAST)),
+        Variant(when={"service_tier": ("flex",)}, **rates(FLEX)),
         Variant(when={"speed": ("fast",)}, **rates(FAST)),
         Variant(when={"inference_geo": ("us",)}, **rates(GEO)),
     ),
@@ -44,16 +44,16 @@ USAGE: dict[str, dict[str, Any]] = {
 FAMILY = {"chat": "openai", "responses": "openai", "anthropic": "anthropic", "gemini": "gemini"}
 # (wire, what is asked, where the answer tells it, the features, the rates)
 TOLD: list[tuple[str, dict[str, str], dict[str, str], tuple[int, int]]] = [
-    ("chat", {"service_tier": "fast"}, {"tier": "priority"}, FAST),
-    ("chat", {"service_tier": "flex"}, {"tier": "flex"}, FLEX),
-    ("chat", {"service_tier": "flex"}, {"tier": "default"}, PLAIN),
-    ("responses", {"service_tier": "priority"}, {"tier": "fast"}, FAST),
-    ("responses", {"service_tier": "auto"}, {"tier": "default"}, PLAIN),
+    ("chat", {"service_tier": "fast"}, {"service_tier": "priority"}, FAST),
+    ("chat", {"service_tier": "flex"}, {"service_tier": "flex"}, FLEX),
+    ("chat", {"service_tier": "flex"}, {"service_tier": "default"}, PLAIN),
+    ("responses", {"service_tier": "priority"}, {"service_tier": "fast"}, FAST),
+    ("responses", {"service_tier": "auto"}, {"service_tier": "default"}, PLAIN),
     ("anthropic", {"speed": "fast"}, {"speed": "fast"}, FAST),
     ("anthropic", {"speed": "fast"}, {"speed": "standard", "inference_geo": "us"}, GEO),
-    ("gemini", {"serviceTier": "priority"}, {"tier": "priority"}, FAST),
-    ("gemini", {"service_tier": "flex"}, {"tier": "STANDARD"}, PLAIN),
-    ("chat", {}, {"tier": "priority"}, FAST),
+    ("gemini", {"serviceTier": "priority"}, {"service_tier": "priority"}, FAST),
+    ("gemini", {"service_tier": "flex"}, {"service_tier": "STANDARD"}, PLAIN),
+    ("chat", {}, {"service_tier": "priority"}, FAST),
     ("chat", {"service_tier": "priority"}, {}, PLAIN),
 ]
 
@@ -64,8 +64,7 @@ def cost(of: tuple[int, int], given: int = GIVEN) -> str:
 
 def answers(wire: str, told: dict[str, str], given: int = GIVEN) -> tuple[bytes, bytes]:
     """(whole, frames) of an answer that tells how it was served; an early event of a stream does not know it yet."""
-    names = {"tier": "serviceTier" if wire == "gemini" else "service_tier"}
-    words = {names.get(name, name): word for name, word in told.items()}
+    words = {"serviceTier" if (wire, name) == ("gemini", "service_tier") else name: w for name, w in told.items()}
     usage = dict(USAGE[wire])
     for name, count in usage.items():
         usage[name] = count - GIVEN + given if count >= GIVEN else count
@@ -107,7 +106,7 @@ async def test_g29_a_call_costs_what_the_tier_costs_that_its_answer_tells(
 async def test_the_tier_is_told_across_dialects_and_above_the_length_that_it_has_another_price_for(
     tmp_path: Path, client: str, stream: bool
 ) -> None:
-    whole, frames = answers("chat", {"tier": "priority"}, given=10_001)
+    whole, frames = answers("chat", {"service_tier": "priority"}, given=10_001)
     async with canned(200, msgspec.Raw(whole), frames) as upstream, gateway(tmp_path) as gate:
         await priced(gate, MODEL, "compatible", upstream.url, AMOUNTS)
         asked = ask(client, MODEL, "Tell me. " * 3_000, stream=stream, max_tokens=50)
@@ -127,7 +126,7 @@ async def test_an_answer_too_large_to_be_held_back_is_read_for_its_tier_all_the_
 
 
 async def test_what_a_caller_has_repeated_in_its_answer_is_no_word_of_the_upstream(tmp_path: Path) -> None:
-    whole, frames = answers("responses", {"tier": "default"})
+    whole, frames = answers("responses", {"service_tier": "default"})
     forged = b'"metadata":{"service_tier":"flex"},"tools":[{"service_tier":"flex"}],"model":"theirs"'
     forge = (b'"model":"theirs"', forged)
     async with canned(200, msgspec.Raw(whole.replace(*forge)), frames.replace(*forge)) as upstream:
@@ -157,7 +156,7 @@ async def test_what_is_held_covers_the_tier_that_is_asked_for_and_no_dearer_one(
 
 
 async def test_g36_a_tier_that_nobody_asked_for_costs_the_caller_no_more_than_was_held(tmp_path: Path) -> None:
-    whole, _ = answers("chat", {"tier": "fast"}, given=900)
+    whole, _ = answers("chat", {"service_tier": "fast"}, given=900)
     async with canned(200, msgspec.Raw(whole)) as upstream, gateway(tmp_path) as gate:
         await priced(gate, MODEL, "openai", upstream.url, AMOUNTS)
         key = await gate.key("1")
@@ -167,14 +166,14 @@ async def test_g36_a_tier_that_nobody_asked_for_costs_the_caller_no_more_than_wa
 
 
 async def test_a_stream_that_breaks_off_is_the_operators_loss_at_the_tier_that_it_told(tmp_path: Path) -> None:
-    _, frames = answers("chat", {"tier": "fast"})
+    _, frames = answers("chat", {"service_tier": "fast"})
     content, _, _ = frames.replace(b'"auto"', b'"fast"').partition(b"\n\n")
     async with canned(200, {}, content + b"\n\n") as upstream, gateway(tmp_path) as gate:
         await priced(gate, MODEL, "openai", upstream.url, AMOUNTS)
         account = await account_of(gate, await gate.key("1"), "chat", True)
         assert (account["outcome"], account["features"], account["cost_usd"]) == (
             "broken_stream",
-            {"tier": "fast"},
+            {"service_tier": "fast"},
             "0.00",
         )
         used = account["usage"]

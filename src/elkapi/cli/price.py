@@ -61,8 +61,8 @@ def price() -> None:
     metavar="FEATURE=WORD|WORD,...:RATE=USD,...",
     multiple=True,
     help="rates of calls with these features, such as 'resolution=1080p|4k,mode=pro:per-second=0.5' or "
-    "'tier=priority|fast:input=8,output=40'; the first that fits counts, what it does not name keeps the rate without "
-    "variant; above_tokens=TOKENS among the features asks for more input than this",
+    "'service_tier=priority|fast:input=8,output=40'; the first that fits counts, what it does not name keeps the rate "
+    "without variant; above_tokens=TOKENS among the features asks for more input than this",
 )
 @json_option
 def set_(

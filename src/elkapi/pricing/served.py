@@ -16,7 +16,7 @@ from elkapi.errors import NOT_JSON
 from elkapi.types import Price
 
 # The features that a variant may go by.
-FEATURES = ("tier", "speed", "inference_geo")
+FEATURES = ("service_tier", "speed", "inference_geo")
 WORD_CHARS_MAX = 64
 _NAMED = re.compile(rb'"(?:service_?[tT]ier|speed|inference_geo)"')
 

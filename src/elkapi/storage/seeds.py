@@ -122,9 +122,7 @@ def public_prices() -> dict[str, Amounts]:
     """Every seeded record, by model."""
     found = {model: Amounts(input_nano_per_1m=parse_usd(usd)) for model, usd in PUBLIC_PRICES_USD_PER_1M.items()}
     for model, prices in PUBLIC_TEXT_PRICES_USD_PER_1M.items():
-        tiered = PUBLIC_PRIORITY_PRICES_USD_PER_1M.get(model)
-        priority = () if tiered is None else (Variant(when={"tier": ("priority", "fast")}, **_text_rates(*tiered)),)
-        found[model] = Amounts(**_text_rates(*prices), variants=priority)
+        found[model] = Amounts(**_text_rates(*prices), variants=_served_faster(model))
     for model, (given, out) in PUBLIC_CLAUDE_PRICES_USD_PER_1M.items():
         nano = parse_usd(given)
         found[model] = Amounts(
@@ -144,3 +142,8 @@ def _text_rates(given: str, cached: str, out: str) -> dict[str, Any]:
         "cached_nano_per_1m": parse_usd(cached),
         "output_nano_per_1m": parse_usd(out),
     }
+
+
+def _served_faster(model: str) -> tuple[Variant, ...]:
+    prices = PUBLIC_PRIORITY_PRICES_USD_PER_1M.get(model)
+    return () if prices is None else (Variant(when={"service_tier": ("priority", "fast")}, **_text_rates(*prices)),)

@@ -718,8 +718,8 @@ def test_tasks_are_listed_and_what_is_none_is_said_to_be_none(elkapi: Elkapi) ->
 def test_a_price_by_the_tier_that_is_served_has_tiers_by_length_beside_it(elkapi: Elkapi) -> None:
     done = elkapi(
         *("price", "set", "--model", "m", "--input-per-1m", "4", "--output-per-1m", "20", "--tier", "272000:input=8"),
-        *("--variant", "tier=priority|fast,above_tokens=272000:input=16,output=60"),
-        *("--variant", "tier=priority|fast:input=8,output=40"),
+        *("--variant", "service_tier=priority|fast,above_tokens=272000:input=16,output=60"),
+        *("--variant", "service_tier=priority|fast:input=8,output=40"),
     )
     assert done.status == 0
     shown = elkapi("price", "show", "m", "--json").json
@@ -727,7 +727,7 @@ def test_a_price_by_the_tier_that_is_served_has_tiers_by_length_beside_it(elkapi
         (272_000, "16.00"),
         (None, "8.00"),
     ]
-    assert "tier=priority|fast, above_tokens=272000" in elkapi("price", "list").out
+    assert "service_tier=priority|fast, above_tokens=272000" in elkapi("price", "list").out
 
 
 @pytest.mark.parametrize(
@@ -735,7 +735,7 @@ def test_a_price_by_the_tier_that_is_served_has_tiers_by_length_beside_it(elkapi
     [
         ("mode=pro,above_tokens=5:input=2", "mode is a feature of tasks"),
         ("mode=pro:input=2", "mode is a feature of tasks"),
-        ("tier=fast,above_tokens=many:input=2", "'many' is not a whole number"),
+        ("service_tier=fast,above_tokens=many:input=2", "'many' is not a whole number"),
         ("above_tokens=5:input=2", "a variant names features"),
     ],
 )

@@ -249,16 +249,16 @@ def test_g36_the_dearest_variant_bounds_all_that_the_unknown_features_may_become
 
 
 def test_a_variant_may_ask_for_a_long_input_and_without_one_that_fits_the_tiers_count() -> None:
-    long = Variant(when={"tier": ("fast",)}, above_tokens=100, input_nano_per_1m=16)
-    fast = Variant(when={"tier": ("fast",)}, input_nano_per_1m=8)
+    long = Variant(when={"service_tier": ("fast",)}, above_tokens=100, input_nano_per_1m=16)
+    fast = Variant(when={"service_tier": ("fast",)}, input_nano_per_1m=8)
     tier = Tier(above_tokens=100, input_nano_per_1m=5)
     price = Price(id=1, model="m", version=1, input_nano_per_1m=4, tiers=(tier,), variants=(long, fast))
     for features, tokens, nano in (
         ({}, 100, 4),
         ({}, 101, 5),
-        ({"tier": "fast"}, 100, 8),
-        ({"tier": "fast"}, 101, 16),
-        ({"tier": "flex"}, 101, 5),
+        ({"service_tier": "fast"}, 100, 8),
+        ({"service_tier": "fast"}, 101, 16),
+        ({"service_tier": "flex"}, 101, 5),
     ):
         (term,) = arithmetic(priced_for(price, features, tokens), Usage(input_tokens=tokens), 1_000_000)
         assert term["nano_usd"] == nano, (features, tokens)

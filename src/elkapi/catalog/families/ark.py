@@ -79,7 +79,7 @@ def _shown(body: dict[str, Any]) -> dict[str, Any]:
 _FEATURES: dict[str, tuple[str, ...]] = {
     "resolution": ("resolution", "=1080p"),
     "audio": ("generate_audio", "=true"),
-    "tier": ("service_tier", "=default"),
+    "service_tier": ("service_tier", "=default"),
 }
 _METER = Meter(
     unit="token",
