@@ -120,17 +120,16 @@ async def test_a_step_that_the_database_never_takes_is_not_tried_in_a_hurry(
     with tasks.gate.database.write() as connection:
         connection.exec_driver_sql(refusing)
     async with tasks.polling() as poller:
-        while not poller.counts["task_step_refused"]:
-            await asyncio.sleep(0.01)
+        await until(lambda: poller.counts["task_step_refused"])
         await asyncio.sleep(0.2)
         assert (len(tasks.copies.asked), tasks.rows()[0][0]) == (1, "queued")
-        assert tasks.books().customers_held_nano == HALF
+        assert tasks.gate.books().customers_held_nano == HALF
         assert tasks.gate.sql("select kind from alerts") == [("task_step_refused",)]
         with tasks.gate.database.write() as connection:
             connection.exec_driver_sql(undone)
             connection.exec_driver_sql("update tasks set poked = true")
         await tasks.until("succeeded")
-    assert tasks.books().charged_nano == HALF
+    assert tasks.gate.books().charged_nano == HALF
 
 
 async def test_a_refused_submit_is_free_and_answered_as_the_provider_does(tasks: Tasks) -> None:
@@ -380,8 +379,7 @@ async def test_a_file_that_its_provider_has_no_longer_when_our_store_is_back_is_
     tasks.upstream.succeed(task_id)
     tasks.copies.fail = CopyFailed("the store is away", again=True, ours=True)
     async with tasks.polling(asset_copy_tries_max=3) as poller:
-        while poller.counts["copies_failed"] < 6:
-            await asyncio.sleep(0.01)
+        await until(lambda: poller.counts["copies_failed"] >= 6)
         assert tasks.rows()[0][0] == "running"
         if lost == "the file":
             tasks.copies.fail = CopyFailed("the provider answered 403", again=True)
@@ -389,7 +387,7 @@ async def test_a_file_that_its_provider_has_no_longer_when_our_store_is_back_is_
             tasks.upstream.tasks[task_id]["task_result"] = {"videos": []}
         await tasks.until("failed")
     assert tasks.rows()[0][2] == {"the file": "result_unavailable", "the answer": "no_result"}[lost]
-    report = tasks.books()
+    report = tasks.gate.books()
     assert (report.charged_nano, report.loss_nano, report.customers_held_nano) == (0, HALF, 0)
 
 

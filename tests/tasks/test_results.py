@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from pathlib import Path
 
 import msgspec
@@ -19,6 +18,7 @@ from tests.assets import media
 from tests.tasks.conftest import Tasks
 from tests.tasks.provider import Provider
 from tests.tasks.test_rows import AT_ONCE, Caller, serving
+from tests.waiting import until
 
 MAKE: MakeCopier = AssetCopier
 
@@ -78,8 +78,7 @@ async def test_a_store_that_fails_ends_no_task_and_is_told_to_the_operator(
     monkeypatch.setattr("elkapi.tasks.poller.COPY_AGAIN_MAX_S", 0.1)
     order = WorkerOrder(settings=msgspec.structs.replace(settings, asset_copy_tries_max=2))
     async with opened_poller(order, tasks.gate.installation, MAKE) as poller, polling(poller):
-        while poller.counts["copies_failed"] < 5:
-            await asyncio.sleep(0.01)
+        await until(lambda: poller.counts["copies_failed"] >= 5)
         # Its caller sees a task that runs and is nearly done, and nothing of the provider's addresses.
         shown = (await tasks.call("GET", f"/kling/v1/videos/text2video/{task_id}")).json()
         assert (shown["data"]["task_status"], "task_result" in shown["data"]) == ("processing", False)

@@ -12,6 +12,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 from elkapi.clock import ManualClock
 from elkapi.upstream import UpstreamFailure
 from elkapi.upstream.gcp import RENEW_BEFORE_S, TokenRefused, TokenSource
+from tests.waiting import until
 
 
 @pytest.fixture(scope="module")
@@ -46,7 +47,7 @@ async def endpoint(serve):
     return peer
 
 
-async def test_calls_at_once_share_one_exchange_and_its_failure(endpoint, client, account, until):
+async def test_calls_at_once_share_one_exchange_and_its_failure(endpoint, client, account):
     source = TokenSource(client.send, ManualClock())
     endpoint.answers = [b"HTTP/1.1 503 Busy\r\nContent-Length: 0\r\n\r\n"]
     for number in (1, 2):
