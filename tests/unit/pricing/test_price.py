@@ -5,6 +5,7 @@ from __future__ import annotations
 from fractions import Fraction
 from math import prod
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -91,15 +92,9 @@ def test_the_amount_is_within_half_a_nano_of_the_exact_fraction(price: Price, us
     assert abs(amount - exact) <= Fraction(1, 2)
 
 
-@given(prices, usages, st.integers(0, 5_000_000), st.lists(st.integers(0, 2_000_000), max_size=2).map(tuple))
-def test_further_ratios_are_applied_before_the_one_rounding(
-    price: Price, usage: Usage, ratio: int, further: tuple[int, ...]
-) -> None:
-    """That of a batch's line, that of an answer from the cache, or both."""
-    amount = amount_nano(price, usage, ratio, further)
-    exact = _exact(price, usage, ratio) * Fraction(prod(further), 1_000_000 ** len(further))
-    assert abs(amount - exact) <= Fraction(1, 2)
-    upper = Usage(
+def upper_of(usage: Usage) -> Usage:
+    """The bound of a call that comes to this usage: what went in and what came out, of whatever class."""
+    return Usage(
         input_tokens=usage.input_total,
         output_tokens=usage.output_total,
         searches=usage.searches,
@@ -108,6 +103,17 @@ def test_further_ratios_are_applied_before_the_one_rounding(
         images=usage.images,
         audio_ms=usage.audio_ms,
     )
+
+
+@given(prices, usages, st.integers(0, 5_000_000), st.lists(st.integers(0, 2_000_000), max_size=2).map(tuple))
+def test_further_ratios_are_applied_before_the_one_rounding(
+    price: Price, usage: Usage, ratio: int, further: tuple[int, ...]
+) -> None:
+    """That of a batch's line, that of an answer from the cache, or both."""
+    amount = amount_nano(price, usage, ratio, further)
+    exact = _exact(price, usage, ratio) * Fraction(prod(further), 1_000_000 ** len(further))
+    assert abs(amount - exact) <= Fraction(1, 2)
+    upper = upper_of(usage)
     assert amount <= quote(price, "g", ratio, upper, True, further).nano
 
 
@@ -119,15 +125,7 @@ def test_a_batchs_ratio_of_zero_is_a_ratio_and_none_is_one(usage: Usage) -> None
 
 @given(prices, usages, st.integers(0, 5_000_000))
 def test_g36_a_quote_bounds_every_split_of_its_tokens(price: Price, usage: Usage, ratio: int) -> None:
-    upper = Usage(
-        input_tokens=usage.input_total,
-        output_tokens=usage.output_total,
-        searches=usage.searches,
-        calls=usage.calls,
-        video_ms=usage.video_ms,
-        images=usage.images,
-        audio_ms=usage.audio_ms,
-    )
+    upper = upper_of(usage)
     assert amount_nano(price, usage, ratio) <= quote(price, "g", ratio, upper, wide=True).nano
 
 
@@ -233,15 +231,7 @@ def test_g36_the_dearest_variant_bounds_all_that_the_unknown_features_may_become
     """Also where a unit's count stays below its bound, whatever the unknown features are in the end."""
     known = {name: word for name, word in known.items() if name not in unknown}
     became = known | {name: word for name, word in later.items() if name in unknown}
-    upper = Usage(
-        input_tokens=usage.input_total,
-        output_tokens=usage.output_total,
-        searches=usage.searches,
-        calls=usage.calls,
-        video_ms=usage.video_ms + 40,
-        images=usage.images + 1,
-        audio_ms=usage.audio_ms,
-    )
+    upper = msgspec.structs.replace(upper_of(usage), video_ms=usage.video_ms + 40, images=usage.images + 1)
     bound = quote(dearest_for(price, known, unknown), "g", ratio, upper, wide=True)
     assert amount_nano(priced_for(price, became), usage, ratio) <= bound.nano
     if not unknown:
@@ -283,15 +273,7 @@ def test_g36_what_was_asked_for_bounds_it_served_or_not(
     price: Price, asked: dict[str, str], unserved: set[str], usage: Usage, ratio: int
 ) -> None:
     served = {name: word for name, word in asked.items() if name not in unserved}
-    upper = Usage(
-        input_tokens=usage.input_total,
-        output_tokens=usage.output_total,
-        searches=usage.searches,
-        calls=usage.calls,
-        video_ms=usage.video_ms,
-        images=usage.images,
-        audio_ms=usage.audio_ms,
-    )
+    upper = upper_of(usage)
     bound = quote(price, "g", ratio, upper, wide=True, features=asked)
     assert amount_nano(priced_for(price, served, usage.input_total), usage, ratio) <= bound.nano
 
