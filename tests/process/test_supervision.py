@@ -53,8 +53,11 @@ def stage_of_all() -> Iterator[Stage]:
 
 @pytest.fixture(scope="module")
 def stage_of_restarts() -> Iterator[Stage]:
-    """One gateway for the tests after which all its calls are answered and booked, and every role is back."""
-    with running_stage() as made:
+    """One gateway for the tests after which all its calls are answered and booked, and every role is back.
+
+    No call of theirs may fail, so a machine that stalls for two seconds is given longer to book them.
+    """
+    with running_stage(hold_wait_s=20, settle_wait_s=20) as made:
         yield made
 
 
