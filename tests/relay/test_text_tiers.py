@@ -116,6 +116,14 @@ async def test_the_tier_is_told_across_dialects_and_above_the_length_that_it_has
         assert account["cost_usd"] == cost(LONG_FAST, 10_001)
 
 
+async def test_a_whole_answer_to_a_call_for_a_stream_is_read_for_its_tier_too(tmp_path: Path) -> None:
+    whole, _ = answers("chat", {"service_tier": "fast"})
+    async with canned(200, msgspec.Raw(whole)) as upstream, gateway(tmp_path) as gate:
+        await priced(gate, MODEL, "openai", upstream.url, AMOUNTS)
+        account = await account_of(gate, await gate.key("1"), "chat", True)
+        assert account["cost_usd"] == cost(FAST)
+
+
 async def test_an_answer_too_large_to_be_held_back_is_read_for_its_tier_all_the_same(tmp_path: Path) -> None:
     whole, _ = answers("chat", {})
     large = whole.replace(b'"well"', b'"%b"' % (b"well " * 400_000))[:-1] + b',"service_tier":"fast"}'

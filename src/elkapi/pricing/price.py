@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 from math import prod
-from types import MappingProxyType
 
 import msgspec
 
@@ -32,7 +31,6 @@ _APART = (
     ("images", "image_nano", 1),
 )
 _WIDE_INPUT = ("cache_write_1h_nano_per_1m", "audio_input_nano_per_1m", "image_input_nano_per_1m")
-NO_FEATURES: Mapping[str, str] = MappingProxyType({})
 _WIDE_OUTPUT = ("audio_output_nano_per_1m", "image_output_nano_per_1m")
 
 
@@ -157,7 +155,7 @@ def quote(
     upper: Usage,
     wide: bool = False,
     further_micro: tuple[int, ...] = (),
-    features: Mapping[str, str] = NO_FEATURES,
+    features: Mapping[str, str] | None = None,
 ) -> Quote:
     """The most a call of at most `upper` input and output tokens may cost, whichever classes the upstream reports.
 

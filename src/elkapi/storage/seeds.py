@@ -65,19 +65,19 @@ PUBLIC_CLAUDE_PRICES_USD_PER_1M = {
     "claude-opus-4-5": ("5", "25"),
     "claude-opus-4-1": ("15", "75"),
 }
+
+
+def _text_rates(given: str, cached: str, out: str) -> dict[str, Any]:
+    return {
+        "input_nano_per_1m": parse_usd(given),
+        "cached_nano_per_1m": parse_usd(cached),
+        "output_nano_per_1m": parse_usd(out),
+    }
+
+
 PUBLIC_RECORDS = {
     "gemini-2.5-pro": Amounts(
-        input_nano_per_1m=parse_usd("1.25"),
-        cached_nano_per_1m=parse_usd("0.125"),
-        output_nano_per_1m=parse_usd("10"),
-        tiers=(
-            Tier(
-                above_tokens=200_000,
-                input_nano_per_1m=parse_usd("2.50"),
-                cached_nano_per_1m=parse_usd("0.25"),
-                output_nano_per_1m=parse_usd("15"),
-            ),
-        ),
+        **_text_rates("1.25", "0.125", "10"), tiers=(Tier(above_tokens=200_000, **_text_rates("2.50", "0.25", "15")),)
     ),
 }
 # Embedding models, per million input tokens.
@@ -134,14 +134,6 @@ def public_prices() -> dict[str, Amounts]:
             search_nano=parse_usd("0.01"),
         )
     return found | PUBLIC_RECORDS | media_prices()
-
-
-def _text_rates(given: str, cached: str, out: str) -> dict[str, Any]:
-    return {
-        "input_nano_per_1m": parse_usd(given),
-        "cached_nano_per_1m": parse_usd(cached),
-        "output_nano_per_1m": parse_usd(out),
-    }
 
 
 def _served_faster(model: str) -> tuple[Variant, ...]:
