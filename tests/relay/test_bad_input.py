@@ -212,7 +212,7 @@ async def test_size_type_method_and_path_mistakes_have_their_status(tmp_path: An
         untouched(gate)
 
 
-@pytest.mark.parametrize("path", ["/v1/embeddings", "/v1/messages", "/v1/messages/batches", "/v1/videos"])
+@pytest.mark.parametrize("path", ["/v1/embeddings", "/v1/messages", "/v1/messages/batches", "/v1/videos", "/v1/quote"])
 @pytest.mark.parametrize("coding", ["gzip", "zstd", "GZIP"])
 async def test_a_compressed_body_is_told_so_and_not_that_it_is_no_text(gate: Gateway, path: str, coding: str) -> None:
     key, packed = await gate.key("1"), gzip.compress(json.dumps(GOOD).encode())

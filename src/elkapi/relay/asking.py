@@ -22,7 +22,7 @@ from elkapi.pricing.media import bound
 from elkapi.relay import forms
 from elkapi.relay.call import Call
 from elkapi.relay.large import anywhere
-from elkapi.relay.read import check_coding, check_media_type
+from elkapi.relay.read import check_media_type
 from elkapi.translate import media
 from elkapi.translate.decode import decode
 from elkapi.translate.media import MediaAsk
@@ -80,7 +80,6 @@ class Asked(msgspec.Struct, frozen=True):
 async def read_submit(call: Call, match: Match, family: Family, aliases: Mapping[str, str] | None) -> Asked:
     """Read and check a submit. Raises BadRequest, UnsupportedMediaType, BodyTooLarge, RequestTimeout, ClientGone."""
     kind = call.header(b"content-type")
-    check_coding(call)
     sent = await call.body()
     body, sent, content_type = await anywhere(len(sent), _read, match.operation, kind, sent)
     return await anywhere(len(sent), asked_for, match, family, aliases, sent, body, content_type)

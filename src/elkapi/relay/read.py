@@ -81,7 +81,6 @@ async def read(call: Call, match: Match, aliases: Mapping[str, str] | None = Non
     kind = call.header(b"content-type")
     if kind != b"application/json" and match.operation.body is Body.JSON:
         check_media_type(kind)
-    check_coding(call)
     body = call.whole
     if body is None:
         body = await call.body()
@@ -174,7 +173,7 @@ def check_media_type(value: bytes | None) -> None:
 def check_coding(call: Call) -> None:
     """Raises UnsupportedMediaType for a body that is compressed: what it unpacks to has no bound that we know of."""
     coding = call.header(b"content-encoding")
-    if coding is not None and coding.lower() != b"identity":
+    if coding is not None and coding.lower() != b"identity" and call.whole != b"":
         raise UnsupportedMediaType(
             f"Content-Encoding {coding.decode('latin-1')[:60]!r} is not accepted here; send the body uncompressed."
         )

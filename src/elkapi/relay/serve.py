@@ -24,7 +24,7 @@ from elkapi.relay.guarding import guarding_of
 from elkapi.relay.hold import Hold
 from elkapi.relay.keep import prepared
 from elkapi.relay.plane import DataPlane
-from elkapi.relay.read import Admitted, read
+from elkapi.relay.read import Admitted, check_coding, read
 from elkapi.relay.task_pages import TASK_PAGES
 from elkapi.relay.video_chat import makes_videos, video_in_chat
 
@@ -42,6 +42,7 @@ async def serve(plane: DataPlane, call: Call, admitted: Admitted | None = None) 
             return
         key = presented_key(call)
         grant = await admit(snapshot, plane.key_cache, plane.reader, key, plane.clock.now_ns(), plane.clock)  # 2
+        check_coding(call)
         role = match.operation.role
         if role is not Role.RELAY:
             page = plane.pages[match.operation.id] if role is Role.GATEWAY else TASK_PAGES[role]

@@ -18,7 +18,7 @@ from elkapi.relay.call import JSON, Call
 from elkapi.relay.follow import follow
 from elkapi.relay.large import anywhere
 from elkapi.relay.plane import DataPlane, Page
-from elkapi.relay.read import check_coding, check_media_type
+from elkapi.relay.read import check_media_type
 from elkapi.relay.stored_objects import Found, parse_stored_id, stored_id_text
 from elkapi.snapshot import Snapshot
 from elkapi.storage.repos.stored import IN_PROGRESS
@@ -175,7 +175,6 @@ async def get_completion(plane: DataPlane, snapshot: Snapshot, grant: Grant, mat
 async def update_completion(plane: DataPlane, snapshot: Snapshot, grant: Grant, match: Match, call: Call) -> None:
     """`POST /v1/chat/completions/{id}`: other labels; null takes them away."""
     check_media_type(call.header(b"content-type"))
-    check_coding(call)
     labels: _Labels = decode(_labels, await call.body())
     if labels.metadata is not None and (problem := stored.metadata_problem(labels.metadata)):
         raise BadRequest(problem, param="metadata")

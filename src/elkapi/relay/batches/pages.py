@@ -23,7 +23,7 @@ from elkapi.relay.call import JSON, REPLAYED, Call
 from elkapi.relay.candidates import FALLBACK_HEADER, candidates
 from elkapi.relay.hold import checked_key
 from elkapi.relay.plane import DataPlane, Page
-from elkapi.relay.read import check_coding, check_media_type, read
+from elkapi.relay.read import check_media_type, read
 from elkapi.snapshot import Snapshot
 from elkapi.storage.repos import batch_lines, batches
 from elkapi.storage.repos.batches import BatchRow, NewLine
@@ -78,7 +78,6 @@ class BatchPages:
         """
         check_media_type(call.header(b"content-type"))
         wish_of(call)
-        check_coding(call)
         sent = call.header(b"idempotency-key")
         name = None if sent is None else checked_key(sent)
         body = await call.body()
