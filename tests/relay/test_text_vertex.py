@@ -24,11 +24,8 @@ def account() -> str:
     return msgspec.json.encode(members).decode()
 
 
-@pytest.mark.parametrize("theirs", ["gemini-2.5-pro", "claude-sonnet-4-5"])
-@pytest.mark.parametrize("client", CLIENTS)
-async def test_every_dialect_is_answered_by_vertex_with_one_exchanged_token(
-    gate: Gateway, sandbox: Running, account: str, client: str, theirs: str
-) -> None:
+async def served(gate: Gateway, sandbox: Running, account: str, theirs: str) -> str:
+    """A key for MODEL, which Vertex serves by its own name."""
     await gate.channel(
         f"{sandbox.base_url}/v1/projects/p/locations/us-east5",
         (MODEL,),
@@ -38,7 +35,15 @@ async def test_every_dialect_is_answered_by_vertex_with_one_exchanged_token(
         model_map={MODEL: theirs},
     )
     await gate.price(MODEL, per_1m_usd="1", output_per_1m_usd="2")
-    key = await gate.key("10")
+    return await gate.key("10")
+
+
+@pytest.mark.parametrize("theirs", ["gemini-2.5-pro", "claude-sonnet-4-5"])
+@pytest.mark.parametrize("client", CLIENTS)
+async def test_every_dialect_is_answered_by_vertex_with_one_exchanged_token(
+    gate: Gateway, sandbox: Running, account: str, client: str, theirs: str
+) -> None:
+    key = await served(gate, sandbox, account, theirs)
     whole = ask(client, MODEL, f"[[say: {SAID}]]")
     reply = await gate.ask(key, whole.body, path=whole.path, headers=whole.headers)
     assert reply.status_code == 200, reply.text
@@ -54,16 +59,8 @@ async def test_every_dialect_is_answered_by_vertex_with_one_exchanged_token(
 async def test_a_call_whose_token_did_not_come_was_not_sent_and_may_be_repeated(
     gate: Gateway, sandbox: Running, account: str
 ) -> None:
-    await gate.channel(
-        f"{sandbox.base_url}/v1/projects/p/locations/us-east5",
-        (MODEL,),
-        family="vertex",
-        secrets=(account,),
-        options={"token-url": f"{sandbox.base_url}/token"},
-        model_map={MODEL: "gemini-2.5-pro"},
-    )
-    await gate.price(MODEL, per_1m_usd="1", output_per_1m_usd="2")
-    key, asked = await gate.key("10"), ask("chat", MODEL, f"[[say: {SAID}]]")
+    key = await served(gate, sandbox, account, "gemini-2.5-pro")
+    asked = ask("chat", MODEL, f"[[say: {SAID}]]")
     headers = {**asked.headers, "idempotency-key": "once"}
     sandbox.sandbox.stand("cut-after=1b")
     broken = await gate.ask(key, asked.body, path=asked.path, headers=headers)

@@ -81,7 +81,7 @@ def create_key(admin: Admin, given: KeyInput) -> tuple[KeyView, str]:
         )
         _check_kept(row, policy)
         if nano:
-            _deposit(admin, connection, row, nano, "opening balance")
+            _book(admin, connection, row, ledger.deposit, nano, "opening balance")
         return _view(connection, row), plaintext
 
 
@@ -166,7 +166,7 @@ def deposit(admin: Admin, which: str, amount: str, note: str) -> KeyView:
         row = _find(connection, which)
         # What a revoked key holds could never be spent.
         _not_revoked(row if row.revoked_ns is None else None, row)
-        _deposit(admin, connection, row, nano, note)
+        _book(admin, connection, row, ledger.deposit, nano, note)
         return _view(connection, row)
 
 
@@ -187,16 +187,13 @@ def set_credit(admin: Admin, which: str, amount: str, note: str) -> KeyView:
 def _booked(admin: Admin, which: str, book: Callable[..., object], nano: int, note: str) -> KeyView:
     with admin.database.write() as connection:
         row = _find(connection, which)
-        try:
-            book(connection, row.account_id, nano, note, admin.actor, clock=admin.clock)
-        except ledger.AccountError as error:
-            raise Refused(str(error)) from None
+        _book(admin, connection, row, book, nano, note)
         return _view(connection, row)
 
 
-def _deposit(admin: Admin, connection: Connection, row: KeyRow, nano: int, note: str) -> None:
+def _book(admin: Admin, connection: Connection, row: KeyRow, book: Callable[..., object], nano: int, note: str) -> None:
     try:
-        ledger.deposit(connection, row.account_id, nano, note, admin.actor, clock=admin.clock)
+        book(connection, row.account_id, nano, note, admin.actor, clock=admin.clock)
     except ledger.AccountError as error:
         raise Refused(str(error)) from None
 
