@@ -126,8 +126,11 @@ async def test_a_whole_answer_to_a_call_for_a_stream_is_read_for_its_tier_too(tm
 
 async def test_an_answer_too_large_to_be_held_back_is_read_for_its_tier_all_the_same(tmp_path: Path) -> None:
     whole, _ = answers("chat", {})
-    large = whole.replace(b'"well"', b'"%b"' % (b"well " * 400_000))[:-1] + b',"service_tier":"fast"}'
-    async with canned(200, msgspec.Raw(large)) as upstream, gateway(tmp_path) as gate:
+    # The word stands before what would be held back of it.
+    large = whole.replace(b'"model":"theirs"', b'"service_tier":"fast","model":"theirs"').replace(
+        b"well", b"well" * 5_000
+    )
+    async with canned(200, msgspec.Raw(large)) as upstream, gateway(tmp_path, reply_buffer_bytes_max=1_000) as gate:
         await priced(gate, MODEL, "openai", upstream.url, AMOUNTS)
         account = await account_of(gate, await gate.key("1"), "chat", False)
         assert account["cost_usd"] == cost(FAST)
