@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import subprocess
+import sys
 import tomllib
 from functools import cache
 from pathlib import Path
@@ -197,6 +198,61 @@ def test_scripts_are_executable_and_parse(name: str) -> None:
         return
     assert path.stat().st_mode & 0o100, f"{name} is not executable"
     subprocess.run(["bash", "-n", path], check=True)
+
+
+def make_venv(
+    tmp_path: Path, versions: dict[str, tuple[int, int]], **environment: str
+) -> subprocess.CompletedProcess[str]:
+    """scripts/venv on a PATH with these Pythons alone: each says its version, and notes here what else it is asked."""
+    tools = tmp_path / "bin"
+    tools.mkdir()
+    for name in ("bash", "env"):
+        (tools / name).symlink_to(f"/bin/{name}")
+    for name, version in versions.items():
+        says = f"import sys; sys.version_info = {version}; exec(sys.argv[2])"
+        (tools / name).write_text(
+            f"#!/bin/sh\n[ $1 = -c ] || {{ echo made by {name} in $3; exit; }}\n"
+            f"exec {sys.executable} -c '{says}' \"$@\"\n"
+        )
+        (tools / name).chmod(0o755)
+    return subprocess.run(
+        [ROOT / "scripts/venv", "here"],
+        env={"PATH": str(tools), **environment},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+@pytest.mark.parametrize(("versions", "chosen"), [
+    ({"python3": (3, 11)}, "python3"),
+    ({"python3": (3, 14)}, "python3"),
+    ({"python3": (3, 15), "python3.13": (3, 13), "python3.12": (3, 12)}, "python3.13"),
+    ({"python3": (3, 9), "python3.11": (3, 11)}, "python3.11"),
+])  # fmt: skip
+def test_the_environment_is_made_by_a_python_that_the_pins_are_built_for(
+    tmp_path: Path, versions: dict[str, tuple[int, int]], chosen: str
+) -> None:
+    done = make_venv(tmp_path, versions)
+    assert done.stdout.splitlines()[-1] == f"made by {chosen} in here"
+
+
+@pytest.mark.parametrize("environment", [{}, {"PYTHON": "python3.15"}])
+def test_a_python_that_the_pins_are_not_built_for_is_refused_by_name(
+    tmp_path: Path, environment: dict[str, str]
+) -> None:
+    done = make_venv(tmp_path, {"python3": (3, 10), "python3.15": (3, 15)}, **environment)
+    assert done.returncode == 1
+    assert "Python 3.11, 3.12, 3.13 or 3.14" in done.stderr
+    assert (environment.get("PYTHON") or "python3 python3.14") in done.stderr
+
+
+def test_the_pythons_that_pyproject_names_are_those_that_the_script_takes() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
+    low, high = re.fullmatch(r">=3\.(\d+),<3\.(\d+)", project["requires-python"]).groups()  # type: ignore[union-attr]
+    assert f"(3, {low}) <= sys.version_info < (3, {high})" in (ROOT / "scripts/venv").read_text("utf-8")
+    named = {line.rpartition("3.")[2] for line in project["classifiers"] if line.startswith("Programming Language")}
+    assert named == {str(minor) for minor in range(int(low), int(high))}
 
 
 def test_ci_runs_the_readme_test_command() -> None:
