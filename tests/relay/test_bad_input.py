@@ -274,6 +274,21 @@ async def test_nobody_without_a_key_can_make_the_gateway_collect_a_body(gate: Ga
         assert reply.headers["allow"] == "GET, HEAD, OPTIONS"
 
 
+@pytest.mark.parametrize("path", ["/api/embed", "/api/chat", "/api/v1/models"])
+async def test_another_servers_address_below_api_is_no_page(gate: Gateway, path: str) -> None:
+    reply = await gate.http.post(path, content=b"x" * 100_000)
+    assert codes(reply)[:2] == (404, "unknown_url")
+    assert "allow" not in reply.headers
+
+
+@pytest.mark.parametrize("body", [b"", b" \r\n"])
+async def test_an_empty_body_is_called_empty(gate: Gateway, body: bytes) -> None:
+    reply = await gate.ask(await gate.key("1"), body)
+    assert codes(reply)[:2] == (400, "bad_request_body")
+    assert reply.json()["error"]["message"].startswith("The body is empty; a JSON object is expected.")
+    untouched(gate)
+
+
 @pytest.mark.parametrize(
     "path",
     [

@@ -9,6 +9,7 @@ import asyncio
 import hmac
 import traceback
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 
 from elkapi.catalog.operation import Dialect
 from elkapi.clock import milliseconds
@@ -124,7 +125,11 @@ class Front:
             if path.startswith(CALLBACKS):
                 return called_back(self._plane, call)
             if call.method not in CONTROL_METHODS:
-                # Nothing there takes a body, so nobody without a key may make us collect one.
+                # Nothing there takes a body, so nobody without a key may make us collect one. Of /api the catalog knows
+                # which addresses there are (an Ollama client's are not): the rest is no page at all.
+                if path.startswith("/api/"):
+                    with suppress(MethodNotAllowed):
+                        self._plane.catalog.match(call.method, path)
                 raise MethodNotAllowed(f"{call.method} is not allowed on {path}", CONTROL_METHODS)
             return relay_to_control(self._plane, call, self._proxies)
         return serve(self._plane, call)

@@ -52,6 +52,8 @@ def worded(work: Callable[[], T], body: bytes = b"", type_: Any = Any) -> T:
     except msgspec.ValidationError as error:
         raise BadRequest(f"Invalid body: {told(error, type_)}.", param=_param(str(error))) from None
     except msgspec.DecodeError as error:
+        if not body.strip():
+            raise BadRequest("The body is empty; a JSON object is expected.", code="bad_request_body") from None
         why = _half_pair(body) or f"{error}."
         raise BadRequest(f"The body is not valid JSON: {why}", code="bad_request_body") from None
 
