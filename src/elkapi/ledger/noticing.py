@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 import msgspec
 
 from elkapi.ledger.orders import NoticeRow
-from elkapi.ledger.statements import NOTICE_COLUMNS, Statements
+from elkapi.ledger.statements import Statements
 from elkapi.storage.repos.notices import body_context
 from elkapi.storage.secrets import Sealer
 from elkapi.types import Notice, NoticeBody
@@ -54,5 +54,5 @@ class Noticer:
         """Insert these notices. Repeating it changes nothing."""
         flat: list[Any] = []
         for notice in notices:
-            flat += (getattr(notice, name) for name in NOTICE_COLUMNS)
+            flat += msgspec.structs.astuple(notice)
         self._sql.notices.insert(self._cursor, flat)

@@ -12,6 +12,7 @@ from typing import Any
 from sqlalchemy import ColumnElement, Table, and_, bindparam, delete, func, literal_column, null, or_, select, update
 from sqlalchemy.sql import ClauseElement
 
+from elkapi.ledger.orders import NoticeRow
 from elkapi.storage.dialect import insert_into, positional
 from elkapi.storage.schema import (
     accounts,
@@ -31,20 +32,6 @@ from elkapi.storage.schema import (
 # Row counts a multi-row statement exists for, descending: batches up to 16 are one statement, larger ones a few. All of
 # them together are fewer than either driver keeps prepared.
 SIZES = (64, 48, 32, 24, *range(16, 0, -1))
-
-NOTICE_COLUMNS = (
-    "task_id",
-    "place",
-    "number",
-    "key_id",
-    "owner_id",
-    "host",
-    "form",
-    "created_ns",
-    "due_ns",
-    "until_ns",
-    "sealed",
-)
 
 
 class Rows:
@@ -198,7 +185,8 @@ class Statements:
         self.stored_lock = self._text(there if self.is_sqlite else there.with_for_update(), "id")
 
     def _notices(self) -> None:
-        self.notices = self._rows(notices, NOTICE_COLUMNS, key="task_id place number", state="pending", tries="0")
+        columns = NoticeRow.__struct_fields__
+        self.notices = self._rows(notices, columns, key="task_id place number", state="pending", tries="0")
 
     def _tasks(self) -> None:
         c = tasks.c
