@@ -55,7 +55,7 @@ class Claims:
         found = cursor.fetchone()
         if found is None:
             return Refusal("pending")
-        fingerprint, request_id, state, sealed, _ = found
+        fingerprint, request_id, state, sealed = found
         return None if request_id == order.request_id else claim_refusal(claim.fingerprint, fingerprint, state, sealed)
 
     def end(self, settle: Settle | Step) -> None:

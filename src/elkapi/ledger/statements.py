@@ -154,7 +154,7 @@ class Statements:
         names = tuple(column.name for column in idempotency.columns if column.name not in ("state", "reply_sealed"))
         self.claims = self._rows(idempotency, names, key="key_id operation idempotency_key", state="open")
         self.claim = self._text(
-            select(c.fingerprint, c.request_id, c.state, c.reply_sealed, c.expires_ns).where(*mine), "key", "op", "idem"
+            select(c.fingerprint, c.request_id, c.state, c.reply_sealed).where(*mine), "key", "op", "idem"
         )
         self.claim_drop_expired = self._text(
             delete(idempotency).where(*mine, claim_is_over(bindparam("now"))), "key", "op", "idem", "now"
