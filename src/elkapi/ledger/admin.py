@@ -5,8 +5,6 @@ Every function works inside the caller's write transaction and is idempotent whe
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 import msgspec
 from sqlalchemy import Connection, select, update
 
@@ -23,7 +21,8 @@ from elkapi.ledger.accounts import (
 )
 from elkapi.money import format_usd
 from elkapi.storage import dialect as sql
-from elkapi.storage.schema import accounts, audit, requests, transfers
+from elkapi.storage.repos import audit
+from elkapi.storage.schema import accounts, requests, transfers
 
 AMOUNT_MAX_NANO = 2**60
 # Of any account, the house's too: far enough from the end of a 64-bit column that no entry can carry it beyond.
@@ -66,7 +65,8 @@ def set_credit(
     if not 0 <= nano <= AMOUNT_MAX_NANO or connection.execute(change).rowcount != 1:
         raise AccountError(f"account {account_id} cannot have a credit line of {format_usd(nano)} USD")
     detail = {"nano": nano, "note": note}
-    _audit(connection, clock.now_ns(), actor, "ledger.credit", f"account:{account_id}", detail)
+    subject = f"account:{account_id}"
+    audit.write(connection, now_ns=clock.now_ns(), actor=actor, action="ledger.credit", subject=subject, detail=detail)
 
 
 def refund(
@@ -110,7 +110,8 @@ def refund(
         leg = entries.leg_of(post.id)
         source, account = post.credit_account, post.debit_account
         _write(connection, entries.refund(request_id, label, leg, source, account, amount, now_ns, note))
-    _audit(connection, now_ns, actor, "ledger.refund", request_id_text(request_id), {"nano": amount, "note": note})
+    subject, detail = request_id_text(request_id), {"nano": amount, "note": note}
+    audit.write(connection, now_ns=now_ns, actor=actor, action="ledger.refund", subject=subject, detail=detail)
     return amount
 
 
@@ -130,7 +131,8 @@ def _funding_of(connection: Connection, account_id: int) -> int:
 def _book(connection: Connection, account: int, entry: entries.Transfer, actor: str) -> bytes:
     _write(connection, entry)
     detail = {"nano": entry.nano, "note": entry.note, "from": entry.debit_account, "to": entry.credit_account}
-    _audit(connection, entry.created_ns, actor, f"ledger.{entry.kind}", f"account:{account}", detail)
+    action, subject = f"ledger.{entry.kind}", f"account:{account}"
+    audit.write(connection, now_ns=entry.created_ns, actor=actor, action=action, subject=subject, detail=detail)
     return entry.id
 
 
@@ -151,10 +153,3 @@ def _write(connection: Connection, entry: entries.Transfer) -> None:
             raise AccountError(f"account {account} does not cover {format_usd(-nano)} USD")
         if abs(posted_nano) > BALANCE_MAX_NANO:
             raise AccountError(f"{format_usd(entry.nano)} USD more are too many to be counted here")
-
-
-def _audit(
-    connection: Connection, now_ns: int, actor: str, action: str, subject: str, detail: Mapping[str, object]
-) -> None:
-    row = {"created_ns": now_ns, "actor": actor, "action": action, "subject": subject}
-    connection.execute(audit.insert(), {**row, "detail": msgspec.json.encode(detail).decode()})
