@@ -143,10 +143,10 @@ def read_hold(connection: Connection, request_id: bytes) -> OpenHold | None:
     return OpenHold(request_id, owner or b"", key_id or 0, model or "", nano, tuple((row[4], row[5]) for row in rows))
 
 
-def mark_dead(connection: Connection, owner: bytes, now_ns: int) -> bool:
-    """The supervisor saw this worker's process end; True when it was still thought alive."""
+def mark_dead(connection: Connection, owner: bytes, now_ns: int) -> None:
+    """The supervisor saw this worker's process end."""
     statement = update(workers).where(workers.c.owner == owner, workers.c.ended_ns.is_(None))
-    return connection.execute(statement, {"ended_ns": now_ns}).rowcount == 1
+    connection.execute(statement, {"ended_ns": now_ns})
 
 
 def behind_heartbeats_s(connection: Connection, now_ns: int) -> float:
@@ -223,15 +223,8 @@ def _expire(connection: Connection, hold: OpenHold, now_ns: int) -> bool:
     ]
     if sql.upsert(connection, transfers, rows, key=["id"]) != len(rows):
         return False
-    line = {
-        "request_id": hold.request_id,
-        "key_id": hold.key_id,
-        "model": hold.model,
-        "held_nano": hold.nano,
-        "reason": "worker_lost",
-        "created_ns": now_ns,
-    }
-    sql.upsert(connection, unknown_outcomes, line, key=["request_id"])
+    line = UnknownCall(hold.request_id, hold.key_id, hold.model, hold.nano, "worker_lost", now_ns)
+    sql.upsert(connection, unknown_outcomes, msgspec.structs.asdict(line), key=["request_id"])
     return True
 
 

@@ -236,21 +236,19 @@ def poke(connection: Connection, task_id: bytes) -> bool:
 # Recovery
 
 
-def release(connection: Connection, owners: Collection[bytes]) -> int:
+def release(connection: Connection, owners: Collection[bytes]) -> None:
     """Nobody owns the open tasks of these pollers any more."""
-    c = _tasks.c
-    change = update(_tasks).where(_IS_OPEN, c.poller.in_(owners)).values(poller=None)
-    return connection.execute(change).rowcount
+    connection.execute(update(_tasks).where(_IS_OPEN, _tasks.c.poller.in_(owners)).values(poller=None))
 
 
-def leave_to_pollers(connection: Connection, owners: Collection[bytes]) -> int:
+def leave_to_pollers(connection: Connection, owners: Collection[bytes]) -> None:
     """Nobody submits any more what these workers, which are gone, were submitting: a poller finds out what it came to.
 
     A worker that comes back after all finds the version moved on.
     """
     c = _tasks.c
     change = update(_tasks).where(_IS_OPEN, c.worker.in_(owners))
-    return connection.execute(change.values(worker=None, version=c.version + 1)).rowcount
+    connection.execute(change.values(worker=None, version=c.version + 1))
 
 
 def open_ids(connection: Connection) -> set[bytes]:
