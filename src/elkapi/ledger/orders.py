@@ -1,7 +1,7 @@
 """The orders a ledger writer carries out, in the form in which they are queued and sent between processes.
 
 They are flat on purpose: the usage row arrives encoded and a reply sealed, so the writer moves bytes and integers only.
-An answer is None for "done" or a `Refusal`; `client` turns refusals into the exceptions of the tree below.
+An answer is None for "done" or a `Refusal`; `ledger` turns refusals into exceptions, among them those of this tree.
 
     IdempotencyReplay    the first call with this key ended: its reply
     IdempotencyPending   the first call with this key is still running: wait with `Ledger.wait_reply`

@@ -1,9 +1,10 @@
 """Every table of the gateway as SQLAlchemy Core; migrations create them, repositories and the ledger use them.
 
-A change here needs a migration that makes it (a test compares the two); before the first release that is m0001_initial.
+A change here needs a migration that makes it; a test compares the two.
 
 Money columns are nano-USD in 64-bit integers. They live in tables that no profile path writes (guarantee 7).
-Ids of requests and transfers are 16 or 17 time-ordered bytes; everything else has an integer id.
+Ids of what callers make (requests, tasks, batches, answers) are 16 time-ordered bytes, with which those of transfers
+begin (ledger/transfers.py); what operators make has an integer id.
 """
 
 from __future__ import annotations
