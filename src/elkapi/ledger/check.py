@@ -85,18 +85,14 @@ def check(connection: Connection) -> CheckReport:
     ids = {account.code: account.account_id for account in known}
     _check_story(connection, report, "post", ids.get(REVENUE), None)
     _check_story(connection, report, "loss", None, ids.get(OPERATOR_LOSS))
-    report.refunded_nano = _sum_of(connection, "refund", debit=ids.get(REVENUE))
+    t = transfers.c
+    refunded = select(func.coalesce(func.sum(t.nano), 0)).where(t.kind == "refund", t.debit_account == ids.get(REVENUE))
+    report.refunded_nano = int(connection.execute(refunded).scalar_one())
     report.unknown_outcomes, report.unknown_outcomes_nano = connection.execute(
         select(func.count(), func.coalesce(func.sum(unknown_outcomes.c.held_nano), 0)).select_from(unknown_outcomes)
     ).one()
     report.unknown_outcomes_nano = int(report.unknown_outcomes_nano)
     return report
-
-
-def _sum_of(connection: Connection, kind: str, *, debit: int | None) -> int:
-    t = transfers.c
-    total = select(func.coalesce(func.sum(t.nano), 0)).where(t.kind == kind, t.debit_account == debit)
-    return int(connection.execute(total).scalar_one())
 
 
 def _check_balances(

@@ -10,6 +10,8 @@ import asyncio
 import contextlib
 from typing import cast
 
+import msgspec
+
 from elkapi.ledger.ledger import Boot, Ledger
 from elkapi.ledger.orders import Beat, Hold, Keep, Settle, given_back
 from elkapi.ledger.wire import ANSWERS_DECODER, Answers, FrameError, Frames, Orders, encode
@@ -76,7 +78,7 @@ class RemoteLedger(Ledger):
         if self._beater is not None:
             self._beater.cancel()
         await self._drained()
-        self._send([(Beat(self._beat.owner, self._beat.role, self._beat.started_ns, ended=True), None)])
+        self._send([(msgspec.structs.replace(self._beat, ended=True), None)])
         await self._drained()
         self._keeper.cancel()
         await asyncio.gather(self._keeper, return_exceptions=True)

@@ -7,6 +7,7 @@ which is most of the cost beside a busy event loop (docs/adr/0010-ledger.md has 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cache
 from typing import Any
 
 from sqlalchemy import ColumnElement, Table, and_, bindparam, delete, func, literal_column, null, or_, select, update
@@ -264,11 +265,7 @@ class Statements:
         return str(compiled)
 
 
+@cache
 def for_dialect(dialect: str) -> Statements:
     """The statements of a dialect, compiled at most once per process."""
-    if dialect not in _compiled:
-        _compiled[dialect] = Statements(dialect)
-    return _compiled[dialect]
-
-
-_compiled: dict[str, Statements] = {}
+    return Statements(dialect)
