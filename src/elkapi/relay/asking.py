@@ -14,7 +14,7 @@ import msgspec
 from elkapi.catalog import Body, Catalog, Match, Operation
 from elkapi.catalog.jsonedit import check_named_once
 from elkapi.catalog.jsonpath import compiled, first, put
-from elkapi.catalog.operation import MODEL_CHARS_MAX, Family, Hooks
+from elkapi.catalog.operation import MODEL_CHARS_MAX, Family
 from elkapi.catalog.spelling import check_spelling, misspelled
 from elkapi.catalog.task import TaskSpec
 from elkapi.errors import BadRequest, GatewayError
@@ -293,16 +293,13 @@ def provider_body(
     if task.mark:
         # Never the caller's: accounts are shared, and what one calls so is another's task.
         body[task.mark] = mark
-    body = _prepared(hooks, asked.operation.id, body, upstream_model)
+    if hooks.prepare is not None:
+        body = hooks.prepare(asked.operation.id, body, upstream_model)
     if body == asked.body:
         return asked.sent, asked.content_type
     if asked.content_type != JSON_TYPE:
         return forms.changed(asked.sent, asked.content_type, asked.body, body), asked.content_type
     return msgspec.json.encode(body), JSON_TYPE
-
-
-def _prepared(hooks: Hooks, operation: str, body: dict[str, Any], model: str) -> dict[str, Any]:
-    return body if hooks.prepare is None else hooks.prepare(operation, body, model)
 
 
 def _copied(value: Any, names: Mapping[str, str]) -> Any:

@@ -352,13 +352,11 @@ class Try:
         member = "model" if wire is None else MODEL_MEMBER.get(wire, "model")
         return with_client_model(body, self.request.model, member, whole=False)
 
-    def outcome(
-        self, status: int, body: bytes, usage: Usage | None, started: bool = False, headers: Headers = JSON
-    ) -> Outcome:
+    def outcome(self, status: int, body: bytes, usage: Usage | None, started: bool = False) -> Outcome:
         """The accepted answer."""
         self.record.outcome, self.record.fate = "ok", "complete"
         self.time()
-        return Outcome(status, self.headers(headers), body, usage, (), self.attempt.channel, started)
+        return Outcome(status, self.headers(JSON), body, usage, (), self.attempt.channel, started)
 
     def headers(self, kind: Headers) -> Headers:
         """The head of an answer; it names the model where the caller had said another word."""
