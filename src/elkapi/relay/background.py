@@ -19,6 +19,7 @@ from elkapi.relay.background_calls import Running
 from elkapi.relay.background_log import FrameLog
 from elkapi.relay.call import JSON, Call, ClientGone, replay
 from elkapi.relay.candidates import candidates
+from elkapi.relay.exchange import facts_for
 from elkapi.relay.fallback import answer
 from elkapi.relay.follow import follow
 from elkapi.relay.guarding import guarding_of
@@ -28,13 +29,10 @@ from elkapi.relay.plane import DataPlane
 from elkapi.relay.read import Request
 from elkapi.relay.relay import OWN_FAULT, Failed, Left
 from elkapi.snapshot import Snapshot
-from elkapi.translate.dialect import ReplyFacts
-from elkapi.translate.ir import ChatRequest
 from elkapi.translate.kept import LOST as STOPPED
 from elkapi.translate.kept_stream import with_ours
 from elkapi.translate.responses_object import blank_response
 from elkapi.translate.responses_replay import ended, replayed
-from elkapi.translate.responses_request import read_request
 from elkapi.types import Grant, Policy, StoredObject, StoredReply
 
 CANCELLED = "This response was cancelled."
@@ -69,7 +67,7 @@ class _Work:
     ) -> None:
         self.plane, self.snapshot, self.grant, self.policy, self.request = plane, snapshot, grant, policy, request
         assert request.keep is not None
-        self.log = FrameLog(_blank(plane, request, call), request.keep.bytes_max)
+        self.log = FrameLog(_blank(plane, request), request.keep.bytes_max)
         self.call = Call(
             call.id,
             call.method,
@@ -174,11 +172,9 @@ class _Work:
         if not self.running.admitted:
             return
         log = self.log
-        farewell = b""
-        if self.request.stream and not (isinstance(error, Failed) and error.farewell):
+        farewell = error.farewell if isinstance(error, Failed) else b""
+        if self.request.stream and not farewell:
             farewell = _farewell(log, told)
-        elif isinstance(error, Failed):
-            farewell = error.farewell
         row = stored_row(
             self.plane,
             self.grant,
@@ -223,13 +219,7 @@ def _farewell(log: FrameLog, error: GatewayError) -> bytes:
     return ended(response, len(log.frames)) if log.frames else b"".join(replayed(response))
 
 
-def _blank(plane: DataPlane, request: Request, call: Call) -> bytes:
+def _blank(plane: DataPlane, request: Request) -> bytes:
     """The response object before there is an answer."""
-    try:
-        asked = read_request(request.body)
-    except BadRequest:
-        # An upstream of this dialect may know more than we do.
-        asked = ChatRequest(model=request.model, messages=[])
-    ours = ours_of(request)
-    facts = ReplyFacts(ours.id, request.model, plane.clock.now_ns() // 1_000_000_000, asked)
-    return with_ours(msgspec.json.encode(blank_response(facts) | {"status": "queued"}), ours)
+    facts = facts_for(request, plane.clock.now_ns() // 1_000_000_000)
+    return with_ours(msgspec.json.encode(blank_response(facts) | {"status": "queued"}), ours_of(request))
