@@ -264,12 +264,10 @@ class Submit:
         """(status, body) for the caller. Raises GatewayError, NativeRefusal; the task has its step either way."""
         try:
             accepted = await self.put.ask()
-        except Exception as fault:
-            if self.put.tries and self.put.tries[-1].fate == "unknown":
-                await self._end(OUTCOME_UNKNOWN, 500)
-            else:
-                await self._end("internal_error", 500)
-            raise fault
+        except Exception:
+            unknown = bool(self.put.tries) and self.put.tries[-1].fate == "unknown"
+            await self._end(OUTCOME_UNKNOWN if unknown else "internal_error", 500)
+            raise
         if accepted is None:
             return await self._refused()
         attempt, status, reply = accepted
@@ -327,7 +325,7 @@ class Submit:
     async def _answered_at_once(self, attempt: Attempt, status: int, reply: bytes, native: str) -> tuple[int, bytes]:
         """The answer is all there is: charged and kept in one step; later calls find its account by `native`."""
         told = self._told(attempt, reply)
-        task = self._at(self._as_it_stands(State.QUEUED, native, told, version=0), attempt.channel.id, attempt.key.id)
+        task = self._as_it_stands(State.QUEUED, native, told, version=0)
         done = ending.succeeded(task, reply, (), (), ending.cost_at_once(task), self.plane.clock.now_ns())
         assert done.settlement is not None
         if await self._made(
@@ -343,25 +341,19 @@ class Submit:
             note_end(self.plane, task, done.settlement.record, timed=True)
         return status, reply
 
-    @staticmethod
-    def _at(task: record.Task, channel_id: int | None, channel_key_id: int | None) -> record.Task:
-        """The task with the account that it was put to."""
-        row = msgspec.structs.replace(task.row, channel_id=channel_id, channel_key_id=channel_key_id)
-        return msgspec.structs.replace(task, row=row)
-
     def _as_it_stands(
         self, state: State, native: str | None, told: record.Told, *, version: int, started_ns: int | None = None
     ) -> record.Task:
-        """The task before, or as, the step makes it."""
-        new = self.task
+        """The task before, or as, the step makes it, with the account that it was last put to."""
+        new, last = self.task, self.put.tries[-1] if self.put.tries else None
         row = TaskRow(
             **{name: getattr(new, name) for name in ("id", "owner_id", "key_id", "operation", "wire", "form", "model")},
             state=state.value,
             version=version,
             progress=0,
             native_id=native,
-            channel_id=None,
-            channel_key_id=None,
+            channel_id=last.channel_id if last else None,
+            channel_key_id=last.channel_key_id if last else None,
             worker=None,
             created_ns=new.created_ns,
             updated_ns=new.created_ns,
@@ -379,8 +371,9 @@ class Submit:
         if unknown and self.asked.task.recall:
             # The poller asks for it by our own id; until then nobody knows, and the money stays held.
             told = record.Told(attempts=tuple(self.put.tries))
-            step = self._step(State.QUEUED, told)
-            await self._made(msgspec.structs.replace(step, claim=self.claim, claim_end="unknown"))
+            step = self._as_it_stands(State.QUEUED, None, told, version=0).step(self.plane.clock.now_ns())
+            step = msgspec.structs.replace(step, told=record.encode(told), claim=self.claim, claim_end="unknown")
+            await self._made(step)
         else:
             error = self.put.error
             await self._end(OUTCOME_UNKNOWN if unknown else error.code if error else "internal_error", 502, error)
@@ -397,8 +390,6 @@ class Submit:
         """The task was never begun, or nobody will ever know: it ends, free."""
         text = error.message if error is not None else "The task was not begun."
         task = self._as_it_stands(State.QUEUED, None, record.Told(attempts=tuple(self.put.tries)), version=0)
-        last = self.put.tries[-1] if self.put.tries else None
-        task = self._at(task, last.channel_id if last else None, last.channel_key_id if last else None)
         done = ending.ended(
             task,
             State.FAILED,
@@ -413,17 +404,6 @@ class Submit:
         claim_end: Literal["unknown", "forget"] = "unknown" if code == OUTCOME_UNKNOWN else "forget"
         if await self._made(msgspec.structs.replace(done, claim=self.claim, claim_end=claim_end)):
             note_end(self.plane, task, done.settlement.record, timed=True)
-
-    def _step(self, state: State, told: record.Told) -> TaskStep:
-        return TaskStep(
-            id=self.call_id,
-            version=0,
-            key_id=self.grant.key_id,
-            state=state,
-            progress=0,
-            now_ns=self.plane.clock.now_ns(),
-            told=record.encode(told),
-        )
 
     async def _made(self, step: TaskStep) -> bool:
         """Make the step, however long the ledger takes: a task without it would be nobody's.

@@ -297,32 +297,14 @@ def _noted(plane: DataPlane, task: Task, *, asked: bool) -> TaskStep | None:
     """The step that notes whether its provider may have been asked to cancel a task; None where that stands there."""
     if task.told.cancel_asked is asked:
         return None
-    row = task.row
-    return TaskStep(
-        id=row.id,
-        version=row.version,
-        key_id=row.key_id,
-        state=task.state,
-        progress=row.progress,
-        now_ns=plane.clock.now_ns(),
-        told=encode(msgspec.structs.replace(task.told, cancel_asked=asked)),
-    )
+    told = encode(msgspec.structs.replace(task.told, cancel_asked=asked))
+    return msgspec.structs.replace(task.step(plane.clock.now_ns()), told=told)
 
 
 async def _forget(plane: DataPlane, grant: Grant, task: Task) -> None:
     now_ns = plane.clock.now_ns()
     for _ in range(STEPS_MAX):
-        row = task.row
-        step = TaskStep(
-            id=row.id,
-            version=row.version,
-            key_id=row.key_id,
-            state=task.state,
-            progress=row.progress,
-            now_ns=now_ns,
-            deleted_ns=now_ns,
-        )
-        if await plane.ledger.step(step):
+        if await plane.ledger.step(msgspec.structs.replace(task.step(now_ns), deleted_ns=now_ns)):
             return
         again = await plane.tasks.again(task)
         if again is None:

@@ -117,13 +117,10 @@ def _step(
     code: str | None = None,
     refs: tuple[str, ...] = (),
 ) -> TaskStep:
-    return TaskStep(
-        id=task.row.id,
-        version=task.row.version,
-        key_id=task.row.key_id,
+    return msgspec.structs.replace(
+        task.step(now_ns),
         state=state,
         progress=progress,
-        now_ns=now_ns,
         finished_ns=now_ns,
         error_code=code,
         told=record.encode(told),

@@ -422,13 +422,10 @@ class Poller:
                 unanswered = True
                 continue
             if answer is not None and (native := machine.native_id(spec, answer[0])):
-                step = TaskStep(
-                    id=owned.id,
-                    version=task.row.version,
-                    key_id=task.row.key_id,
+                step = msgspec.structs.replace(
+                    task.step(self._parts.clock.now_ns()),
                     state=State.QUEUED,
                     progress=0,
-                    now_ns=self._parts.clock.now_ns(),
                     native_id=native,
                     channel_id=channel_id,
                     channel_key_id=key_id,
@@ -497,15 +494,8 @@ class Poller:
         if owned.state == State.RUNNING.value and owned.progress == NEARLY:
             return
         now_ns = self._parts.clock.now_ns()
-        step = TaskStep(
-            id=owned.id,
-            version=task.row.version,
-            key_id=task.row.key_id,
-            state=State.RUNNING,
-            progress=NEARLY,
-            now_ns=now_ns,
-            started_ns=now_ns if task.state is State.QUEUED else None,
-        )
+        started_ns = now_ns if task.state is State.QUEUED else None
+        step = msgspec.structs.replace(task.step(now_ns), state=State.RUNNING, progress=NEARLY, started_ns=started_ns)
         await self._parts.ledger.step(self._parts.tell(task, step))
         await self._refresh(watched)
 

@@ -9,7 +9,7 @@ import msgspec
 
 from elkapi.storage.repos.tasks import TaskRow, asked_context, task_id_text, told_context
 from elkapi.storage.secrets import Sealer
-from elkapi.types import AttemptRecord, HoldOrder, Price, State, TaskAsset, TaskView, Usage
+from elkapi.types import AttemptRecord, HoldOrder, Price, State, TaskAsset, TaskStep, TaskView, Usage
 
 # Pictures in Base64 are sent on, not kept: what a request says beside them is short.
 TEXT_CHARS_KEPT_MAX = 4096
@@ -94,6 +94,13 @@ class Task(msgspec.Struct, frozen=True):
         """The hold that its end resolves."""
         row, asked = self.row, self.asked
         return HoldOrder(row.id, row.key_id, asked.accounts, asked.held_nano, row.model, asked.price.id)
+
+    def step(self, now_ns: int) -> TaskStep:
+        """A step from where it stands, for who says what it changes."""
+        row = self.row
+        return TaskStep(
+            id=row.id, version=row.version, key_id=row.key_id, state=self.state, progress=row.progress, now_ns=now_ns
+        )
 
     def view(self) -> TaskView:
         """What renderers are given; the addresses of its files are still the provider's."""
