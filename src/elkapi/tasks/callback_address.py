@@ -21,9 +21,9 @@ CHALLENGE_S = 3.0
 ANSWER_BYTES_MAX = 64 * 1024
 
 
-def check_callback_url(url: str, *, allow_private: bool = False, param: str = PARAM) -> str:
-    """The address. Raises BadRequest for one that cannot be called; names are resolved and judged when it is called."""
-    if not isinstance(url, str) or len(url) > URL_CHARACTERS_MAX:
+def check_callback_url(url: str, *, allow_private: bool = False, param: str = PARAM) -> None:
+    """Raises BadRequest for an address that cannot be called; names are resolved and judged when it is called."""
+    if len(url) > URL_CHARACTERS_MAX:
         raise BadRequest(f"{param} is to be a URL of at most {URL_CHARACTERS_MAX} characters.", param=param)
     if "#" in url:
         raise BadRequest(f"{param} is not usable: the URL holds a fragment.", param=param)
@@ -33,7 +33,6 @@ def check_callback_url(url: str, *, allow_private: bool = False, param: str = PA
         raise BadRequest(f"{param} is not usable: {error}.", param=param) from None
     if not allow_private and (_is_refused(origin.host) or _is_local_name(origin.host)):
         raise BadRequest(f"{param} is not usable: its host is not on the public internet.", param=param)
-    return url
 
 
 def split(url: str, *, allow_private: bool) -> tuple[Origin, bytes]:
@@ -65,12 +64,10 @@ def _is_local_name(host: str) -> bool:
 async def challenge(send: Send, url: str, *, allow_private: bool = False, param: str = PARAM) -> None:
     """MiniMax's handshake: the receiver repeats what it is asked within three seconds, or the submit is refused.
 
-    Raises BadRequest.
+    `url` was checked. Raises BadRequest.
     """
     asked = secrets.token_hex(16)
-    origin, target = split(
-        check_callback_url(url, allow_private=allow_private, param=param), allow_private=allow_private
-    )
+    origin, target = split(url, allow_private=allow_private)
     wait = CHALLENGE_S
     order = UpstreamRequest(
         origin=origin,

@@ -23,8 +23,8 @@ from tests.receiver import Received, Receiver, answer, receiving
         "https://[2001:4860:4860::8888]/",
     ],
 )
-def test_a_public_address_passes_as_it_is(url: str) -> None:
-    assert check_callback_url(url) == url
+def test_a_public_address_passes(url: str) -> None:
+    check_callback_url(url)
 
 
 @pytest.mark.parametrize(
@@ -69,7 +69,7 @@ def test_ssrf_an_address_that_cannot_or_must_not_be_called_is_refused(url: str) 
 
 
 def test_an_operator_may_allow_private_addresses() -> None:
-    assert check_callback_url("http://127.0.0.1:9/", allow_private=True)
+    check_callback_url("http://127.0.0.1:9/", allow_private=True)
     assert split("http://127.0.0.1:9?a=1", allow_private=True)[1] == b"/?a=1"
     assert split("http://127.0.0.1:9/in/x?a=/?", allow_private=True)[1] == b"/in/x?a=/?"
 
@@ -84,7 +84,7 @@ def test_also_where_private_addresses_are_allowed_only_the_web_is_called(url: st
 
 def test_an_address_may_be_so_long_and_no_longer() -> None:
     longest = "https://8.8.8.8/".ljust(URL_CHARACTERS_MAX, "a")
-    assert check_callback_url(longest) == longest
+    check_callback_url(longest)
     with pytest.raises(BadRequest):
         check_callback_url(longest + "a")
 
