@@ -128,7 +128,7 @@ def _gemini_model(models: _Models, name: str) -> dict[str, object]:
 def _anthropic_list(models: _Models, query: str) -> dict[str, object]:
     """All models, or `limit` of them after or before one. Raises BadRequest."""
     names, asked = models.names(), parse_qs(query)
-    size, after, before = _number(asked, "limit", 1, PAGE_MAX), asked.get("after_id"), asked.get("before_id")
+    size, after, before = number_in(asked, "limit", 1, PAGE_MAX), asked.get("after_id"), asked.get("before_id")
     if after and before:
         raise BadRequest("Give `before_id` or `after_id`, not both.", param="before_id")
     # The names are in order, so a cursor holds even if its model went away between two pages.
@@ -146,15 +146,15 @@ def _gemini_list(models: _Models, query: str) -> dict[str, object]:
     """All models, or `pageSize` of them; a page's token is the name that the page before it ended with."""
     names, asked = models.names(), parse_qs(query)
     # Google takes any number, and a page has what it has.
-    size, token = _number(asked, "pageSize", 0, INT32_MAX), asked.get("pageToken")
+    size, token = number_in(asked, "pageSize", 0, INT32_MAX), asked.get("pageToken")
     names = names[bisect_right(names, token[-1]) :] if token else names
     page = names[:size] if size else names
     more = page[-1] if len(page) < len(names) else None
     return {"models": [_gemini_model(models, name) for name in page], "nextPageToken": more}
 
 
-def _number(asked: dict[str, list[str]], name: str, least: int, most: int) -> int | None:
-    """How many models a page may have; None, which is all, where the caller set no number. Raises BadRequest."""
+def number_in(asked: Mapping[str, list[str]], name: str, least: int, most: int) -> int | None:
+    """A number of a query, such as how much a page may have; None where the caller set none. Raises BadRequest."""
     if name not in asked:
         return None
     text = asked[name][-1]

@@ -6,7 +6,6 @@ import asyncio
 from collections.abc import Callable, Iterator
 from functools import partial
 from itertools import islice
-from typing import Any
 from urllib.parse import parse_qs
 
 import msgspec
@@ -22,6 +21,7 @@ from elkapi.relay.caching import CACHE_HEADER, wish_of
 from elkapi.relay.call import JSON, REPLAYED, Call
 from elkapi.relay.candidates import FALLBACK_HEADER, candidates
 from elkapi.relay.hold import checked_key
+from elkapi.relay.pages import number_in
 from elkapi.relay.plane import DataPlane, Page
 from elkapi.relay.read import check_media_type, read
 from elkapi.snapshot import Snapshot
@@ -127,7 +127,7 @@ class BatchPages:
     async def list(self, plane: DataPlane, snapshot: Snapshot, grant: Grant, match: Match, call: Call) -> None:
         """A page of this key's batches, the newest first. Raises BadRequest."""
         query = parse_qs(call.query)
-        limit = _limit(query)
+        limit = number_in(query, "limit", 1, PAGE_MAX) or PAGE_DEFAULT
         before, after = _cursor(query, "before_id"), _cursor(query, "after_id")
         if before is not None and after is not None:
             raise BadRequest("Give `before_id` or `after_id`, not both.", param="before_id")
@@ -272,14 +272,7 @@ def _is_forgotten(made: BatchRow, plane: DataPlane) -> bool:
     return made.status in batches.SHOWN and made.created_ns + keep_ns < plane.clock.now_ns()
 
 
-def _limit(query: dict[str, Any]) -> int:
-    text = query.get("limit", [str(PAGE_DEFAULT)])[-1]
-    if not (text.isascii() and text.isdecimal() and len(text) <= len(str(PAGE_MAX)) and 1 <= int(text) <= PAGE_MAX):
-        raise BadRequest(f"`limit` is a number from 1 to {PAGE_MAX}.", param="limit")
-    return int(text)
-
-
-def _cursor(query: dict[str, Any], name: str) -> bytes | None:
+def _cursor(query: dict[str, list[str]], name: str) -> bytes | None:
     if name not in query:
         return None
     found = shape.parse_batch_id(query[name][-1])
