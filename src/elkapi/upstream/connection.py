@@ -191,10 +191,6 @@ class Connection(asyncio.Protocol):
             self._inbound.end()
             self.close()
 
-    def end_badly(self, failure: UpstreamFailure) -> None:
-        """Closes, and gives `failure` to whoever reads the exchange under way."""
-        self._fail(failure)
-
     def close(self) -> None:
         """Lets go of the socket now. An exchange under way is the caller's to end first."""
         if not self._closed:
@@ -237,7 +233,7 @@ class Connection(asyncio.Protocol):
             return
         now_s = self._timers.monotonic_s()
         if now_s >= self._total_at_s:
-            self._fail(TotalTimeout(f"total_s passed in phase {self._phase}", phase=self._phase, sent=True))
+            self.end_badly(TotalTimeout(f"total_s passed in phase {self._phase}", phase=self._phase, sent=True))
         elif now_s < self._deadline_at_s:
             self._arm(min(self._deadline_at_s, self._total_at_s))
         elif self._reply is None:
@@ -245,7 +241,7 @@ class Connection(asyncio.Protocol):
         elif self._phase == SEND and self._write_moved():
             self._watch_writing()
         else:
-            self._fail(self._late())
+            self.end_badly(self._late())
 
     def _late(self) -> UpstreamFailure:
         if self._phase == HEADER:
@@ -282,7 +278,7 @@ class Connection(asyncio.Protocol):
         except Exception as error:
             self._pump = None
             if self._reply is reply:
-                self._fail(error)
+                self.end_badly(error)
         else:
             self._pump = None
             if self._reply is reply and self._phase == SEND:
@@ -334,7 +330,7 @@ class Connection(asyncio.Protocol):
         try:
             inbound.feed(data)
         except UpstreamFailure as violation:
-            self._fail(violation)
+            self.end_badly(violation)
             return
         if inbound.message_done:
             self._finish(reusable=inbound.keep_alive)
@@ -382,16 +378,16 @@ class Connection(asyncio.Protocol):
             self.close()
         elif self._held:
             why = "the connection ended before the request left"
-            self._fail(SendFailed(why, phase=SEND, sent=False, stale=reply.reused))
+            self.end_badly(SendFailed(why, phase=SEND, sent=False, stale=reply.reused))
         elif inbound.ends_with_connection and exc is None:
             self._finish(reusable=False)
         else:
             why = f"the connection ended: {exc}" if exc is not None else "the connection ended"
             stale = reply.reused and not inbound.answered
             if self._phase == SEND and not inbound.answered:
-                self._fail(SendFailed(why, phase=SEND, sent=True, stale=stale))
+                self.end_badly(SendFailed(why, phase=SEND, sent=True, stale=stale))
             else:
-                self._fail(Cut(why, phase=BODY if inbound.head_done else HEADER, sent=True, stale=stale))
+                self.end_badly(Cut(why, phase=BODY if inbound.head_done else HEADER, sent=True, stale=stale))
 
     def _finish(self, *, reusable: bool) -> None:
         reply, transport = self._reply, self._transport
@@ -414,7 +410,8 @@ class Connection(asyncio.Protocol):
             transport.resume_reading()
         self._owner.released(self)
 
-    def _fail(self, failure: BaseException) -> None:
+    def end_badly(self, failure: BaseException) -> None:
+        """Closes, and gives `failure` to whoever reads the exchange under way."""
         reply = self._reply
         self._reply = None
         self._inbound.end()
