@@ -56,7 +56,7 @@ class Door:
             return keys.create_key(connection, **(fields | changes), **WHO)
 
     async def knock(self, presented: str | None) -> Grant:
-        return await admit(self.snapshot, self.cache, self.reader, presented, self.clock.now_ns(), self.clock)
+        return await admit(self.snapshot, self.cache, self.reader, presented, self.clock)
 
     async def refusal(self, presented: str | None) -> str:
         with pytest.raises(Unauthenticated) as refused:

@@ -31,7 +31,6 @@ async def admit(
     cache: KeyCache,
     reader: Reader,
     presented: str | None,
-    now_ns: int,
     clock: Clock,
     digest: bytes | None = None,
 ) -> Grant:
@@ -55,7 +54,7 @@ async def admit(
             raise Unauthenticated(UNKNOWN)
     if not grant.enabled:
         raise Unauthenticated(DISABLED)
-    if grant.expires_at_ns is not None and grant.expires_at_ns <= now_ns:
+    if grant.expires_at_ns is not None and grant.expires_at_ns <= clock.now_ns():
         raise Unauthenticated(EXPIRED)
     if grant.group not in snapshot.groups:
         # The key is younger than the snapshot; the next poll brings its group.

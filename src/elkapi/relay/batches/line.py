@@ -177,8 +177,8 @@ async def resume(plane: DataPlane, line: LeasedLine, render: Render) -> Fate:
 
 async def _admitted(plane: DataPlane, line: LeasedLine) -> Admitted:
     """The key as it is now. Raises Unauthenticated for one that was switched off meanwhile."""
-    clock, snapshot = plane.clock, plane.snapshots.current
-    grant = await admit(snapshot, plane.key_cache, plane.reader, None, clock.now_ns(), clock, line.key_digest)
+    snapshot = plane.snapshots.current
+    grant = await admit(snapshot, plane.key_cache, plane.reader, None, plane.clock, line.key_digest)
     ratio_micro = snapshot.policy_for(grant).batch_ratio_micro
     if ratio_micro is None:
         ratio_micro = parse_ratio(plane.settings.batch_ratio)
