@@ -14,7 +14,7 @@ from bisect import bisect_left
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from elkapi.types import RequestRecord
 
@@ -64,6 +64,13 @@ class Durations:
         histogram._sum.inc(self.total_s)
 
 
+def _gauge(registry: Any, name: str, text: str, mode: Literal["livesum", "livemax"] = "livesum") -> Any:
+    """A value of each living process, of which the page tells the sum or the highest."""
+    from prometheus_client import Gauge
+
+    return Gauge(name, text, registry=registry, multiprocess_mode=mode)
+
+
 class CallCounts:
     """What finished calls and ended tasks come to, as plain numbers until they are folded; one of a process."""
 
@@ -109,7 +116,7 @@ class Metrics(CallCounts):
     """The counters of one worker. `prepare` must have been called before the first instance is made."""
 
     def __init__(self) -> None:
-        from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+        from prometheus_client import CollectorRegistry, Counter, Histogram
 
         registry = CollectorRegistry()
         super().__init__(registry)
@@ -122,32 +129,22 @@ class Metrics(CallCounts):
         )
         self._alerts = Counter("elkapi_alerts", "What an operator must look at.", ["kind"], registry=registry)
         self._gauges = {
-            "connections": Gauge(
-                "elkapi_connections", "Open client connections.", registry=registry, multiprocess_mode="livesum"
+            "connections": _gauge(registry, "elkapi_connections", "Open client connections."),
+            "snapshot_age_seconds": _gauge(
+                registry, "elkapi_snapshot_age_seconds", "Age of the oldest worker's snapshot.", mode="livemax"
             ),
-            "snapshot_age_seconds": Gauge(
-                "elkapi_snapshot_age_seconds",
-                "Age of the oldest worker's snapshot.",
-                registry=registry,
-                multiprocess_mode="livemax",
+            "log_lines_dropped": _gauge(
+                registry, "elkapi_log_lines_dropped", "Log lines dropped because the disk was slow."
             ),
-            "log_lines_dropped": Gauge(
-                "elkapi_log_lines_dropped",
-                "Log lines dropped because the disk was slow.",
-                registry=registry,
-                multiprocess_mode="livesum",
-            ),
-            "records_dropped": Gauge(
+            "records_dropped": _gauge(
+                registry,
                 "elkapi_usage_rows_dropped",
                 "Records of free calls dropped because the ledger's queue was full.",
-                registry=registry,
-                multiprocess_mode="livesum",
             ),
-            "telemetry_dropped": Gauge(
+            "telemetry_dropped": _gauge(
+                registry,
                 "elkapi_telemetry_calls_dropped",
                 "Calls not told to the collector because it was slow or away.",
-                registry=registry,
-                multiprocess_mode="livesum",
             ),
         }
         self.durations: dict[str, Durations] = defaultdict(Durations)
@@ -192,7 +189,7 @@ class TaskMetrics(CallCounts):
     """What a poller of tasks counts. `prepare` must have been called before the first instance is made."""
 
     def __init__(self) -> None:
-        from prometheus_client import CollectorRegistry, Counter, Gauge
+        from prometheus_client import CollectorRegistry, Counter
 
         registry = CollectorRegistry()
         super().__init__(registry)
@@ -202,13 +199,8 @@ class TaskMetrics(CallCounts):
             ["kind"],
             registry=registry,
         )
-        self._open = Gauge("elkapi_tasks_open", "Open tasks.", registry=registry, multiprocess_mode="livesum")
-        self._late = Gauge(
-            "elkapi_task_poll_late_seconds",
-            "How late the last poll began.",
-            registry=registry,
-            multiprocess_mode="livemax",
-        )
+        self._open = _gauge(registry, "elkapi_tasks_open", "Open tasks.")
+        self._late = _gauge(registry, "elkapi_task_poll_late_seconds", "How late the last poll began.", mode="livemax")
 
     def fold(self, events: Mapping[str, int], open_tasks: int, late_s: float) -> None:
         """`events` since the last time; called about once a second."""
