@@ -144,9 +144,10 @@ class Log:
     def _line(self, at_ns: int, level: str, event: str, line_of: LineOf | None, value: Any) -> bytes:
         head = (at_ns, level, self._role, self._pid, event)
         try:
+            if line_of is not None:
+                return _encoder.encode(line_of(head, value)) + b"\n"
             begun = dict(zip(HEAD, head, strict=True))
-            line = begun | value | begun if line_of is None else line_of(head, value)
-            return _encoder.encode(line) + b"\n"
+            return _encoder.encode(begun | value | begun) + b"\n"
         except Exception as error:
             # One line that cannot be written must not end the thread, and with it every later line.
             return _encoder.encode(dict(zip((*HEAD, "unwritable"), (*head, ascii(error)), strict=True))) + b"\n"
