@@ -19,7 +19,7 @@ LAYERS = [
     {"upstream", "local"},
     {"assets"},
     {"relay", "tasks"},
-    {"edge", "admin", "control", "console", "cli"},
+    {"edge", "admin", "control", "cli"},
     {"app", "supervisor", "worker"},
 ]
 LEVEL = {room: level for level, layer in enumerate(LAYERS) for room in layer}
@@ -33,7 +33,6 @@ APART = {
     "testing.crash": set(),
     "testing": {*LEVEL, "observe", "sandbox"},
     "__init__": LEAVES,
-    "__main__": {"cli"},
 }
 
 
@@ -119,7 +118,7 @@ def test_sql_is_written_in_storage_and_in_the_ledger_alone() -> None:
     [
         ("pricing", "from elkapi.storage import schema", True),
         ("pricing", "from elkapi import ledger", True),
-        ("pricing", "def f():\n    import elkapi.edge.asgi", True),
+        ("pricing", "def f():\n    import elkapi.edge.server", True),
         ("pricing", "import asyncio", True),
         ("pricing", "from elkapi.types import Usage", False),
         ("ledger", "from elkapi.observe import log", False),
