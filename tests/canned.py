@@ -27,6 +27,7 @@ class Canned:
         self.waiting = 0
         self.most_waiting = 0
         self.url = ""
+        self.kind = b"application/json"
         self.extra = b""
 
     def squeeze(self) -> None:
@@ -45,7 +46,7 @@ class Canned:
                 await self.gate.wait()
                 self.waiting -= 1
                 streamed = self.frames and (b'"stream":true' in asked or b"streamgenerate" in head)
-                kind, body = (b"text/event-stream", self.frames) if streamed else (b"application/json", self.body)
+                kind, body = (b"text/event-stream", self.frames) if streamed else (self.kind, self.body)
                 writer.write(
                     b"HTTP/1.1 %d Canned\r\ncontent-type: %b\r\ncontent-length: %d\r\n%b\r\n%b"
                     % (self.status, kind, len(body), self.extra, body)

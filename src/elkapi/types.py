@@ -214,7 +214,7 @@ class Quote(msgspec.Struct, frozen=True):
 
     `wide`: the call may also be metered in audio, images and long-lived cache writes. `further_micro` are ratios that
     the amount is multiplied by too: that of a batch's line, that of an answer from the response cache. `features` are
-    what the call asks for of those that its price has variants for.
+    what the call may be asked with of those that its price has variants for, each with its words.
     """
 
     price: Price
@@ -224,7 +224,7 @@ class Quote(msgspec.Struct, frozen=True):
     nano: int
     wide: bool = False
     further_micro: tuple[int, ...] = ()
-    features: dict[str, str] = {}
+    features: dict[str, tuple[str, ...]] = {}
 
 
 class ChannelKey(msgspec.Struct, frozen=True):

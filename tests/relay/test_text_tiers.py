@@ -8,6 +8,7 @@ from typing import Any
 import msgspec
 import pytest
 
+from elkapi.sandbox.eventstream import MEDIA_TYPE, event
 from elkapi.types import Amounts, Tier, Variant
 from tests.canned import canned
 from tests.gateway import Gateway, gateway
@@ -53,6 +54,9 @@ TOLD: list[tuple[str, dict[str, str], dict[str, str], tuple[int, int]]] = [
     ("anthropic", {"speed": "fast"}, {"speed": "standard", "inference_geo": "us"}, GEO),
     ("gemini", {"serviceTier": "priority"}, {"service_tier": "priority"}, FAST),
     ("gemini", {"service_tier": "flex"}, {"service_tier": "STANDARD"}, PLAIN),
+    ("gemini", {}, {"trafficType": "ON_DEMAND_PRIORITY"}, FAST),
+    ("gemini", {}, {"trafficType": "ON_DEMAND_FLEX"}, FLEX),
+    ("gemini", {}, {"trafficType": "ON_DEMAND"}, PLAIN),
     ("chat", {}, {"service_tier": "priority"}, FAST),
     ("chat", {"service_tier": "priority"}, {}, PLAIN),
 ]
@@ -60,6 +64,14 @@ TOLD: list[tuple[str, dict[str, str], dict[str, str], tuple[int, int]]] = [
 
 def cost(of: tuple[int, int], given: int = GIVEN) -> str:
     return f"{(of[0] * given + of[1] * MADE) / 1e9:.9f}".rstrip("0")
+
+
+def features_in(told: dict[str, str]) -> dict[str, str]:
+    """The features that an answer's words mean."""
+    return {
+        "service_tier" if name == "trafficType" else name: word.lower().removeprefix("on_demand_")
+        for name, word in told.items()
+    }
 
 
 def answers(wire: str, told: dict[str, str], given: int = GIVEN) -> tuple[bytes, bytes]:
@@ -96,7 +108,7 @@ async def test_g29_a_call_costs_what_the_tier_costs_that_its_answer_tells(
         await priced(gate, MODEL, FAMILY[wire], upstream.url, AMOUNTS)
         account = await account_of(gate, await gate.key("1"), CLIENT_OF[wire], stream, **asked)
         assert account["cost_usd"] == cost(of)
-        assert account.get("features", {}) == {name: word.lower() for name, word in told.items()}
+        assert account.get("features", {}) == features_in(told)
         assert [term["nano_usd"] for term in account["price"]["arithmetic"]] == [rate * 10**6 for rate in of]
         assert account["flags"] == []
 
@@ -163,7 +175,35 @@ async def test_what_is_held_covers_the_tier_that_is_asked_for_and_no_dearer_one(
         plain, flex, fast = [await held(service_tier=word) for word in ("auto", "flex", "fast")]
         assert plain == flex < fast
         assert upstream.bodies == []
-        assert upstream.bodies == []
+
+
+CHANNEL_ASKS: list[tuple[str, dict[str, Any]]] = [
+    ("openai", {"param_set": {"service_tier": msgspec.Raw(b'"fast"')}}),
+    ("openai", {"param_default": {"service_tier": msgspec.Raw(b'"fast"')}}),
+    ("bedrock", {"param_set": {"serviceTier": msgspec.Raw(b'{"type":"priority"}')}}),
+    ("bedrock", {"header_set": {"X-Amzn-Bedrock-Service-Tier": "priority"}}),
+    ("gemini", {"header_set": {"X-Vertex-AI-LLM-Shared-Request-Type": "Priority"}}),
+]
+
+
+@pytest.mark.parametrize(("family", "channel"), CHANNEL_ASKS)
+async def test_g36_a_tier_that_a_channel_asks_for_is_held_for(
+    tmp_path: Path, family: str, channel: dict[str, Any]
+) -> None:
+    """It was held at the plain price, and what exceeded that was the operator's loss."""
+    async with canned(200) as upstream, gateway(tmp_path) as gate:
+        await priced(gate, MODEL, "openai", upstream.url, AMOUNTS)
+        key, asked = await gate.key("1"), ask("chat", MODEL, "Tell me.", max_tokens=50)
+        holds = []
+        for asks in (False, True):
+            if asks:
+                await priced(gate, MODEL, family, upstream.url, AMOUNTS, **channel)
+            reply = await gate.ask(key, {"path": asked.path, "body": asked.body}, path="/v1/quote")
+            quoted = reply.json()
+            upper = quoted["upper"]["input_tokens"], quoted["upper"]["output_tokens"]
+            holds.append((quoted["hold_nano_usd"], upper))
+    for (nano, (given, made)), (input_nano, output_nano) in zip(holds, (PLAIN, FAST), strict=True):
+        assert nano == input_nano * given + output_nano * made
 
 
 async def test_g36_a_tier_that_nobody_asked_for_costs_the_caller_no_more_than_was_held(tmp_path: Path) -> None:
@@ -190,3 +230,43 @@ async def test_a_stream_that_breaks_off_is_the_operators_loss_at_the_tier_that_i
         used = account["usage"]
         ((loss,),) = gate.sql("SELECT loss_nano FROM requests")
         assert loss == used["input_tokens"] * FAST[0] + used["output_tokens"] * FAST[1]
+
+
+@pytest.mark.parametrize(
+    ("wire", "family", "header", "stream"),
+    [
+        ("anthropic", "bedrock", b"X-Amzn-Bedrock-Service-Tier", False),
+        ("gemini", "gemini", b"x-gemini-service-tier", False),
+        ("gemini", "gemini", b"x-gemini-service-tier", True),
+    ],
+)
+async def test_a_tier_that_only_an_answers_head_tells_is_priced(
+    tmp_path: Path, wire: str, family: str, header: bytes, stream: bool
+) -> None:
+    claude = {"model_map": {MODEL: "anthropic.claude-sonnet-4-5-20250929-v1:0"}} if family == "bedrock" else {}
+    async with canned(200, whole_of(wire, USAGE[wire]), frames_of(wire, USAGE[wire])) as upstream:
+        upstream.extra = header + b": Flex\r\n"
+        async with gateway(tmp_path) as gate:
+            await priced(gate, MODEL, family, upstream.url, AMOUNTS, **claude)
+            account = await account_of(gate, await gate.key("1"), wire, stream)
+            assert (account["cost_usd"], account["features"]) == (cost(FLEX), {"service_tier": "flex"})
+
+
+async def test_converse_tells_its_tier_in_an_object(tmp_path: Path) -> None:
+    usage = {"inputTokens": GIVEN, "outputTokens": MADE, "totalTokens": GIVEN + MADE}
+    told = {"serviceTier": {"type": "priority"}}
+    rows = [
+        ("messageStart", {"role": "assistant"}),
+        ("contentBlockDelta", {"contentBlockIndex": 0, "delta": {"text": "well"}}),
+        ("contentBlockStop", {"contentBlockIndex": 0}),
+        ("messageStop", {"stopReason": "end_turn"}),
+        ("metadata", {"usage": usage, "metrics": {"latencyMs": 1}, **told}),
+    ]
+    frames = b"".join(event(name, body) for name, body in rows)
+    for stream in (False, True):
+        async with canned(200, whole_of("converse", usage) | told) as upstream, gateway(tmp_path / str(stream)) as gate:
+            if stream:
+                upstream.body, upstream.kind = frames, MEDIA_TYPE.encode()
+            await priced(gate, MODEL, "bedrock", upstream.url, AMOUNTS)
+            account = await account_of(gate, await gate.key("1"), "chat", stream)
+            assert (account["cost_usd"], account["features"]) == (cost(FAST), {"service_tier": "priority"})

@@ -104,6 +104,12 @@ def _fits(variant: Variant, features: Mapping[str, str], input_total: int) -> bo
     return all(features.get(name) in words for name, words in variant.when.items())
 
 
+def _may_fit(variant: Variant, features: Mapping[str, tuple[str, ...]], input_most: int) -> bool:
+    if variant.above_tokens and input_most <= variant.above_tokens:
+        return False
+    return all(any(word in words for word in features.get(name, ())) for name, words in variant.when.items())
+
+
 def dearest_for(price: Price, features: Mapping[str, str], unknown: Collection[str] = ()) -> Price:
     """The price that no task with these features exceeds, whatever the `unknown` ones turn out to be.
 
@@ -155,12 +161,12 @@ def quote(
     upper: Usage,
     wide: bool = False,
     further_micro: tuple[int, ...] = (),
-    features: Mapping[str, str] | None = None,
+    features: Mapping[str, tuple[str, ...]] | None = None,
 ) -> Quote:
     """The most a call of at most `upper` input and output tokens may cost, whichever classes the upstream reports.
 
-    `wide` counts the classes in that only some calls can have (audio, images, an hour's cache). `features` are asked
-    for, and may be served or not.
+    `wide` counts the classes in that only some calls can have (audio, images, an hour's cache). `features` are what it
+    may be asked with, each with its words, and may be served or not.
     """
     nano = _bound_nano(price, upper, ratio_micro, wide, further_micro)
     for tier in price.tiers:
@@ -169,7 +175,7 @@ def quote(
     if not features:
         return Quote(price, group, ratio_micro, upper, nano, wide, further_micro)
     for variant in price.variants:
-        if _fits(variant, features, upper.input_total):
+        if _may_fit(variant, features, upper.input_total):
             nano = max(nano, _bound_nano(variant, upper, ratio_micro, wide, further_micro))
     return Quote(price, group, ratio_micro, upper, nano, wide, further_micro, dict(features))
 

@@ -1,31 +1,39 @@
-"""What chooses the variant of a text call's price: the words its body asks with, and those its answer was served as.
+"""What chooses the variant of a text call's price: the words it is asked with, and those its answer was served as.
 
-OpenAI and Google name a service tier in both, Anthropic its speed and the place of inference (in the answer's usage).
-An upstream may serve another tier than was asked for, so what is charged goes by the answer: where that names nothing,
-the price without variant counts.
+OpenAI, Google and AWS name a service tier in both, Anthropic its speed and the place of inference (in the answer's
+usage). An upstream may serve another tier than was asked for, so what is charged goes by the answer: where a whole one
+names nothing, the price without variant counts.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Collection
+from collections.abc import Callable, Collection, Iterable, Mapping
 
 import msgspec
 
 from elkapi.errors import NOT_JSON
-from elkapi.types import Price
+from elkapi.types import Channel, Price
 
 # The features that a variant may go by.
 FEATURES = ("service_tier", "speed", "inference_geo")
 WORD_CHARS_MAX = 64
-_NAMED = re.compile(rb'"(?:service_?[tT]ier|speed|inference_geo)"')
+_NAMED = re.compile(rb'"(?:service_?[tT]ier|trafficType|speed|inference_geo)"')
+# Headers that ask for a tier beside the body (Vertex AI's, Bedrock's), and such that tell it (Bedrock's, Gemini's).
+_ASKING = (b"x-vertex-ai-llm-shared-request-type", b"x-amzn-bedrock-service-tier")
+_TELLING = (b"x-amzn-bedrock-service-tier", b"x-gemini-service-tier")
+# Leaves the tier to the upstream, which says so itself before it has chosen one: no word of how a call is served.
+_NOT_CHOSEN = "auto"
+# Vertex AI's words for what is paid by use begin so; what follows is the tier.
+_BY_USE = "on_demand_"
 
 
 class _Words(msgspec.Struct):
-    """Members that may hold anything: only texts count."""
+    """Members that may hold anything: only texts count, and Bedrock's, which stands in an object."""
 
     service_tier: object = None
     serviceTier: object = None
+    trafficType: object = None
     speed: object = None
     inference_geo: object = None
 
@@ -61,6 +69,40 @@ def asked_for(body: bytes, names: Collection[str]) -> dict[str, str]:
         return {}
 
 
+def asked_by(channel: Channel, names: Collection[str]) -> dict[str, str]:
+    """The words of these features that a channel puts into every call, or into those that say nothing of them."""
+    members = channel.param_default | channel.param_set
+    asked = asked_for(msgspec.json.encode(members), names) if members else {}
+    headers = {name.lower().encode(): word.encode() for name, word in channel.header_set.items()}
+    return asked | asked_in(headers.get, names)
+
+
+def asked_in(header: Callable[[bytes], bytes | None], names: Collection[str]) -> dict[str, str]:
+    """The words of these features that a call's headers, given by lower-case name, ask with."""
+    return _headed(header, names, _ASKING)
+
+
+def told_in(header: Callable[[bytes], bytes | None], names: Collection[str]) -> dict[str, str]:
+    """The words of these features that an answer's headers, given by lower-case name, tell."""
+    return _headed(header, names, _TELLING)
+
+
+def _headed(header: Callable[[bytes], bytes | None], names: Collection[str], of: tuple[bytes, ...]) -> dict[str, str]:
+    if "service_tier" not in names:
+        return {}
+    word = next((word for name in of if (word := header(name)) is not None), b"")
+    return {"service_tier": word.decode("latin-1").strip().lower()} if 0 < len(word) <= WORD_CHARS_MAX else {}
+
+
+def together(asked: Iterable[Mapping[str, str]]) -> dict[str, tuple[str, ...]]:
+    """Every word that a call may be asked with, by its feature."""
+    words: dict[str, tuple[str, ...]] = {}
+    for one in asked:
+        for name, word in one.items():
+            words[name] = (*words.get(name, ()), word)
+    return words
+
+
 def served_as(data: bytes, names: Collection[str]) -> dict[str, str]:
     """The words of these features in a whole answer or in one event of a stream, as the upstream sent it."""
     if _NAMED.search(data) is None:
@@ -79,10 +121,15 @@ def served_as(data: bytes, names: Collection[str]) -> dict[str, str]:
 
 
 def _words(told: _Words, names: Collection[str]) -> dict[str, str]:
-    tier = told.serviceTier if told.service_tier is None else told.service_tier
+    tier = next((one for one in (told.service_tier, told.serviceTier, told.trafficType) if one is not None), None)
+    if isinstance(tier, dict):
+        tier = tier.get("type")
     words = zip(FEATURES, (tier, told.speed, told.inference_geo), strict=True)
-    return {
-        name: word.strip().lower()
+    found = {
+        name: word.strip().lower().removeprefix(_BY_USE)
         for name, word in words
         if name in names and isinstance(word, str) and len(word) <= WORD_CHARS_MAX
     }
+    if found.get("service_tier") == _NOT_CHOSEN:
+        del found["service_tier"]
+    return found

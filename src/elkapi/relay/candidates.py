@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import re
-from typing import Protocol
 
 import msgspec
 
@@ -12,7 +11,7 @@ from elkapi.catalog.families.openai import bounded_as_text, token_ids
 from elkapi.errors import BadRequest, NoChannel, NoPrice
 from elkapi.relay.plane import Bearings
 from elkapi.relay.read import Request, asked_of, with_added
-from elkapi.relay.route import estimate, is_allowed, route, way_of
+from elkapi.relay.route import Headed, estimate, is_allowed, route, way_of
 from elkapi.routing import fallback
 from elkapi.snapshot import Snapshot
 from elkapi.types import Attempt, Grant, Policy, Quote
@@ -34,13 +33,6 @@ class Candidate(msgspec.Struct, frozen=True):
     def is_local(self) -> bool:
         """Whether a bundled embedding model answers it, and nobody else may."""
         return {attempt.channel.family for attempt in self.attempts} == {LOCAL}
-
-
-class Headed(Protocol):
-    """All that is looked at here of a call beside its request."""
-
-    def header(self, name: bytes) -> bytes | None:
-        """The first header of this lower-case name."""
 
 
 class _Metadata(msgspec.Struct):
@@ -117,7 +109,7 @@ def _candidate(plane: Bearings, snapshot: Snapshot, grant: Grant, request: Reque
         request = msgspec.structs.replace(request, features=way.features)
     if way.only is None and request.operation.dialect is not None:
         request = msgspec.structs.replace(request, session=session_of(grant, request, call))
-    return Candidate(request, route(plane, snapshot, grant, request, way), estimate(grant, request, way))
+    return Candidate(request, route(plane, snapshot, grant, request, way), estimate(grant, request, way, call))
 
 
 def session_of(grant: Grant, request: Request, call: Headed) -> bytes:

@@ -26,7 +26,7 @@ from elkapi.errors import (
 from elkapi.guards.found import Blocked
 from elkapi.ids import request_id_text
 from elkapi.pricing.meter import TAIL_BYTES, is_json, looks_like_json_object, metered, with_client_model
-from elkapi.pricing.served import served_as
+from elkapi.pricing.served import served_as, told_in
 from elkapi.relay.call import JSON, Call, ClientGone, Headers
 from elkapi.relay.exchange import MODEL_MEMBER, Exchange, exchange_for
 from elkapi.relay.large import INLINE_BYTES, anywhere, aside
@@ -290,10 +290,16 @@ class Try:
         outcome.unsplit, outcome.tally, outcome.flags = answer.unsplit, answer.tally, answer.flags
         outcome.recount = answer.recount
         if self.request.features:
-            outcome.served = await anywhere(len(body), served_as, body, self.request.features)
+            outcome.served = await self.told(body)
         if self.judging and is_refusal(await anywhere(len(body), exchange.read_whole, body)):
             self.refuse(outcome)
         return outcome
+
+    async def told(self, body: bytes) -> dict[str, str]:
+        """How a whole answer says that it was served."""
+        assert self.reply is not None
+        names = self.request.features
+        return told_in(self.reply.fields.get, names) | await anywhere(len(body), served_as, body, names)
 
     def refuse(self, outcome: Outcome) -> None:
         """Mark an answer of which nothing has left yet as one that another model may better."""

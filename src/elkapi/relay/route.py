@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import difflib
 from functools import partial
+from typing import Protocol
 
 from elkapi.catalog import Operation
 from elkapi.catalog.text import added_input
 from elkapi.catalog.upstreams import serves
 from elkapi.errors import ModelForbidden, NoChannel, NoPrice
 from elkapi.pricing.price import is_of_media, quote
-from elkapi.pricing.served import asked_for, features_of
+from elkapi.pricing.served import asked_by, asked_for, asked_in, features_of, together
 from elkapi.relay.plane import Bearings
 from elkapi.relay.read import Request
 from elkapi.routing.plan import Way, plan, upstream_model, without_choice
@@ -26,6 +27,13 @@ PLANNED_MAX = 64
 
 # Ways kept with one snapshot; more of them are worked out for each call.
 WAYS_MAX = 8192
+
+
+class Headed(Protocol):
+    """All that is looked at here of a call beside its request."""
+
+    def header(self, name: bytes) -> bytes | None:
+        """The first header of this lower-case name."""
 
 
 def way_of(snapshot: Snapshot, grant: Grant, request: Request) -> Way:
@@ -47,7 +55,8 @@ def _way(snapshot: Snapshot, grant: Grant, request: Request, key: tuple[str, str
     names = {model, *(upstream_model(one, model) for tier in tiers for one in tier)}
     wide = any(word in name for name in names for word in WIDE_WORDS)
     features = features_of(price) if price is not None and operation.dialect is not None else frozenset()
-    way = Way(tiers, only, price, snapshot.groups.get(grant.group), added, wide, features)
+    asked = tuple(asked_by(one, features) for tier in tiers for one in tier) if features else ()
+    way = Way(tiers, only, price, snapshot.groups.get(grant.group), added, wide, features, asked)
     # Names that nothing serves are the callers' to make up, without end.
     if tiers and len(snapshot.ways) < WAYS_MAX:
         snapshot.ways[key] = way
@@ -134,8 +143,11 @@ def any_model(snapshot: Snapshot, grant: Grant, operation: Operation) -> str:
     raise NoChannel(f"No channel in group {grant.group!r} serves {operation.path}.")
 
 
-def estimate(grant: Grant, request: Request, way: Way) -> Quote:
-    """The upper bound in money. Raises NoPrice: a model nobody priced is refused, never free by accident."""
+def estimate(grant: Grant, request: Request, way: Way, call: Headed) -> Quote:
+    """The upper bound in money, whatever of its price's features the call or a channel asks for.
+
+    Raises NoPrice: a model nobody priced is refused, never free by accident.
+    """
     if way.price is None:
         name = request.model
         raise NoPrice(f"The model {name!r} has no price for such a call; an operator sets one with `elkapi price set`.")
@@ -146,5 +158,5 @@ def estimate(grant: Grant, request: Request, way: Way) -> Quote:
     wide = facts.wide or way.wide
     if not way.features:
         return quote(way.price, grant.group, way.ratio_micro, facts.upper, wide, further_micro)
-    asked = asked_for(request.body, way.features)
+    asked = together((asked_for(request.body, way.features), asked_in(call.header, way.features), *way.asked))
     return quote(way.price, grant.group, way.ratio_micro, facts.upper, wide, further_micro, asked)

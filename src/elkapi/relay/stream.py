@@ -10,7 +10,7 @@ import asyncio
 from typing import TYPE_CHECKING
 
 from elkapi.pricing.meter import is_believable, looks_like_json_object
-from elkapi.pricing.served import served_as
+from elkapi.pricing.served import served_as, told_in
 from elkapi.relay.call import EVENTS, JSON, Headers, Reply
 from elkapi.relay.exchange import Exchange
 from elkapi.relay.large import INLINE_BYTES, anywhere, aside
@@ -109,8 +109,10 @@ async def pump(one: Try, reply: UpstreamReply, status: int, exchange: Exchange) 
     framed: SseDecoder | EventStreamDecoder = SseDecoder()
     if exchange.endpoint.framing == "aws":
         framed = EventStreamDecoder() if exchange.translated else Unpacked()
-    names = one.request.features
-    decoder = Noticing(framed, crossing, names) if names else framed
+    decoder: Decoder = framed
+    if names := one.request.features:
+        crossing.served = told_in(reply.fields.get, names)
+        decoder = Noticing(framed, crossing, names)
     stream = _Stream(one, reply, crossing, decoder)
     limits, settings = one.attempt.channel.limits, one.plane.settings
     try:
@@ -145,7 +147,7 @@ async def _not_streamed(one: Try, reply: UpstreamReply, status: int, exchange: E
     if crossing.failure is not None:
         return _failed_inside(one, crossing, crossing.failure)
     if one.request.features:
-        crossing.served = await anywhere(len(body), served_as, body, one.request.features)
+        crossing.served = await one.told(body)
     if one.judging and crossing.refused:
         return _refused(one, status, crossing, data)
     one.started = True

@@ -5,7 +5,7 @@ Pure but for the randomness and the health it is handed, so one test table cover
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from random import Random
 from typing import TypeVar
 
@@ -26,7 +26,7 @@ class Way(msgspec.Struct, frozen=True):
     `only` is their plan where there is nothing to choose, None where each call chooses anew. `price` None: nobody
     priced the model. `ratio_micro` None: the group is gone. `added_tokens` is the most input that one of its channels
     adds to a text call. `wide`: by its name the model hears, speaks or paints, whatever a call says of it. `features`
-    are those that the price of such a text call goes by.
+    are those that the price of such a text call goes by, `asked` the words of them that its channels put into calls.
     """
 
     tiers: Tiers
@@ -36,6 +36,7 @@ class Way(msgspec.Struct, frozen=True):
     added_tokens: int = 0
     wide: bool = False
     features: frozenset[str] = frozenset()
+    asked: tuple[Mapping[str, str], ...] = ()
 
 
 def plan(
