@@ -13,6 +13,7 @@ from elkapi.types import Amounts, Tier, Variant
 from tests.canned import canned
 from tests.gateway import Gateway, gateway
 from tests.relay.test_text_usage import CLIENT_OF, frames_of, priced, whole_of
+from tests.scripted import Stage, Watch, scripted
 from tests.text_calls import CLIENTS, ask
 
 MODEL = "tiered"
@@ -230,6 +231,60 @@ async def test_a_stream_that_breaks_off_is_the_operators_loss_at_the_tier_that_i
         used = account["usage"]
         ((loss,),) = gate.sql("SELECT loss_nano FROM requests")
         assert loss == used["input_tokens"] * FAST[0] + used["output_tokens"] * FAST[1]
+
+
+# (wire, what is asked, what its first frames tell, members of the channel, the rates of what had passed then)
+HALF_TOLD: list[tuple[str, dict[str, str], dict[str, str], dict[str, Any], tuple[int, int]]] = [
+    ("responses", {"service_tier": "fast"}, {"service_tier": "auto"}, {}, FAST),
+    ("responses", {"service_tier": "flex"}, {"service_tier": "auto"}, {}, FLEX),
+    ("responses", {"service_tier": "flex"}, {"service_tier": "default"}, {}, PLAIN),
+    ("responses", {"service_tier": "auto"}, {"service_tier": "auto"}, {}, PLAIN),
+    ("chat", {"service_tier": "fast"}, {}, {}, FAST),
+    ("chat", {"service_tier": "fast"}, {"service_tier": "default"}, {}, PLAIN),
+    ("chat", {"service_tier": "fast"}, {}, {"param_remove": ("service_tier",)}, PLAIN),
+    ("chat", {}, {}, {"param_set": {"service_tier": msgspec.Raw(b'"flex"')}}, FLEX),
+    ("anthropic", {"speed": "fast"}, {}, {}, FAST),
+    ("anthropic", {"speed": "fast"}, {"speed": "standard"}, {}, PLAIN),
+    # The chat's word does not cross to Gemini, which is not asked for it.
+    ("gemini", {"service_tier": "fast"}, {}, {}, PLAIN),
+]
+
+
+@pytest.mark.parametrize("breaks", [False, True], ids=["left", "broken"])
+@pytest.mark.parametrize(("wire", "asked", "told", "channel", "of"), HALF_TOLD)
+async def test_g39_g41_what_had_passed_of_a_stream_costs_the_tier_asked_for_where_it_had_told_none(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    wire: str,
+    asked: dict[str, str],
+    told: dict[str, str],
+    channel: dict[str, Any],
+    of: tuple[int, int],
+    breaks: bool,
+) -> None:
+    """A response tells its tier at its end alone, so whoever left before that had `priority` at the plain price."""
+    rows = [frame + b"\n\n" for frame in frames_of(wire, USAGE[wire]).replace(b"\r\n", b"\n").split(b"\n\n")[:-1]]
+    if wire == "gemini":
+        rows[0] = rows[0].replace(b',"finishReason":"STOP"', b"")
+    mark, words = b'"model":"theirs"', msgspec.json.encode(told).strip(b"{}")
+    if wire == "anthropic":
+        mark = b'"input_tokens":%d' % GIVEN
+    rows[0] = rows[0].replace(mark, mark + b"," * bool(words) + words)
+    content = 1 + next(number for number, row in enumerate(rows) if b"well" in row)
+    client = "chat" if wire == "gemini" else CLIENT_OF[wire]
+    async with scripted() as upstream, gateway(tmp_path) as gate:
+        await priced(gate, MODEL, FAMILY[wire], upstream.url, AMOUNTS, **channel)
+        call = ask(client, MODEL, "Tell me. " * 20, stream=True, max_tokens=50, **asked)
+        staged = Stage(gate, upstream, Watch(monkeypatch), await gate.key("1"), call)
+        reader, writer, played = await staged.call()
+        await staged.play(played, rows[:content])
+        assert b" 200 " in await reader.readline()
+        played.break_off() if breaks else writer.close()
+        record = await staged.watch.records.get()
+        cost = record.usage.input_tokens * of[0] + record.usage.output_tokens * of[1]
+        assert record.usage.output_tokens > 0
+        assert (record.charge_nano, record.loss_nano) == ((0, cost) if breaks else (cost, 0)), record
+        writer.close()
 
 
 @pytest.mark.parametrize(

@@ -337,7 +337,7 @@ class Hold:
         end = _End("client_gone", 499, left.attempts, left.channel)
         if left.crossing is not None:
             usage, flags = await self._passed(left.crossing, left.crossing.tally)
-            end = msgspec.structs.replace(end, served=left.crossing.served)
+            end = msgspec.structs.replace(end, served=left.crossing.passed_as)
         else:
             usage, how = await count_locally(self.plane, self.request)
             flags = (how,)
@@ -357,7 +357,7 @@ class Hold:
             await self._void(error.code, error.status, failed.attempts, error)
             return
         usage, flags = await self._passed(failed.crossing, failed.crossing.came)
-        served = failed.crossing.served
+        served = failed.crossing.passed_as
         loss = _cost_nano(self.quote, usage, served) + self.lost_nano
         self._resolved = True
         outcome = error.code if isinstance(error, ContentBlocked) else "broken_stream"

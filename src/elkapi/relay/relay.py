@@ -26,7 +26,7 @@ from elkapi.errors import (
 from elkapi.guards.found import Blocked
 from elkapi.ids import request_id_text
 from elkapi.pricing.meter import TAIL_BYTES, is_json, looks_like_json_object, metered, with_client_model
-from elkapi.pricing.served import served_as, told_in
+from elkapi.pricing.served import asked_for, asked_in, served_as, told_in
 from elkapi.relay.call import JSON, Call, ClientGone, Headers
 from elkapi.relay.exchange import MODEL_MEMBER, Exchange, exchange_for
 from elkapi.relay.large import INLINE_BYTES, anywhere, aside
@@ -191,7 +191,10 @@ def _stopped(one: Try, blocked: Blocked, tries: tuple[AttemptRecord, ...]) -> Fa
 
 
 class Try:
-    """One attempt under way: `sent` once the upstream may have seen it, `started` once the caller has bytes of it."""
+    """One attempt under way: `sent` once the upstream may have seen it, `started` once the caller has bytes of it.
+
+    `asks` are the words that the upstream is asked with of the features that the call's price goes by.
+    """
 
     def __init__(self, plane: DataPlane, attempt: Attempt, request: Request, call: Call, judging: bool = False) -> None:
         self.plane = plane
@@ -207,6 +210,7 @@ class Try:
         self.error: GatewayError | None = None
         self.begun_s = plane.clock.monotonic_s()
         self.reply: UpstreamReply | None = None
+        self.asks: dict[str, str] = {}
         self.record = begun_record(attempt, fate="unknown", model=request.model if request.asked else None)
 
     async def run(self) -> Outcome | Verdict:
@@ -259,7 +263,12 @@ class Try:
     def _crossed(self) -> tuple[Exchange, UpstreamRequest]:
         """The way across, and the call as the upstream is sent it. Raises BadRequest."""
         exchange = exchange_for(self.attempt, self.request, self.plane.clock)
-        return exchange, build(self.attempt, exchange, self.call, self.plane.settings, self.plane.telemetry)
+        sent = build(self.attempt, exchange, self.call, self.plane.settings, self.plane.telemetry)
+        if names := self.request.features:
+            headers = dict(sent.headers) | dict(sent.shared)
+            assert isinstance(sent.body, bytes)
+            self.asks = asked_for(sent.body, names) | asked_in(headers.get, names)
+        return exchange, sent
 
     async def _accept(self, reply: UpstreamReply, status: int, exchange: Exchange) -> Outcome | Verdict:
         # An answer that must be looked at is never passed on as it comes.

@@ -111,7 +111,7 @@ async def pump(one: Try, reply: UpstreamReply, status: int, exchange: Exchange) 
         framed = EventStreamDecoder() if exchange.translated else Unpacked()
     decoder: Decoder = framed
     if names := one.request.features:
-        crossing.served = told_in(reply.fields.get, names)
+        crossing.asks, crossing.served = one.asks, told_in(reply.fields.get, names)
         decoder = Noticing(framed, crossing, names)
     stream = _Stream(one, reply, crossing, decoder)
     limits, settings = one.attempt.channel.limits, one.plane.settings

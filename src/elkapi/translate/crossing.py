@@ -97,7 +97,8 @@ class Metered:
     a filter, declined. `ended`: the terminal event was seen, or the finish of a dialect that ends by closing.
     `failure`: an error inside the stream, `stopped` why we made it fail ourselves. `usage`: the latest the upstream
     reported. `start` and `finish_reason`: how the upstream opened and, once it has, closed the answer. `recorded`: what
-    the caller was sent, where that is kept. `served` is set from outside: as what the upstream says that it serves.
+    the caller was sent, where that is kept. `asks` and `served` are set from outside: the features of the call's price
+    that the upstream was asked for, and those that it says it serves.
     """
 
     def __init__(self, reader: Reader, writer: Writer, ends_by_close: bool) -> None:
@@ -116,6 +117,7 @@ class Metered:
         self.start: Start | None = None
         self.tally = Tally()
         self.recorded: list[bytes] | None = None
+        self.asks: dict[str, str] = {}
         self.served: dict[str, str] = {}
 
     @property
@@ -127,6 +129,11 @@ class Metered:
     def came(self) -> Tally:
         """What the upstream said, whether or not the caller was sent it."""
         return self.tally
+
+    @property
+    def passed_as(self) -> dict[str, str]:
+        """The features of what has passed: before the answer is finished, those asked for where it tells none yet."""
+        return self.served if self.finish_reason else self.asks | self.served
 
     def fail(self, failure: Failure) -> bytes:
         """An explicit error event in the caller's dialect."""
