@@ -9,7 +9,7 @@ import msgspec
 import pytest
 
 from elkapi.sandbox.eventstream import MEDIA_TYPE, event
-from elkapi.types import Amounts, Tier, Variant
+from elkapi.types import Amounts, Policy, Tier, Variant
 from tests.canned import canned
 from tests.gateway import Gateway, gateway
 from tests.relay.test_text_usage import CLIENT_OF, frames_of, priced, whole_of
@@ -127,6 +127,25 @@ async def test_the_tier_is_told_across_dialects_and_above_the_length_that_it_has
         reply = await gate.ask(key, asked.body, path=asked.path, headers=asked.headers)
         account = await gate.account(reply.headers["x-request-id"], key)
         assert account["cost_usd"] == cost(LONG_FAST, 10_001)
+
+
+@pytest.mark.parametrize("stream", [False, True], ids=["whole", "streamed"])
+@pytest.mark.parametrize(("word", "of"), [("flex", FLEX), ("priority", FAST)])
+async def test_an_answer_from_the_cache_costs_its_share_of_what_the_call_costs_that_it_saves(
+    tmp_path: Path, word: str, of: tuple[int, int], stream: bool
+) -> None:
+    """It was a share of the plain price: the whole of it for a `flex` call was twice what asking again costs."""
+    whole, frames = answers("chat", {"service_tier": word})
+    async with canned(200, msgspec.Raw(whole), frames) as upstream, gateway(tmp_path) as gate:
+        await priced(gate, MODEL, "openai", upstream.url, AMOUNTS)
+        key = await gate.key("1", policy=Policy(cache=True, cache_hit_ratio_micro=1_000_000))
+        asked = await account_of(gate, key, "chat", stream, service_tier=word)
+        await gate.plane.answers.idle()
+        kept = await account_of(gate, key, "chat", stream, service_tier=word)
+        assert (kept["cached"], kept["features"], len(upstream.bodies)) == (True, {"service_tier": word}, 1)
+        assert kept["held_usd"] == kept["cost_usd"] == asked["cost_usd"] == cost(of)
+        assert kept["price"]["arithmetic"] == asked["price"]["arithmetic"]
+        gate.closed_books()
 
 
 async def test_a_whole_answer_to_a_call_for_a_stream_is_read_for_its_tier_too(tmp_path: Path) -> None:

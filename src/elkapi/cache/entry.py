@@ -12,6 +12,7 @@ class Entry(msgspec.Struct, frozen=True, omit_defaults=True):
     """One answer as its caller got it: a JSON body, or every frame of a stream (`array`: as one JSON array).
 
     `created_ns` is Unix time. `include_usage` says whether a stream's frames tell its usage, which `usage` always does.
+    `served` are the features of its price that it told.
     """
 
     created_ns: int
@@ -20,6 +21,7 @@ class Entry(msgspec.Struct, frozen=True, omit_defaults=True):
     stream: bool = False
     array: bool = False
     include_usage: bool = False
+    served: dict[str, str] = {}
 
 
 _encoder = msgspec.msgpack.Encoder()

@@ -50,6 +50,12 @@ def amount_nano(price: Price, usage: Usage, ratio_micro: int, further_micro: tup
     return divide_half_away(millionths * ratio_micro, PER_MILLION * RATIO_ONE_MICRO)
 
 
+def cost_nano(quoted: Quote, usage: Usage, served: Mapping[str, str]) -> int:
+    """What this much costs on a quote's terms, as it was served."""
+    price = priced_for(quoted.price, served, usage.input_total) if served else quoted.price
+    return amount_nano(price, usage, quoted.ratio_micro, quoted.further_micro)
+
+
 def _has_more(usage: Usage) -> int:
     """Whether there are units beside plain input, output and calls; a chain, for every call of text comes through."""
     return (

@@ -14,7 +14,7 @@ import msgspec
 
 from elkapi.cache import Entry
 from elkapi.errors import BadRequest
-from elkapi.pricing.price import amount_nano
+from elkapi.pricing.price import cost_nano
 from elkapi.relay.cache_name import meaning_of
 from elkapi.relay.call import EVENTS, JSON, Call, Headers, Reply
 from elkapi.relay.candidates import Candidate
@@ -120,11 +120,12 @@ class Recall:
             or len(body) > hold.plane.answers.entry_bytes_max
         ):
             return
-        if amount_nano(hold.quote.price, usage, hold.quote.ratio_micro, hold.quote.further_micro) > hold.held_nano:
+        if cost_nano(hold.quote, usage, outcome.served) > hold.held_nano:
             # It cost more than its hold. A hit holds exactly what it costs, and would be dearer than a new call.
             return
         created_ns = hold.plane.clock.now_ns()
-        entry = Entry(created_ns, body, usage, request.stream, request.array, request.facts.include_usage)
+        form = (request.stream, request.array, request.facts.include_usage)
+        entry = Entry(created_ns, body, usage, *form, outcome.served)
         hold.plane.answers.put(self._name, lambda: entry if _may_be_kept(request, entry) else None)
 
 
@@ -167,10 +168,10 @@ def _hit(plane: DataPlane, policy: Policy, hold: Hold, call: Call, entry: Entry,
     )
     if request.asked:
         headers = (*headers, (b"x-elkapi-model", request.model.encode("ascii", "backslashreplace")))
-    ratio_micro, further_micro = quote.ratio_micro, (*quote.further_micro, policy.cache_hit_ratio_micro or 0)
-    nano = amount_nano(quote.price, entry.usage, ratio_micro, further_micro)
-    terms = Quote(quote.price, quote.group, ratio_micro, entry.usage, nano, False, further_micro)
-    outcome = Outcome(200, headers, body, entry.usage, (), None, flags=(CACHED_FLAG,))
+    further_micro = (*quote.further_micro, policy.cache_hit_ratio_micro or 0)
+    terms = Quote(quote.price, quote.group, quote.ratio_micro, entry.usage, 0, False, further_micro)
+    terms = msgspec.structs.replace(terms, nano=cost_nano(terms, entry.usage, entry.served))
+    outcome = Outcome(200, headers, body, entry.usage, (), None, flags=(CACHED_FLAG,), served=entry.served)
     return Recall(_Exact(plane, call, hold.grant, (Candidate(request, (), terms),)), outcome)
 
 

@@ -15,7 +15,7 @@ from elkapi.catalog.spelling import spelled_out
 from elkapi.clock import milliseconds
 from elkapi.errors import BadRequest, ContentBlocked, GatewayError, InsufficientQuota, Unavailable
 from elkapi.ledger import IdempotencyPending, IdempotencyReplay, available_nano
-from elkapi.pricing.price import amount_nano, priced_for, quote
+from elkapi.pricing.price import cost_nano, quote
 from elkapi.relay.call import Call
 from elkapi.relay.candidates import Candidate, most_nano
 from elkapi.relay.count import count_embedded, count_exactly, count_left, count_locally, estimated
@@ -122,12 +122,12 @@ class Hold:
         usage, quote = unseen.usage, candidate.quote
         if usage is None:
             usage, _ = estimated(candidate.request, unseen.tally)
-        self.lost_nano += _cost_nano(quote, usage, unseen.served)
+        self.lost_nano += cost_nano(quote, usage, unseen.served)
 
     async def lose_answer(self, outcome: Outcome) -> None:
         """What a whole answer had cost that may not reach the caller is the operator's loss."""
         usage = await self.counted(outcome)
-        self.lost_nano += _cost_nano(self.quote, usage, outcome.served)
+        self.lost_nano += cost_nano(self.quote, usage, outcome.served)
 
     async def counted(self, outcome: Outcome) -> Usage:
         """The usage of an answer: the upstream's, else our own count."""
@@ -298,7 +298,7 @@ class Hold:
         reply: StoredReply | None = None,
         stored: StoredObject | None = None,
     ) -> Settlement:
-        cost = _cost_nano(self.quote, usage, end.served)
+        cost = cost_nano(self.quote, usage, end.served)
         charge = min(cost, self.held_nano)
         if cost > charge:
             flags += ("above_hold",)
@@ -358,7 +358,7 @@ class Hold:
             return
         usage, flags = await self._passed(failed.crossing, failed.crossing.came)
         served = failed.crossing.passed_as
-        loss = _cost_nano(self.quote, usage, served) + self.lost_nano
+        loss = cost_nano(self.quote, usage, served) + self.lost_nano
         self._resolved = True
         outcome = error.code if isinstance(error, ContentBlocked) else "broken_stream"
         end = _End(outcome, error.status, failed.attempts, failed.channel, error, served)
@@ -428,9 +428,3 @@ class Hold:
             error.guard if isinstance(error, ContentBlocked) else None,
             end.served,
         )
-
-
-def _cost_nano(quote: Quote, usage: Usage, served: dict[str, str]) -> int:
-    """What this much costs by the quote's price, as it was served."""
-    price = priced_for(quote.price, served, usage.input_total) if served else quote.price
-    return amount_nano(price, usage, quote.ratio_micro, quote.further_micro)
