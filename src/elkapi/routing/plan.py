@@ -5,7 +5,10 @@ Pure but for the randomness and the health it is handed, so one test table cover
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from bisect import bisect_right
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from itertools import accumulate, islice
+from math import inf
 from random import Random
 from typing import TypeVar
 
@@ -18,6 +21,11 @@ from elkapi.types import Attempt, Channel, ChannelKey, Price
 _T = TypeVar("_T")
 Tiers = Sequence[Sequence[Channel]]
 Serves = Callable[[Channel, str], bool]
+_Pair = tuple[Channel, ChannelKey]
+
+# So many are put into a whole order; of more the first are drawn, in so many draws.
+SHUFFLED_MAX = 64
+DRAWS_MAX = 128
 
 
 class Way(msgspec.Struct, frozen=True):
@@ -57,18 +65,23 @@ def plan(
     """
     if (only := without_choice(tiers, model, serves)) is not None:
         return only
-    ready: list[Attempt] = []
-    cooling: list[Attempt] = []
+    ready: list[_Pair] = []
+    cooling: list[_Pair] = []
     for tier in tiers:
-        for channel in _shuffled([c for c in tier if serves(c, upstream_model(c, model))], lambda c: c.weight, rng):
-            channel_ready = health.ready(("channel", channel.id))
-            for key in _shuffled([k for k in channel.keys if k.enabled], lambda _: 1, rng):
-                fit = channel_ready and health.ready(("key", key.id))
-                (ready if fit else cooling).append(_attempt(channel, key, model, fit))
-    ordered = _spread(ready)
-    if preferred is not None:
-        _put_first(ordered, preferred)
-    return tuple((ordered + _spread(cooling))[:attempts_max])
+        passed: list[tuple[Channel, Iterator[ChannelKey]]] = []
+        rows = _rows(tier, model, serves, health, rng, passed)
+        ready += islice(_by_turns(rows), attempts_max - len(ready))
+        if len(ready) == attempts_max:
+            break
+        cooling += _by_turns(passed)
+    first = _preferred(tiers, model, serves, health, ready, preferred)
+    if first is not None:
+        ready = [first, *(pair for pair in ready if pair[1] is not first[1])]
+    attempts = [_attempt(channel, key, model, True) for channel, key in ready[:attempts_max]]
+    if first is not None:
+        attempts[0] = msgspec.structs.replace(attempts[0], why=f"{attempts[0].why}, answered this session last")
+    attempts += [_attempt(channel, key, model, False) for channel, key in cooling[: attempts_max - len(attempts)]]
+    return tuple(attempts)
 
 
 def without_choice(tiers: Tiers, model: str, serves: Serves) -> tuple[Attempt, ...] | None:
@@ -95,29 +108,89 @@ def _attempt(channel: Channel, key: ChannelKey, model: str, fit: bool) -> Attemp
     return Attempt(channel, key, upstream_model(channel, model), why)
 
 
-def _put_first(ready: list[Attempt], preferred: Place) -> None:
-    for index, attempt in enumerate(ready):
-        if attempt.channel.priority != ready[0].channel.priority:
-            return
-        if (attempt.channel.id, attempt.key.id) == (preferred.channel_id, preferred.key_id):
-            ready.insert(0, msgspec.structs.replace(ready.pop(index), why=f"{attempt.why}, answered this session last"))
-            return
+def _rows(
+    tier: Sequence[Channel],
+    model: str,
+    serves: Serves,
+    health: Health,
+    rng: Random,
+    passed: list[tuple[Channel, Iterator[ChannelKey]]],
+) -> Iterator[tuple[Channel, Iterator[ChannelKey]]]:
+    """The channels of a tier by weighted chance, each with those of its keys that are ready; `passed` is given, in the
+    same order, what cools down."""
+    for channel in _drawn(tier, _weights, rng):
+        if serves(channel, upstream_model(channel, model)):
+            resting: list[ChannelKey] = []
+            passed.append((channel, iter(resting)))
+            yield channel, _ready_keys(channel, health, rng, resting)
 
 
-def _spread(attempts: list[Attempt]) -> list[Attempt]:
+def _ready_keys(channel: Channel, health: Health, rng: Random, resting: list[ChannelKey]) -> Iterator[ChannelKey]:
+    channel_ready = health.ready(("channel", channel.id))
+    for key in channel.keys if len(channel.keys) == 1 else _drawn(channel.keys, _alike, rng):
+        if not key.enabled:
+            continue
+        if channel_ready and health.ready(("key", key.id)):
+            yield key
+        else:
+            resting.append(key)
+
+
+def _by_turns(rows: Iterable[tuple[Channel, Iterator[ChannelKey]]]) -> Iterator[_Pair]:
     """Another channel before another key of the same one: a failed channel is the likelier cause."""
-    if len(attempts) < 3:
-        return attempts
-    seen: dict[int, int] = {}
-    ranked = []
-    for order, attempt in enumerate(attempts):
-        turn = seen[attempt.channel.id] = seen.get(attempt.channel.id, -1) + 1
-        ranked.append((-attempt.channel.priority, turn, order, attempt))
-    return [row[3] for row in sorted(ranked, key=lambda row: row[:3])]
+    while rows:
+        left = []
+        for channel, keys in rows:
+            for key in keys:
+                yield channel, key
+                left.append((channel, keys))
+                break
+        rows = left
 
 
-def _shuffled(items: list[_T], weight: Callable[[_T], int], rng: Random) -> list[_T]:
-    if len(items) < 2:
-        return items
-    # The exponential form of weighted sampling without replacement; weight 0 means "only when nothing else is left".
-    return sorted(items, key=lambda item: rng.expovariate(1) / weight(item) if weight(item) else float("inf"))
+def _preferred(
+    tiers: Tiers, model: str, serves: Serves, health: Health, ready: list[_Pair], place: Place | None
+) -> _Pair | None:
+    """The channel and key that answered a session last, where they are ready and as good as the best that is."""
+    if place is None or not ready or not health.ready(("channel", place.channel_id)):
+        return None
+    priority = ready[0][0].priority
+    for channel in (one for tier in tiers for one in tier if one.id == place.channel_id and one.priority == priority):
+        for key in channel.keys:
+            if key.id == place.key_id and key.enabled and health.ready(("key", key.id)):
+                return (channel, key) if serves(channel, upstream_model(channel, model)) else None
+    return None
+
+
+def _weights(channels: Sequence[Channel]) -> list[int]:
+    return [channel.weight for channel in channels]
+
+
+def _alike(keys: Sequence[ChannelKey]) -> list[int]:
+    return [1] * len(keys)
+
+
+def _drawn(items: Sequence[_T], weights_of: Callable[[Sequence[_T]], list[int]], rng: Random) -> Iterable[_T]:
+    """All of them by weighted chance, none twice; weight 0 means "only when nothing else is left"."""
+    if len(items) > SHUFFLED_MAX:
+        return _drawn_singly(items, weights_of, rng)
+    return items if len(items) < 2 else _shuffled(items, weights_of(items), rng)
+
+
+def _drawn_singly(items: Sequence[_T], weights_of: Callable[[Sequence[_T]], list[int]], rng: Random) -> Iterator[_T]:
+    """Of many only the first are ever asked for, so they are drawn as they are, while most draws bring a new one."""
+    sums = list(accumulate(weights_of(items)))
+    taken = set[int]()
+    for _ in range(DRAWS_MAX if sums[-1] else 0):
+        at = bisect_right(sums, rng.random() * sums[-1])
+        if at not in taken:
+            taken.add(at)
+            yield items[at]
+    rest = [item for at, item in enumerate(items) if at not in taken]
+    yield from _shuffled(rest, weights_of(rest), rng)
+
+
+def _shuffled(items: Sequence[_T], weights: Sequence[int], rng: Random) -> list[_T]:
+    # The exponential form of weighted sampling without replacement.
+    marks = [rng.expovariate(1) / weight if weight else inf for weight in weights]
+    return [items[at] for at in sorted(range(len(items)), key=marks.__getitem__)]

@@ -136,6 +136,43 @@ def test_g61_a_sessions_channel_and_key_come_first_among_the_best_priority_alone
     assert set(order(better, tier, seed=seed, preferred=Place(2, 21))[:2]) == {4, 5}
 
 
+def test_of_thousands_of_channels_and_keys_only_those_that_may_be_asked_are_looked_at() -> None:
+    many = tuple(channel(id) for id in range(1, 5001))
+    asked: list[int] = []
+
+    def noted(one: Channel, model: str) -> bool:
+        asked.append(one.id)
+        return is_openai(one, model)
+
+    attempts = plan((many,), "m", noted, Health(10, 100), Random(1), 64)
+    assert len({attempt.channel.id for attempt in attempts}) == 64
+    assert len(asked) == 64
+    keys = plan(((channel(1, keys=5000),),), "m", noted, Health(10, 100), Random(1), 64)
+    assert len({attempt.key.id for attempt in keys}) == 64
+    last = plan((many,), "m", noted, Health(10, 100), Random(1), 64, Place(4999, 49990))
+    assert [attempt.channel.id for attempt in last].count(4999) == 1
+    assert last[0].channel.id == 4999
+
+
+def test_weights_share_the_first_place_among_many_and_weight_0_is_left_for_the_end() -> None:
+    tier = (channel(1, weight=300), *(channel(id, weight=id % 2) for id in range(2, 602)))
+    orders = [order(tier, seed=seed, attempts_max=400) for seed in range(300)]
+    assert 110 < sum(chosen[0] == 1 for chosen in orders) < 190
+    for chosen in orders:
+        assert len(set(chosen)) == 400
+        assert {id % 2 for id in chosen[:301]} == {1}
+        assert {id % 2 for id in chosen[301:]} == {0}
+
+
+def test_g61_of_many_channels_that_cool_down_all_but_a_few_the_few_come_first() -> None:
+    health = Health(10, 100, ManualClock())
+    for id in range(1, 998):
+        health.failed(("channel", id))
+    attempts = plan((tuple(channel(id) for id in range(1, 1001)),), "m", is_openai, health, Random(1), 64)
+    assert {attempt.channel.id for attempt in attempts[:3]} == {998, 999, 1000}
+    assert len({attempt.channel.id for attempt in attempts}) == 64
+
+
 def test_g61_a_sessions_channel_that_cools_down_is_not_preferred() -> None:
     health = Health(10, 100, ManualClock())
     health.failed(("channel", 2))
