@@ -126,14 +126,15 @@ class Operation(msgspec.Struct, frozen=True):
     """One served route. `wire` is the format of its body; `read` raises errors.BadRequest.
 
     `dialect` is set when other dialects' upstreams can serve it through `translate`. `named_once` are the members,
-    beside the model, that decide what a call costs. `also` are further rows of the contract that this route serves
-    (the streamed twin), as (id, kind). Of a task's operations, `task` says how its provider tells of it, `upstream` is
-    the submit's method and path below the channel's base, `meter` what it may cost, `form` how a task is shown to the
-    caller: "native" is the provider's own last answer. `listing` is how a list looks, `names` how a path
-    spells a provider's id where it is not `{id}` alone. `neutral`: the body is a request for a video in no provider's
-    words, which any of them may serve; `flat_form`: it is one, and is answered in that form, where it names its model
-    as ours do or carries a member that only ours have. `stream` True: always streamed; None: as the body says.
-    `free_unless_priced`: a model without a price record is free here and not refused.
+    beside the model, that decide what a call costs. `also` are further rows of the contract that this route serves (the
+    streamed twin), as (id, kind). Of a task's operations, `task` says how its provider tells of it, `upstream` is the
+    submit's method and path below the channel's base, `meter` what it may cost, `form` how a task is shown to the
+    caller: "native" is the provider's own last answer. `listing` is how a list looks, `names` how a path spells a
+    provider's id where it is not `{id}` alone, `asked_by` the member that carries it where it is not in the path.
+    `neutral`: the body is a request for a video in no provider's words, which any of them may serve; `flat_form`: it is
+    one, and is answered in that form, where it names its model as ours do or carries a member that only ours have.
+    `stream` True: always streamed; None: as the body says. `free_unless_priced`: a model without a price record is free
+    here and not refused.
     """
 
     id: str
@@ -159,6 +160,7 @@ class Operation(msgspec.Struct, frozen=True):
     form: str = "native"
     listing: Listing | None = None
     names: str = ""
+    asked_by: str = "task_id"
     neutral: bool = False
     flat_form: str = ""
 

@@ -63,8 +63,6 @@ _MADE = msgspec.structs.replace(
         ),
     ),
 )
-# A fetch whose path has no place for an id takes it as a member of this name, also in the query.
-_ASKED_BY = {"veo-query": "id", "minimax-file": "file_id"}
 
 
 def task_operations() -> dict[str, Operation]:
@@ -206,8 +204,7 @@ def _path(operation: Operation) -> str:
     for name, word in IN_PATHS.get(operation.id, {}).items():
         path = path.replace(f"{{{name}}}", word)
     if operation.role is Role.FETCH and "{" not in operation.path and operation.method == "GET":
-        name = _ASKED_BY.get(operation.form, "task_id")
-        path = f"{path}?{name}={{{name}}}"
+        path = f"{path}?{operation.asked_by}={{{operation.asked_by}}}"
     return path.replace("{", "${")
 
 

@@ -38,8 +38,6 @@ from elkapi.upstream.gcp import TokenRefused
 
 _object = msgspec.json.Decoder(dict[str, Any])
 _ID_NAMES = ("task_id", "id", "taskId", "file_id")
-# By form: the member that a query without an id is told to have, where it is not `task_id`.
-_ASKED_BY = {"minimax-file": "file_id", "veo-query": "id"}
 STEPS_MAX = 5
 
 
@@ -337,7 +335,7 @@ async def _named(match: Match, call: Call) -> str:
         for name in _ID_NAMES:
             if isinstance(found := body.get(name), str | int):
                 return str(found)
-    name = _ASKED_BY.get(match.operation.form, "task_id")
+    name = match.operation.asked_by
     raise BadRequest(f"`{name}` is missing.", param=name)
 
 

@@ -64,6 +64,6 @@ FAMILY = Family(
     operations=(
         _tasks.submit("generate", "/v1/video_generation"),
         _tasks.fetch("query", "/v1/query/video_generation", kind="task"),
-        _tasks.fetch("file", "/v1/files/retrieve", kind="file", form="minimax-file"),
+        _tasks.fetch("file", "/v1/files/retrieve", kind="file", form="minimax-file", asked_by="file_id"),
     ),
 )

@@ -151,7 +151,7 @@ FAMILY = Family(
             ),
         ),
         _neutral("veo.submit", "/v1/video/create", "veo-query"),
-        _fetched("veo.query", "/v1/video/query", "veo-query"),
+        _fetched("veo.query", "/v1/video/query", "veo-query", asked_by="id"),
         _neutral(
             "veo.submit-api",
             "/veo/v1/api/video/submit",
