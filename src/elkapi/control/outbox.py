@@ -81,5 +81,5 @@ class NoticeOutbox:
             due.append(Due(row.id, row.host, row.tries, row.until_ns, body, secret.in_force(now_ns)))
         return due
 
-    def _end(self, connection: Connection, notice: NoticeId, told: Try, then: Next, tries: int) -> bool:
-        return notices.end_try(connection, notice, self._lease, told, state=then.state, tries=tries, due_ns=then.due_ns)
+    def _end(self, connection: Connection, notice: NoticeId, told: Try, then: Next, tries: int) -> None:
+        notices.end_try(connection, notice, self._lease, told, state=then.state, tries=tries, due_ns=then.due_ns)

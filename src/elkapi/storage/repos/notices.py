@@ -19,7 +19,7 @@ from elkapi.storage import schema
 _notices, _deliveries = schema.notices, schema.deliveries
 _n, _d = _notices.c, _deliveries.c
 
-PENDING, DELIVERED, GIVEN_UP = "pending", "delivered", "given_up"
+PENDING = "pending"
 # How many due notices are looked at for those whose host has a free place.
 LOOKED_AT_MAX = 500
 ANSWER_CHARACTERS_MAX = 500
