@@ -102,28 +102,23 @@ def _log_file(settings: Settings) -> Iterator[Finding]:
 
 
 def _secret_key_file(settings: Settings) -> Iterator[Finding]:
-    path = secret_key_path(settings)
-    if settings.secret_key:
-        try:
-            load_secret_key(settings)
-        except SecretKeyError as error:
-            yield Finding("secret key", False, str(error))
-        else:
-            yield Finding("secret key", True, "ELKAPI_SECRET_KEY is set")
-        return
-    if not path.exists():
-        yield Finding("secret key", True, f"{path} is not there yet; the first start creates it")
-        return
-    mode = stat.S_IMODE(path.stat().st_mode)
-    if mode & 0o077:
-        yield Finding("secret key", False, f"{path} has mode {mode:04o}; chmod 600 it")
-        return
+    good = "ELKAPI_SECRET_KEY is set"
+    if not settings.secret_key:
+        path = secret_key_path(settings)
+        if not path.exists():
+            yield Finding("secret key", True, f"{path} is not there yet; the first start creates it")
+            return
+        mode = stat.S_IMODE(path.stat().st_mode)
+        good = f"{path} has mode {mode:04o}"
+        if mode & 0o077:
+            yield Finding("secret key", False, f"{good}; chmod 600 it")
+            return
     try:
         load_secret_key(settings)
     except SecretKeyError as error:
         yield Finding("secret key", False, str(error))
     else:
-        yield Finding("secret key", True, f"{path} has mode {mode:04o}")
+        yield Finding("secret key", True, good)
 
 
 def _database(settings: Settings) -> Iterator[Finding]:
