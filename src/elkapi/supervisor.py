@@ -243,11 +243,10 @@ class Supervisor:
 
     def _stop_all(self) -> None:
         """Workers drain first; then the helpers, the ledger last of all."""
-        order = sorted(self._helpers, key=lambda child: child.role == "ledger")
         for group in (
             [*self._workers, *([self._retiring] if self._retiring else [])],
-            [*(c for c in order if c.role != "ledger"), *self._callable],
-            [c for c in order if c.role == "ledger"],
+            [*(child for child in self._helpers if child.role != "ledger"), *self._callable],
+            [child for child in self._helpers if child.role == "ledger"],
         ):
             for child in group:
                 _end(child, signal.SIGTERM)
