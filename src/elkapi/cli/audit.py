@@ -8,7 +8,7 @@ import click
 import msgspec
 
 from elkapi.cli.numbers import Whole
-from elkapi.cli.output import json_option, opened, print_json, print_table, when
+from elkapi.cli.output import json_option, opened, print_rows, when
 from elkapi.settings import NUMBER_MAX
 
 if TYPE_CHECKING:
@@ -33,10 +33,7 @@ def list_(limit: int, before: int | None, as_json: bool) -> None:
     with opened() as admin:
         found = list_audit(admin, limit=limit + 1, before_id=before)
     rows = [_shown(row) for row in found[:limit]]
-    if as_json:
-        print_json(rows)
-    else:
-        print_table(COLUMNS, [[row[name] for name in COLUMNS] for row in rows], none="no change yet")
+    print_rows(rows, COLUMNS, as_json, none="no change yet")
     if len(found) > limit:
         click.echo(f"there are more: elkapi audit list --before {rows[-1]['id']}", err=True)
 

@@ -16,6 +16,7 @@ from elkapi.cli.output import (
     pairs,
     print_facts,
     print_json,
+    print_rows,
     print_table,
     when,
     with_options,
@@ -320,10 +321,7 @@ def _print(view: ChannelView, as_json: bool) -> None:
 
 def _print_keys(views: list[ChannelKeyView], as_json: bool, none: str) -> None:
     rows = [_shown_key(view) for view in views]
-    if as_json:
-        print_json(rows)
-    else:
-        print_table(KEY_COLUMNS, [[row[name] for name in KEY_COLUMNS] for row in rows], none=none)
+    print_rows(rows, KEY_COLUMNS, as_json, none=none)
 
 
 def _shown(view: ChannelView) -> dict[str, Any]:

@@ -9,7 +9,7 @@ import click
 import msgspec
 
 from elkapi.cli.numbers import Number
-from elkapi.cli.output import chosen, json_option, opened, print_facts, print_json, print_table, words
+from elkapi.cli.output import chosen, json_option, opened, print_facts, print_json, print_rows, print_table, words
 from elkapi.types import PiiKind
 
 if TYPE_CHECKING:
@@ -117,19 +117,15 @@ def try_(name: str, text: str, as_json: bool) -> None:
 
     with opened() as admin:
         rows = guards.try_guard(admin, name, text)
-    if as_json:
-        print_json(rows)
-    else:
-        print_table(("label", "text"), [(row["label"], row["text"]) for row in rows], none="nothing")
+    print_rows(rows, ("label", "text"), as_json, none="nothing")
 
 
 def _shown(guard: Guard) -> dict[str, Any]:
-    shown: dict[str, Any] = {
+    return {
         name: value
         for name, value in msgspec.structs.asdict(guard).items()
         if name in _FIELDS[guard.kind] or name in ("name", "kind", "direction")
     }
-    return shown
 
 
 _FIELDS = {

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from elkapi.cli.numbers import Whole
-from elkapi.cli.output import json_option, opened, parse_expiry, print_facts, print_json, print_table, when, words
+from elkapi.cli.output import json_option, opened, parse_expiry, print_facts, print_json, print_rows, when, words
 from elkapi.cli.policy import clear_option, policy_options, readable_policy, shown_policy, take_policy
 from elkapi.money import format_usd
 from elkapi.settings import NUMBER_MAX
@@ -64,10 +64,7 @@ def list_(limit: int, after: int, as_json: bool) -> None:
     with opened() as admin:
         views = keys.list_keys(admin, limit=limit + 1, after_id=after)
     rows = [_shown(view) for view in views[:limit]]
-    if as_json:
-        print_json(rows)
-    else:
-        print_table(COLUMNS, [[row[name] for name in COLUMNS] for row in rows], none="no key")
+    print_rows(rows, COLUMNS, as_json, none="no key")
     if len(views) > limit:
         click.echo(f"there are more: elkapi key list --after {rows[-1]['id']}", err=True)
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from elkapi.cli.output import json_option, opened, print_json, print_table, when
+from elkapi.cli.output import json_option, opened, print_json, print_rows, when
 from elkapi.ids import parse_request_id, request_id_text
 from elkapi.money import format_usd, parse_usd
 
@@ -140,7 +140,4 @@ def _hold(hold: OpenHold) -> dict[str, Any]:
 
 
 def _print_rows(rows: list[dict[str, Any]], as_json: bool, none: str) -> None:
-    if as_json:
-        print_json(rows)
-    else:
-        print_table(tuple(rows[0]) if rows else (), [tuple(row.values()) for row in rows], none=none)
+    print_rows(rows, tuple(rows[0]) if rows else (), as_json, none=none)

@@ -11,7 +11,7 @@ from typing import Any
 
 import click
 
-from elkapi.cli.output import json_option, print_json, print_table
+from elkapi.cli.output import json_option, print_rows
 from elkapi.settings import load_settings
 
 
@@ -37,12 +37,8 @@ def list_models(as_json: bool) -> None:
     window = chat.window(settings.chat_context_tokens)
     shown = {"id": chat.id, "kind": "chat", "dimensions": None, "window_tokens": window}
     rows.append(shown | {"licence": chat.licence} | _found(locate_chat, chat))
-    if as_json:
-        print_json(rows)
-    else:
-        headings = ("id", "kind", "dimensions", "window_tokens", "licence", "state")
-        table = [["-" if row[name] is None else row[name] for name in headings] for row in rows]
-        print_table(headings, table, none="no model is known")
+    columns = ("id", "kind", "dimensions", "window_tokens", "licence", "state")
+    print_rows(rows, columns, as_json, none="no model is known")
 
 
 def _found(where: Callable[..., Path], *arguments: object) -> dict[str, str]:

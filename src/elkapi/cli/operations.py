@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from elkapi.cli.output import json_option, print_json, print_table
+from elkapi.cli.output import json_option, print_rows
 
 FIELDS = ("id", "method", "path", "family", "kind", "unit")
 
@@ -21,7 +21,4 @@ def operations(as_json: bool) -> None:
         rows.append(row)
         # One route serves several rows of the contract: the streamed twin, the same list in another dialect.
         rows += [{**row, "id": id_, "family": id_.partition(".")[0], "kind": kind} for id_, kind in operation.also]
-    if as_json:
-        print_json(rows)
-    else:
-        print_table(FIELDS, [tuple(row.values()) for row in rows], none="nothing is served")
+    print_rows(rows, FIELDS, as_json, none="nothing is served")

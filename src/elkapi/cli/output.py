@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import getpass
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, TypeVar, get_args
 
@@ -66,6 +66,14 @@ def print_table(headings: Sequence[str], rows: Iterable[Sequence[object]], *, no
     widths = [max(len(row[column]) for row in (list(headings), *cells)) for column in range(len(headings))]
     for row in ([heading.upper() for heading in headings], *cells):
         click.echo("  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)).rstrip())
+
+
+def print_rows(rows: Sequence[Mapping[str, object]], columns: Sequence[str], as_json: bool, *, none: str) -> None:
+    """All of the rows for scripts, these columns of them for people."""
+    if as_json:
+        print_json(rows)
+    else:
+        print_table(columns, [[row[name] for name in columns] for row in rows], none=none)
 
 
 def print_facts(facts: dict[str, object]) -> None:

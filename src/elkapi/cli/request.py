@@ -8,7 +8,7 @@ import click
 import msgspec
 
 from elkapi.cli.numbers import Whole
-from elkapi.cli.output import json_option, opened, print_facts, print_json, print_table, when
+from elkapi.cli.output import json_option, opened, print_facts, print_json, print_rows, print_table, when
 from elkapi.ids import request_id_text
 from elkapi.money import format_ratio, format_usd
 from elkapi.types import RequestRecord
@@ -58,10 +58,7 @@ def list_(limit: int, as_json: bool) -> None:
 
     with opened() as admin:
         rows = [_shown(record) for record in requests.list_requests(admin, limit=limit)]
-    if as_json:
-        print_json(rows)
-    else:
-        print_table(COLUMNS, [[row[name] for name in COLUMNS] for row in rows], none="no call yet")
+    print_rows(rows, COLUMNS, as_json, none="no call yet")
 
 
 def _shown(record: RequestRecord) -> dict[str, Any]:

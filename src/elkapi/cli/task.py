@@ -8,15 +8,16 @@ import click
 import msgspec
 
 from elkapi.cli.numbers import Whole
-from elkapi.cli.output import json_option, opened, print_facts, print_json, print_table, when
+from elkapi.cli.output import json_option, opened, print_facts, print_json, print_rows, print_table, when
 from elkapi.money import format_usd
+from elkapi.types import State
 
 if TYPE_CHECKING:
     from elkapi.storage.repos.tasks import TaskRow
 
 COLUMNS = ("task", "created_at", "key_id", "model", "state", "progress", "channel_id", "error_code")
 ATTEMPT_COLUMNS = ("channel_name", "channel_key_id", "why", "outcome", "status", "fate", "duration_ms", "error")
-STATES = ("open", "queued", "running", "succeeded", "failed", "cancelled", "expired")
+STATES = ("open", *(state.value for state in State))
 
 
 @click.group()
@@ -35,10 +36,7 @@ def list_(state: str | None, key: str | None, limit: int, as_json: bool) -> None
 
     with opened() as admin:
         rows = [_shown(row) for row in tasks.list_tasks(admin, state=state, key=key, limit=limit)]
-    if as_json:
-        print_json(rows)
-    else:
-        print_table(COLUMNS, [[row[name] for name in COLUMNS] for row in rows], none="no task")
+    print_rows(rows, COLUMNS, as_json, none="no task")
 
 
 @task.command()

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from elkapi.cli.numbers import Whole
-from elkapi.cli.output import json_option, opened, print_facts, print_json, print_table, when
+from elkapi.cli.output import json_option, opened, print_facts, print_json, print_rows, print_table, when
 
 if TYPE_CHECKING:
     from elkapi.storage.repos.notices import NoticeRow
@@ -32,10 +32,7 @@ def list_(key: str | None, state: str | None, limit: int, as_json: bool) -> None
 
     with opened() as admin:
         rows = [_shown(row) for row in webhooks.list_notices(admin, key=key, state=state, limit=limit)]
-    if as_json:
-        print_json(rows)
-    else:
-        print_table(COLUMNS, [[row[name] for name in COLUMNS] for row in rows], none="no event")
+    print_rows(rows, COLUMNS, as_json, none="no event")
 
 
 @webhook.command()
