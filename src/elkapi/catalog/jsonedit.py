@@ -111,22 +111,23 @@ def with_string(body: bytes, name: str, value: str) -> bytes:
     encoded = _encode(value)
     if (span := string_member(body, name)) is not None:
         return body[: span[0]] + encoded + body[span[1] :]
-    start = body.index(b"{") + 1
-    rest = body[start:]
-    comma = b"" if rest.lstrip().startswith(b"}") else b","
-    return body[:start] + _encode(name) + b":" + encoded + comma + rest
+    return _put_first(body, name, encoded)
 
 
 def with_raw(body: bytes, name: str, value: bytes) -> bytes:
     """The body with a top-level member set to raw JSON: put first when it is missing, else rebuilt member by member."""
-    start = body.index(b"{") + 1
     if _quoted(name) not in body and b"\\u" not in body:
-        rest = body[start:]
-        comma = b"" if rest.lstrip().startswith(b"}") else b","
-        return body[:start] + _encode(name) + b":" + value + comma + rest
+        return _put_first(body, name, value)
     members = _members.decode(body)
     members[name] = msgspec.Raw(value)
     return _encode(members)
+
+
+def _put_first(body: bytes, name: str, value: bytes) -> bytes:
+    start = body.index(b"{") + 1
+    rest = body[start:]
+    comma = b"" if rest.lstrip().startswith(b"}") else b","
+    return body[:start] + _encode(name) + b":" + value + comma + rest
 
 
 def without(body: bytes, names: tuple[str, ...]) -> bytes:

@@ -15,9 +15,7 @@ Getter = Callable[[Any], list[Any]]
 @lru_cache(maxsize=1024)
 def compiled(path: str) -> Getter:
     """What finds every value at a path, in order; nulls count as not there. Raises ValueError for no path at all."""
-    steps: list[str | int | None] = []
-    for name, index in _STEP.findall(path):
-        steps.append(name or (None if index == "*" else int(index)))
+    steps = _steps(path)
     if not steps or _STEP.sub("", path).strip("."):
         raise ValueError(f"{path!r} is no path")
 
@@ -28,6 +26,11 @@ def compiled(path: str) -> Getter:
         return found
 
     return find
+
+
+def _steps(path: str) -> list[str | int | None]:
+    """A name, an index, or None for every item."""
+    return [name or (None if index == "*" else int(index)) for name, index in _STEP.findall(path)]
 
 
 def _inside(value: Any, step: str | int | None) -> Iterable[Any]:
@@ -62,8 +65,7 @@ def put(path: str, value: Any, new: Any) -> None:
 
     An index just behind the end of a list adds an object to it.
     """
-    steps = [name or (None if index == "*" else int(index)) for name, index in _STEP.findall(path)]
-    _put(value, steps, new)
+    _put(value, _steps(path), new)
 
 
 def _put(value: Any, steps: list[str | int | None], new: Any) -> None:
