@@ -9,7 +9,9 @@ from typing import Any
 import pytest
 
 from elkapi.sandbox.server import Running, running
+from tests.canned import canned
 from tests.gateway import Gateway, gateway
+from tests.relay.test_text_usage import priced, whole_of
 from tests.text_calls import CLIENTS, ask
 
 MODEL = "test-model"
@@ -170,3 +172,39 @@ async def test_g78_planted_secrets_of_an_upstream_appear_in_no_text_answer_and_n
         assert "planted-channel" not in text
         assert f":{port}" not in text
         assert THEIRS[family] not in text
+
+
+USAGE: dict[str, dict[str, Any]] = {
+    "chat": {"prompt_tokens": 9, "completion_tokens": 2, "total_tokens": 11},
+    "responses": {"input_tokens": 9, "output_tokens": 2, "total_tokens": 11},
+    "anthropic": {"input_tokens": 9, "output_tokens": 2},
+}
+NAMES_ANOTHER: list[tuple[str, str, dict[str, Any]]] = [
+    (
+        "anthropic",
+        "anthropic",
+        {"tools": [{"type": "advisor_20260301", "name": "advisor", "model": "claude-opus-4-1"}]},
+    ),
+    ("openrouter", "chat", {"models": ["openai/o1-pro"]}),
+    ("openrouter", "responses", {"models": ["openai/o1-pro"], "store": False}),
+]
+
+
+@pytest.mark.parametrize(("family", "client", "more"), NAMES_ANOTHER)
+async def test_no_call_has_its_provider_ask_a_further_model_that_it_names(
+    tmp_path: Path, family: str, client: str, more: dict[str, Any]
+) -> None:
+    """It was billed at that model's price, paid at none, and a key for one model alone could name any."""
+    async with canned(200, whole_of(client, USAGE[client])) as upstream, gateway(tmp_path) as gate:
+        await priced(gate, "cheap", family, upstream.url)
+        key = await gate.key("10", models=("cheap",))
+        named, plain = ask(client, "cheap", "Tell me.", **more), ask(client, "cheap", 'Say "advisor_20260301".')
+        reply = await gate.ask(key, named.body, path=named.path, headers=named.headers)
+        assert (reply.status_code, upstream.bodies) == (400, []), reply.text
+        assert "names another model" in reply.text
+        assert gate.sql("select sum(held_nano) from accounts")[0][0] == 0
+        reply = await gate.ask(key, plain.body, path=plain.path, headers=plain.headers)
+        assert reply.status_code == 200, reply.text
+        await priced(gate, "cheap", family, upstream.url, options={"other-models": "allow"}, priority=1)
+        reply = await gate.ask(key, named.body, path=named.path, headers=named.headers)
+        assert (reply.status_code, len(upstream.bodies)) == (200, 2), reply.text

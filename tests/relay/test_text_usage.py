@@ -110,7 +110,7 @@ BLANK: list[tuple[str, dict[str, Any]]] = [
 
 
 async def priced(gate: Gateway, model: str, family: str, url: str, amounts: Amounts = AMOUNTS, **channel: Any) -> None:
-    options = {"region": "us-east-1"} if family == "bedrock" else {}
+    options = channel.pop("options", {"region": "us-east-1"} if family == "bedrock" else {})
     secrets = (SECRETS.get(family, "sk-upstream"),)
     with gate.database.write() as connection:
         prices.add_version(connection, model=model, amounts=amounts, source="test", now_ns=1, actor=ACTOR)

@@ -101,6 +101,7 @@ class Facts(msgspec.Struct, frozen=True):
     of the input (pictures, files, tools), which may come to more. `wide`: the call may be metered in images, audio or
     an hour's cache. `store`, `background`, `previous` and `conversation` are the caller's words about what the gateway
     keeps; `stateful`: one of them matters, or the input refers to something kept. `base64`: vectors are wanted so.
+    `other_models`: it names models beside its own that some providers would ask too, at those models' prices.
     """
 
     model: str | None
@@ -120,6 +121,7 @@ class Facts(msgspec.Struct, frozen=True):
     conversation: str | None = None
     stateful: bool = False
     base64: bool = False
+    other_models: bool = False
 
 
 class Operation(msgspec.Struct, frozen=True):

@@ -65,9 +65,12 @@ _SERVED_TOOL = re.compile(rf'"type"\s*+:\s*+"(?:{_TYPES})|"(?:{_MEMBERS})"\s*+:'
 TOOLS_TOKENS_MAX, OWN_TOOL_TOKENS_MAX = 640, 1024
 _OWN_TOOL = re.compile(rb'"type"\s*+:\s*+"[a-z]++(?:_[a-z]++)*_20\d{6}"')
 _NO_TOOLS = (b"null", b"[]")
+# Anthropic's tool that has another model, named in it, read the conversation.
+_ADVISOR = re.compile(rb'"type"\s*+:\s*+"advisor_')
 # A context that is compacted on the way is read once more, and its summary is written beside the answer.
 COMPACTION_TOKENS_MAX = 16_384
 _NONE = msgspec.Raw()
+_NONE_NAMED = (b"", b"null", b"[]")
 
 _Limit = Annotated[int, msgspec.Meta(ge=1, le=OUTPUT_TOKENS_MAX)] | None
 _Items = Annotated[list[msgspec.Raw], msgspec.Meta(min_length=1)]
@@ -93,6 +96,7 @@ class ChatView(msgspec.Struct):
     store: bool | None = None
     tools: msgspec.Raw = _NONE
     web_search_options: msgspec.Raw = _NONE
+    models: msgspec.Raw = _NONE
 
 
 class CompletionView(msgspec.Struct):
@@ -105,6 +109,7 @@ class CompletionView(msgspec.Struct):
     max_tokens: Annotated[int, msgspec.Meta(ge=0, le=OUTPUT_TOKENS_MAX)] | None = None
     n: _Count = None
     best_of: _Count = None
+    models: msgspec.Raw = _NONE
 
 
 class ResponsesView(msgspec.Struct):
@@ -119,6 +124,7 @@ class ResponsesView(msgspec.Struct):
     background: bool | None = None
     previous_response_id: str | None = None
     conversation: str | dict[str, Any] | None = None
+    models: msgspec.Raw = _NONE
 
 
 class MessagesView(msgspec.Struct):
@@ -233,6 +239,7 @@ def read_chat(body: bytes) -> Facts:
         stateful=bool(view.store),
         tools=view.tools,
         served=view.web_search_options,
+        models=view.models,
     )
 
 
@@ -250,6 +257,7 @@ def read_completion(body: bytes) -> Facts:
         choices=prompts * max(view.n or 1, view.best_of or 1),
         stream=bool(view.stream),
         include_usage=bool(view.stream_options and view.stream_options.include_usage),
+        models=view.models,
     )
 
 
@@ -265,6 +273,7 @@ def read_responses(body: bytes) -> Facts:
         # The provider keeps responses unless told otherwise.
         store=view.store is not False,
         tools=view.tools,
+        models=view.models,
     )
     return _with_state(facts, view, body)
 
@@ -453,11 +462,12 @@ def _facts(
     stateful: bool = False,
     tools: msgspec.Raw = _NONE,
     served: msgspec.Raw = _NONE,
+    models: msgspec.Raw = _NONE,
 ) -> Facts:
     """Bound a text call by its bytes, its pictures, files and tools and its own output limit.
 
-    Of `tools` those count that the provider runs, and `served` is such a one. Raises BadRequest for a limit in other
-    letters.
+    Of `tools` those count that the provider runs, and `served` is such a one; `models` are others that it may ask.
+    Raises BadRequest for a limit in other letters.
     """
     pictures, searches, open_ended, wide = 0, 0, False, False
     given = len(body) + FRAME_TOKENS_MAX
@@ -493,6 +503,7 @@ def _facts(
         include_usage=include_usage,
         store=store,
         stateful=stateful,
+        other_models=bytes(models) not in _NONE_NAMED or _ADVISOR.search(declared) is not None,
     )
 
 

@@ -25,6 +25,9 @@ Auth = Literal["bearer", "raw", "x-api-key", "x-goog-api-key", "api-key", "jwt",
 
 # Whether callers may name what the provider then reads with the rights of the channel's key.
 OWN_OBJECTS = "own-objects"
+# Whether callers may name models beside the call's own that the provider then asks too.
+OTHER_MODELS = "other-models"
+_CHOICE = ("refuse", "allow")
 
 
 class Endpoint(msgspec.Struct, frozen=True):
@@ -210,6 +213,8 @@ _ROWS = (
         wires=_ANTHROPIC,
         base_url="https://api.anthropic.com",
         headers=_ANTHROPIC_VERSION,
+        options={OTHER_MODELS: "refuse"},
+        choices={OTHER_MODELS: _CHOICE},
     ),
     UpstreamFamily(
         "gemini",
@@ -237,8 +242,8 @@ _ROWS = (
             ),
         },
         probe="",
-        options={"token-url": "https://oauth2.googleapis.com/token", OWN_OBJECTS: "refuse"},
-        choices={OWN_OBJECTS: ("refuse", "allow")},
+        options={"token-url": "https://oauth2.googleapis.com/token", OWN_OBJECTS: "refuse", OTHER_MODELS: "refuse"},
+        choices={OWN_OBJECTS: _CHOICE, OTHER_MODELS: _CHOICE},
         key_help="a service account key: the JSON file's text",
     ),
     UpstreamFamily(
@@ -258,7 +263,8 @@ _ROWS = (
             ),
         },
         probe="",
-        options={"region": None},
+        options={"region": None, OTHER_MODELS: "refuse"},
+        choices={OTHER_MODELS: _CHOICE},
         key_help="ACCESS_KEY_ID:SECRET_ACCESS_KEY[:SESSION_TOKEN]",
     ),
     UpstreamFamily(
@@ -274,6 +280,8 @@ _ROWS = (
             wires={wire: _OPENAI[wire] for wire in (*(() if name in _NO_CHAT else ("chat",)), *more)}
             | _WIRES_OF.get(name, {}),
             base_url=base_url,
+            options={OTHER_MODELS: "refuse"} if name == "openrouter" else {},
+            choices={OTHER_MODELS: _CHOICE} if name == "openrouter" else {},
         )
         for name, base_url, more in _COMPATIBLE_ROWS
     ),
@@ -377,7 +385,16 @@ def option(channel: Channel, name: str) -> str:
 
 def guards_objects(channel: Channel) -> bool:
     """Whether a body has to be looked through for what its caller may not have read with the channel's rights."""
-    return OWN_OBJECTS in UPSTREAM_FAMILIES[channel.family].options and option(channel, OWN_OBJECTS) != "allow"
+    return _refuses(channel, OWN_OBJECTS)
+
+
+def refuses_other_models(channel: Channel) -> bool:
+    """Whether its provider would ask further models that a body names, and its callers may not have it do so."""
+    return _refuses(channel, OTHER_MODELS)
+
+
+def _refuses(channel: Channel, name: str) -> bool:
+    return name in UPSTREAM_FAMILIES[channel.family].options and option(channel, name) != "allow"
 
 
 def endpoint_path(channel: Channel, endpoint: Endpoint, model: str, stream: bool) -> str:

@@ -15,7 +15,7 @@ import msgspec
 
 from elkapi.catalog.jsonedit import with_raw, with_string, without
 from elkapi.catalog.operation import Wire
-from elkapi.catalog.upstreams import Endpoint, endpoint_for
+from elkapi.catalog.upstreams import Endpoint, endpoint_for, refuses_other_models
 from elkapi.clock import Clock
 from elkapi.errors import NOT_JSON, BadRequest
 from elkapi.guards.crossing import Guarded
@@ -48,12 +48,19 @@ _LIMIT_MEMBER: dict[Wire, str] = {
 }
 # Wires whose path names the model, and whose bodies may name it again.
 _NAMED_INSIDE: frozenset[Wire] = frozenset({"gemini-embed", "gemini-batch-embed", "gemini-count"})
+_OPENAIS: frozenset[Wire] = frozenset({"chat", "completions", "responses"})
 _CLAUDES: frozenset[Wire] = frozenset({"anthropic", "anthropic-count"})
 MODEL_MEMBER: dict[Wire, str] = {"gemini": "modelVersion"}
 # Any response has an `error`; that of one which did not fail is null.
 _ERROR_INSIDE = re.compile(rb'"error"\s*:\s*[{"]')
 # Wires whose answers show the searches that were run apart from their usage, and what stands in such an answer.
 _SEARCHES_SHOWN: dict[Wire, bytes] = {"responses": b'"web_search', "gemini": b'"webSearchQueries"'}
+
+
+OTHER_MODELS_REFUSED = (
+    "This call names another model that its provider would ask too (an advisor, or `models`), at a price of its own: "
+    "make a call of its own for that model."
+)
 
 
 class Whole(msgspec.Struct, frozen=True):
@@ -125,6 +132,8 @@ class Same:
 
     def body(self) -> bytes:
         request, body = self.request, self.request.body
+        if request.facts.other_models and refuses_other_models(self.attempt.channel):
+            raise BadRequest(OTHER_MODELS_REFUSED, param="models" if self.wire in _OPENAIS else "tools")
         source = request.operation.model
         if self.endpoint.left_out:
             body = without(body, self.endpoint.left_out)
