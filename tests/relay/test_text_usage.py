@@ -269,17 +269,7 @@ async def test_g28_searches_cost_the_same_whole_and_streamed_where_only_the_answ
     if wire == "responses":
         whole = whole_of(wire, {"input_tokens": 100, "output_tokens": 50, "total_tokens": 150})
         whole["output"] = [*SEARCHES, *whole["output"]]
-        begun = {**whole, "status": "in_progress", "output": [], "usage": None}
-        rows = [
-            {"type": "response.created", "response": begun},
-            *[
-                {"type": f"response.output_item.{word}", "output_index": index, "item": item}
-                for index, item in enumerate(whole["output"])
-                for word in ("added", "done")
-            ],
-            {"type": "response.completed", "response": whole},
-        ]
-        frames = b"".join(b"event: %b\ndata: %b\n\n" % (r["type"].encode(), msgspec.json.encode(r)) for r in rows)
+        frames = response_frames(whole)
     else:
         whole = whole_of(wire, {"promptTokenCount": 100, "candidatesTokenCount": 50, "totalTokenCount": 150})
         whole["candidates"][0]["groundingMetadata"] = {"webSearchQueries": ["first", "second"]}
@@ -292,6 +282,63 @@ async def test_g28_searches_cost_the_same_whole_and_streamed_where_only_the_answ
             account = await account_of(gate, key, wire, "searcher", stream)
             used = {"input_tokens": 100, "output_tokens": 50, "searches": 2, "calls": 1}
             assert (account["usage"], account["cost_usd"]) == (used, "0.020350188"), f"stream={stream}"
+
+
+def response_frames(whole: dict[str, Any]) -> bytes:
+    """A response's stream: its items one by one, and itself at the end."""
+    begun = {**whole, "status": "in_progress", "output": [], "usage": None}
+    rows = [
+        {"type": "response.created", "response": begun},
+        *[
+            {"type": f"response.output_item.{word}", "output_index": index, "item": item}
+            for index, item in enumerate(whole["output"])
+            for word in ("added", "done")
+        ],
+        {"type": "response.completed", "response": whole},
+    ]
+    return b"".join(b"event: %b\ndata: %b\n\n" % (r["type"].encode(), msgspec.json.encode(r)) for r in rows)
+
+
+@pytest.mark.parametrize("told", [None, 1], ids=["shown", "told"])
+@pytest.mark.parametrize("stream", [False, True], ids=["whole", "streamed"])
+async def test_g28_a_page_that_a_search_opens_is_no_search(tmp_path: Path, stream: bool, told: int | None) -> None:
+    """OpenAI bills the first of these three and says so; a compatible server may say nothing of it."""
+    whole = whole_of("responses", {"input_tokens": 100, "output_tokens": 50, "total_tokens": 150})
+    actions = ({"type": "search", "query": "q"}, {"type": "open_page", "url": "u"}, {"type": "find_in_page"})
+    made = [{**SEARCHES[0], "id": f"ws_{number}", "action": action} for number, action in enumerate(actions)]
+    whole["output"] = [*made, *whole["output"]]
+    if told is not None:
+        none = {"input_tokens": 0, "output_tokens": 0, "total_tokens": 0}
+        whole["tool_usage"] = {"image_gen": none, "web_search": {"num_requests": told}}
+    async with canned(200, whole, response_frames(whole)) as upstream, gateway(tmp_path) as gate:
+        await priced(gate, "searcher", "openai", upstream.url, msgspec.structs.replace(AMOUNTS, search_nano=10_000_019))
+        account = await account_of(gate, await gate.key("1000"), "responses", "searcher", stream)
+        assert (account["usage"]["searches"], account["cost_usd"]) == (1, "0.010350169")
+
+
+@pytest.mark.parametrize("stream", [False, True], ids=["whole", "streamed"])
+async def test_g28_g36_the_pictures_that_a_response_had_made_are_held_and_paid_by_their_own_classes(
+    tmp_path: Path, stream: bool
+) -> None:
+    """Another model of OpenAI's made them: its tokens stand beside the response's usage, and were nobody's to pay."""
+    whole = whole_of("responses", {"input_tokens": 100, "output_tokens": 50, "total_tokens": 150})
+    picture = {"type": "image_generation_call", "id": "ig", "status": "completed", "result": "iVBORw0KGgo="}
+    whole["output"] = [{**picture, "action": "generate"}, *whole["output"]]
+    made = {"input_tokens": 60, "cached_tokens": 10, "output_tokens": 6_240, "total_tokens": 6_300}
+    whole["tool_usage"] = {"image_gen": made, "web_search": {"num_requests": 0}}
+    async with canned(200, whole, response_frames(whole)) as upstream, gateway(tmp_path) as gate:
+        amounts = msgspec.structs.replace(AMOUNTS, image_output_nano_per_1m=40_009 * 10**6)
+        await priced(gate, "painter", "openai", upstream.url, amounts)
+        tools = [{"type": "image_generation"}]
+        asked = ask("responses", "painter", "Tell me. " * 20, stream=stream, max_tokens=100, tools=tools)
+        key = await gate.key("1000")
+        reply = await gate.ask(key, asked.body, path=asked.path, headers=asked.headers)
+        account = await gate.account(reply.headers["x-request-id"], key)
+    classes = {"input_tokens": 100, "cached_tokens": 10, "image_input_tokens": 50, "output_tokens": 50}
+    assert account["usage"] == {**classes, "image_output_tokens": 6_240, "calls": 1}
+    assert account["flags"] == []
+    nano = sum(NANO[name] * count for name, count in classes.items()) + 6_240 * 40_009
+    assert account["cost_usd"] == f"{nano / 1e9:.9f}".rstrip("0")
 
 
 async def test_g36_the_searches_of_a_call_are_held_and_paid_also_where_nothing_else_has_a_price(tmp_path: Path) -> None:

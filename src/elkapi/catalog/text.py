@@ -64,6 +64,9 @@ _SERVED_TOOL = re.compile(rf'"type"\s*+:\s*+"(?:{_TYPES})|"(?:{_MEMBERS})"\s*+:'
 # computer, bash and text editor, whose types end in a date), which no bytes of the body say.
 TOOLS_TOKENS_MAX, OWN_TOOL_TOKENS_MAX = 640, 1024
 _OWN_TOOL = re.compile(rb'"type"\s*+:\s*+"[a-z]++(?:_[a-z]++)*_20\d{6}"')
+# OpenAI's tool that has another model make pictures, whose tokens are those of the call too; a large one is some 6,200.
+_PICTURE_TOOL = re.compile(rb'"type"\s*+:\s*+"image_generation"')
+PICTURES_MADE_TOKENS_MAX = 16_384
 _NO_TOOLS = (b"null", b"[]")
 # Anthropic's tool that has another model, named in it, read the conversation.
 _ADVISOR = re.compile(rb'"type"\s*+:\s*+"advisor_')
@@ -491,9 +494,12 @@ def _facts(
         given += SERVED_TOOLS_TOKENS_MAX
         searches = _searches(declared)
         open_ended = True
+    made = (limit or 0) * choices
+    if declared and _PICTURE_TOOL.search(declared) is not None:
+        made += PICTURES_MADE_TOKENS_MAX
     return Facts(
         model=model,
-        upper=Usage(input_tokens=given, output_tokens=(limit or 0) * choices, searches=searches, calls=1),
+        upper=Usage(input_tokens=given, output_tokens=made, searches=searches, calls=1),
         stream=stream,
         output_limit=limit,
         choices=choices,

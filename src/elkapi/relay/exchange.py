@@ -53,8 +53,8 @@ _CLAUDES: frozenset[Wire] = frozenset({"anthropic", "anthropic-count"})
 MODEL_MEMBER: dict[Wire, str] = {"gemini": "modelVersion"}
 # Any response has an `error`; that of one which did not fail is null.
 _ERROR_INSIDE = re.compile(rb'"error"\s*:\s*[{"]')
-# Wires whose answers show the searches that were run apart from their usage, and what stands in such an answer.
-_SEARCHES_SHOWN: dict[Wire, bytes] = {"responses": b'"web_search', "gemini": b'"webSearchQueries"'}
+# Wires whose answers show what tools of the provider did apart from their usage, and what stands in such an answer.
+_TOOLS_SHOWN: dict[Wire, bytes] = {"responses": b'"web_search', "gemini": b'"webSearchQueries"'}
 
 
 OTHER_MODELS_REFUSED = (
@@ -168,8 +168,8 @@ class Same:
         given = self.request.facts
         usage, unsplit = metered(body, self.wire, given.upper, given.open_ended)
         tally = None
-        if usage is not None and (shown := _SEARCHES_SHOWN.get(self.wire)) is not None and shown in body:
-            usage = self._with_searches(body, usage)
+        if usage is not None and (shown := _TOOLS_SHOWN.get(self.wire)) is not None and shown in body:
+            usage = self._with_tools(body, usage)
         if usage is not None and is_blank(usage, self.request.facts.upper) and self._answers(body):
             usage = None
         # A response that failed says so beside the usage it had come to.
@@ -202,17 +202,16 @@ class Same:
         events = DIALECTS.get(self.wire, DIALECTS["chat"]).read_reply(body)
         return next((event for event in events if isinstance(event, Failure)), None)
 
-    def _with_searches(self, body: bytes, usage: Usage) -> Usage | None:
-        """The usage with the searches that the answer shows, as a stream of it would count them; None if impossible."""
+    def _with_tools(self, body: bytes, usage: Usage) -> Usage | None:
+        """The usage with what tools came to, as a stream of the answer would count it; None if impossible."""
         try:
             events = self.read_whole(body)
         except Unreadable:
             return usage
-        searches = max((event.usage.searches for event in events if isinstance(event, UsageSeen)), default=0)
-        if not searches:
+        seen, given = [event.usage for event in events if isinstance(event, UsageSeen)], self.request.facts
+        if not seen or seen[-1] == usage:
             return usage
-        usage, given = msgspec.structs.replace(usage, searches=searches), self.request.facts
-        return usage if is_possible(usage, given.upper, given.open_ended) else None
+        return seen[-1] if is_possible(seen[-1], given.upper, given.open_ended) else None
 
     def _answers(self, body: bytes) -> bool:
         """Whether there is anything in an answer; vectors and scores are always something."""

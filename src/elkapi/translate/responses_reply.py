@@ -41,6 +41,7 @@ from elkapi.translate.responses_views import (
     ItemView,
     LogprobView,
     ResponseView,
+    ToolUsage,
     decode_annotation,
     decode_any,
     decode_delta,
@@ -57,7 +58,7 @@ from elkapi.translate.responses_views import (
     decode_usage,
 )
 from elkapi.translate.sse import Frame
-from elkapi.translate.usage import read_responses_usage
+from elkapi.translate.usage import read_responses_usage, with_pictures_made
 
 # Put between the parts of a reasoning summary, which are one passage in the hub.
 SUMMARY_BREAK = "\n\n"
@@ -229,7 +230,7 @@ class ResponsesReader:
         elif item.type == "image_generation_call" and item.result:
             yield ImageOut(f"image/{item.output_format or 'png'}", item.result)
         elif item.type:
-            self._searches += item.type == "web_search_call"
+            self._searches += item.type == "web_search_call" and _is_search(item.action)
             yield ServerToolPart("responses", decode_raw_item(raw))
 
     def _message(self, item: ItemView) -> Iterable[Event]:
@@ -314,16 +315,27 @@ class ResponsesReader:
             return []
         if usage is None:
             return []
-        searches = max(self._searches, _web_searches(response.tool_usage))
-        return [UsageSeen(msgspec.structs.replace(usage, searches=searches) if searches else usage)]
+        tools = _tool_usage(response.tool_usage)
+        searches = self._searches if tools.web_search is None else tools.web_search.num_requests
+        if searches < 0:
+            return []
+        if searches:
+            usage = msgspec.structs.replace(usage, searches=searches)
+        if tools.image_gen is not None:
+            usage = with_pictures_made(usage, tools.image_gen)
+        return [] if usage is None else [UsageSeen(usage)]
 
 
-def _web_searches(tool_usage: msgspec.Raw) -> int:
+def _is_search(action: object) -> bool:
+    """Whether that is what a web search did: it may also have opened a page, or looked through one."""
+    return not isinstance(action, dict) or action.get("type", "search") == "search"
+
+
+def _tool_usage(raw: msgspec.Raw) -> ToolUsage:
     try:
-        view = decode_tool_usage(tool_usage)
+        return decode_tool_usage(raw) or ToolUsage()
     except msgspec.DecodeError:
-        return 0
-    return view.web_search.num_requests if view and view.web_search else 0
+        return ToolUsage()
 
 
 def _error_view(value: Any) -> ErrorView:

@@ -9,7 +9,7 @@ from typing import Any
 
 import msgspec
 
-from elkapi.translate.usage import ResponsesUsage
+from elkapi.translate.usage import ImageGenUsage, ResponsesUsage
 
 # The items whose members are read; the members of any other kind are passed on, so their types do not matter.
 READ_ITEMS = frozenset({"message", "reasoning", "function_call", "custom_tool_call", "image_generation_call"})
@@ -76,6 +76,7 @@ class ItemView(msgspec.Struct):
     encrypted_content: str | None = None
     result: str | None = None
     output_format: str | None = None
+    action: object = None
 
 
 class _Kind(msgspec.Struct):
@@ -109,7 +110,10 @@ class WebSearch(msgspec.Struct):
 
 
 class ToolUsage(msgspec.Struct):
+    """What tools of the provider used, beside the `usage` of the model itself."""
+
     web_search: WebSearch | None = None
+    image_gen: ImageGenUsage | None = None
 
 
 class ResponseView(msgspec.Struct):

@@ -47,6 +47,14 @@ class ResponsesUsage(msgspec.Struct):
     output_tokens_details: _CompletionDetails | None = None
 
 
+class ImageGenUsage(msgspec.Struct):
+    """What the pictures of a response cost that its tool made: tokens of another model, in none of its totals."""
+
+    input_tokens: int = 0
+    output_tokens: int = 0
+    cached_tokens: int | None = None
+
+
 class _CacheCreation(msgspec.Struct):
     ephemeral_5m_input_tokens: int | None = None
     ephemeral_1h_input_tokens: int | None = None
@@ -145,6 +153,19 @@ def read_responses_usage(view: ResponsesUsage) -> Usage | None:
     details, out = view.input_tokens_details or _PromptDetails(), view.output_tokens_details
     reasoning = (out.reasoning_tokens if out else 0) or 0
     return _split(view.input_tokens, details.cached_tokens or 0, details, view.output_tokens, reasoning, out)
+
+
+def with_pictures_made(usage: Usage, told: ImageGenUsage) -> Usage | None:
+    """The usage with what the pictures came to as classes of pictures; None where that cannot be."""
+    cached = told.cached_tokens or 0
+    if min(cached, told.input_tokens - cached, told.output_tokens) < 0:
+        return None
+    return msgspec.structs.replace(
+        usage,
+        cached_tokens=usage.cached_tokens + cached,
+        image_input_tokens=usage.image_input_tokens + told.input_tokens - cached,
+        image_output_tokens=usage.image_output_tokens + told.output_tokens,
+    )
 
 
 def _split(
