@@ -41,8 +41,6 @@ PUBLIC_TEXT_PRICES_USD_PER_1M = {
     "gpt-5-nano": ("0.05", "0.005", "0.40"),
     "o3": ("2", "0.50", "8"),
     "o4-mini": ("1.10", "0.275", "4.40"),
-    "gemini-2.5-flash": ("0.30", "0.03", "2.50"),
-    "gemini-2.5-flash-lite": ("0.10", "0.01", "0.40"),
     "deepseek-chat": ("0.28", "0.028", "0.42"),
     "deepseek-reasoner": ("0.28", "0.028", "0.42"),
 }
@@ -58,6 +56,16 @@ PUBLIC_PRIORITY_PRICES_USD_PER_1M = {
     "o3": ("3.50", "0.875", "14"),
     "o4-mini": ("2", "0.50", "8"),
 }
+# The same for OpenAI's tier `flex`.
+PUBLIC_FLEX_PRICES_USD_PER_1M = {
+    "gpt-5": ("0.625", "0.0625", "5"),
+    "gpt-5-mini": ("0.125", "0.0125", "1"),
+    "gpt-5-nano": ("0.025", "0.0025", "0.20"),
+    "o3": ("1", "0.25", "4"),
+    "o4-mini": ("0.55", "0.138", "2.20"),
+}
+# A web search of these models of OpenAI costs the same by each of its tools.
+PUBLIC_SEARCH_PRICES_USD = dict.fromkeys(("gpt-5", "gpt-5-mini", "gpt-5-nano", "o3", "o4-mini"), "0.01")
 # Input and output of Claude models; their cache is priced by fixed factors of the input.
 PUBLIC_CLAUDE_PRICES_USD_PER_1M = {
     "claude-haiku-4-5": ("1", "5"),
@@ -75,9 +83,39 @@ def _text_rates(given: str, cached: str, out: str) -> dict[str, Any]:
     }
 
 
+def _tier(*words: str) -> dict[str, tuple[str, ...]]:
+    return {"service_tier": words}
+
+
+def _hearing(given: str, cached: str, out: str, heard: str) -> dict[str, Any]:
+    """The rates of a model that takes sound at a price of its own."""
+    return {**_text_rates(given, cached, out), "audio_input_nano_per_1m": parse_usd(heard)}
+
+
 PUBLIC_RECORDS = {
     "gemini-2.5-pro": Amounts(
-        **_text_rates("1.25", "0.125", "10"), tiers=(Tier(above_tokens=200_000, **_text_rates("2.50", "0.25", "15")),)
+        **_text_rates("1.25", "0.125", "10"),
+        tiers=(Tier(above_tokens=200_000, **_text_rates("2.50", "0.25", "15")),),
+        variants=(
+            Variant(when=_tier("priority"), above_tokens=200_000, **_text_rates("4.50", "0.45", "27")),
+            Variant(when=_tier("priority"), **_text_rates("2.25", "0.225", "18")),
+            Variant(when=_tier("flex"), above_tokens=200_000, **_text_rates("1.25", "0.25", "7.50")),
+            Variant(when=_tier("flex"), **_text_rates("0.625", "0.125", "5")),
+        ),
+    ),
+    "gemini-2.5-flash": Amounts(
+        **_hearing("0.30", "0.03", "2.50", "1"),
+        variants=(
+            Variant(when=_tier("priority"), **_hearing("0.54", "0.054", "4.50", "1.80")),
+            Variant(when=_tier("flex"), **_hearing("0.15", "0.03", "1.25", "0.50")),
+        ),
+    ),
+    "gemini-2.5-flash-lite": Amounts(
+        **_hearing("0.10", "0.01", "0.40", "0.30"),
+        variants=(
+            Variant(when=_tier("priority"), **_hearing("0.18", "0.018", "0.72", "0.54")),
+            Variant(when=_tier("flex"), **_hearing("0.05", "0.01", "0.20", "0.15")),
+        ),
     ),
 }
 # Embedding models, per million input tokens.
@@ -122,7 +160,8 @@ def public_prices() -> dict[str, Amounts]:
     """Every seeded record, by model."""
     found = {model: Amounts(input_nano_per_1m=parse_usd(usd)) for model, usd in PUBLIC_PRICES_USD_PER_1M.items()}
     for model, prices in PUBLIC_TEXT_PRICES_USD_PER_1M.items():
-        found[model] = Amounts(**_text_rates(*prices), variants=_served_faster(model))
+        search_nano = parse_usd(PUBLIC_SEARCH_PRICES_USD.get(model, "0"))
+        found[model] = Amounts(**_text_rates(*prices), search_nano=search_nano, variants=_variants(model, search_nano))
     for model, (given, out) in PUBLIC_CLAUDE_PRICES_USD_PER_1M.items():
         nano = parse_usd(given)
         found[model] = Amounts(
@@ -136,6 +175,13 @@ def public_prices() -> dict[str, Amounts]:
     return found | PUBLIC_RECORDS | media_prices()
 
 
-def _served_faster(model: str) -> tuple[Variant, ...]:
-    prices = PUBLIC_PRIORITY_PRICES_USD_PER_1M.get(model)
-    return () if prices is None else (Variant(when={"service_tier": ("priority", "fast")}, **_text_rates(*prices)),)
+def _variants(model: str, search_nano: int) -> tuple[Variant, ...]:
+    """What a model of OpenAI's costs at its other tiers; a search costs the same at each."""
+    return tuple(
+        Variant(when=_tier(*words), **_text_rates(*prices[model]), search_nano=search_nano)
+        for prices, words in (
+            (PUBLIC_PRIORITY_PRICES_USD_PER_1M, ("priority", "fast")),
+            (PUBLIC_FLEX_PRICES_USD_PER_1M, ("flex",)),
+        )
+        if model in prices
+    )

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from elkapi.money import divide_half_away, format_ratio, format_usd, parse_ratio, parse_usd
 from elkapi.pricing.price import amount_nano, arithmetic, dearest_for, priced_for, quote
+from elkapi.storage.seeds import public_prices
 from elkapi.types import Price, Rates, Tier, Usage, Variant
 
 SMALL = Price(id=1, model="m", version=1, input_nano_per_1m=parse_usd("0.02"))
@@ -361,3 +362,25 @@ def test_dollars_are_printed_exactly(nano: int, text: str) -> None:
 def test_ratios_are_printed_exactly(micro: int, text: str) -> None:
     assert format_ratio(micro) == text
     assert parse_ratio(text) == micro
+
+
+@pytest.mark.parametrize(
+    ("model", "tier", "usage", "usd"),
+    [
+        ("gpt-5", "flex", Usage(input_tokens=10**6, cached_tokens=10**6, output_tokens=10**6, searches=2), "5.7075"),
+        ("gpt-5", "fast", Usage(input_tokens=10**6, searches=2), "2.52"),
+        ("gpt-5-nano", "flex", Usage(output_tokens=10**6), "0.20"),
+        ("o4-mini", "default", Usage(input_tokens=10**6), "1.10"),
+        ("gemini-2.5-flash", "standard", Usage(input_tokens=10**6, audio_input_tokens=10**6), "1.30"),
+        ("gemini-2.5-flash", "flex", Usage(input_tokens=10**6, audio_input_tokens=10**6), "0.65"),
+        ("gemini-2.5-flash-lite", "priority", Usage(audio_input_tokens=10**6), "0.54"),
+        ("gemini-2.5-pro", "priority", Usage(input_tokens=200_000), "0.45"),
+        ("gemini-2.5-pro", "priority", Usage(input_tokens=400_000, output_tokens=10**6), "28.80"),
+        ("gemini-2.5-pro", "flex", Usage(input_tokens=400_000), "0.50"),
+    ],
+)
+def test_a_fresh_installation_knows_what_a_tier_costs(model: str, tier: str, usage: Usage, usd: str) -> None:
+    record = public_prices()[model]
+    fields = {name: getattr(record, name) for name in record.__struct_fields__}
+    price = priced_for(Price(id=1, model=model, version=1, **fields), {"service_tier": tier}, usage.input_total)
+    assert amount_nano(price, usage, 1_000_000) == parse_usd(usd)
