@@ -341,6 +341,27 @@ async def test_g28_g36_the_pictures_that_a_response_had_made_are_held_and_paid_b
     assert account["cost_usd"] == f"{nano / 1e9:.9f}".rstrip("0")
 
 
+@pytest.mark.parametrize(
+    "asked",
+    [
+        {"compaction": {"type": "summarize"}},
+        {"context_management": {"edits": [{"type": "compact_20260112"}]}},
+    ],
+)
+async def test_g36_a_compaction_is_held_and_paid_however_it_is_asked_for(tmp_path: Path, asked: dict[str, Any]) -> None:
+    """Its summary may be longer than the call's limit of output: the figures were taken for impossible ones."""
+    made = {"type": "compaction", "input_tokens": 300, "output_tokens": 4_000}
+    whole = whole_of("anthropic", {"input_tokens": 0, "output_tokens": 0, "iterations": [made]})
+    whole |= {"content": [{"type": "compaction", "content": "In short."}], "stop_reason": "compaction"}
+    async with canned(200, whole) as upstream, gateway(tmp_path) as gate:
+        await priced(gate, "shortened", "anthropic", upstream.url)
+        call = ask("anthropic", "shortened", "Tell me. " * 100, max_tokens=50, **asked)
+        key = await gate.key("1000")
+        reply = await gate.ask(key, call.body, path=call.path, headers=call.headers)
+        account = await gate.account(reply.headers["x-request-id"], key)
+    assert (account["flags"], account["cost_usd"]) == ([], cost_usd({"input_tokens": 300, "output_tokens": 4_000}))
+
+
 async def test_g36_the_searches_of_a_call_are_held_and_paid_also_where_nothing_else_has_a_price(tmp_path: Path) -> None:
     """It was held at nothing, so each search was the operator's."""
     whole = whole_of("gemini", {"promptTokenCount": 100, "candidatesTokenCount": 50, "totalTokenCount": 150})

@@ -141,6 +141,7 @@ class MessagesView(msgspec.Struct):
     tools: msgspec.Raw = _NONE
     mcp_servers: msgspec.Raw = _NONE
     context_management: msgspec.Raw = _NONE
+    compaction: msgspec.Raw = _NONE
 
 
 class CountView(msgspec.Struct):
@@ -301,7 +302,8 @@ def read_messages(body: bytes) -> Facts:
         tools=view.tools,
         served=view.mcp_servers,
     )
-    return _with_compaction(facts) if b"compact" in spelled_out(bytes(view.context_management)) else facts
+    compacts = bytes(view.compaction) not in _NONE_NAMED or b"compact" in spelled_out(bytes(view.context_management))
+    return _with_compaction(facts) if compacts else facts
 
 
 def read_generate(body: bytes) -> Facts:
