@@ -43,6 +43,7 @@ from elkapi.translate.ir import (
     ToolResult,
 )
 from elkapi.translate.profiles import Profile
+from elkapi.translate.server_tools import place_of
 
 Raw = dict[str, Any]
 
@@ -254,15 +255,8 @@ def _server_tool(tool: ServerTool) -> Raw:
     filters = tool.raw.get("filters")
     if isinstance(filters, dict) and filters.get("allowed_domains"):
         result["allowed_domains"] = filters["allowed_domains"]
-    place = tool.raw.get("user_location")
-    if isinstance(place, dict):
-        # Chat completions put it one member deeper.
-        place = place.get("approximate") or place
-    if place is not None:
-        if not isinstance(place, dict):
-            raise BadRequest("The place of a web search must be an object.", param="user_location")
-        names = ("city", "region", "country", "timezone")
-        result["user_location"] = {"type": "approximate"} | {name: place[name] for name in names if place.get(name)}
+    if (place := place_of(tool)) is not None:
+        result["user_location"] = {"type": "approximate", **place}
     return result
 
 

@@ -33,7 +33,7 @@ from elkapi.translate.ir import (
     ToolResult,
 )
 from elkapi.translate.profiles import Profile, effort_for
-from elkapi.translate.server_tools import chosen_server_tool, offered_server_tools
+from elkapi.translate.server_tools import chosen_server_tool, offered_server_tools, place_of
 from elkapi.translate.strict_schema import strict_of
 
 STOPS_MAX = 4
@@ -206,8 +206,7 @@ def _web_search(served: ServerTool) -> dict[str, Any]:
     options: dict[str, Any] = {}
     if raw.get("search_context_size") is not None:
         options["search_context_size"] = raw["search_context_size"]
-    if isinstance(location := raw.get("user_location"), dict):
-        place = {key: value for key, value in location.items() if key != "type" and value is not None}
+    if (place := place_of(served)) is not None:
         options["user_location"] = {"type": "approximate", "approximate": place}
     return options
 

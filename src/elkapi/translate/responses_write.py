@@ -36,7 +36,7 @@ from elkapi.translate.ir import (
 )
 from elkapi.translate.profiles import Profile, effort_for
 from elkapi.translate.responses_request import LOGPROBS
-from elkapi.translate.server_tools import chosen_server_tool
+from elkapi.translate.server_tools import chosen_server_tool, place_of
 from elkapi.translate.strict_schema import strict_of
 
 LOSSES = (
@@ -324,7 +324,10 @@ def _server_tool(tool: ServerTool) -> dict[str, Any]:
         return tool.raw
     if tool.kind == "web_search" and not tool.raw.get("blocked_domains"):
         filters = {"filters": {"allowed_domains": domains}} if (domains := tool.raw.get("allowed_domains")) else {}
-        return {"type": "web_search", **filters, **given(user_location=tool.raw.get("user_location"))}
+        place = place_of(tool)
+        location = {"type": "approximate", **place} if place is not None else None
+        size = tool.raw.get("search_context_size")
+        return {"type": "web_search", **filters, **given(search_context_size=size, user_location=location)}
     if tool.kind == "code_execution":
         return {"type": "code_interpreter", "container": {"type": "auto"}}
     if tool.kind == "mcp" and isinstance(tool.raw.get("url"), str):

@@ -6,6 +6,9 @@ is missing here is work that no hold covers. Anthropic's words are the hub's wit
 
 from __future__ import annotations
 
+from typing import Any
+
+from elkapi.errors import BadRequest
 from elkapi.translate.ir import ChatRequest, ServerTool
 
 # The `type` of a tool, as chat-like providers spell it, and in responses.
@@ -35,6 +38,21 @@ GEMINI = {
 }
 # The hub's words, some of which have no other spelling.
 KINDS = frozenset({"web_search", "web_fetch", "file_search", "code_execution", "mcp"})
+
+_PLACE = ("city", "region", "country", "timezone")
+
+
+def place_of(search: ServerTool) -> dict[str, Any] | None:
+    """Where a web search is made from, as far as the caller says it. Raises BadRequest for what is no place."""
+    place = search.raw.get("user_location")
+    if isinstance(place, dict):
+        # Chat completions put it one member deeper.
+        place = place.get("approximate") or place
+    if place is None:
+        return None
+    if not isinstance(place, dict):
+        raise BadRequest("The place of a web search must be an object.", param="user_location")
+    return {name: place[name] for name in _PLACE if place.get(name)}
 
 
 def chosen_server_tool(request: ChatRequest) -> ServerTool | None:

@@ -512,6 +512,20 @@ def test_who_a_tools_server_lets_in_and_where_a_search_is_made_is_carried() -> N
     }
 
 
+def test_where_and_how_much_a_chat_searches_is_said_as_this_dialect_says_it() -> None:
+    """Chat completions put the place one member deeper, which is an unknown parameter here."""
+    raw = {
+        "search_context_size": "high",
+        "user_location": {"type": "approximate", "approximate": {"city": "Rome", "country": None, "timezone": "UTC"}},
+    }
+    (searching,) = _write(_foreign("chat", server_tools=(ServerTool("web_search", "chat", raw),)))["tools"]
+    assert searching == {
+        "type": "web_search",
+        "search_context_size": "high",
+        "user_location": {"type": "approximate", "city": "Rome", "timezone": "UTC"},
+    }
+
+
 def test_what_a_schema_is_for_is_carried() -> None:
     output = OutputFormat("schema", "x", {"type": "object"}, description="d")
     assert _write(_foreign("chat", output=output))["text"]["format"]["description"] == "d"
