@@ -304,7 +304,7 @@ def _tools(view: _Body, extra: dict[str, Any]) -> tuple[tuple[Tool, ...], tuple[
             tools.append(_function(row.get("function"), f"tools[{index}].function", mark))
         elif kind == "custom":
             custom = at(f"tools[{index}].custom", row.get("custom"), _Custom)
-            tools.append(Tool(custom.name, custom.description, custom=True, format=custom.format))
+            tools.append(Tool(custom.name, custom.description, custom=True, format=_flat(custom.format)))
         elif isinstance(kind, str):
             served.append(ServerTool(CHAT.get(kind, kind), "chat", row))
         else:
@@ -322,6 +322,13 @@ def _function(row: Any, path: str, mark: dict[str, Any] | None = None) -> Tool:
     function = at(path, row, _Function)
     ttl = lifetime(mark or function.cache_control)
     return Tool(function.name, function.description, function.parameters, function.strict, cache_ttl=ttl)
+
+
+def _flat(form: Any) -> Any:
+    """The form of a free text as the hub has it: chat completions put a grammar one member deeper."""
+    if isinstance(form, dict) and isinstance(grammar := form.get("grammar"), dict):
+        return {"type": form.get("type"), **grammar}
+    return form
 
 
 def _tool_choice(view: _Body) -> ToolChoice | None:

@@ -170,11 +170,18 @@ def _write_tools(request: ChatRequest, profile: Profile, body: dict[str, Any]) -
 def _tool(tool: Tool, request: ChatRequest) -> dict[str, Any]:
     row: dict[str, Any] = {"name": tool.name, "description": tool.description}
     if tool.custom:
-        row["format"] = tool.format
+        row["format"] = _nested(tool.format)
     else:
         row |= {"parameters": tool.schema, "strict": strict_of(request, tool.strict, tool.schema)}
     kind = "custom" if tool.custom else "function"
     return {"type": kind, kind: given(**row)}
+
+
+def _nested(form: Any) -> Any:
+    """The form of a custom tool's text: a grammar stands one member deeper than in the hub."""
+    if isinstance(form, dict) and form.get("type") == "grammar":
+        return {"type": "grammar", "grammar": {name: value for name, value in form.items() if name != "type"}}
+    return form
 
 
 def _choice(request: ChatRequest) -> dict[str, Any]:

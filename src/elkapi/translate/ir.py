@@ -120,7 +120,10 @@ class Message(msgspec.Struct, frozen=True):
 
 
 class Tool(msgspec.Struct, frozen=True):
-    """A tool the caller runs. `schema` is a JSON schema object; a `custom` tool has `format` (or None) instead."""
+    """A tool the caller runs. `schema` is a JSON schema object; a `custom` tool has `format` (or None) instead.
+
+    `format` is spelled as in responses: `{"type": "grammar", "syntax": ..., "definition": ...}`.
+    """
 
     name: str
     description: str | None = None

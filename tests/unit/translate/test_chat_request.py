@@ -453,6 +453,19 @@ def test_how_much_a_web_search_of_responses_reads_is_carried() -> None:
     assert written["web_search_options"] == {"search_context_size": "high"}
 
 
+def test_the_grammar_of_a_custom_tool_stands_where_each_of_openais_dialects_has_it() -> None:
+    nested = {"type": "grammar", "grammar": {"syntax": "lark", "definition": "start: x"}}
+    flat = {"type": "grammar", "syntax": "lark", "definition": "start: x"}
+    chat = {"type": "custom", "custom": {"name": "g", "format": nested}}
+    response = {"type": "custom", "name": "g", "format": flat}
+    wires = {"chat": ({"messages": [USER]}, chat), "responses": ({"input": "hi"}, response)}
+    for wire, (said, declared) in wires.items():
+        read = DIALECTS[wire].read_request(json.dumps({"model": "m", "tools": [declared], **said}).encode())
+        for other, (_, expected) in wires.items():
+            written = DIALECTS[other].write_request(read, profile_for("openai", "gpt-5.2"))
+            assert json.loads(written)["tools"] == [expected]
+
+
 def test_a_file_stored_with_openai_is_known_to_both_of_its_dialects() -> None:
     turn = Message("user", (File("application/octet-stream", url="file-id:file-1"),))
     (row,) = _write(_other(turn, dialect="responses"))["messages"]
