@@ -374,7 +374,7 @@ def _output(value: str | dict[str, Any] | None, extra: dict[str, Any]) -> Output
     if kind != "schema":
         return OutputFormat("text" if kind == "text" else "json")
     schema = at("response_format.json_schema", value.get("json_schema"), _Schema)
-    return OutputFormat("schema", schema.name, schema.schema, schema.strict, schema.description)
+    return OutputFormat("schema", schema.name, schema.schema or {"type": "object"}, schema.strict, schema.description)
 
 
 def _reasoning(view: _Body, extra: dict[str, Any]) -> Reasoning | None:

@@ -262,7 +262,9 @@ def _output(value: dict[str, Any] | None, extra: dict[str, Any]) -> OutputFormat
     kind = _OUTPUT_KINDS.get(str(value.get("type")))
     if kind == "schema":
         schema = at("text.format", value, _Schema)
-        return OutputFormat("schema", schema.name, schema.schema, schema.strict, schema.description)
+        return OutputFormat(
+            "schema", schema.name, schema.schema or {"type": "object"}, schema.strict, schema.description
+        )
     if kind is None:
         if not isinstance(value.get("type"), str):
             raise BadRequest("`text.format.type` is missing.", param="text.format.type")

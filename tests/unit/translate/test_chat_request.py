@@ -458,12 +458,26 @@ def test_the_grammar_of_a_custom_tool_stands_where_each_of_openais_dialects_has_
     flat = {"type": "grammar", "syntax": "lark", "definition": "start: x"}
     chat = {"type": "custom", "custom": {"name": "g", "format": nested}}
     response = {"type": "custom", "name": "g", "format": flat}
-    wires = {"chat": ({"messages": [USER]}, chat), "responses": ({"input": "hi"}, response)}
+    wires: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
+        "chat": ({"messages": [USER]}, chat),
+        "responses": ({"input": "hi"}, response),
+    }
     for wire, (said, declared) in wires.items():
         read = DIALECTS[wire].read_request(json.dumps({"model": "m", "tools": [declared], **said}).encode())
         for other, (_, expected) in wires.items():
             written = DIALECTS[other].write_request(read, profile_for("openai", "gpt-5.2"))
             assert json.loads(written)["tools"] == [expected]
+
+
+@pytest.mark.parametrize("given_schema", [{}, {"schema": None}, {"schema": {}}])
+def test_a_schema_that_nobody_gave_is_one_of_any_object(given_schema: dict[str, Any]) -> None:
+    """The SDK lets it be left out; Claude's models would be sent null in its place."""
+    form = {"type": "json_schema", "json_schema": {"name": "x", **given_schema}}
+    asked = {"model": "m", "messages": [USER], "response_format": form}
+    assert DIALECT.read_request(json.dumps(asked).encode()).output == OutputFormat("schema", "x", {"type": "object"})
+    asked = {"model": "m", "input": "hi", "text": {"format": {"type": "json_schema", "name": "x", **given_schema}}}
+    read = DIALECTS["responses"].read_request(json.dumps(asked).encode())
+    assert read.output == OutputFormat("schema", "x", {"type": "object"})
 
 
 def test_a_file_stored_with_openai_is_known_to_both_of_its_dialects() -> None:
