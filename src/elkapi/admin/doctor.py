@@ -15,7 +15,7 @@ import msgspec
 from elkapi.assets.store import FOLDER, StorageUrlError, open_store
 from elkapi.errors import Unavailable, to_operator
 from elkapi.local.chat.rows import BUNDLED_CHAT, LibraryMissing, locate_chat
-from elkapi.local.models import ModelUnusable, check_file, locate, read_rows
+from elkapi.local.models import INSTALL_HINT, ModelUnusable, check_file, locate, read_rows
 from elkapi.settings import SECRET_FIELDS, SOCKET_PATH_BYTES_MAX, Settings, misspelt_variables
 from elkapi.storage import dialect as sql
 from elkapi.storage.db import Database
@@ -186,7 +186,7 @@ def _weights(settings: Settings) -> Iterator[Finding]:
             check_file(files.weights, row.weights_sha256)
             check_file(files.tokenizer, row.tokenizer_sha256)
         except ModelUnusable as error:
-            yield Finding(f"model {row.id}", False, f"{error}; `elkapi models install` fetches the bundled ones")
+            yield Finding(f"model {row.id}", False, f"{error}; {INSTALL_HINT}")
         else:
             yield Finding(f"model {row.id}", True, "weights and tokenizer have their pinned sha256")
     chat = BUNDLED_CHAT
@@ -195,7 +195,7 @@ def _weights(settings: Settings) -> Iterator[Finding]:
     except LibraryMissing as error:
         yield Finding(f"model {chat.id}", False, str(error))
     except ModelUnusable as error:
-        yield Finding(f"model {chat.id}", False, f"{error}; `elkapi models install` fetches the bundled ones")
+        yield Finding(f"model {chat.id}", False, f"{error}; {INSTALL_HINT}")
     else:
         yield Finding(f"model {chat.id}", True, "weights have their pinned sha256, and the runtime is installed")
 

@@ -74,10 +74,12 @@ def _ask(connection: _UnixConnection, method: str, path: str, body: bytes | None
 
 def _in_process(settings: Settings, text: str, model: str) -> tuple[str, list[float]]:
     from elkapi.local.engine import embed_texts
-    from elkapi.local.models import read_rows
+    from elkapi.local.models import INSTALL_HINT, ModelUnusable, read_rows
 
     try:
         vector = embed_texts([text], model, settings.models_dir)[0]
+    except ModelUnusable as error:
+        raise click.ClickException(f"{error}; {INSTALL_HINT}") from None
     except ValueError as error:
         raise click.ClickException(str(error)) from None
     return model or read_rows(settings.models_dir)[0][0].id, vector

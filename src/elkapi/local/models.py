@@ -93,6 +93,9 @@ BUNDLED = (
 
 ROW_FILE = "model.json"
 
+# What to do about missing files, for who reads a ModelUnusable.
+INSTALL_HINT = "`elkapi models install` fetches the bundled ones"
+
 _row_decoder = msgspec.json.Decoder(ModelRow)
 
 

@@ -18,6 +18,7 @@ import pytest
 
 from elkapi.ids import event_id_text, request_id_text
 from elkapi.ledger import transfers
+from elkapi.local import models
 from elkapi.local.listening import listen
 from elkapi.storage import apikey
 from elkapi.storage.migrations import MIGRATIONS
@@ -498,6 +499,13 @@ def test_embed_computes_in_process_when_nothing_runs(elkapi: Elkapi) -> None:
     assert abs(sum(x * x for x in shown["embedding"]) - 1) < 1e-5
     assert elkapi("embed", "").status == 2
     assert elkapi("embed", "x", "--model", "nothing").status == 1
+
+
+def test_embed_without_weights_says_how_to_get_them(elkapi: Elkapi, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(models, "_base", lambda source, folder: None)
+    outcome = elkapi("embed", "hello")
+    assert outcome.status == 1
+    assert outcome.err.endswith("(not installed); `elkapi models install` fetches the bundled ones\n")
 
 
 def test_a_call_is_shown_with_what_it_used(elkapi: Elkapi, tmp_path: Path) -> None:
