@@ -34,13 +34,13 @@ from elkapi.translate.ir import (
     ToolCall,
     ToolChoice,
     ToolResult,
+    Ttl,
 )
 
 T = TypeVar("T", bound=msgspec.Struct)
 Raw = dict[str, Any]
 Unit = Annotated[float, msgspec.Meta(ge=0, le=1)]
 
-_TTL = Literal["5m", "1h"]
 _MODES: dict[str, Literal["auto", "none", "required", "named"]] = {
     "auto": "auto",
     "any": "required",
@@ -51,7 +51,7 @@ _MODES: dict[str, Literal["auto", "none", "required", "named"]] = {
 
 class _Cache(msgspec.Struct):
     type: Literal["ephemeral"]
-    ttl: _TTL | None = None
+    ttl: Ttl = None
 
 
 class _Message(msgspec.Struct):
@@ -383,7 +383,7 @@ def _plain(raw: Raw) -> str:
     return "\n".join(text for text in texts if isinstance(text, str))
 
 
-def _ttl(cache: _Cache | None) -> _TTL | None:
+def _ttl(cache: _Cache | None) -> Ttl:
     return (cache.ttl or "5m") if cache else None
 
 

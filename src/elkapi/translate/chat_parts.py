@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
-from typing import Any, Literal, TypedDict, TypeVar, get_args
+from typing import Any, TypedDict, TypeVar, get_args
 
 import msgspec
 
@@ -25,10 +25,10 @@ from elkapi.translate.ir import (
     Thinking,
     ToolCall,
     ToolResult,
+    Ttl,
 )
 
 T = TypeVar("T")
-Ttl = Literal["5m", "1h"] | None
 
 # A stored file is known by its id only at the provider that stored it; as a URL of its own it survives chat -> chat
 # and is refused by every other upstream.

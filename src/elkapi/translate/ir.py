@@ -16,6 +16,8 @@ from elkapi.types import Usage
 
 DialectName = Literal["chat", "responses", "anthropic", "gemini", "converse"]
 Effort = Literal["none", "minimal", "low", "medium", "high", "xhigh", "max"]
+# How long the prefix that a mark ends is wanted cached; None where the caller marked none.
+Ttl = Literal["5m", "1h"] | None
 FinishReason = Literal["stop", "stop_sequence", "length", "tool_calls", "content_filter", "refusal", "pause"]
 
 
@@ -26,7 +28,7 @@ class Text(msgspec.Struct, frozen=True, gc=False):
     """`cache_ttl` marks the end of a prefix the caller wants cached."""
 
     text: str
-    cache_ttl: Literal["5m", "1h"] | None = None
+    cache_ttl: Ttl = None
 
 
 class Image(msgspec.Struct, frozen=True, gc=False):
@@ -36,7 +38,7 @@ class Image(msgspec.Struct, frozen=True, gc=False):
     data: str | None = None
     media_type: str | None = None
     detail: str | None = None
-    cache_ttl: Literal["5m", "1h"] | None = None
+    cache_ttl: Ttl = None
 
 
 class File(msgspec.Struct, frozen=True, gc=False):
@@ -47,7 +49,7 @@ class File(msgspec.Struct, frozen=True, gc=False):
     data: str | None = None
     text: str | None = None
     name: str | None = None
-    cache_ttl: Literal["5m", "1h"] | None = None
+    cache_ttl: Ttl = None
 
 
 class Audio(msgspec.Struct, frozen=True, gc=False):
@@ -79,7 +81,7 @@ class ToolCall(msgspec.Struct, frozen=True, gc=False):
     custom: bool = False
     signature: str | None = None
     signed_by: DialectName | None = None
-    cache_ttl: Literal["5m", "1h"] | None = None
+    cache_ttl: Ttl = None
 
 
 class ToolResult(msgspec.Struct, frozen=True):
@@ -90,7 +92,7 @@ class ToolResult(msgspec.Struct, frozen=True):
     name: str = ""
     is_error: bool = False
     custom: bool = False
-    cache_ttl: Literal["5m", "1h"] | None = None
+    cache_ttl: Ttl = None
 
 
 class ServerToolPart(msgspec.Struct, frozen=True):
@@ -131,7 +133,7 @@ class Tool(msgspec.Struct, frozen=True):
     strict: bool | None = None
     custom: bool = False
     format: Any = None
-    cache_ttl: Literal["5m", "1h"] | None = None
+    cache_ttl: Ttl = None
 
 
 class ServerTool(msgspec.Struct, frozen=True):

@@ -24,6 +24,7 @@ from elkapi.translate.ir import (
     Thinking,
     ToolCall,
     ToolResult,
+    Ttl,
 )
 from elkapi.translate.responses_seal import Sealed, unseal
 
@@ -243,13 +244,13 @@ def _part(row: dict[str, Any], path: str) -> Part:
     )
 
 
-def _ttl(mark: dict[str, Any] | None) -> Literal["5m", "1h"] | None:
+def _ttl(mark: dict[str, Any] | None) -> Ttl:
     if mark is None:
         return None
     return "1h" if mark.get("ttl") == "12h" else "5m"
 
 
-def _image(view: _Part, ttl: Literal["5m", "1h"] | None, path: str) -> Image:
+def _image(view: _Part, ttl: Ttl, path: str) -> Image:
     if (view.image_url is None) == (view.file_id is None):
         raise BadRequest(f"`{path}` needs exactly one of image_url and file_id.", param=path)
     if view.image_url is None:
@@ -261,7 +262,7 @@ def _image(view: _Part, ttl: Literal["5m", "1h"] | None, path: str) -> Image:
     return Image(url=view.image_url, detail=view.detail, cache_ttl=ttl)
 
 
-def _file(view: _Part, ttl: Literal["5m", "1h"] | None, path: str) -> File:
+def _file(view: _Part, ttl: Ttl, path: str) -> File:
     if [view.file_id, view.file_url, view.file_data].count(None) != 2:
         raise BadRequest(f"`{path}` needs exactly one of file_data, file_url and file_id.", param=path)
     # An address may be signed behind its path.
