@@ -114,11 +114,11 @@ class ChatReader:
                 self._delta(_whole(choice.message), choice, events)
                 self._finished = True
             if choice.usage is not NULL:
-                _see_usage(choice.usage, events)
+                see_usage(choice.usage, events)
             if choice.finish_reason:
                 ends.append(self._finish(choice.finish_reason, choice.stop_reason))
         if view.usage != NULL:
-            _see_usage(view.usage, events)
+            see_usage(view.usage, events)
         elif view.x_groq is not None:
             _see_groq(view.x_groq, events)
         if view.citations != NULL or view.search_results != NULL:
@@ -263,7 +263,8 @@ def _whole(message: Delta) -> Delta:
     return message
 
 
-def _see_usage(raw: msgspec.Raw, events: list[Event]) -> None:
+def see_usage(raw: msgspec.Raw, events: list[Event]) -> None:
+    """What an upstream that writes text says it used, or that it says nothing which can be believed."""
     view = look(USAGE, raw)
     usage = read_written_usage(view) if view is not None else None
     events.append(UsageLost() if usage is None else UsageSeen(usage))
@@ -272,7 +273,7 @@ def _see_usage(raw: msgspec.Raw, events: list[Event]) -> None:
 def _see_groq(member: Any, events: list[Event]) -> None:
     """Groq's usage stands in `x_groq` of the last chunk."""
     if isinstance(member, dict) and "usage" in member:
-        _see_usage(msgspec.Raw(msgspec.json.encode(member["usage"])), events)
+        see_usage(msgspec.Raw(msgspec.json.encode(member["usage"])), events)
 
 
 def _read_parts(parts: list[ContentPart], events: list[Event]) -> None:

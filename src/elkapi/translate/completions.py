@@ -12,7 +12,8 @@ from typing import Annotated, Any
 import msgspec
 
 from elkapi.errors import NOT_JSON, BadRequest
-from elkapi.translate.chat_views import NULL, USAGE, in_band_error, look
+from elkapi.translate.chat_read_reply import see_usage
+from elkapi.translate.chat_views import NULL, in_band_error
 from elkapi.translate.chat_views import Chunk as ErrorView
 from elkapi.translate.chat_write_reply import DONE, PING, error_body
 from elkapi.translate.decode import decode
@@ -30,11 +31,10 @@ from elkapi.translate.ir import (
     Text,
     TextDelta,
     TokenLogprob,
-    UsageLost,
     UsageSeen,
 )
 from elkapi.translate.sse import Frame
-from elkapi.translate.usage import chat_usage_object, read_written_usage
+from elkapi.translate.usage import chat_usage_object
 from elkapi.types import Usage
 
 # OpenAI's, where the caller names no limit.
@@ -179,9 +179,7 @@ class CompletionsReader:
         choices = view.choices or ()
         events += [TextDelta(choice.text) for choice in choices if choice.text]
         if view.usage != NULL:
-            found = look(USAGE, view.usage)
-            usage = read_written_usage(found) if found is not None else None
-            events.append(UsageLost() if usage is None else UsageSeen(usage))
+            see_usage(view.usage, events)
         events += [Finish(_REASONS.get(choice.finish_reason, "stop")) for choice in choices if choice.finish_reason]
         return events
 
