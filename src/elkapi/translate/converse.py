@@ -272,16 +272,13 @@ def _choice(request: ChatRequest, profile: Profile, stand_in: Tool | None) -> Ra
     if choice and mode == "named":
         wanted: Raw = {"tool": {"name": choice.names[0]}}
     elif stand_in is not None:
-        wanted = {"any": {}} if (request.tools and mode != "none") or "tool" not in takes else _named(stand_in)
+        free = (request.tools and mode != "none") or "tool" not in takes
+        wanted = {"any": {}} if free else {"tool": {"name": stand_in.name}}
     else:
         wanted = {"any": {}} if mode == "required" and request.tools else {}
     if not wanted.keys() <= takes:
         raise BadRequest("This model cannot be made to call a tool: leave `tool_choice` to it.", param="tool_choice")
     return wanted
-
-
-def _named(tool: Tool) -> Raw:
-    return {"tool": {"name": tool.name}}
 
 
 LOSSES = (

@@ -20,7 +20,7 @@ import msgspec
 
 from elkapi.errors import BadRequest
 from elkapi.translate.decode import convert, decode
-from elkapi.translate.dialect import Unreadable, view_of
+from elkapi.translate.dialect import Unreadable, given, view_of
 from elkapi.translate.gemini_request import read_object
 from elkapi.translate.gemini_wire import decode_names
 from elkapi.translate.ir import ChatRequest
@@ -104,11 +104,7 @@ def read_openai_request(body: bytes) -> EmbeddingRequest:
 def write_openai_request(request: EmbeddingRequest) -> bytes:
     """The body for an OpenAI-type upstream. `task_type` has no word there and is left out; floats are asked for."""
     body: dict[str, Any] = {"model": request.model, "input": list(request.texts), "encoding_format": "float"}
-    if request.dimensions is not None:
-        body["dimensions"] = request.dimensions
-    if request.user is not None:
-        body["user"] = request.user
-    return _json.encode(body)
+    return _json.encode(body | given(dimensions=request.dimensions, user=request.user))
 
 
 def read_openai_reply(body: bytes, items: int) -> EmbeddingReply:
@@ -291,14 +287,12 @@ def write_gemini_request(request: EmbeddingRequest, upstream_model: str) -> byte
             f"`input` has {len(request.texts)} items; this model takes at most {GEMINI_BATCH_MAX} in one call.",
             param="input",
         )
-    common: dict[str, Any] = {"model": f"models/{upstream_model}"}
-    for name, value in (
-        ("outputDimensionality", request.dimensions),
-        ("taskType", request.task_type),
-        ("title", request.title),
-    ):
-        if value is not None:
-            common[name] = value
+    common = given(
+        model=f"models/{upstream_model}",
+        outputDimensionality=request.dimensions,
+        taskType=request.task_type,
+        title=request.title,
+    )
     rows = [{**common, "content": {"parts": [{"text": text}]}} for text in request.texts]
     return _json.encode({"requests": rows})
 
