@@ -24,7 +24,7 @@ from elkapi.relay.relay import Failed, relay
 from elkapi.relay.route import PLANNED_MAX, check_allowed, no_channel
 from elkapi.routing.plan import plan
 from elkapi.snapshot import Snapshot
-from elkapi.translate import anthropic, embeddings, responses_state
+from elkapi.translate import anthropic_request, embeddings, responses_state
 from elkapi.translate.estimate import MESSAGE_TOKENS
 from elkapi.translate.ir import ChatRequest, texts_of
 from elkapi.types import Attempt, Grant
@@ -42,7 +42,7 @@ def _member(name: str, **more: str) -> Callable[[int], bytes]:
 
 
 _COUNTERS = {
-    "anthropic.count-tokens": _Counter(anthropic.read_count_request, _member("input_tokens")),
+    "anthropic.count-tokens": _Counter(anthropic_request.read_count_request, _member("input_tokens")),
     "gemini.count-tokens": _Counter(embeddings.read_count_request, embeddings.write_count_reply),
     "openai.responses-input-tokens": _Counter(responses_state.read_input_tokens, responses_state.write_input_tokens),
 }

@@ -30,7 +30,7 @@ from elkapi.translate.dialect import Dialect, ReplyFacts, Unreadable, UpstreamDi
 from elkapi.translate.dialects import DIALECTS, PREFIXES, UPSTREAM_DIALECTS
 from elkapi.translate.embeddings import packed, with_model
 from elkapi.translate.free_text import custom_tools_for
-from elkapi.translate.gemini import ArrayWriter
+from elkapi.translate.gemini_writer import ArrayWriter
 from elkapi.translate.ir import ChatRequest, Event, Failure, UsageSeen
 from elkapi.translate.kept import is_readable
 from elkapi.translate.late_sources import SourcesFirst, may_come_late

@@ -12,9 +12,9 @@ import msgspec
 
 from elkapi.errors import BadRequest
 from elkapi.translate.anthropic_reply import Reader, read_reply
-from elkapi.translate.anthropic_request import read_count_request, read_request
+from elkapi.translate.anthropic_request import read_request
 from elkapi.translate.anthropic_write import write_request
-from elkapi.translate.anthropic_writer import Writer, error_type, write_reply
+from elkapi.translate.anthropic_writer import Writer, write_reply
 from elkapi.translate.chat_parts import refuse_file_ids
 from elkapi.translate.dialect import Dialect
 from elkapi.translate.ir import ChatRequest, File, Loss, Message, Part, ServerToolPart, Text
@@ -131,5 +131,3 @@ DIALECT = Dialect(
     losses=LOSSES,
     check_crossing=check_crossing,
 )
-
-__all__ = ["DIALECT", "LOSSES", "error_type", "read_count_request", "told_elsewhere"]

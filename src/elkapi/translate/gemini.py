@@ -11,10 +11,8 @@ from elkapi.translate.dialect import Dialect
 from elkapi.translate.gemini_reply import Reader, read_reply
 from elkapi.translate.gemini_request import read_request
 from elkapi.translate.gemini_write import STOP_MAX, write_request
-from elkapi.translate.gemini_writer import ArrayWriter, Writer, write_reply
+from elkapi.translate.gemini_writer import Writer, write_reply
 from elkapi.translate.ir import ChatRequest, File, Image, Loss, Message, ServerToolPart, ToolCall, ToolResult
-
-__all__ = ["DIALECT", "LOSSES", "ArrayWriter", "check_crossing"]
 
 LOSSES = (
     Loss("n", True, "an answer has one candidate once it is translated"),

@@ -9,7 +9,7 @@ import msgspec
 
 from elkapi.translate.dialect import ReplyFacts, Unreadable
 from elkapi.translate.dialects import DIALECTS
-from elkapi.translate.gemini import ArrayWriter
+from elkapi.translate.gemini_writer import ArrayWriter
 from elkapi.translate.ir import (
     Citation,
     End,

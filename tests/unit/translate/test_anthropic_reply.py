@@ -12,7 +12,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from elkapi.translate.anthropic import DIALECT, error_type
+from elkapi.translate.anthropic import DIALECT
+from elkapi.translate.anthropic_writer import error_type
 from elkapi.translate.claude import OUTPUT_TOOL
 from elkapi.translate.dialect import ReplyFacts, Unreadable
 from elkapi.translate.ir import (

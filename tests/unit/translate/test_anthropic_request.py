@@ -12,7 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from elkapi.errors import BadRequest
-from elkapi.translate.anthropic import DIALECT, LOSSES, check_crossing, read_count_request, told_elsewhere
+from elkapi.translate.anthropic import DIALECT, LOSSES, check_crossing, told_elsewhere
+from elkapi.translate.anthropic_request import read_count_request
 from elkapi.translate.ir import (
     Audio,
     File,

@@ -13,8 +13,9 @@ from google.genai import errors, types
 from elkapi.translate import ir
 from elkapi.translate.dialect import ReplyFacts
 from elkapi.translate.dialect import Writer as AnyWriter
-from elkapi.translate.gemini import DIALECT, ArrayWriter
+from elkapi.translate.gemini import DIALECT
 from elkapi.translate.gemini_write import UNSIGNED_BYTES
+from elkapi.translate.gemini_writer import ArrayWriter
 from elkapi.translate.sse import SseDecoder
 from elkapi.types import Usage
 
