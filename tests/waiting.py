@@ -1,14 +1,16 @@
 """Waiting for what another task, thread or process does: one helper for tests with a loop, one for those without.
 
-Where an event or a queue tells of it, wait for that instead.
+Where an event or a queue tells of it, wait for that instead. `cpu_s` tells how much a process worked.
 """
 
 from __future__ import annotations
 
 import asyncio
 import inspect
+import os
 import time
 from collections.abc import Awaitable, Callable, Iterator
+from pathlib import Path
 from typing import TypeVar
 
 import pytest
@@ -34,6 +36,12 @@ def until_blocking(holds: Callable[[], _T], within_s: float = WAIT_S, what: str 
     while not (found := holds()):
         time.sleep(next(pauses))
     return found
+
+
+def cpu_s(pid: int) -> float:
+    """Seconds of processor time a process has used: whether it works, and how much, however busy the machine is."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 async def _awaited(found: _T | Awaitable[_T]) -> _T:

@@ -36,7 +36,7 @@ from tests.cluster import (
     words,
 )
 from tests.process.conftest import WORKERS, Stage, running_stage
-from tests.waiting import until
+from tests.waiting import cpu_s, until
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(240)]
 
@@ -227,12 +227,6 @@ async def test_the_bundled_model_killed_mid_call_is_one_failed_attempt(stage_of_
         assert answer.headers.get("x-should-retry") != "false"
         await until(gate.is_complete, BACK_S, "it is back")
         assert await answered(caller, key, BUNDLED) == 200
-
-
-def cpu_s(pid: int) -> float:
-    """Seconds of processor time a process has used."""
-    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 @pytest.mark.parametrize("role", ["worker", "ledger", "models", "chat", "control", "sandbox"])

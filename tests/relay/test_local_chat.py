@@ -28,6 +28,7 @@ from tests.gateway import Gateway, gateway
 from tests.relay.test_text_rows import OPERATIONS, ROUTES
 from tests.text_calls import CLIENTS, ask, is_whole, streamed_text, text_of
 from tests.text_rows import CASES, JSON
+from tests.waiting import cpu_s
 
 MODEL = BUNDLED_CHAT.id
 # The runtime has the next whole block.
@@ -35,6 +36,7 @@ ASKED_WINDOW, WINDOW = 1000, 1024
 START_S = 60
 FACTS = {"owned_by": BUNDLED_CHAT.owned_by, "context_length": WINDOW, "bundled": True}
 HELLO = "Say hello."
+LONG = "word " * (WINDOW - 200)
 
 
 class ChatProcess:
@@ -43,6 +45,7 @@ class ChatProcess:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.path = folder / "chat.sock"
+        self._reading_s = 0.0
         self.start()
 
     def start(self) -> None:
@@ -68,8 +71,20 @@ class ChatProcess:
 
     async def ask(self, path: str, body: Any = None) -> Any:
         transport = httpx.AsyncHTTPTransport(uds=str(self.path))
-        async with httpx.AsyncClient(transport=transport, base_url="http://local", timeout=30) as client:
+        async with httpx.AsyncClient(transport=transport, base_url="http://local", timeout=100) as client:
             return (await (client.post(path, json=body) if body else client.get(path))).json()
+
+    def cpu_s(self) -> float:
+        return cpu_s(self.process.pid)
+
+    async def reading_s(self) -> float:
+        """The processor time of a long prompt that is read to its end: what work costs here that nobody gives up."""
+        if not self._reading_s:
+            before_s = self.cpu_s()
+            answer = await self.ask("/v1/chat/completions", call("chat", LONG, max_tokens=1).body)
+            assert answer["usage"]["prompt_tokens"] > WINDOW // 2
+            self._reading_s = self.cpu_s() - before_s
+        return self._reading_s
 
 
 @pytest.fixture(scope="module")
@@ -307,6 +322,7 @@ async def test_a_caller_who_leaves_frees_the_slot(gate: Gateway, chat: ChatProce
     key = await gate.key()
     asked = call("anthropic", "Tell me a very long story.", stream=True, max_tokens=WINDOW - 100)
     headers = {"authorization": f"Bearer {key}", **asked.headers}
+    reading_s, before_s = await chat.reading_s(), chat.cpu_s()
     async with gate.http.stream("POST", asked.path, json=asked.body, headers=headers) as reply:
         async for line in reply.aiter_lines():
             if "text_delta" in line:
@@ -314,6 +330,7 @@ async def test_a_caller_who_leaves_frees_the_slot(gate: Gateway, chat: ChatProce
         assert (await chat.ask("/healthz"))["running"] == 1
     while (await chat.ask("/healthz"))["running"]:
         await asyncio.sleep(0.02)
+    assert chat.cpu_s() - before_s < reading_s / 2
     account = await gate.account(reply.headers["x-request-id"], key)
     assert account["cost_usd"] == "0.00"
     assert account["usage"]["output_tokens"] < 500
@@ -321,13 +338,15 @@ async def test_a_caller_who_leaves_frees_the_slot(gate: Gateway, chat: ChatProce
 
 async def test_a_long_prompt_is_given_up_while_it_is_read(gate: Gateway, chat: ChatProcess) -> None:
     key = await gate.key()
-    asked = call("chat", "word " * (WINDOW - 200), stream=True)
+    asked = call("chat", LONG, stream=True)
+    reading_s, before_s = await chat.reading_s(), chat.cpu_s()
     leaving = asyncio.create_task(gate.ask(key, asked.body, path=asked.path))
     while not (await chat.ask("/healthz"))["running"]:
         await asyncio.sleep(0.01)
     leaving.cancel()
     while (await chat.ask("/healthz"))["running"]:
         await asyncio.sleep(0.02)
+    assert chat.cpu_s() - before_s < reading_s / 2
 
 
 async def test_killed_under_a_stream_it_ends_in_an_explicit_error_and_the_next_call_is_answered(
