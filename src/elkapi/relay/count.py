@@ -1,6 +1,6 @@
 """Counting a call's input ourselves: exactly, with the vocabularies of the model process, or as a flagged estimate.
 
-The vocabularies live in the model process alone (94 MB each), so this is never on the way of an ordinary call: only
+The vocabularies live in the model process alone (33 and 64 MB), so this is never on the way of an ordinary call: only
 when a hold by byte length is refused, or when an upstream reported no usage.
 """
 

@@ -1,1 +1,1 @@
-"""Tables, engines, migrations and repositories: the only room that speaks SQL, on SQLite and PostgreSQL alike."""
+"""Tables, engines, migrations and repositories: it and the ledger speak SQL, on SQLite and PostgreSQL alike."""

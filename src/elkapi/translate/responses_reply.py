@@ -1,7 +1,7 @@
 """Answers of the responses dialect, whole or streamed -> events; it owns how its items are read, and is the meter.
 
-Contract: openai.md (response, Stream). `read_item` is the one reading of an output item: of a whole reply, and of a
-streamed item whose deltas never came.
+Contract: openai.md (response, Stream). `ResponsesReader._item` is the one reading of an output item: of a whole
+reply, and of a streamed item whose deltas never came.
 """
 
 from __future__ import annotations
