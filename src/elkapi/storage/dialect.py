@@ -1,4 +1,4 @@
-"""The only module that knows how SQLite and PostgreSQL differ; everything above it writes one code for both.
+"""How SQLite and PostgreSQL differ; all but the ledger's own statements is written once for both.
 
 It builds the engines (pragmas, transaction starts, timeouts), and spells upserts, row locks and the migration lock.
 """
