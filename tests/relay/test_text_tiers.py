@@ -14,7 +14,7 @@ from tests.canned import canned
 from tests.gateway import Gateway, gateway
 from tests.relay.test_text_usage import CLIENT_OF, frames_of, priced, whole_of
 from tests.scripted import Stage, Watch, scripted
-from tests.text_calls import CLIENTS, ask
+from tests.text_calls import CLIENTS, ask, events
 
 MODEL = "tiered"
 # Nano-USD a token in and out: plain, above 10,000 tokens of input, fast, fast above 10,000, flexible, in the states.
@@ -344,3 +344,26 @@ async def test_converse_tells_its_tier_in_an_object(tmp_path: Path) -> None:
             await priced(gate, MODEL, "bedrock", upstream.url, AMOUNTS)
             account = await account_of(gate, await gate.key("1"), "chat", stream)
             assert (account["cost_usd"], account["features"]) == (cost(FAST), {"service_tier": "priority"})
+
+
+@pytest.mark.parametrize("stream", [False, True], ids=["whole", "streamed"])
+@pytest.mark.parametrize(
+    ("wire", "family", "told", "shown"),
+    [
+        ("chat", "compatible", {"service_tier": "default"}, "default"),
+        ("chat", "compatible", {"service_tier": "priority"}, "priority"),
+        ("anthropic", "anthropic", {}, "default"),
+    ],
+)
+async def test_a_response_that_another_dialect_answered_says_how_it_was_served_and_not_what_was_asked(
+    tmp_path: Path, wire: str, family: str, told: dict[str, str], shown: str, stream: bool
+) -> None:
+    """It said `fast` of a call that was served, and charged, as plain."""
+    whole, frames = answers(wire, told)
+    async with canned(200, msgspec.Raw(whole), frames.replace(b'"auto"', b'"%b"' % shown.encode())) as upstream:
+        async with gateway(tmp_path) as gate:
+            await priced(gate, MODEL, family, upstream.url, AMOUNTS)
+            asked = ask("responses", MODEL, "Tell me.", stream=stream, max_tokens=50, service_tier="fast", store=False)
+            reply = await gate.ask(await gate.key("1"), asked.body, path=asked.path)
+            answer = events(reply.text)[-1]["response"] if stream else reply.json()
+            assert (answer["status"], answer["service_tier"]) == ("completed", shown)

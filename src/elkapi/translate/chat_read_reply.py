@@ -88,6 +88,7 @@ class ChatReader:
         self._cited: set[str] = set()
         self._sources: tuple[msgspec.Raw, msgspec.Raw] | None = None
         self._finished = False
+        self._tier = ""
 
     def feed(self, frame: Frame) -> list[Event]:
         """The events of one chunk. Raises Unreadable for a frame that is no JSON object."""
@@ -107,6 +108,8 @@ class ChatReader:
         if not self._started:
             self._started = True
             events.append(Start(_text(view.id), _text(view.model)))
+        if view.service_tier is not None:
+            self._tier = _text(view.service_tier)
         for choice in view.choices or ():
             if choice.delta is not None:
                 self._delta(choice.delta, choice, events)
@@ -231,8 +234,8 @@ class ChatReader:
             reason = "refusal"
         elif reason == "stop" and isinstance(met, str):
             # vLLM and its kin name the stop sequence that was met.
-            return Finish("stop_sequence", met)
-        return Finish(reason)
+            return Finish("stop_sequence", met, tier=self._tier)
+        return Finish(reason, tier=self._tier)
 
 
 def read_reply(body: bytes) -> list[Event]:

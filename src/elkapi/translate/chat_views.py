@@ -91,6 +91,7 @@ class Chunk(msgspec.Struct, gc=False):
     choices: list[Choice] | None = None
     id: Any = None
     model: Any = None
+    service_tier: Any = None
     usage: msgspec.Raw = NULL
     error: msgspec.Raw = NULL
     object: Any = None

@@ -303,11 +303,15 @@ class UsageLost(msgspec.Struct, frozen=True, gc=False):
 
 
 class Finish(msgspec.Struct, frozen=True, gc=False):
-    """Why the model stopped. `stop_sequence` is the one it met, where the dialect says so."""
+    """Why the model stopped. `stop_sequence` is the one it met, where the dialect says so.
+
+    `tier` is the service tier that the answer tells in OpenAI's words, "" where it tells none.
+    """
 
     reason: FinishReason
     stop_sequence: str | None = None
     explanation: str | None = None
+    tier: str = ""
 
 
 class Failure(msgspec.Struct, frozen=True, gc=False):

@@ -296,7 +296,8 @@ class ResponsesReader:
             return [*events, _failure(error)]
         if response.status in ("queued", "in_progress"):
             return events
-        return [*events, Finish(self._reason(response)), End()]
+        tier = response.service_tier if isinstance(response.service_tier, str) else ""
+        return [*events, Finish(self._reason(response), tier=tier), End()]
 
     def _reason(self, response: ResponseView) -> FinishReason:
         if response.status == "incomplete":

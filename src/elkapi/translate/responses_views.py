@@ -125,6 +125,7 @@ class ResponseView(msgspec.Struct):
     output: list[msgspec.Raw] | None = None
     usage: msgspec.Raw = NULL
     tool_usage: msgspec.Raw = NULL
+    service_tier: Any = None
 
 
 class LifecycleEvent(msgspec.Struct):

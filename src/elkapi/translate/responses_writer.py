@@ -45,6 +45,8 @@ from elkapi.translate.responses_write import split_name
 from elkapi.translate.usage import responses_usage_object
 
 REFUSED = "The model declined to answer."
+# How an answer may have been served, in this dialect's words.
+_TIERS = frozenset({"default", "flex", "scale", "priority", "fast", "ultrafast"})
 _INCOMPLETE = {"length": "max_output_tokens", "content_filter": "content_filter"}
 
 _encode = msgspec.json.encode
@@ -356,6 +358,9 @@ class ResponsesWriter:
         self.response["status"] = "incomplete" if cut else "completed"
         self.response["incomplete_details"] = {"reason": cut} if cut else None
         self.response["completed_at"] = None if cut else self._facts.completed_s
+        # What it was served as, no longer what was asked for.
+        told = self._finish.tier if self._finish is not None else ""
+        self.response["service_tier"] = told if told in _TIERS else "default"
         self._add_usage()
         return out + self._frame(f"response.{self.response['status']}", response=self.response)
 

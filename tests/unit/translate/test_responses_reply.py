@@ -578,7 +578,6 @@ def test_a_response_repeats_every_setting_that_it_was_asked_with() -> None:
         "prompt_cache_retention": "24h",
         "reasoning": {"effort": "low", "summary": "auto"},
         "safety_identifier": "s",
-        "service_tier": "flex",
         "store": False,
         "temperature": 0.0,
         "text": {"format": {"type": "json_object"}, "verbosity": "low"},
@@ -593,6 +592,11 @@ def test_a_response_repeats_every_setting_that_it_was_asked_with() -> None:
         request = DIALECT.read_request(json.dumps({"model": "m", "input": "hi", **asked, **more}).encode())
         whole = json.loads(DIALECT.write_reply([], msgspec.structs.replace(FACTS, request=request)))
         assert {name: whole[name] for name in asked} == asked
+    for told, shown in (("priority", "priority"), ("on_demand", "default"), ("", "default")):
+        request = DIALECT.read_request(b'{"model":"m","input":"hi","service_tier":"flex"}')
+        facts = msgspec.structs.replace(FACTS, request=request)
+        whole = json.loads(DIALECT.write_reply([Finish("stop", tier=told)], facts))
+        assert whole["service_tier"] == shown
     for choice in ("none", {"type": "function", "name": "f"}):
         request = DIALECT.read_request(json.dumps({"model": "m", "input": "hi", "tool_choice": choice}).encode())
         whole = json.loads(DIALECT.write_reply([], msgspec.structs.replace(FACTS, request=request)))
