@@ -11,9 +11,10 @@ import pytest
 
 from elkapi.money import format_usd
 from elkapi.sandbox.server import Running
-from elkapi.types import Policy
+from elkapi.types import Amounts, Policy
 from tests.canned import canned
 from tests.gateway import Gateway
+from tests.relay.test_text_usage import priced, whole_of
 from tests.text_calls import CLIENTS, ask, has_error, is_whole, streamed_text, text_of
 
 FIRST, SECOND, THIRD = "first-model", "second-model", "third-model"
@@ -70,6 +71,7 @@ FILTERED_STREAM = (
     b"data: [DONE]\n\n"
 )
 POLICY = Policy(fallbacks={FIRST: (SECOND,)})
+HOUR = {"type": "ephemeral", "ttl": "1h"}
 
 
 async def staged(gate: Gateway, sandbox: Running, first_url: str, **channel: Any) -> None:
@@ -199,6 +201,26 @@ async def test_a_refusal_whose_usage_is_missing_is_the_operators_loss_by_our_own
     # What its caller would have been charged for it, had nobody stood in.
     assert format_usd(loss) == charged["cost_usd"]
     assert charged["flags"] == ["usage_missing", "estimated_locally"]
+    gate.closed_books()
+
+
+async def test_the_cache_writes_of_a_refusal_are_lost_as_they_would_be_charged(gate: Gateway, sandbox: Running) -> None:
+    """Of unknown life, they may be those that live an hour."""
+    usage = {"input_tokens": 10, "cache_creation_input_tokens": 400, "output_tokens": 1}
+    answer = {**whole_of("anthropic", usage), "content": [], "stop_reason": "refusal"}
+    async with canned(200, answer) as first:
+        await staged(gate, sandbox, first.url, family="anthropic")
+        rates = {"cache_write_5m_nano_per_1m": 1_250_000_000, "cache_write_1h_nano_per_1m": 2_000_000_000}
+        await priced(gate, FIRST, "anthropic", first.url, Amounts(input_nano_per_1m=10**9, **rates))
+        asked = ask("anthropic", FIRST, SAY, system=[{"type": "text", "text": "Long. " * 500, "cache_control": HOUR}])
+        for policy in ({}, {"policy": POLICY}):
+            key = await gate.key("1", **policy)
+            reply = await gate.ask(key, asked.body, path=asked.path, headers=asked.headers)
+            assert reply.status_code == 200, reply.text
+            await gate.account(reply.headers["x-request-id"], key)
+    charged, lost = gate.sql("select charge_nano, loss_nano from requests order by created_ns")
+    assert charged == (10 * 1_000 + 400 * 2_000, 0)
+    assert lost[1] == charged[0]
     gate.closed_books()
 
 

@@ -23,6 +23,7 @@ from elkapi.relay.keep import answer_kept
 from elkapi.relay.note import note
 from elkapi.relay.outcome import Outcome
 from elkapi.relay.plane import DataPlane
+from elkapi.relay.read import Request
 from elkapi.relay.relay import Failed, Left
 from elkapi.testing.crash import point
 from elkapi.translate.crossing import Crossing, Tally
@@ -122,11 +123,15 @@ class Hold:
         usage, quote = unseen.usage, candidate.quote
         if usage is None:
             usage, _ = estimated(candidate.request, unseen.tally)
+        elif unseen.unsplit:
+            usage = _with_dearest_writes(candidate.request, usage)
         self.lost_nano += cost_nano(quote, usage, unseen.served)
 
     async def lose_answer(self, outcome: Outcome) -> None:
         """What a whole answer had cost that may not reach the caller is the operator's loss."""
         usage = await self.counted(outcome)
+        if outcome.unsplit:
+            usage = _with_dearest_writes(self.request, usage)
         self.lost_nano += cost_nano(self.quote, usage, outcome.served)
 
     async def counted(self, outcome: Outcome) -> Usage:
@@ -255,7 +260,7 @@ class Hold:
         usage = outcome.usage
         end = _End("ok", outcome.status, outcome.attempts, outcome.channel, None, outcome.served)
         if outcome.unsplit and usage is not None:
-            usage, flags = self._with_dearest_writes(usage), (*flags, "cache_write_unsplit")
+            usage, flags = _with_dearest_writes(self.request, usage), (*flags, "cache_write_unsplit")
         if usage is None:
             try:
                 usage, flags = await self._counted(outcome.tally)
@@ -282,13 +287,6 @@ class Hold:
         """A local count for an answer without believable usage, flagged and never above the hold."""
         usage, how = await count_locally(self.plane, self.request, tally)
         return usage, ("usage_missing", how)
-
-    def _with_dearest_writes(self, usage: Usage) -> Usage:
-        """Cache writes whose lifetimes nobody told, in the dearest class this call can have written (guarantee 26)."""
-        if b'"1h"' not in spelled_out(self.request.body):
-            return usage
-        writes = usage.cache_write_5m_tokens + usage.cache_write_1h_tokens
-        return msgspec.structs.replace(usage, cache_write_5m_tokens=0, cache_write_1h_tokens=writes)
 
     def _charged(
         self,
@@ -347,7 +345,7 @@ class Hold:
         """(usage, flags) of what of a stream had passed when it ended before its time."""
         usage, how = await count_left(self.plane, self.request, crossing, tally)
         if crossing.unsplit and (usage.cache_write_5m_tokens or usage.cache_write_1h_tokens):
-            return self._with_dearest_writes(usage), ("cache_write_unsplit", how)
+            return _with_dearest_writes(self.request, usage), ("cache_write_unsplit", how)
         return usage, (how,)
 
     async def _failed(self, failed: Failed) -> None:
@@ -428,3 +426,11 @@ class Hold:
             error.guard if isinstance(error, ContentBlocked) else None,
             end.served,
         )
+
+
+def _with_dearest_writes(request: Request, usage: Usage) -> Usage:
+    """Cache writes whose lifetimes nobody told, in the dearest class this call can have written (guarantee 26)."""
+    if b'"1h"' not in spelled_out(request.body):
+        return usage
+    writes = usage.cache_write_5m_tokens + usage.cache_write_1h_tokens
+    return msgspec.structs.replace(usage, cache_write_5m_tokens=0, cache_write_1h_tokens=writes)
