@@ -19,6 +19,8 @@ AssetKind = Literal["video", "image", "audio", "file"]
 PiiKind = Literal["email", "phone", "iban", "card", "ip", "secret", "private_key"]
 # A call that was answered from the response cache: no upstream did anything for it.
 CACHED_FLAG = "cached"
+# Tools of the upstream ran in a call whose price has nothing for them: what they cost is the operator's.
+UNPRICED_FLAG = "unpriced_tools"
 # What the gateway shows its own sandbox, which takes it for every provider's; a word, not a credential.
 SANDBOX_KEY = "sk-sandbox"
 

@@ -317,6 +317,18 @@ async def test_g28_a_page_that_a_search_opens_is_no_search(tmp_path: Path, strea
 
 
 @pytest.mark.parametrize("stream", [False, True], ids=["whole", "streamed"])
+@pytest.mark.parametrize("kind", ["file_search_call", "code_interpreter_call", "web_search_call", "computer_call"])
+async def test_a_tool_that_was_run_and_has_no_price_is_flagged(tmp_path: Path, kind: str, stream: bool) -> None:
+    """OpenAI bills each of them but the last; a record of prices has a class for searches alone, and this has none."""
+    whole = whole_of("responses", {"input_tokens": 100, "output_tokens": 50, "total_tokens": 150})
+    whole["output"] = [{"type": kind, "id": "x", "status": "completed"}, *whole["output"]]
+    async with canned(200, whole, response_frames(whole)) as upstream, gateway(tmp_path) as gate:
+        await priced(gate, "tooled", "openai", upstream.url)
+        account = await account_of(gate, await gate.key("1000"), "responses", "tooled", stream)
+    assert account["flags"] == ([] if kind == "computer_call" else ["unpriced_tools"])
+
+
+@pytest.mark.parametrize("stream", [False, True], ids=["whole", "streamed"])
 async def test_g28_g36_the_pictures_that_a_response_had_made_are_held_and_paid_by_their_own_classes(
     tmp_path: Path, stream: bool
 ) -> None:

@@ -36,8 +36,9 @@ from elkapi.translate.kept import is_readable
 from elkapi.translate.late_sources import SourcesFirst, may_come_late
 from elkapi.translate.profiles import profile_for
 from elkapi.translate.responses_state import without_envelopes
+from elkapi.translate.server_tools import UNPRICED_CALLS
 from elkapi.translate.tool_search import tool_search_for
-from elkapi.types import Attempt, Usage
+from elkapi.types import UNPRICED_FLAG, Attempt, Usage
 
 # Wires whose streams are asked for their usage, and in which the caller's own limit of output stands.
 _USAGE_ON_REQUEST: frozenset[Wire] = frozenset({"chat", "completions"})
@@ -57,6 +58,7 @@ _ERROR_INSIDE = re.compile(rb'"error"\s*:\s*[{"]')
 _TOOLS_SHOWN: dict[Wire, bytes] = {"responses": b'"web_search', "gemini": b'"webSearchQueries"'}
 
 
+_UNPRICED = re.compile(rb'"(?:%b)"' % "|".join(sorted(UNPRICED_CALLS)).encode())
 OTHER_MODELS_REFUSED = (
     "This call names another model that its provider would ask too (an advisor, or `models`), at a price of its own: "
     "make a call of its own for that model."
@@ -187,7 +189,8 @@ class Same:
         elif self.request.line is not None and not is_readable(body):
             # It would stand among the results of other lines, and break the reading of them all.
             raise Unreadable
-        return Whole(body, usage, unsplit, tally=tally)
+        flags = (UNPRICED_FLAG,) if self.wire == "responses" and _UNPRICED.search(body) is not None else ()
+        return Whole(body, usage, unsplit, tally=tally, flags=flags)
 
     def _failure(self, body: bytes) -> Failure | None:
         """An error that a provider reports inside a success reply; it is none of the caller's (guarantee 57)."""
@@ -295,11 +298,12 @@ class Text:
             tally.add(event)
         facts = facts_of(self.request, self.asked, self.wire_of_caller, self.created_s, self.clock)
         given, answered = self.request.facts, not tally.is_empty
+        flags = (UNPRICED_FLAG,) if tally.unpriced else ()
         if usage is None or not is_believable(usage, given.upper, given.open_ended, answered=answered):
             said = [event for event in events if not isinstance(event, UsageSeen)]
             recount = partial(self._recounted, said, facts)
-            return Whole(self.ours.write_reply(said, facts), None, tally=tally, recount=recount)
-        return Whole(self.ours.write_reply(events, facts), usage, unsplit, tally=tally)
+            return Whole(self.ours.write_reply(said, facts), None, tally=tally, recount=recount, flags=flags)
+        return Whole(self.ours.write_reply(events, facts), usage, unsplit, tally=tally, flags=flags)
 
     def _recounted(self, said: Sequence[Event], facts: ReplyFacts, usage: Usage) -> bytes:
         return self.ours.write_reply([UsageSeen(usage), *said], facts)

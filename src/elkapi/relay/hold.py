@@ -28,6 +28,7 @@ from elkapi.relay.relay import Failed, Left
 from elkapi.testing.crash import point
 from elkapi.translate.crossing import Crossing, Tally
 from elkapi.types import (
+    UNPRICED_FLAG,
     AttemptRecord,
     Channel,
     Grant,
@@ -288,6 +289,12 @@ class Hold:
         usage, how = await count_locally(self.plane, self.request, tally)
         return usage, ("usage_missing", how)
 
+    @property
+    def _searches_free(self) -> bool:
+        """Whether a priced call of text has its searches for nothing; the units of a rerank may be paid by tokens."""
+        price = self.quote.price
+        return self.request.operation.dialect is not None and not price.search_nano and not price.is_zero
+
     def _charged(
         self,
         end: _End,
@@ -298,6 +305,8 @@ class Hold:
     ) -> Settlement:
         cost = cost_nano(self.quote, usage, end.served)
         charge = min(cost, self.held_nano)
+        if usage.searches and self._searches_free:
+            flags += (UNPRICED_FLAG,)
         if cost > charge:
             flags += ("above_hold",)
         self.charge_nano = charge

@@ -22,6 +22,7 @@ from elkapi.translate.dialect import Unreadable
 from elkapi.translate.eventstream import EventStreamDecoder
 from elkapi.translate.ir import Failure
 from elkapi.translate.sse import Frame, FrameTooLarge, SseDecoder
+from elkapi.types import UNPRICED_FLAG
 from elkapi.upstream import UpstreamFailure, UpstreamReply
 from elkapi.upstream.encoded import plain
 from elkapi.upstream.reply import More
@@ -282,4 +283,6 @@ def _outcome(one: Try, status: int, crossing: Crossing) -> Outcome:
         outcome = one.outcome(status, crossing.finish(), usage, started=True)
     outcome.unsplit, outcome.tally, outcome.crossing = crossing.unsplit, crossing.tally, crossing
     outcome.served = crossing.served
+    if crossing.tally.unpriced:
+        outcome.flags = (UNPRICED_FLAG,)
     return outcome

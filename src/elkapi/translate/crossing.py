@@ -24,6 +24,7 @@ from elkapi.translate.ir import (
     Finish,
     FinishReason,
     RefusalDelta,
+    ServerToolPart,
     Start,
     TextDelta,
     ThinkingDelta,
@@ -33,6 +34,7 @@ from elkapi.translate.ir import (
     UsageSeen,
 )
 from elkapi.translate.responses_writer import ResponsesWriter
+from elkapi.translate.server_tools import UNPRICED_CALLS
 from elkapi.translate.sse import Frame
 from elkapi.types import Usage
 
@@ -54,16 +56,17 @@ _NUMBER = re.compile(rb'"sequence_number"\s*:\s*([0-9]{1,9})')
 class Tally:
     """What the caller was sent, for a count of our own: the text up to TALLY_BYTES_MAX, beyond that only its length.
 
-    Reasoning is kept apart, since it is priced apart.
+    Reasoning is kept apart, since it is priced apart. `unpriced`: the upstream ran a tool that has no price here.
     """
 
-    __slots__ = ("beyond_bytes", "kept_bytes", "text", "thinking")
+    __slots__ = ("beyond_bytes", "kept_bytes", "text", "thinking", "unpriced")
 
     def __init__(self) -> None:
         self.text: list[str] = []
         self.thinking: list[str] = []
         self.kept_bytes = 0
         self.beyond_bytes = 0
+        self.unpriced = False
 
     @property
     def is_empty(self) -> bool:
@@ -80,6 +83,8 @@ class Tally:
             self._keep(self.text, event.arguments)
         elif isinstance(event, ToolCallStart):
             self._keep(self.text, event.name)
+        elif isinstance(event, ServerToolPart):
+            self.unpriced |= event.raw.get("type") in UNPRICED_CALLS
 
     def _keep(self, where: list[str], text: str) -> None:
         size = len(text)

@@ -36,6 +36,8 @@ GEMINI = {
     "fileSearch": "fileSearch",
     "googleMaps": "googleMaps",
 }
+# Items of a response whose tool OpenAI bills by the call, for which a price record has no class.
+UNPRICED_CALLS = frozenset({"file_search_call", "code_interpreter_call"})
 # The hub's words, some of which have no other spelling.
 KINDS = frozenset({"web_search", "web_fetch", "file_search", "code_execution", "mcp"})
 
