@@ -18,6 +18,7 @@ from sqlalchemy import Connection, update
 
 from elkapi.clock import SystemClock
 from elkapi.money import parse_usd
+from elkapi.relay.batches import runner
 from elkapi.sandbox.server import Running
 from elkapi.storage.repos import batch_lines, keys
 from elkapi.storage.repos import batches as batches_repo
@@ -512,6 +513,25 @@ async def test_a_line_that_the_balance_covers_waits_for_what_other_calls_hold(tm
         assert counts_of(await ended(sdk, batch.id)) == {"succeeded": 4}
         assert upstream.most_waiting == 1
         gate.closed_books()
+
+
+async def test_batches_that_wait_keep_none_behind_them_from_being_begun(
+    tmp_path: Path, sandbox: Running, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(runner, "OPEN_MAX", 2)
+    async with gateway(tmp_path, batch_parallel_max=0) as first:
+        await staged(first, sandbox)
+        keys_made = [await first.key("1") for _ in range(4)]
+        made = [
+            await client(first, key).messages.batches.create(requests=[line(1, "[[say: yes]]")]) for key in keys_made
+        ]
+        wait = update(lines_table).values(not_before_ns=time.time_ns() + 10**15)
+        last = bytes.fromhex(made[-1].id.removeprefix("msgbatch_"))
+        await first.plane.batches.write(lambda c: c.execute(wait.where(lines_table.c.batch_id != last)))
+    async with gateway(tmp_path, **QUICK) as second:
+        assert counts_of(await ended(client(second, keys_made[-1]), made[-1].id)) == {"succeeded": 1}
+        waits = await client(second, keys_made[0]).messages.batches.retrieve(made[0].id)
+        assert counts_of(waits) == {"processing": 1}
 
 
 async def test_a_line_that_waits_is_tried_again_after_the_clock_was_set_back(

@@ -116,10 +116,10 @@ def test_a_batch_ends_with_its_last_line_and_is_removed_whole(database: Database
         batch_lines.end_lines(connection, [ended(line) for line in running], ALICE, 5)
         done = shown(connection, batch)
         assert (done.status, done.ended_ns, done.succeeded, getattr(done, state)) == ("ended", 5, 2, 8)
-        (found,) = batch_lines.open_batches(connection, 10, 6)
+        (found,), _ = batch_lines.open_batches(connection, 10, 6)
         assert (found.batch.status, found.ready) == ("ended", False)
         batch_lines.close_batch(connection, BATCH)
-        assert batch_lines.open_batches(connection, 10, 6) == []
+        assert batch_lines.open_batches(connection, 10, 6) == ([], b"")
         rows = batches.results_after(connection, BATCH, -1, rows_max=4, bytes_max=7)
         # Two results of six bytes do not fit into seven; one always does.
         assert [row.number for row in rows] == [0]

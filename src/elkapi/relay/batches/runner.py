@@ -28,6 +28,7 @@ from elkapi.storage.secrets import SealError
 from elkapi.testing.crash import point
 
 ACTIVE_S = 0.5
+GOES_ON_S = 0.05
 FAILED_S = 2.0
 OPEN_MAX = 1000
 # Rows changed in one transaction while tidying up.
@@ -53,6 +54,8 @@ class BatchRunner:
         self._idle = asyncio.Event()
         self._idle.set()
         self._archive_at_s = 0.0
+        # Where the next look goes on, while there are more open batches than one look is at.
+        self._after = b""
         self._set_back = SetBack(plane.clock)
         self._draining = self._stopped = False
         self._loop_task: asyncio.Task[None] | None = None
@@ -81,6 +84,8 @@ class BatchRunner:
                 busy = await self._round()
                 failures = 0
                 wait_s = ACTIVE_S if busy or self._running else self._plane.settings.batch_look_s
+                if self._after and len(self._running) < self._plane.settings.batch_parallel_max:
+                    wait_s = GOES_ON_S
             except Unavailable:
                 failures += 1
             except Exception:
@@ -100,14 +105,17 @@ class BatchRunner:
         if self._set_back.seen():
             await self._store.write(lambda c: batch_lines.wait_no_longer(c, now_ns))
             self._set_back.taken()
-        found = await self._plane.reader.run(lambda c: batch_lines.open_batches(c, OPEN_MAX, now_ns))
+        after = self._after
+        found, self._after = await self._plane.reader.run(
+            lambda c: batch_lines.open_batches(c, OPEN_MAX, now_ns, after)
+        )
         for one in found:
             await self._tidy(one.batch, now_ns)
         await self._archive(now_ns)
         if found and not self._draining:
             await self._take_over()
             await self._lease(found, now_ns)
-        return bool(found)
+        return bool(found or after)
 
     # Lines under way
 

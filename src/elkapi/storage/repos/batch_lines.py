@@ -10,7 +10,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 
 import msgspec
-from sqlalchemy import ColumnElement, Connection, Select, delete, func, literal_column, select, update
+from sqlalchemy import ColumnElement, Connection, Select, delete, func, select, update
 
 from elkapi.storage import dialect as sql
 from elkapi.storage import schema
@@ -66,21 +66,25 @@ class OpenBatch(msgspec.Struct, frozen=True):
     ready: bool
 
 
-def open_batches(connection: Connection, limit: int, now_ns: int) -> list[OpenBatch]:
-    """The oldest first, a few of each key: one that has many keeps nobody else's from being seen."""
-    # The sum keeps SQLite from reading all batches that ever were, in the order of another index.
-    place = func.row_number().over(partition_by=_b.key_id + literal_column("0"), order_by=_b.id).label("place")
-    turns = select(_b.id, place).where(_b.is_done.is_(False)).subquery()
+def open_batches(
+    connection: Connection, limit: int, now_ns: int, after: bytes = b""
+) -> tuple[list[OpenBatch], bytes]:
+    """(the oldest of `limit` open batches behind `after`, a few of each key; where to go on, b"" behind the last).
+
+    However many are open, a look is at so many: one key can have few enough that whoever goes on sees all soon.
+    """
     waiting = select(_l.line).where(_l.batch_id == _b.id, _l.state == "pending", _l.not_before_ns <= now_ns)
     query = select(_batches, schema.keys.c.digest, waiting.exists().label("ready"))
-    query = query.join(turns, turns.c.id == _b.id).join(schema.keys, schema.keys.c.id == _b.key_id)
-    query = query.where(turns.c.place <= OPEN_OF_KEY_MAX).order_by(_b.id).limit(limit)
-    found = []
-    for row in connection.execute(query).mappings():
+    query = query.join(schema.keys, schema.keys.c.id == _b.key_id).where(_b.is_done.is_(False), _b.id > after)
+    rows = connection.execute(query.order_by(_b.id).limit(limit)).mappings().all()
+    found, of_key = [], Counter[int]()
+    for row in rows:
         fields = dict(row)
         digest, ready = fields.pop("digest"), bool(fields.pop("ready"))
-        found.append(OpenBatch(BatchRow(**fields), digest, ready))
-    return found
+        of_key[row["key_id"]] += 1
+        if of_key[row["key_id"]] <= OPEN_OF_KEY_MAX:
+            found.append(OpenBatch(BatchRow(**fields), digest, ready))
+    return found, bytes(rows[-1]["id"]) if len(rows) == limit else b""
 
 
 # Leases
