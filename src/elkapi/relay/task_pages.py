@@ -77,14 +77,15 @@ async def list_tasks(plane: DataPlane, snapshot: Snapshot, grant: Grant, match: 
         begun=True,
         **_filters(operation, listing, asked),
     )
-    found = await plane.tasks.page(grant, wanted, limit=limit, offset=offset)
-    total = await plane.tasks.count(grant, wanted) if listing.total or listing.more else 0
+    found = await plane.tasks.page(grant, wanted, limit=limit + 1, offset=offset)
+    has_more, found = len(found) > limit, found[:limit]
+    total = await plane.tasks.count(grant, wanted) if listing.total else 0
     body = msgspec.json.decode(msgspec.json.encode(listing.envelope))
     items = [_item(listing, plane.showing.shown(operation, task, plane.origin(call))[1]) for task in found]
     for path, value in (
         (listing.items, items),
         (listing.total, total),
-        (listing.more, offset + len(found) < total),
+        (listing.more, has_more),
         (listing.request_id, request_id_text(call.id)),
     ):
         if path:

@@ -119,9 +119,10 @@ def _left_behind(worker: bytes) -> Select[tuple[bytes, int]]:
 
 def take_over(connection: Connection, worker: bytes, count: int) -> list[LeasedLine]:
     """Up to `count` lines of workers that are gone, now this worker's."""
-    left = _left_behind(worker).order_by(_l.batch_id, _l.line).limit(count)
+    # In no order: SQLite would go through the lines of all batches for one.
+    left = connection.execute(sql.for_update(_left_behind(worker).limit(count), skip_locked=True)).all()
     found: defaultdict[bytes, list[int]] = defaultdict(list)
-    for batch_id, number in connection.execute(sql.for_update(left, skip_locked=True)):
+    for batch_id, number in sorted(tuple(line) for line in left):
         found[batch_id].append(number)
     taken: list[LeasedLine] = []
     for batch_id, numbers in found.items():

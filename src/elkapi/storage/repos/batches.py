@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import msgspec
-from sqlalchemy import ColumnElement, Connection, RowMapping, func, select, update
+from sqlalchemy import ColumnElement, Connection, RowMapping, func, literal_column, select, update
 
 from elkapi.storage import dialect as sql
 from elkapi.storage import schema
@@ -119,8 +119,9 @@ def give_up(connection: Connection, batch_id: bytes) -> None:
 def open_work(connection: Connection, key_id: int) -> tuple[int, int]:
     """How many batches of this key have not ended, and how many lines of them are not done."""
     done = _b.succeeded + _b.errored + _b.canceled + _b.expired
+    # The sum keeps both databases from reading all batches that the key ever had, by an index of keys.
     waiting = select(func.count(), func.coalesce(func.sum(_b.total - done), 0)).where(
-        _b.key_id == key_id, _b.is_done.is_(False), _b.status.in_(("staging", "in_progress", "canceling"))
+        _b.key_id + literal_column("0") == key_id, _b.is_done.is_(False), _b.status.in_(("staging", "in_progress", "canceling"))
     )
     count, lines = connection.execute(waiting).one()
     return count, int(lines)

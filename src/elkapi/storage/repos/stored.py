@@ -153,7 +153,7 @@ def page(
     sizes = query.with_only_columns(c.id, func.length(c.sealed)).order_by(order).limit(limit + 1)
     found = connection.execute(sizes).all()
     shown = within(found[:limit], bytes_max)
-    rows = connection.execute(_own(grant, now_ns).where(c.id.in_(shown)).order_by(order))
+    rows = connection.execute(select(*_COLUMNS).where(c.id.in_(shown)).order_by(order))
     return [StoredRow(*row) for row in rows], len(shown) < len(found)
 
 

@@ -10,7 +10,7 @@ from collections.abc import Collection
 from typing import Any
 
 import msgspec
-from sqlalchemy import ColumnElement, Connection, Select, bindparam, func, or_, select, update
+from sqlalchemy import Connection, Select, bindparam, func, select, update
 
 from elkapi.errors import OutcomeUnknown
 from elkapi.ids import parse_prefixed_id
@@ -80,17 +80,21 @@ def parse_task_id(text: str) -> bytes | None:
 
 
 def find(connection: Connection, grant: Grant, text: str) -> TaskRow | None:
-    """The caller's own task by our id, its provider's, or a name of what it made; the newest where several fit."""
+    """The caller's own task by our id, its provider's (the newest of several), or a name of what it made."""
     if not sql.askable([text]):
         return None
     c = _tasks.c
-    named: ColumnElement[bool] = c.native_id == text
+    mine = _own(grant)
+    row = None
     if (task_id := parse_task_id(text)) is not None:
-        named = or_(named, c.id == task_id)
-    row = connection.execute(_own(grant).where(named).order_by(c.id.desc()).limit(1)).first()
+        row = connection.execute(mine.where(c.id == task_id)).first()
+    if row is None:
+        # In an order that no index has: SQLite would go through all tasks of the key in that of their ids.
+        newest = mine.where(c.native_id == text).order_by(c.created_ns.desc(), c.id.desc()).limit(1)
+        row = connection.execute(newest).first()
     if row is None:
         made = select(_refs.c.task_id).where(_refs.c.key_id == grant.key_id, _refs.c.ref == text).scalar_subquery()
-        row = connection.execute(_own(grant).where(c.id == made)).first()
+        row = connection.execute(mine.where(c.id == made)).first()
     return None if row is None else TaskRow(*row)
 
 
@@ -107,7 +111,9 @@ def newest(
     wanted = select(*_COLUMNS).order_by(_tasks.c.id.desc()).limit(limit)
     if key_id is not None:
         wanted = wanted.where(_tasks.c.key_id == key_id)
-    if states is not None:
+    if states == OPEN:
+        wanted = wanted.where(_tasks.c.id.in_(select(_tasks.c.id).where(_IS_OPEN)))
+    elif states is not None:
         wanted = wanted.where(_tasks.c.state.in_(states))
     return [TaskRow(*row) for row in connection.execute(wanted)]
 
@@ -159,12 +165,15 @@ def _among(grant: Grant, wanted: Wanted) -> Select[Any]:
         (c.state, wanted.states),
         (c.operation, wanted.operations),
         (c.form, wanted.forms),
-        (c.native_id, wanted.native_ids),
         (c.model, wanted.models),
     ):
         if among is not None:
             query = query.where(column.in_(sql.askable(among)))
-    if wanted.begun:
+    if wanted.native_ids is not None:
+        # By their ids, since SQLite would go through all tasks of the key to give them in order.
+        named = select(c.id).where(c.key_id == grant.key_id, c.native_id.in_(sql.askable(wanted.native_ids)))
+        query = query.where(c.id.in_(named))
+    elif wanted.begun:
         query = query.where(c.native_id.is_not(None))
     return query.where(c.form != wanted.but_form) if wanted.but_form else query
 
