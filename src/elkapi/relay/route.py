@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+from bisect import bisect_left
 from functools import partial
 from typing import Protocol
 
@@ -19,6 +20,7 @@ from elkapi.snapshot import Snapshot, served_names
 from elkapi.types import Attempt, Grant, Price, Quote
 
 SUGGESTIONS_MAX = 5
+COMPARED_MAX = 64
 # In the name of a model whose tokens may be those of sounds and pictures though nothing in a call asks for them.
 WIDE_WORDS = ("audio", "image")
 # More than are asked (`attempts_max`), since a channel that is at a limit of its own is passed over.
@@ -96,16 +98,18 @@ def no_channel(snapshot: Snapshot, grant: Grant, request: Request) -> NoChannel:
 def _no_channel(snapshot: Snapshot, grant: Grant, request: Request) -> str:
     """Words for a caller at 3 a.m.: what is missing, what is close, and the corrected call on a fresh installation."""
     named = [m for m in snapshot.models_for(grant.scope, grant.group) if not grant.models or m in grant.models]
-    # A model of another kind is no advice; where none can do this at all, the names there are still say something.
-    able = [m for m in named if can_serve(snapshot, grant, request.operation, m)]
-    listed = able or named
     if request.model not in named and _is_without_keys(snapshot, grant, request.model):
         return f"The model {request.model!r} has no upstream that works at the moment; an operator is told why."
+    # A model of another kind is no advice; where none can do this at all, the names there are still say something.
+    near = _near(request.model, named)
+    able = [m for m in near if can_serve(snapshot, grant, request.operation, m)]
+    listed = able or near
     text = f"No channel serves the model {request.model!r} in group {grant.group!r}."
     if not listed:
         return text + " This group has no model at all yet; an operator adds a channel with `elkapi channel add`."
     if not able and request.model in named:
-        return f"{text[:-1]} at {request.operation.path}; it is there for other calls, and no other model is for this."
+        others = ", and no other model is for this" if near == named else ""
+        return f"{text[:-1]} at {request.operation.path}; it is there for other calls{others}."
     close = difflib.get_close_matches(request.model, listed, n=SUGGESTIONS_MAX, cutoff=0.4) or listed[:SUGGESTIONS_MAX]
     text += f" Available: {', '.join(close)}."
     if able and grant.scope == "live" and all(channel.id < 0 for channel in snapshot.channels.values()):
@@ -114,6 +118,13 @@ def _no_channel(snapshot: Snapshot, grant: Grant, request: Request) -> str:
             f"""POST {request.operation.path.replace("{model}", close[0])} with {{"model": "{close[0]}", ...}}."""
         )
     return text
+
+
+def _near(model: str, named: list[str]) -> list[str]:
+    """The names among which one that was meant is looked for: of many those beside it in their order, since comparing
+    it with thousands would hold up every other call."""
+    first = min(max(bisect_left(named, model) - COMPARED_MAX // 2, 0), max(len(named) - COMPARED_MAX, 0))
+    return named[first : first + COMPARED_MAX]
 
 
 def _is_without_keys(snapshot: Snapshot, grant: Grant, model: str) -> bool:

@@ -1,0 +1,69 @@
+"""What a call for a model that nothing serves is told, however many models there are."""
+
+from __future__ import annotations
+
+import difflib
+from typing import Any
+
+import pytest
+
+from elkapi.catalog import CATALOG, Facts
+from elkapi.relay import route
+from elkapi.relay.read import Request
+from elkapi.snapshot import Snapshot
+from elkapi.types import Channel, ChannelKey, Grant, Usage
+
+GRANT = Grant(1, "k", 1, "default", "live", (1,), None, None, True)
+CHAT = CATALOG.by_id["openai.chat"]
+RERANK = CATALOG.by_id["openai.rerank"]
+
+
+def snapshot_of(*models: str, family: str = "deepseek") -> Snapshot:
+    served = Channel(
+        id=1, name="c", family=family, base_url="https://a.example", keys=(ChannelKey(1, "k"),), models=models
+    )
+    return Snapshot(
+        version=1,
+        groups={"default": 1_000_000},
+        prices={},
+        test_prices={},
+        channels={1: served},
+        tiers={("live", "default", model): ((served,),) for model in models},
+        models={("live", "default"): tuple(sorted(models))},
+    )
+
+
+def told(snapshot: Snapshot, model: str, operation: Any = CHAT) -> str:
+    return str(route.no_channel(snapshot, GRANT, Request(operation, model, b"", Facts(model, Usage()))))
+
+
+def test_a_model_that_nobody_has_is_compared_with_a_few_of_thousands(monkeypatch: pytest.MonkeyPatch) -> None:
+    compared, looked_at = [], []
+    close, serves = difflib.get_close_matches, route.can_serve
+
+    def noted(word: str, names: list[str], **given: Any) -> list[str]:
+        compared.extend(names)
+        return close(word, names, **given)
+
+    def counted(*given: Any) -> bool:
+        looked_at.append(given[-1])
+        return serves(*given)
+
+    monkeypatch.setattr(difflib, "get_close_matches", noted)
+    monkeypatch.setattr(route, "can_serve", counted)
+    many = snapshot_of(*(f"vendor-{number % 50}/model-{number}" for number in range(5_000)))
+    for asked, meant in (("vendor-7/model-2357-chat", "vendor-7/model-2357"), ("a", "vendor-0/"), ("zz", "vendor-9/")):
+        compared.clear()
+        looked_at.clear()
+        assert meant in told(many, asked)
+        assert len(compared) == len(looked_at) == route.COMPARED_MAX
+
+
+def test_the_names_of_a_small_group_are_all_compared() -> None:
+    assert told(snapshot_of("zeta-large", "gpt-4o", "alpha"), "tgp-4o").endswith("Available: gpt-4o.")
+
+
+@pytest.mark.parametrize(("others", "more"), [(1, ", and no other model is for this."), (500, ".")])
+def test_a_model_for_other_calls_is_said_to_be_that(others: int, more: str) -> None:
+    snapshot = snapshot_of("m", *(f"n{number}" for number in range(others)))
+    assert told(snapshot, "m", RERANK).endswith(f"it is there for other calls{more}")
