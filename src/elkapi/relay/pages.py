@@ -29,6 +29,8 @@ from elkapi.types import CACHED_FLAG, Grant
 
 PAGE_MAX = 1000
 INT32_MAX = 2**31 - 1
+# Kinds of models that are remembered with one snapshot.
+KINDS_MAX = 50_000
 CREATED_UNIX_S = 1_700_000_000
 _CREATED_TEXT = datetime.fromtimestamp(CREATED_UNIX_S, UTC).isoformat().replace("+00:00", "Z")
 
@@ -64,16 +66,17 @@ _PREDICTION = "veo.predict"
 
 
 class _Models(msgspec.Struct, frozen=True):
-    """The models of one key."""
+    """The models of one key, and its aliases."""
 
     plane: DataPlane
     snapshot: Snapshot
     grant: Grant
+    aliases: Mapping[str, str]
 
     def names(self) -> list[str]:
         listed = self.snapshot.models_for(self.grant.scope, self.grant.group)
         names = [name for name in listed if self.grant.models is None or name in self.grant.models]
-        aliases = self._aliases()
+        aliases = self.aliases
         return sorted({*names, *(alias for alias, model in aliases.items() if model in names)}) if aliases else names
 
     def facts(self, name: str) -> Mapping[str, Any]:
@@ -83,6 +86,17 @@ class _Models(msgspec.Struct, frozen=True):
         """What a model is for: bundled ones say so, channels know what makes videos, of others the name is all."""
         if "dimensions" in self.facts(name):
             return "embedding"
+        if name in self.aliases:
+            return self._kind(name)
+        # Lists have thousands of names; what each is for is found out once for all the keys of a group.
+        known, asked = self.snapshot.kinds, (self.grant.scope, self.grant.group, name)
+        if (kind := known.get(asked)) is None:
+            kind = self._kind(name)
+            if len(known) < KINDS_MAX:
+                known[asked] = kind
+        return kind
+
+    def _kind(self, name: str) -> Kind:
         kind = kind_of(name)
         is_video = kind == "text" and not self._serves(CHAT, name) and self._serves(SUBMIT, name)
         return "video" if is_video else kind
@@ -93,11 +107,12 @@ class _Models(msgspec.Struct, frozen=True):
         return ("predictLongRunning",) if kind == "video" and self._serves(_PREDICTION, name) else _METHODS[kind]
 
     def _serves(self, operation: str, name: str) -> bool:
-        model = self._aliases().get(name, name)
+        model = self.aliases.get(name, name)
         return can_serve(self.snapshot, self.grant, self.plane.catalog.by_id[operation], model)
 
-    def _aliases(self) -> Mapping[str, str]:
-        return self.snapshot.policy_for(self.grant).aliases or {}
+
+def _models_of(plane: DataPlane, snapshot: Snapshot, grant: Grant) -> _Models:
+    return _Models(plane, snapshot, grant, snapshot.policy_for(grant).aliases or {})
 
 
 def _openai_model(models: _Models, name: str) -> dict[str, object]:
@@ -169,7 +184,7 @@ def _openai_list(models: _Models) -> dict[str, Any]:
 
 async def list_models(plane: DataPlane, snapshot: Snapshot, grant: Grant, match: Match, call: Call) -> None:
     """One path, three answers, chosen by the request's headers, never by where the key stood; and OpenAI's own path."""
-    models = _Models(plane, snapshot, grant)
+    models = _models_of(plane, snapshot, grant)
     if call.path.startswith("/v1beta/openai/"):
         _send(call, _openai_list(models))
     elif _is_anthropic(call):
@@ -182,18 +197,18 @@ async def list_models(plane: DataPlane, snapshot: Snapshot, grant: Grant, match:
 
 async def list_gemini_models(plane: DataPlane, snapshot: Snapshot, grant: Grant, match: Match, call: Call) -> None:
     """`GET /v1beta/models`: Google's list."""
-    _send(call, _gemini_list(_Models(plane, snapshot, grant), call.query))
+    _send(call, _gemini_list(_models_of(plane, snapshot, grant), call.query))
 
 
 async def get_gemini_model(plane: DataPlane, snapshot: Snapshot, grant: Grant, match: Match, call: Call) -> None:
     """`GET /v1beta/models/{model}`: one model in Google's form. Raises NotFound."""
-    models = _Models(plane, snapshot, grant)
+    models = _models_of(plane, snapshot, grant)
     _send(call, _gemini_model(models, _known(models, match)))
 
 
 async def get_model(plane: DataPlane, snapshot: Snapshot, grant: Grant, match: Match, call: Call) -> None:
     """One model the key may use. Raises NotFound with code `model_not_found`."""
-    models = _Models(plane, snapshot, grant)
+    models = _models_of(plane, snapshot, grant)
     name = _known(models, match)
     if _is_anthropic(call):
         _send(call, _anthropic_model(models, name))

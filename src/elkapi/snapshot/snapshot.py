@@ -6,6 +6,7 @@ import msgspec
 
 from elkapi.guards.rules import Rule
 from elkapi.routing.plan import Way
+from elkapi.translate.profiles import Kind
 from elkapi.types import NO_POLICY, Channel, Grant, Policy, Price, Scope, policy_of
 
 BUNDLED_CHANNEL_ID = -1
@@ -23,7 +24,8 @@ class Snapshot(msgspec.Struct, frozen=True, kw_only=True):
     `tiers`: (scope, group, model) -> channels by descending priority, only such that can be tried.
     `models`: (scope, group) -> sorted names that are served and priced.
     `ways`: (scope, group, operation, model) -> what was worked out of all this for such calls, by
-    `relay.route`. `resting`: channels that an operator switched off.
+    `relay.route`. `kinds`: (scope, group, model) -> what it is for, by `relay.pages`. `resting`: channels that an
+    operator switched off.
     """
 
     version: int
@@ -37,6 +39,7 @@ class Snapshot(msgspec.Struct, frozen=True, kw_only=True):
     rules: dict[str, Rule] = {}
     warnings: tuple[str, ...] = ()
     ways: dict[tuple[str, str, str, str], Way] = {}
+    kinds: dict[tuple[Scope, str, str], Kind] = {}
     resting: dict[int, Channel] = {}
 
     def channel(self, channel_id: int) -> Channel | None:

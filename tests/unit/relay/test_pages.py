@@ -1,0 +1,50 @@
+"""Lists of models: what each is for is found out once, not for every caller who lists them."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from elkapi.catalog import CATALOG
+from elkapi.relay import pages
+from elkapi.snapshot import Snapshot
+from elkapi.types import Channel, ChannelKey, Grant, Policy
+
+GRANT = Grant(1, "k", 1, "default", "live", (1,), None, None, True)
+PLANE: Any = SimpleNamespace(catalog=CATALOG, model_facts={})
+
+
+def test_a_second_list_of_the_models_looks_at_no_channel(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[str] = []
+    serves = pages.can_serve
+
+    def counted(snapshot: Snapshot, grant: Grant, operation: Any, model: str) -> bool:
+        asked.append(model)
+        return serves(snapshot, grant, operation, model)
+
+    monkeypatch.setattr(pages, "can_serve", counted)
+    keys = (ChannelKey(1, "k"),)
+    luma = Channel(id=1, name="l", family="luma", base_url="https://a.example", keys=keys, models=("ray-2",))
+    chat = Channel(id=2, name="c", family="openai", base_url="https://b.example", keys=keys, models=("gpt-4o",))
+    snapshot = Snapshot(
+        version=1,
+        groups={"default": 1_000_000},
+        prices={},
+        test_prices={},
+        channels={1: luma, 2: chat},
+        tiers={("live", "default", "ray-2"): ((luma,),), ("live", "default", "gpt-4o"): ((chat,),)},
+        models={("live", "default"): ("gpt-4o", "ray-2")},
+    )
+    first = pages._openai_list(pages._models_of(PLANE, snapshot, GRANT))
+    kinds = {model["id"]: model["supported_endpoint_types"] for model in first["data"]}
+    assert kinds == {"gpt-4o": ["openai", "openai-response", "anthropic", "gemini"], "ray-2": ["openai", "openai-video"]}
+    assert asked
+    asked.clear()
+    assert pages._openai_list(pages._models_of(PLANE, snapshot, GRANT)) == first
+    assert asked == []
+    # Another key may call something else by the same name.
+    other = Grant(2, "o", 1, "default", "live", (2,), None, None, True, Policy(aliases={"gpt-4o": "ray-2"}))
+    aliased = pages._models_of(PLANE, snapshot, other)
+    assert (aliased.kind("gpt-4o"), pages._models_of(PLANE, snapshot, GRANT).kind("gpt-4o")) == ("video", "text")
