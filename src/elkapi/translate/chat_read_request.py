@@ -215,7 +215,7 @@ def _text_or_none(value: Any) -> str | None:
 
 
 def _messages(rows: list[dict[str, Any]], places: Places) -> tuple[tuple[Text, ...], list[Message]]:
-    """Leading instructions, and the turns with neighbours of one role merged."""
+    """Leading instructions, and the turns with neighbours of one role merged. Instructions alone are the user's."""
     system: list[Text] = []
     turns: list[tuple[str, list[Part]]] = []
     calls: list[ToolCall] = []
@@ -242,8 +242,13 @@ def _messages(rows: list[dict[str, Any]], places: Places) -> tuple[tuple[Text, .
         if beside or (before and place >= 0 and role not in ("tool", "function")):
             places.append({"at": [place, len(before)], "message": beside})
         before += parts
+    if not turns and system:
+        # OpenAI's models answer to instructions alone; the others want somebody to have spoken.
+        turns, system = [("user", [*system])], []
+        for note in places:
+            note["at"][0] = 0
     if not turns:
-        raise BadRequest("`messages` has instructions only; add a message of the user.", param="messages")
+        raise BadRequest("`messages` says nothing; add a message of the user.", param="messages")
     return tuple(system), [Message(side, tuple(parts)) for side, parts in turns]  # type: ignore[arg-type]
 
 

@@ -17,6 +17,7 @@ from elkapi.translate.decode import convert, decode
 from elkapi.translate.ir import (
     ChatRequest,
     Effort,
+    Message,
     OutputFormat,
     Reasoning,
     ServerTool,
@@ -125,7 +126,10 @@ def read_members(members: dict[str, Any], *, model_needed: bool = True) -> ChatR
     extra = _extra(members)
     leading, messages = read_items(view.input)
     if not messages and not extra.keys() & {"previous_response_id", "conversation", "prompt"}:
-        raise BadRequest("`input` must hold at least one item that is not an instruction.", param="input")
+        if not leading:
+            raise BadRequest("`input` must hold at least one item that says something.", param="input")
+        # As in chat completions: OpenAI's models answer to instructions alone, the others want a turn.
+        leading, messages = (), [Message("user", leading)]
     spaces: dict[str, dict[str, Any]] = {}
     tools, server_tools = read_tools([*(view.tools or ()), *tools_in_input(view.input)], spaces)
     if spaces:

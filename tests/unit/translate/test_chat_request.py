@@ -269,6 +269,17 @@ def test_every_familys_switch_for_thinking_is_understood(members: dict[str, Any]
     assert DIALECT.read_request(json.dumps(body).encode()).reasoning == reasoning
 
 
+def test_instructions_alone_are_what_the_user_says() -> None:
+    """OpenAI's models answer to them, and BAML's prompts are nothing else; Claude, Gemini and Nova want a turn."""
+    rows = [{"role": "system", "content": "a"}, {"role": "developer", "content": "b", "name": "setup"}]
+    request = DIALECT.read_request(json.dumps({"model": "m", "messages": rows}).encode())
+    assert (request.system, request.messages) == ((), [Message("user", (Text("a"), Text("b")))])
+    assert _write(request)["messages"] == [
+        {"role": "user", "content": "a"},
+        {"role": "user", "content": "b", "name": "setup"},
+    ]
+
+
 def test_what_the_hub_understands_of_a_full_request() -> None:
     request = DIALECT.read_request(json.dumps(FULL).encode())
     assert [text.text for text in request.system] == ["Be brief.", "a"]
@@ -641,7 +652,7 @@ BAD: list[tuple[dict[str, Any], str]] = [
     ({"model": "", "messages": [USER]}, "model"),
     ({"model": "m"}, "messages"),
     ({"model": "m", "messages": []}, "messages"),
-    ({"model": "m", "messages": [{"role": "system", "content": "s"}]}, "messages"),
+    ({"model": "m", "messages": [{"role": "assistant", "content": None}]}, "messages"),
     ({"model": "m", "Messages": [USER], "messages": [USER]}, "Messages"),
     ({"model": "m", "messages": [{"role": "robot", "content": "x"}]}, "messages[0].role"),
     ({"model": "m", "messages": [USER, {"content": "x"}]}, "messages[1].role"),

@@ -222,7 +222,6 @@ def test_what_no_other_dialect_can_carry_is_refused_by_name(members: dict[str, A
         ({"model": 3}, "model"),
         ({"input": 3}, "input"),
         ({"input": []}, "input"),
-        ({"input": [{"role": "developer", "content": "x"}]}, "input"),
         ({"input": [{"role": "robot", "content": "x"}]}, "input[0].role"),
         ({"input": [{"role": "user"}]}, "input[0].content"),
         ({"input": [{"type": "input_text", "text": "said as if it were a part"}]}, "input[0]"),
@@ -464,6 +463,13 @@ def test_tools_that_stand_in_the_input_are_declared_and_said_by_nobody() -> None
     request = _read(input=items, tools=[own | {"name": "f"}])
     assert [tool.name for tool in request.tools] == ["f", "g"]
     assert request.messages == [Message("user", (Text("x"),))]
+
+
+def test_instructions_alone_are_what_the_user_says() -> None:
+    items = [{"role": "system", "content": "a"}, {"role": "developer", "content": "b"}]
+    request = _read(input=items, instructions="c")
+    assert request.system == (Text("c"),)
+    assert request.messages == [Message("user", (Text("a"), Text("b")))]
 
 
 def test_a_later_instruction_has_the_role_that_the_model_knows() -> None:
