@@ -455,7 +455,7 @@ async def test_a_dead_redis_never_fails_a_call(tmp_path: Path, sandbox: Running,
         # Something that never answers as Redis does; or a port that nothing listens on any more.
         port = nobody.url.rpartition(":")[2]
         if silent:
-            async with gateway(tmp_path, redis_url=f"redis://127.0.0.1:{port}/0") as gate:
+            async with gateway(tmp_path, redis_url=f"redis://127.0.0.1:{port}/0", cache_wait_s=0.1) as gate:
                 await expect_misses(gate, sandbox)
             return
     async with gateway(tmp_path, redis_url=f"redis://127.0.0.1:{port}/0") as gate:
