@@ -60,7 +60,9 @@ class BackupReport(msgspec.Struct, frozen=True):
 
 
 def backup(admin: Admin, path: Path, *, with_secret_key: bool = False) -> BackupReport:
-    """Write a consistent copy to a new file (mode 0600) while the gateway runs; raises Refused when it exists."""
+    """Write a consistent copy to a new file (mode 0600) while the gateway runs; raises Refused when it exists, Missing
+    without a folder for it.
+    """
     key_path = path.with_name(path.name + KEY_SUFFIX)
     for target in (path, key_path) if with_secret_key else (path,):
         if target.exists():

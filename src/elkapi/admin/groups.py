@@ -19,7 +19,7 @@ def set_group(
     description: str | None = None,
     policy: PolicyFields | None = None,
 ) -> GroupRow:
-    """Create a group or change what is given: its ratio, such as "0.8", its policy. Raises InvalidInput."""
+    """Create a group or change what is given: its ratio, such as "0.8", its policy. Raises InvalidInput, Refused."""
     name = check_name(name)
     given_micro = None if ratio is None else _ratio_micro(ratio)
     with admin.database.write() as connection:

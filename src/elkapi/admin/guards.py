@@ -43,7 +43,7 @@ class GuardInput(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
 def set_guard(admin: Admin, given: GuardInput) -> Guard:
     """Create a guardrail or put this one in its place; a hook without a secret keeps its own or gets one.
 
-    Raises InvalidInput.
+    Raises InvalidInput, Refused.
     """
     guard = _checked(given)
     with admin.database.write() as connection:

@@ -141,7 +141,7 @@ def _encoder(name: str) -> Any:
 
 
 def count(text: str, name: str) -> int:
-    """Exact number of tokens, special-looking text counted as plain text; raises VocabularyUnusable."""
+    """Exact number of tokens, special-looking text counted as plain text; raises VocabularyUnusable, KeyError."""
     if name not in NAMES:
         raise KeyError(name)
     with _loading:

@@ -106,7 +106,10 @@ class Guarding:
             raise failed
 
     async def release(self, hold: Hold, outcome: Outcome) -> None:
-        """Look at a whole answer and mask it. Raises Failed for one that stays here: free, and the operator's loss."""
+        """Look at a whole answer and mask it.
+
+        Raises Failed for one that stays here, free and the operator's loss, and Left where its caller went away.
+        """
         shape = ANSWERED.get(self.request.operation.wire or "embeddings")
         if not self._output or outcome.started or shape is None:
             return

@@ -130,7 +130,7 @@ def priced(asked: Asked, grant: Grant, way: Way) -> tuple[Price, Quote]:
 def crossed_over(plane: Places, asked: Asked, attempts: tuple[Attempt, ...]) -> tuple[tuple[Attempt, ...], Asked]:
     """(the attempts of one kind of provider, the neutral request in its form); its own words pass as they came.
 
-    Raises BadRequest for what that provider cannot carry.
+    Raises BadRequest for what that provider cannot carry, NoChannel where none of them makes videos.
     """
     operation = asked.operation
     wires = [
@@ -163,7 +163,7 @@ async def same_account(
     plane: DataPlane, grant: Grant, asked: Asked, attempts: tuple[Attempt, ...], origin: str
 ) -> tuple[tuple[Attempt, ...], dict[str, str]]:
     """(only the account that made what the submit refers to, the provider's names for it). Raises NotFound for what is
-    not the caller's own. `origin` is how the caller calls us.
+    not the caller's own, NoChannel for an account that is served no more. `origin` is how the caller calls us.
 
     A name that no task of the caller's has may be the provider's own to know, where an account is the caller's alone;
     here accounts are shared, so it is nobody's.

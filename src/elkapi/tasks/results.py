@@ -92,7 +92,7 @@ async def fetched(
 
 
 async def _body(reply: UpstreamReply, bytes_max: int) -> AsyncIterator[bytes]:
-    """The body of a good answer, all of it. Raises NotCopied, TooLarge."""
+    """The body of a good answer, all of it. Raises NotCopied, TooLarge, Cut."""
     if reply.status != 200:
         again = reply.status in AGAIN_STATUSES or reply.status >= 500
         raise NotCopied(f"the provider answered {reply.status}", reason="upstream", again=again)
