@@ -349,9 +349,8 @@ class Connection(asyncio.Protocol):
             self._close()
 
     def _is_unread(self) -> bool:
-        """Whether the kernel holds bytes of the client's that the loop has not come to yet; no on Windows."""
-        readable = poll_for(self.transport.get_extra_info("socket"))
-        return readable is not None and bool(readable.poll(0))
+        """Whether the kernel holds bytes of the client's that the loop has not come to yet."""
+        return bool(poll_for(self.transport.get_extra_info("socket")).poll(0))
 
     def abort(self) -> None:
         self.transport.abort()

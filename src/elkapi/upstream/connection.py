@@ -38,10 +38,8 @@ SEND, HEADER, FIRST_BYTE, BODY = "send", "header", "first_byte", "body"
 JOINED_WRITE_BYTES_MAX = 256 * 1024
 
 
-def poll_for(sock: socket.socket) -> select.poll | None:
-    """Asks whether a read would return at once, at a third of what a refused MSG_PEEK costs; not there on Windows."""
-    if not hasattr(select, "poll"):
-        return None
+def poll_for(sock: socket.socket) -> select.poll:
+    """Asks whether a read would return at once, at a third of what a refused MSG_PEEK costs."""
     readable = select.poll()
     readable.register(sock, select.POLLIN)
     return readable
@@ -64,7 +62,6 @@ class Connection(asyncio.Protocol):
         self._owner = owner
         self._limits = limits
         self._timers = timers
-        self._sock = sock
         self.loop = asyncio.get_running_loop()
         self._readable = poll_for(sock)
         self._transport: asyncio.Transport | None = None
@@ -101,17 +98,7 @@ class Connection(asyncio.Protocol):
         transport = self._transport
         if self._closed or transport is None or transport.is_closing():
             return False
-        if held:
-            return True
-        if self._readable is not None:
-            return not self._readable.poll(0)
-        try:
-            self._sock.recv(1, socket.MSG_PEEK)
-        except (BlockingIOError, InterruptedError):
-            return True
-        except OSError:
-            return False
-        return False
+        return held or not self._readable.poll(0)
 
     def start(
         self, reply: SocketReply, head: bytes, body: bytes, deadlines: Deadlines, total_at_s: float, *, held: bool

@@ -104,7 +104,7 @@ async def _connect(
         raise ConnectFailed(f"no socket for {label}: {error}", phase="connect", sent=False) from error
     try:
         sock.setblocking(False)
-        if not isinstance(address, str):  # A string is a socket's path; AF_UNIX is no name Windows knows.
+        if not isinstance(address, str):  # A string is a unix socket's path.
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             with contextlib.suppress(OSError):
                 sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)

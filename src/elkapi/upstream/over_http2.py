@@ -96,8 +96,6 @@ class _Wary(httpcore.AsyncNetworkStream):
         return self._inner.get_extra_info(info)
 
     def _is_ended(self) -> bool:
-        if not hasattr(select, "poll"):
-            return False
         ended, sock = select.poll(), self._inner.get_extra_info("socket")
         if sock is None or sock.fileno() < 0:  # The loop has heard of a reset, and closed it.
             return True

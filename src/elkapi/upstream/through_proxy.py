@@ -91,10 +91,9 @@ class _Wary(aiohttp.BaseConnector):
     async def _get(self, key: Any, traces: Any) -> Any:
         while (connection := await super()._get(key, traces)) is not None:
             protocol, transport = connection.protocol, connection.transport
-            if protocol is not None and transport is not None and not protocol.should_close:
-                readable = poll_for(transport.get_extra_info("socket"))
-                if readable is None or not readable.poll(0):
-                    return connection
+            is_open = protocol is not None and not protocol.should_close
+            if is_open and transport is not None and not poll_for(transport.get_extra_info("socket")).poll(0):
+                return connection
             connection.close()
         return None
 

@@ -10,5 +10,5 @@ import uvloop
 
 
 def pytest_asyncio_loop_factories(config: pytest.Config, item: pytest.Item) -> dict[str, Any]:
-    """uvloop in production, asyncio's own on Windows; they differ in what a write to a lost connection does."""
+    """uvloop in production, asyncio's own without it; they differ in what a write to a lost connection does."""
     return {"asyncio": asyncio.new_event_loop, "uvloop": uvloop.new_event_loop}

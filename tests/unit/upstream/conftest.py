@@ -16,7 +16,7 @@ from tests.unit.upstream.upstream_peers import ManualTimers, Peer, Script
 
 
 def pytest_asyncio_loop_factories(config: pytest.Config, item: pytest.Item) -> dict[str, Any]:
-    """Production runs on uvloop, Windows and some developers on asyncio's own loop; both must agree on every test."""
+    """uvloop in production, asyncio's own without it; both must agree on every test."""
     return {"asyncio": asyncio.new_event_loop, "uvloop": uvloop.new_event_loop}
 
 
