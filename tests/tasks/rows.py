@@ -83,20 +83,6 @@ KLING = _form(
 )
 PICTURES = msgspec.structs.replace(KLING, files="data.task_result.images[*].url")
 EXPANDED = msgspec.structs.replace(PICTURES, fetch="kling.query-expand")
-FLAT = _form(
-    shapes.FlatBegun,
-    shapes.Flat,
-    id="task_id",
-    state="status",
-    open="queued in_progress",
-    running="in_progress",
-    done="completed",
-    failed="failed",
-    why="error.message",
-    files="url",
-    fetch="kling.query",
-    absent="message",
-)
 RUNWAY = _form(
     shapes.Id,
     shapes.Runway,

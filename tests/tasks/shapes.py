@@ -59,20 +59,6 @@ class KlingList(msgspec.Struct):
     data: list[KlingTask]
 
 
-class FlatBegun(msgspec.Struct, forbid_unknown_fields=True):
-    task_id: str
-    status: Literal["queued"]
-
-
-class Flat(msgspec.Struct, forbid_unknown_fields=True):
-    task_id: str
-    status: Literal["queued", "in_progress", "completed", "failed"]
-    format: str
-    url: str | None
-    metadata: dict[str, Any]
-    error: Problem | None
-
-
 # Runway, Luma, MiniMax, Pika, DuoMi, Ark, Google
 
 
