@@ -36,23 +36,29 @@ class Store:
 
     async def read(self, ask: Callable[[Connection], T]) -> T:
         """`ask`'s answer over one read transaction."""
-        return await self._run(lambda parts: self._read(parts, ask))
+        return await self.with_installation(lambda parts: self._read(parts, ask))
 
     async def look(self, ask: Callable[[Connection], T]) -> T:
         """`ask`'s answer to what is asked all the time (`Database.look`)."""
-        return await self._run(lambda parts: parts.database.look(ask))
+        return await self.with_installation(lambda parts: parts.database.look(ask))
 
     async def write(self, change: Callable[[Connection], T]) -> T:
         """`change`'s answer, after its write transaction is committed."""
-        return await self._run(lambda parts: self._write(parts, change))
+        return await self.with_installation(lambda parts: self._write(parts, change))
 
     async def on_thread(self, work: Callable[[Database], T]) -> T:
         """`work`'s answer with the opened database, for what opens its own transactions."""
-        return await self._run(lambda parts: work(parts.database))
+        return await self.with_installation(lambda parts: work(parts.database))
 
     async def with_installation(self, work: Callable[[Installation], T]) -> T:
         """`work`'s answer with the opened installation, for what opens sealed values too."""
-        return await self._run(work)
+
+        def on_thread() -> T:
+            if self._opened is None:
+                self._opened = open_installation(self._settings, readers=1, clock=self._clock)
+            return work(self._opened)
+
+        return await asyncio.get_running_loop().run_in_executor(self._thread, on_thread)
 
     async def answers(self) -> None:
         """Returns when the database gave an answer."""
@@ -60,7 +66,7 @@ class Store:
 
     async def disabled_keys(self) -> list[DisabledKey]:
         """Keys of enabled channels that the gateway, not an operator, switched off."""
-        return await self._run(
+        return await self.with_installation(
             lambda parts: self._read(parts, lambda connection: channels.disabled_keys(connection, parts.sealer))
         )
 
@@ -76,14 +82,6 @@ class Store:
         self._thread.shutdown(cancel_futures=True)
         if self._opened is not None:
             self._opened.database.close()
-
-    async def _run(self, work: Callable[[Installation], T]) -> T:
-        def on_thread() -> T:
-            if self._opened is None:
-                self._opened = open_installation(self._settings, readers=1, clock=self._clock)
-            return work(self._opened)
-
-        return await asyncio.get_running_loop().run_in_executor(self._thread, on_thread)
 
     @staticmethod
     def _read(parts: Installation, ask: Callable[[Connection], T]) -> T:
