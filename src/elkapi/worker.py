@@ -188,11 +188,11 @@ async def opened_plane(order: WorkerOrder) -> AsyncIterator[DataPlane]:
             telemetry=telemetry,
             batches=batches,
             tasks=tasks,
-            showing=Showing(CATALOG.by_id, CATALOG.family_of, addresses.of_asset),
+            showing=Showing(CATALOG.by_id, CATALOG.family_of, addresses.assets.url),
             signer=Signer(tokens, SYSTEM_CLOCK),
             origin=_origin_of(addresses.public_url, settings),
             addresses=addresses,
-            teller=Teller(settings, CATALOG.by_id, CATALOG.family_of, addresses.of_asset),
+            teller=Teller(settings, CATALOG.by_id, CATALOG.family_of, addresses.assets.url),
         )
 
 

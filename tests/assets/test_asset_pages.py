@@ -90,7 +90,7 @@ class World:
         return await self.copier.copy(task or self.task(), 0, VIDEO, request, self.files.origin + path)
 
     def url(self, asset: TaskAsset) -> str:
-        return self.gate.plane.addresses.of_asset(asset, "")
+        return self.gate.plane.addresses.assets.url(asset, "")
 
     def bare(self, asset: TaskAsset) -> str:
         return self.url(asset).partition("?")[0]

@@ -93,7 +93,7 @@ def end_task(admin: Admin, task_id: str, reason: str) -> Task:
         unknown=True,
     )
     addresses = Addresses(admin.settings, admin.sealer, admin.clock)
-    step = Teller(admin.settings, CATALOG.by_id, CATALOG.family_of, addresses.of_asset).told(task, step)
+    step = Teller(admin.settings, CATALOG.by_id, CATALOG.family_of, addresses.assets.url).told(task, step)
     # Said before it is done, so that an end without its reason cannot be.
     with admin.database.write() as connection:
         detail = {"reason": reason, "held_nano": task.asked.held_nano}

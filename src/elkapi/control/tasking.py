@@ -152,7 +152,7 @@ async def opened_poller(
                 way=Way(
                     settings, Signer(TokenSource(client.send, clock), clock), client.send, CATALOG.family_of, clock
                 ),
-                tell=Teller(settings, CATALOG.by_id, CATALOG.family_of, addresses.of_asset).told,
+                tell=Teller(settings, CATALOG.by_id, CATALOG.family_of, addresses.assets.url).told,
                 ended=ended,
                 copier=make_copier(installation, client, settings),
                 clock=clock,

@@ -11,24 +11,22 @@ from elkapi.assets.urls import AssetUrls
 from elkapi.clock import Clock
 from elkapi.settings import Settings
 from elkapi.storage.secrets import Sealer
-from elkapi.types import TaskAsset
 
 CALLBACKS = "/v1/callbacks/"
 SIGNATURE_BYTES = 16
 
 
 class Addresses:
-    """`public_url` is how the world reaches the gateway; without it callers' own words count, and nobody calls us."""
+    """`public_url` is how the world reaches the gateway; without it callers' own words count, and nobody calls us.
+
+    `assets` are the signed addresses of files.
+    """
 
     def __init__(self, settings: Settings, sealer: Sealer, clock: Clock) -> None:
         self.public_url = settings.public_url.rstrip("/")
         self._sealer = sealer
         self.assets = AssetUrls(sealer, clock, settings.asset_url_s)
         self._clock = clock
-
-    def of_asset(self, asset: TaskAsset, origin: str) -> str:
-        """Where a caller fetches a file, signed."""
-        return self.assets.url(asset, origin)
 
     def callback(self, task_id: bytes) -> str:
         """Where a provider says that a task moved; "" while nobody outside could reach us."""
