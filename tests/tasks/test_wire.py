@@ -176,7 +176,7 @@ def test_a_callback_calls_a_task_as_its_caller_does() -> None:
     told = record.Told(reply=msgspec.Raw(b'{"data":{"task_info":{"external_task_id":"%b"}}}' % ours.encode()))
     facts = dict.fromkeys(TaskRow.__struct_fields__) | {"id": task_id, "state": "running", "created_ns": 0}
     row = TaskRow(**facts | {"progress": 0})
-    shown = callback_forms.body("kling", record.Task(row, asked, told).view(), lambda _: {}, "processing")
+    shown = callback_forms.body("kling", record.Task(row, asked, told).view(), "processing")
     assert msgspec.json.decode(shown)["task_info"] == {"external_task_id": 'a "b"'}
 
 

@@ -17,7 +17,6 @@ from elkapi.types import NoticeForm, State, TaskView
 
 _decode = msgspec.json.Decoder().decode
 _encode = msgspec.json.Encoder().encode
-Neutral = Callable[[TaskView], Mapping[str, Any]]
 
 # MiniMax's queries say `Success`, its callbacks `success`; whatever failed is `failed`.
 MINIMAX: Mapping[State, str] = {
@@ -27,17 +26,21 @@ MINIMAX: Mapping[State, str] = {
 }
 
 
-def body(form: NoticeForm, view: TaskView, neutral: Neutral, word: str = "") -> bytes:
-    """The JSON of a callback; `neutral` renders the task for the standard event.
+def body(form: NoticeForm, view: TaskView, word: str) -> bytes:
+    """The JSON of a callback.
 
     `word` is its provider's for its state. `view.reply` is what a native query answers, with our addresses.
     """
-    return _encode(standard(view, neutral(view)) if form == "standard" else SHAPES[form](view, word))
+    return _encode(SHAPES[form](view, word))
 
 
-def standard(view: TaskView, data: Mapping[str, Any]) -> dict[str, Any]:
+def standard(view: TaskView, word: str) -> dict[str, Any]:
     """A Standard Webhooks event: `task.queued`, `task.running`, `task.succeeded`, `task.failed`, ..."""
-    return {"type": f"task.{view.state.value}", "timestamp": iso(_moved_ns(view)), "data": data}
+    return {
+        "type": f"task.{view.state.value}",
+        "timestamp": iso(_moved_ns(view)),
+        "data": rendered("neutral", view),
+    }
 
 
 def kling(view: TaskView, word: str) -> dict[str, Any]:
@@ -106,6 +109,7 @@ def guide(view: TaskView, word: str) -> dict[str, Any]:
 
 
 SHAPES: Mapping[NoticeForm, Callable[[TaskView, str], dict[str, Any]]] = {
+    "standard": standard,
     "kling": kling,
     "minimax": minimax,
     "runway": runway,

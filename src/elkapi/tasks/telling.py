@@ -12,8 +12,7 @@ from elkapi.storage.repos.tasks import TaskRow
 from elkapi.tasks import callback_forms, record
 from elkapi.tasks.record import Task
 from elkapi.tasks.showing import Address, native, with_addresses, word_of
-from elkapi.translate.task_views import rendered
-from elkapi.types import Notice, NoticeForm, TaskStep, TaskView
+from elkapi.types import Notice, NoticeForm, TaskStep
 
 _told = msgspec.json.Decoder(record.Told)
 # Forms of ours whose contracts say how they call back.
@@ -61,7 +60,7 @@ class Teller:
             owner_id=task.row.owner_id,
             url=task.asked.callback_url,
             form=form,
-            body=callback_forms.body(form, view, _neutral, word),
+            body=callback_forms.body(form, view, word),
             created_ns=step.now_ns,
             until_ns=step.now_ns + self._retry_ns,
         )
@@ -80,10 +79,6 @@ def after_step(task: Task, step: TaskStep) -> Task:
         **changed,
     )
     return Task(row, task.asked, task.told if step.told is None else _told.decode(step.told))
-
-
-def _neutral(view: TaskView) -> Mapping[str, object]:
-    return rendered("neutral", view)
 
 
 Tell = Callable[[Task, TaskStep], TaskStep]
