@@ -151,7 +151,8 @@ async def test_g23_g24_g28_every_providers_golden_usage_is_charged_class_by_clas
 
 async def test_g28_g29_cache_tokens_cost_the_same_whichever_dialect_reports_them(tmp_path: Path) -> None:
     """$0.0913 instead of $0.0544: the classes of a translated answer are those of the upstream's, priced once."""
-    (row,) = [row for row in GOLDEN if row["classes"].get("cache_write_1h_tokens")]
+    rows = [row for row in GOLDEN if row["wire"] == "anthropic"]
+    (row,) = [row for row in rows if row["classes"].get("cache_write_1h_tokens")]
     costs = set()
     async with canned(200, whole_of("anthropic", row["usage"]), frames_of("anthropic", row["usage"])) as upstream:
         async with gateway(tmp_path) as gate:
@@ -314,6 +315,34 @@ async def test_g28_a_page_that_a_search_opens_is_no_search(tmp_path: Path, strea
         await priced(gate, "searcher", "openai", upstream.url, msgspec.structs.replace(AMOUNTS, search_nano=10_000_019))
         account = await account_of(gate, await gate.key("1000"), "responses", "searcher", stream)
         assert (account["usage"]["searches"], account["cost_usd"]) == (1, "0.010350169")
+
+
+# (client, members of its body that say how long a cache lives, whether that is long)
+LIVES: list[tuple[str, dict[str, Any], bool]] = [
+    ("chat", {"prompt_cache_options": {"ttl": "12h"}}, True),
+    ("chat", {"prompt_cache_options": {"ttl": "30m"}}, False),
+    ("anthropic", {"cache_control": {"type": "ephemeral", "ttl": "1h"}}, True),
+    ("anthropic", {"cache_control": {"type": "ephemeral"}}, False),
+]
+
+
+@pytest.mark.parametrize("stream", [False, True], ids=["whole", "streamed"])
+@pytest.mark.parametrize(("client", "lives", "long"), LIVES)
+async def test_g26_cache_writes_that_chat_completions_do_not_split_cost_the_dearest_they_can_be(
+    tmp_path: Path, client: str, lives: dict[str, Any], long: bool, stream: bool
+) -> None:
+    """Chat completions (OpenAI's, OpenRouter's) tell of all writes together: long ones had the price of short ones."""
+    details = {"prompt_tokens_details": {"cached_tokens": 0, "cache_write_tokens": 400}}
+    usage = {"prompt_tokens": 500, "completion_tokens": 10, "total_tokens": 510, **details}
+    async with canned(200, whole_of("chat", usage), frames_of("chat", usage)) as upstream, gateway(tmp_path) as gate:
+        await priced(gate, "kept", "compatible", upstream.url)
+        asked = ask(client, "kept", "Tell me. " * 200, stream=stream, **lives)
+        key = await gate.key("1000")
+        reply = await gate.ask(key, asked.body, path=asked.path, headers=asked.headers)
+        account = await gate.account(reply.headers["x-request-id"], key)
+    writes = {"cache_write_1h_tokens" if long else "cache_write_5m_tokens": 400}
+    assert account["cost_usd"] == cost_usd({"input_tokens": 100, "output_tokens": 10, **writes})
+    assert account["flags"] == (["cache_write_unsplit"] if long else [])
 
 
 @pytest.mark.parametrize("stream", [False, True], ids=["whole", "streamed"])

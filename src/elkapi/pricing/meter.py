@@ -74,7 +74,7 @@ def _embedded(view: counts.GeminiUsage) -> Found:
 
 
 _OPENAI = _Meter("usage", counts.ChatUsage, _plain(counts.read_input_usage))
-_WRITTEN = _Meter("usage", counts.ChatUsage, _plain(counts.read_written_usage))
+_WRITTEN = _Meter("usage", counts.ChatUsage, lambda view: counts.read_written_usage(view) or NOTHING)
 _METERS = {
     "chat": _WRITTEN,
     "completions": _WRITTEN,

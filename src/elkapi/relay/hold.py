@@ -11,7 +11,6 @@ import hashlib
 
 import msgspec
 
-from elkapi.catalog.spelling import spelled_out
 from elkapi.clock import milliseconds
 from elkapi.errors import BadRequest, ContentBlocked, GatewayError, InsufficientQuota, Unavailable
 from elkapi.ledger import IdempotencyPending, IdempotencyReplay, available_nano
@@ -23,7 +22,6 @@ from elkapi.relay.keep import answer_kept
 from elkapi.relay.note import note
 from elkapi.relay.outcome import Outcome
 from elkapi.relay.plane import DataPlane
-from elkapi.relay.read import Request
 from elkapi.relay.relay import Failed, Left
 from elkapi.testing.crash import point
 from elkapi.translate.crossing import Crossing, Tally
@@ -125,14 +123,14 @@ class Hold:
         if usage is None:
             usage, _ = estimated(candidate.request, unseen.tally)
         elif unseen.unsplit:
-            usage = _with_dearest_writes(candidate.request, usage)
+            usage = _with_dearest_writes(usage)
         self.lost_nano += cost_nano(quote, usage, unseen.served)
 
     async def lose_answer(self, outcome: Outcome) -> None:
         """What a whole answer had cost that may not reach the caller is the operator's loss."""
         usage = await self.counted(outcome)
         if outcome.unsplit:
-            usage = _with_dearest_writes(self.request, usage)
+            usage = _with_dearest_writes(usage)
         self.lost_nano += cost_nano(self.quote, usage, outcome.served)
 
     async def counted(self, outcome: Outcome) -> Usage:
@@ -261,7 +259,7 @@ class Hold:
         usage = outcome.usage
         end = _End("ok", outcome.status, outcome.attempts, outcome.channel, None, outcome.served)
         if outcome.unsplit and usage is not None:
-            usage, flags = _with_dearest_writes(self.request, usage), (*flags, "cache_write_unsplit")
+            usage, flags = _with_dearest_writes(usage), (*flags, "cache_write_unsplit")
         if usage is None:
             try:
                 usage, flags = await self._counted(outcome.tally)
@@ -353,8 +351,9 @@ class Hold:
     async def _passed(self, crossing: Crossing, tally: Tally) -> tuple[Usage, tuple[str, ...]]:
         """(usage, flags) of what of a stream had passed when it ended before its time."""
         usage, how = await count_left(self.plane, self.request, crossing, tally)
-        if crossing.unsplit and (usage.cache_write_5m_tokens or usage.cache_write_1h_tokens):
-            return _with_dearest_writes(self.request, usage), ("cache_write_unsplit", how)
+        wrote = usage.cache_write_5m_tokens or usage.cache_write_1h_tokens
+        if wrote and crossing.unsplit and self.request.may_write_long:
+            return _with_dearest_writes(usage), ("cache_write_unsplit", how)
         return usage, (how,)
 
     async def _failed(self, failed: Failed) -> None:
@@ -437,9 +436,7 @@ class Hold:
         )
 
 
-def _with_dearest_writes(request: Request, usage: Usage) -> Usage:
-    """Cache writes whose lifetimes nobody told, in the dearest class this call can have written (guarantee 26)."""
-    if b'"1h"' not in spelled_out(request.body):
-        return usage
+def _with_dearest_writes(usage: Usage) -> Usage:
+    """Cache writes whose lifetimes nobody told, in the dearest class that a call can have written (guarantee 26)."""
     writes = usage.cache_write_5m_tokens + usage.cache_write_1h_tokens
     return msgspec.structs.replace(usage, cache_write_5m_tokens=0, cache_write_1h_tokens=writes)

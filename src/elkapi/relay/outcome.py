@@ -14,11 +14,11 @@ from elkapi.types import AttemptRecord, Channel, Usage
 class Outcome(msgspec.Struct):
     """`usage` None means the upstream reported none that can be believed; `tally` is what is counted then.
 
-    `body` is, for a started reply, what it still owes. `unsplit`: cache writes came without their lifetimes. `refused`:
-    the model declined, none of it has reached the caller, and another model may be asked instead. `channel` None: no
-    upstream was asked. `recount` is set when a translated answer came without usage: it writes `body` with a count of
-    ours in it. `crossing` is that of a stream. `served` are the features of its price that the answer
-    tells.
+    `body` is, for a started reply, what it still owes. `unsplit`: cache writes that may live long came without their
+    lifetimes. `refused`: the model declined, none of it has reached the caller, and another model may be asked instead.
+    `channel` None: no upstream was asked. `recount` is set when a translated answer came without usage: it writes
+    `body` with a count of ours in it. `crossing` is that of a stream. `served` are the features of its price that the
+    answer tells.
     """
 
     status: int

@@ -9,6 +9,7 @@ import msgspec
 
 from elkapi.catalog import Body, Facts, Match, Operation
 from elkapi.catalog.jsonedit import check_named_once, with_raw, with_string
+from elkapi.catalog.spelling import spelled_out
 from elkapi.catalog.text import bounded_by_model
 from elkapi.errors import BadRequest, UnsupportedMediaType
 from elkapi.guards.rules import Rule
@@ -56,6 +57,12 @@ class Request(msgspec.Struct, frozen=True):
     output_rules: tuple[Rule, ...] = ()
     added_tokens: int = 0
     features: frozenset[str] = frozenset()
+
+    @property
+    def may_write_long(self) -> bool:
+        """Whether the call may write what lives long in a cache, by Anthropic's word for that or by OpenAI's."""
+        body = spelled_out(self.body)
+        return b'"1h"' in body or b'"12h"' in body
 
     @property
     def output_tokens_max(self) -> int:

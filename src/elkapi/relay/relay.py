@@ -296,7 +296,8 @@ class Try:
         if answer.failure is not None:
             return self.failed_inside(answer.failure)
         outcome = self.outcome(status, answer.body, answer.usage)
-        outcome.unsplit, outcome.tally, outcome.flags = answer.unsplit, answer.tally, answer.flags
+        outcome.unsplit = answer.unsplit and self.request.may_write_long
+        outcome.tally, outcome.flags = answer.tally, answer.flags
         outcome.recount = answer.recount
         if self.request.features:
             outcome.served = await self.told(body)
@@ -357,7 +358,7 @@ class Try:
         wire = self.request.operation.wire or ""
         usage, unsplit = metered(tail, wire, self.request.facts.upper, self.request.facts.open_ended)
         outcome = self.outcome(status, self._renamed(tail), usage, started=True)
-        outcome.unsplit = unsplit
+        outcome.unsplit = unsplit and self.request.may_write_long
         return outcome
 
     def _renamed(self, body: bytes) -> bytes:

@@ -281,7 +281,8 @@ def _outcome(one: Try, status: int, crossing: Crossing) -> Outcome:
         outcome.recount = crossing.finish_counted
     else:
         outcome = one.outcome(status, crossing.finish(), usage, started=True)
-    outcome.unsplit, outcome.tally, outcome.crossing = crossing.unsplit, crossing.tally, crossing
+    outcome.unsplit = crossing.unsplit and one.request.may_write_long
+    outcome.tally, outcome.crossing = crossing.tally, crossing
     outcome.served = crossing.served
     if crossing.tally.unpriced:
         outcome.flags = (UNPRICED_FLAG,)

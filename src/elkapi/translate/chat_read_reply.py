@@ -269,8 +269,8 @@ def _whole(message: Delta) -> Delta:
 def see_usage(raw: msgspec.Raw, events: list[Event]) -> None:
     """What an upstream that writes text says it used, or that it says nothing which can be believed."""
     view = look(USAGE, raw)
-    usage = read_written_usage(view) if view is not None else None
-    events.append(UsageLost() if usage is None else UsageSeen(usage))
+    found = read_written_usage(view) if view is not None else None
+    events.append(UsageLost() if found is None else UsageSeen(*found))
 
 
 def _see_groq(member: Any, events: list[Event]) -> None:

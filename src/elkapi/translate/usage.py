@@ -12,9 +12,14 @@ import msgspec
 from elkapi.types import Usage
 
 
+class _WriteDetails(msgspec.Struct):
+    ttl_12h_tokens: int | None = None
+
+
 class _PromptDetails(msgspec.Struct):
     cached_tokens: int | None = None
     cache_write_tokens: int | None = None
+    cache_write_tokens_details: _WriteDetails | None = None
     audio_tokens: int | None = None
     image_tokens: int | None = None
 
@@ -143,9 +148,13 @@ def read_chat_usage(view: ChatUsage) -> Usage | None:
     return _split(view.prompt_tokens, cached, details, completion, reasoning, out)
 
 
-def read_written_usage(view: ChatUsage) -> Usage | None:
-    """The usage of generated text; None without `completion_tokens`, which only an embedding's may lack."""
-    return None if view.completion_tokens is None else read_chat_usage(view)
+def read_written_usage(view: ChatUsage) -> tuple[Usage, bool] | None:
+    """(usage, unsplit) of generated text; None without `completion_tokens`, which only an embedding's may lack.
+
+    `unsplit` where it tells of cache writes: never how long they live.
+    """
+    usage = None if view.completion_tokens is None else read_chat_usage(view)
+    return None if usage is None else (usage, usage.cache_write_5m_tokens > 0)
 
 
 def read_responses_usage(view: ResponsesUsage) -> Usage | None:
@@ -176,11 +185,16 @@ def _split(
     reasoning: int,
     out: _CompletionDetails | None,
 ) -> Usage | None:
-    """Totals and their parts -> disjoint classes. A modality never counts what the cache already counted."""
+    """Totals and their parts -> disjoint classes. A modality never counts what the cache already counted.
+
+    Writes that live for 12 hours are the long ones, which have a price of their own, as Anthropic's of an hour.
+    """
+    lives = details.cache_write_tokens_details
+    long = (lives.ttl_12h_tokens if lives else 0) or 0
     write, audio, image = details.cache_write_tokens or 0, details.audio_tokens or 0, details.image_tokens or 0
     audio_out = (out.audio_tokens if out else 0) or 0
     image_out = (out.image_tokens if out else 0) or 0
-    if min(total_in, cached, write, audio, image, total_out, reasoning, audio_out, image_out) < 0:
+    if min(total_in, cached, write, long, write - long, audio, image, total_out, reasoning, audio_out, image_out) < 0:
         return None
     uncached = total_in - cached - write
     text_out = total_out - reasoning - audio_out - image_out
@@ -191,7 +205,8 @@ def _split(
     return Usage(
         input_tokens=uncached - audio - image,
         cached_tokens=cached,
-        cache_write_5m_tokens=write,
+        cache_write_5m_tokens=write - long,
+        cache_write_1h_tokens=long,
         audio_input_tokens=audio,
         image_input_tokens=image,
         output_tokens=text_out,

@@ -138,7 +138,7 @@ def test_an_embedding_has_no_completion_to_tell_and_a_written_answer_has() -> No
     assert u.read_chat_usage(view) == Usage(calls=1)
     assert u.read_written_usage(view) is None
     written = msgspec.convert({"prompt_tokens": 0, "completion_tokens": 0}, u.ChatUsage)
-    assert u.read_written_usage(written) == Usage(calls=1)
+    assert u.read_written_usage(written) == (Usage(calls=1), False)
 
 
 @pytest.mark.parametrize("members", [{}, {"input_tokens": 3}, {"output_tokens": 3}])
