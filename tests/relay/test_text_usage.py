@@ -33,6 +33,7 @@ NANO = {
     "reasoning_tokens": 7_001,
 }
 AMOUNTS = Amounts(**{name.replace("_tokens", "_nano_per_1m"): nano * 10**6 for name, nano in NANO.items()})
+SEARCH_NANO = 10_000_019
 # How each wire's answers are written around a usage object: (family, path of the channel, whole, frames of the stream).
 CHAT = {"id": "c", "object": "chat.completion", "created": 1, "model": "theirs"}
 ANTHROPIC = {"id": "msg_1", "type": "message", "role": "assistant", "model": "theirs", "stop_sequence": None}
@@ -126,13 +127,15 @@ async def account_of(gate: Gateway, key: str, client: str, model: str, stream: b
 
 
 def cost_usd(classes: dict[str, int]) -> str:
-    return f"{sum(NANO[name] * count for name, count in classes.items()) / 1e9:.9f}".rstrip("0")
+    nano = NANO | {"searches": SEARCH_NANO}
+    return f"{sum(nano[name] * count for name, count in classes.items()) / 1e9:.9f}".rstrip("0")
 
 
 @pytest.mark.parametrize("stream", [False, True], ids=["whole", "streamed"])
 async def test_g23_g24_g28_every_providers_golden_usage_is_charged_class_by_class_and_once(
     tmp_path: Path, stream: bool
 ) -> None:
+    amounts = msgspec.structs.replace(AMOUNTS, search_nano=SEARCH_NANO)
     async with gateway(tmp_path) as gate:
         key = await gate.key("1000")
         for number, row in enumerate(GOLDEN):
@@ -140,7 +143,7 @@ async def test_g23_g24_g28_every_providers_golden_usage_is_charged_class_by_clas
             if stream and wire == "converse":
                 continue
             async with canned(200, whole_of(wire, row["usage"]), frames_of(wire, row["usage"])) as upstream:
-                await priced(gate, model, row["provider"], upstream.url)
+                await priced(gate, model, row["provider"], upstream.url, amounts)
                 account = await account_of(gate, key, CLIENT_OF[wire], model, stream)
             used = {name: count for name, count in account["usage"].items() if name != "calls"}
             assert used == row["classes"], row["note"]
@@ -277,7 +280,7 @@ async def test_g28_searches_cost_the_same_whole_and_streamed_where_only_the_answ
         frames = b"data: " + msgspec.json.encode(whole) + b"\r\n\r\n"
     async with canned(200, whole, frames) as upstream, gateway(tmp_path) as gate:
         family = "openai" if wire == "responses" else wire
-        await priced(gate, "searcher", family, upstream.url, msgspec.structs.replace(AMOUNTS, search_nano=10_000_019))
+        await priced(gate, "searcher", family, upstream.url, msgspec.structs.replace(AMOUNTS, search_nano=SEARCH_NANO))
         key = await gate.key("1000")
         for stream in (False, True):
             account = await account_of(gate, key, wire, "searcher", stream)
@@ -312,7 +315,8 @@ async def test_g28_a_page_that_a_search_opens_is_no_search(tmp_path: Path, strea
         none = {"input_tokens": 0, "output_tokens": 0, "total_tokens": 0}
         whole["tool_usage"] = {"image_gen": none, "web_search": {"num_requests": told}}
     async with canned(200, whole, response_frames(whole)) as upstream, gateway(tmp_path) as gate:
-        await priced(gate, "searcher", "openai", upstream.url, msgspec.structs.replace(AMOUNTS, search_nano=10_000_019))
+        amounts = msgspec.structs.replace(AMOUNTS, search_nano=SEARCH_NANO)
+        await priced(gate, "searcher", "openai", upstream.url, amounts)
         account = await account_of(gate, await gate.key("1000"), "responses", "searcher", stream)
         assert (account["usage"]["searches"], account["cost_usd"]) == (1, "0.010350169")
 
@@ -409,7 +413,7 @@ async def test_g36_the_searches_of_a_call_are_held_and_paid_also_where_nothing_e
     whole["candidates"][0]["groundingMetadata"] = {"webSearchQueries": ["first", "second"]}
     frames = b"data: " + msgspec.json.encode(whole) + b"\r\n\r\n"
     async with canned(200, whole, frames) as upstream, gateway(tmp_path) as gate:
-        await priced(gate, "searcher", "gemini", upstream.url, Amounts(search_nano=10_000_019))
+        await priced(gate, "searcher", "gemini", upstream.url, Amounts(search_nano=SEARCH_NANO))
         key = await gate.key("1")
         for client, tools in (("gemini", {"tools": [{"googleSearch": {}}]}), ("chat", {"web_search_options": {}})):
             for stream in (False, True):
@@ -420,6 +424,15 @@ async def test_g36_the_searches_of_a_call_are_held_and_paid_also_where_nothing_e
         poor = await gate.key("0.05")
         refused = await gate.ask(poor, asked.body, path=asked.path, headers=asked.headers)
         assert (refused.status_code, refused.json()["error"]["code"]) == (403, "insufficient_user_quota")
+
+
+async def test_g36_the_searches_of_a_model_that_searches_unasked_are_held(tmp_path: Path) -> None:
+    usage = {"prompt_tokens": 33, "completion_tokens": 70, "total_tokens": 103, "num_search_queries": 9}
+    async with canned(200, whole_of("chat", usage)) as upstream, gateway(tmp_path) as gate:
+        amounts = Amounts(input_nano_per_1m=10**9, search_nano=SEARCH_NANO)
+        await priced(gate, "finder", "perplexity", upstream.url, amounts, model_map={"finder": "sonar-pro"})
+        account = await account_of(gate, await gate.key("1"), "chat", "finder", stream=False)
+        assert (account["cost_usd"], account["flags"]) == ("0.090033171", [])
 
 
 @pytest.mark.parametrize("mapped", [{}, {"model_map": {"painter": "gemini-2.5-flash-image"}}])
@@ -487,7 +500,7 @@ async def test_g21_a_number_of_searches_that_no_call_can_have_made_is_no_usage(t
         whole["tool_usage"] = {"web_search": {"num_requests": 10**12}}
     async with canned(200, whole) as upstream, gateway(tmp_path) as gate:
         family = "openai" if wire == "responses" else wire
-        await priced(gate, "searcher", family, upstream.url, msgspec.structs.replace(AMOUNTS, search_nano=10_000_019))
+        await priced(gate, "searcher", family, upstream.url, msgspec.structs.replace(AMOUNTS, search_nano=SEARCH_NANO))
         account = await account_of(gate, await gate.key("1000"), wire, "searcher", stream=False)
         assert (account["usage"]["input_tokens"], account["flags"]) == (4504, ["usage_missing", "estimated_locally"])
         assert gate.sql("select held_nano from accounts where kind = 'customer'") == [(0,)]
@@ -511,7 +524,8 @@ def test_g29_rates_are_multiplied_in_one_module_alone() -> None:
 def test_g23_the_classes_of_a_usage_are_disjoint_and_sum_to_its_totals() -> None:
     for row in GOLDEN:
         usage = Usage(**row["classes"])
-        assert usage.input_total + usage.output_total == sum(row["classes"].values())
+        tokens = sum(count for name, count in row["classes"].items() if name != "searches")
+        assert usage.input_total + usage.output_total == tokens
         told = row["usage"]
         total = told.get("total_tokens") or told.get("totalTokenCount") or told.get("totalTokens")
         if total is None:

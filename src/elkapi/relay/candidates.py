@@ -10,7 +10,7 @@ import msgspec
 from elkapi.catalog.families.openai import bounded_as_text, token_ids
 from elkapi.errors import BadRequest, NoChannel, NoPrice
 from elkapi.relay.plane import Bearings
-from elkapi.relay.read import Request, asked_of, with_added
+from elkapi.relay.read import Request, asked_of, with_added, with_searches
 from elkapi.relay.route import Headed, estimate, is_allowed, route, way_of
 from elkapi.routing import fallback
 from elkapi.snapshot import Snapshot
@@ -105,6 +105,8 @@ def _candidate(plane: Bearings, snapshot: Snapshot, grant: Grant, request: Reque
         request = msgspec.structs.replace(request, facts=bounded_as_text(request.facts, ids))
     if way.added_tokens:
         request = with_added(request, way.added_tokens)
+    if way.searches:
+        request = with_searches(request)
     if way.features:
         request = msgspec.structs.replace(request, features=way.features)
     if way.only is None and request.operation.dialect is not None:

@@ -10,7 +10,7 @@ import msgspec
 from elkapi.catalog import Body, Facts, Match, Operation
 from elkapi.catalog.jsonedit import check_named_once, with_raw, with_string
 from elkapi.catalog.spelling import spelled_out
-from elkapi.catalog.text import bounded_by_model
+from elkapi.catalog.text import SEARCHES_MAX, bounded_by_model
 from elkapi.errors import BadRequest, UnsupportedMediaType
 from elkapi.guards.rules import Rule
 from elkapi.relay.call import Call
@@ -136,6 +136,13 @@ def with_added(request: Request, added_tokens: int) -> Request:
     wider = msgspec.structs.replace(upper, input_tokens=upper.input_tokens + added_tokens)
     facts = msgspec.structs.replace(request.facts, upper=wider)
     return msgspec.structs.replace(request, facts=facts, added_tokens=added_tokens)
+
+
+def with_searches(request: Request) -> Request:
+    """The same call with room in its bound for the searches of a model that searches unasked."""
+    facts = request.facts
+    upper = msgspec.structs.replace(facts.upper, searches=max(facts.upper.searches, SEARCHES_MAX))
+    return msgspec.structs.replace(request, facts=msgspec.structs.replace(facts, upper=upper))
 
 
 def with_body(request: Request, body: bytes) -> Request:

@@ -23,6 +23,8 @@ SUGGESTIONS_MAX = 5
 COMPARED_MAX = 64
 # In the name of a model whose tokens may be those of sounds and pictures though nothing in a call asks for them.
 WIDE_WORDS = ("audio", "image")
+# The same of models that search though nothing in a call asks for it: Perplexity's, and OpenAI's search previews.
+SEARCH_WORDS = ("sonar", "search")
 # More than are asked (`attempts_max`), since a channel that is at a limit of its own is passed over.
 PLANNED_MAX = 64
 
@@ -56,9 +58,11 @@ def _way(snapshot: Snapshot, grant: Grant, request: Request, key: tuple[str, str
     added = 0 if operation.dialect is None else max([added_input(one) for tier in tiers for one in tier], default=0)
     names = {model, *(upstream_model(one, model) for tier in tiers for one in tier)}
     wide = any(word in name for name in names for word in WIDE_WORDS)
-    features = features_of(price) if price is not None and operation.dialect is not None else frozenset()
+    of_text = None if operation.dialect is None else price
+    searches = bool(of_text and of_text.search_nano) and any(word in name for name in names for word in SEARCH_WORDS)
+    features = frozenset() if of_text is None else features_of(of_text)
     asked = tuple(asked_by(one, features) for tier in tiers for one in tier) if features else ()
-    way = Way(tiers, only, price, snapshot.groups.get(grant.group), added, wide, features, asked)
+    way = Way(tiers, only, price, snapshot.groups.get(grant.group), added, wide, searches, features, asked)
     # Names that nothing serves are the callers' to make up, without end.
     if tiers and len(snapshot.ways) < WAYS_MAX:
         snapshot.ways[key] = way

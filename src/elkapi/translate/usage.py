@@ -30,8 +30,15 @@ class _CompletionDetails(msgspec.Struct):
     image_tokens: int | None = None
 
 
+class _ServerTools(msgspec.Struct):
+    web_search_requests: int | None = None
+
+
 class ChatUsage(msgspec.Struct):
-    """OpenAI's chat and completions; `prompt_cache_hit_tokens` is DeepSeek's, a bare `cached_tokens` Moonshot's."""
+    """OpenAI's chat and completions; `prompt_cache_hit_tokens` is DeepSeek's, a bare `cached_tokens` Moonshot's.
+
+    OpenRouter tells its searches as Anthropic does, or in `server_tool_use_details`, Perplexity in a word of its own.
+    """
 
     prompt_tokens: int | None = None
     completion_tokens: int | None = None
@@ -40,6 +47,9 @@ class ChatUsage(msgspec.Struct):
     completion_tokens_details: _CompletionDetails | None = None
     prompt_cache_hit_tokens: int | None = None
     cached_tokens: int | None = None
+    server_tool_use: _ServerTools | None = None
+    server_tool_use_details: _ServerTools | None = None
+    num_search_queries: int | None = None
 
 
 class ResponsesUsage(msgspec.Struct):
@@ -67,10 +77,6 @@ class _CacheCreation(msgspec.Struct):
 
 class _ThinkingDetails(msgspec.Struct):
     thinking_tokens: int | None = None
-
-
-class _ServerTools(msgspec.Struct):
-    web_search_requests: int | None = None
 
 
 class _Iteration(msgspec.Struct):
@@ -154,7 +160,13 @@ def read_written_usage(view: ChatUsage) -> tuple[Usage, bool] | None:
     `unsplit` where it tells of cache writes: never how long they live.
     """
     usage = None if view.completion_tokens is None else read_chat_usage(view)
-    return None if usage is None else (usage, usage.cache_write_5m_tokens > 0)
+    tools = view.server_tool_use or view.server_tool_use_details
+    searches = (tools.web_search_requests if tools else view.num_search_queries) or 0
+    if usage is None or searches < 0:
+        return None
+    if searches:
+        usage = msgspec.structs.replace(usage, searches=searches)
+    return usage, usage.cache_write_5m_tokens > 0
 
 
 def read_responses_usage(view: ResponsesUsage) -> Usage | None:
