@@ -362,6 +362,23 @@ async def test_a_tool_that_was_run_and_has_no_price_is_flagged(tmp_path: Path, k
 
 
 @pytest.mark.parametrize("stream", [False, True], ids=["whole", "streamed"])
+async def test_g28_searches_that_xai_tells_of_are_paid_also_those_of_x(tmp_path: Path, stream: bool) -> None:
+    """Those of X stand as calls of a custom tool, which nothing counted; a search that failed is not billed."""
+    usage = {"input_tokens": 100, "output_tokens": 50, "total_tokens": 150, "num_server_side_tools_used": 3}
+    told = {"web_search_calls": 1, "x_search_calls": 2, "code_interpreter_calls": 0}
+    whole = whole_of("responses", usage | {"server_side_tool_usage_details": told})
+    whole["output"] = [*SEARCHES, *whole["output"]]
+    async with canned(200, whole, response_frames(whole)) as upstream, gateway(tmp_path) as gate:
+        await priced(gate, "grok", "xai", upstream.url, msgspec.structs.replace(AMOUNTS, search_nano=SEARCH_NANO))
+        key, tools = await gate.key("1000"), [{"type": "x_search"}]
+        asked = ask("responses", "grok", "Tell me.", stream=stream, tools=tools)
+        reply = await gate.ask(key, asked.body, path=asked.path)
+        account = await gate.account(reply.headers["x-request-id"], key)
+    paid = cost_usd({"input_tokens": 100, "output_tokens": 50, "searches": 3})
+    assert (account["usage"]["searches"], account["cost_usd"], account["flags"]) == (3, paid, [])
+
+
+@pytest.mark.parametrize("stream", [False, True], ids=["whole", "streamed"])
 async def test_g28_g36_the_pictures_that_a_response_had_made_are_held_and_paid_by_their_own_classes(
     tmp_path: Path, stream: bool
 ) -> None:

@@ -311,14 +311,16 @@ class ResponsesReader:
         if bytes(response.usage) == b"null":
             return []
         try:
-            usage = read_responses_usage(decode_usage(response.usage))
+            view = decode_usage(response.usage)
         except msgspec.DecodeError:
             return []
-        if usage is None:
-            return []
-        tools = _tool_usage(response.tool_usage)
-        searches = self._searches if tools.web_search is None else tools.web_search.num_requests
-        if searches < 0:
+        usage, tools = read_responses_usage(view), _tool_usage(response.tool_usage)
+        searches = self._searches
+        if tools.web_search is not None:
+            searches = tools.web_search.num_requests
+        elif view.server_side_tool_usage_details is not None:
+            searches = view.server_side_tool_usage_details.searches
+        if usage is None or searches < 0:
             return []
         if searches:
             usage = msgspec.structs.replace(usage, searches=searches)

@@ -39,7 +39,7 @@ GEMINI = {
 # Items of a response whose tool OpenAI bills by the call, for which a price record has no class.
 UNPRICED_CALLS = frozenset({"file_search_call", "code_interpreter_call"})
 # The hub's words, some of which have no other spelling.
-KINDS = frozenset({"web_search", "web_fetch", "file_search", "code_execution", "mcp"})
+KINDS = frozenset({"web_search", "web_fetch", "x_search", "file_search", "code_execution", "mcp"})
 
 _PLACE = ("city", "region", "country", "timezone")
 

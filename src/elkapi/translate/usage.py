@@ -52,14 +52,27 @@ class ChatUsage(msgspec.Struct):
     num_search_queries: int | None = None
 
 
+class XaiTools(msgspec.Struct):
+    """What xAI bills one by one of the tools that it ran."""
+
+    web_search_calls: int | None = None
+    x_search_calls: int | None = None
+
+    @property
+    def searches(self) -> int:
+        """Searches of the web and of X, which cost the same."""
+        return (self.web_search_calls or 0) + (self.x_search_calls or 0)
+
+
 class ResponsesUsage(msgspec.Struct):
-    """OpenAI's responses."""
+    """OpenAI's responses; the tools are xAI's word."""
 
     input_tokens: int
     output_tokens: int
     total_tokens: int | None = None
     input_tokens_details: _PromptDetails | None = None
     output_tokens_details: _CompletionDetails | None = None
+    server_side_tool_usage_details: XaiTools | None = None
 
 
 class ImageGenUsage(msgspec.Struct):
