@@ -186,6 +186,7 @@ NAMES_ANOTHER: list[tuple[str, str, dict[str, Any]]] = [
         {"tools": [{"type": "advisor_20260301", "name": "advisor", "model": "claude-opus-4-1"}]},
     ),
     ("openrouter", "chat", {"models": ["openai/o1-pro"]}),
+    ("openrouter", "chat", {"tools": [{"type": "openrouter:subagent", "parameters": {"model": "openai/o1-pro"}}]}),
     ("openrouter", "responses", {"models": ["openai/o1-pro"], "store": False}),
 ]
 

@@ -59,7 +59,7 @@ _ALLOWED = re.compile(rb'"max_uses"\s*+:\s*+(\d++)')
 _TYPES = "|".join(sorted(server_tools.KINDS | server_tools.CHAT.keys() | server_tools.RESPONSES.keys()))
 _SNAKES = (re.sub("[A-Z]", lambda hit: "_" + hit[0].lower(), name) for name in server_tools.GEMINI)
 _MEMBERS = "|".join(sorted({*server_tools.GEMINI, *_SNAKES}))
-_SERVED_TOOL = re.compile(rf'"type"\s*+:\s*+"(?:{_TYPES})|"(?:{_MEMBERS})"\s*+:'.encode())
+_SERVED_TOOL = re.compile(rf'"type"\s*+:\s*+"(?:openrouter:)?(?:{_TYPES})|"(?:{_MEMBERS})"\s*+:'.encode())
 # What a provider tells its model of how to call tools, and of each tool of its own that the client runs (Anthropic's
 # computer, bash and text editor, whose types end in a date), which no bytes of the body say.
 TOOLS_TOKENS_MAX, OWN_TOOL_TOKENS_MAX = 640, 1024
@@ -68,8 +68,8 @@ _OWN_TOOL = re.compile(rb'"type"\s*+:\s*+"[a-z]++(?:_[a-z]++)*_20\d{6}"')
 _PICTURE_TOOL = re.compile(rb'"type"\s*+:\s*+"image_generation"')
 PICTURES_MADE_TOKENS_MAX = 16_384
 _NO_TOOLS = (b"null", b"[]")
-# Anthropic's tool that has another model, named in it, read the conversation.
-_ADVISOR = re.compile(rb'"type"\s*+:\s*+"advisor_')
+# Tools with another model behind them, named in them: Anthropic's that has it read the conversation, OpenRouter's.
+_OTHER_MODEL = re.compile(rb'"type"\s*+:\s*+"(?:advisor_|openrouter:(?:advisor|subagent|fusion|image_generation)")')
 # A context that is compacted on the way is read once more, and its summary is written beside the answer.
 COMPACTION_TOKENS_MAX = 16_384
 _NONE = msgspec.Raw()
@@ -511,7 +511,7 @@ def _facts(
         include_usage=include_usage,
         store=store,
         stateful=stateful,
-        other_models=bytes(models) not in _NONE_NAMED or _ADVISOR.search(declared) is not None,
+        other_models=bytes(models) not in _NONE_NAMED or _OTHER_MODEL.search(declared) is not None,
     )
 
 

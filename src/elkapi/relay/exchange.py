@@ -49,7 +49,6 @@ _LIMIT_MEMBER: dict[Wire, str] = {
 }
 # Wires whose path names the model, and whose bodies may name it again.
 _NAMED_INSIDE: frozenset[Wire] = frozenset({"gemini-embed", "gemini-batch-embed", "gemini-count"})
-_OPENAIS: frozenset[Wire] = frozenset({"chat", "completions", "responses"})
 _CLAUDES: frozenset[Wire] = frozenset({"anthropic", "anthropic-count"})
 MODEL_MEMBER: dict[Wire, str] = {"gemini": "modelVersion"}
 # Any response has an `error`; that of one which did not fail is null.
@@ -60,8 +59,8 @@ _TOOLS_SHOWN: dict[Wire, bytes] = {"responses": b'"web_search', "gemini": b'"web
 
 _UNPRICED = re.compile(rb'"(?:%b)"' % "|".join(sorted(UNPRICED_CALLS)).encode())
 OTHER_MODELS_REFUSED = (
-    "This call names another model that its provider would ask too (an advisor, or `models`), at a price of its own: "
-    "make a call of its own for that model."
+    "This call names another model that its provider would ask too (in `models`, or in a tool such as an advisor), "
+    "at a price of its own: make a call of its own for that model."
 )
 
 
@@ -135,7 +134,7 @@ class Same:
     def body(self) -> bytes:
         request, body = self.request, self.request.body
         if request.facts.other_models and refuses_other_models(self.attempt.channel):
-            raise BadRequest(OTHER_MODELS_REFUSED, param="models" if self.wire in _OPENAIS else "tools")
+            raise BadRequest(OTHER_MODELS_REFUSED)
         source = request.operation.model
         if self.endpoint.left_out:
             body = without(body, self.endpoint.left_out)
