@@ -63,7 +63,7 @@ def available(database: Database, account: int) -> int:
 
 def posted(database: Database, code: str) -> int:
     with database.read() as connection:
-        return next(b.posted_nano for b in balances(connection) if b.code == code)
+        return {b.code: b.posted_nano for b in balances(connection)}[code]
 
 
 def record_of(database: Database, order: HoldOrder) -> RequestRecord | None:
@@ -236,7 +236,7 @@ async def test_an_order_needs_exactly_one_customer_account(ledger: Ledger, datab
     one, other = funded_account(database, 100), funded_account(database, 100)
     quota = funded_account(database, 100, "quota")
     with database.read() as connection:
-        house = next(b.account_id for b in balances(connection) if b.code == "revenue")
+        house = {b.code: b.account_id for b in balances(connection)}["revenue"]
     for wrong in ((one, other), (quota,), (one, one), (one, quota, quota), (one, house)):
         with pytest.raises(Unavailable):
             await ledger.hold(an_order(*wrong, nano=1))

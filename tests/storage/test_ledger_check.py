@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from typing import Any
 
 import pytest
@@ -91,7 +92,12 @@ async def books(settings: Settings, installation: Installation) -> Books:
         (Books.invented_loss, ["says 9 nano and has no loss"]),
     ],
 )
-def test_g10_whatever_is_wrong_in_the_books_is_named(books: Books, spoil: Any, said: list[str]) -> None:
+@pytest.mark.parametrize("rows_at_once", [1, 10_000])
+def test_g10_whatever_is_wrong_in_the_books_is_named(
+    books: Books, spoil: Any, said: list[str], rows_at_once: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # The package's `check` is the function.
+    monkeypatch.setattr(sys.modules["elkapi.ledger.check"], "ROWS_AT_ONCE", rows_at_once)
     with books.database.read() as connection:
         assert check(connection).problems == []
     with books.database.write() as connection:

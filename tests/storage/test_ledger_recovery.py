@@ -332,7 +332,7 @@ async def test_a_late_settlement_of_an_expired_hold_charges_nothing_and_is_kept(
         await ledger.settle(a_settlement(orders[0], 8))
         with database.read() as connection:
             rows = [get_request(connection, order.request_id, None) for order in orders]
-            loss = next(b.posted_nano for b in balances(connection) if b.code == "operator-loss")
+            loss = {b.code: b.posted_nano for b in balances(connection)}["operator-loss"]
             assert balance(connection, account).available_nano == 100
             assert connection.execute(select(unknown_outcomes)).all() == []
         assert [(row.charge_nano, row.loss_nano, row.flags) for row in rows if row] == [(0, 8, ("hold_expired",))] * 3

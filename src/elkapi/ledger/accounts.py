@@ -7,11 +7,11 @@ Available = posted - held + credit line, in nano-USD, and never below zero (a CH
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import msgspec
-from sqlalchemy import Connection, Row, Select, case, select
+from sqlalchemy import Connection, Row, Select, select
 
 from elkapi.ids import new_id
 from elkapi.ledger.transfers import entries_range
@@ -75,12 +75,13 @@ def key_account_code(now_ns: int) -> str:
 def ensure_system_accounts(connection: Connection) -> dict[str, int]:
     """The house's accounts, made when absent: code -> account id. Safe from several processes at once."""
     rows = [{"code": code, "kind": kind} for code, kind in SYSTEM_ACCOUNTS.items()]
-    if len(_system_ids(connection)) < len(rows):
+    if len(system_ids(connection)) < len(rows):
         sql.upsert(connection, accounts, rows, key=["code"])
-    return _system_ids(connection)
+    return system_ids(connection)
 
 
-def _system_ids(connection: Connection) -> dict[str, int]:
+def system_ids(connection: Connection) -> dict[str, int]:
+    """The house's accounts that are there: code -> account id."""
     found = connection.execute(select(accounts.c.code, accounts.c.id).where(accounts.c.code.in_(SYSTEM_ACCOUNTS)))
     return {row.code: row.id for row in found}
 
@@ -109,10 +110,12 @@ def available_nano(connection: Connection, account_ids: Iterable[int]) -> int:
     return min(balance(connection, account_id).available_nano for account_id in account_ids)
 
 
-def balances(connection: Connection) -> list[Balance]:
-    """Every account: the house's first, then by id."""
-    house = case((accounts.c.kind.in_(HELD_KINDS), 1), else_=0)
-    return [_balance_of(row) for row in connection.execute(_balance_query().order_by(house, accounts.c.id))]
+def balances(connection: Connection, rows_at_once: int = 1_000) -> Iterator[Balance]:
+    """Every account by id, as they are read: so many are in memory at a time."""
+    query = _balance_query().order_by(accounts.c.id)
+    streamed = query.execution_options(stream_results=True, yield_per=rows_at_once)
+    for part in connection.execute(streamed).partitions():
+        yield from map(_balance_of, part)
 
 
 def _balance_of(row: Row[Any]) -> Balance:

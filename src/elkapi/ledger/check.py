@@ -8,14 +8,16 @@ line; usage rows, posts and losses tell the same story call by call. `reconcile`
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import groupby
+from typing import Any
 
 import msgspec
-from sqlalchemy import ColumnElement, Connection, Subquery, case, func, or_, select
+from sqlalchemy import Connection, Select, func, select
 
-from elkapi.ids import request_id_text
+from elkapi.ids import ID_BYTES, request_id_text
 from elkapi.ledger import transfers as entries
-from elkapi.ledger.accounts import HELD_KINDS, OPERATOR_LOSS, REVENUE, Balance, balances
+from elkapi.ledger.accounts import HELD_KINDS, OPERATOR_LOSS, REVENUE, balances, system_ids
 from elkapi.ledger.orders import TASKS
 from elkapi.ledger.recovery import OpenHold, read_hold
 from elkapi.money import format_usd
@@ -26,6 +28,7 @@ from elkapi.storage.schema import requests, transfers, unknown_outcomes, workers
 from elkapi.types import CACHED_FLAG
 
 PROBLEMS_MAX = 100
+ROWS_AT_ONCE = 10_000
 
 WORKER_LOST = "outcome unknown: the worker ended before it was written"
 ATTEMPT_CUT = "outcome unknown: an attempt went out and no whole answer came back"
@@ -76,18 +79,16 @@ class CheckReport(msgspec.Struct):
 
 
 def check(connection: Connection) -> CheckReport:
-    """Every invariant over one moment of the database: pass a read transaction that sees a single snapshot."""
+    """Every invariant over one moment of the database: pass a read transaction that sees a single snapshot.
+
+    Entries and usage rows are read side by side, in the order of their calls, and kept no longer: what stays in memory
+    are a number for each account and the holds that are open.
+    """
     sql.take_time(connection)
     report = CheckReport()
-    known = balances(connection)
-    holds = _check_holds(connection, report)
-    _check_balances(connection, report, known, holds)
-    ids = {account.code: account.account_id for account in known}
-    _check_story(connection, report, "post", ids.get(REVENUE), None)
-    _check_story(connection, report, "loss", None, ids.get(OPERATOR_LOSS))
-    t = transfers.c
-    refunded = select(func.coalesce(func.sum(t.nano), 0)).where(t.kind == "refund", t.debit_account == ids.get(REVENUE))
-    report.refunded_nano = int(connection.execute(refunded).scalar_one())
+    walk = _Walk(connection, report)
+    walk.all_calls()
+    _check_balances(connection, report, walk.moved, _check_open_holds(connection, report, walk.unresolved))
     report.unknown_outcomes, report.unknown_outcomes_nano = connection.execute(
         select(func.count(), func.coalesce(func.sum(unknown_outcomes.c.held_nano), 0)).select_from(unknown_outcomes)
     ).one()
@@ -95,130 +96,148 @@ def check(connection: Connection) -> CheckReport:
     return report
 
 
+_Entry = tuple[bytes, str, int, int, int]
+_Usage = tuple[bytes, int, int]
+
+
+def _rows(connection: Connection, query: Select[Any]) -> Iterator[Any]:
+    """The rows of a query as they come; several may be read side by side."""
+    streamed = query.execution_options(stream_results=True, yield_per=ROWS_AT_ONCE)
+    for part in connection.execute(streamed).partitions():
+        yield from part
+
+
+class _Walk:
+    """Goes through the books call by call. `moved` is what the entries come to for each account; `unresolved` are calls
+    whose hold stands."""
+
+    def __init__(self, connection: Connection, report: CheckReport) -> None:
+        self.moved: defaultdict[int, int] = defaultdict(int)
+        self.unresolved: list[bytes] = []
+        self._connection = connection
+        self._report = report
+        house = system_ids(connection)
+        self._revenue, self._loss = house.get(REVENUE), house.get(OPERATOR_LOSS)
+
+    def all_calls(self) -> None:
+        t, r = transfers.c, requests.c
+        entries_read = select(t.id, t.kind, t.debit_account, t.credit_account, t.nano).order_by(t.id)
+        usage = _rows(self._connection, select(r.id, r.charge_nano, r.loss_nano).order_by(r.id))
+        row: _Usage | None = next(usage, None)
+        for request_id, found in groupby(_rows(self._connection, entries_read), key=lambda entry: entry[0][:ID_BYTES]):
+            while row is not None and row[0] < request_id:
+                self._call(row[0], (), row)
+                row = next(usage, None)
+            if row is not None and row[0] == request_id:
+                self._call(request_id, found, row)
+                row = next(usage, None)
+            else:
+                self._call(request_id, found, None)
+        while row is not None:
+            self._call(row[0], (), row)
+            row = next(usage, None)
+
+    def _call(self, request_id: bytes, found: Iterable[_Entry], row: _Usage | None) -> None:
+        """One call's entries and its usage row, or what else has an id of its own: a deposit, a correction."""
+        report, moved = self._report, self.moved
+        holds = resolutions = held = posted = 0
+        # What was earned and lost; None where nothing was booked.
+        earned: int | None = None
+        lost: int | None = None
+        for _, kind, debit, credit, nano in found:
+            report.entries += 1
+            if kind in entries.MOVES:
+                moved[debit] -= nano
+                moved[credit] += nano
+            if kind == "hold":
+                holds, held = holds + 1, held + nano
+            elif kind in entries.RESOLUTIONS:
+                resolutions += 1
+                if kind == "post":
+                    posted += nano
+                    if credit == self._revenue:
+                        earned = (earned or 0) + nano
+            elif kind == "reverse" and debit == self._revenue:
+                earned = (earned or 0) - nano
+            elif kind == "loss" and debit == self._loss:
+                lost = (lost or 0) + nano
+            elif kind == "refund" and debit == self._revenue:
+                report.refunded_nano += nano
+        if resolutions != holds or posted > held:
+            self._odd(request_id, holds, resolutions, held, posted)
+        charge, loss = (None, None) if row is None else row[1:]
+        report.charged_nano += charge or 0
+        report.posted_nano += earned or 0
+        report.loss_nano += lost or 0
+        self._story(request_id, "post", earned, charge)
+        self._story(request_id, "loss", lost, loss)
+
+    def _odd(self, request_id: bytes, holds: int, resolutions: int, held: int, posted: int) -> None:
+        name, report = request_id_text(request_id), self._report
+        if resolutions == 0:
+            self.unresolved.append(request_id)
+        elif holds == 0:
+            report.problem(f"{name} was resolved without a hold")
+        elif resolutions != holds:
+            report.problem(f"{name} has {holds} holds and {resolutions} resolutions")
+        else:
+            report.problem(f"{name} was posted for more than it held: {posted} of {held} nano")
+
+    def _story(self, request_id: bytes, kind: str, booked: int | None, said: int | None) -> None:
+        """What the usage row says against what was booked."""
+        name = request_id_text(request_id)
+        if booked is None:
+            if said:
+                self._report.problem(f"{name} says {said} nano and has no {kind}")
+        elif booked != said:
+            what = "no usage row" if said is None else f"a usage row of {said} nano"
+            self._report.problem(f"{name} has a {kind} of {booked} nano and {what}")
+
+
 def _check_balances(
-    connection: Connection, report: CheckReport, known: Sequence[Balance], holds: Sequence[OpenHold]
+    connection: Connection, report: CheckReport, moved: defaultdict[int, int], holds: Sequence[OpenHold]
 ) -> None:
-    posted = _movements(connection)
+    """`moved` is used up."""
     held: defaultdict[int, int] = defaultdict(int)
     for hold in holds:
         for account_id in hold.account_ids:
             held[account_id] += hold.nano
-    report.accounts = len(known)
-    report.entries = connection.execute(select(func.count()).select_from(transfers)).scalar_one()
-    for account in known:
+    for account in balances(connection, ROWS_AT_ONCE):
         name, kind = account.code, account.kind
+        posted = moved.pop(account.account_id, 0)
+        report.accounts += 1
         report.entries_sum_nano += account.posted_nano
         if kind == "customer":
             report.customers_posted_nano += account.posted_nano
             report.customers_held_nano += account.held_nano
-        if account.posted_nano != posted[account.account_id]:
-            report.problem(f"{name} says {account.posted_nano} nano, its entries {posted[account.account_id]}")
+        if account.posted_nano != posted:
+            report.problem(f"{name} says {account.posted_nano} nano, its entries {posted}")
         if account.held_nano != held[account.account_id]:
             report.problem(f"{name} holds {account.held_nano} nano, its open holds {held[account.account_id]}")
         if kind in HELD_KINDS and account.available_nano < 0:
             report.problem(f"{name} is {-account.available_nano} nano below its credit line")
-    for account_id in posted.keys() - {account.account_id for account in known}:
+    for account_id in moved:
         report.problem(f"entries name account {account_id}, which does not exist")
     if report.entries_sum_nano:
         report.problem(f"the sum over all accounts is {report.entries_sum_nano} nano, not zero")
 
 
-def _movements(connection: Connection) -> defaultdict[int, int]:
-    t = transfers.c
-    moved: defaultdict[int, int] = defaultdict(int)
-    for column, sign in ((t.debit_account, -1), (t.credit_account, 1)):
-        totals = select(column, func.sum(t.nano)).where(t.kind.in_(entries.MOVES)).group_by(column)
-        for account, nano in connection.execute(totals):
-            moved[account] += sign * int(nano)
-    return moved
-
-
-def _per_request() -> Subquery:
-    t = transfers.c
-
-    def count(condition: ColumnElement[bool]) -> ColumnElement[int]:
-        return func.sum(case((condition, 1), else_=0))
-
-    def total(kind: str) -> ColumnElement[int]:
-        return func.sum(case((t.kind == kind, t.nano), else_=0))
-
-    request = func.substr(t.id, 1, 16)
-    return (
-        select(
-            request.label("request_id"),
-            count(t.kind == "hold").label("holds"),
-            count(t.kind.in_(entries.RESOLUTIONS)).label("resolutions"),
-            total("hold").label("held"),
-            total("post").label("posted"),
-        )
-        .where(t.kind.in_(entries.RESOLUTIONS | {"hold"}))
-        .group_by(request)
-        .subquery()
-    )
-
-
-def _check_holds(connection: Connection, report: CheckReport) -> list[OpenHold]:
-    """The open holds; complains about resolutions that do not fit and about holds nobody owns."""
-    p = _per_request()
-    odd = select(p).where(or_(p.c.resolutions != p.c.holds, p.c.posted > p.c.held))
+def _check_open_holds(connection: Connection, report: CheckReport, unresolved: Sequence[bytes]) -> list[OpenHold]:
+    """The open holds; complains about those that nobody owns."""
     live = set(connection.execute(select(workers.c.owner).where(workers.c.ended_ns.is_(None))).scalars())
     tasks = open_ids(connection)
     still_open = []
-    for row in connection.execute(odd).all():
-        name = request_id_text(row.request_id)
-        if row.resolutions == 0:
-            hold = read_hold(connection, row.request_id)
-            assert hold is not None
-            still_open.append(hold)
-            if hold.owner == TASKS and row.request_id not in tasks:
-                report.problem(f"{name} holds {hold.nano} nano for a task that ended")
-            elif hold.owner != TASKS and hold.owner not in live:
-                report.problem(f"{name} holds {hold.nano} nano for a worker that is gone")
-        elif row.holds == 0:
-            report.problem(f"{name} was resolved without a hold")
-        elif row.resolutions != row.holds:
-            report.problem(f"{name} has {row.holds} holds and {row.resolutions} resolutions")
-        else:
-            report.problem(f"{name} was posted for more than it held: {row.posted} of {row.held} nano")
+    for request_id in unresolved:
+        name, hold = request_id_text(request_id), read_hold(connection, request_id)
+        assert hold is not None
+        still_open.append(hold)
+        if hold.owner == TASKS and request_id not in tasks:
+            report.problem(f"{name} holds {hold.nano} nano for a task that ended")
+        elif hold.owner != TASKS and hold.owner not in live:
+            report.problem(f"{name} holds {hold.nano} nano for a worker that is gone")
     report.open_holds = len(still_open)
     report.open_holds_nano = sum(hold.nano for hold in still_open)
     return still_open
-
-
-def _check_story(connection: Connection, report: CheckReport, kind: str, credit: int | None, debit: int | None) -> None:
-    """Usage rows against posts, or against losses, call by call."""
-    t = transfers.c
-    column = requests.c.charge_nano if kind == "post" else requests.c.loss_nano
-    request = func.substr(t.id, 1, 16)
-    wanted = t.kind == kind
-    if credit is not None:
-        wanted = wanted & (t.credit_account == credit)
-    if debit is not None:
-        wanted = wanted & (t.debit_account == debit)
-    back = (t.kind == "reverse") & (t.debit_account == credit)
-    nano = func.sum(case((t.kind == "reverse", -t.nano), else_=t.nano)).label("nano")
-    booked = select(request.label("id"), nano).where(or_(wanted, back)).group_by(request).subquery()
-    said = connection.execute(select(func.coalesce(func.sum(column), 0))).scalar_one()
-    done = connection.execute(select(func.coalesce(func.sum(booked.c.nano), 0))).scalar_one()
-    if kind == "post":
-        report.charged_nano, report.posted_nano = int(said), int(done)
-    else:
-        report.loss_nano = int(done)
-    orphans = (
-        select(booked.c.id, booked.c.nano, column)
-        .select_from(booked.outerjoin(requests, requests.c.id == booked.c.id))
-        .where(or_(requests.c.id.is_(None), column != booked.c.nano))
-    )
-    for request_id, nano, amount in connection.execute(orphans).all():
-        what = "no usage row" if amount is None else f"a usage row of {amount} nano"
-        report.problem(f"{request_id_text(request_id)} has a {kind} of {nano} nano and {what}")
-    unbooked = (
-        select(requests.c.id, column)
-        .select_from(requests.outerjoin(booked, requests.c.id == booked.c.id))
-        .where(column > 0, booked.c.id.is_(None))
-    )
-    for request_id, amount in connection.execute(unbooked).all():
-        report.problem(f"{request_id_text(request_id)} says {amount} nano and has no {kind}")
 
 
 class BillLine(msgspec.Struct, frozen=True):
@@ -262,7 +281,7 @@ def reconcile(connection: Connection, bill_lines: Iterable[tuple[bytes, int]]) -
         billed[request_id] += nano
     unknown = set(connection.execute(select(unknown_outcomes.c.request_id)).scalars())
     report = ReconcileReport(bill_nano=sum(billed.values()))
-    for request_id, encoded in connection.execute(select(requests.c.id, requests.c.record)):
+    for request_id, encoded in _rows(connection, select(requests.c.id, requests.c.record)):
         bill = billed.pop(request_id, 0)
         record = decode_record(encoded)
         # What a cached answer costs is the operator's to set; no upstream bills it.
