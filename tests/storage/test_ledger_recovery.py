@@ -316,7 +316,7 @@ async def test_g08_recovery_gives_back_nothing_of_who_turns_out_to_live(
     assert kinds_of(database, order) == ["hold", "post"]
     with database.read() as connection:
         assert balance(connection, account).available_nano == 70
-        assert unknown_calls(connection) == []
+        assert unknown_calls(connection, limit=100) == []
 
 
 async def test_a_late_settlement_of_an_expired_hold_charges_nothing_and_is_kept(
@@ -442,7 +442,7 @@ async def test_an_upstreams_bill_is_explained_to_the_nano(settings: Settings, in
         moved = [(order.request_id, nano + {charged: 1, lost: -1}.get(order, 0)) for order, nano in bill]
         assert not reconcile(connection, moved).ok
         wrong = reconcile(connection, [(charged.request_id, 81), (ghost.request_id, 5)])
-        listed = unknown_calls(connection)
+        listed = unknown_calls(connection, limit=100)
     assert not wrong.ok
     assert {line.request_id for line in wrong.unexplained} == {
         order.request_id for order in (charged, lost, over, retried, broken, ghost)

@@ -16,6 +16,7 @@ import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 import msgspec
 from sqlalchemy import Connection, Table, bindparam, func, select
@@ -235,7 +236,7 @@ def _refill(connection: Connection, reading: Connection, clock: Clock) -> None:
         connection.execute(table.delete())
     for table in schema.metadata.sorted_tables:
         # As text and plain tuples: SQLAlchemy's own rows cost three times what reading and writing them does.
-        values = {column.name: bindparam(column.name) for column in table.columns}
+        values: dict[str, Any] = {column.name: bindparam(column.name) for column in table.columns}
         text = str(table.insert().values(values).compile(dialect=sql.positional(connection.dialect.name)))
         for rows in _batches(reading, table):
             connection.exec_driver_sql(text, rows)

@@ -4,25 +4,37 @@ from __future__ import annotations
 
 from elkapi.admin.context import Admin
 from elkapi.admin.errors import InvalidInput, Missing
+from elkapi.admin.keys import show_key
 from elkapi.ids import parse_request_id
 from elkapi.relay.account import RequestAccount, read_account
+from elkapi.storage import dialect as sql
 from elkapi.storage.repos import requests
 from elkapi.types import RequestRecord
 
 
 def show_request(admin: Admin, request_id: str) -> RequestAccount:
     """One call by its `req_...` id; raises InvalidInput, Missing."""
-    parsed = parse_request_id(request_id)
-    if parsed is None:
-        raise InvalidInput("a request id is `req_` and 32 hex digits", field="id")
     with admin.database.read() as connection:
-        account = read_account(connection, parsed, None)
+        account = read_account(connection, parsed_id(request_id), None)
     if account is None:
         raise Missing(f"there is no record of {request_id}")
     return account
 
 
-def list_requests(admin: Admin, *, limit: int = 50) -> list[RequestRecord]:
-    """The newest first."""
+def list_requests(
+    admin: Admin, *, limit: int = 50, key: str | None = None, before: str | None = None
+) -> list[RequestRecord]:
+    """The newest first, behind `before`; raises InvalidInput, Missing and Refused for a key as `show_key`."""
+    key_id = None if key is None else show_key(admin, key).row.id
+    behind = None if before is None else parsed_id(before)
     with admin.database.read() as connection:
-        return requests.list_requests(connection, limit=limit)
+        sql.take_time(connection)
+        return requests.list_requests(connection, limit, key_id=key_id, before=behind)
+
+
+def parsed_id(request_id: str) -> bytes:
+    """The id behind its public spelling; raises InvalidInput."""
+    parsed = parse_request_id(request_id)
+    if parsed is None:
+        raise InvalidInput("a request id is `req_` and 32 hex digits", field="id")
+    return parsed

@@ -6,9 +6,11 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from elkapi.cli.numbers import Whole
 from elkapi.cli.output import json_option, opened, print_json, print_rows, when
 from elkapi.ids import parse_request_id, request_id_text
 from elkapi.money import format_usd, parse_usd
+from elkapi.settings import NUMBER_MAX
 
 if TYPE_CHECKING:
     from elkapi.ledger.recovery import OpenHold
@@ -35,13 +37,17 @@ def check(as_json: bool) -> int:
 
 
 @ledger.command()
+@click.option("--limit", type=Whole(1, 100_000), default=1_000, show_default=True)
+@click.option("--after", metavar="ID", help="go on behind this call")
 @json_option
-def unknown(as_json: bool) -> None:
-    """Calls whose fate at the upstream nobody saw: compare them with the upstream's bill."""
+def unknown(limit: int, after: str | None, as_json: bool) -> None:
+    """Calls whose fate at the upstream nobody saw, the oldest first: compare them with the upstream's bill."""
+    from elkapi.admin.requests import parsed_id
     from elkapi.ledger.recovery import unknown_calls
 
+    behind = b"" if after is None else parsed_id(after)
     with opened() as admin, admin.database.read() as connection:
-        found = unknown_calls(connection)
+        found = unknown_calls(connection, limit=limit + 1, after=behind)
     rows = [
         {
             "request_id": request_id_text(one.request_id),
@@ -51,9 +57,11 @@ def unknown(as_json: bool) -> None:
             "reason": one.reason,
             "created_at": when(one.created_ns),
         }
-        for one in found
+        for one in found[:limit]
     ]
     _print_rows(rows, as_json, "no unknown outcome")
+    if len(found) > limit:
+        click.echo(f"there are more: elkapi ledger unknown --after {rows[-1]['request_id']}", err=True)
 
 
 @ledger.command()
@@ -68,18 +76,28 @@ def holds(as_json: bool) -> None:
 
 
 @ledger.command("alerts")
+@click.option("--limit", type=Whole(1, 10_000), default=100, show_default=True)
+@click.option("--before", type=Whole(1, NUMBER_MAX), help="go on before this id")
 @json_option
-def alerts_(as_json: bool) -> None:
-    """Work that was done and paid for and has no charge, and whatever else should not be."""
+def alerts_(limit: int, before: int | None, as_json: bool) -> None:
+    """Work that was done and paid for and has no charge, and whatever else should not be, the newest first."""
     from elkapi.storage.repos import alerts
 
     with opened() as admin, admin.database.read() as connection:
-        found = alerts.list_alerts(connection)
+        found = alerts.list_alerts(connection, limit=limit + 1, before_id=before)
     rows = [
-        {"kind": row.kind, "subject": row.subject, "detail": row.detail, "created_at": when(row.created_ns)}
-        for row in found
+        {
+            "id": row.id,
+            "kind": row.kind,
+            "subject": row.subject,
+            "detail": row.detail,
+            "created_at": when(row.created_ns),
+        }
+        for row in found[:limit]
     ]
     _print_rows(rows, as_json, "nothing to look at")
+    if len(found) > limit:
+        click.echo(f"there are more: elkapi ledger alerts --before {rows[-1]['id']}", err=True)
 
 
 @ledger.command()

@@ -13,7 +13,7 @@ from elkapi.ids import request_id_text
 from elkapi.money import format_ratio, format_usd
 from elkapi.types import RequestRecord
 
-COLUMNS = ("id", "created_at", "model", "status", "outcome", "charge_usd", "loss_usd", "channel_name")
+COLUMNS = ("id", "created_at", "key_id", "model", "status", "outcome", "charge_usd", "loss_usd", "channel_name")
 ENTRY_COLUMNS = ("kind", "amount_usd", "created_at")
 
 
@@ -50,15 +50,21 @@ def show(request_id: str, as_json: bool) -> None:
 
 
 @request.command("list")
+@click.option("--key", metavar="KEY", help="of this key only, by id or name: looked for among all, from the newest")
 @click.option("--limit", type=Whole(1, 10_000), default=50, show_default=True)
+@click.option("--before", metavar="ID", help="go on before this call")
 @json_option
-def list_(limit: int, as_json: bool) -> None:
+def list_(key: str | None, limit: int, before: str | None, as_json: bool) -> None:
     """The newest calls."""
     from elkapi.admin import requests
 
     with opened() as admin:
-        rows = [_shown(record) for record in requests.list_requests(admin, limit=limit)]
+        found = requests.list_requests(admin, limit=limit + 1, key=key, before=before)
+    rows = [_shown(record) for record in found[:limit]]
     print_rows(rows, COLUMNS, as_json, none="no call yet")
+    if len(found) > limit:
+        of_key = f" --key {key}" if key else ""
+        click.echo(f"there are more: elkapi request list{of_key} --before {rows[-1]['id']}", err=True)
 
 
 def _shown(record: RequestRecord) -> dict[str, Any]:

@@ -121,11 +121,12 @@ def _open_holds_from(connection: Connection, scan_from: bytes, owners: Collectio
     return [hold for hold in found if hold is not None and (owners is None or hold.owner in owners)]
 
 
-def unknown_calls(connection: Connection) -> list[UnknownCall]:
-    """Every call in `unknown_outcomes`, oldest first."""
-    columns = [unknown_outcomes.c[name] for name in UnknownCall.__struct_fields__]
-    rows = connection.execute(select(*columns).order_by(unknown_outcomes.c.request_id))
-    return [UnknownCall(*row) for row in rows]
+def unknown_calls(connection: Connection, *, limit: int, after: bytes = b"") -> list[UnknownCall]:
+    """`limit` calls of `unknown_outcomes` behind `after`, oldest first."""
+    c = unknown_outcomes.c
+    columns = [c[name] for name in UnknownCall.__struct_fields__]
+    query = select(*columns).where(c.request_id > after).order_by(c.request_id).limit(limit)
+    return [UnknownCall(*row) for row in connection.execute(query)]
 
 
 def read_hold(connection: Connection, request_id: bytes) -> OpenHold | None:

@@ -542,15 +542,59 @@ def test_a_call_is_shown_with_its_entries_in_the_ledger(elkapi: Elkapi, tmp_path
     ]
 
 
-def test_alerts_are_listed(elkapi: Elkapi, tmp_path: Path) -> None:
-    assert elkapi("ledger", "alerts", "--json").json == []
+def filled(tmp_path: Path, insert: str, rows: list[tuple[Any, ...]]) -> None:
     with sqlite3.connect(tmp_path / "data" / "elkapi.sqlite3") as books:
-        row = (1, 10**18, "batch_without_charge", "batch:msgbatch_1", '{"uncharged":2}')
-        books.execute("insert into alerts values (?, ?, ?, ?, ?)", row)
+        books.executemany(insert, rows)
     books.close()
-    (shown,) = elkapi("ledger", "alerts", "--json").json
-    assert (shown["kind"], shown["subject"]) == ("batch_without_charge", "batch:msgbatch_1")
+
+
+def all_pages(elkapi: Elkapi, *command: str, on: str, name: str) -> list[Any]:
+    """What a listing verb shows, two at a time, by following what it says there is more of."""
+    rows: list[Any] = []
+    more: tuple[str, ...] = ()
+    while True:
+        shown = elkapi(*command, "--json", "--limit", "2", *more)
+        assert 0 < len(shown.json) <= 2
+        rows += shown.json
+        if not shown.err:
+            return rows
+        more = (on, str(shown.json[-1][name]))
+        assert shown.err.strip().endswith(" ".join(more))
+
+
+def test_alerts_are_listed_page_by_page(elkapi: Elkapi, tmp_path: Path) -> None:
+    assert elkapi("ledger", "alerts", "--json").json == []
+    rows = [(n, 10**18, "batch_without_charge", f"batch:msgbatch_{n}", '{"uncharged":2}') for n in range(1, 6)]
+    filled(tmp_path, "insert into alerts values (?, ?, ?, ?, ?)", rows)
+    shown = all_pages(elkapi, "ledger", "alerts", on="--before", name="id")
+    assert [row["subject"] for row in shown] == [f"batch:msgbatch_{n}" for n in (5, 4, 3, 2, 1)]
+    assert {row["kind"] for row in shown} == {"batch_without_charge"}
     assert "uncharged" in elkapi("ledger", "alerts").out
+
+
+def test_calls_whose_outcome_nobody_saw_are_listed_page_by_page(elkapi: Elkapi, tmp_path: Path) -> None:
+    assert elkapi("ledger", "unknown", "--json").json == []
+    rows = [(bytes([n]) * 16, 1, "m", n, "worker_lost", 10**18) for n in range(1, 6)]
+    filled(tmp_path, "insert into unknown_outcomes values (?, ?, ?, ?, ?, ?)", rows)
+    shown = all_pages(elkapi, "ledger", "unknown", on="--after", name="request_id")
+    assert [row["request_id"] for row in shown] == [request_id_text(bytes([n]) * 16) for n in range(1, 6)]
+    assert elkapi("ledger", "unknown", "--after", "5").status != 0
+
+
+def test_calls_are_listed_page_by_page_and_of_one_key(elkapi: Elkapi, tmp_path: Path) -> None:
+    ids = [elkapi("key", "create", "--name", name, "--json").json["id"] for name in ("one", "two")]
+    rows = []
+    for n in range(1, 6):
+        record = msgspec.structs.replace(a_record(an_order(1, nano=9), 0), id=bytes([n]) * 16, key_id=ids[n % 2])
+        rows.append((record.id, record.key_id, 0, "x", 200, 0, 0, 10**18, msgspec.json.encode(record)))
+    filled(tmp_path, "insert into requests values (?, ?, ?, ?, ?, ?, ?, ?, ?)", rows)
+    shown = all_pages(elkapi, "request", "list", on="--before", name="id")
+    assert [row["id"] for row in shown] == [request_id_text(bytes([n]) * 16) for n in (5, 4, 3, 2, 1)]
+    of_two = all_pages(elkapi, "request", "list", "--key", "two", on="--before", name="id")
+    assert [row["id"] for row in of_two] == [request_id_text(bytes([n]) * 16) for n in (5, 3, 1)]
+    assert f" {ids[1]} " in elkapi("request", "list").out.splitlines()[1]
+    assert elkapi("request", "list", "--key", "three").status != 0
+    assert elkapi("request", "list", "--before", "5").status != 0
 
 
 def test_g16_a_rate_of_nothing_reads_back(elkapi: Elkapi) -> None:

@@ -9,7 +9,6 @@ from elkapi.storage import dialect as sql
 from elkapi.storage import schema
 
 _alerts = schema.alerts
-ALERTS_SHOWN_MAX = 100
 
 
 class AlertRow(msgspec.Struct, frozen=True):
@@ -28,7 +27,9 @@ def raise_alert(connection: Connection, *, kind: str, subject: str, detail: dict
     return sql.upsert(connection, _alerts, row, key=["kind", "subject"]) == 1
 
 
-def list_alerts(connection: Connection) -> list[AlertRow]:
-    """The newest ALERTS_SHOWN_MAX, the newest first."""
-    query = select(_alerts).order_by(_alerts.c.id.desc()).limit(ALERTS_SHOWN_MAX)
+def list_alerts(connection: Connection, *, limit: int = 100, before_id: int | None = None) -> list[AlertRow]:
+    """The newest first; `before_id` continues a page."""
+    query = select(_alerts).order_by(_alerts.c.id.desc()).limit(limit)
+    if before_id is not None:
+        query = query.where(_alerts.c.id < before_id)
     return [AlertRow(**row) for row in connection.execute(query).mappings()]

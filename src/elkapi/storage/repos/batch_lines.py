@@ -66,9 +66,7 @@ class OpenBatch(msgspec.Struct, frozen=True):
     ready: bool
 
 
-def open_batches(
-    connection: Connection, limit: int, now_ns: int, after: bytes = b""
-) -> tuple[list[OpenBatch], bytes]:
+def open_batches(connection: Connection, limit: int, now_ns: int, after: bytes = b"") -> tuple[list[OpenBatch], bytes]:
     """(the oldest of `limit` open batches behind `after`, a few of each key; where to go on, b"" behind the last).
 
     However many are open, a look is at so many: one key can have few enough that whoever goes on sees all soon.

@@ -121,7 +121,9 @@ def open_work(connection: Connection, key_id: int) -> tuple[int, int]:
     done = _b.succeeded + _b.errored + _b.canceled + _b.expired
     # The sum keeps both databases from reading all batches that the key ever had, by an index of keys.
     waiting = select(func.count(), func.coalesce(func.sum(_b.total - done), 0)).where(
-        _b.key_id + literal_column("0") == key_id, _b.is_done.is_(False), _b.status.in_(("staging", "in_progress", "canceling"))
+        _b.key_id + literal_column("0") == key_id,
+        _b.is_done.is_(False),
+        _b.status.in_(("staging", "in_progress", "canceling")),
     )
     count, lines = connection.execute(waiting).one()
     return count, int(lines)

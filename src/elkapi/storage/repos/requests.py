@@ -21,7 +21,16 @@ def get_request(connection: Connection, request_id: bytes, owner_id: int | None)
     return None if record is None else decode_record(record)
 
 
-def list_requests(connection: Connection, limit: int) -> list[RequestRecord]:
-    """Every owner's newest records, the newest first."""
+def list_requests(
+    connection: Connection, limit: int, *, key_id: int | None = None, before: bytes | None = None
+) -> list[RequestRecord]:
+    """Every owner's newest records, or those of one key, the newest first; `before` continues a page.
+
+    No index of keys is kept, which every call would pay for: those of one key are looked for among all from the newest.
+    """
     query = select(_requests.c.record).order_by(_requests.c.id.desc()).limit(limit)
+    if key_id is not None:
+        query = query.where(_requests.c.key_id == key_id)
+    if before is not None:
+        query = query.where(_requests.c.id < before)
     return [decode_record(record) for record in connection.execute(query).scalars()]
