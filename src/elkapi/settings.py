@@ -132,6 +132,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     asset_copy_tries_max: int = 12
     asset_keep_s: float = 30 * 86_400.0
     asset_url_s: float = 86_400.0
+    task_keep_s: float = 30 * 86_400.0
 
     picture_allow_private: bool = False
     picture_bytes_max: int = 20 * 1024 * 1024

@@ -81,6 +81,7 @@ ASKED: dict[str, Callable[[Connection], Any]] = {
     "holds of the dead": lambda c: recovery._open_holds_from(c, ID, {OWNER}),
     "a task": lambda c: tasks.find(c, GRANT, tasks.task_id_text(ID)),
     "a page of tasks": lambda c: tasks.page(c, GRANT, Wanted(wires=("w",), begun=True), limit=10, after=ID),
+    "tasks that are over": lambda c: tasks.purge(c, 5, 10, 10),
     "a poke": lambda c: tasks.poke(c, ID),
     "a batch": lambda c: batches.get_batch(c, ID, 1, 1),
     "a page of batches": lambda c: batches.list_batches(c, 1, 1, 10, after=ID),

@@ -1,5 +1,5 @@
-"""Forgets stored answers, idempotency keys and notices whose time is over, some at a time, and ends answers that nobody
-makes any more.
+"""Forgets stored answers, idempotency keys, notices and tasks whose time is over, some at a time, and ends answers that
+nobody makes any more.
 
 Recovery ends what a worker was making when it is found gone; here are those whose worker nobody knows, as after a
 restore.
@@ -14,28 +14,37 @@ from sqlalchemy import Connection
 
 from elkapi.clock import Clock
 from elkapi.ledger.idempotency import purge_claims
-from elkapi.storage.repos import notices
+from elkapi.storage.repos import notices, tasks
 from elkapi.storage.repos.stored import fail_orphans, purge
 
 EVERY_S = 60.0
 ROWS_MAX = 500
+# Each has a place in several indexes, and SQLite's one writer waits for all of them.
+TASKS_MAX = 100
 BYTES_MAX = 4 * 1024 * 1024
 # Whoever waits for SQLite's one writer looks again after so long at most.
 PAUSE_S = 0.1
 
 
 class Expiry:
-    """`write` runs a change over one write transaction, off the event loop."""
+    """`write` runs a change over one write transaction, off the event loop. Tasks are kept for ever where
+    `tasks_keep_s` is 0."""
 
     name = "expiry"
     period_s = EVERY_S
 
     def __init__(
-        self, write: Callable[[Callable[[Connection], int]], Awaitable[int]], clock: Clock, *, notices_keep_s: float
+        self,
+        write: Callable[[Callable[[Connection], int]], Awaitable[int]],
+        clock: Clock,
+        *,
+        notices_keep_s: float,
+        tasks_keep_s: float,
     ) -> None:
         self._write = write
         self._clock = clock
         self._notices_keep_ns = round(notices_keep_s * 1_000_000_000)
+        self._tasks_keep_ns = round(tasks_keep_s * 1_000_000_000)
 
     async def run_once(self) -> None:
         """Raises Unavailable when the database cannot be asked; the next run sees the same."""
@@ -45,6 +54,9 @@ class Expiry:
         await self._forget(lambda connection: purge_claims(connection, now_ns, ROWS_MAX, BYTES_MAX))
         before_ns = now_ns - self._notices_keep_ns
         await self._forget(lambda connection: notices.purge(connection, before_ns, ROWS_MAX))
+        if self._tasks_keep_ns:
+            ended_ns = now_ns - self._tasks_keep_ns
+            await self._forget(lambda connection: tasks.purge(connection, ended_ns, TASKS_MAX, BYTES_MAX))
 
     async def _forget(self, some: Callable[[Connection], int]) -> None:
         """Until there are none left."""

@@ -49,11 +49,18 @@ class Parts:
         """The background jobs, each with its own period."""
         return (
             Sweeper(self._store.on_thread, lambda database: Recoverer(database, self._settings, self._clock)),
-            Expiry(self._store.write, self._clock, notices_keep_s=self._settings.webhook_keep_s),
+            self._expiry(),
             Prober(self._store, self._client.send, self._clock),
             self._notifier(),
             AssetExpiry(open_store(self._settings), self._store.read, self._store.write, self._clock),
         )
+
+    def _expiry(self) -> Expiry:
+        settings = self._settings
+        # A task is there as long as its files are.
+        keeps = (settings.task_keep_s, settings.asset_keep_s)
+        tasks_keep_s = max(keeps) if all(keeps) else 0.0
+        return Expiry(self._store.write, self._clock, notices_keep_s=settings.webhook_keep_s, tasks_keep_s=tasks_keep_s)
 
     def _notifier(self) -> Notifier:
         settings = self._settings

@@ -34,7 +34,7 @@ async def test_every_row_whose_time_is_over_is_forgotten_in_bounded_transactions
             forgotten.append(change(connection))
         return forgotten[-1]
 
-    await Expiry(write, clock, notices_keep_s=60).run_once()
+    await Expiry(write, clock, notices_keep_s=60, tasks_keep_s=0).run_once()
     assert forgotten == [ROWS_MAX, 5, 0, 0, 1, 0, 0]
     with installation.database.read() as connection:
         assert connection.execute(select(func.count()).select_from(stored_objects)).scalar() == 3
@@ -45,12 +45,12 @@ async def test_every_row_whose_time_is_over_is_forgotten_in_bounded_transactions
         connection.execute(insert(stored_objects), large)
         connection.execute(insert(stored_events), {"object_id": b"2", "first": 0, "sealed": b"frame"})
     forgotten.clear()
-    await Expiry(write, clock, notices_keep_s=60).run_once()
+    await Expiry(write, clock, notices_keep_s=60, tasks_keep_s=0).run_once()
     assert forgotten == [2, 1, 1, 0, 0, 0, 0]
     orphan = {**row, "id": b"orphan", "expires_ns": 1_001, "sealed": b"", "status": "in_progress", "worker": b"gone"}
     with installation.database.write() as connection:
         connection.execute(insert(stored_objects), [orphan])
-    await Expiry(write, clock, notices_keep_s=60).run_once()
+    await Expiry(write, clock, notices_keep_s=60, tasks_keep_s=0).run_once()
     with installation.database.read() as connection:
         state = connection.execute(select(stored_objects.c.status).where(stored_objects.c.id == b"orphan")).scalar()
     assert state == "failed"

@@ -10,12 +10,13 @@ from collections.abc import Collection
 from typing import Any
 
 import msgspec
-from sqlalchemy import Connection, Select, bindparam, func, select, update
+from sqlalchemy import Connection, Select, bindparam, delete, func, select, update
 
 from elkapi.errors import OutcomeUnknown
-from elkapi.ids import parse_prefixed_id
+from elkapi.ids import first_id_at, parse_prefixed_id
 from elkapi.storage import dialect as sql
 from elkapi.storage import schema
+from elkapi.storage.repos.stored import within
 from elkapi.types import Grant, State
 
 _tasks, _refs = schema.tasks, schema.task_refs
@@ -242,7 +243,7 @@ def poke(connection: Connection, task_id: bytes) -> bool:
     return connection.execute(change).rowcount == 1
 
 
-# Recovery
+# Recovery and expiry
 
 
 def release(connection: Connection, owners: Collection[bytes]) -> None:
@@ -258,6 +259,22 @@ def leave_to_pollers(connection: Connection, owners: Collection[bytes]) -> None:
     c = _tasks.c
     change = update(_tasks).where(_IS_OPEN, c.worker.in_(owners))
     connection.execute(change.values(worker=None, version=c.version + 1))
+
+
+def purge(connection: Connection, before_ns: int, rows_max: int, bytes_max: int) -> int:
+    """Forget tasks that ended before then, with the names of what they made, as many as are within both limits and at
+    least one; how many. What a call cost stays in its usage row and in the ledger.
+    """
+    c = _tasks.c
+    size = func.length(c.asked_sealed) + func.coalesce(func.length(c.told_sealed), 0)
+    # By the time in their ids first, of which there is an index: a task that ended then was begun before.
+    over = (c.id < first_id_at(max(before_ns, 0)), ~_IS_OPEN, func.coalesce(c.finished_ns, c.updated_ns) < before_ns)
+    due = select(c.id, size).where(*over).order_by(c.id).limit(rows_max)
+    ids = within(connection.execute(sql.for_update(due, skip_locked=True)), bytes_max)
+    if ids:
+        connection.execute(delete(_refs).where(_refs.c.task_id.in_(ids)))
+        connection.execute(delete(_tasks).where(c.id.in_(ids)))
+    return len(ids)
 
 
 def open_ids(connection: Connection) -> set[bytes]:

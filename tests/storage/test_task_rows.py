@@ -1,0 +1,111 @@
+"""Tasks that ended long ago are forgotten, those that did not are kept, however old they are."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from sqlalchemy import insert, select
+
+from elkapi.clock import ManualClock
+from elkapi.control.parts import Parts
+from elkapi.ids import first_id_at
+from elkapi.settings import Settings
+from elkapi.storage.db import Database
+from elkapi.storage.installation import open_installation
+from elkapi.storage.repos import tasks
+from elkapi.storage.schema import task_refs
+from elkapi.storage.schema import tasks as table
+
+DAY_NS = 86_400 * 10**9
+NOW_NS = 1_800_000_000 * 10**9
+
+
+def row(
+    number: int, begun_ns: int, ended_ns: int | None, *, state: str = "succeeded", size: int = 10
+) -> dict[str, Any]:
+    return {
+        "id": first_id_at(begun_ns)[:15] + bytes([number]),
+        "owner_id": 1,
+        "key_id": 1,
+        "version": 1,
+        "progress": 100,
+        "poked": False,
+        **dict.fromkeys(("operation", "wire", "form", "model"), "x"),
+        "state": state,
+        "created_ns": begun_ns,
+        "updated_ns": begun_ns,
+        "finished_ns": ended_ns,
+        "asked_sealed": bytes(size),
+    }
+
+
+def written(database: Database, rows: list[dict[str, Any]]) -> None:
+    with database.write() as connection:
+        connection.execute(insert(table), rows)
+        refs = [{"key_id": 1, "ref": f"ref {one['id'].hex()}", "task_id": one["id"]} for one in rows]
+        connection.execute(insert(task_refs), refs)
+
+
+def left(database: Database) -> set[int]:
+    """The numbers of the tasks that are there, whose names are there too and no others'."""
+    with database.read() as connection:
+        ids = set(connection.execute(select(table.c.id)).scalars())
+        assert ids == set(connection.execute(select(task_refs.c.task_id)).scalars())
+    return {one[15] for one in ids}
+
+
+def test_tasks_are_forgotten_by_the_time_of_their_end_some_at_a_time(database: Database) -> None:
+    old_ns, before_ns = NOW_NS - 40 * DAY_NS, NOW_NS - 30 * DAY_NS
+    written(
+        database,
+        [
+            row(1, old_ns, old_ns + DAY_NS),
+            row(2, old_ns, old_ns + DAY_NS, state="failed"),
+            row(3, old_ns, None, state="cancelled"),
+            row(4, old_ns, old_ns + 20 * DAY_NS),
+            row(5, old_ns, None, state="queued"),
+            row(6, old_ns, None, state="running"),
+            row(7, NOW_NS - DAY_NS, NOW_NS),
+            row(8, old_ns + 1_000_000, old_ns + DAY_NS, size=100),
+        ],
+    )
+    gone = []
+    for _ in range(4):
+        with database.write() as connection:
+            gone.append(tasks.purge(connection, before_ns, 2, 50))
+    # Two rows at a time, and the large one although it is beyond the bytes.
+    assert gone == [2, 1, 1, 0]
+    assert left(database) == {4, 5, 6, 7}
+    with database.write() as connection:
+        assert tasks.purge(connection, -1, 2, 50) == 0
+
+
+@pytest.mark.parametrize(
+    ("task_days", "file_days", "kept"),
+    [
+        (30, 30, {3, 4}),
+        (30, 1, {3, 4}),
+        (1, 1, {4}),
+        (1, 30, {3, 4}),
+        (1, 50, {2, 3, 4}),
+        (365, 1, {1, 2, 3, 4}),
+        (30, 0, {1, 2, 3, 4}),
+        (0, 30, {1, 2, 3, 4}),
+    ],
+)
+async def test_the_control_process_keeps_a_task_as_long_as_it_is_told_and_its_files_are(
+    tmp_path: Path, task_days: int, file_days: int, kept: set[int]
+) -> None:
+    settings = Settings(data_dir=str(tmp_path), task_keep_s=task_days * 86_400.0, asset_keep_s=file_days * 86_400.0)
+    installation = open_installation(settings)
+    clock = ManualClock(NOW_NS)
+    ages = {1: 60, 2: 40, 3: 10, 4: 0}
+    written(installation.database, [row(n, NOW_NS - (d + 1) * DAY_NS, NOW_NS - d * DAY_NS) for n, d in ages.items()])
+    async with Parts(settings, clock) as parts:
+        for job in parts.jobs():
+            if job.name == "expiry":
+                await job.run_once()
+    assert left(installation.database) == kept
+    installation.database.close()
