@@ -56,6 +56,32 @@ def test_usage_rows_of_an_older_version_are_all_there_after_their_table_is_laid_
         database.close()
 
 
+def test_channels_of_an_older_version_and_their_keys_are_all_there_after_their_tables_are_laid_anew(
+    database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    every = migrations.MIGRATIONS
+    database = Database.open(database_url)
+    channel = {"id": 3, "name": "c", "family": "openai", "base_url": "u", "enabled": True, "priority": 2, "weight": 1}
+    channel |= {"allow_private": False, "config": "{}", "proxy_sealed": b"p", "headers_sealed": None, "created_ns": 5}
+    key = {"id": 7, "channel_id": 3, "sealed": b"s", "fingerprint": b"f", "hint": "h", "enabled": False}
+    key |= {"reason": "r", "disabled_by": "auto", "changed_ns": 6}
+    try:
+        monkeypatch.setattr(migrations, "MIGRATIONS", every[:8])
+        migrations.migrate(database)
+        with database.write() as connection:
+            connection.execute(schema.channels.insert(), channel)
+            connection.execute(schema.channel_keys.insert(), key)
+        monkeypatch.setattr(migrations, "MIGRATIONS", every)
+        migrations.migrate(database)
+        with database.write() as connection:
+            assert [dict(row) for row in connection.execute(select(schema.channels)).mappings()] == [channel]
+            assert [dict(row) for row in connection.execute(select(schema.channel_keys)).mappings()] == [key]
+            connection.execute(schema.channels.delete())
+            assert connection.execute(select(schema.channel_keys)).all() == []
+    finally:
+        database.close()
+
+
 def test_the_gateway_starts_with_the_post_half_not_yet_applied(database_url: str) -> None:
     database = Database.open(database_url)
     try:

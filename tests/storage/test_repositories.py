@@ -64,6 +64,23 @@ FULL_CONFIG = channels.ChannelConfig(
 )
 
 
+def test_the_ids_of_a_removed_channel_and_its_keys_are_never_given_to_another(installation: Installation) -> None:
+    database, sealer = installation.database, installation.sealer
+
+    def added(name: str) -> tuple[int, int]:
+        with database.write() as connection:
+            channel_id = channels.add_channel(connection, sealer, spec(name=name), **WHO)
+            (key,) = channels.add_keys(connection, sealer, channel_id, [f"sk-{name}"], **WHO)
+            return channel_id, key.id
+
+    first, second = added("first"), added("second")
+    with database.write() as connection:
+        assert channels.remove_channel(connection, second[0], **WHO)
+    third = added("third")
+    assert third[0] > second[0] > first[0]
+    assert third[1] > second[1] > first[1]
+
+
 def test_a_key_is_found_by_its_digest_and_by_nothing_else(database: Database) -> None:
     with database.write() as connection:
         row, plaintext = make_key(connection, models=["b", "a", "a"], expires_at_ns=NOW_NS)

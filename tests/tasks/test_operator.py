@@ -147,6 +147,9 @@ async def test_a_disabled_channel_is_asked_about_its_tasks_and_a_removed_one_is_
     async with tasks.polling():
         await tasks.until("succeeded")
     await asyncio.to_thread(admin_channels.remove_channel, admin, channel.name)
+    # Another account is no account of the tasks that the removed one took.
+    await tasks.gate.channel(tasks.upstream.origin, ("another-model",), family=channel.family)
+    asked = len(tasks.upstream.requests)
     found: list[Any] = []
     async with tasks.polling():
         while not found:
@@ -155,3 +158,4 @@ async def test_a_disabled_channel_is_asked_about_its_tasks_and_a_removed_one_is_
                 found = alerts.list_alerts(connection)
     detail = msgspec.json.decode(found[0].detail)
     assert (found[0].kind, detail["channel"]) == ("task_channel_gone", channel.id)
+    assert len(tasks.upstream.requests) == asked

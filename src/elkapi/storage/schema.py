@@ -98,6 +98,7 @@ keys = Table(
     "version is config_version at a change",
 )
 
+# The ids of removed channels and keys are not given again: tasks and records name them.
 channels = Table(
     "channels",
     metadata,
@@ -114,6 +115,7 @@ channels = Table(
     Column("headers_sealed", LargeBinary),
     Column("created_ns", BigInteger, nullable=False),
     CheckConstraint("weight >= 0", name="channels_weight_not_negative"),
+    sqlite_autoincrement=True,
     comment="config is JSON: what types.Channel has beyond these columns; the proxy address and header_set are sealed",
 )
 
@@ -130,6 +132,7 @@ channel_keys = Table(
     Column("disabled_by", String, nullable=False, default=""),
     Column("changed_ns", BigInteger, nullable=False),
     UniqueConstraint("channel_id", "fingerprint", name="channel_keys_once"),
+    sqlite_autoincrement=True,
     comment="sealed is the encrypted secret; fingerprint a keyed hash, so a bulk paste adds each key once",
 )
 

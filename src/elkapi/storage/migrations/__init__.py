@@ -24,6 +24,7 @@ from elkapi.storage.migrations import (
     m0006_tasks,
     m0007_assets,
     m0008_notices,
+    m0009_channel_ids,
 )
 
 Step = Callable[[Connection, int], None]
@@ -47,6 +48,7 @@ MIGRATIONS: tuple[Migration, ...] = (
     Migration("0006_tasks", m0006_tasks.pre, m0006_tasks.post),
     Migration("0007_assets", m0007_assets.pre, m0007_assets.post),
     Migration("0008_notices", m0008_notices.pre, m0008_notices.post),
+    Migration("0009_channel_ids", m0009_channel_ids.pre, m0009_channel_ids.post),
 )
 
 
