@@ -153,7 +153,7 @@ def read_request(body: bytes) -> ChatRequest:
         system=system,
         tools=tools,
         server_tools=server_tools,
-        tool_choice=_tool_choice(view),
+        tool_choice=_tool_choice(view, extra),
         parallel_tools=False if view.functions else view.parallel_tool_calls,
         max_output_tokens=view.max_completion_tokens or view.max_tokens,
         temperature=view.temperature,
@@ -336,10 +336,14 @@ def _flat(form: Any) -> Any:
     return form
 
 
-def _tool_choice(view: _Body) -> ToolChoice | None:
+def _tool_choice(view: _Body, extra: dict[str, Any]) -> ToolChoice | None:
+    """`validated`, which Copilot asks of Gemini, is `auto` to all others and stays in `extra`."""
     value = view.tool_choice if view.tool_choice is not None else view.function_call
     if value is None:
         return None
+    if value == "validated":
+        extra["tool_choice"] = value
+        return ToolChoice("auto")
     if isinstance(value, str):
         if value not in ("auto", "none", "required"):
             raise BadRequest("`tool_choice` must be none, auto, required or an object.", param="tool_choice")

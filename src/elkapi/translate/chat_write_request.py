@@ -161,7 +161,7 @@ def _write_tools(request: ChatRequest, profile: Profile, body: dict[str, Any]) -
     if rows:
         body["tools"] = rows
     # A model that searches on chat completions always does: there is no choice of it.
-    if choice is not None and (own or (rows and chosen_server_tool(request) is None)):
+    if choice is not None and "tool_choice" not in body and (own or (rows and chosen_server_tool(request) is None)):
         body["tool_choice"] = _choice(request) if choice.mode == "named" or (limited and own) else choice.mode
     if request.parallel_tools is not None and (rows or own) and profile.parallel_tools_field:
         body["parallel_tool_calls"] = request.parallel_tools

@@ -324,6 +324,8 @@ def _calling(request: ChatRequest) -> _Wire:
     if choice.mode == "auto" and choice.names:
         # Text or one of these: what Gemini calls VALIDATED.
         return {"mode": "VALIDATED", "allowedFunctionNames": list(choice.names)}
+    if request.dialect == "chat" and "tool_choice" in request.extra:
+        return {"mode": "VALIDATED"}
     mode = {"auto": "AUTO", "none": "NONE", "required": "ANY", "named": "ANY"}[choice.mode]
     return given(mode=mode, allowedFunctionNames=list(choice.names) or None)
 

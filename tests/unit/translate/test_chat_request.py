@@ -280,6 +280,18 @@ def test_instructions_alone_are_what_the_user_says() -> None:
     ]
 
 
+def test_a_choice_that_copilot_makes_for_gemini_is_geminis_and_automatic_elsewhere() -> None:
+    tool = {"type": "function", "function": {"name": "f", "parameters": {"type": "object", "properties": {}}}}
+    body = {"model": "m", "messages": [USER], "tools": [tool], "tool_choice": "validated"}
+    request = DIALECT.read_request(json.dumps(body).encode())
+    assert request.tool_choice == ToolChoice("auto")
+    assert _write(request)["tool_choice"] == "validated"
+    gemini = json.loads(DIALECTS["gemini"].write_request(request, profile_for("gemini", "gemini-3-pro")))
+    assert gemini["toolConfig"] == {"functionCallingConfig": {"mode": "VALIDATED"}}
+    claude = json.loads(DIALECTS["anthropic"].write_request(request, profile_for("anthropic", "claude-sonnet-5-5")))
+    assert claude["tool_choice"] == {"type": "auto"}
+
+
 def test_what_the_hub_understands_of_a_full_request() -> None:
     request = DIALECT.read_request(json.dumps(FULL).encode())
     assert [text.text for text in request.system] == ["Be brief.", "a"]
