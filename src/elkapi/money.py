@@ -13,6 +13,8 @@ from typing import NewType
 Nano = NewType("Nano", int)
 
 NANO_PER_USD = 1_000_000_000
+# The credit of providers that count in credits (Luma, Runway).
+NANO_PER_CENT = NANO_PER_USD // 100
 RATIO_ONE_MICRO = 1_000_000
 # Of a batch's line; who writes more surely means percent.
 BATCH_RATIO_MAX_MICRO = 10 * RATIO_ONE_MICRO

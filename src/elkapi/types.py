@@ -404,7 +404,8 @@ class TaskView(msgspec.Struct, frozen=True, kw_only=True):
     the provider's last answer as JSON bytes, b"" while there is none; `asked` the caller's request as it was decoded,
     `asked_ms` the length of each video that it asks for, 0 where it says none. `wire` is the form the provider speaks,
     `form` the one in which the caller submitted. `renamed`: the provider has another name for the model than its
-    caller, whose word `model` is. Times are nanoseconds, 0 while not yet.
+    caller, whose word `model` is. `held_nano` is what it may cost its caller, `charged_nano` what it did, 0 until its
+    end. Times are nanoseconds, 0 while not yet.
     """
 
     id: str
@@ -425,6 +426,8 @@ class TaskView(msgspec.Struct, frozen=True, kw_only=True):
     asked: Mapping[str, Any] = {}
     asked_ms: int = 0
     renamed: bool = False
+    held_nano: int = 0
+    charged_nano: int = 0
 
 
 NoticeForm = Literal["standard", "kling", "minimax", "runway", "luma", "ark", "duomi", "sora", "guide"]

@@ -27,8 +27,10 @@ def client(origin: Origin) -> Iterator[RunwayML]:
 
 def test_a_video_is_made_and_downloaded(client: RunwayML) -> None:
     task = client.image_to_video.create(**FIELDS, prompt_text="waves roll in")
+    assert task.estimated_cost.credits >= 0
     done = task.wait_for_task_output()
     assert done.status == "SUCCEEDED"
+    assert isinstance(done.cost.credits, int)
     assert httpx.get(done.output[0]).content[4:8] == b"ftyp"
 
 

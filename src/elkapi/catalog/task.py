@@ -59,8 +59,9 @@ class TaskSpec(msgspec.Struct, frozen=True, kw_only=True):
     it ended. `model` are the paths at which answers name the model. `address` is where this provider's clients fetch a
     file from, with their key, where not every address would do; `{asset}` is the file's id. `sync` is the member of the
     submit by which its caller waits for the end, `{sync}_timeout` how many seconds. `link` is the path at which a
-    finished task tells our address of its file, where the provider itself tells none. `at_once`: the answer to the
-    submit is all there is, and ends it.
+    finished task tells our address of its file, where the provider itself tells none. `estimate` and `cost` are the
+    paths at which an open task tells what it may cost and an ended one what it did, in credits of a cent: the caller
+    reads what is held and charged here. `at_once`: the answer to the submit is all there is, and ends it.
     """
 
     id: str
@@ -86,6 +87,8 @@ class TaskSpec(msgspec.Struct, frozen=True, kw_only=True):
     model: tuple[str, ...] = ()
     address: str = ""
     link: str = ""
+    estimate: str = ""
+    cost: str = ""
     sync: str = ""
     poll: Poll = Poll()
     at_once: bool = False

@@ -6,6 +6,7 @@ import msgspec
 
 from elkapi.catalog import Facts, Match
 from elkapi.errors import UpstreamError
+from elkapi.money import NANO_PER_CENT
 from elkapi.relay.call import JSON, Call
 from elkapi.relay.hold import available_to
 from elkapi.relay.plane import DataPlane, Page
@@ -17,8 +18,6 @@ from elkapi.tasks.request import ANSWER_BYTES_MAX, request_for
 from elkapi.types import Attempt, Grant, Usage
 from elkapi.upstream import UpstreamFailure, answer_to
 from elkapi.upstream.gcp import TokenRefused
-
-NANO_PER_CENT = 10_000_000
 
 
 async def asked(plane: DataPlane, snapshot: Snapshot, grant: Grant, match: Match, call: Call) -> None:

@@ -67,7 +67,9 @@ def succeeded(
     task: Task, reply: bytes, assets: tuple[TaskAsset, ...], refs: tuple[str, ...], cost: Cost, now_ns: int
 ) -> TaskStep:
     """The step to a success: the charge and the answer with its files."""
-    told = msgspec.structs.replace(task.told, reply=msgspec.Raw(reply), polled=True, assets=assets)
+    told = msgspec.structs.replace(
+        task.told, reply=msgspec.Raw(reply), polled=True, assets=assets, charged_nano=cost.charge_nano
+    )
     final = _record(task, "ok", 200, cost, now_ns)
     return _step(task, State.SUCCEEDED, 100, told, final, now_ns, refs=refs)
 

@@ -50,6 +50,7 @@ class Told(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
     `polled`: the answer is one to a fetch, not to the submit. `upstream_model` is the provider's name for the model.
     `cancel_asked`: the provider may have been asked to cancel it, so that it is over when nobody there knows it.
     `said` are the failure's own words but for the provider's key, for the operator, where callers are told others.
+    `charged_nano` is what its caller paid for it.
     """
 
     reply: msgspec.Raw = msgspec.Raw(b"")
@@ -60,6 +61,7 @@ class Told(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
     upstream_model: str = ""
     polled: bool = False
     cancel_asked: bool = False
+    charged_nano: int = 0
 
 
 _asked = msgspec.json.Decoder(Asked)
@@ -124,6 +126,8 @@ class Task(msgspec.Struct, frozen=True):
             asked=self.asked.body,
             asked_ms=(self.asked.upper.video_ms + self.asked.upper.audio_ms) // max(self.asked.upper.calls, 1),
             renamed=self.told.upstream_model not in ("", named),
+            held_nano=self.asked.held_nano,
+            charged_nano=self.told.charged_nano,
         )
 
 

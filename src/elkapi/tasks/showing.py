@@ -11,6 +11,7 @@ import msgspec
 from elkapi.catalog.jsonpath import compiled, first, first_of, put
 from elkapi.catalog.operation import Family, Operation
 from elkapi.catalog.task import TaskSpec
+from elkapi.money import NANO_PER_CENT
 from elkapi.tasks.record import Task
 from elkapi.translate.task_views import readdressed, rendered, submitted
 from elkapi.types import State, TaskAsset, TaskView
@@ -51,8 +52,9 @@ def native(task: Task, spec: TaskSpec, family: Family, view: TaskView) -> Any:
 def readdressed_all(spec: TaskSpec, view: TaskView, body: Any) -> Any:
     """A provider's answer with our addresses in it and none of its own: a poster that could not be fetched is none.
 
-    The model in it has the name by which its caller knows it.
+    The model in it has the name by which its caller knows it, and what it costs is what its caller pays.
     """
+    _put_costs(spec, view, body)
     if view.renamed:
         for path in spec.model:
             if first(path, body) is not None:
@@ -64,6 +66,14 @@ def readdressed_all(spec: TaskSpec, view: TaskView, body: Any) -> Any:
             named = [value for value in compiled(made.path)(body) if isinstance(value, str) and value]
             places |= {value: None for value in named if value not in places and value not in known}
     return readdressed(body, places) if places else body
+
+
+def _put_costs(spec: TaskSpec, view: TaskView, body: Any) -> None:
+    """What the provider asks for the task is its operator's alone; a part of a credit counts as one."""
+    if spec.estimate and (not view.state.is_end or first(spec.estimate, body) is not None):
+        put(spec.estimate, body, view.held_nano / NANO_PER_CENT)
+    if spec.cost and view.state.is_end:
+        put(spec.cost, body, -(-view.charged_nano // NANO_PER_CENT))
 
 
 def with_addresses(view: TaskView, address: Callable[[TaskAsset], str]) -> TaskView:
@@ -138,13 +148,14 @@ class Showing:
 
     def submitted(self, form: str, task: Task, reply: bytes) -> bytes:
         """The answer to a submit that was accepted: the provider's own bytes, or the form of its caller."""
-        view = task.view()
         if form != "native":
+            view = self.view(task, task.asked.origin, wrapping=form == "wrapped")
             return msgspec.json.encode(submitted(form, view))
-        show = self._families[task.row.operation].hooks.show
-        if show is None and not view.renamed:
+        view = task.view()
+        show, spec = self._families[task.row.operation].hooks.show, spec_of(self._operations, task)
+        if show is None and not view.renamed and not spec.estimate:
             return reply
-        body = readdressed_all(spec_of(self._operations, task), view, _decode(reply))
+        body = readdressed_all(spec, view, _decode(reply))
         return msgspec.json.encode(body if show is None else show(body))
 
     def shown(self, operation: Operation, task: Task, origin: str) -> tuple[int, Any]:

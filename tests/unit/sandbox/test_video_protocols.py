@@ -502,13 +502,15 @@ def runway(http: httpx.Client, operation: str = "image_to_video", **body: Any) -
 
 def test_runway_shows_every_state_as_it_is(sandbox: Running, http: httpx.Client) -> None:
     begun = runway(http, **FRAME, promptText="[sandbox: task-queued=200ms, task-takes=200ms]", duration=4).json()
-    assert list(begun) == ["id"]
+    assert begun == {"id": begun["id"], "estimatedCost": {"credits": 5 * 4}}
     url = f"/v1/tasks/{begun['id']}"
-    assert http.get(url, headers=RUNWAY).json()["status"] == "PENDING"
+    pending = http.get(url, headers=RUNWAY).json()
+    assert (pending["status"], pending["estimatedCost"]) == ("PENDING", {"credits": 5 * 4})
     running_or_done = polled(http, url, lambda body: body["status"] != "PENDING", headers=RUNWAY)
     assert running_or_done["status"] in ("RUNNING", "SUCCEEDED")
     done = polled(http, url, lambda body: body["status"] == "SUCCEEDED", headers=RUNWAY)
-    assert set(done) == {"id", "createdAt", "status", "output"}
+    assert set(done) == {"id", "createdAt", "status", "output", "cost"}
+    assert done["cost"] == {"credits": 5 * 4}
     assert seconds_of(httpx.get(done["output"][0]).content) == 4
     assert bill(sandbox) == ("runway", "gen4_turbo", 5 * 4 * 10_000_000)
 

@@ -8,6 +8,9 @@ from typing import Any
 
 import msgspec
 import pytest
+from pydantic import TypeAdapter
+from runwayml.types import ImageToVideoCreateResponse, TaskRetrieveResponse
+from runwayml.types.task_retrieve_response import Pending, Running
 
 from elkapi.catalog import CATALOG
 from elkapi.catalog.jsonpath import put
@@ -215,6 +218,44 @@ def test_a_code_of_another_kind_than_documented_is_a_refusal(submit: str) -> Non
             refusal = machine.refused(family, told)
             assert refusal is not None
             assert not refusal.elsewhere
+
+
+CREDITS = 25
+RUNWAY: dict[str, Any] = {"id": "n1", "createdAt": "2026-01-01T00:00:00.000Z"}
+RUNWAY_TOLD: dict[State, Any] = {
+    State.QUEUED: {**RUNWAY, "status": "PENDING", "estimatedCost": {"credits": CREDITS}},
+    State.RUNNING: {**RUNWAY, "status": "RUNNING", "progress": 0.5, "estimatedCost": {"credits": CREDITS}},
+    State.SUCCEEDED: {**RUNWAY, "status": "SUCCEEDED", "output": [THEIRS + "v"], "cost": {"credits": CREDITS}},
+    State.FAILED: {**RUNWAY, "status": "FAILED", "failure": "no", "cost": {"credits": 0}},
+}
+
+
+@pytest.mark.parametrize(("state", "polled"), [(State.QUEUED, False), *((state, True) for state in RUNWAY_TOLD)])
+def test_runways_sdk_is_told_what_its_caller_pays_and_never_what_the_account_there_does(
+    state: State, polled: bool
+) -> None:
+    task = a_task("runway.image-to-video", state, RUNWAY_TOLD[state], "v")
+    task = record.Task(
+        task.row,
+        msgspec.structs.replace(task.asked, held_nano=400_000_000),
+        msgspec.structs.replace(task.told, polled=polled, charged_nano=312_000_001 if state is State.SUCCEEDED else 0),
+    )
+    body = shown("runway.task", task)
+    told = TypeAdapter(TaskRetrieveResponse).validate_python(body)
+    paid = told.estimated_cost if isinstance(told, Pending | Running) else told.cost
+    assert paid.credits == {State.SUCCEEDED: 32, State.FAILED: 0}.get(state, 40.0)
+    wrapped = SHOWING.shown(OPERATIONS["runway.feed-get"], task, "https://gateway.test")[1]
+    assert str(CREDITS) not in str(body) + str(wrapped["data"]["data"])
+    if not state.is_end:
+        begun = SHOWING.submitted("native", task, msgspec.json.encode(RUNWAY_TOLD[State.QUEUED]))
+        assert ImageToVideoCreateResponse.model_validate_json(begun).estimated_cost.credits == 40.0
+        assert str(CREDITS).encode() not in SHOWING.submitted("wrapped", task, b"")
+
+
+def test_a_task_that_we_ended_tells_no_estimate_of_its_provider() -> None:
+    body = shown("runway.task", a_task("runway.image-to-video", State.CANCELLED, RUNWAY_TOLD[State.RUNNING]))
+    assert (body["status"], body["cost"]) == ("CANCELLED", {"credits": 0})
+    assert str(CREDITS) not in str(body)
 
 
 @pytest.mark.parametrize("state", [State.CANCELLED, State.EXPIRED])

@@ -137,7 +137,7 @@ class RunwayAsked(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def submit(request: Request) -> Answer:
-    """`POST /v1/{operation}`: answers the id and nothing else."""
+    """`POST /v1/{operation}`: answers the id and what the task may cost."""
     asked = _read(request.path.rpartition("/")[2], request.body)
     if request.faults.task_refused:
         raise Problem(400, "The prompt was refused by content moderation.")
@@ -149,7 +149,7 @@ def submit(request: Request) -> Answer:
         Charge(asked.model, 0, asked.nano_usd),
         Film(asked.width, asked.height, asked.seconds * 1000),
     )
-    return json_answer({"id": task.id})
+    return json_answer({"id": task.id, "estimatedCost": _credits(asked.nano_usd)})
 
 
 def retrieve(request: Request) -> Answer:
@@ -274,6 +274,10 @@ def _shown(task: Task, now_s: float) -> dict[str, Any]:
         "createdAt": f"{moment}.{int(task.created_s * 1000) % 1000:03d}Z",
         "status": task.word(now_s, STATUSES, "FAILED", ODD.upper()),
     }
+    if task.ended(now_s):
+        body["cost"] = _credits(asked.nano_usd if state == "succeeded" else 0)
+    else:
+        body["estimatedCost"] = _credits(asked.nano_usd)
     if state == "running":
         body["progress"] = task.progress(now_s) / 100
     elif state == "succeeded":
@@ -283,6 +287,10 @@ def _shown(task: Task, now_s: float) -> dict[str, Any]:
     elif body["status"] == "FAILED":
         body |= {"failure": "The task failed.", "failureCode": "INTERNAL.BAD_OUTPUT.CODE01"}
     return body
+
+
+def _credits(nano_usd: int) -> dict[str, int]:
+    return {"credits": nano_usd // CREDIT_NANO_USD}
 
 
 def _found(request: Request) -> Task:
