@@ -9,6 +9,7 @@ from typing import Any
 import httpx
 import msgspec
 import pytest
+from anthropic.types import ModelInfo
 
 from elkapi.sandbox.app import Options
 from elkapi.sandbox.server import Running, running
@@ -316,6 +317,7 @@ def test_errors_name_their_type_and_the_version_is_required(api: httpx.Client) -
 
 def test_models_are_listed_in_pages(api: httpx.Client) -> None:
     first = api.get("/v1/models?limit=2").json()
+    assert all(ModelInfo.model_validate(model).capabilities for model in first["data"])
     assert (len(first["data"]), first["has_more"], first["last_id"]) == (2, True, first["data"][1]["id"])
     second = api.get(f"/v1/models?limit=2&after_id={first['last_id']}").json()
     back = api.get(f"/v1/models?limit=2&before_id={second['first_id']}").json()

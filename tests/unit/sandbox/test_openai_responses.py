@@ -7,6 +7,7 @@ from typing import Any
 
 import httpx
 import pytest
+from openai.types.responses import ResponseItemList
 
 from .exchanging import Clock, bill_shown
 
@@ -186,11 +187,10 @@ def test_a_stored_response_is_read_listed_streamed_and_deleted(http: httpx.Clien
     assert replayed[-1]["response"] == made
     rest = read_events(http.get(path, params={"stream": "true", "starting_after": 3}))
     assert rest == replayed[4:]
-    items = http.get(f"{path}/input_items").json()
-    assert [item["content"] for item in items["data"]] == ["two", "one"]
-    assert all(item["id"] for item in items["data"])
+    items = ResponseItemList.model_validate(http.get(f"{path}/input_items").json()).data
+    assert [item.content[0].text for item in items] == ["two", "one"]
     one = http.get(f"{path}/input_items", params={"order": "asc", "limit": 1}).json()
-    assert (one["data"][0]["content"], one["has_more"]) == ("one", True)
+    assert (one["data"][0]["content"][0]["text"], one["has_more"]) == ("one", True)
     assert http.post(f"{path}/cancel").status_code == 400
     assert http.delete(path).json() == {"id": made["id"], "object": "response", "deleted": True}
     assert http.get(path).status_code == 404
@@ -199,8 +199,30 @@ def test_a_stored_response_is_read_listed_streamed_and_deleted(http: httpx.Clien
     assert len(bill_shown(http)) == 2
 
 
+def test_every_kind_of_input_is_listed_as_the_sdk_reads_it(http: httpx.Client) -> None:
+    said: list[dict[str, Any]] = [
+        {"role": "developer", "content": "be brief"},
+        {"role": "user", "content": [{"type": "input_text", "text": "one"}]},
+        {"role": "assistant", "content": "yes"},
+        {"type": "function_call", "call_id": "c", "name": "get_weather", "arguments": "{}"},
+        {"type": "function_call_output", "call_id": "c", "output": "rain"},
+    ]
+    made = responded(http, said, tools=[FUNCTION])
+    listed = http.get(f"/v1/responses/{made['id']}/input_items", params={"order": "asc"}).json()
+    items = ResponseItemList.model_validate(listed).data
+    assert [type(item).__name__ for item in items] == [
+        "ResponseInputMessageItem",
+        "ResponseInputMessageItem",
+        "ResponseOutputMessage",
+        "ResponseFunctionToolCallItem",
+        "ResponseFunctionToolCallOutputItem",
+    ]
+
+
 def test_a_conversation_is_compacted_into_one_sealed_item(http: httpx.Client) -> None:
-    small = http.post("/v1/responses/compact", json={"model": "gpt-4o", "input": "many words were said"}).json()
+    said = [{"role": "user", "content": "many words were said"}]
+    small = http.post("/v1/responses/compact", json={"model": "gpt-4o", "input": said}).json()
+    assert small["output"][0]["content"] == [{"type": "input_text", "text": "many words were said"}]
     assert small["object"] == "response.compaction"
     assert [item["type"] for item in small["output"]] == ["message", "compaction"]
     after = responded(http, [*small["output"][1:], {"role": "user", "content": "go on"}])

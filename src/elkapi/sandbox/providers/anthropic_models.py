@@ -79,6 +79,7 @@ def listed(name: str) -> dict[str, Any]:
         raise Problem(404, f"model: {name}")
     model, (display_name, created) = model_of(name), LISTED[name]
     yes, no = {"supported": True}, {"supported": False}
+    thinking = {"enabled": yes, "adaptive": yes, "disabled": yes, "between_tools": no}
     return {
         "type": "model",
         "id": name,
@@ -100,7 +101,7 @@ def listed(name: str) -> dict[str, Any]:
             "pdf_input": yes,
             "server_tools": {"supported": False, "code_execution": no, "web_search": no},
             "structured_outputs": yes,
-            "thinking": {"supported": True, "types": {"enabled": yes, "adaptive": yes}},
+            "thinking": {"supported": True, "types": thinking},
         },
     }
 

@@ -134,8 +134,17 @@ def delete_response(request: Request) -> Answer:
 def list_input_items(request: Request) -> Answer:
     """`GET /v1/responses/{id}/input_items`, newest first unless asked otherwise; every item has an id."""
     kept = _kept(request)
-    items = [{"type": "message", "id": f"item_{kept.made.suffix}{at:03}", **one} for at, one in enumerate(kept.inputs)]
+    items = [_in_full(one, f"item_{kept.made.suffix}{at:03}") for at, one in enumerate(kept.inputs)]
     return json_answer(page(request, items, "desc"))
+
+
+def _in_full(item: dict[str, Any], item_id: str) -> dict[str, Any]:
+    """An item of an input as it is listed: with a type, an id and a status, a text as the part it stands for."""
+    full = {"type": "message", "id": item_id, "status": "completed", **item}
+    if full["type"] == "message" and isinstance(text := full.get("content"), str):
+        said: dict[str, Any] = {"type": "output_text", "text": text, "annotations": []}
+        full["content"] = [said if full.get("role") == "assistant" else {"type": "input_text", "text": text}]
+    return full
 
 
 @strictly
@@ -148,9 +157,7 @@ def compact(request: Request) -> Answer:
     said = " ".join(turn.text for turn in history.turns if turn.text)
     suffix = request.upstream_request_id.rpartition("_")[2]
     users = [item for item in input_items(body) if item.get("role") == "user"]
-    items = [
-        {"type": "message", "status": "completed", "id": f"msg_{suffix}{at:03}", **one} for at, one in enumerate(users)
-    ]
+    items = [_in_full(one, f"msg_{suffix}{at:03}") for at, one in enumerate(users)]
     items.append({"id": f"cmp_{suffix}", "type": "compaction", "encrypted_content": sealed(f"Said before: {said}")})
     usage = Usage(input=usage.input, output=len(pieces(said)))
     answer = {
