@@ -267,6 +267,13 @@ def test_sources_beside_the_choices_reach_callers_of_every_dialect(name: Any, la
         assert b"https://a.example" in answer
 
 
+@pytest.mark.parametrize("word", ["length", "max_tokens", "model_length"])
+def test_an_answer_that_was_cut_is_not_told_as_whole(word: str) -> None:
+    """Mistral's word for the end of the model's window is the last."""
+    said = {"choices": [{"message": {"content": "x"}, "finish_reason": word}]}
+    assert DIALECT.read_reply(json.dumps(said).encode())[1:] == [TextDelta("x"), Finish("length"), End()]
+
+
 @pytest.mark.parametrize("body", [b"{}", b'{"choices":[]}', b'{"choices":[{"index":0}]}', b""])
 def test_a_whole_answer_without_a_message_is_unreadable(body: bytes) -> None:
     with pytest.raises(Unreadable):
