@@ -63,15 +63,11 @@ class Chat(msgspec.Struct, frozen=True):
         return self.rate().charge(self.model, self.usage(), output_tokens)
 
 
+@strictly
 def create(request: Request) -> Answer:
     """`POST /v1/chat/completions`."""
     body = read.json_object(request.body)
-    return answered(request, body, read.text_model(body))
-
-
-@strictly
-def answered(request: Request, body: Mapping[str, Any], model: str) -> Answer:
-    """The completion of a body under this model name; Azure's deployments come in here too."""
+    model = read.text_model(body)
     streams = read.flag(body, "stream")
     ask = read.chat_ask(body, model)
     chat = Chat(

@@ -39,11 +39,7 @@ class Completing(msgspec.Struct, frozen=True):
 def create(request: Request) -> Answer:
     """`POST /v1/completions`."""
     body = read.json_object(request.body)
-    return answered(request, body, read.text_model(body))
-
-
-def answered(request: Request, body: Mapping[str, Any], model: str) -> Answer:
-    """The completion of a body under this model name."""
+    model = read.text_model(body)
     read.sampling_checked(body)
     streams = read.flag(body, "stream")
     include_usage = read.include_usage(body, streams=streams)

@@ -58,15 +58,11 @@ class Kept(msgspec.Struct):
         return owed
 
 
+@strictly
 def create(request: Request) -> Answer:
     """`POST /v1/responses`."""
     body = read.json_object(request.body)
-    return answered(request, body, read.text_model(body))
-
-
-@strictly
-def answered(request: Request, body: Mapping[str, Any], model: str) -> Answer:
-    """The response to a body under this model name."""
+    model = read.text_model(body)
     streams, background = read.flag(body, "stream"), read.flag(body, "background")
     stores = read.flag(body, "store", default=True)
     if background and not stores:
