@@ -64,12 +64,14 @@ _SERVED_TOOL = re.compile(rf'"type"\s*+:\s*+"(?:openrouter:)?(?:{_TYPES})|"(?:{_
 # computer, bash and text editor, whose types end in a date), which no bytes of the body say.
 TOOLS_TOKENS_MAX, OWN_TOOL_TOKENS_MAX = 640, 1024
 _OWN_TOOL = re.compile(rb'"type"\s*+:\s*+"[a-z]++(?:_[a-z]++)*_20\d{6}"')
-# OpenAI's tool that has another model make pictures, whose tokens are those of the call too; a large one is some 6,200.
-_PICTURE_TOOL = re.compile(rb'"type"\s*+:\s*+"image_generation"')
+# Tools with another model behind them: OpenAI's that makes pictures, which tells its tokens, and those whose work is
+# told nowhere: Anthropic's that has it read the conversation, OpenRouter's. One pattern, for all tools come through.
+_MODEL_BEHIND = re.compile(
+    rb'"type"\s*+:\s*+"(?:(?P<pictures>image_generation")|advisor_|openrouter:(?:advisor|subagent|fusion|image_gen))'
+)
+# The tokens of pictures are those of the call too; a large one is some 6,200.
 PICTURES_MADE_TOKENS_MAX = 16_384
 _NO_TOOLS = (b"null", b"[]")
-# Tools with another model behind them, named in them: Anthropic's that has it read the conversation, OpenRouter's.
-_OTHER_MODEL = re.compile(rb'"type"\s*+:\s*+"(?:advisor_|openrouter:(?:advisor|subagent|fusion|image_generation)")')
 # A context that is compacted on the way is read once more, and its summary is written beside the answer.
 COMPACTION_TOKENS_MAX = 16_384
 _NONE = msgspec.Raw()
@@ -496,9 +498,12 @@ def _facts(
         given += SERVED_TOOLS_TOKENS_MAX
         searches = _searches(declared)
         open_ended = True
-    made = (limit or 0) * choices
-    if declared and _PICTURE_TOOL.search(declared) is not None:
-        made += PICTURES_MADE_TOKENS_MAX
+    made, other_models = (limit or 0) * choices, bytes(models) not in _NONE_NAMED
+    for hit in _MODEL_BEHIND.finditer(declared):
+        if hit["pictures"] is None:
+            other_models = True
+        else:
+            made += PICTURES_MADE_TOKENS_MAX
     return Facts(
         model=model,
         upper=Usage(input_tokens=given, output_tokens=made, searches=searches, calls=1),
@@ -511,7 +516,7 @@ def _facts(
         include_usage=include_usage,
         store=store,
         stateful=stateful,
-        other_models=bytes(models) not in _NONE_NAMED or _OTHER_MODEL.search(declared) is not None,
+        other_models=other_models,
     )
 
 

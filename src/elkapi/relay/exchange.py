@@ -57,7 +57,7 @@ _ERROR_INSIDE = re.compile(rb'"error"\s*:\s*[{"]')
 _TOOLS_SHOWN: dict[Wire, bytes] = {"responses": b'"web_search', "gemini": b'"webSearchQueries"'}
 
 
-_UNPRICED = re.compile(rb'"(?:%b)"' % "|".join(sorted(UNPRICED_CALLS)).encode())
+_UNPRICED = tuple(b'"%b"' % kind.encode() for kind in sorted(UNPRICED_CALLS))
 OTHER_MODELS_REFUSED = (
     "This call names another model that its provider would ask too (in `models`, or in a tool such as an advisor), "
     "at a price of its own: make a call of its own for that model."
@@ -188,7 +188,8 @@ class Same:
         elif self.request.line is not None and not is_readable(body):
             # It would stand among the results of other lines, and break the reading of them all.
             raise Unreadable
-        flags = (UNPRICED_FLAG,) if self.wire == "responses" and _UNPRICED.search(body) is not None else ()
+        ran_unpriced = self.wire == "responses" and any(kind in body for kind in _UNPRICED)
+        flags = (UNPRICED_FLAG,) if ran_unpriced else ()
         return Whole(body, usage, unsplit, tally=tally, flags=flags)
 
     def _failure(self, body: bytes) -> Failure | None:
