@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import time
 from collections.abc import AsyncIterator, Callable
 
 import msgspec
@@ -12,11 +13,12 @@ import pytest
 from sqlalchemy import Connection, select
 
 from elkapi.clock import SYSTEM_CLOCK, ManualClock
-from elkapi.ids import new_id
+from elkapi.ids import first_id_at, new_id
 from elkapi.ledger import Ledger, balance, balances, check, mark_dead, open_ledger, reconcile, recover
 from elkapi.ledger.ledger import open_books
-from elkapi.ledger.orders import Beat, Hold, NoticeRow
-from elkapi.ledger.recovery import Recoverer, RecoveryReport, read_hold, recover_owners, unknown_calls
+from elkapi.ledger.orders import TASKS, Beat, Hold, NoticeRow
+from elkapi.ledger.recovery import Recoverer, RecoveryReport, read_hold, recover_owners, standing_holds, unknown_calls
+from elkapi.ledger.transfers import HOLD_SUFFIX
 from elkapi.settings import Settings
 from elkapi.storage.db import Database
 from elkapi.storage.installation import Installation
@@ -487,3 +489,21 @@ def test_the_check_of_a_long_ledger_is_not_cut_off(database: Database) -> None:
         assert longest(connection) == "0"
     with database.read() as connection:
         assert longest(connection) == "30s"
+
+
+def test_holds_of_open_tasks_are_listed_however_old_they_are(database: Database) -> None:
+    hour_ns, now_ns = 3600 * 10**9, time.time_ns()
+    begun = {state: new_id(now_ns - 5 * hour_ns) for state in ("running", "failed")}
+    account = funded_account(database, 1000)
+    with database.write() as connection:
+        for state, task_id in begun.items():
+            hold = {"id": task_id + HOLD_SUFFIX[0], "kind": "hold", "debit_account": account, "credit_account": 1}
+            connection.execute(transfers.insert(), {**hold, "nano": 7, "created_ns": 1, "owner": TASKS, "note": state})
+            task = dict.fromkeys(("operation", "wire", "form", "model"), "x")
+            task |= dict.fromkeys(("owner_id", "key_id", "version", "progress", "created_ns", "updated_ns"), 1)
+            row = {**task, "id": task_id, "state": state, "poked": False, "asked_sealed": b""}
+            connection.execute(tasks.insert(), row)
+        worker = {"owner": bytes(16), "role": "worker", "started_ns": 1, "heartbeat_ns": now_ns}
+        connection.execute(workers.insert(), {**worker, "scan_from": first_id_at(now_ns - hour_ns)})
+    with database.read() as connection:
+        assert [hold.model for hold in standing_holds(connection)] == ["running"]

@@ -67,11 +67,11 @@ def unknown(limit: int, after: str | None, as_json: bool) -> None:
 @ledger.command()
 @json_option
 def holds(as_json: bool) -> None:
-    """Money that is held for calls under way, or by workers that are gone."""
-    from elkapi.ledger.recovery import open_holds
+    """Money that is held for calls under way and open tasks, or by workers that are gone."""
+    from elkapi.ledger.recovery import standing_holds
 
     with opened() as admin, admin.database.read() as connection:
-        rows = [_hold(hold) for hold in open_holds(connection)]
+        rows = [_hold(hold) for hold in standing_holds(connection)]
     _print_rows(rows, as_json, "nothing is held")
 
 

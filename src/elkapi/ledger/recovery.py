@@ -106,6 +106,15 @@ def open_holds(connection: Connection, owners: Collection[bytes] | None = None) 
     return [] if scan_from is None else _open_holds_from(connection, scan_from, owners)
 
 
+def standing_holds(connection: Connection) -> list[OpenHold]:
+    """Every hold that stands, oldest first: those of calls under way, and those of open tasks however old."""
+    found = {hold.request_id: hold for hold in open_holds(connection)}
+    for task_id in tasks.open_ids(connection) - found.keys():
+        if (hold := read_hold(connection, task_id)) is not None:
+            found[task_id] = hold
+    return [found[request_id] for request_id in sorted(found)]
+
+
 def _open_holds_from(connection: Connection, scan_from: bytes, owners: Collection[bytes] | None) -> list[OpenHold]:
     t = transfers.c
     request = func.substr(t.id, 1, 16)
