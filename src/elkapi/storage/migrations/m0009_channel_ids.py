@@ -1,7 +1,7 @@
 """On SQLite a removed channel's id and those of its keys are never given to another one; PostgreSQL never did.
 
-A task names the channel and the key that took it, and is asked about by these ids alone. Old workers' statements are good
-for either shape.
+A task names the channel and the key that took it, and is asked about by these ids alone. Old workers' statements are
+good for either shape.
 """
 
 from __future__ import annotations
