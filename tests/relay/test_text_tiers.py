@@ -326,17 +326,31 @@ async def test_a_tier_that_only_an_answers_head_tells_is_priced(
             assert (account["cost_usd"], account["features"]) == (cost(FLEX), {"service_tier": "flex"})
 
 
+CONVERSED = [
+    event("messageStart", {"role": "assistant"}),
+    event("contentBlockDelta", {"contentBlockIndex": 0, "delta": {"text": "well"}}),
+    event("contentBlockStop", {"contentBlockIndex": 0}),
+    event("messageStop", {"stopReason": "end_turn"}),
+]
+
+
+async def test_a_converse_that_breaks_before_it_has_told_its_tier_is_lost_at_the_one_asked_for(tmp_path: Path) -> None:
+    """It has said by then why it stopped, but not yet what it used."""
+    async with canned(200) as upstream, gateway(tmp_path) as gate:
+        upstream.body, upstream.kind = b"".join(CONVERSED), MEDIA_TYPE.encode()
+        asks = {"serviceTier": msgspec.Raw(b'{"type":"priority"}')}
+        await priced(gate, MODEL, "bedrock", upstream.url, AMOUNTS, param_set=asks)
+        account = await account_of(gate, await gate.key("1"), "chat", True)
+        ((loss,),) = gate.sql("SELECT loss_nano FROM requests")
+        used = account["usage"]
+        assert (account["outcome"], account["features"]) == ("broken_stream", {"service_tier": "priority"})
+        assert loss == used["input_tokens"] * FAST[0] + used["output_tokens"] * FAST[1]
+
+
 async def test_converse_tells_its_tier_in_an_object(tmp_path: Path) -> None:
     usage = {"inputTokens": GIVEN, "outputTokens": MADE, "totalTokens": GIVEN + MADE}
     told = {"serviceTier": {"type": "priority"}}
-    rows = [
-        ("messageStart", {"role": "assistant"}),
-        ("contentBlockDelta", {"contentBlockIndex": 0, "delta": {"text": "well"}}),
-        ("contentBlockStop", {"contentBlockIndex": 0}),
-        ("messageStop", {"stopReason": "end_turn"}),
-        ("metadata", {"usage": usage, "metrics": {"latencyMs": 1}, **told}),
-    ]
-    frames = b"".join(event(name, body) for name, body in rows)
+    frames = b"".join([*CONVERSED, event("metadata", {"usage": usage, "metrics": {"latencyMs": 1}, **told})])
     for stream in (False, True):
         async with canned(200, whole_of("converse", usage) | told) as upstream, gateway(tmp_path / str(stream)) as gate:
             if stream:

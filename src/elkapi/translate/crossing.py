@@ -137,8 +137,11 @@ class Metered:
 
     @property
     def passed_as(self) -> dict[str, str]:
-        """The features of what has passed: before the answer is finished, those asked for where it tells none yet."""
-        return self.served if self.finish_reason else self.asks | self.served
+        """The features of what has passed: those asked for where it tells none yet.
+
+        Once it has said that it finished and what it used, it tells no more.
+        """
+        return self.served if self.finish_reason and self.usage is not None else self.asks | self.served
 
     def fail(self, failure: Failure) -> bytes:
         """An explicit error event in the caller's dialect."""
