@@ -17,16 +17,18 @@ import pytest
 from sqlalchemy import Connection, update
 
 from elkapi.clock import SystemClock
-from elkapi.money import parse_usd
+from elkapi.ids import request_id_text
+from elkapi.money import format_usd, parse_usd
 from elkapi.relay.batches import runner
 from elkapi.sandbox.server import Running
 from elkapi.storage.repos import batch_lines, keys
 from elkapi.storage.repos import batches as batches_repo
 from elkapi.storage.schema import batch_lines as lines_table
 from elkapi.storage.schema import message_batches, requests
-from elkapi.types import Policy
+from elkapi.types import Amounts, Policy, Variant
 from tests.canned import canned
 from tests.gateway import ACTOR, Gateway, gateway
+from tests.relay.test_text_usage import priced, whole_of
 from tests.text_calls import UPSTREAMS
 from tests.waiting import until
 
@@ -659,3 +661,21 @@ async def test_results_are_archived_when_they_were_kept_long_enough(restless: Ga
     assert lite.sql("select count(*) from batch_lines")[0][0] == 0
     reply = await lite.http.get(f"/v1/messages/batches/{batch.id}/results", headers={"x-api-key": sdk.api_key or ""})
     assert reply.status_code == 404
+
+
+async def test_a_line_costs_what_its_speed_costs_times_the_batch_ratio(tmp_path: Path) -> None:
+    usage = {"input_tokens": 10, "output_tokens": 7, "speed": "fast"}
+    fast = Variant(when={"speed": ("fast",)}, input_nano_per_1m=6 * 10**9, output_nano_per_1m=30 * 10**9)
+    amounts = Amounts(input_nano_per_1m=10**9, output_nano_per_1m=5 * 10**9, variants=(fast,))
+    async with canned(200, whole_of("anthropic", usage)) as upstream, gateway(tmp_path, batch_ratio="0.5") as gate:
+        await priced(gate, MODEL, "anthropic", upstream.url, amounts)
+        key = await gate.key("1")
+        sdk = client(gate, key)
+        batch = await sdk.messages.batches.create(requests=[line(0, "hello", speed="fast")])
+        await ended(sdk, batch.id)
+        (request_id,) = gate.sql("select id from requests")[0]
+        account = await gate.account(request_id_text(request_id), key)
+        assert account["features"] == {"speed": "fast"}
+        assert account["cost_usd"] == format_usd((10 * 6_000 + 7 * 30_000) // 2)
+        assert (await results_of(sdk, batch.id))["line-0"].type == "succeeded"
+        gate.closed_books()

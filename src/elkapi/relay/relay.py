@@ -193,7 +193,7 @@ def _stopped(one: Try, blocked: Blocked, tries: tuple[AttemptRecord, ...]) -> Fa
 class Try:
     """One attempt under way: `sent` once the upstream may have seen it, `started` once the caller has bytes of it.
 
-    `asks` are the words that the upstream is asked with of the features that the call's price goes by.
+    `asks` are the words that the upstream of a stream is asked with of the features that the call's price goes by.
     """
 
     def __init__(self, plane: DataPlane, attempt: Attempt, request: Request, call: Call, judging: bool = False) -> None:
@@ -264,7 +264,7 @@ class Try:
         """The way across, and the call as the upstream is sent it. Raises BadRequest."""
         exchange = exchange_for(self.attempt, self.request, self.plane.clock)
         sent = build(self.attempt, exchange, self.call, self.plane.settings, self.plane.telemetry)
-        if names := self.request.features:
+        if exchange.stream and (names := self.request.features):
             headers = dict(sent.headers) | dict(sent.shared)
             assert isinstance(sent.body, bytes)
             self.asks = asked_for(sent.body, names) | asked_in(headers.get, names)
