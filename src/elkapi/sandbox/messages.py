@@ -77,6 +77,11 @@ class Request(msgspec.Struct, frozen=True):
     store: Store = msgspec.field(default_factory=Store)
     now_s: float = 0.0
 
+    @property
+    def id_suffix(self) -> str:
+        """What the ids of all that this request makes end with: the random digits of its own id."""
+        return self.upstream_request_id.rpartition("_")[2]
+
     def query(self, name: str) -> str | None:
         """The first value of a query parameter, decoded; None when it was not sent."""
         values = parse_qs(self.raw_target.partition("?")[2], keep_blank_values=True).get(name)

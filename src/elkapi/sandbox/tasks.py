@@ -189,7 +189,7 @@ def start(
         odd_s=faults.task_odd_s,
         link_s=LINK_S if faults.link_expires_s is None else faults.link_expires_s,
         lost_s=faults.file_lost_s,
-        token=request.upstream_request_id.rpartition("_")[2],
+        token=request.id_suffix,
         callback=callback,
         faults=faults,
     )

@@ -108,7 +108,7 @@ def submit(request: Request) -> Answer:
 def identify_face(request: Request) -> Answer:
     """`POST /v1/videos/identify-face`: at once, the one face of a video and the session in which it can be chosen."""
     parent = _parent(request, kling_read.read(request.body, kling_read.faces))
-    session_id = request.upstream_request_id.rpartition("_")[2]
+    session_id = request.id_suffix
     request.store.shelf(SESSIONS).put(session_id, Session(_key(request), parent))
     end_ms = STRANGE_MS if parent is None else parent.film.duration_ms
     face: dict[str, Any] = {"face_id": FACE_ID, "start_time": 0, "end_time": end_ms}

@@ -77,7 +77,7 @@ def _create(request: Request, handlers: Handlers) -> Answer:
     if kept.shown["purpose"] != "batch":
         raise read.invalid("The input file must have the purpose 'batch'.", "input_file_id")
     asked = {name: body[name] for name in ("endpoint", "completion_window", "input_file_id")}
-    batch = Batch("batch_" + request.upstream_request_id.rpartition("_")[2], asked, request.now_s)
+    batch = Batch("batch_" + request.id_suffix, asked, request.now_s)
     batch.asked["metadata"] = metadata_of(body)
     _answer_lines(batch, request, kept.content, handlers[endpoint])
     request.store.shelf(SHELF).put(batch.id, batch, sum(map(len, batch.outputs)) + sum(map(len, batch.failures)))
@@ -169,7 +169,7 @@ def _answer_line(batch: Batch, request: Request, custom_id: str, handler: Callab
         }
         status, body = problem.status, msgspec.Raw(msgspec.json.encode({"error": error}))
     response = {"status_code": status, "request_id": request.upstream_request_id, "body": body}
-    line_id = "batch_req_" + request.upstream_request_id.rpartition("_")[2]
+    line_id = "batch_req_" + request.id_suffix
     line = msgspec.json.encode({"id": line_id, "custom_id": custom_id, "response": response, "error": None})
     (batch.outputs if status == 200 else batch.failures).append(line)
 

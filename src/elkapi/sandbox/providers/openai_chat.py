@@ -47,7 +47,7 @@ class Chat(msgspec.Struct, frozen=True):
     @property
     def id(self) -> str:
         """The completion's id."""
-        return "chatcmpl-" + self.request.upstream_request_id.rpartition("_")[2]
+        return "chatcmpl-" + self.request.id_suffix
 
     def rate(self) -> Rate:
         """The model's price record."""

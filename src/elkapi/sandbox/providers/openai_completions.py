@@ -95,7 +95,7 @@ def _prompts(value: object) -> list[str]:
 
 def _head(made: Completing) -> dict[str, Any]:
     return {
-        "id": "cmpl-" + made.request.upstream_request_id.rpartition("_")[2],
+        "id": "cmpl-" + made.request.id_suffix,
         "object": "text_completion",
         "created": int(made.request.now_s),
         "model": made.model,

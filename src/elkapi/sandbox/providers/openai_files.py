@@ -49,7 +49,7 @@ def upload(request: Request) -> Answer:
     named = purpose.content.decode("utf-8", "replace") if purpose is not None else None
     if named not in PURPOSES:
         raise Problem(400, f"purpose must be one of {', '.join(PURPOSES)}.", param="purpose")
-    file_id = "file-" + request.upstream_request_id.rpartition("_")[2]
+    file_id = "file-" + request.id_suffix
     name = file.filename or "upload"
     return json_answer(keep_file(request.store, file_id, name, named, file.content, request.now_s))
 

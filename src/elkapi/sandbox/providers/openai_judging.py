@@ -38,7 +38,7 @@ def moderate(request: Request) -> Answer:
         content = read.chat_content(listed, "input")
         kinds = (["text"] if content.text else []) + (["image"] if content.images else [])
         results = [_judged(content.text, kinds)]
-    return json_answer({"id": _id(request, "modr-"), "model": model, "results": results})
+    return json_answer({"id": "modr-" + request.id_suffix, "model": model, "results": results})
 
 
 def _judged(text: str, kinds: list[str]) -> dict[str, Any]:
@@ -56,7 +56,7 @@ def rerank(request: Request) -> Answer:
     """`POST /v1/rerank` in Jina's form, billed by the tokens of the query and the documents."""
     body = read.json_object(request.body)
     model, results, tokens, _ = _ranked(body)
-    answer: dict[str, Any] = {"id": _id(request, "rerank-"), "object": "list", "model": model, "results": results}
+    answer: dict[str, Any] = {"id": "rerank-" + request.id_suffix, "object": "list", "model": model, "results": results}
     shown = request.faults.shown_tokens(tokens)
     if shown is not None:
         answer["usage"] = {"prompt_tokens": shown, "total_tokens": shown}
@@ -68,7 +68,7 @@ def rerank_by_unit(request: Request) -> Answer:
     body = read.json_object(request.body)
     model, results, _, documents = _ranked(body)
     units = -(-documents // SEARCH_UNIT_DOCUMENTS)
-    answer: dict[str, Any] = {"id": _id(request, "rerank-"), "results": results}
+    answer: dict[str, Any] = {"id": "rerank-" + request.id_suffix, "results": results}
     if request.faults.shown_tokens(units) is not None:
         units_shown = {"search_units": request.faults.shown_tokens(units)}
         answer["meta"] = {"api_version": {"version": "2"}, "billed_units": units_shown}
@@ -107,7 +107,3 @@ def _score(query: str, text: str) -> float:
     """The share of the query's words that the text holds, pressed into 0.01 to 0.99."""
     wanted, held = set(query.lower().split()), set(text.lower().split())
     return round(0.01 + 0.98 * len(wanted & held) / max(1, len(wanted)), 4)
-
-
-def _id(request: Request, prefix: str) -> str:
-    return prefix + request.upstream_request_id.rpartition("_")[2]

@@ -55,7 +55,7 @@ class Responding(msgspec.Struct, frozen=True):
     @property
     def suffix(self) -> str:
         """What all ids of this response end with."""
-        return self.request.upstream_request_id.rpartition("_")[2]
+        return self.request.id_suffix
 
     def charge_at(self, output_tokens: int) -> Charge:
         """The charge with so many output tokens."""

@@ -151,7 +151,7 @@ def compact(request: Request) -> Answer:
     history = _history(request.store, body)
     usage = reply_to(response_ask(body, model, history, _finder(request.store))).usage
     said = " ".join(turn.text for turn in history.turns if turn.text)
-    suffix = request.upstream_request_id.rpartition("_")[2]
+    suffix = request.id_suffix
     users = [item for item in input_items(body) if item.get("role") == "user"]
     items = [_in_full(one, f"msg_{suffix}{at:03}") for at, one in enumerate(users)]
     items.append({"id": f"cmp_{suffix}", "type": "compaction", "encrypted_content": sealed(f"Said before: {said}")})

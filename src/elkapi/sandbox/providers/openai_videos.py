@@ -112,7 +112,7 @@ def create_character(request: Request) -> Answer:
     if "video" not in fields:
         raise read.missing("video")
     read.video_file(fields["video"])
-    character_id = "char_" + request.upstream_request_id.rpartition("_")[2]
+    character_id = "char_" + request.id_suffix
     character = {"id": character_id, "name": name, "created_at": int(request.now_s)}
     request.store.shelf(CHARACTERS).put(character_id, (tasks.caller(request), character))
     return json_answer(character)
@@ -152,7 +152,7 @@ def shown(task: Task, now_s: float) -> dict[str, Any]:
 def _started(request: Request, asked: VideoAsked, billed_seconds: int | None = None) -> Answer:
     if request.faults.task_refused:
         raise Problem(400, ERRORS["moderated"]["message"], code=ERRORS["moderated"]["code"])
-    video_id = "video_" + request.upstream_request_id.rpartition("_")[2]
+    video_id = "video_" + request.id_suffix
     rate = (LARGE_RATE if asked.size in LARGE else PRO_RATE) if read.is_pro(asked.model) else RATE
     charge = Charge(asked.model, 0, rate * (billed_seconds or asked.seconds))
     width_px, height_px = map(int, asked.size.split("x"))
