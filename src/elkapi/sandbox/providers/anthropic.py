@@ -17,6 +17,7 @@ from elkapi.sandbox.providers import anthropic_batches, anthropic_files
 from elkapi.sandbox.providers.anthropic_models import LISTED, Model, listed, model_of, page
 from elkapi.sandbox.providers.anthropic_read import Asked, json_object, read
 from elkapi.sandbox.providers.anthropic_write import Event, events, message, say
+from elkapi.sandbox.providers.dressing import stamp, with_headers
 from elkapi.sandbox.routes import Provider, Route
 from elkapi.sandbox.stream import SSE, SSE_HEADERS, stream_answer
 from elkapi.sandbox.talk import input_tokens
@@ -112,9 +113,8 @@ def dress(request: Request, answer: Answer, took_s: float) -> Answer:
             left = 0 if answer.status == 429 else limit - 1
             pairs[f"anthropic-ratelimit-{name}-limit"] = str(limit)
             pairs[f"anthropic-ratelimit-{name}-remaining"] = str(left)
-            pairs[f"anthropic-ratelimit-{name}-reset"] = anthropic_batches.stamp(request.now_s + 60)
-    headers = tuple((name.encode("ascii"), value.encode("latin-1")) for name, value in pairs.items())
-    answer = msgspec.structs.replace(answer, headers=(*headers, *answer.headers))
+            pairs[f"anthropic-ratelimit-{name}-reset"] = stamp(request.now_s + 60)
+    answer = with_headers(answer, pairs)
     if answer.status < 400 or answer.media_type != "application/json" or len(answer.pieces) != 1:
         return answer
     closing = b',"request_id":' + msgspec.json.encode(request.upstream_request_id) + b"}"

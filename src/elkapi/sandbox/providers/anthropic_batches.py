@@ -6,7 +6,6 @@ the batch ends with its last one. A cancelled batch keeps what was done and ends
 
 from __future__ import annotations
 
-import datetime
 from typing import Any
 
 import msgspec
@@ -15,6 +14,7 @@ from elkapi.sandbox.messages import Answer, Charge, Problem, Request, json_answe
 from elkapi.sandbox.providers.anthropic_models import model_of, page
 from elkapi.sandbox.providers.anthropic_read import json_object, read
 from elkapi.sandbox.providers.anthropic_write import message, say
+from elkapi.sandbox.providers.dressing import stamp
 
 REQUESTS_MAX = 1_000
 EXPIRES_S = 24 * 3600
@@ -49,12 +49,6 @@ class Batch(msgspec.Struct):
         """The result of one item once the batch has ended."""
         in_time = self.cancelled_s is None or item.done_s <= self.cancelled_s
         return item.result if in_time else {"type": "canceled"}
-
-
-def stamp(seconds: float) -> str:
-    """A time as Anthropic writes it (RFC 3339, UTC)."""
-    moment = datetime.datetime.fromtimestamp(seconds, datetime.UTC)
-    return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
 def create(request: Request) -> Answer:

@@ -8,9 +8,9 @@ import msgspec
 
 from elkapi.sandbox.messages import Answer, Problem, Request, json_answer
 from elkapi.sandbox.multipart import parts_of
-from elkapi.sandbox.providers.anthropic_batches import stamp
 from elkapi.sandbox.providers.anthropic_models import page
 from elkapi.sandbox.providers.anthropic_read import Asked
+from elkapi.sandbox.providers.dressing import stamp
 
 ID_PREFIX = "file_01"
 

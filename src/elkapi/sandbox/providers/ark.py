@@ -17,6 +17,7 @@ from elkapi.sandbox.messages import Answer, Charge, Problem, Request, json_answe
 from elkapi.sandbox.providers import ark_read
 from elkapi.sandbox.providers.ark_models import FRAMES_PER_SECOND
 from elkapi.sandbox.providers.ark_read import ArkAsked, invalid
+from elkapi.sandbox.providers.dressing import with_headers
 from elkapi.sandbox.providers.openai import bearer_key
 from elkapi.sandbox.routes import Provider, Route, takes_key
 from elkapi.sandbox.tasks import ODD, Callback, Film, Task
@@ -163,11 +164,9 @@ def refusal(problem: Problem) -> Answer:
 
 def dress(request: Request, answer: Answer, took_s: float) -> Answer:
     """Ark's headers: the id of the request, and the one its caller gave."""
-    headers = [(b"x-request-id", request.upstream_request_id.encode("ascii"))]
     given = request.header("x-client-request-id")
-    if given is not None:
-        headers.append((b"x-client-request-id", given.encode("latin-1")))
-    return msgspec.structs.replace(answer, headers=(*headers, *answer.headers))
+    headers = {"x-request-id": request.upstream_request_id}
+    return with_headers(answer, headers if given is None else {**headers, "x-client-request-id": given})
 
 
 def check(request: Request, keys: frozenset[str] | None) -> None:

@@ -14,6 +14,7 @@ import msgspec
 
 from elkapi.sandbox.messages import Answer, Frame, Problem, Request, json_answer
 from elkapi.sandbox.providers import openai, openai_chat, openai_completions, openai_read, openai_responses
+from elkapi.sandbox.providers.dressing import with_headers
 from elkapi.sandbox.providers.openai_models import UNKNOWN_PREFIX
 from elkapi.sandbox.routes import Provider, Route
 
@@ -65,8 +66,7 @@ def dress(request: Request, answer: Answer, took_s: float) -> Answer:
     if answer.charge is not None:
         pairs["x-ratelimit-remaining-requests"] = str(openai.RATE_LIMIT_REQUESTS - 1)
         pairs["x-ratelimit-remaining-tokens"] = str(openai.RATE_LIMIT_TOKENS - answer.charge.prompt_tokens)
-    headers = tuple((name.encode("ascii"), value.encode("latin-1")) for name, value in pairs.items())
-    return msgspec.structs.replace(answer, headers=(*headers, *answer.headers))
+    return with_headers(answer, pairs)
 
 
 def versioned(handler: Handler) -> Handler:

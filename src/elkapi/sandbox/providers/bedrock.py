@@ -18,6 +18,7 @@ from elkapi.sandbox.providers import anthropic, bedrock_converse, bedrock_models
 from elkapi.sandbox.providers.anthropic_models import Model, bedrock_name, model_of
 from elkapi.sandbox.providers.anthropic_read import Asked, json_object, read
 from elkapi.sandbox.providers.anthropic_write import Event, Said, events, say
+from elkapi.sandbox.providers.dressing import with_headers
 from elkapi.sandbox.routes import Provider, Route
 from elkapi.sandbox.sigv4 import SignatureError, signed, verify
 from elkapi.sandbox.stream import stream_answer
@@ -116,10 +117,10 @@ def refusal(problem: Problem) -> Answer:
 
 def dress(request: Request, answer: Answer, took_s: float) -> Answer:
     """The headers AWS sends: request id and, with an answer, how long the model took."""
-    headers = [(b"x-amzn-requestid", request.upstream_request_id.encode("ascii"))]
+    headers = {"x-amzn-requestid": request.upstream_request_id}
     if answer.charge is not None:
-        headers.append((b"x-amzn-bedrock-invocation-latency", b"%d" % max(1, round(took_s * 1000))))
-    return msgspec.structs.replace(answer, headers=(*headers, *answer.headers))
+        headers["x-amzn-bedrock-invocation-latency"] = str(max(1, round(took_s * 1000)))
+    return with_headers(answer, headers)
 
 
 def _model_id(request: Request) -> str:

@@ -1,19 +1,31 @@
-"""The headers of providers that add nothing but the id of a request; the rest of an answer is each provider's."""
+"""Headers and times as providers write them; which headers there are is each provider's."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import datetime
+from collections.abc import Callable, Mapping
 
 import msgspec
 
 from elkapi.sandbox.messages import Answer, Request
 
 
-def with_request_id(name: bytes) -> Callable[[Request, Answer, float], Answer]:
-    """A `dress` that names the request in this header."""
+def with_headers(answer: Answer, headers: Mapping[str, str]) -> Answer:
+    """The answer with these headers before its own."""
+    added = [(name.encode("ascii"), value.encode("latin-1")) for name, value in headers.items()]
+    return msgspec.structs.replace(answer, headers=(*added, *answer.headers))
+
+
+def with_request_id(name: str) -> Callable[[Request, Answer, float], Answer]:
+    """A `dress` that names the request in this header and adds nothing else."""
 
     def dress(request: Request, answer: Answer, took_s: float) -> Answer:
-        headers = ((name, request.upstream_request_id.encode("ascii")),)
-        return msgspec.structs.replace(answer, headers=(*headers, *answer.headers))
+        return with_headers(answer, {name: request.upstream_request_id})
 
     return dress
+
+
+def stamp(seconds: float) -> str:
+    """A time in milliseconds (RFC 3339, UTC)."""
+    moment = datetime.datetime.fromtimestamp(seconds, datetime.UTC)
+    return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")

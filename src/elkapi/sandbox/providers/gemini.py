@@ -12,6 +12,7 @@ import msgspec
 
 from elkapi.sandbox.messages import Answer, Charge, Frame, Problem, Request, json_answer
 from elkapi.sandbox.providers import veo
+from elkapi.sandbox.providers.dressing import with_headers
 from elkapi.sandbox.providers.gemini_models import EMBEDDERS, LISTED, embedder_of, listed, model_of
 from elkapi.sandbox.providers.gemini_read import fields_of, json_object, read
 from elkapi.sandbox.providers.gemini_schema import invalid
@@ -191,13 +192,12 @@ def refusal(problem: Problem) -> Answer:
 
 def dress(request: Request, answer: Answer, took_s: float) -> Answer:
     """The headers Google sends; no request id is among them, the body's `responseId` is one."""
-    timing = b"gfet4t7; dur=%d" % max(1, round(took_s * 1000))
-    headers = (
-        (b"server", b"scaffolding on HTTPServer2"),
-        (b"server-timing", timing),
-        (b"x-frame-options", b"SAMEORIGIN"),
-    )
-    return msgspec.structs.replace(answer, headers=(*headers, *answer.headers))
+    headers = {
+        "server": "scaffolding on HTTPServer2",
+        "server-timing": f"gfet4t7; dur={max(1, round(took_s * 1000))}",
+        "x-frame-options": "SAMEORIGIN",
+    }
+    return with_headers(answer, headers)
 
 
 def _said(request: Request) -> Said:

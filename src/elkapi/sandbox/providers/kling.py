@@ -18,6 +18,7 @@ import msgspec
 from elkapi.sandbox import tasks
 from elkapi.sandbox.messages import Answer, Charge, Problem, Request, json_answer
 from elkapi.sandbox.providers import kling_read
+from elkapi.sandbox.providers.dressing import with_headers
 from elkapi.sandbox.providers.kling_read import KlingAsked, invalid
 from elkapi.sandbox.providers.openai import bearer_key
 from elkapi.sandbox.routes import Provider, Route, takes_key
@@ -143,10 +144,10 @@ def refusal(problem: Problem) -> Answer:
 def dress(request: Request, answer: Answer, took_s: float) -> Answer:
     """Kling's headers, and its request's id inside an error, which is worded without knowing it."""
     if answer.media_type == "application/json":
-        body = b"".join(answer.pieces).replace(b'"request_id":""', b'"request_id":"%b"' % _request_id(request).encode())
+        named = b'"request_id":"%b"' % request.upstream_request_id.encode()
+        body = b"".join(answer.pieces).replace(b'"request_id":""', named)
         answer = msgspec.structs.replace(answer, pieces=(body,))
-    headers = ((b"x-request-id", _request_id(request).encode("ascii")),)
-    return msgspec.structs.replace(answer, headers=(*headers, *answer.headers))
+    return with_headers(answer, {"x-request-id": request.upstream_request_id})
 
 
 def check(request: Request, keys: frozenset[str] | None) -> None:
@@ -271,11 +272,7 @@ def _page(request: Request, name: str, default: int, high: int) -> int:
 
 
 def _good(request: Request, data: object) -> Answer:
-    return json_answer({"code": 0, "message": "SUCCEED", "request_id": _request_id(request), "data": data})
-
-
-def _request_id(request: Request) -> str:
-    return request.upstream_request_id
+    return json_answer({"code": 0, "message": "SUCCEED", "request_id": request.upstream_request_id, "data": data})
 
 
 def _key(request: Request) -> str:

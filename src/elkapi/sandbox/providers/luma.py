@@ -5,7 +5,6 @@ A generation is billed once it is completed: a video by model, length and size, 
 
 from __future__ import annotations
 
-import time
 import uuid
 from collections.abc import Mapping
 from typing import Any
@@ -15,7 +14,7 @@ import msgspec
 from elkapi.sandbox import tasks
 from elkapi.sandbox.messages import Answer, Charge, Problem, Request, json_answer
 from elkapi.sandbox.providers import bodies
-from elkapi.sandbox.providers.dressing import with_request_id
+from elkapi.sandbox.providers.dressing import stamp, with_request_id
 from elkapi.sandbox.providers.openai import bearer_key
 from elkapi.sandbox.routes import Provider, Route, takes_key
 from elkapi.sandbox.strict import strictly
@@ -302,7 +301,6 @@ def _told(task: Task, moment_s: float) -> bytes:
 def _shown(task: Task, now_s: float) -> dict[str, Any]:
     asked: LumaAsked = task.asked
     state = task.state(now_s)
-    moment = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(task.created_s))
     picture = not asked.file.endswith("mp4")
     link = task.link(asked.file, now_s) if state == "succeeded" else None
     assets = {"video": None if picture else link, "image": link if picture else None, "progress_video": None}
@@ -311,7 +309,7 @@ def _shown(task: Task, now_s: float) -> dict[str, Any]:
         "generation_type": "image" if picture else "video",
         "state": task.word(now_s, STATES, "failed", ODD),
         "failure_reason": None if state in STATES else REASONS.get(state, REASONS["failed"]),
-        "created_at": f"{moment}.{int(task.created_s * 1000) % 1000:03d}Z",
+        "created_at": stamp(task.created_s),
         "assets": None if link is None else assets,
         "model": asked.model,
         "request": asked.echo,
@@ -349,7 +347,7 @@ PROVIDER = Provider(
     key=bearer_key,
     check=check,
     refusal=refusal,
-    dress=with_request_id(b"x-request-id"),
+    dress=with_request_id("x-request-id"),
     routes=(
         Route("POST", _GENERATIONS, create_video),
         Route("GET", _GENERATIONS, list_generations),

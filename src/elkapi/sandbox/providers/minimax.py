@@ -170,7 +170,7 @@ PROVIDER = Provider(
     key=bearer_key,
     check=check,
     refusal=refusal,
-    dress=with_request_id(b"trace-id"),
+    dress=with_request_id("trace-id"),
     codes=WORDS,
     routes=(
         Route("POST", "/v1/video_generation", generate),

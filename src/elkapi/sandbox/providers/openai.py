@@ -17,6 +17,7 @@ from elkapi.sandbox.providers import (
     openai_stored,
     openai_videos,
 )
+from elkapi.sandbox.providers.dressing import with_headers
 from elkapi.sandbox.providers.openai_models import CREATED, TEXT_MODELS
 from elkapi.sandbox.providers.openai_read import invalid, json_object, model_name, no_such_model
 from elkapi.sandbox.routes import Provider, Route
@@ -198,8 +199,7 @@ def dress(request: Request, answer: Answer, took_s: float) -> Answer:
             "x-ratelimit-reset-requests": "6ms",
             "x-ratelimit-reset-tokens": "0s",
         }
-    headers = tuple((name.encode("ascii"), value.encode("latin-1")) for name, value in pairs.items())
-    return msgspec.structs.replace(answer, headers=(*headers, *answer.headers))
+    return with_headers(answer, pairs)
 
 
 BATCHED = {

@@ -97,7 +97,7 @@ PROVIDER = Provider(
     request_id_prefix="",
     key=bearer_key,
     refusal=refusal,
-    dress=with_request_id(b"x-oneapi-request-id"),
+    dress=with_request_id("x-oneapi-request-id"),
     routes=(
         Route("POST", "/pika/generate", generate),
         Route("GET", "/pika/feed/{id}", feed),

@@ -5,7 +5,6 @@ A task is billed once it has succeeded: videos by the second, everything else by
 
 from __future__ import annotations
 
-import time
 import uuid
 from collections.abc import Mapping
 from typing import Any
@@ -15,7 +14,7 @@ import msgspec
 from elkapi.sandbox import tasks
 from elkapi.sandbox.messages import Answer, Charge, Problem, Request, json_answer
 from elkapi.sandbox.providers import bodies
-from elkapi.sandbox.providers.dressing import with_request_id
+from elkapi.sandbox.providers.dressing import stamp, with_request_id
 from elkapi.sandbox.providers.openai import bearer_key
 from elkapi.sandbox.routes import Provider, Route, takes_key
 from elkapi.sandbox.strict import strictly
@@ -268,10 +267,9 @@ def _refuse(name: str, why: str) -> Problem:
 def _shown(task: Task, now_s: float) -> dict[str, Any]:
     asked: RunwayAsked = task.asked
     state = task.state(now_s)
-    moment = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(task.created_s))
     body: dict[str, Any] = {
         "id": task.id,
-        "createdAt": f"{moment}.{int(task.created_s * 1000) % 1000:03d}Z",
+        "createdAt": stamp(task.created_s),
         "status": task.word(now_s, STATUSES, "FAILED", ODD.upper()),
     }
     if task.ended(now_s):
@@ -307,7 +305,7 @@ PROVIDER = Provider(
     key=bearer_key,
     check=check,
     refusal=refusal,
-    dress=with_request_id(b"x-request-id"),
+    dress=with_request_id("x-request-id"),
     claim=b"x-runway-version",
     routes=(
         *(Route("POST", f"/v1/{name}", submit) for name in OPERATIONS),

@@ -135,6 +135,6 @@ PROVIDER = Provider(
     request_id_prefix="",
     key=bearer_key,
     refusal=refusal,
-    dress=with_request_id(b"x-oneapi-request-id"),
+    dress=with_request_id("x-oneapi-request-id"),
     routes=(Route("POST", "/sora/v1/videos", create), Route("GET", "/sora/v1/videos/{id}", query)),
 )
