@@ -18,6 +18,7 @@ from elkapi.sandbox.providers.anthropic_models import LISTED, Model, listed, mod
 from elkapi.sandbox.providers.anthropic_read import Asked, json_object, read
 from elkapi.sandbox.providers.anthropic_write import Event, events, message, say
 from elkapi.sandbox.providers.dressing import stamp, with_headers
+from elkapi.sandbox.providers.openai import bearer_key
 from elkapi.sandbox.routes import Provider, Route
 from elkapi.sandbox.stream import SSE, SSE_HEADERS, stream_answer
 from elkapi.sandbox.talk import input_tokens
@@ -91,9 +92,7 @@ def retrieve_model(request: Request) -> Answer:
 
 def api_key(request: Request) -> str | None:
     """The key of `x-api-key` or `Authorization: Bearer`, or None."""
-    scheme, _, key = (request.header("authorization") or "").partition(" ")
-    bearer = key.strip() if scheme.lower() == "bearer" else None
-    return request.header("x-api-key") or bearer or None
+    return request.header("x-api-key") or bearer_key(request)
 
 
 def refusal(problem: Problem) -> Answer:

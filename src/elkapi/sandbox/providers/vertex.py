@@ -21,6 +21,7 @@ from elkapi.sandbox.providers.gemini_models import embedder_of
 from elkapi.sandbox.providers.gemini_read import fields_of
 from elkapi.sandbox.providers.gemini_read import json_object as google_object
 from elkapi.sandbox.providers.gemini_schema import invalid
+from elkapi.sandbox.providers.openai import bearer_key
 from elkapi.sandbox.routes import Provider, Route, takes_key
 from elkapi.sandbox.sealing import is_sealed, seal
 from elkapi.sandbox.strict import strictly
@@ -102,8 +103,7 @@ def _claude(request: Request, *, streams: bool) -> Answer:
 
 def bearer(request: Request) -> str | None:
     """The access token, or the API key of express mode; None when there is none."""
-    scheme, _, given = (request.header("authorization") or "").partition(" ")
-    return (given.strip() if scheme.lower() == "bearer" else "") or request.header("x-goog-api-key")
+    return bearer_key(request) or request.header("x-goog-api-key")
 
 
 def check(request: Request, keys: frozenset[str] | None) -> None:
