@@ -16,6 +16,7 @@ from elkapi.sandbox.providers.anthropic_read import json_object, read
 from elkapi.sandbox.providers.anthropic_write import message, say
 from elkapi.sandbox.providers.dressing import stamp
 
+SHELF = "anthropic.batches"
 REQUESTS_MAX = 1_000
 EXPIRES_S = 24 * 3600
 CANCELING_S = 0.2
@@ -62,8 +63,8 @@ def create(request: Request) -> Answer:
     if len(set(ids)) < len(ids):
         raise Problem(400, "requests: custom_id must be unique within the batch", param="requests")
     items = [_item(request, number, entry) for number, entry in enumerate(wanted)]
-    batch = Batch("msgbatch_01" + request.upstream_request_id[4:26], _key(request), request.now_s, items)
-    request.store.shelf("anthropic batches").put(batch.id, batch, len(request.body))
+    batch = Batch("msgbatch_01" + request.upstream_request_id[4:26], key_of(request), request.now_s, items)
+    request.store.shelf(SHELF).put(batch.id, batch, len(request.body))
     return json_answer(_shown(batch, request))
 
 
@@ -85,13 +86,13 @@ def delete(request: Request) -> Answer:
     batch = _found(request)
     if request.now_s < batch.ended_s():
         raise Problem(400, f"Message Batch {batch.id} cannot be deleted while it is in progress.")
-    request.store.shelf("anthropic batches").pop(batch.id)
+    request.store.shelf(SHELF).pop(batch.id)
     return json_answer({"id": batch.id, "type": "message_batch_deleted"}, charge=_charge_once(batch, request.now_s))
 
 
 def list_all(request: Request) -> Answer:
     """`GET /v1/messages/batches`, the newest first."""
-    own = [batch for batch in request.store.shelf("anthropic batches").all() if batch.key == _key(request)]
+    own = [batch for batch in request.store.shelf(SHELF).all() if batch.key == key_of(request)]
     return json_answer(page(request, [_shown(batch, request) for batch in reversed(own)]))
 
 
@@ -135,14 +136,15 @@ def _item(request: Request, number: int, entry: dict[str, Any]) -> Item:
 
 
 def _found(request: Request) -> Batch:
-    batch = request.store.shelf("anthropic batches").get(request.params["id"])
-    if batch is None or batch.key != _key(request):
+    batch = request.store.shelf(SHELF).get(request.params["id"])
+    if batch is None or batch.key != key_of(request):
         raise Problem(404, f"Message Batch {request.params['id']} not found.")
     found: Batch = batch
     return found
 
 
-def _key(request: Request) -> str:
+def key_of(request: Request) -> str:
+    """Whose a batch or a file is: the key of its caller."""
     return request.header("x-api-key") or request.header("authorization") or ""
 
 

@@ -8,10 +8,12 @@ import msgspec
 
 from elkapi.sandbox.messages import Answer, Problem, Request, json_answer
 from elkapi.sandbox.multipart import parts_of
+from elkapi.sandbox.providers.anthropic_batches import key_of
 from elkapi.sandbox.providers.anthropic_models import page
 from elkapi.sandbox.providers.anthropic_read import Asked
 from elkapi.sandbox.providers.dressing import stamp
 
+SHELF = "anthropic.files"
 ID_PREFIX = "file_01"
 
 
@@ -40,8 +42,8 @@ def upload(request: Request) -> Answer:
         "downloadable": True,
         "expires_at": None,
     }
-    kept = Kept(_key(request), shown, part.content)
-    request.store.shelf("anthropic files").put(file_id, kept, len(part.content))
+    kept = Kept(key_of(request), shown, part.content)
+    request.store.shelf(SHELF).put(file_id, kept, len(part.content))
     return json_answer(shown)
 
 
@@ -59,13 +61,13 @@ def content(request: Request) -> Answer:
 def delete(request: Request) -> Answer:
     """`DELETE /v1/files/{id}`."""
     kept = _found(request, request.params["id"])
-    request.store.shelf("anthropic files").pop(kept.shown["id"])
+    request.store.shelf(SHELF).pop(kept.shown["id"])
     return json_answer({"id": kept.shown["id"], "type": "file_deleted"})
 
 
 def list_all(request: Request) -> Answer:
     """`GET /v1/files`, the newest first; `ids` picks some."""
-    kept = [kept.shown for kept in request.store.shelf("anthropic files").all() if kept.key == _key(request)]
+    kept = [kept.shown for kept in request.store.shelf(SHELF).all() if kept.key == key_of(request)]
     return json_answer(page(request, kept[::-1]))
 
 
@@ -78,14 +80,10 @@ def check_files(request: Request, asked: Asked) -> None:
 
 
 def _found(request: Request, file_id: str) -> Kept:
-    kept: Kept | None = request.store.shelf("anthropic files").get(file_id)
-    if kept is None or kept.key != _key(request):
+    kept: Kept | None = request.store.shelf(SHELF).get(file_id)
+    if kept is None or kept.key != key_of(request):
         raise Problem(404, f"File not found: {file_id}")
     return kept
-
-
-def _key(request: Request) -> str:
-    return request.header("x-api-key") or request.header("authorization") or ""
 
 
 ROUTES = (

@@ -13,6 +13,7 @@ import msgspec
 
 from elkapi.sandbox.messages import Answer, Charge, Problem, Request, json_answer
 from elkapi.sandbox.providers import openai_read as read
+from elkapi.sandbox.providers.openai_files import SHELF as FILES
 from elkapi.sandbox.providers.openai_files import found, keep_file
 from elkapi.sandbox.providers.openai_lists import page
 from elkapi.sandbox.providers.openai_stored import metadata_of
@@ -232,7 +233,7 @@ def _file(batch: Batch, request: Request, kind: str, lines: list[bytes]) -> str 
     if not lines:
         return None
     file_id = f"file-{kind}-{batch.id[6:]}"
-    if request.store.shelf("openai.files").get(file_id) is None:
+    if request.store.shelf(FILES).get(file_id) is None:
         name = f"{batch.id}_{kind}.jsonl"
         keep_file(request.store, file_id, name, "batch_output", b"\n".join(lines) + b"\n", request.now_s)
     return file_id
