@@ -8,7 +8,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from elkapi.sandbox.app import Options
-from elkapi.sandbox.faults import FaultError
 from elkapi.sandbox.record import REQUESTS_KEPT_MAX
 from elkapi.sandbox.server import HOST, PORT, run
 from elkapi.settings import whole_number
@@ -44,7 +43,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     try:
         run(given.host, port, given.socket, options=options, allow_remote=given.allow_remote)
-    except (OSError, ValueError, FaultError) as error:
+    except (OSError, ValueError) as error:
         sys.stderr.write(f"elkapi sandbox: {error}\n")
         return 1
     return 0

@@ -212,7 +212,7 @@ def _afterwards(faults: Faults, wire: Wire) -> None:
 async def _raw_answer(answer: Answer, faults: Faults, client: Client, wire: Wire, settle: Settle) -> Outcome:
     """An answer no ASGI server would send: not HTTP at all, ended by the close alone, or broken inside a chunk."""
     headers = tuple(pair for pair in framed(answer, faults) if pair[0] not in (b"content-length", b"transfer-encoding"))
-    body = raw.joined(answer.pieces)
+    body = b"".join(answer.pieces)
     outcome: Outcome = "complete" if faults.until_close and not faults.garbage else "cut"
     charge = answer.charge if answer.stream is None else answer.stream.charge_at(output_tokens(answer.stream.frames))
     settle(outcome, charge)
@@ -232,7 +232,7 @@ async def answer_early(answer: Answer, client: Client, *, expects_continue: bool
     assert client.wire is not None
     headers = (*framed(answer, Faults()), (b"connection", b"close"))
     try:
-        client.wire.write(raw.head(answer.status, headers) + raw.joined(answer.pieces))
+        client.wire.write(raw.head(answer.status, headers) + b"".join(answer.pieces))
         client.wire.write_eof()
         # A client that waits for "100 Continue" sends no body, and reading would make the server write that line.
         if not expects_continue:

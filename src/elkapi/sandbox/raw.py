@@ -11,7 +11,6 @@ import http
 import os
 import socket
 import struct
-from collections.abc import Iterable
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
@@ -93,8 +92,3 @@ def extra_answer() -> bytes:
     """A whole answer that nobody asked for: a client that reuses the connection hands it to the wrong caller."""
     headers = ((b"content-type", b"application/json"), (b"content-length", b"%d" % len(EXTRA_BODY)))
     return head(200, headers) + EXTRA_BODY
-
-
-def joined(pieces: Iterable[bytes]) -> bytes:
-    """All pieces as one body."""
-    return b"".join(pieces)

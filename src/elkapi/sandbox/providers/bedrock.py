@@ -67,7 +67,7 @@ def converse(request: Request) -> Answer:
         other = bedrock_others.say(request, *found)
         return json_answer(bedrock_others.response(other), charge=other.charge())
     said = _conversed(request)
-    return json_answer(bedrock_converse.response(said, latency_ms=1), charge=said.charge())
+    return json_answer(bedrock_converse.response(said), charge=said.charge())
 
 
 def converse_stream(request: Request) -> Answer:

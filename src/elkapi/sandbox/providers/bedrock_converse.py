@@ -12,6 +12,7 @@ from elkapi.sandbox.providers.anthropic_write import Event, Said, message
 from elkapi.sandbox.strict import strictly
 
 MAX_TOKENS = 4_096
+METRICS = {"latencyMs": 1}
 STOP_REASONS = {"refusal": "content_filtered"}
 BODY_FIELDS = {
     "messages", "system", "inferenceConfig", "toolConfig", "additionalModelRequestFields", "outputConfig",
@@ -51,14 +52,14 @@ def messages_body(body: dict[str, Any]) -> dict[str, Any]:
     return made | (body.get("additionalModelRequestFields") or {})
 
 
-def response(said: Said, latency_ms: int) -> dict[str, Any]:
+def response(said: Said) -> dict[str, Any]:
     """The whole Converse answer."""
     whole = message(said)
     content = [_converse_block(block) for block in whole["content"]]
     answer: dict[str, Any] = {
         "output": {"message": {"role": "assistant", "content": content}},
         "stopReason": STOP_REASONS.get(whole["stop_reason"], whole["stop_reason"]),
-        "metrics": {"latencyMs": latency_ms},
+        "metrics": METRICS,
     }
     if "usage" in whole:
         answer["usage"] = usage(whole["usage"])
@@ -94,7 +95,7 @@ def event_of(event: Event, said: Said) -> tuple[str, dict[str, Any]] | None:
         return "messageStop", {"stopReason": STOP_REASONS.get(reason, reason)}
     whole = message(said)
     if kind == "message_stop" and "usage" in whole:
-        return "metadata", {"usage": usage(whole["usage"]), "metrics": {"latencyMs": 1}}
+        return "metadata", {"usage": usage(whole["usage"]), "metrics": METRICS}
     return None
 
 

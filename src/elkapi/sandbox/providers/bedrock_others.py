@@ -15,6 +15,7 @@ import msgspec
 from elkapi.sandbox.faults import Faults
 from elkapi.sandbox.messages import Charge, Mark, Request
 from elkapi.sandbox.providers.anthropic_read import json_object
+from elkapi.sandbox.providers.bedrock_converse import METRICS
 from elkapi.sandbox.providers.bedrock_models import Model
 from elkapi.sandbox.providers.bedrock_read import read
 from elkapi.sandbox.script import reply_to
@@ -30,7 +31,6 @@ STOP_REASONS: dict[Finish, str] = {
     "refusal": "content_filtered",
     "filter": "content_filtered",
 }
-LATENCY_MS = 1
 
 
 class Said(msgspec.Struct, frozen=True, kw_only=True):
@@ -68,7 +68,7 @@ def response(said: Said) -> Raw:
     answer: Raw = {
         "output": {"message": {"role": "assistant", "content": content}},
         "stopReason": STOP_REASONS[said.reply.finish],
-        "metrics": {"latencyMs": LATENCY_MS},
+        "metrics": METRICS,
     }
     counts = _usage(said)
     return answer if counts is None else {**answer, "usage": counts}
@@ -93,7 +93,7 @@ def events(said: Said) -> Iterator[Event]:
     yield Event("messageStop", {"stopReason": STOP_REASONS[said.reply.finish]}, "terminal", rest)
     counts = _usage(said)
     if counts is not None:
-        yield Event("metadata", {"usage": counts, "metrics": {"latencyMs": LATENCY_MS}}, "usage")
+        yield Event("metadata", {"usage": counts, "metrics": METRICS}, "usage")
 
 
 def _spoken(said: Said) -> list[Thinking | Text | Call | Refusal]:
