@@ -219,7 +219,7 @@ async def violence(run: Run, bill: Any, count: int, kills: int, seed: int, histo
         await until(lambda: not run.open_tasks(), ENDED_S + span_s, "every task has ended")
         await settled(gate)
         await everything_told(gate)
-        downloads = await files(run, http, keys, load)
+        downloads = await files(run, http, keys)
     for one in run.gates:
         assert one.stop() == 0
     found = assert_books(gate, bill())
@@ -251,7 +251,7 @@ async def everything_told(gate: Cluster) -> None:
     await until(lambda: not waiting(), TOLD_S, "every event is delivered")
 
 
-async def files(run: Run, http: aiohttp.ClientSession, keys: list[str], load: TaskLoad) -> int:
+async def files(run: Run, http: aiohttp.ClientSession, keys: list[str]) -> int:
     """Fetch what every task made, as its caller does, and hold it against what the provider made."""
     rows = run.gate.sql(
         "select t.id, t.key_id, t.native_id, a.width, a.height, a.duration_ms, a.sha256, a.kind, t.state"

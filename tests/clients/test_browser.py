@@ -172,7 +172,7 @@ def seen(stage: Stage, pages: Pages) -> Any:
         headers = {"authorization": f"Bearer {key}", "content-type": "application/json"}
         return ["/v1/embeddings", {"method": "POST", "headers": headers, "body": json.dumps(body), **more}]
 
-    def stream(key: str, client: str, model: str, headers: dict[str, str]) -> list[Any]:
+    def stream(client: str, model: str, headers: dict[str, str]) -> list[Any]:
         call = ask(client, model, f"[sandbox: pace=40ms] [[say: {SPOKEN}]]", stream=True)
         sent = {"content-type": "application/json", **call.headers, **headers}
         return [call.path, {"method": "POST", "headers": sent, "body": json.dumps(call.body)}]
@@ -194,9 +194,9 @@ def seen(stage: Stage, pages: Pages) -> Any:
                 "models": ["/v1/models", {"headers": {"x-api-key": stage.key, "anthropic-version": "2023-06-01"}}],
             },
             "streams": {
-                "chat": stream(test_key, "chat", "gpt-4o", {"authorization": f"Bearer {test_key}"}),
-                "anthropic": stream(test_key, "anthropic", "claude-sonnet-5-5", direct),
-                "translated": stream(test_key, "anthropic", "gpt-4o", direct),
+                "chat": stream("chat", "gpt-4o", {"authorization": f"Bearer {test_key}"}),
+                "anthropic": stream("anthropic", "claude-sonnet-5-5", direct),
+                "translated": stream("anthropic", "gpt-4o", direct),
             },
             "sdk": {
                 "key": stage.key,

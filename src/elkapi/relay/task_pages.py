@@ -227,7 +227,7 @@ async def cancel(plane: DataPlane, snapshot: Snapshot, grant: Grant, match: Matc
     else:
         forgets = True
     if forgets and match.operation.method == "DELETE":
-        await _forget(plane, grant, task)
+        await _forget(plane, task)
     status, body = plane.showing.cancelled(match.operation, task, plane.origin(call))
     call.reply.send(status, JSON if body else (), body)
 
@@ -300,7 +300,7 @@ def _noted(plane: DataPlane, task: Task, *, asked: bool) -> TaskStep | None:
     return msgspec.structs.replace(task.step(plane.clock.now_ns()), told=told)
 
 
-async def _forget(plane: DataPlane, grant: Grant, task: Task) -> None:
+async def _forget(plane: DataPlane, task: Task) -> None:
     now_ns = plane.clock.now_ns()
     for _ in range(STEPS_MAX):
         if await plane.ledger.step(msgspec.structs.replace(task.step(now_ns), deleted_ns=now_ns)):

@@ -35,9 +35,7 @@ class Way(msgspec.Struct, frozen=True):
     kind: str
     signs: bool = False
 
-    def send(
-        self, base_url: str, text: str, streams: bool = False, headers: dict[str, str] | None = None
-    ) -> httpx.Response:
+    def send(self, base_url: str, text: str, streams: bool = False) -> httpx.Response:
         url = base_url + self.paths[streams]
         content = json.dumps(self.body(text, streams)).encode()
         given = {"content-type": "application/json", **self.headers}
