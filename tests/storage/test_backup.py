@@ -147,6 +147,19 @@ def test_a_backup_restores_everything_on_either_database(filled: Admin, elsewher
             check_books(connection)
 
 
+def test_no_statement_of_a_restore_is_cut_off(filled: Admin, elsewhere: Settings, tmp_path: Path) -> None:
+    if not elsewhere.database_url:
+        pytest.skip("SQLite cuts no statement off")
+    file, bounds = tmp_path / "copy", []
+    backups.backup(filled, file, with_secret_key=True)
+
+    def noted(connection: Connection) -> None:
+        bounds.append(connection.exec_driver_sql("SHOW statement_timeout").scalar())
+
+    backups.restore(elsewhere, file, check=noted, actor="test")
+    assert bounds == ["0"]
+
+
 def test_the_backup_is_private_and_holds_no_secret_in_the_clear(filled: Admin, tmp_path: Path) -> None:
     report = backups.backup(filled, tmp_path / "copy", with_secret_key=True)
     assert report.secret_key_path is not None
