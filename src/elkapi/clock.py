@@ -5,9 +5,12 @@ from __future__ import annotations
 import time
 from datetime import UTC
 from email.utils import parsedate_to_datetime
+from math import inf
 from typing import Protocol
 
 SET_BACK_S = 2.0
+SET_AHEAD_S = 60.0
+SET_RIGHT_S = 3600.0
 
 
 def milliseconds(seconds: float) -> float:
@@ -86,6 +89,32 @@ class SetBack:
         ahead_s = self._now_ahead_s()
         self._ahead_s = max(self._ahead_s, ahead_s)
         return ahead_s < self._ahead_s - SET_BACK_S
+
+    def _now_ahead_s(self) -> float:
+        return self._clock.now_ns() / 1e9 - self._clock.monotonic_s()
+
+
+class SetAhead:
+    """Tells for a while when wall time jumped ahead of the time that nobody sets, since it was made or last asked.
+
+    It may have been set by mistake, or the machine slept: whatever would be gone for good waits until somebody had the
+    time to set it right.
+    """
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self._ahead_s = self._now_ahead_s()
+        self._until_s = -inf
+
+    def seen(self) -> bool:
+        """Whether it jumped by more than SET_AHEAD_S less than SET_RIGHT_S ago, and was not set back since."""
+        ahead_s, now_s = self._now_ahead_s(), self._clock.monotonic_s()
+        if ahead_s > self._ahead_s + SET_AHEAD_S:
+            self._until_s = now_s + SET_RIGHT_S
+        elif ahead_s < self._ahead_s - SET_AHEAD_S:
+            self._until_s = -inf
+        self._ahead_s = ahead_s
+        return now_s < self._until_s
 
     def _now_ahead_s(self) -> float:
         return self._clock.now_ns() / 1e9 - self._clock.monotonic_s()

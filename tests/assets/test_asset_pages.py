@@ -15,7 +15,7 @@ from sqlalchemy import select
 
 from elkapi.assets.store import AssetStore, StoreFailed, open_store
 from elkapi.catalog.task import Made
-from elkapi.clock import SYSTEM_CLOCK
+from elkapi.clock import SET_RIGHT_S, SYSTEM_CLOCK, Clock, ManualClock
 from elkapi.control import asset_expiry
 from elkapi.control.asset_expiry import AssetExpiry
 from elkapi.ids import new_id
@@ -109,7 +109,7 @@ class World:
         folder = Path(self.gate.plane.settings.data_dir, "assets")
         return [path.name for path in folder.rglob("*") if path.is_file()]
 
-    def expiry(self) -> AssetExpiry:
+    def expiry(self, clock: Clock = SYSTEM_CLOCK) -> AssetExpiry:
         database = self.gate.database
 
         async def read(work: Any) -> Any:
@@ -120,7 +120,7 @@ class World:
             with database.write() as connection:
                 return work(connection)
 
-        return AssetExpiry(open_store(self.gate.plane.settings), read, write, SYSTEM_CLOCK)
+        return AssetExpiry(open_store(self.gate.plane.settings), read, write, clock)
 
 
 @contextlib.asynccontextmanager
@@ -364,6 +364,19 @@ async def test_files_go_when_their_time_is_over_and_so_do_orphans(tmp_path: Path
         assert await world.expiry().remove_orphans() == 0
         assert await world.expiry().remove_orphans(-60) == 1
         assert (await world.get(world.url(asset))).content == FILM
+
+
+async def test_no_file_goes_by_a_clock_that_was_set_ahead_until_there_was_time_to_set_it_right(tmp_path: Path) -> None:
+    async with opened(tmp_path, "") as world:
+        await world.copy()
+        clock = ManualClock(time.time_ns())
+        expiry = world.expiry(clock)
+        clock.set_by(365 * 86_400)
+        await expiry.run_once()
+        assert len(world.kept()) == 1
+        clock.advance(SET_RIGHT_S)
+        await expiry.run_once()
+        assert world.kept() == []
 
 
 async def test_a_file_that_cannot_be_removed_keeps_no_other(

@@ -548,6 +548,34 @@ async def test_a_line_that_waits_is_tried_again_after_the_clock_was_set_back(
         assert counts_of(await ended(sdk, batch.id)) == {"succeeded": 1}
 
 
+async def test_no_line_expires_by_a_clock_that_was_set_ahead_and_soon_set_right(
+    lite: Gateway, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looks: list[int] = []
+    look = batch_lines.open_batches
+
+    def noted(connection: Connection, limit: int, now_ns: int, after: bytes = b"") -> Any:
+        looks.append(now_ns)
+        return look(connection, limit, now_ns, after)
+
+    monkeypatch.setattr(batch_lines, "open_batches", noted)
+    async with canned(200, _ANSWER) as upstream:
+        upstream.gate.clear()
+        await lite.channel(upstream.url, (MODEL,))
+        await lite.price(MODEL, per_1m_usd="1")
+        sdk = client(lite, await lite.key("1"))
+        batch = await sdk.messages.batches.create(requests=[line(n, "hello") for n in range(8)])
+        await until(lambda: upstream.waiting >= 4)
+        ahead_ns = time.time_ns() + 2 * 86_400 * 10**9
+        with monkeypatch.context() as wrong:
+            wrong.setattr(SystemClock, "now_ns", staticmethod(lambda: ahead_ns))
+            await until(lambda: looks.count(ahead_ns) >= 2)
+        assert counts_of(await sdk.messages.batches.retrieve(batch.id)) == {"processing": 8}
+        upstream.gate.set()
+        assert counts_of(await ended(sdk, batch.id)) == {"succeeded": 8}
+    lite.closed_books()
+
+
 async def test_lines_have_few_places_and_a_key_fewer(tmp_path: Path) -> None:
     async with canned(200, _ANSWER) as upstream:
         async with gateway(tmp_path, batch_parallel_max=5, batch_key_parallel_max=3) as gate:

@@ -13,7 +13,7 @@ from typing import Protocol, TypeVar
 from sqlalchemy import Connection
 
 from elkapi.assets.store import AssetStore, StoreFailed
-from elkapi.clock import Clock
+from elkapi.clock import Clock, SetAhead
 from elkapi.storage.repos import assets as rows
 
 T = TypeVar("T")
@@ -42,10 +42,13 @@ class AssetExpiry:
         self._read = read
         self._write = write
         self._clock = clock
+        self._set_ahead = SetAhead(clock)
         self._orphans_at_s = 0.0
 
     async def run_once(self) -> None:
         """Raises Unavailable or StoreFailed; the next run sees the same."""
+        if self._set_ahead.seen():
+            return
         failures = await self._expire()
         if self._clock.monotonic_s() >= self._orphans_at_s:
             await self.remove_orphans()

@@ -12,7 +12,7 @@ from collections.abc import Awaitable, Callable
 
 from sqlalchemy import Connection
 
-from elkapi.clock import Clock
+from elkapi.clock import Clock, SetAhead
 from elkapi.ledger.idempotency import purge_claims
 from elkapi.storage.repos import notices, tasks
 from elkapi.storage.repos.stored import fail_orphans, purge
@@ -43,14 +43,17 @@ class Expiry:
     ) -> None:
         self._write = write
         self._clock = clock
+        self._set_ahead = SetAhead(clock)
         self._notices_keep_ns = round(notices_keep_s * 1_000_000_000)
         self._tasks_keep_ns = round(tasks_keep_s * 1_000_000_000)
 
     async def run_once(self) -> None:
         """Raises Unavailable when the database cannot be asked; the next run sees the same."""
+        await self._write(fail_orphans)
+        if self._set_ahead.seen():
+            return
         now_ns = self._clock.now_ns()
         await self._forget(lambda connection: purge(connection, now_ns, ROWS_MAX, BYTES_MAX))
-        await self._write(fail_orphans)
         await self._forget(lambda connection: purge_claims(connection, now_ns, ROWS_MAX, BYTES_MAX))
         before_ns = now_ns - self._notices_keep_ns
         await self._forget(lambda connection: notices.purge(connection, before_ns, ROWS_MAX))

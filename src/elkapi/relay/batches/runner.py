@@ -13,7 +13,7 @@ import contextlib
 from collections import Counter
 from traceback import format_exc
 
-from elkapi.clock import SetBack
+from elkapi.clock import SetAhead, SetBack
 from elkapi.errors import GatewayError, Unavailable
 from elkapi.relay.batches import shape
 from elkapi.relay.batches.line import Ended, Fate, Later, Render, carry_out, resume
@@ -57,6 +57,7 @@ class BatchRunner:
         # Where the next look goes on, while there are more open batches than one look is at.
         self._after = b""
         self._set_back = SetBack(plane.clock)
+        self._set_ahead = SetAhead(plane.clock)
         self._draining = self._stopped = False
         self._loop_task: asyncio.Task[None] | None = None
 
@@ -109,9 +110,11 @@ class BatchRunner:
         found, self._after = await self._plane.reader.run(
             lambda c: batch_lines.open_batches(c, OPEN_MAX, now_ns, after)
         )
+        set_ahead = self._set_ahead.seen()
         for one in found:
-            await self._tidy(one.batch, now_ns)
-        await self._archive(now_ns)
+            await self._tidy(one.batch, now_ns, may_expire=not set_ahead)
+        if not set_ahead:
+            await self._archive(now_ns)
         if found and not self._draining:
             await self._take_over()
             await self._lease(found, now_ns)
@@ -220,7 +223,7 @@ class BatchRunner:
 
     # Batches as a whole
 
-    async def _tidy(self, batch: BatchRow, now_ns: int) -> None:
+    async def _tidy(self, batch: BatchRow, now_ns: int, *, may_expire: bool) -> None:
         """What a batch needs beside its lines being carried out, a piece at a time."""
         id_, write = batch.id, self._store.write
         if batch.status == "ended":
@@ -229,7 +232,9 @@ class BatchRunner:
             await write(lambda c: batches.give_up(c, id_))
             while await write(lambda c: batch_lines.remove(c, id_, ROWS_AT_ONCE)) == ROWS_AT_ONCE:
                 pass
-        elif batch.status == "canceling" or (batch.status == "in_progress" and batch.expires_ns <= now_ns):
+        elif batch.status == "canceling" or (
+            batch.status == "in_progress" and batch.expires_ns <= now_ns and may_expire
+        ):
             state = "canceled" if batch.status == "canceling" else "expired"
             while await write(lambda c: batch_lines.end_unbegun(c, id_, state, ROWS_AT_ONCE, now_ns)):
                 self._store.look()
