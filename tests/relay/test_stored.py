@@ -211,6 +211,33 @@ async def test_a_tool_loop_goes_on_by_id_and_refers_to_its_items(lite: Gateway, 
         await sync(work)
 
 
+async def test_calls_that_a_client_repeats_beside_the_id_are_made_once(lite: Gateway, sandbox: Running) -> None:
+    """LiveKit sends each call again before its result, though the response it names holds them."""
+    key = await prepared(lite, sandbox, "deepseek")
+    tools: Any = [{"type": "function", "name": "look", "parameters": {"type": "object", "properties": {}}}]
+    question = "[[tools: look {}; look {}]] [[then: Seen {{result}}.]]"
+    with client(lite, key) as sdk:
+
+        def work() -> None:
+            first = sdk.responses.create(model=MODEL, input=question, tools=tools)
+            again: list[Any] = []
+            for place, call in enumerate(first.output):
+                assert call.type == "function_call"
+                again.append(call.model_dump(include={"type", "name", "arguments", "call_id"}))
+                again.append({"type": "function_call_output", "call_id": call.call_id, "output": f"cat {place}"})
+            second = sdk.responses.create(model=MODEL, input=again, tools=tools, previous_response_id=first.id)
+            assert second.output_text == "Seen cat 0\ncat 1."
+            # What the second turn keeps is its own input, so the third has each item once too.
+            kept = sdk.responses.input_items.list(second.id, order="asc").data
+            assert [item.type for item in kept][-2:] == ["function_call_output"] * 2
+            sdk.responses.create(model=MODEL, input="[[say: Bye.]]", previous_response_id=second.id)
+
+        await sync(work)
+    rows = asked(sandbox)["messages"]
+    assert [row["role"] for row in rows] == ["user", "assistant", "tool", "tool", "assistant", "user"]
+    assert len(rows[1]["tool_calls"]) == 2
+
+
 async def test_references_are_looked_up_at_once_and_come_to_no_more_than_a_body(
     tmp_path: Path, sandbox: Running
 ) -> None:

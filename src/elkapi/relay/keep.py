@@ -36,7 +36,7 @@ from elkapi.translate.kept_stream import (
     with_ours,
 )
 from elkapi.translate.profiles import profile_for
-from elkapi.translate.responses_state import with_history
+from elkapi.translate.responses_state import with_history, without_repeated_calls
 from elkapi.types import Attempt, Grant, StoredObject, Usage
 
 if TYPE_CHECKING:
@@ -104,19 +104,23 @@ async def _with_past(
     if facts.previous is not None:
         turns = await plane.stored.conversation(grant, facts.previous)
         size_bytes += sum(len(turn.row.sealed) for turn in turns)
-        if keep is not None:
-            last = turns[-1].row
-            keep = msgspec.structs.replace(keep, previous=last.id, own=_items(own))
     if own is None and not turns:
         return request, keep
     members = members if own is None else members | {"input": own}
-    return await anywhere(size_bytes, _joined, request, members, turns), keep
+    request, own_items = await anywhere(size_bytes, _joined, request, members, turns)
+    if keep is not None and turns:
+        keep = msgspec.structs.replace(keep, previous=turns[-1].row.id, own=own_items)
+    return request, keep
 
 
-def _joined(request: Request, members: dict[str, Any], turns: Sequence[Found]) -> Request:
-    """The call with what was asked and answered in these turns before its own input."""
+def _joined(request: Request, members: dict[str, Any], turns: Sequence[Found]) -> tuple[Request, int]:
+    """The call with what was asked and answered in these turns before its own input, and how many items that has."""
     history = [item for turn in turns for item in stored.turn_of(turn.kept)]
-    return with_body(request, with_history(_encode(members), history))
+    own = members.get("input")
+    if isinstance(own, list):
+        own = without_repeated_calls(own, history)
+        members = members | {"input": own}
+    return with_body(request, with_history(_encode(members), history)), _items(own)
 
 
 async def _resolved(plane: DataPlane, grant: Grant, given: Any, size_bytes: int) -> Any:

@@ -52,6 +52,18 @@ def with_history(body: bytes, items: Sequence[dict[str, Any]]) -> bytes:
     return _encode(members)
 
 
+def without_repeated_calls(items: Sequence[Any], history: Sequence[dict[str, Any]]) -> list[Any]:
+    """The caller's items but for calls that the history holds: some clients (LiveKit) send each with its result."""
+    made = {_call_id(item) for item in history} - {None}
+    return [item for item in items if _call_id(item) not in made]
+
+
+def _call_id(item: Any) -> str | None:
+    if not isinstance(item, dict) or item.get("type") not in ("function_call", "custom_tool_call"):
+        return None
+    return item["call_id"] if isinstance(item.get("call_id"), str) else None
+
+
 def with_ids(items: Sequence[dict[str, Any]], response_id: str) -> list[dict[str, Any]]:
     """The items as `input_items` lists them: each has an id, made of its place where the caller gave none."""
     base = response_id.removeprefix("resp_")
