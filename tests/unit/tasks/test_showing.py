@@ -107,6 +107,15 @@ def test_an_ark_task_that_we_ended_has_a_code_beside_its_words() -> None:
     assert shown("seedance.query", a_task("seedance.submit", State.FAILED, theirs, error="no")) == theirs
 
 
+def test_an_ark_task_has_both_of_its_times_before_it_was_asked_about() -> None:
+    """Ark's SDK reads `updated_at` off every task."""
+    task = a_task("seedance.submit", State.QUEUED, {"id": "n1"})
+    told = msgspec.structs.replace(task.told, polled=False)
+    row = msgspec.structs.replace(task.row, created_ns=1_790_000_000 * 10**9)
+    body = shown("seedance.query", record.Task(row, task.asked, told))
+    assert (body["status"], body["created_at"], body["updated_at"]) == ("queued", 1_790_000_000, 1_790_000_000)
+
+
 def test_a_minimax_query_names_the_file_too() -> None:
     told = {"task_id": "n1", "status": "Success", "file_id": "7", "base_resp": {"status_code": 0, "status_msg": ""}}
     body = shown("minimax.query", a_task("minimax.generate", State.SUCCEEDED, told, "v"))

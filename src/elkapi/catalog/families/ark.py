@@ -36,7 +36,14 @@ TASK = TaskSpec(
     deleted={},
     callback="callback_url",
     notice="ark",
-    blank={"id": "{id}", "model": "{model}", "status": "queued", "error": None, "created_at": "{created_s}"},
+    blank={
+        "id": "{id}",
+        "model": "{model}",
+        "status": "queued",
+        "error": None,
+        "created_at": "{created_s}",
+        "updated_at": "{created_s}",
+    },
 )
 # Pixels of a frame of each resolution, in its widest ratio: what a bound may rest on.
 _PIXELS = {"480p": 864 * 496, "720p": 1664 * 720, "1080p": 2560 * 1088}
