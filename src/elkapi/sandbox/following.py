@@ -81,7 +81,7 @@ class Follower:
             if task.cancelled_s is not None and moment_s > task.cancelled_s:
                 return
             self.settle()
-            await self._told(callback.url, callback.body(task, moment_s))
+            await self._told(callback.url, msgspec.json.encode(callback.shown(task, moment_s)))
 
     async def _told(self, url: str, body: bytes) -> None:
         for _ in range(CALLS_MAX):

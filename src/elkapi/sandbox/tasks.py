@@ -46,14 +46,14 @@ _RANGE = re.compile(r"bytes=(\d{0,18})-(\d{0,18})")
 
 
 class Callback(msgspec.Struct, frozen=True):
-    """Where a task's changes are told. `body` words the task as it is at a moment.
+    """Where a task's changes are told. `shown` is the task as it is at a moment.
 
     `challenge` is a body that the address must answer with itself before the task begins; `unanswered` is the problem
     when it does not.
     """
 
     url: str
-    body: Callable[[Task, float], bytes]
+    shown: Callable[[Task, float], dict[str, Any]]
     challenge: bytes | None = None
     unanswered: Problem | None = None
 

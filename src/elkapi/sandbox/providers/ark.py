@@ -9,8 +9,6 @@ import time
 from typing import Any
 from urllib.parse import parse_qs
 
-import msgspec
-
 from elkapi.sandbox import tasks
 from elkapi.sandbox.faults import Faults
 from elkapi.sandbox.messages import Answer, Charge, Problem, Request, json_answer
@@ -177,8 +175,8 @@ def check(request: Request, keys: frozenset[str] | None) -> None:
         raise Problem(401, why, code="AuthenticationError")
 
 
-def _told(task: Task, moment_s: float) -> bytes:
-    return msgspec.json.encode(shown(task, moment_s, task.faults))
+def _told(task: Task, moment_s: float) -> dict[str, Any]:
+    return shown(task, moment_s, task.faults)
 
 
 def _draft_checked(request: Request, task_id: str) -> None:

@@ -127,7 +127,7 @@ def submit(request: Request) -> Answer:
         asked,
         Charge(asked.model, 0, asked.nano_usd),
         Film(asked.width, asked.height, asked.seconds * 1000),
-        callback=Callback(asked.callback_url, _told),
+        callback=Callback(asked.callback_url, _shown),
     )
     return json_answer({"code": GOOD, "msg": "success", "data": _shown(task, request.now_s), "exec_time": 0.1})
 
@@ -201,10 +201,6 @@ def _shown(task: Task, now_s: float) -> dict[str, Any]:
         "create_time": str(int(task.created_s)),
         "update_time": str(int(task.changed_s(now_s))),
     }
-
-
-def _told(task: Task, moment_s: float) -> bytes:
-    return msgspec.json.encode(_shown(task, moment_s))
 
 
 def _product(request: Request) -> str:

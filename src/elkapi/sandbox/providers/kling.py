@@ -98,7 +98,7 @@ def submit(request: Request) -> Answer:
         Charge(asked.model, 0, asked.nano_usd),
         msgspec.structs.replace(film, duration_ms=film.duration_ms + extends * EXTENDED_MS),
         owner=_key(request),
-        callback=None if asked.callback_url is None else Callback(asked.callback_url, _told),
+        callback=None if asked.callback_url is None else Callback(asked.callback_url, _shown),
     )
     request.store.shelf(VIDEOS).put(_video_id(task), task)
     shown = _shown(task, request.now_s)
@@ -222,10 +222,6 @@ def _shown(task: Task, now_s: float) -> dict[str, Any]:
         "updated_at": int(task.changed_s(now_s) * 1000),
         "task_result": result,
     }
-
-
-def _told(task: Task, moment_s: float) -> bytes:
-    return msgspec.json.encode(_shown(task, moment_s))
 
 
 def _video(task: Task, now_s: float) -> dict[str, Any]:

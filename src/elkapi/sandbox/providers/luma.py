@@ -285,17 +285,13 @@ def _started(request: Request, asked: LumaAsked) -> Answer:
         asked,
         Charge(asked.model, 0, asked.nano_usd),
         Film(asked.width, asked.height, asked.seconds * 1000),
-        callback=None if asked.callback_url is None else Callback(asked.callback_url, _told),
+        callback=None if asked.callback_url is None else Callback(asked.callback_url, _shown),
     )
     if asked.sync:
         # Nobody waits in a sandbox: it is done at once; one that was told to take its time has run into the timeout.
         task.queued_s = request.faults.task_queued_s or 0.0
         task.runs_s = request.faults.task_takes_s or 0.0
     return json_answer(_shown(task, request.now_s), status=201)
-
-
-def _told(task: Task, moment_s: float) -> bytes:
-    return msgspec.json.encode(_shown(task, moment_s))
 
 
 def _shown(task: Task, now_s: float) -> dict[str, Any]:

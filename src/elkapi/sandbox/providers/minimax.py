@@ -135,10 +135,10 @@ def _callback(url: str, secret: str) -> Callback:
     return Callback(url, _told, challenge, invalid("callback_url does not answer the challenge"))
 
 
-def _told(task: Task, moment_s: float) -> bytes:
+def _told(task: Task, moment_s: float) -> dict[str, Any]:
     body = shown(task, moment_s)
     status = "failed" if body["status"] == "Fail" else body["status"].lower()
-    return msgspec.json.encode({**body, "status": status})
+    return {**body, "status": status}
 
 
 def _status(task: Task, now_s: float) -> str:

@@ -84,7 +84,7 @@ def create(request: Request) -> Answer:
         asked,
         Charge(asked.model, 0, NANO_USD * asked.count),
         Film(asked.width, asked.height, asked.seconds * 1000),
-        callback=Callback(asked.notify_hook, _told) if asked.notify_hook else None,
+        callback=Callback(asked.notify_hook, _shown) if asked.notify_hook else None,
     )
     return json_answer({"code": "success", "message": "", "data": task.id})
 
@@ -119,10 +119,6 @@ def _shown(task: Task, now_s: float) -> dict[str, Any]:
         "progress": f"{100 if ended else task.progress(now_s)}%",
         "data": {"failure_reason": failure or None, "generations": made if done else []},
     }
-
-
-def _told(task: Task, moment_s: float) -> bytes:
-    return msgspec.json.encode(_shown(task, moment_s))
 
 
 def _refuse(name: str, why: str) -> Problem:
