@@ -140,6 +140,11 @@ class Usage(msgspec.Struct, frozen=True, omit_defaults=True):
         )
 
     @property
+    def cache_write_tokens(self) -> int:
+        """Every token that was written to a cache, for however long."""
+        return self.cache_write_5m_tokens + self.cache_write_1h_tokens
+
+    @property
     def output_total(self) -> int:
         """Every token that came out."""
         return self.output_tokens + self.reasoning_tokens + self.audio_output_tokens + self.image_output_tokens

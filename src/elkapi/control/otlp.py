@@ -269,7 +269,7 @@ def _attributes(call: CallFacts) -> Attributes:
         }
         classes = {
             "gen_ai.usage.cache_read.input_tokens": usage.cached_tokens,
-            "gen_ai.usage.cache_creation.input_tokens": usage.cache_write_5m_tokens + usage.cache_write_1h_tokens,
+            "gen_ai.usage.cache_creation.input_tokens": usage.cache_write_tokens,
             "gen_ai.usage.reasoning.output_tokens": usage.reasoning_tokens,
         }
         found |= {name: tokens for name, tokens in classes.items() if tokens}

@@ -351,8 +351,7 @@ class Hold:
     async def _passed(self, crossing: Crossing, tally: Tally) -> tuple[Usage, tuple[str, ...]]:
         """(usage, flags) of what of a stream had passed when it ended before its time."""
         usage, how = await count_left(self.plane, self.request, crossing, tally)
-        wrote = usage.cache_write_5m_tokens or usage.cache_write_1h_tokens
-        if wrote and crossing.unsplit and self.request.may_write_long:
+        if usage.cache_write_tokens and crossing.unsplit and self.request.may_write_long:
             return _with_dearest_writes(usage), ("cache_write_unsplit", how)
         return usage, (how,)
 
@@ -438,5 +437,4 @@ class Hold:
 
 def _with_dearest_writes(usage: Usage) -> Usage:
     """Cache writes whose lifetimes nobody told, in the dearest class that a call can have written (guarantee 26)."""
-    writes = usage.cache_write_5m_tokens + usage.cache_write_1h_tokens
-    return msgspec.structs.replace(usage, cache_write_5m_tokens=0, cache_write_1h_tokens=writes)
+    return msgspec.structs.replace(usage, cache_write_5m_tokens=0, cache_write_1h_tokens=usage.cache_write_tokens)

@@ -318,9 +318,8 @@ def read_gemini_usage(view: GeminiUsage) -> Usage | None:
 def chat_usage_object(usage: Usage) -> dict[str, object]:
     """OpenAI's chat usage; the classes that are zero are left out of the details, as far as SDKs allow."""
     prompt: dict[str, int] = {"cached_tokens": usage.cached_tokens, "audio_tokens": usage.audio_input_tokens}
-    writes = usage.cache_write_5m_tokens + usage.cache_write_1h_tokens
-    if writes:
-        prompt["cache_write_tokens"] = writes
+    if usage.cache_write_tokens:
+        prompt["cache_write_tokens"] = usage.cache_write_tokens
     if usage.image_input_tokens:
         prompt["image_tokens"] = usage.image_input_tokens
     completion = {"reasoning_tokens": usage.reasoning_tokens, "audio_tokens": usage.audio_output_tokens}
@@ -341,7 +340,7 @@ def responses_usage_object(usage: Usage) -> dict[str, object]:
         "input_tokens": usage.input_total,
         "input_tokens_details": {
             "cached_tokens": usage.cached_tokens,
-            "cache_write_tokens": usage.cache_write_5m_tokens + usage.cache_write_1h_tokens,
+            "cache_write_tokens": usage.cache_write_tokens,
         },
         "output_tokens": usage.output_total,
         "output_tokens_details": {"reasoning_tokens": usage.reasoning_tokens},
@@ -353,11 +352,11 @@ def anthropic_usage_object(usage: Usage) -> dict[str, object]:
     """Anthropic's usage: input without both cache figures."""
     result: dict[str, object] = {
         "input_tokens": usage.input_tokens + usage.audio_input_tokens + usage.image_input_tokens,
-        "cache_creation_input_tokens": usage.cache_write_5m_tokens + usage.cache_write_1h_tokens,
+        "cache_creation_input_tokens": usage.cache_write_tokens,
         "cache_read_input_tokens": usage.cached_tokens,
         "output_tokens": usage.output_total,
     }
-    if usage.cache_write_5m_tokens or usage.cache_write_1h_tokens:
+    if usage.cache_write_tokens:
         result["cache_creation"] = {
             "ephemeral_5m_input_tokens": usage.cache_write_5m_tokens,
             "ephemeral_1h_input_tokens": usage.cache_write_1h_tokens,
