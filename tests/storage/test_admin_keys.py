@@ -6,6 +6,7 @@ import threading
 from collections.abc import Iterator
 
 import pytest
+from sqlalchemy import event
 
 from elkapi import ledger
 from elkapi.admin import keys
@@ -32,6 +33,19 @@ def test_the_first_key_is_made_once_without_funds(admin: Admin) -> None:
         assert keys.ensure_first_key(connection) is None
     (view,) = keys.list_keys(admin)
     assert view.available_nano == 0
+
+
+def test_a_list_of_keys_asks_for_their_balances_together(admin: Admin, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("elkapi.ledger.accounts.IDS_AT_ONCE", 3)
+    for number in range(7):
+        keys.create_key(admin, keys.KeyInput(name=f"k{number}", balance=str(number)))
+    with admin.database.read() as connection:
+        reader = connection.engine
+    asked: list[str] = []
+    event.listen(reader, "before_cursor_execute", lambda *given: asked.append(given[2]))
+    views = keys.list_keys(admin)
+    assert [view.available_nano for view in views] == [number * 10**9 for number in range(7)]
+    assert len([text for text in asked if text.startswith("SELECT")]) == 1 + 3
 
 
 def test_supervisors_that_start_together_make_one_first_key(admin: Admin, settings: Settings) -> None:

@@ -109,7 +109,9 @@ def ensure_first_key(connection: Connection) -> str | None:
 def list_keys(admin: Admin, *, limit: int = 1_000, after_id: int = 0) -> list[KeyView]:
     """Keys in id order, a page at a time."""
     with admin.database.read() as connection:
-        return [_view(connection, row) for row in keys.list_keys(connection, limit=limit, after_id=after_id)]
+        rows = keys.list_keys(connection, limit=limit, after_id=after_id)
+        money = ledger.balances_of(connection, [row.account_id for row in rows])
+    return [_shown(row, money[row.account_id]) for row in rows]
 
 
 def show_key(admin: Admin, which: str) -> KeyView:
@@ -199,7 +201,10 @@ def _book(admin: Admin, connection: Connection, row: KeyRow, book: Callable[...,
 
 
 def _view(connection: Connection, row: KeyRow) -> KeyView:
-    money = ledger.balance(connection, row.account_id)
+    return _shown(row, ledger.balance(connection, row.account_id))
+
+
+def _shown(row: KeyRow, money: ledger.Balance) -> KeyView:
     return KeyView(row, money.posted_nano, money.held_nano, money.credit_nano, money.available_nano)
 
 

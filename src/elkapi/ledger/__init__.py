@@ -7,10 +7,12 @@ from __future__ import annotations
 
 from elkapi.ledger.accounts import (
     AccountError,
+    Balance,
     Entry,
     available_nano,
     balance,
     balances,
+    balances_of,
     create_account,
     entries_of,
     key_account_code,
@@ -27,6 +29,7 @@ from elkapi.storage.secrets import Sealer, load_secret_key
 
 __all__ = [
     "AccountError",
+    "Balance",
     "Boot",
     "CheckReport",
     "Entry",
@@ -42,6 +45,7 @@ __all__ = [
     "available_nano",
     "balance",
     "balances",
+    "balances_of",
     "check",
     "create_account",
     "deposit",

@@ -7,7 +7,7 @@ Available = posted - held + credit line, in nano-USD, and never below zero (a CH
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import msgspec
@@ -38,6 +38,8 @@ SYSTEM_ACCOUNTS = {
 CUSTOMER = "customer"
 QUOTA = "quota"
 HELD_KINDS = frozenset({CUSTOMER, QUOTA})
+
+IDS_AT_ONCE = 1_000
 
 
 class Balance(msgspec.Struct, frozen=True):
@@ -103,6 +105,15 @@ def balance(connection: Connection, account_id: int) -> Balance:
     if found is None:
         raise AccountError(f"there is no account {account_id}")
     return _balance_of(found)
+
+
+def balances_of(connection: Connection, account_ids: Sequence[int]) -> dict[int, Balance]:
+    """Those of these accounts that there are, by id, many to a query."""
+    found: dict[int, Balance] = {}
+    for start in range(0, len(account_ids), IDS_AT_ONCE):
+        asked = _balance_query().where(accounts.c.id.in_(account_ids[start : start + IDS_AT_ONCE]))
+        found |= {row.id: _balance_of(row) for row in connection.execute(asked)}
+    return found
 
 
 def available_nano(connection: Connection, account_ids: Iterable[int]) -> int:
