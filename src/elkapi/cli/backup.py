@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -37,7 +40,7 @@ def backup(file: Path, with_secret_key: bool, as_json: bool) -> None:
     """
     from elkapi.admin.backup import backup as write_backup
 
-    with opened() as admin:
+    with _ended_in_order(), opened() as admin:
         report = write_backup(admin, file, with_secret_key=with_secret_key)
     _print(report, as_json, "wrote")
 
@@ -51,10 +54,23 @@ def restore(file: Path, force: bool, secret_key_file: Path | None, as_json: bool
     """Replace this installation's data by FILE, all or nothing; the gateway must be stopped."""
     from elkapi.admin.backup import restore as read_backup
 
-    report = read_backup(
-        load_settings(), file, check=_check_books, actor=actor(), force=force, secret_key_file=secret_key_file
-    )
+    with _ended_in_order():
+        report = read_backup(
+            load_settings(), file, check=_check_books, actor=actor(), force=force, secret_key_file=secret_key_file
+        )
     _print(report, as_json, "restored")
+
+
+@contextmanager
+def _ended_in_order() -> Iterator[None]:
+    """Whoever bounds the time of a command, or stops the machine, ends it as Ctrl-C does: nothing of a copy is left."""
+    ends = (signal.SIGTERM, signal.SIGHUP)
+    before = [signal.signal(one, signal.default_int_handler) for one in ends]
+    try:
+        yield
+    finally:
+        for one, handler in zip(ends, before, strict=True):
+            signal.signal(one, handler)
 
 
 def _check_books(connection: Connection) -> None:

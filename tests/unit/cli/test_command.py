@@ -5,8 +5,11 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import io
+import os
 import re
+import signal
 import sqlite3
+import subprocess
 import sys
 from pathlib import Path
 from types import SimpleNamespace
@@ -540,6 +543,29 @@ def test_a_call_is_shown_with_its_entries_in_the_ledger(elkapi: Elkapi, tmp_path
     assert ["refund", "0.000000003", "2001-09-09T01:46:40Z"] in [
         line.split() for line in elkapi(*asked).out.splitlines()
     ]
+
+
+@pytest.mark.parametrize("command", ["backup", "restore"])
+@pytest.mark.parametrize("ends", [signal.SIGTERM, signal.SIGHUP])
+def test_a_copy_that_is_ended_by_a_signal_leaves_nothing_behind(
+    elkapi: Elkapi, tmp_path: Path, command: str, ends: signal.Signals
+) -> None:
+    file, temporary = tmp_path / "copies" / "file", tmp_path / "temporary"
+    file.parent.mkdir()
+    temporary.mkdir()
+    if command == "restore":
+        assert elkapi("backup", str(file)).status == 0
+    before = {path.name for path in file.parent.iterdir()}
+    ended = (
+        "import os, sys; from elkapi.admin import backup; from elkapi.cli import main\n"
+        f"backup._described = lambda *_: os.kill(os.getpid(), {int(ends)})\n"
+        f"main([{command!r}, {str(file)!r}])"
+    )
+    environment = {**os.environ, "ELKAPI_DATA_DIR": str(tmp_path / "data"), "TMPDIR": str(temporary)}
+    done = subprocess.run([sys.executable, "-c", ended], env=environment, capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stderr.strip()) == (1, "elkapi: stopped")
+    assert {path.name for path in file.parent.iterdir()} == before
+    assert list(temporary.iterdir()) == []
 
 
 def filled(tmp_path: Path, insert: str, rows: list[tuple[Any, ...]]) -> None:
