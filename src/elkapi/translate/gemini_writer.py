@@ -1,8 +1,7 @@
 """Events -> Gemini's answers: whole, as server-sent events, or as the JSON array of callers without `alt=sse`.
 
-Contract: anthropic.md sections 6.2, 6.3 and 7. One delta is one chunk; a function call leaves whole; each chunk
-carries usage, the last one finishReason too. google-genai takes any line that is not `data: ` for JSON, so a ping is a
-blank line.
+Contract: anthropic.md sections 6.2, 6.3 and 7. One delta is one chunk; a function call leaves whole; the last chunk
+carries finishReason and usage. google-genai takes any line that is not `data: ` for JSON, so a ping is a blank line.
 """
 
 from __future__ import annotations
@@ -14,7 +13,6 @@ import msgspec
 
 from elkapi.errors import NOT_JSON
 from elkapi.translate.dialect import ReplyFacts
-from elkapi.translate.estimate import estimated_tokens, quarter
 from elkapi.translate.gemini_write import UNSIGNED_BYTES
 from elkapi.translate.ir import (
     Citation,
@@ -32,7 +30,6 @@ from elkapi.translate.ir import (
     ToolCallDelta,
     ToolCallStart,
     UsageSeen,
-    texts_of,
 )
 from elkapi.translate.usage import gemini_usage_object
 from elkapi.types import Usage
@@ -184,23 +181,16 @@ class Writer:
         self._answer = _Answer(facts)
         self._named = {"modelVersion": facts.model, "responseId": facts.id}
         self._logprobs = facts.request.logprobs
-        self._request = facts.request
-        self._input_tokens: int | None = None
-        self._said_bytes = 0
         self._before = b'{"candidates":[{"content":{"parts":'
-        self._between = b',"role":"model"},"index":0}],"usageMetadata":'
-        self._after = b"," + _json.encode(self._named)[1:]
+        self._after = b',"role":"model"},"index":0}],' + _json.encode(self._named)[1:]
 
     def feed(self, event: Event) -> bytes:
         parts = self._answer.parts(event)
         if not parts:
             return b""
-        if isinstance(event, TextDelta):
-            self._said_bytes += len(event.text.encode())
-        usage = self._usage_so_far()
         if self._logprobs and isinstance(event, TextDelta) and event.logprobs:
-            return self._chunk(parts, {"logprobsResult": _logprobs(event.logprobs)}, {"usageMetadata": usage})
-        return self._framed(self._before + _json.encode(parts) + self._between + _json.encode(usage) + self._after)
+            return self._chunk(parts, {"logprobsResult": _logprobs(event.logprobs)}, {})
+        return self._framed(self._before + _json.encode(parts) + self._after)
 
     def finish(self) -> bytes:
         parts, candidate = self._answer.rest()
@@ -212,17 +202,6 @@ class Writer:
 
     def ping(self) -> bytes:
         return b"\n"
-
-    def _usage_so_far(self) -> _Wire:
-        """Google tells it in every chunk, and some clients (BAML) drop one without it.
-
-        Most upstreams tell it at the end of a stream only; until then this is an estimate of text in and text out.
-        """
-        if self._answer.usage is not None:
-            return gemini_usage_object(self._answer.usage)
-        if self._input_tokens is None:
-            self._input_tokens = estimated_tokens(texts_of(self._request))
-        return gemini_usage_object(Usage(input_tokens=self._input_tokens, output_tokens=quarter(self._said_bytes)))
 
     def _chunk(self, parts: list[_Wire], candidate: _Wire, members: _Wire) -> bytes:
         return self._framed(_json.encode(_whole(parts, candidate, {**members, **self._named})))

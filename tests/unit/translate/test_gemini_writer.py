@@ -187,16 +187,6 @@ def test_usage_stands_in_the_last_chunk() -> None:
     assert last.usage_metadata.total_token_count == 25
 
 
-def test_every_chunk_tells_of_usage_as_googles_do() -> None:
-    """BAML drops a chunk without it. What no upstream has told yet is an estimate."""
-    asked = [ir.Message("user", (ir.Text("How are you today?"),))]
-    facts = ReplyFacts("r", "m", 0, ir.ChatRequest(model="", messages=asked, dialect="gemini", logprobs=True))
-    pieces: list[ir.Event] = [ir.TextDelta("Hello"), ir.TextDelta(" there", (ir.TokenLogprob(" there", -0.5),))]
-    for events, seen in (([*pieces, USAGE], [(9, 2), (9, 3), (15, 7)]), ([USAGE, *pieces], [(15, 7)] * 3)):
-        usages = [chunk.usage_metadata for chunk in _streamed(_stream([*events, ir.Finish("stop")], facts))]
-        assert [(usage.prompt_token_count, usage.candidates_token_count) for usage in usages if usage] == seen
-
-
 def test_thoughts_are_shown_only_when_asked_for() -> None:
     shown = _told(_streamed(_stream(ANSWERS["thinking"], _facts())))
     hidden = _told(_streamed(_stream(ANSWERS["thinking"], _facts(reasoning=None))))
