@@ -1,7 +1,8 @@
 """Events -> Gemini's answers: whole, as server-sent events, or as the JSON array of callers without `alt=sse`.
 
 Contract: anthropic.md sections 6.2, 6.3 and 7. One delta is one chunk; a function call leaves whole; the last chunk
-carries finishReason and usage. google-genai takes any line that is not `data: ` for JSON, so a ping is a blank line.
+carries finishReason and usage, those before it a usage of nothing. google-genai takes any line that is not `data: ` for
+JSON, so a ping is a blank line.
 """
 
 from __future__ import annotations
@@ -59,6 +60,9 @@ _STATUS_WORDS = {
 }
 # Anthropic's "overloaded"; Google's word for it is 503.
 _OVERLOADED = 529
+# Google's chunks each tell the usage so far, and some clients (BAML) drop one that does not. Most upstreams tell it at
+# the end; an estimate until then would spoil the sums of those that subtract one chunk's from the next's (LangChain).
+_UNCOUNTED = {"usageMetadata": gemini_usage_object(Usage())}
 _json = msgspec.json.Encoder()
 _object: msgspec.json.Decoder[dict[str, msgspec.Raw]] = msgspec.json.Decoder(dict[str, msgspec.Raw])
 
@@ -182,14 +186,14 @@ class Writer:
         self._named = {"modelVersion": facts.model, "responseId": facts.id}
         self._logprobs = facts.request.logprobs
         self._before = b'{"candidates":[{"content":{"parts":'
-        self._after = b',"role":"model"},"index":0}],' + _json.encode(self._named)[1:]
+        self._after = b',"role":"model"},"index":0}],' + _json.encode(_UNCOUNTED | self._named)[1:]
 
     def feed(self, event: Event) -> bytes:
         parts = self._answer.parts(event)
         if not parts:
             return b""
         if self._logprobs and isinstance(event, TextDelta) and event.logprobs:
-            return self._chunk(parts, {"logprobsResult": _logprobs(event.logprobs)}, {})
+            return self._chunk(parts, {"logprobsResult": _logprobs(event.logprobs)}, _UNCOUNTED)
         return self._framed(self._before + _json.encode(parts) + self._after)
 
     def finish(self) -> bytes:

@@ -187,6 +187,22 @@ def test_usage_stands_in_the_last_chunk() -> None:
     assert last.usage_metadata.total_token_count == 25
 
 
+def test_every_chunk_has_a_usage_and_only_the_last_ones_counts() -> None:
+    """BAML drops a chunk without one; LangChain adds up what each has more than the one before."""
+    pieces: list[ir.Event] = [ir.TextDelta("Hello"), ir.TextDelta(" there", (ir.TokenLogprob(" there", -0.5),))]
+    body = _stream([*pieces, USAGE, ir.Finish("stop")], _facts(logprobs=True))
+    usages = [chunk.usage_metadata for chunk in _streamed(body)]
+    assert [(u.prompt_token_count, u.candidates_token_count, u.total_token_count) for u in usages if u] == [
+        *[(0, 0, 0)] * 2,
+        (15, 7, 25),
+    ]
+    # A caller who leaves before the end is charged what we count, not nothing.
+    frames = SseDecoder().feed(body)
+    reader = DIALECT.reader()
+    read = [event for frame in frames[:2] for event in reader.feed(frame)]
+    assert not any(isinstance(event, ir.UsageSeen) for event in read)
+
+
 def test_thoughts_are_shown_only_when_asked_for() -> None:
     shown = _told(_streamed(_stream(ANSWERS["thinking"], _facts())))
     hidden = _told(_streamed(_stream(ANSWERS["thinking"], _facts(reasoning=None))))
