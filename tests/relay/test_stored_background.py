@@ -12,6 +12,7 @@ import msgspec
 import pytest
 from sqlalchemy import text
 
+from tests.canned import canned
 from tests.gateway import Gateway, gateway
 from tests.scripted import MODEL, Played, Upstream, frames_of, scripted
 from tests.text_calls import events
@@ -198,6 +199,27 @@ async def test_a_failed_response_says_so_and_is_free(stage: Stage, stream: bool)
     assert [(event["type"], event["sequence_number"]) for event in again] == whole
     assert not stream or events(made.text) == again
     assert await stage.spent() == 0
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize(
+    ("status", "code"), [(400, "invalid_prompt"), (429, "rate_limit_exceeded"), (500, "server_error")]
+)
+async def test_why_a_response_failed_is_told_in_the_codes_that_clients_know(
+    tmp_path: Path, status: int, code: str, stream: bool
+) -> None:
+    """Who polls must know whether to try again."""
+    async with canned(status, {"error": {"message": "no", "type": "x"}}) as upstream, gateway(tmp_path) as gate:
+        await gate.channel(upstream.url, (MODEL,))
+        await gate.price(MODEL)
+        stage = Stage(gate, Upstream(), await gate.key())
+        made = await stage.create(stream=stream)
+        told = events(made.text)[-1]["response"] if stream else made.json()
+        found = await stage.until(told["id"], "failed")
+        assert found["error"]["code"] == code
+        assert not stream or told == found
+        again = events((await stage.get(told["id"], "?stream=true")).text)
+        assert again[-1]["response"] == found
 
 
 async def test_what_cannot_be_paid_or_kept_is_refused_before_it_begins(stage: Stage) -> None:

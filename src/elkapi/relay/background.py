@@ -29,9 +29,10 @@ from elkapi.relay.plane import DataPlane
 from elkapi.relay.read import Request
 from elkapi.relay.relay import OWN_FAULT, Failed, Left
 from elkapi.snapshot import Snapshot
+from elkapi.translate.ir import Failure
 from elkapi.translate.kept import LOST as STOPPED
 from elkapi.translate.kept_stream import with_ours
-from elkapi.translate.responses_object import blank_response
+from elkapi.translate.responses_object import blank_response, error_object
 from elkapi.translate.responses_replay import ended, replayed
 from elkapi.types import Grant, Policy, StoredObject, StoredReply
 
@@ -172,15 +173,16 @@ class _Work:
         if not self.running.admitted:
             return
         log = self.log
+        answer = _failed(log.blank, told)
         farewell = error.farewell if isinstance(error, Failed) else b""
         if self.request.stream and not farewell:
-            farewell = _farewell(log, told)
+            farewell = _farewell(log, answer)
         row = stored_row(
             self.plane,
             self.grant,
             self.request,
             self.call.id,
-            log.blank,
+            answer,
             log.unkept(farewell),
             status="failed",
             error=told.message,
@@ -212,10 +214,14 @@ async def _to_its_end(settling: Coroutine[Any, Any, None]) -> None:
         await task
 
 
-def _farewell(log: FrameLog, error: GatewayError) -> bytes:
+def _failed(blank: bytes, error: GatewayError) -> bytes:
+    """The object of a response that there will not be; its code tells whether to ask again."""
+    why = error_object(Failure(error.status, error.code, error.message))
+    return msgspec.json.encode(msgspec.json.decode(blank) | {"status": "failed", "error": why})
+
+
+def _farewell(log: FrameLog, response: bytes) -> bytes:
     """The last events of a stream that was cut short; where nothing has come yet, all events of a failed response."""
-    failed = {"status": "failed", "error": {"code": "server_error", "message": error.message}}
-    response = msgspec.json.encode(msgspec.json.decode(log.blank) | failed)
     return ended(response, len(log.frames)) if log.frames else b"".join(replayed(response))
 
 
