@@ -103,21 +103,20 @@ class SetAhead:
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
-        self._ahead_s = self._now_ahead_s()
+        self._ahead_s = clock.now_ns() / 1e9 - clock.monotonic_s()
         self._until_s = -inf
 
-    def seen(self) -> bool:
-        """Whether it jumped by more than SET_AHEAD_S less than SET_RIGHT_S ago, and was not set back since."""
-        ahead_s, now_s = self._now_ahead_s(), self._clock.monotonic_s()
+    def seen(self, now_ns: int) -> bool:
+        """Whether this time, just read from the clock, is behind a jump of more than SET_AHEAD_S, less than SET_RIGHT_S
+        ago, that was not set back since."""
+        now_s = self._clock.monotonic_s()
+        ahead_s = now_ns / 1e9 - now_s
         if ahead_s > self._ahead_s + SET_AHEAD_S:
             self._until_s = now_s + SET_RIGHT_S
         elif ahead_s < self._ahead_s - SET_AHEAD_S:
             self._until_s = -inf
         self._ahead_s = ahead_s
         return now_s < self._until_s
-
-    def _now_ahead_s(self) -> float:
-        return self._clock.now_ns() / 1e9 - self._clock.monotonic_s()
 
 
 SYSTEM_CLOCK: Clock = SystemClock()

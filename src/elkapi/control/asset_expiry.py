@@ -47,18 +47,19 @@ class AssetExpiry:
 
     async def run_once(self) -> None:
         """Raises Unavailable or StoreFailed; the next run sees the same."""
-        if self._set_ahead.seen():
+        now_ns = self._clock.now_ns()
+        if self._set_ahead.seen(now_ns):
             return
-        failures = await self._expire()
+        failures = await self._expire(now_ns)
         if self._clock.monotonic_s() >= self._orphans_at_s:
             await self.remove_orphans()
             self._orphans_at_s = self._clock.monotonic_s() + ORPHANS_EVERY_S
         if failures:
             raise failures[0]
 
-    async def _expire(self) -> list[StoreFailed]:
+    async def _expire(self, now_ns: int) -> list[StoreFailed]:
         """What went wrong: a file that cannot be removed keeps its row, and no other file."""
-        now_ns, failures = self._clock.now_ns(), list[StoreFailed]()
+        failures = list[StoreFailed]()
         while len(failures) < FAILURES_MAX:
             expired = partial(rows.expired, now_ns=now_ns, rows_max=ROWS_MAX, after=len(failures))
             found, gone = await self._read(expired), list[bytes]()

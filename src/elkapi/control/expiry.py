@@ -50,9 +50,9 @@ class Expiry:
     async def run_once(self) -> None:
         """Raises Unavailable when the database cannot be asked; the next run sees the same."""
         await self._write(fail_orphans)
-        if self._set_ahead.seen():
-            return
         now_ns = self._clock.now_ns()
+        if self._set_ahead.seen(now_ns):
+            return
         await self._forget(lambda connection: purge(connection, now_ns, ROWS_MAX, BYTES_MAX))
         await self._forget(lambda connection: purge_claims(connection, now_ns, ROWS_MAX, BYTES_MAX))
         before_ns = now_ns - self._notices_keep_ns

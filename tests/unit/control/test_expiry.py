@@ -7,7 +7,7 @@ from pathlib import Path
 
 from sqlalchemy import Connection, func, insert, select
 
-from elkapi.clock import SET_RIGHT_S, ManualClock
+from elkapi.clock import SET_RIGHT_S, ManualClock, SetAhead
 from elkapi.control.expiry import BYTES_MAX, ROWS_MAX, Expiry
 from elkapi.settings import Settings
 from elkapi.storage.installation import open_installation
@@ -90,3 +90,14 @@ async def test_nothing_is_forgotten_by_a_clock_that_was_set_ahead_until_there_wa
     await expiry.run_once()
     assert kept() == 0
     installation.database.close()
+
+
+def test_a_time_that_was_read_before_the_clock_was_set_right_is_not_taken_for_right() -> None:
+    clock = ManualClock()
+    ahead = SetAhead(clock)
+    assert not ahead.seen(clock.now_ns())
+    clock.set_by(86_400)
+    now_ns = clock.now_ns()
+    clock.set_by(-86_400)
+    assert ahead.seen(now_ns)
+    assert not ahead.seen(clock.now_ns())
