@@ -34,6 +34,7 @@ from elkapi.translate.ir import (
     ToolResult,
 )
 from elkapi.translate.profiles import Profile, effort_for
+from elkapi.translate.strict_schema import takes_objects
 
 # Where a model takes no JSON schema it is made to call this tool; readers turn its arguments back into the text.
 OUTPUT_TOOL = "elkapi_output"
@@ -160,8 +161,7 @@ def closed(schema: Any) -> Any:
         words = "{" + ", ".join(bounds) + "}"
         said = schema.get("description")
         result["description"] = f"{said}\n\n{words}" if said else words
-    kind = result.get("type")
-    if kind == "object" or (isinstance(kind, list) and "object" in kind):
+    if takes_objects(result):
         result.setdefault("additionalProperties", False)
     return result
 
@@ -170,8 +170,7 @@ def _is_open(schema: Any) -> bool:
     """Whether the schema has an object, at any depth, whose members may have other names than those it lists."""
     if not isinstance(schema, dict):
         return False
-    kind = schema.get("type")
-    if kind == "object" or (isinstance(kind, list) and "object" in kind):
+    if takes_objects(schema):
         others = schema.get("additionalProperties")
         if others not in (None, False) or (others is None and not schema.get("properties")):
             return True

@@ -28,18 +28,24 @@ def strict_of(request: ChatRequest, strict: bool | None, schema: dict[str, Any] 
     return True if whole and _is_strict(schema) else None
 
 
+def takes_objects(schema: dict[str, Any]) -> bool:
+    """Whether its type is that of objects, or has it among others."""
+    kind = schema.get("type")
+    return kind == "object" or (isinstance(kind, list) and "object" in kind)
+
+
 def _is_strict(schema: Any) -> bool:
     """Whether every object in it is closed and wants all its members, in words that are taken."""
     if not isinstance(schema, dict) or not schema.keys() <= _KNOWN:
         return False
     properties, wanted = schema.get("properties", {}), schema.get("required", [])
-    choices, kind = schema.get("anyOf", []), schema.get("type")
+    choices = schema.get("anyOf", [])
     if not (isinstance(properties, dict) and isinstance(wanted, list) and isinstance(choices, list)):
         return False
     if "format" in schema and schema["format"] not in _FORMATS:
         return False
     is_closed = schema.get("additionalProperties") is False and all(name in wanted for name in properties)
-    if not is_closed and (kind == "object" or (isinstance(kind, list) and "object" in kind)):
+    if not is_closed and takes_objects(schema):
         return False
     within = [*properties.values(), *choices, *([schema["items"]] if "items" in schema else ())]
     for name in ("$defs", "definitions"):
