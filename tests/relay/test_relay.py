@@ -216,7 +216,9 @@ async def test_g49_a_failed_call_is_free_and_told_apart(
     gate: Gateway, sandbox: Running, fault: str, status: int, code: str, fate: str
 ) -> None:
     sandbox.sandbox.stand(fault)
-    await gate.channel(sandbox.base_url, limits=_limits(header_s=0.2, first_byte_s=0.2, idle_s=0.2))
+    # Only what is to pass is short: a machine that stands still is no fault of the others.
+    short = {"header_s": 0.2, "first_byte_s": 0.2} if "hang" in fault else {}
+    await gate.channel(sandbox.base_url, limits=_limits(**short))
     key = await gate.key("1")
     reply = await gate.ask(key, GOOD)
     assert (reply.status_code, reply.json()["error"]["code"]) == (status, code)
