@@ -182,12 +182,12 @@ class Gateway:
 
     async def account(self, request_id: str, key: str) -> dict[str, Any]:
         """`GET /v1/requests/{id}` as the key's owner, once the record is written."""
-        for _ in range(400):
+
+        async def record() -> Any:
             reply = await self.http.get(f"/v1/requests/{request_id}", headers={"authorization": f"Bearer {key}"})
-            if reply.status_code == 200:
-                return dict(reply.json())
-            await asyncio.sleep(0.01)
-        raise AssertionError(f"no record of {request_id}: {reply.text}")
+            return reply.json() if reply.status_code == 200 else None
+
+        return dict(await until(record, what=f"a record of {request_id}"))
 
     def books(self) -> CheckReport:
         """The ledger's own check, which found nothing wrong."""

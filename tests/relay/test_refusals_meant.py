@@ -5,7 +5,6 @@ A caller's words that a refusal repeats change nothing: whoever could write them
 
 from __future__ import annotations
 
-import asyncio
 from typing import Any
 
 import pytest
@@ -14,6 +13,7 @@ from elkapi.sandbox.server import Running, running
 from tests.canned import canned
 from tests.gateway import Gateway
 from tests.text_calls import ask, text_of
+from tests.waiting import until
 
 MODEL = "test-model"
 GOOGLE: dict[str, Any] = {
@@ -55,14 +55,10 @@ def database_url() -> str:
     return ""
 
 
-async def reason_of(gate: Gateway) -> str | None:
-    """Why the first key that was taken out of service was; None when none was, a while later."""
-    for _ in range(200):
-        rows = gate.sql("select reason from channel_keys where not enabled order by id")
-        if rows:
-            return str(rows[0][0])
-        await asyncio.sleep(0.005)
-    return None
+async def reason_of(gate: Gateway) -> str:
+    """Why the first key that was taken out of service was."""
+    rows = await until(lambda: gate.sql("select reason from channel_keys where not enabled order by id"))
+    return str(rows[0][0])
 
 
 @pytest.mark.parametrize("stream", [False, True], ids=["whole", "streamed"])
@@ -80,7 +76,7 @@ async def test_a_key_or_an_account_refused_with_400_is_the_operators(
         told = alone.json()["error"]
         assert (alone.status_code, told["code"]) == (502, "upstream_error")
         assert "key" not in told["message"]
-        assert reason in (await reason_of(gate) or "")
+        assert reason in await reason_of(gate)
         await gate.channel(upstream.url, (MODEL,), family=family, priority=5)
         await gate.channel(sandbox.base_url, (MODEL,), model_map={MODEL: "gpt-4o"})
         beside = await gate.ask(key, asked.body, path=asked.path)
@@ -90,16 +86,20 @@ async def test_a_key_or_an_account_refused_with_400_is_the_operators(
 
 
 @pytest.mark.parametrize("words", ["API_KEY_INVALID", XAI["error"], ANTHROPIC["error"]["message"]])
-async def test_a_callers_words_in_a_refusal_take_no_key_out(gate: Gateway, words: str) -> None:
+async def test_a_callers_words_in_a_refusal_take_no_key_out(
+    gate: Gateway, monkeypatch: pytest.MonkeyPatch, words: str
+) -> None:
+    taken_out: list[object] = []
     said = {"error": {"message": f"Invalid value: '{words}'", "type": "invalid_request_error", "param": "stop"}}
     async with canned(400, said) as upstream:
         await gate.channel(upstream.url, (MODEL,))
         await gate.price(MODEL, per_1m_usd="1", output_per_1m_usd="2")
         key = await gate.key("1")
         asked = ask("chat", MODEL, "hi", stop=words)
+        monkeypatch.setattr(gate.plane.judge, "disable", lambda *asked: taken_out.append(asked))
         reply = await gate.ask(key, asked.body, path=asked.path)
     assert (reply.status_code, reply.json()["error"]["param"]) == (400, "stop")
-    assert await reason_of(gate) is None
+    assert taken_out == []
 
 
 async def test_a_key_refused_with_400_at_a_submit_goes_out_too(gate: Gateway) -> None:
@@ -110,7 +110,7 @@ async def test_a_key_refused_with_400_at_a_submit_goes_out_too(gate: Gateway) ->
         body = {"instances": [{"prompt": "a cat"}], "parameters": {"durationSeconds": 4}}
         reply = await gate.ask(await gate.key("10"), body, path=f"/v1beta/models/{model}:predictLongRunning")
     assert reply.status_code == 502, reply.text
-    assert "refused this key" in (await reason_of(gate) or "")
+    assert "refused this key" in await reason_of(gate)
 
 
 @pytest.mark.parametrize(

@@ -23,6 +23,7 @@ from elkapi.types import TaskAsset
 from elkapi.upstream import UpstreamRequest
 from tests.gateway import Gateway, gateway
 from tests.tasks.provider import Provider, provider
+from tests.waiting import until
 
 MODEL = "kling-v1-6"
 
@@ -82,11 +83,7 @@ class Tasks:
         return self.gate.sql("select state, version, error_code, native_id, progress from tasks order by id")
 
     async def until(self, state: str, number: int = 1) -> None:
-        for _ in range(1000):
-            if sum(row[0] == state for row in self.rows()) >= number:
-                return
-            await asyncio.sleep(0.01)
-        raise AssertionError(f"no task came to {state}: {self.rows()}; asked: {self.upstream.requests[-5:]}")
+        await until(lambda: sum(row[0] == state for row in self.rows()) >= number, what=f"a task that is {state}")
 
 
 @pytest.fixture
