@@ -17,10 +17,12 @@ from elkapi.app import installed_models
 from elkapi.clock import ManualClock
 from elkapi.control.parts import Parts, installed_chat_model
 from elkapi.control.status import LocalModels
+from elkapi.local import listed
 from elkapi.local.chat import rows
 from elkapi.local.listed import LocalModel
 from elkapi.local.models import ModelUnusable
 from elkapi.settings import Settings
+from elkapi.upstream import Deadlines
 
 PLANTED = "planted-password"
 
@@ -95,7 +97,10 @@ LISTING = b'{"object":"list","data":[{"id":"m","object":"model","dimensions":3,"
         (b"garbage", LocalModels()),
     ],
 )
-async def test_models_are_what_the_model_process_lists(tmp_path: Path, answer: bytes, expected: LocalModels) -> None:
+async def test_models_are_what_the_model_process_lists(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, answer: bytes, expected: LocalModels
+) -> None:
+    monkeypatch.setattr(listed, "DEADLINES", Deadlines())  # A machine that stands still for a second is no answer.
     expected = msgspec.structs.replace(expected, chat_model=installed_chat_model())
     settings = Settings(data_dir=str(tmp_path))
     async with Parts(settings, ManualClock()) as parts:

@@ -23,7 +23,8 @@ END_OF_PROBE = b"no control route 'GET probe'\"}"
 class Exchange(msgspec.Struct):
     """What one raw request got: every byte, and how the connection stood at the end.
 
-    "open": it then served another request; "closed": the peer sent its end; "reset"; "stalled": open, nothing came.
+    "open": it then served another request; "closed": the peer sent its end; "reset"; "stalled": open, nothing came;
+    "head, stalled": nothing after the head.
     """
 
     data: bytes
@@ -115,7 +116,24 @@ def read_and_go_on(connection: socket.socket) -> Exchange:
     return Exchange(data[: data.rindex(b"HTTP/1.1 404 ")], "open")
 
 
-READERS = {"open": read_and_go_on, "closed": read_to_end, "reset": read_to_end, "stalled": read_until_stalled}
+def read_head_until_stalled(connection: socket.socket) -> Exchange:
+    """Read a head, however long it takes to come, and go on as `read_until_stalled`."""
+    data = b""
+    while b"\r\n\r\n" not in data:
+        piece = connection.recv(65536)
+        assert piece, data
+        data += piece
+    rest = read_until_stalled(connection)
+    return Exchange(data + rest.data, f"head, {rest.end}")
+
+
+READERS = {
+    "open": read_and_go_on,
+    "closed": read_to_end,
+    "reset": read_to_end,
+    "stalled": read_until_stalled,
+    "head, stalled": read_head_until_stalled,
+}
 
 
 def bill_lines(sandbox: Running) -> list[Line]:

@@ -97,7 +97,7 @@ CHECKS: dict[str, tuple[str, str, Callable[[Exchange], bool]]] = {
     "hang-after-headers": ("hang-after-headers", "closed", lambda got: cut_short(got, 0)),
     "cut-after": ("cut-after=100b", "closed", lambda got: cut_short(got, 100)),
     "stall-after": ("stall-after=2", "closed", lambda got: cut_short(got, 128)),
-    "slow-drip": ("slow-drip=60s", "stalled", lambda got: cut_short(got, 0)),
+    "slow-drip": ("slow-drip=60s", "head, stalled", lambda got: cut_short(got, 0)),
     "chunked": ("chunked", "open", is_chunked),
     "content-length": ("content-length", "open", lambda got: len(got.body) == length_of(got)),
     "1xx": ("1xx", "open", lambda got: got.status == 103 and got.body.startswith(b"HTTP/1.1 200 OK\r\n")),
