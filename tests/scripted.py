@@ -196,17 +196,12 @@ class Stage:
         played.play(frame)
         await self.watch.until(count)
 
-    def balance(self) -> tuple[int, int]:
-        held, posted = self.gate.sql("select sum(held_nano), sum(posted_nano) from accounts where kind = 'customer'")[0]
-        return int(held), int(posted)
-
     async def check_books(self, charged: int) -> None:
         """Every hold was resolved once, and nobody paid anything but the charges."""
         # A caller who leaves while the money is written does not wait for it.
-        await until(lambda: self.balance()[0] == 0)
-        assert self.balance()[1] == parse_usd(BALANCE_USD) - charged
+        await until(lambda: not self.gate.books().open_holds)
+        assert self.gate.closed_books().customers_posted_nano == parse_usd(BALANCE_USD) - charged
         assert self.watch.records.empty()
-        self.gate.closed_books()
 
 
 @contextlib.asynccontextmanager

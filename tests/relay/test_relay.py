@@ -35,11 +35,11 @@ def bill_nano(sandbox: Running) -> int:
 
 
 def balance_nano(gate: Gateway) -> int:
-    return int(gate.sql("select sum(posted_nano) from accounts where kind = 'customer'")[0][0])
+    return gate.books().customers_posted_nano
 
 
 def held_nano(gate: Gateway) -> int:
-    return int(gate.sql("select sum(held_nano) from accounts where kind = 'customer'")[0][0])
+    return gate.books().customers_held_nano
 
 
 async def test_a_call_is_answered_charged_exactly_and_accounted_for(gate: Gateway, sandbox: Running) -> None:

@@ -68,14 +68,11 @@ class Stage:
     async def spent(self) -> int:
         """What the key paid, once nothing is held any more and the ledger's check agrees."""
         while True:
-            held, posted = self.gate.sql(
-                "select sum(held_nano), sum(posted_nano) from accounts where kind = 'customer'"
-            )[0]
-            if not held and not len(self.gate.plane.background):
+            books = self.gate.books()
+            if not books.open_holds and not len(self.gate.plane.background):
                 break
             await asyncio.sleep(0.01)
-        self.gate.books()
-        return 10 * 10**9 - int(posted)
+        return 10 * 10**9 - books.customers_posted_nano
 
 
 @contextlib.asynccontextmanager
