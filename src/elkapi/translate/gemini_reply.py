@@ -317,17 +317,11 @@ class Reader:
                 events.append(citation)
 
     def _metered(self, raw: bytes, events: list[Event]) -> None:
-        """Usage so far, when this chunk has another one than the last; impossible counts are not believed.
-
-        A prompt of nothing is what our own streams say before the end (another gateway may be the upstream): no news.
-        """
+        """Usage so far, when this chunk has another one than the last; impossible counts are not believed."""
         if raw and raw != self._usage_raw:
             self._usage_raw = raw
             try:
-                told = _usage.decode(raw)
-                if told.promptTokenCount == 0:
-                    return
-                self._usage = read_gemini_usage(told)
+                self._usage = read_gemini_usage(_usage.decode(raw))
             except msgspec.DecodeError:
                 self._usage = None
             if self._usage is None:
