@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import random
 import re
 import shutil
 import signal
@@ -25,6 +27,7 @@ START_S = 90.0
 STOP_S = 45.0
 COMMAND_S = 60.0
 LOG_CHARS_SHOWN = 6_000
+_dice = random.SystemRandom()
 _READY = re.compile(r"ready on (http://\S+)")
 
 
@@ -122,10 +125,14 @@ class LiveGateway:
 
 
 def free_port() -> int:
-    """A TCP port on loopback that was free a moment ago."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    """A TCP port on loopback that was free a moment ago, and is none of those that whoever asks for any port gets.
+
+    A process takes seconds to start, and the tests beside it ask for hundreds of ports meanwhile.
+    """
+    while True:
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.bind(("127.0.0.1", port := _dice.randrange(20_000, 32_000)))
+            return port
 
 
 def command() -> Path:

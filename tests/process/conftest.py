@@ -20,7 +20,9 @@ SETTINGS: dict[str, Any] = {
     "heartbeat_lost_s": 5,
     "drain_s": 20,
     "header_s": 20,
-    "hold_wait_s": 2,
+    # A machine that stands still for two seconds refuses no call.
+    "hold_wait_s": 20,
+    "settle_wait_s": 20,
 }
 
 

@@ -48,6 +48,10 @@ async def test_a_killed_worker_leaves_its_background_response_failed_and_free(pa
                 assert reply.status in (200, 502, 503), await reply.text()
                 return str((await reply.json()).get("status"))
 
+        async def is_in_progress() -> bool:
+            return await status() == "in_progress"
+
+        await until(is_in_progress)
         assert {await status() for _ in range(8)} == {"in_progress"}
         assert gate.sql("select sum(held_nano) from accounts where kind = 'customer'")[0][0] > 0
         for worker in gate.children("worker"):
