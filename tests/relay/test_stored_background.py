@@ -63,7 +63,7 @@ class Stage:
             await asyncio.sleep(0.01)
 
     async def call(self) -> Played:
-        return await asyncio.wait_for(self.upstream.calls.get(), 20)
+        return await self.upstream.calls.get()
 
     async def spent(self) -> int:
         """What the key paid, once nothing is held any more and the ledger's check agrees."""
@@ -167,7 +167,7 @@ async def test_one_cancelled_through_another_worker_is_ended_here(stage: Stage) 
     # What another worker writes.
     with stage.gate.database.write() as connection:
         connection.execute(text("update stored_objects set status = 'cancelled'"))
-    await asyncio.wait_for(played.given_up(), 20)
+    await played.given_up()
     assert await stage.spent() == 0
     assert (await stage.get(made["id"])).json()["status"] == "cancelled"
 

@@ -119,7 +119,7 @@ async def test_a_read_that_takes_too_long_is_unavailable(database: Database) -> 
     release = threading.Event()
     try:
         with pytest.raises(Unavailable):
-            await reader.run(lambda _connection: release.wait(5))
+            await reader.run(lambda _connection: release.wait())
     finally:
         release.set()
         await reader.aclose()
@@ -130,7 +130,7 @@ async def test_waiting_reads_are_bounded(database: Database, monkeypatch: pytest
     reader = Reader(database, threads=1)
     release = threading.Event()
     try:
-        first = asyncio.create_task(reader.run(lambda _connection: release.wait(5)))
+        first = asyncio.create_task(reader.run(lambda _connection: release.wait()))
         await asyncio.sleep(0)
         with pytest.raises(Unavailable):
             await reader.run(lambda _connection: None)

@@ -187,7 +187,6 @@ async def test_a_peer_that_is_always_faster_leaves_others_their_turns(client, as
             connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % size + bytes(size))
 
     with socket.create_server(("127.0.0.1", 0)) as listening:
-        listening.settimeout(5)
         peer = loop.run_in_executor(None, write, listening)
         origin = Origin.parse(f"http://127.0.0.1:{listening.getsockname()[1]}", allow_private=True)
         reply = await client.send(ask(origin))
