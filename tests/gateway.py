@@ -226,8 +226,8 @@ async def gateway(
         data_dir=str(folder),
         database_url=database_url,
         log_file=str(folder / "gateway.log"),
-        # A busy machine's slow disk is no miss of the response cache.
-        **{"snapshot_poll_s": 0.01, "cache_wait_s": 10.0, **settings},
+        # A busy machine's slow disk is no miss of the response cache, and refuses no call.
+        **{"snapshot_poll_s": 0.01, "cache_wait_s": 10.0, "hold_wait_s": 30.0, "settle_wait_s": 30.0, **settings},
     )
     if not database_url and not (folder / "elkapi.sqlite3").exists():
         copy_migrated_sqlite(folder / "elkapi.sqlite3")

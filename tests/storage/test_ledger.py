@@ -626,12 +626,13 @@ async def test_g78_a_server_that_only_reads_is_an_outage_and_what_it_owes_is_boo
         pytest.skip("a SQLite file is no standby")
     account = funded_account(database, 100)
     await ledger.hold(order := an_order(account, nano=70))
+    ledger._settings = msgspec.structs.replace(settings, settle_wait_s=2.0)
     with read_only(database):
         with pytest.raises(Unavailable):
             await ledger.settle(a_settlement(order, 50))
         with pytest.raises(Unavailable, match="cannot be written"):
             await ledger.hold(an_order(account, nano=1))
-        assert ledger.unwritten_s > settings.settle_wait_s
+        assert ledger.unwritten_s > ledger._settings.settle_wait_s
     await until(lambda: admitted_again(ledger, account))
     assert available(database, account) == 100
 
@@ -652,7 +653,8 @@ async def test_g78_a_right_that_was_taken_away_is_an_outage_and_what_is_owed_is_
         url = connection.engine.url.set(username=role).render_as_string(hide_password=False)
     served = Database.open(url)
     try:
-        ledger = open_ledger(settings, served, os.urandom(16), in_process=True, sealer=installation.sealer)
+        quick = msgspec.structs.replace(settings, settle_wait_s=2.0)
+        ledger = open_ledger(quick, served, os.urandom(16), in_process=True, sealer=installation.sealer)
         await ledger.start()
         await ledger.hold(order := an_order(account, nano=70))
         with database.write() as connection:

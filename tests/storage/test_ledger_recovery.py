@@ -326,6 +326,11 @@ async def test_a_late_settlement_of_an_expired_hold_charges_nothing_and_is_kept(
 ) -> None:
     database, owner = installation.database, os.urandom(16)
     account = funded_account(database, 100)
+
+    def heartbeat_ns() -> object:
+        with database.read() as connection:
+            return connection.execute(select(workers.c.heartbeat_ns).where(workers.c.owner == owner)).scalar()
+
     async with started(settings, installation, owner) as ledger:
         orders = [an_order(account, nano=10) for _ in range(3)]
         await asyncio.gather(*(ledger.hold(order) for order in orders))
@@ -340,8 +345,8 @@ async def test_a_late_settlement_of_an_expired_hold_charges_nothing_and_is_kept(
         assert [(row.charge_nano, row.loss_nano, row.flags) for row in rows if row] == [(0, 8, ("hold_expired",))] * 3
         assert loss == -24
         # The worker was only cut off: its heartbeat revives it, and new holds are safe.
-        order = an_order(account, nano=100)
-        await asyncio.sleep(settings.heartbeat_s * 1.2)
+        order, before_ns = an_order(account, nano=100), heartbeat_ns()
+        await until(lambda: heartbeat_ns() != before_ns)
         await ledger.hold(order)
         with database.read() as connection:
             assert check(connection).problems == []
