@@ -21,6 +21,7 @@ from elkapi.upstream import (
     TransportMissing,
 )
 from tests.unit.upstream.upstream_peers import BIG, server_context
+from tests.waiting import until
 
 
 def test_asking_for_http2_without_the_extra_says_what_to_install():
@@ -168,7 +169,8 @@ async def test_a_connection_that_its_peer_closed_is_replaced_before_a_request_le
     for number in range(3):
         reply = await client.send(ask(origin, body=b"%d" % number))
         assert await reply.read(BIG) == (b"ok", True)
-        await asyncio.sleep(0.05)
+        await until(lambda: not peer._tasks)
+        await asyncio.sleep(0.01)  # Turns of the loop, in which the socket is closed.
     assert bodies == [b"0", b"1", b"2"]
     assert peer.connections == 3
 
