@@ -13,10 +13,12 @@ import pytest
 import uvloop
 
 from elkapi.upstream import ClientLimits, Deadlines, Origin, UpstreamClient, UpstreamFailure, UpstreamRequest
+from tests.waiting import until
 
 CALLS = 400
 CONNECTIONS_MAX = 7
-DEADLINES = Deadlines(connect_s=2.0, header_s=0.2, first_byte_s=0.2, idle_s=0.2, total_s=3.0)
+# Only a peer that falls silent is waited for briefly: a machine that stands still ends no call that waits its turn.
+DEADLINES = Deadlines(connect_s=60.0, header_s=0.2, first_byte_s=0.2, idle_s=0.2, total_s=60.0)
 
 
 def peer(rng: random.Random, seen: Counter[bytes]):  # type: ignore[no-untyped-def]
@@ -126,11 +128,8 @@ async def storm(seed: int) -> None:
     await client.aclose()
     assert client.stats()["open"] == 0
     server.close()
-    for _ in range(20):
-        await asyncio.sleep(0.01)
     mine = asyncio.current_task()
-    left = [task for task in asyncio.all_tasks() if task is not mine and "handle" not in repr(task)]
-    assert not left
+    await until(lambda: all(task is mine or "handle" in repr(task) for task in asyncio.all_tasks()))
 
 
 @pytest.mark.parametrize("seed", range(3))
