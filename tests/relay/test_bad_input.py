@@ -168,7 +168,7 @@ BAD_BODIES: list[tuple[bytes, str | None]] = [
     (b"[]", None),
     (b"\xff\xfe\x00", None),
     (b'{"model":"m","input":"\xc3"}', None),
-    (b'{"model":"m","input":"a","x":' + b"[" * 50_000 + b"]" * 50_000 + b"}", None),
+    (b'{"model":"m","input":"a","x":' + b"[" * 500_000 + b"]" * 500_000 + b"}", None),
     (b'{"model":"a","model":"b","input":"x"}', "model"),
     (b'{"model":"m","input":"x","input":"a much longer text"}', "input"),
     (b'{"model":"m","input":"x","in\\u0070ut":["y"]}', "input"),

@@ -357,7 +357,7 @@ BAD: tuple[tuple[bytes, str], ...] = (
         % MODEL.encode(),
         "twice",
     ),
-    (b'{"requests":[{"custom_id":"a","params":' + b"[" * 50_000 + b"]" * 50_000 + b"}]}", "deeply"),
+    (b'{"requests":[{"custom_id":"a","params":' + b"[" * 500_000 + b"]" * 500_000 + b"}]}", "deeply"),
     (b'{"requests":[{"custom_id":"\xff","params":{}}]}', "UTF-8"),
 )
 

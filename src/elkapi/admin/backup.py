@@ -38,6 +38,7 @@ from elkapi.storage.secrets import (
     SecretKeyError,
     install_secret_key,
     is_bound_to,
+    is_there,
     load_secret_key,
     parse_secret_key,
     secret_key_path,
@@ -196,7 +197,7 @@ def _fitting_key(source: Database, settings: Settings, path: Path, given: Path |
 
 
 def _own_key(settings: Settings) -> bytes | None:
-    if settings.secret_key or secret_key_path(settings).exists():
+    if settings.secret_key or is_there(secret_key_path(settings)):
         return load_secret_key(settings)
     return None
 

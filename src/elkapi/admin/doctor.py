@@ -21,7 +21,15 @@ from elkapi.storage import dialect as sql
 from elkapi.storage.db import Database
 from elkapi.storage.migrations import MIGRATIONS, MigrationError, pending, schema_version
 from elkapi.storage.repos import channels
-from elkapi.storage.secrets import Sealer, SecretKeyError, is_bound_to, load_secret_key, lost_key, secret_key_path
+from elkapi.storage.secrets import (
+    Sealer,
+    SecretKeyError,
+    is_bound_to,
+    is_there,
+    load_secret_key,
+    lost_key,
+    secret_key_path,
+)
 
 MASK = "***"
 SOMAXCONN_MIN = 1_024
@@ -79,7 +87,7 @@ def _variables(_: Settings) -> Iterator[Finding]:
 
 def _data_dir(settings: Settings) -> Iterator[Finding]:
     path = settings.data_path
-    if not path.exists():
+    if not is_there(path):
         yield Finding("data directory", True, f"{path} is not there yet; the first start creates it")
     elif not path.is_dir():
         yield Finding("data directory", False, f"{path} is no directory: choose another ELKAPI_DATA_DIR")
@@ -97,7 +105,7 @@ def _log_file(settings: Settings) -> Iterator[Finding]:
     if not settings.log_file:
         return
     path = Path(settings.log_file)
-    usable = os.access(path if path.exists() else path.parent, os.W_OK) and not path.is_dir()
+    usable = os.access(path if is_there(path) else path.parent, os.W_OK) and not path.is_dir()
     yield Finding("log file", usable, f"{path}" + ("" if usable else " cannot be written: see ELKAPI_LOG_FILE"))
 
 
@@ -105,7 +113,7 @@ def _secret_key_file(settings: Settings) -> Iterator[Finding]:
     good = "ELKAPI_SECRET_KEY is set"
     if not settings.secret_key:
         path = secret_key_path(settings)
-        if not path.exists():
+        if not is_there(path):
             yield Finding("secret key", True, f"{path} is not there yet; the first start creates it")
             return
         mode = stat.S_IMODE(path.stat().st_mode)
@@ -127,7 +135,7 @@ def _database(settings: Settings) -> Iterator[Finding]:
     except sql.DatabaseUrlError as error:
         yield Finding("database", False, str(error))
         return
-    if sql.name_of(url) == sql.SQLITE and not Path(str(url.database)).exists():
+    if sql.name_of(url) == sql.SQLITE and not is_there(Path(str(url.database))):
         yield Finding("database", True, f"{url.database} is not there yet; the first start creates it")
         return
     database = Database.open(settings.effective_database_url, synchronous=settings.sqlite_synchronous)
@@ -160,7 +168,7 @@ def _seals(database: Database, settings: Settings) -> Iterator[Finding]:
         if (lost := lost_key(connection, settings)) is not None:
             yield Finding("sealed secrets", False, lost)
             return
-        if not (settings.secret_key or secret_key_path(settings).exists()):
+        if not (settings.secret_key or is_there(secret_key_path(settings))):
             return
         try:
             sealer = Sealer(load_secret_key(settings))

@@ -85,6 +85,15 @@ def secret_key_path(settings: Settings) -> Path:
     return settings.data_path / SECRET_KEY_FILE
 
 
+def is_there(path: Path) -> bool:
+    """Raises OSError where this user may not look; `Path.exists` says no then, from Python 3.14 on."""
+    try:
+        path.stat()
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    return True
+
+
 def load_secret_key(settings: Settings) -> bytes:
     """ELKAPI_SECRET_KEY, else the file `secret.key` of the data directory, made on first use (mode 0600).
 
@@ -93,7 +102,7 @@ def load_secret_key(settings: Settings) -> bytes:
     if settings.secret_key:
         return parse_secret_key(settings.secret_key, "ELKAPI_SECRET_KEY")
     path = secret_key_path(settings)
-    if not path.exists():
+    if not is_there(path):
         sql.create_private_directory(path.parent)
         install_secret_key(path, random.token_bytes(KEY_BYTES))
     try:
@@ -160,6 +169,6 @@ def lost_key(connection: Connection, settings: Settings) -> str | None:
     path = secret_key_path(settings)
     # Any key shows whether one was bound. The file is looked for afterwards: another process that is just making a key
     # writes its file before it binds it.
-    if settings.secret_key or is_bound_to(connection, Sealer(bytes(KEY_BYTES))) is None or path.exists():
+    if settings.secret_key or is_bound_to(connection, Sealer(bytes(KEY_BYTES))) is None or is_there(path):
         return None
     return f"this database was sealed with a key that is gone: restore {path} or set ELKAPI_SECRET_KEY"

@@ -29,7 +29,7 @@ def _read(engine: Engine, **fields: Any) -> list[list[int]]:
         (b'{"model":"m","input":"\xff"}', None),
         (b'{"model":"m","input":"\\ud800"}', None),
         (b"[" * 100_000, None),
-        (b'{"model":"m","input":"a","x":' + b"[" * 50_000 + b"]" * 50_000 + b"}", None),
+        (b'{"model":"m","input":"a","x":' + b"[" * 500_000 + b"]" * 500_000 + b"}", None),
         (b"[1]", None),
         (b'{"input":"a"}', "model"),
         (b'{"model":7,"input":"a"}', "model"),

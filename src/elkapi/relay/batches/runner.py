@@ -103,6 +103,7 @@ class BatchRunner:
         """One look; whether anything is open. Raises Unavailable, and then nothing is forgotten."""
         await self._keep_ended()
         now_ns = self._plane.clock.now_ns()
+        set_ahead = self._set_ahead.seen(now_ns)
         if self._set_back.seen():
             await self._store.write(lambda c: batch_lines.wait_no_longer(c, now_ns))
             self._set_back.taken()
@@ -110,7 +111,6 @@ class BatchRunner:
         found, self._after = await self._plane.reader.run(
             lambda c: batch_lines.open_batches(c, OPEN_MAX, now_ns, after)
         )
-        set_ahead = self._set_ahead.seen()
         for one in found:
             await self._tidy(one.batch, now_ns, may_expire=not set_ahead)
         if not set_ahead:
