@@ -69,8 +69,12 @@ class Telemetry:
             # It goes on without this process, and keeps what it has for the next one.
             with contextlib.suppress(OSError):
                 worker.shutdown(socket.SHUT_RDWR)
+        # What a reader is at, and what the kernel has of its worker, comes before the end of it all.
+        deadline_s = time.monotonic() + CLOSE_S
+        for reader in tuple(self._readers):
+            reader.join(max(0.0, deadline_s - time.monotonic()))
         with contextlib.suppress(queue.Full):
-            self._batches.put(None, timeout=CLOSE_S)
+            self._batches.put(None, timeout=max(0.0, deadline_s - time.monotonic()))
         self._exporting.join(CLOSE_S)
         self._exporter.close(CLOSE_S)
 

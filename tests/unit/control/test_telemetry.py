@@ -5,6 +5,8 @@ from __future__ import annotations
 import errno
 import queue
 import socket
+import threading
+import time
 
 import pytest
 
@@ -50,3 +52,31 @@ def test_a_process_without_descriptors_takes_a_workers_calls_once_it_has_some(mo
         assert exported.batches.get(timeout=10) == []
         worker.close()
         taking.close()
+
+
+def test_a_batch_that_is_still_being_read_at_the_end_is_exported(monkeypatch: pytest.MonkeyPatch) -> None:
+    begun, go_on, calls_in = threading.Event(), threading.Event(), telemetry.calls_in
+
+    def slowly(data: bytes) -> list[CallFacts]:
+        begun.set()
+        go_on.wait()
+        return calls_in(data)
+
+    monkeypatch.setattr(telemetry, "calls_in", slowly)
+    monkeypatch.setattr(telemetry, "READ_S", 0.0)
+    monkeypatch.setattr(telemetry, "CLOSE_S", 60.0)
+    exported = Exported()
+    with socket.socket(socket.AF_UNIX) as listening, socket.socket(socket.AF_UNIX) as worker:
+        listening.bind("")
+        listening.listen()
+        taking = Telemetry(listening, exported, lost=None)
+        worker.connect(listening.getsockname())
+        worker.sendall(frame_of([]))
+        begun.wait()
+        closing = threading.Thread(target=taking.close)
+        closing.start()
+        assert worker.recv(1) == b""  # It is being closed.
+        time.sleep(0.05)  # For an end that does not wait for this batch to come.
+        go_on.set()
+        closing.join()
+        assert exported.batches.get_nowait() == []
