@@ -305,6 +305,7 @@ async def test_the_process_recovers_workers_that_were_killed(
     assert (report.unknown_outcomes, report.unknown_outcomes_nano) == (500, 5000)
 
 
+@A_WORKER_DIES
 async def test_a_recovery_killed_before_its_commit_is_simply_made_again(
     settings: Settings, sqlite: Installation
 ) -> None:
