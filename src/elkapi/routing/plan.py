@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from itertools import accumulate, islice
+from itertools import accumulate, zip_longest
 from math import inf
 from random import Random
 from typing import TypeVar
@@ -70,12 +70,11 @@ def plan(
     ready: list[_Pair] = []
     cooling: list[_Pair] = []
     for tier in tiers:
-        passed: list[tuple[Channel, Iterator[ChannelKey]]] = []
-        rows = _rows(tier, model, serves, health, rng, passed)
-        ready += islice(_by_turns(rows), attempts_max - len(ready))
-        if len(ready) == attempts_max:
+        fit, resting = _rows(tier, model, serves, health, rng, attempts_max)
+        ready += _by_turns(fit)
+        cooling += _by_turns(resting)
+        if len(ready) >= attempts_max:
             break
-        cooling += _by_turns(passed)
     first = _preferred(tiers, model, serves, health, ready, preferred)
     if first is not None:
         ready = [first, *(pair for pair in ready if pair[1] is not first[1])]
@@ -111,43 +110,34 @@ def _attempt(channel: Channel, key: ChannelKey, model: str, fit: bool) -> Attemp
 
 
 def _rows(
-    tier: Sequence[Channel],
-    model: str,
-    serves: Serves,
-    health: Health,
-    rng: Random,
-    passed: list[tuple[Channel, Iterator[ChannelKey]]],
-) -> Iterator[tuple[Channel, Iterator[ChannelKey]]]:
-    """The channels of a tier by weighted chance, each with those of its keys that are ready; `passed` is given, in the
-    same order, what cools down."""
+    tier: Sequence[Channel], model: str, serves: Serves, health: Health, rng: Random, most: int
+) -> tuple[list[list[_Pair]], list[list[_Pair]]]:
+    """Of each channel of a tier, by weighted chance, its keys that are ready, and those that cool down; no further
+    channel is looked at once so many are ready, and no further key."""
+    fit: list[list[_Pair]] = []
+    resting: list[list[_Pair]] = []
     for channel in _drawn(tier, _weights, rng):
-        if serves(channel, upstream_model(channel, model)):
-            resting: list[ChannelKey] = []
-            passed.append((channel, iter(resting)))
-            yield channel, _ready_keys(channel, health, rng, resting)
-
-
-def _ready_keys(channel: Channel, health: Health, rng: Random, resting: list[ChannelKey]) -> Iterator[ChannelKey]:
-    channel_ready = health.ready(("channel", channel.id))
-    for key in channel.keys if len(channel.keys) == 1 else _drawn(channel.keys, _alike, rng):
-        if not key.enabled:
+        if not serves(channel, upstream_model(channel, model)):
             continue
-        if channel_ready and health.ready(("key", key.id)):
-            yield key
-        else:
-            resting.append(key)
-
-
-def _by_turns(rows: Iterable[tuple[Channel, Iterator[ChannelKey]]]) -> Iterator[_Pair]:
-    """Another channel before another key of the same one: a failed channel is the likelier cause."""
-    while rows:
-        left = []
-        for channel, keys in rows:
-            for key in keys:
-                yield channel, key
-                left.append((channel, keys))
+        channel_ready = health.ready(("channel", channel.id))
+        theirs: list[_Pair] = []
+        passed: list[_Pair] = []
+        for key in _drawn(channel.keys, _alike, rng):
+            if key.enabled:
+                (theirs if channel_ready and health.ready(("key", key.id)) else passed).append((channel, key))
+                if len(theirs) == most:
+                    break
+        resting.append(passed)
+        if theirs:
+            fit.append(theirs)
+            if len(fit) == most:
                 break
-        rows = left
+    return fit, resting
+
+
+def _by_turns(rows: list[list[_Pair]]) -> Iterator[_Pair]:
+    """Another channel before another key of the same one: a failed channel is the likelier cause."""
+    return (pair for turn in zip_longest(*rows) for pair in turn if pair is not None)
 
 
 def _preferred(
