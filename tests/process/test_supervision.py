@@ -119,6 +119,7 @@ async def test_a_role_that_dies_during_a_rolling_restart_comes_back_at_once(stag
         gate.kill(ledger)
         await until(lambda: not lives(ledger), 10, "the ledger ended")
         await until(lambda: gate.children("ledger"), BACK_S, "the ledger is back")
+        assert not any(call.done() for call in slow)
         # The drain that the restart waits for goes on, and the calls are answered and booked.
         assert {answer.status for answer in await asyncio.gather(*slow)} == {200}
     await until(lambda: replaced(stage_of_restarts, before), BACK_S, "all workers are new")
