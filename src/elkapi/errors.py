@@ -100,7 +100,13 @@ class ModelForbidden(Forbidden):
 
 
 class InsufficientQuota(Forbidden):
+    """`wanted_nano`: what was to be held, in nano-USD, and is not covered."""
+
     code, type = "insufficient_user_quota", "insufficient_quota"
+
+    def __init__(self, message: str, wanted_nano: int) -> None:
+        super().__init__(message)
+        self.wanted_nano = wanted_nano
 
 
 class NotFound(GatewayError):

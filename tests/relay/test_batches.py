@@ -17,15 +17,17 @@ import pytest
 from sqlalchemy import Connection, update
 
 from elkapi.clock import SystemClock
+from elkapi.errors import InsufficientQuota
 from elkapi.ids import request_id_text
 from elkapi.money import format_usd, parse_usd
+from elkapi.relay.batches import line as line_module
 from elkapi.relay.batches import runner
 from elkapi.sandbox.server import Running
 from elkapi.storage.repos import batch_lines, keys
 from elkapi.storage.repos import batches as batches_repo
 from elkapi.storage.schema import batch_lines as lines_table
 from elkapi.storage.schema import message_batches, requests
-from elkapi.types import Amounts, Policy, Variant
+from elkapi.types import Amounts, HoldOrder, Policy, Variant
 from tests.canned import canned
 from tests.gateway import ACTOR, Gateway, gateway
 from tests.relay.test_text_usage import priced, whole_of
@@ -514,6 +516,44 @@ async def test_a_line_that_the_balance_covers_waits_for_what_other_calls_hold(tm
         upstream.gate.set()
         assert counts_of(await ended(sdk, batch.id)) == {"succeeded": 4}
         assert upstream.most_waiting == 1
+        gate.closed_books()
+
+
+async def test_a_line_is_covered_by_what_was_given_back_after_each_of_its_refusals(
+    gate: Gateway, sandbox: Running, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await staged(gate, sandbox)
+    monkeypatch.setattr(line_module, "HELD_S", 0.0)
+    hold, refused = gate.plane.ledger.hold, list[int]()
+
+    async def held_by_others(order: HoldOrder) -> None:
+        if len(refused) < 3:
+            refused.append(order.nano)
+            raise InsufficientQuota("held by a call that has ended since", order.nano)
+        await hold(order)
+
+    monkeypatch.setattr(gate.plane.ledger, "hold", held_by_others)
+    sdk = client(gate, await gate.key("1"))
+    batch = await sdk.messages.batches.create(requests=[line(1, "[[say: yes]]")])
+    assert counts_of(await ended(sdk, batch.id)) == {"succeeded": 1}
+    assert len(refused) == 3
+    gate.closed_books()
+
+
+async def test_a_line_that_nothing_given_back_could_cover_does_not_wait_for_it(tmp_path: Path) -> None:
+    async with canned(200, _ANSWER) as upstream, gateway(tmp_path, **QUICK) as gate:
+        upstream.gate.clear()
+        await gate.channel(upstream.url, (MODEL,))
+        await gate.price(MODEL, output_per_1m_usd="1000")
+        sdk = client(gate, await gate.key("0.6"))
+        asked = [line(1, "x", max_tokens=500), line(2, "x", max_tokens=700)]
+        batch = await sdk.messages.batches.create(requests=asked)
+        await until(lambda: gate.sql("select 1 from batch_lines where state = 'errored'"))
+        assert upstream.waiting == 1
+        upstream.gate.set()
+        assert counts_of(await ended(sdk, batch.id)) == {"succeeded": 1, "errored": 1}
+        found = await results_of(sdk, batch.id)
+        assert found["line-2"].error.error.type == "permission_error"
         gate.closed_books()
 
 

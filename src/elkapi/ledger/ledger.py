@@ -147,7 +147,7 @@ class Ledger(ABC):
             raise Unavailable(UNREACHABLE)
         if order.nano > NUMBER_MAX:
             # No balance is as large, and neither database has such a number to compare it with.
-            raise InsufficientQuota(QUOTA_REFUSED.format(format_usd(order.nano)))
+            raise InsufficientQuota(QUOTA_REFUSED.format(format_usd(order.nano)), order.nano)
         task = None
         if order.task is not None:
             task = await seal_task(self._sealer, order.task, self._boot.owner)
@@ -171,7 +171,7 @@ class Ledger(ABC):
                 self._give_back(hold)
             raise
         if outcome is not None:
-            self._raise(outcome, claim)
+            self._raise(outcome, order)
 
     async def settle(self, settlement: Settlement) -> None:
         """Charge the hold, give the rest back and keep the usage row, all in one transaction, durable on return.
@@ -377,15 +377,15 @@ class Ledger(ABC):
         if self._sweeping:
             self._loop.call_later(SWEEP_S, self._sweep)
 
-    def _raise(self, refusal: Refusal, claim: IdempotencyClaim | None) -> None:
+    def _raise(self, refusal: Refusal, order: HoldOrder) -> None:
         if refusal.kind == "quota":
-            raise InsufficientQuota(refusal.message)
+            raise InsufficientQuota(refusal.message, order.nano)
         if refusal.kind == "pending":
             raise IdempotencyPending
         if refusal.kind == "conflict":
             raise Conflict(refusal.message, code=refusal.code)
-        if refusal.kind == "replay" and refusal.sealed is not None and claim is not None:
-            raise IdempotencyReplay(open_reply(self._sealer, claim, refusal.sealed))
+        if refusal.kind == "replay" and refusal.sealed is not None and order.claim is not None:
+            raise IdempotencyReplay(open_reply(self._sealer, order.claim, refusal.sealed))
         raise Unavailable(refusal.message or FAILED)
 
     async def _claim_result(self, settlement: Settlement) -> ClaimResult:

@@ -127,13 +127,10 @@ async def carry_out(plane: DataPlane, line: LeasedLine, params: bytes, render: R
         admitted = await _admitted(plane, line)
         try:
             await serve(plane, call, admitted)
-        except InsufficientQuota:
-            # What other calls hold may be given back, so the line waits for it. If nothing is held, that may have
-            # happened just now: one more try tells.
-            if await _is_held(plane, admitted.grant):
+        except InsufficientQuota as refused:
+            # What other calls hold may be given back, and may have been since.
+            if await _is_covered(plane, admitted.grant, refused.wanted_nano):
                 return Later(HELD_S, pauses_key=True)
-            if line.tries == 0:
-                return Later(0.0, counts=True)
             raise
     except Failed as failed:
         unknown = any(attempt.fate == "unknown" for attempt in failed.attempts)
@@ -185,9 +182,10 @@ async def _admitted(plane: DataPlane, line: LeasedLine) -> Admitted:
     return Admitted(LINE_MATCH, grant, BatchLine(shape.batch_id_text(line.batch_id), line.number, ratio_micro))
 
 
-async def _is_held(plane: DataPlane, grant: Grant) -> bool:
-    """Whether calls under way hold something of what the key may spend. Raises Unavailable."""
-    return await plane.reader.run(lambda c: any(balance(c, account).held_nano for account in grant.accounts))
+async def _is_covered(plane: DataPlane, grant: Grant, nano: int) -> bool:
+    """Whether the key could spend so much if no call under way held anything. Raises Unavailable."""
+    balances = await plane.reader.run(lambda c: [balance(c, account) for account in grant.accounts])
+    return all(one.available_nano + one.held_nano >= nano for one in balances)
 
 
 def _fate_of(
