@@ -163,6 +163,27 @@ async def test_g04_g05_admission_sees_a_change_made_elsewhere_at_once(ledger: Le
     assert not await admitted(ledger, an_order(account, nano=1))
 
 
+async def test_a_refusal_says_what_is_available_and_what_calls_under_way_hold(
+    ledger: Ledger, database: Database
+) -> None:
+    account = funded_account(database, 10_000_000)
+    wanted = "Your balance does not cover the most this call may cost, 0.02 USD: "
+    with pytest.raises(InsufficientQuota) as refused:
+        await ledger.hold(an_order(account, nano=20_000_000))
+    assert (refused.value.message, refused.value.wanted_nano) == (f"{wanted}0.01 USD are available.", 20_000_000)
+    first, second, third = (an_order(account, nano=nano) for nano in (4_000_000, 5_000_000, 5_000_000))
+    await ledger.hold(first)
+    with pytest.raises(InsufficientQuota) as refused:
+        await ledger.hold(an_order(account, nano=20_000_000))
+    held = "0.006 USD are available, and 0.004 USD are held for calls under way."
+    assert refused.value.message == wanted + held
+    # Of two that come together the second is told of the first.
+    _, late = await asyncio.gather(ledger.hold(second), ledger.hold(third), return_exceptions=True)
+    assert isinstance(late, InsufficientQuota)
+    assert late.message.endswith("0.001 USD are available, and 0.009 USD are held for calls under way.")
+    await asyncio.gather(ledger.settle(unpaid(first)), ledger.settle(unpaid(second)))
+
+
 async def test_g06_several_accounts_are_held_in_one_transaction_or_not_at_all(
     ledger: Ledger, database: Database
 ) -> None:

@@ -42,7 +42,7 @@ CALL_AGE_MAX_NS = 300 * 1_000_000_000
 COUNTERS_MAX = 50_000
 ATTEMPTS_MAX = 5
 
-QUOTA_REFUSED = "Your balance does not cover the most this call may cost, {} USD."
+QUOTA_REFUSED = "Your balance does not cover the most this call may cost, {} USD"
 ACCOUNT_REFUSED = "This key's accounts cannot fund a call."
 TOO_OLD = "This call waited too long before its cost was reserved; please try again."
 FAILED = "The ledger could not carry out this call's booking; please try again."
@@ -341,12 +341,12 @@ class Books:
             cursor.execute(sql.account_change, (spent, -released, account))
         cursor.execute(sql.account_available, (account,))
         found = cursor.fetchone()
-        available, admitted = (found[0] if found else 0), 0
+        (available, held), admitted = found or (0, 0), 0
         for index, order in alive:
             if admitted + order.nano <= available:
                 admitted += order.nano
                 continue
-            batch.outcomes[index] = Refusal("quota", QUOTA_REFUSED.format(format_usd(order.nano)))
+            batch.outcomes[index] = Refusal("quota", _not_covered(order.nano, available - admitted, held + admitted))
             self._claims.forget(order)
             for other in order.accounts:
                 if other not in short:
@@ -482,6 +482,12 @@ class Books:
         loss = order.loss_nano + order.charge_nano
         row = flagged(order.row, 0, loss, flag)
         return msgspec.structs.replace(order, held=False, charge_nano=0, loss_nano=loss, row=row)
+
+
+def _not_covered(wanted_nano: int, available_nano: int, held_nano: int) -> str:
+    """Whoever reads it can tell a balance that is used up from one that the calls under way hold."""
+    text = f"{QUOTA_REFUSED.format(format_usd(wanted_nano))}: {format_usd(max(available_nano, 0))} USD are available"
+    return f"{text}, and {format_usd(held_nano)} USD are held for calls under way." if held_nano else f"{text}."
 
 
 def _may_succeed_again(error: BaseException) -> bool:

@@ -147,7 +147,7 @@ class Ledger(ABC):
             raise Unavailable(UNREACHABLE)
         if order.nano > NUMBER_MAX:
             # No balance is as large, and neither database has such a number to compare it with.
-            raise InsufficientQuota(QUOTA_REFUSED.format(format_usd(order.nano)), order.nano)
+            raise InsufficientQuota(f"{QUOTA_REFUSED.format(format_usd(order.nano))}.", order.nano)
         task = None
         if order.task is not None:
             task = await seal_task(self._sealer, order.task, self._boot.owner)

@@ -98,7 +98,7 @@ class Statements:
             change.where(one, available >= bindparam("needed")), "spent", "held", "account", "needed"
         )
         self.account_change = self._text(change.where(one), "spent", "held", "account")
-        reading: Any = select(available).where(one)
+        reading: Any = select(available, c.held_nano).where(one)
         self.account_available = self._text(reading if self.is_sqlite else reading.with_for_update(), "account")
 
     def _entries(self) -> None:
