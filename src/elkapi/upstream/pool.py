@@ -134,11 +134,13 @@ class Bucket:
             connection = await self._attach(sock, deadline_s)
         finally:
             self.dials -= 1
-            if connection is None:
-                self._wake_one()
-            else:
-                self.open.add(connection)
+            if connection is not None:
                 self.dials_total += 1
+            if connection is not None and connection.is_open():
+                self.open.add(connection)
+            else:
+                # One that ended before this task woke up has told so already, and would never leave the set.
+                self._wake_one()
         return connection
 
     async def _attach(self, sock: socket.socket, deadline_s: float) -> Connection:

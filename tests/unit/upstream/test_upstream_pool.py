@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 
 import pytest
 
-from elkapi.upstream import ClientClosed, ClientLimits, ConnectFailed, Origin, PoolFull, PoolTimeout
+from elkapi.upstream import ClientClosed, ClientLimits, ConnectFailed, Origin, PoolFull, PoolTimeout, UpstreamFailure
 from elkapi.upstream.pool import Bucket, Dialing, TlsContexts
 
 ORIGIN = Origin.parse("http://a.example")
@@ -20,6 +21,9 @@ class Connection:
         self.opened_at_s = opened_at_s
         self.alive = True
         self.parked_until_s = 0.0
+
+    def is_open(self) -> bool:
+        return self.alive
 
     def usable(self, *, held: bool) -> bool:
         return self.alive
@@ -159,6 +163,45 @@ async def test_a_connection_that_died_on_its_way_to_a_waiter_is_replaced(make_bu
     assert other.alive
     assert bucket.open == {other}
     assert bucket.dials_total == 2
+
+
+async def test_a_connection_that_ends_as_it_is_opened_keeps_no_slot(make_client, ask, monkeypatch):
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+
+        async def dialed(*_args):
+            sock = socket.create_connection(listening.getsockname())
+            sock.setblocking(False)
+            listening.accept()[0].close()
+            return sock
+
+        monkeypatch.setattr("elkapi.upstream.pool.dial", dialed)
+        client = make_client(connections_per_origin_max=1)
+        for _ in range(3):
+            with pytest.raises(UpstreamFailure) as raised:
+                await client.send(ask(ORIGIN))
+            assert not isinstance(raised.value, PoolTimeout)
+            await turns()
+            assert client.stats()["open"] == 0
+
+
+async def test_a_connection_that_ended_as_it_was_opened_gives_its_slot_to_one_that_waits(
+    make_bucket, timers, monkeypatch
+):
+    bucket = make_bucket(connections_per_origin_max=1)
+    attach, dead = bucket._attach, []
+
+    async def ends_at_once(*args):
+        connection = await attach(*args)
+        if not dead:
+            dead.append(connection)
+            connection.close()
+        return connection
+
+    monkeypatch.setattr(bucket, "_attach", ends_at_once)
+    first, second = asked(bucket, timers), asked(bucket, timers)
+    assert await first is dead[0]
+    assert (await second).alive
+    assert len(bucket.open) == 1
 
 
 async def test_a_dial_that_fails_gives_its_slot_to_one_that_waits(make_bucket, timers):
