@@ -76,7 +76,7 @@ def add_channel(admin: Admin, fields: ChannelFields, secrets: Iterable[str]) -> 
         raise InvalidInput("it needs at least one; for an upstream that asks for none, give any word", field="keys")
     spec = _checked(_merged(_EMPTY, fields))
     _check_forms(spec.family, keys)
-    with admin.database.write() as connection:
+    with admin.change() as connection:
         _check_groups(connection, spec.config.groups)
         if not spec.name:
             spec = msgspec.structs.replace(spec, name=_free_name(connection, spec))
@@ -98,7 +98,7 @@ def edit_channel(admin: Admin, which: str, fields: ChannelFields) -> ChannelView
     if not spec.name:
         raise InvalidInput("it is empty", field="name")
     try:
-        with admin.database.write() as connection:
+        with admin.change() as connection:
             _check_groups(connection, spec.config.groups)
             if channels.read_spec(connection, admin.sealer, channel_id) != before:
                 raise Refused("the channel was changed by somebody else at the same moment; look at it and try again")
@@ -122,7 +122,7 @@ def show_channel(admin: Admin, which: str) -> ChannelView:
 
 def set_channel_enabled(admin: Admin, which: str, enabled: bool) -> ChannelView:
     """Switch a channel on or off. Raises Missing."""
-    with admin.database.write() as connection:
+    with admin.change() as connection:
         channel_id = _find(connection, which)
         channels.set_enabled(connection, channel_id, enabled, **admin.who())
         return _view(connection, admin, channel_id)
@@ -130,7 +130,7 @@ def set_channel_enabled(admin: Admin, which: str, enabled: bool) -> ChannelView:
 
 def remove_channel(admin: Admin, which: str) -> int:
     """Delete a channel and its credentials; the id it had."""
-    with admin.database.write() as connection:
+    with admin.change() as connection:
         channel_id = _find(connection, which)
         channels.remove_channel(connection, channel_id, **admin.who())
     return channel_id
@@ -141,7 +141,7 @@ def add_channel_keys(admin: Admin, which: str, secrets: Iterable[str]) -> list[C
     keys = _checked_secrets(secrets)
     if not keys:
         raise InvalidInput("none was given", field="keys")
-    with admin.database.write() as connection:
+    with admin.change() as connection:
         channel_id = _find(connection, which)
         _check_forms(_view(connection, admin, channel_id).family, keys)
         added = channels.add_keys(connection, admin.sealer, channel_id, keys, **admin.who())
@@ -157,7 +157,7 @@ def list_channel_keys(admin: Admin, which: str) -> list[ChannelKeyView]:
 
 def set_channel_key_enabled(admin: Admin, key_id: int, enabled: bool, reason: str = "") -> ChannelKeyView:
     """Switch one credential by its id; raises Missing."""
-    with admin.database.write() as connection:
+    with admin.change() as connection:
         view = channels.set_key_enabled(connection, key_id, enabled, reason=reason, **admin.who())
     if view is None:
         raise Missing(f"there is no channel key {key_id}; `elkapi channel key list CHANNEL` shows them")

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any, TypedDict, TypeVar
 
 import msgspec
+from sqlalchemy import Connection
 
 from elkapi.admin.errors import InvalidInput
 from elkapi.clock import SYSTEM_CLOCK, Clock
 from elkapi.settings import Settings
 from elkapi.storage.db import Database
 from elkapi.storage.installation import Installation, open_installation
+from elkapi.storage.repos import versions
 from elkapi.storage.secrets import Sealer
 
 T = TypeVar("T")
@@ -55,6 +58,13 @@ class Admin:
     def who(self) -> Who:
         """What every change is given for its audit row."""
         return {"now_ns": self.clock.now_ns(), "actor": self.actor}
+
+    @contextmanager
+    def change(self) -> Iterator[Connection]:
+        """One write transaction, with no other operator's change between what it reads and what it writes."""
+        with self.database.write() as connection:
+            versions.take_turns(connection)
+            yield connection
 
     def __enter__(self) -> Admin:
         return self

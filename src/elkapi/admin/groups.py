@@ -22,7 +22,7 @@ def set_group(
     """Create a group or change what is given: its ratio, such as "0.8", its policy. Raises InvalidInput, Refused."""
     name = check_name(name)
     given_micro = None if ratio is None else _ratio_micro(ratio)
-    with admin.database.write() as connection:
+    with admin.change() as connection:
         before = groups.get_group(connection, name)
         if before is None:
             if given_micro is None:

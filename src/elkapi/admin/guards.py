@@ -46,7 +46,7 @@ def set_guard(admin: Admin, given: GuardInput) -> Guard:
     Raises InvalidInput, Refused.
     """
     guard = _checked(given)
-    with admin.database.write() as connection:
+    with admin.change() as connection:
         if guard.kind == "hook" and not guard.secret:
             before = guards.get_guard(connection, admin.sealer, guard.name)
             kept = before.secret if before is not None else ""
@@ -132,7 +132,7 @@ def show_guard(admin: Admin, name: str) -> Guard:
 
 def remove_guard(admin: Admin, name: str) -> None:
     """Remove a guardrail that no policy names. Raises Missing, Refused."""
-    with admin.database.write() as connection:
+    with admin.change() as connection:
         if guards.get_guard(connection, admin.sealer, name) is None:
             raise Missing(f"there is no guardrail {name!r}")
         if users := _users(connection, name):

@@ -64,7 +64,7 @@ def create_key(admin: Admin, given: KeyInput) -> tuple[KeyView, str]:
     who = admin.who()
     if given.expires_at_ns is not None and given.expires_at_ns <= who["now_ns"]:
         raise InvalidInput("it lies in the past", field="expires_at_ns")
-    with admin.database.write() as connection:
+    with admin.change() as connection:
         _check_group(connection, given.group)
         check_guards(connection, policy)
         row, plaintext = keys.create_key(
@@ -122,7 +122,7 @@ def show_key(admin: Admin, which: str) -> KeyView:
 
 def set_key_enabled(admin: Admin, which: str, enabled: bool) -> KeyView:
     """Switch a key on or off. Raises Missing, and Refused for one that was revoked."""
-    with admin.database.write() as connection:
+    with admin.change() as connection:
         row = _find(connection, which)
         changed = keys.set_enabled(connection, row.id, enabled, **admin.who())
         return _view(connection, _not_revoked(changed, row))
@@ -130,14 +130,14 @@ def set_key_enabled(admin: Admin, which: str, enabled: bool) -> KeyView:
 
 def revoke_key(admin: Admin, which: str) -> KeyView:
     """Switch a key off for good."""
-    with admin.database.write() as connection:
+    with admin.change() as connection:
         row = _find(connection, which)
         return _view(connection, _not_revoked(keys.revoke(connection, row.id, **admin.who()), row))
 
 
 def edit_key(admin: Admin, which: str, patch: KeyPatch) -> KeyView:
     """Change what is given of a key. Raises InvalidInput, Missing, and Refused for one that was revoked."""
-    with admin.database.write() as connection:
+    with admin.change() as connection:
         row = _find(connection, which)
         group = row.group if patch.group is UNSET else patch.group
         _check_group(connection, group)
@@ -164,7 +164,7 @@ def deposit(admin: Admin, which: str, amount: str, note: str) -> KeyView:
     nano = _dollars(amount, "amount")
     if nano == 0:
         raise InvalidInput("a deposit is more than zero", field="amount")
-    with admin.database.write() as connection:
+    with admin.change() as connection:
         row = _find(connection, which)
         # What a revoked key holds could never be spent.
         _not_revoked(row if row.revoked_ns is None else None, row)
@@ -187,7 +187,7 @@ def set_credit(admin: Admin, which: str, amount: str, note: str) -> KeyView:
 
 
 def _booked(admin: Admin, which: str, book: Callable[..., object], nano: int, note: str) -> KeyView:
-    with admin.database.write() as connection:
+    with admin.change() as connection:
         row = _find(connection, which)
         _book(admin, connection, row, book, nano, note)
         return _view(connection, row)

@@ -74,7 +74,7 @@ def set_price(admin: Admin, given: PriceInput) -> PriceRow:
     """Put a new version in force; raises InvalidInput."""
     model = check_model(given.model, "model")
     amounts = _amounts(given)
-    with admin.database.write() as connection:
+    with admin.change() as connection:
         return prices.add_version(connection, model=model, amounts=amounts, source=given.source, **admin.who())
 
 

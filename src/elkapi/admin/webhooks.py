@@ -80,7 +80,7 @@ def tell_secret(admin: Admin, which: str, *, rotate: bool = False) -> SecretView
     """
     key_id = show_key(admin, which).row.id
     now_ns = admin.clock.now_ns()
-    with admin.database.write() as connection:
+    with admin.change() as connection:
         try:
             found = webhook_secrets.ensure(connection, admin.sealer, key_id, new_secret, now_ns)
         except SealError:

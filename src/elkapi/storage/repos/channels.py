@@ -226,6 +226,7 @@ def set_key_enabled(
     Nothing changes, and no snapshot is rebuilt, when it is in that state already: many workers may report one bad key.
     A person who disables what the gateway had switched off takes the key over, so that no probe brings it back.
     """
+    versions.take_turns(connection)
     row = connection.execute(select(*_KEY_SHOWN).where(_channel_keys.c.id == key_id)).mappings().one_or_none()
     if row is None:
         return None
@@ -265,6 +266,7 @@ def disabled_keys(connection: Connection, sealer: Sealer) -> list[DisabledKey]:
 
 def enable_key(connection: Connection, found: DisabledKey, reason: str, *, now_ns: int, actor: str) -> bool:
     """Switch such a key on; False, and nothing is changed, when anybody touched it since it was read."""
+    versions.take_turns(connection)
     c = _channel_keys.c
     still = select(c.id).where(c.id == found.key.id, c.enabled.is_(False), c.changed_ns == found.changed_ns)
     if connection.execute(still).first() is None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import msgspec
 from sqlalchemy import BigInteger, Connection, String, cast, select, update
 
+from elkapi.storage import dialect as sql
 from elkapi.storage import schema
 
 _meta = schema.meta
@@ -32,6 +33,12 @@ def read(connection: Connection) -> Versions:
     """The versions that processes compare with what they know."""
     rows = {name: int(value) for name, value in connection.exec_driver_sql(_READ)}
     return Versions(rows["config_version"], rows["routing_version"])
+
+
+def take_turns(connection: Connection) -> None:
+    """Hold off every other change of the configuration until this transaction ends, so that none comes between what it
+    reads and what it writes. SQLite's BEGIN IMMEDIATE did it already."""
+    connection.execute(sql.for_update(select(_meta.c.value).where(_meta.c.name == "config_version")))
 
 
 def bump(connection: Connection, *, routing: bool) -> int:
