@@ -14,7 +14,7 @@ from sqlalchemy import Connection, select
 
 from elkapi.clock import SYSTEM_CLOCK, ManualClock
 from elkapi.ids import first_id_at, new_id
-from elkapi.ledger import Ledger, balance, balances, check, mark_dead, open_ledger, reconcile, recover
+from elkapi.ledger import Ledger, balance, balances, check, mark_dead, open_ledger, reconcile, recover, recovery
 from elkapi.ledger.ledger import open_books
 from elkapi.ledger.orders import TASKS, Beat, Hold, NoticeRow
 from elkapi.ledger.recovery import Recoverer, RecoveryReport, read_hold, recover_owners, standing_holds, unknown_calls
@@ -319,6 +319,29 @@ async def test_g08_recovery_gives_back_nothing_of_who_turns_out_to_live(
     with database.read() as connection:
         assert balance(connection, account).available_nano == 70
         assert unknown_calls(connection, limit=100) == []
+
+
+async def test_g08_recovery_by_hand_gives_back_nothing_of_one_whose_heartbeat_comes_at_that_moment(
+    settings: Settings, installation: Installation, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    database, owner = installation.database, os.urandom(16)
+    account = funded_account(database, 100)
+    gone_workers = recovery.gone_workers
+
+    def gone_a_moment_ago(connection: Connection, now_ns: int, given: Settings) -> dict[bytes, int]:
+        gone = gone_workers(connection, now_ns, given)
+        assert list(gone) == [owner]
+        connection.execute(workers.update().values(heartbeat_ns=now_ns))
+        return gone
+
+    async with started(settings, installation, owner) as ledger:
+        await ledger.hold(order := an_order(account, nano=70))
+        monkeypatch.setattr(recovery, "gone_workers", gone_a_moment_ago)
+        with database.write() as connection:
+            late_ns = SYSTEM_CLOCK.now_ns() + round(settings.heartbeat_lost_s * 2e9)
+            assert recover(connection, late_ns, settings).holds == 0
+        await ledger.settle(a_settlement(order, 30))
+    assert kinds_of(database, order) == ["hold", "post"]
 
 
 async def test_a_late_settlement_of_an_expired_hold_charges_nothing_and_is_kept(

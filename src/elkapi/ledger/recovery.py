@@ -173,11 +173,14 @@ def _beats(connection: Connection) -> list[tuple[bytes, int, int | None]]:
     ]
 
 
-def gone_workers(connection: Connection, now_ns: int, settings: Settings) -> list[bytes]:
-    """Owners that ended, or whose heartbeat is older than heartbeat_lost_s by this clock, and are due for a look."""
+def gone_workers(connection: Connection, now_ns: int, settings: Settings) -> dict[bytes, int]:
+    """Owners that ended, or whose heartbeat is older than heartbeat_lost_s by this clock, and are due for a look, each
+    with the heartbeat that was seen."""
     lost_ns = now_ns - round(settings.heartbeat_lost_s * 1e9)
     beats = _beats(connection)
-    return [owner for owner, beat, ended in beats if (beat < lost_ns if ended is None else _due(beat, ended, lost_ns))]
+    return {
+        owner: beat for owner, beat, ended in beats if (beat < lost_ns if ended is None else _due(beat, ended, lost_ns))
+    }
 
 
 def _due(beat_ns: int, ended_ns: int, lost_ns: int) -> bool:
@@ -187,7 +190,8 @@ def _due(beat_ns: int, ended_ns: int, lost_ns: int) -> bool:
 
 def recover(connection: Connection, now_ns: int, settings: Settings) -> RecoveryReport:
     """Resolve what every worker that is gone left behind, in the caller's transaction; safe to repeat."""
-    return recover_owners(connection, gone_workers(connection, now_ns, settings), now_ns)
+    gone = gone_workers(connection, now_ns, settings)
+    return recover_owners(connection, gone, now_ns, gone)
 
 
 def recover_owners(
