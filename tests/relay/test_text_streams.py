@@ -14,7 +14,7 @@ from tests.canned import canned
 from tests.gateway import Gateway
 from tests.relay.test_text_law import PROMPT_TOKENS, law
 from tests.scripted import MODEL, NANO, Played, Stage, frames_of, stage
-from tests.text_calls import CLIENTS, events, streamed_text
+from tests.text_calls import CLIENTS, Asked, ask, events, has_error, is_whole, streamed_text
 
 ERRORS = {"compatible": "chat", "anthropic": "anthropic", "gemini": "gemini"}
 
@@ -296,3 +296,34 @@ async def test_g48_a_stream_without_usage_is_counted_and_flagged(
         assert record.charge_nano == law("compatible", frames).nano() > 0
         assert record.model == MODEL
         writer.close()
+
+
+@pytest.mark.parametrize("counted", [True, False])
+@pytest.mark.parametrize("client", [*CLIENTS, "completions"])
+async def test_a_stream_that_says_why_it_stopped_is_whole_without_its_last_frame(
+    lite: Gateway, client: str, counted: bool
+) -> None:
+    """Azure closes so after its content filter, and some providers of OpenAI's form always do."""
+    piece = {"text": "hello"} if client == "completions" else {"delta": {"role": "assistant", "content": "hello"}}
+    close = {"text": ""} if client == "completions" else {"delta": {}}
+    choices = [{"index": 0, **piece, "finish_reason": None}], [{"index": 0, **close, "finish_reason": "stop"}]
+    usage = {"prompt_tokens": 3, "completion_tokens": 1, "total_tokens": 4}
+    head = {"id": "c", "object": "chat.completion.chunk", "created": 1, "model": "m"}
+    chunks: list[dict[str, object]] = [{**head, "choices": row} for row in choices]
+    chunks[-1] |= {"usage": usage} if counted else {}
+    frames = b"\n\n".join(b"data: " + msgspec.json.encode(chunk) for chunk in chunks)
+    asked = ask(client, "m", "hi", stream=True)
+    if client == "completions":
+        asked = Asked("/v1/completions", {"model": "m", "prompt": "hi", "stream": True})
+    async with canned(200, frames=frames) as upstream:
+        await lite.channel(upstream.url, ("m",), family="together")
+        await lite.price("m", per_1m_usd="1", output_per_1m_usd="2")
+        key = await lite.key("1")
+        reply = await lite.ask(key, asked.body, path=asked.path, headers=asked.headers)
+        assert not has_error("chat" if client == "completions" else client, reply.text), reply.text
+        assert "hello" in reply.text
+        assert client == "completions" or is_whole(client, reply.text), reply.text
+        assert reply.text.count("data: [DONE]") == (client in ("chat", "completions"))
+        account = await lite.account(reply.headers["x-request-id"], key)
+        assert account["outcome"] == "ok"
+        assert account["cost_usd"] != "0.00"

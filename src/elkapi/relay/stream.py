@@ -7,6 +7,7 @@ bounded buffer. After it a break ends in an explicit error event. What frames me
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from elkapi.pricing.meter import is_believable, looks_like_json_object
@@ -177,8 +178,7 @@ class _Stream:
         crossing = self.crossing
         while not (crossing.spoken if self.one.judging else crossing.content):
             chunk = await self.reply.next_chunk()
-            frames = self.decoder.feed(chunk) if chunk else self.decoder.close()
-            for frame in frames:
+            for frame in self.decoder.feed(chunk) if chunk else self._last_frames():
                 self.setup += crossing.feed(frame)
                 if crossing.failure is not None:
                     return _failed_inside(self.one, crossing, crossing.failure)
@@ -216,8 +216,7 @@ class _Stream:
         if not self._is_over():
             await self.reply.pour(self._take)
             if crossing.failure is None and not self._is_over():
-                # The body ended, perhaps without the blank line of its last frame.
-                if pieces := [crossing.feed(frame) for frame in self.decoder.close()]:
+                if pieces := [crossing.feed(frame) for frame in self._last_frames()]:
                     await self.out.write(b"".join(pieces))
                 if crossing.failure is None:
                     return None if crossing.whole else CUT
@@ -228,6 +227,11 @@ class _Stream:
         self.one.record.error = recorded(crossing.failure.message, self.one.attempt)
         # The upstream's own words may name it.
         return Failure(crossing.failure.status, crossing.failure.kind, CUT.message)
+
+    def _last_frames(self) -> Iterator[Frame]:
+        """What the end of the body completes: a frame without its blank line, an answer without its terminal event."""
+        yield from self.decoder.close()
+        yield from self.crossing.left_out()
 
     def _take(self, chunk: bytes) -> More:
         """Hand on what a chunk brings. Called where it arrives, for each event of a stream: it never waits."""

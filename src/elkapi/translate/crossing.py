@@ -12,6 +12,9 @@ from functools import lru_cache
 
 import msgspec
 
+from elkapi.translate.chat_read_reply import ChatReader
+from elkapi.translate.chat_write_reply import DONE
+from elkapi.translate.completions import CompletionsReader
 from elkapi.translate.dialect import Reader, Writer
 from elkapi.translate.gemini_reply import PROMPT_BLOCKED
 from elkapi.translate.gemini_writer import error_object
@@ -50,6 +53,7 @@ _BARE = (UsageSeen, Start)
 _OF_PROMPT = b'"prompt_filter_results"'
 # Events that name no model of the answer's, but may hold what a tool is asked or has found.
 _OF_TOOLS = (b"content_block_", b"message_delta", b"response.output_item.")
+_DONE = Frame(DONE, b"", b"[DONE]")
 _NUMBER = re.compile(rb'"sequence_number"\s*:\s*([0-9]{1,9})')
 
 
@@ -129,6 +133,14 @@ class Metered:
     def whole(self) -> bool:
         """Whether an orderly end of the body here is the end of the answer."""
         return self.ended or (self.ends_by_close and bool(self.finish_reason))
+
+    def left_out(self) -> tuple[Frame, ...]:
+        """The terminal event of a stream whose body ended in order without it, if the answer is whole all the same.
+
+        Some of OpenAI's form send none once they have said why they stopped, Azure after its content filter.
+        """
+        ended_as_if = self.finish_reason and not self.whole and isinstance(self._reader, ChatReader | CompletionsReader)
+        return (_DONE,) if ended_as_if else ()
 
     @property
     def came(self) -> Tally:
