@@ -378,17 +378,27 @@ async def test_g28_searches_that_xai_tells_of_are_paid_also_those_of_x(tmp_path:
     assert (account["usage"]["searches"], account["cost_usd"], account["flags"]) == (3, paid, [])
 
 
-@pytest.mark.parametrize("stream", [False, True], ids=["whole", "streamed"])
+@pytest.mark.parametrize(
+    ("stream", "held_back_bytes"),
+    [(False, 4_000_000), (True, 4_000_000), (False, 1_000)],
+    ids=["whole", "streamed", "large"],
+)
 async def test_g28_g36_the_pictures_that_a_response_had_made_are_held_and_paid_by_their_own_classes(
-    tmp_path: Path, stream: bool
+    tmp_path: Path, stream: bool, held_back_bytes: int
 ) -> None:
-    """Another model of OpenAI's made them: its tokens stand beside the response's usage, and were nobody's to pay."""
+    """Another model of OpenAI's made them: its tokens stand beside the response's usage, and were nobody's to pay.
+
+    An answer with pictures in it is mostly larger than what is held back of others.
+    """
     whole = whole_of("responses", {"input_tokens": 100, "output_tokens": 50, "total_tokens": 150})
-    picture = {"type": "image_generation_call", "id": "ig", "status": "completed", "result": "iVBORw0KGgo="}
+    picture = {"type": "image_generation_call", "id": "ig", "status": "completed", "result": "iVBORw0KGgo=" * 1_000}
     whole["output"] = [{**picture, "action": "generate"}, *whole["output"]]
     made = {"input_tokens": 60, "cached_tokens": 10, "output_tokens": 6_240, "total_tokens": 6_300}
     whole["tool_usage"] = {"image_gen": made, "web_search": {"num_requests": 0}}
-    async with canned(200, whole, response_frames(whole)) as upstream, gateway(tmp_path) as gate:
+    async with (
+        canned(200, whole, response_frames(whole)) as upstream,
+        gateway(tmp_path, reply_buffer_bytes_max=held_back_bytes) as gate,
+    ):
         amounts = msgspec.structs.replace(AMOUNTS, image_output_nano_per_1m=40_009 * 10**6)
         await priced(gate, "painter", "openai", upstream.url, amounts)
         tools = [{"type": "image_generation"}]
@@ -429,7 +439,8 @@ async def test_g36_the_searches_of_a_call_are_held_and_paid_also_where_nothing_e
     whole = whole_of("gemini", {"promptTokenCount": 100, "candidatesTokenCount": 50, "totalTokenCount": 150})
     whole["candidates"][0]["groundingMetadata"] = {"webSearchQueries": ["first", "second"]}
     frames = b"data: " + msgspec.json.encode(whole) + b"\r\n\r\n"
-    async with canned(200, whole, frames) as upstream, gateway(tmp_path) as gate:
+    # Less is held back of other answers: this one is read whole for its searches.
+    async with canned(200, whole, frames) as upstream, gateway(tmp_path, reply_buffer_bytes_max=100) as gate:
         await priced(gate, "searcher", "gemini", upstream.url, Amounts(search_nano=SEARCH_NANO))
         key = await gate.key("1")
         for client, tools in (("gemini", {"tools": [{"googleSearch": {}}]}), ("chat", {"web_search_options": {}})):

@@ -55,8 +55,6 @@ MODEL_MEMBER: dict[Wire, str] = {"gemini": "modelVersion"}
 _ERROR_INSIDE = re.compile(rb'"error"\s*:\s*[{"]')
 # Wires whose answers show what tools of the provider did apart from their usage, and what stands in such an answer.
 _TOOLS_SHOWN: dict[Wire, bytes] = {"responses": b'"web_search', "gemini": b'"webSearchQueries"'}
-
-
 _UNPRICED = tuple(b'"%b"' % kind.encode() for kind in sorted(UNPRICED_CALLS))
 OTHER_MODELS_REFUSED = (
     "This call names another model that its provider would ask too (in `models`, or in a tool such as an advisor), "
@@ -99,6 +97,15 @@ class Exchange(Protocol):
 
     def crossing(self) -> Crossing:
         """The way of a stream. Only called when `stream`."""
+
+
+def may_show_tools(request: Request) -> bool:
+    """Whether tools of the provider may stand in the answer apart from its usage, so that all of it is to be metered.
+
+    A response is large by nothing but the pictures that a tool made for it; Gemini's own pictures are in its usage.
+    """
+    wire = request.operation.wire
+    return wire == "responses" or (wire in _TOOLS_SHOWN and bool(request.facts.upper.searches))
 
 
 def exchange_for(attempt: Attempt, request: Request, clock: Clock) -> Exchange:

@@ -28,7 +28,7 @@ from elkapi.ids import request_id_text
 from elkapi.pricing.meter import TAIL_BYTES, is_json, looks_like_json_object, metered, with_client_model
 from elkapi.pricing.served import asked_for, asked_in, served_as, told_in
 from elkapi.relay.call import JSON, Call, ClientGone, Headers
-from elkapi.relay.exchange import MODEL_MEMBER, Exchange, exchange_for
+from elkapi.relay.exchange import MODEL_MEMBER, Exchange, exchange_for, may_show_tools
 from elkapi.relay.large import INLINE_BYTES, anywhere, aside
 from elkapi.relay.outcome import Outcome
 from elkapi.relay.plane import DataPlane
@@ -272,7 +272,8 @@ class Try:
 
     async def _accept(self, reply: UpstreamReply, status: int, exchange: Exchange) -> Outcome | Verdict:
         # An answer that must be looked at is never passed on as it comes.
-        whole_only = exchange.translated or self.request.output_rules or self.request.features
+        request = self.request
+        whole_only = exchange.translated or request.output_rules or request.features or may_show_tools(request)
         bytes_max = WHOLE_REPLY_BYTES_MAX if whole_only else self.plane.settings.reply_buffer_bytes_max
         body, whole = await reply.read(bytes_max)
         fields = reply.fields
