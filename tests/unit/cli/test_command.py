@@ -568,6 +568,22 @@ def test_a_copy_that_is_ended_by_a_signal_leaves_nothing_behind(
     assert list(temporary.iterdir()) == []
 
 
+def test_a_backup_that_outlives_its_terminal_on_purpose_goes_on(elkapi: Elkapi, tmp_path: Path) -> None:
+    """As under `nohup`, which has the signal ignored."""
+    assert elkapi("key", "list").status == 0
+    hung_up = (
+        "import os, signal; from elkapi.admin import backup; from elkapi.cli import main\n"
+        "signal.signal(signal.SIGHUP, signal.SIG_IGN)\n"
+        "described = backup._described\n"
+        "backup._described = lambda *given: (os.kill(os.getpid(), signal.SIGHUP), described(*given))[1]\n"
+        f"raise SystemExit(main(['backup', {str(tmp_path / 'file')!r}]))"
+    )
+    environment = {**os.environ, "ELKAPI_DATA_DIR": str(tmp_path / "data")}
+    done = subprocess.run([sys.executable, "-c", hung_up], env=environment, capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert (tmp_path / "file").is_file()
+
+
 def filled(tmp_path: Path, insert: str, rows: list[tuple[Any, ...]]) -> None:
     with sqlite3.connect(tmp_path / "data" / "elkapi.sqlite3") as books:
         books.executemany(insert, rows)
