@@ -12,6 +12,8 @@ import msgspec
 import pytest
 from sqlalchemy import text
 
+from elkapi.relay import background_calls, hold
+from elkapi.relay.count import count_left
 from tests.canned import canned
 from tests.gateway import Gateway, gateway
 from tests.scripted import MODEL, Played, Upstream, frames_of, scripted
@@ -170,6 +172,43 @@ async def test_one_cancelled_through_another_worker_is_ended_here(stage: Stage) 
     await played.given_up()
     assert await stage.spent() == 0
     assert (await stage.get(made["id"])).json()["status"] == "cancelled"
+
+
+async def test_a_cancelled_stream_is_settled_although_it_is_seen_unwanted_while_it_is_counted(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    counting, go_on, looks = asyncio.Event(), asyncio.Event(), list[object]()
+    still_wanted = stage.gate.plane.stored.still_wanted
+
+    async def counted(*what: Any) -> Any:
+        counting.set()
+        await go_on.wait()
+        return await count_left(*what)
+
+    async def looked(ids: list[bytes]) -> Any:
+        looks.append(wanted := await still_wanted(ids))
+        return wanted
+
+    monkeypatch.setattr(hold, "count_left", counted)
+    monkeypatch.setattr(background_calls, "LOOK_EVERY_S", 0.01)
+    monkeypatch.setattr(stage.gate.plane.stored, "still_wanted", looked)
+    creating = asyncio.ensure_future(stage.create(stream=True))
+    played = await stage.call()
+    played.begin()
+    for frame in frames_of("responses-text")[:6]:
+        played.play(frame)
+    ((object_id,),) = await until(lambda: stage.gate.sql("select id from stored_objects"))
+    running = stage.gate.plane.background.find(object_id)
+    assert running is not None
+    await until(lambda: len(running.log.frames) == 6)
+    await stage.gate.http.post(f"/v1/responses/resp_{object_id.hex()}/cancel", headers=stage.headers)
+    await counting.wait()
+    seen = len(looks)
+    await until(lambda: len(looks) > seen + 2 or not len(stage.gate.plane.background))
+    go_on.set()
+    await creating
+    await until(lambda: not len(stage.gate.plane.background))
+    assert stage.gate.closed_books().customers_posted_nano < 10 * 10**9
 
 
 async def test_a_deleted_response_is_ended_and_gone(stage: Stage) -> None:

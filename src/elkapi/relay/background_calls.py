@@ -76,9 +76,10 @@ class BackgroundCalls:
             del self._by_key[key_id]
 
     def cancel(self, object_id: bytes) -> None:
-        """End the call if it is ours; another worker looks itself."""
+        """End the call if it is ours; another worker looks itself. Who is ending already is counting what came, and a
+        further cancellation would leave its money held."""
         running = self._running.get(object_id)
-        if running is not None and running.task is not None:
+        if running is not None and running.task is not None and not running.cancelled:
             running.cancelled = True
             running.task.cancel()
 
@@ -93,8 +94,9 @@ class BackgroundCalls:
         if self._looking is not None:
             self._looking.cancel()
         tasks = [running.task for running in self._running.values() if running.task is not None]
-        for task in tasks:
-            task.cancel()
+        for running in self._running.values():
+            if running.task is not None and not running.cancelled:
+                running.task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
 
     async def _look(self) -> None:
