@@ -125,6 +125,20 @@ async def test_a_read_that_takes_too_long_is_unavailable(database: Database) -> 
         await reader.aclose()
 
 
+@pytest.mark.parametrize("turns", [0, 1])
+async def test_a_cancellation_that_comes_with_the_answer_of_a_read_is_heeded(database: Database, turns: int) -> None:
+    reader = Reader(database, threads=1)
+    asked = asyncio.ensure_future(reader.run(lambda connection: connection.execute(select(1)).scalar()))
+    await asyncio.sleep(0)
+    reader._threads.submit(lambda: None).result()  # The loop has not heard yet of the answer, which is there by now.
+    for _ in range(turns):
+        await asyncio.sleep(0)
+    asked.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await asked
+    await reader.aclose()
+
+
 async def test_waiting_reads_are_bounded(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("elkapi.storage.db.READ_QUEUE_MAX", 1)
     reader = Reader(database, threads=1)

@@ -153,8 +153,10 @@ class Reader:
             raise Unavailable(UNAVAILABLE)
         self._waiting += 1
         try:
-            future = asyncio.get_running_loop().run_in_executor(self._threads, work)
-            return await asyncio.wait_for(future, self._wait_s)
+            # Not `asyncio.wait_for`: until Python 3.12 it swallows a cancellation that comes with the answer, and the
+            # call of a client that has left would go on.
+            async with asyncio.timeout(self._wait_s):
+                return await asyncio.get_running_loop().run_in_executor(self._threads, work)
         except TimeoutError:
             raise Unavailable(UNAVAILABLE) from None
         finally:
@@ -200,8 +202,8 @@ class Writer:
 
 
 async def cancel_all(tasks: Iterable[asyncio.Task[Any]]) -> None:
-    """Cancel tasks that read here, until they are done: `asyncio.wait_for`, a read's, swallows a cancellation that
-    comes with its answer, so once is not always enough."""
+    """Cancel tasks until they are done: what they wait for may swallow a cancellation (Python 3.11's `asyncio.wait_for`
+    does, in libraries of others), so once is not always enough."""
     pending = set(tasks)
     while pending:
         for task in pending:
