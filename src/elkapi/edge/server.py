@@ -57,20 +57,19 @@ class Server:
             connection.close_soon()
 
     async def drain(self, seconds: float, cutting: Callable[[], object] | None = None) -> int:
-        """Finish what is under way, then close; returns how many connections had to be cut, after `cutting` is told."""
+        """Finish what is under way, then close; returns how many connections had to be cut, after `cutting` is told.
+
+        A call whose caller has left is under way until its money is settled, which needs the ledger.
+        """
         self.stop_accepting()
-        deadline_s = time.monotonic() + seconds
-        while self.connections and time.monotonic() < deadline_s:  # noqa: ASYNC110 - once per shutdown
-            await asyncio.sleep(0.02)
+        await _until(lambda: not self.connections and not self.under_way, seconds)
         cut = len(self.connections)
         if cut and cutting is not None:
             cutting()
-        tasks = [c.current.task for c in self.connections if c.current and c.current.task]
         for connection in list(self.connections):
             connection.abort()
-        if tasks:
-            # Each learns of its end on the loop, and gives its hold back while there still is a ledger.
-            await asyncio.wait(tasks, timeout=CUT_WAIT_S)
+        # Each learns of its end on the loop.
+        await _until(lambda: not self.under_way, CUT_WAIT_S)
         if self._sweep:
             self._sweep.cancel()
         return cut
@@ -86,3 +85,9 @@ class Server:
             connection.overdue()
         for connection in [c for c in self.connections if c.unsent_until_s < now_s]:
             connection.check_writing()
+
+
+async def _until(holds: Callable[[], bool], within_s: float) -> None:
+    deadline_s = time.monotonic() + within_s
+    while not holds() and time.monotonic() < deadline_s:
+        await asyncio.sleep(0.02)

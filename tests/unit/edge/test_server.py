@@ -806,6 +806,36 @@ async def test_a_body_that_breaks_after_its_answer_gets_no_second_answer() -> No
     assert reply.count(b"HTTP/1.1 ") == 1
 
 
+@pytest.mark.parametrize("seconds", [60, 0])
+async def test_a_drain_waits_for_the_calls_whose_callers_had_left(seconds: float) -> None:
+    entered, left, counted = asyncio.Event(), asyncio.Event(), asyncio.Event()
+    settled: list[bytes] = []
+
+    async def counts_for_a_while(call: Call) -> None:
+        entered.set()
+        try:
+            await asyncio.Event().wait()
+        finally:
+            left.set()
+            await counted.wait()
+            settled.append(call.id)
+
+    async with running(counts_for_a_while) as (server, port):
+        _, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(b"GET / HTTP/1.1\r\n\r\n")
+        await entered.wait()
+        writer.close()
+        await left.wait()
+        await until(lambda: not server.connections)
+        draining = asyncio.create_task(server.drain(seconds))
+        for _ in range(10):
+            await asyncio.sleep(0)
+        assert not draining.done()
+        counted.set()
+        assert await draining == 0
+        assert len(settled) == 1
+
+
 async def test_a_drain_waits_until_the_calls_it_cut_off_have_cleaned_up(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(edge, "CUT_WAIT_S", 60.0)
     under_way, cleaned_up = asyncio.Event(), asyncio.Event()
