@@ -8,9 +8,10 @@ from typing import Any
 import msgspec
 import pytest
 
-from elkapi.errors import Unavailable
+from elkapi.errors import InsufficientQuota, Unavailable
+from elkapi.money import parse_usd
 from elkapi.sandbox.server import Running
-from elkapi.types import Policy, Settlement
+from elkapi.types import HoldOrder, Policy, Settlement
 from tests.canned import canned
 from tests.gateway import Gateway
 from tests.text_calls import ask, has_error
@@ -67,6 +68,38 @@ async def test_several_choices_share_what_the_balance_covers(gate: Gateway, sand
     short = await gate.ask(await gate.key("0.0006"), body, path="/v1/chat/completions")
     assert short.json()["error"]["code"] == "insufficient_user_quota"
     assert len(sandbox.sandbox.recorder.shown()) == 1
+    gate.closed_books()
+
+
+async def test_a_call_that_the_balance_covers_once_others_gave_back_what_they_held_is_not_refused(
+    gate: Gateway, sandbox: Running, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await gate.channel(sandbox.base_url, (FIRST,))
+    await gate.price(FIRST, per_1m_usd="0", output_per_1m_usd="10")
+    hold, asked_nano = gate.plane.ledger.hold, list[int]()
+
+    async def held_by_another(order: HoldOrder) -> None:
+        asked_nano.append(order.nano)
+        if len(asked_nano) in refusals:
+            raise InsufficientQuota("held by a call that has ended since", order.nano)
+        await hold(order)
+
+    monkeypatch.setattr(gate.plane.ledger, "hold", held_by_another)
+    body = ask("chat", FIRST, "[[tokens: 4]]").body
+    del body["max_tokens"]
+    refusals = {1}
+    reply = await gate.ask(key := await gate.key("10"), body, path="/v1/chat/completions")
+    assert reply.status_code == 200, reply.text
+    assert len(asked_nano) == 2
+    assert asked_nano[0] == asked_nano[1]
+    account = await gate.account(reply.headers["x-request-id"], key)
+    assert parse_usd(account["held_usd"]) == asked_nano[0]
+    # It asks once more, and not for ever.
+    asked_nano.clear()
+    refusals = {1, 2}
+    refused = await gate.ask(key, body, path="/v1/chat/completions")
+    assert refused.json()["error"]["code"] == "insufficient_user_quota"
+    assert len(asked_nano) == 2
     gate.closed_books()
 
 

@@ -104,6 +104,7 @@ class Hold:
         self._used = _NOTHING_YET
         self.order: HoldOrder | None = None
         self.charge_nano = 0
+        self._asked_again = False
         self._resolved = False
 
     def answer_with(self, number: int) -> None:
@@ -203,12 +204,16 @@ class Hold:
     async def _quote_affordable(self) -> bool:
         """Lower the quote to the most output that the balance covers, where the caller set no limit of its own.
 
-        That limit is then sent upstream. False when it would be no answer at all, and after the first time.
+        That limit is then sent upstream. The quote stays, and is asked for once more, where the balance covers it by
+        now, since others have given back what they held. False when it would be no answer at all, and after that.
         """
         upper, facts = self.quote.upper, self.request.facts
         if not self._may_cap_output:
             return False
         there_nano = await available_to(self.plane, self.grant)
+        if there_nano >= self.held_nano and not self._asked_again:
+            self._asked_again = True
+            return True
         low, high = 0, upper.output_tokens // facts.choices
         while low < high:
             middle = (low + high + 1) // 2
