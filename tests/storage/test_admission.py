@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -227,6 +228,37 @@ async def test_a_slow_read_cannot_bring_an_evicted_key_back(door: Door) -> None:
     door.cache.evict(row.version + 1, [digest])
     door.cache.put(digest, grant, row.version, 0.0)
     assert door.cache.get(digest) is None
+
+
+@pytest.mark.parametrize("all_keys", [False, True])
+async def test_a_call_that_comes_after_a_change_does_not_wait_for_a_read_from_before_it(
+    door: Door, monkeypatch: pytest.MonkeyPatch, all_keys: bool
+) -> None:
+    row, key = door.key()
+    find, was_read, go_on = keys.find_grant, threading.Event(), threading.Event()
+
+    def slow_at_first(connection: Connection, digest: bytes) -> Grant | None:
+        grant = find(connection, digest)
+        if not was_read.is_set():
+            was_read.set()
+            go_on.wait()
+        return grant
+
+    monkeypatch.setattr(keys, "find_grant", slow_at_first)
+    before = asyncio.create_task(door.knock(key))
+    await until(was_read.is_set)
+    with door.database.write() as connection:
+        keys.revoke(connection, row.id, **WHO)
+    door.cache.evict(row.version + 1, None if all_keys else [apikey.digest(key)])
+    after = asyncio.create_task(door.refusal(key))
+    await asyncio.sleep(0)
+    go_on.set()
+    assert await after == "This API key is disabled."
+    assert (await before).key_id == row.id
+    # The older read is kept no more than it was waited for.
+    assert await door.refusal(key) == "This API key is disabled."
+    assert door.reads == 2
+    assert not door.cache.pending
 
 
 def test_after_a_change_of_all_keys_every_one_is_asked_for_anew() -> None:

@@ -73,7 +73,8 @@ async def _fetch_once(cache: KeyCache, reader: Reader, digest: bytes, clock: Clo
 
 
 def _forget(cache: KeyCache, digest: bytes, done: asyncio.Task[Grant | None]) -> None:
-    cache.pending.pop(digest, None)
+    if cache.pending.get(digest) is done:
+        del cache.pending[digest]
     if not done.cancelled():
         done.exception()  # Seen here too, so that an outage nobody waits for any more is not reported as forgotten.
 

@@ -1,7 +1,8 @@
 """A bounded cache of grants by key digest; filled on a miss, evicted by version. It lives on one event loop.
 
 An answer read from the database carries the config version of its moment. One that was read before a change the cache
-has already heard of is used for its request but not kept, so an eviction can never be undone by a slow read.
+has already heard of is used for the calls that waited for it by then but not kept, so an eviction can never be undone
+by a slow read.
 """
 
 from __future__ import annotations
@@ -61,9 +62,11 @@ class KeyCache:
         if digests is None:
             self._grants.clear()
             self._unknown.clear()
+            self.pending.clear()
         else:
             for digest in digests:
                 self._grants.pop(digest, None)
                 self._unknown.pop(digest, None)
+                self.pending.pop(digest, None)
         # Also lowered: after a restore the counter may start again below what was seen.
         self._version = version
