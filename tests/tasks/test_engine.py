@@ -13,6 +13,8 @@ import pytest
 
 from elkapi.catalog.task import TaskSpec
 from elkapi.clock import SYSTEM_CLOCK, ManualClock
+from elkapi.control.tasking import PollerStorage
+from elkapi.errors import Unavailable
 from elkapi.ledger.recovery import recover_owners
 from elkapi.money import parse_usd
 from elkapi.relay.submit import Submit
@@ -287,6 +289,28 @@ async def test_what_a_poller_found_before_its_submit_gave_up_is_not_to_be_begun_
     reply = await tasks.submit()
     assert (reply.status_code, reply.json()["error"]["code"]) == (502, "outcome_unknown")
     assert (len(tasks.upstream.tasks), tasks.gate.books().charged_nano) == (1, HALF)
+
+
+async def test_tasks_are_asked_about_whose_lease_was_committed_and_not_answered(
+    tasks: Tasks, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They are this poller's by their rows, so nobody else would ever ask."""
+    monkeypatch.setattr("elkapi.tasks.poller.FAILED_S", 0.01)
+    tasks.upstream.succeed((await tasks.submit()).json()["data"]["task_id"])
+    write, lost = PollerStorage.write, list[Any]()
+
+    async def unanswered(storage: PollerStorage, change: Any) -> Any:
+        done = await write(storage, change)
+        if not lost:
+            lost.append(done)
+            raise Unavailable("the connection was lost while the answer to the commit was waited for")
+        return done
+
+    monkeypatch.setattr(PollerStorage, "write", unanswered)
+    async with tasks.polling():
+        await tasks.until("succeeded")
+    assert len(lost[0]) == 1
+    assert tasks.gate.closed_books().charged_nano == HALF
 
 
 class SetClock(ManualClock):

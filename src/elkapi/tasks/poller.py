@@ -103,6 +103,8 @@ class Poller:
         self._copies = Copies(parts)
         self._wake = asyncio.Event()
         self._look_at_s = 0.0
+        # Whether every task that is this poller's by its row is watched.
+        self._all_watched = False
         self._stopped = False
         self.counts: Counter[str] = Counter()
         self.lag_s = 0.0
@@ -113,12 +115,6 @@ class Poller:
     async def run(self) -> None:
         """Poll until `stop`. The ledger must have been started, so that its heartbeat owns what is leased."""
         clock = self._parts.clock
-        while not self._stopped:
-            try:
-                self._watch(await self._parts.storage.read(lambda c: rows.owned(c, self._parts.owner)))
-                break
-            except Unavailable:
-                await asyncio.sleep(FAILED_S)
         try:
             while not self._stopped:
                 await self._look()
@@ -146,9 +142,15 @@ class Poller:
         if parts.clock.monotonic_s() < self._look_at_s:
             return
         try:
+            if not self._all_watched:
+                self._watch(await parts.storage.read(lambda c: rows.owned(c, parts.owner)))
+                self._all_watched = True
             free, poked = await parts.storage.look(lambda c: rows.any_work(c, parts.owner))
             if free:
+                # When the answer to the commit is lost they may be ours all the same, and free for nobody else.
+                self._all_watched = False
                 taken = await parts.storage.write(lambda c: rows.lease(c, parts.owner, LEASE_AT_ONCE))
+                self._all_watched = True
                 self._watch(taken)
                 point("tasks.lease.after")
                 # More than fit at once are taken without a pause.
