@@ -20,7 +20,9 @@ from elkapi.snapshot import Snapshot, SnapshotHolder, build_snapshot
 from elkapi.storage import apikey
 from elkapi.storage.db import Database, Reader
 from elkapi.storage.installation import Installation
-from elkapi.storage.repos import groups, keys, owners
+from elkapi.storage.repos import groups, keys, owners, versions
+from elkapi.storage.repos.channels import ChannelConfig, ChannelSpec, add_channel
+from elkapi.storage.schema import channels
 from elkapi.types import Grant
 from tests.waiting import until
 
@@ -207,6 +209,31 @@ async def test_a_revoked_key_is_refused_once_the_change_is_seen(door: Door, inst
             return False
 
         await until(is_refused)
+    finally:
+        await holder.stop()
+
+
+async def test_a_revoked_key_is_refused_while_a_channel_cannot_be_read(
+    door: Door, installation: Installation, caplog: pytest.LogCaptureFixture
+) -> None:
+    row, key = door.key()
+    with door.database.write() as connection:
+        spec = ChannelSpec(name="c", family="openai", base_url="https://u.example", config=ChannelConfig(models=("m",)))
+        add_channel(connection, installation.sealer, spec, **WHO)
+    holder = SnapshotHolder(
+        installation.database, installation.sealer, installation.settings, on_keys_changed=door.cache.evict
+    )
+    await holder.start()
+    try:
+        await door.knock(key)
+        with door.database.write() as connection:
+            connection.execute(channels.update().values(config='{"models": 1}'))
+            versions.bump(connection, routing=True)
+        await until(lambda: "could not be rebuilt" in caplog.text)
+        with door.database.write() as connection:
+            keys.revoke(connection, row.id, **WHO)
+        await until(lambda: not len(door.cache))
+        assert "disabled" in await door.refusal(key)
     finally:
         await holder.stop()
 

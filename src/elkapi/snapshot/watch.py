@@ -135,19 +135,26 @@ class SnapshotHolder:
             digests: list[bytes] | None = []
             if self._snapshot is not None:
                 # A lower version means a restored database: nothing remembered can be trusted.
-                digests = keys.changed_since(connection, self._seen.config) if now.config > self._seen.config else None
-            snapshot = self._snapshot
-            if snapshot is None or now.routing != self._seen.routing:
-                snapshot = build_snapshot(
-                    connection,
-                    self._sealer,
-                    self._settings,
-                    bundled=self._bundled,
-                    chat=self._chat,
-                    sandbox=self._sandbox,
-                )
-        for warning in snapshot.warnings if snapshot is not self._snapshot else ():
-            log.error("%s", warning)
-        self._snapshot, self._seen, self._fresh_at_s = snapshot, now, at_s
-        if self._loop is not None and not self._loop.is_closed():
-            self._loop.call_soon_threadsafe(self._on_keys_changed, now.config, digests)
+                digests = keys.changed_since(connection, self._seen.config) if now.config >= self._seen.config else None
+            snapshot, seen = self._snapshot, now
+            try:
+                if snapshot is None or now.routing != self._seen.routing:
+                    snapshot = build_snapshot(
+                        connection,
+                        self._sealer,
+                        self._settings,
+                        bundled=self._bundled,
+                        chat=self._chat,
+                        sandbox=self._sandbox,
+                    )
+                for warning in snapshot.warnings if snapshot is not self._snapshot else ():
+                    log.error("%s", warning)
+                self._fresh_at_s = at_s
+            except Exception:
+                # A key that is revoked must not outlive a row that cannot be read.
+                seen = versions.Versions(now.config, self._seen.routing)
+                raise
+            finally:
+                self._snapshot, self._seen = snapshot, seen
+                if self._loop is not None and not self._loop.is_closed():
+                    self._loop.call_soon_threadsafe(self._on_keys_changed, now.config, digests)
