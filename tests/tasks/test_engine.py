@@ -6,18 +6,23 @@ import asyncio
 import contextlib
 import time
 from asyncio import CancelledError
+from collections.abc import Callable
 from typing import Any
 
 import httpx
 import pytest
+from sqlalchemy import Connection
 
 from elkapi.catalog.task import TaskSpec
 from elkapi.clock import SYSTEM_CLOCK, ManualClock
+from elkapi.control.expiry import Expiry
 from elkapi.control.tasking import PollerStorage
 from elkapi.errors import Unavailable
+from elkapi.ids import new_id
 from elkapi.ledger.recovery import recover_owners
 from elkapi.money import parse_usd
 from elkapi.relay.submit import Submit
+from elkapi.storage.repos import tasks as rows
 from elkapi.tasks.copying import CopyFailed
 from elkapi.tasks.poller import Poller, Watched
 from tests.tasks.conftest import MODEL, Tasks
@@ -311,6 +316,31 @@ async def test_tasks_are_asked_about_whose_lease_was_committed_and_not_answered(
         await tasks.until("succeeded")
     assert len(lost[0]) == 1
     assert tasks.gate.closed_books().charged_nano == HALF
+
+
+async def test_tasks_are_asked_about_whose_poller_was_killed_before_its_first_heartbeat(tasks: Tasks) -> None:
+    tasks.upstream.succeed((await tasks.submit()).json()["data"]["task_id"])
+    database = tasks.gate.database
+    with database.write() as connection:
+        assert len(rows.lease(connection, new_id(), 10)) == 1
+
+    async def write(change: Callable[[Connection], int]) -> int:
+        with database.write() as connection:
+            return change(connection)
+
+    async with tasks.polling():
+        await Expiry(write, SYSTEM_CLOCK, notices_keep_s=3600, tasks_keep_s=0).run_once()
+        await tasks.until("succeeded")
+    assert tasks.gate.closed_books().charged_nano == HALF
+
+
+async def test_what_a_poller_owns_that_lives_is_nobody_elses(tasks: Tasks) -> None:
+    await tasks.submit()
+    async with tasks.polling() as poller:
+        await until(lambda: len(poller))
+        await until(lambda: tasks.gate.sql("select 1 from workers join tasks on tasks.poller = workers.owner"))
+        with tasks.gate.database.write() as connection:
+            assert rows.release_orphans(connection) == 0
 
 
 class SetClock(ManualClock):

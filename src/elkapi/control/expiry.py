@@ -1,8 +1,8 @@
 """Forgets stored answers, idempotency keys, notices and tasks whose time is over, some at a time, and ends answers that
 nobody makes any more.
 
-Recovery ends what a worker was making when it is found gone; here are those whose worker nobody knows, as after a
-restore.
+Recovery ends what a worker was making when it is found gone, and frees what a poller owned; here are those whose worker
+or poller nobody knows, as after a restore.
 """
 
 from __future__ import annotations
@@ -50,6 +50,7 @@ class Expiry:
     async def run_once(self) -> None:
         """Raises Unavailable when the database cannot be asked; the next run sees the same."""
         await self._write(fail_orphans)
+        await self._write(tasks.release_orphans)
         now_ns = self._clock.now_ns()
         if self._set_ahead.seen(now_ns):
             return

@@ -251,6 +251,14 @@ def release(connection: Connection, owners: Collection[bytes]) -> None:
     connection.execute(update(_tasks).where(_IS_OPEN, _tasks.c.poller.in_(owners)).values(poller=None))
 
 
+def release_orphans(connection: Connection) -> int:
+    """Nobody owns open tasks whose poller nobody knows, as one that ended before its first heartbeat; how many."""
+    known = select(schema.workers.c.owner)
+    return connection.execute(
+        update(_tasks).where(_IS_OPEN, _tasks.c.poller.not_in(known)).values(poller=None)
+    ).rowcount
+
+
 def leave_to_pollers(connection: Connection, owners: Collection[bytes]) -> None:
     """Nobody submits any more what these workers, which are gone, were submitting: a poller finds out what it came to.
 
