@@ -74,6 +74,12 @@ _CHAT: dict[Wire, Endpoint] = {
     "completions": Endpoint("/v1/completions"),
     "embeddings": Endpoint("/v1/embeddings"),
 }
+# All but those that OpenAI's SDKs name as served by responses alone, and others of their kinds: who asks for one in
+# another dialect is answered through responses.
+_IN_CHAT = (
+    r"^(?!codex-|computer-use-|gpt-(daybreak|rosalind)-"
+    r"|(gpt-|o)\d\S*?-(pro|codex|deep-research|cyber|rosalind|astra)(-|$))"
+)
 _OPENAI: dict[Wire, Endpoint] = {
     **_CHAT,
     "responses": Endpoint("/v1/responses"),
@@ -163,7 +169,12 @@ _WIRES_OF: dict[str, dict[Wire, Endpoint]] = {
 _WIDE: dict[Wire, Endpoint] = {**_OPENAI, **_ANTHROPIC, **_GEMINI}
 
 _ROWS = (
-    UpstreamFamily("openai", auth="bearer", wires=_OPENAI | {"videos": _AT_ROOT}, base_url="https://api.openai.com"),
+    UpstreamFamily(
+        "openai",
+        auth="bearer",
+        wires=_OPENAI | {"chat": msgspec.structs.replace(_CHAT["chat"], models=_IN_CHAT), "videos": _AT_ROOT},
+        base_url="https://api.openai.com",
+    ),
     UpstreamFamily(
         "kling",
         auth="jwt",
@@ -199,7 +210,7 @@ _ROWS = (
         "azure",
         auth="api-key",
         wires={
-            "chat": _deployment("/chat/completions"),
+            "chat": msgspec.structs.replace(_deployment("/chat/completions"), models=_IN_CHAT),
             "completions": _deployment("/completions"),
             "embeddings": _deployment("/embeddings"),
             "responses": Endpoint("/openai/v1/responses"),

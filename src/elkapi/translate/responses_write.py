@@ -56,7 +56,9 @@ LOSSES = (
     Loss("strict, of Anthropic's schemas whose members may be missing", False, "followed as well as the model can"),
     Loss("reasoning", False, "for models that do not reason"),
     Loss("temperature, top_p", False, "for models that refuse them"),
+    Loss("a limit of fewer than 16 tokens", False, "16 is the least that is taken"),
 )
+_OUTPUT_TOKENS_MIN = 16
 
 # Members of `extra` that this dialect shares with chat.
 _SHARED_WITH_CHAT = ("safety_identifier", "prompt_cache_options", "prompt_cache_retention", "moderation")
@@ -95,6 +97,8 @@ def write_request(request: ChatRequest, profile: Profile) -> bytes:
         body |= {name: value for name, value in request.extra.items() if name not in _NOT_WRITTEN}
     else:
         body["store"] = False
+        if request.max_output_tokens is not None:
+            body["max_output_tokens"] = max(request.max_output_tokens, _OUTPUT_TOKENS_MIN)
         if profile.reasoning == "effort":
             include.append("reasoning.encrypted_content")
         body |= {name: request.extra[name] for name in _SHARED_WITH_CHAT if name in request.extra}

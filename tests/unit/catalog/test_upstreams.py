@@ -27,6 +27,20 @@ def _channel(family: str, **fields: object) -> Channel:
         ("openai", "chat", "gpt-4o", "chat"),
         ("openai", "anthropic", "gpt-4o", "chat"),
         ("openai", "gemini", "gpt-4o", "chat"),
+        *(
+            ("openai", "chat", name, "chat")
+            for name in ("gpt-5.6-terra", "o3", "gpt-4o-mini", "gpt-5-mini", "ft:gpt-4o:x")
+        ),
+        *(
+            ("openai", "chat", name, "responses")
+            for name in ("gpt-5.1-codex-max", "codex-mini-latest", "o4-mini-deep-research")
+        ),
+        *(
+            ("openai", "anthropic", name, "responses")
+            for name in ("gpt-6-cyber", "gpt-5.5-pro-2026-04-23", "gpt-6.2-astra-law")
+        ),
+        ("azure", "gemini", "computer-use-preview", "responses"),
+        ("openrouter", "chat", "openai/gpt-5.3-codex", "chat"),
         ("deepseek", "responses", "deepseek-chat", "chat"),
         ("anthropic", "chat", "claude-x", "anthropic"),
         ("gemini", "anthropic", "gemini-2.5-pro", "gemini"),

@@ -290,6 +290,8 @@ def test_every_loss_is_true() -> None:
     seen.add("strict, of Anthropic's schemas whose members may be missing")
     unsampled = _write(_foreign(temperature=0.1, top_p=0.2), REASONER)
     assert not unsampled.keys() & {"temperature", "top_p"}
+    assert [_write(_foreign(max_output_tokens=limit))["max_output_tokens"] for limit in (1, 16, 17)] == [16, 16, 17]
+    seen.add("a limit of fewer than 16 tokens")
     assert {(loss.field, loss.refused) for loss in DIALECT.losses} == {(name, name in REFUSED) for name in seen}
 
 
