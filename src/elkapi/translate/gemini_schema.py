@@ -1,7 +1,7 @@
 """JSON schema <-> the OpenAPI subset that Gemini calls Schema; pure, and it never changes what it was given.
 
-Contract: anthropic.md sections 6.1 and 7. Newer models take JSON schema as it is (`parametersJsonSchema`,
-`responseJsonSchema`); the subset is for those that do not (`Profile.schema_subset`).
+Contract: anthropic.md sections 6.1 and 7. Newer models take JSON schema (`parametersJsonSchema`, `responseJsonSchema`)
+but for its references; the subset is for those that do not (`Profile.schema_subset`).
 """
 
 from __future__ import annotations
@@ -32,6 +32,71 @@ _KEPT = (
 _BESIDE = ("type", "format", "const", "properties", "items", "prefixItems", "allOf", *_KEPT[1:])
 _FORMATS = {"string": ("enum", "date-time"), "number": ("float", "double"), "integer": ("int32", "int64")}
 NODES_MAX = 10_000
+_OF_DEFS = re.compile(r"#/\$defs/([A-Za-z0-9_.-]+)")
+
+
+def with_plain_references(schema: _Schema) -> _Schema:
+    """The same schema as newer models take it: each reference stands alone and leads to an entry of `$defs`.
+
+    One with other words beside it becomes a union of one, what is referred to elsewhere is copied into `$defs`, and
+    what is not there is any value.
+    """
+    schema = {name: value for name, value in schema.items() if name not in ("$schema", "$id")}
+    return _References(schema).whole() if _mentions_reference(schema) else schema
+
+
+def _mentions_reference(node: Any) -> bool:
+    if isinstance(node, dict):
+        return "$ref" in node or any(map(_mentions_reference, node.values()))
+    return isinstance(node, list) and any(map(_mentions_reference, node))
+
+
+class _References:
+    """One schema whose references are being moved into `$defs`, each target once."""
+
+    def __init__(self, root: _Schema) -> None:
+        self._root = root
+        self._names: dict[str, str] = {}
+        self._defs: _Schema = {}
+
+    def whole(self) -> _Schema:
+        return {**self._object(self._root), "$defs": self._defs}
+
+    def _of(self, node: Any) -> Any:
+        if isinstance(node, list):
+            return [self._of(item) for item in node]
+        return self._object(node) if isinstance(node, dict) else node
+
+    def _object(self, node: _Schema) -> _Schema:
+        path = node.get("$ref")
+        written = {name: self._of(value) for name, value in node.items() if name not in ("$defs", "definitions")}
+        if not isinstance(path, str):
+            return written
+        del written["$ref"]
+        if (name := self._name(path)) is None:
+            return written
+        reference = {"$ref": f"#/$defs/{name}"}
+        return {**written, "anyOf": [reference]} if written else reference
+
+    def _name(self, path: str) -> str | None:
+        """Where in `$defs` the target of a reference stands, None if there is none."""
+        if path not in self._names:
+            target = _at(self._root, path)
+            if not isinstance(target, dict):
+                return None
+            known = _OF_DEFS.fullmatch(path)
+            name = self._names[path] = known[1] if known else f"ref_{len(self._names)}"
+            self._defs[name] = self._object(target)
+        return self._names[path]
+
+
+def _at(root: _Schema, path: str) -> Any:
+    """What a reference within the schema leads to, None for any other."""
+    target: Any = root if path.startswith("#") else None
+    for step in filter(None, path.removeprefix("#").split("/")):
+        name = step.replace("~1", "/").replace("~0", "~")
+        target = target.get(name) if isinstance(target, dict) else None
+    return target
 
 
 def to_subset(schema: _Schema) -> _Schema | None:
@@ -99,10 +164,7 @@ class _Subset:
         """The node with its reference written out; an unknown or circular reference is any value."""
         while isinstance(path := node.get("$ref"), str):
             beside = {name: value for name, value in node.items() if name != "$ref"}
-            target: Any = self._root if path.startswith("#") and path not in way else None
-            for step in filter(None, path.removeprefix("#").split("/")):
-                name = step.replace("~1", "/").replace("~0", "~")
-                target = target.get(name) if isinstance(target, dict) else None
+            target = None if path in way else _at(self._root, path)
             node = {**target, **beside} if isinstance(target, dict) else beside
             way = (*way, path)
         return node, way

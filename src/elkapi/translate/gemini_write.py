@@ -17,7 +17,7 @@ from elkapi.errors import NOT_JSON, BadRequest
 from elkapi.translate.chat_parts import refuse_file_ids
 from elkapi.translate.decode import worded
 from elkapi.translate.dialect import given, stop_member
-from elkapi.translate.gemini_schema import to_subset
+from elkapi.translate.gemini_schema import to_subset, with_plain_references
 from elkapi.translate.ir import (
     Audio,
     ChatRequest,
@@ -295,7 +295,7 @@ def _declaration(tool: Tool, profile: Profile) -> _Wire:
         return given(name=tool.name, description=tool.description)
     if profile.schema_subset:
         return given(name=tool.name, description=tool.description, parameters=to_subset(schema))
-    return given(name=tool.name, description=tool.description, parametersJsonSchema=_plain(schema))
+    return given(name=tool.name, description=tool.description, parametersJsonSchema=with_plain_references(schema))
 
 
 def _is_empty(schema: _Wire) -> bool:
@@ -303,10 +303,6 @@ def _is_empty(schema: _Wire) -> bool:
     if schema.get("type") != "object" or schema.get("additionalProperties"):
         return False
     return not any(schema.get(name) for name in _MEMBERS)
-
-
-def _plain(schema: _Wire) -> _Wire:
-    return {name: value for name, value in schema.items() if name not in ("$schema", "$id")}
 
 
 def _server_tool(tool: ServerTool) -> _Wire:
@@ -358,7 +354,7 @@ def _output(request: ChatRequest, profile: Profile) -> _Wire:
     result: _Wire = {"responseMimeType": "application/json"}
     if output.schema:
         if not profile.schema_subset:
-            result["responseJsonSchema"] = _plain(output.schema)
+            result["responseJsonSchema"] = with_plain_references(output.schema)
         elif subset := to_subset(output.schema):
             result["responseSchema"] = subset
     return result

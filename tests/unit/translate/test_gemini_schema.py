@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from elkapi.errors import BadRequest
-from elkapi.translate.gemini_schema import from_subset, to_subset
+from elkapi.translate.gemini_schema import from_subset, to_subset, with_plain_references
 
 STRING = {"type": "string"}
 
@@ -109,3 +109,62 @@ def test_the_order_of_properties_is_kept_without_googles_word_for_it(spelled: st
     assert read == _object(a=STRING, b=STRING, c=STRING)
     assert list(read["properties"]) == ["c", "a", "b"]
     assert from_subset({**STRING, spelled: ["a"]}) == STRING
+
+
+def test_a_reference_stands_alone_and_leads_into_defs() -> None:
+    """Google's newer models refuse one with other words beside it, and know no other place to refer to."""
+    schema = {
+        "$schema": "http://json-schema.org/draft-07/schema#",
+        "type": "object",
+        "properties": {
+            "color": {"$ref": "#/$defs/Color", "description": "of the car", "default": "red"},
+            "plain": {"$ref": "#/$defs/Color"},
+            "old": {"type": "array", "items": {"$ref": "#/definitions/Size"}},
+            "like": {"$ref": "#/properties/old"},
+            "tree": {"$ref": "#/$defs/Tree"},
+            "again": {"$ref": "#"},
+            "lost": {"$ref": "https://example.com/schema", "title": "Lost"},
+            "$ref": {"type": "string"},
+        },
+        "$defs": {
+            "Color": {"enum": ["red"], "type": "string"},
+            "Tree": {"type": "object", "properties": {"kids": {"type": "array", "items": {"$ref": "#/$defs/Tree"}}}},
+            "Unused": {"type": "null"},
+        },
+        "definitions": {"Size": {"type": "integer"}},
+    }
+    given = copy.deepcopy(schema)
+    written = with_plain_references(schema)
+    assert schema == given
+    color, tree = {"$ref": "#/$defs/Color"}, {"$ref": "#/$defs/Tree"}
+    properties = {
+        "color": {"description": "of the car", "default": "red", "anyOf": [color]},
+        "plain": color,
+        "old": {"type": "array", "items": {"$ref": "#/$defs/ref_1"}},
+        "like": {"$ref": "#/$defs/ref_2"},
+        "tree": tree,
+        "again": {"$ref": "#/$defs/ref_4"},
+        "lost": {"title": "Lost"},
+        "$ref": {"type": "string"},
+    }
+    assert written == {
+        "type": "object",
+        "properties": properties,
+        "$defs": {
+            "Color": {"enum": ["red"], "type": "string"},
+            "ref_1": {"type": "integer"},
+            "ref_2": properties["old"],
+            "Tree": {"type": "object", "properties": {"kids": {"type": "array", "items": tree}}},
+            "ref_4": {"type": "object", "properties": properties},
+        },
+    }
+
+
+def test_a_schema_without_references_stays_as_it_is() -> None:
+    schema = {"$id": "x", "type": "object", "properties": {"a": {"type": ["string", "null"], "const": "b"}}}
+    assert with_plain_references(schema) == {"type": "object", "properties": schema["properties"]}
+
+
+def test_a_schema_that_is_a_reference_keeps_what_it_is_of() -> None:
+    schema = {"$ref": "#/$defs/Args", "$defs": {"Args": {"type": "object", "properties": {"a": {"type": "string"}}}}}
+    assert with_plain_references(schema) == schema
