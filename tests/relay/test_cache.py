@@ -8,6 +8,7 @@ import sqlite3
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 from elkapi.cache.answers import FILE
@@ -312,6 +313,26 @@ async def test_what_is_not_a_whole_answer_in_words_is_not_kept(lite: Gateway, sa
         for stream in (False, True, False, True):
             reply = await post(lite, key, prompt=prompt, body=body, stream=stream)
             assert reply.headers["x-elkapi-cache"] in ("miss", "off"), (case, stream)
+    assert kept(lite) == []
+
+
+@pytest.mark.parametrize("client", CLIENTS)
+@pytest.mark.parametrize("streamed", [False, True], ids=["whole", "stream"])
+async def test_an_answer_whose_upstream_says_that_something_went_wrong_is_not_kept(
+    lite: Gateway, client: str, streamed: bool
+) -> None:
+    part = {"content": {"role": "model", "parts": [{"text": SAID}]}, "finishReason": "MALFORMED_FUNCTION_CALL"}
+    usage = {"promptTokenCount": 10, "candidatesTokenCount": 9, "totalTokenCount": 19}
+    body = {"candidates": [part], "usageMetadata": usage, "modelVersion": "gemini-2.5-pro"}
+    async with canned(200, body, b"data: %b\r\n\r\n" % msgspec.json.encode(body)) as upstream:
+        await prepared(
+            lite, upstream.url, family="gemini", secrets=("AIzaUpstream",), model_map={MODEL: "gemini-2.5-pro"}
+        )
+        key = await lite.key("1", policy=ON)
+        for _ in range(2):
+            reply = await post(lite, key, client, stream=streamed)
+            assert (reply.status_code, said(client, streamed, reply)) == (200, SAID)
+            assert reply.headers["x-elkapi-cache"] == "miss"
     assert kept(lite) == []
 
 

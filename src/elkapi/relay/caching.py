@@ -28,7 +28,7 @@ from elkapi.relay.read import Request
 from elkapi.snapshot import Snapshot
 from elkapi.translate.dialect import Unreadable
 from elkapi.translate.dialects import DIALECTS
-from elkapi.translate.stored import events_of, id_of, may_be_kept, written
+from elkapi.translate.stored import WHOLE, events_of, id_of, may_be_kept, written
 from elkapi.types import CACHED_FLAG, Policy, Quote, RequestRecord
 
 CACHE_HEADER = b"x-elkapi-cache"
@@ -115,6 +115,7 @@ class Recall:
             or outcome.status != 200
             or usage is None
             or outcome.unsplit
+            or not _stopped(outcome)
             or body is None
             or (outcome.started and self._tap is None)
             or len(body) > hold.plane.answers.entry_bytes_max
@@ -127,6 +128,12 @@ class Recall:
         form = (request.stream, request.array, request.facts.include_usage)
         entry = Entry(created_ns, body, usage, *form, outcome.served)
         hold.plane.answers.put(self._name, lambda: entry if _may_be_kept(request, entry) else None)
+
+
+def _stopped(outcome: Outcome) -> bool:
+    """Whether the upstream does not say otherwise: the caller's dialect may have no word for why an answer ended."""
+    of = outcome.crossing or outcome.tally
+    return of is None or not of.finish_reason or of.finish_reason in WHOLE
 
 
 def _may_be_kept(request: Request, entry: Entry) -> bool:

@@ -345,7 +345,7 @@ def _citation(raw: Any) -> list[Event]:
 
 
 def _finish(said: _Delta | _Message, only_stand_in: bool) -> Finish:
-    reason = REASONS.get(said.stop_reason or "end_turn", "stop")
+    reason = REASONS.get(said.stop_reason or "end_turn", "other")
     if reason == "tool_calls" and only_stand_in:
         reason = "stop"
     return Finish(reason, said.stop_sequence, said.stop_details.explanation if said.stop_details else None)

@@ -45,6 +45,7 @@ STOP_REASONS: dict[FinishReason, str] = {
     "content_filter": "refusal",
     "refusal": "refusal",
     "pause": "pause_turn",
+    "other": "end_turn",
 }
 _ERROR_TYPES = {
     400: "invalid_request_error",
@@ -192,7 +193,7 @@ class _Layout:
     def ending(self) -> Raw:
         """`stop_reason`, `stop_sequence` and, for a refusal, `stop_details`."""
         reason = self.finish.reason if self.finish else "stop"
-        if self.called and reason in ("stop", "stop_sequence"):
+        if self.called and reason in ("stop", "stop_sequence", "other"):
             reason = "tool_calls"
         elif self.refused and reason == "stop":
             reason = "refusal"

@@ -41,6 +41,7 @@ _REASONS: dict[FinishReason, str] = {
     "stop": "stop",
     "stop_sequence": "stop",
     "pause": "stop",
+    "other": "stop",
     "length": "length",
     "tool_calls": "tool_calls",
     "content_filter": "content_filter",
@@ -115,7 +116,7 @@ class _Answer:
         self.annotations.append({"type": "url_citation", "url_citation": row})
 
     def reason(self) -> str:
-        if self.called and (self.finish is None or self.finish.reason in ("stop", "tool_calls", "pause")):
+        if self.called and (self.finish is None or self.finish.reason in ("stop", "tool_calls", "pause", "other")):
             return "function_call" if self.legacy else "tool_calls"
         if self.finish is None or (self.finish.reason == "refusal" and self.refused):
             return "stop"

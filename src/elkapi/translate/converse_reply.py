@@ -281,7 +281,7 @@ def _citation(raw: Any) -> list[Event]:
 
 
 def _finish(reason: str, only_stand_in: bool) -> Finish:
-    found = _REASONS.get(reason, "stop")
+    found = _REASONS.get(reason, "other")
     return Finish("stop" if found == "tool_calls" and only_stand_in else found)
 
 

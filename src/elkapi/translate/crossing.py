@@ -61,9 +61,10 @@ class Tally:
     """What the caller was sent, for a count of our own: the text up to TALLY_BYTES_MAX, beyond that only its length.
 
     Reasoning is kept apart, since it is priced apart. `unpriced`: the upstream ran a tool that has no price here.
+    `finish_reason`: how the upstream closed a whole answer.
     """
 
-    __slots__ = ("beyond_bytes", "kept_bytes", "text", "thinking", "unpriced")
+    __slots__ = ("beyond_bytes", "finish_reason", "kept_bytes", "text", "thinking", "unpriced")
 
     def __init__(self) -> None:
         self.text: list[str] = []
@@ -71,6 +72,7 @@ class Tally:
         self.kept_bytes = 0
         self.beyond_bytes = 0
         self.unpriced = False
+        self.finish_reason: FinishReason | str = ""
 
     @property
     def is_empty(self) -> bool:
@@ -89,6 +91,8 @@ class Tally:
             self._keep(self.text, event.name)
         elif isinstance(event, ServerToolPart):
             self.unpriced |= event.raw.get("type") in UNPRICED_CALLS
+        elif isinstance(event, Finish):
+            self.finish_reason = event.reason
 
     def _keep(self, where: list[str], text: str) -> None:
         size = len(text)

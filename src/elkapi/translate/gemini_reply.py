@@ -336,14 +336,16 @@ class Reader:
 
 
 def _reason(word: str, calls: int) -> FinishReason:
-    """Calls end with STOP too. Words nobody knows count as a stop: the answer is whole as far as the upstream says."""
+    """Calls end with STOP too. Of the others Google says that something went wrong, or we do not know them."""
+    if word == "STOP":
+        return "tool_calls" if calls else "stop"
     if word == "MAX_TOKENS":
         return "length"
     if word == "CONTINUATION":
         return "pause"
     if word in _FILTERED:
         return "content_filter"
-    return "tool_calls" if calls and word == "STOP" else "stop"
+    return "other"
 
 
 def _failure(error: _Error) -> Failure:

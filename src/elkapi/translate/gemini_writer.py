@@ -42,6 +42,7 @@ _WORDS: dict[FinishReason, str] = {
     "stop_sequence": "STOP",
     "tool_calls": "STOP",
     "pause": "STOP",
+    "other": "OTHER",
     "length": "MAX_TOKENS",
     "content_filter": "SAFETY",
     "refusal": "SAFETY",

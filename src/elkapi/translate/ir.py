@@ -18,7 +18,7 @@ DialectName = Literal["chat", "responses", "anthropic", "gemini", "converse"]
 Effort = Literal["none", "minimal", "low", "medium", "high", "xhigh", "max"]
 # How long the prefix that a mark ends is wanted cached; None where the caller marked none.
 Ttl = Literal["5m", "1h"] | None
-FinishReason = Literal["stop", "stop_sequence", "length", "tool_calls", "content_filter", "refusal", "pause"]
+FinishReason = Literal["stop", "stop_sequence", "length", "tool_calls", "content_filter", "refusal", "pause", "other"]
 
 
 # --- the parts of a message ------------------------------------------------------------------------------------------
@@ -304,6 +304,9 @@ class UsageLost(msgspec.Struct, frozen=True, gc=False):
 
 class Finish(msgspec.Struct, frozen=True, gc=False):
     """Why the model stopped. `stop_sequence` is the one it met, where the dialect says so.
+
+    `other` is a reason that no other dialect has a word for, such as a call of a tool that the upstream could not read:
+    callers are told a stop, yet nobody says that the answer is whole.
 
     `tier` is the service tier that the answer tells in OpenAI's words, "" where it tells none.
     """

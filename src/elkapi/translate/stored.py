@@ -27,7 +27,7 @@ from elkapi.translate.sse import Frame, FrameTooLarge, SseDecoder
 from elkapi.types import Usage
 
 # Only an answer that stopped for one of these is kept: the model said all it wanted to.
-_WHOLE: tuple[FinishReason, ...] = ("stop", "stop_sequence")
+WHOLE: tuple[FinishReason | str, ...] = ("stop", "stop_sequence")
 # An answer with any of these is not kept; docs/cache.md says why.
 _NEVER = (Failure, RefusalDelta, ToolCallStart, ServerToolPart, Citation)
 _members = msgspec.json.Decoder(list[msgspec.Raw])
@@ -65,7 +65,7 @@ def may_be_kept(events: list[Event]) -> bool:
     if any(isinstance(event, _NEVER) for event in events):
         return False
     reasons = [event.reason for event in events if isinstance(event, Finish)]
-    return bool(reasons) and all(reason in _WHOLE for reason in reasons)
+    return bool(reasons) and all(reason in WHOLE for reason in reasons)
 
 
 def written(wire: str, events: list[Event], facts: ReplyFacts, usage: Usage, *, stream: bool, array: bool) -> bytes:

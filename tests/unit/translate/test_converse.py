@@ -437,7 +437,9 @@ def test_a_whole_answer_gives_the_same_events() -> None:
         ("stop_sequence", "stop_sequence"),
         ("guardrail_intervened", "content_filter"),
         ("content_filtered", "content_filter"),
-        ("a_new_word", "stop"),
+        ("malformed_model_output", "other"),
+        ("malformed_tool_use", "other"),
+        ("a_new_word", "other"),
     ],
 )
 def test_stop_reasons(word: str, reason: Any) -> None:

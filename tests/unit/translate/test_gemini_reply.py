@@ -260,9 +260,14 @@ def test_a_failure_inside_a_200_is_the_last_event(name: str) -> None:
         ("MAX_TOKENS", "length"),
         ("SAFETY", "content_filter"),
         ("RECITATION", "content_filter"),
-        ("MALFORMED_FUNCTION_CALL", "stop"),
+        ("OTHER", "other"),
+        ("MALFORMED_FUNCTION_CALL", "other"),
+        ("UNEXPECTED_TOOL_CALL", "other"),
+        ("TOO_MANY_TOOL_CALLS", "other"),
+        ("MALFORMED_RESPONSE", "other"),
+        ("NO_IMAGE", "other"),
         ("CONTINUATION", "pause"),
-        ("A_NEW_WORD", "stop"),
+        ("A_NEW_WORD", "other"),
     ],
 )
 def test_finish_reasons_have_our_word(word: str, reason: str) -> None:

@@ -391,7 +391,7 @@ def test_calls_are_numbered_without_the_stand_in_for_a_schema() -> None:
         ("tool_use", "tool_calls"),
         ("pause_turn", "pause"),
         ("refusal", "refusal"),
-        ("a newer word", "stop"),
+        ("a newer word", "other"),
     ],
 )
 def test_why_an_anthropic_answer_ended(word: str, reason: str) -> None:
