@@ -9,23 +9,13 @@ import msgspec
 from elkapi.catalog.operation import Dialect
 from elkapi.errors import OVERFLOW, GatewayError, InsufficientQuota, UpstreamOverloaded
 from elkapi.ids import request_id_text
+from elkapi.translate.anthropic_writer import error_type
 
 Rendered = tuple[int, list[tuple[bytes, bytes]], bytes]
 JSON = (b"content-type", b"application/json")
 
 # A status of Anthropic's own, which its clients repeat with patience (platform.md, "HTTP status table").
 ANTHROPIC_OVERLOADED = 529
-_ANTHROPIC_TYPES = {
-    400: "invalid_request_error",
-    401: "authentication_error",
-    402: "billing_error",
-    403: "permission_error",
-    404: "not_found_error",
-    413: "request_too_large",
-    429: "rate_limit_error",
-    503: "overloaded_error",
-    504: "timeout_error",
-}
 # The words by which clients know that they must shorten the conversation (Claude Code, LangChain, LiteLLM), each with
 # what is as good: a message that has none of them begins with the first.
 _OVERFLOW_WORDS: dict[str, tuple[str, ...]] = {
@@ -71,7 +61,7 @@ def _openai(error: GatewayError, message: str, request_id: str) -> dict[str, obj
 
 
 def _anthropic(error: GatewayError, message: str, request_id: str) -> object:
-    kind = _ANTHROPIC_TYPES.get(error.status, "invalid_request_error" if error.status < 500 else "api_error")
+    kind = error_type(error.status)
     if error.status == 503 and not error.retryable:
         # Claude Code repeats "overloaded" whatever x-should-retry says, and tells its user that the API is at capacity.
         kind = "not_found_error" if error.code == "model_not_found" else "api_error"

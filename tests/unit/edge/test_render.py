@@ -35,6 +35,7 @@ def test_only_a_code_that_its_sdks_know_stands_in_anthropics_details() -> None:
         (errors.Unauthenticated("m"), "authentication_error", False),
         (errors.InsufficientQuota("m", 1), "permission_error", False),
         (errors.BadRequest("m"), "invalid_request_error", False),
+        (errors.RequestTimeout("m"), "timeout_error", True),
         (errors.RateLimited("m"), "rate_limit_error", True),
         (errors.UpstreamError("m"), "api_error", True),
         (errors.UpstreamOverloaded("m"), "overloaded_error", True),
