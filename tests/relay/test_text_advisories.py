@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from pathlib import Path
 from typing import Any
 
@@ -185,6 +186,8 @@ NAMES_ANOTHER: list[tuple[str, str, dict[str, Any]]] = [
         "anthropic",
         {"tools": [{"type": "advisor_20260301", "name": "advisor", "model": "claude-opus-4-1"}]},
     ),
+    ("anthropic", "anthropic", {"fallbacks": [{"model": "claude-opus-4-1", "max_tokens": 64}]}),
+    ("anthropic", "anthropic", {"fallbacks": "default"}),
     ("openrouter", "chat", {"models": ["openai/o1-pro"]}),
     ("openrouter", "chat", {"tools": [{"type": "openrouter:subagent", "parameters": {"model": "openai/o1-pro"}}]}),
     ("openrouter", "responses", {"models": ["openai/o1-pro"], "store": False}),
@@ -203,6 +206,7 @@ async def test_no_call_has_its_provider_ask_a_further_model_that_it_names(
         reply = await gate.ask(key, named.body, path=named.path, headers=named.headers)
         assert (reply.status_code, upstream.bodies) == (400, []), reply.text
         assert "names another model" in reply.text
+        assert re.search("The `fallbacks?` parameter is not supported", reply.text)
         assert gate.sql("select sum(held_nano) from accounts")[0][0] == 0
         reply = await gate.ask(key, plain.body, path=plain.path, headers=plain.headers)
         assert reply.status_code == 200, reply.text

@@ -142,6 +142,7 @@ class MessagesView(msgspec.Struct):
     thread: dict[str, msgspec.Raw] | None = None
     tools: msgspec.Raw = _NONE
     mcp_servers: msgspec.Raw = _NONE
+    fallbacks: msgspec.Raw = _NONE
     context_management: msgspec.Raw = _NONE
     compaction: msgspec.Raw = _NONE
 
@@ -303,6 +304,7 @@ def read_messages(body: bytes) -> Facts:
         include_usage=True,
         tools=view.tools,
         served=view.mcp_servers,
+        models=view.fallbacks,
     )
     compacts = bytes(view.compaction) not in _NONE_NAMED or b"compact" in spelled_out(bytes(view.context_management))
     return _with_compaction(facts) if compacts else facts

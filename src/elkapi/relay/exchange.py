@@ -56,9 +56,10 @@ _ERROR_INSIDE = re.compile(rb'"error"\s*:\s*[{"]')
 # Wires whose answers show what tools of the provider did apart from their usage, and what stands in such an answer.
 _TOOLS_SHOWN: dict[Wire, bytes] = {"responses": b'"web_search', "gemini": b'"webSearchQueries"'}
 _UNPRICED = tuple(b'"%b"' % kind.encode() for kind in sorted(UNPRICED_CALLS))
+# By the words on `fallbacks` Claude Code knows that it may ask again without them.
 OTHER_MODELS_REFUSED = (
-    "This call names another model that its provider would ask too (in `models`, or in a tool such as an advisor), "
-    "at a price of its own: make a call of its own for that model."
+    "This call names another model that its provider would ask too, at a price of its own: make a call of its own for "
+    "that model. The `fallbacks` parameter is not supported, nor `models`, nor a tool with a model, such as an advisor."
 )
 
 
