@@ -105,14 +105,16 @@ class Grant(msgspec.Struct, frozen=True):
 class Usage(msgspec.Struct, frozen=True, omit_defaults=True):
     """Disjoint classes of units; every count is >= 0. Their sum is what the upstream worked on (guarantees 23, 25).
 
-    Input: `input_tokens` are uncached text, `cached_tokens` were read from a cache (of whatever modality), the writes
-    went into one; audio and image inputs are the uncached ones. Output: `output_tokens` are text, `reasoning_tokens`
+    Input: `input_tokens` are uncached text, `cached_tokens` were read from a cache (of whatever modality, but for the
+    `cached_audio_tokens` where the upstream tells them), the writes went into one; audio and image inputs are the
+    uncached ones. Output: `output_tokens` are text, `reasoning_tokens`
     thinking. `searches` are web searches that the upstream ran; `calls` answers per call. Of media: `video_ms` and
     `audio_ms` are the milliseconds made, `images` the pictures.
     """
 
     input_tokens: int = 0
     cached_tokens: int = 0
+    cached_audio_tokens: int = 0
     cache_write_5m_tokens: int = 0
     cache_write_1h_tokens: int = 0
     audio_input_tokens: int = 0
@@ -133,11 +135,17 @@ class Usage(msgspec.Struct, frozen=True, omit_defaults=True):
         return (
             self.input_tokens
             + self.cached_tokens
+            + self.cached_audio_tokens
             + self.cache_write_5m_tokens
             + self.cache_write_1h_tokens
             + self.audio_input_tokens
             + self.image_input_tokens
         )
+
+    @property
+    def cache_read_tokens(self) -> int:
+        """Every token that was read from a cache."""
+        return self.cached_tokens + self.cached_audio_tokens
 
     @property
     def cache_write_tokens(self) -> int:
@@ -153,12 +161,13 @@ class Usage(msgspec.Struct, frozen=True, omit_defaults=True):
 class Rates(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """What each class of units costs: nano-USD per million tokens, per search, call, second made, picture made.
 
-    A class without a rate of its own costs what its parent does: every other input what input costs, every other
-    output what output costs.
+    A class without a rate of its own costs what its parent does: cached audio what is cached does, every other input
+    what input costs, every other output what output costs.
     """
 
     input_nano_per_1m: int = 0
     cached_nano_per_1m: int | None = None
+    cached_audio_nano_per_1m: int | None = None
     cache_write_5m_nano_per_1m: int | None = None
     cache_write_1h_nano_per_1m: int | None = None
     audio_input_nano_per_1m: int | None = None

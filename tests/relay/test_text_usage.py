@@ -25,6 +25,7 @@ GOLDEN = msgspec.json.decode((Path(__file__).parents[1] / "golden" / "usage.json
 NANO = {
     "input_tokens": 1_000,
     "cached_tokens": 103,
+    "cached_audio_tokens": 331,
     "cache_write_5m_tokens": 1_257,
     "cache_write_1h_tokens": 2_011,
     "audio_input_tokens": 3_019,

@@ -268,7 +268,7 @@ def _attributes(call: CallFacts) -> Attributes:
             "gen_ai.usage.output_tokens": usage.output_total,
         }
         classes = {
-            "gen_ai.usage.cache_read.input_tokens": usage.cached_tokens,
+            "gen_ai.usage.cache_read.input_tokens": usage.cache_read_tokens,
             "gen_ai.usage.cache_creation.input_tokens": usage.cache_write_tokens,
             "gen_ai.usage.reasoning.output_tokens": usage.reasoning_tokens,
         }

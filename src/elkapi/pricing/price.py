@@ -14,6 +14,7 @@ from elkapi.types import Price, Quote, Rates, Usage, Variant
 _PER_MILLION = (
     ("input_tokens", "input_nano_per_1m", "input_nano_per_1m"),
     ("cached_tokens", "cached_nano_per_1m", "input_nano_per_1m"),
+    ("cached_audio_tokens", "cached_audio_nano_per_1m", "cached_nano_per_1m"),
     ("cache_write_5m_tokens", "cache_write_5m_nano_per_1m", "input_nano_per_1m"),
     ("cache_write_1h_tokens", "cache_write_1h_nano_per_1m", "input_nano_per_1m"),
     ("audio_input_tokens", "audio_input_nano_per_1m", "input_nano_per_1m"),
@@ -30,7 +31,13 @@ _APART = (
     ("video_ms", "video_second_nano", 1000),
     ("images", "image_nano", 1),
 )
-_WIDE_INPUT = ("cache_write_1h_nano_per_1m", "audio_input_nano_per_1m", "image_input_nano_per_1m")
+_PARENTS = {own: parent for _, own, parent in _PER_MILLION}
+_WIDE_INPUT = (
+    "cached_audio_nano_per_1m",
+    "cache_write_1h_nano_per_1m",
+    "audio_input_nano_per_1m",
+    "image_input_nano_per_1m",
+)
 _WIDE_OUTPUT = ("audio_output_nano_per_1m", "image_output_nano_per_1m")
 
 
@@ -64,6 +71,7 @@ def _has_more(usage: Usage) -> int:
         or usage.searches
         or usage.cache_write_5m_tokens
         or usage.cache_write_1h_tokens
+        or usage.cached_audio_tokens
         or usage.audio_input_tokens
         or usage.image_input_tokens
         or usage.audio_output_tokens
@@ -152,8 +160,13 @@ def _own_rates(rates: Rates) -> dict[str, int | None]:
 def _inherited(rates: Rates) -> dict[str, int]:
     """Every class's rate, its parent's where it has none of its own."""
     own = {**_own_rates(rates), "audio_second_nano": _sound_nano(rates)}
-    parents = {rate: parent for _, rate, parent in _PER_MILLION}
-    return {name: (own[parents[name]] or 0 if value is None else value) for name, value in own.items()}
+    return {name: (_rate(rates, name) if value is None else value) for name, value in own.items()}
+
+
+def _rate(rates: Rates, name: str) -> int:
+    """A class's rate for a million, or the one that it inherits."""
+    nano: int | None = getattr(rates, name)
+    return _rate(rates, _PARENTS[name]) if nano is None else nano
 
 
 def _with_rates(price: Price, rates: Mapping[str, int | None]) -> Price:
@@ -222,11 +235,10 @@ def arithmetic(price: Price, usage: Usage, ratio_micro: int) -> list[dict[str, i
 def _terms(rates: Rates, usage: Usage) -> list[tuple[str, int, int, int]]:
     """(class, units, nano, per how many units) of every class that has units and a rate."""
     terms = []
-    for name, own, parent in _PER_MILLION:
+    for name, own, _ in _PER_MILLION:
         units = getattr(usage, name)
         if units:
-            nano = getattr(rates, own)
-            terms.append((name, units, getattr(rates, parent) if nano is None else nano, PER_MILLION))
+            terms.append((name, units, _rate(rates, own), PER_MILLION))
     terms += [(name, getattr(usage, name), getattr(rates, rate), per) for name, rate, per in _APART]
     terms.append(("audio_ms", usage.audio_ms, _sound_nano(rates), 1000))
     return [term for term in terms if term[1] and term[2]]

@@ -87,9 +87,10 @@ def _tier(*words: str) -> dict[str, tuple[str, ...]]:
     return {"service_tier": words}
 
 
-def _hearing(given: str, cached: str, out: str, heard: str) -> dict[str, Any]:
-    """The rates of a model that takes sound at a price of its own."""
-    return {**_text_rates(given, cached, out), "audio_input_nano_per_1m": parse_usd(heard)}
+def _hearing(given: str, cached: str, out: str, heard: str, heard_again: str) -> dict[str, Any]:
+    """The rates of a model that takes sound at a price of its own, `heard_again` that of sound from its cache."""
+    rates = {"audio_input_nano_per_1m": parse_usd(heard), "cached_audio_nano_per_1m": parse_usd(heard_again)}
+    return _text_rates(given, cached, out) | rates
 
 
 PUBLIC_RECORDS = {
@@ -104,17 +105,17 @@ PUBLIC_RECORDS = {
         ),
     ),
     "gemini-2.5-flash": Amounts(
-        **_hearing("0.30", "0.03", "2.50", "1"),
+        **_hearing("0.30", "0.03", "2.50", "1", "0.10"),
         variants=(
-            Variant(when=_tier("priority"), **_hearing("0.54", "0.054", "4.50", "1.80")),
-            Variant(when=_tier("flex"), **_hearing("0.15", "0.03", "1.25", "0.50")),
+            Variant(when=_tier("priority"), **_hearing("0.54", "0.054", "4.50", "1.80", "0.18")),
+            Variant(when=_tier("flex"), **_hearing("0.15", "0.03", "1.25", "0.50", "0.10")),
         ),
     ),
     "gemini-2.5-flash-lite": Amounts(
-        **_hearing("0.10", "0.01", "0.40", "0.30"),
+        **_hearing("0.10", "0.01", "0.40", "0.30", "0.03"),
         variants=(
-            Variant(when=_tier("priority"), **_hearing("0.18", "0.018", "0.72", "0.54")),
-            Variant(when=_tier("flex"), **_hearing("0.05", "0.01", "0.20", "0.15")),
+            Variant(when=_tier("priority"), **_hearing("0.18", "0.018", "0.72", "0.54", "0.054")),
+            Variant(when=_tier("flex"), **_hearing("0.05", "0.01", "0.20", "0.15", "0.03")),
         ),
     ),
 }

@@ -300,7 +300,7 @@ def _added(usage: Usage, more: Usage) -> Usage:
 def read_gemini_usage(view: GeminiUsage) -> Usage | None:
     """The canonical classes of a usageMetadata; every one says the prompt, and leaves out what is zero.
 
-    What of a modality came from the cache is counted there.
+    What of a modality came from the cache is counted there, and sound apart, for it has a price of its own there too.
     """
     if view.promptTokenCount is None:
         return None
@@ -312,12 +312,17 @@ def read_gemini_usage(view: GeminiUsage) -> Usage | None:
     details = _PromptDetails(audio_tokens=inputs.get("AUDIO"), image_tokens=inputs.get("IMAGE"))
     out = _CompletionDetails(audio_tokens=outputs.get("AUDIO"), image_tokens=outputs.get("IMAGE"))
     total_in = view.promptTokenCount + (view.toolUsePromptTokenCount or 0)
-    return _split(total_in, cached, details, (view.candidatesTokenCount or 0) + thoughts, thoughts, out)
+    usage = _split(total_in, cached, details, (view.candidatesTokenCount or 0) + thoughts, thoughts, out)
+    heard = sum(row.tokenCount for row in view.cacheTokensDetails or () if row.modality == "AUDIO")
+    if usage is None or heard <= 0:
+        return usage
+    heard = min(heard, cached)
+    return msgspec.structs.replace(usage, cached_tokens=cached - heard, cached_audio_tokens=heard)
 
 
 def chat_usage_object(usage: Usage) -> dict[str, object]:
     """OpenAI's chat usage; the classes that are zero are left out of the details, as far as SDKs allow."""
-    prompt: dict[str, int] = {"cached_tokens": usage.cached_tokens, "audio_tokens": usage.audio_input_tokens}
+    prompt: dict[str, int] = {"cached_tokens": usage.cache_read_tokens, "audio_tokens": usage.audio_input_tokens}
     if usage.cache_write_tokens:
         prompt["cache_write_tokens"] = usage.cache_write_tokens
     if usage.image_input_tokens:
@@ -339,7 +344,7 @@ def responses_usage_object(usage: Usage) -> dict[str, object]:
     return {
         "input_tokens": usage.input_total,
         "input_tokens_details": {
-            "cached_tokens": usage.cached_tokens,
+            "cached_tokens": usage.cache_read_tokens,
             "cache_write_tokens": usage.cache_write_tokens,
         },
         "output_tokens": usage.output_total,
@@ -353,7 +358,7 @@ def anthropic_usage_object(usage: Usage) -> dict[str, object]:
     result: dict[str, object] = {
         "input_tokens": usage.input_tokens + usage.audio_input_tokens + usage.image_input_tokens,
         "cache_creation_input_tokens": usage.cache_write_tokens,
-        "cache_read_input_tokens": usage.cached_tokens,
+        "cache_read_input_tokens": usage.cache_read_tokens,
         "output_tokens": usage.output_total,
     }
     if usage.cache_write_tokens:
@@ -375,8 +380,8 @@ def gemini_usage_object(usage: Usage) -> dict[str, object]:
         "candidatesTokenCount": usage.output_total - usage.reasoning_tokens,
         "totalTokenCount": usage.input_total + usage.output_total,
     }
-    if usage.cached_tokens:
-        result["cachedContentTokenCount"] = usage.cached_tokens
+    if usage.cache_read_tokens:
+        result["cachedContentTokenCount"] = usage.cache_read_tokens
     if usage.reasoning_tokens:
         result["thoughtsTokenCount"] = usage.reasoning_tokens
     return result

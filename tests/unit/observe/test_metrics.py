@@ -204,6 +204,7 @@ def test_every_token_that_went_in_is_counted_whatever_its_class() -> None:
         cache_write_1h_tokens=8,
         audio_input_tokens=16,
         image_input_tokens=32,
+        cached_audio_tokens=64,
     )
     record = RequestRecord(
         id=bytes(16),
@@ -226,7 +227,7 @@ def test_every_token_that_went_in_is_counted_whatever_its_class() -> None:
     )
     counts = CallCounts(CollectorRegistry())
     counts.add(record)
-    assert counts.tokens == 63
+    assert counts.tokens == 127
 
 
 def test_every_metric_that_the_documentation_names_is_one_of_the_page(tmp_path: Path) -> None:

@@ -39,6 +39,7 @@ _maybe = st.none() | _rate
 _RATES = {
     "input_nano_per_1m": _rate,
     "cached_nano_per_1m": _maybe,
+    "cached_audio_nano_per_1m": _maybe,
     "cache_write_5m_nano_per_1m": _maybe,
     "cache_write_1h_nano_per_1m": _maybe,
     "audio_input_nano_per_1m": _maybe,
@@ -80,6 +81,8 @@ def _exact(price: Price, usage: Usage, ratio: int) -> Fraction:
     total += Fraction(usage.video_ms * rates.video_second_nano + usage.audio_ms * sound, 1000)
     for name, parent in PARENTS.items():
         own = getattr(rates, name.removesuffix("_tokens") + "_nano_per_1m")
+        if name == "cached_audio_tokens" and own is None:
+            own = rates.cached_nano_per_1m
         rate = getattr(rates, parent) if own is None else own
         total += Fraction(getattr(usage, name) * rate, 1_000_000)
     return total * Fraction(ratio, 1_000_000)
@@ -373,6 +376,10 @@ def test_ratios_are_printed_exactly(micro: int, text: str) -> None:
         ("o4-mini", "default", Usage(input_tokens=10**6), "1.10"),
         ("gemini-2.5-flash", "standard", Usage(input_tokens=10**6, audio_input_tokens=10**6), "1.30"),
         ("gemini-2.5-flash", "flex", Usage(input_tokens=10**6, audio_input_tokens=10**6), "0.65"),
+        ("gemini-2.5-flash", "standard", Usage(cached_tokens=10**6, cached_audio_tokens=10**6), "0.13"),
+        ("gemini-2.5-flash", "flex", Usage(cached_audio_tokens=10**6), "0.10"),
+        # Of a price that does not tell them apart, sound from the cache costs what the rest of it does.
+        ("gemini-2.5-pro", "standard", Usage(cached_audio_tokens=100_000), "0.0125"),
         ("gemini-2.5-flash-lite", "priority", Usage(audio_input_tokens=10**6), "0.54"),
         ("gemini-2.5-pro", "priority", Usage(input_tokens=200_000), "0.45"),
         ("gemini-2.5-pro", "priority", Usage(input_tokens=400_000, output_tokens=10**6), "28.80"),

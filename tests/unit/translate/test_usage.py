@@ -250,7 +250,9 @@ def test_cached_sound_is_not_charged_as_sound_where_gemini_says_what_was_cached(
         promptTokensDetails=[u._Modality("TEXT", 200), u._Modality("AUDIO", 800)],
         cacheTokensDetails=[u._Modality("AUDIO", 700)],
     )
-    assert u.read_gemini_usage(view) == Usage(input_tokens=200, cached_tokens=700, audio_input_tokens=100, calls=1)
+    assert u.read_gemini_usage(view) == Usage(
+        input_tokens=200, cached_audio_tokens=700, audio_input_tokens=100, calls=1
+    )
 
 
 def test_every_class_of_a_gemini_usage_is_counted_once_and_apart() -> None:
@@ -265,7 +267,7 @@ def test_every_class_of_a_gemini_usage_is_counted_once_and_apart() -> None:
     )
     assert u.read_gemini_usage(view) == Usage(
         input_tokens=65,
-        cached_tokens=10,
+        cached_audio_tokens=10,
         image_input_tokens=25,
         output_tokens=35,
         reasoning_tokens=5,
@@ -283,6 +285,7 @@ def test_a_gemini_usage_that_leaves_the_prompt_out_is_not_believed_and_what_else
 FULL = Usage(
     input_tokens=1,
     cached_tokens=20,
+    cached_audio_tokens=7_000_000,
     cache_write_5m_tokens=300,
     cache_write_1h_tokens=4000,
     audio_input_tokens=50_000,
@@ -298,11 +301,11 @@ FULL = Usage(
 
 def test_every_class_of_a_usage_is_told_in_each_dialects_words() -> None:
     assert u.chat_usage_object(FULL) == {
-        "prompt_tokens": 654_321,
+        "prompt_tokens": 7_654_321,
         "completion_tokens": 5432,
-        "total_tokens": 659_753,
+        "total_tokens": 7_659_753,
         "prompt_tokens_details": {
-            "cached_tokens": 20,
+            "cached_tokens": 7_000_020,
             "audio_tokens": 50_000,
             "cache_write_tokens": 4300,
             "image_tokens": 600_000,
@@ -310,26 +313,26 @@ def test_every_class_of_a_usage_is_told_in_each_dialects_words() -> None:
         "completion_tokens_details": {"reasoning_tokens": 30, "audio_tokens": 400, "image_tokens": 5000},
     }
     assert u.responses_usage_object(FULL) == {
-        "input_tokens": 654_321,
-        "input_tokens_details": {"cached_tokens": 20, "cache_write_tokens": 4300},
+        "input_tokens": 7_654_321,
+        "input_tokens_details": {"cached_tokens": 7_000_020, "cache_write_tokens": 4300},
         "output_tokens": 5432,
         "output_tokens_details": {"reasoning_tokens": 30},
-        "total_tokens": 659_753,
+        "total_tokens": 7_659_753,
     }
     assert u.anthropic_usage_object(FULL) == {
         "input_tokens": 650_001,
         "cache_creation_input_tokens": 4300,
-        "cache_read_input_tokens": 20,
+        "cache_read_input_tokens": 7_000_020,
         "output_tokens": 5432,
         "cache_creation": {"ephemeral_5m_input_tokens": 300, "ephemeral_1h_input_tokens": 4000},
         "output_tokens_details": {"thinking_tokens": 30},
         "server_tool_use": {"web_search_requests": 3, "web_fetch_requests": 0},
     }
     assert u.gemini_usage_object(FULL) == {
-        "promptTokenCount": 654_321,
+        "promptTokenCount": 7_654_321,
         "candidatesTokenCount": 5402,
-        "totalTokenCount": 659_753,
-        "cachedContentTokenCount": 20,
+        "totalTokenCount": 7_659_753,
+        "cachedContentTokenCount": 7_000_020,
         "thoughtsTokenCount": 30,
     }
 
