@@ -476,6 +476,22 @@ async def test_g36_the_searches_of_a_model_that_searches_unasked_are_held(tmp_pa
         assert (account["cost_usd"], account["flags"]) == ("0.090033171", [])
 
 
+@pytest.mark.parametrize("stream", [False, True], ids=["whole", "streamed"])
+async def test_g36_what_deep_research_reads_and_thinks_is_held_and_charged(tmp_path: Path, stream: bool) -> None:
+    usage = {"prompt_tokens": 33, "completion_tokens": 7163, "total_tokens": 7196, "num_search_queries": 18}
+    usage |= {"citation_tokens": 120_016, "reasoning_tokens": 173_997}
+    async with canned(200, whole_of("chat", usage), frames_of("chat", usage)) as upstream, gateway(tmp_path) as gate:
+        usd = {"input": 2, "output": 8, "reasoning": 3}
+        amounts = Amounts(**{f"{name}_nano_per_1m": each * 10**9 for name, each in usd.items()}, search_nano=5_000_000)
+        await priced(gate, "finder", "perplexity", upstream.url, amounts, model_map={"finder": "sonar-deep-research"})
+        key = await gate.key("9")
+        asked = ask("chat", "finder", "Tell me.", stream=stream)
+        reply = await gate.ask(key, asked.body, path=asked.path, headers=asked.headers)
+        account = await gate.account(reply.headers["x-request-id"], key)
+        assert (account["cost_usd"], account["flags"]) == ("0.909393", [])
+        gate.closed_books()
+
+
 @pytest.mark.parametrize("mapped", [{}, {"model_map": {"painter": "gemini-2.5-flash-image"}}])
 async def test_g36_pictures_of_a_model_that_makes_them_unasked_are_held(tmp_path: Path, mapped: dict[str, Any]) -> None:
     """Nothing in the call says picture, so its output was held at the price of text and the rest was a loss."""

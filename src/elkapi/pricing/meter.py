@@ -106,7 +106,7 @@ def is_possible(usage: Usage, upper: Usage, open_ended: bool = False) -> bool:
         return usage.input_total <= upper.input_tokens
     return (
         usage.input_total <= upper.input_tokens + (OPEN_SLACK_TOKENS if open_ended else INPUT_SLACK_TOKENS)
-        and usage.output_total <= upper.output_tokens + OUTPUT_SLACK_TOKENS
+        and usage.output_total <= upper.output_total + OUTPUT_SLACK_TOKENS
     )
 
 

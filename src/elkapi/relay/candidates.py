@@ -10,8 +10,8 @@ import msgspec
 from elkapi.catalog.families.openai import bounded_as_text, token_ids
 from elkapi.errors import BadRequest, NoChannel, NoPrice
 from elkapi.relay.plane import Bearings
-from elkapi.relay.read import Request, asked_of, with_added, with_searches
-from elkapi.relay.route import Headed, estimate, is_allowed, route, way_of
+from elkapi.relay.read import Request, asked_of, with_added, with_research, with_searches
+from elkapi.relay.route import RESEARCH_TOKENS_MAX, Headed, estimate, is_allowed, route, way_of
 from elkapi.routing import fallback
 from elkapi.snapshot import Snapshot
 from elkapi.types import Attempt, Grant, Policy, Quote
@@ -107,6 +107,8 @@ def _candidate(plane: Bearings, snapshot: Snapshot, grant: Grant, request: Reque
         request = with_added(request, way.added_tokens)
     if way.searches:
         request = with_searches(request)
+    if way.researches:
+        request = with_research(request, RESEARCH_TOKENS_MAX)
     if way.features:
         request = msgspec.structs.replace(request, features=way.features)
     if way.only is None and request.operation.dialect is not None:

@@ -131,7 +131,7 @@ def asked_of(request: Request, model: str) -> Request:
 
 
 def with_added(request: Request, added_tokens: int) -> Request:
-    """The same call with room in its bound for what its channels may add."""
+    """The same call with room in its bound for what its channels may add, or its model reads unasked."""
     upper = request.facts.upper
     wider = msgspec.structs.replace(upper, input_tokens=upper.input_tokens + added_tokens)
     facts = msgspec.structs.replace(request.facts, upper=wider)
@@ -143,6 +143,12 @@ def with_searches(request: Request) -> Request:
     facts = request.facts
     upper = msgspec.structs.replace(facts.upper, searches=max(facts.upper.searches, SEARCHES_MAX))
     return msgspec.structs.replace(request, facts=msgspec.structs.replace(facts, upper=upper))
+
+
+def with_research(request: Request, thought_tokens: int) -> Request:
+    """The same call with room in its bound for what a model thinks beside its answer."""
+    upper = msgspec.structs.replace(request.facts.upper, reasoning_tokens=thought_tokens)
+    return msgspec.structs.replace(request, facts=msgspec.structs.replace(request.facts, upper=upper))
 
 
 def with_body(request: Request, body: bytes) -> Request:

@@ -25,6 +25,8 @@ COMPARED_MAX = 64
 WIDE_WORDS = ("audio", "image")
 # The same of models that search though nothing in a call asks for it: Perplexity's, and OpenAI's search previews.
 SEARCH_WORDS = ("sonar", "search")
+# The same of models that think and read as long as they will, of which neither stands in the totals of their usage.
+RESEARCH_WORD, RESEARCH_TOKENS_MAX = "sonar-deep-research", 200_000
 # More than are asked (`attempts_max`), since a channel that is at a limit of its own is passed over.
 PLANNED_MAX = 64
 
@@ -62,7 +64,10 @@ def _way(snapshot: Snapshot, grant: Grant, request: Request, key: tuple[str, str
     searches = bool(of_text and of_text.search_nano) and any(word in name for name in names for word in SEARCH_WORDS)
     features = frozenset() if of_text is None else features_of(of_text)
     asked = tuple(asked_by(one, features) for tier in tiers for one in tier) if features else ()
-    way = Way(tiers, only, price, snapshot.groups.get(grant.group), added, wide, searches, features, asked)
+    researches = of_text is not None and any(RESEARCH_WORD in name for name in names)
+    added += RESEARCH_TOKENS_MAX if researches else 0
+    ratio_micro = snapshot.groups.get(grant.group)
+    way = Way(tiers, only, price, ratio_micro, added, wide, searches, researches, features, asked)
     # Names that nothing serves are the callers' to make up, without end.
     if tiers and len(snapshot.ways) < WAYS_MAX:
         snapshot.ways[key] = way

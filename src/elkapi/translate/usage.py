@@ -38,6 +38,7 @@ class ChatUsage(msgspec.Struct):
     """OpenAI's chat and completions; `prompt_cache_hit_tokens` is DeepSeek's, a bare `cached_tokens` Moonshot's.
 
     OpenRouter tells its searches as Anthropic does, or in `server_tool_use_details`, Perplexity in a word of its own.
+    Of its deep research it tells `citation_tokens`, and with them `reasoning_tokens`, which stand in none of the totals.
     """
 
     prompt_tokens: int | None = None
@@ -50,6 +51,8 @@ class ChatUsage(msgspec.Struct):
     server_tool_use: _ServerTools | None = None
     server_tool_use_details: _ServerTools | None = None
     num_search_queries: int | None = None
+    citation_tokens: int | None = None
+    reasoning_tokens: int | None = None
 
 
 class XaiTools(msgspec.Struct):
@@ -179,6 +182,12 @@ def read_written_usage(view: ChatUsage) -> tuple[Usage, bool] | None:
         return None
     if searches:
         usage = msgspec.structs.replace(usage, searches=searches)
+    if view.citation_tokens is not None:
+        read, thought = view.citation_tokens, view.reasoning_tokens or 0
+        if min(read, thought) < 0:
+            return None
+        given, reasoning = usage.input_tokens + read, usage.reasoning_tokens or thought
+        usage = msgspec.structs.replace(usage, input_tokens=given, reasoning_tokens=reasoning)
     return usage, usage.cache_write_5m_tokens > 0
 
 
