@@ -589,6 +589,8 @@ def test_g23_the_classes_of_a_usage_are_disjoint_and_sum_to_its_totals() -> None
             compactions = [part for part in told.get("iterations", ()) if part["type"] == "compaction"]
             names = ("input_tokens", "cache_creation_input_tokens", "cache_read_input_tokens", "output_tokens")
             total = sum(part[name] for part in (told, *compactions) for name in names)
+        if "citation_tokens" in told:
+            total += told["citation_tokens"] + told["reasoning_tokens"]
         assert usage.input_total + usage.output_total == total, row["note"]
 
 

@@ -33,10 +33,10 @@ class Way(msgspec.Struct, frozen=True):
 
     `only` is their plan where there is nothing to choose, None where each call chooses anew. `price` None: nobody
     priced the model. `ratio_micro` None: the group is gone. `added_tokens` is the most input that one of its channels
-    adds to a text call, or its model. `wide`: by its name the model hears, speaks or paints, whatever a call says of it;
-    `searches`: it searches, and that has a price; `researches`: it reads and thinks beside what its totals say.
-    `features` are those that the price of such a text call goes by, `asked` the words of them that its channels put into
-    calls.
+    adds to a text call, or its model. `wide`: by its name the model hears, speaks or paints, whatever a call says of
+    it; `searches`: it searches, and that has a price; `researches`: it reads and thinks beside what its totals say.
+    `features` are those that the price of such a text call goes by, `asked` the words of them that its channels put
+    into calls.
     """
 
     tiers: Tiers

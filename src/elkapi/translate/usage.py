@@ -38,7 +38,7 @@ class ChatUsage(msgspec.Struct):
     """OpenAI's chat and completions; `prompt_cache_hit_tokens` is DeepSeek's, a bare `cached_tokens` Moonshot's.
 
     OpenRouter tells its searches as Anthropic does, or in `server_tool_use_details`, Perplexity in a word of its own.
-    Of its deep research it tells `citation_tokens`, and with them `reasoning_tokens`, which stand in none of the totals.
+    Of its deep research it tells `citation_tokens`, and with them `reasoning_tokens`, which are in none of the totals.
     """
 
     prompt_tokens: int | None = None
