@@ -430,22 +430,44 @@ async def test_an_idempotency_key_makes_one_batch(lite: Gateway, sandbox: Runnin
     assert (unsure.status_code, "is being made" in unsure.text) == (409, True)
 
 
+async def test_of_two_that_delete_a_batch_one_did_and_the_other_finds_none(lite: Gateway, sandbox: Running) -> None:
+    await staged(lite, sandbox)
+    sdk = client(lite, await lite.key("1"))
+    batch = await sdk.messages.batches.create(requests=[line(0, "hello")])
+    await ended(sdk, batch.id)
+    write = lite.plane.batches.write
+
+    async def late(work: Any) -> Any:
+        with lite.database.write() as connection:
+            connection.execute(update(message_batches).values(status="deleted"))
+        return await write(work)
+
+    lite.plane.batches.write = late  # type: ignore[method-assign]
+    with pytest.raises(anthropic.NotFoundError):
+        await sdk.messages.batches.delete(batch.id)
+
+
 async def test_what_the_caller_says_in_headers_goes_with_each_line(lite: Gateway, sandbox: Running) -> None:
     await staged(lite, sandbox, "anthropic", forward_headers=("X-Trace",))
     sdk = client(lite, await lite.key("1", policy=Policy(cache=True)))
     said = {"anthropic-beta": "b-2026-01-01", "anthropic-version": "2023-06-01", "x-trace": "t", "x-other": "o"}
 
-    async def asked(cache: str) -> list[dict[str, str]]:
+    async def asked(cache: str, **query: str) -> list[dict[str, str]]:
         before = len(sandbox.sandbox.recorder.shown())
         headers = said | {"x-elkapi-cache": cache}
-        batch = await sdk.messages.batches.create(requests=[line(0, "hello")], extra_headers=headers)
+        batch = await sdk.messages.batches.create(requests=[line(0, "hello")], extra_headers=headers, extra_query=query)
         assert counts_of(await ended(sdk, batch.id)) == {"succeeded": 1}
-        return [dict(request.headers) for request in sandbox.sandbox.recorder.shown()[before:]]
+        came = sandbox.sandbox.recorder.shown()[before:]
+        targets.extend(request.target for request in came)
+        return [dict(request.headers) for request in came]
 
+    targets: list[str] = []
     (sent,) = await asked("on")
     assert {name: sent.get(name) for name in said} == said | {"x-other": None}
     assert await asked("on") == []
     assert len(await asked("off")) == 1
+    assert len(await asked("on", beta="true", other="o")) == 1
+    assert targets == ["/v1/messages", "/v1/messages", "/v1/messages?beta=true"]
     for name, wrong in (("x-elkapi-cache", "sometimes"), ("x-elkapi-fallback", "maybe")):
         with pytest.raises(anthropic.BadRequestError, match=name.title()):
             await sdk.messages.batches.create(requests=[line(0, "hello")], extra_headers={name: wrong})

@@ -30,7 +30,7 @@ NATIVE_HEADERS: dict[str, tuple[bytes, ...]] = {
 
 
 # The one word of a caller's query that is handed on, and where: Anthropic's own paths.
-_BETA = "beta=true"
+BETA = "beta=true"
 _MESSAGES = "/v1/messages"
 # Routes kept; a changed channel is another object, and takes the place of the old one.
 ROUTES_MAX = 4096
@@ -101,7 +101,7 @@ def build(
 
 def says_beta(call: Call) -> bool:
     """Whether the caller says it with the one word of a query that is handed on."""
-    return bool(call.query) and _BETA in call.query.split("&")
+    return bool(call.query) and BETA in call.query.split("&")
 
 
 def _new_route(attempt: Attempt, exchange: Exchange, settings: Settings, key: _Key) -> Route:
@@ -135,7 +135,7 @@ def _new_route(attempt: Attempt, exchange: Exchange, settings: Settings, key: _K
         # The caller's own version word wins over the one we would send.
         replaceable=frozenset(native).intersection(kept),
         traced=traced,
-        beta_target=target + b"?" + _BETA.encode() if takes_beta else b"",
+        beta_target=target + b"?" + BETA.encode() if takes_beta else b"",
         guards_objects=guards_objects(channel),
     )
     if len(_routes) >= ROUTES_MAX:

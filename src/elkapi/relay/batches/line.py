@@ -32,6 +32,8 @@ PATH = "/v1/messages"
 # A message like any other, under the name that its contract's row has in records, metrics and claims.
 LINE = msgspec.structs.replace(CATALOG.match("POST", PATH).operation, id="anthropic.batches-create")
 LINE_MATCH = Match(LINE, {})
+# Under which the query of a line's message is kept beside its headers; no header has such a name.
+QUERY = "?"
 
 REPLY_BYTES_MAX = 32 * 1024 * 1024
 TRIES_MAX = 5
@@ -119,10 +121,11 @@ async def carry_out(plane: DataPlane, line: LeasedLine, params: bytes, render: R
     """Make the call of a line that was never begun. Raises Unavailable when the database cannot be asked."""
     id_ = call_id(line.batch_id, line.number, plane.clock.now_ns())
     named = msgspec.json.decode(line.headers, type=dict[str, str])
+    query = named.pop(QUERY, "")
     headers = [*JSON, (b"idempotency-key", claim_name(line.batch_id, line.number).encode())]
     headers += [(name.encode(), value.encode("latin-1")) for name, value in named.items()]
     reply = Collected()
-    call = Call(id_, "POST", PATH, "", headers, "", params, reply, plane.clock.monotonic_s())
+    call = Call(id_, "POST", PATH, query, headers, "", params, reply, plane.clock.monotonic_s())
     try:
         admitted = await _admitted(plane, line)
         try:

@@ -16,7 +16,7 @@ from elkapi.errors import BadRequest, Conflict, GatewayError, NotFound, RateLimi
 from elkapi.ids import new_id
 from elkapi.relay.batches import shape
 from elkapi.relay.batches.asked import Asked, understood
-from elkapi.relay.batches.line import LINE_MATCH
+from elkapi.relay.batches.line import LINE_MATCH, QUERY
 from elkapi.relay.caching import CACHE_HEADER, wish_of
 from elkapi.relay.call import JSON, REPLAYED, Call
 from elkapi.relay.candidates import FALLBACK_HEADER, candidates
@@ -24,6 +24,7 @@ from elkapi.relay.hold import checked_key
 from elkapi.relay.pages import number_in
 from elkapi.relay.plane import DataPlane, Page
 from elkapi.relay.read import check_media_type, read
+from elkapi.relay.target import BETA, says_beta
 from elkapi.snapshot import Snapshot
 from elkapi.storage.repos import batch_lines, batches
 from elkapi.storage.repos.batches import BatchRow, NewLine
@@ -180,6 +181,7 @@ class BatchPages:
         """Forget a batch that has ended, with its results. Raises NotFound, BadRequest."""
         batch = await _own(plane, grant, match)
         if not await plane.batches.write(lambda c: batches.delete(c, batch.id, grant.owner_id, grant.key_id)):
+            await _own(plane, grant, match)
             raise BadRequest(f"Message batch {match.params['id']} has not ended; cancel it first, then delete it.")
         plane.batches.look()
         gone = {"id": shape.batch_id_text(batch.id), "type": "message_batch_deleted"}
@@ -242,6 +244,8 @@ def _new_batch(
     for channel in snapshot.channels.values():
         wanted.update(header.lower().encode() for header in channel.forward_headers)
     kept = {header.decode(): value.decode("latin-1") for header in wanted if (value := call.header(header)) is not None}
+    if says_beta(call):
+        kept[QUERY] = BETA
     return BatchRow(
         id=new_id(now_ns),
         owner_id=grant.owner_id,
