@@ -147,6 +147,30 @@ def test_a_backup_restores_everything_on_either_database(filled: Admin, elsewher
             check_books(connection)
 
 
+def test_the_ids_of_removed_channels_are_given_to_no_other_after_a_restore(
+    filled: Admin, elsewhere: Settings, tmp_path: Path
+) -> None:
+    """A task that the removed one took would be asked about at the new one."""
+
+    def added(admin: Admin, name: str) -> tuple[int, int]:
+        address: dict[str, Any] = {"family": "openai", "base_url": "http://127.0.0.1:9", "allow_private": True}
+        fields = channels.ChannelFields(name=name, models=("m",), **address)
+        view = channels.add_channel(admin, fields, [f"sk-{name}"])
+        return view.id, view.keys[0].id
+
+    gone = added(filled, "gone")
+    channels.remove_channel(filled, "gone")
+    backups.backup(filled, tmp_path / "first", with_secret_key=True)
+    backups.restore(elsewhere, tmp_path / "first", check=check_books, actor="test")
+    with Admin.open(elsewhere, "test") as other:
+        backups.backup(other, tmp_path / "second")
+    backups.restore(elsewhere, tmp_path / "second", check=check_books, actor="test", force=True)
+    with Admin.open(elsewhere, "test") as other:
+        new = added(other, "new")
+    assert new[0] > gone[0]
+    assert new[1] > gone[1]
+
+
 def test_no_statement_of_a_restore_is_cut_off(filled: Admin, elsewhere: Settings, tmp_path: Path) -> None:
     if not elsewhere.database_url:
         pytest.skip("SQLite cuts no statement off")

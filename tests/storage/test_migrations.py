@@ -56,6 +56,11 @@ def test_usage_rows_of_an_older_version_are_all_there_after_their_table_is_laid_
         database.close()
 
 
+TASK: dict[str, Any] = {"id": b"t", "asked_sealed": b"", "told_sealed": None, "worker": None, "poller": None}
+TASK |= dict.fromkeys(("operation", "wire", "form", "model", "state"), "") | {"poked": False}
+TASK |= {"native_id": None, "error_code": None, "channel_id": 4, "channel_key_id": 9}
+
+
 def test_channels_of_an_older_version_and_their_keys_are_all_there_after_their_tables_are_laid_anew(
     database_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -71,6 +76,8 @@ def test_channels_of_an_older_version_and_their_keys_are_all_there_after_their_t
         with database.write() as connection:
             connection.execute(schema.channels.insert(), channel)
             connection.execute(schema.channel_keys.insert(), key)
+            # A task of a channel that is gone, and was the newest.
+            connection.execute(schema.tasks.insert(), dict.fromkeys(schema.tasks.columns.keys(), 0) | TASK)
         monkeypatch.setattr(migrations, "MIGRATIONS", every)
         migrations.migrate(database)
         with database.write() as connection:
@@ -78,6 +85,12 @@ def test_channels_of_an_older_version_and_their_keys_are_all_there_after_their_t
             assert [dict(row) for row in connection.execute(select(schema.channel_keys)).mappings()] == [key]
             connection.execute(schema.channels.delete())
             assert connection.execute(select(schema.channel_keys)).all() == []
+            if database.dialect == "sqlite":
+                del channel["id"], key["id"]
+                given = connection.execute(schema.channels.insert(), channel).inserted_primary_key
+                assert given == (5,)
+                key["channel_id"] = 5
+                assert connection.execute(schema.channel_keys.insert(), key).inserted_primary_key == (10,)
     finally:
         database.close()
 

@@ -147,7 +147,6 @@ def _replace_rows(
         with source.read() as reading:
             _refill(connection, reading, clock)
             version = max(version, _highest_version(reading))
-        sql.reset_sequences(connection, schema.metadata.sorted_tables)
         versions.raise_to(connection, version + 1)
         # Every key counts as changed, so that a process which knew the old rows forgets them.
         connection.execute(schema.keys.update().values(version=version + 1))
@@ -241,6 +240,7 @@ def _refill(connection: Connection, reading: Connection, clock: Clock) -> None:
         text = str(table.insert().values(values).compile(dialect=sql.positional(connection.dialect.name)))
         for rows in _batches(reading, table):
             connection.exec_driver_sql(text, rows)
+    sql.go_on_behind(connection, schema.metadata.sorted_tables, sql.last_ids(reading, schema.metadata.sorted_tables))
 
 
 def _batches(connection: Connection, table: Table) -> Iterator[list[tuple[object, ...]]]:

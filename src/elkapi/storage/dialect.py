@@ -437,15 +437,35 @@ def take_time(connection: Connection) -> None:
         connection.execute(text("SET LOCAL statement_timeout = 0"))
 
 
-def reset_sequences(connection: Connection, tables: Sequence[Table]) -> None:
-    """After rows were inserted with their own ids: let PostgreSQL's sequences go on behind the highest."""
-    if connection.dialect.name != POSTGRESQL:
+def last_ids(connection: Connection, tables: Sequence[Table]) -> dict[str, int]:
+    """The highest id that each of these tables ever gave a row, by its name, where the database remembers that."""
+    if connection.dialect.name == SQLITE:
+        return {row.name: row.seq for row in connection.exec_driver_sql("SELECT name, seq FROM sqlite_sequence")}
+    numbered = _sequences(connection, tables)
+    last = [func.pg_sequence_last_value(cast(sequence, postgresql.REGCLASS)) for sequence in numbered.values()]
+    found = connection.execute(select(*last)).one()
+    return {table.name: given or 0 for table, given in zip(numbered, found, strict=True)}
+
+
+def go_on_behind(connection: Connection, tables: Sequence[Table], last: Mapping[str, int]) -> None:
+    """After rows were inserted with their own ids: let new ids be higher than these, and than those in `last`."""
+    if connection.dialect.name == SQLITE:
+        for table in tables:
+            if table.dialect_options["sqlite"]["autoincrement"]:
+                connection.exec_driver_sql("DELETE FROM sqlite_sequence WHERE name = ?", (table.name,))
+                row = (table.name, last.get(table.name, 0))
+                connection.exec_driver_sql("INSERT INTO sqlite_sequence VALUES (?, ?)", row)
         return
+    for table, sequence in _sequences(connection, tables).items():
+        highest = select(func.greatest(func.max(table.autoincrement_column), last.get(table.name, 0))).scalar_subquery()
+        connection.execute(select(func.setval(sequence, func.greatest(highest, 1), highest > 0)))
+
+
+def _sequences(connection: Connection, tables: Sequence[Table]) -> dict[Table, Any]:
+    """PostgreSQL's sequences of those tables that have one."""
     quote = connection.dialect.identifier_preparer.quote
-    for table in tables:
-        column = table.autoincrement_column
-        if column is None:
-            continue
-        highest = select(func.coalesce(func.max(column), 0) + 1).scalar_subquery()
-        sequence = func.pg_get_serial_sequence(quote(table.name), column.name)
-        connection.execute(select(func.setval(sequence, highest, False)))
+    return {
+        table: func.pg_get_serial_sequence(quote(table.name), table.autoincrement_column.name)
+        for table in tables
+        if table.autoincrement_column is not None
+    }

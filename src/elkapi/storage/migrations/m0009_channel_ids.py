@@ -52,6 +52,12 @@ _STEPS = (
     _KEYS,
     "INSERT INTO channel_keys SELECT * FROM channel_keys_aside",
     "DROP TABLE channel_keys_aside",
+    # Ids of channels that are gone already, as far as tasks name them.
+    "DELETE FROM sqlite_sequence WHERE name IN ('channels', 'channel_keys')",
+    "INSERT INTO sqlite_sequence SELECT 'channels', max(id) FROM "
+    "(SELECT id FROM channels UNION ALL SELECT channel_id FROM tasks UNION ALL SELECT 0)",
+    "INSERT INTO sqlite_sequence SELECT 'channel_keys', max(id) FROM "
+    "(SELECT id FROM channel_keys UNION ALL SELECT channel_key_id FROM tasks UNION ALL SELECT 0)",
 )
 
 
