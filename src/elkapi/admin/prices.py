@@ -153,7 +153,7 @@ def _variant(given: VariantInput, rates: dict[str, int], by_length: bool) -> Var
 def _when(when: dict[str, tuple[str, ...]]) -> dict[str, tuple[str, ...]]:
     """The words as the features of calls spell them. Raises InvalidInput where nothing is named."""
     try:
-        words = {(own := name.strip()): tuple(spelled(own, word) for word in of) for name, of in when.items()}
+        words = {(own := name.strip()): tuple(_spelled(own, word) for word in of) for name, of in when.items()}
     except BadRequest as error:
         raise InvalidInput(error.message, field="variants") from None
     if not words or not all(name and of and all(of) for name, of in words.items()):
@@ -161,7 +161,14 @@ def _when(when: dict[str, tuple[str, ...]]) -> dict[str, tuple[str, ...]]:
     if unknown := sorted(words.keys() - FEATURES):
         known = ", ".join(sorted(FEATURES))
         raise InvalidInput(f"no call has the feature {unknown[0]!r}; there are {known}", field="variants")
+    if served.NOT_CHOSEN in words.get("service_tier", ()):
+        raise InvalidInput("auto is asked for alone: no call is served as that", field="variants")
     return words
+
+
+def _spelled(name: str, word: str) -> str:
+    own = spelled(name, word)
+    return served.word_of(own) if name in served.FEATURES else own
 
 
 def _variant_rates(texts: dict[str, str]) -> dict[str, int]:

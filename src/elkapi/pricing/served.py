@@ -23,7 +23,7 @@ _NAMED = re.compile(rb'"(?:service_?[tT]ier|trafficType|speed|inference_geo)"')
 _ASKING = (b"x-vertex-ai-llm-shared-request-type", b"x-amzn-bedrock-service-tier")
 _TELLING = (b"x-amzn-bedrock-service-tier", b"x-gemini-service-tier")
 # Leaves the tier to the upstream, which says so itself before it has chosen one: no word of how a call is served.
-_NOT_CHOSEN = "auto"
+NOT_CHOSEN = "auto"
 # Vertex AI's words for what is paid by use begin so; what follows is the tier.
 _BY_USE = "on_demand_"
 
@@ -120,16 +120,21 @@ def served_as(data: bytes, names: Collection[str]) -> dict[str, str]:
     return found
 
 
+def word_of(text: str) -> str:
+    """A word as variants name it: in small letters, and Vertex AI's without what says that it is paid by use."""
+    return text.strip().lower().removeprefix(_BY_USE)
+
+
 def _words(told: _Words, names: Collection[str]) -> dict[str, str]:
     tier = next((one for one in (told.service_tier, told.serviceTier, told.trafficType) if one is not None), None)
     if isinstance(tier, dict):
         tier = tier.get("type")
     words = zip(FEATURES, (tier, told.speed, told.inference_geo), strict=True)
     found = {
-        name: word.strip().lower().removeprefix(_BY_USE)
+        name: word_of(word)
         for name, word in words
         if name in names and isinstance(word, str) and len(word) <= WORD_CHARS_MAX
     }
-    if found.get("service_tier") == _NOT_CHOSEN:
+    if found.get("service_tier") == NOT_CHOSEN:
         del found["service_tier"]
     return found

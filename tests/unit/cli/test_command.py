@@ -824,6 +824,15 @@ def test_a_price_by_the_tier_that_is_served_has_tiers_by_length_beside_it(elkapi
     assert "service_tier=priority|fast, above_tokens=272000" in elkapi("price", "list").out
 
 
+def test_a_tier_in_vertex_ais_words_is_the_one_that_calls_are_served_as(elkapi: Elkapi) -> None:
+    given = ("price", "set", "--model", "m", "--input-per-1m", "4", "--variant")
+    assert elkapi(*given, "service_tier=ON_DEMAND_PRIORITY|flex:input=8").status == 0
+    (variant,) = elkapi("price", "show", "m", "--json").json["variants"]
+    assert variant["when"] == {"service_tier": ["priority", "flex"]}
+    refused = elkapi(*given, "service_tier=auto:input=8")
+    assert (refused.status, "no call is served as that" in refused.err) == (2, True)
+
+
 @pytest.mark.parametrize(
     ("variant", "why"),
     [
