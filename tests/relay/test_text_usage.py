@@ -18,6 +18,7 @@ from elkapi.storage.repos import prices
 from elkapi.types import Amounts, Rates, Usage
 from tests.canned import canned
 from tests.gateway import ACTOR, SMALL, Gateway, gateway
+from tests.scripted import Stage, Watch, scripted
 from tests.text_calls import CLIENTS, ask
 
 GOLDEN = msgspec.json.decode((Path(__file__).parents[1] / "golden" / "usage.json").read_bytes())
@@ -351,15 +352,44 @@ async def test_g26_cache_writes_that_chat_completions_do_not_split_cost_the_dear
 
 
 @pytest.mark.parametrize("stream", [False, True], ids=["whole", "streamed"])
-@pytest.mark.parametrize("kind", ["file_search_call", "code_interpreter_call", "web_search_call", "computer_call"])
-async def test_a_tool_that_was_run_and_has_no_price_is_flagged(tmp_path: Path, kind: str, stream: bool) -> None:
+@pytest.mark.parametrize(
+    "kinds",
+    [
+        *(("file_search_call",), ("code_interpreter_call",), ("web_search_call",), ("computer_call",)),
+        ("file_search_call", "web_search_call"),
+    ],
+)
+async def test_a_tool_that_was_run_and_has_no_price_is_flagged(
+    tmp_path: Path, kinds: tuple[str, ...], stream: bool
+) -> None:
     """OpenAI bills each of them but the last; a record of prices has a class for searches alone, and this has none."""
     whole = whole_of("responses", {"input_tokens": 100, "output_tokens": 50, "total_tokens": 150})
-    whole["output"] = [{"type": kind, "id": "x", "status": "completed"}, *whole["output"]]
+    made = [{"type": one, "id": one, "status": "completed"} for one in kinds]
+    whole["output"] = [*made, *whole["output"]]
     async with canned(200, whole, response_frames(whole)) as upstream, gateway(tmp_path) as gate:
         await priced(gate, "tooled", "openai", upstream.url)
         account = await account_of(gate, await gate.key("1000"), "responses", "tooled", stream)
-    assert account["flags"] == ([] if kind == "computer_call" else ["unpriced_tools"])
+    assert account["flags"] == ([] if kinds == ("computer_call",) else ["unpriced_tools"])
+
+
+@pytest.mark.parametrize("breaks", [False, True], ids=["left", "broken"])
+async def test_a_tool_without_a_price_is_flagged_also_where_the_answer_did_not_come_to_its_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, breaks: bool
+) -> None:
+    whole = whole_of("responses", {"input_tokens": 100, "output_tokens": 50, "total_tokens": 150})
+    whole["output"] = [{"type": "file_search_call", "id": "x", "status": "completed"}, *whole["output"]]
+    rows = [row + b"\n\n" for row in response_frames(whole).split(b"\n\n")[:-2]]
+    async with scripted() as upstream, gateway(tmp_path) as gate:
+        await priced(gate, "tooled", "openai", upstream.url)
+        call = ask("responses", "tooled", "Tell me. " * 20, stream=True)
+        staged = Stage(gate, upstream, Watch(monkeypatch), await gate.key("1000"), call)
+        reader, writer, played = await staged.call()
+        await staged.play(played, rows)
+        assert b" 200 " in await reader.readline()
+        played.break_off() if breaks else writer.close()
+        record = await staged.watch.records.get()
+        assert "unpriced_tools" in record.flags
+        writer.close()
 
 
 @pytest.mark.parametrize("stream", [False, True], ids=["whole", "streamed"])

@@ -308,7 +308,7 @@ class Hold:
     ) -> Settlement:
         cost = cost_nano(self.quote, usage, end.served)
         charge = min(cost, self.held_nano)
-        if usage.searches and self._searches_free:
+        if usage.searches and self._searches_free and UNPRICED_FLAG not in flags:
             flags += (UNPRICED_FLAG,)
         if cost > charge:
             flags += ("above_hold",)
@@ -356,9 +356,10 @@ class Hold:
     async def _passed(self, crossing: Crossing, tally: Tally) -> tuple[Usage, tuple[str, ...]]:
         """(usage, flags) of what of a stream had passed when it ended before its time."""
         usage, how = await count_left(self.plane, self.request, crossing, tally)
+        flags = (how, UNPRICED_FLAG) if crossing.came.unpriced else (how,)
         if usage.cache_write_tokens and crossing.unsplit and self.request.may_write_long:
-            return _with_dearest_writes(usage), ("cache_write_unsplit", how)
-        return usage, (how,)
+            return _with_dearest_writes(usage), ("cache_write_unsplit", *flags)
+        return usage, flags
 
     async def _failed(self, failed: Failed) -> None:
         """Free to the caller; what a broken stream had cost by then is the operator's loss."""
