@@ -425,7 +425,7 @@ async def test_g28_g36_the_pictures_that_a_response_had_made_are_held_and_paid_b
     picture = {"type": "image_generation_call", "id": "ig", "status": "completed", "result": "iVBORw0KGgo=" * 1_000}
     whole["output"] = [{**picture, "action": "generate"}, *whole["output"]]
     made = {"input_tokens": 60, "cached_tokens": 10, "output_tokens": 6_240, "total_tokens": 6_300}
-    whole["tool_usage"] = {"image_gen": made, "web_search": {"num_requests": 0}}
+    whole["tool_usage"] = {"image_gen": made}
     async with (
         canned(200, whole, response_frames(whole)) as upstream,
         gateway(tmp_path, reply_buffer_bytes_max=held_back_bytes) as gate,

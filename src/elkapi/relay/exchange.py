@@ -54,7 +54,10 @@ MODEL_MEMBER: dict[Wire, str] = {"gemini": "modelVersion"}
 # Any response has an `error`; that of one which did not fail is null.
 _ERROR_INSIDE = re.compile(rb'"error"\s*:\s*[{"]')
 # Wires whose answers show what tools of the provider did apart from their usage, and what stands in such an answer.
-_TOOLS_SHOWN: dict[Wire, bytes] = {"responses": b'"web_search', "gemini": b'"webSearchQueries"'}
+_TOOLS_SHOWN: dict[Wire, tuple[bytes, ...]] = {
+    "responses": (b'"tool_usage"', b'"web_search'),
+    "gemini": (b'"webSearchQueries"',),
+}
 _UNPRICED = tuple(b'"%b"' % kind.encode() for kind in sorted(UNPRICED_CALLS))
 # By the words on `fallbacks` Claude Code knows that it may ask again without them.
 OTHER_MODELS_REFUSED = (
@@ -177,7 +180,7 @@ class Same:
         given = self.request.facts
         usage, unsplit = metered(body, self.wire, given.upper, given.open_ended)
         tally = None
-        if usage is not None and (shown := _TOOLS_SHOWN.get(self.wire)) is not None and shown in body:
+        if usage is not None and self.wire in _TOOLS_SHOWN and any(name in body for name in _TOOLS_SHOWN[self.wire]):
             usage = self._with_tools(body, usage)
         if usage is not None and is_blank(usage, self.request.facts.upper) and self._answers(body):
             usage = None
