@@ -15,6 +15,7 @@ from tests.tasks.conftest import MODEL, Tasks
 JSON = {"content-type": "application/json"}
 FORM = {"content-type": "multipart/form-data; boundary=B"}
 VIDEO, VIDEOS, ARK = "/kling/v1/videos/text2video", "/v1/videos", "/volc/v3/contents/generations/tasks"
+EFFECTS, VEO = "/kling/v1/videos/effects", "/v1beta/models/veo-3:predictLongRunning"
 
 
 def part(name: str, value: bytes, kind: bytes = b"") -> bytes:
@@ -26,6 +27,10 @@ def submit(members: bytes) -> bytes:
     return b'{"model_name":"%b","prompt":"x",%b}' % (MODEL.encode(), members)
 
 
+def effect(inside: bytes, beside: bytes = b"") -> bytes:
+    return b'{"effect_scene":"hug",%b"input":{"model_name":"%b",%b}}' % (beside, MODEL.encode(), inside)
+
+
 @pytest.mark.parametrize(
     ("path", "headers", "body", "said"),
     [
@@ -33,6 +38,8 @@ def submit(members: bytes) -> bytes:
         (VIDEO, JSON, submit(b'"mode":"std","mod\\u0065":"pro"'), "duplicate_field"),
         (VIDEO, JSON, submit(b'"Duration":"10"'), "`duration`"),
         (ARK, JSON, b'{"model":"m","content":[],"resolution":"480p","re\\u017folution":"1080p"}', "`resolution`"),
+        (EFFECTS, JSON, effect(b'"mode":"pro"', b'"mode":"std",'), "`mode`"),
+        (EFFECTS, JSON, effect(b'"duration":"10"', b'"duration":5,'), "`duration`"),
         (VIDEO, JSON, submit(b'"Video_ID":"theirs"'), "`video_id`"),
         (VIDEO, JSON, submit(b'"input":{"task_id":"mine","Task_Id":"theirs"}'), "`task_id`"),
         (ARK, JSON, b'{"model":"m","content":[{"type":"draft_task","Draft_Task":{"ID":"theirs"}}]}', "`draft_task`"),

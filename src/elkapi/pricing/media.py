@@ -129,13 +129,27 @@ def _with_resolution(meter: Meter, features: Mapping[str, str], files: list[Task
 def _features(meter: Meter, body: Mapping[str, Any]) -> dict[str, str]:
     found = {}
     for name, places in meter.features.items():
-        paths = [place for place in places if not place.startswith("=")]
-        value = first_of(paths, body)
+        paths = tuple(place for place in places if not place.startswith("="))
+        _, value = _said(paths, body)
         if value is None:
             value = next((place[1:] for place in places if place.startswith("=")), None)
         if value is not None:
             found[name] = _word(value, paths[0] if paths else name)
     return _with_asked_resolution(found)
+
+
+def _said(paths: tuple[str, ...], body: Mapping[str, Any]) -> tuple[str, Any]:
+    """(the first of these places that holds something, what it holds), ("", None) where none does.
+
+    Raises BadRequest where two of them differ: a provider reads one place, so another could be served than is priced.
+    """
+    found = {path: value for path in paths if (value := first_of((path,), body)) is not None}
+    if len(found) > 1 and len({_word(value, path) for path, value in found.items()}) > 1:
+        places = " and ".join(f"`{path}`" for path in found)
+        raise BadRequest(
+            f"{places} say different things; give one of them.", code="duplicate_field", param=next(iter(found))
+        )
+    return next(iter(found.items()), ("", None))
 
 
 def _with_asked_resolution(features: dict[str, str]) -> dict[str, str]:
@@ -182,10 +196,9 @@ def _length_ms(meter: Meter, body: Mapping[str, Any]) -> int:
     Providers that bill in tokens take -1 for a length that the model chooses, Runway "auto"; their meters' default is
     the longest.
     """
-    value = first_of(meter.seconds, body)
+    param, value = _said(meter.seconds, body)
     if value is None or value == "auto" or (meter.unit == "token" and value == -1):
         return math.ceil(meter.seconds_default * 1000)
-    param = next(path for path in meter.seconds if first(path, body) not in (None, "", [], {}))
     seconds = _decimal(value)
     if seconds is None or not 0 < seconds <= SECONDS_MAX:
         raise BadRequest(f"{param} must be a number of seconds above 0, at most {SECONDS_MAX}.", param=param)

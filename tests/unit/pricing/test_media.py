@@ -82,6 +82,16 @@ def test_lengths_stand_in_the_first_place_that_has_one_else_the_default() -> Non
     assert bound(Meter(), {"duration": 5}) == (Usage(calls=1), {})
 
 
+@pytest.mark.parametrize("name", ["duration", "mode"])
+def test_places_that_say_different_things_are_refused_and_those_that_agree_are_one(name: str) -> None:
+    (effects,) = [one.meter for one in kling.FAMILY.operations if one.id == "kling.effects"]
+    assert effects is not None
+    with pytest.raises(BadRequest) as refused:
+        bound(effects, {name: "5", "input": {name: "10"}})
+    assert (refused.value.param, refused.value.code) == (name, "duplicate_field")
+    assert bound(effects, {name: 5, "input": {name: "5s"}})[1][name] == "5"
+
+
 @pytest.mark.parametrize(
     ("size", "resolution"),
     [
