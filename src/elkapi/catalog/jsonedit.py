@@ -6,8 +6,10 @@ looks at strings and brackets only, so numbers cost nothing.
 
 from __future__ import annotations
 
+import json
 import re
 from functools import lru_cache
+from typing import Any
 
 import msgspec
 
@@ -29,6 +31,8 @@ BACKSLASH, QUOTE = 0x5C, 0x22
 OPENING = b"{["
 # A body that spells more of the names that are looked for is counted name by name: what is kept of it has an end.
 _SPELLINGS_MAX = 32
+# What is told of a name that anybody may have made up.
+MEMBER_CHARS_MAX = 64
 
 
 def string_member(body: bytes, name: str) -> Span | None:
@@ -99,11 +103,32 @@ def _keys_named(body: bytes, names: tuple[str, ...]) -> dict[str, int]:
             if name is None:
                 continue
             if name in ends:
-                raise BadRequest(f"The body names `{name}` twice; name it once.", param=name, code="duplicate_field")
+                raise _twice(name)
             ends[name] = end
         elif end - start == 1:
             depth += 1 if first in OPENING else -1
     return ends
+
+
+def check_all_named_once(body: bytes) -> None:
+    """Raises BadRequest for a member that stands twice in its object, wherever that is: all of it is decoded once more.
+
+    `body` must already have been accepted by a JSON decoder.
+    """
+    json.loads(body, object_pairs_hook=_object)
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    members: dict[str, Any] = {}
+    for name, value in pairs:
+        if name in members:
+            raise _twice(name[:MEMBER_CHARS_MAX])
+        members[name] = value
+    return members
+
+
+def _twice(name: str) -> BadRequest:
+    return BadRequest(f"The body names `{name}` twice; name it once.", param=name, code="duplicate_field")
 
 
 def with_string(body: bytes, name: str, value: str) -> bytes:

@@ -12,7 +12,7 @@ from typing import Any
 import msgspec
 
 from elkapi.catalog import Body, Catalog, Match, Operation
-from elkapi.catalog.jsonedit import check_named_once
+from elkapi.catalog.jsonedit import check_all_named_once
 from elkapi.catalog.jsonpath import compiled, first, put
 from elkapi.catalog.operation import MODEL_CHARS_MAX, Family
 from elkapi.catalog.spelling import check_spelling, misspelled
@@ -87,20 +87,20 @@ async def read_submit(call: Call, match: Match, family: Family, aliases: Mapping
 
 def _read(operation: Operation, kind: bytes | None, sent: bytes) -> tuple[dict[str, Any], bytes, bytes]:
     """(the members of a body, its bytes as they go on, its type). Raises BadRequest, UnsupportedMediaType."""
-    deciding, content_type = deciding_names(operation), JSON_TYPE
+    content_type = JSON_TYPE
     if operation.body is Body.FORM and kind is not None and kind.lower().startswith(b"multipart/"):
         body, sent, content_type = forms.read(sent, kind)
-        check_spelling(body, deciding)
     else:
         check_media_type(kind)
         body = decode(_object, sent)
         _check_depth(body)
-        check_spelling(body, deciding)
-        # Of two members of one name another could be served than the one that is priced.
-        check_named_once(sent, deciding)
-    holder, _, name = operation.model.name.rpartition(".")
-    if holder and isinstance(inner := first(holder, body), dict):
-        check_spelling(inner, (name,))
+        # Of two members of one name another could be served than the one that is priced or looked up.
+        check_all_named_once(sent)
+    check_spelling(body, deciding_names(operation))
+    for path in _deciding_paths(operation):
+        holder, _, name = path.rpartition(".")
+        if holder and isinstance(inner := first(holder, body), dict):
+            check_spelling(inner, (name,))
     return body, sent, content_type
 
 
@@ -200,13 +200,17 @@ def put_as(asked: Asked, catalog: Catalog, name: str, body: Mapping[str, Any]) -
 
 def deciding_names(operation: Operation) -> tuple[str, ...]:
     """The top-level members that decide what a submit costs and which model makes it."""
-    meter, names = operation.meter, ["model"]
+    names = (path.partition(".")[0].partition("[")[0] for path in _deciding_paths(operation))
+    return tuple(dict.fromkeys(("model", *names)))
+
+
+def _deciding_paths(operation: Operation) -> list[str]:
+    meter = operation.meter
     assert meter is not None
+    paths = [*meter.seconds, meter.count, *(path for paths in meter.features.values() for path in paths)]
     if operation.model.where == "body":
-        names.append(operation.model.name.partition(".")[0])
-    paths = (*meter.seconds, meter.count, *(path for paths in meter.features.values() for path in paths))
-    names += [path.partition(".")[0].partition("[")[0] for path in paths if path and not path.startswith("=")]
-    return tuple(dict.fromkeys(names))
+        paths.append(operation.model.name)
+    return [path for path in paths if path and not path.startswith("=")]
 
 
 def _check_named_plainly(value: Any, steps: tuple[str, ...], said: str = "", right: str = "") -> None:

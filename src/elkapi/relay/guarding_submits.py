@@ -50,11 +50,10 @@ async def looked_at(
         raise too_long() from None
     except RecursionError:
         raise BadRequest("The body cannot be read by this key's guardrails.", code="bad_request_body") from None
-    # JSON is written anew also where nothing was masked: a member could stand there twice.
+    if body == asked.body:
+        return asked
     sent, family = msgspec.json.encode(body), plane.catalog.family_of[match.operation.id]
     if asked.content_type != JSON_TYPE:
-        if body == asked.body:
-            return asked
         sent = await anywhere(len(asked.sent), forms.changed, asked.sent, asked.content_type, asked.body, body)
     return asked_for(match, family, policy.aliases, sent, body, asked.content_type)
 
