@@ -42,7 +42,10 @@ ANY = "application/octet-stream"
 BOUNDARY_CHARS = 40
 _NAME = re.compile(r"([^\[\]]+)((?:\[[^\[\]]*\])*)")
 _STEP = re.compile(r"\[([^\[\]]*)\]")
-_QUOTED = str.maketrans({'"': "%22", "\r": "%0D", "\n": "%0A"})
+# A backslash too: some readers take it for an escape, so that a name would end behind its quote.
+_QUOTED = str.maketrans({'"': "%22", "\r": "%0D", "\n": "%0A", "\\": "%5C"})
+# Anything else may hold a line break that only some readers see, and with it a further header of the part.
+_TYPE = re.compile(r"[\w.+-]+/[\w.+-]+", re.ASCII)
 
 
 class Part(msgspec.Struct, frozen=True):
@@ -121,6 +124,11 @@ def _parts(sent: bytes, content_type: bytes) -> tuple[list[Part], str]:
     try:
         for part in MultipartParser(io.BytesIO(sent), boundary, content_length=len(sent), **_LIMITS):
             kind = (part.content_type or "").lower()
+            if kind and not _TYPE.fullmatch(kind):
+                raise _refused(f"The Content-Type of `{part.name[:64]}` is none.")
+            # Some readers leave out the spaces around a name, or end it at its first U+0000.
+            if part.name != part.name.strip() or not part.name.isprintable():
+                raise _refused(f"{ascii(part.name[:64])} is no name of a part.")
             found.append(Part(part.name, part.filename, kind, part.raw, _text(part, kind)))
             part.close()
     except (MultipartError, UnicodeError, LookupError) as error:

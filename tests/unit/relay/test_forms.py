@@ -103,6 +103,33 @@ def test_what_readers_differ_over_does_not_go_on(kind: bytes, body: bytes, membe
         assert part.startswith(b'\r\nContent-Disposition: form-data; name="%b"\r\n\r\n' % name.encode())
 
 
+@pytest.mark.parametrize("name", [rb"x\\", rb"x\\\\", rb"\\\""])
+def test_no_name_ends_where_a_backslash_before_its_quote_would_have_it_go_on(name: bytes) -> None:
+    # Read with escapes, `name="x\"; filename="; name=model; z="` is a second `model`, and no file.
+    body = PART % (b"model", b"", b"sora-2") + PART % (name, b'; filename="; name=model; z="', b"sora-2-pro") + END
+    members, sent, _ = forms.read(body, b"multipart/form-data; boundary=A")
+    assert members["model"] == "sora-2"
+    assert b"\\" not in sent
+
+
+@pytest.mark.parametrize("kind", [b"image/png\nX: y", b"image/png\rX: y", b"image/png\r\n X: y", b"image", b"a/b\0"])
+@pytest.mark.parametrize("more", [b"", b'; filename="a.png"'])
+def test_a_parts_type_is_one_and_no_further_line_of_its_head(kind: bytes, more: bytes) -> None:
+    body = PART % (b"seconds", more + b"\r\nContent-Type: " + kind, b"=34") + END
+    with pytest.raises(BadRequest, match="`seconds`") as refused:
+        forms.read(body, b"multipart/form-data; boundary=A")
+    assert refused.value.code == "invalid_multipart_form"
+
+
+@pytest.mark.parametrize(
+    "name", [b" model", b"model ", b"model\0x", b"model\t", b"model\xc2\xa0", b"mo\xe2\x80\xaedel"]
+)
+def test_a_name_that_some_readers_shorten_is_refused(name: bytes) -> None:
+    body = PART % (b"model", b"", b"sora-2") + PART % (name, b"", b"sora-2-pro") + END
+    with pytest.raises(BadRequest, match="no name"):
+        forms.read(body, b"multipart/form-data; boundary=A")
+
+
 def test_a_change_leaves_the_files_what_they_are() -> None:
     fields = ("prompt", "x"), ("model", "ours"), ("group", "g"), ("video", ('a".mp4', FILM, "video/mp4"))
     body, kind = form(*fields)
