@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
+
+import pytest
 
 from elkapi.catalog import CATALOG
 from elkapi.catalog.operation import Role
@@ -18,3 +21,15 @@ async def test_cve_2026_12773_every_route_but_those_for_everybody_wants_a_key(ga
             for path in (operation.path, *operation.aliases):
                 reply = await gate.http.request(operation.method, re.sub(r"\{[^}]*\}", "x", path), json={})
                 assert reply.status_code == 401, (operation.id, path, reply.text)
+
+
+@pytest.mark.parametrize("path", ["/", "/docs", "/console", "/api/status", "/healthz"])
+@pytest.mark.parametrize("method", ["GET", "HEAD"])
+async def test_a_page_for_everybody_waits_for_no_body_that_its_reader_announces(
+    gate: Gateway, method: str, path: str
+) -> None:
+    reader, writer = await asyncio.open_connection("127.0.0.1", int(gate.origin.rpartition(":")[2]))
+    writer.write(f"{method} {path} HTTP/1.1\r\nhost: x\r\ncontent-length: 30000000\r\n\r\n".encode() + b"x" * 1000)
+    head = await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), 20)
+    assert head.split()[1] in (b"200", b"503")  # There is no control process here.
+    writer.close()

@@ -17,7 +17,10 @@ _NOT_RELAYED_BACK = _HOP_BY_HOP | {b"date", b"server"}
 
 
 async def relay_to_control(plane: DataPlane, call: Call, proxies: TrustedProxies) -> None:
-    """Pass one call on to the control process and its reply back. Raises Unavailable when it is not there."""
+    """Pass one call on to the control process and its reply back. Raises Unavailable when it is not there.
+
+    A body that stands beside a GET is not waited for, nor passed on: who asks needs no key, so it is not collected.
+    """
     headers = [(name, value) for name, value in call.headers if name not in _NOT_RELAYED]
     headers += [
         (b"x-forwarded-host", call.header(b"host") or b""),
@@ -30,7 +33,6 @@ async def relay_to_control(plane: DataPlane, call: Call, proxies: TrustedProxies
         method=call.method.encode(),
         target=target.encode("latin-1"),
         headers=headers,
-        body=await call.body(),
         deadlines=DEADLINES,
     )
     try:

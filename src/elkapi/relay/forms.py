@@ -128,7 +128,7 @@ def _parts(sent: bytes, content_type: bytes) -> tuple[list[Part], str]:
                 raise _refused(f"The Content-Type of `{part.name[:64]}` is none.")
             # Some readers leave out the spaces around a name, or end it at its first U+0000.
             if part.name != part.name.strip() or not part.name.isprintable():
-                raise _refused(f"{ascii(part.name[:64])} is no name of a part.")
+                raise _refused(f"{part.name[:64]!a} is no name of a part.")
             found.append(Part(part.name, part.filename, kind, part.raw, _text(part, kind)))
             part.close()
     except (MultipartError, UnicodeError, LookupError) as error:
