@@ -20,7 +20,7 @@ from elkapi.edge.proxies import TrustedProxies
 from elkapi.edge.render import render_error
 from elkapi.errors import GatewayError, MethodNotAllowed, Unauthenticated
 from elkapi.ids import request_id_text
-from elkapi.observe.metrics import Metrics
+from elkapi.observe.metrics import MetricsPages
 from elkapi.relay.call import Call, ClientGone
 from elkapi.relay.callbacks import called_back
 from elkapi.relay.plane import DataPlane
@@ -77,6 +77,7 @@ class Front:
         self._ready = ready
         self._cors = Cors(plane.settings.cors_origins)
         self._proxies = TrustedProxies(plane.settings.trusted_proxies)
+        self._pages = MetricsPages(plane.clock)
         self._own: dict[str, Callable[[Call], Awaitable[None]]] = {
             "/healthz": self._healthz,
             "/readyz": self._readyz,
@@ -173,5 +174,5 @@ class Front:
         said = call.header(b"authorization") if token else None
         if said is not None and not hmac.compare_digest(said, b"Bearer " + token):
             raise Unauthenticated("This is not the token of ELKAPI_METRICS_TOKEN.")
-        page = await asyncio.to_thread(Metrics.page, for_operator=said is not None)
+        page = await self._pages.page(for_operator=said is not None)
         call.reply.send(200, [(b"content-type", b"text/plain; version=0.0.4; charset=utf-8")], page)
