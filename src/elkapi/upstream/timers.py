@@ -42,8 +42,10 @@ async def run_until(timers: Timers, when_s: float, work: Coroutine[Any, Any, T])
 
     This is for the slow path (connecting); a task for each call is what the hot path avoids.
     """
-    task = asyncio.ensure_future(work)
-    expired = False
+    task, own = asyncio.ensure_future(work), asyncio.current_task()
+    assert own is not None
+    # Who cleans up after a cancellation comes here with one already.
+    cancelled, expired = own.cancelling(), False
 
     def expire() -> None:
         nonlocal expired
@@ -54,7 +56,7 @@ async def run_until(timers: Timers, when_s: float, work: Coroutine[Any, Any, T])
     try:
         return await task
     except asyncio.CancelledError:
-        if expired and task.cancelled():
+        if expired and task.cancelled() and own.cancelling() == cancelled:
             raise Expired from None
         task.cancel()
         raise

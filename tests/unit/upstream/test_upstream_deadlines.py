@@ -401,3 +401,18 @@ async def test_a_head_larger_than_the_write_buffer_does_not_hide_a_peer_that_sto
             break
         timers.advance(5.1)
     await ends(task, IdleTimeout, "send", sent=True)
+
+
+async def test_a_cancellation_that_comes_with_the_deadline_of_connecting_is_heeded(make_client, timers, ask):
+    never = asyncio.Event()
+
+    async def no_answer(_host, _port):
+        await never.wait()
+
+    client = make_client(resolver=no_answer)
+    task = asyncio.ensure_future(client.send(ask(Origin.parse("http://nowhere.example"), deadlines=FIVE)))
+    await turn()
+    timers.advance(5.1)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
