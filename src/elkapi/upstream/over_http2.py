@@ -29,10 +29,10 @@ from elkapi.upstream.errors import (
     UpstreamFailure,
 )
 from elkapi.upstream.origin import UpstreamRequest
-from elkapi.upstream.phased import PulledReply
+from elkapi.upstream.phased import PulledReply, begun
 from elkapi.upstream.pool import Dialing
 from elkapi.upstream.reply import UpstreamReply
-from elkapi.upstream.timers import Expired, run_until
+from elkapi.upstream.timers import Expired
 from elkapi.upstream.wire import BODILESS_METHODS, callers_headers, check_method, check_target
 
 # httpcore imports h2 only when the first connection is made, which is too late to say what is missing.
@@ -149,7 +149,12 @@ class Http2Transport:
         while True:
             seen: set[str] = set()
             try:
-                reply = await run_until(timers, min(head_at_s, total_at_s), self._request(request, headers, seen))
+                reply = await begun(
+                    timers,
+                    min(head_at_s, total_at_s),
+                    lambda: self._request(request, headers, seen),  # noqa: B023 - awaited in this round.
+                    httpcore.Response.aclose,
+                )
                 break
             except _PeerLeft:
                 continue  # Nothing of it left; that connection is not given out again.

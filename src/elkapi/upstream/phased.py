@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import TypeVar
 
 from elkapi.upstream.errors import Cut, FirstByteTimeout, IdleTimeout, TotalTimeout, UpstreamFailure
 from elkapi.upstream.origin import Deadlines
@@ -12,6 +13,7 @@ from elkapi.upstream.reply import Headers, UpstreamReply
 from elkapi.upstream.timers import Expired, Timers, run_until
 from elkapi.upstream.wire import fields_of
 
+T = TypeVar("T")
 Translate = Callable[[Exception, str], UpstreamFailure]
 """(a foreign exception, our phase) -> ours."""
 
@@ -119,3 +121,22 @@ class PulledReply(UpstreamReply):
 
 
 _closing: set[asyncio.Future[None]] = set()
+
+
+async def begun(timers: Timers, when_s: float, ask: Callable[[], Awaitable[T]], close: Callable[[T], object]) -> T:
+    """The foreign client's reply, by `when_s` (else Expired). One that comes as its caller leaves, or as its time ends,
+    is closed: nobody will read it, and their pools would count it for ever."""
+    came: list[T] = []
+
+    async def asked() -> T:
+        came.append(reply := await ask())
+        return reply
+
+    try:
+        return await run_until(timers, when_s, asked())
+    except BaseException:
+        for reply in came:
+            with contextlib.suppress(Exception):
+                if isinstance(closing := close(reply), Awaitable):
+                    await closing
+        raise

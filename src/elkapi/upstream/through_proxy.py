@@ -38,7 +38,7 @@ from elkapi.upstream.errors import (
     UpstreamFailure,
 )
 from elkapi.upstream.origin import Origin, UpstreamRequest
-from elkapi.upstream.phased import PulledReply
+from elkapi.upstream.phased import PulledReply, begun
 from elkapi.upstream.pool import Dialing
 from elkapi.upstream.reply import UpstreamReply
 from elkapi.upstream.timers import Expired, run_until
@@ -132,8 +132,11 @@ class ProxyTransport:
             ) from None
         head_at_s = timers.monotonic_s() + deadlines.connect_s + deadlines.header_s
         try:
-            reply = await run_until(
-                timers, min(head_at_s, total_at_s), self._request(session, request, headers, progress)
+            reply = await begun(
+                timers,
+                min(head_at_s, total_at_s),
+                lambda: self._request(session, request, headers, progress),
+                aiohttp.ClientResponse.close,
             )
         except Expired:
             kind = TotalTimeout if timers.monotonic_s() >= total_at_s else HeaderTimeout

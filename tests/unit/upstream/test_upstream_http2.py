@@ -222,6 +222,31 @@ async def test_a_stream_that_was_refused_unseen_sent_nothing(serve, client, ask)
 
 
 @pytest.mark.usefixtures("http2")
+async def test_a_reply_that_comes_as_its_caller_leaves_gives_its_stream_back(serve, client, ask):
+    def act(connection, stream_id, _headers, body):
+        connection.send_headers(stream_id, [(":status", "200")])
+        connection.send_data(stream_id, b"half", end_stream=body == b"whole")
+
+    peer = await serve(echo_script(act))
+    origin = msgspec.structs.replace(peer.origin, http2=True)
+    await (await client.send(ask(origin, body=b"whole"))).read(BIG)
+    transport = client._http2
+    asked = transport._request
+
+    async def leaves(*what):
+        reply = await asked(*what)
+        asyncio.get_running_loop().call_soon(calling.cancel)
+        return reply
+
+    transport._request = leaves
+    calling = asyncio.ensure_future(client.send(ask(origin, body=b"x")))
+    with pytest.raises(asyncio.CancelledError):
+        await calling
+    (pooled,) = transport._pools[True].connections
+    assert pooled.is_idle()
+
+
+@pytest.mark.usefixtures("http2")
 async def test_the_guard_holds_for_http2_too(serve, make_client, ask):
     async def resolve(_host, _port):
         return ["127.0.0.1"]

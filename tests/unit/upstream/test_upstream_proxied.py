@@ -431,3 +431,33 @@ async def test_cancelling_closes_the_proxied_connection(serve, client, ask):
     await gone.wait()
     with pytest.raises(Cut):
         await reply.read(BIG)
+
+
+async def test_a_reply_that_comes_as_its_caller_leaves_closes_its_connection(serve, client, ask):
+    gone = asyncio.Event()
+
+    async def script(stream):
+        await stream.request()
+        await stream.write(b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nabc")
+        if not await stream.reader.read():
+            gone.set()
+
+    proxy = await serve(script)
+    target = await serve(answering(OK))
+    (await client.send(ask(through(target, proxy)))).cancel()
+    await gone.wait()
+    gone.clear()
+    transport = client._proxied
+    asked, replies = transport._request, []
+
+    async def leaves(*what):
+        replies.append(await asked(*what))
+        asyncio.get_running_loop().call_soon(calling.cancel)
+        return replies[0]
+
+    transport._request = leaves
+    calling = asyncio.ensure_future(client.send(ask(through(target, proxy))))
+    with pytest.raises(asyncio.CancelledError):
+        await calling
+    assert replies[0].closed
+    await gone.wait()
