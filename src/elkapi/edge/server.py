@@ -89,5 +89,5 @@ class Server:
 
 async def _until(holds: Callable[[], bool], within_s: float) -> None:
     deadline_s = time.monotonic() + within_s
-    while not holds() and time.monotonic() < deadline_s:
+    while not holds() and time.monotonic() < deadline_s:  # noqa: ASYNC110 - once per shutdown
         await asyncio.sleep(0.02)
