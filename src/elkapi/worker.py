@@ -102,15 +102,19 @@ async def _serve(order: WorkerOrder, listening: socket.socket, ready_fd: int | N
             os.write(ready_fd, b"1")
             os.close(ready_fd)
         await stop.wait()
-        drain_s = order.settings.drain_s
-        cut, *_ = await asyncio.gather(
-            server.drain(drain_s, plane.cut_off),
-            runner.drain(drain_s),
-            plane.background.drain(drain_s),
-            plane.tasks.drain(drain_s),
-        )
+        cut = await drained(plane, server, runner, order.settings.drain_s)
         plane.log.write("worker_drained", cut_connections=cut)
         folding.cancel()
+
+
+async def drained(plane: DataPlane, server: Server, runner: BatchRunner, drain_s: float) -> int:
+    """Let what is under way come to its end, for at most `drain_s`; how many connections were cut."""
+    began_s = plane.clock.monotonic_s()
+    cut, _ = await asyncio.gather(server.drain(drain_s, plane.cut_off), runner.drain(drain_s))
+    # What those calls began, and what goes on without its caller, which until then may have become more.
+    left_s = max(0.0, began_s + drain_s - plane.clock.monotonic_s())
+    await asyncio.gather(plane.background.drain(left_s), plane.tasks.drain(left_s))
+    return cut
 
 
 @contextlib.asynccontextmanager

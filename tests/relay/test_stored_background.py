@@ -13,7 +13,10 @@ import pytest
 from sqlalchemy import text
 
 from elkapi.relay import background_calls, hold
+from elkapi.relay.batches.runner import BatchRunner
 from elkapi.relay.count import count_left
+from elkapi.types import HoldOrder
+from elkapi.worker import drained, error_body
 from tests.canned import canned
 from tests.gateway import Gateway, gateway
 from tests.scripted import MODEL, Played, Upstream, frames_of, scripted
@@ -290,6 +293,34 @@ async def test_a_stopping_worker_ends_what_runs_as_failed(tmp_path: Path) -> Non
         found = (await stage.get(made["id"])).json()
         assert (found["status"], found["error"]["code"]) == ("failed", "server_error")
         assert await stage.spent() == 0
+
+
+async def test_a_stopping_worker_waits_for_what_its_last_calls_began(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plane, asked, go_on = stage.gate.plane, asyncio.Event(), asyncio.Event()
+    held = plane.ledger.hold
+
+    async def slowly(order: HoldOrder) -> None:
+        asked.set()
+        await go_on.wait()
+        await held(order)
+
+    monkeypatch.setattr(plane.ledger, "hold", slowly)
+    creating = asyncio.ensure_future(stage.create())
+    await asked.wait()
+    draining = asyncio.ensure_future(drained(plane, stage.gate.server, BatchRunner(plane, error_body), 60))
+    await until(lambda: stage.gate.server.draining)
+    go_on.set()
+    made = (await creating).json()
+    played = await stage.call()
+    await until(lambda: not stage.gate.server.connections)
+    assert not draining.done()
+    played.answer(ANSWER)
+    assert await draining == 0
+    assert stage.gate.sql("select status from stored_objects") == [("completed",)]
+    assert made["status"] == "queued"
+    stage.gate.closed_books()
 
 
 async def test_a_stream_is_followed_through_another_worker_while_it_is_made(tmp_path: Path) -> None:
