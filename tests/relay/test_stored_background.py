@@ -12,10 +12,10 @@ import msgspec
 import pytest
 from sqlalchemy import text
 
-from elkapi.relay import background_calls, hold
+from elkapi.relay import background_calls, hold, serve
 from elkapi.relay.batches.runner import BatchRunner
 from elkapi.relay.count import count_left
-from elkapi.types import HoldOrder
+from elkapi.relay.keep import prepared
 from elkapi.worker import drained, error_body
 from tests.canned import canned
 from tests.gateway import Gateway, gateway
@@ -299,14 +299,20 @@ async def test_a_stopping_worker_waits_for_what_its_last_calls_began(
     stage: Stage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     plane, asked, go_on = stage.gate.plane, asyncio.Event(), asyncio.Event()
-    held = plane.ledger.hold
 
-    async def slowly(order: HoldOrder) -> None:
+    async def slowly(*what: Any) -> Any:
         asked.set()
         await go_on.wait()
-        await held(order)
+        return await prepared(*what)
 
-    monkeypatch.setattr(plane.ledger, "hold", slowly)
+    async def told(*what: Any) -> int:
+        cut = await drain(*what)
+        no_connections.set()
+        return cut
+
+    no_connections, drain = asyncio.Event(), stage.gate.server.drain
+    monkeypatch.setattr(serve, "prepared", slowly)
+    monkeypatch.setattr(stage.gate.server, "drain", told)
     creating = asyncio.ensure_future(stage.create())
     await asked.wait()
     draining = asyncio.ensure_future(drained(plane, stage.gate.server, BatchRunner(plane, error_body), 60))
@@ -314,8 +320,11 @@ async def test_a_stopping_worker_waits_for_what_its_last_calls_began(
     go_on.set()
     made = (await creating).json()
     played = await stage.call()
-    await until(lambda: not stage.gate.server.connections)
+    await no_connections.wait()
+    for _ in range(10):
+        await asyncio.sleep(0)
     assert not draining.done()
+    monkeypatch.undo()
     played.answer(ANSWER)
     assert await draining == 0
     assert stage.gate.sql("select status from stored_objects") == [("completed",)]
