@@ -13,6 +13,7 @@ from typing import Any
 import msgspec
 import pytest
 
+from elkapi.relay import hold
 from elkapi.sandbox.server import Running
 from elkapi.types import Guard, Policy
 from tests.canned import canned
@@ -742,6 +743,30 @@ async def test_a_caller_who_leaves_while_a_hook_looks_at_the_answer_pays_nothing
     assert (record["outcome"], record["charge_nano"], record["loss_nano"]) == ("client_gone", 0, loss)
     assert [attempt["fate"] for attempt in record["attempts"]] == ["complete"]
     assert money(lite) == (10**9, loss)
+
+
+async def test_a_caller_who_leaves_while_a_blocked_answer_is_counted_leaves_the_operators_loss(
+    lite: Gateway, sandbox: Running, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    counting = asyncio.Event()
+
+    async def never_counts(*_: Any) -> Any:
+        counting.set()
+        await asyncio.Event().wait()
+
+    monkeypatch.setattr(hold, "count_locally", never_counts)
+    key = await prepared(lite, sandbox.base_url, msgspec.structs.replace(BLOCKING, direction="output"))
+    call = asyncio.create_task(post(lite, key, "chat", f"[[say: {WORD}]] [sandbox: no-usage]"))
+    await counting.wait()
+    call.cancel()
+    await asyncio.gather(call, return_exceptions=True)
+    rows = await until(lambda: lite.sql("select record from requests"))
+    record = msgspec.json.decode(bytes(rows[0][0]))
+    assert (record["outcome"], record["charge_nano"]) == ("client_gone", 0)
+    assert [attempt["fate"] for attempt in record["attempts"]] == ["complete"]
+    assert record["loss_nano"] > 0
+    assert money(lite) == (10**9, record["loss_nano"])
+    nowhere(lite, WORD)
 
 
 async def test_an_answer_that_cannot_be_looked_at_stays_here_as_the_operators_loss(lite: Gateway) -> None:

@@ -114,6 +114,20 @@ class Guarding:
         if not self._output or outcome.started or shape is None:
             return
         try:
+            if (error := await self._kept_here(hold, outcome, shape)) is None:
+                return
+            await hold.lose_answer(outcome)
+        except asyncio.CancelledError:
+            # Nothing had reached the caller yet.
+            if outcome.channel is not None:
+                hold.lose(outcome, hold.number)
+                raise Left(outcome.attempts, outcome.channel, started=False) from None
+            raise
+        raise Failed(error, outcome.attempts)
+
+    async def _kept_here(self, hold: Hold, outcome: Outcome, shape: Shape) -> GatewayError | None:
+        """Why an answer stays here; None for one that may leave, masked."""
+        try:
             if outcome.recount is not None:
                 # The answer is written anew with its count, which would undo the masks.
                 outcome.body, outcome.recount = outcome.recount(await hold.counted(outcome)), None
@@ -121,19 +135,11 @@ class Guarding:
             if isinstance(self._call.reply, Dressed):
                 # What cannot be given as a stream must show before the money is written.
                 await anywhere(len(outcome.body), self._call.reply.try_on, outcome.body)
-            return
-        except asyncio.CancelledError:
-            # Nothing had reached the caller yet.
-            if outcome.channel is not None:
-                hold.lose(outcome, hold.number)
-                raise Left(outcome.attempts, outcome.channel, started=False) from None
-            raise
         except (Blocked, HookDown) as refused:
-            error = refusal_of(refused)
+            return refusal_of(refused)
         except (Unreadable, TooLong, *NOT_JSON):
-            error = UpstreamError("The model's answer could not be read.")
-        await hold.lose_answer(outcome)
-        raise Failed(error, outcome.attempts)
+            return UpstreamError("The model's answer could not be read.")
+        return None
 
     async def _looked(self, body: bytes, shape: Shape, rules: Sequence[Rule], direction: Direction) -> bytes:
         request = self.request
