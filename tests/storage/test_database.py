@@ -7,10 +7,11 @@ import sqlite3
 import stat
 import threading
 from pathlib import Path
+from typing import Any
 
 import psycopg
 import pytest
-from sqlalchemy import select, text
+from sqlalchemy import Connection, select, text
 from sqlalchemy.exc import DBAPIError, ProgrammingError
 
 from elkapi.errors import Unavailable, to_operator
@@ -153,6 +154,33 @@ async def test_waiting_reads_are_bounded(database: Database, monkeypatch: pytest
     finally:
         release.set()
         await reader.aclose()
+
+
+@pytest.mark.parametrize("use", ["read", "write", "look"])
+def test_what_a_thread_still_uses_when_the_database_is_closed_is_closed_after_it(database: Database, use: str) -> None:
+    entered, go_on, used = threading.Event(), threading.Event(), list[Any]()
+
+    def slowly(connection: Connection) -> None:
+        used.append(connection.connection.driver_connection)
+        connection.execute(text("SELECT 1"))
+        entered.set()
+        go_on.wait()
+
+    def run() -> None:
+        if use == "look":
+            database.look(slowly)
+            return
+        with database.read() if use == "read" else database.write() as connection:
+            slowly(connection)
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    entered.wait()
+    database.close()
+    go_on.set()
+    thread.join()
+    with pytest.raises(Exception, match="closed"):
+        used[0].cursor().execute("SELECT 1")
 
 
 def test_postgresql_outage_is_unavailable_and_heals(database: Database) -> None:

@@ -37,7 +37,7 @@ class Database:
         self._reader = reader
         self._looker = looker
         self._synchronous = synchronous
-        self._adopted = False
+        self._adopted = self._closed = False
 
     @classmethod
     def open(cls, url: str, *, synchronous: str = "NORMAL", readers: int = 2) -> Database:
@@ -67,14 +67,14 @@ class Database:
     def write(self) -> Iterator[Connection]:
         """One write transaction (BEGIN IMMEDIATE on SQLite): committed at the end, rolled back on any exception."""
         self._adopt()
-        with _outage_is_unavailable(), self._writer.begin() as connection:
+        with _outage_is_unavailable(), self._used(self._writer), self._writer.begin() as connection:
             yield connection
 
     @contextmanager
     def read(self) -> Iterator[Connection]:
         """One read-only transaction that sees a single moment of the database."""
         self._adopt()
-        with _outage_is_unavailable(), self._reader.connect() as connection:
+        with _outage_is_unavailable(), self._used(self._reader), self._reader.connect() as connection:
             yield connection
 
     def look(self, ask: Callable[[Connection], T]) -> T:
@@ -91,8 +91,18 @@ class Database:
                 return self._look(ask)
 
     def _look(self, ask: Callable[[Connection], T]) -> T:
-        with self._looker.connect() as connection:
+        with self._used(self._looker), self._looker.connect() as connection:
             return ask(connection)
+
+    @contextmanager
+    def _used(self, engine: Engine) -> Iterator[None]:
+        """A thread that nobody waited for may use a connection when all others are closed: it is closed afterwards."""
+        pool = engine.pool
+        try:
+            yield
+        finally:
+            if self._closed:
+                pool.dispose()
 
     def raw_writer(self) -> Any:
         """A DBAPI connection of the caller's own, in autocommit (see dialect.raw_connection); close it yourself."""
@@ -100,6 +110,7 @@ class Database:
         return sql.raw_connection(self._writer, self._synchronous)
 
     def close(self) -> None:
+        self._closed = True
         # The writer last: whoever closes a SQLite file last folds its -wal back in, and a reader may not write.
         self._looker.dispose()
         self._reader.dispose()
