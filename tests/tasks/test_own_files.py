@@ -32,16 +32,22 @@ def maker(gateways: Served) -> Caller:
 
 
 @pytest.fixture(scope="module")
-def film(gateways: Served, maker: Caller) -> str:
-    """The address of a film, whose account is from then on the second choice."""
+def made(gateways: Served, maker: Caller) -> tuple[str, int]:
+    """The address of a film, and its account, which is from then on the second choice."""
     done = maker.through(AT_ONCE)
+    account = accounts(gateways)[-1]
     url = gateways.sandbox.base_url
     gateways.run(
         gateways.gate.channel(
             url, (MODEL,), family="gemini", secrets=("AIzaOther",), priority=10, forward_headers=(FAULT,)
         )
     )
-    return str(done["response"]["generateVideoResponse"]["generatedSamples"][0]["video"]["uri"])
+    return str(done["response"]["generateVideoResponse"]["generatedSamples"][0]["video"]["uri"]), account
+
+
+@pytest.fixture
+def film(made: tuple[str, int]) -> str:
+    return made[0]
 
 
 def extend(asking: Asking, address: Any) -> httpx.Response:
@@ -58,10 +64,13 @@ def accounts(gateways: Served) -> list[int]:
     return [row[0] for row in gateways.gate.sql("select channel_id from tasks order by id")]
 
 
-def test_a_film_of_the_callers_own_is_extended_where_it_was_made(gateways: Served, maker: Caller, film: str) -> None:
-    (made_at,) = accounts(gateways)
-    listed = maker.call("GET", "/v1/tasks").json()["data"][0]
-    signed = listed["output"][0]["url"]
+def test_a_film_of_the_callers_own_is_extended_where_it_was_made(
+    gateways: Served, maker: Caller, made: tuple[str, int]
+) -> None:
+    film, made_at = made
+    asset = film.rpartition("/")[2].partition(":")[0]
+    listed = maker.call("GET", "/v1/tasks?limit=100").json()["data"]
+    (signed,) = [made["url"] for task in listed for made in task.get("output") or () if asset in made["url"]]
     elsewhere = f"https://other.test{urlsplit(film).path}"
     for address in (film, signed, elsewhere):
         reply = extend(maker, address)
