@@ -42,6 +42,10 @@ def with_plain_references(schema: _Schema) -> _Schema:
     what is not there is any value.
     """
     schema = {name: value for name, value in schema.items() if name not in ("$schema", "$id")}
+    target = _at(schema, schema["$ref"]) if isinstance(schema.get("$ref"), str) else None
+    if isinstance(target, dict):
+        # A tool's arguments are an object with its own members, not a union.
+        schema = {**target, **{name: value for name, value in schema.items() if name != "$ref"}}
     return _References(schema).whole() if _mentions_reference(schema) else schema
 
 

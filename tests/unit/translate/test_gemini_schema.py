@@ -165,6 +165,9 @@ def test_a_schema_without_references_stays_as_it_is() -> None:
     assert with_plain_references(schema) == {"type": "object", "properties": schema["properties"]}
 
 
-def test_a_schema_that_is_a_reference_keeps_what_it_is_of() -> None:
-    schema = {"$ref": "#/$defs/Args", "$defs": {"Args": {"type": "object", "properties": {"a": {"type": "string"}}}}}
-    assert with_plain_references(schema) == schema
+def test_a_schema_that_is_a_reference_is_what_it_leads_to() -> None:
+    members = {"type": "object", "properties": {"a": {"type": "string"}}}
+    for beside in ({}, {"type": "object", "description": "d"}):
+        schema = {"$ref": "#/$defs/Args", "$defs": {"Args": members}, **beside}
+        written = with_plain_references(schema)
+        assert {name: value for name, value in written.items() if name != "$defs"} == {**members, **beside}
