@@ -251,7 +251,7 @@ def _result(part: ToolResult, names: dict[str, str], own: bool) -> list[_Wire]:
     if not name:
         raise BadRequest(f"There is no tool call `{part.call_id}` before its result.", param="messages")
     text = "\n".join(item.text for item in part.parts if isinstance(item, Text))
-    response: _Wire = {"name": name, "response": {"error": text} if part.is_error else _response(text)}
+    response: _Wire = {"name": name, "response": {"error": text} if part.is_error else _response(text, own)}
     if own and not _MADE_UP.fullmatch(part.call_id):
         response["id"] = part.call_id
     others = [wire for item in part.parts if not isinstance(item, Text) if (wire := _common_part(item)) is not None]
@@ -261,9 +261,12 @@ def _result(part: ToolResult, names: dict[str, str], own: bool) -> list[_Wire]:
     return [{"functionResponse": response}, *others]
 
 
-def _response(text: str) -> Any:
-    """A JSON object as it is, anything else under `result`."""
-    if text.lstrip().startswith("{"):
+def _response(text: str, own: bool) -> Any:
+    """A JSON object as it is, anything else under `result`.
+
+    So is a JSON schema that a tool found: to Gemini a `$ref` in a response is one of the response's own parts.
+    """
+    if text.lstrip().startswith("{") and (own or '"$ref"' not in text):
         try:
             _object.decode(text)
         except NOT_JSON:

@@ -429,6 +429,15 @@ def test_results_of_parallel_calls_go_back_in_the_order_of_the_calls_with_the_to
     ]
 
 
+def test_a_schema_that_a_tool_found_refers_to_no_part_of_its_response() -> None:
+    """Google reads a `$ref` in a function's response as one of the response's own parts, and refuses an unknown one."""
+    found = '{"$defs":{"a":{}},"x":{"$ref":"#/$defs/a"}}'
+    request = _chat(_user("?"), _model(ir.ToolCall("a", "f", "{}")), _user(ir.ToolResult("a", (ir.Text(found),))))
+    assert _write(request)["contents"][2]["parts"] == [
+        {"functionResponse": {"name": "f", "response": {"result": found}}}
+    ]
+
+
 def test_calls_from_elsewhere_are_marked_for_models_that_refuse_unsigned_ones() -> None:
     calls = (ir.ToolCall("a", "f", "{}", signature="c2ln", signed_by="anthropic"), ir.ToolCall("b", "f", "{}"))
     parts = _write(_chat(_user("?"), _model(*calls)), GEMINI_3)["contents"][1]["parts"]
