@@ -327,3 +327,27 @@ async def test_a_stream_that_says_why_it_stopped_is_whole_without_its_last_frame
         account = await lite.account(reply.headers["x-request-id"], key)
         assert account["outcome"] == "ok"
         assert account["cost_usd"] != "0.00"
+
+
+@pytest.mark.parametrize("stream", [True, False])
+@pytest.mark.parametrize("client", CLIENTS)
+async def test_a_gemini_that_gave_up_without_a_word_answers_nobody_and_is_free(
+    lite: Gateway, client: str, stream: bool
+) -> None:
+    """Agents took an empty answer for the end of their work; told of a failure they ask again, and the next may do."""
+    usage = {"promptTokenCount": 10, "totalTokenCount": 10}
+    gave_up = {"candidates": [{"content": {}, "finishReason": "MALFORMED_FUNCTION_CALL"}], "usageMetadata": usage}
+    frames = b"data: " + msgspec.json.encode(gave_up) + b"\n\n"
+    async with canned(200, gave_up, frames) as first, canned(200, gave_up, frames) as second:
+        for upstream in (first, second):
+            await lite.channel(upstream.url, ("m",), family="gemini")
+        await lite.price("m", per_1m_usd="1", output_per_1m_usd="2")
+        key = await lite.key("1")
+        asked = ask(client, "m", "hi", stream=stream)
+        for _ in range(2):
+            reply = await lite.ask(key, asked.body, path=asked.path, headers=asked.headers)
+            assert reply.status_code == (200 if client == "gemini" else 502), reply.text
+            account = await lite.account(reply.headers["x-request-id"], key)
+            assert account["cost_usd"] == ("0.00001" if client == "gemini" else "0.00")
+        # Both were asked each time, and neither rests.
+        assert len(first.bodies) + len(second.bodies) == (2 if client == "gemini" else 4)

@@ -45,6 +45,7 @@ from elkapi.routing.verdict import (
     is_success,
     on_busy,
     on_failure,
+    on_no_answer,
     on_status,
     on_unreadable,
     parse_retry_after_s,
@@ -53,7 +54,7 @@ from elkapi.routing.walk import Walk
 from elkapi.translate.crossing import Crossing
 from elkapi.translate.dialect import Unreadable
 from elkapi.translate.embeddings import Packer, has_numbers
-from elkapi.translate.ir import Failure, is_refusal
+from elkapi.translate.ir import NO_ANSWER, Failure, is_refusal
 from elkapi.types import Attempt, AttemptRecord, Channel, FallbackReason, Usage
 from elkapi.upstream import (
     FirstByteTimeout,
@@ -319,7 +320,7 @@ class Try:
     def failed_inside(self, failure: Failure) -> Verdict:
         """The verdict on an error that came inside a success reply, before the caller has any of it."""
         self.record.error = recorded(failure.message, self.attempt)
-        verdict = on_status(failure.status)
+        verdict = on_no_answer() if failure.kind == NO_ANSWER else on_status(failure.status)
         if verdict.action == "fail":
             self.reason = reason_in(failure.status, f"{failure.kind} {failure.message}".encode())
             message = redact(failure.message, self.attempt, self.request.model)

@@ -21,7 +21,7 @@ from elkapi.routing.verdict import Verdict, on_failure, on_unreadable
 from elkapi.translate.crossing import Array, Crossing, Translated
 from elkapi.translate.dialect import Unreadable
 from elkapi.translate.eventstream import EventStreamDecoder
-from elkapi.translate.ir import Failure
+from elkapi.translate.ir import NO_ANSWER, Failure
 from elkapi.translate.sse import Frame, FrameTooLarge, SseDecoder
 from elkapi.types import UNPRICED_FLAG
 from elkapi.upstream import UpstreamFailure, UpstreamReply
@@ -209,7 +209,7 @@ class _Stream:
         if failure is None:
             return _outcome(one, status, crossing)
         one.farewell = crossing.fail(failure)
-        return Verdict("fail", "broken_stream", "unknown", cool="channel")
+        return Verdict("fail", "broken_stream", "unknown", cool=None if failure.kind == NO_ANSWER else "channel")
 
     async def _relay(self) -> Failure | None:
         crossing = self.crossing

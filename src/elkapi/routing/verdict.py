@@ -78,6 +78,11 @@ def on_unreadable(reason: str) -> Verdict:
     return Verdict("next", reason, "unknown", cool="channel")
 
 
+def on_no_answer() -> Verdict:
+    """A success in which the model came to no answer: the channel is well, and the next try may do better."""
+    return Verdict("next", "no_answer", "none")
+
+
 def is_success(status: int) -> bool:
     """Whether a reply of this status is accepted when its body can be an answer."""
     return 200 <= status < 300

@@ -16,7 +16,7 @@ from elkapi.translate.chat_read_reply import ChatReader
 from elkapi.translate.chat_write_reply import DONE
 from elkapi.translate.completions import CompletionsReader
 from elkapi.translate.dialect import Reader, Writer
-from elkapi.translate.gemini_reply import PROMPT_BLOCKED
+from elkapi.translate.gemini_reply import ANSWERS_OF_GEMINI
 from elkapi.translate.gemini_writer import error_object
 from elkapi.translate.ir import (
     CONTENT,
@@ -249,9 +249,9 @@ class Relayed(Metered):
         return raw
 
     def _learn(self, event: Event) -> None:
-        if isinstance(event, Failure) and event.kind == PROMPT_BLOCKED:
+        if isinstance(event, Failure) and event.kind in ANSWERS_OF_GEMINI:
             # In its own dialect that is an answer, and one that is paid for, whole or streamed.
-            event = Finish("content_filter")
+            event = Finish(ANSWERS_OF_GEMINI[event.kind])
         super()._learn(event)
 
     def finish(self) -> bytes:

@@ -14,6 +14,7 @@ from elkapi.errors import NOT_JSON
 from elkapi.translate.dialect import Unreadable
 from elkapi.translate.ir import (
     CONTENT,
+    NO_ANSWER,
     Citation,
     End,
     Event,
@@ -37,6 +38,22 @@ from elkapi.translate.usage import GeminiUsage, read_gemini_usage
 from elkapi.types import Usage
 
 PROMPT_BLOCKED = "prompt_blocked"
+# Failures that are answers in Gemini's own form, and how those end.
+ANSWERS_OF_GEMINI: dict[str, FinishReason] = {PROMPT_BLOCKED: "content_filter", NO_ANSWER: "other"}
+# Reasons that say the model came to no answer. What it said before one is an answer all the same.
+_GAVE_UP = frozenset(
+    {
+        "MALFORMED_FUNCTION_CALL",
+        "UNEXPECTED_TOOL_CALL",
+        "TOO_MANY_TOOL_CALLS",
+        "MALFORMED_RESPONSE",
+        "MISSING_THOUGHT_SIGNATURE",
+        "OTHER",
+        "NO_IMAGE",
+        "IMAGE_OTHER",
+    }
+)
+_ANSWER = (TextDelta, ToolCallStart, ImageOut, ServerToolPart)
 # OpenAI takes call ids of up to 40 characters.
 _REPLY_ID_MAX = 28
 _FILTERED = frozenset(
@@ -194,11 +211,22 @@ _logprobs = msgspec.json.Decoder(_Logprobs)
 class Reader:
     """One answer's chunks -> events. A later `Finish` replaces an earlier one; `End` is the relay's to add at close."""
 
-    __slots__ = ("_calls", "_cited", "_reply_id", "_searches", "_started", "_usage", "_usage_raw", "finished")
+    __slots__ = (
+        "_answered",
+        "_calls",
+        "_cited",
+        "_reply_id",
+        "_searches",
+        "_started",
+        "_usage",
+        "_usage_raw",
+        "finished",
+    )
 
     def __init__(self) -> None:
         self._started = False
         self._reply_id = ""
+        self._answered = False
         self._calls = 0
         self._searches = 0
         self._usage_raw = b""
@@ -231,6 +259,7 @@ class Reader:
         candidate = chunk.candidates[0] if chunk.candidates else None
         if candidate is not None and candidate.index == 0:
             self._content(candidate, events)
+            self._answered = self._answered or any(isinstance(event, _ANSWER) for event in events)
         self._metered(bytes(chunk.usageMetadata), events)
         if candidate is None:
             feedback = chunk.promptFeedback
@@ -239,8 +268,11 @@ class Reader:
                 events.append(Failure(400, PROMPT_BLOCKED, text))
         elif candidate.index == 0 and candidate.finishReason and candidate.finishReason != "FINISH_REASON_UNSPECIFIED":
             self.finished = True
-            reason = _reason(candidate.finishReason, self._calls)
-            events.append(Finish(reason, explanation=candidate.finishMessage))
+            if candidate.finishReason in _GAVE_UP and not self._answered:
+                events.append(Failure(502, NO_ANSWER, f"The model came to no answer ({candidate.finishReason})."))
+            else:
+                reason = _reason(candidate.finishReason, self._calls)
+                events.append(Finish(reason, explanation=candidate.finishMessage))
         return events
 
     def _content(self, candidate: _Candidate, events: list[Event]) -> None:

@@ -317,6 +317,10 @@ class Finish(msgspec.Struct, frozen=True, gc=False):
     tier: str = ""
 
 
+# The kind of a failure that is the model's own: who serves it is well.
+NO_ANSWER = "no_answer"
+
+
 class Failure(msgspec.Struct, frozen=True, gc=False):
     """An error reported inside the stream (or inside a 200). `status` is what it would have been as a reply.
 

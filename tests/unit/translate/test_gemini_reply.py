@@ -260,12 +260,6 @@ def test_a_failure_inside_a_200_is_the_last_event(name: str) -> None:
         ("MAX_TOKENS", "length"),
         ("SAFETY", "content_filter"),
         ("RECITATION", "content_filter"),
-        ("OTHER", "other"),
-        ("MALFORMED_FUNCTION_CALL", "other"),
-        ("UNEXPECTED_TOOL_CALL", "other"),
-        ("TOO_MANY_TOOL_CALLS", "other"),
-        ("MALFORMED_RESPONSE", "other"),
-        ("NO_IMAGE", "other"),
         ("CONTINUATION", "pause"),
         ("A_NEW_WORD", "other"),
     ],
@@ -273,6 +267,16 @@ def test_a_failure_inside_a_200_is_the_last_event(name: str) -> None:
 def test_finish_reasons_have_our_word(word: str, reason: str) -> None:
     events = DIALECT.read_reply(json.dumps({"candidates": [{"finishReason": word}]}).encode())
     assert ir.Finish(reason) in events  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("word", ["MALFORMED_FUNCTION_CALL", "OTHER", "NO_IMAGE"])
+def test_a_model_that_gave_up_without_a_word_failed(word: str) -> None:
+    thought = {"parts": [{"text": "hm", "thought": True}, {"text": "", "thoughtSignature": "c2ln"}]}
+    for candidate in ({"finishReason": word}, {"finishReason": word, "content": thought}):
+        last = DIALECT.read_reply(json.dumps({"candidates": [candidate]}).encode())[-1]
+        assert last == ir.Failure(502, ir.NO_ANSWER, f"The model came to no answer ({word}).")
+    said = {"finishReason": word, "content": {"parts": [{"text": "Let me look."}]}}
+    assert ir.Finish("other") in DIALECT.read_reply(json.dumps({"candidates": [said]}).encode())
 
 
 _json_values = st.recursive(
