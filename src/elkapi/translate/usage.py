@@ -321,7 +321,11 @@ def read_gemini_usage(view: GeminiUsage) -> Usage | None:
     details = _PromptDetails(audio_tokens=inputs.get("AUDIO"), image_tokens=inputs.get("IMAGE"))
     out = _CompletionDetails(audio_tokens=outputs.get("AUDIO"), image_tokens=outputs.get("IMAGE"))
     total_in = view.promptTokenCount + (view.toolUsePromptTokenCount or 0)
-    usage = _split(total_in, cached, details, (view.candidatesTokenCount or 0) + thoughts, thoughts, out)
+    total_out = (view.candidatesTokenCount or 0) + thoughts
+    if view.candidatesTokenCount is None and view.totalTokenCount is not None:
+        # Some answers leave the count of what was written out; the total has it.
+        total_out = max(total_out, view.totalTokenCount - total_in)
+    usage = _split(total_in, cached, details, total_out, thoughts, out)
     heard = sum(row.tokenCount for row in view.cacheTokensDetails or () if row.modality == "AUDIO")
     if usage is None or heard <= 0:
         return usage

@@ -282,6 +282,19 @@ def test_a_gemini_usage_that_leaves_the_prompt_out_is_not_believed_and_what_else
     assert u.read_gemini_usage(u.GeminiUsage(promptTokenCount=5)) == Usage(input_tokens=5, calls=1)
 
 
+def test_what_gemini_wrote_is_in_its_total_where_it_does_not_say_it() -> None:
+    def read(**counts: int) -> Usage | None:
+        return u.read_gemini_usage(u.GeminiUsage(promptTokenCount=5, **counts))
+
+    assert read(totalTokenCount=9) == Usage(input_tokens=5, output_tokens=4, calls=1)
+    thought = read(toolUsePromptTokenCount=2, thoughtsTokenCount=3, totalTokenCount=14)
+    assert thought == Usage(input_tokens=7, output_tokens=4, reasoning_tokens=3, calls=1)
+    # Zeros are left out, and a total that cannot be one is not believed.
+    assert read(thoughtsTokenCount=3, totalTokenCount=8) == Usage(input_tokens=5, reasoning_tokens=3, calls=1)
+    assert read(thoughtsTokenCount=3, totalTokenCount=1) == Usage(input_tokens=5, reasoning_tokens=3, calls=1)
+    assert read(candidatesTokenCount=0, totalTokenCount=9) == Usage(input_tokens=5, calls=1)
+
+
 FULL = Usage(
     input_tokens=1,
     cached_tokens=20,
