@@ -38,6 +38,8 @@ def _is_strict(schema: Any) -> bool:
     """Whether every object in it is closed and wants all its members, in words that are taken."""
     if not isinstance(schema, dict) or not schema.keys() <= _KNOWN:
         return False
+    if "$ref" in schema and len(schema) > 1:
+        return False  # Nothing may stand beside a reference.
     properties, wanted = schema.get("properties", {}), schema.get("required", [])
     choices = schema.get("anyOf", [])
     if not (isinstance(properties, dict) and isinstance(wanted, list) and isinstance(choices, list)):

@@ -38,6 +38,7 @@ NOT_OPENAIS: list[dict[str, Any]] = [
     _of({"type": "array", "items": _of(STRING) | {"required": []}}),
     _of({"anyOf": [{"type": "null"}, _of(STRING) | {"required": []}]}),
     _of({"$ref": "#/$defs/Row"}) | {"$defs": {"Row": {"type": "object", "additionalProperties": True}}},
+    _of({"$ref": "#/$defs/Row", "description": "The row."}) | {"$defs": {"Row": _of(STRING)}},
     _of(STRING | {"format": "uri"}),
     _of(STRING | {"default": ""}),
     _of({"allOf": [STRING]}),
