@@ -308,6 +308,17 @@ async def test_a_date_in_retry_after_is_waited_for_like_a_number(gate: Gateway) 
         assert 60 <= int(reply.headers["retry-after"]) <= 90
 
 
+async def test_google_is_asked_again_when_it_said_to(lite: Gateway) -> None:
+    """It says so in the body, and sends no Retry-After."""
+    info = {"@type": "type.googleapis.com/google.rpc.RetryInfo", "retryDelay": "41.5s"}
+    refusal = {"error": {"code": 429, "message": "Quota.", "status": "RESOURCE_EXHAUSTED", "details": [info]}}
+    async with canned(429, refusal) as upstream:
+        await lite.channel(upstream.url, (SMALL,), family="gemini")
+        await lite.price(SMALL, per_1m_usd="1")
+        key = await lite.key("1")
+        assert (await lite.ask(key)).headers["retry-after"] == "42"
+
+
 async def test_g78_planted_secrets_appear_in_no_answer_and_no_log(
     gate: Gateway, sandbox: Running, tmp_path: Any
 ) -> None:

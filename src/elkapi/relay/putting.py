@@ -20,7 +20,7 @@ from elkapi.relay.plane import DataPlane
 from elkapi.relay.redact import RECORDED_CHARS_MAX, recorded, redact, rejected
 from elkapi.relay.relay import CREDENTIAL_REFUSED, begun_record, nobody_answered, remember
 from elkapi.relay.target import CALL_ID
-from elkapi.routing.meaning import meant
+from elkapi.routing.meaning import meant, wait_told
 from elkapi.routing.verdict import (
     Verdict,
     is_success,
@@ -168,7 +168,7 @@ class Putting:
         one.error = None if is_success(status) else recorded(body, attempt)
         decoded = decoded_json(body) if reply.complete else None
         refusal = machine.refused(asked.family, decoded) if isinstance(decoded, dict) else None
-        wait_s = parse_retry_after_s(reply.header(b"retry-after"), self.plane.clock.now_ns())
+        wait_s = parse_retry_after_s(wait_told(reply.header(b"retry-after"), body), self.plane.clock.now_ns())
         if not is_success(status):
             verdict = on_submit_status(meant(status, body), wait_s)
             if verdict.fate == "unknown":

@@ -38,7 +38,7 @@ from elkapi.relay.signing import needs_signing, signed
 from elkapi.relay.stream import WHOLE_REPLY_BYTES_MAX, pump
 from elkapi.relay.target import build
 from elkapi.routing.fallback import reason_after, reason_in
-from elkapi.routing.meaning import meant
+from elkapi.routing.meaning import meant, wait_told
 from elkapi.routing.verdict import (
     BUSY,
     Verdict,
@@ -246,9 +246,9 @@ class Try:
             if exchange.stream:
                 return await pump(self, reply, status, exchange)
             return await self._accept(reply, status, exchange)
-        wait_s = parse_retry_after_s(said(b"retry-after"), self.plane.clock.now_ns())
         body, whole = await reply.read(ERROR_BODY_BYTES_MAX)
         body = plain(reply, body, whole, ERROR_BODY_BYTES_MAX)
+        wait_s = parse_retry_after_s(wait_told(said(b"retry-after"), body), self.plane.clock.now_ns())
         self.record.error = recorded(body, self.attempt)
         answered, status = status, meant(status, body)
         verdict = on_status(status, wait_s)

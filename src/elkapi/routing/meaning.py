@@ -18,6 +18,8 @@ caller's words further on, and whoever could write these could take an operator'
 
 from __future__ import annotations
 
+import re
+
 import msgspec
 
 from elkapi.errors import NOT_JSON
@@ -48,6 +50,17 @@ _BEGINNINGS = {
     ),
     403: (("CachedContent not found", 404), ("You do not have permission to access the File", 404)),
 }
+
+
+# Google sends no Retry-After. Within a message, which may repeat the caller's words, the quotes are escaped.
+_RETRY_DELAY = re.compile(rb'"retryDelay"\s*:\s*"([0-9]{1,9}(?:\.[0-9]{1,9})?)s"')
+
+
+def wait_told(retry_after: bytes | None, told: bytes) -> bytes | None:
+    """When a refusal says to ask again: its Retry-After, or what Google's says in its body (`told`)."""
+    if retry_after is None and (found := _RETRY_DELAY.search(told)) is not None:
+        return found[1]
+    return retry_after
 
 
 def meant(status: int, told: bytes) -> int:

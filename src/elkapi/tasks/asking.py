@@ -11,6 +11,7 @@ import msgspec
 from elkapi.catalog.operation import Family, Operation
 from elkapi.clock import Clock
 from elkapi.errors import NOT_JSON
+from elkapi.routing.meaning import wait_told
 from elkapi.routing.verdict import is_success, parse_retry_after_s
 from elkapi.settings import Settings
 from elkapi.snapshot import Snapshot
@@ -63,7 +64,7 @@ async def asked(
     if reply.status == ABSENT:
         return None
     if not is_success(reply.status):
-        return parse_retry_after_s(reply.header(b"retry-after"), way.clock.now_ns())
+        return parse_retry_after_s(wait_told(reply.header(b"retry-after"), reply.body), way.clock.now_ns())
     try:
         decoded = _body.decode(reply.body)
     except NOT_JSON:

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from elkapi.routing.meaning import meant
+from elkapi.routing.meaning import meant, wait_told
 
 
 def anthropic(message: str) -> dict[str, Any]:
@@ -54,3 +54,18 @@ def test_a_refusal_means_what_its_provider_says(status: int, body: Any, meaning:
 @pytest.mark.parametrize("status", [400, 403, 424])
 def test_a_body_that_says_nothing_changes_nothing(status: int, body: bytes) -> None:
     assert meant(status, body) == status
+
+
+RETRY_INFO = {"@type": "type.googleapis.com/google.rpc.RetryInfo", "retryDelay": "45.837906927s"}
+
+
+def test_when_to_ask_again_stands_in_the_body_of_googles_refusals() -> None:
+    body = google(429, "RESOURCE_EXHAUSTED", "You exceeded your current quota.", details=[KEY_INVALID[0], RETRY_INFO])
+    told = json.dumps(body, indent=2).encode()
+    assert wait_told(None, told) == b"45.837906927"
+    # As Google's endpoint of OpenAI's form sends it.
+    assert wait_told(None, json.dumps([body]).encode()) == b"45.837906927"
+    assert wait_told(b"3", told) == b"3"
+    repeated = google(400, "INVALID_ARGUMENT", json.dumps(RETRY_INFO))
+    for other in (json.dumps(repeated).encode(), b"", b'{"retryDelay": "-1s"}', b'{"retryDelay": 7}'):
+        assert wait_told(None, other) is None
