@@ -352,6 +352,32 @@ async def test_g26_cache_writes_that_chat_completions_do_not_split_cost_the_dear
 
 
 @pytest.mark.parametrize("stream", [False, True], ids=["whole", "streamed"])
+async def test_g26_cache_writes_that_live_long_for_a_channel_cost_the_dearest_they_can_be(
+    tmp_path: Path, stream: bool
+) -> None:
+    """The caller says nothing of them: what the channel puts into each call had the price of short ones."""
+    details = {"prompt_tokens_details": {"cached_tokens": 0, "cache_write_tokens": 400}}
+    usage = {"prompt_tokens": 500, "completion_tokens": 10, "total_tokens": 510, **details}
+    asks = {"prompt_cache_options": msgspec.Raw(b'{"ttl":"12h"}')}
+    async with canned(200, whole_of("chat", usage), frames_of("chat", usage)) as upstream, gateway(tmp_path) as gate:
+        await priced(
+            gate, "kept", "compatible", upstream.url, Amounts(cache_write_1h_nano_per_1m=10**10), param_set=asks
+        )
+        account = await account_of(gate, await gate.key("1000"), "chat", "kept", stream)
+    assert (account["cost_usd"], account["flags"]) == ("0.004", ["cache_write_unsplit"])
+
+
+async def test_g36_the_searches_that_a_channel_asks_for_are_held(tmp_path: Path) -> None:
+    whole = whole_of("responses", {"input_tokens": 100, "output_tokens": 50, "total_tokens": 150})
+    whole["output"] = [*SEARCHES, *whole["output"]]
+    asks = {"tools": msgspec.Raw(b'[{"type":"web_search"}]')}
+    async with canned(200, whole) as upstream, gateway(tmp_path) as gate:
+        await priced(gate, "finder", "openai", upstream.url, Amounts(search_nano=SEARCH_NANO), param_set=asks)
+        account = await account_of(gate, await gate.key("1"), "responses", "finder", stream=False)
+    assert (account["held_usd"], account["cost_usd"], account["flags"]) == ("0.10000019", "0.020000038", [])
+
+
+@pytest.mark.parametrize("stream", [False, True], ids=["whole", "streamed"])
 @pytest.mark.parametrize(
     "kinds",
     [

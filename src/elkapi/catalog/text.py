@@ -7,6 +7,7 @@ Bytes bound the tokens of text from above; what stands behind an address is boun
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from typing import Annotated, Any, TypeVar
 
 import msgspec
@@ -442,15 +443,54 @@ def bounded_by_model(facts: Facts, model: str) -> Facts:
     return msgspec.structs.replace(facts, upper=most)
 
 
-def added_input(channel: Channel) -> int:
-    """The most input tokens that a channel's own instructions and members add to a text call."""
-    added = 0 if channel.system_prompt is None else len(channel.system_prompt.encode()) + FRAME_TOKENS_MAX
-    if members := channel.param_default | channel.param_set:
-        body = msgspec.json.encode(members)
-        added += len(body)
-        if _has_served(spelled_out(body)) or b'"web_search_options"' in body or b'"mcp_servers"' in body:
-            added += SERVED_TOOLS_TOKENS_MAX
-    return added
+class Added(msgspec.Struct, frozen=True):
+    """The most that channels put into a text call beside its own: input tokens, and searches of the provider's.
+
+    `wide`: as in `Facts`, by what they put in. `lives_long`: part of it asks for a cache that does.
+    """
+
+    tokens: int = 0
+    searches: int = 0
+    wide: bool = False
+    lives_long: bool = False
+
+
+NOTHING_ADDED = Added()
+
+
+def most_added(channels: Iterable[Channel]) -> Added:
+    """What none of these channels' own instructions and members exceed."""
+    most = NOTHING_ADDED
+    for one in map(added_by, channels):
+        if one != NOTHING_ADDED:
+            most = Added(
+                max(most.tokens, one.tokens),
+                max(most.searches, one.searches),
+                most.wide or one.wide,
+                most.lives_long or one.lives_long,
+            )
+    return most
+
+
+def added_by(channel: Channel) -> Added:
+    """What a channel's own instructions and members add."""
+    tokens = 0 if channel.system_prompt is None else len(channel.system_prompt.encode()) + FRAME_TOKENS_MAX
+    if not (members := channel.param_default | channel.param_set):
+        return Added(tokens)
+    sent = msgspec.json.encode(members)
+    body = spelled_out(sent)
+    serves = _has_served(body) or b'"web_search_options"' in body or b'"mcp_servers"' in body
+    return Added(
+        tokens + len(sent) + (SERVED_TOOLS_TOKENS_MAX if serves else 0),
+        _searches(body) if serves else 0,
+        _WIDE.search(body) is not None,
+        lives_long(body),
+    )
+
+
+def lives_long(body: bytes) -> bool:
+    """Whether what a body has cached may live long, by Anthropic's word for that or by OpenAI's."""
+    return b'"1h"' in body or b'"12h"' in body
 
 
 def _model(named: str | None) -> str | None:

@@ -8,9 +8,10 @@ import re
 import msgspec
 
 from elkapi.catalog.families.openai import bounded_as_text, token_ids
+from elkapi.catalog.text import NOTHING_ADDED
 from elkapi.errors import BadRequest, NoChannel, NoPrice
 from elkapi.relay.plane import Bearings
-from elkapi.relay.read import Request, asked_of, with_added, with_research, with_searches
+from elkapi.relay.read import Request, asked_of, with_added, with_research
 from elkapi.relay.route import RESEARCH_TOKENS_MAX, Headed, estimate, is_allowed, route, way_of
 from elkapi.routing import fallback
 from elkapi.snapshot import Snapshot
@@ -103,10 +104,8 @@ def _candidate(plane: Bearings, snapshot: Snapshot, grant: Grant, request: Reque
     ids = token_ids(request.facts)
     if ids is not None and any(one.family == LOCAL for tier in way.tiers for one in tier):
         request = msgspec.structs.replace(request, facts=bounded_as_text(request.facts, ids))
-    if way.added_tokens:
-        request = with_added(request, way.added_tokens)
-    if way.searches:
-        request = with_searches(request)
+    if way.added is not NOTHING_ADDED:
+        request = with_added(request, way.added)
     if way.researches:
         request = with_research(request, RESEARCH_TOKENS_MAX)
     if way.features:

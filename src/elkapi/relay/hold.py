@@ -195,7 +195,7 @@ class Hold:
             return False
         tokens = exact.input_tokens
         if self.request.operation.dialect is not None:
-            tokens += tokens // FRAME_SHARE + FRAME_TOKENS + self.request.added_tokens
+            tokens += tokens // FRAME_SHARE + FRAME_TOKENS + self.request.added.tokens
         if tokens >= self.quote.upper.input_tokens:
             return False
         self._requote(msgspec.structs.replace(self.quote.upper, input_tokens=tokens))

@@ -10,7 +10,7 @@ import msgspec
 from elkapi.catalog import Body, Facts, Match, Operation
 from elkapi.catalog.jsonedit import check_named_once, with_raw, with_string
 from elkapi.catalog.spelling import spelled_out
-from elkapi.catalog.text import SEARCHES_MAX, bounded_by_model
+from elkapi.catalog.text import NOTHING_ADDED, Added, bounded_by_model, lives_long
 from elkapi.errors import BadRequest, UnsupportedMediaType
 from elkapi.guards.rules import Rule
 from elkapi.relay.call import Call
@@ -37,8 +37,8 @@ class Request(msgspec.Struct, frozen=True):
     set no limit and the balance does not cover the model's maximum; `hold` sets it. `asked` is the caller's own word
     where `model` is another. `given` are the facts without what the model's name adds to them. `session` names calls
     that are likely to share a prompt cache, where that can decide anything. `line` is set for a line of a batch,
-    `keep` where the answer is kept. `output_rules` are the guardrails that the answer must pass. `added_tokens` is what
-    of the bound of its input its channels may add. `features` are those that its price goes by, as its answer tells.
+    `keep` where the answer is kept. `output_rules` are the guardrails that the answer must pass. `added` is what of
+    its bound its channels may put in. `features` are those that its price goes by, as its answer tells.
     """
 
     operation: Operation
@@ -55,14 +55,13 @@ class Request(msgspec.Struct, frozen=True):
     line: BatchLine | None = None
     keep: Keep | None = None
     output_rules: tuple[Rule, ...] = ()
-    added_tokens: int = 0
+    added: Added = NOTHING_ADDED
     features: frozenset[str] = frozenset()
 
     @property
     def may_write_long(self) -> bool:
-        """Whether the call may write what lives long in a cache, by Anthropic's word for that or by OpenAI's."""
-        body = spelled_out(self.body)
-        return b'"1h"' in body or b'"12h"' in body
+        """Whether the call may write what lives long in a cache."""
+        return self.added.lives_long or lives_long(spelled_out(self.body))
 
     @property
     def output_tokens_max(self) -> int:
@@ -130,19 +129,13 @@ def asked_of(request: Request, model: str) -> Request:
     )
 
 
-def with_added(request: Request, added_tokens: int) -> Request:
-    """The same call with room in its bound for what its channels may add, or its model reads unasked."""
+def with_added(request: Request, added: Added) -> Request:
+    """The same call with room in its bound for what its channels put in, or its model reads or searches unasked."""
     upper = request.facts.upper
-    wider = msgspec.structs.replace(upper, input_tokens=upper.input_tokens + added_tokens)
-    facts = msgspec.structs.replace(request.facts, upper=wider)
-    return msgspec.structs.replace(request, facts=facts, added_tokens=added_tokens)
-
-
-def with_searches(request: Request) -> Request:
-    """The same call with room in its bound for the searches of a model that searches unasked."""
-    facts = request.facts
-    upper = msgspec.structs.replace(facts.upper, searches=max(facts.upper.searches, SEARCHES_MAX))
-    return msgspec.structs.replace(request, facts=msgspec.structs.replace(facts, upper=upper))
+    wider = msgspec.structs.replace(
+        upper, input_tokens=upper.input_tokens + added.tokens, searches=max(upper.searches, added.searches)
+    )
+    return msgspec.structs.replace(request, facts=msgspec.structs.replace(request.facts, upper=wider), added=added)
 
 
 def with_research(request: Request, thought_tokens: int) -> Request:

@@ -7,8 +7,10 @@ from bisect import bisect_left
 from functools import partial
 from typing import Protocol
 
+import msgspec
+
 from elkapi.catalog import Operation
-from elkapi.catalog.text import added_input
+from elkapi.catalog.text import NOTHING_ADDED, SEARCHES_MAX, most_added
 from elkapi.catalog.upstreams import serves
 from elkapi.errors import ModelForbidden, NoChannel, NoPrice
 from elkapi.pricing.price import is_of_media, quote
@@ -57,17 +59,19 @@ def _way(snapshot: Snapshot, grant: Grant, request: Request, key: tuple[str, str
     elif price is not None and operation.unit == "token" and operation.task is None and is_of_media(price):
         price = None
     only = without_choice(tiers, model, partial(serves, operation))
-    added = 0 if operation.dialect is None else max([added_input(one) for tier in tiers for one in tier], default=0)
-    names = {model, *(upstream_model(one, model) for tier in tiers for one in tier)}
-    wide = any(word in name for name in names for word in WIDE_WORDS)
+    channels = [one for tier in tiers for one in tier]
+    added = NOTHING_ADDED if operation.dialect is None else most_added(channels)
+    names = {model, *(upstream_model(one, model) for one in channels)}
+    wide = added.wide or any(word in name for name in names for word in WIDE_WORDS)
     of_text = None if operation.dialect is None else price
-    searches = bool(of_text and of_text.search_nano) and any(word in name for name in names for word in SEARCH_WORDS)
+    if of_text and of_text.search_nano and any(word in name for name in names for word in SEARCH_WORDS):
+        added = msgspec.structs.replace(added, searches=max(added.searches, SEARCHES_MAX))
     features = frozenset() if of_text is None else features_of(of_text)
-    asked = tuple(asked_by(one, features) for tier in tiers for one in tier) if features else ()
+    asked = tuple(asked_by(one, features) for one in channels) if features else ()
     researches = of_text is not None and any(RESEARCH_WORD in name for name in names)
-    added += RESEARCH_TOKENS_MAX if researches else 0
-    ratio_micro = snapshot.groups.get(grant.group)
-    way = Way(tiers, only, price, ratio_micro, added, wide, searches, researches, features, asked)
+    if researches:
+        added = msgspec.structs.replace(added, tokens=added.tokens + RESEARCH_TOKENS_MAX)
+    way = Way(tiers, only, price, snapshot.groups.get(grant.group), added, wide, researches, features, asked)
     # Names that nothing serves are the callers' to make up, without end.
     if tiers and len(snapshot.ways) < WAYS_MAX:
         snapshot.ways[key] = way

@@ -14,6 +14,7 @@ from typing import TypeVar
 
 import msgspec
 
+from elkapi.catalog.text import NOTHING_ADDED, Added
 from elkapi.routing.affinity import Place
 from elkapi.routing.health import Health
 from elkapi.types import Attempt, Channel, ChannelKey, Price
@@ -32,20 +33,18 @@ class Way(msgspec.Struct, frozen=True):
     """What the calls of one group, model and operation have alike as long as a snapshot lasts.
 
     `only` is their plan where there is nothing to choose, None where each call chooses anew. `price` None: nobody
-    priced the model. `ratio_micro` None: the group is gone. `added_tokens` is the most input that one of its channels
-    adds to a text call, or its model. `wide`: by its name the model hears, speaks or paints, whatever a call says of
-    it; `searches`: it searches, and that has a price; `researches`: it reads and thinks beside what its totals say.
-    `features` are those that the price of such a text call goes by, `asked` the words of them that its channels put
-    into calls.
+    priced the model. `ratio_micro` None: the group is gone. `added` is the most that its channels put into a text call,
+    or that the model reads or searches by its name. `wide`: by its name or its channels the model hears, speaks or
+    paints, whatever a call says of it; `researches`: it reads and thinks beside what its totals say. `features` are
+    those that the price of such a text call goes by, `asked` the words of them that its channels put into calls.
     """
 
     tiers: Tiers
     only: tuple[Attempt, ...] | None
     price: Price | None
     ratio_micro: int | None
-    added_tokens: int = 0
+    added: Added = NOTHING_ADDED
     wide: bool = False
-    searches: bool = False
     researches: bool = False
     features: frozenset[str] = frozenset()
     asked: tuple[Mapping[str, str], ...] = ()

@@ -79,8 +79,11 @@ def on_unreadable(reason: str) -> Verdict:
 
 
 def on_no_answer() -> Verdict:
-    """A success in which the model came to no answer: the channel is well, and the next try may do better."""
-    return Verdict("next", "no_answer", "none")
+    """A success in which the model came to no answer: the channel is well, and the next try may do better.
+
+    What was read and thought may be billed.
+    """
+    return Verdict("next", "no_answer", "unknown")
 
 
 def is_success(status: int) -> bool:

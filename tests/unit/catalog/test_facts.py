@@ -13,9 +13,13 @@ from elkapi.catalog.operation import Facts
 from elkapi.catalog.text import (
     COMPACTION_TOKENS_MAX,
     FRAME_TOKENS_MAX,
+    NOTHING_ADDED,
+    SEARCHES_MAX,
     SERVED_TOOLS_TOKENS_MAX,
-    added_input,
+    Added,
+    added_by,
     bounded_by_model,
+    most_added,
 )
 from elkapi.errors import BadRequest
 from elkapi.types import Channel, Usage
@@ -237,12 +241,14 @@ def test_what_the_provider_finds_by_itself_is_input_too(
 
 def test_a_channel_adds_what_it_says_itself() -> None:
     channel = Channel(1, "c", "openai", "http://x", (), ())
-    assert added_input(channel) == 0
+    assert most_added([channel]) is NOTHING_ADDED
     said = msgspec.structs.replace(channel, system_prompt="é")
-    assert added_input(said) == 2 + FRAME_TOKENS_MAX
+    assert most_added([said, channel]) == Added(2 + FRAME_TOKENS_MAX)
     asked = msgspec.structs.replace(said, param_set={"top_k": msgspec.Raw(b"1")})
-    assert added_input(asked) == 2 + FRAME_TOKENS_MAX + len(b'{"top_k":1}')
+    assert added_by(asked) == Added(2 + FRAME_TOKENS_MAX + len(b'{"top_k":1}'))
     for member in ("web_search_options", "mcp_servers"):
         body = msgspec.json.encode({member: {}})
         searching = msgspec.structs.replace(channel, param_default={member: msgspec.Raw(b"{}")})
-        assert added_input(searching) == len(body) + SERVED_TOOLS_TOKENS_MAX
+        assert added_by(searching) == Added(len(body) + SERVED_TOOLS_TOKENS_MAX, SEARCHES_MAX)
+    keeping = msgspec.structs.replace(channel, param_set={"cache_control": msgspec.Raw(b'{"ttl":"1h"}')})
+    assert most_added([searching, keeping]) == Added(added_by(searching).tokens, SEARCHES_MAX, True, True)
