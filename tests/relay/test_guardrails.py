@@ -15,9 +15,10 @@ import pytest
 
 from elkapi.relay import hold
 from elkapi.sandbox.server import Running
-from elkapi.types import Guard, Policy
+from elkapi.types import Amounts, Guard, Policy, Variant
 from tests.canned import canned
 from tests.gateway import SMALL, Gateway
+from tests.relay.test_text_usage import priced, whole_of
 from tests.text_calls import CLIENTS, ask, events, has_error, is_whole, streamed_text, text_of
 from tests.waiting import until
 
@@ -779,6 +780,21 @@ async def test_an_answer_that_cannot_be_looked_at_stays_here_as_the_operators_lo
     assert reply.status_code == 502, reply.text
     assert "could not be read" in reply.json()["error"]["message"]
     assert money(lite) == (10**9, 50 * 1_000 + 2_000)
+
+
+async def test_a_blocked_answer_is_lost_at_what_it_would_have_been_charged(lite: Gateway) -> None:
+    """As it was served, and with cache writes of unknown life as those that live an hour."""
+    usage = {"input_tokens": 10, "cache_creation_input_tokens": 400, "output_tokens": 0, "speed": "fast"}
+    answer = {**whole_of("anthropic", usage), "content": [{"type": "text", "text": WORD}]}
+    fast = Variant(when={"speed": ("fast",)}, input_nano_per_1m=3 * 10**9, cache_write_1h_nano_per_1m=6 * 10**9)
+    async with canned(200, answer) as upstream:
+        await priced(lite, MODEL, "anthropic", upstream.url, Amounts(input_nano_per_1m=10**9, variants=(fast,)))
+        await lite.guard(msgspec.structs.replace(BLOCKING, direction="output"))
+        key = await lite.key("1", policy=Policy(guards=(BLOCKING.name,)))
+        long = [{"type": "text", "text": "Long. " * 500, "cache_control": {"type": "ephemeral", "ttl": "1h"}}]
+        reply = await post(lite, key, "anthropic", "hello", body={"system": long})
+    assert (reply.status_code, "content_blocked" in reply.text) == (400, True), reply.text
+    assert money(lite) == (10**9, 10 * 3_000 + 400 * 6_000)
 
 
 async def test_calls_without_guardrails_pass_byte_for_byte(lite: Gateway) -> None:
