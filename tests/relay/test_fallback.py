@@ -11,7 +11,7 @@ import pytest
 
 from elkapi.money import format_usd
 from elkapi.sandbox.server import Running
-from elkapi.types import Amounts, Policy
+from elkapi.types import Amounts, Policy, Variant
 from tests.canned import canned
 from tests.gateway import Gateway
 from tests.relay.test_text_usage import priced, whole_of
@@ -205,14 +205,16 @@ async def test_a_refusal_whose_usage_is_missing_is_the_operators_loss_by_our_own
 
 
 async def test_the_cache_writes_of_a_refusal_are_lost_as_they_would_be_charged(gate: Gateway, sandbox: Running) -> None:
-    """Of unknown life, they may be those that live an hour."""
-    usage = {"input_tokens": 10, "cache_creation_input_tokens": 400, "output_tokens": 1}
+    """Of unknown life, they may be those that live an hour; and at the speed that they were served at."""
+    usage = {"input_tokens": 10, "cache_creation_input_tokens": 400, "output_tokens": 1, "speed": "fast"}
     answer = {**whole_of("anthropic", usage), "content": [], "stop_reason": "refusal"}
     async with canned(200, answer) as first:
         await staged(gate, sandbox, first.url, family="anthropic")
         rates = {"cache_write_5m_nano_per_1m": 1_250_000_000, "cache_write_1h_nano_per_1m": 2_000_000_000}
-        await priced(gate, FIRST, "anthropic", first.url, Amounts(input_nano_per_1m=10**9, **rates))
-        asked = ask("anthropic", FIRST, SAY, system=[{"type": "text", "text": "Long. " * 500, "cache_control": HOUR}])
+        variant = Variant(when={"speed": ("fast",)}, input_nano_per_1m=10**9, **rates)
+        await priced(gate, FIRST, "anthropic", first.url, Amounts(input_nano_per_1m=1, variants=(variant,)))
+        long = [{"type": "text", "text": "Long. " * 500, "cache_control": HOUR}]
+        asked = ask("anthropic", FIRST, SAY, system=long, speed="fast")
         for policy in ({}, {"policy": POLICY}):
             key = await gate.key("1", **policy)
             reply = await gate.ask(key, asked.body, path=asked.path, headers=asked.headers)
