@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from typing import Any
 
 import click
@@ -63,7 +64,7 @@ def list_(key: str | None, limit: int, before: str | None, as_json: bool) -> Non
     rows = [_shown(record) for record in found[:limit]]
     print_rows(rows, COLUMNS, as_json, none="no call yet")
     if len(found) > limit:
-        of_key = f" --key {key}" if key else ""
+        of_key = f" --key {shlex.quote(key)}" if key else ""
         click.echo(f"there are more: elkapi request list{of_key} --before {rows[-1]['id']}", err=True)
 
 

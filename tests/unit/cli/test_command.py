@@ -624,7 +624,7 @@ def test_calls_whose_outcome_nobody_saw_are_listed_page_by_page(elkapi: Elkapi, 
 
 
 def test_calls_are_listed_page_by_page_and_of_one_key(elkapi: Elkapi, tmp_path: Path) -> None:
-    ids = [elkapi("key", "create", "--name", name, "--json").json["id"] for name in ("one", "two")]
+    ids = [elkapi("key", "create", "--name", name, "--json").json["id"] for name in ("one", "number two")]
     rows = []
     for n in range(1, 6):
         record = msgspec.structs.replace(a_record(an_order(1, nano=9), 0), id=bytes([n]) * 16, key_id=ids[n % 2])
@@ -632,8 +632,10 @@ def test_calls_are_listed_page_by_page_and_of_one_key(elkapi: Elkapi, tmp_path: 
     filled(tmp_path, "insert into requests values (?, ?, ?, ?, ?, ?, ?, ?, ?)", rows)
     shown = all_pages(elkapi, "request", "list", on="--before", name="id")
     assert [row["id"] for row in shown] == [request_id_text(bytes([n]) * 16) for n in (5, 4, 3, 2, 1)]
-    of_two = all_pages(elkapi, "request", "list", "--key", "two", on="--before", name="id")
+    of_two = all_pages(elkapi, "request", "list", "--key", "number two", on="--before", name="id")
     assert [row["id"] for row in of_two] == [request_id_text(bytes([n]) * 16) for n in (5, 3, 1)]
+    told = elkapi("request", "list", "--key", "number two", "--limit", "2").err
+    assert "request list --key 'number two' --before req_" in told
     assert f" {ids[1]} " in elkapi("request", "list").out.splitlines()[1]
     assert elkapi("request", "list", "--key", "three").status != 0
     assert elkapi("request", "list", "--before", "5").status != 0
