@@ -12,7 +12,7 @@ from typing import Annotated, Any, TypeVar
 
 import msgspec
 
-from elkapi.catalog.jsonedit import BACKSLASH
+from elkapi.catalog.jsonedit import BACKSLASH, check_named_once
 from elkapi.catalog.operation import Facts, ModelName
 from elkapi.catalog.spelling import check_spelling, decode_strict, spelled_out, strict
 from elkapi.errors import BadRequest
@@ -43,12 +43,30 @@ _DEARER = re.compile(_WIDE.pattern[:-1] + rb'|(?:file|document|video)(?:_id|_ur[
 # What bounds an answer, and a quick look for one of these in other letters: a server written in Go would go by it. The
 # long s and the sign of Kelvin are an S and a K there. One that begins with a single character is found fastest.
 _BOUNDS = ("max_tokens", "max_completion_tokens", "max_output_tokens", "best_of", "n")
+
+
+def _in_any(word: str) -> bytes:
+    return "".join(f"[{letter}{letter.upper()}]" for letter in word).encode()
+
+
 _TOKENS_IN_ANY = rb"[tT][oO](?:[kK]|\xe2\x84\xaa|\\u212[aA])[eE][nN](?:[sS]|\xc5\xbf|\\u017[fF])"
 _PLAIN = rb"(?<!\"max_)(?<!\"max_completion_)(?<!\"max_output_)(?<!\"budget_)"
 _OTHER_BOUND = re.compile(
     rb'_(?:(?!tokens")%b|%b%b|(?!of")[oO][fF]|(?<!"best_)[oO][fF])"\s*+:' % (_TOKENS_IN_ANY, _PLAIN, _TOKENS_IN_ANY)
 )
 _OTHER_COUNT = b'"N"'
+# What bounds an answer of Gemini's, and where it stands, in any letters.
+_GENERATION = ("generationConfig", "generation_config")
+_GENERATION_BOUNDS = ("maxOutputTokens", "max_output_tokens", "candidateCount", "candidate_count")
+_GENERATION_NAMES = frozenset(name.encode() for name in (*_GENERATION, *_GENERATION_BOUNDS))
+_GENERATION_IN_ANY = re.compile(
+    rb'"(%b_?%b|%b_?%b_?%b|%b_?%b)"\s*+:'
+    % (
+        *(_in_any("generation"), _in_any("config")),
+        *(_in_any("max"), _in_any("output"), _TOKENS_IN_ANY),
+        *(_in_any("candidate"), _in_any("count")),
+    )
+)
 # Tools the provider runs itself: what they find, read or compute is input of the same call. Not a client's own function
 # of such a name. Types may have a date behind them; Google takes both spellings of a member.
 SERVED_TOOLS_TOKENS_MAX = 100_000
@@ -314,10 +332,24 @@ def read_messages(body: bytes) -> Facts:
 def read_generate(body: bytes) -> Facts:
     """Facts of a Gemini call; the model stands in its path. Raises BadRequest naming the field."""
     view: GenerateView = decode_strict(_generate, body)
+    named = _GENERATION_IN_ANY.findall(spelled_out(body))
+    if len(named) != len(set(named)) or not _GENERATION_NAMES.issuperset(named):
+        _check_generation(body)
     config = _either("generationConfig", view.generationConfig, view.generation_config) or _GenerationConfig()
     limit = _either("maxOutputTokens", config.maxOutputTokens, config.max_output_tokens)
     choices = _either("candidateCount", config.candidateCount, config.candidate_count) or 1
     return _facts(body, None, limit=limit, choices=choices, include_usage=True, tools=view.tools)
+
+
+def _check_generation(body: bytes) -> None:
+    """Raises BadRequest where a bound of the answer stands twice or in other letters, or the config does in others."""
+    members = _members.decode(body)
+    check_spelling(members, _GENERATION)
+    for name in _GENERATION:
+        config = bytes(members.get(name, b""))
+        if config.startswith(b"{"):
+            check_spelling(_members.decode(config), _GENERATION_BOUNDS)
+            check_named_once(config, _GENERATION_BOUNDS)
 
 
 def _either(name: str, camel: _T | None, snake: _T | None) -> _T | None:

@@ -181,7 +181,7 @@ class Metrics(CallCounts):
 class MetricsPages:
     """`Metrics.page` for whoever asks, made once for all who ask within FOLD_EVERY_S.
 
-    No number changes faster. A page takes milliseconds of a thread for which name look-ups wait too, and anybody may ask.
+    No number changes faster. A page takes milliseconds of a thread that name look-ups wait for too; anybody may ask.
     """
 
     def __init__(self, clock: Clock) -> None:

@@ -36,3 +36,44 @@ def test_what_is_given_in_both_spellings_is_refused(members: dict[str, Any], nam
         read_generate(_body(**members))
     assert (refused.value.param, refused.value.code) == ("generationConfig", "duplicate_field")
     assert named in refused.value.message
+
+
+@pytest.mark.parametrize("config", ["generationConfig", "generation_config"])
+@pytest.mark.parametrize(
+    ("inside", "right"),
+    [
+        (b'"maxOutputTokens":1,"MaxOutputTokens":9000', "maxOutputTokens"),
+        (b'"max_output_tokens":1,"MAX_OUTPUT_TOKENS":9000', "max_output_tokens"),
+        ('"maxOutputTo\u212aens":9000'.encode(), "maxOutputTokens"),
+        (b'"maxOutputToken\\u017F":9000', "maxOutputTokens"),
+        (b'"\\u004daxOutputTokens":9000', "maxOutputTokens"),
+        (b'"candidatecount":8', "candidateCount"),
+        (b'"temperature":1,"Candidate_Count":8', "candidate_count"),
+    ],
+)
+def test_a_limit_in_other_letters_is_refused_and_named(config: str, inside: bytes, right: str) -> None:
+    with pytest.raises(BadRequest, match=f"write `{right}` as it is spelled here"):
+        read_generate(b'{"contents":[{}],"%b":{%b}}' % (config.encode(), inside))
+
+
+@pytest.mark.parametrize("name", ["GenerationConfig", "generationconfig", "Generation_config", "GENERATION_CONFIG"])
+def test_a_config_in_other_letters_is_refused_and_named(name: str) -> None:
+    with pytest.raises(BadRequest, match="as it is spelled here") as refused:
+        read_generate(_body(generationConfig={"maxOutputTokens": 1}, **{name: {"maxOutputTokens": 9000}}))
+    assert refused.value.param == name
+
+
+@pytest.mark.parametrize("config", ["generationConfig", "generation_config"])
+@pytest.mark.parametrize("name", ["maxOutputTokens", "max_output_tokens", "candidateCount", "candidate_count"])
+def test_a_limit_that_stands_twice_is_refused(config: str, name: str) -> None:
+    with pytest.raises(BadRequest) as refused:
+        read_generate(b'{"contents":[{}],"%b":{"%b":9,"%b":1}}' % (config.encode(), name.encode(), name.encode()))
+    assert (refused.value.param, refused.value.code) == (name, "duplicate_field")
+
+
+def test_what_only_looks_like_a_limit_passes() -> None:
+    inside = {"type": "object", "properties": {"MaxOutputTokens": {}, "maxOutputTokens": {}, "GenerationConfig": {}}}
+    tools = [{"functionDeclarations": [{"name": "f", "parameters": inside}]}]
+    text = [{"parts": [{"text": 'write "MaxOutputTokens": 5'}]}]
+    facts = read_generate(_body(generationConfig={"maxOutputTokens": 5}, tools=tools, systemInstruction=text[0]))
+    assert (facts.output_limit, facts.choices) == (5, 1)
