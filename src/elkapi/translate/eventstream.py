@@ -65,20 +65,21 @@ class EventStreamDecoder:
     __slots__ = ("_pending",)
 
     def __init__(self) -> None:
-        self._pending = b""
+        self._pending = bytearray()
 
     def feed(self, chunk: bytes) -> list[Frame]:
         """The frames that `chunk` completes. Raises FrameTooLarge, and Unreadable when a checksum is wrong."""
-        pending = self._pending + chunk if self._pending else chunk
+        pending = self._pending
+        pending += chunk
         frames: list[Frame] = []
         start = 0
         while len(pending) - start >= PRELUDE_BYTES:
             total, header_bytes = _prelude(pending, start)
             if len(pending) - start < total:
                 break
-            frames.append(_frame(pending[start : start + total], header_bytes))
+            frames.append(_frame(bytes(pending[start : start + total]), header_bytes))
             start += total
-        self._pending = pending[start:]
+        del pending[:start]
         return frames
 
     def close(self) -> list[Frame]:
@@ -98,7 +99,7 @@ def failure_of_exception(frame: Frame) -> Failure:
     return Failure(_STATUS.get(kind, 500), kind.decode("utf-8", "replace"), message)
 
 
-def _prelude(data: bytes, start: int) -> tuple[int, int]:
+def _prelude(data: bytearray, start: int) -> tuple[int, int]:
     """(total bytes, header bytes) of the frame that begins at `start`, its whole prelude being there."""
     total, header_bytes, checksum = struct.unpack_from(">III", data, start)
     if crc32(data[start : start + 8]) != checksum:

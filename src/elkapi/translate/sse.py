@@ -35,27 +35,38 @@ class Frame(msgspec.Struct, frozen=True, gc=False):
 class SseDecoder:
     """Feed pieces, get whole frames. Line ends may be LF, CRLF or CR; a frame ends at a blank line."""
 
-    __slots__ = ("_pending", "_searched")
+    __slots__ = ("_has_cr", "_pending", "_searched")
 
     def __init__(self) -> None:
-        self._pending = b""
-        self._searched = 0  # So far `_pending` ends no frame: a long one is searched once, not with each of its pieces.
+        # A long frame grows where it is, and is searched once: neither is done anew with each of its pieces.
+        self._pending = bytearray()
+        self._searched = 0  # So far `_pending` ends no frame.
+        self._has_cr = False
 
     def feed(self, chunk: bytes) -> list[Frame]:
         """The frames that `chunk` completes. Raises FrameTooLarge."""
-        pending = self._pending + chunk if self._pending else chunk
+        pending: bytes | bytearray = chunk
+        if self._pending:
+            pending = self._pending
+            pending += chunk
+        has_cr = self._has_cr or b"\r" in chunk
         frames: list[Frame] = []
         start, search = 0, self._searched
         # The common case first: LF only, one search a frame.
-        if b"\r" not in pending:
+        if not has_cr:
             while (end := pending.find(b"\n\n", search)) >= 0:
-                frames.append(_frame(pending[start : end + 2]))
+                frames.append(_frame(bytes(pending[start : end + 2])))
                 start = search = end + 2
         else:
             while (blank := _BLANK_LINE.search(pending, search)) is not None:
-                frames.append(_frame(pending[start : blank.end()]))
+                frames.append(_frame(bytes(pending[start : blank.end()])))
                 start = search = blank.end()
-        self._pending = pending[start:]
+        if pending is chunk and start == len(chunk):
+            return frames  # Nothing was there before, and nothing is left.
+        if start or pending is chunk:
+            self._pending = bytearray(pending[start:])
+            has_cr = has_cr and b"\r" in self._pending
+        self._has_cr = has_cr
         self._searched = max(0, len(self._pending) - _BLANK_LINE_BYTES_MAX + 1)
         if len(self._pending) > FRAME_BYTES_MAX:
             raise FrameTooLarge
@@ -63,7 +74,7 @@ class SseDecoder:
 
     def close(self) -> list[Frame]:
         """The last frame when the stream ended without its blank line (some upstreams do that after `[DONE]`)."""
-        rest, self._pending, self._searched = self._pending, b"", 0
+        rest, self._pending, self._searched, self._has_cr = bytes(self._pending), bytearray(), 0, False
         return [_frame(rest + b"\n\n")] if rest.strip() else []
 
 

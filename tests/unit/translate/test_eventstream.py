@@ -123,6 +123,13 @@ def test_a_frame_above_the_bound_is_refused_before_it_is_kept(monkeypatch: pytes
         EventStreamDecoder().feed(STREAM[:12])
 
 
+@pytest.mark.timeout(60)
+def test_a_long_frame_in_very_small_pieces_is_not_copied_with_each_of_them() -> None:
+    raw = event("contentBlockDelta", b"x" * 8_000_000)
+    (frame,) = _frames(*(raw[at : at + 40] for at in range(0, len(raw), 40)))
+    assert (frame.raw, type(frame.raw), type(frame.data)) == (raw, bytes, bytes)
+
+
 @pytest.mark.parametrize(
     ("kind", "status"),
     [(b"validationException", 400), (b"ThrottlingException", 429), (b"internalServerException", 500), (b"new", 500)],

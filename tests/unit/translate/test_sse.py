@@ -65,3 +65,13 @@ def test_an_event_of_very_many_lines_is_read_in_one_go(line_end: bytes) -> None:
     stream = (b"data:" + line_end) * 600_000 + line_end
     pieces = [stream[at : at + 4096] for at in range(0, len(stream), 4096)]
     assert [frame.data for frame in _frames(pieces)] == [b"\n" * 599_999]
+
+
+@pytest.mark.parametrize("line_end", [b"\n", b"\r\n"])
+@pytest.mark.timeout(60)
+def test_a_long_event_in_very_small_pieces_is_not_copied_with_each_of_them(line_end: bytes) -> None:
+    """At seven megabytes each piece took three milliseconds of the loop that every caller shares."""
+    stream = b"data: " + b"x" * 8_000_000 + line_end * 2 + b"data: 2" + line_end * 2
+    frames = _frames([stream[at : at + 40] for at in range(0, len(stream), 40)])
+    assert [len(frame.data or b"") for frame in frames] == [8_000_000, 1]
+    assert all(type(frame.raw) is bytes and type(frame.data) is bytes for frame in frames)
