@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import asyncio
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
 
+from elkapi.relay import hold
+from elkapi.relay.count import count_left
 from elkapi.sandbox.server import Running
 from elkapi.types import ChannelLimits
 from tests.canned import canned
@@ -15,6 +18,7 @@ from tests.gateway import Gateway
 from tests.relay.test_text_law import PROMPT_TOKENS, law
 from tests.scripted import MODEL, NANO, Played, Stage, frames_of, stage
 from tests.text_calls import CLIENTS, Asked, ask, events, has_error, is_whole, streamed_text
+from tests.waiting import until
 
 ERRORS = {"compatible": "chat", "anthropic": "anthropic", "gemini": "gemini"}
 
@@ -248,6 +252,33 @@ async def test_a_stream_that_the_end_of_a_drain_cut_off_is_free_to_its_caller(
         assert record.loss_nano == law("anthropic", frames).nano() > 0
         await staged.check_books(0)
         writer.close()
+
+
+async def test_g41_a_stream_that_broke_off_is_settled_although_its_caller_leaves_while_it_is_counted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    frames, counting, go_on = frames_of("anthropic-text")[:5], asyncio.Event(), asyncio.Event()
+
+    async def slowly(*what: Any) -> Any:
+        counting.set()
+        await go_on.wait()
+        return await count_left(*what)
+
+    monkeypatch.setattr(hold, "count_left", slowly)
+    async with stage(tmp_path, monkeypatch, "anthropic", "anthropic") as staged:
+        _, writer, played = await staged.call()
+        await staged.play(played, frames)
+        played.break_off()
+        await counting.wait()
+        writer.transport.abort()
+        await until(lambda: not staged.gate.server.connections)
+        go_on.set()
+        await until(lambda: not staged.gate.server.under_way)
+        assert staged.gate.books().open_holds == 0
+        record = await staged.watch.records.get()
+        assert (record.charge_nano, record.outcome) == (0, "broken_stream")
+        assert record.loss_nano == law("anthropic", frames).nano() > 0
+        await staged.check_books(0)
 
 
 async def test_g26_cache_writes_of_unknown_life_cost_the_dearest_also_when_the_caller_left(

@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import traceback
-from collections.abc import Coroutine
-from typing import Any
 
 import msgspec
 
@@ -23,7 +21,7 @@ from elkapi.relay.exchange import facts_for
 from elkapi.relay.fallback import answer
 from elkapi.relay.follow import follow
 from elkapi.relay.guarding import guarding_of
-from elkapi.relay.hold import Hold
+from elkapi.relay.hold import Hold, to_its_end
 from elkapi.relay.keep import ours_of, stored_row
 from elkapi.relay.plane import DataPlane
 from elkapi.relay.read import Request
@@ -119,7 +117,7 @@ class _Work:
                 outcome = await answer(plane, hold, self.policy, call)  # 7
                 if guarding is not None:
                     await guarding.release(hold, outcome)
-                await _to_its_end(hold.settle(outcome))  # 8
+                await to_its_end(hold.settle(outcome))  # 8
             except BaseException as error:
                 await hold.resolve(error)
                 raise
@@ -203,15 +201,6 @@ class _Work:
         if isinstance(error, Left | asyncio.CancelledError):
             return GatewayError(CANCELLED if self.running.cancelled else STOPPED)
         return GatewayError(OWN_FAULT)
-
-
-async def _to_its_end(settling: Coroutine[Any, Any, None]) -> None:
-    """Await `settling` even when this task is cancelled meanwhile: a whole answer is both charged and kept."""
-    task = asyncio.ensure_future(settling)
-    try:
-        await asyncio.shield(task)
-    except asyncio.CancelledError:
-        await task
 
 
 def _failed(blank: bytes, error: GatewayError) -> bytes:

@@ -7,7 +7,10 @@ what went wrong, and then given back (or charged for what had reached the caller
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hashlib
+from collections.abc import Coroutine
+from typing import Any
 
 import msgspec
 
@@ -323,9 +326,9 @@ class Hold:
         if self._resolved:
             return
         if isinstance(error, Failed):
-            await self._failed(error)
+            await to_its_end(self._failed(error))
         elif isinstance(error, Left):
-            await self._left(error)
+            await to_its_end(self._left(error))
         elif isinstance(error, asyncio.CancelledError):
             await self._void("client_gone", 499, ())
         else:
@@ -439,6 +442,16 @@ class Hold:
             error.guard if isinstance(error, ContentBlocked) else None,
             end.served,
         )
+
+
+async def to_its_end(work: Coroutine[Any, Any, None]) -> None:
+    """Await what settles a call, also where this task is cancelled meanwhile: it counts first, which may take a while,
+    and nobody else would resolve the hold."""
+    task = asyncio.ensure_future(work)
+    while not task.done():
+        with contextlib.suppress(asyncio.CancelledError):
+            await asyncio.wait((task,))
+    task.result()
 
 
 def _with_dearest_writes(usage: Usage) -> Usage:
