@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
+import httpx
 import msgspec
 import pytest
 from sqlalchemy import text
@@ -16,6 +17,7 @@ from elkapi.relay import background_calls, hold, serve
 from elkapi.relay.batches.runner import BatchRunner
 from elkapi.relay.count import count_left
 from elkapi.relay.keep import prepared
+from elkapi.types import StoredObject
 from elkapi.worker import drained, error_body
 from tests.canned import canned
 from tests.gateway import Gateway, gateway
@@ -212,6 +214,24 @@ async def test_a_cancelled_stream_is_settled_although_it_is_seen_unwanted_while_
     await creating
     await until(lambda: not len(stage.gate.plane.background))
     assert stage.gate.closed_books().customers_posted_nano < 10 * 10**9
+
+
+async def test_a_response_whose_caller_left_as_it_was_admitted_is_made_for_nobody(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    keep = stage.gate.plane.ledger.keep
+
+    async def leaves(row: StoredObject, **how: Any) -> None:
+        await keep(row, **how)
+        for connection in stage.gate.server.connections:
+            connection.transport.abort()  # Heard of before who waits for the admission wakes up to it.
+
+    monkeypatch.setattr(stage.gate.plane.ledger, "keep", leaves)
+    with pytest.raises(httpx.HTTPError):
+        await stage.create()
+    await until(lambda: not len(stage.gate.plane.background))
+    assert stage.gate.sql("select status from stored_objects") == [("failed",)]
+    assert await stage.spent() == 0
 
 
 async def test_a_deleted_response_is_ended_and_gone(stage: Stage) -> None:

@@ -42,13 +42,12 @@ async def begin(
 ) -> None:
     """Start the call and answer with its response as it stands, or with its stream. Raises what `serve` raises."""
     work = _Work(plane, snapshot, grant, policy, request, call)
-    task = plane.background.start(call.id, work.running, work.run())
+    plane.background.start(call.id, work.running, work.run())
     try:
         replayed = await asyncio.shield(work.admitted)
     except asyncio.CancelledError:
         # The caller left before there was an answer: nobody will know of this response.
-        if not work.admitted.done():
-            task.cancel()
+        plane.background.cancel(call.id)
         raise
     if replayed is not None:
         replay(call.reply, replayed)
