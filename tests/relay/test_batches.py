@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import threading
 import time
 from collections import Counter
 from collections.abc import AsyncIterator
@@ -510,6 +511,30 @@ async def test_a_batch_that_was_given_up_while_it_was_written_leaves_nothing(
     reply = await lite.http.post("/v1/messages/batches", json={"requests": lines}, headers=headers)
     assert reply.status_code == 500
     assert lite.sql("select count(*) from batch_lines")[0][0] == 0
+
+
+async def test_a_caller_who_leaves_as_a_batch_is_begun_may_ask_for_it_again_at_once(
+    lite: Gateway, sandbox: Running, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await staged(lite, sandbox)
+    add_staging, written, go_on = batches_repo.add_staging, threading.Event(), threading.Event()
+
+    def slow(connection: Connection, batch: batches_repo.BatchRow) -> bool:
+        added = add_staging(connection, batch)
+        written.set()
+        go_on.wait()
+        return added
+
+    monkeypatch.setattr(batches_repo, "add_staging", slow)
+    headers = {"x-api-key": await lite.key("1"), "idempotency-key": "nightly"}
+    body = {"requests": [line(0, "hello")]}
+    asking = asyncio.create_task(lite.http.post("/v1/messages/batches", json=body, headers=headers))
+    await until(written.is_set)
+    asking.cancel()
+    await until(lambda: not lite.server.connections)
+    go_on.set()
+    again = await lite.http.post("/v1/messages/batches", json=body, headers=headers)
+    assert again.status_code == 200, again.text
 
 
 async def test_a_key_at_its_own_limit_waits_instead_of_failing(lite: Gateway, sandbox: Running) -> None:

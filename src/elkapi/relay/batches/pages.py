@@ -99,9 +99,10 @@ class BatchPages:
     async def _keep(self, plane: DataPlane, batch: BatchRow, asked: Asked) -> None:
         """Write it in pieces, visible with the last of them."""
         store = plane.batches
-        if not await store.write(lambda c: batches.add_staging(c, batch)):
-            raise Conflict("A batch with this Idempotency-Key is being made.", code="idempotency_in_progress")
         try:
+            # A caller who leaves meanwhile does not keep it from being written.
+            if not await store.write(lambda c: batches.add_staging(c, batch)):
+                raise Conflict("A batch with this Idempotency-Key is being made.", code="idempotency_in_progress")
             lines = _sealed(store.sealer, batch.id, asked)
             while part := await asyncio.to_thread(lambda: list(islice(lines, LINES_AT_ONCE))):
                 await store.write(partial(batches.add_lines, batch_id=batch.id, lines=part))
