@@ -18,11 +18,12 @@ import pytest
 from sqlalchemy import Connection, update
 
 from elkapi.clock import SystemClock
-from elkapi.errors import InsufficientQuota
+from elkapi.errors import InsufficientQuota, Unavailable
 from elkapi.ids import request_id_text
 from elkapi.money import format_usd, parse_usd
 from elkapi.relay.batches import line as line_module
 from elkapi.relay.batches import runner
+from elkapi.relay.batches.store import BatchStore
 from elkapi.sandbox.server import Running
 from elkapi.storage.repos import batch_lines, keys
 from elkapi.storage.repos import batches as batches_repo
@@ -584,6 +585,30 @@ async def test_a_line_is_covered_by_what_was_given_back_after_each_of_its_refusa
     batch = await sdk.messages.batches.create(requests=[line(1, "[[say: yes]]")])
     assert counts_of(await ended(sdk, batch.id)) == {"succeeded": 1}
     assert len(refused) == 3
+    gate.closed_books()
+
+
+async def test_lines_are_carried_out_whose_lease_was_committed_and_not_answered(
+    gate: Gateway, sandbox: Running, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They are this worker's by their rows, so nobody else would ever begin them."""
+    await staged(gate, sandbox)
+    monkeypatch.setattr(runner, "FAILED_S", 0.01)
+    write, lost = BatchStore.write, list[Any]()
+
+    async def unanswered(store: BatchStore, change: Any) -> Any:
+        done = await write(store, change)
+        if not lost and isinstance(done, list) and done:
+            lost.extend(done)
+            raise Unavailable("the connection was lost while the answer to the commit was waited for")
+        return done
+
+    monkeypatch.setattr(BatchStore, "write", unanswered)
+    sdk = client(gate, await gate.key("1"))
+    batch = await sdk.messages.batches.create(requests=[line(number, "[[say: yes]]") for number in range(3)])
+    assert counts_of(await ended(sdk, batch.id)) == {"succeeded": 3}
+    assert lost
+    assert len(sandbox.sandbox.recorder.shown()) == 3
     gate.closed_books()
 
 

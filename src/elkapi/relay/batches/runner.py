@@ -11,7 +11,10 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections import Counter
+from collections.abc import Callable
 from traceback import format_exc
+
+from sqlalchemy import Connection
 
 from elkapi.clock import SetAhead, SetBack
 from elkapi.errors import GatewayError, Unavailable
@@ -58,6 +61,8 @@ class BatchRunner:
         self._after = b""
         self._set_back = SetBack(plane.clock)
         self._set_ahead = SetAhead(plane.clock)
+        # Whether every line that is this worker's by its row is under way here.
+        self._all_begun = True
         self._draining = self._stopped = False
         self._loop_task: asyncio.Task[None] | None = None
 
@@ -116,6 +121,8 @@ class BatchRunner:
         if not set_ahead:
             await self._archive(now_ns)
         if found and not self._draining:
+            if not self._all_begun:
+                await self._begin_unanswered()
             await self._take_over()
             await self._lease(found, now_ns)
         return bool(found or after)
@@ -132,7 +139,7 @@ class BatchRunner:
             if free <= 0 or self._paused_until_s.get(key_id, 0.0) > now_s:
                 continue
             id_, worker = one.batch.id, self._store.worker
-            self._begin(await self._store.write(lambda c: batch_lines.lease(c, id_, worker, free, now_ns)))  # noqa: B023
+            await self._begin_of(lambda c: batch_lines.lease(c, id_, worker, free, now_ns))  # noqa: B023
 
     def _places_of(self, key_digest: bytes) -> int:
         """How many lines of a key may run here: at most half of what the key may have under way at once."""
@@ -147,7 +154,21 @@ class BatchRunner:
         """Lines of workers that are gone. Places are not counted: nothing is asked for them, they are looked up."""
         worker = self._store.worker
         if await self._plane.reader.run(lambda c: batch_lines.is_any_left(c, worker)):
-            self._begin(await self._store.write(lambda c: batch_lines.take_over(c, worker, ROWS_AT_ONCE)))
+            await self._begin_of(lambda c: batch_lines.take_over(c, worker, ROWS_AT_ONCE))
+
+    async def _begin_of(self, take: Callable[[Connection], list[LeasedLine]]) -> None:
+        # When the answer to the commit is lost they may be this worker's all the same, and free for nobody else.
+        self._all_begun = False
+        taken = await self._store.write(take)
+        self._all_begun = True
+        self._begin(taken)
+
+    async def _begin_unanswered(self) -> None:
+        """Lines that became this worker's without its being told."""
+        worker = self._store.worker
+        mine = await self._plane.reader.run(lambda c: batch_lines.own(c, worker))
+        self._all_begun = True
+        self._begin([line for line in mine if (line.batch_id, line.number) not in self._running])
 
     def _begin(self, lines: list[LeasedLine]) -> None:
         for line in lines:

@@ -130,6 +130,15 @@ def take_over(connection: Connection, worker: bytes, count: int) -> list[LeasedL
     return taken
 
 
+def own(connection: Connection, worker: bytes) -> list[LeasedLine]:
+    """Every line that is this worker's by its row, to be looked up: it may have been begun, or not."""
+    mine: defaultdict[bytes, list[int]] = defaultdict(list)
+    running = select(_l.batch_id, _l.line).where(_l.state == "running", _l.worker == worker)
+    for batch_id, number in connection.execute(running):
+        mine[batch_id].append(number)
+    return [line for batch_id in mine for line in _leased(connection, batch_id, mine[batch_id], resumed=True)]
+
+
 def _leased(connection: Connection, batch_id: bytes, numbers: Sequence[int], *, resumed: bool) -> list[LeasedLine]:
     keys = schema.keys.c
     query = (
