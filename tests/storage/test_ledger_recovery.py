@@ -299,6 +299,26 @@ async def test_g08_recovery_finds_a_hold_however_long_its_call_took(
         assert balance(connection, account).available_nano == 1000
 
 
+async def test_g08_recovery_finds_a_hold_that_was_made_just_after_the_clock_was_set_back(
+    settings: Settings, installation: Installation
+) -> None:
+    database, owner, clock = installation.database, os.urandom(16), ManualClock(SYSTEM_CLOCK.now_ns())
+    account = funded_account(database, 1000)
+    books = open_books(database, settings, clock)
+    assert books.apply([Beat(owner, "worker", 1)]) == [None]
+    clock.set_by(-3600)
+    order = an_order(account, nano=100)
+    hold = Hold(new_id(clock.now_ns()), order.key_id, order.accounts, order.nano, order.model, order.price_id, owner)
+    assert books.apply([hold]) == [None]
+    books.close()
+    with database.write() as connection:
+        # Killed before the next heartbeat, which would have told from where to look.
+        mark_dead(connection, owner, clock.now_ns())
+        assert recover(connection, clock.now_ns(), settings).holds == 1
+    with database.read() as connection:
+        assert balance(connection, account).available_nano == 1000
+
+
 async def test_g08_recovery_gives_back_nothing_of_who_turns_out_to_live(
     settings: Settings, installation: Installation, monkeypatch: pytest.MonkeyPatch
 ) -> None:

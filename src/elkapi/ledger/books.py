@@ -96,6 +96,8 @@ class Books:
         self._closed: list[bytes] = []
         self._counters: dict[tuple[int, ...], tuple[int, ...] | None] = {}
         self._evicted = b"\xff" * 16
+        # By owner: from where recovery would look for its holds, as its last heartbeat here said.
+        self._scanned_from: dict[bytes, bytes] = {}
         self._patient = True
         # Whether the last transaction failed while it was being committed: it may stand all the same.
         self.in_doubt = False
@@ -296,6 +298,9 @@ class Books:
             batch.outcomes[index] = Refusal("unavailable", message, "account_error")
             self._claims.forget(order)
             return
+        if order.request_id < self._scanned_from.get(order.owner, b""):
+            # The clock was set back since the last heartbeat: killed before the next one, it would never be found.
+            self._cursor.execute(self._sql.scan_earlier, (order.request_id, order.owner, order.request_id))
         batch.holds.append((index, order, counters))
 
     def _change_accounts(self, batch: _Batch) -> None:
@@ -393,9 +398,8 @@ class Books:
 
     def _beat(self, order: Beat, now_ns: int) -> None:
         ended = now_ns if order.ended else None
-        self._cursor.execute(
-            self._sql.beat, (order.owner, order.role, order.started_ns, now_ns, ended, self._scan_from(now_ns))
-        )
+        scan_from = self._scanned_from[order.owner] = self._scan_from(now_ns)
+        self._cursor.execute(self._sql.beat, (order.owner, order.role, order.started_ns, now_ns, ended, scan_from))
 
     def _scan_from(self, now_ns: int) -> bytes:
         """No hold that is open or will be made has a smaller id: where recovery would have to begin."""

@@ -233,6 +233,9 @@ class Statements:
             set_={name: statement.excluded[name] for name in ("heartbeat_ns", "ended_ns", "scan_from")},
         )
         self.beat = self._text(statement, *(column.name for column in workers.columns))
+        c = workers.c
+        earlier = update(workers).where(c.owner == bindparam("of"), c.scan_from > bindparam("than"))
+        self.scan_earlier = self._text(earlier.values(scan_from=bindparam("from")), "from", "of", "than")
 
     def _rows(
         self,
