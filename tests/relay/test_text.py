@@ -329,3 +329,38 @@ async def test_a_model_that_answers_in_responses_only_answers_every_client(
     # Fewer than 16 tokens are refused there; what a caller of that dialect asks for is its own affair.
     assert (sent["model"], sent["max_output_tokens"]) == (theirs, 8 if client == "responses" else 16)
     lite.closed_books()
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_a_tool_of_a_name_too_long_for_openai_is_called_by_its_own(lite: Gateway, stream: bool) -> None:
+    """As Claude Code names those of MCP servers: each call of such a session was refused by OpenAI (400)."""
+    long = "mcp__plugin_chrome-devtools-mcp_chrome-devtools__get_console_message"
+    usage = {"prompt_tokens": 3, "completion_tokens": 1, "total_tokens": 4}
+    head = {"id": "c", "created": 1, "model": "m"}
+
+    def answer(name: str) -> tuple[bytes, bytes]:
+        call = {"id": "call_1", "type": "function", "function": {"name": name, "arguments": '{"id":7}'}}
+        message = {"role": "assistant", "content": None, "tool_calls": [call]}
+        choice = {"index": 0, "message": message, "finish_reason": "tool_calls"}
+        chunk = {"index": 0, "delta": {**message, "tool_calls": [{"index": 0, **call}]}, "finish_reason": "tool_calls"}
+        whole = {**head, "object": "chat.completion", "choices": [choice], "usage": usage}
+        piece = {**head, "object": "chat.completion.chunk", "choices": [chunk], "usage": usage}
+        return msgspec.json.encode(whole), b"data: " + msgspec.json.encode(piece) + b"\n\ndata: [DONE]\n\n"
+
+    async with canned(200) as upstream:
+        await lite.channel(upstream.url, (MODEL,))
+        await lite.price(MODEL, per_1m_usd="1", output_per_1m_usd="2")
+        key = await lite.key("10")
+        tools = [{"name": long, "input_schema": _PLACE}, {"name": "weather", "input_schema": _PLACE}]
+        asked = ask("anthropic", MODEL, "hi", stream=stream, tools=tools, tool_choice={"type": "tool", "name": long})
+        for _ in range(2):
+            reply = await lite.ask(key, asked.body, path=asked.path, headers=asked.headers)
+            sent = msgspec.json.decode(upstream.bodies[-1])
+            name = sent["tool_choice"]["function"]["name"]
+            assert [tool["function"]["name"] for tool in sent["tools"]] == [name, "weather"]
+            assert len(name) <= 64
+            upstream.body, upstream.frames = answer(name)
+        assert name not in reply.text
+        blocks = [event["content_block"] for event in events(reply.text) if "content_block" in event]
+        (call,) = blocks if stream else reply.json()["content"]
+        assert (call["type"], call["name"]) == ("tool_use", long)

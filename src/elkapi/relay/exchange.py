@@ -37,6 +37,7 @@ from elkapi.translate.late_sources import SourcesFirst, may_come_late
 from elkapi.translate.profiles import profile_for
 from elkapi.translate.responses_state import without_envelopes
 from elkapi.translate.server_tools import UNPRICED_CALLS
+from elkapi.translate.tool_names import ToolNames
 from elkapi.translate.tool_search import tool_search_for
 from elkapi.types import UNPRICED_FLAG, Attempt, Usage
 
@@ -273,6 +274,7 @@ class Text:
         self.theirs: Dialect | UpstreamDialect = UPSTREAM_DIALECTS[wire]
         self.asked: ChatRequest = tool_search_for(told_elsewhere(self.ours.read_request(request.body)))
         self.asked.model = request.model
+        self.names = ToolNames(self.asked, wire)
 
     def body(self) -> bytes:
         family, model = self.attempt.channel.family, self.attempt.upstream_model
@@ -284,7 +286,7 @@ class Text:
         self.ours.check_crossing(asked)
         profile = profile_for(family, model)
         try:
-            body = self.theirs.write_request(custom_tools_for(asked, profile), profile)
+            body = self.theirs.write_request(custom_tools_for(self.names.of(asked), profile), profile)
         except BadRequest as error:
             error.param = member_of(self.wire_of_caller, error.param)
             raise
@@ -300,6 +302,7 @@ class Text:
         return self._written(self.theirs.read_reply(body))
 
     def _written(self, events: list[Event]) -> Whole:
+        events = self.names.told(events)
         tally, usage, unsplit = Tally(), None, False
         for event in events:
             if isinstance(event, Failure):
@@ -330,7 +333,7 @@ class Text:
 
     def crossing(self) -> Crossing:
         facts = facts_of(self.request, self.asked, self.wire_of_caller, self.created_s, self.clock)
-        writer, theirs = writer_for(self.request, facts), self.theirs
+        writer, theirs = self.names.through(writer_for(self.request, facts)), self.theirs
         if may_come_late(self.asked, self.wire):
             writer = SourcesFirst(writer)
         if self.request.output_rules:
