@@ -364,3 +364,38 @@ async def test_a_tool_of_a_name_too_long_for_openai_is_called_by_its_own(lite: G
         blocks = [event["content_block"] for event in events(reply.text) if "content_block" in event]
         (call,) = blocks if stream else reply.json()["content"]
         assert (call["type"], call["name"]) == ("tool_use", long)
+
+
+@pytest.mark.parametrize("upstream", ["anthropic", "bedrock", "nova", "gemini"])
+async def test_what_openai_overlooks_in_a_conversation_stops_it_nowhere(
+    lite: Gateway, sandbox: Running, upstream: str
+) -> None:
+    """A picture under another type's name, and a call that a limit cut off: such a history was refused at each turn."""
+    secret, options = UPSTREAMS["bedrock" if upstream == "nova" else upstream]
+    theirs = "amazon.nova-pro-v1:0" if upstream == "nova" else THEIRS[upstream]
+    family = "bedrock" if upstream == "nova" else upstream
+    await lite.channel(
+        sandbox.base_url, (MODEL,), family=family, secrets=(secret,), options=options, model_map={MODEL: theirs}
+    )
+    await lite.price(MODEL, per_1m_usd="1", output_per_1m_usd="2")
+    key = await lite.key("10")
+    cut = '{"command": "ls'
+    call = {"id": "call_1", "type": "function", "function": {"name": "weather", "arguments": cut}}
+    pictures = [
+        {"type": "image_url", "image_url": {"url": f"data:image/{kind};base64,{begin}AAAA"}}
+        for kind, begin in (("jpg", "/9j/"), ("jpeg", "iVBORw0KGgoA"))
+    ]
+    turns = [
+        {"role": "user", "content": [*pictures, {"type": "text", "text": "hi"}]},
+        {"role": "assistant", "content": None, "tool_calls": [call]},
+        {"role": "tool", "tool_call_id": "call_1", "content": "The arguments are not valid JSON."},
+    ]
+    asked = ask("chat", MODEL, "", messages=turns, tools=[FUNCTIONS["chat"]])
+    reply = await lite.ask(key, asked.body, path=asked.path, headers=asked.headers)
+    assert reply.status_code == 200, reply.text
+    (received,) = sandbox.sandbox.recorder.shown()
+    sent = base64.b64decode(received.body_base64)
+    assert b'{"arguments":' + msgspec.json.encode(cut) + b"}" in sent
+    kinds = (b'"jpeg"', b'"png"') if upstream == "nova" else (b"image/jpeg", b"image/png")
+    assert -1 < sent.find(kinds[0]) < sent.find(kinds[1])
+    assert b"jpg" not in sent

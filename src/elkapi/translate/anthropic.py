@@ -29,7 +29,6 @@ LOSSES = (
     Loss("files by id", True, "the id is only known where the file was uploaded"),
     Loss("server tools other than web search", True, "each provider has its own"),
     Loss("custom tools of chat completions", True, "free text cannot be asked for there"),
-    Loss("tool arguments that are no JSON object", True, "Claude's calls carry objects"),
     Loss("stop sequences of white space only", True, "Claude does not take them"),
     Loss("logprobs, top_logprobs", False, "not given"),
     Loss("seed, presence_penalty, frequency_penalty, logit_bias", False, "not taken"),

@@ -41,6 +41,7 @@ from elkapi.translate.ir import (
     Tool,
     ToolCall,
     ToolResult,
+    image_type,
 )
 from elkapi.translate.profiles import Profile
 from elkapi.translate.server_tools import place_of
@@ -184,9 +185,10 @@ def _cache(ttl: str) -> Raw:
 def _image_source(part: Image) -> Raw:
     if part.data is None:
         return _url_source(part.url or "")
-    if part.media_type not in IMAGE_TYPES:
-        raise BadRequest(f"Images are {', '.join(sorted(IMAGE_TYPES))}, not `{part.media_type}`.", param="messages")
-    return {"type": "base64", "media_type": part.media_type, "data": part.data}
+    kind = image_type(part.data, part.media_type)
+    if kind not in IMAGE_TYPES:
+        raise BadRequest(f"Images are {', '.join(sorted(IMAGE_TYPES))}, not `{kind}`.", param="messages")
+    return {"type": "base64", "media_type": kind, "data": part.data}
 
 
 def _url_source(url: str) -> Raw:

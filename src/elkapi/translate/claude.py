@@ -32,6 +32,7 @@ from elkapi.translate.ir import (
     Tool,
     ToolCall,
     ToolResult,
+    unreadable_input,
 )
 from elkapi.translate.profiles import Profile, effort_for
 from elkapi.translate.strict_schema import takes_objects
@@ -59,7 +60,7 @@ def tool_id(call_id: str) -> str:
 
 
 def tool_input(call: ToolCall) -> dict[str, Any]:
-    """A call's arguments as an object; free text of a custom tool under `input`. Raises BadRequest."""
+    """A call's arguments as an object; free text of a custom tool under `input`."""
     if call.custom:
         return {"input": call.arguments}
     if not call.arguments.strip():
@@ -67,9 +68,7 @@ def tool_input(call: ToolCall) -> dict[str, Any]:
     try:
         return _object.decode(call.arguments)
     except (UnicodeError, *NOT_JSON):
-        raise BadRequest(
-            f"The arguments of the tool call `{call.id}` are not a JSON object.", param="messages"
-        ) from None
+        return unreadable_input(call)
 
 
 def tool_schema(tool: Tool) -> dict[str, Any]:

@@ -47,6 +47,7 @@ from elkapi.translate.ir import (
     Tool,
     ToolCall,
     ToolResult,
+    image_type,
 )
 from elkapi.translate.profiles import Profile
 
@@ -226,9 +227,10 @@ def _ttl(item: Any) -> str | None:
 
 def _image(data: str | None, media_type: str | None) -> Raw:
     source = _source(data)
-    if media_type not in _IMAGES:
-        raise BadRequest(f"Images are {', '.join(sorted(_IMAGES))}, not `{media_type}`.", param="messages")
-    return {"format": _IMAGES[media_type], "source": source}
+    kind = image_type(data or "", media_type)
+    if kind not in _IMAGES:
+        raise BadRequest(f"Images are {', '.join(sorted(_IMAGES))}, not `{kind}`.", param="messages")
+    return {"format": _IMAGES[kind], "source": source}
 
 
 def _source(data: str | None) -> Raw:
@@ -294,7 +296,6 @@ LOSSES = (
     Loss("files of unknown types", True, "PDF, Word, Excel, HTML, CSV, Markdown and text are taken"),
     Loss("server tools and their blocks in the history", True, "each provider has its own"),
     Loss("custom tools of chat completions", True, "free text cannot be asked for there"),
-    Loss("tool arguments that are no JSON object", True, "calls carry objects"),
     Loss("stop sequences of white space only, on Claude", True, "not taken"),
     Loss("logprobs, top_logprobs", False, "not given"),
     Loss("seed, presence_penalty, frequency_penalty, logit_bias", False, "not taken"),

@@ -34,6 +34,8 @@ from elkapi.translate.ir import (
     Tool,
     ToolCall,
     ToolResult,
+    image_type,
+    unreadable_input,
 )
 from elkapi.translate.profiles import Profile, effort_for
 from elkapi.translate.server_tools import GEMINI, chosen_server_tool, offered_server_tools
@@ -196,9 +198,7 @@ def _arguments(part: ToolCall) -> msgspec.Raw:
     try:
         _object.decode(text)
     except NOT_JSON:
-        raise BadRequest(
-            f"The arguments of the call `{part.id}` of `{part.name}` are not a JSON object.", param="messages"
-        ) from None
+        return msgspec.Raw(msgspec.json.encode(unreadable_input(part)))
     return msgspec.Raw(text.encode())
 
 
@@ -220,7 +220,7 @@ def _common_part(part: Part) -> _Wire | None:
         case Text(text=text) | Refusal(text=text):
             return {"text": text} if text else None
         case Image(data=str(data)):
-            return {"inlineData": {"mimeType": part.media_type or "image/png", "data": data}}
+            return {"inlineData": {"mimeType": image_type(data, part.media_type) or "image/png", "data": data}}
         case Image(url=str(url)):
             return {"fileData": given(fileUri=url, mimeType=part.media_type or _media_type(url))}
         case Audio(data=data, format=form):

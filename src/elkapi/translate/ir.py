@@ -41,6 +41,17 @@ class Image(msgspec.Struct, frozen=True, gc=False):
     cache_ttl: Ttl = None
 
 
+_IMAGES_BEGIN = {"iVBORw0KGgo": "image/png", "/9j/": "image/jpeg", "R0lGOD": "image/gif", "UklGR": "image/webp"}
+
+
+def image_type(data: str, told: str | None) -> str | None:
+    """The type of base64 data by its first bytes, else as it was told.
+
+    OpenAI looks for itself, so that its callers may say image/jpg or another type; others refuse what does not fit.
+    """
+    return next((kind for begin, kind in _IMAGES_BEGIN.items() if data.startswith(begin)), told)
+
+
 class File(msgspec.Struct, frozen=True, gc=False):
     """A document: exactly one of `url`, `data` (base64) and `text`."""
 
@@ -82,6 +93,14 @@ class ToolCall(msgspec.Struct, frozen=True, gc=False):
     signature: str | None = None
     signed_by: DialectName | None = None
     cache_ttl: Ttl = None
+
+
+def unreadable_input(call: ToolCall) -> dict[str, str]:
+    """Arguments that are no JSON object, as one for upstreams whose calls carry objects.
+
+    A model may write such a call, or a limit cut it off; the conversation has it, and goes on from there.
+    """
+    return {"arguments": call.arguments}
 
 
 class ToolResult(msgspec.Struct, frozen=True):

@@ -233,7 +233,6 @@ REFUSED: dict[str, dict[str, Any]] = {
     "files by id": user_says(File("application/pdf", url="file-id:f1")),
     "server tools other than web search": {"server_tools": (ServerTool("mcp", "responses", {}),)},
     "custom tools of chat completions": {"tools": (Tool("patch", custom=True),)},
-    "tool arguments that are no JSON object": {"messages": [Message("assistant", (ToolCall("a", "b", "[1]"),))]},
     "stop sequences of white space only": {"stop": ("END", "\n\n")},
 }
 DROPPED: dict[str, tuple[dict[str, Any], Any]] = {

@@ -293,7 +293,6 @@ REFUSED: dict[str, dict[str, Any]] = {
     "files of unknown types": user_says(File("application/zip", data="aWs=")),
     "server tools and their blocks in the history": {"server_tools": (ServerTool("web_search", "chat", {}),)},
     "custom tools of chat completions": {"tools": (Tool("patch", custom=True),)},
-    "tool arguments that are no JSON object": {"messages": [Message("assistant", (ToolCall("a", "b", "[1]"),))]},
     "stop sequences of white space only, on Claude": {"stop": ("END", "\n\n")},
     "a forced tool on models other than Claude, Nova and Mistral Large": {
         "tools": (Tool("now"),),

@@ -637,8 +637,6 @@ def test_a_search_without_filters_becomes_googles() -> None:
 @pytest.mark.parametrize(
     ("message", "param"),
     [
-        (_model(ir.ToolCall("a", "f", "{")), "messages"),
-        (_model(ir.ToolCall("a", "f", "[1]")), "messages"),
         (_user(ir.ToolResult("nobody", (ir.Text("x"),))), "messages"),
         (_user(""), "messages"),
     ],
