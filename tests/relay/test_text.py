@@ -15,7 +15,7 @@ from elkapi.sandbox.server import Running
 from tests.canned import canned
 from tests.gateway import Gateway
 from tests.grammar import check_stream
-from tests.text_calls import CLIENTS, UPSTREAMS, ask, events, is_whole, streamed_text, text_of
+from tests.text_calls import CLIENTS, UPSTREAMS, Asked, ask, events, is_whole, streamed_text, text_of
 
 MODEL = "test-model"
 THEIRS = {
@@ -399,3 +399,30 @@ async def test_what_openai_overlooks_in_a_conversation_stops_it_nowhere(
     kinds = (b'"jpeg"', b'"png"') if upstream == "nova" else (b"image/jpeg", b"image/png")
     assert -1 < sent.find(kinds[0]) < sent.find(kinds[1])
     assert b"jpg" not in sent
+
+
+@pytest.mark.parametrize("choices", [[], None])
+@pytest.mark.parametrize("client", [*CLIENTS, "completions"])
+async def test_an_answer_without_a_choice_is_no_answer(lite: Gateway, client: str, choices: list[Any] | None) -> None:
+    """It was passed on to who speaks the upstream's dialect, and charged; SDKs fail where they look at the first."""
+    usage = {"prompt_tokens": 3, "completion_tokens": 1, "total_tokens": 4}
+    head = {"id": "c", "object": "chat.completion", "created": 1, "model": "m", "usage": usage}
+    choice = {
+        "index": 0,
+        "text": "hello",
+        "message": {"role": "assistant", "content": "hello"},
+        "finish_reason": "stop",
+    }
+    asked = ask(client, "m", "hi")
+    if client == "completions":
+        asked = Asked("/v1/completions", {"model": "m", "prompt": '"choices":[]'})
+    async with canned(200, {**head, "choices": choices}) as empty, canned(200, {**head, "choices": [choice]}) as good:
+        await lite.channel(empty.url, ("m",), family="compatible", priority=1)
+        await lite.channel(good.url, ("m",), family="compatible")
+        await lite.price("m", per_1m_usd="1", output_per_1m_usd="2")
+        key = await lite.key("1")
+        reply = await lite.ask(key, asked.body, path=asked.path, headers=asked.headers)
+        assert reply.status_code == 200, reply.text
+        assert "hello" in reply.text
+        assert (len(empty.bodies), len(good.bodies)) == (1, 1)
+        assert (await lite.account(reply.headers["x-request-id"], key))["cost_usd"] == "0.000005"

@@ -53,6 +53,9 @@ _NAMED_INSIDE: frozenset[Wire] = frozenset({"gemini-embed", "gemini-batch-embed"
 _CLAUDES: frozenset[Wire] = frozenset({"anthropic", "anthropic-count"})
 MODEL_MEMBER: dict[Wire, str] = {"gemini": "modelVersion"}
 # Any response has an `error`; that of one which did not fail is null.
+# An answer without one is none, whatever it says it used. Within a text the quotes are escaped.
+_OF_CHOICES = ("chat", "completions")
+_NO_CHOICES = re.compile(rb'"choices"\s*:\s*(?:\[\s*\]|null)')
 _ERROR_INSIDE = re.compile(rb'"error"\s*:\s*[{"]')
 # Wires whose answers show what tools of the provider did apart from their usage, and what stands in such an answer.
 _TOOLS_SHOWN: dict[Wire, tuple[bytes, ...]] = {
@@ -179,6 +182,8 @@ class Same:
 
     def whole(self, body: bytes) -> Whole:
         given = self.request.facts
+        if self.wire in _OF_CHOICES and _NO_CHOICES.search(body) is not None:
+            raise Unreadable("no choices")
         usage, unsplit = metered(body, self.wire, given.upper, given.open_ended)
         tally = None
         if usage is not None and self.wire in _TOOLS_SHOWN and any(name in body for name in _TOOLS_SHOWN[self.wire]):
