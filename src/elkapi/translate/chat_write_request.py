@@ -68,6 +68,9 @@ LOSSES = (
     Loss("several answers (n) for another dialect", True, "an answer in the hub is one"),
 )
 
+# Not empty: DeepSeek's newer models take that for missing.
+_NO_THOUGHTS = " "
+
 
 def write_request(request: ChatRequest, profile: Profile) -> bytes:
     """The body for a chat upstream. Raises BadRequest for what `LOSSES` says is refused."""
@@ -429,6 +432,9 @@ def _assistant_row(
     if refusal:
         row["refusal"] = refusal
     text = "".join(part.text for part in thoughts)
+    if not own and calls and profile.reasoning_content:
+        # DeepSeek and Kimi refuse a call without its thoughts, also one that others made, whose thoughts nobody has.
+        text = text or _NO_THOUGHTS
     if text and (own or profile.reasoning_content):
         row["reasoning_content"] = text
     if own and any(part.signature or part.redacted for part in thoughts):

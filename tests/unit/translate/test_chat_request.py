@@ -542,6 +542,18 @@ def test_thoughts_go_back_only_to_models_that_want_them() -> None:
     assert _write(request, wanting)["messages"][0] == {"role": "assistant", "content": "a", "reasoning_content": "Hm."}
 
 
+def test_a_call_whose_thoughts_nobody_has_is_no_reason_to_refuse_a_conversation() -> None:
+    """DeepSeek and Kimi refuse a call without `reasoning_content`, and DeepSeek an empty one."""
+    call, result = ToolCall("c", "f", "{}"), ToolResult("c", (Text("r"),))
+    request = _other(
+        Message("assistant", (Text("a"), call)), Message("user", (result,)), Message("assistant", (Text("b"),))
+    )
+    for upstream, model in (("deepseek", "deepseek-v4-pro"), ("moonshot", "kimi-k2.6"), ("openrouter", "z-ai/glm-5")):
+        called, _, said = _write(request, profile_for(upstream, model))["messages"]
+        assert (called["reasoning_content"], "reasoning_content" in said) == (" ", False)
+    assert "reasoning_content" not in _write(request)["messages"][0]
+
+
 def _assistant(*parts: Any) -> ChatRequest:
     return _other(Message("assistant", (*parts, Text("said"))), Message("user", (Text("next"),)))
 
