@@ -48,6 +48,26 @@ LOOKS: dict[str, tuple[Callable[[Connection], Any], str]] = {
     "tasks of the dead": (lambda c: tasks.release(c, {OWNER}), "tasks_open"),
     "submits of the dead": (lambda c: tasks.leave_to_pollers(c, {OWNER}), "tasks_open"),
     "an operator's open tasks": (lambda c: tasks.newest(c, states=tasks.OPEN, limit=10), "tasks_open"),
+    "an operator's tasks of one end": (
+        lambda c: tasks.newest(c, states=["expired"], limit=10),
+        "tasks_that_made_nothing",
+    ),
+    "a caller's of one end": (
+        lambda c: tasks.page(c, GRANT, Wanted(wires=("w",), states=("expired",), begun=True), limit=10, offset=1),
+        "tasks_ended_by_key",
+    ),
+    "how many of one end": (
+        lambda c: tasks.count(c, GRANT, Wanted(wires=("w",), states=("expired",), begun=True)),
+        "tasks_ended_by_key",
+    ),
+    "a caller's open tasks": (
+        lambda c: tasks.page(c, GRANT, Wanted(wires=("w",), states=tasks.OPEN, begun=True), limit=10, after=ID),
+        "tasks_open",
+    ),
+    "how many are open": (
+        lambda c: tasks.count(c, GRANT, Wanted(wires=("w",), states=tasks.OPEN, begun=True)),
+        "tasks_open",
+    ),
     "a sender's look": (lambda c: notices.is_any_due(c, 5), "notices_due"),
     "a runner's look": (lambda c: batch_lines.open_batches(c, 10, 5), "message_batches_open"),
     "a key's open batches": (lambda c: batches.open_work(c, 1), "message_batches_open"),
@@ -80,6 +100,9 @@ ASKED: dict[str, Callable[[Connection], Any]] = {
     "a hold": lambda c: recovery.read_hold(c, ID),
     "holds of the dead": lambda c: recovery._open_holds_from(c, ID, {OWNER}),
     "a task": lambda c: tasks.find(c, GRANT, tasks.task_id_text(ID)),
+    "tasks of several ends": lambda c: tasks.page(
+        c, GRANT, Wanted(wires=("w",), states=("failed", "succeeded"), begun=True), limit=10, ascending=True
+    ),
     "a page of tasks": lambda c: tasks.page(c, GRANT, Wanted(wires=("w",), begun=True), limit=10, after=ID),
     "tasks that are over": lambda c: tasks.purge(c, 5, 10, 10),
     "a poke": lambda c: tasks.poke(c, ID),
@@ -136,7 +159,7 @@ GROWING = frozenset(
     }
 )
 # In the order of an index, from its end: a page of the newest reads no more than itself.
-PAGED = {"newest calls", "newest notices", "newest changes", "alerts"}
+PAGED = {"newest calls", "newest notices", "newest changes", "alerts", "tasks of several ends"}
 
 
 @pytest.fixture

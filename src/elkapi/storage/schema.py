@@ -415,6 +415,27 @@ tasks = Table(
 task_is_open = tasks.c.state.in_([literal_column("'queued'"), literal_column("'running'")])
 # Pollers ask for what nobody owns and for what they own; tasks that ended, which are nearly all, stay out of it.
 Index("tasks_open", tasks.c.poller, sqlite_where=task_is_open, postgresql_where=task_is_open)
+# Lists of one end. Open tasks stay out, or SQLite would look for them here; and the two conditions differ, or it would
+# look for a caller's tasks among everybody's.
+task_has_ended = tasks.c.state.in_(
+    [literal_column(f"'{end}'") for end in ("succeeded", "failed", "cancelled", "expired")]
+)
+task_made_nothing = tasks.c.state.in_([literal_column(f"'{end}'") for end in ("failed", "cancelled", "expired")])
+Index(
+    "tasks_ended_by_key",
+    tasks.c.key_id,
+    tasks.c.state,
+    tasks.c.id,
+    sqlite_where=task_has_ended,
+    postgresql_where=task_has_ended,
+)
+Index(
+    "tasks_that_made_nothing",
+    tasks.c.state,
+    tasks.c.id,
+    sqlite_where=task_made_nothing,
+    postgresql_where=task_made_nothing,
+)
 
 task_refs = Table(
     "task_refs",

@@ -25,6 +25,7 @@ from elkapi.storage.migrations import (
     m0007_assets,
     m0008_notices,
     m0009_channel_ids,
+    m0010_ended_tasks,
 )
 
 Step = Callable[[Connection, int], None]
@@ -49,6 +50,7 @@ MIGRATIONS: tuple[Migration, ...] = (
     Migration("0007_assets", m0007_assets.pre, m0007_assets.post),
     Migration("0008_notices", m0008_notices.pre, m0008_notices.post),
     Migration("0009_channel_ids", m0009_channel_ids.pre, m0009_channel_ids.post),
+    Migration("0010_ended_tasks", m0010_ended_tasks.pre, m0010_ended_tasks.post),
 )
 
 

@@ -6,11 +6,11 @@ asked and what its provider told stay sealed here.
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from typing import Any
 
 import msgspec
-from sqlalchemy import Connection, Select, bindparam, delete, func, select, update
+from sqlalchemy import ColumnElement, Connection, Select, bindparam, delete, func, select, true, union_all, update
 
 from elkapi.errors import OutcomeUnknown
 from elkapi.ids import first_id_at, parse_prefixed_id
@@ -21,11 +21,12 @@ from elkapi.types import Grant, State
 
 _tasks, _refs = schema.tasks, schema.task_refs
 OPEN = (State.QUEUED.value, State.RUNNING.value)
-_IS_OPEN = schema.task_is_open
+_IS_OPEN, _HAS_ENDED, _MADE_NOTHING = schema.task_is_open, schema.task_has_ended, schema.task_made_nothing
 # Asked for twice a second by every poller, so they are built once.
 _ANY_OPEN = select(_tasks.c.id).where(_IS_OPEN).limit(1)
 _ANY_FREE = _ANY_OPEN.where(_tasks.c.poller.is_(None), _tasks.c.worker.is_(None))
 _ANY_POKED = _ANY_OPEN.where(_tasks.c.poller == bindparam("poller"), _tasks.c.poked.is_(True))
+_BEYOND = b"\xff" * 17  # Ids have 16 bytes.
 OUTCOME_UNKNOWN = OutcomeUnknown.code
 PREFIX = "task_"
 
@@ -109,14 +110,10 @@ def newest(
     connection: Connection, *, key_id: int | None = None, states: Collection[str] | None = None, limit: int
 ) -> list[TaskRow]:
     """Tasks whoever's they are, deleted ones too, newest first: for operators."""
-    wanted = select(*_COLUMNS).order_by(_tasks.c.id.desc()).limit(limit)
+    wanted = select(*_COLUMNS)
     if key_id is not None:
         wanted = wanted.where(_tasks.c.key_id == key_id)
-    if states == OPEN:
-        wanted = wanted.where(_tasks.c.id.in_(select(_tasks.c.id).where(_IS_OPEN)))
-    elif states is not None:
-        wanted = wanted.where(_tasks.c.state.in_(states))
-    return [TaskRow(*row) for row in connection.execute(wanted)]
+    return _in_order(connection, _of_each(wanted, states, of_key=key_id is not None), limit=limit)
 
 
 class Wanted(msgspec.Struct, frozen=True, kw_only=True):
@@ -145,17 +142,58 @@ def page(
     ascending: bool = False,
 ) -> list[TaskRow]:
     """The caller's own tasks, newest first unless `ascending`."""
+
+    def behind(id_: ColumnElement[bytes]) -> ColumnElement[bool]:
+        return true() if after is None else id_ > after if ascending else id_ < after
+
+    queries = _of_each(_among(grant, wanted), wanted.states, behind)
+    return _in_order(connection, queries, limit=limit, offset=offset, ascending=ascending)
+
+
+def _of_each(
+    query: Select[Any],
+    states: Collection[str] | None,
+    behind: Callable[[ColumnElement[bytes]], ColumnElement[bool]] = lambda _: true(),
+    *,
+    of_key: bool = True,
+) -> list[Select[Any]]:
+    """A query for each state, on its page, so that each goes by an index; `of_key`: it is about one key's tasks."""
+    if states is None:
+        return [query.where(behind(_tasks.c.id))]
+    return [query.where(*_in_state(state, of_key, behind)) for state in states]
+
+
+def _in_state(
+    state: str, of_key: bool, behind: Callable[[ColumnElement[bytes]], ColumnElement[bool]]
+) -> tuple[ColumnElement[bool], ...]:
+    """A condition that an index answers, on both databases."""
     c = _tasks.c
-    query = _among(grant, wanted)
-    if after is not None:
-        query = query.where(c.id > after if ascending else c.id < after)
-    query = query.order_by(c.id if ascending else c.id.desc()).limit(limit).offset(offset)
-    return [TaskRow(*row) for row in connection.execute(query)]
+    if state in OPEN:
+        # The page is not asked of the bare column: SQLite would go through all the key's tasks that are behind.
+        return c.id.in_(select(c.id).where(_IS_OPEN)), c.state == state, behind(func.coalesce(c.id, b""))
+    if of_key:
+        # The bound that all ids are below shows it that this index has them in order as well.
+        return _HAS_ENDED, c.state == state, c.id < _BEYOND, behind(c.id)
+    # Nearly all succeeded, so the newest of those are soon found among all.
+    return (c.state == state,) if state == State.SUCCEEDED.value else (_MADE_NOTHING, c.state == state)
 
 
 def count(connection: Connection, grant: Grant, wanted: Wanted) -> int:
     """How many of the caller's own tasks there are."""
-    return connection.execute(select(func.count()).select_from(_among(grant, wanted).subquery())).scalar_one()
+    each = _of_each(_among(grant, wanted), wanted.states)
+    return sum(connection.scalar(select(func.count()).select_from(query.subquery())) or 0 for query in each)
+
+
+def _in_order(
+    connection: Connection, queries: list[Select[Any]], *, limit: int, offset: int = 0, ascending: bool = False
+) -> list[TaskRow]:
+    """The rows of all queries as one list: each is read in order and merged, where one for all would be sorted."""
+    if not queries:
+        return []
+    rows = queries[0] if len(queries) == 1 else union_all(*queries)
+    order = rows.selected_columns["id"]
+    found = rows.order_by(order if ascending else order.desc()).limit(limit).offset(offset)
+    return [TaskRow(*row) for row in connection.execute(found)]
 
 
 def _among(grant: Grant, wanted: Wanted) -> Select[Any]:
@@ -163,7 +201,6 @@ def _among(grant: Grant, wanted: Wanted) -> Select[Any]:
     query = _own(grant)
     for column, among in (
         (c.wire, wanted.wires),
-        (c.state, wanted.states),
         (c.operation, wanted.operations),
         (c.form, wanted.forms),
         (c.model, wanted.models),
@@ -175,7 +212,8 @@ def _among(grant: Grant, wanted: Wanted) -> Select[Any]:
         named = select(c.id).where(c.key_id == grant.key_id, c.native_id.in_(sql.askable(wanted.native_ids)))
         query = query.where(c.id.in_(named))
     elif wanted.begun:
-        query = query.where(c.native_id.is_not(None))
+        # Not the bare column: SQLite would go through all the key's tasks that have one, whatever else is asked.
+        query = query.where((c.native_id + "").is_not(None))
     return query.where(c.form != wanted.but_form) if wanted.but_form else query
 
 
