@@ -261,6 +261,16 @@ def test_runways_sdk_is_told_what_its_caller_pays_and_never_what_the_account_the
         assert str(CREDITS).encode() not in SHOWING.submitted("wrapped", task, b"")
 
 
+def test_what_klings_account_pays_is_shown_to_nobody() -> None:
+    data = {"task_id": "n1", "task_status": "succeed", "task_result": {"videos": []}, "final_unit_deduction": "3.5"}
+    task = a_task("kling.text-to-video", State.SUCCEEDED, {"code": 0, "message": "", "request_id": "r", "data": data})
+    told = shown("kling.query", task)
+    wrapped = SHOWING.shown(OPERATIONS["runway.feed-get"], task, "https://gateway.test")[1]
+    for body in (told, wrapped["data"]["data"]):
+        assert "succeed" in str(body)
+        assert "3.5" not in str(body)
+
+
 def test_a_task_that_we_ended_tells_no_estimate_of_its_provider() -> None:
     body = shown("runway.task", a_task("runway.image-to-video", State.CANCELLED, RUNWAY_TOLD[State.RUNNING]))
     assert (body["status"], body["cost"]) == ("CANCELLED", {"credits": 0})

@@ -81,9 +81,14 @@ def _prepare(operation: str, body: dict[str, Any], model: str) -> dict[str, Any]
 
 
 def _shown(body: dict[str, Any]) -> dict[str, Any]:
-    """What a video goes on from is the caller's own task: the provider's address of it is not shown again."""
+    """What a video goes on from is the caller's own task: the provider's address of it is not shown again.
+
+    Nor is what the account at the provider paid, in units of its own.
+    """
     if isinstance(parent := first("data.task_info.parent_video", body), dict) and "url" in parent:
         parent["url"] = ""
+    if isinstance(data := body.get("data"), dict):
+        data.pop("final_unit_deduction", None)
     return body
 
 
