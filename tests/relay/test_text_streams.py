@@ -184,6 +184,54 @@ async def test_g55_an_upstream_that_drips_events_without_content_is_replaced(
         writer.close()
 
 
+HEAD = {"id": "resp_1", "object": "response", "created_at": 1, "model": "theirs", "error": None}
+MADE = {"type": "image_generation_call", "id": "ig", "status": "completed", "result": "iVBORw0KGgo="}
+SHOWN = "iVBO" * 100_000
+
+
+def told(*rows: dict[str, object]) -> list[bytes]:
+    """Events of a response's stream."""
+    encoded = [(str(row["type"]).encode(), msgspec.json.encode(row)) for row in rows]
+    return [b"event: %b\ndata: %b\n\n" % row for row in encoded]
+
+
+@pytest.mark.parametrize("store", [False, True], ids=["passed", "kept"])
+async def test_a_picture_is_shown_while_it_is_made(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, store: bool
+) -> None:
+    """`partial_images` of OpenAI's: more than may come before the first content, they were a 502 of a paid answer."""
+    whole = {**HEAD, "status": "completed", "output": [MADE], "usage": {"input_tokens": 9, "output_tokens": 1}}
+    begun = {**whole, "status": "in_progress", "output": [], "usage": None}
+    early = told(
+        {"type": "response.created", "response": begun},
+        {"type": "response.output_item.added", "output_index": 0, "item": {**MADE, "result": None}},
+        {"type": "response.image_generation_call.partial_image", "item_id": "ig", "partial_image_b64": SHOWN},
+    )
+    late = told(
+        {"type": "response.output_item.done", "output_index": 0, "item": MADE},
+        {"type": "response.completed", "response": whole},
+    )
+    async with stage(tmp_path, monkeypatch, "openai", "responses", store=store) as staged:
+        reader, writer, played = await staged.call()
+        await staged.play(played, early)
+        assert b" 200 " in await reader.readline()
+        await until_read(reader, SHOWN[-100:].encode())
+        for frame in late:
+            await staged.pass_on(played, frame)
+        played.end()
+        await until_read(reader, b"response.completed")
+        assert (await staged.watch.records.get()).outcome == "ok"
+        writer.close()
+
+
+async def until_read(reader: asyncio.StreamReader, text: bytes) -> None:
+    seen = b""
+    while text not in seen:
+        more = await reader.read(65_536)
+        assert more
+        seen = seen[-len(text) :] + more
+
+
 @pytest.mark.parametrize("client", CLIENTS)
 async def test_a_stream_whose_first_content_never_came_is_told_as_a_timeout(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, client: str

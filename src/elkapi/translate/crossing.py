@@ -54,6 +54,9 @@ _OF_PROMPT = b'"prompt_filter_results"'
 # Events that name no model of the answer's, but may hold what a tool is asked or has found.
 _OF_TOOLS = (b"content_block_", b"message_delta", b"response.output_item.")
 _DONE = Frame(DONE, b"", b"[DONE]")
+# How events of a response end that show what is being made, also where the hub has no word for it: a picture that is
+# not done yet, the code of a tool.
+_SHOWN = (b".delta", b".partial_image")
 _NUMBER = re.compile(rb'"sequence_number"\s*:\s*([0-9]{1,9})')
 
 
@@ -234,6 +237,8 @@ class Relayed(Metered):
             self._learn(event)
         if self.failure is not None:
             return b""
+        if not self.content and frame.event.endswith(_SHOWN):
+            self.content = self.spoken = True
         raw = frame.raw
         if self._strip_usage and len(events) == 1 and isinstance(events[0], _BARE) and _has_no_choice(events[0], raw):
             return b""
