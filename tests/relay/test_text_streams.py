@@ -232,6 +232,27 @@ async def until_read(reader: asyncio.StreamReader, text: bytes) -> None:
         seen = seen[-len(text) :] + more
 
 
+async def test_a_response_may_repeat_long_instructions_before_its_first_word(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Agents send a hundred kilobytes of tools and rules; OpenAI tells them back twice before it says anything."""
+    long = "Be brief. " * 20_000
+    begun = {**HEAD, "status": "in_progress", "output": [], "usage": None, "instructions": long}
+    delta = {"item_id": "m", "output_index": 0, "content_index": 0, "delta": "well", "logprobs": []}
+    whole = {**begun, "status": "completed", "usage": {"input_tokens": 50_000, "output_tokens": 1}}
+    early = told({"type": "response.created", "response": begun}, {"type": "response.in_progress", "response": begun})
+    late = told({"type": "response.output_text.delta", **delta}, {"type": "response.completed", "response": whole})
+    async with stage(tmp_path, monkeypatch, "openai", "responses", instructions=long) as staged:
+        reader, writer, played = await staged.call()
+        await staged.play(played, early)
+        played.play(late[0])
+        assert b" 200 " in await reader.readline()
+        played.play(late[1])
+        played.end()
+        assert (await staged.watch.records.get()).outcome == "ok"
+        writer.close()
+
+
 @pytest.mark.parametrize("client", CLIENTS)
 async def test_a_stream_whose_first_content_never_came_is_told_as_a_timeout(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, client: str

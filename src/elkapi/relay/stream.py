@@ -31,8 +31,9 @@ from elkapi.upstream.reply import More
 if TYPE_CHECKING:
     from elkapi.relay.relay import Try
 
-# How much of a stream may come before anything that the caller can see; until then another channel may be tried.
-SETUP_BYTES_MAX = 256 * 1024
+# How much of a stream may come before anything that the caller can see; until then another channel may be tried. A
+# response repeats its call's instructions and tools in each of its first events, perhaps in longer spelling.
+SETUP_BYTES_MAX, REPEATED_MAX = 256 * 1024, 4
 # The longest answer that must be read whole before any of it can be passed on.
 WHOLE_REPLY_BYTES_MAX = 32 * 1024 * 1024
 CUT = Failure(502, "upstream_error", "The model's answer broke off before its end.")
@@ -186,7 +187,7 @@ class _Stream:
                 return None
             if not chunk:
                 return on_unreadable("cut_stream")
-            if len(self.setup) > SETUP_BYTES_MAX:
+            if len(self.setup) > SETUP_BYTES_MAX + REPEATED_MAX * len(self.one.request.body):
                 return None if crossing.content else on_unreadable("no_content")
         return None
 
