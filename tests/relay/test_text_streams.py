@@ -224,6 +224,20 @@ async def test_a_picture_is_shown_while_it_is_made(
         writer.close()
 
 
+@pytest.mark.parametrize("store", [False, True], ids=["passed", "kept"])
+async def test_an_event_that_holds_several_pictures_ends_no_stream(gate: Gateway, store: bool) -> None:
+    pictures = [{**MADE, "id": f"ig_{number}", "result": "iVBO" * 1_500_000} for number in range(2)]
+    whole = {**HEAD, "status": "completed", "output": pictures, "usage": {"input_tokens": 9, "output_tokens": 1}}
+    rows = [{"type": "response.output_item.done", "output_index": 0, "item": picture} for picture in pictures]
+    frames = b"".join(told(*rows, {"type": "response.completed", "response": whole}))
+    asked = {"model": "m", "input": "hi", "stream": True, "store": store}
+    async with canned(200, {}, frames) as upstream:
+        await gate.channel(upstream.url, ("m",))
+        await gate.price("m", per_1m_usd="1", output_per_1m_usd="2")
+        reply = await gate.ask(await gate.key("1"), asked, path="/v1/responses")
+    assert [event["type"] for event in events(reply.text)][-1] == "response.completed"
+
+
 async def until_read(reader: asyncio.StreamReader, text: bytes) -> None:
     seen = b""
     while text not in seen:

@@ -11,7 +11,8 @@ from codecs import BOM_UTF8
 
 import msgspec
 
-FRAME_BYTES_MAX = 8 * 1024 * 1024
+# A response tells again in its last event all that it made, pictures too.
+FRAME_BYTES_MAX = 32 * 1024 * 1024
 # Two line ends, neither of them half of one. A CR at the very end may be half.
 _BLANK_LINE = re.compile(rb"(?>\r\n|\n|\r)(?>\r\n|\n|\r(?!\Z))")
 _BLANK_LINE_BYTES_MAX = 4

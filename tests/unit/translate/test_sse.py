@@ -75,3 +75,13 @@ def test_a_long_event_in_very_small_pieces_is_not_copied_with_each_of_them(line_
     frames = _frames([stream[at : at + 40] for at in range(0, len(stream), 40)])
     assert [len(frame.data or b"") for frame in frames] == [8_000_000, 1]
     assert all(type(frame.raw) is bytes and type(frame.data) is bytes for frame in frames)
+
+
+def test_an_event_may_hold_pictures_and_is_read_in_the_time_of_its_bytes() -> None:
+    """A response tells all that it made again in its last event: two large pictures are eight megabytes already."""
+    decoder, data = SseDecoder(), b"x" * (20 << 20)
+    middle = [data[at : at + 4096] for at in range(0, len(data), 4096)]
+    pieces = [b"event: done\r\ndata: ", *middle, b"\r\n", b"\r", b"\n"]
+    (done,) = [frame for piece in pieces for frame in decoder.feed(piece)]
+    assert (done.event, done.data == data, done.raw == b"".join(pieces)) == (b"done", True, True)
+    assert decoder.feed(b": next\n\n") == [Frame(b": next\n\n", b"", None)]
