@@ -148,6 +148,18 @@ async def test_an_answer_from_the_cache_costs_its_share_of_what_the_call_costs_t
         gate.closed_books()
 
 
+async def test_an_answer_that_was_served_dearer_than_its_hold_is_not_kept(tmp_path: Path) -> None:
+    """A hit would hold all that it cost, and be refused where a new call is not."""
+    whole, _ = answers("chat", {"service_tier": "fast"}, given=300)
+    async with canned(200, msgspec.Raw(whole)) as upstream, gateway(tmp_path) as gate:
+        await priced(gate, MODEL, "openai", upstream.url, AMOUNTS)
+        key = await gate.key("1", policy=Policy(cache=True, cache_hit_ratio_micro=1_000_000))
+        for number in (1, 2):
+            account = await account_of(gate, key, "chat", False)
+            await gate.plane.answers.idle()
+            assert (account["flags"], len(upstream.bodies)) == (["above_hold"], number)
+
+
 async def test_a_whole_answer_to_a_call_for_a_stream_is_read_for_its_tier_too(tmp_path: Path) -> None:
     whole, _ = answers("chat", {"service_tier": "fast"})
     async with canned(200, msgspec.Raw(whole)) as upstream, gateway(tmp_path) as gate:
@@ -262,6 +274,7 @@ HALF_TOLD: list[tuple[str, dict[str, str], dict[str, str], dict[str, Any], tuple
     ("chat", {"service_tier": "fast"}, {"service_tier": "default"}, {}, PLAIN),
     ("chat", {"service_tier": "fast"}, {}, {"param_remove": ("service_tier",)}, PLAIN),
     ("chat", {}, {}, {"param_set": {"service_tier": msgspec.Raw(b'"flex"')}}, FLEX),
+    ("chat", {}, {}, {"header_set": {"X-Amzn-Bedrock-Service-Tier": "flex"}}, FLEX),
     ("anthropic", {"speed": "fast"}, {}, {}, FAST),
     ("anthropic", {"speed": "fast"}, {"speed": "standard"}, {}, PLAIN),
     # The chat's word does not cross to Gemini, which is not asked for it.
