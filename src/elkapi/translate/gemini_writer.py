@@ -258,6 +258,9 @@ def write_reply(events: Sequence[Event], facts: ReplyFacts) -> bytes:
     for part in rest:
         if part != {"text": ""} or not parts:
             _join(parts, part)
+    for part in parts:
+        if "text" in part:
+            part["text"] = "".join(part["text"])
     if tokens and facts.request.logprobs:
         candidate["logprobsResult"] = _logprobs(tokens)
     members: _Wire = {"usageMetadata": gemini_usage_object(answer.usage)} if answer.usage else {}
@@ -265,13 +268,17 @@ def write_reply(events: Sequence[Event], facts: ReplyFacts) -> bytes:
 
 
 def _join(parts: list[_Wire], part: _Wire) -> None:
-    """Append a part; a text goes on where a text of its kind ended, a bare signature signs what is before it."""
+    """Append a part; a text goes on where a text of its kind ended, a bare signature signs what is before it.
+
+    A text is a list of its pieces here: made anew with each of them, one of very many took hours.
+    """
     before = parts[-1] if parts else None
+    whole = part | {"text": [part["text"]]} if "text" in part else part
     if before is None or "thoughtSignature" in before:
-        parts.append(part)
+        parts.append(whole)
     elif part.get("text") == "" and "thoughtSignature" in part:
         before["thoughtSignature"] = part["thoughtSignature"]
     elif "text" in part and "text" in before and part.get("thought") == before.get("thought"):
-        before["text"] += part["text"]
+        before["text"].append(part["text"])
     else:
-        parts.append(part)
+        parts.append(whole)

@@ -338,3 +338,14 @@ def test_an_error_of_ours_takes_the_number_after_the_last_that_was_sent(numbers)
     assert crossing.feed(held[0]) == b""
     told = crossing.fail(Failure(502, "upstream_error", "cut"))
     assert re.findall(rb'"sequence_number":(\d+)', told)[0] == (b"%d" % (numbers[-1] + 1) if numbers else b"0")
+
+
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize("kind", [TextDelta, ThinkingDelta])
+@pytest.mark.parametrize("wire", ["anthropic", "gemini"])
+def test_a_whole_answer_of_very_many_pieces_is_put_together_once(wire: str, kind: Any) -> None:
+    """Made anew with each piece, as many as an upstream's answer can hold took hours of a worker's threads."""
+    pieces = [kind("abcdefgh")] * 1_000_000
+    facts = ReplyFacts(id="x", model="m", created_s=1, request=ChatRequest(model="m", messages=[]))
+    body = DIALECTS[wire].write_reply([*pieces, Finish("stop"), UsageSeen(USAGE), End()], facts)
+    assert kind is ThinkingDelta or b"abcdefgh" * 1_000_000 in body
