@@ -260,6 +260,18 @@ def test_pictures_have_one_deadline_and_one_size_together(gateways: Served, aski
     assert (error["param"], f"more than {size} bytes" in error["message"]) == ("images[1]", True), error
 
 
+@pytest.mark.parametrize("path", ["/v1/videos", CHAT])
+def test_nothing_is_fetched_for_who_cannot_pay(gateways: Served, asking: Asking, host: Host, path: str) -> None:
+    poor = Asking(gateways, "tasks.create", key=gateways.run(gateways.gate.key("0.000001")))
+    del host.asked[:]
+    address = f"{host.origin}/a.png"
+    body = chat(address) if path == CHAT else {**SAID, "image": address}
+    for headers in ({}, {"idempotency-key": "poor"}):
+        reply = poor.call("POST", path, json=body, headers=headers)
+        assert (reply.status_code, reply.json()["error"]["code"]) == (403, "insufficient_user_quota"), reply.text
+    assert host.asked == []
+
+
 def test_a_quote_fetches_nothing(asking: Asking, host: Host) -> None:
     del host.asked[:]
     for path, body in (("/v1/videos", {**SAID, "image": f"{host.origin}/gone"}), (CHAT, chat(f"{host.origin}/gone"))):

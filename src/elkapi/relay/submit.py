@@ -17,13 +17,15 @@ import msgspec
 
 from elkapi.catalog import Match
 from elkapi.clock import milliseconds
-from elkapi.errors import ContentBlocked, GatewayError, NoChannel, OutcomeUnknown, Unavailable
+from elkapi.errors import ContentBlocked, GatewayError, InsufficientQuota, NoChannel, OutcomeUnknown, Unavailable
 from elkapi.ledger import IdempotencyPending, IdempotencyReplay
+from elkapi.ledger.books import QUOTA_REFUSED
+from elkapi.money import format_usd
 from elkapi.observe.trace import HEADER as TRACEPARENT
 from elkapi.relay.asking import Asked, read_submit
 from elkapi.relay.call import JSON, Call, replay
 from elkapi.relay.guarding_submits import looked_at
-from elkapi.relay.hold import claim_of
+from elkapi.relay.hold import available_to, claim_of
 from elkapi.relay.large import anywhere
 from elkapi.relay.note import note, note_end
 from elkapi.relay.pictures import to_fetch, with_pictures
@@ -176,6 +178,9 @@ class Submit:
             # What was made before is answered as it was, whatever became of its pictures.
             if self.claim and (made := await ledger.wait_reply(self.claim)) is not None:
                 return made
+            # Anybody with a key could have large files fetched from anywhere, again and again, for nothing.
+            if self.quote.nano > await available_to(self.plane, self.grant):
+                raise InsufficientQuota(QUOTA_REFUSED.format(format_usd(self.quote.nano)), self.quote.nano)
             self.put.asked = await with_pictures(self.plane, self.asked)
         self.shown = await anywhere(len(self.asked.sent), record.kept_body, self.asked.shown or self.asked.body)
         while True:
