@@ -60,11 +60,10 @@ class Gateway:
         return self.installation.database
 
     async def settled(self) -> None:
-        """Wait until the worker's snapshot is as new as the database."""
+        """Wait until the worker's snapshot is as new as the database, and its keys too, which hear of it after that."""
         with self.database.read() as connection:
             wanted = int(str(connection.execute(text("select value from meta where name = 'config_version'")).scalar()))
-        await until(lambda: self.plane.snapshots._seen.config >= wanted)
-        await asyncio.sleep(0)
+        await until(lambda: self.plane.key_cache._version >= wanted)
 
     async def key(
         self,

@@ -621,7 +621,7 @@ async def test_a_line_that_nothing_given_back_could_cover_does_not_wait_for_it(t
         asked = [line(1, "x", max_tokens=500), line(2, "x", max_tokens=700)]
         batch = await sdk.messages.batches.create(requests=asked)
         await until(lambda: gate.sql("select 1 from batch_lines where state = 'errored'"))
-        assert upstream.waiting == 1
+        await until(lambda: upstream.waiting == 1)
         upstream.gate.set()
         assert counts_of(await ended(sdk, batch.id)) == {"succeeded": 1, "errored": 1}
         found = await results_of(sdk, batch.id)
