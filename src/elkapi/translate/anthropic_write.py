@@ -64,7 +64,7 @@ def write_request(request: ChatRequest, profile: Profile) -> bytes:
     body: Raw = {"model": request.model, "max_tokens": max_tokens}
     if system := _system(request, own.get("system", {})):
         body["system"] = system
-    body["messages"] = _own_messages(request) if request.dialect == "anthropic" else _messages(request)
+    body["messages"] = _own_messages(request) if request.dialect == "anthropic" else _messages(request, profile)
     stand_in = output_tool(request, profile)
     if tools := _tools(request, profile, stand_in, own.get("tools", {})):
         body["tools"] = tools
@@ -114,8 +114,9 @@ def _system(request: ChatRequest, kept: Raw) -> str | list[Raw]:
     return _short(blocks)
 
 
-def _messages(request: ChatRequest) -> list[Raw]:
-    return [{"role": turn.role, "content": _short([_block(part) for part in turn.parts])} for turn in turns(request)]
+def _messages(request: ChatRequest, profile: Profile) -> list[Raw]:
+    written = turns(request, profile)
+    return [{"role": turn.role, "content": _short([_block(part) for part in turn.parts])} for turn in written]
 
 
 def _own_messages(request: ChatRequest) -> list[Raw]:

@@ -193,8 +193,11 @@ def system_of(request: ChatRequest) -> list[Text]:
     return texts
 
 
-def turns(request: ChatRequest) -> list[Message]:
-    """User and assistant in turn, user first; tool results before the rest of their turn; nothing empty, no system."""
+def turns(request: ChatRequest, profile: Profile) -> list[Message]:
+    """User and assistant in turn, user first; tool results before the rest of their turn; nothing empty, no system.
+
+    An answer that the caller began stands last, except where a model takes none: it is asked to go on with it.
+    """
     merged: list[tuple[str, list[Part]]] = []
     for message in request.messages:
         parts = [kept for part in message.parts if (kept := _kept(part, message.role)) is not None]
@@ -209,6 +212,8 @@ def turns(request: ChatRequest) -> list[Message]:
     role, last = merged[-1]
     if role == "assistant" and isinstance(last[-1], Text):
         last[-1] = msgspec.structs.replace(last[-1], text=last[-1].text.rstrip())
+    if role == "assistant" and not profile.begun_answers and not isinstance(last[-1], ToolCall):
+        merged.append(("user", [Text("Continue.")]))
     for _, parts in merged:
         parts.sort(key=lambda part: not isinstance(part, ToolResult))
     return [Message("user" if role == "user" else "assistant", tuple(parts)) for role, parts in merged]

@@ -74,7 +74,9 @@ def write_request(request: ChatRequest, profile: Profile) -> bytes:
     if request.server_tools:
         raise BadRequest(f"This model has no `{request.server_tools[0].kind}` tool.", param="tools")
     write = _Blocks(profile)
-    body: Raw = {"messages": [write.message(turn.role, turn.parts) for turn in turns(_own_thoughts(request, profile))]}
+    body: Raw = {
+        "messages": [write.message(turn.role, turn.parts) for turn in turns(_own_thoughts(request, profile), profile)]
+    }
     stand_in = output_tool(request, profile) if profile.converse_takes else None
     system = write.each(system_of(request), lambda text: {"text": text.text})
     output = request.output

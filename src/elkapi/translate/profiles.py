@@ -28,8 +28,9 @@ class Profile(msgspec.Struct, frozen=True):
     `schema_subset`: Gemini's own Schema instead of JSON schema. `call_signatures`: it refuses its calls unsigned.
     `strict_chat`: it refuses members that it does not know (user, seed, verbosity, tiers, log probabilities), call ids
     of other than nine letters and digits, and turns in an order that others take.
-    `custom_tools`: it takes tools of free text, not only functions. `converse_takes` are members of Converse that only
-    some models know: the tool choices "any" and "tool", a tool result's "status", and "cache" points.
+    `custom_tools`: it takes tools of free text, not only functions. `begun_answers` False: a conversation must end with
+    the user's turn. `converse_takes` are members of Converse that only some models know: the tool choices "any" and
+    "tool", a tool result's "status", and "cache" points.
     """
 
     max_output_tokens: int = 8192
@@ -50,6 +51,7 @@ class Profile(msgspec.Struct, frozen=True):
     call_signatures: bool = False
     strict_chat: bool = False
     custom_tools: bool = False
+    begun_answers: bool = True
     converse_takes: frozenset[Literal["any", "tool", "status", "cache"]] = frozenset()
 
 
@@ -112,6 +114,7 @@ ROWS: tuple[_Row, ...] = (
             "reasoning": "adaptive",
             "efforts": ("low", "medium", "high", "max"),
             "temperature_and_top_p": False,
+            "begun_answers": False,
         },
     ),
     # From Opus 4.7 on there is neither a token budget nor sampling.

@@ -363,3 +363,14 @@ def test_files_are_documents() -> None:
 def test_a_file_by_url_that_says_it_is_no_pdf_is_refused_here(media_type: str) -> None:
     with pytest.raises(BadRequest, match=media_type):
         body_of(**user_says(File(media_type, url="https://example.org/film")))
+
+
+@pytest.mark.parametrize(
+    ("model", "asked"),
+    [("claude-haiku-4-5", False), ("claude-opus-4-6", True), ("claude-sonnet-5-5", True)],
+)
+def test_a_model_that_takes_no_begun_answer_is_asked_to_go_on_with_it(model: str, asked: bool) -> None:
+    """OpenAI goes on from any turn; Claude's newer models refuse a conversation that ends with their own."""
+    said = [Message("user", (Text("hi"),)), Message("assistant", (Text("Well, "),))]
+    turns = body_of(profile_for("anthropic", model), messages=said)["messages"]
+    assert [turn["content"] for turn in turns] == ["hi", "Well,", *(["Continue."] if asked else [])]
