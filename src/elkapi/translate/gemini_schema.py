@@ -73,7 +73,9 @@ class _References:
 
     def _object(self, node: _Schema) -> _Schema:
         path = node.get("$ref")
-        written = {name: self._of(value) for name, value in node.items() if name not in ("$defs", "definitions")}
+        # Deeper down a property may have such a name.
+        moved = ("$defs", "definitions") if node is self._root else ()
+        written = {name: self._of(value) for name, value in node.items() if name not in moved}
         if not isinstance(path, str):
             return written
         del written["$ref"]

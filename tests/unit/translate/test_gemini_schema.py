@@ -125,6 +125,7 @@ def test_a_reference_stands_alone_and_leads_into_defs() -> None:
             "again": {"$ref": "#"},
             "lost": {"$ref": "https://example.com/schema", "title": "Lost"},
             "$ref": {"type": "string"},
+            "definitions": {"type": "string"},
         },
         "$defs": {
             "Color": {"enum": ["red"], "type": "string"},
@@ -146,6 +147,7 @@ def test_a_reference_stands_alone_and_leads_into_defs() -> None:
         "again": {"$ref": "#/$defs/ref_4"},
         "lost": {"title": "Lost"},
         "$ref": {"type": "string"},
+        "definitions": {"type": "string"},
     }
     assert written == {
         "type": "object",
