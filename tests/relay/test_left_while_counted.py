@@ -9,6 +9,7 @@ import httpx
 import msgspec
 import pytest
 
+from elkapi.relay import hold
 from elkapi.sandbox.server import Running
 from tests.gateway import SMALL, gateway
 from tests.text_calls import Asked, ask
@@ -50,3 +51,35 @@ async def test_g39_a_call_without_usage_is_charged_although_its_caller_left_mean
     for flag in (b"usage_missing", b"client_gone", b"estimated_locally"):
         assert flag in record
     assert b'"fate":"complete"' in record
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_g49_a_call_that_the_end_of_a_drain_cut_off_while_it_was_counted_is_free(
+    tmp_path: Path, sandbox: Running, monkeypatch: pytest.MonkeyPatch, stream: bool
+) -> None:
+    """docs/money.md: the gateway was stopped during the call, which is not the caller's doing."""
+    counting = asyncio.Event()
+
+    async def never_counts(*_: object) -> object:
+        counting.set()
+        return await asyncio.Event().wait()
+
+    monkeypatch.setattr(hold, "count_locally", never_counts)
+    async with gateway(tmp_path) as gate:
+        await gate.channel(sandbox.base_url, ("gpt-4o",))
+        await gate.price("gpt-4o", per_1m_usd="1", output_per_1m_usd="2")
+        key = await gate.key("1")
+        sandbox.sandbox.stand("no-usage")
+        asked = ask("chat", "gpt-4o", "[[say: sixteen letters.]]", stream=stream)
+        call = asyncio.create_task(gate.ask(key, asked.body, path=asked.path, headers=asked.headers))
+        await counting.wait()
+        assert await gate.server.drain(0, gate.plane.cut_off) == 1
+        with pytest.raises(httpx.HTTPError):
+            await call
+        ((status, charge_nano, loss_nano, record),) = await until(
+            lambda: gate.sql("select status, charge_nano, loss_nano, record from requests")
+        )
+        assert (status, charge_nano) == (503, 0)
+        assert loss_nano == 11 * 1_000 + 4 * 2_000
+        assert b'"fate":"complete"' in record
+        assert gate.closed_books().customers_posted_nano == 10**9

@@ -77,6 +77,7 @@ async def available_to(plane: DataPlane, grant: Grant) -> int:
 
 
 _NOTHING_YET = Usage()
+STOPPED = "The gateway was stopped during the call."
 
 
 class _End(msgspec.Struct, frozen=True):
@@ -272,6 +273,12 @@ class Hold:
             try:
                 usage, flags = await self._counted(outcome.tally)
             except asyncio.CancelledError:
+                if self.plane.cutting:
+                    # The caller did not go: see `_left`.
+                    self.lose(outcome, self.number)
+                    gone = Unavailable(STOPPED)
+                    await self._void(gone.code, gone.status, outcome.attempts, gone)
+                    raise
                 # The upstream answered in full, so the call is charged; its caller left while it was counted. This
                 # waits for nothing: who is cancelled once more would not be charged.
                 usage, how = estimated(self.request, outcome.tally)
@@ -344,7 +351,7 @@ class Hold:
             await self._void("client_gone", 499, left.attempts)
             return
         if self.plane.cutting:
-            gone = Unavailable("The gateway was stopped during the call.")
+            gone = Unavailable(STOPPED)
             await self._failed(Failed(gone, left.attempts, left.channel, left.crossing))
             return
         end = _End("client_gone", 499, left.attempts, left.channel)
