@@ -55,7 +55,7 @@ async def written(installation: Installation, *notices: Notice) -> None:
 def taken(database: Database, lease: bytes = b"a", now_ns: int = NOW_NS, **fields: Any) -> list[rows.NoticeRow]:
     given: dict[str, Any] = {"count": 10, "per_host_max": 10, "busy": {}, "paused": ()} | fields
     with database.write() as connection:
-        return rows.take(connection, lease, now_ns=now_ns, lease_ns=60_000_000_000, **given)
+        return rows.take(connection, lease, now_ns=now_ns, **given)
 
 
 def ended(database: Database, row: rows.NoticeRow, lease: bytes = b"a", **fields: Any) -> bool:
@@ -63,6 +63,21 @@ def ended(database: Database, row: rows.NoticeRow, lease: bytes = b"a", **fields
     told = rows.Try(NOW_NS, 12, 204)
     with database.write() as connection:
         return rows.end_try(connection, row.id, lease, told, **given)
+
+
+async def test_what_a_dead_sender_had_on_its_way_is_due_soon_after_the_clock_was_set_back(
+    installation: Installation,
+) -> None:
+    await written(installation, a_notice())
+    ahead_ns, now_ns = NOW_NS + 10**9, NOW_NS - 365 * 86_400 * 10**9
+    (row,) = taken(installation.database, now_ns=ahead_ns)
+    with installation.database.write() as connection:
+        rows.wait_no_longer(connection, now_ns)
+    # It may live, and send it at this moment.
+    assert taken(installation.database, b"b", now_ns=now_ns) == []
+    lease_ns = round(rows.LEASE_S * 1e9)
+    assert taken(installation.database, b"b", now_ns=now_ns + lease_ns - 1) == []
+    assert [one.id for one in taken(installation.database, b"b", now_ns=now_ns + lease_ns)] == [row.id]
 
 
 def test_an_event_id_names_its_transition() -> None:

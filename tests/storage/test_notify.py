@@ -23,8 +23,9 @@ from elkapi.ids import event_id_text, new_id
 from elkapi.settings import Settings
 from elkapi.storage.installation import Installation
 from elkapi.storage.repos import webhook_secrets
+from elkapi.storage.repos.notices import LEASE_S
 from elkapi.storage.schema import notices
-from elkapi.tasks.notify import DEADLINES, LEASE_S, Notifier
+from elkapi.tasks.notify import DEADLINES, Notifier
 from elkapi.tasks.signing import new_secret
 from elkapi.types import Notice
 from elkapi.upstream import UpstreamClient

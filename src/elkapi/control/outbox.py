@@ -42,7 +42,6 @@ class NoticeOutbox:
         busy: Mapping[str, int],
         paused: Collection[str],
         now_ns: int,
-        lease_ns: int,
     ) -> list[Due]:
         """Those whose body does not open are given up, since no try will change that."""
 
@@ -56,7 +55,6 @@ class NoticeOutbox:
                     busy=busy,
                     paused=paused,
                     now_ns=now_ns,
-                    lease_ns=lease_ns,
                 )
                 return self._opened(connection, parts.sealer, rows)
 

@@ -29,8 +29,6 @@ PARALLEL_MAX = 64
 HOST_PARALLEL_MAX = 4
 ANSWER_BYTES_MAX = 64 * 1024
 DEADLINES = Deadlines(connect_s=5.0, header_s=15.0, first_byte_s=15.0, idle_s=5.0, total_s=20.0)
-# Longer than a try can take, so that a notice whose sender died is nobody's before it is somebody else's.
-LEASE_S = 60.0
 # A host that cannot be reached is left alone so long, doubled each time, whatever is due there.
 PAUSE_FIRST_S, PAUSE_S_MAX, PAUSES_MAX = 1.0, 30.0, 1_000
 
@@ -60,9 +58,8 @@ class Outbox(Protocol):
         busy: Mapping[str, int],
         paused: Collection[str],
         now_ns: int,
-        lease_ns: int,
     ) -> list[Due]:
-        """Up to `count` due notices, this sender's for so long."""
+        """Up to `count` due notices, this sender's for a while."""
 
     async def wait_no_longer(self, now_ns: int) -> None:
         """Nothing waits until after `now_ns`: the clock that it was to wait by was set back."""
@@ -129,8 +126,7 @@ class Notifier:
         if free <= 0 or not await self._outbox.is_any_due(now_ns):
             return
         busy = Counter(self._flying.values())
-        lease_ns = round(LEASE_S * 1e9)
-        for due in await self._outbox.take(free, self._host_parallel_max, busy, self._paused(), now_ns, lease_ns):
+        for due in await self._outbox.take(free, self._host_parallel_max, busy, self._paused(), now_ns):
             task = asyncio.create_task(self._deliver(due))
             self._flying[task] = due.host
             task.add_done_callback(lambda done: self._flying.pop(done, None))

@@ -23,6 +23,9 @@ PENDING = "pending"
 # How many due notices are looked at for those whose host has a free place.
 LOOKED_AT_MAX = 500
 ANSWER_CHARACTERS_MAX = 500
+# Longer than a try can take, so that a notice whose sender died is nobody's before it is somebody else's.
+LEASE_S = 60.0
+_LEASE_NS = round(LEASE_S * 1e9)
 
 NoticeId = tuple[bytes, int, int]
 """(task, place, number)."""
@@ -86,7 +89,6 @@ def take(
     busy: Mapping[str, int],
     paused: Collection[str],
     now_ns: int,
-    lease_ns: int,
 ) -> list[NoticeRow]:
     """Up to `count` due notices, now under this lease; several senders never get the same one.
 
@@ -111,15 +113,18 @@ def take(
     if not chosen:
         return []
     these = tuple_(_n.task_id, _n.place, _n.number).in_(chosen)
-    connection.execute(update(_notices).where(these).values(lease=lease, due_ns=now_ns + lease_ns))
+    connection.execute(update(_notices).where(these).values(lease=lease, due_ns=now_ns + _LEASE_NS))
     rows = connection.execute(select(*_COLUMNS).where(these).order_by(_n.created_ns, _n.number))
     return [NoticeRow(*row) for row in rows]
 
 
 def wait_no_longer(connection: Connection, now_ns: int) -> None:
-    """Notices that wait are due, since the clock they wait by was set back; what is on its way is its sender's."""
-    late = update(_notices).where(_n.state == PENDING, _n.lease.is_(None), _n.due_ns > now_ns)
-    connection.execute(late.values(due_ns=now_ns))
+    """Notices that wait are due, since the clock they wait by was set back; what is on its way is its sender's for no
+    longer than from now on."""
+    late = update(_notices).where(_n.state == PENDING)
+    connection.execute(late.where(_n.lease.is_(None), _n.due_ns > now_ns).values(due_ns=now_ns))
+    until_ns = now_ns + _LEASE_NS
+    connection.execute(late.where(_n.lease.is_not(None), _n.due_ns > until_ns).values(due_ns=until_ns))
 
 
 def end_try(
