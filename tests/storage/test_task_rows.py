@@ -15,8 +15,10 @@ from elkapi.settings import Settings
 from elkapi.storage.db import Database
 from elkapi.storage.installation import open_installation
 from elkapi.storage.repos import tasks
+from elkapi.storage.repos.tasks import Wanted
 from elkapi.storage.schema import task_refs
 from elkapi.storage.schema import tasks as table
+from elkapi.types import Grant
 
 DAY_NS = 86_400 * 10**9
 NOW_NS = 1_800_000_000 * 10**9
@@ -109,3 +111,32 @@ async def test_the_control_process_keeps_a_task_as_long_as_it_is_told_and_its_fi
                 await job.run_once()
     assert left(installation.database) == kept
     installation.database.close()
+
+
+@pytest.mark.parametrize("states", [None, (), ("expired",), ("failed", "succeeded"), ("queued", "failed", "running")])
+@pytest.mark.parametrize("ascending", [False, True])
+def test_a_list_of_some_states_has_their_tasks_in_order_page_by_page(
+    database: Database, states: tuple[str, ...] | None, ascending: bool
+) -> None:
+    kinds = ("succeeded", "failed", "queued", "expired", "succeeded", "running", "cancelled")
+    rows = [row(number, NOW_NS + number * 10**7, None, state=kinds[number % 7]) for number in range(30)]
+    written(database, [*rows, row(31, NOW_NS, None, state="failed") | {"key_id": 2}])
+    grant = Grant(1, "k", 1, "default", "live", (1,), None, None, True)
+    wanted = Wanted(wires=("x",), states=states)
+    expected = [one["id"] for one in rows if states is None or one["state"] in states]
+    expected = expected if ascending else expected[::-1]
+    with database.read() as connection:
+
+        def page(**more: Any) -> list[bytes]:
+            return [one.id for one in tasks.page(connection, grant, wanted, ascending=ascending, **more)]
+
+        assert page(limit=100) == expected
+        assert page(limit=3, offset=2) == expected[2:5]
+        if expected:
+            assert page(limit=4, after=expected[1]) == expected[2:6]
+        assert tasks.count(connection, grant, wanted) == len(expected)
+        newest = [one.id for one in tasks.newest(connection, key_id=1, states=states, limit=5)]
+        assert newest == (expected[::-1] if ascending else expected)[:5]
+        everybodys = [one.key_id for one in tasks.newest(connection, states=states, limit=100)]
+        assert everybodys.count(1) == len(expected)
+        assert everybodys.count(2) == (states is None or "failed" in states)
