@@ -243,7 +243,21 @@ def refuse_file_ids(messages: Iterable[Message]) -> None:
         raise BadRequest("A file by its id is only known where it was uploaded.", param="messages")
 
 
-def read_assistant(row: dict[str, Any], path: str, before: list[ToolCall]) -> list[Part]:
+class Calls:
+    """The calls of the turns so far: how many, and the last of each id and each name, since every result asks."""
+
+    def __init__(self) -> None:
+        self.count = 0
+        self.by_id: dict[str, ToolCall] = {}
+        self.by_name: dict[str, ToolCall] = {}
+
+    def add(self, call: ToolCall) -> None:
+        """Note one more."""
+        self.count += 1
+        self.by_id[call.id] = self.by_name[call.name] = call
+
+
+def read_assistant(row: dict[str, Any], path: str, before: Calls) -> list[Part]:
     """Thinking, text and refusals, then calls. `before`: the calls of the turns so far (deprecated ones lack ids)."""
     view = at(path, row, _Assistant)
     parts: list[Part] = [_thinking(block, path) for block in view.thinking_blocks or ()]
@@ -263,7 +277,7 @@ def read_assistant(row: dict[str, Any], path: str, before: list[ToolCall]) -> li
         parts.append(_call(call, path))
     if view.function_call is not None:
         name, arguments = view.function_call.name, view.function_call.arguments
-        parts.append(ToolCall(f"call_{len(before)}", name, arguments_text(arguments)))
+        parts.append(ToolCall(f"call_{before.count}", name, arguments_text(arguments)))
     return parts
 
 
@@ -313,9 +327,9 @@ def signer(value: Any) -> DialectName:
     return value if value in get_args(DialectName) else "anthropic"
 
 
-def read_result(content: Any, call_id: str, calls: list[ToolCall], path: str) -> ToolResult:
+def read_result(content: Any, call_id: str, calls: Calls, path: str) -> ToolResult:
     """What a tool answered; its name and kind are those of the call with that id."""
-    call = next((call for call in reversed(calls) if call.id == call_id), None)
+    call = calls.by_id.get(call_id)
     parts = read_content(content, path) if content is not None and content != [] else []
     for part in parts:
         if not isinstance(part, Text | Image | File):

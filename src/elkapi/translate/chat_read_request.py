@@ -12,6 +12,7 @@ import msgspec
 
 from elkapi.errors import BadRequest
 from elkapi.translate.chat_parts import (
+    Calls,
     Places,
     at,
     lifetime,
@@ -218,7 +219,7 @@ def _messages(rows: list[dict[str, Any]], places: Places) -> tuple[tuple[Text, .
     """Leading instructions, and the turns with neighbours of one role merged. Instructions alone are the user's."""
     system: list[Text] = []
     turns: list[tuple[str, list[Part]]] = []
-    calls: list[ToolCall] = []
+    calls = Calls()
     for index, row in enumerate(rows):
         path = f"messages[{index}]"
         view = at(path, row, _Message)
@@ -226,7 +227,9 @@ def _messages(rows: list[dict[str, Any]], places: Places) -> tuple[tuple[Text, .
         parts, beside = _turn(role, view, row, path, calls)
         if not parts and not beside:
             continue
-        calls += [part for part in parts if isinstance(part, ToolCall)]
+        for part in parts:
+            if isinstance(part, ToolCall):
+                calls.add(part)
         if role == "system" and not turns:
             place, before = -1, cast("list[Part]", system)
         else:
@@ -252,9 +255,7 @@ def _messages(rows: list[dict[str, Any]], places: Places) -> tuple[tuple[Text, .
     return tuple(system), [Message(side, tuple(parts)) for side, parts in turns]  # type: ignore[arg-type]
 
 
-def _turn(
-    role: str, view: _Message, row: dict[str, Any], path: str, calls: list[ToolCall]
-) -> tuple[list[Part], dict[str, Any]]:
+def _turn(role: str, view: _Message, row: dict[str, Any], path: str, calls: Calls) -> tuple[list[Part], dict[str, Any]]:
     """The parts of one message, and the members that have no place among them."""
     used = {"role", "content"}
     if role == "system":
@@ -288,11 +289,10 @@ def _turn(
     return parts, {name: value for name, value in row.items() if name not in used and value is not None}
 
 
-def _last_id(calls: list[ToolCall], name: Any, path: str) -> str:
+def _last_id(calls: Calls, name: Any, path: str) -> str:
     """The call that a deprecated `function` message answers."""
-    for call in reversed(calls):
-        if call.name == name:
-            return call.id
+    if isinstance(name, str) and (call := calls.by_name.get(name)) is not None:
+        return call.id
     raise BadRequest(f"`{path}.name` names no function that was called before.", param=f"{path}.name")
 
 

@@ -785,3 +785,31 @@ def _requests(draw: st.DrawFn) -> ChatRequest:
 def test_a_random_request_is_read_back_as_it_was_written(request: ChatRequest) -> None:
     read = DIALECT.read_request(DIALECT.write_request(request, PLAIN))
     assert msgspec.structs.replace(read, include_usage=False, extra={}) == request
+
+
+@pytest.mark.timeout(60)
+def test_every_result_finds_its_call_without_a_look_through_all_of_them() -> None:
+    """Looked for one by one, the 100,000 of one body of nine megabytes took minutes."""
+    numbers = range(100_000)
+    calls = [{"id": f"c{n}", "type": "function", "function": {"name": f"f{n}", "arguments": "{}"}} for n in numbers]
+    results = [{"role": "tool", "tool_call_id": f"c{n}", "content": "r"} for n in numbers]
+    asked = {"role": "user", "content": "x"}, {"role": "assistant", "content": None, "tool_calls": calls}
+    read = DIALECTS["chat"].read_request(json.dumps({"model": "m", "messages": [*asked, *results]}).encode())
+    assert [part.name for part in read.messages[-1].parts if isinstance(part, ToolResult)] == [f"f{n}" for n in numbers]
+
+
+def test_a_result_is_that_of_the_last_call_of_its_id_and_of_its_name() -> None:
+    def call(id_: str, name: str) -> dict[str, Any]:
+        return {"id": id_, "type": "function", "function": {"name": name, "arguments": "{}"}}
+
+    messages = [
+        {"role": "user", "content": "x"},
+        {"role": "assistant", "content": None, "tool_calls": [call("a", "first"), call("a", "second")]},
+        {"role": "tool", "tool_call_id": "a", "content": "r"},
+        {"role": "assistant", "content": None, "function_call": {"name": "first", "arguments": "{}"}},
+        {"role": "function", "name": "first", "content": "r"},
+        {"role": "function", "name": "second", "content": "r"},
+    ]
+    read = DIALECTS["chat"].read_request(json.dumps({"model": "m", "messages": messages}).encode())
+    found = [part for message in read.messages for part in message.parts if isinstance(part, ToolResult)]
+    assert [(one.call_id, one.name) for one in found] == [("a", "second"), ("call_2", "first"), ("a", "second")]
