@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import getpass
 import os
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, TypeVar, get_args
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
 
 F = TypeVar("F", bound=Callable[..., Any])
 CELL_CHARACTERS_MAX = 60
+# Delete, the controls that a terminal takes for ESC and a letter, line ends, and what turns a line's direction.
+_CONTROLS = re.compile("[\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069]")
 _UNITS = {"m": timedelta(minutes=1), "h": timedelta(hours=1), "d": timedelta(days=1), "w": timedelta(weeks=1)}
 
 
@@ -53,8 +56,9 @@ def actor() -> str:
 
 
 def print_json(value: Any) -> None:
-    """Indented JSON; structs and bytes are written by msgspec."""
-    click.echo(msgspec.json.format(msgspec.json.encode(value), indent=2))
+    """Indented JSON; structs and bytes are written by msgspec, which leaves controls above ASCII as they are."""
+    text = msgspec.json.format(msgspec.json.encode(value), indent=2).decode()
+    click.echo(_CONTROLS.sub(lambda hit: f"\\u{ord(hit[0]):04x}", text))
 
 
 def print_table(headings: Sequence[str], rows: Iterable[Sequence[object]], *, none: str) -> None:
