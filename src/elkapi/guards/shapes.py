@@ -72,8 +72,11 @@ def walked(body: bytes, shape: Shape, visit: Visit) -> bytes:
 
 def _members(given: dict[str, msgspec.Raw], shape: Shape, visit: Visit) -> dict[str, msgspec.Raw]:
     shapes = shape.members
-    if shape.typed and (kind := bytes(given.get("type", b""))):
-        shapes = {**shapes, **shape.typed.get(kind.decode("utf-8", "replace").strip('"'), {})}
+    if shape.typed:
+        for name, raw in given.items():
+            # As it is read, not as it is spelled: an upstream that reads `t\u0065xt` reads a text.
+            if name.casefold() == "type" and bytes(raw)[:1] == b'"':
+                shapes = {**shapes, **shape.typed.get(_text.decode(raw), {})}
     result = {}
     for name, raw in given.items():
         # Upstreams written in Go take `Content` for `content`, and a long s for a plain one.
