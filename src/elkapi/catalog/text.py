@@ -245,7 +245,7 @@ _batch_embed = strict(BatchEmbedView)
 _embed_content = msgspec.json.Decoder(_EmbedContent)
 _any = strict(AnyView, "model")
 _moderation = strict(ModerationView, "model")
-_rerank = strict(RerankView, "model")
+_rerank = strict(RerankView, "model", "query", "documents")
 
 
 def read_chat(body: bytes) -> Facts:

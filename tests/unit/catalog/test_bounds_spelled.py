@@ -59,3 +59,15 @@ def test_what_only_looks_like_a_limit_passes(wire: str) -> None:
     before = read(json.dumps(body).encode())
     after = read(json.dumps(body | beside | {"tools": tools}).encode())
     assert (after.output_limit, after.choices) == (before.output_limit, before.choices)
+
+
+@pytest.mark.parametrize("ascii_only", [True, False])
+@pytest.mark.parametrize(
+    ("name", "right"),
+    [("Query", "query"), ("QUERY", "query"), ("Documents", "documents"), ("document\u017f", "documents")],
+)
+def test_what_a_rerank_reads_is_named_in_small_letters(name: str, right: str, ascii_only: bool) -> None:
+    body = {"model": "m", "query": "x", "documents": ["a"] * 100, name: "a query that is read with each document"}
+    with pytest.raises(BadRequest, match=f"write `{right}` in small letters") as refused:
+        text.read_rerank(json.dumps(body, ensure_ascii=ascii_only).encode())
+    assert refused.value.param == name
