@@ -67,6 +67,11 @@ _GENERATION_IN_ANY = re.compile(
         *(_in_any("candidate"), _in_any("count")),
     )
 )
+# What a rerank is bounded by, in other letters.
+_RERANKED = ("query", "documents")
+_OTHER_RERANKED = re.compile(
+    rb'"(?!query"|documents")(?:%b|%b(?:[sS]|\xc5\xbf|\\u017[fF]))"\s*+:' % (_in_any("query"), _in_any("document"))
+)
 # Tools the provider runs itself: what they find, read or compute is input of the same call. Not a client's own function
 # of such a name. Types may have a date behind them; Google takes both spellings of a member.
 SERVED_TOOLS_TOKENS_MAX = 100_000
@@ -245,7 +250,7 @@ _batch_embed = strict(BatchEmbedView)
 _embed_content = msgspec.json.Decoder(_EmbedContent)
 _any = strict(AnyView, "model")
 _moderation = strict(ModerationView, "model")
-_rerank = strict(RerankView, "model", "query", "documents")
+_rerank = strict(RerankView, "model")
 
 
 def read_chat(body: bytes) -> Facts:
@@ -416,6 +421,8 @@ def read_moderation(body: bytes) -> Facts:
 def read_rerank(body: bytes) -> Facts:
     """Facts of a rerank. Raises BadRequest naming the field."""
     view: RerankView = decode_strict(_rerank, body)
+    if _OTHER_RERANKED.search(spelled_out(body)) is not None:
+        check_spelling(_members.decode(body), _RERANKED)
     # The query is read again with every document.
     upper = len(body) + len(view.documents) * len(view.query.encode())
     # Cohere's search is one of a hundred documents; of a long one each part of 500 tokens is a document.

@@ -66,8 +66,13 @@ def test_what_only_looks_like_a_limit_passes(wire: str) -> None:
     ("name", "right"),
     [("Query", "query"), ("QUERY", "query"), ("Documents", "documents"), ("document\u017f", "documents")],
 )
-def test_what_a_rerank_reads_is_named_in_small_letters(name: str, right: str, ascii_only: bool) -> None:
+def test_what_a_rerank_reads_is_named_as_it_is_spelled(name: str, right: str, ascii_only: bool) -> None:
     body = {"model": "m", "query": "x", "documents": ["a"] * 100, name: "a query that is read with each document"}
-    with pytest.raises(BadRequest, match=f"write `{right}` in small letters") as refused:
+    with pytest.raises(BadRequest, match=f"write `{right}` as it is spelled here") as refused:
         text.read_rerank(json.dumps(body, ensure_ascii=ascii_only).encode())
     assert refused.value.param == name
+
+
+def test_a_document_may_hold_members_of_such_names() -> None:
+    documents = [{"text": "a", "Query": "b", "DOCUMENTS": []}]
+    assert text.read_rerank(json.dumps({"model": "m", "query": "x", "documents": documents}).encode()).model == "m"
