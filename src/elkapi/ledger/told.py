@@ -7,6 +7,7 @@ before the callers are told; like SQLite at NORMAL it outlives the process, not 
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import logging
 import os
@@ -73,8 +74,8 @@ class ToldFailures:
                     continue  # The same, since it was opened.
                 left = _read(descriptor, path)
                 self._orders |= {order.request_id: order for order in left}
-                self._write(left)
-                path.unlink(missing_ok=True)
+                if self._write(left):
+                    path.unlink(missing_ok=True)
                 found += left
             except BlockingIOError:
                 pass  # its worker lives
@@ -91,17 +92,24 @@ class ToldFailures:
         os.close(self._file)
         self._file = None
 
-    def _write(self, orders: list[Settle]) -> None:
+    def _write(self, orders: list[Settle]) -> bool:
+        """Whether they stand in the file now."""
         if not orders:
-            return
+            return True
         # A reply that is kept for a repeat is not needed to take a charge back, and may be large.
         lean: list[Order] = [msgspec.structs.replace(order, claim=None) for order in orders]
         try:
             if self._file is None:
                 self._file = _locked_file(self._path)
-            os.write(self._file, encode(Orders(0, lean)))
+            before, data = os.fstat(self._file).st_size, encode(Orders(0, lean))
+            if os.write(self._file, data) < len(data):
+                # What comes behind a frame that is cut would not be read either.
+                os.ftruncate(self._file, before)
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         except OSError as error:
             log.error("what callers were told is kept in memory only: %r", error)
+            return False
+        return True
 
 
 def _locked_file(path: Path) -> int:

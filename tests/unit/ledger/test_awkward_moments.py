@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import fcntl
 import os
 from collections.abc import AsyncIterator
@@ -239,6 +240,30 @@ async def test_what_a_dead_worker_left_is_taken_over_by_one_of_two_that_start_at
     assert [left.request_id for left in taken] == [order.request_id]
     slow.close()
     quick.close()
+
+
+@pytest.mark.parametrize("short", [False, True])
+async def test_what_a_dead_worker_left_stays_where_the_one_that_takes_it_over_cannot_write_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, short: bool
+) -> None:
+    async with scripted(tmp_path, b"1" * 16, settle_wait_s=0.01) as dead:
+        order = await told_to_try_again(dead)
+    write = os.write
+
+    def on_a_full_disk(descriptor: int, data: bytes) -> int:
+        if not short:
+            raise OSError(errno.ENOSPC, "no room")
+        return write(descriptor, data[:20])
+
+    full, last = ToldFailures(tmp_path, b"2" * 16), ToldFailures(tmp_path, b"3" * 16)
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "write", on_a_full_disk)
+        (left,) = full.take_over()
+    # There is room again.
+    full.note([msgspec.structs.replace(left, request_id=b"9" * 16, charge_nano=60)])
+    full.close()
+    assert {found.request_id for found in last.take_over()} == {order.request_id, b"9" * 16}
+    last.close()
 
 
 async def test_a_note_of_what_callers_were_told_may_end_anywhere(tmp_path: Path) -> None:
