@@ -10,6 +10,7 @@ import ast
 from pathlib import Path
 from typing import Any
 
+import httpx
 import msgspec
 import pytest
 
@@ -20,6 +21,7 @@ from tests.canned import canned
 from tests.gateway import ACTOR, SMALL, Gateway, gateway
 from tests.scripted import Stage, Watch, scripted
 from tests.text_calls import CLIENTS, ask
+from tests.waiting import until
 
 GOLDEN = msgspec.json.decode((Path(__file__).parents[1] / "golden" / "usage.json").read_bytes())
 # Nano-USD a token, all different; the price's field by the usage's.
@@ -702,3 +704,32 @@ async def test_callers_never_see_what_a_model_is_mapped_to_wherever_a_reply_says
             await gate.price("mine", per_1m_usd="1")
             reply = await gate.ask(await gate.key("1"), asked.body, path=asked.path)
         assert (reply.status_code, "theirs" in reply.text, "mine" in reply.text) == (200, False, True)
+
+
+async def test_a_large_answer_names_the_callers_model_and_its_writes_are_the_dearest(tmp_path: Path) -> None:
+    """What is passed on as it comes is named at its beginning and metered at its end."""
+    usage = {"input_tokens": 10, "cache_creation_input_tokens": 400, "output_tokens": 0}
+    said = {"content": [{"type": "text", "text": "well " * 5_000}], "stop_reason": "end_turn", "usage": usage}
+    answer = {"id": "msg_1", "type": "message", "role": "assistant", "model": "theirs", **said}
+    amounts = Amounts(input_nano_per_1m=10**9, cache_write_1h_nano_per_1m=2 * 10**9)
+    long = [{"type": "text", "text": "Long. " * 500, "cache_control": {"type": "ephemeral", "ttl": "1h"}}]
+    asked = ask("anthropic", "mine", "hello", system=long)
+    async with canned(200, answer) as upstream, gateway(tmp_path, reply_buffer_bytes_max=1_000) as gate:
+        await priced(gate, "mine", "anthropic", upstream.url, amounts, model_map={"mine": "theirs"})
+        reply = await gate.ask(await gate.key("1"), asked.body, path=asked.path, headers=asked.headers)
+        assert reply.headers["transfer-encoding"] == "chunked"
+        assert reply.json() == {**answer, "model": "mine"}
+        assert gate.sql("select charge_nano, loss_nano from requests") == [(10 * 1_000 + 400 * 2_000, 0)]
+
+
+async def test_a_large_answer_without_its_end_is_broken_off(tmp_path: Path) -> None:
+    answer = {**whole_of("chat", {}), "system_fingerprint": "f" * 20_000}
+    asked = ask("chat", "gpt-4o", "hello")
+    async with canned(200, answer) as upstream, gateway(tmp_path, reply_buffer_bytes_max=1_000) as gate:
+        upstream.body = upstream.body[:-1]
+        await priced(gate, "gpt-4o", "openai", upstream.url)
+        key = await gate.key("1")
+        with pytest.raises(httpx.RemoteProtocolError):
+            await gate.ask(key, asked.body, path=asked.path, headers=asked.headers)
+        ((charge_nano, record),) = await until(lambda: gate.sql("select charge_nano, record from requests"))
+        assert (charge_nano, b"unreadable_reply" in record) == (0, True)
