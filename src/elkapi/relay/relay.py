@@ -328,7 +328,11 @@ class Try:
         return verdict
 
     async def _pump(self, reply: UpstreamReply, status: int, first: bytes) -> Outcome | Verdict:
-        """Send a large answer on as it comes, holding back its last bytes until the money is written."""
+        """Send a large answer on as it comes, holding back its last bytes until the money is written.
+
+        One that breaks off, or was none, is no Outcome: `edge.front` breaks a started reply off, so that nobody takes
+        it for whole.
+        """
         out = self.call.reply
         packer = Packer() if self.request.facts.base64 and has_numbers(first) else None
         try:
@@ -344,18 +348,11 @@ class Try:
                 if len(tail) > 2 * TAIL_BYTES:
                     await out.write(tail[:-TAIL_BYTES])
                     tail = tail[-TAIL_BYTES:]
-        except UpstreamFailure:
-            # The caller must not take a cut answer for a whole one.
-            out.abort()
-            raise
         except Unreadable:
-            if self.started:
-                out.abort()
             return on_unreadable("unreadable_reply")
         if packer is not None:
             tail += packer.finish()
         if not tail.rstrip().endswith(b"}"):
-            out.abort()
             return on_unreadable("unreadable_reply")
         wire = self.request.operation.wire or ""
         usage, unsplit = metered(tail, wire, self.request.facts.upper, self.request.facts.open_ended)
