@@ -36,7 +36,7 @@ async def test_many_empty_frames_before_the_first_content_are_joined_and_not_add
     async def next_chunk() -> bytes:
         return sent
 
-    one = SimpleNamespace(judging=False, call=SimpleNamespace(reply=None))
+    one = SimpleNamespace(judging=False, call=SimpleNamespace(reply=None), request=SimpleNamespace(body=b""))
     stream = _Stream(
         cast(Any, one), cast(Any, SimpleNamespace(next_chunk=next_chunk)), cast(Any, Crossing()), SseDecoder()
     )
