@@ -18,6 +18,7 @@ from elkapi.ledger.accounts import (
     key_account_code,
 )
 from elkapi.ledger.admin import RefundError, adjust, deposit, refund, set_credit
+from elkapi.ledger.books import not_covered
 from elkapi.ledger.check import CheckReport, ReconcileReport, check, reconcile
 from elkapi.ledger.client import RemoteLedger
 from elkapi.ledger.ledger import Boot, Ledger, ThreadLedger
@@ -52,6 +53,7 @@ __all__ = [
     "entries_of",
     "key_account_code",
     "mark_dead",
+    "not_covered",
     "open_ledger",
     "reconcile",
     "recover",

@@ -42,7 +42,6 @@ CALL_AGE_MAX_NS = 300 * 1_000_000_000
 COUNTERS_MAX = 50_000
 ATTEMPTS_MAX = 5
 
-QUOTA_REFUSED = "Your balance does not cover the most this call may cost, {} USD"
 ACCOUNT_REFUSED = "This key's accounts cannot fund a call."
 TOO_OLD = "This call waited too long before its cost was reserved; please try again."
 FAILED = "The ledger could not carry out this call's booking; please try again."
@@ -351,7 +350,7 @@ class Books:
             if admitted + order.nano <= available:
                 admitted += order.nano
                 continue
-            batch.outcomes[index] = Refusal("quota", _not_covered(order.nano, available - admitted, held + admitted))
+            batch.outcomes[index] = Refusal("quota", not_covered(order.nano, available - admitted, held + admitted))
             self._claims.forget(order)
             for other in order.accounts:
                 if other not in short:
@@ -488,9 +487,12 @@ class Books:
         return msgspec.structs.replace(order, held=False, charge_nano=0, loss_nano=loss, row=row)
 
 
-def _not_covered(wanted_nano: int, available_nano: int, held_nano: int) -> str:
-    """Whoever reads it can tell a balance that is used up from one that the calls under way hold."""
-    text = f"{QUOTA_REFUSED.format(format_usd(wanted_nano))}: {format_usd(max(available_nano, 0))} USD are available"
+def not_covered(wanted_nano: int, available_nano: int | None = None, held_nano: int = 0) -> str:
+    """A refusal by which a balance that is used up can be told from one that the calls under way hold."""
+    text = f"Your balance does not cover the most this call may cost, {format_usd(wanted_nano)} USD"
+    if available_nano is None:
+        return f"{text}."
+    text += f": {format_usd(max(available_nano, 0))} USD are available"
     return f"{text}, and {format_usd(held_nano)} USD are held for calls under way." if held_nano else f"{text}."
 
 

@@ -17,7 +17,7 @@ import msgspec
 from elkapi.clock import SYSTEM_CLOCK, Clock
 from elkapi.errors import Conflict, InsufficientQuota, Unavailable
 from elkapi.ledger.accounts import ensure_system_accounts
-from elkapi.ledger.books import FAILED, QUOTA_REFUSED, Books, Outcome
+from elkapi.ledger.books import FAILED, Books, Outcome, not_covered
 from elkapi.ledger.checkpoint import Checkpointer
 from elkapi.ledger.idempotency import ReplyWaits, open_reply, seal_reply
 from elkapi.ledger.keeping import seal_stored
@@ -46,7 +46,6 @@ from elkapi.ledger.recovery import LOOKS_MIN, Recoverer, behind_heartbeats_s, ma
 from elkapi.ledger.tasking import seal_task, seal_told
 from elkapi.ledger.told import ToldFailures
 from elkapi.ledger.writer import INLINE_ORDERS_MAX, LINGER_FROM_HOLDS, UNREACHABLE, Entry, Limits, Writer
-from elkapi.money import format_usd
 from elkapi.settings import NUMBER_MAX, Settings
 from elkapi.storage.db import Database
 from elkapi.storage.repos import batch_lines, notices
@@ -147,7 +146,7 @@ class Ledger(ABC):
             raise Unavailable(UNREACHABLE)
         if order.nano > NUMBER_MAX:
             # No balance is as large, and neither database has such a number to compare it with.
-            raise InsufficientQuota(f"{QUOTA_REFUSED.format(format_usd(order.nano))}.", order.nano)
+            raise InsufficientQuota(not_covered(order.nano), order.nano)
         task = None
         if order.task is not None:
             task = await seal_task(self._sealer, order.task, self._boot.owner)

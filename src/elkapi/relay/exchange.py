@@ -52,10 +52,10 @@ _LIMIT_MEMBER: dict[Wire, str] = {
 _NAMED_INSIDE: frozenset[Wire] = frozenset({"gemini-embed", "gemini-batch-embed", "gemini-count"})
 _CLAUDES: frozenset[Wire] = frozenset({"anthropic", "anthropic-count"})
 MODEL_MEMBER: dict[Wire, str] = {"gemini": "modelVersion"}
-# Any response has an `error`; that of one which did not fail is null.
-# An answer without one is none, whatever it says it used. Within a text the quotes are escaped.
+# An answer without a choice is none, whatever it says it used. Within a text the quotes are escaped.
 _OF_CHOICES = ("chat", "completions")
 _NO_CHOICES = re.compile(rb'"choices"\s*:\s*(?:\[\s*\]|null)')
+# Any response has an `error`; that of one which did not fail is null.
 _ERROR_INSIDE = re.compile(rb'"error"\s*:\s*[{"]')
 # Wires whose answers show what tools of the provider did apart from their usage, and what stands in such an answer.
 _TOOLS_SHOWN: dict[Wire, tuple[bytes, ...]] = {

@@ -18,9 +18,7 @@ import msgspec
 from elkapi.catalog import Match
 from elkapi.clock import milliseconds
 from elkapi.errors import ContentBlocked, GatewayError, InsufficientQuota, NoChannel, OutcomeUnknown, Unavailable
-from elkapi.ledger import IdempotencyPending, IdempotencyReplay
-from elkapi.ledger.books import QUOTA_REFUSED
-from elkapi.money import format_usd
+from elkapi.ledger import IdempotencyPending, IdempotencyReplay, not_covered
 from elkapi.observe.trace import HEADER as TRACEPARENT
 from elkapi.relay.asking import Asked, read_submit
 from elkapi.relay.call import JSON, Call, replay
@@ -179,8 +177,9 @@ class Submit:
             if self.claim and (made := await ledger.wait_reply(self.claim)) is not None:
                 return made
             # Anybody with a key could have large files fetched from anywhere, again and again, for nothing.
-            if self.quote.nano > await available_to(self.plane, self.grant):
-                raise InsufficientQuota(QUOTA_REFUSED.format(format_usd(self.quote.nano)), self.quote.nano)
+            there_nano = await available_to(self.plane, self.grant)
+            if self.quote.nano > there_nano:
+                raise InsufficientQuota(not_covered(self.quote.nano, there_nano), self.quote.nano)
             self.put.asked = await with_pictures(self.plane, self.asked)
         self.shown = await anywhere(len(self.asked.sent), record.kept_body, self.asked.shown or self.asked.body)
         while True:
