@@ -107,9 +107,9 @@ class Usage(msgspec.Struct, frozen=True, omit_defaults=True):
 
     Input: `input_tokens` are uncached text, `cached_tokens` were read from a cache (of whatever modality, but for the
     `cached_audio_tokens` where the upstream tells them), the writes went into one; audio and image inputs are the
-    uncached ones. Output: `output_tokens` are text, `reasoning_tokens`
-    thinking. `searches` are web searches that the upstream ran; `calls` answers per call. Of media: `video_ms` and
-    `audio_ms` are the milliseconds made, `images` the pictures.
+    uncached ones. Output: `output_tokens` are text, `reasoning_tokens` thinking. `searches` are web searches that the
+    upstream ran; `calls` answers per call. Of media: `video_ms` and `audio_ms` are the milliseconds made, `images` the
+    pictures.
     """
 
     input_tokens: int = 0
