@@ -79,7 +79,7 @@ async def test_an_empty_balance_is_403_with_what_it_lacks_and_never_reaches_an_u
     refused = await gate.ask(key, GOOD)
     assert codes(refused)[:2] == (403, "insufficient_user_quota")
     quoted = (await gate.ask(key, {"path": "/v1/embeddings", "body": GOOD}, path="/v1/quote")).json()
-    assert f"may cost, {quoted['hold_usd']} USD." in refused.json()["error"]["message"]
+    assert f"may cost, {quoted['hold_usd']} USD: 0.00 USD are available." in refused.json()["error"]["message"]
     untouched(gate, sandbox)
 
 
