@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
@@ -190,13 +191,22 @@ async def test_a_group_younger_than_the_snapshot_is_a_503_until_it_is_read(
     assert (await door.knock(key)).group == "new"
 
 
-async def test_a_revoked_key_is_refused_once_the_change_is_seen(door: Door, installation: Installation) -> None:
-    row, key = door.key()
+@asynccontextmanager
+async def watching(door: Door, installation: Installation) -> AsyncIterator[None]:
+    """Changes of keys come to the door's cache."""
     holder = SnapshotHolder(
         installation.database, installation.sealer, installation.settings, on_keys_changed=door.cache.evict
     )
     await holder.start()
     try:
+        yield
+    finally:
+        await holder.stop()
+
+
+async def test_a_revoked_key_is_refused_once_the_change_is_seen(door: Door, installation: Installation) -> None:
+    row, key = door.key()
+    async with watching(door, installation):
         await door.knock(key)
         with door.database.write() as connection:
             keys.revoke(connection, row.id, **WHO)
@@ -209,8 +219,6 @@ async def test_a_revoked_key_is_refused_once_the_change_is_seen(door: Door, inst
             return False
 
         await until(is_refused)
-    finally:
-        await holder.stop()
 
 
 async def test_a_revoked_key_is_refused_while_a_channel_cannot_be_read(
@@ -220,11 +228,7 @@ async def test_a_revoked_key_is_refused_while_a_channel_cannot_be_read(
     with door.database.write() as connection:
         spec = ChannelSpec(name="c", family="openai", base_url="https://u.example", config=ChannelConfig(models=("m",)))
         add_channel(connection, installation.sealer, spec, **WHO)
-    holder = SnapshotHolder(
-        installation.database, installation.sealer, installation.settings, on_keys_changed=door.cache.evict
-    )
-    await holder.start()
-    try:
+    async with watching(door, installation):
         await door.knock(key)
         with door.database.write() as connection:
             connection.execute(channels.update().values(config='{"models": 1}'))
@@ -234,8 +238,6 @@ async def test_a_revoked_key_is_refused_while_a_channel_cannot_be_read(
             keys.revoke(connection, row.id, **WHO)
         await until(lambda: not len(door.cache))
         assert "disabled" in await door.refusal(key)
-    finally:
-        await holder.stop()
 
 
 async def test_a_key_made_after_it_was_refused_works_once_the_change_is_seen(
