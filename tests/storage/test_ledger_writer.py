@@ -17,6 +17,7 @@ import pytest
 from elkapi.clock import ManualClock
 from elkapi.errors import Unavailable
 from elkapi.ledger import Boot, ThreadLedger, balance, check
+from elkapi.ledger import books as books_module
 from elkapi.ledger import writer as writer_module
 from elkapi.ledger.books import Books
 from elkapi.ledger.checkpoint import Checkpointer
@@ -344,6 +345,19 @@ async def test_what_could_not_be_written_is_tried_again_as_it_stands_then_and_wi
     else:
         writer._gather_and_write()
         assert asked == [[beat, settle], [free, beat]]
+
+
+async def test_of_very_many_workers_only_the_heartbeats_of_the_last_are_remembered(
+    sqlite: Installation, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(books_module, "OWNERS_MAX", 2)
+    books = open_books(sqlite.database, sqlite.settings)
+    for owner in (b"first", b"second", b"first", b"third"):
+        assert books.apply([Beat(owner, "worker", 1)]) == [None]
+    assert list(books._scanned_from) == [b"first", b"third"]
+    assert books.apply([Beat(b"first", "worker", 1, ended=True)]) == [None]
+    assert list(books._scanned_from) == [b"third"]
+    books.close()
 
 
 async def test_a_settlement_that_meets_an_outage_is_tried_again_and_not_refused(

@@ -40,6 +40,8 @@ BUSY_STEP_S = 0.002
 # From a request's arrival (its id) to its hold; recovery relies on it when it decides where to begin.
 CALL_AGE_MAX_NS = 300 * 1_000_000_000
 COUNTERS_MAX = 50_000
+# Workers whose heartbeats are remembered: far more than write here at once, since one that is killed says no farewell.
+OWNERS_MAX = 1_000
 ATTEMPTS_MAX = 5
 
 ACCOUNT_REFUSED = "This key's accounts cannot fund a call."
@@ -397,7 +399,13 @@ class Books:
 
     def _beat(self, order: Beat, now_ns: int) -> None:
         ended = now_ns if order.ended else None
-        scan_from = self._scanned_from[order.owner] = self._scan_from(now_ns)
+        scan_from, told = self._scan_from(now_ns), self._scanned_from
+        # Put behind the others, so that the first is the owner that has been silent for longest.
+        told.pop(order.owner, None)
+        if not order.ended:
+            told[order.owner] = scan_from
+        if len(told) > OWNERS_MAX:
+            del told[next(iter(told))]
         self._cursor.execute(self._sql.beat, (order.owner, order.role, order.started_ns, now_ns, ended, scan_from))
 
     def _scan_from(self, now_ns: int) -> bytes:
