@@ -62,6 +62,11 @@ class _References:
         self._root = root
         self._names: dict[str, str] = {}
         self._defs: _Schema = {}
+        # How names of ours begin, and none of the schema's own.
+        self._ours = "ref_"
+        own = root.get("$defs")
+        while isinstance(own, dict) and any(name.startswith(self._ours) for name in own):
+            self._ours += "_"
 
     def whole(self) -> _Schema:
         return {**self._object(self._root), "$defs": self._defs}
@@ -91,7 +96,7 @@ class _References:
             if not isinstance(target, dict):
                 return None
             known = _OF_DEFS.fullmatch(path)
-            name = self._names[path] = known[1] if known else f"ref_{len(self._names)}"
+            name = self._names[path] = known[1] if known else f"{self._ours}{len(self._names)}"
             self._defs[name] = self._object(target)
         return self._names[path]
 

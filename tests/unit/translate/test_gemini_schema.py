@@ -162,6 +162,18 @@ def test_a_reference_stands_alone_and_leads_into_defs() -> None:
     }
 
 
+def test_what_is_copied_into_defs_takes_no_name_that_stands_there() -> None:
+    references = {"a": {"$ref": "#/definitions/A"}, "b": {"$ref": "#/definitions/B"}, "c": {"$ref": "#/$defs/ref_1"}}
+    schema = {
+        "properties": references,
+        "definitions": {"A": {"type": "string"}, "B": {"type": "integer"}},
+        "$defs": {"ref_1": {"type": "boolean"}, "ref__0": {"type": "null"}},
+    }
+    written = with_plain_references(schema)
+    led = {name: written["$defs"][one["$ref"].rpartition("/")[2]] for name, one in written["properties"].items()}
+    assert led == {"a": {"type": "string"}, "b": {"type": "integer"}, "c": {"type": "boolean"}}
+
+
 def test_a_schema_without_references_stays_as_it_is() -> None:
     schema = {"$id": "x", "type": "object", "properties": {"a": {"type": ["string", "null"], "const": "b"}}}
     assert with_plain_references(schema) == {"type": "object", "properties": schema["properties"]}
