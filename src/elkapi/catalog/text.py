@@ -572,19 +572,21 @@ def _facts(
         documents = body.count(_DOCUMENT)
         remote = min(documents, len(_BY_ADDRESS.findall(body))) if documents else 0
         given += REMOTE_FILE_TOKENS_MAX * (len(_REMOTE_FILE.findall(body)) + remote)
+    made = (limit or 0) * choices
+    # What is absent is told apart by identity: most calls have none of these.
+    other_models = models is not _NONE and bytes(models) not in _NONE_NAMED
     declared = b"" if tools is _NONE else spelled_out(bytes(tools))
     if declared and declared not in _NO_TOOLS:
         given += TOOLS_TOKENS_MAX + OWN_TOOL_TOKENS_MAX * len(_OWN_TOOL.findall(declared))
+        for hit in _MODEL_BEHIND.finditer(declared):
+            if hit["pictures"] is None:
+                other_models = True
+            else:
+                made += PICTURES_MADE_TOKENS_MAX
     if (declared and _has_served(declared)) or (served is not _NONE and bytes(served) not in _NO_TOOLS):
         given += SERVED_TOOLS_TOKENS_MAX
         searches = _searches(declared)
         open_ended = True
-    made, other_models = (limit or 0) * choices, bytes(models) not in _NONE_NAMED
-    for hit in _MODEL_BEHIND.finditer(declared):
-        if hit["pictures"] is None:
-            other_models = True
-        else:
-            made += PICTURES_MADE_TOKENS_MAX
     return Facts(
         model=model,
         upper=Usage(input_tokens=given, output_tokens=made, searches=searches, calls=1),
