@@ -14,6 +14,7 @@ from urllib.parse import urlsplit
 
 import msgspec
 
+from elkapi.errors import NOT_JSON
 from elkapi.sandbox.bill import Bill
 from elkapi.sandbox.messages import Problem
 from elkapi.sandbox.tasks import Callback, Task
@@ -119,5 +120,5 @@ def _is_here(url: str) -> bool:
 def _same(answered: bytes | None, wanted: bytes) -> bool:
     try:
         return answered is not None and msgspec.json.decode(answered) == msgspec.json.decode(wanted)
-    except (msgspec.DecodeError, UnicodeDecodeError):
+    except NOT_JSON:
         return False

@@ -331,6 +331,14 @@ def test_a_wrong_assertion_gets_no_token(changes: dict[str, Any]) -> None:
         assert httpx.post(f"{served.base_url}/token", data=form).json()["error"] == "unsupported_grant_type"
 
 
+@pytest.mark.parametrize("header", [b"no", b'"\xff"', b"[" * 5_000], ids=["words", "no UTF-8", "nested"])
+def test_an_assertion_that_is_no_json_gets_no_token(sandbox: Running, header: bytes) -> None:
+    claims, signature = assertion(1_800_000_000.0).split(".")[1:]
+    form = {"grant_type": GRANT, "assertion": ".".join((base64.urlsafe_b64encode(header).decode(), claims, signature))}
+    answer = httpx.post(f"{sandbox.base_url}/token", data=form)
+    assert (answer.status_code, answer.json()["error"]) == (400, "invalid_grant")
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [

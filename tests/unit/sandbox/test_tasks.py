@@ -23,18 +23,18 @@ MODEL = "doubao-seedance-1-0-pro-250528"
 
 
 class Receiver:
-    """Takes callbacks; `challenges` tells whether it gives a challenge back. `refusals`: how many calls it refuses."""
+    """Takes callbacks; `consent` answers a challenge, None: the challenge itself does. `refusals`: calls it refuses."""
 
     def __init__(self) -> None:
         self.bodies: list[Any] = []
-        self.challenges = True
+        self.consent: bytes | None = None
         self.refusals = 0
         self.url = ""
 
     def answer(self, body: bytes) -> tuple[int, bytes]:
         decoded = json.loads(body)
         if "challenge" in decoded:
-            return 200, body if self.challenges else b"{}"
+            return 200, body if self.consent is None else self.consent
         if self.refusals:
             self.refusals -= 1
             return 500, b""
@@ -214,18 +214,22 @@ def test_a_cancelled_task_is_told_and_billed_no_more(sandbox: Running, http: htt
     assert len(bill_lines(sandbox)) == 1
 
 
-@pytest.mark.parametrize("challenges", [True, False])
+@pytest.mark.parametrize(
+    "consent",
+    [None, b"{}", b"no", b'"\xff"', b"[" * 5_000],
+    ids=["the challenge", "another", "words", "no UTF-8", "nested"],
+)
 def test_a_challenge_decides_whether_a_task_begins(
-    sandbox: Running, http: httpx.Client, receiver: Receiver, challenges: bool
+    sandbox: Running, http: httpx.Client, receiver: Receiver, consent: bytes | None
 ) -> None:
-    receiver.challenges = challenges
+    receiver.consent = consent
     body = {"model": "T2V-01", "prompt": "a boat", "callback_url": receiver.url}
     answer = http.post("/minimax/v1/video_generation", json=body)
     assert answer.status_code == 200
-    assert answer.json()["base_resp"]["status_code"] == (0 if challenges else 2013)
-    if challenges:
+    assert answer.json()["base_resp"]["status_code"] == (2013 if consent else 0)
+    if consent is None:
         assert told(receiver, 2) == ["processing", "success"]
-    assert len(bill_lines(sandbox)) == int(challenges)
+    assert len(bill_lines(sandbox)) == int(consent is None)
 
 
 @pytest.mark.parametrize("url", ["http://192.0.2.1/told", "http://[", "http://127.0.0.1:99999"])

@@ -9,6 +9,7 @@ from typing import Any
 
 import msgspec
 
+from elkapi.errors import NOT_JSON
 from elkapi.sandbox.messages import Problem
 from elkapi.sandbox.providers.anthropic_blocks import Reader, Segment, fail, list_of, object_of, whole_of
 from elkapi.sandbox.strict import strictly
@@ -41,7 +42,7 @@ def json_object(body: bytes) -> dict[str, Any]:
     """The body as an object. Raises Problem when it is none."""
     try:
         value = msgspec.json.decode(body)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+    except NOT_JSON:
         raise Problem(400, "The request body is not valid JSON.") from None
     if not isinstance(value, dict):
         raise Problem(400, "The request body is not a JSON object.")

@@ -7,6 +7,7 @@ from typing import Any
 
 import msgspec
 
+from elkapi.errors import NOT_JSON
 from elkapi.sandbox.messages import Problem
 
 Refuse = Callable[[str, str], Problem]
@@ -17,7 +18,7 @@ def object_of(body: bytes, refuse: Refuse) -> dict[str, Any]:
     """The body as an object, without the members that are null. Raises Problem."""
     try:
         value = msgspec.json.decode(body)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+    except NOT_JSON:
         value = None
     if not isinstance(value, dict):
         raise refuse("body", "must be a JSON object")

@@ -8,6 +8,7 @@ from typing import Any
 
 import msgspec
 
+from elkapi.errors import NOT_JSON
 from elkapi.sandbox.messages import Problem
 from elkapi.sandbox.providers.gemini_models import Model
 from elkapi.sandbox.providers.gemini_schema import (
@@ -69,7 +70,7 @@ def json_object(body: bytes) -> dict[str, Any]:
     """The body as an object. Raises Problem when it is none."""
     try:
         value = msgspec.json.decode(body)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+    except NOT_JSON:
         raise invalid("Invalid JSON payload received. Unexpected token.") from None
     if not isinstance(value, dict):
         raise invalid("Invalid JSON payload received. Root must be an object.")

@@ -11,6 +11,7 @@ from typing import Any
 
 import msgspec
 
+from elkapi.errors import NOT_JSON
 from elkapi.sandbox.messages import Answer, Charge, Problem, Request, json_answer
 from elkapi.sandbox.providers import openai_read as read
 from elkapi.sandbox.providers.openai_files import SHELF as FILES
@@ -140,7 +141,7 @@ def _line(line: bytes, endpoint: str) -> dict[str, Any] | str:
     """A line as an object, or what is wrong with it."""
     try:
         item = msgspec.json.decode(line)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+    except NOT_JSON:
         return "This line is not valid JSON."
     if (
         not isinstance(item, dict)

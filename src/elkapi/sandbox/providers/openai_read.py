@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 import msgspec
 
+from elkapi.errors import NOT_JSON
 from elkapi.sandbox.messages import Problem
 from elkapi.sandbox.providers.openai_models import THINKS_TOKENS, UNKNOWN_PREFIX, thinks_tokens
 from elkapi.sandbox.talk import Ask, Call, Result, Tool, Turn
@@ -24,7 +25,7 @@ def json_object(body: bytes) -> dict[str, Any]:
     """The body as an object. Raises Problem 400."""
     try:
         value = msgspec.json.decode(body)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+    except NOT_JSON:
         raise Problem(400, "The body of this request is not valid JSON.") from None
     if not isinstance(value, dict):
         raise Problem(400, "The body of this request is not a JSON object.")

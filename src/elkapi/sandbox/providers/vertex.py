@@ -13,6 +13,7 @@ from urllib.parse import parse_qs
 
 import msgspec
 
+from elkapi.errors import NOT_JSON
 from elkapi.sandbox.messages import Answer, Charge, Problem, Request, json_answer
 from elkapi.sandbox.providers import anthropic, gemini, veo
 from elkapi.sandbox.providers.anthropic_models import model_of
@@ -154,7 +155,7 @@ def _check_assertion(assertion: str, now_s: float) -> None:
 def _decoded(part: str) -> dict[str, Any]:
     try:
         value = msgspec.json.decode(_bytes(part))
-    except (msgspec.DecodeError, UnicodeDecodeError):
+    except NOT_JSON:
         value = None
     if not isinstance(value, dict):
         raise ValueError("Invalid JWT: not JSON")
