@@ -65,7 +65,7 @@ class ModelApp:
         self._text_pool = ThreadPoolExecutor(TEXT_THREADS, thread_name_prefix="text")
         self._bodies = Bodies(BODY_BYTES_MAX, BODY_BYTES_IN_FLIGHT_MAX)
         self._models = embeddings.write_models(engines)
-        self._routes: dict[str, tuple[str, Callable[[Scope, Receive], Awaitable[bytes]]]] = {
+        self._routes: dict[str, tuple[str, Callable[[Receive], Awaitable[bytes]]]] = {
             "/v1/embeddings": ("POST", self._embeddings),
             "/v1/tokenize/count": ("POST", self._count),
             "/v1/models": ("GET", self._list_models),
@@ -94,7 +94,7 @@ class ModelApp:
     async def _answer(self, scope: Scope, receive: Receive) -> bytes:
         handler = find_handler(self._routes, scope)
         try:
-            return await handler(scope, receive)
+            return await handler(receive)
         except QueueFull as full:
             message = "The local model has more work queued than it may take."
             raise Overloaded(message, retry_after_s=full.retry_after_s) from None
@@ -109,7 +109,7 @@ class ModelApp:
             log.exception("%s %s failed", scope["method"], scope["path"])
             raise GatewayError("The local model process failed on this request.") from None
 
-    async def _embeddings(self, scope: Scope, receive: Receive) -> bytes:
+    async def _embeddings(self, receive: Receive) -> bytes:
         async with self._bodies.received(receive) as body:
             request = await self._text_work(body, embeddings.read_embeddings, body)
             engine = embeddings.pick(self._engines, request.model)
@@ -121,7 +121,7 @@ class ModelApp:
             return write()
         return await asyncio.get_running_loop().run_in_executor(self._text_pool, write)
 
-    async def _count(self, scope: Scope, receive: Receive) -> bytes:
+    async def _count(self, receive: Receive) -> bytes:
         async with self._bodies.received(receive) as body:
             request = embeddings.read_count(body)
             # A vocabulary's first use loads it, so a count by vocabulary never runs on the loop.
@@ -130,10 +130,10 @@ class ModelApp:
             tokens = work() if inline else await asyncio.get_running_loop().run_in_executor(self._text_pool, work)
         return embeddings.write_count(tokens)
 
-    async def _list_models(self, scope: Scope, receive: Receive) -> bytes:
+    async def _list_models(self, receive: Receive) -> bytes:
         return self._models
 
-    async def _health(self, scope: Scope, receive: Receive) -> bytes:
+    async def _health(self, receive: Receive) -> bytes:
         """Up, with the texts and tokens waiting: what tells an operator that this process is the narrow place."""
         queued = [lanes.queued() for lanes in self._lanes.values()]
         return embeddings.write_health(sum(texts for texts, _ in queued), sum(tokens for _, tokens in queued))
