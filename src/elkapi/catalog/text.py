@@ -159,7 +159,7 @@ class ResponsesView(msgspec.Struct):
 class MessagesView(msgspec.Struct):
     """`POST /v1/messages`."""
 
-    max_tokens: Annotated[int, msgspec.Meta(ge=1, le=OUTPUT_TOKENS_MAX)]
+    max_tokens: Annotated[int, msgspec.Meta(ge=0, le=OUTPUT_TOKENS_MAX)]
     messages: _Items
     model: ModelName | None = None
     stream: bool | None = None
@@ -323,7 +323,8 @@ def read_messages(body: bytes) -> Facts:
     facts = _facts(
         body,
         _model(view.model),
-        limit=view.max_tokens,
+        # None at all fills the cache and writes nothing; what counts as a call that may write is held for one token.
+        limit=view.max_tokens or 1,
         stream=bool(view.stream),
         include_usage=True,
         tools=view.tools,

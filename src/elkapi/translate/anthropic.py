@@ -92,6 +92,8 @@ def _told(text: Text) -> Text:
 
 def check_crossing(request: ChatRequest) -> None:
     """Raises BadRequest for what no other dialect can do; betas that only tune the call are dropped silently."""
+    if request.max_output_tokens == 0:
+        raise BadRequest("This model has no cache to fill: `max_tokens` must be 1 or more.", param="max_tokens")
     for name in REFUSED_ELSEWHERE:
         if request.extra.get(name):
             raise BadRequest(f"This model does not support `{name}`.", param=name)

@@ -157,7 +157,7 @@ class _Count(msgspec.Struct):
 
 
 class _Limits(msgspec.Struct):
-    max_tokens: Annotated[int, msgspec.Meta(ge=1)]
+    max_tokens: Annotated[int, msgspec.Meta(ge=0)]
     stream: bool | None = None
     temperature: Unit | None = None
     top_p: Unit | None = None

@@ -60,7 +60,8 @@ def write_request(request: ChatRequest, profile: Profile) -> bytes:
     own = request.extra if request.dialect == "anthropic" else {}
     if request.dialect != "anthropic":
         refuse_foreign(request)
-    max_tokens = request.max_output_tokens or profile.max_output_tokens
+    limit = request.max_output_tokens
+    max_tokens = profile.max_output_tokens if limit is None else limit
     body: Raw = {"model": request.model, "max_tokens": max_tokens}
     if system := _system(request, own.get("system", {})):
         body["system"] = system

@@ -62,7 +62,7 @@ def with_results(first: dict[str, Any], **changes: Any) -> list[dict[str, Any]]:
     ("fields", "message"),
     [
         ({"max_tokens": None}, "max_tokens: Field required"),
-        ({"max_tokens": 0}, "max_tokens: Input should be greater than or equal to 1"),
+        ({"max_tokens": -1}, "max_tokens: Input should be greater than or equal to 0"),
         ({"max_tokens": 999_999}, "max_tokens: 999999 > 128000"),
         ({"reasoning_effort": "low"}, "reasoning_effort: Extra inputs are not permitted"),
         ({"thread": {"type": "create"}}, "Threads are not supported"),
@@ -245,6 +245,13 @@ def test_an_answer_says_why_it_ended(api: httpx.Client, fields: dict[str, Any], 
     assert (answer["stop_reason"], answer["content"][0]["text"]) == (reason, text)
     assert answer["stop_sequence"] == ("END" if reason == "stop_sequence" else None)
     assert ("stop_details" in answer) == (reason == "refusal")
+
+
+def test_a_message_of_no_tokens_only_fills_the_cache(api: httpx.Client) -> None:
+    marked = [{"type": "text", "text": "one two three", "cache_control": {"type": "ephemeral"}}]
+    answer = said(api, system=marked, max_tokens=0)
+    assert (answer["content"], answer["stop_reason"]) == ([], "max_tokens")
+    assert (answer["usage"]["cache_creation_input_tokens"], answer["usage"]["output_tokens"]) == (3, 0)
 
 
 def test_a_schema_gets_an_instance(api: httpx.Client) -> None:

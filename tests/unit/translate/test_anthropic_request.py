@@ -188,7 +188,7 @@ def _block(**block: Any) -> dict[str, Any]:
     ("members", "param"),
     [
         ({"max_tokens": None}, "max_tokens"),
-        ({"max_tokens": 0}, "max_tokens"),
+        ({"max_tokens": -1}, "max_tokens"),
         ({"model": ""}, "model"),
         ({"messages": []}, "messages"),
         ({"messages": [{"role": "tool", "content": "x"}]}, "messages[0].role"),
@@ -215,6 +215,11 @@ def test_a_wrong_body_is_refused_by_the_name_of_its_field(members: dict[str, Any
     with pytest.raises(BadRequest) as caught:
         DIALECT.read_request(msgspec.json.encode(body))
     assert caught.value.param == param
+
+
+def test_a_message_of_no_tokens_is_written_back_as_one() -> None:
+    request = DIALECT.read_request(msgspec.json.encode(GOOD | {"max_tokens": 0}))
+    assert json.loads(DIALECT.write_request(request, BUDGET))["max_tokens"] == 0
 
 
 def test_a_count_needs_no_limit() -> None:

@@ -66,7 +66,7 @@ def read(body: dict[str, Any], *, counting: bool = False) -> Asked:
         raise fail("model", "Input should be a valid string")
     if not isinstance(stream, bool):
         raise fail("stream", "Input should be a valid boolean")
-    max_tokens = None if counting else whole_of(body, "max_tokens", 1)
+    max_tokens = None if counting else whole_of(body, "max_tokens", 0)
     _check_sampling(body)
     thinks, shows = _thinking(body, max_tokens)
     reader = Reader()
