@@ -1,4 +1,5 @@
-"""A caller who leaves after the upstream answered in full, while its input is still being counted, has been served."""
+"""The upstream answered in full, and what it comes to is still counted or booked: who leaves then has been served, and
+whom the end of a drain cuts off has not."""
 
 from __future__ import annotations
 
@@ -9,8 +10,10 @@ import httpx
 import msgspec
 import pytest
 
+from elkapi.ledger.ledger import ThreadLedger
 from elkapi.relay import hold
 from elkapi.sandbox.server import Running
+from elkapi.types import Settlement
 from tests.gateway import SMALL, gateway
 from tests.text_calls import Asked, ask
 from tests.waiting import until
@@ -82,4 +85,40 @@ async def test_g49_a_call_that_the_end_of_a_drain_cut_off_while_it_was_counted_i
         assert (status, charge_nano) == (503, 0)
         assert loss_nano == 11 * 1_000 + 4 * 2_000
         assert b'"fate":"complete"' in record
+        assert gate.closed_books().customers_posted_nano == 10**9
+
+
+@pytest.mark.parametrize("how", ["whole", "stream", "repeatable", "kept"])
+async def test_g49_a_call_that_the_end_of_a_drain_cut_off_while_it_was_booked_is_free(
+    tmp_path: Path, sandbox: Running, how: str
+) -> None:
+    """What a repeat would be told is sealed before it is booked, as is an answer that is kept: they are a way apart."""
+    asked = ask("responses" if how == "kept" else "chat", "gpt-4o", "[[say: ok]]", stream=how == "stream")
+    body = {**asked.body, "store": True} if how == "kept" else asked.body
+    headers = {"idempotency-key": "once"} if how == "repeatable" else {}
+    async with gateway(tmp_path) as gate:
+        await gate.channel(sandbox.base_url, ("gpt-4o",))
+        await gate.price("gpt-4o", per_1m_usd="1", output_per_1m_usd="2")
+        key = await gate.key("1")
+        ledger = gate.plane.ledger
+        assert isinstance(ledger, ThreadLedger)
+        booking, settle = asyncio.Event(), ledger.settle
+
+        async def slowly(settlement: Settlement) -> None:
+            # The disk takes its time from here on.
+            ledger.writer.lock.acquire()
+            asyncio.get_running_loop().call_later(0.05, booking.set)
+            await settle(settlement)
+
+        ledger.settle = slowly  # type: ignore[method-assign]
+        call = asyncio.create_task(gate.ask(key, body, path=asked.path, headers=headers))
+        await booking.wait()
+        draining = asyncio.create_task(gate.server.drain(0, gate.plane.cut_off))
+        with pytest.raises(httpx.HTTPError):
+            await call
+        ledger.writer.lock.release()
+        assert await draining == 1
+        free = "select record from requests where charge_nano = 0 and loss_nano > 0"
+        ((record,),) = await until(lambda: gate.sql(free), within_s=10)
+        assert b'"settled_late"' in record
         assert gate.closed_books().customers_posted_nano == 10**9

@@ -188,6 +188,13 @@ class Ledger(ABC):
         if outcome is not None:
             raise Unavailable(TOO_SLOW_SETTLE if outcome is _TIMED_OUT else outcome.message or FAILED)
 
+    def take_back(self, settlement: Settlement) -> None:
+        """Make a settlement that is on its way, or made, free: its caller did not get the answer. Never waits."""
+        order = _settle_order(settlement.record, settlement.hold)
+        self._told.note([order])
+        if (free := self._told.get(order.request_id)) is not None and not self._closed:
+            self._collect(free)
+
     async def keep(self, stored: StoredObject, *, frames_only: bool = False) -> None:
         """Keep an object apart from a settlement (a background call's row), durable on return. Raises Unavailable.
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import hashlib
-from collections.abc import Coroutine
+from collections.abc import Awaitable, Coroutine
 from typing import Any
 
 import msgspec
@@ -404,14 +404,31 @@ class Hold:
             self.plane.ledger.record(settlement.record)
             return
         point("relay.settle.before")
-        settling = self.plane.ledger.settle(settlement)
-        if settlement.reply is None and settlement.stored is None:
-            # The order is handed over before the first wait, so a caller that leaves now cannot take it back.
-            await settling
-        else:
-            # Sealing what is to be kept comes before that; the shield costs a task, so only these calls pay for it.
-            await asyncio.shield(settling)
+        settling: Awaitable[None] = self.plane.ledger.settle(settlement)
+        try:
+            if settlement.reply is None and settlement.stored is None:
+                # The order is handed over before the first wait, so a caller that leaves now cannot take it back.
+                await settling
+            else:
+                # Sealing what is to be kept comes before that; the shield costs a task, so only these calls pay for it.
+                settling = asyncio.ensure_future(settling)
+                await asyncio.shield(settling)
+        except asyncio.CancelledError:
+            if self.plane.cutting:
+                await self._cut_off(settlement, settling)
+            raise
         point("relay.settle.after")
+
+    async def _cut_off(self, settlement: Settlement, settling: Awaitable[None]) -> None:
+        """A drain broke the call off while it was booked, with its answer still here: see `_left`.
+
+        Nobody's connection waits for a line of a batch: its answer is kept with its charge, and a successor tells it.
+        """
+        if isinstance(settling, asyncio.Future):
+            with contextlib.suppress(Unavailable):
+                await to_its_end(settling)
+        if self.request.line is None:
+            self.plane.ledger.take_back(settlement)
 
     def _record(
         self, end: _End, usage: Usage, charge_nano: int, loss_nano: int, flags: tuple[str, ...]
@@ -451,7 +468,7 @@ class Hold:
         )
 
 
-async def to_its_end(work: Coroutine[Any, Any, None]) -> None:
+async def to_its_end(work: Coroutine[Any, Any, None] | asyncio.Future[None]) -> None:
     """Await what settles a call, also where this task is cancelled meanwhile: it counts first, which may take a while,
     and nobody else would resolve the hold."""
     task = asyncio.ensure_future(work)
