@@ -114,6 +114,7 @@ async def drained(plane: DataPlane, server: Server, runner: BatchRunner, drain_s
     # What those calls began, and what goes on without its caller, which until then may have become more.
     left_s = max(0.0, began_s + drain_s - plane.clock.monotonic_s())
     await asyncio.gather(plane.background.drain(left_s), plane.tasks.drain(left_s))
+    plane.cut_off()  # Who has no connection (a background response) is ended as the plane closes.
     return cut
 
 

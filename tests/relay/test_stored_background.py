@@ -315,6 +315,25 @@ async def test_a_stopping_worker_ends_what_runs_as_failed(tmp_path: Path) -> Non
         assert await stage.spent() == 0
 
 
+async def test_g49_a_stream_that_a_stop_cuts_off_in_the_background_is_free(stage: Stage) -> None:
+    plane = stage.gate.plane
+    creating = asyncio.ensure_future(stage.create(stream=True))
+    played = await stage.call()
+    played.begin()
+    for frame in frames_of("responses-text")[:6]:
+        played.play(frame)
+    await until(lambda: stage.gate.sql("select 1 from stored_events"))
+    # Nobody follows it.
+    creating.cancel()
+    await until(lambda: not stage.gate.server.under_way)
+    assert await drained(plane, stage.gate.server, BatchRunner(plane, error_body), 0) == 0
+    await plane.background.aclose()
+    assert stage.gate.sql("select status from stored_objects") == [("failed",)]
+    assert await stage.spent() == 0
+    ((charge_nano, loss_nano),) = stage.gate.sql("select charge_nano, loss_nano from requests")
+    assert charge_nano == 0 < loss_nano
+
+
 async def test_a_stopping_worker_waits_for_what_its_last_calls_began(
     stage: Stage, monkeypatch: pytest.MonkeyPatch
 ) -> None:

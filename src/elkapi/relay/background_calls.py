@@ -90,7 +90,7 @@ class BackgroundCalls:
             await asyncio.wait(tasks, timeout=wait_s)
 
     async def aclose(self) -> None:
-        """End what still runs: it is charged for what had come by then, and failed."""
+        """End what still runs: it failed, and is free as every call that a stop cuts off (`DataPlane.cut_off`)."""
         if self._looking is not None:
             self._looking.cancel()
         tasks = [running.task for running in self._running.values() if running.task is not None]
