@@ -47,6 +47,7 @@ class Gateway:
     """A running worker and the operator's hands on it; every change waits until the worker has seen it."""
 
     server: Server
+    runner: BatchRunner
 
     def __init__(self, plane: DataPlane, installation: Installation, origin: str) -> None:
         self.plane = plane
@@ -245,7 +246,7 @@ async def gateway(
             runner = BatchRunner(plane, error_body)
             runner.start()
             running = Gateway(plane, installation, f"http://127.0.0.1:{listening.getsockname()[1]}")
-            running.server = server
+            running.server, running.runner = server, runner
             try:
                 yield running
             finally:

@@ -753,6 +753,26 @@ async def test_a_gateway_that_stops_finishes_its_lines_and_the_next_one_goes_on(
         second.closed_books()
 
 
+async def test_lines_that_a_stop_cuts_off_are_free_and_no_fault_of_ours(tmp_path: Path) -> None:
+    async with canned(200, _ANSWER) as upstream:
+        upstream.gate.clear()
+        async with gateway(tmp_path, **QUICK) as first:
+            await first.channel(upstream.url, (MODEL,))
+            await first.price(MODEL, output_per_1m_usd="1000")
+            key = await first.key("1")
+            batch = await client(first, key).messages.batches.create(requests=[line(n, "x") for n in range(2)])
+            await until(lambda: upstream.waiting == 2)
+            await first.runner.drain(0)
+            assert first.closed_books().customers_posted_nano == 10**9
+        assert '"unexpected"' not in (tmp_path / "gateway.log").read_text()
+        async with gateway(tmp_path, **QUICK) as second:
+            sdk = client(second, key)
+            assert counts_of(await ended(sdk, batch.id)) == {"errored": 2}
+            for found in (await results_of(sdk, batch.id)).values():
+                assert "outcome of this request is not known" in found.error.error.message
+            assert second.closed_books().customers_posted_nano == 10**9
+
+
 async def test_two_gateways_share_a_batch_and_run_no_line_twice(
     tmp_path: Path, database_url: str, sandbox: Running
 ) -> None:

@@ -7,6 +7,7 @@ became of it, or that nobody can know.
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 from collections.abc import Callable
 
@@ -22,7 +23,7 @@ from elkapi.relay.batches import shape
 from elkapi.relay.call import JSON, REPLAYED, Call, Headers
 from elkapi.relay.plane import DataPlane
 from elkapi.relay.read import Admitted
-from elkapi.relay.relay import Failed
+from elkapi.relay.relay import Failed, Left
 from elkapi.relay.serve import serve
 from elkapi.storage.repos.batch_lines import LeasedLine, find_claim
 from elkapi.types import BatchLine, Grant
@@ -135,6 +136,9 @@ async def carry_out(plane: DataPlane, line: LeasedLine, params: bytes, render: R
             if await _is_covered(plane, admitted.grant, refused.wanted_nano):
                 return Later(HELD_S, pauses_key=True)
             raise
+    except Left:
+        # No caller waits who could leave: the drain cut this line off.
+        raise asyncio.CancelledError from None
     except Failed as failed:
         unknown = any(attempt.fate == "unknown" for attempt in failed.attempts)
         return _fate_of(failed.error, line, plane.settings.batch_retry_s, render, id_, may_repeat=not unknown)

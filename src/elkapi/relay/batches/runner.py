@@ -78,6 +78,8 @@ class BatchRunner:
                 async with asyncio.timeout(wait_s):
                     await self._idle.wait()
         self._stopped = True
+        if self._running:
+            self._plane.cut_off()
         await cancel_all(task for task in (self._loop_task, *self._running.values()) if task is not None)
         self._loop_task = None
 
