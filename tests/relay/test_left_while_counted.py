@@ -4,6 +4,7 @@ whom the end of a drain cuts off has not."""
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 import httpx
@@ -23,21 +24,26 @@ EMBEDDING = Asked("/v1/embeddings", {"model": SMALL, "input": "eight bytes of te
 CHAT = ask("chat", "gpt-4o", "[[say: sixteen letters.]]")
 
 
+def never_counting(asked: asyncio.Event) -> Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]:
+    """A model process that is asked for a count and gives none."""
+
+    async def connected(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        asked.set()
+        await reader.read()  # until the gateway gives up
+        writer.close()
+
+    return connected
+
+
 @pytest.mark.parametrize(("asked", "tokens"), [(EMBEDDING, (9, 0)), (CHAT, (11, 4))], ids=["embedding", "chat"])
 async def test_g39_a_call_without_usage_is_charged_although_its_caller_left_meanwhile(
     tmp_path: Path, sandbox: Running, asked: Asked, tokens: tuple[int, int]
 ) -> None:
     counting = asyncio.Event()
-
-    async def never_counts(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        await reader.readuntil(b"\r\n\r\n")
-        counting.set()
-        await reader.read()  # until the gateway gives up
-        writer.close()
-
     async with gateway(tmp_path) as gate:
         path = gate.plane.settings.socket_path("models")
-        async with await asyncio.start_unix_server(never_counts, path):
+        async with await asyncio.start_unix_server(never_counting(counting), path):
             await gate.channel(sandbox.base_url, (SMALL, "gpt-4o"))
             await gate.price("gpt-4o", per_1m_usd="1", output_per_1m_usd="2")
             key = await gate.key("1")
@@ -122,3 +128,26 @@ async def test_g49_a_call_that_the_end_of_a_drain_cut_off_while_it_was_booked_is
         ((record,),) = await until(lambda: gate.sql(free), within_s=10)
         assert b'"settled_late"' in record
         assert gate.closed_books().customers_posted_nano == 10**9
+
+
+async def test_what_the_end_of_a_drain_cuts_off_is_not_counted_exactly(tmp_path: Path, sandbox: Running) -> None:
+    """Its supervisor does not wait as long as a model process may be asked for."""
+    counting = asyncio.Event()
+    async with gateway(tmp_path) as gate:
+        path = gate.plane.settings.socket_path("models")
+        async with await asyncio.start_unix_server(never_counting(counting), path):
+            await gate.channel(sandbox.base_url, ("gpt-4o",))
+            await gate.price("gpt-4o", per_1m_usd="1", output_per_1m_usd="2")
+            key = await gate.key("1")
+            asked = ask("chat", "gpt-4o", "[[tokens: 9]] [sandbox: stall-after=5]", stream=True)
+            call = asyncio.create_task(gate.ask(key, asked.body, path=asked.path, headers=asked.headers))
+            await until(lambda: any(one.current and one.current.started for one in gate.server.connections))
+            assert await gate.server.drain(0, gate.plane.cut_off) == 1
+            with pytest.raises(httpx.HTTPError):
+                await call
+            ((charge_nano, loss_nano, record),) = await until(
+                lambda: gate.sql("select charge_nano, loss_nano, record from requests")
+            )
+    assert charge_nano == 0 < loss_nano
+    assert b'"estimated_locally"' in record
+    assert not counting.is_set()
