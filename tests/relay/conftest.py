@@ -26,6 +26,7 @@ async def gate(tmp_path: Path, database_url: str) -> AsyncIterator[Gateway]:
 
 @pytest.fixture
 async def lite(tmp_path: Path) -> AsyncIterator[Gateway]:
-    """On SQLite alone, for what the database has no part in: the cache's own files, a text that is looked at, ..."""
+    """On SQLite alone, for what the database has no part in (the cache's own files, a text that is looked at, ...) or
+    where suites of its own run on both, as those of money."""
     async with gateway(tmp_path) as served:
         yield served

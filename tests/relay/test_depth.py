@@ -22,12 +22,6 @@ THEIRS = {
 DEPTHS = (60, 200, 480, 700, 900, 990, 1_500, 5_000, 9_000, 30_000, 500_000)
 
 
-@pytest.fixture
-def database_url() -> str:
-    """SQLite alone: what is refused here is refused before any database is asked."""
-    return ""
-
-
 def placed(client: str) -> list[dict[str, Any]]:
     """Where a body may hold anything: a member nobody knows, a schema, what a tool was called with."""
     hole = {"hole": 0}
@@ -47,20 +41,20 @@ def placed(client: str) -> list[dict[str, Any]]:
 @pytest.mark.parametrize("upstream", THEIRS)
 @pytest.mark.parametrize("client", CLIENTS)
 async def test_a_deep_body_is_answered_or_refused_as_too_deep(
-    gate: Gateway, sandbox: Running, client: str, upstream: str
+    lite: Gateway, sandbox: Running, client: str, upstream: str
 ) -> None:
     secret, options = UPSTREAMS[upstream]
     theirs = {MODEL: THEIRS[upstream]}
-    await gate.channel(
+    await lite.channel(
         sandbox.base_url, (MODEL,), family=upstream, secrets=(secret,), options=options, model_map=theirs
     )
-    await gate.price(MODEL, per_1m_usd="1", output_per_1m_usd="2")
-    key = await gate.key("100")
+    await lite.price(MODEL, per_1m_usd="1", output_per_1m_usd="2")
+    key = await lite.key("100")
     for depth in DEPTHS:
         for more in placed(client):
             for brackets in (b"[]", b"{}"):
                 one = ask(client, MODEL, "hello", **more)
                 opened = b"[" * depth + b"]" * depth if brackets == b"[]" else b'{"a":' * depth + b"0" + b"}" * depth
                 body = msgspec.json.encode(one.body).replace(b'"hole":0', b'"hole":' + opened)
-                reply = await gate.ask(key, body, path=one.path, headers=one.headers)
+                reply = await lite.ask(key, body, path=one.path, headers=one.headers)
                 assert reply.status_code in (200, 400), (depth, more, brackets, reply.text[:300])

@@ -24,12 +24,6 @@ BROKEN = (
 TEN_AND_ONE = {"prompt_tokens": 10, "completion_tokens": 1, "total_tokens": 11}
 
 
-@pytest.fixture
-def database_url() -> str:
-    """SQLite alone: the ledger's own suites run on both databases."""
-    return ""
-
-
 def answer(usage: dict[str, int], finish: str = "stop") -> dict[str, Any]:
     choice = {"index": 0, "message": {"role": "assistant", "content": "so"}, "finish_reason": finish}
     if finish == "content_filter":
@@ -45,38 +39,38 @@ def answer(usage: dict[str, int], finish: str = "stop") -> dict[str, Any]:
 
 
 async def post(
-    gate: Gateway, key: str, prompt: str = "hello", headers: dict[str, str] | None = None, **more: Any
+    lite: Gateway, key: str, prompt: str = "hello", headers: dict[str, str] | None = None, **more: Any
 ) -> Any:
     asked = ask("chat", FIRST, prompt, **more)
-    return await gate.ask(key, asked.body, path=asked.path, headers={**asked.headers, **(headers or {})})
+    return await lite.ask(key, asked.body, path=asked.path, headers={**asked.headers, **(headers or {})})
 
 
-async def test_several_choices_share_what_the_balance_covers(gate: Gateway, sandbox: Running) -> None:
-    await gate.channel(sandbox.base_url, (FIRST,), model_map={FIRST: "gpt-4o"})
+async def test_several_choices_share_what_the_balance_covers(lite: Gateway, sandbox: Running) -> None:
+    await lite.channel(sandbox.base_url, (FIRST,), model_map={FIRST: "gpt-4o"})
     # A cent buys 1,000 tokens of output, which four answers have between them.
-    await gate.price(FIRST, per_1m_usd="0", output_per_1m_usd="10")
+    await lite.price(FIRST, per_1m_usd="0", output_per_1m_usd="10")
     body = ask("chat", FIRST, "[[tokens: 4000]]", n=4).body
     del body["max_tokens"]
-    reply = await gate.ask(key := await gate.key("0.01"), body, path="/v1/chat/completions")
+    reply = await lite.ask(key := await lite.key("0.01"), body, path="/v1/chat/completions")
     assert reply.status_code == 200, reply.text
     (received,) = sandbox.sandbox.recorder.shown()
     sent = msgspec.json.decode(base64.b64decode(received.body_base64))
     assert (sent["n"], sent.get("max_tokens") or sent["max_completion_tokens"]) == (4, 250)
-    account = await gate.account(reply.headers["x-request-id"], key)
+    account = await lite.account(reply.headers["x-request-id"], key)
     assert (account["held_usd"], account["flags"]) == ("0.01", [])
     # What is no answer for each of them is not asked for.
-    short = await gate.ask(await gate.key("0.0006"), body, path="/v1/chat/completions")
+    short = await lite.ask(await lite.key("0.0006"), body, path="/v1/chat/completions")
     assert short.json()["error"]["code"] == "insufficient_user_quota"
     assert len(sandbox.sandbox.recorder.shown()) == 1
-    gate.closed_books()
+    lite.closed_books()
 
 
 async def test_a_call_that_the_balance_covers_once_others_gave_back_what_they_held_is_not_refused(
-    gate: Gateway, sandbox: Running, monkeypatch: pytest.MonkeyPatch
+    lite: Gateway, sandbox: Running, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    await gate.channel(sandbox.base_url, (FIRST,))
-    await gate.price(FIRST, per_1m_usd="0", output_per_1m_usd="10")
-    hold, asked_nano = gate.plane.ledger.hold, list[int]()
+    await lite.channel(sandbox.base_url, (FIRST,))
+    await lite.price(FIRST, per_1m_usd="0", output_per_1m_usd="10")
+    hold, asked_nano = lite.plane.ledger.hold, list[int]()
 
     async def held_by_another(order: HoldOrder) -> None:
         asked_nano.append(order.nano)
@@ -84,145 +78,145 @@ async def test_a_call_that_the_balance_covers_once_others_gave_back_what_they_he
             raise InsufficientQuota("held by a call that has ended since", order.nano)
         await hold(order)
 
-    monkeypatch.setattr(gate.plane.ledger, "hold", held_by_another)
+    monkeypatch.setattr(lite.plane.ledger, "hold", held_by_another)
     body = ask("chat", FIRST, "[[tokens: 4]]").body
     del body["max_tokens"]
     refusals = {1}
-    reply = await gate.ask(key := await gate.key("10"), body, path="/v1/chat/completions")
+    reply = await lite.ask(key := await lite.key("10"), body, path="/v1/chat/completions")
     assert reply.status_code == 200, reply.text
     assert len(asked_nano) == 2
     assert asked_nano[0] == asked_nano[1]
-    account = await gate.account(reply.headers["x-request-id"], key)
+    account = await lite.account(reply.headers["x-request-id"], key)
     assert parse_usd(account["held_usd"]) == asked_nano[0]
     # It asks once more, and not for ever.
     asked_nano.clear()
     refusals = {1, 2}
-    refused = await gate.ask(key, body, path="/v1/chat/completions")
+    refused = await lite.ask(key, body, path="/v1/chat/completions")
     assert refused.json()["error"]["code"] == "insufficient_user_quota"
     assert len(asked_nano) == 2
-    gate.closed_books()
+    lite.closed_books()
 
 
-async def test_g36_what_an_answer_costs_above_its_hold_is_the_operators_loss_and_flagged(gate: Gateway) -> None:
+async def test_g36_what_an_answer_costs_above_its_hold_is_the_operators_loss_and_flagged(lite: Gateway) -> None:
     async with canned(200, answer({"prompt_tokens": 10, "completion_tokens": 70, "total_tokens": 80})) as upstream:
-        await gate.channel(upstream.url, (FIRST,))
-        await gate.price(FIRST, per_1m_usd="0", output_per_1m_usd="10")
-        reply = await post(gate, key := await gate.key("1"), max_tokens=50)
-    account = await gate.account(reply.headers["x-request-id"], key)
+        await lite.channel(upstream.url, (FIRST,))
+        await lite.price(FIRST, per_1m_usd="0", output_per_1m_usd="10")
+        reply = await post(lite, key := await lite.key("1"), max_tokens=50)
+    account = await lite.account(reply.headers["x-request-id"], key)
     assert (account["held_usd"], account["cost_usd"], account["flags"]) == ("0.0005", "0.0005", ["above_hold"])
-    assert gate.sql("select charge_nano, loss_nano from requests") == [(500_000, 200_000)]
-    gate.closed_books()
+    assert lite.sql("select charge_nano, loss_nano from requests") == [(500_000, 200_000)]
+    lite.closed_books()
 
 
-async def test_g36_the_ledger_holds_what_the_dearest_model_that_may_stand_in_costs(gate: Gateway) -> None:
+async def test_g36_the_ledger_holds_what_the_dearest_model_that_may_stand_in_costs(lite: Gateway) -> None:
     async with canned(503, {}) as down, canned(200, answer(TEN_AND_ONE)) as dear:
-        await gate.channel(down.url, (FIRST,))
-        await gate.channel(dear.url, (SECOND,))
-        await gate.price(FIRST, per_1m_usd="0", output_per_1m_usd="0.01")
-        await gate.price(SECOND, per_1m_usd="0", output_per_1m_usd="10000")
-        key = await gate.key("10", policy=Policy(fallbacks={FIRST: (SECOND,)}))
-        reply = await post(gate, key, max_tokens=50)
-    account = await gate.account(reply.headers["x-request-id"], key)
+        await lite.channel(down.url, (FIRST,))
+        await lite.channel(dear.url, (SECOND,))
+        await lite.price(FIRST, per_1m_usd="0", output_per_1m_usd="0.01")
+        await lite.price(SECOND, per_1m_usd="0", output_per_1m_usd="10000")
+        key = await lite.key("10", policy=Policy(fallbacks={FIRST: (SECOND,)}))
+        reply = await post(lite, key, max_tokens=50)
+    account = await lite.account(reply.headers["x-request-id"], key)
     assert (account["held_usd"], account["cost_usd"], account["flags"]) == ("0.50", "0.01", [])
-    entries = gate.sql("select nano from transfers where kind in ('hold', 'post') order by id")
+    entries = lite.sql("select nano from transfers where kind in ('hold', 'post') order by id")
     assert entries == [(500_000_000,), (10_000_000,)]
-    gate.closed_books()
+    lite.closed_books()
 
 
 @pytest.mark.parametrize("stream", [False, True], ids=["whole", "streamed"])
 async def test_every_refusal_that_was_bettered_is_a_loss_beside_what_became_of_the_call(
-    gate: Gateway, stream: bool
+    lite: Gateway, stream: bool
 ) -> None:
     refusal, said = answer(TEN_AND_ONE, "content_filter"), answer(TEN_AND_ONE)
     async with canned(200, refusal) as first, canned(200, refusal) as second, canned(200, said, BROKEN) as last:
         for model, upstream in ((FIRST, first), (SECOND, second), (THIRD, last)):
-            await gate.channel(upstream.url, (model,))
-            await gate.price(model, per_1m_usd="1", output_per_1m_usd="2")
-        key = await gate.key("1", policy=Policy(fallbacks={FIRST: (SECOND, THIRD)}))
-        reply = await post(gate, key, stream=stream)
-        account = await gate.account(reply.headers["x-request-id"], key)
+            await lite.channel(upstream.url, (model,))
+            await lite.price(model, per_1m_usd="1", output_per_1m_usd="2")
+        key = await lite.key("1", policy=Policy(fallbacks={FIRST: (SECOND, THIRD)}))
+        reply = await post(lite, key, stream=stream)
+        account = await lite.account(reply.headers["x-request-id"], key)
     assert [attempt["outcome"] for attempt in account["attempts"]][:2] == ["refusal", "refusal"]
     refusals = 2 * (10 * 1_000 + 1 * 2_000)
     if stream:
         # The question's five bytes and what frames it, and the answer's twelve, beside what the refusals cost.
         assert has_error("chat", reply.text)
-        assert gate.sql("select charge_nano, loss_nano from requests") == [(0, refusals + 6 * 1_000 + 3 * 2_000)]
+        assert lite.sql("select charge_nano, loss_nano from requests") == [(0, refusals + 6 * 1_000 + 3 * 2_000)]
     else:
-        assert gate.sql("select charge_nano, loss_nano from requests") == [(12_000, refusals)]
-    gate.closed_books()
+        assert lite.sql("select charge_nano, loss_nano from requests") == [(12_000, refusals)]
+    lite.closed_books()
 
 
 async def test_a_stream_under_an_idempotency_key_is_done_once_and_not_told_again(
-    gate: Gateway, sandbox: Running
+    lite: Gateway, sandbox: Running
 ) -> None:
-    await gate.channel(sandbox.base_url, (FIRST,), model_map={FIRST: "gpt-4o"})
-    await gate.price(FIRST, per_1m_usd="1", output_per_1m_usd="2")
-    key = await gate.key("1")
+    await lite.channel(sandbox.base_url, (FIRST,), model_map={FIRST: "gpt-4o"})
+    await lite.price(FIRST, per_1m_usd="1", output_per_1m_usd="2")
+    key = await lite.key("1")
     once = {"idempotency-key": "once"}
-    first = await post(gate, key, "[[say: so]]", once, stream=True)
-    again = await post(gate, key, "[[say: so]]", once, stream=True)
+    first = await post(lite, key, "[[say: so]]", once, stream=True)
+    again = await post(lite, key, "[[say: so]]", once, stream=True)
     assert first.status_code == 200
     assert (again.status_code, again.json()["error"]["code"]) == (409, "idempotent_replay_unavailable")
     assert len(sandbox.sandbox.recorder.shown()) == 1
-    ((charge,),) = gate.sql("select sum(charge_nano) from requests")
-    assert gate.closed_books().customers_posted_nano == 10**9 - charge
+    ((charge,),) = lite.sql("select sum(charge_nano) from requests")
+    assert lite.closed_books().customers_posted_nano == 10**9 - charge
 
 
-async def test_a_free_call_under_an_idempotency_key_is_done_once_too(gate: Gateway, sandbox: Running) -> None:
-    await gate.channel(sandbox.base_url, (FIRST,), model_map={FIRST: "gpt-4o"})
-    await gate.price(FIRST, per_1m_usd="0")
-    key = await gate.key()
-    first, again = [await post(gate, key, headers={"idempotency-key": "once"}) for _ in range(2)]
+async def test_a_free_call_under_an_idempotency_key_is_done_once_too(lite: Gateway, sandbox: Running) -> None:
+    await lite.channel(sandbox.base_url, (FIRST,), model_map={FIRST: "gpt-4o"})
+    await lite.price(FIRST, per_1m_usd="0")
+    key = await lite.key()
+    first, again = [await post(lite, key, headers={"idempotency-key": "once"}) for _ in range(2)]
     assert (first.status_code, again.content, again.headers["idempotent-replayed"]) == (200, first.content, "true")
     assert len(sandbox.sandbox.recorder.shown()) == 1
 
 
 @pytest.mark.parametrize("last", [0, 503], ids=["unknown last", "unknown first"])
 async def test_g75_of_several_attempts_one_whose_fate_is_unknown_is_enough_to_never_repeat_the_call(
-    gate: Gateway, last: int
+    lite: Gateway, last: int
 ) -> None:
     # One refuses, the other takes the call and closes its connection.
     async with canned(503 - last, {}) as first, canned(last, {}) as second:
-        await gate.channel(first.url, (FIRST,), priority=1)
-        await gate.channel(second.url, (FIRST,))
-        await gate.price(FIRST, per_1m_usd="1")
-        key = await gate.key("1")
+        await lite.channel(first.url, (FIRST,), priority=1)
+        await lite.channel(second.url, (FIRST,))
+        await lite.price(FIRST, per_1m_usd="1")
+        key = await lite.key("1")
         once = {"idempotency-key": "once"}
-        failed = await post(gate, key, headers=once)
-        again = await post(gate, key, headers=once)
+        failed = await post(lite, key, headers=once)
+        again = await post(lite, key, headers=once)
         assert (len(first.bodies), len(second.bodies)) == (1, 1)
-    account = await gate.account(failed.headers["x-request-id"], key)
+    account = await lite.account(failed.headers["x-request-id"], key)
     assert (failed.status_code, account["flags"], account["cost_usd"]) == (502, ["unknown_outcome"], "0.00")
     assert (again.status_code, again.json()["error"]["code"]) == (409, "outcome_unknown")
-    assert len(gate.sql("select request_id from unknown_outcomes")) == 1
-    gate.closed_books()
+    assert len(lite.sql("select request_id from unknown_outcomes")) == 1
+    lite.closed_books()
 
 
 async def test_a_call_whose_booking_failed_is_settled_by_nobody_else(
-    gate: Gateway, sandbox: Running, monkeypatch: pytest.MonkeyPatch
+    lite: Gateway, sandbox: Running, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    await gate.channel(sandbox.base_url, (FIRST,), model_map={FIRST: "gpt-4o"})
-    await gate.price(FIRST, per_1m_usd="1")
+    await lite.channel(sandbox.base_url, (FIRST,), model_map={FIRST: "gpt-4o"})
+    await lite.price(FIRST, per_1m_usd="1")
     settled = []
 
     async def too_slow(settlement: Settlement) -> None:
         settled.append(settlement.record.outcome)
         raise Unavailable("The ledger did not book this call in time.")
 
-    monkeypatch.setattr(gate.plane.ledger, "settle", too_slow)
-    reply = await post(gate, await gate.key("1"))
+    monkeypatch.setattr(lite.plane.ledger, "settle", too_slow)
+    reply = await post(lite, await lite.key("1"))
     assert (reply.status_code, settled) == (503, ["ok"])
 
 
-async def test_g48_a_count_of_our_own_is_never_above_the_output_limit_of_the_call(gate: Gateway) -> None:
+async def test_g48_a_count_of_our_own_is_never_above_the_output_limit_of_the_call(lite: Gateway) -> None:
     said = answer(TEN_AND_ONE)
     said["choices"][0]["message"] |= {"content": "four" * 20, "reasoning_content": "four" * 1000}
     del said["usage"]
     async with canned(200, said) as upstream:
-        await gate.channel(upstream.url, (FIRST,), family="deepseek")
-        await gate.price(FIRST, per_1m_usd="1", output_per_1m_usd="2")
-        key = await gate.key("1")
+        await lite.channel(upstream.url, (FIRST,), family="deepseek")
+        await lite.price(FIRST, per_1m_usd="1", output_per_1m_usd="2")
+        key = await lite.key("1")
         for limit, counted in ((50, (20, 30)), (15, (15, 0))):
-            reply = await post(gate, key, max_tokens=limit)
-            usage = (await gate.account(reply.headers["x-request-id"], key))["usage"]
+            reply = await post(lite, key, max_tokens=limit)
+            usage = (await lite.account(reply.headers["x-request-id"], key))["usage"]
             assert (usage["output_tokens"], usage.get("reasoning_tokens", 0)) == counted

@@ -49,37 +49,31 @@ REFUSALS = {
 }
 
 
-@pytest.fixture
-def database_url() -> str:
-    """SQLite alone: what a refusal means has nothing to do with the database."""
-    return ""
-
-
-async def reason_of(gate: Gateway) -> str:
+async def reason_of(lite: Gateway) -> str:
     """Why the first key that was taken out of service was."""
-    rows = await until(lambda: gate.sql("select reason from channel_keys where not enabled order by id"))
+    rows = await until(lambda: lite.sql("select reason from channel_keys where not enabled order by id"))
     return str(rows[0][0])
 
 
 @pytest.mark.parametrize("stream", [False, True], ids=["whole", "streamed"])
 @pytest.mark.parametrize("provider", REFUSALS)
 async def test_a_key_or_an_account_refused_with_400_is_the_operators(
-    gate: Gateway, sandbox: Running, provider: str, stream: bool
+    lite: Gateway, sandbox: Running, provider: str, stream: bool
 ) -> None:
     family, refusal, reason = REFUSALS[provider]
     async with canned(400, refusal) as upstream:
-        await gate.channel(upstream.url, (MODEL,), family=family, priority=5)
-        await gate.price(MODEL, per_1m_usd="1", output_per_1m_usd="2")
-        key = await gate.key("1")
+        await lite.channel(upstream.url, (MODEL,), family=family, priority=5)
+        await lite.price(MODEL, per_1m_usd="1", output_per_1m_usd="2")
+        key = await lite.key("1")
         asked = ask("chat", MODEL, "[[say: yes]]", stream=stream)
-        alone = await gate.ask(key, asked.body, path=asked.path)
+        alone = await lite.ask(key, asked.body, path=asked.path)
         told = alone.json()["error"]
         assert (alone.status_code, told["code"]) == (502, "upstream_error")
         assert "key" not in told["message"]
-        assert reason in await reason_of(gate)
-        await gate.channel(upstream.url, (MODEL,), family=family, priority=5)
-        await gate.channel(sandbox.base_url, (MODEL,), model_map={MODEL: "gpt-4o"})
-        beside = await gate.ask(key, asked.body, path=asked.path)
+        assert reason in await reason_of(lite)
+        await lite.channel(upstream.url, (MODEL,), family=family, priority=5)
+        await lite.channel(sandbox.base_url, (MODEL,), model_map={MODEL: "gpt-4o"})
+        beside = await lite.ask(key, asked.body, path=asked.path)
     assert beside.status_code == 200, beside.text
     assert stream or text_of("chat", beside.json()) == "yes"
     assert len(upstream.bodies) == 2
@@ -87,30 +81,30 @@ async def test_a_key_or_an_account_refused_with_400_is_the_operators(
 
 @pytest.mark.parametrize("words", ["API_KEY_INVALID", XAI["error"], ANTHROPIC["error"]["message"]])
 async def test_a_callers_words_in_a_refusal_take_no_key_out(
-    gate: Gateway, monkeypatch: pytest.MonkeyPatch, words: str
+    lite: Gateway, monkeypatch: pytest.MonkeyPatch, words: str
 ) -> None:
     taken_out: list[object] = []
     said = {"error": {"message": f"Invalid value: '{words}'", "type": "invalid_request_error", "param": "stop"}}
     async with canned(400, said) as upstream:
-        await gate.channel(upstream.url, (MODEL,))
-        await gate.price(MODEL, per_1m_usd="1", output_per_1m_usd="2")
-        key = await gate.key("1")
+        await lite.channel(upstream.url, (MODEL,))
+        await lite.price(MODEL, per_1m_usd="1", output_per_1m_usd="2")
+        key = await lite.key("1")
         asked = ask("chat", MODEL, "hi", stop=words)
-        monkeypatch.setattr(gate.plane.judge, "disable", lambda *asked: taken_out.append(asked))
-        reply = await gate.ask(key, asked.body, path=asked.path)
+        monkeypatch.setattr(lite.plane.judge, "disable", lambda *asked: taken_out.append(asked))
+        reply = await lite.ask(key, asked.body, path=asked.path)
     assert (reply.status_code, reply.json()["error"]["param"]) == (400, "stop")
     assert taken_out == []
 
 
-async def test_a_key_refused_with_400_at_a_submit_goes_out_too(gate: Gateway) -> None:
+async def test_a_key_refused_with_400_at_a_submit_goes_out_too(lite: Gateway) -> None:
     model = "veo-3.0-generate-001"
     async with canned(400, GOOGLE) as upstream:
-        await gate.channel(upstream.url, (model,), family="gemini")
-        await gate.price(model, per_second_usd="0.4")
+        await lite.channel(upstream.url, (model,), family="gemini")
+        await lite.price(model, per_second_usd="0.4")
         body = {"instances": [{"prompt": "a cat"}], "parameters": {"durationSeconds": 4}}
-        reply = await gate.ask(await gate.key("10"), body, path=f"/v1beta/models/{model}:predictLongRunning")
+        reply = await lite.ask(await lite.key("10"), body, path=f"/v1beta/models/{model}:predictLongRunning")
     assert reply.status_code == 502, reply.text
-    assert "refused this key" in await reason_of(gate)
+    assert "refused this key" in await reason_of(lite)
 
 
 @pytest.mark.parametrize(
@@ -121,23 +115,23 @@ async def test_a_key_refused_with_400_at_a_submit_goes_out_too(gate: Gateway) ->
     ],
 )
 async def test_what_a_caller_names_and_google_does_not_know_is_no_fault_of_the_key(
-    gate: Gateway, sandbox: Running, words: str
+    lite: Gateway, sandbox: Running, words: str
 ) -> None:
     refusal = {"error": {"code": 403, "message": words, "status": "PERMISSION_DENIED"}}
     async with canned(403, refusal) as upstream:
-        await gate.channel(upstream.url, (MODEL,), family="gemini", priority=5)
-        await gate.price(MODEL, per_1m_usd="1", output_per_1m_usd="2")
-        key = await gate.key("1")
+        await lite.channel(upstream.url, (MODEL,), family="gemini", priority=5)
+        await lite.price(MODEL, per_1m_usd="1", output_per_1m_usd="2")
+        key = await lite.key("1")
         asked = ask("gemini", MODEL, "hi")
         for _ in range(2):
-            reply = await gate.ask(key, asked.body, path=asked.path)
+            reply = await lite.ask(key, asked.body, path=asked.path)
             assert (reply.status_code, reply.json()["error"]["status"]) == (403, "PERMISSION_DENIED")
             assert reply.json()["error"]["message"].startswith(words)
-        assert gate.plane.health.cooling() == {}
+        assert lite.plane.health.cooling() == {}
         # Another channel may know it.
         mapped = {MODEL: "gemini-2.5-pro"}
-        await gate.channel(sandbox.base_url, (MODEL,), family="gemini", secrets=("AIzaUp",), model_map=mapped)
-        beside = await gate.ask(key, asked.body, path=asked.path)
+        await lite.channel(sandbox.base_url, (MODEL,), family="gemini", secrets=("AIzaUp",), model_map=mapped)
+        beside = await lite.ask(key, asked.body, path=asked.path)
         assert beside.status_code == 200, beside.text
     assert len(upstream.bodies) == 3
 
@@ -145,19 +139,19 @@ async def test_what_a_caller_names_and_google_does_not_know_is_no_fault_of_the_k
 @pytest.mark.parametrize("family_model", ["us.anthropic.claude-sonnet-4-5-20250929-v1:0", "us.amazon.nova-pro-v1:0"])
 @pytest.mark.parametrize(("fault", "stream"), [("status=424", False), ("status=424", True), ("error-before", True)])
 async def test_a_model_that_failed_at_bedrock_is_no_mistake_of_the_caller(
-    gate: Gateway, sandbox: Running, family_model: str, fault: str, stream: bool
+    lite: Gateway, sandbox: Running, family_model: str, fault: str, stream: bool
 ) -> None:
     """AWS has 424 for it, whole and inside a stream."""
     sandbox.sandbox.stand(fault)
-    key = await gate.key("1")
+    key = await lite.key("1")
     aws = {"secrets": ("AKIDSANDBOX:sandbox-secret",), "options": {"region": "us-east-1"}}
     bedrock = {**aws, "family": "bedrock", "model_map": {MODEL: family_model}}
-    await gate.channel(sandbox.base_url, (MODEL,), priority=5, **bedrock)
-    await gate.price(MODEL, per_1m_usd="1", output_per_1m_usd="2")
+    await lite.channel(sandbox.base_url, (MODEL,), priority=5, **bedrock)
+    await lite.price(MODEL, per_1m_usd="1", output_per_1m_usd="2")
     asked = ask("chat", MODEL, "[[say: yes]]", stream=stream)
-    alone = await gate.ask(key, asked.body, path=asked.path)
+    alone = await lite.ask(key, asked.body, path=asked.path)
     assert (alone.status_code, alone.json()["error"]["code"]) == (502, "upstream_error")
     with running() as spare:
-        await gate.channel(spare.base_url, (MODEL,), model_map={MODEL: "gpt-4o"})
-        beside = await gate.ask(key, asked.body, path=asked.path)
+        await lite.channel(spare.base_url, (MODEL,), model_map={MODEL: "gpt-4o"})
+        beside = await lite.ask(key, asked.body, path=asked.path)
     assert beside.status_code == 200, beside.text

@@ -44,28 +44,22 @@ STREAM_FAULTS = {
 
 
 @pytest.fixture
-def database_url() -> str:
-    """SQLite alone: money is moved on both databases elsewhere."""
-    return ""
-
-
-@pytest.fixture
 def spare() -> Iterator[Running]:
     """The next channel's upstream: nothing is ever wrong with it."""
     with running() as served:
         yield served
 
 
-async def two_channels(gate: Gateway, bad_url: str, spare: Running, fault: str) -> str:
+async def two_channels(lite: Gateway, bad_url: str, spare: Running, fault: str) -> str:
     limits = ChannelLimits(**LIMITS.get(fault, {}))
-    await gate.channel(bad_url, (MODEL,), family="openai", priority=5, limits=limits, model_map={MODEL: "gpt-4o"})
-    await gate.channel(spare.base_url, (MODEL,), family="openai", model_map={MODEL: "gpt-4o"})
-    await gate.price(MODEL, per_1m_usd="1", output_per_1m_usd="2")
-    return await gate.key("10")
+    await lite.channel(bad_url, (MODEL,), family="openai", priority=5, limits=limits, model_map={MODEL: "gpt-4o"})
+    await lite.channel(spare.base_url, (MODEL,), family="openai", model_map={MODEL: "gpt-4o"})
+    await lite.price(MODEL, per_1m_usd="1", output_per_1m_usd="2")
+    return await lite.key("10")
 
 
-def paid(gate: Gateway) -> int:
-    return 10 * 10**9 - gate.closed_books().customers_posted_nano
+def paid(lite: Gateway) -> int:
+    return 10 * 10**9 - lite.closed_books().customers_posted_nano
 
 
 def dead_url() -> str:
@@ -76,18 +70,18 @@ def dead_url() -> str:
 @pytest.mark.parametrize("fault", STREAM_FAULTS)
 @pytest.mark.parametrize("client", CLIENTS)
 async def test_g50_a_faulty_stream_is_replaced_or_ends_in_an_explicit_error(
-    gate: Gateway, sandbox: Running, spare: Running, client: str, fault: str
+    lite: Gateway, sandbox: Running, spare: Running, client: str, fault: str
 ) -> None:
     refused = fault == "refused"
     if not refused:
         sandbox.sandbox.stand(fault)
-    key = await two_channels(gate, dead_url() if refused else sandbox.base_url, spare, fault)
+    key = await two_channels(lite, dead_url() if refused else sandbox.base_url, spare, fault)
     timers = ManualTimers()
     if fault in LATE:
-        gate.plane.client._timers = gate.plane.client._dialing.timers = timers
+        lite.plane.client._timers = lite.plane.client._dialing.timers = timers
     asked = ask(client, MODEL, f"[[say: {SAID}]]", stream=True)
     headers = {"authorization": f"Bearer {key}", **asked.headers}
-    async with gate.http.stream("POST", asked.path, json=asked.body, headers=headers) as reply:
+    async with lite.http.stream("POST", asked.path, json=asked.body, headers=headers) as reply:
         timers.advance(10**6)  # The head comes with the first content.
         await reply.aread()
     assert reply.status_code == 200, reply.text
@@ -95,14 +89,14 @@ async def test_g50_a_faulty_stream_is_replaced_or_ends_in_an_explicit_error(
     if STREAM_FAULTS[fault] == "error":
         assert has_error(client, reply.text), reply.text
         assert not is_whole(client, reply.text), reply.text
-        account = await gate.account(reply.headers["x-request-id"], key)
+        account = await lite.account(reply.headers["x-request-id"], key)
         assert account["outcome"] != "ok"
-        assert paid(gate) == 0
+        assert paid(lite) == 0
     else:
         assert streamed_text(client, reply.text) == SAID
         assert is_whole(client, reply.text)
         assert not has_error(client, reply.text)
-        assert paid(gate) > 0
+        assert paid(lite) > 0
 
 
 WHOLE_FAULTS = ("refused", "hang", "hang-after-headers", "status=429", "status=500", "status=503", "status=529")
@@ -112,15 +106,15 @@ BROKEN_BODIES = ("invalid-json", "html", "cut-after=1", "stall-after=1")
 @pytest.mark.parametrize("fault", [*WHOLE_FAULTS, *BROKEN_BODIES])
 @pytest.mark.parametrize("client", CLIENTS)
 async def test_g51_a_faulty_answer_is_replaced_under_every_dialect(
-    gate: Gateway, sandbox: Running, spare: Running, client: str, fault: str
+    lite: Gateway, sandbox: Running, spare: Running, client: str, fault: str
 ) -> None:
     refused = fault == "refused"
     if not refused:
         sandbox.sandbox.stand(fault)
-    key = await two_channels(gate, dead_url() if refused else sandbox.base_url, spare, fault)
+    key = await two_channels(lite, dead_url() if refused else sandbox.base_url, spare, fault)
     asked = ask(client, MODEL, f"[[say: {SAID}]]")
-    reply = await gate.ask(key, asked.body, path=asked.path, headers=asked.headers)
+    reply = await lite.ask(key, asked.body, path=asked.path, headers=asked.headers)
     assert reply.status_code == 200, reply.text
     assert text_of(client, reply.json()) == SAID
     assert len(spare.sandbox.bill.statement().lines) == 1
-    assert paid(gate) > 0
+    assert paid(lite) > 0

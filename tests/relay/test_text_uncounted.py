@@ -27,12 +27,6 @@ COUNTS: dict[str, Callable[[dict[str, Any]], tuple[int, int]]] = {
 }
 
 
-@pytest.fixture
-def database_url() -> str:
-    """SQLite alone: what a caller is shown does not depend on the database."""
-    return ""
-
-
 def shown(client: str, reply: Any, stream: bool) -> tuple[int, int]:
     """The counts in an answer; of a stream those of its last frame that has any."""
     if not stream:
@@ -51,19 +45,19 @@ def call(client: str, stream: bool, fault: str) -> Asked:
 @pytest.mark.parametrize("stream", [False, True])
 @pytest.mark.parametrize("several", [False, True])
 async def test_a_prompt_that_a_completion_repeats_is_none_of_the_output_that_is_counted(
-    gate: Gateway, sandbox: Running, several: bool, stream: bool
+    lite: Gateway, sandbox: Running, several: bool, stream: bool
 ) -> None:
-    await gate.channel(sandbox.base_url, (MODEL,), model_map={MODEL: "gpt-3.5-turbo-instruct"})
-    await gate.price(MODEL, per_1m_usd="1", output_per_1m_usd="2")
-    key = await gate.key("10")
+    await lite.channel(sandbox.base_url, (MODEL,), model_map={MODEL: "gpt-3.5-turbo-instruct"})
+    await lite.price(MODEL, per_1m_usd="1", output_per_1m_usd="2")
+    key = await lite.key("10")
     prompt: Any = "Tell me. " * 100 + "[[say: one two three]] [sandbox: no-usage]"
     more = {"prompt": [prompt, prompt], "n": 2} if several else {"prompt": prompt}
     counts = []
     for echo in (False, True):
         body = {"model": MODEL, "max_tokens": 900, "stream": stream, "echo": echo, **more}
-        reply = await gate.ask(key, body, path="/v1/completions")
+        reply = await lite.ask(key, body, path="/v1/completions")
         assert reply.text.count("Tell me.") == (0 if not echo else 400 if several else 100) or stream
-        account = await gate.account(reply.headers["x-request-id"], key)
+        account = await lite.account(reply.headers["x-request-id"], key)
         assert account["flags"] == ["usage_missing", "estimated_locally"]
         counts.append(account["usage"]["output_tokens"])
     # A text by itself is rounded up to a whole token.
@@ -73,21 +67,21 @@ async def test_a_prompt_that_a_completion_repeats_is_none_of_the_output_that_is_
 @pytest.mark.parametrize("fault", ["no-usage", "usage=huge"])
 @pytest.mark.parametrize(("client", "upstream"), PAIRS)
 async def test_a_translated_caller_is_shown_the_count_it_is_charged(
-    gate: Gateway, sandbox: Running, client: str, upstream: str, fault: str
+    lite: Gateway, sandbox: Running, client: str, upstream: str, fault: str
 ) -> None:
     secret, _ = UPSTREAMS[upstream]
-    await gate.channel(
+    await lite.channel(
         sandbox.base_url, (MODEL,), family=upstream, secrets=(secret,), model_map={MODEL: THEIRS[upstream]}
     )
-    await gate.price(MODEL, per_1m_usd="1", output_per_1m_usd="2")
-    key = await gate.key("10")
+    await lite.price(MODEL, per_1m_usd="1", output_per_1m_usd="2")
+    key = await lite.key("10")
     seen = []
     for stream in (False, True):
         asked = call(client, stream, fault)
-        reply = await gate.ask(key, asked.body, path=asked.path, headers=asked.headers)
+        reply = await lite.ask(key, asked.body, path=asked.path, headers=asked.headers)
         assert reply.status_code == 200, reply.text
         given, made = shown(client, reply, stream)
-        account = await gate.account(reply.headers["x-request-id"], key)
+        account = await lite.account(reply.headers["x-request-id"], key)
         assert account["flags"] == ["usage_missing", "estimated_locally"]
         assert (account["usage"]["input_tokens"], account["usage"]["output_tokens"]) == (given, made)
         seen.append((given, made))
@@ -96,20 +90,20 @@ async def test_a_translated_caller_is_shown_the_count_it_is_charged(
 
 
 @pytest.mark.parametrize("stream", [False, True], ids=["whole", "streamed"])
-async def test_a_refusal_that_nobody_betters_keeps_its_first_frames_and_is_counted(gate: Gateway, stream: bool) -> None:
+async def test_a_refusal_that_nobody_betters_keeps_its_first_frames_and_is_counted(lite: Gateway, stream: bool) -> None:
     choice = {"index": 0, "delta": {}, "message": {"content": ""}, "finish_reason": "content_filter"}
     body = {"id": "c", "object": "chat.completion", "created": 1, "model": "theirs", "choices": [choice]}
     frames = b"data: " + msgspec.json.encode(body) + b"\n\ndata: [DONE]\n\n"
     async with canned(200, body, frames) as refusing, canned(503, {}) as failing:
-        await gate.channel(refusing.url, (MODEL,), family="deepseek")
-        await gate.channel(failing.url, ("other",), family="deepseek")
+        await lite.channel(refusing.url, (MODEL,), family="deepseek")
+        await lite.channel(failing.url, ("other",), family="deepseek")
         for model in (MODEL, "other"):
-            await gate.price(model, per_1m_usd="1", output_per_1m_usd="2")
-        key = await gate.key("1", policy=Policy(fallbacks={MODEL: ("other",)}))
+            await lite.price(model, per_1m_usd="1", output_per_1m_usd="2")
+        key = await lite.key("1", policy=Policy(fallbacks={MODEL: ("other",)}))
         asked = call("anthropic", stream, "no-usage")
-        reply = await gate.ask(key, asked.body, path=asked.path, headers=asked.headers)
+        reply = await lite.ask(key, asked.body, path=asked.path, headers=asked.headers)
     assert reply.status_code == 200, reply.text
-    account = await gate.account(reply.headers["x-request-id"], key)
+    account = await lite.account(reply.headers["x-request-id"], key)
     assert account["usage"]["input_tokens"] == shown("anthropic", reply, stream)[0] > 0
     if stream:
         assert [frame["type"] for frame in events(reply.text)] == ["message_start", "message_delta", "message_stop"]
@@ -141,29 +135,29 @@ IMPOSSIBLE = 900_000_000
 )
 @pytest.mark.parametrize("form", EMBEDS)
 async def test_g21_g27_an_embedding_costs_its_text_in_whichever_form_it_is_asked_for(
-    gate: Gateway, form: str, family: str, answer: Any, tokens: int, flags: list[str] | None
+    lite: Gateway, form: str, family: str, answer: Any, tokens: int, flags: list[str] | None
 ) -> None:
     path, body = EMBEDS[form]
     async with canned(200, answer) as upstream:
-        await gate.channel(upstream.url, (MODEL,), family=family)
-        await gate.price(MODEL, per_1m_usd="1")
-        key = await gate.key("1")
-        reply = await gate.ask(key, body, path=path)
+        await lite.channel(upstream.url, (MODEL,), family=family)
+        await lite.price(MODEL, per_1m_usd="1")
+        key = await lite.key("1")
+        reply = await lite.ask(key, body, path=path)
     assert reply.status_code == 200, reply.text
-    account = await gate.account(reply.headers["x-request-id"], key)
+    account = await lite.account(reply.headers["x-request-id"], key)
     assert account["usage"]["input_tokens"] == tokens
     assert account["flags"] == (["usage_missing", "estimated_locally"] if flags is None else flags)
     if (form, family) == ("openai", "gemini"):
         assert reply.json()["usage"]["prompt_tokens"] == tokens
 
 
-async def test_an_embedding_of_more_than_text_is_counted_by_its_bytes(gate: Gateway) -> None:
+async def test_an_embedding_of_more_than_text_is_counted_by_its_bytes(lite: Gateway) -> None:
     picture = {"inlineData": {"mimeType": "image/png", "data": "aGVsbG8="}}
     async with canned(200, VECTORS) as upstream:
-        await gate.channel(upstream.url, (MODEL,), family="gemini")
-        await gate.price(MODEL, per_1m_usd="1")
-        key = await gate.key("1")
+        await lite.channel(upstream.url, (MODEL,), family="gemini")
+        await lite.price(MODEL, per_1m_usd="1")
+        key = await lite.key("1")
         body = msgspec.json.encode({"content": {"parts": [{"text": SAID}, picture]}})
-        reply = await gate.ask(key, body, path=EMBEDS["gemini"][0])
-    account = await gate.account(reply.headers["x-request-id"], key)
+        reply = await lite.ask(key, body, path=EMBEDS["gemini"][0])
+    account = await lite.account(reply.headers["x-request-id"], key)
     assert account["usage"]["input_tokens"] == -(-len(body) // 4)
