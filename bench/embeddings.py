@@ -29,6 +29,8 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+import servers
+
 MODEL = "all-MiniLM-L6-v2"
 ENGINES = Path(__file__).with_name("embedding_engines.py")
 SCENARIOS = ("short", "mix", "long", "single")
@@ -155,13 +157,6 @@ def sgemm_gflops(size: int = 1536, tries: int = 5) -> float:
     return 2 * size**3 / best / 1e9
 
 
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
-
-
 def start_engines(flags: argparse.Namespace, model_dir: Path, work: Path, stack: contextlib.ExitStack) -> Any:
     """The engines that are there, by name, and why each other one is not."""
     engines: dict[str, Child] = {}
@@ -206,7 +201,7 @@ def _ours(flags: argparse.Namespace, work: Path, stack: contextlib.ExitStack) ->
 
 
 def _infinity(flags: argparse.Namespace, model_dir: Path, stack: contextlib.ExitStack) -> Child:
-    port = free_port()
+    port = servers.free_port()
     binary = str(Path(flags.infinity_python).with_name("infinity_emb"))
     command = [binary, "v2", "--model-id", str(model_dir), "--served-model-name", MODEL, "--engine", "torch"]
     command += ["--device", "cpu", "--dtype", "float32", "--host", "127.0.0.1", "--port", str(port)]
@@ -222,7 +217,7 @@ def _infinity(flags: argparse.Namespace, model_dir: Path, stack: contextlib.Exit
 
 
 def _llama(flags: argparse.Namespace, model_dir: Path, work: Path, stack: contextlib.ExitStack) -> Child:
-    gguf, port = work / "model-q8_0.gguf", free_port()
+    gguf, port = work / "model-q8_0.gguf", servers.free_port()
     if not gguf.exists():
         subprocess.run([flags.st_python, str(ENGINES), "gguf", str(model_dir), str(gguf)], check=True)
     server = Child(flags.st_python, "llama", str(gguf), str(port))

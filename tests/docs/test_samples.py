@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import html
-import importlib.util
 import os
 import re
 import signal
@@ -20,12 +19,12 @@ from pathlib import Path
 import pytest
 
 from elkapi.sandbox.server import running
+from examples import semantic_search
 from tests.clients.client_stage import NODE_PACKAGES, required
 from tests.live import LiveGateway, free_port
 
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
-EXAMPLE = ROOT / "examples/semantic_search.py"
 SAMPLE_S = 60
 _FENCE = re.compile(r"^```(?P<language>\w+)\n(?P<code>.*?)^```$", re.MULTILINE | re.DOTALL)
 _NAMED = re.compile(r"\A(?:#|//) sample: (?P<name>.+)\n")
@@ -96,12 +95,7 @@ def test_semantic_search_cuts_pages_into_pieces_under_their_headings(tmp_path: P
         "# One\n\nintro\n\n## Two `x`\n\n| a | b |\n|---|---|\n| 1 | `2` |\n\n"
         "```sh\n# no heading\n\nrun\n```\n\n# Three\n" + "word " * 200
     )
-    spec = importlib.util.spec_from_file_location("semantic_search", EXAMPLE)
-    assert spec is not None
-    assert spec.loader is not None
-    example = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(example)
-    pieces = list(example.pieces_of(page))
+    pieces = list(semantic_search.pieces_of(page))
     assert [(piece.heading, piece.text) for piece in pieces[:3]] == [
         ("One", "intro"),
         ("One > Two x", "a, b"),
@@ -111,7 +105,7 @@ def test_semantic_search_cuts_pages_into_pieces_under_their_headings(tmp_path: P
     long = [piece.text for piece in pieces if piece.heading == "Three"]
     assert len(long) > 1
     assert " ".join(long) == ("word " * 200).strip()
-    assert all(len(text) <= example.PIECE_CHARACTERS_MAX for text in long)
+    assert all(len(text) <= semantic_search.PIECE_CHARACTERS_MAX for text in long)
 
 
 def test_semantic_search_finds_the_right_pages(docs_gateway: LiveGateway) -> None:
@@ -120,7 +114,11 @@ def test_semantic_search_finds_the_right_pages(docs_gateway: LiveGateway) -> Non
         "OPENAI_BASE_URL": f"{docs_gateway.base_url}/v1",
     }
     done = subprocess.run(
-        [sys.executable, str(EXAMPLE), "--self-test"], env=environment, capture_output=True, text=True, timeout=100
+        [sys.executable, semantic_search.__file__, "--self-test"],
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=100,
     )
     assert done.returncode == 0, done.stdout + done.stderr
     assert done.stdout.count("ok ") == 5

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import ast
 import importlib
-import importlib.util
 import os
 import subprocess
 import sys
 from pathlib import Path
-from types import ModuleType
 
 import pytest
 
@@ -19,16 +17,6 @@ ROOT = Path(__file__).parents[2]
 @pytest.fixture(autouse=True)
 def _bench_on_path(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(str(ROOT / "bench"))
-
-
-def _gateway() -> ModuleType:
-    """bench/gateway.py under another name: the tests have a helper called gateway too."""
-    spec = importlib.util.spec_from_file_location("bench_gateway", ROOT / "bench" / "gateway.py")
-    assert spec
-    assert spec.loader
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 def test_tree_counts_a_child_and_its_memory_with_its_parent() -> None:
@@ -78,7 +66,8 @@ def test_writing_the_block_twice_replaces_only_the_block(tmp_path: Path) -> None
 
 
 def test_rounds_are_paired_so_that_drift_cancels() -> None:
-    gateway = _gateway()
+    import gateway
+
     runs = {"direct": (1.0, 10.0), "nginx": (2.0, 20.0), "gateway": (6.0, 60.0)}
     taken = {
         (name, "small", 1): [dict.fromkeys(("p50_ms", "p99_ms", "cpu_us"), value) for value in values]
@@ -90,7 +79,8 @@ def test_rounds_are_paired_so_that_drift_cancels() -> None:
 
 
 def test_profile_samples_count_for_our_innermost_room_and_for_the_leaf() -> None:
-    gateway = _gateway()
+    import gateway
+
     found = gateway.shares(
         "run (asyncio/runners.py:118);serve (elkapi/relay/serve.py:30);loads (json/decoder.py:9) 3\n"
         "run (asyncio/runners.py:118) 1\n"
@@ -100,14 +90,15 @@ def test_profile_samples_count_for_our_innermost_room_and_for_the_leaf() -> None
 
 
 def test_a_few_paced_streams_are_not_measured() -> None:
-    gateway = _gateway()
+    import gateway
+
     assert gateway.cells(["chat", "paced"], [1, 32]) == [("chat", 1), ("chat", 32), ("paced", 32)]
 
 
 def test_every_scenario_has_a_model_and_a_call() -> None:
+    import gateway
     import servers
 
-    gateway = _gateway()
     for kind in (*gateway.SCENARIOS, "crowd", "small-free"):
         path, body = gateway._asked(kind)
         assert body["model"] == servers.MODELS[kind]

@@ -2,23 +2,15 @@
 
 from __future__ import annotations
 
-import importlib.util
 from datetime import date
 from pathlib import Path
 
 import pytest
 
+from scripts import changelog
+
 ROOT = Path(__file__).parents[2]
 TODAY = date(2026, 1, 31)
-
-
-def script():  # type: ignore[no-untyped-def]
-    spec = importlib.util.spec_from_file_location("changelog", ROOT / "scripts" / "changelog.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 def a_tree(root: Path, version: str, **fragments: str) -> Path:
@@ -30,16 +22,16 @@ def a_tree(root: Path, version: str, **fragments: str) -> Path:
     return root
 
 
-@pytest.mark.parametrize("path", script().fragments(ROOT), ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", changelog.fragments(ROOT), ids=lambda path: path.stem)
 def test_a_fragment_is_a_list_of_lines_that_fit_a_page(path: Path) -> None:
     text = path.read_text("utf-8")
-    assert script().FRAGMENT.fullmatch(text)
+    assert changelog.FRAGMENT.fullmatch(text)
     assert [line for line in text.splitlines() if len(line) > 120 and " " in line[2:]] == []
 
 
 def test_a_release_joins_the_fragments_above_the_earlier_ones_and_removes_them(tmp_path: Path) -> None:
-    assert script().join(a_tree(tmp_path, "1.0", b="- Third.\n", a="- First,\n  in two lines.\n- Second.\n"), TODAY)
-    script().join(a_tree(tmp_path, "1.1", c="- Fourth.\n"), TODAY)
+    assert changelog.join(a_tree(tmp_path, "1.0", b="- Third.\n", a="- First,\n  in two lines.\n- Second.\n"), TODAY)
+    changelog.join(a_tree(tmp_path, "1.1", c="- Fourth.\n"), TODAY)
     assert (tmp_path / "CHANGELOG.md").read_text() == (
         "# Changelog\n\n## 1.1 (2026-01-31)\n\n- Fourth.\n"
         "\n## 1.0 (2026-01-31)\n\n- First,\n  in two lines.\n- Second.\n- Third.\n"
@@ -50,13 +42,13 @@ def test_a_release_joins_the_fragments_above_the_earlier_ones_and_removes_them(t
 @pytest.mark.parametrize("text", ["A sentence.\n", "- One.\n\n- Two.\n", "- One.\nTwo.\n", "- No end", ""])
 def test_a_fragment_in_another_form_ends_the_release_before_it_begins(tmp_path: Path, text: str) -> None:
     with pytest.raises(ValueError, match=r"changelog.d/b.md"):
-        script().join(a_tree(tmp_path, "1.0", a="- First.\n", b=text), TODAY)
+        changelog.join(a_tree(tmp_path, "1.0", a="- First.\n", b=text), TODAY)
     assert not (tmp_path / "CHANGELOG.md").exists()
-    assert len(script().fragments(tmp_path)) == 2
+    assert len(changelog.fragments(tmp_path)) == 2
 
 
 def test_a_version_is_released_once(tmp_path: Path) -> None:
-    script().join(a_tree(tmp_path, "1.0", a="- First.\n"), TODAY)
+    changelog.join(a_tree(tmp_path, "1.0", a="- First.\n"), TODAY)
     with pytest.raises(ValueError, match=r"has 1.0 already"):
-        script().join(a_tree(tmp_path, "1.0", b="- Late.\n"), TODAY)
+        changelog.join(a_tree(tmp_path, "1.0", b="- Late.\n"), TODAY)
     assert (tmp_path / "changelog.d" / "b.md").exists()
