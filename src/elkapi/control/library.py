@@ -132,7 +132,8 @@ def _anchor(heading: str, taken: dict[str, int]) -> str:
     return slug if taken[slug] == 1 else f"{slug}-{taken[slug]}"
 
 
-def _render_fence(renderer: Any, tokens: list[Token], index: int, options: Any, env: Any) -> str:
+def _render_block(renderer: Any, tokens: list[Token], index: int, options: Any, env: Any) -> str:
+    """A fenced block or an indented one, which names no language."""
     token = tokens[index]
     language = escape(token.info.split(maxsplit=1)[0]) if token.info.strip() else "text"
     code = f'<code class="language-{language}">{escape(token.content)}</code>'
@@ -156,7 +157,8 @@ def _close_table(renderer: Any, tokens: list[Token], index: int, options: Any, e
 def _make_parser() -> MarkdownIt:
     # Raw HTML in a page is shown as text: a page can never carry a script, whoever wrote it (CVE-2025-3801).
     parser = MarkdownIt("commonmark", {"html": False}).enable("table")
-    parser.add_render_rule("fence", _render_fence)
+    parser.add_render_rule("fence", _render_block)
+    parser.add_render_rule("code_block", _render_block)
     parser.add_render_rule("code_inline", _render_code)
     parser.add_render_rule("table_open", _open_table)
     parser.add_render_rule("table_close", _close_table)

@@ -61,6 +61,7 @@ def site(tmp_path: Path) -> Site:
     )
     (tmp_path / "second.md").write_text("# Second\n\n| a | b |\n|---|---|\n| 1 | 2 |\n\n## The end\n\n## The end\n")
     (tmp_path / "other.md").write_text("# Other\n\n![plot](plot.svg)\n\n```json\n{}\n```\n")
+    (tmp_path / "z.md").write_text("# Indented\n\n    elkapi <x>\n")
     (tmp_path / "plot.svg").write_text("<svg xmlns='http://www.w3.org/2000/svg'/>")
     (tmp_path.parent / "outside.md").write_text("# Outside\n")
     return Site(tmp_path)
@@ -146,7 +147,7 @@ async def test_docs_show_pages_in_the_order_of_the_index(site: Site) -> None:
     assert answer.status_code == 200
     assert "<title>Home · elkapi</title>" in answer.text
     nav = re.findall(r'<li><a href="(/docs[^"]*)"', answer.text)
-    assert nav == ["/docs", "/docs/second", "/docs/first", "/docs/other"]
+    assert nav == ["/docs", "/docs/second", "/docs/first", "/docs/other", "/docs/z"]
     assert 'href="/docs/second#the-end"' in answer.text
 
 
@@ -163,6 +164,15 @@ async def test_only_what_a_reader_may_run_gets_a_copy_button(site: Site) -> None
         runnable, shown = await client.get("/docs/first"), await client.get("/docs/other")
     assert '<div class="sample"><pre tabindex="0"><code class="language-sh">' in runnable.text
     assert '<div class="block"><pre tabindex="0"><code class="language-json">' in shown.text
+
+
+async def test_an_indented_block_can_be_scrolled_with_the_keyboard_as_a_fenced_one(site: Site) -> None:
+    """Most commands of the guides stand in one, and a phone is narrower than they are."""
+    answer = await site.ask("/docs/z")
+    assert (
+        '<div class="block"><pre tabindex="0"><code class="language-text">elkapi &lt;x&gt;\n</code></pre></div>'
+        in answer.text
+    )
 
 
 async def test_docs_headings_have_anchors_of_their_own(site: Site) -> None:
