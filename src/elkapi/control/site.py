@@ -115,7 +115,7 @@ def _docs_page(library: Library, shown: Page) -> str:
         f'<li><a href="{p.path}"{" aria-current=page" if p is shown else ""}>{escape(p.title)}</a></li>'
         for p in library.pages.values()
     )
-    body = f'<div class="doc"><nav aria-label="Docs"><ul>{rows}</ul></nav><article>{shown.html}</article></div>'
+    body = f'<div class="doc"><article>{shown.html}</article><nav aria-label="Docs"><ul>{rows}</ul></nav></div>'
     return page(f"{shown.title} · elkapi", body, at="/docs")
 
 

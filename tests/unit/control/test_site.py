@@ -151,6 +151,13 @@ async def test_docs_show_pages_in_the_order_of_the_index(site: Site) -> None:
     assert 'href="/docs/second#the-end"' in answer.text
 
 
+async def test_what_is_asked_for_stands_before_the_list_of_pages(site: Site) -> None:
+    """On a phone the list is longer than the screen, and whoever skips to the content would be in the list."""
+    answer = await site.ask("/docs/first")
+    assert re.search(r'<main id="content"><div class="doc"><article><h1 id="first-page">', answer.text)
+    assert answer.text.index("</article>") < answer.text.index('<nav aria-label="Docs">')
+
+
 async def test_cve_2025_3801_raw_html_in_docs_is_shown_as_text(site: Site) -> None:
     answer = await site.ask("/docs/first")
     assert "<title>First page · elkapi</title>" in answer.text
