@@ -12,12 +12,12 @@ import msgspec
 
 from elkapi.errors import BadRequest
 from elkapi.translate.anthropic_reply import Reader, read_reply
-from elkapi.translate.anthropic_request import read_request
+from elkapi.translate.anthropic_request import read_request, read_tools
 from elkapi.translate.anthropic_write import write_request
 from elkapi.translate.anthropic_writer import Writer, write_reply
 from elkapi.translate.chat_parts import refuse_file_ids
 from elkapi.translate.dialect import Dialect
-from elkapi.translate.ir import ChatRequest, File, Loss, Message, Part, ServerToolPart, Text
+from elkapi.translate.ir import ChatRequest, File, Loss, Message, Part, ServerTool, ServerToolPart, Text, Tool
 
 # What a request of another dialect loses on its way to Anthropic; a test goes through the rows.
 LOSSES = (
@@ -48,6 +48,8 @@ LOSSES = (
     Loss("JSON mode", False, "becomes an instruction"),
 )
 
+# Blocks of the conversation that change which tools are offered from there on.
+_TOOL_CHANGES = ("tool_addition", "tool_removal")
 # How the line begins that Claude Code puts before its instructions, for Anthropic's own books.
 _ATTRIBUTION = "x-anthropic-billing-header:"
 
@@ -56,12 +58,14 @@ REFUSED_ELSEWHERE = ("mcp_servers", "container")
 
 
 def told_elsewhere(request: ChatRequest) -> ChatRequest:
-    """The request as others are told it: what is said of a document before it, and no billing line of Claude Code's.
+    """The request as others are told it: what is said of a document before it, the tools that are offered at its end,
+    and no billing line of Claude Code's.
 
     That line is another one on every call: no other provider would find the conversation in its cache again.
     """
     if request.dialect != "anthropic":
         return request
+    request = _with_tools_of_the_end(request)
     if any(text.text.startswith(_ATTRIBUTION) for text in request.system):
         told = tuple(text for text in map(_told, request.system) if text.text)
         request = msgspec.structs.replace(request, system=told)
@@ -74,6 +78,63 @@ def told_elsewhere(request: ChatRequest) -> ChatRequest:
         for index, message in enumerate(request.messages)
     ]
     return msgspec.structs.replace(request, messages=messages)
+
+
+def _with_tools_of_the_end(request: ChatRequest) -> ChatRequest:
+    """The request with the tools that its conversation added and without those it withdrew, as the SDKs' runners do."""
+    changes = [
+        change
+        for index, message in enumerate(request.messages)
+        for number, part in enumerate(message.parts)
+        for change in _changes(part, request.extra.get("messages", {}).get(f"{index}.{number}", {}))
+    ]
+    if not changes:
+        return request
+    known = _by_name(request.tools, request.server_tools)
+    offered = dict(known)
+    for change in changes:
+        tool = change.get("tool")
+        if not isinstance(tool, dict):
+            raise BadRequest("A change of tools needs its `tool`.", param="messages")
+        if isinstance(definition := tool.get("definition"), dict):
+            known |= _by_name(*read_tools([definition], {}))
+            tool = definition
+        elif tool.get("type") != "tool_reference":
+            # Of a server's tools, which is refused by its own name.
+            continue
+        name = str(tool.get("name"))
+        if change["type"] == "tool_removal":
+            offered.pop(name, None)
+        elif name in known:
+            offered[name] = known[name]
+    return msgspec.structs.replace(
+        request,
+        tools=tuple(tool for tool in offered.values() if isinstance(tool, Tool)),
+        server_tools=tuple(tool for tool in offered.values() if isinstance(tool, ServerTool)),
+        messages=[
+            Message(message.role, tuple(part for part in message.parts if not _is_change(part)))
+            for message in request.messages
+        ],
+    )
+
+
+def _by_name(tools: Sequence[Tool], server_tools: Sequence[ServerTool]) -> dict[str, Tool | ServerTool]:
+    """Every tool by the name that changes refer to it by; an MCP server's tools have none of their own."""
+    named: dict[str, Tool | ServerTool] = {tool.name: tool for tool in tools}
+    return named | {str(tool.raw.get("name") or id(tool)): tool for tool in server_tools}
+
+
+def _is_change(part: Part) -> bool:
+    return isinstance(part, ServerToolPart) and part.raw.get("type") in _TOOL_CHANGES
+
+
+def _changes(part: Part, left: dict[str, Any]) -> list[dict[str, Any]]:
+    """The changes of tools that a part is, or that a summary tells of the turns it stands for."""
+    if isinstance(part, ServerToolPart) and _is_change(part):
+        return [part.raw]
+    rows = left.get("tool_changes") if left.get("type") == "compaction" else None
+    changes = rows if isinstance(rows, list) else []
+    return [row for row in changes if isinstance(row, dict) and row.get("type") in _TOOL_CHANGES]
 
 
 def _with_contexts(parts: Sequence[Part], index: int, contexts: dict[str, str]) -> Iterator[Part]:
@@ -103,14 +164,14 @@ def check_crossing(request: ChatRequest) -> None:
             raise BadRequest("Documents of content blocks may hold text only for this model.", param="messages")
     refuse_file_ids(request.messages)
     for message in request.messages:
-        for part in message.parts if message.role == "user" else ():
+        for part in message.parts if message.role != "assistant" else ():
             if not isinstance(part, ServerToolPart):
                 continue
             kind = str(part.raw.get("type"))
             if kind == "container_upload":
                 raise BadRequest("A file by its id is only known where it was uploaded.", param="messages")
             if not kind.endswith(("_tool_use", "_tool_result")):
-                # The user said it: left out like what a tool did, the model would be asked without it.
+                # The caller said it: left out like what a tool did, the model would be asked without it.
                 raise BadRequest(f"This model cannot take blocks of type `{kind[:60]}`.", param="messages")
 
 

@@ -196,7 +196,7 @@ def _read(raw: Raw) -> ChatRequest:
     view = convert(raw, _Count)
     extra: Raw = {name: value for name, value in raw.items() if name not in _KNOWN}
     system, messages = _read_conversation(view, raw, extra)
-    tools, server_tools = _read_tools(view.tools or [], extra)
+    tools, server_tools = read_tools(view.tools or [], extra)
     for name, type_ in (("tool_choice", _Choice), ("thinking", _Think)):
         _keep(extra, name, raw.get(name), type_)
     return ChatRequest(
@@ -390,7 +390,7 @@ def _ttl(cache: _Cache | None) -> Ttl:
 # --- tools and the rest ----------------------------------------------------------------------------------------------
 
 
-def _read_tools(raws: list[Raw], extra: Raw) -> tuple[tuple[Tool, ...], tuple[ServerTool, ...]]:
+def read_tools(raws: list[Raw], extra: Raw) -> tuple[tuple[Tool, ...], tuple[ServerTool, ...]]:
     """(the caller's tools, Anthropic's own); the order between the two kinds is not kept."""
     tools: list[Tool] = []
     server_tools: list[ServerTool] = []

@@ -394,6 +394,61 @@ def test_a_block_that_nobody_here_knows_does_not_cross_in_silence_when_the_user_
             check_crossing(request)
 
 
+def _change(kind: str, **tool: Any) -> dict[str, Any]:
+    return {"type": f"tool_{kind}", "tool": tool}
+
+
+def test_other_models_are_offered_the_tools_that_the_conversation_left_there() -> None:
+    """As the SDKs' tool runner tells of tools that it was given, or that were taken from it, on the way."""
+    schema = {"type": "object", "properties": {"place": {"type": "string"}}}
+    added = {"name": "rain", "input_schema": schema, "description": "Will it rain?"}
+    turns: list[dict[str, Any]] = [
+        {"role": "user", "content": "hi"},
+        {"role": "assistant", "content": "hello"},
+        {
+            "role": "system",
+            "content": [
+                _change("removal", type="tool_reference", name="clock"),
+                _change("removal", type="tool_reference", name="weather"),
+                _change("addition", type="tool_definition", definition=added),
+                _change("addition", type="tool_reference", name="weather"),
+            ],
+        },
+        {"role": "user", "content": "go on"},
+    ]
+    tools = [{"name": name, "input_schema": schema} for name in ("clock", "weather")]
+    request = DIALECT.read_request(msgspec.json.encode(GOOD | {"messages": turns, "tools": tools}))
+    assert json.loads(DIALECT.write_request(request, BUDGET))["messages"] == turns
+    told = told_elsewhere(request)
+    assert [tool.name for tool in told.tools] == ["rain", "weather"]
+    assert (told.tools[0].description, told.tools[0].schema) == ("Will it rain?", schema)
+    assert [part for message in told.messages for part in message.parts] == [Text("hi"), Text("hello"), Text("go on")]
+    check_crossing(told)
+
+
+def test_what_a_summary_says_of_the_tools_counts_elsewhere_too() -> None:
+    gone = [_change("removal", type="tool_reference", name="clock")]
+    summary = {"type": "compaction", "content": "They talked of Ulm.", "tool_changes": gone}
+    turns = [{"role": "assistant", "content": [summary]}, {"role": "user", "content": "go on"}]
+    tools = [{"name": "clock", "input_schema": {"type": "object"}}]
+    request = DIALECT.read_request(msgspec.json.encode(GOOD | {"messages": turns, "tools": tools}))
+    assert told_elsewhere(request).tools == ()
+
+
+def test_a_change_of_tools_without_its_tool_is_refused() -> None:
+    turns = [{"role": "user", "content": "hi"}, {"role": "system", "content": [{"type": "tool_removal"}]}]
+    request = DIALECT.read_request(msgspec.json.encode(GOOD | {"messages": turns}))
+    with pytest.raises(BadRequest, match="needs its `tool`"):
+        told_elsewhere(request)
+
+
+def test_a_block_that_nobody_here_knows_does_not_cross_in_silence_among_instructions() -> None:
+    turns = [{"role": "user", "content": "hi"}, {"role": "system", "content": [{"type": "newer_order", "x": 1}]}]
+    request = DIALECT.read_request(msgspec.json.encode(GOOD | {"messages": turns}))
+    with pytest.raises(BadRequest, match="newer_order"):
+        check_crossing(told_elsewhere(request))
+
+
 def test_a_summary_that_stands_for_a_conversation_crosses_as_text_and_is_written_back_as_it_came() -> None:
     summary = {"type": "compaction", "content": "They talked of Ulm.", "cache_control": {"type": "ephemeral"}}
     sealed = {"type": "compaction", "content": None, "encrypted_content": "e"}
