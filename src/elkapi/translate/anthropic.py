@@ -53,8 +53,8 @@ _TOOL_CHANGES = ("tool_addition", "tool_removal")
 # How the line begins that Claude Code puts before its instructions, for Anthropic's own books.
 _ATTRIBUTION = "x-anthropic-billing-header:"
 
-# Members of Anthropic's own whose silent loss would change what the caller gets.
-REFUSED_ELSEWHERE = ("mcp_servers", "container")
+# Members of Anthropic's own whose silent loss would change what the caller gets, or who pays for it.
+REFUSED_ELSEWHERE = ("mcp_servers", "container", "compaction")
 
 
 def told_elsewhere(request: ChatRequest) -> ChatRequest:
@@ -158,6 +158,11 @@ def check_crossing(request: ChatRequest) -> None:
     for name in REFUSED_ELSEWHERE:
         if request.extra.get(name):
             raise BadRequest(f"This model does not support `{name}`.", param=name)
+    billed = request.extra.get("billing_policy")
+    if isinstance(billed, dict) and billed.get("bill_to") not in (None, "self"):
+        raise BadRequest(
+            "Calls of this model are billed to nobody else: leave out `billing_policy`.", param="billing_policy"
+        )
     for left in request.extra.get("messages", {}).values():
         inner = left.get("content")
         if any(map(_holds_pictures, [left, *(inner if isinstance(inner, list) else ())])):

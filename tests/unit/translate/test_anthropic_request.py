@@ -339,6 +339,22 @@ def test_betas_cross_in_silence_and_what_only_anthropic_runs_does_not_cross() ->
         check_crossing(DIALECT.read_request(msgspec.json.encode(GOOD | stored)))
 
 
+@pytest.mark.parametrize(
+    ("member", "crosses"),
+    [
+        ({"compaction": {"type": "summarize"}}, False),
+        ({"billing_policy": {"type": "billing_policy", "bill_to": "user_profile"}}, False),
+        ({"billing_policy": {"type": "billing_policy", "bill_to": "self"}}, True),
+        ({"billing_policy": None, "compaction": None}, True),
+    ],
+)
+def test_what_decides_the_answer_or_who_pays_does_not_cross_in_silence(member: dict[str, Any], crosses: bool) -> None:
+    request = DIALECT.read_request(msgspec.json.encode(GOOD | member))
+    with nullcontext() if crosses else pytest.raises(BadRequest) as caught:
+        check_crossing(request)
+    assert crosses or caught.value.param in member
+
+
 def test_what_a_search_for_tools_found_is_told_to_other_models_and_written_back_as_it_came() -> None:
     found = [{"type": "tool_reference", "tool_name": name} for name in ("mcp__a", "mcp__b")]
     turns = [
