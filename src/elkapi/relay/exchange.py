@@ -35,6 +35,7 @@ from elkapi.translate.ir import ChatRequest, Event, Failure, UsageSeen
 from elkapi.translate.kept import is_readable
 from elkapi.translate.late_sources import SourcesFirst, may_come_late
 from elkapi.translate.profiles import profile_for
+from elkapi.translate.responses_request import configured
 from elkapi.translate.responses_state import without_envelopes
 from elkapi.translate.server_tools import UNPRICED_CALLS
 from elkapi.translate.tool_names import ToolNames
@@ -277,7 +278,7 @@ class Text:
         self.clock, self.created_s = clock, clock.now_ns() // 1_000_000_000
         self.ours: Dialect = DIALECTS[request.operation.wire]  # type: ignore[index]
         self.theirs: Dialect | UpstreamDialect = UPSTREAM_DIALECTS[wire]
-        self.asked: ChatRequest = tool_search_for(told_elsewhere(self.ours.read_request(request.body)))
+        self.asked: ChatRequest = tool_search_for(configured(told_elsewhere(self.ours.read_request(request.body))))
         self.asked.model = request.model
         self.names = ToolNames(self.asked, wire)
 

@@ -228,7 +228,8 @@ def _document(part: File) -> Raw:
 def _tools(request: ChatRequest, profile: Profile, stand_in: Tool | None, kept: Raw) -> list[Raw]:
     foreign = request.dialect != "anthropic"
     tools = [_tool(tool, profile, foreign) | kept.get(tool.name, {}) for tool in tools_of(request, invent=foreign)]
-    tools += [_server_tool(tool) for tool in request.server_tools]
+    calls = request.extra.get("max_tool_calls") if request.dialect == "responses" else None
+    tools += [_server_tool(tool, calls) for tool in request.server_tools]
     return [*tools, _tool(stand_in, profile, foreign)] if stand_in else tools
 
 
@@ -246,8 +247,11 @@ def _tool(tool: Tool, profile: Profile, foreign: bool) -> Raw:
     return result
 
 
-def _server_tool(tool: ServerTool) -> Raw:
-    """Anthropic's own declaration, or its web search for another dialect's. Raises BadRequest for any other tool."""
+def _server_tool(tool: ServerTool, calls: Any) -> Raw:
+    """Anthropic's own declaration, or its web search for another dialect's, of at most so many `calls`.
+
+    Raises BadRequest for any other tool.
+    """
     if tool.dialect == "anthropic":
         return tool.raw
     if tool.kind != "web_search":
@@ -256,9 +260,12 @@ def _server_tool(tool: ServerTool) -> Raw:
     size = tool.raw.get("search_context_size")
     if isinstance(size, str) and size in SEARCHES_MAX:
         result["max_uses"] = SEARCHES_MAX[size]
+    if isinstance(calls, int) and calls > 0:
+        result["max_uses"] = min(calls, result.get("max_uses", calls))
     filters = tool.raw.get("filters")
-    if isinstance(filters, dict) and filters.get("allowed_domains"):
-        result["allowed_domains"] = filters["allowed_domains"]
+    for name in ("allowed_domains", "blocked_domains"):
+        if isinstance(filters, dict) and filters.get(name):
+            result[name] = filters[name]
     if (place := place_of(tool)) is not None:
         result["user_location"] = {"type": "approximate", **place}
     return result

@@ -7,7 +7,7 @@ put it back; `check_crossing` names what no other dialect can carry.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Any, Literal, TypeGuard, get_args
 
 import msgspec
 
@@ -105,12 +105,22 @@ class _Reasoning(msgspec.Struct):
     generate_summary: str | None = None
 
 
+class _Update(msgspec.Struct):
+    """An item that configures the answers from there on."""
+
+    reasoning: _Reasoning | None = None
+    text: _Text | None = None
+
+
 _members = msgspec.json.Decoder(dict[str, Any])
 # `include` is read and kept: only one of its words has a place in the hub.
 _KNOWN = frozenset(_Body.__struct_fields__) - {"include"}
 _OUTPUT_KINDS = {"text": "text", "json_object": "json", "json_schema": "schema"}
 # Members that stand for content or a rule which only the provider knows: without them the answer is another one.
 _REFUSED = ("previous_response_id", "conversation", "prompt", "moderation", "tool_choice", "text")
+# How the types of items end that tell what tools did, or was approved; elsewhere they are left out.
+_TOLD = ("_call", "_output", "_request", "_response", "_list_tools", "program")
+_CONFIGURES = "configuration_update"
 
 
 def read_request(body: bytes) -> ChatRequest:
@@ -171,6 +181,9 @@ def check_crossing(request: ChatRequest) -> None:
     for name in _REFUSED:
         if request.extra.get(name) is not None:
             raise BadRequest(f"`{name}` cannot be used with this model in that form.", param=name)
+    cache = request.extra.get("prompt_cache_options")
+    if isinstance(cache, dict) and cache.get("prewarm"):
+        raise BadRequest("This model has no cache to fill without an answer.", param="prompt_cache_options")
     for tool in request.server_tools:
         container = tool.raw.get("container")
         if isinstance(container, str) or (isinstance(container, dict) and container.get("file_ids")):
@@ -179,8 +192,41 @@ def check_crossing(request: ChatRequest) -> None:
         for part in message.parts:
             if is_stored_file(part):
                 raise BadRequest("A `file_id` cannot be used with this model; send the data.", param="input")
-            if isinstance(part, ServerToolPart) and part.raw.get("type") in (None, "item_reference", "compaction"):
+            if not isinstance(part, ServerToolPart):
+                continue
+            kind = part.raw.get("type")
+            if kind in (None, "item_reference", "compaction"):
                 raise BadRequest("An item reference or a compaction cannot be used with this model.", param="input")
+            if not str(kind).endswith(_TOLD):
+                # Without this refusal the model would be asked without something that the caller said.
+                raise BadRequest(f"This model cannot take items of type `{str(kind)[:60]}`.", param="input")
+
+
+def configured(request: ChatRequest) -> ChatRequest:
+    """The request as its own items configure it on the way: an effort, a form of the answer. Raises BadRequest."""
+    if request.dialect != "responses":
+        return request
+    updates = [part.raw for message in request.messages for part in message.parts if _configures(part)]
+    if not updates:
+        return request
+    reasoning, output, extra = request.reasoning, request.output, dict(request.extra)
+    for update in updates:
+        view = at("input", update, _Update)
+        if view.reasoning is not None and view.reasoning.effort is not None:
+            reasoning = msgspec.structs.replace(reasoning or Reasoning(), effort=view.reasoning.effort)
+        if view.text is not None:
+            extra.pop("text", None)
+            output = _output(view.text.format, extra)
+    messages = [
+        Message(message.role, kept)
+        for message in request.messages
+        if (kept := tuple(part for part in message.parts if not _configures(part)))
+    ]
+    return msgspec.structs.replace(request, reasoning=reasoning, output=output, messages=messages, extra=extra)
+
+
+def _configures(part: Any) -> TypeGuard[ServerToolPart]:
+    return isinstance(part, ServerToolPart) and part.raw.get("type") == _CONFIGURES
 
 
 def _extra(members: dict[str, Any]) -> dict[str, Any]:

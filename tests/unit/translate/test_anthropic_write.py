@@ -334,6 +334,16 @@ def test_how_much_a_search_reads_becomes_how_often_it_is_made(size: Any, uses: i
     assert body_of(server_tools=(tool,))["tools"][0].get("max_uses") == uses
 
 
+@pytest.mark.parametrize(("members", "uses"), [({}, 2), ({"search_context_size": "low"}, 1)])
+def test_what_limits_a_responses_search_limits_claudes(members: dict[str, Any], uses: int) -> None:
+    """The domains that it may not use, and how often the provider's tools may be called."""
+    raw = {"type": "web_search", "filters": {"blocked_domains": ["b.example"]}, **members}
+    search = ServerTool("web_search", "responses", raw)
+    body = body_of(server_tools=(search,), dialect="responses", extra={"max_tool_calls": 2})
+    name = {"type": "web_search_20250305", "name": "web_search"}
+    assert body["tools"] == [name | {"max_uses": uses, "blocked_domains": ["b.example"]}]
+
+
 @pytest.mark.parametrize("place", ["Paris", {"approximate": "Paris"}, {"type": "approximate", "approximate": ["FR"]}])
 def test_a_place_that_is_none_is_not_searched_from(place: Any) -> None:
     tool = ServerTool("web_search", "chat", {"user_location": place})

@@ -42,6 +42,7 @@ from elkapi.translate.ir import (
 )
 from elkapi.translate.profiles import Profile, profile_for
 from elkapi.translate.responses import DIALECT
+from elkapi.translate.responses_request import configured
 from elkapi.translate.responses_seal import Sealed, seal, unseal
 from elkapi.types import Usage
 
@@ -207,6 +208,9 @@ def test_members_only_this_dialect_knows_survive(members: dict[str, Any]) -> Non
         ({"input": [{"type": "item_reference", "id": "msg_1"}]}, "input"),
         ({"input": [{"type": "compaction", "encrypted_content": "gAAA"}]}, "input"),
         ({"input": [{"role": "user", "content": [{"type": "input_image", "file_id": "file-1"}]}]}, "input"),
+        ({"input": [{"role": "user", "content": "hi"}, {"type": "compaction_trigger"}]}, "input"),
+        ({"input": [{"type": "agent_message", "author": "/root", "content": []}]}, "input"),
+        ({"prompt_cache_options": {"mode": "explicit", "prewarm": True}}, "prompt_cache_options"),
     ],
 )
 def test_what_no_other_dialect_can_carry_is_refused_by_name(members: dict[str, Any], param: str) -> None:
@@ -453,6 +457,36 @@ def test_items_become_instructions_and_turns(
     request = _read(input=items)
     assert tuple(request.system) == system
     assert request.messages == messages
+
+
+def test_an_item_that_configures_the_answers_counts_in_other_dialects_and_is_written_back_as_it_came() -> None:
+    form = {"type": "json_schema", "name": "o", "schema": {"type": "object"}}
+    items = [
+        {"type": "configuration_update", "reasoning": {"effort": "high"}, "text": {"format": form}},
+        {"type": "message", "role": "user", "content": [{"type": "input_text", "text": "hi"}]},
+        {"type": "configuration_update", "reasoning": {"effort": "low"}},
+    ]
+    request = _read(input=items, reasoning={"effort": "medium", "summary": "auto"}, text={"format": {"type": "text"}})
+    assert _write(request)["input"] == items
+    told = configured(request)
+    assert told.messages == [Message("user", (Text("hi"),))]
+    assert told.reasoning == Reasoning(effort="low", visible=True, summary="auto")
+    assert told.output == OutputFormat("schema", "o", {"type": "object"})
+    DIALECT.check_crossing(told)
+    plain = configured(_read(input=[*items, {"type": "configuration_update", "text": {"format": {"type": "text"}}}]))
+    assert plain.output == OutputFormat("text")
+
+
+@pytest.mark.parametrize("update", [{"reasoning": {"effort": "huge"}}, {"reasoning": "high"}, {"text": []}])
+def test_an_item_that_configures_wrongly_is_refused(update: dict[str, Any]) -> None:
+    with pytest.raises(BadRequest) as caught:
+        configured(_read(input=[{"role": "user", "content": "hi"}, {"type": "configuration_update", **update}]))
+    assert str(caught.value.param).startswith("input")
+
+
+def test_what_tools_did_elsewhere_is_left_out() -> None:
+    kinds = ("shell_call", "shell_call_output", "mcp_list_tools", "mcp_approval_request", "program", "program_output")
+    DIALECT.check_crossing(_read(input=[{"role": "user", "content": "hi"}, *({"type": kind} for kind in kinds)]))
 
 
 def test_tools_that_stand_in_the_input_are_declared_and_said_by_nobody() -> None:
