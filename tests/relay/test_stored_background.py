@@ -281,6 +281,17 @@ async def test_why_a_response_failed_is_told_in_the_codes_that_clients_know(
         assert again[-1]["response"] == found
 
 
+async def test_how_a_background_is_to_be_run_is_the_gateways_own_affair(stage: Stage) -> None:
+    """Upstream the work is done in the foreground, which knows no such options, and costs its full price."""
+    made = (await stage.create(background_options={"completion_window": "soonest", "continuation_id": "a"})).json()
+    played = await stage.call()
+    assert b"background" not in played.body
+    played.answer(ANSWER)
+    await stage.until(made["id"], "completed")
+    refused = await stage.create(background_options={"completion_window": "8h"})
+    assert (refused.status_code, refused.json()["error"]["param"]) == (400, "background_options")
+
+
 async def test_what_cannot_be_paid_or_kept_is_refused_before_it_begins(stage: Stage) -> None:
     poor = await stage.gate.key("0")
     body = {"model": MODEL, "input": "hi", "background": True}

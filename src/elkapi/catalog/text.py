@@ -141,6 +141,10 @@ class CompletionView(msgspec.Struct):
     models: msgspec.Raw = _NONE
 
 
+class _BackgroundOptions(msgspec.Struct):
+    completion_window: str | None = None
+
+
 class ResponsesView(msgspec.Struct):
     """`POST /v1/responses` and its count and compact forms."""
 
@@ -151,6 +155,7 @@ class ResponsesView(msgspec.Struct):
     store: bool | None = None
     tools: msgspec.Raw = _NONE
     background: bool | None = None
+    background_options: _BackgroundOptions | None = None
     previous_response_id: str | None = None
     conversation: str | dict[str, Any] | None = None
     models: msgspec.Raw = _NONE
@@ -295,6 +300,12 @@ def read_completion(body: bytes) -> Facts:
 def read_responses(body: bytes) -> Facts:
     """Facts of a response. Raises BadRequest naming the field."""
     view: ResponsesView = decode_strict(_responses, body)
+    options = view.background_options
+    if options is not None and options.completion_window not in (None, "soonest"):
+        # It is made in the foreground of its provider, at the full price.
+        raise BadRequest(
+            "A response is made at once here: `completion_window` must be `soonest`.", param="background_options"
+        )
     facts = _facts(
         body,
         _model(view.model),

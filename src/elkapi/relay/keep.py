@@ -197,7 +197,7 @@ def unstored(request: Request, wire: str, body: bytes, attempt: Attempt) -> byte
     if wire != "responses":
         return body
     if request.facts.background:
-        body = without(body, ("background",))
+        body = without(body, ("background", "background_options"))
     body = with_raw(body, "store", b"false")
     family, model = attempt.channel.family, attempt.upstream_model
     if request.keep is None or family not in _SEALING or profile_for(family, model).reasoning != "effort":
