@@ -60,3 +60,32 @@ async def test_a_cache_is_not_filled_where_the_upstream_speaks_another_dialect(g
     assert reply.status_code == 400, reply.text
     assert "max_tokens" in reply.json()["error"]["message"]
     assert upstream.bodies == []
+
+
+@pytest.mark.parametrize("stream", [False, True], ids=["whole", "streamed"])
+async def test_a_prewarmed_response_without_output_is_charged_for_what_was_cached(gate: Gateway, stream: bool) -> None:
+    model = "gpt-5.6"
+    usage = {
+        "input_tokens": 1304,
+        "input_tokens_details": {"cached_tokens": 0, "cache_write_tokens": 1300},
+        "output_tokens": 0,
+        "output_tokens_details": {"reasoning_tokens": 0},
+        "total_tokens": 1304,
+    }
+    head = {"id": "resp_1", "object": "response", "created_at": 1, "model": model, "error": None, "output": []}
+    done = head | {"status": "completed", "usage": usage}
+    begun = {"type": "response.created", "sequence_number": 0, "response": head | {"status": "in_progress"}}
+    ended = {"type": "response.completed", "sequence_number": 1, "response": done}
+    frames = b"".join(
+        b"event: %b\ndata: %b\n\n" % (str(e["type"]).encode(), msgspec.json.encode(e)) for e in (begun, ended)
+    )
+    async with canned(200, done, frames) as upstream:
+        await gate.channel(upstream.url, (model,))
+        await gate.price(model, per_1m_usd="3", output_per_1m_usd="15")
+        key = await gate.key("10")
+        body = {"model": model, "input": LONG, "store": False, "stream": stream}
+        reply = await gate.ask(key, body | {"prompt_cache_options": {"prewarm": True}}, path="/v1/responses")
+        assert reply.status_code == 200, reply.text
+        assert reply.content == (frames if stream else msgspec.json.encode(done))
+    spent = 10 * 10**9 - gate.closed_books().customers_posted_nano
+    assert spent == 1304 * 3_000
