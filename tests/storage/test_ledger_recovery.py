@@ -286,6 +286,12 @@ async def test_g08_recovery_finds_a_hold_however_long_its_call_took(
     assert books.apply([held(clock.now_ns()) for _ in range(3)]) == [None] * 3
     clock.advance(3600)
     assert die() == 3
+    # Also over a connection that was opened since, after an outage: it knows what was held over the one before.
+    assert books.apply([held(clock.now_ns())]) == [None]
+    books.close()
+    books = open_books(database, settings, clock, owner)
+    clock.advance(3600)
+    assert die() == 1
     # And calls that came long before they were held, when no heartbeat knew of them.
     books.close()
     books = open_books(database, settings, clock)

@@ -339,6 +339,13 @@ def test_a_plain_decimal_number_is_taken_as_it_stands(text: str, nano: int) -> N
     assert parse_usd(text) == nano
 
 
+@pytest.mark.parametrize("sign", ["", "-"])
+def test_an_amount_that_the_ledgers_columns_could_not_hold_is_refused(sign: str) -> None:
+    assert abs(parse_usd(f"{sign}4611686018.427387904")) == 2**62
+    with pytest.raises(ValueError, match="is too large for an amount in US dollars"):
+        parse_usd(f"{sign}4611686018.427387905")
+
+
 def test_an_amount_that_is_too_fine_is_told_how_fine_it_may_be() -> None:
     with pytest.raises(ValueError, match="at most 9 decimal places"):
         parse_usd("0.0000000001")
