@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from fractions import Fraction
 from math import prod
+from typing import Any
 
 import msgspec
 import pytest
@@ -11,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from elkapi.money import divide_half_away, format_ratio, format_usd, parse_ratio, parse_usd
-from elkapi.pricing.price import amount_nano, arithmetic, dearest_for, priced_for, quote
+from elkapi.pricing.price import amount_nano, arithmetic, dearest_for, is_of_media, priced_for, quote
 from elkapi.storage.seeds import public_prices
 from elkapi.types import Price, Rates, Tier, Usage, Variant
 
@@ -256,6 +257,49 @@ def test_a_variant_may_ask_for_a_long_input_and_without_one_that_fits_the_tiers_
     ):
         (term,) = arithmetic(priced_for(price, features, tokens), Usage(input_tokens=tokens), 1_000_000)
         assert term["nano_usd"] == nano, (features, tokens)
+    assert dearest_for(price, {"service_tier": "fast"}).input_nano_per_1m == 8, "a task has no input to be long"
+
+
+@pytest.mark.parametrize(("word", "tokens", "dearest"), [("fast", 100, 8), ("fast", 101, 16), ("flex", 101, 5)])
+def test_a_quote_takes_in_what_may_fit_and_no_variant_that_cannot(word: str, tokens: int, dearest: int) -> None:
+    """Else a call of another tier, or a shorter one, would hold far more than it can cost."""
+    million = 1_000_000
+    price = Price(
+        id=1,
+        model="m",
+        version=1,
+        input_nano_per_1m=4 * million,
+        tiers=(Tier(above_tokens=100, input_nano_per_1m=5 * million),),
+        variants=(
+            Variant(when={"service_tier": ("fast",)}, above_tokens=100, input_nano_per_1m=16 * million),
+            Variant(when={"service_tier": ("fast",)}, input_nano_per_1m=8 * million),
+            Variant(when={"service_tier": ("fast",), "speed": ("fast",)}, input_nano_per_1m=50 * million),
+        ),
+    )
+    held = quote(price, "g", million, Usage(input_tokens=tokens), features={"service_tier": (word, "default")})
+    assert held.nano == tokens * dearest
+
+
+def test_a_sound_whose_variant_is_unknown_is_held_for_what_its_dearest_second_costs() -> None:
+    loud = Variant(when={"voice": ("loud",)}, video_second_nano=9)
+    price = Price(id=1, model="m", version=1, audio_second_nano=2, variants=(loud,))
+    sound = Usage(audio_ms=1000)
+    assert quote(dearest_for(price, {}, {"voice"}), "g", 1_000_000, sound).nano == 9
+    assert amount_nano(priced_for(price, {"voice": "loud"}), sound, 1_000_000) == 9
+
+
+@pytest.mark.parametrize(
+    ("rates", "of_media"),
+    [
+        ({}, False),
+        ({"video_second_nano": 1}, True),
+        ({"image_nano": 1, "audio_second_nano": 1}, True),
+        ({"image_nano": 1, "call_nano": 1}, False),
+        ({"image_nano": 1, "tiers": (Tier(above_tokens=9, input_nano_per_1m=1),)}, False),
+    ],
+)
+def test_a_free_model_is_free_and_one_of_media_has_no_price_for_text(rates: dict[str, Any], of_media: bool) -> None:
+    assert is_of_media(Price(id=1, model="m", version=1, **rates)) is of_media
 
 
 _text_variants = st.lists(
