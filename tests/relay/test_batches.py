@@ -552,6 +552,16 @@ async def test_a_key_at_its_own_limit_waits_instead_of_failing(lite: Gateway, sa
     assert counts_of(await ended(sdk, batch.id)) == {"succeeded": 6}
 
 
+async def test_nothing_is_remembered_of_keys_that_have_no_lines_under_way(lite: Gateway, sandbox: Running) -> None:
+    await staged(lite, sandbox)
+    lite.runner._paused_until_s[0] = 0.0  # a key that was at its limit some time ago
+    sdk = client(lite, await lite.key("1"))
+    batch = await sdk.messages.batches.create(requests=[line(1, "[[say: yes]]")])
+    assert counts_of(await ended(sdk, batch.id)) == {"succeeded": 1}
+    await until(lambda: not lite.runner._of_key)
+    assert not lite.runner._paused_until_s
+
+
 async def test_a_line_that_the_balance_covers_waits_for_what_other_calls_hold(tmp_path: Path) -> None:
     async with canned(200, _ANSWER) as upstream, gateway(tmp_path, **QUICK) as gate:
         upstream.gate.clear()

@@ -76,7 +76,7 @@ async def count_embedded(plane: DataPlane, request: Request) -> Usage | None:
 
 
 async def _ask(plane: DataPlane, body: bytes) -> list[int] | None:
-    """The model process's count of each text of a body; None where nobody can count, or a stop cannot wait for it."""
+    """The model process's count of each text of a body; None where nobody can count now, or in time for a stop."""
     if plane.cutting:
         return None
     order = UpstreamRequest(

@@ -134,11 +134,12 @@ class BatchRunner:
     async def _lease(self, found: list[OpenBatch], now_ns: int) -> None:
         """Fill the free places: keys that have fewest first, a key's oldest batch first."""
         now_s, places = self._plane.clock.monotonic_s(), self._plane.settings.batch_parallel_max
+        self._paused_until_s = {key: until_s for key, until_s in self._paused_until_s.items() if until_s > now_s}
         ready = [one for one in found if one.ready and one.batch.status == "in_progress"]
         for one in sorted(ready, key=lambda one: (self._of_key[one.batch.key_id], one.batch.id)):
             key_id = one.batch.key_id
             free = min(places - len(self._running), self._places_of(one.key_digest) - self._of_key[key_id])
-            if free <= 0 or self._paused_until_s.get(key_id, 0.0) > now_s:
+            if free <= 0 or key_id in self._paused_until_s:
                 continue
             id_, worker = one.batch.id, self._store.worker
             await self._begin_of(lambda c: batch_lines.lease(c, id_, worker, free, now_ns))  # noqa: B023
@@ -241,6 +242,8 @@ class BatchRunner:
         for line, _ in ended:
             self._running.pop((line.batch_id, line.number), None)
             self._of_key[line.key_id] -= 1
+            if not self._of_key[line.key_id]:
+                del self._of_key[line.key_id]
         if not self._running:
             self._idle.set()
 
