@@ -353,6 +353,11 @@ class Connection(asyncio.Protocol):
         return bool(poll_for(self.transport.get_extra_info("socket")).poll(0))
 
     def abort(self) -> None:
+        """Break off what is under way here; an answer that is out only has to be sent. The call learns of it at once:
+        one that goes on in this very turn would answer nobody."""
+        self.send_held()
+        if self.current:
+            self.current.client_left()
         self.transport.abort()
 
     def _refuse(self, error: GatewayError) -> None:

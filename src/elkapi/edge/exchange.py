@@ -118,7 +118,9 @@ class Exchange:
             self._body.set_exception(error)
 
     def client_left(self) -> None:
-        """The connection is lost: whoever reads or answers is stopped."""
+        """The connection is lost, or about to be: whoever reads or answers is stopped, once."""
+        if isinstance(self.error, ClientGone):
+            return
         self.fail(ClientGone())
         if self._body and self._body.done() and not self._body.cancelled():
             self._body.exception()

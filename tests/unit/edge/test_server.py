@@ -855,3 +855,55 @@ async def test_a_drain_waits_until_the_calls_it_cut_off_have_cleaned_up(monkeypa
         assert await server.drain(0) == 1
         assert cleaned_up.is_set()
         writer.close()
+
+
+async def test_a_call_that_a_drain_cuts_off_in_the_moment_it_goes_on_is_told_so_and_does_not_answer() -> None:
+    """It would go on to answer nobody, and be charged for it."""
+    asked, go_on, ends = asyncio.Event(), asyncio.Event(), list[str]()
+
+    async def answers(call: Call) -> None:
+        asked.set()
+        try:
+            await go_on.wait()
+        except asyncio.CancelledError:
+            ends.append("cut")
+            raise
+        call.reply.send(200, [], b"done")
+        ends.append("answered")
+
+    async with running(answers) as (server, port):
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(b"GET / HTTP/1.1\r\n\r\n")
+        await asked.wait()
+        go_on.set()
+        assert await server.drain(0) == 1
+        with contextlib.suppress(ConnectionError):
+            assert await reader.read() == b""
+        assert ends == ["cut"]
+        writer.close()
+
+
+async def test_an_answer_that_waits_for_the_end_of_its_turn_is_sent_before_a_drain_cuts_its_connection() -> None:
+    asked, go_on = asyncio.Event(), asyncio.Event()
+
+    async def answers(call: Call) -> None:
+        if call.path == "/stays":
+            asked.set()
+            await asyncio.Event().wait()
+        await go_on.wait()
+        call.reply.send(200, [], b"done")
+        side = call.reply.connection  # type: ignore[attr-defined]
+        assert side.held
+        side.abort()
+
+    async with running(answers) as (server, port):
+        _, other = await asyncio.open_connection("127.0.0.1", port)
+        other.write(b"GET /stays HTTP/1.1\r\n\r\n")
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(b"GET / HTTP/1.1\r\n\r\n")
+        await asked.wait()
+        await until(lambda: server.under_way == 2)
+        go_on.set()
+        assert (await reader.read()).endswith(b"\r\n\r\ndone")
+        for one in (other, writer):
+            one.close()
