@@ -14,8 +14,9 @@ import msgspec
 
 from elkapi.catalog.jsonedit import BACKSLASH, check_named_once
 from elkapi.catalog.operation import Facts, ModelName
-from elkapi.catalog.spelling import check_spelling, decode_strict, spelled_out, strict
+from elkapi.catalog.spelling import check_spelling, decode_strict, folded, spelled_out, strict
 from elkapi.errors import BadRequest
+from elkapi.pricing.served import FEATURES
 from elkapi.translate import server_tools
 from elkapi.translate.completions import MAX_TOKENS_DEFAULT
 from elkapi.translate.profiles import Profile, profile_for
@@ -28,7 +29,7 @@ EMBED_REQUESTS_MAX = 2048
 # What a provider's own framing of messages, tools and schemas adds at most to the bytes of the body.
 FRAME_TOKENS_MAX = 64
 OUTPUT_TOKENS_MAX = 2_000_000
-_REMOTE_FILE = re.compile(rb'"(?:file_id|fileUri|file_uri|(?:file|document|video|audio)_url)"\s*+:')
+_REMOTE_FILE = re.compile(rb'"(?:file_id|file_?uri|(?:file|document|video|audio)_url)"\s*+:')
 # What Vertex AI reads with the rights of whoever signs a call: an object of Google's storage, and stores of documents.
 _OWN_TO_SIGNER = re.compile(
     rb'"(?:fileUri|file_uri)"\s*+:\s*+"\s*+[gG][sS]:'
@@ -37,41 +38,12 @@ _OWN_TO_SIGNER = re.compile(
 # A document of Anthropic's, whose address stands in its source, as a picture's does.
 _DOCUMENT, _BY_ADDRESS = b'"document"', re.compile(rb'"type"\s*+:\s*+"url"')
 _WIDE = re.compile(rb'"(?:image|audio|inline|(?:in|out)put_audio|data:audio|1h|12h|AUDIO|IMAGE)')
-# All that makes a body dearer than its bytes; one pattern that begins with one character is found four times faster
-# than word after word.
-_DEARER = re.compile(_WIDE.pattern[:-1] + rb'|(?:file|document|video)(?:_id|_ur[il]|Uri)?")')
-# What bounds an answer, and a quick look for one of these in other letters: a server written in Go would go by it. The
-# long s and the sign of Kelvin are an S and a K there. One that begins with a single character is found fastest.
-_BOUNDS = ("max_tokens", "max_completion_tokens", "max_output_tokens", "best_of", "n")
-
-
-def _in_any(word: str) -> bytes:
-    return "".join(f"[{letter}{letter.upper()}]" for letter in word).encode()
-
-
-_TOKENS_IN_ANY = rb"[tT][oO](?:[kK]|\xe2\x84\xaa|\\u212[aA])[eE][nN](?:[sS]|\xc5\xbf|\\u017[fF])"
-_PLAIN = rb"(?<!\"max_)(?<!\"max_completion_)(?<!\"max_output_)(?<!\"budget_)"
-_OTHER_BOUND = re.compile(
-    rb'_(?:(?!tokens")%b|%b%b|(?!of")[oO][fF]|(?<!"best_)[oO][fF])"\s*+:' % (_TOKENS_IN_ANY, _PLAIN, _TOKENS_IN_ANY)
-)
-_OTHER_COUNT = b'"N"'
-# What bounds an answer of Gemini's, and where it stands, in any letters.
+# All that makes a body dearer than its bytes, in small letters; one pattern that begins with one character is found four
+# times faster than word after word, and most of what a quote begins is dismissed by its first letter.
+_DEARER = re.compile(rb'"(?=[1adfioAIv])' + _WIDE.pattern[1:-1] + rb'|(?:file|document|video)(?:_id|_?ur[il])?")')
+# What bounds an answer of Gemini's, and where it stands.
 _GENERATION = ("generationConfig", "generation_config")
 _GENERATION_BOUNDS = ("maxOutputTokens", "max_output_tokens", "candidateCount", "candidate_count")
-_GENERATION_NAMES = frozenset(name.encode() for name in (*_GENERATION, *_GENERATION_BOUNDS))
-_GENERATION_IN_ANY = re.compile(
-    rb'"(%b_?%b|%b_?%b_?%b|%b_?%b)"\s*+:'
-    % (
-        *(_in_any("generation"), _in_any("config")),
-        *(_in_any("max"), _in_any("output"), _TOKENS_IN_ANY),
-        *(_in_any("candidate"), _in_any("count")),
-    )
-)
-# What a rerank is bounded by, in other letters.
-_RERANKED = ("query", "documents")
-_OTHER_RERANKED = re.compile(
-    rb'"(?!query"|documents")(?:%b|%b(?:[sS]|\xc5\xbf|\\u017[fF]))"\s*+:' % (_in_any("query"), _in_any("document"))
-)
 # Tools the provider runs itself: what they find, read or compute is input of the same call. Not a client's own function
 # of such a name. Types may have a date behind them; Google takes both spellings of a member.
 SERVED_TOOLS_TOKENS_MAX = 100_000
@@ -81,8 +53,7 @@ SEARCHES_MAX, SEARCHES_ALLOWED_MAX = 10, 1000
 _BARE_ID = re.compile(rb'"id"\s*:\s*"[^"]*"\s*(?:,\s*"type"\s*:\s*null\s*)?\}')
 _ALLOWED = re.compile(rb'"max_uses"\s*+:\s*+(\d++)')
 _TYPES = "|".join(sorted(server_tools.KINDS | server_tools.CHAT.keys() | server_tools.RESPONSES.keys()))
-_SNAKES = (re.sub("[A-Z]", lambda hit: "_" + hit[0].lower(), name) for name in server_tools.GEMINI)
-_MEMBERS = "|".join(sorted({*server_tools.GEMINI, *_SNAKES}))
+_MEMBERS = "|".join(re.sub("[A-Z]", lambda hit: "_?" + hit[0].lower(), name) for name in server_tools.GEMINI)
 _SERVED_TOOL = re.compile(rf'"type"\s*+:\s*+"(?:openrouter:)?(?:{_TYPES})|"(?:{_MEMBERS})"\s*+:'.encode())
 # What a provider tells its model of how to call tools, and of each tool of its own that the client runs (Anthropic's
 # computer, bash and text editor, whose types end in a date), which no bytes of the body say.
@@ -244,18 +215,19 @@ class RerankView(msgspec.Struct):
     top_n: Annotated[int, msgspec.Meta(ge=1)] | None = None
 
 
-_chat = strict(ChatView, "model")
-_completion = strict(CompletionView, "model", "prompt")
-_responses = strict(ResponsesView, "model")
-_messages = strict(MessagesView, "model")
-_count = strict(CountView, "model")
-_generate = strict(GenerateView)
+# What chooses a variant of the price is read where the price is known to have some.
+_chat = strict(ChatView, *FEATURES)
+_completion = strict(CompletionView, *FEATURES)
+_responses = strict(ResponsesView, *FEATURES)
+_messages = strict(MessagesView, *FEATURES)
+_count = strict(CountView)
+_generate = strict(GenerateView, *FEATURES, "serviceTier")
 _embed = strict(EmbedView)
 _batch_embed = strict(BatchEmbedView)
 _embed_content = msgspec.json.Decoder(_EmbedContent)
-_any = strict(AnyView, "model")
-_moderation = strict(ModerationView, "model")
-_rerank = strict(RerankView, "model")
+_any = strict(AnyView)
+_moderation = strict(ModerationView)
+_rerank = strict(RerankView)
 
 
 def read_chat(body: bytes) -> Facts:
@@ -349,19 +321,19 @@ def read_messages(body: bytes) -> Facts:
 def read_generate(body: bytes) -> Facts:
     """Facts of a Gemini call; the model stands in its path. Raises BadRequest naming the field."""
     view: GenerateView = decode_strict(_generate, body)
-    named = _GENERATION_IN_ANY.findall(spelled_out(body))
-    if len(named) != len(set(named)) or not _GENERATION_NAMES.issuperset(named):
+    config = _either("generationConfig", view.generationConfig, view.generation_config)
+    if config is None:
+        config = _GenerationConfig()
+    else:
         _check_generation(body)
-    config = _either("generationConfig", view.generationConfig, view.generation_config) or _GenerationConfig()
     limit = _either("maxOutputTokens", config.maxOutputTokens, config.max_output_tokens)
     choices = _either("candidateCount", config.candidateCount, config.candidate_count) or 1
     return _facts(body, None, limit=limit, choices=choices, include_usage=True, tools=view.tools)
 
 
 def _check_generation(body: bytes) -> None:
-    """Raises BadRequest where a bound of the answer stands twice or in other letters, or the config does in others."""
+    """Raises BadRequest where a bound of the answer stands twice or in other letters."""
     members = _members.decode(body)
-    check_spelling(members, _GENERATION)
     for name in _GENERATION:
         config = bytes(members.get(name, b""))
         if config.startswith(b"{"):
@@ -433,8 +405,6 @@ def read_moderation(body: bytes) -> Facts:
 def read_rerank(body: bytes) -> Facts:
     """Facts of a rerank. Raises BadRequest naming the field."""
     view: RerankView = decode_strict(_rerank, body)
-    if _OTHER_RERANKED.search(spelled_out(body)) is not None:
-        check_spelling(_members.decode(body), _RERANKED)
     # The query is read again with every document.
     upper = len(body) + len(view.documents) * len(view.query.encode())
     # Cohere's search is one of a hundred documents; of a long one each part of 500 tokens is a document.
@@ -530,10 +500,11 @@ def added_by(channel: Channel) -> Added:
         return Added(tokens)
     sent = msgspec.json.encode(members)
     body = spelled_out(sent)
-    serves = _has_served(body) or b'"web_search_options"' in body or b'"mcp_servers"' in body
+    small = folded(body)
+    serves = _has_served(small) or b'"web_search_options"' in small or b'"mcp_servers"' in small
     return Added(
         tokens + len(sent) + (SERVED_TOOLS_TOKENS_MAX if serves else 0),
-        _searches(body) if serves else 0,
+        _searches(small) if serves else 0,
         _WIDE.search(body) is not None,
         lives_long(body),
     )
@@ -567,27 +538,26 @@ def _facts(
     """Bound a text call by its bytes, its pictures, files and tools and its own output limit.
 
     Of `tools` those count that the provider runs, and `served` is such a one; `models` are others that it may ask.
-    Raises BadRequest for a limit in other letters.
+    Members are looked for in any letters, as a server written in Go reads them, words in their own.
     """
     pictures, searches, open_ended, wide = 0, 0, False, False
     given = len(body) + FRAME_TOKENS_MAX
-    sent = body
     if BACKSLASH in body:
         body = spelled_out(body)
-    if _OTHER_BOUND.search(body) is not None or _OTHER_COUNT in body:
-        check_spelling(_members.decode(sent), _BOUNDS)
-    if _DEARER.search(body) is not None:
-        open_ended = True
-        wide = _WIDE.search(body) is not None
-        pictures = body.count(b'"image') + body.count(b'"inline')
+    small = folded(body)
+    if _DEARER.search(small) is not None:
+        inline, files, documents = small.count(b'"inline'), len(_REMOTE_FILE.findall(small)), body.count(_DOCUMENT)
+        # The look above takes a text that begins with "Image" for a picture.
+        open_ended = inline > 0 or files > 0 or _DEARER.search(body) is not None
+        wide = inline > 0 or _WIDE.search(body) is not None
+        pictures = body.count(b'"image') + inline
         given += IMAGE_TOKENS_MAX * pictures
-        documents = body.count(_DOCUMENT)
-        remote = min(documents, len(_BY_ADDRESS.findall(body))) if documents else 0
-        given += REMOTE_FILE_TOKENS_MAX * (len(_REMOTE_FILE.findall(body)) + remote)
+        remote = min(documents, len(_BY_ADDRESS.findall(small))) if documents else 0
+        given += REMOTE_FILE_TOKENS_MAX * (files + remote)
     made = (limit or 0) * choices
     # What is absent is told apart by identity: most calls have none of these.
     other_models = models is not _NONE and bytes(models) not in _NONE_NAMED
-    declared = b"" if tools is _NONE else spelled_out(bytes(tools))
+    declared = b"" if tools is _NONE else folded(spelled_out(bytes(tools)))
     if declared and declared not in _NO_TOOLS:
         given += TOOLS_TOKENS_MAX + OWN_TOOL_TOKENS_MAX * len(_OWN_TOOL.findall(declared))
         for hit in _MODEL_BEHIND.finditer(declared):

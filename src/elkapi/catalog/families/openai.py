@@ -30,7 +30,7 @@ class EmbeddingsView(msgspec.Struct):
     user: str | None = None
 
 
-_view = strict(EmbeddingsView, "model", "input")
+_view = strict(EmbeddingsView)
 
 
 def read_embeddings(body: bytes) -> Facts:
