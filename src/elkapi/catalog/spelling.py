@@ -29,7 +29,7 @@ def strict(view: type[_T], *names: str) -> Strict:
     """A decoder of `view` that refuses its fields, and `names` beside them, in other letters.
 
     Upstreams written in Go take `Model` for `model` and `Tools` for `tools`, so they could serve another model than the
-    one that is priced, or run tools that no hold covers. What the gateway reads of a body is what such a member changes.
+    one that is priced, or run tools that no hold covers.
     """
     known = frozenset((*view.__struct_encode_fields__, *names))
     return Strict(msgspec.json.Decoder(view), known, {name.casefold(): name for name in known})
@@ -75,8 +75,8 @@ def spelled_out(body: bytes) -> bytes:
 
 
 def folded(body: bytes) -> bytes:
-    """JSON whose words are spelled out, for a look for names as a server written in Go reads them: in small letters, the
-    long s as an s, the sign of Kelvin as a k. It need not be JSON any more."""
+    """JSON whose words are spelled out, for a look for names as a server written in Go reads them: in small letters,
+    the long s as an s, the sign of Kelvin as a k. It need not be JSON any more."""
     body = body.lower()
     if b"\\u" in body:
         body = body.replace(b"\\u017f", b"s").replace(b"\\u212a", b"k")

@@ -38,8 +38,8 @@ _OWN_TO_SIGNER = re.compile(
 # A document of Anthropic's, whose address stands in its source, as a picture's does.
 _DOCUMENT, _BY_ADDRESS = b'"document"', re.compile(rb'"type"\s*+:\s*+"url"')
 _WIDE = re.compile(rb'"(?:image|audio|inline|(?:in|out)put_audio|data:audio|1h|12h|AUDIO|IMAGE)')
-# All that makes a body dearer than its bytes, in small letters; one pattern that begins with one character is found four
-# times faster than word after word, and most of what a quote begins is dismissed by its first letter.
+# All that makes a body dearer than its bytes, members in small letters; one pattern that begins with one character is
+# found four times faster than word after word, and most of what a quote begins is dismissed by its first letter.
 _DEARER = re.compile(rb'"(?=[1adfioAIv])' + _WIDE.pattern[1:-1] + rb'|(?:file|document|video)(?:_id|_?ur[il])?")')
 # What bounds an answer of Gemini's, and where it stands.
 _GENERATION = ("generationConfig", "generation_config")
