@@ -49,7 +49,7 @@ OTHERS = [
 @pytest.mark.parametrize(("wire", "name"), OTHERS, ids=[f"{wire}-{name!r}" for wire, name in OTHERS])
 def test_a_member_that_decides_something_is_refused_in_other_letters(wire: str, name: str, ascii_only: bool) -> None:
     read, body = READERS[wire]
-    with pytest.raises(BadRequest, match="write `[a-zA-Z_]+` as it is spelled here") as refused:
+    with pytest.raises(BadRequest, match=r"write `[a-zA-Z_]+` as it is spelled here") as refused:
         read(json.dumps(body | {name: "whatever"}, ensure_ascii=ascii_only).encode())
     assert refused.value.param == name
 
