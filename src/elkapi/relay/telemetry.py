@@ -52,9 +52,12 @@ class Watched(Tally):
         self.first_s: float | None = None
         self.events: list[Event] | None = [] if keeps else None
 
-    def add(self, event: Event) -> None:
+    def begin(self) -> None:
         if self.first_s is None:
             self.first_s = self._clock.monotonic_s()
+
+    def add(self, event: Event) -> None:
+        self.begin()
         if self.events is not None and self.kept_bytes < TALLY_BYTES_MAX:
             self.events.append(event)
         super().add(event)

@@ -82,6 +82,9 @@ class Tally:
         """Whether there is nothing to count."""
         return not (self.kept_bytes or self.beyond_bytes)
 
+    def begin(self) -> None:
+        """Something came that the caller can see; there may be nothing of it to count."""
+
     def add(self, event: Event) -> None:
         """Count one event's text."""
         if isinstance(event, TextDelta | RefusalDelta):
@@ -239,6 +242,7 @@ class Relayed(Metered):
             return b""
         if not self.content and frame.event.endswith(_SHOWN):
             self.content = self.spoken = True
+            self.tally.begin()
         raw = frame.raw
         if self._strip_usage and len(events) == 1 and isinstance(events[0], _BARE) and _has_no_choice(events[0], raw):
             return b""
