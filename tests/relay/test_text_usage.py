@@ -513,23 +513,27 @@ async def test_g36_the_searches_of_a_call_are_held_and_paid_also_where_nothing_e
         assert (refused.status_code, refused.json()["error"]["code"]) == (403, "insufficient_user_quota")
 
 
-async def test_g36_a_search_of_openrouters_own_tool_is_held(tmp_path: Path) -> None:
+@pytest.mark.parametrize("searching", [{"tools": [{"type": "openrouter:web_search"}]}, {"plugins": [{"id": "web"}]}])
+async def test_g36_a_search_of_openrouters_own_tool_is_held(tmp_path: Path, searching: dict[str, Any]) -> None:
     usage = {"prompt_tokens": 33, "completion_tokens": 70, "total_tokens": 103}
     whole = whole_of("chat", usage | {"server_tool_use_details": {"web_search_requests": 9}})
     async with canned(200, whole) as upstream, gateway(tmp_path) as gate:
         await priced(gate, "finder", "openrouter", upstream.url, Amounts(input_nano_per_1m=1, search_nano=SEARCH_NANO))
-        asked = ask("chat", "finder", "Tell me.", tools=[{"type": "openrouter:web_search"}])
+        asked = ask("chat", "finder", "Tell me.", **searching)
         key = await gate.key("1")
         reply = await gate.ask(key, asked.body, path=asked.path)
         account = await gate.account(reply.headers["x-request-id"], key)
         assert (account["usage"]["searches"], account["flags"]) == (9, [])
 
 
-async def test_g36_the_searches_of_a_model_that_searches_unasked_are_held(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("family", "model"), [("perplexity", "sonar-pro"), ("openrouter", "openai/gpt-4o:online")])
+async def test_g36_the_searches_of_a_model_that_searches_unasked_are_held(
+    tmp_path: Path, family: str, model: str
+) -> None:
     usage = {"prompt_tokens": 33, "completion_tokens": 70, "total_tokens": 103, "num_search_queries": 9}
     async with canned(200, whole_of("chat", usage)) as upstream, gateway(tmp_path) as gate:
         amounts = Amounts(input_nano_per_1m=10**9, search_nano=SEARCH_NANO)
-        await priced(gate, "finder", "perplexity", upstream.url, amounts, model_map={"finder": "sonar-pro"})
+        await priced(gate, "finder", family, upstream.url, amounts, model_map={"finder": model})
         account = await account_of(gate, await gate.key("1"), "chat", "finder", stream=False)
         assert (account["cost_usd"], account["flags"]) == ("0.090033171", [])
 

@@ -54,6 +54,7 @@ _BARE_ID = re.compile(rb'"id"\s*:\s*"[^"]*"\s*(?:,\s*"type"\s*:\s*null\s*)?\}')
 _ALLOWED = re.compile(rb'"max_uses"\s*+:\s*+(\d++)')
 _TYPES = "|".join(sorted(server_tools.KINDS | server_tools.CHAT.keys() | server_tools.RESPONSES.keys()))
 _MEMBERS = "|".join(re.sub("[A-Z]", lambda hit: "_?" + hit[0].lower(), name) for name in server_tools.GEMINI)
+_SERVED_MEMBER = re.compile(rb'"(?:web_search_options|plugins|mcp_servers)"\s*+:')
 _SERVED_TOOL = re.compile(rf'"type"\s*+:\s*+"(?:openrouter:)?(?:{_TYPES})|"(?:{_MEMBERS})"\s*+:'.encode())
 # What a provider tells its model of how to call tools, and of each tool of its own that the client runs (Anthropic's
 # computer, bash and text editor, whose types end in a date), which no bytes of the body say.
@@ -96,6 +97,7 @@ class ChatView(msgspec.Struct):
     store: bool | None = None
     tools: msgspec.Raw = _NONE
     web_search_options: msgspec.Raw = _NONE
+    plugins: msgspec.Raw = _NONE
     models: msgspec.Raw = _NONE
 
 
@@ -109,6 +111,7 @@ class CompletionView(msgspec.Struct):
     max_tokens: Annotated[int, msgspec.Meta(ge=0, le=OUTPUT_TOKENS_MAX)] | None = None
     n: _Count = None
     best_of: _Count = None
+    plugins: msgspec.Raw = _NONE
     models: msgspec.Raw = _NONE
 
 
@@ -129,6 +132,7 @@ class ResponsesView(msgspec.Struct):
     background_options: _BackgroundOptions | None = None
     previous_response_id: str | None = None
     conversation: str | dict[str, Any] | None = None
+    plugins: msgspec.Raw = _NONE
     models: msgspec.Raw = _NONE
 
 
@@ -246,7 +250,7 @@ def read_chat(body: bytes) -> Facts:
         store=bool(view.store),
         stateful=bool(view.store),
         tools=view.tools,
-        served=view.web_search_options,
+        served=(view.web_search_options, view.plugins),
         models=view.models,
     )
 
@@ -265,6 +269,7 @@ def read_completion(body: bytes) -> Facts:
         choices=prompts * max(view.n or 1, view.best_of or 1),
         stream=bool(view.stream),
         include_usage=bool(view.stream_options and view.stream_options.include_usage),
+        served=(view.plugins,),
         models=view.models,
     )
 
@@ -287,6 +292,7 @@ def read_responses(body: bytes) -> Facts:
         # The provider keeps responses unless told otherwise.
         store=view.store is not False,
         tools=view.tools,
+        served=(view.plugins,),
         models=view.models,
     )
     return _with_state(facts, view, body)
@@ -311,7 +317,7 @@ def read_messages(body: bytes) -> Facts:
         stream=bool(view.stream),
         include_usage=True,
         tools=view.tools,
-        served=view.mcp_servers,
+        served=(view.mcp_servers,),
         models=view.fallbacks,
     )
     compacts = bytes(view.compaction) not in _NONE_NAMED or b"compact" in spelled_out(bytes(view.context_management))
@@ -501,7 +507,7 @@ def added_by(channel: Channel) -> Added:
     sent = msgspec.json.encode(members)
     body = spelled_out(sent)
     small = folded(body)
-    serves = _has_served(small) or b'"web_search_options"' in small or b'"mcp_servers"' in small
+    serves = _has_served(small) or _SERVED_MEMBER.search(small) is not None
     return Added(
         tokens + len(sent) + (SERVED_TOOLS_TOKENS_MAX if serves else 0),
         _searches(small) if serves else 0,
@@ -532,12 +538,13 @@ def _facts(
     store: bool = False,
     stateful: bool = False,
     tools: msgspec.Raw = _NONE,
-    served: msgspec.Raw = _NONE,
+    served: tuple[msgspec.Raw, ...] = (),
     models: msgspec.Raw = _NONE,
 ) -> Facts:
     """Bound a text call by its bytes, its pictures, files and tools and its own output limit.
 
-    Of `tools` those count that the provider runs, and `served` is such a one; `models` are others that it may ask.
+    Of `tools` those count that the provider runs, and `served` are such ones (OpenRouter has them as `plugins`, too);
+    `models` are others that it may ask.
     Members are looked for in any letters, as a server written in Go reads them, words in their own.
     """
     pictures, searches, open_ended, wide = 0, 0, False, False
@@ -565,7 +572,7 @@ def _facts(
                 other_models = True
             else:
                 made += PICTURES_MADE_TOKENS_MAX
-    if (declared and _has_served(declared)) or (served is not _NONE and bytes(served) not in _NO_TOOLS):
+    if (declared and _has_served(declared)) or any(bytes(one) not in _NONE_NAMED for one in served):
         given += SERVED_TOOLS_TOKENS_MAX
         searches = _searches(declared)
         open_ended = True

@@ -10,7 +10,7 @@ import re
 from collections.abc import Mapping
 from functools import lru_cache
 from typing import Literal
-from urllib.parse import quote
+from urllib.parse import quote, urlsplit
 
 import msgspec
 
@@ -402,6 +402,16 @@ def guards_objects(channel: Channel) -> bool:
 def refuses_other_models(channel: Channel) -> bool:
     """Whether its provider would ask further models that a body names, and its callers may not have it do so."""
     return _refuses(channel, OTHER_MODELS)
+
+
+def guarding_family(family: str, base_url: str) -> str | None:
+    """The family that an address is the own one of, where that has a guard against what bodies name and `family` lacks
+    it."""
+    host = urlsplit(base_url).hostname
+    for name, row in UPSTREAM_FAMILIES.items():
+        if OTHER_MODELS in row.options and row.base_url and urlsplit(row.base_url).hostname == host:
+            return None if OTHER_MODELS in UPSTREAM_FAMILIES[family].options else name
+    return None
 
 
 def _refuses(channel: Channel, name: str) -> bool:

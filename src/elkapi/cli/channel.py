@@ -108,6 +108,7 @@ def add(keys: tuple[str, ...], key_file: Any, as_json: bool, **given: Any) -> No
     with opened() as admin:
         view = channels.add_channel(admin, _fields(given, ()), _secrets(keys, key_file))
     _print(view, as_json)
+    _warn(view)
 
 
 @channel.command()
@@ -123,7 +124,9 @@ def edit(channel: str, clear: tuple[str, ...], as_json: bool, **given: Any) -> N
     if not any(getattr(fields, name) is not msgspec.UNSET for name in fields.__struct_fields__):
         raise click.UsageError("nothing to change was given")
     with opened() as admin:
-        _print(channels.edit_channel(admin, channel, fields), as_json)
+        view = channels.edit_channel(admin, channel, fields)
+    _print(view, as_json)
+    _warn(view)
 
 
 @channel.command("list")
@@ -317,6 +320,18 @@ def _print(view: ChannelView, as_json: bool) -> None:
     print_facts({name: value for name, value in shown.items() if value not in ({}, (), [], None)})
     click.echo()
     _print_keys(list(view.keys), False, "it has no key")
+
+
+def _warn(view: ChannelView) -> None:
+    """Says so where a family does not guard what the provider at that address takes."""
+    from elkapi.catalog.upstreams import guarding_family
+
+    if (name := guarding_family(view.family, view.base_url)) is not None:
+        click.echo(
+            f"{view.base_url} is the address of the family {name}. As {view.family}, calls that name further models "
+            f"are not refused there, and what those cost is your loss: elkapi channel edit {view.id} --family {name}",
+            err=True,
+        )
 
 
 def _print_keys(views: list[ChannelKeyView], as_json: bool, none: str) -> None:

@@ -25,8 +25,9 @@ SUGGESTIONS_MAX = 5
 COMPARED_MAX = 64
 # In the name of a model whose tokens may be those of sounds and pictures though nothing in a call asks for them.
 WIDE_WORDS = ("audio", "image")
-# The same of models that search though nothing in a call asks for it: Perplexity's, and OpenAI's search previews.
-SEARCH_WORDS = ("sonar", "search")
+# The same of models that search though nothing in a call asks for it: Perplexity's, OpenAI's search previews, and any
+# that OpenRouter is asked for with its word for a search.
+SEARCH_WORDS = ("sonar", "search", ":online")
 # The same of models that think and read as long as they will, of which neither stands in the totals of their usage.
 RESEARCH_WORD, RESEARCH_TOKENS_MAX = "sonar-deep-research", 200_000
 # More than are asked (`attempts_max`), since a channel that is at a limit of its own is passed over.

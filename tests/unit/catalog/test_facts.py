@@ -223,6 +223,10 @@ def test_a_text_alone_is_bounded_by_its_bytes_and_nothing_else() -> None:
         (text.read_messages, MESSAGES, "mcp_servers", []),
         (text.read_messages, MESSAGES, "mcp_servers", None),
         (text.read_chat, CHAT, "web_search_options", None),
+        (text.read_chat, CHAT, "plugins", None),
+        (text.read_chat, CHAT, "plugins", []),
+        (text.read_completion, COMPLETION, "plugins", None),
+        (text.read_responses, RESPONSE, "plugins", None),
     ],
 )
 def test_what_the_provider_finds_by_itself_is_input_too(
@@ -246,7 +250,7 @@ def test_a_channel_adds_what_it_says_itself() -> None:
     assert most_added([said, channel]) == Added(2 + FRAME_TOKENS_MAX)
     asked = msgspec.structs.replace(said, param_set={"top_k": msgspec.Raw(b"1")})
     assert added_by(asked) == Added(2 + FRAME_TOKENS_MAX + len(b'{"top_k":1}'))
-    for member in ("web_search_options", "mcp_servers"):
+    for member in ("plugins", "web_search_options", "mcp_servers"):
         body = msgspec.json.encode({member: {}})
         searching = msgspec.structs.replace(channel, param_default={member: msgspec.Raw(b"{}")})
         assert added_by(searching) == Added(len(body) + SERVED_TOOLS_TOKENS_MAX, SEARCHES_MAX)

@@ -209,3 +209,15 @@ def test_a_channel_that_does_not_answer_is_told(elkapi: Elkapi) -> None:
     outcome = elkapi("channel", "test", "c", "--json")
     assert outcome.status == 1
     assert json.loads(outcome.out)[0]["outcome"] == "upstream_connect_failed"
+
+
+def test_an_address_whose_own_family_guards_more_is_said_so(elkapi: Elkapi) -> None:
+    address = ("--base-url", "https://openrouter.ai/api/v1", "--models", "m", "--key", "k")
+    outcome = elkapi("channel", "add", "--family", "openai", "--name", "o", *address)
+    assert outcome.status == 0
+    assert "is the address of the family openrouter" in outcome.err
+    assert "is the address" in elkapi("channel", "edit", "o", "--weight", "2").err
+    assert elkapi("channel", "edit", "o", "--family", "openrouter").err == ""
+    assert elkapi("channel", "add", "--family", "openai", "--models", "m", "--key", "k").err == ""
+    gemini = "https://generativelanguage.googleapis.com/v1beta/openai"
+    assert elkapi("channel", "add", "--family", "openai", "--base-url", gemini, *address[2:]).err == ""
