@@ -291,8 +291,8 @@ class Poller:
             self._parts.way, operation, account, spec.fetch, {"id": owned.native_id, "submit": submit_path}
         )
         if answer is None:
-            task = await self._parts.storage.opened(owned.id)
-            if task is None or task.state.is_end:
+            task = await self._open(watched)
+            if task is None:
                 return None
             if task.told.cancel_asked:
                 # It was, and the word of it did not come back to whoever asked.
@@ -314,8 +314,8 @@ class Poller:
             return await self._goes_on(watched, spec, reading, raw)
         if reading.state is State.SUCCEEDED:
             return await self._finish(watched, operation, account, reading, reply, raw)
-        task = await self._parts.storage.opened(owned.id)
-        if task is None or task.state.is_end:
+        task = await self._open(watched)
+        if task is None:
             return None
         code = reading.error_code or {State.CANCELLED: "cancelled", State.EXPIRED: "expired"}.get(
             reading.state, TaskFailed.code
@@ -336,20 +336,24 @@ class Poller:
     async def _goes_on(self, watched: Watched, spec: TaskSpec, reading: machine.Reading, raw: bytes) -> float | None:
         owned = watched.owned
         progress = max(owned.progress, min(reading.progress or 0, NEARLY))
-        if reading.state.value != owned.state or progress != owned.progress:
-            made = await self._moved(watched, reading.state, progress, raw)
-            if made is None:
-                return None
+        changed = reading.state.value != owned.state or progress != owned.progress
+        if changed and not await self._moved(watched, reading.state, progress, raw):
+            return None
         return await self._next_s(watched, spec)
 
-    async def _moved(self, watched: Watched, state: State, progress: int, raw: bytes) -> bool | None:
-        """Write a change on the way; None when the task came to its end by somebody else's step."""
+    async def _open(self, watched: Watched) -> Task | None:
+        """The whole task; None when it came to its end by somebody else's step."""
+        task = await self._parts.storage.opened(watched.owned.id)
+        return None if task is None or task.state.is_end else task
+
+    async def _moved(self, watched: Watched, state: State, progress: int, raw: bytes) -> bool:
+        """Write a change on the way; False when the task came to its end by somebody else's step."""
         owned, now_ns = watched.owned, self._parts.clock.now_ns()
         told, task = None, None
         if state.value != owned.state:
-            task = await self._parts.storage.opened(owned.id)
-            if task is None or task.state.is_end:
-                return None
+            task = await self._open(watched)
+            if task is None:
+                return False
             told = record.encode(msgspec.structs.replace(task.told, reply=msgspec.Raw(raw), polled=True))
         step = TaskStep(
             id=owned.id,
@@ -366,11 +370,11 @@ class Poller:
         watched.owned = msgspec.structs.replace(owned, version=owned.version + 1, state=state.value, progress=progress)
         return True
 
-    async def _refresh(self, watched: Watched) -> bool | None:
-        """Somebody else made a step: see the task as it is now; None when it ended."""
+    async def _refresh(self, watched: Watched) -> bool:
+        """Somebody else made a step: see the task as it is now; False when it ended."""
         row = await self._parts.storage.read(lambda c: rows.read(c, watched.owned.id))
         if row is None or State(row.state).is_end:
-            return None
+            return False
         watched.owned = msgspec.structs.replace(
             watched.owned,
             version=row.version,
@@ -380,7 +384,7 @@ class Poller:
             channel_id=row.channel_id,
             channel_key_id=row.channel_key_id,
         )
-        return False
+        return True
 
     async def _end(self, watched: Watched, task: Task, step: TaskStep) -> float | None:
         point("tasks.end.before")
@@ -390,7 +394,7 @@ class Poller:
             if step.settlement is not None:
                 self._parts.ended(task, step.settlement.record)
             return None
-        return None if await self._refresh(watched) is None else 0.0
+        return 0.0 if await self._refresh(watched) else None
 
     async def _next_s(self, watched: Watched, spec: TaskSpec) -> float:
         poll, age_s = spec.poll, self._parts.clock.monotonic_s() - watched.begun_s
@@ -404,10 +408,10 @@ class Poller:
 
     async def _recall(self, watched: Watched, operation: Operation) -> float | None:
         """A submit of unknown outcome: ask the accounts that it may have reached, where they know our own id of it."""
-        spec, owned = operation.task, watched.owned
+        spec = operation.task
         assert spec is not None
-        task = await self._parts.storage.opened(owned.id)
-        if task is None or task.state.is_end:
+        task = await self._open(watched)
+        if task is None:
             return None
         if not spec.recall:
             return await self._never_known(watched, task, OUTCOME_UNKNOWN, UNKNOWABLE)
@@ -433,7 +437,7 @@ class Poller:
                     channel_key_id=key_id,
                 )
                 await self._parts.ledger.step(step)
-                return None if await self._refresh(watched) is None else 0.0
+                return 0.0 if await self._refresh(watched) else None
         # What is under way may be known only a moment later: so it is asked some times.
         if watched.polls < (RECALLS_UNANSWERED_MAX if unanswered else RECALLS_MAX):
             return min((self._parts.settings.task_poll_every_s or RECALL_EVERY_S) * watched.polls, 30.0)
@@ -455,9 +459,9 @@ class Poller:
         reply: Any,
         raw: bytes,
     ) -> float | None:
-        parts, owned = self._parts, watched.owned
-        task = await parts.storage.opened(owned.id)
-        if task is None or task.state.is_end:
+        parts = self._parts
+        task = await self._open(watched)
+        if task is None:
             return None
         family = parts.way.families[operation.id]
         if self._copies.waiting < COPIES_WAITING_MAX:
