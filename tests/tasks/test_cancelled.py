@@ -45,7 +45,7 @@ class Runway:
 
 @pytest.fixture
 async def runway(tasks: Tasks, monkeypatch: pytest.MonkeyPatch) -> Runway:
-    monkeypatch.setattr("elkapi.tasks.poller.BACKOFF_FIRST_S", 0.02)
+    monkeypatch.setattr("elkapi.tasks.polls.BACKOFF_FIRST_S", 0.02)
     provider = Runway()
     tasks.upstream.answer = provider.answer  # type: ignore[method-assign]
     await tasks.gate.channel(tasks.upstream.origin, (MODEL,), family="runway", secrets=("key_runway",))

@@ -24,7 +24,7 @@ from elkapi.money import parse_usd
 from elkapi.relay.submit import Submit
 from elkapi.storage.repos import tasks as rows
 from elkapi.tasks.copying import CopyFailed
-from elkapi.tasks.poller import Poller, Watched
+from elkapi.tasks.polls import Polls, Watched
 from tests.tasks.conftest import MODEL, Tasks
 from tests.waiting import until
 
@@ -200,7 +200,7 @@ async def test_a_submit_of_unknown_outcome_is_asked_about_and_never_repeated(tas
 async def test_a_submit_that_the_provider_does_not_know_of_ends_free_and_is_listed(
     tasks: Tasks, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("elkapi.tasks.poller.RECALLS_MAX", 1)
+    monkeypatch.setattr("elkapi.tasks.polls.RECALLS_MAX", 1)
     tasks.upstream.submit = lambda body: None
     assert (await tasks.submit()).json()["error"]["code"] == "outcome_unknown"
     assert len(tasks.upstream.requests) == 1
@@ -215,7 +215,7 @@ async def test_a_submit_that_the_provider_does_not_know_of_ends_free_and_is_list
 async def test_what_a_worker_was_submitting_when_it_died_ends_free_listed_and_told(
     tasks: Tasks, monkeypatch: pytest.MonkeyPatch, recall: bool, code: str
 ) -> None:
-    monkeypatch.setattr("elkapi.tasks.poller.RECALLS_MAX", 1)
+    monkeypatch.setattr("elkapi.tasks.polls.RECALLS_MAX", 1)
     if not recall:
         monkeypatch.setattr(TaskSpec, "recall", property(lambda _: ""), raising=False)
 
@@ -427,8 +427,8 @@ async def test_a_result_that_cannot_be_fetched_is_free_and_the_operators_loss(ta
 async def test_a_file_that_its_provider_has_no_longer_when_our_store_is_back_is_the_operators_loss(
     tasks: Tasks, monkeypatch: pytest.MonkeyPatch, lost: str
 ) -> None:
-    monkeypatch.setattr("elkapi.tasks.poller.COPY_AGAIN_FIRST_S", 0.01)
-    monkeypatch.setattr("elkapi.tasks.poller.COPY_AGAIN_MAX_S", 0.02)
+    monkeypatch.setattr("elkapi.tasks.polls.COPY_AGAIN_FIRST_S", 0.01)
+    monkeypatch.setattr("elkapi.tasks.polls.COPY_AGAIN_MAX_S", 0.02)
     task_id = (await tasks.submit()).json()["data"]["task_id"]
     tasks.upstream.succeed(task_id)
     tasks.copies.fail = CopyFailed("the store is away", again=True, ours=True)
@@ -486,14 +486,14 @@ async def test_a_call_of_a_provider_that_comes_while_its_task_is_asked_about_ask
     await tasks.submit()
     looks = 0
 
-    async def look(poller: Poller, watched: Watched) -> float:
+    async def look(_: Polls, watched: Watched) -> float:
         nonlocal looks
         looks += 1
         if looks == 1:
             poller._poke(watched.owned.id)
         return 1000.0
 
-    monkeypatch.setattr(Poller, "_poll", look)
+    monkeypatch.setattr(Polls, "of", look)
     async with tasks.polling(task_poll_every_s=0.01) as poller, asyncio.timeout(10):
         await until(lambda: looks >= 2 and not next(iter(poller._watched.values())).running)
         (watched,) = poller._watched.values()
@@ -508,12 +508,12 @@ async def test_calls_of_a_provider_for_a_task_that_waits_for_its_turn_are_one(
     looked: list[bytes] = []
     go_on = asyncio.Event()
 
-    async def look(_: Poller, watched: Watched) -> float:
+    async def look(_: Polls, watched: Watched) -> float:
         looked.append(watched.owned.id)
         await go_on.wait()
         return 1000.0
 
-    monkeypatch.setattr(Poller, "_poll", look)
+    monkeypatch.setattr(Polls, "of", look)
     async with tasks.polling(task_poll_every_s=0.01, task_polls_per_channel_max=1) as poller:
         await until(lambda: any(poller._waiting.values()))
         (waits,) = (one for one in poller._watched.values() if not one.running)
@@ -534,12 +534,12 @@ async def test_a_burst_of_polls_comes_apart(tasks: Tasks, monkeypatch: pytest.Mo
     looked: list[Watched] = []
     clock = ManualClock(time.time_ns() + 10**9)
 
-    async def look(_: Poller, watched: Watched) -> float:
+    async def look(_: Polls, watched: Watched) -> float:
         looked.append(watched)
         clock.advance(2.0)
         return 1000.0
 
-    monkeypatch.setattr(Poller, "_poll", look)
+    monkeypatch.setattr(Polls, "of", look)
     async with tasks.polling(clock=clock, task_polls_per_channel_max=1):
         await until(lambda: len(looked) >= 3)
     assert sorted(one.due_s for one in looked) == [1000.0, 1002.0, 1004.0]

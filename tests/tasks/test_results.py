@@ -45,7 +45,7 @@ async def test_an_address_that_expired_before_its_copy_is_asked_for_anew(
     tasks: Tasks, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What it made is there, and billed: stores answer 403 to an address that was signed too long ago."""
-    monkeypatch.setattr("elkapi.tasks.poller.COPY_AGAIN_FIRST_S", 0.01)
+    monkeypatch.setattr("elkapi.tasks.polls.COPY_AGAIN_FIRST_S", 0.01)
     answer, asked_for = Provider.answer, 0
 
     def expiring(self: Provider, method: str, path: str, body: object) -> object:
@@ -74,8 +74,8 @@ async def test_a_store_that_fails_ends_no_task_and_is_told_to_the_operator(
     Path(settings.data_dir, "assets").write_bytes(b"no folder")
     task_id = (await tasks.submit()).json()["data"]["task_id"]
     tasks.upstream.succeed(task_id)
-    monkeypatch.setattr("elkapi.tasks.poller.COPY_AGAIN_FIRST_S", 0.01)
-    monkeypatch.setattr("elkapi.tasks.poller.COPY_AGAIN_MAX_S", 0.1)
+    monkeypatch.setattr("elkapi.tasks.polls.COPY_AGAIN_FIRST_S", 0.01)
+    monkeypatch.setattr("elkapi.tasks.polls.COPY_AGAIN_MAX_S", 0.1)
     order = WorkerOrder(settings=msgspec.structs.replace(settings, asset_copy_tries_max=2))
     async with opened_poller(order, tasks.gate.installation, MAKE) as poller, polling(poller):
         await until(lambda: poller.counts["copies_failed"] >= 5)
