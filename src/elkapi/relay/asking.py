@@ -23,7 +23,7 @@ from elkapi.relay import forms
 from elkapi.relay.call import Call
 from elkapi.relay.large import anywhere
 from elkapi.relay.read import check_media_type
-from elkapi.translate import media
+from elkapi.translate import media, media_write
 from elkapi.translate.decode import decode
 from elkapi.translate.media import MediaAsk
 from elkapi.types import Usage
@@ -177,7 +177,7 @@ def _is_flat(body: Mapping[str, Any], own: str) -> bool:
 def crossed(asked: Asked, catalog: Catalog, wire: str) -> Asked:
     """A neutral request as it is put to a provider of `wire`. Raises BadRequest for what it cannot carry."""
     assert asked.media is not None
-    name, body = media.write(asked.media, wire)
+    name, body = media_write.write(asked.media, wire)
     return put_as(asked, catalog, name, body)
 
 

@@ -21,7 +21,7 @@ from elkapi.errors import BadRequest
 from elkapi.relay.asking import Asked, crossed
 from elkapi.relay.plane import DataPlane
 from elkapi.tasks.callback_address import split
-from elkapi.translate.media import is_address
+from elkapi.translate.media_write import is_address
 from elkapi.upstream import UpstreamClient, UpstreamFailure, UpstreamRequest
 from elkapi.upstream.errors import AddressRefused, ConnectFailed, ConnectTimeout
 from elkapi.upstream.follow import follow

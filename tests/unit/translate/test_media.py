@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from elkapi.catalog import CATALOG
 from elkapi.catalog.media import MEANING, VIDEO_MAPS
 from elkapi.errors import BadRequest
-from elkapi.translate.media import SPELLINGS, MediaAsk, kind_of, read, read_messages, write
+from elkapi.translate.media import MediaAsk, read, read_messages
+from elkapi.translate.media_write import SPELLINGS, kind_of, write
 
 A, B, DATA = "https://a.test/1.png", "https://a.test/2.png", "data:image/png;base64,AAAA"
 WIRES = sorted(VIDEO_MAPS)
