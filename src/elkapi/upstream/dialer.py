@@ -10,7 +10,6 @@ import asyncio
 import contextlib
 import socket
 from collections.abc import Awaitable, Callable, Sequence
-from ipaddress import ip_address
 
 from elkapi.upstream.errors import AddressRefused, ConnectFailed, ConnectTimeout
 from elkapi.upstream.guard import refusal
@@ -41,8 +40,8 @@ async def permitted_addresses(resolve: Resolver, host: str, port: int, *, allow_
     refused: list[str] = []
     permitted: list[str] = []
     for address in found:
-        reason = "malformed" if not _is_address(address) else None if allow_private else refusal(address)
-        if reason is None:
+        reason = refusal(address)
+        if reason is None or (allow_private and reason != "malformed"):
             permitted.append(address)
         else:
             refused.append(f"{address} ({reason})")
@@ -55,14 +54,6 @@ async def permitted_addresses(resolve: Resolver, host: str, port: int, *, allow_
         phase="resolve",
         sent=False,
     )
-
-
-def _is_address(text: str) -> bool:
-    try:
-        ip_address(text)
-    except ValueError:
-        return False
-    return True
 
 
 async def dial(origin: Origin, resolve: Resolver, timers: Timers, deadline_s: float) -> socket.socket:
