@@ -12,6 +12,7 @@ import pytest
 from sqlalchemy import select
 from sqlalchemy.exc import IntegrityError
 
+from elkapi.clock import ManualClock
 from elkapi.errors import InsufficientQuota, Unavailable
 from elkapi.ids import request_id_text
 from elkapi.ledger import (
@@ -515,6 +516,23 @@ async def test_a_full_queue_refuses_holds_but_never_settlements(settings: Settin
 
 
 # Refunds and corrections
+
+
+async def test_refunds_of_one_call_are_told_in_the_order_in_which_they_were_made(
+    ledger: Ledger, database: Database
+) -> None:
+    order = an_order(funded_account(database, 1000), nano=500)
+    await ledger.hold(order)
+    await ledger.settle(a_settlement(order, 400))
+    amounts = list(range(1, 9))
+    clock = ManualClock()
+    for nano in amounts:
+        clock.advance(60.0)
+        with database.write() as connection:
+            refund(connection, order.request_id, nano, "slow", "test", clock=clock)
+    with database.read() as connection:
+        told = [(entry.kind, entry.nano) for entry in entries_of(connection, order.request_id)]
+    assert told == [("hold", 500), ("post", 400), *(("refund", nano) for nano in amounts)]
 
 
 async def test_a_refund_is_a_new_entry_and_never_more_than_was_charged(ledger: Ledger, database: Database) -> None:

@@ -14,7 +14,7 @@ import msgspec
 from sqlalchemy import Connection, Row, Select, select
 
 from elkapi.ids import new_id
-from elkapi.ledger.transfers import entries_range
+from elkapi.ledger.transfers import entries_range, step_of
 from elkapi.storage import dialect as sql
 from elkapi.storage.schema import accounts, transfers
 
@@ -139,7 +139,8 @@ def _balance_query() -> Select[Any]:
 
 
 def entries_of(connection: Connection, request_id: bytes) -> list[Entry]:
-    """The entries of one call, in the order of their ids."""
+    """The entries of one call, step by step; those of one step, such as several refunds, as they were made."""
     t = transfers.c
-    query = select(t.kind, t.nano, t.created_ns).where(t.id.between(*entries_range(request_id))).order_by(t.id)
-    return [Entry(*row) for row in connection.execute(query)]
+    query = select(t.id, t.kind, t.nano, t.created_ns).where(t.id.between(*entries_range(request_id)))
+    rows = sorted(connection.execute(query), key=lambda row: (step_of(row.id), row.created_ns, row.id))
+    return [Entry(row.kind, row.nano, row.created_ns) for row in rows]

@@ -67,6 +67,11 @@ def leg_of(transfer_id: bytes) -> int:
     return transfer_id[17]
 
 
+def step_of(transfer_id: bytes) -> int:
+    """Which step of its request an entry is."""
+    return transfer_id[16]
+
+
 def entries_range(request_id: bytes, step: bytes | None = None) -> tuple[bytes, bytes]:
     """The smallest and the largest id a request's entries (of one step) can have, for a range scan."""
     low = request_id if step is None else request_id + step
