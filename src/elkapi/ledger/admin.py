@@ -38,7 +38,7 @@ def deposit(
 ) -> bytes:
     """Add `nano` > 0 to an account; the entry's id. Raises AccountError."""
     if not 0 < nano <= AMOUNT_MAX_NANO:
-        raise AccountError(f"a deposit of {nano} nano is not possible")
+        raise AccountError(f"a deposit of {format_usd(nano)} USD is not possible")
     now_ns = clock.now_ns()
     entry = entries.deposit(new_id(now_ns), _funding_of(connection, account_id), account_id, nano, now_ns, note)
     return _book(connection, account_id, entry, actor)
@@ -104,8 +104,11 @@ def refund(
     ).all()
     left = charged - sum(value for key, value in done.items() if entries.leg_of(key) == 0)
     amount = left if nano is None else nano
-    if amount <= 0 or amount > left:
-        raise RefundError(f"{amount} nano cannot be refunded: {left} of {charged} nano charged are left")
+    if left <= 0:
+        raise RefundError(f"nothing is left of the {format_usd(charged)} USD that was charged")
+    if not 0 < amount <= left:
+        of = f"{format_usd(left)} USD of the {format_usd(charged)} USD that was charged"
+        raise RefundError(f"{of} can be given back, not {format_usd(amount)} USD")
     for post in posts:
         leg = entries.leg_of(post.id)
         source, account = post.credit_account, post.debit_account
