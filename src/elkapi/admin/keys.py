@@ -195,7 +195,7 @@ def _booked(admin: Admin, which: str, book: Callable[..., object], nano: int, no
 
 def _book(admin: Admin, connection: Connection, row: KeyRow, book: Callable[..., object], nano: int, note: str) -> None:
     try:
-        book(connection, row.account_id, nano, note, admin.actor, clock=admin.clock)
+        book(connection, row.account_id, nano, note, admin.actor, subject=f"key:{row.id}", clock=admin.clock)
     except ledger.AccountError as error:
         raise Refused(str(error)) from None
 

@@ -219,5 +219,6 @@ def _shown(view: KeyView) -> dict[str, Any]:
         "balance_usd": format_usd(view.available_nano),
         "held_usd": format_usd(view.held_nano),
         "credit_usd": format_usd(view.credit_nano),
+        "account_id": row.account_id,
         "created_at": when(row.created_ns),
     }

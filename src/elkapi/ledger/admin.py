@@ -1,6 +1,7 @@
 """What operators do to the books: deposits, corrections and refunds, each a new entry, and credit lines, all audited.
 
 Every function works inside the caller's write transaction and is idempotent where it takes a name for the entry.
+`subject` is what audit rows name; without one it is the account, whose number no operator knows.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from elkapi.ledger.accounts import (
     QUOTA,
     QUOTA_FUNDING,
     AccountError,
+    balance,
     ensure_system_accounts,
 )
 from elkapi.money import format_usd
@@ -34,39 +36,66 @@ class RefundError(ValueError):
 
 
 def deposit(
-    connection: Connection, account_id: int, nano: int, note: str, actor: str, *, clock: Clock = SYSTEM_CLOCK
+    connection: Connection,
+    account_id: int,
+    nano: int,
+    note: str,
+    actor: str,
+    *,
+    subject: str | None = None,
+    clock: Clock = SYSTEM_CLOCK,
 ) -> bytes:
     """Add `nano` > 0 to an account; the entry's id. Raises AccountError."""
     if not 0 < nano <= AMOUNT_MAX_NANO:
         raise AccountError(f"a deposit of {format_usd(nano)} USD is not possible")
     now_ns = clock.now_ns()
     entry = entries.deposit(new_id(now_ns), _funding_of(connection, account_id), account_id, nano, now_ns, note)
-    return _book(connection, account_id, entry, actor)
+    return _book(connection, account_id, entry, actor, subject)
 
 
 def adjust(
-    connection: Connection, account_id: int, nano: int, note: str, actor: str, *, clock: Clock = SYSTEM_CLOCK
+    connection: Connection,
+    account_id: int,
+    nano: int,
+    note: str,
+    actor: str,
+    *,
+    subject: str | None = None,
+    clock: Clock = SYSTEM_CLOCK,
 ) -> bytes:
     """Correct an account by `nano`, up or down but never below zero; the entry's id. Raises AccountError."""
     if not nano or abs(nano) > AMOUNT_MAX_NANO:
         raise AccountError(f"an adjustment of {format_usd(nano)} USD is not possible")
     now_ns = clock.now_ns()
     entry = entries.adjust(new_id(now_ns), account_id, _funding_of(connection, account_id), nano, now_ns, note)
-    return _book(connection, account_id, entry, actor)
+    return _book(connection, account_id, entry, actor, subject)
 
 
 def set_credit(
-    connection: Connection, account_id: int, nano: int, note: str, actor: str, *, clock: Clock = SYSTEM_CLOCK
+    connection: Connection,
+    account_id: int,
+    nano: int,
+    note: str,
+    actor: str,
+    *,
+    subject: str | None = None,
+    clock: Clock = SYSTEM_CLOCK,
 ) -> None:
     """Let a customer spend `nano` >= 0 beyond what was paid in. Raises AccountError when more is spent already."""
     c = accounts.c
     covered = c.posted_nano - c.held_nano + nano >= 0
     change = update(accounts).where(c.id == account_id, c.kind.in_(HELD_KINDS), covered).values(credit_nano=nano)
-    if not 0 <= nano <= AMOUNT_MAX_NANO or connection.execute(change).rowcount != 1:
-        raise AccountError(f"account {account_id} cannot have a credit line of {format_usd(nano)} USD")
+    if not 0 <= nano <= AMOUNT_MAX_NANO:
+        raise AccountError(f"a credit line of {format_usd(nano)} USD is not possible")
+    if connection.execute(change).rowcount != 1:
+        stands = balance(connection, account_id)
+        used = format_usd(stands.held_nano - stands.posted_nano)
+        raise AccountError(
+            f"a credit line of {format_usd(nano)} USD is less than what is spent and held of it, {used} USD"
+        )
+    named = subject or f"account:{account_id}"
     detail = {"nano": nano, "note": note}
-    subject = f"account:{account_id}"
-    audit.write(connection, now_ns=clock.now_ns(), actor=actor, action="ledger.credit", subject=subject, detail=detail)
+    audit.write(connection, now_ns=clock.now_ns(), actor=actor, action="ledger.credit", subject=named, detail=detail)
 
 
 def refund(
@@ -131,11 +160,11 @@ def _funding_of(connection: Connection, account_id: int) -> int:
     return ensure_system_accounts(connection)[QUOTA_FUNDING if kind == QUOTA else FUNDING]
 
 
-def _book(connection: Connection, account: int, entry: entries.Transfer, actor: str) -> bytes:
+def _book(connection: Connection, account: int, entry: entries.Transfer, actor: str, subject: str | None) -> bytes:
     _write(connection, entry)
     detail = {"nano": entry.nano, "note": entry.note, "from": entry.debit_account, "to": entry.credit_account}
-    action, subject = f"ledger.{entry.kind}", f"account:{account}"
-    audit.write(connection, now_ns=entry.created_ns, actor=actor, action=action, subject=subject, detail=detail)
+    action, named = f"ledger.{entry.kind}", subject or f"account:{account}"
+    audit.write(connection, now_ns=entry.created_ns, actor=actor, action=action, subject=named, detail=detail)
     return entry.id
 
 
@@ -153,6 +182,9 @@ def _write(connection: Connection, entry: entries.Transfer) -> None:
             change = change.where(c.posted_nano - c.held_nano + c.credit_nano + nano >= 0)
         posted_nano = connection.execute(change.returning(c.posted_nano)).scalar()
         if posted_nano is None:
-            raise AccountError(f"account {account} does not cover {format_usd(-nano)} USD")
+            stands = balance(connection, account)
+            text = f"the balance does not cover {format_usd(-nano)} USD: {format_usd(stands.available_nano)} USD"
+            held = f", and {format_usd(stands.held_nano)} USD are held for calls under way" if stands.held_nano else ""
+            raise AccountError(f"{text} are available{held}")
         if abs(posted_nano) > BALANCE_MAX_NANO:
             raise AccountError(f"{format_usd(entry.nano)} USD more are too many to be counted here")

@@ -732,8 +732,10 @@ def test_prices_of_media_that_say_nothing_clear_are_refused(elkapi: Elkapi, give
 
 
 def test_the_audit_trail_is_listed_the_newest_first_page_by_page(elkapi: Elkapi) -> None:
-    elkapi("key", "create", "--name", "ada")
+    elkapi("key", "create", "--name", "ada", "--balance", "2")
     elkapi("key", "deposit", "ada", "12.5", "--note", "paid")
+    elkapi("key", "adjust", "ada", "-1", "--note", "typed twice")
+    elkapi("key", "credit", "ada", "3")
     elkapi("key", "disable", "ada")
     add_channel(elkapi, "--name", "c")
     rows = elkapi("audit", "list", "--json").json
@@ -743,6 +745,10 @@ def test_the_audit_trail_is_listed_the_newest_first_page_by_page(elkapi: Elkapi)
     deposit = next(row for row in rows if row["action"] == "ledger.deposit")
     assert (deposit["detail"]["nano"], deposit["detail"]["note"]) == (12_500_000_000, "paid")
     assert deposit["actor"].startswith("cli:")
+    # Who gave whom how much: of all the numbers an operator knows only that of the key.
+    money = [row["subject"] for row in rows if row["action"].startswith("ledger.")]
+    assert money == ["key:1"] * 4
+    assert elkapi("key", "show", "ada", "--json").json["account_id"] == deposit["detail"]["to"]
     assert [row["id"] for row in rows] == sorted((row["id"] for row in rows), reverse=True)
     first = elkapi("audit", "list", "--limit", "2", "--json")
     assert (first.json, first.err) == (rows[:2], f"there are more: elkapi audit list --before {rows[1]['id']}\n")
@@ -761,9 +767,11 @@ def test_a_balance_is_corrected_and_a_credit_line_given_and_taken(elkapi: Elkapi
     assert money(elkapi("key", "credit", "ada", "20", "--note", "an old customer", "--json")) == ("21.00", "20.00")
     assert money(elkapi("key", "adjust", "ada", "-2.5", "--note", "paid twice", "--json")) == ("18.50", "20.00")
     below = elkapi("key", "adjust", "ada", "-18.500000001", "--note", "too much")
-    assert (below.status, below.err) == (1, "elkapi: account 7 does not cover 18.500000001 USD\n")
+    short = "the balance does not cover 18.500000001 USD: 18.50 USD are available"
+    assert (below.status, below.err) == (1, f"elkapi: {short}\n")
     owed = elkapi("key", "credit", "ada", "1.49")
-    assert (owed.status, owed.err) == (1, "elkapi: account 7 cannot have a credit line of 1.49 USD\n")
+    spent = "a credit line of 1.49 USD is less than what is spent and held of it, 1.50 USD"
+    assert (owed.status, owed.err) == (1, f"elkapi: {spent}\n")
     assert money(elkapi("key", "adjust", "ada", "1.50", "--note", "paid", "--json")) == ("20.00", "20.00")
     assert money(elkapi("key", "credit", "ada", "0", "--json")) == ("0.00", "0.00")
     for arguments in (("credit", "ada", "-1"), ("adjust", "ada", "0", "--note", "x"), ("adjust", "ada", "1")):
