@@ -544,7 +544,7 @@ async def test_a_refund_is_a_new_entry_and_never_more_than_was_charged(ledger: L
         assert refund(connection, order.request_id, 100, "slow", "test", name="ticket-1") == 100
         assert refund(connection, order.request_id, 100, "slow", "test", name="ticket-1") == 100
     assert available(database, user) == available(database, quota) == 700
-    left = "0.0000003 USD of the 0.0000004 USD that was charged can be given back, not 0.000000301 USD"
+    left = r"0\.0000003 USD of the 0\.0000004 USD that was charged can be given back, not 0\.000000301 USD"
     with pytest.raises(RefundError, match=left), database.write() as connection:
         refund(connection, order.request_id, 301, "too much", "test")
     with database.write() as connection:
@@ -552,7 +552,7 @@ async def test_a_refund_is_a_new_entry_and_never_more_than_was_charged(ledger: L
         # On both accounts.
         entries = entries_of(connection, order.request_id)
         assert sum(entry.nano for entry in entries if entry.kind == "refund") == 2 * 400
-    with pytest.raises(RefundError, match="nothing is left of the 0.0000004 USD"), database.write() as connection:
+    with pytest.raises(RefundError, match=r"nothing is left of the 0\.0000004 USD"), database.write() as connection:
         refund(connection, order.request_id, None, "nothing is left", "test")
     assert available(database, user) == 1000
     assert posted(database, "revenue") == 0

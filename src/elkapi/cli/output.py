@@ -8,6 +8,7 @@ import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, TypeVar, get_args
+from unicodedata import category, east_asian_width
 
 import click
 import msgspec
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
     from elkapi.admin.context import Admin
 
 F = TypeVar("F", bound=Callable[..., Any])
-CELL_CHARACTERS_MAX = 60
+CELL_WIDTH_MAX = 60
 # Delete, the controls that a terminal takes for ESC and a letter, line ends, and what turns a line's direction.
 _CONTROLS = re.compile("[\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069]")
 _UNITS = {"m": timedelta(minutes=1), "h": timedelta(hours=1), "d": timedelta(days=1), "w": timedelta(weeks=1)}
@@ -67,9 +68,10 @@ def print_table(headings: Sequence[str], rows: Iterable[Sequence[object]], *, no
     if not cells:
         click.echo(none, err=True)
         return
-    widths = [max(len(row[column]) for row in (list(headings), *cells)) for column in range(len(headings))]
+    widths = [max(_width(row[column]) for row in (list(headings), *cells)) for column in range(len(headings))]
     for row in ([heading.upper() for heading in headings], *cells):
-        click.echo("  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)).rstrip())
+        padded = (text + " " * (width - _width(text)) for text, width in zip(row, widths, strict=True))
+        click.echo("  ".join(padded).rstrip())
 
 
 def print_rows(rows: Sequence[Mapping[str, object]], columns: Sequence[str], as_json: bool, *, none: str) -> None:
@@ -87,17 +89,28 @@ def print_facts(facts: dict[str, object]) -> None:
         click.echo(f"{name.ljust(width)}  {_cell(value, None)}")
 
 
-def _cell(value: object, characters_max: int | None = CELL_CHARACTERS_MAX) -> str:
-    if value is None or value == "":
+def _cell(value: object, width_max: int | None = CELL_WIDTH_MAX) -> str:
+    if value is None or value in ("", [], (), {}):
         return "-"
     if isinstance(value, bool):
         return "yes" if value else "no"
     text = ", ".join(map(_word, value)) if isinstance(value, list | tuple) else _word(value)
     # A name must not be able to move the cursor of whoever lists it.
     text = "".join(sign if sign.isprintable() else "?" for sign in text)
-    if characters_max is not None and len(text) > characters_max:
-        return text[: characters_max - 1] + "…"
-    return text
+    if width_max is None or _width(text) <= width_max:
+        return text
+    while _width(text) >= width_max:
+        text = text[: width_max - 1] if len(text) > width_max else text[:-1]
+    return text + "…"
+
+
+def _width(text: str) -> int:
+    """How many columns of a terminal it takes: signs of East Asia and pictures two, a mark on another sign none."""
+    if text.isascii():
+        return len(text)
+    return sum(
+        0 if category(sign) in ("Mn", "Me") else 2 if east_asian_width(sign) in ("W", "F") else 1 for sign in text
+    )
 
 
 def _word(value: object) -> str:
