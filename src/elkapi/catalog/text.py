@@ -30,9 +30,10 @@ EMBED_REQUESTS_MAX = 2048
 FRAME_TOKENS_MAX = 64
 OUTPUT_TOKENS_MAX = 2_000_000
 _REMOTE_FILE = re.compile(rb'"(?:file_id|file_?uri|(?:file|document|video|audio)_url)"\s*+:')
-# What Vertex AI reads with the rights of whoever signs a call: an object of Google's storage, and stores of documents.
+# What Vertex AI reads or writes with the rights of whoever signs a call: objects of Google's storage, and stores of
+# documents.
 _OWN_TO_SIGNER = re.compile(
-    rb'"(?:fileUri|file_uri)"\s*+:\s*+"\s*+[gG][sS]:'
+    rb'"(?:fileUri|file_uri|outputUriPrefix|output_uri_prefix|gcsUri|gcs_uri)"\s*+:\s*+"\s*+[gG][sS]:'
     rb'|"(?:vertexAiSearch|vertex_ai_search|vertexRagStore|vertex_rag_store)"\s*+:'
 )
 # A document of Anthropic's, whose address stands in its source, as a picture's does.
@@ -163,6 +164,8 @@ class _GenerationConfig(msgspec.Struct):
     max_output_tokens: _Limit = None
     candidateCount: _Count = None
     candidate_count: _Count = None
+    routingConfig: msgspec.Raw = _NONE
+    routing_config: msgspec.Raw = _NONE
 
 
 class GenerateView(msgspec.Struct):
@@ -334,7 +337,9 @@ def read_generate(body: bytes) -> Facts:
         _check_generation(body)
     limit = _either("maxOutputTokens", config.maxOutputTokens, config.max_output_tokens)
     choices = _either("candidateCount", config.candidateCount, config.candidate_count) or 1
-    return _facts(body, None, limit=limit, choices=choices, include_usage=True, tools=view.tools)
+    # Vertex AI answers with the model that it names, or chooses one.
+    routed = config.routing_config if config.routingConfig is _NONE else config.routingConfig
+    return _facts(body, None, limit=limit, choices=choices, include_usage=True, tools=view.tools, models=routed)
 
 
 def _check_generation(body: bytes) -> None:

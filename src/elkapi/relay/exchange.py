@@ -67,7 +67,8 @@ _UNPRICED = tuple(b'"%b"' % kind.encode() for kind in sorted(UNPRICED_CALLS))
 # By the words on `fallbacks` Claude Code knows that it may ask again without them.
 OTHER_MODELS_REFUSED = (
     "This call names another model that its provider would ask too, at a price of its own: make a call of its own for "
-    "that model. The `fallbacks` parameter is not supported, nor `models`, nor a tool with a model, such as an advisor."
+    "that model. The `fallbacks` parameter is not supported, nor `models` or `routingConfig`, nor a tool with a model, "
+    "such as an advisor."
 )
 
 

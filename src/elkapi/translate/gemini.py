@@ -9,7 +9,7 @@ from __future__ import annotations
 from elkapi.errors import BadRequest
 from elkapi.translate.dialect import Dialect
 from elkapi.translate.gemini_reply import Reader, read_reply
-from elkapi.translate.gemini_request import read_request
+from elkapi.translate.gemini_request import STRETCHES, read_request
 from elkapi.translate.gemini_write import STOP_MAX, write_request
 from elkapi.translate.gemini_writer import Writer, write_reply
 from elkapi.translate.ir import ChatRequest, File, Image, Loss, Message, ServerToolPart, ToolCall, ToolResult
@@ -39,10 +39,21 @@ LOSSES = (
 
 # Members that narrow a search and have no like in other dialects.
 _NARROWING = ("excludeDomains", "timeRangeFilter", "blockingConfidence")
+_PAGES = "webSearch"
 # Parts that tell what tools run by Gemini itself did; for other upstreams they are left out.
 _RUN = frozenset({"executableCode", "codeExecutionResult", "toolCall", "toolResponse"})
 # Members that change what is answered and that no other dialect can say.
-_MEANINGFUL = ("speechConfig", "imageConfig", "continuationToken", "responseMimeType")
+_MEANINGFUL = (
+    "speechConfig",
+    "imageConfig",
+    "continuationToken",
+    "responseMimeType",
+    "responseFormat",
+    "translationConfig",
+    "audioTranscriptionConfig",
+)
+# Such members beside the settings: contents that Google holds, a filter of the caller's own account.
+_HELD = ("cachedContent", "modelArmorConfig")
 
 
 def check_crossing(request: ChatRequest) -> None:
@@ -54,14 +65,20 @@ def check_crossing(request: ChatRequest) -> None:
         refused.append("responseModalities")
     if refused:
         raise BadRequest(f"This model cannot take `{refused[0]}`.", param=f"generationConfig.{refused[0]}")
-    if "cachedContent" in request.extra:
-        raise BadRequest("This model has no `cachedContent`; send the contents.", param="cachedContent")
+    for name in _HELD:
+        if name in request.extra:
+            raise BadRequest(f"This model cannot take `{name}`, which is only known at Google.", param=name)
     if request.n > 1:
         raise BadRequest("This model gives one candidate a call.", param="generationConfig.candidateCount")
     for tool in request.server_tools:
+        declared = next(iter(tool.raw.values()), None)
+        if not isinstance(declared, dict):
+            continue
         for name in _NARROWING:
-            if any(settings.get(name) for settings in tool.raw.values()):
+            if declared.get(name):
                 raise BadRequest(f"This model cannot search with `{name}`.", param="tools")
+        if isinstance(kinds := declared.get("searchTypes"), dict) and kinds.keys() - {_PAGES}:
+            raise BadRequest("This model searches pages only, by no other of `searchTypes`.", param="tools")
     _check_parts(request.messages)
 
 
@@ -73,8 +90,8 @@ def _check_parts(messages: list[Message]) -> None:
                 calls.add(part.id)
             elif isinstance(part, ToolResult) and part.call_id not in calls:
                 raise BadRequest(f"There is no function call before the response of `{part.name}`.", param="contents")
-            elif isinstance(part, ServerToolPart) and "videoMetadata" in part.raw:
-                raise BadRequest("This model cannot take `videoMetadata`.", param="contents")
+            elif isinstance(part, ServerToolPart) and (named := next((n for n in STRETCHES if n in part.raw), None)):
+                raise BadRequest(f"This model cannot take `{named}`.", param="contents")
             elif isinstance(part, ServerToolPart) and message.role == "user" and not _RUN & part.raw.keys():
                 # Without this refusal the model would be asked without something that the user said.
                 raise BadRequest(f"This model cannot take `{next(iter(part.raw))[:60]}`.", param="contents")

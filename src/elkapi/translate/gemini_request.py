@@ -56,6 +56,8 @@ from elkapi.translate.server_tools import GEMINI
 CONTENTS_MAX = 10_000
 # Where the text of a function's answer stands: by Google's description of the field, and as its SDKs wrap it.
 _ANSWERS = frozenset({"output", "result"})
+# Members of a part that say which stretch of a video, pages of a document or cells of a sheet the model is given.
+STRETCHES = ("videoMetadata", "documentMetadata", "spreadsheetMetadata", "audioMetadata")
 _EFFORTS: tuple[Effort, ...] = ("minimal", "low", "medium", "high", "xhigh")
 
 
@@ -201,8 +203,8 @@ def _part(raw: dict[str, Any], ids: _Ids, where: str) -> list[Part]:
     if view.thought:
         return [Thinking(view.text or "", signature, "gemini" if signature else None)]
     parts: list[Part] = []
-    if "videoMetadata" in raw:
-        # Only this dialect can say which stretch of a video to watch, so the part is kept whole.
+    if any(name in raw for name in STRETCHES):
+        # Only this dialect can say it, so the part is kept whole.
         return [ServerToolPart("gemini", raw)]
     if view.text is not None:
         if view.text or not signature:
@@ -267,7 +269,7 @@ def _tools(listed: list[dict[str, Any]]) -> tuple[tuple[Tool, ...], tuple[Server
                 found = [_declaration(raw) for raw in convert(value, list[dict[str, Any]])]
                 tools += [function for function, _ in found]
                 declared |= {function.name: rest for function, rest in found if rest}
-            elif isinstance(value, dict):
+            elif isinstance(value, dict | list):
                 server_tools.append(ServerTool(GEMINI.get(kind, kind), "gemini", {kind: value}))
             else:
                 raise BadRequest(f"`{kind}` must be an object.", param=f"tools[{place}].{kind}")

@@ -26,7 +26,8 @@ RESPONSES = {
     "web_search_preview_2025_03_11": "web_search",
     "code_interpreter": "code_execution",
 }
-# The member that declares it, in Google's spelling; a tool without a word of ours keeps Google's.
+# The member that declares it, in Google's spelling, or says what a retrieval looks in; a tool without a word of ours
+# keeps Google's.
 GEMINI = {
     "googleSearch": "web_search",
     "googleSearchRetrieval": "web_search",
@@ -35,6 +36,12 @@ GEMINI = {
     "urlContext": "web_fetch",
     "fileSearch": "fileSearch",
     "googleMaps": "googleMaps",
+    "parallelAiSearch": "parallelAiSearch",
+    "exaAiSearch": "exaAiSearch",
+    "mcpServers": "mcpServers",
+    "externalApi": "externalApi",
+    "vertexAiSearch": "vertexAiSearch",
+    "vertexRagStore": "vertexRagStore",
 }
 # Items of a response whose tool OpenAI bills by the call, for which a price record has no class.
 UNPRICED_CALLS = frozenset({"file_search_call", "code_interpreter_call"})

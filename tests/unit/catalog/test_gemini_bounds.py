@@ -7,7 +7,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from elkapi.catalog.text import read_generate
+from elkapi.catalog.text import names_objects, read_generate
 from elkapi.errors import BadRequest
 
 
@@ -77,3 +77,24 @@ def test_what_only_looks_like_a_limit_passes() -> None:
     text = [{"parts": [{"text": 'write "MaxOutputTokens": 5'}]}]
     facts = read_generate(_body(generationConfig={"maxOutputTokens": 5}, tools=tools, systemInstruction=text[0]))
     assert (facts.output_limit, facts.choices) == (5, 1)
+
+
+@pytest.mark.parametrize("member", ["routingConfig", "routing_config"])
+def test_a_call_that_has_its_model_chosen_elsewhere_names_other_models(member: str) -> None:
+    """Vertex AI goes by it and not by the model of the path, whose price the call has."""
+    routed = {member: {"manualMode": {"modelName": "gemini-3-pro"}}}
+    assert read_generate(_body(generationConfig=routed)).other_models
+    assert not read_generate(_body(generationConfig={member: None})).other_models
+    assert not read_generate(_body(generationConfig={})).other_models
+
+
+@pytest.mark.parametrize(
+    "place",
+    [
+        {"outputUriPrefix": "gs://bucket/made/"},
+        {"output_uri_prefix": "GS://bucket/made/"},
+        {"responseFormat": [{"video": {"delivery": "URI", "gcsUri": "gs://bucket/a.mp4"}}]},
+    ],
+)
+def test_a_place_of_google_storage_to_write_to_is_an_object_of_the_accounts(place: dict[str, Any]) -> None:
+    assert names_objects(_body(generationConfig=place))

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from elkapi.errors import BadRequest
 from elkapi.translate import ir
+from elkapi.translate.dialects import UPSTREAM_DIALECTS
 from elkapi.translate.gemini import DIALECT
 from elkapi.translate.gemini_write import BUDGET_MAX, UNSIGNED, UNSIGNED_BYTES
 from elkapi.translate.profiles import Profile, profile_for
@@ -647,6 +648,20 @@ def test_what_cannot_be_sent_is_refused_not_dropped(message: ir.Message, param: 
     assert caught.value.param == param
 
 
+PDF = {"mimeType": "application/pdf", "data": "JVBE"}
+
+
+@pytest.mark.parametrize("target", ["chat", "responses", "anthropic", "converse"])
+def test_a_server_of_tools_is_refused_by_its_name(target: str) -> None:
+    """Its value is a list, unlike that of every other tool."""
+    request = _read({**PLAIN, "tools": [{"mcpServers": [{"name": "a"}]}]})
+    DIALECT.check_crossing(request)
+    with pytest.raises(BadRequest, match="mcpServers") as caught:
+        UPSTREAM_DIALECTS[target].write_request(request, Profile())
+    assert caught.value.param == "tools"
+    assert _write(request)["tools"] == [{"mcpServers": [{"name": "a"}]}]
+
+
 @pytest.mark.parametrize(
     ("members", "param"),
     [
@@ -662,6 +677,14 @@ def test_what_cannot_be_sent_is_refused_not_dropped(message: ir.Message, param: 
         ({"tools": [{"googleSearch": {"excludeDomains": ["a.test"]}}]}, "tools"),
         ({"tools": [{"google_search": {"time_range_filter": {"start_time": "2020"}}}]}, "tools"),
         ({"tools": [{"enterpriseWebSearch": {"blockingConfidence": "BLOCK_ONLY_EXTREMELY_HIGH"}}]}, "tools"),
+        ({"tools": [{"google_search": {"search_types": {"web_search": {}, "image_search": {}}}}]}, "tools"),
+        ({"contents": [{"parts": [{"inlineData": PDF, "documentMetadata": {"startPage": 2}}]}]}, "contents"),
+        ({"contents": [{"parts": [{"inlineData": PDF, "spreadsheet_metadata": {"sheet_index": 2}}]}]}, "contents"),
+        ({"contents": [{"parts": [{"inlineData": PDF, "audioMetadata": {"startOffset": "9s"}}]}]}, "contents"),
+        ({"generationConfig": {"responseFormat": [{"text": {}}]}}, "generationConfig.responseFormat"),
+        ({"generationConfig": {"translationConfig": {}}}, "generationConfig.translationConfig"),
+        ({"generationConfig": {"audio_transcription_config": {}}}, "generationConfig.audioTranscriptionConfig"),
+        ({"modelArmorConfig": {"promptTemplateName": "t"}}, "modelArmorConfig"),
     ],
 )
 def test_what_only_gemini_can_do_does_not_cross_in_silence(members: dict[str, Any], param: str) -> None:
