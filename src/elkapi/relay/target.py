@@ -35,8 +35,8 @@ _MESSAGES = "/v1/messages"
 # Routes kept; a changed channel is another object, and takes the place of the old one.
 ROUTES_MAX = 4096
 OBJECTS_REFUSED = (
-    "This model reads no objects of Google's storage (`gs://`) and no stores of documents, and writes none: send bytes or "
-    "an address."
+    "This model reads no objects of Google's storage (`gs://`) and no stores of documents, nor writes any: send bytes "
+    "or an address."
 )
 
 
