@@ -337,13 +337,19 @@ def _flat(form: Any) -> Any:
 
 
 def _tool_choice(view: _Body, extra: dict[str, Any]) -> ToolChoice | None:
-    """`validated`, which Copilot asks of Gemini, is `auto` to all others and stays in `extra`."""
+    """`validated`, which Copilot asks of Gemini, is `auto` to all others, Mistral's `any` the same as `required`.
+
+    Both stay in `extra`.
+    """
     value = view.tool_choice if view.tool_choice is not None else view.function_call
     if value is None:
         return None
     if value == "validated":
         extra["tool_choice"] = value
         return ToolChoice("auto")
+    if value == "any":
+        extra["tool_choice"] = value
+        return ToolChoice("required")
     if isinstance(value, str):
         if value not in ("auto", "none", "required"):
             raise BadRequest("`tool_choice` must be none, auto, required or an object.", param="tool_choice")

@@ -323,7 +323,7 @@ def _calling(request: ChatRequest) -> _Wire:
     if choice.mode == "auto" and choice.names:
         # Text or one of these: what Gemini calls VALIDATED.
         return {"mode": "VALIDATED", "allowedFunctionNames": list(choice.names)}
-    if request.dialect == "chat" and "tool_choice" in request.extra:
+    if request.dialect == "chat" and request.extra.get("tool_choice") == "validated":
         return {"mode": "VALIDATED"}
     mode = {"auto": "AUTO", "none": "NONE", "required": "ANY", "named": "ANY"}[choice.mode]
     return given(mode=mode, allowedFunctionNames=list(choice.names) or None)

@@ -292,6 +292,21 @@ def test_a_choice_that_copilot_makes_for_gemini_is_geminis_and_automatic_elsewhe
     assert claude["tool_choice"] == {"type": "auto"}
 
 
+def test_mistrals_word_for_a_call_that_must_be_made_crosses() -> None:
+    """Its SDK knows `any` beside `required`, which the other dialects spell in ways of their own."""
+    tool = {"type": "function", "function": {"name": "f", "parameters": {"type": "object", "properties": {}}}}
+    body = {"model": "m", "messages": [USER], "tools": [tool], "tool_choice": "any"}
+    request = DIALECT.read_request(json.dumps(body).encode())
+    assert request.tool_choice == ToolChoice("required")
+    assert _write(request)["tool_choice"] == "any"
+    gemini = json.loads(DIALECTS["gemini"].write_request(request, profile_for("gemini", "gemini-3-pro")))
+    assert gemini["toolConfig"] == {"functionCallingConfig": {"mode": "ANY"}}
+    claude = json.loads(DIALECTS["anthropic"].write_request(request, profile_for("anthropic", "claude-sonnet-5-5")))
+    assert claude["tool_choice"] == {"type": "any"}
+    responses = json.loads(DIALECTS["responses"].write_request(request, profile_for("openai", "gpt-5.2")))
+    assert responses["tool_choice"] == "required"
+
+
 def test_what_the_hub_understands_of_a_full_request() -> None:
     request = DIALECT.read_request(json.dumps(FULL).encode())
     assert [text.text for text in request.system] == ["Be brief.", "a"]

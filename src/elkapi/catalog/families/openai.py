@@ -213,6 +213,7 @@ FAMILY = Family(
             id="openai.rerank",
             method="POST",
             path="/v1/rerank",
+            aliases=("/v2/rerank",),
             family="openai",
             role=Role.RELAY,
             body=Body.JSON,
