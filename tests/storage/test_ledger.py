@@ -5,11 +5,11 @@ from __future__ import annotations
 import asyncio
 import os
 import random
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 
 import msgspec
 import pytest
-from sqlalchemy import select
+from sqlalchemy import Connection, select
 from sqlalchemy.exc import IntegrityError
 
 from elkapi.clock import ManualClock
@@ -25,14 +25,15 @@ from elkapi.ledger import (
     reconcile,
     refund,
 )
-from elkapi.ledger.accounts import AccountError, available_nano, entries_of
-from elkapi.ledger.admin import RefundError, adjust, set_credit
+from elkapi.ledger.accounts import AccountError, available_nano, entries_of, system_ids
+from elkapi.ledger.admin import RefundError, adjust, deposit, set_credit
 from elkapi.ledger.orders import Settle, UsageRow
 from elkapi.ledger.told import waived
 from elkapi.ledger.transfers import MOVES
 from elkapi.settings import Settings
 from elkapi.storage.db import Database
 from elkapi.storage.installation import Installation
+from elkapi.storage.repos import audit
 from elkapi.storage.repos.requests import get_request
 from elkapi.storage.schema import accounts, metadata, requests, transfers
 from elkapi.testing.ledger import a_record, a_settlement, an_order, funded_account, unpaid
@@ -70,6 +71,12 @@ def posted(database: Database, code: str) -> int:
 def record_of(database: Database, order: HoldOrder) -> RequestRecord | None:
     with database.read() as connection:
         return get_request(connection, order.request_id, None)
+
+
+def audited(connection: Connection, last: int) -> list[tuple[str, str, object]]:
+    """(action, subject, detail) of that many changes, the last one last."""
+    rows = audit.newest(connection, limit=last)[::-1]
+    return [(row.action, row.subject, msgspec.json.decode(row.detail)) for row in rows]
 
 
 async def admitted(ledger: Ledger, order: HoldOrder) -> bool:
@@ -148,6 +155,8 @@ async def test_g03_g20_the_database_itself_refuses_an_overdraft(ledger: Ledger, 
     order = an_order(account, nano=150)
     assert await admitted(ledger, order)
     assert not await admitted(ledger, an_order(account, nano=1))
+    with database.write() as connection:
+        set_credit(connection, account, 50, "all of it is held", "test")
     with pytest.raises(AccountError), database.write() as connection:
         set_credit(connection, account, 49, "", "test")
     await ledger.settle(a_settlement(order, 150))
@@ -535,27 +544,89 @@ async def test_refunds_of_one_call_are_told_in_the_order_in_which_they_were_made
     assert told == [("hold", 500), ("post", 400), *(("refund", nano) for nano in amounts)]
 
 
-async def test_a_refund_is_a_new_entry_and_never_more_than_was_charged(ledger: Ledger, database: Database) -> None:
-    user, quota = funded_account(database, 1000), funded_account(database, 1000, "quota")
-    order = an_order(user, quota, nano=500)
-    await ledger.hold(order)
-    await ledger.settle(a_settlement(order, 400))
+@pytest.mark.parametrize("quotas", [0, 1, 2])
+async def test_a_refund_is_a_new_entry_and_never_more_than_was_charged(
+    ledger: Ledger, database: Database, quotas: int
+) -> None:
+    taken_from = [funded_account(database, 1000), *(funded_account(database, 1000, "quota") for _ in range(quotas))]
+    dearer = an_order(funded_account(database, 9000), nano=9000)
+    order = an_order(*taken_from, nano=500)
+    for of, charge in ((dearer, 9000), (order, 400)):
+        await ledger.hold(of)
+        await ledger.settle(a_settlement(of, charge))
     with database.write() as connection:
         assert refund(connection, order.request_id, 100, "slow", "test", name="ticket-1") == 100
         assert refund(connection, order.request_id, 100, "slow", "test", name="ticket-1") == 100
-    assert available(database, user) == available(database, quota) == 700
-    left = r"0\.0000003 USD of the 0\.0000004 USD that was charged can be given back, not 0\.000000301 USD"
-    with pytest.raises(RefundError, match=left), database.write() as connection:
-        refund(connection, order.request_id, 301, "too much", "test")
+    assert {available(database, account) for account in taken_from} == {700}
+    for nano in (301, 0, -1):
+        with pytest.raises(RefundError, match="can be given back, not"), database.write() as connection:
+            refund(connection, order.request_id, nano, "too much or nothing", "test")
     with database.write() as connection:
-        assert refund(connection, order.request_id, None, "all the rest", "test") == 300
-        # On both accounts.
+        assert refund(connection, order.request_id, 1, "a little", "test") == 1
+        assert refund(connection, order.request_id, None, "all the rest", "test") == 299
+        # On all accounts.
         entries = entries_of(connection, order.request_id)
-        assert sum(entry.nano for entry in entries if entry.kind == "refund") == 2 * 400
+        assert sum(entry.nano for entry in entries if entry.kind == "refund") == len(taken_from) * 400
+        assert audited(connection, 3) == [
+            ("ledger.refund", request_id_text(order.request_id), {"nano": nano, "note": note})
+            for nano, note in ((100, "slow"), (1, "a little"), (299, "all the rest"))
+        ]
     with pytest.raises(RefundError, match=r"nothing is left of the 0\.0000004 USD"), database.write() as connection:
         refund(connection, order.request_id, None, "nothing is left", "test")
-    assert available(database, user) == 1000
-    assert posted(database, "revenue") == 0
+    with pytest.raises(RefundError, match="there is no call"), database.write() as connection:
+        refund(connection, os.urandom(16), None, "never made", "test")
+    assert {available(database, account) for account in taken_from} == {1000}
+    assert posted(database, "revenue") == 9000
+
+
+async def test_an_operators_booking_is_on_one_account_and_audited(ledger: Ledger, database: Database) -> None:
+    user, other, quota = (funded_account(database, 0, kind) for kind in ("customer", "customer", "quota"))
+    with database.write() as connection:
+        house = system_ids(connection)
+        deposit(connection, user, 100, "paid", "anna")
+        deposit(connection, quota, 30, "a limit", "anna")
+        adjust(connection, user, -40, "too much", "anna")
+        set_credit(connection, user, 7, "known well", "anna")
+        assert audited(connection, 4) == [
+            ("ledger.deposit", f"account:{user}", {"nano": 100, "note": "paid", "from": house["funding"], "to": user}),
+            (
+                "ledger.deposit",
+                f"account:{quota}",
+                {"nano": 30, "note": "a limit", "from": house["quota-funding"], "to": quota},
+            ),
+            (
+                "ledger.adjust",
+                f"account:{user}",
+                {"nano": 40, "note": "too much", "from": user, "to": house["funding"]},
+            ),
+            ("ledger.credit", f"account:{user}", {"nano": 7, "note": "known well"}),
+        ]
+    assert [available(database, account) for account in (user, other, quota)] == [67, 0, 30]
+    assert (posted(database, "funding"), posted(database, "quota-funding")) == (-60, -30)
+
+
+@pytest.mark.parametrize("book", [deposit, adjust, set_credit])
+async def test_an_operators_booking_is_within_bounds_and_never_on_the_houses_accounts(
+    ledger: Ledger, database: Database, book: Callable[..., object]
+) -> None:
+    user = funded_account(database, 2**60)
+    with database.read() as connection:
+        house = system_ids(connection)
+    too_little = {deposit: (0, -1), adjust: (0, -(2**60) - 1), set_credit: (-1,)}[book]
+    for nano in (*too_little, 2**60 + 1):
+        with pytest.raises(AccountError, match=r"is not possible|cannot have a credit line"):
+            with database.write() as connection:
+                book(connection, user, nano, "", "test")
+    for account in (house["funding"], house["revenue"], 10**9):
+        with pytest.raises(AccountError), database.write() as connection:
+            book(connection, account, 5, "", "test")
+    with database.write() as connection:
+        book(connection, user, 2**60, "", "test")
+    assert available(database, user) == 2**61
+    with database.write() as connection:
+        adjust(connection, user, -(2**60), "", "test")
+        set_credit(connection, user, 0, "", "test")
+    assert available(database, user) == (0 if book is set_credit else 2**60)
 
 
 async def test_g70_every_total_is_a_sum_of_the_ledger_so_a_refund_lowers_it_too(
