@@ -162,6 +162,25 @@ async def test_a_stream_under_an_idempotency_key_is_done_once_and_not_told_again
     assert lite.closed_books().customers_posted_nano == 10**9 - charge
 
 
+@pytest.mark.parametrize(
+    ("key", "status"),
+    [("k" * 255, 200), ("k" * 256, 400), ("", 400), ("one\ttwo", 400), ("one two", 200)],
+    ids=["longest", "too long", "empty", "tab", "space"],
+)
+async def test_an_idempotency_key_is_printable_and_within_its_length_or_refused_before_any_money_is_held(
+    lite: Gateway, sandbox: Running, key: str, status: int
+) -> None:
+    await lite.channel(sandbox.base_url, (FIRST,), model_map={FIRST: "gpt-4o"})
+    await lite.price(FIRST, per_1m_usd="1", output_per_1m_usd="2")
+    reply = await post(lite, await lite.key("1"), headers={"idempotency-key": key})
+    assert reply.status_code == status, reply.text
+    if status == 400:
+        assert reply.json()["error"]["param"] == "Idempotency-Key"
+    calls = int(status == 200)
+    assert lite.sql("select count(*) from transfers where kind = 'hold'") == [(calls,)]
+    assert len(sandbox.sandbox.recorder.shown()) == calls
+
+
 async def test_a_free_call_under_an_idempotency_key_is_done_once_too(lite: Gateway, sandbox: Running) -> None:
     await lite.channel(sandbox.base_url, (FIRST,), model_map={FIRST: "gpt-4o"})
     await lite.price(FIRST, per_1m_usd="0")
