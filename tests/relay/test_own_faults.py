@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 from pathlib import Path
 
+import msgspec
 import pytest
 
-from elkapi.relay import relay
+from elkapi.errors import Unavailable
+from elkapi.relay import relay, serve
 from elkapi.sandbox.server import Running
 from tests.gateway import SMALL, gateway
 
@@ -36,3 +39,49 @@ async def test_a_fault_after_the_upstream_answered_is_free_listed_and_never_repe
     assert b'"outcome":"internal_error"' in record
     assert len(unknown) == 1
     assert held == [(0,)]
+
+
+@pytest.mark.parametrize(
+    ("fault", "told", "status", "outcome"),
+    [
+        (RuntimeError("a bug"), 500, 500, "internal_error"),
+        (Unavailable("Something of ours is away."), 503, 503, "internal_error"),
+        (asyncio.CancelledError(), None, 499, "client_gone"),
+    ],
+    ids=["bug", "refusal", "cancelled"],
+)
+async def test_whatever_else_ends_a_call_behind_its_hold_gives_all_of_it_back(
+    tmp_path: Path,
+    sandbox: Running,
+    monkeypatch: pytest.MonkeyPatch,
+    fault: BaseException,
+    told: int | None,
+    status: int,
+    outcome: str,
+) -> None:
+    """Where no attempt is under way nobody else says what became of the call."""
+
+    async def broken(*_: object) -> None:
+        assert gate.books().customers_held_nano
+        raise fault
+
+    async with gateway(tmp_path) as gate:
+        await gate.channel(sandbox.base_url)
+        key = await gate.key("1")
+        monkeypatch.setattr(serve, "answer", broken)
+        asking = gate.ask(key, {"model": SMALL, "input": "a text"}, headers={"Idempotency-Key": "once"})
+        if told is None:
+            with pytest.raises(Exception, match="disconnected"):
+                await asking
+        else:
+            reply = await asking
+            assert reply.status_code == told
+            assert "a bug" not in reply.text
+        monkeypatch.undo()
+        ((record, charge_nano),) = gate.sql("select record, charge_nano from requests")
+        row = msgspec.json.decode(record)
+        assert (row["status"], row["outcome"], charge_nano) == (status, outcome, 0)
+        assert gate.closed_books().customers_posted_nano == 10**9
+        # Nothing was begun, so its key is free for another try.
+        again = await gate.ask(key, {"model": SMALL, "input": "a text"}, headers={"Idempotency-Key": "once"})
+        assert (again.status_code, "idempotent-replayed" in again.headers) == (200, False)

@@ -459,6 +459,36 @@ async def test_a_large_reply_that_breaks_never_looks_whole_and_is_free(tmp_path:
         assert balance_nano(gate) == 10**9
 
 
+async def test_a_client_that_leaves_amid_a_large_reply_pays_what_the_gateway_counts_of_its_input(tmp_path: Any) -> None:
+    async def half(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        head = await reader.readuntil(b"\r\n\r\n")
+        await reader.readexactly(int(head.lower().partition(b"content-length:")[2].split(b"\r\n")[0]))
+        answer = b'{"object":"list","data":[{"object":"embedding","index":0,"embedding":[' + b"0.5," * 40_000
+        writer.write(b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: 1000000\r\n\r\n" + answer)
+        await reader.read()  # until the gateway hangs up
+        writer.close()
+
+    async with gateway(tmp_path, reply_buffer_bytes_max=10_000) as gate:
+        server = await asyncio.start_server(half, "127.0.0.1", 0)
+        await gate.channel(f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}", ("mine",))
+        await gate.price("mine", per_1m_usd="1")
+        headers = {"authorization": f"Bearer {await gate.key('1')}", "content-type": "application/json"}
+        body = {"model": "mine", "input": [1, 2, 3], "encoding_format": "float"}
+        async with gate.http.stream("POST", "/v1/embeddings", json=body, headers=headers) as reply:
+            assert await anext(reply.aiter_raw())
+            assert held_nano(gate)
+        await until(lambda: gate.sql("select id from requests"))
+        ((record,),) = gate.sql("select record from requests")
+        told = msgspec.json.decode(record)
+        assert (told["outcome"], told["status"], told["flags"]) == (
+            "client_gone",
+            499,
+            ["client_gone", "counted_locally"],
+        )
+        assert (balance_nano(gate), held_nano(gate)) == (10**9 - 3_000, 0)
+        server.close()
+
+
 async def test_g43_a_client_that_leaves_cancels_the_upstream_and_pays_nothing(gate: Gateway, sandbox: Running) -> None:
     sandbox.sandbox.stand("delay=30s")
     await gate.channel(sandbox.base_url)
