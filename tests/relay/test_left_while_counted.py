@@ -4,8 +4,10 @@ whom the end of a drain cuts off has not."""
 from __future__ import annotations
 
 import asyncio
+import gc
 from collections.abc import Awaitable, Callable
 from pathlib import Path
+from typing import Any
 
 import httpx
 import msgspec
@@ -128,6 +130,40 @@ async def test_g49_a_call_that_the_end_of_a_drain_cut_off_while_it_was_booked_is
         ((record,),) = await until(lambda: gate.sql(free), within_s=10)
         assert b'"settled_late"' in record
         assert gate.closed_books().customers_posted_nano == 10**9
+
+
+async def test_a_booking_that_fails_after_its_caller_left_is_no_fault_that_nobody_handled(
+    tmp_path: Path, sandbox: Running
+) -> None:
+    faults, booking = list[dict[str, Any]](), asyncio.Event()
+    asyncio.get_running_loop().set_exception_handler(lambda _, fault: faults.append(fault))
+    async with gateway(tmp_path, settle_wait_s=0.05) as gate:
+        await gate.channel(sandbox.base_url, ("gpt-4o",))
+        await gate.price("gpt-4o", per_1m_usd="1", output_per_1m_usd="2")
+        key = await gate.key("1")
+        ledger = gate.plane.ledger
+        assert isinstance(ledger, ThreadLedger)
+        settle = ledger.settle
+
+        async def slowly(settlement: Settlement) -> None:
+            ledger.writer.lock.acquire()
+            asyncio.get_running_loop().call_soon(booking.set)
+            await settle(settlement)
+
+        ledger.settle = slowly  # type: ignore[method-assign]
+        asked = ask("chat", "gpt-4o", "[[say: ok]]")
+        headers = {"idempotency-key": "once"}
+        call = asyncio.create_task(gate.ask(key, asked.body, path=asked.path, headers=headers))
+        await booking.wait()
+        call.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await call
+        await until(lambda: len(ledger._told))
+        ledger.writer.lock.release()
+        await until(lambda: not len(ledger._told))
+        assert gate.closed_books().customers_posted_nano == 10**9
+    gc.collect()
+    assert not faults
 
 
 async def test_what_the_end_of_a_drain_cuts_off_is_not_counted_exactly(tmp_path: Path, sandbox: Running) -> None:

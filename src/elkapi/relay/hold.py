@@ -414,20 +414,19 @@ class Hold:
                 settling = asyncio.ensure_future(settling)
                 await asyncio.shield(settling)
         except asyncio.CancelledError:
-            if self.plane.cutting:
-                await self._cut_off(settlement, settling)
+            await self._left_booking(settlement, settling, cut_off=self.plane.cutting)
             raise
         point("relay.settle.after")
 
-    async def _cut_off(self, settlement: Settlement, settling: Awaitable[None]) -> None:
-        """A drain broke the call off while it was booked, with its answer still here: see `_left`.
+    async def _left_booking(self, settlement: Settlement, settling: Awaitable[None], *, cut_off: bool) -> None:
+        """The caller left while the call was booked, and is charged; or a drain cut it off, with its answer still here.
 
         Nobody's connection waits for a line of a batch: its answer is kept with its charge, and a successor tells it.
         """
         if isinstance(settling, asyncio.Future):
             with contextlib.suppress(Unavailable):
                 await to_its_end(settling)
-        if self.request.line is None:
+        if cut_off and self.request.line is None:
             self.plane.ledger.take_back(settlement)
 
     def _record(
