@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import time
 from asyncio import CancelledError
 from collections.abc import Callable
@@ -26,6 +27,7 @@ from elkapi.storage.repos import tasks as rows
 from elkapi.tasks.copying import CopyFailed
 from elkapi.tasks.polls import Polls, Watched
 from tests.tasks.conftest import MODEL, Tasks
+from tests.tasks.provider import Answer
 from tests.waiting import until
 
 HALF = parse_usd("0.50")
@@ -273,6 +275,25 @@ async def test_what_a_worker_began_that_was_taken_for_dead_is_not_to_be_begun_ag
     report = tasks.gate.books()
     charged_nano = 0 if given_up else HALF
     assert (report.charged_nano, report.customers_held_nano, report.unknown_outcomes) == (charged_nano, 0, given_up)
+
+
+async def test_a_refusal_that_the_caller_did_not_stay_for_is_no_fault_that_nobody_handled(tasks: Tasks) -> None:
+    faults = list[dict[str, Any]]()
+    asyncio.get_running_loop().set_exception_handler(lambda _, fault: faults.append(fault))
+
+    def refuses(_: dict[str, Any]) -> Answer:
+        for connection in tasks.gate.server.connections:
+            connection.transport.abort()
+        return 400, {"code": 1201, "message": "no such mode"}
+
+    tasks.upstream.submit = refuses
+    with pytest.raises(httpx.HTTPError):
+        await tasks.submit()
+    await tasks.until("failed")
+    await until(lambda: not tasks.gate.plane.tasks.submits)
+    gc.collect()
+    assert not faults
+    assert tasks.gate.closed_books().charged_nano == 0
 
 
 async def test_what_a_poller_found_before_its_submit_gave_up_is_not_to_be_begun_again(

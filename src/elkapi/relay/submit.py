@@ -113,7 +113,18 @@ async def begun(plane: DataPlane, one: Submit) -> tuple[int, bytes]:
     under_way = asyncio.get_running_loop().create_task(one.run())
     plane.tasks.submits.add(under_way)
     under_way.add_done_callback(plane.tasks.submits.discard)
-    return await asyncio.shield(under_way)
+    try:
+        return await asyncio.shield(under_way)
+    except asyncio.CancelledError:
+        under_way.add_done_callback(_unheard)
+        raise
+
+
+def _unheard(ended: asyncio.Task[Any]) -> None:
+    """A refusal that its caller did not stay for is no fault that nobody handled; anything else still is."""
+    error = None if ended.cancelled() else ended.exception()
+    if error is not None and not isinstance(error, GatewayError | NativeRefusal):
+        ended.get_loop().call_exception_handler({"message": "a submit failed", "exception": error, "task": ended})
 
 
 class Submit:

@@ -89,9 +89,14 @@ class TokenSource:
         if renewing is None:
             renewing = asyncio.create_task(self._renewed(name, token_url, allow_private))
             self._under_way[name] = renewing
-            renewing.add_done_callback(lambda _: self._under_way.pop(name))
+            renewing.add_done_callback(lambda done: self._ended(name, done))
         # Whoever leaves takes it from nobody else.
         return await asyncio.shield(renewing)
+
+    def _ended(self, name: tuple[int, str], done: asyncio.Task[str]) -> None:
+        del self._under_way[name]
+        if not done.cancelled():
+            done.exception()  # Seen here too, should nobody wait for it any more.
 
     async def _renewed(self, name: tuple[int, str], token_url: str, allow_private: bool) -> str:
         text, life_s = await self._exchange(name[1], token_url, allow_private)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 
 import msgspec
 import pytest
@@ -60,6 +61,20 @@ async def test_calls_at_once_share_one_exchange_and_its_failure(endpoint, client
         found = await asyncio.gather(*asked, return_exceptions=True)
         assert endpoint.asked == number
     assert found == ["token-2"] * 4
+
+
+async def test_a_failure_that_nobody_waits_for_any_more_is_no_fault_that_nobody_handled(endpoint, client, account):
+    faults, source = [], TokenSource(client.send, ManualClock())
+    asyncio.get_running_loop().set_exception_handler(lambda _, fault: faults.append(fault))
+    endpoint.answers = [b"HTTP/1.1 503 Busy\r\nContent-Length: 0\r\n\r\n"]
+    endpoint.open.clear()
+    asked = asyncio.ensure_future(source.token(1, account, endpoint.url, True))
+    await until(lambda: endpoint.asked == 1)
+    asked.cancel()
+    endpoint.open.set()
+    await until(lambda: not source._under_way)
+    gc.collect()
+    assert not faults
 
 
 async def test_a_token_is_renewed_before_it_ends_and_each_account_has_its_own(endpoint, client, account):
