@@ -73,6 +73,7 @@ async def test_a_failure_that_nobody_waits_for_any_more_is_no_fault_that_nobody_
     asked.cancel()
     endpoint.open.set()
     await until(lambda: not source._under_way)
+    del asked
     gc.collect()
     assert not faults
 
