@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -232,6 +233,51 @@ async def test_a_response_whose_caller_left_as_it_was_admitted_is_made_for_nobod
     await until(lambda: not len(stage.gate.plane.background))
     assert stage.gate.sql("select status from stored_objects") == [("failed",)]
     assert await stage.spent() == 0
+
+
+async def test_an_answer_larger_than_is_kept_tells_who_follows_it_that_it_failed(tmp_path: Path) -> None:
+    faults = list[Any]()
+    asyncio.get_running_loop().set_exception_handler(lambda _, fault: faults.append(fault))
+    frames = frames_of("responses-text")
+    async with staged(tmp_path, stored_bytes_max=4000) as stage:
+        creating = asyncio.ensure_future(stage.create(stream=True))
+        played = await stage.call()
+        played.begin()
+        for frame in frames[:6]:
+            played.play(frame)
+        ((object_id,),) = await until(lambda: stage.gate.sql("select id from stored_objects"))
+        running = stage.gate.plane.background.find(object_id)
+        assert running is not None
+        await until(lambda: len(running.log.frames) == 6)
+        for _ in range(50):
+            played.play(frames[4])
+        told = events((await creating).text)
+        assert told[-1]["type"] == "response.failed"
+        assert "larger than this gateway keeps" in told[-1]["response"]["error"]["message"]
+        assert await stage.spent() == 0
+        assert events((await stage.get(told[-1]["response"]["id"], "?stream=true")).text) == told
+    gc.collect()
+    assert not faults
+
+
+async def test_the_last_event_of_an_answer_that_is_kept_is_told_however_much_came_before_it(stage: Stage) -> None:
+    """It repeats the whole answer, and is settled and kept by the time that it is told."""
+    *frames, last = frames_of("responses-text")
+    creating = asyncio.ensure_future(stage.create(stream=True))
+    played = await stage.call()
+    played.begin()
+    for frame in frames:
+        played.play(frame)
+    ((object_id,),) = await until(lambda: stage.gate.sql("select id from stored_objects"))
+    running = stage.gate.plane.background.find(object_id)
+    assert running is not None
+    await until(lambda: len(running.log.frames) == len(frames))
+    running.log._left_bytes = 0
+    played.play(last)
+    played.end()
+    assert events((await creating).text)[-1]["type"] == "response.completed"
+    assert await stage.spent() > 0
+    assert stage.gate.sql("select status from stored_objects") == [("completed",)]
 
 
 async def test_a_deleted_response_is_ended_and_gone(stage: Stage) -> None:

@@ -58,16 +58,20 @@ class FrameLog:
 
     def put(self, chunk: bytes) -> None:
         """Raises UpstreamError for more than is kept of an answer."""
+        self._left_bytes -= len(chunk)
+        if self._left_bytes < 0:
+            raise UpstreamError("The answer is larger than this gateway keeps of a background response.")
         self._add(chunk)
 
     async def write(self, chunk: bytes) -> None:
         """As `put`: nobody here is slow."""
-        self._add(chunk)
+        self.put(chunk)
 
     def push(self, chunk: bytes) -> None:
         """Keep-alive frames are each follower's own."""
 
     def finish(self, chunk: bytes = b"") -> None:
+        """The last frames are told in any case: what they say is settled by now, and kept."""
         if chunk:
             self._add(chunk)
         self.end()
@@ -81,9 +85,6 @@ class FrameLog:
         self._wake()
 
     def _add(self, chunk: bytes) -> None:
-        self._left_bytes -= len(chunk)
-        if self._left_bytes < 0:
-            raise UpstreamError("The answer is larger than this gateway keeps of a background response.")
         fresh = [frame.raw for frame in self._decoder.feed(chunk) if frame.data is not None]
         if fresh:
             self.frames += fresh
