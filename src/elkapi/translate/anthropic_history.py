@@ -13,9 +13,11 @@ from typing import Any
 import msgspec
 
 from elkapi.translate.decode import decode
+from elkapi.translate.seal import PREFIX
 
-# How callers of other upstreams are shown a thought; Claude's own are never unsigned.
-_UNSIGNED = (b'"signature":""', b'"signature": ""')
+# How callers of other upstreams are shown a thought; Claude's own are never unsigned, nor is their signature in an
+# envelope of ours.
+_UNSIGNED = (b'"signature":""', b'"signature": ""', PREFIX.encode())
 _FOREIGN_CALL = re.compile(rb'"tool_use_id"\s*:\s*"(?!toolu_)')
 _THOUGHTS = ("thinking", "redacted_thinking")
 # How callers are shown a picture that a model drew, since an answer here has no block for one.
@@ -69,8 +71,10 @@ def _fit(message: Any) -> Any:
 
 def _fit_block(block: Any) -> Any:
     kind = _kind(block)
-    if kind == "thinking" and not block.get("signature"):
-        return None
+    if kind == "thinking":
+        signature = block.get("signature")
+        if not signature or (isinstance(signature, str) and signature.startswith(PREFIX)):
+            return None
     text = block.get("text") if kind == "text" else None
     if not isinstance(text, str) or not DRAWN.search(text):
         return block

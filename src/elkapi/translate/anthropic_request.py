@@ -36,6 +36,7 @@ from elkapi.translate.ir import (
     ToolResult,
     Ttl,
 )
+from elkapi.translate.seal import Sealed, unseal
 
 T = TypeVar("T", bound=msgspec.Struct)
 Raw = dict[str, Any]
@@ -247,6 +248,7 @@ def _read_conversation(view: _Count, raw: Raw, extra: Raw) -> tuple[tuple[Text, 
     kept: dict[str, Raw] = {}
     _read_texts(view.system or [], "system", system, kept)
     names: dict[str, str] = {}
+    signed: dict[str, Sealed] = {}
     merged: list[tuple[Literal["user", "assistant", "system"], list[Part]]] = []
     places: dict[str, Raw] = {}
     for index, message in enumerate(view.messages):
@@ -262,6 +264,13 @@ def _read_conversation(view: _Count, raw: Raw, extra: Raw) -> tuple[tuple[Text, 
         blocks = [{"type": "text", "text": message.content}] if isinstance(message.content, str) else message.content
         for number, block in enumerate(blocks):
             part, left = _read_block(block, names, f"{at}.content[{number}]")
+            if isinstance(part, Thinking) and (found := unseal(part.signature)) is not None:
+                if found.call_id is not None:
+                    signed[found.call_id] = found
+                # What it says in words nobody signed, so no upstream would take it.
+                continue
+            if isinstance(part, ToolCall) and (sealed := signed.get(part.id)) is not None:
+                part = msgspec.structs.replace(part, signature=sealed.signature, signed_by=sealed.dialect)
             if left:
                 places[f"{len(merged) - 1}.{len(parts)}"] = left
             parts += _drawn(part) if message.role == "assistant" and isinstance(part, Text) else [part]

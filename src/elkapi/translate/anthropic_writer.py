@@ -32,6 +32,7 @@ from elkapi.translate.ir import (
     UsageSeen,
     texts_of,
 )
+from elkapi.translate.seal import Sealed, seal
 from elkapi.translate.usage import anthropic_usage_object
 from elkapi.types import Usage
 
@@ -115,7 +116,10 @@ class _Block:
 class _Layout:
     """Which event belongs to which block, the same for a stream and for a whole answer."""
 
-    def __init__(self) -> None:
+    def __init__(self, facts: ReplyFacts) -> None:
+        asked = facts.request.reasoning
+        # Who asked for no thinking knows no block of it, and callers of this dialect hand back what they know.
+        self._signs = asked is not None and (asked.adaptive or asked.budget_tokens is not None)
         self.blocks: list[_Block] = []
         self.called = False
         self.refused = False
@@ -133,6 +137,8 @@ class _Layout:
                 return (self._last("thinking"), {"type": "thinking_delta", "thinking": text}) if text else None
             case ToolCallStart():
                 self.called = True
+                if event.signature and event.signed_by == "gemini" and self._signs:
+                    self._sign(Sealed("gemini", signature=event.signature, call_id=event.id))
                 start: Raw = {"type": "tool_use", "id": event.id, "name": event.name, "input": {}}
                 return self._new(_Block("tool_use", start, event.index)), None
             case ThinkingSignature(signature=signature, signed_by="anthropic"):
@@ -168,6 +174,12 @@ class _Layout:
         if kind == "text":
             return self._new(_Block(kind, {"type": "text", "text": ""}))
         return self._new(_Block(kind, {"type": "thinking", "thinking": "", "signature": ""}))
+
+    def _sign(self, content: Sealed) -> None:
+        """A thought of no words before a call, whose signature has no other place here: it comes back before it."""
+        block = self._new(_Block("thinking", {"type": "thinking", "thinking": "", "signature": ""}))
+        block.deltas.append({"type": "signature_delta", "signature": seal(content)})
+        block.whole = True
 
     def _arguments(self, index: int, arguments: str) -> tuple[_Block, Raw | None] | None:
         for block in reversed(self.blocks):
@@ -212,7 +224,7 @@ class Writer:
 
     def __init__(self, facts: ReplyFacts) -> None:
         self._facts = facts
-        self._layout = _Layout()
+        self._layout = _Layout(facts)
         self._started = False
         # The block that is open and its index; -1 before the first.
         self._head: _Block | None = None
@@ -280,7 +292,7 @@ class Writer:
 
 def write_reply(events: Sequence[Event], facts: ReplyFacts) -> bytes:
     """A whole 200 body."""
-    layout = _Layout()
+    layout = _Layout(facts)
     for event in events:
         placed = layout.place(event)
         if placed is not None and placed[1] is not None:

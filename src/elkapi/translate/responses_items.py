@@ -26,7 +26,7 @@ from elkapi.translate.ir import (
     ToolResult,
     Ttl,
 )
-from elkapi.translate.responses_seal import Sealed, unseal
+from elkapi.translate.seal import Sealed, unseal
 
 Role = Literal["user", "assistant", "system"]
 

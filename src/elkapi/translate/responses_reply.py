@@ -34,7 +34,6 @@ from elkapi.translate.ir import (
     UsageSeen,
 )
 from elkapi.translate.responses_items import joined_name
-from elkapi.translate.responses_seal import Sealed, unseal
 from elkapi.translate.responses_views import (
     AnnotationView,
     ErrorView,
@@ -57,6 +56,7 @@ from elkapi.translate.responses_views import (
     decode_tool_usage,
     decode_usage,
 )
+from elkapi.translate.seal import Sealed, unseal
 from elkapi.translate.sse import Frame
 from elkapi.translate.usage import read_responses_usage, with_pictures_made
 

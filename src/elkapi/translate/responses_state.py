@@ -16,7 +16,7 @@ from elkapi.translate.decode import decode
 from elkapi.translate.dialect import ReplyFacts, Unreadable
 from elkapi.translate.ir import ChatRequest, Event, Message, Text, TextDelta, ToolChoice, UsageSeen
 from elkapi.translate.responses_request import read_members
-from elkapi.translate.responses_seal import PREFIX, Sealed, seal, unseal
+from elkapi.translate.seal import PREFIX, Sealed, seal, unseal
 from elkapi.translate.usage import responses_usage_object
 from elkapi.types import Usage
 

@@ -40,8 +40,8 @@ from elkapi.translate.responses_object import (
     logprob_rows,
     unwrapped,
 )
-from elkapi.translate.responses_seal import Sealed, seal
 from elkapi.translate.responses_write import split_name
+from elkapi.translate.seal import Sealed, seal
 from elkapi.translate.usage import responses_usage_object
 
 REFUSED = "The model declined to answer."

@@ -43,7 +43,7 @@ from elkapi.translate.ir import (
 from elkapi.translate.profiles import Profile, profile_for
 from elkapi.translate.responses import DIALECT
 from elkapi.translate.responses_request import configured
-from elkapi.translate.responses_seal import Sealed, seal, unseal
+from elkapi.translate.seal import Sealed, seal, unseal
 from elkapi.types import Usage
 
 PLAIN = Profile()

@@ -1,9 +1,9 @@
-"""Signatures of other dialects inside a reasoning item's `encrypted_content`; it owns the envelope and no meaning.
+"""Signatures of other dialects inside a reasoning item's `encrypted_content`, or a thought's `signature`.
 
-A stateless client of the responses dialect hands reasoning items back as they came. So thinking that another dialect
-signed travels in an envelope of ours, and the writer of that dialect finds its signature again. The provider that
-signed it is the one who checks it, so the envelope itself needs no signature. A summary (of `/v1/responses/compact`)
-travels the same way.
+It owns the envelope and no meaning. A stateless client of the responses dialect hands reasoning items back as they
+came, one of Anthropic's its thinking blocks. So thinking that another dialect signed travels in an envelope of ours,
+and the writer of that dialect finds its signature again. The provider that signed it is the one who checks it, so the
+envelope itself needs no signature. A summary (of `/v1/responses/compact`) travels the same way.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ _decoder = msgspec.json.Decoder(Sealed)
 
 
 def seal(content: Sealed) -> str:
-    """The text for `encrypted_content`."""
+    """The text that stands for it in the other dialect."""
     return PREFIX + base64.urlsafe_b64encode(msgspec.json.encode(content)).decode()
 
 

@@ -1,0 +1,105 @@
+"""What Gemini signs of its calls, through a caller of Anthropic's form: it comes back to Gemini, never to Claude."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import msgspec
+import pytest
+
+from elkapi.translate.anthropic_history import has_foreign_turns, with_own_thoughts
+from elkapi.translate.dialect import ReplyFacts
+from elkapi.translate.dialects import DIALECTS
+from elkapi.translate.ir import Event
+from elkapi.translate.profiles import profile_for
+from elkapi.translate.seal import PREFIX
+from elkapi.translate.sse import SseDecoder
+
+CALLER, UPSTREAM = DIALECTS["anthropic"], DIALECTS["gemini"]
+GEMINI_3 = profile_for("gemini", "gemini-3-pro-preview")
+ADAPTIVE = {"type": "adaptive"}
+SIGNED = "c2lnbmVk" * 200
+ANSWER = {
+    "candidates": [
+        {
+            "content": {
+                "role": "model",
+                "parts": [
+                    {"text": "I shall look.", "thought": True},
+                    {"text": "Wait."},
+                    {"functionCall": {"id": "fc1", "name": "f", "args": {"n": 1}}, "thoughtSignature": SIGNED},
+                    {"functionCall": {"id": "fc2", "name": "f", "args": {"n": 2}}},
+                ],
+            },
+            "finishReason": "STOP",
+        }
+    ],
+    "responseId": "r",
+}
+
+
+def asked(thinking: dict[str, Any] | None, *messages: Any) -> bytes:
+    tool = {"name": "f", "input_schema": {"type": "object", "properties": {"n": {"type": "integer"}}}}
+    turns = [{"role": "user", "content": "go"}, *messages]
+    body = {"model": "m", "max_tokens": 4000, "tools": [tool], "messages": turns}
+    return json.dumps(body | ({"thinking": thinking} if thinking else {})).encode()
+
+
+def answered(events: list[Event], thinking: dict[str, Any] | None, stream: bool) -> list[dict[str, Any]]:
+    """The content that the caller is answered with."""
+    facts = ReplyFacts("a", "m", 1_700_000_000, CALLER.read_request(asked(thinking)))
+    if not stream:
+        whole: list[dict[str, Any]] = msgspec.json.decode(CALLER.write_reply(events, facts))["content"]
+        return whole
+    writer = CALLER.writer(facts)
+    data = b"".join([*(writer.feed(event) for event in events), writer.finish()])
+    blocks: list[dict[str, Any]] = []
+    for event in (json.loads(frame.data) for frame in SseDecoder().feed(data) if frame.data):
+        if event["type"] == "content_block_start":
+            blocks.append(event["content_block"] | ({"input": ""} if "input" in event["content_block"] else {}))
+        elif event["type"] == "content_block_delta":
+            for name, piece in event["delta"].items():
+                if name != "type":
+                    blocks[event["index"]]["input" if name == "partial_json" else name] += piece
+    return [block | ({"input": json.loads(block["input"])} if "input" in block else {}) for block in blocks]
+
+
+def looped(said: list[dict[str, Any]]) -> tuple[Any, Any]:
+    results = [{"type": "tool_result", "tool_use_id": id_, "content": "5"} for id_ in ("fc1", "fc2")]
+    return {"role": "assistant", "content": said}, {"role": "user", "content": results}
+
+
+@pytest.mark.parametrize("stream", [False, True], ids=["whole", "streamed"])
+@pytest.mark.parametrize("thinking", [ADAPTIVE, {"type": "enabled", "budget_tokens": 1024}], ids=str)
+def test_what_gemini_signed_of_a_call_comes_back_to_it(stream: bool, thinking: dict[str, Any]) -> None:
+    said = answered(UPSTREAM.read_reply(json.dumps(ANSWER).encode()), thinking, stream)
+    assert [block["type"] for block in said] == ["thinking", "text", "thinking", "tool_use", "tool_use"]
+    assert (said[0]["thinking"], said[2]["thinking"]) == ("I shall look.", "")
+    written = json.loads(UPSTREAM.write_request(CALLER.read_request(asked(thinking, *looped(said))), GEMINI_3))
+    text, first, second = written["contents"][1]["parts"]
+    assert text == {"text": "Wait."}
+    assert (first["functionCall"]["args"], first["thoughtSignature"]) == ({"n": 1}, SIGNED)
+    assert (second["functionCall"]["args"], "thoughtSignature" in second) == ({"n": 2}, False)
+    assert PREFIX not in json.dumps(written)
+
+
+@pytest.mark.parametrize("thinking", [None, {"type": "disabled"}], ids=str)
+def test_who_asked_for_no_thinking_is_shown_no_thought_of_a_call(thinking: dict[str, Any] | None) -> None:
+    events = UPSTREAM.read_reply(json.dumps(ANSWER).encode())
+    said = answered(events, thinking, stream=False)
+    assert PREFIX not in json.dumps(said)
+    written = json.loads(UPSTREAM.write_request(CALLER.read_request(asked(thinking, *looped(said))), GEMINI_3))
+    assert written["contents"][1]["parts"][1]["thoughtSignature"] == "skip_thought_signature_validator"
+
+
+def test_claude_is_sent_none_of_it() -> None:
+    said = answered(UPSTREAM.read_reply(json.dumps(ANSWER).encode()), ADAPTIVE, stream=False)
+    body = asked(ADAPTIVE, *looped(said))
+    assert has_foreign_turns(body)
+    kept = json.loads(with_own_thoughts(body))["messages"][1]["content"]
+    assert [block["type"] for block in kept] == ["text", "tool_use", "tool_use"]
+    for other in ("chat", "responses", "anthropic"):
+        written = DIALECTS[other].write_request(CALLER.read_request(body), profile_for("", "m"))
+        assert PREFIX.encode() not in written, other
+        assert SIGNED.encode() not in written, other
