@@ -102,6 +102,9 @@ async def test_every_submit_begins_a_task_that_is_polled_copied_and_charged(task
     assert shown["job"]["videos"][0]["url"].startswith(tasks.gate.origin + "/v1/assets/")
     listed = (await tasks.call("GET", "/loom/v2/jobs?limit=2")).json()
     assert (len(listed["jobs"]), listed["total"]) == (2, len(submits))
+    for asked in ("limit=1_0", "limit=0", "limit=%2B5"):
+        refused = await tasks.call("GET", f"/loom/v2/jobs?{asked}")
+        assert refused.status_code == 400, asked
     report = tasks.gate.books()
     assert report.customers_held_nano == 0
     # Four videos of five seconds, an image, an upscale.

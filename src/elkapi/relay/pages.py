@@ -9,7 +9,6 @@ from bisect import bisect_left, bisect_right
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any
-from urllib.parse import parse_qs
 
 import msgspec
 
@@ -21,6 +20,7 @@ from elkapi.pricing.price import arithmetic, priced_for
 from elkapi.relay.account import RequestAccount, read_account
 from elkapi.relay.call import JSON, Call
 from elkapi.relay.plane import DataPlane
+from elkapi.relay.query import number_in, query_of
 from elkapi.relay.route import can_serve
 from elkapi.relay.video_chat import CHAT, SUBMIT
 from elkapi.snapshot import Snapshot
@@ -142,16 +142,16 @@ def _gemini_model(models: _Models, name: str) -> dict[str, object]:
 
 def _anthropic_list(models: _Models, query: str) -> dict[str, object]:
     """All models, or `limit` of them after or before one. Raises BadRequest."""
-    names, asked = models.names(), parse_qs(query)
+    names, asked = models.names(), query_of(query)
     size, after, before = number_in(asked, "limit", 1, PAGE_MAX), asked.get("after_id"), asked.get("before_id")
     if after and before:
         raise BadRequest("Give `before_id` or `after_id`, not both.", param="before_id")
     # The names are in order, so a cursor holds even if its model went away between two pages.
     if before:
-        names = names[: bisect_left(names, before[-1])]
+        names = names[: bisect_left(names, before)]
         page = names[-size:] if size else names
     else:
-        names = names[bisect_right(names, after[-1]) :] if after else names
+        names = names[bisect_right(names, after) :] if after else names
         page = names[:size] if size else names
     ends = {"first_id": page[0] if page else None, "last_id": page[-1] if page else None}
     return {"data": [_anthropic_model(models, name) for name in page], "has_more": len(page) < len(names), **ends}
@@ -159,23 +159,13 @@ def _anthropic_list(models: _Models, query: str) -> dict[str, object]:
 
 def _gemini_list(models: _Models, query: str) -> dict[str, object]:
     """All models, or `pageSize` of them; a page's token is the name that the page before it ended with."""
-    names, asked = models.names(), parse_qs(query)
+    names, asked = models.names(), query_of(query)
     # Google takes any number, and a page has what it has.
     size, token = number_in(asked, "pageSize", 0, INT32_MAX), asked.get("pageToken")
-    names = names[bisect_right(names, token[-1]) :] if token else names
+    names = names[bisect_right(names, token) :] if token else names
     page = names[:size] if size else names
     more = page[-1] if len(page) < len(names) else None
     return {"models": [_gemini_model(models, name) for name in page], "nextPageToken": more}
-
-
-def number_in(asked: Mapping[str, list[str]], name: str, least: int, most: int) -> int | None:
-    """A number of a query, such as how much a page may have; None where the caller set none. Raises BadRequest."""
-    if name not in asked:
-        return None
-    text = asked[name][-1]
-    if not (text.isascii() and text.isdecimal() and len(text) <= len(str(most)) and least <= int(text) <= most):
-        raise BadRequest(f"`{name}` is a number from {least} to {most}.", param=name)
-    return int(text)
 
 
 def _openai_list(models: _Models) -> dict[str, Any]:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from typing import Any
-from urllib.parse import parse_qsl
 
 import msgspec
 
@@ -18,6 +17,7 @@ from elkapi.relay.call import JSON, Call
 from elkapi.relay.follow import follow
 from elkapi.relay.large import anywhere
 from elkapi.relay.plane import DataPlane, Page
+from elkapi.relay.query import number_in, query_of
 from elkapi.relay.read import check_media_type
 from elkapi.relay.stored_objects import Found, parse_stored_id, stored_id_text
 from elkapi.snapshot import Snapshot
@@ -38,23 +38,6 @@ class _Labels(msgspec.Struct):
 _labels = msgspec.json.Decoder(_Labels)
 Query = dict[str, str]
 Rows = list[dict[str, Any]]
-
-
-def _query(call: Call) -> Query:
-    """Names and values, the last of a name that comes twice. Raises BadRequest."""
-    try:
-        return dict(parse_qsl(call.query, keep_blank_values=True, errors="strict", max_num_fields=100))
-    except ValueError:
-        raise BadRequest("The query cannot be read.") from None
-
-
-def _whole(query: Query, name: str, otherwise: int, low: int, high: int) -> int:
-    text = query.get(name)
-    if text is None:
-        return otherwise
-    if not (text.isascii() and text.isdecimal() and len(text) <= 18 and low <= int(text) <= high):
-        raise BadRequest(f"`{name}` must be a whole number from {low} to {high}.", param=name)
-    return int(text)
 
 
 def _ascending(query: Query, otherwise: str) -> bool:
@@ -79,8 +62,8 @@ async def _listed(
     call: Call, found: Found, rows_of: Callable[[Kept, str], Rows], text: str, default_order: str
 ) -> None:
     """A page of what an object holds, which `rows_of` writes in full. Raises BadRequest."""
-    query = _query(call)
-    limit, ascending = _whole(query, "limit", LIMIT_DEFAULT, 1, LIMIT_MAX), _ascending(query, default_order)
+    query = query_of(call.query)
+    limit, ascending = number_in(query, "limit", 1, LIMIT_MAX) or LIMIT_DEFAULT, _ascending(query, default_order)
 
     def listed() -> bytes | None:
         page = stored.page_of(rows_of(found.kept, text), limit, ascending, query.get("after"))
@@ -97,14 +80,14 @@ async def _listed(
 
 async def get_response(plane: DataPlane, snapshot: Snapshot, grant: Grant, match: Match, call: Call) -> None:
     """`GET /v1/responses/{id}`: the object as it stands, or with `stream=true` its events after `starting_after`."""
-    query = _query(call)
+    query = query_of(call.query)
     streams = _flag(query, "stream")
-    after = _whole(query, "starting_after", -1, 0, SEQUENCE_MAX)
-    if after >= 0 and not streams:
+    after = number_in(query, "starting_after", 0, SEQUENCE_MAX)
+    if after is not None and not streams:
         raise BadRequest("`starting_after` needs `stream=true`.", param="starting_after")
     found = await plane.stored.find(grant, "response", match.params["id"])
     if streams:
-        await follow(plane, grant, found.row.id, after, call)
+        await follow(plane, grant, found.row.id, -1 if after is None else after, call)
     else:
         _send(call, stored.shown(found.kept, found.row.status))
 
@@ -146,8 +129,8 @@ def _completion(found: Found) -> msgspec.Raw:
 
 async def list_completions(plane: DataPlane, snapshot: Snapshot, grant: Grant, match: Match, call: Call) -> None:
     """`GET /v1/chat/completions`: those kept, the first one first unless asked otherwise."""
-    query = _query(call)
-    limit, ascending = _whole(query, "limit", LIMIT_DEFAULT, 1, LIMIT_MAX), _ascending(query, "asc")
+    query = query_of(call.query)
+    limit, ascending = number_in(query, "limit", 1, LIMIT_MAX) or LIMIT_DEFAULT, _ascending(query, "asc")
     after = None
     if (text := query.get("after")) is not None:
         # Ids are in the order of their making, so a page goes on after one that was deleted meanwhile.

@@ -5,7 +5,7 @@ Native routes answer in the provider's own shape, neutral ones in the form that 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 from urllib.parse import parse_qs
 
@@ -20,6 +20,7 @@ from elkapi.relay.asset_pages import answer_with
 from elkapi.relay.call import EVENTS, JSON, Call
 from elkapi.relay.note import note_end
 from elkapi.relay.plane import DataPlane, Page
+from elkapi.relay.query import number_in, query_of
 from elkapi.relay.submit import AT_ONCE, submit
 from elkapi.relay.task_store import not_found
 from elkapi.routing.verdict import is_success
@@ -39,6 +40,7 @@ from elkapi.upstream.gcp import TokenRefused
 _object = msgspec.json.Decoder(dict[str, Any])
 _ID_NAMES = ("task_id", "id", "taskId", "file_id")
 STEPS_MAX = 5
+OFFSET_MAX, PAGES_MAX, PAGE_SIZE_MAX = 1_000_000_000, 1_000_000, (1 << 31) - 1
 
 
 async def fetch(plane: DataPlane, snapshot: Snapshot, grant: Grant, match: Match, call: Call) -> None:
@@ -65,11 +67,11 @@ async def list_tasks(plane: DataPlane, snapshot: Snapshot, grant: Grant, match: 
         await list_by_cursor(plane, grant, operation, call)
         return
     asked = parse_qs(call.query)
-    query = {name: values[-1] for name, values in asked.items()}
-    limit = _number(query, listing.limit, listing.limit_default, 1, listing.limit_max)
-    offset = _number(query, listing.offset, 0, 0, 1_000_000_000) if listing.offset else 0
+    query = query_of(call.query)
+    limit = _page_size(query, listing.limit, listing.limit_default, listing.limit_max)
+    offset = (number_in(query, listing.offset, 0, OFFSET_MAX) if listing.offset else None) or 0
     if listing.page:
-        offset = (_number(query, listing.page, 1, 1, 1_000_000) - 1) * limit
+        offset = ((number_in(query, listing.page, 1, PAGES_MAX) or 1) - 1) * limit
     wanted = Wanted(
         wires=(operation.wire or "",),
         operations=_of_list(plane, match),
@@ -100,9 +102,9 @@ async def list_tasks(plane: DataPlane, snapshot: Snapshot, grant: Grant, match: 
 
 async def list_by_cursor(plane: DataPlane, grant: Grant, operation: Operation, call: Call) -> None:
     """OpenAI's kind of list: `after`, `limit`, `order`. Raises BadRequest, NotFound, Unavailable."""
-    query = {name: values[-1] for name, values in parse_qs(call.query).items()}
-    limit = _number(query, "limit", 20, 1, 100)
-    if (order := query.get("order", "desc")) not in ("asc", "desc"):
+    query = query_of(call.query)
+    limit = _page_size(query, "limit", 20, 100)
+    if (order := query.get("order") or "desc") not in ("asc", "desc"):
         raise BadRequest("`order` is asc or desc.", param="order")
     after = None
     if named := query.get("after"):
@@ -340,14 +342,9 @@ async def _named(match: Match, call: Call) -> str:
     raise BadRequest(f"`{name}` is missing.", param=name)
 
 
-def _number(query: dict[str, str], name: str, default: int, least: int, most: int) -> int:
-    text = query.get(name)
-    if text is None:
-        return default
-    try:
-        return min(max(int(text), least), most)
-    except ValueError:
-        raise BadRequest(f"`{name}` must be a whole number.", param=name) from None
+def _page_size(query: Mapping[str, str], name: str, default: int, most: int) -> int:
+    """Providers differ in what a page may have at most and tell whether there is more, so it has what it has."""
+    return min(number_in(query, name, 1, PAGE_SIZE_MAX) or default, most)
 
 
 TASK_PAGES: dict[Role, Page] = {Role.SUBMIT: submit, Role.FETCH: fetch, Role.CANCEL: cancel, Role.LIST: list_tasks}

@@ -6,7 +6,6 @@ import asyncio
 from collections.abc import Callable, Iterator
 from functools import partial
 from itertools import islice
-from urllib.parse import parse_qs
 
 import msgspec
 from sqlalchemy import Connection
@@ -21,8 +20,8 @@ from elkapi.relay.caching import CACHE_HEADER, wish_of
 from elkapi.relay.call import JSON, REPLAYED, Call
 from elkapi.relay.candidates import FALLBACK_HEADER, candidates
 from elkapi.relay.hold import checked_key
-from elkapi.relay.pages import number_in
 from elkapi.relay.plane import DataPlane, Page
+from elkapi.relay.query import number_in, query_of
 from elkapi.relay.read import check_media_type, read
 from elkapi.relay.target import BETA, says_beta
 from elkapi.snapshot import Snapshot
@@ -128,7 +127,7 @@ class BatchPages:
 
     async def list(self, plane: DataPlane, snapshot: Snapshot, grant: Grant, match: Match, call: Call) -> None:
         """A page of this key's batches, the newest first. Raises BadRequest."""
-        query = parse_qs(call.query)
+        query = query_of(call.query)
         limit = number_in(query, "limit", 1, PAGE_MAX) or PAGE_DEFAULT
         before, after = _cursor(query, "before_id"), _cursor(query, "after_id")
         if before is not None and after is not None:
@@ -277,10 +276,10 @@ def _is_forgotten(made: BatchRow, plane: DataPlane) -> bool:
     return made.status in batches.SHOWN and made.created_ns + keep_ns < plane.clock.now_ns()
 
 
-def _cursor(query: dict[str, list[str]], name: str) -> bytes | None:
-    if name not in query:
+def _cursor(query: dict[str, str], name: str) -> bytes | None:
+    if not (text := query.get(name)):
         return None
-    found = shape.parse_batch_id(query[name][-1])
+    found = shape.parse_batch_id(text)
     if found is None:
         raise BadRequest(f"`{name}` is not the id of a batch.", param=name)
     return found

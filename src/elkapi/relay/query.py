@@ -1,0 +1,27 @@
+"""What a page reads of its query: the last of each name, and numbers in one way, with one refusal."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from urllib.parse import parse_qsl
+
+from elkapi.errors import BadRequest
+
+FIELDS_MAX = 100
+
+
+def query_of(text: str) -> dict[str, str]:
+    """Names and values, the last of a name that comes twice. Raises BadRequest."""
+    try:
+        return dict(parse_qsl(text, keep_blank_values=True, errors="strict", max_num_fields=FIELDS_MAX))
+    except ValueError:
+        raise BadRequest("The query cannot be read.") from None
+
+
+def number_in(query: Mapping[str, str], name: str, least: int, most: int) -> int | None:
+    """A number, such as how much a page may have; None where the caller set none. Raises BadRequest."""
+    if not (text := query.get(name)):
+        return None
+    if not (text.isascii() and text.isdecimal() and len(text) <= len(str(most)) and least <= int(text) <= most):
+        raise BadRequest(f"`{name}` must be a whole number from {least} to {most}.", param=name)
+    return int(text)
