@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 from collections.abc import Iterator
 from typing import Any
@@ -58,6 +59,18 @@ def test_a_remix_costs_what_its_source_did(videos: Videos) -> None:
     assert videos.call("GET", f"/v1/videos/{edit}").json()["remixed_from_video_id"] is None
 
 
+def test_what_names_a_larger_size_than_its_source_costs_that(videos: Videos) -> None:
+    """Some providers would make it; it was priced like its source."""
+    source, cost = videos.made("/v1/videos", json=PRO | {"size": "1280x720"})
+    assert cost == 8 * SMALL
+    for body in ({"prompt": "a cat", "size": "1792x1024"}, {"prompt": "a cat", "size": "480x854"}):
+        dearest = LARGE if body["size"] == "1792x1024" else SMALL
+        reply = videos.call("POST", "/v1/quote", json={"path": f"/v1/videos/{source}/remix", "body": body})
+        assert reply.json()["hold_nano_usd"] == 8 * dearest
+    edit = {"path": "/v1/videos/edits", "body": {"prompt": "a cat", "video": {"id": source}, "size": "1792x1024"}}
+    assert videos.call("POST", "/v1/quote", json=edit).json()["hold_nano_usd"] == 8 * LARGE
+
+
 def test_an_extension_costs_the_seconds_that_it_adds(videos: Videos) -> None:
     source, _ = videos.made("/v1/videos", json=PRO)
     body = {"prompt": "on", "seconds": "4", "video": {"id": source}}
@@ -72,6 +85,13 @@ def test_an_edit_of_an_uploaded_film_costs_its_length(videos: Videos, seconds: i
     film = ("a.mp4", mp4(seconds * 1000, 720, 1280), "video/mp4")
     _, cost = videos.made("/v1/videos/edits", files={"prompt": (None, "in red"), "video": film})
     assert cost == seconds * parse_usd("0.10")
+
+
+def test_an_edit_of_an_uploaded_film_is_held_at_its_size(videos: Videos) -> None:
+    film = "data:video/mp4;base64," + base64.b64encode(mp4(4000, 1024, 1792)).decode()
+    body = {"prompt": "in red", "model": PRO["model"], "video": film}
+    reply = videos.call("POST", "/v1/quote", json={"path": "/v1/videos/edits", "body": body})
+    assert reply.json()["hold_nano_usd"] == 4 * LARGE
 
 
 def test_a_film_that_cannot_be_measured_is_the_providers_to_refuse(videos: Videos) -> None:

@@ -180,7 +180,7 @@ def test_a_callback_calls_a_task_as_its_caller_does() -> None:
     assert msgspec.json.decode(shown)["task_info"] == {"external_task_id": 'a "b"'}
 
 
-@pytest.mark.parametrize("mark", [17, "x" * 257])
+@pytest.mark.parametrize("mark", [17, "x" * 257, "order\0"])
 def test_a_name_of_the_callers_own_is_a_short_text(gateways: Served, mark: object) -> None:
     asking = Asking(gateways, "kling.text-to-video")
     reply = asking.call("POST", asking.path, json={**SUBMITS[asking.id].body, "external_task_id": mark})

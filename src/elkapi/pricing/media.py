@@ -114,6 +114,14 @@ def resolution_of(width: int, height: int) -> str:
     return next((name for side, name in _SIDES if shorter <= side), "4k")
 
 
+def at_least(features: Mapping[str, str], resolution: str | None) -> dict[str, str]:
+    """The features with their resolution raised to this one, where they have a lower one; None raises nothing."""
+    known = features.get(RESOLUTION)
+    if resolution not in _ORDER or known not in _ORDER or _ORDER.index(resolution) <= _ORDER.index(known):
+        return dict(features)
+    return {**features, RESOLUTION: resolution}
+
+
 def _with_resolution(meter: Meter, features: Mapping[str, str], files: list[TaskAsset]) -> dict[str, str]:
     """The features with the files' resolution, where the meter goes by one and theirs is below what is known."""
     known = features.get(RESOLUTION)

@@ -16,7 +16,7 @@ from elkapi.assets.probe import ProbeError, probe
 from elkapi.catalog import Facts
 from elkapi.catalog.upstreams import endpoint_for
 from elkapi.errors import BadRequest, NoChannel, NoPrice
-from elkapi.pricing.media import charged_ms, unfixed
+from elkapi.pricing.media import RESOLUTION, at_least, charged_ms, resolution_of, unfixed
 from elkapi.pricing.price import dearest_for, quote
 from elkapi.relay.asking import Asked, crossed
 from elkapi.relay.large import anywhere
@@ -57,10 +57,12 @@ async def like_its_source(plane: DataPlane, grant: Grant, asked: Asked) -> Asked
         model = asked.body.get("model") or DEFAULT_VIDEO_MODEL
         if not isinstance(model, str):
             raise BadRequest("`model` must be the name of a model.", param="model")
+        # Anybody can write a header that says too little, so it only ever raises the bound.
+        ms, resolution = await _uploaded(asked)
         if not meter.extends:
-            # Anybody can write a header that says too little, so it only ever raises the bound.
-            upper = msgspec.structs.replace(upper, video_ms=max(upper.video_ms, await _upload_ms(asked)))
-        return msgspec.structs.replace(asked, model=model, upper=upper)
+            upper = msgspec.structs.replace(upper, video_ms=max(upper.video_ms, ms))
+        features = at_least(asked.features, resolution)
+        return msgspec.structs.replace(asked, model=model, upper=upper, features=features)
     source = await plane.tasks.find(grant, asked.refs[0])
     if source.row.wire != asked.operation.wire:
         raise BadRequest("The provider of this video cannot go on from it.", code="not_supported", param="id")
@@ -74,8 +76,12 @@ async def like_its_source(plane: DataPlane, grant: Grant, asked: Asked) -> Asked
         model=source.row.model,
         said=source.asked.asked_model,
         upper=upper,
-        # A follow-up names no size, so it is made in that of its source, and not in the provider's default.
-        features={**asked.features, **source.asked.features},
+        # A follow-up names no size, so it is made in that of its source, and not in the provider's default. Of one that
+        # does, some providers would make a larger one.
+        features=at_least(
+            {**asked.features, **source.asked.features},
+            asked.features.get(RESOLUTION) if asked.body.get("size") is not None else None,
+        ),
         shown={**shown, **asked.body, **remixed},
     )
 
@@ -87,8 +93,8 @@ def _length_ms(source: Task) -> int:
     return charged_ms(files[0].duration_ms, asked_ms) if files else asked_ms
 
 
-async def _upload_ms(asked: Asked) -> int:
-    """How long a video is that the caller sends along; 0 where nobody can tell."""
+async def _uploaded(asked: Asked) -> tuple[int, str | None]:
+    """How long a video is that the caller sends along, and its resolution; (0, None) where nobody can tell."""
     url = asked.body.get("video")
     with contextlib.suppress(ProbeError, ValueError):
         text = url.partition(",")[2] if isinstance(url, str) else ""
@@ -98,8 +104,10 @@ async def _upload_ms(asked: Asked) -> int:
             return content[max(start, 0) : max(start, 0) + length]
 
         if (kind := kind_of(content[:HEAD_BYTES])) is not None:
-            return (await probe(read, len(content), kind)).duration_ms or 0
-    return 0
+            facts = await probe(read, len(content), kind)
+            sized = resolution_of(facts.width, facts.height) if facts.width and facts.height else None
+            return facts.duration_ms or 0, sized
+    return 0, None
 
 
 def planned(plane: Places, snapshot: Snapshot, grant: Grant, asked: Asked) -> tuple[Way, tuple[Attempt, ...], Asked]:
@@ -153,8 +161,10 @@ async def own_mark_checked(plane: DataPlane, grant: Grant, asked: Asked, repeata
     """
     param = asked.task.mark
     mark = asked.body.get(param)
-    if not isinstance(mark, str) or len(mark) > OWN_MARK_CHARS_MAX:
-        raise BadRequest(f"`{param}` must be a text of at most {OWN_MARK_CHARS_MAX} characters.", param=param)
+    # PostgreSQL takes no text with a NUL in it.
+    if not isinstance(mark, str) or len(mark) > OWN_MARK_CHARS_MAX or "\0" in mark:
+        text = f"`{param}` must be a text of at most {OWN_MARK_CHARS_MAX} characters, none of them U+0000."
+        raise BadRequest(text, param=param)
     if not repeatable and await plane.tasks.find_or_none(grant, mark) is not None:
         raise BadRequest(f"`{param}` already names another task.", param=param)
 
