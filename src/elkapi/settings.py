@@ -139,7 +139,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     picture_fetch_s: float = 20.0
 
     webhook_allow_private: bool = False
-    webhook_parallel_max: int = 64
+    webhook_parallel_max: int = 128
     webhook_host_parallel_max: int = 4
     webhook_retry_s: float = 86_400.0
     webhook_keep_s: float = 30 * 86_400.0

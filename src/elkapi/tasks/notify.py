@@ -25,7 +25,7 @@ from elkapi.types import NoticeBody
 from elkapi.upstream import Deadlines, Send, UpstreamFailure, UpstreamReply, UpstreamRequest
 
 LOOK_EVERY_S = 0.5
-PARALLEL_MAX = 64
+PARALLEL_MAX = 128
 HOST_PARALLEL_MAX = 4
 ANSWER_BYTES_MAX = 64 * 1024
 DEADLINES = Deadlines(connect_s=5.0, header_s=15.0, first_byte_s=15.0, idle_s=5.0, total_s=20.0)
@@ -40,6 +40,7 @@ class Due(msgspec.Struct, frozen=True):
 
     id: NoticeId
     host: str
+    owner_id: int
     tries: int
     until_ns: int
     body: NoticeBody
@@ -56,6 +57,7 @@ class Outbox(Protocol):
         count: int,
         per_host_max: int,
         busy: Mapping[str, int],
+        busy_owners: Mapping[int, int],
         paused: Collection[str],
         now_ns: int,
     ) -> list[Due]:
@@ -98,7 +100,7 @@ class Notifier:
         self._allow_private = allow_private
         self._parallel_max = parallel_max
         self._host_parallel_max = host_parallel_max
-        self._flying: dict[asyncio.Task[None], str] = {}
+        self._flying: dict[asyncio.Task[None], Due] = {}
         self._pauses: dict[str, _Pause] = {}
 
     async def run_once(self) -> None:
@@ -125,10 +127,11 @@ class Notifier:
             self._set_back.taken()
         if free <= 0 or not await self._outbox.is_any_due(now_ns):
             return
-        busy = Counter(self._flying.values())
-        for due in await self._outbox.take(free, self._host_parallel_max, busy, self._paused(), now_ns):
+        hosts = Counter(due.host for due in self._flying.values())
+        owners = Counter(due.owner_id for due in self._flying.values())
+        for due in await self._outbox.take(free, self._host_parallel_max, hosts, owners, self._paused(), now_ns):
             task = asyncio.create_task(self._deliver(due))
-            self._flying[task] = due.host
+            self._flying[task] = due
             task.add_done_callback(lambda done: self._flying.pop(done, None))
 
     async def _deliver(self, due: Due) -> None:

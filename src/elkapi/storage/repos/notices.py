@@ -87,28 +87,34 @@ def take(
     count: int,
     per_host_max: int,
     busy: Mapping[str, int],
+    busy_owners: Mapping[int, int],
     paused: Collection[str],
     now_ns: int,
 ) -> list[NoticeRow]:
     """Up to `count` due notices, now under this lease; several senders never get the same one.
 
-    `busy` counts what is on its way to each host already. An event waits for the older ones of its task and address.
+    `busy` counts what is on its way to each host already, `busy_owners` what is of each owner's. No owner has more on
+    its way than there are places free: so whoever's receivers hang, however many they are, a place is left for the next
+    owner. An event waits for the older ones of its task and address.
     """
     older = _notices.alias()
     same = (older.c.task_id == _n.task_id, older.c.place == _n.place, older.c.number < _n.number)
     waits = select(older.c.number).where(*same, older.c.state == PENDING).exists()
     full = {host for host, sending in busy.items() if sending >= per_host_max} | set(paused)
+    served = {owner for owner, sending in busy_owners.items() if sending >= count}
     due = (
-        select(_n.task_id, _n.place, _n.number, _n.host)
-        .where(_n.state == PENDING, _n.due_ns <= now_ns, ~waits, _n.host.not_in(sorted(full)))
+        select(_n.task_id, _n.place, _n.number, _n.host, _n.owner_id)
+        .where(_n.state == PENDING, _n.due_ns <= now_ns, ~waits)
+        .where(_n.host.not_in(sorted(full)), _n.owner_id.not_in(sorted(served)))
         .order_by(_n.due_ns)
         .limit(LOOKED_AT_MAX)
     )
-    sending: Counter[str] = Counter(busy)
+    sending, of_owners = Counter(busy), Counter(busy_owners)
     chosen: list[NoticeId] = []
-    for *notice, host in connection.execute(sql.for_update(due, skip_locked=True)):
-        if sending[host] < per_host_max and len(chosen) < count:
+    for *notice, host, owner in connection.execute(sql.for_update(due, skip_locked=True)):
+        if sending[host] < per_host_max and of_owners[owner] < count - len(chosen):
             sending[host] += 1
+            of_owners[owner] += 1
             chosen.append((notice[0], notice[1], notice[2]))
     if not chosen:
         return []
