@@ -532,6 +532,15 @@ async def test_test_keys_reach_only_the_sandbox(tmp_path: Any) -> None:
             assert not sent(live)
 
 
+async def test_a_test_key_may_use_no_more_models_of_the_sandbox_than_it_is_allowed(tmp_path: Any) -> None:
+    async with gateway(tmp_path, sandbox="on") as gate:
+        key = await gate.key("0", scope="test", models=("another",))
+        listed = await gate.http.get("/v1/models", headers={"authorization": f"Bearer {key}"})
+        assert listed.json()["data"] == []
+        refused = await gate.ask(key, GOOD)
+        assert (refused.status_code, refused.json()["error"]["code"]) == (403, "model_not_allowed")
+
+
 async def test_floats_equal_base64_to_the_bit_when_relayed(gate: Gateway, sandbox: Running) -> None:
     await gate.channel(sandbox.base_url)
     key = await gate.key("1")
