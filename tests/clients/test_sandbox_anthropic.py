@@ -6,13 +6,13 @@ The same body runs against each of the three, sync and async: what differs is th
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 import anthropic
 import pytest
 
-from elkapi.sandbox.server import Running, running
+from elkapi.sandbox.server import Running
 from tests.clients.client_stage import done
 
 pytestmark = pytest.mark.slow
@@ -28,19 +28,6 @@ TOOLS: list[Any] = [
 ]
 THINKS: Any = {"type": "enabled", "budget_tokens": 1024}
 PIXEL = {"type": "base64", "media_type": "image/png", "data": "iVBORw0KGgo="}
-
-
-@pytest.fixture(scope="module")
-def served() -> Iterator[Running]:
-    with running() as served:
-        yield served
-
-
-@pytest.fixture
-def sandbox(served: Running) -> Running:
-    served.sandbox.bill.reset()
-    served.sandbox.recorder.reset()
-    return served
 
 
 def made(platform: str, base_url: str, *, is_async: bool) -> Any:

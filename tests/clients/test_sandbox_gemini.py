@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
@@ -13,7 +13,7 @@ from google import genai
 from google.genai import errors, types
 from google.oauth2 import credentials, service_account
 
-from elkapi.sandbox.server import Running, running
+from elkapi.sandbox.server import Running
 from tests.clients.client_stage import done
 
 # The package's own asynchronous session is a subclass that aiohttp advises against.
@@ -32,19 +32,6 @@ TOOLS: list[Any] = [
     }
 ]
 CALLING: dict[str, Any] = {"tools": TOOLS, "automatic_function_calling": {"disable": True}}
-
-
-@pytest.fixture(scope="module")
-def served() -> Iterator[Running]:
-    with running() as served:
-        yield served
-
-
-@pytest.fixture
-def sandbox(served: Running) -> Running:
-    served.sandbox.bill.reset()
-    served.sandbox.recorder.reset()
-    return served
 
 
 def made(platform: str, base_url: str) -> genai.Client:

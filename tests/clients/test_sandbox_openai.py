@@ -12,7 +12,7 @@ import pytest
 from openai import AzureOpenAI, OpenAI
 from openai.types.chat import ChatCompletionMessageParam, ChatCompletionToolParam
 
-from elkapi.sandbox.server import Running, running
+from elkapi.sandbox.server import Running
 
 MODEL = "gpt-4o"
 PIXEL = "data:image/png;base64,iVBORw0KGgo="
@@ -35,12 +35,6 @@ class Plan(pydantic.BaseModel):
     title: str
     steps: list[str]
     done: bool
-
-
-@pytest.fixture(scope="module")
-def sandbox() -> Iterator[Running]:
-    with running() as served:
-        yield served
 
 
 @pytest.fixture
