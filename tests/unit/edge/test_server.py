@@ -35,6 +35,13 @@ async def echo(call: Call) -> None:
     call.reply.send(200, [(b"x-path", call.path.encode())], call.method.encode() + b" " + body)
 
 
+async def slow_first(call: Call) -> None:
+    """An echo that comes later for `/1`."""
+    if call.path == "/1":
+        await asyncio.sleep(0.02)
+    await echo(call)
+
+
 @contextlib.asynccontextmanager
 async def running(
     handler: Callable[[Call], Awaitable[None]] = echo, settings: Settings = LIMITS
@@ -127,11 +134,6 @@ async def test_chunked_bodies_are_joined() -> None:
 
 
 async def test_pipelined_requests_are_answered_in_order() -> None:
-    async def slow_first(call: Call) -> None:
-        if call.path == "/1":
-            await asyncio.sleep(0.02)
-        await echo(call)
-
     async with running(slow_first) as (_, port):
         reply = await talk(port, b"".join(b"GET /%d HTTP/1.1\r\nHost: a\r\n\r\n" % n for n in (1, 2, 3)))
     assert [line for line in reply.split(b"\r\n") if line.startswith(b"x-path")] == [
@@ -586,11 +588,6 @@ async def test_expect_continue_is_answered() -> None:
 
 
 async def test_a_request_that_waits_its_turn_is_asked_for_its_body_too() -> None:
-    async def slow_first(call: Call) -> None:
-        if call.path == "/1":
-            await asyncio.sleep(0.02)
-        await echo(call)
-
     second = b"POST /2 HTTP/1.1\r\nHost: a\r\nExpect: 100-continue\r\nContent-Length: 2\r\n\r\n"
     async with running(slow_first) as (_, port):
         reply = await talk(port, b"GET /1 HTTP/1.1\r\nHost: a\r\n\r\n" + second)
@@ -626,11 +623,6 @@ async def test_the_time_for_a_body_does_not_run_while_its_request_waits_its_turn
 async def test_a_large_body_that_waited_its_turn_has_the_time_that_its_size_takes(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    async def slow_first(call: Call) -> None:
-        if call.path == "/1":
-            await asyncio.sleep(0.02)
-        await echo(call)
-
     half = b"x" * 65_536 * 30
     sizes = msgspec.structs.replace(LIMITS, body_read_s=0.0, body_bytes_max=2 * len(half))
     head = b"POST /2 HTTP/1.1\r\nHost: a\r\nContent-Length: %d\r\n\r\n" % (2 * len(half))
