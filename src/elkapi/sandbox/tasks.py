@@ -161,14 +161,17 @@ def start(
     charge: Charge,
     film: Film,
     *,
+    refusal: Problem,
     callback: Callback | None = None,
     owner: str | None = None,
 ) -> Task:
-    """Begin a task and keep it on the provider's shelf; the request's faults say how it goes.
+    """Begin a task and keep it on the provider's shelf; the request's faults say how it goes. Raises `refusal` for one.
 
     `owner` is whose it is where that is not simply the caller's key.
     """
     faults = request.faults
+    if faults.task_refused:
+        raise refusal
     endings: tuple[tuple[bool, State], ...] = (
         (faults.task_fails, "failed"),
         (faults.task_moderated, "moderated"),
@@ -209,6 +212,14 @@ def find(request: Request, shelf: str, task_id: str, owner: str | None = None) -
     task = request.store.shelf(shelf).get(task_id)
     wanted = caller(request) if owner is None else owner
     return task if isinstance(task, Task) and task.owner == wanted else None
+
+
+def found(request: Request, shelf: str, task_id: str, absent: Problem) -> Task:
+    """The caller's task of this id. Raises `absent` where there is none."""
+    task = find(request, shelf, task_id)
+    if task is None:
+        raise absent
+    return task
 
 
 def owned(request: Request, shelf: str, owner: str | None = None) -> list[Task]:

@@ -32,6 +32,7 @@ ERRORS = {
         "message": "The request failed because the output video may contain sensitive information.",
     },
 }
+REFUSED = "The request failed because the input text may contain sensitive information."
 TYPES = {
     400: "BadRequest",
     401: "Unauthorized",
@@ -53,9 +54,6 @@ CODES = {
 def create(request: Request) -> Answer:
     """`POST /api/v3/contents/generations/tasks`."""
     asked = ark_read.read(request.body)
-    if request.faults.task_refused:
-        message = "The request failed because the input text may contain sensitive information."
-        raise Problem(400, message, code="InputTextSensitiveContentDetected")
     if asked.draft_task is not None:
         _draft_checked(request, asked.draft_task)
     moment = time.strftime("%Y%m%d%H%M%S", time.gmtime(request.now_s))
@@ -70,6 +68,7 @@ def create(request: Request) -> Answer:
         asked,
         charge,
         Film(width_px, height_px, (asked.frames - 1) * 1000 // FRAMES_PER_SECOND),
+        refusal=Problem(400, REFUSED, code="InputTextSensitiveContentDetected"),
         callback=callback,
     )
     answer = {"id": task_id}
@@ -194,10 +193,8 @@ def _page(query: dict[str, list[str]], name: str, default: int) -> int:
 
 
 def _found(request: Request, task_id: str) -> Task:
-    task = tasks.find(request, SHELF, task_id)
-    if task is None:
-        raise Problem(404, f"The specified task {task_id} is not found.", code="ResourceNotFound")
-    return task
+    absent = Problem(404, f"The specified task {task_id} is not found.", code="ResourceNotFound")
+    return tasks.found(request, SHELF, task_id, absent)
 
 
 _TASKS = "/api/v3/contents/generations/tasks"

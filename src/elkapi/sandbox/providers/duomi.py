@@ -118,8 +118,6 @@ SUBMITS: dict[str, Callable[[Mapping[str, Any]], DuomiAsked]] = {
 def submit(request: Request) -> Answer:
     """`POST /api/video/{runway,pika}/pro/...`."""
     asked = SUBMITS[request.path.partition("/api/video/")[2]](bodies.object_of(request.body, _refuse))
-    if request.faults.task_refused:
-        raise Problem(200, "the prompt was refused", code="prompt_refused")
     task = tasks.start(
         request,
         f"{SHELF} {_product(request)}",
@@ -127,6 +125,7 @@ def submit(request: Request) -> Answer:
         asked,
         Charge(asked.model, 0, asked.nano_usd),
         Film(asked.width, asked.height, asked.seconds * 1000),
+        refusal=Problem(200, "the prompt was refused", code="prompt_refused"),
         callback=Callback(asked.callback_url, _shown),
     )
     return json_answer({"code": GOOD, "msg": "success", "data": _shown(task, request.now_s), "exec_time": 0.1})

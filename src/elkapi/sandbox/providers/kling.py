@@ -82,8 +82,6 @@ def submit(request: Request) -> Answer:
     """`POST /v1/{kind}/{action}`."""
     action = request.path.partition("/v1/")[2]
     asked = kling_read.read(request.body, OPERATIONS[action])
-    if request.faults.task_refused:
-        raise Problem(400, "The prompt failed the content safety check", code="1301")
     if asked.external_id and _by_external_id(request, asked.external_id) is not None:
         raise invalid("external_task_id already exists")
     parent = _parent(request, asked)
@@ -97,6 +95,7 @@ def submit(request: Request) -> Answer:
         Kept(action, asked, parent),
         Charge(asked.model, 0, asked.nano_usd),
         msgspec.structs.replace(film, duration_ms=film.duration_ms + extends * EXTENDED_MS),
+        refusal=Problem(400, "The prompt failed the content safety check", code="1301"),
         owner=_key(request),
         callback=None if asked.callback_url is None else Callback(asked.callback_url, _shown),
     )

@@ -276,8 +276,6 @@ def _refuse(name: str, why: str) -> Problem:
 
 
 def _started(request: Request, asked: LumaAsked) -> Answer:
-    if request.faults.task_refused:
-        raise Problem(400, "The prompt was refused by our moderation.")
     task = tasks.start(
         request,
         SHELF,
@@ -285,6 +283,7 @@ def _started(request: Request, asked: LumaAsked) -> Answer:
         asked,
         Charge(asked.model, 0, asked.nano_usd),
         Film(asked.width, asked.height, asked.seconds * 1000),
+        refusal=Problem(400, "The prompt was refused by our moderation."),
         callback=None if asked.callback_url is None else Callback(asked.callback_url, _shown),
     )
     if asked.sync:
@@ -313,10 +312,7 @@ def _shown(task: Task, now_s: float) -> dict[str, Any]:
 
 
 def _found(request: Request, generation_id: str) -> Task:
-    task = tasks.find(request, SHELF, generation_id)
-    if task is None:
-        raise Problem(404, "Generation not found")
-    return task
+    return tasks.found(request, SHELF, generation_id, Problem(404, "Generation not found"))
 
 
 def _completed(request: Request, generation_id: str) -> Task:

@@ -46,8 +46,6 @@ GOOD = {"status_code": 0, "status_msg": "success"}
 def generate(request: Request) -> Answer:
     """`POST /v1/video_generation`."""
     asked = minimax_read.read(request.body)
-    if request.faults.task_refused:
-        raise Problem(200, WORDS["1026"], code="1026")
     # Digits that no other task of this sandbox has: the random bits of the request's own id.
     number = ID_FIRST + int(request.upstream_request_id[-12:], 16) // ID_STEP * ID_STEP
     charge = Charge(asked.model, 0, asked.nano_usd)
@@ -59,6 +57,7 @@ def generate(request: Request) -> Answer:
         asked,
         charge,
         Film(width_px, height_px, asked.seconds * 1000),
+        refusal=Problem(200, WORDS["1026"], code="1026"),
         callback=None if asked.callback_url is None else _callback(asked.callback_url, request.upstream_request_id),
     )
     return json_answer({"task_id": task.id, "base_resp": GOOD})
@@ -66,9 +65,7 @@ def generate(request: Request) -> Answer:
 
 def query(request: Request) -> Answer:
     """`GET /v1/query/video_generation?task_id=`."""
-    task = tasks.find(request, SHELF, request.query("task_id") or "")
-    if task is None:
-        raise invalid("task_id not exist")
+    task = tasks.found(request, SHELF, request.query("task_id") or "", invalid("task_id not exist"))
     return json_answer(shown(task, request.now_s))
 
 

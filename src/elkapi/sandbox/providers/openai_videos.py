@@ -150,8 +150,6 @@ def shown(task: Task, now_s: float) -> dict[str, Any]:
 
 
 def _started(request: Request, asked: VideoAsked, billed_seconds: int | None = None) -> Answer:
-    if request.faults.task_refused:
-        raise Problem(400, ERRORS["moderated"]["message"], code=ERRORS["moderated"]["code"])
     video_id = "video_" + request.id_suffix
     rate = (LARGE_RATE if asked.size in LARGE else PRO_RATE) if read.is_pro(asked.model) else RATE
     charge = Charge(asked.model, 0, rate * (billed_seconds or asked.seconds))
@@ -163,15 +161,14 @@ def _started(request: Request, asked: VideoAsked, billed_seconds: int | None = N
         asked,
         charge,
         Film(width_px, height_px, asked.seconds * 1000),
+        refusal=Problem(400, ERRORS["moderated"]["message"], code=ERRORS["moderated"]["code"]),
     )
     return json_answer(shown(task, request.now_s))
 
 
 def _found(request: Request, video_id: str) -> Task:
-    task = tasks.find(request, SHELF, video_id)
-    if task is None:
-        raise Problem(404, f"Video with id '{video_id}' not found.", param="video_id")
-    return task
+    absent = Problem(404, f"Video with id '{video_id}' not found.", param="video_id")
+    return tasks.found(request, SHELF, video_id, absent)
 
 
 def _completed(request: Request, video_id: str) -> Task:

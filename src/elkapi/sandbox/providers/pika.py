@@ -28,8 +28,6 @@ def generate(request: Request) -> Answer:
     asked = pika_read.read(request.body)
     task_id = str(uuid.UUID(request.upstream_request_id[-32:]))
     charge = Charge(f"pika-{asked.model}", 0, NANO_USD[asked.model])
-    if request.faults.task_refused:
-        raise Problem(400, "The prompt may violate our content policy.", code="prompt_error")
     tasks.start(
         request,
         SHELF,
@@ -37,6 +35,7 @@ def generate(request: Request) -> Answer:
         asked,
         charge,
         Film(asked.width, asked.height, asked.seconds * 1000),
+        refusal=Problem(400, "The prompt may violate our content policy.", code="prompt_error"),
     )
     return json_answer({"id": task_id})
 
@@ -44,9 +43,7 @@ def generate(request: Request) -> Answer:
 def feed(request: Request) -> Answer:
     """`GET /pika/feed/{id}`, or with `?id=`; a task that is still queued has no videos."""
     task_id = request.params.get("id") or request.query("id") or ""
-    task = tasks.find(request, SHELF, task_id)
-    if task is None:
-        raise Problem(400, "task_not_exist", code="task_not_exist")
+    task = tasks.found(request, SHELF, task_id, Problem(400, "task_not_exist", code="task_not_exist"))
     asked: PikaAsked = task.asked
     queued = task.state(request.now_s) == "queued"
     body = {"id": task.id, "promptText": asked.prompt, "videos": [] if queued else [_video(task, request)]}

@@ -138,8 +138,6 @@ class RunwayAsked(msgspec.Struct, frozen=True, kw_only=True):
 def submit(request: Request) -> Answer:
     """`POST /v1/{operation}`: answers the id and what the task may cost."""
     asked = _read(request.path.rpartition("/")[2], request.body)
-    if request.faults.task_refused:
-        raise Problem(400, "The prompt was refused by content moderation.")
     task = tasks.start(
         request,
         SHELF,
@@ -147,6 +145,7 @@ def submit(request: Request) -> Answer:
         asked,
         Charge(asked.model, 0, asked.nano_usd),
         Film(asked.width, asked.height, asked.seconds * 1000),
+        refusal=Problem(400, "The prompt was refused by content moderation."),
     )
     return json_answer({"id": task.id, "estimatedCost": _credits(asked.nano_usd)})
 
@@ -292,10 +291,7 @@ def _credits(nano_usd: int) -> dict[str, int]:
 
 
 def _found(request: Request) -> Task:
-    task = tasks.find(request, SHELF, request.params["id"])
-    if task is None:
-        raise Problem(404, "Task not found")
-    return task
+    return tasks.found(request, SHELF, request.params["id"], Problem(404, "Task not found"))
 
 
 PROVIDER = Provider(

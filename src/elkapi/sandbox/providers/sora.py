@@ -75,8 +75,6 @@ def _pictures_checked(given: Mapping[str, Any]) -> None:
 def create(request: Request) -> Answer:
     """`POST /sora/v1/videos`."""
     asked = _read(request.body)
-    if request.faults.task_refused:
-        raise Problem(400, REASONS["moderated"], code="invalid_request")
     task = tasks.start(
         request,
         SHELF,
@@ -84,6 +82,7 @@ def create(request: Request) -> Answer:
         asked,
         Charge(asked.model, 0, NANO_USD * asked.count),
         Film(asked.width, asked.height, asked.seconds * 1000),
+        refusal=Problem(400, REASONS["moderated"], code="invalid_request"),
         callback=Callback(asked.notify_hook, _shown) if asked.notify_hook else None,
     )
     return json_answer({"code": "success", "message": "", "data": task.id})
@@ -91,9 +90,8 @@ def create(request: Request) -> Answer:
 
 def query(request: Request) -> Answer:
     """`GET /sora/v1/videos/{task_id}`."""
-    task = tasks.find(request, SHELF, request.params["id"])
-    if task is None:
-        raise Problem(400, "task_not_exist", code="task_not_exist")
+    absent = Problem(400, "task_not_exist", code="task_not_exist")
+    task = tasks.found(request, SHELF, request.params["id"], absent)
     return json_answer({"code": "success", "message": "", "data": _shown(task, request.now_s)})
 
 

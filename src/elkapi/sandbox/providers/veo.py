@@ -79,8 +79,6 @@ def fetch_predict_operation(request: Request) -> Answer:
 
 
 def _started(request: Request, place: str, asked: VeoAsked) -> Answer:
-    if request.faults.task_refused:
-        raise invalid(FILTERED)
     name = f"{place}/operations/{request.upstream_request_id[:16]}"
     cost = asked.nano_usd_per_second * asked.seconds * asked.samples
     charge = Charge(request.params["model"], 0, cost)
@@ -91,6 +89,7 @@ def _started(request: Request, place: str, asked: VeoAsked) -> Answer:
         asked,
         charge,
         Film(asked.width, asked.height, asked.seconds * 1000),
+        refusal=invalid(FILTERED),
     )
     return json_answer({"name": name})
 
@@ -128,10 +127,7 @@ def _files(task: Task) -> list[str]:
 
 
 def _found(request: Request, name: str) -> Task:
-    task = tasks.find(request, SHELF, name)
-    if task is None:
-        raise Problem(404, f"Operation {name} not found.")
-    return task
+    return tasks.found(request, SHELF, name, Problem(404, f"Operation {name} not found."))
 
 
 def _vertex_place(request: Request) -> str:
