@@ -58,7 +58,7 @@ def model_of(name: str) -> Model:
     """Any Gemini name of the usual shape, previews and dated ones too. Raises Problem 404."""
     found = _NAME.fullmatch(name)
     if found is None:
-        raise _no_such_model(name)
+        raise no_such_model(name)
     version, line, rest = float(found[1]), found[2], found[3]
     pictures = "-image" in rest
     return Model(
@@ -73,7 +73,7 @@ def model_of(name: str) -> Model:
 def embedder_of(name: str) -> Embedder:
     """An embedding model. Raises Problem 404."""
     if name not in EMBEDDERS:
-        raise _no_such_model(name)
+        raise no_such_model(name)
     return EMBEDDERS[name]
 
 
@@ -90,7 +90,7 @@ def listed(name: str) -> dict[str, Any]:
             "supportedGenerationMethods": methods,
         }
     if name not in LISTED:
-        raise _no_such_model(name)
+        raise no_such_model(name)
     model = model_of(name)
     return {
         "name": f"models/{name}",
@@ -108,9 +108,10 @@ def listed(name: str) -> dict[str, Any]:
     }
 
 
-def _no_such_model(name: str) -> Problem:
+def no_such_model(name: str, method: str = "generateContent") -> Problem:
+    """The 404 of a model that is not served by this method."""
     message = (
-        f"models/{name} is not found for API version v1beta, or is not supported for generateContent. Call ListModels "
-        "to see the list of available models and their supported methods."
+        f"models/{name} is not found for API version v1beta, or is not supported for {method}. Call ListModels to see "
+        "the list of available models and their supported methods."
     )
     return Problem(404, message)

@@ -10,6 +10,7 @@ from typing import Any
 import msgspec
 
 from elkapi.sandbox.messages import Problem
+from elkapi.sandbox.providers.gemini_models import no_such_model
 from elkapi.sandbox.providers.gemini_read import fields_of, json_object
 from elkapi.sandbox.providers.gemini_schema import invalid
 from elkapi.sandbox.strict import strictly
@@ -56,7 +57,7 @@ def read(body: bytes, model: str, *, vertex: bool = False) -> VeoAsked:
     """Read a body for a model. Raises Problem."""
     name = _NAME.fullmatch(model)
     if name is None:
-        raise _no_such_model(model)
+        raise no_such_model(model, "predictLongRunning")
     given = fields_of(json_object(body), "", {"instances", "parameters", "labels", "webhookConfig"})
     instances = given.get("instances")
     if not isinstance(instances, list) or len(instances) != 1:
@@ -160,11 +161,3 @@ def _whole(parameters: dict[str, Any], name: str, values: tuple[int, ...], defau
         allowed = ", ".join(map(str, values))
         raise invalid(f"The number value for `{name}` is out of bound. Please provide one of: {allowed}.")
     return int(value)
-
-
-def _no_such_model(name: str) -> Problem:
-    message = (
-        f"models/{name} is not found for API version v1beta, or is not supported for predictLongRunning. Call "
-        "ListModels to see the list of available models and their supported methods."
-    )
-    return Problem(404, message)
