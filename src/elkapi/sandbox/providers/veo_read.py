@@ -9,7 +9,6 @@ from typing import Any
 
 import msgspec
 
-from elkapi.sandbox.messages import Problem
 from elkapi.sandbox.providers.gemini_models import no_such_model
 from elkapi.sandbox.providers.gemini_read import fields_of, json_object
 from elkapi.sandbox.providers.gemini_schema import invalid
