@@ -1,9 +1,8 @@
-"""Recordings and small makers that the tests of the Anthropic dialect share."""
+"""Small makers that the tests of the Anthropic dialect share."""
 
 from __future__ import annotations
 
 import json
-from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -12,10 +11,7 @@ from elkapi.translate.anthropic import DIALECT
 from elkapi.translate.dialect import ReplyFacts
 from elkapi.translate.ir import ChatRequest, Event, Message, Text
 from elkapi.translate.profiles import Profile, profile_for
-from elkapi.translate.sse import SseDecoder
 
-RECORDINGS = Path(__file__).parent / "unit" / "translate" / "recordings"
-NAMES = sorted(path.stem.removeprefix("anthropic-") for path in RECORDINGS.glob("anthropic-*.sse"))
 BUDGET = profile_for("anthropic", "claude-sonnet-4-5")
 ADAPTIVE = profile_for("anthropic", "claude-opus-4-6")
 NEWEST = profile_for("anthropic", "claude-opus-4-8")
@@ -23,15 +19,6 @@ OLD = profile_for("anthropic", "claude-3-5-haiku-20241022")
 EPHEMERAL = {"type": "ephemeral"}
 SCHEMA = {"type": "object", "properties": {"a": {"type": "integer"}}, "required": ["a"]}
 GOOD: dict[str, Any] = {"model": "m", "max_tokens": 5, "messages": [{"role": "user", "content": "hi"}]}
-
-
-def recording(name: str) -> bytes:
-    return (RECORDINGS / f"anthropic-{name}.sse").read_bytes()
-
-
-def events_of(*pieces: bytes) -> list[Event]:
-    decoder, reader = SseDecoder(), DIALECT.reader()
-    return [event for piece in pieces for frame in decoder.feed(piece) for event in reader.feed(frame)]
 
 
 def facts(**members: Any) -> ReplyFacts:

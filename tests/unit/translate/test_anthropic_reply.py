@@ -40,13 +40,15 @@ from elkapi.translate.ir import (
 )
 from elkapi.translate.sse import Frame
 from elkapi.types import Usage
-from tests.translate_anthropic import NAMES, events_of, facts, recording, streamed
+from tests.recordings import events_of, read_in_every_cut, recordings_of
+from tests.translate_anthropic import facts, streamed
 
 
 def _usage(output: int, **members: int) -> UsageSeen:
     return UsageSeen(Usage(input_tokens=members.pop("input_tokens", 12), output_tokens=output, calls=1, **members))
 
 
+RECORDINGS = recordings_of("anthropic")
 START = [Start("msg_01", "claude-x"), _usage(1)]
 SEARCH = {
     "type": "web_search_tool_result",
@@ -128,20 +130,17 @@ EXPECTED: dict[str, list[Event]] = {
 
 
 def test_every_recording_has_its_events_written_down() -> None:
-    assert sorted(EXPECTED) == NAMES
+    assert RECORDINGS.keys() == EXPECTED.keys()
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", RECORDINGS)
 def test_a_recording_gives_the_same_events_in_every_cut(name: str) -> None:
-    stream = recording(name)
-    assert events_of(stream) == EXPECTED[name]
-    for cut in range(len(stream)):
-        assert events_of(stream[:cut], stream[cut:]) == EXPECTED[name]
+    read_in_every_cut(DIALECT, RECORDINGS[name], EXPECTED[name])
 
 
 def test_frames_without_an_event_line_are_read_by_their_type() -> None:
-    stream = b"".join(line + b"\n\n" for line in recording("tool").split(b"\n") if line.startswith(b"data:"))
-    assert events_of(stream) == EXPECTED["tool"]
+    stream = b"".join(line + b"\n\n" for line in RECORDINGS["tool"].split(b"\n") if line.startswith(b"data:"))
+    assert events_of(DIALECT, stream) == EXPECTED["tool"]
 
 
 def _delta(members: dict[str, Any], kind: str = "message_delta") -> list[Event]:
@@ -194,12 +193,12 @@ def test_an_exception_of_the_stream_that_carries_the_events_is_a_failure() -> No
     assert DIALECT.reader().feed(frame) == [Failure(429, "throttlingException", "slow")]
 
 
-@given(st.lists(st.tuples(st.sampled_from(NAMES), st.integers(0, 400), st.binary(max_size=3)), max_size=3))
+@given(st.lists(st.tuples(st.sampled_from(sorted(RECORDINGS)), st.integers(0, 400), st.binary(max_size=3)), max_size=3))
 def test_the_reader_raises_nothing_but_unreadable(cuts: list[tuple[str, int, bytes]]) -> None:
     for name, at, bytes_ in cuts:
-        stream = recording(name)
+        stream = RECORDINGS[name]
         try:
-            events_of(stream[:at] + bytes_ + stream[at + len(bytes_) :])
+            events_of(DIALECT, stream[:at] + bytes_ + stream[at + len(bytes_) :])
         except Unreadable:
             continue
 
@@ -340,9 +339,9 @@ def test_g59_a_written_stream_obeys_the_grammar(name: str) -> None:
 @pytest.mark.parametrize("name", [name for name in WRITTEN if name in EXPECTED and name != "search"])
 def test_what_is_written_reads_back_to_the_same_answer(name: str) -> None:
     events = WRITTEN[name]
-    assert _joined(events_of(streamed(events)))[1:] == _joined(events)[1:]
+    assert _joined(events_of(DIALECT, streamed(events)))[1:] == _joined(events)[1:]
     whole = DIALECT.read_reply(DIALECT.write_reply(events, facts()))
-    assert _joined(whole) == _joined(events_of(streamed(events)))
+    assert _joined(whole) == _joined(events_of(DIALECT, streamed(events)))
 
 
 def _joined(events: list[Event]) -> list[Event]:
@@ -471,5 +470,11 @@ def test_the_arguments_of_the_stand_in_for_a_schema_are_the_text() -> None:
     block = {"type": "tool_use", "id": "t", "name": OUTPUT_TOOL, "input": {"a": 1}}
     body = {"type": "message", "id": "m", "model": "c", "content": [block], "stop_reason": "tool_use"}
     assert DIALECT.read_reply(msgspec.json.encode(body))[1:] == [TextDelta('{"a":1}'), Finish("stop"), End()]
-    stream = recording("tool").replace(b'"weather"', f'"{OUTPUT_TOOL}"'.encode())
-    assert events_of(stream)[3:] == [TextDelta('{"city": "Pa'), TextDelta('ris"}'), _usage(30), Finish("stop"), End()]
+    stream = RECORDINGS["tool"].replace(b'"weather"', f'"{OUTPUT_TOOL}"'.encode())
+    assert events_of(DIALECT, stream)[3:] == [
+        TextDelta('{"city": "Pa'),
+        TextDelta('ris"}'),
+        _usage(30),
+        Finish("stop"),
+        End(),
+    ]

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import json
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import httpx
@@ -46,8 +45,9 @@ from elkapi.translate.ir import (
 from elkapi.translate.profiles import profile_for
 from elkapi.translate.sse import Frame, SseDecoder
 from elkapi.types import Usage
+from tests.recordings import events_of, read_in_every_cut, recordings_of
 
-RECORDINGS = Path(__file__).parent / "recordings"
+RECORDINGS = recordings_of("chat")
 START = Start("chatcmpl-1", "gpt-x")
 USAGE = Usage(input_tokens=8, cached_tokens=4, output_tokens=3, reasoning_tokens=2, calls=1)
 
@@ -149,26 +149,13 @@ EXPECTED: dict[str, list[Event]] = {
 }
 
 
-def _read(pieces: Sequence[bytes]) -> list[Event]:
-    decoder, reader = SseDecoder(), DIALECT.reader()
-    frames = [frame for piece in pieces for frame in decoder.feed(piece)] + decoder.close()
-    return [event for frame in frames for event in reader.feed(frame)]
-
-
-def _recording(name: str) -> bytes:
-    return (RECORDINGS / f"chat-{name}.sse").read_bytes()
-
-
 def test_every_recording_has_its_events_listed() -> None:
-    assert {path.stem.removeprefix("chat-") for path in RECORDINGS.glob("chat-*.sse")} == set(EXPECTED)
+    assert RECORDINGS.keys() == EXPECTED.keys()
 
 
 @pytest.mark.parametrize("name", EXPECTED)
 def test_every_recording_cut_at_every_byte_gives_the_same_events(name: str) -> None:
-    stream = _recording(name)
-    assert _read([stream]) == EXPECTED[name]
-    for cut in range(len(stream)):
-        assert _read([stream[:cut], stream[cut:]]) == EXPECTED[name], cut
+    read_in_every_cut(DIALECT, RECORDINGS[name], EXPECTED[name])
 
 
 def test_g47_usage_is_read_from_a_chunk_with_an_empty_delta() -> None:
@@ -424,7 +411,7 @@ def test_the_sdk_adds_the_stream_up_to_the_whole_answer(name: str) -> None:
 def test_what_is_written_is_read_back_streamed_as_whole(name: str) -> None:
     events, facts = ANSWERS[name], _facts()
     whole = _summary(DIALECT.read_reply(DIALECT.write_reply(events, facts)))
-    assert _summary(_read([_written(events, facts)])) == whole
+    assert _summary(events_of(DIALECT, _written(events, facts))) == whole
     kept = [event for event in events if isinstance(event, CONTENT) and not isinstance(event, ServerToolPart)]
     assert whole["kinds"] == {type(event).__name__ for event in kept} - {"ToolCallDelta"}
 
@@ -568,7 +555,7 @@ def test_a_caller_of_functions_is_answered_in_kind() -> None:
     deltas = [json.loads(frame.data or b"") for frame in _frames(_written(events, facts))]
     pieces = [chunk["choices"][0]["delta"].get("function_call") for chunk in deltas if chunk["choices"]]
     assert "".join(piece["arguments"] for piece in pieces if piece) == '{"city":"Rome"}'
-    assert _summary(_read([_written(events, facts)]))["calls"][0][0].name == "weather"
+    assert _summary(events_of(DIALECT, _written(events, facts)))["calls"][0][0].name == "weather"
 
 
 def test_a_caller_of_functions_gets_one_call_of_several_whole_and_streamed() -> None:

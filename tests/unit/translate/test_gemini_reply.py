@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
+from functools import partial
 from typing import Any
 
 import pytest
@@ -13,19 +13,12 @@ from hypothesis import strategies as st
 from elkapi.translate import ir
 from elkapi.translate.dialect import Unreadable
 from elkapi.translate.gemini import DIALECT
-from elkapi.translate.sse import Frame, SseDecoder
+from elkapi.translate.sse import Frame
 from elkapi.types import Usage
+from tests.recordings import events_of, read_in_every_cut, recordings_of
 
-RECORDINGS = {
-    path.stem.removeprefix("gemini-"): path.read_bytes()
-    for path in sorted((Path(__file__).parent / "recordings").glob("gemini-*.sse"))
-}
-
-
-def _events(*pieces: bytes) -> list[ir.Event]:
-    decoder, reader = SseDecoder(), DIALECT.reader()
-    frames = [frame for piece in pieces for frame in decoder.feed(piece)] + decoder.close()
-    return [event for frame in frames for event in reader.feed(frame)]
+RECORDINGS = recordings_of("gemini")
+_events = partial(events_of, DIALECT)
 
 
 def _usage(events: list[ir.Event]) -> Usage | None:
@@ -142,10 +135,7 @@ def test_a_recording_gives_its_events_and_its_usage(name: str) -> None:
 
 @pytest.mark.parametrize("name", RECORDINGS)
 def test_every_cut_gives_the_same_events(name: str) -> None:
-    stream = RECORDINGS[name]
-    whole = _events(stream)
-    for cut in range(len(stream) + 1):
-        assert _events(stream[:cut], stream[cut:]) == whole
+    read_in_every_cut(DIALECT, RECORDINGS[name], _events(RECORDINGS[name]))
 
 
 def test_g47_usage_is_read_from_a_chunk_without_candidates() -> None:

@@ -12,8 +12,8 @@ from elkapi.translate.dialects import DIALECTS
 from elkapi.translate.ir import ChatRequest, Failure
 from elkapi.translate.sse import Frame, SseDecoder
 from tests.grammar import check_stream
+from tests.recordings import RECORDINGS
 
-RECORDINGS = sorted((Path(__file__).parent / "recordings").glob("*.sse"))
 CLIENTS = ("chat", "completions", "responses", "anthropic", "gemini")
 # Only callers who can declare a tool of free text are answered with a call of one.
 FREE_TEXT = {"chat-parallel", "responses-custom"}

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import json
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import httpx
@@ -45,8 +44,9 @@ from elkapi.translate.ir import (
 from elkapi.translate.responses import DIALECT
 from elkapi.translate.sse import Frame, SseDecoder
 from elkapi.types import Usage
+from tests.recordings import events_of, read_in_every_cut, recordings_of
 
-RECORDINGS = Path(__file__).parent / "recordings"
+RECORDINGS = recordings_of("responses")
 START = Start("resp_1", "gpt-x")
 SEEN = UsageSeen(Usage(input_tokens=8, cached_tokens=4, output_tokens=3, reasoning_tokens=2, calls=1))
 SEARCHED = UsageSeen(Usage(input_tokens=8, cached_tokens=4, output_tokens=3, reasoning_tokens=2, searches=1, calls=1))
@@ -148,16 +148,6 @@ EXPECTED: dict[str, list[Event]] = {
 }
 
 
-def _read(pieces: Sequence[bytes]) -> list[Event]:
-    decoder, reader = SseDecoder(), DIALECT.reader()
-    frames = [frame for piece in pieces for frame in decoder.feed(piece)] + decoder.close()
-    return [event for frame in frames for event in reader.feed(frame)]
-
-
-def _recording(name: str) -> bytes:
-    return (RECORDINGS / f"responses-{name}.sse").read_bytes()
-
-
 def _merged(events: Sequence[Event]) -> list[Event]:
     """Neighbouring deltas of one kind as one: what a whole answer can still tell."""
     merged: list[Event] = []
@@ -182,20 +172,17 @@ def _merged(events: Sequence[Event]) -> list[Event]:
 
 
 def test_every_recording_has_its_events_listed() -> None:
-    assert {path.stem.removeprefix("responses-") for path in RECORDINGS.glob("responses-*.sse")} == set(EXPECTED)
+    assert RECORDINGS.keys() == EXPECTED.keys()
 
 
 @pytest.mark.parametrize("name", EXPECTED)
 def test_every_recording_cut_at_every_byte_gives_the_same_events(name: str) -> None:
-    stream = _recording(name)
-    assert _read([stream]) == EXPECTED[name]
-    for cut in range(len(stream)):
-        assert _read([stream[:cut], stream[cut:]]) == EXPECTED[name], cut
+    read_in_every_cut(DIALECT, RECORDINGS[name], EXPECTED[name])
 
 
 @pytest.mark.parametrize("name", [name for name in EXPECTED if not name.startswith(("error", "usage"))])
 def test_the_object_of_the_terminal_event_reads_as_the_stream_did(name: str) -> None:
-    frames = [frame for frame in SseDecoder().feed(_recording(name)) if frame.data and b'"usage":{' in frame.data]
+    frames = [frame for frame in SseDecoder().feed(RECORDINGS[name]) if frame.data and b'"usage":{' in frame.data]
     body = json.dumps(json.loads(frames[-1].data or b"")["response"]).encode()
     assert _merged(DIALECT.read_reply(body)) == _merged(EXPECTED[name])
 
@@ -449,9 +436,9 @@ def test_g59_the_stream_obeys_the_grammar(name: str) -> None:
 @pytest.mark.parametrize("name", [name for name in WRITTEN if name not in ("nothing", "text between calls")])
 def test_what_is_written_reads_back_as_the_same_answer(name: str) -> None:
     stream, _ = _written(WRITTEN[name])
-    back = _read([stream])
+    back = events_of(DIALECT, stream)
     again, _ = _written(back)
-    assert again == stream or _merged(_read([again])) == _merged(back)
+    assert again == stream or _merged(events_of(DIALECT, again)) == _merged(back)
     kinds = (ThinkingSignature, RedactedThinking, ToolCallStart, ImageOut, ServerToolPart)
     wanted = [event for event in WRITTEN[name] if isinstance(event, kinds)]
     got = [event for event in back if isinstance(event, kinds)]

@@ -25,9 +25,9 @@ from elkapi.translate.ir import ChatRequest, Event, Failure
 from elkapi.translate.profiles import profile_for
 from elkapi.translate.sse import SseDecoder
 from tests.grammar import frames_in
+from tests.recordings import RECORDINGS
 from tests.sdk_types import mismatches
 
-RECORDINGS = sorted((Path(__file__).parent / "recordings").glob("*.sse"))
 # (a whole answer, an event of a stream)
 ANSWERS: dict[str, tuple[Any, Any]] = {
     "chat": (ChatCompletion, ChatCompletionChunk),

@@ -1,0 +1,30 @@
+"""Streams of providers as they come over the wire, and what a dialect reads of them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from elkapi.translate.dialect import Dialect
+from elkapi.translate.ir import Event
+from elkapi.translate.sse import SseDecoder
+
+RECORDINGS = sorted((Path(__file__).parent / "unit" / "translate" / "recordings").glob("*.sse"))
+
+
+def recordings_of(wire: str) -> dict[str, bytes]:
+    """The streams of one wire by name."""
+    found = [path for path in RECORDINGS if path.stem.startswith(f"{wire}-")]
+    return {path.stem.removeprefix(f"{wire}-"): path.read_bytes() for path in found}
+
+
+def events_of(dialect: Dialect, *pieces: bytes) -> list[Event]:
+    """What the dialect reads of a stream that comes in these pieces."""
+    decoder, reader = SseDecoder(), dialect.reader()
+    frames = [frame for piece in pieces for frame in decoder.feed(piece)] + decoder.close()
+    return [event for frame in frames for event in reader.feed(frame)]
+
+
+def read_in_every_cut(dialect: Dialect, stream: bytes, expected: list[Event]) -> None:
+    """Assert that the stream gives these events, whole and cut at any byte."""
+    for cut in range(len(stream)):
+        assert events_of(dialect, stream[:cut], stream[cut:]) == expected, cut
