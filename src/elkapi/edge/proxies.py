@@ -6,20 +6,16 @@ import ipaddress
 import re
 
 from elkapi.relay.call import Call
-from elkapi.settings import SettingsError
 
 _HOST = re.compile(r"[A-Za-z0-9._-]+(:\d{1,5})?|\[[0-9A-Fa-f:.]+\](:\d{1,5})?")
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 
 class TrustedProxies:
-    """Addresses and networks (CIDR). Raises SettingsError for an entry that is neither."""
+    """Addresses and networks (CIDR), as `settings` has checked them."""
 
     def __init__(self, entries: tuple[str, ...]) -> None:
-        try:
-            self._networks: list[Network] = [ipaddress.ip_network(entry, strict=False) for entry in entries]
-        except ValueError as error:
-            raise SettingsError(f"trusted_proxies: {error}") from None
+        self._networks: list[Network] = [ipaddress.ip_network(entry, strict=False) for entry in entries]
 
     def client_ip(self, call: Call) -> str:
         """The nearest address that is not a trusted proxy: what a caller writes in front of it proves nothing."""
