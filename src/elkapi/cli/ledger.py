@@ -8,7 +8,7 @@ import click
 
 from elkapi.cli.numbers import Whole
 from elkapi.cli.output import json_option, opened, print_json, print_rows, when
-from elkapi.ids import parse_request_id, request_id_text
+from elkapi.ids import request_id_text
 from elkapi.money import format_usd, parse_usd
 from elkapi.settings import NUMBER_MAX
 
@@ -129,12 +129,11 @@ def recover(as_json: bool) -> None:
 @json_option
 def refund(request_id: str, amount: str | None, note: str, name: str | None, as_json: bool) -> None:
     """Give a call's charge back, as a new entry."""
+    from elkapi.admin.requests import parsed_id
     from elkapi.ledger import RefundError
     from elkapi.ledger import refund as book_refund
 
-    parsed = parse_request_id(request_id)
-    if parsed is None:
-        raise click.UsageError("a request id is `req_` and 32 hex digits")
+    parsed = parsed_id(request_id)
     try:
         nano = None if amount is None else int(parse_usd(amount))
         with opened() as admin, admin.database.write() as connection:
