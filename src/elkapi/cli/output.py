@@ -42,10 +42,18 @@ def json_option(command: F) -> F:
 
 
 def opened() -> Admin:
-    """The installation that the settings name, opened for the person at the keyboard."""
+    """The installation that the settings name, opened for the person at the keyboard.
+
+    Where there was none it is made, which is said: a command that was given another directory than the gateway, or
+    another user's, would make keys there that the gateway does not know.
+    """
     from elkapi.admin.context import Admin
 
-    return Admin.open(load_settings(), actor())
+    admin = Admin.open(load_settings(), actor())
+    if admin.installation.is_new:
+        hint = "a gateway that runs already has its data elsewhere: see ELKAPI_DATA_DIR and ELKAPI_DATABASE_URL"
+        click.echo(f"note: a new installation was made at {admin.database.address}; {hint}", err=True)
+    return admin
 
 
 def actor() -> str:

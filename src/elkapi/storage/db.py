@@ -60,8 +60,8 @@ class Database:
 
     @property
     def address(self) -> str:
-        """The address for people: its password masked, and without its query, where libpq takes one too."""
-        return self._writer.url.set(query={}).render_as_string(hide_password=True)
+        """The address as people write it: its password masked, and without its query, where libpq takes one too."""
+        return self._writer.url.set(drivername=self.dialect, query={}).render_as_string(hide_password=True)
 
     @contextmanager
     def write(self) -> Iterator[Connection]:

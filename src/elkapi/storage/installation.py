@@ -11,16 +11,17 @@ from elkapi.clock import SYSTEM_CLOCK, Clock
 from elkapi.settings import Settings
 from elkapi.storage import schema
 from elkapi.storage.db import Database
-from elkapi.storage.migrations import HALVES, applied, migrate
+from elkapi.storage.migrations import HALVES, MIGRATIONS, applied, migrate
 from elkapi.storage.secrets import Sealer, SecretKeyError, bind_secret_key, is_bound_to, load_secret_key, lost_key
 
 
 class Installation(msgspec.Struct, frozen=True):
-    """The opened parts; `database.close()` is the caller's."""
+    """The opened parts; `database.close()` is the caller's. `is_new`: there was nothing here before."""
 
     settings: Settings
     database: Database
     sealer: Sealer
+    is_new: bool = False
 
 
 def _halves_now(database: Database, settings: Settings, clock: Clock) -> Sequence[str]:
@@ -48,7 +49,7 @@ def open_installation(settings: Settings, *, readers: int = 2, clock: Clock = SY
     """
     database = Database.open(settings.effective_database_url, synchronous=settings.sqlite_synchronous, readers=readers)
     try:
-        migrate(database, clock=clock, halves=_halves_now(database, settings, clock))
+        done = migrate(database, clock=clock, halves=_halves_now(database, settings, clock))
         with database.read() as connection:
             if (lost := lost_key(connection, settings)) is not None:
                 raise SecretKeyError(lost)
@@ -60,4 +61,4 @@ def open_installation(settings: Settings, *, readers: int = 2, clock: Clock = SY
     except BaseException:
         database.close()
         raise
-    return Installation(settings, database, sealer)
+    return Installation(settings, database, sealer, is_new=f"{MIGRATIONS[0].name}.pre" in done)

@@ -20,11 +20,12 @@ PLANTED = "sk-planted-provider-secret-0123456789"
 
 @dataclass
 class Outcome:
-    """How one command ended."""
+    """How one command ended; `note` is what the first one of a test says of the installation that it made."""
 
     status: int
     out: str
     err: str
+    note: str = ""
 
     @property
     def json(self) -> Any:
@@ -46,7 +47,9 @@ def elkapi(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.Captur
         status = cli_main.run(list(arguments))
         captured = capfd.readouterr()
         assert "Traceback" not in captured.err
-        return Outcome(status, captured.out, captured.err)
+        told = captured.err.splitlines(keepends=True)
+        note = "".join(line for line in told if line.startswith("note: a new installation"))
+        return Outcome(status, captured.out, captured.err.replace(note, ""), note)
 
     return run
 

@@ -74,6 +74,14 @@ def test_the_verbs_that_scripts_depend_on_exist() -> None:
     }
 
 
+def test_a_command_that_finds_no_installation_says_that_it_made_one(elkapi: Elkapi, tmp_path: Path) -> None:
+    """The key it prints works at no gateway that has its data elsewhere."""
+    made = elkapi("key", "create", "--name", "bob", "--json")
+    assert made.json["name"] == "bob"
+    assert f"was made at sqlite:///{tmp_path}/data/elkapi.sqlite3; a gateway that runs already has" in made.note
+    assert elkapi("key", "list").note == ""
+
+
 def test_a_key_is_printed_once_alone_on_stdout(elkapi: Elkapi) -> None:
     created = elkapi("key", "create", "--name", "mine")
     plaintext = created.out.strip()
@@ -562,8 +570,7 @@ def test_a_copy_that_is_ended_by_a_signal_leaves_nothing_behind(
     file, temporary = tmp_path / "copies" / "file", tmp_path / "temporary"
     file.parent.mkdir()
     temporary.mkdir()
-    if command == "restore":
-        assert elkapi("backup", str(file)).status == 0
+    assert elkapi("backup", str(file) if command == "restore" else str(tmp_path / "another")).status == 0
     before = {path.name for path in file.parent.iterdir()}
     ended = (
         "import os, signal; from elkapi.admin import backup; from elkapi.cli import main\n"
