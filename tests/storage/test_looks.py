@@ -38,6 +38,7 @@ from elkapi.types import Grant, IdempotencyClaim
 OWNER = b"o" * 16
 ID = b"i" * 16
 NOTICE = (ID, 0, 1)
+A_NOTICE = notices.NoticeRow(ID, 0, 1, 1, 1, "h", "standard", "delivered", 1, 5, 5, 5, b"?")
 GRANT = Grant(1, "k", 1, "default", "live", (1,), None, None, True)
 LINE = EndedLine(ID, 0, "succeeded", b"", ID)
 LOOKS: dict[str, tuple[Callable[[Connection], Any], str]] = {
@@ -48,6 +49,14 @@ LOOKS: dict[str, tuple[Callable[[Connection], Any], str]] = {
     "tasks of the dead": (lambda c: tasks.release(c, {OWNER}), "tasks_open"),
     "submits of the dead": (lambda c: tasks.leave_to_pollers(c, {OWNER}), "tasks_open"),
     "an operator's open tasks": (lambda c: tasks.newest(c, states=tasks.OPEN, limit=10), "tasks_open"),
+    "an operator's open tasks behind one": (
+        lambda c: tasks.newest(c, states=tasks.OPEN, limit=10, before=ID),
+        "tasks_open",
+    ),
+    "an operator's expired tasks behind one": (
+        lambda c: tasks.newest(c, states=["expired"], limit=10, before=ID),
+        "tasks_that_made_nothing",
+    ),
     "an operator's tasks of one end": (
         lambda c: tasks.newest(c, states=["expired"], limit=10),
         "tasks_that_made_nothing",
@@ -139,6 +148,7 @@ ASKED: dict[str, Callable[[Connection], Any]] = {
     "its tries": lambda c: notices.tries_of(c, NOTICE),
     "newest notices of a key": lambda c: notices.newest(c, key_id=1, limit=10),
     "newest notices": lambda c: notices.newest(c, limit=10),
+    "notices behind one": lambda c: notices.newest(c, limit=10, before=A_NOTICE),
     "notices that are over": lambda c: notices.purge(c, 5, 10),
     "a secret": lambda c: webhook_secrets.get(c, Sealer(bytes(32)), 1),
     "a file": lambda c: assets.find(c, GRANT, ID, 5),

@@ -34,14 +34,19 @@ class TaskFacts(msgspec.Struct, frozen=True):
     task: Task | None
 
 
-def list_tasks(admin: Admin, *, state: str | None = None, key: str | None = None, limit: int = 100) -> list[TaskRow]:
-    """The newest first; `open` are those that did not end. Raises InvalidInput, Missing for a key that is not there."""
+def list_tasks(
+    admin: Admin, *, state: str | None = None, key: str | None = None, limit: int = 100, before: str | None = None
+) -> list[TaskRow]:
+    """The newest first, behind `before`; `open` are those that did not end. Raises InvalidInput, Missing for a key that
+    is not there.
+    """
     if state is not None and state not in STATES:
         raise InvalidInput(f"it is one of {', '.join(STATES)}", field="state")
     key_id = None if key is None else show_key(admin, key).row.id
     states = None if state is None else tasks.OPEN if state == "open" else (state,)
+    behind = None if before is None else _parsed(before)
     with admin.database.read() as connection:
-        return tasks.newest(connection, key_id=key_id, states=states, limit=limit)
+        return tasks.newest(connection, key_id=key_id, states=states, limit=limit, before=behind)
 
 
 def show_task(admin: Admin, task_id: str) -> TaskFacts:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import msgspec
+from sqlalchemy import Connection
 
 from elkapi.admin.context import Admin
 from elkapi.admin.errors import InvalidInput, Missing, Refused
@@ -35,24 +36,22 @@ class SecretView(msgspec.Struct, frozen=True):
 
 
 def list_notices(
-    admin: Admin, *, key: str | None = None, state: str | None = None, limit: int = 100
+    admin: Admin, *, key: str | None = None, state: str | None = None, limit: int = 100, before: str | None = None
 ) -> list[NoticeRow]:
-    """The newest first; raises Missing for a key that is not there."""
+    """The newest first, behind `before`; raises InvalidInput, Missing for a key or an event that is not there."""
     key_id = None if key is None else show_key(admin, key).row.id
     with admin.database.read() as connection:
-        return notices.newest(connection, key_id=key_id, state=state, limit=limit)
+        behind = None if before is None else _found(connection, before)
+        return notices.newest(connection, key_id=key_id, state=state, limit=limit, before=behind)
 
 
 def show_notice(admin: Admin, event: str) -> NoticeView:
     """One event by its `evt_...` id; raises InvalidInput, Missing."""
-    parsed = _parsed(event)
     with admin.database.read() as connection:
-        row = notices.find(connection, parsed)
-        tries = notices.tries_of(connection, parsed)
-    if row is None:
-        raise Missing(f"there is no event {event}")
+        row = _found(connection, event)
+        tries = notices.tries_of(connection, row.id)
     try:
-        opened = admin.sealer.open(row.sealed, notices.body_context(*parsed))
+        opened = admin.sealer.open(row.sealed, notices.body_context(*row.id))
     except SealError:
         return NoticeView(row, None, tries)
     return NoticeView(row, msgspec.msgpack.decode(opened, type=NoticeBody), tries)
@@ -63,8 +62,7 @@ def replay(admin: Admin, event: str) -> NoticeRow:
     parsed, now_ns = _parsed(event), admin.clock.now_ns()
     until_ns = now_ns + round(admin.settings.webhook_retry_s * 1_000_000_000)
     with admin.database.write() as connection:
-        if notices.find(connection, parsed) is None:
-            raise Missing(f"there is no event {event}")
+        _found(connection, event)
         if not notices.replay(connection, parsed, now_ns=now_ns, until_ns=until_ns):
             raise Refused(f"{event} is being sent right now")
         audit.write(connection, **admin.who(), action="webhook.replay", subject=f"event:{event}", detail={})
@@ -94,6 +92,13 @@ def tell_secret(admin: Admin, which: str, *, rotate: bool = False) -> SecretView
             raise Refused("this key's secret was told before and is not told again; --rotate makes a new one")
         webhook_secrets.show(connection, key_id, **admin.who())
     return SecretView(key_id, found.secret, found.previous_until_ns)
+
+
+def _found(connection: Connection, event: str) -> NoticeRow:
+    row = notices.find(connection, _parsed(event))
+    if row is None:
+        raise Missing(f"there is no event {event}")
+    return row
 
 
 def _parsed(event: str) -> NoticeId:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import getpass
 import os
 import re
+import shlex
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, TypeVar, get_args
@@ -88,6 +89,12 @@ def print_rows(rows: Sequence[Mapping[str, object]], columns: Sequence[str], as_
         print_json(rows)
     else:
         print_table(columns, [[row[name] for name in columns] for row in rows], none=none)
+
+
+def print_more(command: str, options: Mapping[str, object]) -> None:
+    """That a listing ended before its end, and the command that goes on; an option without a value is left out."""
+    given = "".join(f" {name} {shlex.quote(str(value))}" for name, value in options.items() if value is not None)
+    click.echo(f"there are more: {command}{given}", err=True)
 
 
 def print_facts(facts: dict[str, object]) -> None:

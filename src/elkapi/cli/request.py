@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import shlex
 from typing import Any
 
 import click
 import msgspec
 
 from elkapi.cli.numbers import Whole
-from elkapi.cli.output import json_option, opened, print_facts, print_json, print_rows, print_table, when
+from elkapi.cli.output import json_option, opened, print_facts, print_json, print_more, print_rows, print_table, when
 from elkapi.ids import request_id_text
 from elkapi.money import format_ratio, format_usd
 from elkapi.types import RequestRecord
@@ -64,8 +63,7 @@ def list_(key: str | None, limit: int, before: str | None, as_json: bool) -> Non
     rows = [_shown(record) for record in found[:limit]]
     print_rows(rows, COLUMNS, as_json, none="no call yet")
     if len(found) > limit:
-        of_key = f" --key {shlex.quote(key)}" if key else ""
-        click.echo(f"there are more: elkapi request list{of_key} --before {rows[-1]['id']}", err=True)
+        print_more("elkapi request list", {"--key": key, "--before": rows[-1]["id"]})
 
 
 def _shown(record: RequestRecord) -> dict[str, Any]:

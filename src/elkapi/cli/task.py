@@ -8,7 +8,7 @@ import click
 import msgspec
 
 from elkapi.cli.numbers import Whole
-from elkapi.cli.output import json_option, opened, print_facts, print_json, print_rows, print_table, when
+from elkapi.cli.output import json_option, opened, print_facts, print_json, print_more, print_rows, print_table, when
 from elkapi.money import format_usd
 from elkapi.types import State
 
@@ -29,14 +29,19 @@ def task() -> None:
 @click.option("--state", type=click.Choice(STATES), help="of this state only; open: not ended")
 @click.option("--key", metavar="KEY", help="of this key only, by id or name")
 @click.option("--limit", type=Whole(1, 10_000), default=100, show_default=True)
+@click.option("--before", metavar="ID", help="go on before this task")
 @json_option
-def list_(state: str | None, key: str | None, limit: int, as_json: bool) -> None:
+def list_(state: str | None, key: str | None, limit: int, before: str | None, as_json: bool) -> None:
     """The newest tasks."""
     from elkapi.admin import tasks
 
     with opened() as admin:
-        rows = [_shown(row) for row in tasks.list_tasks(admin, state=state, key=key, limit=limit)]
+        found = tasks.list_tasks(admin, state=state, key=key, limit=limit + 1, before=before)
+    rows = [_shown(row) for row in found[:limit]]
     print_rows(rows, COLUMNS, as_json, none="no task")
+    if len(found) > limit:
+        among = {"--state": state, "--key": key, "--before": rows[-1]["task"]}
+        print_more("elkapi task list", among)
 
 
 @task.command()

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from elkapi.cli.numbers import Whole
-from elkapi.cli.output import json_option, opened, print_facts, print_json, print_rows, print_table, when
+from elkapi.cli.output import json_option, opened, print_facts, print_json, print_more, print_rows, print_table, when
 
 if TYPE_CHECKING:
     from elkapi.storage.repos.notices import NoticeRow
@@ -25,14 +25,18 @@ def webhook() -> None:
 @click.option("--key", metavar="KEY", help="of this key only, by id or name")
 @click.option("--state", type=click.Choice(["pending", "delivered", "given_up"]))
 @click.option("--limit", type=Whole(1, 10_000), default=100, show_default=True)
+@click.option("--before", metavar="EVENT", help="go on before this event")
 @json_option
-def list_(key: str | None, state: str | None, limit: int, as_json: bool) -> None:
+def list_(key: str | None, state: str | None, limit: int, before: str | None, as_json: bool) -> None:
     """The newest events."""
     from elkapi.admin import webhooks
 
     with opened() as admin:
-        rows = [_shown(row) for row in webhooks.list_notices(admin, key=key, state=state, limit=limit)]
+        found = webhooks.list_notices(admin, key=key, state=state, limit=limit + 1, before=before)
+    rows = [_shown(row) for row in found[:limit]]
     print_rows(rows, COLUMNS, as_json, none="no event")
+    if len(found) > limit:
+        print_more("elkapi webhook list", {"--key": key, "--state": state, "--before": rows[-1]["event"]})
 
 
 @webhook.command()

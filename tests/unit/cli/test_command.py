@@ -824,6 +824,52 @@ def test_events_are_listed_shown_sent_again_and_signed_with_a_secret_that_is_tol
     assert second["previous_until"]
 
 
+def test_events_are_listed_page_by_page(elkapi: Elkapi, tmp_path: Path) -> None:
+    elkapi("key", "create", "--name", "a b")
+    # Of five, three are of one moment, two of them of one task.
+    made = [(1, 0, 1, 5), (1, 0, 2, 7), (1, 1, 2, 7), (2, 0, 2, 7), (3, 0, 1, 9)]
+    columns = "task_id, place, number, key_id, owner_id, host, form, state, tries, created_ns, due_ns, until_ns, sealed"
+    with sqlite3.connect(tmp_path / "data" / "elkapi.sqlite3") as books:
+        for task, place, number, at_ns in made:
+            row = (bytes([task] * 16), place, number, 1, 1, "h", "standard", "given_up", 9, at_ns, 0, 0, b"?")
+            books.execute(f"insert into notices ({columns}) values ({', '.join('?' * 13)})", row)
+    books.close()
+    newest_first = [event_id_text(bytes([task] * 16), place, number) for task, place, number, _ in made[::-1]]
+    assert [row["event"] for row in elkapi("webhook", "list", "--json").json] == newest_first
+    asked = ["webhook", "list", "--key", "a b", "--state", "given_up", "--limit", "1", "--json"]
+    for event in newest_first:
+        page = elkapi(*asked)
+        assert [row["event"] for row in page.json] == [event]
+        more = f"there are more: elkapi webhook list --key 'a b' --state given_up --before {event}\n"
+        assert page.err == ("" if event == newest_first[-1] else more)
+        asked[9:] = ["--before", event]
+    assert elkapi("webhook", "list", "--before", newest_first[0].replace("03", "04")).status == 1
+    assert elkapi("webhook", "list", "--before", "evt_1").status == 2
+
+
+def test_tasks_are_listed_page_by_page(elkapi: Elkapi, tmp_path: Path) -> None:
+    elkapi("key", "create", "--name", "a b")
+    states = ["queued", "running", "succeeded", "failed"] * 2
+    with sqlite3.connect(tmp_path / "data" / "elkapi.sqlite3") as books:
+        for number, state in enumerate(states):
+            columns = "id, owner_id, key_id, operation, wire, form, model, state, version, progress, poked"
+            row = (bytes([number] * 16), 1, 1, "kling.text2video", "kling", "native", "m", state, 1, 0, False)
+            columns += ", created_ns, updated_ns, asked_sealed"
+            books.execute(f"insert into tasks ({columns}) values ({', '.join('?' * 14)})", (*row, 0, 0, b"?"))
+    books.close()
+    for among, wanted in ({"open": states[:2], "succeeded": ["succeeded"], "failed": ["failed"], None: states}).items():
+        found = [f"task_{bytes([n] * 16).hex()}" for n, state in enumerate(states) if state in wanted][::-1]
+        for of_key in ((), ("--key", "a b")):
+            asked = (*of_key, *(("--state", among) if among else ()))
+            first = elkapi("task", "list", "--limit", str(len(found) - 1), "--json", *asked)
+            assert [row["task"] for row in first.json] == found[:-1]
+            named = (" --state " + among if among else "") + (" --key 'a b'" if of_key else "")
+            assert first.err == f"there are more: elkapi task list{named} --before {found[-2]}\n"
+            rest = elkapi("task", "list", "--json", *asked, "--before", found[-2])
+            assert ([row["task"] for row in rest.json], rest.err) == ([found[-1]], "")
+    assert elkapi("task", "list", "--before", "x").status == 2
+
+
 def test_tasks_are_listed_and_what_is_none_is_said_to_be_none(elkapi: Elkapi) -> None:
     assert elkapi("task", "list", "--state", "open", "--json").json == []
     assert elkapi("task", "list").err == "no task\n"

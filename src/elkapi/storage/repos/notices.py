@@ -160,10 +160,19 @@ def tries_of(connection: Connection, notice: NoticeId) -> list[Try]:
 
 
 def newest(
-    connection: Connection, *, key_id: int | None = None, state: str | None = None, limit: int = 100
+    connection: Connection,
+    *,
+    key_id: int | None = None,
+    state: str | None = None,
+    limit: int = 100,
+    before: NoticeRow | None = None,
 ) -> list[NoticeRow]:
-    """The newest first."""
-    query: Select[Any] = select(*_COLUMNS).order_by(_n.created_ns.desc(), _n.number.desc()).limit(limit)
+    """The newest first, behind `before`."""
+    order = (_n.created_ns, _n.number, _n.task_id, _n.place)
+    query: Select[Any] = select(*_COLUMNS).order_by(*(column.desc() for column in order)).limit(limit)
+    if before is not None:
+        stands = (before.created_ns, before.number, before.task_id, before.place)
+        query = query.where(_n.created_ns <= before.created_ns, tuple_(*order) < tuple_(*stands))
     if key_id is not None:
         query = query.where(_n.key_id == key_id)
     if state is not None:

@@ -107,13 +107,22 @@ def read(connection: Connection, task_id: bytes) -> TaskRow | None:
 
 
 def newest(
-    connection: Connection, *, key_id: int | None = None, states: Collection[str] | None = None, limit: int
+    connection: Connection,
+    *,
+    key_id: int | None = None,
+    states: Collection[str] | None = None,
+    limit: int,
+    before: bytes | None = None,
 ) -> list[TaskRow]:
-    """Tasks whoever's they are, deleted ones too, newest first: for operators."""
+    """Tasks whoever's they are, deleted ones too, newest first, behind `before`: for operators."""
     wanted = select(*_COLUMNS)
     if key_id is not None:
         wanted = wanted.where(_tasks.c.key_id == key_id)
-    return _in_order(connection, _of_each(wanted, states, of_key=key_id is not None), limit=limit)
+
+    def behind(id_: ColumnElement[bytes]) -> ColumnElement[bool]:
+        return true() if before is None else id_ < before
+
+    return _in_order(connection, _of_each(wanted, states, behind, of_key=key_id is not None), limit=limit)
 
 
 class Wanted(msgspec.Struct, frozen=True, kw_only=True):
@@ -153,7 +162,7 @@ def page(
 def _of_each(
     query: Select[Any],
     states: Collection[str] | None,
-    behind: Callable[[ColumnElement[bytes]], ColumnElement[bool]] = lambda _: true(),
+    behind: Callable[[ColumnElement[bytes]], ColumnElement[bool]],
     *,
     of_key: bool = True,
 ) -> list[Select[Any]]:
@@ -175,12 +184,13 @@ def _in_state(
         # The bound that all ids are below shows it that this index has them in order as well.
         return _HAS_ENDED, c.state == state, c.id < _BEYOND, behind(c.id)
     # Nearly all succeeded, so the newest of those are soon found among all.
-    return (c.state == state,) if state == State.SUCCEEDED.value else (_MADE_NOTHING, c.state == state)
+    found = (c.state == state, behind(c.id))
+    return found if state == State.SUCCEEDED.value else (_MADE_NOTHING, *found)
 
 
 def count(connection: Connection, grant: Grant, wanted: Wanted) -> int:
     """How many of the caller's own tasks there are."""
-    each = _of_each(_among(grant, wanted), wanted.states)
+    each = _of_each(_among(grant, wanted), wanted.states, lambda _: true())
     return sum(connection.scalar(select(func.count()).select_from(query.subquery())) or 0 for query in each)
 
 
