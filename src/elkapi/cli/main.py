@@ -40,7 +40,7 @@ VERBS = {
     "webhook": ("webhook", "webhook", "events of tasks to callers: list, show, replay; secret"),
     "ledger": ("ledger", "ledger", "the books: check, alerts, unknown, holds, recover, refund"),
     "audit": ("audit", "audit", "who changed what: list"),
-    "backup": ("backup", "backup", "write a consistent copy of everything to a file"),
+    "backup": ("backup", "backup", "write a consistent copy of the database to a file"),
     "restore": ("backup", "restore", "replace this installation's data by a backup"),
 }
 FAILURE, MISUSE = 1, 2
