@@ -55,7 +55,9 @@ _BARE_ID = re.compile(rb'"id"\s*:\s*"[^"]*"\s*(?:,\s*"type"\s*:\s*null\s*)?\}')
 _ALLOWED = re.compile(rb'"max_uses"\s*+:\s*+(\d++)')
 _TYPES = "|".join(sorted(server_tools.KINDS | server_tools.CHAT.keys() | server_tools.RESPONSES.keys()))
 _MEMBERS = "|".join(re.sub("[A-Z]", lambda hit: "_?" + hit[0].lower(), name) for name in server_tools.GEMINI)
-_SERVED_MEMBER = re.compile(rb'"(?:web_search_options|plugins|mcp_servers)"\s*+:')
+_SERVED_MEMBER = re.compile(
+    rb'"(?:(?:web_search_options|plugins|mcp_servers|search_parameters)"\s*+:|enable_search"\s*+:\s*+true)'
+)
 _SERVED_TOOL = re.compile(rf'"type"\s*+:\s*+"(?:openrouter:)?(?:{_TYPES})|"(?:{_MEMBERS})"\s*+:'.encode())
 # What a provider tells its model of how to call tools, and of each tool of its own that the client runs (Anthropic's
 # computer, bash and text editor, whose types end in a date), which no bytes of the body say.
@@ -73,6 +75,7 @@ _NO_TOOLS = (b"null", b"[]")
 COMPACTION_TOKENS_MAX = 16_384
 _NONE = msgspec.Raw()
 _NONE_NAMED = (b"", b"null", b"[]")
+_UNSERVED = (*_NONE_NAMED, b"false")
 
 _Limit = Annotated[int, msgspec.Meta(ge=1, le=OUTPUT_TOKENS_MAX)] | None
 _Items = Annotated[list[msgspec.Raw], msgspec.Meta(min_length=1)]
@@ -99,6 +102,8 @@ class ChatView(msgspec.Struct):
     tools: msgspec.Raw = _NONE
     web_search_options: msgspec.Raw = _NONE
     plugins: msgspec.Raw = _NONE
+    search_parameters: msgspec.Raw = _NONE
+    enable_search: msgspec.Raw = _NONE
     models: msgspec.Raw = _NONE
 
 
@@ -253,7 +258,7 @@ def read_chat(body: bytes) -> Facts:
         store=bool(view.store),
         stateful=bool(view.store),
         tools=view.tools,
-        served=(view.web_search_options, view.plugins),
+        served=(view.web_search_options, view.plugins, view.search_parameters, view.enable_search),
         models=view.models,
     )
 
@@ -452,6 +457,14 @@ def _with_compaction(facts: Facts) -> Facts:
     return msgspec.structs.replace(facts, upper=wider)
 
 
+def _is_served(members: tuple[msgspec.Raw, ...]) -> bool:
+    """Whether one of these has the provider search, or ask servers of tools; a loop, for every chat comes through."""
+    for one in members:  # noqa: SIM110
+        if one is not _NONE and bytes(one) not in _UNSERVED:
+            return True
+    return False
+
+
 def _has_served(tools: bytes) -> bool:
     return _SERVED_TOOL.search(tools) is not None
 
@@ -577,7 +590,7 @@ def _facts(
                 other_models = True
             else:
                 made += PICTURES_MADE_TOKENS_MAX
-    if (declared and _has_served(declared)) or any(bytes(one) not in _NONE_NAMED for one in served):
+    if (declared and _has_served(declared)) or _is_served(served):
         given += SERVED_TOOLS_TOKENS_MAX
         searches = _searches(declared)
         open_ended = True

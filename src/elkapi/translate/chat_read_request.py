@@ -130,6 +130,20 @@ class _Schema(msgspec.Struct):
     description: str | None = None
 
 
+# Members of chat-like providers that decide what is answered: a filter, a search, a form that the text is held to.
+_DECIDING = (
+    "response_format",
+    "moderation",
+    "plugins",
+    "search_parameters",
+    "enable_search",
+    "structured_outputs",
+    "guided_json",
+    "guided_regex",
+    "guided_choice",
+    "guided_grammar",
+    "grammar",
+)
 _body = msgspec.json.Decoder(_Body)
 _members = msgspec.json.Decoder(dict[str, Any])
 _KNOWN = frozenset(_Body.__struct_fields__)
@@ -190,8 +204,8 @@ def check_crossing(request: ChatRequest) -> None:
     for place in request.extra.get("messages", ()):
         if place.get("message", {}).get("audio") is not None:
             raise BadRequest("An answer in sound, by its id, is only known where it was given.", param="messages")
-    for name in ("response_format", "moderation"):
-        if request.extra.get(name) is not None:
+    for name in _DECIDING:
+        if request.extra.get(name) not in (None, False, []):
             raise BadRequest(f"`{name}` cannot be used with this model in that form.", param=name)
 
 

@@ -250,9 +250,12 @@ def test_a_channel_adds_what_it_says_itself() -> None:
     assert most_added([said, channel]) == Added(2 + FRAME_TOKENS_MAX)
     asked = msgspec.structs.replace(said, param_set={"top_k": msgspec.Raw(b"1")})
     assert added_by(asked) == Added(2 + FRAME_TOKENS_MAX + len(b'{"top_k":1}'))
-    for member in ("plugins", "web_search_options", "mcp_servers"):
-        body = msgspec.json.encode({member: {}})
-        searching = msgspec.structs.replace(channel, param_default={member: msgspec.Raw(b"{}")})
+    quiet = msgspec.structs.replace(channel, param_set={"enable_search": msgspec.Raw(b"false")})
+    assert added_by(quiet).searches == 0
+    words = {"web_search_options": b"{}", "mcp_servers": b"{}", "plugins": b'[{"id":"web"}]', "enable_search": b"true"}
+    for member, value in words.items():
+        body = msgspec.json.encode({member: msgspec.Raw(value)})
+        searching = msgspec.structs.replace(channel, param_default={member: msgspec.Raw(value)})
         assert added_by(searching) == Added(len(body) + SERVED_TOOLS_TOKENS_MAX, SEARCHES_MAX)
     keeping = msgspec.structs.replace(channel, param_set={"cache_control": msgspec.Raw(b'{"ttl":"1h"}')})
     assert most_added([searching, keeping]) == Added(added_by(searching).tokens, SEARCHES_MAX, True, True)

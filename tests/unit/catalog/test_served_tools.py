@@ -47,6 +47,24 @@ def test_a_gemini_call_holds_for_what_a_served_tool_brings(name: str) -> None:
     _covers(read_generate, {"contents": [{"parts": [{"text": "x"}]}]}, {name: {}}, {"functionDeclarations": []})
 
 
+@pytest.mark.parametrize(
+    ("member", "none"),
+    [
+        ({"web_search_options": {}}, {"web_search_options": None}),
+        ({"plugins": [{"id": "web", "max_results": 5}]}, {"plugins": []}),
+        ({"search_parameters": {"mode": "on"}}, {"search_parameters": None}),
+        ({"enable_search": True}, {"enable_search": False}),
+    ],
+)
+def test_a_chat_holds_for_a_search_that_is_no_tool(member: dict[str, Any], none: dict[str, Any]) -> None:
+    """OpenAI's, OpenRouter's, xAI's and Qwen's way to ask for one."""
+    asked = {"model": "m", "messages": MESSAGES}
+    found = read_chat(json.dumps(asked | member).encode())
+    assert (found.upper.searches, found.open_ended) == (SEARCHES_MAX, True)
+    assert found.upper.input_tokens >= SERVED_TOOLS_TOKENS_MAX
+    assert read_chat(json.dumps(asked | none).encode()).upper.searches == 0
+
+
 def _covers(read: Any, asked: dict[str, Any], served: dict[str, Any], own: dict[str, Any]) -> None:
     """The served tool is bounded; one of the caller's own, which has such a name, is not."""
 
