@@ -261,7 +261,7 @@ REFUSALS = {
         model="no-such-model",
         once=True,
     ),
-    "bad member": Refusal(status=400, code="invalid_request", max_tokens=0, once=True),
+    "bad member": Refusal(status=400, code="invalid_request", max_tokens=-1, once=True),
     "refused upstream": Refusal(status=400, text="[sandbox: status=400]"),
     "too large upstream": Refusal(status=413, text="[sandbox: status=413]", once=True),
     "rate limit": Refusal(status=429, code="upstream_rate_limited", text="[sandbox: status=429]"),

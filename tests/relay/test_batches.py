@@ -355,7 +355,7 @@ BAD: tuple[tuple[bytes, str], ...] = (
     (json.dumps({"requests": [{"custom_id": "a", "params": {**GOOD, "stream": True}}]}).encode(), "stream"),
     (json.dumps({"requests": [{"custom_id": "a", "params": {"model": MODEL}}]}).encode(), "max_tokens"),
     (json.dumps({"requests": [{"custom_id": "a", "params": {**GOOD, "messages": []}}]}).encode(), "messages"),
-    (json.dumps({"requests": [{"custom_id": "a", "params": {**GOOD, "max_tokens": 0}}]}).encode(), "max_tokens"),
+    (json.dumps({"requests": [{"custom_id": "a", "params": {**GOOD, "max_tokens": -1}}]}).encode(), "max_tokens"),
     (
         b'{"requests":[{"custom_id":"a","params":{"model":"%b","model":"other","max_tokens":1,"messages":[1]}}]}'
         % MODEL.encode(),

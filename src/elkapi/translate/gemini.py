@@ -40,6 +40,8 @@ LOSSES = (
 # Members that narrow a search and have no like in other dialects.
 _NARROWING = ("excludeDomains", "timeRangeFilter", "blockingConfidence")
 _PAGES = "webSearch"
+# An answer in text, by its name and by its number.
+_TEXTS = ("TEXT", "1")
 # Parts that tell what tools run by Gemini itself did; for other upstreams they are left out.
 _RUN = frozenset({"executableCode", "codeExecutionResult", "toolCall", "toolResponse"})
 # Members that change what is answered and that no other dialect can say.
@@ -61,7 +63,7 @@ def check_crossing(request: ChatRequest) -> None:
     settings = request.extra.get("generationConfig", {})
     refused = [name for name in _MEANINGFUL if name in settings and settings[name] != "text/plain"]
     modalities = settings.get("responseModalities")
-    if isinstance(modalities, list) and any(str(word).upper() != "TEXT" for word in modalities):
+    if isinstance(modalities, list) and any(str(word).upper() not in _TEXTS for word in modalities):
         refused.append("responseModalities")
     if refused:
         raise BadRequest(f"This model cannot take `{refused[0]}`.", param=f"generationConfig.{refused[0]}")

@@ -58,6 +58,8 @@ CONTENTS_MAX = 10_000
 _ANSWERS = frozenset({"output", "result"})
 # Members of a part that say which stretch of a video, pages of a document or cells of a sheet the model is given.
 STRETCHES = ("videoMetadata", "documentMetadata", "spreadsheetMetadata", "audioMetadata")
+# How a function is chosen, by Google's numbers.
+_MODES = ("MODE_UNSPECIFIED", "AUTO", "ANY", "NONE", "VALIDATED")
 _EFFORTS: tuple[Effort, ...] = ("minimal", "low", "medium", "high", "xhigh")
 
 
@@ -286,10 +288,13 @@ def _declaration(raw: dict[str, Any]) -> tuple[Tool, dict[str, Any]]:
 
 def _tool_choice(config: WireToolConfig | None) -> ToolChoice | None:
     calling = config.functionCallingConfig if config else None
-    if calling is None or calling.mode in (None, "MODE_UNSPECIFIED"):
+    mode = calling.mode if calling else None
+    if isinstance(mode, int) and 0 <= mode < len(_MODES):
+        mode = _MODES[mode]
+    if calling is None or mode in (None, "MODE_UNSPECIFIED"):
         return None
     names = tuple(calling.allowedFunctionNames or ())
-    match calling.mode.upper() if calling.mode else "":
+    match str(mode).upper():
         case "AUTO" | "VALIDATED":
             return ToolChoice("auto", names)
         case "NONE":

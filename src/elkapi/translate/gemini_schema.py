@@ -243,6 +243,10 @@ def _merge(into: _Schema, other: _Schema) -> None:
             into.setdefault(name, value)
 
 
+# Google's types by their numbers, as its older clients write them.
+_NUMBERED = ("", "string", "number", "integer", "boolean", "array", "object", "null")
+
+
 def from_subset(schema: Any) -> Any:
     """A Schema as JSON schema: types in small letters, `nullable` as a union with null, snake_case names understood.
     The order of an object's properties, for which JSON schema has no word, is that in which they stand."""
@@ -256,6 +260,9 @@ def from_subset(schema: Any) -> Any:
         name = _JSON_NAMES.get(spelled) or str(spelled)
         if name == "type" and isinstance(value, str):
             result[name] = value.lower()
+        elif name == "type" and isinstance(value, int):
+            if 0 < value < len(_NUMBERED):
+                result[name] = _NUMBERED[value]
         elif name in ("properties", "$defs") and isinstance(value, dict):
             result[name] = {key: from_subset(item) for key, item in value.items()}
         elif name in ("items", "anyOf", "additionalProperties"):

@@ -74,7 +74,9 @@ class WireDeclaration(msgspec.Struct):
 
 
 class WireCalling(msgspec.Struct):
-    mode: str | None = None
+    """`mode` may come as its number, as Google's older clients write all such words."""
+
+    mode: str | int | None = None
     allowedFunctionNames: list[str] | None = None
 
 

@@ -341,7 +341,7 @@ def test_botocore_raises_the_class_of_each_error(api: Any, status: int, name: st
 
 
 def test_a_wrong_body_is_a_validation_exception(api: Any) -> None:
-    wrong: list[dict[str, Any]] = [{"max_tokens": 0}, {"anthropic_version": "1"}, {"model": "a"}, {"stream": True}]
+    wrong: list[dict[str, Any]] = [{"max_tokens": -1}, {"anthropic_version": "1"}, {"model": "a"}, {"stream": True}]
     for fields in wrong:
         with pytest.raises(ClientError, match="ValidationException"):
             api.invoke_model(modelId=BEDROCK, body=plain_body(**fields))

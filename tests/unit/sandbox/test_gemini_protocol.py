@@ -57,6 +57,13 @@ def with_property(schema: dict[str, Any]) -> dict[str, Any]:
     return {"type": "OBJECT", "properties": {"p": schema}}
 
 
+def test_words_may_come_by_their_numbers(api: httpx.Client) -> None:
+    """As LangChain's older package for Google writes them."""
+    tools = declared(parameters={"type": 6, "properties": {"p": {"type": 1}}})
+    answer = said(api, text="hello", **tools, toolConfig={"functionCallingConfig": {"mode": 2}})
+    assert answer["candidates"][0]["content"]["parts"][0]["functionCall"] == {"name": "f", "args": {"p": "p"}}
+
+
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
@@ -344,7 +351,7 @@ def test_an_assertion_that_is_no_json_gets_no_token(sandbox: Running, header: by
     [
         ({"anthropic_version": None}, "anthropic_version: Field required"),
         ({"model": "claude-sonnet-5-5"}, "model: Extra inputs"),
-        ({"max_tokens": 0}, "max_tokens"),
+        ({"max_tokens": -1}, "max_tokens"),
         ({"stream": True}, "does not fit the method"),
     ],
 )

@@ -648,6 +648,20 @@ def test_what_cannot_be_sent_is_refused_not_dropped(message: ir.Message, param: 
     assert caught.value.param == param
 
 
+@pytest.mark.parametrize(
+    ("mode", "choice"),
+    [(0, None), (1, ir.ToolChoice("auto")), (2, ir.ToolChoice("required")), (3, ir.ToolChoice("none"))],
+)
+def test_words_by_their_numbers_are_understood(mode: int, choice: ir.ToolChoice | None) -> None:
+    """Google's older clients, and LangChain on them, ask with `enum-encoding=int`."""
+    wish = {"toolConfig": {"functionCallingConfig": {"mode": mode}}, "generationConfig": {"responseModalities": [1]}}
+    request = _read({**PLAIN, **wish})
+    assert request.tool_choice == choice
+    DIALECT.check_crossing(request)
+    with pytest.raises(BadRequest, match="VALIDATED"):
+        _read({**PLAIN, "toolConfig": {"functionCallingConfig": {"mode": 9}}})
+
+
 PDF = {"mimeType": "application/pdf", "data": "JVBE"}
 
 

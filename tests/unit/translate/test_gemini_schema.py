@@ -92,6 +92,16 @@ def test_a_count_that_google_writes_as_text_is_a_number_and_no_other_text_is(sai
     assert from_subset({"type": "ARRAY", "minItems": said, "items": {"type": "STRING"}})["minItems"] == read
 
 
+def test_types_by_their_numbers_are_those_of_the_same_name() -> None:
+    """Google's older clients, and LangChain on them, ask with `enum-encoding=int`."""
+    numbered = {"type": 6, "properties": {"a": {"type": 1, "nullable": True}, "b": {"type": 5, "items": {"type": 3}}}}
+    assert from_subset(numbered) == {
+        "type": "object",
+        "properties": {"a": {"type": ["string", "null"]}, "b": {"type": "array", "items": {"type": "integer"}}},
+    }
+    assert from_subset({"type": 0, "description": "any"}) == {"description": "any"}
+
+
 @pytest.mark.parametrize(
     "subset", [STRING, _object(a={"type": "string", "enum": ["x"]}), {"anyOf": [STRING, {"type": "number"}]}]
 )

@@ -277,12 +277,17 @@ def _tools(value: object) -> tuple[Tool, ...]:
     return tuple(tools)
 
 
+# In the order of their numbers, which older clients write.
+_MODES = ("MODE_UNSPECIFIED", "AUTO", "ANY", "NONE", "VALIDATED")
+
+
 def _choice(value: object, tools: tuple[Tool, ...]) -> tuple[tuple[Tool, ...], str]:
     """The tools that may be called, and whether one must be."""
     outer = fields_of(value, "tool_config")
     config = fields_of(outer.get("functionCallingConfig"), "tool_config.function_calling_config")
-    mode = str(config.get("mode") or "AUTO").upper()
-    if mode not in ("MODE_UNSPECIFIED", "AUTO", "ANY", "NONE", "VALIDATED"):
+    mode = config.get("mode") or "AUTO"
+    mode = _MODES[mode] if isinstance(mode, int) and mode in range(len(_MODES)) else str(mode).upper()
+    if mode not in _MODES:
         raise invalid(f"Invalid value at 'tool_config.function_calling_config.mode', \"{mode}\"")
     if config and not tools:
         raise invalid("Function calling config is set without function_declarations.")

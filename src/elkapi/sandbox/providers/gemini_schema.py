@@ -13,6 +13,8 @@ WORDS = {
     "default", "items", "minimum", "maximum",
 }  # fmt: skip
 TYPES = {"STRING", "NUMBER", "INTEGER", "BOOLEAN", "ARRAY", "OBJECT", "NULL"}
+# The same by their numbers, which older clients write.
+NUMBERED = ("", "STRING", "NUMBER", "INTEGER", "BOOLEAN", "ARRAY", "OBJECT", "NULL")
 
 
 def camel(name: str) -> str:
@@ -40,6 +42,8 @@ def json_schema(schema: object, path: str) -> dict[str, Any]:
         if name not in WORDS:
             raise unknown_name(written, path)
         if name == "type":
+            if isinstance(value, int) and 0 < value < len(NUMBERED):
+                value = NUMBERED[value]
             if not isinstance(value, str) or value.upper() not in TYPES:
                 raise invalid(f"Invalid value at '{path}.type' (type.googleapis.com/google.ai.Type), \"{value}\"")
             result["type"] = value.lower()
