@@ -447,14 +447,15 @@ async def test_one_bad_row_fails_alone(ledger: Ledger, database: Database, monke
 
 # What no database takes as text, and what PostgreSQL's indexes have no room for.
 @pytest.mark.parametrize("item_id", ["secret\ud800", "secret" + random.Random(1).randbytes(9_000).hex()])
+@pytest.mark.parametrize("charge", [50, 0])
 async def test_a_settlement_that_the_database_refuses_gives_its_hold_back_at_the_operators_loss(
-    ledger: Ledger, database: Database, item_id: str, caplog: pytest.LogCaptureFixture
+    ledger: Ledger, database: Database, charge: int, item_id: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     account = funded_account(database, 1000)
     await ledger.hold(order := an_order(account, nano=70))
     await ledger.hold(other := an_order(account, nano=30))
     stored = StoredObject(order.request_id, "response", 1, 1, "m", "completed", 1, 2**62, b"{}", item_ids=(item_id,))
-    settlement = msgspec.structs.replace(a_settlement(order, 50, loss_nano=2), stored=stored)
+    settlement = msgspec.structs.replace(a_settlement(order, charge, loss_nano=2), stored=stored)
     if database.dialect == "sqlite" and item_id.isascii():
         await ledger.settle(settlement)
         await ledger.settle(a_settlement(other, 20))
@@ -464,10 +465,10 @@ async def test_a_settlement_that_the_database_refuses_gives_its_hold_back_at_the
     )
     assert [type(answer) for answer in answers] == [Unavailable, type(None)]
     assert available(database, account) == 980
-    assert posted(database, "operator-loss") == -52
+    assert posted(database, "operator-loss") == -charge - 2
     record = record_of(database, order)
     assert record is not None
-    assert (record.charge_nano, record.loss_nano, record.flags) == (0, 52, ("settle_refused",))
+    assert (record.charge_nano, record.loss_nano, record.flags) == (0, charge + 2, ("settle_refused",))
     # Who reads the log is told of which call, and nothing of what it was about.
     assert request_id_text(order.request_id) in caplog.text
     assert "secret" not in caplog.text

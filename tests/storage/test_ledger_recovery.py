@@ -13,6 +13,7 @@ import pytest
 from sqlalchemy import Connection, select
 
 from elkapi.clock import SYSTEM_CLOCK, ManualClock
+from elkapi.errors import Unavailable
 from elkapi.ids import first_id_at, new_id
 from elkapi.ledger import Ledger, balance, balances, check, mark_dead, open_ledger, reconcile, recover, recovery
 from elkapi.ledger.ledger import open_books
@@ -499,6 +500,8 @@ async def test_an_upstreams_bill_is_explained_to_the_nano(settings: Settings, in
         assert not reconcile(connection, moved).ok
         wrong = reconcile(connection, [(charged.request_id, 81), (ghost.request_id, 5)])
         listed = unknown_calls(connection, limit=100)
+        pages = [unknown_calls(connection, limit=1, after=call.request_id) for call in listed]
+    assert pages == [[call] for call in listed[1:]] + [[]], "each of them on one page, the oldest first"
     assert not wrong.ok
     assert {line.request_id for line in wrong.unexplained} == {
         order.request_id for order in (charged, lost, over, retried, broken, ghost)
@@ -514,14 +517,12 @@ async def test_an_upstreams_bill_is_explained_to_the_nano(settings: Settings, in
 
 
 async def test_a_hold_older_than_recovery_looks_back_is_refused(settings: Settings, installation: Installation) -> None:
-    from elkapi.errors import Unavailable
-
     account = funded_account(installation.database, 100)
     claim = IdempotencyClaim(1, "op", "key", b"f" * 32)
     async with started(settings, installation, os.urandom(16)) as ledger:
         again = an_order(account, nano=1, claim=claim)
         order = msgspec.structs.replace(again, request_id=new_id(1_700_000_000 * 10**9))
-        with pytest.raises(Unavailable):
+        with pytest.raises(Unavailable, match="waited too long"):
             await ledger.hold(order)
         # It is to be tried again, so its Idempotency-Key is free.
         await ledger.hold(again)

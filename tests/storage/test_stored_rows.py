@@ -89,6 +89,7 @@ async def test_a_background_row_ends_once_and_never_after_it_was_cancelled(
             assert stored.still_wanted(connection, [one.id for one in begun]) == {ended.id}
         for one in begun:
             last = msgspec.structs.replace(one, status="completed", finishes=True, frames=(1, b"b\n\n"), body=b"done")
+            last = msgspec.structs.replace(last, item_ids=(f"msg_{one.id.hex()}",))
             await ledger.keep(last)
             await ledger.keep(msgspec.structs.replace(last, status="failed"))
     assert [status_of(database, one.id) for one in begun] == ["completed", "cancelled", None]
@@ -101,6 +102,8 @@ async def test_a_background_row_ends_once_and_never_after_it_was_cancelled(
         # A cancelled one tells its stream to its end; nobody would ever forget the frames of a deleted one.
         assert [number for number, _ in stored.frames(connection, cancelled.id, 0)] == [1]
         assert stored.frames(connection, deleted.id, 0) == []
+        # Nor its items, and one that was cancelled made none.
+        assert connection.execute(select(stored_items.c.object_id)).scalars().all() == [ended.id]
 
 
 async def test_what_a_dead_worker_was_making_has_failed(settings: Settings, installation: Installation) -> None:
