@@ -22,10 +22,12 @@ from elkapi.errors import Unavailable
 from elkapi.ids import new_id
 from elkapi.ledger.recovery import recover_owners
 from elkapi.money import parse_usd
+from elkapi.relay import putting
 from elkapi.relay.submit import Submit
 from elkapi.storage.repos import tasks as rows
 from elkapi.tasks.copying import CopyFailed
 from elkapi.tasks.polls import Polls, Watched
+from elkapi.types import ChannelLimits, TaskStep
 from tests.tasks.conftest import MODEL, Tasks
 from tests.tasks.provider import Answer
 from tests.waiting import until
@@ -197,6 +199,85 @@ async def test_a_submit_of_unknown_outcome_is_asked_about_and_never_repeated(tas
         tasks.upstream.succeed(next(iter(tasks.upstream.tasks)))
         await tasks.until("succeeded")
     assert tasks.gate.books().charged_nano == HALF
+
+
+@pytest.mark.parametrize(
+    ("broken", "code", "again"),
+    [("request_for", "internal_error", 200), ("on_submit_status", "outcome_unknown", 409)],
+    ids=["before it is sent", "after its answer"],
+)
+async def test_a_fault_of_the_gateways_own_ends_a_submit_free_and_is_listed_where_it_may_have_been_begun(
+    tasks: Tasks, monkeypatch: pytest.MonkeyPatch, broken: str, code: str, again: int
+) -> None:
+    def fault(*_: Any, **__: Any) -> None:
+        raise RuntimeError("a bug")
+
+    tasks.upstream.submit = lambda body: (500, {"code": 5000, "message": "no"})
+    once = {"idempotency-key": "once"}
+    with monkeypatch.context() as patched:
+        patched.setattr(putting, broken, fault)
+        reply = await tasks.submit(headers=once)
+    assert reply.status_code == 500
+    assert "a bug" not in reply.text
+    assert tasks.rows()[0][:3] == ("failed", 1, code)
+    report = tasks.gate.closed_books()
+    assert (report.charged_nano, report.unknown_outcomes) == (0, int(code == "outcome_unknown"))
+    tasks.upstream.submit = None
+    assert (await tasks.submit(headers=once)).status_code == again
+
+
+@pytest.mark.parametrize("made", [False, True], ids=["not made", "made"])
+async def test_a_begun_task_is_kept_however_long_the_ledger_does_not_answer(
+    tasks: Tasks, monkeypatch: pytest.MonkeyPatch, made: bool
+) -> None:
+    """Its caller is told of it once; until then nobody else could know of what the provider is making."""
+    ledger, steps = tasks.gate.plane.ledger, list[TaskStep]()
+    step = ledger.step
+
+    async def away(one: TaskStep) -> bool:
+        steps.append(one)
+        if len(steps) > 2:
+            return await step(one)
+        if made and len(steps) == 1:
+            await step(one)
+        raise Unavailable("The ledger is away.")
+
+    monkeypatch.setattr("elkapi.relay.submit.STEP_AGAIN_S", 0.0)
+    monkeypatch.setattr(ledger, "step", away)
+    reply = await tasks.submit()
+    assert reply.status_code == 200, reply.text
+    assert len(steps) == 3
+    ((state, version, _, native_id, _),) = tasks.rows()
+    assert (state, version, native_id) == ("queued", 1, next(iter(tasks.upstream.tasks)))
+    monkeypatch.undo()
+    async with tasks.polling():
+        tasks.upstream.succeed(native_id)
+        await tasks.until("succeeded")
+    assert tasks.gate.closed_books().charged_nano == HALF
+
+
+async def test_a_submit_takes_a_place_of_its_channel_and_gives_it_back_whatever_came_of_it(tasks: Tasks) -> None:
+    one_place, one_a_minute = "kling-v2-master", "kling-v2-1"
+    for model, limits in (
+        (one_place, ChannelLimits(parallel_max=1)),
+        (one_a_minute, ChannelLimits(requests_per_min=1)),
+    ):
+        await tasks.gate.channel(tasks.upstream.origin, (model,), family="kling", secrets=("AK2|SK2",), limits=limits)
+        await tasks.gate.price(model, per_call_usd="0.50")
+    tasks.upstream.cut_submits = True
+    assert (await tasks.submit({"model_name": one_place, "prompt": "a dog"})).status_code == 502
+    tasks.upstream.cut_submits = False
+    for _ in range(2):
+        assert (await tasks.submit({"model_name": one_place, "prompt": "a dog"})).status_code == 200
+    asked = len(tasks.upstream.requests)
+    first, second = [await tasks.submit({"model_name": one_a_minute, "prompt": "a dog"}) for _ in range(2)]
+    assert (first.status_code, second.status_code) == (200, 429)
+    assert second.json()["error"]["code"] == "upstream_rate_limited"
+    assert int(second.headers["retry-after"]) > 1
+    assert len(tasks.upstream.requests) == asked + 1
+    assert tasks.rows()[-1][:3] == ("failed", 1, "upstream_rate_limited")
+    # Three may be under way, and the one that was refused holds nothing.
+    assert tasks.gate.books().customers_held_nano == 4 * HALF
 
 
 async def test_a_submit_that_the_provider_does_not_know_of_ends_free_and_is_listed(
