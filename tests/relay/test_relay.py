@@ -161,6 +161,23 @@ async def test_header_overrides_and_the_allow_list_are_visible_on_the_wire(gate:
     assert not {"x-other", "x-client-request-id"} & set(headers)
 
 
+async def test_a_channels_own_meaning_of_a_status_decides_what_becomes_of_its_answer(
+    gate: Gateway, sandbox: Running
+) -> None:
+    """A 400 that means the channel is busy goes to the next one; without that word it is the caller's own."""
+    key = await gate.key("1")
+    async with canned(400, {"error": {"message": "no"}}) as odd:
+        await gate.channel(odd.url, priority=10, status_map={400: 503})
+        await gate.channel(sandbox.base_url)
+        reply = await gate.ask(key, GOOD)
+    assert (reply.status_code, len(odd.bodies)) == (200, 1)
+    account = await gate.account(reply.headers["x-request-id"], key)
+    assert [one["outcome"] for one in account["attempts"]] == ["status_503", "ok"]
+    async with canned(400, {"error": {"message": "no"}}) as plain:
+        await gate.channel(plain.url, priority=20)
+        assert (await gate.ask(key, GOOD)).status_code == 400
+
+
 async def test_group_ratios_are_applied_exactly(gate: Gateway, sandbox: Running) -> None:
     await gate.channel(sandbox.base_url, groups=("default", "vip"))
     await gate.group("vip", parse_ratio("0.125"))

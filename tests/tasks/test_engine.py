@@ -186,6 +186,20 @@ async def test_a_busy_account_sends_the_submit_to_the_next_channel(tasks: Tasks)
     assert len([one for one in tasks.upstream.requests if one[0] == "POST"]) == 2
 
 
+async def test_a_channels_own_meaning_of_a_status_decides_where_a_submit_goes(tasks: Tasks) -> None:
+    answers = iter([(400, {"code": 1, "message": "busy"}), (0, None)])
+    tasks.upstream.submit = lambda body: next(answers)
+    model = "kling-v2-master"
+    await tasks.gate.price(model, per_call_usd="0.50")
+    for priority, status_map in ((9, {400: 503}), (0, {})):
+        secrets = (f"AK{priority}|SK",)
+        await tasks.gate.channel(
+            tasks.upstream.origin, (model,), family="kling", secrets=secrets, priority=priority, status_map=status_map
+        )
+    assert (await tasks.submit({"model_name": model, "prompt": "a dog"})).status_code == 200
+    assert len(tasks.upstream.requests) == 2
+
+
 async def test_a_submit_of_unknown_outcome_is_asked_about_and_never_repeated(tasks: Tasks) -> None:
     """Guarantee 75."""
     tasks.upstream.cut_submits = True
