@@ -80,7 +80,8 @@ def waiting(count: Callable[..., Awaitable[Any]]) -> Callable[..., Awaitable[Any
 
 def is_quiet(gate: Gateway) -> bool:
     plane = gate.plane
-    busy = gate.server.under_way or len(plane.background) or gate.books().open_holds
+    # A hold whose caller left may be made yet.
+    busy = gate.server.under_way or len(plane.background) or plane.ledger.depth or gate.books().open_holds
     return not busy and not gate.sql("select 1 from message_batches where is_done = 0")
 
 
