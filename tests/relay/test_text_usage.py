@@ -737,3 +737,35 @@ async def test_a_large_answer_without_its_end_is_broken_off(tmp_path: Path) -> N
             await gate.ask(key, asked.body, path=asked.path, headers=asked.headers)
         ((charge_nano, record),) = await until(lambda: gate.sql("select charge_nano, record from requests"))
         assert (charge_nano, b"unreadable_reply" in record) == (0, True)
+
+
+@pytest.mark.parametrize("read_on_s", [5.0, 0.0], ids=["whole", "not soon"])
+async def test_who_leaves_a_large_answer_in_the_middle_pays_what_it_was(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, read_on_s: float
+) -> None:
+    """It was made and is billed in full: a caller who took all but its last bytes paid for the input alone."""
+    monkeypatch.setattr("elkapi.relay.relay.READ_ON_S", read_on_s)
+    usage = {"promptTokenCount": 5, "candidatesTokenCount": 150, "totalTokenCount": 155}
+    answer = whole_of("gemini", usage)
+    picture = {"inlineData": {"mimeType": "image/png", "data": "iVBO" * 8_000_000}}
+    answer["candidates"][0]["content"]["parts"].append(picture)
+    asked = ask("gemini", "painter", "Draw.")
+    async with canned(200, answer) as upstream, gateway(tmp_path, reply_buffer_bytes_max=1_000) as gate:
+        amounts = Amounts(input_nano_per_1m=10**9, output_nano_per_1m=10**10)
+        await priced(gate, "painter", "gemini", upstream.url, amounts)
+        headers = {
+            "authorization": f"Bearer {await gate.key('1')}",
+            "content-type": "application/json",
+            **asked.headers,
+        }
+        body = msgspec.json.encode(asked.body)
+        async with gate.http.stream("POST", asked.path, content=body, headers=headers) as reply:
+            assert reply.status_code == 200
+            async for _ in reply.aiter_raw():
+                break
+        rows = "select charge_nano, loss_nano, record from requests"
+        ((charge_nano, loss_nano, record),) = await until(lambda: gate.sql(rows))
+        assert (loss_nano, b"client_gone" in record) == (0, True)
+        assert (charge_nano == 5 * 1_000 + 150 * 10_000) is bool(read_on_s)
+        assert (b"estimated_locally" in record) is not bool(read_on_s)
+        gate.closed_books()

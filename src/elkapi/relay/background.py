@@ -15,13 +15,13 @@ from elkapi.errors import BadRequest, GatewayError, Unavailable
 from elkapi.ids import request_id_text
 from elkapi.relay.background_calls import Running
 from elkapi.relay.background_log import FrameLog
-from elkapi.relay.call import JSON, Call, ClientGone, replay
+from elkapi.relay.call import JSON, Call, ClientGone, replay, to_its_end
 from elkapi.relay.candidates import candidates
 from elkapi.relay.exchange import facts_for
 from elkapi.relay.fallback import answer
 from elkapi.relay.follow import follow
 from elkapi.relay.guarding import guarding_of
-from elkapi.relay.hold import Hold, to_its_end
+from elkapi.relay.hold import Hold
 from elkapi.relay.keep import ours_of, stored_row
 from elkapi.relay.plane import DataPlane
 from elkapi.relay.read import Request

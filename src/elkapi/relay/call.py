@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 from binascii import hexlify
-from collections.abc import Awaitable, Callable, Sequence
-from typing import Protocol
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from typing import Any, Protocol
 
 from elkapi.types import StoredReply
 
@@ -129,3 +131,13 @@ class Call:
 def replay(reply: Reply, stored: StoredReply, body: bytes | None = None) -> None:
     """Give the stored answer of an earlier call again, or `body` in its place; nothing is asked or charged for it."""
     reply.send(stored.status, (*stored.headers, REPLAYED), (stored.body or b"") if body is None else body)
+
+
+async def to_its_end(work: Coroutine[Any, Any, None] | asyncio.Future[None]) -> None:
+    """Await what settles a call, also where this task is cancelled meanwhile: it counts first, which may take a while,
+    and nobody else would resolve the hold."""
+    task = asyncio.ensure_future(work)
+    while not task.done():
+        with contextlib.suppress(asyncio.CancelledError):
+            await asyncio.wait((task,))
+    task.result()

@@ -9,8 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import hashlib
-from collections.abc import Awaitable, Coroutine
-from typing import Any
+from collections.abc import Awaitable
 
 import msgspec
 
@@ -18,7 +17,7 @@ from elkapi.clock import milliseconds
 from elkapi.errors import BadRequest, ContentBlocked, GatewayError, InsufficientQuota, Unavailable
 from elkapi.ledger import IdempotencyPending, IdempotencyReplay, available_nano
 from elkapi.pricing.price import cost_nano, quote
-from elkapi.relay.call import Call
+from elkapi.relay.call import Call, to_its_end
 from elkapi.relay.candidates import Candidate, most_nano
 from elkapi.relay.count import count_embedded, count_exactly, count_left, count_locally, estimated
 from elkapi.relay.keep import answer_kept
@@ -355,9 +354,14 @@ class Hold:
             await self._failed(Failed(gone, left.attempts, left.channel, left.crossing))
             return
         end = _End("client_gone", 499, left.attempts, left.channel)
+        flags: tuple[str, ...] = ()
         if left.crossing is not None:
             usage, flags = await self._passed(left.crossing, left.crossing.tally)
             end = msgspec.structs.replace(end, served=left.crossing.passed_as)
+        elif left.whole is not None:
+            usage, unsplit = left.whole
+            if unsplit:
+                usage, flags = _with_dearest_writes(usage), ("cache_write_unsplit",)
         else:
             usage, how = await count_locally(self.plane, self.request)
             flags = (how,)
@@ -465,16 +469,6 @@ class Hold:
             error.guard if isinstance(error, ContentBlocked) else None,
             end.served,
         )
-
-
-async def to_its_end(work: Coroutine[Any, Any, None] | asyncio.Future[None]) -> None:
-    """Await what settles a call, also where this task is cancelled meanwhile: it counts first, which may take a while,
-    and nobody else would resolve the hold."""
-    task = asyncio.ensure_future(work)
-    while not task.done():
-        with contextlib.suppress(asyncio.CancelledError):
-            await asyncio.wait((task,))
-    task.result()
 
 
 def _with_dearest_writes(usage: Usage) -> Usage:

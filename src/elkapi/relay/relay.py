@@ -7,6 +7,7 @@ failing upstream can still be replaced. A larger one is pumped chunk by chunk wi
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from traceback import format_exception
 from typing import Literal
 
@@ -27,7 +28,7 @@ from elkapi.guards.found import Blocked
 from elkapi.ids import request_id_text
 from elkapi.pricing.meter import TAIL_BYTES, is_json, looks_like_json_object, metered, with_client_model
 from elkapi.pricing.served import asked_for, asked_in, served_as, told_in
-from elkapi.relay.call import JSON, Call, ClientGone, Headers
+from elkapi.relay.call import JSON, Call, ClientGone, Headers, to_its_end
 from elkapi.relay.exchange import MODEL_MEMBER, Exchange, exchange_for, may_show_tools
 from elkapi.relay.large import INLINE_BYTES, anywhere, aside
 from elkapi.relay.outcome import Outcome
@@ -74,6 +75,8 @@ BLOCKED = Verdict("fail", "content_blocked", "unknown")
 UNTRANSLATABLE = Verdict("next", "untranslatable", "none")
 OWN_FAULT = "The gateway failed to handle this request."
 _TOO_LATE = (HeaderTimeout, FirstByteTimeout, IdleTimeout, TotalTimeout)
+# How long the rest of a large answer is read whose caller left in the middle of it.
+READ_ON_S = 5.0
 _TIMEOUTS = frozenset({"first_token_timeout", *(kind.code for kind in _TOO_LATE)})
 
 
@@ -111,16 +114,25 @@ def blocked_error(blocked: Blocked) -> ContentBlocked:
 
 
 class Left(Exception):
-    """The caller went away; `started` tells whether a part of the answer had been sent by then."""
+    """The caller went away; `started` tells whether a part of the answer had been sent by then.
+
+    `whole` is (usage, unsplit) of an answer that came whole all the same.
+    """
 
     def __init__(
-        self, attempts: tuple[AttemptRecord, ...], channel: Channel, started: bool, crossing: Crossing | None = None
+        self,
+        attempts: tuple[AttemptRecord, ...],
+        channel: Channel,
+        started: bool,
+        crossing: Crossing | None = None,
+        whole: tuple[Usage, bool] | None = None,
     ) -> None:
         super().__init__("client left")
         self.attempts = attempts
         self.channel = channel
         self.started = started
         self.crossing = crossing
+        self.whole = whole
 
 
 async def relay(
@@ -145,7 +157,8 @@ async def relay(
             one.time()
             if not one.sent:
                 one.record.fate = "none"
-            raise Left(tuple(tries), attempt.channel, one.started, one.crossing) from None
+            whole = await one.read_on() if one.tail and not plane.cutting else None
+            raise Left(tuple(tries), attempt.channel, one.started, one.crossing, whole) from None
         except Blocked as blocked:
             # What had passed by then is the operator's loss, and no other model is asked for the same.
             one.note(BLOCKED)
@@ -212,6 +225,8 @@ class Try:
         self.begun_s = plane.clock.monotonic_s()
         self.reply: UpstreamReply | None = None
         self.asks: dict[str, str] = {}
+        # The last bytes of a large answer that is sent on as it comes.
+        self.tail = b""
         self.record = begun_record(attempt, fate="unknown", model=request.model if request.asked else None)
 
     async def run(self) -> Outcome | Verdict:
@@ -341,24 +356,47 @@ class Try:
             self.started = True
             out.start(status, self.headers(JSON))
             head = self._renamed(first[:TAIL_BYTES]) + first[TAIL_BYTES:]
+            self.tail = head[-TAIL_BYTES:]
             await out.write(head[:-TAIL_BYTES])
-            tail = head[-TAIL_BYTES:]
             async for chunk in reply:
-                tail += chunk if packer is None else packer.feed(chunk)
-                if len(tail) > 2 * TAIL_BYTES:
-                    await out.write(tail[:-TAIL_BYTES])
-                    tail = tail[-TAIL_BYTES:]
+                self.tail += chunk if packer is None else packer.feed(chunk)
+                if len(self.tail) > 2 * TAIL_BYTES:
+                    sent, self.tail = self.tail[:-TAIL_BYTES], self.tail[-TAIL_BYTES:]
+                    await out.write(sent)
         except Unreadable:
             return on_unreadable("unreadable_reply")
         if packer is not None:
-            tail += packer.finish()
-        if not tail.rstrip().endswith(b"}"):
+            self.tail += packer.finish()
+        if not self.tail.rstrip().endswith(b"}"):
             return on_unreadable("unreadable_reply")
-        wire = self.request.operation.wire or ""
-        usage, unsplit = metered(tail, wire, self.request.facts.upper, self.request.facts.open_ended)
-        outcome = self.outcome(status, self._renamed(tail), usage, started=True)
+        usage, unsplit = self._metered()
+        outcome = self.outcome(status, self._renamed(self.tail), usage, started=True)
         outcome.unsplit = unsplit and self.request.may_write_long
         return outcome
+
+    def _metered(self) -> tuple[Usage | None, bool]:
+        facts = self.request.facts
+        return metered(self.tail, self.request.operation.wire or "", facts.upper, facts.open_ended)
+
+    async def read_on(self) -> tuple[Usage, bool] | None:
+        """(usage, unsplit) of a large answer whose caller left in the middle of it, None where it does not come to its
+        end soon. It was made by then and is billed in full, and nearly all of it may have been taken.
+        """
+        await to_its_end(self._read_on())
+        if not self.tail.rstrip().endswith(b"}"):
+            return None
+        usage, unsplit = self._metered()
+        if usage is None:
+            return None
+        self.record.fate = "complete"
+        return usage, unsplit and self.request.may_write_long
+
+    async def _read_on(self) -> None:
+        assert self.reply is not None
+        with contextlib.suppress(UpstreamFailure, TimeoutError):
+            async with asyncio.timeout(READ_ON_S):
+                async for chunk in self.reply:
+                    self.tail = (self.tail + chunk)[-TAIL_BYTES:]
 
     def _renamed(self, body: bytes) -> bytes:
         if self.attempt.upstream_model == self.request.model:
