@@ -13,6 +13,7 @@ from elkapi.types import Usage
 
 
 class _WriteDetails(msgspec.Struct):
+    ttl_30m_tokens: int | None = None
     ttl_12h_tokens: int | None = None
 
 
@@ -173,7 +174,7 @@ def read_chat_usage(view: ChatUsage) -> Usage | None:
 def read_written_usage(view: ChatUsage) -> tuple[Usage, bool] | None:
     """(usage, unsplit) of generated text; None without `completion_tokens`, which only an embedding's may lack.
 
-    `unsplit` where it tells of cache writes: never how long they live.
+    `unsplit` where it tells of cache writes and not how long they live, as OpenAI alone does.
     """
     usage = None if view.completion_tokens is None else read_chat_usage(view)
     tools = view.server_tool_use or view.server_tool_use_details
@@ -188,7 +189,9 @@ def read_written_usage(view: ChatUsage) -> tuple[Usage, bool] | None:
             return None
         given, reasoning = usage.input_tokens + read, usage.reasoning_tokens or thought
         usage = msgspec.structs.replace(usage, input_tokens=given, reasoning_tokens=reasoning)
-    return usage, usage.cache_write_5m_tokens > 0
+    lives = view.prompt_tokens_details.cache_write_tokens_details if view.prompt_tokens_details else None
+    told = lives is not None and (lives.ttl_30m_tokens is not None or lives.ttl_12h_tokens is not None)
+    return usage, usage.cache_write_5m_tokens > 0 and not told
 
 
 def read_responses_usage(view: ResponsesUsage) -> Usage | None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import msgspec
 import pytest
 
@@ -390,3 +392,25 @@ def test_what_a_dialect_writes_it_reads_back_to_the_same_total() -> None:
     gemini = u.read_gemini_usage(msgspec.convert(u.gemini_usage_object(SAMPLE), u.GeminiUsage))
     assert gemini is not None
     assert (gemini.input_total, gemini.output_total) == (SAMPLE.input_total, SAMPLE.output_total)
+
+
+@pytest.mark.parametrize(
+    ("lives", "unsplit", "long"),
+    [
+        ({"ttl_30m_tokens": 100, "ttl_12h_tokens": 700}, False, 700),
+        ({"ttl_30m_tokens": 800}, False, 0),
+        ({"ttl_12h_tokens": 0}, False, 0),
+        ({"image_tokens": 1}, True, 0),
+        ({}, True, 0),
+        (None, True, 0),
+    ],
+)
+def test_cache_writes_that_tell_how_long_they_live_are_split(lives: Any, unsplit: bool, long: int) -> None:
+    """They were charged at the dearest class, as if nobody had told."""
+    details = {"cache_write_tokens": 800, "cache_write_tokens_details": lives}
+    view = msgspec.convert(
+        {"prompt_tokens": 1000, "completion_tokens": 5, "prompt_tokens_details": details}, u.ChatUsage
+    )
+    found = u.read_written_usage(view)
+    assert found is not None
+    assert (found[0].cache_write_5m_tokens, found[0].cache_write_1h_tokens, found[1]) == (800 - long, long, unsplit)
