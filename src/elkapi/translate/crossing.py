@@ -147,7 +147,8 @@ class Metered:
     def left_out(self) -> tuple[Frame, ...]:
         """The terminal event of a stream whose body ended in order without it, if the answer is whole all the same.
 
-        Some of OpenAI's form send none once they have said why they stopped, Azure after its content filter.
+        Some of OpenAI's form send none once they have said why they stopped, Azure after its content filter. It is a
+        habit of one wire, so it is asked by its readers here, and no other's has to say that it has none.
         """
         ended_as_if = self.finish_reason and not self.whole and isinstance(self._reader, ChatReader | CompletionsReader)
         return (_DONE,) if ended_as_if else ()
