@@ -25,6 +25,8 @@ from elkapi.translate.gemini_request import read_object
 from elkapi.translate.gemini_wire import decode_names
 from elkapi.translate.ir import ChatRequest
 
+# More are refused and not made several calls of: each would be billed by itself, so where a later one failed, or was
+# answered by another channel, a caller's one call would have been paid for in part. Who sends them knows what came.
 GEMINI_BATCH_MAX = 100
 # Of one vector as numbers: 40,000 of them and more.
 VECTOR_BYTES_MAX = 1024 * 1024
