@@ -124,6 +124,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
 
     stored_keep_s: float = 30 * 86_400.0
     stored_bytes_max: int = 8 * 1024 * 1024
+    free_kept_bytes_max: int = 1024 * 1024 * 1024
     background_calls_max: int = 100
     background_calls_per_key_max: int = 20
 

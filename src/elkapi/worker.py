@@ -40,6 +40,7 @@ from elkapi.relay.batches.runner import BatchRunner
 from elkapi.relay.batches.store import BatchStore
 from elkapi.relay.call import Call
 from elkapi.relay.counting import COUNTING_PAGES
+from elkapi.relay.free_kept import FreeKept
 from elkapi.relay.judge import StorageKeyJudge
 from elkapi.relay.pages import PAGES
 from elkapi.relay.plane import DataPlane
@@ -189,6 +190,7 @@ async def opened_plane(order: WorkerOrder) -> AsyncIterator[DataPlane]:
             tokens=tokens,
             stored=stored,
             background=background,
+            free_kept=FreeKept(settings.free_kept_bytes_max, SYSTEM_CLOCK),
             model_facts={model.id: model.facts for model in order.bundled},
             telemetry=telemetry,
             batches=batches,

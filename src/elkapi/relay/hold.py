@@ -290,11 +290,17 @@ class Hold:
         reply = None
         if self.order is not None and self.order.claim is not None:
             body = None if outcome.started else outcome.body
+            if body is not None and not self.may_keep(len(body)):
+                body = None
             reply = StoredReply(self.call.id, outcome.status, tuple(outcome.headers), body)
         stored = None
         if self.request.keep is not None and (stored := answer_kept(self, outcome, usage)) is None:
             flags = (*flags, "not_stored")
         await self._write(self._charged(end, usage, flags, reply, stored), outcome)
+
+    def may_keep(self, answer_bytes: int) -> bool:
+        """Whether so much of an answer may be kept; of a call that costs nothing it counts from now on."""
+        return self.held_nano > 0 or self.plane.free_kept.take(self.grant.key_id, answer_bytes)
 
     async def _counted(self, tally: Tally | None) -> tuple[Usage, tuple[str, ...]]:
         """A local count for an answer without believable usage, flagged and never above the hold."""

@@ -266,7 +266,7 @@ def answer_kept(hold: Hold, outcome: Outcome, usage: Usage) -> StoredObject | No
             row = stored_row(hold.plane, hold.grant, request, hold.call.id, answer, frames)
     except NOT_JSON:
         why_not = UNREADABLE  # Its caller was sent all of it by now, as it came.
-    if row is not None and len(row.body) <= keep.bytes_max:
+    if row is not None and len(row.body) <= keep.bytes_max and hold.may_keep(len(row.body)):
         return row
     if not isinstance(hold.call.reply, FrameLog):
         return None

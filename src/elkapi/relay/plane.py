@@ -19,6 +19,7 @@ from elkapi.observe.metrics import Metrics
 from elkapi.relay.background_calls import BackgroundCalls
 from elkapi.relay.batches.store import BatchStore
 from elkapi.relay.call import Call
+from elkapi.relay.free_kept import FreeKept
 from elkapi.relay.stored_objects import StoredObjects
 from elkapi.relay.task_store import TaskStore
 from elkapi.relay.telemetry import Telemetry
@@ -85,6 +86,7 @@ class DataPlane(msgspec.Struct):
     tokens: TokenSource
     stored: StoredObjects
     background: BackgroundCalls
+    free_kept: FreeKept
     model_facts: dict[str, dict[str, object]]
     batches: BatchStore
     tasks: TaskStore

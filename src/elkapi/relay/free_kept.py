@@ -1,0 +1,30 @@
+"""How much is kept of calls that cost nothing, a day and a key at a time: nothing else would end it before the disk."""
+
+from __future__ import annotations
+
+from elkapi.clock import Clock
+
+DAY_NS = 86_400_000_000_000
+# What a row takes beside its answer.
+ROW_BYTES = 1024
+
+
+class FreeKept:
+    """One worker's account; what paid calls keep is bounded by what they pay."""
+
+    def __init__(self, bytes_max: int, clock: Clock) -> None:
+        self._bytes_max = bytes_max
+        self._clock = clock
+        self._day = 0
+        self._taken: dict[int, int] = {}
+
+    def take(self, key_id: int, answer_bytes: int) -> bool:
+        """Whether an answer of so many bytes may be kept; it counts from now on."""
+        day = self._clock.now_ns() // DAY_NS
+        if day != self._day:
+            self._day, self._taken = day, {}
+        taken = self._taken.get(key_id, 0) + answer_bytes + ROW_BYTES
+        if taken > self._bytes_max:
+            return False
+        self._taken[key_id] = taken
+        return True
