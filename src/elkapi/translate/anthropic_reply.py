@@ -366,5 +366,5 @@ def _text_of(value: Any) -> str:
 def _object(text: str) -> Any:
     try:
         return msgspec.json.decode(text)
-    except (UnicodeError, *NOT_JSON):
+    except NOT_JSON:
         return {}

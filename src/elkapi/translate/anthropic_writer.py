@@ -319,5 +319,5 @@ def _frame(kind: str, members: Raw) -> bytes:
 def _parsed(text: str) -> Any:
     try:
         return msgspec.json.decode(text)
-    except (UnicodeError, *NOT_JSON):
+    except NOT_JSON:
         return None

@@ -67,7 +67,7 @@ def tool_input(call: ToolCall) -> dict[str, Any]:
         return {}
     try:
         return _object.decode(call.arguments)
-    except (UnicodeError, *NOT_JSON):
+    except NOT_JSON:
         return unreadable_input(call)
 
 

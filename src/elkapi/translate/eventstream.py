@@ -157,7 +157,7 @@ def _unwrapped(raw: bytes, payload: bytes) -> Frame:
         # The type stands first as a rule; only where it does not is the event decoded to find it.
         found = _LEADING_TYPE.match(data)
         return Frame(raw, found.group(1) if found else _inner.decode(data).type.encode(), data)
-    except (UnicodeError, ValueError, *NOT_JSON):
+    except (ValueError, *NOT_JSON):
         raise Unreadable from None
 
 
