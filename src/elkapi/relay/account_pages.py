@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import msgspec
-
 from elkapi.catalog import Facts, Match
 from elkapi.errors import UpstreamError
 from elkapi.money import NANO_PER_CENT
-from elkapi.relay.call import JSON, Call
+from elkapi.relay.call import JSON, Call, send_json
 from elkapi.relay.hold import available_to
 from elkapi.relay.plane import DataPlane, Page
 from elkapi.relay.read import Request
@@ -48,7 +46,7 @@ async def _answer(plane: DataPlane, match: Match, attempt: Attempt) -> bytes | N
 async def luma_credits(plane: DataPlane, snapshot: Snapshot, grant: Grant, match: Match, call: Call) -> None:
     """The caller's own balance, in cents as Luma counts it; never the channel's. Raises Unavailable."""
     nano = await available_to(plane, grant)
-    call.reply.send(200, JSON, msgspec.json.encode({"credit_balance": nano / NANO_PER_CENT}))
+    send_json(call, {"credit_balance": nano / NANO_PER_CENT})
 
 
 async def pong(plane: DataPlane, snapshot: Snapshot, grant: Grant, match: Match, call: Call) -> None:

@@ -8,6 +8,8 @@ from binascii import hexlify
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from typing import Any, Protocol
 
+import msgspec
+
 from elkapi.types import StoredReply
 
 Headers = Sequence[tuple[bytes, bytes]]
@@ -126,6 +128,11 @@ class Call:
     async def body(self) -> bytes:
         """The whole body. Raises BodyTooLarge, RequestTimeout, BadRequest (broken framing) or ClientGone."""
         return self.whole or b"" if self._read is None else await self._read()
+
+
+def send_json(call: Call, value: object) -> None:
+    """A 200 whose body is this value."""
+    call.reply.send(200, JSON, msgspec.json.encode(value))
 
 
 def replay(reply: Reply, stored: StoredReply, body: bytes | None = None) -> None:

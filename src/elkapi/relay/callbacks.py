@@ -9,7 +9,7 @@ from __future__ import annotations
 import msgspec
 
 from elkapi.errors import NOT_JSON, NotFound
-from elkapi.relay.call import JSON, Call
+from elkapi.relay.call import JSON, Call, send_json
 from elkapi.relay.plane import DataPlane
 from elkapi.storage.repos import tasks
 from elkapi.tasks.addresses import CALLBACKS
@@ -33,7 +33,7 @@ async def called_back(plane: DataPlane, call: Call) -> None:
     except NOT_JSON:
         asked = None
     if asked is not None:
-        call.reply.send(200, JSON, msgspec.json.encode({"challenge": asked[:1024]}))
+        send_json(call, {"challenge": asked[:1024]})
         return
     await plane.tasks.write(lambda connection: tasks.poke(connection, task_id))
     call.reply.send(200, JSON, b"{}")

@@ -18,7 +18,7 @@ from elkapi.ids import parse_request_id, request_id_text
 from elkapi.money import format_ratio, format_usd
 from elkapi.pricing.price import arithmetic, priced_for
 from elkapi.relay.account import RequestAccount, read_account
-from elkapi.relay.call import JSON, Call
+from elkapi.relay.call import Call, send_json
 from elkapi.relay.plane import DataPlane
 from elkapi.relay.query import number_in, query_of
 from elkapi.relay.route import can_serve
@@ -41,10 +41,6 @@ def _is_anthropic(call: Call) -> bool:
 
 def _is_gemini(call: Call) -> bool:
     return call.header(b"x-goog-api-key") is not None or call.query.startswith("key=") or "&key=" in call.query
-
-
-def _send(call: Call, value: object) -> None:
-    call.reply.send(200, JSON, msgspec.json.encode(value))
 
 
 # What a model is asked with, in the words of clients of this family and in Google's methods. A chat makes videos too.
@@ -176,24 +172,24 @@ async def list_models(plane: DataPlane, snapshot: Snapshot, grant: Grant, match:
     """One path, three answers, chosen by the request's headers, never by where the key stood; and OpenAI's own path."""
     models = _models_of(plane, snapshot, grant)
     if call.path.startswith("/v1beta/openai/"):
-        _send(call, _openai_list(models))
+        send_json(call, _openai_list(models))
     elif _is_anthropic(call):
-        _send(call, _anthropic_list(models, call.query))
+        send_json(call, _anthropic_list(models, call.query))
     elif _is_gemini(call):
-        _send(call, _gemini_list(models, call.query))
+        send_json(call, _gemini_list(models, call.query))
     else:
-        _send(call, _openai_list(models))
+        send_json(call, _openai_list(models))
 
 
 async def list_gemini_models(plane: DataPlane, snapshot: Snapshot, grant: Grant, match: Match, call: Call) -> None:
     """`GET /v1beta/models`: Google's list."""
-    _send(call, _gemini_list(_models_of(plane, snapshot, grant), call.query))
+    send_json(call, _gemini_list(_models_of(plane, snapshot, grant), call.query))
 
 
 async def get_gemini_model(plane: DataPlane, snapshot: Snapshot, grant: Grant, match: Match, call: Call) -> None:
     """`GET /v1beta/models/{model}`: one model in Google's form. Raises NotFound."""
     models = _models_of(plane, snapshot, grant)
-    _send(call, _gemini_model(models, _known(models, match)))
+    send_json(call, _gemini_model(models, _known(models, match)))
 
 
 async def get_model(plane: DataPlane, snapshot: Snapshot, grant: Grant, match: Match, call: Call) -> None:
@@ -201,9 +197,9 @@ async def get_model(plane: DataPlane, snapshot: Snapshot, grant: Grant, match: M
     models = _models_of(plane, snapshot, grant)
     name = _known(models, match)
     if _is_anthropic(call):
-        _send(call, _anthropic_model(models, name))
+        send_json(call, _anthropic_model(models, name))
     else:
-        _send(call, _gemini_model(models, name) if _is_gemini(call) else _openai_model(models, name))
+        send_json(call, _gemini_model(models, name) if _is_gemini(call) else _openai_model(models, name))
 
 
 def _known(models: _Models, match: Match) -> str:
@@ -222,7 +218,7 @@ async def show_request(plane: DataPlane, snapshot: Snapshot, grant: Grant, match
     # Until there are customers' accounts all keys have one owner, the operator, so the owner alone keeps nobody apart.
     if found is None or found.record.key_id != grant.key_id:
         raise NotFound("There is no such request of yours.", code="request_not_found", param="id")
-    _send(call, _account(found))
+    send_json(call, _account(found))
 
 
 def _account(found: RequestAccount) -> dict[str, object]:

@@ -12,7 +12,7 @@ from elkapi.catalog import Match, Operation, Role
 from elkapi.errors import BadRequest, NoChannel
 from elkapi.money import format_ratio, format_usd
 from elkapi.relay.asking import read_submit
-from elkapi.relay.call import JSON, Call
+from elkapi.relay.call import Call, send_json
 from elkapi.relay.candidates import candidates
 from elkapi.relay.guarding import guarding_of
 from elkapi.relay.hold import Hold, available_to
@@ -71,7 +71,7 @@ async def show_quote(plane: DataPlane, snapshot: Snapshot, grant: Grant, match: 
         raise refusal
     hold = Hold(plane, quoted, grant, among)
     covered = not hold.held_nano or await _covered(plane, hold)
-    call.reply.send(200, JSON, msgspec.json.encode(_shown(hold, covered)))
+    send_json(call, _shown(hold, covered))
 
 
 async def _show_submit(plane: DataPlane, one: Submit, call: Call) -> None:
@@ -81,7 +81,7 @@ async def _show_submit(plane: DataPlane, one: Submit, call: Call) -> None:
         raise asked.refusal
     covered = not quote.nano or quote.nano <= await available_to(plane, one.grant)
     shown = _quoted(asked.operation, asked.said, quote.nano, covered, [_offer(quote, asked.model, asked.operation)])
-    call.reply.send(200, JSON, msgspec.json.encode(shown))
+    send_json(call, shown)
 
 
 async def _covered(plane: DataPlane, hold: Hold) -> bool:

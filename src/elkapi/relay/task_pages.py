@@ -17,7 +17,7 @@ from elkapi.catalog.task import Listing
 from elkapi.errors import NOT_JSON, BadRequest, Conflict, NotFound, Unavailable, UpstreamError
 from elkapi.ids import request_id_text
 from elkapi.relay.asset_pages import answer_with
-from elkapi.relay.call import EVENTS, JSON, Call
+from elkapi.relay.call import EVENTS, JSON, Call, send_json
 from elkapi.relay.note import note_end
 from elkapi.relay.plane import DataPlane, Page
 from elkapi.relay.query import number_in, query_of
@@ -97,7 +97,7 @@ async def list_tasks(plane: DataPlane, snapshot: Snapshot, grant: Grant, match: 
             body[name] = value
     if "count" in body:
         body["count"] = len(items)
-    call.reply.send(200, JSON, msgspec.json.encode(body if listing.items else items))
+    send_json(call, body if listing.items else items)
 
 
 async def list_by_cursor(plane: DataPlane, grant: Grant, operation: Operation, call: Call) -> None:
@@ -126,7 +126,7 @@ async def list_by_cursor(plane: DataPlane, grant: Grant, operation: Operation, c
         "last_id": data[-1]["id"] if data else None,
         "has_more": len(found) > limit,
     }
-    call.reply.send(200, JSON, msgspec.json.encode(body))
+    send_json(call, body)
 
 
 _VARIANTS = ("video", "thumbnail", "spritesheet")

@@ -17,7 +17,7 @@ from elkapi.relay.batches import shape
 from elkapi.relay.batches.asked import Asked, understood
 from elkapi.relay.batches.line import LINE_MATCH, QUERY
 from elkapi.relay.caching import CACHE_HEADER, wish_of
-from elkapi.relay.call import JSON, REPLAYED, Call
+from elkapi.relay.call import JSON, REPLAYED, Call, send_json
 from elkapi.relay.candidates import FALLBACK_HEADER, candidates
 from elkapi.relay.hold import checked_key
 from elkapi.relay.plane import DataPlane, Page
@@ -139,7 +139,7 @@ class BatchPages:
         rows, has_more = await plane.reader.run(page)
         data = [shape.shown(row, self._home(call)) for row in rows]
         ends = {"first_id": data[0]["id"] if data else None, "last_id": data[-1]["id"] if data else None}
-        call.reply.send(200, JSON, msgspec.json.encode({"data": data, "has_more": has_more, **ends}))
+        send_json(call, {"data": data, "has_more": has_more, **ends})
 
     async def get(self, plane: DataPlane, snapshot: Snapshot, grant: Grant, match: Match, call: Call) -> None:
         """One batch of this key. Raises NotFound."""
@@ -185,7 +185,7 @@ class BatchPages:
             raise BadRequest(f"Message batch {match.params['id']} has not ended; cancel it first, then delete it.")
         plane.batches.look()
         gone = {"id": shape.batch_id_text(batch.id), "type": "message_batch_deleted"}
-        call.reply.send(200, JSON, msgspec.json.encode(gone))
+        send_json(call, gone)
 
     def _show(self, call: Call, batch: BatchRow, *, replayed: bool = False) -> None:
         headers = (*JSON, REPLAYED) if replayed else JSON
