@@ -59,6 +59,17 @@ async def running(
         await asyncio.sleep(0)
 
 
+@contextlib.asynccontextmanager
+async def connected(port: int, **more: Any) -> AsyncIterator[tuple[asyncio.StreamReader, asyncio.StreamWriter]]:
+    """A client's connection, closed at the end of the block."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", port, **more)
+    try:
+        yield reader, writer
+    finally:
+        writer.close()
+        await writer.wait_closed()
+
+
 _servers: dict[int, Server] = {}
 
 
@@ -259,8 +270,7 @@ async def test_a_slow_body_is_408_and_a_slow_head_too() -> None:
 
 @pytest.mark.parametrize("start", [b"POST / HTT", b"garbage\r\n\r\n"])
 async def test_a_client_that_stays_after_its_refusal_is_closed_and_the_sweep_goes_on(start: bytes) -> None:
-    async with running(settings=Settings(header_read_s=0.0)) as (server, port):
-        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    async with running(settings=Settings(header_read_s=0.0)) as (server, port), connected(port) as (reader, writer):
         writer.write(start)
         one = await served(writer)
         await until(lambda: one.header_bytes)
@@ -269,8 +279,6 @@ async def test_a_client_that_stays_after_its_refusal_is_closed_and_the_sweep_goe
         one.deadline_s = 0.0  # It keeps its half of the connection open for longer than the server lingers.
         server._tick()
         await until(lambda: not server.connections)
-        writer.close()
-        await writer.wait_closed()
 
 
 async def test_an_early_answer_does_not_wait_for_the_body() -> None:
@@ -319,8 +327,7 @@ async def test_a_slow_reader_holds_the_handler_back() -> None:
             written += 65536
         call.reply.finish()
 
-    async with running(pour) as (_, port):
-        reader, writer = await asyncio.open_connection("127.0.0.1", port, limit=1024)
+    async with running(pour) as (_, port), connected(port, limit=1024) as (reader, writer):
         writer.write(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")
         await asyncio.sleep(0.3)
         assert written < 32 * 1024 * 1024
@@ -328,8 +335,6 @@ async def test_a_slow_reader_holds_the_handler_back() -> None:
         while b"0\r\n\r\n" not in (chunk := await reader.read(1 << 20)):
             received += len(chunk)
         assert written == 65536000
-        writer.close()
-        await writer.wait_closed()
 
 
 async def test_drain_finishes_what_is_under_way_and_closes_idle_connections() -> None:
@@ -357,8 +362,7 @@ async def test_drain_finishes_what_is_under_way_and_closes_idle_connections() ->
 
 
 async def test_a_draining_server_answers_an_idle_connection_once_more() -> None:
-    async with running() as (server, port):
-        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    async with running() as (server, port), connected(port) as (reader, writer):
         writer.write(b"GET /first HTTP/1.1\r\nHost: a\r\n\r\n")
         assert b"x-path: /first" in await reader.readuntil(b"GET ")
         draining = asyncio.create_task(server.drain(60))
@@ -369,13 +373,10 @@ async def test_a_draining_server_answers_an_idle_connection_once_more() -> None:
         assert b"x-path: /last" in reply
         assert b"connection: close" in reply
         assert await draining == 0
-        writer.close()
-        await writer.wait_closed()
 
 
 async def test_an_idle_connection_whose_next_request_is_in_the_kernel_is_not_closed() -> None:
-    async with running() as (server, port):
-        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    async with running() as (server, port), connected(port) as (reader, writer):
         writer.write(b"GET /first HTTP/1.1\r\nHost: a\r\n\r\n")
         await reader.readuntil(b"GET ")
         server.stop_accepting()
@@ -385,20 +386,15 @@ async def test_an_idle_connection_whose_next_request_is_in_the_kernel_is_not_clo
         reply = await reader.read()
         assert b"x-path: /last" in reply
         assert b"connection: close" in reply
-        writer.close()
-        await writer.wait_closed()
 
 
 async def test_an_idle_connection_with_nothing_unread_is_closed() -> None:
-    async with running() as (server, port):
-        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    async with running() as (server, port), connected(port) as (reader, writer):
         writer.write(b"GET /first HTTP/1.1\r\nHost: a\r\n\r\n")
         await reader.readuntil(b"GET ")
         for each in server.connections:
             each.overdue()
         assert await reader.read() == b""
-        writer.close()
-        await writer.wait_closed()
 
 
 async def test_a_reply_that_began_before_the_drain_does_not_end_its_connection() -> None:
@@ -413,8 +409,7 @@ async def test_a_reply_that_began_before_the_drain_does_not_end_its_connection()
         await release.wait()
         call.reply.finish(b"two")
 
-    async with running(in_two) as (server, port):
-        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    async with running(in_two) as (server, port), connected(port) as (reader, writer):
         writer.write(b"GET /two HTTP/1.1\r\nHost: a\r\n\r\n")
         assert b"connection: close" not in await reader.readuntil(b"one\r\n")
         draining = asyncio.create_task(server.drain(60))
@@ -426,8 +421,6 @@ async def test_a_reply_that_began_before_the_drain_does_not_end_its_connection()
         assert b"x-path: /last" in reply
         assert b"connection: close" in reply
         assert await draining == 0
-        writer.close()
-        await writer.wait_closed()
 
 
 @contextlib.asynccontextmanager
@@ -606,8 +599,10 @@ async def test_the_time_for_a_body_does_not_run_while_its_request_waits_its_turn
         await echo(call)
 
     monkeypatch.setattr(edge, "SWEEP_EVERY_S", 0.001)
-    async with running(slow_first, msgspec.structs.replace(LIMITS, body_read_s=0.0)) as (_, port):
-        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    async with (
+        running(slow_first, msgspec.structs.replace(LIMITS, body_read_s=0.0)) as (_, port),
+        connected(port) as (reader, writer),
+    ):
         writer.write(b"GET /1 HTTP/1.1\r\nHost: a\r\n\r\nPOST /2 HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\n\r\nhel")
         await asyncio.sleep(0.05)
         writer.write(b"lo")
@@ -616,8 +611,6 @@ async def test_the_time_for_a_body_does_not_run_while_its_request_waits_its_turn
         release.set()
         assert b"x-path: /1" in await reader.readuntil(b"GET ")
         assert (await reader.readuntil(b"POST hello")).startswith(b"HTTP/1.1 200 ")
-        writer.close()
-        await writer.wait_closed()
 
 
 async def test_a_large_body_that_waited_its_turn_has_the_time_that_its_size_takes(
@@ -627,15 +620,12 @@ async def test_a_large_body_that_waited_its_turn_has_the_time_that_its_size_take
     sizes = msgspec.structs.replace(LIMITS, body_read_s=0.0, body_bytes_max=2 * len(half))
     head = b"POST /2 HTTP/1.1\r\nHost: a\r\nContent-Length: %d\r\n\r\n" % (2 * len(half))
     monkeypatch.setattr(edge, "SWEEP_EVERY_S", 0.001)
-    async with running(slow_first, sizes) as (_, port):
-        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    async with running(slow_first, sizes) as (_, port), connected(port) as (reader, writer):
         writer.write(b"GET /1 HTTP/1.1\r\nHost: a\r\n\r\n" + head + half)
         assert b"x-path: /1" in await reader.readuntil(b"GET ")
         await asyncio.sleep(0.05)
         writer.write(half)
         assert (await reader.readuntil(b"\r\n\r\n")).startswith(b"HTTP/1.1 200 ")
-        writer.close()
-        await writer.wait_closed()
 
 
 async def test_http_1_0_knows_no_interim_reply_whatever_it_expects() -> None:
