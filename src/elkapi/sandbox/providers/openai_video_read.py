@@ -89,12 +89,7 @@ def is_pro(model: str) -> bool:
 
 def prompt_of(fields: Fields) -> str:
     """The prompt. Raises Problem when there is none."""
-    prompt = fields.get("prompt")
-    if prompt is None:
-        raise missing("prompt")
-    if not isinstance(prompt, str) or not 1 <= len(prompt) <= PROMPT_CHARS_MAX:
-        raise invalid(f"prompt must be a text of 1 to {PROMPT_CHARS_MAX} characters.", "prompt")
-    return prompt
+    return _text(fields, "prompt", PROMPT_CHARS_MAX)
 
 
 def choice(fields: Fields, name: str, values: tuple[str, ...], default: str | None) -> str:
@@ -166,12 +161,16 @@ def sniffed(part: Part) -> str:
 
 def character_name(fields: Fields) -> str:
     """The name of a character. Raises Problem."""
-    name = fields.get("name")
-    if name is None:
-        raise missing("name")
-    if not isinstance(name, str) or not 1 <= len(name) <= NAME_CHARS_MAX:
-        raise invalid(f"name must be a text of 1 to {NAME_CHARS_MAX} characters.", "name")
-    return name
+    return _text(fields, "name", NAME_CHARS_MAX)
+
+
+def _text(fields: Fields, name: str, chars_max: int) -> str:
+    text = fields.get(name)
+    if text is None:
+        raise missing(name)
+    if not isinstance(text, str) or not 1 <= len(text) <= chars_max:
+        raise invalid(f"{name} must be a text of 1 to {chars_max} characters.", name)
+    return text
 
 
 def missing(name: str) -> Problem:
