@@ -47,8 +47,10 @@ def request_id_text(value: bytes) -> str:
 
 
 def parse_request_id(text: str) -> bytes | None:
-    """The id behind the public spelling, which may come without its `req_`; None when it is not one."""
-    return _parsed(text.removeprefix("req_"))
+    """The id behind the public spelling, which may come without its `req_`, or as that of the task which the request
+    began (`task_` and the same digits); None when it is not one.
+    """
+    return _parsed(text[5:] if text.startswith("task_") else text.removeprefix("req_"))
 
 
 def parse_prefixed_id(text: str, prefix: str) -> bytes | None:

@@ -13,6 +13,9 @@ def test_what_was_written_is_read_again() -> None:
     made = new_id()
     assert parse_request_id(request_id_text(made)) == made
     assert parse_request_id(made.hex()) == made
+    # The task that a request began has its digits.
+    assert parse_request_id("task_" + made.hex()) == made
+    assert parse_request_id("task_req_" + made.hex()) is None
     assert parse_prefixed_id("task_" + made.hex(), "task_") == made
 
 

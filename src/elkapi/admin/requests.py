@@ -36,5 +36,5 @@ def parsed_id(request_id: str) -> bytes:
     """The id behind its public spelling; raises InvalidInput."""
     parsed = parse_request_id(request_id)
     if parsed is None:
-        raise InvalidInput("a request id is `req_` and 32 hex digits", field="id")
+        raise InvalidInput("a request id is `req_` or `task_` and 32 hex digits", field="id")
     return parsed

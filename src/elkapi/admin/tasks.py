@@ -124,7 +124,7 @@ async def _made(admin: Admin, step: TaskStep) -> bool:
 
 
 def _parsed(task_id: str) -> bytes:
-    parsed = tasks.parse_task_id(task_id) or parse_request_id(task_id)
+    parsed = parse_request_id(task_id)
     if parsed is None:
         raise InvalidInput("a task's id is `task_` and 32 hex digits", field="id")
     return parsed

@@ -26,7 +26,7 @@ def request() -> None:
 @click.argument("request_id", metavar="ID")
 @json_option
 def show(request_id: str, as_json: bool) -> None:
-    """One call by its `x-request-id`."""
+    """One call by its `x-request-id`, or by the id of the task that it began."""
     from elkapi.admin import requests
 
     with opened() as admin:

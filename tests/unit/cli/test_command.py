@@ -560,6 +560,13 @@ def test_a_call_is_shown_with_its_entries_in_the_ledger(elkapi: Elkapi, tmp_path
     assert ["refund", "0.000000003", "2001-09-09T01:46:40Z"] in [
         line.split() for line in elkapi(*asked).out.splitlines()
     ]
+    # Whoever complains about a video names its task, whose call has the same digits.
+    named = f"task_{record.id.hex()}"
+    assert elkapi("request", "show", named, "--json").json["id"] == request_id_text(record.id)
+    back = elkapi("ledger", "refund", named, "--note", "it shows a cat")
+    assert (back.status, back.out) == (0, f"refunded 0.000000001 USD of {named}\n")
+    for arguments in (("request", "show"), ("ledger", "refund", "--note", "x")):
+        assert "`req_` or `task_` and 32 hex digits" in elkapi(*arguments, "task_1").err
 
 
 @pytest.mark.parametrize("command", ["backup", "restore"])
