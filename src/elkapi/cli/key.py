@@ -9,6 +9,7 @@ import click
 from elkapi.cli.numbers import Whole
 from elkapi.cli.output import json_option, opened, parse_expiry, print_facts, print_json, print_rows, when, words
 from elkapi.cli.policy import clear_option, policy_options, readable_policy, shown_policy, take_policy
+from elkapi.clock import SYSTEM_CLOCK
 from elkapi.money import format_usd
 from elkapi.settings import NUMBER_MAX
 
@@ -206,6 +207,8 @@ def _print(view: KeyView, as_json: bool) -> None:
 def _shown(view: KeyView) -> dict[str, Any]:
     row = view.row
     state = "revoked" if row.revoked_ns is not None else "enabled" if row.enabled else "disabled"
+    if state == "enabled" and row.expires_at_ns is not None and row.expires_at_ns <= SYSTEM_CLOCK.now_ns():
+        state = "expired"
     return {
         "id": row.id,
         "name": row.name,

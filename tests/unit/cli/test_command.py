@@ -123,6 +123,14 @@ def test_a_keys_life(elkapi: Elkapi) -> None:
     assert elkapi("ledger", "check", "--json").json["ok"]
 
 
+def test_a_key_whose_time_is_over_is_not_shown_as_enabled(elkapi: Elkapi) -> None:
+    elkapi("key", "create", "--name", "k", "--expires", "1d")
+    assert elkapi("key", "show", "k", "--json").json["state"] == "enabled"
+    assert elkapi("key", "edit", "k", "--expires", "2020-01-31", "--json").json["state"] == "expired"
+    assert [row["state"] for row in elkapi("key", "list", "--json").json] == ["expired"]
+    assert elkapi("key", "disable", "k", "--json").json["state"] == "disabled"
+
+
 def test_two_keys_of_one_name_are_told_apart_by_id(elkapi: Elkapi) -> None:
     for _ in range(2):
         elkapi("key", "create", "--name", "twin")
