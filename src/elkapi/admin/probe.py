@@ -18,7 +18,9 @@ NOTHING_TO_ASK = "this family has nothing free to ask"
 
 
 class ProbeResult(msgspec.Struct, frozen=True):
-    """One credential's answer. `revived` says that it was off and was brought back by this probe."""
+    """One credential's answer. `revived` says that it was off and was brought back by this probe, `detail` why nobody
+    could be asked.
+    """
 
     key_id: int
     hint: str
@@ -26,6 +28,7 @@ class ProbeResult(msgspec.Struct, frozen=True):
     outcome: str
     duration_ms: float
     revived: bool
+    detail: str = ""
 
 
 async def test_channel(admin: Admin, which: str) -> list[ProbeResult]:
@@ -47,15 +50,15 @@ async def test_channel(admin: Admin, which: str) -> list[ProbeResult]:
                 results.append(ProbeResult(key.id, key.hint, False, "does not open with this secret key", 0.0, False))
                 continue
             started_s = time.perf_counter()
-            outcome, works = NOTHING_TO_ASK, False
+            outcome, works, detail = NOTHING_TO_ASK, False, ""
             if probe_path(channel):
-                outcome, answered = await probed(client.send, channel, secrets[key.id])
+                outcome, answered, detail = await probed(client.send, channel, secrets[key.id])
                 works = bool(answered)
             duration_ms = round((time.perf_counter() - started_s) * 1000, 1)
             revived = works and not key.enabled and key.disabled_by == channels.AUTOMATIC
             if revived:
                 admin_channels.set_channel_key_enabled(admin, key.id, True)
-            results.append(ProbeResult(key.id, key.hint, works, outcome, duration_ms, revived))
+            results.append(ProbeResult(key.id, key.hint, works, outcome, duration_ms, revived, detail))
     finally:
         await client.aclose()
     return results

@@ -18,6 +18,7 @@ from elkapi.cli.output import (
     print_json,
     print_rows,
     print_table,
+    readable,
     when,
     with_options,
     words,
@@ -206,6 +207,8 @@ def test(channel: str, as_json: bool) -> int:
     else:
         names = ("key_id", "hint", "works", "outcome", "duration_ms", "revived")
         print_table(names, [[getattr(result, name) for name in names] for result in results], none="it has no key")
+        for detail in dict.fromkeys(result.detail for result in results if result.detail):
+            click.echo(readable(detail))
     return 0 if any(result.works for result in results) else 1
 
 

@@ -110,13 +110,17 @@ def _cell(value: object, width_max: int | None = CELL_WIDTH_MAX) -> str:
     if isinstance(value, bool):
         return "yes" if value else "no"
     text = ", ".join(map(_word, value)) if isinstance(value, list | tuple) else _word(value)
-    # A name must not be able to move the cursor of whoever lists it.
-    text = "".join(sign if sign.isprintable() else "?" for sign in text)
+    text = readable(text)
     if width_max is None or _width(text) <= width_max:
         return text
     while _width(text) >= width_max:
         text = text[: width_max - 1] if len(text) > width_max else text[:-1]
     return text + "…"
+
+
+def readable(text: str) -> str:
+    """What others wrote, without what could move the cursor of whoever reads it."""
+    return "".join(sign if sign.isprintable() else "?" for sign in text)
 
 
 def _width(text: str) -> int:

@@ -92,16 +92,16 @@ class Prober:
         return now_s >= course.next_s
 
     async def _probe(self, found: DisabledKey) -> None:
-        reason, outcome, works = ON_TRIAL, "nothing to ask", True
+        reason, outcome, works, detail = ON_TRIAL, "nothing to ask", True, ""
         if probe_path(found.channel):
             async with self._at_once:
-                outcome, answered = await probed(self._send, found.channel, found.key)
+                outcome, answered, detail = await probed(self._send, found.channel, found.key)
             reason, works = (ON_TRIAL, True) if answered is None else (ANSWERED, answered)
         course = self._courses[found.key.id]
         course.tries += 1
         now_s = self._clock.monotonic_s()
         course.next_s = now_s + wait_s(course.tries)
-        facts = {"channel": found.channel.name, "channel_key_id": found.key.id, "outcome": outcome}
+        facts = {"channel": found.channel.name, "channel_key_id": found.key.id, "outcome": outcome, "detail": detail}
         if not works:
             log.info("channel_key_still_bad", extra=facts | {"next_probe_s": wait_s(course.tries)})
         elif await self._store.enable(found, reason):
@@ -114,20 +114,20 @@ def wait_s(tries: int) -> float:
     return doubled_s(FIRST_PROBE_AFTER_S, tries + 1, PROBE_AFTER_S_MAX)
 
 
-async def probed(send: Send, channel: Channel, key: ChannelKey) -> tuple[str, bool | None]:
-    """(what the upstream said to the free question, for people to read; whether the key works).
+async def probed(send: Send, channel: Channel, key: ChannelKey) -> tuple[str, bool | None, str]:
+    """(what the upstream said to the free question; whether the key works; what went wrong on the way, for people).
 
     None where the upstream does not know the question, which says nothing of the key.
     """
     try:
         answer = await answer_to(send, probe_request(channel, key), ANSWER_BYTES_MAX)
     except UpstreamFailure as failure:
-        return failure.code, False
+        return failure.code, False, str(failure).replace(key.secret, "***")
     except ValueError:
-        return "unusable_address", False
+        return "unusable_address", False, ""
     if answer.status in UNASKABLE:
-        return f"status {answer.status}: it has no such list, so nothing is known", None
-    return f"status {answer.status}", is_success(answer.status)
+        return f"status {answer.status}: it has no such list, so nothing is known", None, ""
+    return f"status {answer.status}", is_success(answer.status), ""
 
 
 def probe_request(channel: Channel, key: ChannelKey) -> UpstreamRequest:

@@ -208,7 +208,11 @@ def test_a_channel_that_does_not_answer_is_told(elkapi: Elkapi) -> None:
     add_channel(elkapi, "--name", "c")
     outcome = elkapi("channel", "test", "c", "--json")
     assert outcome.status == 1
-    assert json.loads(outcome.out)[0]["outcome"] == "upstream_connect_failed"
+    (result,) = json.loads(outcome.out)
+    assert result["outcome"] == "upstream_connect_failed"
+    # Why, by which a wrong name, port or certificate are told apart.
+    assert result["detail"].startswith("127.0.0.1 [127.0.0.1]:9: ")
+    assert result["detail"] in elkapi("channel", "test", "c").out
 
 
 def test_an_address_whose_own_family_guards_more_is_said_so(elkapi: Elkapi) -> None:
