@@ -21,6 +21,16 @@ if TYPE_CHECKING:
 
 F = TypeVar("F", bound=Callable[..., Any])
 CELL_WIDTH_MAX = 60
+ATTEMPT_COLUMNS = (
+    "channel_name",
+    "channel_key_id",
+    "why",
+    "outcome",
+    "status",
+    "fate",
+    "duration_ms",
+    "upstream_request_id",
+)
 # Delete, the controls that a terminal takes for ESC and a letter, line ends, and what turns a line's direction.
 _CONTROLS = re.compile("[\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069]")
 _UNITS = {"m": timedelta(minutes=1), "h": timedelta(hours=1), "d": timedelta(days=1), "w": timedelta(weeks=1)}
@@ -89,6 +99,15 @@ def print_rows(rows: Sequence[Mapping[str, object]], columns: Sequence[str], as_
         print_json(rows)
     else:
         print_table(columns, [[row[name] for name in columns] for row in rows], none=none)
+
+
+def print_attempts(attempts: Iterable[Mapping[str, object]], *, none: str) -> None:
+    """A call's attempts, and below them in full what each upstream that failed said, or why it was not reached."""
+    shown = list(attempts)
+    print_table(ATTEMPT_COLUMNS, [[attempt.get(name) for name in ATTEMPT_COLUMNS] for attempt in shown], none=none)
+    for attempt in shown:
+        if error := attempt.get("error"):
+            click.echo(f"{_cell(attempt['channel_name'])}: {readable(' '.join(str(error).split()))}")
 
 
 def print_more(command: str, options: Mapping[str, object]) -> None:

@@ -8,7 +8,17 @@ import click
 import msgspec
 
 from elkapi.cli.numbers import Whole
-from elkapi.cli.output import json_option, opened, print_facts, print_json, print_more, print_rows, print_table, when
+from elkapi.cli.output import (
+    json_option,
+    opened,
+    print_attempts,
+    print_facts,
+    print_json,
+    print_more,
+    print_rows,
+    print_table,
+    when,
+)
 from elkapi.ids import request_id_text
 from elkapi.money import format_ratio, format_usd
 from elkapi.types import RequestRecord
@@ -43,8 +53,7 @@ def show(request_id: str, as_json: bool) -> None:
     used = [f"{unit} {number}" for unit, number in shown["usage"].items() if number]
     print_facts(shown | {"usage": ", ".join(used)})
     click.echo()
-    names = ("channel_name", "channel_key_id", "why", "outcome", "status", "fate", "duration_ms", "upstream_request_id")
-    print_table(names, [[attempt.get(name) for name in names] for attempt in attempts], none="no attempt was made")
+    print_attempts(attempts, none="no attempt was made")
     click.echo()
     print_table(ENTRY_COLUMNS, [list(entry.values()) for entry in entries], none="no entry in the ledger")
 

@@ -8,7 +8,7 @@ import click
 import msgspec
 
 from elkapi.cli.numbers import Whole
-from elkapi.cli.output import json_option, opened, print_facts, print_json, print_more, print_rows, print_table, when
+from elkapi.cli.output import json_option, opened, print_attempts, print_facts, print_json, print_more, print_rows, when
 from elkapi.money import format_usd
 from elkapi.types import State
 
@@ -16,7 +16,6 @@ if TYPE_CHECKING:
     from elkapi.storage.repos.tasks import TaskRow
 
 COLUMNS = ("task", "created_at", "key_id", "model", "state", "progress", "channel_id", "error_code")
-ATTEMPT_COLUMNS = ("channel_name", "channel_key_id", "why", "outcome", "status", "fate", "duration_ms", "error")
 STATES = ("open", *(state.value for state in State))
 
 
@@ -70,8 +69,7 @@ def show(task_id: str, as_json: bool) -> None:
         return
     print_facts(facts)
     click.echo()
-    names = ATTEMPT_COLUMNS
-    print_table(names, [[attempt[name] for name in names] for attempt in attempts], none="no attempt is known")
+    print_attempts(attempts, none="no attempt is known")
 
 
 @task.command()

@@ -26,7 +26,7 @@ from elkapi.local.listening import listen
 from elkapi.storage import apikey
 from elkapi.storage.migrations import MIGRATIONS
 from elkapi.testing.ledger import a_record, an_order
-from elkapi.types import Usage
+from elkapi.types import AttemptRecord, Usage
 from tests.unit.cli.conftest import PLANTED, Elkapi, Outcome, add_channel, cli_main
 
 
@@ -547,6 +547,24 @@ def test_a_call_is_shown_with_what_it_used(elkapi: Elkapi, tmp_path: Path) -> No
     shown = elkapi("request", "show", request_id_text(record.id))
     assert shown.status == 0, shown.err
     assert ["usage", "input_tokens", "12,", "calls", "1"] in [line.split() for line in shown.out.splitlines()]
+
+
+def test_a_call_that_failed_is_shown_with_what_each_upstream_said(elkapi: Elkapi, tmp_path: Path) -> None:
+    elkapi("key", "list")
+    said = '{\n  "error":{"message":"' + "The engine is overloaded. " * 9 + '"}}\x1b[31m'
+    tries = [
+        AttemptRecord(1, "a", 1, "first", "status_503", "none", 503, error=said),
+        AttemptRecord(2, "b", 2, "next", "ok", "complete", 200),
+    ]
+    record = msgspec.structs.replace(a_record(an_order(1, nano=9), 4), attempts=tuple(tries))
+    with sqlite3.connect(tmp_path / "data" / "elkapi.sqlite3") as books:
+        row = (record.id, 1, 1, "m", 200, 4, 0, record.created_ns, msgspec.json.encode(record))
+        books.execute("insert into requests values (?, ?, ?, ?, ?, ?, ?, ?, ?)", row)
+    books.close()
+    shown = elkapi("request", "show", request_id_text(record.id)).out.splitlines()
+    assert [line for line in shown if "overloaded" in line] == [
+        "a said: " + said.replace("\n ", "").replace("\x1b", "?")
+    ]
 
 
 def test_a_call_is_shown_with_its_entries_in_the_ledger(elkapi: Elkapi, tmp_path: Path) -> None:
