@@ -6,7 +6,7 @@ Contract: anthropic.md sections 1 to 5.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Any, get_args
 
 import msgspec
 
@@ -17,7 +17,19 @@ from elkapi.translate.anthropic_write import write_request
 from elkapi.translate.anthropic_writer import Writer, write_reply
 from elkapi.translate.chat_parts import refuse_file_ids
 from elkapi.translate.dialect import Dialect
-from elkapi.translate.ir import ChatRequest, File, Loss, Message, Part, ServerTool, ServerToolPart, Text, Tool
+from elkapi.translate.ir import (
+    ChatRequest,
+    Effort,
+    File,
+    Loss,
+    Message,
+    Part,
+    Reasoning,
+    ServerTool,
+    ServerToolPart,
+    Text,
+    Tool,
+)
 
 # What a request of another dialect loses on its way to Anthropic; a test goes through the rows.
 LOSSES = (
@@ -59,7 +71,7 @@ REFUSED_ELSEWHERE = ("mcp_servers", "container", "compaction")
 
 def told_elsewhere(request: ChatRequest) -> ChatRequest:
     """The request as others are told it: what is said of a document before it, the tools that are offered at its end,
-    and no billing line of Claude Code's.
+    the instructions that still stand there, and no billing line of Claude Code's.
 
     That line is another one on every call: no other provider would find the conversation in its cache again.
     """
@@ -70,14 +82,14 @@ def told_elsewhere(request: ChatRequest) -> ChatRequest:
         told = tuple(text for text in map(_told, request.system) if text.text)
         request = msgspec.structs.replace(request, system=told)
     kept = request.extra.get("messages", {})
-    contexts = {place: left["context"] for place, left in kept.items() if isinstance(left.get("context"), str)}
-    if not contexts:
+    if not kept:
         return request
+    contexts = {place: left["context"] for place, left in kept.items() if isinstance(left.get("context"), str)}
     messages = [
         Message(message.role, tuple(_with_contexts(message.parts, index, contexts)))
         for index, message in enumerate(request.messages)
     ]
-    return msgspec.structs.replace(request, messages=messages)
+    return _with_settings_of_the_turn(msgspec.structs.replace(request, messages=messages), kept)
 
 
 def _with_tools_of_the_end(request: ChatRequest) -> ChatRequest:
@@ -116,6 +128,20 @@ def _with_tools_of_the_end(request: ChatRequest) -> ChatRequest:
             for message in request.messages
         ],
     )
+
+
+def _with_settings_of_the_turn(request: ChatRequest, kept: dict[str, Any]) -> ChatRequest:
+    """The request without instructions that were for a turn gone by, and with the effort that is said for this one."""
+    turn = max((index for index, message in enumerate(request.messages) if message.role == "user"), default=-1)
+    messages, reasoning = [], request.reasoning
+    for index, message in enumerate(request.messages):
+        settings = kept.get(str(index), {})
+        config = settings.get("output_config")
+        if index > turn and isinstance(config, dict) and config.get("effort") in get_args(Effort):
+            reasoning = msgspec.structs.replace(reasoning or Reasoning(), effort=config["effort"])
+        if (index > turn or settings.get("clear_at") != "next_user_message") and message.parts:
+            messages.append(message)
+    return msgspec.structs.replace(request, messages=messages, reasoning=reasoning)
 
 
 def _by_name(tools: Sequence[Tool], server_tools: Sequence[ServerTool]) -> dict[str, Tool | ServerTool]:

@@ -56,8 +56,10 @@ class _Cache(msgspec.Struct):
 
 
 class _Message(msgspec.Struct):
+    """`content` may only be missing where a later instruction says an effort alone."""
+
     role: Literal["user", "assistant", "system"]
-    content: str | list[Raw]
+    content: str | list[Raw] | None = None
 
 
 class _Text(msgspec.Struct):
@@ -253,15 +255,23 @@ def _read_conversation(view: _Count, raw: Raw, extra: Raw) -> tuple[tuple[Text, 
     places: dict[str, Raw] = {}
     for index, message in enumerate(view.messages):
         at = f"messages[{index}]"
+        left = _left_over(raw["messages"][index], _Message)
+        content = message.content
+        if content is None:
+            if message.role != "system" or not left.get("output_config"):
+                raise BadRequest("A message needs its `content`.", param=at + ".content")
+            content = []
         if message.role == "system" and not merged:
-            _read_texts(message.content, at + ".content", system, kept)
+            _read_texts(content, at + ".content", system, kept)
             continue
-        if not merged or merged[-1][0] != message.role:
+        # An instruction with settings of its own is one by itself.
+        apart = message.role == "system" and (left or str(len(merged) - 1) in places)
+        if not merged or merged[-1][0] != message.role or apart:
             merged.append((message.role, []))
-        if left := _left_over(raw["messages"][index], _Message):
+        if left:
             places.setdefault(str(len(merged) - 1), {}).update(left)
         parts = merged[-1][1]
-        blocks = [{"type": "text", "text": message.content}] if isinstance(message.content, str) else message.content
+        blocks = [{"type": "text", "text": content}] if isinstance(content, str) else content
         for number, block in enumerate(blocks):
             part, left = _read_block(block, names, f"{at}.content[{number}]")
             if isinstance(part, Thinking) and (found := unseal(part.signature)) is not None:

@@ -135,8 +135,9 @@ def _own_messages(request: ChatRequest) -> list[Raw]:
             if isinstance(part, Image) and message.role == "assistant":
                 continue
             blocks.append(left if "type" in left else _block(part) | left)
-        if blocks:
-            messages.append({"role": message.role, "content": _short(blocks)} | kept.get(str(index), {}))
+        settings = kept.get(str(index), {})
+        if blocks or settings:
+            messages.append({"role": message.role} | ({"content": _short(blocks)} if blocks else {}) | settings)
     return messages
 
 

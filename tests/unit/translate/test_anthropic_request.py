@@ -410,6 +410,40 @@ def test_a_block_that_nobody_here_knows_does_not_cross_in_silence_when_the_user_
             check_crossing(request)
 
 
+def _later(content: Any = None, **settings: Any) -> dict[str, Any]:
+    return {"role": "system"} | ({} if content is None else {"content": content}) | settings
+
+
+@pytest.mark.parametrize("last", ["user", "system"])
+def test_an_instruction_for_one_turn_stands_for_that_turn_elsewhere_too(last: str) -> None:
+    """So does the effort that it says, with which it may come alone."""
+    turns = [
+        {"role": "user", "content": "hi"},
+        _later("Be brief.", clear_at="next_user_message"),
+        _later("Be kind.", clear_at="never"),
+        _later(output_config={"effort": "high"}),
+        {"role": "assistant", "content": "hello"},
+        {"role": "user", "content": "go on"},
+        _later("Be quick.", clear_at="next_user_message", output_config={"effort": "low"}),
+    ]
+    turns = turns if last == "system" else turns[:-1]
+    body = GOOD | {"messages": turns, "output_config": {"effort": "max"}}
+    request = DIALECT.read_request(msgspec.json.encode(body))
+    assert json.loads(DIALECT.write_request(request, BUDGET))["messages"] == turns
+    told = told_elsewhere(request)
+    said = ["hi", "Be kind.", "hello", "go on", *(["Be quick."] if last == "system" else [])]
+    assert [part for message in told.messages for part in message.parts] == [Text(text) for text in said]
+    assert told.reasoning == Reasoning(effort="low" if last == "system" else "max")
+    check_crossing(told)
+
+
+@pytest.mark.parametrize("message", [{"role": "user"}, {"role": "system"}, {"role": "system", "output_config": {}}])
+def test_a_message_that_says_nothing_at_all_is_refused(message: dict[str, Any]) -> None:
+    with pytest.raises(BadRequest) as caught:
+        DIALECT.read_request(msgspec.json.encode(GOOD | {"messages": [{"role": "user", "content": "hi"}, message]}))
+    assert caught.value.param == "messages[1].content"
+
+
 def _change(kind: str, **tool: Any) -> dict[str, Any]:
     return {"type": f"tool_{kind}", "tool": tool}
 
