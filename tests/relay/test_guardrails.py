@@ -198,6 +198,25 @@ async def test_every_place_of_a_conversation_is_looked_at(lite: Gateway, sandbox
     namespace = {"type": "namespace", "name": "n", "tools": [{"type": "function", "name": "f", "description": WORD}]}
     bodies.append(("/v1/responses", {"input": "x", "tools": [namespace]}))
     bodies.append(("/v1/responses", {"input": [{"type": "additional_tools", "tools": namespace["tools"]}]}))
+    for item in (
+        {"type": "program", "call_id": "p", "code": f"print('{WORD}')"},
+        {"type": "program_output", "call_id": "p", "result": WORD},
+        {"type": "apply_patch_call", "call_id": "a", "operation": {"type": "create_file", "diff": f"+{WORD}"}},
+        {"type": "apply_patch_call_output", "call_id": "a", "output": WORD},
+        {"type": "shell_call", "call_id": "s", "action": {"commands": [f"echo {WORD}"]}},
+        {"type": "shell_call_output", "call_id": "s", "output": [{"stdout": WORD, "stderr": ""}]},
+    ):
+        bodies.append(("/v1/responses", {"input": [item]}))
+    added = {"type": "tool_addition", "tool": {"type": "tool_definition", "definition": {"description": WORD}}}
+    for members in (
+        {"messages": [user], "compaction": {"type": "summarize", "instructions": WORD}},
+        {"messages": [user, {"role": "system", "content": [added]}]},
+        {"messages": [{"role": "user", "content": [{"type": "compaction", "content": "x", "tool_changes": [added]}]}]},
+        {"messages": [{"role": "user", "content": [{"type": "mcp_tool_listing", "tools": [{"description": WORD}]}]}]},
+    ):
+        bodies.append(("/v1/messages", {"max_tokens": 9, **members}))
+    for part in ({"toolCall": {"args": {"q": WORD}}}, {"tool_response": {"response": {"a": [WORD]}}}):
+        bodies.append((f"/v1beta/models/{MODEL}:generateContent", {"contents": [{"parts": [part]}]}))
     for path, body in bodies:
         reply = await lite.ask(key, {"model": MODEL, **body}, path=path)
         assert (reply.status_code, "content_blocked" in reply.text) == (400, True), (path, body, reply.text)
@@ -205,6 +224,39 @@ async def test_every_place_of_a_conversation_is_looked_at(lite: Gateway, sandbox
         reply = await lite.ask(key, {"model": MODEL, **body}, path=path)
         assert (reply.status_code, "Token ids" in reply.text) == (400, True)
     assert sent(sandbox) == []
+
+
+PATCH = {
+    "type": "apply_patch_call",
+    "id": "apc_1",
+    "call_id": "call_1",
+    "status": "completed",
+    "operation": {"type": "create_file", "path": "a.txt", "diff": f"+one {WORD} two"},
+}
+
+
+@pytest.mark.parametrize("stream", [False, True], ids=["whole", "streamed"])
+async def test_a_file_that_a_model_writes_is_looked_at(lite: Gateway, stream: bool) -> None:
+    """Of an apply_patch call only the answer's last event but one shows it."""
+    usage = {"input_tokens": 5, "output_tokens": 5, "total_tokens": 10}
+    begun = {"id": "resp_1", "object": "response", "created_at": 1, "model": "m", "error": None, "output": []}
+    whole = begun | {"status": "completed", "output": [PATCH], "usage": usage}
+    told = (
+        {"type": "response.created", "response": begun | {"status": "in_progress"}},
+        {"type": "response.output_item.added", "output_index": 0, "item": PATCH | {"status": "in_progress"}},
+        {"type": "response.output_item.done", "output_index": 0, "item": PATCH},
+        {"type": "response.completed", "response": whole},
+    )
+    frames = b"".join(
+        b"event: %b\ndata: %b\n\n" % (str(event["type"]).encode(), msgspec.json.encode(event | {"sequence_number": n}))
+        for n, event in enumerate(told)
+    )
+    async with canned(200, whole, frames) as upstream:
+        key = await prepared(lite, upstream.url, msgspec.structs.replace(BLOCKING, direction="output"))
+        body = {"model": MODEL, "input": "write it", "store": False, "stream": stream}
+        reply = await lite.ask(key, body, path="/v1/responses")
+    assert "content_blocked" in reply.text
+    assert WORD not in reply.text
 
 
 @pytest.mark.parametrize("client", CLIENTS)

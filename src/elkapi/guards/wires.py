@@ -76,19 +76,25 @@ _RESPONSES_ITEM = {
     "code": TEXT,
     "outputs": _each(logs=TEXT),
     "action": DEEP,
+    "operation": DEEP,
     "queries": DEEP,
     "results": DEEP,
     "revised_prompt": TEXT,
     "tools": _RESPONSES_TOOLS,
 }
+# Of a program; other items have base64 there.
+_RESPONSES_TYPED = {"program_output": {"result": TEXT}}
+_RESPONSES_ITEMS = Shape(text=True, items=Shape(members=_small(_RESPONSES_ITEM), typed=_RESPONSES_TYPED))
 _RESPONSES_ASKED = _object(
-    input=Shape(text=True, items=_object(**_RESPONSES_ITEM)),
-    instructions=Shape(text=True, items=_object(**_RESPONSES_ITEM)),
+    input=_RESPONSES_ITEMS,
+    instructions=_RESPONSES_ITEMS,
     prompt=_object(variables=DEEP),
     tools=_RESPONSES_TOOLS,
 )
 _RESPONSES_SAID = _RESPONSES_ITEM | {"content": _text_or_parts(**_RESPONSES_PART, logprobs=GONE)}
-_RESPONSES_ANSWER = _object(output=_each(**_RESPONSES_SAID), output_text=TEXT)
+_RESPONSES_ANSWER = _object(
+    output=Shape(items=Shape(members=_small(_RESPONSES_SAID), typed=_RESPONSES_TYPED)), output_text=TEXT
+)
 
 # Anthropic
 _CITATIONS = _each(cited_text=TEXT, title=TEXT, document_title=TEXT)
@@ -97,8 +103,13 @@ _SOURCE = Shape(members={"content": _text_or_parts(text=TEXT)}, typed={"text": {
 # Of blocks, and of what the provider's own tools gave.
 _RESULT = {"text": TEXT, "title": TEXT, "stdout": TEXT, "stderr": TEXT, "source": _SOURCE}
 _BLOCK_TEXTS = {**_RESULT, "context": TEXT, "input": DEEP}
+# What a tool says of itself that the conversation adds.
+_ADDED_TOOL = _object(definition=_object(description=TEXT))
 _ANTHROPIC_BLOCK = {
     **_BLOCK_TEXTS,
+    "tool": _ADDED_TOOL,
+    "tool_changes": _each(tool=_ADDED_TOOL),
+    "tools": _each(description=TEXT),
     "citations": _CITATIONS,
     "content": _text_or_parts(**_BLOCK_TEXTS, content=_text_or_parts(**_BLOCK_TEXTS)),
 }
@@ -106,6 +117,7 @@ _ANTHROPIC_ASKED = _object(
     system=_text_or_parts(text=TEXT),
     messages=_each(content=Shape(text=True, items=_object(**_ANTHROPIC_BLOCK))),
     tools=_each(description=TEXT),
+    compaction=_object(instructions=TEXT),
 )
 _ANTHROPIC_ANSWER = _object(
     content=_each(
@@ -124,6 +136,10 @@ _GEMINI_PART = {
     "function_call": _object(args=DEEP),
     "functionResponse": _object(response=DEEP),
     "function_response": _object(response=DEEP),
+    "toolCall": _object(args=DEEP),
+    "tool_call": _object(args=DEEP),
+    "toolResponse": _object(response=DEEP),
+    "tool_response": _object(response=DEEP),
     "executableCode": _object(code=TEXT),
     "executable_code": _object(code=TEXT),
     "codeExecutionResult": _object(output=TEXT),
