@@ -11,7 +11,7 @@ import msgspec
 import pytest
 
 from elkapi.ledger import check
-from elkapi.money import parse_usd
+from elkapi.money import format_usd, parse_usd
 from elkapi.sandbox.server import Running
 from elkapi.types import Guard, Policy
 from tests.gateway import SMALL, Gateway, gateway
@@ -146,8 +146,14 @@ async def test_g33_a_quote_names_model_price_unit_bounds_and_fallbacks(priced: G
     (fallback,) = said["fallbacks"]
     assert fallback["model"] == BIG
     assert said["hold_nano_usd"] == fallback["most_nano_usd"] > said["most_nano_usd"]
-    alone = await quoted(priced, key, asked.path, asked.body, **asked.headers, **{"x-elkapi-fallback": "none"})
-    assert alone.json()["fallbacks"] == []
+    alone = {**asked.headers, "x-elkapi-fallback": "none"}
+    said = (await quoted(priced, key, asked.path, asked.body, **alone)).json()
+    assert said["fallbacks"] == []
+    # To the nano: what is there may be just as much.
+    for less, covered in ((0, True), (1, False)):
+        key = await priced.key(format_usd(said["hold_nano_usd"] - less), policy=Policy(aliases={"nick": LITTLE}))
+        short = (await quoted(priced, key, asked.path, asked.body, **alone)).json()
+        assert (short["covered"], short["hold_nano_usd"]) == (covered, said["hold_nano_usd"])
 
 
 async def test_a_quote_without_an_output_limit_names_the_one_that_the_balance_covers(priced: Gateway) -> None:

@@ -14,6 +14,8 @@ import pytest
 from elkapi.local import vocabulary
 from elkapi.money import parse_usd
 from elkapi.relay import hold
+from elkapi.relay.hold import FRAME_SHARE, FRAME_TOKENS
+from elkapi.translate.estimate import MESSAGE_TOKENS
 from tests.canned import canned
 from tests.gateway import SMALL, Gateway, gateway
 
@@ -156,3 +158,7 @@ async def test_g36_a_hold_is_lowered_to_a_count_only_where_all_of_the_call_is_te
         assert refused.status_code == 403, refused.text
         text = await gate.ask(key, chat(), path="/v1/chat/completions")
         assert text.status_code == 200, text.text
+        account = await gate.account(text.headers["x-request-id"], key)
+    # What a provider puts around messages is on top of the count, then 20 tokens of output.
+    counted = tokens_of(WORDS) + MESSAGE_TOKENS
+    assert parse_usd(account["held_usd"]) == (counted + counted // FRAME_SHARE + FRAME_TOKENS + 20) * 1000

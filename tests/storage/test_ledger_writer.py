@@ -285,9 +285,12 @@ async def test_a_hold_that_may_have_been_made_is_one_order_until_it_was_given_ba
     limits = Limits(batch_max=256, heartbeat_s=1e6, tick_s=1e6, drain_s=1)
     writer = Writer(lambda: books, lambda *_: None, limits)  # type: ignore[arg-type, return-value]
     books.fails = books.in_doubt = True
-    writer._taken = 1
-    writer._write([(Hold(b"h" * 16, 1, (1,), 3, "m", 7, b"o" * 16), None)])
-    assert writer.depth == 1
+    settle = Settle(b"s" * 16, True, 5, 0, None)
+    writer._taken = 2
+    writer._write([(Hold(b"h" * 16, 1, (1,), 3, "m", 7, b"o" * 16), None), (settle, None)])
+    assert writer.depth == 2
+    # The settlement beside it is written again as it is.
+    assert [order for order, _ in writer._owed] == [settle, Settle(b"h" * 16, True, 0, 0, None)]
     books.fails = books.in_doubt = False
     writer._write(writer._owed)
     # With more orders answered than were taken nothing would be written on the loop any more.

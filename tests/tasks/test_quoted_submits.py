@@ -27,7 +27,7 @@ async def quoted(tasks: Tasks, path: str, body: Any, key: str) -> Any:
 @pytest.mark.parametrize("path", ASKED)
 async def test_a_task_holds_what_was_quoted(tasks: Tasks, path: str) -> None:
     await tasks.gate.group("default", 1_500_000)
-    key = await tasks.gate.key("0.80", policy=Policy(aliases={"nick": MODEL}))
+    key = await tasks.gate.key("0.75", policy=Policy(aliases={"nick": MODEL}))
     first = await quoted(tasks, path, ASKED[path], key)
     assert first.status_code == 200, first.text
     said = first.json()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 from typing import Any
 
+import msgspec
 import pytest
 
 from elkapi.catalog import CATALOG, Facts
@@ -61,6 +62,32 @@ def test_a_model_that_nobody_has_is_compared_with_a_few_of_thousands(monkeypatch
 
 def test_the_names_of_a_small_group_are_all_compared() -> None:
     assert told(snapshot_of("zeta-large", "gpt-4o", "alpha"), "tgp-4o").endswith("Available: gpt-4o.")
+
+
+@pytest.mark.parametrize(
+    ("change", "is_told"),
+    [
+        ({}, True),
+        ({"groups": ("vip",)}, False),
+        ({"scope": "test"}, False),
+        ({"models": ("n",)}, False),
+        ({"keys": (ChannelKey(1, "k"),)}, False),
+    ],
+)
+def test_a_model_whose_keys_are_all_out_of_service_is_said_to_be_that_within_its_own_group(
+    change: dict[str, Any], is_told: bool
+) -> None:
+    idle = Channel(
+        id=2, name="idle", family="deepseek", base_url="https://b.example",
+        keys=(ChannelKey(1, "k", enabled=False),), models=("m",), groups=("default",),
+    )  # fmt: skip
+    snapshot = snapshot_of("o")
+    snapshot.channels[2] = msgspec.structs.replace(idle, **change)
+    assert ("no upstream that works at the moment" in told(snapshot, "m")) is is_told
+
+
+def test_a_group_without_any_model_is_told_so() -> None:
+    assert "no model at all yet" in told(snapshot_of(), "m")
 
 
 @pytest.mark.parametrize(("others", "more"), [(1, ", and no other model is for this."), (500, ".")])
