@@ -280,6 +280,46 @@ async def test_the_last_event_of_an_answer_that_is_kept_is_told_however_much_cam
     assert stage.gate.sql("select status from stored_objects") == [("completed",)]
 
 
+async def test_a_response_ends_in_the_tables_after_the_frames_before_its_end(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A large piece is sealed on a thread; who follows through another worker would be told the rest without it."""
+    sealer = stage.gate.installation.sealer
+    ledger, sealing, go_on = stage.gate.plane.ledger, asyncio.Event(), asyncio.Event()
+
+    class Slow:
+        def __getattr__(self, name: str) -> Any:
+            return getattr(sealer, name)
+
+        async def seal_beside(self, plain: bytes, context: bytes) -> bytes:
+            if context.startswith(b"stored_events") and not sealing.is_set():
+                sealing.set()
+                await go_on.wait()
+            return await sealer.seal_beside(plain, context)
+
+    monkeypatch.setattr(ledger, "_sealer", Slow())
+    monkeypatch.setattr(background_calls, "LOOK_EVERY_S", 0.01)
+    frames = frames_of("responses-text")
+    creating = asyncio.ensure_future(stage.create(stream=True))
+    played = await stage.call()
+    played.begin()
+    for frame in frames[:6]:
+        played.play(frame)
+    await sealing.wait()
+    for frame in frames[6:]:
+        played.play(frame)
+    played.end()
+    await asyncio.sleep(0.1)
+    before = stage.gate.sql("select status from stored_objects"), stage.gate.sql("select first from stored_events")
+    assert before == ([("in_progress",)], [])
+    go_on.set()
+    told = events((await creating).text)
+    assert told[-1]["type"] == "response.completed"
+    again = await stage.get(told[-1]["response"]["id"], "?stream=true")
+    assert events(again.text) == told
+    assert await stage.spent() > 0
+
+
 async def test_a_deleted_response_is_ended_and_gone(stage: Stage) -> None:
     made = (await stage.create()).json()
     played = await stage.call()

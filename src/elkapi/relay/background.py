@@ -23,6 +23,7 @@ from elkapi.relay.follow import follow
 from elkapi.relay.guarding import guarding_of
 from elkapi.relay.hold import Hold
 from elkapi.relay.keep import ours_of, stored_row
+from elkapi.relay.outcome import Outcome
 from elkapi.relay.plane import DataPlane
 from elkapi.relay.read import Request
 from elkapi.relay.relay import OWN_FAULT, Failed, Left
@@ -78,6 +79,8 @@ class _Work:
             call.started_s,
         )
         self.running = Running(grant.key_id, self.log, self._keep_frames)
+        # Frames come into the tables before the end that follows them, however long they take to seal.
+        self._keeping = asyncio.Lock()
         self.row: StoredObject
         self.admitted: asyncio.Future[StoredReply | None] = asyncio.get_running_loop().create_future()
 
@@ -116,7 +119,7 @@ class _Work:
                 outcome = await answer(plane, hold, self.policy, call)  # 7
                 if guarding is not None:
                     await guarding.release(hold, outcome)
-                await to_its_end(hold.settle(outcome))  # 8
+                await to_its_end(self._settle(hold, outcome))  # 8
             except BaseException as error:
                 await hold.resolve(error)
                 raise
@@ -147,16 +150,24 @@ class _Work:
         if not self.admitted.done():
             self.admitted.set_result(None)
 
+    async def _settle(self, hold: Hold, outcome: Outcome) -> None:
+        async with self._keeping:
+            await hold.settle(outcome)
+
     async def _keep_frames(self) -> None:
+        # What is being written is the end, which takes all that is unkept along.
+        if not self._keeping.locked():
+            await to_its_end(self._frames_kept())
+
+    async def _frames_kept(self) -> None:
         log = self.log
-        piece = log.unkept()
-        if piece is None:
-            return
-        upto = len(log.frames)
-        row = msgspec.structs.replace(self.row, body=b"", item_ids=(), frames=piece)
-        # From here on they are the ledger's, which tries again until they are written.
-        log.kept = upto
-        await self.plane.ledger.keep(row, frames_only=True)
+        async with self._keeping:
+            if (piece := log.unkept()) is None:
+                return
+            row = msgspec.structs.replace(self.row, body=b"", item_ids=(), frames=piece)
+            # From here on they are the ledger's, which tries again until they are written.
+            log.kept = len(log.frames)
+            await self.plane.ledger.keep(row, frames_only=True)
 
     async def _fail(self, error: BaseException) -> None:
         """Tell whoever waits for the call to begin, or else its row and its stream, that it failed."""
@@ -169,23 +180,27 @@ class _Work:
                 self.admitted.exception()  # whoever waited may have left
         if not self.running.admitted:
             return
+        await to_its_end(self._failure_kept(error, told))
+
+    async def _failure_kept(self, error: BaseException, told: GatewayError) -> None:
         log = self.log
         answer = _failed(log.blank, told)
         farewell = error.farewell if isinstance(error, Failed) else b""
         if self.request.stream and not farewell:
             farewell = _farewell(log, answer)
-        row = stored_row(
-            self.plane,
-            self.grant,
-            self.request,
-            self.call.id,
-            answer,
-            log.unkept(farewell),
-            status="failed",
-            error=told.message,
-        )
         try:
-            await self.plane.ledger.keep(row)
+            async with self._keeping:
+                row = stored_row(
+                    self.plane,
+                    self.grant,
+                    self.request,
+                    self.call.id,
+                    answer,
+                    log.unkept(farewell),
+                    status="failed",
+                    error=told.message,
+                )
+                await self.plane.ledger.keep(row)
         except Unavailable as trouble:
             self.plane.log.write(
                 "background_failure_not_kept", "warning", request_id=request_id_text(self.call.id), error=str(trouble)
