@@ -400,6 +400,21 @@ async def test_a_tool_that_was_run_and_has_no_price_is_flagged(
     assert account["flags"] == ([] if kinds == ("computer_call",) else ["unpriced_tools"])
 
 
+@pytest.mark.parametrize("stream", [False, True], ids=["whole", "streamed"])
+@pytest.mark.parametrize(("where", "flags"), [("container_reference", ["unpriced_tools"]), ("local", [])])
+async def test_a_shell_in_a_container_of_the_providers_is_flagged_and_the_callers_own_is_not(
+    tmp_path: Path, where: str, flags: list[str], stream: bool
+) -> None:
+    """OpenAI bills the container."""
+    whole = whole_of("responses", {"input_tokens": 100, "output_tokens": 50, "total_tokens": 150})
+    ran = {"type": "shell_call", "id": "s", "call_id": "c", "status": "completed", "action": {"commands": ["ls"]}}
+    whole["output"] = [ran | {"environment": {"type": where}}, *whole["output"]]
+    async with canned(200, whole, response_frames(whole)) as upstream, gateway(tmp_path) as gate:
+        await priced(gate, "tooled", "openai", upstream.url)
+        account = await account_of(gate, await gate.key("1000"), "responses", "tooled", stream)
+    assert account["flags"] == flags
+
+
 @pytest.mark.parametrize("breaks", [False, True], ids=["left", "broken"])
 async def test_a_tool_without_a_price_is_flagged_also_where_the_answer_did_not_come_to_its_end(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, breaks: bool

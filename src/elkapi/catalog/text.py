@@ -53,7 +53,7 @@ SEARCHES_MAX, SEARCHES_ALLOWED_MAX = 10, 1000
 # A reference needs no type: `{"id": "msg_..."}`.
 _BARE_ID = re.compile(rb'"id"\s*:\s*"[^"]*"\s*(?:,\s*"type"\s*:\s*null\s*)?\}')
 _ALLOWED = re.compile(rb'"max_uses"\s*+:\s*+(\d++)')
-_TYPES = "|".join(sorted(server_tools.KINDS | server_tools.CHAT.keys() | server_tools.RESPONSES.keys()))
+_TYPES = "|".join(sorted({*server_tools.KINDS, *server_tools.CHAT, *server_tools.RESPONSES, *server_tools.HOSTED}))
 _MEMBERS = "|".join(re.sub("[A-Z]", lambda hit: "_?" + hit[0].lower(), name) for name in server_tools.GEMINI)
 _SERVED_MEMBER = re.compile(
     rb'"(?:(?:web_search_options|plugins|mcp_servers|search_parameters)"\s*+:|enable_search"\s*+:\s*+true)'

@@ -37,7 +37,7 @@ from elkapi.translate.late_sources import SourcesFirst, may_come_late
 from elkapi.translate.profiles import profile_for
 from elkapi.translate.responses_request import configured
 from elkapi.translate.responses_state import without_envelopes
-from elkapi.translate.server_tools import UNPRICED_CALLS
+from elkapi.translate.server_tools import HOSTED, UNPRICED_CALLS
 from elkapi.translate.tool_names import ToolNames
 from elkapi.translate.tool_search import tool_search_for
 from elkapi.types import UNPRICED_FLAG, Attempt, Usage
@@ -64,6 +64,7 @@ _TOOLS_SHOWN: dict[Wire, tuple[bytes, ...]] = {
     "gemini": (b'"webSearchQueries"',),
 }
 _UNPRICED = tuple(b'"%b"' % kind.encode() for kind in sorted(UNPRICED_CALLS))
+_SHELL, _HOSTED = b'"shell_call"', tuple(b'"%b"' % where.encode() for where in HOSTED)
 # By the words on `fallbacks` Claude Code knows that it may ask again without them.
 OTHER_MODELS_REFUSED = (
     "This call names another model that its provider would ask too, at a price of its own: make a call of its own for "
@@ -207,8 +208,7 @@ class Same:
         elif self.request.line is not None and not is_readable(body):
             # It would stand among the results of other lines, and break the reading of them all.
             raise Unreadable
-        ran_unpriced = self.wire == "responses" and any(kind in body for kind in _UNPRICED)
-        flags = (UNPRICED_FLAG,) if ran_unpriced else ()
+        flags = (UNPRICED_FLAG,) if self.wire == "responses" and _ran_unpriced(body) else ()
         return Whole(body, usage, unsplit, tally=tally, flags=flags)
 
     def _failure(self, body: bytes) -> Failure | None:
@@ -410,6 +410,13 @@ def facts_for(request: Request, created_s: int, clock: Clock | None = None) -> R
 def writer_for(request: Request, facts: ReplyFacts) -> Writer:
     """The writer of a stream in the caller's dialect and form."""
     return ArrayWriter(facts) if request.array else DIALECTS[request.operation.wire or ""].writer(facts)
+
+
+def _ran_unpriced(body: bytes) -> bool:
+    """Whether a whole response shows tools that are billed by the call; its bytes may name a shell that did not run."""
+    if any(kind in body for kind in _UNPRICED):
+        return True
+    return _SHELL in body and any(where in body for where in _HOSTED)
 
 
 _object = msgspec.json.Decoder(dict[str, msgspec.Raw])

@@ -37,7 +37,7 @@ from elkapi.translate.ir import (
     UsageSeen,
 )
 from elkapi.translate.responses_writer import ResponsesWriter
-from elkapi.translate.server_tools import UNPRICED_CALLS
+from elkapi.translate.server_tools import is_unpriced
 from elkapi.translate.sse import Frame
 from elkapi.types import Usage
 
@@ -96,7 +96,7 @@ class Tally:
         elif isinstance(event, ToolCallStart):
             self._keep(self.text, event.name)
         elif isinstance(event, ServerToolPart):
-            self.unpriced |= event.raw.get("type") in UNPRICED_CALLS
+            self.unpriced |= is_unpriced(event.raw)
         elif isinstance(event, Finish):
             self.finish_reason = event.reason
 

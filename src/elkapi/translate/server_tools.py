@@ -43,12 +43,20 @@ GEMINI = {
     "vertexAiSearch": "vertexAiSearch",
     "vertexRagStore": "vertexRagStore",
 }
+# Where OpenAI's shell runs when it is no machine of the caller's.
+HOSTED = ("container_auto", "container_reference")
 # Items of a response whose tool OpenAI bills by the call, for which a price record has no class.
 UNPRICED_CALLS = frozenset({"file_search_call", "code_interpreter_call"})
 # The hub's words, some of which have no other spelling.
 KINDS = frozenset({"web_search", "web_fetch", "x_search", "file_search", "code_execution", "mcp"})
 
 _PLACE = ("city", "region", "country", "timezone")
+
+
+def is_unpriced(item: dict[str, Any]) -> bool:
+    """Whether an item of a response tells of a tool that its provider bills by the call."""
+    where = item.get("environment") if item.get("type") == "shell_call" else None
+    return item.get("type") in UNPRICED_CALLS or (isinstance(where, dict) and where.get("type") in HOSTED)
 
 
 def place_of(search: ServerTool) -> dict[str, Any] | None:

@@ -17,7 +17,7 @@ from elkapi.catalog.text import (
     read_messages,
     read_responses,
 )
-from elkapi.translate.server_tools import CHAT, GEMINI, KINDS, RESPONSES
+from elkapi.translate.server_tools import CHAT, GEMINI, HOSTED, KINDS, RESPONSES
 
 MESSAGES = [{"role": "user", "content": "x"}]
 
@@ -34,6 +34,14 @@ def test_a_chat_holds_for_what_a_served_tool_brings(kind: str) -> None:
 @pytest.mark.parametrize("kind", sorted({*RESPONSES, *KINDS}))
 def test_a_response_holds_for_what_a_served_tool_brings(kind: str) -> None:
     _covers(read_responses, {"model": "m", "input": "x"}, {"type": kind}, {"type": "function"})
+
+
+@pytest.mark.parametrize("where", HOSTED)
+def test_a_response_holds_for_what_a_shell_of_the_providers_brings(where: str) -> None:
+    """Not for one that the caller runs, whose output the caller sends."""
+    asked = {"model": "m", "input": "x"}
+    own = {"type": "shell", "environment": {"type": "local"}}
+    _covers(read_responses, asked, {"type": "shell", "environment": {"type": where}}, own)
 
 
 @pytest.mark.parametrize("kind", sorted(KINDS))
