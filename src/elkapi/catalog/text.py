@@ -125,6 +125,10 @@ class _BackgroundOptions(msgspec.Struct):
     completion_window: str | None = None
 
 
+class _MultiAgent(msgspec.Struct):
+    enabled: bool | None = None
+
+
 class ResponsesView(msgspec.Struct):
     """`POST /v1/responses` and its count and compact forms."""
 
@@ -136,6 +140,7 @@ class ResponsesView(msgspec.Struct):
     tools: msgspec.Raw = _NONE
     background: bool | None = None
     background_options: _BackgroundOptions | None = None
+    multi_agent: _MultiAgent | None = None
     previous_response_id: str | None = None
     conversation: str | dict[str, Any] | None = None
     plugins: msgspec.Raw = _NONE
@@ -285,6 +290,9 @@ def read_completion(body: bytes) -> Facts:
 def read_responses(body: bytes) -> Facts:
     """Facts of a response. Raises BadRequest naming the field."""
     view: ResponsesView = decode_strict(_responses, body)
+    if view.multi_agent is not None and view.multi_agent.enabled:
+        # Neither their number nor their depth has a limit, so that no hold would cover them.
+        raise BadRequest("Agents that the provider runs have no bound to be held for.", param="multi_agent")
     options = view.background_options
     if options is not None and options.completion_window not in (None, "soonest"):
         # It is made in the foreground of its provider, at the full price.

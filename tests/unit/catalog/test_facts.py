@@ -116,6 +116,11 @@ def test_what_a_response_goes_on_from_is_read(conversation: Any) -> None:
     assert (facts.previous, facts.conversation, facts.background) == ("resp_1", "conv_1", False)
 
 
+@pytest.mark.parametrize("options", [{"multi_agent": {"enabled": False}}, {"multi_agent": None}])
+def test_a_response_without_agents_of_the_providers_is_read(options: dict[str, Any]) -> None:
+    assert read(text.read_responses, {"model": "m", "input": "x", **options}).model == "m"
+
+
 @pytest.mark.parametrize(
     ("documents", "searches"), [(["a"], 1), (["a"] * 98, 1), (["a"] * 100, 2), (["a"] * 300, 4), (["a" * 60_000], 2)]
 )
@@ -138,6 +143,8 @@ def test_a_rerank_reads_its_query_with_every_document(documents: list[str], sear
         (text.read_completion, COMPLETION | {"prompt": ""}),
         (text.read_completion, COMPLETION | {"prompt": []}),
         (text.read_completion, COMPLETION | {"max_tokens": -1}),
+        (text.read_responses, {"model": "m", "input": "x", "multi_agent": {"enabled": True}}),
+        (text.read_responses, {"model": "m", "input": "x", "background_options": {"completion_window": "2h"}}),
         (text.read_messages, CHAT),
         (text.read_messages, MESSAGES | {"messages": []}),
         (text.read_generate, {"contents": []}),
