@@ -487,6 +487,24 @@ async def test_g28_g36_the_pictures_that_a_response_had_made_are_held_and_paid_b
     assert account["cost_usd"] == f"{nano / 1e9:.9f}".rstrip("0")
 
 
+@pytest.mark.parametrize(("moving", "frames"), [({}, 9), ({"frame_count": 40}, 40)])
+async def test_every_frame_of_a_moving_picture_is_held_and_paid(
+    tmp_path: Path, moving: dict[str, int], frames: int
+) -> None:
+    """Their tokens were more than one picture can have, so none of the call's figures were believed."""
+    whole = whole_of("responses", {"input_tokens": 100, "output_tokens": 50, "total_tokens": 150})
+    whole["output"] = [{"type": "image_generation_call", "id": "ig", "result": "R0lGOD"}, *whole["output"]]
+    whole["tool_usage"] = {"image_gen": {"input_tokens": 60, "output_tokens": frames * 4_160}}
+    async with canned(200, whole) as upstream, gateway(tmp_path) as gate:
+        await priced(gate, "painter", "openai", upstream.url)
+        tools = [{"type": "image_generation", "output_format": "gif", **moving}]
+        asked = ask("responses", "painter", "Tell me. " * 20, max_tokens=100, tools=tools)
+        key = await gate.key("1000")
+        reply = await gate.ask(key, asked.body, path=asked.path, headers=asked.headers)
+        account = await gate.account(reply.headers["x-request-id"], key)
+    assert (account["flags"], account["usage"]["image_output_tokens"]) == ([], frames * 4_160)
+
+
 @pytest.mark.parametrize(
     "asked",
     [

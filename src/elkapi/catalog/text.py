@@ -68,8 +68,10 @@ _OWN_TOOL = re.compile(rb'"type"\s*+:\s*+"[a-z]++(?:_[a-z]++)*_20\d{6}"')
 _MODEL_BEHIND = re.compile(
     rb'"type"\s*+:\s*+"(?:(?P<pictures>image_generation")|advisor_|openrouter:(?:advisor|subagent|fusion|image_gen))'
 )
-# The tokens of pictures are those of the call too; a large one is some 6,200.
-PICTURES_MADE_TOKENS_MAX = 16_384
+# The tokens of pictures are those of the call too; a large one is some 6,200. A moving one has nine frames unless told.
+PICTURES_MADE_TOKENS_MAX, MOVING_FRAME_TOKENS_MAX = 16_384, 6_400
+MOVING_FRAMES, MOVING_FRAMES_MAX = 9, 1000
+_FRAMES = re.compile(rb'"frame_count"\s*+:\s*+(\d++)')
 _NO_TOOLS = (b"null", b"[]")
 # A context that is compacted on the way is read once more, and its summary is written beside the answer.
 COMPACTION_TOKENS_MAX = 16_384
@@ -597,7 +599,7 @@ def _facts(
             if hit["pictures"] is None:
                 other_models = True
             else:
-                made += PICTURES_MADE_TOKENS_MAX
+                made += max(PICTURES_MADE_TOKENS_MAX, MOVING_FRAME_TOKENS_MAX * _frames(declared))
     if (declared and _has_served(declared)) or _is_served(served):
         given += SERVED_TOOLS_TOKENS_MAX
         searches = _searches(declared)
@@ -616,6 +618,12 @@ def _facts(
         stateful=stateful,
         other_models=other_models,
     )
+
+
+def _frames(tools: bytes) -> int:
+    """The most frames that a picture made by these tools has."""
+    told = [int(digits[:9]) for digits in _FRAMES.findall(tools)]
+    return min(max([MOVING_FRAMES if b'"gif"' in tools else 1, *told]), MOVING_FRAMES_MAX)
 
 
 def names_objects(body: bytes) -> bool:
