@@ -84,7 +84,7 @@ lock: ## compile requirements/*.txt anew (needs uv; LOCK_FLAGS=--upgrade takes n
 	$(COMPILE) $(LOCK_FLAGS) requirements/build.in -c requirements/dev.txt -o requirements/build.txt > /dev/null
 	$(COMPILE) $(LOCK_FLAGS) --no-deps requirements/weights.in -o $(WEIGHTS) > /dev/null
 
-changelog: $(STAMPS)/venv ## for a release: move changelog.d/ into CHANGELOG.md under the version of pyproject.toml
+changelog: $(STAMPS)/app ## for a release: move changelog.d/ into CHANGELOG.md under the version of the package
 	$(PY) scripts/changelog.py
 
 clean: ## remove .venv and the tools' caches (never your data)

@@ -1,4 +1,4 @@
-"""Joins the fragments of changelog.d/ into CHANGELOG.md, under the version of pyproject.toml, and removes them.
+"""Joins the fragments of changelog.d/ into CHANGELOG.md, under the version of the package, and removes them.
 
 python scripts/changelog.py
 """
@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import re
 import sys
-import tomllib
 from datetime import UTC, date, datetime
 from pathlib import Path
+
+from elkapi import __version__
 
 ROOT = Path(__file__).parents[1]
 TITLE = "# Changelog\n"
@@ -20,15 +21,14 @@ def fragments(root: Path) -> list[Path]:
     return sorted(path for path in (root / "changelog.d").glob("*.md") if path.name != "README.md")
 
 
-def join(root: Path, today: date) -> str:
+def join(root: Path, version: str, today: date) -> str:
     """Answers the heading that the fragments now stand under. Raises ValueError and changes nothing where one is in
     another form or the version has been released.
     """
-    version = tomllib.loads((root / "pyproject.toml").read_text("utf-8"))["project"]["version"]
     page = root / "CHANGELOG.md"
     before = page.read_text("utf-8").removeprefix(TITLE) if page.exists() else ""
     if f"\n## {version} " in before:
-        raise ValueError(f"{page.name} has {version} already: pyproject.toml names the next version first")
+        raise ValueError(f"{page.name} has {version} already: elkapi/__init__.py names the next version first")
     joined = fragments(root)
     for path in joined:
         if not FRAGMENT.fullmatch(path.read_text("utf-8")):
@@ -42,6 +42,6 @@ def join(root: Path, today: date) -> str:
 
 if __name__ == "__main__":
     try:
-        print(join(ROOT, datetime.now(UTC).date()))
+        print(join(ROOT, __version__, datetime.now(UTC).date()))
     except ValueError as error:
         sys.exit(str(error))
