@@ -156,6 +156,24 @@ async def test_a_prompt_too_long_for_one_model_goes_to_another(
         assert reply.status_code == 400
 
 
+@pytest.mark.parametrize("stream", [False, True], ids=["whole", "streamed"])
+async def test_a_prompt_too_long_that_is_told_inside_a_success_is_told_as_such_and_goes_to_another_model_too(
+    gate: Gateway, sandbox: Running, stream: bool
+) -> None:
+    told = {"error": {"type": "BadRequestError", "code": 400, "message": OVERFLOWS["vllm"]["message"]}}
+    async with canned(200, told, b"data: " + msgspec.json.encode(told) + b"\n\n") as first:
+        await staged(gate, sandbox, first.url)
+        key = await gate.key("1", policy=Policy(fallbacks={"*": (SECOND,)}, fallback_on=("context",)))
+        reply = await post(gate, key, "chat", stream=stream)
+        assert reply.status_code == 200, reply.text
+        assert reply.headers["x-elkapi-model"] == SECOND
+        alone = await post(gate, key, "chat", stream=stream, **{"x-elkapi-fallback": "none"})
+        other = await post(gate, key, "anthropic", stream=stream, **{"x-elkapi-fallback": "none"})
+    # The one word for it that agents shorten the conversation at, as where it came with a status of its own.
+    assert (alone.status_code, alone.json()["error"]["code"]) == (400, "context_length_exceeded")
+    assert "prompt is too long" in other.json()["error"]["message"]
+
+
 async def test_a_wrong_parameter_is_the_callers_to_know_whatever_model_is_asked(
     gate: Gateway, sandbox: Running
 ) -> None:
@@ -328,6 +346,10 @@ async def test_a_fallback_that_the_key_may_not_use_or_nobody_serves_or_priced_is
     # Nothing serves FIRST at all, which is a failure of its channels too.
     assert reply.status_code == 200, reply.text
     assert reply.headers["x-elkapi-model"] == SECOND
+    # With nobody to stand in it is what it would be without a fallback.
+    lost = await gate.key("1", policy=Policy(fallbacks={FIRST: ("nowhere", "unpriced")}))
+    refused = await post(gate, lost, "chat")
+    assert (refused.status_code, refused.json()["error"]["code"]) == (503, "model_not_found")
 
 
 @pytest.mark.parametrize("client", CLIENTS)

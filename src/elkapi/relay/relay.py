@@ -14,6 +14,7 @@ from typing import Literal
 from elkapi.access import Lease, Over
 from elkapi.clock import milliseconds
 from elkapi.errors import (
+    OVERFLOW,
     BadRequest,
     ContentBlocked,
     GatewayError,
@@ -339,7 +340,8 @@ class Try:
         if verdict.action == "fail":
             self.reason = reason_in(failure.status, f"{failure.kind} {failure.message}".encode())
             message = redact(failure.message, self.attempt, self.request.model)
-            self.error = UpstreamRejected(message, status=failure.status)
+            code = OVERFLOW if self.reason == "context" else None
+            self.error = UpstreamRejected(message, status=failure.status, code=code)
         return verdict
 
     async def _pump(self, reply: UpstreamReply, status: int, first: bytes) -> Outcome | Verdict:
