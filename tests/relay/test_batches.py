@@ -622,6 +622,33 @@ async def test_lines_are_carried_out_whose_lease_was_committed_and_not_answered(
     gate.closed_books()
 
 
+@pytest.mark.parametrize(
+    ("faults", "counts"), [(2, {"succeeded": 1}), (10**6, {"errored": 1})], ids=["passes", "stays"]
+)
+async def test_a_line_that_meets_a_fault_of_our_own_is_tried_again_a_few_times(
+    lite: Gateway, sandbox: Running, monkeypatch: pytest.MonkeyPatch, faults: int, counts: dict[str, int]
+) -> None:
+    """Before its hold, where the ledger knows nothing of it: not for as long as its batch may run, which is a day."""
+    await staged(lite, sandbox)
+    monkeypatch.setattr(runner, "UNSURE_S", 0.01)
+    serve, served = line_module.serve, list[bytes]()
+
+    async def broken(plane: Any, call: Any, admitted: Any) -> None:
+        served.append(call.id)
+        if len(served) <= faults:
+            raise RuntimeError("a bug")
+        await serve(plane, call, admitted)
+
+    monkeypatch.setattr(line_module, "serve", broken)
+    sdk = client(lite, await lite.key("1"))
+    batch = await sdk.messages.batches.create(requests=[line(1, "[[say: yes]]")])
+    assert counts_of(await ended(sdk, batch.id)) == counts
+    assert len(served) == min(faults + 1, line_module.TRIES_MAX)
+    if "errored" in counts:
+        assert (await results_of(sdk, batch.id))["line-1"].error.error.type == "api_error"
+    lite.closed_books()
+
+
 async def test_a_line_that_nothing_given_back_could_cover_does_not_wait_for_it(tmp_path: Path) -> None:
     async with canned(200, _ANSWER) as upstream, gateway(tmp_path, **QUICK) as gate:
         upstream.gate.clear()

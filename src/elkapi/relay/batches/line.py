@@ -141,7 +141,7 @@ async def carry_out(plane: DataPlane, line: LeasedLine, params: bytes, render: R
         raise asyncio.CancelledError from None
     except Failed as failed:
         unknown = any(attempt.fate == "unknown" for attempt in failed.attempts)
-        return _fate_of(failed.error, line, plane.settings.batch_retry_s, render, id_, may_repeat=not unknown)
+        return fate_of(failed.error, line, plane.settings.batch_retry_s, render, id_, may_repeat=not unknown)
     except RateLimited as limited:
         # The key's own limit, before anything was held.
         return Later(_retry_after_s(limited), pauses_key=True)
@@ -151,9 +151,9 @@ async def carry_out(plane: DataPlane, line: LeasedLine, params: bytes, render: R
         if error.retryable:
             # The ledger may have booked the call and not have been able to answer; `resume` finds out.
             return None
-        return _fate_of(error, line, plane.settings.batch_retry_s, render, id_, may_repeat=True)
+        return fate_of(error, line, plane.settings.batch_retry_s, render, id_, may_repeat=True)
     except GatewayError as error:
-        return _fate_of(error, line, plane.settings.batch_retry_s, render, id_, may_repeat=True)
+        return fate_of(error, line, plane.settings.batch_retry_s, render, id_, may_repeat=True)
     if reply.replayed:
         return None
     return Ended("succeeded", shape.succeeded(reply.body), id_)
@@ -195,9 +195,9 @@ async def _is_covered(plane: DataPlane, grant: Grant, nano: int) -> bool:
     return all(one.available_nano + one.held_nano >= nano for one in balances)
 
 
-def _fate_of(
-    error: GatewayError, line: LeasedLine, retry_s: float, render: Render, id_: bytes, *, may_repeat: bool
-) -> Fate:
+def fate_of(
+    error: GatewayError, line: LeasedLine, retry_s: float, render: Render, id_: bytes | None, *, may_repeat: bool
+) -> Ended | Later:
     """An error that passes is waited out, a few times; every other one is the line's result."""
     if may_repeat and error.status in _PASSES and line.tries + 1 < TRIES_MAX:
         return Later(max(retry_s * 2**line.tries, _retry_after_s(error)), counts=True)

@@ -19,7 +19,7 @@ from sqlalchemy import Connection
 from elkapi.clock import SetAhead, SetBack
 from elkapi.errors import GatewayError, Unavailable
 from elkapi.relay.batches import shape
-from elkapi.relay.batches.line import Ended, Fate, Later, Render, carry_out, resume
+from elkapi.relay.batches.line import Ended, Fate, Later, Render, carry_out, fate_of, resume
 from elkapi.relay.batches.store import BatchStore
 from elkapi.relay.plane import DataPlane
 from elkapi.relay.relay import OWN_FAULT
@@ -183,7 +183,7 @@ class BatchRunner:
             point("batches.lease.after")
 
     async def _work(self, line: LeasedLine) -> None:
-        fate, tries = None, 0
+        fate, tries, faulty = None, 0, False
         resumed = line.resumed
         while fate is None:
             tries += 1
@@ -193,12 +193,17 @@ class BatchRunner:
                 pass  # Asked again below.
             except Exception:
                 self._plane.log.write("unexpected", "error", line=line.number, trace=format_exc())
+                faulty = True
                 if resumed and tries > 1:
                     fate = self._own_fault()
             if fate is None:
                 # The ledger knows better than this task what became of it.
                 resumed = True
                 await asyncio.sleep(UNSURE_S)
+        if faulty and isinstance(fate, Later):
+            # Never held, or given back: tried anew it may well meet the same fault, for as long as its batch may run.
+            retry_s = self._plane.settings.batch_retry_s
+            fate = fate_of(GatewayError(OWN_FAULT), line, retry_s, self._render, None, may_repeat=True)
         self._ended.append((line, self._written(line, fate)))
         self._store.look()
 
