@@ -18,8 +18,8 @@ import pytest
 from sqlalchemy import Connection, update
 
 from elkapi.clock import SystemClock
-from elkapi.errors import InsufficientQuota, Unavailable
-from elkapi.ids import request_id_text
+from elkapi.errors import GatewayError, InsufficientQuota, Unavailable
+from elkapi.ids import new_id, request_id_text
 from elkapi.money import format_usd, parse_usd
 from elkapi.relay.batches import line as line_module
 from elkapi.relay.batches import runner
@@ -27,9 +27,11 @@ from elkapi.relay.batches.store import BatchStore
 from elkapi.sandbox.server import Running
 from elkapi.storage.repos import batch_lines, keys
 from elkapi.storage.repos import batches as batches_repo
+from elkapi.storage.repos.batch_lines import LeasedLine
 from elkapi.storage.schema import batch_lines as lines_table
-from elkapi.storage.schema import message_batches, requests
-from elkapi.types import Amounts, HoldOrder, Policy, Variant
+from elkapi.storage.schema import idempotency, message_batches, requests
+from elkapi.testing.ledger import a_settlement, an_order, funded_account, unpaid
+from elkapi.types import Amounts, HoldOrder, IdempotencyClaim, Policy, StoredReply, Variant
 from tests.canned import canned
 from tests.gateway import ACTOR, Gateway, gateway
 from tests.relay.test_text_usage import priced, whole_of
@@ -550,6 +552,7 @@ async def test_a_key_at_its_own_limit_waits_instead_of_failing(lite: Gateway, sa
             await sdk.messages.create(**line(0, "hello")["params"])
         await asyncio.sleep(0.01)
     assert counts_of(await ended(sdk, batch.id)) == {"succeeded": 6}
+    assert all(found.message.content for found in (await results_of(sdk, batch.id)).values())
 
 
 async def test_nothing_is_remembered_of_keys_that_have_no_lines_under_way(lite: Gateway, sandbox: Running) -> None:
@@ -647,6 +650,47 @@ async def test_a_line_that_meets_a_fault_of_our_own_is_tried_again_a_few_times(
     if "errored" in counts:
         assert (await results_of(sdk, batch.id))["line-1"].error.error.type == "api_error"
     lite.closed_books()
+
+
+async def test_what_became_of_a_line_that_a_dead_worker_had_begun_is_what_the_ledger_keeps(lite: Gateway) -> None:
+    """It is tried anew only where no upstream can have seen it."""
+    plane = lite.plane
+    account_id = funded_account(lite.database, 1_000)
+
+    def begun(made_ns: int, number: int) -> LeasedLine:
+        return LeasedLine(new_id(made_ns), number, f"line-{number}", b"", 0, 1, b"", "{}", resumed=True)
+
+    async def claimed(line: LeasedLine) -> HoldOrder:
+        name = line_module.claim_name(line.batch_id, line.number)
+        claim = IdempotencyClaim(1, line_module.LINE.id, name, b"f" * 32)
+        await plane.ledger.hold(order := an_order(account_id, nano=10, claim=claim))
+        return order
+
+    def told(error: GatewayError, _: bytes) -> bytes:
+        return msgspec.json.encode(error.message)
+
+    now_ns = time.time_ns()
+    never = begun(now_ns, 1)
+    long_ago = begun(now_ns - round((plane.settings.idempotency_keep_s + 60) * 1e9), 2)
+    answered, streamed, failed, cut_off = (begun(now_ns, number) for number in range(3, 7))
+    order = await claimed(answered)
+    reply = StoredReply(order.request_id, 200, (), b'{"id":"msg"}')
+    await plane.ledger.settle(a_settlement(order, 10, reply=reply))
+    await plane.ledger.settle(a_settlement(await claimed(streamed), 10))
+    await plane.ledger.settle(unpaid(await claimed(failed)))
+    await claimed(cut_off)
+    with lite.database.write() as connection:
+        connection.execute(update(idempotency).where(idempotency.c.state == "open").values(state="unknown"))
+
+    fates = [
+        await line_module.resume(plane, one, told) for one in (never, long_ago, answered, streamed, failed, cut_off)
+    ]
+    later = line_module.Later(0.0)
+    assert (fates[0], fates[4]) == (later, later)
+    assert fates[2] == line_module.Ended("succeeded", b'{"type":"succeeded","message":{"id":"msg"}}', order.request_id)
+    for fate, why in ((fates[1], "is not known"), (fates[3], "too large"), (fates[5], "is not known")):
+        assert isinstance(fate, line_module.Ended)
+        assert (fate.state, why.encode() in fate.result) == ("errored", True)
 
 
 async def test_a_line_that_nothing_given_back_could_cover_does_not_wait_for_it(tmp_path: Path) -> None:
