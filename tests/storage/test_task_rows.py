@@ -140,3 +140,68 @@ def test_a_list_of_some_states_has_their_tasks_in_order_page_by_page(
         everybodys = [one.key_id for one in tasks.newest(connection, states=states, limit=100)]
         assert everybodys.count(1) == len(expected)
         assert everybodys.count(2) == (states is None or "failed" in states)
+
+
+POLLER, OTHER, WORKER = b"p" * 16, b"o" * 16, b"w" * 16
+
+
+def test_a_poller_is_told_once_of_those_of_its_open_tasks_that_somebody_asks_about(database: Database) -> None:
+    rows = [
+        row(number, NOW_NS, None, state=state) | {"poller": poller}
+        for number, (state, poller) in enumerate(
+            (("running", POLLER), ("running", POLLER), ("queued", OTHER), ("failed", POLLER))
+        )
+    ]
+    written(database, rows)
+    asked, unasked, others, ended = (one["id"] for one in rows)
+    with database.write() as connection:
+        assert [tasks.poke(connection, one) for one in (asked, others, ended, b"n" * 16)] == [True, True, False, False]
+        connection.execute(table.update().where(table.c.id == ended).values(poked=True))
+        assert tasks.any_work(connection, POLLER) == (False, True)
+        assert tasks.take_poked(connection, POLLER) == [asked]
+        assert (tasks.any_work(connection, POLLER), tasks.take_poked(connection, POLLER)) == ((False, False), [])
+        assert tasks.take_poked(connection, OTHER) == [others]
+        assert tasks.poke(connection, unasked)
+        assert tasks.take_poked(connection, POLLER) == [unasked]
+
+
+def test_a_poller_leases_open_tasks_that_nobody_owns_or_submits_and_those_of_the_dead_are_free(
+    database: Database,
+) -> None:
+    rows = [
+        row(number, NOW_NS, None, state=state) | {"poller": poller, "worker": worker}
+        for number, (state, poller, worker) in enumerate(
+            (
+                ("queued", None, None),
+                ("running", None, None),
+                ("queued", None, WORKER),
+                ("running", OTHER, None),
+                ("failed", OTHER, None),
+                ("succeeded", None, None),
+            )
+        )
+    ]
+    written(database, rows)
+
+    def leased(most: int = 9) -> list[int]:
+        return [one.id[15] for one in tasks.lease(connection, POLLER, most)]
+
+    with database.write() as connection:
+        first = leased(most=1)
+        assert sorted(first + leased()) == [0, 1]
+        assert (leased(), tasks.any_work(connection, POLLER)) == ([], (False, False))
+        tasks.release(connection, [b"n" * 16])
+        tasks.leave_to_pollers(connection, [OTHER])
+        assert leased() == []
+        # What a worker was submitting has moved on, so that it comes too late with its own step.
+        tasks.leave_to_pollers(connection, [WORKER])
+        assert [(one.id[15], one.version) for one in tasks.lease(connection, POLLER, 9)] == [(2, 2)]
+        tasks.release(connection, [OTHER])
+        assert leased() == [3]
+        assert sorted(one.id[15] for one in tasks.owned(connection, POLLER)) == [0, 1, 2, 3]
+        assert tasks.owned(connection, OTHER) == []
+        # No heartbeat of this poller is known.
+        assert tasks.release_orphans(connection) == 4
+        assert tasks.owned(connection, POLLER) == []
+        ended = table.select().where(table.c.poller == OTHER).with_only_columns(table.c.id)
+        assert [one[15] for one in connection.execute(ended).scalars()] == [4]
