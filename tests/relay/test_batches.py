@@ -429,6 +429,8 @@ async def test_an_idempotency_key_makes_one_batch(lite: Gateway, sandbox: Runnin
         connection.execute(update(message_batches).values(created_ns=1))
     anew = await lite.http.post("/v1/messages/batches", json={"requests": [line(1, "hello")]}, headers=headers)
     assert anew.json()["id"] not in (first.json()["id"], *(reply.json().get("id") for reply in both))
+    # Its own key was kept long enough; nobody asked for the other one's.
+    assert lite.sql("select count(*) from message_batches where idempotency_key = 'twins'") == [(1,)]
     with lite.database.write() as connection:
         connection.execute(update(message_batches).values(status="staging"))
     unsure = await lite.http.post("/v1/messages/batches", json={"requests": [line(1, "hello")]}, headers=headers)

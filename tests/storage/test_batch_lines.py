@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import msgspec
 import pytest
 from sqlalchemy import Connection, select, update
 
@@ -100,6 +101,61 @@ def test_lines_of_the_dead_alone_are_taken_over(database: Database, batch: Batch
         assert [line.number for line in batch_lines.lease(connection, BATCH, BOB, 2, 1)] == [1, 2]
         (late,) = batch_lines.lease(connection, BATCH, BOB, 1, FAR_NS - 1)
         assert late.number == 3
+
+
+OTHER, CAROL = b"\x02" * 16, b"c" * 16
+
+
+def another(connection: Connection, batch: BatchRow) -> None:
+    """A second batch of as many lines."""
+    assert batches.add_staging(connection, msgspec.structs.replace(batch, id=OTHER))
+    batches.add_lines(connection, OTHER, [NewLine(n, f"line-{n}", b"sealed") for n in range(LINES)])
+    assert batches.begin(connection, OTHER)
+
+
+def test_only_the_lines_of_the_dead_change_hands_in_whatever_batch(database: Database, batch: BatchRow) -> None:
+    _l = schema.batch_lines.c
+
+    def whose() -> dict[tuple[bytes, int], bytes]:
+        running = select(_l.batch_id, _l.line, _l.worker).where(_l.worker.is_not(None), _l.state == "running")
+        return {(batch_id, number): worker for batch_id, number, worker in connection.execute(running)}
+
+    with database.write() as connection:
+        another(connection, batch)
+        live(connection, CAROL)
+        for of, worker, count in ((BATCH, ALICE, 1), (BATCH, CAROL, 2), (OTHER, CAROL, 1), (OTHER, ALICE, 2)):
+            assert len(batch_lines.lease(connection, of, worker, count, 1)) == count
+        (done,) = batch_lines.lease(connection, OTHER, ALICE, 1, 1)
+        batch_lines.end_lines(connection, [ended(done)], ALICE, 2)
+        connection.execute(update(schema.workers).where(schema.workers.c.owner == ALICE).values(ended_ns=2))
+        assert [line.number for line in batch_lines.take_over(connection, BOB, 1)] == [0]
+        rest = batch_lines.take_over(connection, BOB, 10)
+        assert [(line.batch_id, line.number, line.resumed) for line in rest] == [(OTHER, 1, True), (OTHER, 2, True)]
+        bobs = {(BATCH, 0): BOB, (OTHER, 1): BOB, (OTHER, 2): BOB}
+        assert whose() == bobs | {(BATCH, 1): CAROL, (BATCH, 2): CAROL, (OTHER, 0): CAROL}
+        owned = batch_lines.own(connection, BOB)
+        assert {(line.batch_id, line.number): line.resumed for line in owned} == dict.fromkeys(bobs, True)
+        assert batch_lines.own(connection, ALICE) == []
+
+
+def test_after_a_clock_was_set_back_only_open_lines_that_wait_need_wait_no_longer(
+    database: Database, batch: BatchRow
+) -> None:
+    _l = schema.batch_lines.c
+    with database.write() as connection:
+        another(connection, batch)
+        ready, waits, running = batch_lines.lease(connection, BATCH, ALICE, 3, 1)
+        put_back = [PutBackLine(BATCH, ready.number, 1, 50), PutBackLine(BATCH, waits.number, 1, FAR_NS)]
+        batch_lines.put_back(connection, put_back, ALICE)
+        connection.execute(update(schema.batch_lines).where(_l.line == running.number).values(not_before_ns=FAR_NS))
+        (over,) = batch_lines.lease(connection, OTHER, ALICE, 1, 1)
+        batch_lines.put_back(connection, [PutBackLine(OTHER, over.number, 1, FAR_NS)], ALICE)
+        closed = update(schema.message_batches).where(schema.message_batches.c.id == OTHER)
+        connection.execute(closed.values(is_done=True))
+        batch_lines.wait_no_longer(connection, 100)
+        since = {(row.batch_id, row.line): row.not_before_ns for row in connection.execute(select(schema.batch_lines))}
+    assert (since[BATCH, ready.number], since[BATCH, waits.number]) == (50, 100)
+    assert since[BATCH, running.number] == since[OTHER, over.number] == FAR_NS
 
 
 @pytest.mark.parametrize("state", ["canceled", "expired"])

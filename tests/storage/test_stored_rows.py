@@ -87,6 +87,7 @@ async def test_a_background_row_ends_once_and_never_after_it_was_cancelled(
         await ledger.keep(msgspec.structs.replace(deleted, frames=(0, b"a\n\n")), frames_only=True)
         with database.read() as connection:
             assert stored.still_wanted(connection, [one.id for one in begun]) == {ended.id}
+            assert stored.still_wanted(connection, [cancelled.id]) == set()
         for one in begun:
             last = msgspec.structs.replace(one, status="completed", finishes=True, frames=(1, b"b\n\n"), body=b"done")
             last = msgspec.structs.replace(last, item_ids=(f"msg_{one.id.hex()}",))
@@ -104,6 +105,39 @@ async def test_a_background_row_ends_once_and_never_after_it_was_cancelled(
         assert stored.frames(connection, deleted.id, 0) == []
         # Nor its items, and one that was cancelled made none.
         assert connection.execute(select(stored_items.c.object_id)).scalars().all() == [ended.id]
+
+
+async def test_items_are_those_of_the_responses_that_are_meant_and_of_no_other(
+    settings: Settings, installation: Installation
+) -> None:
+    database = installation.database
+    meant, large = (an_object(body=body, item_ids=(item,)) for body, item in ((b"m", "rs_meant"), (b"x" * 999, "rs_l")))
+    chat = an_object(kind="chat", item_ids=("rs_chat",))
+    async with started(settings, installation, os.urandom(16)) as ledger:
+        for one in (meant, large, chat):
+            await ledger.keep(one)
+    with database.read() as connection:
+
+        def found(items: list[str], ids: tuple[bytes, ...] = (), bytes_max: int = 10**6, grant: Grant = GRANT) -> Any:
+            rows = stored.items_of(connection, grant, items, ids, bytes_max, time.time_ns())
+            return {row.id for row in rows}
+
+        assert found(["rs_meant"]) == found(["rs_none"], (meant.id,)) == found([], (meant.id, chat.id)) == {meant.id}
+        assert found(["rs_chat"]) == found([]) == found(["rs_meant"], (meant.id,), grant=STRANGER) == set()
+        # Only their own bytes count, and all that are allowed are enough.
+        size = len(stored.read(connection, GRANT, "response", meant.id, time.time_ns()).sealed)  # type: ignore[union-attr]
+        assert found(["rs_meant"], bytes_max=size) == {meant.id}
+        with pytest.raises(BodyTooLarge):
+            found(["rs_meant", "rs_l"], bytes_max=size)
+        most = [f"rs_{number}" for number in range(stored.ITEMS_MAX)]
+        assert found(most) == set()
+        with pytest.raises(BodyTooLarge, match="more than"):
+            found([*most, "rs_one_more"])
+    # What is whole cannot be cancelled, and stays what it is.
+    with database.write() as connection:
+        assert not stored.cancel(connection, GRANT, meant.id)
+        assert stored.still_wanted(connection, [meant.id]) == set()
+    assert status_of(database, meant.id) == "completed"
 
 
 async def test_what_a_dead_worker_was_making_has_failed(settings: Settings, installation: Installation) -> None:
