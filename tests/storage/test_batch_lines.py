@@ -138,6 +138,29 @@ def test_only_the_lines_of_the_dead_change_hands_in_whatever_batch(database: Dat
         assert batch_lines.own(connection, ALICE) == []
 
 
+def test_the_results_of_one_batch_are_archived_whole_before_those_of_the_next(
+    database: Database, batch: BatchRow
+) -> None:
+    def kept() -> dict[bytes, tuple[int, bool]]:
+        lines = [row.batch_id for row in connection.execute(select(schema.batch_lines))]
+        rows = connection.execute(select(schema.message_batches))
+        return {row.id: (lines.count(row.id), row.archived_ns is not None) for row in rows}
+
+    with database.write() as connection:
+        another(connection, batch)
+        ends = update(schema.message_batches)
+        for of, ended_ns in ((OTHER, 5), (BATCH, 6)):
+            connection.execute(ends.where(schema.message_batches.c.id == of).values(status="ended", ended_ns=ended_ns))
+        assert batch_lines.archive(connection, 5, 4, 9) == 0
+        removed = [batch_lines.archive(connection, 6, 5, 9) for _ in range(2)]
+        # Five and five are gone, and only a look that finds no more knows that it was all.
+        assert (removed, kept()) == ([5, 5], {OTHER: (0, False), BATCH: (LINES, False)})
+        assert batch_lines.archive(connection, 6, 5, 9) == 1
+        assert (kept(), batch_lines.archive(connection, 6, 5, 9)) == ({OTHER: (0, True), BATCH: (LINES, False)}, 0)
+        assert batch_lines.archive(connection, 7, LINES + 1, 9) == LINES
+        assert kept() == {OTHER: (0, True), BATCH: (0, True)}
+
+
 def test_after_a_clock_was_set_back_only_open_lines_that_wait_need_wait_no_longer(
     database: Database, batch: BatchRow
 ) -> None:

@@ -80,6 +80,25 @@ async def test_what_a_dead_sender_had_on_its_way_is_due_soon_after_the_clock_was
     assert [one.id for one in taken(installation.database, b"b", now_ns=now_ns + lease_ns)] == [row.id]
 
 
+async def test_after_a_clock_was_set_back_only_what_waits_for_a_later_time_is_due_at_once(
+    installation: Installation,
+) -> None:
+    await written(installation, *(a_notice() for _ in range(4)))
+    sending, waits, due, over = taken(installation.database)
+    for row, state, due_ns in ((waits, "pending", NOW_NS + 5), (due, "pending", 50), (over, "failed", NOW_NS + 5)):
+        assert ended(installation.database, row, state=state, due_ns=due_ns)
+    with installation.database.write() as connection:
+        rows.wait_no_longer(connection, NOW_NS - 10)
+        by_task = {row.task_id: row.due_ns for row in connection.execute(select(table))}
+    lease_ns = round(rows.LEASE_S * 1e9)
+    assert [by_task[row.task_id] for row in (sending, waits, due, over)] == [
+        NOW_NS - 10 + lease_ns,
+        NOW_NS - 10,
+        50,
+        NOW_NS + 5,
+    ]
+
+
 def test_an_event_id_names_its_transition() -> None:
     task_id = new_id()
     text = event_id_text(task_id, 1, 7)
@@ -180,11 +199,12 @@ async def test_owners_share_the_places(installation: Installation) -> None:
 
 async def test_replay_makes_it_due_again_unless_it_is_on_its_way(installation: Installation) -> None:
     database = installation.database
-    await written(installation, a_notice())
-    [row] = taken(database)
+    await written(installation, a_notice(), a_notice())
+    row, delivered = taken(database)
     with database.write() as connection:
         assert not rows.replay(connection, row.id, now_ns=NOW_NS, until_ns=NOW_NS + DAY_NS)
     ended(database, row, state="given_up", tries=30)
+    ended(database, delivered)
     with database.write() as connection:
         assert rows.replay(connection, row.id, now_ns=NOW_NS, until_ns=NOW_NS + 2 * DAY_NS)
     [again] = taken(database)
