@@ -9,9 +9,10 @@ import pytest
 
 from elkapi.catalog import CATALOG
 from elkapi.pricing.media import bound
+from elkapi.storage.repos.tasks import TaskRow
 from elkapi.tasks import ending
 from elkapi.tasks.record import Asked, Task, Told
-from elkapi.types import Price, TaskAsset, Variant
+from elkapi.types import Price, State, TaskAsset, Variant
 
 SUBMIT = next(one for one in CATALOG.operations if one.id == "seedance.submit")
 NANO_PER_TOKEN = 1000
@@ -96,3 +97,20 @@ def test_g30_only_what_has_a_price_comes_to_nothing_unexpectedly() -> None:
     none, some = cost({"usage": {"completion_tokens": 0}}, FILM), cost({"usage": {"completion_tokens": 9}}, FILM)
     free = msgspec.structs.replace(none, price=msgspec.structs.replace(none.price, output_nano_per_1m=0))
     assert [ending.came_to_nothing(task(), one) for one in (none, some, free)] == [True, False, False]
+
+
+def test_what_a_provider_billed_for_a_result_that_is_lost_is_a_loss_above_its_hold_too() -> None:
+    row: Any = TaskRow(
+        **dict.fromkeys(TaskRow.__struct_fields__, None)
+        | {"id": b"i" * 16, "key_id": 1, "owner_id": 1, "model": "m", "state": "running", "version": 3, "created_ns": 5}
+    )
+    open_one = msgspec.structs.replace(task(), row=row)
+    billed = cost({"usage": {"completion_tokens": task().asked.held_nano // NANO_PER_TOKEN + 500}}, FILM)
+    done = ending.ended(open_one, State.FAILED, "result_lost", "It is gone.", b"", 9, loss=billed)
+    assert done.settlement is not None
+    record = done.settlement.record
+    assert (record.charge_nano, record.loss_nano) == (0, billed.charge_nano + 500 * NANO_PER_TOKEN)
+    assert (record.usage, record.hold_nano) == (billed.usage, task().asked.held_nano)
+    free = ending.ended(open_one, State.FAILED, "failed", "no", b"", 9).settlement
+    assert free is not None
+    assert (free.record.charge_nano, free.record.loss_nano) == (0, 0)
