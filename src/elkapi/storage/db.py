@@ -7,6 +7,7 @@ answer is always `errors.Unavailable` (503), never a verdict about the caller (g
 from __future__ import annotations
 
 import asyncio
+import os
 import sqlite3
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -25,6 +26,8 @@ T = TypeVar("T")
 READ_WAIT_S = 5.0
 READ_QUEUE_MAX = 2_000
 CANCEL_AGAIN_S = 0.2
+# With less on its disk SQLite may fail to begin its -wal and -shm files.
+SPARE_BYTES = 1024 * 1024
 UNAVAILABLE = "The database cannot be reached at the moment; please try again."
 
 
@@ -67,21 +70,21 @@ class Database:
     def write(self) -> Iterator[Connection]:
         """One write transaction (BEGIN IMMEDIATE on SQLite): committed at the end, rolled back on any exception."""
         self._adopt()
-        with _outage_is_unavailable(), self._used(self._writer), self._writer.begin() as connection:
+        with self._outage_is_unavailable(), self._used(self._writer), self._writer.begin() as connection:
             yield connection
 
     @contextmanager
     def read(self) -> Iterator[Connection]:
         """One read-only transaction that sees a single moment of the database."""
         self._adopt()
-        with _outage_is_unavailable(), self._used(self._reader), self._reader.connect() as connection:
+        with self._outage_is_unavailable(), self._used(self._reader), self._reader.connect() as connection:
             yield connection
 
     def look(self, ask: Callable[[Connection], T]) -> T:
         """`ask`'s answer to what is asked all the time and hardly ever has news: a server is sent its statements and
         nothing else, so each of them sees a moment of its own."""
         self._adopt()
-        with _outage_is_unavailable():
+        with self._outage_is_unavailable():
             try:
                 return self._look(ask)
             except DBAPIError as error:
@@ -104,6 +107,31 @@ class Database:
             if self._closed:
                 pool.dispose()
 
+    @contextmanager
+    def _outage_is_unavailable(self) -> Iterator[None]:
+        try:
+            yield
+        except (SQLAlchemyError, sqlite3.Error) as error:
+            if sql.is_outage(error):
+                unavailable = Unavailable(UNAVAILABLE)
+                # Callers are not told; the driver's own words quote no statement and no value.
+                words = str(getattr(error, "orig", error)).strip().partition("\n")[0]
+                unavailable.add_note(f"the database cannot be used: {words}{self._state_of_disk()}")
+                raise unavailable from error
+            raise
+
+    def _state_of_disk(self) -> str:
+        """What SQLite's own words leave out: it calls a full disk an I/O error, and names no file it cannot open."""
+        if self.dialect == sql.SQLITE:
+            file = Path(str(self._writer.url.database))
+            with suppress(OSError):
+                disk = os.statvfs(file.parent)
+                if (left := disk.f_bavail * disk.f_frsize) < SPARE_BYTES:
+                    return f"; the disk of {file} has {left} bytes left"
+                if not os.access(file.parent, os.W_OK):
+                    return f"; {file.parent} cannot be written to"
+        return ""
+
     def raw_writer(self) -> Any:
         """A DBAPI connection of the caller's own, in autocommit (see dialect.raw_connection); close it yourself."""
         self._adopt()
@@ -119,27 +147,13 @@ class Database:
     def _adopt(self) -> None:
         if self._adopted or self.dialect != sql.SQLITE:
             return
-        with _outage_is_unavailable():
+        with self._outage_is_unavailable():
             raw = self._writer.raw_connection()
             try:
                 sql.adopt_sqlite_file(raw.driver_connection)
             finally:
                 raw.close()
         self._adopted = True
-
-
-@contextmanager
-def _outage_is_unavailable() -> Iterator[None]:
-    try:
-        yield
-    except (SQLAlchemyError, sqlite3.Error) as error:
-        if sql.is_outage(error):
-            unavailable = Unavailable(UNAVAILABLE)
-            # Callers are not told; the driver's own words quote no statement and no value.
-            words = str(getattr(error, "orig", error)).strip().partition("\n")[0]
-            unavailable.add_note(f"the database cannot be used: {words}")
-            raise unavailable from error
-        raise
 
 
 class Reader:

@@ -371,6 +371,16 @@ def test_a_database_that_cannot_be_used_is_told_in_its_drivers_words(
         outcome = elkapi(*command)
         assert (outcome.status, outcome.err) == (1, "elkapi: the database cannot be used: file is not a database\n")
     assert f"{file}: the database cannot be used: file is not a database" in elkapi("doctor").out
+    # SQLite calls a disk that is full an I/O error, and does not say which file it cannot open.
+    full = os.statvfs_result((4096, 4096, 100, 100, 3, 0, 0, 0, 0, 255))
+    with monkeypatch.context() as disk:
+        disk.setattr("elkapi.storage.db.os.statvfs", lambda _: full)
+        said = f"file is not a database; the disk of {file} has 12288 bytes left\n"
+        assert elkapi("key", "list").err == f"elkapi: the database cannot be used: {said}"
+    with monkeypatch.context() as shut:
+        shut.setattr("elkapi.storage.db.os.access", lambda *_: False)
+        said = f"file is not a database; {file.parent} cannot be written to\n"
+        assert elkapi("key", "list").err == f"elkapi: the database cannot be used: {said}"
     monkeypatch.setenv("ELKAPI_DATABASE_URL", "postgresql://u:hunter2@127.0.0.1:1/d")
     assert "port 1 failed: Connection refused" in elkapi("key", "list").err
 
