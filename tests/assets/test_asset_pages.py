@@ -28,6 +28,7 @@ from elkapi.types import TaskAsset
 from elkapi.upstream import Origin, UpstreamClient, UpstreamRequest
 from tests.assets import media
 from tests.gateway import Gateway, gateway
+from tests.waiting import until
 
 FILM = media.mp4(5000, 1280, 720, filler=700_000)
 VIDEO = Made("video.url")
@@ -307,6 +308,19 @@ async def test_a_copy_that_cannot_be_measured_leaves_nothing(
     with pytest.raises(raised):
         await world.copy()
     assert world.kept() == []
+
+
+async def test_a_file_that_the_store_has_lost_is_told_to_the_operator(world: World) -> None:
+    """A backup holds the rows alone: on another machine every file is a 404 as long as nobody copied the folder."""
+    asset = await world.copy()
+    (file,) = (path for path in Path(world.gate.plane.settings.data_dir, "assets").rglob("*") if path.is_file())
+    file.unlink()
+    assert (await world.get(world.url(asset))).status_code == 404
+    log = Path(world.gate.plane.settings.log_file)
+    await until(lambda: '"event":"asset_missing"' in log.read_text())
+    (line,) = (line for line in log.read_text().splitlines() if "asset_missing" in line)
+    assert f'"asset":"{asset.id.hex()}"' in line
+    assert '"level":"warning"' in line
 
 
 async def test_a_file_that_is_not_wanted_is_hung_up_on_at_once(world: World) -> None:

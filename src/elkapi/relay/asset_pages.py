@@ -103,6 +103,7 @@ async def _send(
                 # Who has all of it may leave, and has nothing to wait for.
                 piece = await anext(pieces, b"") if left > 0 else b""
     except FileNotFoundError:
+        plane.log.write("asset_missing", "warning", asset=row.id.hex(), location=row.location)
         if not reply.started:
             raise NotFound(GONE) from None
         reply.abort()
