@@ -252,6 +252,25 @@ def test_a_restore_says_where_it_has_no_room_for_its_copy(
         backups.restore(filled.settings, tmp_path / "copy", check=check_books, actor="test")
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root works in a directory of another user")
+def test_what_root_restores_into_the_directory_of_a_service_is_that_services(
+    filled: Admin, elsewhere: Settings, tmp_path: Path
+) -> None:
+    """Else the service, which is not root, could not open what was restored for it."""
+    backups.backup(filled, tmp_path / "copy", with_secret_key=True)
+    elsewhere.data_path.mkdir(mode=0o700, parents=True, exist_ok=True)
+    os.chown(elsewhere.data_path, 65534, 65534)
+    backups.restore(elsewhere, tmp_path / "copy", check=check_books, actor="test")
+    found = {path.name: (path.stat().st_uid, path.stat().st_gid) for path in elsewhere.data_path.iterdir()}
+    assert found["secret.key"] == (65534, 65534)
+    assert set(found.values()) == {(65534, 65534)}
+    # Beside the copy it stays with whoever made that, also where the folder is somebody's.
+    (tmp_path / "theirs").mkdir()
+    os.chown(tmp_path / "theirs", 65534, 65534)
+    backups.backup(filled, tmp_path / "theirs" / "copy", with_secret_key=True)
+    assert {path.stat().st_uid for path in (tmp_path / "theirs").iterdir()} == {0}
+
+
 def test_another_secret_key_is_refused_and_never_replaced(filled: Admin, elsewhere: Settings, tmp_path: Path) -> None:
     backups.backup(filled, tmp_path / "copy", with_secret_key=True)
     other = load_secret_key(elsewhere)

@@ -278,7 +278,18 @@ def create_sqlite_file(path: Path) -> None:
     """Create the data directory (0700) and the file (0600) when absent; SQLite gives -wal and -shm the same mode."""
     create_private_directory(path.parent)
     with contextlib.suppress(FileExistsError):
-        os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600))
+        made = os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600)
+        give_to_owner(made, path.parent)
+        os.close(made)
+
+
+def give_to_owner(made: int, folder: Path) -> None:
+    """What root makes in the directory of a service's user is that user's, or the service could not open it."""
+    if os.geteuid() == 0:
+        # A container's root may have no right to, and a share may know no owners.
+        with contextlib.suppress(OSError):
+            owner = folder.stat()
+            os.fchown(made, owner.st_uid, owner.st_gid)
 
 
 def create_private_directory(path: Path) -> None:
