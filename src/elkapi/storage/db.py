@@ -128,8 +128,9 @@ class Database:
                 disk = os.statvfs(file.parent)
                 if (left := disk.f_bavail * disk.f_frsize) < SPARE_BYTES:
                     return f"; the disk of {file} has {left} bytes left"
-                if not os.access(file.parent, os.W_OK):
-                    return f"; {file.parent} cannot be written to"
+                for place in (file.parent, file):
+                    if not os.access(place, os.R_OK | os.W_OK):
+                        return f"; this user may not write to {place}"
         return ""
 
     def raw_writer(self) -> Any:

@@ -379,8 +379,10 @@ def test_a_database_that_cannot_be_used_is_told_in_its_drivers_words(
         assert elkapi("key", "list").err == f"elkapi: the database cannot be used: {said}"
     with monkeypatch.context() as shut:
         shut.setattr("elkapi.storage.db.os.access", lambda *_: False)
-        said = f"file is not a database; {file.parent} cannot be written to\n"
+        said = f"file is not a database; this user may not write to {file.parent}\n"
         assert elkapi("key", "list").err == f"elkapi: the database cannot be used: {said}"
+        shut.setattr("elkapi.storage.db.os.access", lambda place, _: place != file)
+        assert elkapi("key", "list").err.endswith(f"this user may not write to {file}\n")
     monkeypatch.setenv("ELKAPI_DATABASE_URL", "postgresql://u:hunter2@127.0.0.1:1/d")
     assert "port 1 failed: Connection refused" in elkapi("key", "list").err
 
