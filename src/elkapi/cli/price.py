@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
@@ -81,10 +82,15 @@ def set_(
     values["variants"] = [_variant(text) for text in variant]
     with opened() as admin:
         row = prices.set_price(admin, read_input(prices.PriceInput, values | {"source": admin.actor}))
+        before = prices.history(admin, row.price.model)[1:2]
     if as_json:
         print_json(_shown(row))
     else:
         click.echo(f"{row.price.model}: version {row.price.version} is in force")
+    # It is a whole new price: who raises that of the input may not mean to give the rest away.
+    if before and (gone := [name for name in _named(before[0]) if name not in _named(row)]):
+        which, hint = before[0].price.version, f"see elkapi price history {shlex.quote(row.price.model)}"
+        click.echo(f"note: version {which} also had {', '.join(gone)}, which this one has not; {hint}", err=True)
 
 
 @price.command("list")
@@ -123,6 +129,13 @@ def show(model: str, as_json: bool) -> None:
         print_json(shown)
     else:
         print_facts(shown)
+
+
+def _named(row: PriceRow) -> list[str]:
+    """What a record has a price for, and whether it has tiers and variants."""
+    shown = _shown(row)
+    call = ["call"] if row.price.call_nano else []
+    return [*shown["rates"], *call, *(name for name in ("tiers", "variants") if shown[name])]
 
 
 def _classes(texts: Iterable[str], option: str) -> dict[str, str]:

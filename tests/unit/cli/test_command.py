@@ -714,6 +714,21 @@ def test_g16_a_rate_of_nothing_reads_back(elkapi: Elkapi) -> None:
     assert variant == {"when": {"mode": ["std"]}, "rates": {"call": "0.00"}}
 
 
+def test_a_price_that_leaves_out_what_the_one_before_had_says_so(elkapi: Elkapi) -> None:
+    """Who raises the price of a seeded model would sell its priority calls and its cached tokens at the plain one."""
+    changed = elkapi("price", "set", "--model", "gpt-4o", "--input-per-1m", "3", "--output-per-1m", "12")
+    assert changed.out == "gpt-4o: version 2 is in force\n"
+    hint = "see elkapi price history gpt-4o"
+    assert changed.err == f"note: version 1 also had cached, variants, which this one has not; {hint}\n"
+    again = elkapi("price", "set", "--model", "gpt-4o", "--input-per-1m", "3", "--output-per-1m", "13", "--json")
+    assert (again.status, again.err) == (0, "")
+    tiers = ("--tier", "200000:input=6", "--rate", "reasoning=9", "--per-image", "1")
+    elkapi("price", "set", "--model", "m-p", "--input-per-1m", "3", *tiers)
+    per_call = elkapi("price", "set", "--model", "m-p", "--per-call", "0.1", "--json")
+    assert "also had input, reasoning, image, tiers, which" in per_call.err
+    assert "also had call, which" in elkapi("price", "set", "--model", "m-p", "--input-per-1m", "3").err
+
+
 def test_prices_of_media_with_variants(elkapi: Elkapi) -> None:
     done = elkapi(
         *("price", "set", "--model", "v", "--per-second", "0.1", "--per-image", "0.02"),
