@@ -203,7 +203,8 @@ def _check_balances(
         for account_id in hold.account_ids:
             held[account_id] += hold.nano
     for account in balances(connection, ROWS_AT_ONCE):
-        name, kind = account.code, account.kind
+        kind = account.kind
+        name = f"account {account.account_id}" if kind in HELD_KINDS else account.code
         posted = moved.pop(account.account_id, 0)
         report.accounts += 1
         report.entries_sum_nano += account.posted_nano
