@@ -61,6 +61,17 @@ def test_commands_on_the_consoles_page_exist() -> None:
         check(line)
 
 
+def test_no_two_pages_make_a_key_of_one_name() -> None:
+    """Whoever follows one page after the other would have two keys of that name, and be refused at the next command."""
+    made = [
+        name
+        for page in PAGES
+        for name in re.findall(r"elkapi key create (?:--\S+ )*?--name ([a-z-]+)", page.read_text("utf-8"))
+    ]
+    assert len(made) > 5
+    assert sorted(made) == sorted(set(made))
+
+
 def test_the_check_sees_a_wrong_command() -> None:
     assert "elkapi channel add --family openai" in " ".join(written((ROOT / "docs/operate.md").read_text("utf-8")))
     with pytest.raises(LookupError):

@@ -79,7 +79,7 @@ def front_page(base: str, models: LocalModels) -> str:
       <a class="button" href="/docs">Docs</a><a class="button" href="/console">Console</a></p>
       <div class="front"><div>
       <section><h2>Make a key and call it</h2>
-      <p>On the gateway's machine, <code>elkapi key create --name first</code> prints a key once (in a clone the command
+      <p>On the gateway's machine, <code>elkapi key create --name me</code> prints a key once (in a clone the command
       is <code>.venv/bin/elkapi</code>). Put it into <code>ELKAPI_KEY</code>, then:</p>
       {sample("Shell", "sh", shell_sample(base, model))}</section>
       <section>{sample("Python", "python", python_sample(base, model))}</section>

@@ -13,6 +13,7 @@ from typing import Any
 import httpx
 import pytest
 
+from elkapi.admin.keys import FIRST_KEY_NAME
 from elkapi.clock import ManualClock
 from elkapi.control.library import Library
 from elkapi.control.site import build_site
@@ -76,6 +77,12 @@ async def test_front_page_uses_the_host_the_browser_asked_for(site: Site) -> Non
     assert "384 dimensions" in answer.text
     assert 'href="/docs"' in answer.text
     assert 'href="/console"' in answer.text
+
+
+async def test_front_page_makes_a_key_of_another_name_than_the_first_starts(site: Site) -> None:
+    """Two of one name can be asked for by their ids alone."""
+    (name,) = re.findall(r"elkapi key create --name (\S+)</code>", (await site.ask("/")).text)
+    assert name != FIRST_KEY_NAME
 
 
 async def test_front_page_speaks_https_when_the_worker_says_so(site: Site) -> None:
