@@ -118,7 +118,7 @@ def add(keys: tuple[str, ...], key_file: Any, as_json: bool, **given: Any) -> No
 @click.option("--clear", multiple=True, type=click.Choice(sorted(EMPTY)), help="take an override away")
 @json_option
 def edit(channel: str, clear: tuple[str, ...], as_json: bool, **given: Any) -> None:
-    """Change what is given; a repeatable option replaces all that was there before."""
+    """Change what is given; a repeatable option replaces all that was there before. Keys: see `elkapi channel key`."""
     from elkapi.admin import channels
 
     fields = _fields(given, clear)
