@@ -375,7 +375,7 @@ async def test_g36_what_exceeds_the_hold_is_the_operators_loss_and_flagged(ledge
     await ledger.settle(a_settlement(order, 130, flags=("usage_missing",)))
     row = record_of(database, order)
     assert row is not None
-    assert (row.charge_nano, row.loss_nano, row.flags) == (100, 30, ("usage_missing", "over_hold"))
+    assert (row.charge_nano, row.loss_nano, row.flags) == (100, 30, ("usage_missing", "above_hold"))
     assert available(database, account) == 0
     assert (posted(database, "operator-loss"), posted(database, "upstream")) == (-30, 30)
 
@@ -715,7 +715,7 @@ async def test_what_an_operator_refunded_already_is_not_given_back_twice(ledger:
     assert posted(database, "operator-loss") == -85
     row = record_of(database, order)
     assert row is not None
-    assert (row.charge_nano, row.loss_nano, row.flags) == (45, 85, ("over_hold", "settled_late"))
+    assert (row.charge_nano, row.loss_nano, row.flags) == (45, 85, ("above_hold", "settled_late"))
 
 
 async def test_an_adjustment_cannot_take_what_is_held(ledger: Ledger, database: Database) -> None:

@@ -245,7 +245,7 @@ class Books:
                 raise _Irregular
             held, legs = known
             if charge > held:
-                charge, loss, row = held, loss + charge - held, flagged(row, held, loss + charge - held, "over_hold")
+                charge, loss, row = held, loss + charge - held, flagged(row, held, loss + charge - held, "above_hold")
             self._resolve(batch, request_id, held, legs, charge)
         elif charge:
             charge, loss, row = 0, loss + charge, flagged(row, 0, loss + charge, "hold_missing")

@@ -177,7 +177,7 @@ class Ledger(ABC):
 
         Raises Unavailable when that takes longer than settle_wait_s. The caller is to be told that the call failed, so
         it will be free, whatever became of the settlement. Repeating one is safe. What exceeds the hold becomes the
-        operator's loss, flagged `over_hold`.
+        operator's loss, flagged `above_hold`.
         """
         hold, stored = settlement.hold, settlement.stored
         claim = await self._claim_result(settlement) if hold is not None and hold.claim is not None else None
