@@ -141,7 +141,7 @@ ASKED: dict[str, Callable[[Connection], Any]] = {
     "a stream's frames": lambda c: stored.frames(c, ID, 0),
     "answers that are over": lambda c: stored.purge(c, 5, 10, 10),
     "notices taken": lambda c: notices.take(
-        c, OWNER, count=5, per_host_max=5, busy={}, busy_owners={}, paused=(), now_ns=5
+        c, OWNER, count=5, per_host_max=5, busy={}, busy_keys={}, paused=(), now_ns=5
     ),
     "a try": lambda c: notices.end_try(c, NOTICE, OWNER, Try(5, 1, 200), state="delivered", tries=1, due_ns=5),
     "a notice": lambda c: notices.find(c, NOTICE),

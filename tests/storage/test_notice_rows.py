@@ -53,7 +53,7 @@ async def written(installation: Installation, *notices: Notice) -> None:
 
 
 def taken(database: Database, lease: bytes = b"a", now_ns: int = NOW_NS, **fields: Any) -> list[rows.NoticeRow]:
-    given: dict[str, Any] = {"count": 10, "per_host_max": 10, "busy": {}, "busy_owners": {}, "paused": ()} | fields
+    given: dict[str, Any] = {"count": 10, "per_host_max": 10, "busy": {}, "busy_keys": {}, "paused": ()} | fields
     with database.write() as connection:
         return rows.take(connection, lease, now_ns=now_ns, **given)
 
@@ -174,26 +174,26 @@ async def test_a_full_or_paused_host_does_not_keep_others_waiting(installation: 
     assert len(taken(database, per_host_max=2, busy={"hooks.example.test": 1})) == 1
 
 
-async def test_whoever_has_many_events_leaves_a_place_for_the_next_owner(installation: Installation) -> None:
+async def test_whoever_has_many_events_leaves_a_place_for_the_next_key(installation: Installation) -> None:
     """Each of his hosts is another and hangs: he had every place, and all that was looked at."""
     database = installation.database
     his = [
         a_notice(created_ns=NOW_NS - 10_000 + at, url=f"https://dead{at}.example.test/")
         for at in range(rows.LOOKED_AT_MAX)
     ]
-    await written(installation, *his, a_notice(owner_id=2))
+    await written(installation, *his, a_notice(key_id=2))
     first = taken(database, count=8)
-    assert [row.owner_id for row in first] == [1] * 4
-    [second] = taken(database, count=4, busy_owners={1: 4})
-    assert second.owner_id == 2
+    assert [row.key_id for row in first] == [1] * 4
+    [second] = taken(database, count=4, busy_keys={1: 4})
+    assert second.key_id == 2
 
 
-async def test_owners_share_the_places(installation: Installation) -> None:
+async def test_keys_share_the_places(installation: Installation) -> None:
     made = [
-        a_notice(owner_id=at % 3, url=f"https://h{at}.example.test/", created_ns=NOW_NS - 99 + at) for at in range(24)
+        a_notice(key_id=at % 3, url=f"https://h{at}.example.test/", created_ns=NOW_NS - 99 + at) for at in range(24)
     ]
     await written(installation, *made)
-    found = [row.owner_id for row in taken(installation.database, count=8)]
+    found = [row.key_id for row in taken(installation.database, count=8)]
     assert sorted(found) == [0, 0, 1, 1, 2, 2]
 
 

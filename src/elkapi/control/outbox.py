@@ -40,7 +40,7 @@ class NoticeOutbox:
         count: int,
         per_host_max: int,
         busy: Mapping[str, int],
-        busy_owners: Mapping[int, int],
+        busy_keys: Mapping[int, int],
         paused: Collection[str],
         now_ns: int,
     ) -> list[Due]:
@@ -54,7 +54,7 @@ class NoticeOutbox:
                     count=count,
                     per_host_max=per_host_max,
                     busy=busy,
-                    busy_owners=busy_owners,
+                    busy_keys=busy_keys,
                     paused=paused,
                     now_ns=now_ns,
                 )
@@ -78,7 +78,7 @@ class NoticeOutbox:
                 then = Next("given_up", now_ns)
                 self._end(connection, row.id, Try(now_ns, 0, None, SEALED), then, row.tries)
                 continue
-            due.append(Due(row.id, row.host, row.owner_id, row.tries, row.until_ns, body, secret.in_force(now_ns)))
+            due.append(Due(row.id, row.host, row.key_id, row.tries, row.until_ns, body, secret.in_force(now_ns)))
         return due
 
     def _end(self, connection: Connection, notice: NoticeId, told: Try, then: Next, tries: int) -> None:

@@ -40,7 +40,7 @@ class Due(msgspec.Struct, frozen=True):
 
     id: NoticeId
     host: str
-    owner_id: int
+    key_id: int
     tries: int
     until_ns: int
     body: NoticeBody
@@ -57,7 +57,7 @@ class Outbox(Protocol):
         count: int,
         per_host_max: int,
         busy: Mapping[str, int],
-        busy_owners: Mapping[int, int],
+        busy_keys: Mapping[int, int],
         paused: Collection[str],
         now_ns: int,
     ) -> list[Due]:
@@ -128,8 +128,8 @@ class Notifier:
         if free <= 0 or not await self._outbox.is_any_due(now_ns):
             return
         hosts = Counter(due.host for due in self._flying.values())
-        owners = Counter(due.owner_id for due in self._flying.values())
-        for due in await self._outbox.take(free, self._host_parallel_max, hosts, owners, self._paused(), now_ns):
+        keys = Counter(due.key_id for due in self._flying.values())
+        for due in await self._outbox.take(free, self._host_parallel_max, hosts, keys, self._paused(), now_ns):
             task = asyncio.create_task(self._deliver(due))
             self._flying[task] = due
             task.add_done_callback(lambda done: self._flying.pop(done, None))

@@ -87,34 +87,35 @@ def take(
     count: int,
     per_host_max: int,
     busy: Mapping[str, int],
-    busy_owners: Mapping[int, int],
+    busy_keys: Mapping[int, int],
     paused: Collection[str],
     now_ns: int,
 ) -> list[NoticeRow]:
     """Up to `count` due notices, now under this lease; several senders never get the same one.
 
-    `busy` counts what is on its way to each host already, `busy_owners` what is of each owner's. No owner has more on
-    its way than there are places free: so whoever's receivers hang, however many they are, a place is left for the next
-    owner. An event waits for the older ones of its task and address.
+    `busy` counts what is on its way to each host already, `busy_keys` what is of each key's. No key has more on its way
+    than there are places free: so whoever's receivers hang, however many they are, a place is left for the next key's
+    (until there are customers' accounts, a key is who a customer is). An event waits for the older ones of its task
+    and address.
     """
     older = _notices.alias()
     same = (older.c.task_id == _n.task_id, older.c.place == _n.place, older.c.number < _n.number)
     waits = select(older.c.number).where(*same, older.c.state == PENDING).exists()
     full = {host for host, sending in busy.items() if sending >= per_host_max} | set(paused)
-    served = {owner for owner, sending in busy_owners.items() if sending >= count}
+    served = {key for key, sending in busy_keys.items() if sending >= count}
     due = (
-        select(_n.task_id, _n.place, _n.number, _n.host, _n.owner_id)
+        select(_n.task_id, _n.place, _n.number, _n.host, _n.key_id)
         .where(_n.state == PENDING, _n.due_ns <= now_ns, ~waits)
-        .where(_n.host.not_in(sorted(full)), _n.owner_id.not_in(sorted(served)))
+        .where(_n.host.not_in(sorted(full)), _n.key_id.not_in(sorted(served)))
         .order_by(_n.due_ns)
         .limit(LOOKED_AT_MAX)
     )
-    sending, of_owners = Counter(busy), Counter(busy_owners)
+    sending, of_keys = Counter(busy), Counter(busy_keys)
     chosen: list[NoticeId] = []
-    for *notice, host, owner in connection.execute(sql.for_update(due, skip_locked=True)):
-        if sending[host] < per_host_max and of_owners[owner] < count - len(chosen):
+    for *notice, host, key in connection.execute(sql.for_update(due, skip_locked=True)):
+        if sending[host] < per_host_max and of_keys[key] < count - len(chosen):
             sending[host] += 1
-            of_owners[owner] += 1
+            of_keys[key] += 1
             chosen.append((notice[0], notice[1], notice[2]))
     if not chosen:
         return []
