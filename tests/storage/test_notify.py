@@ -203,6 +203,23 @@ async def test_a_host_is_sent_a_few_at_a_time_and_others_do_not_wait_for_it(
         assert len(slow.got) == 8
 
 
+async def test_a_key_whose_receivers_hang_keeps_no_other_keys_events_waiting(
+    settings: Settings, installation: Installation, clock: ManualClock
+) -> None:
+    """As many as there are places are no more than its hosts may have; it had them all."""
+    async with receiving() as slow, receiving() as quick, sending(settings, clock, parallel_max=4) as sender:
+        slow.held.clear()
+        await written(installation, *(notice_to(slow, clock) for _ in range(8)))
+        run = asyncio.create_task(sender.job.run_once())
+        await until(lambda: len(slow.got) == 2)
+        quick_url = quick.url.replace("127.0.0.1", "localhost")
+        await written(installation, *(notice_to(quick, clock, url=quick_url, key_id=KEY_ID + 1) for _ in range(3)))
+        await until(lambda: len(quick.got) == 3)
+        assert len(slow.got) == 2
+        slow.held.set()
+        await run
+
+
 async def test_ssrf_an_address_that_is_not_public_is_never_connected_to(
     settings: Settings, installation: Installation, clock: ManualClock, admin: Admin
 ) -> None:
