@@ -77,6 +77,11 @@ class Played:
         self._writer.write(head % len(text) + text)
         self._writer.close()
 
+    def answer_partly(self, body: bytes) -> None:
+        """The beginning of a whole answer; the rest of it does not come."""
+        head = b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: %d\r\n\r\n"
+        self._writer.write(head % (2 * len(body)) + body)
+
     def play(self, frame: bytes) -> None:
         """One frame in a chunk of its own."""
         self._writer.write(b"%x\r\n%b\r\n" % (len(frame), frame))

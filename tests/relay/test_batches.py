@@ -23,6 +23,7 @@ from elkapi.ids import new_id, request_id_text
 from elkapi.money import format_usd, parse_usd
 from elkapi.relay.batches import line as line_module
 from elkapi.relay.batches import runner
+from elkapi.relay.batches.line import Collected
 from elkapi.relay.batches.pages import BatchPages
 from elkapi.relay.batches.store import BatchStore
 from elkapi.sandbox.server import Running
@@ -36,6 +37,7 @@ from elkapi.types import Amounts, HoldOrder, IdempotencyClaim, Policy, StoredRep
 from tests.canned import canned
 from tests.gateway import ACTOR, Gateway, gateway
 from tests.relay.test_text_usage import priced, whole_of
+from tests.scripted import scripted
 from tests.text_calls import UPSTREAMS
 from tests.waiting import until
 
@@ -857,6 +859,28 @@ async def test_lines_that_a_stop_cuts_off_are_free_and_no_fault_of_ours(tmp_path
             for found in (await results_of(sdk, batch.id)).values():
                 assert "outcome of this request is not known" in found.error.error.message
             assert second.closed_books().customers_posted_nano == 10**9
+
+
+async def test_g49_a_line_that_a_stop_cuts_off_in_the_middle_of_a_large_answer_is_free(tmp_path: Path) -> None:
+    async with scripted() as upstream, gateway(tmp_path, reply_buffer_bytes_max=1000, **QUICK) as gate:
+        await gate.channel(upstream.url, (MODEL,), family="anthropic")
+        await gate.price(MODEL, per_1m_usd="1000")
+        sdk = client(gate, await gate.key("1"))
+        await sdk.messages.batches.create(requests=[line(1, "x")])
+        played, reply = await upstream.calls.get(), Collected.start
+        started = asyncio.Event()
+
+        def starts(*what: Any) -> None:
+            reply(*what)
+            started.set()
+
+        with pytest.MonkeyPatch.context() as patched:
+            patched.setattr(Collected, "start", starts)
+            played.answer_partly(b'{"id": "msg_1", "text": "' + b"x" * 50_000)
+            await started.wait()
+        await gate.runner.drain(0)
+        assert gate.sql("select charge_nano, status from requests") == [(0, 503)]
+        assert gate.closed_books().customers_posted_nano == 10**9
 
 
 async def test_two_gateways_share_a_batch_and_run_no_line_twice(
