@@ -88,6 +88,8 @@ async def test_g50_a_faulty_stream_is_replaced_or_ends_in_an_explicit_error(
     assert bool(spare.sandbox.bill.statement().lines) is (STREAM_FAULTS[fault] == "next")
     if STREAM_FAULTS[fault] == "error":
         assert has_error(client, reply.text), reply.text
+        # SDKs show the words of such an event and nothing else.
+        assert f"(request id: {reply.headers['x-request-id']})" in reply.text
         assert not is_whole(client, reply.text), reply.text
         account = await lite.account(reply.headers["x-request-id"], key)
         assert account["outcome"] != "ok"

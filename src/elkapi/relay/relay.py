@@ -201,7 +201,7 @@ def _stopped(one: Try, blocked: Blocked, tries: tuple[AttemptRecord, ...]) -> Fa
     error, crossing = blocked_error(blocked), one.crossing
     farewell = b""
     if one.started and crossing is not None:
-        farewell = crossing.fail(Failure(error.status, error.code, error.message))
+        farewell = one.farewell_of(crossing, Failure(error.status, error.code, error.message))
     return Failed(error, tries, one.attempt.channel, crossing, farewell, own_fault=True)
 
 
@@ -418,6 +418,11 @@ class Try:
         if not self.request.asked:
             return kind
         return (*kind, (b"x-elkapi-model", self.request.model.encode("ascii", "backslashreplace")))
+
+    def farewell_of(self, crossing: Crossing, failure: Failure) -> bytes:
+        """The explicit error event that ends a stream which has begun; as any other error it names the call."""
+        message = f"{failure.message} (request id: {request_id_text(self.call.id)})"
+        return crossing.fail(Failure(failure.status, failure.kind, message))
 
     def note(self, verdict: Verdict) -> None:
         self.record.outcome, self.record.fate = verdict.outcome, verdict.fate

@@ -212,7 +212,7 @@ class _Stream:
             silence.end()
         if failure is None:
             return _outcome(one, status, crossing)
-        one.farewell = crossing.fail(failure)
+        one.farewell = one.farewell_of(crossing, failure)
         return Verdict("fail", "broken_stream", "unknown", cool=None if failure.kind == NO_ANSWER else "channel")
 
     async def _relay(self) -> Failure | None:
