@@ -161,6 +161,43 @@ async def test_header_overrides_and_the_allow_list_are_visible_on_the_wire(gate:
     assert not {"x-other", "x-client-request-id"} & set(headers)
 
 
+async def test_a_call_that_meets_a_connection_that_had_died_is_made_once_more_at_its_channel(
+    gate: Gateway,
+) -> None:
+    answer = b'{"object":"list","data":[{"object":"embedding","index":0,"embedding":[0.5]}],"model":"m","usage":%b}'
+    answer %= b'{"prompt_tokens":4,"total_tokens":4}'
+    calls_of_connections: list[int] = []
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        number = len(calls_of_connections)
+        calls_of_connections.append(0)
+        while head := await reader.readuntil(b"\r\n\r\n"):
+            await reader.readexactly(int(head.lower().partition(b"content-length:")[2].split(b"\r\n")[0]))
+            calls_of_connections[number] += 1
+            if number == 0 and calls_of_connections[0] == 2:
+                break
+            kept = b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: %d\r\n\r\n%b"
+            writer.write(kept % (len(answer), answer))
+            if number:
+                break
+        writer.close()
+
+    server = await asyncio.start_server(serve, "127.0.0.1", 0)
+    await gate.channel(f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}", ("m",))
+    await gate.price("m", per_1m_usd="1")
+    key = await gate.key("1")
+    for _ in range(2):
+        reply = await gate.ask(key, {"model": "m", "input": "one two three"})
+        assert reply.status_code == 200, reply.text
+    server.close()
+    assert calls_of_connections == [2, 1]
+    attempts = (await gate.account(reply.headers["x-request-id"], key))["attempts"]
+    assert [one["outcome"] == "ok" for one in attempts] == [False, True]
+    # Whether the first try was billed nobody knows.
+    assert gate.sql("select reason from unknown_outcomes") == [("retried",)]
+    assert balance_nano(gate) == 10**9 - 2 * 4_000
+
+
 async def test_a_channels_own_meaning_of_a_status_decides_what_becomes_of_its_answer(
     gate: Gateway, sandbox: Running
 ) -> None:

@@ -561,6 +561,29 @@ async def test_a_file_that_its_provider_has_no_longer_when_our_store_is_back_is_
     assert (report.charged_nano, report.loss_nano, report.customers_held_nano) == (0, HALF, 0)
 
 
+async def test_a_fault_of_our_own_at_one_look_leaves_a_task_to_the_next(
+    tasks: Tasks, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    poll, faults = Poller._poll, list[bytes]()
+
+    async def broken(poller: Poller, watched: Watched) -> float | None:
+        if len(faults) < 3:
+            faults.append(watched.owned.id)
+            raise RuntimeError("a bug")
+        return await poll(poller, watched)
+
+    monkeypatch.setattr(Poller, "_poll", broken)
+    monkeypatch.setattr("elkapi.tasks.poller._backoff_s", lambda watched: watched.failures / 1000)
+    task_id = (await tasks.submit()).json()["data"]["task_id"]
+    tasks.upstream.succeed(task_id)
+    async with tasks.polling() as poller:
+        await tasks.until("succeeded")
+        # Its place was given back each time.
+        await until(lambda: not poller._polling)
+    assert len(faults) == 3
+    assert tasks.gate.closed_books().charged_nano == HALF
+
+
 async def test_two_pollers_end_a_task_once(tasks: Tasks) -> None:
     """Guarantee 69."""
     for _ in range(20):

@@ -13,6 +13,7 @@ from elkapi.routing.fallback import reason_after, reason_in
 from elkapi.routing.health import PARTS_MAX, Health, Part
 from elkapi.routing.plan import plan
 from elkapi.routing.verdict import (
+    Verdict,
     on_busy,
     on_failure,
     on_status,
@@ -20,7 +21,8 @@ from elkapi.routing.verdict import (
     on_unreadable,
     parse_retry_after_s,
 )
-from elkapi.types import Channel, ChannelKey, FallbackReason
+from elkapi.routing.walk import Walk
+from elkapi.types import Attempt, Channel, ChannelKey, FallbackReason
 
 NOW_NS = 1_800_000_000_000_000_000
 
@@ -402,3 +404,36 @@ def test_a_refusal_for_length_or_content_is_told_from_other_refusals(
 def test_a_failure_of_the_channels_is_a_reason_where_the_upstream_told_none() -> None:
     assert [reason_after(None, status) for status in (400, 428, 429, 499, 500)] == [None, None, "error", None, "error"]
     assert reason_after("context", 500) == "context"
+
+
+KEY_RESTS, CHANNEL_RESTS, REFUSED = on_status(429, 7.0), on_status(503, 3.0), on_status(400)
+STALE = on_failure("upstream_cut", sent=True, stale=True)
+
+
+@pytest.mark.parametrize(
+    ("verdicts", "asked", "wait_s"),
+    [
+        # A channel that failed is asked with none of its keys; one key that rests leaves the others.
+        ({0: CHANNEL_RESTS, 2: CHANNEL_RESTS}, [0, 2, 3], 3.0),
+        ({0: KEY_RESTS, 1: CHANNEL_RESTS}, [0, 1, 2], 7.0),
+        ({0: on_status(404)}, [0, 1, 2], 0.0),
+        ({0: REFUSED}, [0], 0.0),
+        # Neither a connection that had died nor a channel without room is one of the upstreams that were asked.
+        ({0: [STALE, on_status(404)]}, [0, 0, 1, 2], 0.0),
+        ({0: [STALE, CHANNEL_RESTS]}, [0, 0, 2, 3], 3.0),
+        ({0: on_busy(9.0), 1: on_busy(2.0)}, [0, 1, 2, 3], 9.0),
+    ],
+)
+def test_a_walk_asks_so_many_upstreams_and_none_that_failed_in_the_same_call(
+    verdicts: dict[int, Verdict | list[Verdict]], asked: list[int], wait_s: float
+) -> None:
+    first, *others = (channel(number) for number in range(3))
+    attempts = [Attempt(one, ChannelKey(number, "k"), "m", "") for number, one in enumerate((first, first, *others))]
+    walk, seen, told = Walk(attempts, 3), list[int](), list[str]()
+    while (attempt := walk.next()) is not None:
+        seen.append(attempt.key.id)
+        given = verdicts.get(attempt.key.id, on_status(404))
+        verdict = given.pop(0) if isinstance(given, list) else given
+        told.append(verdict.outcome)
+        walk.judged(attempt, verdict)
+    assert (seen, walk.outcomes, walk.retry_after_s) == (asked, told, wait_s)
