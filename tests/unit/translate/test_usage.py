@@ -414,3 +414,57 @@ def test_cache_writes_that_tell_how_long_they_live_are_split(lives: Any, unsplit
     found = u.read_written_usage(view)
     assert found is not None
     assert (found[0].cache_write_5m_tokens, found[0].cache_write_1h_tokens, found[1]) == (800 - long, long, unsplit)
+
+
+@pytest.mark.parametrize(("total", "input_tokens"), [(0, 0), (7, 7), (-1, None)])
+def test_a_rerank_that_tells_its_total_alone_is_paid_by_it(total: int, input_tokens: int | None) -> None:
+    usage = u.read_input_usage(u.ChatUsage(total_tokens=total))
+    assert usage == (None if input_tokens is None else Usage(input_tokens=input_tokens, calls=1))
+
+
+@pytest.mark.parametrize(("web", "x", "searches"), [(2, 3, 5), (2, None, 2), (None, 3, 3), (None, None, 0)])
+def test_xais_searches_of_the_web_and_of_x_cost_alike(web: int | None, x: int | None, searches: int) -> None:
+    assert u.XaiTools(web_search_calls=web, x_search_calls=x).searches == searches
+
+
+def test_what_perplexitys_research_read_and_thought_stands_beside_its_totals() -> None:
+    totals = {"prompt_tokens": 10, "completion_tokens": 5, "total_tokens": 15}
+
+    def read(**more: object) -> Usage | None:
+        found = u.read_written_usage(msgspec.convert({**totals, **more}, u.ChatUsage))
+        return None if found is None else found[0]
+
+    assert read(citation_tokens=7, reasoning_tokens=4) == Usage(
+        input_tokens=17, output_tokens=5, reasoning_tokens=4, calls=1
+    )
+    assert read(citation_tokens=0) == Usage(input_tokens=10, output_tokens=5, calls=1)
+    inside = read(citation_tokens=7, reasoning_tokens=4, completion_tokens_details={"reasoning_tokens": 2})
+    assert inside == Usage(input_tokens=17, output_tokens=3, reasoning_tokens=2, calls=1)
+    assert read(citation_tokens=-1, reasoning_tokens=4) is read(citation_tokens=1, reasoning_tokens=-4) is None
+
+
+def test_pictures_that_a_tool_made_are_counted_as_pictures_where_that_can_be() -> None:
+    said = Usage(input_tokens=5, cached_tokens=1, output_tokens=6, calls=1)
+
+    def made(**told: int) -> Usage | None:
+        return u.with_pictures_made(said, u.ImageGenUsage(**told))
+
+    assert made(input_tokens=9, output_tokens=20, cached_tokens=4) == Usage(
+        input_tokens=5, cached_tokens=5, image_input_tokens=5, output_tokens=6, image_output_tokens=20, calls=1
+    )
+    assert made(input_tokens=4, output_tokens=0, cached_tokens=4) == Usage(
+        input_tokens=5, cached_tokens=5, output_tokens=6, calls=1
+    )
+    for wrong in ((3, 20, 4), (9, -1, 4), (9, 20, -4), (-9, 20, 0)):
+        assert made(**dict(zip(("input_tokens", "output_tokens", "cached_tokens"), wrong, strict=True))) is None
+
+
+@pytest.mark.parametrize(("heard", "rest"), [(3, 4), (7, 0), (9, 0)])
+def test_cached_sound_is_apart_from_what_else_was_cached_and_never_more(heard: int, rest: int) -> None:
+    rows = [{"modality": "AUDIO", "tokenCount": heard}, {"modality": "TEXT", "tokenCount": 4}]
+    usage = u.read_gemini_usage(
+        msgspec.convert(
+            {"promptTokenCount": 10, "cachedContentTokenCount": 7, "cacheTokensDetails": rows}, u.GeminiUsage
+        )
+    )
+    assert usage == Usage(input_tokens=3, cached_tokens=rest, cached_audio_tokens=7 - rest, calls=1)
