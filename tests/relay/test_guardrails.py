@@ -313,6 +313,27 @@ async def test_an_answer_is_masked_whole_and_streamed_and_charged_as_ever(
     assert {one.get("stream", False) for one in sent(sandbox)} == {window, False}
 
 
+@pytest.mark.parametrize("stream", [False, True], ids=["whole", "streamed"])
+async def test_an_answer_without_usage_is_still_masked_where_it_is_written_anew_with_our_count(
+    lite: Gateway, stream: bool
+) -> None:
+    """Across dialects an answer without usage is written once more with its count, which must not undo the masks."""
+    message = {"role": "assistant", "content": f"Write to {MAIL} today."}
+    choices = [{"index": 0, "message": message, "finish_reason": "stop"}]
+    body = {"id": "c", "object": "chat.completion", "created": 1, "model": MODEL, "choices": choices}
+    async with canned(200, body) as upstream:
+        key = await prepared(lite, upstream.url, MASKING)
+        reply = await post(lite, key, "anthropic", "hello", stream=stream)
+    text = said("anthropic", stream, reply)
+    assert (MAIL in reply.text, text.startswith("Write to "), text.endswith(" today.")) == (False, True, True)
+    if not stream:
+        assert reply.json()["usage"]["output_tokens"] > 0
+    account = await lite.account(reply.headers["x-request-id"], key)
+    assert "usage_missing" in account["flags"]
+    assert account["cost_usd"] != "0.00"
+    lite.closed_books()
+
+
 @pytest.mark.parametrize("client", CLIENTS)
 async def test_g41_a_stream_stopped_in_a_window_ends_with_an_error_event_and_costs_its_caller_nothing(
     lite: Gateway, sandbox: Running, client: str
