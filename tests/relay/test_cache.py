@@ -336,6 +336,35 @@ async def test_an_answer_whose_upstream_says_that_something_went_wrong_is_not_ke
     assert kept(lite) == []
 
 
+async def test_a_stream_whose_pieces_come_one_by_one_is_kept_whole(lite: Gateway) -> None:
+    words = SAID.split()
+
+    async def piecemeal(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        head = await reader.readuntil(b"\r\n\r\n")
+        await reader.readexactly(int(head.lower().partition(b"content-length:")[2].split(b"\r\n")[0]))
+        writer.write(b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\n\r\n")
+        chunk: dict[str, Any] = {"id": "c", "object": "chat.completion.chunk", "created": 1, "model": MODEL}
+        deltas: list[dict[str, Any]] = [{"delta": {"content": f"{word} "}, "finish_reason": None} for word in words]
+        deltas.insert(0, {"delta": {"role": "assistant", "content": ""}, "finish_reason": None})
+        for delta in (*deltas, {"delta": {}, "finish_reason": "stop"}):
+            writer.write(b"data: " + msgspec.json.encode({**chunk, "choices": [{"index": 0, **delta}]}) + b"\n\n")
+            await writer.drain()
+            await asyncio.sleep(0.005)
+        usage = {"prompt_tokens": 9, "completion_tokens": 9, "total_tokens": 18}
+        writer.write(b"data: " + msgspec.json.encode({**chunk, "choices": [], "usage": usage}) + b"\n\n")
+        writer.write(b"data: [DONE]\n\n")
+        writer.close()
+
+    server = await asyncio.start_server(piecemeal, "127.0.0.1", 0)
+    await prepared(lite, f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}")
+    key = await lite.key("1", policy=ON)
+    first, again = [await post(lite, key, stream=True) for _ in range(2)]
+    server.close()
+    assert [reply.headers["x-elkapi-cache"] for reply in (first, again)] == ["miss", "hit"]
+    assert again.text == first.text
+    assert said("chat", True, again).split() == words
+
+
 async def test_a_stream_that_was_cut_or_left_is_not_kept(lite: Gateway) -> None:
     whole = (RECORDINGS / "chat-text.sse").read_bytes()
     cut = whole[: whole.index(b"data: [DONE]") // 2]
