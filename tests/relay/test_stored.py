@@ -317,6 +317,14 @@ async def test_foreign_and_odd_ids_are_unknown_in_the_same_words(lite: Gateway, 
     reply = await lite.ask(key, {"metadata": {"a": 1}}, path=f"/v1/chat/completions/chatcmpl-{made['id'][5:]}")
     assert reply.status_code == 400
     assert spent(lite) == before
+    # Labels that could not be made cannot be put in the place of others either.
+    chat["metadata"] = {"kind": "a"}
+    at = f"/v1/chat/completions/{(await lite.ask(key, chat, path='/v1/chat/completions')).json()['id']}"
+    reply = await lite.ask(key, {"metadata": labels}, path=at)
+    assert (reply.status_code, reply.json()["error"]["param"]) == (400, "metadata")
+    assert (await lite.http.get(at, headers=mine)).json()["metadata"] == {"kind": "a"}
+    reply = await lite.ask(key, {"metadata": None}, path=at)
+    assert (reply.status_code, reply.json()["metadata"]) == (200, {})
 
 
 async def test_counts_quotes_and_compactions_see_the_turns_before(lite: Gateway, sandbox: Running) -> None:

@@ -217,6 +217,7 @@ def test_an_input_is_shown_as_the_sdks_types_have_it() -> None:
 
 def test_labels_have_the_providers_limits() -> None:
     assert kept.metadata_problem({"a": "b"}) is None
+    assert kept.metadata_problem({f"{number:064}": "x" * 512 for number in range(16)}) is None
     for wrong in ({"": "x"}, {"k" * 65: "x"}, {"k": "v" * 513}, {f"k{n}": "" for n in range(17)}, {"k": "\0"}):
         assert kept.metadata_problem(wrong)
 
