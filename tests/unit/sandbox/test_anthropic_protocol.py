@@ -247,6 +247,36 @@ def test_an_answer_says_why_it_ended(api: httpx.Client, fields: dict[str, Any], 
     assert ("stop_details" in answer) == (reason == "refusal")
 
 
+def _change(kind: str, **tool: Any) -> dict[str, Any]:
+    return {"type": f"tool_{kind}", "tool": tool}
+
+
+def test_later_instructions_change_the_tools_and_stand_for_a_turn(api: httpx.Client) -> None:
+    """As the tool runner of Anthropic's SDKs sends them."""
+    turns: list[dict[str, Any]] = [
+        {"role": "user", "content": "hi"},
+        {"role": "assistant", "content": "hello"},
+        {"role": "system", "content": "Be brief.", "clear_at": "next_user_message"},
+        {"role": "system", "output_config": {"effort": "low"}},
+    ]
+    turns[2]["content"] = [
+        {"type": "text", "text": "Be brief."},
+        _change("removal", type="tool_reference", name="weather"),
+        _change("addition", type="tool_definition", definition={**TOOLS[0], "name": "rain"}),
+    ]
+    asked = body(messages=[*turns, {"role": "user", "content": "use rain and weather and clock"}], tools=TOOLS)
+    answer = api.post("/v1/messages", json=asked)
+    assert answer.status_code == 200, answer.text
+    assert [block["name"] for block in answer.json()["content"] if block["type"] == "tool_use"] == ["clock", "rain"]
+    for wrong, message in (
+        ({"role": "system"}, "messages.5.content: Field required"),
+        ({"role": "system", "content": "a", "clear_at": "now"}, "messages.5.clear_at"),
+        ({"role": "system", "output_config": {"format": {}}}, "messages.5.output_config"),
+        ({"role": "system", "content": [_change("removal", type="tool_reference", name="x")]}, "Tool 'x' not found"),
+    ):
+        assert message in refused(api, asked | {"messages": [*asked["messages"], wrong]})
+
+
 def test_a_message_of_no_tokens_only_fills_the_cache(api: httpx.Client) -> None:
     marked = [{"type": "text", "text": "one two three", "cache_control": {"type": "ephemeral"}}]
     answer = said(api, system=marked, max_tokens=0)

@@ -50,6 +50,7 @@ class Reader:
     def __init__(self) -> None:
         self._segments: list[Segment] = []
         self._answered_before = 0
+        self.changes: list[tuple[str, dict[str, Any]]] = []
 
     def done(self, control: object) -> tuple[Segment, ...]:
         """The segments; `control` is the body's own cache_control, which marks the last block."""
@@ -106,19 +107,26 @@ class Reader:
         return "\n".join(texts)
 
     def messages(self, value: object, *, must_think: bool) -> tuple[tuple[Turn, ...], list[str]]:
-        """The turns, neighbours of one role merged, and the texts of system messages among them."""
+        """The turns, neighbours of one role merged, and the texts of system messages that stand at their end.
+
+        Those for one turn are gone once the user has spoken again; `changes` are what they say of the tools.
+        """
         turns: list[Turn] = []
-        systems: list[str] = []
+        later: list[tuple[int, list[str]]] = []
+        spoken = 0
         merged: list[tuple[str, list[tuple[str, dict[str, Any]]]]] = []
         for index, message in enumerate(list_of(value, "messages")):
             path = f"messages.{index}"
             role = object_of(message, path).get("role")
             if role not in ("user", "assistant", "system"):
                 raise fail(f"{path}.role", "Input should be 'user' or 'assistant'")
-            blocks = _blocks(message.get("content"), f"{path}.content")
             if role == "system":
-                systems.extend(_text(block, where) for where, block in blocks)
-            elif merged and merged[-1][0] == role:
+                clears, texts = self._instruction(message, path)
+                later.append((spoken if clears else -1, texts))
+                continue
+            spoken += role == "user"
+            blocks = _blocks(message.get("content"), f"{path}.content")
+            if merged and merged[-1][0] == role:
                 merged[-1][1].extend(blocks)
             else:
                 merged.append((role, blocks))
@@ -137,7 +145,41 @@ class Reader:
             turns.append(self._turn("user" if role == "user" else "assistant", blocks, names))
         if must_think:
             _check_thinks(merged)
-        return tuple(turns), systems
+        return tuple(turns), [text for place, texts in later if place in (-1, spoken) for text in texts]
+
+    def _instruction(self, message: dict[str, Any], path: str) -> tuple[bool, list[str]]:
+        """(whether it is for one turn, its texts) of a later system message, which may be settings alone."""
+        clear_at, config = message.get("clear_at"), message.get("output_config")
+        if clear_at not in (None, "never", "next_user_message"):
+            raise fail(f"{path}.clear_at", "Input should be 'next_user_message' or 'never'")
+        if config is not None and object_of(config, f"{path}.output_config").keys() - {"effort"}:
+            raise fail(f"{path}.output_config", "Extra inputs are not permitted")
+        if message.get("content") is None and config:
+            return False, []
+        texts = []
+        for where, block in _blocks(message.get("content"), f"{path}.content"):
+            if block.get("type") in ("tool_addition", "tool_removal"):
+                self.changes.append((where, block))
+            else:
+                texts.append(_text(block, where))
+        return clear_at == "next_user_message", texts
+
+    def changed(self, tools: tuple[Tool, ...]) -> tuple[Tool, ...]:
+        """The tools that are offered after the changes that the messages made. Raises Problem for an unknown one."""
+        known = {tool.name: tool for tool in tools}
+        offered = dict(known)
+        for where, block in self.changes:
+            tool = object_of(block.get("tool"), f"{where}.tool")
+            if tool.get("type") == "tool_definition":
+                for added in self.tools([tool.get("definition")]):
+                    known[added.name] = offered[added.name] = added
+            elif (name := str(tool.get("name"))) not in known:
+                raise fail(f"{where}.tool.name", f"Tool '{name}' not found")
+            elif block["type"] == "tool_removal":
+                offered.pop(name, None)
+            else:
+                offered[name] = known[name]
+        return tuple(offered.values())
 
     def _turn(self, role: Any, blocks: list[tuple[str, dict[str, Any]]], names: dict[str, str]) -> Turn:
         texts, images, files, calls, results = [], [], [], [], []
