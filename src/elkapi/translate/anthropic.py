@@ -60,6 +60,8 @@ LOSSES = (
     Loss("JSON mode", False, "becomes an instruction"),
 )
 
+# Blocks inside of a tool's result that others are told of.
+_INSIDE = frozenset({"text", "image", "document", "search_result", "tool_reference", "mid_conv_system", "compaction"})
 # Blocks of the conversation that change which tools are offered from there on.
 _TOOL_CHANGES = ("tool_addition", "tool_removal")
 # How the line begins that Claude Code puts before its instructions, for Anthropic's own books.
@@ -193,6 +195,10 @@ def check_crossing(request: ChatRequest) -> None:
         inner = left.get("content")
         if any(map(_holds_pictures, [left, *(inner if isinstance(inner, list) else ())])):
             raise BadRequest("Documents of content blocks may hold text only for this model.", param="messages")
+        # Blocks of a tool's result, which the caller gave; those that are kept whole have a type.
+        given = inner if isinstance(inner, list) and "type" not in left else []
+        if unknown := [str(row.get("type")) for row in given if row.get("type") not in _INSIDE]:
+            raise BadRequest(f"This model cannot take blocks of type `{unknown[0][:60]}`.", param="messages")
     refuse_file_ids(request.messages)
     for message in request.messages:
         for part in message.parts if message.role != "assistant" else ():

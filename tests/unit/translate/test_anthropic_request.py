@@ -370,6 +370,19 @@ def test_what_a_search_for_tools_found_is_told_to_other_models_and_written_back_
     assert json.loads(DIALECT.write_request(request, BUDGET))["messages"] == turns
 
 
+def test_a_block_that_nobody_here_knows_does_not_cross_in_silence_in_a_tools_result() -> None:
+    """Such as what a browser shows, for whose tool Anthropic alone has a form."""
+    shown = [{"type": "text", "text": "opened"}, {"type": "browser_state", "tabs": []}]
+    turns = [
+        {"role": "user", "content": "hi"},
+        {"role": "assistant", "content": [{"type": "tool_use", "id": "toolu_1", "name": "open", "input": {}}]},
+        {"role": "user", "content": [{"type": "tool_result", "tool_use_id": "toolu_1", "content": shown}]},
+    ]
+    request = DIALECT.read_request(msgspec.json.encode(GOOD | {"messages": turns}))
+    with pytest.raises(BadRequest, match="browser_state"):
+        check_crossing(told_elsewhere(request))
+
+
 def test_a_file_for_the_container_does_not_cross_in_silence() -> None:
     """Its id is only known where it was uploaded; what a container gave is left out like all that others' tools did."""
     upload = {"type": "container_upload", "file_id": "file_1"}
