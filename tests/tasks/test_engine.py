@@ -564,16 +564,16 @@ async def test_a_file_that_its_provider_has_no_longer_when_our_store_is_back_is_
 async def test_a_fault_of_our_own_at_one_look_leaves_a_task_to_the_next(
     tasks: Tasks, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    poll, faults = Poller._poll, list[bytes]()
+    poll, faults = Polls._poll, list[bytes]()
 
-    async def broken(poller: Poller, watched: Watched) -> float | None:
+    async def broken(polls: Polls, watched: Watched) -> float | None:
         if len(faults) < 3:
             faults.append(watched.owned.id)
             raise RuntimeError("a bug")
-        return await poll(poller, watched)
+        return await poll(polls, watched)
 
-    monkeypatch.setattr(Poller, "_poll", broken)
-    monkeypatch.setattr("elkapi.tasks.poller._backoff_s", lambda watched: watched.failures / 1000)
+    monkeypatch.setattr(Polls, "_poll", broken)
+    monkeypatch.setattr("elkapi.tasks.poller.backoff_s", lambda watched: watched.failures / 1000)
     task_id = (await tasks.submit()).json()["data"]["task_id"]
     tasks.upstream.succeed(task_id)
     async with tasks.polling() as poller:
