@@ -76,8 +76,9 @@ BLOCKED = Verdict("fail", "content_blocked", "unknown")
 UNTRANSLATABLE = Verdict("next", "untranslatable", "none")
 OWN_FAULT = "The gateway failed to handle this request."
 _TOO_LATE = (HeaderTimeout, FirstByteTimeout, IdleTimeout, TotalTimeout)
-# How long the rest of a large answer is read whose caller left in the middle of it.
-READ_ON_S = 5.0
+# How long the rest of a large answer is read whose caller left in the middle of it: no upstream works on for longer
+# than that for nobody (guarantee 43).
+READ_ON_S = 1.0
 _TIMEOUTS = frozenset({"first_token_timeout", *(kind.code for kind in _TOO_LATE)})
 
 
