@@ -122,16 +122,17 @@ class Database:
 
     def _state_of_disk(self) -> str:
         """What SQLite's own words leave out: it calls a full disk an I/O error, and names no file it cannot open."""
-        if self.dialect == sql.SQLITE:
-            file = Path(str(self._writer.url.database))
-            with suppress(OSError):
-                disk = os.statvfs(file.parent)
-                if (left := disk.f_bavail * disk.f_frsize) < SPARE_BYTES:
-                    return f"; the disk of {file} has {left} bytes left"
-                for place in (file.parent, file):
-                    if not os.access(place, os.R_OK | os.W_OK):
-                        return f"; this user may not write to {place}"
-        return ""
+        if self.dialect != sql.SQLITE:
+            return ""
+        file = Path(str(self._writer.url.database))
+        try:
+            disk = os.statvfs(file.parent)
+        except OSError:
+            return ""
+        if (left := disk.f_bavail * disk.f_frsize) < SPARE_BYTES:
+            return f"; the disk of {file} has {left} bytes left"
+        shut = next((place for place in (file.parent, file) if not os.access(place, os.R_OK | os.W_OK)), None)
+        return "" if shut is None else f"; this user may not write to {shut}"
 
     def raw_writer(self) -> Any:
         """A DBAPI connection of the caller's own, in autocommit (see dialect.raw_connection); close it yourself."""
