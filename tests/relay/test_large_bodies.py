@@ -63,7 +63,7 @@ async def test_a_large_body_is_read_and_translated_and_its_answer_written_on_a_t
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, large: bool
 ) -> None:
     loop_thread = threading.get_ident()
-    steps = [noted(monkeypatch, text, "_facts")]
+    steps = [noted(monkeypatch, text, "bounded")]
     steps += [noted(monkeypatch, exchange.Text, name) for name in ("__init__", "body", "whole")]
     async with canned(200, claude("x")) as upstream, gateway(tmp_path) as gate:
         key = await prepared(gate, upstream.url, "anthropic")
@@ -75,7 +75,7 @@ async def test_a_large_body_is_read_and_translated_and_its_answer_written_on_a_t
 
 
 async def test_a_large_body_inside_another_is_read_on_a_thread(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    steps = noted(monkeypatch, text, "_facts")
+    steps = noted(monkeypatch, text, "bounded")
     async with gateway(tmp_path) as gate:
         key = await prepared(gate, "http://127.0.0.1:9", "openai")
         asked = ask("chat", MODEL, "hi", messages=MESSAGES)

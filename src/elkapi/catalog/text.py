@@ -1,84 +1,39 @@
-"""What the gateway reads of a text call's body before it is relayed: the model, the stream flag, and its upper bounds.
+"""What the gateway reads of a text call's body before it is relayed: the model, the stream flag, and its own limits.
 
-Only small views are decoded; a body is read in full by `translate` and only when it must be translated or counted.
-Bytes bound the tokens of text from above; what stands behind an address is bounded by the constants here.
+Only small views are decoded; a body is read in full by `translate` and only when it must be translated or counted. What
+a call can come to at most is `bounds`'.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
 from typing import Annotated, Any, TypeVar
 
 import msgspec
 
-from elkapi.catalog.jsonedit import BACKSLASH, check_named_once
+from elkapi.catalog.bounds import ABSENT, NONE_NAMED, bounded, with_compaction
+from elkapi.catalog.jsonedit import check_named_once
 from elkapi.catalog.operation import Facts, ModelName
-from elkapi.catalog.spelling import check_spelling, decode_strict, folded, spelled_out, strict
+from elkapi.catalog.spelling import check_spelling, decode_strict, spelled_out, strict
 from elkapi.errors import BadRequest
 from elkapi.pricing.served import FEATURES
-from elkapi.translate import server_tools
 from elkapi.translate.completions import MAX_TOKENS_DEFAULT
-from elkapi.translate.profiles import Profile, profile_for
-from elkapi.types import Channel, Usage
+from elkapi.types import Usage
 
-IMAGE_TOKENS_MAX = Profile().image_tokens_max
-REMOTE_FILE_TOKENS_MAX = 100_000
 RERANK_DOCUMENTS_MAX = 1000
 EMBED_REQUESTS_MAX = 2048
-# What a provider's own framing of messages, tools and schemas adds at most to the bytes of the body.
-FRAME_TOKENS_MAX = 64
 OUTPUT_TOKENS_MAX = 2_000_000
-_REMOTE_FILE = re.compile(rb'"(?:file_id|file_?uri|(?:file|document|video|audio)_url)"\s*+:')
 # What Vertex AI reads or writes with the rights of whoever signs a call: objects of Google's storage, and stores of
 # documents.
 _OWN_TO_SIGNER = re.compile(
     rb'"(?:fileUri|file_uri|outputUriPrefix|output_uri_prefix|gcsUri|gcs_uri)"\s*+:\s*+"\s*+[gG][sS]:'
     rb'|"(?:vertexAiSearch|vertex_ai_search|vertexRagStore|vertex_rag_store)"\s*+:'
 )
-# A document of Anthropic's, whose address stands in its source, as a picture's does.
-_DOCUMENT, _BY_ADDRESS = b'"document"', re.compile(rb'"type"\s*+:\s*+"url"')
-_WIDE = re.compile(rb'"(?:image|audio|inline|(?:in|out)put_audio|data:audio|1h|12h|AUDIO|IMAGE)')
-# All that makes a body dearer than its bytes, members in small letters; one pattern that begins with one character is
-# found four times faster than word after word, and most of what a quote begins is dismissed by its first letter.
-_DEARER = re.compile(rb'"(?=[1adfioAIv])' + _WIDE.pattern[1:-1] + rb'|(?:file|document|video)(?:_id|_?ur[il])?")')
 # What bounds an answer of Gemini's, and where it stands.
 _GENERATION = ("generationConfig", "generation_config")
 _GENERATION_BOUNDS = ("maxOutputTokens", "max_output_tokens", "candidateCount", "candidate_count")
-# Tools the provider runs itself: what they find, read or compute is input of the same call. Not a client's own function
-# of such a name. Types may have a date behind them; Google takes both spellings of a member.
-SERVED_TOOLS_TOKENS_MAX = 100_000
-# Searches are paid for one by one as well: so many are held, or what the caller allows where that is more.
-SEARCHES_MAX, SEARCHES_ALLOWED_MAX = 10, 1000
 # A reference needs no type: `{"id": "msg_..."}`.
 _BARE_ID = re.compile(rb'"id"\s*:\s*"[^"]*"\s*(?:,\s*"type"\s*:\s*null\s*)?\}')
-_ALLOWED = re.compile(rb'"max_uses"\s*+:\s*+(\d++)')
-_TYPES = "|".join(sorted({*server_tools.KINDS, *server_tools.CHAT, *server_tools.RESPONSES, *server_tools.HOSTED}))
-_MEMBERS = "|".join(re.sub("[A-Z]", lambda hit: "_?" + hit[0].lower(), name) for name in server_tools.GEMINI)
-_SERVED_MEMBER = re.compile(
-    rb'"(?:(?:web_search_options|plugins|mcp_servers|search_parameters)"\s*+:|enable_search"\s*+:\s*+true)'
-)
-_SERVED_TOOL = re.compile(rf'"type"\s*+:\s*+"(?:openrouter:)?(?:{_TYPES})|"(?:{_MEMBERS})"\s*+:'.encode())
-# What a provider tells its model of how to call tools, and of each tool of its own that the client runs (Anthropic's
-# computer, bash and text editor, whose types end in a date), which no bytes of the body say.
-TOOLS_TOKENS_MAX, OWN_TOOL_TOKENS_MAX = 640, 1024
-_OWN_TOOL = re.compile(rb'"type"\s*+:\s*+"[a-z]++(?:_[a-z]++)*_20\d{6}"')
-# Tools with another model behind them: OpenAI's that makes pictures, which tells its tokens, and those whose work is
-# told nowhere: Anthropic's that has it read the conversation, OpenRouter's. One pattern, for all tools come through.
-_MODEL_BEHIND = re.compile(
-    rb'"type"\s*+:\s*+"(?:(?P<pictures>image_generation")|advisor_|openrouter:(?:advisor|subagent|fusion|image_gen))'
-)
-# The tokens of pictures are those of the call too; a large one is some 6,200. A moving one has nine frames unless told.
-PICTURES_MADE_TOKENS_MAX, MOVING_FRAME_TOKENS_MAX = 16_384, 6_400
-MOVING_FRAMES, MOVING_FRAMES_MAX = 9, 1000
-_FRAMES = re.compile(rb'"frame_count"\s*+:\s*+(\d++)')
-_NO_TOOLS = (b"null", b"[]")
-# A context that is compacted on the way is read once more, and its summary is written beside the answer.
-COMPACTION_TOKENS_MAX = 16_384
-_NONE = msgspec.Raw()
-_NONE_NAMED = (b"", b"null", b"[]")
-_UNSERVED = (*_NONE_NAMED, b"false")
-
 _Limit = Annotated[int, msgspec.Meta(ge=1, le=OUTPUT_TOKENS_MAX)] | None
 _Items = Annotated[list[msgspec.Raw], msgspec.Meta(min_length=1)]
 _Count = Annotated[int, msgspec.Meta(ge=1, le=128)] | None
@@ -101,12 +56,12 @@ class ChatView(msgspec.Struct):
     max_completion_tokens: _Limit = None
     n: _Count = None
     store: bool | None = None
-    tools: msgspec.Raw = _NONE
-    web_search_options: msgspec.Raw = _NONE
-    plugins: msgspec.Raw = _NONE
-    search_parameters: msgspec.Raw = _NONE
-    enable_search: msgspec.Raw = _NONE
-    models: msgspec.Raw = _NONE
+    tools: msgspec.Raw = ABSENT
+    web_search_options: msgspec.Raw = ABSENT
+    plugins: msgspec.Raw = ABSENT
+    search_parameters: msgspec.Raw = ABSENT
+    enable_search: msgspec.Raw = ABSENT
+    models: msgspec.Raw = ABSENT
 
 
 class CompletionView(msgspec.Struct):
@@ -119,8 +74,8 @@ class CompletionView(msgspec.Struct):
     max_tokens: Annotated[int, msgspec.Meta(ge=0, le=OUTPUT_TOKENS_MAX)] | None = None
     n: _Count = None
     best_of: _Count = None
-    plugins: msgspec.Raw = _NONE
-    models: msgspec.Raw = _NONE
+    plugins: msgspec.Raw = ABSENT
+    models: msgspec.Raw = ABSENT
 
 
 class _BackgroundOptions(msgspec.Struct):
@@ -139,14 +94,14 @@ class ResponsesView(msgspec.Struct):
     stream: bool | None = None
     max_output_tokens: _Limit = None
     store: bool | None = None
-    tools: msgspec.Raw = _NONE
+    tools: msgspec.Raw = ABSENT
     background: bool | None = None
     background_options: _BackgroundOptions | None = None
     multi_agent: _MultiAgent | None = None
     previous_response_id: str | None = None
     conversation: str | dict[str, Any] | None = None
-    plugins: msgspec.Raw = _NONE
-    models: msgspec.Raw = _NONE
+    plugins: msgspec.Raw = ABSENT
+    models: msgspec.Raw = ABSENT
 
 
 class MessagesView(msgspec.Struct):
@@ -157,11 +112,11 @@ class MessagesView(msgspec.Struct):
     model: ModelName | None = None
     stream: bool | None = None
     thread: dict[str, msgspec.Raw] | None = None
-    tools: msgspec.Raw = _NONE
-    mcp_servers: msgspec.Raw = _NONE
-    fallbacks: msgspec.Raw = _NONE
-    context_management: msgspec.Raw = _NONE
-    compaction: msgspec.Raw = _NONE
+    tools: msgspec.Raw = ABSENT
+    mcp_servers: msgspec.Raw = ABSENT
+    fallbacks: msgspec.Raw = ABSENT
+    context_management: msgspec.Raw = ABSENT
+    compaction: msgspec.Raw = ABSENT
 
 
 class CountView(msgspec.Struct):
@@ -176,8 +131,8 @@ class _GenerationConfig(msgspec.Struct):
     max_output_tokens: _Limit = None
     candidateCount: _Count = None
     candidate_count: _Count = None
-    routingConfig: msgspec.Raw = _NONE
-    routing_config: msgspec.Raw = _NONE
+    routingConfig: msgspec.Raw = ABSENT
+    routing_config: msgspec.Raw = ABSENT
 
 
 class GenerateView(msgspec.Struct):
@@ -189,7 +144,7 @@ class GenerateView(msgspec.Struct):
     contents: _Items | dict[str, msgspec.Raw]
     generationConfig: _GenerationConfig | None = None
     generation_config: _GenerationConfig | None = None
-    tools: msgspec.Raw = _NONE
+    tools: msgspec.Raw = ABSENT
 
 
 class _EmbedPart(msgspec.Struct):
@@ -255,7 +210,7 @@ def read_chat(body: bytes) -> Facts:
     # Which of the two an upstream goes by is its own affair, so what is held covers both.
     limit = max(view.max_completion_tokens or 0, view.max_tokens or 0) or None
     options = view.stream_options
-    return _facts(
+    return bounded(
         body,
         _model(view.model),
         limit=limit,
@@ -277,7 +232,7 @@ def read_completion(body: bytes) -> Facts:
         raise BadRequest("`prompt` is empty.", param="prompt")
     prompts = len(view.prompt) if isinstance(view.prompt, list) and not isinstance(view.prompt[0], int) else 1
     limit = MAX_TOKENS_DEFAULT if view.max_tokens is None else view.max_tokens
-    return _facts(
+    return bounded(
         body,
         _model(view.model),
         limit=limit,
@@ -301,7 +256,7 @@ def read_responses(body: bytes) -> Facts:
         raise BadRequest(
             "A response is made at once here: `completion_window` must be `soonest`.", param="background_options"
         )
-    facts = _facts(
+    facts = bounded(
         body,
         _model(view.model),
         limit=view.max_output_tokens,
@@ -327,7 +282,7 @@ def read_messages(body: bytes) -> Facts:
             param="thread",
             code="thread_unsupported_request",
         )
-    facts = _facts(
+    facts = bounded(
         body,
         _model(view.model),
         # None at all fills the cache and writes nothing; what counts as a call that may write is held for one token.
@@ -338,8 +293,8 @@ def read_messages(body: bytes) -> Facts:
         served=(view.mcp_servers,),
         models=view.fallbacks,
     )
-    compacts = bytes(view.compaction) not in _NONE_NAMED or b"compact" in spelled_out(bytes(view.context_management))
-    return _with_compaction(facts) if compacts else facts
+    compacts = bytes(view.compaction) not in NONE_NAMED or b"compact" in spelled_out(bytes(view.context_management))
+    return with_compaction(facts) if compacts else facts
 
 
 def read_generate(body: bytes) -> Facts:
@@ -353,8 +308,8 @@ def read_generate(body: bytes) -> Facts:
     limit = _either("maxOutputTokens", config.maxOutputTokens, config.max_output_tokens)
     choices = _either("candidateCount", config.candidateCount, config.candidate_count) or 1
     # Vertex AI answers with the model that it names, or chooses one.
-    routed = config.routing_config if config.routingConfig is _NONE else config.routingConfig
-    return _facts(body, None, limit=limit, choices=choices, include_usage=True, tools=view.tools, models=routed)
+    routed = config.routing_config if config.routingConfig is ABSENT else config.routingConfig
+    return bounded(body, None, limit=limit, choices=choices, include_usage=True, tools=view.tools, models=routed)
 
 
 def _check_generation(body: bytes) -> None:
@@ -417,7 +372,7 @@ def read_response_count(body: bytes) -> Facts:
 def read_compact(body: bytes) -> Facts:
     """Facts of a compaction, which is priced like a response. Raises BadRequest naming the field."""
     view: ResponsesView = decode_strict(_responses, body)
-    return _with_state(_facts(body, _model(view.model)), view, body)
+    return _with_state(bounded(body, _model(view.model)), view, body)
 
 
 def read_moderation(body: bytes) -> Facts:
@@ -461,169 +416,10 @@ def _with_state(facts: Facts, view: ResponsesView, body: bytes) -> Facts:
     )
 
 
-def _with_compaction(facts: Facts) -> Facts:
-    upper, output = facts.upper, facts.upper.output_tokens + COMPACTION_TOKENS_MAX
-    wider = msgspec.structs.replace(upper, input_tokens=2 * upper.input_tokens, output_tokens=output)
-    return msgspec.structs.replace(facts, upper=wider)
-
-
-def _is_served(members: tuple[msgspec.Raw, ...]) -> bool:
-    """Whether one of these has the provider search, or ask servers of tools; a loop, for every chat comes through."""
-    for one in members:  # noqa: SIM110
-        if one is not _NONE and bytes(one) not in _UNSERVED:
-            return True
-    return False
-
-
-def _has_served(tools: bytes) -> bool:
-    return _SERVED_TOOL.search(tools) is not None
-
-
-def _searches(tools: bytes) -> int:
-    """The most searches that tools which the provider runs are held for."""
-    allowed = (int(digits[:9]) for digits in _ALLOWED.findall(tools))
-    return min(max([SEARCHES_MAX, *allowed]), SEARCHES_ALLOWED_MAX)
-
-
-def bounded_by_model(facts: Facts, model: str) -> Facts:
-    """The bounds that only the model's name gives: its output, its pictures, and its context for a stored history."""
-    if facts.output_limit is not None and facts.previous is None and not facts.pictures:
-        return facts
-    profile, upper = profile_for("", model), facts.upper
-    output = upper.output_tokens if facts.output_limit is not None else profile.max_output_tokens * facts.choices
-    given = upper.input_tokens + facts.pictures * (profile.image_tokens_max - IMAGE_TOKENS_MAX)
-    if facts.previous is not None:
-        given += profile.context_tokens
-    most = Usage(input_tokens=given, output_tokens=output, searches=upper.searches, calls=upper.calls)
-    return msgspec.structs.replace(facts, upper=most)
-
-
-class Added(msgspec.Struct, frozen=True):
-    """The most that channels put into a text call beside its own: input tokens, and searches of the provider's.
-
-    `wide`: as in `Facts`, by what they put in. `lives_long`: part of it asks for a cache that does.
-    """
-
-    tokens: int = 0
-    searches: int = 0
-    wide: bool = False
-    lives_long: bool = False
-
-
-NOTHING_ADDED = Added()
-
-
-def most_added(channels: Iterable[Channel]) -> Added:
-    """What none of these channels' own instructions and members exceed."""
-    most = NOTHING_ADDED
-    for one in map(added_by, channels):
-        if one != NOTHING_ADDED:
-            most = Added(
-                max(most.tokens, one.tokens),
-                max(most.searches, one.searches),
-                most.wide or one.wide,
-                most.lives_long or one.lives_long,
-            )
-    return most
-
-
-def added_by(channel: Channel) -> Added:
-    """What a channel's own instructions and members add."""
-    tokens = 0 if channel.system_prompt is None else len(channel.system_prompt.encode()) + FRAME_TOKENS_MAX
-    if not (members := channel.param_default | channel.param_set):
-        return Added(tokens)
-    sent = msgspec.json.encode(members)
-    body = spelled_out(sent)
-    small = folded(body)
-    serves = _has_served(small) or _SERVED_MEMBER.search(small) is not None
-    return Added(
-        tokens + len(sent) + (SERVED_TOOLS_TOKENS_MAX if serves else 0),
-        _searches(small) if serves else 0,
-        _WIDE.search(body) is not None,
-        lives_long(body),
-    )
-
-
-def lives_long(body: bytes) -> bool:
-    """Whether what a body has cached may live long, by Anthropic's word for that or by OpenAI's."""
-    return b'"1h"' in body or b'"12h"' in body
-
-
 def _model(named: str | None) -> str | None:
     if named == "":
         raise BadRequest("`model` must be the name of a model.", param="model")
     return named
-
-
-def _facts(
-    body: bytes,
-    model: str | None,
-    *,
-    limit: int | None = None,
-    choices: int = 1,
-    stream: bool = False,
-    include_usage: bool = False,
-    store: bool = False,
-    stateful: bool = False,
-    tools: msgspec.Raw = _NONE,
-    served: tuple[msgspec.Raw, ...] = (),
-    models: msgspec.Raw = _NONE,
-) -> Facts:
-    """Bound a text call by its bytes, its pictures, files and tools and its own output limit.
-
-    Of `tools` those count that the provider runs, and `served` are such ones (OpenRouter has them as `plugins`, too);
-    `models` are others that it may ask.
-    Members are looked for in any letters, as a server written in Go reads them, words in their own.
-    """
-    pictures, searches, open_ended, wide = 0, 0, False, False
-    given = len(body) + FRAME_TOKENS_MAX
-    if BACKSLASH in body:
-        body = spelled_out(body)
-    small = folded(body)
-    if _DEARER.search(small) is not None:
-        inline, files, documents = small.count(b'"inline'), len(_REMOTE_FILE.findall(small)), body.count(_DOCUMENT)
-        # The look above takes a text that begins with "Image" for a picture.
-        open_ended = inline > 0 or files > 0 or _DEARER.search(body) is not None
-        wide = inline > 0 or _WIDE.search(body) is not None
-        pictures = body.count(b'"image') + inline
-        given += IMAGE_TOKENS_MAX * pictures
-        remote = min(documents, len(_BY_ADDRESS.findall(small))) if documents else 0
-        given += REMOTE_FILE_TOKENS_MAX * (files + remote)
-    made = (limit or 0) * choices
-    # What is absent is told apart by identity: most calls have none of these.
-    other_models = models is not _NONE and bytes(models) not in _NONE_NAMED
-    declared = b"" if tools is _NONE else folded(spelled_out(bytes(tools)))
-    if declared and declared not in _NO_TOOLS:
-        given += TOOLS_TOKENS_MAX + OWN_TOOL_TOKENS_MAX * len(_OWN_TOOL.findall(declared))
-        for hit in _MODEL_BEHIND.finditer(declared):
-            if hit["pictures"] is None:
-                other_models = True
-            else:
-                made += max(PICTURES_MADE_TOKENS_MAX, MOVING_FRAME_TOKENS_MAX * _frames(declared))
-    if (declared and _has_served(declared)) or _is_served(served):
-        given += SERVED_TOOLS_TOKENS_MAX
-        searches = _searches(declared)
-        open_ended = True
-    return Facts(
-        model=model,
-        upper=Usage(input_tokens=given, output_tokens=made, searches=searches, calls=1),
-        stream=stream,
-        output_limit=limit,
-        choices=choices,
-        pictures=pictures,
-        open_ended=open_ended,
-        wide=wide,
-        include_usage=include_usage,
-        store=store,
-        stateful=stateful,
-        other_models=other_models,
-    )
-
-
-def _frames(tools: bytes) -> int:
-    """The most frames that a picture made by these tools has."""
-    told = [int(digits[:9]) for digits in _FRAMES.findall(tools)]
-    return min(max([MOVING_FRAMES if b'"gif"' in tools else 1, *told]), MOVING_FRAMES_MAX)
 
 
 def names_objects(body: bytes) -> bool:

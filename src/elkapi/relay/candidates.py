@@ -7,8 +7,8 @@ import re
 
 import msgspec
 
+from elkapi.catalog.bounds import NOTHING_ADDED
 from elkapi.catalog.families.openai import bounded_as_text, token_ids
-from elkapi.catalog.text import NOTHING_ADDED
 from elkapi.errors import BadRequest, NoChannel, NoPrice
 from elkapi.relay.plane import Bearings
 from elkapi.relay.read import Request, asked_of, with_added, with_research

@@ -8,9 +8,9 @@ from typing import Literal
 import msgspec
 
 from elkapi.catalog import Body, Facts, Match, Operation
+from elkapi.catalog.bounds import NOTHING_ADDED, Added, bounded_by_model, lives_long
 from elkapi.catalog.jsonedit import check_named_once, with_raw, with_string
 from elkapi.catalog.spelling import spelled_out
-from elkapi.catalog.text import NOTHING_ADDED, Added, bounded_by_model, lives_long
 from elkapi.errors import BadRequest, UnsupportedMediaType
 from elkapi.guards.rules import Rule
 from elkapi.relay.call import Call

@@ -10,7 +10,7 @@ from typing import Protocol
 import msgspec
 
 from elkapi.catalog import Operation
-from elkapi.catalog.text import NOTHING_ADDED, SEARCHES_MAX, most_added
+from elkapi.catalog.bounds import NOTHING_ADDED, SEARCHES_MAX, most_added
 from elkapi.catalog.upstreams import serves
 from elkapi.errors import ModelForbidden, NoChannel, NoPrice
 from elkapi.pricing.price import is_of_media, quote

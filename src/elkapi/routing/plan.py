@@ -14,7 +14,7 @@ from typing import TypeVar
 
 import msgspec
 
-from elkapi.catalog.text import NOTHING_ADDED, Added
+from elkapi.catalog.bounds import NOTHING_ADDED, Added
 from elkapi.routing.affinity import Place
 from elkapi.routing.health import Health
 from elkapi.types import Attempt, Channel, ChannelKey, Price

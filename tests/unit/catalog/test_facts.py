@@ -9,8 +9,7 @@ import msgspec
 import pytest
 
 from elkapi.catalog import text
-from elkapi.catalog.operation import Facts
-from elkapi.catalog.text import (
+from elkapi.catalog.bounds import (
     COMPACTION_TOKENS_MAX,
     FRAME_TOKENS_MAX,
     NOTHING_ADDED,
@@ -21,6 +20,7 @@ from elkapi.catalog.text import (
     bounded_by_model,
     most_added,
 )
+from elkapi.catalog.operation import Facts
 from elkapi.errors import BadRequest
 from elkapi.types import Channel, Usage
 

@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import pytest
 
-from elkapi.catalog import text
+from elkapi.catalog import bounds, text
 from elkapi.catalog.families.openai import read_embeddings
 from elkapi.catalog.operation import Facts
 from elkapi.errors import BadRequest
@@ -88,19 +88,19 @@ SEARCHES = [
 def test_a_tool_of_the_provider_is_held_in_any_letters(wire: str, tool: dict[str, object], ascii_only: bool) -> None:
     read, body = READERS[wire]
     facts = read(json.dumps(body | {"tools": [tool]}, ensure_ascii=ascii_only).encode())
-    assert facts.upper.input_tokens > text.SERVED_TOOLS_TOKENS_MAX
-    assert facts.upper.searches == (40 if "Max_Uses" in tool else text.SEARCHES_MAX)
+    assert facts.upper.input_tokens > bounds.SERVED_TOOLS_TOKENS_MAX
+    assert facts.upper.searches == (40 if "Max_Uses" in tool else bounds.SEARCHES_MAX)
     assert facts.open_ended
 
 
 @pytest.mark.parametrize(
     ("wire", "part", "tokens"),
     [
-        ("chat", {"Type": "file", "File": {"File_ID": "f"}}, text.REMOTE_FILE_TOKENS_MAX),
-        ("chat", {"type": "video_url", "Video_Url": {"url": "https://a.example/v"}}, text.REMOTE_FILE_TOKENS_MAX),
-        ("messages", {"type": "document", "source": {"Type": "url", "URL": "u"}}, text.REMOTE_FILE_TOKENS_MAX),
-        ("gemini", {"FileData": {"FileUri": "f"}}, text.REMOTE_FILE_TOKENS_MAX),
-        ("gemini", {"Inline_Data": {"Data": "aaaa"}}, text.IMAGE_TOKENS_MAX),
+        ("chat", {"Type": "file", "File": {"File_ID": "f"}}, bounds.REMOTE_FILE_TOKENS_MAX),
+        ("chat", {"type": "video_url", "Video_Url": {"url": "https://a.example/v"}}, bounds.REMOTE_FILE_TOKENS_MAX),
+        ("messages", {"type": "document", "source": {"Type": "url", "URL": "u"}}, bounds.REMOTE_FILE_TOKENS_MAX),
+        ("gemini", {"FileData": {"FileUri": "f"}}, bounds.REMOTE_FILE_TOKENS_MAX),
+        ("gemini", {"Inline_Data": {"Data": "aaaa"}}, bounds.IMAGE_TOKENS_MAX),
     ],
 )
 def test_what_a_message_refers_to_is_held_in_any_letters(wire: str, part: dict[str, object], tokens: int) -> None:

@@ -8,15 +8,8 @@ from typing import Any
 
 import pytest
 
-from elkapi.catalog.text import (
-    SEARCHES_MAX,
-    SERVED_TOOLS_TOKENS_MAX,
-    bounded_by_model,
-    read_chat,
-    read_generate,
-    read_messages,
-    read_responses,
-)
+from elkapi.catalog.bounds import SEARCHES_MAX, SERVED_TOOLS_TOKENS_MAX, bounded_by_model
+from elkapi.catalog.text import read_chat, read_generate, read_messages, read_responses
 from elkapi.translate.server_tools import CHAT, GEMINI, HOSTED, KINDS, RESPONSES
 
 MESSAGES = [{"role": "user", "content": "x"}]

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import pytest
 
-from elkapi.catalog.text import (
+from elkapi.catalog.bounds import (
     FRAME_TOKENS_MAX,
     IMAGE_TOKENS_MAX,
     REMOTE_FILE_TOKENS_MAX,
     SERVED_TOOLS_TOKENS_MAX,
     TOOLS_TOKENS_MAX,
     bounded_by_model,
-    read_chat,
 )
+from elkapi.catalog.text import read_chat
 
 PLAIN = b'{"model":"%b","messages":[%b]}'
 
