@@ -12,7 +12,7 @@ import msgspec
 
 from elkapi.errors import BadRequest
 from elkapi.translate.anthropic_reply import Reader, read_reply
-from elkapi.translate.anthropic_request import read_request, read_tools
+from elkapi.translate.anthropic_request import read_request, read_tool
 from elkapi.translate.anthropic_write import write_request
 from elkapi.translate.anthropic_writer import Writer, write_reply
 from elkapi.translate.chat_parts import refuse_file_ids
@@ -104,14 +104,16 @@ def _with_tools_of_the_end(request: ChatRequest) -> ChatRequest:
     ]
     if not changes:
         return request
-    known = _by_name(request.tools, request.server_tools)
+    declared: tuple[Tool | ServerTool, ...] = (*request.tools, *request.server_tools)
+    known = {_name_of(one): one for one in declared}
     offered = dict(known)
     for change in changes:
         tool = change.get("tool")
         if not isinstance(tool, dict):
             raise BadRequest("A change of tools needs its `tool`.", param="messages")
         if isinstance(definition := tool.get("definition"), dict):
-            known |= _by_name(*read_tools([definition], {}))
+            added = read_tool(definition, "messages")
+            known[_name_of(added)] = added
             tool = definition
         elif tool.get("type") != "tool_reference":
             # Of a server's tools, which is refused by its own name.
@@ -146,10 +148,9 @@ def _with_settings_of_the_turn(request: ChatRequest, kept: dict[str, Any]) -> Ch
     return msgspec.structs.replace(request, messages=messages, reasoning=reasoning)
 
 
-def _by_name(tools: Sequence[Tool], server_tools: Sequence[ServerTool]) -> dict[str, Tool | ServerTool]:
-    """Every tool by the name that changes refer to it by; an MCP server's tools have none of their own."""
-    named: dict[str, Tool | ServerTool] = {tool.name: tool for tool in tools}
-    return named | {str(tool.raw.get("name") or id(tool)): tool for tool in server_tools}
+def _name_of(tool: Tool | ServerTool) -> str:
+    """What changes refer to a tool by; an MCP server's tools have no name of their own."""
+    return tool.name if isinstance(tool, Tool) else str(tool.raw.get("name") or id(tool))
 
 
 def _is_change(part: Part) -> bool:

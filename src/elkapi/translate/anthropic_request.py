@@ -199,7 +199,7 @@ def _read(raw: Raw) -> ChatRequest:
     view = convert(raw, _Count)
     extra: Raw = {name: value for name, value in raw.items() if name not in _KNOWN}
     system, messages = _read_conversation(view, raw, extra)
-    tools, server_tools = read_tools(view.tools or [], extra)
+    tools, server_tools = _read_tools(view.tools or [], extra)
     for name, type_ in (("tool_choice", _Choice), ("thinking", _Think)):
         _keep(extra, name, raw.get(name), type_)
     return ChatRequest(
@@ -409,26 +409,34 @@ def _ttl(cache: _Cache | None) -> Ttl:
 # --- tools and the rest ----------------------------------------------------------------------------------------------
 
 
-def read_tools(raws: list[Raw], extra: Raw) -> tuple[tuple[Tool, ...], tuple[ServerTool, ...]]:
+def _read_tools(raws: list[Raw], extra: Raw) -> tuple[tuple[Tool, ...], tuple[ServerTool, ...]]:
     """(the caller's tools, Anthropic's own); the order between the two kinds is not kept."""
     tools: list[Tool] = []
     server_tools: list[ServerTool] = []
     kept: dict[str, Raw] = {}
     for index, raw in enumerate(raws):
-        kind = raw.get("type")
-        if kind not in (None, "custom"):
-            if not isinstance(kind, str):
-                raise BadRequest("The type of a tool is a word.", param=f"tools[{index}].type")
-            server_tools.append(ServerTool(re.sub(r"_\d{8}$", "", kind), "anthropic", raw))
+        tool = read_tool(raw, f"tools[{index}]")
+        if isinstance(tool, ServerTool):
+            server_tools.append(tool)
             continue
-        view = _view(raw, _Tool, f"tools[{index}]")
         if left := _left_over(raw, _Tool):
-            kept[view.name] = left
-        ttl = _ttl(view.cache_control)
-        tools.append(Tool(view.name, view.description, view.input_schema, view.strict, cache_ttl=ttl))
+            kept[tool.name] = left
+        tools.append(tool)
     if kept:
         extra["tools"] = kept
     return tuple(tools), tuple(server_tools)
+
+
+def read_tool(raw: Raw, at: str) -> Tool | ServerTool:
+    """A tool of the caller's, or one of Anthropic's own. Raises BadRequest naming `at`, where it stands."""
+    kind = raw.get("type")
+    if kind in (None, "custom"):
+        view = _view(raw, _Tool, at)
+        ttl = _ttl(view.cache_control)
+        return Tool(view.name, view.description, view.input_schema, view.strict, cache_ttl=ttl)
+    if not isinstance(kind, str):
+        raise BadRequest("The type of a tool is a word.", param=f"{at}.type")
+    return ServerTool(re.sub(r"_\d{8}$", "", kind), "anthropic", raw)
 
 
 def _read_choice(view: _Choice | None) -> ToolChoice | None:

@@ -53,6 +53,7 @@ _MEANINGFUL = (
     "responseFormat",
     "translationConfig",
     "audioTranscriptionConfig",
+    "routingConfig",
 )
 # Such members beside the settings: contents that Google holds, a filter of the caller's own account.
 _HELD = ("cachedContent", "modelArmorConfig")

@@ -505,6 +505,15 @@ def test_a_change_of_tools_without_its_tool_is_refused() -> None:
         told_elsewhere(request)
 
 
+def test_a_tool_that_the_conversation_adds_is_refused_where_it_stands() -> None:
+    added = _change("addition", type="tool_definition", definition={"name": 5})
+    turns = [{"role": "user", "content": "hi"}, {"role": "system", "content": [added]}]
+    request = DIALECT.read_request(msgspec.json.encode(GOOD | {"messages": turns}))
+    with pytest.raises(BadRequest) as caught:
+        told_elsewhere(request)
+    assert caught.value.param == "messages.name"
+
+
 def test_a_block_that_nobody_here_knows_does_not_cross_in_silence_among_instructions() -> None:
     turns = [{"role": "user", "content": "hi"}, {"role": "system", "content": [{"type": "newer_order", "x": 1}]}]
     request = DIALECT.read_request(msgspec.json.encode(GOOD | {"messages": turns}))

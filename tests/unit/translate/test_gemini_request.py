@@ -698,6 +698,7 @@ def test_a_server_of_tools_is_refused_by_its_name(target: str) -> None:
         ({"generationConfig": {"responseFormat": [{"text": {}}]}}, "generationConfig.responseFormat"),
         ({"generationConfig": {"translationConfig": {}}}, "generationConfig.translationConfig"),
         ({"generationConfig": {"audio_transcription_config": {}}}, "generationConfig.audioTranscriptionConfig"),
+        ({"generationConfig": {"routing_config": {"autoMode": {}}}}, "generationConfig.routingConfig"),
         ({"modelArmorConfig": {"promptTemplateName": "t"}}, "modelArmorConfig"),
     ],
 )
