@@ -222,8 +222,8 @@ def test_what_is_asked_goes_through_no_table_that_grows(lite: Database, asked: s
         for text, values in asked_by(connection, ASKED[asked]):
             steps = steps_of(connection, text, values)
             assert asked in PAGED or not scanned(steps), (text, steps)
-            # An order that is made of what was found has read all of it.
-            assert asked not in PAGED or "USE TEMP B-TREE FOR ORDER BY" not in steps, (text, steps)
+            # An order made of what was found, if only a part of it, has read all: newer SQLites choose to.
+            assert asked not in PAGED or not [step for step in steps if "TEMP B-TREE" in step], (text, steps)
 
 
 @pytest.mark.postgres

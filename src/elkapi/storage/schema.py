@@ -465,7 +465,7 @@ notices = Table(
     Column("until_ns", BigInteger, nullable=False),
     Column("sealed", LargeBinary, nullable=False),
     Index("notices_by_key", "key_id", "created_ns"),
-    Index("notices_by_age", "created_ns"),
+    Index("notices_in_order", "created_ns", "number", "task_id", "place"),
     comment="an event of a task for one of its addresses (place); state pending | delivered | given_up; a sender that "
     "has the lease owns it until due_ns; sealed is types.NoticeBody",
 )

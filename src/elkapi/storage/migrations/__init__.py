@@ -26,6 +26,7 @@ from elkapi.storage.migrations import (
     m0008_notices,
     m0009_channel_ids,
     m0010_ended_tasks,
+    m0011_notices_in_order,
 )
 
 Step = Callable[[Connection, int], None]
@@ -51,6 +52,7 @@ MIGRATIONS: tuple[Migration, ...] = (
     Migration("0008_notices", m0008_notices.pre, m0008_notices.post),
     Migration("0009_channel_ids", m0009_channel_ids.pre, m0009_channel_ids.post),
     Migration("0010_ended_tasks", m0010_ended_tasks.pre, m0010_ended_tasks.post),
+    Migration("0011_notices_in_order", m0011_notices_in_order.pre, m0011_notices_in_order.post),
 )
 
 
