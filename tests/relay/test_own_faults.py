@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 from pathlib import Path
 
 import msgspec
@@ -11,7 +12,10 @@ import pytest
 from elkapi.errors import Unavailable
 from elkapi.relay import relay, serve
 from elkapi.sandbox.server import Running
+from elkapi.storage.secrets import Sealer
 from tests.gateway import SMALL, gateway
+
+CHAT = "gpt-4o-mini"
 
 
 @pytest.mark.parametrize(
@@ -93,3 +97,36 @@ async def test_whatever_else_ends_a_call_behind_its_hold_gives_all_of_it_back(
         # Nothing was begun, so its key is free for another try.
         again = await gate.ask(key, {"model": SMALL, "input": "a text"}, headers={"Idempotency-Key": "once"})
         assert (again.status_code, "idempotent-replayed" in again.headers) == (200, False)
+
+
+@pytest.mark.parametrize("keyed", [True, False], ids=["an idempotency key", "a stored answer"])
+@pytest.mark.parametrize("lacking", [OSError(errno.EAGAIN, "no random bytes"), RuntimeError("can't start new thread")])
+async def test_an_answer_that_cannot_be_sealed_gives_its_hold_back_as_the_operators_loss(
+    tmp_path: Path, sandbox: Running, monkeypatch: pytest.MonkeyPatch, lacking: Exception, keyed: bool
+) -> None:
+    """The machine has no thread, memory or random bytes left for it, once the upstream has answered and billed."""
+
+    async def seal_beside(*_: object) -> bytes:
+        raise lacking
+
+    body = {"model": CHAT, "input": "a text", "store": not keyed}
+    headers = {"Idempotency-Key": "once"} if keyed else {}
+    async with gateway(tmp_path) as gate:
+        await gate.channel(sandbox.base_url, (CHAT,))
+        await gate.price(CHAT, per_1m_usd="1")
+        key = await gate.key("1")
+        monkeypatch.setattr(Sealer, "seal_beside", seal_beside)
+        failed = await gate.ask(key, body, path="/v1/responses", headers=headers)
+        monkeypatch.undo()
+        again = await gate.ask(key, body, path="/v1/responses", headers=headers)
+        ((charge_nano, loss_nano, record),) = gate.sql(
+            "select charge_nano, loss_nano, record from requests order by id limit 1"
+        )
+        gate.closed_books()
+    assert (failed.status_code, failed.json()["error"]["code"]) == (503, "service_unavailable")
+    assert str(lacking) not in failed.text
+    assert (charge_nano, loss_nano > 0, msgspec.json.decode(record)["flags"]) == (0, True, ["settle_refused"])
+    if keyed:
+        assert (again.status_code, again.json()["error"]["code"]) == (409, "outcome_unknown")
+    else:
+        assert again.status_code == 200

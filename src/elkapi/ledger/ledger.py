@@ -16,6 +16,7 @@ import msgspec
 
 from elkapi.clock import SYSTEM_CLOCK, Clock
 from elkapi.errors import Conflict, InsufficientQuota, Unavailable
+from elkapi.ids import request_id_text
 from elkapi.ledger.accounts import ensure_system_accounts
 from elkapi.ledger.books import FAILED, Books, Outcome, not_covered
 from elkapi.ledger.checkpoint import Checkpointer
@@ -41,6 +42,7 @@ from elkapi.ledger.orders import (
     encode_record,
     ended,
     given_back,
+    lost,
 )
 from elkapi.ledger.recovery import LOOKS_MIN, Recoverer, behind_heartbeats_s, mark_dead, open_holds
 from elkapi.ledger.tasking import seal_task, seal_told
@@ -175,18 +177,31 @@ class Ledger(ABC):
     async def settle(self, settlement: Settlement) -> None:
         """Charge the hold, give the rest back and keep the usage row, all in one transaction, durable on return.
 
-        Raises Unavailable when that takes longer than settle_wait_s. The caller is to be told that the call failed, so
-        it will be free, whatever became of the settlement. Repeating one is safe. What exceeds the hold becomes the
-        operator's loss, flagged `above_hold`.
+        Raises Unavailable when that takes longer than settle_wait_s or what is to be kept cannot be sealed. The caller
+        is to be told that the call failed, so it will be free, whatever became of the settlement. Repeating one is
+        safe. What exceeds the hold becomes the operator's loss, flagged `above_hold`.
         """
         hold, stored = settlement.hold, settlement.stored
-        claim = await self._claim_result(settlement) if hold is not None and hold.claim is not None else None
-        kept = await self._sealed(stored) if stored is not None else None
+        try:
+            claim = await self._claim_result(settlement) if hold is not None and hold.claim is not None else None
+            kept = await self._sealed(stored) if stored is not None else None
+        except Exception as error:
+            await self._settle_lost(settlement, error)
+            raise Unavailable(FAILED) from error
         if self._closed:
             raise Unavailable(UNREACHABLE)
         outcome = await self._ask(_settle_order(settlement.record, hold, claim, kept))
         if outcome is not None:
             raise Unavailable(TOO_SLOW_SETTLE if outcome is _TIMED_OUT else outcome.message or FAILED)
+
+    async def _settle_lost(self, settlement: Settlement, error: Exception) -> None:
+        """Nobody else resolves a hold whose answer could not be sealed: the machine had no thread, memory or random
+        bytes left for that. Its claim says that the upstream may have done the work."""
+        record, hold = settlement.record, settlement.hold
+        log.error("what is to be kept of %s cannot be sealed: %r", request_id_text(record.id), error)
+        claim = ended(hold.claim, "unknown") if hold is not None and hold.claim is not None else None
+        if not self._closed:
+            await self._ask(lost(_settle_order(record, hold, claim), "settle_refused"))
 
     def take_back(self, settlement: Settlement) -> None:
         """Make a settlement that is on its way, or made, free: its caller did not get the answer. Never waits."""
