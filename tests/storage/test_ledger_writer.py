@@ -256,13 +256,14 @@ class LosesAnAnswer:
 class FailsAt(LosesAnAnswer):
     """A cursor of a disk that cannot be read at one statement."""
 
-    def __init__(self, cursor: sqlite3.Cursor, statement: str) -> None:
+    def __init__(self, cursor: sqlite3.Cursor, statement: str, error: Exception) -> None:
         super().__init__(cursor)
         self._statement = statement
+        self._error = error
 
     def execute(self, text: str, *values: object) -> object:
         if text == self._statement:
-            raise sqlite3.OperationalError("disk I/O error")
+            raise self._error
         return self._cursor.execute(text, *values)  # type: ignore[arg-type]
 
 
@@ -363,8 +364,20 @@ async def test_of_very_many_workers_only_the_heartbeats_of_the_last_are_remember
     books.close()
 
 
+def malformed() -> sqlite3.DatabaseError:
+    """As the driver raises it: also for a read that failed for once, which SQLite cannot tell from a damaged page."""
+    error = sqlite3.DatabaseError("database disk image is malformed")
+    error.sqlite_errorname = "SQLITE_CORRUPT"
+    return error
+
+
+@pytest.mark.parametrize(
+    "error",
+    [sqlite3.OperationalError("disk I/O error"), malformed(), MemoryError()],
+    ids=lambda error: type(error).__name__,
+)
 async def test_a_settlement_that_meets_an_outage_is_tried_again_and_not_refused(
-    sqlite: Installation, monkeypatch: pytest.MonkeyPatch
+    sqlite: Installation, error: Exception
 ) -> None:
     account = funded_account(sqlite.database, 1000)
     books = open_books(sqlite.database, sqlite.settings)
@@ -373,8 +386,8 @@ async def test_a_settlement_that_meets_an_outage_is_tried_again_and_not_refused(
     # Nothing is known here of such a hold, so the settlement is taken by itself.
     settle = Settle(order.request_id, True, 3, 0, row)
     cursor = books._cursor
-    books._cursor = FailsAt(cursor, books._sql.usage_row)
-    with pytest.raises(sqlite3.OperationalError):
+    books._cursor = FailsAt(cursor, books._sql.usage_row, error)
+    with pytest.raises(type(error)):
         books.apply([settle])
     books._cursor = cursor
     assert books.apply([settle]) == [None]

@@ -43,6 +43,7 @@ COUNTERS_MAX = 50_000
 # Workers whose heartbeats are remembered: far more than write here at once, since one that is killed says no farewell.
 OWNERS_MAX = 1_000
 ATTEMPTS_MAX = 5
+SQLITE_UNREADABLE = ("SQLITE_CORRUPT", "SQLITE_NOTADB")
 
 ACCOUNT_REFUSED = "This key's accounts cannot fund a call."
 TOO_OLD = "This call waited too long before its cost was reserved; please try again."
@@ -510,9 +511,12 @@ def _may_succeed_again(error: BaseException) -> bool:
 
 
 def _is_outage(error: BaseException) -> bool:
-    """The database could not do it at all: both drivers derive that from a class of one of these names."""
+    """The database could not do it at all: both drivers derive that from a class of one of these names. SQLite tells a
+    read that failed for once as a damaged page, and a lack of memory as Python does."""
     if is_too_much(error):
         return False
+    if isinstance(error, MemoryError) or getattr(error, "sqlite_errorname", "").startswith(SQLITE_UNREADABLE):
+        return True
     named = (kind.__name__ for kind in type(error).__mro__)
     return only_reads(error) or lacks_right(error) or not {"OperationalError", "InterfaceError"}.isdisjoint(named)
 
