@@ -143,7 +143,8 @@ async def test_the_upstream_receives_the_token_ids_byte_for_byte(relayed: Stage,
     assert sent["dimensions"] == 9
 
 
-def test_more_documents_than_a_chunk_keep_their_order(stage: Stage, vocabulary: tiktoken.Encoding) -> None:
+@pytest.mark.usefixtures("vocabulary")
+def test_more_documents_than_a_chunk_keep_their_order(stage: Stage) -> None:
     embeddings = OpenAIEmbeddings(model=LOCAL, base_url=stage.base_url, api_key=stage.key, chunk_size=2)
     texts = [*TEXTS, *reversed(TEXTS)]
     vectors = embeddings.embed_documents(texts)
@@ -160,7 +161,8 @@ def test_text_instead_of_tokens_works_too(stage: Stage) -> None:
     assert len(embeddings.embed_query(TEXTS[0])) == 384
 
 
-def test_a_refusal_reaches_the_caller_as_the_sdks_error(stage: Stage, vocabulary: tiktoken.Encoding) -> None:
+@pytest.mark.usefixtures("vocabulary")
+def test_a_refusal_reaches_the_caller_as_the_sdks_error(stage: Stage) -> None:
     embeddings = OpenAIEmbeddings(model="no-such-model", base_url=stage.base_url, api_key=stage.key)
     with pytest.raises(openai.InternalServerError, match="No channel serves the model") as caught:
         embeddings.embed_query("a")

@@ -99,7 +99,7 @@ def test_edits_and_extensions_start_from_a_file(client: OpenAI) -> None:
     assert client.videos.poll(extended.id, poll_interval_ms=50).status == "completed"
 
 
-def test_a_character_can_be_read_again(client: OpenAI, origin: Origin) -> None:
+def test_a_character_can_be_read_again(client: OpenAI) -> None:
     content = client.videos.download_content(made(client).id).read()
     character = client.videos.create_character(name="Ada", video=("ada.mp4", content, "video/mp4"))
     assert character.name == "Ada"

@@ -240,7 +240,7 @@ async def test_a_cancelled_batch_ends_with_what_was_under_way(lite: Gateway, san
     lite.closed_books()
 
 
-async def test_a_line_that_was_not_begun_in_time_is_expired(lite: Gateway, sandbox: Running) -> None:
+async def test_a_line_that_was_not_begun_in_time_is_expired(lite: Gateway) -> None:
     async with canned(200, {"never": "answered"}) as upstream:
         upstream.gate.clear()
         await lite.channel(upstream.url, (MODEL,))

@@ -267,9 +267,7 @@ async def test_a_streamed_refusal_before_any_content_goes_to_another_model(
 
 
 @pytest.mark.parametrize("stream", [False, True], ids=["whole", "streamed"])
-async def test_a_refusal_that_nobody_betters_is_the_answer_and_is_charged_as_such(
-    gate: Gateway, sandbox: Running, stream: bool
-) -> None:
+async def test_a_refusal_that_nobody_betters_is_the_answer_and_is_charged_as_such(gate: Gateway, stream: bool) -> None:
     async with canned(200, FILTERED, FILTERED_STREAM) as first, canned(503, {}) as second:
         await gate.channel(first.url, (FIRST,))
         await gate.channel(second.url, (SECOND,))
@@ -318,7 +316,7 @@ async def test_g52_a_stream_that_breaks_after_content_never_goes_on_with_another
     gate.closed_books()
 
 
-async def test_when_nobody_answers_the_error_is_that_of_the_model_asked_for(gate: Gateway, sandbox: Running) -> None:
+async def test_when_nobody_answers_the_error_is_that_of_the_model_asked_for(gate: Gateway) -> None:
     async with canned(400, OVERFLOWS["openai"]) as first, canned(503, {}) as second:
         await gate.channel(first.url, (FIRST,))
         await gate.channel(second.url, (SECOND, THIRD))

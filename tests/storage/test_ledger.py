@@ -428,7 +428,7 @@ async def test_a_loss_is_booked_beside_the_charge(ledger: Ledger, database: Data
     assert posted(database, "operator-loss") == -75
 
 
-async def test_one_bad_row_fails_alone(ledger: Ledger, database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_one_bad_row_fails_alone(ledger: Ledger, database: Database) -> None:
     account = funded_account(database, 10_000)
     good = [an_order(account, nano=10) for _ in range(40)]
     # A lone surrogate cannot be written by either driver.
@@ -580,7 +580,7 @@ async def test_a_refund_is_a_new_entry_and_never_more_than_was_charged(
     assert posted(database, "revenue") == 9000
 
 
-async def test_an_operators_booking_is_on_one_account_and_audited(ledger: Ledger, database: Database) -> None:
+async def test_an_operators_booking_is_on_one_account_and_audited(database: Database) -> None:
     user, other, quota = (funded_account(database, 0, kind) for kind in ("customer", "customer", "quota"))
     with database.write() as connection:
         house = system_ids(connection)
@@ -608,7 +608,7 @@ async def test_an_operators_booking_is_on_one_account_and_audited(ledger: Ledger
 
 @pytest.mark.parametrize("book", [deposit, adjust, set_credit])
 async def test_an_operators_booking_is_within_bounds_and_never_on_the_houses_accounts(
-    ledger: Ledger, database: Database, book: Callable[..., object]
+    database: Database, book: Callable[..., object]
 ) -> None:
     user = funded_account(database, 2**60)
     with database.read() as connection:

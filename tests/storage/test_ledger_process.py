@@ -126,7 +126,8 @@ async def test_two_workers_share_one_balance_through_the_process(process: Proces
     assert_in_order(sqlite.database)
 
 
-async def test_idempotent_replies_travel_sealed_through_the_process(process: Process, sqlite: Installation) -> None:
+@pytest.mark.usefixtures("process")
+async def test_idempotent_replies_travel_sealed_through_the_process(sqlite: Installation) -> None:
     account = funded_account(sqlite.database, 1000)
     async with worker(sqlite) as one, worker(sqlite) as two:
         claims = [IdempotencyClaim(1, "op", f"key {n}", b"f" * 32) for n in range(12)]
@@ -185,9 +186,7 @@ async def test_a_killed_ledger_process_loses_nothing_and_doubles_nothing(
     assert_in_order(sqlite.database)
 
 
-async def test_a_hold_given_up_while_the_process_was_down_is_given_back(
-    settings: Settings, sqlite: Installation, process: Process
-) -> None:
+async def test_a_hold_given_up_while_the_process_was_down_is_given_back(sqlite: Installation, process: Process) -> None:
     account = funded_account(sqlite.database, 1000)
     async with worker(sqlite) as ledger:
         await ledger.hold(warm := an_order(account, nano=1))
@@ -255,7 +254,8 @@ async def test_an_unreachable_process_is_unavailable_within_the_deadline(tmp_pat
     installation.database.close()
 
 
-async def test_garbage_on_the_socket_closes_that_connection_only(process: Process, sqlite: Installation) -> None:
+@pytest.mark.usefixtures("process")
+async def test_garbage_on_the_socket_closes_that_connection_only(sqlite: Installation) -> None:
     account = funded_account(sqlite.database, 1000)
     async with worker(sqlite) as ledger:
         await ledger.hold(order := an_order(account, nano=1))
@@ -269,9 +269,8 @@ async def test_garbage_on_the_socket_closes_that_connection_only(process: Proces
 
 
 @A_WORKER_DIES
-async def test_the_process_recovers_workers_that_were_killed(
-    process: Process, sqlite: Installation, settings: Settings
-) -> None:
+@pytest.mark.usefixtures("process")
+async def test_the_process_recovers_workers_that_were_killed(sqlite: Installation, settings: Settings) -> None:
     account = funded_account(sqlite.database, 100_000)
     script = textwrap.dedent(
         """

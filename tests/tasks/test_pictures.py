@@ -261,7 +261,7 @@ def test_pictures_have_one_deadline_and_one_size_together(gateways: Served, aski
 
 
 @pytest.mark.parametrize("path", ["/v1/videos", CHAT])
-def test_nothing_is_fetched_for_who_cannot_pay(gateways: Served, asking: Asking, host: Host, path: str) -> None:
+def test_nothing_is_fetched_for_who_cannot_pay(gateways: Served, host: Host, path: str) -> None:
     poor = Asking(gateways, "tasks.create", key=gateways.run(gateways.gate.key("0.000001")))
     del host.asked[:]
     address = f"{host.origin}/a.png"
@@ -280,9 +280,7 @@ def test_a_quote_fetches_nothing(asking: Asking, host: Host) -> None:
     assert host.asked == []
 
 
-def test_a_repeat_is_answered_as_before_whatever_became_of_its_picture(
-    gateways: Served, asking: Asking, host: Host
-) -> None:
+def test_a_repeat_is_answered_as_before_whatever_became_of_its_picture(asking: Asking, host: Host) -> None:
     host.files["/once.png"] = png()
     said, key = {"image": f"{host.origin}/once.png"}, {"idempotency-key": "k"}
     first = begin(asking, "/v1/videos", said, **key)

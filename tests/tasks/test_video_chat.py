@@ -158,7 +158,7 @@ async def test_a_stream_of_a_failed_task_ends_in_done(tasks: Tasks) -> None:
 
 
 @pytest.mark.parametrize("streamed", [False, True])
-async def test_a_caller_who_leaves_ends_nothing(tasks: Tasks, client: AsyncOpenAI, streamed: bool) -> None:
+async def test_a_caller_who_leaves_ends_nothing(tasks: Tasks, streamed: bool) -> None:
     asked: dict[str, Any] = {"model": MODEL, "messages": ASKED, "stream": streamed}
     waiting = asyncio.create_task(tasks.call("POST", "/v1/chat/completions", asked))
     task_id = await one_task(tasks)

@@ -106,7 +106,7 @@ def test_every_scenario_has_a_model_and_a_call() -> None:
         assert path.startswith("/v1/")
 
 
-def test_a_player_counts_a_stream_as_whole_only_with_every_event(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_player_counts_a_stream_as_whole_only_with_every_event() -> None:
     import asyncio
 
     import streams

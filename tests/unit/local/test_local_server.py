@@ -287,7 +287,7 @@ def _kill_at_work(path: Path, pid: int) -> None:
 
 
 @pytest.mark.parametrize("with_signal", [signal.SIGTERM, signal.SIGINT])
-def test_a_signal_answers_what_is_under_way_and_ends_cleanly(tmp_path: Path, with_signal: signal.Signals) -> None:
+def test_a_signal_answers_what_is_under_way_and_ends_cleanly(with_signal: signal.Signals) -> None:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "m.sock"
         path.write_bytes(b"left by a dead process")

@@ -157,7 +157,7 @@ async def test_cve_2025_66405_guard_sits_in_the_dialer_not_on_a_route(serve, mak
     assert peer.connections == 0
 
 
-async def test_a_name_that_changes_its_address_after_the_check_is_not_asked_again(serve, make_client, ask):
+async def test_a_name_that_changes_its_address_after_the_check_is_not_asked_again(make_client, ask):
     """DNS rebinding: the first answer is public, any later one would be loopback. One connect, one question."""
     resolve, asked = answers(["192.0.2.9", "203.0.113.9"], ["127.0.0.1"])
     client = make_client(resolver=resolve)
@@ -168,7 +168,7 @@ async def test_a_name_that_changes_its_address_after_the_check_is_not_asked_agai
     assert len(asked) == 2
 
 
-async def test_what_was_judged_is_what_is_dialed(serve, make_client, ask, monkeypatch):
+async def test_what_was_judged_is_what_is_dialed(make_client, ask, monkeypatch):
     dialed = []
 
     async def record(family, address, label, timers, deadline_s):
@@ -412,7 +412,7 @@ async def test_no_more_addresses_are_tried_than_the_bound_and_only_permitted_one
         await permitted_addresses(resolve, "own.example", 443, allow_private=False)
 
 
-async def test_a_name_that_cannot_be_one_is_a_connect_failure(make_client, ask):
+async def test_a_name_that_cannot_be_one_is_a_connect_failure():
     with pytest.raises(ConnectFailed) as caught:
         await permitted_addresses(system_resolver, "a" * 70 + ".example", 443, allow_private=False)
     assert (caught.value.phase, caught.value.sent) == ("resolve", False)

@@ -247,7 +247,7 @@ async def test_a_reply_that_comes_as_its_caller_leaves_gives_its_stream_back(ser
 
 
 @pytest.mark.usefixtures("http2")
-async def test_the_guard_holds_for_http2_too(serve, make_client, ask):
+async def test_the_guard_holds_for_http2_too(make_client, ask):
     async def resolve(_host, _port):
         return ["127.0.0.1"]
 

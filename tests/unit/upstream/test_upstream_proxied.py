@@ -227,7 +227,7 @@ async def test_credentials_in_a_proxys_url_are_percent_decoded(serve, client, as
     assert said == [b"user:p@ss/w:rd"] * 2
 
 
-async def test_the_target_is_judged_before_the_proxy_hears_of_it(serve, make_client, ask):
+async def test_the_target_is_judged_before_the_proxy_hears_of_it(make_client, ask):
     async def resolve(host, _port):
         return ["1.1.1.1"] if host == "proxy.example" else ["10.0.0.1"]
 
