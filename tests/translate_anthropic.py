@@ -35,14 +35,23 @@ def streamed(events: list[Event]) -> bytes:
     return b"".join([*(writer.feed(event) for event in events), writer.finish()])
 
 
+def read(**members: Any) -> ChatRequest:
+    """What is read of an Anthropic body with these members."""
+    return DIALECT.read_request(msgspec.json.encode(GOOD | members))
+
+
+def written(request: ChatRequest, profile: Profile = BUDGET) -> dict[str, Any]:
+    return json.loads(DIALECT.write_request(request, profile))
+
+
 def rewritten(body: dict[str, Any], profile: Profile = BUDGET) -> dict[str, Any]:
     """An Anthropic body, read and written back."""
-    return json.loads(DIALECT.write_request(DIALECT.read_request(msgspec.json.encode(body)), profile))
+    return written(DIALECT.read_request(msgspec.json.encode(body)), profile)
 
 
 def body_of(profile: Profile = BUDGET, **members: Any) -> dict[str, Any]:
     """The Anthropic body of a neutral request with these members."""
-    return json.loads(DIALECT.write_request(asked(**members), profile))
+    return written(asked(**members), profile)
 
 
 def user_says(*parts: Any) -> dict[str, Any]:

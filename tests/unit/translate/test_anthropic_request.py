@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from contextlib import nullcontext, suppress
 from typing import Any
 
@@ -38,8 +37,10 @@ from tests.translate_anthropic import (
     SCHEMA,
     asked,
     body_of,
+    read,
     rewritten,
     user_says,
+    written,
 )
 
 CLAUDE_CODE = {
@@ -218,8 +219,8 @@ def test_a_wrong_body_is_refused_by_the_name_of_its_field(members: dict[str, Any
 
 
 def test_a_message_of_no_tokens_is_written_back_as_one() -> None:
-    request = DIALECT.read_request(msgspec.json.encode(GOOD | {"max_tokens": 0}))
-    assert json.loads(DIALECT.write_request(request, BUDGET))["max_tokens"] == 0
+    request = read(max_tokens=0)
+    assert written(request)["max_tokens"] == 0
 
 
 def test_a_count_needs_no_limit() -> None:
@@ -288,12 +289,12 @@ def test_a_picture_that_a_model_drew_is_read_back_as_one() -> None:
     drew = "![image](data:image/png;base64,iVBORw0KGgo=)"
     said = f"Here: {drew} and {drew}"
     turns = [{"role": "user", "content": drew}, {"role": "assistant", "content": said}]
-    request = DIALECT.read_request(msgspec.json.encode({"model": "m", "max_tokens": 9, "messages": turns}))
+    request = read(messages=turns)
     picture = Image(data="iVBORw0KGgo=", media_type="image/png")
     assert request.messages[0].parts == (Text(drew),)
     assert request.messages[1].parts == (Text("Here: "), picture, Text(" and "), picture)
     words = [{"type": "text", "text": "Here: "}, {"type": "text", "text": " and "}]
-    assert json.loads(DIALECT.write_request(request, BUDGET))["messages"][1]["content"] == words
+    assert written(request)["messages"][1]["content"] == words
 
 
 def test_every_loss_is_tested() -> None:
@@ -329,14 +330,14 @@ def test_strict_tools_are_plain_for_models_without_schemas() -> None:
 
 
 def test_betas_cross_in_silence_and_what_only_anthropic_runs_does_not_cross() -> None:
-    request = DIALECT.read_request(msgspec.json.encode(GOOD | {"context_management": {"edits": []}}))
+    request = read(context_management={"edits": []})
     check_crossing(request)
     with pytest.raises(BadRequest) as caught:
-        check_crossing(DIALECT.read_request(msgspec.json.encode(GOOD | {"mcp_servers": [{"url": "https://x"}]})))
+        check_crossing(read(mcp_servers=[{"url": "https://x"}]))
     assert caught.value.param == "mcp_servers"
     stored = _block(type="image", source={"type": "file", "file_id": "f"})
     with pytest.raises(BadRequest):
-        check_crossing(DIALECT.read_request(msgspec.json.encode(GOOD | stored)))
+        check_crossing(read(**stored))
 
 
 @pytest.mark.parametrize(
@@ -349,7 +350,7 @@ def test_betas_cross_in_silence_and_what_only_anthropic_runs_does_not_cross() ->
     ],
 )
 def test_what_decides_the_answer_or_who_pays_does_not_cross_in_silence(member: dict[str, Any], crosses: bool) -> None:
-    request = DIALECT.read_request(msgspec.json.encode(GOOD | member))
+    request = read(**member)
     with nullcontext() if crosses else pytest.raises(BadRequest) as caught:
         check_crossing(request)
     assert crosses or caught.value.param in member
@@ -362,12 +363,12 @@ def test_what_a_search_for_tools_found_is_told_to_other_models_and_written_back_
         {"role": "assistant", "content": [{"type": "tool_use", "id": "toolu_1", "name": "ToolSearch", "input": {}}]},
         {"role": "user", "content": [{"type": "tool_result", "tool_use_id": "toolu_1", "content": found}]},
     ]
-    request = DIALECT.read_request(msgspec.json.encode(GOOD | {"messages": turns}))
+    request = read(messages=turns)
     (result,) = request.messages[2].parts
     assert isinstance(result, ToolResult)
     told = tuple(Text(f"The tool `{name}` can be called now.") for name in ("mcp__a", "mcp__b"))
     assert result.parts == told
-    assert json.loads(DIALECT.write_request(request, BUDGET))["messages"] == turns
+    assert written(request)["messages"] == turns
 
 
 def test_a_block_that_nobody_here_knows_does_not_cross_in_silence_in_a_tools_result() -> None:
@@ -378,7 +379,7 @@ def test_a_block_that_nobody_here_knows_does_not_cross_in_silence_in_a_tools_res
         {"role": "assistant", "content": [{"type": "tool_use", "id": "toolu_1", "name": "open", "input": {}}]},
         {"role": "user", "content": [{"type": "tool_result", "tool_use_id": "toolu_1", "content": shown}]},
     ]
-    request = DIALECT.read_request(msgspec.json.encode(GOOD | {"messages": turns}))
+    request = read(messages=turns)
     with pytest.raises(BadRequest, match="browser_state"):
         check_crossing(told_elsewhere(request))
 
@@ -389,7 +390,7 @@ def test_a_file_for_the_container_does_not_cross_in_silence() -> None:
     given = {"role": "assistant", "content": [{"type": "text", "text": "done"}, upload]}
     user = {"role": "user", "content": "go on"}
     for turns, crosses in (([user, given, user], True), ([{"role": "user", "content": [upload]}], False)):
-        request = DIALECT.read_request(msgspec.json.encode(GOOD | {"messages": turns}))
+        request = read(messages=turns)
         with nullcontext() if crosses else pytest.raises(BadRequest, match="where it was uploaded"):
             check_crossing(request)
 
@@ -399,9 +400,9 @@ def test_what_is_said_of_a_document_crosses_as_a_text_before_it(inside: bool) ->
     source = {"type": "base64", "media_type": "application/pdf", "data": "aGk="}
     document = {"type": "document", "source": source, "title": "a.pdf", "context": "From 1873."}
     block = {"type": "tool_result", "tool_use_id": "t", "content": [document]} if inside else document
-    body = GOOD | _block(**block)
-    request = DIALECT.read_request(msgspec.json.encode(body))
-    assert json.loads(DIALECT.write_request(request, BUDGET))["messages"] == body["messages"]
+    said = _block(**block)
+    request = read(**said)
+    assert written(request)["messages"] == said["messages"]
     parts = told_elsewhere(request).messages[0].parts
     if inside:
         (result,) = parts
@@ -418,7 +419,7 @@ def test_a_block_that_nobody_here_knows_does_not_cross_in_silence_when_the_user_
         ([user, {"role": "assistant", "content": [newer, {"type": "text", "text": "so"}]}, user], True),
         ([{"role": "user", "content": [{"type": "text", "text": "what is this?"}, newer]}], False),
     ):
-        request = DIALECT.read_request(msgspec.json.encode(GOOD | {"messages": turns}))
+        request = read(messages=turns)
         with nullcontext() if crosses else pytest.raises(BadRequest, match="newer_input"):
             check_crossing(request)
 
@@ -440,9 +441,8 @@ def test_an_instruction_for_one_turn_stands_for_that_turn_elsewhere_too(last: st
         _later("Be quick.", clear_at="next_user_message", output_config={"effort": "low"}),
     ]
     turns = turns if last == "system" else turns[:-1]
-    body = GOOD | {"messages": turns, "output_config": {"effort": "max"}}
-    request = DIALECT.read_request(msgspec.json.encode(body))
-    assert json.loads(DIALECT.write_request(request, BUDGET))["messages"] == turns
+    request = read(messages=turns, output_config={"effort": "max"})
+    assert written(request)["messages"] == turns
     told = told_elsewhere(request)
     said = ["hi", "Be kind.", "hello", "go on", *(["Be quick."] if last == "system" else [])]
     assert [part for message in told.messages for part in message.parts] == [Text(text) for text in said]
@@ -453,7 +453,7 @@ def test_an_instruction_for_one_turn_stands_for_that_turn_elsewhere_too(last: st
 @pytest.mark.parametrize("message", [{"role": "user"}, {"role": "system"}, {"role": "system", "output_config": {}}])
 def test_a_message_that_says_nothing_at_all_is_refused(message: dict[str, Any]) -> None:
     with pytest.raises(BadRequest) as caught:
-        DIALECT.read_request(msgspec.json.encode(GOOD | {"messages": [{"role": "user", "content": "hi"}, message]}))
+        read(messages=[{"role": "user", "content": "hi"}, message])
     assert caught.value.param == "messages[1].content"
 
 
@@ -480,8 +480,8 @@ def test_other_models_are_offered_the_tools_that_the_conversation_left_there() -
         {"role": "user", "content": "go on"},
     ]
     tools = [{"name": name, "input_schema": schema} for name in ("clock", "weather")]
-    request = DIALECT.read_request(msgspec.json.encode(GOOD | {"messages": turns, "tools": tools}))
-    assert json.loads(DIALECT.write_request(request, BUDGET))["messages"] == turns
+    request = read(messages=turns, tools=tools)
+    assert written(request)["messages"] == turns
     told = told_elsewhere(request)
     assert [tool.name for tool in told.tools] == ["rain", "weather"]
     assert (told.tools[0].description, told.tools[0].schema) == ("Will it rain?", schema)
@@ -494,13 +494,13 @@ def test_what_a_summary_says_of_the_tools_counts_elsewhere_too() -> None:
     summary = {"type": "compaction", "content": "They talked of Ulm.", "tool_changes": gone}
     turns = [{"role": "assistant", "content": [summary]}, {"role": "user", "content": "go on"}]
     tools = [{"name": "clock", "input_schema": {"type": "object"}}]
-    request = DIALECT.read_request(msgspec.json.encode(GOOD | {"messages": turns, "tools": tools}))
+    request = read(messages=turns, tools=tools)
     assert told_elsewhere(request).tools == ()
 
 
 def test_a_change_of_tools_without_its_tool_is_refused() -> None:
     turns = [{"role": "user", "content": "hi"}, {"role": "system", "content": [{"type": "tool_removal"}]}]
-    request = DIALECT.read_request(msgspec.json.encode(GOOD | {"messages": turns}))
+    request = read(messages=turns)
     with pytest.raises(BadRequest, match="needs its `tool`"):
         told_elsewhere(request)
 
@@ -508,7 +508,7 @@ def test_a_change_of_tools_without_its_tool_is_refused() -> None:
 def test_a_tool_that_the_conversation_adds_is_refused_where_it_stands() -> None:
     added = _change("addition", type="tool_definition", definition={"name": 5})
     turns = [{"role": "user", "content": "hi"}, {"role": "system", "content": [added]}]
-    request = DIALECT.read_request(msgspec.json.encode(GOOD | {"messages": turns}))
+    request = read(messages=turns)
     with pytest.raises(BadRequest) as caught:
         told_elsewhere(request)
     assert caught.value.param == "messages.name"
@@ -516,7 +516,7 @@ def test_a_tool_that_the_conversation_adds_is_refused_where_it_stands() -> None:
 
 def test_a_block_that_nobody_here_knows_does_not_cross_in_silence_among_instructions() -> None:
     turns = [{"role": "user", "content": "hi"}, {"role": "system", "content": [{"type": "newer_order", "x": 1}]}]
-    request = DIALECT.read_request(msgspec.json.encode(GOOD | {"messages": turns}))
+    request = read(messages=turns)
     with pytest.raises(BadRequest, match="newer_order"):
         check_crossing(told_elsewhere(request))
 
@@ -526,9 +526,9 @@ def test_a_summary_that_stands_for_a_conversation_crosses_as_text_and_is_written
     sealed = {"type": "compaction", "content": None, "encrypted_content": "e"}
     turns = [{"role": "user", "content": "hi"}, {"role": "assistant", "content": [summary, sealed]}]
     turns.append({"role": "user", "content": "go on"})
-    request = DIALECT.read_request(msgspec.json.encode(GOOD | {"messages": turns}))
+    request = read(messages=turns)
     assert request.messages[1].parts == (Text("They talked of Ulm."), ServerToolPart("anthropic", sealed))
-    assert json.loads(DIALECT.write_request(request, BUDGET))["messages"] == turns
+    assert written(request)["messages"] == turns
 
 
 @pytest.mark.parametrize("inside", [False, True], ids=["in a message", "in a tool's result"])
@@ -538,7 +538,7 @@ def test_a_picture_inside_of_a_document_does_not_cross_in_silence(inside: bool) 
     for blocks, crosses in (([text], True), ([text, picture], False)):
         document = {"type": "document", "source": {"type": "content", "content": blocks}}
         block = {"type": "tool_result", "tool_use_id": "t", "content": [document]} if inside else document
-        request = DIALECT.read_request(msgspec.json.encode(GOOD | _block(**block)))
+        request = read(**_block(**block))
         with nullcontext() if crosses else pytest.raises(BadRequest, match="text only"):
             check_crossing(request)
 
@@ -558,7 +558,7 @@ def test_what_is_no_block_inside_of_one_is_refused_by_its_place(
     at = "messages[0].content[0]" + (".content[0]" if inside else "")
     given = {"type": "tool_result", "tool_use_id": "t", "content": [block]} if inside else block
     with pytest.raises(BadRequest) as caught:
-        DIALECT.read_request(msgspec.json.encode(GOOD | _block(**given)))
+        read(**_block(**given))
     assert caught.value.param == f"{at}.{param}"
 
 
@@ -570,7 +570,7 @@ def test_a_new_block_whose_content_is_no_block_crosses_without_it(content: Any) 
         [{"type": "text", "text": "so"}, {"type": "new", "content": content}],
     )
     turns = [user, {"role": "assistant", "content": blocks}, user]
-    request = DIALECT.read_request(msgspec.json.encode(GOOD | {"messages": turns}))
+    request = read(messages=turns)
     check_crossing(request)
     assert request.messages[1].parts[0] == Text("so")
 
@@ -578,7 +578,7 @@ def test_a_new_block_whose_content_is_no_block_crosses_without_it(content: Any) 
 @pytest.mark.parametrize("content", [["words"], [1], [["a"]], [None]])
 def test_a_new_block_of_whatever_content_does_not_cross_in_silence(content: Any) -> None:
     blocks = [{"type": "text", "text": "hi"}, {"type": "new", "content": content}]
-    request = DIALECT.read_request(msgspec.json.encode(GOOD | {"messages": [{"role": "user", "content": blocks}]}))
+    request = read(messages=[{"role": "user", "content": blocks}])
     with pytest.raises(BadRequest, match="blocks of type `new`"):
         check_crossing(request)
 
@@ -601,13 +601,12 @@ KINDS = st.sampled_from(["text", "image", "document", "thinking", "tool_use", "t
 @given(st.lists(st.tuples(KINDS, BLOCKS), max_size=3), st.dictionaries(st.sampled_from(list(CLAUDE_CODE)), JSON))
 def test_no_body_raises_anything_but_bad_request(blocks: list[tuple[str, Any]], members: dict[str, Any]) -> None:
     content = [{"type": kind} | block for kind, block in blocks]
-    body = GOOD | members | {"messages": [{"role": "user", "content": content}]}
     with suppress(BadRequest):
-        request = DIALECT.read_request(msgspec.json.encode(body))
-        DIALECT.write_request(request, BUDGET)
+        request = read(**members | {"messages": [{"role": "user", "content": content}]})
+        written(request)
         check_crossing(request)
     with suppress(BadRequest):
-        DIALECT.read_request(msgspec.json.encode(GOOD | members))
+        read(**members)
 
 
 WORDS = st.text("abc ", min_size=1, max_size=5).filter(str.strip)
