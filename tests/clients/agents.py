@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from tests.clients.client_stage import NODE_PACKAGES, required
+from tests.clients.client_stage import from_npm
 from tests.isolation import without_network
 
 ROOT = Path(__file__).parents[2]
@@ -20,10 +20,7 @@ QUESTION = "What is seven times six?"
 
 def installed(name: str, package: str) -> Path:
     """The agent's command that `make test` installs."""
-    command = NODE_PACKAGES / ".bin" / name
-    if not command.exists():
-        required(package, "make test, or: cd tests/clients/node && ../../../scripts/npm ci")
-    return command
+    return from_npm(f".bin/{name}", package)
 
 
 def watched(plan: dict[str, Any]) -> Any:

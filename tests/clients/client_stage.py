@@ -7,9 +7,11 @@ that arrived), `test key` the gateway's built-in sandbox.
 from __future__ import annotations
 
 import inspect
+import json
 import os
+import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple, NoReturn
 
@@ -38,6 +40,7 @@ INPUTS: dict[str, Any] = {
     "token arrays": [[1171], [791, 3691, 574, 18406, 323, 279, 68269, 1131]],
 }
 NODE_PACKAGES = Path(__file__).parent / "node/node_modules"
+NODE_RUN_S = 90
 
 
 async def done(answer: Any) -> Any:
@@ -94,6 +97,14 @@ def required(program: str, hint: str) -> NoReturn:
     pytest.skip(reason)
 
 
+def from_npm(place: str, program: str) -> Path:
+    """What `make test` puts at this place of node_modules; without it see `required`."""
+    found = NODE_PACKAGES / place
+    if not found.exists():
+        required(program, "make test, or: cd tests/clients/node && ../../../scripts/npm ci")
+    return found
+
+
 @pytest.fixture(scope="session")
 def stage() -> Iterator[Stage]:
     with running() as sandbox, running_gateway() as gateway:
@@ -135,9 +146,31 @@ def relayed(stage: Stage) -> Stage:
 @pytest.fixture(scope="session")
 def node_packages() -> Path:
     """The folder with the official Node SDKs that `make test` installs."""
-    if not (NODE_PACKAGES / "openai/index.mjs").exists():
-        required("openai for Node", "make test, or: cd tests/clients/node && ../../../scripts/npm ci")
+    from_npm("openai/index.mjs", "openai for Node")
     return NODE_PACKAGES
+
+
+@pytest.fixture(scope="session")
+def node_says(node: Path, node_packages: Path) -> Callable[..., Any]:
+    """Run a script of node/ with these arguments and a plan for it to read: the JSON that it prints.
+
+    `quietly`: it must have nothing to say on standard error, such as an SDK's warning.
+    """
+
+    def run(script: str, *arguments: str, plan: Any = None, quietly: bool = True) -> Any:
+        done = subprocess.run(
+            [node, node_packages.parent / script, *arguments],
+            input=json.dumps(plan),
+            capture_output=True,
+            encoding="utf-8",
+            timeout=NODE_RUN_S,
+            check=False,
+        )
+        assert done.returncode == 0, done.stderr
+        assert not (quietly and done.stderr), done.stderr
+        return json.loads(done.stdout)
+
+    return run
 
 
 def _wait_for_model(gateway: LiveGateway, key: str, model: str) -> None:

@@ -9,6 +9,7 @@ import pytest
 from elkapi.sandbox.server import Running, running
 from tests.clients.client_stage import lane as lane
 from tests.clients.client_stage import node_packages as node_packages
+from tests.clients.client_stage import node_says as node_says
 from tests.clients.client_stage import relayed as relayed
 from tests.clients.client_stage import stage as stage
 from tests.clients.video_origins import gateway_origin as gateway_origin

@@ -5,9 +5,8 @@ The base URL comes from the page's table, so what it tells is what is tried.
 
 from __future__ import annotations
 
-import json
 import re
-import subprocess
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,13 +14,12 @@ import httpx
 import msgspec
 import pytest
 
-from tests.clients.client_stage import LOCAL, Stage, required
+from tests.clients.client_stage import LOCAL, Stage, from_npm
 from tests.text_calls import ask, events, is_whole, streamed_text, text_of
 
 pytestmark = pytest.mark.slow
 
 PAGE = Path(__file__).parents[2] / "docs/apps.md"
-RUN_S = 60
 MODEL = "gpt-4o"
 
 
@@ -119,22 +117,12 @@ def test_an_application_in_a_browser_may_send_its_headers(stage: Stage, app: str
 
 
 @pytest.fixture(scope="module")
-def seen(stage: Stage, node: Path, node_packages: Path) -> Any:
+def seen(stage: Stage, node_says: Callable[..., Any]) -> Any:
     """What node/apps.mjs saw."""
-    if not (node_packages / "@langchain/openai").exists():
-        required("@langchain/openai for Node", "make test, or: cd tests/clients/node && ../../../scripts/npm ci")
+    from_npm("@langchain/openai", "@langchain/openai for Node")
     lane = stage.lanes["test key"]
     plan = {"base_url": base_of(stage, "n8n"), "key": lane.key, "model": MODEL, "embedding": lane.model}
-    done = subprocess.run(
-        [node, node_packages.parent / "apps.mjs"],
-        input=json.dumps(plan),
-        capture_output=True,
-        text=True,
-        timeout=RUN_S,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    return json.loads(done.stdout)
+    return node_says("apps.mjs", plan=plan)
 
 
 @pytest.mark.parametrize("wire", ["chat", "responses"])

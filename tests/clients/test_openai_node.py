@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import base64
-import json
 import struct
-import subprocess
-from pathlib import Path
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -15,7 +13,6 @@ from tests.clients.client_stage import INPUTS, LOCAL, SMALL, UNPRICED, UNSTEADY,
 
 pytestmark = pytest.mark.slow
 
-RUN_S = 90
 # name -> (key, model, what is embedded, the SDK's retries), and what must come of it: (class, status, code, requests)
 CALLS: dict[str, tuple[tuple[str, str, str, int], tuple[str, int | None, str | None, int]]] = {
     "not a key": (("not-a-key", SMALL, "a", 2), ("AuthenticationError", 401, "invalid_api_key", 1)),
@@ -40,7 +37,7 @@ CALLS: dict[str, tuple[tuple[str, str, str, int], tuple[str, int | None, str | N
 
 
 @pytest.fixture(scope="module")
-def results(stage: Stage, node: Path, node_packages: Path) -> Any:
+def results(stage: Stage, node_says: Callable[..., Any]) -> Any:
     """What the script printed."""
     keys = {
         "rich": stage.key,
@@ -57,13 +54,7 @@ def results(stage: Stage, node: Path, node_packages: Path) -> Any:
             for name, ((key, model, text, retries), _) in CALLS.items()
         },
     }
-    script = node_packages.parent / "openai.mjs"
-    done = subprocess.run(
-        [node, script], input=json.dumps(plan), capture_output=True, text=True, timeout=RUN_S, encoding="utf-8"
-    )
-    assert done.returncode == 0, done.stderr
-    assert done.stderr == ""
-    return json.loads(done.stdout)
+    return node_says("openai.mjs", plan=plan)
 
 
 def check_error(stage: Stage, found: dict[str, Any], kind: str, status: int, code: str | None) -> dict[str, Any]:

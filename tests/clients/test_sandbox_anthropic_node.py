@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import json
-import subprocess
-from pathlib import Path
+from collections.abc import Callable
+from typing import Any
 
 import pytest
 
@@ -12,7 +11,6 @@ from elkapi.sandbox.server import running
 
 pytestmark = pytest.mark.slow
 
-RUN_S = 90
 EXPECTED = {
     "message": ["You said: hi", "end_turn", 1, 3],
     "loop": [[["weather", "clock"], ["clock"]], ["thinking", "text"], "all done"],
@@ -27,11 +25,6 @@ EXPECTED = {
 }
 
 
-def test_the_node_sdk_uses_every_part_of_anthropics_protocol(node: Path, node_packages: Path) -> None:
-    script = node_packages.parent / "sandbox_anthropic.mjs"
+def test_the_node_sdk_uses_every_part_of_anthropics_protocol(node_says: Callable[..., Any]) -> None:
     with running() as sandbox:
-        done = subprocess.run(
-            [node, script, sandbox.base_url], capture_output=True, text=True, timeout=RUN_S, check=False
-        )
-    assert done.returncode == 0, done.stderr
-    assert json.loads(done.stdout) == EXPECTED
+        assert node_says("sandbox_anthropic.mjs", sandbox.base_url) == EXPECTED

@@ -20,7 +20,7 @@ import pytest
 
 from elkapi.sandbox.server import running
 from examples import semantic_search
-from tests.clients.client_stage import NODE_PACKAGES, required
+from tests.clients.client_stage import NODE_PACKAGES, from_npm
 from tests.live import LiveGateway, free_port
 
 ROOT = Path(__file__).parents[2]
@@ -126,10 +126,10 @@ def test_semantic_search_finds_the_right_pages(docs_gateway: LiveGateway) -> Non
 
 def needs(language: str, code: str) -> None:
     """Skip a sample, or fail where every suite is to run, when the program it starts is not installed."""
-    if re.search(r"^claude ", code, re.MULTILINE) and not (NODE_PACKAGES / ".bin/claude").exists():
-        required("Claude Code", "make test, or: cd tests/clients/node && ../../../scripts/npm ci")
-    if language == "js" and not (NODE_PACKAGES / "openai").exists():
-        required("openai for Node", "make test, or: cd tests/clients/node && ../../../scripts/npm ci")
+    if re.search(r"^claude ", code, re.MULTILINE):
+        from_npm(".bin/claude", "Claude Code")
+    if language == "js":
+        from_npm("openai", "openai for Node")
 
 
 def arguments_for(language: str, code: str, node: Path) -> list[str]:
