@@ -11,7 +11,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from elkapi.catalog.task import Made
+from elkapi.catalog.task import Made, Poll
 from elkapi.clock import SYSTEM_CLOCK, Clock
 from elkapi.control.tasking import opened_poller, polling
 from elkapi.ids import new_id
@@ -86,9 +86,16 @@ class Tasks:
         await until(lambda: sum(row[0] == state for row in self.rows()) >= number, what=f"a task that is {state}")
 
 
+def polled_at_once(patch: pytest.MonkeyPatch, every_s: float = 0.02) -> None:
+    """Providers are asked about their tasks as soon as they may be, so that no test waits for a clock."""
+    patch.setattr("elkapi.tasks.poller.LOOK_S", 0.01)
+    for name, value in (("first_s", 0.0), ("every_s", every_s), ("every_max_s", every_s)):
+        patch.setattr(Poll, name, property(lambda _, value=value: value))
+
+
 @pytest.fixture
 async def tasks(tmp_path: Path, database_url: str, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Tasks]:
-    monkeypatch.setattr("elkapi.tasks.poller.LOOK_S", 0.01)
+    polled_at_once(monkeypatch)
     async with (
         provider() as upstream,
         gateway(tmp_path, database_url=database_url, sqlite_synchronous="NORMAL", webhook_allow_private=True) as gate,

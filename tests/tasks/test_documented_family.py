@@ -60,9 +60,6 @@ def documented(monkeypatch: pytest.MonkeyPatch) -> None:
     for room in ("elkapi.worker", "elkapi.control.tasking"):
         monkeypatch.setattr(f"{room}.CATALOG", catalog)
     monkeypatch.setitem(UPSTREAM_FAMILIES, "loom", names["ACCOUNT"])
-    poll = type(names["JOB"].poll)
-    for name, value in (("first_s", 0.0), ("every_s", 0.02), ("every_max_s", 0.02)):
-        monkeypatch.setattr(poll, name, property(lambda _, value=value: value), raising=False)
 
 
 @pytest.fixture

@@ -10,7 +10,6 @@ from elkapi.money import parse_usd
 from elkapi.types import TaskAsset
 from tests.tasks.conftest import MODEL, Copies, Tasks
 from tests.tasks.test_engine import HALF
-from tests.tasks.test_engine import quick as quick
 from tests.waiting import until
 
 CENT = parse_usd("0.01")

@@ -32,6 +32,7 @@ from elkapi.tasks.results import AssetCopier
 from tests.assets.media import mp4
 from tests.gateway import Gateway, served
 from tests.tasks import shapes
+from tests.tasks.conftest import polled_at_once
 from tests.tasks.rows import (
     CANCELS,
     CHANNELS,
@@ -278,11 +279,7 @@ def serving(folder: Path, **settings: Any) -> Iterator[Served]:
         return Served(gate, sandbox, asyncio.get_running_loop())
 
     with pytest.MonkeyPatch.context() as patch, running() as sandbox:
-        from elkapi.catalog.task import Poll
-
-        patch.setattr("elkapi.tasks.poller.LOOK_S", 0.01)
-        for name, value in (("first_s", 0.0), ("every_s", 0.03), ("every_max_s", 0.03)):
-            patch.setattr(Poll, name, property(lambda _, value=value: value), raising=False)
+        polled_at_once(patch, every_s=0.03)
         with served(folder, furnish, **{"sqlite_synchronous": "NORMAL", **settings}) as one, one.polling():
             yield one
 

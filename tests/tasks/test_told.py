@@ -16,7 +16,6 @@ from elkapi.clock import ManualClock
 from tests.receiver import OK, Received, receiving
 from tests.storage.test_notify import sending
 from tests.tasks.conftest import MODEL, Tasks
-from tests.tasks.test_engine import quick as quick
 
 
 async def test_a_receiver_hears_of_each_change_once_it_is_true_in_the_words_of_the_route(

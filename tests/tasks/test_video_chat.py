@@ -26,12 +26,7 @@ _LINK = re.compile(r"\[video\]\((\S+)\)")
 
 
 @pytest.fixture(autouse=True)
-def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    """No test waits for a clock."""
-    from elkapi.catalog.families import kling
-
-    for name, value in (("first_s", 0.0), ("every_s", 0.02), ("every_max_s", 0.02)):
-        monkeypatch.setattr(type(kling.VIDEO.poll), name, property(lambda _, value=value: value), raising=False)
+def followed_closely(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("elkapi.relay.task_store.FOLLOW_S", 0.01)
 
 
