@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from elkapi.admin.context import Admin
 from elkapi.settings import Settings
 from elkapi.storage.db import Database
 from elkapi.storage.installation import Installation, open_installation
@@ -30,6 +31,12 @@ def installation(settings: Settings) -> Iterator[Installation]:
 @pytest.fixture
 def database(installation: Installation) -> Database:
     return installation.database
+
+
+@pytest.fixture
+def admin(settings: Settings) -> Iterator[Admin]:
+    with Admin.open(settings, "test") as opened:
+        yield opened
 
 
 @contextmanager

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
 
 import pytest
 from sqlalchemy import event
@@ -16,12 +15,6 @@ from elkapi.settings import Settings
 from elkapi.storage import apikey
 from elkapi.storage.db import Database
 from elkapi.storage.repos import keys as key_rows
-
-
-@pytest.fixture
-def admin(settings: Settings) -> Iterator[Admin]:
-    with Admin.open(settings, "test") as opened:
-        yield opened
 
 
 def test_the_first_key_is_made_once_without_funds(admin: Admin) -> None:

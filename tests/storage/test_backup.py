@@ -39,12 +39,6 @@ def check_books(connection: Connection) -> None:
 
 
 @pytest.fixture
-def admin(settings: Settings) -> Any:
-    with Admin.open(settings, "test") as opened:
-        yield opened
-
-
-@pytest.fixture
 def filled(admin: Admin) -> Admin:
     groups.set_group(admin, "vip", "0.8")
     prices.set_price(admin, prices.PriceInput(model="m", input_per_1m="0.5"))

@@ -8,7 +8,6 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
-import pytest
 from sqlalchemy import event
 
 from elkapi.admin import channels, groups, guards, keys, webhooks
@@ -16,19 +15,12 @@ from elkapi.admin.channels import ChannelFields
 from elkapi.admin.context import Admin
 from elkapi.admin.errors import AdminError, Refused
 from elkapi.admin.policies import PolicyFields
-from elkapi.settings import Settings
 from elkapi.storage.repos import audit, webhook_secrets
 from elkapi.storage.repos import channels as channel_rows
 from elkapi.tasks.signing import new_secret
 
 # Longer than the other change takes where nothing keeps it waiting; where something does, it waits for this one's end.
 OTHER_S = 0.2
-
-
-@pytest.fixture
-def admin(settings: Settings) -> Iterator[Admin]:
-    with Admin.open(settings, "test") as opened:
-        yield opened
 
 
 @contextlib.contextmanager
