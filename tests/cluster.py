@@ -225,8 +225,8 @@ class Cluster:
         if self._log is not None:
             self._log.close()
 
-    def log_tail(self, characters: int = 6_000) -> str:
-        return self.log_path.read_text("utf-8", "replace")[-characters:]
+    def log_tail(self) -> str:
+        return self.log_path.read_text("utf-8", "replace")[-6_000:]
 
     # The operator
 

@@ -30,9 +30,9 @@ async def until(holds: Callable[[], _T | Awaitable[_T]], within_s: float = WAIT_
     return found
 
 
-def until_blocking(holds: Callable[[], _T], within_s: float = WAIT_S, what: str = "") -> _T:
+def until_blocking(holds: Callable[[], _T]) -> _T:
     """As `until`, where no loop runs."""
-    pauses = _pauses(within_s, what, holds)
+    pauses = _pauses(WAIT_S, "", holds)
     while not (found := holds()):
         time.sleep(next(pauses))
     return found

@@ -104,13 +104,13 @@ def books(database: Database, migrated_postgres_url: str) -> Iterator[Books]:
     opened.close()
 
 
-def a_hold(*accounts: int, nano: int = 100) -> Hold:
-    return Hold(new_id(), 1, accounts, nano, "model", 1, OWNER)
+def a_hold(*accounts: int) -> Hold:
+    return Hold(new_id(), 1, accounts, 100, "model", 1, OWNER)
 
 
-def its_settlement(hold: Hold, nano: int = 60) -> Settle:
+def its_settlement(hold: Hold) -> Settle:
     row = UsageRow(1, 1, "model", 200, SYSTEM_CLOCK.now_ns(), b"{}")
-    return Settle(hold.request_id, True, nano, 0, row)
+    return Settle(hold.request_id, True, 60, 0, row)
 
 
 def waits_of(wire: Wire, books: Books, orders: list[Order]) -> int:

@@ -64,8 +64,8 @@ async def cancelled(tasks: Tasks, task_id: str) -> Any:
     return await tasks.call("DELETE", f"/runwayml/v1/tasks/{task_id}")
 
 
-async def asked_again(runway: Runway, times: int = 3) -> None:
-    wanted = runway.asked + times
+async def asked_again(runway: Runway) -> None:
+    wanted = runway.asked + 3
     await until(lambda: runway.asked >= wanted)
 
 

@@ -104,7 +104,7 @@ def reply_to(ask: Ask) -> Reply:
     )
 
 
-def _read_script(text: str, tools: tuple[Tool, ...] = ()) -> _Script:
+def _read_script(text: str, tools: tuple[Tool, ...]) -> _Script:
     """The script words of a text, and in `rest` the text without them and without fault directives."""
     script, rest, at = _Script(), "", 0
     while found := _WORD.search(text, at):

@@ -36,9 +36,9 @@ DOCUMENT = {"document": {"format": "pdf", "name": "a", "source": {"bytes": b"%PD
 THINKS = {"thinking": {"type": "enabled", "budget_tokens": 1024}}
 
 
-def client_for(base_url: str, secret: str = SECRET) -> BaseClient:
+def client_for(base_url: str) -> BaseClient:
     session = botocore.session.Session()
-    session.set_credentials(ACCESS_KEY, secret)
+    session.set_credentials(ACCESS_KEY, SECRET)
     config = Config(retries={"max_attempts": 0})
     return session.create_client("bedrock-runtime", region_name="us-east-1", endpoint_url=base_url, config=config)
 

@@ -97,8 +97,8 @@ def test_bytes_of_a_cut_frame_are_sent_and_its_tokens_are_not_counted() -> None:
 # Over the wire
 
 
-def chat_request(fault: str, text: str = "[[tokens: 6]]", **more: Any) -> bytes:
-    asked = {"model": "gpt-4o", "messages": [{"role": "user", "content": text}], "stream": True}
+def chat_request(fault: str, **more: Any) -> bytes:
+    asked = {"model": "gpt-4o", "messages": [{"role": "user", "content": "[[tokens: 6]]"}], "stream": True}
     body = json.dumps({**asked, "stream_options": {"include_usage": True}, **more}).encode()
     head = f"POST /v1/chat/completions HTTP/1.1\r\nhost: 127.0.0.1\r\nauthorization: Bearer {KEY}\r\n"
     return f"{head}x-sandbox-fault: {fault}\r\ncontent-length: {len(body)}\r\n\r\n".encode() + body
