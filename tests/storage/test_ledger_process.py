@@ -17,7 +17,17 @@ import msgspec
 import pytest
 
 from elkapi.errors import InsufficientQuota, Unavailable
-from elkapi.ledger import IdempotencyReplay, RemoteLedger, balance, check, mark_dead, open_ledger, reconcile, recover
+from elkapi.ledger import (
+    IdempotencyReplay,
+    RemoteLedger,
+    balance,
+    check,
+    client,
+    mark_dead,
+    open_ledger,
+    reconcile,
+    recover,
+)
 from elkapi.ledger.server import SocketTakenError, only_one
 from elkapi.settings import Settings
 from elkapi.storage.db import Database
@@ -252,6 +262,27 @@ async def test_an_unreachable_process_is_unavailable_within_the_deadline(tmp_pat
         with pytest.raises(Unavailable):
             await ledger.settle(a_settlement(order, 10))
     installation.database.close()
+
+
+async def test_a_process_that_hangs_up_is_asked_ever_more_rarely_and_told_of_once(
+    settings: Settings, sqlite: Installation, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    failures: list[int] = []
+
+    def at_once(_first_s: float, times: int, _max_s: float) -> float:
+        failures.append(times)
+        return 0.0
+
+    async def hang_up(_reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.transport.abort()
+
+    monkeypatch.setattr(client, "doubled_s", at_once)
+    server = await asyncio.start_unix_server(hang_up, settings.socket_path("ledger"))
+    async with server, worker(sqlite) as ledger:
+        await until(lambda: len(failures) >= 20, 20, "it is asked again and again")
+        ledger._settings = msgspec.structs.replace(settings, settle_wait_s=0.1)  # nor does it wait long at its end
+    assert failures == list(range(1, len(failures) + 1))
+    assert caplog.text.count("the ledger process cannot be reached") == 1
 
 
 @pytest.mark.usefixtures("process")

@@ -8,17 +8,23 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 from typing import cast
 
 import msgspec
 
+from elkapi.clock import doubled_s
 from elkapi.ledger.ledger import Boot, Ledger
 from elkapi.ledger.orders import Beat, Hold, Keep, Settle, given_back
 from elkapi.ledger.wire import ANSWERS_DECODER, Answers, FrameError, Frames, Orders, encode
 from elkapi.ledger.writer import Entry
 
+log = logging.getLogger("elkapi.ledger")
+
 RECONNECT_FIRST_S = 0.02
 RECONNECT_MAX_S = 0.5
+# One that was killed is back before that.
+TOLD_AFTER_FAILURES = 7
 # A frame with sealed replies is cut after about this much, so that none comes near the frame's limit.
 FRAME_REPLY_BYTES_MAX = 8 * 1024 * 1024
 
@@ -28,7 +34,8 @@ class _Connection(asyncio.Protocol):
         self._ledger = ledger
         self._frames: Frames[Answers] = Frames(ANSWERS_DECODER)
         self.transport: asyncio.Transport | None = None
-        self.lost: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self.answered = False
+        self.lost: asyncio.Future[Exception | None] = asyncio.get_running_loop().create_future()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = cast(asyncio.Transport, transport)
@@ -36,6 +43,7 @@ class _Connection(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         try:
             for answers in self._frames.feed(data):
+                self.answered = True
                 self._ledger.answered(answers)
         except FrameError:
             if self.transport is not None:
@@ -44,7 +52,7 @@ class _Connection(asyncio.Protocol):
     def connection_lost(self, error: Exception | None) -> None:
         self.transport = None
         if not self.lost.done():
-            self.lost.set_result(None)
+            self.lost.set_result(error)
 
 
 class RemoteLedger(Ledger):
@@ -143,23 +151,30 @@ class RemoteLedger(Ledger):
             self._idle.set_result(None)
 
     async def _keep_connected(self) -> None:
-        pause_s = RECONNECT_FIRST_S
-        path = self._settings.socket_path("ledger")
+        """Connect, and again when that is lost; ever more rarely while nothing is answered."""
+        failures = 0
         while True:
-            try:
-                _, connection = await self._loop.create_unix_connection(lambda: _Connection(self), path)
-            except OSError:
-                await asyncio.sleep(pause_s)
-                pause_s = min(pause_s * 2, RECONNECT_MAX_S)
-                continue
-            pause_s = RECONNECT_FIRST_S
-            try:
-                self._resend(connection)
-                await connection.lost
-            finally:
-                self._connection = None
-                if connection.transport is not None:
-                    connection.transport.close()
+            answered, why = await self._connected()
+            failures = 1 if answered else failures + 1
+            if failures == TOLD_AFTER_FAILURES:
+                log.warning("the ledger process cannot be reached: %r", why)
+            await asyncio.sleep(doubled_s(RECONNECT_FIRST_S, failures, RECONNECT_MAX_S))
+
+    async def _connected(self) -> tuple[bool, Exception | None]:
+        """One connection until it is lost: whether anything was answered on it, and why it ended."""
+        try:
+            path = self._settings.socket_path("ledger")
+            _, connection = await self._loop.create_unix_connection(lambda: _Connection(self), path)
+        except OSError as error:
+            return False, error
+        try:
+            self._resend(connection)
+            why = await connection.lost
+            return connection.answered, why
+        finally:
+            self._connection = None
+            if connection.transport is not None:
+                connection.transport.close()
 
     def _resend(self, connection: _Connection) -> None:
         """Everything unanswered, heartbeat first, under new numbers: answers to old ones can no longer come."""
