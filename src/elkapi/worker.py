@@ -184,7 +184,7 @@ async def opened_plane(order: WorkerOrder) -> AsyncIterator[DataPlane]:
             log=log,
             clock=SYSTEM_CLOCK,
             rng=Random(),  # noqa: S311 - spreads load, guards nothing.
-            pages=_OWN_PAGES | batch_pages(TrustedProxies(settings.trusted_proxies).origin),
+            pages=_OWN_PAGES | batch_pages(),
             open_pages=ASSET_PAGES,
             assets=open_store(settings),
             tokens=tokens,

@@ -143,6 +143,15 @@ async def test_the_official_sdk_makes_follows_lists_and_deletes_a_batch_on_any_u
     lite.closed_books()
 
 
+async def test_the_address_of_results_is_the_operators_public_one(tmp_path: Path, sandbox: Running) -> None:
+    async with gateway(tmp_path, public_url="https://ai.example.org/gate", **QUICK) as gate:
+        await staged(gate, sandbox)
+        sdk = client(gate, await gate.key("1"), "/anthropic")
+        batch = await sdk.messages.batches.create(requests=[line(0, "hello")])
+        done = await ended(sdk, batch.id)
+    assert done.results_url == f"https://ai.example.org/gate/anthropic/v1/messages/batches/{batch.id}/results"
+
+
 async def test_g31_each_line_is_settled_by_itself_and_a_bad_one_zeroes_no_other(
     gate: Gateway, sandbox: Running
 ) -> None:

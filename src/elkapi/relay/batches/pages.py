@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from functools import partial
 from itertools import islice
 
@@ -49,9 +49,9 @@ _KEPT_HEADERS = (
 )
 
 
-def batch_pages(origin: Callable[[Call], str]) -> dict[str, Page]:
-    """Page by operation; `origin` is the gateway's address as a caller named it, or ""."""
-    pages = BatchPages(origin)
+def batch_pages() -> dict[str, Page]:
+    """Page by operation."""
+    pages = BatchPages()
     return {
         "anthropic.batches-create": pages.create,
         "anthropic.batches-list": pages.list,
@@ -64,9 +64,6 @@ def batch_pages(origin: Callable[[Call], str]) -> dict[str, Page]:
 
 class BatchPages:
     """The six operations; all but their addresses comes from the tables."""
-
-    def __init__(self, origin: Callable[[Call], str]) -> None:
-        self._origin = origin
 
     # Making one
 
@@ -85,7 +82,7 @@ class BatchPages:
             asked = await asyncio.to_thread(understood, body)
             made = await plane.reader.run(lambda c: batches.find_made(c, grant.key_id, name)) if name else None
             if made is not None and not _is_forgotten(made, plane):
-                self._show_made(call, made, asked)
+                self._show_made(plane, call, made, asked)
                 return
             await _check_models(plane, snapshot, grant, call, asked)
             await _check_room(plane, grant, len(asked.items))
@@ -93,7 +90,7 @@ class BatchPages:
             if made is not None:
                 await plane.batches.write(lambda c: batches.forget_key(c, made.id))
             await self._keep(plane, batch, asked)
-        self._show(call, batch)
+        self._show(plane, call, batch)
 
     async def _keep(self, plane: DataPlane, batch: BatchRow, asked: Asked) -> None:
         """Write it in pieces, visible with the last of them."""
@@ -115,13 +112,13 @@ class BatchPages:
             raise
         store.look()
 
-    def _show_made(self, call: Call, made: BatchRow, asked: Asked) -> None:
+    def _show_made(self, plane: DataPlane, call: Call, made: BatchRow, asked: Asked) -> None:
         if made.fingerprint != asked.fingerprint:
             message = "This Idempotency-Key was used with a different batch; use a new key for a new one."
             raise Conflict(message, code="idempotency_key_reused")
         if made.status not in batches.SHOWN:
             raise Conflict("A batch with this Idempotency-Key is being made.", code="idempotency_in_progress")
-        self._show(call, made, replayed=True)
+        self._show(plane, call, made, replayed=True)
 
     # Looking at one
 
@@ -137,13 +134,13 @@ class BatchPages:
             return batches.list_batches(connection, grant.owner_id, grant.key_id, limit, before=before, after=after)
 
         rows, has_more = await plane.reader.run(page)
-        data = [shape.shown(row, self._home(call)) for row in rows]
+        data = [shape.shown(row, _home(plane, call)) for row in rows]
         ends = {"first_id": data[0]["id"] if data else None, "last_id": data[-1]["id"] if data else None}
         send_json(call, {"data": data, "has_more": has_more, **ends})
 
     async def get(self, plane: DataPlane, snapshot: Snapshot, grant: Grant, match: Match, call: Call) -> None:
         """One batch of this key. Raises NotFound."""
-        self._show(call, await _own(plane, grant, match))
+        self._show(plane, call, await _own(plane, grant, match))
 
     async def results(self, plane: DataPlane, snapshot: Snapshot, grant: Grant, match: Match, call: Call) -> None:
         """The results of a batch that has ended, streamed from the table. Raises NotFound."""
@@ -175,7 +172,7 @@ class BatchPages:
         now_ns = plane.clock.now_ns()
         await plane.batches.write(lambda c: batches.cancel(c, batch.id, grant.owner_id, grant.key_id, now_ns))
         plane.batches.look()
-        self._show(call, await _own(plane, grant, match))
+        self._show(plane, call, await _own(plane, grant, match))
 
     async def delete(self, plane: DataPlane, snapshot: Snapshot, grant: Grant, match: Match, call: Call) -> None:
         """Forget a batch that has ended, with its results. Raises NotFound, BadRequest."""
@@ -187,17 +184,18 @@ class BatchPages:
         gone = {"id": shape.batch_id_text(batch.id), "type": "message_batch_deleted"}
         send_json(call, gone)
 
-    def _show(self, call: Call, batch: BatchRow, *, replayed: bool = False) -> None:
+    def _show(self, plane: DataPlane, call: Call, batch: BatchRow, *, replayed: bool = False) -> None:
         headers = (*JSON, REPLAYED) if replayed else JSON
-        call.reply.send(200, headers, msgspec.json.encode(shape.shown(batch, self._home(call))))
+        call.reply.send(200, headers, msgspec.json.encode(shape.shown(batch, _home(plane, call))))
 
-    def _home(self, call: Call) -> str:
-        """The address of the batches with the caller's own prefix, since its SDK follows it with the caller's key.
 
-        Without an origin it is a path, to which the SDK puts its base address and so the prefix itself.
-        """
-        origin = self._origin(call)
-        return f"{origin}{call.path.partition(PATH)[0]}{PATH}" if origin else PATH
+def _home(plane: DataPlane, call: Call) -> str:
+    """The address of the batches with the caller's own prefix, since its SDK follows it with the caller's key.
+
+    Without an origin it is a path, to which the SDK puts its base address and so the prefix itself.
+    """
+    origin = plane.origin(call)
+    return f"{origin}{call.path.partition(PATH)[0]}{PATH}" if origin else PATH
 
 
 async def _own(plane: DataPlane, grant: Grant, match: Match) -> BatchRow:
