@@ -22,7 +22,7 @@ CREDENTIAL_HEADERS = frozenset(
 # The gateway reads these to route, meter and charge; a channel may not rewrite them behind its back.
 OWN_PARAMETERS = {"model": "map a model with --map client=upstream", "stream": "it is the caller's choice"}
 # What a call may cost is held by the caller's body, before anybody knows which channel will serve it.
-PRICED_PARAMETERS = frozenset(name for operation in CATALOG.operations for name in operation.named_once)
+PRICED_PARAMETERS = frozenset(name for operation in CATALOG.operations for name in operation.priced_by)
 
 
 def check_headers_set(headers: Mapping[str, str]) -> dict[str, str]:

@@ -127,7 +127,7 @@ class Facts(msgspec.Struct, frozen=True):
 class Operation(msgspec.Struct, frozen=True):
     """One served route. `wire` is the format of its body; `read` raises errors.BadRequest.
 
-    `dialect` is set when other dialects' upstreams can serve it through `translate`. `named_once` are the members,
+    `dialect` is set when other dialects' upstreams can serve it through `translate`. `priced_by` are the members,
     beside the model, that decide what a call costs. `also` are further rows of the contract that this route serves (the
     streamed twin), as (id, kind). Of a task's operations, `task` says how its provider tells of it, `upstream` is the
     submit's method and path below the channel's base, `meter` what it may cost, `form` how a task is shown to the
@@ -149,7 +149,7 @@ class Operation(msgspec.Struct, frozen=True):
     also: tuple[tuple[str, Kind], ...] = ()
     body: Body = Body.NONE
     model: ModelSource = ModelSource("none")
-    named_once: tuple[str, ...] = ()
+    priced_by: tuple[str, ...] = ()
     wire: Wire | None = None
     dialect: DialectName | Literal["completions"] | None = None
     stream: bool | None = None

@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 
 import msgspec
 
+from elkapi.catalog.jsonedit import check_once
 from elkapi.errors import BadRequest
 from elkapi.translate.decode import decode
 
@@ -36,7 +37,8 @@ def strict(view: type[_T], *names: str) -> Strict:
 
 
 def decode_strict(reader: Strict, body: bytes) -> Any:
-    """The view of a body. Raises BadRequest as `translate.decode` does, and for another spelling of a guarded name.
+    """The view of a body. Raises BadRequest as `translate.decode` does, for another spelling of a guarded name, and for
+    a member that stands there twice.
 
     `param` is the top-level member: what stands below it is the upstream's to judge.
     """
@@ -46,7 +48,9 @@ def decode_strict(reader: Strict, body: bytes) -> Any:
         member = error.param and re.split(r"[.\[]", error.param)[0]
         raise BadRequest(error.message, param=member, code=error.code) from None
     # Members alone are faster to decode than a pattern finds them.
-    for member in _members.decode(body):
+    members = _members.decode(body)
+    check_once(body, members)
+    for member in members:
         if member not in reader.names and (right := reader.folded.get(member.casefold())) is not None:
             raise misspelled(member, right)
     return view

@@ -12,7 +12,7 @@ from typing import Annotated, Any, TypeVar
 import msgspec
 
 from elkapi.catalog.bounds import ABSENT, NONE_NAMED, bounded, with_compaction
-from elkapi.catalog.jsonedit import check_named_once
+from elkapi.catalog.jsonedit import check_once
 from elkapi.catalog.operation import Facts, ModelName
 from elkapi.catalog.spelling import check_spelling, decode_strict, spelled_out, strict
 from elkapi.errors import BadRequest
@@ -318,8 +318,9 @@ def _check_generation(body: bytes) -> None:
     for name in _GENERATION:
         config = bytes(members.get(name, b""))
         if config.startswith(b"{"):
-            check_spelling(_members.decode(config), _GENERATION_BOUNDS)
-            check_named_once(config, _GENERATION_BOUNDS)
+            bounds = _members.decode(config)
+            check_spelling(bounds, _GENERATION_BOUNDS)
+            check_once(config, bounds)
 
 
 def _either(name: str, camel: _T | None, snake: _T | None) -> _T | None:

@@ -9,7 +9,7 @@ import msgspec
 
 from elkapi.catalog import Body, Facts, Match, Operation
 from elkapi.catalog.bounds import NOTHING_ADDED, Added, bounded_by_model, lives_long
-from elkapi.catalog.jsonedit import check_named_once, with_raw, with_string
+from elkapi.catalog.jsonedit import with_raw, with_string
 from elkapi.catalog.spelling import spelled_out
 from elkapi.errors import BadRequest, UnsupportedMediaType
 from elkapi.guards.rules import Rule
@@ -101,9 +101,6 @@ def _understood(call: Call, match: Match, aliases: Mapping[str, str] | None, bod
         raise TypeError(f"{operation.id} is relayed but has no reader")
     facts = operation.read(body)
     model = facts.model
-    # A second `model` or `input` would let the gateway price one and the upstream serve the other.
-    once, source = operation.named_once, operation.model
-    check_named_once(body, once if model is None else (source.name, *once))
     if model is None or match.params:
         model, body = _model_elsewhere(match, body, model)
     if operation.dialect is None:

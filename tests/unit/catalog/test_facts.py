@@ -266,3 +266,13 @@ def test_a_channel_adds_what_it_says_itself() -> None:
         assert added_by(searching) == Added(len(body) + SERVED_TOOLS_TOKENS_MAX, SEARCHES_MAX)
     keeping = msgspec.structs.replace(channel, param_set={"cache_control": msgspec.Raw(b'{"ttl":"1h"}')})
     assert most_added([searching, keeping]) == Added(added_by(searching).tokens, SEARCHES_MAX, True, True)
+
+
+@pytest.mark.parametrize("name", ["model", "messages", "tools", "service_tier", "temperature"])
+@pytest.mark.parametrize("read", [text.read_chat, text.read_messages, text.read_count])
+def test_a_member_that_stands_twice_is_refused_whichever_it_is(read: Callable[[bytes], Facts], name: str) -> None:
+    value = {"model": b'"m"', "messages": b'[{"role":"user","content":"hi"}]'}.get(name, b"null")
+    body = b'{"model":"m","max_tokens":9,"messages":[{}],"tools":[],"service_tier":"auto","temperature":1,"%b":%b}'
+    with pytest.raises(BadRequest) as refused:
+        read(body % (name.encode(), value))
+    assert (refused.value.code, refused.value.param) == ("duplicate_field", name)

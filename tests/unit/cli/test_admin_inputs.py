@@ -182,7 +182,7 @@ def test_parameters_that_the_gateway_reads_are_not_overridden(name: str) -> None
 
 
 def test_no_channel_overrides_what_a_hold_was_counted_from() -> None:
-    counted = {name for operation in CATALOG.operations for name in operation.named_once}
+    counted = {name for operation in CATALOG.operations for name in operation.priced_by}
     assert "input" in counted
     for name in counted:
         with pytest.raises(InvalidInput, match="overridden"):

@@ -16,7 +16,7 @@ _GENERATE = Operation(
     role=Role.RELAY,
     body=Body.JSON,
     model=ModelSource("path"),
-    named_once=("contents", "generationConfig", "generation_config"),
+    priced_by=("contents", "generationConfig", "generation_config"),
     wire="gemini",
     dialect="gemini",
     stream=False,
@@ -40,7 +40,7 @@ FAMILY = Family(
         msgspec.structs.replace(
             _GENERATE,
             id="gemini.embed",
-            named_once=("content",),
+            priced_by=("content",),
             wire="gemini-embed",
             dialect=None,
             read=text.read_gemini_embed,
@@ -49,7 +49,7 @@ FAMILY = Family(
         msgspec.structs.replace(
             _GENERATE,
             id="gemini.batch-embed",
-            named_once=("requests",),
+            priced_by=("requests",),
             wire="gemini-batch-embed",
             dialect=None,
             read=text.read_gemini_batch_embed,
@@ -58,7 +58,7 @@ FAMILY = Family(
         msgspec.structs.replace(
             _GENERATE,
             id="gemini.count-tokens",
-            named_once=(),
+            priced_by=(),
             role=Role.GATEWAY,
             wire="gemini-count",
             dialect=None,

@@ -12,7 +12,6 @@ from typing import Annotated
 
 import msgspec
 
-from elkapi.catalog.jsonedit import check_named_once
 from elkapi.errors import BadRequest
 from elkapi.relay.batches.line import LINE
 from elkapi.translate.decode import decode
@@ -82,7 +81,6 @@ def _checked(params: bytes) -> str:
     assert LINE.read is not None
     try:
         facts = LINE.read(params)
-        check_named_once(params, (LINE.model.name, *LINE.named_once))
         if facts.model is None:
             raise BadRequest("`model` is missing.", param="model")
         if facts.stream:
