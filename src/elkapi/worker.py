@@ -35,7 +35,7 @@ from elkapi.observe.process import die_with_parent, has_descriptor_left, run_loo
 from elkapi.relay.account_pages import ACCOUNT_PAGES
 from elkapi.relay.asset_pages import ASSET_PAGES
 from elkapi.relay.background_calls import BackgroundCalls
-from elkapi.relay.batches.pages import batch_pages
+from elkapi.relay.batches.pages import BATCH_PAGES
 from elkapi.relay.batches.runner import BatchRunner
 from elkapi.relay.batches.store import BatchStore
 from elkapi.relay.call import Call
@@ -184,7 +184,7 @@ async def opened_plane(order: WorkerOrder) -> AsyncIterator[DataPlane]:
             log=log,
             clock=SYSTEM_CLOCK,
             rng=Random(),  # noqa: S311 - spreads load, guards nothing.
-            pages=_OWN_PAGES | batch_pages(),
+            pages=_OWN_PAGES | BATCH_PAGES,
             open_pages=ASSET_PAGES,
             assets=open_store(settings),
             tokens=tokens,

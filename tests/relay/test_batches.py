@@ -24,7 +24,7 @@ from elkapi.money import format_usd, parse_usd
 from elkapi.relay.batches import line as line_module
 from elkapi.relay.batches import runner
 from elkapi.relay.batches.line import Collected
-from elkapi.relay.batches.pages import BatchPages
+from elkapi.relay.batches.pages import delete_batch
 from elkapi.relay.batches.store import BatchStore
 from elkapi.sandbox.server import Running
 from elkapi.storage.repos import batch_lines, keys
@@ -457,7 +457,7 @@ async def test_of_two_that_delete_a_batch_one_did_and_the_other_finds_none(lite:
 
     async def late(work: Any) -> Any:
         # A runner writes too, and must not be the one that comes before.
-        if BatchPages.delete.__qualname__ in work.__qualname__:
+        if delete_batch.__qualname__ in work.__qualname__:
             with lite.database.write() as connection:
                 connection.execute(update(message_batches).values(status="deleted"))
         return await write(work)

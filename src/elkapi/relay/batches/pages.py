@@ -49,144 +49,139 @@ _KEPT_HEADERS = (
 )
 
 
-def batch_pages() -> dict[str, Page]:
-    """Page by operation."""
-    pages = BatchPages()
-    return {
-        "anthropic.batches-create": pages.create,
-        "anthropic.batches-list": pages.list,
-        "anthropic.batches-get": pages.get,
-        "anthropic.batches-cancel": pages.cancel,
-        "anthropic.batches-delete": pages.delete,
-        "anthropic.batches-results": pages.results,
-    }
+# Making one
 
 
-class BatchPages:
-    """The six operations; all but their addresses comes from the tables."""
+async def create_batch(plane: DataPlane, snapshot: Snapshot, grant: Grant, match: Match, call: Call) -> None:
+    """Check every line, keep them, and hand them to the runners.
 
-    # Making one
+    Raises BadRequest, RateLimited, Conflict, and ModelForbidden, NoChannel or NoPrice where a line's model could
+    not be asked now.
+    """
+    check_media_type(call.header(b"content-type"))
+    wish_of(call)
+    sent = call.header(b"idempotency-key")
+    name = None if sent is None else checked_key(sent)
+    body = await call.body()
+    async with plane.batches.creating:
+        asked = await asyncio.to_thread(understood, body)
+        made = await plane.reader.run(lambda c: batches.find_made(c, grant.key_id, name)) if name else None
+        if made is not None and not _is_forgotten(made, plane):
+            _show_made(plane, call, made, asked)
+            return
+        await _check_models(plane, snapshot, grant, call, asked)
+        await _check_room(plane, grant, len(asked.items))
+        batch = _new_batch(plane, snapshot, grant, call, asked, name)
+        if made is not None:
+            await plane.batches.write(lambda c: batches.forget_key(c, made.id))
+        await _keep(plane, batch, asked)
+    _show(plane, call, batch)
 
-    async def create(self, plane: DataPlane, snapshot: Snapshot, grant: Grant, match: Match, call: Call) -> None:
-        """Check every line, keep them, and hand them to the runners.
 
-        Raises BadRequest, RateLimited, Conflict, and ModelForbidden, NoChannel or NoPrice where a line's model could
-        not be asked now.
-        """
-        check_media_type(call.header(b"content-type"))
-        wish_of(call)
-        sent = call.header(b"idempotency-key")
-        name = None if sent is None else checked_key(sent)
-        body = await call.body()
-        async with plane.batches.creating:
-            asked = await asyncio.to_thread(understood, body)
-            made = await plane.reader.run(lambda c: batches.find_made(c, grant.key_id, name)) if name else None
-            if made is not None and not _is_forgotten(made, plane):
-                self._show_made(plane, call, made, asked)
-                return
-            await _check_models(plane, snapshot, grant, call, asked)
-            await _check_room(plane, grant, len(asked.items))
-            batch = _new_batch(plane, snapshot, grant, call, asked, name)
-            if made is not None:
-                await plane.batches.write(lambda c: batches.forget_key(c, made.id))
-            await self._keep(plane, batch, asked)
-        self._show(plane, call, batch)
-
-    async def _keep(self, plane: DataPlane, batch: BatchRow, asked: Asked) -> None:
-        """Write it in pieces, visible with the last of them."""
-        store = plane.batches
-        try:
-            # A caller who leaves meanwhile does not keep it from being written.
-            if not await store.write(lambda c: batches.add_staging(c, batch)):
-                raise Conflict("A batch with this Idempotency-Key is being made.", code="idempotency_in_progress")
-            lines = _sealed(store.sealer, batch.id, asked)
-            while part := await asyncio.to_thread(lambda: list(islice(lines, LINES_AT_ONCE))):
-                await store.write(partial(batches.add_lines, batch_id=batch.id, lines=part))
-            if not await store.write(lambda c: batches.begin(c, batch.id)):
-                # A runner took it for left behind, and may have removed it before its last lines came.
-                while await store.write(lambda c: batch_lines.remove(c, batch.id, LINES_AT_ONCE)):
-                    pass
-                raise GatewayError("The batch took too long to be written down; please try again.")
-        except BaseException:
-            await asyncio.shield(store.write(lambda c: batches.give_up(c, batch.id)))
-            raise
-        store.look()
-
-    def _show_made(self, plane: DataPlane, call: Call, made: BatchRow, asked: Asked) -> None:
-        if made.fingerprint != asked.fingerprint:
-            message = "This Idempotency-Key was used with a different batch; use a new key for a new one."
-            raise Conflict(message, code="idempotency_key_reused")
-        if made.status not in batches.SHOWN:
+async def _keep(plane: DataPlane, batch: BatchRow, asked: Asked) -> None:
+    """Write it in pieces, visible with the last of them."""
+    store = plane.batches
+    try:
+        # A caller who leaves meanwhile does not keep it from being written.
+        if not await store.write(lambda c: batches.add_staging(c, batch)):
             raise Conflict("A batch with this Idempotency-Key is being made.", code="idempotency_in_progress")
-        self._show(plane, call, made, replayed=True)
+        lines = _sealed(store.sealer, batch.id, asked)
+        while part := await asyncio.to_thread(lambda: list(islice(lines, LINES_AT_ONCE))):
+            await store.write(partial(batches.add_lines, batch_id=batch.id, lines=part))
+        if not await store.write(lambda c: batches.begin(c, batch.id)):
+            # A runner took it for left behind, and may have removed it before its last lines came.
+            while await store.write(lambda c: batch_lines.remove(c, batch.id, LINES_AT_ONCE)):
+                pass
+            raise GatewayError("The batch took too long to be written down; please try again.")
+    except BaseException:
+        await asyncio.shield(store.write(lambda c: batches.give_up(c, batch.id)))
+        raise
+    store.look()
 
-    # Looking at one
 
-    async def list(self, plane: DataPlane, snapshot: Snapshot, grant: Grant, match: Match, call: Call) -> None:
-        """A page of this key's batches, the newest first. Raises BadRequest."""
-        query = query_of(call.query)
-        limit = number_in(query, "limit", 1, PAGE_MAX) or PAGE_DEFAULT
-        before, after = _cursor(query, "before_id"), _cursor(query, "after_id")
-        if before is not None and after is not None:
-            raise BadRequest("Give `before_id` or `after_id`, not both.", param="before_id")
+def _show_made(plane: DataPlane, call: Call, made: BatchRow, asked: Asked) -> None:
+    if made.fingerprint != asked.fingerprint:
+        message = "This Idempotency-Key was used with a different batch; use a new key for a new one."
+        raise Conflict(message, code="idempotency_key_reused")
+    if made.status not in batches.SHOWN:
+        raise Conflict("A batch with this Idempotency-Key is being made.", code="idempotency_in_progress")
+    _show(plane, call, made, replayed=True)
 
-        def page(connection: Connection) -> tuple[list[BatchRow], bool]:
-            return batches.list_batches(connection, grant.owner_id, grant.key_id, limit, before=before, after=after)
 
-        rows, has_more = await plane.reader.run(page)
-        data = [shape.shown(row, _home(plane, call)) for row in rows]
-        ends = {"first_id": data[0]["id"] if data else None, "last_id": data[-1]["id"] if data else None}
-        send_json(call, {"data": data, "has_more": has_more, **ends})
+# Looking at one
 
-    async def get(self, plane: DataPlane, snapshot: Snapshot, grant: Grant, match: Match, call: Call) -> None:
-        """One batch of this key. Raises NotFound."""
-        self._show(plane, call, await _own(plane, grant, match))
 
-    async def results(self, plane: DataPlane, snapshot: Snapshot, grant: Grant, match: Match, call: Call) -> None:
-        """The results of a batch that has ended, streamed from the table. Raises NotFound."""
-        batch = await _own(plane, grant, match)
-        if batch.status != "ended" or batch.archived_ns is not None:
-            when = "any more" if batch.archived_ns is not None else "yet"
-            raise NotFound(f"Message batch {match.params['id']} has no available results {when}.")
-        sealer, last = plane.batches.sealer, -1
+async def list_batches(plane: DataPlane, snapshot: Snapshot, grant: Grant, match: Match, call: Call) -> None:
+    """A page of this key's batches, the newest first. Raises BadRequest."""
+    query = query_of(call.query)
+    limit = number_in(query, "limit", 1, PAGE_MAX) or PAGE_DEFAULT
+    before, after = _cursor(query, "before_id"), _cursor(query, "after_id")
+    if before is not None and after is not None:
+        raise BadRequest("Give `before_id` or `after_id`, not both.", param="before_id")
 
-        def piece(connection: Connection) -> tuple[int, bytes]:
-            rows = batches.results_after(
-                connection, batch.id, last, rows_max=RESULT_ROWS_AT_ONCE, bytes_max=RESULT_BYTES_AT_ONCE
-            )
-            lines = [shape.result_line(row.custom_id, row.state, _opened(sealer, batch.id, row)) for row in rows]
-            return (rows[-1].number if rows else -1), b"".join(lines)
+    def page(connection: Connection) -> tuple[list[BatchRow], bool]:
+        return batches.list_batches(connection, grant.owner_id, grant.key_id, limit, before=before, after=after)
 
+    rows, has_more = await plane.reader.run(page)
+    data = [shape.shown(row, _home(plane, call)) for row in rows]
+    ends = {"first_id": data[0]["id"] if data else None, "last_id": data[-1]["id"] if data else None}
+    send_json(call, {"data": data, "has_more": has_more, **ends})
+
+
+async def get_batch(plane: DataPlane, snapshot: Snapshot, grant: Grant, match: Match, call: Call) -> None:
+    """One batch of this key. Raises NotFound."""
+    _show(plane, call, await _own(plane, grant, match))
+
+
+async def batch_results(plane: DataPlane, snapshot: Snapshot, grant: Grant, match: Match, call: Call) -> None:
+    """The results of a batch that has ended, streamed from the table. Raises NotFound."""
+    batch = await _own(plane, grant, match)
+    if batch.status != "ended" or batch.archived_ns is not None:
+        when = "any more" if batch.archived_ns is not None else "yet"
+        raise NotFound(f"Message batch {match.params['id']} has no available results {when}.")
+    sealer, last = plane.batches.sealer, -1
+
+    def piece(connection: Connection) -> tuple[int, bytes]:
+        rows = batches.results_after(
+            connection, batch.id, last, rows_max=RESULT_ROWS_AT_ONCE, bytes_max=RESULT_BYTES_AT_ONCE
+        )
+        lines = [shape.result_line(row.custom_id, row.state, _opened(sealer, batch.id, row)) for row in rows]
+        return (rows[-1].number if rows else -1), b"".join(lines)
+
+    last, text = await plane.reader.run(piece)
+    call.reply.start(200, JSON_LINES)
+    while last >= 0:
+        await call.reply.write(text)
         last, text = await plane.reader.run(piece)
-        call.reply.start(200, JSON_LINES)
-        while last >= 0:
-            await call.reply.write(text)
-            last, text = await plane.reader.run(piece)
-        call.reply.finish()
+    call.reply.finish()
 
-    # Ending one
 
-    async def cancel(self, plane: DataPlane, snapshot: Snapshot, grant: Grant, match: Match, call: Call) -> None:
-        """Begin no more of its lines; those under way are finished. Raises NotFound."""
-        batch = await _own(plane, grant, match)
-        now_ns = plane.clock.now_ns()
-        await plane.batches.write(lambda c: batches.cancel(c, batch.id, grant.owner_id, grant.key_id, now_ns))
-        plane.batches.look()
-        self._show(plane, call, await _own(plane, grant, match))
+# Ending one
 
-    async def delete(self, plane: DataPlane, snapshot: Snapshot, grant: Grant, match: Match, call: Call) -> None:
-        """Forget a batch that has ended, with its results. Raises NotFound, BadRequest."""
-        batch = await _own(plane, grant, match)
-        if not await plane.batches.write(lambda c: batches.delete(c, batch.id, grant.owner_id, grant.key_id)):
-            await _own(plane, grant, match)
-            raise BadRequest(f"Message batch {match.params['id']} has not ended; cancel it first, then delete it.")
-        plane.batches.look()
-        gone = {"id": shape.batch_id_text(batch.id), "type": "message_batch_deleted"}
-        send_json(call, gone)
 
-    def _show(self, plane: DataPlane, call: Call, batch: BatchRow, *, replayed: bool = False) -> None:
-        headers = (*JSON, REPLAYED) if replayed else JSON
-        call.reply.send(200, headers, msgspec.json.encode(shape.shown(batch, _home(plane, call))))
+async def cancel_batch(plane: DataPlane, snapshot: Snapshot, grant: Grant, match: Match, call: Call) -> None:
+    """Begin no more of its lines; those under way are finished. Raises NotFound."""
+    batch = await _own(plane, grant, match)
+    now_ns = plane.clock.now_ns()
+    await plane.batches.write(lambda c: batches.cancel(c, batch.id, grant.owner_id, grant.key_id, now_ns))
+    plane.batches.look()
+    _show(plane, call, await _own(plane, grant, match))
+
+
+async def delete_batch(plane: DataPlane, snapshot: Snapshot, grant: Grant, match: Match, call: Call) -> None:
+    """Forget a batch that has ended, with its results. Raises NotFound, BadRequest."""
+    batch = await _own(plane, grant, match)
+    if not await plane.batches.write(lambda c: batches.delete(c, batch.id, grant.owner_id, grant.key_id)):
+        await _own(plane, grant, match)
+        raise BadRequest(f"Message batch {match.params['id']} has not ended; cancel it first, then delete it.")
+    plane.batches.look()
+    gone = {"id": shape.batch_id_text(batch.id), "type": "message_batch_deleted"}
+    send_json(call, gone)
+
+
+def _show(plane: DataPlane, call: Call, batch: BatchRow, *, replayed: bool = False) -> None:
+    headers = (*JSON, REPLAYED) if replayed else JSON
+    call.reply.send(200, headers, msgspec.json.encode(shape.shown(batch, _home(plane, call))))
 
 
 def _home(plane: DataPlane, call: Call) -> str:
@@ -281,3 +276,13 @@ def _cursor(query: dict[str, str], name: str) -> bytes | None:
     if found is None:
         raise BadRequest(f"`{name}` is not the id of a batch.", param=name)
     return found
+
+
+BATCH_PAGES: dict[str, Page] = {
+    "anthropic.batches-create": create_batch,
+    "anthropic.batches-list": list_batches,
+    "anthropic.batches-get": get_batch,
+    "anthropic.batches-cancel": cancel_batch,
+    "anthropic.batches-delete": delete_batch,
+    "anthropic.batches-results": batch_results,
+}
