@@ -128,22 +128,16 @@ class _Hand:
 
 
 def _open(path: Path) -> sqlite3.Connection:
-    try:
-        return _opened(path)
-    except sqlite3.OperationalError:
-        # Locked or out of room, which says nothing about the file.
-        raise
-    except sqlite3.DatabaseError:
-        return _begun_anew(path)
-
-
-def _begun_anew(path: Path) -> sqlite3.Connection:
-    """One at a time: of all who find the same file of no use, only the first may take it away."""
-    with path.with_name(f"{path.name}.lock").open("ab") as lock:
+    """One at a time: SQLite waits for nobody as it switches a fresh file to WAL, and of all who find the same file of
+    no use only the first may take it away."""
+    latch = path.with_name(f"{path.name}.lock")
+    create_sqlite_file(latch)
+    with latch.open("ab") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         try:
             return _opened(path)
         except sqlite3.OperationalError:
+            # Locked or out of room, which says nothing about the file.
             raise
         except sqlite3.DatabaseError:
             # The file itself goes last: until then nobody opens it and makes the others anew.

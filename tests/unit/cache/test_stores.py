@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import fcntl
 import os
 import sqlite3
 from collections.abc import AsyncIterator
@@ -88,26 +89,37 @@ async def test_a_file_that_is_none_of_ours_is_begun_anew(tmp_path: Path) -> None
     await store.aclose()
 
 
-async def test_a_file_of_no_use_is_taken_away_once_however_many_find_it(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_a_file_of_no_use_is_taken_away_once_however_many_find_it(tmp_path: Path) -> None:
     (tmp_path / FILE).write_bytes(os.urandom(8192))
-    slow, quick = [FileStore(tmp_path / FILE, Bounds(1000, 5, 100.0), SYSTEM_CLOCK, WAIT_S) for _ in range(2)]
-    loop, opened = asyncio.get_running_loop(), files._opened
+    await all_keep_one_each(tmp_path)
 
-    def before_the_other(path: Path) -> sqlite3.Connection:
-        try:
-            return opened(path)
-        except sqlite3.DatabaseError:
-            monkeypatch.setattr(files, "_opened", opened)
-            put = quick.put(name(1), SYSTEM_CLOCK.now_ns(), b"kept")
-            asyncio.run_coroutine_threadsafe(put, loop).result(WAIT_S)
-            raise
 
-    monkeypatch.setattr(files, "_opened", before_the_other)
-    assert await slow.get(name(1)) == b"kept"
-    await slow.aclose()
-    await quick.aclose()
+async def test_workers_that_begin_at_once_make_one_file(tmp_path: Path) -> None:
+    for number in range(10):
+        await all_keep_one_each(tmp_path / str(number))
+
+
+async def all_keep_one_each(folder: Path) -> None:
+    stores = [FileStore(folder / FILE, Bounds(1000, 6, 100.0), SYSTEM_CLOCK, WAIT_S) for _ in range(6)]
+    now_ns = SYSTEM_CLOCK.now_ns()
+    await asyncio.gather(*(store.put(name(n), now_ns + n, b"x") for n, store in enumerate(stores)))
+    for store in stores:
+        assert await held(store, range(6)) == list(range(6))
+        await store.aclose()
+
+
+async def test_a_file_is_opened_by_one_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    opened = files._opened
+
+    def while_another_tries(path: Path) -> sqlite3.Connection:
+        with path.with_name(f"{path.name}.lock").open("ab") as lock, pytest.raises(BlockingIOError):
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        return opened(path)
+
+    monkeypatch.setattr(files, "_opened", while_another_tries)
+    store = FileStore(tmp_path / FILE, Bounds(1000, 5, 100.0), SYSTEM_CLOCK, WAIT_S)
+    assert await store.get(name(1)) is None
+    await store.aclose()
 
 
 @pytest.mark.parametrize("totals", ["entries = 99", "bytes = 1000000", "entries = 99, bytes = 99"])
