@@ -341,7 +341,7 @@ def _is_text(part: Part) -> bool:
 
 def _result(part: ToolResult, own: bool) -> dict[str, Any]:
     texts = [inner for inner in part.parts if _is_text(inner)]
-    words = [inner.text or "" for inner in texts if isinstance(inner, Text | File)]
+    words = [row["text"] for inner in texts if (row := _part(inner)) is not None]
     content: Any = "\n".join(words)
     marks = [inner.cache_ttl for inner in texts if isinstance(inner, Text | File)]
     if own and (len(words) > 1 or any(marks)):

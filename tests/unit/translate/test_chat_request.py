@@ -542,6 +542,19 @@ def test_a_file_without_a_name_gets_one_of_its_kind() -> None:
     ]
 
 
+def test_a_text_document_in_a_tools_result_keeps_its_title_as_anywhere_else() -> None:
+    document = File("text/plain", text="Total: 7", name="Invoice")
+    asked, result, read = _write(
+        _other(
+            Message("assistant", (ToolCall("toolu_1", "f", "{}"),)),
+            Message("user", (ToolResult("toolu_1", (Text("Found:"), document)), document)),
+        )
+    )["messages"]
+    assert result["content"] == "Found:\nInvoice:\nTotal: 7"
+    assert read["content"] == [{"type": "text", "text": "Invoice:\nTotal: 7"}]
+    assert asked["tool_calls"][0]["id"] == result["tool_call_id"]
+
+
 def test_whoever_wants_no_tool_used_is_not_searched_for() -> None:
     search = ServerTool("web_search", "anthropic", {"type": "web_search_20250305", "name": "web_search"})
     assert "web_search_options" in _write(_other(server_tools=(search,)))
