@@ -90,7 +90,7 @@ def _rest(request: ChatRequest, profile: Profile, own: Raw) -> Raw:
     output = request.output
     if output and output.kind == "schema" and takes_schema(output, profile) and "output_format" not in own:
         foreign = request.dialect != "anthropic"
-        config["format"] = {"type": "json_schema", "schema": closed(output.schema) if foreign else output.schema}
+        config["format"] = {"type": "json_schema", "schema": closed(output.described) if foreign else output.schema}
     if config := config | own.get("output_config", {}):
         rest["output_config"] = config
     if not profile.json_schema:

@@ -236,7 +236,7 @@ def _write_output(request: ChatRequest, profile: Profile, body: dict[str, Any]) 
         body["response_format"] = {"type": "json_schema", "json_schema": schema}
     if output.kind != "schema" or profile.json_schema:
         return None
-    return f"Answer with one JSON value that fits this JSON schema: {msgspec.json.encode(output.schema).decode()}"
+    return f"Answer with one JSON value that fits this JSON schema: {msgspec.json.encode(output.described).decode()}"
 
 
 # --- messages --------------------------------------------------------------------------------------------------------

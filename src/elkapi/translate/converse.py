@@ -81,7 +81,7 @@ def write_request(request: ChatRequest, profile: Profile) -> bytes:
     system = write.each(system_of(request), lambda text: {"text": text.text})
     output = request.output
     if output is not None and output.kind == "schema" and not takes_schema(output, profile) and not stand_in:
-        system.append({"text": _schema_instruction(output.schema)})
+        system.append({"text": _schema_instruction(output.described)})
     if system:
         body["system"] = system
     choice = _choice(request, profile, stand_in)

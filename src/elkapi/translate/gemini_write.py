@@ -355,10 +355,10 @@ def _output(request: ChatRequest, profile: Profile) -> _Wire:
     if output is None or output.kind == "text":
         return {}
     result: _Wire = {"responseMimeType": "application/json"}
-    if output.schema:
+    if schema := output.described:
         if not profile.schema_subset:
-            result["responseJsonSchema"] = with_plain_references(output.schema)
-        elif subset := to_subset(output.schema):
+            result["responseJsonSchema"] = with_plain_references(schema)
+        elif subset := to_subset(schema):
             result["responseSchema"] = subset
     return result
 

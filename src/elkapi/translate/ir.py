@@ -180,6 +180,13 @@ class OutputFormat(msgspec.Struct, frozen=True):
     strict: bool | None = None
     description: str | None = None
 
+    @property
+    def described(self) -> dict[str, Any] | None:
+        """The schema for wires with no other place for the description; nothing may stand beside a reference."""
+        if not self.schema or not self.description or self.schema.keys() & {"description", "$ref"}:
+            return self.schema
+        return {**self.schema, "description": self.description}
+
 
 class Reasoning(msgspec.Struct, frozen=True):
     """How much to think, as an effort or a token budget (whichever the caller spoke), and whether to show it.
