@@ -50,6 +50,7 @@ LOSSES = (
     Loss("verbosity, metadata, prompt_cache_key", False, "not taken"),
     Loss("service_tier other than auto and default", False, "not offered"),
     Loss("the place of later system messages", False, "instructions stand before the first turn"),
+    Loss("name of a chat participant", False, "not taken"),
     Loss("image detail", False, "not taken"),
     Loss("images and files that the model made, in earlier turns", False, "Claude takes them from the user only"),
     Loss("thinking without Claude's signature", False, "only Claude's own thoughts are taken back"),

@@ -310,6 +310,7 @@ LOSSES = (
     Loss("parallel_tool_calls false", False, "not offered"),
     Loss("tool choice none when the history has calls", False, "not offered"),
     Loss("verbosity, metadata, user, prompt_cache_key, service_tier", False, "not taken"),
+    Loss("name of a chat participant", False, "not taken"),
     Loss("Anthropic betas and members of its own", False, "not taken"),
     Loss("images and files that the model made, in earlier turns", False, "taken from the user only"),
     Loss("the place of later system messages", False, "instructions stand before the first turn"),

@@ -29,6 +29,7 @@ LOSSES = (
     Loss("cache_ttl", False, "Gemini caches by itself"),
     Loss("image detail", False, "there is no such setting for one image"),
     Loss("server tool parts", False, "what another upstream's own tools did is not told"),
+    Loss("name of a chat participant", False, "not known here"),
     Loss("user", False, "not known here"),
     Loss("metadata", False, "not known here"),
     Loss("cache_key", False, "not known here"),

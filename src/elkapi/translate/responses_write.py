@@ -50,6 +50,7 @@ LOSSES = (
     Loss("seed", False, "there is no such setting"),
     Loss("presence_penalty", False, "there is no such setting"),
     Loss("frequency_penalty", False, "there is no such setting"),
+    Loss("name of a chat participant", False, "not taken"),
     Loss("cache_control", False, "prefixes are cached without being marked"),
     Loss("thinking signed elsewhere", False, "a signature is only valid where it was made"),
     Loss("results of tools the upstream ran", False, "only valid where they were made"),

@@ -255,6 +255,10 @@ DROPPED: dict[str, tuple[dict[str, Any], Any]] = {
     "top_p beside temperature": ({"temperature": 0.5, "top_p": 0.5}, {"temperature": 0.5}),
     "verbosity, metadata, prompt_cache_key": ({"verbosity": "low", "metadata": {"a": "b"}, "cache_key": "k"}, {}),
     "service_tier other than auto and default": ({"service_tier": "flex"}, {}),
+    "name of a chat participant": (
+        {"dialect": "chat", "extra": {"messages": [{"at": [0, 0], "message": {"name": "Ann"}}]}},
+        {},
+    ),
     "image detail": (
         user_says(Image(url="https://e.org/a.png", detail="low")),
         {

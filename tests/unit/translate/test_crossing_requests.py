@@ -65,3 +65,11 @@ def test_nothing_stands_beside_a_reference() -> None:
     schema = {"$ref": "#/$defs/City", "$defs": {"City": SCHEMA}}
     body = json.loads(written("chat", ("anthropic", "anthropic", "claude-sonnet-5-5"), **asks("chat", schema)))
     assert body["output_config"]["format"]["schema"] == schema
+
+
+@pytest.mark.parametrize("upstream", UPSTREAMS, ids=lambda upstream: upstream[2])
+def test_what_is_left_out_of_a_chat_is_listed(upstream: tuple[str, str, str]) -> None:
+    """A participant's name is a chat's alone."""
+    body = written("chat", upstream, messages=[{"role": "user", "name": "Ann", "content": "hi"}])
+    listed = {loss.field for loss in UPSTREAM_DIALECTS[upstream[0]].losses}
+    assert ("Ann" in body) is ("name of a chat participant" not in listed)

@@ -601,6 +601,7 @@ DROPPED: dict[str, ir.ChatRequest] = {
     "cache_ttl": _chat(_user(ir.Text("hi", "5m"))),
     "image detail": _chat(_user(ir.Image(data="QQ==", media_type="image/png", detail="low"))),
     "server tool parts": _chat(_user("hi"), _model(ir.ServerToolPart("anthropic", {"type": "x"}))),
+    "name of a chat participant": _chat(extra={"messages": [{"at": [0, 0], "message": {"name": "Ann"}}]}),
     "user": _chat(user="u"),
     "metadata": _chat(metadata={"a": "b"}),
     "cache_key": _chat(cache_key="k"),

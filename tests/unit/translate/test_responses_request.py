@@ -267,6 +267,10 @@ DROPPED: dict[str, dict[str, Any]] = {
     "seed": {"seed": 3},
     "presence_penalty": {"presence_penalty": 1.0},
     "frequency_penalty": {"frequency_penalty": 1.0},
+    "name of a chat participant": {
+        "dialect": "chat",
+        "extra": {"messages": [{"at": [0, 0], "message": {"name": "Ann"}}]},
+    },
     "cache_control": {"messages": [Message("user", (Text("hi", "1h"),))]},
     "thinking signed elsewhere": {
         "messages": [Message("user", (Text("hi"),)), Message("assistant", (Thinking("t", "s", "anthropic"),))]
