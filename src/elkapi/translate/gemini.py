@@ -23,6 +23,7 @@ LOSSES = (
     Loss("server tools", True, "only web search, code execution and web fetch exist here, without domain filters"),
     Loss("parallel_tools", False, "Gemini has no switch for parallel calls"),
     Loss("tool_choice of a server tool", False, "Gemini decides itself whether to run one"),
+    Loss("place of a web search", False, "Google takes no place by its name"),
     Loss("tool strict", False, "calls follow the schema as well as the model can"),
     Loss("thinking", False, "thoughts are signed by the upstream that had them; others' are left out"),
     Loss("system later", False, "an instruction after the first turn is sent as the user's text"),

@@ -595,6 +595,7 @@ REFUSED: dict[str, tuple[ir.ChatRequest, str]] = {
 DROPPED: dict[str, ir.ChatRequest] = {
     "parallel_tools": _chat(parallel_tools=False),
     "tool_choice of a server tool": _chat(tool_choice=ir.ToolChoice("named", ("web_search",)), server_tools=(SEARCH,)),
+    "place of a web search": _chat(server_tools=(_search(user_location={"type": "approximate", "city": "Oslo"}),)),
     "tool strict": _chat(tools=(ir.Tool("f", strict=True),)),
     "thinking": _chat(_user("hi"), _model(ir.Thinking("x"))),
     "system later": _chat(_user("hi"), ir.Message("system", (ir.Text("y"),))),
@@ -611,6 +612,7 @@ DROPPED: dict[str, ir.ChatRequest] = {
 }
 PLAIN = {"contents": [{"role": "user", "parts": [{"text": "hi"}]}]}
 KEPT_OTHERWISE: dict[str, dict[str, Any]] = {
+    "place of a web search": {**PLAIN, "tools": [{"googleSearch": {}}]},
     "tool_choice of a server tool": {**PLAIN, "tools": [{"googleSearch": {}}]},
     "tool strict": {**PLAIN, "tools": [{"functionDeclarations": [{"name": "f"}]}]},
     "system later": {"contents": [{"role": "user", "parts": [{"text": "hi"}, {"text": "y"}]}]},
