@@ -203,9 +203,15 @@ def check_crossing(request: ChatRequest) -> None:
 
 
 def configured(request: ChatRequest) -> ChatRequest:
-    """The request as its own items configure it on the way: an effort, a form of the answer. Raises BadRequest."""
+    """The request as its own items configure it on the way: an effort, a form of the answer. Raises BadRequest.
+
+    A web search that may only look into what OpenAI has stored is not among its tools: all others go out.
+    """
     if request.dialect != "responses":
         return request
+    if any(map(_stays_inside, request.server_tools)):
+        tools = tuple(tool for tool in request.server_tools if not _stays_inside(tool))
+        request = msgspec.structs.replace(request, server_tools=tools)
     updates = [part.raw for message in request.messages for part in message.parts if _configures(part)]
     if not updates:
         return request
@@ -223,6 +229,10 @@ def configured(request: ChatRequest) -> ChatRequest:
         if (kept := tuple(part for part in message.parts if not _configures(part)))
     ]
     return msgspec.structs.replace(request, reasoning=reasoning, output=output, messages=messages, extra=extra)
+
+
+def _stays_inside(tool: ServerTool) -> bool:
+    return tool.kind == "web_search" and tool.raw.get("external_web_access") is False
 
 
 def _configures(part: Any) -> TypeGuard[ServerToolPart]:

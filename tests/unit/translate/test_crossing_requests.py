@@ -9,6 +9,7 @@ import pytest
 
 from elkapi.translate.dialects import DIALECTS, UPSTREAM_DIALECTS
 from elkapi.translate.profiles import profile_for
+from elkapi.translate.responses_request import configured
 
 # One upstream for each way in which a form of the answer is asked for.
 UPSTREAMS = [
@@ -73,3 +74,22 @@ def test_what_is_left_out_of_a_chat_is_listed(upstream: tuple[str, str, str]) ->
     body = written("chat", upstream, messages=[{"role": "user", "name": "Ann", "content": "hi"}])
     listed = {loss.field for loss in UPSTREAM_DIALECTS[upstream[0]].losses}
     assert ("Ann" in body) is ("name of a chat participant" not in listed)
+
+
+@pytest.mark.parametrize("upstream", [row for row in UPSTREAMS if row[0] != "responses"], ids=lambda row: row[2])
+def test_a_search_that_may_not_go_out_is_not_offered_where_every_search_does(upstream: tuple[str, str, str]) -> None:
+    """Codex asks so unless it is told otherwise; it has other tools beside."""
+    wire, family, model = upstream
+    tools = [{"type": "web_search", "external_web_access": False}, {"type": "function", "name": "shell"}]
+    body = {"model": "m", "input": "hi", "tools": tools}
+    request = configured(DIALECTS["responses"].read_request(json.dumps(body).encode()))
+    sent = UPSTREAM_DIALECTS[wire].write_request(request, profile_for(family, model)).decode()
+    assert "shell" in sent
+    assert "search" not in sent.lower()
+
+
+def test_a_search_that_goes_out_is_offered() -> None:
+    for access in ({}, {"external_web_access": True}, {"external_web_access": None}):
+        body = {"model": "m", "input": "hi", "tools": [{"type": "web_search", **access}]}
+        request = configured(DIALECTS["responses"].read_request(json.dumps(body).encode()))
+        assert [tool.kind for tool in request.server_tools] == ["web_search"]
