@@ -193,6 +193,12 @@ def check_crossing(request: ChatRequest) -> None:
         raise BadRequest(
             "Calls of this model are billed to nobody else: leave out `billing_policy`.", param="billing_policy"
         )
+    for name, left in request.extra.get("tools", {}).items():
+        callers = left.get("allowed_callers")
+        if callers and isinstance(callers, list) and "direct" not in callers:
+            raise BadRequest(
+                f"This model would call `{name[:60]}` itself, which its `allowed_callers` exclude.", param="tools"
+            )
     for left in request.extra.get("messages", {}).values():
         inner = left.get("content")
         if any(map(_holds_pictures, [left, *(inner if isinstance(inner, list) else ())])):

@@ -360,6 +360,19 @@ def test_what_decides_the_answer_or_who_pays_does_not_cross_in_silence(member: d
     assert crosses or caught.value.param in member
 
 
+@pytest.mark.parametrize(
+    ("callers", "crosses"),
+    [(["code_execution_20260120"], False), (["direct", "code_execution_20260120"], True), ([], True), (None, True)],
+)
+def test_a_tool_that_only_code_may_call_does_not_cross_in_silence(callers: list[str] | None, crosses: bool) -> None:
+    """Elsewhere the model would call it itself, beside its code execution."""
+    tool = {"name": "pay", "input_schema": {"type": "object"}, "allowed_callers": callers}
+    request = read(tools=[tool, {"type": "code_execution_20260120", "name": "code_execution"}])
+    with nullcontext() if crosses else pytest.raises(BadRequest, match="`pay` itself") as caught:
+        check_crossing(request)
+    assert crosses or caught.value.param == "tools"
+
+
 def test_what_a_search_for_tools_found_is_told_to_other_models_and_written_back_as_it_came() -> None:
     found = [{"type": "tool_reference", "tool_name": name} for name in ("mcp__a", "mcp__b")]
     turns = [
