@@ -157,10 +157,17 @@ async def test_a_prompt_too_long_for_one_model_goes_to_another(
 
 
 @pytest.mark.parametrize("stream", [False, True], ids=["whole", "streamed"])
+@pytest.mark.parametrize(
+    "told",
+    [
+        refusal_of({"type": "BadRequestError", "code": 400, "message": OVERFLOWS["vllm"]["message"]}),
+        OVERFLOWS["openai"],
+    ],
+    ids=["in its message", "in its code"],
+)
 async def test_a_prompt_too_long_that_is_told_inside_a_success_is_told_as_such_and_goes_to_another_model_too(
-    gate: Gateway, sandbox: Running, stream: bool
+    gate: Gateway, sandbox: Running, told: dict[str, Any], stream: bool
 ) -> None:
-    told = {"error": {"type": "BadRequestError", "code": 400, "message": OVERFLOWS["vllm"]["message"]}}
     async with canned(200, told, b"data: " + msgspec.json.encode(told) + b"\n\n") as first:
         await staged(gate, sandbox, first.url)
         key = await gate.key("1", policy=Policy(fallbacks={"*": (SECOND,)}, fallback_on=("context",)))
@@ -172,6 +179,19 @@ async def test_a_prompt_too_long_that_is_told_inside_a_success_is_told_as_such_a
     # The one word for it that agents shorten the conversation at, as where it came with a status of its own.
     assert (alone.status_code, alone.json()["error"]["code"]) == (400, "context_length_exceeded")
     assert "prompt is too long" in other.json()["error"]["message"]
+
+
+@pytest.mark.parametrize("stream", [False, True], ids=["whole", "streamed"])
+async def test_a_filters_refusal_that_is_told_inside_a_success_goes_to_another_model_too(
+    gate: Gateway, sandbox: Running, stream: bool
+) -> None:
+    told = refusal_of({"type": "invalid_request_error", "code": "content_filter", "message": "It was filtered."})
+    async with canned(200, told, b"data: " + msgspec.json.encode(told) + b"\n\n") as first:
+        await staged(gate, sandbox, first.url)
+        key = await gate.key("1", policy=Policy(fallbacks={"*": (SECOND,)}, fallback_on=("refusal",)))
+        reply = await post(gate, key, "chat", stream=stream)
+    assert reply.status_code == 200, reply.text
+    assert reply.headers["x-elkapi-model"] == SECOND
 
 
 async def test_a_wrong_parameter_is_the_callers_to_know_whatever_model_is_asked(

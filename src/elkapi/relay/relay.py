@@ -11,6 +11,8 @@ import contextlib
 from traceback import format_exception
 from typing import Literal
 
+import msgspec
+
 from elkapi.access import Lease, Over
 from elkapi.clock import milliseconds
 from elkapi.errors import (
@@ -339,7 +341,8 @@ class Try:
         self.record.error = recorded(failure.message, self.attempt)
         verdict = on_no_answer() if failure.kind == NO_ANSWER else on_status(failure.status)
         if verdict.action == "fail":
-            self.reason = reason_in(failure.status, f"{failure.kind} {failure.message}".encode())
+            told = msgspec.json.encode({"code": failure.kind, "message": failure.message})
+            self.reason = reason_in(failure.status, told)
             message = redact(failure.message, self.attempt, self.request.model)
             code = OVERFLOW if self.reason == "context" else None
             self.error = UpstreamRejected(message, status=failure.status, code=code)

@@ -191,7 +191,8 @@ def in_band_error(view: Chunk, told: bool = False) -> Failure | None:
         error = _ErrorView(message=error)
     words = [word for word in (error.type, error.code) if isinstance(word, str) and word]
     message = error.message if isinstance(error.message, str) else ""
-    return Failure(_status(error, words), words[0] if words else "error", message)
+    # A code says more than a type.
+    return Failure(_status(error, words), words[-1] if words else "error", message)
 
 
 def _status(error: _ErrorView, words: list[str]) -> int:

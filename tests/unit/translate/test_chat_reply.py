@@ -105,7 +105,7 @@ EXPECTED: dict[str, list[Event]] = {
     "refusal": [START, RefusalDelta("I can"), RefusalDelta("not."), Finish("refusal"), End()],
     "length": [START, TextDelta("Once upon"), UsageSeen(USAGE), Finish("length"), End()],
     "empty": [START, Finish("stop"), UsageSeen(Usage(input_tokens=3, calls=1)), End()],
-    "error-first": [Failure(429, "rate_limit_error", "slow down")],
+    "error-first": [Failure(429, "rate_limit_exceeded", "slow down")],
     "error-later": [START, TextDelta("Hal"), Failure(502, "error", "gone")],
     "gave-up": [
         START,
