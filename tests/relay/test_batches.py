@@ -314,6 +314,26 @@ _ANSWER = {
 }
 
 
+@pytest.mark.parametrize("per_1m_usd", ["0", "1"], ids=["free", "paid"])
+async def test_a_line_that_costs_nothing_fails_where_as_much_is_kept_of_such_as_may_be_in_a_day(
+    tmp_path: Path, per_1m_usd: str
+) -> None:
+    choice = {"index": 0, "message": {"role": "assistant", "content": "x" * 3_000}, "finish_reason": "stop"}
+    # An answer is kept twice, for its line and for repeats of the call.
+    bounded = gateway(tmp_path, free_kept_bytes_max=10_000, **QUICK)
+    async with canned(200, {**_ANSWER, "choices": [choice]}) as upstream, bounded as gate:
+        await gate.channel(upstream.url, (MODEL,))
+        await gate.price(MODEL, per_1m_usd=per_1m_usd)
+        sdk = client(gate, await gate.key("1"))
+        for kept in (True, per_1m_usd != "0"):
+            batch = await ended(sdk, (await sdk.messages.batches.create(requests=[line(1, "x")])).id)
+            assert counts_of(batch) == {"succeeded" if kept else "errored": 1}
+        if not kept:
+            assert "cost nothing" in (await results_of(sdk, batch.id))["line-1"].error.error.message
+        assert len(upstream.bodies) == 2
+        gate.closed_books()
+
+
 async def test_another_key_sees_nothing_of_a_batch(lite: Gateway, sandbox: Running) -> None:
     await staged(lite, sandbox)
     mine, other = client(lite, await lite.key("1")), client(lite, await lite.key("1"))

@@ -18,7 +18,7 @@ from elkapi.catalog import CATALOG, Match
 from elkapi.errors import Conflict, GatewayError, InsufficientQuota, RateLimited, Unavailable, UpstreamError
 from elkapi.ids import made_ns
 from elkapi.ledger import balance
-from elkapi.money import parse_ratio
+from elkapi.money import format_usd, parse_ratio
 from elkapi.relay.batches import shape
 from elkapi.relay.call import JSON, REPLAYED, Call, Headers
 from elkapi.relay.plane import DataPlane
@@ -42,6 +42,11 @@ HELD_S = 1.0
 _PASSES = frozenset({429, 500, 502, 503, 504})
 _UNKNOWN = "The outcome of this request is not known: it was cut off while it was carried out. It was not charged."
 _TOO_LARGE = "This request succeeded and was charged, but its answer was too large to keep through a crash."
+_NOT_KEPT = (
+    "This request succeeded and cost nothing, but its answer was not kept: of your answers that cost nothing, as much as "
+    "is kept in a day was kept already."
+)
+_FREE = b"x-elkapi-cost-usd: %b\r\n" % format_usd(0).encode()
 
 # (error, id of the call) -> body of the error in Anthropic's words: `edge.render` has them.
 Render = Callable[[GatewayError, bytes], bytes]
@@ -156,6 +161,8 @@ async def carry_out(plane: DataPlane, line: LeasedLine, params: bytes, render: R
         return fate_of(error, line, plane.settings.batch_retry_s, render, id_, may_repeat=True)
     if reply.replayed:
         return None
+    if reply.common.endswith(_FREE) and not plane.free_kept.take(line.key_id, len(reply.body)):
+        return _errored(UpstreamError(_NOT_KEPT), render, id_)
     return Ended("succeeded", shape.succeeded(reply.body), id_)
 
 
