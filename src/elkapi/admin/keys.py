@@ -62,8 +62,7 @@ def create_key(admin: Admin, given: KeyInput) -> tuple[KeyView, str]:
     nano = _dollars(given.balance, "balance")
     policy = merged(NO_POLICY, given.policy)
     who = admin.who()
-    if given.expires_at_ns is not None and given.expires_at_ns <= who["now_ns"]:
-        raise InvalidInput("it lies in the past", field="expires_at_ns")
+    _check_expiry(given.expires_at_ns, who["now_ns"])
     with admin.change() as connection:
         _check_group(connection, given.group)
         check_guards(connection, policy)
@@ -137,6 +136,8 @@ def revoke_key(admin: Admin, which: str) -> KeyView:
 
 def edit_key(admin: Admin, which: str, patch: KeyPatch) -> KeyView:
     """Change what is given of a key. Raises InvalidInput, Missing, and Refused for one that was revoked."""
+    who = admin.who()
+    _check_expiry(patch.expires_at_ns, who["now_ns"])
     with admin.change() as connection:
         row = _find(connection, which)
         group = row.group if patch.group is UNSET else patch.group
@@ -152,7 +153,7 @@ def edit_key(admin: Admin, which: str, patch: KeyPatch) -> KeyView:
             models=models,
             expires_at_ns=row.expires_at_ns if patch.expires_at_ns is UNSET else patch.expires_at_ns,
             policy=policy,
-            **admin.who(),
+            **who,
         )
         written = _not_revoked(changed, row)
         _check_kept(written, policy)
@@ -241,6 +242,11 @@ def _check_kept(row: KeyRow, policy: Policy) -> None:
     """Guarantee 16: what was asked for and what is stored are compared before the transaction commits."""
     if row.policy != policy:
         raise Refused("the policy would not be stored as given; nothing was changed")
+
+
+def _check_expiry(expires_at_ns: int | UnsetType | None, now_ns: int) -> None:
+    if isinstance(expires_at_ns, int) and expires_at_ns <= now_ns:
+        raise InvalidInput("it lies in the past; `elkapi key disable` ends a key now", field="expires_at_ns")
 
 
 def _check_group(connection: Connection, group: str) -> None:

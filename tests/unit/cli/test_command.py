@@ -11,6 +11,7 @@ import signal
 import sqlite3
 import subprocess
 import sys
+import time
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -19,6 +20,7 @@ import click
 import msgspec
 import pytest
 
+from elkapi.clock import SYSTEM_CLOCK
 from elkapi.ids import event_id_text, request_id_text
 from elkapi.ledger import transfers
 from elkapi.local import models
@@ -123,12 +125,21 @@ def test_a_keys_life(elkapi: Elkapi) -> None:
     assert elkapi("ledger", "check", "--json").json["ok"]
 
 
-def test_a_key_whose_time_is_over_is_not_shown_as_enabled(elkapi: Elkapi) -> None:
+def test_a_key_whose_time_is_over_is_not_shown_as_enabled(elkapi: Elkapi, monkeypatch: pytest.MonkeyPatch) -> None:
     elkapi("key", "create", "--name", "k", "--expires", "1d")
     assert elkapi("key", "show", "k", "--json").json["state"] == "enabled"
-    assert elkapi("key", "edit", "k", "--expires", "2020-01-31", "--json").json["state"] == "expired"
+    monkeypatch.setattr(SYSTEM_CLOCK, "now_ns", lambda: time.time_ns() + 2 * 86_400_000_000_000)
+    assert elkapi("key", "show", "k", "--json").json["state"] == "expired"
     assert [row["state"] for row in elkapi("key", "list", "--json").json] == ["expired"]
     assert elkapi("key", "disable", "k", "--json").json["state"] == "disabled"
+
+
+def test_a_key_is_given_no_end_that_is_over_and_is_told_how_it_ends_now(elkapi: Elkapi) -> None:
+    elkapi("key", "create", "--name", "k", "--expires", "2099-01-01")
+    outcome = elkapi("key", "edit", "k", "--expires", "2020-01-31")
+    assert outcome.status == 2
+    assert "`elkapi key disable`" in outcome.err
+    assert elkapi("key", "show", "k", "--json").json["expires_at"] == "2099-01-01T00:00:00Z"
 
 
 def test_two_keys_of_one_name_are_told_apart_by_id(elkapi: Elkapi) -> None:
