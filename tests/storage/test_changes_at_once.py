@@ -109,6 +109,16 @@ def test_a_guardrail_that_a_key_is_given_just_now_is_not_removed(admin: Admin) -
     assert refused
 
 
+def test_a_group_that_a_key_is_put_into_just_now_is_not_removed(admin: Admin) -> None:
+    keys.create_key(admin, keys.KeyInput(name="k"))
+    groups.set_group(admin, "g", "1")
+
+    with meeting(admin, "DELETE FROM groups", lambda: keys.edit_key(admin, "k", keys.KeyPatch(group="g"))) as refused:
+        groups.remove_group(admin, "g")
+    assert keys.show_key(admin, "k").row.group in {group.name for group in groups.list_groups(admin)}
+    assert refused
+
+
 def disabled_channel_key(admin: Admin) -> int:
     fields = ChannelFields(name="c", family="openai", base_url="https://example.com", models=("m",))
     (key,) = channels.add_channel(admin, fields, ["sk-1"]).keys

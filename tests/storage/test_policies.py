@@ -7,13 +7,14 @@ from typing import Any
 
 import pytest
 
-from elkapi.admin import groups, guards, keys
+from elkapi.admin import channels, groups, guards, keys
 from elkapi.admin.context import Admin, read_input
 from elkapi.admin.errors import InvalidInput, Missing, Refused
 from elkapi.admin.policies import PolicyFields
 from elkapi.settings import Settings
 from elkapi.snapshot import build_snapshot
 from elkapi.storage import apikey
+from elkapi.storage.repos import audit, versions
 from elkapi.storage.repos import keys as key_rows
 from elkapi.types import NO_POLICY, Guard, Policy, policy_of
 
@@ -181,3 +182,41 @@ def test_a_guardrail_in_use_stays(admin: Admin) -> None:
     assert guards.list_guards(admin) == []
     with pytest.raises(Missing):
         guards.remove_guard(admin, "no-mail")
+
+
+def test_a_group_in_use_stays_and_so_does_the_one_that_is_always_there(admin: Admin) -> None:
+    groups.set_group(admin, "vip", "0.8")
+    for name in ("k", "j", "old"):
+        keys.create_key(admin, keys.KeyInput(name=name, group="vip"))
+    keys.revoke_key(admin, "old")
+    given = channels.ChannelFields(
+        name="c", family="openai", base_url="https://example.com", models=("m",), groups=("default", "vip")
+    )
+    channels.add_channel(admin, given, ["sk-1"])
+    with pytest.raises(Refused, match=r"used by channel 1 \(c\), key 1 \(k\), key 2 \(j\); give"):
+        groups.remove_group(admin, "vip")
+    channels.edit_channel(admin, "c", channels.ChannelFields(groups=("default",)))
+    for name in ("k", "j"):
+        with pytest.raises(Refused, match=name):
+            groups.remove_group(admin, "vip")
+        keys.edit_key(admin, name, keys.KeyPatch(group="default"))
+    with admin.database.read() as connection:
+        before = versions.read(connection)
+    groups.remove_group(admin, "vip")
+    with admin.database.read() as connection:
+        assert versions.read(connection).routing > before.routing
+        assert [row.action for row in audit.newest(connection, limit=1)] == ["group.remove"]
+    assert [row.name for row in groups.list_groups(admin)] == ["default"]
+    assert keys.show_key(admin, "old").row.group == "default"
+    with pytest.raises(Missing):
+        groups.remove_group(admin, "vip")
+    with pytest.raises(Refused, match="it stays"):
+        groups.remove_group(admin, "default")
+
+
+def test_of_many_who_use_a_group_some_are_named(admin: Admin) -> None:
+    groups.set_group(admin, "vip", "1")
+    for number in range(groups.USERS_NAMED_MAX + 2):
+        keys.create_key(admin, keys.KeyInput(name=f"k{number}", group="vip"))
+    with pytest.raises(Refused, match=r"key 5 \(k4\) and 2 more;"):
+        groups.remove_group(admin, "vip")

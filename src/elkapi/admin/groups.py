@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+from sqlalchemy import Connection
+
 from elkapi.admin.context import Admin, check_name
-from elkapi.admin.errors import InvalidInput, Refused
+from elkapi.admin.errors import InvalidInput, Missing, Refused
 from elkapi.admin.policies import PolicyFields, check_guards, merged
 from elkapi.money import RATIO_ONE_MICRO, parse_ratio
-from elkapi.storage.repos import groups
+from elkapi.storage.repos import channels, groups, keys
 from elkapi.storage.repos.groups import GroupRow
+from elkapi.storage.seeds import DEFAULT_GROUP
 
 RATIO_MAX_MICRO = 1_000 * RATIO_ONE_MICRO
+# Of those who use a group that is to go, so many are named.
+USERS_NAMED_MAX = 5
 
 
 def set_group(
@@ -62,3 +67,27 @@ def list_groups(admin: Admin) -> list[GroupRow]:
     """Every group, by name."""
     with admin.database.read() as connection:
         return groups.all_groups(connection)
+
+
+def remove_group(admin: Admin, name: str) -> None:
+    """Remove a group that no channel names and no key is in; revoked ones are in `default` then. Raises Missing,
+    Refused."""
+    if name == DEFAULT_GROUP:
+        raise Refused(f"{name!r} is the group of keys and channels that name none; it stays")
+    with admin.change() as connection:
+        if groups.get_group(connection, name) is None:
+            raise Missing(f"there is no group {name!r}")
+        if users := _users(connection, admin, name):
+            more = f" and {len(users) - USERS_NAMED_MAX} more" if len(users) > USERS_NAMED_MAX else ""
+            raise Refused(
+                f"the group {name!r} is used by {', '.join(users[:USERS_NAMED_MAX])}{more}; give them another first, "
+                "with `elkapi key edit WHICH --group GROUP` and `elkapi channel edit CHANNEL --group GROUP`"
+            )
+        keys.move_revoked(connection, name, DEFAULT_GROUP)
+        groups.remove_group(connection, name, **admin.who())
+
+
+def _users(connection: Connection, admin: Admin, name: str) -> list[str]:
+    rows = channels.view_channels(connection, admin.sealer)
+    named = [f"channel {row.id} ({row.name})" for row in rows if name in row.config.groups]
+    return named + [f"key {id_} ({key})" for id_, key in keys.in_group(connection, name)]

@@ -65,6 +65,17 @@ def list_(as_json: bool) -> None:
     print_table(COLUMNS, [[row[name] for name in COLUMNS] for row in cells], none="no group")
 
 
+@group.command()
+@click.argument("name")
+def remove(name: str) -> None:
+    """Remove a group that no channel names and no key is in any more; it takes revoked keys along into `default`."""
+    from elkapi.admin import groups
+
+    with opened() as admin:
+        groups.remove_group(admin, name)
+    click.echo(f"group {name} is gone")
+
+
 def _shown(row: GroupRow) -> dict[str, Any]:
     ratio = format_ratio(row.ratio_micro)
     return {"name": row.name, "ratio": ratio, "description": row.description, "policy": shown_policy(row.policy)}

@@ -32,7 +32,7 @@ VERBS = {
     ),
     "channel": ("channel", "channel", "upstreams: add, list, show, edit, enable, disable, remove, test, key"),
     "price": ("price", "price", "the price book: set, list, show, history"),
-    "group": ("group", "group", "groups and their price ratios: set, list"),
+    "group": ("group", "group", "groups and their price ratios: set, list, remove"),
     "guard": ("guard", "guard", "guardrails: set, list, show, remove, try"),
     "route": ("route", "route", "where a call would go: explain"),
     "request": ("request", "request", "past calls: show, list"),

@@ -435,6 +435,16 @@ def test_a_missing_group_is_told_with_a_command_that_makes_it(elkapi: Elkapi) ->
     )
 
 
+def test_a_group_goes_when_nobody_is_in_it(elkapi: Elkapi) -> None:
+    elkapi("group", "set", "vip", "--ratio", "0.5")
+    elkapi("key", "create", "--name", "k", "--group", "vip")
+    refused = elkapi("group", "remove", "vip")
+    assert (refused.status, "used by key 1 (k)" in refused.err) == (1, True)
+    elkapi("key", "edit", "k", "--group", "default")
+    assert elkapi("group", "remove", "vip").out == "group vip is gone\n"
+    assert [row["name"] for row in elkapi("group", "list", "--json").json] == ["default"]
+
+
 def test_prices_and_groups(elkapi: Elkapi) -> None:
     elkapi("price", "set", "--model", "m", "--input-per-1m", "0.5", "--cached-per-1m", "0.05", "--output-per-1m", "2")
     elkapi("price", "set", "--model", "m", "--per-call", "0.01")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import msgspec
-from sqlalchemy import Connection, RowMapping, select
+from sqlalchemy import Connection, RowMapping, delete, select
 
 from elkapi.money import format_ratio
 from elkapi.storage import dialect as sql
@@ -51,6 +51,13 @@ def set_group(
     if policy is not None:
         detail["policy"] = msgspec.to_builtins(policy)
     audit.write(connection, now_ns=now_ns, actor=actor, action="group.set", subject=f"group:{name}", detail=detail)
+
+
+def remove_group(connection: Connection, name: str, *, now_ns: int, actor: str) -> None:
+    """Remove a group, with an audit row; whether a key or a channel still names it is the caller's to check."""
+    connection.execute(delete(_groups).where(_groups.c.name == name))
+    versions.bump(connection, routing=True)
+    audit.write(connection, now_ns=now_ns, actor=actor, action="group.remove", subject=f"group:{name}", detail={})
 
 
 def _row(row: RowMapping) -> GroupRow:

@@ -109,6 +109,21 @@ def names_with_guard(connection: Connection, guard: str) -> list[str]:
     return [row.name for row in rows if guard in (policies.read(row.config).guards or ())]
 
 
+def in_group(connection: Connection, group: str) -> list[tuple[int, str]]:
+    """(id, name) of the keys of a group, other than revoked ones."""
+    rows = connection.execute(
+        select(_keys.c.id, _keys.c.name)
+        .where(_keys.c.group == group, _keys.c.revoked_ns.is_(None))
+        .order_by(_keys.c.id)
+    )
+    return [(row.id, row.name) for row in rows]
+
+
+def move_revoked(connection: Connection, group: str, to: str) -> None:
+    """Put the revoked keys of a group into another: their rows stay, and each names a group that there is."""
+    connection.execute(update(_keys).where(_keys.c.group == group, _keys.c.revoked_ns.is_not(None)).values(group=to))
+
+
 def list_keys(connection: Connection, *, limit: int = 1_000, after_id: int = 0) -> list[KeyRow]:
     """Keys in id order, `limit` of them behind `after_id`."""
     query = select(*_SHOWN).where(_keys.c.id > after_id).order_by(_keys.c.id).limit(limit)
