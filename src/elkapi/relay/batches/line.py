@@ -43,8 +43,8 @@ _PASSES = frozenset({429, 500, 502, 503, 504})
 _UNKNOWN = "The outcome of this request is not known: it was cut off while it was carried out. It was not charged."
 _TOO_LARGE = "This request succeeded and was charged, but its answer was too large to keep through a crash."
 _NOT_KEPT = (
-    "This request succeeded and cost nothing, but its answer was not kept: of your answers that cost nothing, as much as "
-    "is kept in a day was kept already."
+    "This request succeeded and cost nothing, but its answer was not kept: of your answers that cost nothing, as much "
+    "as is kept in a day was kept already."
 )
 _FREE = b"x-elkapi-cost-usd: %b\r\n" % format_usd(0).encode()
 
