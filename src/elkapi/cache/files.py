@@ -113,6 +113,8 @@ class _Hand:
                 self._connection = _open(self._path)
             return work(self._connection)
         except (sqlite3.Error, OSError) as error:
+            if self._connection is not None and getattr(error, "sqlite_errorname", "").startswith("SQLITE_CORRUPT"):
+                _empty(self._connection)
             self._close()
             raise StoreDown(str(error)) from error
 
@@ -144,6 +146,16 @@ def _open(path: Path) -> sqlite3.Connection:
             for end in ("-wal", "-shm", ""):
                 path.with_name(path.name + end).unlink(missing_ok=True)
             return _opened(path)
+
+
+def _empty(connection: sqlite3.Connection) -> None:
+    """Begin a damaged file anew where it lies, as others have it open; without a table no page of it is read again."""
+    with contextlib.suppress(sqlite3.Error):
+        connection.execute("PRAGMA writable_schema = ON")
+        connection.execute("DELETE FROM sqlite_master")
+        connection.execute("PRAGMA writable_schema = RESET")
+        connection.execute("VACUUM")
+        connection.executescript(_SCHEMA)
 
 
 def _opened(path: Path) -> sqlite3.Connection:
