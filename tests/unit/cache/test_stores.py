@@ -89,7 +89,7 @@ async def test_a_file_that_is_none_of_ours_is_begun_anew(tmp_path: Path) -> None
     await store.aclose()
 
 
-async def test_a_file_that_was_damaged_is_emptied_by_whoever_meets_it_and_for_all_who_have_it_open(tmp_path: Path) -> None:
+async def test_a_damaged_file_is_emptied_by_whoever_meets_it_for_all_who_have_it_open(tmp_path: Path) -> None:
     def fresh() -> FileStore:
         return FileStore(tmp_path / FILE, Bounds(1_000_000, 500, 100.0), SYSTEM_CLOCK, WAIT_S)
 
@@ -105,8 +105,7 @@ async def test_a_file_that_was_damaged_is_emptied_by_whoever_meets_it_and_for_al
         file.seek(size // 2)
         file.write(os.urandom(size - size // 2))
     with pytest.raises(StoreDown, match="malformed"):
-        for number in range(100):
-            await one.get(name(number))
+        await held(one, range(100))
     for number, store in enumerate((one, other)):
         await store.put(name(100 + number), now_ns, b"kept")
     for store in (one, other):
