@@ -10,7 +10,7 @@ import asyncio
 
 import msgspec
 
-from elkapi.errors import UpstreamError
+from elkapi.errors import NOT_JSON, UpstreamError
 from elkapi.relay.call import Headers
 from elkapi.translate.sse import SseDecoder
 
@@ -26,7 +26,7 @@ def sequence_of(data: bytes, otherwise: int) -> int:
     """The sequence number of an event; `otherwise` where it says none."""
     try:
         said = _numbered.decode(data).sequence_number
-    except msgspec.DecodeError:
+    except NOT_JSON:
         said = None
     return otherwise if said is None else said
 

@@ -11,6 +11,7 @@ from collections.abc import AsyncIterator
 
 import msgspec
 
+from elkapi.errors import NOT_JSON
 from elkapi.relay.background_log import sequence_of
 from elkapi.relay.call import EVENTS, Call
 from elkapi.relay.large import anywhere
@@ -99,6 +100,6 @@ def _is_terminal(frame: bytes) -> bool:
     data = next((one.data for one in SseDecoder().feed(frame) if one.data is not None), b"{}")
     try:
         kind = msgspec.json.decode(data, type=_Kind).type
-    except msgspec.DecodeError:
+    except NOT_JSON:
         return False
     return kind in ("response.completed", "response.incomplete", "response.failed", "error")

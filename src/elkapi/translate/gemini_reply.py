@@ -326,7 +326,7 @@ class Reader:
     def _grounded(self, raw: msgspec.Raw, events: list[Event]) -> None:
         try:
             view = _grounding.decode(raw)
-        except msgspec.DecodeError:
+        except NOT_JSON:
             return
         self._searches = max(self._searches, len(view.webSearchQueries or ()))
         sources = [chunk.web for chunk in view.groundingChunks or ()]
@@ -354,7 +354,7 @@ class Reader:
             self._usage_raw = raw
             try:
                 self._usage = read_gemini_usage(_usage.decode(raw))
-            except msgspec.DecodeError:
+            except NOT_JSON:
                 self._usage = None
             if self._usage is None:
                 events.append(UsageLost())
@@ -408,7 +408,7 @@ def _server_tool(part: _Part, events: list[Event]) -> None:
 def _read_citations(raw: msgspec.Raw) -> list[Citation]:
     try:
         view = _citations.decode(raw)
-    except msgspec.DecodeError:
+    except NOT_JSON:
         return []
     return [Citation(item.uri, item.title) for item in (view.citations or view.citationSources or ())]
 
@@ -416,7 +416,7 @@ def _read_citations(raw: msgspec.Raw) -> list[Citation]:
 def _read_logprobs(raw: msgspec.Raw) -> tuple[TokenLogprob, ...]:
     try:
         view = _logprobs.decode(raw)
-    except msgspec.DecodeError:
+    except NOT_JSON:
         return ()
     tops = [[(item.token, item.logProbability) for item in top.candidates or ()] for top in view.topCandidates or ()]
     return tuple(

@@ -312,7 +312,7 @@ class ResponsesReader:
             return []
         try:
             view = decode_usage(response.usage)
-        except msgspec.DecodeError:
+        except NOT_JSON:
             return []
         usage, tools = read_responses_usage(view), _tool_usage(response.tool_usage)
         searches = self._searches
@@ -337,7 +337,7 @@ def _is_search(action: object) -> bool:
 def _tool_usage(raw: msgspec.Raw) -> ToolUsage:
     try:
         return decode_tool_usage(raw) or ToolUsage()
-    except msgspec.DecodeError:
+    except NOT_JSON:
         return ToolUsage()
 
 

@@ -316,11 +316,22 @@ def test_the_reader_raises_nothing_but_unreadable(data: bytes) -> None:
     [
         b'"content":{"parts":[{"functionCall":{"name":"f","args":{"\xff":1}}}]}',
         b'"content":{"parts":[{"codeExecutionResult":{"output":"\xff"}}]}',
+    ],
+)
+def test_bytes_that_are_no_text_are_unreadable_in_what_was_asked_for(part: bytes) -> None:
+    with pytest.raises(Unreadable):
+        DIALECT.read_reply(b'{"candidates":[{' + part + b',"finishReason":"STOP"}]}')
+
+
+@pytest.mark.parametrize(
+    "beside",
+    [
         b'"groundingMetadata":{"groundingChunks":[{"web":{"uri":"u","title":"\xff"}}]}',
         b'"citationMetadata":{"citations":[{"uri":"\xff"}]}',
         b'"logprobsResult":{"chosenCandidates":[{"token":"\xff"}]}',
     ],
 )
-def test_bytes_that_are_no_text_are_unreadable_wherever_they_stand(part: bytes) -> None:
-    with pytest.raises(Unreadable):
-        DIALECT.read_reply(b'{"candidates":[{' + part + b',"finishReason":"STOP"}]}')
+def test_bytes_that_are_no_text_beside_an_answer_are_left_out(beside: bytes) -> None:
+    candidate = b'{"content":{"parts":[{"text":"hi"}]},' + beside + b',"finishReason":"STOP"}'
+    events = DIALECT.read_reply(b'{"candidates":[' + candidate + b"]}")
+    assert [event for event in events if isinstance(event, ir.TextDelta | ir.Citation)] == [ir.TextDelta("hi")]
