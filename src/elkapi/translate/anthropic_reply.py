@@ -153,6 +153,8 @@ class Reader:
 
     def __init__(self) -> None:
         self._open: dict[int, _Open] = {}
+        # The sources of the text block that is open: Claude tells them before its text, and they follow it here.
+        self._cited: list[Event] = []
         self._calls = 0
         self._stand_in = False
         self._usage = AnthropicUsage()
@@ -194,7 +196,8 @@ class Reader:
         if kind == "signature_delta":
             return [ThinkingSignature(delta.signature, "anthropic")] if delta.signature else []
         if kind == "citations_delta":
-            return _citation(delta.citation)
+            self._cited += _citation(delta.citation)
+            return []
         # A delta of a newer kind (such as compaction): its members belong to the block.
         block = self._open.get(event.index)
         if block is not None:
@@ -215,7 +218,11 @@ class Reader:
     def _start_block(self, event: _Event) -> list[Event]:
         raw = view_of(_block, event.content_block)
         kind = raw.get("type")
-        if kind in ("text", "thinking", "redacted_thinking"):
+        if kind == "text":
+            begun = _events_of(raw)
+            self._cited = [event for event in begun if isinstance(event, Citation)]
+            return begun[: len(begun) - len(self._cited)]
+        if kind in ("thinking", "redacted_thinking"):
             return _events_of(raw)
         call: int | None = None
         events: list[Event] = []
@@ -232,7 +239,8 @@ class Reader:
     def _stop_block(self, index: int) -> list[Event]:
         block = self._open.pop(index, None)
         if block is None:
-            return []
+            cited, self._cited = self._cited, []
+            return cited
         if block.raw.get("type") != "tool_use":
             if block.pieces:
                 block.raw["input"] = _object("".join(block.pieces))
