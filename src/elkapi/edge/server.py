@@ -6,10 +6,14 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import email.utils
+import logging
+import select
+import socket
 import time
 from collections.abc import Awaitable, Callable
-from typing import Any
+from math import inf
 
 from elkapi.edge.connection import Connection
 from elkapi.errors import GatewayError
@@ -20,7 +24,10 @@ from elkapi.upstream.burst import Burst
 
 Handler = Callable[[Call], Awaitable[None]]
 Rejected = Callable[[GatewayError, bytes], tuple[int, Headers, bytes]]
+log = logging.getLogger("elkapi.edge")
+
 SWEEP_EVERY_S = 0.5
+ACCEPT_TOLD_EVERY_S = 60.0
 # What a call that a drain cut off gets to give its hold back.
 CUT_WAIT_S = 3.0
 
@@ -38,21 +45,48 @@ class Server:
         self.descriptors_max = descriptors_for_clients()
         self.burst = Burst()
         self.under_way = 0  # Exchanges that are being answered.
+        self._socket: socket.socket | None = None
+        self._callers = select.poll()
         self._listener: asyncio.Server | None = None
+        self._listening: asyncio.Task[None] | None = None
+        self._accept_told_s = -inf
         self._sweep: asyncio.TimerHandle | None = None
 
-    async def start(self, sock: Any) -> None:
-        """Accept on an already listening socket."""
-        loop = asyncio.get_running_loop()
+    async def start(self, sock: socket.socket) -> None:
+        """Accept on an already listening socket, which is closed when no more are accepted."""
         self._tick()
-        self._listener = await loop.create_server(lambda: Connection(self, loop), sock=sock, backlog=2048)
+        self._socket = sock
+        self._callers.register(sock, select.POLLIN)
+        await self._listen()
+
+    async def _listen(self, taken: socket.socket | None = None) -> None:
+        """Let the loop accept, beside one that was `taken` from the listening socket without it."""
+        loop = asyncio.get_running_loop()
+        # Where there is no descriptor for it, the next sweep tries again.
+        with contextlib.suppress(OSError):
+            if taken is not None:
+                await loop.connect_accepted_socket(self._connection, taken)
+            if self._listener is None and self._socket is not None:
+                # The loop closes what it listens on.
+                self._listener = await loop.create_server(self._connection, sock=self._socket.dup(), backlog=2048)
+        if self.draining:
+            self._stop_listening()
+
+    def _connection(self) -> Connection:
+        return Connection(self, asyncio.get_running_loop())
+
+    def _stop_listening(self) -> None:
+        if self._listener is not None:
+            self._listener.close()
+            self._listener = None
 
     def stop_accepting(self) -> None:
         """Leave the listening socket to others; each connection may finish, or ask once more within DRAIN_IDLE_S."""
         self.draining = True
-        if self._listener:
-            self._listener.close()
-            self._listener = None
+        self._stop_listening()
+        if self._socket is not None:
+            self._socket.close()
+            self._socket = None
         for connection in self.connections:
             connection.close_soon()
 
@@ -80,11 +114,37 @@ class Server:
         self._sweep = asyncio.get_running_loop().call_later(SWEEP_EVERY_S, self._tick)
         self.descriptors_max = descriptors_for_clients()
         self.date = b"date: " + email.utils.formatdate(usegmt=True).encode() + b"\r\n"
+        self._see_accepting()
         now_s = time.monotonic()
         for connection in [c for c in self.connections if c.deadline_s < now_s]:
             connection.overdue()
         for connection in [c for c in self.connections if c.unsent_until_s < now_s]:
             connection.check_writing()
+
+    def _see_accepting(self) -> None:
+        """Stop listening while nobody can be accepted, for want of a descriptor or of memory: the loop would try again
+        at once for as long as somebody waits, and tell nobody."""
+        if self._socket is None or (self._listening is not None and not self._listening.done()):
+            return
+        taken = None
+        try:
+            if self._callers.poll(0):
+                taken, _ = self._socket.accept()
+                taken.setblocking(False)
+        except (BlockingIOError, ConnectionAbortedError):
+            pass  # Somebody else took it, or it left.
+        except OSError as error:
+            self._stop_listening()
+            self._tell_accepting(error)
+            return
+        if taken is not None or self._listener is None:
+            self._listening = asyncio.get_running_loop().create_task(self._listen(taken))
+
+    def _tell_accepting(self, error: OSError) -> None:
+        now_s = time.monotonic()
+        if now_s >= self._accept_told_s + ACCEPT_TOLD_EVERY_S:
+            self._accept_told_s = now_s
+            log.error("accept_failed", extra={"error": str(error), "connections": len(self.connections)})
 
 
 async def _until(holds: Callable[[], bool], within_s: float) -> None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import socket
+import subprocess
+import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
 from math import inf
 from typing import Any
@@ -553,6 +555,50 @@ async def test_the_last_descriptors_are_not_given_to_new_connections(monkeypatch
         reply = await talk(port)
         assert reply.startswith(b"HTTP/1.1 503 ")
         assert code(reply) == "too_many_connections"
+
+
+STARVED = """
+import asyncio, logging, resource, socket, sys, time
+import uvloop
+from elkapi.edge.render import rejected
+from elkapi.edge.server import Server
+from elkapi.settings import Settings
+
+async def handler(call):
+    call.reply.send(200, [], b"served")
+
+async def main():
+    server = Server(handler, rejected, Settings())
+    listening = socket.create_server(("127.0.0.1", 0))
+    listening.setblocking(False)
+    address = listening.getsockname()
+    await server.start(listening)
+    caller = socket.create_connection(address)
+    caller.setblocking(False)
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (4, limits[1]))
+    await asyncio.sleep(1)
+    used_s = time.process_time()
+    await asyncio.sleep(2)
+    used_s = time.process_time() - used_s
+    resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+    for one in (caller, None):
+        reader, writer = await asyncio.open_connection(*(() if one else address), sock=one)
+        writer.write(b"GET / HTTP/1.1\\r\\nhost: a\\r\\nconnection: close\\r\\n\\r\\n")
+        assert (await reader.read()).startswith(b"HTTP/1.1 ")
+        writer.close()
+    print(used_s)
+    await server.drain(5)
+
+logging.basicConfig(stream=sys.stderr, format="%(message)s %(error)s")
+uvloop.run(main())
+"""
+
+
+def test_a_server_that_can_accept_nobody_says_so_once_does_not_spin_and_goes_on() -> None:
+    run = subprocess.run([sys.executable, "-c", STARVED], capture_output=True, text=True, timeout=60)
+    assert float(run.stdout) < 0.5
+    assert run.stderr == "accept_failed [Errno 24] Too many open files\n"
 
 
 async def test_too_many_connections_are_told_so() -> None:
