@@ -260,6 +260,33 @@ async def test_an_answer_larger_than_is_kept_tells_who_follows_it_that_it_failed
     assert not faults
 
 
+@pytest.mark.parametrize("stream", [False, True])
+async def test_g49_a_response_that_is_too_large_to_be_kept_failed_and_is_free(tmp_path: Path, stream: bool) -> None:
+    """Who polls it has nothing of it; what it had cost is our own loss."""
+    async with staged(tmp_path, stored_bytes_max=8000) as stage:
+        asking = asyncio.ensure_future(stage.create(input="x" * 5000, stream=stream))
+        played, long = await stage.call(), b"y" * 6000
+        if stream:
+            *frames, last = frames_of("responses-text")
+            played.begin()
+            for frame in [*frames, last.replace(b"Hello", long)]:
+                played.play(frame)
+            played.end()
+        else:
+            played.answer(msgspec.Raw(msgspec.json.encode(ANSWER).replace(b"Done.", long)))
+        made = await asking
+        told = events(made.text)[-1]["response"] if stream else made.json()
+        found = await stage.until(told["id"], "failed", "completed")
+        assert (found["status"], found["error"]["code"]) == ("failed", "server_error")
+        assert "larger than this gateway keeps" in found["error"]["message"]
+        assert not stream or told == found
+        assert await stage.spent() == 0
+        account = await stage.gate.account(told["id"].replace("resp_", "req_"), stage.key)
+        assert (account["cost_usd"], account["outcome"]) == ("0.00", "upstream_error")
+        ((loss_nano,),) = stage.gate.sql("select loss_nano from requests")
+        assert loss_nano > 0
+
+
 async def test_the_last_event_of_an_answer_that_is_kept_is_told_however_much_came_before_it(stage: Stage) -> None:
     """It repeats the whole answer, and is settled and kept by the time that it is told."""
     *frames, last = frames_of("responses-text")

@@ -14,13 +14,13 @@ from collections.abc import Awaitable
 import msgspec
 
 from elkapi.clock import milliseconds
-from elkapi.errors import BadRequest, ContentBlocked, GatewayError, InsufficientQuota, Unavailable
+from elkapi.errors import BadRequest, ContentBlocked, GatewayError, InsufficientQuota, Unavailable, UpstreamError
 from elkapi.ledger import IdempotencyPending, IdempotencyReplay, available_nano
 from elkapi.pricing.price import cost_nano, quote
 from elkapi.relay.call import Call, to_its_end
 from elkapi.relay.candidates import Candidate, most_nano
 from elkapi.relay.count import count_embedded, count_exactly, count_left, count_locally, estimated
-from elkapi.relay.keep import answer_kept
+from elkapi.relay.keep import NotKept, answer_kept
 from elkapi.relay.note import note
 from elkapi.relay.outcome import Outcome
 from elkapi.relay.plane import DataPlane
@@ -262,7 +262,10 @@ class Hold:
         )
 
     async def settle(self, outcome: Outcome) -> None:
-        """Charge the metered usage; the record and the money are one transaction. Raises Unavailable."""
+        """Charge the metered usage; the record and the money are one transaction.
+
+        Raises Unavailable, and Failed for a background response that cannot be kept, which is then to be resolved.
+        """
         flags = outcome.flags
         usage = outcome.usage
         end = _End("ok", outcome.status, outcome.attempts, outcome.channel, None, outcome.served)
@@ -294,8 +297,15 @@ class Hold:
                 body = None
             reply = StoredReply(self.call.id, outcome.status, tuple(outcome.headers), body)
         stored = None
-        if self.request.keep is not None and (stored := answer_kept(self, outcome, usage)) is None:
-            flags = (*flags, "not_stored")
+        if (keep := self.request.keep) is not None:
+            try:
+                stored = answer_kept(self, outcome, usage)
+            except NotKept as why:
+                if keep.background:
+                    # Its row is all that a caller has of it, and will say that it failed.
+                    self.lost_nano += cost_nano(self.quote, usage, outcome.served)
+                    raise Failed(UpstreamError(str(why)), outcome.attempts, outcome.channel) from None
+                flags = (*flags, "not_stored")
         await self._write(self._charged(end, usage, flags, reply, stored), outcome)
 
     def may_keep(self, answer_bytes: int) -> bool:

@@ -46,6 +46,7 @@ if TYPE_CHECKING:
 _SEALING = frozenset({"openai", "azure"})
 TOO_LARGE = "The answer is larger than this gateway keeps."
 UNREADABLE = "The answer cannot be read."
+NO_ROOM = "As much of this key's calls that cost nothing is kept today as is kept of a day."
 _SEALED = "reasoning.encrypted_content"
 _NOT_IN_CHAT = ("store", "metadata")
 _encode = msgspec.json.encode
@@ -251,29 +252,30 @@ def _record(request: Request, crossing: Crossing) -> None:
 # --- after the call --------------------------------------------------------------------------------------------------
 
 
-def answer_kept(hold: Hold, outcome: Outcome, usage: Usage) -> StoredObject | None:
-    """The row of a whole answer; None when there is none that can be read in it, or more than is kept."""
+class NotKept(Exception):
+    """Why there is no row of an answer, for whoever polls it."""
+
+
+def answer_kept(hold: Hold, outcome: Outcome, usage: Usage) -> StoredObject:
+    """The row of a whole answer. Raises NotKept for one that cannot be read, or that is more than is kept."""
     request = hold.request
     keep = request.keep
     assert keep is not None
     frames = None
     if isinstance(hold.call.reply, FrameLog):
         frames = hold.call.reply.unkept(b"" if outcome.body[:1] == b"{" else outcome.body)
-    row, why_not = None, TOO_LARGE
     try:
         answer = _whole(keep, outcome, usage)
-        if answer is not None:
-            row = stored_row(hold.plane, hold.grant, request, hold.call.id, answer, frames)
+        if answer is None:
+            raise NotKept(TOO_LARGE)
+        row = stored_row(hold.plane, hold.grant, request, hold.call.id, answer, frames)
     except NOT_JSON:
-        why_not = UNREADABLE  # Its caller was sent all of it by now, as it came.
-    if row is not None and len(row.body) <= keep.bytes_max and hold.may_keep(len(row.body)):
-        return row
-    if not isinstance(hold.call.reply, FrameLog):
-        return None
-    # Whoever polls it must learn that nothing will come.
-    return stored_row(
-        hold.plane, hold.grant, request, hold.call.id, hold.call.reply.blank, status="failed", error=why_not
-    )
+        raise NotKept(UNREADABLE) from None
+    if len(row.body) > keep.bytes_max:
+        raise NotKept(TOO_LARGE)
+    if not hold.may_keep(len(row.body)):
+        raise NotKept(NO_ROOM)
+    return row
 
 
 def _whole(keep: Keep, outcome: Outcome, usage: Usage) -> bytes | None:
