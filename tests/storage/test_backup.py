@@ -28,7 +28,7 @@ from elkapi.storage import dialect as sql
 from elkapi.storage.repos import channels as channel_rows
 from elkapi.storage.repos import keys as key_rows
 from elkapi.storage.repos import versions
-from elkapi.storage.secrets import load_secret_key, secret_key_path
+from elkapi.storage.secrets import KEY_BYTES, install_secret_key, load_secret_key, secret_key_path
 
 PLANTED = "sk-planted-provider-secret-0123456789"
 
@@ -231,6 +231,52 @@ def test_rows_that_cannot_be_written_leave_no_secret_key_behind(
     with pytest.raises(Refused):
         backups.restore(elsewhere, tmp_path / "copy", check=refuse, actor="test")
     assert not secret_key_path(elsewhere).exists()
+
+
+def test_a_key_file_that_another_process_makes_at_this_moment_is_neither_taken_for_ours_nor_removed(
+    filled: Admin, elsewhere: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    backups.backup(filled, tmp_path / "copy", with_secret_key=True)
+
+    def second(path: Path, key: bytes) -> bool:
+        assert install_secret_key(path, b"theirs".ljust(KEY_BYTES))
+        return install_secret_key(path, key)
+
+    monkeypatch.setattr(backups, "install_secret_key", second)
+    with pytest.raises(Refused, match="at the same moment"):
+        backups.restore(elsewhere, tmp_path / "copy", check=check_books, actor="test")
+    assert load_secret_key(elsewhere) == b"theirs".ljust(KEY_BYTES)
+    with Admin.open(elsewhere, "test") as opened:
+        assert not keys.list_keys(opened)
+    with pytest.raises(Refused, match="at the same moment"):
+        backups.backup(filled, tmp_path / "another", with_secret_key=True)
+    assert not (tmp_path / "another").exists()
+    assert (tmp_path / "another.secret-key").exists()
+
+
+def test_a_gateway_that_starts_beside_a_restore_keeps_the_key_it_found(
+    filled: Admin, elsewhere: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    backups.backup(filled, tmp_path / "copy", with_secret_key=True)
+    monkeypatch.setattr(sql, "BUSY_TIMEOUT_MS", 60_000)
+
+    def start() -> None:
+        with Admin.open(elsewhere, "test") as opened, opened.change() as connection:
+            keys.ensure_first_key(connection)
+
+    starting = threading.Thread(target=start)
+
+    def then_it_starts(path: Path, key: bytes) -> bool:
+        made = install_secret_key(path, key)
+        starting.start()
+        starting.join(0.3)  # Longer than it takes where nothing keeps it waiting.
+        return made
+
+    monkeypatch.setattr(backups, "install_secret_key", then_it_starts)
+    backups.restore(elsewhere, tmp_path / "copy", check=check_books, actor="test")
+    starting.join()
+    with Admin.open(elsewhere, "test") as restored:
+        assert everything(restored) == everything(filled)
 
 
 def test_a_restore_says_where_it_has_no_room_for_its_copy(

@@ -116,9 +116,7 @@ def restore(
             report = _described(copy, path)
             target = Database.open(settings.effective_database_url, synchronous=settings.sqlite_synchronous)
             try:
-                # The key before the rows: on a disk that fills up in between they would lie there without it.
-                with _key_in(secret_key_path(settings), install_key):
-                    _replace_rows(source, target, settings, check, actor=actor, force=force, clock=clock)
+                _replace_rows(source, target, settings, check, install_key, actor=actor, force=force, clock=clock)
             finally:
                 target.close()
         finally:
@@ -133,6 +131,7 @@ def _replace_rows(
     target: Database,
     settings: Settings,
     check: LedgerCheck,
+    key: bytes | None,
     *,
     actor: str,
     force: bool,
@@ -142,17 +141,20 @@ def _replace_rows(
         sql.lock_for_migration(connection)
         _refuse_unless_free(connection, settings, force=force, clock=clock)
         version = _highest_version(connection)
-        # Tables and not rows are dropped: append-only tables may refuse to forget single rows.
-        schema.metadata.drop_all(connection)
-        with source.read() as reading:
-            _refill(connection, reading, clock)
-            version = max(version, _highest_version(reading))
-        versions.raise_to(connection, version + 1)
-        # Every key counts as changed, so that a process which knew the old rows forgets them.
-        connection.execute(schema.keys.update().values(version=version + 1))
-        now_ns = clock.now_ns()
-        audit.write(connection, now_ns=now_ns, actor=actor, action="backup.restore", subject="installation")
-        check(connection)
+        # The key before the rows: on a disk that fills up in between they would lie there without it. And under their
+        # lock: a gateway that starts meanwhile would seal its own rows with a key that a refusal takes away again.
+        with _key_in(secret_key_path(settings), key):
+            # Tables and not rows are dropped: append-only tables may refuse to forget single rows.
+            schema.metadata.drop_all(connection)
+            with source.read() as reading:
+                _refill(connection, reading, clock)
+                version = max(version, _highest_version(reading))
+            versions.raise_to(connection, version + 1)
+            # Every key counts as changed, so that a process which knew the old rows forgets them.
+            connection.execute(schema.keys.update().values(version=version + 1))
+            now_ns = clock.now_ns()
+            audit.write(connection, now_ns=now_ns, actor=actor, action="backup.restore", subject="installation")
+            check(connection)
 
 
 def _refuse_unless_free(connection: Connection, settings: Settings, *, force: bool, clock: Clock) -> None:
@@ -301,15 +303,19 @@ def _link_new(copy: Path, path: Path) -> None:
 
 @contextmanager
 def _key_in(path: Path, key: bytes | None) -> Iterator[None]:
-    """A key, where there is one, stands in its file while the block runs, and stays when that ends well."""
-    if key is not None:
-        sql.create_private_directory(path.parent)
-    made = key is not None and install_secret_key(path, key)
+    """A key, where there is one, stands in its file while the block runs, and stays when that ends well. Raises Refused
+    for a file that another process just made: it may hold another key, or go with that one's own copy.
+    """
+    if key is None:
+        yield
+        return
+    sql.create_private_directory(path.parent)
+    if not install_secret_key(path, key):
+        raise Refused(f"{path} was made by another process at the same moment; try again")
     try:
         yield
     except BaseException:
-        if made:
-            path.unlink(missing_ok=True)
+        path.unlink(missing_ok=True)
         raise
 
 
