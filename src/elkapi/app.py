@@ -29,6 +29,13 @@ from elkapi.supervisor import ORDER_VARIABLE, Supervisor, listen, tell
 from elkapi.types import SANDBOX_KEY
 
 GC_ALLOCATIONS = 20_000
+# What a system refuses for reasons of its own: a disk that is full, broken or read-only, a folder of another user, ...
+NOT_OURS = frozenset(
+    {
+        *(errno.EACCES, errno.EDQUOT, errno.EIO, errno.ENOSPC, errno.EPERM, errno.EROFS),
+        *(errno.EMFILE, errno.ENFILE, errno.ENOMEM),
+    }
+)
 SAMPLE_INPUT = "The food was delicious and the waiter..."
 
 
@@ -320,16 +327,16 @@ def main(arguments: list[str]) -> int:
     die_with_parent()
     role = arguments[0]
     order = msgspec.json.decode(os.environ.pop(ORDER_VARIABLE), type=WorkerOrder)
-    if role == "prepare":
-        sys.stdout.buffer.write(msgspec.json.encode(prepare(order.settings)))
-        return 0
     listening = socket.socket(fileno=int(arguments[1])) if len(arguments) > 1 else None
     if listening is not None:
         listening.setblocking(False)
     try:
+        if role == "prepare":
+            sys.stdout.buffer.write(msgspec.json.encode(prepare(order.settings)))
+            return 0
         run_role(role, order, listening, int(arguments[2]) if len(arguments) > 2 else None)
     except (Unavailable, OSError) as error:
-        if isinstance(error, OSError) and error.errno != errno.ENOSPC:
+        if isinstance(error, OSError) and error.errno not in NOT_OURS:
             raise
         # No fault of ours, and said again at each try to start it: in one line.
         tell(sys.stderr, f"elkapi: {role} cannot start: {to_operator(error)}\n")

@@ -227,11 +227,11 @@ class NoPrice(Unavailable):
 def to_operator(error: Exception) -> str:
     """The message for whoever runs the gateway: the notes that the error was given, else what callers see.
 
-    An error that is not the gateway's own is shown as it is.
+    An error that is not the gateway's own is shown as it is; one of the system with the file that it is about.
     """
     if notes := getattr(error, "__notes__", ()):
         return "; ".join(notes)
     if not isinstance(error, GatewayError):
-        return repr(error)
+        return str(error) if isinstance(error, OSError) and error.strerror else repr(error)
     cause = error.__cause__
     return error.message if cause is None else f"{error.message} ({type(cause).__name__})"

@@ -68,7 +68,9 @@ def unavailable() -> Exception:
     ("error", "said"),
     [
         (unavailable(), "the database cannot be used: connection refused"),
-        (OSError(errno.ENOSPC, "No space left on device"), "OSError(28, 'No space left on device')"),
+        (OSError(errno.ENOSPC, "No space left on device"), "[Errno 28] No space left on device"),
+        (OSError(errno.EROFS, "Read-only file system", "/d/new.1"), "[Errno 30] Read-only file system: '/d/new.1'"),
+        (OSError(errno.EIO, "Input/output error"), "[Errno 5] Input/output error"),
     ],
 )
 def test_a_role_whose_database_or_disk_is_not_to_be_had_says_so_in_one_line(
@@ -78,10 +80,12 @@ def test_a_role_whose_database_or_disk_is_not_to_be_had_says_so_in_one_line(
         raise error
 
     order = WorkerOrder(settings=Settings(data_dir=str(tmp_path)))
-    monkeypatch.setenv(ORDER_VARIABLE, msgspec.json.encode(order).decode())
     monkeypatch.setattr(app, "run_role", run)
-    assert app.main(["control"]) == 1
-    assert capfd.readouterr().err == f"elkapi: control cannot start: {said}\n"
+    monkeypatch.setattr(app, "prepare", run)
+    for role in ("control", "prepare"):
+        monkeypatch.setenv(ORDER_VARIABLE, msgspec.json.encode(order).decode())
+        assert app.main([role]) == 1
+        assert capfd.readouterr().err == f"elkapi: {role} cannot start: {said}\n"
 
 
 def test_the_first_key_is_shown_once_where_all_is_ready(

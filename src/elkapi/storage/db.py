@@ -131,6 +131,8 @@ class Database:
             return ""
         if (left := disk.f_bavail * disk.f_frsize) < SPARE_BYTES:
             return f"; the disk of {file} has {left} bytes left"
+        if disk.f_flag & os.ST_RDONLY:
+            return f"; the disk of {file} is mounted read-only"
         shut = next((place for place in (file.parent, file) if not os.access(place, os.R_OK | os.W_OK)), None)
         return "" if shut is None else f"; this user may not write to {shut}"
 

@@ -388,6 +388,10 @@ def test_a_database_that_cannot_be_used_is_told_in_its_drivers_words(
         disk.setattr("elkapi.storage.db.os.statvfs", lambda _: full)
         said = f"file is not a database; the disk of {file} has 12288 bytes left\n"
         assert elkapi("key", "list").err == f"elkapi: the database cannot be used: {said}"
+    read_only = os.statvfs_result((4096, 4096, 10**6, 10**6, 10**6, 0, 0, 0, os.ST_RDONLY, 255))
+    with monkeypatch.context() as disk:
+        disk.setattr("elkapi.storage.db.os.statvfs", lambda _: read_only)
+        assert elkapi("key", "list").err.endswith(f"; the disk of {file} is mounted read-only\n")
     with monkeypatch.context() as shut:
         shut.setattr("elkapi.storage.db.os.access", lambda *_: False)
         said = f"file is not a database; this user may not write to {file.parent}\n"
