@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import logging
 import os
 import sqlite3
 import threading
@@ -16,7 +17,7 @@ import pytest
 
 from elkapi.clock import ManualClock
 from elkapi.errors import Unavailable
-from elkapi.ledger import Boot, ThreadLedger, balance, check
+from elkapi.ledger import Boot, ThreadLedger, balance, check, checkpoint
 from elkapi.ledger import books as books_module
 from elkapi.ledger import writer as writer_module
 from elkapi.ledger.books import Books
@@ -201,8 +202,6 @@ async def test_the_loop_writes_only_while_transactions_are_measured_to_be_fast()
 async def test_the_write_ahead_log_begins_anew_under_load(
     sqlite: Installation, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from elkapi.ledger import checkpoint
-
     monkeypatch.setattr(checkpoint, "LOG_BYTES_BEGIN_ANEW", 200 * SQLITE_PAGE_BYTES)
     monkeypatch.setattr(checkpoint, "LOOK_EVERY_S", 0.02)
     account = funded_account(sqlite.database, 10**6)
@@ -220,8 +219,12 @@ async def test_the_write_ahead_log_begins_anew_under_load(
     await ledger.aclose()
 
 
-async def test_a_checkpoint_that_fails_is_tried_again(sqlite: Installation) -> None:
-    failures = iter([OSError("no"), None])
+async def test_a_checkpoint_that_fails_is_tried_again_and_told_once(
+    sqlite: Installation, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(checkpoint, "LOOK_EVERY_S", 0.01)
+    caplog.set_level(logging.INFO, logger="elkapi.ledger")
+    failures = iter([OSError("no"), OSError("no"), OSError("no"), None])
     made = threading.Event()
 
     def connect():  # type: ignore[no-untyped-def]
@@ -234,7 +237,12 @@ async def test_a_checkpoint_that_fails_is_tried_again(sqlite: Installation) -> N
     checkpointer = Checkpointer(connect, threading.Lock())
     checkpointer.start()
     assert await asyncio.to_thread(made.wait, 10)
+    await until(lambda: len(caplog.messages) == 2)
     await asyncio.to_thread(checkpointer.stop)
+    assert caplog.messages == [
+        "the write-ahead log cannot be moved into the database: OSError('no')",
+        "the write-ahead log is moved again, after 3 failures",
+    ]
 
 
 class LosesAnAnswer:

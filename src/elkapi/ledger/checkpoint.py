@@ -13,9 +13,13 @@ import threading
 from collections.abc import Callable
 from typing import Any
 
+from elkapi.clock import doubled_s
+
 log = logging.getLogger("elkapi.ledger")
 
 LOOK_EVERY_S = 0.25
+# While it fails, as on a full disk.
+RETRY_MAX_S = 15.0
 # Commits are kept out only for the few pages that came meanwhile.
 LOG_BYTES_BEGIN_ANEW = 32 << 20
 
@@ -38,13 +42,19 @@ class Checkpointer:
         self._thread.join()
 
     def _run(self) -> None:
-        connection = None
-        while not self._stop.wait(LOOK_EVERY_S):
+        connection, failures = None, 0
+        while not self._stop.wait(doubled_s(LOOK_EVERY_S, failures + 1, RETRY_MAX_S)):
             try:
                 connection = connection or self._open_connection()
                 self._look(connection)
             except Exception as error:
-                log.warning("the write-ahead log could not be moved: %r", error)
+                failures += 1
+                if failures == 1:
+                    log.warning("the write-ahead log cannot be moved into the database: %r", error)
+            else:
+                if failures:
+                    log.info("the write-ahead log is moved again, after %d failures", failures)
+                failures = 0
         if connection is not None:
             with contextlib.suppress(Exception):
                 connection.close()
