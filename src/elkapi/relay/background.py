@@ -11,7 +11,7 @@ import traceback
 
 import msgspec
 
-from elkapi.errors import BadRequest, GatewayError, Unavailable
+from elkapi.errors import BadRequest, GatewayError, RateLimited, Unavailable
 from elkapi.ids import request_id_text
 from elkapi.relay.background_calls import Running
 from elkapi.relay.background_log import FrameLog
@@ -22,7 +22,7 @@ from elkapi.relay.fallback import answer
 from elkapi.relay.follow import follow
 from elkapi.relay.guarding import guarding_of
 from elkapi.relay.hold import Hold
-from elkapi.relay.keep import ours_of, stored_row
+from elkapi.relay.keep import NO_ROOM, ours_of, stored_row, without_input
 from elkapi.relay.outcome import Outcome
 from elkapi.relay.plane import DataPlane
 from elkapi.relay.read import Request
@@ -81,6 +81,7 @@ class _Work:
         self.running = Running(grant.key_id, self.log, self._keep_frames)
         # Frames come into the tables before the end that follows them, however long they take to seal.
         self._keeping = asyncio.Lock()
+        self.hold: Hold | None = None
         self.row: StoredObject
         self.admitted: asyncio.Future[StoredReply | None] = asyncio.get_running_loop().create_future()
 
@@ -101,21 +102,20 @@ class _Work:
     async def _run(self) -> None:
         plane, grant, request, call = self.plane, self.grant, self.request, self.call
         lease = plane.limits.key(grant.key_id, self.policy, request.facts.upper.input_tokens)
-        hold: Hold | None = None
         try:
             guarding = None
             if self.policy.guards:
                 guarding = await guarding_of(plane, self.snapshot, self.policy, grant, request, call)
                 self.request = request = guarding.request
             among = candidates(plane, self.snapshot, grant, self.policy, request, call)  # 4, 5
-            hold = Hold(plane, call, grant, among)
+            self.hold = hold = Hold(plane, call, grant, among)
             if guarding is not None:
                 await guarding.admit(hold)
             if (stored := await hold.reserve()) is not None:  # 6
                 self.admitted.set_result(stored)
                 return
             try:
-                await self._admit()
+                await self._admit(hold)
                 outcome = await answer(plane, hold, self.policy, call)  # 7
                 if guarding is not None:
                     await guarding.release(hold, outcome)
@@ -125,9 +125,9 @@ class _Work:
                 raise
             outcome.finish(call.reply)
         finally:
-            lease.release(0 if hold is None else hold.tokens)
+            lease.release(0 if self.hold is None else self.hold.tokens)
 
-    async def _admit(self) -> None:
+    async def _admit(self, hold: Hold) -> None:
         row = stored_row(
             self.plane,
             self.grant,
@@ -140,6 +140,8 @@ class _Work:
         self.row = row
         if len(row.body) > self.plane.settings.stored_bytes_max:
             raise BadRequest("The input is larger than this gateway keeps of a background response.", param="input")
+        if not hold.may_keep(len(row.body)):
+            raise RateLimited(NO_ROOM, retry_after_s=self.plane.free_kept.until_next_day_s())
         try:
             await self.plane.ledger.keep(row)
         except BaseException:
@@ -183,6 +185,7 @@ class _Work:
         await to_its_end(self._failure_kept(error, told))
 
     async def _failure_kept(self, error: BaseException, told: GatewayError) -> None:
+        """Its row says why. One that failed is free; where there is no room for more of such, its input is not kept."""
         log = self.log
         answer = _failed(log.blank, told)
         farewell = error.farewell if isinstance(error, Failed) else b""
@@ -200,6 +203,10 @@ class _Work:
                     status="failed",
                     error=told.message,
                 )
+                hold = self.hold
+                freed = hold is not None and hold.held_nano > 0 and not hold.charge_nano
+                if freed and not self.plane.free_kept.take(self.grant.key_id, len(row.body) + log.size_bytes):
+                    row = without_input(row)
                 await self.plane.ledger.keep(row)
         except Unavailable as trouble:
             self.plane.log.write(

@@ -39,6 +39,7 @@ class FrameLog:
         self.common = b""
         self.blank = blank
         self.frames: list[bytes] = []
+        self.size_bytes = 0
         self.kept = 0
         self.ended = False
         self._decoder = SseDecoder()
@@ -85,6 +86,7 @@ class FrameLog:
         self._wake()
 
     def _add(self, chunk: bytes) -> None:
+        self.size_bytes += len(chunk)
         fresh = [frame.raw for frame in self._decoder.feed(chunk) if frame.data is not None]
         if fresh:
             self.frames += fresh

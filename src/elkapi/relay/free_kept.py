@@ -19,7 +19,7 @@ class FreeKept:
         self._taken: dict[int, int] = {}
 
     def take(self, key_id: int, answer_bytes: int) -> bool:
-        """Whether an answer of so many bytes may be kept; it counts from now on."""
+        """Whether so many bytes of an answer, or of what was asked, may be kept; they count from now on."""
         day = self._clock.now_ns() // DAY_NS
         if day != self._day:
             self._day, self._taken = day, {}
@@ -28,3 +28,7 @@ class FreeKept:
             return False
         self._taken[key_id] = taken
         return True
+
+    def until_next_day_s(self) -> int:
+        """Seconds until every key has all of its room again."""
+        return 1 + (DAY_NS - self._clock.now_ns() % DAY_NS) // 1_000_000_000

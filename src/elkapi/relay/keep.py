@@ -258,12 +258,12 @@ class NotKept(Exception):
 
 def answer_kept(hold: Hold, outcome: Outcome, usage: Usage) -> StoredObject:
     """The row of a whole answer. Raises NotKept for one that cannot be read, or that is more than is kept."""
-    request = hold.request
+    request, log = hold.request, hold.call.reply
     keep = request.keep
     assert keep is not None
-    frames = None
-    if isinstance(hold.call.reply, FrameLog):
-        frames = hold.call.reply.unkept(b"" if outcome.body[:1] == b"{" else outcome.body)
+    frames, last = None, b"" if outcome.body[:1] == b"{" else outcome.body
+    if isinstance(log, FrameLog):
+        frames = log.unkept(last)
     try:
         answer = _whole(keep, outcome, usage)
         if answer is None:
@@ -273,7 +273,9 @@ def answer_kept(hold: Hold, outcome: Outcome, usage: Usage) -> StoredObject:
         raise NotKept(UNREADABLE) from None
     if len(row.body) > keep.bytes_max:
         raise NotKept(TOO_LARGE)
-    if not hold.may_keep(len(row.body)):
+    # What was asked for in the background counts since it began.
+    size_bytes = len(answer) + log.size_bytes + len(last) if isinstance(log, FrameLog) else len(row.body)
+    if not hold.may_keep(size_bytes):
         raise NotKept(NO_ROOM)
     return row
 
@@ -332,6 +334,12 @@ def stored_row(
         finishes=keep.background and worker is None,
         frames=frames,
     )
+
+
+def without_input(row: StoredObject) -> StoredObject:
+    """The row of an answer of which nothing more is kept."""
+    kept = stored.kept_decoder.decode(row.body)
+    return msgspec.structs.replace(row, body=_encode(msgspec.structs.replace(kept, input=msgspec.Raw(b"[]"))))
 
 
 class _State(msgspec.Struct):
