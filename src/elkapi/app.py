@@ -15,6 +15,7 @@ import signal
 import socket
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import msgspec
@@ -52,7 +53,9 @@ def serve(settings: Settings, role: Role | None = None) -> int:
         return _serve_one(settings, role)
     # Until there are workers to replace, a request to replace them has nothing to do; it would end the start.
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
-    with _only_here(settings), contextlib.ExitStack() as unless_ready:
+    # A second supervisor would take over the first one's sockets.
+    taken = f"another elkapi already runs with the data directory {settings.data_path}"
+    with _only_here(settings.data_path / "serve.lock", taken), contextlib.ExitStack() as unless_ready:
         metrics.prepare(settings.metrics_path, fresh=True)
         found = _prepared(settings)
         unless_ready.callback(_tell_first_key, found)
@@ -93,22 +96,18 @@ def _helpers(settings: Settings, found: Preparation) -> tuple[tuple[str, bool], 
     )
 
 
-class _only_here:
-    """One supervisor per data directory: a second one would take over the first one's sockets."""
-
-    def __init__(self, settings: Settings) -> None:
-        self._path = settings.data_path / "serve.lock"
-
-    def __enter__(self) -> None:
-        self._file = os.open(self._path, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
+@contextlib.contextmanager
+def _only_here(path: Path, taken: str) -> Iterator[None]:
+    """Hold a lock file of the data directory, which the kernel frees with the process. Raises StartError(taken)."""
+    file = os.open(path, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
+    try:
         try:
-            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
-            os.close(self._file)
-            raise StartError(f"another elkapi already runs with the data directory {self._path.parent}") from None
-
-    def __exit__(self, *_: object) -> None:
-        os.close(self._file)
+            raise StartError(taken) from None
+        yield
+    finally:
+        os.close(file)
 
 
 # Before the first process: schema, first key, what is installed
@@ -237,9 +236,19 @@ def _welcome(settings: Settings, port: int, found: Preparation) -> str:
 
 
 def _serve_one(settings: Settings, role: Role) -> int:
-    # It would take the socket over, and take it along when it ends. The ledger waits for its turn by itself.
-    if role not in ("worker", "ledger") and answers(settings.socket_path(role)):
-        raise StartError(f"{role} already runs with the data directory {settings.data_path}")
+    # There are many workers, and the ledger waits for its turn by itself.
+    if role in ("worker", "ledger"):
+        return _serve_role(settings, role)
+    # It would take the socket over, and take it along when it ends: also where it just finishes its calls, and no
+    # longer listens.
+    taken = f"{role} already runs with the data directory {settings.data_path}"
+    with _only_here(settings.data_path / f"{role}.lock", taken):
+        if answers(settings.socket_path(role)):  # A supervisor's.
+            raise StartError(taken)
+        return _serve_role(settings, role)
+
+
+def _serve_role(settings: Settings, role: Role) -> int:
     found = _prepared(settings)
     _tell_first_key(found)
     order = WorkerOrder(settings=settings, bundled=found.bundled, sandbox_models=found.sandbox_models)

@@ -16,7 +16,7 @@ import pytest
 from elkapi import app
 from elkapi.app import StartError, prepare
 from elkapi.errors import Unavailable
-from elkapi.roles import Preparation, WorkerOrder
+from elkapi.roles import Preparation, Role, WorkerOrder
 from elkapi.settings import Settings
 from elkapi.storage import dialect as sql
 from elkapi.supervisor import ORDER_VARIABLE
@@ -109,6 +109,25 @@ def test_the_first_key_is_shown_by_a_role_that_is_started_alone(
     monkeypatch.setattr(app, "run_role", lambda *_: None)
     assert app.serve(new_installation, "control") == 0
     assert "sk-first" in capfd.readouterr().out
+
+
+@pytest.mark.parametrize("role", ["models", "chat", "control", "sandbox"])
+def test_a_role_is_not_started_beside_one_that_does_not_listen_yet_or_any_more(
+    new_installation: Settings, monkeypatch: pytest.MonkeyPatch, role: Role
+) -> None:
+    """It would have its socket's name taken away by the other one's end, and serve nobody."""
+    ran = []
+
+    def run(*_: object) -> None:
+        ran.append(role)
+        if len(ran) == 1:
+            with pytest.raises(StartError, match=f"{role} already runs"):
+                app.serve(new_installation, role)
+
+    monkeypatch.setattr(app, "run_role", run)
+    assert app.serve(new_installation, role) == 0
+    assert app.serve(new_installation, role) == 0
+    assert len(ran) == 2
 
 
 def test_what_a_worker_that_is_started_alone_fails_by_is_not_taken_for_its_port(
