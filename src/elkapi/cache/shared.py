@@ -69,7 +69,6 @@ class RedisStore:
             max_connections=CONNECTIONS_MAX,
             retry=Retry(NoBackoff(), 0),
         )
-        self._put = self._redis.register_script(_PUT)
 
     async def get(self, name: bytes) -> bytes | None:
         """The sealed answer, or None. Raises StoreDown."""
@@ -86,7 +85,8 @@ class RedisStore:
         too_old_ms = self._clock.now_ns() // 1_000_000 - age_ms
         given: list[Any] = [PREFIX, name, sealed, len(sealed), created_ms, too_old_ms, max(1, age_ms)]
         given += [bounds.bytes_max, bounds.entries_max]
-        await self._asked(lambda: self._put(keys=[AGES, SIZES, TOTAL], args=given), PUT_WAIT_S)
+        # Whole each time, and not by its hash: a server may forget it between being told and being asked.
+        await self._asked(lambda: self._redis.eval(_PUT, 3, AGES, SIZES, TOTAL, *given), PUT_WAIT_S)
 
     async def _asked(self, question: Callable[[], Awaitable[Any]], wait_s: float) -> Any:
         if self._clock.monotonic_s() < self._down_until_s:

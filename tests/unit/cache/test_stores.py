@@ -213,6 +213,25 @@ async def test_a_store_that_cannot_be_used_costs_misses_and_a_flood_is_not_kept(
     await answers.aclose()
 
 
+async def test_a_redis_keeps_answers_whatever_it_forgets_and_for_who_may_load_nothing(redis_url: str) -> None:
+    """As another server does that takes over, and a proxy that sends what is loaded to one of several."""
+    bounds = Bounds(bytes_max=1000, entries_max=5, age_s_max=100.0)
+    theirs = RedisStore(redis_url, bounds, SYSTEM_CLOCK, WAIT_S)
+    ours = RedisStore(redis_url.replace("redis://", "redis://plain:any@"), bounds, SYSTEM_CLOCK, WAIT_S)
+    server = theirs._redis
+    await server.flushdb()
+    await server.execute_command("ACL", "SETUSER", "plain", "on", "nopass", "~*", "+@all", "-script")
+    try:
+        for number in range(2):
+            await server.script_flush()
+            await ours.put(name(number), SYSTEM_CLOCK.now_ns(), b"x")
+        assert await held(theirs, range(2)) == [0, 1]
+    finally:
+        await ours.aclose()
+        await server.execute_command("ACL", "DELUSER", "plain")
+        await theirs.aclose()
+
+
 async def test_a_redis_that_cannot_be_used_is_told_once_in_a_while(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
