@@ -109,7 +109,9 @@ class Guarded(Translated):
         if isinstance(event, ServerToolPart):
             return [msgspec.structs.replace(event, raw=leaves(event.raw, self._checked))]
         if isinstance(event, Citation):
-            return [Citation(event.url, self._checked(event.title), self._checked(event.quoted))]
+            # What is masked may be longer or shorter than it was, so places are none any more.
+            words = {name: self._checked(getattr(event, name)) for name in ("title", "quoted")}
+            return [msgspec.structs.replace(event, **words, span=None)]
         return [*self._rest(), event] if isinstance(event, Finish) else [event]
 
     def _text(self, event: TextDelta | RefusalDelta | ThinkingDelta) -> list[Event]:

@@ -28,6 +28,7 @@ from elkapi.translate.chat_views import (
     ToolPiece,
     in_band_error,
     look,
+    span_of,
 )
 from elkapi.translate.dialect import Unreadable, view_of
 from elkapi.translate.ir import (
@@ -173,9 +174,10 @@ class ChatReader:
 
     def _annotations(self, raw: msgspec.Raw, events: list[Event]) -> None:
         for row in look(ANNOTATIONS, raw) or ():
-            if row.url_citation is not None:
-                self._cited.add(row.url_citation.url)
-                events.append(Citation(row.url_citation.url, row.url_citation.title or ""))
+            if (found := row.url_citation) is not None:
+                self._cited.add(found.url)
+                span = span_of(found.start_index, found.end_index)
+                events.append(Citation(found.url, found.title or "", span=span))
 
     def _blocks(self, raw: msgspec.Raw, events: list[Event]) -> None:
         """Signatures and opaque passages; the text comes from `reasoning_content` where there is one."""

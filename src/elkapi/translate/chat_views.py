@@ -136,6 +136,8 @@ class _Block(msgspec.Struct):
 class _UrlCitation(msgspec.Struct):
     url: str
     title: str | None = None
+    start_index: Any = None
+    end_index: Any = None
 
 
 class _Annotation(msgspec.Struct):
@@ -176,6 +178,12 @@ def look(decoder: msgspec.json.Decoder[T], raw: msgspec.Raw) -> T | None:
         return decoder.decode(raw)
     except NOT_JSON:
         return None
+
+
+def span_of(start: Any, end: Any, offset: int = 0) -> tuple[int, int] | None:
+    """Where a source's words stand in a text that begins at `offset`; None where it is not said, as by zeros."""
+    told = isinstance(start, int) and isinstance(end, int) and 0 <= start <= end > 0
+    return (start + offset, end + offset) if told else None
 
 
 def in_band_error(view: Chunk, told: bool = False) -> Failure | None:

@@ -104,15 +104,13 @@ class _Answer:
         return {"index": self.images - 1} | image_row(Image(data=event.data, media_type=event.media_type))
 
     def cite(self, event: Citation) -> None:
-        """Note a source. Its text begins where that of the sources at the last other place ended, and ends here."""
+        """Note a source. Where it does not say of which words, they begin where those of the sources at the last other
+        place ended, and end here.
+        """
         if self.text_chars != self._cited_to:
             self._cited_from, self._cited_to = self._cited_to, self.text_chars
-        row = {
-            "url": event.url,
-            "title": event.title,
-            "start_index": self._cited_from,
-            "end_index": self._cited_to,
-        }
+        start, end = event.span or (self._cited_from, self._cited_to)
+        row = {"url": event.url, "title": event.title, "start_index": start, "end_index": end}
         self.annotations.append({"type": "url_citation", "url_citation": row})
 
     def reason(self) -> str:

@@ -310,11 +310,16 @@ class ImageOut(msgspec.Struct, frozen=True, gc=False):
 
 
 class Citation(msgspec.Struct, frozen=True):
-    """A source of the text before it."""
+    """A source of the text before it.
+
+    `span` is where the words that it is of stand in all of the answer's text, from and to, in characters, where it is
+    told.
+    """
 
     url: str
     title: str = ""
     quoted: str = ""
+    span: tuple[int, int] | None = None
 
 
 class UsageSeen(msgspec.Struct, frozen=True):

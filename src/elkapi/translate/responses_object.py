@@ -100,10 +100,15 @@ def logprob_rows(logprobs: tuple[TokenLogprob, ...]) -> list[dict[str, Any]]:
     ]
 
 
-def annotation(citation: Citation, text: str) -> dict[str, Any]:
-    """A source at the place of the words it is quoted for, or at the end of the text so far."""
-    start = text.rfind(citation.quoted) if citation.quoted else -1
-    place = (start, start + len(citation.quoted)) if start >= 0 else (len(text), len(text))
+def annotation(citation: Citation, text: str, before: int) -> dict[str, Any]:
+    """A source at the place of the words it is of, or at the end of the part's text so far; `before`: characters of
+    the answer's text that stand in earlier parts.
+    """
+    place = (len(text), len(text))
+    if citation.span is not None and citation.span[0] >= before:
+        place = (citation.span[0] - before, citation.span[1] - before)
+    elif citation.quoted and (start := text.rfind(citation.quoted)) >= 0:
+        place = (start, start + len(citation.quoted))
     return {
         "type": "url_citation",
         "url": citation.url,

@@ -12,6 +12,7 @@ from typing import Any
 import msgspec
 
 from elkapi.errors import NOT_JSON
+from elkapi.translate.chat_views import span_of
 from elkapi.translate.dialect import Unreadable
 from elkapi.translate.ir import (
     Citation,
@@ -111,6 +112,9 @@ class ResponsesReader:
         self._signatures: dict[str, Sealed] = {}
         self._refused = False
         self._searches = 0
+        # The length of the answer's text, and where that of its latest part began.
+        self._chars = 0
+        self._part_from = 0
 
     def feed(self, frame: Frame) -> list[Event]:
         data = frame.data
@@ -120,6 +124,7 @@ class ResponsesReader:
             # The common event first.
             if frame.event == b"response.output_text.delta":
                 view = decode_text(data)
+                self._chars += len(view.delta)
                 return [TextDelta(view.delta, _logprobs(view.logprobs) if view.logprobs else ())]
             handler = _HANDLERS.get(frame.event)
             if handler is None:
@@ -170,6 +175,10 @@ class ResponsesReader:
         known = self._kinds.setdefault(view.output_index, "summary")
         return [ThinkingDelta(SUMMARY_BREAK)] if view.summary_index > 0 and known == "summary" else []
 
+    def _part(self, _data: bytes) -> list[Event]:
+        self._part_from = self._chars
+        return []
+
     def _arguments(self, data: bytes) -> list[Event]:
         view = decode_indexed(data)
         index = self._calls.get(view.output_index)
@@ -180,7 +189,7 @@ class ResponsesReader:
 
     def _annotation(self, data: bytes) -> list[Event]:
         found = decode_annotation(data).annotation
-        return _citations([found]) if found else []
+        return _citations([found], self._part_from) if found else []
 
     # --- items
 
@@ -188,6 +197,7 @@ class ResponsesReader:
         view = decode_item_event(data)
         self._seen.add(view.output_index)
         item = decode_item(view.item)
+        self._part_from = self._chars
         if item.type in ("function_call", "custom_tool_call"):
             return [self._call(view.output_index, item)]
         return []
@@ -240,7 +250,8 @@ class ResponsesReader:
                 yield RefusalDelta(part.refusal)
             elif part.text:
                 yield TextDelta(part.text, _logprobs(part.logprobs) if part.logprobs else ())
-                yield from _citations(part.annotations or [])
+                yield from _citations(part.annotations or [], self._chars)
+                self._chars += len(part.text)
 
     def _reasoning(self, item: ItemView, told: bool) -> Iterable[Event]:
         sealed = unseal(item.encrypted_content)
@@ -368,8 +379,13 @@ def _logprobs(rows: list[LogprobView]) -> tuple[TokenLogprob, ...]:
     )
 
 
-def _citations(rows: list[AnnotationView]) -> list[Event]:
-    return [Citation(row.url, row.title or "") for row in rows if row.type == "url_citation" and row.url]
+def _citations(rows: list[AnnotationView], offset: int) -> list[Event]:
+    """The sources of a text that begins at `offset` of the answer's."""
+    return [
+        Citation(row.url, row.title or "", span=span_of(row.start_index, row.end_index, offset))
+        for row in rows
+        if row.type == "url_citation" and row.url
+    ]
 
 
 _HANDLERS: dict[bytes, Callable[[ResponsesReader, bytes], list[Event]]] = {
@@ -378,6 +394,7 @@ _HANDLERS: dict[bytes, Callable[[ResponsesReader, bytes], list[Event]]] = {
     b"response.reasoning_summary_text.delta": ResponsesReader._summary,
     b"response.reasoning_text.delta": ResponsesReader._thought,
     b"response.reasoning_summary_part.added": ResponsesReader._summary_part,
+    b"response.content_part.added": ResponsesReader._part,
     b"response.refusal.delta": ResponsesReader._refusal,
     b"response.output_text.annotation.added": ResponsesReader._annotation,
     b"response.output_item.added": ResponsesReader._added,
@@ -395,7 +412,6 @@ _HANDLERS: dict[bytes, Callable[[ResponsesReader, bytes], list[Event]]] = {
 _SILENT = frozenset(
     f"response.{name}".encode()
     for name in (
-        "content_part.added",
         "content_part.done",
         "output_text.done",
         "refusal.done",

@@ -60,6 +60,8 @@ class AnnotationView(msgspec.Struct):
     type: str = ""
     url: str | None = None
     title: str | None = None
+    start_index: Any = None
+    end_index: Any = None
 
 
 class ItemView(msgspec.Struct):

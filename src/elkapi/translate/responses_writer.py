@@ -77,6 +77,8 @@ class ResponsesWriter:
         self.sequence = 0
         self._output: list[dict[str, Any]] = []
         self._part: OpenPart | None = None
+        # Characters of text in the parts that are closed.
+        self._chars_before = 0
         # The index of the message or the reasoning item that is open, whichever it is.
         self._index = 0
         self._message: dict[str, Any] | None = None
@@ -194,6 +196,8 @@ class ResponsesWriter:
         written = part.written()
         item["content"].append(written)
         where = {"item_id": item["id"], "output_index": self._index, "content_index": part.content_index}
+        if part.kind == "output_text":
+            self._chars_before += len(written["text"])
         if part.kind == "refusal":
             out = self._frame("response.refusal.done", **where, refusal=written["refusal"])
         else:
@@ -221,7 +225,7 @@ class ResponsesWriter:
         part = self._part
         if part is None or part.kind != "output_text":
             return b""
-        row = annotation(event, "".join(part.pieces))
+        row = annotation(event, "".join(part.pieces), self._chars_before)
         part.annotations.append(row)
         return self._frame(
             "response.output_text.annotation.added",

@@ -139,7 +139,7 @@ EXPECTED: dict[str, list[Event]] = {
     "rich": [
         START,
         TextDelta("Seen."),
-        Citation("https://a.example/x", "A"),
+        Citation("https://a.example/x", "A", span=(0, 5)),
         ImageOut("image/png", "iVBO"),
         ThinkingDelta("inner"),
         TextDelta(" Made."),

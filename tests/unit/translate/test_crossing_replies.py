@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from typing import Any
+
+import pytest
 
 from elkapi.translate.dialect import ReplyFacts
 from elkapi.translate.dialects import DIALECTS, UPSTREAM_DIALECTS
@@ -23,7 +26,7 @@ def whole(upstream: str, body: dict[str, Any]) -> list[Event]:
     return UPSTREAM_DIALECTS[upstream].read_reply(json.dumps(body).encode())
 
 
-def told(caller: str, events: list[Event], **asked: Any) -> dict[str, Any]:
+def told(caller: str, events: Sequence[Event], **asked: Any) -> dict[str, Any]:
     """The whole answer that a caller gets."""
     request = ChatRequest(model="m", messages=[], dialect=caller, **asked)  # type: ignore[arg-type]
     body: dict[str, Any] = json.loads(DIALECTS[caller].write_reply(events, ReplyFacts("id", "m", 1, request)))
@@ -66,3 +69,60 @@ def test_the_sources_of_claude_stand_behind_the_words_that_they_are_of() -> None
     assert places == [(0, 9), (9, 21), (9, 21)]
     (item,) = told("responses", stream)["output"]
     assert [row["end_index"] for row in item["content"][0]["annotations"]] == [9, 21, 21]
+
+
+def searched(wire: str) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """An answer of one of OpenAI's dialects with two sources, whole and streamed with each behind its words."""
+    texts = ["It rains (a), ", "stay in (b)."]
+    notes = [
+        {"type": "url_citation", "url": "https://a.test", "title": "A", "start_index": 9, "end_index": 12},
+        {"type": "url_citation", "url": "https://b.test", "title": "B", "start_index": 22, "end_index": 25},
+    ]
+    if wire == "chat":
+        rows = [{"type": "url_citation", "url_citation": note} for note in notes]
+        message = {"role": "assistant", "content": "".join(texts), "annotations": rows}
+        deltas = [{"content": texts[0]}, {"annotations": rows[:1]}, {"content": texts[1]}, {"annotations": rows[1:]}]
+        chunks: list[dict[str, Any]] = [{"choices": [{"index": 0, "delta": delta}]} for delta in deltas]
+        end = {"choices": [{"index": 0, "delta": {}, "finish_reason": "stop"}]}
+        return {"choices": [{"message": message, "finish_reason": "stop"}]}, [*chunks, end]
+    items: list[dict[str, Any]] = []
+    events: list[dict[str, Any]] = []
+    # What was said before it is a message of its own.
+    for index, (pieces, told) in enumerate(((["Wait. "], []), (texts, notes))):
+        part = {"type": "output_text", "text": "".join(pieces), "annotations": told}
+        items.append({"type": "message", "content": [part]})
+        place = {"output_index": index, "content_index": 0}
+        events.append({"type": "response.output_item.added", "output_index": index, "item": {"type": "message"}})
+        events.append({"type": "response.content_part.added", **place, "part": {"type": "output_text", "text": ""}})
+        for number, text in enumerate(pieces):
+            events.append({"type": "response.output_text.delta", **place, "delta": text})
+            for note in told[number : number + 1]:
+                events.append({"type": "response.output_text.annotation.added", **place, "annotation": note})
+        events.append({"type": "response.output_item.done", "output_index": index, "item": items[-1]})
+    body = {"id": "r", "model": "m", "status": "completed", "output": items}
+    return body, [*events, {"type": "response.completed", "response": body}]
+
+
+@pytest.mark.parametrize("upstream", ["chat", "responses"])
+def test_the_places_of_sources_cross_between_openais_dialects(upstream: str) -> None:
+    body, rows = searched(upstream)
+    stream = streamed(upstream, rows)
+    for caller in ("chat", "responses", "anthropic", "gemini"):
+        assert told(caller, stream) == told(caller, whole(upstream, body))
+    message = told("chat", stream)["choices"][0]["message"]
+    places = [
+        slice(row["url_citation"]["start_index"], row["url_citation"]["end_index"]) for row in message["annotations"]
+    ]
+    assert [message["content"][place] for place in places] == ["(a)", "(b)"]
+    (part,) = told("responses", stream)["output"][0]["content"]
+    places = [slice(row["start_index"], row["end_index"]) for row in part["annotations"]]
+    assert [part["text"][place] for place in places] == ["(a)", "(b)"]
+
+
+@pytest.mark.parametrize("place", [{}, {"start_index": 0, "end_index": 0}, {"start_index": "9", "end_index": 12}])
+def test_a_source_without_a_place_stands_behind_the_text_so_far(place: dict[str, Any]) -> None:
+    row = {"type": "url_citation", "url_citation": {"url": "https://a.test", **place}}
+    message = {"content": "It rains.", "annotations": [row]}
+    events = whole("chat", {"choices": [{"message": message, "finish_reason": "stop"}]})
+    (part,) = told("responses", events)["output"][0]["content"]
+    assert [(note["start_index"], note["end_index"]) for note in part["annotations"]] == [(9, 9)]

@@ -139,7 +139,7 @@ EXPECTED: dict[str, list[Event]] = {
         START,
         ServerToolPart("responses", SEARCH),
         TextDelta("News.", (TokenLogprob("News", -0.5, (("Old", -1.5),)),)),
-        Citation("https://example.org/a", "A"),
+        Citation("https://example.org/a", "A", span=(0, 5)),
         ImageOut("image/webp", "aW1n"),
         SEARCHED,
         Finish("stop"),
