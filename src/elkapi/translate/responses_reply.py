@@ -50,6 +50,7 @@ from elkapi.translate.responses_views import (
     decode_item,
     decode_item_event,
     decode_lifecycle,
+    decode_part_added,
     decode_raw_item,
     decode_response,
     decode_summary_part,
@@ -175,9 +176,13 @@ class ResponsesReader:
         known = self._kinds.setdefault(view.output_index, "summary")
         return [ThinkingDelta(SUMMARY_BREAK)] if view.summary_index > 0 and known == "summary" else []
 
-    def _part(self, _data: bytes) -> list[Event]:
+    def _part(self, data: bytes) -> list[Event]:
+        view = decode_part_added(data)
         self._part_from = self._chars
-        return []
+        if view.part is None or view.part.type != "reasoning_text":
+            return []
+        known = self._kinds.setdefault(view.output_index, "text")
+        return [ThinkingDelta(SUMMARY_BREAK)] if view.content_index > 0 and known == "text" else []
 
     def _arguments(self, data: bytes) -> list[Event]:
         view = decode_indexed(data)

@@ -94,6 +94,12 @@ class AnnotationEvent(msgspec.Struct):
     annotation: AnnotationView | None = None
 
 
+class PartAdded(msgspec.Struct):
+    output_index: int
+    content_index: int = 0
+    part: ContentView | None = None
+
+
 class ErrorView(msgspec.Struct):
     """Of any type, so that an odd error is still one."""
 
@@ -164,6 +170,7 @@ decode_indexed = msgspec.json.Decoder(IndexedDelta).decode
 decode_summary_part = msgspec.json.Decoder(SummaryPart).decode
 decode_item_event = msgspec.json.Decoder(ItemEvent).decode
 decode_raw_item = msgspec.json.Decoder(dict[str, Any]).decode
+decode_part_added = msgspec.json.Decoder(PartAdded).decode
 decode_annotation = msgspec.json.Decoder(AnnotationEvent).decode
 decode_lifecycle = msgspec.json.Decoder(LifecycleEvent).decode
 decode_response = msgspec.json.Decoder(ResponseView).decode

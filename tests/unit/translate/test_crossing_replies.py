@@ -38,7 +38,7 @@ def told(caller: str, events: Sequence[Event], **asked: Any) -> dict[str, Any]:
 
 def block(index: int, text: str, *sources: str) -> list[dict[str, Any]]:
     """A text block of a stream of Claude's, which tells its sources first."""
-    start = {"type": "text", "text": ""} | ({"citations": []} if sources else {})
+    start: dict[str, Any] = {"type": "text", "text": ""} | ({"citations": []} if sources else {})
     cited = [{"type": "citations_delta", "citation": source(url)} for url in sources]
     deltas = [*cited, {"type": "text_delta", "text": text[:3]}, {"type": "text_delta", "text": text[3:]}]
     return [
@@ -126,3 +126,25 @@ def test_a_source_without_a_place_stands_behind_the_text_so_far(place: dict[str,
     events = whole("chat", {"choices": [{"message": message, "finish_reason": "stop"}]})
     (part,) = told("responses", events)["output"][0]["content"]
     assert [(note["start_index"], note["end_index"]) for note in part["annotations"]] == [(9, 9)]
+
+
+# --- thoughts --------------------------------------------------------------------------------------------------------
+
+
+def test_thoughts_of_several_parts_are_broken_between_them_streamed_and_whole() -> None:
+    """As open models think in responses: in texts of their own, not in summaries."""
+    texts = ["First.", "Second."]
+    item = {"type": "reasoning", "summary": [], "content": [{"type": "reasoning_text", "text": text} for text in texts]}
+    body = {"id": "r", "model": "m", "status": "completed", "output": [item]}
+    rows: list[dict[str, Any]] = [
+        {"type": "response.output_item.added", "output_index": 0, "item": {"type": "reasoning", "summary": []}}
+    ]
+    for index, text in enumerate(texts):
+        place = {"output_index": 0, "content_index": index}
+        rows.append({"type": "response.content_part.added", **place, "part": {"type": "reasoning_text", "text": ""}})
+        rows += [{"type": "response.reasoning_text.delta", **place, "delta": piece} for piece in (text[:2], text[2:])]
+    rows.append({"type": "response.output_item.done", "output_index": 0, "item": item})
+    rows.append({"type": "response.completed", "response": body})
+    for events in (streamed("responses", rows), whole("responses", body)):
+        message = told("chat", events)["choices"][0]["message"]
+        assert message["reasoning_content"] == "First.\n\nSecond."
