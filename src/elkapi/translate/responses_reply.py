@@ -179,7 +179,7 @@ class ResponsesReader:
     def _part(self, data: bytes) -> list[Event]:
         view = decode_part_added(data)
         self._part_from = self._chars
-        if view.part is None or view.part.type != "reasoning_text":
+        if view.part.type != "reasoning_text":
             return []
         known = self._kinds.setdefault(view.output_index, "text")
         return [ThinkingDelta(SUMMARY_BREAK)] if view.content_index > 0 and known == "text" else []

@@ -94,10 +94,16 @@ class AnnotationEvent(msgspec.Struct):
     annotation: AnnotationView | None = None
 
 
+class PartKind(msgspec.Struct):
+    type: str = ""
+
+
 class PartAdded(msgspec.Struct):
-    output_index: int
+    """What else a part begins with, and what it says of itself, does not matter."""
+
+    output_index: int = 0
     content_index: int = 0
-    part: ContentView | None = None
+    part: PartKind = PartKind()
 
 
 class ErrorView(msgspec.Struct):

@@ -10,7 +10,7 @@ import pytest
 
 from elkapi.translate.dialect import ReplyFacts
 from elkapi.translate.dialects import DIALECTS, UPSTREAM_DIALECTS
-from elkapi.translate.ir import ChatRequest, End, Event
+from elkapi.translate.ir import ChatRequest, End, Event, TextDelta
 from elkapi.translate.sse import Frame
 
 
@@ -148,3 +148,11 @@ def test_thoughts_of_several_parts_are_broken_between_them_streamed_and_whole() 
     for events in (streamed("responses", rows), whole("responses", body)):
         message = told("chat", events)["choices"][0]["message"]
         assert message["reasoning_content"] == "First.\n\nSecond."
+
+
+def test_what_a_part_begins_with_does_not_matter() -> None:
+    begun = {"type": "response.content_part.added", "part": {"type": "newer", "text": 7, "annotations": "odd"}}
+    bare = {"type": "response.content_part.added"}
+    assert streamed("responses", [begun, bare, {"type": "response.output_text.delta", "delta": "a"}]) == [
+        TextDelta("a")
+    ]
