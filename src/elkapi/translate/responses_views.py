@@ -94,7 +94,7 @@ class AnnotationEvent(msgspec.Struct):
     annotation: AnnotationView | None = None
 
 
-class PartKind(msgspec.Struct):
+class PartKind(msgspec.Struct, frozen=True):
     type: str = ""
 
 
