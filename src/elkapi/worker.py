@@ -110,10 +110,10 @@ async def _serve(order: WorkerOrder, listening: socket.socket, ready_fd: int | N
 
 async def drained(plane: DataPlane, server: Server, runner: BatchRunner, drain_s: float) -> int:
     """Let what is under way come to its end, for at most `drain_s`; how many connections were cut."""
-    began_s = plane.clock.monotonic_s()
+    plane.cut_at_s = plane.clock.monotonic_s() + drain_s
     cut, _ = await asyncio.gather(server.drain(drain_s, plane.cut_off), runner.drain(drain_s))
     # What those calls began, and what goes on without its caller, which until then may have become more.
-    left_s = max(0.0, began_s + drain_s - plane.clock.monotonic_s())
+    left_s = max(0.0, plane.cut_at_s - plane.clock.monotonic_s())
     await asyncio.gather(plane.background.drain(left_s), plane.tasks.drain(left_s))
     plane.cut_off()  # Who has no connection (a background response) is ended as the plane closes.
     return cut

@@ -77,15 +77,18 @@ async def count_embedded(plane: DataPlane, request: Request) -> Usage | None:
 
 async def _ask(plane: DataPlane, body: bytes) -> list[int] | None:
     """The model process's count of each text of a body; None where nobody can count now, or in time for a stop."""
-    if plane.cutting:
+    deadlines, left_s = COUNT_DEADLINES, plane.cut_at_s - plane.clock.monotonic_s()
+    if plane.cutting or left_s <= 0:
         return None
+    if left_s < deadlines.total_s:
+        deadlines = msgspec.structs.replace(deadlines, total_s=left_s)
     order = UpstreamRequest(
         origin=Origin.parse("unix://" + plane.settings.socket_path("models")),
         method=b"POST",
         target=b"/v1/tokenize/count",
         headers=[(b"content-type", b"application/json")],
         body=body,
-        deadlines=COUNT_DEADLINES,
+        deadlines=deadlines,
     )
     try:
         answer = await answer_to(plane.client.send, order, ANSWER_BYTES_MAX)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping
+from math import inf
 from random import Random
 from typing import Protocol
 
@@ -97,6 +98,8 @@ class DataPlane(msgspec.Struct):
     teller: Teller
     telemetry: Telemetry | None = None
     cutting: bool = False
+    # When a drain that has begun will be over, on the monotonic clock.
+    cut_at_s: float = inf
 
     def cut_off(self) -> None:
         """The drain is over: a call that ends from now on was cut off by us, whatever its connection says."""
