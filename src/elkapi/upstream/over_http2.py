@@ -9,8 +9,9 @@ from __future__ import annotations
 import asyncio
 import select
 import ssl
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Callable, Iterable
 from importlib.util import find_spec
+from math import inf
 from typing import Any
 
 from elkapi.upstream.dialer import permitted_addresses
@@ -53,32 +54,46 @@ _ENDED_UNANSWERED = "Server disconnected"
 # The poll flag of a connection that its peer has closed, where the platform has one; it shows although the loop has
 # read the end already.
 _ENDED = getattr(select, "POLLRDHUP", 0)
+# A peer that lets a request go unanswered, and says nothing else for so long, is asked no more over this connection.
+SILENT_S = 5.0
 
 
 class _PeerLeft(httpcore.WriteError):
-    """The peer had closed an idle connection before a request was written to it."""
+    """The peer had closed an idle connection, or fallen silent on it, before a request was written to it."""
 
 
 class _Wary(httpcore.AsyncNetworkStream):
-    """Begins no request on a connection that its peer has closed: httpcore looks only whether one is too old."""
+    """Begins no request on a connection that its peer has closed, or on which everybody gave up waiting for its word:
+    httpcore looks only whether one is too old."""
 
-    def __init__(self, inner: httpcore.AsyncNetworkStream) -> None:
+    def __init__(self, inner: httpcore.AsyncNetworkStream, monotonic_s: Callable[[], float]) -> None:
         self._inner = inner
+        self._monotonic_s = monotonic_s
         self._reads = 0
         self._was_read = False
+        # Since when the peer has said nothing, although it was asked.
+        self._silent_since_s = inf
 
     async def read(self, max_bytes: int, timeout: float | None = None) -> bytes:  # noqa: ASYNC109 - as above.
         self._reads += 1
         try:
-            return await self._inner.read(max_bytes, timeout)
+            data = await self._inner.read(max_bytes, timeout)
+            self._silent_since_s = inf
+            return data
         finally:
             self._reads -= 1
             self._was_read = True
 
     async def write(self, buffer: bytes, timeout: float | None = None) -> None:  # noqa: ASYNC109 - as above.
-        # While another request reads from this connection, that read learns of its end.
-        if buffer[3:4] == _HEADERS_FRAME and self._was_read and not self._reads and self._is_ended():
-            raise _PeerLeft("the peer had closed the connection")
+        if buffer[3:4] == _HEADERS_FRAME:
+            now_s = self._monotonic_s()
+            # While another request reads from this connection, that read learns of its end, or goes on waiting.
+            if not self._reads:
+                if self._was_read and self._is_ended():
+                    raise _PeerLeft("the peer had closed the connection")
+                if now_s > self._silent_since_s + SILENT_S:
+                    raise _PeerLeft("the peer had fallen silent")
+            self._silent_since_s = min(self._silent_since_s, now_s)
         await self._inner.write(buffer, timeout)
 
     async def start_tls(
@@ -87,7 +102,7 @@ class _Wary(httpcore.AsyncNetworkStream):
         server_hostname: str | None = None,
         timeout: float | None = None,  # noqa: ASYNC109 - as above.
     ) -> httpcore.AsyncNetworkStream:
-        return _Wary(await self._inner.start_tls(ssl_context, server_hostname, timeout))
+        return _Wary(await self._inner.start_tls(ssl_context, server_hostname, timeout), self._monotonic_s)
 
     async def aclose(self) -> None:
         await self._inner.aclose()
@@ -121,10 +136,13 @@ class _GuardedBackend(httpcore.AsyncNetworkBackend):
         share_s = None if timeout is None else timeout / len(addresses)
         for address in addresses[:-1]:
             try:
-                return _Wary(await self._inner.connect_tcp(address, port, share_s, local_address, socket_options))
+                return await self._connect(address, port, share_s, local_address, socket_options)
             except (httpcore.ConnectError, httpcore.ConnectTimeout):
                 continue
-        return _Wary(await self._inner.connect_tcp(addresses[-1], port, share_s, local_address, socket_options))
+        return await self._connect(addresses[-1], port, share_s, local_address, socket_options)
+
+    async def _connect(self, *what: Any) -> httpcore.AsyncNetworkStream:
+        return _Wary(await self._inner.connect_tcp(*what), self._dialing.timers.monotonic_s)
 
     async def sleep(self, seconds: float) -> None:
         await asyncio.sleep(seconds)

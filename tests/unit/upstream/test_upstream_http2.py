@@ -154,6 +154,41 @@ def answer(connection, stream_id, body=b"ok"):
     connection.send_data(stream_id, body, end_stream=True)
 
 
+@pytest.mark.usefixtures("http2")
+async def test_a_peer_that_fell_silent_is_asked_anew_on_another_connection_and_a_slow_one_is_not(
+    serve, client, timers, ask
+):
+    asked = asyncio.Event()
+
+    def act(connection, stream_id, _headers, body):
+        asked.set()
+        if body != b"silent":
+            answer(connection, stream_id, body)
+
+    peer = await serve(echo_script(act))
+    origin = msgspec.structs.replace(peer.origin, http2=True)
+
+    async def call(body):
+        return await (await client.send(ask(origin, body=body))).read(BIG)
+
+    async def given_up_after(wait_s):
+        asked.clear()
+        calling = asyncio.ensure_future(call(b"silent"))
+        await asked.wait()
+        timers.advance(wait_s)
+        calling.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await calling
+
+    assert await call(b"a") == (b"a", True)
+    await given_up_after(1.0)
+    assert await call(b"b") == (b"b", True)
+    assert peer.connections == 1
+    await given_up_after(30.0)
+    assert await call(b"c") == (b"c", True)
+    assert peer.connections == 2
+
+
 @pytest.mark.parametrize("how", ["leave", "reset"])
 @pytest.mark.usefixtures("http2")
 async def test_a_connection_that_its_peer_closed_is_replaced_before_a_request_leaves(serve, client, ask, how):
