@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import socket
+from collections.abc import Iterator
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -12,7 +13,7 @@ import httpx
 import msgspec
 
 from elkapi.sandbox.bill import Line
-from elkapi.sandbox.server import Running
+from elkapi.sandbox.server import Running, running
 
 KEY = "sk-sandbox-1234567890abcd"
 IDLE_S = 0.1
@@ -41,6 +42,12 @@ class Exchange(msgspec.Struct):
     @property
     def body(self) -> bytes:
         return self.data.partition(b"\r\n\r\n")[2]
+
+
+def own_sandbox() -> Iterator[Running]:
+    """A sandbox of each test's own, as a fixture: a task of another test would be billed here when it ends."""
+    with running() as served:
+        yield served
 
 
 def embedding_body(text: str = "red", **more: Any) -> bytes:

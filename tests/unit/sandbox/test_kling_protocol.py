@@ -14,11 +14,11 @@ import httpx
 import pytest
 
 from elkapi.sandbox.providers.kling import ACCESS_KEY, SECRET_KEY
-from elkapi.sandbox.server import Running, running
+from elkapi.sandbox.server import Running
 from elkapi.sandbox.videos import seconds_of
 from tests.waiting import until_blocking
 
-from .exchanging import bill_lines
+from .exchanging import bill_lines, own_sandbox
 
 TEXT = "/v1/videos/text2video"
 PICTURE = "https://pictures.example/a.png"
@@ -37,11 +37,7 @@ def signed(access: str = ACCESS_KEY, secret: str = SECRET_KEY, **claims: Any) ->
     return f"{header}.{payload}.{encoded(signature)}"
 
 
-@pytest.fixture
-def sandbox() -> Iterator[Running]:
-    """A sandbox of each test's own: a task of another test would be billed here when it ends."""
-    with running() as served:
-        yield served
+sandbox = pytest.fixture(own_sandbox)
 
 
 @pytest.fixture

@@ -12,11 +12,11 @@ import httpx
 import pytest
 
 from elkapi.sandbox.pictures import JPEG, WEBP, png, png_size
-from elkapi.sandbox.server import Running, running
+from elkapi.sandbox.server import Running
 from elkapi.sandbox.videos import mp4, seconds_of
 from tests.waiting import until_blocking
 
-from .exchanging import bill_lines
+from .exchanging import bill_lines, own_sandbox
 
 ARK = "/api/v3/contents/generations/tasks"
 MODEL = "doubao-seedance-1-0-pro-250528"
@@ -64,11 +64,7 @@ def receiver() -> Iterator[Receiver]:
         server.shutdown()
 
 
-@pytest.fixture
-def sandbox() -> Iterator[Running]:
-    """A sandbox of each test's own: a task of another test would be billed here when it ends."""
-    with running() as served:
-        yield served
+sandbox = pytest.fixture(own_sandbox)
 
 
 def begun(http: httpx.Client, text: str = "a boat", **fields: Any) -> str:

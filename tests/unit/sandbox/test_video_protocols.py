@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Iterator
 from typing import Any
 
 import httpx
@@ -15,7 +14,7 @@ from elkapi.sandbox.server import Running, running
 from elkapi.sandbox.videos import mp4, seconds_of
 from tests.waiting import until_blocking
 
-from .exchanging import bill_lines
+from .exchanging import bill_lines, own_sandbox
 
 GENERATE, QUERY, RETRIEVE = "/v1/video_generation", "/v1/query/video_generation", "/v1/files/retrieve"
 CONTENT = "/v1/files/retrieve_content"
@@ -25,11 +24,7 @@ GOOGLE = {"x-goog-api-key": "AIza-any"}
 PIKA: dict[str, Any] = {"promptText": "a boat", "options": {"parameters": {}, "extend": False}}
 
 
-@pytest.fixture
-def sandbox() -> Iterator[Running]:
-    """A sandbox of each test's own: a task of another test would be billed here when it ends."""
-    with running() as served:
-        yield served
+sandbox = pytest.fixture(own_sandbox)
 
 
 def bill(sandbox: Running) -> tuple[str, str, int]:
