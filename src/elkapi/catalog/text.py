@@ -29,9 +29,8 @@ _OWN_TO_SIGNER = re.compile(
     rb'"(?:fileUri|file_uri|outputUriPrefix|output_uri_prefix|gcsUri|gcs_uri)"\s*+:\s*+"\s*+[gG][sS]:'
     rb'|"(?:vertexAiSearch|vertex_ai_search|vertexRagStore|vertex_rag_store)"\s*+:'
 )
-# What bounds an answer of Gemini's, and where it stands.
+# Where it stands what bounds an answer of Gemini's.
 _GENERATION = ("generationConfig", "generation_config")
-_GENERATION_BOUNDS = ("maxOutputTokens", "max_output_tokens", "candidateCount", "candidate_count")
 # A reference needs no type: `{"id": "msg_..."}`.
 _BARE_ID = re.compile(rb'"id"\s*:\s*"[^"]*"\s*(?:,\s*"type"\s*:\s*null\s*)?\}')
 _Limit = Annotated[int, msgspec.Meta(ge=1, le=OUTPUT_TOKENS_MAX)] | None
@@ -308,19 +307,19 @@ def read_generate(body: bytes) -> Facts:
     limit = _either("maxOutputTokens", config.maxOutputTokens, config.max_output_tokens)
     choices = _either("candidateCount", config.candidateCount, config.candidate_count) or 1
     # Vertex AI answers with the model that it names, or chooses one.
-    routed = config.routing_config if config.routingConfig is ABSENT else config.routingConfig
+    routed = config.routing_config if bytes(config.routingConfig) in NONE_NAMED else config.routingConfig
     return bounded(body, None, limit=limit, choices=choices, include_usage=True, tools=view.tools, models=routed)
 
 
 def _check_generation(body: bytes) -> None:
-    """Raises BadRequest where a bound of the answer stands twice or in other letters."""
+    """Raises BadRequest where a setting stands twice, or one that is read here in other letters."""
     members = _members.decode(body)
     for name in _GENERATION:
         config = bytes(members.get(name, b""))
         if config.startswith(b"{"):
-            bounds = _members.decode(config)
-            check_spelling(bounds, _GENERATION_BOUNDS)
-            check_once(config, bounds)
+            settings = _members.decode(config)
+            check_spelling(settings, _GenerationConfig.__struct_encode_fields__)
+            check_once(config, settings)
 
 
 def _either(name: str, camel: _T | None, snake: _T | None) -> _T | None:

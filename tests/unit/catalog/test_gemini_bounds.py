@@ -43,6 +43,7 @@ def test_what_is_given_in_both_spellings_is_refused(members: dict[str, Any], nam
     ("inside", "right"),
     [
         (b'"maxOutputTokens":1,"MaxOutputTokens":9000', "maxOutputTokens"),
+        (b'"RoutingConfig":{"autoMode":{}}', "routingConfig"),
         (b'"max_output_tokens":1,"MAX_OUTPUT_TOKENS":9000', "max_output_tokens"),
         ('"maxOutputTo\u212aens":9000'.encode(), "maxOutputTokens"),
         (b'"maxOutputToken\\u017F":9000', "maxOutputTokens"),
@@ -84,6 +85,8 @@ def test_a_call_that_has_its_model_chosen_elsewhere_names_other_models(member: s
     """Vertex AI goes by it and not by the model of the path, whose price the call has."""
     routed = {member: {"manualMode": {"modelName": "gemini-3-pro"}}}
     assert read_generate(_body(generationConfig=routed)).other_models
+    other = {"routingConfig", "routing_config"} - {member}
+    assert read_generate(_body(generationConfig=dict.fromkeys(other) | routed)).other_models
     assert not read_generate(_body(generationConfig={member: None})).other_models
     assert not read_generate(_body(generationConfig={})).other_models
 
