@@ -144,6 +144,8 @@ class GenerateView(msgspec.Struct):
     generationConfig: _GenerationConfig | None = None
     generation_config: _GenerationConfig | None = None
     tools: msgspec.Raw = ABSENT
+    serviceTier: object = None
+    service_tier: object = None
 
 
 class _EmbedPart(msgspec.Struct):
@@ -194,7 +196,7 @@ _completion = strict(CompletionView, *FEATURES)
 _responses = strict(ResponsesView, *FEATURES)
 _messages = strict(MessagesView, *FEATURES)
 _count = strict(CountView)
-_generate = strict(GenerateView, *FEATURES, "serviceTier")
+_generate = strict(GenerateView, *FEATURES)
 _embed = strict(EmbedView)
 _batch_embed = strict(BatchEmbedView)
 _embed_content = msgspec.json.Decoder(_EmbedContent)
@@ -299,6 +301,7 @@ def read_messages(body: bytes) -> Facts:
 def read_generate(body: bytes) -> Facts:
     """Facts of a Gemini call; the model stands in its path. Raises BadRequest naming the field."""
     view: GenerateView = decode_strict(_generate, body)
+    _either("serviceTier", view.serviceTier, view.service_tier, within="serviceTier")
     config = _either("generationConfig", view.generationConfig, view.generation_config)
     if config is None:
         config = _GenerationConfig()
@@ -322,11 +325,11 @@ def _check_generation(body: bytes) -> None:
             check_once(config, settings)
 
 
-def _either(name: str, camel: _T | None, snake: _T | None) -> _T | None:
+def _either(name: str, camel: _T | None, snake: _T | None, within: str = "generationConfig") -> _T | None:
     """A member in whichever spelling it has. Raises BadRequest for both: which of them Google goes by is its affair."""
     if camel is not None and snake is not None:
         text = f"`{name}` is given in both of its spellings; name it once."
-        raise BadRequest(text, param="generationConfig", code="duplicate_field")
+        raise BadRequest(text, param=within, code="duplicate_field")
     return snake if camel is None else camel
 
 

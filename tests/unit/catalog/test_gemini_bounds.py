@@ -38,6 +38,14 @@ def test_what_is_given_in_both_spellings_is_refused(members: dict[str, Any], nam
     assert named in refused.value.message
 
 
+def test_a_tier_in_both_spellings_is_refused_unless_one_says_nothing() -> None:
+    """The price goes by one of them, and Google might go by the other."""
+    with pytest.raises(BadRequest, match="`serviceTier` is given in both") as refused:
+        read_generate(_body(service_tier="flex", serviceTier="priority"))
+    assert (refused.value.param, refused.value.code) == ("serviceTier", "duplicate_field")
+    read_generate(_body(service_tier=None, serviceTier="priority"))
+
+
 @pytest.mark.parametrize("config", ["generationConfig", "generation_config"])
 @pytest.mark.parametrize(
     ("inside", "right"),
