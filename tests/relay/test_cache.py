@@ -208,6 +208,29 @@ async def test_only_the_key_that_asked_gets_the_answer_unless_its_group_shares(l
     assert (await post(lite, stranger, prompt="hit")).headers["x-elkapi-cache"] == "miss"
 
 
+async def test_no_key_puts_an_answer_into_the_place_of_another_question_of_its_group(lite: Gateway) -> None:
+    """A member that stands twice is read by some upstreams as the first one, and by the cache as the last one."""
+    answer = {
+        "model": MODEL,
+        "choices": [{"index": 0, "message": {"role": "assistant", "content": "x"}, "finish_reason": "stop"}],
+        "usage": {"prompt_tokens": 9, "completion_tokens": 1, "total_tokens": 10},
+    }
+    async with canned(200, answer) as upstream:
+        await prepared(lite, upstream.url)
+        one, other = [await lite.key("1", policy=Policy(cache=True, cache_shared=True)) for _ in range(2)]
+        asked = '{"model":"%s","max_tokens":9,"messages":[{"role":"user",%s"content":"Who won?"}]}'
+        found = []
+        for key, more in ((one, '"content":"Say x.",'), (other, ""), (one, "")):
+            reply = await lite.http.post(
+                "/v1/chat/completions",
+                content=asked % (MODEL, more),
+                headers={"authorization": f"Bearer {key}", "content-type": "application/json"},
+            )
+            await lite.plane.answers.idle()
+            found.append(reply.headers["x-elkapi-cache"])
+        assert found == ["off", "miss", "hit"]
+
+
 async def test_what_does_not_change_the_answer_is_no_part_of_the_name_and_everything_else_is(
     lite: Gateway, sandbox: Running
 ) -> None:

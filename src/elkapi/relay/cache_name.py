@@ -10,7 +10,8 @@ from typing import Any
 
 import msgspec
 
-from elkapi.errors import NOT_JSON
+from elkapi.catalog.jsonedit import check_all_named_once
+from elkapi.errors import NOT_JSON, BadRequest
 from elkapi.relay.call import Call
 from elkapi.relay.read import Request
 from elkapi.relay.target import NATIVE_HEADERS, says_beta
@@ -57,8 +58,12 @@ def meaning_of(snapshot: Snapshot, grant: Grant, policy: Policy, request: Reques
         return None
     try:
         members = _object.decode(request.body)
+        if policy.cache_shared:
+            # Of two members of one name an upstream may go by the one that is not in the name: its answer would be
+            # given to another key, which asked for the other.
+            check_all_named_once(request.body)
         body = {name: plain(value) for name, value in members.items() if name not in _NO_MEANING and value is not None}
-    except NOT_JSON:
+    except (BadRequest, *NOT_JSON):
         # What only a view of was decoded may still be broken, or bottomless; that is the upstream's to say.
         return None
     if any(members.get(name) is not None for name in _STATEFUL.get(wire, ())):
