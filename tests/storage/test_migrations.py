@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -11,6 +12,7 @@ from sqlalchemy import Connection, inspect, select
 
 from elkapi.clock import ManualClock
 from elkapi.ledger import accounts as ledger_accounts
+from elkapi.ledger import server
 from elkapi.settings import Settings
 from elkapi.storage import migrations, schema, seeds
 from elkapi.storage.db import Database
@@ -154,11 +156,22 @@ def test_processes_that_start_together_migrate_once_and_agree_on_the_key(setting
     opened.database.close()
 
 
-def test_beside_running_workers_only_the_pre_half_is_applied(
-    settings: Settings, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    clock, ran = ManualClock(), []
+def start_of_a_process(settings: Settings, clock: ManualClock) -> None:
     open_installation(settings, clock=clock).database.close()
+
+
+def start_of_the_ledger_process(settings: Settings, clock: ManualClock) -> None:
+    server.run(settings, clock)
+
+
+@pytest.mark.parametrize("start", [start_of_a_process, start_of_the_ledger_process])
+def test_beside_running_workers_only_the_pre_half_is_applied(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch, start: Callable[[Settings, ManualClock], None]
+) -> None:
+    monkeypatch.setattr(server, "set_title", lambda _: None)
+    monkeypatch.setattr(server, "run_loop", lambda serving: serving.close())
+    clock, ran = ManualClock(), []
+    start_of_a_process(settings, clock)
     steps = [lambda _connection, _now_ns, half=half: ran.append(half) for half in migrations.HALVES]
     monkeypatch.setattr(migrations, "MIGRATIONS", (*migrations.MIGRATIONS, migrations.Migration("9000_later", *steps)))
     worker = {"owner": bytes(16), "role": "worker", "started_ns": 1, "heartbeat_ns": clock.now_ns(), "scan_from": b""}
@@ -166,10 +179,10 @@ def test_beside_running_workers_only_the_pre_half_is_applied(
     with database.write() as connection:
         connection.execute(schema.workers.insert(), worker)
     database.close()
-    open_installation(settings, clock=clock).database.close()
+    start(settings, clock)
     assert ran == ["pre"]
     clock.advance(settings.heartbeat_lost_s + 1)
-    open_installation(settings, clock=clock).database.close()
+    start(settings, clock)
     assert ran == ["pre", "post"]
 
 

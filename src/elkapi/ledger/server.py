@@ -26,7 +26,7 @@ from elkapi.ledger.writer import UNREACHABLE, Entry, Writer
 from elkapi.observe.process import die_with_parent, run_loop, set_title, stop_signal
 from elkapi.settings import Settings
 from elkapi.storage.db import Database
-from elkapi.storage.migrations import migrate
+from elkapi.storage.installation import bring_forward
 from elkapi.testing.crash import point
 
 log = logging.getLogger("elkapi.ledger")
@@ -161,22 +161,22 @@ def only_one(path: str, wait_s: float = LOCK_WAIT_S) -> Iterator[None]:
         os.close(descriptor)
 
 
-def run(settings: Settings) -> None:
+def run(settings: Settings, clock: Clock = SYSTEM_CLOCK) -> None:
     """Be the ledger process until SIGTERM or SIGINT. Raises SocketTakenError, storage errors."""
     die_with_parent()
     set_title("ledger")
     database = Database.open(settings.effective_database_url, synchronous=settings.sqlite_synchronous, readers=1)
     try:
-        migrate(database)
+        bring_forward(database, settings, clock)
         with only_one(settings.socket_path("ledger")):
-            run_loop(_serve(settings, database))
+            run_loop(_serve(settings, database, clock))
     finally:
         database.close()
 
 
-async def _serve(settings: Settings, database: Database) -> None:
+async def _serve(settings: Settings, database: Database, clock: Clock) -> None:
     stop = stop_signal()
-    server = LedgerServer(settings, database)
+    server = LedgerServer(settings, database, clock)
     await server.start()
     await stop.wait()
     await server.stop()

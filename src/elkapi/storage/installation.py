@@ -24,11 +24,16 @@ class Installation(msgspec.Struct, frozen=True):
     is_new: bool = False
 
 
-def _halves_now(database: Database, settings: Settings, clock: Clock) -> Sequence[str]:
-    """Both halves when nobody works on this database; beside running workers only `pre`, as they may be older than us.
+def bring_forward(database: Database, settings: Settings, clock: Clock = SYSTEM_CLOCK) -> tuple[str, ...]:
+    """Migrate as far as may be now; the names of the halves that ran: both when nobody works on this database, beside
+    running workers only `pre`, as they may be older than us. Raises as `migrations.migrate` does.
 
     A `post` half left out this way is made up for by the next start that finds nobody, or by `elkapi migrate`.
     """
+    return migrate(database, clock=clock, halves=_halves_now(database, settings, clock))
+
+
+def _halves_now(database: Database, settings: Settings, clock: Clock) -> Sequence[str]:
     with database.read() as connection:
         if not applied(connection):
             return HALVES
@@ -49,7 +54,7 @@ def open_installation(settings: Settings, *, readers: int = 2, clock: Clock = SY
     """
     database = Database.open(settings.effective_database_url, synchronous=settings.sqlite_synchronous, readers=readers)
     try:
-        done = migrate(database, clock=clock, halves=_halves_now(database, settings, clock))
+        done = bring_forward(database, settings, clock)
         with database.read() as connection:
             if (lost := lost_key(connection, settings)) is not None:
                 raise SecretKeyError(lost)
