@@ -110,7 +110,7 @@ class Guarded(Translated):
             return [msgspec.structs.replace(event, raw=leaves(event.raw, self._checked))]
         if isinstance(event, Citation):
             # What is masked may be longer or shorter than it was, so places are none any more.
-            words = {name: self._checked(getattr(event, name)) for name in ("title", "quoted")}
+            words = {name: self._checked(getattr(event, name)) for name in ("title", "quoted", "passage")}
             return [msgspec.structs.replace(event, **words, span=None)]
         return [*self._rest(), event] if isinstance(event, Finish) else [event]
 

@@ -333,11 +333,11 @@ class Reader:
         found: list[Citation] = []
         named: set[int] = set()
         for support in view.groundingSupports or ():
-            quoted = support.segment.text if support.segment is not None else ""
+            passage = support.segment.text if support.segment is not None else ""
             for place in support.groundingChunkIndices or ():
                 if 0 <= place < len(sources) and (web := sources[place]) is not None:
                     named.add(place)
-                    found.append(Citation(web.uri, web.title, quoted))
+                    found.append(Citation(web.uri, web.title, passage=passage))
         found += [Citation(web.uri, web.title) for place, web in enumerate(sources) if web and place not in named]
         self._cite(found, events)
 

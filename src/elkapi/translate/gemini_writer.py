@@ -96,7 +96,10 @@ class _Answer:
         reasoning = facts.request.reasoning
         self._thoughts_shown = reasoning is not None and bool(reasoning.visible)
         self._calls: dict[int, _Call] = {}
-        self._citations: list[Citation] = []
+        self._citations: list[tuple[Citation, tuple[int, int]]] = []
+        # Where in the answer's text, in bytes, the words of the latest sources begin and end.
+        self._bytes = 0
+        self._cited = (0, 0)
         self._finish = Finish("stop")
         self.usage: Usage | None = None
 
@@ -104,6 +107,7 @@ class _Answer:
         """The parts that this event completes, in order."""
         match event:
             case TextDelta(text=text) | RefusalDelta(text=text):
+                self._bytes += len(text.encode())
                 return [*self._complete_calls(), {"text": text}] if text else []
             case ThinkingDelta(text=text):
                 return [*self._complete_calls(), {"text": text, "thought": True}] if self._thoughts_shown else []
@@ -121,7 +125,9 @@ class _Answer:
             case ServerToolPart(dialect="gemini", raw=raw):
                 return [*self._complete_calls(), raw]
             case Citation():
-                self._citations.append(event)
+                if self._bytes != self._cited[1]:
+                    self._cited = (self._cited[1], self._bytes)
+                self._citations.append((event, self._cited))
             case UsageSeen(usage=usage):
                 self.usage = usage
             case Finish():
@@ -156,17 +162,25 @@ class _Answer:
         return parts or [{"text": ""}], candidate
 
 
-def _grounding(citations: list[Citation]) -> _Wire:
+def _grounding(citations: list[tuple[Citation, tuple[int, int]]]) -> _Wire:
+    """The sources, and of which words each is one, as far as it is one of some: by the words or by their place."""
     places: dict[str, int] = {}
     chunks: list[_Wire] = []
     supports: list[_Wire] = []
-    for citation in citations:
+    for citation, (start, end) in citations:
         if citation.url not in places:
             places[citation.url] = len(chunks)
             chunks.append({"web": {"uri": citation.url, "title": citation.title}})
-        if citation.quoted:
-            place = places[citation.url]
-            supports.append({"segment": {"text": citation.quoted}, "groundingChunkIndices": [place]})
+        if citation.passage:
+            segment: _Wire = {"text": citation.passage}
+        elif citation.quoted:
+            segment = {"startIndex": start, "endIndex": end}
+        else:
+            continue
+        if supports and supports[-1]["segment"] == segment:
+            supports[-1]["groundingChunkIndices"].append(places[citation.url])
+        else:
+            supports.append({"segment": segment, "groundingChunkIndices": [places[citation.url]]})
     return {"groundingChunks": chunks, **({"groundingSupports": supports} if supports else {})}
 
 

@@ -312,13 +312,14 @@ class ImageOut(msgspec.Struct, frozen=True, gc=False):
 class Citation(msgspec.Struct, frozen=True):
     """A source of the text before it.
 
-    `span` is where the words that it is of stand in all of the answer's text, from and to, in characters, where it is
-    told.
+    `quoted` are the source's own words. Of which words of the answer it is one, some say: `passage` are these words,
+    `span` is their place in all of its text, from and to, in characters.
     """
 
     url: str
     title: str = ""
     quoted: str = ""
+    passage: str = ""
     span: tuple[int, int] | None = None
 
 

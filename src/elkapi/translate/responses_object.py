@@ -107,8 +107,8 @@ def annotation(citation: Citation, text: str, before: int) -> dict[str, Any]:
     place = (len(text), len(text))
     if citation.span is not None and citation.span[0] >= before:
         place = (citation.span[0] - before, citation.span[1] - before)
-    elif citation.quoted and (start := text.rfind(citation.quoted)) >= 0:
-        place = (start, start + len(citation.quoted))
+    elif citation.passage and (start := text.rfind(citation.passage)) >= 0:
+        place = (start, start + len(citation.passage))
     return {
         "type": "url_citation",
         "url": citation.url,

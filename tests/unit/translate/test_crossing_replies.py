@@ -128,6 +128,28 @@ def test_a_source_without_a_place_stands_behind_the_text_so_far(place: dict[str,
     assert [(note["start_index"], note["end_index"]) for note in part["annotations"]] == [(9, 9)]
 
 
+def test_words_of_a_source_are_no_words_of_the_answer() -> None:
+    """Claude quotes the source, Gemini names the words of its answer that the source is of."""
+    rows = [*block(0, "Well: "), *block(1, "it pours é.", "https://a.test", "https://b.test"), *block(2, " So.")]
+    claude = [event for event in streamed("anthropic", rows) if not isinstance(event, End)]
+    grounding = told("gemini", claude)["candidates"][0]["groundingMetadata"]
+    # The words begin where those of the last source ended: "Well: " has none of its own. In bytes, as Google counts.
+    assert grounding["groundingSupports"] == [
+        {"segment": {"startIndex": 0, "endIndex": 18}, "groundingChunkIndices": [0, 1]}
+    ]
+    metadata = {
+        "groundingChunks": [{"web": {"uri": "https://a.test", "title": "T"}}],
+        "groundingSupports": [{"segment": {"text": "It rains."}, "groundingChunkIndices": [0]}],
+    }
+    content = {"role": "model", "parts": [{"text": "So: It rains. Stay in."}]}
+    body = {"candidates": [{"content": content, "finishReason": "STOP", "groundingMetadata": metadata}]}
+    gemini = whole("gemini", body)
+    (text,) = told("anthropic", gemini)["content"]
+    assert [(one["url"], one["cited_text"]) for one in text["citations"]] == [("https://a.test", "")]
+    (part,) = told("responses", gemini)["output"][0]["content"]
+    assert [(note["start_index"], note["end_index"]) for note in part["annotations"]] == [(4, 13)]
+
+
 # --- thoughts --------------------------------------------------------------------------------------------------------
 
 

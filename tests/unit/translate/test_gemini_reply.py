@@ -98,7 +98,7 @@ EXPECTED: dict[str, tuple[list[ir.Event], Usage | None]] = {
             START,
             ir.TextDelta("Sunny."),
             ir.TextDelta(" Warm."),
-            ir.Citation("https://a.test/", "A", "Sunny."),
+            ir.Citation("https://a.test/", "A", passage="Sunny."),
             ir.Citation("https://b.test/", "B"),
             ir.Finish("stop"),
         ],
@@ -203,7 +203,7 @@ def test_sources_stand_before_the_signature_or_call_that_ends_their_text(streame
         events = DIALECT.read_reply(json.dumps(chunks[0]).encode())
     assert events[1:4] == [
         ir.TextDelta("Rain."),
-        ir.Citation("https://a.test/", "A", "Rain."),
+        ir.Citation("https://a.test/", "A", passage="Rain."),
         ir.ThinkingSignature("c2ln", "gemini"),
     ]
 

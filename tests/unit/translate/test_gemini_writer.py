@@ -65,7 +65,7 @@ ANSWERS: dict[str, list[ir.Event]] = {
     "image": [ir.TextDelta("Here"), ir.ImageOut("image/png", "iVBORw0KGgo="), ir.Finish("stop")],
     "cited": [
         ir.TextDelta("Sunny."),
-        ir.Citation("https://a.test/", "A", "Sunny."),
+        ir.Citation("https://a.test/", "A", passage="Sunny."),
         ir.Citation("https://b.test/", "B"),
         ir.Finish("stop"),
     ],
@@ -284,9 +284,9 @@ def _candidate(events: list[ir.Event], **members: Any) -> dict[str, Any]:
 def test_sources_are_told_once_each_with_what_they_stand_behind() -> None:
     cited = [
         ir.TextDelta("Sunny. Warm."),
-        ir.Citation("https://a.test/", "A", "Sunny."),
+        ir.Citation("https://a.test/", "A", passage="Sunny."),
         ir.Citation("https://b.test/", "B"),
-        ir.Citation("https://a.test/", "A", "Warm."),
+        ir.Citation("https://a.test/", "A", passage="Warm."),
     ]
     assert _candidate(cited)["groundingMetadata"] == {
         "groundingChunks": [

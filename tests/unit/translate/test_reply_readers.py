@@ -590,7 +590,7 @@ def test_sources_are_told_once_for_each_passage_and_searches_are_counted() -> No
     assert gemini_events(first, second, second) == [
         TextDelta("a"),
         USAGE,
-        Citation("u", "t", "p"),
+        Citation("u", "t", passage="p"),
         Citation("u", "t", ""),
         Citation("v", "", ""),
         counted,

@@ -526,9 +526,9 @@ def test_a_token_has_its_bytes_and_the_likeliest_ones_at_its_place() -> None:
     ]
 
 
-@pytest.mark.parametrize(("quoted", "place"), [("b", (4, 5)), ("b a", (0, 3)), ("x", (5, 5)), ("", (5, 5))])
-def test_a_source_stands_where_its_words_were_last_said(quoted: str, place: tuple[int, int]) -> None:
-    events = [TextDelta("b a b"), Citation("https://x.example", "t", quoted), TextDelta(" b")]
+@pytest.mark.parametrize(("passage", "place"), [("b", (4, 5)), ("b a", (0, 3)), ("x", (5, 5)), ("", (5, 5))])
+def test_a_source_stands_where_its_words_were_last_said(passage: str, place: tuple[int, int]) -> None:
+    events = [TextDelta("b a b"), Citation("https://x.example", "t", passage=passage), TextDelta(" b")]
     (message,) = json.loads(DIALECT.write_reply(events, FACTS))["output"]
     (source,) = message["content"][0]["annotations"]
     assert (source["start_index"], source["end_index"]) == place
