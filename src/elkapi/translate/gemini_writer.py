@@ -164,24 +164,33 @@ class _Answer:
 
 def _grounding(citations: list[tuple[Citation, tuple[int, int]]]) -> _Wire:
     """The sources, and of which words each is one, as far as it is one of some: by the words or by their place."""
-    places: dict[str, int] = {}
+    places: dict[tuple[str, str, str], int] = {}
     chunks: list[_Wire] = []
     supports: list[_Wire] = []
     for citation, (start, end) in citations:
-        if citation.url not in places:
-            places[citation.url] = len(chunks)
-            chunks.append({"web": {"uri": citation.url, "title": citation.title}})
+        # A document without an address is told by what is quoted of it.
+        known = (citation.url, citation.title, "" if citation.url else citation.quoted)
+        place = places.setdefault(known, len(chunks))
+        if place == len(chunks):
+            chunks.append(_source(citation))
         if citation.passage:
             segment: _Wire = {"text": citation.passage}
         elif citation.quoted:
             segment = {"startIndex": start, "endIndex": end}
         else:
             continue
-        if supports and supports[-1]["segment"] == segment:
-            supports[-1]["groundingChunkIndices"].append(places[citation.url])
-        else:
-            supports.append({"segment": segment, "groundingChunkIndices": [places[citation.url]]})
+        if not supports or supports[-1]["segment"] != segment:
+            supports.append({"segment": segment, "groundingChunkIndices": []})
+        if place not in supports[-1]["groundingChunkIndices"]:
+            supports[-1]["groundingChunkIndices"].append(place)
     return {"groundingChunks": chunks, **({"groundingSupports": supports} if supports else {})}
+
+
+def _source(citation: Citation) -> _Wire:
+    """A page of the web, or a piece of the caller's own documents."""
+    if citation.url:
+        return {"web": {"uri": citation.url, "title": citation.title}}
+    return {"retrievedContext": {"title": citation.title, "text": citation.quoted}}
 
 
 def _logprobs(tokens: Sequence[TokenLogprob]) -> _Wire:

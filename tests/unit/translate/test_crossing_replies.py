@@ -150,6 +150,30 @@ def test_words_of_a_source_are_no_words_of_the_answer() -> None:
     assert [(note["start_index"], note["end_index"]) for note in part["annotations"]] == [(4, 13)]
 
 
+@pytest.mark.parametrize("upstream", ["anthropic", "converse"])
+def test_documents_that_have_no_address_are_sources_of_their_own_for_gemini(upstream: str) -> None:
+    quotes = [("Lease", "Rent is due."), ("Letter", "Rent was paid."), ("Lease", "Rent is due.")]
+    if upstream == "anthropic":
+        cited = [
+            {"type": "char_location", "document_title": title, "cited_text": quoted, "document_index": 0}
+            for title, quoted in quotes
+        ]
+        text = {"type": "text", "text": "It was.", "citations": cited}
+        events = whole("anthropic", {"type": "message", "content": [text], "stop_reason": "end_turn"})
+    else:
+        rows = [{"title": title, "sourceContent": [{"text": quoted}]} for title, quoted in quotes]
+        block = {"citationsContent": {"content": [{"text": "It was."}], "citations": rows}}
+        message = {"role": "assistant", "content": [block]}
+        events = whole("converse", {"output": {"message": message}, "stopReason": "end_turn"})
+    grounding = told("gemini", events)["candidates"][0]["groundingMetadata"]
+    assert grounding["groundingChunks"] == [
+        {"retrievedContext": {"title": "Lease", "text": "Rent is due."}},
+        {"retrievedContext": {"title": "Letter", "text": "Rent was paid."}},
+    ]
+    (support,) = grounding["groundingSupports"]
+    assert support["groundingChunkIndices"] == [0, 1]
+
+
 # --- thoughts --------------------------------------------------------------------------------------------------------
 
 
