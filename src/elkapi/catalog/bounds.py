@@ -22,13 +22,19 @@ IMAGE_TOKENS_MAX = Profile().image_tokens_max
 REMOTE_FILE_TOKENS_MAX = 100_000
 # What a provider's own framing of messages, tools and schemas adds at most to the bytes of the body.
 FRAME_TOKENS_MAX = 64
-_REMOTE_FILE = re.compile(rb'"(?:file_id|file_?uri|(?:file|document|video|audio)_url)"\s*+:')
+# An address may stand where bytes do: of OpenRouter's files, and of Qwen's sounds. Qwen has lists of frames, too.
+_ADDRESS = rb'\s*+:\s*+"\s*+[a-z][a-z0-9+.-]{0,15}+:\\?+/\\?+/'
+_REMOTE_FILE = re.compile(
+    rb'"(?:(?:file_id|file_?uri|(?:file|document|video|audio)_url)"\s*+:|video"\s*+:\s*+\[|file_?data"%b)' % _ADDRESS
+)
+_SOUND, _DATA_BY_ADDRESS = b'"input_audio"', re.compile(rb'"(?:data|input_audio)"' + _ADDRESS)
 # A document of Anthropic's, whose address stands in its source, as a picture's does.
 _DOCUMENT, _BY_ADDRESS = b'"document"', re.compile(rb'"type"\s*+:\s*+"url"')
 _WIDE = re.compile(rb'"(?:image|audio|inline|(?:in|out)put_audio|data:audio|1h|12h|AUDIO|IMAGE)')
 # All that makes a body dearer than its bytes, members in small letters; one pattern that begins with one character is
 # found four times faster than word after word, and most of what a quote begins is dismissed by its first letter.
-_DEARER = re.compile(rb'"(?=[1adfioAIv])' + _WIDE.pattern[1:-1] + rb'|(?:file|document|video)(?:_id|_?ur[il])?")')
+_FILES = rb'(?:file|document|video)(?:_id|_?ur[il]|_data)?"'
+_DEARER = re.compile(rb'"(?=[1adfioAIv])' + _WIDE.pattern[1:-1] + rb"|" + _FILES + rb")")
 # Tools the provider runs itself: what they find, read or compute is input of the same call. Not a client's own function
 # of such a name. Types may have a date behind them; Google takes both spellings of a member.
 SERVED_TOOLS_TOKENS_MAX = 100_000
@@ -89,6 +95,8 @@ def bounded(
     small = folded(body)
     if _DEARER.search(small) is not None:
         inline, files, documents = small.count(b'"inline'), len(_REMOTE_FILE.findall(small)), body.count(_DOCUMENT)
+        if sounds := len(_DATA_BY_ADDRESS.findall(small)):
+            files += min(sounds, small.count(_SOUND))
         # The look above takes a text that begins with "Image" for a picture.
         open_ended = inline > 0 or files > 0 or _DEARER.search(body) is not None
         wide = inline > 0 or _WIDE.search(body) is not None

@@ -12,7 +12,7 @@ from elkapi.catalog.bounds import (
     TOOLS_TOKENS_MAX,
     bounded_by_model,
 )
-from elkapi.catalog.text import read_chat
+from elkapi.catalog.text import read_chat, read_responses
 
 PLAIN = b'{"model":"%b","messages":[%b]}'
 
@@ -78,6 +78,11 @@ def test_plain_text_is_not_wide_whatever_it_speaks_of() -> None:
         b'{"type":"document","source":{"type":"url","url":"x"}}',
         b'{"source": {"url": "x", "type": "url"}, "type": "document"}',
         b'{"type":"document","source":{"type":"file","file_id":"f"}}',
+        b'{"type":"file","file":{"filename":"a.pdf","file_data":"https://a.example/a.pdf"}}',
+        b'{"type":"input_file","file_data":"https:\\/\\/a.example\\/a.pdf"}',
+        b'{"type":"input_audio","input_audio":{"format":"mp3","data":"https://a.example/a.mp3"}}',
+        b'{"type":"input_audio","input_audio":"https://a.example/a.mp3"}',
+        b'{"type":"video","video":["https://a.example/1.jpg","https://a.example/2.jpg"]}',
     ],
 )
 def test_a_file_behind_an_address_is_bounded_by_the_most_it_can_be(part: bytes) -> None:
@@ -89,8 +94,17 @@ def test_a_file_behind_an_address_is_bounded_by_the_most_it_can_be(part: bytes) 
 def test_a_document_in_the_body_and_a_picture_behind_an_address_are_no_file_behind_one() -> None:
     document = b'{"type":"document","source":{"type":"base64","media_type":"application/pdf","data":""}}'
     picture = b'{"type":"image","source":{"type":"url","url":"x"}}'
-    for part in (document, picture):
+    text = b'{"type":"document","source":{"type":"text","media_type":"text/plain","data":"https://a.example says"}}'
+    sound = b'{"type":"input_audio","input_audio":{"data":"AAAA","format":"wav"}}'
+    file = b'{"type":"file","file":{"file_data":"data:application/pdf;base64,AAAA"}}'
+    for part in (document, picture, text, sound, file):
         assert read_chat(PLAIN % (b"m", part)).upper.input_tokens < REMOTE_FILE_TOKENS_MAX
+
+
+def test_a_file_in_the_body_may_come_to_more_than_its_bytes() -> None:
+    """A page of a PDF is a picture to the model, and its text is packed."""
+    body = b'{"model":"m","input":[{"content":[{"type":"input_file","file_data":"data:application/pdf;base64,AA"}]}]}'
+    assert read_responses(body).open_ended
 
 
 @pytest.mark.parametrize("limit", [b"", b',"max_tokens":9'])
