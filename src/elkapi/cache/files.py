@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import fcntl
+import os
 import sqlite3
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -103,18 +104,21 @@ class _Hand:
         self._path = path
         self._thread = ThreadPoolExecutor(1, thread_name_prefix=name)
         self._connection: sqlite3.Connection | None = None
+        self._file: os.stat_result | None = None
 
     async def run(self, work: Callable[[sqlite3.Connection], T]) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._thread, self._run, work)
 
     def _run(self, work: Callable[[sqlite3.Connection], T]) -> T:
         try:
+            if not _is(self._path, self._file):
+                self._close()  # Somebody else found the file of no use.
             if self._connection is None:
-                self._connection = _open(self._path)
+                self._connection, self._file = _open(self._path)
             return work(self._connection)
         except (sqlite3.Error, OSError) as error:
-            if self._connection is not None and getattr(error, "sqlite_errorname", "").startswith("SQLITE_CORRUPT"):
-                _empty(self._connection)
+            if type(error) is sqlite3.DatabaseError:
+                _take_away(self._path, self._file)
             self._close()
             raise StoreDown(str(error)) from error
 
@@ -123,39 +127,56 @@ class _Hand:
         self._thread.shutdown(wait=False)
 
     def _close(self) -> None:
-        connection, self._connection = self._connection, None
+        connection, self._connection, self._file = self._connection, None, None
         if connection is not None:
             with contextlib.suppress(sqlite3.Error):
                 connection.close()
 
 
-def _open(path: Path) -> sqlite3.Connection:
+def _open(path: Path) -> tuple[sqlite3.Connection, os.stat_result]:
+    """The connection, and the file that it is to."""
+    with _latched(path):
+        try:
+            connection = _opened(path)
+        except sqlite3.OperationalError:
+            # Locked or out of room, which says nothing about the file.
+            raise
+        except sqlite3.DatabaseError:
+            _remove(path)
+            connection = _opened(path)
+        return connection, path.stat()
+
+
+def _take_away(path: Path, file: os.stat_result | None) -> None:
+    """Remove a file that turned out to be damaged, unless somebody did already; it is still open here."""
+    with contextlib.suppress(OSError), _latched(path):
+        if _is(path, file):
+            _remove(path)
+
+
+def _is(path: Path, file: os.stat_result | None) -> bool:
+    """Whether this file still has its name. As it is open here, no other one can be taken for it."""
+    try:
+        return file is not None and os.path.samestat(path.stat(), file)
+    except FileNotFoundError:
+        return False
+
+
+@contextlib.contextmanager
+def _latched(path: Path) -> Iterator[None]:
     """One at a time: SQLite waits for nobody as it switches a fresh file to WAL, and of all who find the same file of
     no use only the first may take it away."""
     latch = path.with_name(f"{path.name}.lock")
     create_sqlite_file(latch)
     with latch.open("ab") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        try:
-            return _opened(path)
-        except sqlite3.OperationalError:
-            # Locked or out of room, which says nothing about the file.
-            raise
-        except sqlite3.DatabaseError:
-            # The file itself goes last: until then nobody opens it and makes the others anew.
-            for end in ("-wal", "-shm", ""):
-                path.with_name(path.name + end).unlink(missing_ok=True)
-            return _opened(path)
+        yield
 
 
-def _empty(connection: sqlite3.Connection) -> None:
-    """Begin a damaged file anew where it lies, as others have it open; without a table no page of it is read again."""
-    with contextlib.suppress(sqlite3.Error):
-        connection.execute("PRAGMA writable_schema = ON")
-        connection.execute("DELETE FROM sqlite_master")
-        connection.execute("PRAGMA writable_schema = RESET")
-        connection.execute("VACUUM")
-        connection.executescript(_SCHEMA)
+def _remove(path: Path) -> None:
+    # The file itself goes last: until then nobody opens it and makes the others anew.
+    for end in ("-wal", "-shm", ""):
+        path.with_name(path.name + end).unlink(missing_ok=True)
 
 
 def _opened(path: Path) -> sqlite3.Connection:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import fcntl
 import os
 import sqlite3
@@ -144,6 +145,29 @@ async def test_a_file_is_opened_by_one_at_a_time(tmp_path: Path, monkeypatch: py
     store = FileStore(tmp_path / FILE, Bounds(1000, 5, 100.0), SYSTEM_CLOCK, WAIT_S)
     assert await store.get(name(1)) is None
     await store.aclose()
+
+
+async def test_a_file_that_is_damaged_while_it_is_used_is_begun_anew_by_all(tmp_path: Path) -> None:
+    bounds = Bounds(1_000_000, 1000, 100.0)
+    one, other, third = [FileStore(tmp_path / FILE, bounds, SYSTEM_CLOCK, WAIT_S) for _ in range(3)]
+    now_ns = SYSTEM_CLOCK.now_ns()
+    for number in range(50):
+        await one.put(name(number), now_ns, b"x" * 3000)
+    with contextlib.closing(sqlite3.connect(tmp_path / FILE)) as connection:
+        connection.execute("pragma wal_checkpoint(truncate)")
+        (page_bytes,) = connection.execute("pragma page_size").fetchone()
+    assert await other.get(name(50)) is None
+    with (tmp_path / FILE).open("r+b") as file:
+        # The first ones, which are looked at when it is opened, are whole.
+        file.seek(8 * page_bytes)
+        file.write(os.urandom(30 * page_bytes))
+    with pytest.raises(StoreDown, match="malformed"):
+        await held(third, range(50))
+    await one.put(name(50), now_ns, b"anew")
+    for store in (one, other, third):
+        assert await held(store, range(51)) == [50]
+        await store.aclose()
+    assert {path.name for path in tmp_path.iterdir()} == {FILE, f"{FILE}.lock"}
 
 
 @pytest.mark.parametrize("totals", ["entries = 99", "bytes = 1000000", "entries = 99, bytes = 99"])
