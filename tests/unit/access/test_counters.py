@@ -147,6 +147,7 @@ def test_a_disk_that_was_full_for_many_calls_costs_no_workers_place(
     monkeypatch.undo()
     limits.key(1, policy, 0).release()
     limits.close()
+    assert len(list(Path("/proc/self/fd").iterdir())) == descriptors
 
 
 def test_a_worker_that_makes_the_table_wipes_out_nothing_that_another_counted_meanwhile(
@@ -219,6 +220,32 @@ def test_what_a_call_did_not_use_is_given_back_to_the_second_it_was_taken_in(tmp
     with pytest.raises(Over):
         counters.take("key:1", caps, 301)
     counters.take("key:1", caps, 300)
+    counters.close()
+
+
+def test_what_a_call_used_beyond_what_was_expected_counts_from_when_it_is_known(tmp_path: Path) -> None:
+    clock = ManualClock()
+    clock.advance(1_000)
+    counters = Counters(tmp_path, clock)
+    caps = Caps(tokens=1_000)
+    first = counters.take("key:1", caps, 900)
+    clock.advance(10)
+    counters.give_back(first, 901)
+    clock.advance(SECONDS - 10)
+    with pytest.raises(Over):
+        counters.take("key:1", caps, 1_000)
+    counters.take("key:1", caps, 999)
+    clock.advance(10)
+    counters.take("key:1", caps, 1)
+    counters.close()
+
+
+def test_nothing_is_left_of_a_minute_however_long_ago_it_was(tmp_path: Path) -> None:
+    clock = ManualClock()
+    counters = Counters(tmp_path, clock)
+    for pause_s in range(SECONDS, 4 * SECONDS):
+        clock.advance(pause_s)
+        counters.take("key:1", Caps(requests=1, tokens=5), 5)
     counters.close()
 
 

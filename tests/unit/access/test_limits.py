@@ -55,6 +55,8 @@ def test_a_token_is_expected_for_four_bytes_and_one_for_the_rest(limits: Limits)
 
 def test_a_place_is_given_back_once_however_often_it_is_let_go(limits: Limits) -> None:
     policy = Policy(parallel_max=1)
+    with limits.key(1, policy, 0):
+        pass
     with limits.key(1, policy, 0) as lease:
         lease.release()
     limits.key(1, policy, 0)
@@ -68,11 +70,14 @@ def test_whoever_has_no_limit_needs_no_table(limits: Limits, tmp_path: Path) -> 
     assert not list(tmp_path.iterdir())
 
 
-def test_a_channel_has_the_limits_of_its_own_and_not_those_of_a_key(limits: Limits) -> None:
+@pytest.mark.parametrize("kind", ["parallel", "requests"])
+def test_a_channel_has_the_limits_of_its_own_and_not_those_of_a_key(limits: Limits, kind: str) -> None:
     policy = Policy(requests_per_min=1)
-    channel = Channel(1, "c", "openai", "http://x", (), (), limits=ChannelLimits(requests_per_min=1))
+    most = ChannelLimits(parallel_max=2) if kind == "parallel" else ChannelLimits(requests_per_min=2)
+    channel = Channel(1, "c", "openai", "http://x", (), (), limits=most)
     limits.key(1, policy, 0)
+    assert limits.channel(channel) is not None
     assert limits.channel(channel) is not None
     with pytest.raises(Over) as refused:
         limits.channel(channel)
-    assert refused.value.kind == "requests"
+    assert refused.value.kind == kind
