@@ -108,10 +108,23 @@ async def test_with_a_flush_per_commit_the_loop_never_writes(
     await ledger.aclose()
 
 
-async def test_the_loop_goes_on_while_another_process_writes(sqlite: Installation) -> None:
+async def test_the_loop_goes_on_while_another_process_writes(
+    sqlite: Installation, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(writer_module, "INLINE_FAST_S", 60.0)
     account = funded_account(sqlite.database, 10**6)
-    ledger = await opened(sqlite)
-    await pairs(ledger, account, 5, 1)
+    ledger = await opened(sqlite, heartbeat_s=1000.0, heartbeat_lost_s=2000.0)
+    inline = count_inline(ledger, monkeypatch)
+    await pairs(ledger, account, 20, 1)
+    assert inline, "the loop writes by itself"
+    slept: list[threading.Thread] = []
+    sleep = time.sleep
+
+    def noted(seconds: float) -> None:
+        slept.append(threading.current_thread())
+        sleep(seconds)
+
+    monkeypatch.setattr(books_module.time, "sleep", noted)
     path = sqlite.settings.effective_database_url.removeprefix("sqlite:///")
     locked, release = threading.Event(), threading.Event()
 
@@ -130,6 +143,8 @@ async def test_the_loop_goes_on_while_another_process_writes(sqlite: Installatio
     for _ in range(20):
         await asyncio.sleep(0.01)
     assert not waiting.done()
+    assert slept, "the ledger's thread waits for the other process"
+    assert threading.main_thread() not in slept
     release.set()
     await waiting
     thread.join()

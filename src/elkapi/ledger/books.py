@@ -60,7 +60,6 @@ class _Batch:
     """What one pass collects: rows to write, flat, and what each account gains and loses."""
 
     def __init__(self, orders: Sequence[Order], now_ns: int) -> None:
-        self.orders = orders
         self.now_ns = now_ns
         self.oldest_allowed = first_id_at(now_ns - CALL_AGE_MAX_NS)
         self.outcomes: list[Outcome] = [None] * len(orders)
