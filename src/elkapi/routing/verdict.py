@@ -119,8 +119,10 @@ def on_submit_status(status: int, retry_after_s: float = 0.0) -> Verdict:
 
 def parse_retry_after_s(value: bytes | None, now_ns: int) -> float:
     """Seconds of a Retry-After, as a number or a date, bounded; garbage counts as 0 (the default cooldown)."""
+    if not value:
+        return 0.0
     try:
-        seconds = float(value) if value else 0.0
+        seconds = float(value)
     except ValueError:
-        seconds = seconds_until((value or b"").decode("latin-1"), now_ns) or 0.0
+        seconds = seconds_until(value.decode("latin-1"), now_ns) or 0.0
     return min(max(seconds, 0.0), RETRY_AFTER_S_MAX) if seconds == seconds else 0.0

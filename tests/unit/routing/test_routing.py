@@ -60,11 +60,19 @@ def test_higher_priority_comes_first() -> None:
     assert order((channel(1, priority=5),), (channel(2),)) == [1, 2]
 
 
-def test_weights_share_the_first_place() -> None:
-    tier = (channel(1, weight=3), channel(2, weight=1), channel(3, weight=0))
+@pytest.mark.parametrize("more", [(), (channel(3, weight=0),)])
+def test_weights_share_the_first_place(more: tuple[Channel, ...]) -> None:
+    tier = (channel(1, weight=3), channel(2, weight=1), *more)
     firsts = Counter(order(tier, seed=seed)[0] for seed in range(2000))
     assert 1350 < firsts[1] < 1650
     assert firsts[3] == 0
+
+
+@pytest.mark.parametrize("keys", [2, 600])
+def test_keys_share_the_first_place(keys: int) -> None:
+    tier = (channel(1, keys=keys),)
+    firsts = [plan((tier,), "m", is_openai, Health(10, 100), Random(seed), 1)[0].key.id for seed in range(200)]
+    assert 75 < sum(key < 10 + keys // 2 for key in firsts) < 125
 
 
 def test_g63_no_channel_key_is_planned_twice_and_another_channel_comes_before_another_key() -> None:
@@ -133,7 +141,7 @@ def test_g61_a_sessions_channel_and_key_come_first_among_the_best_priority_alone
     attempts = plan((tier,), "m", is_openai, Health(10, 100), Random(seed), 9, Place(2, 21))
     assert attempts[0].key.id == 21
     assert attempts[0].why.endswith("answered this session last")
-    assert len({attempt.key.id for attempt in attempts}) == 4
+    assert len({attempt.key.id for attempt in attempts}) == len(attempts) == 4
     better = (channel(4, priority=1), channel(5, priority=1))
     assert set(order(better, tier, seed=seed, preferred=Place(2, 21))[:2]) == {4, 5}
 
@@ -179,6 +187,13 @@ def test_g61_a_sessions_channel_that_cools_down_is_not_preferred() -> None:
     health = Health(10, 100, ManualClock())
     health.failed(("channel", 2))
     assert order((channel(1), channel(2)), health=health, preferred=Place(2, 20)) == [1, 2]
+
+
+def test_g61_where_everything_cools_down_all_are_tried_whichever_answered_the_session_last() -> None:
+    health = Health(10, 100, ManualClock())
+    health.failed(("channel", 1))
+    health.failed(("key", 20))
+    assert sorted(order((channel(1), channel(2)), health=health, preferred=Place(2, 20))) == [1, 2]
 
 
 def test_g62_a_session_is_forgotten_by_a_failure_where_it_was_answered_and_by_time() -> None:
