@@ -90,30 +90,6 @@ async def test_a_file_that_is_none_of_ours_is_begun_anew(tmp_path: Path) -> None
     await store.aclose()
 
 
-async def test_a_damaged_file_is_emptied_by_whoever_meets_it_for_all_who_have_it_open(tmp_path: Path) -> None:
-    def fresh() -> FileStore:
-        return FileStore(tmp_path / FILE, Bounds(1_000_000, 500, 100.0), SYSTEM_CLOCK, WAIT_S)
-
-    filled, now_ns = fresh(), SYSTEM_CLOCK.now_ns()
-    for number in range(100):
-        await filled.put(name(number), now_ns, os.urandom(3000))
-    await filled.aclose()
-    one, other = fresh(), fresh()
-    assert await other.get(name(-1)) is None
-    with (tmp_path / FILE).open("r+b") as file:
-        # Behind the pages that are read as a file is opened.
-        size = file.seek(0, os.SEEK_END)
-        file.seek(size // 2)
-        file.write(os.urandom(size - size // 2))
-    with pytest.raises(StoreDown, match="malformed"):
-        await held(one, range(100))
-    for number, store in enumerate((one, other)):
-        await store.put(name(100 + number), now_ns, b"kept")
-    for store in (one, other):
-        assert await held(store, range(102)) == [100, 101]
-        await store.aclose()
-
-
 async def test_a_file_of_no_use_is_taken_away_once_however_many_find_it(tmp_path: Path) -> None:
     (tmp_path / FILE).write_bytes(os.urandom(8192))
     await all_keep_one_each(tmp_path)
