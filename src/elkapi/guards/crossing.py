@@ -50,6 +50,9 @@ class Guarded(Translated):
         self._speaking: _Kind | None = None
         self._calls: dict[int, tuple[ToolCallStart, list[str]]] = {}
         self._arguments_chars = 0
+        # Sources wait for the text before them: how much had come when each did.
+        self._text_chars = 0
+        self._sources: list[tuple[int, Citation]] = []
         self._came = Tally()
 
     @property
@@ -111,22 +114,32 @@ class Guarded(Translated):
         if isinstance(event, Citation):
             # What is masked may be longer or shorter than it was, so places are none any more.
             words = {name: self._checked(getattr(event, name)) for name in ("title", "quoted", "passage")}
-            return [msgspec.structs.replace(event, **words, span=None)]
+            self._sources.append((self._text_chars, msgspec.structs.replace(event, **words, span=None)))
+            return self._sourced()
         return [*self._rest(), event] if isinstance(event, Finish) else [event]
 
     def _text(self, event: TextDelta | RefusalDelta | ThinkingDelta) -> list[Event]:
         kind = type(event)
+        if kind is TextDelta:
+            self._text_chars += len(event.text)
         # One kind of text ends where another begins; its window remembers it, should it go on.
         before = self._flushed(self._speaking) if self._speaking not in (None, kind) else []
         self._speaking = kind
         released = self._windows[kind].feed(event.text)
         if self.finish_reason:
             released += self._windows[kind].flush()
-        return [*before, kind(released)] if released else before
+        return [*before, kind(released), *self._sourced()] if released else before
 
     def _flushed(self, kind: _Kind | None) -> list[Event]:
         released = self._windows[kind].flush() if kind is not None else ""
-        return [kind(released)] if kind is not None and released else []
+        return [kind(released), *self._sourced()] if kind is not None and released else []
+
+    def _sourced(self) -> list[Event]:
+        """The sources of text that has gone."""
+        gone = self._text_chars - self._windows[TextDelta].held_chars
+        due = sum(after <= gone for after, _ in self._sources)
+        sources, self._sources = self._sources[:due], self._sources[due:]
+        return [source for _, source in sources]
 
     def _rest(self) -> list[Event]:
         rest: list[Event] = []

@@ -28,6 +28,11 @@ class Window:
         self._seen = ""
         self._held = ""
 
+    @property
+    def held_chars(self) -> int:
+        """Of what came, how much has not been released."""
+        return len(self._held)
+
     def feed(self, piece: str) -> str:
         """The text that may go now."""
         self._held += piece
