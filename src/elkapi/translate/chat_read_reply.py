@@ -30,7 +30,7 @@ from elkapi.translate.chat_views import (
     look,
     span_of,
 )
-from elkapi.translate.dialect import Unreadable, view_of
+from elkapi.translate.dialect import Unreadable, made_up_id, view_of
 from elkapi.translate.ir import (
     Citation,
     End,
@@ -83,6 +83,7 @@ class ChatReader:
 
     def __init__(self) -> None:
         self._started = False
+        self._reply_id = ""
         self._calls: dict[tuple[int, int], _Call] = {}
         self._count = 0
         self._refused = False
@@ -109,7 +110,8 @@ class ChatReader:
         ends: list[Event] = []
         if not self._started:
             self._started = True
-            events.append(Start(_text(view.id), _text(view.model)))
+            self._reply_id = _text(view.id)
+            events.append(Start(self._reply_id, _text(view.model)))
         if view.service_tier is not None:
             self._tier = _text(view.service_tier)
         for choice in view.choices or ():
@@ -198,7 +200,7 @@ class ChatReader:
         call = self._calls.get(key)
         id = _text(piece.id)
         if call is None or (id and id != call.id):
-            call = _Call(self._count, id or f"call_{self._count}")
+            call = _Call(self._count, id or made_up_id(self._reply_id, self._count))
             self._count += 1
             self._calls[key] = call
         if piece.custom is not None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol, TypeVar
 
@@ -46,6 +47,16 @@ class ReplyFacts(msgspec.Struct, frozen=True):
     def completed_s(self) -> int:
         """When the answer is whole, asked at its end; a clock set back makes no answer older than its beginning."""
         return self.created_s if self.clock is None else max(self.created_s, self.clock.now_ns() // 1_000_000_000)
+
+
+# OpenAI takes call ids of up to 40 characters.
+_REPLY_ID_CHARS_MAX = 28
+
+
+def made_up_id(reply_id: str, index: int) -> str:
+    """The id of a call that its upstream gave none: unique in a conversation, the same whenever its answer is read."""
+    reply = re.sub(r"[^a-zA-Z0-9_-]", "", reply_id)[-_REPLY_ID_CHARS_MAX:]
+    return f"call_{reply}_{index}" if reply else f"call_{index}"
 
 
 def given(**members: Any) -> dict[str, Any]:

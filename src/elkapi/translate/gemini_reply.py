@@ -6,12 +6,10 @@ Contract: anthropic.md sections 6.2 and 6.3. The stream has no terminator: it en
 
 from __future__ import annotations
 
-import re
-
 import msgspec
 
 from elkapi.errors import NOT_JSON
-from elkapi.translate.dialect import Unreadable
+from elkapi.translate.dialect import Unreadable, made_up_id
 from elkapi.translate.ir import (
     CONTENT,
     NO_ANSWER,
@@ -54,8 +52,6 @@ _GAVE_UP = frozenset(
     }
 )
 _ANSWER = (TextDelta, ToolCallStart, ImageOut, ServerToolPart)
-# OpenAI takes call ids of up to 40 characters.
-_REPLY_ID_MAX = 28
 _FILTERED = frozenset(
     {
         "SAFETY",
@@ -254,7 +250,7 @@ class Reader:
         events: list[Event] = []
         if not self._started:
             self._started = True
-            self._reply_id = re.sub(r"[^a-zA-Z0-9_-]", "", chunk.responseId or "")[-_REPLY_ID_MAX:]
+            self._reply_id = chunk.responseId or ""
             events.append(Start(chunk.responseId or "", chunk.modelVersion or ""))
         candidate = chunk.candidates[0] if chunk.candidates else None
         if candidate is not None and candidate.index == 0:
@@ -305,7 +301,7 @@ class Reader:
         events[said:said] = sources
 
     def _call(self, call: _Call, signature: str | None, events: list[Event]) -> None:
-        """Gemini often gives no id; ours is unique in a conversation and the same whenever this answer is read.
+        """Gemini often gives no id.
 
         Pieces of arguments, which only a caller of this dialect can ask for, are told as they are.
         """
@@ -315,7 +311,7 @@ class Reader:
                 events.append(ToolCallDelta(self._calls - 1, piece))
             return
         index, self._calls = self._calls, self._calls + 1
-        id_ = call.id or (f"call_{self._reply_id}_{index}" if self._reply_id else f"call_{index}")
+        id_ = call.id or made_up_id(self._reply_id, index)
         events.append(
             ToolCallStart(index, id_, call.name, signature=signature, signed_by="gemini" if signature else None)
         )

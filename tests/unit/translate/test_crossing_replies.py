@@ -10,7 +10,7 @@ import pytest
 
 from elkapi.translate.dialect import ReplyFacts
 from elkapi.translate.dialects import DIALECTS, UPSTREAM_DIALECTS
-from elkapi.translate.ir import ChatRequest, End, Event, TextDelta
+from elkapi.translate.ir import ChatRequest, End, Event, TextDelta, ToolCallStart
 from elkapi.translate.sse import Frame
 
 
@@ -172,6 +172,27 @@ def test_documents_that_have_no_address_are_sources_of_their_own_for_gemini(upst
     ]
     (support,) = grounding["groundingSupports"]
     assert support["groundingChunkIndices"] == [0, 1]
+
+
+# --- calls -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("absent", [{}, {"id": None}, {"id": ""}])
+def test_a_call_that_its_upstream_gave_no_id_has_one_that_no_other_answer_of_the_conversation_has(
+    absent: dict[str, Any],
+) -> None:
+    """As some servers of OpenAI's form answer; clients match results by it, over all of a conversation."""
+    calls = [{"index": index, "function": {"name": "f", "arguments": "{}"}, **absent} for index in (0, 1)]
+    seen = []
+    for reply in ("chatcmpl-1", "chatcmpl-2"):
+        choice = {"message": {"tool_calls": calls}, "finish_reason": "tool_calls"}
+        chunk = {"id": reply, "choices": [{"index": 0, "delta": {"tool_calls": calls}}]}
+        events = whole("chat", {"id": reply, "choices": [choice]}), streamed("chat", [chunk])
+        told_ids = [[event.id for event in several if isinstance(event, ToolCallStart)] for several in events]
+        assert told_ids[0] == told_ids[1]
+        seen += told_ids[0]
+    assert len(set(seen)) == 4
+    assert all(len(one) <= 40 for one in seen)
 
 
 # --- thoughts --------------------------------------------------------------------------------------------------------
