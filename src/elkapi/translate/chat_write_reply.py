@@ -120,6 +120,12 @@ class _Answer:
             return "stop"
         return _REASONS[self.finish.reason]
 
+    @property
+    def why_declined(self) -> str | None:
+        """What an upstream that declined says about it, where the model said nothing itself."""
+        finish = self.finish
+        return finish.explanation if finish and finish.reason == "refusal" and not self.refused else None
+
     def note(self, event: Event) -> None:
         """What is only written at the end."""
         if isinstance(event, UsageSeen):
@@ -202,6 +208,8 @@ class ChatWriter:
         """Sources, the chunk with the finish reason, the usage chunk when it was asked for, `[DONE]`."""
         answer = self._answer
         pieces = [self._open()]
+        if answer.why_declined:
+            pieces.append(self._delta({"refusal": answer.why_declined}))
         if answer.annotations:
             pieces.append(self._delta({"annotations": answer.annotations}))
         reason = _encode(answer.reason())
@@ -294,7 +302,8 @@ class _Whole:
         answer, facts = self._answer, self._answer.facts
         texts = {name: "".join(pieces) if pieces else None for name, pieces in self._texts.items()}
         content = "" if texts["content"] is None and not self._calls else texts["content"]
-        message: dict[str, Any] = {"role": "assistant", "content": content, "refusal": texts["refusal"]}
+        refusal = texts["refusal"] or answer.why_declined
+        message: dict[str, Any] = {"role": "assistant", "content": content, "refusal": refusal}
         extras = {"reasoning_content": texts["reasoning_content"], **self._lists, "annotations": answer.annotations}
         message |= {name: value for name, value in extras.items() if value}
         calls = [self._calls[index] for index in sorted(self._calls)]

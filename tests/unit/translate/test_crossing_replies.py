@@ -223,3 +223,22 @@ def test_what_a_part_begins_with_does_not_matter() -> None:
     assert streamed("responses", [begun, bare, {"type": "response.output_text.delta", "delta": "a"}]) == [
         TextDelta("a")
     ]
+
+
+# --- why it ended ----------------------------------------------------------------------------------------------------
+
+
+def test_why_claude_declined_is_told_to_every_caller() -> None:
+    details = {"type": "refusal", "category": "cyber", "explanation": "This could do harm."}
+    end = {"stop_reason": "refusal", "stop_sequence": None, "stop_details": details}
+    rows: list[dict[str, Any]] = [*block(0, "Well, "), {"type": "message_delta", "delta": end, "usage": {}}]
+    body = {"type": "message", "content": [{"type": "text", "text": "Well, "}], **end}
+    for events in (streamed("anthropic", rows), whole("anthropic", body)):
+        (choice,) = told("chat", events)["choices"]
+        assert (choice["message"]["content"], choice["message"]["refusal"]) == ("Well, ", "This could do harm.")
+        assert choice["finish_reason"] == "content_filter"
+        for caller in ("responses", "anthropic", "gemini"):
+            assert "This could do harm." in json.dumps(told(caller, events))
+    writer = DIALECTS["chat"].writer(ReplyFacts("id", "m", 1, ChatRequest(model="m", messages=[])))
+    stream = b"".join(map(writer.feed, streamed("anthropic", rows))) + writer.finish()
+    assert b'"delta":{"refusal":"This could do harm."}' in stream
