@@ -277,8 +277,10 @@ def _read_conversation(view: _Count, raw: Raw, extra: Raw) -> tuple[tuple[Text, 
             if isinstance(part, Thinking) and (found := unseal(part.signature)) is not None:
                 if found.call_id is not None:
                     signed[found.call_id] = found
-                # What it says in words nobody signed, so no upstream would take it.
-                continue
+                if found.call_id is not None or found.signature is None:
+                    # What it says in words nobody signed, so no upstream would take it.
+                    continue
+                part = Thinking(part.text, found.signature, found.dialect)
             if isinstance(part, ToolCall) and (sealed := signed.get(part.id)) is not None:
                 part = msgspec.structs.replace(part, signature=sealed.signature, signed_by=sealed.dialect)
             if left:

@@ -145,6 +145,10 @@ class _Layout:
                 block = self._last("thinking")
                 block.whole = True
                 return block, {"type": "signature_delta", "signature": signature}
+            case ThinkingSignature(signature=signature, signed_by="responses") if self._signs:
+                block = self._last("thinking")
+                block.whole = True
+                return block, {"type": "signature_delta", "signature": seal(Sealed("responses", signature=signature))}
             case RedactedThinking(data=data):
                 return self._new(_Block("redacted_thinking", {"type": "redacted_thinking", "data": data})), None
             case RefusalDelta(text=text):

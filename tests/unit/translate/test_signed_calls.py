@@ -1,4 +1,7 @@
-"""What Gemini signs of its calls, through a caller of Anthropic's form: it comes back to Gemini, never to Claude."""
+"""What Gemini signs of its calls and OpenAI seals of its thoughts, through a caller of Anthropic's form.
+
+It comes back to whoever made it, never to Claude.
+"""
 
 from __future__ import annotations
 
@@ -103,3 +106,45 @@ def test_claude_is_sent_none_of_it() -> None:
         written = DIALECTS[other].write_request(CALLER.read_request(body), profile_for("", "m"))
         assert PREFIX.encode() not in written, other
         assert SIGNED.encode() not in written, other
+
+
+OPENAI = {
+    "id": "resp_1",
+    "model": "m",
+    "status": "completed",
+    "output": [
+        {
+            "type": "reasoning",
+            "summary": [{"type": "summary_text", "text": "I shall look."}],
+            "encrypted_content": "gAAAfirst",
+        },
+        {"type": "reasoning", "summary": [], "encrypted_content": "gAAAsecond"},
+        {"type": "function_call", "call_id": "fc1", "name": "f", "arguments": '{"n":1}'},
+        {"type": "function_call", "call_id": "fc2", "name": "f", "arguments": '{"n":2}'},
+    ],
+}
+
+
+@pytest.mark.parametrize("stream", [False, True], ids=["whole", "streamed"])
+def test_what_openai_sealed_of_its_thoughts_comes_back_to_it(stream: bool) -> None:
+    """So a tool loop of Claude Code's over a model of OpenAI's goes on with its train of thought."""
+    responses = DIALECTS["responses"]
+    said = answered(responses.read_reply(json.dumps(OPENAI).encode()), ADAPTIVE, stream)
+    assert [block["type"] for block in said] == ["thinking", "thinking", "tool_use", "tool_use"]
+    assert [block["thinking"] for block in said[:2]] == ["I shall look.", ""]
+    body = asked(ADAPTIVE, *looped(said))
+    written = json.loads(responses.write_request(CALLER.read_request(body), profile_for("openai", "gpt-5.3-codex")))
+    thoughts = [item for item in written["input"] if item["type"] == "reasoning"]
+    assert thoughts == OPENAI["output"][:2]
+    assert has_foreign_turns(body)
+    kept = json.loads(with_own_thoughts(body))["messages"][1]["content"]
+    assert [block["type"] for block in kept] == ["tool_use", "tool_use"]
+    for other in ("chat", "gemini", "anthropic"):
+        sent = DIALECTS[other].write_request(CALLER.read_request(body), profile_for("", "m"))
+        assert PREFIX.encode() not in sent, other
+        assert b"gAAA" not in sent, other
+
+
+def test_who_asked_for_no_thinking_is_shown_none_that_openai_sealed() -> None:
+    events = DIALECTS["responses"].read_reply(json.dumps(OPENAI).encode())
+    assert PREFIX not in json.dumps(answered(events, None, stream=False))
