@@ -11,7 +11,7 @@ from typing import Any
 
 import psycopg
 import pytest
-from sqlalchemy import Connection, select, text
+from sqlalchemy import Connection, create_engine, select, text
 from sqlalchemy.exc import DBAPIError, ProgrammingError
 
 from elkapi.errors import Unavailable, to_operator
@@ -447,3 +447,19 @@ def test_the_address_shown_hides_the_password() -> None:
         assert "hunter2" not in database.address
     finally:
         database.close()
+
+
+def test_a_raw_connection_that_cannot_be_prepared_is_closed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file, made = tmp_path / "e.sqlite3", list[sqlite3.Connection]()
+    file.write_bytes(b"no database at all" * 100)
+    connect = sqlite3.connect
+
+    def kept(*given: Any, **more: Any) -> sqlite3.Connection:
+        made.append(connect(*given, **more))
+        return made[-1]
+
+    monkeypatch.setattr(sqlite3, "connect", kept)
+    with pytest.raises(sqlite3.DatabaseError, match="not a database"):
+        sql.raw_connection(create_engine(f"sqlite:///{file}"), "NORMAL")
+    with pytest.raises(sqlite3.ProgrammingError, match="closed"):
+        made[0].execute("SELECT 1")

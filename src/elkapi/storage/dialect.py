@@ -266,7 +266,11 @@ def raw_connection(engine: Engine, synchronous: str) -> Any:
         connection = sqlite3.connect(
             str(engine.url.database), isolation_level=None, check_same_thread=False, cached_statements=256
         )
-        prepare_sqlite(connection, synchronous)
+        try:
+            prepare_sqlite(connection, synchronous)
+        except BaseException:
+            connection.close()
+            raise
         return connection
     import psycopg
 
