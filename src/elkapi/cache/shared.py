@@ -62,6 +62,8 @@ class RedisStore:
         self._clock = clock
         self._wait_s = wait_s
         self._down_until_s = 0.0
+        # The client has no queue of its own: it takes one more than its connections for a failure.
+        self._places = asyncio.Semaphore(CONNECTIONS_MAX)
         self._redis: Redis = Redis.from_url(
             url,
             socket_timeout=PUT_WAIT_S,
@@ -92,7 +94,7 @@ class RedisStore:
         if self._clock.monotonic_s() < self._down_until_s:
             raise StoreDown("Redis failed a moment ago")
         try:
-            async with asyncio.timeout(wait_s):
+            async with asyncio.timeout(wait_s), self._places:
                 return await question()
         except (RedisError, OSError, TimeoutError) as error:
             self._down_until_s = self._clock.monotonic_s() + PAUSE_S

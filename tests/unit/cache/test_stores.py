@@ -81,6 +81,11 @@ async def test_answers_past_their_age_go_with_the_next_one_kept(store: Store) ->
     assert await held(store, range(3)) == [2]
 
 
+async def test_any_number_may_look_at_once(store: Store) -> None:
+    await store.put(name(1), SYSTEM_CLOCK.now_ns(), b"kept")
+    assert await asyncio.gather(*(store.get(name(1)) for _ in range(500))) == [b"kept"] * 500
+
+
 async def test_a_file_that_is_none_of_ours_is_begun_anew(tmp_path: Path) -> None:
     (tmp_path / FILE).write_bytes(os.urandom(8192))
     store = FileStore(tmp_path / FILE, Bounds(1000, 5, 100.0), SYSTEM_CLOCK, WAIT_S)
