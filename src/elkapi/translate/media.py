@@ -21,6 +21,8 @@ _SECONDS = re.compile(r"(\d{1,4}(?:\.\d{1,3})?)s?")
 _VEO_FORMS = frozenset({"veo-query", "veo-alias", "wrapped-v2"})
 # A length that the model chooses, where it can.
 AUTO = -1
+# A text may hold a number that no JSON does.
+_WHOLE_MAX = (1 << 63) - 1
 # Below this two numbers are a shape such as 16:9, not pixels.
 _PIXELS_MIN = 64
 # A neutral field and its names in the forms, the first found counts.
@@ -309,6 +311,8 @@ def _whole(value: Any, name: str) -> int | None:
         whole = None
     if whole is None or isinstance(value, bool) or (isinstance(value, float) and whole != value):
         raise BadRequest(f"`{name}` must be a whole number.", param=name)
+    if abs(whole) > _WHOLE_MAX:
+        raise BadRequest(f"`{name}` is too large.", param=name)
     return whole
 
 

@@ -88,6 +88,8 @@ def test_a_text_to_video_needs_a_prompt(wire: str, prompt: str | None) -> None:
         ({"n": 2.5}, "n"),
         ({"n": True}, "n"),
         ({"width": -1, "height": 2}, "width"),
+        ({"width": "9" * 400, "height": 2}, "width"),
+        ({"seed": "9" * 400}, "seed"),
         ({"seconds": "0"}, "seconds"),
         ({"seconds": True}, "seconds"),
         ({"seed": [1]}, "seed"),
