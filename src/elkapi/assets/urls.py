@@ -33,7 +33,7 @@ class AssetUrls:
 
     def is_signed(self, asset_id: bytes, query: str) -> bool:
         """Whether the query carries a signature for this file that has not expired."""
-        fields = parse_qs(query, max_num_fields=20) if len(query) < 4096 else {}
+        fields = parse_qs(query) if len(query) < 4096 else {}
         expires, signature = fields.get("expires", [""])[-1], fields.get("signature", [""])[-1]
         if not (expires.isascii() and expires.isdecimal() and len(expires) <= 12 and signature.isascii()):
             return False
