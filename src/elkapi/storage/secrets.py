@@ -13,6 +13,7 @@ import binascii
 import hmac
 import os
 import secrets as random
+import time
 from pathlib import Path
 
 from cryptography.exceptions import InvalidTag
@@ -24,6 +25,8 @@ from elkapi.storage import dialect as sql
 from elkapi.storage import schema
 
 KEY_BYTES = 32
+# How long a key file may be empty while another process makes it (`dialect.name_new_file`).
+KEY_EMPTY_S = 1.0
 # Sealing more than this takes long enough to be worth a thread.
 SEAL_INLINE_BYTES = 64 * 1024
 SECRET_KEY_FILE = "secret.key"  # noqa: S105 - the name of a file, not a secret.
@@ -97,7 +100,7 @@ def is_there(path: Path) -> bool:
 def load_secret_key(settings: Settings) -> bytes:
     """ELKAPI_SECRET_KEY, else the file `secret.key` of the data directory, made on first use (mode 0600).
 
-    Raises SecretKeyError. Processes starting together agree on one key: the file appears whole or not at all.
+    Raises SecretKeyError. Processes starting together agree on one key.
     """
     if settings.secret_key:
         return parse_secret_key(settings.secret_key, "ELKAPI_SECRET_KEY")
@@ -105,10 +108,13 @@ def load_secret_key(settings: Settings) -> bytes:
     if not is_there(path):
         sql.create_private_directory(path.parent)
         install_secret_key(path, random.token_bytes(KEY_BYTES))
+    until_s = time.monotonic() + KEY_EMPTY_S
     try:
-        return parse_secret_key(path.read_text("ascii"), str(path))
+        while not (text := path.read_text("ascii")) and time.monotonic() < until_s:
+            time.sleep(0.01)
     except (OSError, UnicodeDecodeError) as error:
         raise SecretKeyError(f"cannot read the secret key file {path}: {type(error).__name__}") from None
+    return parse_secret_key(text, str(path))
 
 
 def install_secret_key(path: Path, key: bytes) -> bool:

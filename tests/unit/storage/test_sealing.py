@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import base64
+import errno
+import os
 import stat
+import threading
 from pathlib import Path
 
 import pytest
@@ -11,6 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from elkapi.settings import Settings
+from elkapi.storage import secrets
 from elkapi.storage.secrets import (
     Sealer,
     SealError,
@@ -75,6 +79,31 @@ def test_a_key_file_is_never_replaced(tmp_path: Path) -> None:
     assert not install_secret_key(path, bytes(32))
     assert parse_secret_key(path.read_text(), "file") == KEY
     assert [file.name for file in tmp_path.iterdir()] == ["secret.key"]
+
+
+def test_processes_agree_on_one_key_where_there_are_no_hard_links(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings, replace = Settings(data_dir=str(tmp_path)), Path.replace
+    found: list[bytes] = []
+    other = threading.Thread(target=lambda: found.append(load_secret_key(settings)))
+
+    def link(*_: object) -> None:
+        raise OSError(errno.EPERM, os.strerror(errno.EPERM))
+
+    def while_another_looks(made: Path, path: Path) -> Path:
+        assert path.read_bytes() == b""
+        other.start()
+        other.join(0.1)
+        return replace(made, path)
+
+    monkeypatch.setattr(os, "link", link)
+    monkeypatch.setattr(Path, "replace", while_another_looks)
+    monkeypatch.setattr(secrets, "KEY_EMPTY_S", 60.0)
+    found.append(load_secret_key(settings))
+    other.join()
+    assert len(found) == 2
+    assert found[0] == found[1]
 
 
 @pytest.mark.parametrize(
