@@ -113,6 +113,51 @@ def another(connection: Connection, batch: BatchRow) -> None:
     assert batches.begin(connection, OTHER)
 
 
+def test_of_several_batches_each_is_begun_cancelled_and_deleted_alone(database: Database, batch: BatchRow) -> None:
+    third, b = b"\x03" * 16, schema.message_batches.c
+    whose = (batch.owner_id, batch.key_id)
+
+    def states() -> list[str]:
+        return list(connection.execute(select(b.status).order_by(b.id)).scalars())
+
+    with database.write() as connection:
+        for id_ in (OTHER, third):
+            assert batches.add_staging(connection, msgspec.structs.replace(batch, id=id_, idempotency_key=f"{id_[0]}"))
+        assert batches.begin(connection, OTHER)
+        assert states() == ["in_progress", "in_progress", "staging"]
+        batches.give_up(connection, third)
+        batches.give_up(connection, OTHER)
+        assert states() == ["in_progress", "in_progress", "deleted"]
+        # Whoever asks again under the key of one that was given up begins anew.
+        assert batches.find_made(connection, batch.key_id, "3") is None
+        assert batches.add_staging(connection, msgspec.structs.replace(batch, id=b"\x04" * 16, idempotency_key="3"))
+        for now_ns in (3, 9):
+            batches.cancel(connection, BATCH, *whose, now_ns)
+        assert (states()[:2], shown(connection, batch).cancel_ns) == (["canceling", "in_progress"], 3)
+        found = [batches.get_batch(connection, id_, *whose) for id_ in (BATCH, OTHER, third)]
+        assert [one.id if one else None for one in found] == [BATCH, OTHER, None]
+        connection.execute(update(schema.message_batches).where(b.id.in_((BATCH, OTHER))).values(status="ended"))
+        assert batches.delete(connection, OTHER, *whose)
+        assert states() == ["ended", "deleted", "deleted", "staging"]
+
+
+def test_open_batches_are_looked_at_page_by_page_and_a_few_of_each_key(
+    database: Database, batch: BatchRow, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def page(limit: int, after: bytes = b"") -> tuple[list[bytes], bytes]:
+        found, behind = batch_lines.open_batches(connection, limit, 1, after)
+        return [one.batch.id for one in found], behind
+
+    with database.write() as connection:
+        another(connection, batch)
+        assert page(1) == ([BATCH], BATCH)
+        assert page(1, BATCH) == ([OTHER], OTHER)
+        assert page(1, OTHER) == ([], b"")
+        assert page(3) == ([BATCH, OTHER], b"")
+        monkeypatch.setattr(batch_lines, "OPEN_OF_KEY_MAX", 1)
+        assert page(2) == ([BATCH], OTHER)
+
+
 def test_only_the_lines_of_the_dead_change_hands_in_whatever_batch(database: Database, batch: BatchRow) -> None:
     _l = schema.batch_lines.c
 

@@ -178,6 +178,21 @@ def test_a_revoked_key_stays_revoked(database: Database) -> None:
     assert not grant.enabled
 
 
+def test_a_change_of_one_key_is_audited_and_leaves_the_others(database: Database) -> None:
+    with database.write() as connection:
+        row, _ = make_key(connection, name="one")
+        other, _ = make_key(connection, name="other")
+        routing = versions.read(connection).routing
+        keys.edit(connection, row.id, name="n", group="default", models=None, expires_at_ns=None, **UNCHANGED)
+        keys.set_enabled(connection, row.id, False, **WHO)
+        keys.set_enabled(connection, row.id, True, **WHO)
+        keys.revoke(connection, row.id, **WHO)
+        assert keys.get_key(connection, other.id) == other
+        assert versions.read(connection).routing == routing
+        told = [(entry.action, entry.subject) for entry in audit.newest(connection)][:4]
+    assert told == [(f"key.{what}", f"key:{row.id}") for what in ("revoke", "enable", "disable", "edit")]
+
+
 def test_changes_are_found_by_version(database: Database) -> None:
     with database.write() as connection:
         first, plaintext = make_key(connection)
@@ -209,6 +224,16 @@ def test_only_routing_changes_raise_the_routing_version(database: Database) -> N
     assert after_key.config > start.config
     assert after_key.routing == start.routing
     assert after_group.routing == after_group.config > after_key.config
+
+
+def test_after_a_restore_both_versions_are_higher_and_nothing_else_is_changed(database: Database) -> None:
+    meta = schema.meta.c
+    rest = select(meta.name, meta.value).where(meta.name.not_in(("config_version", "routing_version")))
+    with database.write() as connection:
+        before = connection.execute(rest.order_by(meta.name)).all()
+        versions.raise_to(connection, 1_000)
+        assert versions.read(connection) == versions.Versions(1_000, 1_000)
+        assert connection.execute(rest.order_by(meta.name)).all() == before != []
 
 
 def test_every_change_leaves_an_audit_row_without_secrets(database: Database, installation: Installation) -> None:
@@ -302,13 +327,31 @@ def test_a_bad_channel_key_is_disabled_alone_with_its_reason_and_comes_back(
         assert channels.set_key_enabled(connection, 10_000, True, **WHO) is None
 
 
-def test_a_channel_goes_with_its_keys(database: Database, installation: Installation) -> None:
+def test_a_change_of_one_channel_or_key_leaves_the_others_and_a_channel_goes_with_its_keys(
+    database: Database, installation: Installation
+) -> None:
+    sealer = installation.sealer
     with database.write() as connection:
-        channel_id = channels.add_channel(connection, installation.sealer, spec(), **WHO)
-        channels.add_keys(connection, installation.sealer, channel_id, ["one"], **WHO)
+        secret = spec(name="other", proxy_url="socks5://u:p@127.0.0.1:1", header_set={"x-c": "1"})
+        other = channels.add_channel(connection, sealer, secret, **WHO)
+        channel_id = channels.add_channel(connection, sealer, spec(), **WHO)
+        (key,) = channels.add_keys(connection, sealer, channel_id, ["one"], **WHO)
+        assert len(channels.add_keys(connection, sealer, other, ["two", "three"], **WHO)) == 2
+        before, loaded = channels.view_channels(connection, sealer), channels.load_channels(connection, sealer)
+        assert [len(one.keys) for one in before] == [2, 1]
+        channels.set_enabled(connection, channel_id, False, **WHO)
+        channels.replace_channel(connection, sealer, channel_id, spec(name="renamed", header_set={"x-d": "2"}), **WHO)
+        channels.set_key_enabled(connection, key.id, False, reason="401", **WHO)
+        view = channels.view_channels(connection, sealer)[1]
+        assert (view.name, view.header_names, view.keys[0].reason) == ("renamed", ("x-d",), "401")
+        told = [(entry.action, entry.subject) for entry in audit.newest(connection)][:3]
+        done = ("key.disable", "edit", "disable")
+        assert told == [(f"channel.{action}", f"channel:{channel_id}") for action in done]
         assert channels.remove_channel(connection, channel_id, **WHO)
         assert not channels.remove_channel(connection, channel_id, **WHO)
-        assert connection.execute(select(schema.channel_keys)).all() == []
+        assert channels.view_channels(connection, sealer) == before[:1]
+        assert msgspec.json.encode(channels.load_channels(connection, sealer)) == msgspec.json.encode(loaded[:1])
+        assert set(connection.execute(select(schema.channel_keys.c.channel_id)).scalars()) == {other}
 
 
 def test_a_sealed_value_moved_to_another_row_does_not_open(database: Database, installation: Installation) -> None:

@@ -177,8 +177,10 @@ async def test_a_conversation_is_one_owners_and_keeps_its_earlier_turns(
         kept = dict(connection.execute(select(stored_objects.c.id, stored_objects.c.expires_ns)).all())
         assert all(kept[one.id] > later for one in turns)
         assert kept[branch.id] == soon
+        size = sum(len(row) for row in connection.execute(select(stored_objects.c.sealed)).scalars()) * 5 // 6
+        assert len(stored.conversation(connection, GRANT, turns[-1].id, size, 0) or ()) == 5
         with pytest.raises(BodyTooLarge):
-            stored.conversation(connection, GRANT, turns[-1].id, 100, 0)
+            stored.conversation(connection, GRANT, turns[-1].id, size - 1, 0)
         # The branch's own time is over, whatever became of the turns before it.
         assert stored.conversation(connection, GRANT, branch.id, 10**6, soon) is None
     with database.write() as connection:
@@ -207,6 +209,7 @@ async def test_lists_filter_by_labels_and_never_see_a_strangers(settings: Settin
     assert page() == ids
     assert page(limit=2, ascending=False, has_more=True) == ids[:0:-1]
     assert page(after=ids[0], limit=1, has_more=True) == [ids[1]]
+    assert page(after=ids[1], ascending=False) == ids[:1]
     # Large ones are fewer to a page, but never none.
     with installation.database.read() as connection:
         size = len(connection.execute(select(stored_objects.c.sealed)).scalars().first() or b"")
@@ -223,14 +226,16 @@ async def test_lists_filter_by_labels_and_never_see_a_strangers(settings: Settin
 
 
 async def test_what_was_kept_long_enough_is_forgotten_whole(settings: Settings, installation: Installation) -> None:
-    old = an_object(expires_ns=5, item_ids=("msg_old",), frames=(0, b"x\n\n"))
+    old = an_object(expires_ns=5, item_ids=("msg_old",), frames=(0, b"x" * 1_000))
+    older = an_object(expires_ns=4, frames=(0, b"x" * 1_000))
     young = an_object(item_ids=("msg_young",))
     async with started(settings, installation, os.urandom(16)) as ledger:
-        await ledger.keep(old)
-        await ledger.keep(young)
+        for one in (old, older, young):
+            await ledger.keep(one)
     assert status_of(installation.database, old.id) is None
     with installation.database.write() as connection:
-        assert stored.purge(connection, time.time_ns(), 10, 10**6) == 1
+        # Their streams count, too, so they are not forgotten together.
+        assert [stored.purge(connection, time.time_ns(), 10, 2_000) for _ in range(2)] == [1, 1]
         assert stored.purge(connection, time.time_ns(), 10, 10**6) == 0
         assert list(connection.execute(select(stored_objects.c.id)).scalars()) == [young.id]
         assert list(connection.execute(select(stored_items.c.item_id)).scalars()) == ["msg_young"]

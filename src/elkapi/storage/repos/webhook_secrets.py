@@ -31,7 +31,7 @@ class WebhookSecret(msgspec.Struct, frozen=True):
 
     def in_force(self, now_ns: int) -> tuple[str, ...]:
         """What signs now, the newest first."""
-        overlaps = self.previous is not None and (self.previous_until_ns or 0) > now_ns
+        overlaps = (self.previous_until_ns or 0) > now_ns
         return (self.secret, self.previous) if overlaps and self.previous else (self.secret,)
 
 
