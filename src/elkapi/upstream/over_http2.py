@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import select
+import socket
 import ssl
 from collections.abc import AsyncIterator, Callable, Iterable
 from importlib.util import find_spec
@@ -56,6 +57,10 @@ _ENDED_UNANSWERED = "Server disconnected"
 _ENDED = getattr(select, "POLLRDHUP", 0)
 # A peer that lets a request go unanswered, and says nothing else for so long, is asked no more over this connection.
 SILENT_S = 5.0
+# While others wait on a connection, nobody can tell a peer that is slow from one that is gone; the kernel can, by what
+# it acknowledges, but would take a quarter of an hour.
+UNACKNOWLEDGED_MS_MAX = 60_000
+_USER_TIMEOUT = getattr(socket, "TCP_USER_TIMEOUT", None)
 
 
 class _PeerLeft(httpcore.WriteError):
@@ -236,6 +241,9 @@ class Http2Transport:
                 max_connections=limits.connections_per_origin_max,
                 max_keepalive_connections=limits.idle_connections_per_origin_max,
                 keepalive_expiry=limits.idle_keep_s,
+                socket_options=(
+                    [] if _USER_TIMEOUT is None else [(socket.IPPROTO_TCP, _USER_TIMEOUT, UNACKNOWLEDGED_MS_MAX)]
+                ),
                 network_backend=_GuardedBackend(self._dialing, allow_private=allow_private),
             )
         return pool

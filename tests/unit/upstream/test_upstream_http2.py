@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 import ssl
 import subprocess
 import sys
@@ -187,6 +188,20 @@ async def test_a_peer_that_fell_silent_is_asked_anew_on_another_connection_and_a
     await given_up_after(30.0)
     assert await call(b"c") == (b"c", True)
     assert peer.connections == 2
+
+
+@pytest.mark.skipif(not hasattr(socket, "TCP_USER_TIMEOUT"), reason="the system has no such option")
+@pytest.mark.usefixtures("http2")
+async def test_a_peer_that_acknowledges_nothing_is_given_up_by_the_kernel(serve, client, ask):
+    """Others may wait on its connection all the time, so that nobody here would ever give it up."""
+    from elkapi.upstream.over_http2 import UNACKNOWLEDGED_MS_MAX
+
+    peer = await serve(echo_script(lambda connection, stream_id, *_: answer(connection, stream_id)))
+    reply = await client.send(ask(msgspec.structs.replace(peer.origin, http2=True)))
+    assert await reply.read(BIG) == (b"ok", True)
+    (pooled,) = client._http2._pools[True].connections
+    sock = pooled._connection._network_stream.get_extra_info("socket")
+    assert sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT) == UNACKNOWLEDGED_MS_MAX
 
 
 @pytest.mark.parametrize("how", ["leave", "reset"])
