@@ -41,7 +41,8 @@ SERVED_TOOLS_TOKENS_MAX = 100_000
 # Searches are paid for one by one as well: so many are held, or what the caller allows where that is more.
 SEARCHES_MAX, SEARCHES_ALLOWED_MAX = 10, 1000
 _ALLOWED = re.compile(rb'"max_uses"\s*+:\s*+(\d++)')
-_TYPES = "|".join(sorted({*server_tools.KINDS, *server_tools.CHAT, *server_tools.RESPONSES, *server_tools.HOSTED}))
+_WORDS = {*server_tools.KINDS, *server_tools.CHAT, *server_tools.RESPONSES, *server_tools.HOSTED, *server_tools.OTHERS}
+_TYPES = "|".join(sorted(_WORDS))
 _MEMBERS = "|".join(re.sub("[A-Z]", lambda hit: "_?" + hit[0].lower(), name) for name in server_tools.GEMINI)
 _SERVED_TOOL = re.compile(rf'"type"\s*+:\s*+"(?:openrouter:)?(?:{_TYPES})|"(?:{_MEMBERS})"\s*+:'.encode())
 # What a provider tells its model of how to call tools, and of each tool of its own that the client runs (Anthropic's
@@ -64,8 +65,10 @@ COMPACTION_TOKENS_MAX = 16_384
 ABSENT = msgspec.Raw()
 NONE_NAMED = (b"", b"null", b"[]")
 _UNSERVED = (*NONE_NAMED, b"false")
-# Members beside the tools that have the provider search, or ask servers of tools.
-_SERVING = frozenset({"web_search_options", "plugins", "search_parameters", "enable_search", "mcp_servers"})
+# Members beside the tools that have the provider search, run code, or ask servers of tools.
+_SERVING = frozenset(
+    {"web_search_options", "plugins", "search_parameters", "enable_search", "enable_code_interpreter", "mcp_servers"}
+)
 
 
 def bounded(

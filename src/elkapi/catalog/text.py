@@ -60,6 +60,7 @@ class ChatView(msgspec.Struct):
     plugins: msgspec.Raw = ABSENT
     search_parameters: msgspec.Raw = ABSENT
     enable_search: msgspec.Raw = ABSENT
+    enable_code_interpreter: msgspec.Raw = ABSENT
     models: msgspec.Raw = ABSENT
 
 
@@ -221,7 +222,13 @@ def read_chat(body: bytes) -> Facts:
         store=bool(view.store),
         stateful=bool(view.store),
         tools=view.tools,
-        served=(view.web_search_options, view.plugins, view.search_parameters, view.enable_search),
+        served=(
+            view.web_search_options,
+            view.plugins,
+            view.search_parameters,
+            view.enable_search,
+            view.enable_code_interpreter,
+        ),
         models=view.models,
     )
 

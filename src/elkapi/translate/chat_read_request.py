@@ -137,6 +137,7 @@ _DECIDING = (
     "plugins",
     "search_parameters",
     "enable_search",
+    "enable_code_interpreter",
     "structured_outputs",
     "guided_json",
     "guided_regex",

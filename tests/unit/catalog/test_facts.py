@@ -260,6 +260,7 @@ def test_a_channel_adds_what_it_says_itself() -> None:
     quiet = msgspec.structs.replace(channel, param_set={"enable_search": msgspec.Raw(b"false")})
     assert added_by(quiet).searches == 0
     words = {"web_search_options": b"{}", "mcp_servers": b"{}", "plugins": b'[{"id":"web"}]', "enable_search": b"true"}
+    words["enable_code_interpreter"] = b"true"
     for member, value in words.items():
         body = msgspec.json.encode({member: msgspec.Raw(value)})
         searching = msgspec.structs.replace(channel, param_default={member: msgspec.Raw(value)})

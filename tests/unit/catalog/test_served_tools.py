@@ -10,7 +10,7 @@ import pytest
 
 from elkapi.catalog.bounds import SEARCHES_MAX, SERVED_TOOLS_TOKENS_MAX, bounded_by_model
 from elkapi.catalog.text import read_chat, read_generate, read_messages, read_responses
-from elkapi.translate.server_tools import CHAT, GEMINI, HOSTED, KINDS, RESPONSES
+from elkapi.translate.server_tools import CHAT, GEMINI, HOSTED, KINDS, OTHERS, RESPONSES
 
 MESSAGES = [{"role": "user", "content": "x"}]
 
@@ -19,7 +19,7 @@ def _snake(name: str) -> str:
     return re.sub("(?=[A-Z])", "_", name).lower()
 
 
-@pytest.mark.parametrize("kind", sorted({*CHAT, *KINDS}))
+@pytest.mark.parametrize("kind", sorted({*CHAT, *KINDS, *OTHERS}))
 def test_a_chat_holds_for_what_a_served_tool_brings(kind: str) -> None:
     _covers(read_chat, {"model": "m", "messages": MESSAGES}, {"type": kind}, {"type": "function"})
 
@@ -55,10 +55,11 @@ def test_a_gemini_call_holds_for_what_a_served_tool_brings(name: str) -> None:
         ({"plugins": [{"id": "web", "max_results": 5}]}, {"plugins": []}),
         ({"search_parameters": {"mode": "on"}}, {"search_parameters": None}),
         ({"enable_search": True}, {"enable_search": False}),
+        ({"enable_code_interpreter": True}, {"enable_code_interpreter": False}),
     ],
 )
-def test_a_chat_holds_for_a_search_that_is_no_tool(member: dict[str, Any], none: dict[str, Any]) -> None:
-    """OpenAI's, OpenRouter's, xAI's and Qwen's way to ask for one."""
+def test_a_chat_holds_for_what_is_served_without_a_tool(member: dict[str, Any], none: dict[str, Any]) -> None:
+    """OpenAI's, OpenRouter's, xAI's and Qwen's way to ask for a search, and Qwen's to have code run."""
     asked = {"model": "m", "messages": MESSAGES}
     found = read_chat(json.dumps(asked | member).encode())
     assert (found.upper.searches, found.open_ended) == (SEARCHES_MAX, True)

@@ -379,6 +379,7 @@ def test_a_bare_json_response_format_is_dropped() -> None:
         ({"plugins": [{"id": "web"}]}, "plugins"),
         ({"search_parameters": {"mode": "on"}}, "search_parameters"),
         ({"enable_search": True}, "enable_search"),
+        ({"enable_code_interpreter": True}, "enable_code_interpreter"),
         ({"guided_choice": ["yes", "no"]}, "guided_choice"),
         ({"structured_outputs": {"regex": "[a-z]+"}}, "structured_outputs"),
         ({"grammar": "root ::= [a-z]+"}, "grammar"),
