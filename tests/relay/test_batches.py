@@ -558,8 +558,8 @@ async def test_a_caller_who_leaves_as_a_batch_is_begun_may_ask_for_it_again_at_o
     await staged(lite, sandbox)
     add_staging, written, go_on = batches_repo.add_staging, threading.Event(), threading.Event()
 
-    def slow(connection: Connection, batch: batches_repo.BatchRow) -> bool:
-        added = add_staging(connection, batch)
+    def slow(connection: Connection, batch: batches_repo.BatchRow, **room: int) -> bool:
+        added = add_staging(connection, batch, **room)
         written.set()
         go_on.wait()
         return added

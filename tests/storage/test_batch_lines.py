@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+
 import msgspec
 import pytest
 from sqlalchemy import Connection, select, update
@@ -17,6 +19,7 @@ ALICE, BOB = b"a" * 16, b"b" * 16
 BATCH = b"\x01" * 16
 LINES = 10
 FAR_NS = 10**18
+ROOM = {"open_max": 100, "lines_max": 1000}
 
 
 def live(connection: Connection, worker: bytes) -> None:
@@ -51,7 +54,7 @@ def batch(database: Database) -> BatchRow:
             expires_ns=FAR_NS,
             headers="{}",
         )
-        assert batches.add_staging(connection, made)
+        assert batches.add_staging(connection, made, **ROOM)
         batches.add_lines(connection, BATCH, [NewLine(n, f"line-{n}", b"sealed") for n in range(LINES)])
         assert batches.get_batch(connection, BATCH, owner_id, key.id) is None
         assert batch_lines.lease(connection, BATCH, ALICE, 5, 1) == []
@@ -70,6 +73,29 @@ def shown(connection: Connection, batch: BatchRow) -> BatchRow:
 
 def ended(line: LeasedLine, state: str = "succeeded") -> EndedLine:
     return EndedLine(line.batch_id, line.number, state, b"result", b"r" * 16)
+
+
+@pytest.mark.parametrize("room", [{"open_max": 2, "lines_max": 1000}, {"open_max": 100, "lines_max": 2 * LINES}])
+def test_two_batches_of_a_key_that_come_at_once_do_not_both_get_the_last_room(
+    database: Database, batch: BatchRow, room: dict[str, int]
+) -> None:
+    made = {number: msgspec.structs.replace(batch, id=bytes([number] * 16)) for number in (2, 3)}
+    refused: list[tuple[int, int]] = []
+
+    def second() -> None:
+        with database.write() as connection:
+            try:
+                batches.add_staging(connection, made[3], **room)
+            except batches.NoRoom as full:
+                refused.append((full.count, full.waiting))
+
+    other = threading.Thread(target=second)
+    with database.write() as connection:
+        assert batches.add_staging(connection, made[2], **room)
+        other.start()
+        other.join(0.2)  # Longer than it takes where nothing keeps it waiting.
+    other.join()
+    assert refused == [(2, 2 * LINES)]
 
 
 def test_a_line_is_one_workers_and_only_that_one_ends_it(database: Database, batch: BatchRow) -> None:
@@ -108,7 +134,7 @@ OTHER, CAROL = b"\x02" * 16, b"c" * 16
 
 def another(connection: Connection, batch: BatchRow) -> None:
     """A second batch of as many lines."""
-    assert batches.add_staging(connection, msgspec.structs.replace(batch, id=OTHER))
+    assert batches.add_staging(connection, msgspec.structs.replace(batch, id=OTHER), **ROOM)
     batches.add_lines(connection, OTHER, [NewLine(n, f"line-{n}", b"sealed") for n in range(LINES)])
     assert batches.begin(connection, OTHER)
 

@@ -70,7 +70,6 @@ async def create_batch(plane: DataPlane, snapshot: Snapshot, grant: Grant, match
             _show_made(plane, call, made, asked)
             return
         await _check_models(plane, snapshot, grant, call, asked)
-        await _check_room(plane, grant, len(asked.items))
         batch = _new_batch(plane, snapshot, grant, call, asked, name)
         if made is not None:
             await plane.batches.write(lambda c: batches.forget_key(c, made.id))
@@ -80,10 +79,11 @@ async def create_batch(plane: DataPlane, snapshot: Snapshot, grant: Grant, match
 
 async def _keep(plane: DataPlane, batch: BatchRow, asked: Asked) -> None:
     """Write it in pieces, visible with the last of them."""
-    store = plane.batches
+    store, lines_max = plane.batches, plane.settings.batch_open_lines_max
+    add = partial(batches.add_staging, batch=batch, open_max=OPEN_BATCHES_MAX, lines_max=lines_max)
     try:
         # A caller who leaves meanwhile does not keep it from being written.
-        if not await store.write(lambda c: batches.add_staging(c, batch)):
+        if not await store.write(add):
             raise Conflict("A batch with this Idempotency-Key is being made.", code="idempotency_in_progress")
         lines = _sealed(store.sealer, batch.id, asked)
         while part := await asyncio.to_thread(lambda: list(islice(lines, LINES_AT_ONCE))):
@@ -93,6 +93,13 @@ async def _keep(plane: DataPlane, batch: BatchRow, asked: Asked) -> None:
             while await store.write(lambda c: batch_lines.remove(c, batch.id, LINES_AT_ONCE)):
                 pass
             raise GatewayError("The batch took too long to be written down; please try again.")
+    except batches.NoRoom as full:
+        raise RateLimited(
+            f"This key has {full.count} batches that have not ended, with {full.waiting} requests to do. It may have "
+            f"{OPEN_BATCHES_MAX} batches and {lines_max} requests at a time.",
+            code="batch_limit",
+            retry_after_s=60,
+        ) from None
     except BaseException:
         await asyncio.shield(store.write(lambda c: batches.give_up(c, batch.id)))
         raise
@@ -214,19 +221,6 @@ async def _check_models(plane: DataPlane, snapshot: Snapshot, grant: Grant, call
         except GatewayError as error:
             error.message = f"requests.{number}.params.model: {error.message}"
             raise
-
-
-async def _check_room(plane: DataPlane, grant: Grant, more: int) -> None:
-    """Raises RateLimited where this key's batches that have not ended are as much as one key may have."""
-    lines_max = plane.settings.batch_open_lines_max
-    count, waiting = await plane.reader.run(lambda c: batches.open_work(c, grant.key_id))
-    if waiting + more > lines_max or count >= OPEN_BATCHES_MAX:
-        raise RateLimited(
-            f"This key has {count} batches that have not ended, with {waiting} requests to do. It may have "
-            f"{OPEN_BATCHES_MAX} batches and {lines_max} requests at a time.",
-            code="batch_limit",
-            retry_after_s=60,
-        )
 
 
 def _new_batch(

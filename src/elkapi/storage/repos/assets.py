@@ -13,10 +13,10 @@ from sqlalchemy import Connection, Select, delete, func, select, update
 
 from elkapi.storage import dialect as sql
 from elkapi.storage import schema
+from elkapi.storage.repos import keys
 from elkapi.types import AssetKind, Grant, TaskAsset
 
 _assets = schema.assets
-_keys = schema.keys
 FOR_EVER_NS = (1 << 63) - 1
 
 
@@ -64,8 +64,7 @@ def add(connection: Connection, row: AssetRow, key_bytes_max: int = 0) -> AssetR
     """
     values = {name: getattr(row, name) for name in AssetRow.__struct_fields__}
     if key_bytes_max:
-        # One at a time for a key, so that two new files cannot both count the same room.
-        connection.execute(sql.for_update(select(_keys.c.id).where(_keys.c.id == row.key_id)))
+        keys.take_turns(connection, row.key_id)
     if sql.upsert(connection, _assets, values, key=["id"]):
         if key_bytes_max:
             _make_room(connection, row, key_bytes_max)

@@ -13,7 +13,7 @@ from sqlalchemy import ColumnElement, Connection, RowMapping, func, literal_colu
 
 from elkapi.storage import dialect as sql
 from elkapi.storage import schema
-from elkapi.storage.repos import versions
+from elkapi.storage.repos import keys, versions
 
 _batches, _lines = schema.message_batches, schema.batch_lines
 _b, _l = _batches.c, _lines.c
@@ -78,8 +78,24 @@ def result_context(batch_id: bytes, number: int) -> bytes:
 # Making
 
 
-def add_staging(connection: Connection, batch: BatchRow) -> bool:
-    """A batch that nobody sees yet; False where its Idempotency-Key is taken."""
+class NoRoom(Exception):
+    """This key has so many batches that have not ended, with so many lines that are not done."""
+
+    def __init__(self, count: int, waiting: int) -> None:
+        super().__init__(count, waiting)
+        self.count = count
+        self.waiting = waiting
+
+
+def add_staging(connection: Connection, batch: BatchRow, *, open_max: int, lines_max: int) -> bool:
+    """A batch that nobody sees yet; False where its Idempotency-Key is taken.
+
+    Raises NoRoom where its key would have more than `open_max` batches or `lines_max` lines to do.
+    """
+    keys.take_turns(connection, batch.key_id)
+    count, waiting = open_work(connection, batch.key_id)
+    if count >= open_max or waiting + batch.total > lines_max:
+        raise NoRoom(count, waiting)
     row = msgspec.structs.asdict(batch) | {"status": "staging"}
     return sql.upsert(connection, _batches, row, key=["key_id", "idempotency_key"]) == 1
 

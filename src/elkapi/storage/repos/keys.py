@@ -12,6 +12,7 @@ import msgspec
 from sqlalchemy import Connection, RowMapping, bindparam, select, update
 
 from elkapi.storage import apikey, schema
+from elkapi.storage import dialect as sql
 from elkapi.storage.repos import audit, policies, versions
 from elkapi.types import NO_POLICY, Grant, Policy, Scope
 
@@ -93,6 +94,12 @@ def find_grant(connection: Connection, digest: bytes) -> Grant | None:
 def get_key(connection: Connection, key_id: int) -> KeyRow | None:
     row = connection.execute(select(*_SHOWN).where(_keys.c.id == key_id)).mappings().one_or_none()
     return None if row is None else _row(row)
+
+
+def take_turns(connection: Connection, key_id: int) -> None:
+    """One at a time for a key until this transaction ends, so that two that come at once do not both find the same
+    room for what is theirs. SQLite's BEGIN IMMEDIATE did it already."""
+    connection.execute(sql.for_update(select(_keys.c.id).where(_keys.c.id == key_id)))
 
 
 def find_by_name(connection: Connection, name: str) -> list[KeyRow]:
