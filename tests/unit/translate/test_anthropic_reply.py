@@ -395,6 +395,14 @@ def test_sequential_parallel_tools_stream_live() -> None:
     assert b"partial_json" in writer.feed(ToolCallDelta(1, '{"x":'))
 
 
+def test_a_call_names_its_caller() -> None:
+    # ToolUseBlock.caller is required in Anthropic's SDKs for Java, Go and TypeScript; Java's raises without it.
+    events: list[Event] = [ToolCallStart(0, "toolu_1", "f"), ToolCallDelta(0, "{}"), Finish("tool_calls")]
+    [block] = json.loads(DIALECT.write_reply(events, facts()))["content"]
+    assert block["caller"] == {"type": "direct"}
+    assert _accumulated(streamed(events))["content"][0]["caller"] == {"type": "direct"}
+
+
 def test_a_call_with_an_object_inside_is_not_over_before_its_own_end() -> None:
     writer = DIALECT.writer(facts())
     writer.feed(ToolCallStart(0, "a", "one"))

@@ -153,7 +153,8 @@ def _says(part: Any) -> bool:
 def _block(part: Any, seed: str, asked: Asked) -> dict[str, Any]:
     if isinstance(part, Call):
         given = {"input": part.arguments} if part.custom else json.loads(part.arguments)
-        return {"type": "tool_use", "id": "toolu_01" + _id(seed), "name": part.name, "input": given}
+        names = {"id": "toolu_01" + _id(seed), "name": part.name}
+        return {"type": "tool_use", **names, "input": given, "caller": {"type": "direct"}}
     if isinstance(part, Thinking) and part.redacted:
         return {"type": "redacted_thinking", "data": seal(REDACTED, "", part.text)}
     if isinstance(part, Thinking):
