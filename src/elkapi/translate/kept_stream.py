@@ -169,6 +169,8 @@ def _add(choice: dict[str, Any], row: dict[str, Any]) -> None:
     for name, value in (row.get("delta") or {}).items():
         if name == "tool_calls":
             _add_calls(message.setdefault("tool_calls", []), value or [])
+        elif name == "images" and isinstance(value, list):
+            _add_images(message.setdefault("images", []), value)
         elif name == "role":
             message["role"] = value or "assistant"
         elif value is not None:
@@ -177,6 +179,16 @@ def _add(choice: dict[str, Any], row: dict[str, Any]) -> None:
         choice["finish_reason"] = reason
     if (logprobs := row.get("logprobs")) is not None:
         choice["logprobs"] = _joined(choice["logprobs"], logprobs)
+
+
+def _add_images(images: list[Any], pieces: list[Any]) -> None:
+    """What comes without a picture, such as Gemini's signature of one, belongs to the last one of its index."""
+    for piece in pieces:
+        signs = isinstance(piece, dict) and "image_url" not in piece
+        if signs and images and isinstance(images[-1], dict) and images[-1].get("index") == piece.get("index"):
+            images[-1].update(piece)
+        else:
+            images.append(piece)
 
 
 def _add_calls(calls: list[dict[str, Any]], pieces: list[dict[str, Any]]) -> None:

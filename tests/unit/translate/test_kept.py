@@ -10,7 +10,9 @@ import pytest
 from openai.types.responses.response_item_list import ResponseItemList
 
 from elkapi.translate import kept
-from elkapi.translate.ir import UsageSeen
+from elkapi.translate.chat import DIALECT as CHAT
+from elkapi.translate.dialect import ReplyFacts
+from elkapi.translate.ir import ChatRequest, Event, Finish, ImageOut, TextDelta, ThinkingSignature, UsageSeen
 from elkapi.translate.kept_stream import KeptResponses, Ours, final_completion, final_response, with_ours
 from elkapi.translate.responses import DIALECT
 from elkapi.translate.responses_replay import ended, replayed
@@ -96,6 +98,26 @@ def test_chunks_of_two_answers_with_calls_are_one_completion_again() -> None:
     )
     assert whole["object"] == "chat.completion"
     assert whole["usage"]["total_tokens"] == 7
+
+
+def test_what_signs_a_picture_is_kept_with_the_picture() -> None:
+    """A Gemini that draws signs its pictures, for the next turn: whole answers were kept with one row a picture."""
+    events: list[Event] = [
+        TextDelta("Here."),
+        ImageOut("image/png", "iVBO"),
+        ThinkingSignature("c2ln", "gemini"),
+        ImageOut("image/png", "iVBP"),
+        Finish("stop"),
+    ]
+    facts = ReplyFacts("chatcmpl-1", "m", 1, ChatRequest(model="m", messages=[]))
+    writer = CHAT.writer(facts)
+    kept_answer = final_completion([*map(writer.feed, events), writer.finish()], None) or b""
+    images = json.loads(kept_answer)["choices"][0]["message"]["images"]
+    assert images == json.loads(CHAT.write_reply(events, facts))["choices"][0]["message"]["images"]
+    assert len(images) == 2
+    odd = ["odd", {"index": 0, "extra_content": {}}]
+    told = json.loads(final_completion(frames(chunk(images=odd)), None) or b"")["choices"][0]["message"]["images"]
+    assert told == odd
 
 
 def test_chunks_that_say_nothing_are_no_completion() -> None:
