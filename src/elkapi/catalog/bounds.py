@@ -7,7 +7,7 @@ bounded by the constants here.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import msgspec
 
@@ -59,6 +59,9 @@ PICTURES_MADE_TOKENS_MAX, MOVING_FRAME_TOKENS_MAX = 16_384, 6_400
 MOVING_FRAMES, MOVING_FRAMES_MAX = 9, 1000
 _FRAMES = re.compile(rb'"frame_count"\s*+:\s*+(\d++)')
 _NO_TOOLS = (b"null", b"[]")
+# What declares tools inside of a conversation: two items of OpenAI's, and a block of Anthropic's. In a text that tells
+# of them each quote has a backslash. It begins with the character that is rarest in a body, as that is found fastest.
+_DECLARING = re.compile(rb'_(?:(?<="additional_)tools|(?<="tool_)(?:search_output|addition))"')
 # A context that is compacted on the way is read once more, and its summary is written beside the answer.
 COMPACTION_TOKENS_MAX = 16_384
 # A member that a body does not have, and what says as little; most calls are told apart by the first, by identity.
@@ -82,13 +85,14 @@ def bounded(
     store: bool = False,
     stateful: bool = False,
     tools: msgspec.Raw = ABSENT,
+    turns: Sequence[msgspec.Raw] = (),
     served: tuple[msgspec.Raw, ...] = (),
     models: msgspec.Raw = ABSENT,
 ) -> Facts:
     """The facts of a text call, bounded by its bytes, its pictures, files and tools and its own output limit.
 
-    Of `tools` those count that the provider runs, and `served` are such ones (OpenRouter has them as `plugins`, too);
-    `models` are others that it may ask.
+    Of `tools`, and of those that `turns` of a conversation declare, those count that the provider runs, and `served`
+    are such ones (OpenRouter has them as `plugins`, too); `models` are others that it may ask.
     Members are looked for in any letters, as a server written in Go reads them, words in their own.
     """
     pictures, searches, open_ended, wide = 0, 0, False, False
@@ -111,6 +115,9 @@ def bounded(
     # What is absent is told apart by identity: most calls have none of these.
     other_models = models is not ABSENT and bytes(models) not in NONE_NAMED
     declared = b"" if tools is ABSENT else folded(spelled_out(bytes(tools)))
+    if turns and _DECLARING.search(small) is not None:
+        told = (folded(spelled_out(bytes(turn))) for turn in turns)
+        declared += b"".join(turn for turn in told if _DECLARING.search(turn) is not None)
     if declared and declared not in _NO_TOOLS:
         given += TOOLS_TOKENS_MAX + OWN_TOOL_TOKENS_MAX * len(_OWN_TOOL.findall(declared))
         for hit in _MODEL_BEHIND.finditer(declared):

@@ -273,6 +273,7 @@ def read_responses(body: bytes) -> Facts:
         # The provider keeps responses unless told otherwise.
         store=view.store is not False,
         tools=view.tools,
+        turns=view.input if isinstance(view.input, list) else (),
         served=(view.plugins,),
         models=view.models,
     )
@@ -298,6 +299,7 @@ def read_messages(body: bytes) -> Facts:
         stream=bool(view.stream),
         include_usage=True,
         tools=view.tools,
+        turns=view.messages,
         served=(view.mcp_servers,),
         models=view.fallbacks,
     )

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from elkapi.catalog.bounds import SEARCHES_MAX, SERVED_TOOLS_TOKENS_MAX, bounded_by_model
+from elkapi.catalog.bounds import PICTURES_MADE_TOKENS_MAX, SEARCHES_MAX, SERVED_TOOLS_TOKENS_MAX, bounded_by_model
 from elkapi.catalog.text import read_chat, read_generate, read_messages, read_responses
 from elkapi.translate.server_tools import CHAT, GEMINI, HOSTED, KINDS, OTHERS, RESPONSES
 
@@ -65,6 +65,53 @@ def test_a_chat_holds_for_what_is_served_without_a_tool(member: dict[str, Any], 
     assert (found.upper.searches, found.open_ended) == (SEARCHES_MAX, True)
     assert found.upper.input_tokens >= SERVED_TOOLS_TOKENS_MAX
     assert read_chat(json.dumps(asked | none).encode()).upper.searches == 0
+
+
+def _item(tool: dict[str, Any], kind: str) -> dict[str, Any]:
+    return {"model": "m", "input": [{"type": kind, "role": "developer", "tools": [tool]}]}
+
+
+def _block(tool: dict[str, Any], compacted: bool) -> dict[str, Any]:
+    change = {"type": "tool_addition", "tool": {"type": "tool_definition", "definition": tool}}
+    turn = {"role": "system", "content": [change]}
+    if compacted:
+        turn = {"role": "assistant", "content": [{"type": "compaction", "content": "x", "tool_changes": [change]}]}
+    return {"model": "m", "max_tokens": 9, "messages": [*MESSAGES, turn]}
+
+
+DECLARED_WITHIN = [
+    pytest.param(read_responses, lambda tool: _item(tool, "additional_tools"), "web_search", id="additional_tools"),
+    pytest.param(read_responses, lambda tool: _item(tool, "tool_search_output"), "mcp", id="tool_search_output"),
+    pytest.param(read_messages, lambda tool: _block(tool, False), "web_search_20250305", id="tool_addition"),
+    pytest.param(read_messages, lambda tool: _block(tool, True), "mcp_toolset", id="compaction"),
+]
+
+
+@pytest.mark.parametrize(("read", "asked", "kind"), DECLARED_WITHIN)
+def test_a_call_holds_for_a_tool_that_its_conversation_declares(read: Any, asked: Any, kind: str) -> None:
+    """OpenAI's newer clients declare theirs so, and Anthropic's tool runners those that come later."""
+    found = read(json.dumps(asked({"type": kind, "name": "x"})).encode())
+    assert (found.upper.searches, found.open_ended) == (SEARCHES_MAX, True)
+    assert found.upper.input_tokens >= SERVED_TOOLS_TOKENS_MAX
+    spelled = json.dumps(asked({"type": kind, "name": "x"})).replace('"tool_', '"\\u0074ool_')
+    assert read(spelled.replace("add", "\\u0061dd").encode()).upper.searches == SEARCHES_MAX
+    own = read(json.dumps(asked({"type": "function", "name": kind})).encode())
+    assert (own.upper.searches, own.open_ended) == (0, False)
+
+
+def test_a_model_behind_a_tool_that_a_conversation_declares_is_one_that_the_call_may_ask() -> None:
+    assert read_messages(json.dumps(_block({"type": "advisor_20260301", "name": "x"}, False)).encode()).other_models
+    pictures = read_responses(json.dumps(_item({"type": "image_generation"}, "additional_tools")).encode())
+    assert pictures.upper.output_tokens >= PICTURES_MADE_TOKENS_MAX
+
+
+def test_a_conversation_that_tells_of_tools_or_of_their_work_declares_none() -> None:
+    told = json.dumps(_item({"type": "web_search"}, "additional_tools"))
+    searched = {"type": "web_search_call", "id": "ws_1", "status": "completed"}
+    asked = {"model": "m", "input": [{"role": "user", "content": told}, searched]}
+    assert read_responses(json.dumps(asked).encode()).upper.searches == 0
+    asked["input"].append(_item({"type": "function", "name": "f"}, "additional_tools")["input"][0])
+    assert read_responses(json.dumps(asked).encode()).upper.searches == 0
 
 
 def _covers(read: Any, asked: dict[str, Any], served: dict[str, Any], own: dict[str, Any]) -> None:
