@@ -230,6 +230,66 @@ async def test_a_fault_of_the_gateways_own_ends_a_submit_free_and_is_listed_wher
     assert (await tasks.submit(headers=once)).status_code == again
 
 
+async def test_of_two_submits_under_one_name_that_come_at_once_one_begins_a_task(
+    tasks: Tasks, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As where a caller gave up waiting and asks again under the name that is to be there once."""
+    ledger, go_on = tasks.gate.plane.ledger, asyncio.Event()
+    step = ledger.step
+
+    async def slow(one: TaskStep) -> bool:
+        await go_on.wait()
+        return await step(one)
+
+    monkeypatch.setattr(ledger, "step", slow)
+    body = {"model_name": MODEL, "prompt": "a dog", "external_task_id": "order-17"}
+    first = asyncio.create_task(tasks.submit(body))
+    await until(lambda: tasks.upstream.requests)
+    second = asyncio.create_task(tasks.submit({**body, "prompt": "a cat"}))
+    await until(lambda: second.done() or len(tasks.upstream.requests) > 1)
+    go_on.set()
+    replies = [await first, await second, await tasks.submit(body)]
+    assert [(one.status_code, one.json()["code"]) for one in replies] == [(200, 0), (400, 1201), (400, 1201)]
+    assert len(tasks.upstream.requests) == 1
+    assert tasks.gate.sql("select count(*) from idempotency") == [(0,)]
+    # What was never begun leaves its name free.
+    other = {**body, "external_task_id": "order-18"}
+    tasks.upstream.submit = lambda _: (400, {"code": 1301, "message": "unsafe", "request_id": "r"})
+    assert (await tasks.submit(other)).json()["code"] == 1301
+    tasks.upstream.submit = None
+    assert (await tasks.submit(other)).status_code == 200
+
+
+async def test_a_submit_whose_answer_was_lost_is_found_by_the_callers_own_name(tasks: Tasks) -> None:
+    tasks.upstream.cut_submits = True
+    body = {"model_name": MODEL, "prompt": "a dog", "external_task_id": "order-17"}
+    assert (await tasks.submit(body)).json()["error"]["code"] == "outcome_unknown"
+    tasks.upstream.cut_submits = False
+    # Nobody knows yet whether it was begun, so it is not begun again.
+    assert (await tasks.submit(body)).json()["code"] == 1201
+    (task_id,) = tasks.upstream.tasks
+    async with tasks.polling():
+        tasks.upstream.succeed(task_id)
+        await tasks.until("succeeded")
+    shown = (await tasks.call("GET", "/kling/v1/videos/text2video/order-17")).json()["data"]
+    assert (shown["task_id"], shown["task_status"]) == (task_id, "succeed")
+    assert (await tasks.submit(body)).json()["code"] == 1201
+    assert tasks.gate.sql("select count(*) from idempotency") == [(0,)]
+
+
+async def test_the_callers_own_name_of_a_submit_that_the_provider_does_not_know_of_is_free_again(
+    tasks: Tasks, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("elkapi.tasks.polls.RECALLS_MAX", 1)
+    tasks.upstream.submit = lambda _: None
+    body = {"model_name": MODEL, "prompt": "a dog", "external_task_id": "order-17"}
+    assert (await tasks.submit(body)).json()["error"]["code"] == "outcome_unknown"
+    async with tasks.polling():
+        await tasks.until("failed")
+    tasks.upstream.submit = None
+    assert (await tasks.submit(body)).status_code == 200
+
+
 @pytest.mark.parametrize("made", [False, True], ids=["not made", "made"])
 async def test_a_begun_task_is_kept_however_long_the_ledger_does_not_answer(
     tasks: Tasks, monkeypatch: pytest.MonkeyPatch, made: bool

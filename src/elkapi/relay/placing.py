@@ -154,7 +154,7 @@ def crossed_over(plane: Places, asked: Asked, attempts: tuple[Attempt, ...]) -> 
     return kept, crossed(asked, plane.catalog, wire)
 
 
-async def own_mark_checked(plane: DataPlane, grant: Grant, asked: Asked, repeatable: bool) -> None:
+async def own_mark_checked(plane: DataPlane, grant: Grant, asked: Asked, *, repeatable: bool) -> None:
     """Raises BadRequest for a name of the caller's own that is none, or already that of a task; providers want it once.
 
     `repeatable`: a submit under an idempotency key may come again.
@@ -166,7 +166,12 @@ async def own_mark_checked(plane: DataPlane, grant: Grant, asked: Asked, repeata
         text = f"`{param}` must be a text of at most {OWN_MARK_CHARS_MAX} characters, none of them U+0000."
         raise BadRequest(text, param=param)
     if not repeatable and await plane.tasks.find_or_none(grant, mark) is not None:
-        raise BadRequest(f"`{param}` already names another task.", param=param)
+        raise mark_taken(asked)
+
+
+def mark_taken(asked: Asked) -> BadRequest:
+    """The refusal of a name of the caller's own that another submit came with."""
+    return BadRequest(f"`{asked.task.mark}` already names another task.", param=asked.task.mark)
 
 
 async def same_account(

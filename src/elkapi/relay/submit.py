@@ -17,7 +17,15 @@ import msgspec
 
 from elkapi.catalog import Match
 from elkapi.clock import milliseconds
-from elkapi.errors import ContentBlocked, GatewayError, InsufficientQuota, NoChannel, OutcomeUnknown, Unavailable
+from elkapi.errors import (
+    Conflict,
+    ContentBlocked,
+    GatewayError,
+    InsufficientQuota,
+    NoChannel,
+    OutcomeUnknown,
+    Unavailable,
+)
 from elkapi.ledger import IdempotencyPending, IdempotencyReplay, not_covered
 from elkapi.observe.trace import HEADER as TRACEPARENT
 from elkapi.relay.asking import Asked, read_submit
@@ -27,7 +35,15 @@ from elkapi.relay.hold import available_to, claim_of
 from elkapi.relay.large import anywhere
 from elkapi.relay.note import note, note_end
 from elkapi.relay.pictures import to_fetch, with_pictures
-from elkapi.relay.placing import check_callback, like_its_source, own_mark_checked, planned, priced, same_account
+from elkapi.relay.placing import (
+    check_callback,
+    like_its_source,
+    mark_taken,
+    own_mark_checked,
+    planned,
+    priced,
+    same_account,
+)
 from elkapi.relay.plane import DataPlane
 from elkapi.relay.putting import NativeRefusal, Putting, decoded_json
 from elkapi.relay.route import any_model
@@ -151,6 +167,9 @@ class Submit:
         self.traceparent = (call.header(TRACEPARENT) or b"")[:TRACEPARENT_BYTES].decode("latin-1")
         self.claim = claim_of(call, grant, asked.operation.id, asked.sent)
         self.own_mark = str(asked.body.get(asked.task.mark) or "") if asked.task.mark else ""
+        self.claims_mark = bool(self.own_mark) and self.claim is None
+        if self.claims_mark:
+            self.claim = record.mark_claim(grant.key_id, self.own_mark, call.id)
         self.put = put
         self.shown: Mapping[str, Any] = {}
         self.kept: record.Asked
@@ -166,7 +185,7 @@ class Submit:
         price, bound = priced(asked, grant, way)
         one = cls(plane, grant, asked, call, Putting(plane, asked, attempts, named, call), price, bound)
         if one.own_mark:
-            await own_mark_checked(plane, grant, asked, one.claim is not None)
+            await own_mark_checked(plane, grant, asked, repeatable=not one.claims_mark)
         return one
 
     # The money and the row
@@ -174,9 +193,17 @@ class Submit:
     async def reserve(self) -> StoredReply | None:
         """Hold the most it may cost and begin the row; the stored reply when this submit was made before.
 
-        Raises InsufficientQuota, Conflict, Unavailable, BadRequest for a picture that is not had, and a guardrail's
-        refusal, with a record of it; nothing is begun then.
+        Raises InsufficientQuota, Conflict, Unavailable, BadRequest for a picture that is not had or a name of the
+        caller's own that is, and a guardrail's refusal, with a record of it; nothing is begun then.
         """
+        try:
+            return await self._reserved()
+        except Conflict:
+            if self.claims_mark:
+                raise mark_taken(self.asked) from None
+            raise
+
+    async def _reserved(self) -> StoredReply | None:
         ledger = self.plane.ledger
         if self.asked.refusal is not None:
             refused = self._refusal_record(self.asked.refusal)
@@ -326,6 +353,7 @@ class Submit:
             told=record.encode(told),
             refs=(self.own_mark,) if self.own_mark else (),
             claim=self.claim,
+            claim_end="forget" if self.claims_mark else "reply",
             reply=StoredReply(self.call_id, status, JSON, body),
         )
         point("tasks.accepted.before")
@@ -350,6 +378,7 @@ class Submit:
                 channel_id=attempt.channel.id,
                 channel_key_id=attempt.key.id,
                 claim=self.claim,
+                claim_end="forget" if self.claims_mark else "reply",
                 reply=StoredReply(self.call_id, status, JSON, reply),
             )
         ):

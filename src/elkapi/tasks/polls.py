@@ -264,8 +264,9 @@ class Polls:
                     native_id=native,
                     channel_id=channel_id,
                     channel_key_id=key_id,
+                    refs=(task.asked.own_mark,) if task.asked.own_mark else (),
                 )
-                await self._parts.ledger.step(step)
+                await self._parts.ledger.step(_with_mark_let_go(task, step))
                 return 0.0 if await self._refresh(watched) else None
         # What is under way may be known only a moment later: so it is asked some times.
         if watched.polls < (RECALLS_UNANSWERED_MAX if unanswered else RECALLS_MAX):
@@ -275,7 +276,8 @@ class Polls:
     async def _never_known(self, watched: Watched, task: Task, code: str, why: str) -> float | None:
         """It ends free, and is listed: what the provider billed of it all the same, nobody here can know."""
         now_ns = self._parts.clock.now_ns()
-        return await self._end(watched, task, ending.ended(task, State.FAILED, code, why, b"", now_ns, unknown=True))
+        step = ending.ended(task, State.FAILED, code, why, b"", now_ns, unknown=True)
+        return await self._end(watched, task, _with_mark_let_go(task, step) if code == NOT_BEGUN else step)
 
     async def _finish(
         self,
@@ -343,6 +345,14 @@ class Polls:
         )
         if is_new:
             log.warning(kind, extra=detail)
+
+
+def _with_mark_let_go(task: Task, step: TaskStep) -> TaskStep:
+    """The step that also ends the claim of the caller's own name, if there is one."""
+    if not task.asked.own_mark:
+        return step
+    claim = record.mark_claim(task.row.key_id, task.asked.own_mark, task.row.id)
+    return msgspec.structs.replace(step, claim=claim, claim_end="forget")
 
 
 def backoff_s(watched: Watched) -> float:

@@ -9,7 +9,17 @@ import msgspec
 
 from elkapi.storage.repos.tasks import TaskRow, asked_context, task_id_text, told_context
 from elkapi.storage.secrets import Sealer
-from elkapi.types import AttemptRecord, HoldOrder, Price, State, TaskAsset, TaskStep, TaskView, Usage
+from elkapi.types import (
+    AttemptRecord,
+    HoldOrder,
+    IdempotencyClaim,
+    Price,
+    State,
+    TaskAsset,
+    TaskStep,
+    TaskView,
+    Usage,
+)
 
 # Pictures in Base64 are sent on, not kept: what a request says beside them is short.
 TEXT_CHARS_KEPT_MAX = 4096
@@ -129,6 +139,12 @@ class Task(msgspec.Struct, frozen=True):
             held_nano=self.asked.held_nano,
             charged_nano=self.told.charged_nano,
         )
+
+
+def mark_claim(key_id: int, own_mark: str, task_id: bytes) -> IdempotencyClaim:
+    """The claim of a name of the caller's own while nobody knows whether its task was begun: of two submits that come
+    at once the other finds it taken, whatever it asks."""
+    return IdempotencyClaim(key_id, "task.mark", own_mark, task_id)
 
 
 def in_callers_words(asked: Asked, reply: bytes) -> bytes:
