@@ -20,6 +20,7 @@ from sqlalchemy import Connection, update
 from elkapi.clock import SystemClock
 from elkapi.errors import GatewayError, InsufficientQuota, Unavailable
 from elkapi.ids import new_id, request_id_text
+from elkapi.ledger import ThreadLedger
 from elkapi.money import format_usd, parse_usd
 from elkapi.relay.batches import line as line_module
 from elkapi.relay.batches import runner
@@ -33,7 +34,7 @@ from elkapi.storage.repos.batch_lines import LeasedLine
 from elkapi.storage.schema import batch_lines as lines_table
 from elkapi.storage.schema import idempotency, message_batches, requests
 from elkapi.testing.ledger import a_settlement, an_order, funded_account, unpaid
-from elkapi.types import Amounts, HoldOrder, IdempotencyClaim, Policy, StoredReply, Variant
+from elkapi.types import Amounts, HoldOrder, IdempotencyClaim, Policy, Settlement, StoredReply, Variant
 from tests.canned import canned
 from tests.gateway import ACTOR, Gateway, gateway
 from tests.relay.test_text_usage import priced, whole_of
@@ -910,6 +911,38 @@ async def test_g49_a_line_that_a_stop_cuts_off_in_the_middle_of_a_large_answer_i
         await gate.runner.drain(0)
         assert gate.sql("select charge_nano, status from requests") == [(0, 503)]
         assert gate.closed_books().customers_posted_nano == 10**9
+
+
+async def test_a_line_that_a_stop_cuts_off_while_it_is_booked_is_charged_and_told_by_the_next_gateway(
+    tmp_path: Path, sandbox: Running
+) -> None:
+    """Nobody's connection waits for it: its answer is kept with its charge."""
+    async with gateway(tmp_path, **QUICK) as first:
+        await staged(first, sandbox)
+        key = await first.key("1")
+        ledger = first.plane.ledger
+        assert isinstance(ledger, ThreadLedger)
+        booking, settle = asyncio.Event(), ledger.settle
+
+        async def slowly(settlement: Settlement) -> None:
+            # The disk takes its time from here on.
+            ledger.writer.lock.acquire()
+            asyncio.get_running_loop().call_later(0.05, booking.set)
+            await settle(settlement)
+
+        ledger.settle = slowly  # type: ignore[method-assign]
+        batch = await client(first, key).messages.batches.create(requests=[line(0, "x")])
+        await booking.wait()
+        draining = asyncio.create_task(first.runner.drain(0))
+        await until(lambda: first.plane.cutting)
+        ledger.writer.lock.release()
+        await draining
+    async with gateway(tmp_path, **QUICK) as second:
+        sdk = client(second, key)
+        assert counts_of(await ended(sdk, batch.id)) == {"succeeded": 1}
+        (row,) = second.sql("select charge_nano, loss_nano from requests")
+        assert row[0] > 0 == row[1]
+        second.closed_books()
 
 
 async def test_two_gateways_share_a_batch_and_run_no_line_twice(

@@ -374,6 +374,35 @@ async def test_what_could_not_be_written_is_tried_again_as_it_stands_then_and_wi
         assert asked == [[beat, settle], [free, beat]]
 
 
+async def test_a_writer_that_ends_gives_up_on_what_it_owes_after_its_time_and_says_no_farewell(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    books, beat = TimedBooks(), Beat(b"o" * 16, "worker", 1)
+    limits = Limits(batch_max=256, heartbeat_s=1e6, tick_s=1e6, drain_s=1)
+    writer = Writer(lambda: books, lambda *_: None, limits, beat=beat, monotonic_s=books.clock.monotonic_s)  # type: ignore[arg-type, return-value]
+    writer._loop = asyncio.get_running_loop()
+    monkeypatch.setattr(writer_module.time, "sleep", lambda _: None)
+    settle = Settle(b"r" * 16, True, 3, 0, None)
+    books.fails, books.takes_s = True, 0.6
+    writer._write([(settle, None)])
+    writer._end()
+    # Two tries are within a second; recovery finds an owner that did not say that it ended.
+    assert (writer.stats.failures, writer._owed) == (3, [(settle, None)])
+
+
+async def test_the_books_wait_for_nobody_unless_they_are_told_to(
+    sqlite: Installation, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Neither for another that writes, of which SQLite's own wait would keep the loop, nor for a checkpoint."""
+    raw = sqlite.database.raw_writer()
+    monkeypatch.setattr(sqlite.database, "raw_writer", lambda: raw)
+    books = open_books(sqlite.database, sqlite.settings)
+    assert [raw.execute(f"PRAGMA {name}").fetchone() for name in ("busy_timeout", "wal_autocheckpoint")] == [(0,), (0,)]
+    books.close()
+    with pytest.raises(sqlite3.ProgrammingError, match="closed"):
+        raw.execute("SELECT 1")
+
+
 async def test_of_very_many_workers_only_the_heartbeats_of_the_last_are_remembered(
     sqlite: Installation, monkeypatch: pytest.MonkeyPatch
 ) -> None:
