@@ -71,12 +71,16 @@ async def test_g36_what_a_channel_adds_to_a_call_is_held_for_and_charged(gate: G
 async def test_a_balance_for_no_answer_at_all_is_refused_before_the_upstream(gate: Gateway, sandbox: Running) -> None:
     await gate.channel(sandbox.base_url, (MODEL,), model_map={MODEL: "gpt-4o"})
     await gate.price(MODEL, per_1m_usd="0", output_per_1m_usd="10")
-    key = await gate.key("0.0001")
     asked = unlimited("chat", "hello")
-    reply = await gate.ask(key, asked.body, path=asked.path)
+    # Sixteen tokens are an answer, and one less is none.
+    reply = await gate.ask(await gate.key("0.00015"), asked.body, path=asked.path)
     assert reply.status_code == 403
     assert reply.json()["error"]["code"] == "insufficient_user_quota"
     assert not sandbox.sandbox.recorder.shown()
+    reply = await gate.ask(await gate.key("0.00016"), asked.body, path=asked.path)
+    assert reply.status_code == 200, reply.text
+    (received,) = sandbox.sandbox.recorder.shown()
+    assert LIMITS["openai"](msgspec.json.decode(base64.b64decode(received.body_base64))) == 16
 
 
 async def test_the_callers_own_limit_is_never_changed(gate: Gateway, sandbox: Running) -> None:

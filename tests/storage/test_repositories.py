@@ -13,7 +13,7 @@ from elkapi.ledger.accounts import create_account
 from elkapi.storage import apikey, schema, secrets
 from elkapi.storage.db import Database
 from elkapi.storage.installation import Installation, open_installation
-from elkapi.storage.repos import audit, channels, groups, keys, owners, prices, requests, versions
+from elkapi.storage.repos import audit, channels, groups, guards, keys, owners, prices, requests, versions
 from elkapi.storage.secrets import Sealer, SecretKeyError, secret_key_path
 from elkapi.types import NO_POLICY, Amounts, ChannelLimits, RequestRecord, Usage, Variant
 
@@ -221,6 +221,9 @@ def test_only_routing_changes_raise_the_routing_version(database: Database) -> N
         after_key = versions.read(connection)
         groups.set_group(connection, name="g", ratio_micro=1, description=None, **WHO)
         after_group = versions.read(connection)
+        guards.remove_guard(connection, "none", **WHO)
+        after_guard = versions.read(connection)
+    assert after_guard.routing == after_guard.config > after_group.config
     assert after_key.config > start.config
     assert after_key.routing == start.routing
     assert after_group.routing == after_group.config > after_key.config

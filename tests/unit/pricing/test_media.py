@@ -104,6 +104,8 @@ def test_places_that_say_different_things_are_refused_and_those_that_agree_are_o
         ("1366x768", "768p"),
         ("1024x1792", "1080p"),
         ("3840x2160", "4k"),
+        ("64x64", "480p"),
+        ("63x64", None),
         ("16:9", None),
         ("1k", None),
     ],
@@ -147,6 +149,9 @@ def test_a_length_is_bounded_by_all_of_its_last_millisecond() -> None:
     assert bound(SECONDS, {"duration": 5.0001})[0].video_ms == 5001
     assert bound(SECONDS, {"duration": 3600})[0].video_ms == 3_600_000
     assert bound(PICTURES, {"n": 100})[0].images == 100
+    # A length in frames is one more that a provider may go by: the longer one counts.
+    framed = msgspec.structs.replace(SECONDS, frames_s=lambda body: body["frames"] / 24)
+    assert [bound(framed, {"duration": 5, "frames": frames})[0].video_ms for frames in (24, 121)] == [5000, 5042]
 
 
 @pytest.mark.parametrize("extends", [True, False])
@@ -190,6 +195,9 @@ def test_a_lower_resolution_is_charged_as_what_it_is(asked: str | None, sides: t
     usage, features = bound(SECONDS, {"resolution": asked} if asked else {})
     found = measured(SECONDS, usage, features, (_file(width=sides[0], height=sides[1], duration_ms=5000),))[1]
     assert found["resolution"] == charged
+    # Where no price goes by a resolution the files' is nobody's.
+    plain = Meter(unit="second", seconds=("duration",))
+    assert measured(plain, usage, {}, (_file(width=sides[0], height=sides[1], duration_ms=5000),))[1] == {}
 
 
 _bodies = st.fixed_dictionaries(

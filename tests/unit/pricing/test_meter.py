@@ -76,6 +76,8 @@ def test_g21_impossible_usage_is_no_usage(usage: str) -> None:
         (Usage(input_tokens=101 + 8192), WRITES, False),
         (Usage(output_tokens=11 + 1024), WRITES, False),
         (Usage(output_tokens=5, reasoning_tokens=6 + 1024), WRITES, False),
+        (Usage(searches=1000), UPPER, True),
+        (Usage(searches=1001), UPPER, False),
     ],
 )
 def test_g21_a_usage_is_possible_up_to_the_most_of_its_call(usage: Usage, upper: Usage, possible: bool) -> None:
@@ -120,6 +122,8 @@ def test_what_has_no_output_may_tell_its_total_alone(usage: str, tokens: int | N
 
 def test_a_reply_without_usage_has_none() -> None:
     assert metered(b'{"data":[]}', "", UPPER)[0] is None
+    # One that tells one side alone has none either.
+    assert metered(reply('{"input_tokens":3}'), "anthropic", WRITES)[0] is None
 
 
 @pytest.mark.parametrize(
@@ -134,6 +138,9 @@ def test_the_client_sees_its_own_name_of_a_mapped_model_wherever_it_stands() -> 
     for body in (
         b'{"model": "their-x","data":[%s]}' % (b"1," * 3000 + b"1"),
         b'{"data":[%s],"model":"their-x"}' % (b"1," * 3000 + b"1"),
+        b'{"data":[%s],"model":"their-x","more":"%s"}' % (b"1," * 3000 + b"1", b"x" * 3000),
+        # What stands deep inside a long reply is nothing of ours.
+        b'{"data":[%s{"model":"m"}%s],"model":"their-x"}' % (b"1," * 3000, b",1" * 3000),
     ):
         renamed = with_client_model(body, "mine")
         assert b"their-x" not in renamed

@@ -146,6 +146,9 @@ def test_a_narrow_quote_leaves_out_what_the_call_cannot_have() -> None:
     upper = Usage(input_tokens=10**6, calls=1)
     assert quote(price, "g", 1_000_000, upper).nano == 10
     assert quote(price, "g", 1_000_000, upper, wide=True).nano == 20 * 10**6
+    # What is free is, however much a call may bring.
+    free = Price(id=1, model="m", version=1)
+    assert quote(free, "g", 1_000_000, Usage(input_tokens=10**7, output_tokens=10**7), wide=True).nano == 0
 
 
 def test_a_long_context_is_priced_whole_by_its_tier() -> None:
