@@ -203,7 +203,7 @@ async def test_a_machine_that_slept_expires_nobody(settings: Settings, installat
 
 
 async def test_a_heartbeat_that_stands_still_while_others_move_is_noticed(
-    settings: Settings, installation: Installation
+    settings: Settings, installation: Installation, caplog: pytest.LogCaptureFixture
 ) -> None:
     database = installation.database
     order = await held_by_one_that_was_killed(settings, installation)
@@ -214,6 +214,23 @@ async def test_a_heartbeat_that_stands_still_while_others_move_is_noticed(
     assert kinds_of(database, order) == ["hold"]
     look(settings.heartbeat_lost_s / 4)
     assert kinds_of(database, order) == ["hold", "expire"]
+    # And the others are not taken for gone with it.
+    with database.read() as connection:
+        ends = connection.execute(select(workers.c.ended_ns.is_(None)).order_by(workers.c.ended_ns.is_(None)))
+        assert list(map(bool, ends.scalars())) == [False, True]
+    assert "1 worker gone, 1 hold of 70 nano given back" in caplog.text
+
+
+async def test_one_that_fell_silent_is_told_of_although_it_held_nothing(
+    settings: Settings, installation: Installation, caplog: pytest.LogCaptureFixture
+) -> None:
+    silent = {"owner": b"s" * 16, "role": "worker", "started_ns": 1, "heartbeat_ns": 1, "scan_from": b"\xff" * 16}
+    with installation.database.write() as connection:
+        connection.execute(workers.insert().values(silent))
+    look = looks_beside_one_that_lives(installation.database, settings, ManualClock())
+    for _ in range(5):
+        look(settings.heartbeat_lost_s / 4)
+    assert "1 worker gone, 0 holds" in caplog.text
 
 
 async def test_a_database_that_could_not_be_written_for_long_expires_nobody(

@@ -11,13 +11,14 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
 
 from elkapi.clock import ManualClock
 from elkapi.errors import Unavailable
-from elkapi.ledger import Boot, ThreadLedger, balance, check, checkpoint
+from elkapi.ledger import Boot, ThreadLedger, balance, balances, check, checkpoint
 from elkapi.ledger import books as books_module
 from elkapi.ledger import writer as writer_module
 from elkapi.ledger.books import Books
@@ -290,6 +291,14 @@ class FailsAt(LosesAnAnswer):
         return self._cursor.execute(text, *values)  # type: ignore[arg-type]
 
 
+class RefusesACharge(FailsAt):
+    """One of a database that does not take what a customer would have spent."""
+
+    def execute(self, text: str, *values: Any) -> object:
+        spends = text == self._statement and values[0][:2] == (3, -7)
+        return super().execute(text, *values) if spends else self._cursor.execute(text, *values)
+
+
 async def test_a_hold_whose_commit_was_not_answered_is_given_back(sqlite: Installation) -> None:
     account = funded_account(sqlite.database, 10**6)
     ledger = await opened(sqlite, sqlite_synchronous="FULL")  # so that the thread writes
@@ -444,6 +453,26 @@ async def test_a_settlement_that_meets_an_outage_is_tried_again_and_not_refused(
     books._cursor = cursor
     assert books.apply([settle]) == [None]
     books.close()
+
+
+async def test_a_charge_that_the_database_refuses_gives_its_hold_back_at_the_operators_loss(
+    sqlite: Installation,
+) -> None:
+    """Also where nothing is to be kept, so that not that was what it refused."""
+    account = funded_account(sqlite.database, 1000)
+    books = open_books(sqlite.database, sqlite.settings)
+    order = an_order(account, nano=7)
+    hold = Hold(order.request_id, 1, order.accounts, 7, "m", 1, b"o" * 16)
+    row = UsageRow(1, 1, "m", 200, 1, msgspec.json.encode(a_record(order, 3)))
+    assert books.apply([Beat(b"o" * 16, "worker", 1), hold]) == [None, None]
+    books._cursor = RefusesACharge(books._cursor, books._sql.account_change, sqlite3.IntegrityError("too large"))
+    (told,) = books.apply([Settle(order.request_id, True, 3, 0, row)])
+    assert told is not None
+    assert told.kind == "unavailable"
+    books.close()
+    with sqlite.database.read() as connection:
+        assert balance(connection, account).available_nano == 1000
+        assert {one.code: one.posted_nano for one in balances(connection)}["operator-loss"] == -3
 
 
 async def test_a_writer_knows_how_long_it_has_not_written_all_that_there_was() -> None:
