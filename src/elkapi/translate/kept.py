@@ -137,22 +137,21 @@ def items_with(kept: Kept, object_id: str, wanted: Collection[str]) -> dict[str,
 def input_items(kept: Kept, object_id: str) -> list[dict[str, Any]]:
     """The call's own input in full form: every message is a list of parts.
 
-    Every item has a type, an id and, where the SDK's types ask for one, a status.
+    Every item has a type, an id and, if it is a message or the SDK's types ask for one, a status.
     """
     return with_ids([_in_full(item) for item in items_of(b'{"input":' + bytes(kept.input) + b"}", b"{}")], object_id)
 
 
 def _in_full(item: dict[str, Any]) -> dict[str, Any]:
-    kind, said = str(item.get("type", "message")), item.get("role") == "assistant"
+    kind = str(item.get("type", "message"))
     if kind != "message":
         return {**item, "status": item.get("status") or "completed"} if kind in _STATED else item
     content = item.get("content")
     if isinstance(content, str):
-        content = [{"type": "output_text" if said else "input_text", "text": content}]
+        content = [{"type": "output_text" if item.get("role") == "assistant" else "input_text", "text": content}]
     if isinstance(content, list):
         content = [_part_in_full(part) for part in content]
-    state = {"status": item.get("status") or "completed"} if said else {}
-    return {**item, **state, "type": "message", "content": content}
+    return {**item, "type": "message", "status": item.get("status") or "completed", "content": content}
 
 
 def _part_in_full(part: Any) -> Any:
