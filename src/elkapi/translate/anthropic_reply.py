@@ -155,6 +155,9 @@ class Reader:
         self._open: dict[int, _Open] = {}
         # The sources of the text block that is open: Claude tells them before its text, and they follow it here.
         self._cited: list[Event] = []
+        # The length of the answer's text, and where that of the latest block began.
+        self._chars = 0
+        self._block_from = 0
         self._calls = 0
         self._stand_in = False
         self._usage = AnthropicUsage()
@@ -188,7 +191,10 @@ class Reader:
             return []
         kind = delta.type
         if kind == "text_delta":
-            return [TextDelta(delta.text)] if delta.text else []
+            if not delta.text:
+                return []
+            self._chars += len(delta.text)
+            return [TextDelta(delta.text)]
         if kind == "input_json_delta":
             return self._arguments(event.index, delta.partial_json)
         if kind == "thinking_delta":
@@ -221,6 +227,8 @@ class Reader:
         if kind == "text":
             begun = _events_of(raw)
             self._cited = [event for event in begun if isinstance(event, Citation)]
+            self._block_from = self._chars
+            self._chars += text_chars(begun)
             return begun[: len(begun) - len(self._cited)]
         if kind in ("thinking", "redacted_thinking"):
             return _events_of(raw)
@@ -240,7 +248,7 @@ class Reader:
         block = self._open.pop(index, None)
         if block is None:
             cited, self._cited = self._cited, []
-            return cited
+            return placed(cited, self._block_from, self._chars)
         if block.raw.get("type") != "tool_use":
             if block.pieces:
                 block.raw["input"] = _object("".join(block.pieces))
@@ -280,10 +288,12 @@ def read_reply(body: bytes) -> list[Event]:
         raise Unreadable
     message = view_of(_message, body)
     events: list[Event] = [Start(message.id or "", message.model or "")]
-    calls, stand_in = 0, False
+    calls, stand_in, chars = 0, False, 0
     for raw in message.content or ():
         if raw.get("type") != "tool_use":
-            events += _events_of(raw)
+            told = _events_of(raw)
+            begun, chars = chars, chars + text_chars(told)
+            events += placed(told, begun, chars)
             continue
         arguments = _text_of(raw.get("input"))
         if raw.get("name") == OUTPUT_TOOL:
@@ -341,6 +351,18 @@ def _events_of(raw: Raw) -> list[Event]:
     if kind == "redacted_thinking":
         return [RedactedThinking(str(raw.get("data", "")))]
     return [ServerToolPart("anthropic", raw)]
+
+
+def text_chars(events: list[Event]) -> int:
+    """How long their text is, in characters."""
+    return sum(len(event.text) for event in events if isinstance(event, TextDelta))
+
+
+def placed(events: list[Event], start: int, end: int) -> list[Event]:
+    """The events of a block, its sources with the place of its text."""
+    return [
+        msgspec.structs.replace(event, span=(start, end)) if isinstance(event, Citation) else event for event in events
+    ]
 
 
 def _citation(raw: Any) -> list[Event]:

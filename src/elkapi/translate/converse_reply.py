@@ -11,6 +11,7 @@ from typing import Any
 import msgspec
 
 from elkapi.errors import NOT_JSON
+from elkapi.translate.anthropic_reply import placed, text_chars
 from elkapi.translate.claude import OUTPUT_TOOL
 from elkapi.translate.dialect import Unreadable, view_of
 from elkapi.translate.eventstream import failure_of_exception
@@ -147,6 +148,10 @@ class Reader:
         # Open tool calls by block: [index of the call or -1 for the stand-in of a schema, whether a piece came].
         self._open: dict[int, list[int]] = {}
         self._images: dict[int, str] = {}
+        # The length of the answer's text, where that of the latest block began, and the block's sources.
+        self._chars = 0
+        self._block_from = 0
+        self._cited: list[Event] = []
         self._calls = 0
         self._stand_in = False
 
@@ -158,8 +163,7 @@ class Reader:
         if kind == b"contentBlockStart":
             return self._start_block(view_of(_block_start, data))
         if kind == b"contentBlockStop":
-            call = self._open.pop(view_of(_block_stop, data).contentBlockIndex, None)
-            return [] if call is None or call[1] else [_arguments(call[0], "{}")]
+            return self._stop_block(view_of(_block_stop, data).contentBlockIndex)
         if kind == b"messageStart":
             view_of(_object, data)
             return [Start("", "")]
@@ -172,6 +176,7 @@ class Reader:
     def _delta(self, view: _BlockDelta) -> list[Event]:
         delta = view.delta
         if delta.text:
+            self._chars += len(delta.text)
             return [TextDelta(delta.text)]
         if delta.toolUse is not None:
             call = self._open.get(view.contentBlockIndex)
@@ -183,7 +188,14 @@ class Reader:
             return _thoughts(delta.reasoningContent)
         if delta.image is not None:
             return _image(self._images.get(view.contentBlockIndex, "png"), delta.image)
-        return _citation(delta.citation)
+        self._cited += _citation(delta.citation)
+        return []
+
+    def _stop_block(self, index: int) -> list[Event]:
+        call = self._open.pop(index, None)
+        cited, self._cited = placed(self._cited, self._block_from, self._chars), []
+        self._block_from = self._chars
+        return cited if call is None or call[1] else [_arguments(call[0], "{}")]
 
     def _start_block(self, view: _BlockStart) -> list[Event]:
         if view.start.image is not None:
@@ -205,11 +217,13 @@ def read_reply(body: bytes) -> list[Event]:
     """The events of a whole answer. Raises Unreadable."""
     reply: _Reply = view_of(_reply, body)
     events: list[Event] = [Start("", "")]
-    calls, stand_in = 0, False
+    calls, stand_in, chars = 0, False, 0
     for block in reply.output.message.content:
         tool = block.get("toolUse")
         if not isinstance(tool, dict):
-            events += _events_of(block)
+            told = _events_of(block)
+            begun, chars = chars, chars + text_chars(told)
+            events += placed(told, begun, chars)
         elif tool.get("type") is None:
             arguments = msgspec.json.encode(tool.get("input") or {}).decode()
             if tool.get("name") == OUTPUT_TOOL:

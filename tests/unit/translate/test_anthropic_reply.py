@@ -110,7 +110,7 @@ EXPECTED: dict[str, list[Event]] = {
         ),
         ServerToolPart("anthropic", SEARCH),
         TextDelta("It rained."),
-        Citation("https://example.org/a", "A", "rain"),
+        Citation("https://example.org/a", "A", "rain", span=(0, 10)),
         _usage(50, searches=1),
         Finish("stop"),
         End(),

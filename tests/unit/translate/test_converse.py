@@ -451,13 +451,19 @@ def test_images_and_citations() -> None:
     frames: list[tuple[str, dict[str, Any]]] = [
         ("contentBlockStart", {"contentBlockIndex": 0, "start": {"image": {"format": "jpeg"}}}),
         ("contentBlockDelta", {"contentBlockIndex": 0, "delta": {"image": {"source": {"bytes": "aWs="}}}}),
-        ("contentBlockDelta", {"contentBlockIndex": 1, "delta": {"citation": citation}}),
+        ("contentBlockStop", {"contentBlockIndex": 0}),
+        ("contentBlockDelta", {"contentBlockIndex": 1, "delta": {"text": "So "}}),
+        ("contentBlockStop", {"contentBlockIndex": 1}),
+        # As Claude tells them, before the words that they are of.
+        ("contentBlockDelta", {"contentBlockIndex": 2, "delta": {"citation": citation}}),
+        ("contentBlockDelta", {"contentBlockIndex": 2, "delta": {"text": "x"}}),
+        ("contentBlockStop", {"contentBlockIndex": 2}),
     ]
-    expected = [ImageOut("image/jpeg", "aWs="), Citation("https://example.org", "T", "q")]
-    assert _read(frames) == expected
+    source = Citation("https://example.org", "T", "q", span=(3, 4))
+    assert _read(frames) == [ImageOut("image/jpeg", "aWs="), TextDelta("So "), TextDelta("x"), source]
     cited = {"citationsContent": {"content": [{"text": "x"}], "citations": [citation]}}
-    body = {"output": {"message": {"content": [cited]}}, "stopReason": "end_turn"}
-    assert DIALECT.read_reply(msgspec.json.encode(body))[1:3] == [TextDelta("x"), expected[1]]
+    body = {"output": {"message": {"content": [{"text": "So "}, cited]}}, "stopReason": "end_turn"}
+    assert DIALECT.read_reply(msgspec.json.encode(body))[1:4] == [TextDelta("So "), TextDelta("x"), source]
 
 
 def test_the_arguments_of_the_stand_in_for_a_schema_are_the_text() -> None:

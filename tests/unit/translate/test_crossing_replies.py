@@ -66,9 +66,9 @@ def test_the_sources_of_claude_stand_behind_the_words_that_they_are_of() -> None
         (row["url_citation"]["start_index"], row["url_citation"]["end_index"])
         for row in choice["message"]["annotations"]
     ]
-    assert places == [(0, 9), (9, 21), (9, 21)]
+    assert places == [(0, 9), (13, 21), (13, 21)]
     (item,) = told("responses", stream)["output"]
-    assert [row["end_index"] for row in item["content"][0]["annotations"]] == [9, 21, 21]
+    assert [(row["start_index"], row["end_index"]) for row in item["content"][0]["annotations"]] == places
 
 
 def searched(wire: str) -> tuple[dict[str, Any], list[dict[str, Any]]]:

@@ -301,7 +301,7 @@ def json_delta(piece: str | None) -> dict[str, Any]:
                 {"type": "citations_delta", "citation": "odd"},
                 {"type": "citations_delta", "citation": {"url": None, "title": None, "cited_text": None}},
             ],
-            [Citation("u", "t", "c"), Citation("s", "d", ""), Citation("", "", "")],
+            [Citation(*said, span=(0, 0)) for said in (("u", "t", "c"), ("s", "d", ""), ("", "", ""))],
         ),
         (
             {"type": "tool_use", "id": "i", "name": "n", "input": {}},
@@ -464,7 +464,7 @@ def test_blocks_of_a_whole_anthropic_answer_are_read_like_those_of_a_stream() ->
         ThinkingDelta("a"),
         ThinkingSignature("s", "anthropic"),
         TextDelta("b"),
-        Citation("u", "t", "c"),
+        Citation("u", "t", "c", span=(0, 1)),
         ToolCallStart(0, "", ""),
         ToolCallDelta(0, "{}"),
         ToolCallStart(1, "i", "n"),
