@@ -101,6 +101,7 @@ class ResponsesView(msgspec.Struct):
     previous_response_id: str | None = None
     conversation: str | dict[str, Any] | None = None
     plugins: msgspec.Raw = ABSENT
+    prompt: msgspec.Raw = ABSENT
     models: msgspec.Raw = ABSENT
 
 
@@ -274,7 +275,8 @@ def read_responses(body: bytes) -> Facts:
         store=view.store is not False,
         tools=view.tools,
         turns=view.input if isinstance(view.input, list) else (),
-        served=(view.plugins,),
+        # A prompt that stands with the account has texts, files and tools of its own.
+        served=(view.plugins, view.prompt),
         models=view.models,
     )
     return _with_state(facts, view, body)
