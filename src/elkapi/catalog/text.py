@@ -146,6 +146,8 @@ class GenerateView(msgspec.Struct):
     generationConfig: _GenerationConfig | None = None
     generation_config: _GenerationConfig | None = None
     tools: msgspec.Raw = ABSENT
+    cachedContent: msgspec.Raw = ABSENT
+    cached_content: msgspec.Raw = ABSENT
     serviceTier: object = None
     service_tier: object = None
 
@@ -322,7 +324,17 @@ def read_generate(body: bytes) -> Facts:
     choices = _either("candidateCount", config.candidateCount, config.candidate_count) or 1
     # Vertex AI answers with the model that it names, or chooses one.
     routed = config.routing_config if bytes(config.routingConfig) in NONE_NAMED else config.routingConfig
-    return bounded(body, None, limit=limit, choices=choices, include_usage=True, tools=view.tools, models=routed)
+    return bounded(
+        body,
+        None,
+        limit=limit,
+        choices=choices,
+        include_usage=True,
+        tools=view.tools,
+        # What stands with the account has texts, files and tools of its own.
+        served=(view.cachedContent, view.cached_content),
+        models=routed,
+    )
 
 
 def _check_generation(body: bytes) -> None:

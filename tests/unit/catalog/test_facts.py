@@ -235,6 +235,8 @@ def test_a_text_alone_is_bounded_by_its_bytes_and_nothing_else() -> None:
         (text.read_completion, COMPLETION, "plugins", None),
         (text.read_responses, RESPONSE, "plugins", None),
         (text.read_responses, RESPONSE, "prompt", None),
+        (text.read_generate, GENERATE, "cachedContent", None),
+        (text.read_generate, GENERATE, "cached_content", None),
     ],
 )
 def test_what_the_provider_finds_by_itself_is_input_too(
