@@ -87,12 +87,14 @@ def bounded(
     tools: msgspec.Raw = ABSENT,
     turns: Sequence[msgspec.Raw] = (),
     served: tuple[msgspec.Raw, ...] = (),
+    tool_calls: int = 0,
     models: msgspec.Raw = ABSENT,
 ) -> Facts:
     """The facts of a text call, bounded by its bytes, its pictures, files and tools and its own output limit.
 
     Of `tools`, and of those that `turns` of a conversation declare, those count that the provider runs, and `served`
-    are such ones (OpenRouter has them as `plugins`, too); `models` are others that it may ask.
+    are such ones (OpenRouter has them as `plugins`, too), which may be called `tool_calls` times; `models` are others
+    that it may ask.
     Members are looked for in any letters, as a server written in Go reads them, words in their own.
     """
     pictures, searches, open_ended, wide = 0, 0, False, False
@@ -127,7 +129,7 @@ def bounded(
                 made += max(PICTURES_MADE_TOKENS_MAX, MOVING_FRAME_TOKENS_MAX * _frames(declared))
     if (declared and _has_served(declared)) or _is_served(served):
         given += SERVED_TOOLS_TOKENS_MAX
-        searches = _searches(declared)
+        searches = max(_searches(declared), min(tool_calls, SEARCHES_ALLOWED_MAX))
         open_ended = True
     return Facts(
         model=model,

@@ -98,6 +98,7 @@ class ResponsesView(msgspec.Struct):
     background: bool | None = None
     background_options: _BackgroundOptions | None = None
     multi_agent: _MultiAgent | None = None
+    max_tool_calls: int | None = None
     previous_response_id: str | None = None
     conversation: str | dict[str, Any] | None = None
     plugins: msgspec.Raw = ABSENT
@@ -279,6 +280,7 @@ def read_responses(body: bytes) -> Facts:
         turns=view.input if isinstance(view.input, list) else (),
         # A prompt that stands with the account has texts, files and tools of its own.
         served=(view.plugins, view.prompt),
+        tool_calls=view.max_tool_calls or 0,
         models=view.models,
     )
     return _with_state(facts, view, body)

@@ -166,6 +166,16 @@ def test_a_call_holds_for_the_searches_that_its_tools_may_run(tools: list[dict[s
     assert (facts.upper.searches, bounded_by_model(facts, "m").upper.searches) == (searches, searches)
 
 
+@pytest.mark.parametrize(("allowed", "searches"), [(None, 10), (1, 10), (25, 25), (10**30, 1000)])
+def test_a_response_holds_for_the_searches_that_it_allows_itself(allowed: int | None, searches: int) -> None:
+    """Anthropic is told of them as the uses of its tool."""
+    asked = {"model": "m", "input": "x", "tools": [{"type": "web_search"}], "max_tool_calls": allowed}
+    facts = read_responses(json.dumps(asked).encode())
+    assert facts.upper.searches == searches
+    own = asked | {"tools": [{"type": "function", "name": "web_search"}]}
+    assert read_responses(json.dumps(own).encode()).upper.searches == 0
+
+
 def test_a_bound_by_the_models_name_keeps_the_searches() -> None:
     facts = read_chat(json.dumps({"model": "m", "messages": MESSAGES, "web_search_options": {}}).encode())
     assert bounded_by_model(facts, "gpt-4o").upper.searches == SEARCHES_MAX
