@@ -56,12 +56,14 @@ async def test_a_free_answer_above_what_is_kept_in_a_day_is_not_stored(tmp_path:
         await gate.channel(upstream.url, (MODEL,))
         await gate.price(MODEL, per_1m_usd="0")
         key, asked = await gate.key("1"), ask("chat", MODEL, "hello", store=True)
-        flags = []
+        flags, there = [], []
         for _ in range(2):
             reply = await gate.ask(key, asked.body, path=asked.path, headers=asked.headers)
             assert reply.status_code == 200
             flags.append((await gate.account(reply.headers["x-request-id"], key))["flags"])
-        assert flags == [[], ["not_stored"]]
+            mine = {"authorization": f"Bearer {key}"}
+            there.append((await gate.http.get(f"{asked.path}/{reply.json()['id']}", headers=mine)).status_code)
+        assert (flags, there) == ([[], ["not_stored"]], [200, 404])
 
 
 INPUT_BYTES = 50_000

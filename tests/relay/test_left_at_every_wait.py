@@ -14,6 +14,7 @@ from elkapi.relay import hold
 from elkapi.relay.call import Call
 from elkapi.relay.count import count_left, count_locally
 from elkapi.sandbox.server import Running
+from elkapi.storage import secrets
 from elkapi.types import Guard, Policy
 from tests.gateway import SMALL, Gateway, gateway
 from tests.text_calls import Asked, ask
@@ -35,6 +36,7 @@ CASES: dict[str, tuple[Asked, str]] = {
     "broken": (ask("chat", MODEL, "[[tokens: 9]] [sandbox: cut-after=5]", stream=True), "10"),
     "blocked": (ask("chat", MODEL, "[[say: xyzzy]] [sandbox: no-usage]"), "10"),
     "poor": (unlimited(ask("chat", MODEL, "[[say: ok]]")), "0.02"),
+    "stored": (ask("responses", MODEL, "[[say: ok]]", store=True), "10"),
     "background": (ask("responses", MODEL, "[[say: ok]]", stream=True, background=True), "10"),
     "batch": (Asked("/v1/messages/batches", {"requests": [LINE]}), "10"),
     "embedding": (Asked("/v1/embeddings", {"model": SMALL, "input": "hello"}), "10"),
@@ -92,6 +94,8 @@ async def test_g43_whenever_a_caller_leaves_nothing_stays_held_and_every_place_i
 ) -> None:
     for count in (count_left, count_locally):
         monkeypatch.setattr(hold, count.__name__, waiting(count))
+    if name == "stored":
+        monkeypatch.setattr(secrets, "SEAL_INLINE_BYTES", -1)  # As what is long is sealed: a wait before the booking.
     asked, balance = CASES[name]
     async with gateway(tmp_path, batch_look_s=0.05) as gate:
         await gate.channel(sandbox.base_url, (MODEL, SMALL))

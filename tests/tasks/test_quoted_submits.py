@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from elkapi.types import Guard, Policy
+from tests.canned import canned
 from tests.tasks.conftest import MODEL, Tasks
 from tests.tasks.test_guarded_submits import nothing_begun
 
@@ -70,6 +71,20 @@ async def test_a_quote_is_refused_as_the_submit_itself(tasks: Tasks, path: str, 
     message = told["error"]["message"] if "error" in told else told["message"]
     # Each names its own call behind the words.
     assert reply.json()["error"]["message"].split(" (request")[0] == message.split(" (request")[0]
+    nothing_begun(tasks)
+
+
+async def test_a_quote_does_not_ask_the_callbacks_address(tasks: Tasks) -> None:
+    path, model = "/minimax/v1/video_generation", "MiniMax-Hailuo-02"
+    async with canned(200, {}) as upstream, canned(400, {}) as callback:
+        await tasks.gate.channel(upstream.url, (model,), family="minimax", secrets=("sk",))
+        await tasks.gate.price(model, per_call_usd="0.50")
+        body = {"model": model, "prompt": "a dog", "callback_url": callback.url}
+        reply = await quoted(tasks, path, body, tasks.key)
+        assert (reply.status_code, callback.bodies) == (200, []), reply.text
+        # The submit itself does, and is refused where it is not wanted.
+        await tasks.call("POST", path, body)
+        assert (len(callback.bodies), upstream.bodies) == (1, [])
     nothing_begun(tasks)
 
 
