@@ -25,7 +25,14 @@ from elkapi.ledger import (
     reconcile,
     refund,
 )
-from elkapi.ledger.accounts import AccountError, available_nano, entries_of, system_ids
+from elkapi.ledger.accounts import (
+    SYSTEM_ACCOUNTS,
+    AccountError,
+    available_nano,
+    ensure_system_accounts,
+    entries_of,
+    system_ids,
+)
 from elkapi.ledger.admin import RefundError, adjust, deposit, set_credit
 from elkapi.ledger.orders import Settle, UsageRow
 from elkapi.ledger.told import waived
@@ -588,7 +595,8 @@ async def test_an_operators_booking_is_on_one_account_and_audited(database: Data
         deposit(connection, quota, 30, "a limit", "anna")
         adjust(connection, user, -40, "too much", "anna")
         set_credit(connection, user, 7, "known well", "anna")
-        assert audited(connection, 4) == [
+        set_credit(connection, quota, 0, "as before", "anna", subject="key:k")
+        assert audited(connection, 5) == [
             ("ledger.deposit", f"account:{user}", {"nano": 100, "note": "paid", "from": house["funding"], "to": user}),
             (
                 "ledger.deposit",
@@ -601,9 +609,21 @@ async def test_an_operators_booking_is_on_one_account_and_audited(database: Data
                 {"nano": 40, "note": "too much", "from": user, "to": house["funding"]},
             ),
             ("ledger.credit", f"account:{user}", {"nano": 7, "note": "known well"}),
+            ("ledger.credit", "key:k", {"nano": 0, "note": "as before"}),
         ]
     assert [available(database, account) for account in (user, other, quota)] == [67, 0, 30]
     assert (posted(database, "funding"), posted(database, "quota-funding")) == (-60, -30)
+
+
+def test_an_account_of_the_house_that_is_absent_is_made(database: Database) -> None:
+    for _ in range(2):
+        funded_account(database, 0)
+    with database.write() as connection:
+        before = system_ids(connection)
+        connection.execute(accounts.delete().where(accounts.c.code == "upstream"))
+        made = ensure_system_accounts(connection)
+        assert made.keys() == before.keys() == SYSTEM_ACCOUNTS.keys()
+        assert made.items() - before.items() <= {("upstream", made["upstream"])}
 
 
 @pytest.mark.parametrize("book", [deposit, adjust, set_credit])

@@ -6,11 +6,12 @@ import os
 import sys
 from typing import Any
 
+import msgspec
 import pytest
 from sqlalchemy import Connection
 
 from elkapi.ids import new_id
-from elkapi.ledger import balances, check, open_ledger
+from elkapi.ledger import balances, check, open_ledger, refund
 from elkapi.ledger.check import PROBLEMS_MAX, CheckReport
 from elkapi.ledger.orders import TASKS
 from elkapi.ledger.transfers import ADMIN_STEP, HOLD_SUFFIX, RESOLVE_SUFFIX
@@ -24,17 +25,20 @@ NOBODYS = 10**9
 
 
 class Books:
-    """A charged call, one that is the operator's loss and one that was free, and ways to spoil what is written."""
+    """A charged call, one under a limit too, one that is the operator's loss and one that was free, and ways to spoil
+    what is written."""
 
     def __init__(self, database: Database) -> None:
         self.database = database
         self.account = funded_account(database, 1000)
         self.charged, self.lost, self.free = (an_order(self.account, nano=100) for _ in range(3))
+        self.limited = an_order(self.account, funded_account(database, 500, "quota"), nano=100)
 
     async def written(self, settings: Settings, installation: Installation) -> None:
         ledger = open_ledger(settings, self.database, os.urandom(16), in_process=True, sealer=installation.sealer)
         await ledger.start()
-        for order, charge, loss in ((self.charged, 60, 0), (self.lost, 0, 5), (self.free, 0, 0)):
+        calls = ((self.charged, 60, 0), (self.lost, 0, 5), (self.free, 0, 0), (self.limited, 20, 0))
+        for order, charge, loss in calls:
             await ledger.hold(order)
             await ledger.settle(a_settlement(order, charge, loss_nano=loss))
         await ledger.aclose()
@@ -107,6 +111,28 @@ def test_g10_whatever_is_wrong_in_the_books_is_named(
     assert not report.ok
     for words in said:
         assert any(words in problem for problem in report.problems), report.problems
+
+
+def test_g10_the_numbers_of_a_check_are_those_of_the_books_and_a_limit_earns_nothing(books: Books) -> None:
+    with books.database.write() as connection:
+        refund(connection, books.charged.request_id, 10, "slow", "test")
+        refund(connection, books.limited.request_id, 5, "slow", "test")
+        report = check(connection)
+    told = {name: number for name, number in msgspec.structs.asdict(report).items() if number}
+    accounts = told.pop("accounts")
+    assert told == {
+        # Two deposits, four calls of two entries, a loss, a limit's two, and three of two refunds.
+        "entries": 2 + 8 + 1 + 2 + 3,
+        "customers_posted_nano": 1000 - 80 + 15,
+        "charged_nano": 80,
+        "posted_nano": 80,
+        "refunded_nano": 15,
+        "loss_nano": 5,
+    }
+    lines = report.lines()
+    assert lines[:2] == [f"accounts: {accounts}", "entries: 16"]
+    assert "refunded nano: 15 (0.000000015 USD)" in lines
+    assert lines[-2:] == ["unknown outcomes nano: 0", "the books are in order"]
 
 
 def test_problems_too_many_to_print_are_counted() -> None:

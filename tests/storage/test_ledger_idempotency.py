@@ -87,6 +87,28 @@ async def test_a_key_used_for_another_body_is_a_conflict(ledger: Ledger, databas
         await ledger.settle(unpaid(done))
 
 
+async def test_a_claim_is_of_one_key_one_operation_and_one_name(ledger: Ledger, database: Database) -> None:
+    account, mine = funded_account(database, 1000), a_claim()
+    others = [msgspec.structs.replace(mine, key_id=2), msgspec.structs.replace(mine, operation="x"), a_claim("other")]
+    orders = [an_order(account, nano=1, claim=claim) for claim in (mine, *others)]
+    for order in orders:
+        await ledger.hold(order)
+    await ledger.settle(unpaid(orders[0]))
+    await ledger.hold(again := an_order(account, nano=1, claim=mine))
+    for order in orders[1:]:
+        with pytest.raises(IdempotencyPending):
+            await ledger.hold(an_order(account, nano=1, claim=order.claim))
+    for number, order in enumerate([again, *orders[1:]]):
+        await ledger.settle(a_settlement(order, 1, reply=a_reply(order, b"%d" % number)))
+    for number, claim in enumerate((mine, *others)):
+        reply = await ledger.wait_reply(claim)
+        assert reply is not None
+        assert reply.body == b"%d" % number
+        with pytest.raises(IdempotencyReplay) as replay:
+            await ledger.hold(an_order(account, nano=1, claim=claim))
+        assert replay.value.reply == reply
+
+
 async def test_g75_a_hundred_parallel_calls_with_one_key_are_one_call(
     settings: Settings, installation: Installation
 ) -> None:

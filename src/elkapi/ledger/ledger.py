@@ -516,11 +516,10 @@ def _is_done(waiter: Any) -> bool:
 
 
 def prepare(database: Database, dead_owner: bytes | None = None) -> None:
-    """Make sure the house's accounts exist, that a crashed predecessor is known to be gone, and that nothing waits for
-    hours because the clock was set back before this start. Raises Unavailable."""
+    """Make sure that a crashed predecessor is known to be gone, and that nothing waits for hours because the clock was
+    set back before this start. Raises Unavailable."""
     now_ns = SYSTEM_CLOCK.now_ns()
     with database.write() as connection:
-        ensure_system_accounts(connection)
         if dead_owner is not None:
             mark_dead(connection, dead_owner, now_ns)
         if (behind_s := behind_heartbeats_s(connection, now_ns)) > CLOCK_BEHIND_S:
