@@ -27,10 +27,12 @@ from elkapi.translate.ir import (
     TextDelta,
     ThinkingDelta,
     ThinkingSignature,
+    ToolCall,
     ToolCallDelta,
     ToolCallStart,
     UsageSeen,
     texts_of,
+    unreadable_input,
 )
 from elkapi.translate.seal import Sealed, seal
 from elkapi.translate.usage import anthropic_usage_object
@@ -99,7 +101,7 @@ class _Block:
         """The block as it stands in a whole answer: what a client makes of its start and its deltas."""
         block = dict(self.start)
         if self.arguments is not None:
-            block["input"] = _parsed("".join(self.arguments) or "{}") or {}
+            block["input"] = _input("".join(self.arguments), block)
         for name in ("text", "thinking"):
             # At once: made anew with each of them, a text of very many deltas took hours.
             if said := [delta[name] for delta in self.deltas if delta["type"] == f"{name}_delta"]:
@@ -320,6 +322,16 @@ def _delta(index: int, delta: Raw) -> bytes:
 
 def _frame(kind: str, members: Raw) -> bytes:
     return f"event: {kind}\ndata: ".encode() + _encode({"type": kind} | members) + b"\n\n"
+
+
+def _input(arguments: str, block: Raw) -> Raw:
+    """A call's arguments as an object: what a client would be misled to take for none is shown as it came."""
+    parsed = _parsed(arguments or "{}")
+    if isinstance(parsed, dict):
+        return parsed
+    if arguments.strip() == "null":
+        return {}
+    return unreadable_input(ToolCall(block["id"], block["name"], arguments))
 
 
 def _parsed(text: str) -> Any:

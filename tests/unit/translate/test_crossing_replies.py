@@ -195,6 +195,24 @@ def test_a_call_that_its_upstream_gave_no_id_has_one_that_no_other_answer_of_the
     assert all(len(one) <= 40 for one in seen)
 
 
+@pytest.mark.parametrize(
+    ("arguments", "given"),
+    [
+        ('{"a":1}', {"a": 1}),
+        ("", {}),
+        ("null", {}),
+        ('{"path": "/tmp/x", "text": "cut', {"arguments": '{"path": "/tmp/x", "text": "cut'}),
+        ("[1]", {"arguments": "[1]"}),
+    ],
+)
+def test_arguments_that_are_no_object_are_not_told_as_none(arguments: str, given: dict[str, Any]) -> None:
+    """A tool would be run without them; as an object they fail its schema, and the model reads what it wrote."""
+    call = {"id": "c", "type": "function", "function": {"name": "write", "arguments": arguments}}
+    body = {"id": "r", "choices": [{"message": {"tool_calls": [call]}, "finish_reason": "tool_calls"}]}
+    (block,) = told("anthropic", whole("chat", body))["content"]
+    assert block["input"] == given
+
+
 # --- thoughts --------------------------------------------------------------------------------------------------------
 
 
