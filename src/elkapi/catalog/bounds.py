@@ -116,18 +116,14 @@ def bounded(
     made = (limit or 0) * choices
     # What is absent is told apart by identity: most calls have none of these.
     other_models = models is not ABSENT and bytes(models) not in NONE_NAMED
-    declared = b"" if tools is ABSENT else folded(spelled_out(bytes(tools)))
-    if turns and _DECLARING.search(small) is not None:
-        told = (folded(spelled_out(bytes(turn))) for turn in turns)
-        declared += b"".join(turn for turn in told if _DECLARING.search(turn) is not None)
-    if declared and declared not in _NO_TOOLS:
+    if declared := _declared(tools, turns, small):
         given += TOOLS_TOKENS_MAX + OWN_TOOL_TOKENS_MAX * len(_OWN_TOOL.findall(declared))
         for hit in _MODEL_BEHIND.finditer(declared):
             if hit["pictures"] is None:
                 other_models = True
             else:
                 made += max(PICTURES_MADE_TOKENS_MAX, MOVING_FRAME_TOKENS_MAX * _frames(declared))
-    if (declared and _has_served(declared)) or _is_served(served):
+    if _has_served(declared) or _is_served(served):
         given += SERVED_TOOLS_TOKENS_MAX
         searches = max(_searches(declared), min(tool_calls, SEARCHES_ALLOWED_MAX))
         open_ended = True
@@ -145,6 +141,17 @@ def bounded(
         stateful=stateful,
         other_models=other_models,
     )
+
+
+def _declared(tools: msgspec.Raw, turns: Sequence[msgspec.Raw], body: bytes) -> bytes:
+    """What declares tools in small letters, beside the conversation or in it; empty where nothing does."""
+    declared = b"" if tools is ABSENT else folded(spelled_out(bytes(tools)))
+    if declared in _NO_TOOLS:
+        declared = b""
+    if turns and _DECLARING.search(body) is not None:
+        told = (folded(spelled_out(bytes(turn))) for turn in turns)
+        declared += b"".join(turn for turn in told if _DECLARING.search(turn) is not None)
+    return declared
 
 
 def _frames(tools: bytes) -> int:
