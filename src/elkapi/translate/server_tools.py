@@ -47,8 +47,18 @@ GEMINI = {
 HOSTED = ("container_auto", "container_reference")
 # Items of a response whose tool OpenAI bills by the call, for which a price record has no class.
 UNPRICED_CALLS = frozenset({"file_search_call", "code_interpreter_call"})
-# Words of one provider each, which have no other spelling: Groq's, Moonshot's for all of its own, Zhipu's, Qwen's.
-OTHERS = frozenset({"browser_search", "builtin_function", "retrieval", "web_extractor"})
+# Words of one provider each, without another spelling: Groq's, Moonshot's for all of its own, Zhipu's, Qwen's, Ark's.
+OTHERS = frozenset(
+    {
+        "browser_search",
+        "builtin_function",
+        "retrieval",
+        "web_extractor",
+        "image_process",
+        "knowledge_search",
+        "doubao_app",
+    }
+)
 # The hub's words, some of which have no other spelling.
 KINDS = frozenset({"web_search", "web_fetch", "x_search", "file_search", "code_execution", "mcp"})
 

@@ -24,7 +24,7 @@ def test_a_chat_holds_for_what_a_served_tool_brings(kind: str) -> None:
     _covers(read_chat, {"model": "m", "messages": MESSAGES}, {"type": kind}, {"type": "function"})
 
 
-@pytest.mark.parametrize("kind", sorted({*RESPONSES, *KINDS}))
+@pytest.mark.parametrize("kind", sorted({*RESPONSES, *KINDS, *OTHERS}))
 def test_a_response_holds_for_what_a_served_tool_brings(kind: str) -> None:
     _covers(read_responses, {"model": "m", "input": "x"}, {"type": kind}, {"type": "function"})
 
