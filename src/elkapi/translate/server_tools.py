@@ -47,8 +47,8 @@ GEMINI = {
 HOSTED = ("container_auto", "container_reference")
 # Items of a response whose tool OpenAI bills by the call, for which a price record has no class.
 UNPRICED_CALLS = frozenset({"file_search_call", "code_interpreter_call"})
-# Words of one provider each, without another spelling: OpenAI's for programs that call tools, Groq's, Moonshot's for all
-# of its own, Zhipu's, Qwen's, Ark's.
+# Words of one provider each, without another spelling: OpenAI's for programs that call tools, Groq's, Moonshot's for
+# all of its own, Zhipu's, Qwen's, Ark's.
 OTHERS = frozenset(
     {
         "programmatic_tool_calling",
