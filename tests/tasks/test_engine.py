@@ -172,8 +172,34 @@ async def test_a_busy_account_sends_the_submit_to_the_next_channel(tasks: Tasks)
     answers = iter([(429, {"code": 1303, "message": "too many"}), (0, None)])
     tasks.upstream.submit = lambda body: next(answers)
     await tasks.gate.channel(tasks.upstream.origin, ("kling-v1-6",), family="kling", secrets=("AK2|SK2",))
-    assert (await tasks.submit()).status_code == 200
+    reply = await tasks.submit()
+    assert reply.status_code == 200
     assert len([one for one in tasks.upstream.requests if one[0] == "POST"]) == 2
+    async with tasks.polling():
+        tasks.upstream.succeed(reply.json()["data"]["task_id"])
+        await tasks.until("succeeded")
+    account = await tasks.gate.account(reply.headers["x-request-id"], tasks.key)
+    assert [one["outcome"] for one in account["attempts"]] == ["status_429", "ok"]
+
+
+async def test_a_channel_that_accepts_a_submit_again_cools_down_no_longer(tasks: Tasks) -> None:
+    answers = iter([(503, {"code": 5001, "message": "down"}), (0, None)])
+    tasks.upstream.submit = lambda body: next(answers)
+    assert (await tasks.submit()).status_code >= 500
+    assert tasks.gate.plane.health.cooling()
+    assert (await tasks.submit()).status_code == 200
+    assert not tasks.gate.plane.health.cooling()
+
+
+async def test_a_credential_that_cannot_sign_sends_the_submit_to_the_next_channel(tasks: Tasks) -> None:
+    await tasks.gate.price(model := "kling-v2-master", per_call_usd="0.50")
+    for priority, secret in ((9, "of one part"), (0, "AK|SK")):
+        await tasks.gate.channel(
+            tasks.upstream.origin, (model,), family="kling", secrets=(secret,), priority=priority
+        )
+    reply = await tasks.submit({"model_name": model, "prompt": "a dog"})
+    assert reply.status_code == 200, reply.text
+    assert len(tasks.upstream.requests) == 1
 
 
 async def test_a_channels_own_meaning_of_a_status_decides_where_a_submit_goes(tasks: Tasks) -> None:
@@ -194,15 +220,31 @@ async def test_a_submit_of_unknown_outcome_is_asked_about_and_never_repeated(tas
     """Guarantee 75."""
     tasks.upstream.cut_submits = True
     await tasks.gate.channel(tasks.upstream.origin, ("kling-v1-6",), family="kling", secrets=("AK2|SK2",))
-    reply = await tasks.submit()
+    once = {"idempotency-key": "once"}
+    reply = await tasks.submit(headers=once)
     assert (reply.status_code, reply.json()["error"]["code"]) == (502, "outcome_unknown")
     assert reply.headers["x-should-retry"] == "false"
+    repeated = await tasks.submit(headers=once)
+    assert (repeated.status_code, repeated.json()["error"]["code"]) == (409, "outcome_unknown")
     assert len([one for one in tasks.upstream.requests if one[0] == "POST"]) == 1
     assert tasks.gate.books().customers_held_nano == HALF
     async with tasks.polling():
         tasks.upstream.succeed(next(iter(tasks.upstream.tasks)))
         await tasks.until("succeeded")
     assert tasks.gate.books().charged_nano == HALF
+
+
+async def test_a_submit_of_unknown_outcome_that_nobody_can_be_asked_about_ends_free_and_listed_at_once(
+    tasks: Tasks, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(TaskSpec, "recall", property(lambda _: ""), raising=False)
+    tasks.upstream.cut_submits = True
+    reply = await tasks.submit()
+    assert (reply.status_code, reply.json()["error"]["code"]) == (502, "outcome_unknown")
+    assert tasks.rows()[0][:3] == ("failed", 1, "outcome_unknown")
+    assert tasks.gate.sql("select status, charge_nano from requests") == [(502, 0)]
+    report = tasks.gate.closed_books()
+    assert (report.customers_held_nano, report.unknown_outcomes) == (0, 1)
 
 
 @pytest.mark.parametrize(
@@ -224,6 +266,7 @@ async def test_a_fault_of_the_gateways_own_ends_a_submit_free_and_is_listed_wher
     assert reply.status_code == 500
     assert "a bug" not in reply.text
     assert tasks.rows()[0][:3] == ("failed", 1, code)
+    assert tasks.gate.sql("select status from requests") == [(500,)]
     report = tasks.gate.closed_books()
     assert (report.charged_nano, report.unknown_outcomes) == (0, int(code == "outcome_unknown"))
     tasks.upstream.submit = None
