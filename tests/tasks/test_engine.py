@@ -11,6 +11,7 @@ from collections.abc import Callable
 from typing import Any
 
 import httpx
+import msgspec
 import pytest
 from sqlalchemy import Connection
 
@@ -133,11 +134,14 @@ async def test_a_step_that_the_database_never_takes_is_not_tried_in_a_hurry(
     assert tasks.gate.books().charged_nano == HALF
 
 
-async def test_a_refused_submit_is_free_and_answered_as_the_provider_does(tasks: Tasks) -> None:
-    tasks.upstream.submit = lambda body: (400, {"code": 1301, "message": "unsafe", "request_id": "r"})
+@pytest.mark.parametrize("status", [400, 200])
+async def test_a_refused_submit_is_free_and_answered_as_the_provider_does(tasks: Tasks, status: int) -> None:
+    """Kling refuses by a code, under whatever status it comes."""
+    tasks.upstream.submit = lambda body: (status, {"code": 1301, "message": "unsafe", "request_id": "r"})
     reply = await tasks.submit()
-    assert (reply.status_code, reply.json()["code"]) == (400, 1301)
+    assert (reply.status_code, reply.json()["code"]) == (status, 1301)
     assert tasks.rows()[0][:3] == ("failed", 1, "upstream_rejected")
+    assert tasks.gate.sql("select status from requests") == [(400,)]
     report = tasks.gate.books()
     assert (report.customers_held_nano, report.charged_nano, report.unknown_outcomes) == (0, 0, 0)
 
@@ -180,6 +184,26 @@ async def test_a_busy_account_sends_the_submit_to_the_next_channel(tasks: Tasks)
         await tasks.until("succeeded")
     account = await tasks.gate.account(reply.headers["x-request-id"], tasks.key)
     assert [one["outcome"] for one in account["attempts"]] == ["status_429", "ok"]
+
+
+@pytest.mark.parametrize(
+    ("more", "sent"),
+    [
+        ({"param_set": {"mode": msgspec.Raw(b'"pro"')}}, {"mode": "pro", "prompt": "a dog"}),
+        ({"param_default": {"cfg_scale": msgspec.Raw(b"0.5")}}, {"cfg_scale": 0.5, "mode": "std", "prompt": "a dog"}),
+        ({"param_remove": ("mode",)}, {"prompt": "a dog"}),
+    ],
+    ids=lambda value: next(iter(value)),
+)
+async def test_a_channel_changes_a_submit_as_its_operator_wants(
+    tasks: Tasks, more: dict[str, Any], sent: dict[str, Any]
+) -> None:
+    await tasks.gate.price(model := "kling-v2-master", per_call_usd="0.50")
+    await tasks.gate.channel(tasks.upstream.origin, (model,), family="kling", secrets=("AK|SK",), **more)
+    reply = await tasks.submit({"model_name": model, "prompt": "a dog", "mode": "std"})
+    assert reply.status_code == 200, reply.text
+    ((_, _, body),) = tasks.upstream.requests
+    assert {name: body[name] for name in ("cfg_scale", "mode", "prompt") if name in body} == sent
 
 
 async def test_a_channel_that_accepts_a_submit_again_cools_down_no_longer(tasks: Tasks) -> None:
