@@ -141,7 +141,7 @@ class _Layout:
                 self.called = True
                 if event.signature and event.signed_by == "gemini" and self._signs:
                     self._sign(Sealed("gemini", signature=event.signature, call_id=event.id))
-                # No code of Claude's called it; Anthropic always says so, and its SDK for Java raises for what does not.
+                # No code of Claude's called it. Anthropic always says so, and its SDK for Java raises without.
                 direct = {"type": "direct"}
                 start: Raw = {"type": "tool_use", "id": event.id, "name": event.name, "input": {}, "caller": direct}
                 return self._new(_Block("tool_use", start, event.index)), None

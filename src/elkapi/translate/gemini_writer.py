@@ -226,7 +226,10 @@ class Writer:
         return self._chunk(parts, candidate, {"usageMetadata": gemini_usage_object(usage)} if usage else {})
 
     def fail(self, failure: Failure) -> bytes:
-        return self._framed(_json.encode(error_object(failure)))
+        error = _json.encode(error_object(failure))
+        # Once more as no event, which readers of events pass over: Google's SDK for Go looks for errors only there, and
+        # took an event with one for an answer without content, so that a broken stream was a whole one to it.
+        return self._framed(error) + error
 
     def ping(self) -> bytes:
         return b"\n"
@@ -249,7 +252,7 @@ class ArrayWriter(Writer):
         return super().finish() + b"]"
 
     def fail(self, failure: Failure) -> bytes:
-        return super().fail(failure) + b"]"
+        return self._framed(_json.encode(error_object(failure))) + b"]"
 
     def _framed(self, chunk: bytes) -> bytes:
         before, self._open = self._open, b",\r\n"

@@ -221,6 +221,14 @@ def test_g56_a_failed_stream_makes_the_sdk_raise(before: list[ir.Event], status:
     assert (caught.value.code, caught.value.message) == (code, "It broke.")
 
 
+def test_a_failed_stream_ends_with_the_error_outside_of_its_events() -> None:
+    # iterateResponseStream of Google's SDK for Go takes every event for an answer, and what is no event for an error.
+    body = DIALECT.writer(_facts()).fail(ir.Failure(503, "x", "It broke."))
+    event, bare = body.split(b"\n\n")
+    assert event == b"data: " + bare
+    assert json.loads(bare) == {"error": {"code": 503, "message": "It broke.", "status": "UNAVAILABLE"}}
+
+
 @pytest.mark.parametrize("name", ANSWERS)
 def test_the_array_holds_the_chunks_of_the_stream(name: str) -> None:
     facts = _facts()

@@ -233,7 +233,7 @@ def test_an_input_is_shown_as_the_sdks_types_have_it() -> None:
         "ResponseCustomToolCallOutputItem",
         "ResponseReasoningItem",
     ]
-    # The types have the status of a user's message as one that may be absent; openai-php's InputMessage reads it unasked.
+    # The types let the status of a user's message be absent, but openai-php's InputMessage reads it unasked.
     assert {item["status"] for item in items if item["type"] != "reasoning"} == {"completed"}
     assert items[0]["content"] == [{"type": "input_text", "text": "q"}]
     assert items[1]["content"] == [{"type": "output_text", "text": "a", "annotations": []}]
