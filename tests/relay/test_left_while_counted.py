@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import asyncio
 import gc
-import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
@@ -15,12 +14,13 @@ import msgspec
 import pytest
 
 from elkapi.ledger.ledger import ThreadLedger
-from elkapi.relay import hold
+from elkapi.relay import count, hold
 from elkapi.relay.batches.runner import BatchRunner
 from elkapi.sandbox.server import Running
 from elkapi.types import Settlement
+from elkapi.upstream import UpstreamFailure, UpstreamRequest
 from elkapi.worker import drained, error_body
-from tests.gateway import SMALL, gateway
+from tests.gateway import SMALL, Gateway, gateway
 from tests.text_calls import Asked, ask
 from tests.waiting import until
 
@@ -170,30 +170,39 @@ async def test_a_booking_that_fails_after_its_caller_left_is_no_fault_that_nobod
 
 
 async def test_a_count_that_is_begun_while_the_gateway_stops_is_over_with_the_drain(
-    tmp_path: Path, sandbox: Running
+    tmp_path: Path, sandbox: Running, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Its caller left, and is charged for what had come; the stop waits no longer than for any other call."""
-    counting = asyncio.Event()
+    seconds: list[float] = []
+
+    async def no_count(_: object, order: UpstreamRequest, *__: object) -> None:
+        seconds.append(order.deadlines.total_s)
+        raise UpstreamFailure("no", phase="connect", sent=False)
+
+    monkeypatch.setattr(count, "answer_to", no_count)
     async with gateway(tmp_path) as gate:
-        path = gate.plane.settings.socket_path("models")
-        async with await asyncio.start_unix_server(never_counting(counting), path):
-            await gate.channel(sandbox.base_url, ("gpt-4o",))
-            await gate.price("gpt-4o", per_1m_usd="1", output_per_1m_usd="2")
-            key = await gate.key("1")
-            asked = ask("chat", "gpt-4o", "[[tokens: 9]] [sandbox: stall-after=5]", stream=True)
-            call = asyncio.create_task(gate.ask(key, asked.body, path=asked.path, headers=asked.headers))
-            await until(lambda: any(one.current and one.current.started for one in gate.server.connections))
-            draining = asyncio.create_task(drained(gate.plane, gate.server, BatchRunner(gate.plane, error_body), 1))
-            await asyncio.sleep(0)
-            call.cancel()
-            await counting.wait()
-            began_s = time.monotonic()
-            await draining
-            assert time.monotonic() - began_s < 2.5
-            ((charge_nano, record),) = gate.sql("select charge_nano, record from requests")
+        call = await under_way(gate, sandbox)
+        draining = asyncio.create_task(drained(gate.plane, gate.server, BatchRunner(gate.plane, error_body), 2))
+        await asyncio.sleep(0)
+        call.cancel()
+        await draining
+        ((charge_nano, record),) = gate.sql("select charge_nano, record from requests")
     assert charge_nano > 0
     for flag in (b"client_gone", b"estimated_locally"):
         assert flag in record
+    assert seconds
+    assert all(0 < each <= 2 < count.COUNT_DEADLINES.total_s for each in seconds)
+
+
+async def under_way(gate: Gateway, sandbox: Running) -> asyncio.Task[httpx.Response]:
+    """A chat whose stream stalls behind its first words."""
+    await gate.channel(sandbox.base_url, ("gpt-4o",))
+    await gate.price("gpt-4o", per_1m_usd="1", output_per_1m_usd="2")
+    key = await gate.key("1")
+    asked = ask("chat", "gpt-4o", "[[tokens: 9]] [sandbox: stall-after=5]", stream=True)
+    call = asyncio.create_task(gate.ask(key, asked.body, path=asked.path, headers=asked.headers))
+    await until(lambda: any(one.current and one.current.started for one in gate.server.connections))
+    return call
 
 
 async def test_what_the_end_of_a_drain_cuts_off_is_not_counted_exactly(tmp_path: Path, sandbox: Running) -> None:
@@ -202,12 +211,7 @@ async def test_what_the_end_of_a_drain_cuts_off_is_not_counted_exactly(tmp_path:
     async with gateway(tmp_path) as gate:
         path = gate.plane.settings.socket_path("models")
         async with await asyncio.start_unix_server(never_counting(counting), path):
-            await gate.channel(sandbox.base_url, ("gpt-4o",))
-            await gate.price("gpt-4o", per_1m_usd="1", output_per_1m_usd="2")
-            key = await gate.key("1")
-            asked = ask("chat", "gpt-4o", "[[tokens: 9]] [sandbox: stall-after=5]", stream=True)
-            call = asyncio.create_task(gate.ask(key, asked.body, path=asked.path, headers=asked.headers))
-            await until(lambda: any(one.current and one.current.started for one in gate.server.connections))
+            call = await under_way(gate, sandbox)
             assert await gate.server.drain(0, gate.plane.cut_off) == 1
             with pytest.raises(httpx.HTTPError):
                 await call

@@ -218,9 +218,7 @@ async def test_a_channel_that_accepts_a_submit_again_cools_down_no_longer(tasks:
 async def test_a_credential_that_cannot_sign_sends_the_submit_to_the_next_channel(tasks: Tasks) -> None:
     await tasks.gate.price(model := "kling-v2-master", per_call_usd="0.50")
     for priority, secret in ((9, "of one part"), (0, "AK|SK")):
-        await tasks.gate.channel(
-            tasks.upstream.origin, (model,), family="kling", secrets=(secret,), priority=priority
-        )
+        await tasks.gate.channel(tasks.upstream.origin, (model,), family="kling", secrets=(secret,), priority=priority)
     reply = await tasks.submit({"model_name": model, "prompt": "a dog"})
     assert reply.status_code == 200, reply.text
     assert len(tasks.upstream.requests) == 1

@@ -116,9 +116,7 @@ class Statements:
         t = transfers.c
         # the legs of a request's hold: its range of ids
         self.hold_legs = self._text(
-            select(t.debit_account, t.nano)
-            .where(t.id.between(bindparam("low"), bindparam("high")))
-            .order_by(t.id),
+            select(t.debit_account, t.nano).where(t.id.between(bindparam("low"), bindparam("high"))).order_by(t.id),
             "low",
             "high",
         )
