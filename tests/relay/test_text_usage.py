@@ -400,6 +400,15 @@ async def test_a_tool_that_was_run_and_has_no_price_is_flagged(
     assert account["flags"] == ([] if kinds == ("computer_call",) else ["unpriced_tools"])
 
 
+async def test_a_search_of_a_free_model_is_nothing_to_flag(tmp_path: Path) -> None:
+    whole = whole_of("responses", {"input_tokens": 100, "output_tokens": 50, "total_tokens": 150})
+    whole["output"] = [*SEARCHES, *whole["output"]]
+    async with canned(200, whole) as upstream, gateway(tmp_path) as gate:
+        await priced(gate, "free", "openai", upstream.url, Amounts())
+        account = await account_of(gate, await gate.key("1"), "responses", "free", stream=False)
+    assert (account["usage"]["searches"], account["cost_usd"], account["flags"]) == (2, "0.00", [])
+
+
 @pytest.mark.parametrize("stream", [False, True], ids=["whole", "streamed"])
 @pytest.mark.parametrize(("where", "flags"), [("container_reference", ["unpriced_tools"]), ("local", [])])
 async def test_a_shell_in_a_container_of_the_providers_is_flagged_and_the_callers_own_is_not(
