@@ -17,7 +17,7 @@ from elkapi.ledger.ledger import ThreadLedger
 from elkapi.relay import count, hold
 from elkapi.relay.batches.runner import BatchRunner
 from elkapi.sandbox.server import Running
-from elkapi.types import Settlement
+from elkapi.types import RequestRecord, Settlement
 from elkapi.upstream import UpstreamFailure, UpstreamRequest
 from elkapi.worker import drained, error_body
 from tests.gateway import SMALL, Gateway, gateway
@@ -78,6 +78,9 @@ async def test_g49_a_call_that_the_end_of_a_drain_cut_off_while_it_was_counted_i
         counting.set()
         return await asyncio.Event().wait()
 
+    noted: list[RequestRecord] = []
+    note = hold.note
+    monkeypatch.setattr(hold, "note", lambda plane, record: (noted.append(record), note(plane, record)))
     monkeypatch.setattr(hold, "count_locally", never_counts)
     async with gateway(tmp_path) as gate:
         await gate.channel(sandbox.base_url, ("gpt-4o",))
@@ -96,6 +99,8 @@ async def test_g49_a_call_that_the_end_of_a_drain_cut_off_while_it_was_counted_i
         assert (status, charge_nano) == (503, 0)
         assert loss_nano == 11 * 1_000 + 4 * 2_000
         assert b'"fate":"complete"' in record
+        # It is one call, and ends once.
+        assert [(one.status, one.loss_nano) for one in noted] == [(503, loss_nano)]
         assert gate.closed_books().customers_posted_nano == 10**9
 
 
