@@ -46,10 +46,10 @@ def check_stream(client: str, stream: bytes | str, *, broken: bool = False) -> N
     data = stream.encode() if isinstance(stream, str) else stream
     if client == "gemini" and broken:
         # Outside of the events the error stands once more: Google's SDK for Go looks for it only there.
-        events, _, bare = data.rpartition(b"\n\n")
-        data = events + b"\n\n"
+        data, end, bare = data.rpartition(b"\r\n\r\n")
         assert bare
-        assert data.endswith(b"data: " + bare + b"\n\n"), data[-80:]
+        assert data.endswith(b"data: " + bare), data[-80:]
+        data += end
     _CHECKS[client](frames_in(data), broken)
 
 

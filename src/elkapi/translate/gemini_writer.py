@@ -2,7 +2,7 @@
 
 Contract: anthropic.md sections 6.2, 6.3 and 7. One delta is one chunk; a function call leaves whole; the last chunk
 carries finishReason and usage, those before it a usage of nothing. google-genai takes any line that is not `data: ` for
-JSON, so a ping is a blank line.
+JSON, so a ping is an event of nothing.
 """
 
 from __future__ import annotations
@@ -61,6 +61,9 @@ _STATUS_WORDS = {
 }
 # Anthropic's "overloaded"; Google's word for it is 503.
 _OVERLOADED = 529
+# As Google ends its events, which are passed on as they came: the SDK for Go takes two line feeds, wherever they stand, before
+# two of these, and what does not begin with `data:` for an invalid chunk, so there is one kind of end, also for a ping.
+_END = b"\r\n\r\n"
 # Google's chunks each tell the usage so far, and some clients (BAML) drop one that does not. Most upstreams tell it at
 # the end; an estimate until then would spoil the sums of those that subtract one chunk's from the next's (LangChain).
 _UNCOUNTED = {"usageMetadata": gemini_usage_object(Usage())}
@@ -232,13 +235,13 @@ class Writer:
         return self._framed(error) + error
 
     def ping(self) -> bytes:
-        return b"\n"
+        return _END
 
     def _chunk(self, parts: list[_Wire], candidate: _Wire, members: _Wire) -> bytes:
         return self._framed(_json.encode(_whole(parts, candidate, {**members, **self._named})))
 
     def _framed(self, chunk: bytes) -> bytes:
-        return b"data: " + chunk + b"\n\n"
+        return b"data: " + chunk + _END
 
 
 class ArrayWriter(Writer):

@@ -221,10 +221,28 @@ def test_g56_a_failed_stream_makes_the_sdk_raise(before: list[ir.Event], status:
     assert (caught.value.code, caught.value.message) == (code, "It broke.")
 
 
-def test_a_failed_stream_ends_with_the_error_outside_of_its_events() -> None:
-    # iterateResponseStream of Google's SDK for Go takes every event for an answer, and what is no event for an error.
-    body = DIALECT.writer(_facts()).fail(ir.Failure(503, "x", "It broke."))
-    event, bare = body.split(b"\n\n")
+def _as_go_reads(body: bytes) -> list[bytes]:
+    """The events that Google's SDK for Go sees: up to the next two line feeds, else up to the next two CRLF."""
+    found = []
+    while body:
+        end = next((mark for mark in (b"\n\n", b"\r\n\r\n") if mark in body), b"")
+        event, _, body = body.partition(end) if end else (body, b"", b"")
+        found += [event] if event else []
+    return found
+
+
+@pytest.mark.parametrize("name", ANSWERS)
+def test_the_sdk_for_go_sees_each_chunk_as_an_event_and_no_ping(name: str) -> None:
+    # What does not begin with `data:` is an invalid chunk to iterateResponseStream, and ends the stream.
+    events = _as_go_reads(_stream(ANSWERS[name], _facts()))
+    assert all(json.loads(event.removeprefix(b"data:"))["candidates"] for event in events)
+
+
+def test_the_sdk_for_go_sees_the_error_outside_of_the_events() -> None:
+    # iterateResponseStream takes every event for an answer, and what is no event for an error.
+    writer = DIALECT.writer(_facts())
+    body = writer.feed(ir.TextDelta("Half")) + writer.ping() + writer.fail(ir.Failure(503, "x", "It broke."))
+    _, event, bare = _as_go_reads(body)
     assert event == b"data: " + bare
     assert json.loads(bare) == {"error": {"code": 503, "message": "It broke.", "status": "UNAVAILABLE"}}
 
