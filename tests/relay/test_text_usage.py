@@ -647,7 +647,12 @@ async def test_g48_a_search_of_many_documents_is_held_and_charged_in_whole_told_
         key = await gate.key("1")
         answer = await gate.ask(key, asked, path="/v1/rerank")
         account = await gate.account(answer.headers["x-request-id"], key)
+        # One that is paid by its tokens has nothing for nothing.
+        await priced(gate, "by-tokens", "cohere", upstream.url, Amounts(input_nano_per_1m=10**9))
+        other = await gate.ask(key, {**asked, "model": "by-tokens"}, path="/v1/rerank")
+        by_tokens = await gate.account(other.headers["x-request-id"], key)
     assert (account["usage"]["searches"], account["cost_usd"], account["flags"]) == (3, "0.006000009", flags)
+    assert (by_tokens["usage"]["searches"], by_tokens["flags"]) == (3, flags)
     assert answer.json()["id"] == "x"
 
 
