@@ -61,8 +61,8 @@ _STATUS_WORDS = {
 }
 # Anthropic's "overloaded"; Google's word for it is 503.
 _OVERLOADED = 529
-# As Google ends its events, which are passed on as they came: the SDK for Go takes two line feeds, wherever they stand, before
-# two of these, and what does not begin with `data:` for an invalid chunk, so there is one kind of end, also for a ping.
+# As Google ends its events, which are passed on as they came. The SDK for Go splits at two line feeds, wherever they stand,
+# before it looks for these, and what does not begin with `data:` then is an invalid chunk: so all ends alike, a ping too.
 _END = b"\r\n\r\n"
 # Google's chunks each tell the usage so far, and some clients (BAML) drop one that does not. Most upstreams tell it at
 # the end; an estimate until then would spoil the sums of those that subtract one chunk's from the next's (LangChain).
