@@ -62,7 +62,7 @@ _STATUS_WORDS = {
 # Anthropic's "overloaded"; Google's word for it is 503.
 _OVERLOADED = 529
 # As Google ends its events, which are passed on as they came. The SDK for Go splits at two line feeds, wherever they
-# are, before it looks for these; what then does not begin with `data:` is an invalid chunk. So all ends alike, pings too.
+# are, before it looks for these; what then does not begin with `data:` is an invalid chunk. So all ends alike.
 _END = b"\r\n\r\n"
 # Google's chunks each tell the usage so far, and some clients (BAML) drop one that does not. Most upstreams tell it at
 # the end; an estimate until then would spoil the sums of those that subtract one chunk's from the next's (LangChain).
