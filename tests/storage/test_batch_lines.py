@@ -148,7 +148,8 @@ def test_of_several_batches_each_is_begun_cancelled_and_deleted_alone(database: 
 
     with database.write() as connection:
         for id_ in (OTHER, third):
-            assert batches.add_staging(connection, msgspec.structs.replace(batch, id=id_, idempotency_key=f"{id_[0]}"))
+            other = msgspec.structs.replace(batch, id=id_, idempotency_key=f"{id_[0]}")
+            assert batches.add_staging(connection, other, **ROOM)
         assert batches.begin(connection, OTHER)
         assert states() == ["in_progress", "in_progress", "staging"]
         batches.give_up(connection, third)
@@ -156,7 +157,8 @@ def test_of_several_batches_each_is_begun_cancelled_and_deleted_alone(database: 
         assert states() == ["in_progress", "in_progress", "deleted"]
         # Whoever asks again under the key of one that was given up begins anew.
         assert batches.find_made(connection, batch.key_id, "3") is None
-        assert batches.add_staging(connection, msgspec.structs.replace(batch, id=b"\x04" * 16, idempotency_key="3"))
+        fourth = msgspec.structs.replace(batch, id=b"\x04" * 16, idempotency_key="3")
+        assert batches.add_staging(connection, fourth, **ROOM)
         for now_ns in (3, 9):
             batches.cancel(connection, BATCH, *whose, now_ns)
         assert (states()[:2], shown(connection, batch).cancel_ns) == (["canceling", "in_progress"], 3)
