@@ -116,14 +116,15 @@ def bounded(
     made = (limit or 0) * choices
     # What is absent is told apart by identity: most calls have none of these.
     other_models = models is not ABSENT and bytes(models) not in NONE_NAMED
-    if declared := _declared(tools, turns, small):
+    declared = _declared(tools, turns, small) if turns or tools is not ABSENT else b""
+    if declared:
         given += TOOLS_TOKENS_MAX + OWN_TOOL_TOKENS_MAX * len(_OWN_TOOL.findall(declared))
         for hit in _MODEL_BEHIND.finditer(declared):
             if hit["pictures"] is None:
                 other_models = True
             else:
                 made += max(PICTURES_MADE_TOKENS_MAX, MOVING_FRAME_TOKENS_MAX * _frames(declared))
-    if _has_served(declared) or _is_served(served):
+    if (declared and _has_served(declared)) or _is_served(served):
         given += SERVED_TOOLS_TOKENS_MAX
         searches = max(_searches(declared), min(tool_calls, SEARCHES_ALLOWED_MAX))
         open_ended = True
