@@ -7,14 +7,17 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
+from elkapi.sandbox.deliver import Client
 from elkapi.sandbox.server import Running, running
 from elkapi.types import ChannelLimits
 from tests.gateway import Gateway
 from tests.text_calls import CLIENTS, ask, has_error, is_whole, streamed_text, text_of
 from tests.unit.upstream.upstream_peers import ManualTimers
+from tests.waiting import until
 
 MODEL = "test-model"
 SAID = "one two three four five six seven eight nine ten"
@@ -22,6 +25,8 @@ SAID = "one two three four five six seven eight nine ten"
 LIMITS = {"hang": {"header_s": 0.3}, "hang-after-headers": {"first_byte_s": 0.3}, "stall-after=1": {"idle_s": 0.3}}
 # After content, a deadline is let pass by the test: one that passed before would be a fault of another kind.
 LATE = ("stall-after=5", "endless")
+# Where it comes in one piece with the content before it, nobody was told any: then the next channel is asked.
+TOLD = "error-after=2"
 # Fault -> what a stream comes to: the next channel's answer, this channel's, or an explicit error.
 STREAM_FAULTS = {
     "refused": "next",
@@ -36,7 +41,7 @@ STREAM_FAULTS = {
     "cut-after=5": "error",
     "stall-after=5": "error",
     "error-before": "next",
-    "error-after=2, pace=30ms": "error",
+    TOLD: "error",
     "slow-drip=20ms": "this",
     "truncated": "error",
     "endless": "error",
@@ -58,6 +63,21 @@ async def two_channels(lite: Gateway, bad_url: str, spare: Running, fault: str) 
     return await lite.key("10")
 
 
+def errors_follow_content(lite: Gateway, patched: pytest.MonkeyPatch) -> None:
+    """The sandbox sends an event of an error when the gateway has begun to answer."""
+    begin = Client.__init__
+
+    def when_told(self: Client, receive: Any, send: Any, wire: Any) -> None:
+        async def sends(message: dict[str, Any]) -> None:
+            if b"error" in (event := message.get("body", b"")) and b'"error":null' not in event:
+                await until(lambda: any(one.current and one.current.started for one in lite.server.connections))
+            await send(message)
+
+        begin(self, receive, sends, wire)
+
+    patched.setattr(Client, "__init__", when_told)
+
+
 def paid(lite: Gateway) -> int:
     return 10 * 10**9 - lite.closed_books().customers_posted_nano
 
@@ -70,11 +90,13 @@ def dead_url() -> str:
 @pytest.mark.parametrize("fault", STREAM_FAULTS)
 @pytest.mark.parametrize("client", CLIENTS)
 async def test_g50_a_faulty_stream_is_replaced_or_ends_in_an_explicit_error(
-    lite: Gateway, sandbox: Running, spare: Running, client: str, fault: str
+    lite: Gateway, sandbox: Running, spare: Running, monkeypatch: pytest.MonkeyPatch, client: str, fault: str
 ) -> None:
     refused = fault == "refused"
     if not refused:
         sandbox.sandbox.stand(fault)
+    if fault == TOLD:
+        errors_follow_content(lite, monkeypatch)
     key = await two_channels(lite, dead_url() if refused else sandbox.base_url, spare, fault)
     timers = ManualTimers()
     if fault in LATE:
