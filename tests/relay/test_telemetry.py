@@ -158,7 +158,7 @@ async def test_a_caller_who_leaves_a_stream_is_told_with_what_it_cost_and_is_no_
     with collecting() as collector:
         async with told(tmp_path, collector) as gate:
             key = await staged(gate, sandbox)
-            sandbox.sandbox.stand("pace=20ms")
+            sandbox.sandbox.stand("stall-after=5")
             asked = ask("chat", MODEL, "[[say: one two three four five six seven eight nine ten]]", stream=True)
             headers = {"authorization": f"Bearer {key}"}
             async with gate.http.stream("POST", asked.path, json=asked.body, headers=headers) as reply:
