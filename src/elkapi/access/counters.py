@@ -189,8 +189,11 @@ class Counters:
         else:
             if free is None:
                 raise Unavailable("Too many limits are counted at once; please try again.")
-            # What is left in it of another name is of no call under way, and `_advance` empties its seconds.
+            # `_advance` empties seconds that are over; a clock that began anew may make those of another name look as
+            # if they were not.
             row = free
+            for word in range(row, row + _WORDS):
+                words[word] = 0
             words[row], words[row + 1] = first, second
         if len(self._rows) >= ROWS:
             self._rows.clear()
