@@ -27,6 +27,8 @@ from elkapi.translate.ir import (
     ToolCallStart,
     UsageLost,
     UsageSeen,
+    placed,
+    text_chars,
 )
 from elkapi.translate.sse import Frame
 from elkapi.translate.usage import AnthropicUsage, read_anthropic_usage
@@ -351,18 +353,6 @@ def _events_of(raw: Raw) -> list[Event]:
     if kind == "redacted_thinking":
         return [RedactedThinking(str(raw.get("data", "")))]
     return [ServerToolPart("anthropic", raw)]
-
-
-def text_chars(events: list[Event]) -> int:
-    """How long their text is, in characters."""
-    return sum(len(event.text) for event in events if isinstance(event, TextDelta))
-
-
-def placed(events: list[Event], start: int, end: int) -> list[Event]:
-    """The events of a block, its sources with the place of its text."""
-    return [
-        msgspec.structs.replace(event, span=(start, end)) if isinstance(event, Citation) else event for event in events
-    ]
 
 
 def _citation(raw: Any) -> list[Event]:

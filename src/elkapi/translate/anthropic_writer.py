@@ -12,6 +12,7 @@ from typing import Any
 import msgspec
 
 from elkapi.errors import NOT_JSON
+from elkapi.translate.claude import tool_input
 from elkapi.translate.dialect import ReplyFacts
 from elkapi.translate.estimate import estimated_tokens
 from elkapi.translate.ir import (
@@ -32,7 +33,6 @@ from elkapi.translate.ir import (
     ToolCallStart,
     UsageSeen,
     texts_of,
-    unreadable_input,
 )
 from elkapi.translate.seal import Sealed, seal
 from elkapi.translate.usage import anthropic_usage_object
@@ -101,7 +101,10 @@ class _Block:
         """The block as it stands in a whole answer: what a client makes of its start and its deltas."""
         block = dict(self.start)
         if self.arguments is not None:
-            block["input"] = _input("".join(self.arguments), block)
+            # What is no object is shown as it came: a client would run the tool with what it took for none.
+            arguments = "".join(self.arguments)
+            call = ToolCall(block["id"], block["name"], "" if arguments.strip() == "null" else arguments)
+            block["input"] = tool_input(call)
         for name in ("text", "thinking"):
             # At once: made anew with each of them, a text of very many deltas took hours.
             if said := [delta[name] for delta in self.deltas if delta["type"] == f"{name}_delta"]:
@@ -322,16 +325,6 @@ def _delta(index: int, delta: Raw) -> bytes:
 
 def _frame(kind: str, members: Raw) -> bytes:
     return f"event: {kind}\ndata: ".encode() + _encode({"type": kind} | members) + b"\n\n"
-
-
-def _input(arguments: str, block: Raw) -> Raw:
-    """A call's arguments as an object: what a client would be misled to take for none is shown as it came."""
-    parsed = _parsed(arguments or "{}")
-    if isinstance(parsed, dict):
-        return parsed
-    if arguments.strip() == "null":
-        return {}
-    return unreadable_input(ToolCall(block["id"], block["name"], arguments))
 
 
 def _parsed(text: str) -> Any:

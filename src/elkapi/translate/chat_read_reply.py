@@ -28,7 +28,6 @@ from elkapi.translate.chat_views import (
     ToolPiece,
     in_band_error,
     look,
-    span_of,
 )
 from elkapi.translate.dialect import Unreadable, made_up_id, view_of
 from elkapi.translate.ir import (
@@ -50,6 +49,7 @@ from elkapi.translate.ir import (
     ToolCallStart,
     UsageLost,
     UsageSeen,
+    cited_span,
 )
 from elkapi.translate.sse import Frame
 from elkapi.translate.usage import read_written_usage
@@ -178,7 +178,7 @@ class ChatReader:
         for row in look(ANNOTATIONS, raw) or ():
             if (found := row.url_citation) is not None:
                 self._cited.add(found.url)
-                span = span_of(found.start_index, found.end_index)
+                span = cited_span(found.start_index, found.end_index)
                 events.append(Citation(found.url, found.title or "", span=span))
 
     def _blocks(self, raw: msgspec.Raw, events: list[Event]) -> None:

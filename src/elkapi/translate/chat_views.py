@@ -180,12 +180,6 @@ def look(decoder: msgspec.json.Decoder[T], raw: msgspec.Raw) -> T | None:
         return None
 
 
-def span_of(start: Any, end: Any, offset: int = 0) -> tuple[int, int] | None:
-    """Where a source's words stand in a text that begins at `offset`; None where it is not said, as by zeros."""
-    told = isinstance(start, int) and isinstance(end, int) and 0 <= start <= end > 0
-    return (start + offset, end + offset) if told else None
-
-
 def in_band_error(view: Chunk, told: bool = False) -> Failure | None:
     """The error that stands in a chunk or in a 200; `told`: the event line says it is one, whatever it looks like."""
     if view.error == NULL and not told and view.object != "error":

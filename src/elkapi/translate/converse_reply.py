@@ -11,7 +11,6 @@ from typing import Any
 import msgspec
 
 from elkapi.errors import NOT_JSON
-from elkapi.translate.anthropic_reply import placed, text_chars
 from elkapi.translate.claude import OUTPUT_TOOL
 from elkapi.translate.dialect import Unreadable, view_of
 from elkapi.translate.eventstream import failure_of_exception
@@ -30,6 +29,8 @@ from elkapi.translate.ir import (
     ToolCallDelta,
     ToolCallStart,
     UsageSeen,
+    placed,
+    text_chars,
 )
 from elkapi.translate.sse import Frame
 from elkapi.translate.usage import AnthropicUsage, read_anthropic_usage

@@ -419,6 +419,24 @@ class Loss(msgspec.Struct, frozen=True):
     why: str
 
 
+def text_chars(events: list[Event]) -> int:
+    """How long their text is, in characters."""
+    return sum(len(event.text) for event in events if isinstance(event, TextDelta))
+
+
+def placed(events: list[Event], start: int, end: int) -> list[Event]:
+    """The events of a block, its sources with the place of its text."""
+    return [
+        msgspec.structs.replace(event, span=(start, end)) if isinstance(event, Citation) else event for event in events
+    ]
+
+
+def cited_span(start: Any, end: Any, offset: int = 0) -> tuple[int, int] | None:
+    """Where a source's words stand in a text that begins at `offset`; None where it is not said, as by zeros."""
+    told = isinstance(start, int) and isinstance(end, int) and 0 <= start <= end > 0
+    return (start + offset, end + offset) if told else None
+
+
 def texts_of(request: ChatRequest) -> list[str]:
     """Every text a tokenizer would see: the instructions, each message's parts joined, each tool's declaration."""
     texts = ["\n".join(part.text for part in request.system)] if request.system else []

@@ -12,7 +12,6 @@ from typing import Any
 import msgspec
 
 from elkapi.errors import NOT_JSON
-from elkapi.translate.chat_views import span_of
 from elkapi.translate.dialect import Unreadable
 from elkapi.translate.ir import (
     Citation,
@@ -33,6 +32,7 @@ from elkapi.translate.ir import (
     ToolCallDelta,
     ToolCallStart,
     UsageSeen,
+    cited_span,
 )
 from elkapi.translate.responses_items import joined_name
 from elkapi.translate.responses_views import (
@@ -387,7 +387,7 @@ def _logprobs(rows: list[LogprobView]) -> tuple[TokenLogprob, ...]:
 def _citations(rows: list[AnnotationView], offset: int) -> list[Event]:
     """The sources of a text that begins at `offset` of the answer's."""
     return [
-        Citation(row.url, row.title or "", span=span_of(row.start_index, row.end_index, offset))
+        Citation(row.url, row.title or "", span=cited_span(row.start_index, row.end_index, offset))
         for row in rows
         if row.type == "url_citation" and row.url
     ]
