@@ -26,6 +26,7 @@ EVENTS: Headers = (
 _LISTS = (b"anthropic-beta", b"openai-beta")
 # Beside an answer that was given before, to a call with the same Idempotency-Key.
 REPLAYED = (b"idempotent-replayed", b"true")
+COST_USD = b"x-elkapi-cost-usd"
 
 
 def fields_of(headers: list[tuple[bytes, bytes]]) -> Fields:

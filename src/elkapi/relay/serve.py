@@ -16,7 +16,7 @@ from elkapi.errors import NoChannel
 from elkapi.money import format_usd
 from elkapi.relay.background import begin
 from elkapi.relay.caching import CACHE_HEADER, recall
-from elkapi.relay.call import Call, replay
+from elkapi.relay.call import COST_USD, Call, replay
 from elkapi.relay.candidates import candidates
 from elkapi.relay.credential import presented_key
 from elkapi.relay.fallback import answer
@@ -93,7 +93,7 @@ async def serve(plane: DataPlane, call: Call, admitted: Admitted | None = None) 
         except BaseException as error:
             await hold.resolve(error)
             raise
-        call.reply.common += b"x-elkapi-cost-usd: " + format_usd(hold.charge_nano).encode() + b"\r\n"
+        call.reply.common += b"%b: %b\r\n" % (COST_USD, format_usd(hold.charge_nano).encode())
         outcome.finish(call.reply)  # the last bytes leave after the money is written
         if recalled is not None:
             recalled.keep(outcome)

@@ -168,6 +168,8 @@ class Submit:
         self.claim = claim_of(call, grant, asked.operation.id, asked.sent)
         self.own_mark = str(asked.body.get(asked.task.mark) or "") if asked.task.mark else ""
         self.claims_mark = bool(self.own_mark) and self.claim is None
+        # Its task's row has the name from then on; a claim of the caller's keeps the reply for who asks again.
+        self.claim_end: Literal["forget", "reply"] = "forget" if self.claims_mark else "reply"
         if self.claims_mark:
             self.claim = record.mark_claim(grant.key_id, self.own_mark, call.id)
         self.put = put
@@ -353,7 +355,7 @@ class Submit:
             told=record.encode(told),
             refs=(self.own_mark,) if self.own_mark else (),
             claim=self.claim,
-            claim_end="forget" if self.claims_mark else "reply",
+            claim_end=self.claim_end,
             reply=StoredReply(self.call_id, status, JSON, body),
         )
         point("tasks.accepted.before")
@@ -378,7 +380,7 @@ class Submit:
                 channel_id=attempt.channel.id,
                 channel_key_id=attempt.key.id,
                 claim=self.claim,
-                claim_end="forget" if self.claims_mark else "reply",
+                claim_end=self.claim_end,
                 reply=StoredReply(self.call_id, status, JSON, reply),
             )
         ):

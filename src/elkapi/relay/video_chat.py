@@ -17,7 +17,7 @@ from elkapi.errors import GatewayError, NoChannel, NotFound
 from elkapi.money import format_usd
 from elkapi.pricing.media import bound
 from elkapi.relay.asking import Asked, put_as
-from elkapi.relay.call import EVENTS, JSON, Call
+from elkapi.relay.call import COST_USD, EVENTS, JSON, Call
 from elkapi.relay.placing import REMIX, like_its_source
 from elkapi.relay.plane import DataPlane, Places
 from elkapi.relay.read import Request
@@ -171,4 +171,4 @@ async def _cost(plane: DataPlane, task: Task) -> tuple[tuple[bytes, bytes], ...]
         record = await plane.reader.run(lambda connection: requests.get_request(connection, task.row.id, None))
     except GatewayError:
         return ()
-    return () if record is None else ((b"x-elkapi-cost-usd", format_usd(record.charge_nano).encode()),)
+    return () if record is None else ((COST_USD, format_usd(record.charge_nano).encode()),)

@@ -20,7 +20,7 @@ from elkapi.ids import made_ns
 from elkapi.ledger import balance
 from elkapi.money import format_usd, parse_ratio
 from elkapi.relay.batches import shape
-from elkapi.relay.call import JSON, REPLAYED, Call, Headers
+from elkapi.relay.call import COST_USD, JSON, REPLAYED, Call, Headers
 from elkapi.relay.plane import DataPlane
 from elkapi.relay.read import Admitted
 from elkapi.relay.relay import Failed, Left
@@ -46,7 +46,7 @@ _NOT_KEPT = (
     "This request succeeded and cost nothing, but its answer was not kept: of your answers that cost nothing, as much "
     "as is kept in a day was kept already."
 )
-_FREE = b"x-elkapi-cost-usd: %b\r\n" % format_usd(0).encode()
+_FREE = b"%b: %b\r\n" % (COST_USD, format_usd(0).encode())
 
 # (error, id of the call) -> body of the error in Anthropic's words: `edge.render` has them.
 Render = Callable[[GatewayError, bytes], bytes]
@@ -161,7 +161,7 @@ async def carry_out(plane: DataPlane, line: LeasedLine, params: bytes, render: R
         return fate_of(error, line, plane.settings.batch_retry_s, render, id_, may_repeat=True)
     if reply.replayed:
         return None
-    if reply.common.endswith(_FREE) and not plane.free_kept.take(line.key_id, len(reply.body)):
+    if _FREE in reply.common and not plane.free_kept.take(line.key_id, len(reply.body)):
         return _errored(UpstreamError(_NOT_KEPT), render, id_)
     return Ended("succeeded", shape.succeeded(reply.body), id_)
 
