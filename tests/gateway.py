@@ -22,7 +22,7 @@ from sqlalchemy import Connection, select, text
 from elkapi.edge.front import Front
 from elkapi.edge.render import rejected
 from elkapi.edge.server import Server
-from elkapi.ledger import CheckReport, check, create_account, deposit
+from elkapi.ledger import CheckReport, ThreadLedger, check, create_account, deposit
 from elkapi.money import parse_usd
 from elkapi.relay.batches.runner import BatchRunner
 from elkapi.relay.plane import DataPlane
@@ -33,7 +33,7 @@ from elkapi.storage.installation import Installation, open_installation
 from elkapi.storage.repos import channels, groups, guards, keys, prices
 from elkapi.storage.repos.channels import ChannelConfig, ChannelSpec
 from elkapi.storage.schema import owners
-from elkapi.types import NO_POLICY, Amounts, Guard, Policy, Scope
+from elkapi.types import NO_POLICY, Amounts, Guard, Policy, Scope, Settlement
 from elkapi.worker import error_body, opened_plane
 from tests.templates import copy_migrated_sqlite
 from tests.waiting import until
@@ -201,6 +201,20 @@ class Gateway:
         report = self.books()
         assert report.open_holds == 0
         return report
+
+    def books_slowly(self) -> tuple[asyncio.Event, threading.Lock]:
+        """The disk takes its time from the next booking on, which the event tells of, until the lock is released."""
+        ledger, booking = self.plane.ledger, asyncio.Event()
+        assert isinstance(ledger, ThreadLedger)
+        settle, disk = ledger.settle, ledger.writer.lock
+
+        async def slowly(settlement: Settlement) -> None:
+            disk.acquire()
+            asyncio.get_running_loop().call_later(0.05, booking.set)
+            await settle(settlement)
+
+        ledger.settle = slowly  # type: ignore[method-assign]
+        return booking, disk
 
     def sql(self, statement: str, **values: Any) -> list[Any]:
         def read(connection: Connection) -> list[Any]:

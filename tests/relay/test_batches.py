@@ -20,7 +20,6 @@ from sqlalchemy import Connection, update
 from elkapi.clock import SystemClock
 from elkapi.errors import GatewayError, InsufficientQuota, Unavailable
 from elkapi.ids import new_id, request_id_text
-from elkapi.ledger import ThreadLedger
 from elkapi.money import format_usd, parse_usd
 from elkapi.relay.batches import line as line_module
 from elkapi.relay.batches import runner
@@ -34,7 +33,7 @@ from elkapi.storage.repos.batch_lines import LeasedLine
 from elkapi.storage.schema import batch_lines as lines_table
 from elkapi.storage.schema import idempotency, message_batches, requests
 from elkapi.testing.ledger import a_settlement, an_order, funded_account, unpaid
-from elkapi.types import Amounts, HoldOrder, IdempotencyClaim, Policy, Settlement, StoredReply, Variant
+from elkapi.types import Amounts, HoldOrder, IdempotencyClaim, Policy, StoredReply, Variant
 from tests.canned import canned
 from tests.gateway import ACTOR, Gateway, gateway
 from tests.relay.test_text_usage import priced, whole_of
@@ -920,22 +919,12 @@ async def test_a_line_that_a_stop_cuts_off_while_it_is_booked_is_charged_and_tol
     async with gateway(tmp_path, **QUICK) as first:
         await staged(first, sandbox)
         key = await first.key("1")
-        ledger = first.plane.ledger
-        assert isinstance(ledger, ThreadLedger)
-        booking, settle = asyncio.Event(), ledger.settle
-
-        async def slowly(settlement: Settlement) -> None:
-            # The disk takes its time from here on.
-            ledger.writer.lock.acquire()
-            asyncio.get_running_loop().call_later(0.05, booking.set)
-            await settle(settlement)
-
-        ledger.settle = slowly  # type: ignore[method-assign]
+        booking, disk = first.books_slowly()
         batch = await client(first, key).messages.batches.create(requests=[line(0, "x")])
         await booking.wait()
         draining = asyncio.create_task(first.runner.drain(0))
         await until(lambda: first.plane.cutting)
-        ledger.writer.lock.release()
+        disk.release()
         await draining
     async with gateway(tmp_path, **QUICK) as second:
         sdk = client(second, key)

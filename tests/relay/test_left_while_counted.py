@@ -17,7 +17,7 @@ from elkapi.ledger.ledger import ThreadLedger
 from elkapi.relay import count, hold
 from elkapi.relay.batches.runner import BatchRunner
 from elkapi.sandbox.server import Running
-from elkapi.types import RequestRecord, Settlement
+from elkapi.types import RequestRecord
 from elkapi.upstream import UpstreamFailure, UpstreamRequest
 from elkapi.worker import drained, error_body
 from tests.gateway import SMALL, Gateway, gateway
@@ -116,23 +116,13 @@ async def test_g49_a_call_that_the_end_of_a_drain_cut_off_while_it_was_booked_is
         await gate.channel(sandbox.base_url, ("gpt-4o",))
         await gate.price("gpt-4o", per_1m_usd="1", output_per_1m_usd="2")
         key = await gate.key("1")
-        ledger = gate.plane.ledger
-        assert isinstance(ledger, ThreadLedger)
-        booking, settle = asyncio.Event(), ledger.settle
-
-        async def slowly(settlement: Settlement) -> None:
-            # The disk takes its time from here on.
-            ledger.writer.lock.acquire()
-            asyncio.get_running_loop().call_later(0.05, booking.set)
-            await settle(settlement)
-
-        ledger.settle = slowly  # type: ignore[method-assign]
+        booking, disk = gate.books_slowly()
         call = asyncio.create_task(gate.ask(key, body, path=asked.path, headers=headers))
         await booking.wait()
         draining = asyncio.create_task(gate.server.drain(0, gate.plane.cut_off))
         with pytest.raises(httpx.HTTPError):
             await call
-        ledger.writer.lock.release()
+        disk.release()
         assert await draining == 1
         free = "select record from requests where charge_nano = 0 and loss_nano > 0"
         ((record,),) = await until(lambda: gate.sql(free), within_s=10)
@@ -143,22 +133,15 @@ async def test_g49_a_call_that_the_end_of_a_drain_cut_off_while_it_was_booked_is
 async def test_a_booking_that_fails_after_its_caller_left_is_no_fault_that_nobody_handled(
     tmp_path: Path, sandbox: Running
 ) -> None:
-    faults, booking = list[dict[str, Any]](), asyncio.Event()
+    faults = list[dict[str, Any]]()
     asyncio.get_running_loop().set_exception_handler(lambda _, fault: faults.append(fault))
     async with gateway(tmp_path, settle_wait_s=0.05) as gate:
         await gate.channel(sandbox.base_url, ("gpt-4o",))
         await gate.price("gpt-4o", per_1m_usd="1", output_per_1m_usd="2")
         key = await gate.key("1")
+        booking, disk = gate.books_slowly()
         ledger = gate.plane.ledger
         assert isinstance(ledger, ThreadLedger)
-        settle = ledger.settle
-
-        async def slowly(settlement: Settlement) -> None:
-            ledger.writer.lock.acquire()
-            asyncio.get_running_loop().call_soon(booking.set)
-            await settle(settlement)
-
-        ledger.settle = slowly  # type: ignore[method-assign]
         asked = ask("chat", "gpt-4o", "[[say: ok]]")
         headers = {"idempotency-key": "once"}
         call = asyncio.create_task(gate.ask(key, asked.body, path=asked.path, headers=headers))
@@ -167,7 +150,7 @@ async def test_a_booking_that_fails_after_its_caller_left_is_no_fault_that_nobod
         with pytest.raises(asyncio.CancelledError):
             await call
         await until(lambda: len(ledger._told))
-        ledger.writer.lock.release()
+        disk.release()
         await until(lambda: not len(ledger._told))
         assert gate.closed_books().customers_posted_nano == 10**9
     gc.collect()
