@@ -29,7 +29,7 @@ _OWN_TO_SIGNER = re.compile(
     rb'"(?:fileUri|file_uri|outputUriPrefix|output_uri_prefix|gcsUri|gcs_uri)"\s*+:\s*+"\s*+[gG][sS]:'
     rb'|"(?:vertexAiSearch|vertex_ai_search|vertexRagStore|vertex_rag_store)"\s*+:'
 )
-# Where it stands what bounds an answer of Gemini's.
+# Where a body of Gemini's has what bounds its answer.
 _GENERATION = ("generationConfig", "generation_config")
 # A reference needs no type: `{"id": "msg_..."}`.
 _BARE_ID = re.compile(rb'"id"\s*:\s*"[^"]*"\s*(?:,\s*"type"\s*:\s*null\s*)?\}')
