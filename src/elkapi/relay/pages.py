@@ -50,6 +50,7 @@ _ENDPOINT_TYPES = {
     "rerank": ("jina-rerank",),
     "moderation": ("moderations",),
     "video": ("openai", "openai-video"),
+    "task": (),
 }
 _METHODS = {
     "text": ("generateContent", "streamGenerateContent", "countTokens"),
@@ -57,8 +58,15 @@ _METHODS = {
     "rerank": (),
     "moderation": (),
     "video": (),
+    "task": (),
 }
 _PREDICTION = "veo.predict"
+# What a model is for whose channels take no chat with it, by the first of these that they serve.
+_SERVED: tuple[tuple[str, Kind], ...] = (
+    (SUBMIT, "video"),
+    ("openai.embeddings", "embedding"),
+    ("openai.rerank", "rerank"),
+)
 
 
 class _Models(msgspec.Struct, frozen=True):
@@ -94,8 +102,9 @@ class _Models(msgspec.Struct, frozen=True):
 
     def _kind(self, name: str) -> Kind:
         kind = kind_of(name)
-        is_video = kind == "text" and not self._serves(CHAT, name) and self._serves(SUBMIT, name)
-        return "video" if is_video else kind
+        if kind != "text" or self._serves(CHAT, name):
+            return kind
+        return next((kind for operation, kind in _SERVED if self._serves(operation, name)), "task")
 
     def methods(self, name: str) -> tuple[str, ...]:
         """Google's names of what it is asked with."""

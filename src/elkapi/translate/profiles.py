@@ -143,8 +143,14 @@ ROWS: tuple[_Row, ...] = (
 )
 
 
-Kind = Literal["text", "embedding", "rerank", "moderation", "video"]
+Kind = Literal["text", "embedding", "rerank", "moderation", "video", "task"]
 _KINDS: tuple[tuple[Kind, str], ...] = (
+    # What accounts for videos offer beside them: speech, pictures, work on a film that is there.
+    (
+        "task",
+        r"^(eleven_|magnific_|photon-|kolors-|gen4_image|runway-(video2video|act-one)|luma-(upscale|audio)"
+        r"|kling-(video-extend|lip-sync|image-expand|identify-face))",
+    ),
     ("embedding", r"embed|bge-|gte-|e5-|minilm"),
     ("rerank", r"rerank"),
     ("moderation", r"moderation"),
@@ -152,7 +158,10 @@ _KINDS: tuple[tuple[Kind, str], ...] = (
 
 
 def kind_of(model: str) -> Kind:
-    """What a model is for, as far as its name tells; for lists only, never for routing."""
+    """What a model is for, as far as its name tells; for lists only, never for routing.
+
+    "task": it is asked on its provider's own route alone.
+    """
     lowered = model.lower()
     return next((kind for kind, pattern in _KINDS if re.search(pattern, lowered)), "text")
 
