@@ -84,35 +84,37 @@ class _Models(msgspec.Struct, frozen=True):
         return sorted({*names, *(alias for alias, model in aliases.items() if model in names)}) if aliases else names
 
     def facts(self, name: str) -> Mapping[str, Any]:
-        return self.plane.model_facts.get(name, {})
+        return self.plane.model_facts.get(self._model(name), {})
 
     def kind(self, name: str) -> Kind:
         """What a model is for: bundled ones say so, channels know what makes videos, of others the name is all."""
         if "dimensions" in self.facts(name):
             return "embedding"
-        if name in self.aliases:
-            return self._kind(name)
         # Lists have thousands of names; what each is for is found out once for all the keys of a group.
-        known, asked = self.snapshot.kinds, (self.grant.scope, self.grant.group, name)
+        model = self._model(name)
+        known, asked = self.snapshot.kinds, (self.grant.scope, self.grant.group, model)
         if (kind := known.get(asked)) is None:
-            kind = self._kind(name)
+            kind = self._kind(model)
             if len(known) < KINDS_MAX:
                 known[asked] = kind
         return kind
 
-    def _kind(self, name: str) -> Kind:
-        kind = kind_of(name)
-        if kind != "text" or self._serves(CHAT, name):
+    def _kind(self, model: str) -> Kind:
+        kind = kind_of(model)
+        if kind != "text" or self._serves(CHAT, model):
             return kind
-        return next((kind for operation, kind in _SERVED if self._serves(operation, name)), "task")
+        return next((kind for operation, kind in _SERVED if self._serves(operation, model)), "task")
 
     def methods(self, name: str) -> tuple[str, ...]:
         """Google's names of what it is asked with."""
         kind = self.kind(name)
-        return ("predictLongRunning",) if kind == "video" and self._serves(_PREDICTION, name) else _METHODS[kind]
+        predicts = kind == "video" and self._serves(_PREDICTION, self._model(name))
+        return ("predictLongRunning",) if predicts else _METHODS[kind]
 
-    def _serves(self, operation: str, name: str) -> bool:
-        model = self.aliases.get(name, name)
+    def _model(self, name: str) -> str:
+        return self.aliases.get(name, name)
+
+    def _serves(self, operation: str, model: str) -> bool:
         return can_serve(self.snapshot, self.grant, self.plane.catalog.by_id[operation], model)
 
 

@@ -90,3 +90,13 @@ def test_every_model_that_the_sandbox_lists_for_tasks_is_listed_for_them() -> No
 @pytest.mark.parametrize(("family", "kind"), [("jina", "embedding"), ("cohere", "rerank"), ("openai", "text")])
 def test_a_model_whose_name_says_nothing_is_for_what_its_channels_serve(family: str, kind: str) -> None:
     assert listing("live", family, ("ours-v2",)).kind("ours-v2") == kind
+
+
+def test_an_alias_is_listed_as_the_model_that_it_names() -> None:
+    models = listing("live", "openai", ("text-embedding-3-small", "bundled"))
+    plane: Any = SimpleNamespace(catalog=CATALOG, model_facts={"bundled": {"dimensions": 384, "bundled": True}})
+    aliased = msgspec.structs.replace(models, plane=plane, aliases={"vectors": "text-embedding-3-small", "b": "bundled"})
+    shown = {one["id"]: one for one in pages._openai_list(aliased)["data"]}
+    for name in ("vectors", "text-embedding-3-small", "b", "bundled"):
+        assert shown[name]["supported_endpoint_types"] == ["embeddings"], name
+    assert shown["b"]["dimensions"] == 384
