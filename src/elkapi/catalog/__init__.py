@@ -18,7 +18,7 @@ from elkapi.catalog.families import (
     video,
 )
 from elkapi.catalog.match import Catalog
-from elkapi.catalog.operation import Body, Facts, Family, Kind, Match, ModelSource, Operation, Role
+from elkapi.catalog.operation import Body, Facts, Family, Match, ModelSource, Operation, Role
 
 FAMILIES: tuple[Family, ...] = (
     # Before those whose patterns take any path below /v1beta/models/.
@@ -36,7 +36,6 @@ __all__ = [
     "Catalog",
     "Facts",
     "Family",
-    "Kind",
     "Match",
     "ModelSource",
     "Operation",

@@ -28,7 +28,6 @@ LINES_AT_ONCE = 100
 BETWEEN_S = 0.001
 # What is queued at the end is written, but for a file or pipe that takes nothing for this long.
 CLOSE_WAIT_S = 5.0
-Fields = dict[str, object]
 # What every line begins with, by name and as a tuple of the values.
 HEAD = ("time_ns", "level", "role", "pid", "event")
 Head = tuple[int, str, str, int, str]

@@ -2,14 +2,12 @@
 
 from elkapi.upstream.answer import Answer, Send, answer_to
 from elkapi.upstream.client import UpstreamClient
-from elkapi.upstream.dialer import Resolver, system_resolver
 from elkapi.upstream.errors import (
     AddressRefused,
     ClientClosed,
     ConnectFailed,
     ConnectTimeout,
     Cut,
-    DeadlinePassed,
     FirstByteTimeout,
     HeaderTimeout,
     IdleTimeout,
@@ -27,7 +25,7 @@ from elkapi.upstream.follow import follow
 from elkapi.upstream.guard import refusal
 from elkapi.upstream.origin import ClientLimits, Deadlines, Origin, UpstreamRequest, split_base_url
 from elkapi.upstream.reply import UpstreamReply
-from elkapi.upstream.timers import LoopTimers, TimerHandle, Timers
+from elkapi.upstream.timers import LoopTimers
 
 __all__ = [
     "AddressRefused",
@@ -37,7 +35,6 @@ __all__ = [
     "ConnectFailed",
     "ConnectTimeout",
     "Cut",
-    "DeadlinePassed",
     "Deadlines",
     "FirstByteTimeout",
     "HeaderTimeout",
@@ -48,11 +45,8 @@ __all__ = [
     "PoolTimeout",
     "ProtocolViolation",
     "RequestRefused",
-    "Resolver",
     "Send",
     "SendFailed",
-    "TimerHandle",
-    "Timers",
     "TlsFailed",
     "TotalTimeout",
     "TransportMissing",
@@ -64,5 +58,4 @@ __all__ = [
     "follow",
     "refusal",
     "split_base_url",
-    "system_resolver",
 ]

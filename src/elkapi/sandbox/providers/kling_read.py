@@ -16,7 +16,6 @@ from elkapi.sandbox.strict import strictly
 PROMPT_CHARS_MAX = 2_500
 TEXT_CHARS_MAX = 120
 IMAGES_MAX = 9
-HEIGHT_PX = 720
 RATIOS = {"16:9": (1280, 720), "9:16": (720, 1280), "1:1": (960, 960)}
 IMAGE_RATIOS = ("16:9", "9:16", "1:1", "4:3", "3:4", "3:2", "2:3", "21:9")
 # Nano-USD of five seconds by model, in `std` and in `pro`.

@@ -22,7 +22,6 @@ from elkapi.sandbox.tasks import ODD, Film, Task
 
 SHELF = "runway.tasks"
 VERSION = "2024-11-06"
-KEY_PREFIX = "key_"
 SEED_MAX = 4_294_967_295
 TEXT_CHARS_MAX = 1_000
 URIS = ("https://", "runway://", "data:")
