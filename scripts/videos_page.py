@@ -11,7 +11,7 @@ from pathlib import Path
 from elkapi.catalog.media import MEANING, VIDEO_MAPS, VideoMap
 
 PAGE = Path(__file__).parents[1] / "docs" / "videos.md"
-MARK = "\n## What each provider carries\n"
+MARK = "\n## What each provider accepts\n"
 # Fields as callers know them -> those of the maps that serve them; `size` also serves a shape and its lines.
 ROWS: dict[str, tuple[str, ...]] = {
     "prompt": ("prompt",),
