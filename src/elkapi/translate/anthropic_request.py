@@ -271,18 +271,11 @@ def _read_conversation(view: _Count, raw: Raw, extra: Raw) -> tuple[tuple[Text, 
         if left:
             places.setdefault(str(len(merged) - 1), {}).update(left)
         parts = merged[-1][1]
-        blocks = [{"type": "text", "text": content}] if isinstance(content, str) else content
-        for number, block in enumerate(blocks):
-            part, left = _read_block(block, names, f"{at}.content[{number}]")
-            if isinstance(part, Thinking) and (found := unseal(part.signature)) is not None:
-                if found.call_id is not None:
-                    signed[found.call_id] = found
-                if found.call_id is not None or found.signature is None:
-                    # What it says in words nobody signed, so no upstream would take it.
-                    continue
-                part = Thinking(part.text, found.signature, found.dialect)
-            if isinstance(part, ToolCall) and (sealed := signed.get(part.id)) is not None:
-                part = msgspec.structs.replace(part, signature=sealed.signature, signed_by=sealed.dialect)
+        for number, block in enumerate(_blocks(content)):
+            read, left = _read_block(block, names, f"{at}.content[{number}]")
+            part = _unsealed(read, signed)
+            if part is None:
+                continue
             if left:
                 places[f"{len(merged) - 1}.{len(parts)}"] = left
             parts += _drawn(part) if message.role == "assistant" and isinstance(part, Text) else [part]
@@ -291,6 +284,22 @@ def _read_conversation(view: _Count, raw: Raw, extra: Raw) -> tuple[tuple[Text, 
     if places:
         extra["messages"] = places
     return tuple(system), [Message(role, tuple(parts)) for role, parts in merged]
+
+
+def _unsealed(part: Part, signed: dict[str, Sealed]) -> Part | None:
+    """The part with the signature that an envelope of ours brought back for it; None for an envelope without one.
+
+    `signed` are the envelopes of calls so far, by the call's id: each stands in a thought before its call.
+    """
+    if isinstance(part, Thinking) and (found := unseal(part.signature)) is not None:
+        if found.call_id is not None:
+            signed[found.call_id] = found
+            return None
+        # What is said in words that nobody signed no upstream would take.
+        return Thinking(part.text, found.signature, found.dialect) if found.signature is not None else None
+    if isinstance(part, ToolCall) and (sealed := signed.get(part.id)) is not None:
+        return msgspec.structs.replace(part, signature=sealed.signature, signed_by=sealed.dialect)
+    return part
 
 
 def _drawn(said: Text) -> list[Part]:
@@ -308,9 +317,12 @@ def _drawn(said: Text) -> list[Part]:
     return parts
 
 
+def _blocks(content: str | list[Raw]) -> list[Raw]:
+    return [{"type": "text", "text": content}] if isinstance(content, str) else content
+
+
 def _read_texts(content: str | list[Raw], at: str, texts: list[Text], kept: dict[str, Raw]) -> None:
-    blocks = [{"type": "text", "text": content}] if isinstance(content, str) else content
-    for number, block in enumerate(blocks):
+    for number, block in enumerate(_blocks(content)):
         if block.get("type") != "text":
             raise BadRequest("Instructions are text blocks only.", param=f"{at}[{number}].type")
         view = _view(block, _Text, f"{at}[{number}]")
@@ -380,8 +392,7 @@ def _read_media(raw: Raw, kind: str, at: str) -> tuple[Part, Raw]:
 def _read_result(raw: Raw, names: dict[str, str], at: str) -> tuple[Part, Raw]:
     view, left = _view(raw, _ToolResult, at), _left_over(raw, _ToolResult)
     parts: list[Text | Image | File] = []
-    blocks = [{"type": "text", "text": view.content}] if isinstance(view.content, str) else view.content or []
-    for number, block in enumerate(blocks):
+    for number, block in enumerate(_blocks([] if view.content is None else view.content)):
         part, beyond = _read_block(block, names, f"{at}.content[{number}]")
         if beyond or not isinstance(part, Text | Image | File) or part.cache_ttl:
             left["content"] = raw["content"]

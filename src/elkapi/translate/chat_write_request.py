@@ -39,6 +39,8 @@ from elkapi.translate.strict_schema import strict_of
 STOPS_MAX = 4
 USER_CHARS_MAX = 64
 _NINE = re.compile(r"[A-Za-z0-9]{9}")
+# OpenAI's two dialects share the files that it stores and its tiers; no other provider knows them.
+_OF_OPENAI = ("chat", "responses")
 # Members that only tune an answer; upstreams that refuse unknown members (`Profile.strict_chat`) are not sent them.
 _OPENAIS = ("user", "seed", "verbosity", "service_tier", "logprobs", "top_logprobs")
 
@@ -75,17 +77,12 @@ _NO_THOUGHTS = " "
 def write_request(request: ChatRequest, profile: Profile) -> bytes:
     """The body for a chat upstream. Raises BadRequest for what `LOSSES` says is refused."""
     own = request.dialect == "chat"
-    if request.n != 1 and not own:
-        raise BadRequest("This model gives one answer a call; ask for one.", param="generationConfig.candidateCount")
-    if len(request.stop) > STOPS_MAX and not own:
-        raise BadRequest(f"This model takes at most {STOPS_MAX} stop sequences.", param=stop_member(request))
-    # OpenAI's two dialects share the files that it stores; no other provider knows their ids.
-    of_openai = request.dialect in ("chat", "responses")
-    if not of_openai and any(is_stored_file(part) for message in request.messages for part in message.parts):
-        raise BadRequest("A file by its id is not available here; send its data.", param="messages")
-    body: dict[str, Any] = {"model": request.model, "messages": []}
+    if not own:
+        _check_foreign(request)
     # Members that are None are left out at the end.
-    body |= {
+    body: dict[str, Any] = {
+        "model": request.model,
+        "messages": [],
         profile.max_tokens_field: request.max_output_tokens,
         "temperature": request.temperature if profile.sampling else None,
         "top_p": request.top_p if profile.sampling else None,
@@ -101,7 +98,7 @@ def write_request(request: ChatRequest, profile: Profile) -> bytes:
         "verbosity": request.verbosity,
         "user": _user(request),
         "metadata": request.metadata if own else None,
-        "service_tier": request.service_tier if of_openai else None,
+        "service_tier": request.service_tier if request.dialect in _OF_OPENAI else None,
         "prompt_cache_key": request.cache_key,
         "reasoning_effort": _effort(request, profile),
     }
@@ -123,6 +120,17 @@ def write_request(request: ChatRequest, profile: Profile) -> bytes:
         if request.stream and isinstance(options, dict):
             body["stream_options"] = options | {"include_usage": True}
     return msgspec.json.encode({name: value for name, value in body.items() if value is not None})
+
+
+def _check_foreign(request: ChatRequest) -> None:
+    """Raises BadRequest for what no chat upstream can do for a caller of another dialect."""
+    if request.n != 1:
+        raise BadRequest("This model gives one answer a call; ask for one.", param="generationConfig.candidateCount")
+    if len(request.stop) > STOPS_MAX:
+        raise BadRequest(f"This model takes at most {STOPS_MAX} stop sequences.", param=stop_member(request))
+    stored = any(is_stored_file(part) for message in request.messages for part in message.parts)
+    if stored and request.dialect not in _OF_OPENAI:
+        raise BadRequest("A file by its id is not available here; send its data.", param="messages")
 
 
 def _user(request: ChatRequest) -> str | None:
@@ -151,10 +159,10 @@ def _effort(request: ChatRequest, profile: Profile) -> str | None:
 
 def _write_tools(request: ChatRequest, profile: Profile, body: dict[str, Any]) -> None:
     own, choice, tools = request.dialect == "chat", request.tool_choice, request.tools
-    limited = choice is not None and choice.mode != "named" and bool(choice.names)
-    if limited and choice is not None and not own:
+    allowed = choice.names if choice is not None and choice.mode != "named" else ()
+    if allowed and not own:
         # Few chat upstreams know `allowed_tools`; leaving the other tools out says the same to all of them.
-        tools = tuple(tool for tool in tools if tool.name in choice.names)
+        tools = tuple(tool for tool in tools if tool.name in allowed)
     rows = [_tool(tool, request) | (_cache_control(tool.cache_ttl) if own and tool.cache_ttl else {}) for tool in tools]
     for served in request.server_tools if own else offered_server_tools(request):
         if own and "type" in served.raw:
@@ -165,7 +173,7 @@ def _write_tools(request: ChatRequest, profile: Profile, body: dict[str, Any]) -
         body["tools"] = rows
     # A model that searches on chat completions always does: there is no choice of it.
     if choice is not None and "tool_choice" not in body and (own or (rows and chosen_server_tool(request) is None)):
-        body["tool_choice"] = _choice(request) if choice.mode == "named" or (limited and own) else choice.mode
+        body["tool_choice"] = _choice(request) if choice.mode == "named" or (allowed and own) else choice.mode
     if request.parallel_tools is not None and (rows or own) and profile.parallel_tools_field:
         body["parallel_tool_calls"] = request.parallel_tools
 
@@ -328,10 +336,9 @@ def _user_rows(request: ChatRequest, role: str, message: Message, index: int, be
             groups.append((begins or {}, []))
         groups[-1][1].append((part, beside.parts.get((index, position))))
     for members, parts in groups:
-        if content := _content(parts):
+        # An empty text is a message all the same.
+        if (content := _content(parts)) != []:
             rows.append({"role": role, "content": content} | members)
-        elif content == "":
-            rows.append({"role": role, "content": ""} | members)
     return rows
 
 
@@ -425,8 +432,7 @@ def _assistant_row(
     refusal = "".join(part.text for part, _ in places if isinstance(part, Refusal))
     if spoken:
         # Text blocks of one answer are one text to chat, except where the caller itself kept them apart.
-        joined = Text("".join(part.text for part, _ in spoken if isinstance(part, Text)))
-        row["content"] = _content(spoken) if own else joined.text
+        row["content"] = _content(spoken) if own else "".join(part.text for part, _ in spoken)
     elif calls or refusal:
         row["content"] = None
     if refusal:
