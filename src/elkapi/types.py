@@ -416,17 +416,15 @@ class TaskView(msgspec.Struct, frozen=True, kw_only=True):
 
     `id` is our public id (`task_` and 32 characters), `native_id` the provider's, "" while there is none. `reply` is
     the provider's last answer as JSON bytes, b"" while there is none; `asked` the caller's request as it was decoded,
-    `asked_ms` the length of each video that it asks for, 0 where it says none. `wire` is the form the provider speaks,
-    `form` the one in which the caller submitted. `renamed`: the provider has another name for the model than its
-    caller, whose word `model` is. `held_nano` is what it may cost its caller, `charged_nano` what it did, 0 until its
-    end. Times are nanoseconds, 0 while not yet.
+    `asked_ms` the length of each video that it asks for, 0 where it says none. `wire` is the form the provider speaks.
+    `renamed`: the provider has another name for the model than its caller, whose word `model` is. `held_nano` is what
+    it may cost its caller, `charged_nano` what it did, 0 until its end. Times are nanoseconds, 0 while not yet.
     """
 
     id: str
     native_id: str
     operation: str
     wire: str
-    form: str
     model: str
     state: State
     progress: int

@@ -34,7 +34,6 @@ _BEGUN = TaskView(
     native_id="video_123",
     operation="sora.create",
     wire="videos",
-    form="neutral",
     model="sora-2",
     state=State.QUEUED,
     progress=0,

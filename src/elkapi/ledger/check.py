@@ -250,10 +250,6 @@ class BillLine(msgspec.Struct, frozen=True):
     loss_nano: int
     why: str
 
-    def text(self) -> str:
-        parts = f"billed {self.bill_nano}, charged {self.charged_nano}, lost {self.loss_nano} nano"
-        return f"{request_id_text(self.request_id)}: {parts}: {self.why}"
-
 
 class ReconcileReport(msgspec.Struct):
     """bill = charged + loss + unknown when `unexplained` is empty; `unknown` lists every call of that part."""

@@ -7,9 +7,9 @@ import struct
 RATE_HZ = 8_000
 
 
-def wav(seconds: int = 1) -> bytes:
-    """A WAV file (8 bit, one channel) of silence."""
-    samples = b"\x80" * (RATE_HZ * seconds)
+def wav() -> bytes:
+    """A WAV file (8 bit, one channel) of silence, a second long."""
+    samples = b"\x80" * RATE_HZ
     form = struct.pack("<HHIIHH", 1, 1, RATE_HZ, RATE_HZ, 1, 8)
     chunks = (
         b"WAVE" + struct.pack("<4sI", b"fmt ", len(form)) + form + struct.pack("<4sI", b"data", len(samples)) + samples

@@ -45,7 +45,7 @@ def standard(view: TaskView, word: str) -> dict[str, Any]:
 
 def kling(view: TaskView, word: str) -> dict[str, Any]:
     """The bare task object, without the code and message of an answer."""
-    task = _member(_answer(view), "data")
+    task = _data(_answer(view))
     task.setdefault("task_id", _id(view))
     task["task_status"] = word
     task["task_status_msg"] = task.get("task_status_msg") or ""
@@ -89,7 +89,7 @@ def ark(view: TaskView, word: str) -> dict[str, Any]:
 def duomi(view: TaskView, word: str) -> dict[str, Any]:
     """The feed's `data` object; Pika's and Runway's at this maker of resold tasks, whose times are strings."""
     task = {"task_id": _id(view), "create_time": str(view.created_ns // 1_000_000_000)}
-    task |= _member(_answer(view), "data")
+    task |= _data(_answer(view))
     task["state"] = word
     if task["state"] == "error":
         task["msg"] = task.get("msg") or view.error
@@ -136,7 +136,7 @@ def _answer(view: TaskView) -> dict[str, Any]:
     return answer if isinstance(answer, dict) else {}
 
 
-def _member(answer: dict[str, Any], name: str) -> dict[str, Any]:
+def _data(answer: dict[str, Any]) -> dict[str, Any]:
     """What an answer wraps, or itself where it wraps nothing."""
-    inner = answer.get(name)
+    inner = answer.get("data")
     return dict(inner) if isinstance(inner, dict) else answer

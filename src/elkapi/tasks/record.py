@@ -122,7 +122,6 @@ class Task(msgspec.Struct, frozen=True):
             native_id=row.native_id or "",
             operation=row.operation,
             wire=row.wire,
-            form=row.form,
             model=named,
             state=self.state,
             progress=row.progress,

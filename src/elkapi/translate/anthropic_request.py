@@ -212,7 +212,6 @@ def _read(raw: Raw) -> ChatRequest:
         parallel_tools=_read_parallel(view.tool_choice),
         output=_read_output(view),
         reasoning=_read_reasoning(view, raw, extra),
-        include_usage=True,
         dialect="anthropic",
         extra=extra,
     )

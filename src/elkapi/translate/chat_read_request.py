@@ -191,7 +191,6 @@ def read_request(body: bytes) -> ChatRequest:
         service_tier=view.service_tier,
         cache_key=view.prompt_cache_key,
         stream=bool(view.stream),
-        include_usage=bool(view.stream and view.stream_options and view.stream_options.include_usage),
         dialect="chat",
         extra=extra,
     )

@@ -72,10 +72,6 @@ class _Body(msgspec.Struct):
 _body = msgspec.json.Decoder(_Body)
 
 
-def _wants_usage(view: _Body) -> bool:
-    return bool(view.stream and view.stream_options and view.stream_options.include_usage)
-
-
 def read_request(body: bytes) -> ChatRequest:
     """A completion asked of a chat model: the prompt becomes one message of the user.
 
@@ -112,7 +108,6 @@ def read_request(body: bytes) -> ChatRequest:
         seed=view.seed,
         user=view.user,
         stream=bool(view.stream),
-        include_usage=_wants_usage(view),
     )
 
 

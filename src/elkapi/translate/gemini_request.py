@@ -100,7 +100,6 @@ def _read(wire: dict[str, Any]) -> ChatRequest:
         top_logprobs=settings.logprobs,
         output=_output(settings),
         reasoning=_reasoning(settings.thinkingConfig),
-        include_usage=True,
         dialect="gemini",
         extra=extra,
     )

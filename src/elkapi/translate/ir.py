@@ -235,7 +235,6 @@ class ChatRequest(msgspec.Struct, kw_only=True):
     service_tier: str | None = None
     cache_key: str | None = None
     stream: bool = False
-    include_usage: bool = False
     dialect: DialectName = "chat"
     extra: dict[str, Any] = {}
 

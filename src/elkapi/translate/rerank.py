@@ -23,7 +23,6 @@ SEARCH_UNITS_MAX = 1000
 class RerankRequest(msgspec.Struct, frozen=True):
     """Texts to rank by a query. `top_n` None: all."""
 
-    model: str
     query: str
     documents: tuple[str, ...]
     top_n: int | None = None
@@ -110,14 +109,7 @@ def read_request(body: bytes) -> RerankRequest:
             raise BadRequest(f"`{name}` is empty.", param=name)
     if view.rank_fields not in (None, [], ["text"]):
         raise BadRequest("Only the field `text` of a document can be ranked.", param="rank_fields")
-    return RerankRequest(
-        view.model,
-        view.query,
-        documents,
-        view.top_n,
-        bool(view.return_documents),
-        view.max_tokens_per_doc,
-    )
+    return RerankRequest(view.query, documents, view.top_n, bool(view.return_documents), view.max_tokens_per_doc)
 
 
 def write_cohere_request(request: RerankRequest, upstream_model: str) -> bytes:

@@ -170,7 +170,6 @@ def read_members(members: dict[str, Any], *, model_needed: bool = True) -> ChatR
         service_tier=view.service_tier,
         cache_key=view.prompt_cache_key,
         stream=bool(view.stream),
-        include_usage=True,
         dialect="responses",
         extra=extra,
     )

@@ -43,7 +43,7 @@ SETUP = {"chat": b'{"choices":[{"index":0,"delta":{"role":"assistant","content":
     ],
 )
 def test_thinking_a_tool_call_and_part_of_a_picture_are_first_content(dialect: str, event: bytes, data: bytes) -> None:
-    request = ChatRequest(model="m", messages=[], include_usage=True)
+    request = ChatRequest(model="m", messages=[])
     facts = ReplyFacts(id="a", model="m", created_s=1_700_000_000, request=request, include_usage=True)
     side, clock, decoder = DIALECTS[dialect], ManualClock(), SseDecoder()
     crossing = Relayed(side.reader(), side.writer(facts), side.ends_by_close)

@@ -69,7 +69,6 @@ def a_view(form: str, **fields: Any) -> TaskView:
         native_id="n1",
         operation="x",
         wire=form,
-        form="native",
         model="m",
         state=State.SUCCEEDED,
         progress=100,

@@ -143,7 +143,7 @@ def test_a_claude_code_body_is_understood() -> None:
     assert request.messages[2].parts[5] == File("text/plain", text="c")
     assert request.server_tools[0].kind == "web_search"
     assert request.reasoning == Reasoning(budget_tokens=31_999, visible=True)
-    assert (request.user, request.parallel_tools, request.include_usage) == ("u1", False, True)
+    assert (request.user, request.parallel_tools) == ("u1", False)
     assert request.output == OutputFormat("schema", schema=SCHEMA, strict=True)
 
 
@@ -664,5 +664,5 @@ TURNS = st.lists(
     ),
 )
 def test_a_request_is_read_back_as_it_was_written(messages: list[Message], members: dict[str, Any]) -> None:
-    request = asked(messages=messages, dialect="anthropic", include_usage=True, **members)
+    request = asked(messages=messages, dialect="anthropic", **members)
     assert DIALECT.read_request(DIALECT.write_request(request, BUDGET)) == request

@@ -341,7 +341,7 @@ def test_what_the_hub_understands_of_a_full_request() -> None:
     assert [tool.kind for tool in request.server_tools] == ["mcp", "web_search"]
     assert request.output == OutputFormat("schema", "x", {"type": "object"}, True)
     assert request.reasoning == Reasoning(effort="high")
-    assert (request.user, request.cache_key, request.include_usage) == ("u1", "ck", True)
+    assert (request.user, request.cache_key) == ("u1", "ck")
 
 
 def test_deprecated_functions_become_tools() -> None:
@@ -403,7 +403,6 @@ def test_an_answer_that_no_other_dialect_can_give_does_not_cross_in_silence(
 def test_g45_g46_usage_is_always_asked_of_the_upstream_whatever_the_caller_says(asked: Any) -> None:
     body = {"model": "m", "messages": [USER], "stream": True, "stream_options": asked}
     assert _through(body)["stream_options"] == {"include_usage": True}
-    assert DIALECT.read_request(json.dumps(body).encode()).include_usage is bool(asked and asked["include_usage"])
 
 
 def test_the_profile_chooses_the_spelling() -> None:
@@ -820,7 +819,7 @@ def _requests(draw: st.DrawFn) -> ChatRequest:
 @given(_requests())
 def test_a_random_request_is_read_back_as_it_was_written(request: ChatRequest) -> None:
     read = DIALECT.read_request(DIALECT.write_request(request, PLAIN))
-    assert msgspec.structs.replace(read, include_usage=False, extra={}) == request
+    assert msgspec.structs.replace(read, extra={}) == request
 
 
 @pytest.mark.timeout(60)

@@ -60,7 +60,7 @@ class Listed:
 
 
 def facts() -> ReplyFacts:
-    request = ChatRequest(model="m", messages=[], include_usage=True)
+    request = ChatRequest(model="m", messages=[])
     return ReplyFacts(id="answer-1", model="m", created_s=1_700_000_000, request=request, include_usage=True)
 
 

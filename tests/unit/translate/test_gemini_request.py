@@ -808,7 +808,6 @@ def _requests(draw: st.DrawFn) -> ir.ChatRequest:
         stop=tuple(draw(st.lists(_texts, max_size=5))),
         seed=draw(st.none() | st.integers(0, 2**31)),
         reasoning=draw(st.sampled_from([None, ir.Reasoning("low"), ir.Reasoning(budget_tokens=5, visible=False)])),
-        include_usage=True,
         dialect="gemini",
     )
 

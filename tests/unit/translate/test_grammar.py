@@ -33,7 +33,7 @@ def frames_of(recording: Path) -> list[Frame]:
 
 def crossing_to(client: str, recording: Path) -> Translated:
     source = DIALECTS[recording.stem.partition("-")[0]]
-    asked = ChatRequest(model="m", messages=[], include_usage=True)
+    asked = ChatRequest(model="m", messages=[])
     facts = ReplyFacts(id="answer-1", model="m", created_s=1_700_000_000, request=asked, include_usage=True)
     return Translated(source.reader(), DIALECTS[client].writer(facts), source.ends_by_close)
 

@@ -623,7 +623,6 @@ def _requests(draw: st.DrawFn) -> ChatRequest:
         output=draw(st.none() | st.builds(OutputFormat, st.just("schema"), st.just("o"), st.just({"type": "object"}))),
         verbosity=draw(st.none() | st.just("low")),
         metadata=draw(st.none() | st.just({"a": "b"})),
-        include_usage=True,
         stream=draw(st.booleans()),
         dialect="responses",
         extra=draw(st.just({}) | st.just({"store": False, "truncation": "auto"})),

@@ -26,7 +26,7 @@ GROWTH_MAX_BYTES_PER_FRAME = 16
 
 
 def facts() -> ReplyFacts:
-    asked = ChatRequest(model="m", messages=[], include_usage=True)
+    asked = ChatRequest(model="m", messages=[])
     return ReplyFacts(id="answer-1", model="m", created_s=1_700_000_000, request=asked, include_usage=True)
 
 

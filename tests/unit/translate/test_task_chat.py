@@ -24,7 +24,6 @@ BEGUN = TaskView(
     native_id="n1",
     operation="veo.predict",
     wire="veo",
-    form="chat",
     model="veo3-fast",
     state=State.QUEUED,
     progress=0,

@@ -52,7 +52,6 @@ def at(state: State) -> TaskView:
         native_id="n1",
         operation="runway.image-to-video",
         wire="duomi-runway",
-        form="wrapped",
         model="gen4",
         state=state,
         progress=37,

@@ -20,7 +20,7 @@ from elkapi.sandbox.providers.anthropic_write import Event, events, message, say
 from elkapi.sandbox.providers.dressing import stamp, with_headers
 from elkapi.sandbox.providers.openai import bearer_key
 from elkapi.sandbox.routes import Provider, Route
-from elkapi.sandbox.stream import SSE, SSE_HEADERS, stream_answer
+from elkapi.sandbox.stream import stream_answer
 from elkapi.sandbox.talk import input_tokens
 
 RATE_LIMIT_REQUESTS = 4_000
@@ -44,27 +44,13 @@ def messages(request: Request) -> Answer:
     return answered(request, asked, model_of(asked.model))
 
 
-def answered(
-    request: Request,
-    asked: Asked,
-    model: Model,
-    *,
-    written: Callable[[Event], bytes] = lambda event: event.sse,
-    error: bytes | None = None,
-    media_type: str = SSE,
-) -> Answer:
-    """The answer to a messages body on any platform; `written` frames an event, `error` is a failure in a stream."""
+def answered(request: Request, asked: Asked, model: Model) -> Answer:
+    """The answer to a messages body on any platform."""
     said = say(asked, model, request.upstream_request_id, request.faults)
     if not asked.stream:
         return json_answer(message(said), charge=said.charge())
-    frames = [Frame(written(event), event.mark, event.output_tokens) for event in events(said)]
-    return stream_answer(
-        frames,
-        error=stream_error(request.faults) if error is None else error,
-        charge_at=said.charge,
-        media_type=media_type,
-        headers=SSE_HEADERS if media_type == SSE else (),
-    )
+    frames = [Frame(event.sse, event.mark, event.output_tokens) for event in events(said)]
+    return stream_answer(frames, error=stream_error(request.faults), charge_at=said.charge)
 
 
 def stream_error(faults: Faults) -> bytes:

@@ -28,12 +28,8 @@ class StoredRow(msgspec.Struct, frozen=True):
     """One object; `sealed` opens with `body_context(id)`."""
 
     id: bytes
-    kind: str
-    model: str
     status: str
-    created_ns: int
     expires_ns: int
-    previous: bytes | None
     worker: bytes | None
     metadata: str | None
     sealed: bytes

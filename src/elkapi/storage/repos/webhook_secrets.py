@@ -24,7 +24,6 @@ class WebhookSecret(msgspec.Struct, frozen=True):
 
     key_id: int
     secret: str
-    created_ns: int
     shown_ns: int | None
     previous: str | None
     previous_until_ns: int | None
@@ -44,7 +43,6 @@ def get(connection: Connection, sealer: Sealer, key_id: int) -> WebhookSecret | 
     return WebhookSecret(
         key_id,
         sealer.open(row.sealed, _context(key_id, "sealed")).decode(),
-        row.created_ns,
         row.shown_ns,
         None if previous is None else sealer.open(previous, _context(key_id, "previous_sealed")).decode(),
         row.previous_until_ns,
