@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import itertools
 from collections.abc import Callable
 
 from elkapi.sandbox import raw
@@ -169,32 +168,36 @@ async def _stream(
     now_s = asyncio.get_running_loop().time
     started_s = now_s()
     frames = under_faults(stream, faults, media_type)
-    produced = 0
+    number = produced = 0
     frame = next(frames, Frame(b"", "terminal"))
-    for number in itertools.count():
-        if frame.mark == "stop":
-            return await _stopped(stream.charge_at(produced), faults, client, settle, hang_limit_s)
+    while frame.mark != "stop":
         # A paced frame has a moment of its own, counted from the first, so that pauses do not add up.
         wait_s = faults.slow_drip_s or (faults.pace_s and started_s + number * faults.pace_s - now_s())
         looks = wait_s > 0 or number % FRAMES_BETWEEN_LOOKS == 0
         if looks and await client.gone_within(max(wait_s, 0.0)):
             return _aborted(settle, stream.charge_at(produced))
         if faults.endless and now_s() - started_s > hang_limit_s:
-            return await _stopped(stream.charge_at(produced), faults, client, settle, hang_limit_s)
+            break
         produced += frame.output_tokens
         following = next(frames, None)
         if following is None:
-            # A provider that failed before it said anything bills nothing.
-            failed = frame.mark == "error"
-            outcome: Outcome = "cut" if failed else "complete"
-            settle(outcome, stream.charge_at(produced) if produced or not failed else None)
-        await client.send({"type": "http.response.body", "body": frame.data, "more_body": following is not None})
-        if following is None:
-            if client.wire is not None:
-                _afterwards(faults, client.wire)
-            return outcome
-        frame = following
-    raise AssertionError("a count ends")
+            return await _last_frame(stream, frame, produced, faults, client, settle)
+        await client.send({"type": "http.response.body", "body": frame.data, "more_body": True})
+        number, frame = number + 1, following
+    return await _stopped(stream.charge_at(produced), faults, client, settle, hang_limit_s)
+
+
+async def _last_frame(
+    stream: Stream, frame: Frame, produced: int, faults: Faults, client: Client, settle: Settle
+) -> Outcome:
+    """The end of a stream that no fault stopped; a provider that failed before it said anything bills nothing."""
+    failed = frame.mark == "error"
+    outcome: Outcome = "cut" if failed else "complete"
+    settle(outcome, stream.charge_at(produced) if produced or not failed else None)
+    await client.send({"type": "http.response.body", "body": frame.data, "more_body": False})
+    if client.wire is not None:
+        _afterwards(faults, client.wire)
+    return outcome
 
 
 def _afterwards(faults: Faults, wire: Wire) -> None:
