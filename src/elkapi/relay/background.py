@@ -45,13 +45,13 @@ async def begin(
     work = _Work(plane, snapshot, grant, policy, request, call)
     plane.background.start(call.id, work.running, work.run())
     try:
-        replayed = await asyncio.shield(work.admitted)
+        stored = await asyncio.shield(work.admitted)
     except asyncio.CancelledError:
         # The caller left before there was an answer: nobody will know of this response.
         plane.background.cancel(call.id)
         raise
-    if replayed is not None:
-        replay(call.reply, replayed)
+    if stored is not None:
+        replay(call.reply, stored)
     elif request.stream:
         await follow(plane, grant, call.id, -1, call)
     else:

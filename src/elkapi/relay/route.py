@@ -32,8 +32,6 @@ SEARCH_WORDS = ("sonar", "search", ":online")
 RESEARCH_WORD, RESEARCH_TOKENS_MAX = "sonar-deep-research", 200_000
 # More than are asked (`attempts_max`), since a channel that is at a limit of its own is passed over.
 PLANNED_MAX = 64
-
-
 # Ways kept with one snapshot; more of them are worked out for each call.
 WAYS_MAX = 8192
 
