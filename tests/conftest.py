@@ -30,7 +30,7 @@ from hypothesis import HealthCheck, settings
 from elkapi.storage.db import Database
 from elkapi.storage.migrations import migrate
 from tests.live import free_port
-from tests.templates import copy_migrated_sqlite
+from tests.templates import MigratedDatabases, copy_migrated_sqlite
 
 # How long an example takes on a busy machine says nothing of what it shows.
 settings.register_profile("elkapi", settings(), deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -129,7 +129,7 @@ def postgres_server() -> Iterator[str]:
         encoding = ["--encoding", "UTF8", "--locale", "C"]
         subprocess.run([*initdb, *encoding], user=user, cwd=home, check=True, capture_output=True)
         settings = {"listen_addresses": "127.0.0.1", "port": port, "unix_socket_directories": home, "fsync": "off"}
-        settings |= {"full_page_writes": "off", "synchronous_commit": "on", "max_connections": 200}
+        settings |= {"full_page_writes": "off", "synchronous_commit": "on", "max_connections": 200, "autovacuum": "off"}
         flags = [flag for name, value in settings.items() for flag in ("-c", f"{name}={value}")]
         with log.open("wb") as sink:
             server = subprocess.Popen(
@@ -157,13 +157,13 @@ def _postgres_database(server: str, more: str = "") -> Iterator[str]:
 
 
 @pytest.fixture(scope="session")
-def postgres_template(postgres_server: str) -> Iterator[str]:
-    """The name of a migrated database; a copy of it costs a fraction of what migrating another does."""
+def postgres_databases(postgres_server: str) -> Iterator[MigratedDatabases]:
+    """The migrated databases that tests use in turn."""
     with _postgres_database(postgres_server) as url:
         database = Database.open(url)
         migrate(database)
         database.close()
-        yield url.rpartition("/")[2]
+        yield MigratedDatabases(url)
 
 
 @pytest.fixture
@@ -174,10 +174,11 @@ def postgres_url(postgres_server: str) -> Iterator[str]:
 
 
 @pytest.fixture
-def migrated_postgres_url(postgres_server: str, postgres_template: str) -> Iterator[str]:
-    """The URL of a fresh, migrated PostgreSQL database, dropped afterwards."""
-    with _postgres_database(postgres_server, f'TEMPLATE "{postgres_template}"') as url:
-        yield url
+def migrated_postgres_url(postgres_databases: MigratedDatabases) -> Iterator[str]:
+    """The URL of a migrated PostgreSQL database that is as good as fresh."""
+    url = postgres_databases.take()
+    yield url
+    postgres_databases.give_back(url)
 
 
 BOTH = ["sqlite", pytest.param("postgres", marks=pytest.mark.postgres)]

@@ -524,7 +524,6 @@ async def test_an_upstreams_bill_is_explained_to_the_nano(settings: Settings, in
     assert {line.request_id for line in wrong.unexplained} == {
         order.request_id for order in (charged, lost, over, retried, broken, ghost)
     }
-    assert all("nano" in line.text() for line in wrong.unexplained)
     # The retried calls too: one is charged for its answer and one was lost, and the attempt before may be billed.
     assert {call.request_id: (call.reason, call.held_nano) for call in listed} == {
         failed.request_id: ("no_answer", 100),

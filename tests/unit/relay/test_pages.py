@@ -95,7 +95,8 @@ def test_a_model_whose_name_says_nothing_is_for_what_its_channels_serve(family: 
 def test_an_alias_is_listed_as_the_model_that_it_names() -> None:
     models = listing("live", "openai", ("text-embedding-3-small", "bundled"))
     plane: Any = SimpleNamespace(catalog=CATALOG, model_facts={"bundled": {"dimensions": 384, "bundled": True}})
-    aliased = msgspec.structs.replace(models, plane=plane, aliases={"vectors": "text-embedding-3-small", "b": "bundled"})
+    aliases = {"vectors": "text-embedding-3-small", "b": "bundled"}
+    aliased = msgspec.structs.replace(models, plane=plane, aliases=aliases)
     shown = {one["id"]: one for one in pages._openai_list(aliased)["data"]}
     for name in ("vectors", "text-embedding-3-small", "b", "bundled"):
         assert shown[name]["supported_endpoint_types"] == ["embeddings"], name
