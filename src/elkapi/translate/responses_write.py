@@ -42,7 +42,7 @@ from elkapi.translate.strict_schema import strict_of
 LOSSES = (
     Loss("n", True, "a response has one answer"),
     Loss("stop", True, "there are no stop sequences"),
-    Loss("logit_bias", True, "there is no bias of tokens"),
+    Loss("logit_bias", True, "there is no token bias"),
     Loss("modalities: audio", True, "a response answers in text"),
     Loss("cachedContent", True, "cached content is known only to the provider that holds it"),
     Loss("tools the upstream runs", True, "other than web search, code execution and MCP servers"),
@@ -50,14 +50,14 @@ LOSSES = (
     Loss("seed", False, "there is no such setting"),
     Loss("presence_penalty", False, "there is no such setting"),
     Loss("frequency_penalty", False, "there is no such setting"),
-    Loss("name of a chat participant", False, "not taken"),
-    Loss("cache_control", False, "prefixes are cached without being marked"),
+    Loss("name of a chat participant", False, "not accepted"),
+    Loss("cache_control", False, "prefixes are cached without marks"),
     Loss("thinking signed elsewhere", False, "a signature is only valid where it was made"),
     Loss("results of tools the upstream ran", False, "only valid where they were made"),
     Loss("strict, of Anthropic's schemas whose members may be missing", False, "followed as well as the model can"),
     Loss("reasoning", False, "for models that do not reason"),
     Loss("temperature, top_p", False, "for models that refuse them"),
-    Loss("a limit of fewer than 16 tokens", False, "16 is the least that is taken"),
+    Loss("a limit of fewer than 16 tokens", False, "16 is the minimum"),
 )
 _OUTPUT_TOKENS_MIN = 16
 
